@@ -1,0 +1,1 @@
+"""Steering: rewards at inference time, without training; one file a method."""
