@@ -1,0 +1,144 @@
+"""Read shape, colour and motion back from any clip of `vidrl.world`: the held-out truth of every gain.
+
+Objects are the only saturated thing in a world clip, so saturation finds them; nothing here is learned, and no reward
+uses it. Legend: B clips, F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import pi
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from vidrl import world
+
+_CANON = 24  # pixels of the normalised mask
+_EXTENT = 1.7  # half-width of the normalised mask, in radii of a disc of the same area
+_SIZE_WEIGHT = 0.35  # of log-size beside position, in widths
+_MIN_SCORE = 0.6  # correlation with the best template below which a blob has no shape
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the verifier saw in one clip; None where it saw no object in most frames."""
+
+    shape: str | None
+    colour: str | None
+    motion: str | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which words of each caption the clip fulfils, bool tensors (B,)."""
+
+    shape: Tensor
+    colour: Tensor
+    motion: Tensor
+
+    @property
+    def all(self) -> Tensor:
+        return self.shape & self.colour & self.motion
+
+
+def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
+    """Compare what is seen in clips (B, F, 3, H, W) in [0, 1] with their captions.
+
+    Example:
+        >>> clip = world.render(world.Scene("cross", "blue", "left"))
+        >>> bool(verify(clip.video[None], [clip.caption]).all)
+        True
+    """
+    if len(video) != len(captions):
+        raise ValueError(f"expected one caption a clip, got {len(video)} clips and {len(captions)} captions")
+    seen = [read(clip, fps) for clip in video]
+    said = [world.parse(caption) for caption in captions]
+    rows = [[getattr(a, k) == getattr(b, k) for k in ("shape", "colour", "motion")] for a, b in zip(seen, said, strict=True)]
+    return Verdict(*torch.tensor(rows).reshape(-1, 3).T)
+
+
+def read(video: Tensor, fps: float = 8.0) -> Reading:
+    """Shape, colour and motion of the object in one clip (F, 3, H, W) in [0, 1]."""
+    video = video.detach().float().cpu()
+    mask = object_mask(video)
+    area = mask.mean((1, 2))
+    seen = area > 0.008
+    if seen.float().mean() < 0.75 or seen.sum() < 2:
+        return Reading(None, None, None)
+    centre = centroid(mask)
+    return Reading(_shape(mask[seen], centre[seen], area[seen]), _colour(video[seen], mask[seen]), _motion(centre, area, seen, fps))
+
+
+def object_mask(video: Tensor) -> Tensor:
+    """Soft mask (F, H, W) of saturated pixels."""
+    chroma = video.amax(1) - video.amin(1)
+    return ((chroma - 0.2) / 0.25).clamp(0, 1)
+
+
+def centroid(mask: Tensor) -> Tensor:
+    """Centre of mass (F, 2) as (x, y), in widths; NaN where the mask is empty."""
+    grid = world.pixel_grid(mask.shape[-1])
+    return torch.einsum("fhw,hwc->fc", mask, grid) / mask.sum((1, 2))[:, None]
+
+
+def _colour(video: Tensor, mask: Tensor) -> str:
+    """The palette colour nearest in hue direction in most frames."""
+    mean = torch.einsum("fchw,fhw->fc", video, mask) / mask.sum((1, 2))[:, None]
+    votes = (_hue(mean) @ _hue(torch.tensor(list(world.COLOURS.values()))).T).argmax(1)
+    return list(world.COLOURS)[int(votes.mode().values)]
+
+
+def _hue(rgb: Tensor) -> Tensor:
+    """Unit vector of the colour's deviation from grey."""
+    return torch.nn.functional.normalize(rgb - rgb.mean(-1, keepdim=True), dim=-1)
+
+
+def _canonical(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
+    """Masks moved to the middle and scaled to one area: (F, 24, 24), zero mean, unit norm."""
+    radius = (area / pi).sqrt() * _EXTENT
+    axis = torch.linspace(-1, 1, _CANON)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    points = centre[:, None, None] + torch.stack([x, y], -1) * radius[:, None, None, None]
+    flat = grid_sample(mask[:, None], 2 * points - 1, align_corners=False)[:, 0].flatten(1)
+    return torch.nn.functional.normalize(flat - flat.mean(1, keepdim=True), dim=1)
+
+
+@lru_cache
+def _templates() -> Tensor:
+    """One ideal mask a shape, small enough that its edges are as soft as a clip's."""
+    masks = torch.cat([world.coverage(s, torch.tensor([[0.5, 0.5]]), torch.tensor([0.2]), 32) for s in world.SHAPES])
+    return _canonical(masks, centroid(masks), masks.mean((1, 2)))
+
+
+def _shape(mask: Tensor, centre: Tensor, area: Tensor) -> str | None:
+    score = (_canonical(mask, centre, area) @ _templates().T).mean(0)
+    return world.SHAPES[int(score.argmax())] if score.amax() > _MIN_SCORE else None
+
+
+@lru_cache
+def _bank(frames: int, fps: float) -> tuple[tuple[str, ...], Tensor]:
+    """Every motion at several rates and phases: names and (N, F, 3) paths."""
+    seconds = torch.arange(frames) / fps
+    names, paths = [], []
+    for motion in world.MOTIONS:
+        phases = [i / 16 for i in range(16)] if motion in ("bounce", "circle") else [0.0]
+        rates = (1.0,) if motion == "rest" else (0.75, 1.0, 1.5, 2.0, 2.6)  # of the slow speed
+        for phase in phases:
+            for rate in rates:
+                names.append(motion)
+                paths.append(world.trajectory(motion, "slow", seconds, phase, rate))
+    return tuple(names), torch.stack(paths)
+
+
+def _motion(centre: Tensor, area: Tensor, seen: Tensor, fps: float) -> str:
+    """The motion whose ideal path lies nearest, after removing the mean position and size."""
+    names, bank = _bank(len(centre), float(fps))
+    path = torch.cat([centre, area.clamp(min=1e-6).log()[:, None] / 2], 1)[seen]
+    weight = torch.tensor([1.0, 1.0, _SIZE_WEIGHT])
+    ideal = bank[:, seen]
+    error = (path - path.mean(0) - ideal + ideal.mean(1, keepdim=True)) * weight
+    return names[int(error.square().sum((1, 2)).argmin())]
