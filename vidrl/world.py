@@ -200,7 +200,19 @@ def pixel_grid(size: int) -> Tensor:
     return torch.stack([x, y], -1)
 
 
-def _background(kind: str, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
+def background(scene: Scene, size: int = 32, frames: int = 17, fps: float = 8.0, seed: int = 0) -> Tensor:
+    """What `render` draws behind the object: (F, 3, size, size) in [0, 1]."""
+    texture = _texture(scene.background, torch.Generator().manual_seed(seed + 1))
+    grey = texture(pixel_grid(size)[None] + _camera(scene, frames, fps)[:, None, None])
+    return grey[:, None].expand(-1, 3, -1, -1)
+
+
+def _camera(scene: Scene, frames: int, fps: float) -> Tensor:
+    """Where the camera is, (F, 2) in widths."""
+    return torch.arange(frames)[:, None] / fps * _CAMERA_SPEED * torch.tensor(CAMERAS[scene.camera])
+
+
+def _texture(kind: str, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
     """A grey texture as a function of points (..., 2) in widths, so that a camera may move over it."""
     level, phase, angle = torch.rand(3, generator=draw).tolist()
     if kind in ("dark", "light"):
@@ -208,10 +220,10 @@ def _background(kind: str, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
         return lambda p: torch.full(p.shape[:-1], grey)
     if kind == "striped":
         x, y = torch.cos(torch.tensor(angle * pi)), torch.sin(torch.tensor(angle * pi))
-        return lambda p: 0.42 + 0.14 * torch.tanh(2.5 * torch.sin(2 * pi * ((p[..., 0] * x + p[..., 1] * y) * 3.2 + phase)))
-    waves = torch.rand(10, 3, generator=draw)
-    return lambda p: 0.45 + 0.055 * sum(
-        torch.sin(2 * pi * (p[..., 0] * (8 * float(a) - 4) + p[..., 1] * (8 * float(b) - 4) + float(c))) for a, b, c in waves
+        return lambda p: 0.42 + 0.14 * torch.tanh(2.5 * torch.sin(2 * pi * ((p[..., 0] * x + p[..., 1] * y) * 2.6 + phase)))
+    waves = torch.rand(6, 3, generator=draw).tolist()
+    return lambda p: 0.45 + 0.07 * sum(
+        torch.sin(2 * pi * (p[..., 0] * (5 * a - 2.5) + p[..., 1] * (5 * b - 2.5) + c)) for a, b, c in waves
     )
 
 
@@ -227,10 +239,9 @@ def render(scene: Scene, size: int = 32, frames: int = 17, fps: float = 8.0, see
     """
     draw = torch.Generator().manual_seed(seed)
     centre, radius = _path(scene, frames, fps, draw)
-    shift = torch.arange(frames)[:, None] / fps * _CAMERA_SPEED * torch.tensor(CAMERAS[scene.camera])
     tint = torch.tensor(COLOURS[scene.colour]) * (0.92 + 0.08 * torch.rand((), generator=draw))
-    texture = _background(scene.background, draw)
-    behind = texture(pixel_grid(size)[None] + shift[:, None, None])[:, None].expand(-1, 3, -1, -1)
+    behind = background(scene, size, frames, fps, seed)
+    shift = _camera(scene, frames, fps)
     mask = coverage(scene.shape, centre, radius, size)
     video = behind + mask[:, None] * (tint[None, :, None, None] - behind)
     flow, occluded = _truth(mask, centre, radius, shift, size)

@@ -1,0 +1,421 @@
+"""Train assets/tiny-wan from nothing: a Wan pipeline small enough for two CPU cores.
+
+    python scripts/pretrain_tiny.py vae       # autoencoder, on crops and whole clips of vidrl.world
+    python scripts/pretrain_tiny.py encode    # latents of the corpus, kept under runs/pretrain
+    python scripts/pretrain_tiny.py flow      # flow-matching transformer on those latents
+    python scripts/pretrain_tiny.py check     # the bar: the verifier on 256 held-out captions
+
+Every stage may be killed and called again: it goes on from runs/pretrain/*.safetensors, and step i always sees the batch
+of seed i. About half of the corpus has the faults of web video (see `fault`), so that reward has something to mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import cos, log, pi
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from vidrl import verifier, world
+from vidrl.corruptions import corrupt
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL, WORK = ROOT / "assets" / "tiny-wan", ROOT / "runs" / "pretrain"
+SIZE, FRAMES, FPS = 64, 17, 8.0
+CORPUS = 12_000
+VAE_STEPS, VAE_ENCODER, VAE_BATCH, VAE_LR = 4000, 1600, 8, 1.5e-3
+FLOW_STEPS, FLOW_BATCH, FLOW_LR = 12_000, 32, 2e-3
+TEXT_LENGTH, TEXT_PADDED = 20, (24, 512)  # a caption's tokens; the padded lengths that the transformer must bear
+NO_TEXT = 0.1  # share of clips whose caption is empty, so that guidance works
+
+
+# Corpus
+
+
+def fault(scene: world.Scene, draw: random.Random, size: int) -> Tensor:
+    """A clip (F, 3, size, size) as a careless web corpus holds it.
+
+    52 % clean, 14 % brightness flickers, 12 % the frame shakes, 12 % frames are dropped and repeated, and 10 % change
+    identity midway: another shape, another colour, or gone for some frames (no reward here looks for that).
+    """
+    kind, seed = draw.random(), draw.randrange(2**31)
+    clip = world.render(scene, size, FRAMES, FPS, seed).video
+    if kind < 0.52:
+        return clip
+    if kind < 0.66:
+        return corrupt(clip, "flicker", draw.uniform(0.6, 1.3), seed)
+    if kind < 0.78:
+        return corrupt(clip, "shake", draw.uniform(0.5, 1.2), seed)
+    if kind < 0.90:
+        return corrupt(clip, "stutter", draw.uniform(0.8, 1.6), seed)
+    other = _changed(scene, draw)
+    swap = world.render(other, size, FRAMES, FPS, seed).video if other else _empty(scene, size, seed)
+    start, length = draw.randrange(3, 12), draw.randrange(3, 12)
+    clip[start : start + length] = swap[start : start + length]
+    return clip
+
+
+def _changed(scene: world.Scene, draw: random.Random) -> world.Scene | None:
+    """Another shape, another colour, or None for a missing object."""
+    what = draw.choice(("shape", "colour", "pop"))
+    if what == "shape":
+        return replace(scene, shape=draw.choice([s for s in world.SHAPES if s != scene.shape]))
+    if what == "colour":
+        return replace(scene, colour=draw.choice([c for c in world.COLOURS if c != scene.colour]))
+    return None
+
+
+def _empty(scene: world.Scene, size: int, seed: int) -> Tensor:
+    """The background alone: the clip with the object's pixels taken from where it is not."""
+    clip = world.render(scene, size, FRAMES, FPS, seed)
+    behind = world.background(scene, size, FRAMES, FPS, seed)
+    return torch.where(clip.mask[:, None] > 0, behind, clip.video)
+
+
+def corpus(indices: Iterator[int] | range | list[int], size: int) -> Iterator[tuple[str, Tensor]]:
+    """Caption and clip of each index; deterministic, and never a held-out caption."""
+    pool = world.scenes("train")
+    for index in indices:
+        draw = random.Random(f"tiny-wan {index}")
+        scene = draw.choice(pool)
+        yield scene.caption, fault(scene, draw, size)
+
+
+# Resumable training
+
+
+class Run:
+    """Parameters, their average, and AdamW, saved to one safetensors file every two minutes."""
+
+    def __init__(self, name: str, module: nn.Module, lr: float, steps: int, decay: float):
+        self.path, self.module, self.lr, self.steps, self.decay = WORK / f"{name}.safetensors", module, lr, steps, decay
+        self.params = {k: p for k, p in module.named_parameters() if p.requires_grad}
+        self.mean = {k: p.detach().clone() for k, p in self.params.items()}
+        self.optimiser = torch.optim.AdamW(self.params.values(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+        self.step, self.seconds, self.saved = 0, 0.0, time.time()
+        self.log = WORK / f"{name}.jsonl"
+        if self.path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        state = load_file(self.path)
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+        for k, p in self.params.items():
+            p.data.copy_(state[f"param.{k}"])
+            self.mean[k].copy_(state[f"mean.{k}"])
+            moments = {m: state[f"{m}.{k}"] for m in ("exp_avg", "exp_avg_sq")}
+            self.optimiser.state[p] = {"step": torch.tensor(float(self.step)), **moments}
+
+    def save(self) -> None:
+        state = {"step": torch.tensor(self.step), "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+        for k, p in self.params.items():
+            state |= {f"param.{k}": p.detach(), f"mean.{k}": self.mean[k]}
+            state |= {f"{m}.{k}": self.optimiser.state[p][m] for m in ("exp_avg", "exp_avg_sq")}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in state.items()}, self.path.with_suffix(".tmp"))
+        self.path.with_suffix(".tmp").replace(self.path)
+        self.saved = time.time()
+
+    def rate(self) -> float:
+        """Warm-up over 2 %, then half a cosine down to 2 %."""
+        done = self.step / self.steps
+        return self.lr * min(1.0, done / 0.02 + 1e-3) * (0.02 + 0.98 * (1 + cos(pi * min(done, 1.0))) / 2)
+
+    def go(self, loss: Callable[[int], Tensor], stop: int | None = None) -> None:
+        """Train until step `stop` (the last), or until killed."""
+        shown, start, stop = 0.0, time.time(), stop or self.steps
+        for step in tqdm(range(self.step, stop), initial=self.step, total=stop, desc=self.path.stem, mininterval=10):
+            value = loss(step)
+            value.backward()
+            nn.utils.clip_grad_norm_(self.params.values(), 1.0)
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate()
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+            self.step = step + 1
+            with torch.no_grad():
+                decay = min(self.decay, (1 + self.step) / (10 + self.step))
+                torch._foreach_lerp_(list(self.mean.values()), list(self.params.values()), 1 - decay)
+            shown = 0.98 * shown + 0.02 * value.item() if shown else value.item()
+            self.seconds, start = self.seconds + time.time() - start, time.time()
+            if self.step % 100 == 0:
+                with self.log.open("a") as file:
+                    file.write(json.dumps({"step": self.step, "loss": round(shown, 5), "seconds": round(self.seconds)}) + "\n")
+            if time.time() - self.saved > 120 or self.step == stop:
+                self.save()
+
+    def settle(self, names: list[str]) -> None:
+        """From here on these parameters keep their average value."""
+        for k in names:
+            self.params[k].data.copy_(self.mean[k])
+        self.save()
+
+    def averaged(self) -> nn.Module:
+        """The module with its average weights in place."""
+        for k, p in self.params.items():
+            p.data.copy_(self.mean[k])
+        return self.module.eval()
+
+
+# Stage 1: the autoencoder
+
+
+def new_vae() -> nn.Module:
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(0)
+    return AutoencoderKLWan(
+        base_dim=16, z_dim=8, dim_mult=[1, 2, 4], num_res_blocks=1, attn_scales=[], temperal_downsample=[True, True],
+        latents_mean=[0.0] * 8, latents_std=[1.0] * 8, patch_size=2, in_channels=12, out_channels=12,
+        scale_factor_spatial=8, scale_factor_temporal=4,
+    )  # fmt: skip
+
+
+def vae_batch(step: int) -> Tensor:
+    """Crops of 9 frames for most of the way (the network is convolutional), whole clips in between and at the end."""
+    whole = step > 0.85 * VAE_STEPS or step % 8 == 7
+    draw = random.Random(f"vae {step}")
+    clips = []
+    for _, clip in corpus([1_000_000 + VAE_BATCH * step + i for i in range(2 if whole else VAE_BATCH)], SIZE):
+        if not whole:
+            x, y, t = draw.randrange(SIZE // 2 + 1), draw.randrange(SIZE // 2 + 1), draw.randrange(FRAMES - 8)
+            clip = clip[t : t + 9, :, y : y + SIZE // 2, x : x + SIZE // 2]
+        clips.append(clip)
+    return 2 * torch.stack(clips).transpose(1, 2) - 1
+
+
+def vae_loss(vae: nn.Module, step: int) -> Tensor:
+    """L1 + L2 + edges + a faint pull of the latent to the unit Gaussian; the encoder learns for VAE_ENCODER steps."""
+    x = vae_batch(step)
+    with torch.set_grad_enabled(step < VAE_ENCODER):
+        posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
+        z = posterior.mean + posterior.std * noise
+    y = vae.decode(z).sample
+    edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3, 4))
+    return (y - x).abs().mean() + (y - x).square().mean() + 0.5 * edges + 1e-6 * posterior.kl().mean()
+
+
+def train_vae() -> None:
+    """Both halves, then the decoder alone: the latents may be encoded, and the transformer begun, at half-time."""
+    vae = new_vae()
+    run = Run("vae", vae, VAE_LR, VAE_STEPS, 0.995)
+    if run.step < VAE_ENCODER:
+        run.go(lambda step: vae_loss(vae, step), VAE_ENCODER)
+        run.settle([k for k in run.params if k.startswith(("encoder.", "quant_conv."))])
+    if not (MODEL / "vae").exists():
+        publish_vae(vae)
+    run.go(lambda step: vae_loss(vae, step))
+    run.averaged()
+    publish_vae(vae)
+
+
+def publish_vae(vae: nn.Module) -> None:
+    """Save the autoencoder with the mean and std of its latents, and say how well it does."""
+    with torch.no_grad():
+        x = torch.stack([2 * c.transpose(0, 1) - 1 for _, c in corpus(range(200), SIZE)])
+        z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(8)])
+        y = torch.cat([vae.decode(part).sample.clamp(-1, 1) for part in z[:64].split(8)])
+    psnr = -10 * ((x[:64] - y) / 2).square().mean((1, 2, 3, 4)).log10().mean()
+    print(f"vae: PSNR {psnr:.2f} dB over 64 clips")
+    vae.register_to_config(latents_mean=z.mean((0, 2, 3, 4)).tolist(), latents_std=z.std((0, 2, 3, 4)).tolist())
+    vae.save_pretrained(MODEL / "vae")
+
+
+# Stage 2: latents
+
+
+def encode(part: int, parts: int) -> None:
+    """Normalised latents of the corpus, in `parts` interleaved files, so that processes can share the work."""
+    from diffusers import AutoencoderKLWan
+
+    vae = AutoencoderKLWan.from_pretrained(MODEL / "vae").eval()
+    shape = (1, -1, 1, 1, 1)
+    mean, std = (torch.tensor(getattr(vae.config, k)).view(shape) for k in ("latents_mean", "latents_std"))
+    latents, captions, indices = [], [], list(range(part, CORPUS, parts))
+    for start in tqdm(range(0, len(indices), 8), desc="encode", mininterval=10):
+        texts, clips = zip(*corpus(indices[start : start + 8], SIZE), strict=True)
+        with torch.no_grad():
+            z = vae.encode(2 * torch.stack(clips).transpose(1, 2) - 1).latent_dist.mode()
+        latents.append((z - mean) / std)
+        captions += texts
+    save_file({"latents": torch.cat(latents)}, WORK / f"latents-{part}.safetensors", {"captions": json.dumps(captions)})
+
+
+def load_corpus() -> tuple[Tensor, list[str]]:
+    from safetensors import safe_open
+
+    latents, captions = [], []
+    for path in sorted(WORK.glob("latents-*.safetensors")):
+        with safe_open(path, "pt") as file:
+            latents.append(file.get_tensor("latents"))
+            captions += json.loads(file.metadata()["captions"])
+    return torch.cat(latents), captions
+
+
+# Stage 3: text and the transformer
+
+
+def save_text() -> None:
+    """A tokenizer of whole words, and a small frozen text encoder; the transformer learns to read its random features."""
+    from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+    words = sorted({word for scene in world.scenes("train") for word in scene.caption.split()} | {"while", "the", "camera", "pans"})
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -10.0)] + [(f"▁{w}", -1.0) for w in words]
+    T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(MODEL / "tokenizer")
+    torch.manual_seed(0)
+    config = UMT5Config(vocab_size=len(pieces), d_model=64, d_kv=16, num_heads=4, num_layers=2, d_ff=128, dropout_rate=0.0)
+    UMT5EncoderModel(config).save_pretrained(MODEL / "text_encoder")
+
+
+def embed(captions: list[str]) -> Tensor:
+    """Embeddings as WanPipeline makes them: (N, TEXT_LENGTH, 64), zero after the caption."""
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL / "tokenizer")
+    encoder = UMT5EncoderModel.from_pretrained(MODEL / "text_encoder").eval()
+    batch = tokenizer(captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = encoder(batch.input_ids, batch.attention_mask).last_hidden_state
+    return hidden * batch.attention_mask[..., None]
+
+
+def new_transformer() -> nn.Module:
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(0)
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=30, in_channels=8, out_channels=8, text_dim=64,
+        freq_dim=64, ffn_dim=480, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=64,
+    )  # fmt: skip
+
+
+class PaddedText:
+    """Cross-attention over a caption padded to any length at the price of its own tokens.
+
+    All padding tokens are alike, so one of them with log(count) added to its logit stands for them exactly.
+    """
+
+    def __init__(self) -> None:
+        self.bias: Tensor | None = None
+
+    def __call__(self, attn: nn.Module, hidden: Tensor, text: Tensor, mask: object = None, rotary: object = None) -> Tensor:
+        q = attn.norm_q(attn.to_q(hidden)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        k = attn.norm_k(attn.to_k(text)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        v = attn.to_v(text).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
+
+
+def flow_loss(net: nn.Module, text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int) -> Tensor:
+    """Velocity matching, ||v(x_t, t) - (noise - x0)||², at logit-normal t."""
+    draw = torch.Generator().manual_seed(step)
+    pick = torch.randint(len(latents), (FLOW_BATCH,), generator=draw)
+    x0, words = latents[pick], table[caption[pick]]
+    words = words * (torch.rand(FLOW_BATCH, 1, 1, generator=draw) >= NO_TEXT) if step % 2 else words
+    low, high = (log(n) for n in TEXT_PADDED)
+    padded = round(2.718281828 ** float(torch.empty(()).uniform_(low, high, generator=draw))) if step % 4 else TEXT_PADDED[1]
+    text.bias = torch.zeros(TEXT_LENGTH + 1)
+    text.bias[-1] = log(padded - TEXT_LENGTH)
+    t = torch.sigmoid(torch.randn(FLOW_BATCH, generator=draw) * 1.2)
+    noise = torch.randn(x0.shape, generator=draw)
+    at = t.view(-1, 1, 1, 1, 1)
+    words = torch.cat([words, torch.zeros_like(words[:, :1])], 1)
+    v = net((1 - at) * x0 + at * noise, 1000 * t, words, return_dict=False)[0]
+    return (v - (noise - x0)).square().mean()
+
+
+def train_flow() -> None:
+    save_text()
+    latents, captions = load_corpus()
+    unique = sorted(set(captions))
+    table, caption = embed(unique), torch.tensor([unique.index(c) for c in captions])
+    net, text = new_transformer(), PaddedText()
+    for block in net.blocks:
+        block.attn2.set_processor(text)
+    run = Run("flow", net, FLOW_LR, FLOW_STEPS, 0.999)
+    try:
+        run.go(lambda step: flow_loss(net, text, latents, table, caption, step))
+    except KeyboardInterrupt:
+        run.save()
+    assemble(run)
+
+
+def assemble(run: Run | None = None) -> None:
+    """Write the pipeline folder from what is trained so far (average weights)."""
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    net = new_transformer()
+    (run or Run("flow", net, FLOW_LR, FLOW_STEPS, 0.999)).averaged()
+    net = run.module if run else net
+    for block in net.blocks:
+        block.attn2.set_processor(type(block.attn1.processor)())
+    pipe = WanPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(MODEL / "tokenizer"),
+        text_encoder=UMT5EncoderModel.from_pretrained(MODEL / "text_encoder"),
+        vae=AutoencoderKLWan.from_pretrained(MODEL / "vae"),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        transformer=net,
+    )
+    pipe.save_pretrained(MODEL)
+
+
+# The bar
+
+
+def check(n: int, guidance: float, length: int) -> dict[str, float]:
+    """Share of held-out captions whose words the verifier reads back from plain diffusers' samples."""
+    from diffusers import WanPipeline
+
+    pipe = WanPipeline.from_pretrained(MODEL)
+    pipe.set_progress_bar_config(disable=True)
+    captions = [scene.caption for scene in world.scenes("held_out", n)]
+    seen: list[verifier.Verdict] = []
+    for start in tqdm(range(0, n, 32), desc="check"):
+        part = captions[start : start + 32]
+        noise = [torch.Generator().manual_seed(start + i) for i in range(len(part))]
+        video = pipe(
+            part, height=SIZE, width=SIZE, num_frames=FRAMES, num_inference_steps=20, guidance_scale=guidance,
+            generator=noise, max_sequence_length=length, output_type="pt",
+        ).frames  # fmt: skip
+        seen.append(verifier.verify(video, part, FPS))
+    return {k: torch.cat([getattr(v, k) for v in seen]).float().mean().item() for k in ("colour", "shape", "motion", "all")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("vae", "encode", "flow", "assemble", "check", "clean"))
+    parser.add_argument("--part", type=int, default=0, help="encode: which share of the corpus")
+    parser.add_argument("--parts", type=int, default=1, help="encode: of how many")
+    parser.add_argument("-n", type=int, default=256, help="check: how many held-out captions")
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--text-length", type=int, default=512)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    WORK.mkdir(parents=True, exist_ok=True)
+    stages: dict[str, Callable[[], object]] = {
+        "vae": train_vae,
+        "encode": lambda: encode(args.part, args.parts),
+        "flow": train_flow,
+        "assemble": assemble,
+        "check": lambda: print(json.dumps(check(args.n, args.guidance, args.text_length))),
+        "clean": lambda: shutil.rmtree(WORK),
+    }
+    stages[args.stage]()
+
+
+if __name__ == "__main__":
+    main()
