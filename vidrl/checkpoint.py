@@ -1,0 +1,321 @@
+"""Atomic checkpoints and exact resume, without pickle.
+
+A checkpoint is a folder: `tensors.safetensors` holds every tensor, `state.json` everything else. It is written under
+another name, fsynced, renamed, and only then named by the file `latest`; so a kill at any moment leaves either the
+old checkpoint or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import random
+import shutil
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidrl import toml
+
+PARTIAL = ".partial-"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or what is on the disk cannot be resumed from."""
+
+
+class RunFolderError(ValueError):
+    """The run folder holds another run, or one that this call may not go on with."""
+
+
+def save(run_dir: str | Path, step: int, state: Mapping[str, Any], keep: int = 3, protect: Iterable[str] = (),
+         files: Callable[[Path], None] | None = None) -> Path:
+    """Write `state` as the run's newest checkpoint and return its folder, `checkpoints/000010` for step 10.
+
+    `state` nests mappings, lists, tuples, numbers, text, None, tensors and NumPy arrays, and is read back equal.
+    `files` may write further files into the folder. The newest `keep` checkpoints stay, and those named in
+    `protect`. Raises `CheckpointError` where the disk is full or not writable; the checkpoints before it are intact.
+    """
+    folder = Path(run_dir) / "checkpoints"
+    try:
+        final = _put_in_place(folder, step, state, files)
+    except OSError as error:
+        raise CheckpointError(_complaint(run_dir, step, error)) from error
+    finally:
+        clean(run_dir)
+    _prune(folder, keep, {final.name, *protect})
+    return final
+
+
+def load(run_dir: str | Path, name: str | None = None) -> dict[str, Any] | None:
+    """The state of the newest checkpoint, or of the one called `name`; None where the run has none.
+
+    Raises `CheckpointError` where the named checkpoint is missing or damaged.
+    """
+    clean(run_dir)
+    chosen = name or latest(run_dir)
+    if chosen is None:
+        return None
+    folder = Path(run_dir) / "checkpoints" / chosen
+    try:
+        return _read(folder)
+    except Exception as error:
+        others = [path.name for path in _folders(folder.parent)]
+        raise CheckpointError(f"checkpoint {folder}: expected state.json and tensors.safetensors, but {error}; "
+                              f"checkpoints there: {', '.join(others) or 'none'}. To go on from another one, write "
+                              f"its name into {folder.parent / 'latest'}") from error
+
+
+def latest(run_dir: str | Path) -> str | None:
+    """The name of the newest checkpoint, or None."""
+    marker = Path(run_dir) / "checkpoints" / "latest"
+    return marker.read_text(encoding="utf-8").strip() if marker.is_file() else None
+
+
+def clean(run_dir: str | Path) -> None:
+    """Remove what an interrupted save left behind."""
+    for path in (Path(run_dir) / "checkpoints").glob(f"{PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+# --- the run folder --------------------------------------------------------------------------------------------------
+
+
+def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> None:
+    """Make `run_dir` the folder of the run that `config` describes, or check that it already is.
+
+    Writes `config.toml`. Raises `RunFolderError` where the folder holds another run (the message shows the
+    difference), an unfinished one while `resume` is false, or files that no run wrote.
+    """
+    folder = Path(run_dir)
+    recorded = folder / "config.toml"
+    if recorded.is_file():
+        _same_run(folder, tomllib.loads(recorded.read_text(encoding="utf-8")), config)
+        if status(folder) != "new" and not resume:
+            raise RunFolderError(f"{folder} holds this run already ({status(folder)}): add --resume to go on with it, "
+                                 f"or name another folder, as run={folder}-2")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise RunFolderError(f"{folder} holds files but no config.toml, so no run of vidrl: expected a new or an "
+                             f"empty folder; name another, as run={folder}-2")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(recorded, toml.write(config))
+
+
+def status(run_dir: str | Path) -> str:
+    """Where a run stands: "new", "interrupted" (it has rounds or a checkpoint to go on from) or "finished"."""
+    folder = Path(run_dir)
+    if (folder / "summary.json").is_file():
+        ended = json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("status")
+        return "interrupted" if ended in ("interrupted", "running") else "finished"
+    begun = latest(folder) is not None or (folder / "metrics.jsonl").is_file()
+    return "interrupted" if begun else "new"
+
+
+def world(processes: int) -> dict[str, int]:
+    """What must not change between a run and its resumption for the two to agree to the last bit."""
+    return {"processes": processes, "threads": torch.get_num_threads()}
+
+
+def same_world(saved: Mapping[str, int], now: Mapping[str, int]) -> None:
+    """Raise `CheckpointError` where processes or threads differ from the checkpoint's."""
+    differing = [key for key in saved if saved[key] != now.get(key)]
+    if differing:
+        told = "; ".join(f"{key}: expected {saved[key]} as in the checkpoint, got {now.get(key)}" for key in differing)
+        raise CheckpointError(f"cannot resume exactly: {told}. Launch it as before "
+                              f"(torchrun --nproc-per-node {saved['processes']}, "
+                              f"OMP_NUM_THREADS={saved['threads']})")
+
+
+def append(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Append one JSON object as a line, on the disk when this returns; NaN and infinity are written as null."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(_finite(row), ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_back(path: str | Path, last_round: int) -> None:
+    """Keep the rows of a JSON-lines file whose `round` is at most `last_round`; a half-written row goes too."""
+    if not Path(path).is_file():
+        return
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _round(line) <= last_round]
+    write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Put a text file in place at once: no reader, and no crash, sees half of it."""
+    path = Path(path)
+    partial = path.with_name(f"{PARTIAL}{path.name}")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+# --- random numbers --------------------------------------------------------------------------------------------------
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of the global random number generators of torch (all devices), NumPy and Python."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": np.random.get_state(legacy=False),
+            "python": random.getstate()}
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
+    """Put back what `rng_state` took."""
+    torch.set_rng_state(state["torch"])
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+# --- writing and reading ---------------------------------------------------------------------------------------------
+
+
+def _put_in_place(folder: Path, step: int, state: Mapping[str, Any], files: Callable[[Path], None] | None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    clean(folder.parent)
+    partial, final = folder / f"{PARTIAL}{step:06d}", _free_name(folder, step)
+    partial.mkdir()
+    _write(partial, state, files)
+    os.rename(partial, final)
+    try:
+        _sync(folder)
+        write_text(folder / "latest", final.name)
+    except OSError:
+        if latest(folder.parent) != final.name:
+            shutil.rmtree(final, ignore_errors=True)
+        raise
+    return final
+
+
+def _write(folder: Path, state: Mapping[str, Any], files: Callable[[Path], None] | None) -> None:
+    from safetensors.torch import save as to_bytes
+
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(pack(state, tensors))
+    _put(folder / "tensors.safetensors", to_bytes(tensors))
+    _put(folder / "state.json", text.encode())
+    if files is not None:
+        files(folder)
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load as from_bytes
+
+    tensors = from_bytes((folder / "tensors.safetensors").read_bytes())
+    return unpack(json.loads((folder / "state.json").read_text(encoding="utf-8")), tensors)
+
+
+def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON can hold it; its tensors and arrays go into `tensors`, each under a number.
+
+    Raises `TypeError` for anything else: a checkpoint never pickles.
+    """
+    if isinstance(value, (Tensor, np.ndarray)):
+        kind, tensor = ("tensor", value) if isinstance(value, Tensor) else ("array", torch.from_numpy(value))
+        key = str(len(tensors))
+        tensors[key] = tensor.detach().cpu().clone().contiguous()  # a clone: safetensors refuses shared memory
+        return {"is": kind, "key": key}
+    if isinstance(value, Mapping):
+        return {"is": "map", "items": [[pack(key, tensors), pack(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        items = [pack(item, tensors) for item in value]
+        return {"is": "tuple", "items": items} if isinstance(value, tuple) else items
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"expected numbers, text, lists, mappings, tensors or arrays, got {type(value).__name__}: {value!r}")
+
+
+def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `pack`."""
+    if isinstance(value, list):
+        return [unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value["is"] == "map":
+        return {unpack(key, tensors): unpack(item, tensors) for key, item in value["items"]}
+    if value["is"] == "tuple":
+        return tuple(unpack(item, tensors) for item in value["items"])
+    tensor = tensors[value["key"]]
+    return tensor if value["is"] == "tensor" else tensor.numpy()
+
+
+def _put(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+
+
+def _free_name(folder: Path, step: int) -> Path:
+    # A step may be saved twice: by schedule, and by the signal that stops the run a moment later.
+    names = [f"{step:06d}", *(f"{step:06d}-{again}" for again in range(2, 1000))]
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+def _prune(folder: Path, keep: int, protected: set[str]) -> None:
+    newest_last = sorted(_folders(folder), key=lambda path: path.stat().st_mtime_ns)
+    for path in newest_last[: max(0, len(newest_last) - keep)]:
+        if path.name not in protected:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _complaint(run_dir: str | Path, step: int, error: OSError) -> str:
+    before = latest(run_dir)
+    left = f"checkpoint {before} is intact" if before else "there is no earlier checkpoint"
+    cure = "make room on the disk" if error.errno == errno.ENOSPC else "make the folder writable"
+    return f"could not write checkpoint {step} of {run_dir}: {error}; {left}. {cure.capitalize()} and add --resume"
+
+
+def _same_run(folder: Path, recorded: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    lines = toml.diff(recorded, config, ignore=("run",))
+    if lines:
+        shown = "\n  ".join(lines)
+        raise RunFolderError(f"{folder} holds another run; recorded -> asked for:\n  {shown}\n"
+                             f"Ask for the recorded values to resume it, or name another folder, as run={folder}-2")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _round(line: str) -> float:
+    try:
+        return json.loads(line)["round"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,301 @@
+"""A run's configuration: a TOML recipe and dotted overrides, read strictly.
+
+An unknown key is an error that names the nearest right one, an ill-typed value one that says what was expected.
+TOML, because YAML reads `1e-4` as text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vidrl import plugin, toml
+
+
+class BadRecipe(ValueError):
+    """A recipe, an override or a prompt file that cannot be used; the message says how to mend it."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The generator: a plug-in of `backbones` and its options."""
+
+    name: str = "wan"
+    options: dict[str, Any] = field(default_factory=lambda: {"model": "assets/tiny-wan"})
+
+
+@dataclass(frozen=True)
+class PolicySection:
+    """What is trained: a new LoRA, an existing one (`lora` = its folder), or all weights (`full`)."""
+
+    lora_rank: int = 16
+    lora_alpha: int = 16
+    lora_targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    lora: str = ""
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class RewardSection:
+    """One reward by name, or `parts` = weights of a composite; neither means `vidrl.rewards.default()`."""
+
+    name: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AlgorithmSection:
+    """A plug-in of `algorithms` and its options."""
+
+    name: str = "grpo"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Prompt files, one prompt a line; the first `held_out_n` held-out prompts are evaluated on."""
+
+    prompts: str = ""
+    held_out: str = ""
+    held_out_n: int = 256
+
+
+@dataclass(frozen=True)
+class Train:
+    """The loop; `micro_batch = 0` is sized by memory, `time_limit = 0` (seconds) is none."""
+
+    rounds: int = 30
+    prompts_per_round: int = 4
+    group: int = 8
+    learning_rate: float = 2e-4
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    micro_batch: int = 0
+    eval_every: int = 10
+    eval_steps: int = 20
+    checkpoint_every: int = 5
+    keep_checkpoints: int = 3
+    max_unscored: float = 0.5
+    time_limit: float = 0.0
+    trackers: list[str] = field(default_factory=list)
+    ema: float = 0.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    show: int = 8
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Bands of held-out measures, as fractions of the base model's value, and what to do outside them."""
+
+    action: Literal["stop", "rollback", "warn"] = "stop"
+    bands: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that defines a run; `run` is its folder.
+
+    >>> recipe = build({"run": "runs/x"}, ["train.rounds=3"], files=False)
+    >>> recipe.train.rounds, recipe.train.learning_rate
+    (3, 0.0002)
+    """
+
+    run: str = ""
+    seed: int = 0
+    backbone: Backbone = field(default_factory=Backbone)
+    policy: PolicySection = field(default_factory=PolicySection)
+    reward: RewardSection = field(default_factory=RewardSection)
+    algorithm: AlgorithmSection = field(default_factory=AlgorithmSection)
+    data: Data = field(default_factory=Data)
+    train: Train = field(default_factory=Train)
+    guard: Guard = field(default_factory=Guard)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, tuples as lists: what TOML and JSON can hold."""
+        return _plain(dataclasses.asdict(self))
+
+    def to_toml(self) -> str:
+        """TOML text from which `build(tomllib.loads(text))` gives an equal recipe."""
+        return toml.write(self.to_dict())
+
+
+def load(source: Recipe | Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file (or a table, or a Recipe), with `key.path=value` overrides applied, checked.
+
+    Raises `BadRecipe`. A recipe without `run` goes to `runs/<name of the file>`.
+    """
+    if isinstance(source, Recipe):
+        return build(source.to_dict(), overrides)
+    if isinstance(source, Mapping):
+        return build(source, overrides)
+    table = _read(Path(source))
+    return build({"run": f"runs/{Path(source).stem}"} | table, overrides, where=str(source))
+
+
+def build(table: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "recipe", files: bool = True) -> Recipe:
+    """The recipe that a nested table describes; `files = False` leaves the prompt files unread."""
+    merged = _plain(table)
+    for override in overrides:
+        _apply(merged, override)
+    recipe = _section(Recipe, merged, "", where)
+    _check_values(recipe)
+    if files:
+        _check_prompts(recipe.data)
+    return recipe
+
+
+def check_plugins(recipe: Recipe) -> None:
+    """Look up every plug-in the recipe names and check its options, without building any of them.
+
+    Raises `plugin.UnknownName` or `plugin.BadOption`.
+    """
+    named = [("backbones", recipe.backbone), ("algorithms", recipe.algorithm)]
+    if recipe.reward.name:
+        named.append(("rewards", recipe.reward))
+    for kind, section in named:
+        plugin.check(plugin.find(kind, section.name), section.options, f"{kind} {section.name!r}")
+    for part in recipe.reward.parts:
+        plugin.find("rewards", part)
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """The prompts of a text file, one a line; raises `BadRecipe` for a missing or empty file and a blank line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRecipe(f"prompt file {path}: expected a UTF-8 text file, one prompt a line, but {error}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    if not lines:
+        raise BadRecipe(f"prompt file {path} is empty: expected one prompt a line")
+    if "" in lines:
+        raise BadRecipe(f"prompt file {path}, line {lines.index('') + 1} is blank: expected one prompt a line; "
+                        f"delete the line")
+    return lines
+
+
+def diff(a: Recipe, b: Recipe) -> list[str]:
+    """One line for each value in which two recipes differ, `key: of a -> of b`; the folder `run` apart.
+
+    >>> one = build({"run": "r"}, files=False)
+    >>> diff(one, build(one.to_dict(), ["train.rounds=3"], files=False))
+    ['train.rounds: 30 -> 3']
+    """
+    return toml.diff(a.to_dict(), b.to_dict(), ignore=("run",))
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        shipped = sorted(str(recipe) for recipe in Path("scripts/recipes").glob("*.toml"))
+        advice = f"; recipes here: {', '.join(shipped)}" if shipped else ""
+        raise BadRecipe(f"recipe {path}: expected a TOML file, found none{advice}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadRecipe(f"recipe {path} is not TOML: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    if not equals or not key:
+        raise BadRecipe(f"override {override!r}: expected key=value, as train.rounds=3")
+    *parents, last = key.split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise BadRecipe(f"override {override!r}: {parent!r} is a value, not a section")
+    table[last] = _Given(raw)
+
+
+class _Given(str):
+    """The text of an override's value, whose type only its field can tell: `run=7` is the folder 7."""
+
+    @property
+    def value(self) -> Any:
+        try:
+            return tomllib.loads(f"value = {self}")["value"]
+        except tomllib.TOMLDecodeError:
+            return str(self)
+
+
+def _section(cls: type, table: Mapping[str, Any], prefix: str, where: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in table:
+        if key not in hints:
+            known = [prefix + name for name in hints] if prefix else [name for name, _ in toml.flat(Recipe().to_dict())]
+            raise BadRecipe(f"{where}: unknown key {prefix + key!r}: {plugin.nearest(prefix + key, known)}")
+    return cls(**{key: _value(value, hints[key], prefix + key, where) for key, value in table.items()})
+
+
+def _value(value: Any, hint: Any, key: str, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise BadRecipe(f"{where}: {key} is a section: expected a table [{key}], got {value!r}")
+        return _section(hint, value, f"{key}.", where)
+    try:
+        return plugin.conform(_typed(value, hint), hint)
+    except TypeError as error:
+        raise BadRecipe(f"{where}: {key}: {error}; the default is {_default(key)!r}") from None
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    if isinstance(value, _Given):
+        return str(value).strip("\"'") if hint is str else value.value
+    return {key: _typed(item, Any) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _default(key: str) -> Any:
+    value: Any = Recipe()
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+# --- checking --------------------------------------------------------------------------------------------------------
+
+
+def _check_values(recipe: Recipe) -> None:
+    train, guard = recipe.train, recipe.guard
+    rules = [
+        (recipe.run != "", "run: expected the run's folder, got ''; write run = 'runs/name'"),
+        (train.group >= 2, f"train.group: expected at least 2, got {train.group}: the advantage of a clip is its "
+                           "reward against the others of its group, so a group of one learns nothing"),
+        (0 <= train.max_unscored <= 1, f"train.max_unscored: expected a share in [0, 1], got {train.max_unscored}"),
+        (0 <= train.ema < 1, f"train.ema: expected a decay in [0, 1), got {train.ema}"),
+        (train.learning_rate > 0, f"train.learning_rate: expected more than 0, got {train.learning_rate}"),
+        (not (recipe.reward.name and recipe.reward.parts), "reward: expected name or parts, got both"),
+        *((low < high, f"guard.bands.{name}: expected [low, high] with low < high, got [{low}, {high}]")
+          for name, (low, high) in guard.bands.items()),
+        *((getattr(train, name) >= 1, f"train.{name}: expected at least 1, got {getattr(train, name)}")
+          for name in ("rounds", "prompts_per_round", "eval_every", "eval_steps", "checkpoint_every",
+                       "keep_checkpoints")),
+        (recipe.policy.lora_rank >= 1, f"policy.lora_rank: expected at least 1, got {recipe.policy.lora_rank}"),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise BadRecipe(message)
+
+
+def _check_prompts(data: Data) -> None:
+    for key in ("prompts", "held_out"):
+        if not getattr(data, key):
+            raise BadRecipe(f"data.{key}: expected a text file, one prompt a line, got ''")
+        read_prompts(getattr(data, key))
+    available = len(read_prompts(data.held_out))
+    if not 1 <= data.held_out_n <= available:
+        raise BadRecipe(f"data.held_out_n: expected 1 to {available} (the prompts in {data.held_out}), "
+                        f"got {data.held_out_n}")

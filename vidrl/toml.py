@@ -1,0 +1,86 @@
+"""Nested tables as TOML text, and the difference of two; the standard library only reads TOML."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+
+def write(table: Mapping[str, Any], prefix: str = "") -> str:
+    """TOML text of nested tables of strings, numbers, truth values and lists; `tomllib.loads` reads it back equal.
+
+    Raises `TypeError` for a value TOML cannot hold.
+
+    >>> print(write({"a": 1e-4, "b": {"c": ["x", True]}}), end="")
+    a = 0.0001
+    <BLANKLINE>
+    [b]
+    c = ["x", true]
+    """
+    values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    sections = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    lines = [f"{_key(key)} = {spell(value)}\n" for key, value in values.items()]
+    for key, section in sections.items():
+        name = prefix + _key(key)
+        lines.append(f"\n[{name}]\n{write(section, name + '.')}")
+    return "".join(lines)
+
+
+def spell(value: Any) -> str:
+    """One value as TOML writes it.
+
+    >>> spell([1.0, "a", {"b": False}])
+    '[1.0, "a", {b = false}]'
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else str(value)
+    if isinstance(value, (int, str)):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(spell(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_key(key)} = {spell(item)}' for key, item in value.items())}}}"
+    raise TypeError(f"TOML cannot hold {value!r} ({type(value).__name__}): use text, a number, a truth value or a list")
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables under dotted keys.
+
+    >>> dict(flat({"a": {"b": 1}, "c": {}}))
+    {'a.b': 1, 'c': {}}
+    """
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def diff(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[str]:
+    """One line for each dotted key whose value differs.
+
+    >>> diff({"train": {"rounds": 30}}, {"train": {"rounds": 3}, "seed": 1})
+    ['train.rounds: 30 -> 3', 'seed: (absent) -> 1']
+    """
+    before, after = _values(old), _values(new)
+    keys = [key for key in before | after if key not in set(ignore)]
+    missing = object()
+    return [f"{key}: {_shown(before, key)} -> {_shown(after, key)}" for key in keys
+            if before.get(key, missing) != after.get(key, missing)]
+
+
+def _values(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flat(table) if value != {}}  # an empty table says no more than none
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return spell(values[key]) if key in values else "(absent)"
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else spell(key)
