@@ -1,0 +1,1 @@
+"""Generators of images, video and 3D, one file a family."""

@@ -1,0 +1,69 @@
+"""A denoiser of a few hundred weights that needs torch alone: the trainer's test subject, and the smallest example.
+
+Legend: B batch, L latent frames; latents (B, 3, L, 4, 4), clips (B, 4 L − 3, 3, 32, 32).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from vidrl.path import flow
+
+from .base import Cond, Denoiser
+
+
+class _Net(nn.Module):
+    """Two 3D convolutions with time and text added between."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.into = nn.Conv3d(3, width, 3, padding=1)
+        self.cond = nn.Linear(8 + 1, width)
+        self.out = nn.Conv3d(width, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        cond = self.cond(torch.cat([text, t[:, None].to(text)], 1))
+        return self.out(torch.tanh(self.into(x) + cond[:, :, None, None, None]))
+
+
+class Toy(Denoiser):
+    """A random convolutional denoiser on a straight path; its decoder only enlarges.
+
+    Example:
+        >>> toy = Toy.tiny()
+        >>> toy.decode(torch.zeros(1, *toy.shape)).shape
+        torch.Size([1, 9, 3, 32, 32])
+    """
+
+    def __init__(self, latent_frames: int = 3, width: int = 8, seed: int = 0, fps: float = 8.0):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = _Net(width)
+        self.path, self.fps = flow(), fps
+        self.shape = (3, latent_frames, 4, 4)
+        self.frame_map = [(0, 1)] + [(4 * k - 3, 4 * k + 1) for k in range(1, latent_frames)]
+
+    @classmethod
+    def tiny(cls) -> Toy:
+        return cls()
+
+    def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
+        """Eight numbers in [−1, 1] hashed from each prompt."""
+        bits = [[(zlib.crc32(f"{i} {p}".encode()) % 1000) / 500 - 1 for i in range(8)] for p in prompts]
+        return {"text": torch.tensor(bits, device=self.device)}
+
+    def times(self, n: int) -> list[float]:
+        return torch.linspace(1, 0, n + 1, dtype=torch.float64).tolist()
+
+    def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self.network(x, t, cond["text"])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        frames = torch.cat([latents[:, :, :1], latents[:, :, 1:].repeat_interleave(4, 2)], 2)
+        video = torch.sigmoid(frames).transpose(1, 2)
+        return interpolate(video.flatten(0, 1), scale_factor=8.0, mode="bilinear").unflatten(0, video.shape[:2])
