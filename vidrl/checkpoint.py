@@ -244,7 +244,7 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"expected numbers, text, lists, mappings, tensors or arrays, got {type(value).__name__}: {value!r}")
+    raise TypeError(f"expected numbers, text, lists, mappings, tensors, arrays; got {type(value).__name__}: {value!r}")
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:

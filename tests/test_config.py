@@ -1,0 +1,146 @@
+"""Recipes are read strictly: each mistake is answered with what was expected, what came and the cure."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from vidrl import config, toml
+
+RECIPES = sorted((Path(__file__).parent.parent / "scripts" / "recipes").glob("*.toml"))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A writer of recipe files that are right but for the given text."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue square\n")
+
+    def write(text=""):
+        path = tmp_path / "mine.toml"
+        data = f'[data]\nprompts = "{prompts}"\nheld_out = "{prompts}"\nheld_out_n = 2\n'
+        path.write_text(text if "[data]" in text else f"{text}\n{data}")
+        return path
+
+    return write
+
+
+def test_defaults_and_overrides(recipe):
+    loaded = config.load(recipe("seed = 4\n[train]\nrounds = 7"), ["train.group=4", "train.learning_rate=1e-4"])
+    assert (loaded.seed, loaded.train.rounds, loaded.train.group, loaded.train.learning_rate) == (4, 7, 4, 1e-4)
+    assert loaded.run == "runs/mine" and loaded.train.keep_checkpoints == 3
+    assert loaded.policy.lora_targets == ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+@pytest.mark.parametrize(("override", "path", "value"), [
+    ("run=7", ("run",), "7"),
+    ("run=a b", ("run",), "a b"),
+    ('run="quoted"', ("run",), "quoted"),
+    ("policy.full=true", ("policy", "full"), True),
+    ("train.trackers=['wandb']", ("train", "trackers"), ["wandb"]),
+    ("train.mixed_precision=bf16", ("train", "mixed_precision"), "bf16"),
+    ("guard.bands.exposure=[0.5, 2]", ("guard", "bands"), {"exposure": (0.5, 2.0)}),
+    ("reward.parts.flicker=2", ("reward", "parts"), {"flicker": 2.0}),
+    ("algorithm.options.alpha=0.5", ("algorithm", "options"), {"alpha": 0.5}),
+    ("backbone.options.model=assets/x", ("backbone", "options"), {"model": "assets/x"}),
+])
+def test_an_override_is_read_as_its_field_wants(recipe, override, path, value):
+    got = config.load(recipe(), [override])
+    for name in path:
+        got = getattr(got, name)
+    assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[train]\nround = 3", "unknown key 'train.round': did you mean 'train.rounds'"),
+    ("rounds = 3", "unknown key 'rounds': did you mean 'train.rounds'"),
+    ("[trian]\nrounds = 3", "unknown key 'trian'"),
+    ("[train]\nrounds = '3'", r"train.rounds: expected int, got '3' \(str\); the default is 30"),
+    ("[train]\nlearning_rate = 'fast'", "train.learning_rate: expected float"),
+    ("[train]\nmixed_precision = 'fp8'", "'no', 'bf16', 'fp16'.*got 'fp8'"),
+    ("train = 3", r"expected a table \[train\], got 3"),
+    ("[train]\ngroup = 1", "train.group: expected at least 2, got 1.*learns nothing"),
+    ("[train]\nrounds = 0", "train.rounds: expected at least 1, got 0"),
+    ("[train]\nmax_unscored = 1.5", "train.max_unscored"),
+    ("[train]\nema = 1.0", "train.ema"),
+    ("[train]\nlearning_rate = 0.0", "train.learning_rate"),
+    ("run = ''", "run: expected the run's folder"),
+    ("[guard.bands]\nverifier = [2, 1]", r"guard.bands.verifier: expected \[low, high\]"),
+    ("[guard.bands]\nverifier = 0.5", r"guard.bands: expected tuple\[float, float\], got 0.5"),
+    ("[reward]\nname = 'flicker'\n[reward.parts]\nflicker = 1", "expected name or parts, got both"),
+    ("this is no TOML", "is not TOML.*line 1"),
+])
+def test_mistakes_are_explained(recipe, text, message):
+    with pytest.raises(config.BadRecipe, match=message):
+        config.load(recipe(text))
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("train.rounds", "expected key=value"),
+    ("train.rounds=many", r"train.rounds: expected int, got 'many'"),
+    ("policy.full=True", "policy.full: expected bool, got 'True'"),
+    ("seed.x=3", "'seed' is a value, not a section"),
+    ("train.rounds.x=3", "train.rounds: expected int"),
+])
+def test_bad_overrides_are_explained(recipe, override, message):
+    with pytest.raises(config.BadRecipe, match=message):
+        config.load(recipe("seed = 1"), [override])
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(config.BadRecipe, match="nothing.toml: expected a TOML file, found none"):
+        config.load(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "prompts.txt is empty"),
+    ("a\n\nb\n", "prompts.txt, line 2 is blank"),
+    ("a\n   \n", "line 2 is blank"),
+    (None, "prompts.txt: expected a UTF-8 text file"),
+])
+def test_a_bad_prompt_file_is_named_with_its_line(recipe, tmp_path, text, message):
+    path = recipe()
+    (tmp_path / "prompts.txt").unlink() if text is None else (tmp_path / "prompts.txt").write_text(text)
+    with pytest.raises(config.BadRecipe, match=message):
+        config.load(path)
+
+
+def test_more_held_out_prompts_than_there_are(recipe):
+    with pytest.raises(config.BadRecipe, match=r"data.held_out_n: expected 1 to 2 .*got 3"):
+        config.load(recipe(), ["data.held_out_n=3"])
+    with pytest.raises(config.BadRecipe, match="data.prompts: expected a text file"):
+        config.load({"run": "x"})
+
+
+def test_a_recipe_survives_toml(recipe):
+    loaded = config.load(recipe(), ["guard.bands.exposure=[0.5,2]", "reward.parts.flicker=2", "algorithm.options.x=[1]",
+                                    'algorithm.options.deep={a = "b"}', "train.learning_rate=3e-7"])
+    again = config.load(tomllib.loads(loaded.to_toml()))
+    assert again == loaded and config.diff(loaded, again) == []
+
+
+def test_diff_shows_each_difference_and_ignores_the_folder(recipe):
+    one = config.load(recipe())
+    two = config.load(one, ["run=elsewhere", "train.rounds=3", "algorithm.options.alpha=0.5"])
+    assert sorted(config.diff(one, two)) == ["algorithm.options.alpha: (absent) -> 0.5", "train.rounds: 30 -> 3"]
+
+
+@pytest.mark.parametrize("value", [
+    "plain", 'quote " and \\ and \n newline', "\x7f\x01", "ünïcødé 🎬", True, -3, 1e-12, 1e300, float("inf"),
+    [], [[1], ["a"]], {"a b": {"": 1}}, {},
+])
+def test_toml_reads_back_what_was_written(value):
+    assert tomllib.loads(toml.write({"key": value, "odd key.": value})) == {"key": value, "odd key.": value}
+
+
+def test_toml_cannot_hold_none():
+    with pytest.raises(TypeError, match="cannot hold None"):
+        toml.write({"a": None})
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads(path, monkeypatch):
+    monkeypatch.chdir(path.parent.parent.parent)
+    recipe = config.load(path)
+    config.check_plugins(recipe)
+    assert recipe.run == f"runs/{path.stem}"
