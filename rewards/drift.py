@@ -1,0 +1,104 @@
+"""Colour, light and detail that wander off from those of the first frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Reward, Samples
+from .flow import Motion, blocks, outside, warp
+
+
+@dataclass(frozen=True)
+class _Track:
+    """Where the pixels of the first frame have gone: (B, 2, H, W) pixels, whether still in sight, and what they were."""
+
+    path: Tensor
+    seen: Tensor
+    first: Tensor
+    detail: Tensor
+
+
+class Drift(Reward):
+    """How far each frame's colour, light and detail are from the first frame's, where they can be followed; 0 is none.
+
+    Pixels of frame 0 are followed along the flow. A term is -(|ln c_t - ln c_0| averaged over channels and over blocks
+    still in sight + weight |ln (d_t / d_0)|), c the mean of a block (an eighth of the shorter side), d the mean strength
+    of edges of the frame. What is out of sight is judged by the mean colour of the whole frame. Frame 0 itself has 0.
+
+    >>> Drift()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value
+    tensor([0.])
+    """
+
+    needs = ("cv2",)
+    differentiable = True
+    lowered_by = ("fade", "drift", "cut")
+    range = (-12.0, 0.0)
+    support = "prefix"
+    reach = 0
+    card = "Pleased by stillness. A scene that is meant to change (a sunset, a cut) pays too: compare equal prompts."
+
+    def __init__(self, weight: float = 0.1, floor: float = 0.1, flow: str = "dis", flow_size: int = 192) -> None:
+        super().__init__()
+        self.weight, self.floor, self.flow, self.flow_size = weight, floor, flow, flow_size
+
+    @property
+    def context(self) -> int:
+        """The last frame, from which the flow goes on."""
+        return 1
+
+    def terms(self, samples: Samples) -> Tensor:
+        """One number a frame, (B, F)."""
+        return self.resume(samples, None, 0)[0]
+
+    def resume(self, samples: Samples, state: _Track | None, old: int) -> tuple[Tensor, _Track]:
+        """The terms after the `old` frames that are already scored, and where the pixels have got to."""
+        motion = self.motion(samples)
+        track = _begin(motion) if state is None else state
+        terms = [] if old else [self._term(motion.frames[:, 0], track)]
+        for t in range(max(old, 1), motion.frames.shape[1]):
+            track = _follow(track, motion, t - 1)
+            terms.append(self._term(motion.frames[:, t], track))
+        return torch.stack(terms, 1), track
+
+    def _term(self, frame: Tensor, track: _Track) -> Tensor:
+        light = colour_change(frame, track.first, track.path, track.seen, self.floor)
+        return -light - self.weight * (detail(frame) / track.detail).log().abs()
+
+
+def colour_change(frame: Tensor, first: Tensor, path: Tensor, seen: Tensor, floor: float) -> Tensor:
+    """|ln c_t - ln c_0| of frames (B, C, H, W) along `path`, (B,); the whole frame's mean stands for what is not seen."""
+    side = max(2, round(min(frame.shape[-2:]) / 8))
+    weight = blocks(seen[:, None, None].to(frame), side)
+    base = floor * first.mean((1, 2, 3), keepdim=True) + 1e-3
+    now, then = (_tone(x, seen, weight, side, base) for x in (warp(frame, path), first))
+    share = weight.mean((1, 2, 3, 4))
+    followed = ((now - then).abs() * weight).mean((1, 2, 3, 4)) / share.clamp(min=1e-6)
+    means = [(x.mean((2, 3)) + base[:, 0, 0]).log() for x in (frame, first)]
+    return share * followed + (1 - share) * (means[0] - means[1]).abs().mean(1)
+
+
+def detail(frame: Tensor) -> Tensor:
+    """Mean step between neighbouring pixels, smoothed near zero, (B,)."""
+    steps = frame.diff(dim=-1).square().mean((1, 2, 3)) + frame.diff(dim=-2).square().mean((1, 2, 3))
+    return (steps + 1e-4).sqrt()
+
+
+def _tone(image: Tensor, seen: Tensor, weight: Tensor, side: int, base: Tensor) -> Tensor:
+    means = blocks((image.clamp(min=0) * seen[:, None])[:, None], side) / weight.clamp(min=1e-6)
+    return (means + base[:, None]).log()
+
+
+def _begin(motion: Motion) -> _Track:
+    first = motion.frames[:, 0]
+    path = first.new_zeros(len(first), 2, *first.shape[-2:])
+    return _Track(path, torch.ones_like(path[:, 0], dtype=torch.bool), first, detail(first))
+
+
+def _follow(track: _Track, motion: Motion, t: int) -> _Track:
+    """One frame on: x + path(x) moves with the flow found there."""
+    path = track.path + warp(motion.forward[:, t], track.path)
+    visible = warp(motion.seen_later[:, t, None].to(path), track.path)[:, 0] > 0.5
+    return _Track(path, track.seen & visible & ~outside(path), track.first, track.detail)

@@ -1,0 +1,97 @@
+"""Enough motion and not too much, of things rather than of the camera."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._prompts import camera, pace, rests
+from .base import Reward, Samples
+from .flow import Motion, length
+
+
+class DynamicDegree(Reward):
+    """Whether things move as fast as is wanted: 1 inside a wide band of speeds, less on both sides, 0 for a still.
+
+    Speed is that of lasting motion, (|f - b| - |f + b|) / 2 with f and b the flows from the middle of three frames to
+    the next and to the one before, so that what shakes on the spot counts as still; averaged over the fastest 5 % of
+    pixels where there are edges, less the camera's own motion, in diagonals a second. `low` and `high` bound the band;
+    a pace in the prompt moves it ("slowly" halves both, "quickly" doubles them); the camera counts where the prompt
+    speaks of it. Where the prompt asks for rest, all that is wanted is less speed than `low`.
+
+    With u = speed / low: 1.5 u^2 / (u^2 + 0.5), cut at 1, times high / speed above `high`.
+
+    >>> DynamicDegree()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), [""], 8.0)).value
+    tensor([0.])
+    """
+
+    needs = ("cv2",)
+    lowered_by = ("freeze", "duplicate", "grey")
+    range = (0.0, 1.0)
+    support = "pair"
+    reach = 2
+    card = "Flat inside its band on purpose: it neither hurries slow motion nor slows quick motion."
+
+    def __init__(self, low: float = 0.04, high: float = 1.0, flow: str = "dis", flow_size: int = 192) -> None:
+        super().__init__()
+        if not 0 < low < high:
+            raise ValueError(f"expected 0 < low < high, speeds in diagonals a second, got low={low}, high={high}")
+        self.low, self.high, self.flow, self.flow_size = low, high, flow, flow_size
+
+    def terms(self, samples: Samples) -> Tensor:
+        """One number for three frames in a row, (B, F - 2)."""
+        motion = self.motion(samples)
+        with_camera = torch.tensor([camera(prompt) for prompt in samples.prompts], device=motion.forward.device)
+        speed = speeds(motion, with_camera) * samples.fps / motion.diagonal
+        rows = [self._wanted(row, prompt) for row, prompt in zip(speed, samples.prompts, strict=True)]
+        return torch.stack(rows)
+
+    def _wanted(self, speed: Tensor, prompt: str) -> Tensor:
+        if rests(prompt):
+            return (self.low / speed.clamp(min=1e-6)).clamp(max=1)
+        factor = pace(prompt)
+        return band(speed, self.low * min(factor, 1.0), self.high * max(factor, 1.0))
+
+
+def band(speed: Tensor, low: float, high: float) -> Tensor:
+    """1 in [low, high], falling to 0 on both sides.
+
+    >>> band(torch.tensor([0.0, 1.0, 2.0, 4.0, 8.0]), 1.0, 4.0)
+    tensor([0.0000, 1.0000, 1.0000, 1.0000, 0.5000])
+    """
+    square = (speed / low) ** 2
+    return (1.5 * square / (square + 0.5)).clamp(max=1) * (high / speed.clamp(min=high))
+
+
+def speeds(motion: Motion, with_camera: Tensor, share: float = 0.05) -> Tensor:
+    """Lasting speed of the fastest `share` of pixels, pixels a frame, (B, F - 2); `with_camera` (B,) bool."""
+    structure = motion.structure
+    onward, back = motion.forward[:, 1:], motion.backward[:, :-1]
+    keep = with_camera[:, None, None, None, None]
+    onward = onward - camera_flow(onward, structure[:, 1:-1]).masked_fill(keep, 0)
+    back = back - camera_flow(back, structure[:, 1:-1]).masked_fill(keep, 0)
+    lasting = (length(onward - back) - length(onward + back)).clamp(min=0) / 2
+    moving = (lasting * edge_share(structure[:, 1:-1])).flatten(2)
+    return moving.topk(max(1, round(share * moving.shape[2])), dim=2).values.mean(2)
+
+
+def edge_share(structure: Tensor) -> Tensor:
+    """From 0 where nothing shows to 1 at edges, relative to the strong edges of each frame, (B, T, H, W)."""
+    strong = structure.flatten(2).quantile(0.95, dim=2)[..., None, None]
+    return structure**2 / (structure**2 + (0.25 * strong) ** 2 + 1e-8)
+
+
+def camera_flow(flow: Tensor, structure: Tensor, cells: int = 4) -> Tensor:
+    """The motion of the picture as a whole, (B, T, 2, 1, 1), zero where it cannot be told from that of a thing.
+
+    The median over `cells` x `cells` cells of the frame of the flow at their edges, if nearly two thirds of the cells
+    have edges: a thing on a plain ground moves alone.
+    """
+    pool = torch.nn.functional.adaptive_avg_pool2d
+    weight = structure.unsqueeze(2)
+    ink = pool(weight.flatten(0, 1), cells).unflatten(0, flow.shape[:2]).flatten(3)
+    mean = pool((flow * weight).flatten(0, 1), cells).unflatten(0, flow.shape[:2]).flatten(3) / ink.clamp(min=1e-9)
+    told = ink > 0.15 * ink.amax(3, keepdim=True)
+    median = mean.masked_fill(~told, torch.nan).nanmedian(3).values.nan_to_num()
+    enough = told.float().mean(3) > 0.6
+    return (median * enough)[..., None, None]

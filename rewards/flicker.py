@@ -1,0 +1,54 @@
+"""Brightness and colour that jump from frame to frame, once motion is taken out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import Reward, Samples
+from .flow import blocks
+
+
+class Flicker(Reward):
+    """How much light and colour jump about their own trend, followed along the motion; 0 is none.
+
+    -mean over blocks and channels of |ln n + ln p - 2 ln c|, with c the mean of a block (an eighth of the shorter side)
+    of frame t, n and p those of frames t+1 and t-1 warped onto it, over pixels seen in all three. Second differences
+    let a steady fade pass; logarithms make it blind to a constant gain. A term is three frames, credited to the middle.
+
+    >>> Flicker()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value
+    tensor([-0.])
+    """
+
+    differentiable = True
+    needs = ("cv2",)
+    lowered_by = ("flicker", "cut")
+    range = (-8.0, 0.0)
+    support = "pair"
+    reach = 2
+    card = "Pleased by stillness. Sees no flicker finer than an eighth of the frame, nor any slower than three frames."
+
+    def __init__(self, floor: float = 0.1, flow: str = "dis", flow_size: int = 192) -> None:
+        super().__init__()
+        self.floor, self.flow, self.flow_size = floor, flow, flow_size
+
+    def terms(self, samples: Samples) -> Tensor:
+        """One number for three frames in a row, (B, F - 2)."""
+        motion = self.motion(samples)
+        middle, after, before = motion.frames[:, 1:-1], motion.later[:, 1:], motion.earlier[:, :-1]
+        seen = (motion.seen_later[:, 1:] & motion.seen_earlier[:, :-1]).unsqueeze(2)
+        side = max(2, round(min(middle.shape[-2:]) / 8))
+        return -jump(before, middle, after, seen, side, self.floor)
+
+
+def jump(before: Tensor, middle: Tensor, after: Tensor, seen: Tensor, side: int, floor: float) -> Tensor:
+    """|ln n + ln p - 2 ln c| of block means, averaged with the share seen as weight: (B, T, C, H, W) to (B, T).
+
+    `floor` times the mean light is added before the logarithm, so that the noise of the dark does not count.
+    """
+    weight = blocks(seen.to(middle), side)
+    base = floor * middle.mean((2, 3, 4), keepdim=True) + 1e-3
+    logs = [((blocks(x.clamp(min=0) * seen, side) / weight.clamp(min=1e-6)) + base).log() for x in (before, middle, after)]
+    change = (logs[0] + logs[2] - 2 * logs[1]).abs().mean(2, keepdim=True)
+    return (change * weight).sum((2, 3, 4)) / weight.sum((2, 3, 4)).clamp(min=1e-6)
+

@@ -1,0 +1,2 @@
+def score(*a): raise NotImplementedError
+def score_files(*a): raise NotImplementedError

@@ -1,0 +1,77 @@
+"""Flow-warp residual: what is left of the next frame once motion is taken out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._prompts import rests
+from .base import Reward, Samples
+from .flow import Motion, moving_edge
+
+
+class WarpError(Reward):
+    """How far a frame is from its neighbour moved onto it; 0 is perfect, and a frozen clip is perfect too.
+
+    -E with E = mean over unmasked pixels and channels of (I_{t+1}(x + f) - I_t(x))^2, masked where Lai et al. find
+    occlusion or a moving edge; both directions of time averaged. A term is a pair of frames.
+
+    With `relative`, the share of the change from frame to frame that motion explains, 1 - (E_mc + floor) / (E_id +
+    floor): E_id the plain difference of the frames, E_mc the residual with occluded pixels charged at E_id. A frozen,
+    grey or noisy clip explains nothing and gets about 0. Where the prompt asks for rest it is instead
+    rest / (E_id + rest), 1 for a still picture.
+
+    Source: Lai et al. 2018, arXiv:1808.00449 (E, thresholds, here in the pixels of frames whose shorter side is at
+    most 192); the relative form is motion-compensated prediction gain, known from video coding.
+
+    >>> WarpError()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), [""], 8.0)).value
+    tensor([-0.])
+    """
+
+    differentiable = True
+    needs = ("cv2",)
+    lowered_by = ("noise", "flicker", "cut", "shuffle")
+    range = (-1.0, 1.0)
+    support = "pair"
+    reach = 1
+    card = "Blind to stillness, blur and dimming, which all please it; use relative=True, or a Composite, to train."
+
+    def __init__(
+        self, relative: bool = False, floor: float = 1e-4, rest: float = 1e-3, flow: str = "dis", flow_size: int = 192
+    ) -> None:
+        super().__init__()
+        self.relative, self.floor, self.rest = relative, floor, rest
+        self.flow, self.flow_size = flow, flow_size
+
+    def terms(self, samples: Samples) -> Tensor:
+        """One number a pair, (B, F - 1)."""
+        motion = self.motion(samples)
+        if not self.relative:
+            return -(lai(motion) + lai(reversed_time(motion)).flip(1)) / 2
+        identity = motion.frames.diff(dim=1).square().mean((2, 3, 4))
+        explained = 1 - (compensated(motion) + self.floor) / (identity + self.floor)
+        still = torch.tensor([rests(prompt) for prompt in samples.prompts], device=identity.device)
+        return torch.where(still[:, None], self.rest / (identity + self.rest), explained)
+
+
+def lai(motion: Motion) -> Tensor:
+    """Lai's warping error of each pair of frames, frame t+1 onto frame t, (B, F - 1)."""
+    clear = motion.seen_later & ~moving_edge(motion.forward)
+    clear = clear | ~clear.any(-1, keepdim=True).any(-2, keepdim=True)  # nothing left: all counts, as in Lai's code
+    squares = (motion.later - motion.frames[:, :-1]).square().mean(2)
+    return (squares * clear).sum((2, 3)) / clear.sum((2, 3))
+
+
+def compensated(motion: Motion) -> Tensor:
+    """Squared residual after warping, both ways averaged, occluded pixels charged at the plain difference, (B, F-1)."""
+    plain = motion.frames.diff(dim=1).square().mean(2)
+    onto_first = (motion.later - motion.frames[:, :-1]).square().mean(2)
+    onto_second = (motion.earlier - motion.frames[:, 1:]).square().mean(2)
+    first = torch.where(motion.seen_later, onto_first, plain)
+    second = torch.where(motion.seen_earlier, onto_second, plain)
+    return (first.mean((2, 3)) + second.mean((2, 3))) / 2
+
+
+def reversed_time(motion: Motion) -> Motion:
+    """The same clips played backwards, without computing flow again."""
+    return Motion(motion.frames.flip(1), motion.backward.flip(1), motion.forward.flip(1))
