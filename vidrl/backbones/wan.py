@@ -1,0 +1,291 @@
+"""Wan 2.1 text-to-video (arXiv 2503.20314) in diffusers format: any size of it, from assets/tiny-wan to 14B.
+
+Legend: B batch, C latent channels, L latent frames, h w latent height and width, F pixel frames, H W pixels,
+N text tokens, D their width. The straight path: t = 1 is noise, the network predicts ε − x0 and is told 1000 t.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vidrl.path import flow
+from vidrl.segments import Span
+
+from .base import Cond, Denoiser
+
+SIZE = {"height": 480, "width": 832, "frames": 81, "fps": 16.0}  # what the released checkpoints were trained for
+
+
+class Wan(Denoiser):
+    """A Wan 2.1 pipeline as a denoiser; its ODE rollout is WanPipeline's with FlowMatchEulerDiscreteScheduler.
+
+    `model`: a diffusers folder, a hub id, or a WanPipeline in memory. `height`, `width`, `frames` (4 k + 1), `fps`: None
+    is what the folder's `vidrl.json` says, else 480 x 832 x 81 at 16. `guidance`: 1 is off; above, x_uncond + guidance
+    (x_cond − x_uncond) against `negative_prompt`. `text_length`: tokens, padded with zeros (512 as WanPipeline).
+    `flow_shift`: None is the checkpoint's. `dtype` is of the transformer and the text encoder; the autoencoder stays
+    float32. `decode_chunk`: clips decoded at once. `gradient_checkpointing`: of the transformer and of a decode that
+    carries gradient. `attention`: a diffusers backend, proven at first use. `offload_text`: the text encoder visits
+    the device only to encode. All weights come frozen, in eval mode; what is trained is the policy's affair.
+
+    Raises ValueError for a folder that is not a Wan 2.1 text-to-video pipeline, or a size that it cannot make.
+
+    Example:
+        >>> wan = Wan.tiny()
+        >>> wan.shape, wan.frame_map
+        ((4, 2, 2, 2), [(0, 1), (1, 5)])
+    """
+
+    def __init__(
+        self, model: object, height: int | None = None, width: int | None = None, frames: int | None = None,
+        fps: float | None = None, guidance: float = 1.0, negative_prompt: str = "", text_length: int = 512,
+        flow_shift: float | None = None, dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        decode_chunk: int = 4, gradient_checkpointing: bool = False, attention: str = "native",
+        offload_text: bool = False,
+    ):  # fmt: skip
+        if guidance < 1 or decode_chunk < 1 or text_length < 1:
+            raise ValueError(
+                "expected guidance ≥ 1 (1 is off), decode_chunk ≥ 1 and text_length ≥ 1, "
+                f"got {guidance}, {decode_chunk} and {text_length}"
+            )
+        self.pipe = _open(model, dtype) if isinstance(model, (str, Path)) else _checked(model)
+        for part in (self.pipe.transformer, self.pipe.vae, self.pipe.text_encoder):
+            part.requires_grad_(False).eval()
+        self.network, self.path = self.pipe.transformer, flow()
+        self.guidance, self.negative_prompt, self.text_length = guidance, negative_prompt, text_length
+        self.decode_chunk, self.checkpointing, self.offload_text = decode_chunk, gradient_checkpointing, offload_text
+        self.attention = attention
+        self._proven: set[tuple[torch.device, bool]] = set()
+        self._dtype = self.network.dtype
+        self.scheduler = _euler(self.pipe.scheduler, flow_shift)
+        self._resize(_size(model, height=height, width=width, frames=frames, fps=fps))
+        if gradient_checkpointing:
+            self.network.enable_gradient_checkpointing()
+
+    def _resize(self, size: Mapping[str, float]) -> None:
+        """Shape of a latent and pixel frames of each latent frame; the causal autoencoder gives the first frame alone."""
+        space, time = self.pipe.vae_scale_factor_spatial, self.pipe.vae_scale_factor_temporal
+        patch = self.network.config.patch_size
+        height, width, frames = (int(size[k]) for k in ("height", "width", "frames"))
+        _fits(height, width, frames, space * patch[1], space * patch[2], time)
+        latent_frames = (frames - 1) // time + 1
+        self.shape = (self.network.config.in_channels, latent_frames, height // space, width // space)
+        self.frame_map: list[Span] = [(0, 1)] + [(time * (k - 1) + 1, time * k + 1) for k in range(1, latent_frames)]
+        self.fps = float(size["fps"])
+
+    def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
+        """Text embeddings {"text": (B, N, D)}, and {"negative": (B, N, D)} with guidance; zero after the last token."""
+        if reference is not None:
+            raise ValueError("expected no reference, since Wan text-to-video is conditioned by text alone: leave it out")
+        if self.offload_text:
+            self.pipe.text_encoder.to(self.device)
+        cond = {"text": self._embed(list(prompts))}
+        if self.guidance != 1:
+            cond["negative"] = self._embed([self.negative_prompt]).expand_as(cond["text"])
+        if self.offload_text:
+            self.pipe.text_encoder.to("cpu")
+        return cond
+
+    @torch.no_grad()
+    def _embed(self, texts: list[str]) -> Tensor:
+        length, device = self.text_length, self.device
+        return self.pipe.encode_prompt(texts, None, False, max_sequence_length=length, device=device)[0]
+
+    def times(self, n: int) -> list[float]:
+        """The n + 1 sigmas of FlowMatchEulerDiscreteScheduler: shifted twice, and at sigma_min before 0.
+
+        Example:
+            >>> Wan.tiny().times(2)  # shift 1 over 1000 levels
+            [1.0, 0.0010000000474974513, 0.0]
+        """
+        if n < 1:
+            raise ValueError(f"expected 1 step or more, got {n}")
+        self.scheduler.set_timesteps(n)
+        return self.scheduler.sigmas.tolist()
+
+    def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """ε − x0 at x_t (B, C, L, h, w) for t (B,), float32; with guidance both texts in one doubled batch."""
+        self._attend(x.device)
+        text, guided = cond["text"], self.guidance != 1
+        if guided:
+            x, t, text = torch.cat([x, x]), torch.cat([t, t]), torch.cat([text, cond["negative"]])
+        raw = self.network(
+            hidden_states=x.to(self._dtype), timestep=1000 * t, encoder_hidden_states=text.to(self._dtype), return_dict=False
+        )[0].float()  # fmt: skip
+        if not guided:
+            return raw
+        with_text, without = raw.chunk(2)
+        return without + self.guidance * (with_text - without)
+
+    def _attend(self, device: torch.device) -> None:
+        """Set the wanted attention backend once it is proven on the device that computes; anew when gradient is wanted."""
+        training = torch.is_grad_enabled()
+        if self.attention == "native" or (device, training) in self._proven:
+            return
+        from vidrl.attention import prove
+
+        prove(self.attention, device, self._dtype, training)
+        self.pipe.transformer.set_attention_backend(self.attention)
+        self._proven.add((device, training))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Clips (B, F, 3, H, W) in [0, 1], float32; differentiable in the latents, where a pixel is not clipped."""
+        vae = self.pipe.vae
+        shape, like = (1, -1, 1, 1, 1), {"device": latents.device, "dtype": vae.dtype}
+        mean, std = (torch.tensor(getattr(vae.config, k), **like).view(shape) for k in ("latents_mean", "latents_std"))
+        pieces = (latents.to(vae.dtype) * std + mean).split(self.decode_chunk)
+        video = torch.cat([self._decode_piece(piece) for piece in pieces]).transpose(1, 2)
+        return (video.float() / 2 + 0.5).clamp(0, 1)
+
+    def _decode_piece(self, latents: Tensor) -> Tensor:
+        decode = self.pipe.vae.decode
+        if self.checkpointing and latents.requires_grad:
+            return checkpoint(lambda z: decode(z, return_dict=False)[0], latents, use_reentrant=False)
+        return decode(latents, return_dict=False)[0]
+
+    def to(self, device: torch.device | str) -> Wan:
+        """Move transformer, autoencoder and, unless it is offloaded, the text encoder."""
+        self.network.to(device)
+        self.pipe.vae.to(device)
+        if not self.offload_text:
+            self.pipe.text_encoder.to(device)
+        return self
+
+    def save_lora(self, folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
+        """Write `pytorch_lora_weights.safetensors`, which plain `pipe.load_lora_weights(folder)` reads.
+
+        `weights`: a peft state dict of the transformer ("blocks.0.attn1.to_q.lora_A.weight": ...); `config`: keyword
+        arguments of its peft.LoraConfig, kept in the file, since alpha is in no weight.
+        """
+        layers = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+        plain = {key: sorted(value) if isinstance(value, (set, frozenset)) else value for key, value in config.items()}
+        type(self.pipe).save_lora_weights(folder, layers, transformer_lora_adapter_metadata=plain)
+
+    def load_lora(self, folder: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Weights and LoraConfig arguments of any Wan LoRA that diffusers reads; without metadata, alpha is the rank."""
+        try:
+            state, meta = type(self.pipe).lora_state_dict(str(folder), return_lora_metadata=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"expected a LoRA that diffusers reads (pytorch_lora_weights.safetensors) in {folder}, got: {error}"
+            ) from error
+        weights, config = _unprefixed(state), _unprefixed(meta or {})
+        if not weights:
+            raise ValueError(f"expected weights named transformer.*, got {', '.join(list(state)[:3])} in {folder}")
+        return weights, config or _guess_config(weights)
+
+    @classmethod
+    def tiny(cls) -> Wan:
+        """Random weights, 16 x 16 x 5 frames, text of 16 tokens."""
+        return cls(_tiny_pipeline(), height=16, width=16, frames=5, fps=8.0, text_length=16)
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"Wan needs diffusers and transformers ({error}): pip install 'vidrl[train]'") from error
+    return diffusers
+
+
+def _open(model: str | Path, dtype: str) -> Any:
+    """The pipeline of a folder or hub id, after its index has been read: loading gigabytes to find them wrong is late."""
+    folder, wanted = Path(model), "expected a diffusers folder of a Wan text-to-video pipeline"
+    cure = "name a folder that WanPipeline.save_pretrained wrote, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    pipeline = _diffusers().WanPipeline
+    if folder.is_dir() and not (folder / "model_index.json").exists():
+        raise ValueError(f"{wanted}, got {folder}, which has no model_index.json: {cure}")
+    try:
+        index = pipeline.load_config(str(model))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{wanted}, got {str(model)!r} ({str(error).splitlines()[0]}): {cure}") from error
+    if index.get("_class_name") != "WanPipeline":
+        raise ValueError(f"{wanted}, got a {index.get('_class_name')} in {model}: {cure}")
+    dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
+    return _checked(pipeline.from_pretrained(str(model), torch_dtype=dtypes))
+
+
+def _checked(pipe: Any) -> Any:
+    """The pipeline, if it is one that this adapter can drive."""
+    if not isinstance(pipe, _diffusers().WanPipeline):
+        raise ValueError(f"expected model to be a folder, a hub id or a WanPipeline, got {type(pipe).__name__}")
+    if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.expand_timesteps:
+        raise ValueError("expected a Wan 2.1 pipeline of one transformer, got a Wan 2.2 one: use a 2.1 checkpoint")
+    return pipe
+
+
+def _size(model: object, **wanted: float | None) -> dict[str, float]:
+    """What was asked for, then what the folder's vidrl.json recommends, then the released checkpoints' size."""
+    file = Path(model) / "vidrl.json" if isinstance(model, (str, Path)) else None
+    own = json.loads(file.read_text()) if file and file.exists() else {}
+    return {key: own.get(key, SIZE[key]) if value is None else value for key, value in wanted.items()}
+
+
+def _fits(height: int, width: int, frames: int, rows: int, columns: int, time: int) -> None:
+    """Raise ValueError where WanPipeline would refuse, or silently change, the size."""
+    for name, value, unit in (("height", height, rows), ("width", width, columns)):
+        unit = max(unit, 16)  # WanPipeline's own rule, whatever the patch
+        if value < unit or value % unit:
+            raise ValueError(f"expected {name} to be a multiple of {unit}, got {value}: take {max(unit, value // unit * unit)}")
+    if frames < 1 or frames % time != 1 % time:
+        nearest = max(0, frames - 1) // time * time + 1
+        raise ValueError(f"expected frames to be {time} k + 1, got {frames}: take {nearest}")
+
+
+def _euler(scheduler: Any, shift: float | None) -> Any:
+    """A flow Euler scheduler of the checkpoint's own shift; Wan's releases come with UniPC and its `flow_shift`."""
+    euler, config = _diffusers().FlowMatchEulerDiscreteScheduler, scheduler.config
+    if isinstance(scheduler, euler):
+        return euler.from_config(config, **({} if shift is None else {"shift": shift}))
+    if config.get("prediction_type") != "flow_prediction":
+        raise ValueError(
+            "expected a scheduler of flow prediction, got "
+            f"{type(scheduler).__name__} of {config.get('prediction_type')}: save the pipeline with FlowMatchEulerDiscreteScheduler"
+        )
+    return euler(shift=config.get("flow_shift", 1.0) if shift is None else shift)
+
+
+def _unprefixed(values: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = "transformer."
+    return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+
+
+def _guess_config(weights: Mapping[str, Tensor]) -> dict[str, object]:
+    """LoraConfig arguments from shapes alone, as diffusers guesses them: every module's alpha is its rank."""
+    ranks = {key.split(".lora_A")[0]: value.shape[0] for key, value in weights.items() if ".lora_A" in key}
+    rank = max(ranks.values())
+    other = {name: r for name, r in ranks.items() if r != rank}
+    return {"r": rank, "lora_alpha": rank, "target_modules": sorted(ranks), "rank_pattern": other, "alpha_pattern": dict(other)}
+
+
+def _tiny_pipeline() -> Any:
+    """A WanPipeline of random weights with every part of the real one."""
+    diffusers = _diffusers()
+    from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+    words = "a the red blue green circle square cross moves stays left right up down slowly still".split()
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -10.0)] + [(f"▁{w}", -1.0) for w in words]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text = UMT5EncoderModel(
+            UMT5Config(vocab_size=len(pieces), d_model=16, d_kv=8, num_heads=2, num_layers=1, d_ff=32, dropout_rate=0.0)
+        )
+        vae = diffusers.AutoencoderKLWan(
+            base_dim=8, z_dim=4, dim_mult=[1, 1, 2], num_res_blocks=1, attn_scales=[], temperal_downsample=[True, True],
+            latents_mean=[0.1, -0.2, 0.0, 0.3], latents_std=[1.5, 0.8, 1.0, 2.0], patch_size=2, in_channels=12,
+            out_channels=12, scale_factor_spatial=8, scale_factor_temporal=4,
+        )  # fmt: skip
+        transformer = diffusers.WanTransformer3DModel(
+            patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
+            freq_dim=16, ffn_dim=32, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
+        )  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    return diffusers.WanPipeline(tokenizer, text, vae, scheduler, transformer)
