@@ -88,24 +88,34 @@ def clean(run_dir: str | Path) -> None:
 # --- the run folder --------------------------------------------------------------------------------------------------
 
 
-def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> None:
-    """Make `run_dir` the folder of the run that `config` describes, or check that it already is.
+def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
+    """Make `run_dir` the folder of the run that `config` describes, and return where that run stands.
 
-    Writes `config.toml`. Raises `RunFolderError` where the folder holds another run (the message shows the
-    difference), an unfinished one while `resume` is false, or files that no run wrote.
+    Writes `config.toml`. Raises `RunFolderError` as `examine` does.
     """
-    folder = Path(run_dir)
+    stands = examine(run_dir, config, resume)
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    write_text(Path(run_dir) / "config.toml", toml.write(config))
+    return stands
+
+
+def examine(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
+    """The `status` of the run that `config` describes in this folder; writes nothing.
+
+    Raises `RunFolderError` where the folder holds another run (the message shows the difference), an unfinished one
+    while `resume` is false, or files that no run wrote.
+    """
+    folder, stands = Path(run_dir), status(run_dir)
     recorded = folder / "config.toml"
+    another = f"or name another folder, as run={folder}-2"
     if recorded.is_file():
         _same_run(folder, tomllib.loads(recorded.read_text(encoding="utf-8")), config)
-        if status(folder) != "new" and not resume:
-            raise RunFolderError(f"{folder} holds this run already ({status(folder)}): add --resume to go on with it, "
-                                 f"or name another folder, as run={folder}-2")
+        if stands != "new" and not resume:
+            raise RunFolderError(f"{folder} holds this run already ({stands}): add --resume to go on, {another}")
     elif folder.is_dir() and any(folder.iterdir()):
         raise RunFolderError(f"{folder} holds files but no config.toml, so no run of vidrl: expected a new or an "
-                             f"empty folder; name another, as run={folder}-2")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(recorded, toml.write(config))
+                             f"empty folder; empty it, {another}")
+    return stands
 
 
 def status(run_dir: str | Path) -> str:

@@ -110,7 +110,7 @@ def facts(kind: str, name: str) -> dict[str, Any]:
         "kind": kind, "name": name, "class": f"{cls.__module__}:{cls.__qualname__}",
         "summary": (doc or "").split("\n\n")[0].replace("\n", " "), "doc": doc or "",
         "options": [_option(parameter) for parameter in _parameters(cls).values()],
-        "facts": _attributes(cls, base(kind)),
+        "facts": {name: value for name, value in _attributes(cls, base(kind)).items() if name not in _parameters(cls)},
     }
 
 
