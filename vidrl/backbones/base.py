@@ -97,3 +97,19 @@ def rows(cond: Cond, index: Tensor | slice) -> Cond:
         {'text': tensor([2, 2])}
     """
     return {name: value[index] for name, value in cond.items()}
+
+
+class PromptCache:
+    """Encodes each prompt once, and keeps its condition on the CPU."""
+
+    def __init__(self, backbone: Generator):
+        self.backbone, self.kept = backbone, dict[str, Cond]()
+
+    def __call__(self, prompts: Sequence[str]) -> Cond:
+        """The condition of each prompt, on the backbone's device."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.kept]
+        if new:
+            made = {name: value.cpu() for name, value in self.backbone.encode(new).items()}
+            self.kept |= {prompt: rows(made, slice(i, i + 1)) for i, prompt in enumerate(new)}
+        parts = [self.kept[prompt] for prompt in prompts]
+        return {name: torch.cat([part[name] for part in parts]).to(self.backbone.device) for name in parts[0]}

@@ -1,0 +1,159 @@
+"""Held-out evaluation: the same prompts, the same noise, the deterministic sampler; and what comes of comparing two.
+
+A measure is one number a clip: the reward (`composite`), its parts, and guards that no reward optimises. Legend: N clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidrl import verifier, world
+from vidrl.rewards import Reward, Samples, Score
+
+Measures = dict[str, np.ndarray]
+
+
+def score_each(reward: Reward, samples: Samples) -> Score:
+    """The reward's score; where it raises, clip by clip, so that one bad clip leaves only itself unscored.
+
+    Raises RuntimeError where every clip fails: that is the reward's fault, not a clip's.
+    """
+    try:
+        return reward(samples)
+    except Exception as whole:  # noqa: BLE001  any crash of a reward is the reason of a NaN, never a number
+        singles = [_score_one(reward, samples, i) for i in range(len(samples))]
+        good = next((score for score in singles if isinstance(score, Score)), None)
+        if good is None:
+            raise RuntimeError(f"the reward failed on all of {len(samples)} clips; the first: {whole!r}") from whole
+        return join([score if isinstance(score, Score) else _unscored(good, score) for score in singles])
+
+
+def _score_one(reward: Reward, samples: Samples, i: int) -> Score | str:
+    try:
+        return reward(samples.pick([i]))
+    except Exception as error:  # noqa: BLE001
+        return f"unscored: the reward raised {error!r}"
+
+
+def _unscored(like: Score, why: str) -> Score:
+    nan = {name: _unscored(part, why) for name, part in like.parts.items()}
+    frames = None if like.frames is None else torch.full_like(like.frames, float("nan"))
+    return Score(torch.full_like(like.value, float("nan")), frames, like.support, nan, [why], like.weights)
+
+
+def join(scores: Sequence[Score]) -> Score:
+    """Scores of several batches as one."""
+    first = scores[0]
+    frames = None if first.frames is None else torch.cat([s.frames for s in scores])  # type: ignore[misc]
+    parts = {name: join([s.parts[name] for s in scores]) for name in first.parts}
+    why = [reason for s in scores for reason in s.why]
+    return Score(torch.cat([s.value for s in scores]), frames, first.support, parts, why, first.weights)
+
+
+def measure(score: Score, samples: Samples) -> Measures:
+    """The reward, its parts and the guards of each clip."""
+    values = {"composite": score.value} | {name: part.value for name, part in score.parts.items()}
+    values |= {"unscored_share": score.value.isnan().float(), "exposure": exposure(samples.frames)}
+    found = {name: value.detach().double().cpu().numpy() for name, value in values.items()}
+    return found | _verifier(samples)
+
+
+def exposure(video: Tensor) -> Tensor:
+    """Mean luma (N,) of clips (N, F, C, H, W) in [0, 1] (Rec. 601 weights)."""
+    weights = video.new_tensor([0.299, 0.587, 0.114]) if video.shape[2] == 3 else video.new_ones(1)
+    return torch.einsum("nfchw,c->n", video, weights) / (video[0, :, 0].numel())
+
+
+def _verifier(samples: Samples) -> Measures:
+    """What the verifier reads, where the prompts are captions of `vidrl.world`."""
+    try:
+        for prompt in samples.prompts:
+            world.parse(prompt)
+    except ValueError:
+        return {}
+    seen = verifier.verify(samples.frames, list(samples.prompts), samples.fps)
+    named = {"verifier": seen.all, "verifier_shape": seen.shape, "verifier_colour": seen.colour, "verifier_motion": seen.motion}
+    return {name: value.double().numpy() for name, value in named.items()}
+
+
+def diversity(video: Tensor, group: Tensor) -> Tensor:
+    """How much members of a group differ: (number of groups,) mean absolute difference between clips of a group.
+
+    Example:
+        >>> diversity(torch.tensor([0.0, 1.0, 3.0, 3.0]).view(4, 1, 1, 1, 1), torch.tensor([0, 0, 1, 1]))
+        tensor([1., 0.])
+    """
+    spreads = []
+    for g in group.unique():
+        clips = video[group == g].flatten(1)
+        pairs = len(clips) * (len(clips) - 1)
+        spreads.append(torch.cdist(clips, clips, p=1).sum() / pairs / clips.shape[1])
+    return torch.stack(spreads)
+
+
+def means(measures: Measures) -> dict[str, dict[str, float]]:
+    """Mean over the scored clips, and how many they are, of each measure."""
+    return {
+        name: {"mean": float(np.nanmean(v)) if np.isfinite(v).any() else float("nan"), "n_scored": int(np.isfinite(v).sum())}
+        for name, v in measures.items()
+    }
+
+
+def values(measures: Measures) -> dict[str, float]:
+    """The mean of each measure over the scored clips."""
+    return {name: row["mean"] for name, row in means(measures).items()}
+
+
+def compare(before: Measures, after: Measures, draws: int = 4000) -> dict[str, dict[str, float]]:
+    """Before, after, their paired difference and its 95 % interval (percentile bootstrap over clips, seed 0).
+
+    Clips that either evaluation left unscored are left out of the pairs.
+    """
+    rng = np.random.default_rng(0)
+    table = {}
+    for name in before.keys() & after.keys():
+        a, b = before[name], after[name]
+        both = np.isfinite(a) & np.isfinite(b)
+        a, b = a[both], b[both]
+        if not len(a):
+            continue
+        spread = (b - a)[rng.integers(0, len(a), (draws, len(a)))].mean(1)
+        low, high = np.percentile(spread, [2.5, 97.5])
+        numbers = {"before": a.mean(), "after": b.mean(), "difference": (b - a).mean(), "low": low, "high": high}
+        table[name] = {key: float(value) for key, value in numbers.items()} | {"n": len(a)}
+    order = [name for name in before if name in table]
+    return {name: table[name] for name in order}
+
+
+def outside(bands: Mapping[str, tuple[float, float]], base: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+    """What each guard that left its band says; bands are fractions of the base model's value.
+
+    Example:
+        >>> outside({"dynamic_degree": (0.95, 2.0)}, {"dynamic_degree": 0.5}, {"dynamic_degree": 0.4})
+        ['dynamic_degree: expected 0.475 to 1 (0.95 to 2.0 of the base model), got 0.4']
+    """
+    messages = []
+    for name, (low, high) in bands.items():
+        if name not in now or name not in base:
+            raise ValueError(f"guard.bands.{name}: expected a held-out measure out of {', '.join(now)}")
+        bottom, top = sorted((low * base[name], high * base[name]))
+        if not bottom <= now[name] <= top:
+            messages.append(f"{name}: expected {bottom:.3g} to {top:.3g} ({low} to {high} of the base model), got {now[name]:.3g}")
+    return messages
+
+
+def save(folder: Path, round: int, measures: Measures) -> None:
+    """Keep the numbers of each clip for paired statistics."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"{round:06d}.npz", **measures)  # type: ignore[arg-type]
+
+
+def load(folder: Path, round: int) -> Measures:
+    """What `save` kept."""
+    with np.load(folder / f"{round:06d}.npz", allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

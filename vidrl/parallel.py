@@ -1,0 +1,132 @@
+"""Several processes as one: accelerate launches them, and this page is all that the trainer asks of it.
+
+Gradients are summed by hand rather than by DistributedDataParallel: the trained weights are few (a LoRA), the same
+network runs under several weight sets, and a process may have no pair in a minibatch, which DDP's hooks do not survive.
+Nothing but tensors crosses between processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vidrl.rewards import Score
+
+Made = TypeVar("Made")
+REASONS = ("", "time limit", "interrupted")  # to stop, the weightiest last
+
+
+class Workers:
+    """This process among its peers. One process needs no launcher; more come from `accelerate launch` or torchrun."""
+
+    def __init__(self, mixed_precision: str = "no", trackers: Sequence[str] = (), folder: str = "."):
+        try:
+            from accelerate import Accelerator
+        except ImportError as error:
+            raise ImportError("expected accelerate for training, found none: pip install 'vidrl[train]'") from error
+        self.engine = Accelerator(
+            cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision, log_with=list(trackers) or None, project_dir=folder
+        )
+        self.trackers = bool(trackers)
+        if trackers:
+            self.engine.init_trackers("vidrl")
+        self.device, self.count, self.rank = self.engine.device, self.engine.num_processes, self.engine.process_index
+        self.main = self.engine.is_main_process
+
+    def share(self, n: int, even: bool = True) -> list[int]:
+        """The places out of n that are this process's, one after the other."""
+        if even and n % self.count:
+            raise ValueError(f"expected a number of samples that {self.count} processes divide, got {n}: change prompts_per_round or group")
+        return [int(i) for i in np.array_split(np.arange(n), self.count)[self.rank]]
+
+    def first_micro_batch(self) -> int:
+        """Pairs at once before memory was asked; halved when it runs out."""
+        return 32 if self.device.type == "cpu" else 16
+
+    def once(self, action: Callable[[], object]) -> None:
+        """The main process acts, the others wait; its failure ends them all through the launcher."""
+        if self.main:
+            action()
+        self.engine.wait_for_everyone()
+
+    def assert_alike(self, checksum: str) -> None:
+        """Raise RuntimeError where processes hold different weights: they would train apart from here on."""
+        mine = torch.tensor([int(checksum[:15], 16)], device=self.device)
+        seen = self.engine.gather(mine)
+        if bool((seen != mine).any()):
+            raise RuntimeError(f"expected the same weights on all {self.count} processes, got checksums {seen.tolist()}")
+
+    def agree(self, stop: str) -> str:
+        """The weightiest reason to stop that any process has."""
+        if stop not in REASONS:
+            return stop  # found by all alike
+        worst = self.engine.gather(torch.tensor([REASONS.index(stop)], device=self.device)).max()
+        return REASONS[int(worst)]
+
+    def all(self, values: Tensor) -> Tensor:
+        """Rows of all processes in order, on the CPU; processes may hold different numbers of them."""
+        if self.count == 1:
+            return values.detach().cpu()
+        counts = self.engine.gather(torch.tensor([len(values)], device=self.device)).tolist()
+        padded = values.new_zeros(max(counts), *values.shape[1:]).to(self.device)
+        padded[: len(values)] = values
+        rows = self.engine.gather(padded.contiguous()).cpu().split(max(counts))
+        return torch.cat([part[:n] for part, n in zip(rows, counts, strict=True)])
+
+    def gather_score(self, score: Score) -> Score:
+        """The scores of all processes' samples; reasons stay with the process that has them."""
+        frames = None if score.frames is None else self.all(score.frames)
+        parts = {name: self.gather_score(part) for name, part in score.parts.items()}
+        value, why = self.all(score.value), list(score.why)
+        why += [None] * (len(value) - len(why))
+        return Score(value, frames, score.support, parts, why, score.weights)
+
+    def gather_arrays(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Each array's rows of all processes, in order."""
+        return {name: self.all(torch.from_numpy(rows)).numpy() for name, rows in arrays.items()}
+
+    def mean(self, value: Tensor) -> float:
+        """Mean over processes of one number each."""
+        return float(self.engine.gather(value.detach().float().reshape(1).to(self.device)).mean())
+
+    def extremes(self, values: Tensor) -> tuple[float, float]:
+        """Least and greatest value of all processes."""
+        values = self.all(values.detach().flatten())
+        return float(values.min()), float(values.max())
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return self.engine.autocast()
+
+    def backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss)
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Add up the gradients of all processes; one without any gives zeros."""
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        if self.count == 1:
+            return
+        flat = self.engine.reduce(torch.cat([p.grad.flatten() for p in parameters]), "sum")  # type: ignore[union-attr]
+        for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.grad = grad.view_as(p)
+
+    def log(self, row: dict[str, Any], round: int) -> None:
+        """Hand numbers to the trackers, nested names joined by a slash."""
+        if self.trackers:
+            self.engine.log(_flat(row), step=round)
+
+    def close(self) -> None:
+        self.engine.end_training()
+
+
+def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    out: dict[str, float] = {}
+    for name, value in row.items():
+        out |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return out

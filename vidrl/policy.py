@@ -1,0 +1,146 @@
+"""A backbone that learns: which weights are trained, and named copies of them (live, reference, old, ema).
+
+The trained weights are a LoRA (peft, arXiv 2106.09685) or the whole network, always float32. A named set is a copy of
+the trained weights alone, so the reference costs an adapter, not a second model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidrl.backbones.base import Cond, Denoiser
+
+
+class Policy:
+    """A denoiser and its trained weights.
+
+    `predict` is the backbone's, under whichever set of weights `using` has put in place. At construction the live
+    weights are remembered as "reference".
+
+    Example:
+        >>> from vidrl.backbones.toy import Toy
+        >>> policy = Policy(Toy.tiny(), full=True)
+        >>> policy.weights["out.bias"].data += 1.0
+        >>> with policy.using("reference"):
+        ...     float(policy.weights["out.bias"].abs().max()) < 1
+        True
+    """
+
+    def __init__(
+        self, backbone: Denoiser, rank: int = 16, alpha: int = 16, targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0"),
+        lora: str = "", full: bool = False, seed: int = 0,
+    ):  # fmt: skip
+        self.backbone = backbone
+        self.lora = None if full else _inject(backbone, rank, alpha, list(targets), lora, seed)
+        self.weights = _trained(backbone.network, full)
+        self.sets: dict[str, list[Tensor]] = {}
+        self.remember("reference")
+
+    def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """The network's prediction; see `Denoiser.predict`."""
+        return self.backbone.predict(x, t, cond)
+
+    def remember(self, name: str, decay: float = 0.0) -> None:
+        """Set the named weights to decay · named + (1 − decay) · live; a new name starts at live."""
+        live = [p.detach() for p in self.weights.values()]
+        if name not in self.sets or decay == 0:
+            self.sets[name] = [p.clone() for p in live]
+        else:
+            torch._foreach_lerp_(self.sets[name], live, 1 - decay)
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Put a named set in place of the live weights; "live" changes nothing. Leave it before `backward`."""
+        if name == "live":
+            yield
+            return
+        if name not in self.sets:
+            raise KeyError(f"expected a set of weights out of live, {', '.join(self.sets)}, got {name!r}: remember it first")
+        live = [p.data for p in self.weights.values()]
+        self._put(self.sets[name])
+        try:
+            yield
+        finally:
+            self._put(live)
+
+    def _put(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.weights.values(), values, strict=True):
+            parameter.data = value
+
+    def restore(self, name: str) -> None:
+        """Make a named set the live weights."""
+        for parameter, value in zip(self.weights.values(), self.sets[name], strict=True):
+            parameter.data.copy_(value)
+
+    def state(self) -> dict[str, Tensor]:
+        """Live weights and named sets, by name."""
+        sets = {f"{name}/{key}": value for name, values in self.sets.items() for key, value in zip(self.weights, values, strict=True)}
+        return {f"live/{key}": p.detach() for key, p in self.weights.items()} | sets
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` returned, in place."""
+        for key, parameter in self.weights.items():
+            parameter.data.copy_(state[f"live/{key}"])
+        for name in {key.split("/", 1)[0] for key in state} - {"live"}:
+            self.sets[name] = [state[f"{name}/{key}"].clone().to(p.device) for key, p in self.weights.items()]
+
+    def checksum(self) -> str:
+        """A digest of the live weights: equal on every rank, or training has split."""
+        digest = hashlib.sha256()
+        for key, p in self.weights.items():
+            digest.update(key.encode() + p.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, folder: Path) -> None:
+        """Write the live weights: an adapter in the family's own format, or all weights as safetensors."""
+        if self.lora is None:
+            from safetensors.torch import save_file
+
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({k: p.detach().cpu().contiguous() for k, p in self.weights.items()}, folder / "network.safetensors")
+            return
+        weights = {key.replace(".default.", "."): p.detach().cpu() for key, p in self.weights.items()}
+        self.backbone.save_lora(folder, weights, self.lora)
+
+
+def load_adapter(backbone: Denoiser, folder: str | Path) -> Policy:
+    """A policy whose live weights are those that `Policy.save` wrote."""
+    file = Path(folder) / "network.safetensors"
+    if not file.exists():
+        return Policy(backbone, lora=str(folder))
+    from safetensors.torch import load_file
+
+    backbone.network.load_state_dict(load_file(file))
+    return Policy(backbone, full=True)
+
+
+def _trained(network: nn.Module, full: bool) -> dict[str, nn.Parameter]:
+    """The parameters to train, in float32: everything, or the adapter alone."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(full or "lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
+def _inject(backbone: Denoiser, rank: int, alpha: int, targets: list[str], lora: str, seed: int) -> dict[str, Any]:
+    """Put a LoRA into the network, new (its output is 0) or read from a folder; return its configuration."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    except ImportError as error:
+        raise ImportError("expected peft for a LoRA, found none: pip install 'vidrl[train]', or set policy.full") from error
+    weights, config = backbone.load_lora(Path(lora)) if lora else ({}, {"r": rank, "lora_alpha": alpha, "target_modules": targets})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        settings = LoraConfig(**config)
+        inject_adapter_in_model(settings, backbone.network)
+    if weights:
+        set_peft_model_state_dict(backbone.network, weights)
+    return dict(config)

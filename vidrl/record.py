@@ -1,0 +1,158 @@
+"""The run folder: everything a run writes, so that whoever looks back needs nothing else.
+
+Only the main process writes. Rows are appended and on the disk when a call returns; files are replaced at once.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidrl import checkpoint, evaluate
+from vidrl.config import Recipe
+from vidrl.credit import group_std
+from vidrl.rewards import Samples, Score
+from vidrl.segments import Span
+
+PACKAGES = ("vidrl", "torch", "diffusers", "transformers", "accelerate", "peft", "opencv-python-headless", "numpy")
+
+
+class Record:
+    """Writes one run's folder; does nothing where it is not active."""
+
+    def __init__(self, folder: Path, active: bool = True):
+        self.folder, self.active = folder, active
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """A line of metrics.jsonl."""
+        if self.active:
+            checkpoint.append(self.folder / "metrics.jsonl", row)
+
+    def event(self, round: int, kind: str, message: str) -> None:
+        """A line of events.jsonl."""
+        if self.active:
+            checkpoint.append(self.folder / "events.jsonl", {"round": round, "kind": kind, "message": message})
+
+    def evaluation(self, round: int, measures: evaluate.Measures) -> None:
+        """A line of evals.jsonl, and every clip's numbers."""
+        if self.active:
+            evaluate.save(self.folder / "evals", round, measures)
+            row = {"round": round, "n": len(measures["composite"]), "measures": evaluate.means(measures)}
+            checkpoint.append(self.folder / "evals.jsonl", row)
+
+    def clips(self, kind: str, samples: Samples, score: Score, n: int) -> None:
+        """The first n clips as mp4 under clips/`kind`, their scores and curves beside them."""
+        if not self.active:
+            return
+        rows = [self._clip(kind, f"{i:04d}.mp4", samples, score, i) for i in range(min(n, len(samples)))]
+        checkpoint.write_text(self.folder / "clips" / f"{kind}.json", json.dumps(rows, indent=1))
+
+    def _clip(self, kind: str, name: str, samples: Samples, score: Score, i: int) -> dict[str, Any]:
+        from vidrl.rewards import video
+
+        path = self.folder / "clips" / kind / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        video.write(path, samples.video[i].cpu(), samples.fps)
+        curves = {part: _numbers(s.frames[i]) for part, s in {"composite": score, **score.parts}.items() if s.frames is not None}
+        parts = {part: _numbers(s.value[i]) for part, s in score.parts.items()}
+        return {"prompt": samples.prompts[i], "file": name, "fps": samples.fps, "value": _numbers(score.value[i]), "parts": parts, "curves": curves}
+
+    def credit(self, samples: Samples, score: Score, advantage: Tensor, spans: Sequence[Span]) -> None:
+        """The best and the worst clip of a round: where in time the credit went."""
+        if not self.active or not bool(score.value[: len(samples)].isfinite().any()):
+            return
+        mine = score.value[: len(samples)]
+        best, worst = int(mine.nan_to_num(-torch.inf).argmax()), int(mine.nan_to_num(torch.inf).argmin())
+        rows = []
+        for name, i in (("best", best), ("worst", worst)):
+            row = self._clip("train", f"{name}.mp4", samples, score, i)
+            rows.append(row | {"segments": list(spans), "advantage": _numbers(advantage[i]), "curve": row["curves"].get("composite"), "file": f"clips/train/{name}.mp4"})
+        checkpoint.write_text(self.folder / "credit.json", json.dumps(rows, indent=1))
+
+    def summary(self, recipe: Recipe, seconds: float, round: int, status: str) -> None:
+        """summary.json, timelines.json and report.html: what the run came to."""
+        if not self.active:
+            return
+        from vidrl import report
+
+        before, after = evaluate.load(self.folder / "evals", 0), evaluate.load(self.folder / "evals", round)
+        table = evaluate.compare(before, after)
+        summary = {
+            "held_out": table, "train_seconds": round_to(seconds), "rounds": round, "seed": recipe.seed, "status": status,
+            "versions": _versions(), "device": _device(),
+        }  # fmt: skip
+        checkpoint.write_text(self.folder / "timelines.json", json.dumps(self._timelines(), indent=1))
+        checkpoint.write_text(self.folder / "summary.json", json.dumps(summary, indent=1))
+        report.write(self.folder)
+
+    def _timelines(self) -> list[dict[str, Any]]:
+        before, after = (json.loads((self.folder / "clips" / f"{kind}.json").read_text()) for kind in ("before", "after"))
+        shared = ("prompt", "file", "fps")
+        return [{k: a[k] for k in shared} | {"before": _scores(a), "after": _scores(b)} for a, b in zip(before, after, strict=True)]
+
+
+def summarise(score: Score, group: Tensor) -> dict[str, Any]:
+    """What a round's scores say: reward and parts (mean, std, std within groups), unscored and zero-variance shares."""
+    spread = group_std(score.value, group)
+    return {
+        "reward": _spread(score.value, group),
+        "parts": {name: _spread(part.value, group) for name, part in score.parts.items()},
+        "unscored_share": float(score.value.isnan().float().mean()),
+        "zero_std_share": float((spread.nan_to_num(0) < 1e-6).float().mean()),
+    }
+
+
+def _spread(value: Tensor, group: Tensor) -> dict[str, float]:
+    scored = value[~value.isnan()]
+    within = float(group_std(value, group).nanmean())
+    return {"mean": float(scored.mean()), "std": float(scored.std(correction=0)), "within_group_std": within}
+
+
+def postfix(row: Mapping[str, Any]) -> str:
+    """What the progress bar says of a round."""
+    ratio = row.get("ratio", {"mean": 1.0})["mean"]
+    return f"reward {row['reward']['mean']:+.3f}, ratio {ratio:.5f}, clip {row.get('clip_share', 0.0):.0%}"
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The before → after table as text."""
+    lines = [f"{'held out':<22}{'before':>9}{'after':>9}{'change':>9}   95 % interval"]
+    for name, row in summary["held_out"].items():
+        numbers = f"{row['before']:9.3f}{row['after']:9.3f}{row['difference']:+9.3f}"
+        lines.append(f"{name:<22}{numbers}   [{row['low']:+.3f}, {row['high']:+.3f}]")
+    return "\n".join(lines)
+
+
+def round_to(seconds: float) -> float:
+    return round(seconds, 1)
+
+
+def _scores(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("value", "parts", "curves")}
+
+
+def _numbers(values: Tensor) -> Any:
+    """Numbers as JSON holds them: NaN is null."""
+    found = values.detach().float().cpu().tolist()
+    return [None if v != v else round(v, 5) for v in found] if isinstance(found, list) else None if found != found else round(found, 5)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} thread(s) a process"

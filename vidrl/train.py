@@ -1,0 +1,256 @@
+"""The loop: sample, score, credit, update, look back; it knows no algorithm, backbone or reward by name.
+
+Legend: N samples of all processes in a round (prompts × group), B of this process, S segments.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vidrl import checkpoint, config, evaluate, plugin, rewards
+from vidrl.backbones.base import PromptCache
+from vidrl.parallel import Workers
+from vidrl.policy import Policy
+from vidrl.record import Record, postfix, summarise
+from vidrl.rollout import Plan, Rollout, decoded, draws, generate, join, sample
+from vidrl.segments import frame_spans
+from vidrl.update import Updater
+
+
+def run(recipe: config.Recipe | Mapping[str, Any] | str | Path, resume: bool = False) -> Path:
+    """Train as a recipe says and return the run's folder; `resume` goes on from its newest checkpoint, exactly.
+
+    Raises the errors of `config.load`, `checkpoint.claim` and `plugin.load`; RuntimeError where too many samples cannot
+    be scored, or the ratio before the first update is not 1.
+    """
+    trainer = Trainer(config.load(recipe))
+    try:
+        return trainer.go(resume)
+    finally:
+        trainer.workers.close()
+
+
+def build_reward(section: config.RewardSection) -> rewards.Reward:
+    """The reward of a recipe: one plug-in, a weighted composite, or the default composite."""
+    if section.name:
+        return plugin.load("rewards", section.name, **section.options)
+    if section.parts:
+        return rewards.Composite({name: plugin.load("rewards", name) for name in section.parts}, section.parts)
+    return rewards.default()
+
+
+class Trainer:
+    """One run. Every draw is named by (seed, round, prompt, member), so nothing depends on how the work is split."""
+
+    def __init__(self, recipe: config.Recipe):
+        config.check_plugins(recipe)
+        self.recipe, self.seed, self.options = recipe, recipe.seed, recipe.train
+        self.workers = Workers(self.options.mixed_precision, self.options.trackers, recipe.run)
+        self.algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
+        self.backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options).to(self.workers.device)
+        p = recipe.policy
+        self.policy = Policy(self.backbone, p.lora_rank, p.lora_alpha, p.lora_targets, p.lora, p.full, recipe.seed)
+        self.updater = Updater(self.policy, self.algorithm, self.workers, self.options, recipe.seed)
+        self.reward = build_reward(recipe.reward).to(self.workers.device)
+        self.prompts = config.read_prompts(recipe.data.prompts)
+        self.held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
+        self.encode, self.record = PromptCache(self.backbone), Record(Path(recipe.run), active=self.workers.main)
+        self.round, self.seconds, self.stop = 0, 0.0, ""
+        self.best = {"value": -float("inf"), "checkpoint": ""}
+
+    # The run
+
+    def go(self, resume: bool) -> Path:
+        """Start or resume, loop, finish."""
+        self.workers.once(lambda: checkpoint.claim(self.recipe.run, self.recipe.to_dict(), resume))
+        if checkpoint.status(self.recipe.run) == "finished":
+            return self.record.folder
+        self._restore(resume)
+        self.workers.assert_alike(self.policy.checksum())
+        with _signals(self):
+            if self.round == 0:
+                self._evaluate("before")
+            self._loop()
+            if self.stop != "interrupted":
+                self._finish()
+        return self.record.folder
+
+    def _loop(self) -> None:
+        rounds = self.options.rounds
+        bar = tqdm(total=rounds, initial=self.round, desc="round", unit="round", disable=not self.workers.main)
+        while self.round < rounds and not self.stop:
+            start = time.perf_counter()
+            row = self._train_round()
+            self.round, self.seconds = self.round + 1, self.seconds + time.perf_counter() - start
+            self.record.metrics({"round": self.round, **row, "total_seconds": self.seconds})
+            self.workers.log(row, self.round)
+            bar.set_postfix_str(postfix(row))
+            bar.update()
+            self._look_back(self.round >= rounds)
+        bar.close()
+
+    def _look_back(self, last: bool) -> None:
+        """After a round: stop, evaluate and save, as the signals and the recipe say."""
+        limit = self.options.time_limit
+        self.stop = self.workers.agree(self.stop or ("time limit" if limit and self.seconds > limit else ""))
+        if self.round % self.options.eval_every == 0 and not last and not self.stop:
+            self._evaluate()
+        if self.round % self.options.checkpoint_every == 0 or last or self.stop:
+            self.workers.assert_alike(self.policy.checksum())
+            self._save()
+
+    def _finish(self) -> None:
+        """Evaluate; if that puts better weights back, evaluate those. Then write what is kept."""
+        if self._evaluate("after"):
+            self._evaluate("after")
+        self.workers.once(lambda: self.policy.save(self.record.folder / "lora"))
+        self.workers.once(lambda: self.record.summary(self.recipe, self.seconds, self.round, self.stop or "finished"))
+
+    # One round
+
+    def _train_round(self) -> dict[str, Any]:
+        clock = _Clock()
+        prompts, index = self._round_prompts()
+        mine = [prompts[i] for i in index]
+        plan = self.algorithm.plan(self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0])
+        with clock("sample"):
+            rollout = self._sample(mine, index, plan)
+        with clock("decode"):
+            samples = decoded(self.backbone, rollout.latents, mine)
+        with clock("reward"):
+            own = evaluate.score_each(self.reward, samples)
+            score = self.workers.gather_score(own)
+        group = torch.arange(len(prompts)) // self.options.group
+        self._check_scored(score)
+        advantage = self.algorithm.credit(score, group, plan, self.backbone.frame_map)
+        with clock("update"):
+            own_advantage = advantage[index].to(rollout.latents)
+            seen = self.updater.update(rollout, own_advantage, torch.tensor(index), len(prompts), self.round)
+        self.record.credit(samples, own, own_advantage, frame_spans(self.backbone.frame_map, plan.segments))
+        spread = self.workers.mean(evaluate.diversity(samples.video, group[index]).mean())
+        return summarise(score, group) | seen | {"diversity": spread, "seconds": clock.seconds}
+
+    def _round_prompts(self) -> tuple[list[str], list[int]]:
+        """The round's prompts, each `group` times, and the places of this process's share."""
+        n, chosen = self.options.prompts_per_round, []
+        for place in range(self.round * n, (self.round + 1) * n):
+            epoch, at = divmod(place, len(self.prompts))
+            order = torch.randperm(len(self.prompts), generator=draws(self.seed, [("order", epoch)])[0])
+            chosen.append(self.prompts[int(order[at])])
+        return [prompt for prompt in chosen for _ in range(self.options.group)], self.workers.share(n * self.options.group)
+
+    def _sample(self, prompts: list[str], index: list[int], plan: Plan) -> Rollout:
+        size = self.updater.micro_batch
+        generators = draws(self.seed, [(self.round, *divmod(i, self.options.group)) for i in index])
+        parts = [slice(a, a + size) for a in range(0, len(prompts), size)]
+        with self.workers.autocast():
+            return join([sample(self.policy, self.encode(prompts[p]), generators[p], plan) for p in parts])
+
+    def _check_scored(self, score: rewards.Score) -> None:
+        missing = float(score.value.isnan().float().mean())
+        if missing > self.options.max_unscored:
+            reason = next((why for why in score.why if why), "another process knows the reason")
+            allowed = f"at most {self.options.max_unscored:.0%} may be (train.max_unscored)"
+            raise RuntimeError(f"round {self.round}: {missing:.0%} of the samples are unscored, {allowed}: {reason}")
+
+    # Looking back
+
+    def _evaluate(self, clips: str = "") -> bool:
+        """Measure the held-out prompts and keep every clip's numbers; True where a guard put other weights back."""
+        mine = self.workers.share(len(self.held_out), even=False)
+        prompts, generators = [self.held_out[i] for i in mine], draws(0, [("held out", i) for i in mine])
+        with self.workers.autocast():
+            samples = generate(self.policy, prompts, generators, self.options.eval_steps, self.updater.micro_batch, self.encode)
+        score = evaluate.score_each(self.reward, samples)
+        measures = self.workers.gather_arrays(evaluate.measure(score, samples))
+        self.record.evaluation(self.round, measures)
+        if clips:
+            self.record.clips(clips, samples, score, self.options.show)
+        self.workers.once(lambda: None)
+        return self.round > 0 and self._guard(evaluate.values(measures))
+
+    def _guard(self, now: Mapping[str, float]) -> bool:
+        """Hold the recipe's bands: note the best weights within them, put them back where a measure has left its band."""
+        base = evaluate.values(evaluate.load(self.record.folder / "evals", 0))
+        complaints = evaluate.outside(self.recipe.guard.bands, base, now)
+        for message in complaints:
+            self.record.event(self.round, "guard", message)
+        if not complaints and now["composite"] > self.best["value"]:
+            self.best = {"value": now["composite"], "checkpoint": f"{self.round:06d}"}
+            self._save()
+        if not complaints or self.recipe.guard.action == "warn":
+            return False
+        self._retreat()
+        return True
+
+    def _retreat(self) -> None:
+        """Put the best weights within the guards back, or the first ones; "stop" ends the run there."""
+        name = str(self.best["checkpoint"])
+        if name:
+            self._put_back(checkpoint.load(self.recipe.run, name) or {})
+        else:
+            self.policy.restore("reference")
+        self.record.event(self.round, self.recipe.guard.action, f"weights of round {int(name or 0)} put back")
+        if self.recipe.guard.action == "stop":
+            self.stop = "guard"
+
+    def _save(self) -> None:
+        state = {
+            "policy": self.policy.state(), "optimiser": self.updater.optimiser.state_dict(), "rng": checkpoint.rng_state(),
+            "round": self.round, "seconds": self.seconds, "best": self.best, "world": checkpoint.world(self.workers.count),
+            "micro_batch": self.updater.micro_batch, "recipe": self.recipe.to_dict(),
+        }  # fmt: skip
+        protect = [str(self.best["checkpoint"])]
+        self.workers.once(lambda: checkpoint.save(self.recipe.run, self.round, state, self.options.keep_checkpoints, protect))
+
+    def _restore(self, resume: bool) -> None:
+        """Go on from the newest checkpoint; what was written after it is cut away."""
+        state = checkpoint.load(self.recipe.run) if resume else None
+        if state is not None:
+            checkpoint.same_world(state["world"], checkpoint.world(self.workers.count))
+            self._put_back(state)
+            checkpoint.restore_rng(state["rng"])
+            self.round, self.seconds, self.best = state["round"], state["seconds"], state["best"]
+            self.updater.micro_batch = state["micro_batch"]
+        logs = [self.record.folder / name for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl")]
+        self.workers.once(lambda: [checkpoint.cut_back(log, self.round if state is not None else -1) for log in logs])
+
+    def _put_back(self, state: Mapping[str, Any]) -> None:
+        self.policy.load_state(state["policy"])
+        self.updater.optimiser.load_state_dict(state["optimiser"])
+
+
+class _Clock:
+    """Seconds a stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+@contextmanager
+def _signals(trainer: Trainer) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the round that runs, save, and leave."""
+
+    def ask(number: int, frame: object) -> None:
+        trainer.stop = "interrupted"
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,109 @@
+"""A round's optimiser steps: micro-batches, gradients over all processes, and the proof that ratio is 1 at first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidrl.algorithms.base import Algorithm, Batch
+from vidrl.config import Train
+from vidrl.parallel import Workers
+from vidrl.policy import Policy
+from vidrl.rollout import Rollout, draws
+
+RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| before the first update
+
+
+class Updater:
+    """Minimises an algorithm's loss over a policy's trained weights."""
+
+    def __init__(self, policy: Policy, algorithm: Algorithm, workers: Workers, options: Train, seed: int):
+        self.policy, self.algorithm, self.workers, self.options, self.seed = policy, algorithm, workers, options, seed
+        self.optimiser = torch.optim.AdamW(
+            policy.weights.values(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=options.weight_decay
+        )
+        self.micro_batch = options.micro_batch or workers.first_micro_batch()
+        self.proven = False
+
+    def update(self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, round: int) -> dict[str, Any]:
+        """Take the round's optimiser steps; what the losses reported, over all processes.
+
+        `advantage` (B, S) and `index` (B,) are this process's among `total` samples.
+        """
+        seen: list[dict[str, Tensor]] = []
+        norms = []
+        for batch in self._batches(rollout, advantage, index, total, round):
+            seen.append(self._accumulate(batch))
+            norms.append(self._step(round))
+        metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in {k: 0 for part in seen for k in part}}
+        kl = self._divergence(next(self._batches(rollout, advantage, index, total, round)))
+        return {"kl": kl} | self._summary(metrics) | {"grad_norm": sum(norms) / len(norms)}
+
+    def _batches(self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, round: int) -> Any:
+        draw = draws(self.seed, [("minibatches", round)])[0]
+        return self.algorithm.minibatches(rollout, advantage, index, total, draw)
+
+    def _accumulate(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradients of one optimiser step; where memory runs out, again in micro-batches of half the size."""
+        while True:
+            try:
+                return self._backward(batch)
+            except torch.cuda.OutOfMemoryError:
+                if self.micro_batch == 1:
+                    raise
+                self.micro_batch //= 2
+                self.optimiser.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+
+    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+        seen: dict[str, list[Tensor]] = {}
+        for micro in batch.split(self.micro_batch):
+            with self.workers.autocast():
+                loss = self.algorithm.loss(self.policy, micro)
+            self.workers.backward(loss.value * len(micro) * batch.share)
+            for name, value in loss.metrics.items():
+                seen.setdefault(name, []).append(value.flatten().cpu())
+        found = {name: torch.cat(values) for name, values in seen.items()}
+        if not self.proven:
+            self._prove(found)
+        return found
+
+    def _prove(self, seen: Mapping[str, Tensor]) -> None:
+        """Before its first update the policy must give its own samples the density it gave them."""
+        self.proven = True
+        tolerance = RATIO_TOLERANCE[self.options.mixed_precision]
+        worst = float((seen["ratio"] - 1).abs().max()) if "ratio" in seen else 0.0
+        if not worst <= tolerance:
+            raise RuntimeError(
+                f"expected ratio 1 before the first update, within {tolerance:g}, got {worst:g} off: rollout and update do not run "
+                "the same network; look for dropout, another attention backend or another precision"
+            )
+
+    def _step(self, round: int) -> float:
+        parameters = list(self.policy.weights.values())
+        self.workers.sum_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
+        if not bool(norm.isfinite()):
+            raise RuntimeError(f"round {round}: the gradient is not finite; lower train.learning_rate, and see metrics.jsonl")
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.options.ema:
+            self.policy.remember("ema", self.options.ema)
+        return float(norm)
+
+    def _divergence(self, batch: Batch) -> float:
+        """KL to the reference after the update, on a micro-batch of the round's own steps."""
+        with torch.no_grad(), self.workers.autocast():
+            value = self.algorithm.divergence(self.policy, batch.split(self.micro_batch)[0]) if len(batch) else torch.zeros(())
+        return self.workers.mean(value)
+
+    def _summary(self, seen: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Means over all processes; of the ratio also the range."""
+        row: dict[str, Any] = {name: self.workers.mean(values.mean()) for name, values in sorted(seen.items())}
+        if "ratio" in seen:
+            low, high = self.workers.extremes(seen["ratio"])
+            row["ratio"] = {"mean": row["ratio"], "min": low, "max": high}
+        return row
