@@ -26,11 +26,11 @@ SIZE = {"height": 480, "width": 832, "frames": 81, "fps": 16.0}  # what the rele
 class Wan(Denoiser):
     """A Wan 2.1 pipeline as a denoiser; its ODE rollout is WanPipeline's with FlowMatchEulerDiscreteScheduler.
 
-    `model`: a diffusers folder, a hub id, or a WanPipeline in memory. `height`, `width`, `frames` (4 k + 1), `fps`: None
-    is what the folder's `vidrl.json` says, else 480 x 832 x 81 at 16. `guidance`: 1 is off; above, x_uncond + guidance
-    (x_cond − x_uncond) against `negative_prompt`. `text_length`: tokens, padded with zeros (512 as WanPipeline).
-    `flow_shift`: None is the checkpoint's. `dtype` is of the transformer and the text encoder; the autoencoder stays
-    float32. `decode_chunk`: clips decoded at once. `gradient_checkpointing`: of the transformer and of a decode that
+    `model`: a diffusers folder, a hub id, or a WanPipeline in memory. `height`, `width`, `frames` (4 k + 1), `fps`:
+    None is what the folder's `vidrl.json` says, else 480 x 832 x 81 at 16. `guidance` g: v = v_neg + g (v_text − v_neg)
+    against `negative_prompt`; 1 is off. `text_length`: tokens, padded with zeros (512 as WanPipeline). `flow_shift`:
+    None is the checkpoint's. `dtype` is of the transformer and the text encoder; the autoencoder stays float32.
+    `decode_chunk`: clips decoded at once. `gradient_checkpointing`: of the transformer and of a decode that
     carries gradient. `attention`: a diffusers backend, proven at first use. `offload_text`: the text encoder visits
     the device only to encode. All weights come frozen, in eval mode; what is trained is the policy's affair.
 
@@ -62,27 +62,27 @@ class Wan(Denoiser):
         self.decode_chunk, self.checkpointing, self.offload_text = decode_chunk, gradient_checkpointing, offload_text
         self.attention = attention
         self._proven: set[tuple[torch.device, bool]] = set()
-        self._dtype = self.network.dtype
+        self._dtype: torch.dtype = self.pipe.transformer.dtype
         self.scheduler = _euler(self.pipe.scheduler, flow_shift)
         self._resize(_size(model, height=height, width=width, frames=frames, fps=fps))
         if gradient_checkpointing:
-            self.network.enable_gradient_checkpointing()
+            self.pipe.transformer.enable_gradient_checkpointing()
 
     def _resize(self, size: Mapping[str, float]) -> None:
-        """Shape of a latent and pixel frames of each latent frame; the causal autoencoder gives the first frame alone."""
+        """Shape of a latent, and the frame map: the causal autoencoder gives the first frame a latent of its own."""
         space, time = self.pipe.vae_scale_factor_spatial, self.pipe.vae_scale_factor_temporal
-        patch = self.network.config.patch_size
+        config = self.pipe.transformer.config
         height, width, frames = (int(size[k]) for k in ("height", "width", "frames"))
-        _fits(height, width, frames, space * patch[1], space * patch[2], time)
+        _fits(height, width, frames, space * config.patch_size[1], space * config.patch_size[2], time)
         latent_frames = (frames - 1) // time + 1
-        self.shape = (self.network.config.in_channels, latent_frames, height // space, width // space)
+        self.shape = (config.in_channels, latent_frames, height // space, width // space)
         self.frame_map: list[Span] = [(0, 1)] + [(time * (k - 1) + 1, time * k + 1) for k in range(1, latent_frames)]
         self.fps = float(size["fps"])
 
     def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
         """Text embeddings {"text": (B, N, D)}, and {"negative": (B, N, D)} with guidance; zero after the last token."""
         if reference is not None:
-            raise ValueError("expected no reference, since Wan text-to-video is conditioned by text alone: leave it out")
+            raise ValueError("expected no reference, since Wan text-to-video reads text alone: leave it out")
         if self.offload_text:
             self.pipe.text_encoder.to(self.device)
         cond = {"text": self._embed(list(prompts))}
@@ -115,16 +115,15 @@ class Wan(Denoiser):
         text, guided = cond["text"], self.guidance != 1
         if guided:
             x, t, text = torch.cat([x, x]), torch.cat([t, t]), torch.cat([text, cond["negative"]])
-        raw = self.network(
-            hidden_states=x.to(self._dtype), timestep=1000 * t, encoder_hidden_states=text.to(self._dtype), return_dict=False
-        )[0].float()  # fmt: skip
+        x, text = x.to(self._dtype), text.to(self._dtype)
+        raw = self.network(hidden_states=x, timestep=1000 * t, encoder_hidden_states=text, return_dict=False)[0].float()
         if not guided:
             return raw
         with_text, without = raw.chunk(2)
         return without + self.guidance * (with_text - without)
 
     def _attend(self, device: torch.device) -> None:
-        """Set the wanted attention backend once it is proven on the device that computes; anew when gradient is wanted."""
+        """Set the wanted attention backend once it is proven on this device, and again when gradient is wanted."""
         training = torch.is_grad_enabled()
         if self.attention == "native" or (device, training) in self._proven:
             return
@@ -168,7 +167,7 @@ class Wan(Denoiser):
         type(self.pipe).save_lora_weights(folder, layers, transformer_lora_adapter_metadata=plain)
 
     def load_lora(self, folder: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """Weights and LoraConfig arguments of any Wan LoRA that diffusers reads; without metadata, alpha is the rank."""
+        """Weights and LoraConfig arguments of a Wan LoRA that diffusers reads; without metadata, alpha is the rank."""
         try:
             state, meta = type(self.pipe).lora_state_dict(str(folder), return_lora_metadata=True)
         except (OSError, ValueError) as error:
@@ -196,7 +195,7 @@ def _diffusers() -> Any:
 
 
 def _open(model: str | Path, dtype: str) -> Any:
-    """The pipeline of a folder or hub id, after its index has been read: loading gigabytes to find them wrong is late."""
+    """The pipeline of a folder or hub id; its index is read first, so that a wrong one costs no gigabytes."""
     folder, wanted = Path(model), "expected a diffusers folder of a Wan text-to-video pipeline"
     cure = "name a folder that WanPipeline.save_pretrained wrote, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     pipeline = _diffusers().WanPipeline
@@ -233,7 +232,8 @@ def _fits(height: int, width: int, frames: int, rows: int, columns: int, time: i
     for name, value, unit in (("height", height, rows), ("width", width, columns)):
         unit = max(unit, 16)  # WanPipeline's own rule, whatever the patch
         if value < unit or value % unit:
-            raise ValueError(f"expected {name} to be a multiple of {unit}, got {value}: take {max(unit, value // unit * unit)}")
+            nearest = max(unit, value // unit * unit)
+            raise ValueError(f"expected {name} to be a multiple of {unit}, got {value}: take {nearest}")
     if frames < 1 or frames % time != 1 % time:
         nearest = max(0, frames - 1) // time * time + 1
         raise ValueError(f"expected frames to be {time} k + 1, got {frames}: take {nearest}")
@@ -246,8 +246,8 @@ def _euler(scheduler: Any, shift: float | None) -> Any:
         return euler.from_config(config, **({} if shift is None else {"shift": shift}))
     if config.get("prediction_type") != "flow_prediction":
         raise ValueError(
-            "expected a scheduler of flow prediction, got "
-            f"{type(scheduler).__name__} of {config.get('prediction_type')}: save the pipeline with FlowMatchEulerDiscreteScheduler"
+            f"expected a scheduler of flow prediction, got {type(scheduler).__name__} of "
+            f"{config.get('prediction_type')}: save the pipeline with FlowMatchEulerDiscreteScheduler"
         )
     return euler(shift=config.get("flow_shift", 1.0) if shift is None else shift)
 
@@ -262,7 +262,8 @@ def _guess_config(weights: Mapping[str, Tensor]) -> dict[str, object]:
     ranks = {key.split(".lora_A")[0]: value.shape[0] for key, value in weights.items() if ".lora_A" in key}
     rank = max(ranks.values())
     other = {name: r for name, r in ranks.items() if r != rank}
-    return {"r": rank, "lora_alpha": rank, "target_modules": sorted(ranks), "rank_pattern": other, "alpha_pattern": dict(other)}
+    patterns = {"rank_pattern": other, "alpha_pattern": dict(other)}
+    return {"r": rank, "lora_alpha": rank, "target_modules": sorted(ranks), **patterns}
 
 
 def _tiny_pipeline() -> Any:
@@ -270,7 +271,21 @@ def _tiny_pipeline() -> Any:
     diffusers = _diffusers()
     from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-    words = "a the red blue green circle square cross moves stays left right up down slowly still".split()
+    words = [
+        "a",
+        "the",
+        "red",
+        "blue",
+        "green",
+        "circle",
+        "square",
+        "cross",
+        "moves",
+        "stays",
+        "left",
+        "right",
+        "still",
+    ]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -10.0)] + [(f"▁{w}", -1.0) for w in words]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -283,8 +298,9 @@ def _tiny_pipeline() -> Any:
             out_channels=12, scale_factor_spatial=8, scale_factor_temporal=4,
         )  # fmt: skip
         transformer = diffusers.WanTransformer3DModel(
-            patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
-            freq_dim=16, ffn_dim=32, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
+            patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+            text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2, cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
         )  # fmt: skip
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
     tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)

@@ -1,0 +1,104 @@
+"""What every backbone promises, held for each file of the folder."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from vidrl import plugin
+from vidrl.backbones.base import Denoiser, Generator, rows
+
+PROMPTS = ["a red circle moves left", "a blue cross", "still"]
+
+
+@pytest.fixture(scope="module", params=plugin.names("backbones"))
+def backbone(request: pytest.FixtureRequest) -> Generator:
+    return plugin.find("backbones", request.param).tiny()
+
+
+@pytest.fixture
+def denoiser(backbone: Generator) -> Denoiser:
+    if not isinstance(backbone, Denoiser):
+        pytest.skip("not a denoiser")
+    return backbone
+
+
+def noise(backbone: Generator, n: int = len(PROMPTS)) -> Tensor:
+    return backbone.noise([torch.Generator().manual_seed(i) for i in range(n)])
+
+
+def test_noise_is_of_the_latents_shape_and_its_own_seed_alone(backbone: Generator) -> None:
+    several = noise(backbone)
+    assert several.shape == (3, *backbone.shape) and several.dtype == torch.float32
+    alone = backbone.noise([torch.Generator().manual_seed(2)])
+    assert torch.equal(several[2:], alone) and not torch.equal(several[0], several[1])
+
+
+def test_encode_of_a_batch_is_that_of_each(backbone: Generator) -> None:
+    batch = backbone.encode(PROMPTS)
+    for i, prompt in enumerate(PROMPTS):
+        alone = backbone.encode([prompt])
+        assert alone.keys() == batch.keys()
+        assert all(torch.allclose(alone[k], batch[k][i : i + 1], atol=1e-5) for k in batch)
+    assert not any(value.requires_grad for value in batch.values())
+    assert any(not torch.allclose(value[0], value[1]) for value in batch.values())
+
+
+def test_generate_is_deterministic(backbone: Generator) -> None:
+    cond = backbone.encode(PROMPTS)
+    with torch.no_grad():
+        first, second = (backbone.generate(noise(backbone), cond) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == (3, *backbone.shape) and first.dtype == torch.float32 and first.isfinite().all()
+
+
+def test_decode_gives_clips_in_range_and_carries_gradient(backbone: Generator) -> None:
+    z = noise(backbone).requires_grad_()
+    video = backbone.decode(z)
+    assert video.dim() == 5 and len(video) == 3 and video.shape[2] == 3
+    assert video.min() >= 0 and video.max() <= 1
+    extreme = backbone.decode(100 * noise(backbone))
+    assert extreme.min() >= 0 and extreme.max() <= 1
+    (gradient,) = torch.autograd.grad(video.square().mean(), z)
+    assert gradient.isfinite().all() and gradient.abs().flatten(1).amax(1).min() > 0
+
+
+def test_frame_map_covers_every_frame_once(denoiser: Denoiser) -> None:
+    frames = denoiser.decode(noise(denoiser, 1)).shape[1]
+    assert len(denoiser.frame_map) == denoiser.shape[1]
+    assert [f for start, end in denoiser.frame_map for f in range(start, end)] == list(range(frames))
+    assert denoiser.fps > 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 20])
+def test_times_fall_from_one_to_zero(denoiser: Denoiser, n: int) -> None:
+    times = denoiser.times(n)
+    assert len(times) == n + 1 and times[0] == 1 and times[-1] == 0
+    assert all(t > s for t, s in zip(times[:-1], times[1:], strict=True))
+
+
+def test_prediction_of_a_sample_ignores_its_neighbours(denoiser: Denoiser) -> None:
+    x, cond, t = noise(denoiser), denoiser.encode(PROMPTS), torch.tensor([0.9, 0.5, 0.1])
+    order = torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        raw = denoiser.predict(x, t, cond)
+        turned = denoiser.predict(x[order], t[order], rows(cond, order))
+        alone = denoiser.predict(x[1:2], t[1:2], rows(cond, slice(1, 2)))
+    assert raw.shape == x.shape and raw.dtype == torch.float32
+    assert torch.allclose(turned, raw[order], atol=1e-5) and torch.allclose(alone, raw[1:2], atol=1e-5)
+    assert not torch.allclose(
+        raw, denoiser.predict(x, t, denoiser.encode(PROMPTS[::-1])), atol=1e-5
+    )  # it reads the text
+    assert not torch.allclose(raw, denoiser.predict(x, t.flip(0), cond), atol=1e-5)  # and the time
+
+
+def test_network_is_what_computes(denoiser: Denoiser) -> None:
+    x, t, cond = noise(denoiser), torch.full((3,), 0.5), denoiser.encode(PROMPTS)
+    parameters = list(denoiser.network.parameters())
+    frozen = [p.requires_grad for p in parameters]
+    try:
+        denoiser.network.requires_grad_(True)
+        gradients = torch.autograd.grad(denoiser.predict(x, t, cond).square().sum(), parameters, allow_unused=True)
+    finally:
+        for p, before in zip(parameters, frozen, strict=True):
+            p.requires_grad_(before)
+    assert sum(g is not None and bool(g.abs().max() > 0) for g in gradients) > len(parameters) / 2
