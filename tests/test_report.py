@@ -1,0 +1,206 @@
+"""The report shows what the run folder holds, escaped, and needs nothing from elsewhere."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+
+from vidrl import charts, report, run_folder
+
+PROMPT = 'a <b>"red"</b> circle & a square'
+FRAMES = 17
+
+
+def write_clip(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import av
+    except ImportError:
+        pytest.skip("needs av to write an mp4")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for t in range(FRAMES):
+            image = np.full((64, 64, 3), 40 + 5 * seed, np.uint8)
+            cv2.circle(image, (8 + 3 * t, 32 + int(6 * math.sin(t))), 9, (220, 60 + 20 * seed, 40), -1)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def spread(mean):
+    return {"mean": mean, "std": 0.1, "within_group_std": 0.05}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return fill(tmp_path / "demo <1>")
+
+
+def fill(folder):
+    """A run folder as training leaves it."""
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('run = "x"\nseed = 3\n\n[backbone]\nname = "wan"\n\n'
+                                        '[backbone.options]\nmodel = "assets/<tiny>"\n\n[algorithm]\nname = "grpo"\n\n'
+                                        "[guard.bands]\ndynamic_degree = [0.95, 2.0]\nverifier = [0.97, 1.5]\n")
+    rise = [0.4 + 0.15 * (1 - math.exp(-r / 10)) + 0.01 * math.sin(3 * r) for r in range(31)]
+    lines(folder / "metrics.jsonl", [
+        {"round": r, "reward": spread(rise[r]),
+         "parts": {"flicker": spread(-0.3 + rise[r] / 2), "warp_error": spread(-0.2)},
+         "ratio": {"mean": 1.0 + 1e-4 * math.sin(r), "min": 0.998, "max": 1.002}, "clip_share": 0.1 + 0.005 * r,
+         "kl": 1e-3 * r, "grad_norm": None if r == 4 else 0.5, "unscored_share": 0.0, "zero_std_share": 0.0,
+         "seconds": {"sample": 1.0}, "total_seconds": 10.0 * r} for r in range(1, 31)])
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"round": 31, "rewa')
+    measured = {r: {"composite": rise[r], "dynamic_degree": 0.7, "verifier": 0.9 - r / 1000} for r in (0, 10, 20, 30)}
+    lines(folder / "evals.jsonl", [
+        {"round": r, "n": 256, "measures": {name: {"mean": mean, "n_scored": 256} for name, mean in row.items()}}
+        for r, row in measured.items()])
+    lines(folder / "events.jsonl", [{"round": 20, "kind": "guard", "message": "verifier <left> its band"}])
+    held = {"composite": (0.41, 0.53, 0.12, 0.10, 0.14), "flicker": (-0.10, -0.04, 0.06, 0.05, 0.07),
+            "warp_error": (-0.20, -0.201, -0.001, -0.004, 0.002), "dynamic_degree": (0.70, 0.71, 0.01, -0.01, 0.03),
+            "verifier": (0.91, 0.87, -0.04, -0.06, -0.02), "exposure": (0.30, 0.30, 0.0, 0.0, 0.0)}
+    names = ("before", "after", "difference", "low", "high")
+    (folder / "summary.json").write_text(json.dumps({
+        "held_out": {name: dict(zip(names, row, strict=True)) for name, row in held.items()}, "train_seconds": 312.4,
+        "rounds": 30, "seed": 3, "status": "finished", "versions": {"torch": "2.13"}, "device": "cpu"}))
+    curve = [0.4 + 0.1 * math.sin(t) for t in range(FRAMES)]
+    side = {"value": 0.41, "parts": {"flicker": -0.1},
+            "curves": {"composite": curve, "flicker": [None, *curve[1:]], "warp_error": curve}}
+    (folder / "timelines.json").write_text(json.dumps([
+        {"prompt": PROMPT, "file": f"{i:04d}.mp4", "fps": 8.0, "before": side,
+         "after": side | {"value": 0.55, "curves": {"composite": [c + 0.1 for c in curve]}}} for i in range(3)]))
+    (folder / "credit.json").write_text(json.dumps([
+        {"prompt": PROMPT, "value": 0.6, "segments": [[0, 5], [5, 9], [9, 13], [13, 17]],
+         "advantage": [0.9, -1.3, 0.2, None], "curve": curve, "file": "clips/train/best.mp4"},
+        {"prompt": PROMPT, "value": None, "segments": [[0, 17]], "advantage": [-0.4], "curve": curve, "file": None}]))
+    for i in range(2):  # the third clip is missing
+        write_clip(folder / "clips" / "before" / f"{i:04d}.mp4", i)
+        write_clip(folder / "clips" / "after" / f"{i:04d}.mp4", i + 3)
+    write_clip(folder / "clips" / "train" / "best.mp4", 6)
+    return folder
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects what a test asks for."""
+
+    VOID = {"meta", "img", "wbr", "path", "polygon", "br", "link"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sources, self.tags, self.text = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def page_of(run):
+    return Page(report.write(run).read_text())
+
+
+def test_the_page_is_whole_and_self_contained(run):
+    page = page_of(run)
+    assert page.sources and all(source.startswith("data:") for source in page.sources)
+    text = (run / "report.html").read_text()
+    assert not re.search(r"https?://|@import|url\(", text)
+    for title in ("Before and after", "Clips", "Learning curves", "Where the credit went", "Events", "The run"):
+        assert title in page.text
+
+
+def test_texts_are_escaped(run):
+    page = page_of(run)
+    assert "demo <1>" in page.text and PROMPT in page.text and "verifier <left> its band" in page.text
+    assert ("b", {}) in page.tags  # of the lede, none of the prompt's
+    assert "<b>\"red\"" not in (run / "report.html").read_text()
+
+
+def test_clips_and_the_missing_one(run):
+    page = page_of(run)
+    videos = [attributes for tag, attributes in page.tags if tag == "video"]
+    assert len(videos) == 5 and all(video["src"].startswith("data:video/mp4;base64,") for video in videos)
+    assert page.text.count("clip missing") == 2
+    strips = [attributes for tag, attributes in page.tags if attributes.get("class") == "strip"]
+    assert len(strips) == 1 and strips[0]["src"].startswith("data:image/png;base64,")
+
+
+def test_credit_is_signed_and_placed_on_its_frames(run):
+    page = page_of(run)
+    credited = [attributes for tag, attributes in page.tags if attributes.get("class", "").startswith("credit ")]
+    assert [one["class"].split()[1] for one in credited] == ["plus", "minus", "plus", "none", "minus"]
+    widths = [float(re.search(r"width:([\d.]+)%", one["style"])[1]) for one in credited]
+    assert widths == pytest.approx([500 / 17, 400 / 17, 400 / 17, 400 / 17, 100], abs=0.01)
+    assert "advantage −1.3" in credited[1]["title"] and "frames 5 to 8" in credited[1]["title"]
+
+
+def test_guards_say_whether_they_held(run):
+    loaded = run_folder.read(run)
+    assert loaded.verdict("dynamic_degree") == "in band" and loaded.verdict("verifier") == "out of band"
+    assert loaded.verdict("composite") == "" and loaded.allowed("dynamic_degree") == pytest.approx((-0.035, 0.7))
+    text = " ".join(page_of(run).text)
+    assert text.count("in band") == 1 and text.count("out of band") == 1
+
+
+def test_the_lede_says_what_happened(run):
+    text = "".join(page_of(run).text)
+    assert "On 256 held-out prompts the composite reward rose, from 0.410 to 0.530: a paired" in text
+    assert "difference of +0.120, 95 % interval +0.100 to +0.140." in text
+    summary = json.loads((run / "summary.json").read_text())
+    summary["held_out"]["composite"]["low"] = -0.01
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert "did not move measurably" in "".join(page_of(run).text)
+
+
+def test_the_table_as_text(run):
+    table = report.table(run).splitlines()
+    assert table[2].split() == ["composite", "0.4100", "0.5300", "+0.1200", "[+0.1000,", "+0.1400]"]
+    assert table[5].endswith("in band") and table[6].endswith("out of band") and len(table) == 8
+
+
+def test_an_unfinished_run_has_a_page_too(tmp_path):
+    (tmp_path / "config.toml").write_text("seed = 0\n")
+    assert "no before/after table yet" in report.table(tmp_path)
+    assert "0 rounds so far" in "".join(page_of(tmp_path).text)
+    with pytest.raises(run_folder.NoRun, match="expected a run folder with a config.toml, found no such folder"):
+        report.table(tmp_path / "nowhere")
+
+
+def test_a_gap_is_not_bridged():
+    drawn = charts.chart([charts.Line("a", [0, 1, 2, 3, 4], [1.0, 2.0, None, 2.0, 1.0])], axis="round")
+    assert re.search(r'd="M0.00,100.00L25.00,0.00M75.00,0.00L100.00,100.00"', drawn)
+    assert 'title="round 2: a –"' in drawn
+
+
+def test_a_constant_and_an_empty_curve_are_drawn():
+    assert "50.00" in charts.chart([charts.Line("a", [1, 2], [3.0, 3.0])])
+    assert "<svg" in charts.chart([charts.Line("a", [], [])])
+
+
+def test_the_forest_row_is_to_scale():
+    drawn = charts.interval(-0.5, 1.0, 0.25, zone=(-10.0, 0.0))
+    places = {name: float(left) for name, left in re.findall(r'class="(\w+)" style="left:([\d.]+)%', drawn)}
+    assert places["dot"] == pytest.approx(50 + 50 * 0.25 / 1.15, abs=0.01)
+    assert places["bar"] == pytest.approx(50 - 50 * 0.5 / 1.15, abs=0.01) and places["zone"] == 0

@@ -1,0 +1,288 @@
+"""The page of a run: HTML text that holds everything it shows; nothing on it comes from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from vidrl.charts import Line, bars, chart, decimals, interval, number
+from vidrl.run_folder import Row, Run
+
+PLAYER = """
+const clips = [...document.querySelectorAll("video")];
+const press = (id, act) => document.getElementById(id)?.addEventListener("click", event => {
+  const on = event.target.getAttribute("aria-pressed") !== "true";
+  event.target.setAttribute("aria-pressed", on);
+  act(on);
+});
+const restart = () => clips.forEach(clip => { clip.currentTime = 0; });
+press("pause", on => clips.forEach(clip => on ? clip.pause() : clip.play()));
+press("slow", on => { clips.forEach(clip => { clip.playbackRate = on ? 0.25 : 1; }); restart(); });
+if (matchMedia("(prefers-reduced-motion: reduce)").matches) document.getElementById("pause")?.click();
+else setTimeout(restart, 300);
+"""
+
+
+def page(run: Run) -> str:
+    """The whole page."""
+    sections: list[Callable[[Run], str]] = [_header, _forest, _clips, _curves, _credit, _events, _details]
+    body = "\n".join(section(run) for section in sections)
+    style = files("vidrl").joinpath("report.css").read_text(encoding="utf-8")
+    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(run.folder.resolve().name)} · vidrl</title><style>{style}</style></head>\n"
+            f"<body><main>{body}</main><script>{PLAYER}</script></body></html>\n")
+
+
+# --- the head and the table ------------------------------------------------------------------------------------------
+
+
+def _header(run: Run) -> str:
+    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in _facts(run))
+    return (f'<header><div class="eyebrow">vidrl run</div><h1>{escape(run.folder.resolve().name)}</h1>'
+            f'<p class="lede">{_lede(run)}</p><dl class="facts">{facts}</dl></header>')
+
+
+def _lede(run: Run) -> str:
+    row = run.held_out.get("composite")
+    if row is None:
+        return f"{len(run.metrics)} rounds so far; the held-out comparison comes when the run ends."
+    count = row.get("n") or (run.evals[-1].get("n") if run.evals else None)
+    prompts = f"{count:.0f} held-out prompts" if count else "held-out prompts"
+    sure = row["low"] > 0 or row["high"] < 0
+    verdict = ("rose" if row["difference"] > 0 else "fell") if sure else "did not move measurably"
+    return (f"On {prompts} the composite reward {verdict}, from <b>{decimals(row['before'])}</b> to "
+            f"<b>{decimals(row['after'])}</b>: a paired difference of <b>{decimals(row['difference'], sign=True)}</b>, "
+            f"95 % interval {decimals(row['low'], sign=True)} to {decimals(row['high'], sign=True)}.")
+
+
+def _facts(run: Run) -> list[tuple[str, Any]]:
+    section = lambda name: run.config.get(name, {})  # noqa: E731
+    seconds = run.summary.get("train_seconds") or (run.metrics[-1].get("total_seconds") if run.metrics else None)
+    model = section("backbone").get("options", {}).get("model", section("backbone").get("name"))
+    found = [("status", run.summary.get("status", "unfinished")),
+             ("rounds", run.summary.get("rounds", len(run.metrics))),
+             ("training time", seconds and f"{seconds // 60:.0f} min {seconds % 60:.0f} s"), ("model", model),
+             ("algorithm", section("algorithm").get("name")), ("seed", run.config.get("seed")),
+             ("device", run.summary.get("device"))]
+    return [(name, value) for name, value in found if value is not None]
+
+
+def _forest(run: Run) -> str:
+    if not run.held_out:
+        return ""
+    parts = [name for name in run.parts if name != "composite"]
+    others = [name for name in run.held_out if name not in (*parts, "composite")]
+    groups = [("", [name for name in ("composite",) if name in run.held_out]), ("Parts of the reward", parts),
+              ("Guards and truth", others)]
+    head = "".join(f"<span>{name}</span>" for name in ("", "before", "after", "change", "", "95 % interval"))
+    rows = "".join((f'<div class="row group">{title}</div>' if title and names else "") +
+                   "".join(_forest_row(run, name) for name in names) for title, names in groups)
+    return (f'<section><h2>Before and after</h2><p class="note">Same held-out prompts and seeds before and after. '
+            f"The dot is the mean paired difference, the bar its 95 % interval, the line zero; each row has its own "
+            f'scale. Shaded: the differences that a guard allows.</p>'
+            f'<div class="row head">{head}</div>{rows}</section>')
+
+
+def _forest_row(run: Run, name: str) -> str:
+    row, zone, verdict = run.held_out[name], run.allowed(name), run.verdict(name)
+    rewarded = name == "composite" or name in run.parts
+    style = ("up" if row["low"] > 0 else "down" if row["high"] < 0 else "") if rewarded else ""
+    chip = f'<span class="chip {"out" if "out" in verdict else ""}">{escape(verdict)}</span>' if verdict else ""
+    plot = interval(row["low"], row["high"], row["difference"], zone, style)
+    return (f'<div class="row {"main" if name == "composite" else ""}"><span>{escape(name).replace("_", "_<wbr>")}{chip}</span>'
+            f'<span>{decimals(row["before"])}</span><span>{decimals(row["after"])}</span>'
+            f'<span>{decimals(row["difference"], sign=True)}</span>{plot}'
+            f'<span class="range soft">{decimals(row["low"], sign=True)} to {decimals(row["high"], sign=True)}</span>'
+            f"</div>")
+
+
+# --- clips -----------------------------------------------------------------------------------------------------------
+
+
+def _clips(run: Run) -> str:
+    if not run.timelines:
+        return ""
+    cards = "".join(_clip(run, row) for row in run.timelines)
+    return (f'<section><h2>Clips</h2><p class="note">Held-out prompts, same seed left and right. Below each pair, the '
+            f'composite frame by frame: <span class="swatch before"></span>before, <span class="swatch"></span>after; '
+            f'dashed lines are the borders of the segments that are credited.</p>'
+            f'<div class="controls"><button id="pause" aria-pressed="false">Pause</button>'
+            f'<button id="slow" aria-pressed="false">Quarter speed</button></div>'
+            f'<div class="grid wide">{cards}</div></section>')
+
+
+def _clip(run: Run, row: Row) -> str:
+    sides = "".join(
+        f"<figure>{_video(run.folder / 'clips' / side / row['file'])}<figcaption><span>{side}</span>"
+        f"<span>{number(row[side].get('value'))}</span></figcaption></figure>" for side in ("before", "after"))
+    curves = {name: [row[side].get("curves", {}).get(name) for side in ("before", "after")]
+              for name in {**row["before"].get("curves", {}), **row["after"].get("curves", {})}}
+    main = _frames_chart(run, "composite", curves.pop("composite")) if "composite" in curves else ""
+    rest = "".join(f"<h3>{escape(name)}</h3>{_frames_chart(run, name, pair)}" for name, pair in curves.items())
+    more = f"<details><summary>parts, frame by frame</summary>{rest}</details>" if rest else ""
+    return f'<div class="card"><h3>{escape(row["prompt"])}</h3><div class="pair">{sides}</div>{main}{more}</div>'
+
+
+def _frames_chart(run: Run, name: str, pair: Sequence[Sequence[float | None] | None]) -> str:
+    sides = zip(("before", "after"), pair, strict=True)
+    lines = [Line(side, _middles(curve), curve, side) for side, curve in sides if curve]
+    length = max((len(line.y) for line in lines), default=1)
+    borders = [start for start, _ in _segments(run) if 0 < start < length]
+    return chart(lines, borders=borders, span=(0, length), axis="frame", title=f"{name}, frame by frame")
+
+
+def _middles(curve: Sequence[Any]) -> list[float]:
+    return [frame + 0.5 for frame in range(len(curve))]
+
+
+def _segments(run: Run) -> Sequence[Sequence[float]]:
+    return run.credit[0].get("segments", []) if run.credit else []
+
+
+def _video(path: Path) -> str:
+    if not path.is_file():
+        return '<div class="missing">clip missing</div>'
+    return (f'<video src="data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}" '
+            f"autoplay loop muted playsinline></video>")
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------
+
+
+def _curves(run: Run) -> str:
+    if not run.metrics:
+        return ""
+    held = [_held_out_curve(run, name) for name in ("composite", *run.config.get("guard", {}).get("bands", {}))]
+    parts = [_spread_curve(run, f"part: {name}", ("parts", name)) for name in run.metrics[-1].get("parts", {})]
+    single = [_metric(run, title, *path) for title, path in SINGLE.items()]
+    cards = [_spread_curve(run, "reward of the training clips", ("reward",)), *held, *parts, _ratio(run), *single]
+    return (f'<section><h2>Learning curves</h2><p class="note">One point a round. Shaded: one standard deviation over '
+            f"the round's clips; for the ratio, its range. Circles: held-out evaluations.</p>"
+            f'<div class="grid">{"".join(filter(None, cards))}</div></section>')
+
+
+SINGLE = {
+    "clip share": ("clip_share",), "KL to the reference": ("kl",), "gradient norm": ("grad_norm",),
+    "spread within a group": ("reward", "within_group_std"), "groups without spread": ("zero_std_share",),
+    "unscored": ("unscored_share",), "diversity within a group": ("diversity",),
+}
+
+
+def _card(title: str, last: Any, body: str, digits: int = 3) -> str:
+    head = f'<div class="head2"><h3>{escape(title)}</h3><span>{number(last, digits=digits)}</span></div>'
+    return f'<div class="card">{head}{body}</div>'
+
+
+def _metric(run: Run, title: str, *path: str) -> str:
+    y = _column(run.metrics, *path)
+    if all(value is None for value in y):
+        return ""
+    return _card(title, y[-1], chart([Line(title, _rounds(run.metrics), y)], axis="round", title=title))
+
+
+def _spread_curve(run: Run, title: str, path: tuple[str, ...]) -> str:
+    mean, std = (_column(run.metrics, *path, name) for name in ("mean", "std"))
+    low, high = ([None if m is None or s is None else m + sign * s for m, s in zip(mean, std, strict=True)]
+                 for sign in (-1, 1))
+    line = Line(title, _rounds(run.metrics), mean, low=low, high=high)
+    return _card(title, mean[-1], chart([line], axis="round", title=title))
+
+
+def _ratio(run: Run) -> str:
+    mean, low, high = (_column(run.metrics, "ratio", name) for name in ("mean", "min", "max"))
+    line = Line("mean", _rounds(run.metrics), mean, low=low, high=high)
+    return _card("ratio", mean[-1], chart([line], axis="round", title="ratio", level=1.0, digits=6), digits=6)
+
+
+def _held_out_curve(run: Run, name: str) -> str:
+    y = _column(run.evals, "measures", name, "mean")
+    if all(value is None for value in y):
+        return ""
+    line = Line(name, _rounds(run.evals), y, dots=True)
+    return _card(f"held out: {name}", y[-1], chart([line], axis="round", title=f"held-out {name}"))
+
+
+def _rounds(rows: Sequence[Row]) -> list[float]:
+    return [row["round"] for row in rows]
+
+
+def _column(rows: Sequence[Row], *path: str) -> list[float | None]:
+    return [_at(row, path) for row in rows]
+
+
+def _at(row: Any, path: Sequence[str]) -> float | None:
+    for name in path:
+        row = row.get(name) if isinstance(row, Mapping) else None
+    return row if isinstance(row, (int, float)) else None
+
+
+# --- credit ----------------------------------------------------------------------------------------------------------
+
+
+def _credit(run: Run) -> str:
+    if not run.credit:
+        return ""
+    entries = "".join(_credited(run, row) for row in run.credit)
+    return (f'<section><h2>Where the credit went</h2><p class="note">Clips of the last training round. Over the '
+            f"frames, each segment's advantage: <span class=\"swatch\"></span>made more likely, "
+            f'<span class="swatch minus"></span>made less likely. Below, the reward frame by frame.</p>'
+            f'<div class="grid" style="grid-template-columns:1fr">{entries}</div></section>')
+
+
+def _credited(run: Run, row: Row) -> str:
+    curve = row.get("curve") or []
+    spans = [(span[0], span[1]) for span in row.get("segments", [])]
+    length = max([len(curve), *(end for _, end in spans)], default=1) or 1
+    path = run.folder / row["file"] if row.get("file") else None
+    strip = _strip(path) if path and path.is_file() else ""
+    clip = f"<figure>{_video(path)}</figure>" if path else ""
+    borders = [start for start, _ in spans if start > 0]
+    plot = chart([Line("reward", _middles(curve), curve)], borders=borders, span=(0, length), axis="frame",
+                 title="reward, frame by frame") if curve else ""
+    head = f'<h3>{escape(row.get("prompt", ""))}</h3><span>{number(row.get("value"))}</span>'
+    drawn = f'{strip}<div class="bars">{bars(row.get("advantage", []), spans, length)}</div>{plot}'
+    return (f'<div class="card"><div class="head2">{head}</div><div class="timeline{"" if path else " bare"}">{clip}'
+            f'<div class="stripbox">{drawn}</div></div></div>')
+
+
+def _strip(path: Path, most: int = 24, height: int = 64) -> str:
+    """The clip's frames side by side, as one PNG."""
+    import cv2
+    import numpy as np
+
+    frames, capture = [], cv2.VideoCapture(str(path))
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    if not frames:
+        return ""
+    chosen = [frames[int((i + 0.5) * len(frames) / min(most, len(frames)))] for i in range(min(most, len(frames)))]
+    scale = min(1.0, height / chosen[0].shape[0])
+    small = [cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for frame in chosen]
+    png = cv2.imencode(".png", np.concatenate(small, axis=1))[1].tobytes()
+    data = base64.b64encode(png).decode()
+    return f'<img class="strip" alt="the frames of the clip" src="data:image/png;base64,{data}">'
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def _events(run: Run) -> str:
+    if not run.events:
+        return ""
+    rows = "".join(f"<tr><td>{number(row.get('round'))}</td><td>{escape(str(row.get('kind', '')))}</td>"
+                   f"<td>{escape(str(row.get('message', '')))}</td></tr>" for row in run.events)
+    head = "<tr><th>round</th><th>kind</th><th>message</th></tr>"
+    return f"<section><h2>Events</h2><table>{head}{rows}</table></section>"
+
+
+def _details(run: Run) -> str:
+    versions = "".join(f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>"
+                       for name, value in run.summary.get("versions", {}).items())
+    made = f"<details><summary>versions</summary><table>{versions}</table></details>" if versions else ""
+    return (f"<section><h2>The run</h2><details><summary>config.toml, resolved</summary>"
+            f"<pre>{escape(run.config_text)}</pre></details>{made}</section>")

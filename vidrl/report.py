@@ -1,0 +1,28 @@
+"""A run folder as one self-contained HTML page, and its before/after table as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vidrl.page import page
+from vidrl.run_folder import read
+
+
+def table(run_dir: str | Path) -> str:
+    """The held-out measures before and after training, with paired 95 % intervals, as text."""
+    run = read(run_dir)
+    if not run.held_out:
+        return f"{run.folder}: no before/after table yet ({len(run.metrics)} rounds done)"
+    width = max(len(name) for name in run.held_out)
+    head = f"{'held out':{width}}  {'before':>9}  {'after':>9}  {'change':>9}   95 % interval"
+    rows = [f"{name:{width}}  {row['before']:9.4f}  {row['after']:9.4f}  {row['difference']:+9.4f}   "
+            f"[{row['low']:+.4f}, {row['high']:+.4f}]  {run.verdict(name)}" for name, row in run.held_out.items()]
+    return "\n".join([head, "-" * len(head), *map(str.rstrip, rows)])
+
+
+def write(run_dir: str | Path) -> Path:
+    """Write `report.html` into the run folder and return its path."""
+    run = read(run_dir)
+    path = run.folder / "report.html"
+    path.write_text(page(run), encoding="utf-8")
+    return path

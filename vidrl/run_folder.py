@@ -1,0 +1,89 @@
+"""A run folder, read: what everything that looks back at a run starts from.
+
+Whatever is missing, as in an unfinished run, is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+class NoRun(ValueError):
+    """The folder holds no run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds, read."""
+
+    folder: Path
+    config_text: str
+    config: Row
+    metrics: Sequence[Row]
+    evals: Sequence[Row]
+    events: Sequence[Row]
+    timelines: Sequence[Row]
+    credit: Sequence[Row]
+    summary: Row
+
+    @property
+    def held_out(self) -> Mapping[str, Mapping[str, float]]:
+        return self.summary.get("held_out", {})
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of the reward's parts."""
+        last = self.metrics[-1].get("parts", {}) if self.metrics else {}
+        return [name for name in last if name in self.held_out]
+
+    def allowed(self, name: str) -> tuple[float, float] | None:
+        """The differences from the base model that a guard allows this measure; None where none guards it."""
+        band = self.config.get("guard", {}).get("bands", {}).get(name)
+        if band is None:
+            return None
+        low, high = sorted(self.held_out[name]["before"] * (share - 1) for share in band)
+        return low, high
+
+    def verdict(self, name: str) -> str:
+        """Whether a guarded measure stayed in its band; empty where none guards it."""
+        zone = self.allowed(name)
+        if zone is None:
+            return ""
+        return "in band" if zone[0] <= self.held_out[name]["difference"] <= zone[1] else "out of band"
+
+
+def read(run_dir: str | Path) -> Run:
+    """Read a run folder; raises `NoRun` where there is no config.toml."""
+    folder = Path(run_dir)
+    config = folder / "config.toml"
+    if not config.is_file():
+        found = "none" if folder.is_dir() else "no such folder"
+        raise NoRun(f"{folder}: expected a run folder with a config.toml, found {found}; `vidrl train` makes one")
+    text = config.read_text(encoding="utf-8")
+    lines = {name: _lines(folder / f"{name}.jsonl") for name in ("metrics", "evals", "events")}
+    return Run(folder, text, tomllib.loads(text), timelines=_json(folder / "timelines.json", []),
+               credit=_json(folder / "credit.json", []), summary=_json(folder / "summary.json", {}), **lines)
+
+
+def _lines(path: Path) -> list[Row]:
+    text = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = [_parsed(line) for line in text]
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:  # the half-written last line of a run that is still going on, or was killed
+        return None
+
+
+def _json(path: Path, missing: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else missing
