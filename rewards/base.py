@@ -108,7 +108,7 @@ class Reward(nn.Module):
     """Base of every reward: constructor arguments are its options, class attributes its facts.
 
     A reward that is a mean of local terms gives `terms(samples)`, (B, F - reach): one number a frame (reach 0), a pair
-    of neighbouring frames (1) or three in a row (2). Then `forward`, the curve over time, the rules for what cannot be
+    of neighbouring frames (1), three in a row (2) or more. Then `forward`, the curve over time, the rules for what cannot be
     scored and `stream` follow. Any other reward overrides `forward`.
     """
 
@@ -167,18 +167,20 @@ class Reward(nn.Module):
 def spread(terms: Tensor, reach: int) -> Tensor:
     """Terms (B, F - reach) as a curve (B, F) of the same mean.
 
-    A pair gives half of its departure from the mean to each of its frames; three in a row give it to the middle one.
+    A pair gives half of its departure from the mean to each of its frames, three in a row give theirs to the middle
+    one, four to the middle two.
 
     >>> spread(torch.tensor([[1.0, 3.0]]), reach=1)
     tensor([[1.5000, 2.0000, 2.5000]])
+    >>> spread(torch.tensor([[1.0, 3.0]]), reach=2)
+    tensor([[2., 1., 3., 2.]])
     """
-    if reach == 0:
-        return terms
     mean = terms.mean(1, keepdim=True)
-    if reach == 2:
-        return torch.cat([mean, terms, mean], 1)
-    half = (terms - mean) / 2
-    return mean + nn.functional.pad(half, (0, 1)) + nn.functional.pad(half, (1, 0))
+    pad = nn.functional.pad
+    departure = pad(terms - mean, (reach // 2, reach // 2))
+    if reach % 2:
+        departure = (pad(departure, (0, 1)) + pad(departure, (1, 0))) / 2
+    return mean + departure
 
 
 def finish(terms: Tensor, reach: int, support: str, why: list[str | None], rows: list[int]) -> Score:

@@ -68,14 +68,13 @@ def estimate(video: Tensor, method: str = "dis", size: int = SIZE) -> Motion:
     """Flow both ways between all neighbouring frames of clips (B, F, C, H, W) in [0, 1].
 
     `method` is "dis" (OpenCV's DIS, medium preset), "dis_fast" or "farneback". Frames whose shorter side is above
-    `size` are measured at `size`; the estimator sees smaller ones twice enlarged, because the finest level of DIS is
-    half its input. Raises ValueError for an unknown method.
+    `size` are measured at `size`; the estimator sees small ones enlarged. Raises ValueError for an unknown method.
     """
     frames = _shrink(video, size)
     still = frames.detach().float().cpu()
     forward, backward = [], []
     for clip in still:
-        there, back = _clip(clip, _estimator(method), size)
+        there, back = _clip(clip, _estimator(method))
         forward.append(there)
         backward.append(back)
     return Motion(frames, torch.stack(forward).to(frames), torch.stack(backward).to(frames))
@@ -156,13 +155,25 @@ def _shrink(video: Tensor, size: int) -> Tensor:
     return flat.unflatten(0, video.shape[:2])
 
 
-def _clip(frames: Tensor, calc: Callable[..., Any], size: int) -> tuple[Tensor, Tensor]:
+def enlargement(side: int) -> float:
+    """By how much frames of a shorter side of `side` pixels are enlarged before DIS sees them.
+
+    The finest level of DIS is half its input, so small frames are doubled, up to 96 pixels. Measured on vidrl.world,
+    more is no better: at 32 pixels, colour axis, moving straight, end-point error 0.13 at 64 and 0.10 at 96 and 256;
+    at 64 pixels 0.16 at 64, 0.05 at 96, 0.10 at 128.
+
+    >>> [enlargement(side) for side in (16, 32, 64, 120)]
+    [4.0, 2.0, 1.5, 1.0]
+    """
+    return max(1.0, max(64, min(2 * side, 96)) / side)
+
+
+def _clip(frames: Tensor, calc: Callable[..., Any]) -> tuple[Tensor, Tensor]:
     """Flow there (F-1, 2, H, W) and back of one clip (F, C, H, W)."""
     import cv2
 
     height, width = frames.shape[-2:]
-    grow = min(2.0, max(1.0, size / min(height, width)))
-    goal = (round(width * grow), round(height * grow))
+    goal = tuple(round(side * enlargement(min(height, width))) for side in (width, height))
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # DIS cuts its work by threads, and its result depends on the cuts
     try:
@@ -176,7 +187,7 @@ def _clip(frames: Tensor, calc: Callable[..., Any], size: int) -> tuple[Tensor, 
     return small[:, 0] * (width / goal[0]), small[:, 1] * (width / goal[0])
 
 
-def _pair(first: np.ndarray, second: np.ndarray, goal: tuple[int, int], calc: Callable[..., Any]) -> np.ndarray:
+def _pair(first: np.ndarray, second: np.ndarray, goal: tuple[int, ...], calc: Callable[..., Any]) -> np.ndarray:
     """Flow there and back between two planes, at the size `goal`: (2, H, W, 2)."""
     import cv2
 

@@ -13,7 +13,8 @@ class FrameQuality(Reward):
     """Quality of single frames without a reference or weights, in [0, 1]: a product of six factors, each in [0, 1].
 
     sharp D / (D + sharpness), D the mean squared gradient less what noise adds; contrast s / (s + contrast), s the
-    standard deviation over pixels and channels; lit, a smooth window of the mean in [0.04, 0.96]; noise
+    standard deviation over pixels and channels; both of colours with their chroma compressed, so that saturating does
+    not pay; lit, a smooth window of the mean in [0.04, 0.96]; noise
     exp(-sigma / noise), sigma by the mask of Immerkaer (1996), median form; blocks exp(-excess), the excess of the
     gradient at the borders of 2, 4 and 8 pixel blocks; clipped exp(-4 share), pixels at 1 in some channel or at 0
     in some but not all. Measured on frames whose shorter side is at most 192. A term is one frame.
@@ -36,9 +37,9 @@ class FrameQuality(Reward):
         """One number a frame, (B, F)."""
         frames = samples.frames
         small = shrink(frames.flatten(0, 1), self.size).unflatten(0, frames.shape[:2])
-        sigma = noise_level(small)
-        energy = (gradient_energy(small) - 2 * sigma**2).clamp(min=0)
-        spread = (small.flatten(2).var(dim=2) + 1e-8).sqrt()
+        sigma, tone = noise_level(small), compress(small)
+        energy = (gradient_energy(tone) - 2 * sigma**2).clamp(min=0)
+        spread = (tone.flatten(2).var(dim=2) + 1e-8).sqrt()
         parts = [
             energy / (energy + self.sharpness),
             spread / (spread + self.contrast),
@@ -57,6 +58,13 @@ def shrink(images: Tensor, size: int) -> Tensor:
         return images
     goal = [round(side * size / min(height, width)) for side in (height, width)]
     return interpolate(images, size=goal, mode="bilinear", antialias=True, align_corners=False)
+
+
+def compress(video: Tensor, knee: float = 0.1) -> Tensor:
+    """Colours (B, F, C, H, W) with chroma q, what differs from the mean of the channels, made q / (1 + |q| / knee)."""
+    grey = video.mean(2, keepdim=True)
+    chroma = video - grey
+    return grey + chroma / (1 + (chroma.square().sum(2, keepdim=True) + 1e-8).sqrt() / knee)
 
 
 def gradient_energy(video: Tensor) -> Tensor:

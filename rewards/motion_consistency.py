@@ -1,4 +1,4 @@
-"""Motion that goes on as it went: steady, agreed on by both directions of time."""
+"""Motion that goes on as it went: steady, and agreed on by both directions of time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from .flow import Motion, length, warp
 
 
 class MotionConsistency(Reward):
-    """How steadily things move: 1 at constant velocity, 0 for stillness, shaking, noise or repeated frames.
+    """How steadily things move: near 1 for smooth motion, about 0 for stillness, shaking, noise or repeated frames.
 
-    For three frames in a row, f the flow from the middle one to the next, b to the one before, g the strength of edges
-    as weight: steady = sum g (|f - b| - |f + b|) / sum g (|f| + |b| + still), because constant velocity has b = -f.
-    It is multiplied by the agreement 1 - sum g |f(x) + w(x + f)| / sum g (|f| + |w| + still) of the flow with the flow
-    back, w. `still` is the speed, in diagonals a second, that counts as none. Where the prompt asks for rest, stillness
-    is what is steady, and gets 1. A term is three frames, credited to the middle one.
+    For four frames in a row, f the flow from the second to the third, b that back to the first, f' the flow from the
+    third to the fourth and a = f + b, a' the accelerations, all followed to the second frame; g the squared strength of edges:
+    steady = sum g (S - |a' - a|) / sum g (S + still), S = |f| + |b| + |f'|, at least -1. Constant acceleration is
+    steady, so turning and falling cost little. It is multiplied by (1 + agreement) / 2, agreement = 1 - sum g |f + w| /
+    sum g (|f| + |w| + still), w the flow back at x + f. `still`, in diagonals a second, is the speed that counts as
+    none. Where the prompt asks for rest it is sum g 8 still / sum g (|f| + |b| + 8 still): 1 for stillness.
+    A term is four frames, credited to the middle two.
 
     >>> MotionConsistency()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), [""], 8.0)).value
     tensor([0.])
@@ -27,34 +29,44 @@ class MotionConsistency(Reward):
     lowered_by = ("freeze", "duplicate", "stutter", "shake", "shuffle")
     range = (-1.0, 1.0)
     support = "pair"
-    reach = 2
-    card = "Pleased by any smooth motion, a camera's too. Turning and bouncing cost a little: compare equal prompts."
+    reach = 3
+    card = "Pleased by any smooth motion, a camera's too. Bouncing off a wall costs a little: compare equal prompts."
 
-    def __init__(self, still: float = 0.01, flow: str = "dis", flow_size: int = 192) -> None:
+    def __init__(self, still: float = 0.005, flow: str = "dis", flow_size: int = 192) -> None:
         super().__init__()
         self.still, self.flow, self.flow_size = still, flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number for three frames in a row, (B, F - 2)."""
+        """One number for four frames in a row, (B, F - 3)."""
         motion = self.motion(samples)
         still = self.still * motion.diagonal / samples.fps
-        agree = agreement(motion, still)
-        agree = (agree[:, 1:] + agree[:, :-1]) / 2
-        rest = torch.tensor([rests(prompt) for prompt in samples.prompts], device=agree.device)
-        return steadiness(motion, still, rest) * torch.where(rest[:, None], 1.0, agree)
+        going = steadiness(motion, still) * (1 + agreement(motion, still)[:, 1:-1]) / 2
+        rest = torch.tensor([rests(prompt) for prompt in samples.prompts], device=going.device)
+        return torch.where(rest[:, None], stillness(motion, 8 * still), going)
 
 
-def steadiness(motion: Motion, still: float, rest: Tensor) -> Tensor:
-    """sum g (|f - b| - |f + b|) / sum g (|f| + |b| + still), (B, F - 2); `rest` (B,) adds `still` above the line."""
-    onward, back, weight = motion.forward[:, 1:], motion.backward[:, :-1], motion.structure[:, 1:-1]
-    kept = length(onward - back) - length(onward + back) + still * rest[:, None, None, None]
-    total = length(onward) + length(back) + still
-    return (weight * kept).sum((2, 3)) / (weight * total).sum((2, 3)).clamp(min=1e-12)
+def steadiness(motion: Motion, still: float) -> Tensor:
+    """sum g (S - |a' - a|) / sum g (S + still) of the second of four frames, at least -1, (B, F - 3)."""
+    onward, back = motion.forward[:, 1:], motion.backward[:, :-1]
+    change = onward + back
+    step = onward[:, :-1]
+    jerk = length(warp(change[:, 1:], step) - change[:, :-1])
+    total = length(step) + length(back[:, :-1]) + length(warp(onward[:, 1:], step))
+    weight = motion.structure[:, 1:-2] ** 2
+    ratio = (weight * (total - jerk)).sum((2, 3)) / (weight * (total + still)).sum((2, 3)).clamp(min=1e-12)
+    return ratio.clamp(min=-1)
+
+
+def stillness(motion: Motion, still: float) -> Tensor:
+    """sum g still / sum g (|f| + |b| + still) of the second of four frames, 1 where there is nothing to see, (B, F-3)."""
+    weight = motion.structure[:, 1:-2] ** 2 + 1e-9
+    total = length(motion.forward[:, 1:-1]) + length(motion.backward[:, :-2]) + still
+    return still * weight.sum((2, 3)) / (weight * total).sum((2, 3))
 
 
 def agreement(motion: Motion, still: float) -> Tensor:
-    """1 - sum g |f + w| / sum g (|f| + |w| + still), w the flow back at x + f, (B, F - 1)."""
+    """1 - sum g |f + w| / sum g (|f| + |w| + still), w the flow back at x + f, in [0, 1], (B, F - 1)."""
     returned = warp(motion.backward, motion.forward)
-    weight = motion.structure[:, :-1]
+    weight = motion.structure[:, :-1] ** 2
     total = (weight * (length(motion.forward) + length(returned) + still)).sum((2, 3)).clamp(min=1e-12)
     return 1 - (weight * length(motion.forward + returned)).sum((2, 3)) / total
