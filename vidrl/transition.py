@@ -53,8 +53,8 @@ def _dance_sde(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> 
 
 
 def _flow_sde(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> tuple[Tensor, Tensor]:
-    level = torch.where(t >= 1, second, t)  # t/(1−t) has no value at t = 1
-    std = eta * (level / (1 - level)).sqrt() * (t - s).sqrt()
+    level = torch.where(t >= 1, second, t)  # t/(1−t) has no value at t = 1; the published code replaces it below only
+    std = eta * (t / (1 - level)).sqrt() * (t - s).sqrt()
     return std, s - std**2 / (2 * t)
 
 
@@ -73,7 +73,7 @@ def coefficients(
 ) -> tuple[Tensor, Tensor]:
     """(std, keep) of a step t → s, float64; a step to s = 0 is ode.
 
-    `second` is the schedule's level after t = 1, which stands for t under flow_sde's root. Raises ValueError for an
+    `second` is the schedule's level after t = 1, which stands for t in flow_sde's 1 − t, as in Flow-GRPO's code. Raises ValueError for an
     unknown sampler, a flow-path sampler on another path, η < 0, or a noise that exceeds what the step has room for.
 
     Example:
