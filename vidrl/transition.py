@@ -73,8 +73,9 @@ def coefficients(
 ) -> tuple[Tensor, Tensor]:
     """(std, keep) of a step t → s, float64; a step to s = 0 is ode.
 
-    `second` is the schedule's level after t = 1, which stands for t in flow_sde's 1 − t, as in Flow-GRPO's code. Raises ValueError for an
-    unknown sampler, a flow-path sampler on another path, η < 0, or a noise that exceeds what the step has room for.
+    `second` is the schedule's level after t = 1, which stands for t in flow_sde's 1 − t, as in Flow-GRPO's code.
+    Raises ValueError for an unknown sampler, a flow-path sampler on another path, η < 0, or a noise that exceeds what
+    the step has room for.
 
     Example:
         >>> from vidrl.path import flow
@@ -124,7 +125,7 @@ def log_density(step: Step, x: Tensor) -> Tensor:
     Raises ValueError where std is 0: such a step is deterministic and has no density.
     """
     if not bool((step.std > 0).all()):
-        raise ValueError("expected a step with std > 0, got a deterministic one: leave ode steps out of the plan's steps")
+        raise ValueError("expected a step with std > 0, got a deterministic one: leave ode steps out of the plan")
     return -((exact(x) - step.mean) ** 2) / (2 * step.std**2) - step.std.log() - log(2 * pi) / 2
 
 
