@@ -122,7 +122,7 @@ def child(body):
     if pid == 0:
         try:
             body()
-        except BaseException:
+        except BaseException:  # noqa: BLE001  a forked child must never return into pytest
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
         return 141
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  the last place that can say it, in full where it is not ours
         if os.environ.get("VIDRL_TRACEBACK") or not told(error):
             traceback.print_exc()
         else:

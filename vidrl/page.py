@@ -94,7 +94,8 @@ def _forest_row(run: Run, name: str) -> str:
     style = ("up" if row["low"] > 0 else "down" if row["high"] < 0 else "") if rewarded else ""
     chip = f'<span class="chip {"out" if "out" in verdict else ""}">{escape(verdict)}</span>' if verdict else ""
     plot = interval(row["low"], row["high"], row["difference"], zone, style)
-    return (f'<div class="row {"main" if name == "composite" else ""}"><span>{escape(name).replace("_", "_<wbr>")}{chip}</span>'
+    label = escape(name).replace("_", "_<wbr>")  # so that a long name breaks between its words
+    return (f'<div class="row {"main" if name == "composite" else ""}"><span>{label}{chip}</span>'
             f'<span>{decimals(row["before"])}</span><span>{decimals(row["after"])}</span>'
             f'<span>{decimals(row["difference"], sign=True)}</span>{plot}'
             f'<span class="range soft">{decimals(row["low"], sign=True)} to {decimals(row["high"], sign=True)}</span>'

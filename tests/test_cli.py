@@ -1,0 +1,257 @@
+"""The command line: what it prints, its exit status, and one clear message for each mistake."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidrl import checkpoint, cli, config, rewards
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("RANK", raising=False)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue square\n")
+    path = tmp_path / "mine.toml"
+    path.write_text(f'run = "{tmp_path}/run"\n[backbone]\nname = "toy"\n[backbone.options]\n[policy]\nfull = true\n'
+                    f'[data]\nprompts = "{prompts}"\nheld_out = "{prompts}"\nheld_out_n = 2\n')
+    return path
+
+
+def said(capsys, *arguments):
+    """Exit status, standard output and standard error of one call."""
+    try:
+        status = cli.main([str(argument) for argument in arguments])
+    except SystemExit as left:
+        status = left.code
+    return (status, *capsys.readouterr())
+
+
+def subcommands():
+    action = next(a for a in cli.build()._actions if isinstance(a, argparse._SubParsersAction))
+    return list(action.choices)
+
+
+@pytest.mark.parametrize("command", subcommands())
+def test_each_command_has_help(capsys, command):
+    status, out, _ = said(capsys, command, "--help")
+    assert status == 0 and f"usage: vidrl {command}" in out and len(out.splitlines()) >= 6
+
+
+def test_the_help_shows_examples(capsys):
+    status, out, _ = said(capsys, "--help")
+    assert status == 0 and "vidrl train scripts/recipes/demo.toml" in out
+    assert subcommands() == ["train", "sample", "score", "report", "list", "show"]
+
+
+def test_it_runs_as_a_module():
+    made = subprocess.run([sys.executable, "-m", "vidrl", "--version"], capture_output=True, text=True)
+    assert made.stdout.startswith("vidrl 0.") and made.returncode == 0
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["list", "reward"], "did you mean 'rewards'"),
+    (["show", "rewards", "flikker"], "did you mean 'flicker'"),
+    (["train", "nothing.toml"], "nothing.toml: expected a TOML file, found none; recipes here: scripts/recipes/demo"),
+    (["report", "nowhere"], "nowhere: expected a run folder"),
+    (["score", "x.mp4", "--reward", "flikker"], "did you mean 'flicker'"),
+    (["sample", "--model", "x", "--prompts", "no.txt", "--out", "o"], "no.txt: expected a UTF-8 text file"),
+])
+def test_our_errors_are_one_message_without_a_traceback(capsys, arguments, message):
+    status, out, err = said(capsys, *arguments)
+    assert status == 2 and message in err and err.startswith("vidrl: ") and "Traceback" not in err and out == ""
+
+
+def test_the_traceback_may_be_asked_for(capsys, monkeypatch):
+    monkeypatch.setenv("VIDRL_TRACEBACK", "1")
+    assert "Traceback" in said(capsys, "list", "reward")[2]
+
+
+def test_a_slip_in_the_code_keeps_its_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_list", lambda args: torch.zeros(2) @ torch.zeros(3))
+    status, _, err = said(capsys, "list")
+    assert status == 2 and "Traceback" in err
+
+
+def test_unknown_arguments_are_refused(capsys):
+    assert said(capsys, "list", "--jsn")[0] == 2
+    assert "unrecognized arguments: --nope" in said(capsys, "train", "recipe.toml", "--nope")[2]
+
+
+# --- list and show ---------------------------------------------------------------------------------------------------
+
+
+def test_list_names_each_with_what_it_is(capsys):
+    status, out, _ = said(capsys, "list", "rewards")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert status == 0 and {"flicker", "drift", "warp_error"} <= set(names) and "base" not in names
+    assert {"rewards", "backbones", "steering"} <= set(said(capsys, "list")[1].split())
+
+
+def test_list_as_json(capsys):
+    rows = json.loads(said(capsys, "list", "rewards", "--json")[1])
+    flicker = next(row for row in rows if row["name"] == "flicker")
+    assert {"summary", "options", "facts", "class"} <= set(flicker) and "flicker" in flicker["facts"]["lowered_by"]
+
+
+def test_one_unusable_plugin_does_not_hide_the_others(capsys, monkeypatch):
+    from vidrl import plugin
+
+    real = plugin.facts
+    missing = ImportError("needs x: pip install 'vidrl[train]'")
+
+    def facts(kind, name):
+        if name == "flicker":
+            raise missing
+        return real(kind, name)
+
+    monkeypatch.setattr(plugin, "facts", facts)
+    out = said(capsys, "list", "rewards")[1]
+    assert "not usable here: needs x: pip install 'vidrl[train]'" in out and "drift" in out
+
+
+def test_show_tells_options_and_facts(capsys):
+    out = said(capsys, "show", "rewards", "flicker")[1]
+    assert "floor: float = 0.1" in out and "lowered_by" in out and "vidrl.rewards.flicker:Flicker" in out
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """vidrl.train.run, replaced by one that writes what a finished run leaves; holds what it was called with."""
+    from vidrl import train
+
+    calls = []
+
+    def run(given, resume=False):
+        calls.append((given, resume))
+        checkpoint.claim(given.run, given.to_dict(), resume)
+        numbers = {"before": 0.1, "after": 0.2, "difference": 0.1, "low": 0.05, "high": 0.15}
+        summary = {"held_out": {"composite": numbers}, "status": "finished"}
+        checkpoint.write_text(Path(given.run) / "summary.json", json.dumps(summary))
+        return Path(given.run)
+
+    monkeypatch.setattr(train, "run", run)
+    return calls
+
+
+def test_train_passes_the_recipe_on_and_ends_with_the_table(capsys, recipe, trained, tmp_path):
+    status, out, _ = said(capsys, "train", recipe, "train.rounds=3", "--resume", "seed=5")
+    given, resume = trained[0]
+    assert status == 0 and (given.train.rounds, given.seed, resume) == (3, 5, True)
+    assert isinstance(given, config.Recipe) and "composite" in out and "+0.1000" in out
+    page = tmp_path / "run" / "report.html"
+    assert out.splitlines()[-1] == str(page) and page.is_file()
+
+
+def test_a_finished_run_is_reported_not_repeated(capsys, recipe, trained):
+    said(capsys, "train", recipe)
+    status, out, _ = said(capsys, "train", recipe, "--resume")
+    assert status == 0 and len(trained) == 1 and "this run is finished" in out
+    status, _, err = said(capsys, "train", recipe)
+    assert status == 2 and "add --resume" in err
+    status, _, err = said(capsys, "train", recipe, "--resume", "train.rounds=4")
+    assert status == 2 and "train.rounds: 30 -> 4" in err and len(trained) == 1
+
+
+def test_check_says_where_the_run_stands_and_touches_nothing(capsys, recipe, trained, tmp_path):
+    assert said(capsys, "train", recipe, "--check")[1].split() == ["new", str(tmp_path / "run")]
+    assert not (tmp_path / "run").exists() and not trained
+    checkpoint.append(_claimed(recipe) / "metrics.jsonl", {"round": 1})
+    assert said(capsys, "train", recipe, "--check", "--resume")[1].split()[0] == "interrupted"
+
+
+def _claimed(recipe):
+    loaded = config.load(recipe)
+    checkpoint.claim(loaded.run, loaded.to_dict(), resume=False)
+    return Path(loaded.run)
+
+
+def test_plugins_and_options_are_checked_before_anything_runs(capsys, recipe, trained):
+    assert "did you mean 'grpo'" in said(capsys, "train", recipe, "algorithm.name=grpoo")[2]
+    assert "did you mean 'segments'" in said(capsys, "train", recipe, "algorithm.options.segmnts=2")[2]
+    assert "expected int, got 'two'" in said(capsys, "train", recipe, "algorithm.options.segments=two")[2]
+    assert "did you mean 'flicker'" in said(capsys, "train", recipe, "reward.parts.flikker=1")[2]
+    assert not trained
+
+
+def test_an_interrupted_run_says_how_to_go_on(capsys, recipe, monkeypatch):
+    from vidrl import train
+
+    def run(given, resume=False):
+        checkpoint.append(_claimed(recipe) / "metrics.jsonl", {"round": 1})
+        return Path(given.run)
+
+    monkeypatch.setattr(train, "run", run)
+    status, out, _ = said(capsys, "train", recipe)
+    assert status == 130 and "--resume goes on from" in out
+
+
+# --- score and sample ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """vidrl.rewards.score_files, replaced by one that scores a.mp4 and cannot score b.mp4."""
+    calls = []
+
+    def score_files(paths, chosen):
+        calls.append((list(paths), list(chosen)))
+        yield {"path": "a.mp4", "value": {"flicker": 0.5}, "why": None}
+        yield {"path": "b.mp4", "value": {"flicker": None}, "why": "cannot be opened"}
+
+    monkeypatch.setattr(rewards, "score_files", score_files)
+    return calls
+
+
+def test_score_prints_a_line_a_clip(capsys, scored):
+    status, out, err = said(capsys, "score", "clips", "c.mp4", "--reward", "flicker", "--reward", "drift")
+    assert scored == [(["clips", "c.mp4"], ["flicker", "drift"])]
+    assert status == 0 and [json.loads(line)["path"] for line in out.splitlines()] == ["a.mp4", "b.mp4"]
+    assert "1 not scored" in err
+
+
+def test_score_writes_a_file_and_is_strict_when_asked(capsys, scored, tmp_path):
+    status, out, _ = said(capsys, "score", "clips", "--json", tmp_path / "s.jsonl", "--strict")
+    assert status == 1 and out == "" and scored[0][1] == ["default"]
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 2
+
+
+def test_sample_writes_clips_from_the_seeds_it_names(capsys, tmp_path, monkeypatch):
+    from vidrl import rollout
+    from vidrl.rewards import video
+
+    written, seeds = {}, []
+    note = lambda path, clip, fps: written.update({path.name: tuple(clip.shape)})  # noqa: E731
+    monkeypatch.setattr(video, "write", note, raising=False)
+    real = rollout.generate
+
+    def generate(policy, prompts, generators, steps):
+        seeds.extend(generator.initial_seed() for generator in generators)
+        return real(policy, prompts, generators, steps)
+
+    monkeypatch.setattr(rollout, "generate", generate)
+    monkeypatch.setattr("vidrl.plugin.load", lambda kind, name, model, **options: _toy())
+    status, out, _ = said(capsys, "sample", "--model", "m", "--prompt", "a", "--prompt", "b", "--out", tmp_path / "o",
+                          "--seed", 7, "--steps", 2, "--device", "cpu")
+    assert status == 0 and seeds == [7, 8] and list(written) == ["0000.mp4", "0001.mp4"] and "2 clips" in out
+
+
+def _toy():
+    from vidrl.backbones.toy import Toy
+
+    return Toy.tiny()

@@ -1,0 +1,116 @@
+"""The shape of the code: who may import whom, one class a plug-in file, nothing heavy imported early."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vidrl import plugin
+
+ROOT = Path(__file__).parent.parent
+
+# From the top down; a module imports only from lines below its own, or from its own package.
+LAYERS = [
+    {"__main__"},
+    {"cli"},
+    {"benchmarks", "train", "steering"},
+    {"update", "record"},
+    {"algorithms"},
+    {"rollout"},
+    {"policy"},
+    {"backbones"},
+    {"audit", "report", "parallel"},
+    {"page", "evaluate"},
+    {"checkpoint", "config", "attention", "run_folder"},
+    {"credit", "verifier"},
+    {"transition", "segments", "world", "corruptions"},
+    {"rewards"},
+    {"path", "plugin", "toml", "charts"},
+]
+LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
+HEAVY = ("diffusers", "transformers", "accelerate", "peft", "av", "safetensors")
+
+
+def modules():
+    """Every module of the package by its dotted name below vidrl, with its file."""
+    for folder in (ROOT / "vidrl", ROOT / "rewards", ROOT / "benchmarks"):
+        for path in sorted(folder.glob("**/*.py")):
+            inside = path.relative_to(folder if folder.name == "vidrl" else ROOT).with_suffix("")
+            linked = folder.name == "vidrl" and inside.parts[0] in ("rewards", "benchmarks")
+            if str(inside) != "__init__" and not linked:
+                yield ".".join(inside.parts).removesuffix(".__init__"), path
+
+
+def imports(name, path):
+    """The dotted names below vidrl that a module imports, inside functions too."""
+    package = ["vidrl", *name.split(".")][: None if path.name == "__init__.py" else -1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*start, *([node.module] if node.module else [])])
+            found = [f"{origin}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (one.removeprefix("vidrl.") for one in found if one.startswith("vidrl."))
+
+
+MODULES = dict(modules())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_lines_below_its_own(name):
+    own = name.split(".")[0]
+    assert own in LEVEL, f"{name} has no line yet: give it one in LAYERS here and in ARCHITECTURE.md"
+    for imported in imports(name, MODULES[name]):
+        other = imported.split(".")[0]
+        if other in (own, "__version__"):
+            continue
+        assert LEVEL[other] < LEVEL[own], f"{name} imports {imported}, which stands on no line below its own"
+        trains = other in ("train", "algorithms", "update")
+        assert not (own == "benchmarks" and trains), f"{name} imports {imported}: a benchmark knows no training"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] in ("rewards", "path", "plugin")])
+def test_the_reward_library_stands_alone(name):
+    others = {imported.split(".")[0] for imported in imports(name, MODULES[name])}
+    assert others <= ({"rewards", "plugin"} if name.startswith("rewards") else set())
+
+
+@pytest.mark.parametrize("kind", plugin.kinds())
+def test_each_plugin_file_holds_one_class_and_knows_no_sibling(kind):
+    for name in plugin.names(kind):
+        assert issubclass(plugin.find(kind, name), plugin.base(kind))
+        siblings = {f"{kind}.{other}" for other in plugin.names(kind)} - {f"{kind}.{name}"}
+        for imported in imports(f"{kind}.{name}", MODULES[f"{kind}.{name}"]):
+            assert ".".join(imported.split(".")[:2]) not in siblings, f"{kind}/{name}.py imports {imported}"
+
+
+def loaded_by(statement):
+    code = f"import sys\n{statement}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(made.stdout.split())
+
+
+def test_importing_the_rewards_imports_nothing_heavy():
+    assert not loaded_by("import vidrl.rewards") & set(HEAVY)
+
+
+def test_the_command_line_starts_without_torch():
+    code = "from vidrl.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nsys.stdout.write('\\n')"
+    assert not loaded_by(code) & {"torch", "numpy", "cv2", *HEAVY}
+
+
+def test_ruff_finds_nothing():
+    made = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format", "concise", "."], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout
+
+
+@pytest.mark.slow
+def test_mypy_finds_nothing():
+    made = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout

@@ -1,0 +1,46 @@
+"""Small pieces: functions that fit in the eye, files that fit one thought."""
+
+import ast
+from pathlib import Path
+from statistics import median, quantiles
+
+ROOT = Path(__file__).parent.parent
+CORE = ["path", "transition", "segments", "credit", "rollout", "train"]
+
+
+def sources():
+    folders = [ROOT / "vidrl", ROOT / "rewards", ROOT / "benchmarks"]
+    return sorted({path.resolve() for folder in folders for path in folder.rglob("*.py")})
+
+
+def code_lines(function):
+    """Lines of a function without its docstring."""
+    doc = function.body[0] if ast.get_docstring(function) is not None else None
+    return function.end_lineno - function.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+
+
+def functions():
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield code_lines(node), f"{path.name}:{node.lineno} {node.name}"
+
+
+def test_functions_are_short():
+    found = sorted(functions())
+    lengths = [length for length, _ in found]
+    longest = ", ".join(f"{name} ({length})" for length, name in found[-5:])
+    assert median(lengths) <= 10, longest
+    assert quantiles(lengths, n=10)[-1] <= 30, longest
+
+
+def test_the_core_reads_in_one_sitting():
+    paths = [ROOT / "vidrl" / f"{name}.py" for name in CORE] + [ROOT / "vidrl" / "algorithms" / "grpo.py"]
+    lengths = {path.name: len(path.read_text().splitlines()) for path in paths}
+    assert sum(lengths.values()) < 900, lengths
+
+
+def test_no_file_is_long_and_none_is_called_utils():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in sources()}
+    assert not {name: lines for name, lines in lengths.items() if lines > 360}
+    assert "utils.py" not in lengths
