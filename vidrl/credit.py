@@ -40,14 +40,15 @@ def normalise(values: Tensor, group: Tensor, scale: str = "group", eps: float = 
     """
     if scale not in ("group", "batch", "none"):
         raise ValueError(f'expected scale "group", "batch" or "none", got {scale!r}')
-    deviation = values - group_mean(values, group)
+    exact = values.double()  # or the rounding of a mean passes for a deviation where all are equal
+    same = (group[:, None] == group).to(exact.dtype)
+    scored = torch.einsum("bg,g...->b...", same, (~values.isnan()).to(exact.dtype))
+    deviation = torch.where(scored >= 2, exact - group_mean(exact, group), torch.nan)
     if scale == "group":
-        deviation = deviation / (group_std(values, group) + eps)
+        deviation = deviation / (group_std(exact, group) + eps)
     elif scale == "batch":
         deviation = deviation / (deviation.square().nanmean().sqrt() + eps)
-    same = (group[:, None] == group).to(values.dtype)
-    scored = torch.einsum("bg,g...->b...", same, (~values.isnan()).to(values.dtype))
-    return torch.where(scored >= 2, deviation, 0.0).nan_to_num(0.0)
+    return deviation.nan_to_num(0.0).to(values.dtype)
 
 
 def by_segment(value: Tensor, curve: Tensor | None, support: str, spans: list[Span]) -> Tensor:
