@@ -14,7 +14,7 @@ import os
 import random
 import shutil
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,33 +35,32 @@ class RunFolderError(ValueError):
     """The run folder holds another run, or one that this call may not go on with."""
 
 
-def save(run_dir: str | Path, step: int, state: Mapping[str, Any], keep: int = 3, marker: str = "latest",
+def save(run_dir: str | Path, step: int, state: Mapping[str, Any], keep: int = 3, protect: Iterable[str] = (),
          files: Callable[[Path], None] | None = None) -> Path:
     """Write `state` as the run's newest checkpoint and return its folder, `checkpoints/000010` for step 10.
 
     `state` nests mappings, lists, tuples, numbers, text, None, tensors and NumPy arrays, and is read back equal.
-    `files` may write further files into the folder. `marker` is the file that then names it: "latest" is resumed
-    from; another one, as "best", is kept beside it. The newest `keep` checkpoints stay, and those that a marker
-    names. Raises `CheckpointError` where the disk is full or not writable; the checkpoints before it are intact.
+    `files` may write further files into the folder. The newest `keep` checkpoints stay, and those named in
+    `protect`. Raises `CheckpointError` where the disk is full or not writable; the checkpoints before it are intact.
     """
     folder = Path(run_dir) / "checkpoints"
     try:
-        final = _put_in_place(folder, step, state, files, marker)
+        final = _put_in_place(folder, step, state, files)
     except OSError as error:
         raise CheckpointError(_complaint(run_dir, step, error)) from error
     finally:
         clean(run_dir)
-    _prune(folder, keep)
+    _prune(folder, keep, {final.name, *protect})
     return final
 
 
-def load(run_dir: str | Path, name: str = "latest") -> dict[str, Any] | None:
-    """The state of the checkpoint that the marker `name` names, or that is called so; None where there is none.
+def load(run_dir: str | Path, name: str = "") -> dict[str, Any] | None:
+    """The state of the newest checkpoint, or of the one called `name`; None where the run has none.
 
     Raises `CheckpointError` where the named checkpoint is missing or damaged.
     """
     clean(run_dir)
-    chosen = latest(run_dir, name) or (name if name[:1].isdigit() else None)
+    chosen = name or latest(run_dir)
     if chosen is None:
         return None
     folder = Path(run_dir) / "checkpoints" / chosen
@@ -74,10 +73,10 @@ def load(run_dir: str | Path, name: str = "latest") -> dict[str, Any] | None:
                               f"its name into {folder.parent / 'latest'}") from error
 
 
-def latest(run_dir: str | Path, marker: str = "latest") -> str | None:
-    """The name of the checkpoint that a marker names, or None."""
-    path = Path(run_dir) / "checkpoints" / marker
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+def latest(run_dir: str | Path) -> str | None:
+    """The name of the newest checkpoint, or None."""
+    marker = Path(run_dir) / "checkpoints" / "latest"
+    return marker.read_text(encoding="utf-8").strip() if marker.is_file() else None
 
 
 def clean(run_dir: str | Path) -> None:
@@ -198,8 +197,7 @@ def restore_rng(state: Mapping[str, Any]) -> None:
 # --- writing and reading ---------------------------------------------------------------------------------------------
 
 
-def _put_in_place(folder: Path, step: int, state: Mapping[str, Any], files: Callable[[Path], None] | None,
-                  marker: str) -> Path:
+def _put_in_place(folder: Path, step: int, state: Mapping[str, Any], files: Callable[[Path], None] | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     clean(folder.parent)
     partial, final = folder / f"{PARTIAL}{step:06d}", _free_name(folder, step)
@@ -208,9 +206,9 @@ def _put_in_place(folder: Path, step: int, state: Mapping[str, Any], files: Call
     os.rename(partial, final)
     try:
         _sync(folder)
-        write_text(folder / marker, final.name)
+        write_text(folder / "latest", final.name)
     except OSError:
-        if latest(folder.parent, marker) != final.name:
+        if latest(folder.parent) != final.name:
             shutil.rmtree(final, ignore_errors=True)
         raise
     return final
@@ -296,8 +294,7 @@ def _free_name(folder: Path, step: int) -> Path:
     return next(folder / name for name in names if not (folder / name).exists())
 
 
-def _prune(folder: Path, keep: int) -> None:
-    protected = {path.read_text(encoding="utf-8").strip() for path in folder.iterdir() if path.is_file()}
+def _prune(folder: Path, keep: int, protected: set[str]) -> None:
     newest_last = sorted(_folders(folder), key=lambda path: path.stat().st_mtime_ns)
     for path in newest_last[: max(0, len(newest_last) - keep)]:
         if path.name not in protected:
