@@ -31,10 +31,12 @@ def names() -> list[str]:
 def corrupt(video: Tensor, name: str, strength: float = 1.0, seed: int = 0) -> Tensor:
     """Apply one corruption to a clip (F, C, H, W) in [0, 1]; same shape back, deterministic in `seed`.
 
-    Raises ValueError for an unknown name or a video of another shape.
+    Raises ValueError for an unknown name, a strength below 0 or a video of another shape.
     """
     if name not in _table():
         raise ValueError(f"expected a corruption out of {', '.join(names())}, got {name!r}")
+    if not strength >= 0:
+        raise ValueError(f"expected a strength of 0 (nothing changes) or more, got {strength}")
     if video.dim() != 4 or not video.is_floating_point():
         raise ValueError(f"expected a float clip (F, C, H, W) in [0, 1], got {video.dtype} {tuple(video.shape)}")
     return _table()[name](video, strength, torch.Generator().manual_seed(seed)).clamp(0, 1)
@@ -114,9 +116,13 @@ def _do_loop(v: Tensor, s: float, g: Draw) -> Tensor:
 
 
 def _do_pan(v: Tensor, s: float, g: Draw) -> Tensor:
-    """A synthetic slow pan over a still of the first frame: motion without a subject's motion."""
+    """A synthetic slow pan over a still of the first frame: motion without a subject's motion.
+
+    Below strength 1 the subject moves on, slower.
+    """
+    still = v[(torch.arange(len(v)) * (1 - min(s, 1.0))).round().long()]
     steps = torch.arange(len(v)) / max(len(v) - 1, 1) * 0.5 * s
-    return _moved(v[:1].expand_as(v), torch.stack([steps, 0 * steps], -1))
+    return _moved(still, torch.stack([steps, 0 * steps], -1))
 
 
 def _do_shake(v: Tensor, s: float, g: Draw) -> Tensor:
@@ -190,7 +196,7 @@ def _do_expose(v: Tensor, s: float, g: Draw) -> Tensor:
 
 
 def _do_codec(v: Tensor, s: float, g: Draw) -> Tensor:
-    """Blocks of a starved codec: 8 x 8 means, fainter or stronger by `s`."""
+    """Blocks of a starved codec: means over 1/16 of the width, fainter or stronger by `s`."""
     size = max(2, v.shape[-1] // 16)
     blocks = interpolate(avg_pool2d(v, size, ceil_mode=True), scale_factor=size)[..., : v.shape[-2], : v.shape[-1]]
     return torch.lerp(v, blocks, min(0.8 * s, 1.0))
@@ -204,5 +210,5 @@ def _do_grid(v: Tensor, s: float, g: Draw) -> Tensor:
 
 def _do_drift(v: Tensor, s: float, g: Draw) -> Tensor:
     """Colours turn slowly: red becomes green becomes blue."""
-    turn = torch.linspace(0, min(s, 1.0), len(v))[:, None, None, None]
+    turn = torch.linspace(0, min(s, 1.0), len(v))[:, None, None, None].to(v)
     return torch.lerp(v, v.roll(1, dims=1), turn) if v.shape[1] == 3 else v * (1 - 0.5 * turn)
