@@ -176,7 +176,7 @@ SCALES = {
     "frame_quality": (0.13, 0.04),
 }
 WEIGHTS = {
-    "motion_consistency": 1.0,
+    "motion_consistency": 1.5,
     "warp_error": 1.0,
     "flicker": 1.0,
     "drift": 0.5,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from ._prompts import camera, pace, rests
 from .base import Reward, Samples
@@ -14,8 +15,8 @@ class DynamicDegree(Reward):
     """Whether things move as fast as is wanted: 1 inside a wide band of speeds, less on both sides, 0 for a still.
 
     Speed is that of lasting motion, (|f - b| - |f + b|) / 2 with f and b the flows from the middle of three frames to
-    the next and to the one before, so that what shakes on the spot counts as still; averaged over the fastest 5 % of
-    pixels where there are edges, less the camera's own motion, in diagonals a second. `low` and `high` bound the band;
+    the next and to the one before, each averaged along the edges nearby, so that what shakes on the spot counts as
+    still; of the fastest 5 % of pixels near edges, less the camera's own motion, in diagonals a second. `low` and `high` bound the band;
     a pace in the prompt moves it ("slowly" halves both, "quickly" doubles them); the camera counts where the prompt
     speaks of it. Where the prompt asks for rest, all that is wanted is less speed than `low`.
 
@@ -32,7 +33,7 @@ class DynamicDegree(Reward):
     reach = 2
     card = "Flat inside its band on purpose: it neither hurries slow motion nor slows quick motion."
 
-    def __init__(self, low: float = 0.04, high: float = 1.0, flow: str = "dis", flow_size: int = 192) -> None:
+    def __init__(self, low: float = 0.03, high: float = 1.0, flow: str = "dis", flow_size: int = 192) -> None:
         super().__init__()
         if not 0 < low < high:
             raise ValueError(f"expected 0 < low < high, speeds in diagonals a second, got low={low}, high={high}")
@@ -50,7 +51,7 @@ class DynamicDegree(Reward):
         if rests(prompt):
             return (self.low / speed.clamp(min=1e-6)).clamp(max=1)
         factor = pace(prompt)
-        return band(speed, self.low * min(factor, 1.0), self.high * max(factor, 1.0))
+        return band(speed, self.low * factor, self.high * factor)
 
 
 def band(speed: Tensor, low: float, high: float) -> Tensor:
@@ -65,33 +66,40 @@ def band(speed: Tensor, low: float, high: float) -> Tensor:
 
 def speeds(motion: Motion, with_camera: Tensor, share: float = 0.05) -> Tensor:
     """Lasting speed of the fastest `share` of pixels, pixels a frame, (B, F - 2); `with_camera` (B,) bool."""
-    structure = motion.structure
+    ink = motion.structure[:, 1:-1, None] ** 2
     onward, back = motion.forward[:, 1:], motion.backward[:, :-1]
     keep = with_camera[:, None, None, None, None]
-    onward = onward - camera_flow(onward, structure[:, 1:-1]).masked_fill(keep, 0)
-    back = back - camera_flow(back, structure[:, 1:-1]).masked_fill(keep, 0)
+    onward = onward - camera_flow(onward, ink).masked_fill(keep, 0)
+    back = back - camera_flow(back, ink).masked_fill(keep, 0)
+    near = around(ink)
+    onward, back = around(onward * ink) / near.clamp(min=1e-12), around(back * ink) / near.clamp(min=1e-12)
     lasting = (length(onward - back) - length(onward + back)).clamp(min=0) / 2
-    moving = (lasting * edge_share(structure[:, 1:-1])).flatten(2)
+    moving = (lasting * edge_share(near[:, :, 0])).flatten(2)
     return moving.topk(max(1, round(share * moving.shape[2])), dim=2).values.mean(2)
 
 
-def edge_share(structure: Tensor) -> Tensor:
+def around(image: Tensor) -> Tensor:
+    """Means over a square of a tenth of the shorter side about each pixel, (B, T, C, H, W)."""
+    reach = max(1, round(min(image.shape[-2:]) / 20))
+    flat = avg_pool2d(image.flatten(0, 1), 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
+    return flat.unflatten(0, image.shape[:2])
+
+
+def edge_share(ink: Tensor) -> Tensor:
     """From 0 where nothing shows to 1 at edges, relative to the strong edges of each frame, (B, T, H, W)."""
-    strong = structure.flatten(2).quantile(0.95, dim=2)[..., None, None]
-    return structure**2 / (structure**2 + (0.25 * strong) ** 2 + 1e-8)
+    strong = ink.flatten(2).quantile(0.95, dim=2)[..., None, None]
+    return ink / (ink + strong / 16 + 1e-8)
 
 
-def camera_flow(flow: Tensor, structure: Tensor, cells: int = 4) -> Tensor:
+def camera_flow(flow: Tensor, ink: Tensor, cells: int = 4) -> Tensor:
     """The motion of the picture as a whole, (B, T, 2, 1, 1), zero where it cannot be told from that of a thing.
 
     The median over `cells` x `cells` cells of the frame of the flow at their edges, if nearly two thirds of the cells
     have edges: a thing on a plain ground moves alone.
     """
-    pool = torch.nn.functional.adaptive_avg_pool2d
-    weight = structure.unsqueeze(2)
-    ink = pool(weight.flatten(0, 1), cells).unflatten(0, flow.shape[:2]).flatten(3)
-    mean = pool((flow * weight).flatten(0, 1), cells).unflatten(0, flow.shape[:2]).flatten(3) / ink.clamp(min=1e-9)
-    told = ink > 0.15 * ink.amax(3, keepdim=True)
+    cell = [adaptive_avg_pool2d(x.flatten(0, 1), cells).unflatten(0, flow.shape[:2]).flatten(3) for x in (ink, flow * ink)]
+    mean = cell[1] / cell[0].clamp(min=1e-12)
+    told = cell[0] > 0.02 * cell[0].amax(3, keepdim=True)
     median = mean.masked_fill(~told, torch.nan).nanmedian(3).values.nan_to_num()
     enough = told.float().mean(3) > 0.6
     return (median * enough)[..., None, None]
