@@ -20,6 +20,7 @@ from vidrl import world
 _CANON = 24  # pixels of the normalised mask
 _EXTENT = 1.7  # half-width of the normalised mask, in radii of a disc of the same area
 _SIZE_WEIGHT = 0.35  # of log-size beside position, in widths
+_AREA = (0.008, 0.6)  # shares of the frame that an object fills; a frame full of colour is none
 _MIN_SCORE = 0.6  # correlation with the best template below which a blob has no shape
 
 
@@ -57,7 +58,8 @@ def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
         raise ValueError(f"expected one caption a clip, got {len(video)} clips and {len(captions)} captions")
     seen = [read(clip, fps) for clip in video]
     said = [world.parse(caption) for caption in captions]
-    rows = [[getattr(a, k) == getattr(b, k) for k in ("shape", "colour", "motion")] for a, b in zip(seen, said, strict=True)]
+    words = ("shape", "colour", "motion")
+    rows = [[getattr(a, k) == getattr(b, k) for k in words] for a, b in zip(seen, said, strict=True)]
     return Verdict(*torch.tensor(rows).reshape(-1, 3).T)
 
 
@@ -66,11 +68,12 @@ def read(video: Tensor, fps: float = 8.0) -> Reading:
     video = video.detach().float().cpu()
     mask = object_mask(video)
     area = mask.mean((1, 2))
-    seen = area > 0.008
+    seen = (area > _AREA[0]) & (area < _AREA[1])
     if seen.float().mean() < 0.75 or seen.sum() < 2:
         return Reading(None, None, None)
     centre = centroid(mask)
-    return Reading(_shape(mask[seen], centre[seen], area[seen]), _colour(video[seen], mask[seen]), _motion(centre, area, seen, fps))
+    shape = _shape(mask[seen], centre[seen], area[seen])
+    return Reading(shape, _colour(video[seen], mask[seen]), _motion(centre, area, seen, fps))
 
 
 def object_mask(video: Tensor) -> Tensor:
