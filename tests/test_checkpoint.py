@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -250,6 +252,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(checkpoint.RunFolderError, match="no config.toml"):
         checkpoint.claim(tmp_path, CONFIG, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_processes_never_work_in_one_folder(tmp_path):
+    code = f"import sys, time; from vidrl import checkpoint; checkpoint.claim({str(tmp_path)!r}, {CONFIG!r}, True)\n" \
+           "print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(checkpoint.RunFolderError, match="another process is at work in"):
+            checkpoint.claim(tmp_path, CONFIG, resume=True)
+        other.kill()
+        other.wait()
+    assert checkpoint.claim(tmp_path, CONFIG, resume=True) == "new"
 
 
 def test_another_process_or_thread_count_is_refused():

@@ -27,7 +27,7 @@ LAYERS = [
     {"credit", "verifier"},
     {"transition", "segments", "world", "corruptions"},
     {"rewards"},
-    {"path", "plugin", "toml", "charts"},
+    {"path", "plugin", "toml", "charts", "launch"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 HEAVY = ("diffusers", "transformers", "accelerate", "peft", "av", "safetensors")

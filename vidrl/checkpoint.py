@@ -16,7 +16,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from torch import Tensor
 from vidrl import toml
 
 PARTIAL = ".partial-"
+LOCK = ".lock"
+_HELD: dict[Path, IO[str]] = {}  # open for as long as this process lives, and so locked
 
 
 class CheckpointError(RuntimeError):
@@ -91,10 +93,12 @@ def clean(run_dir: str | Path) -> None:
 def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
     """Make `run_dir` the folder of the run that `config` describes, and return where that run stands.
 
-    Writes `config.toml`. Raises `RunFolderError` as `examine` does.
+    Writes `config.toml`. Raises `RunFolderError` as `examine` does, and where another process is at work in the
+    folder; this one holds it until it ends.
     """
     stands = examine(run_dir, config, resume)
     Path(run_dir).mkdir(parents=True, exist_ok=True)
+    _hold(Path(run_dir))
     write_text(Path(run_dir) / "config.toml", toml.write(config))
     return stands
 
@@ -112,7 +116,7 @@ def examine(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str
         _same_run(folder, tomllib.loads(recorded.read_text(encoding="utf-8")), config)
         if stands != "new" and not resume:
             raise RunFolderError(f"{folder} holds this run already ({stands}): add --resume to go on, {another}")
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise RunFolderError(f"{folder} holds files but no config.toml, so no run of vidrl: expected a new or an "
                              f"empty folder; empty it, {another}")
     return stands
@@ -139,8 +143,7 @@ def same_world(saved: Mapping[str, int], now: Mapping[str, int]) -> None:
     if differing:
         told = "; ".join(f"{key}: expected {saved[key]} as in the checkpoint, got {now.get(key)}" for key in differing)
         raise CheckpointError(f"cannot resume exactly: {told}. Launch it as before "
-                              f"(torchrun --nproc-per-node {saved['processes']}, "
-                              f"OMP_NUM_THREADS={saved['threads']})")
+                              f"(--processes {saved['processes']}, OMP_NUM_THREADS={saved['threads']})")
 
 
 def append(path: str | Path, row: Mapping[str, Any]) -> None:
@@ -314,6 +317,21 @@ def _same_run(folder: Path, recorded: Mapping[str, Any], config: Mapping[str, An
         shown = "\n  ".join(lines)
         raise RunFolderError(f"{folder} holds another run; recorded -> asked for:\n  {shown}\n"
                              f"Ask for the recorded values to resume it, or name another folder, as run={folder}-2")
+
+
+def _hold(folder: Path) -> None:
+    if os.name != "posix" or folder.resolve() in _HELD:
+        return
+    import fcntl
+
+    handle = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115  closed when the process ends
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise RunFolderError(f"another process is at work in {folder}: wait until it has ended, or name another "
+                             f"folder, as run={folder}-2") from None
+    _HELD[folder.resolve()] = handle
 
 
 def _finite(value: Any) -> Any:

@@ -30,7 +30,8 @@ Fine-tune a generator by reinforcement learning, as a TOML recipe says.
   vidrl train scripts/recipes/demo.toml
   vidrl train scripts/recipes/demo.toml train.rounds=5 algorithm.options.segments=1 run=runs/mine
   vidrl train scripts/recipes/demo.toml --resume            go on after a kill, to the same weights
-  torchrun --nproc-per-node 2 -m vidrl train RECIPE         several processes (on CPU: ACCELERATE_USE_CPU=true)
+  vidrl train scripts/recipes/demo.toml --processes 2       several processes on this machine; 0 = as many as suit it
+  torchrun ... -m vidrl train RECIPE                        several machines
 
 The run folder holds the resolved config, metrics.jsonl, clips, checkpoints, the LoRA, summary.json and report.html.
 Ctrl-C saves a checkpoint and leaves.
@@ -125,6 +126,8 @@ def _declare_train(commands: Any) -> None:
     command.add_argument("overrides", metavar="key=value", nargs="*", help="dotted overrides, as train.rounds=5")
     command.add_argument("--resume", action="store_true",
                          help="go on from the run folder's checkpoint; starts anew where there is none")
+    command.add_argument("--processes", type=int, default=1, metavar="N",
+                         help="how many share the work (1); 0: one a GPU, or two of one thread on a CPU")
     command.add_argument("--check", action="store_true",
                          help="check recipe, options and run folder, print new | interrupted | finished and the "
                               "folder, and do nothing else")
@@ -194,9 +197,21 @@ def _train(args: argparse.Namespace) -> int:
     if stands == "finished":
         return _finish(recipe.run, note="this run is finished:")
 
-    from vidrl import train
+    return _launched(args) if args.processes != 1 else _trained(recipe, args.resume)
 
-    return _finish(train.run(recipe, resume=args.resume))
+
+def _launched(args: argparse.Namespace) -> int:
+    from vidrl import launch
+
+    words = ["train", args.recipe, *args.overrides, *(["--resume"] if args.resume else [])]
+    return launch.launch(words, args.processes or launch.automatic())
+
+
+def _trained(recipe: Any, resume: bool) -> int:
+    from vidrl import launch, train
+
+    launch.end_with_parent()
+    return _finish(train.run(recipe, resume=resume))
 
 
 def _finish(folder: str | Path, note: str = "") -> int:
