@@ -17,6 +17,6 @@ if __name__ != "vidrl.rewards":
 
 from .base import Reward, Samples, Score
 from .compose import Composite, default
-from .video import score, score_files
+from ._files import score, score_files
 
 __all__ = ["Composite", "Reward", "Samples", "Score", "default", "score", "score_files"]

@@ -172,8 +172,8 @@ SCALES = {
     "warp_error": (0.6, 0.2),
     "flicker": (-0.06, 0.08),
     "drift": (-0.05, 0.05),
-    "dynamic_degree": (0.9, 0.15),
-    "frame_quality": (0.13, 0.04),
+    "dynamic_degree": (0.9, 0.25),
+    "frame_quality": (0.1, 0.03),
 }
 WEIGHTS = {
     "motion_consistency": 1.5,

@@ -1,4 +1,4 @@
-"""Is each single frame worth looking at: sharp, lit, with contrast, without noise, blocks or clipped colours."""
+"""Is each single frame worth looking at: sharp, lit, with contrast and colour, without noise, blocks or clipping."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .base import Reward, Samples
 
 
 class FrameQuality(Reward):
-    """Quality of single frames without a reference or weights, in [0, 1]: a product of six factors, each in [0, 1].
+    """Quality of single frames without a reference or weights, in [0, 1]: a product of seven factors, each in [0, 1].
 
     sharp D / (D + sharpness), D the mean squared gradient less what noise adds; contrast s / (s + contrast), s the
     standard deviation over pixels and channels; both of colours with their chroma compressed, so that saturating does
     not pay; lit, a smooth window of the mean in [0.04, 0.96]; noise
     exp(-sigma / noise), sigma by the mask of Immerkaer (1996), median form; blocks exp(-excess), the excess of the
     gradient at the borders of 2, 4 and 8 pixel blocks; clipped exp(-4 share), pixels at 1 in some channel or at 0
-    in some but not all. Measured on frames whose shorter side is at most 192. A term is one frame.
+    in some but not all; colour (1 + c / (c + 0.01)) / 2, c the mean length of chroma, 1 for one channel. Measured on frames whose shorter side is at most 192. A term is one frame.
 
     >>> FrameQuality()(Samples(torch.full((1, 1, 3, 32, 32), 0.5), [""], 8.0)).value
     tensor([0.])
@@ -47,6 +47,7 @@ class FrameQuality(Reward):
             torch.exp(-sigma / self.noise),
             torch.exp(-blockiness(frames)),
             torch.exp(-4 * clipped(small)),
+            colourful(small),
         ]
         return torch.stack(parts).prod(0)
 
@@ -65,6 +66,15 @@ def compress(video: Tensor, knee: float = 0.1) -> Tensor:
     grey = video.mean(2, keepdim=True)
     chroma = video - grey
     return grey + chroma / (1 + (chroma.square().sum(2, keepdim=True) + 1e-8).sqrt() / knee)
+
+
+def colourful(video: Tensor) -> Tensor:
+    """(1 + c / (c + 0.01)) / 2 with c the mean length of chroma; 1 where there is one channel, (B, F)."""
+    if video.shape[2] == 1:
+        return video.new_ones(video.shape[:2])
+    chroma = (video - video.mean(2, keepdim=True)).square().sum(2)
+    c = ((chroma + 1e-10).sqrt() - 1e-5).mean((2, 3))
+    return (1 + c / (c + 0.01)) / 2
 
 
 def gradient_energy(video: Tensor) -> Tensor:

@@ -1,0 +1,114 @@
+"""Rewards over video files, folders and tensors: one row a clip, none dropped."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._stream import Stream
+from .base import Reward, Samples, Score
+from .compose import Composite
+from .video import Video, find
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def score(
+    clips: Tensor | Paths, reward: Reward, prompts: list[str] | None = None, fps: float | None = None
+) -> list[dict[str, Any]]:
+    """One row a clip, as `score_files` gives, for files, folders, or a tensor (B, F, C, H, W) with its `fps`.
+
+    `prompts` are one a clip of a tensor, or one a file. Raises ValueError where a tensor comes without `fps`.
+
+    >>> from vidrl.rewards.flicker import Flicker
+    >>> score(torch.full((2, 5, 3, 32, 32), 0.5), Flicker(), fps=8.0)[0]["frames"]
+    5
+    """
+    if not isinstance(clips, Tensor):
+        listed = [clips] if isinstance(clips, (str, os.PathLike)) else list(clips)
+        files = list(find(listed))
+        asked = dict(zip(map(str, files), prompts, strict=True)) if prompts is not None else None
+        return list(score_files(files, {"reward": reward}, asked))
+    if fps is None:
+        raise ValueError("expected fps, frames a second, with a tensor, got none: score(video, reward, fps=8.0)")
+    result = reward(Samples(clips, prompts if prompts is not None else [""] * len(clips), fps))
+    size = [clips.shape[-1], clips.shape[-2]]
+    facts = {"path": None, "fps": float(fps), "size": size, "frames": clips.shape[1]}
+    return [row(facts, {"reward": result}, i) for i in range(len(clips))]
+
+
+def score_files(
+    paths: Iterable[str | os.PathLike[str]], rewards: Mapping[str, Reward], prompts: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Score files and the videos in folders, in pieces of constant memory, all rewards on one flow.
+
+    Yields for each clip `{"path", "fps", "size": [width, height], "frames", "value": {reward: number}, "parts":
+    {reward: {part: number}}, "curve": {reward: [a number a frame]}, "why"}`; a number that is not there is None, and
+    `why` says the reason, or is None. A file that cannot be read is a row with its reason, never left out.
+    `prompts` maps paths to what was asked for.
+    """
+    for path in find(paths):
+        yield _score_file(path, rewards, (prompts or {}).get(str(path), ""))
+
+
+def row(facts: Mapping[str, Any], scores: Mapping[str, Score], i: int, whole: str | None = None) -> dict[str, Any]:
+    """Clip `i` of scores as a row of `score_files`."""
+    reasons = [f"{name}: {s.why[i]}" if len(scores) > 1 else s.why[i] for name, s in scores.items() if s.why[i]]
+    return {
+        **facts,
+        "value": {name: _number(s.value[i]) for name, s in scores.items()},
+        "parts": {name: {part: _number(p.value[i]) for part, p in s.parts.items()} for name, s in scores.items()},
+        "curve": {name: None if s.frames is None else [_number(x) for x in s.frames[i]] for name, s in scores.items()},
+        "why": whole or ("; ".join(str(r) for r in reasons) or None),
+    }
+
+
+def _score_file(path: Path, rewards: Mapping[str, Reward], prompt: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {"path": str(path), "fps": None, "size": None, "frames": None}
+    try:
+        if path.is_dir():
+            raise FileNotFoundError(f"expected videos in the folder {path}, found none")
+        video = Video(path)
+        facts |= {"fps": video.fps, "size": list(video.size), "frames": video.frames}
+        return row(facts, _stream(video, rewards, prompt), 0)
+    except (OSError, ValueError) as error:  # Unreadable is a ValueError; a fault in a reward is not the file's
+        return row(facts, {name: _none(reward) for name, reward in rewards.items()}, 0, f"unreadable: {error}")
+
+
+def _stream(video: Video, rewards: Mapping[str, Reward], prompt: str) -> dict[str, Score]:
+    """Scores of one clip, B = 1: in pieces where the reward can, whole where it cannot."""
+    leaves = {key: leaf for name, reward in rewards.items() for key, leaf in _leaves(name, reward).items()}
+    if any(type(leaf).terms is Reward.terms for leaf in leaves.values()):
+        samples = Samples(video.read()[None], [prompt], video.fps)
+        return {name: reward(samples) for name, reward in rewards.items()}
+    stream = Stream(leaves, video.fps, prompt)
+    for piece in video.pieces():
+        stream.update(piece)
+    found = stream.result()
+    return {name: _gather(name, reward, found) for name, reward in rewards.items()}
+
+
+def _leaves(name: str, reward: Reward) -> dict[str, Reward]:
+    if not isinstance(reward, Composite):
+        return {name: reward}
+    return {f"{name}/{part}": leaf for part, leaf in reward.parts.items()}  # type: ignore[misc]
+
+
+def _gather(name: str, reward: Reward, found: Mapping[str, Score]) -> Score:
+    if not isinstance(reward, Composite):
+        return found[name]
+    return reward.combine({part: found[f"{name}/{part}"] for part in reward.parts})
+
+
+def _none(reward: Reward) -> Score:
+    return Score(torch.full((1,), math.nan), None, reward.support)
+
+
+def _number(x: Tensor) -> float | None:
+    return float(x) if math.isfinite(x) else None
