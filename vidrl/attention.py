@@ -115,8 +115,8 @@ def _compare(backend: str, got: dict[str, Tensor | None], expected: dict[str, Te
 
 
 def _torch_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    heads_first = [tensor.transpose(1, 2) for tensor in (query, key, value)]
-    return scaled_dot_product_attention(*heads_first).transpose(1, 2)
+    output = scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    return output.transpose(1, 2)
 
 
 def _diffusers_kernel(backend: str) -> Kernel:

@@ -155,7 +155,8 @@ def check_plugins(recipe: Recipe) -> None:
 
     Raises `plugin.UnknownName` or `plugin.BadOption`.
     """
-    named = [("backbones", recipe.backbone), ("algorithms", recipe.algorithm)]
+    Section = Backbone | AlgorithmSection | RewardSection
+    named: list[tuple[str, Section]] = [("backbones", recipe.backbone), ("algorithms", recipe.algorithm)]
     if recipe.reward.name:
         named.append(("rewards", recipe.reward))
     for kind, section in named:
