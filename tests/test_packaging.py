@@ -1,5 +1,6 @@
 """What is installed: one top-level name, the linked folders inside it, the data beside the code."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -86,6 +87,33 @@ def check_installed(tmp_path, wheel):
     assert made.returncode == 0, made.stderr
     where, plugins = made.stdout.splitlines()
     assert where.startswith(str(installed)) and "flicker" in plugins.split()
+
+
+def demo(*arguments):
+    return subprocess.run(["bash", "scripts/demo", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["fast"], "expected --seed N or key=value (as train.rounds=5), got 'fast'"),
+    (["--seed", "x"], "--seed: expected a number, got 'x'"),
+    (["--seed"], "--seed: expected a number, got ''"),
+])
+def test_the_demo_explains_what_it_takes(arguments, message):
+    made = demo(*arguments)
+    assert made.returncode == 2 and made.stderr.strip() == f"demo: {message}"
+    assert "bash scripts/demo --seed 7" in demo("--help").stdout
+
+
+def test_a_second_demo_is_refused():
+    fcntl = pytest.importorskip("fcntl")
+    if shutil.which("flock") is None:
+        pytest.skip("needs flock")
+    (ROOT / "runs").mkdir(exist_ok=True)
+    with open(ROOT / "runs" / "demo.lock", "a") as lock:
+        with contextlib.suppress(BlockingIOError):  # a demo is at work: as good
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        made = demo()
+    assert made.returncode == 2 and "another demo is running in this checkout" in made.stderr
 
 
 def test_the_version_is_told_once():

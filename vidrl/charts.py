@@ -6,6 +6,7 @@ Colours are CSS classes of the page.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -76,15 +77,24 @@ def interval(low: float, high: float, difference: float, zone: tuple[float, floa
             f'<i class="dot" style="left:{place(difference):.2f}%"></i></div>')
 
 
-def decimals(value: Number, sign: bool = False) -> str:
-    """A number of a table's column: three decimals.
+def decimals(value: Number, sign: bool = False, places: int = 3) -> str:
+    """A number of a table's column, with so many decimals.
 
     >>> decimals(0.4), decimals(-0.0004), decimals(0.12, sign=True), decimals(float("nan"))
     ('0.400', '−0.000', '+0.120', '–')
     """
     if value is None or value != value:
         return "–"
-    return (f"{value:+.3f}" if sign else f"{value:.3f}").replace("-", "−")
+    return (f"{value:+.{places}f}" if sign else f"{value:.{places}f}").replace("-", "−")
+
+
+def places(width: float) -> int:
+    """How many decimals show an interval of this width: three, or as many as give it two digits, up to six.
+
+    >>> places(0.04), places(0.00012), places(0.0)
+    (3, 5, 3)
+    """
+    return min(6, max(3, 1 - math.floor(math.log10(width)))) if width > 0 else 3
 
 
 def bars(values: Sequence[Number], spans: Sequence[tuple[float, float]], total: float) -> str:

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vidrl.charts import Line, bars, chart, decimals, interval, number
+from vidrl.charts import Line, bars, chart, decimals, interval, number, places
 from vidrl.run_folder import Row, Run
 
 PLAYER = """
@@ -55,9 +55,16 @@ def _lede(run: Run) -> str:
     prompts = f"{count:.0f} held-out prompts" if count else "held-out prompts"
     sure = row["low"] > 0 or row["high"] < 0
     verdict = ("rose" if row["difference"] > 0 else "fell") if sure else "did not move measurably"
-    return (f"On {prompts} the composite reward {verdict}, from <b>{decimals(row['before'])}</b> to "
-            f"<b>{decimals(row['after'])}</b>: a paired difference of <b>{decimals(row['difference'], sign=True)}</b>, "
-            f"95 % interval {decimals(row['low'], sign=True)} to {decimals(row['high'], sign=True)}.")
+    before, after, change, low, high = _numbers(row)
+    return (f"On {prompts} the composite reward {verdict}, from <b>{before}</b> to <b>{after}</b>: a paired difference "
+            f"of <b>{change}</b>, 95 % interval {low} to {high}.")
+
+
+def _numbers(row: Mapping[str, float]) -> list[str]:
+    """Before, after, difference, low and high, with decimals enough to show the interval's width."""
+    digits = places(row["high"] - row["low"])
+    plain = [decimals(row[side], places=digits) for side in ("before", "after")]
+    return plain + [decimals(row[side], sign=True, places=digits) for side in ("difference", "low", "high")]
 
 
 def _facts(run: Run) -> list[tuple[str, Any]]:
@@ -90,16 +97,15 @@ def _forest(run: Run) -> str:
 
 def _forest_row(run: Run, name: str) -> str:
     row, zone, verdict = run.held_out[name], run.allowed(name), run.verdict(name)
+    before, after, change, low, high = _numbers(row)
     rewarded = name == "composite" or name in run.parts
     style = ("up" if row["low"] > 0 else "down" if row["high"] < 0 else "") if rewarded else ""
     chip = f'<span class="chip {"out" if "out" in verdict else ""}">{escape(verdict)}</span>' if verdict else ""
     plot = interval(row["low"], row["high"], row["difference"], zone, style)
     label = escape(name).replace("_", "_<wbr>")  # so that a long name breaks between its words
     return (f'<div class="row {"main" if name == "composite" else ""}"><span>{label}{chip}</span>'
-            f'<span>{decimals(row["before"])}</span><span>{decimals(row["after"])}</span>'
-            f'<span>{decimals(row["difference"], sign=True)}</span>{plot}'
-            f'<span class="range soft">{decimals(row["low"], sign=True)} to {decimals(row["high"], sign=True)}</span>'
-            f"</div>")
+            f"<span>{before}</span><span>{after}</span><span>{change}</span>{plot}"
+            f'<span class="range soft">{low} to {high}</span></div>')
 
 
 # --- clips -----------------------------------------------------------------------------------------------------------
