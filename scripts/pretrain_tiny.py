@@ -32,10 +32,11 @@ from vidrl.corruptions import corrupt
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, WORK = ROOT / "assets" / "tiny-wan", ROOT / "runs" / "pretrain"
-SIZE, FRAMES, FPS = 64, 17, 8.0
+SIZE, FRAMES, FPS = 32, 17, 8.0
 CORPUS = 12_000
-VAE_STEPS, VAE_ENCODER, VAE_BATCH, VAE_LR = 4000, 1600, 8, 1.5e-3
-FLOW_STEPS, FLOW_BATCH, FLOW_LR = 12_000, 32, 2e-3
+VAE_STEPS, VAE_IMAGES, VAE_ENCODER = 3000, 400, 1600  # stills first, then clips; the encoder stops learning early
+FLOW_STEPS, FLOW_BATCH = 12_000, 32
+MUON, ADAM = 0.02, 3e-3  # learning rates of matrices and of the rest
 TEXT_LENGTH, TEXT_PADDED = 20, (24, 512)  # a caption's tokens; the padded lengths that the transformer must bear
 NO_TEXT = 0.1  # share of clips whose caption is empty, so that guidance works
 
@@ -95,14 +96,53 @@ def corpus(indices: Iterator[int] | range | list[int], size: int) -> Iterator[tu
 # Resumable training
 
 
-class Run:
-    """Parameters, their average, and AdamW, saved to one safetensors file every two minutes."""
+def orthogonal(g: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrix, about: five Newton-Schulz steps."""
+    x = g / (g.norm() + 1e-7)
+    x = x.T if g.shape[0] > g.shape[1] else x
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+    return x.T if g.shape[0] > g.shape[1] else x
 
-    def __init__(self, name: str, module: nn.Module, lr: float, steps: int, decay: float):
-        self.path, self.module, self.lr, self.steps, self.decay = WORK / f"{name}.safetensors", module, lr, steps, decay
-        self.params = {k: p for k, p in module.named_parameters() if p.requires_grad}
+
+class Muon:
+    """Orthogonalised momentum for matrices and kernels (arXiv 2502.16982), AdamW for the rest.
+
+    On this autoencoder it reaches in 100 steps what AdamW does not in 300.
+    """
+
+    def __init__(self, matrices: list[Tensor], others: list[Tensor]):
+        self.matrices, self.momentum = matrices, [torch.zeros_like(p) for p in matrices]
+        self.adam = torch.optim.AdamW(others, lr=ADAM, betas=(0.9, 0.98), weight_decay=0.0)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """One step at `rate` times the full learning rate."""
+        for p, m in zip(self.matrices, self.momentum, strict=True):
+            if p.grad is None:
+                continue
+            m.lerp_(p.grad, 0.1)
+            update = orthogonal(p.grad.lerp(m, 0.9).flatten(1))
+            stretch = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+            p.mul_(1 - 0.01 * rate * MUON).add_(update.view_as(p), alpha=-rate * MUON * stretch)
+            p.grad = None
+        for group in self.adam.param_groups:
+            group["lr"] = ADAM * rate
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+
+
+class Run:
+    """Parameters, their average and the optimiser, saved to one safetensors file every two minutes."""
+
+    def __init__(self, name: str, module: nn.Module, steps: int, decay: float, hidden: Callable[[str, Tensor], bool]):
+        self.path, self.module, self.steps, self.decay = WORK / f"{name}.safetensors", module, steps, decay
+        self.params = dict(module.named_parameters())
         self.mean = {k: p.detach().clone() for k, p in self.params.items()}
-        self.optimiser = torch.optim.AdamW(self.params.values(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+        self.inner = [k for k, p in self.params.items() if hidden(k, p)]
+        self.outer = [k for k in self.params if k not in set(self.inner)]
+        self.optimiser = Muon([self.params[k] for k in self.inner], [self.params[k] for k in self.outer])
         self.step, self.seconds, self.saved = 0, 0.0, time.time()
         self.log = WORK / f"{name}.jsonl"
         if self.path.exists():
@@ -114,23 +154,28 @@ class Run:
         for k, p in self.params.items():
             p.data.copy_(state[f"param.{k}"])
             self.mean[k].copy_(state[f"mean.{k}"])
-            moments = {m: state[f"{m}.{k}"] for m in ("exp_avg", "exp_avg_sq")}
-            self.optimiser.state[p] = {"step": torch.tensor(float(self.step)), **moments}
+        for k, m in zip(self.inner, self.optimiser.momentum, strict=True):
+            m.copy_(state[f"momentum.{k}"])
+        for k in self.outer:
+            if f"exp_avg.{k}" in state:
+                moments = {m: state[f"{m}.{k}"] for m in ("exp_avg", "exp_avg_sq", "step")}
+                self.optimiser.adam.state[self.params[k]] = moments
 
     def save(self) -> None:
         state = {"step": torch.tensor(self.step), "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
         for k, p in self.params.items():
             state |= {f"param.{k}": p.detach(), f"mean.{k}": self.mean[k]}
-            state |= {f"{m}.{k}": self.optimiser.state[p][m] for m in ("exp_avg", "exp_avg_sq")}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        state |= {f"momentum.{k}": m for k, m in zip(self.inner, self.optimiser.momentum, strict=True)}
+        for k in self.outer:
+            state |= {f"{m}.{k}": value for m, value in self.optimiser.adam.state[self.params[k]].items()}
         save_file({k: v.contiguous() for k, v in state.items()}, self.path.with_suffix(".tmp"))
         self.path.with_suffix(".tmp").replace(self.path)
         self.saved = time.time()
 
     def rate(self) -> float:
-        """Warm-up over 2 %, then half a cosine down to 2 %."""
+        """Warm-up over 1 %, then half a cosine down to 2 %."""
         done = self.step / self.steps
-        return self.lr * min(1.0, done / 0.02 + 1e-3) * (0.02 + 0.98 * (1 + cos(pi * min(done, 1.0))) / 2)
+        return min(1.0, done / 0.01 + 1e-2) * (0.02 + 0.98 * (1 + cos(pi * min(done, 1.0))) / 2)
 
     def go(self, loss: Callable[[int], Tensor], stop: int | None = None) -> None:
         """Train until step `stop` (the last), or until killed."""
@@ -139,10 +184,7 @@ class Run:
             value = loss(step)
             value.backward()
             nn.utils.clip_grad_norm_(self.params.values(), 1.0)
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.rate()
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimiser.step(self.rate())
             self.step = step + 1
             with torch.no_grad():
                 decay = min(self.decay, (1 + self.step) / (10 + self.step))
@@ -172,53 +214,63 @@ class Run:
 
 
 def new_vae() -> nn.Module:
+    """Narrow, patchified and residual: its linear short cuts are what makes it learn in minutes."""
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(0)
     return AutoencoderKLWan(
-        base_dim=16, z_dim=8, dim_mult=[1, 2, 4], num_res_blocks=1, attn_scales=[], temperal_downsample=[True, True],
-        latents_mean=[0.0] * 8, latents_std=[1.0] * 8, patch_size=2, in_channels=12, out_channels=12,
-        scale_factor_spatial=8, scale_factor_temporal=4,
+        base_dim=16, decoder_base_dim=16, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1, attn_scales=[],
+        temperal_downsample=[True, True], latents_mean=[0.0] * 16, latents_std=[1.0] * 16, patch_size=2, in_channels=12,
+        out_channels=12, scale_factor_spatial=8, scale_factor_temporal=4, is_residual=True,
     )  # fmt: skip
 
 
 def vae_batch(step: int) -> Tensor:
-    """Crops of 9 frames for most of the way (the network is convolutional), whole clips in between and at the end."""
-    whole = step > 0.85 * VAE_STEPS or step % 8 == 7
+    """Stills, then pieces of 9 frames, with whole clips in between and at the end: (B, 3, F, 32, 32) in [-1, 1]."""
+    whole = step > 0.85 * VAE_STEPS or step % 6 == 5
+    size, frames = (16, 1) if step < VAE_IMAGES else (2, FRAMES) if whole else (4, 9)
     draw = random.Random(f"vae {step}")
     clips = []
-    for _, clip in corpus([1_000_000 + VAE_BATCH * step + i for i in range(2 if whole else VAE_BATCH)], SIZE):
-        if not whole:
-            x, y, t = draw.randrange(SIZE // 2 + 1), draw.randrange(SIZE // 2 + 1), draw.randrange(FRAMES - 8)
-            clip = clip[t : t + 9, :, y : y + SIZE // 2, x : x + SIZE // 2]
-        clips.append(clip)
+    for _, clip in corpus([1_000_000 + 16 * step + i for i in range(size)], SIZE):
+        start = draw.randrange(FRAMES - frames + 1)
+        clips.append(clip[start : start + frames])
     return 2 * torch.stack(clips).transpose(1, 2) - 1
 
 
+def picture_loss(y: Tensor, x: Tensor) -> Tensor:
+    """Squared error of light and, twice as heavy, of two colour differences, and a little absolute error.
+
+    Absolute error alone settles for the grey of the background: objects are small.
+    """
+    axes = x.new_tensor([[1 / 3, 1 / 3, 1 / 3], [0.7, -0.7, 0.0], [0.4, 0.4, -0.8]])
+    error = torch.einsum("kc,bcthw->bkthw", axes, y - x).square().mean((0, 2, 3, 4))
+    return 2 * error[0] + 4 * error[1] + 4 * error[2] + 0.3 * (y - x).abs().mean()
+
+
 def vae_loss(vae: nn.Module, step: int) -> Tensor:
-    """L1 + L2 + edges + a faint pull of the latent to the unit Gaussian; the encoder learns for VAE_ENCODER steps."""
+    """Reconstruction and a faint pull of the latent to the unit Gaussian; the encoder learns for VAE_ENCODER steps."""
     x = vae_batch(step)
     with torch.set_grad_enabled(step < VAE_ENCODER):
         posterior = vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
         z = posterior.mean + posterior.std * noise
-    y = vae.decode(z).sample
-    edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3, 4))
-    return (y - x).abs().mean() + (y - x).square().mean() + 0.5 * edges + 1e-6 * posterior.kl().mean()
+    return picture_loss(vae.decode(z).sample, x) + 1e-6 * posterior.kl().mean()
 
 
 def train_vae() -> None:
     """Both halves, then the decoder alone: the latents may be encoded, and the transformer begun, at half-time."""
     vae = new_vae()
-    run = Run("vae", vae, VAE_LR, VAE_STEPS, 0.995)
+    run = Run("vae", vae, VAE_STEPS, 0.995, lambda name, p: p.dim() >= 4)
     if run.step < VAE_ENCODER:
         run.go(lambda step: vae_loss(vae, step), VAE_ENCODER)
         run.settle([k for k in run.params if k.startswith(("encoder.", "quant_conv."))])
     if not (MODEL / "vae").exists():
-        publish_vae(vae)
+        weights = {k: p.detach().clone() for k, p in run.params.items()}
+        publish_vae(run.averaged())
+        for k, p in run.params.items():
+            p.data.copy_(weights[k])
     run.go(lambda step: vae_loss(vae, step))
-    run.averaged()
-    publish_vae(vae)
+    publish_vae(run.averaged())
 
 
 def publish_vae(vae: nn.Module) -> None:
@@ -296,7 +348,7 @@ def new_transformer() -> nn.Module:
 
     torch.manual_seed(0)
     return WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=30, in_channels=8, out_channels=8, text_dim=64,
+        patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=30, in_channels=16, out_channels=16, text_dim=64,
         freq_dim=64, ffn_dim=480, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=64,
     )  # fmt: skip
 
@@ -336,6 +388,10 @@ def flow_loss(net: nn.Module, text: PaddedText, latents: Tensor, table: Tensor, 
     return (v - (noise - x0)).square().mean()
 
 
+def flow_run(net: nn.Module) -> Run:
+    return Run("flow", net, FLOW_STEPS, 0.999, lambda name, p: name.startswith("blocks.") and p.dim() == 2)
+
+
 def train_flow() -> None:
     save_text()
     latents, captions = load_corpus()
@@ -344,7 +400,7 @@ def train_flow() -> None:
     net, text = new_transformer(), PaddedText()
     for block in net.blocks:
         block.attn2.set_processor(text)
-    run = Run("flow", net, FLOW_LR, FLOW_STEPS, 0.999)
+    run = flow_run(net)
     try:
         run.go(lambda step: flow_loss(net, text, latents, table, caption, step))
     except KeyboardInterrupt:
@@ -358,7 +414,7 @@ def assemble(run: Run | None = None) -> None:
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     net = new_transformer()
-    (run or Run("flow", net, FLOW_LR, FLOW_STEPS, 0.999)).averaged()
+    (run or flow_run(net)).averaged()
     net = run.module if run else net
     for block in net.blocks:
         block.attn2.set_processor(type(block.attn1.processor)())
@@ -370,6 +426,8 @@ def assemble(run: Run | None = None) -> None:
         transformer=net,
     )
     pipe.save_pretrained(MODEL)
+    size = {"height": SIZE, "width": SIZE, "frames": FRAMES, "fps": FPS}
+    (MODEL / "vidrl.json").write_text(json.dumps(size) + "\n")
 
 
 # The bar

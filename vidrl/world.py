@@ -220,10 +220,10 @@ def _texture(kind: str, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
         return lambda p: torch.full(p.shape[:-1], grey)
     if kind == "striped":
         x, y = torch.cos(torch.tensor(angle * pi)), torch.sin(torch.tensor(angle * pi))
-        return lambda p: 0.42 + 0.14 * torch.tanh(2.5 * torch.sin(2 * pi * ((p[..., 0] * x + p[..., 1] * y) * 2.6 + phase)))
+        return lambda p: 0.42 + 0.12 * torch.tanh(2 * torch.sin(2 * pi * ((p[..., 0] * x + p[..., 1] * y) * 2.2 + phase)))
     waves = torch.rand(6, 3, generator=draw).tolist()
-    return lambda p: 0.45 + 0.07 * sum(
-        torch.sin(2 * pi * (p[..., 0] * (5 * a - 2.5) + p[..., 1] * (5 * b - 2.5) + c)) for a, b, c in waves
+    return lambda p: 0.45 + 0.06 * sum(
+        torch.sin(2 * pi * (p[..., 0] * (4 * a - 2) + p[..., 1] * (4 * b - 2) + c)) for a, b, c in waves
     )
 
 
