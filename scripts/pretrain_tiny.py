@@ -5,8 +5,8 @@
     python scripts/pretrain_tiny.py flow      # flow-matching transformer on those latents
     python scripts/pretrain_tiny.py check     # the bar: the verifier on 256 held-out captions
 
-Every stage may be killed and called again: it goes on from runs/pretrain/*.safetensors, and step i always sees the batch
-of seed i. About half of the corpus has the faults of web video (see `fault`), so that reward has something to mend.
+Every stage may be killed and called again: it goes on from runs/pretrain/*.safetensors, and step i always sees the
+batch of seed i. About half of the corpus has the faults of web video (see `fault`), so that reward has something to mend.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL, WORK = ROOT / "assets" / "tiny-wan", ROOT / "runs" / "pretrain"
 SIZE, FRAMES, FPS = 32, 17, 8.0
 CORPUS = 12_000
-VAE_STEPS, VAE_IMAGES, VAE_ENCODER = 3000, 400, 1600  # stills first, then clips; the encoder stops learning early
-FLOW_STEPS, FLOW_BATCH = 12_000, 32
+VAE_STEPS, VAE_IMAGES, VAE_ENCODER = 3000, 400, 3000  # stills first, then clips
+FLOW_STEPS, FLOW_BATCH = 7000, 32
 MUON, ADAM = 0.02, 3e-3  # learning rates of matrices and of the rest
 TEXT_LENGTH, TEXT_PADDED = 20, (24, 512)  # a caption's tokens; the padded lengths that the transformer must bear
 NO_TEXT = 0.1  # share of clips whose caption is empty, so that guidance works
@@ -136,7 +136,9 @@ class Muon:
 class Run:
     """Parameters, their average and the optimiser, saved to one safetensors file every two minutes."""
 
-    def __init__(self, name: str, module: nn.Module, steps: int, decay: float, hidden: Callable[[str, Tensor], bool]):
+    def __init__(
+        self, name: str, module: nn.Module, steps: int, decay: float, hidden: Callable[[str, Tensor], bool]
+    ):  # fmt: skip
         self.path, self.module, self.steps, self.decay = WORK / f"{name}.safetensors", module, steps, decay
         self.params = dict(module.named_parameters())
         self.mean = {k: p.detach().clone() for k, p in self.params.items()}
@@ -180,7 +182,8 @@ class Run:
     def go(self, loss: Callable[[int], Tensor], stop: int | None = None) -> None:
         """Train until step `stop` (the last), or until killed."""
         shown, start, stop = 0.0, time.time(), stop or self.steps
-        for step in tqdm(range(self.step, stop), initial=self.step, total=stop, desc=self.path.stem, mininterval=10):
+        steps = range(self.step, stop)
+        for step in tqdm(steps, initial=self.step, total=stop, desc=self.path.stem, mininterval=10):
             value = loss(step)
             value.backward()
             nn.utils.clip_grad_norm_(self.params.values(), 1.0)
@@ -192,8 +195,9 @@ class Run:
             shown = 0.98 * shown + 0.02 * value.item() if shown else value.item()
             self.seconds, start = self.seconds + time.time() - start, time.time()
             if self.step % 100 == 0:
+                row = {"step": self.step, "loss": round(shown, 5), "seconds": round(self.seconds)}
                 with self.log.open("a") as file:
-                    file.write(json.dumps({"step": self.step, "loss": round(shown, 5), "seconds": round(self.seconds)}) + "\n")
+                    file.write(json.dumps(row) + "\n")
             if time.time() - self.saved > 120 or self.step == stop:
                 self.save()
 
@@ -302,7 +306,8 @@ def encode(part: int, parts: int) -> None:
             z = vae.encode(2 * torch.stack(clips).transpose(1, 2) - 1).latent_dist.mode()
         latents.append((z - mean) / std)
         captions += texts
-    save_file({"latents": torch.cat(latents)}, WORK / f"latents-{part}.safetensors", {"captions": json.dumps(captions)})
+    path = WORK / f"latents-{part}.safetensors"
+    save_file({"latents": torch.cat(latents)}, path, {"captions": json.dumps(captions)})
 
 
 def load_corpus() -> tuple[Tensor, list[str]]:
@@ -323,11 +328,14 @@ def save_text() -> None:
     """A tokenizer of whole words, and a small frozen text encoder; the transformer learns to read its random features."""
     from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-    words = sorted({word for scene in world.scenes("train") for word in scene.caption.split()} | {"while", "the", "camera", "pans"})
+    said = {word for scene in world.scenes("train") for word in scene.caption.split()}
+    words = sorted(said | {"while", "the", "camera", "pans"})
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -10.0)] + [(f"▁{w}", -1.0) for w in words]
     T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(MODEL / "tokenizer")
     torch.manual_seed(0)
-    config = UMT5Config(vocab_size=len(pieces), d_model=64, d_kv=16, num_heads=4, num_layers=2, d_ff=128, dropout_rate=0.0)
+    config = UMT5Config(
+        vocab_size=len(pieces), d_model=64, d_kv=16, num_heads=4, num_layers=2, d_ff=128, dropout_rate=0.0
+    )
     UMT5EncoderModel(config).save_pretrained(MODEL / "text_encoder")
 
 
@@ -362,7 +370,9 @@ class PaddedText:
     def __init__(self) -> None:
         self.bias: Tensor | None = None
 
-    def __call__(self, attn: nn.Module, hidden: Tensor, text: Tensor, mask: object = None, rotary: object = None) -> Tensor:
+    def __call__(
+        self, attn: nn.Module, hidden: Tensor, text: Tensor, mask: object = None, rotary: object = None
+    ) -> Tensor:
         q = attn.norm_q(attn.to_q(hidden)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         k = attn.norm_k(attn.to_k(text)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         v = attn.to_v(text).unflatten(2, (attn.heads, -1)).transpose(1, 2)
@@ -370,14 +380,18 @@ class PaddedText:
         return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
 
 
-def flow_loss(net: nn.Module, text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int) -> Tensor:
+def flow_loss(
+    net: nn.Module, text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int
+) -> Tensor:  # fmt: skip
     """Velocity matching, ||v(x_t, t) - (noise - x0)||², at logit-normal t."""
     draw = torch.Generator().manual_seed(step)
     pick = torch.randint(len(latents), (FLOW_BATCH,), generator=draw)
     x0, words = latents[pick], table[caption[pick]]
     words = words * (torch.rand(FLOW_BATCH, 1, 1, generator=draw) >= NO_TEXT) if step % 2 else words
     low, high = (log(n) for n in TEXT_PADDED)
-    padded = round(2.718281828 ** float(torch.empty(()).uniform_(low, high, generator=draw))) if step % 4 else TEXT_PADDED[1]
+    padded = (
+        round(2.718281828 ** float(torch.empty(()).uniform_(low, high, generator=draw))) if step % 4 else TEXT_PADDED[1]
+    )
     text.bias = torch.zeros(TEXT_LENGTH + 1)
     text.bias[-1] = log(padded - TEXT_LENGTH)
     t = torch.sigmoid(torch.randn(FLOW_BATCH, generator=draw) * 1.2)
@@ -449,7 +463,8 @@ def check(n: int, guidance: float, length: int) -> dict[str, float]:
             generator=noise, max_sequence_length=length, output_type="pt",
         ).frames  # fmt: skip
         seen.append(verifier.verify(video, part, FPS))
-    return {k: torch.cat([getattr(v, k) for v in seen]).float().mean().item() for k in ("colour", "shape", "motion", "all")}
+    words = ("colour", "shape", "motion", "all")
+    return {word: torch.cat([getattr(v, word) for v in seen]).float().mean().item() for word in words}
 
 
 def main() -> None:

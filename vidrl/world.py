@@ -186,7 +186,7 @@ def _box(x: Tensor, y: Tensor, half_x: float, half_y: float) -> Tensor:
 
 
 def coverage(shape: str, centre: Tensor, radius: Tensor, size: int) -> Tensor:
-    """How much of each pixel the shape covers: (F, size, size) in [0, 1], for centres (F, 2) and radii (F,) in widths."""
+    """Each pixel's share inside the shape: (F, size, size) in [0, 1], for centres (F, 2) and radii (F,) in widths."""
     grid = pixel_grid(size)
     points = (grid[None] - centre[:, None, None]) / radius[:, None, None, None]
     pixels = _distance(shape, points) * radius[:, None, None] * size
@@ -220,11 +220,15 @@ def _texture(kind: str, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
         return lambda p: torch.full(p.shape[:-1], grey)
     if kind == "striped":
         x, y = torch.cos(torch.tensor(angle * pi)), torch.sin(torch.tensor(angle * pi))
-        return lambda p: 0.42 + 0.12 * torch.tanh(2 * torch.sin(2 * pi * ((p[..., 0] * x + p[..., 1] * y) * 2.2 + phase)))
+        return lambda p: 0.42 + 0.12 * torch.tanh(2 * _wave(2.2 * (p[..., 0] * x + p[..., 1] * y) + phase))
     waves = torch.rand(6, 3, generator=draw).tolist()
-    return lambda p: 0.45 + 0.06 * sum(
-        torch.sin(2 * pi * (p[..., 0] * (4 * a - 2) + p[..., 1] * (4 * b - 2) + c)) for a, b, c in waves
-    )
+    return lambda p: 0.45 + 0.06 * torch.stack(
+        [_wave(p[..., 0] * (4 * a - 2) + p[..., 1] * (4 * b - 2) + c) for a, b, c in waves]
+    ).sum(0)
+
+
+def _wave(turns: Tensor) -> Tensor:
+    return torch.sin(2 * pi * turns)
 
 
 def render(scene: Scene, size: int = 32, frames: int = 17, fps: float = 8.0, seed: int = 0) -> Clip:
