@@ -16,7 +16,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"benchmarks", "train", "steering"},
-    {"update", "record"},
+    {"update", "record", "held_out"},
     {"algorithms"},
     {"rollout"},
     {"policy"},

@@ -55,12 +55,12 @@ def join(scores: Sequence[Score]) -> Score:
     return Score(torch.cat([s.value for s in scores]), frames, first.support, parts, why, first.weights)
 
 
-def measure(score: Score, samples: Samples) -> Measures:
-    """The reward, its parts and the guards of each clip."""
+def measure(score: Score, samples: Samples, captions: bool) -> Measures:
+    """The reward, its parts and the guards of each clip; what the verifier reads where the prompts are captions."""
     values = {"composite": score.value} | {name: part.value for name, part in score.parts.items()}
     values |= {"unscored_share": score.value.isnan().float(), "exposure": exposure(samples.frames)}
     found = {name: value.detach().double().cpu().numpy() for name, value in values.items()}
-    return found | _verifier(samples)
+    return found | (_verifier(samples) if captions else {})
 
 
 def exposure(video: Tensor) -> Tensor:
@@ -69,20 +69,37 @@ def exposure(video: Tensor) -> Tensor:
     return torch.einsum("nfchw,c->n", video, weights) / (video[0, :, 0].numel())
 
 
-def _verifier(samples: Samples) -> Measures:
-    """What the verifier reads, where the prompts are captions of `vidrl.world`."""
+def are_captions(prompts: Sequence[str]) -> bool:
+    """Whether all prompts are captions of `vidrl.world`, which the verifier can read.
+
+    Example:
+        >>> are_captions(["a cat on a windowsill"])
+        False
+    """
     try:
-        for prompt in samples.prompts:
+        for prompt in prompts:
             world.parse(prompt)
     except ValueError:
-        return {}
+        return False
+    return True
+
+
+def _verifier(samples: Samples) -> Measures:
     seen = verifier.verify(samples.frames, list(samples.prompts), samples.fps)
     named = {"verifier": seen.all, "verifier_shape": seen.shape, "verifier_colour": seen.colour, "verifier_motion": seen.motion}
     return {name: value.double().numpy() for name, value in named.items()}
 
 
+def thumbnails(video: Tensor, side: int = 16) -> Tensor:
+    """Clips (N, F, C, H, W) as rows (N, ·), each frame averaged down to at most side × side: what differs to the eye."""
+    rows, columns = min(side, video.shape[-2]), min(side, video.shape[-1])
+    return torch.nn.functional.adaptive_avg_pool2d(video.flatten(1, 2), (rows, columns)).flatten(1)
+
+
 def diversity(video: Tensor, group: Tensor) -> Tensor:
     """How much members of a group differ: (number of groups,) mean absolute difference between clips of a group.
+
+    A group of one has none to differ from: NaN.
 
     Example:
         >>> diversity(torch.tensor([0.0, 1.0, 3.0, 3.0]).view(4, 1, 1, 1, 1), torch.tensor([0, 0, 1, 1]))
@@ -92,7 +109,7 @@ def diversity(video: Tensor, group: Tensor) -> Tensor:
     for g in group.unique():
         clips = video[group == g].flatten(1)
         pairs = len(clips) * (len(clips) - 1)
-        spreads.append(torch.cdist(clips, clips, p=1).sum() / pairs / clips.shape[1])
+        spreads.append(torch.cdist(clips, clips, p=1).sum() / pairs / clips.shape[1])  # 0 / 0 for a group of one
     return torch.stack(spreads)
 
 
@@ -133,6 +150,9 @@ def compare(before: Measures, after: Measures, draws: int = 4000) -> dict[str, d
 def outside(bands: Mapping[str, tuple[float, float]], base: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
     """What each guard that left its band says; bands are fractions of the base model's value.
 
+    The band of `unscored_share`, which is 0 for a good base model, is of the share itself. Raises ValueError for a
+    guard that is not measured.
+
     Example:
         >>> outside({"dynamic_degree": (0.95, 2.0)}, {"dynamic_degree": 0.5}, {"dynamic_degree": 0.4})
         ['dynamic_degree: expected 0.475 to 1 (0.95 to 2.0 of the base model), got 0.4']
@@ -141,16 +161,20 @@ def outside(bands: Mapping[str, tuple[float, float]], base: Mapping[str, float],
     for name, (low, high) in bands.items():
         if name not in now or name not in base:
             raise ValueError(f"guard.bands.{name}: expected a held-out measure out of {', '.join(now)}")
-        bottom, top = sorted((low * base[name], high * base[name]))
+        unit = 1.0 if name == "unscored_share" else base[name]
+        bottom, top = sorted((low * unit, high * unit))
         if not bottom <= now[name] <= top:
-            messages.append(f"{name}: expected {bottom:.3g} to {top:.3g} ({low} to {high} of the base model), got {now[name]:.3g}")
+            of = "clips" if name == "unscored_share" else "the base model"
+            messages.append(f"{name}: expected {bottom:.3g} to {top:.3g} ({low} to {high} of {of}), got {now[name]:.3g}")
     return messages
 
 
 def save(folder: Path, round: int, measures: Measures) -> None:
     """Keep the numbers of each clip for paired statistics."""
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"{round:06d}.npz", **measures)  # type: ignore[arg-type]
+    partial = folder / f".partial-{round:06d}.npz"
+    np.savez(partial, **measures)  # type: ignore[arg-type]
+    partial.replace(folder / f"{round:06d}.npz")
 
 
 def load(folder: Path, round: int) -> Measures:

@@ -7,9 +7,13 @@ Nothing but tensors crosses between processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +21,6 @@ from torch import Tensor, nn
 
 from vidrl.rewards import Score
 
-Made = TypeVar("Made")
 REASONS = ("", "time limit", "interrupted")  # to stop, the weightiest last
 
 
@@ -32,9 +35,10 @@ class Workers:
         self.engine = Accelerator(
             cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision, log_with=list(trackers) or None, project_dir=folder
         )
-        self.trackers = bool(trackers)
-        if trackers:
-            self.engine.init_trackers("vidrl")
+        if len(self.engine.log_with) < len(trackers):  # accelerate drops those it cannot import without a word
+            known = ", ".join(str(getattr(one, "value", one)) for one in self.engine.log_with) or "none"
+            raise ImportError(f"expected train.trackers {list(trackers)}, of which {known} can be imported: pip install the others")
+        self.trackers, self.asked = bool(trackers), 0.0
         self.device, self.count, self.rank = self.engine.device, self.engine.num_processes, self.engine.process_index
         self.main = self.engine.is_main_process
 
@@ -42,6 +46,8 @@ class Workers:
         """The places out of n that are this process's, one after the other."""
         if even and n % self.count:
             raise ValueError(f"expected a number of samples that {self.count} processes divide, got {n}: change prompts_per_round or group")
+        if n < self.count:
+            raise ValueError(f"expected at least one clip a process, got {n} for {self.count}: raise data.held_out_n, or use fewer processes")
         return [int(i) for i in np.array_split(np.arange(n), self.count)[self.rank]]
 
     def first_micro_batch(self) -> int:
@@ -49,10 +55,38 @@ class Workers:
         return 32 if self.device.type == "cpu" else 16
 
     def once(self, action: Callable[[], object]) -> None:
-        """The main process acts, the others wait; its failure ends them all through the launcher."""
+        """The main process acts, the others wait, and fail where it failed."""
+        failure: Exception | None = None
         if self.main:
-            action()
-        self.engine.wait_for_everyone()
+            try:
+                action()
+            except Exception as error:  # noqa: BLE001  raised again below, once the others know
+                failure = error
+        failed = self.engine.gather(torch.tensor([failure is not None], dtype=torch.int, device=self.device))
+        if failure is not None:
+            raise failure
+        if bool(failed.any()):
+            raise RuntimeError("the main process failed; its message says why")
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C only ask to stop, which `agree` answers; a second Ctrl-C, a second later, leaves at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may handle signals
+            return
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked and number == signal.SIGINT and time.monotonic() - self.asked > 1:  # a launcher passes on what came already
+            raise KeyboardInterrupt
+        if not self.asked and self.main:
+            print("\nstopping once what runs is done and saved; Ctrl-C again leaves at once", file=sys.stderr)
+        self.asked = self.asked or time.monotonic()
 
     def assert_alike(self, checksum: str) -> None:
         """Raise RuntimeError where processes hold different weights: they would train apart from here on."""
@@ -62,11 +96,14 @@ class Workers:
             raise RuntimeError(f"expected the same weights on all {self.count} processes, got checksums {seen.tolist()}")
 
     def agree(self, stop: str) -> str:
-        """The weightiest reason to stop that any process has."""
+        """The weightiest reason to stop that any process has, signals included.
+
+        Processes must ask here, and nowhere else, whether to stop: a signal reaches each at a moment of its own.
+        """
         if stop not in REASONS:
             return stop  # found by all alike
-        worst = self.engine.gather(torch.tensor([REASONS.index(stop)], device=self.device)).max()
-        return REASONS[int(worst)]
+        mine = max(REASONS.index(stop), REASONS.index("interrupted") if self.asked else 0)
+        return REASONS[int(self.engine.gather(torch.tensor([mine], device=self.device)).max())]
 
     def all(self, values: Tensor) -> Tensor:
         """Rows of all processes in order, on the CPU; processes may hold different numbers of them."""
@@ -90,15 +127,6 @@ class Workers:
         """Each array's rows of all processes, in order."""
         return {name: self.all(torch.from_numpy(rows)).numpy() for name, rows in arrays.items()}
 
-    def mean(self, value: Tensor) -> float:
-        """Mean over processes of one number each."""
-        return float(self.engine.gather(value.detach().float().reshape(1).to(self.device)).mean())
-
-    def extremes(self, values: Tensor) -> tuple[float, float]:
-        """Least and greatest value of all processes."""
-        values = self.all(values.detach().flatten())
-        return float(values.min()), float(values.max())
-
     def autocast(self) -> AbstractContextManager[Any]:
         return self.engine.autocast()
 
@@ -107,14 +135,19 @@ class Workers:
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Add up the gradients of all processes; one without any gives zeros."""
+        scale = self.engine.scaler.get_scale() if self.engine.scaler is not None else 1.0  # of the loss, under fp16
         for p in parameters:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad / scale
         if self.count == 1:
             return
-        flat = self.engine.reduce(torch.cat([p.grad.flatten() for p in parameters]), "sum")  # type: ignore[union-attr]
+        flat = self.engine.reduce(torch.cat([p.grad.flatten() for p in parameters]), "sum")
         for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             p.grad = grad.view_as(p)
+
+    def start_trackers(self) -> None:
+        """Open the trackers' logs: once the run folder is known to be this run's."""
+        if self.trackers:
+            self.engine.init_trackers("vidrl")
 
     def log(self, row: dict[str, Any], round: int) -> None:
         """Hand numbers to the trackers, nested names joined by a slash."""

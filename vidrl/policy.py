@@ -85,11 +85,11 @@ class Policy:
         return {f"live/{key}": p.detach() for key, p in self.weights.items()} | sets
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state` returned, in place."""
+        """Put back what `state` returned, in place; sets that it does not hold are forgotten."""
         for key, parameter in self.weights.items():
             parameter.data.copy_(state[f"live/{key}"])
-        for name in {key.split("/", 1)[0] for key in state} - {"live"}:
-            self.sets[name] = [state[f"{name}/{key}"].clone().to(p.device) for key, p in self.weights.items()]
+        names = sorted({key.split("/", 1)[0] for key in state} - {"live"})
+        self.sets = {name: [state[f"{name}/{key}"].to(p.device, copy=True) for key, p in self.weights.items()] for name in names}
 
     def checksum(self) -> str:
         """A digest of the live weights: equal on every rank, or training has split."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,19 +31,31 @@ class Record:
     def __init__(self, folder: Path, active: bool = True):
         self.folder, self.active = folder, active
 
+    def cut_back(self, round: int) -> None:
+        """Take away what was written after the checkpoint of a round; −1: everything that grows."""
+        for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl"):
+            checkpoint.cut_back(self.folder / name, round)
+        for path in (self.folder / "checkpoints").glob("[0-9]*"):
+            if int(path.name[:6]) > round:  # whole, but the run was killed before `latest` named it
+                shutil.rmtree(path, ignore_errors=True)
+        if round >= 0:
+            self.event(round, "resume", f"resumed after round {round}")
+
     def metrics(self, row: dict[str, Any]) -> None:
         """A line of metrics.jsonl."""
         if self.active:
             checkpoint.append(self.folder / "metrics.jsonl", row)
 
     def event(self, round: int, kind: str, message: str) -> None:
-        """A line of events.jsonl."""
-        if self.active:
-            checkpoint.append(self.folder / "events.jsonl", {"round": round, "kind": kind, "message": message})
+        """A line of events.jsonl; what a resumed run goes through again is not told twice."""
+        path, row = self.folder / "events.jsonl", {"round": round, "kind": kind, "message": message}
+        if self.active and not (path.is_file() and json.dumps(row, ensure_ascii=False) in path.read_text(encoding="utf-8").splitlines()):
+            checkpoint.append(path, row)
 
     def evaluation(self, round: int, measures: evaluate.Measures) -> None:
-        """A line of evals.jsonl, and every clip's numbers."""
+        """A line of evals.jsonl, and every clip's numbers; a round's later evaluation takes the earlier one's place."""
         if self.active:
+            checkpoint.cut_back(self.folder / "evals.jsonl", round - 1)
             evaluate.save(self.folder / "evals", round, measures)
             row = {"round": round, "n": len(measures["composite"]), "measures": evaluate.means(measures)}
             checkpoint.append(self.folder / "evals.jsonl", row)
@@ -113,6 +126,15 @@ def _spread(value: Tensor, group: Tensor) -> dict[str, float]:
     scored = value[~value.isnan()]
     within = float(group_std(value, group).nanmean())
     return {"mean": float(scored.mean()), "std": float(scored.std(correction=0)), "within_group_std": within}
+
+
+def progress(total: int, done: int, shown: bool) -> Any:
+    """A progress bar over rounds."""
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError("expected tqdm for training, found none: pip install 'vidrl[train]'") from error
+    return tqdm(total=total, initial=done, desc="round", unit="round", disable=not shown)
 
 
 def postfix(row: Mapping[str, Any]) -> str:

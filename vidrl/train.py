@@ -5,7 +5,6 @@ Legend: N samples of all processes in a round (prompts × group), B of this proc
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from vidrl import checkpoint, config, evaluate, plugin, rewards
 from vidrl.backbones.base import PromptCache
+from vidrl.held_out import HeldOut
 from vidrl.parallel import Workers
 from vidrl.policy import Policy
-from vidrl.record import Record, postfix, summarise
-from vidrl.rollout import Plan, Rollout, decoded, draws, generate, join, sample
+from vidrl.record import Record, postfix, progress, summarise
+from vidrl.rollout import Plan, Rollout, decoded, draws, join, sample
 from vidrl.segments import frame_spans
 from vidrl.update import Updater
 
@@ -61,10 +60,14 @@ class Trainer:
         self.updater = Updater(self.policy, self.algorithm, self.workers, self.options, recipe.seed)
         self.reward = build_reward(recipe.reward).to(self.workers.device)
         self.prompts = config.read_prompts(recipe.data.prompts)
-        self.held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
         self.encode, self.record = PromptCache(self.backbone), Record(Path(recipe.run), active=self.workers.main)
-        self.round, self.seconds, self.stop = 0, 0.0, ""
+        held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
+        self.held_out = HeldOut(held_out, self.reward, self.workers, self.encode, self.options.eval_steps)
+        self.judged = "ema" if self.options.ema else "live"  # the weights that are evaluated and kept
+        self.policy.remember(self.judged)
+        self.round, self.evaluated, self.saved, self.seconds, self.stop = 0, -1, -1, 0.0, ""
         self.best = {"value": -float("inf"), "checkpoint": ""}
+        self._round_prompts(), frame_spans(self.backbone.frame_map, self._plan().segments)  # or raise before any work
 
     # The run
 
@@ -73,20 +76,19 @@ class Trainer:
         self.workers.once(lambda: checkpoint.claim(self.recipe.run, self.recipe.to_dict(), resume))
         if checkpoint.status(self.recipe.run) == "finished":
             return self.record.folder
+        self.workers.start_trackers()
         self._restore(resume)
         self.workers.assert_alike(self.policy.checksum())
-        with _signals(self):
-            if self.round == 0:
-                self._evaluate("before")
+        with self.workers.interruptible():
             self._loop()
             if self.stop != "interrupted":
                 self._finish()
         return self.record.folder
 
     def _loop(self) -> None:
-        rounds = self.options.rounds
-        bar = tqdm(total=rounds, initial=self.round, desc="round", unit="round", disable=not self.workers.main)
-        while self.round < rounds and not self.stop:
+        self._look_back()  # of a new run the base model; of a resumed one what its checkpoint had not seen yet
+        bar = progress(self.options.rounds, self.round, self.workers.main)
+        while self.round < self.options.rounds and not self.stop:
             start = time.perf_counter()
             row = self._train_round()
             self.round, self.seconds = self.round + 1, self.seconds + time.perf_counter() - start
@@ -94,24 +96,24 @@ class Trainer:
             self.workers.log(row, self.round)
             bar.set_postfix_str(postfix(row))
             bar.update()
-            self._look_back(self.round >= rounds)
+            self._look_back()
         bar.close()
 
-    def _look_back(self, last: bool) -> None:
-        """After a round: stop, evaluate and save, as the signals and the recipe say."""
-        limit = self.options.time_limit
+    def _look_back(self) -> None:
+        """Between rounds: stop, evaluate and save, as the signals and the recipe say, what is not done yet."""
+        limit, last = self.options.time_limit, self.round >= self.options.rounds
         self.stop = self.workers.agree(self.stop or ("time limit" if limit and self.seconds > limit else ""))
-        if self.round % self.options.eval_every == 0 and not last and not self.stop:
-            self._evaluate()
-        if self.round % self.options.checkpoint_every == 0 or last or self.stop:
-            self.workers.assert_alike(self.policy.checksum())
+        if self.round % self.options.eval_every == 0 and self.evaluated < self.round and not last and not self.stop:
+            self._evaluate("" if self.round else "before")
+        if (self.round % self.options.checkpoint_every == 0 or last or self.stop) and self.saved < self.round:
             self._save()
 
     def _finish(self) -> None:
         """Evaluate; if that puts better weights back, evaluate those. Then write what is kept."""
         if self._evaluate("after"):
             self._evaluate("after")
-        self.workers.once(lambda: self.policy.save(self.record.folder / "lora"))
+        with self.policy.using(self.judged):
+            self.workers.once(lambda: self.policy.save(self.record.folder / "lora"))
         self.workers.once(lambda: self.record.summary(self.recipe, self.seconds, self.round, self.stop or "finished"))
 
     # One round
@@ -120,7 +122,7 @@ class Trainer:
         clock = _Clock()
         prompts, index = self._round_prompts()
         mine = [prompts[i] for i in index]
-        plan = self.algorithm.plan(self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0])
+        plan = self._plan()
         with clock("sample"):
             rollout = self._sample(mine, index, plan)
         with clock("decode"):
@@ -135,8 +137,11 @@ class Trainer:
             own_advantage = advantage[index].to(rollout.latents)
             seen = self.updater.update(rollout, own_advantage, torch.tensor(index), len(prompts), self.round)
         self.record.credit(samples, own, own_advantage, frame_spans(self.backbone.frame_map, plan.segments))
-        spread = self.workers.mean(evaluate.diversity(samples.video, group[index]).mean())
-        return summarise(score, group) | seen | {"diversity": spread, "seconds": clock.seconds}
+        spread = evaluate.diversity(self.workers.all(evaluate.thumbnails(samples.video)), group).mean()
+        return summarise(score, group) | seen | {"diversity": float(spread), "seconds": clock.seconds}
+
+    def _plan(self) -> Plan:
+        return self.algorithm.plan(self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0])
 
     def _round_prompts(self) -> tuple[list[str], list[int]]:
         """The round's prompts, each `group` times, and the places of this process's share."""
@@ -165,25 +170,24 @@ class Trainer:
 
     def _evaluate(self, clips: str = "") -> bool:
         """Measure the held-out prompts and keep every clip's numbers; True where a guard put other weights back."""
-        mine = self.workers.share(len(self.held_out), even=False)
-        prompts, generators = [self.held_out[i] for i in mine], draws(0, [("held out", i) for i in mine])
-        with self.workers.autocast():
-            samples = generate(self.policy, prompts, generators, self.options.eval_steps, self.updater.micro_batch, self.encode)
-        score = evaluate.score_each(self.reward, samples)
-        measures = self.workers.gather_arrays(evaluate.measure(score, samples))
-        self.record.evaluation(self.round, measures)
+        measures, samples, score = self.held_out.measure(self.policy, self.judged, self.updater.micro_batch)
+        if self.round == 0:
+            self._check_scored(self.workers.gather_score(score))
+        self.workers.once(lambda: self.record.evaluation(self.round, measures))
         if clips:
-            self.record.clips(clips, samples, score, self.options.show)
-        self.workers.once(lambda: None)
-        return self.round > 0 and self._guard(evaluate.values(measures))
+            self.workers.once(lambda: self.record.clips(clips, samples, score, self.options.show))
+        self.evaluated = self.round
+        return self._guard(evaluate.values(measures))
 
     def _guard(self, now: Mapping[str, float]) -> bool:
         """Hold the recipe's bands: note the best weights within them, put them back where a measure has left its band."""
         base = evaluate.values(evaluate.load(self.record.folder / "evals", 0))
         complaints = evaluate.outside(self.recipe.guard.bands, base, now)
+        if complaints and self.round == 0:
+            raise ValueError(f"guard.bands: expected the base model within its own bands, got {'; '.join(complaints)}")
         for message in complaints:
             self.record.event(self.round, "guard", message)
-        if not complaints and now["composite"] > self.best["value"]:
+        if not complaints and now["composite"] > float(self.best["value"]):
             self.best = {"value": now["composite"], "checkpoint": f"{self.round:06d}"}
             self._save()
         if not complaints or self.recipe.guard.action == "warn":
@@ -192,24 +196,24 @@ class Trainer:
         return True
 
     def _retreat(self) -> None:
-        """Put the best weights within the guards back, or the first ones; "stop" ends the run there."""
-        name = str(self.best["checkpoint"])
-        if name:
-            self._put_back(checkpoint.load(self.recipe.run, name) or {})
-        else:
-            self.policy.restore("reference")
-        self.record.event(self.round, self.recipe.guard.action, f"weights of round {int(name or 0)} put back")
+        """Put the best weights within the guards back, the base model's if none were better; "stop" ends the run there."""
+        name, self.saved = str(self.best["checkpoint"]), -1
+        self._put_back(checkpoint.load(self.recipe.run, name) or {})
+        self.record.event(self.round, self.recipe.guard.action, f"weights of round {int(name)} put back")
         if self.recipe.guard.action == "stop":
             self.stop = "guard"
 
     def _save(self) -> None:
+        self.workers.assert_alike(self.policy.checksum())
         state = {
             "policy": self.policy.state(), "optimiser": self.updater.optimiser.state_dict(), "rng": checkpoint.rng_state(),
-            "round": self.round, "seconds": self.seconds, "best": self.best, "world": checkpoint.world(self.workers.count),
-            "micro_batch": self.updater.micro_batch, "recipe": self.recipe.to_dict(),
+            "round": self.round, "evaluated": self.evaluated, "seconds": self.seconds, "best": self.best,
+            "stop": "" if self.stop == "interrupted" else self.stop, "micro_batch": self.updater.micro_batch,
+            "world": checkpoint.world(self.workers.count), "recipe": self.recipe.to_dict(),
         }  # fmt: skip
         protect = [str(self.best["checkpoint"])]
         self.workers.once(lambda: checkpoint.save(self.recipe.run, self.round, state, self.options.keep_checkpoints, protect))
+        self.saved = self.round
 
     def _restore(self, resume: bool) -> None:
         """Go on from the newest checkpoint; what was written after it is cut away."""
@@ -218,10 +222,10 @@ class Trainer:
             checkpoint.same_world(state["world"], checkpoint.world(self.workers.count))
             self._put_back(state)
             checkpoint.restore_rng(state["rng"])
-            self.round, self.seconds, self.best = state["round"], state["seconds"], state["best"]
+            self.round, self.evaluated, self.saved = state["round"], state["evaluated"], state["round"]
+            self.seconds, self.best, self.stop = state["seconds"], state["best"], state["stop"]
             self.updater.micro_batch = state["micro_batch"]
-        logs = [self.record.folder / name for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl")]
-        self.workers.once(lambda: [checkpoint.cut_back(log, self.round if state is not None else -1) for log in logs])
+        self.workers.once(lambda: self.record.cut_back(self.saved))
 
     def _put_back(self, state: Mapping[str, Any]) -> None:
         self.policy.load_state(state["policy"])
@@ -239,18 +243,3 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - start
-
-
-@contextmanager
-def _signals(trainer: Trainer) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the round that runs, save, and leave."""
-
-    def ask(number: int, frame: object) -> None:
-        trainer.stop = "interrupted"
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -38,7 +38,7 @@ class Updater:
         for batch in self._batches(rollout, advantage, index, total, round):
             seen.append(self._accumulate(batch))
             norms.append(self._step(round))
-        metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in {k: 0 for part in seen for k in part}}
+        metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in set().union(*seen)}
         kl = self._divergence(next(self._batches(rollout, advantage, index, total, round)))
         return {"kl": kl} | self._summary(metrics) | {"grad_norm": sum(norms) / len(norms)}
 
@@ -75,7 +75,8 @@ class Updater:
         """Before its first update the policy must give its own samples the density it gave them."""
         self.proven = True
         tolerance = RATIO_TOLERANCE[self.options.mixed_precision]
-        worst = float((seen["ratio"] - 1).abs().max()) if "ratio" in seen else 0.0
+        ratio = self.workers.all(seen.get("ratio", torch.ones(0)))  # of all processes, so that all fail together
+        worst = float((ratio - 1).abs().max()) if len(ratio) else 0.0
         if not worst <= tolerance:
             raise RuntimeError(
                 f"expected ratio 1 before the first update, within {tolerance:g}, got {worst:g} off: rollout and update do not run "
@@ -97,13 +98,15 @@ class Updater:
     def _divergence(self, batch: Batch) -> float:
         """KL to the reference after the update, on a micro-batch of the round's own steps."""
         with torch.no_grad(), self.workers.autocast():
-            value = self.algorithm.divergence(self.policy, batch.split(self.micro_batch)[0]) if len(batch) else torch.zeros(())
-        return self.workers.mean(value)
+            parts = batch.split(self.micro_batch)[:1]
+            found = [self.algorithm.divergence(self.policy, part).double().reshape(1).expand(len(part)) for part in parts]
+        return float(self.workers.all(torch.cat([torch.zeros(0, dtype=torch.float64), *[v.cpu() for v in found]])).mean())
 
     def _summary(self, seen: Mapping[str, Tensor]) -> dict[str, Any]:
         """Means over all processes; of the ratio also the range."""
-        row: dict[str, Any] = {name: self.workers.mean(values.mean()) for name, values in sorted(seen.items())}
-        if "ratio" in seen:
-            low, high = self.workers.extremes(seen["ratio"])
-            row["ratio"] = {"mean": row["ratio"], "min": low, "max": high}
+        everyones = {name: self.workers.all(values.double()) for name, values in sorted(seen.items())}
+        row: dict[str, Any] = {name: float(values.mean()) for name, values in everyones.items()}
+        if "ratio" in everyones:
+            low, high = everyones["ratio"].aminmax()
+            row["ratio"] = {"mean": row["ratio"], "min": float(low), "max": float(high)}
         return row

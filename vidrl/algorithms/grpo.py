@@ -68,6 +68,8 @@ class GRPO(Algorithm):
             raise ValueError(f"expected a stochastic sampler and eta > 0, got {sampler} and {eta}: a policy must draw")
         if updates < 1:
             raise ValueError(f"expected at least one update a round, got {updates}")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"expected alpha in [0, 1], got {alpha}")
         self.sampler, self.eta, self.steps, self.segments, self.alpha = sampler, eta, steps, segments, alpha
         self.window, self.window_stride, self.min_width = window, window_stride, min_width
         self.train_steps, self.updates, self.clip_range, self.beta = train_steps, updates, clip_range, beta
@@ -78,6 +80,8 @@ class GRPO(Algorithm):
         places = max(len(times) - 1 - self.window, 1)
         start = round // self.window_stride % places if self.window else 0
         noisy = stochastic_steps(times, self.window, start, self.min_width)
+        if not noisy:
+            raise ValueError(f"expected a stochastic step, got none of {self.steps}: raise steps, or lower min_width ({self.min_width})")
         chosen = torch.randperm(len(noisy), generator=draw)[: self.train_steps or len(noisy)].sort().values
         keep = tuple(noisy[int(i)] for i in chosen)
         return Plan(times, self.sampler, self.eta, self.segments, noisy, keep)
@@ -86,13 +90,15 @@ class GRPO(Algorithm):
         parts = list(score.parts.items()) if self.per_part and score.parts else [("", score)]
         total = sum(score.weights.get(name, 1.0) for name, _ in parts)
         spans = frame_spans(frame_map, plan.segments)
-        made = [score.weights.get(name, 1.0) / total * self._advantage(part, group, spans) for name, part in parts]
+        missing = score.value.isnan()
+        made = [score.weights.get(name, 1.0) / total * self._advantage(part, missing, group, spans) for name, part in parts]
         return torch.stack(made).sum(0).clamp(-self.max_advantage, self.max_advantage)
 
-    def _advantage(self, score: Score, group: Tensor, spans: list[Span]) -> Tensor:
-        """(1 − α) A + α a_j for one score."""
-        whole = credit.normalise(score.value, group, self.scale)
-        local = credit.by_segment(score.value, score.frames, score.support, spans)
+    def _advantage(self, score: Score, missing: Tensor, group: Tensor, spans: list[Span]) -> Tensor:
+        """(1 − α) A + α a_j for one score; a sample that is missing, or has no value, gets none, whatever its curve says."""
+        value = score.value.masked_fill(missing, torch.nan)
+        local = credit.by_segment(value, score.frames, score.support, spans).masked_fill(value.isnan()[:, None], torch.nan)
+        whole = credit.normalise(value, group, self.scale)
         return credit.blend(whole, credit.normalise(local, group, self.scale), self.alpha)
 
     def minibatches(self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, draw: torch.Generator) -> Iterator[Batch]:
@@ -101,14 +107,16 @@ class GRPO(Algorithm):
         mine = torch.full((total,), -1).index_put((index,), torch.arange(len(index)))
         times = torch.tensor(plan.times, dtype=torch.float64)
         at = torch.tensor(plan.keep)
-        for pairs in order.tensor_split(self.updates):
-            pairs = pairs[mine[pairs // kept] >= 0]
+        if len(order) < self.updates:
+            raise ValueError(f"expected at least {self.updates} (sample, step) pairs, one an update, got {len(order)}")
+        for every in order.tensor_split(self.updates):
+            pairs = every[mine[every // kept] >= 0]
             row, k = mine[pairs // kept], pairs % kept
             device = rollout.latents.device
             yield Batch(
                 rows(rollout.cond, row.to(device)), rollout.before[row, k], rollout.after[row, k],
                 times[at[k]].to(device), times[at[k] + 1].to(device), rollout.log_density[row, k],
-                advantage[row], self.updates / (total * kept), plan,
+                advantage[row], 1 / len(every), plan,
             )  # fmt: skip
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:

@@ -108,8 +108,9 @@ class PromptCache:
     def __call__(self, prompts: Sequence[str]) -> Cond:
         """The condition of each prompt, on the backbone's device."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.kept]
-        if new:
-            made = {name: value.cpu() for name, value in self.backbone.encode(new).items()}
-            self.kept |= {prompt: rows(made, slice(i, i + 1)) for i, prompt in enumerate(new)}
+        size = 1 if self.backbone.device.type == "cpu" else len(new)  # alone: the last bits must not tell what came together
+        for batch in (new[a : a + size] for a in range(0, len(new), size)):
+            made = {name: value.cpu() for name, value in self.backbone.encode(batch).items()}
+            self.kept |= {prompt: rows(made, slice(i, i + 1)) for i, prompt in enumerate(batch)}
         parts = [self.kept[prompt] for prompt in prompts]
         return {name: torch.cat([part[name] for part in parts]).to(self.backbone.device) for name in parts[0]}
