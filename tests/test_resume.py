@@ -1,0 +1,282 @@
+"""A run that was killed, stopped or starved of disk, and resumed, ends as one that never was."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toys import ended, forked, recipe, rows, signalled, summary, timeless, weights
+
+from vidrl import checkpoint, config, train
+from vidrl.toml import write
+
+STUBBORN = {"action": "rollback", "bands": {"composite": [0.98, 1.03]}}  # left on purpose, so that state is put back too
+
+
+def busy(folder: Path, **changes) -> dict:
+    return recipe(folder, train_rounds=6, train_ema=0.5, guard=STUBBORN, **changes)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return train.run(busy(tmp_path_factory.mktemp("whole")))
+
+
+def same_run(run: Path, other: Path) -> None:
+    """Weights to the last bit, and every log but what clocks and resumptions write."""
+    assert weights(run) == weights(other)
+    assert [timeless(row) for row in rows(run)] == [timeless(row) for row in rows(other)]
+    assert rows(run, "evals") == rows(other, "evals")
+    told = [[row for row in rows(one, "events") if row["kind"] != "resume"] for one in (run, other)]
+    assert told[0] == told[1]
+    assert summary(run)["held_out"] == summary(other)["held_out"]
+    for path in sorted((other / "evals").iterdir()):
+        with np.load(path) as a, np.load(run / "evals" / path.name) as b:
+            assert a.files == b.files and all(np.array_equal(a[k], b[k], equal_nan=True) for k in a.files)
+    clips = sorted(str(path.relative_to(other)) for path in (other / "clips").rglob("*.mp4"))
+    assert [str(path.relative_to(run)) for path in sorted((run / "clips").rglob("*.mp4"))] == clips
+    assert all((run / name).read_bytes() == (other / name).read_bytes() for name in clips)
+
+
+def test_the_undisturbed_run_put_weights_back_and_kept_the_best(undisturbed):
+    kinds = {row["kind"] for row in rows(undisturbed, "events")}
+    assert {"guard", "rollback"} <= kinds and summary(undisturbed)["status"] == "finished"
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+
+def test_killed_at_five_random_moments_it_ends_with_the_same_weights(tmp_path, undisturbed):
+    made, moments = busy(tmp_path), random.Random(int(os.environ.get("KILLS", "1")))
+    start = time.monotonic()
+    assert ended(forked(lambda: train.run(recipe(tmp_path / "timed", train_rounds=6)))) == 0
+    whole, kills = time.monotonic() - start, 0
+    while kills < 5:
+        pid = forked(lambda: train.run(made, resume=True))
+        time.sleep(moments.uniform(0, whole))
+        os.kill(pid, signal.SIGKILL)
+        if ended(pid) == 0:
+            break
+        kills += 1
+    assert ended(forked(lambda: train.run(made, resume=True))) == 0
+    assert kills >= 2
+    same_run(Path(made["run"]), undisturbed)
+
+
+CALLS = ["fsync", "replace", "rename"]
+
+
+def killed_at(call: int, body) -> int:
+    """Run `body` in a child that dies at its n-th write to the disk, as under SIGKILL."""
+
+    def doomed() -> None:
+        count = 0
+
+        def counted(real):
+            def wrapped(*arguments, **named):
+                nonlocal count
+                count += 1
+                if count == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*arguments, **named)
+
+            return wrapped
+
+        for name in CALLS:
+            setattr(os, name, counted(getattr(os, name)))
+        body()
+
+    return ended(forked(doomed))
+
+
+def test_killed_between_any_two_kinds_of_writes_it_ends_the_same(tmp_path, undisturbed):
+    """Every third write to the disk in turn: between a row and its checkpoint, within one, before `latest`, at the end."""
+    made, call, kills = busy(tmp_path), 3, 0
+    while killed_at(call, lambda: train.run(made, resume=True)) == -signal.SIGKILL:
+        kills, call = kills + 1, call + 3
+        assert kills < 100
+    assert kills >= 10
+    same_run(Path(made["run"]), undisturbed)
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("reached", [0, 1, 3])
+def test_a_signal_saves_and_leaves(tmp_path, number, reached, undisturbed):
+    made = busy(tmp_path, reward={"name": "toys:Slow", "options": {"seconds": 0.03}})
+    run = Path(made["run"])
+    seen = lambda: (run / "config.toml").exists() and len(rows(run)) >= reached  # noqa: E731
+    if reached == 0:  # during the first evaluation, or soon after
+        seen = lambda: (run / "evals.jsonl").exists()  # noqa: E731
+    assert signalled(forked(lambda: train.run(made)), number, seen) == 0
+    assert checkpoint.status(run) == "interrupted" and not (run / "summary.json").exists()
+    state = checkpoint.load(run)
+    assert state["round"] == len(rows(run)) >= reached and state["stop"] == ""
+    assert ended(forked(lambda: train.run(made, resume=True))) == 0
+    assert summary(run)["status"] == "finished" and weights(run) == weights(undisturbed)
+    assert rows(run, "evals") == rows(undisturbed, "evals")
+
+
+def test_a_signal_before_an_evaluation_leaves_the_evaluation_to_the_resumed_run(tmp_path, monkeypatch, undisturbed):
+    """Round 2 is saved unevaluated; were that forgotten, the guard would not act and the weights would differ."""
+    made, whole = busy(tmp_path), train.Trainer._train_round
+
+    def asked(trainer):
+        if trainer.round == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainer, "_train_round", asked)
+        train.run(made)
+    assert checkpoint.load(made["run"])["evaluated"] == 0 and checkpoint.load(made["run"])["round"] == 2
+    same_run(train.run(made, resume=True), undisturbed)
+
+
+def test_a_signal_during_the_last_evaluation_is_not_how_the_run_ended(tmp_path, monkeypatch):
+    made, whole = recipe(tmp_path), train.Trainer._finish
+
+    def asked(trainer):
+        os.kill(os.getpid(), signal.SIGTERM)
+        whole(trainer)
+
+    monkeypatch.setattr(train.Trainer, "_finish", asked)
+    assert summary(train.run(made))["status"] == "finished"
+
+
+def test_handlers_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    train.run(recipe(tmp_path, train_rounds=1))
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+
+
+def test_a_run_stopped_by_time_and_killed_at_its_end_does_not_go_on(tmp_path, monkeypatch):
+    made = recipe(tmp_path, train_time_limit=1e-6)
+
+    def dies(trainer):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.Trainer, "_finish", dies)
+        train.run(made)
+    run = train.run(made, resume=True)
+    assert len(rows(run)) == 1 and summary(run)["status"] == "time limit"
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    made = recipe(tmp_path, reward={"name": "toys:Slow", "options": {"seconds": 0.02}})
+    run = Path(made["run"])
+    signalled(forked(lambda: train.run(made)), signal.SIGTERM, lambda: len(rows(run)) >= 2)
+    return made
+
+
+def test_a_differing_recipe_is_shown(interrupted):
+    interrupted["train"]["learning_rate"] = 0.5
+    before = rows(interrupted["run"])
+    with pytest.raises(checkpoint.RunFolderError, match=r"train.learning_rate: 0.01 -> 0.5"):
+        train.run(interrupted, resume=True)
+    assert rows(interrupted["run"]) == before
+
+
+def test_without_resume_a_begun_run_is_left_alone(interrupted):
+    before = rows(interrupted["run"])
+    with pytest.raises(checkpoint.RunFolderError, match="add --resume"):
+        train.run(interrupted)
+    assert rows(interrupted["run"]) == before
+
+
+def test_another_thread_count_is_refused(interrupted):
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(checkpoint.CheckpointError, match="threads: expected 1 as in the checkpoint, got 2"):
+            train.run(interrupted, resume=True)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_another_process_count_is_refused(interrupted, monkeypatch):
+    monkeypatch.setattr(checkpoint, "world", lambda count: {"processes": 2, "threads": 1})
+    with pytest.raises(checkpoint.CheckpointError, match="processes: expected 1 as in the checkpoint, got 2"):
+        train.run(interrupted, resume=True)
+
+
+def test_what_came_after_the_checkpoint_is_cut_away(interrupted):
+    run = Path(interrupted["run"])
+    last = checkpoint.load(run)["round"]
+    for name in ("metrics", "evals", "events"):
+        checkpoint.append(run / f"{name}.jsonl", {"round": last + 1, "kind": "later"})
+    stale = run / "checkpoints" / f"{last + 1:06d}"  # renamed, but the run was killed before `latest` named it
+    stale.mkdir()
+    train.run(interrupted, resume=True)
+    assert [row["round"] for row in rows(run)] == [1, 2, 3, 4, 5]
+    assert not any(row.get("kind") == "later" for name in ("metrics", "evals", "events") for row in rows(run, name))
+    assert [row["round"] for row in rows(run, "evals")] == [0, 2, 4, 5]
+    assert not any(path.is_dir() and not any(path.iterdir()) for path in (run / "checkpoints").iterdir())
+
+
+def test_a_finished_run_is_reported_and_left_as_it_is(tmp_path):
+    run = train.run(made := recipe(tmp_path, train_rounds=2))
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "config.toml"}
+    assert train.run(made, resume=True) == run
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_full_disk_at_a_checkpoint_keeps_the_earlier_ones(tmp_path, monkeypatch, undisturbed):
+    made, whole = busy(tmp_path), checkpoint._write
+
+    def full(folder, state, files):
+        if state["round"] == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(folder, state, files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write", full)
+        with pytest.raises(checkpoint.CheckpointError, match="No space left.*intact. Make room.*add --resume"):
+            train.run(made)
+    assert checkpoint.load(made["run"])["round"] < 4
+    same_run(train.run(made, resume=True), undisturbed)
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_line_is_killed_stopped_and_resumed(tmp_path, undisturbed):
+    made = busy(tmp_path, reward={"name": "toys:Slow", "options": {"seconds": 0.1}})
+    (tmp_path / "toy.toml").write_text(write(config.load(made).to_dict()))
+    run, here = Path(made["run"]), Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent)])
+    command = [sys.executable, "-m", "vidrl", "train", str(tmp_path / "toy.toml"), "--resume"]
+
+    def go(number: int, reached: int) -> tuple[int, str]:
+        with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True) as child:  # fmt: skip
+            while number and len(rows(run)) < reached:
+                assert child.poll() is None, child.stdout.read()
+                time.sleep(0.01)
+            if number:
+                child.send_signal(number)
+            said = child.communicate()[0]
+            return child.returncode, said
+
+    assert go(signal.SIGKILL, 1)[0] == -signal.SIGKILL
+    for number, reached in ((signal.SIGINT, 2), (signal.SIGTERM, 4)):
+        status, said = go(number, reached)
+        assert status == 130 and "--resume goes on from" in said and "Traceback" not in said, said
+    assert go(0, 0)[0] == 0
+    assert weights(run) == weights(undisturbed)
+    status, said = go(0, 0)
+    assert status == 0 and "this run is finished" in said
