@@ -17,7 +17,7 @@ from toys import ended, forked, recipe, rows, signalled, summary, timeless, weig
 from vidrl import checkpoint, config, train
 from vidrl.toml import write
 
-STUBBORN = {"action": "rollback", "bands": {"composite": [0.98, 1.03]}}  # left on purpose, so that state is put back too
+STUBBORN = {"action": "rollback", "bands": {"composite": [0.98, 1.03]}}  # left on purpose: state is put back too
 
 
 def busy(folder: Path, **changes) -> dict:
@@ -54,20 +54,20 @@ def test_the_undisturbed_run_put_weights_back_and_kept_the_best(undisturbed):
 
 
 def test_killed_at_five_random_moments_it_ends_with_the_same_weights(tmp_path, undisturbed):
-    made, moments = busy(tmp_path), random.Random(int(os.environ.get("KILLS", "1")))
-    start = time.monotonic()
-    assert ended(forked(lambda: train.run(recipe(tmp_path / "timed", train_rounds=6)))) == 0
-    whole, kills = time.monotonic() - start, 0
+    moments, start, kills, attempt = random.Random(int(os.environ.get("KILLS", "1"))), time.monotonic(), 0, 0
+    assert ended(forked(lambda: train.run(busy(tmp_path / "timed")))) == 0
+    whole = time.monotonic() - start
     while kills < 5:
-        pid = forked(lambda: train.run(made, resume=True))
-        time.sleep(moments.uniform(0, whole))
-        os.kill(pid, signal.SIGKILL)
-        if ended(pid) == 0:
-            break
-        kills += 1
-    assert ended(forked(lambda: train.run(made, resume=True))) == 0
-    assert kills >= 2
-    same_run(Path(made["run"]), undisturbed)
+        attempt += 1
+        made, alive = busy(tmp_path / str(attempt)), False
+        while kills < 5 and not alive:
+            pid = forked(lambda made=made: train.run(made, resume=True))
+            time.sleep(moments.uniform(0, whole))
+            os.kill(pid, signal.SIGKILL)
+            alive = ended(pid) == 0
+            kills += not alive
+        assert ended(forked(lambda made=made: train.run(made, resume=True))) == 0
+        same_run(Path(made["run"]), undisturbed)
 
 
 CALLS = ["fsync", "replace", "rename"]
@@ -97,7 +97,7 @@ def killed_at(call: int, body) -> int:
 
 
 def test_killed_between_any_two_kinds_of_writes_it_ends_the_same(tmp_path, undisturbed):
-    """Every third write to the disk in turn: between a row and its checkpoint, within one, before `latest`, at the end."""
+    """Every third write in turn: between a row and its checkpoint, within one, before `latest`, at the end."""
     made, call, kills = busy(tmp_path), 3, 0
     while killed_at(call, lambda: train.run(made, resume=True)) == -signal.SIGKILL:
         kills, call = kills + 1, call + 3
@@ -159,8 +159,10 @@ def test_handlers_are_put_back(tmp_path):
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 
 
-def test_a_run_stopped_by_time_and_killed_at_its_end_does_not_go_on(tmp_path, monkeypatch):
-    made = recipe(tmp_path, train_time_limit=1e-6)
+@pytest.mark.parametrize("why", ["time limit", "guard"])
+def test_a_run_stopped_for_good_and_killed_at_its_end_does_not_go_on(tmp_path, monkeypatch, why):
+    changes = {"guard": STUBBORN | {"action": "stop"}} if why == "guard" else {"train_time_limit": 1e-6}
+    made = recipe(tmp_path, **changes)
 
     def dies(trainer):
         raise KeyboardInterrupt
@@ -168,8 +170,9 @@ def test_a_run_stopped_by_time_and_killed_at_its_end_does_not_go_on(tmp_path, mo
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train.Trainer, "_finish", dies)
         train.run(made)
+    rounds = len(rows(made["run"]))
     run = train.run(made, resume=True)
-    assert len(rows(run)) == 1 and summary(run)["status"] == "time limit"
+    assert len(rows(run)) == rounds < 5 and summary(run)["status"] == why
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
