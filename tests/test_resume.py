@@ -142,6 +142,22 @@ def test_a_signal_before_an_evaluation_leaves_the_evaluation_to_the_resumed_run(
     same_run(train.run(made, resume=True), undisturbed)
 
 
+def test_left_after_every_round_it_ends_the_same(tmp_path, monkeypatch):
+    """Without averaged weights and guards, too."""
+    made, whole, go_on = recipe(tmp_path / "often"), train.run(recipe(tmp_path / "whole")), train.Trainer._train_round
+
+    def asked(trainer):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return go_on(trainer)
+
+    monkeypatch.setattr(train.Trainer, "_train_round", asked)
+    for reached in range(1, 6):
+        train.run(made, resume=True)
+        assert len(rows(made["run"])) == reached
+    train.run(made, resume=True)
+    same_run(Path(made["run"]), whole)
+
+
 def test_a_signal_during_the_last_evaluation_is_not_how_the_run_ended(tmp_path, monkeypatch):
     made, whole = recipe(tmp_path), train.Trainer._finish
 

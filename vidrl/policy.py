@@ -49,6 +49,8 @@ class Policy:
 
     def remember(self, name: str, decay: float = 0.0) -> None:
         """Set the named weights to decay · named + (1 − decay) · live; a new name starts at live."""
+        if name == "live":
+            raise ValueError("expected a name other than live, which the trained weights themselves have")
         live = [p.detach() for p in self.weights.values()]
         if name not in self.sets or decay == 0:
             self.sets[name] = [p.clone() for p in live]

@@ -64,7 +64,8 @@ class Trainer:
         held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
         self.held_out = HeldOut(held_out, self.reward, self.workers, self.encode, self.options.eval_steps)
         self.judged = "ema" if self.options.ema else "live"  # the weights that are evaluated and kept
-        self.policy.remember(self.judged)
+        if self.options.ema:
+            self.policy.remember("ema")
         self.round, self.evaluated, self.saved, self.seconds, self.stop = 0, -1, -1, 0.0, ""
         self.best = {"value": -float("inf"), "checkpoint": ""}
         self._round_prompts(), frame_spans(self.backbone.frame_map, self._plan().segments)  # or raise before any work

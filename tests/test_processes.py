@@ -1,0 +1,209 @@
+"""Two processes train as one: equal weights on both, the same learning curve, and none waits for one that failed."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toys import ended, forked, recipe, rows, summary, timeless
+
+from vidrl import checkpoint, config, launch, train
+from vidrl.parallel import Workers
+from vidrl.toml import write
+
+RUNS_ALONE = {"RANK", "WORLD_SIZE", "LOCAL_RANK"}
+
+
+def as_rank(rank: int, shared: dict[str, str], action, told: Path) -> None:
+    """Do something as one process of two, and write down what went wrong."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # of runs in the parent
+    PartialState._reset_state()
+    os.environ.update(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+    try:
+        action(rank)
+    except BaseException as error:
+        told.with_suffix(f".{rank}").write_text(f"{type(error).__name__}: {error}")
+        raise
+
+
+def in_two(folder: Path, action) -> list[int]:
+    """Run `action(rank)` in two processes of one group; their exit statuses."""
+    shared = {k: v for k, v in launch.environment(2).items() if k != launch.PARENT}
+    children = [forked(lambda r=rank: as_rank(r, shared, action, folder / "error")) for rank in range(2)]
+    return [ended(child) for child in children]
+
+
+def trained(made: dict, resume: bool = False) -> Path:
+    folder = Path(made["run"]).parent
+    statuses = in_two(folder, lambda rank: train.run(made, resume))
+    assert statuses == [0, 0], [path.read_text() for path in folder.glob("error.*")]
+    return Path(made["run"])
+
+
+def error(folder: Path, rank: int) -> str:
+    return (folder / f"error.{rank}").read_text()
+
+
+def close(one: dict, other: dict, tolerance: float, leave: tuple[str, ...] = ("kl",)) -> None:
+    """Two rows of numbers agree; `leave` names what each process estimates on samples of its own."""
+    assert one.keys() == other.keys()
+    for name in one.keys() - set(leave):
+        if isinstance(one[name], dict):
+            close(one[name], other[name], tolerance)
+        else:
+            assert one[name] == pytest.approx(other[name], rel=tolerance, abs=tolerance), name
+
+
+def last_weights(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(run)["policy"]
+
+
+# --- as one ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [
+    {"train_prompts_per_round": 2, "train_group": 4},
+    {"train_prompts_per_round": 1, "train_group": 4},  # the group is split: its statistics come from both
+    {"train_prompts_per_round": 1, "train_group": 2},  # one member each
+], ids=["groups", "split", "single"])  # fmt: skip
+def test_two_processes_learn_as_one_does(tmp_path, changes):
+    """Gradients are summed over the same global minibatches: equal but for the order of float32 additions."""
+    one = train.run(recipe(tmp_path / "one", **changes))
+    two = trained(recipe(tmp_path / "two", **changes))
+    for a, b in zip(rows(one), rows(two), strict=True):
+        close(timeless(a), timeless(b), 1e-4)
+        assert a["diversity"] is not None and math.isfinite(b["diversity"])
+    for name, value in last_weights(one).items():
+        assert torch.allclose(value, last_weights(two)[name], atol=1e-4), name
+    for a, b in zip(rows(one, "evals"), rows(two, "evals"), strict=True):
+        assert a["n"] == b["n"] == 5  # which two does not divide
+        close(a["measures"], b["measures"], 1e-3)
+    assert "NaN" not in (two / "metrics.jsonl").read_text()
+    assert json.loads((two / "credit.json").read_text()) and summary(two)["status"] == "finished"
+
+
+def test_both_end_with_the_same_weights_and_one_writes(tmp_path):
+    made = recipe(tmp_path, train_rounds=2)
+
+    def body(rank: int) -> None:
+        trainer = train.Trainer(config.load(made))
+        trainer.go(resume=False)
+        (tmp_path / f"sum{rank}").write_text(trainer.policy.checksum())
+        trainer.workers.close()
+
+    assert in_two(tmp_path, body) == [0, 0]
+    assert (tmp_path / "sum0").read_text() == (tmp_path / "sum1").read_text()
+    assert [row["round"] for row in rows(made["run"])] == [1, 2]
+
+
+def test_a_run_of_two_is_resumed_by_two_alone(tmp_path):
+    whole = trained(recipe(tmp_path / "whole"))
+    made, go_on = recipe(tmp_path / "made"), train.Trainer._train_round
+
+    def body(rank: int) -> None:
+        def asked(trainer):  # rank 1 alone is told to stop: the other must follow
+            if trainer.round == 2 and rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return go_on(trainer)
+
+        train.Trainer._train_round = asked
+        train.run(made)
+
+    assert in_two(tmp_path, body) == [0, 0]
+    assert checkpoint.status(made["run"]) == "interrupted" and checkpoint.load(made["run"])["round"] == 3
+    with pytest.raises(checkpoint.CheckpointError, match="processes: expected 2 as in the checkpoint, got 1"):
+        train.run(made, resume=True)
+    trained(made, resume=True)
+    ours, theirs = last_weights(Path(made["run"])), last_weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+# --- what a group of processes does ----------------------------------------------------------------------------------
+
+
+def test_rows_of_both_are_gathered_in_order(tmp_path):
+    def body(rank: int) -> None:
+        workers = Workers()
+        mine = workers.share(5, even=False)
+        assert mine == [[0, 1, 2], [3, 4]][rank]
+        assert workers.all(torch.tensor(mine, dtype=torch.float64)).tolist() == [0, 1, 2, 3, 4]
+        assert workers.all(torch.zeros(3 * rank, 2)).shape == (3, 2)  # none of one, three of the other
+        assert workers.gather_arrays({"x": np.full(rank + 1, np.nan)})["x"].shape == (3,)
+        weight = torch.nn.Parameter(torch.zeros(2))
+        weight.grad = torch.ones(2) if rank else None
+        workers.sum_gradients([weight])
+        assert weight.grad.tolist() == [1, 1]
+        assert workers.agree("time limit" if rank else "") == "time limit"
+        workers.assert_alike("0" * 16)
+
+    assert in_two(tmp_path, body) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
+
+
+def test_different_weights_are_found(tmp_path):
+    assert in_two(tmp_path, lambda rank: Workers().assert_alike(f"{rank:016x}"[::-1])) == [1, 1]
+    assert "expected the same weights on all 2 processes" in error(tmp_path, 0) + error(tmp_path, 1)
+
+
+def test_what_fails_on_the_main_process_fails_on_all(tmp_path):
+    made = recipe(tmp_path, train_rounds=1)
+    train.run(made)
+    start = time.monotonic()
+    assert in_two(tmp_path, lambda rank: train.run(made)) == [1, 1]
+    assert time.monotonic() - start < 15
+    assert "add --resume" in error(tmp_path, 0) and "the main process failed" in error(tmp_path, 1)
+
+
+@pytest.mark.parametrize("changes, expected", [
+    ({"train_prompts_per_round": 1, "train_group": 3}, "that 2 processes divide, got 3"),
+    ({"data_held_out_n": 1}, "at least one clip a process, got 1 for 2"),
+])  # fmt: skip
+def test_a_batch_that_cannot_be_shared_is_an_error_before_any_work(tmp_path, changes, expected):
+    made = recipe(tmp_path, **changes)
+    assert in_two(tmp_path, lambda rank: train.run(made)) == [1, 1]
+    assert expected in error(tmp_path, 0) and expected in error(tmp_path, 1)
+    assert not Path(made["run"]).exists()
+
+
+# --- by the launcher -------------------------------------------------------------------------------------------------
+
+
+def launched(made: dict, *words: str) -> subprocess.Popen:
+    folder, here = Path(made["run"]).parent, Path(__file__).parent
+    (folder / "toy.toml").write_text(write(config.load(made).to_dict()))
+    alone = {key: value for key, value in os.environ.items() if key not in RUNS_ALONE}
+    command = [sys.executable, "-m", "vidrl", "train", str(folder / "toy.toml"), "--processes", "2", *words]
+    return subprocess.Popen(command, env=alone | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_interrupt_to_the_launcher_saves_and_the_run_goes_on(tmp_path):
+    made = recipe(tmp_path, reward={"name": "toys:Slow", "options": {"seconds": 0.2}})
+    with launched(made) as child:
+        while len(rows(made["run"])) < 2:
+            assert child.poll() is None, child.stdout.read()
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=60)[0]
+    assert child.returncode == 130 and "--resume" in said and "Traceback" not in said, said
+    with launched(made, "--resume") as child:
+        said = child.communicate(timeout=120)[0]
+    assert child.returncode == 0, said
+    assert [row["round"] for row in rows(made["run"])] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_a_failing_process_ends_all(tmp_path):
+    made = recipe(tmp_path, reward={"name": "toys:Crashing"})
+    with launched(made) as child:
+        said = child.communicate(timeout=120)[0]
+    assert child.returncode == 2 and "this process is out of luck" in said
