@@ -108,8 +108,8 @@ class Reward(nn.Module):
     """Base of every reward: constructor arguments are its options, class attributes its facts.
 
     A reward that is a mean of local terms gives `terms(samples)`, (B, F - reach): one number a frame (reach 0), a pair
-    of neighbouring frames (1), three in a row (2) or more. Then `forward`, the curve over time, the rules for what cannot be
-    scored and `stream` follow. Any other reward overrides `forward`.
+    of neighbouring frames (1), three in a row (2) or more. Then `forward`, the curve over time, the rules for what
+    cannot be scored and `stream` follow. Any other reward overrides `forward`.
     """
 
     differentiable: ClassVar[bool] = False  # by automatic differentiation, the flow held fixed

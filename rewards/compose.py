@@ -165,14 +165,14 @@ def default() -> Composite:
     return Composite(parts, WEIGHTS, SCALES, gates=GATES)
 
 
-# (centre, scale) of each part: mean, and spread among clips of one prompt of vidrl.world, clean and with the faults of
-# web video, rounded; that of dynamic_degree, whose spread is small because most clips move enough, is widened
+# (centre, scale) of each part: mean, and spread among clips of one prompt of vidrl.world, half of them with the faults
+# of web video, rounded
 SCALES = {
-    "motion_consistency": (0.5, 0.3),
-    "warp_error": (0.6, 0.2),
+    "motion_consistency": (0.5, 0.35),
+    "warp_error": (0.6, 0.25),
     "flicker": (-0.06, 0.08),
     "drift": (-0.05, 0.05),
-    "dynamic_degree": (0.9, 0.25),
+    "dynamic_degree": (0.8, 0.3),
     "frame_quality": (0.1, 0.03),
 }
 WEIGHTS = {

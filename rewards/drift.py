@@ -13,7 +13,7 @@ from .flow import Motion, blocks, outside, warp
 
 @dataclass(frozen=True)
 class _Track:
-    """Where the pixels of the first frame have gone: (B, 2, H, W) pixels, whether still in sight, and what they were."""
+    """Where the pixels of the first frame have gone, (B, 2, H, W); whether still in sight; what they were."""
 
     path: Tensor
     seen: Tensor
@@ -25,8 +25,9 @@ class Drift(Reward):
     """How far each frame's colour, light and detail are from the first frame's, where they can be followed; 0 is none.
 
     Pixels of frame 0 are followed along the flow. A term is -(|ln c_t - ln c_0| averaged over channels and over blocks
-    still in sight + weight |ln (d_t / d_0)|), c the mean of a block (an eighth of the shorter side), d the mean strength
-    of edges of the frame. What is out of sight is judged by the mean colour of the whole frame. Frame 0 itself has 0.
+    still in sight + weight |ln (d_t / d_0)|), c the mean of a block (an eighth of the shorter side), d the mean
+    strength of edges of the frame. What is out of sight is judged by the mean colour of the whole frame. Frame 0
+    itself has 0.
 
     >>> Drift()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value
     tensor([0.])
@@ -69,7 +70,7 @@ class Drift(Reward):
 
 
 def colour_change(frame: Tensor, first: Tensor, path: Tensor, seen: Tensor, floor: float) -> Tensor:
-    """|ln c_t - ln c_0| of frames (B, C, H, W) along `path`, (B,); the whole frame's mean stands for what is not seen."""
+    """|ln c_t - ln c_0| of frames (B, C, H, W) along `path`, (B,); the frame's mean stands for what is not seen."""
     side = max(2, round(min(frame.shape[-2:]) / 8))
     weight = blocks(seen[:, None, None].to(frame), side)
     base = floor * first.mean((1, 2, 3), keepdim=True) + 1e-3
@@ -99,6 +100,6 @@ def _begin(motion: Motion) -> _Track:
 
 def _follow(track: _Track, motion: Motion, t: int) -> _Track:
     """One frame on: x + path(x) moves with the flow found there."""
-    path = track.path + warp(motion.forward[:, t], track.path)
-    visible = warp(motion.seen_later[:, t, None].to(path), track.path)[:, 0] > 0.5
+    path = track.path + warp(motion.forward[:, t], track.path, "bilinear")
+    visible = warp(motion.seen_later[:, t, None].to(path), track.path, "bilinear")[:, 0] > 0.5
     return _Track(path, track.seen & visible & ~outside(path), track.first, track.detail)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from ._prompts import camera, pace, rests
 from .base import Reward, Samples
-from .flow import Motion, length
+from .flow import Motion, around, length
 
 
 class DynamicDegree(Reward):
@@ -16,11 +15,13 @@ class DynamicDegree(Reward):
 
     Speed is that of lasting motion, (|f - b| - |f + b|) / 2 with f and b the flows from the middle of three frames to
     the next and to the one before, each averaged along the edges nearby, so that what shakes on the spot counts as
-    still; of the fastest 5 % of pixels near edges, less the camera's own motion, in diagonals a second. `low` and `high` bound the band;
-    a pace in the prompt moves it ("slowly" halves both, "quickly" doubles them); the camera counts where the prompt
-    speaks of it. Where the prompt asks for rest, all that is wanted is less speed than `low`.
+    still; of the fastest 5 % of pixels near edges, less the camera's own motion, in diagonals a second. `low` and
+    `high` bound the band; a pace in the prompt moves it ("slowly" halves both, "quickly" doubles them); the camera
+    counts where the prompt speaks of it. Where the prompt asks for rest, all that is wanted is less speed than `low`.
 
-    With u = speed / low: 1.5 u^2 / (u^2 + 0.5), cut at 1, times high / speed above `high`.
+    With u = speed / low: 1.5 u^2 / (u^2 + 0.5), cut at 1, times high / speed above `high`; all of it times
+    exp(-(a - 0.005) / 0.02) where the camera jerks by more than a = 0.005 diagonals from one frame to the next.
+    A term is three frames, credited to the middle one.
 
     >>> DynamicDegree()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), [""], 8.0)).value
     tensor([0.])
@@ -45,7 +46,7 @@ class DynamicDegree(Reward):
         with_camera = torch.tensor([camera(prompt) for prompt in samples.prompts], device=motion.forward.device)
         speed = speeds(motion, with_camera) * samples.fps / motion.diagonal
         rows = [self._wanted(row, prompt) for row, prompt in zip(speed, samples.prompts, strict=True)]
-        return torch.stack(rows)
+        return torch.stack(rows) * calm(motion)
 
     def _wanted(self, speed: Tensor, prompt: str) -> Tensor:
         if rests(prompt):
@@ -64,42 +65,26 @@ def band(speed: Tensor, low: float, high: float) -> Tensor:
     return (1.5 * square / (square + 0.5)).clamp(max=1) * (high / speed.clamp(min=high))
 
 
+def calm(motion: Motion, slack: float = 0.005, scale: float = 0.02) -> Tensor:
+    """1 for a camera that rests or glides, less for one that jumps, (B, F - 2)."""
+    jump = length(motion.camera_forward[:, 1:] + motion.camera_backward[:, :-1])[..., 0, 0] / motion.diagonal
+    return torch.exp(-(jump - slack).clamp(min=0) / scale)
+
+
 def speeds(motion: Motion, with_camera: Tensor, share: float = 0.05) -> Tensor:
     """Lasting speed of the fastest `share` of pixels, pixels a frame, (B, F - 2); `with_camera` (B,) bool."""
     ink = motion.structure[:, 1:-1, None] ** 2
-    onward, back = motion.forward[:, 1:], motion.backward[:, :-1]
     keep = with_camera[:, None, None, None, None]
-    onward = onward - camera_flow(onward, ink).masked_fill(keep, 0)
-    back = back - camera_flow(back, ink).masked_fill(keep, 0)
-    near = around(ink)
-    onward, back = around(onward * ink) / near.clamp(min=1e-12), around(back * ink) / near.clamp(min=1e-12)
+    onward = motion.forward[:, 1:] - motion.camera_forward[:, 1:].masked_fill(keep, 0)
+    back = motion.backward[:, :-1] - motion.camera_backward[:, :-1].masked_fill(keep, 0)
+    near = around(ink, 0.1)
+    onward, back = (around(x * ink, 0.1) / near.clamp(min=1e-12) for x in (onward, back))
     lasting = (length(onward - back) - length(onward + back)).clamp(min=0) / 2
     moving = (lasting * edge_share(near[:, :, 0])).flatten(2)
     return moving.topk(max(1, round(share * moving.shape[2])), dim=2).values.mean(2)
-
-
-def around(image: Tensor) -> Tensor:
-    """Means over a square of a tenth of the shorter side about each pixel, (B, T, C, H, W)."""
-    reach = max(1, round(min(image.shape[-2:]) / 20))
-    flat = avg_pool2d(image.flatten(0, 1), 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
-    return flat.unflatten(0, image.shape[:2])
 
 
 def edge_share(ink: Tensor) -> Tensor:
     """From 0 where nothing shows to 1 at edges, relative to the strong edges of each frame, (B, T, H, W)."""
     strong = ink.flatten(2).quantile(0.95, dim=2)[..., None, None]
     return ink / (ink + strong / 16 + 1e-8)
-
-
-def camera_flow(flow: Tensor, ink: Tensor, cells: int = 4) -> Tensor:
-    """The motion of the picture as a whole, (B, T, 2, 1, 1), zero where it cannot be told from that of a thing.
-
-    The median over `cells` x `cells` cells of the frame of the flow at their edges, if nearly two thirds of the cells
-    have edges: a thing on a plain ground moves alone.
-    """
-    cell = [adaptive_avg_pool2d(x.flatten(0, 1), cells).unflatten(0, flow.shape[:2]).flatten(3) for x in (ink, flow * ink)]
-    mean = cell[1] / cell[0].clamp(min=1e-12)
-    told = cell[0] > 0.02 * cell[0].amax(3, keepdim=True)
-    median = mean.masked_fill(~told, torch.nan).nanmedian(3).values.nan_to_num()
-    enough = told.float().mean(3) > 0.6
-    return (median * enough)[..., None, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .base import Reward, Samples
@@ -48,7 +47,8 @@ def jump(before: Tensor, middle: Tensor, after: Tensor, seen: Tensor, side: int,
     """
     weight = blocks(seen.to(middle), side)
     base = floor * middle.mean((2, 3, 4), keepdim=True) + 1e-3
-    logs = [((blocks(x.clamp(min=0) * seen, side) / weight.clamp(min=1e-6)) + base).log() for x in (before, middle, after)]
-    change = (logs[0] + logs[2] - 2 * logs[1]).abs().mean(2, keepdim=True)
+    means = (blocks(x.clamp(min=0) * seen, side) / weight.clamp(min=1e-6) for x in (before, middle, after))
+    p, c, n = ((mean + base).log() for mean in means)
+    change = (n + p - 2 * c).abs().mean(2, keepdim=True)
     return (change * weight).sum((2, 3, 4)) / weight.sum((2, 3, 4)).clamp(min=1e-6)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, grid_sample, interpolate
 
 SIZE = 192  # the shorter side, in pixels, above which frames are measured at this size
 LAI = (0.01, 0.5)  # occluded where |w + f|^2 > 0.01 (|w|^2 + |f|^2) + 0.5, Lai et al. 2018, arXiv:1808.00449
@@ -63,6 +63,16 @@ class Motion:
         """How much there is to see motion by: the length of the brightness gradient, (B, F, H, W), no gradient."""
         return gradient(self.frames.detach()).square().sum(2).mean(2).sqrt()
 
+    @cached_property
+    def camera_forward(self) -> Tensor:
+        """The part of `forward` that is the picture's as a whole, (B, F-1, 2, 1, 1)."""
+        return camera_flow(self.forward, self.structure[:, :-1, None] ** 2)
+
+    @cached_property
+    def camera_backward(self) -> Tensor:
+        """The part of `backward` that is the picture's as a whole, (B, F-1, 2, 1, 1)."""
+        return camera_flow(self.backward, self.structure[:, 1:, None] ** 2)
+
 
 def estimate(video: Tensor, method: str = "dis", size: int = SIZE) -> Motion:
     """Flow both ways between all neighbouring frames of clips (B, F, C, H, W) in [0, 1].
@@ -77,11 +87,24 @@ def estimate(video: Tensor, method: str = "dis", size: int = SIZE) -> Motion:
         there, back = _clip(clip, _estimator(method))
         forward.append(there)
         backward.append(back)
-    return Motion(frames, torch.stack(forward).to(frames), torch.stack(backward).to(frames))
+    there, back = torch.stack(forward).to(still), torch.stack(backward).to(still)
+    there, back = rested(there, still[:, :-1], still[:, 1:]), rested(back, still[:, 1:], still[:, :-1])
+    return Motion(frames, there.to(frames), back.to(frames))
 
 
-def warp(image: Tensor, flow: Tensor) -> Tensor:
-    """`image` (..., C, H, W) sampled at x + flow(x), bicubic, edges repeated; differentiable in `image`.
+def rested(flow: Tensor, first: Tensor, second: Tensor, favour: float = 1.5, window: float = 1 / 5) -> Tensor:
+    """The flow from `first` to `second`, zero where standing still explains the neighbourhood about as well.
+
+    Zero where the mean of (second - first)^2 over a square of `window` times the shorter side is less than `favour`
+    times that of the warped difference. Estimators carry the motion of things over ground that offers little hold.
+    """
+    plain = (second - first).square().mean(2, keepdim=True)
+    moved = (warp(second, flow) - first).square().mean(2, keepdim=True)
+    return flow * (around(plain, window) >= favour * around(moved, window))
+
+
+def warp(image: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
+    """`image` (..., C, H, W) sampled at x + flow(x), edges repeated; differentiable in `image`.
 
     >>> image = torch.arange(6.0).expand(1, 1, 6, 6)
     >>> warp(image, torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 6, 6))[0, 0, 0, :4]
@@ -93,7 +116,7 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     scale = torch.tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)]).to(flow)
     grid = at.movedim(-3, -1) * scale - 1
     flat = grid_sample(
-        image.flatten(0, -4), grid.flatten(0, -4).to(image), mode="bicubic", padding_mode="border", align_corners=True
+        image.flatten(0, -4), grid.flatten(0, -4).to(image), mode=mode, padding_mode="border", align_corners=True
     )
     return flat.view(image.shape)
 
@@ -104,7 +127,7 @@ def occluded(flow: Tensor, back: Tensor, thresholds: tuple[float, float] = LAI) 
     |w + f|^2 > a (|w|^2 + |f|^2) + b with w the flow back at x + f(x); Lai et al. 2018, arXiv:1808.00449.
     Flows (..., 2, H, W), pixels; bool (..., H, W).
     """
-    returned = warp(back, flow)
+    returned = warp(back, flow, "bilinear")
     slack = thresholds[0] * (norm2(returned) + norm2(flow)) + thresholds[1]
     return (norm2(returned + flow) > slack) | outside(flow)
 
@@ -122,6 +145,21 @@ def moving_edge(flow: Tensor, thresholds: tuple[float, float] = LAI_EDGE) -> Ten
     return gradient(flow).square().sum((-4, -3)) > thresholds[0] * norm2(flow) + thresholds[1]
 
 
+def camera_flow(flow: Tensor, ink: Tensor, cells: int = 4) -> Tensor:
+    """The motion of the picture as a whole, (B, T, 2, 1, 1), zero where it cannot be told from that of a thing.
+
+    The median over `cells` x `cells` cells of the frame of the flow at their edges, if nearly two thirds of the cells
+    have edges: a thing on a plain ground moves alone.
+    """
+    pooled = (adaptive_avg_pool2d(x.flatten(0, 1), cells) for x in (ink, flow * ink))
+    amount, moved = (x.unflatten(0, flow.shape[:2]).flatten(3) for x in pooled)
+    mean = moved / amount.clamp(min=1e-12)
+    told = amount > 0.02 * amount.amax(3, keepdim=True)
+    median = mean.masked_fill(~told, torch.nan).nanmedian(3).values.nan_to_num()
+    enough = told.float().mean(3) > 0.6
+    return (median * enough)[..., None, None]
+
+
 def norm2(flow: Tensor) -> Tensor:
     """Squared length of a flow (..., 2, H, W)."""
     return flow.square().sum(-3)
@@ -136,6 +174,14 @@ def gradient(image: Tensor) -> Tensor:
     """Forward differences along x and y, zero in the last column and row: (..., C, H, W) to (..., 2, C, H, W)."""
     pad = torch.nn.functional.pad
     return torch.stack([pad(image.diff(dim=-1), (0, 1)), pad(image.diff(dim=-2), (0, 0, 0, 1))], -4)
+
+
+def around(image: Tensor, window: float) -> Tensor:
+    """Means over a square of `window` times the shorter side about each pixel of (B, T, C, H, W)."""
+    reach = max(1, round(min(image.shape[-2:]) * window / 2))
+    flat = avg_pool2d(image.flatten(0, 1), (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
+    flat = avg_pool2d(flat, (1, 2 * reach + 1), 1, (0, reach), count_include_pad=False)
+    return flat.unflatten(0, image.shape[:2])
 
 
 def blocks(image: Tensor, side: int) -> Tensor:
@@ -227,7 +273,7 @@ def _estimator(method: str) -> Callable[..., Any]:
     except ImportError as error:
         raise ImportError("flow needs OpenCV: pip install opencv-python-headless") from error
     if method == "farneback":
-        return lambda a, b, _: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
+        return lambda a, b, _: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 15, 3, 5, 1.2, 0)
     presets = {"dis": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, "dis_fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
     if method not in presets:
         raise ValueError(f"expected flow to be one of dis, dis_fast, farneback, got {method!r}")

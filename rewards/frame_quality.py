@@ -12,12 +12,16 @@ from .base import Reward, Samples
 class FrameQuality(Reward):
     """Quality of single frames without a reference or weights, in [0, 1]: a product of seven factors, each in [0, 1].
 
-    sharp D / (D + sharpness), D the mean squared gradient less what noise adds; contrast s / (s + contrast), s the
-    standard deviation over pixels and channels; both of colours with their chroma compressed, so that saturating does
-    not pay; lit, a smooth window of the mean in [0.04, 0.96]; noise
-    exp(-sigma / noise), sigma by the mask of Immerkaer (1996), median form; blocks exp(-excess), the excess of the
-    gradient at the borders of 2, 4 and 8 pixel blocks; clipped exp(-4 share), pixels at 1 in some channel or at 0
-    in some but not all; colour (1 + c / (c + 0.01)) / 2, c the mean length of chroma, 1 for one channel. Measured on frames whose shorter side is at most 192. A term is one frame.
+    - sharp: D / (D + sharpness), D the mean squared gradient less what noise adds;
+    - contrast: s / (s + contrast), s the standard deviation over pixels and channels; both of colours with their chroma
+      compressed, so that saturating does not pay;
+    - lit: a smooth window of the mean in [0.04, 0.96];
+    - noise: exp(-sigma / noise), sigma by the mask of Immerkaer (CVIU 1996), median form;
+    - blocks: exp(-excess), the excess of the gradient at the borders of 2, 4 and 8 pixel blocks;
+    - clipped: exp(-4 share), pixels at 1 in some channel or at 0 in some but not all;
+    - colour: (1 + c / (c + 0.01)) / 2, c the mean length of chroma, 1 for one channel.
+
+    Measured on frames whose shorter side is at most `size`. A term is one frame.
 
     >>> FrameQuality()(Samples(torch.full((1, 1, 3, 32, 32), 0.5), [""], 8.0)).value
     tensor([0.])

@@ -11,13 +11,13 @@ from .flow import Motion, length, warp
 
 
 class MotionConsistency(Reward):
-    """How steadily things move: near 1 for smooth motion, about 0 for stillness, shaking, noise or repeated frames.
+    """How steadily things move: near 1 for smooth motion, about 0 for stillness, shaking, noise, repeated frames.
 
     For four frames in a row, f the flow from the second to the third, b that back to the first, f' the flow from the
-    third to the fourth and a = f + b, a' the accelerations, all followed to the second frame; g the squared strength of edges:
-    steady = sum g (S - |a' - a|) / sum g (S + still), S = |f| + |b| + |f'|, at least -1. Constant acceleration is
-    steady, so turning and falling cost little. It is multiplied by (1 + agreement) / 2, agreement = 1 - sum g |f + w| /
-    sum g (|f| + |w| + still), w the flow back at x + f. `still`, in diagonals a second, is the speed that counts as
+    third to the fourth and a = f + b, a' the accelerations, all followed to the second frame; g the squared strength of
+    edges: steady = sum g (S - |a' - a|) / sum g (S + still), S = |f| + |b| + |f'|, at least -1. Constant acceleration
+    is steady, so turning and falling cost little. It is multiplied by (1 + agreement) / 2, agreement = 1 -
+    sum g |f + w| / sum g (|f| + |w| + still), w the flow back at x + f. `still`, in diagonals a second, is the speed that counts as
     none. Where the prompt asks for rest it is sum g 8 still / sum g (|f| + |b| + 8 still): 1 for stillness.
     A term is four frames, credited to the middle two.
 
@@ -50,15 +50,15 @@ def steadiness(motion: Motion, still: float) -> Tensor:
     onward, back = motion.forward[:, 1:], motion.backward[:, :-1]
     change = onward + back
     step = onward[:, :-1]
-    jerk = length(warp(change[:, 1:], step) - change[:, :-1])
-    total = length(step) + length(back[:, :-1]) + length(warp(onward[:, 1:], step))
+    jerk = length(warp(change[:, 1:], step, "bilinear") - change[:, :-1])
+    total = length(step) + length(back[:, :-1]) + length(warp(onward[:, 1:], step, "bilinear"))
     weight = motion.structure[:, 1:-2] ** 2
     ratio = (weight * (total - jerk)).sum((2, 3)) / (weight * (total + still)).sum((2, 3)).clamp(min=1e-12)
     return ratio.clamp(min=-1)
 
 
 def stillness(motion: Motion, still: float) -> Tensor:
-    """sum g still / sum g (|f| + |b| + still) of the second of four frames, 1 where there is nothing to see, (B, F-3)."""
+    """sum g still / sum g (|f| + |b| + still) of the second of four frames, 1 where nothing shows, (B, F - 3)."""
     weight = motion.structure[:, 1:-2] ** 2 + 1e-9
     total = length(motion.forward[:, 1:-1]) + length(motion.backward[:, :-2]) + still
     return still * weight.sum((2, 3)) / (weight * total).sum((2, 3))
@@ -66,7 +66,7 @@ def stillness(motion: Motion, still: float) -> Tensor:
 
 def agreement(motion: Motion, still: float) -> Tensor:
     """1 - sum g |f + w| / sum g (|f| + |w| + still), w the flow back at x + f, in [0, 1], (B, F - 1)."""
-    returned = warp(motion.backward, motion.forward)
+    returned = warp(motion.backward, motion.forward, "bilinear")
     weight = motion.structure[:, :-1] ** 2
     total = (weight * (length(motion.forward) + length(returned) + still)).sum((2, 3)).clamp(min=1e-12)
     return 1 - (weight * length(motion.forward + returned)).sum((2, 3)) / total

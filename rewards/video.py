@@ -118,15 +118,15 @@ def _open(path: Path) -> _Decord | _PyAV:
     for reader in (_Decord, _PyAV):
         try:
             return reader(path)
-        except Exception as error:  # each reader has errors of its own; both are told if none can
+        except Exception as error:  # noqa: BLE001  each reader has errors of its own; both are told if none can
             said.append(f"{reader.name}: {_brief(error)}")
     raise Unreadable(f"expected a video, could not read {path}: {'; '.join(said)}. Play or re-encode it to see.")
 
 
 def _brief(error: BaseException) -> str:
+    """The first line of a message; decord appends a stack of C++ frames."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    chosen = next((line for line in reversed(lines) if not line.startswith(("[", "File", "Stack"))), type(error).__name__)
-    return (lines[0] if lines and len(lines[0]) < 160 else chosen)[:160]
+    return lines[0][:200] if lines else type(error).__name__
 
 
 class _Decord:
@@ -210,7 +210,8 @@ def _bytes(video: Tensor, fps: float, path: Path) -> np.ndarray:
 
 def _encode(path: Path, frames: np.ndarray, fps: float, lossless: bool) -> None:
     av = _av()
-    codec, pixels, options = _settings(path.suffix.lower(), lossless, odd=bool(frames.shape[1] % 2 or frames.shape[2] % 2))
+    odd = any(side % 2 for side in frames.shape[1:3])
+    codec, pixels, options = _settings(path.suffix.lower(), lossless, odd)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels

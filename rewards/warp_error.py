@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._prompts import rests
+from ._prompts import camera, rests
 from .base import Reward, Samples
-from .flow import Motion, moving_edge
+from .flow import Motion, moving_edge, warp
 
 
 class WarpError(Reward):
@@ -16,10 +16,11 @@ class WarpError(Reward):
     -E with E = mean over unmasked pixels and channels of (I_{t+1}(x + f) - I_t(x))^2, masked where Lai et al. find
     occlusion or a moving edge; both directions of time averaged. A term is a pair of frames.
 
-    With `relative`, the share of the change from frame to frame that motion explains, 1 - (E_mc + floor) / (E_id +
-    floor): E_id the plain difference of the frames, E_mc the residual with occluded pixels charged at E_id. A frozen,
-    grey or noisy clip explains nothing and gets about 0. Where the prompt asks for rest it is instead
-    rest / (E_id + rest), 1 for a still picture.
+    With `relative`, the share of the change from frame to frame that motion explains, 1 - (E_mc + floor) / (E_ref +
+    floor), at least -1: E_mc the residual with occluded pixels charged at the plain difference E_id, E_ref =
+    E_id^c E_cam^(1-c) what is there to explain, E_cam the residual after moving the picture as a whole; c is `camera`, or 1 where the prompt
+    speaks of the camera. A frozen, grey or noisy clip explains nothing and gets about 0, a pan over a still little.
+    Where the prompt asks for rest it is instead rest / (E_id + rest), 1 for a still picture.
 
     Source: Lai et al. 2018, arXiv:1808.00449 (E, thresholds, here in the pixels of frames whose shorter side is at
     most 192); the relative form is motion-compensated prediction gain, known from video coding.
@@ -37,10 +38,16 @@ class WarpError(Reward):
     card = "Blind to stillness, blur and dimming, which all please it; use relative=True, or a Composite, to train."
 
     def __init__(
-        self, relative: bool = False, floor: float = 1e-4, rest: float = 1e-3, flow: str = "dis", flow_size: int = 192
+        self,
+        relative: bool = False,
+        floor: float = 1e-4,
+        rest: float = 1e-3,
+        camera: float = 0.25,
+        flow: str = "dis",
+        flow_size: int = 192,
     ) -> None:
         super().__init__()
-        self.relative, self.floor, self.rest = relative, floor, rest
+        self.relative, self.floor, self.rest, self.camera = relative, floor, rest, camera
         self.flow, self.flow_size = flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
@@ -49,9 +56,14 @@ class WarpError(Reward):
         if not self.relative:
             return -(lai(motion) + lai(reversed_time(motion)).flip(1)) / 2
         identity = motion.frames.diff(dim=1).square().mean((2, 3, 4))
-        explained = 1 - (compensated(motion) + self.floor) / (identity + self.floor)
+        left = (compensated(motion) + self.floor) / (self._to_explain(identity, motion, samples) + self.floor)
         still = torch.tensor([rests(prompt) for prompt in samples.prompts], device=identity.device)
-        return torch.where(still[:, None], self.rest / (identity + self.rest), explained)
+        return torch.where(still[:, None], self.rest / (identity + self.rest), (1 - left).clamp(min=-1))
+
+    def _to_explain(self, identity: Tensor, motion: Motion, samples: Samples) -> Tensor:
+        share = [1.0 if camera(prompt) else self.camera for prompt in samples.prompts]
+        c = torch.tensor(share).to(identity)[:, None]
+        return identity.clamp(min=1e-9) ** c * panned(motion).clamp(min=1e-9) ** (1 - c)
 
 
 def lai(motion: Motion) -> Tensor:
@@ -70,6 +82,15 @@ def compensated(motion: Motion) -> Tensor:
     first = torch.where(motion.seen_later, onto_first, plain)
     second = torch.where(motion.seen_earlier, onto_second, plain)
     return (first.mean((2, 3)) + second.mean((2, 3))) / 2
+
+
+def panned(motion: Motion) -> Tensor:
+    """Squared residual after moving the picture as a whole, both ways averaged, at most the plain one, (B, F - 1)."""
+    identity = motion.frames.diff(dim=1).square().mean((2, 3, 4))
+    first, second = motion.frames[:, :-1], motion.frames[:, 1:]
+    onto_first = (warp(second, motion.camera_forward.expand_as(motion.forward)) - first).square().mean((2, 3, 4))
+    onto_second = (warp(first, motion.camera_backward.expand_as(motion.forward)) - second).square().mean((2, 3, 4))
+    return torch.minimum(identity, (onto_first + onto_second) / 2)
 
 
 def reversed_time(motion: Motion) -> Motion:
