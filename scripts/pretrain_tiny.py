@@ -1,7 +1,8 @@
 """Train assets/tiny-wan from nothing: a Wan pipeline small enough for two CPU cores.
 
-    python scripts/pretrain_tiny.py vae       # autoencoder, on crops and whole clips of vidrl.world
+    python scripts/pretrain_tiny.py vae       # autoencoder, on stills and clips of vidrl.world
     python scripts/pretrain_tiny.py encode    # latents of the corpus, kept under runs/pretrain
+    python scripts/pretrain_tiny.py decoder   # more of the decoder alone; may run beside the next stage
     python scripts/pretrain_tiny.py flow      # flow-matching transformer on those latents
     python scripts/pretrain_tiny.py check     # the bar: the verifier on 256 held-out captions
 
@@ -34,8 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL, WORK = ROOT / "assets" / "tiny-wan", ROOT / "runs" / "pretrain"
 SIZE, FRAMES, FPS = 32, 17, 8.0
 CORPUS = 12_000
-VAE_STEPS, VAE_IMAGES, VAE_ENCODER = 3000, 400, 3000  # stills first, then clips
-FLOW_STEPS, FLOW_BATCH = 7000, 32
+VAE_STEPS, VAE_STILLS, DECODER_STEPS = 3000, 400, 2000
+FLOW_STEPS, FLOW_BATCH = 4000, 32
 MUON, ADAM = 0.02, 3e-3  # learning rates of matrices and of the rest
 TEXT_LENGTH, TEXT_PADDED = 20, (24, 512)  # a caption's tokens; the padded lengths that the transformer must bear
 NO_TEXT = 0.1  # share of clips whose caption is empty, so that guidance works
@@ -179,11 +180,11 @@ class Run:
         done = self.step / self.steps
         return min(1.0, done / 0.01 + 1e-2) * (0.02 + 0.98 * (1 + cos(pi * min(done, 1.0))) / 2)
 
-    def go(self, loss: Callable[[int], Tensor], stop: int | None = None) -> None:
-        """Train until step `stop` (the last), or until killed."""
-        shown, start, stop = 0.0, time.time(), stop or self.steps
-        steps = range(self.step, stop)
-        for step in tqdm(steps, initial=self.step, total=stop, desc=self.path.stem, mininterval=10):
+    def go(self, loss: Callable[[int], Tensor]) -> None:
+        """Train until the last step, or until killed."""
+        shown, start = 0.0, time.time()
+        steps = range(self.step, self.steps)
+        for step in tqdm(steps, initial=self.step, total=self.steps, desc=self.path.stem, mininterval=10):
             value = loss(step)
             value.backward()
             nn.utils.clip_grad_norm_(self.params.values(), 1.0)
@@ -198,14 +199,8 @@ class Run:
                 row = {"step": self.step, "loss": round(shown, 5), "seconds": round(self.seconds)}
                 with self.log.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-            if time.time() - self.saved > 120 or self.step == stop:
+            if time.time() - self.saved > 120 or self.step == self.steps:
                 self.save()
-
-    def settle(self, names: list[str]) -> None:
-        """From here on these parameters keep their average value."""
-        for k in names:
-            self.params[k].data.copy_(self.mean[k])
-        self.save()
 
     def averaged(self) -> nn.Module:
         """The module with its average weights in place."""
@@ -232,7 +227,7 @@ def new_vae() -> nn.Module:
 def vae_batch(step: int) -> Tensor:
     """Stills, then pieces of 9 frames, with whole clips in between and at the end: (B, 3, F, 32, 32) in [-1, 1]."""
     whole = step > 0.85 * VAE_STEPS or step % 6 == 5
-    size, frames = (16, 1) if step < VAE_IMAGES else (2, FRAMES) if whole else (4, 9)
+    size, frames = (16, 1) if step < VAE_STILLS else (2, FRAMES) if whole else (4, 9)
     draw = random.Random(f"vae {step}")
     clips = []
     for _, clip in corpus([1_000_000 + 16 * step + i for i in range(size)], SIZE):
@@ -252,38 +247,54 @@ def picture_loss(y: Tensor, x: Tensor) -> Tensor:
 
 
 def vae_loss(vae: nn.Module, step: int) -> Tensor:
-    """Reconstruction and a faint pull of the latent to the unit Gaussian; the encoder learns for VAE_ENCODER steps."""
+    """Reconstruction and a faint pull of the latent to the unit Gaussian."""
     x = vae_batch(step)
-    with torch.set_grad_enabled(step < VAE_ENCODER):
-        posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
-        z = posterior.mean + posterior.std * noise
-    return picture_loss(vae.decode(z).sample, x) + 1e-6 * posterior.kl().mean()
+    posterior = vae.encode(x).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
+    return picture_loss(vae.decode(posterior.mean + posterior.std * noise).sample, x) + 1e-6 * posterior.kl().mean()
 
 
 def train_vae() -> None:
-    """Both halves, then the decoder alone: the latents may be encoded, and the transformer begun, at half-time."""
     vae = new_vae()
     run = Run("vae", vae, VAE_STEPS, 0.995, lambda name, p: p.dim() >= 4)
-    if run.step < VAE_ENCODER:
-        run.go(lambda step: vae_loss(vae, step), VAE_ENCODER)
-        run.settle([k for k in run.params if k.startswith(("encoder.", "quant_conv."))])
-    if not (MODEL / "vae").exists():
-        weights = {k: p.detach().clone() for k, p in run.params.items()}
-        publish_vae(run.averaged())
-        for k, p in run.params.items():
-            p.data.copy_(weights[k])
     run.go(lambda step: vae_loss(vae, step))
     publish_vae(run.averaged())
 
 
+def train_decoder() -> None:
+    """The decoder alone, on slightly noisy latents as a generator makes them; the transformer may train meanwhile."""
+    from diffusers import AutoencoderKLWan
+
+    vae = AutoencoderKLWan.from_pretrained(MODEL / "vae")
+    scale = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    half = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+
+    def loss(step: int) -> Tensor:
+        x = vae_batch(10_000 + step)
+        with torch.no_grad():
+            z = vae.encode(x).latent_dist.mode()
+            z = z + 0.05 * scale * torch.randn(z.shape, generator=torch.Generator().manual_seed(step))
+        return picture_loss(vae.decode(z).sample, x)
+
+    run = Run("decoder", half, DECODER_STEPS, 0.995, lambda name, p: p.dim() >= 4)
+    run.go(loss)
+    run.averaged()
+    vae.save_pretrained(MODEL / "vae")
+    print(f"vae: PSNR {quality(vae)[1]:.2f} dB over 64 clips")
+
+
+@torch.no_grad()
+def quality(vae: nn.Module) -> tuple[Tensor, float]:
+    """Latents of 200 clips, and the PSNR of the first 64."""
+    x = torch.stack([2 * c.transpose(0, 1) - 1 for _, c in corpus(range(200), SIZE)])
+    z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(8)])
+    y = torch.cat([vae.decode(part).sample.clamp(-1, 1) for part in z[:64].split(8)])
+    return z, float(-10 * ((x[:64] - y) / 2).square().mean((1, 2, 3, 4)).log10().mean())
+
+
 def publish_vae(vae: nn.Module) -> None:
     """Save the autoencoder with the mean and std of its latents, and say how well it does."""
-    with torch.no_grad():
-        x = torch.stack([2 * c.transpose(0, 1) - 1 for _, c in corpus(range(200), SIZE)])
-        z = torch.cat([vae.encode(part).latent_dist.mode() for part in x.split(8)])
-        y = torch.cat([vae.decode(part).sample.clamp(-1, 1) for part in z[:64].split(8)])
-    psnr = -10 * ((x[:64] - y) / 2).square().mean((1, 2, 3, 4)).log10().mean()
+    z, psnr = quality(vae)
     print(f"vae: PSNR {psnr:.2f} dB over 64 clips")
     vae.register_to_config(latents_mean=z.mean((0, 2, 3, 4)).tolist(), latents_std=z.std((0, 2, 3, 4)).tolist())
     vae.save_pretrained(MODEL / "vae")
@@ -392,8 +403,8 @@ def flow_loss(
     padded = (
         round(2.718281828 ** float(torch.empty(()).uniform_(low, high, generator=draw))) if step % 4 else TEXT_PADDED[1]
     )
-    text.bias = torch.zeros(TEXT_LENGTH + 1)
-    text.bias[-1] = log(padded - TEXT_LENGTH)
+    text.bias = torch.zeros(1, TEXT_LENGTH + 1)
+    text.bias[0, -1] = log(padded - TEXT_LENGTH)
     t = torch.sigmoid(torch.randn(FLOW_BATCH, generator=draw) * 1.2)
     noise = torch.randn(x0.shape, generator=draw)
     at = t.view(-1, 1, 1, 1, 1)
@@ -467,9 +478,20 @@ def check(n: int, guidance: float, length: int) -> dict[str, float]:
     return {word: torch.cat([getattr(v, word) for v in seen]).float().mean().item() for word in words}
 
 
+STAGES: dict[str, Callable[[argparse.Namespace], object]] = {
+    "vae": lambda args: train_vae(),
+    "encode": lambda args: encode(args.part, args.parts),
+    "decoder": lambda args: train_decoder(),
+    "flow": lambda args: train_flow(),
+    "assemble": lambda args: assemble(),
+    "check": lambda args: print(json.dumps(check(args.n, args.guidance, args.text_length))),
+    "clean": lambda args: shutil.rmtree(WORK),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "encode", "flow", "assemble", "check", "clean"))
+    parser.add_argument("stage", choices=tuple(STAGES))
     parser.add_argument("--part", type=int, default=0, help="encode: which share of the corpus")
     parser.add_argument("--parts", type=int, default=1, help="encode: of how many")
     parser.add_argument("-n", type=int, default=256, help="check: how many held-out captions")
@@ -479,15 +501,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     WORK.mkdir(parents=True, exist_ok=True)
-    stages: dict[str, Callable[[], object]] = {
-        "vae": train_vae,
-        "encode": lambda: encode(args.part, args.parts),
-        "flow": train_flow,
-        "assemble": assemble,
-        "check": lambda: print(json.dumps(check(args.n, args.guidance, args.text_length))),
-        "clean": lambda: shutil.rmtree(WORK),
-    }
-    stages[args.stage]()
+    STAGES[args.stage](args)
 
 
 if __name__ == "__main__":
