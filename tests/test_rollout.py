@@ -1,0 +1,141 @@
+"""Sampling: each draw its own, however the batch is cut, and what an update needs is kept."""
+
+import pytest
+import torch
+
+from vidrl import transition
+from vidrl.backbones.base import PromptCache
+from vidrl.backbones.toy import Toy
+from vidrl.policy import Policy
+from vidrl.rollout import Plan, draws, generate, join, sample
+from vidrl.segments import pool
+
+TOY = Toy()
+NAMES = [(0, 1, i) for i in range(5)]
+PROMPTS = [f"prompt {i}" for i in range(5)]
+PLAN = Plan(TOY.times(5), "dance_sde", 0.5, 3, stochastic=(0, 1, 3), keep=(1, 3))
+
+
+def rolled(part=slice(None), plan=PLAN):
+    return sample(TOY, TOY.encode(PROMPTS[part]), draws(0, NAMES[part]), plan)
+
+
+# --- draws -----------------------------------------------------------------------------------------------------------
+
+
+def first(generator):
+    return float(torch.randn(1, generator=generator))
+
+
+def test_a_draw_is_named_by_seed_and_name_and_by_nothing_else():
+    values = [first(g) for name in [(0, 1, 2), (0, 2, 1), (1, 1, 2), ("held out", 3)] for g in draws(0, [name])]
+    values += [first(g) for g in draws(1, [(0, 1, 2)])]
+    assert len(set(values)) == 5
+    torch.manual_seed(123)
+    assert first(draws(0, [(9,), (0, 1, 2)])[1]) == values[0]
+
+
+def test_draws_do_not_follow_each_other():
+    a, b = (torch.randn(4000, generator=g) for g in draws(0, [(0,), (1,)]))
+    assert abs(float((a * b).mean())) < 4 / 4000**0.5
+
+
+# --- sample ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_may_be_cut_anywhere():
+    whole, parts = rolled(), join([rolled(slice(0, 2)), rolled(slice(2, 5))])
+    for name in ("latents", "before", "after", "log_density"):
+        assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-5), name
+    assert torch.equal(whole.cond["text"], parts.cond["text"]) and len(parts) == 5
+
+
+def test_a_member_is_the_same_whoever_its_neighbours_are():
+    assert torch.allclose(rolled(slice(3, 4)).latents, rolled().latents[3:4], atol=1e-5)
+    assert not torch.allclose(rolled().latents[0], rolled().latents[1], atol=1e-2)
+
+
+def test_what_is_kept_is_the_chain_and_its_density():
+    rollout = rolled(plan=Plan(TOY.times(5), "dance_sde", 0.5, 3, stochastic=(0, 1, 2), keep=(0, 1, 2)))
+    assert rollout.before.shape == (5, 3, *TOY.shape) and rollout.log_density.shape == (5, 3, 3)
+    assert torch.equal(rollout.after[:, :-1], rollout.before[:, 1:])  # the end of a step begins the next
+    start = TOY.noise(draws(0, NAMES))
+    assert torch.equal(rollout.before[:, 0], start)
+    for place, k in enumerate(rollout.plan.keep):
+        with torch.no_grad():
+            step = rollout.plan.step(TOY, rollout.before[:, place], k, rollout.cond)
+        again = pool(transition.log_density(step, rollout.after[:, place]), 3)
+        assert torch.allclose(again, rollout.log_density[:, place], atol=1e-5)
+    assert not rollout.latents.requires_grad and rollout.latents.dtype == torch.float32
+
+
+def test_the_noise_drawn_is_standard():
+    plan = Plan(TOY.times(5), "dance_sde", 0.5, 1, stochastic=(1,), keep=(1,))
+    names = [(i,) for i in range(400)]
+    rollout = sample(TOY, TOY.encode(["x"] * 400), draws(0, names), plan)
+    with torch.no_grad():
+        step = plan.step(TOY, rollout.before[:, 0], 1, rollout.cond)
+    z = (rollout.after[:, 0] - step.mean) / step.std
+    assert abs(float(z.mean())) < 0.01 and abs(float(z.std()) - 1) < 0.01
+
+
+def test_without_stochastic_steps_it_is_the_deterministic_sampler():
+    plan = Plan(TOY.times(7))
+    rollout = rolled(plan=plan)
+    with torch.no_grad():
+        expected = TOY.generate(TOY.noise(draws(0, NAMES)), TOY.encode(PROMPTS), steps=7)
+    assert torch.allclose(rollout.latents, expected, atol=1e-5)
+    assert rollout.log_density.shape[1] == 0 and len(join([rollout, rollout])) == 10
+
+
+def test_a_policy_samples_under_the_weights_in_place():
+    policy = Policy(Toy(), full=True)
+    before = sample(policy, TOY.encode(PROMPTS), draws(0, NAMES), PLAN).latents
+    policy.weights["out.bias"].data += 1
+    assert not torch.allclose(sample(policy, TOY.encode(PROMPTS), draws(0, NAMES), PLAN).latents, before)
+    with policy.using("reference"):
+        assert torch.equal(sample(policy, TOY.encode(PROMPTS), draws(0, NAMES), PLAN).latents, before)
+
+
+def test_clips_in_batches_are_those_of_one_batch():
+    several = generate(TOY, PROMPTS, draws(0, NAMES), steps=3, batch=2)
+    assert torch.allclose(several.video, generate(TOY, PROMPTS, draws(0, NAMES), steps=3).video, atol=1e-5)
+    assert several.video.shape == (5, 9, 3, 32, 32) and list(several.prompts) == PROMPTS and several.fps == TOY.fps
+
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_cannot_be_is_told():
+    with pytest.raises(ValueError, match="kept steps among the stochastic"):
+        Plan(TOY.times(4), stochastic=(0,), keep=(1,))
+    with pytest.raises(ValueError, match="stochastic steps below 3: the step to 0 is deterministic"):
+        Plan(TOY.times(4), stochastic=(3,))
+    with pytest.raises(ValueError, match="stochastic steps below"):
+        Plan(TOY.times(4), stochastic=(-1,))
+    with pytest.raises(ValueError, match="1 to 3 segments"):
+        rolled(plan=Plan(TOY.times(4), segments=4, stochastic=(0,), keep=(0,)))
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+
+class Counting(Toy):
+    """Counts what it encodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[list[str]] = []
+
+    def encode(self, prompts, reference=None):
+        self.asked.append(list(prompts))
+        return super().encode(prompts, reference)
+
+
+def test_a_prompt_is_encoded_once_and_alone_so_that_a_resumed_run_gets_the_same_bits():
+    backbone = Counting()
+    cache = PromptCache(backbone)
+    made = cache(["a", "b", "a"])
+    cache(["b", "c"])
+    assert backbone.asked == [["a"], ["b"], ["c"]]
+    assert torch.equal(made["text"], TOY.encode(["a", "b", "a"])["text"])
