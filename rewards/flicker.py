@@ -22,7 +22,7 @@ class Flicker(Reward):
     differentiable = True
     needs = ("cv2",)
     lowered_by = ("flicker", "cut")
-    range = (-8.0, 0.0)
+    range = (-14.0, 0.0)
     support = "pair"
     reach = 2
     card = "Pleased by stillness. Sees no flicker finer than an eighth of the frame, nor any slower than three frames."
@@ -46,7 +46,7 @@ def jump(before: Tensor, middle: Tensor, after: Tensor, seen: Tensor, side: int,
     `floor` times the mean light is added before the logarithm, so that the noise of the dark does not count.
     """
     weight = blocks(seen.to(middle), side)
-    base = floor * middle.mean((2, 3, 4), keepdim=True) + 1e-3
+    base = floor * (before + middle + after).mean((2, 3, 4), keepdim=True) / 3 + 1e-3
     means = (blocks(x.clamp(min=0) * seen, side) / weight.clamp(min=1e-6) for x in (before, middle, after))
     p, c, n = ((mean + base).log() for mean in means)
     change = (n + p - 2 * c).abs().mean(2, keepdim=True)

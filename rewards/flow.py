@@ -7,6 +7,7 @@ earlier one.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -216,8 +217,7 @@ def enlargement(side: int) -> float:
 
 def _clip(frames: Tensor, calc: Callable[..., Any]) -> tuple[Tensor, Tensor]:
     """Flow there (F-1, 2, H, W) and back of one clip (F, C, H, W)."""
-    import cv2
-
+    cv2 = _cv2()
     height, width = frames.shape[-2:]
     goal = tuple(round(side * enlargement(min(height, width))) for side in (width, height))
     threads = cv2.getNumThreads()
@@ -235,8 +235,7 @@ def _clip(frames: Tensor, calc: Callable[..., Any]) -> tuple[Tensor, Tensor]:
 
 def _pair(first: np.ndarray, second: np.ndarray, goal: tuple[int, ...], calc: Callable[..., Any]) -> np.ndarray:
     """Flow there and back between two planes, at the size `goal`: (2, H, W, 2)."""
-    import cv2
-
+    cv2 = _cv2()
     if first.shape[::-1] != goal:
         first, second = (cv2.resize(plane, goal, interpolation=cv2.INTER_CUBIC) for plane in (first, second))
     first, second = (np.clip(plane, 0, 255).astype(np.uint8) for plane in (first, second))
@@ -268,13 +267,17 @@ def changing_colour(pairs: Tensor, still: float = 0.2) -> Tensor:
 
 
 def _estimator(method: str) -> Callable[..., Any]:
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError("flow needs OpenCV: pip install opencv-python-headless") from error
+    cv2 = _cv2()
     if method == "farneback":
         return lambda a, b, _: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 15, 3, 5, 1.2, 0)
     presets = {"dis": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, "dis_fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
     if method not in presets:
         raise ValueError(f"expected flow to be one of dis, dis_fast, farneback, got {method!r}")
     return cv2.DISOpticalFlow_create(presets[method]).calc
+
+
+def _cv2() -> Any:
+    try:
+        return importlib.import_module("cv2")
+    except ImportError as error:
+        raise ImportError("flow needs OpenCV: pip install opencv-python-headless") from error

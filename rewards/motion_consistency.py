@@ -17,9 +17,9 @@ class MotionConsistency(Reward):
     third to the fourth and a = f + b, a' the accelerations, all followed to the second frame; g the squared strength of
     edges: steady = sum g (S - |a' - a|) / sum g (S + still), S = |f| + |b| + |f'|, at least -1. Constant acceleration
     is steady, so turning and falling cost little. It is multiplied by (1 + agreement) / 2, agreement = 1 -
-    sum g |f + w| / sum g (|f| + |w| + still), w the flow back at x + f. `still`, in diagonals a second, is the speed that counts as
-    none. Where the prompt asks for rest it is sum g 8 still / sum g (|f| + |b| + 8 still): 1 for stillness.
-    A term is four frames, credited to the middle two.
+    sum g |f + w| / sum g (|f| + |w| + still), w the flow back at x + f. `still`, in diagonals a second, is the speed
+    that counts as none. Where the prompt asks for rest it is sum g 8 still / sum g (|f| + |b| + 8 still): 1 for
+    stillness. A term is four frames, credited to the middle two.
 
     >>> MotionConsistency()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), [""], 8.0)).value
     tensor([0.])

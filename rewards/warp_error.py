@@ -16,11 +16,12 @@ class WarpError(Reward):
     -E with E = mean over unmasked pixels and channels of (I_{t+1}(x + f) - I_t(x))^2, masked where Lai et al. find
     occlusion or a moving edge; both directions of time averaged. A term is a pair of frames.
 
-    With `relative`, the share of the change from frame to frame that motion explains, 1 - (E_mc + floor) / (E_ref +
-    floor), at least -1: E_mc the residual with occluded pixels charged at the plain difference E_id, E_ref =
-    E_id^c E_cam^(1-c) what is there to explain, E_cam the residual after moving the picture as a whole; c is `camera`, or 1 where the prompt
-    speaks of the camera. A frozen, grey or noisy clip explains nothing and gets about 0, a pan over a still little.
-    Where the prompt asks for rest it is instead rest / (E_id + rest), 1 for a still picture.
+    With `relative`, the share of the change from frame to frame that motion explains, at least -1:
+    1 - (E_mc + floor) / (E_ref + floor). E_mc is the residual with occluded pixels charged at the plain difference
+    E_id; E_ref = E_id^c E_cam^(1-c) what is there to explain, E_cam the residual after moving the picture as a whole;
+    c is `camera`, or 1 where the prompt speaks of the camera. A frozen, grey or noisy clip explains nothing and gets
+    about 0, a pan over a still little. Where the prompt asks for rest it is instead rest / (E_id + rest), 1 for a
+    still picture.
 
     Source: Lai et al. 2018, arXiv:1808.00449 (E, thresholds, here in the pixels of frames whose shorter side is at
     most 192); the relative form is motion-compensated prediction gain, known from video coding.
