@@ -1,0 +1,104 @@
+"""The run folder: every row is JSON that others can read, with null where there is no number."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vidrl.record import Record, postfix, summarise
+from vidrl.rewards import Samples, Score
+
+NAN = float("nan")
+GROUP = torch.tensor([0, 0, 1, 1])
+
+
+def strict(text: str):
+    """JSON as the standard has it: no NaN, no Infinity."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def lines(path):
+    return [strict(line) for line in path.read_text().splitlines()]
+
+
+def score(values, parts=()):
+    value = torch.tensor(values)
+    return Score(value, value[:, None].repeat(1, 5), parts={name: Score(torch.tensor(v)) for name, v in parts})
+
+
+def clips(n=4):
+    torch.manual_seed(0)
+    return Samples(torch.rand(n, 5, 3, 16, 16), [f"{i}" for i in range(n)], 8.0)
+
+
+def test_what_a_rounds_scores_say_by_hand():
+    row = summarise(score([1.0, 3.0, 5.0, NAN], [("a", [0.0, 0.0, 2.0, 2.0])]), GROUP)
+    assert row["reward"]["mean"] == 3 and row["reward"]["std"] == pytest.approx(math.sqrt(8 / 3))
+    assert row["reward"]["within_group_std"] == pytest.approx((1 + 1 + 0 + 0) / 4)  # group 1 has one that is scored
+    assert row["parts"]["a"] == {"mean": 1.0, "std": 1.0, "within_group_std": 0.0}
+    assert row["unscored_share"] == 0.25 and row["zero_std_share"] == 0.5
+    assert "reward +3.000" in postfix(row)
+
+
+def test_rows_are_json_with_null_for_nan(tmp_path):
+    record = Record(tmp_path)
+    record.metrics({"round": 1, "reward": {"mean": NAN}, "kl": float("inf")})
+    assert lines(tmp_path / "metrics.jsonl") == [{"round": 1, "reward": {"mean": None}, "kl": None}]
+
+
+def test_an_evaluation_of_a_round_takes_the_earlier_ones_place(tmp_path):
+    record = Record(tmp_path)
+    for round, value in ((0, 1.0), (2, 2.0), (2, 3.0)):
+        record.evaluation(round, {"composite": np.array([value, NAN]), "exposure": np.array([NAN, NAN])})
+    rows = lines(tmp_path / "evals.jsonl")
+    assert [(row["round"], row["n"], row["measures"]["composite"]["mean"]) for row in rows] == [(0, 2, 1), (2, 2, 3)]
+    assert rows[0]["measures"]["exposure"] == {"mean": None, "n_scored": 0}
+
+
+def test_an_event_is_told_once(tmp_path):
+    record = Record(tmp_path)
+    for _ in range(2):
+        record.event(1, "guard", "motion: zu wenig – “still”")
+    record.event(2, "guard", "motion: zu wenig – “still”")
+    assert [row["round"] for row in lines(tmp_path / "events.jsonl")] == [1, 2]
+
+
+def test_credit_shows_the_best_and_the_worst_clip(tmp_path):
+    spans = [(0, 1), (1, 5)]
+    advantage = torch.arange(8.0).view(4, 2)
+    Record(tmp_path).credit(clips(), score([0.2, NAN, 0.9, 0.1]), advantage, spans)
+    best, worst = strict((tmp_path / "credit.json").read_text())
+    assert (best["prompt"], best["advantage"], best["segments"]) == ("2", [4.0, 5.0], [[0, 1], [1, 5]])
+    assert worst["prompt"] == "3" and len(worst["curve"]) == 5 and best["value"] == pytest.approx(0.9)
+    assert all((tmp_path / row["file"]).stat().st_size > 0 for row in (best, worst))
+
+
+def test_clips_are_written_with_their_scores(tmp_path):
+    Record(tmp_path).clips("before", clips(), score([0.2, NAN, 0.9, 0.1], [("a", [NAN, 1.0, 1.0, 1.0])]), n=2)
+    rows = strict((tmp_path / "clips" / "before.json").read_text())
+    assert [row["value"] for row in rows] == [pytest.approx(0.2), None] and rows[0]["parts"] == {"a": None}
+    assert rows[0]["curves"]["composite"] == [pytest.approx(0.2)] * 5
+    assert sorted(path.name for path in (tmp_path / "clips" / "before").iterdir()) == ["0000.mp4", "0001.mp4"]
+
+
+def test_an_inactive_record_writes_nothing(tmp_path):
+    record = Record(tmp_path / "x", active=False)
+    record.metrics({"round": 1})
+    record.event(1, "guard", "")
+    record.evaluation(0, {"composite": np.ones(1)})
+    record.clips("before", clips(), score([1.0] * 4), 2)
+    record.credit(clips(), score([1.0] * 4), torch.zeros(4, 1), [(0, 5)])
+    assert not (tmp_path / "x").exists()
+
+
+def test_cutting_back_takes_later_rows_and_checkpoints_away(tmp_path):
+    record = Record(tmp_path)
+    for round in (1, 2, 3):
+        record.metrics({"round": round})
+        (tmp_path / "checkpoints" / f"{round:06d}").mkdir(parents=True)
+    record.cut_back(2)
+    assert [row["round"] for row in lines(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["000001", "000002"]
+    assert lines(tmp_path / "events.jsonl")[0]["kind"] == "resume"
