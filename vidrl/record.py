@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,19 @@ class Record:
         before, after = (json.loads((self.folder / "clips" / f"{kind}.json").read_text()) for kind in ("before", "after"))
         shared = ("prompt", "file", "fps")
         return [{k: a[k] for k in shared} | {"before": _scores(a), "after": _scores(b)} for a, b in zip(before, after, strict=True)]
+
+
+class Clock:
+    """Seconds a stage: `with clock("sample"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
 
 
 def summarise(score: Score, group: Tensor) -> dict[str, Any]:

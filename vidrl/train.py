@@ -6,19 +6,18 @@ Legend: N samples of all processes in a round (prompts × group), B of this proc
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vidrl import checkpoint, config, evaluate, plugin, rewards
+from vidrl import checkpoint, config, evaluate, plugin, rewards, transition
 from vidrl.backbones.base import PromptCache
 from vidrl.held_out import HeldOut
 from vidrl.parallel import Workers
 from vidrl.policy import Policy
-from vidrl.record import Record, postfix, progress, summarise
+from vidrl.record import Clock, Record, postfix, progress, summarise
 from vidrl.rollout import Plan, Rollout, decoded, draws, join, sample
 from vidrl.segments import frame_spans
 from vidrl.update import Updater
@@ -68,7 +67,7 @@ class Trainer:
             self.policy.remember("ema")
         self.round, self.evaluated, self.saved, self.seconds, self.stop = 0, -1, -1, 0.0, ""
         self.best = {"value": -float("inf"), "checkpoint": ""}
-        self._round_prompts(), frame_spans(self.backbone.frame_map, self._plan().segments)  # or raise before any work
+        self._check()
 
     # The run
 
@@ -120,7 +119,7 @@ class Trainer:
     # One round
 
     def _train_round(self) -> dict[str, Any]:
-        clock = _Clock()
+        clock = Clock()
         prompts, index = self._round_prompts()
         mine = [prompts[i] for i in index]
         plan = self._plan()
@@ -141,6 +140,14 @@ class Trainer:
         spread = evaluate.diversity(self.workers.all(evaluate.thumbnails(samples.video)), group).mean()
         return summarise(score, group) | seen | {"diversity": float(spread), "seconds": clock.seconds}
 
+    def _check(self) -> None:
+        """Raise what the first round would raise, before any work."""
+        self._round_prompts()
+        plan = self._plan()
+        frame_spans(self.backbone.frame_map, plan.segments)
+        times = torch.tensor(plan.times, dtype=torch.float64)
+        transition.coefficients(self.backbone.path, plan.sampler, times[:-1], times[1:], plan.eta, times[1])
+
     def _plan(self) -> Plan:
         return self.algorithm.plan(self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0])
 
@@ -156,9 +163,10 @@ class Trainer:
     def _sample(self, prompts: list[str], index: list[int], plan: Plan) -> Rollout:
         size = self.updater.micro_batch
         generators = draws(self.seed, [(self.round, *divmod(i, self.options.group)) for i in index])
+        starts = draws(self.seed, [(self.round, i // self.options.group) for i in index]) if plan.same_start else generators
         parts = [slice(a, a + size) for a in range(0, len(prompts), size)]
         with self.workers.autocast():
-            return join([sample(self.policy, self.encode(prompts[p]), generators[p], plan) for p in parts])
+            return join([sample(self.policy, self.encode(prompts[p]), generators[p], plan, starts[p]) for p in parts])
 
     def _check_scored(self, score: rewards.Score) -> None:
         missing = float(score.value.isnan().float().mean())
@@ -231,16 +239,3 @@ class Trainer:
     def _put_back(self, state: Mapping[str, Any]) -> None:
         self.policy.load_state(state["policy"])
         self.updater.optimiser.load_state_dict(state["optimiser"])
-
-
-class _Clock:
-    """Seconds a stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
