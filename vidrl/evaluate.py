@@ -1,6 +1,7 @@
 """Held-out evaluation: the same prompts, the same noise, the deterministic sampler; and what comes of comparing two.
 
-A measure is one number a clip: the reward (`composite`), its parts, and guards that no reward optimises. Legend: N clips.
+A measure is one number a clip: the reward (`composite`), its parts, and guards that no reward optimises.
+Legend: N clips.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def score_each(reward: Reward, samples: Samples) -> Score:
     """
     try:
         return reward(samples)
-    except Exception as whole:  # noqa: BLE001  any crash of a reward is the reason of a NaN, never a number
+    except Exception as whole:  # any crash of a reward is the reason of a NaN, never a number
         singles = [_score_one(reward, samples, i) for i in range(len(samples))]
         good = next((score for score in singles if isinstance(score, Score)), None)
         if good is None:
@@ -86,12 +87,12 @@ def are_captions(prompts: Sequence[str]) -> bool:
 
 def _verifier(samples: Samples) -> Measures:
     seen = verifier.verify(samples.frames, list(samples.prompts), samples.fps)
-    named = {"verifier": seen.all, "verifier_shape": seen.shape, "verifier_colour": seen.colour, "verifier_motion": seen.motion}
-    return {name: value.double().numpy() for name, value in named.items()}
+    read = {"": seen.all, "_shape": seen.shape, "_colour": seen.colour, "_motion": seen.motion}
+    return {f"verifier{name}": value.double().numpy() for name, value in read.items()}
 
 
 def thumbnails(video: Tensor, side: int = 16) -> Tensor:
-    """Clips (N, F, C, H, W) as rows (N, ·), each frame averaged down to at most side × side: what differs to the eye."""
+    """Clips (N, F, C, H, W) as rows (N, ·), each frame averaged down to at most side × side, as the eye compares."""
     rows, columns = min(side, video.shape[-2]), min(side, video.shape[-1])
     return torch.nn.functional.adaptive_avg_pool2d(video.flatten(1, 2), (rows, columns)).flatten(1)
 
@@ -115,9 +116,10 @@ def diversity(video: Tensor, group: Tensor) -> Tensor:
 
 def means(measures: Measures) -> dict[str, dict[str, float]]:
     """Mean over the scored clips, and how many they are, of each measure."""
+    scored = {name: values[np.isfinite(values)] for name, values in measures.items()}
     return {
-        name: {"mean": float(np.nanmean(v)) if np.isfinite(v).any() else float("nan"), "n_scored": int(np.isfinite(v).sum())}
-        for name, v in measures.items()
+        name: {"mean": float(found.mean()) if len(found) else float("nan"), "n_scored": len(found)}
+        for name, found in scored.items()
     }
 
 
@@ -164,8 +166,8 @@ def outside(bands: Mapping[str, tuple[float, float]], base: Mapping[str, float],
         unit = 1.0 if name == "unscored_share" else base[name]
         bottom, top = sorted((low * unit, high * unit))
         if not bottom <= now[name] <= top:
-            of = "clips" if name == "unscored_share" else "the base model"
-            messages.append(f"{name}: expected {bottom:.3g} to {top:.3g} ({low} to {high} of {of}), got {now[name]:.3g}")
+            band = f"{low} to {high} of {'clips' if name == 'unscored_share' else 'the base model'}"
+            messages.append(f"{name}: expected {bottom:.3g} to {top:.3g} ({band}), got {now[name]:.3g}")
     return messages
 
 

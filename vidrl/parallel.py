@@ -1,7 +1,8 @@
 """Several processes as one: accelerate launches them, and this page is all that the trainer asks of it.
 
 Gradients are summed by hand rather than by DistributedDataParallel: the trained weights are few (a LoRA), the same
-network runs under several weight sets, and a process may have no pair in a minibatch, which DDP's hooks do not survive.
+network runs under several weight sets, and a process may have no pair in a minibatch, which DDP's hooks do not
+survive.
 Nothing but tensors crosses between processes.
 """
 
@@ -33,11 +34,12 @@ class Workers:
         except ImportError as error:
             raise ImportError("expected accelerate for training, found none: pip install 'vidrl[train]'") from error
         self.engine = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision, log_with=list(trackers) or None, project_dir=folder
-        )
+            cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision,
+            log_with=list(trackers) or None, project_dir=folder,
+        )  # fmt: skip
         if len(self.engine.log_with) < len(trackers):  # accelerate drops those it cannot import without a word
             known = ", ".join(str(getattr(one, "value", one)) for one in self.engine.log_with) or "none"
-            raise ImportError(f"expected train.trackers {list(trackers)}, of which {known} can be imported: pip install the others")
+            raise ImportError(f"expected train.trackers {list(trackers)}, found {known} of them: install the others")
         self.trackers, self.asked = bool(trackers), 0.0
         self.device, self.count, self.rank = self.engine.device, self.engine.num_processes, self.engine.process_index
         self.main = self.engine.is_main_process
@@ -45,9 +47,11 @@ class Workers:
     def share(self, n: int, even: bool = True) -> list[int]:
         """The places out of n that are this process's, one after the other."""
         if even and n % self.count:
-            raise ValueError(f"expected a number of samples that {self.count} processes divide, got {n}: change prompts_per_round or group")
+            cure = "change train.prompts_per_round or train.group"
+            raise ValueError(f"expected a number of samples that {self.count} processes divide, got {n}: {cure}")
         if n < self.count:
-            raise ValueError(f"expected at least one clip a process, got {n} for {self.count}: raise data.held_out_n, or use fewer processes")
+            cure = "raise data.held_out_n, or use fewer processes"
+            raise ValueError(f"expected at least one clip a process, got {n} for {self.count}: {cure}")
         return [int(i) for i in np.array_split(np.arange(n), self.count)[self.rank]]
 
     def first_micro_batch(self) -> int:
@@ -70,7 +74,7 @@ class Workers:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C only ask to stop, which `agree` answers; a second Ctrl-C, a second later, leaves at once."""
+        """SIGTERM and Ctrl-C ask to stop, which `agree` answers; another Ctrl-C, a second later, leaves at once."""
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may handle signals
             return
@@ -82,7 +86,8 @@ class Workers:
                 signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
-        if self.asked and number == signal.SIGINT and time.monotonic() - self.asked > 1:  # a launcher passes on what came already
+        again = self.asked and time.monotonic() - self.asked > 1  # sooner, a launcher passes on what came already
+        if again and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.asked and self.main:
             print("\nstopping once what runs is done and saved; Ctrl-C again leaves at once", file=sys.stderr)
@@ -93,7 +98,8 @@ class Workers:
         mine = torch.tensor([int(checksum[:15], 16)], device=self.device)
         seen = self.engine.gather(mine)
         if bool((seen != mine).any()):
-            raise RuntimeError(f"expected the same weights on all {self.count} processes, got checksums {seen.tolist()}")
+            sums = seen.tolist()
+            raise RuntimeError(f"expected the same weights on all {self.count} processes, got checksums {sums}")
 
     def agree(self, stop: str) -> str:
         """The weightiest reason to stop that any process has, signals included.

@@ -34,7 +34,8 @@ class Policy:
     """
 
     def __init__(
-        self, backbone: Denoiser, rank: int = 16, alpha: int = 16, targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0"),
+        self, backbone: Denoiser, rank: int = 16, alpha: int = 16,
+        targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0"),
         lora: str = "", full: bool = False, seed: int = 0,
     ):  # fmt: skip
         self.backbone = backbone
@@ -64,7 +65,8 @@ class Policy:
             yield
             return
         if name not in self.sets:
-            raise KeyError(f"expected a set of weights out of live, {', '.join(self.sets)}, got {name!r}: remember it first")
+            known = ", ".join(self.sets)
+            raise KeyError(f"expected a set of weights out of live, {known}, got {name!r}: remember it first")
         live = [p.data for p in self.weights.values()]
         self._put(self.sets[name])
         try:
@@ -83,15 +85,16 @@ class Policy:
 
     def state(self) -> dict[str, Tensor]:
         """Live weights and named sets, by name."""
-        sets = {f"{name}/{key}": value for name, values in self.sets.items() for key, value in zip(self.weights, values, strict=True)}
-        return {f"live/{key}": p.detach() for key, p in self.weights.items()} | sets
+        named = {"live": [p.detach() for p in self.weights.values()]} | self.sets
+        return {f"{name}/{key}": v for name, kept in named.items() for key, v in zip(self.weights, kept, strict=True)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put back what `state` returned, in place; sets that it does not hold are forgotten."""
         for key, parameter in self.weights.items():
             parameter.data.copy_(state[f"live/{key}"])
         names = sorted({key.split("/", 1)[0] for key in state} - {"live"})
-        self.sets = {name: [state[f"{name}/{key}"].to(p.device, copy=True) for key, p in self.weights.items()] for name in names}
+        weights = self.weights.items()
+        self.sets = {name: [state[f"{name}/{key}"].to(p.device, copy=True) for key, p in weights] for name in names}
 
     def checksum(self) -> str:
         """A digest of the live weights: equal on every rank, or training has split."""
@@ -106,7 +109,8 @@ class Policy:
             from safetensors.torch import save_file
 
             folder.mkdir(parents=True, exist_ok=True)
-            save_file({k: p.detach().cpu().contiguous() for k, p in self.weights.items()}, folder / "network.safetensors")
+            made = {key: p.detach().cpu().contiguous() for key, p in self.weights.items()}
+            save_file(made, folder / "network.safetensors")
             return
         weights = {key.replace(".default.", "."): p.detach().cpu() for key, p in self.weights.items()}
         self.backbone.save_lora(folder, weights, self.lora)
@@ -137,8 +141,9 @@ def _inject(backbone: Denoiser, rank: int, alpha: int, targets: list[str], lora:
     try:
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     except ImportError as error:
-        raise ImportError("expected peft for a LoRA, found none: pip install 'vidrl[train]', or set policy.full") from error
-    weights, config = backbone.load_lora(Path(lora)) if lora else ({}, {"r": rank, "lora_alpha": alpha, "target_modules": targets})
+        raise ImportError("expected peft for a LoRA, found none: pip install 'vidrl[train]', or policy.full") from error
+    new = {"r": rank, "lora_alpha": alpha, "target_modules": targets}
+    weights, config = backbone.load_lora(Path(lora)) if lora else ({}, new)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         settings = LoraConfig(**config)

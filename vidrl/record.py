@@ -51,7 +51,8 @@ class Record:
     def event(self, round: int, kind: str, message: str) -> None:
         """A line of events.jsonl; what a resumed run goes through again is not told twice."""
         path, row = self.folder / "events.jsonl", {"round": round, "kind": kind, "message": message}
-        if self.active and not (path.is_file() and json.dumps(row, ensure_ascii=False) in path.read_text(encoding="utf-8").splitlines()):
+        told = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        if self.active and json.dumps(row, ensure_ascii=False) not in told:
             checkpoint.append(path, row)
 
     def evaluation(self, round: int, measures: evaluate.Measures) -> None:
@@ -75,9 +76,12 @@ class Record:
         path = self.folder / "clips" / kind / name
         path.parent.mkdir(parents=True, exist_ok=True)
         video.write(path, samples.video[i].cpu(), samples.fps)
-        curves = {part: _numbers(s.frames[i]) for part, s in {"composite": score, **score.parts}.items() if s.frames is not None}
-        parts = {part: _numbers(s.value[i]) for part, s in score.parts.items()}
-        return {"prompt": samples.prompts[i], "file": name, "fps": samples.fps, "value": _numbers(score.value[i]), "parts": parts, "curves": curves}
+        everything = {"composite": score, **score.parts}
+        return {
+            "prompt": samples.prompts[i], "file": name, "fps": samples.fps, "value": _numbers(score.value[i]),
+            "parts": {part: _numbers(s.value[i]) for part, s in score.parts.items()},
+            "curves": {part: _numbers(s.frames[i]) for part, s in everything.items() if s.frames is not None},
+        }  # fmt: skip
 
     def credit(self, samples: Samples, score: Score, advantage: Tensor, spans: Sequence[Span]) -> None:
         """The best and the worst clip of a round: where in time the credit went."""
@@ -88,7 +92,8 @@ class Record:
         rows = []
         for name, i in (("best", best), ("worst", worst)):
             row = self._clip("train", f"{name}.mp4", samples, score, i)
-            rows.append(row | {"segments": list(spans), "advantage": _numbers(advantage[i]), "curve": row["curves"].get("composite"), "file": f"clips/train/{name}.mp4"})
+            where = {"segments": list(spans), "advantage": _numbers(advantage[i]), "file": f"clips/train/{name}.mp4"}
+            rows.append(row | where | {"curve": row["curves"].get("composite")})
         checkpoint.write_text(self.folder / "credit.json", json.dumps(rows, indent=1))
 
     def summary(self, recipe: Recipe, seconds: float, round: int, status: str) -> None:
@@ -100,17 +105,18 @@ class Record:
         before, after = evaluate.load(self.folder / "evals", 0), evaluate.load(self.folder / "evals", round)
         table = evaluate.compare(before, after)
         summary = {
-            "held_out": table, "train_seconds": round_to(seconds), "rounds": round, "seed": recipe.seed, "status": status,
-            "versions": _versions(), "device": _device(),
+            "held_out": table, "train_seconds": round_to(seconds), "rounds": round, "seed": recipe.seed,
+            "status": status, "versions": _versions(), "device": _device(),
         }  # fmt: skip
         checkpoint.write_text(self.folder / "timelines.json", json.dumps(self._timelines(), indent=1))
         checkpoint.write_text(self.folder / "summary.json", json.dumps(summary, indent=1))
         report.write(self.folder)
 
     def _timelines(self) -> list[dict[str, Any]]:
-        before, after = (json.loads((self.folder / "clips" / f"{kind}.json").read_text()) for kind in ("before", "after"))
+        before, after = (json.loads((self.folder / f"clips/{kind}.json").read_text()) for kind in ("before", "after"))
+        pairs = zip(before, after, strict=True)
         shared = ("prompt", "file", "fps")
-        return [{k: a[k] for k in shared} | {"before": _scores(a), "after": _scores(b)} for a, b in zip(before, after, strict=True)]
+        return [{k: a[k] for k in shared} | {"before": _scores(a), "after": _scores(b)} for a, b in pairs]
 
 
 class Clock:
@@ -127,7 +133,7 @@ class Clock:
 
 
 def summarise(score: Score, group: Tensor) -> dict[str, Any]:
-    """What a round's scores say: reward and parts (mean, std, std within groups), unscored and zero-variance shares."""
+    """What a round's scores say: reward and parts (mean, std, std within groups), unscored and zero-variance share."""
     spread = group_std(score.value, group)
     return {
         "reward": _spread(score.value, group),
@@ -178,7 +184,9 @@ def _scores(row: dict[str, Any]) -> dict[str, Any]:
 def _numbers(values: Tensor) -> Any:
     """Numbers as JSON holds them: NaN is null."""
     found = values.detach().float().cpu().tolist()
-    return [None if v != v else round(v, 5) for v in found] if isinstance(found, list) else None if found != found else round(found, 5)
+    if isinstance(found, list):
+        return [None if v != v else round(v, 5) for v in found]
+    return None if found != found else round(found, 5)
 
 
 def _versions() -> dict[str, str]:
@@ -192,4 +200,6 @@ def _versions() -> dict[str, str]:
 
 
 def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} thread(s) a process"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu, {torch.get_num_threads()} thread(s) a process"

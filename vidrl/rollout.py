@@ -24,7 +24,8 @@ from vidrl.segments import pool
 class Plan:
     """How to sample: the sampler's noise level, the schedule, its stochastic steps, and which of these are kept.
 
-    `times` (steps + 1) fall from 1 to 0; `stochastic` and `keep` are indices of steps, keep within stochastic.
+    `times` (steps + 1) fall from 1 to 0; `stochastic` and `keep` are indices of steps, keep within stochastic. With
+    `same_start` the members of a group begin with one noise, and differ by what their steps draw.
     """
 
     times: Sequence[float]
@@ -33,6 +34,7 @@ class Plan:
     segments: int = 1
     stochastic: tuple[int, ...] = ()
     keep: tuple[int, ...] = ()
+    same_start: bool = False
 
     def __post_init__(self) -> None:
         if not set(self.keep) <= set(self.stochastic):
@@ -43,9 +45,12 @@ class Plan:
     def step(self, policy: Denoiser | Policy, x: Tensor, k: int, cond: Cond) -> transition.Step:
         """The Gaussian of step k at x."""
         at = torch.full((len(x),), self.times[k], device=x.device)
-        return self.gaussian(_backbone(policy), policy.predict(x, at, cond), x, self.times[k], self.times[k + 1], k in self.stochastic)
+        raw = policy.predict(x, at, cond)
+        return self.gaussian(_backbone(policy), raw, x, self.times[k], self.times[k + 1], k in self.stochastic)
 
-    def gaussian(self, backbone: Denoiser, raw: Tensor, x: Tensor, t: Tensor | float, s: Tensor | float, noisy: bool = True) -> transition.Step:
+    def gaussian(
+        self, backbone: Denoiser, raw: Tensor, x: Tensor, t: Tensor | float, s: Tensor | float, noisy: bool = True
+    ) -> transition.Step:
         """The Gaussian that a prediction `raw` means, of steps t → s."""
         sampler = self.sampler if noisy else "ode"
         return transition.step(backbone.path, sampler, raw, x, t, s, self.eta, self.times[1])
@@ -82,10 +87,16 @@ def draws(seed: int, names: Sequence[tuple[object, ...]]) -> list[torch.Generato
 
 
 @torch.no_grad()
-def sample(policy: Policy | Denoiser, cond: Cond, generators: Sequence[torch.Generator], plan: Plan) -> Rollout:
-    """Denoise one latent a generator along the plan; each draws its first latent, then the noise of its own steps."""
+def sample(
+    policy: Policy | Denoiser, cond: Cond, generators: Sequence[torch.Generator], plan: Plan,
+    starts: Sequence[torch.Generator] | None = None,
+) -> Rollout:  # fmt: skip
+    """Denoise one latent a generator along the plan; each draws its first latent, then the noise of its own steps.
+
+    Where `starts` are given, the first latents come from those.
+    """
     backbone = _backbone(policy)
-    x = exact(backbone.noise(generators)).to(backbone.device)
+    x = exact(backbone.noise(starts or generators)).to(backbone.device)
     before, after, logs = [], [], []
     for k in range(len(plan.times) - 1):
         step = plan.step(policy, x, k, cond)
@@ -104,8 +115,8 @@ def sample(policy: Policy | Denoiser, cond: Cond, generators: Sequence[torch.Gen
 def join(rollouts: Sequence[Rollout]) -> Rollout:
     """Rollouts of one plan as one."""
     cond = {name: torch.cat([r.cond[name] for r in rollouts]) for name in rollouts[0].cond}
-    tensors = [torch.cat(parts) for parts in zip(*((r.latents, r.before, r.after, r.log_density) for r in rollouts), strict=True)]
-    return Rollout(cond, *tensors, rollouts[0].plan)
+    kept = [(r.latents, r.before, r.after, r.log_density) for r in rollouts]
+    return Rollout(cond, *(torch.cat(parts) for parts in zip(*kept, strict=True)), rollouts[0].plan)
 
 
 @torch.no_grad()
@@ -116,8 +127,8 @@ def decoded(backbone: Denoiser, latents: Tensor, prompts: Sequence[str]) -> Samp
 
 
 def generate(
-    policy: Policy | Denoiser, prompts: Sequence[str], generators: Sequence[torch.Generator], steps: int = 20, batch: int = 32,
-    encode: Callable[[Sequence[str]], Cond] | None = None,
+    policy: Policy | Denoiser, prompts: Sequence[str], generators: Sequence[torch.Generator], steps: int = 20,
+    batch: int = 32, encode: Callable[[Sequence[str]], Cond] | None = None,
 ) -> Samples:  # fmt: skip
     """Clips of prompts by the deterministic sampler, `batch` at a time, on the CPU.
 

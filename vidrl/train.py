@@ -53,7 +53,8 @@ class Trainer:
         self.recipe, self.seed, self.options = recipe, recipe.seed, recipe.train
         self.workers = Workers(self.options.mixed_precision, self.options.trackers, recipe.run)
         self.algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
-        self.backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options).to(self.workers.device)
+        backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
+        self.backbone = backbone.to(self.workers.device)
         p = recipe.policy
         self.policy = Policy(self.backbone, p.lora_rank, p.lora_alpha, p.lora_targets, p.lora, p.full, recipe.seed)
         self.updater = Updater(self.policy, self.algorithm, self.workers, self.options, recipe.seed)
@@ -158,12 +159,14 @@ class Trainer:
             epoch, at = divmod(place, len(self.prompts))
             order = torch.randperm(len(self.prompts), generator=draws(self.seed, [("order", epoch)])[0])
             chosen.append(self.prompts[int(order[at])])
-        return [prompt for prompt in chosen for _ in range(self.options.group)], self.workers.share(n * self.options.group)
+        group = self.options.group
+        return [prompt for prompt in chosen for _ in range(group)], self.workers.share(n * group)
 
     def _sample(self, prompts: list[str], index: list[int], plan: Plan) -> Rollout:
         size = self.updater.micro_batch
         generators = draws(self.seed, [(self.round, *divmod(i, self.options.group)) for i in index])
-        starts = draws(self.seed, [(self.round, i // self.options.group) for i in index]) if plan.same_start else generators
+        first = [(self.round, i // self.options.group) for i in index]
+        starts = draws(self.seed, first) if plan.same_start else generators
         parts = [slice(a, a + size) for a in range(0, len(prompts), size)]
         with self.workers.autocast():
             return join([sample(self.policy, self.encode(prompts[p]), generators[p], plan, starts[p]) for p in parts])
@@ -189,7 +192,7 @@ class Trainer:
         return self._guard(evaluate.values(measures))
 
     def _guard(self, now: Mapping[str, float]) -> bool:
-        """Hold the recipe's bands: note the best weights within them, put them back where a measure has left its band."""
+        """Hold the recipe's bands: note the best weights within them, put them back where a measure has left."""
         base = evaluate.values(evaluate.load(self.record.folder / "evals", 0))
         complaints = evaluate.outside(self.recipe.guard.bands, base, now)
         if complaints and self.round == 0:
@@ -205,7 +208,7 @@ class Trainer:
         return True
 
     def _retreat(self) -> None:
-        """Put the best weights within the guards back, the base model's if none were better; "stop" ends the run there."""
+        """Put the best weights within the bands back, the base model's if none were better; "stop" ends the run."""
         name, self.saved = str(self.best["checkpoint"]), -1
         self._put_back(checkpoint.load(self.recipe.run, name) or {})
         self.record.event(self.round, self.recipe.guard.action, f"weights of round {int(name)} put back")
@@ -215,13 +218,13 @@ class Trainer:
     def _save(self) -> None:
         self.workers.assert_alike(self.policy.checksum())
         state = {
-            "policy": self.policy.state(), "optimiser": self.updater.optimiser.state_dict(), "rng": checkpoint.rng_state(),
-            "round": self.round, "evaluated": self.evaluated, "seconds": self.seconds, "best": self.best,
+            "policy": self.policy.state(), "optimiser": self.updater.optimiser.state_dict(), "round": self.round,
+            "evaluated": self.evaluated, "seconds": self.seconds, "best": self.best, "rng": checkpoint.rng_state(),
             "stop": "" if self.stop == "interrupted" else self.stop, "micro_batch": self.updater.micro_batch,
             "world": checkpoint.world(self.workers.count), "recipe": self.recipe.to_dict(),
         }  # fmt: skip
-        protect = [str(self.best["checkpoint"])]
-        self.workers.once(lambda: checkpoint.save(self.recipe.run, self.round, state, self.options.keep_checkpoints, protect))
+        run, keep, protect = self.recipe.run, self.options.keep_checkpoints, [str(self.best["checkpoint"])]
+        self.workers.once(lambda: checkpoint.save(run, self.round, state, keep, protect))
         self.saved = self.round
 
     def _restore(self, resume: bool) -> None:

@@ -79,8 +79,8 @@ class Updater:
         worst = float((ratio - 1).abs().max()) if len(ratio) else 0.0
         if not worst <= tolerance:
             raise RuntimeError(
-                f"expected ratio 1 before the first update, within {tolerance:g}, got {worst:g} off: rollout and update do not run "
-                "the same network; look for dropout, another attention backend or another precision"
+                f"expected ratio 1 before the first update, within {tolerance:g}, got {worst:g} off: rollout and "
+                "update do not run the same network; look for dropout, another attention backend or another precision"
             )
 
     def _step(self, round: int) -> float:
@@ -88,7 +88,8 @@ class Updater:
         self.workers.sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
         if not bool(norm.isfinite()):
-            raise RuntimeError(f"round {round}: the gradient is not finite; lower train.learning_rate, and see metrics.jsonl")
+            cure = "lower train.learning_rate, and see metrics.jsonl"
+            raise RuntimeError(f"round {round}: the gradient is not finite; {cure}")
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.options.ema:
@@ -98,9 +99,9 @@ class Updater:
     def _divergence(self, batch: Batch) -> float:
         """KL to the reference after the update, on a micro-batch of the round's own steps."""
         with torch.no_grad(), self.workers.autocast():
-            parts = batch.split(self.micro_batch)[:1]
-            found = [self.algorithm.divergence(self.policy, part).double().reshape(1).expand(len(part)) for part in parts]
-        return float(self.workers.all(torch.cat([torch.zeros(0, dtype=torch.float64), *[v.cpu() for v in found]])).mean())
+            means = [(self.algorithm.divergence(self.policy, b), len(b)) for b in batch.split(self.micro_batch)[:1]]
+        own = torch.tensor([float(mean) for mean, pairs in means for _ in range(pairs)], dtype=torch.float64)
+        return float(self.workers.all(own).mean())  # a process without pairs here has no say
 
     def _summary(self, seen: Mapping[str, Tensor]) -> dict[str, Any]:
         """Means over all processes; of the ratio also the range."""

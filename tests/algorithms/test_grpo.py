@@ -72,7 +72,7 @@ def test_one_segment_is_flow_grpo():
     ratio, a = torch.exp(new - old), batch.advantage[:, 0]
     published = torch.maximum(-a * ratio, -a * torch.clamp(ratio, 1 - 1e-3, 1 + 1e-3)).mean()
     ours = algorithm.loss(policy, batch)
-    assert float(ours.value) == pytest.approx(float(published), abs=1e-5)
+    assert ours.value.item() == pytest.approx(published.item(), abs=1e-5)
     assert 0.05 < float(ours.metrics["clip_share"].mean()) < 1
     weights = list(policy.weights.values())
     theirs = torch.autograd.grad(published, weights)

@@ -66,7 +66,9 @@ class Algorithm(ABC):
         """Advantages (N, S) of all processes' samples from their scores; `group` (N,) numbers the prompts."""
 
     @abstractmethod
-    def minibatches(self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, draw: torch.Generator) -> Iterator[Batch]:
+    def minibatches(
+        self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, draw: torch.Generator
+    ) -> Iterator[Batch]:
         """One batch an optimiser step; this process's samples are the `index` (B,) of `total`."""
 
     @abstractmethod

@@ -48,21 +48,22 @@ def stochastic_steps(times: Sequence[float], window: int, start: int, min_width:
 class GRPO(Algorithm):
     """Group-relative advantages and clipped ratios, (N, S).
 
-    ρ_j = exp(log p_j − log p_j,old) with log p_j the mean over segment j's elements; L = mean over pairs and segments of
-    −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j) + β KL. The clip range widens with √S because means over fewer elements do.
+    ρ_j = exp(log p_j − log p_j,old) with log p_j the mean over segment j's elements; L = mean over pairs and segments
+    of −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j) + β KL. The clip range widens with √S because means over fewer elements do.
 
     Options: `sampler` and `eta`, `steps` of a rollout, `segments` S (1 is whole-clip), `alpha` of segment credit (0 is
     whole-clip credit), `window` of stochastic steps (0 is all; `window_stride` rounds at each place), `min_width` of a
     stochastic step, `train_steps` drawn of the stochastic ones for the update (0 is all), `updates` optimiser steps a
     round, `clip_range` ε at S = 1, `beta` of the KL to the reference, `scale` of advantages ("group", "batch", "none"),
-    `per_part` to normalise each part of a composite before weighting, `max_advantage`.
+    `per_part` to normalise each part of a composite before weighting, `same_start` for one first noise a group (as
+    DanceGRPO), `max_advantage`.
     """
 
     def __init__(
         self, sampler: str = "dance_sde", eta: float = 0.3, steps: int = 10, segments: int = 1, alpha: float = 0.5,
         window: int = 0, window_stride: int = 1, min_width: float = 0.01, train_steps: int = 0, updates: int = 2,
         clip_range: float = 1e-3, beta: float = 0.0, scale: Literal["group", "batch", "none"] = "group",
-        per_part: bool = False, max_advantage: float = 5.0,
+        per_part: bool = False, same_start: bool = False, max_advantage: float = 5.0,
     ):  # fmt: skip
         if sampler == "ode" or eta <= 0:
             raise ValueError(f"expected a stochastic sampler and eta > 0, got {sampler} and {eta}: a policy must draw")
@@ -73,7 +74,7 @@ class GRPO(Algorithm):
         self.sampler, self.eta, self.steps, self.segments, self.alpha = sampler, eta, steps, segments, alpha
         self.window, self.window_stride, self.min_width = window, window_stride, min_width
         self.train_steps, self.updates, self.clip_range, self.beta = train_steps, updates, clip_range, beta
-        self.scale, self.per_part, self.max_advantage = scale, per_part, max_advantage
+        self.scale, self.per_part, self.same_start, self.max_advantage = scale, per_part, same_start, max_advantage
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
@@ -81,27 +82,31 @@ class GRPO(Algorithm):
         start = round // self.window_stride % places if self.window else 0
         noisy = stochastic_steps(times, self.window, start, self.min_width)
         if not noisy:
-            raise ValueError(f"expected a stochastic step, got none of {self.steps}: raise steps, or lower min_width ({self.min_width})")
+            cure = f"raise steps, or lower min_width ({self.min_width})"
+            raise ValueError(f"expected a stochastic step, got none of {self.steps}: {cure}")
         chosen = torch.randperm(len(noisy), generator=draw)[: self.train_steps or len(noisy)].sort().values
         keep = tuple(noisy[int(i)] for i in chosen)
-        return Plan(times, self.sampler, self.eta, self.segments, noisy, keep)
+        return Plan(times, self.sampler, self.eta, self.segments, noisy, keep, self.same_start)
 
     def credit(self, score: Score, group: Tensor, plan: Plan, frame_map: Sequence[Span]) -> Tensor:
         parts = list(score.parts.items()) if self.per_part and score.parts else [("", score)]
-        total = sum(score.weights.get(name, 1.0) for name, _ in parts)
-        spans = frame_spans(frame_map, plan.segments)
-        missing = score.value.isnan()
-        made = [score.weights.get(name, 1.0) / total * self._advantage(part, missing, group, spans) for name, part in parts]
-        return torch.stack(made).sum(0).clamp(-self.max_advantage, self.max_advantage)
+        weights = torch.tensor([score.weights.get(name, 1.0) for name, _ in parts]).to(score.value)
+        spans, missing = frame_spans(frame_map, plan.segments), score.value.isnan()
+        made = torch.stack([self._advantage(part, missing, group, spans) for _, part in parts])
+        total = torch.einsum("p,pns->ns", weights / weights.sum(), made)
+        return total.clamp(-self.max_advantage, self.max_advantage)
 
     def _advantage(self, score: Score, missing: Tensor, group: Tensor, spans: list[Span]) -> Tensor:
-        """(1 − α) A + α a_j for one score; a sample that is missing, or has no value, gets none, whatever its curve says."""
+        """(1 − α) A + α a_j for one score; a sample that is missing, or has no value, gets none, whatever its curve."""
         value = score.value.masked_fill(missing, torch.nan)
-        local = credit.by_segment(value, score.frames, score.support, spans).masked_fill(value.isnan()[:, None], torch.nan)
+        local = credit.by_segment(value, score.frames, score.support, spans)
+        local = local.masked_fill(value.isnan()[:, None], torch.nan)
         whole = credit.normalise(value, group, self.scale)
         return credit.blend(whole, credit.normalise(local, group, self.scale), self.alpha)
 
-    def minibatches(self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, draw: torch.Generator) -> Iterator[Batch]:
+    def minibatches(
+        self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, draw: torch.Generator
+    ) -> Iterator[Batch]:
         plan, kept = rollout.plan, len(rollout.plan.keep)
         order = torch.randperm(total * kept, generator=draw)  # of all processes' pairs, so that any split trains alike
         mine = torch.full((total,), -1).index_put((index,), torch.arange(len(index)))

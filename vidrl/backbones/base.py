@@ -108,7 +108,7 @@ class PromptCache:
     def __call__(self, prompts: Sequence[str]) -> Cond:
         """The condition of each prompt, on the backbone's device."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.kept]
-        size = 1 if self.backbone.device.type == "cpu" else len(new)  # alone: the last bits must not tell what came together
+        size = 1 if self.backbone.device.type == "cpu" else len(new)  # alone: the last bits must not tell its company
         for batch in (new[a : a + size] for a in range(0, len(new), size)):
             made = {name: value.cpu() for name, value in self.backbone.encode(batch).items()}
             self.kept |= {prompt: rows(made, slice(i, i + 1)) for i, prompt in enumerate(batch)}
