@@ -299,3 +299,34 @@ def test_the_command_line_is_killed_stopped_and_resumed(tmp_path, undisturbed):
     assert weights(run) == weights(undisturbed)
     status, said = go(0, 0)
     assert status == 0 and "this run is finished" in said
+
+
+# --- a real pipeline -------------------------------------------------------------------------------------------------
+
+
+def test_a_lora_on_a_video_transformer_is_resumed_exactly(tmp_path, monkeypatch):
+    """Text encoder, LoRA and decoder of Wan at a few thousand weights: what a toy might hide."""
+    pytest.importorskip("diffusers", reason="needs vidrl[train]")
+    from vidrl.backbones.wan import Wan
+
+    Wan.tiny().pipe.save_pretrained(tmp_path / "wan")
+    options = {"model": str(tmp_path / "wan"), "height": 16, "width": 16, "frames": 5, "text_length": 12}
+
+    def made(name: str) -> dict:
+        return recipe(tmp_path / name, backbone={"name": "wan", "options": options}, train_rounds=3, train_ema=0.5,
+                      policy={"lora_rank": 2, "lora_alpha": 2}, train_eval_every=2, train_group=2, data_held_out_n=2,
+                      algorithm={"options": {"steps": 3, "segments": 2, "eta": 0.5}})  # fmt: skip
+
+    whole, go_on = train.run(made("whole")), train.Trainer._train_round
+
+    def asked(trainer):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return go_on(trainer)
+
+    monkeypatch.setattr(train.Trainer, "_train_round", asked)
+    for _ in range(4):
+        run = train.run(made("often"), resume=True)
+    adapter = "lora/pytorch_lora_weights.safetensors"
+    assert (run / adapter).read_bytes() == (whole / adapter).read_bytes()
+    assert [timeless(row) for row in rows(run)] == [timeless(row) for row in rows(whole)] and len(rows(run)) == 3
+    assert rows(run, "evals") == rows(whole, "evals")

@@ -43,6 +43,14 @@ def test_draws_do_not_follow_each_other():
 # --- sample ----------------------------------------------------------------------------------------------------------
 
 
+def test_members_may_start_from_one_noise_and_differ_by_their_steps():
+    starts = draws(0, [(0, 1)] * 5)
+    plan = Plan(TOY.times(5), "dance_sde", 0.5, 1, (0,), (0,))
+    rollout = sample(TOY, TOY.encode(["x"] * 5), draws(0, NAMES), plan, starts)
+    assert all(torch.equal(rollout.before[i], rollout.before[0]) for i in range(5))
+    assert not torch.allclose(rollout.after[0, 0], rollout.after[1, 0], atol=1e-2)
+
+
 def test_a_batch_may_be_cut_anywhere():
     whole, parts = rolled(), join([rolled(slice(0, 2)), rolled(slice(2, 5))])
     for name in ("latents", "before", "after", "log_density"):

@@ -108,6 +108,14 @@ def test_every_prompt_has_its_turn_before_any_comes_again(tmp_path):
     assert seen[:5] != seen[5:]  # each time in another order
 
 
+def test_a_group_may_start_from_one_noise(tmp_path):
+    options = {"steps": 4, "segments": 3, "eta": 0.5, "same_start": True}
+    trainer = train.Trainer(config.load(small(tmp_path, algorithm={"options": options})))
+    prompts, index = trainer._round_prompts()
+    first = trainer._sample(prompts, index, trainer._plan()).before[:, 0]
+    assert all(torch.equal(first[i], first[4 * (i // 4)]) for i in range(8)) and not torch.equal(first[0], first[4])
+
+
 def test_averaged_weights_are_what_is_evaluated_and_saved(tmp_path):
     run = train.run(small(tmp_path, train_ema=0.9))
     state = checkpoint.load(run)["policy"]

@@ -146,7 +146,8 @@ class Workers:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad / scale
         if self.count == 1:
             return
-        flat = self.engine.reduce(torch.cat([p.grad.flatten() for p in parameters]), "sum")
+        own = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        flat = self.engine.reduce(own, "sum")
         for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             p.grad = grad.view_as(p)
 

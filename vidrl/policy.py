@@ -142,12 +142,13 @@ def _inject(backbone: Denoiser, rank: int, alpha: int, targets: list[str], lora:
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     except ImportError as error:
         raise ImportError("expected peft for a LoRA, found none: pip install 'vidrl[train]', or policy.full") from error
-    new = {"r": rank, "lora_alpha": alpha, "target_modules": targets}
-    weights, config = backbone.load_lora(Path(lora)) if lora else ({}, new)
+    new: dict[str, object] = {"r": rank, "lora_alpha": alpha, "target_modules": targets}
+    weights, found = backbone.load_lora(Path(lora)) if lora else ({}, new)
+    config: dict[str, Any] = dict(found)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         settings = LoraConfig(**config)
         inject_adapter_in_model(settings, backbone.network)
     if weights:
         set_peft_model_state_dict(backbone.network, weights)
-    return dict(config)
+    return config

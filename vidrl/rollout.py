@@ -116,7 +116,8 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
     """Rollouts of one plan as one."""
     cond = {name: torch.cat([r.cond[name] for r in rollouts]) for name in rollouts[0].cond}
     kept = [(r.latents, r.before, r.after, r.log_density) for r in rollouts]
-    return Rollout(cond, *(torch.cat(parts) for parts in zip(*kept, strict=True)), rollouts[0].plan)
+    latents, before, after, log_density = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    return Rollout(cond, latents, before, after, log_density, rollouts[0].plan)
 
 
 @torch.no_grad()

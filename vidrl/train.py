@@ -67,7 +67,7 @@ class Trainer:
         if self.options.ema:
             self.policy.remember("ema")
         self.round, self.evaluated, self.saved, self.seconds, self.stop = 0, -1, -1, 0.0, ""
-        self.best = {"value": -float("inf"), "checkpoint": ""}
+        self.best: dict[str, Any] = {"value": -float("inf"), "checkpoint": ""}
         self._check()
 
     # The run
@@ -199,7 +199,7 @@ class Trainer:
             raise ValueError(f"guard.bands: expected the base model within its own bands, got {'; '.join(complaints)}")
         for message in complaints:
             self.record.event(self.round, "guard", message)
-        if not complaints and now["composite"] > float(self.best["value"]):
+        if not complaints and now["composite"] > self.best["value"]:
             self.best = {"value": now["composite"], "checkpoint": f"{self.round:06d}"}
             self._save()
         if not complaints or self.recipe.guard.action == "warn":

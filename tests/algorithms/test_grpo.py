@@ -101,7 +101,7 @@ def test_the_clip_range_widens_with_the_root_of_segments(segments):
         batch.old.copy_(algorithm_log(algorithm, policy, batch) - math.log(ratio))
         loss = algorithm.loss(policy, batch)
         assert float(loss.metrics["clip_share"].mean()) == share
-        assert float(loss.value) == pytest.approx(-min(ratio, 1 + limit), abs=1e-5)
+        assert loss.value.item() == pytest.approx(-min(ratio, 1 + limit), abs=1e-5)
 
 
 def algorithm_log(algorithm, policy, batch):
@@ -129,14 +129,14 @@ def test_the_first_gradient_is_the_policy_gradient():
 def test_kl_to_the_reference():
     plain, with_kl, policy = GRPO(steps=4, updates=1), GRPO(steps=4, updates=1, beta=0.5), toy()
     (batch,) = batches(plain, rolled(plain, policy), torch.zeros(6, 1))
-    assert float(with_kl.loss(policy, batch).value) == 0  # it is the reference still
+    assert with_kl.loss(policy, batch).value.item() == 0  # it is the reference still
     moved(policy)
     live, step = {k: p.clone() for k, p in policy.weights.items()}, plain.step(policy, batch)
     reference = toy()
     kl = ((step.mean - plain.step(reference, batch).mean) ** 2 / (2 * step.std**2)).mean()
     loss = with_kl.loss(policy, batch)
-    assert float(loss.value - plain.loss(policy, batch).value) == pytest.approx(0.5 * float(kl), rel=1e-4)
-    assert float(plain.divergence(policy, batch)) == pytest.approx(float(kl), rel=1e-5)
+    assert (loss.value - plain.loss(policy, batch).value).item() == pytest.approx(0.5 * kl.item(), rel=1e-4)
+    assert plain.divergence(policy, batch).item() == pytest.approx(kl.item(), rel=1e-5)
     loss.value.backward()  # through the live weights, which are in place again
     assert all(torch.equal(p, live[k]) and p.grad is not None for k, p in policy.weights.items())
 

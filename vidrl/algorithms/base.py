@@ -42,8 +42,8 @@ class Batch:
         return [self._part(slice(a, a + size)) for a in range(0, len(self), size)]
 
     def _part(self, part: slice) -> Batch:
-        fields = (self.x, self.after, self.t, self.s, self.old, self.advantage)
-        return Batch(rows(self.cond, part), *(value[part] for value in fields), self.share, self.plan)
+        x, after, t, s = (value[part] for value in (self.x, self.after, self.t, self.s))
+        return Batch(rows(self.cond, part), x, after, t, s, self.old[part], self.advantage[part], self.share, self.plan)
 
 
 @dataclass(frozen=True)
