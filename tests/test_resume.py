@@ -304,9 +304,12 @@ def test_the_command_line_is_killed_stopped_and_resumed(tmp_path, undisturbed):
 # --- a real pipeline -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_lora_on_a_video_transformer_is_resumed_exactly(tmp_path, monkeypatch):
     """Text encoder, LoRA and decoder of Wan at a few thousand weights: what a toy might hide."""
     pytest.importorskip("diffusers", reason="needs vidrl[train]")
+    from safetensors.torch import load_file
+
     from vidrl.backbones.wan import Wan
 
     Wan.tiny().pipe.save_pretrained(tmp_path / "wan")
@@ -326,7 +329,7 @@ def test_a_lora_on_a_video_transformer_is_resumed_exactly(tmp_path, monkeypatch)
     monkeypatch.setattr(train.Trainer, "_train_round", asked)
     for _ in range(4):
         run = train.run(made("often"), resume=True)
-    adapter = "lora/pytorch_lora_weights.safetensors"
-    assert (run / adapter).read_bytes() == (whole / adapter).read_bytes()
+    ours, theirs = (load_file(one / "lora" / "pytorch_lora_weights.safetensors") for one in (run, whole))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert [timeless(row) for row in rows(run)] == [timeless(row) for row in rows(whole)] and len(rows(run)) == 3
     assert rows(run, "evals") == rows(whole, "evals")
