@@ -86,7 +86,8 @@ class Score:
     `value` (B,): NaN means not scored, never a made-up number, and `why` says the reason. `frames` (B, F) has `value`
     as its mean over time; a pair of frames gives half of what it adds to or takes from that mean to each of the two.
     `support` says what one entry of `frames` looks at: "frame", "pair" (its neighbours), "prefix" (all frames up to
-    it) or "clip". `parts` are the scores of a Composite's parts and `weights` their weights.
+    it) or "clip". `parts` are the scores of a Composite's parts, `weights` their weights, and `slopes` (B,) how much the
+    value rises with each part's.
     """
 
     value: Tensor
@@ -95,6 +96,7 @@ class Score:
     parts: dict[str, Score] = field(default_factory=dict)
     why: Sequence[str | None] = ()
     weights: dict[str, float] = field(default_factory=dict)
+    slopes: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:

@@ -71,11 +71,12 @@ class Composite(Reward):
         value = torch.stack([self._share(name, s, absent[name])[0] for name, s in parts.items()]).sum(0)
         curve = torch.stack([self._share(name, s, absent[name])[1] for name, s in parts.items()]).sum(0)
         value, curve = value * regain.to(value), curve * regain[:, None].to(value)
-        value, curve = self._gated(value, curve, parts)
+        value, curve, open_ = self._gated(value, curve, parts)
+        slopes = {name: self._slope(name, s, absent[name]) * regain.to(value) * open_ for name, s in parts.items()}
         why = [reason(parts, self.optional, i) for i in range(len(value))]
         lost = torch.tensor([bool(reason) for reason in why], device=value.device) | (share == 0)
         value, curve = value.masked_fill(lost, math.nan), curve.masked_fill(lost[:, None], math.nan)
-        return Score(value, curve, self.support, dict(parts), why, dict(self.weights))
+        return Score(value, curve, self.support, dict(parts), why, dict(self.weights), slopes)
 
     def _absent(self, name: str, score: Score) -> Tensor:
         """Where a part that may be left out calls itself inapplicable, (B,)."""
@@ -94,6 +95,14 @@ class Composite(Reward):
         weight = self.weights[name]
         return (weight * value).masked_fill(absent, 0), (weight * curve).masked_fill(absent[:, None], 0)
 
+    def _slope(self, name: str, score: Score, absent: Tensor) -> Tensor:
+        """How much the sum rises with a part's value, (B,); the gates, which multiply it, apart."""
+        slope = torch.full_like(score.value, self.weights[name]) / self._centre(name, score)[1]
+        if name in self.bands:
+            low, high = self.bands[name]
+            slope = slope * ((score.value < low).float() - (score.value > high).float())
+        return slope.masked_fill(absent, 0)
+
     def _centre(self, name: str, score: Score) -> tuple[float | Tensor, float | Tensor]:
         if self.normalise == "fixed":
             return self.scales.get(name, (0.0, 1.0))
@@ -102,12 +111,12 @@ class Composite(Reward):
             return 0.0, 1.0
         return scored.mean(), scored.std().clamp(min=1e-6)
 
-    def _gated(self, value: Tensor, curve: Tensor, parts: Mapping[str, Score]) -> tuple[Tensor, Tensor]:
+    def _gated(self, value: Tensor, curve: Tensor, parts: Mapping[str, Score]) -> tuple[Tensor, Tensor, Tensor]:
         open_ = torch.ones_like(value)
         for name, gate in self.gates.items():
             passed = (parts[name].value / gate).clamp(0, 1)
             open_ = open_ * torch.where(torch.isnan(passed), torch.ones_like(passed), passed)
-        return self.floor + (value - self.floor) * open_, self.floor + (curve - self.floor) * open_[:, None]
+        return self.floor + (value - self.floor) * open_, self.floor + (curve - self.floor) * open_[:, None], open_
 
 
 def outside(x: Tensor, low: float, high: float) -> Tensor:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidrl.credit import blend, by_segment, group_mean, group_std, normalise
+from vidrl.credit import blend, by_segment, group_mean, group_std, normalise, segment_scores
+from vidrl.rewards import Score
 
 NAN = float("nan")
 SPANS = [(0, 2), (2, 6)]
@@ -107,3 +108,11 @@ def test_errors() -> None:
     for alpha in (-0.1, 1.1):
         with pytest.raises(ValueError, match=rf"expected α in \[0, 1\], got {alpha}"):
             blend(torch.ones(1), torch.ones(1, 2), alpha)
+
+
+def test_a_composite_credits_each_part_by_its_own_support():
+    local = Score(torch.tensor([2.0]), torch.tensor([[1.0, 1.0, 3.0, 3.0]]), "frame")
+    prefix = Score(torch.tensor([5.0]), torch.tensor([[9.0, 9.0, 1.0, 1.0]]), "prefix")
+    whole = Score(torch.tensor([10.0]), parts={"a": local, "b": prefix}, slopes={"a": torch.tensor([4.0]), "b": torch.ones(1)})
+    # 10 + 4 (1 - 2), 10 + 4 (3 - 2); the prefix part looks at the whole clip and moves no segment
+    assert segment_scores(whole, [(0, 2), (2, 4)]).tolist() == [[6.0, 14.0]]

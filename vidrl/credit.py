@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vidrl.rewards import Score
+
 from .segments import Span, pool_frames
 
 LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
@@ -60,6 +62,21 @@ def by_segment(value: Tensor, curve: Tensor | None, support: str, spans: list[Sp
     if curve is None or support not in LOCAL:
         return value[:, None].expand(-1, len(spans))
     return pool_frames(curve, spans)
+
+
+def segment_scores(score: Score, spans: list[Span]) -> Tensor:
+    """What each segment adds to a score, (B, S), its mean about the value.
+
+    r_j = R + Σ_p ∂R/∂m_p (m_{p,j} − m_p) over the parts p of a composite, each by its own support; a score without
+    parts is `by_segment`.
+    """
+    if not score.slopes:
+        return by_segment(score.value, score.frames, score.support, spans)
+    made = score.value[:, None].expand(-1, len(spans))
+    for name, part in score.parts.items():
+        departure = segment_scores(part, spans) - part.value[:, None]
+        made = made + score.slopes[name][:, None] * departure.nan_to_num(0.0)
+    return made
 
 
 def blend(whole: Tensor, local: Tensor, alpha: float) -> Tensor:

@@ -44,7 +44,8 @@ def _score_one(reward: Reward, samples: Samples, i: int) -> Score | str:
 def _unscored(like: Score, why: str) -> Score:
     nan = {name: _unscored(part, why) for name, part in like.parts.items()}
     frames = None if like.frames is None else torch.full_like(like.frames, float("nan"))
-    return Score(torch.full_like(like.value, float("nan")), frames, like.support, nan, [why], like.weights)
+    nothing = torch.full_like(like.value, float("nan"))
+    return Score(nothing, frames, like.support, nan, [why], like.weights, dict.fromkeys(like.slopes, nothing))
 
 
 def join(scores: Sequence[Score]) -> Score:
@@ -53,7 +54,8 @@ def join(scores: Sequence[Score]) -> Score:
     frames = None if first.frames is None else torch.cat([s.frames for s in scores])  # type: ignore[misc]
     parts = {name: join([s.parts[name] for s in scores]) for name in first.parts}
     why = [reason for s in scores for reason in s.why]
-    return Score(torch.cat([s.value for s in scores]), frames, first.support, parts, why, first.weights)
+    slopes = {name: torch.cat([s.slopes[name] for s in scores]) for name in first.slopes}
+    return Score(torch.cat([s.value for s in scores]), frames, first.support, parts, why, first.weights, slopes)
 
 
 def measure(score: Score, samples: Samples, captions: bool) -> Measures:
