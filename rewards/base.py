@@ -86,8 +86,8 @@ class Score:
     `value` (B,): NaN means not scored, never a made-up number, and `why` says the reason. `frames` (B, F) has `value`
     as its mean over time; a pair of frames gives half of what it adds to or takes from that mean to each of the two.
     `support` says what one entry of `frames` looks at: "frame", "pair" (its neighbours), "prefix" (all frames up to
-    it) or "clip". `parts` are the scores of a Composite's parts, `weights` their weights, and `slopes` (B,) how much the
-    value rises with each part's.
+    it) or "clip". `parts` are the scores of a Composite's parts, `weights` their weights, and `slopes` (B,) how much
+    the value rises with each part's.
     """
 
     value: Tensor
@@ -139,7 +139,7 @@ class Reward(nn.Module):
         return finish(terms, self.reach, self.support, why, rows)
 
     def stream(self, fps: float, prompt: str = "") -> Any:
-        """A scorer of one long clip in pieces: `update(frames (F, C, H, W))` as often as wanted, then `result()`.
+        """A scorer of one long clip in pieces: `update(frames)`, (F, C, H, W), as often as wanted, then `result()`.
 
         Memory is that of a piece and of one number a frame; the numbers are those of `forward`.
         """

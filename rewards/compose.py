@@ -190,7 +190,7 @@ WEIGHTS = {
     "flicker": 1.0,
     "drift": 0.5,
     "dynamic_degree": 1.0,
-    "frame_quality": 1.0,
+    "frame_quality": 1.25,
 }
 GATES: dict[str, float] = {}
 

@@ -1,4 +1,4 @@
-"""Brightness and colour that jump from frame to frame, once motion is taken out."""
+"""Light, colour and sharpness that jump from frame to frame, once motion is taken out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from .flow import blocks
 
 
 class Flicker(Reward):
-    """How much light and colour jump about their own trend, followed along the motion; 0 is none.
+    """How much light, colour and sharpness jump about their own trend, followed along the motion; 0 is none.
 
-    -mean over blocks and channels of |ln n + ln p - 2 ln c|, with c the mean of a block (an eighth of the shorter side)
-    of frame t, n and p those of frames t+1 and t-1 warped onto it, over pixels seen in all three. Second differences
-    let a steady fade pass; logarithms make it blind to a constant gain. A term is three frames, credited to the middle.
+    -mean over blocks and channels of |ln n + ln p - 2 ln c| - detail |ln D_n + ln D_p - 2 ln D_c|: c the mean of a
+    block (an eighth of the shorter side) of frame t, n and p those of frames t+1 and t-1 warped onto it, over pixels
+    seen in all three; D the mean squared gradient of a whole frame, which shows blended and sharp frames by turns, as
+    slow motion is often made. Second differences let a steady fade pass; logarithms make it blind to a constant gain.
+    A term is three frames, credited to the middle one.
 
     >>> Flicker()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value
     tensor([-0.])
@@ -21,15 +23,15 @@ class Flicker(Reward):
 
     differentiable = True
     needs = ("cv2",)
-    lowered_by = ("flicker", "cut")
-    range = (-14.0, 0.0)
+    lowered_by = ("flicker", "cut", "slow")
+    range = (-20.0, 0.0)
     support = "pair"
     reach = 2
     card = "Pleased by stillness. Sees no flicker finer than an eighth of the frame, nor any slower than three frames."
 
-    def __init__(self, floor: float = 0.1, flow: str = "dis", flow_size: int = 192) -> None:
+    def __init__(self, floor: float = 0.1, detail: float = 0.2, flow: str = "dis", flow_size: int = 192) -> None:
         super().__init__()
-        self.floor, self.flow, self.flow_size = floor, flow, flow_size
+        self.floor, self.detail, self.flow, self.flow_size = floor, detail, flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
         """One number for three frames in a row, (B, F - 2)."""
@@ -37,7 +39,8 @@ class Flicker(Reward):
         middle, after, before = motion.frames[:, 1:-1], motion.later[:, 1:], motion.earlier[:, :-1]
         seen = (motion.seen_later[:, 1:] & motion.seen_earlier[:, :-1]).unsqueeze(2)
         side = max(2, round(min(middle.shape[-2:]) / 8))
-        return -jump(before, middle, after, seen, side, self.floor)
+        pumping = motion.energy.log().diff(n=2, dim=1).abs()
+        return -jump(before, middle, after, seen, side, self.floor) - self.detail * pumping
 
 
 def jump(before: Tensor, middle: Tensor, after: Tensor, seen: Tensor, side: int, floor: float) -> Tensor:

@@ -65,6 +65,11 @@ class Motion:
         return gradient(self.frames.detach()).square().sum(2).mean(2).sqrt()
 
     @cached_property
+    def energy(self) -> Tensor:
+        """Mean squared gradient of each frame, and 1e-4, (B, F)."""
+        return gradient(self.frames).square().mean((3, 4, 5)).sum(2) + 1e-4
+
+    @cached_property
     def camera_forward(self) -> Tensor:
         """The part of `forward` that is the picture's as a whole, (B, F-1, 2, 1, 1)."""
         return camera_flow(self.forward, self.structure[:, :-1, None] ** 2)

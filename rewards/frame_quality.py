@@ -18,7 +18,7 @@ class FrameQuality(Reward):
     - lit: a smooth window of the mean in [0.04, 0.96];
     - noise: exp(-sigma / noise), sigma by the mask of Immerkaer (CVIU 1996), median form;
     - blocks: exp(-excess), the excess of the gradient at the borders of 2, 4 and 8 pixel blocks;
-    - clipped: exp(-4 share), pixels at 1 in some channel or at 0 in some but not all;
+    - clipped: exp(-6 share), pixels at 1 in some channel or at 0 in some but not all;
     - colour: (1 + c / (c + 0.01)) / 2, c the mean length of chroma, 1 for one channel.
 
     Measured on frames whose shorter side is at most `size`. A term is one frame.
@@ -50,7 +50,7 @@ class FrameQuality(Reward):
             lit(small.mean((2, 3, 4))),
             torch.exp(-sigma / self.noise),
             torch.exp(-blockiness(frames)),
-            torch.exp(-4 * clipped(small)),
+            torch.exp(-6 * clipped(small)),
             colourful(small),
         ]
         return torch.stack(parts).prod(0)
@@ -98,8 +98,12 @@ def noise_level(video: Tensor) -> Tensor:
 
 
 def blockiness(video: Tensor, periods: tuple[int, ...] = (2, 4, 8), slack: float = 0.3) -> Tensor:
-    """By how much gradients at block borders exceed the others, in logarithms above `slack`, worst period, (B, F)."""
-    steps = [video.diff(dim=-1).abs().mean((2, 3)), video.diff(dim=-2).abs().mean((2, 4))]
+    """By how much steps at block borders exceed the others, in logarithms above `slack`, worst period, (B, F).
+
+    The median along each line counts: the border of a block goes through the whole picture, the edge of a thing not.
+    """
+    across, down = video.diff(dim=-1).abs().mean(2), video.diff(dim=-2).abs().mean(2)
+    steps = [across.median(dim=2).values, down.median(dim=3).values]
     return torch.stack([_excess(profile, period, slack) for profile in steps for period in periods]).amax(0)
 
 

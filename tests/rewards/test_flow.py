@@ -1,0 +1,161 @@
+"""The flow against known motion, and the geometry built on it against plain loops."""
+
+import math
+
+import cv2
+import pytest
+import torch
+
+from vidrl import corruptions, world
+from vidrl.rewards import Samples, default, flow
+
+
+def cloud(frames: int, dx: float, dy: float, size: int = 48) -> torch.Tensor:
+    """A smooth texture that moves by (dx, dy) pixels a frame, (1, F, 3, H, W)."""
+    waves = torch.rand(12, 4, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    y, x = torch.meshgrid(torch.arange(size) / size, torch.arange(size) / size, indexing="ij")
+    t = torch.arange(frames)[:, None, None] / size
+    u, v = x - dx * t, y - dy * t
+    planes = [sum(torch.sin(25 * (a * u + b * v) + 9 * c * (k + 1) + d) for a, b, c, d in waves) for k in range(3)]
+    return 0.5 + 0.06 * torch.stack(planes, 1)[None]
+
+
+def inner(field: torch.Tensor, margin: int = 6) -> torch.Tensor:
+    return field[..., margin:-margin, margin:-margin]
+
+
+@pytest.mark.parametrize("method", ["dis", "dis_fast", "farneback"])
+@pytest.mark.parametrize(("dx", "dy"), [(1.5, 0.0), (-0.6, 1.1)])
+def test_translation_is_found_both_ways(method, dx, dy):
+    motion = flow.estimate(cloud(3, dx, dy), method)
+    truth = torch.tensor([dx, dy]).view(1, 1, 2, 1, 1)
+    assert inner(flow.length(motion.forward - truth)).mean() < 0.15
+    assert inner(flow.length(motion.backward + truth)).mean() < 0.15
+
+
+def test_world_objects_are_followed():
+    """End-point error on objects and textured ground; half a pixel would be a plain failure at these speeds."""
+    errors = {"object": [], "ground": []}
+    for i, scene in enumerate(s for s in world.scenes("train", 40, 3) if s.motion in ("left", "right", "up", "down")):
+        clip = world.render(scene, frames=5, seed=i)
+        wrong = flow.length(flow.estimate(clip.video[None]).forward[0] - clip.flow)
+        seen = ~clip.occluded
+        errors["object"].append(wrong[(clip.mask[:-1] > 0.5) & seen].mean())
+        if scene.background in ("striped", "speckled"):
+            errors["ground"].append(wrong[(clip.mask[:-1] < 0.01) & seen].mean())
+    assert torch.stack(errors["object"]).mean() < 0.25 and torch.stack(errors["ground"]).mean() < 0.25
+
+
+def test_dimming_and_flattening_leave_the_flow():
+    clip = world.render(world.Scene("cross", "red", "left", "fast", "striped"), frames=4).video[None]
+    forward = flow.estimate(clip).forward
+    for other in (clip * 0.4, clip * 0.6 + 0.2):
+        assert flow.length(flow.estimate(other).forward - forward).mean() < 0.1
+
+
+def test_a_shape_as_bright_as_its_ground_is_seen():
+    """Same mean of channels inside and out: no edge in grey."""
+    clip = world.render(world.Scene("square", "red", "right", "fast", "dark"), frames=4)
+    colour = torch.tensor([0.8, 0.3, 0.4]).view(3, 1, 1)
+    video = 0.5 + clip.mask[:, None] * (colour - 0.5)
+    wrong = flow.length(flow.estimate(video[None]).forward[0] - clip.flow)
+    assert wrong[(clip.mask[:-1] > 0.5)].mean() < 0.3
+
+
+def test_still_ground_under_a_moving_thing_rests():
+    clip = world.render(world.Scene("circle", "yellow", "down", "fast", "striped"), size=64, frames=4)
+    found = flow.estimate(clip.video[None]).forward[0]
+    far = torch.nn.functional.max_pool2d(clip.mask[:-1], 17, 1, 8) == 0
+    assert flow.length(found)[far].mean() < 0.1
+
+
+def test_threads_of_opencv_change_nothing_and_are_put_back():
+    video, threads = cloud(3, 1.0, 0.5), cv2.getNumThreads()
+    try:
+        found = []
+        for count in (1, 4):
+            cv2.setNumThreads(count)
+            found.append(flow.estimate(video).forward)
+            assert cv2.getNumThreads() == count
+        assert torch.equal(*found)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def test_one_flow_a_clip_for_the_whole_composite(monkeypatch):
+    calls, real = [], flow.estimate
+    monkeypatch.setattr(flow, "estimate", lambda *a: calls.append(1) or real(*a))
+    default()(Samples(cloud(5, 1, 0, 16), ["clouds go by"], 8.0))
+    assert len(calls) == 1
+
+
+def test_big_frames_are_measured_at_the_size_asked_for():
+    motion = flow.estimate(torch.rand(1, 2, 3, 90, 120), size=45)
+    assert motion.frames.shape[-2:] == (45, 60) and motion.forward.shape[-2:] == (45, 60)
+    assert motion.diagonal == pytest.approx(75.0)
+
+
+def test_unknown_method():
+    with pytest.raises(ValueError, match="dis, dis_fast, farneback, got 'raft'"):
+        flow.estimate(torch.rand(1, 2, 3, 16, 16), "raft")
+
+
+def test_warp_takes_from_where_the_flow_points():
+    image, shift = torch.rand(1, 3, 7, 9), torch.zeros(1, 2, 7, 9)
+    shift[:, 0], shift[:, 1] = 2.0, -1.0
+    assert torch.allclose(flow.warp(image, shift)[..., 1:, :-2], image[..., :-1, 2:], atol=1e-5)
+    half = flow.warp(image, torch.full((1, 2, 7, 9), 0.5), "bilinear")[0, 0, 2, 3]
+    assert half == pytest.approx(image[0, 0, 2:4, 3:5].mean().item(), abs=1e-5)
+
+
+def lai_masks(there, back):
+    """Lai's occlusion and moving edge by loops over pixels, flows (2, H, W)."""
+    _, height, width = there.shape
+    occluded, edge = torch.zeros(height, width, dtype=torch.bool), torch.zeros(height, width, dtype=torch.bool)
+    for y in range(height):
+        for x in range(width):
+            fx, fy = there[:, y, x].tolist()
+            u, v = min(max(x + fx, 0.0), width - 1.0), min(max(y + fy, 0.0), height - 1.0)
+            x0, y0 = min(int(u), width - 2), min(int(v), height - 2)
+            a, b = u - x0, v - y0
+            top = [(y0, x0, (1 - a) * (1 - b)), (y0, x0 + 1, a * (1 - b))]
+            corners = [*top, (y0 + 1, x0, (1 - a) * b), (y0 + 1, x0 + 1, a * b)]
+            wx, wy = (sum(w * back[k, r, c].item() for r, c, w in corners) for k in (0, 1))
+            slack = 0.01 * (wx**2 + wy**2 + fx**2 + fy**2) + 0.5
+            left = not (-0.5 <= x + fx <= width - 0.5 and -0.5 <= y + fy <= height - 0.5)
+            occluded[y, x] = (wx + fx) ** 2 + (wy + fy) ** 2 > slack or left
+            gx = there[:, y, x + 1] - there[:, y, x] if x + 1 < width else torch.zeros(2)
+            gy = there[:, y + 1, x] - there[:, y, x] if y + 1 < height else torch.zeros(2)
+            edge[y, x] = (gx**2).sum() + (gy**2).sum() > 0.01 * (fx**2 + fy**2) + 0.002
+    return occluded, edge
+
+
+def test_lai_masks_are_the_published_ones():
+    draw = torch.Generator().manual_seed(4)
+    there = torch.nn.functional.interpolate(torch.randn(1, 2, 4, 4, generator=draw) * 1.5, 14, mode="bicubic")[0]
+    back = -there + 0.5 * torch.randn(2, 14, 14, generator=draw)
+    occluded, edge = lai_masks(there, back)
+    assert torch.equal(flow.occluded(there[None], back[None])[0], occluded)
+    assert torch.equal(flow.moving_edge(there[None])[0], edge)
+    assert 0 < occluded.sum() < occluded.numel() and 0 < edge.sum() < edge.numel()
+
+
+def test_the_camera_is_told_from_a_thing():
+    """A texture that slides as a whole is the camera; a thing on plain ground is not."""
+    slide = flow.estimate(cloud(3, 2.0, 0.0))
+    assert slide.camera_forward[0, 0, 0].item() == pytest.approx(2.0, abs=0.15)
+    thing = flow.estimate(world.render(world.Scene("circle", "red", "right", "fast"), frames=4).video[None])
+    assert thing.camera_forward.abs().max() == 0
+
+
+def test_means_around_a_pixel_shrink_at_the_border():
+    image = torch.rand(1, 1, 1, 10, 10)
+    found = flow.around(image, 0.2)
+    assert found[0, 0, 0, 5, 5] == pytest.approx(image[0, 0, 0, 4:7, 4:7].mean().item())
+    assert found[0, 0, 0, 0, 0] == pytest.approx(image[0, 0, 0, :2, :2].mean().item())
+
+
+def test_corruption_of_light_is_no_motion():
+    still = cloud(1, 0, 0)[0].expand(6, -1, -1, -1)
+    flickering = corruptions.corrupt(still, "flicker", 0.5)
+    assert flow.length(flow.estimate(flickering[None]).forward).mean() < 0.3 and math.isfinite(flickering.sum())
