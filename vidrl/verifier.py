@@ -13,14 +13,16 @@ from math import pi
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import conv2d, grid_sample
 
 from vidrl import world
 
 _CANON = 24  # pixels of the normalised mask
 _EXTENT = 1.7  # half-width of the normalised mask, in radii of a disc of the same area
 _SIZE_WEIGHT = 0.35  # of log-size beside position, in widths
+_SPRAWL = 1.35  # coloured grain lies all over the frame
 _AREA = (0.008, 0.6)  # shares of the frame that an object fills; a frame full of colour is none
+_BLURS = (1.0, 1.6)  # pixels of a 32-pixel frame
 _MIN_SCORE = 0.6  # correlation with the best template below which a blob has no shape
 
 
@@ -68,7 +70,7 @@ def read(video: Tensor, fps: float = 8.0) -> Reading:
     video = video.detach().float().cpu()
     mask = object_mask(video)
     area = mask.mean((1, 2))
-    seen = (area > _AREA[0]) & (area < _AREA[1])
+    seen = (area > _AREA[0]) & (area < _AREA[1]) & (_sprawl(mask, area) < _SPRAWL)
     if seen.float().mean() < 0.75 or seen.sum() < 2:
         return Reading(None, None, None)
     centre = centroid(mask)
@@ -77,9 +79,21 @@ def read(video: Tensor, fps: float = 8.0) -> Reading:
 
 
 def object_mask(video: Tensor) -> Tensor:
-    """Soft mask (F, H, W) of saturated pixels."""
+    """Soft mask (F, H, W) of saturated pixels, one half where a pixel has half of its clip's strongest saturation.
+
+    Relative to the strongest, so that a soft edge does not make the object larger; below 0.3 there is no object.
+    """
     chroma = video.amax(1) - video.amin(1)
-    return ((chroma - 0.2) / 0.25).clamp(0, 1)
+    strongest = chroma.flatten(1).topk(max(1, chroma[0].numel() // 100)).values.mean(1).median().clamp(min=0.3)
+    return ((chroma / strongest - 0.25) / 0.5).clamp(0, 1)
+
+
+def _sprawl(mask: Tensor, area: Tensor) -> Tensor:
+    """How far a mask's light lies from its centre, as a multiple of a disc's of that area: 1 for a disc, (F,)."""
+    grid = world.pixel_grid(mask.shape[-1])
+    away = (grid - centroid(mask)[:, None, None]).square().sum(-1)
+    spread = (mask * away).sum((1, 2)) / mask.sum((1, 2))
+    return (2 * pi * spread / area).sqrt()
 
 
 def centroid(mask: Tensor) -> Tensor:
@@ -112,13 +126,23 @@ def _canonical(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
 
 @lru_cache
 def _templates() -> Tensor:
-    """One ideal mask a shape, small enough that its edges are as soft as a clip's."""
+    """Ideal masks of each shape (K, shapes, pixels), sharp and as soft as a small autoencoder leaves them."""
     masks = torch.cat([world.coverage(s, torch.tensor([[0.5, 0.5]]), torch.tensor([0.2]), 32) for s in world.SHAPES])
-    return _canonical(masks, centroid(masks), masks.mean((1, 2)))
+    soft = [masks, *(_softened(masks, sigma) for sigma in _BLURS)]
+    return torch.stack([_canonical(m, centroid(m), m.mean((1, 2))) for m in soft])
+
+
+def _softened(masks: Tensor, sigma: float) -> Tensor:
+    """Blurred by a Gaussian of `sigma` pixels, then cut as `object_mask` cuts."""
+    at = torch.arange(-4, 5.0)
+    kernel = torch.exp(-(at**2) / (2 * sigma**2))
+    blurred = conv2d(masks[:, None], (kernel[:, None] * kernel / kernel.sum() ** 2)[None, None], padding=4)[:, 0]
+    return ((blurred / blurred.amax((1, 2), keepdim=True) - 0.25) / 0.5).clamp(0, 1)
 
 
 def _shape(mask: Tensor, centre: Tensor, area: Tensor) -> str | None:
-    score = (_canonical(mask, centre, area) @ _templates().T).mean(0)
+    seen = _canonical(mask, centre, area)
+    score = torch.einsum("fp,ksp->fks", seen, _templates()).amax(1).mean(0)
     return world.SHAPES[int(score.argmax())] if score.amax() > _MIN_SCORE else None
 
 
