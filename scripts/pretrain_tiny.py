@@ -7,7 +7,8 @@
     python scripts/pretrain_tiny.py check     # the bar: the verifier on 256 held-out captions
 
 Every stage may be killed and called again: it goes on from runs/pretrain/*.safetensors, and step i always sees the
-batch of seed i. About half of the corpus has the faults of web video (see `fault`), so that reward has something to mend.
+batch of seed i. About half of the corpus has the faults of web video (see `fault`), so that reward has something to
+mend.
 """
 
 from __future__ import annotations
@@ -336,7 +337,7 @@ def load_corpus() -> tuple[Tensor, list[str]]:
 
 
 def save_text() -> None:
-    """A tokenizer of whole words, and a small frozen text encoder; the transformer learns to read its random features."""
+    """A tokenizer of whole words and a small frozen text encoder, whose random features the transformer reads."""
     from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
     said = {word for scene in world.scenes("train") for word in scene.caption.split()}
@@ -367,8 +368,9 @@ def new_transformer() -> nn.Module:
 
     torch.manual_seed(0)
     return WanTransformer3DModel(
-        patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=30, in_channels=16, out_channels=16, text_dim=64,
-        freq_dim=64, ffn_dim=480, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=64,
+        patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=30, in_channels=16, out_channels=16,
+        text_dim=64, freq_dim=64, ffn_dim=480, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=64,
     )  # fmt: skip
 
 

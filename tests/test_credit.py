@@ -110,9 +110,10 @@ def test_errors() -> None:
             blend(torch.ones(1), torch.ones(1, 2), alpha)
 
 
-def test_a_composite_credits_each_part_by_its_own_support():
+def test_a_composite_credits_each_part_by_its_own_support() -> None:
     local = Score(torch.tensor([2.0]), torch.tensor([[1.0, 1.0, 3.0, 3.0]]), "frame")
     prefix = Score(torch.tensor([5.0]), torch.tensor([[9.0, 9.0, 1.0, 1.0]]), "prefix")
-    whole = Score(torch.tensor([10.0]), parts={"a": local, "b": prefix}, slopes={"a": torch.tensor([4.0]), "b": torch.ones(1)})
+    slopes = {"a": torch.tensor([4.0]), "b": torch.ones(1)}
+    whole = Score(torch.tensor([10.0]), parts={"a": local, "b": prefix}, slopes=slopes)
     # 10 + 4 (1 - 2), 10 + 4 (3 - 2); the prefix part looks at the whole clip and moves no segment
     assert segment_scores(whole, [(0, 2), (2, 4)]).tolist() == [[6.0, 14.0]]

@@ -13,10 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import verifier, world
-from vidrl.rewards import Reward, Samples, Score
+from vidrl import plugin, verifier, world
+from vidrl.config import RewardSection
+from vidrl.rewards import Composite, Reward, Samples, Score, default
 
 Measures = dict[str, np.ndarray]
+
+
+def build_reward(section: RewardSection) -> Reward:
+    """The reward of a recipe: one plug-in, a weighted composite, or the default composite."""
+    if section.name:
+        return plugin.load("rewards", section.name, **section.options)
+    if section.parts:
+        return Composite({name: plugin.load("rewards", name) for name in section.parts}, section.parts)
+    return default()
 
 
 def score_each(reward: Reward, samples: Samples) -> Score:
@@ -32,6 +42,15 @@ def score_each(reward: Reward, samples: Samples) -> Score:
         if good is None:
             raise RuntimeError(f"the reward failed on all of {len(samples)} clips; the first: {whole!r}") from whole
         return join([score if isinstance(score, Score) else _unscored(good, score) for score in singles])
+
+
+def check_scored(score: Score, allowed: float, round: int) -> None:
+    """Raise RuntimeError, with the first reason, where more than a share `allowed` of the samples is unscored."""
+    missing = float(score.value.isnan().float().mean())
+    if missing > allowed:
+        reason = next((why for why in score.why if why), "another process knows the reason")
+        limit = f"at most {allowed:.0%} may be (train.max_unscored)"
+        raise RuntimeError(f"round {round}: {missing:.0%} of the samples are unscored, {limit}: {reason}")
 
 
 def _score_one(reward: Reward, samples: Samples, i: int) -> Score | str:

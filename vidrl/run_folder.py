@@ -48,7 +48,9 @@ class Run:
         band = self.config.get("guard", {}).get("bands", {}).get(name)
         if band is None:
             return None
-        low, high = sorted(self.held_out[name]["before"] * (share - 1) for share in band)
+        before = self.held_out[name]["before"]
+        unit = 1.0 if name == "unscored_share" else before  # as `evaluate.outside` holds it
+        low, high = sorted(unit * share - before for share in band)
         return low, high
 
     def verdict(self, name: str) -> str:

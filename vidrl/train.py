@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vidrl import checkpoint, config, evaluate, plugin, rewards, transition
+from vidrl import checkpoint, config, evaluate, plugin, transition
 from vidrl.backbones.base import PromptCache
 from vidrl.held_out import HeldOut
 from vidrl.parallel import Workers
@@ -36,15 +36,6 @@ def run(recipe: config.Recipe | Mapping[str, Any] | str | Path, resume: bool = F
         trainer.workers.close()
 
 
-def build_reward(section: config.RewardSection) -> rewards.Reward:
-    """The reward of a recipe: one plug-in, a weighted composite, or the default composite."""
-    if section.name:
-        return plugin.load("rewards", section.name, **section.options)
-    if section.parts:
-        return rewards.Composite({name: plugin.load("rewards", name) for name in section.parts}, section.parts)
-    return rewards.default()
-
-
 class Trainer:
     """One run. Every draw is named by (seed, round, prompt, member), so nothing depends on how the work is split."""
 
@@ -58,7 +49,7 @@ class Trainer:
         p = recipe.policy
         self.policy = Policy(self.backbone, p.lora_rank, p.lora_alpha, p.lora_targets, p.lora, p.full, recipe.seed)
         self.updater = Updater(self.policy, self.algorithm, self.workers, self.options, recipe.seed)
-        self.reward = build_reward(recipe.reward).to(self.workers.device)
+        self.reward = evaluate.build_reward(recipe.reward).to(self.workers.device)
         self.prompts = config.read_prompts(recipe.data.prompts)
         self.encode, self.record = PromptCache(self.backbone), Record(Path(recipe.run), active=self.workers.main)
         held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
@@ -132,7 +123,7 @@ class Trainer:
             own = evaluate.score_each(self.reward, samples)
             score = self.workers.gather_score(own)
         group = torch.arange(len(prompts)) // self.options.group
-        self._check_scored(score)
+        evaluate.check_scored(score, self.options.max_unscored, self.round)
         advantage = self.algorithm.credit(score, group, plan, self.backbone.frame_map)
         with clock("update"):
             own_advantage = advantage[index].to(rollout.latents)
@@ -171,20 +162,13 @@ class Trainer:
         with self.workers.autocast():
             return join([sample(self.policy, self.encode(prompts[p]), generators[p], plan, starts[p]) for p in parts])
 
-    def _check_scored(self, score: rewards.Score) -> None:
-        missing = float(score.value.isnan().float().mean())
-        if missing > self.options.max_unscored:
-            reason = next((why for why in score.why if why), "another process knows the reason")
-            allowed = f"at most {self.options.max_unscored:.0%} may be (train.max_unscored)"
-            raise RuntimeError(f"round {self.round}: {missing:.0%} of the samples are unscored, {allowed}: {reason}")
-
     # Looking back
 
     def _evaluate(self, clips: str = "") -> bool:
         """Measure the held-out prompts and keep every clip's numbers; True where a guard put other weights back."""
         measures, samples, score = self.held_out.measure(self.policy, self.judged, self.updater.micro_batch)
         if self.round == 0:
-            self._check_scored(self.workers.gather_score(score))
+            evaluate.check_scored(self.workers.gather_score(score), self.options.max_unscored, 0)
         self.workers.once(lambda: self.record.evaluation(self.round, measures))
         if clips:
             self.workers.once(lambda: self.record.clips(clips, samples, score, self.options.show))

@@ -1,0 +1,55 @@
+"""Draw a run's held-out clips before and after training as film strips: `python scripts/before_after.py RUN OUT.png`.
+
+The clips whose reward rose most of those that the run kept; every other frame, enlarged four times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vidrl.rewards import video
+
+SCALE, GAP = 4, 6
+
+
+def strip(path: Path) -> np.ndarray:
+    """Every other frame of a clip side by side, (height, width, 3) BGR."""
+    frames = video.read(path)[0][::2].permute(0, 2, 3, 1).numpy()[..., ::-1]
+    tall = [cv2.resize(frame, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_NEAREST) for frame in frames]
+    white = np.full((tall[0].shape[0], 2, 3), 255, np.uint8)
+    return np.concatenate([part for frame in tall for part in (frame, white)], 1)
+
+
+def caption(text: str, width: int) -> np.ndarray:
+    """A line of text on white."""
+    line = np.full((22, width, 3), 255, np.uint8)
+    cv2.putText(line, text, (2, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (40, 40, 40), 1, cv2.LINE_AA)
+    return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("-n", type=int, default=3, help="clips")
+    args = parser.parse_args()
+    clips = json.loads((args.run / "timelines.json").read_text())
+    clips.sort(key=lambda clip: clip["before"]["value"] - clip["after"]["value"])
+    rows = []
+    for clip in clips[: args.n]:
+        strips = {kind: strip(args.run / "clips" / kind / clip["file"]) for kind in ("before", "after")}
+        width = strips["before"].shape[1]
+        for kind, picture in strips.items():
+            told = f"{kind}: reward {clip[kind]['value']:+.2f}" + (f"    {clip['prompt']}" if kind == "before" else "")
+            rows += [caption(told, width), picture]
+        rows.append(np.full((GAP, width, 3), 255, np.uint8))
+    cv2.imwrite(str(args.out), np.concatenate(rows))
+
+
+if __name__ == "__main__":
+    main()
