@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vidrl.corruptions import corrupt
 from vidrl.verifier import Reading, read, verify
-from vidrl.world import CAMERAS, COLOURS, MOTIONS, SHAPES, Scene, render, scenes
+from vidrl.world import CAMERAS, COLOURS, MOTIONS, SHAPES, Scene, background, render, scenes
 
 
 def clips(which: list[Scene], size: int = 32, seed: int = 0) -> tuple[Tensor, list[str]]:
@@ -108,7 +108,7 @@ def test_nothing_to_see_is_no_reading() -> None:
     assert read(torch.rand(17, 1, 32, 32).expand(-1, 3, -1, -1)) == nothing  # grey noise
     gone = render(Scene("circle", "red", "left")).video.clone()
     gone[:6] = 0.2
-    assert read(gone) == nothing  # there in too few frames
+    assert read(gone) == Reading(None, None, None, 11 / 17)  # there in too few frames
 
 
 def test_a_frame_full_of_colour_is_no_object() -> None:
@@ -142,3 +142,17 @@ def test_errors() -> None:
         verify(video, captions[:1])
     with pytest.raises(ValueError, match="expected a caption of vidrl.world"):
         verify(video, ["a dog", "a cat"])
+
+
+@pytest.mark.parametrize("what", ["shape", "colour", "gone"])
+def test_identity_counts_the_frames_that_show_another_thing(what: str, moving: list[Scene]) -> None:
+    scene = moving[0]
+    clip = render(scene, seed=3).video
+    if what == "gone":
+        swap = background(scene, seed=3)
+    else:
+        other = next(v for v in (SHAPES if what == "shape" else COLOURS) if v != getattr(scene, what))
+        swap = render(replace(scene, **{what: other}), seed=3).video
+    clip[6:12] = swap[6:12]
+    assert read(render(scene, seed=3).video).identity == 1.0
+    assert read(clip).identity == pytest.approx(11 / 17)

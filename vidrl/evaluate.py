@@ -109,7 +109,8 @@ def are_captions(prompts: Sequence[str]) -> bool:
 def _verifier(samples: Samples) -> Measures:
     seen = verifier.verify(samples.frames, list(samples.prompts), samples.fps)
     read = {"": seen.all, "_shape": seen.shape, "_colour": seen.colour, "_motion": seen.motion}
-    return {f"verifier{name}": value.double().numpy() for name, value in read.items()}
+    named = {f"verifier{name}": value for name, value in read.items()} | {"identity": seen.identity}
+    return {name: value.double().numpy() for name, value in named.items()}
 
 
 def thumbnails(video: Tensor, side: int = 16) -> Tensor:

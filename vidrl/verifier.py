@@ -28,20 +28,26 @@ _MIN_SCORE = 0.6  # correlation with the best template below which a blob has no
 
 @dataclass(frozen=True)
 class Reading:
-    """What the verifier saw in one clip; None where it saw no object in most frames."""
+    """What the verifier saw in one clip; None where it saw no object in most frames.
+
+    `identity` in [0, 1] is the share of frames that show the object with the clip's own usual shape and colour: what
+    pops, morphs or changes colour midway has less.
+    """
 
     shape: str | None
     colour: str | None
     motion: str | None
+    identity: float = 0.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which words of each caption the clip fulfils, bool tensors (B,)."""
+    """Which words of each caption the clip fulfils, bool tensors (B,), and `Reading.identity`, float (B,)."""
 
     shape: Tensor
     colour: Tensor
     motion: Tensor
+    identity: Tensor
 
     @property
     def all(self) -> Tensor:
@@ -62,7 +68,7 @@ def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
     said = [world.parse(caption) for caption in captions]
     words = ("shape", "colour", "motion")
     rows = [[getattr(a, k) == getattr(b, k) for k in words] for a, b in zip(seen, said, strict=True)]
-    return Verdict(*torch.tensor(rows).reshape(-1, 3).T)
+    return Verdict(*torch.tensor(rows).reshape(-1, 3).T, torch.tensor([reading.identity for reading in seen]))
 
 
 def read(video: Tensor, fps: float = 8.0) -> Reading:
@@ -71,11 +77,17 @@ def read(video: Tensor, fps: float = 8.0) -> Reading:
     mask = object_mask(video)
     area = mask.mean((1, 2))
     seen = (area > _AREA[0]) & (area < _AREA[1]) & (_sprawl(mask, area) < _SPRAWL)
-    if seen.float().mean() < 0.75 or seen.sum() < 2:
+    if seen.sum() < 2:
         return Reading(None, None, None)
     centre = centroid(mask)
-    shape = _shape(mask[seen], centre[seen], area[seen])
-    return Reading(shape, _colour(video[seen], mask[seen]), _motion(centre, area, seen, fps))
+    shapes, colours = _shapes(mask[seen], centre[seen], area[seen]), _colours(video[seen], mask[seen])
+    usual = (shapes.argmax(1) == shapes.argmax(1).mode().values) & (colours == colours.mode().values)
+    identity = float(usual.sum() / len(video))
+    if seen.float().mean() < 0.75:
+        return Reading(None, None, None, identity)
+    shape = world.SHAPES[int(shapes.mean(0).argmax())] if shapes.mean(0).amax() > _MIN_SCORE else None
+    colour = list(world.COLOURS)[int(colours.mode().values)]
+    return Reading(shape, colour, _motion(centre, area, seen, fps), identity)
 
 
 def object_mask(video: Tensor) -> Tensor:
@@ -102,11 +114,10 @@ def centroid(mask: Tensor) -> Tensor:
     return torch.einsum("fhw,hwc->fc", mask, grid) / mask.sum((1, 2))[:, None]
 
 
-def _colour(video: Tensor, mask: Tensor) -> str:
-    """The palette colour nearest in hue direction in most frames."""
+def _colours(video: Tensor, mask: Tensor) -> Tensor:
+    """The palette colour nearest in hue direction, one a frame."""
     mean = torch.einsum("fchw,fhw->fc", video, mask) / mask.sum((1, 2))[:, None]
-    votes = (_hue(mean) @ _hue(torch.tensor(list(world.COLOURS.values()))).T).argmax(1)
-    return list(world.COLOURS)[int(votes.mode().values)]
+    return (_hue(mean) @ _hue(torch.tensor(list(world.COLOURS.values()))).T).argmax(1)
 
 
 def _hue(rgb: Tensor) -> Tensor:
@@ -140,10 +151,10 @@ def _softened(masks: Tensor, sigma: float) -> Tensor:
     return ((blurred / blurred.amax((1, 2), keepdim=True) - 0.25) / 0.5).clamp(0, 1)
 
 
-def _shape(mask: Tensor, centre: Tensor, area: Tensor) -> str | None:
+def _shapes(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
+    """Likeness of each frame's mask to each shape, (F, shapes): the best correlation with its templates."""
     seen = _canonical(mask, centre, area)
-    score = torch.einsum("fp,ksp->fks", seen, _templates()).amax(1).mean(0)
-    return world.SHAPES[int(score.argmax())] if score.amax() > _MIN_SCORE else None
+    return torch.einsum("fp,ksp->fks", seen, _templates()).amax(1)
 
 
 @lru_cache
