@@ -82,7 +82,7 @@ def read(video: Tensor, fps: float = 8.0) -> Reading:
     centre = centroid(mask)
     shapes, colours = _shapes(mask[seen], centre[seen], area[seen]), _colours(video[seen], mask[seen])
     usual = (shapes.argmax(1) == shapes.argmax(1).mode().values) & (colours == colours.mode().values)
-    identity = float(usual.sum() / len(video))
+    identity = int(usual.sum()) / len(video)
     if seen.float().mean() < 0.75:
         return Reading(None, None, None, identity)
     shape = world.SHAPES[int(shapes.mean(0).argmax())] if shapes.mean(0).amax() > _MIN_SCORE else None
