@@ -17,6 +17,7 @@ class Flicker(Reward):
     slow motion is often made. Second differences let a steady fade pass; logarithms make it blind to a constant gain.
     A term is three frames, credited to the middle one.
 
+    >>> import torch
     >>> Flicker()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value.abs()
     tensor([0.])
     """
