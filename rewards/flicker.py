@@ -30,7 +30,7 @@ class Flicker(Reward):
     reach = 2
     card = "Pleased by stillness. Sees no flicker finer than an eighth of the frame, nor any slower than three frames."
 
-    def __init__(self, floor: float = 0.1, detail: float = 0.2, flow: str = "dis", flow_size: int = 192) -> None:
+    def __init__(self, floor: float = 0.1, detail: float = 0.3, flow: str = "dis", flow_size: int = 192) -> None:
         super().__init__()
         self.floor, self.detail, self.flow, self.flow_size = floor, detail, flow, flow_size
 
