@@ -68,7 +68,8 @@ def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
     said = [world.parse(caption) for caption in captions]
     words = ("shape", "colour", "motion")
     rows = [[getattr(a, k) == getattr(b, k) for k in words] for a, b in zip(seen, said, strict=True)]
-    return Verdict(*torch.tensor(rows).reshape(-1, 3).T, torch.tensor([reading.identity for reading in seen]))
+    shape, colour, motion = torch.tensor(rows).reshape(-1, 3).T
+    return Verdict(shape, colour, motion, torch.tensor([reading.identity for reading in seen]))
 
 
 def read(video: Tensor, fps: float = 8.0) -> Reading:
