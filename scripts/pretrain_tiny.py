@@ -453,8 +453,17 @@ def assemble(run: Run | None = None) -> None:
         transformer=net,
     )
     pipe.save_pretrained(MODEL)
+    _forget_paths()
     size = {"height": SIZE, "width": SIZE, "frames": FRAMES, "fps": FPS}
     (MODEL / "vidrl.json").write_text(json.dumps(size) + "\n")
+
+
+def _forget_paths() -> None:
+    """Take this machine's folders out of the configurations that diffusers wrote."""
+    for path in MODEL.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 # The bar
