@@ -164,15 +164,6 @@ def postfix(row: Mapping[str, Any]) -> str:
     return f"reward {row['reward']['mean']:+.3f}, ratio {ratio:.5f}, clip {row.get('clip_share', 0.0):.0%}"
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The before → after table as text."""
-    lines = [f"{'held out':<22}{'before':>9}{'after':>9}{'change':>9}   95 % interval"]
-    for name, row in summary["held_out"].items():
-        numbers = f"{row['before']:9.3f}{row['after']:9.3f}{row['difference']:+9.3f}"
-        lines.append(f"{name:<22}{numbers}   [{row['low']:+.3f}, {row['high']:+.3f}]")
-    return "\n".join(lines)
-
-
 def round_to(seconds: float) -> float:
     return round(seconds, 1)
 
