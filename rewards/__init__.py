@@ -16,7 +16,7 @@ if __name__ != "vidrl.rewards":
     )
 
 from ._files import score, score_files
-from .base import Reward, Samples, Score
+from .base import Card, Reward, Samples, Score
 from .compose import Composite, default
 
-__all__ = ["Composite", "Reward", "Samples", "Score", "default", "score", "score_files"]
+__all__ = ["Card", "Composite", "Reward", "Samples", "Score", "default", "score", "score_files"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from ._stream import Stream
 from .base import Reward, Samples, Score
 from .compose import Composite
-from .video import Video, find
+from .video import Unreadable, Video, find
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -44,7 +45,11 @@ def score(
 
 
 def score_files(
-    paths: Iterable[str | os.PathLike[str]], rewards: Mapping[str, Reward], prompts: Mapping[str, str] | None = None
+    paths: Iterable[str | os.PathLike[str]],
+    rewards: Mapping[str, Reward],
+    prompts: Mapping[str, str] | None = None,
+    jobs: int = 0,
+    timeout: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Score files and the videos in folders, in pieces of constant memory, all rewards on one flow.
 
@@ -52,9 +57,19 @@ def score_files(
     {reward: {part: number}}, "curve": {reward: [a number a frame]}, "why"}`; a number that is not there is None, and
     `why` says the reason, or is None. A file that cannot be read is a row with its reason, never left out.
     `prompts` maps paths to what was asked for.
+
+    `jobs` processes of one thread each score in the same order; a file that crashes its process or takes longer than
+    `timeout` seconds is a row with its reason, and the rest goes on. 0 scores in this process, without a time limit.
     """
-    for path in find(paths):
-        yield _score_file(path, rewards, (prompts or {}).get(str(path), ""))
+    asked = ((path, (prompts or {}).get(str(path), "")) for path in find(paths))
+    if jobs == 0:
+        yield from (_score_file(one, rewards) for one in asked)
+        return
+    from ._workers import each
+
+    for done in each(partial(_score_file, rewards=dict(rewards)), asked, jobs, timeout):
+        facts = {"path": str(done.task[0]), "fps": None, "size": None, "frames": None}
+        yield done.result if done.why is None else _lost(facts, rewards, f"unreadable: {done.why}")
 
 
 def row(facts: Mapping[str, Any], scores: Mapping[str, Score], i: int, whole: str | None = None) -> dict[str, Any]:
@@ -69,22 +84,40 @@ def row(facts: Mapping[str, Any], scores: Mapping[str, Score], i: int, whole: st
     }
 
 
-def _score_file(path: Path, rewards: Mapping[str, Reward], prompt: str) -> dict[str, Any]:
+def _score_file(asked: tuple[Path, str], rewards: Mapping[str, Reward]) -> dict[str, Any]:
+    path, prompt = asked
     facts: dict[str, Any] = {"path": str(path), "fps": None, "size": None, "frames": None}
+    try:
+        video = _opened(path)
+        facts |= {"fps": video.fps, "size": list(video.size), "frames": video.frames}
+        return row(facts, _stream(video, rewards, prompt), 0)
+    except (_NoFile, Unreadable, MemoryError) as error:
+        return _lost(facts, rewards, f"unreadable: {error or 'out of memory'}")
+    except ValueError as error:  # what a reward says of a clip; any other error, as of missing weights, is its fault
+        return _lost(facts, rewards, f"unscored: {error}")
+
+
+class _NoFile(Exception):
+    """A path that cannot be opened; a reward's own OSError is no fault of the file."""
+
+
+def _opened(path: Path) -> Video:
     try:
         if path.is_dir():
             raise FileNotFoundError(f"expected videos in the folder {path}, found none")
-        video = Video(path)
-        facts |= {"fps": video.fps, "size": list(video.size), "frames": video.frames}
-        return row(facts, _stream(video, rewards, prompt), 0)
-    except (OSError, ValueError) as error:  # Unreadable is a ValueError; a fault in a reward is not the file's
-        return row(facts, {name: _none(reward) for name, reward in rewards.items()}, 0, f"unreadable: {error}")
+        return Video(path)
+    except OSError as error:
+        raise _NoFile(str(error)) from error
+
+
+def _lost(facts: Mapping[str, Any], rewards: Mapping[str, Reward], why: str) -> dict[str, Any]:
+    return row(facts, {name: _none(reward) for name, reward in rewards.items()}, 0, why)
 
 
 def _stream(video: Video, rewards: Mapping[str, Reward], prompt: str) -> dict[str, Score]:
     """Scores of one clip, B = 1: in pieces where the reward can, whole where it cannot."""
     leaves = {key: leaf for name, reward in rewards.items() for key, leaf in _leaves(name, reward).items()}
-    if any(type(leaf).terms is Reward.terms for leaf in leaves.values()):
+    if any(not leaf.streams for leaf in leaves.values()):
         samples = Samples(video.read()[None], [prompt], video.fps)
         return {name: reward(samples) for name, reward in rewards.items()}
     stream = Stream(leaves, video.fps, prompt)

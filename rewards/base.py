@@ -6,77 +6,32 @@ Shapes: B batch, F frames, C channels, H W height and width, T = F - reach terms
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from ._samples import About, Samples
 
 if TYPE_CHECKING:
     from .flow import Motion
 
 SUPPORTS = ("frame", "pair", "prefix", "clip")
-Made = TypeVar("Made")
+LONGEST = 4  # frames in a row: the most that the terms of a reward with a rate look at
+LOST = "unscored: the measure is not finite on this clip; look for frames without any content"
 
 
 @dataclass(frozen=True)
-class Samples:
-    """What was made: clips, their prompts and their frame rate.
+class Card:
+    """What a person should know of a reward before trusting it; `vidrl show rewards NAME` prints it."""
 
-    `video` is (B, F, C, H, W), float in [0, 1] or uint8, C = 1 or 3; an image has F = 1. `reference` (B, F', C, H, W)
-    is what the generator was conditioned on. Raises ValueError where a shape, type or range is not that.
-
-    >>> Samples(torch.zeros(1, 5, 3, 16, 16), ["a circle"], fps=8.0).frames.dtype
-    torch.float32
-    """
-
-    video: Tensor
-    prompts: Sequence[str]
-    fps: float
-    reference: Tensor | None = None
-    meta: Sequence[Mapping[str, Any]] = ()
-    _memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        _check_video(self.video)
-        if isinstance(self.prompts, str) or len(self.prompts) != len(self.video):
-            got = "one string" if isinstance(self.prompts, str) else f"{len(self.prompts)} prompts"
-            raise ValueError(f"expected a list of {len(self.video)} prompts, one a clip, got {got}")
-        if not (isinstance(self.fps, int | float) and math.isfinite(self.fps) and self.fps > 0):
-            raise ValueError(f"expected fps, frames a second, to be a positive number, got {self.fps!r}")
-
-    def __len__(self) -> int:
-        return len(self.video)
-
-    @property
-    def frames(self) -> Tensor:
-        """The clips as float in [0, 1], (B, F, C, H, W)."""
-        if self.video.is_floating_point():
-            return self.video
-        return self.memo("frames", lambda: self.video.float() / 255)
-
-    def memo(self, key: Any, make: Callable[[], Made]) -> Made:
-        """What `make()` returned the first time `key` was asked for: rewards of one clip share its flow so."""
-        if key not in self._memo:
-            self._memo[key] = make()
-        return self._memo[key]
-
-    def pick(self, rows: Sequence[int]) -> Samples:
-        """The clips `rows` alone; the same rows give the same object, so that they share what is memoised."""
-        if list(rows) == list(range(len(self))):
-            return self
-        return self.memo(("pick", tuple(rows)), lambda: self._rows(list(rows)))
-
-    def to(self, device: torch.device | str) -> Samples:
-        """The same samples with their tensors on `device`."""
-        reference = None if self.reference is None else self.reference.to(device)
-        return Samples(self.video.to(device), self.prompts, self.fps, reference, self.meta)
-
-    def _rows(self, rows: list[int]) -> Samples:
-        reference = None if self.reference is None else self.reference[rows]
-        meta = [self.meta[i] for i in rows] if len(self.meta) else ()
-        return Samples(self.video[rows], [self.prompts[i] for i in rows], self.fps, reference, meta)
+    sees: str
+    blind_to: str
+    hacks: str  # what raises it without making the clip better
+    input: str = "Any frame rate and size."  # frame rate, size and length that it needs
+    cost: str = ""  # on one CPU thread, with the size it was measured at
 
 
 @dataclass
@@ -87,7 +42,8 @@ class Score:
     as its mean over time; a pair of frames gives half of what it adds to or takes from that mean to each of the two.
     `support` says what one entry of `frames` looks at: "frame", "pair" (its neighbours), "prefix" (all frames up to
     it) or "clip". `parts` are the scores of a Composite's parts, `weights` their weights, and `slopes` (B,) how much
-    the value rises with each part's.
+    the value rises with each part's. `maps` (B, F, H, W), made on request, say where in the picture: NaN where a frame
+    has none; what lies between two frames stands on the first.
     """
 
     value: Tensor
@@ -97,6 +53,7 @@ class Score:
     why: Sequence[str | None] = ()
     weights: dict[str, float] = field(default_factory=dict)
     slopes: dict[str, Tensor] = field(default_factory=dict)
+    maps: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:
@@ -110,24 +67,59 @@ class Reward(nn.Module):
     """Base of every reward: constructor arguments are its options, class attributes its facts.
 
     A reward that is a mean of local terms gives `terms(samples)`, (B, F - reach): one number a frame (reach 0), a pair
-    of neighbouring frames (1), three in a row (2) or more. Then `forward`, the curve over time, the rules for what
-    cannot be scored and `stream` follow. Any other reward overrides `forward`.
+    of neighbouring frames (1), three in a row (2) or more. One that compares what is far apart gives instead
+    `features(samples)`, (B, F - reach, ...), few numbers a frame, which are all that a long clip leaves behind, and
+    `conclude(features, about)`, the terms from those of the whole clip. Then `forward`, the curve over time, the rules
+    for what cannot be scored and `stream` follow. Any other reward overrides `forward`.
     """
 
     differentiable: ClassVar[bool] = False  # by automatic differentiation, the flow held fixed
-    needs: ClassVar[tuple[str, ...]] = ()  # packages beside torch and numpy
+    needs: ClassVar[tuple[str, ...]] = ()  # modules to import beside torch and numpy
+    extra: ClassVar[str] = ""  # what `pip install 'vidrl[extra]'` installs them
+    learned: ClassVar[bool] = False  # scores by weights that are not here; tiny() has random ones
     lowered_by: ClassVar[tuple[str, ...]] = ()  # names of vidrl.corruptions that lower it
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
-    card: ClassVar[str] = ""
+    card: ClassVar[Card | None] = None
     support: ClassVar[str] = "frame"
     reach: ClassVar[int] = 0
     least_side: ClassVar[int] = 8
+    rate: ClassVar[float | None] = None  # frames a second that it looks at, about; None: as they come
+    lost: ClassVar[str] = LOST  # the reason where conclude() gives NaN
+    shrinks: ClassVar[bool] = False  # looks at `samples.small(self.working_size)` alone: all that a stream keeps
     flow: str = "dis"
     flow_size: int = 0
+
+    def __call__(self, samples: Samples, maps: bool = False) -> Score:
+        """The score of whole clips, with its pixel maps if `maps`."""
+        score = super().__call__(samples)
+        if maps:
+            score.maps = self._maps(samples)
+        return score
+
+    def _maps(self, samples: Samples) -> dict[str, Tensor]:
+        parts = [self.maps(part) for part in samples.phases(self.stride(samples.fps, samples.video.shape[1]))]
+        return {name: interleave([part[name] for part in parts]) for name in parts[0]}
+
+    @classmethod
+    def tiny(cls) -> Reward:
+        """An instance that needs no download: the defaults, or a small network of random weights."""
+        return cls()
+
+    def maps(self, samples: Samples) -> dict[str, Tensor]:
+        """Where in the picture it lies: name to (B, F, H, W), at the size it is measured at; empty if it has none."""
+        return {}
 
     def terms(self, samples: Samples) -> Tensor:
         """One number for each frame, pair or triple, (B, F - reach)."""
         raise NotImplementedError(f"{type(self).__name__} gives neither terms() nor forward()")
+
+    def features(self, samples: Samples) -> Tensor:
+        """What is kept of each frame, pair or triple, (B, F - reach, ...)."""
+        return self.terms(samples)
+
+    def conclude(self, features: Tensor, about: About) -> Tensor:
+        """The terms, (B, F - reach), from the features of whole clips."""
+        return features
 
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips."""
@@ -135,19 +127,36 @@ class Reward(nn.Module):
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return nothing(samples, self.support, why)
-        terms = self.terms(samples.pick(rows))
-        return finish(terms, self.reach, self.support, why, rows)
+        chosen = samples.pick(rows)
+        parts = chosen.phases(self.stride(samples.fps, samples.video.shape[1]))
+        curves = [spread(self.conclude(self.features(part), part.about), self.reach) for part in parts]
+        return finish(interleave(curves), self.support, why, rows, self.lost)
+
+    def stride(self, fps: float, frames: int) -> int:
+        """How many frames apart those are that the reward compares, so that it sees time alike at any frame rate.
+
+        The odd number that brings `fps` nearest to `rate`: an even one is blind to what alternates. 1 for clips too
+        short to be taken apart.
+        """
+        stride = 1 if self.rate is None else odd(fps / self.rate)
+        return stride if frames >= stride * LONGEST else 1
 
     def stream(self, fps: float, prompt: str = "") -> Any:
         """A scorer of one long clip in pieces: `update(frames)`, (F, C, H, W), as often as wanted, then `result()`.
 
         Memory is that of a piece and of one number a frame; the numbers are those of `forward`.
         """
-        if type(self).terms is Reward.terms:
+        if not self.streams:
             raise NotImplementedError(f"{type(self).__name__} cannot score a clip in pieces: pass it whole")
         from ._stream import Single
 
         return Single(self, fps, prompt)
+
+    @property
+    def streams(self) -> bool:
+        """Whether a clip can be scored in pieces."""
+        cls = type(self)
+        return cls.terms is not Reward.terms or cls.features is not Reward.features
 
     @property
     def context(self) -> int:
@@ -155,15 +164,22 @@ class Reward(nn.Module):
         return self.reach
 
     def resume(self, samples: Samples, state: Any, old: int) -> tuple[Tensor, Any]:
-        """The terms of a piece of a clip whose first `old` frames are already scored, and what the next piece needs."""
-        return self.terms(samples)[:, max(0, old - self.reach) :], state
+        """The features of a piece of a clip whose first `old` frames are scored, and what the next piece needs."""
+        return self.features(samples)[:, max(0, old - self.reach) :], state
 
     def motion(self, samples: Samples) -> Motion:
         """The flow of the clips, computed once for all rewards of one Samples."""
-        from .flow import SIZE, estimate
+        from .flow import estimate
 
-        size = self.flow_size or SIZE
-        return samples.memo(("motion", self.flow, size), lambda: estimate(samples.frames, self.flow, size))
+        size = self.working_size
+        return samples.memo(("motion", self.flow, size), lambda: estimate(samples.small(size), self.flow, size))
+
+    @property
+    def working_size(self) -> int:
+        """The shorter side, pixels, above which frames are shrunk to it."""
+        from .flow import SIZE
+
+        return self.flow_size or SIZE
 
 
 def spread(terms: Tensor, reach: int) -> Tensor:
@@ -185,14 +201,40 @@ def spread(terms: Tensor, reach: int) -> Tensor:
     return mean + departure
 
 
-def finish(terms: Tensor, reach: int, support: str, why: list[str | None], rows: list[int]) -> Score:
-    """The Score of all clips from the terms of those in `rows`; the others are NaN for the reason in `why`."""
-    curve = terms.new_full((len(why), terms.shape[1] + reach), math.nan)
-    curve = curve.index_copy(0, torch.tensor(rows, device=terms.device), spread(terms, reach))
+def odd(ratio: float) -> int:
+    """The odd number nearest to `ratio`, by ratio.
+
+    >>> [odd(fps / 8) for fps in (4, 8, 12, 16, 24, 30, 60)]
+    [1, 1, 1, 3, 3, 3, 7]
+    """
+    low = max(1, (math.floor(ratio) - 1) // 2 * 2 + 1)
+    return low if ratio / low <= (low + 2) / max(ratio, 1e-9) else low + 2
+
+
+def interleave(parts: Sequence[Tensor]) -> Tensor:
+    """What `Samples.phases` took apart, put together along the second axis.
+
+    >>> interleave([torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, 4.0]]), torch.tensor([[2.0]])])
+    tensor([[0., 1., 2., 3., 4.]])
+    """
+    if len(parts) == 1:
+        return parts[0]
+    frames = sum(part.shape[1] for part in parts)
+    order = torch.cat([torch.arange(start, frames, len(parts)) for start in range(len(parts))])
+    return torch.cat(list(parts), 1)[:, order.argsort().to(parts[0].device)]
+
+
+def finish(scored: Tensor, support: str, why: list[str | None], rows: list[int], lost: str = LOST) -> Score:
+    """The Score of all clips from the curves of those in `rows`; the others are NaN for the reason in `why`.
+
+    `lost` is the reason of a curve that is not finite.
+    """
+    curve = scored.new_full((len(why), scored.shape[1]), math.nan)
+    curve = curve.index_copy(0, torch.tensor(rows, device=scored.device), scored)
     value = curve.mean(1)
     for i in rows:
         if not torch.isfinite(value[i]):
-            why[i] = "unscored: the measure is not finite on this clip; look for frames without any content"
+            why[i] = lost
     value = torch.where(torch.isfinite(value), value, torch.full_like(value, math.nan))
     return Score(value, curve, support, why=why)
 
@@ -203,8 +245,11 @@ def nothing(samples: Samples, support: str, why: Sequence[str | None]) -> Score:
     return Score(curve[:, 0].clone(), curve, support, why=why)
 
 
-def refusals(samples: Samples, least_frames: int, least_side: int) -> list[str | None]:
-    """Why each clip cannot be scored, or None; "inapplicable" where the reward has no meaning for such a clip."""
+def refusals(samples: Samples, least_frames: int, least_side: int, first: int = 0) -> list[str | None]:
+    """Why each clip cannot be scored, or None; "inapplicable" where the reward has no meaning for such a clip.
+
+    `first` is the number of the first frame, where the samples are a piece of a longer clip.
+    """
     frames, (height, width) = samples.video.shape[1], samples.video.shape[-2:]
     if frames < least_frames:
         reason = f"inapplicable: needs a clip of at least {least_frames} frames, got {frames}"
@@ -212,35 +257,12 @@ def refusals(samples: Samples, least_frames: int, least_side: int) -> list[str |
     if min(height, width) < least_side:
         reason = f"inapplicable: needs frames of at least {least_side} x {least_side} pixels, got {height} x {width}"
         return [reason] * len(samples)
-    return samples.memo("not finite", lambda: _not_finite(samples.video))[:]
+    return samples.memo("not finite", lambda: _not_finite(samples.video, first))[:]
 
 
-def _not_finite(video: Tensor) -> list[str | None]:
+def _not_finite(video: Tensor, first: int) -> list[str | None]:
     if not video.is_floating_point():
         return [None] * len(video)
     bad = ~torch.isfinite(video.detach()).flatten(2).all(2)
-    firsts = [int(row.nonzero()[0]) if row.any() else None for row in bad]
+    firsts = [first + int(row.nonzero()[0]) if row.any() else None for row in bad]
     return [None if t is None else f"unscored: NaN or infinity in frame {t}; the generator diverged" for t in firsts]
-
-
-def _check_video(video: Tensor) -> None:
-    want = "expected video as (batch, frames, channels, height, width), float in [0, 1] or uint8"
-    if not isinstance(video, Tensor):
-        raise ValueError(f"{want}, got {type(video).__name__}: use torch.as_tensor")
-    if video.dim() != 5:
-        cure = "add the batch with video[None]" if video.dim() == 4 else "rearrange it"
-        raise ValueError(f"{want}, got shape {tuple(video.shape)}: {cure}")
-    if video.shape[2] not in (1, 3) or 0 in video.shape:
-        cure = "channels come third, permute(0, 1, 4, 2, 3)" if video.shape[-1] in (1, 3) else "pass 1 or 3 channels"
-        raise ValueError(f"{want}, nothing empty, 1 or 3 channels, got shape {tuple(video.shape)}: {cure}")
-    if not (video.is_floating_point() or video.dtype == torch.uint8):
-        raise ValueError(f"{want}, got {video.dtype}: use .to(torch.uint8) or .float() / 255")
-    if video.is_floating_point():
-        _check_range(video, want)
-
-
-def _check_range(video: Tensor, want: str) -> None:
-    low, high = torch.aminmax(video.detach())
-    if low < -0.25 or high > 1.25:  # NaN compares false: it is a clip's fault, and refusals() names it
-        cure = "divide by 255" if high > 2 else "map [-1, 1] by (x + 1) / 2"
-        raise ValueError(f"{want}, got values from {low.item():.3g} to {high.item():.3g}: {cure}")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import SUPPORTS, Reward, Samples, Score
+from .base import SUPPORTS, Card, Reward, Samples, Score
 
 
 class Composite(Reward):
@@ -32,6 +32,18 @@ class Composite(Reward):
     >>> one(Samples(torch.full((1, 1, 3, 32, 32), 0.5), [""], 8.0)).value
     tensor([0.])
     """
+
+    card = Card(
+        sees="What its parts see; the default's are steady motion of things, change that motion explains, flicker, "
+        "drift, enough speed and the quality of frames.",
+        blind_to="What no clip tells by itself: playing backwards, slow motion within natural speeds, a seamless loop, "
+        "a plausible scene dimmed, saturated or mildly denoised, a thing on a plain ground that a camera follows or a "
+        "pan pretends to move. A hard cut costs less when a running average smears it: add the reward cut as a guard.",
+        hacks="The blind spots above. Bands relative to the base model's own clips (`bands`, or `[guard]` of a recipe) "
+        "and held-out truth keep a generator from them; `vidrl audit` measures the rest.",
+        input="At least 4 frames of 8 pixels; half a second or more.",
+        cost="The default's: its flow, and about as much again.",
+    )
 
     def __init__(
         self,
@@ -58,6 +70,11 @@ class Composite(Reward):
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips; the parts' own are in `parts`, their weights in `weights`."""
         return self.combine({name: part(samples) for name, part in self.parts.items()})
+
+    def maps(self, samples: Samples) -> dict[str, Tensor]:
+        """The maps of the parts, as `part/map`, each at the size that its part measures at."""
+        found = {name: part(samples, maps=True).maps for name, part in self.parts.items()}
+        return {f"{name}/{key}": drawn for name, maps in found.items() for key, drawn in maps.items()}
 
     def stream(self, fps: float, prompt: str = "") -> Any:
         """One long clip in pieces; the parts share one flow."""
@@ -150,17 +167,19 @@ def reason(parts: Mapping[str, Score], optional: Sequence[str], i: int) -> str |
 
 
 def default() -> Composite:
-    """The composite of the demo: six rewards, normalised to spread alike, that no still, copied, blurred, dimmed or
-    slowed clip wins.
+    """The composite of the demo: eight rewards, normalised to spread alike, that stillness, copies, blur and the dark do
+    not win; `vidrl audit` tells what else does not, and what does.
 
     >>> sorted(default().weights)
-    ['drift', 'dynamic_degree', 'flicker', 'frame_quality', 'motion_consistency', 'warp_error']
+    ['drift', 'dynamic_degree', 'flicker', 'frame_quality', 'freeze', 'motion_consistency', 'pumping', 'warp_error']
     """
     from .drift import Drift
     from .dynamic_degree import DynamicDegree
     from .flicker import Flicker
     from .frame_quality import FrameQuality
+    from .freeze import Freeze
     from .motion_consistency import MotionConsistency
+    from .pumping import Pumping
     from .warp_error import WarpError
 
     parts = {
@@ -169,9 +188,11 @@ def default() -> Composite:
         "flicker": Flicker(),
         "drift": Drift(),
         "dynamic_degree": DynamicDegree(),
-        "frame_quality": FrameQuality(),
+        "frame_quality": FrameQuality(log=True),
+        "pumping": Pumping(),
+        "freeze": Freeze(),
     }
-    return Composite(parts, WEIGHTS, SCALES, gates=GATES)
+    return Composite(parts, WEIGHTS, SCALES)
 
 
 # (centre, scale) of each part: mean, and spread among clips of one prompt of vidrl.world, half of them with the faults
@@ -182,17 +203,21 @@ SCALES = {
     "flicker": (-0.06, 0.08),
     "drift": (-0.05, 0.05),
     "dynamic_degree": (0.8, 0.3),
-    "frame_quality": (0.1, 0.03),
+    "frame_quality": (-1.0, 0.4),
+    "pumping": (-0.5, 0.35),
+    "freeze": (0.0, 0.4),
 }
+# A running average evens motion out: motion_consistency likes it, warp_error charges its ghosts
 WEIGHTS = {
-    "motion_consistency": 1.5,
-    "warp_error": 1.0,
-    "flicker": 1.0,
+    "motion_consistency": 0.75,
+    "warp_error": 1.5,
+    "flicker": 0.75,
     "drift": 0.5,
-    "dynamic_degree": 1.0,
-    "frame_quality": 1.25,
+    "dynamic_degree": 1.25,
+    "frame_quality": 1.8,
+    "pumping": 0.7,
+    "freeze": 1.0,
 }
-GATES: dict[str, float] = {}
 
 
 class _Pieces:

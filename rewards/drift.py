@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Reward, Samples
+from .base import Card, Reward, Samples
 from .flow import Motion, blocks, outside, warp
 
 
@@ -39,7 +39,14 @@ class Drift(Reward):
     range = (-12.0, 0.0)
     support = "prefix"
     reach = 0
-    card = "Pleased by stillness. A scene that is meant to change (a sunset, a cut) pays too: compare equal prompts."
+    shrinks = True
+    rate = 8.0
+    card = Card(
+        sees="Colour, light and detail that wander off from those of the first frame.",
+        blind_to="Whether the change is meant: a sunset or a cut pays too. Compare equal prompts.",
+        hacks="Freezing.",
+        input="At least 1 frame of 8 pixels.",
+    )
 
     def __init__(self, weight: float = 0.1, floor: float = 0.1, flow: str = "dis", flow_size: int = 192) -> None:
         super().__init__()
@@ -100,6 +107,7 @@ def _begin(motion: Motion) -> _Track:
 
 def _follow(track: _Track, motion: Motion, t: int) -> _Track:
     """One frame on: x + path(x) moves with the flow found there."""
-    path = track.path + warp(motion.forward[:, t], track.path, "bilinear")
-    visible = warp(motion.seen_later[:, t, None].to(path), track.path, "bilinear")[:, 0] > 0.5
+    both = torch.cat([motion.forward[:, t], motion.seen_later[:, t, None].to(track.path)], 1)
+    there = warp(both, track.path, "bilinear")
+    path, visible = track.path + there[:, :2], there[:, 2] > 0.5
     return _Track(path, track.seen & visible & ~outside(path), track.first, track.detail)

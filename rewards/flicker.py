@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .base import Reward, Samples
+from .base import Card, Reward, Samples
 from .flow import blocks
 
 
@@ -28,7 +28,14 @@ class Flicker(Reward):
     range = (-20.0, 0.0)
     support = "pair"
     reach = 2
-    card = "Pleased by stillness. Sees no flicker finer than an eighth of the frame, nor any slower than three frames."
+    shrinks = True
+    rate = 8.0
+    card = Card(
+        sees="Jumps of light, colour and sharpness about their own trend, followed along the motion.",
+        blind_to="Flicker finer than an eighth of the frame; change slower than three frames.",
+        hacks="Freezing, dimming the part that flickers.",
+        input="At least 3 frames of 8 pixels.",
+    )
 
     def __init__(self, floor: float = 0.1, detail: float = 0.3, flow: str = "dis", flow_size: int = 192) -> None:
         super().__init__()

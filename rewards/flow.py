@@ -7,17 +7,18 @@ earlier one.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, grid_sample, interpolate
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
+from . import _planes
+from ._estimators import Estimator, batched, clip_flow, opencv
+
+PAIRS = 32  # of frames that an estimator of batches sees at a time
 SIZE = 192  # the shorter side, in pixels, above which frames are measured at this size
 LAI = (0.01, 0.5)  # occluded where |w + f|^2 > 0.01 (|w|^2 + |f|^2) + 0.5, Lai et al. 2018, arXiv:1808.00449
 LAI_EDGE = (0.01, 0.002)  # moving edge where |grad f|^2 > 0.01 |f|^2 + 0.002
@@ -33,6 +34,7 @@ class Motion:
     frames: Tensor
     forward: Tensor
     backward: Tensor
+    warped: tuple[Tensor, Tensor] | None = None  # `later` and `earlier`, where they are known and need no gradient
 
     @cached_property
     def diagonal(self) -> float:
@@ -42,17 +44,22 @@ class Motion:
     @cached_property
     def later(self) -> Tensor:
         """Frame t+1 on the grid of frame t, (B, F-1, C, H, W)."""
-        return warp(self.frames[:, 1:], self.forward)
+        return warp(self.frames[:, 1:], self.forward) if self.warped is None else self.warped[0]
 
     @cached_property
     def earlier(self) -> Tensor:
         """Frame t on the grid of frame t+1, (B, F-1, C, H, W)."""
-        return warp(self.frames[:, :-1], self.backward)
+        return warp(self.frames[:, :-1], self.backward) if self.warped is None else self.warped[1]
+
+    @cached_property
+    def returned(self) -> Tensor:
+        """The flow back from where the flow forward leads, on the grid of frame t, (B, F-1, 2, H, W)."""
+        return warp(self.backward, self.forward, "bilinear")
 
     @cached_property
     def seen_later(self) -> Tensor:
         """Whether a pixel of frame t is in sight in frame t+1, bool (B, F-1, H, W)."""
-        return ~occluded(self.forward, self.backward)
+        return ~occluded(self.forward, self.backward, returned=self.returned)
 
     @cached_property
     def seen_earlier(self) -> Tensor:
@@ -60,53 +67,103 @@ class Motion:
         return ~occluded(self.backward, self.forward)
 
     @cached_property
+    def edges(self) -> Tensor:
+        """The squared brightness gradient, mean over channels, (B, F, H, W)."""
+        pad = torch.nn.functional.pad
+        across, down = (self.frames.diff(dim=d).square().mean(2) for d in (-1, -2))
+        return pad(across, (0, 1)) + pad(down, (0, 0, 0, 1))
+
+    @cached_property
     def structure(self) -> Tensor:
         """How much there is to see motion by: the length of the brightness gradient, (B, F, H, W), no gradient."""
-        return gradient(self.frames.detach()).square().sum(2).mean(2).sqrt()
+        return self.edges.detach().sqrt()
 
     @cached_property
     def energy(self) -> Tensor:
         """Mean squared gradient of each frame, and 1e-4, (B, F)."""
-        return gradient(self.frames).square().mean((3, 4, 5)).sum(2) + 1e-4
+        return self.edges.mean((2, 3)) + 1e-4
+
+    @cached_property
+    def ink(self) -> Tensor:
+        """Squared strength of edges, (B, F, H, W), no gradient."""
+        return self.edges.detach()
+
+    @cached_property
+    def hold(self) -> Tensor:
+        """From 0 where nothing shows to 1 near edges, relative to the strong edges of each frame, (B, F, H, W).
+
+        What even the plainest quarter of the frame has is grain, and none of it counts.
+        """
+        near = around(self.ink[:, :, None], 0.1)[:, :, 0]
+        plain, strong = (quantile(near.flatten(2), q)[..., None, None] for q in (0.25, 0.95))
+        near = (near - plain).clamp(min=0)
+        return near / (near + (strong - plain) / 16 + 1e-8)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """How much the motion at a pixel tells: `ink` where there is hold, (B, F, H, W), no gradient."""
+        return self.ink * self.hold
+
+    @cached_property
+    def contrast(self) -> Tensor:
+        """From 0 on plain ground to 1, (B, F, H, W), no gradient; see `_camera.contrast`."""
+        from ._camera import contrast
+
+        return contrast(self.frames)
 
     @cached_property
     def camera_forward(self) -> Tensor:
-        """The part of `forward` that is the picture's as a whole, (B, F-1, 2, 1, 1)."""
-        return camera_flow(self.forward, self.structure[:, :-1, None] ** 2)
+        """The part of `forward` that is the camera's, (B, F-1, 2, H, W)."""
+        return self._camera(self.forward, slice(None, -1))
 
     @cached_property
     def camera_backward(self) -> Tensor:
-        """The part of `backward` that is the picture's as a whole, (B, F-1, 2, 1, 1)."""
-        return camera_flow(self.backward, self.structure[:, 1:, None] ** 2)
+        """The part of `backward` that is the camera's, (B, F-1, 2, H, W)."""
+        return self._camera(self.backward, slice(1, None))
+
+    def _camera(self, flow: Tensor, part: slice) -> Tensor:
+        from ._camera import camera
+
+        found = camera(flow, self.frames[:, part], self.structure[:, part], self.contrast[:, part])
+        return found.flow(*self.frames.shape[-2:])
 
 
-def estimate(video: Tensor, method: str = "dis", size: int = SIZE) -> Motion:
-    """Flow both ways between all neighbouring frames of clips (B, F, C, H, W) in [0, 1].
+def estimate(video: Tensor, method: str | Estimator = "dis", size: int = SIZE, pairs: int = PAIRS) -> Motion:
+    """Flow both ways between all neighbouring frames of clips (B, F, C, H, W), float in [0, 1] or uint8.
 
-    `method` is "dis" (OpenCV's DIS, medium preset), "dis_fast" or "farneback". Frames whose shorter side is above
-    `size` are measured at `size`; the estimator sees small ones enlarged. Raises ValueError for an unknown method.
+    `method` is one of OpenCV's on the CPU: "dis" (medium preset), "dis_fast", "farneback"; or, on the clips' device,
+    "torch" (vidrl's own), "raft:PATH" (torchvision's raft_large with the weights in PATH), or any function of two
+    batches of frames (N, 3, H, W) in [0, 1] to their flow (N, 2, H, W) in pixels, which sees `pairs` of frames at a
+    time. Frames whose shorter side is above `size` are measured at `size`; OpenCV sees small ones enlarged. Raises
+    ValueError for an unknown method, ImportError where a package that it needs is missing.
     """
-    frames = _shrink(video, size)
-    still = frames.detach().float().cpu()
-    forward, backward = [], []
-    for clip in still:
-        there, back = _clip(clip, _estimator(method))
-        forward.append(there)
-        backward.append(back)
-    there, back = torch.stack(forward).to(still), torch.stack(backward).to(still)
-    there, back = rested(there, still[:, :-1], still[:, 1:]), rested(back, still[:, 1:], still[:, :-1])
-    return Motion(frames, there.to(frames), back.to(frames))
+    frames = shrink(video, size)
+    still = frames.detach().float()
+    if callable(method) or method == "torch" or method.partition(":")[0] == "raft":
+        there, back = batched(still, method, pairs)
+    else:
+        still, calc = still.cpu(), opencv(method)
+        there, back = (torch.stack(flows) for flows in zip(*(clip_flow(clip, calc) for clip in still)))
+    there, later = rested(there, still[:, :-1], still[:, 1:])
+    back, earlier = rested(back, still[:, 1:], still[:, :-1])
+    known = (later.to(frames), earlier.to(frames)) if not frames.requires_grad else None
+    return Motion(frames, there.to(frames), back.to(frames), known)
 
 
-def rested(flow: Tensor, first: Tensor, second: Tensor, favour: float = 1.5, window: float = 1 / 5) -> Tensor:
-    """The flow from `first` to `second`, zero where standing still explains the neighbourhood about as well.
+def rested(
+    flow: Tensor, first: Tensor, second: Tensor, favour: float = 1.5, window: float = 1 / 5
+) -> tuple[Tensor, Tensor]:
+    """The flow from `first` to `second`, zero where standing still explains the neighbourhood about as well; and
+    `second` warped by it.
 
     Zero where the mean of (second - first)^2 over a square of `window` times the shorter side is less than `favour`
     times that of the warped difference. Estimators carry the motion of things over ground that offers little hold.
     """
     plain = (second - first).square().mean(2, keepdim=True)
-    moved = (warp(second, flow) - first).square().mean(2, keepdim=True)
-    return flow * (around(plain, window) >= favour * around(moved, window))
+    warped = warp(second, flow)
+    moved = (warped - first).square().mean(2, keepdim=True)
+    moves = around(plain, window) >= favour * around(moved, window)
+    return flow * moves, torch.where(moves, warped, second)
 
 
 def warp(image: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
@@ -116,6 +173,8 @@ def warp(image: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
     >>> warp(image, torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 6, 6))[0, 0, 0, :4]
     tensor([1., 2., 3., 4.])
     """
+    if _planes.fits(image, flow) and max(image.shape[-2:]) < 1 << 15:  # OpenCV's limits
+        return _planes.warp(image, flow, mode)
     height, width = image.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height).to(flow), torch.arange(width).to(flow), indexing="ij")
     at = torch.stack([x, y]) + flow
@@ -127,13 +186,15 @@ def warp(image: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
     return flat.view(image.shape)
 
 
-def occluded(flow: Tensor, back: Tensor, thresholds: tuple[float, float] = LAI) -> Tensor:
+def occluded(
+    flow: Tensor, back: Tensor, thresholds: tuple[float, float] = LAI, returned: Tensor | None = None
+) -> Tensor:
     """Where a pixel is out of sight in the other frame: the flow back does not return, or it left the picture.
 
     |w + f|^2 > a (|w|^2 + |f|^2) + b with w the flow back at x + f(x); Lai et al. 2018, arXiv:1808.00449.
     Flows (..., 2, H, W), pixels; bool (..., H, W).
     """
-    returned = warp(back, flow, "bilinear")
+    returned = warp(back, flow, "bilinear") if returned is None else returned
     slack = thresholds[0] * (norm2(returned) + norm2(flow)) + thresholds[1]
     return (norm2(returned + flow) > slack) | outside(flow)
 
@@ -151,24 +212,10 @@ def moving_edge(flow: Tensor, thresholds: tuple[float, float] = LAI_EDGE) -> Ten
     return gradient(flow).square().sum((-4, -3)) > thresholds[0] * norm2(flow) + thresholds[1]
 
 
-def camera_flow(flow: Tensor, ink: Tensor, cells: int = 4) -> Tensor:
-    """The motion of the picture as a whole, (B, T, 2, 1, 1), zero where it cannot be told from that of a thing.
-
-    The median over `cells` x `cells` cells of the frame of the flow at their edges, if nearly two thirds of the cells
-    have edges: a thing on a plain ground moves alone.
-    """
-    pooled = (adaptive_avg_pool2d(x.flatten(0, 1), cells) for x in (ink, flow * ink))
-    amount, moved = (x.unflatten(0, flow.shape[:2]).flatten(3) for x in pooled)
-    mean = moved / amount.clamp(min=1e-12)
-    told = amount > 0.02 * amount.amax(3, keepdim=True)
-    median = mean.masked_fill(~told, torch.nan).nanmedian(3).values.nan_to_num()
-    enough = told.float().mean(3) > 0.6
-    return (median * enough)[..., None, None]
-
-
 def norm2(flow: Tensor) -> Tensor:
     """Squared length of a flow (..., 2, H, W)."""
-    return flow.square().sum(-3)
+    x, y = flow.unbind(-3)
+    return x * x + y * y
 
 
 def length(flow: Tensor) -> Tensor:
@@ -185,9 +232,48 @@ def gradient(image: Tensor) -> Tensor:
 def around(image: Tensor, window: float) -> Tensor:
     """Means over a square of `window` times the shorter side about each pixel of (B, T, C, H, W)."""
     reach = max(1, round(min(image.shape[-2:]) * window / 2))
-    flat = avg_pool2d(image.flatten(0, 1), (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
-    flat = avg_pool2d(flat, (1, 2 * reach + 1), 1, (0, reach), count_include_pad=False)
-    return flat.unflatten(0, image.shape[:2])
+    counts = _counts(image.shape[-2], image.shape[-1], reach)
+    if _planes.fits(image):
+        return _planes.around(image, reach, counts)
+    return _box(image, reach) / counts.to(image)
+
+
+@lru_cache(maxsize=64)
+def _counts(height: int, width: int, reach: int) -> Tensor:
+    """How many pixels of the square about each are in the picture, (H, W)."""
+    return _box(torch.ones(height, width), reach)
+
+
+def _box(image: Tensor, reach: int) -> Tensor:
+    """Sums over squares of 2 reach + 1 pixels, nothing beyond the border."""
+    padded = torch.nn.functional.pad(image, (reach, reach, reach, reach))
+    return _runs(_runs(padded, 2 * reach + 1, -1), 2 * reach + 1, -2)
+
+
+def _runs(image: Tensor, length: int, dim: int) -> Tensor:
+    """Sums of `length` neighbours along `dim`, from sums of 1, 2, 4, ...: as exact as adding them up, in less time."""
+    left = image.shape[dim] - length + 1
+    total, start, width = image.new_zeros(()), 0, 1
+    while width <= length:
+        if length & width:
+            total, start = total + image.narrow(dim, start, left), start + width
+        rest = image.shape[dim] - width
+        image, width = image.narrow(dim, 0, rest) + image.narrow(dim, width, rest), 2 * width
+    return total
+
+
+def quantile(values: Tensor, q: float) -> Tensor:
+    """The quantile of (B, T, N) along N, linear between its neighbours: `torch.quantile` sorts, this does not.
+
+    >>> quantile(torch.tensor([[[4.0, 1.0, 2.0, 3.0]]]), 0.5)
+    tensor([[2.5000]])
+    """
+    if _planes.fits(values):
+        return _planes.quantile(values, q)
+    at = q * (values.shape[2] - 1)
+    top = values.topk(values.shape[2] - int(at), dim=2).values
+    above = top[..., -2] if top.shape[2] > 1 else top[..., -1]
+    return top[..., -1].lerp(above, at - int(at))
 
 
 def blocks(image: Tensor, side: int) -> Tensor:
@@ -196,93 +282,21 @@ def blocks(image: Tensor, side: int) -> Tensor:
     return pooled.unflatten(0, image.shape[:2])
 
 
-def _shrink(video: Tensor, size: int) -> Tensor:
-    """Frames with their shorter side at most `size`, antialiased; small ones as they are."""
-    height, width = video.shape[-2:]
-    factor = size / min(height, width)
-    if factor >= 1:
+def shrink(video: Tensor, size: int = SIZE) -> Tensor:
+    """Frames as float, their shorter side at most `size`, antialiased; small ones as they are.
+
+    A uint8 clip is shrunk before it is made float, in two passes that round: within 1/255 of the same as float.
+    """
+    small = shrunk(video, size)
+    return small.float() / 255 if small.dtype == torch.uint8 else small
+
+
+def shrunk(video: Tensor, size: int = SIZE) -> Tensor:
+    """`shrink`, but bytes stay bytes where torch can shrink such: on the CPU."""
+    goal = [round(side * min(1.0, size / min(video.shape[-2:]))) for side in video.shape[-2:]]
+    if goal == list(video.shape[-2:]):
         return video
-    goal = (round(height * factor), round(width * factor))
+    if video.dtype == torch.uint8 and video.device.type != "cpu":
+        video = video.float() / 255
     flat = interpolate(video.flatten(0, 1), size=goal, mode="bilinear", antialias=True, align_corners=False)
-    return flat.unflatten(0, video.shape[:2])
-
-
-def enlargement(side: int) -> float:
-    """By how much frames of a shorter side of `side` pixels are enlarged before DIS sees them.
-
-    The finest level of DIS is half its input, so small frames are doubled, up to 96 pixels. Measured on vidrl.world,
-    more is no better: at 32 pixels, colour axis, moving straight, end-point error 0.13 at 64 and 0.10 at 96 and 256;
-    at 64 pixels 0.16 at 64, 0.05 at 96, 0.10 at 128.
-
-    >>> [enlargement(side) for side in (16, 32, 64, 120)]
-    [4.0, 2.0, 1.5, 1.0]
-    """
-    return max(1.0, max(64, min(2 * side, 96)) / side)
-
-
-def _clip(frames: Tensor, calc: Callable[..., Any]) -> tuple[Tensor, Tensor]:
-    """Flow there (F-1, 2, H, W) and back of one clip (F, C, H, W)."""
-    cv2 = _cv2()
-    height, width = frames.shape[-2:]
-    goal = tuple(round(side * enlargement(min(height, width))) for side in (width, height))
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # DIS cuts its work by threads, and its result depends on the cuts
-    try:
-        pairs = [_pair(first, second, goal, calc) for first, second in _views(frames)]
-    finally:
-        cv2.setNumThreads(threads)
-    if not pairs:
-        return frames.new_zeros(0, 2, height, width), frames.new_zeros(0, 2, height, width)
-    flows = torch.from_numpy(np.stack(pairs)).permute(0, 1, 4, 2, 3)
-    small = interpolate(flows.flatten(0, 1), size=(height, width), mode="area").unflatten(0, flows.shape[:2])
-    return small[:, 0] * (width / goal[0]), small[:, 1] * (width / goal[0])
-
-
-def _pair(first: np.ndarray, second: np.ndarray, goal: tuple[int, ...], calc: Callable[..., Any]) -> np.ndarray:
-    """Flow there and back between two planes, at the size `goal`: (2, H, W, 2)."""
-    cv2 = _cv2()
-    if first.shape[::-1] != goal:
-        first, second = (cv2.resize(plane, goal, interpolation=cv2.INTER_CUBIC) for plane in (first, second))
-    first, second = (np.clip(plane, 0, 255).astype(np.uint8) for plane in (first, second))
-    return np.stack([calc(first, second, None), calc(second, first, None)])
-
-
-def _views(frames: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Each pair of neighbours as two planes (H, W) in 0..255, for an estimator that sees one channel.
-
-    Range goes out, so that a dimmed or flattened clip has the flow of the clip it was made from.
-    """
-    pairs = torch.stack([frames[:-1], frames[1:]], 1)  # (F-1, 2, C, H, W)
-    planes = torch.einsum("pc,ptchw->pthw", changing_colour(pairs), pairs)
-    low, high = planes.amin((1, 2, 3), keepdim=True), planes.amax((1, 2, 3), keepdim=True)
-    planes = (planes - low) / (high - low).clamp(min=0.05) * 255
-    return [(first, second) for first, second in planes.numpy()]
-
-
-def changing_colour(pairs: Tensor, still: float = 0.2) -> Tensor:
-    """The colour axis (P, C) along which edges change most between the frames of pairs (P, 2, C, H, W).
-
-    A red shape on a grey of its own brightness has no edge in luma, and a shape over stripes a weaker one than the
-    stripes; here it has. Of edges that stay, `still` counts. The principal axis of both, its sum positive.
-    """
-    change, stay = gradient(pairs[:, 1] - pairs[:, 0]), still * gradient(pairs)
-    edges = torch.cat([change.movedim(2, 1).flatten(2), stay.movedim(3, 1).flatten(2)], 2).double()
-    axis = torch.linalg.eigh(edges @ edges.mT + 1e-9).eigenvectors[..., -1]  # ties go to the mean of the colours
-    return (axis * torch.where(axis.sum(1, keepdim=True) < 0, -1.0, 1.0)).to(pairs)
-
-
-def _estimator(method: str) -> Callable[..., Any]:
-    cv2 = _cv2()
-    if method == "farneback":
-        return lambda a, b, _: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 15, 3, 5, 1.2, 0)
-    presets = {"dis": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, "dis_fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
-    if method not in presets:
-        raise ValueError(f"expected flow to be one of dis, dis_fast, farneback, got {method!r}")
-    return cv2.DISOpticalFlow_create(presets[method]).calc
-
-
-def _cv2() -> Any:
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as error:
-        raise ImportError("flow needs OpenCV: pip install opencv-python-headless") from error
+    return flat.unflatten(0, video.shape[:2]).contiguous()

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".gif")
-PIECE = 32
+PIECE = 32  # frames, at most
+BUDGET = 2**28  # bytes of a piece: large frames come in shorter pieces
+LARGEST = 2**26  # pixels of a frame: 8192 x 8192
 _CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4"}
 
 
@@ -42,21 +44,27 @@ class Video:
         self.frames = len(self.times)
         if self.frames == 0:
             raise Unreadable(f"expected a video with frames, got none in {self.path}")
+        _check_size(self.size, self.path)
 
     @property
     def fps(self) -> float:
         """Frames a second: by the time stamps, or what the file states where there is one frame."""
         return rate(self.times) or self._source.stated or 1.0
 
-    def pieces(self, length: int = PIECE) -> Iterator[Tensor]:
-        """The frames in order, `length` at a time, so that memory is that of a piece. Raises Unreadable midway."""
+    def pieces(self, length: int = 0) -> Iterator[Tensor]:
+        """The frames in order, `length` at a time, so that memory is that of a piece. Raises Unreadable midway.
+
+        0: 32, and fewer of large ones.
+        """
+        length = length or max(1, min(PIECE, BUDGET // (3 * self.size[0] * self.size[1])))
         try:
             yield from self._source.pieces(length)
         except Exception as error:  # each reader has errors of its own
             raise Unreadable(f"{self.path} breaks off: {_brief(error)}") from error
 
     def read(self) -> Tensor:
-        """All frames, uint8 (F, 3, H, W)."""
+        """All frames, uint8 (F, 3, H, W). Raises MemoryError where the machine cannot hold them."""
+        _check_room(3 * self.frames * self.size[0] * self.size[1], self.path)
         return torch.cat(list(self.pieces()))
 
 
@@ -123,6 +131,19 @@ def _open(path: Path) -> _Decord | _PyAV:
     raise Unreadable(f"expected a video, could not read {path}: {'; '.join(said)}. Play or re-encode it to see.")
 
 
+def _check_size(size: tuple[int, int], path: Path) -> None:
+    if not 0 < size[0] * size[1] <= LARGEST:
+        raise Unreadable(f"expected frames of up to {LARGEST} pixels, got {size[0]} x {size[1]} in {path}: shrink "
+                         "them, or mend a broken header")
+
+
+def _check_room(needed: int, path: Path) -> None:
+    pages = getattr(os, "sysconf_names", {}).get("SC_PHYS_PAGES")
+    if pages is not None and needed > (room := os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")):
+        raise MemoryError(f"{path} needs {needed / 1e9:.0f} GB as a whole, this machine has {room / 1e9:.0f}: score it "
+                          "by rewards that take clips in pieces, or cut it")
+
+
 def _brief(error: BaseException) -> str:
     """The first line of a message; decord appends a stack of C++ frames."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -163,6 +184,7 @@ class _PyAV:
             stream = container.streams.video[0]
             self.stated = float(stream.average_rate or 0)
             self.size = (stream.width, stream.height)
+            _check_size(self.size, path)
             stamps = sorted(p.pts for p in container.demux(stream) if p.pts is not None and p.size)
             self.times = [float(pts * stream.time_base) for pts in stamps]
         next(self.pieces(1))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ._prompts import camera, rests
-from .base import Reward, Samples
-from .flow import Motion, moving_edge, warp
+from .base import Card, Reward, Samples
+from .flow import Motion, length, moving_edge, warp
 
 
 class WarpError(Reward):
@@ -18,10 +18,10 @@ class WarpError(Reward):
 
     With `relative`, the share of the change from frame to frame that motion explains, at least -1:
     1 - (E_mc + floor) / (E_ref + floor). E_mc is the residual with occluded pixels charged at the plain difference
-    E_id; E_ref = E_id^c E_cam^(1-c) what is there to explain, E_cam the residual after moving the picture as a whole;
-    c is `camera`, or 1 where the prompt speaks of the camera. A frozen, grey or noisy clip explains nothing and gets
-    about 0, a pan over a still little. Where the prompt asks for rest it is instead rest / (E_id + rest), 1 for a
-    still picture.
+    E_id, and at most E_cam, the residual after moving the picture as the camera does; E_ref = E_id^c E_cam^(1-c) what
+    is there to explain; c is `camera`, or 1 where the prompt speaks of the camera. A frozen, grey or noisy clip
+    explains nothing and gets about 0, a pan over a still little. Where the prompt asks for rest it is instead
+    rest / (E_id + rest), 1 for a still picture.
 
     Source: Lai et al. 2018, arXiv:1808.00449 (E, thresholds, here in the pixels of frames whose shorter side is at
     most 192); the relative form is motion-compensated prediction gain, known from video coding.
@@ -37,14 +37,21 @@ class WarpError(Reward):
     range = (-1.0, 1.0)
     support = "pair"
     reach = 1
-    card = "Blind to stillness, blur and dimming, which all please it; use relative=True, or a Composite, to train."
+    shrinks = True
+    rate = 8.0
+    card = Card(
+        sees="What is left of each frame once its neighbour is moved onto it along the flow.",
+        blind_to="Stillness, blur and dimming, which all please the plain form.",
+        hacks="Freezing, blurring, dimming, slow motion; relative=True, or a Composite, withstands them.",
+        input="At least 2 frames of 8 pixels.",
+    )
 
     def __init__(
         self,
         relative: bool = False,
         floor: float = 1e-4,
         rest: float = 1e-3,
-        camera: float = 0.25,
+        camera: float = 0.1,
         flow: str = "dis",
         flow_size: int = 192,
     ) -> None:
@@ -58,14 +65,29 @@ class WarpError(Reward):
         if not self.relative:
             return -(lai(motion) + lai(reversed_time(motion)).flip(1)) / 2
         identity = motion.frames.diff(dim=1).square().mean((2, 3, 4))
-        left = (compensated(motion) + self.floor) / (self._to_explain(identity, motion, samples) + self.floor)
+        pan = panned(motion)
+        explained = torch.minimum(compensated(motion), pan) + self.floor
+        left = explained / (self._to_explain(identity, pan, samples) + self.floor)
         still = torch.tensor([rests(prompt) for prompt in samples.prompts], device=identity.device)
         return torch.where(still[:, None], self.rest / (identity + self.rest), (1 - left).clamp(min=-1))
 
-    def _to_explain(self, identity: Tensor, motion: Motion, samples: Samples) -> Tensor:
+    def maps(self, samples: Samples) -> dict[str, Tensor]:
+        """`residual`, root mean square over channels; `flow`, diagonals a second; `occlusion`, 1 where hidden next."""
+        motion = self.motion(samples)
+        if not motion.forward.shape[1]:
+            return {}
+        drawn = {
+            "residual": (motion.later - motion.frames[:, :-1]).square().mean(2).sqrt(),
+            "flow": length(motion.forward) * samples.fps / motion.diagonal,
+            "occlusion": (~motion.seen_later).to(motion.frames),
+        }
+        last = torch.full_like(drawn["flow"][:, :1], torch.nan)
+        return {name: torch.cat([shown.detach(), last], 1) for name, shown in drawn.items()}
+
+    def _to_explain(self, identity: Tensor, pan: Tensor, samples: Samples) -> Tensor:
         share = [1.0 if camera(prompt) else self.camera for prompt in samples.prompts]
         c = torch.tensor(share).to(identity)[:, None]
-        return identity.clamp(min=1e-9) ** c * panned(motion).clamp(min=1e-9) ** (1 - c)
+        return identity.clamp(min=1e-9) ** c * pan.clamp(min=1e-9) ** (1 - c)
 
 
 def lai(motion: Motion) -> Tensor:
@@ -90,9 +112,16 @@ def panned(motion: Motion) -> Tensor:
     """Squared residual after moving the picture as a whole, both ways averaged, at most the plain one, (B, F - 1)."""
     identity = motion.frames.diff(dim=1).square().mean((2, 3, 4))
     first, second = motion.frames[:, :-1], motion.frames[:, 1:]
-    onto_first = (warp(second, motion.camera_forward.expand_as(motion.forward)) - first).square().mean((2, 3, 4))
-    onto_second = (warp(first, motion.camera_backward.expand_as(motion.forward)) - second).square().mean((2, 3, 4))
-    return torch.minimum(identity, (onto_first + onto_second) / 2)
+    both = (motion.camera_forward, motion.camera_backward)
+    moves = torch.stack([flow.flatten(2).any(2) for flow in both]).any(0)
+    if not moves.all():  # a camera that rests needs no warp
+        first, second, there, back = (x[moves] for x in (first, second, *both))
+    else:
+        first, second, there, back = (x.flatten(0, 1) for x in (first, second, *both))
+    onto_first = (warp(second, there) - first).square().mean((1, 2, 3))
+    onto_second = (warp(first, back) - second).square().mean((1, 2, 3))
+    moved = identity.masked_scatter(moves, (onto_first + onto_second) / 2)
+    return torch.minimum(identity, moved)
 
 
 def reversed_time(motion: Motion) -> Motion:

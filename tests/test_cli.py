@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_each_command_has_help(capsys, command):
 def test_the_help_shows_examples(capsys):
     status, out, _ = said(capsys, "--help")
     assert status == 0 and "vidrl train scripts/recipes/demo.toml" in out
-    assert subcommands() == ["train", "sample", "score", "report", "list", "show"]
+    assert subcommands() == ["train", "sample", "score", "audit", "serve", "report", "list", "show"]
 
 
 def test_it_runs_as_a_module():
@@ -80,7 +81,7 @@ def test_the_traceback_may_be_asked_for(capsys, monkeypatch):
 
 
 def test_a_slip_in_the_code_keeps_its_traceback(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_list", lambda args: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(cli.look, "_list", lambda args: torch.zeros(2) @ torch.zeros(3))
     status, _, err = said(capsys, "list")
     assert status == 2 and "Traceback" in err
 
@@ -125,6 +126,15 @@ def test_one_unusable_plugin_does_not_hide_the_others(capsys, monkeypatch):
 def test_show_tells_options_and_facts(capsys):
     out = said(capsys, "show", "rewards", "flicker")[1]
     assert "floor: float = 0.1" in out and "lowered_by" in out and "vidrl.rewards.flicker:Flicker" in out
+
+
+def test_show_tells_what_the_default_composite_is_made_of(capsys):
+    status, out, _ = said(capsys, "show", "rewards", "default")
+    made = rewards.default()
+    assert status == 0 and "vidrl.rewards.compose:Composite" in out and "blind to" in out
+    assert all(f"  {name} {weight:g}\n" in out for name, weight in made.weights.items())
+    told = json.loads(said(capsys, "show", "rewards", "default", "--json")[1])
+    assert told["parts"] == made.weights and told["facts"]["support"] == made.support
 
 
 # --- train -----------------------------------------------------------------------------------------------------------
@@ -205,12 +215,19 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, recipe, monkeypatch):
 
 
 @pytest.fixture
-def scored(monkeypatch):
+def made():
+    """The rewards that score_files was given, by name."""
+    return {}
+
+
+@pytest.fixture
+def scored(monkeypatch, made):
     """vidrl.rewards.score_files, replaced by one that scores a.mp4 and cannot score b.mp4."""
     calls = []
 
-    def score_files(paths, chosen):
-        calls.append((list(paths), list(chosen)))
+    def score_files(paths, chosen, prompts, jobs, timeout):
+        calls.append((list(map(str, paths)), list(chosen)))
+        made.update(chosen)
         yield {"path": "a.mp4", "value": {"flicker": 0.5}, "why": None}
         yield {"path": "b.mp4", "value": {"flicker": None}, "why": "cannot be opened"}
 
@@ -229,6 +246,44 @@ def test_score_writes_a_file_and_is_strict_when_asked(capsys, scored, tmp_path):
     status, out, _ = said(capsys, "score", "clips", "--json", tmp_path / "s.jsonl", "--strict")
     assert status == 1 and out == "" and scored[0][1] == ["default"]
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 2
+
+
+def test_score_passes_options_on(capsys, scored, made):
+    said(capsys, "score", "clips", "--reward", "flicker", "--option", "floor=0.2", "--option", "flow=farneback")
+    assert (made["flicker"].floor, made["flicker"].flow) == (0.2, "farneback")
+    said(capsys, "score", "clips", "--reward", "flicker", "--reward", "vidrl.rewards.frame_quality:FrameQuality",
+         "--option", "vidrl.rewards.frame_quality:FrameQuality.log=true", "--option", "flicker.floor=0.3")
+    assert made["flicker"].floor == 0.3 and made["vidrl.rewards.frame_quality:FrameQuality"].log is True
+
+
+def test_score_takes_the_composite_by_name_beside_another(capsys, scored, made):
+    status, _, _ = said(capsys, "score", "clips", "--reward", "default", "--reward", "flicker")
+    assert status == 0 and list(made) == ["default", "flicker"] and isinstance(made["default"], rewards.Composite)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--reward", "flicker", "--option", "flor=1"], "has no option 'flor': did you mean 'floor'"),
+    (["--reward", "flicker", "--option", "floor"], "expected an option as KEY=VALUE, got 'floor'"),
+    (["--reward", "flicker", "--reward", "drift", "--option", "floor=1"], "as NAME.floor=..., one of flicker, drift"),
+    (["--reward", "flicker", "--option", "drift.floor=1"], "one of flicker; got drift"),
+    (["--option", "floor=1"], "the default composite has no options, got floor"),
+])
+def test_options_that_are_nobodys_are_refused(capsys, scored, arguments, message):
+    status, _, err = said(capsys, "score", "clips", *arguments)
+    assert status == 2 and message in err and "Traceback" not in err and not scored
+
+
+def test_score_asks_a_function_of_the_users_own(tmp_path, monkeypatch):
+    """In processes of their own, from the folder that the user stands in."""
+    pytest.importorskip("av")
+    from vidrl.rewards import video
+
+    video.write(tmp_path / "a.mp4", torch.rand(5, 3, 32, 32), 8.0)
+    (tmp_path / "own_reward.py").write_text("def light(video, prompts, fps):\n    return video.mean((1, 2, 3, 4))\n")
+    ran = subprocess.run([Path(sys.executable).parent / "vidrl", "score", "a.mp4", "--reward", "own_reward:light",
+                          "--jobs", "1"], cwd=tmp_path, capture_output=True, text=True)
+    row = json.loads(ran.stdout)
+    assert row["why"] is None and 0.3 < row["value"]["own_reward:light"] < 0.7
 
 
 def test_sample_writes_clips_from_the_seeds_it_names(capsys, tmp_path, monkeypatch):
@@ -255,3 +310,33 @@ def _toy():
     from vidrl.backbones.toy import Toy
 
     return Toy.tiny()
+
+
+# --- serve -----------------------------------------------------------------------------------------------------------
+
+
+def test_serve_answers_the_client_with_the_reward_asked_for(monkeypatch):
+    """The command, up to the socket: one request of `http_scorer` is answered with the numbers of the reward."""
+    from vidrl.rewards import Samples, _serve
+    from vidrl.rewards.frame_quality import FrameQuality
+    from vidrl.rewards.http_scorer import HttpScorer
+
+    monkeypatch.setenv("VIDRL_TOKEN", "a token of the test")
+    found = {}
+
+    def once(server):
+        client = HttpScorer(f"http://127.0.0.1:{server.server_port}")
+        worker = threading.Thread(target=lambda: found.update(score=client(samples)))
+        worker.start()
+        server.handle_request()
+        worker.join()
+
+    samples = Samples(torch.rand(2, 3, 3, 16, 16), ["", ""], 8.0)
+    monkeypatch.setattr(_serve.Server, "serve_forever", once)
+    assert cli.main(["serve", "frame_quality", "--option", "log=true", "--port", "0"]) == 0
+    assert torch.equal(found["score"].value, FrameQuality(log=True)(samples).value)
+
+
+def test_serve_stays_on_this_machine(capsys):
+    assert cli.main(["serve", "frame_quality", "--host", "0.0.0.0"]) == 2
+    assert "others could reach it" in capsys.readouterr().err

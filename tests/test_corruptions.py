@@ -11,7 +11,7 @@ from vidrl.world import Scene, render
 
 WANTED = "freeze duplicate slow average blur dim contrast grey cut shuffle reverse loop pan shake flicker noise codec"
 TEMPORAL = ("freeze", "duplicate", "stutter", "shuffle", "reverse", "loop")  # these only choose among the clip's frames
-GRADED = [n for n in names() if n not in (*TEMPORAL, "shake")]  # the further from the clip, the stronger
+GRADED = [n for n in names() if n not in (*TEMPORAL, "mirror", "shake")]  # the further from the clip, the stronger
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,7 @@ def test_any_clip_and_strength(name: str, shape: tuple[int, ...], strength: floa
 
 @pytest.mark.parametrize("name", GRADED)
 def test_stronger_is_further(name: str, clip: Tensor) -> None:
-    large = clip.repeat_interleave(4, 2).repeat_interleave(4, 3)  # blur widens by whole pixels
-    distance = [float((corrupt(large, name, s) - large).abs().mean()) for s in (0.0, 0.25, 0.5, 1.0)]
+    distance = [float((corrupt(clip, name, s) - clip).abs().mean()) for s in (0.0, 0.25, 0.5, 1.0)]
     assert all(a < b for a, b in pairwise(distance)), distance
 
 
@@ -87,6 +86,7 @@ def test_freeze(clip: Tensor) -> None:
 def test_duplicate(clip: Tensor) -> None:
     assert index_of(corrupt(clip, "duplicate"), clip) == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14, 16]
     assert index_of(corrupt(clip, "duplicate", 2.0), clip)[:7] == [0, 0, 0, 3, 3, 3, 6]
+    assert index_of(corrupt(clip, "duplicate", 0.25), clip)[:11] == [0, 0, 1, 2, 3, 5, 5, 6, 7, 8, 10]
 
 
 def test_stutter_is_late_by_chance_and_never_early(clip: Tensor) -> None:
@@ -114,6 +114,24 @@ def test_cut_is_one_jump_between_two_untouched_halves(clip: Tensor) -> None:
     assert torch.equal(got[:8], clip[:8]) and torch.allclose(got[8:], 1 - clip[8:].flip(-1, -2))
     jump = change(got)
     assert jump.argmax() == 7 and jump[7] > 3 * jump[:7].max()
+
+
+def test_dissolve_ends_where_the_cut_ends(clip: Tensor) -> None:
+    got = corrupt(clip, "dissolve")
+    other = 1 - clip.flip(-1, -2)
+    assert torch.equal(got[:5], clip[:5]) and torch.allclose(got[12:], other[12:])
+    assert torch.allclose(got[8], (clip[8] + other[8]) / 2, atol=1e-6)
+    assert change(got).max() < 0.5 * change(corrupt(clip, "cut")).max()
+
+
+def test_blend_by_hand(clip: Tensor) -> None:
+    got = corrupt(clip, "blend")
+    assert torch.equal(got[0], clip[0]) and torch.allclose(got[1:3], (clip[1:3] + clip[[0, 0]]) / 2, atol=1e-6)
+    assert torch.allclose(got[10], (clip[10] + clip[8]) / 2, atol=1e-6)
+
+
+def test_mirror(clip: Tensor) -> None:
+    assert torch.equal(corrupt(clip, "mirror"), clip.flip(-1))
 
 
 def test_shuffle_moves_all_or_some(clip: Tensor) -> None:
@@ -144,6 +162,15 @@ def test_pan_moves_a_still(clip: Tensor) -> None:
 
 def test_half_a_pan_is_half_the_pan_over_half_the_motion(clip: Tensor) -> None:
     assert torch.allclose(corrupt(clip, "pan", 0.5)[16, :, :, :28], clip[8, :, :, 4:], atol=1e-5)
+
+
+def test_zoom_grows_a_still_about_its_centre() -> None:
+    dot = torch.zeros(5, 3, 65, 65)
+    dot[:, :, 27:38, 27:38] = 1.0
+    got = corrupt(torch.cat([dot[:1], torch.rand(4, 3, 65, 65)]), "zoom")  # later frames play no part
+    width = got[:, 0, 32].sum(1)
+    assert torch.allclose(width, 11 * (1 + 0.35 * torch.linspace(0, 1, 5)), atol=0.4)
+    assert torch.allclose(got, got.flip(-1), atol=1e-4) and torch.allclose(got, got.flip(-2), atol=1e-4)
 
 
 def test_shake_keeps_the_colours_and_moves_the_frame() -> None:
@@ -179,6 +206,36 @@ def test_blur_takes_detail_and_keeps_light(clip: Tensor) -> None:
     got = corrupt(clip, "blur")
     edges = [float(v.diff(n=2, dim=3).square().mean()) for v in (clip, got)]
     assert edges[1] < 0.2 * edges[0] and got.mean() == pytest.approx(float(clip.mean()), abs=0.01)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_blur_is_a_gaussian_of_a_twentieth_of_the_width(size: int) -> None:
+    dot = torch.zeros(1, 1, size, size)
+    dot[..., size // 2, size // 2] = 1.0
+    for strength in (0.5, 1.0):
+        got, x = corrupt(dot, "blur", strength)[0, 0], torch.arange(size) - size // 2
+        assert got.sum() == pytest.approx(1, abs=1e-4)
+        assert (got.sum(0) * x**2).sum().sqrt() == pytest.approx(0.05 * strength * size, rel=0.05)
+
+
+def test_sharpen_and_denoise() -> None:
+    faint, edge = torch.full((1, 1, 32, 32), 0.5), torch.zeros(1, 1, 32, 32)
+    faint[..., ::2] += 0.03
+    edge[..., 16:] = 0.6
+    edge += 0.2
+    steep = lambda v: float((v[..., 16] - v[..., 15]).mean())  # noqa: E731
+    assert corrupt(faint, "denoise").std() < 0.5 * faint.std()
+    assert steep(corrupt(edge, "denoise")) > 0.8 * steep(edge)
+    assert steep(corrupt(edge, "sharpen")) > 1.2 * steep(edge) and corrupt(edge, "sharpen").amax() > 0.85  # a halo
+
+
+def test_reencode_rounds_the_cosines_of_blocks() -> None:
+    ramp = (torch.arange(16.0)[:, None] * torch.arange(16.0) / 300)[None, None]
+    errors = [float((corrupt(ramp, "reencode", s) - ramp).square().mean().sqrt()) for s in (0.1, 1.0, 4.0)]
+    assert errors[0] < 0.002 and errors[0] < errors[1] < errors[2] < 0.06
+    flat = torch.full((2, 3, 24, 24), 0.5)
+    assert (corrupt(flat, "reencode") - 0.5).abs().max() <= 0.006 / 8 + 1e-6  # half a step of the mean's cosine
+    assert torch.equal(*corrupt(torch.rand(1, 3, 20, 28).expand(2, -1, -1, -1), "reencode"))  # alike in every frame
 
 
 def test_dim_fade_and_expose(clip: Tensor) -> None:

@@ -6,16 +6,22 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 import vidrl
+from vidrl import plugin
 
 ROOT = Path(__file__).parent.parent
-NEEDED = ["vidrl/py.typed", "vidrl/report.css", "vidrl/cli.py", "vidrl/rewards/base.py", "vidrl/rewards/flicker.py",
-          "vidrl/benchmarks/base.py", "vidrl/algorithms/base.py", "vidrl/backbones/base.py", "vidrl/steering/base.py"]
+NEEDED = [
+    "vidrl/py.typed", "vidrl/report.css", "vidrl/audit/page.css", "vidrl/cli/__init__.py", "vidrl/audit/command.py",
+    "vidrl/rewards/base.py", "vidrl/rewards/flicker.py", "vidrl/rewards/adapt.py", "vidrl/rewards/vbench.py",
+    "vidrl/rewards/_serve.py", "vidrl/benchmarks/base.py", "vidrl/algorithms/base.py", "vidrl/backbones/base.py",
+    "vidrl/steering/base.py",
+]
 
 
 def run(*command, cwd, **environment):
@@ -82,7 +88,8 @@ def check_installed(tmp_path, wheel):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
     code = ("import vidrl, vidrl.rewards; from vidrl import plugin; from importlib.resources import files\n"
-            "print(vidrl.__file__); print(*plugin.names('rewards')); files('vidrl').joinpath('report.css').read_text()")
+            "print(vidrl.__file__); print(*plugin.names('rewards'))\n"
+            "for name in ('report.css', 'audit/page.css'): files('vidrl').joinpath(name).read_text()")
     made = run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
     assert made.returncode == 0, made.stderr
     where, plugins = made.stdout.splitlines()
@@ -114,6 +121,12 @@ def test_a_second_demo_is_refused():
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         made = demo()
     assert made.returncode == 2 and "another demo is running in this checkout" in made.stderr
+
+
+def test_what_a_reward_asks_for_is_an_extra():
+    known = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    asked = {name: plugin.find("rewards", name).extra for name in plugin.names("rewards")}
+    assert {"learned", "encoders", "niqe", "ocr", "vmaf"} <= set(asked.values()) - {""} <= known
 
 
 def test_the_version_is_told_once():

@@ -41,6 +41,8 @@ def test_the_core_reads_in_one_sitting():
 
 
 def test_no_file_is_long_and_none_is_called_utils():
-    lengths = {path.name: len(path.read_text().splitlines()) for path in sources()}
+    """Scripts that measure, in studies and peers, read from top to bottom and may be longer."""
+    modules = [path for path in sources() if path.parent.name not in ("studies", "peers")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules}
     assert not {name: lines for name, lines in lengths.items() if lines > 360}
-    assert "utils.py" not in lengths
+    assert not [name for name in lengths if name.endswith("utils.py")]

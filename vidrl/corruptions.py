@@ -1,7 +1,7 @@
 """The ways a clip goes wrong, and the ways a policy cheats: each a small function of one clip.
 
-Legend: video (F, C, H, W) float in [0, 1]; strength 1 is plain to the eye, 0 changes nothing. The names are those that
-`Reward.lowered_by` uses.
+Legend: video (F, C, H, W) float in [0, 1], on any device; strength 1 is plain to the eye, 0 changes nothing. The names
+are those that `Reward.lowered_by` uses. `reencode` is the null among them: what a clip suffers when it is saved.
 
 Example:
     >>> import torch
@@ -15,10 +15,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
+from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, pad
 
 Draw = torch.Generator
 
@@ -42,10 +43,11 @@ def corrupt(video: Tensor, name: str, strength: float = 1.0, seed: int = 0) -> T
     return _table()[name](video, strength, torch.Generator().manual_seed(seed)).clamp(0, 1)
 
 
+@lru_cache
 def _table() -> dict[str, Callable[[Tensor, float, Draw], Tensor]]:
     module = sys.modules[__name__]
     found = inspect.getmembers(module, lambda f: inspect.isfunction(f) and f.__name__.startswith("_do_"))
-    return {f.__name__[4:]: f for _, f in sorted(found, key=lambda pair: inspect.getsourcelines(pair[1])[1])}
+    return {f.__name__[4:]: f for _, f in sorted(found, key=lambda pair: pair[1].__code__.co_firstlineno)}
 
 
 # Stillness and time
@@ -58,9 +60,12 @@ def _do_freeze(v: Tensor, s: float, g: Draw) -> Tensor:
 
 
 def _do_duplicate(v: Tensor, s: float, g: Draw) -> Tensor:
-    """Each frame shown 1 + s times at the same frame rate and places: a lower rate in disguise."""
-    hold = 1 + max(round(s), 1 if s > 0 else 0)
-    return v[torch.arange(len(v)) // hold * hold]
+    """Each frame shown 1 + s times at the same frame rate and places: a lower rate in disguise.
+
+    Where 1 + s is no whole number, some frames are shown once more than others, as in a conversion of rates.
+    """
+    shown = (torch.arange(len(v), dtype=torch.float64) / (1 + s) + 1e-9).floor()
+    return v[(shown * (1 + s) + 1e-9).long()]
 
 
 def _do_stutter(v: Tensor, s: float, g: Draw) -> Tensor:
@@ -74,7 +79,7 @@ def _do_stutter(v: Tensor, s: float, g: Draw) -> Tensor:
 def _do_slow(v: Tensor, s: float, g: Draw) -> Tensor:
     """Slow motion by blending neighbours, 1 + s times slower."""
     at = torch.arange(len(v)) / (1 + s)
-    low, mix = at.floor().long(), (at % 1)[:, None, None, None]
+    low, mix = at.floor().long(), (at % 1)[:, None, None, None].to(v)
     return v[low] * (1 - mix) + v[(low + 1).clamp(max=len(v) - 1)] * mix
 
 
@@ -89,7 +94,23 @@ def _do_average(v: Tensor, s: float, g: Draw) -> Tensor:
 def _do_cut(v: Tensor, s: float, g: Draw) -> Tensor:
     """The second half is another picture: mirrored, upside down and inverted."""
     half = len(v) // 2
-    return torch.cat([v[:half], torch.lerp(v[half:], 1 - v[half:].flip(-1, -2), s)])
+    return torch.cat([v[:half], torch.lerp(v[half:], _other(v[half:]), s)])
+
+
+def _do_dissolve(v: Tensor, s: float, g: Draw) -> Tensor:
+    """Over the middle half of its time the clip turns into another picture, that of `cut`."""
+    turn = (torch.linspace(-0.5, 1.5, len(v))[:, None, None, None] if len(v) > 1 else torch.zeros(1, 1, 1, 1)).to(v)
+    return torch.lerp(v, _other(v), min(s, 1.0) * turn.clamp(0, 1))
+
+
+def _other(v: Tensor) -> Tensor:
+    return 1 - v.flip(-1, -2)
+
+
+def _do_blend(v: Tensor, s: float, g: Draw) -> Tensor:
+    """A ghost follows: each frame is mixed with the one an eighth of the clip earlier."""
+    earlier = (torch.arange(len(v)) - max(1, len(v) // 8)).clamp(min=0)
+    return torch.lerp(v, v[earlier], min(0.5 * s, 1.0))
 
 
 def _do_shuffle(v: Tensor, s: float, g: Draw) -> Tensor:
@@ -112,6 +133,11 @@ def _do_loop(v: Tensor, s: float, g: Draw) -> Tensor:
     return v[torch.where(phase < period, phase, 2 * period - 2 - phase)]
 
 
+def _do_mirror(v: Tensor, s: float, g: Draw) -> Tensor:
+    """Left and right change places; no reward can tell, but through the caption."""
+    return v.flip(-1) if s > 0 else v
+
+
 # Camera
 
 
@@ -125,15 +151,21 @@ def _do_pan(v: Tensor, s: float, g: Draw) -> Tensor:
     return _moved(still, torch.stack([steps, 0 * steps], -1))
 
 
+def _do_zoom(v: Tensor, s: float, g: Draw) -> Tensor:
+    """A synthetic slow zoom into a still of the first frame; below strength 1 the subject moves on, slower."""
+    still = v[(torch.arange(len(v)) * (1 - min(s, 1.0))).round().long()]
+    return _moved(still, torch.zeros(len(v), 2), 1 / (1 + 0.35 * s * torch.linspace(0, 1, len(v))))
+
+
 def _do_shake(v: Tensor, s: float, g: Draw) -> Tensor:
     """The whole frame jumps by about 5 % of its width."""
     return _moved(v, 0.1 * s * torch.randn(len(v), 2, generator=g))
 
 
-def _moved(v: Tensor, offset: Tensor) -> Tensor:
-    """Shift each frame by (x, y) in half-widths, edges mirrored."""
-    eye = torch.eye(2).expand(len(v), 2, 2)
-    theta = torch.cat([eye, offset[:, :, None]], 2).to(v)
+def _moved(v: Tensor, offset: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Shift each frame by (x, y) in half-widths and show `scale` of its width, edges mirrored."""
+    shown = torch.eye(2).expand(len(v), 2, 2) * (1 if scale is None else scale[:, None, None])
+    theta = torch.cat([shown, offset[:, :, None]], 2).to(v)
     grid = torch.nn.functional.affine_grid(theta, list(v.shape), align_corners=False)
     return grid_sample(v, grid, padding_mode="reflection", align_corners=False)
 
@@ -143,20 +175,39 @@ def _moved(v: Tensor, offset: Tensor) -> Tensor:
 
 def _do_flicker(v: Tensor, s: float, g: Draw) -> Tensor:
     """The brightness of each frame jumps by about 20 %."""
-    return v * (1 + 0.2 * s * torch.randn(len(v), 1, 1, 1, generator=g).clamp(-2, 2))
+    return v * (1 + 0.2 * s * torch.randn(len(v), 1, 1, 1, generator=g).clamp(-2, 2).to(v))
 
 
 def _do_noise(v: Tensor, s: float, g: Draw) -> Tensor:
     """Fresh grain in every frame."""
-    return v + 0.06 * s * torch.randn(v.shape, generator=g)
+    return v + 0.06 * s * torch.randn(v.shape, generator=g).to(v)
 
 
 def _do_blur(v: Tensor, s: float, g: Draw) -> Tensor:
-    """Gaussian-like blur, sigma about 5 % of the width."""
-    radius = max(1, round(0.04 * s * v.shape[-1]))
-    for _ in range(3 if s > 0 else 0):
-        v = avg_pool2d(pad(v, [radius] * 4, mode="replicate"), 2 * radius + 1, 1)
-    return v
+    """Gaussian blur, sigma 5 % of the width."""
+    return _blurred(v, 0.05 * s * v.shape[-1])
+
+
+def _do_sharpen(v: Tensor, s: float, g: Draw) -> Tensor:
+    """Edges overdrawn by an unsharp mask: detail that no lens made, with halos."""
+    return v + 1.5 * s * (v - _blurred(v, 0.02 * v.shape[-1]))
+
+
+def _do_denoise(v: Tensor, s: float, g: Draw) -> Tensor:
+    """The faintest detail is smoothed away, edges stay: what a denoiser does."""
+    detail = v - _blurred(v, 0.02 * v.shape[-1])
+    return v - detail.clamp(-0.04 * s, 0.04 * s)
+
+
+def _blurred(v: Tensor, sigma: float) -> Tensor:
+    """Each picture under a Gaussian of `sigma` pixels, edges repeated."""
+    if sigma <= 0:
+        return v
+    reach = max(1, round(3 * sigma))
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2).to(v)
+    kernel = (kernel / kernel.sum())[None, None, None]
+    flat = conv2d(pad(v.flatten(0, 1)[:, None], [reach] * 4, mode="replicate"), kernel)
+    return conv2d(flat, kernel.mT).view_as(v)
 
 
 def _do_dim(v: Tensor, s: float, g: Draw) -> Tensor:
@@ -166,7 +217,7 @@ def _do_dim(v: Tensor, s: float, g: Draw) -> Tensor:
 
 def _do_fade(v: Tensor, s: float, g: Draw) -> Tensor:
     """Darker and darker towards the end."""
-    return v * (0.3**s) ** torch.linspace(0, 1, len(v))[:, None, None, None]
+    return v * (0.3**s) ** torch.linspace(0, 1, len(v))[:, None, None, None].to(v)
 
 
 def _do_contrast(v: Tensor, s: float, g: Draw) -> Tensor:
@@ -205,10 +256,43 @@ def _do_codec(v: Tensor, s: float, g: Draw) -> Tensor:
 def _do_grid(v: Tensor, s: float, g: Draw) -> Tensor:
     """A fixed checkerboard of single pixels: false detail."""
     y, x = torch.meshgrid(torch.arange(v.shape[-2]), torch.arange(v.shape[-1]), indexing="ij")
-    return v + 0.06 * s * (1 - 2.0 * ((x + y) % 2))
+    return v + 0.06 * s * (1 - 2.0 * ((x + y) % 2)).to(v)
 
 
 def _do_drift(v: Tensor, s: float, g: Draw) -> Tensor:
     """Colours turn slowly: red becomes green becomes blue."""
     turn = torch.linspace(0, min(s, 1.0), len(v))[:, None, None, None].to(v)
     return torch.lerp(v, v.roll(1, dims=1), turn) if v.shape[1] == 3 else v * (1 - 0.5 * turn)
+
+
+# Nothing that anybody would see
+
+
+def _do_reencode(v: Tensor, s: float, g: Draw) -> Tensor:
+    """Saved once more with loss: cosines over blocks of 8 pixels rounded, as JPEG of good quality does.
+
+    The blocks lie anew for each seed, so that several of one clip differ.
+    """
+    if s <= 0:
+        return v
+    (height, width), (x, y) = v.shape[-2:], torch.randint(8, (2,), generator=g).tolist()
+    room = [x, -(width + x) % 8, y, -(height + y) % 8]
+    basis, rise = _cosines().to(v), torch.arange(8)
+    step = (0.012 * s * (1 + (rise[:, None] + rise) / 2)).to(v)
+    luma = v.mean(1, keepdim=True)
+    saved = [_rounded(pad(part, room, mode="replicate"), basis, step * k) for part, k in ((luma, 1), (v - luma, 2))]
+    return sum(saved)[..., y : y + height, x : x + width]  # type: ignore[index]
+
+
+def _rounded(v: Tensor, basis: Tensor, step: Tensor) -> Tensor:
+    """Each block of 8 x 8 pixels with its cosines rounded to whole steps."""
+    blocks = v.unfold(2, 8, 8).unfold(3, 8, 8)  # (F, C, rows, columns, 8, 8)
+    cosines = torch.round(basis @ blocks @ basis.T / step) * step
+    return (basis.T @ cosines @ basis).transpose(3, 4).reshape(v.shape)
+
+
+def _cosines() -> Tensor:
+    """The orthonormal cosines of 8 points, one a row."""
+    k, x = torch.arange(8.0)[:, None], torch.arange(8.0)
+    rows = torch.cos(torch.pi * (2 * x + 1) * k / 16) / 2
+    return torch.cat([rows[:1] / 2**0.5, rows[1:]])

@@ -71,7 +71,8 @@ def join(scores: Sequence[Score]) -> Score:
     """Scores of several batches as one."""
     first = scores[0]
     frames = None if first.frames is None else torch.cat([s.frames for s in scores])  # type: ignore[misc]
-    parts = {name: join([s.parts[name] for s in scores]) for name in first.parts}
+    shared = [name for name in first.parts if all(name in s.parts for s in scores)]
+    parts = {name: join([s.parts[name] for s in scores]) for name in shared}
     why = [reason for s in scores for reason in s.why]
     slopes = {name: torch.cat([s.slopes[name] for s in scores]) for name in first.slopes}
     return Score(torch.cat([s.value for s in scores]), frames, first.support, parts, why, first.weights, slopes)

@@ -7,6 +7,7 @@ arguments are its options. Third parties name theirs as `package.module:Class`.
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -24,7 +25,7 @@ BASES = {
     "algorithms": "Algorithm",
     "steering": "Steering",
 }
-SHARED = frozenset({"base", "compose", "flow", "video", "adapt"})
+SHARED = frozenset({"base", "compose", "flow", "video", "adapt", "encoders", "vbench"})
 
 
 class UnknownName(ValueError):
@@ -110,7 +111,8 @@ def facts(kind: str, name: str) -> dict[str, Any]:
         "kind": kind, "name": name, "class": f"{cls.__module__}:{cls.__qualname__}",
         "summary": (doc or "").split("\n\n")[0].replace("\n", " "), "doc": doc or "",
         "options": [_option(parameter) for parameter in _parameters(cls).values()],
-        "facts": {name: value for name, value in _attributes(cls, base(kind)).items() if name not in _parameters(cls)},
+        "facts": {name: _plainly(value) for name, value in _attributes(cls, base(kind)).items()
+                  if name not in _parameters(cls)},
     }
 
 
@@ -248,6 +250,11 @@ def _option(parameter: inspect.Parameter) -> dict[str, Any]:
     hint = "" if parameter.annotation is empty else parameter.annotation
     option = {"name": parameter.name, "type": hint if isinstance(hint, str) else spell(hint)}
     return option if parameter.default is empty else option | {"default": parameter.default}
+
+
+def _plainly(value: Any) -> Any:
+    """A record, such as a reward's card, as a dictionary."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _attributes(cls: type, root: type) -> dict[str, Any]:

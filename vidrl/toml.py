@@ -1,10 +1,11 @@
-"""Nested tables as TOML text, and the difference of two; the standard library only reads TOML."""
+"""Nested tables as TOML text, the difference of two, and options as typed; the standard library only reads TOML."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -48,6 +49,20 @@ def spell(value: Any) -> str:
     raise TypeError(f"TOML cannot hold {value!r} ({type(value).__name__}): use text, a number, a truth value or a list")
 
 
+def options(words: Iterable[str]) -> dict[str, Any]:
+    """`key=value`, as a person types it: the value as TOML reads it, or else as text.
+
+    Raises `ValueError` for a word without a key.
+
+    >>> options(["relative=true", "flow=dis", "band=[0.1, 2]"])
+    {'relative': True, 'flow': 'dis', 'band': [0.1, 2]}
+    """
+    pairs = [word.partition("=") for word in words]
+    for word in (key + equals + text for key, equals, text in pairs if not (key and equals)):
+        raise ValueError(f"expected an option as KEY=VALUE, got {word!r}")
+    return {key: _typed(text) for key, _, text in pairs}
+
+
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The values of nested tables under dotted keys.
 
@@ -72,6 +87,13 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] =
     missing = object()
     return [f"{key}: {_shown(before, key)} -> {_shown(after, key)}" for key in keys
             if before.get(key, missing) != after.get(key, missing)]
+
+
+def _typed(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _values(table: Mapping[str, Any]) -> dict[str, Any]:

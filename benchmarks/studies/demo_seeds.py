@@ -11,7 +11,7 @@ from pathlib import Path
 
 MEASURES = (
     "composite", "dynamic_degree", "verifier", "identity", "flicker", "warp_error", "motion_consistency", "drift",
-    "frame_quality", "diversity",
+    "frame_quality", "pumping", "freeze", "diversity",
 )  # fmt: skip
 
 

@@ -118,3 +118,9 @@ def test_an_image_is_inapplicable_to_the_default():
     score = default()(Samples(torch.rand(1, 1, 3, 32, 32), ["a circle"], 8.0))
     assert score.value.isnan().all() and score.why[0].startswith("inapplicable: motion_consistency")
     assert torch.isfinite(score.parts["frame_quality"].value).all()
+
+
+def test_maps_of_the_parts_are_handed_on():
+    draw = torch.Generator().manual_seed(0)
+    score = default()(Samples(torch.rand(1, 6, 3, 32, 32, generator=draw), [""], 8.0), maps=True)
+    assert score.maps["freeze/change"].shape[:2] == (1, 6)

@@ -152,10 +152,10 @@ def test_too_fast_loses_and_the_pace_asked_for_moves_the_band():
     speed = torch.tensor([0.4, 1.0, 2.0])
     assert band(speed, 0.1, 1.0).tolist() == pytest.approx([1, 1, 0.5])
     reward = DynamicDegree()
-    assert reward._wanted(torch.tensor([0.02]), "it moves slowly").item() == 1
-    assert reward._wanted(torch.tensor([0.02]), "it moves").item() < 1
-    assert reward._wanted(torch.tensor([1.5]), "it moves quickly").item() == 1
-    assert reward._wanted(torch.tensor([1.5]), "it moves").item() == pytest.approx(1 / 1.5)
+    assert reward._wanted(torch.tensor([0.02]), torch.zeros(1), "it moves slowly").item() == 1
+    assert reward._wanted(torch.tensor([0.02]), torch.zeros(1), "it moves").item() < 1
+    assert reward._wanted(torch.tensor([1.5]), torch.zeros(1), "it moves quickly").item() == 1
+    assert reward._wanted(torch.tensor([1.5]), torch.zeros(1), "it moves").item() == pytest.approx(1 / 1.5)
 
 
 def test_rest_is_wanted_where_it_is_asked_for():
@@ -213,3 +213,22 @@ def test_clipping_is_a_share():
 def test_quality_is_a_product_with_nothing_at_its_bottom():
     assert score(FrameQuality(), torch.full((1, 2, 3, 32, 32), 0.5)).item() == 0
     assert 0 < score(FrameQuality(), world.render(world.Scene("cross", "cyan", "up")).video[None]).item() < 1
+
+
+def test_frame_quality_is_the_product_of_its_parts():
+    clip = Samples(torch.rand(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), [""] * 2, 8.0)
+    score = FrameQuality()(clip)
+    assert set(score.parts) == {"sharp", "detail", "contrast", "noise", "lit", "clipped", "colour", "blocks"}
+    product = torch.stack([part.frames for part in score.parts.values()]).prod(0)
+    torch.testing.assert_close(product, score.frames)
+
+
+def test_the_maps_of_a_warp_show_what_moves_and_what_it_leaves():
+    scene = world.render(world.Scene("square", "red", "right", "fast", "speckled"), 64, 6, seed=1)
+    score = WarpError()(Samples(scene.video[None], [""], 8.0), maps=True)
+    inside = scene.mask[2] > 0.9
+    flow = score.maps["flow"][0, 2]
+    assert flow[inside].mean() > 5 * flow[scene.mask[2] < 0.01].mean()
+    assert score.maps["residual"][0, :-1].max() < 1 and score.maps["residual"][0, -1].isnan().all()
+    hidden = score.maps["occlusion"][0, 2] > 0
+    assert (scene.occluded[2] & hidden).sum() > 0.3 * scene.occluded[2].sum()

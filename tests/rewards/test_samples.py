@@ -3,14 +3,18 @@
 import importlib.util
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from vidrl import rewards
 from vidrl.rewards import Reward, Samples, Score
 from vidrl.rewards.base import spread
+from vidrl.rewards.flicker import Flicker
+from vidrl.rewards.frame_quality import FrameQuality
 
 VIDEO = torch.rand(2, 5, 3, 16, 16)
 
@@ -18,31 +22,117 @@ VIDEO = torch.rand(2, 5, 3, 16, 16)
 @pytest.mark.parametrize(
     ("video", "words"),
     [
-        (VIDEO[0], "add the batch"),
-        (VIDEO.permute(0, 1, 3, 4, 2), "channels come third"),
-        (VIDEO[:, :, :2], "1 or 3 channels"),
+        (VIDEO[0], r"got shape \(5, 3, 16, 16\): add the batch with video\[None\]"),
+        (VIDEO[0, 0], r"got shape \(3, 16, 16\): rearrange"),
+        (VIDEO.permute(0, 1, 3, 4, 2), r"got shape \(2, 5, 16, 16, 3\): channels come third, permute\(0, 1, 4, 2, 3\)"),
+        (VIDEO.transpose(1, 2), r"got shape \(2, 3, 5, 16, 16\): channels come third, transpose\(1, 2\)"),
+        (VIDEO[:, :, :2], r"\(2, 5, 2, 16, 16\): pass 1 or 3 channels"),
         (VIDEO[:0], "nothing empty"),
-        ((VIDEO * 255).int(), "torch.int32"),
-        (VIDEO * 255, "divide by 255"),
-        (VIDEO * 2 - 1, r"\(x \+ 1\) / 2"),
-        (VIDEO.numpy(), "got ndarray"),
+        (VIDEO[:, :0], "nothing empty.*leave out clips without frames"),
+        ((VIDEO * 255).int(), r"got torch.int32: use \.to\(torch\.uint8\) or \.float\(\) / 255"),
+        ((VIDEO * 255).long(), r"got torch.int64: use \.to\(torch\.uint8\)"),
+        ((VIDEO * 65535).int().to(torch.uint16), r"got torch.uint16: use \.float\(\) / 65535"),
+        (VIDEO > 0.5, r"got torch.bool: use \.float\(\)"),
+        (VIDEO.to(torch.complex64), r"got torch.complex64: use \.real"),
+        (VIDEO * 255, "values from .* to 2[45][0-9]: divide by 255"),
+        (VIDEO * 2 - 1, r"values from -.*: map \[-1, 1\] by \(x \+ 1\) / 2"),
+        (torch.cat([VIDEO * 255, torch.full_like(VIDEO, torch.nan)]), "divide by 255"),
+        (VIDEO.numpy(), "got ndarray: use torch.as_tensor"),
+        (list(VIDEO), "got list: use torch.stack"),
+        ([VIDEO[0], VIDEO[1, :, :, :8]], r"got list: score clips of one shape at a time, .*\(5, 3, 8, 16\)"),
+        ((VIDEO[0].numpy(),), "got tuple: use torch.stack"),
+        (None, "got NoneType"),
+        ("clip.mp4", "got str"),
     ],
 )
 def test_a_wrong_video_is_refused_with_its_cure(video, words):
-    with pytest.raises(ValueError, match=words):
-        Samples(video, ["", ""], 8.0)
+    prompts = [""] * (len(video) if hasattr(video, "__len__") else 2)
+    with pytest.raises(ValueError, match=rf"(?s)expected video as \(batch, frames, channels, height, width\).*{words}"):
+        Samples(video, prompts, 8.0)
 
 
-@pytest.mark.parametrize(("prompts", "words"), [(["one"], "1 prompts"), ("ab", "one string")])
+@pytest.mark.parametrize("fault", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_the_clips_own_fault(fault):
+    video = VIDEO.clone()
+    video[1, 2, 0, 3, 3] = fault
+    score = FrameQuality()(Samples(video, ["", ""], 8.0))
+    assert score.why == [None, "unscored: NaN or infinity in frame 2; the generator diverged"]
+    assert torch.isfinite(score.value[0]) and torch.isnan(score.value[1])
+
+
+def test_one_frame_is_no_clip_to_what_needs_two():
+    score = Flicker()(Samples(VIDEO[:, :1], ["", ""], 8.0))
+    assert score.why == ["inapplicable: needs a clip of at least 3 frames, got 1"] * 2
+    assert torch.isnan(score.value).all()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        (["one"], "got 1 prompts: repeat each"),
+        (["a", "b", "c"], "got 3 prompts"),
+        ("ab", r"one string: use \[prompt\] \* 2"),
+        (None, "got NoneType"),
+        ({"a": 1, "b": 2}, "got dict"),
+        (["a", None], 'NoneType among them: use ""'),
+        (["a", 3], "int among them"),
+    ],
+)
 def test_prompts_are_one_a_clip(prompts, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=f"expected a list of 2 prompts, one a clip.*{words}"):
         Samples(VIDEO, prompts, 8.0)
 
 
-@pytest.mark.parametrize("fps", [0, -1.0, float("nan"), float("inf"), "8"])
+@pytest.mark.parametrize("fps", [0, -1.0, float("nan"), float("inf"), "8", None, True, [8.0], torch.tensor([8.0, 8.0])])
 def test_fps_is_a_positive_number(fps):
-    with pytest.raises(ValueError, match="positive number"):
+    with pytest.raises(ValueError, match=r"(?s)expected fps, frames a second, to be a positive number.*fps=16\.0"):
         Samples(VIDEO, ["", ""], fps)
+
+
+def test_fps_must_be_given_and_may_be_any_kind_of_number():
+    with pytest.raises(TypeError, match="fps"):
+        Samples(VIDEO, ["", ""])
+    kinds = [24, 24.0, np.float32(24), np.int64(24), Fraction(24)]
+    assert all(type(Samples(VIDEO, ["", ""], fps).fps) is float for fps in kinds)
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        (VIDEO[:, 0], r"got shape \(2, 3, 16, 16\): an image has one frame, reference\[:, None\]"),
+        (VIDEO[:1], "a reference for each of 2 clips, got 1"),
+        (VIDEO[:, :1].permute(0, 1, 3, 4, 2), "expected reference .*channels come third"),
+        (VIDEO[:, :1] * 255, "expected reference .*divide by 255"),
+        (VIDEO[:, :1].numpy(), "expected reference .*got ndarray"),
+        (VIDEO[:, :1].to(torch.uint8).to("meta"), r"got cpu and meta: move one with \.to\(device\)"),
+    ],
+)
+def test_a_wrong_reference_is_refused_with_its_cure(reference, words):
+    with pytest.raises(ValueError, match=f"(?s){words}"):
+        Samples(VIDEO, ["", ""], 8.0, reference)
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [([{}], "got 1"), ([{}, {}, {}], "got 3"), ({"a": 1}, "got one dict"), (None, "got one NoneType")],
+)
+def test_meta_is_one_a_clip(meta, words):
+    with pytest.raises(ValueError, match=f"(?s)expected meta as a list of 2 mappings.*{words}.*leave it out"):
+        Samples(VIDEO, ["", ""], 8.0, meta=meta)
+
+
+def test_what_is_right_is_taken():
+    meta = [{"seed": 1}, {"seed": 2}]
+    for video in (VIDEO, VIDEO.half(), VIDEO.double(), (VIDEO * 255).to(torch.uint8), VIDEO[:, :, :1], VIDEO[:, :1]):
+        samples = Samples(video, ("a", "b"), 8, VIDEO[:, :1, :, :8], meta)
+        assert samples.frames.is_floating_point() and samples.pick([1]).meta == [{"seed": 2}]
+
+
+@pytest.mark.gpu
+def test_a_reference_on_another_device_is_told():
+    with pytest.raises(ValueError, match="got cuda:0 and cpu"):
+        Samples(VIDEO.cuda(), ["", ""], 8.0, VIDEO[:, :1])
+    assert Samples(VIDEO, ["", ""], 8.0, VIDEO[:, :1]).to("cuda").reference.is_cuda
 
 
 def test_what_is_memoised_is_made_once_and_shared_by_picks():

@@ -168,3 +168,54 @@ def test_memory_is_that_of_a_piece(tmp_path, monkeypatch):
     monkeypatch.setattr(Samples, "__post_init__", lambda self: longest.append(self.video.shape[1]) or real(self))
     (row,) = score_files([path], {"default": default()})
     assert row["frames"] == 168 and max(longest) <= video.PIECE + 3
+
+
+def test_large_frames_come_in_shorter_pieces(tmp_path, monkeypatch):
+    opened = video.Video(video.write(tmp_path / "clip.mp4", CLIP, 8.0))
+    assert [len(piece) for piece in opened.pieces()] == [21]
+    monkeypatch.setattr(video, "BUDGET", 5 * 3 * 64 * 64 + 1)
+    assert [len(piece) for piece in opened.pieces()] == [5, 5, 5, 5, 1]
+    monkeypatch.setattr(video, "BUDGET", 1)
+    assert len(list(opened.pieces())) == 21
+
+
+def test_frames_too_large_to_read_are_told(tmp_path, monkeypatch):
+    path = video.write(tmp_path / "clip.mp4", CLIP, 8.0)
+    monkeypatch.setattr(video, "LARGEST", 64 * 64 - 1)
+    with pytest.raises(video.Unreadable, match="up to 4095 pixels, got 64 x 64"):
+        video.Video(path)
+
+
+def test_a_clip_larger_than_memory_is_not_read_whole(tmp_path):
+    class Whole(FrameQuality):
+        streams = False
+
+    opened = video.Video(video.write(tmp_path / "clip.mp4", CLIP, 8.0))
+    opened.frames = 10**9
+    with pytest.raises(MemoryError, match=r"needs 12288 GB as a whole, this machine has \d+"):
+        opened.read()
+    (row,) = score_files([tmp_path / "clip.mp4"], {"whole": Whole()})
+    assert row["why"] is None
+
+
+def test_a_path_that_cannot_be_opened_is_a_row(tmp_path, monkeypatch):
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "locked.mp4").write_bytes(b"x")
+    monkeypatch.setattr(video.Path, "is_file", lambda path: (_ for _ in ()).throw(PermissionError(f"no right: {path}")))
+    folder, locked = score_files([tmp_path / "folder.mp4", tmp_path / "locked.mp4"], {"q": FrameQuality()})
+    assert folder["why"].startswith("unreadable: expected videos in the folder")
+    assert locked["why"].startswith("unreadable: no right")
+
+
+def test_what_a_reward_says_of_a_clip_is_its_reason_and_a_fault_is_raised(folder):
+    class Picky(FrameQuality):
+        def features(self, samples):
+            raise self.error("not this one")
+
+    Picky.error = ValueError
+    (row,) = score_files([folder / "good.mp4"], {"picky": Picky()})
+    assert row["why"] == "unscored: not this one" and row["value"] == {"picky": None} and row["frames"] == 21
+    for fault in (ZeroDivisionError, OSError):  # weights that are not there are no fault of the file
+        Picky.error = fault
+        with pytest.raises(fault):
+            list(score_files([folder / "good.mp4"], {"picky": Picky()}))

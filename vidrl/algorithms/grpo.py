@@ -89,7 +89,7 @@ class GRPO(Algorithm):
         return Plan(times, self.sampler, self.eta, self.segments, noisy, keep, self.same_start)
 
     def credit(self, score: Score, group: Tensor, plan: Plan, frame_map: Sequence[Span]) -> Tensor:
-        parts = list(score.parts.items()) if self.per_part and score.parts else [("", score)]
+        parts = list(score.parts.items()) if self.per_part and score.weights else [("", score)]
         weights = torch.tensor([score.weights.get(name, 1.0) for name, _ in parts]).to(score.value)
         spans, missing = frame_spans(frame_map, plan.segments), score.value.isnan()
         made = torch.stack([self._advantage(part, missing, group, spans) for _, part in parts])

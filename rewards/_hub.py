@@ -1,0 +1,154 @@
+"""Pretrained networks: where their weights lie, and how a reward holds them.
+
+A network is loaded at its first use, follows the clips to their device, and may be put away between calls. Weights
+come from a local path or a hub id, as safetensors, or from published .pt and .pth files as plain tensors; nothing is
+unpickled.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CURE = (
+    "Pass the path of a local copy (on a machine with a network: `hf download OWNER/NAME --local-dir FOLDER`), "
+    "or let this machine reach the hub: unset HF_HUB_OFFLINE"
+)
+
+
+class Network:
+    """A frozen module that `make` builds at first use.
+
+    `with network.on(video) as module:` gives it on the video's device. Clips of float64 are computed by a copy in
+    float64, so that gradients can be checked. With `offload` it goes back to the CPU when the block ends, but not where
+    a gradient is asked of the video, because the backward pass still needs it there.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], offload: bool = False) -> None:
+        self.make, self.offload = make, offload
+        self.module: nn.Module | None = None
+        self._double: nn.Module | None = None
+
+    def setup(self) -> Any:
+        """The module, loaded if it was not."""
+        if self.module is None:
+            self.module = self.make().eval().requires_grad_(False)
+        return self.module
+
+    @contextmanager
+    def on(self, like: Tensor) -> Iterator[Any]:
+        """The module where `like` is."""
+        module = self.setup()
+        if like.dtype == torch.float64:
+            self._double = self._double or copy.deepcopy(module).double()
+            module = self._double
+        yield module.to(like.device)
+        if self.offload and not like.requires_grad:
+            module.to("cpu")
+
+
+def package(name: str) -> Any:
+    """An optional package, or an ImportError that says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"this reward needs {name}: pip install 'vidrl[learned]'") from error
+
+
+def pretrained(kind: str, source: str, dtype: str = "float32", **options: Any) -> Any:
+    """transformers' model `kind` with the safetensors of a local folder or hub id; OSError names the cure."""
+    cls = getattr(package("transformers"), kind)
+    with advice(source):
+        return cls.from_pretrained(source, dtype=precision(dtype), use_safetensors=True, **options)
+
+
+def tokenizer(source: str) -> Any:
+    """The tokenizer of a local folder or hub id."""
+    with advice(source):
+        return package("transformers").AutoTokenizer.from_pretrained(source)
+
+
+def built(kind: str, config: Any, state: Mapping[str, Tensor], dtype: str = "float32", **options: Any) -> Any:
+    """transformers' model `kind` of `config` with the weights `state`; ValueError where names or sizes do not fit."""
+    cls = getattr(package("transformers"), kind)
+    model, report = cls.from_pretrained(
+        None, config=config, state_dict=dict(state), dtype=precision(dtype), output_loading_info=True,
+        ignore_mismatched_sizes=True, **options,
+    )
+    wrong = {what: sorted(map(str, report[f"{what}_keys"])) for what in ("missing", "unexpected", "mismatched")}
+    if any(wrong.values()):
+        told = "; ".join(f"{what}: {', '.join(names[:3])} ({len(names)})" for what, names in wrong.items() if names)
+        raise ValueError(f"these weights are not those of a {kind}: {told}. Is it the file that the reward names?")
+    return model
+
+
+def published(source: str) -> Path:
+    """A file: a local path, or `owner/name/file` on the hub, fetched once; OSError names the cure."""
+    local = Path(source).expanduser()
+    if local.is_file():
+        return local
+    parts = source.split("/")
+    if local.is_absolute() or source.startswith(".") or len(parts) < 3:
+        raise OSError(f"no file {source!r}: expected a path, or owner/name/file of the hub. {CURE}")
+    with advice(source):
+        return Path(package("huggingface_hub").hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pt or .pth file; those under "state_dict" or "model", if it has such an entry."""
+    if path.suffix == ".safetensors":
+        return importlib.import_module("safetensors.torch").load_file(path)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    return {name.removeprefix("module."): value for name, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def precision(name: str) -> torch.dtype:
+    """The dtype called `name`; ValueError for another word."""
+    if name not in DTYPES:
+        raise ValueError(f"no dtype {name!r} for weights: {nearest(name, DTYPES)}")
+    return DTYPES[name]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word nearest to `word`, then all of them.
+
+    >>> nearest("dinov", ["clip", "dinov2"])
+    "did you mean 'dinov2'? known: clip, dinov2"
+    """
+    ordered = sorted(known)
+    close = difflib.get_close_matches(word, ordered, n=1, cutoff=0.5)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(ordered)}"
+
+
+def chunked(run: Callable[..., Tensor], chunk: int, *batches: Tensor) -> Tensor:
+    """`run` of `chunk` rows at a time, joined: the memory of a forward pass is that of a chunk.
+
+    >>> chunked(lambda x: 2 * x, 2, torch.arange(5))
+    tensor([0, 2, 4, 6, 8])
+    """
+    if chunk < 1:
+        raise ValueError(f"expected chunk, frames a forward pass, to be at least 1, got {chunk}")
+    return torch.cat([run(*rows) for rows in zip(*(batch.split(chunk) for batch in batches), strict=True)])
+
+
+@contextmanager
+def advice(source: str) -> Iterator[None]:
+    """An OSError within says what could not be loaded, and the cure."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).split("\n")[0]
+        cure = f"{CURE}. A folder needs config.json and safetensors."
+        raise OSError(f"cannot load {source!r}: {reason} {cure}") from error

@@ -1,0 +1,102 @@
+"""How published code prepares pictures for the networks that VBench asks, to the pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+def unit(frames: Tensor) -> Tensor:
+    """Frames as float32 in [0, 1]."""
+    return frames.float() if frames.is_floating_point() else frames.float() / 255
+
+
+def colour(frames: Tensor) -> Tensor:
+    """Frames (N, C, H, W) with three channels: a grey one three times."""
+    return frames.expand(-1, 3, -1, -1) if frames.shape[1] == 1 else frames
+
+
+def shorter_side(frames: Tensor, side: int, mode: str = "bilinear", antialias: bool = False) -> Tensor:
+    """Frames (N, 3, H, W) with the shorter side resized to `side`, the aspect kept, the longer one rounded down.
+
+    >>> shorter_side(torch.zeros(1, 3, 480, 854), 224).shape
+    torch.Size([1, 3, 224, 398])
+    """
+    height, width = frames.shape[-2:]
+    longer = int(side * max(height, width) / min(height, width))
+    goal = (side, longer) if height <= width else (longer, side)
+    return interpolate(frames, size=goal, mode=mode, align_corners=False, antialias=antialias)
+
+
+def middle(frames: Tensor, side: int) -> Tensor:
+    """The central square of `side` pixels."""
+    top, left = (int(round((length - side) / 2)) for length in frames.shape[-2:])
+    return frames[..., top : top + side, left : left + side]
+
+
+def normalised(frames: Tensor, statistics: tuple[Sequence[float], Sequence[float]]) -> Tensor:
+    """Frames less the mean, over the standard deviation, of each channel."""
+    mean, deviation = (torch.tensor(values, device=frames.device)[:, None, None] for values in statistics)
+    return (frames - mean) / deviation
+
+
+def for_dino(frames: Tensor) -> Tensor:
+    """Shorter side 224, bilinear, no antialiasing, no crop, ImageNet statistics."""
+    return normalised(shorter_side(frames, 224), IMAGENET)
+
+
+def image_for_dino(images: Tensor) -> Tensor:
+    """Shorter side 224, bilinear, antialiased and rounded to whole grey levels as Pillow does, ImageNet statistics."""
+    return normalised(whole_levels(shorter_side(images, 224, antialias=True)), IMAGENET)
+
+
+def for_dreamsim(frames: Tensor) -> Tensor:
+    """224 x 224 whatever the aspect, bicubic (not clamped), no antialiasing."""
+    return interpolate(frames, size=(224, 224), mode="bicubic", align_corners=False)
+
+
+def image_for_dreamsim(images: Tensor) -> Tensor:
+    """224 x 224 whatever the aspect, bicubic, antialiased and rounded to whole grey levels as Pillow does."""
+    return whole_levels(interpolate(images, size=(224, 224), mode="bicubic", align_corners=False, antialias=True))
+
+
+def whole_levels(frames: Tensor) -> Tensor:
+    """Frames in [0, 1] rounded to the 256 grey levels."""
+    return (frames.clamp(0, 1) * 255).round() / 255
+
+
+def for_clip(frames: Tensor) -> Tensor:
+    """Shorter side 224, bicubic (not clamped), no antialiasing, central square, CLIP's statistics."""
+    return normalised(middle(shorter_side(frames, 224, "bicubic"), 224), CLIP)
+
+
+def for_musiq(frames: Tensor, longest: int = 512) -> Tensor:
+    """Longer side at most 512, bilinear, no antialiasing; smaller frames as they are."""
+    height, width = frames.shape[-2:]
+    if max(height, width) <= longest:
+        return frames
+    scale = longest / max(height, width)
+    return interpolate(frames, size=(int(scale * height), int(scale * width)), mode="bilinear", align_corners=False)
+
+
+def for_flow(frames: Tensor) -> Tensor:
+    """Frames in 0..255, padded to a multiple of 8."""
+    return padded_to(colour(unit(frames)) * 255, 8)
+
+
+def padded_to(frames: Tensor, multiple: int) -> Tensor:
+    """Frames with both sides padded, edges repeated, half on each side, to a multiple.
+
+    >>> padded_to(torch.zeros(1, 3, 30, 33), 8).shape
+    torch.Size([1, 3, 32, 40])
+    """
+    height, width = (-length % multiple for length in frames.shape[-2:])
+    if not (height or width):
+        return frames
+    return pad(frames, (width // 2, width - width // 2, height // 2, height - height // 2), mode="replicate")

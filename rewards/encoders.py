@@ -1,0 +1,170 @@
+"""Networks that turn frames into features: CLIP, SigLIP, DINO, DINOv2, DINOv3, EfficientNet-Lite, or any callable.
+
+>>> load(lambda images: images.mean((2, 3)))(torch.ones(2, 3, 8, 8)).shape
+torch.Size([2, 3])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ._hub import Network, chunked, nearest, pretrained, tokenizer
+from ._pixels import HALF, IMAGENET, Pixels, of_folder
+
+
+class Encoder(Protocol):
+    """Frames (N, 3, H, W), float in [0, 1], of any size, to features (N, D)."""
+
+    def __call__(self, images: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Family:
+    """One kind of published checkpoint: transformers' class, the usual hub id, its pixels, where the feature lies."""
+
+    kind: str
+    usual: str
+    pixels: Pixels
+    read: Callable[[Any, Tensor], Tensor]
+
+
+def _pooled(model: Any, pixels: Tensor) -> Tensor:
+    return model.get_image_features(pixel_values=pixels).pooler_output
+
+
+def class_token(model: Any, pixels: Tensor) -> Tensor:
+    return model(pixel_values=pixels).last_hidden_state[:, 0]
+
+
+FAMILIES = {
+    "clip": _Family("CLIPModel", "openai/clip-vit-large-patch14", Pixels(), _pooled),
+    "siglip": _Family("SiglipModel", "google/siglip-so400m-patch14-384", Pixels((384, 384), None, HALF), _pooled),
+    "dino": _Family("ViTModel", "facebook/dino-vitb16", Pixels((224, 224), None, IMAGENET), class_token),
+    "dinov2": _Family("Dinov2Model", "facebook/dinov2-base", Pixels(256, (224, 224), IMAGENET), class_token),
+    "dinov3": _Family("DINOv3ViTModel", "facebook/dinov3-vitb16-pretrain-lvd1689m",
+                      Pixels((224, 224), None, IMAGENET, "bilinear"), class_token),
+}  # fmt: skip
+PAIRS = ("clip", "siglip")
+
+
+class Vision:
+    """An Encoder of a transformers model: preprocessing, then the feature, `chunk` frames at a time.
+
+    Features of frames that are float64 are float64, of all others float32. Gradients pass to the frames.
+    """
+
+    def __init__(
+        self, network: Network, pixels: Callable[[Any], Pixels], read: Callable[[Any, Tensor], Tensor], chunk: int = 16
+    ) -> None:
+        self.network, self.find, self.read, self.chunk = network, pixels, read, chunk
+        self.pixels: Pixels | None = None
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        with self.network.on(images) as model:
+            self.pixels = self.pixels or self.find(model)
+            return chunked(partial(self._features, model, self.pixels), self.chunk, images)
+
+    def _features(self, model: Any, pixels: Pixels, images: Tensor) -> Tensor:
+        ready = pixels(images)
+        return self.read(model, ready.to(model.dtype)).to(ready.dtype)
+
+
+class TextImage(Vision):
+    """A CLIP or SigLIP: an Encoder of frames, and of texts into the same space."""
+
+    def __init__(
+        self, network: Network, pixels: Callable[[Any], Pixels], words: Callable[[], Any], chunk: int = 16
+    ) -> None:
+        super().__init__(network, pixels, _pooled, chunk)
+        self.words = words
+        self._tokenizer: Any = None
+
+    @torch.no_grad()
+    def texts(self, prompts: list[str], like: Tensor) -> Tensor:
+        """Features of prompts, (B, D), where `like` is; what is longer than the model reads is cut off."""
+        with self.network.on(like) as model:
+            tokens = self._tokens(prompts, model.config).to(like.device)
+            return model.get_text_features(**tokens).pooler_output.to(like)
+
+    def scale(self, like: Tensor) -> Tensor:
+        """The trained factor of cosines, exp of the model's logit_scale."""
+        return self.network.setup().logit_scale.to(like).exp()
+
+    def bias(self, like: Tensor) -> Tensor:
+        """The trained addend of a SigLIP's logits; 0 for a CLIP."""
+        model = self.network.setup()
+        return model.logit_bias.to(like) if hasattr(model, "logit_bias") else like.new_zeros(())
+
+    @property
+    def sigmoid(self) -> bool:
+        """Whether it was trained as a yes or no for each pair, as SigLIP was."""
+        return hasattr(self.network.setup(), "logit_bias")
+
+    def _tokens(self, prompts: list[str], config: Any) -> Any:
+        self._tokenizer = self._tokenizer or self.words()
+        longest = config.text_config.max_position_embeddings
+        whole = hasattr(self.network.setup(), "logit_bias")  # SigLIP was trained on padded texts, without a mask
+        tokens = self._tokenizer(
+            prompts, padding="max_length" if whole else True, truncation=True, max_length=longest, return_tensors="pt",
+            return_attention_mask=not whole,
+        )
+        tokens.pop("token_type_ids", None)
+        return tokens
+
+
+def load(spec: str | Encoder, chunk: int = 16, dtype: str = "float32", offload: bool = False) -> Encoder:
+    """The encoder that `spec` names: "clip:PATH_OR_HUB_ID", "siglip:...", "dino:...", "dinov2:...", "dinov3:...".
+
+    A family without a path is its usual hub id. "efficientnet" brings its own small weights; a callable is taken as
+    it is. Weights are loaded at the first call. Raises ValueError with the nearest name for an unknown spec.
+
+    >>> load("dinov4:somewhere")
+    Traceback (most recent call last):
+    ValueError: no encoder 'dinov4': did you mean 'dinov3'? known: clip, dino, dinov2, dinov3, efficientnet, siglip; ...
+    """
+    if not isinstance(spec, str):
+        return spec
+    name, source = _parsed(spec, (*FAMILIES, "efficientnet"))
+    if name == "efficientnet":
+        from ._efficientnet import EfficientNetLite
+
+        return EfficientNetLite(chunk=chunk, offload=offload)
+    if name in PAIRS:
+        return load_pair(spec, chunk, dtype, offload)
+    family = FAMILIES[name]
+    source = source or family.usual
+    network = Network(lambda: pretrained(family.kind, source, dtype), offload)
+    return Vision(network, lambda _: of_folder(source, family.pixels), family.read, chunk)
+
+
+def load_pair(
+    spec: str, chunk: int = 16, dtype: str = "float32", offload: bool = False, processor: str = ""
+) -> TextImage:
+    """The text and image model that "clip:PATH_OR_HUB_ID" or "siglip:PATH_OR_HUB_ID" names.
+
+    `processor` is where tokenizer and preprocessor_config.json lie, if not beside the weights.
+    """
+    name, source = _parsed(spec, PAIRS)
+    family = FAMILIES[name]
+    source = source or family.usual
+    network = Network(lambda: pretrained(family.kind, source, dtype), offload)
+    words = processor or source
+    return TextImage(network, lambda _: of_folder(words, family.pixels), lambda: tokenizer(words), chunk)
+
+
+def _parsed(spec: str, known: tuple[str, ...]) -> tuple[str, str]:
+    name, _, source = spec.partition(":")
+    if name not in known:
+        raise ValueError(f"no encoder {name!r}: {nearest(name, known)}; a path goes behind a colon, as clip:folder")
+    return name, source
+
+
+def cosine(features: Tensor, other: Tensor) -> Tensor:
+    """The cosine of the last axes."""
+    return torch.nn.functional.cosine_similarity(features, other, dim=-1)

@@ -1,0 +1,192 @@
+"""Whether what moves, moves as the prompt says: direction, path, speed, camera and rest."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._camera import camera_speed, object_speed, shared_split, thing
+from ._coarse import coarse_motion
+from ._prompts import Wanted, wanted
+from .base import About, Card, Reward, Samples
+
+ARM = 0.27  # the mean distance from the centre of a picture, diagonals: what a unit of zoom or roll moves it
+
+
+class MotionTarget(Reward):
+    """Whether the clip moves as the words of its prompt ask, 0 to 1; NaN where they ask nothing of motion.
+
+    The words (`rewards/_prompts.py`) ask for a heading of the thing ("moves left", "rises"), a path ("bounces",
+    "circles", "spins", "grows", "shrinks"), rest, a camera that pans, tilts, zooms or rolls ("the camera pans left"
+    wants the picture to move right), a camera at rest, and a pace. Each that is asked is measured on the clip, 0 to 1,
+    and the value is their geometric mean:
+
+    - heading h: (sum v.h / sum |v| - 1/2) / 0.4 cut to [0, 1], times the band of mean v.h, v the thing's lasting
+      velocity beside the camera or, if that fits better, in the picture;
+    - bounce: the share of vertical motion, times how much of it is undone; circle: the heading's turning one way, at
+      least half a turn; spin, grow, shrink: the band of the thing's own rotation or growth;
+    - camera: as heading, over (pan, tilt, zoom, roll), a unit of the last two as 0.27 diagonals; camera at rest, thing
+      at rest: min(1, low / (2 speed))^2.
+
+    The band is 1 in [low, high], 1.5 u^2 / (u^2 + 0.5) with u = speed / low below (cut at 1), high / speed above, in
+    diagonals a second. A slow pace makes it [low / 2, typical], a quick one [typical, 2 high]. For bounces, circles
+    and growth (natural log of the size a second) the band is three times as high, for spin (radians a second) ten
+    times. `Score.frames` says where in time the directions agree. Raises
+    ValueError unless 0 < low < typical < high.
+
+    >>> score = MotionTarget()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), ["it moves left"], 8.0))
+    >>> score.value
+    tensor([0.])
+    >>> MotionTarget()(Samples(torch.rand(1, 5, 3, 32, 32), ["a bowl of fruit"], 8.0)).why
+    ['inapplicable: the prompt asks nothing of motion']
+    """
+
+    needs = ("cv2",)
+    lowered_by = ("freeze", "grey")
+    range = (0.0, 1.0)
+    support = "clip"
+    reach = 2
+    rate = 8.0
+    shrinks = True
+    lost = "inapplicable: the prompt asks nothing of motion"
+    card = Card(
+        sees="Direction, path and pace of the thing that moves most, and the camera's pan, tilt, zoom and roll, "
+        "against the words of the prompt.",
+        blind_to="Which thing the prompt means; actions without a direction; words outside its English list; two "
+        "things that go different ways; a camera over plain ground or along stripes.",
+        hacks="Anything that moves the right way, such as sliding a patch of ground.",
+        input="At least 3 frames of 8 pixels; a prompt that names a motion.",
+        cost="3 ms a frame of 192 x 341 on one thread, beside the flow's 25 ms.",
+    )
+
+    def __init__(
+        self, low: float = 0.03, typical: float = 0.16, high: float = 1.0, flow: str = "dis", flow_size: int = 192
+    ) -> None:
+        super().__init__()
+        if not 0 < low < typical < high:
+            raise ValueError(f"expected 0 < low < typical < high, diagonals a second, got {low}, {typical}, {high}")
+        self.low, self.typical, self.high, self.flow, self.flow_size = low, typical, high, flow, flow_size
+
+    def features(self, samples: Samples) -> Tensor:
+        """Twelve numbers of each three frames in a row, speeds a second, (B, F - 2, 12); see `_Measured`."""
+        motion = coarse_motion(self, samples)
+        found = shared_split(samples, motion, (self.flow, self.flow_size))
+        moved = thing(found)
+        rows = [object_speed(found) / motion.diagonal, camera_speed(found)]
+        for value in (moved.velocity, moved.velocity + moved.carried, moved.turn):
+            rows += [value.real, value.imag]
+        return torch.cat([torch.stack(rows, -1), found.numbers], -1) * samples.fps
+
+    def conclude(self, features: Tensor, about: About) -> Tensor:
+        """How well each clip does what its prompt asks, (B, F - 2)."""
+        asks = [wanted(prompt) for prompt in about.prompts]
+        return torch.stack([self._judge(_Measured(row), ask) for row, ask in zip(features, asks, strict=True)])
+
+    def _judge(self, seen: _Measured, ask: Wanted) -> Tensor:
+        """One clip's curve (F - 2,), whose mean is its value."""
+        items = [*self._of_thing(seen, ask), *self._of_camera(seen, ask)]
+        if not items:
+            return torch.full_like(seen.speed, math.nan)
+        fits = torch.stack([fit for fit, _ in items]).clamp(0, 1)
+        value = fits.prod() ** (1 / len(fits))
+        agree = torch.stack([local for _, local in items]).mean(0)
+        return value * (1 + agree - agree.mean())
+
+    def _of_thing(self, seen: _Measured, ask: Wanted) -> list[tuple[Tensor, Tensor]]:
+        items = []
+        if any(ask.heading):
+            goal = seen.speed.new_tensor(ask.heading) / math.hypot(*ask.heading)
+            ways = [self._along(way, goal, ask.pace) for way in (seen.beside, seen.pictured)]
+            items.append(max(ways, key=lambda way: way[0].item()))
+        if ask.path:
+            items.append((self._path(seen, ask), torch.zeros_like(seen.speed)))
+        if ask.rest:
+            shifted = torch.minimum(seen.speed, seen.pictured.norm(dim=-1))
+            items.append(rested(shifted + ARM * seen.turn.norm(dim=-1), self.low / 2))
+        if not items and ask.pace != 1 and not any(ask.camera):
+            items.append((self._band(seen.speed.mean(), ask.pace), torch.zeros_like(seen.speed)))
+        return items
+
+    def _of_camera(self, seen: _Measured, ask: Wanted) -> list[tuple[Tensor, Tensor]]:
+        items = []
+        if any(ask.camera):
+            arms = seen.speed.new_tensor([1, 1, ARM, ARM])
+            goal = seen.speed.new_tensor(ask.camera)
+            pace = ask.pace if not (any(ask.heading) or ask.path) else 1.0  # said of the thing
+            items.append(self._along(seen.camera * arms, goal / goal.norm(), pace))
+        if ask.still_camera:
+            items.append(rested(seen.camera_speed, self.low / 2))
+        return items
+
+    def _along(self, rate: Tensor, goal: Tensor, pace: float) -> tuple[Tensor, Tensor]:
+        """How well velocities (F - 2, D) follow the unit vector `goal`, and where in time, -1 to 1."""
+        along, whole = rate @ goal, rate.norm(dim=-1)
+        share = ((along.sum() / whole.sum().clamp(min=1e-9) - 0.5) / 0.4).clamp(0, 1)
+        return share * self._band(along.mean(), pace), along / whole.clamp(min=1e-9)
+
+    def _path(self, seen: _Measured, ask: Wanted) -> Tensor:
+        if ask.path in ("bounce", "circle"):
+            shape = bouncing(seen.pictured) if ask.path == "bounce" else circling(seen.pictured)
+            return shape * self._band(seen.pictured.norm(dim=-1).mean(), ask.pace, 3)
+        growth, spin = seen.turn.unbind(-1)
+        if ask.path == "spin":
+            return self._band(spin.mean().abs(), ask.pace, 10)
+        return self._band(growth.mean() * (1 if ask.path == "grow" else -1), ask.pace, 3)
+
+    def _band(self, speed: Tensor, pace: float, scale: float = 1) -> Tensor:
+        low = {0.5: self.low / 2, 1.0: self.low, 2.0: self.typical}[pace]
+        high = {0.5: self.typical, 1.0: self.high, 2.0: 2 * self.high}[pace]
+        return band(speed.clamp(min=0) / scale, low, high)
+
+
+class _Measured:
+    """The features of one clip by name, each (F - 2,) or (F - 2, D)."""
+
+    def __init__(self, row: Tensor) -> None:
+        self.speed, self.camera_speed = row[:, 0], row[:, 1]
+        self.beside, self.pictured, self.turn = row[:, 2:4], row[:, 4:6], row[:, 6:8]
+        self.camera = row[:, 8:12]
+
+
+def band(speed: Tensor, low: float, high: float) -> Tensor:
+    """1 in [low, high], falling to 0 on both sides.
+
+    >>> band(torch.tensor([0.0, 1.0, 2.0, 4.0, 8.0]), 1.0, 4.0)
+    tensor([0.0000, 1.0000, 1.0000, 1.0000, 0.5000])
+    """
+    square = (speed / low) ** 2
+    return (1.5 * square / (square + 0.5)).clamp(max=1) * (high / speed.clamp(min=high))
+
+
+def rested(speed: Tensor, low: float) -> tuple[Tensor, Tensor]:
+    """1 where the mean speed is below `low`, less above, and where in time it rests."""
+    calm = (low / speed.clamp(min=low)) ** 2
+    return (low / speed.mean().clamp(min=low)) ** 2, calm
+
+
+def bouncing(velocity: Tensor) -> Tensor:
+    """How much velocities (N, 2) are those of going up and down: 0 to 1.
+
+    >>> up, right = torch.tensor([0.0, -1.0]), torch.tensor([1.0, 0.0])
+    >>> [round(bouncing(torch.stack(way)).item(), 2) for way in ([up, -up], [up, up], [right, -right])]
+    [1.0, 0.0, 0.0]
+    """
+    whole = velocity.abs().sum(0)
+    vertical = whole[1] / whole.sum().clamp(min=1e-9)
+    undone = 1 - velocity[:, 1].sum().abs() / whole[1].clamp(min=1e-9)
+    return ((vertical - 0.5) / 0.2).clamp(0, 1) * (1.5 * undone).clamp(max=1)
+
+
+def circling(velocity: Tensor) -> Tensor:
+    """How much velocities (N, 2) turn one way, half a turn at least: 0 to 1; a reversal is no turn.
+
+    >>> turn = torch.arange(9.0) * math.pi / 4
+    >>> round(circling(torch.stack([turn.cos(), turn.sin()], 1)).item(), 2)
+    1.0
+    """
+    way = torch.complex(velocity[:, 0], velocity[:, 1])
+    turn = (way[1:] * way[:-1].conj()).angle()
+    turned = (turn * (turn.abs() < 2.2)).sum().abs()
+    return turned / turn.abs().sum().clamp(min=1e-9) * (turned / math.pi).clamp(max=1)

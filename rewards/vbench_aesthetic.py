@@ -1,0 +1,99 @@
+"""VBench's aesthetic quality: the LAION predictor on every frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from .base import About, Card, Samples
+from .vbench import Network, Networked, clip, for_clip, tiny_clip
+
+
+class VbenchAesthetic(Networked):
+    """VBench's aesthetic_quality: the LAION linear predictor's mark a tenth, mean over all frames, mostly in [0, 1].
+
+    mean_t (w · z_t / |z_t| + b) / 10, z CLIP ViT-L/14's embedding of the central square of frames whose shorter side is
+    resized to 224, bicubic, without antialiasing.
+
+    As published: the sides of a wide frame are cut off, and nothing bounds the mark. Half precision on CUDA there,
+    single here.
+
+    `weights` is CLIP, a folder or hub id for transformers; `head` the file sa_0_4_vit_l_14_linear.pth of LAION's
+    aesthetic predictor, or any callable (N, 768) -> (N, 1).
+
+    Source: VBench, arXiv:2311.17982; LAION aesthetic predictor V1; CLIP, arXiv:2103.00020.
+
+    >>> score = VbenchAesthetic(network=lambda x: x.mean((2, 3)), head=lambda z: 5 + 0 * z[:, :1])
+    >>> score(Samples(torch.rand(1, 4, 3, 32, 32), [""], 8.0)).value
+    tensor([0.5000])
+    """
+
+    needs = ("transformers",)
+    extra = "learned"
+    support = "frame"
+    card = Card(
+        sees="How much each frame looks like pictures that people gave high marks.",
+        blind_to="Time; the prompt; the sides of a wide frame.",
+        hacks="Painterly, saturated, centred stills: style drifts towards illustration under optimisation.",
+        input="Any.",
+        cost="CLIP ViT-L/14 once a frame: 81 G multiply-adds.",
+    )
+
+    def __init__(
+        self,
+        weights: str = "openai/clip-vit-large-patch14",
+        head: str | Network = "",
+        network: Network | None = None,
+        chunk: int = 16,
+        offload: bool = False,
+    ) -> None:
+        super().__init__(network, chunk, offload)
+        self.weights, self.head = weights, head
+
+    @classmethod
+    def tiny(cls) -> VbenchAesthetic:
+        """A small image tower and a head of random weights."""
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return cls(network=tiny_clip(), head=nn.Linear(16, 1))
+
+    def load(self) -> Network:
+        """CLIP's image tower."""
+        return clip(self.weights)
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """As CLIP takes them."""
+        return for_clip(frames)
+
+    def features(self, samples: Samples) -> Tensor:
+        """CLIP's embeddings, (B, F, D)."""
+        return self.ask(samples.video)
+
+    @torch.no_grad()
+    def conclude(self, features: Tensor, about: About) -> Tensor:
+        """A tenth of the mark of each frame, (B, F)."""
+        if isinstance(self.head, str):
+            self.head = linear_head(self.head)
+        if isinstance(self.head, nn.Module):
+            self.head.to(features.device)
+        marks = self.head(normalize(features.flatten(0, 1), dim=-1))
+        return marks.reshape(features.shape[:2]) / 10
+
+
+def linear_head(path: str) -> nn.Linear:
+    """A linear layer from a file of its `weight` and `bias`, .safetensors or .pth."""
+    if not path:
+        raise RuntimeError(
+            "VbenchAesthetic needs LAION's linear head: head='sa_0_4_vit_l_14_linear.pth', a file of the repository "
+            "LAION-AI/aesthetic-predictor"
+        )
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    layer = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
+    layer.load_state_dict(state)
+    return layer

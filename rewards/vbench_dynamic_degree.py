@@ -1,0 +1,89 @@
+"""VBench's dynamic degree: whether a clip moves at all, yes or no."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import About, Card, Samples
+from .vbench import Moving, Network
+
+
+class VbenchDynamicDegree(Moving):
+    """VBench's dynamic_degree: 1 if enough pairs of frames move fast enough, else 0.
+
+    Every max(1, round(fps / 8))-th frame is taken, N in all. r of a pair is the mean of the int(0.05 H W) longest flow
+    vectors on the map padded to a multiple of 8. 1 if r > 6 min(H, W) / 256 pixels in at least round(4 N / 16) pairs.
+    The curve is the value: a yes has no place in time.
+
+    As published: `round` is Python's, halves to even (20 fps is sampled at 10, 12 at 6, so the same motion changes
+    class with the frame rate); N = 2 needs round(0.5) = 0 pairs, so a static clip of two samples is dynamic; N = 1 is
+    0. Published numbers need RAFT-things with 20 iterations as `network`: lambda a, b: raft(a, b, iters=20,
+    test_mode=True)[1]. flow="raft:PATH" is torchvision's raft_large: other weights, 12 iterations, other numbers.
+
+    Source: VBench, arXiv:2311.17982; RAFT, arXiv:2003.12039.
+
+    >>> two = VbenchDynamicDegree(flow="dis")(Samples(torch.zeros(1, 2, 3, 64, 64), [""], 8.0))
+    >>> three = VbenchDynamicDegree(flow="dis")(Samples(torch.zeros(1, 8, 3, 64, 64), [""], 8.0))
+    >>> two.value.item(), three.value.item()
+    (1.0, 0.0)
+    """
+
+    needs = ("cv2",)
+    learned = True
+    range = (0.0, 1.0)
+    support = "clip"
+    card = Card(
+        sees="Whether the fastest twentieth of the picture moves more than 2.3 % of the shorter side from sample to "
+        "sample, about 19 % a second, in a quarter of the samples.",
+        blind_to="Everything beyond yes or no; whether things or the camera move; smoothness.",
+        hacks="A synthetic pan of 8 pixels a frame, jitter, noise on 5 % of the picture; a clip of two samples.",
+        input="Any size; frames at 8, 16 or 24 a second are sampled at 8.",
+        cost="44 ms a sampled frame of 192 x 341 by DIS on one thread; with RAFT minutes a clip, on a GPU only.",
+    )
+
+    def __init__(self, flow: str = "", network: Network | None = None, chunk: int = 4) -> None:
+        super().__init__(flow, network, chunk)
+
+    @classmethod
+    def tiny(cls) -> VbenchDynamicDegree:
+        """With OpenCV's flow."""
+        return cls(flow="dis")
+
+    def features(self, samples: Samples) -> Tensor:
+        """r of the pair that ends at each sampled frame, NaN at the other frames, (B, F)."""
+        return self.resume(samples, None, 0)[0]
+
+    def resume(
+        self, samples: Samples, state: tuple[int, Tensor] | None, old: int
+    ) -> tuple[Tensor, tuple[int, Tensor]]:
+        """The same of the frames after the `old` ones already scored; how many were seen, and the last sample."""
+        new, seen = samples.video[:, old:], 0 if state is None else state[0]
+        at = [t for t in range(new.shape[1]) if (seen + t) % interval(samples.fps) == 0]
+        taken = new[:, at] if state is None else torch.cat([state[1], new[:, at]], 1)
+        speeds = new.new_full(new.shape[:2], torch.nan, dtype=torch.float32)
+        if taken.shape[1] > 1:
+            found = self.speed(taken[:, :-1].flatten(0, 1), taken[:, 1:].flatten(0, 1), 0.05)
+            ends = at[1:] if state is None else at
+            speeds[:, ends] = found.unflatten(0, (len(new), -1)).to(speeds)
+        return speeds, (seen + new.shape[1], taken[:, -1:].clone())
+
+    def conclude(self, features: Tensor, about: About) -> Tensor:
+        """The answer, at every frame."""
+        sampled = len(range(0, features.shape[1], interval(about.fps)))
+        return moves(features, sampled, min(about.size))[:, None].float().expand(-1, features.shape[1])
+
+
+def interval(fps: float) -> int:
+    """Of how many frames one is taken; Python rounds halves to even.
+
+    >>> [interval(fps) for fps in (8, 12, 16, 20, 24, 30)]
+    [1, 2, 2, 2, 3, 4]
+    """
+    return max(1, round(fps / 8))
+
+
+def moves(speeds: Tensor, sampled: int, side: int) -> Tensor:
+    """Whether clips are dynamic, bool (B,), by the r of their pairs (B, any, NaN where there is none)."""
+    moving = (speeds > 6.0 * side / 256.0).sum(1)
+    return (moving >= round(4 * sampled / 16.0)) & (sampled > 1)

@@ -1,0 +1,86 @@
+"""VBench's imaging quality: MUSIQ on every frame."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+from torch import Tensor, nn
+
+from .base import Card, Samples
+from .vbench import Network, Networked, for_musiq
+
+
+class VbenchImaging(Networked):
+    """VBench's imaging_quality: MUSIQ-SPAQ's mark of each frame over 100, mean over all frames, mostly in [0, 1].
+
+    Frames whose longer side is above 512 are resized to 512, bilinear, without antialiasing.
+
+    As published: VBench's list of clips has marks of 0..100, its total a hundredth of them; this is the hundredth.
+
+    `network` takes (N, 3, H, W) in [0, 1] and gives marks of 0..100, (N,) or (N, 1). Without one, MUSIQ is built by
+    pyiqa with the weights at `weights`, musiq_spaq_ckpt-358bb6af.pth as published. pyiqa's licences differ by part,
+    some are non-commercial: it is asked for, never installed by vidrl.
+
+    Source: VBench, arXiv:2311.17982; MUSIQ, arXiv:2108.05997.
+
+    >>> score = VbenchImaging(network=lambda x: 100 * x.mean((1, 2, 3)))
+    >>> score(Samples(torch.full((1, 4, 3, 32, 32), 0.25), [""], 8.0)).value
+    tensor([0.2500])
+    """
+
+    support = "frame"
+    card = Card(
+        sees="Noise, blur, over-exposure and other faults of single frames, as people marked photographs.",
+        blind_to="Time: flicker, jumps and stillness; the prompt.",
+        hacks="Sharpening, false detail such as a fine grid, high contrast; any good still, frozen.",
+        input="Any; above 512 pixels it sees a smaller picture without antialiasing.",
+        cost="MUSIQ once a frame, several scales of it.",
+    )
+
+    def __init__(
+        self, weights: str = "", network: Network | None = None, chunk: int = 1, offload: bool = False
+    ) -> None:
+        super().__init__(network, chunk, offload)
+        self.weights = weights
+
+    @classmethod
+    def tiny(cls) -> VbenchImaging:
+        """With a small network of random weights, not MUSIQ's."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            layers = nn.Conv2d(3, 4, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+            return cls(network=nn.Sequential(*layers, nn.Sigmoid(), _Percent()), chunk=8)
+
+    def load(self) -> Network:
+        """MUSIQ by pyiqa."""
+        return musiq(self.weights)
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """As MUSIQ takes them."""
+        return for_musiq(frames)
+
+    def terms(self, samples: Samples) -> Tensor:
+        """A hundredth of the mark of each frame, (B, F)."""
+        return self.ask(samples.video)[..., 0] / 100
+
+
+class _Percent(nn.Module):
+    def forward(self, share: Tensor) -> Tensor:
+        return 100 * share
+
+
+def musiq(weights: str) -> nn.Module:
+    """MUSIQ with the weights of a file."""
+    if not weights:
+        raise RuntimeError(
+            "VbenchImaging needs MUSIQ: weights='musiq_spaq_ckpt-358bb6af.pth' with pyiqa installed, or network=..."
+        )
+    try:
+        architecture = importlib.import_module("pyiqa.archs.musiq_arch")
+    except ImportError as error:
+        raise ImportError("MUSIQ's architecture comes from pyiqa: pip install pyiqa, or pass network=...") from error
+    network = architecture.MUSIQ(pretrained=False)
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    network.load_state_dict(state.get("params", state))
+    return network

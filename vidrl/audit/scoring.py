@@ -1,0 +1,138 @@
+"""Any reward as the audit asks it: by name, ours or not, in batches of one shape, with what it does not score."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidrl import plugin
+from vidrl.audit.clips import Clip
+from vidrl.evaluate import score_each
+from vidrl.rewards import Reward, Samples, Score, default
+
+Values = np.ndarray  # float64; NaN: not scored
+PIXELS = 40_000_000  # numbers in one batch of clips, 160 MB
+
+
+class _Outside(Reward):
+    """A callable fn(video, prompts, fps) as a reward: it returns (B,) numbers or a Score."""
+
+    def __init__(self, call: Callable[..., Any], name: str) -> None:
+        super().__init__()
+        self.call, self.name = call, name
+
+    def forward(self, samples: Samples) -> Score:
+        """What the callable says, checked."""
+        said = self.call(samples.frames, list(samples.prompts), samples.fps)
+        if isinstance(said, Score):
+            return said
+        value = torch.as_tensor(said, dtype=torch.float32)
+        if value.shape != (len(samples),):
+            raise ValueError(f"expected {len(samples)} numbers of {self.name}, one a clip, got shape "
+                             f"{tuple(value.shape)}")
+        return Score(value)
+
+
+def load(name: str, **options: Any) -> Reward:
+    """A reward by name: `default`, a plug-in, or `package.module:Class` or `package.module:function` of anybody.
+
+    A function, or an instance of a class that is no Reward, is called as fn(video (B, F, C, H, W) float in [0, 1],
+    prompts, fps) and returns (B,) numbers or a Score. Raises what `plugin.load` raises.
+    """
+    if name == "default":
+        if options:
+            raise plugin.BadOption(f"the default composite has no options, got {', '.join(options)}: name one of its "
+                                   f"parts, or write a composite of your own")
+        return default()
+    found = _outside(name) if ":" in name else None
+    if found is None or (isinstance(found, type) and issubclass(found, Reward)):
+        return plugin.load("rewards", name, **options)
+    if isinstance(found, type):
+        found = found(**plugin.check(found, options, f"reward {name!r}"))
+    return adapt(found, name)
+
+
+def adapt(reward: Any, name: str = "") -> Reward:
+    """A Reward as it is, any other callable as one."""
+    if isinstance(reward, Reward):
+        return reward
+    if not callable(reward):
+        raise ValueError(f"expected a Reward or a function fn(video, prompts, fps), got {type(reward).__name__}")
+    return _Outside(reward, name or getattr(reward, "__name__", type(reward).__name__))
+
+
+def _outside(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise plugin.UnknownName(f"{name!r}: there is no module {module_name!r} on the import path") from error
+    if not hasattr(module, attribute):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise plugin.UnknownName(f"{name!r}: {module_name} has no {attribute!r}: {plugin.nearest(attribute, known)}")
+    return getattr(module, attribute)
+
+
+class Scorer:
+    """Asks one reward for the values of many clips, and counts the clips and seconds."""
+
+    def __init__(self, reward: Any, device: str = "cpu", batch: int = 0) -> None:
+        self.reward = adapt(reward).to(device).eval()
+        self.device, self.batch = torch.device(device), batch
+        self.clips, self.seconds = 0, 0.0
+        self.grown: int | None = None  # bytes, over the first clips
+
+    def __call__(self, clips: Sequence[Clip], strict: bool = False) -> tuple[Values, list[str | None]]:
+        """Values (N,) and why a clip has none; `strict` raises where a whole batch fails."""
+        values = np.full(len(clips), np.nan)
+        why: list[str | None] = [None] * len(clips)
+        for rows in batches(clips, self.batch):
+            found, said = self._ask([clips[i] for i in rows], strict)
+            values[rows] = found
+            for i, reason in zip(rows, said, strict=True):
+                why[i] = reason
+        return values, why
+
+    def _ask(self, clips: Sequence[Clip], strict: bool) -> tuple[Values, list[str | None]]:
+        samples = Samples(torch.stack([clip.video.to(self.device) for clip in clips]), [c.prompt for c in clips],
+                          clips[0].fps)
+        start = time.perf_counter()
+        try:
+            with torch.no_grad():
+                score = score_each(self.reward, samples)
+        except RuntimeError as error:
+            if strict:
+                raise
+            return np.full(len(clips), np.nan), [f"unscored: {error}"] * len(clips)
+        value = _numbers(score.value)
+        self.seconds, self.clips = self.seconds + time.perf_counter() - start, self.clips + len(clips)
+        return value, [_reason(number, said) for number, said in zip(value, score.why, strict=True)]
+
+
+def _numbers(value: Tensor) -> Values:
+    found = value.detach().double().cpu().numpy()
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _reason(value: float, said: str | None) -> str | None:
+    return None if np.isfinite(value) else said or "unscored: the reward returned NaN or infinity"
+
+
+def batches(clips: Sequence[Clip], most: int = 0) -> list[list[int]]:
+    """Which clips go together: of one shape and rate, at most `most`, and no more than memory holds."""
+    kind = lambda i: (tuple(clips[i].video.shape), clips[i].fps)  # noqa: E731
+    found = []
+    for (shape, _), group in groupby(sorted(range(len(clips)), key=kind), key=kind):
+        rows = list(group)
+        size = max(1, min(most or len(rows), PIXELS // int(np.prod(shape))))
+        found += [rows[i : i + size] for i in range(0, len(rows), size)]
+    return found

@@ -1,0 +1,81 @@
+"""The audit on a terminal: one line a hack."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vidrl.audit.hacks import HACKS
+
+if TYPE_CHECKING:
+    from vidrl.audit.report import Report, Row
+
+ARROWS = {"falls": "↘ falls", "rises": "↗ rises", "mixed": "~ mixed", "flat": "= flat"}
+LEGEND = """\
+Wins: share of the clips that gain more than 95 % of mild re-encodings do; in brackets where the hack cannot be told
+from the clip alone. Change: mean at the greatest strength, with its 95 % interval, in units of what re-encoding does
+(its root mean square)."""
+
+
+def table(report: Report) -> str:
+    """The whole text."""
+    apart = [hack for hack in report.hacks if not any(row.detectable for row in report.of(hack))]
+    counted = [hack for hack in report.hacks if hack not in apart]
+    lines = [verdict(report), "", _head(report), *(_line(report, hack) for hack in counted)]
+    lines += ["", "not counted: a clip like this one might have been filmed", *(_line(report, h) for h in apart)] \
+        if apart else []
+    lines += ["", *(_check(check) for check in report.checks)] if report.checks else []
+    lines += ["", report.search.text()] if report.search else []
+    lines += ["", *_missing(report)] if report.unscored or report.left else []
+    return "\n".join([*lines, "", LEGEND])
+
+
+def verdict(report: Report) -> str:
+    """The outcome in a line."""
+    if not report.pairs:
+        return f"{report.reward}: FAIL, no clip was scored before and after a detectable hack"
+    if not report.sees:
+        return f"{report.reward}: FAIL, all {len(report.clips)} clips have the same value: it sees nothing of them"
+    outcome = "PASS" if report.passed else "FAIL"
+    apart = ", ".join(f"{wins} of {pairs} of {name}" for name, (wins, pairs) in report.sources.items())
+    return (f"{report.reward}: {outcome}, {len(report.wins)} of {report.pairs} pairs of clip and detectable hack pay "
+            f"({100 * report.win_rate:.1f} %, allowed {100 * report.max_wins:g} %){f'; {apart}' if apart else ''}; "
+            f"{len(report.clips)} clips, {report.seconds:.0f} s")
+
+
+def _head(report: Report) -> str:
+    wins = "".join(f"{f'{s:g}':>7}" for s in report.strengths)
+    return f"{'':12} {'told from':>9}{wins}   {'change at most':<22}   with strength"
+
+
+def _line(report: Report, hack: str) -> str:
+    from vidrl.audit.report import told, told_from
+
+    rows = {row.strength: row for row in report.of(hack)}
+    cells = "".join(f"{_cell(rows.get(s)):>7}" for s in report.strengths)
+    last, unit = report.of(hack)[-1], report.null.sigmas
+    change = f"{told(unit(last.mean)):>6} [{told(unit(last.low))}, {told(unit(last.high))}]"
+    lost = sum(row.unscored for row in rows.values())
+    note = f"   {lost} unscored: {last.why[0] if last.why else 'at a lower strength'}" if lost else ""
+    way = ARROWS[report.trend(hack)] if len(rows) > 1 else ""
+    return f"{hack:12} {told_from(HACKS[hack]):>9}{cells}   {change:<22}   {way}{note}".rstrip()
+
+
+def _cell(row: Row | None) -> str:
+    if row is None or not row.n:
+        return "–"
+    share = f"{100 * row.rate:.0f} %"
+    return share if row.detectable else f"({share})"
+
+
+def _check(check: object) -> str:
+    from vidrl.audit.report import Check
+
+    assert isinstance(check, Check)
+    return f"{'ok  ' if check.passed else 'FLAG'} {check.name:14} {check.words}"
+
+
+def _missing(report: Report) -> list[str]:
+    unscored = [f"  {name}: {why}" for name, why in report.unscored]
+    left = [f"  {one.name}: {one.why}" for one in report.left]
+    return [*([f"not scored, {len(unscored)} of {len(report.clips)} clips:"] if unscored else []), *unscored,
+            *([f"left out, {len(left)}:"] if left else []), *left]

@@ -1,0 +1,77 @@
+"""vidrl audit, vidrl serve: a reward put to the proof, a reward behind HTTP."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ._declare import command
+
+AUDIT = """\
+Put any reward through every known way of cheating it, before a policy finds one.
+
+  vidrl audit                                      the default composite
+  vidrl audit flicker --clips videos/ --html audit.html
+  vidrl audit my_package.rewards:score --quick     fn(video (B, F, C, H, W) in [0, 1], prompts, fps) -> (B,) numbers
+  vidrl audit default --optimise                   and best-of-N and random search against it
+
+A win is a gain above the 95th percentile of what a mild re-encoding of the same clips gains. Exit status 1 if more than
+--max-wins of the pairs of clip and detectable hack win (or, with --strict, if a check is flagged).
+"""
+
+SERVE = """\
+Serve a reward over HTTP, so that a heavy one runs on a machine of its own. The token is that of VIDRL_TOKEN, or a new
+one, printed once; the reward `http_scorer` is the client.
+
+  VIDRL_TOKEN=... vidrl serve pick_score --device cuda           there
+  ssh -N -L 8765:127.0.0.1:8765 there                            here, in one terminal
+  VIDRL_TOKEN=... vidrl score clips/ --reward http_scorer --option url=http://127.0.0.1:8765         in another
+"""
+
+
+def declare_audit(commands: Any) -> None:
+    made = command(commands, "audit", AUDIT, "does a reward pay for cheating?", _audit)
+    made.add_argument("reward", metavar="REWARD", nargs="?", default="default",
+                         help="a name, or package.module:Class or :function; the default composite if not given")
+    made.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an option of the reward")
+    made.add_argument("--clips", metavar="DIR", help="audit on pieces of these videos too")
+    made.add_argument("--side", type=int, default=96, help="their shorter side is shrunk to so many pixels (96)")
+    made.add_argument("--clips-count", type=int, metavar="N", help="how many synthetic clips (30)")
+    made.add_argument("--size", type=int, default=64, help="the side of the synthetic clips (64)")
+    made.add_argument("--frames", type=int, default=17, help="their length (17, at 8 frames a second)")
+    made.add_argument("--hacks", metavar="A,B", help="these hacks alone")
+    made.add_argument("--strengths", metavar="S,T", help="at these strengths (0.25,0.5,1)")
+    made.add_argument("--quick", action="store_true", help="12 clips, 16 hacks, strengths 0.5 and 1: for CI")
+    made.add_argument("--optimise", action="store_true", help="best-of-N and random search against it")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--device", default="cpu", help="cpu, cuda ...")
+    made.add_argument("--max-wins", type=float, default=0.02, metavar="SHARE", help="pass with at most this (0.02)")
+    made.add_argument("--strict", action="store_true", help="fail on a flagged check too")
+    for kind, what in (("json", "all numbers"), ("html", "one page, readable offline"), ("svg", "the picture alone")):
+        made.add_argument(f"--{kind}", metavar="FILE", help=f"write {what}")
+
+
+def declare_serve(commands: Any) -> None:
+    made = command(commands, "serve", SERVE, "a reward behind HTTP", _serve)
+    made.add_argument("reward", metavar="REWARD", help="a name, or package.module:Class")
+    made.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an option of the reward")
+    made.add_argument("--port", type=int, default=8765, help="0 takes a free one (8765)")
+    made.add_argument("--host", default="127.0.0.1", help="127.0.0.1: this machine alone")
+    made.add_argument("--expose", action="store_true", help="allow a host that others reach; nothing is encrypted")
+    made.add_argument("--device", default="cpu", help="cpu, cuda ...")
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from vidrl.audit import command
+
+    return command.main(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from vidrl import toml
+    from vidrl.audit.scoring import load
+    from vidrl.rewards._serve import serve
+
+    reward = load(args.reward, **toml.options(args.option))
+    serve(reward, args.host, args.port, expose=args.expose, device=args.device)
+    return 0

@@ -1,0 +1,130 @@
+"""vidrl score: rewards over video files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ._declare import command
+
+SCORE = """\
+Score video files, or the videos in folders: one JSON line a clip with path, value, parts, curve (one number a frame),
+fps, size, frames and, where a clip could not be scored, why.
+
+  vidrl score clips/                                        the default composite
+  vidrl score a.mp4 b.webm --reward flicker --reward drift
+  vidrl score clips/ --reward my_package.rewards:Sharpness  a class, or a function, of yours
+  vidrl score clips/ --reward aesthetic --option head=weights/linear.pth
+  vidrl score clips/ --reward default --reward judge --option judge.model=NAME
+  vidrl score clips/ --prompts clips/prompts.csv            columns path, prompt; .jsonl the same; .txt one a line
+  vidrl score clips/ --jobs 8 --timeout 60                  eight processes of one thread each
+  vidrl score clips/ --json scores.jsonl --strict           exit status 1 if any clip could not be scored
+
+A file that crashes its decoder, or takes longer than the timeout, is a line with its reason; the rest goes on.
+"""
+
+
+def declare(commands: Any) -> None:
+    made = command(commands, "score", SCORE, "score videos", _score)
+    made.add_argument("paths", metavar="PATH", nargs="*",
+                         help="video files, or folders of them; those of the table of --prompts if not given")
+    made.add_argument("--reward", action="append", metavar="NAME", default=[],
+                         help="may be repeated; `vidrl list rewards` names them, package.module:Class is one of yours; "
+                              "`default`, the composite, if not given")
+    made.add_argument("--option", action="append", metavar="KEY=VALUE", default=[],
+                         help="an option of the reward (`vidrl show rewards NAME` lists them); NAME.KEY=VALUE where "
+                              "there are several")
+    made.add_argument("--prompts", metavar="FILE",
+                         help="what was asked for: .csv, .tsv or .jsonl with path and prompt, or text, one prompt a "
+                              "line in order of the files")
+    made.add_argument("--jobs", type=int, metavar="N",
+                         help="processes that score, of one thread each (one a core, up to 4); 0: this process, which "
+                              "a broken file can take down")
+    made.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS",
+                         help="longest time for one clip (600); 0: as long as it takes")
+    made.add_argument("--json", metavar="FILE", help="write the lines there instead of printing them")
+    made.add_argument("--strict", action="store_true",
+                         help="exit status 1 if any clip could not be scored, not only where none could")
+
+
+def _score(args: argparse.Namespace) -> int:
+    from vidrl import rewards
+
+    if not (args.paths or args.prompts):
+        raise ValueError("expected files or folders to score, or a table of them with --prompts; got neither")
+    chosen = _chosen(args.reward or ["default"], args.option)
+    files, prompts = _clips(args)
+    jobs = min(_cores(), 4) if args.jobs is None else args.jobs
+    rows = rewards.score_files(files, chosen, prompts, jobs=jobs, timeout=args.timeout or None)
+    with open(args.json, "w", encoding="utf-8") if args.json else _Standard() as file:
+        lost = [_line(row, file) for row in _progress(rows, len(files))]
+    if any(lost):
+        print(f"vidrl: {sum(lost)} not scored; `why` tells the reason of each", file=sys.stderr)
+    return 1 if any(lost) and (args.strict or all(lost)) else 0
+
+
+def _chosen(names: list[str], words: list[str]) -> dict[str, Any]:
+    """The rewards by name, each with its own of the options."""
+    from vidrl import toml
+    from vidrl.audit.scoring import load
+
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a reward of the user's own lies where he stands
+    options: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key, value in toml.options(words).items():
+        owner, _, key = key.rpartition(".")
+        owner = owner or (names[0] if len(options) == 1 else "")
+        if owner not in options:
+            raise ValueError(f"expected --option {key}=... with the reward it is of, as NAME.{key}=..., one of "
+                             f"{', '.join(options)}; got {owner or 'none'}")
+        options[owner][key] = value
+    return {name: load(name, **given) for name, given in options.items()}
+
+
+def _clips(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
+    """The files to score, and their prompts."""
+    from vidrl.rewards import _manifest, video
+
+    if args.prompts is None:
+        return list(video.find(args.paths)), {}
+    table = _manifest.read(args.prompts)
+    files, prompts = _manifest.match(args.paths, table)
+    if spare := _manifest.spare(files, table):
+        print(f"vidrl: {len(spare)} of {len(table)} rows of {args.prompts} are of files that were not given or are not "
+              f"there, the first is {spare[0]}", file=sys.stderr)
+    return files, prompts
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _progress(rows: Iterable[Any], total: int) -> Iterable[Any]:
+    """The rows, with a bar on standard error where a person sees it and tqdm is there."""
+    if sys.stderr.isatty():
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            return rows
+        return tqdm(rows, total=total, unit="clip", file=sys.stderr)
+    return rows
+
+
+class _Standard:
+    """Standard output as a context that stays open."""
+
+    def __enter__(self) -> Any:
+        return sys.stdout
+
+    def __exit__(self, *error: object) -> None:
+        sys.stdout.flush()
+
+
+def _line(row: dict[str, Any], file: Any) -> bool:
+    print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
+    return bool(row.get("why"))

@@ -1,0 +1,91 @@
+"""vidrl train, vidrl report: a run, and what became of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from ._declare import command
+
+TRAIN = """\
+Fine-tune a generator by reinforcement learning, as a TOML recipe says.
+
+  vidrl train scripts/recipes/demo.toml
+  vidrl train scripts/recipes/demo.toml train.rounds=5 algorithm.options.segments=1 run=runs/mine
+  vidrl train scripts/recipes/demo.toml --resume            go on after a kill, to the same weights
+  vidrl train scripts/recipes/demo.toml --processes 2       several processes on this machine; 0 = as many as suit it
+  torchrun ... -m vidrl train RECIPE                        several machines
+
+The run folder holds the resolved config, metrics.jsonl, clips, checkpoints, the LoRA, summary.json and report.html.
+Ctrl-C saves a checkpoint and leaves.
+"""
+
+
+def declare_train(commands: Any) -> None:
+    made = command(commands, "train", TRAIN, "fine-tune a generator", _train)
+    made.add_argument("recipe", metavar="RECIPE", help="a TOML file; scripts/recipes holds some")
+    made.add_argument("overrides", metavar="key=value", nargs="*", help="dotted overrides, as train.rounds=5")
+    made.add_argument("--resume", action="store_true",
+                         help="go on from the run folder's checkpoint; starts anew where there is none")
+    made.add_argument("--processes", type=int, default=1, metavar="N",
+                         help="how many share the work (1); 0: one a GPU, or two of one thread on a CPU")
+    made.add_argument("--check", action="store_true",
+                         help="check recipe, options and run folder, print new | interrupted | finished and the "
+                              "folder, and do nothing else")
+
+
+def declare_report(commands: Any) -> None:
+    about = "Print a run's before/after table and write its report.html: one page, self-contained, readable offline."
+    made = command(commands, "report", about, "a run's table and page", _report)
+    made.add_argument("folder", metavar="RUN", help="a run folder, as runs/demo")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from vidrl import checkpoint, config
+
+    recipe = config.load(args.recipe, args.overrides)
+    config.check_plugins(recipe)
+    stands = checkpoint.examine(recipe.run, recipe.to_dict(), args.resume)
+    if args.check:
+        print(stands, recipe.run)
+        return 0
+    if stands == "finished":
+        return _finish(recipe.run, note="this run is finished:")
+
+    return _launched(args) if args.processes != 1 else _trained(recipe, args.resume)
+
+
+def _launched(args: argparse.Namespace) -> int:
+    from vidrl import launch
+
+    words = ["train", args.recipe, *args.overrides, *(["--resume"] if args.resume else [])]
+    return launch.launch(words, args.processes or launch.automatic())
+
+
+def _trained(recipe: Any, resume: bool) -> int:
+    from vidrl import launch, train
+
+    launch.end_with_parent()
+    return _finish(train.run(recipe, resume=resume))
+
+
+def _finish(folder: str | Path, note: str = "") -> int:
+    from vidrl import checkpoint, report
+
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    if checkpoint.status(folder) != "finished":
+        print(f"interrupted; the same command with --resume goes on from {folder}")
+        return 130
+    print("\n".join(filter(None, [note, report.table(folder), str(report.write(folder))])))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from vidrl import report
+
+    print(report.table(args.folder))
+    print(report.write(args.folder))
+    return 0
