@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -132,15 +133,16 @@ class _Pool(Generic[T]):
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Ctrl-C is not heard: a process that starts meanwhile inherits that, even while it imports."""
-    if threading.current_thread() is not threading.main_thread():
+    """Ctrl-C waits: a process that starts meanwhile inherits that, even while it imports, and we hear it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # its own start would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Worker(Generic[T]):
@@ -235,6 +237,8 @@ def _serve(pipe: Connection, parent: int) -> None:
 def _settle(parent: int) -> None:
     """One thread, no noise of C libraries, no answer to Ctrl-C, and an end when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}  # read when those libraries are loaded
     torch.set_num_threads(1)
     if sys.stderr is not None:

@@ -167,8 +167,8 @@ def reason(parts: Mapping[str, Score], optional: Sequence[str], i: int) -> str |
 
 
 def default() -> Composite:
-    """The composite of the demo: eight rewards, normalised to spread alike, that stillness, copies, blur and the dark do
-    not win; `vidrl audit` tells what else does not, and what does.
+    """The composite of the demo: eight rewards, normalised to spread alike, that stillness, copies, blur and the dark
+    do not win; `vidrl audit` tells what else does not, and what does.
 
     >>> sorted(default().weights)
     ['drift', 'dynamic_degree', 'flicker', 'frame_quality', 'freeze', 'motion_consistency', 'pumping', 'warp_error']

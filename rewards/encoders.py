@@ -166,5 +166,5 @@ def _parsed(spec: str, known: tuple[str, ...]) -> tuple[str, str]:
 
 
 def cosine(features: Tensor, other: Tensor) -> Tensor:
-    """The cosine of the last axes."""
-    return torch.nn.functional.cosine_similarity(features, other, dim=-1)
+    """The cosine of the last axes; rounding may not carry it beyond 1."""
+    return torch.nn.functional.cosine_similarity(features, other, dim=-1).clamp(-1, 1)

@@ -43,6 +43,7 @@ class Workers:
         self.trackers, self.asked = bool(trackers), 0.0
         self.device, self.count, self.rank = self.engine.device, self.engine.num_processes, self.engine.process_index
         self.main = self.engine.is_main_process
+        self.engine.wait_for_everyone()  # else one that fails at once breaks the joining of the others, and hides why
 
     def share(self, n: int, even: bool = True) -> list[int]:
         """The places out of n that are this process's, one after the other."""

@@ -436,7 +436,7 @@ def test_video_alignment_is_x_clips(tmp_path):
         given = model(**tokens, pixel_values=normal(video[:, 1::2])).logits_per_video.diagonal()
     score = VideoAlignment(str(tmp_path))(samples(video))
     torch.testing.assert_close(score.value, given / model.logit_scale.exp().detach(), atol=1e-5, rtol=1e-4)
-    assert (score.frames == score.value[:, None]).all()
+    torch.testing.assert_close(score.frames, score.value[:, None].expand_as(score.frames))  # a mean rounds
 
 
 def test_windows_are_judged_by_themselves():
