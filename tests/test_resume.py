@@ -15,7 +15,6 @@ import torch
 from toys import ended, forked, recipe, rows, signalled, summary, timeless, weights
 
 from vidrl import checkpoint, config, train
-from vidrl.rewards import video
 from vidrl.toml import write
 
 STUBBORN = {"action": "rollback", "bands": {"composite": [0.98, 1.03]}}  # left on purpose: state is put back too
@@ -43,9 +42,7 @@ def same_run(run: Path, other: Path) -> None:
             assert a.files == b.files and all(np.array_equal(a[k], b[k], equal_nan=True) for k in a.files)
     clips = sorted(str(path.relative_to(other)) for path in (other / "clips").rglob("*.mp4"))
     assert [str(path.relative_to(run)) for path in sorted((run / "clips").rglob("*.mp4"))] == clips
-    for name in clips:
-        one, same = (video.read(folder / name)[0].float() for folder in (run, other))
-        assert one.shape == same.shape and float((one - same).abs().mean()) < 0.01, name  # of 255: the codec's own
+    assert all((run / name).read_bytes() == (other / name).read_bytes() for name in clips)
 
 
 def test_the_undisturbed_run_put_weights_back_and_kept_the_best(undisturbed):
