@@ -96,7 +96,6 @@ def test_a_reward_without_a_curve_has_whole_clip_credit():
     assert torch.allclose(made[:, 0], credit.normalise(value, GROUP))
 
 
-@pytest.mark.xfail(strict=True, reason="falls back to whole-clip credit without a word")
 def test_a_reward_without_a_curve_says_so_once():
     algorithm = GRPO(segments=2, alpha=0.5)
     with warnings.catch_warnings(record=True) as said:
@@ -104,8 +103,7 @@ def test_a_reward_without_a_curve_says_so_once():
         for _ in range(3):
             algorithm.credit(Score(torch.randn(6)), GROUP, PLAN, WAN)
     told = [str(one.message) for one in said]
-    assert len(told) == 1
-    assert "no curve over time" in told[0] and "whole clip" in told[0] and "2 segments" in told[0]
+    assert len(told) == 1 and "has no curve over frames: its value is credited to every segment" in told[0]
 
 
 @pytest.mark.parametrize("alpha, plan", [(0.5, PLAN), (0.0, PLAN), (0.5, Plan((1.0, 0.0)))])
@@ -214,6 +212,50 @@ def test_fewer_samples_than_entries_are_conditioned_by_ridge_and_shrinkage():
 def test_equal_clips_have_no_credit():
     made = estimators.gls(torch.ones(6, 17), torch.rand(2, 17) + 0.1, GROUP)
     assert torch.equal(made, torch.zeros(6, 2))
+
+
+SPANS = segments.frame_spans(WAN, 2)
+MEASURED = ["influence", "gls", "posterior"]
+
+
+def moments(frames=17, n=2, steps=1):
+    root = torch.rand(steps, n, frames, 3)
+    return {"composite": root @ root.mT}
+
+
+@pytest.mark.parametrize("way", MEASURED)
+def test_credit_by_influence_that_was_not_measured(way):
+    for given in (None, {}, {"flicker": moments()["composite"]}):
+        with pytest.raises(ValueError, match=f"expected moments of 'composite' for {way} credit, got none: measure"):
+            credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, way, moments=given)
+
+
+@pytest.mark.parametrize("way", MEASURED)
+@pytest.mark.parametrize("given", [moments(16), moments(n=3), moments(5)], ids=["frames", "segments", "latents"])
+def test_credit_by_the_influence_of_another_clip(way, given):
+    with pytest.raises(ValueError, match=r"expected moments \(K, 2, F, F\) of 17 frames for 'composite', got \(1, "):
+        credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, way, moments=given)
+
+
+@pytest.mark.parametrize("way", MEASURED)
+def test_credit_by_an_influence_that_is_not_finite(way):
+    given = moments()
+    given["composite"][0, 1, 4, 4] = NAN
+    with pytest.raises(ValueError, match="expected a finite influence"):
+        credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, way, moments=given)
+
+
+def test_a_way_that_is_not_there():
+    with pytest.raises(ValueError, match="expected credit to be one of whole, segment, .* got 'local'"):
+        credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, "local")
+
+
+@pytest.mark.parametrize("way", ["whole", "segment", *MEASURED])
+def test_one_segment_is_the_whole_clip_whatever_the_way(way):
+    """An image, or S = 1: nothing is asked of the curve, or of a measured influence."""
+    value = torch.randn(6)
+    made = credit.advantages(Score(value, value[:, None]), GROUP, [(0, 1)], way)
+    assert torch.equal(made, credit.normalise(value, GROUP)[:, None])
 
 
 # --- Groups ----------------------------------------------------------------------------------------------------------
