@@ -1,91 +1,107 @@
-"""Scores → advantages (B, S): who of a group, and which segment of the clip, did better than expected.
+"""Scores → advantages (N, S): who of a group, and which segment of the clip, did better than expected.
 
-Legend: B samples, S segments, G members of a group (samples of one prompt); `group` (B,) numbers the groups. NaN is an
-unscored sample: it is left out of its group's statistics and gets advantage 0.
+The estimators are the pure functions of `vidrl.estimators`. Legend: N samples, F frames,
+S segments, K denoising steps; `group` (N,) numbers the prompts. NaN is an unscored sample: it gets advantage 0.
 """
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from vidrl.rewards import Score
 
-from .segments import Span, pool_frames
+from .estimators import (  # noqa: F401  to be had from here too
+    antithetic,
+    blend,
+    by_segment,
+    gls,
+    group_mean,
+    group_std,
+    influence_weighted,
+    leave_one_out,
+    normalise,
+    permuted,
+    pooled_covariance,
+    posterior,
+    scaled,
+    segment_scores,
+    step_gains,
+    to_latent,
+    whole_clip,
+)
+from .segments import Span
 
-LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
-
-
-def group_mean(values: Tensor, group: Tensor) -> Tensor:
-    """For each sample the mean over the scored members of its group, (B, ...); NaN for a group without any."""
-    same = (group[:, None] == group).to(values.dtype)
-    scored = ~values.isnan()
-    total = torch.einsum("bg,g...->b...", same, values.nan_to_num())
-    return total / torch.einsum("bg,g...->b...", same, scored.to(values.dtype))
-
-
-def group_std(values: Tensor, group: Tensor) -> Tensor:
-    """For each sample the (population) standard deviation over the scored members of its group, (B, ...)."""
-    return group_mean((values - group_mean(values, group)).square(), group).clamp(min=0).sqrt()
-
-
-def normalise(values: Tensor, group: Tensor, scale: str = "group", eps: float = 1e-4) -> Tensor:
-    """Group-relative advantages A = (r − mean_group) / (std + ε), (B, ...) like `values` (GRPO, arXiv 2402.03300).
-
-    `scale`: "group" divides by each group's own std; "batch" by the root mean square of all groups' deviations, so that
-    groups in which nothing differs are not blown up; "none" does not divide (Dr. GRPO, 2503.20783). Samples that are
-    NaN, and groups with fewer than two scored samples, get 0.
-
-    Example:
-        >>> normalise(torch.tensor([1.0, 3.0, 5.0, float("nan")]), torch.tensor([0, 0, 1, 1]), eps=0.0)
-        tensor([-1.,  1.,  0.,  0.])
-    """
-    if scale not in ("group", "batch", "none"):
-        raise ValueError(f'expected scale "group", "batch" or "none", got {scale!r}')
-    exact = values.double()  # or the rounding of a mean passes for a deviation where all are equal
-    same = (group[:, None] == group).to(exact.dtype)
-    scored = torch.einsum("bg,g...->b...", same, (~values.isnan()).to(exact.dtype))
-    deviation = torch.where(scored >= 2, exact - group_mean(exact, group), torch.nan)
-    if scale == "group":
-        deviation = deviation / (group_std(exact, group) + eps)
-    elif scale == "batch":
-        deviation = deviation / (deviation.square().nanmean().sqrt() + eps)
-    return deviation.nan_to_num(0.0).to(values.dtype)
+WAYS = ("whole", "segment", *(MEASURED := ("influence", "gls", "posterior")))  # these need a measured influence
 
 
-def by_segment(value: Tensor, curve: Tensor | None, support: str, spans: list[Span]) -> Tensor:
-    """A reward's score of each segment, (B, S).
+def advantages(
+    score: Score, group: Tensor, spans: Sequence[Span], way: str = "segment", alpha: float = 0.5, scale: str = "group",
+    per_part: bool = False, moments: Mapping[str, Tensor] | None = None, ridge: float = 0.1,
+) -> Tensor:  # fmt: skip
+    """(1 − α) A + α a_j: each sample's advantage over its group, and of its segments by a credit estimator.
 
-    A curve whose entries look at their own place in time is averaged over each segment's frames; a curve that looks
-    further ("prefix", "clip"), or none, credits the whole clip's value to every segment.
-    """
-    if curve is None or support not in LOCAL:
-        return value[:, None].expand(-1, len(spans))
-    return pool_frames(curve, spans)
-
-
-def segment_scores(score: Score, spans: list[Span]) -> Tensor:
-    """What each segment adds to a score, (B, S), its mean about the value.
-
-    r_j = R + Σ_p ∂R/∂m_p (m_{p,j} − m_p) over the parts p of a composite, each by its own support; a score without
-    parts is `by_segment`.
-    """
-    if not score.slopes:
-        return by_segment(score.value, score.frames, score.support, spans)
-    made = score.value[:, None].expand(-1, len(spans))
-    for name, part in score.parts.items():
-        departure = segment_scores(part, spans) - part.value[:, None]
-        made = made + score.slopes[name][:, None] * departure.nan_to_num(0.0)
-    return made
-
-
-def blend(whole: Tensor, local: Tensor, alpha: float) -> Tensor:
-    """A_j = (1 − α) A + α a_j: whole-clip advantages (B,) and segments' own (B, S); α = 0 is whole-clip credit.
+    `spans`: the pixel frames of each segment. `way`: "whole" is α = 0; "segment" the mean of a part's own frames, where
+    its curve looks at its own place in time; "influence", "gls" and "posterior" weigh frames by the measured
+    `moments[part]` (K, S, F, F), and give (N, K, S), else (N, S). `per_part` normalises each part of a composite before
+    the weighted sum (as GDPO, arXiv 2601.05242). One segment is whole-clip credit, whatever the way. A part without
+    curve credits its value to every segment, and a warning says so. Raises ValueError for unknown ways, and moments
+    that are missing or of another number of frames.
 
     Example:
-        >>> blend(torch.tensor([1.0]), torch.tensor([[3.0, -1.0]]), 0.5)
-        tensor([[2., 0.]])
+        >>> score = Score(torch.tensor([1.0, 0.0]), torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
+        >>> advantages(score, torch.tensor([0, 0]), [(0, 1), (1, 2)], alpha=1.0).round(decimals=2)
+        tensor([[ 1.,  0.],
+                [-1.,  0.]])
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"expected α in [0, 1], got {alpha}")
-    return (1 - alpha) * whole[:, None] + alpha * local
+    if way not in WAYS:
+        raise ValueError(f"expected credit to be one of {', '.join(WAYS)}, got {way!r}")
+    parts = dict(score.parts) if per_part and score.weights else {"composite": score}
+    weights = torch.tensor([score.weights.get(name, 1.0) for name in parts]).to(score.value)
+    lost, made = score.value.isnan(), []
+    for name, part in parts.items():
+        value = part.value.masked_fill(lost, torch.nan)
+        whole = normalise(value, group, scale)
+        if way == "whole" or not alpha or len(spans) == 1 or not _has_curve(name, part):
+            made.append(whole[:, None].expand(-1, len(spans)))
+        else:
+            made.append(blend(whole, _local(name, part, value, group, spans, way, scale, moments, ridge), alpha))
+    axes = max(one.dim() for one in made)  # a part without curve has no axis of steps
+    wide = torch.broadcast_tensors(*(one if one.dim() == axes else one[:, None] for one in made))
+    return torch.einsum("p,p...->...", weights / weights.sum(), torch.stack(wide))
+
+
+def _has_curve(name: str, part: Score) -> bool:
+    if part.frames is None:
+        warnings.warn(f"{name} has no curve over frames: its value is credited to every segment", stacklevel=3)
+    return part.frames is not None
+
+
+def _local(
+    name: str, part: Score, value: Tensor, group: Tensor, spans: Sequence[Span], way: str, scale: str,
+    moments: Mapping[str, Tensor] | None, ridge: float,
+) -> Tensor:  # fmt: skip
+    """What the segments earned, (N, S) or (N, K, S)."""
+    if way == "segment":
+        own = segment_scores(part, list(spans)).masked_fill(value.isnan()[:, None], torch.nan)
+        return normalise(own, group, scale)
+    if moments is None or name not in moments:
+        raise ValueError(f"expected moments of {name!r} for {way} credit, got none: measure its influence")
+    assert part.frames is not None  # asked before
+    entries, moment = part.frames.masked_fill(value.isnan()[:, None], torch.nan), moments[name].to(part.frames)
+    if moment.shape[1:] != (len(spans), entries.shape[1], entries.shape[1]):
+        raise ValueError(f"expected moments (K, {len(spans)}, F, F) of {entries.shape[1]} frames for {name!r}, got "
+                         f"{tuple(moment.shape)}")
+    return torch.stack([scaled(_earned(entries, one, group, way, ridge), group, scale) for one in moment], 1)
+
+
+def _earned(entries: Tensor, moment: Tensor, group: Tensor, way: str, ridge: float) -> Tensor:
+    if int((~entries.isnan().any(1)).sum()) <= len(group.unique()):  # no covariance within groups
+        return leave_one_out(entries.mean(1), group)[:, None].expand(-1, len(moment))
+    if way == "posterior":
+        return posterior(entries, moment, group, ridge)
+    influence = moment.diagonal(dim1=-2, dim2=-1).sqrt()
+    return gls(entries, influence, group, ridge) if way == "gls" else influence_weighted(entries, influence, group)

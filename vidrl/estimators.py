@@ -5,14 +5,107 @@ they need: `entries` (N, E), the reward of each frame, NaN where unscored; `grou
 far the noise of each segment moves the entries, measured by `vidrl.influence`: its root mean square, `influence`
 (S, E), or its second moments, `moment` (S, E, E). A segment that moves nothing earns nothing.
 
-Legend: N samples, E entries (frames), S segments, K steps. None normalises: `scaled` does, with one number for all
-segments, because a std a segment amplifies segments in which nothing happens.
+Legend: N samples, E entries (frames), F pixel frames, S segments, K steps, G members of a group. NaN is an unscored
+sample: it is left out of its group's statistics and gets credit 0.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from vidrl.rewards import Score
+
+from .segments import Span, pool_frames
+
+LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
+
+
+def _same(group: Tensor, like: Tensor) -> Tensor:
+    """Who is of one group, (N, N) of 0 and 1."""
+    if len(group) != len(like):
+        raise ValueError(f"expected {len(like)} group numbers, one a sample, got {len(group)}")
+    return (group[:, None] == group).to(like.dtype)
+
+
+def group_mean(values: Tensor, group: Tensor) -> Tensor:
+    """For each sample the mean over the scored members of its group, (N, ...); NaN for a group without any."""
+    same = _same(group, values)
+    scored = ~values.isnan()
+    total = torch.einsum("bg,g...->b...", same, values.nan_to_num())
+    return total / torch.einsum("bg,g...->b...", same, scored.to(values.dtype))
+
+
+def group_std(values: Tensor, group: Tensor) -> Tensor:
+    """For each sample the (population) standard deviation over the scored members of its group, (N, ...)."""
+    return group_mean((values - group_mean(values, group)).square(), group).clamp(min=0).sqrt()
+
+
+def normalise(values: Tensor, group: Tensor, scale: str = "group", eps: float = 1e-4) -> Tensor:
+    """Group-relative advantages A = (r − mean_group) / (std + ε), (N, ...) like `values` (GRPO, arXiv 2402.03300).
+
+    `scale`: "group" divides by each group's own std; "batch" by the root mean square of all groups' deviations, so that
+    groups in which nothing differs are not blown up; "none" does not divide (Dr. GRPO, 2503.20783). Samples that are
+    NaN, and groups with fewer than two scored samples, get 0.
+
+    Example:
+        >>> normalise(torch.tensor([1.0, 3.0, 5.0, float("nan")]), torch.tensor([0, 0, 1, 1]), eps=0.0)
+        tensor([-1.,  1.,  0.,  0.])
+    """
+    if scale not in ("group", "batch", "none"):
+        raise ValueError(f'expected scale "group", "batch" or "none", got {scale!r}')
+    exact = values.double()  # or the rounding of a mean passes for a deviation where all are equal
+    same = _same(group, exact)
+    scored = torch.einsum("bg,g...->b...", same, (~values.isnan()).to(exact.dtype))
+    deviation = torch.where(scored >= 2, exact - group_mean(exact, group), torch.nan)
+    if scale == "group":
+        deviation = deviation / (group_std(exact, group) + eps)
+    elif scale == "batch":
+        deviation = deviation / (deviation.square().nanmean().sqrt() + eps)
+    return deviation.nan_to_num(0.0).to(values.dtype)
+
+
+def by_segment(value: Tensor, curve: Tensor | None, support: str, spans: list[Span]) -> Tensor:
+    """A reward's score of each segment, (B, S).
+
+    A curve whose entries look at their own place in time is averaged over each segment's frames; a curve that looks
+    further ("prefix", "clip"), or none, credits the whole clip's value to every segment.
+    """
+    if curve is None or support not in LOCAL:
+        return value[:, None].expand(-1, len(spans))
+    if len(curve) != len(value):
+        raise ValueError(f"expected a curve of {len(value)} samples, as there are values, got {len(curve)}")
+    return pool_frames(curve, spans)
+
+
+def segment_scores(score: Score, spans: list[Span]) -> Tensor:
+    """What each segment adds to a score, (B, S), its mean about the value.
+
+    r_j = R + Σ_p ∂R/∂m_p (m_{p,j} − m_p) over the parts p of a composite, each by its own support; a score without
+    parts is `by_segment`.
+    """
+    if not score.slopes:
+        return by_segment(score.value, score.frames, score.support, spans)
+    made = score.value[:, None].expand(-1, len(spans))
+    for name, part in score.parts.items():
+        departure = segment_scores(part, spans) - part.value[:, None]
+        made = made + score.slopes[name][:, None] * departure.nan_to_num(0.0)
+    return made
+
+
+def blend(whole: Tensor, local: Tensor, alpha: float) -> Tensor:
+    """A_j = (1 − α) A + α a_j: whole-clip advantages (N,) and segments' own (N, ..., S); α = 0 is whole-clip credit.
+
+    Example:
+        >>> blend(torch.tensor([1.0]), torch.tensor([[3.0, -1.0]]), 0.5)
+        tensor([[2., 0.]])
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"expected α in [0, 1], got {alpha}")
+    if whole.dim() != 1 or local.dim() < 2 or len(whole) != len(local):
+        raise ValueError(f"expected whole-clip advantages (B,) and segments' (B, S), got {tuple(whole.shape)} and "
+                         f"{tuple(local.shape)}")
+    return (1 - alpha) * whole.reshape(-1, *[1] * (local.dim() - 1)) + alpha * local
 
 
 def leave_one_out(values: Tensor, group: Tensor) -> Tensor:
@@ -25,7 +118,7 @@ def leave_one_out(values: Tensor, group: Tensor) -> Tensor:
         tensor([-3.,  0.,  3.])
     """
     exact = values.double()
-    same = (group[:, None] == group).to(exact.dtype)
+    same = _same(group, exact)
     scored = ~exact.isnan()
     count = torch.einsum("bg,g...->b...", same, scored.to(exact.dtype))
     mean = torch.einsum("bg,g...->b...", same, exact.nan_to_num()) / count.clamp(min=1)
@@ -70,7 +163,7 @@ def influence_weighted(entries: Tensor, influence: Tensor, group: Tensor) -> Ten
         tensor([[ 1.,  0.],
                 [-1.,  0.]])
     """
-    checked(influence)
+    checked(influence, entries)
     weights = influence * influence.sum(1, keepdim=True) / influence.square().sum(1, keepdim=True).clamp(min=1e-30)
     return leave_one_out(entries, group) @ weights.T / entries.shape[1]
 
@@ -84,10 +177,10 @@ def gls(
     If segment j's noise moves the entries along I_j and all else moves them with covariance Σ, c_j is the least noisy
     weight that keeps the sum. Σ is the pooled covariance within groups where it is not given.
     """
-    checked(influence)
+    checked(influence, entries)
     sigma = _ridged(pooled_covariance(entries, group, shrink) if covariance is None else covariance, ridge)
     weights = torch.linalg.solve(sigma, influence.to(sigma).T).T
-    fit = (weights * influence).sum(1, keepdim=True)
+    fit = (weights * influence).sum(1, keepdim=True)  # positive, as Σ is; 0 where a segment moves nothing
     weights = weights * influence.sum(1, keepdim=True) / fit.clamp(min=1e-30)
     return leave_one_out(entries, group) @ weights.to(entries).T / entries.shape[1]
 
@@ -109,7 +202,7 @@ def posterior(
         tensor([[ 1.,  0.],
                 [-1.,  0.]])
     """
-    checked(moment)
+    checked(moment, entries)
     sigma = _ridged(pooled_covariance(entries, group, shrink) if covariance is None else covariance, ridge)
     weights = torch.linalg.solve(sigma, moment.to(sigma).sum(1).T).T
     return leave_one_out(entries, group) @ weights.to(entries).T / entries.shape[1]
@@ -184,19 +277,28 @@ def scaled(credit: Tensor, group: Tensor, scale: str = "group", eps: float = 1e-
     return credit / (size + eps).reshape(-1, *[1] * (credit.dim() - 1)).to(credit)
 
 
-def checked(weights: Tensor) -> Tensor:
-    """Weights as they are; ValueError where they are not finite."""
+def checked(weights: Tensor, entries: Tensor | None = None) -> Tensor:
+    """Weights (..., E) as they are; ValueError where they are not finite, or not of the entries (N, E)."""
     if not bool(torch.isfinite(weights).all()):
         raise ValueError("expected a finite influence, got NaN or infinity: measure it again")
+    if entries is not None and weights.shape[-1] != entries.shape[1]:
+        raise ValueError(f"expected an influence on {entries.shape[1]} entries, as the curve has, got "
+                         f"{weights.shape[-1]}: measure it for clips of this length")
     return weights
 
 
 def _ridged(sigma: Tensor, ridge: float) -> Tensor:
-    """Σ + λ tr(Σ)/E, float64; ValueError where it cannot be inverted to four digits."""
+    """Σ + λ tr(Σ)/E, float64; the unit matrix where nothing varies, and the deviations are 0 anyway.
+
+    Raises ValueError where it cannot be inverted in float32, as what it was made of is.
+    """
     exact = sigma.double()
-    made = exact + ridge * exact.diagonal().mean() * torch.eye(len(exact), dtype=exact.dtype, device=exact.device)
+    eye = torch.eye(len(exact), dtype=exact.dtype, device=exact.device)
+    if not bool(exact.any()):
+        return eye
+    made = exact + ridge * exact.diagonal().mean() * eye
     condition = float(torch.linalg.cond(made)) if bool(torch.isfinite(made).all()) else float("inf")
-    if not condition < 1e12:
+    if not condition < 1e6:
         raise ValueError(f"expected a covariance that can be inverted, got a condition of {condition:.0e}: raise ridge "
                          f"({ridge}) or shrink")
     return made

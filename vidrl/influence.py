@@ -96,12 +96,32 @@ class Influence:
         except (SafetensorError, KeyError, OSError) as error:
             raise ValueError(f"expected a file that `vidrl influence` wrote, could not read {path}: {error}") from error
 
-    def check(self, plan: Plan) -> None:
-        """Raise ValueError where it was measured for another sampler."""
-        had, asked = [self.meta.get(k) for k in ("sampler", "eta")], [plan.sampler, plan.eta]
-        if had != asked:
-            raise ValueError(f"expected an influence of sampler and eta {asked}, got one of {had}: measure it with "
-                             "`vidrl influence RECIPE`")
+    @classmethod
+    def find(cls, path: str, backbone: Denoiser, plan: Plan, needed: bool = True) -> Influence | None:
+        """Read the file at `path`, or else that of the backbone's folder; None where none fits and none is `needed`.
+
+        Raises ValueError where one is needed, or was named, and there is none, or one of another sampler.
+        """
+        file = Path(path) if path else backbone.folder / FILE if backbone.folder else None
+        if file is None or not file.is_file():
+            if not needed and not path:
+                return None
+            raise ValueError(f"expected a measured influence, found none at {file or 'a backbone without a folder'}: "
+                             "make one with `vidrl influence RECIPE`, and name it in algorithm.options.influence")
+        made = cls.load(file)
+        had, asked = [made.meta.get(k) for k in ("sampler", "eta")], [plan.sampler, plan.eta]
+        if had != asked and (needed or path):
+            raise ValueError(f"expected an influence of sampler and eta {asked}, got one of {had} in {file}: measure "
+                             "it with `vidrl influence RECIPE`")
+        return made if had == asked else None
+
+    def shown(self, segments: int) -> dict[str, Any]:
+        """I = √T, the mean over steps, of each part (S, F): what influence.json of a run folder holds."""
+        spans = borders(self.decoder.shape[1], segments)
+        parts = {part: torch.stack([self.energy(part).mean(0)[a:b].sum(0) for a, b in spans]).sqrt()
+                 for part in self.moment}
+        return {"parts": {part: [[round(float(x), 5) for x in row] for row in one] for part, one in parts.items()},
+                "steps": "mean over steps", "meta": self.meta}
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------

@@ -21,8 +21,10 @@ from torch import Tensor
 from vidrl import checkpoint, evaluate
 from vidrl.config import Recipe
 from vidrl.credit import group_std
+from vidrl.influence import Influence
 from vidrl.rewards import Samples, Score
-from vidrl.segments import Span
+from vidrl.rollout import Plan
+from vidrl.segments import Span, frame_spans
 
 PACKAGES = ("vidrl", "torch", "diffusers", "transformers", "accelerate", "peft", "opencv-python-headless", "numpy")
 
@@ -83,18 +85,24 @@ class Record:
             "curves": {part: _numbers(s.frames[i]) for part, s in everything.items() if s.frames is not None},
         }  # fmt: skip
 
-    def credit(self, samples: Samples, score: Score, advantage: Tensor, spans: Sequence[Span]) -> None:
-        """The best and the worst clip of a round: where in time the credit went."""
+    def credit(
+        self, samples: Samples, score: Score, advantage: Tensor, plan: Plan, frame_map: Sequence[Span],
+        known: Influence | None = None,
+    ) -> None:  # fmt: skip
+        """The best and the worst clip of a round: where in time the credit went, and what was known of it before."""
         if not self.active or not bool(score.value[: len(samples)].isfinite().any()):
             return
-        mine = score.value[: len(samples)]
+        mine, spans = score.value[: len(samples)], frame_spans(frame_map, plan.segments)
         best, worst = int(mine.nan_to_num(-torch.inf).argmax()), int(mine.nan_to_num(torch.inf).argmin())
         rows = []
         for name, i in (("best", best), ("worst", worst)):
             row = self._clip("train", f"{name}.mp4", samples, score, i)
-            where = {"segments": list(spans), "advantage": _numbers(advantage[i]), "file": f"clips/train/{name}.mp4"}
+            where = {"segments": list(spans), "file": f"clips/train/{name}.mp4", **_credited(advantage[i], plan)}
             rows.append(row | where | {"curve": row["curves"].get("composite")})
         checkpoint.write_text(self.folder / "credit.json", json.dumps(rows, indent=1))
+        if known is not None and not (self.folder / "influence.json").exists():
+            shown = known.shown(plan.segments) | {"segments": list(spans)}
+            checkpoint.write_text(self.folder / "influence.json", json.dumps(shown))
 
     def summary(self, recipe: Recipe, seconds: float, round: int, status: str) -> None:
         """summary.json, timelines.json and report.html: what the run came to."""
@@ -117,6 +125,14 @@ class Record:
         pairs = zip(before, after, strict=True)
         shared = ("prompt", "file", "fps")
         return [{k: a[k] for k in shared} | {"before": _scores(a), "after": _scores(b)} for a, b in pairs]
+
+
+def _credited(advantage: Tensor, plan: Plan) -> dict[str, Any]:
+    """Advantages (S,) or (K, S) of a clip, as credit.json holds them."""
+    if advantage.dim() == 1:
+        return {"advantage": _numbers(advantage)}
+    steps = {"advantage_steps": [_numbers(one) for one in advantage], "times": [plan.times[k] for k in plan.keep]}
+    return {"advantage": _numbers(advantage.mean(0)), **steps}
 
 
 class Clock:

@@ -22,7 +22,8 @@ def borders(frames: int, segments: int) -> list[Span]:
         [(0, 3), (3, 5)]
     """
     if not 1 <= segments <= frames:
-        raise ValueError(f"expected 1 to {frames} segments, one latent frame or more in each, got {segments}")
+        why = ": an image has one latent frame, use segments=1" if frames == 1 else ""
+        raise ValueError(f"expected 1 to {frames} segments, one latent frame or more in each, got {segments}{why}")
     sizes = [frames // segments + (j < frames % segments) for j in range(segments)]
     ends = torch.tensor(sizes).cumsum(0).tolist()
     return list(zip([0, *ends[:-1]], ends, strict=True))
@@ -34,9 +35,14 @@ def pool(elements: Tensor, segments: int) -> Tensor:
     Means, as the field takes over a whole clip, so that a segment's log-ratio has the scale of a clip's.
 
     Example:
-        >>> pool(torch.tensor([1.0, 3.0, 5.0, 7.0]).view(1, 1, 4), 2)
+        >>> pool(torch.tensor([1.0, 3.0, 5.0, 7.0]).view(1, 1, 4, 1, 1), 2)
         tensor([[2., 6.]])
     """
+    if segments == 1:
+        return elements.flatten(1).mean(1, keepdim=True)
+    if elements.dim() != 5:
+        raise ValueError(f"expected (B, C, L, h, w) to cut into {segments} segments, got {tuple(elements.shape)}: an "
+                         "image has segments=1; unpack tokens first, packed.unflatten(1, (L, h, w)).movedim(-1, 1)")
     spans = borders(elements.shape[2], segments)
     return torch.stack([elements[:, :, a:b].flatten(1).mean(1) for a, b in spans], 1)
 

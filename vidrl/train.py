@@ -128,7 +128,7 @@ class Trainer:
         with clock("update"):
             own_advantage = advantage[index].to(rollout.latents)
             seen = self.updater.update(rollout, own_advantage, torch.tensor(index), len(prompts), self.round)
-        self.record.credit(samples, own, own_advantage, frame_spans(self.backbone.frame_map, plan.segments))
+        self.record.credit(samples, own, own_advantage, plan, self.backbone.frame_map, self.algorithm.known)
         spread = evaluate.diversity(self.workers.all(evaluate.thumbnails(samples.video)), group).mean()
         return summarise(score, group) | seen | {"diversity": float(spread), "seconds": clock.seconds}
 

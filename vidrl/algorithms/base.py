@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vidrl import transition
 from vidrl.backbones.base import Cond, Denoiser, rows
+from vidrl.influence import Influence
 from vidrl.policy import Policy
 from vidrl.rewards import Score
 from vidrl.rollout import Plan, Rollout
@@ -54,8 +55,24 @@ class Loss:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+def clipped(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """PPO's pessimistic objective, negated: −min(ρA, clip(ρ, 1 ± ε) A), elementwise (arXiv 1707.06347).
+
+    Example:
+        >>> clipped(torch.tensor([1.5, 0.5]), torch.tensor([1.0, 1.0]), 0.2)
+        tensor([-1.2000, -0.5000])
+    """
+    if advantage.dim() and ratio.shape != advantage.shape:
+        raise ValueError(f"expected advantages of the ratios' shape {tuple(ratio.shape)}, got "
+                         f"{tuple(advantage.shape)}: one a segment; advantage[:, None].expand_as(ratio) for whole-clip "
+                         "credit")
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
+
+
 class Algorithm(ABC):
     """Base of every algorithm; constructor arguments are its options."""
+
+    known: Influence | None = None  # what it knows of how far noise moves the reward; the report draws it
 
     @abstractmethod
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:

@@ -69,6 +69,7 @@ class Denoiser(Generator):
 
     path: Path
     frame_map: list[Span]  # of each latent frame, the pixel frames [start, end) where its influence begins
+    folder: Folder | None = None  # where its files lie, if they lie on this machine
 
     @abstractmethod
     def times(self, n: int) -> list[float]:

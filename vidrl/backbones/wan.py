@@ -55,6 +55,7 @@ class Wan(Denoiser):
                 f"got {guidance}, {decode_chunk} and {text_length}"
             )
         self.pipe = _open(model, dtype) if isinstance(model, (str, Path)) else _checked(model)
+        self.folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
         for part in (self.pipe.transformer, self.pipe.vae, self.pipe.text_encoder):
             part.requires_grad_(False).eval()
         self.network, self.path = self.pipe.transformer, flow()

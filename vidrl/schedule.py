@@ -1,0 +1,97 @@
+"""Which denoising steps draw noise in which round, and how much each step and segment counts in the update.
+
+Legend: K steps; times fall from 1 to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp
+
+import torch
+from torch import Tensor
+
+from vidrl import transition
+from vidrl.path import Path
+from vidrl.segments import borders
+
+WINDOWS = ("progressive", "random", "decay", "exp_decay")
+
+
+def stochastic_steps(times: Sequence[float], window: int, start: int, min_width: float) -> tuple[int, ...]:
+    """Steps that may draw noise: within the window [start, start + window), not the last, and not shorter than a width.
+
+    Example:
+        >>> stochastic_steps([1.0, 0.6, 0.3, 0.0], window=0, start=0, min_width=0.01)
+        (0, 1)
+    """
+    widths = [t - s for t, s in zip(times[:-1], times[1:], strict=True)]
+    wide = [k for k, width in enumerate(widths[:-1]) if width >= min_width]
+    return tuple(k for k in wide if start <= k < start + window) if window else tuple(wide)
+
+
+def window_start(round: int, places: int, stride: int, how: str, draw: torch.Generator) -> int:
+    """Where the window of stochastic steps begins in a round, in [0, places) (MixGRPO, arXiv 2507.21802).
+
+    "progressive" stays `stride` rounds at each place, from the noisy end to the clean one, and begins again; "random"
+    draws a place; "decay" stays stride at the first place and linearly fewer at later ones, "exp_decay"
+    stride · exp(−4 l/places) at place l, at least one round: motion and layout are decided early.
+
+    Example:
+        >>> [window_start(r, 3, 2, "progressive", torch.Generator()) for r in range(7)]
+        [0, 0, 1, 1, 2, 2, 0]
+        >>> [window_start(r, 3, 3, "decay", torch.Generator()) for r in range(7)]
+        [0, 0, 0, 1, 1, 2, 0]
+    """
+    if how not in WINDOWS or stride < 1 or places < 1:
+        raise ValueError(f"expected a schedule out of {', '.join(WINDOWS)}, a stride of 1 or more and a place, got "
+                         f"{how!r}, {stride} and {places}")
+    if how == "random":
+        return int(torch.randint(places, (), generator=draw))
+    away = [at / places for at in range(places)]
+    shares = {"progressive": [1.0] * places, "decay": [1 - x for x in away], "exp_decay": [exp(-4 * x) for x in away]}
+    stays = [max(1, int(stride * share + 0.5)) for share in shares[how]]
+    visited = [at for at, stay in enumerate(stays) for _ in range(stay)]
+    return visited[round % len(visited)]
+
+
+def sensitivity(path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: float | None = None) -> Tensor:
+    """How far a step's mean moves, in units of its std, when the prediction moves by one: |∂mean/∂raw|/std, like t.
+
+    The gradient of a log-ratio with respect to the prediction scales with it (Flash-GRPO's c(t), computed).
+
+    Example:
+        >>> from vidrl.path import flow
+        >>> t = torch.tensor([0.5], dtype=torch.float64)
+        >>> sensitivity(flow(), "dance_sde", t, t - 0.25, eta=0.3)  # √Δ/η + η√Δ (1 − t)/(2t)
+        tensor([1.7417], dtype=torch.float64)
+    """
+    one, zero = torch.ones_like(t), torch.zeros_like(t)
+    step = transition.step(path, sampler, one, zero, t, s, eta, second)
+    return step.mean.abs() / step.std
+
+
+def equaliser(path: Path, sampler: str, times: Sequence[float], steps: Sequence[int], eta: float) -> Tensor:
+    """Weights (K,) of steps, mean 1, inverse to their sensitivity: early steps, which decide the motion, count as late.
+
+    At flow shift 5 the sensitivities of flow_sde spread 62-fold, of cps 101-fold, of dance_sde 4-fold.
+
+    Example:
+        >>> from vidrl.path import flow
+        >>> equaliser(flow(), "cps", [1.0, 0.5, 0.25, 0.0], [0, 1], eta=0.5)  # sensitivities 1.414 and 1.621
+        tensor([1.0682, 0.9318], dtype=torch.float64)
+    """
+    at = torch.tensor(times, dtype=torch.float64)
+    index = torch.tensor(list(steps))
+    inverse = 1 / sensitivity(path, sampler, at[index], at[index + 1], eta, times[1])
+    return inverse / inverse.mean()
+
+
+def shares(frames: int, segments: int) -> Tensor:
+    """S |S_j|/L, mean 1: segments of uneven lengths count by their latent frames, so that every S has one objective.
+
+    Example:
+        >>> shares(5, 2)
+        tensor([1.2000, 0.8000])
+    """
+    return torch.tensor([(b - a) * segments / frames for a, b in borders(frames, segments)])
