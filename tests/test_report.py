@@ -143,8 +143,9 @@ def test_clips_and_the_missing_one(run):
     videos = [attributes for tag, attributes in page.tags if tag == "video"]
     assert len(videos) == 5 and all(video["src"].startswith("data:video/mp4;base64,") for video in videos)
     assert page.text.count("clip missing") == 2
-    strips = [attributes for tag, attributes in page.tags if attributes.get("class") == "strip"]
-    assert len(strips) == 1 and strips[0]["src"].startswith("data:image/png;base64,")
+    frames = [attributes for tag, attributes in page.tags if attributes.get("class") == "frame"]
+    assert [frame["title"] for frame in frames] == [f"frame {t}" for t in range(FRAMES)]
+    assert all(frame["src"].startswith("data:image/jpeg;base64,") for frame in frames)
 
 
 def test_credit_is_signed_and_placed_on_its_frames(run):

@@ -42,10 +42,11 @@ def number(value: Number, sign: bool = False, digits: int = 3) -> str:
 
 
 def chart(lines: Sequence[Line], *, borders: Sequence[float] = (), span: tuple[float, float] | None = None,
-          axis: str = "", title: str = "", level: float | None = None, digits: int = 3) -> str:
+          axis: str = "", title: str = "", level: float | None = None, digits: int = 3, cells: bool = False) -> str:
     """Curves in one frame with their range beside it; `borders` are vertical lines, `level` a horizontal one.
 
-    `span` fixes the x axis, `axis` says what x counts, `digits` are those of the labels.
+    `span` fixes the x axis, `axis` says what x counts, `digits` are those of the labels. `cells`: x runs through cells
+    [n, n + 1), as frames do, and a label names the cell. A point without neighbours is a dot.
     """
     x_low, x_high = span or _range([x for line in lines for x in line.x])
     values = [y for line in lines for y in (*line.y, *line.low, *line.high)] + ([] if level is None else [level])
@@ -55,13 +56,14 @@ def chart(lines: Sequence[Line], *, borders: Sequence[float] = (), span: tuple[f
     drawn += [] if level is None else [_path(frame, [x_low, x_high], [level, level], "level")]
     drawn += [_band(frame, line) for line in lines if line.low]
     drawn += [_path(frame, line.x, line.y, f"line {line.style}") for line in lines]
-    dots = "".join(_dots(frame, line) for line in lines if line.dots)
+    over = "".join(_dots(frame, line, 0 if line.dots else 1) for line in lines)
+    over += _hover(frame, lines, axis, digits, cells)
     return (f'<div class="chart"><span class="top">{number(high, digits=digits)}</span>'
             f'<span class="bottom">{number(low, digits=digits)}</span>'
             f'<div class="plot"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
-            f'aria-label="{escape(title)}">{"".join(drawn)}</svg>{dots}{_hover(frame, lines, axis, digits)}</div>'
+            f'aria-label="{escape(title)}">{"".join(drawn)}</svg>{over}</div>'
             f'<span class="from">{number(x_low) if axis else ""}</span>'
-            f'<span class="to">{escape(axis)} {number(x_high) if axis else ""}</span></div>')
+            f'<span class="to">{escape(axis)} {number(x_high - cells) if axis else ""}</span></div>')
 
 
 def interval(low: float, high: float, difference: float, zone: tuple[float, float] | None = None,
@@ -101,6 +103,23 @@ def bars(values: Sequence[Number], spans: Sequence[tuple[float, float]], total: 
     """A signed bar over each span of [0, total], with its value: what each segment of a clip was credited."""
     most = max((abs(value) for value in values if value is not None), default=0) or 1.0
     return "".join(_bar(value, span, total, most) for value, span in zip(values, spans, strict=False))
+
+
+def heat(values: Sequence[Sequence[Number]], rows: Sequence[str], columns: Sequence[str],
+         widths: Sequence[float] = (), signed: bool = True) -> str:
+    """Cells as strong as their number is large, by sign where `signed`; what is not there is hatched.
+
+    `rows` and `columns` name them, for the hover; `widths` are the columns' shares.
+
+    >>> drawn = heat([[0.5, -1.0], [None, 0.0]], ["t 1", "t 0.5"], ["frame 0", "frames 1 to 4"], [1, 4])
+    >>> drawn.count('class="plus"'), drawn.count('class="minus"'), drawn.count('class="none"')
+    (2, 1, 1)
+    """
+    most = max((abs(value) for row in values for value in row if value is not None), default=0.0) or 1.0
+    cells = "".join(_cell(value, most, f"{rows[i]}, {columns[j]}", signed)
+                    for i, row in enumerate(values) for j, value in enumerate(row[: len(columns)]))
+    shares = " ".join(f"{width:g}fr" for width in widths) or f"repeat({len(columns)},1fr)"
+    return f'<div class="heat" style="grid-template-columns:{shares}">{cells}</div>'
 
 
 @dataclass(frozen=True)
@@ -154,13 +173,14 @@ def _rule(frame: _Frame, x: float, style: str) -> str:
     return f'<path class="{style}" d="M{frame.x(x):.2f},0V100"/>'
 
 
-def _dots(frame: _Frame, line: Line) -> str:
-    points = [point for run in _runs(line.x, line.y) for point in run]
+def _dots(frame: _Frame, line: Line, longest: int = 0) -> str:
+    """A mark on every point, or on those of runs of `longest` points at most."""
+    points = [point for run in _runs(line.x, line.y) if not longest or len(run) <= longest for point in run]
     return "".join(f'<i class="mark {line.style}" style="left:{frame.x(x):.2f}%;top:{frame.y(y):.2f}%"></i>'
                    for x, y in points)
 
 
-def _hover(frame: _Frame, lines: Sequence[Line], axis: str, digits: int) -> str:
+def _hover(frame: _Frame, lines: Sequence[Line], axis: str, digits: int, cells: bool) -> str:
     at = sorted({x for line in lines for x in line.x})
     if len(at) > 400:
         return ""
@@ -170,7 +190,7 @@ def _hover(frame: _Frame, lines: Sequence[Line], axis: str, digits: int) -> str:
             told[x].append(f"{line.name} {number(y, digits=digits)}")
     edges = [frame.x_low, *((a + b) / 2 for a, b in zip(at, at[1:], strict=False)), frame.x_high]
     return "".join(f'<b style="left:{frame.x(a):.2f}%;width:{frame.x(b) - frame.x(a):.2f}%" '
-                   f'title="{escape(f"{axis} {number(x)}: " + ", ".join(told[x]))}"></b>'
+                   f'title="{escape(f"{axis} {number(math.floor(x) if cells else x)}: " + ", ".join(told[x]))}"></b>'
                    for x, a, b in zip(at, edges, edges[1:], strict=False))
 
 
@@ -178,10 +198,19 @@ def _span(style: str, left: float, right: float) -> str:
     return f'<i class="{style}" style="left:{left:.2f}%;width:{max(right - left, 0.6):.2f}%"></i>'
 
 
+def _cell(value: Number, most: float, name: str, signed: bool) -> str:
+    if value is None:
+        return f'<i class="none" title="{escape(name)}: not scored"></i>'
+    style = "plus" if value >= 0 else "minus"
+    return (f'<i class="{style}" style="opacity:{abs(value) / most:.2g}" '
+            f'title="{escape(name)}: {number(value, sign=signed)}"></i>')
+
+
 def _bar(value: Number, span: tuple[float, float], total: float, most: float) -> str:
     width = 100 * (span[1] - span[0]) / total
     sign = "none" if value is None else "plus" if value >= 0 else "minus"
     height = 0 if value is None else 46 * abs(value) / most
-    title = f"frames {span[0]:.0f} to {span[1] - 1:.0f}: advantage {number(value, sign=True)}"
+    where = f"frames {span[0]:.0f} to {span[1] - 1:.0f}" if span[1] - span[0] > 1 else f"frame {span[0]:.0f}"
+    title = f"{where}: advantage {number(value, sign=True)}"
     return (f'<div class="credit {sign}" style="width:{width:.3f}%" title="{title}">'
-            f'<i style="height:{height:.1f}%"></i><span>{number(value, sign=True)}</span></div>')
+            f'<i style="height:{height:.1f}%"></i><span>{number(value, sign=True, digits=2)}</span></div>')

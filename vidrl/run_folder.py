@@ -31,6 +31,7 @@ class Run:
     events: Sequence[Row]
     timelines: Sequence[Row]
     credit: Sequence[Row]
+    influence: Row
     summary: Row
 
     @property
@@ -70,8 +71,9 @@ def read(run_dir: str | Path) -> Run:
         raise NoRun(f"{folder}: expected a run folder with a config.toml, found {found}; `vidrl train` makes one")
     text = config.read_text(encoding="utf-8")
     lines = {name: _lines(folder / f"{name}.jsonl") for name in ("metrics", "evals", "events")}
+    credit, influence = _json(folder / "credit.json", [], True), _json(folder / "influence.json", {}, True)
     return Run(folder, text, tomllib.loads(text), timelines=_json(folder / "timelines.json", []),
-               credit=_json(folder / "credit.json", []), summary=_json(folder / "summary.json", {}), **lines)
+               summary=_json(folder / "summary.json", {}), credit=credit, influence=influence, **lines)
 
 
 def _lines(path: Path) -> list[Row]:
@@ -87,5 +89,7 @@ def _parsed(line: str) -> Any:
         return None
 
 
-def _json(path: Path, missing: Any) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else missing
+def _json(path: Path, missing: Any, finite: bool = False) -> Any:
+    """What a file holds; where `finite`, NaN and infinities become None, as of what was not scored."""
+    told = (lambda _: None) if finite else None
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=told) if path.is_file() else missing

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from vidrl.charts import Line, bars, chart, decimals, interval, number, places
+from vidrl.charts import Line, chart, decimals, interval, number, places
+from vidrl.page.credit import credited
+from vidrl.page.film import player
+from vidrl.page.influence import influenced
 from vidrl.run_folder import Row, Run
 
 PLAYER = """
@@ -24,12 +25,33 @@ press("pause", on => clips.forEach(clip => on ? clip.pause() : clip.play()));
 press("slow", on => { clips.forEach(clip => { clip.playbackRate = on ? 0.25 : 1; }); restart(); });
 if (matchMedia("(prefers-reduced-motion: reduce)").matches) document.getElementById("pause")?.click();
 else setTimeout(restart, 300);
+document.querySelectorAll(".card").forEach(card => {
+  const clip = card.querySelector("video"), heads = [...card.querySelectorAll(".playhead")];
+  if (!clip || !heads.length) return;
+  const stopped = () => document.getElementById("pause")?.getAttribute("aria-pressed") === "true";
+  const move = () => {
+    heads.forEach(head => { head.style.left = `${100 * clip.currentTime / (clip.duration || 1)}%`; });
+    requestAnimationFrame(move);
+  };
+  const hold = event => {
+    const box = event.currentTarget.querySelector(".rules").getBoundingClientRect();
+    const at = (event.clientX - box.left) / box.width;
+    if (at < 0 || at >= 1 || !clip.duration) return;
+    clip.pause();
+    clip.currentTime = at * clip.duration;
+  };
+  heads.map(head => head.closest(".lanes")).forEach(lanes => {
+    lanes.addEventListener("pointermove", hold);
+    lanes.addEventListener("pointerleave", () => stopped() || clip.play());
+  });
+  move();
+});
 """
 
 
 def page(run: Run) -> str:
     """The whole page."""
-    sections: list[Callable[[Run], str]] = [_header, _forest, _clips, _curves, _credit, _events, _details]
+    sections: list[Callable[[Run], str]] = [_header, _forest, _clips, _curves, credited, influenced, _events, _details]
     body = "\n".join(section(run) for section in sections)
     style = files("vidrl").joinpath("report.css").read_text(encoding="utf-8")
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -125,7 +147,7 @@ def _clips(run: Run) -> str:
 
 def _clip(run: Run, row: Row) -> str:
     sides = "".join(
-        f"<figure>{_video(run.folder / 'clips' / side / row['file'])}<figcaption><span>{side}</span>"
+        f"<figure>{player(run.folder / 'clips' / side / row['file'])}<figcaption><span>{side}</span>"
         f"<span>{number(row[side].get('value'))}</span></figcaption></figure>" for side in ("before", "after"))
     curves = {name: [row[side].get("curves", {}).get(name) for side in ("before", "after")]
               for name in {**row["before"].get("curves", {}), **row["after"].get("curves", {})}}
@@ -140,7 +162,7 @@ def _frames_chart(run: Run, name: str, pair: Sequence[Sequence[float | None] | N
     lines = [Line(side, _middles(curve), curve, side) for side, curve in sides if curve]
     length = max((len(line.y) for line in lines), default=1)
     borders = [start for start, _ in _segments(run) if 0 < start < length]
-    return chart(lines, borders=borders, span=(0, length), axis="frame", title=f"{name}, frame by frame")
+    return chart(lines, borders=borders, span=(0, length), axis="frame", cells=True, title=f"{name}, frame by frame")
 
 
 def _middles(curve: Sequence[Any]) -> list[float]:
@@ -149,13 +171,6 @@ def _middles(curve: Sequence[Any]) -> list[float]:
 
 def _segments(run: Run) -> Sequence[Sequence[float]]:
     return run.credit[0].get("segments", []) if run.credit else []
-
-
-def _video(path: Path) -> str:
-    if not path.is_file():
-        return '<div class="missing">clip missing</div>'
-    return (f'<video src="data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}" '
-            f"autoplay loop muted playsinline></video>")
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -226,53 +241,6 @@ def _at(row: Any, path: Sequence[str]) -> float | None:
     for name in path:
         row = row.get(name) if isinstance(row, Mapping) else None
     return row if isinstance(row, (int, float)) else None
-
-
-# --- credit ----------------------------------------------------------------------------------------------------------
-
-
-def _credit(run: Run) -> str:
-    if not run.credit:
-        return ""
-    entries = "".join(_credited(run, row) for row in run.credit)
-    return (f'<section><h2>Where the credit went</h2><p class="note">Clips of the last training round. Over the '
-            f"frames, each segment's advantage: <span class=\"swatch\"></span>made more likely, "
-            f'<span class="swatch minus"></span>made less likely. Below, the reward frame by frame.</p>'
-            f'<div class="grid" style="grid-template-columns:1fr">{entries}</div></section>')
-
-
-def _credited(run: Run, row: Row) -> str:
-    curve = row.get("curve") or []
-    spans = [(span[0], span[1]) for span in row.get("segments", [])]
-    length = max([len(curve), *(end for _, end in spans)], default=1) or 1
-    path = run.folder / row["file"] if row.get("file") else None
-    strip = _strip(path) if path and path.is_file() else ""
-    clip = f"<figure>{_video(path)}</figure>" if path else ""
-    borders = [start for start, _ in spans if start > 0]
-    plot = chart([Line("reward", _middles(curve), curve)], borders=borders, span=(0, length), axis="frame",
-                 title="reward, frame by frame") if curve else ""
-    head = f'<h3>{escape(row.get("prompt", ""))}</h3><span>{number(row.get("value"))}</span>'
-    drawn = f'{strip}<div class="bars">{bars(row.get("advantage", []), spans, length)}</div>{plot}'
-    return (f'<div class="card"><div class="head2">{head}</div><div class="timeline{"" if path else " bare"}">{clip}'
-            f'<div class="stripbox">{drawn}</div></div></div>')
-
-
-def _strip(path: Path, most: int = 24, height: int = 64) -> str:
-    """The clip's frames side by side, as one PNG."""
-    import cv2
-    import numpy as np
-
-    frames, capture = [], cv2.VideoCapture(str(path))
-    while (read := capture.read())[0]:
-        frames.append(read[1])
-    if not frames:
-        return ""
-    chosen = [frames[int((i + 0.5) * len(frames) / min(most, len(frames)))] for i in range(min(most, len(frames)))]
-    scale = min(1.0, height / chosen[0].shape[0])
-    small = [cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for frame in chosen]
-    png = cv2.imencode(".png", np.concatenate(small, axis=1))[1].tobytes()
-    data = base64.b64encode(png).decode()
-    return f'<img class="strip" alt="the frames of the clip" src="data:image/png;base64,{data}">'
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------
