@@ -1,0 +1,819 @@
+"""How good is the policy gradient that each way of giving credit yields, at the base model: signal, noise and bias.
+
+    python benchmarks/studies/gradient_snr.py
+
+An estimator of credit differs from another only by the weights A[n, k, j] of the scores G[n, k, j] = ∇ log p_j of
+sample n, step k, latent frame j (a mean over the frame's elements); one optimiser step follows g = mean_nj A G. So G is
+collected once, sketched, and everything else is linear algebra. At a fresh LoRA only the B factors have a gradient: of
+one layer and sample it is Σ_tokens δ ⊗ a, with a = A x and δ the gradient at B's output; δ is sketched by random signs.
+
+Two collections. *Groups*, as in training: a prompt, a first noise, 32 members as four groups of 8; they give the noise
+V, the variance of a group of 8's gradient. *Branches*: a trajectory, and for each kept step 8 clips that differ in that
+step's noise alone, all later noise being the trajectory's; they have the same expected gradient as groups, at a small
+part of the noise, and give the expectations m. Their products are taken between different trajectories, so that no
+noise enters them. An arm that is not linear in the entries counts there by its closest linear weights.
+
+cos∞ = <m, m_ref>/(|m| |m_ref|), the cosine with whole-clip credit's expectation that endless samples would reach;
+cos²(n) = cos∞² |m|²/(|m|² + 8 V/n); the sample-equivalents of n = 48 samples (the demo's round) are how many whole-clip
+samples reach the same cos², over 48. Intervals: bootstrap over prompts, and over trajectories within. `permuted` is the
+control, credit whose segments are in an order of chance; `hindsight` the ceiling: for each half of the trajectories the
+linear weights of frames that are best on the other half.
+
+What is collected stays in --run, a file each; a run that was stopped goes on, and --analyse takes what is there.
+Legend: B groups or trajectories, M members, K steps, L latent frames (segments), F frames, P parts, D of a sketch,
+A arms, T targets (steps, and their sums), R resamples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidrl import config, estimators, plugin, rewards, transition
+from vidrl.backbones.base import Cond
+from vidrl.influence import WHOLE, Influence
+from vidrl.policy import Policy
+from vidrl.rollout import Plan, decoded, draws
+from vidrl.segments import borders, frame_spans, pool
+
+RECIPE, SEED, PROMPTS, MEMBERS, GROUP, ROUND = "scripts/recipes/demo.toml", 0, 24, 32, 8, 48
+STEPS = (0, 4, 8)  # of the ten, whose gradients are kept
+GAINS = (0, 4, 8)  # of these, the steps with credit by the clip completed without noise
+QUIET = 3  # every third branch is completed without noise too
+SIGNS = 8  # rows that a layer's output gradient is sketched to
+
+
+# ---- What is collected ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The demo's base model, plan, reward and some of its prompts."""
+
+    policy: Policy
+    plan: Plan
+    reward: rewards.Composite
+    prompts: list[str]
+
+    @classmethod
+    def demo(cls) -> Bench:
+        recipe = config.load(RECIPE)
+        backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
+        policy = Policy(backbone, recipe.policy.lora_rank, recipe.policy.lora_alpha, seed=recipe.seed)
+        times = backbone.times(10)
+        plan = Plan(times, "flow_sde", 0.7, backbone.shape[1], tuple(range(9)), STEPS, same_start=True)
+        prompts = config.read_prompts(recipe.data.prompts)
+        return cls(policy, plan, rewards.default(), prompts[:: len(prompts) // PROMPTS][:PROMPTS])
+
+    def noise(self, name: str, number: int, members: int) -> Tensor:
+        """Noise (members, 1 + steps, ...) of a group: one first noise for all, then each member's own."""
+        backbone, steps = self.policy.backbone, len(self.plan.times) - 1
+        start = backbone.noise(draws(SEED, [(name, number, "start")]))
+        each = draws(SEED, [(name, number, member) for member in range(members)])
+        own = torch.stack([backbone.noise(each) for _ in range(steps)], 1)
+        return torch.cat([start[None].expand(members, -1, *start.shape[1:]), own], 1)
+
+    def rollout(self, noise: Tensor, cond: Cond) -> list[Tensor]:
+        """The states (members, ...) before each step and at the end."""
+        states = [noise[:, 0]]
+        for k in range(len(self.plan.times) - 1):
+            states.append(self._next(states[-1], k, noise, cond))
+        return states
+
+    def _next(self, x: Tensor, k: int, noise: Tensor, cond: Cond) -> Tensor:
+        step = self.plan.step(self.policy, x, k, cond)
+        return step.sample(noise[:, k + 1]) if k in self.plan.stochastic else step.mean
+
+    def finished(self, x: Tensor, k: int, noise: Tensor, cond: Cond) -> Tensor:
+        """States from before step k brought to the end with the noise of their trajectory."""
+        for i in range(k, len(self.plan.times) - 1):
+            x = self._next(x, i, noise, cond)
+        return x
+
+    def completed(self, x: Tensor, k: int, cond: Cond) -> Tensor:
+        """States from before step k brought to the end without noise."""
+        quiet = replace(self.plan, stochastic=(), keep=())
+        for i in range(k, len(self.plan.times) - 1):
+            x = quiet.step(self.policy, x, i, cond).mean
+        return x
+
+    def curves(self, latents: Tensor, prompt: str) -> Tensor:
+        """Curves (N, P + 1, F) of the clips: each part's, then the composite's."""
+        score = self.reward(decoded(self.policy.backbone, latents, [prompt] * len(latents)))
+        return torch.stack([s.frames for s in (*score.parts.values(), score)], 1)
+
+
+class Sketcher:
+    """Gradients of each sample's log-density of each latent frame, by the LoRA's B factors, sketched or whole."""
+
+    def __init__(self, policy: Policy, signs: int = SIGNS):
+        network = policy.backbone.network
+        self.layers = {n: m for n, m in network.named_modules() if n.endswith("lora_B.default")}
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        for name, layer in self.layers.items():
+            layer.register_forward_hook(partial(self._keep, name))
+        draw = torch.Generator().manual_seed(1)
+        self.signs = {name: (torch.randint(0, 2, (layer.out_features, signs), generator=draw) * 2.0 - 1) / signs**0.5
+                      for name, layer in self.layers.items()} if signs else None  # fmt: skip
+
+    def _keep(self, name: str, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.inputs[name], self.outputs[name] = inputs[0].detach(), output
+
+    def __call__(self, policy: Policy, plan: Plan, x: Tensor, after: Tensor, k: int, cond: Cond) -> Tensor:
+        """(N, L, D): ∇ of the mean log-density of each latent frame of the step k from x to `after`."""
+        with torch.enable_grad():
+            step = plan.step(policy, x, k, cond)
+            log_density = pool(transition.log_density(step, after), x.shape[2])
+            names = list(self.layers)
+            outputs = [self.outputs[name] for name in names]
+            made = []
+            for j in range(x.shape[2]):
+                deltas = torch.autograd.grad(log_density[:, j].sum(), outputs, retain_graph=True)
+                made.append(torch.cat([self._layer(*pair) for pair in zip(names, deltas)], 1))
+        self.inputs, self.outputs = {}, {}
+        return torch.stack(made, 1)
+
+    def _layer(self, name: str, delta: Tensor) -> Tensor:
+        if self.signs is not None:
+            delta = delta @ self.signs[name]
+        return torch.einsum("nto,ntr->nor", delta, self.inputs[name]).flatten(1)
+
+
+@torch.no_grad()
+def group(bench: Bench, sketcher: Sketcher, number: int) -> dict[str, np.ndarray]:
+    """One group: curves (M, P + 1, F), sketches (M, K, L, D) as float16 in units of `scale` (K,)."""
+    prompt = bench.prompts[number % PROMPTS]
+    cond = bench.policy.backbone.encode([prompt] * MEMBERS)
+    states = bench.rollout(bench.noise("group", number, MEMBERS), cond)
+    curves = bench.curves(states[-1], prompt)
+    found = torch.stack([sketcher(bench.policy, bench.plan, states[k], states[k + 1], k, cond) for k in STEPS], 1)
+    scale = found.square().mean((0, 2, 3)).sqrt()
+    short = (found / scale.view(1, -1, 1, 1)).to(torch.float16)
+    return {"curves": curves.numpy(), "sketch": short.numpy(), "scale": scale.numpy()}
+
+
+@torch.no_grad()
+def gains(bench: Bench, number: int) -> dict[str, np.ndarray]:
+    """Of a group: curves (M, len(GAINS), 2, P + 1, F) of the clips completed without noise from around a step."""
+    prompt = bench.prompts[number % PROMPTS]
+    cond = bench.policy.backbone.encode([prompt] * MEMBERS)
+    states, made = bench.rollout(bench.noise("group", number, MEMBERS), cond), {}
+    for k in {k + after for k in GAINS for after in (0, 1)}:
+        rows = slice(None) if k else slice(1)  # before the first step all members are one
+        one = {name: value[rows] for name, value in cond.items()}
+        curves = bench.curves(bench.completed(states[k][rows], k, one), prompt)
+        made[k] = curves.expand(MEMBERS, -1, -1)
+    return {"curves": torch.stack([torch.stack([made[k], made[k + 1]], 1) for k in GAINS], 1).numpy()}
+
+
+@torch.no_grad()
+def branch(bench: Bench, sketcher: Sketcher, number: int) -> dict[str, np.ndarray]:
+    """Of one trajectory and each kept step, GROUP clips that differ in that step's noise alone.
+
+    curves (GROUP, K, P + 1, F), `quiet` the same of clips completed without noise, sketches (GROUP, K, L, D).
+    """
+    prompt = bench.prompts[number % PROMPTS]
+    cond = bench.policy.backbone.encode([prompt] * GROUP)
+    noise = bench.noise("branch", number, 1).expand(GROUP, *[-1] * 5)
+    fresh = bench.noise("branches", number, GROUP)
+    states = bench.rollout(noise[:1], {name: value[:1] for name, value in cond.items()})
+    ends, quiet, found = [], [], []
+    for k in STEPS:
+        x = states[k].expand(GROUP, *[-1] * 4)
+        after = bench.plan.step(bench.policy, x, k, cond).sample(fresh[:, k + 1])
+        found.append(sketcher(bench.policy, bench.plan, x, after, k, cond))
+        ends.append(bench.finished(after, k + 1, noise, cond))
+        if k in GAINS[:-1] and number % QUIET == 0:
+            quiet.append(bench.completed(after, k + 1, cond))
+    curves = bench.curves(torch.cat([*ends, *quiet]), prompt).unflatten(0, (-1, GROUP)).transpose(0, 1)
+    stacked = torch.stack(found, 1)
+    scale = stacked.square().mean((0, 2, 3)).sqrt()
+    return {"curves": curves[:, : len(STEPS)].numpy(), "quiet": curves[:, len(STEPS) :].numpy(),
+            "sketch": (stacked / scale.view(1, -1, 1, 1)).half().numpy(), "scale": scale.numpy()}  # fmt: skip
+
+
+def collect(run: Path, groups: int, gain_groups: int, branches: int, minutes: float) -> None:
+    """Collect what is not there yet."""
+    bench = Bench.demo()
+    sketcher, start = Sketcher(bench.policy), time.monotonic()
+    tasks = [("group", n) for n in range(groups)] + [("branch", n) for n in range(branches // 2)]
+    tasks += [("gains", n) for n in range(gain_groups)] + [("branch", n) for n in range(branches // 2, branches)]
+    run.mkdir(parents=True, exist_ok=True)
+    ways = {"group": lambda n: group(bench, sketcher, n), "branch": lambda n: branch(bench, sketcher, n),
+            "gains": lambda n: gains(bench, n)}  # fmt: skip
+    for kind, number in tasks:
+        file = run / f"{kind}_{number:04d}.npz"
+        if file.exists() or (minutes and time.monotonic() - start > 60 * minutes):
+            continue
+        made = ways[kind](number)
+        with open(file.with_suffix(".part"), "wb") as out:
+            np.savez(out, **made)  # type: ignore[arg-type]
+        file.with_suffix(".part").rename(file)
+        print(f"{kind} {number}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+# ---- Arms: every way of giving credit, as weights (K, N, L) ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Data:
+    """What was collected: curves (N, P, F) of parts, the influence's moments (K, L, F, F) by part, groups, blocks."""
+
+    curves: Tensor
+    moments: dict[str, Tensor]
+    spans: list[tuple[int, int]]
+    names: list[str]
+    supports: list[str]
+    plain: Tensor | None = None  # weights of the parts in the composite, whose own influence is known
+    gain: Tensor | None = None  # (N', len(GAINS), 2, P, F) of the first N' samples
+    branch: Tensor | None = None  # (B, GROUP, K, P, F)
+    quiet: Tensor | None = None  # (B', GROUP, len(GAINS), P, F) of every third, completed without noise
+
+    @property
+    def small(self) -> Tensor:
+        return torch.arange(len(self.curves)) // GROUP
+
+    @property
+    def block(self) -> Tensor:
+        return torch.arange(len(self.curves)) // MEMBERS
+
+
+def halves(blocks: int) -> Tensor:
+    """0 or 1 for each block, so that each prompt is in both."""
+    return torch.arange(blocks) // PROMPTS % 2
+
+
+def local(curves: Tensor, weights: Tensor, data: Data, by: str, spans: list[tuple[int, int]]) -> Tensor:
+    """Segment scores (N, S) of Σ_p w_p part_p by each part's own support; "mean" or "sum" of a segment's frames."""
+    made = []
+    for p, support in enumerate(data.supports):
+        value = curves[:, p].mean(1)
+        share = torch.tensor([(b - a) / curves.shape[2] for a, b in spans])
+        score = estimators.by_segment(value, curves[:, p], support, spans)
+        made.append(weights[p] * score * (share if by == "sum" and support in estimators.LOCAL else 1.0))
+    return torch.stack(made).sum(0)
+
+
+def spread(advantage: Tensor, segments: int, frames: int) -> Tensor:
+    """Advantages (N, S) as weights of latent frames (N, L), where a loss averages segments evenly, whatever their size."""
+    spans = borders(frames, segments)
+    return torch.stack([advantage[:, s] * frames / (segments * (b - a)) for s, (a, b) in enumerate(spans)
+                        for _ in range(a, b)], 1)  # fmt: skip
+
+
+def pooled(values: Tensor, group: Tensor) -> Tensor:
+    """Leave-one-out deviations, divided by one root mean square over samples and segments."""
+    away = estimators.leave_one_out(values, group)
+    return away / away.square().mean().sqrt().clamp(min=1e-12)
+
+
+def arms(data: Data, weights: Tensor) -> dict[str, Tensor]:
+    """Weights (K, N, L) of every arm for the reward Σ_p w_p part_p; the first is the reference."""
+    K, L = len(STEPS), len(data.spans)
+    small, total = data.small, torch.einsum("p,npf->nf", weights, data.curves)
+    value = total.mean(1)
+    whole = estimators.whole_clip(value, small, L)
+    made = {"whole clip": whole, "whole clip, std of each group": _shipped(data, weights, 0.0),
+            "whole clip, baseline of 32": estimators.whole_clip(value, data.block, L)}  # fmt: skip
+    means, sums = (local(data.curves, weights, data, by, data.spans) for by in ("mean", "sum"))
+    for alpha in (0.25, 0.5, 1.0):
+        made[f"segment, mean of its frames, α {alpha:g}"] = credit_blend(value, means, small, alpha)
+    made["segment, a std each, α 0.5"] = _shipped(data, weights, 0.5)
+    for alpha in (0.5, 0.75, 1.0):
+        made[f"segment, sum of its frames, α {alpha:g}"] = estimators.leave_one_out(
+            (1 - alpha) * value[:, None] + alpha * sums, small)
+    two = [(data.spans[a][0], data.spans[b - 1][1]) for a, b in borders(L, 2)]
+    made["two segments, averaged evenly"] = spread(whole[:, :2], 2, L)
+    pairs = local(data.curves, weights, data, "sum", two)
+    halved = estimators.leave_one_out((value[:, None] + pairs) / 2, small)
+    made["two segments, sum, α 0.5"] = torch.cat([halved[:, s : s + 1].expand(-1, b - a)
+                                                  for s, (a, b) in enumerate(borders(L, 2))], 1)  # fmt: skip
+    everywhere = {name: one.expand(K, -1, -1) for name, one in made.items()}
+    everywhere |= _by_influence(data, weights)
+    draw = torch.Generator().manual_seed(2)
+    for name in ("segment, sum of its frames, α 1", "influence", "GLS, ridge 0.1", "posterior, ridge 0.1"):
+        if name in everywhere:
+            everywhere[f"permuted: {name}"] = torch.stack([estimators.permuted(one, draw) for one in everywhere[name]])
+    return everywhere
+
+
+def credit_blend(value: Tensor, scores: Tensor, group: Tensor, alpha: float) -> Tensor:
+    """(1 − α) A + α a_j, each of root mean square 1."""
+    return estimators.blend(pooled(value, group), pooled(scores, group), alpha)
+
+
+def _shipped(data: Data, weights: Tensor, alpha: float) -> Tensor:
+    """As trained so far: each part's deviations by the std of each group and segment, blended, then weighted."""
+    made = torch.zeros(len(data.curves), len(data.spans))
+    scale = torch.stack([estimators.leave_one_out(data.curves[:, p].mean(1), data.small).square().mean().sqrt()
+                         for p in range(len(weights))])  # fmt: skip
+    for p in range(len(weights)):
+        value = data.curves[:, p].mean(1)
+        scores = estimators.by_segment(value, data.curves[:, p], data.supports[p], data.spans)
+        even, own = (estimators.normalise(one, data.small) for one in (value, scores))
+        made += weights[p] * scale[p] * estimators.blend(even, own, alpha)
+    return made
+
+
+def _by_influence(data: Data, weights: Tensor) -> dict[str, Tensor]:
+    """Arms that read the influence, each step its own: of the composite's curve, or of each part's and their sum."""
+    if not data.moments:
+        return {}
+    plain, small, made = weights is data.plain, data.small, {}
+    total = torch.einsum("p,npf->nf", weights, data.curves)
+    whole = pooled(total.mean(1), small)
+    alone = [p for p, w in enumerate(weights.tolist()) if w and float(data.curves[:, p].std())]
+    ways: dict[str, Any] = {"influence": estimators.influence_weighted}
+    ways |= {f"GLS, ridge {r:g}": partial(_gls, r) for r in (0.01, 0.1, 1.0)}
+    ways |= {f"posterior, ridge {r:g}": partial(_posterior, r) for r in (0.1, 1.0)}
+    for name, way in ways.items():
+        step = [sum(weights[p] * _way(way, data.curves[:, p], data.moments[data.names[p]], k, small) for p in alone)
+                for k in range(len(STEPS))]  # fmt: skip
+        each = torch.stack(step)
+        made[name if len(alone) == 1 or not plain else f"{name}, each part's"] = each
+        if plain:
+            made[name] = torch.stack([_way(way, total, data.moments[WHOLE], k, small) for k in range(len(STEPS))])
+        blended = estimators.blend(whole, made[name].movedim(0, 1) / made[name].square().mean().sqrt(), 0.5)
+        if name in ("influence", "GLS, ridge 0.1", "posterior, ridge 0.1"):
+            made[f"{name}, α 0.5"] = blended.movedim(1, 0)
+    return made
+
+
+def _way(way: Any, entries: Tensor, moment: Tensor, k: int, small: Tensor) -> Tensor:
+    """Credit (N, L) by the moments of step k."""
+    one = moment[k] + 1e-9 * moment.diagonal(dim1=-2, dim2=-1).max() * torch.eye(moment.shape[-1])
+    whole = getattr(way, "func", None) is _posterior
+    return way(entries, one if whole else one.diagonal(dim1=-2, dim2=-1).sqrt(), small)
+
+
+def _gls(ridge: float, entries: Tensor, influence: Tensor, small: Tensor) -> Tensor:
+    return estimators.gls(entries, influence, small, ridge)
+
+
+def _posterior(ridge: float, entries: Tensor, moment: Tensor, small: Tensor) -> Tensor:
+    return estimators.posterior(entries, moment, small, ridge)
+
+
+def gain_arms(data: Data, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Denoising-step credit, of clips completed without noise around a step: in groups (len(GAINS), N', L), and in
+    branches (B, GROUP, len(GAINS), L), where the value before the step is the same for all."""
+    if data.gain is None or data.quiet is None or data.branch is None:
+        return {}
+    N, L, F = len(data.gain), len(data.spans), data.curves.shape[2]
+    small, value = data.small[:N], torch.einsum("p,npf->n", weights, data.curves[:N]) / F
+    own: dict[str, list[Tensor]] = {}
+    for at in range(len(GAINS)):
+        before, after = (torch.einsum("p,npf->n", weights, one) / F for one in data.gain[:, at].unbind(1))
+        gain = estimators.step_gains(torch.stack([before, after], 1))[:, 0]
+        start, end = (local(one, weights, data, "sum", data.spans) for one in data.gain[:, at].unbind(1))
+        found = {"reward less the value before": value - before, "value after the step": after, "step gain": gain}
+        each = {name: estimators.whole_clip(one, small, L) for name, one in found.items()}
+        each["step gain, segment sum, α 0.5"] = estimators.leave_one_out((gain[:, None] + end - start) / 2, small)
+        for name, one in each.items():
+            own.setdefault(name, []).append(one)
+    flat, group = data.quiet.flatten(0, 2), torch.arange(len(data.quiet) * GROUP) // GROUP
+    whole = (torch.einsum("p,npf->n", weights, flat) / F)[:, None].expand(-1, L)
+    half = (whole + local(flat, weights, data, "sum", data.spans)) / 2
+    same = data.branch[::QUIET][:, :, [STEPS.index(k) for k in GAINS]]
+    true = torch.einsum("p,bmkpf->bmk", weights, same) / F
+    away = [estimators.leave_one_out(one.reshape(len(group), -1), group).reshape(*data.quiet.shape[:3], L)
+            for one in (true[..., None].expand(-1, -1, -1, L), whole, half)]  # fmt: skip
+    branches = {"reward less the value before": away[0], "step gain, segment sum, α 0.5": away[2]}
+    return {name: (torch.stack(one), branches.get(name, away[1])) for name, one in own.items()}
+
+
+def entries(curves: Tensor, group: Tensor) -> Tensor:
+    """Leave-one-out deviations of all parts' frames, (N, P F)."""
+    return estimators.leave_one_out(curves.flatten(1), group)
+
+
+def linear(advantage: Tensor, away: Tensor) -> Tensor:
+    """The weights (K, L, P F) of deviations (N, P F) that come nearest to advantages (K, N, L)."""
+    size = away.square().mean(0).sqrt()
+    scaled = torch.where(size > 0, away / size.clamp(min=1e-30), 0.0).double()
+    wanted = advantage.movedim(1, 0).flatten(1).double()
+    found = torch.linalg.lstsq(scaled, wanted, rcond=1e-6, driver="gelsd").solution
+    found = torch.where(size > 0, 1 / size.clamp(min=1e-30), 0.0)[:, None] * found
+    return found.T.reshape(len(advantage), advantage.shape[2], -1).float()
+
+
+def in_branches(data: Data, made: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights (B, GROUP, K, L) of the same arms in branches, by the linear weights that they have in groups."""
+    assert data.branch is not None
+    away, found = entries(data.curves, data.small), {}
+    rows = data.branch.movedim(2, 0).flatten(1, 2)  # (K, B GROUP, P, F)
+    group = torch.arange(rows.shape[1]) // GROUP
+    branches = torch.stack([entries(one, group) for one in rows])
+    for name, one in made.items():
+        if name.startswith("permuted: "):
+            each = linear(made[name.removeprefix("permuted: ")], away)
+            weights = each.mean(1, keepdim=True).expand_as(each)
+        else:
+            weights = linear(made["whole clip"] if "baseline of 32" in name else one, away)
+        found[name] = torch.einsum("klx,knx->nkl", weights, branches).unflatten(0, (-1, GROUP))
+    return found
+
+
+# ---- Gradients: sums over groups of 8, and what they say ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Mean gradients (A, T, B, D) of blocks, and the mean squared length of groups of 8's gradients (A, T, B)."""
+
+    vectors: Tensor
+    squares: Tensor
+
+
+def sums(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Sums:
+    """Gradients of arms with weights (A, B, M, K, L), from sketch(b) (M, K, L, D), mixed over steps by (T, K)."""
+    vectors, squares = [], []
+    for b in range(blocks):
+        found, w = sketch(b), weights[:, b]
+        M, K, L, D = found.shape
+        scores = found.reshape(M // GROUP, GROUP, K, L, D).permute(2, 0, 1, 3, 4).reshape(K, M // GROUP, GROUP * L, D)
+        w = w.reshape(len(w), M // GROUP, GROUP, K, L).permute(3, 1, 0, 2, 4).reshape(K, M // GROUP, len(w), -1)
+        each = torch.einsum("tk,ksad->atsd", mixes, w @ scores / (GROUP * L))
+        vectors.append(each.mean(2))
+        squares.append(each.square().sum(-1).mean(-1))
+    return Sums(torch.stack(vectors, 2), torch.stack(squares, 2))
+
+
+def products(one: Tensor, other: Tensor, weights: Tensor, allowed: Tensor) -> Tensor:
+    """<m, m'> (R,) as the mean over allowed pairs of blocks (B, D), drawn with multiplicities (R, B)."""
+    found = (one @ other.T) * allowed
+    return ((weights @ found) * weights).sum(1) / ((weights @ allowed) * weights).sum(1)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Of one arm and target, over resamples (R,), the first being the sample itself."""
+
+    product: Tensor  # <m, m_ref>
+    square: Tensor  # |m|²
+    reference: Tensor  # |m_ref|²
+    noise: Tensor  # V, variance of a group of 8's gradient
+    reference_noise: Tensor
+
+    def cosine(self) -> Tensor:
+        return self.product / (self.square * self.reference).clamp(min=1e-30).sqrt()
+
+    def ratio(self) -> Tensor:
+        """|m|²/V over the reference's: at n → 0, without the bias."""
+        return (self.square / self.noise) / (self.reference / self.reference_noise)
+
+    def equivalents(self, n: float = ROUND) -> Tensor:
+        """How many whole-clip samples reach the cos² of n of these, over n; inf where none do."""
+        squared = self.product * self.product.abs() / (self.reference * (self.square + GROUP * self.noise / n))
+        signal = self.reference / (GROUP * self.reference_noise)
+        return torch.where(squared < 1, squared / (1 - squared) / signal / n, torch.inf)
+
+    def slight(self) -> Tensor:
+        """The same at n → 0: cos² there is in proportion to n, so |m_ref|² is needed only once."""
+        return self.product * self.product.abs() / self.reference.square() * self.reference_noise / self.noise
+
+
+def judge(expected: Sums, own: Sums, drawn: Tensor, groups: Tensor, allowed: Tensor, arm: int, target: int) -> Judged:
+    """An arm against the first: expectations of branches in pairs `allowed` (B, B), the noise of groups.
+
+    `drawn` (R, B) and `groups` (R, B') are the multiplicities of branches and of groups.
+    """
+    one, other = expected.vectors[arm, target], expected.vectors[0, target]
+    apart = ~torch.eye(len(one), dtype=torch.bool)
+    pairs = (allowed & apart).to(one)
+    square, product = products(one, one, drawn, pairs), products(one, other, drawn, pairs)
+    reference = products(other, other, drawn, apart.to(one))
+    lengths = [groups @ own.squares[a, target] / groups.sum(1) for a in (arm, 0)]
+    return Judged(product, square, reference, lengths[0] - square, lengths[1] - reference)
+
+
+def resampled(blocks: int, prompts: int, times: int, seed: int = 3) -> Tensor:
+    """Multiplicities (1 + times, B): the sample itself, then prompts drawn anew, and blocks within them."""
+    draw = np.random.default_rng(seed)
+    made = [np.ones(blocks)]
+    of = [np.arange(p, blocks, prompts) for p in range(min(prompts, blocks))]
+    for _ in range(times):
+        weight = np.zeros(blocks)
+        for p in draw.integers(len(of), size=len(of)):
+            np.add.at(weight, draw.choice(of[p], len(of[p])), 1)
+        made.append(weight)
+    return torch.tensor(np.stack(made), dtype=torch.float32)
+
+
+def hindsight(away: Tensor, sigma: Tensor, half: Tensor, sketch: Any, ridge: float = 0.03) -> tuple[Tensor, Tensor]:
+    """The ceiling: weights of frames (2, K, L, F), and deviations by those of the other half (B, M, K, L).
+
+    `away` (B, M, K, F) are deviations in branches, `sigma` (F, F) the covariance in groups. The gradient of segment j
+    from frame e is B_je = E (r_e − b) G_j; c_j = (Σ + λ)⁻¹ v_j / E|G_j|² with v_je = <B_je, m_ref> has the most signal
+    along m_ref for its noise, since scores of different segments are all but uncorrelated.
+    """
+    sigma = sigma + ridge * sigma.diagonal().mean() * torch.eye(len(sigma))
+    totals: list[Any] = [0.0, 0.0]
+    same: list[Any] = [0.0, 0.0]
+    length: Any = 0.0
+    for b, h in enumerate(half.tolist()):
+        found = sketch(b)
+        each = torch.einsum("mke,mkld->kled", away[b], found) / len(found)
+        totals[h] = totals[h] + each
+        same[h] = same[h] + torch.einsum("kled,kd->kle", each, each.mean((1, 2)))
+        length = length + found.square().sum(-1).mean(0) / len(half)
+    weights = []
+    for h in (1, 0):  # of the other half
+        n = int((half == h).sum())
+        signal = (torch.einsum("kled,kd->kle", totals[h], totals[h].mean((1, 2))) - same[h]) / (n * (n - 1))
+        weights.append(torch.linalg.solve(sigma, signal.flatten(0, 1).T).T.reshape(signal.shape) / length[..., None])
+    chosen = torch.stack(weights)
+    return chosen, torch.einsum("bmke,bkle->bmkl", away, chosen[half])
+
+
+# ---- The report -----------------------------------------------------------------------------------------------------
+
+Found = dict[str, dict[str, dict[str, dict[str, Any]]]]  # reward → arm → target → numbers
+TARGETS = (*(f"step {k}" for k in STEPS), "all steps", "equalised")
+
+
+def load(run: Path, bench: Bench) -> tuple[Data, list[Tensor], list[Tensor]]:
+    """What is there: the data, and the sketches (M, K, L, D) of each group and branch."""
+    kept = {kind: _read(run, kind) for kind in ("group", "branch", "gains")}
+    names = list(bench.reward.parts)
+    supports = [bench.reward.parts[name].support for name in names]
+    spans = frame_spans(bench.policy.backbone.frame_map, bench.policy.backbone.shape[1])
+    plain = torch.tensor([bench.reward.weights[n] / bench.reward.scales[n][1] for n in names])
+    curves, branches, gain = ([one["curves"] for one in kept[kind]] for kind in ("group", "branch", "gains"))
+    last = STEPS.index(GAINS[-1])  # whose clips have no noise after it
+    quiet = [torch.cat([one["quiet"], one["curves"][:, [last]]], 1) for one in kept["branch"][::QUIET]]
+    data = Data(torch.cat(curves)[:, :-1], moments(bench), spans, names, supports, plain,
+                torch.cat(gain)[..., :-1, :] if gain else None, torch.stack(branches)[..., :-1, :],
+                torch.stack(quiet)[..., :-1, :])  # fmt: skip
+    return data, *([one["sketch"] for one in kept[kind]] for kind in ("group", "branch"))
+
+
+def _read(run: Path, kind: str) -> list[dict[str, Tensor]]:
+    """The files of one kind, 0 and on, their sketches unpacked."""
+    files, found = sorted(run.glob(f"{kind}_*.npz")), []
+    whole = next((n for n, file in enumerate(files) if int(file.stem[-4:]) != n), len(files))
+    for file in files[:whole]:
+        with np.load(file, allow_pickle=False) as kept:
+            one = {name: torch.from_numpy(kept[name]) for name in kept.files}
+        if "sketch" in one:
+            one["sketch"] = one["sketch"].float() * one.pop("scale").view(1, -1, 1, 1)
+        found.append(one)
+    return found
+
+
+def moments(bench: Bench) -> dict[str, Tensor]:
+    """The shipped influence at the kept steps, (K, L, F, F) by part."""
+    backbone, plan = bench.policy.backbone, bench.plan
+    try:
+        known = Influence.find("", backbone, plan)
+    except ValueError as error:
+        print(f"without the arms that read the influence: {error}")
+        return {}
+    return {part: known.of(part, [plan.times[k] for k in STEPS], backbone.shape[1]) for part in known.moment}
+
+
+def objectives(bench: Bench, data: Data) -> dict[str, Tensor]:
+    """Weights of the parts in each reward: the composite, the parts by their own spread, and each part alone."""
+    assert data.plain is not None
+    away = estimators.leave_one_out(data.curves.mean(2), data.block)
+    spread = away.square().mean(0).sqrt()
+    even = torch.tensor([bench.reward.weights[n] for n in data.names]) / spread
+    alone = {name: torch.eye(len(data.names))[p] for p, name in enumerate(data.names) if float(spread[p]) > 0}
+    return {"composite": data.plain, "per part": even.masked_fill(spread == 0, 0), **alone}
+
+
+def equaliser(bench: Bench) -> Tensor:
+    """Weights (K,) of the kept steps: the inverse of |∂mean/∂v|/std, their mean 1."""
+    path, plan = bench.policy.backbone.path, bench.plan
+    times = torch.tensor(plan.times, dtype=torch.float64)
+    t, s = times[list(STEPS)], times[[k + 1 for k in STEPS]]
+    std, keep = transition.coefficients(path, plan.sampler, t, s, plan.eta, times[1])
+    inverse = std / (keep * (1 - t) - (1 - s) * t).abs()
+    return (inverse / inverse.mean()).float()
+
+
+def study(data: Data, groups: Sequence[Tensor], branches: Sequence[Tensor], wanted: dict[str, Tensor],
+          mixes: Tensor, times: int) -> Found:  # fmt: skip
+    """All arms for all rewards, with 95 % intervals."""
+    found, half = Found(), halves(len(branches))
+    drawn, picked = resampled(len(branches), PROMPTS, times), resampled(len(groups), PROMPTS, times)
+    every, apart = torch.ones(len(half), len(half), dtype=torch.bool), half[:, None] == half
+    for reward, parts in wanted.items():
+        made, gain = arms(data, parts), gain_arms(data, parts)
+        expected = in_branches(data, made)
+        if int((half == 1).sum()) > 1:
+            made["hindsight"], expected["hindsight"] = _ceiling(data, parts, half, branches)
+        own = sums(_blocks(made, len(groups)), groups.__getitem__, mixes, len(groups))
+        means = sums(torch.stack(list(expected.values())), branches.__getitem__, mixes, len(branches))
+        found[reward] = {
+            name: {label: numbers(judge(means, own, drawn, picked, apart if name == "hindsight" else every, a, t))
+                   for t, label in enumerate(TARGETS)} for a, name in enumerate(made)}  # fmt: skip
+        if gain:
+            found[reward] |= _gains(data, parts, gain, groups, branches, drawn, picked)
+        print(f"{reward}: done", flush=True)
+    return found
+
+
+def _blocks(made: dict[str, Tensor], blocks: int) -> Tensor:
+    """Arms (K, N, L) as one (A, B, M, K, L)."""
+    return torch.stack([one.unflatten(1, (blocks, -1)).permute(1, 2, 0, 3) for one in made.values()])
+
+
+def _ceiling(data: Data, parts: Tensor, half: Tensor, branches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Hindsight's weights in groups (K, N, L), the mean of the halves', and in branches (B, GROUP, K, L)."""
+    assert data.branch is not None
+    total = torch.einsum("p,bmkpf->bmkf", parts, data.branch)
+    away = (total - total.mean(1, keepdim=True)) * GROUP / (GROUP - 1)
+    curve = torch.einsum("p,npf->nf", parts, data.curves)
+    sigma = estimators.pooled_covariance(curve, data.small, 0.0)
+    chosen, made = hindsight(away, sigma, half, branches.__getitem__)
+    return torch.einsum("klf,nf->knl", chosen.mean(0), estimators.leave_one_out(curve, data.small)), made
+
+
+def _gains(data: Data, parts: Tensor, gain: dict[str, tuple[Tensor, Tensor]], groups: Sequence[Tensor],
+           branches: Sequence[Tensor], drawn: Tensor, picked: Tensor) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Denoising-step credit against whole-clip credit of the same groups, at its steps."""
+    at, some = [STEPS.index(k) for k in GAINS], len(next(iter(gain.values()))[0][0]) // MEMBERS
+    whole = estimators.whole_clip(torch.einsum("p,npf->n", parts, data.curves) / data.curves.shape[2], data.small,
+                                  len(data.spans))[: some * MEMBERS]  # fmt: skip
+    both = {"whole clip": whole.expand(len(at), -1, -1)} | {name: one[0] for name, one in gain.items()}
+    expected = torch.stack([gain["reward less the value before"][1], *(one[1] for one in gain.values())])
+    mixes, quiet = torch.eye(len(at)), branches[::QUIET]
+    every = torch.ones(len(quiet), len(quiet), dtype=torch.bool)
+    own = sums(_blocks(both, some), lambda b: groups[b][:, at], mixes, some)
+    means = sums(expected, lambda b: quiet[b][:, at], mixes, len(quiet))
+    return {name: {f"step {k}": numbers(judge(means, own, drawn[:, ::QUIET], picked[:, :some], every, a, t))
+                   for t, k in enumerate(GAINS)} for a, name in enumerate(both) if a}  # fmt: skip
+
+
+def numbers(judged: Judged) -> dict[str, Any]:
+    """What is told of an arm: [value, low, high] each."""
+    told = {"cosine": judged.cosine(), "ratio": judged.ratio(), "equivalents": judged.equivalents(),
+            "slight": judged.slight(), "many": judged.equivalents(40 * ROUND),
+            "signal": judged.reference / judged.reference_noise, "resolved": judged.reference}  # fmt: skip
+    return {name: [float(v[0]), *(float(q) for q in np.nanquantile(v[1:].numpy(), [0.025, 0.975]))]
+            for name, v in told.items()}
+
+
+def cell(one: dict[str, Any] | None, what: str = "slight") -> str:
+    """A number with its interval; a dash where the reference itself is not told from noise."""
+    if one is None or not one["resolved"][1] > 0:
+        return "–"
+    value, low, high = one[what]
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+
+
+def table(rows: dict[str, dict[str, Any]], targets: Sequence[str], what: str) -> list[str]:
+    lines = [f"| arm | {' | '.join(targets)} |", "|---" * (len(targets) + 1) + "|"]
+    return lines + [f"| {name} | {' | '.join(cell(row.get(t), what) for t in targets)} |" for name, row in rows.items()]
+
+
+CONTROLS = ("permuted", "hindsight")
+FEW = ("whole clip, std of each group", "segment, a std each, α 0.5", "segment, mean of its frames, α 0.5",
+       "segment, sum of its frames, α 0.5", "segment, sum of its frames, α 1", "influence", "GLS, ridge 0.1",
+       "posterior, ridge 0.1", "permuted: segment, sum of its frames, α 1", "hindsight")  # fmt: skip
+
+
+def verdict(found: Found) -> str:
+    """Which arms are best over all steps, in the composite and in its parts of even spread, and what the control is."""
+    told = []
+    for reward in [name for name in ("composite", "per part") if name in found]:
+        rows = {name: row["all steps"]["equivalents"] for name, row in found[reward].items() if "all steps" in row}
+        best = sorted((n for n in rows if not n.startswith(CONTROLS)), key=lambda n: -rows[n][0])[:4]
+        shuffled = [n for n in rows if n.startswith("permuted")]
+        told.append(f"{reward}, all steps: " + "; ".join(f"{n} {_told(rows[n])}" for n in best) + ". Controls: "
+                    + "; ".join(f"{n} {_told(rows[n])}" for n in shuffled) + ".")
+    return "  \n".join(told)
+
+
+def _told(one: Sequence[float]) -> str:
+    return f"{one[0]:.2f} [{one[1]:.2f}, {one[2]:.2f}]".replace("-", "−")
+
+
+def page(found: Found, command: str, counts: str, equalised: str) -> str:
+    """The Markdown page."""
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, CPU, one thread"
+    lines = ["# The gradient that each way of giving credit yields", "", f"`{command}`  ", versions, "", counts, "",
+             "![sample-equivalents](gradient_snr.svg)", "", verdict(found), ""]
+    for reward in [name for name in ("composite", "per part") if name in found]:
+        rows, first = found[reward], found[reward]["whole clip"]
+        signal = ", ".join(f"{t} {_told([1000 * v for v in row['signal']])}" for t, row in first.items())
+        lines += [f"## {reward}", "", f"Signal of whole-clip credit, 1000 |m|²/V of a group of 8: {signal}.", "",
+                  "Sample-equivalents at 48 samples:", "", *table(rows, TARGETS, "equivalents"), "",
+                  "cos∞, what is left of the direction (bias = 1 − cos∞):", "", *table(rows, TARGETS, "cosine"), ""]
+    alone = [name for name in found if name not in ("composite", "per part")]
+    columns = {arm: {name: found[name].get(arm, {}).get("all steps") for name in alone} for arm in FEW}
+    lines += ["## Each part alone, all steps", "", "Sample-equivalents at 48 samples:", "",
+              *table({arm: row for arm, row in columns.items() if any(row.values())}, alone, "equivalents"), "",
+              "A dash: the reference itself is not told from noise.", "", "## Equalised steps", "", equalised, ""]
+    return "\n".join(lines)
+
+
+COLOURS = {"step 0": "#9ec5f4", "step 4": "#3b82d6", "step 8": "#173f73", "all steps": "#d9480f",
+           "equalised": "#7c4dbc"}
+
+
+def picture(found: Found) -> str:
+    """Sample-equivalents by arm and step, on a logarithmic axis, for the composite."""
+    rows = found.get("composite") or next(iter(found.values()))
+    left, right, high, top = 300, 860, 22, 66
+    low, most = 0.125, 8.0
+    x = lambda v: left + (right - left) * np.log(min(max(v, low), most) / low) / np.log(most / low)  # noqa: E731
+    bottom = top + high * len(rows)
+    drawn = ['<text x="16" y="26" font-size="14" fill="#1b1c1e">Whole-clip samples that one sample is worth, composite'
+             "</text>"]  # fmt: skip
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        drawn.append(f'<circle cx="{24 + 110 * i}" cy="44" r="4.5" fill="{colour}"/><text x="{34 + 110 * i}" y="48" '
+                     f'font-size="11.5" fill="#62656b">{name}</text>')  # fmt: skip
+    for tick in (0.125, 0.25, 0.5, 1, 2, 4, 8):
+        ink = "#1b1c1e" if tick == 1 else "#dfe1e5"
+        drawn.append(f'<path d="M{x(tick):.1f},{top - 4}V{bottom}" stroke="{ink}"/><text x="{x(tick):.1f}" '
+                     f'y="{bottom + 16}" font-size="11" text-anchor="middle" fill="#62656b">{tick:g}</text>')
+    for i, (name, row) in enumerate(rows.items()):
+        y = top + high * (i + 0.5)
+        tone = "#a3271b" if name.startswith("permuted") else "#62656b" if name == "hindsight" else "#1b1c1e"
+        drawn.append(f'<text x="{left - 12}" y="{y + 4:.1f}" font-size="11.5" text-anchor="end" fill="{tone}">'
+                     f"{escape(name)}</text>")  # fmt: skip
+        for j, (target, colour) in enumerate(COLOURS.items()):
+            one = row.get(target)
+            if one is None or not one["resolved"][1] > 0:
+                continue
+            value, least, best = one["equivalents"]
+            at = y + 3.2 * (j - 2)
+            drawn.append(f'<path d="M{x(least):.1f},{at:.1f}H{x(best):.1f}" stroke="{colour}" opacity=".55"/>'
+                         f'<circle cx="{x(value):.1f}" cy="{at:.1f}" r="3" fill="{colour}"/>')  # fmt: skip
+    tall = bottom + 30
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {tall}" width="900" height="{tall}" '
+            'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif"><rect width="900" '
+            f'height="{tall}" rx="10" fill="#ffffff"/>{"".join(drawn)}</svg>\n')
+
+
+def report(run: Path, out: Path, only: Sequence[str], times: int) -> None:
+    """Analyse what is there, and write the page, the picture and the numbers."""
+    bench = Bench.demo()
+    data, groups, branches = load(run, bench)
+    level, count = equaliser(bench), len(STEPS)
+    mixes = torch.cat([torch.eye(count), torch.ones(1, count) / count, level[None] / count])
+    wanted = objectives(bench, data)
+    found = study(data, groups, branches, {n: w for n, w in wanted.items() if not only or n in only}, mixes, times)
+    gained = 0 if data.gain is None else len(data.gain)
+    counts = (f"{len(groups) * MEMBERS} samples in groups, {len(branches)} trajectories with {GROUP} clips at each of "
+              f"the steps {', '.join(map(str, STEPS))} of ten (\"all steps\" is these), {gained} samples with the "
+              f"values around each step; {PROMPTS} prompts; {groups[0].shape[-1]} numbers a sketch; intervals of 95 %.")
+    command = "python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
+    weights = ", ".join(f"{w:.2f}" for w in level.tolist())
+    told = (f"Weights {weights} of the steps (the inverse of |∂mean/∂v|/std). The reference of these columns is "
+            "whole-clip credit with the same weights.")
+    out.write_text(page(found, command, counts, told), encoding="utf-8")
+    out.with_suffix(".svg").write_text(picture(found), encoding="utf-8")
+    out.with_suffix(".json").write_text(json.dumps(rounded(found), ensure_ascii=False) + "\n", encoding="utf-8")
+    print(out.read_text(encoding="utf-8"))
+
+
+def rounded(value: Any) -> Any:
+    """Numbers of four digits; null where there is none."""
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return float(f"{value:.4g}") if np.isfinite(value) else None
+
+
+def main() -> None:
+    """Collect, analyse, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--groups", type=int, default=36, help="of 32 samples")
+    parser.add_argument("--gain-groups", type=int, default=6, help="of these, with the values around each step")
+    parser.add_argument("--branches", type=int, default=240, help="trajectories with 8 clips a step")
+    parser.add_argument("--minutes", type=float, default=0, help="collect no longer than this; 0 is until all is there")
+    parser.add_argument("--analyse", action="store_true", help="take what is there")
+    parser.add_argument("--only", default="", help="these rewards, as composite,flicker")
+    parser.add_argument("--resamples", type=int, default=400)
+    parser.add_argument("--run", type=Path, default=Path("runs/gradient_snr"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gradient_snr.md"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if not args.analyse:
+        collect(args.run, args.groups, args.gain_groups, args.branches, args.minutes)
+    report(args.run, args.out, [name for name in args.only.split(",") if name], args.resamples)
+
+
+if __name__ == "__main__":
+    main()
