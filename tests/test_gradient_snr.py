@@ -166,15 +166,21 @@ def test_permuted_credit_loses(study, toy):
     assert float(toy.judge(study, mixed)[0].slight()[0]) < 0.6 * float(toy.judge(study, own)[0].slight()[0])
 
 
-def test_twice_the_noise_is_half_the_samples(study, toy):
+def test_samples_are_worth_what_their_noise_leaves(study, toy):
+    """Advantages with noise of their own: V grows by that noise's share, and more whole-clip samples are needed."""
     whole = estimators.whole_clip(toy.r.mean(1), toy.small, 3)
-    size = whole.square().mean().sqrt()
-    noise = size * torch.randn(len(whole), 1, generator=torch.Generator().manual_seed(7)).expand(-1, 3)
+    noise = torch.randn(len(whole), 1, generator=torch.Generator().manual_seed(7)).expand(-1, 3)
     clean, loud = toy.judge(study, whole)[1], toy.judge(study, whole + noise)[1]
     once = study.resampled(toy.blocks, 24, 0)
     judged = study.judge(clean, loud, once, once, torch.ones(toy.blocks, toy.blocks, dtype=torch.bool), 1, 0)
-    assert judged.slight()[0] == pytest.approx(float(judged.reference_noise[0] / judged.noise[0]), rel=1e-4)
-    assert 0.4 < judged.slight()[0] < 0.6 and 0.4 < judged.equivalents(8)[0] < 0.6
+    added = float(toy.G.mean((2, 3)).square().sum(-1).mean()) / 8
+    assert float(judged.noise[0] - judged.reference_noise[0]) == pytest.approx(added, rel=0.2)
+    assert float(judged.slight()[0]) == pytest.approx(float(judged.reference_noise[0] / judged.noise[0]), rel=1e-4)
+    square, n = float(judged.reference[0]), 16
+    needed = n * float(judged.equivalents(n)[0])
+    pairs = ((judged.noise[0], n), (judged.reference_noise[0], needed))
+    reached = [square / (square + 8 * float(v) / m) for v, m in pairs]
+    assert reached[0] == pytest.approx(reached[1], rel=1e-4) and reached[0] < 0.99
 
 
 def test_hindsight_is_a_ceiling(study):

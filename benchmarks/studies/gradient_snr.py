@@ -272,7 +272,7 @@ def local(curves: Tensor, weights: Tensor, data: Data, by: str, spans: list[tupl
 
 
 def spread(advantage: Tensor, segments: int, frames: int) -> Tensor:
-    """Advantages (N, S) as weights of latent frames (N, L), where a loss averages segments evenly, whatever their size."""
+    """Advantages (N, S) as weights of latent frames (N, L), in a loss that counts segments alike."""
     spans = borders(frames, segments)
     return torch.stack([advantage[:, s] * frames / (segments * (b - a)) for s, (a, b) in enumerate(spans)
                         for _ in range(a, b)], 1)  # fmt: skip
