@@ -25,7 +25,7 @@ LAYERS = [
     {"audit", "report", "parallel"},
     {"page", "evaluate"},
     {"checkpoint", "config", "attention", "run_folder"},
-    {"credit", "verifier"},
+    {"credit", "verifier", "schedule"},
     {"estimators"},
     {"transition", "segments", "world", "corruptions"},
     {"rewards"},

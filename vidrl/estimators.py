@@ -21,19 +21,18 @@ from .segments import Span, pool_frames
 LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
 
 
-def _same(group: Tensor, like: Tensor) -> Tensor:
-    """Who is of one group, (N, N) of 0 and 1."""
-    if len(group) != len(like):
-        raise ValueError(f"expected {len(like)} group numbers, one a sample, got {len(group)}")
-    return (group[:, None] == group).to(like.dtype)
-
-
 def group_mean(values: Tensor, group: Tensor) -> Tensor:
     """For each sample the mean over the scored members of its group, (N, ...); NaN for a group without any."""
-    same = _same(group, values)
-    scored = ~values.isnan()
-    total = torch.einsum("bg,g...->b...", same, values.nan_to_num())
-    return total / torch.einsum("bg,g...->b...", same, scored.to(values.dtype))
+    return _group_sum(values.nan_to_num(), group) / _group_sum((~values.isnan()).to(values.dtype), group)
+
+
+def _group_sum(values: Tensor, group: Tensor) -> Tensor:
+    """For each sample the sum over its group, (N, ...)."""
+    if len(group) != len(values):
+        raise ValueError(f"expected {len(values)} group numbers, one a sample, got {len(group)}")
+    numbers, place = group.unique(return_inverse=True)
+    place = place.to(values.device)
+    return values.new_zeros(len(numbers), *values.shape[1:]).index_add(0, place, values)[place]
 
 
 def group_std(values: Tensor, group: Tensor) -> Tensor:
@@ -55,8 +54,7 @@ def normalise(values: Tensor, group: Tensor, scale: str = "group", eps: float = 
     if scale not in ("group", "batch", "none"):
         raise ValueError(f'expected scale "group", "batch" or "none", got {scale!r}')
     exact = values.double()  # or the rounding of a mean passes for a deviation where all are equal
-    same = _same(group, exact)
-    scored = torch.einsum("bg,g...->b...", same, (~values.isnan()).to(exact.dtype))
+    scored = _group_sum((~values.isnan()).to(exact.dtype), group)
     deviation = torch.where(scored >= 2, exact - group_mean(exact, group), torch.nan)
     if scale == "group":
         deviation = deviation / (group_std(exact, group) + eps)
@@ -118,10 +116,9 @@ def leave_one_out(values: Tensor, group: Tensor) -> Tensor:
         tensor([-3.,  0.,  3.])
     """
     exact = values.double()
-    same = _same(group, exact)
     scored = ~exact.isnan()
-    count = torch.einsum("bg,g...->b...", same, scored.to(exact.dtype))
-    mean = torch.einsum("bg,g...->b...", same, exact.nan_to_num()) / count.clamp(min=1)
+    count = _group_sum(scored.to(exact.dtype), group)
+    mean = _group_sum(exact.nan_to_num(), group) / count.clamp(min=1)
     made = (exact - mean) * count / (count - 1).clamp(min=1)
     return made.masked_fill(~scored | (count < 2), 0.0).to(values.dtype)
 
@@ -143,8 +140,7 @@ def pooled_covariance(entries: Tensor, group: Tensor, shrink: float = 0.2) -> Te
     if left < 1:
         raise ValueError(f"expected groups with two scored samples or more, got {len(whole)} samples in "
                          f"{len(groups.unique())} groups")
-    same = (groups[:, None] == groups).double()
-    away = whole - same @ whole / same.sum(1, keepdim=True)
+    away = whole - group_mean(whole, groups)
     found = away.T @ away / left
     return ((1 - shrink) * found + shrink * found.diag().diag()).to(entries.dtype)
 
@@ -271,9 +267,8 @@ def scaled(credit: Tensor, group: Tensor, scale: str = "group", eps: float = 1e-
     if scale == "none":
         return credit
     square = credit.flatten(1).double().square().mean(1)
-    same = torch.ones(2 * square.shape).to(square) if scale == "batch" else (group[:, None] == group).to(square)
-    counted = same @ (square > 0).to(square)
-    size = (same @ square / counted.clamp(min=1)).sqrt()
+    among = torch.zeros_like(group) if scale == "batch" else group
+    size = (_group_sum(square, among) / _group_sum((square > 0).to(square), among).clamp(min=1)).sqrt()
     return credit / (size + eps).reshape(-1, *[1] * (credit.dim() - 1)).to(credit)
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from vidrl import __version__
 
-from . import audit, look, sample, score, train
+from . import audit, influence, look, sample, score, train
 from ._declare import parser
 
 ABOUT = """\
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 clips unscored or an audit failed, 2 an error."""
     reader = build()
     args, rest = reader.parse_known_args(arguments)
-    if rest and not (args.command == "train" and all("=" in word and word[0] != "-" for word in rest)):
+    if rest and not (hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
         reader.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
@@ -57,7 +57,7 @@ def build() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"vidrl {__version__}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for declare in (train.declare_train, sample.declare, score.declare, audit.declare_audit, audit.declare_serve,
-                    train.declare_report, look.declare_list, look.declare_show):
+                    train.declare_report, influence.declare, look.declare_list, look.declare_show):
         declare(commands)
     return made
 

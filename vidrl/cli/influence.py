@@ -1,0 +1,51 @@
+"""vidrl influence: how far the noise of each latent frame moves the reward of each frame."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ._declare import command
+
+ABOUT = """\
+Measure what credit by influence reads: how far the noise of each latent frame, at each denoising step, moves the reward
+of each frame (vidrl.influence), for the model, the reward and the sampler of a recipe.
+
+  vidrl influence scripts/recipes/demo.toml --out influence.safetensors
+  vidrl train scripts/recipes/demo.toml algorithm.options.influence=influence.safetensors algorithm.options.credit=gls
+
+A file named influence.safetensors in the model's folder is found by itself. One measurement serves all runs of a model,
+a reward and a sampler; it is of the model before training.
+"""
+
+
+def declare(commands: Any) -> None:
+    made = command(commands, "influence", ABOUT, "measure what credit by influence reads", _influence)
+    made.add_argument("recipe", metavar="RECIPE", help="a TOML file; its model, reward, algorithm and training prompts")
+    made.add_argument("overrides", metavar="key=value", nargs="*", help="dotted overrides, as seed=1")
+    made.add_argument("--prompts", type=int, default=64, metavar="N", help="how many prompts (64)")
+    made.add_argument("--members", type=int, default=2, metavar="N", help="clips of each (2)")
+    made.add_argument("--out", default="influence.safetensors", metavar="FILE", help="where to write it")
+
+
+def _influence(args: argparse.Namespace) -> int:
+    import torch
+    from tqdm import tqdm
+
+    from vidrl import config, evaluate, influence, plugin
+    from vidrl.rollout import draws
+
+    recipe = config.load(args.recipe, args.overrides)
+    config.check_plugins(recipe)
+    backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
+    backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    options = {k: v for k, v in recipe.algorithm.options.items() if k not in ("credit", "influence")}
+    draw = draws(recipe.seed, [("influence", "plan")])[0]
+    plan = plugin.load("algorithms", recipe.algorithm.name, **options).plan(backbone, 0, draw)
+    prompts = config.read_prompts(recipe.data.prompts)
+    chosen = torch.randperm(len(prompts), generator=draw)[: args.prompts].tolist()
+    reward = evaluate.build_reward(recipe.reward).to(backbone.device)
+    made = influence.measure(backbone, reward, plan, [prompts[i] for i in chosen], args.members, recipe.seed,
+                             lambda names: tqdm(names, desc="prompt", unit="prompt"))
+    print(made.save(args.out))
+    return 0
