@@ -217,7 +217,9 @@ def test_pairs_differ_in_the_arm_alone(o):
 def test_each_arm_is_swept_alike(o):
     jobs = study.sweep_jobs(o)
     budget = {arm: sorted((j.value, j.kind, j.seed) for j in jobs if j.arm == arm) for arm in o.arms}
-    assert budget["whole"] == budget["segment"] and len(budget["whole"]) == len(study.VALUES)
+    assert budget["whole"] == budget["segment"] and len(budget["whole"]) == 2 * len(study.VALUES)
+    both = study.sweep_jobs(study.Options(o.out, o.arms))
+    assert {(job.seed, job.kind) for job in both} == {(100, "everywhere"), (101, "local")}
     assert not {job.seed for job in jobs} & set(range(study.SEEDS))
 
 
@@ -225,7 +227,7 @@ def test_an_edited_arm_has_a_folder_of_its_own(o, monkeypatch):
     before = {job.folder for job in study.sweep_jobs(o)}
     monkeypatch.setitem(study.ARMS, "segment", (*study.ARMS["segment"], "algorithm.options.eta=0.6"))
     after = {job.folder for job in study.sweep_jobs(o)}
-    assert len(before) == len(after) == 6 and len(before & after) == 3
+    assert len(before) == len(after) == 12 and len(before & after) == 6
 
 
 def test_every_arm_is_a_recipe(o):
@@ -338,7 +340,8 @@ def fake_run(job, rise, n=12, rounds=20, every=5, motion=0.0):
         evaluate.save(folder / "evals", round_, now)
         checkpoint.append(folder / "evals.jsonl", {"round": round_, "n": n, "measures": evaluate.means(now)})
     for round_ in range(1, rounds + 1):
-        row = {"round": round_, "seconds": {"sample": 1.0, "decode": 0.5, "reward": 0.5, "update": 2.0}}
+        seconds = {"sample": 1.0, "decode": 0.5, "reward": 0.5, "update": 2.0}
+        row = {"round": round_, "reward": {"mean": float(rise[-1])}, "seconds": seconds}
         checkpoint.append(folder / "metrics.jsonl", row)
     (folder / "summary.json").write_text(json.dumps({"status": "finished"}))
     folder.with_name(f"{folder.name}.cost.json").write_text(json.dumps({"cpu": 50.0, "wall": 100.0}))
@@ -359,11 +362,11 @@ def filled(o, slow=SLOW, fast=FAST, **more):
 def test_a_run_read(o):
     jobs = filled(o)
     curve = study.read(jobs[0].folder, 0)
-    clips = 24 * np.arange(0, 21, 5)  # 3 prompts of 8
+    clips = 48 * np.arange(0, 21, 5)  # 6 prompts of 8
     assert (curve.x["clips"] == clips).all() and np.allclose(curve.gain, SLOW)
     assert (curve.x["calls"] == clips * (10 + 3 * 4)).all()  # 10 steps; 4 in the update, forward and backward
     assert np.allclose(curve.x["cpu"], 4.0 * np.arange(0, 21, 5) * 0.5)  # half of the wall clock was theirs
-    assert curve.held.all() and not curve.outside.any() and curve.finished
+    assert curve.held.all() and not curve.outside.any() and curve.reward == 1.0
 
 
 def test_a_broken_guard_is_seen_and_the_target_not_reached(o):
@@ -375,12 +378,12 @@ def test_a_broken_guard_is_seen_and_the_target_not_reached(o):
 
 
 def test_comparison_by_hand(o):
-    """The target is 0.8 × 1.05. Seed 0: whole at 0.84 of 480 clips, the arm at 0.42 of 480; seed 1 at 10/11 of it."""
+    """The target is 0.8 × 1.05. Seed 0: whole at 0.84 of 960 clips, the arm at 0.42 of 960; seed 1 at 10/11 of it."""
     filled(o)
     runs = study.finished(o.out)["everywhere"]
     row = study.compare(runs, "segment", "whole")
     assert study.target_of(runs["whole"]) == pytest.approx(0.84)
-    whole = np.array([0.84, 0.84 / 1.1]) * 480
+    whole = np.array([0.84, 0.84 / 1.1]) * 960
     assert np.allclose(row.pair[0][0], whole) and np.allclose(row.pair[1][0], whole / 2)
     assert row.ratio["clips"] == pytest.approx((2, 2, 2)) and np.allclose(row.each, 2)
     assert row.final.value == pytest.approx(0) and row.height.value == pytest.approx(1.05 * (0.75 - 0.5))
@@ -405,14 +408,18 @@ def test_the_report_of_two_kinds(o, capsys):
     assert page.count("| segment | 3 | 3 |") == 2 and "2.00 [2.00, 2.00]" in page
     assert "Both together" in page and "| segment | 6 | 2.00 [2.00, 2.00] | 0.0312 | 0.0312 |" in page
     assert "6 of 6" not in page and "12 of 12 runs are finished" in page
-    assert str(o.out) not in page.split("```")[2]
     drawing = ET.fromstring((o.out / "page.svg").read_text())
     named = {e.tag.split("}")[1] for e in drawing.iter()}
     assert {"polyline", "polygon", "circle"} <= named and "nan" not in (o.out / "page.svg").read_text()
 
 
+def test_a_command_is_told_without_where_files_go():
+    assert study._told(["--out", "/a", "--arms", "x", "--results", "/b"]) == ["--arms", "x"]
+
+
 def test_the_report_of_half_a_study(o):
     jobs = filled(o)
+    assert study.read(jobs[0].folder, 0) is not None
     for job in jobs[2:]:
         (job.folder / "summary.json").unlink()
     study.do_report(o, o.out / "page.md")
@@ -423,7 +430,9 @@ def test_the_report_of_half_a_study(o):
 def test_runs_of_different_lengths_are_not_compared(o):
     jobs = filled(o)
     config_ = jobs[0].folder / "config.toml"
-    config_.write_text(config_.read_text().replace("rounds = 20", "rounds = 10"))
+    text = config_.read_text()
+    assert f"rounds = {o.rounds}" in text
+    config_.write_text(text.replace(f"rounds = {o.rounds}", "rounds = 10"))
     with pytest.raises(SystemExit, match="one length"):
         study.finished(o.out)
 

@@ -55,11 +55,11 @@ ARMS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 KINDS = {"everywhere": "assets/tiny-wan", "local": "runs/local-faults/model"}  # where in a clip its faults are
 SWEPT, VALUES = "train.learning_rate", (1.5e-3, 3e-3, 6e-3)
-SWEEP_SEEDS = {"everywhere": (100,), "local": (101,)}  # two runs a setting, one of each kind
-SWEEP_ROUNDS, ROUNDS, SEEDS = 10, 20, 6  # about 100 and 190 CPU seconds a run
+SWEEP_SEEDS = (100, 101)  # two runs a setting, on the kinds in turn
+SWEEP_ROUNDS, ROUNDS, SEEDS = 8, 16, 5  # a run is about 12 CPU seconds, 12 more an evaluation and 11 a round
 COMMON = (
-    "train.prompts_per_round=3", "train.group=8", "train.eval_every=5", "train.eval_steps=10", "data.held_out_n=64",
-    'guard.action="warn"', "train.checkpoint_every=5", "train.keep_checkpoints=1", "train.show=2",
+    "train.eval_every=4", "train.eval_steps=10", "data.held_out_n=64", 'guard.action="warn"',
+    "train.checkpoint_every=4", "train.keep_checkpoints=1", "train.show=2",
 )  # fmt: skip
 FINAL_N, FINAL_STEPS = 256, 20  # held-out prompts and denoising steps of `final`
 TARGET = 0.8  # share of the first arm's mean final gain
@@ -133,9 +133,10 @@ def overrides(o: Options, arm: str, kind: str, value: float, rounds: int) -> tup
 
 
 def sweep_jobs(o: Options) -> list[Job]:
-    """Every arm at every value, on each kind; all arms side by side, so that a sweep cut short is even."""
+    """Every arm at every value, once a seed; all arms side by side, so that a sweep cut short is even."""
+    places = [(seed, o.kinds[i % len(o.kinds)]) for i, seed in enumerate(SWEEP_SEEDS)]
     return [Job("sweep", kind, arm, seed, overrides(o, arm, kind, value, o.sweep_rounds), o.out, value)
-            for kind in o.kinds for seed in SWEEP_SEEDS[kind] for value in VALUES for arm in o.arms]  # fmt: skip
+            for seed, kind in places for value in VALUES for arm in o.arms]  # fmt: skip
 
 
 def run_jobs(o: Options, chosen: Mapping[str, float]) -> list[Job]:
@@ -148,7 +149,7 @@ def final_jobs(o: Options) -> list[Job]:
     """The base models and every finished run of the manifest, to be measured on more prompts."""
     base = [Job("base", kind, "base", 0, (f'backbone.options.model="{KINDS[kind]}"', *o.extra), o.out, final=True)
             for kind in o.kinds]  # fmt: skip
-    rows = [row for row in gathered(o.out, "run") if row["curve"] is not None and row["curve"].finished]
+    rows = [row for row in gathered(o.out, "run") if row["curve"] is not None]
     runs = [Job("run", row["kind"], row["arm"], row["seed"], tuple(row["overrides"]), o.out, row["value"], final=True)
             for row in rows if row["kind"] in o.kinds and row["arm"] in o.arms]  # fmt: skip
     return base + runs
@@ -182,12 +183,18 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 # Running them
 
 
+Active = dict[int, tuple[subprocess.Popen[bytes], Job, float]]
+Failed = dict[tuple[str, str], tuple[Job, str]]  # (kind, arm) → the job and the reason
+
+
 def work(jobs: Sequence[Job], slots: int) -> list[str]:
     """Run all jobs, `slots` at a time, and return what failed; Ctrl-C and SIGTERM let the running ones save and leave.
 
     An arm that failed on a kind is not tried again there in this call.
     """
-    waiting, active, failed = deque(jobs), {}, {}
+    waiting = deque(jobs)
+    active: Active = {}
+    failed: Failed = {}
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     bar = tqdm(total=len(jobs), unit="run", smoothing=0.1, file=sys.stderr)
     try:
@@ -207,10 +214,7 @@ def work(jobs: Sequence[Job], slots: int) -> list[str]:
     return [f"{job.folder}: {why}" for job, why in failed.values()]
 
 
-Active = dict[int, tuple[subprocess.Popen[bytes], Job, float]]
-
-
-def _start(job: Job, active: Active, failed: dict[Any, Any], bar: Any) -> None:
+def _start(job: Job, active: Active, failed: Failed, bar: Any) -> None:
     """Start what a job has to do next, if anything."""
     command = job.command()
     if command is None or (job.kind, job.arm) in failed:
@@ -223,7 +227,7 @@ def _start(job: Job, active: Active, failed: dict[Any, Any], bar: Any) -> None:
     active[child.pid] = (child, job, time.monotonic())
 
 
-def _look(pid: int, active: Active, failed: dict[Any, Any], waiting: deque[Job]) -> None:
+def _look(pid: int, active: Active, failed: Failed, waiting: deque[Job]) -> None:
     """If a child has ended: note what it cost, and put its job back for what is left of it."""
     got, status, usage = os.wait4(pid, os.WNOHANG)
     if got == 0:
@@ -293,32 +297,32 @@ class Curve:
     """A run at its evaluations, E of them: what it had used, and what it had gained."""
 
     seed: int
-    finished: bool
-    rounds: int  # asked for
+    rounds: int
     x: dict[str, np.ndarray]  # an axis → (E,)
     gain: np.ndarray  # (E,) held-out composite less the base model's
     held: np.ndarray  # (E,) whether no guard is broken beyond doubt
     outside: np.ndarray  # (E,) whether a mean is outside a guard's band
     beside: dict[str, np.ndarray]  # a guard or check → (E,) less the base model's
+    reward: float  # of the training clips, the mean over all rounds
 
 
 def read(folder: Path, seed: int) -> Curve | None:
-    """A run's curve; None where it has not been evaluated twice."""
-    if not (folder / "evals.jsonl").exists():
+    """A run's curve; None where it is not finished."""
+    if checkpoint.status(folder) != "finished":
         return None
     recipe = tomllib.loads((folder / "config.toml").read_text())
     rows = [json.loads(line) for line in (folder / "evals.jsonl").read_text().splitlines()]
-    if len(rows) < 2:
-        return None
+    trained = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     at = np.array([row["round"] for row in rows])
     numbers = [evaluate.load(folder / "evals", int(r)) for r in at]
     mean = {name: np.array([row["measures"][name]["mean"] for row in rows]) for name in ("composite", *BESIDE)}
     low = np.array([[_shortfall(numbers[0][name], now[name], share) for name, share in GUARDS.items()]
                     for now in numbers])  # fmt: skip
     return Curve(
-        seed, checkpoint.status(folder) == "finished", recipe["train"]["rounds"], _axes(folder, recipe, at),
-        mean["composite"] - mean["composite"][0], (low[..., 1] <= 0).all(1), (low[..., 0] > 0).any(1),
+        seed, recipe["train"]["rounds"], _axes(folder, recipe, trained, at), mean["composite"] - mean["composite"][0],
+        np.asarray((low[..., 1] <= 0).all(1)), np.asarray((low[..., 0] > 0).any(1)),
         {name: mean[name] - mean[name][0] for name in BESIDE},
+        float(np.mean([row["reward"]["mean"] for row in trained])),
     )  # fmt: skip
 
 
@@ -329,7 +333,7 @@ def _shortfall(base: np.ndarray, now: np.ndarray, share: float) -> tuple[float, 
     return float(d.mean()), float(d.mean() - 1.96 * d.std(ddof=1) / np.sqrt(len(d)))
 
 
-def _axes(folder: Path, recipe: Mapping[str, Any], at: np.ndarray) -> dict[str, np.ndarray]:
+def _axes(folder: Path, recipe: Mapping[str, Any], trained: Sequence[Any], at: np.ndarray) -> dict[str, np.ndarray]:
     """Clips drawn, denoiser calls and CPU seconds of training (not of evaluation) after the rounds `at`.
 
     A call is a forward pass of one clip; a kept step of the update counts as three, forward and backward. Seconds are
@@ -339,8 +343,7 @@ def _axes(folder: Path, recipe: Mapping[str, Any], at: np.ndarray) -> dict[str, 
     options = recipe["algorithm"]["options"]
     steps = options["steps"]
     kept = options.get("train_steps") or options.get("window") or steps - 1
-    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-    seconds = np.cumsum([0.0] + [sum(json.loads(line)["seconds"].values()) for line in lines])
+    seconds = np.cumsum([0.0] + [sum(row["seconds"].values()) for row in trained])
     path = folder.with_name(f"{folder.name}.cost.json")
     cost = json.loads(path.read_text()) if path.exists() else {"cpu": 1.0, "wall": 1.0}
     return {"clips": at * clips, "calls": at * clips * (steps + 3 * kept),
@@ -348,7 +351,7 @@ def _axes(folder: Path, recipe: Mapping[str, Any], at: np.ndarray) -> dict[str, 
 
 
 def gathered(out: Path, stage: str) -> list[dict[str, Any]]:
-    """The manifest's rows of a stage, each with its curve (None where there is none yet)."""
+    """The manifest's rows of a stage, each with its curve (None where it is not finished)."""
     path = out / "manifest.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     return [row | {"curve": read(out / row["folder"], row["seed"])} for row in rows if row["stage"] == stage]
@@ -362,7 +365,7 @@ def chosen(out: Path, arms: Sequence[str]) -> tuple[dict[str, float], list[str]]
     found: dict[tuple[str, float], list[float]] = {}
     for row in gathered(out, "sweep"):
         curve = row["curve"]
-        if curve is not None and curve.finished:
+        if curve is not None:
             height = paired.mean_height(curve.x["clips"], curve.gain)
             found.setdefault((row["arm"], row["value"]), []).append(height)
     best, lines = {}, ["| arm | " + " | ".join(f"{v:g}" for v in VALUES) + " | chosen |", "|---|" + "---|" * 4]
@@ -390,6 +393,7 @@ class Comparison:
     gain: float  # mean final gain of the arm
     final: paired.Interval  # of the arm less the first, as the next one
     height: paired.Interval
+    reward: paired.Interval
     reached: int
     median: float
     ratio: dict[str, paired.Interval]  # an axis → restricted mean of the first / the arm
@@ -416,7 +420,7 @@ def finished(out: Path) -> dict[str, dict[str, dict[int, Curve]]]:
 
     Raises SystemExit where runs of different lengths would be compared.
     """
-    rows = [row for row in gathered(out, "run") if row["curve"] is not None and row["curve"].finished]
+    rows = [row for row in gathered(out, "run") if row["curve"] is not None]
     lengths = {row["curve"].rounds for row in rows}
     if len(lengths) > 1:
         raise SystemExit(f"segments: expected runs of one length, got {sorted(lengths)} rounds: use another --out")
@@ -450,8 +454,9 @@ def compare(runs: Runs, arm: str, first: str) -> Comparison | None:
     whole, other = at["clips"]
     height = [np.array([paired.mean_height(c.x["clips"], c.gain) for c in curves]) for curves in (a, b)]
     ends = [np.array([c.gain[-1] for c in curves]) for curves in (a, b)]
+    reward = [np.array([c.reward for c in curves]) for curves in (a, b)]
     return Comparison(
-        arm, seeds, float(ends[1].mean()), paired.mean_difference(*ends), paired.mean_difference(*height),
+        arm, seeds, float(ends[1].mean()), *(paired.mean_difference(*two) for two in (ends, height, reward)),
         int(other[1].sum()), paired.median_time(*other), ratio, (whole, other),
         float(min(c.x["clips"][-1] for c in (*a, *b))), paired.paired_time_p([whole], [other]),
     )  # fmt: skip
@@ -512,7 +517,8 @@ def pooled_table(all_rows: Mapping[str, Sequence[Comparison]], arms: Sequence[st
 
 def gain_table(rows: Sequence[Comparison], runs: Runs, last: Mapping[str, Sequence[float]]) -> list[str]:
     """Final gains, mean heights, and what no reward looks at."""
-    head = ("arm", "final gain", "less the first's", "mean height, less the first's", f"gain on {FINAL_N} prompts",
+    head = ("arm", "final gain", "less the first's", "mean height, less the first's",
+            "training reward, less the first's", f"gain on {FINAL_N} prompts",
             *BESIDE, "ends outside a guard", "beyond doubt")  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for i, c in enumerate(rows):
@@ -521,7 +527,7 @@ def gain_table(rows: Sequence[Comparison], runs: Runs, last: Mapping[str, Sequen
         broken = [f"{sum(int(f(curve)) for curve in curves)} of {len(curves)}"
                   for f in (lambda k: k.outside[-1], lambda k: not k.held[-1])]  # fmt: skip
         more = f"{np.mean(last[c.arm]):+.3f}" if last.get(c.arm) else "–"
-        differences = [span(c.final), span(c.height)] if i else ["", ""]
+        differences = [span(c.final), span(c.height), span(c.reward)] if i else ["", "", ""]
         cells = [c.arm, f"{c.gain:+.3f}", *differences, more, *beside, *broken]
         lines.append("| " + " | ".join(cell.replace("-", "−") for cell in cells) + " |")
     return lines
@@ -550,11 +556,13 @@ ABOUT = f"""\
 A pair is one seed: the same prompts and first noises. The held-out composite is measured every few rounds on the same
 prompts and noise for all runs; a gain is what it lies above the base model's. The target is {TARGET:.0%} of the first
 arm's mean final gain; a run reaches it where its curve, interpolated, first does at an evaluation at which no guard is
-broken beyond doubt (the 95 % interval over clips of a measure wholly below {BROKEN}). Runs
-that never reach it are kept, as censored at their end: medians are Kaplan-Meier's, ratios are of restricted means, and
-so nearer to 1 than the truth where many are censored. Intervals are 95 %, of a bootstrap over pairs with expanded
+broken beyond doubt (the 95 % interval over clips of a measure wholly below
+{BROKEN}). Runs that never reach it are
+kept, as censored at their end: medians are Kaplan-Meier's, ratios are of restricted means, and so nearer to 1 than the
+truth where many are censored. Intervals are 95 %, of a bootstrap over pairs with expanded
 percentiles; p is of log-rank scores under all sign changes of pairs, Holm's over all arms and kinds. A denoiser call is
-a clip's forward pass; a kept step of the update counts as three. CPU seconds are of training, evaluation left out."""
+a clip's forward pass; a kept step of the update counts as three. The training reward is the mean over all rounds. CPU
+seconds are of training, evaluation left out."""
 
 
 def page(o: Options, found: Mapping[str, Runs], picture: str) -> str:
@@ -579,7 +587,13 @@ def page(o: Options, found: Mapping[str, Runs], picture: str) -> str:
 def commands(o: Options) -> Iterator[str]:
     yield "python scripts/local_faults.py train"
     for stage in ("sweep", "run", "report"):
-        yield " ".join(["python benchmarks/studies/segments.py", stage, *sys.argv[2:]])
+        yield " ".join(["python benchmarks/studies/segments.py", stage, *_told(sys.argv[2:])])
+
+
+def _told(words: Sequence[str]) -> list[str]:
+    """A command line without where files go."""
+    places = [i for i, word in enumerate(words) if word in ("--out", "--results")]
+    return [word for i, word in enumerate(words) if i not in places and i - 1 not in places]
 
 
 def device() -> str:
@@ -605,7 +619,7 @@ def arm_lines(o: Options) -> list[str]:
         table.append(f"| {arm} | `{' '.join(shown)}` |")
     state = [row for row in rows if row["stage"] == "run"]
     done = sum(checkpoint.status(o.out / row["folder"]) == "finished" for row in state)
-    return [*table, "", f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`. {done} of {len(state)} runs are finished.", "",
+    return [*table, "", f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.\n{done} of {len(state)} runs are finished.", "",
             f"The sweep: mean height of the held-out gain over {SWEPT}, runs in brackets.", "",
             *chosen(o.out, o.arms)[1]]  # fmt: skip
 
