@@ -98,7 +98,7 @@ class Record:
         for name, i in (("best", best), ("worst", worst)):
             row = self._clip("train", f"{name}.mp4", samples, score, i)
             where = {"segments": list(spans), "file": f"clips/train/{name}.mp4", **_credited(advantage[i], plan)}
-            rows.append(row | where | {"curve": row["curves"].get("composite")})
+            rows.append(row | where | {"curve": row["curves"].get("composite")} | _beside(samples, score, i))
         checkpoint.write_text(self.folder / "credit.json", json.dumps(rows, indent=1))
         if known is not None and not (self.folder / "influence.json").exists():
             shown = known.shown(plan.segments) | {"segments": list(spans)}
@@ -133,6 +133,17 @@ def _credited(advantage: Tensor, plan: Plan) -> dict[str, Any]:
         return {"advantage": _numbers(advantage)}
     steps = {"advantage_steps": [_numbers(one) for one in advantage], "times": [plan.times[k] for k in plan.keep]}
     return {"advantage": _numbers(advantage.mean(0)), **steps}
+
+
+def _beside(samples: Samples, score: Score, i: int) -> dict[str, Any]:
+    """What a clip's curves are to be read against: those of its group's others, and how much each part counts."""
+    alike = torch.tensor([prompt == samples.prompts[i] and k != i for k, prompt in enumerate(samples.prompts)])
+    everything = {"composite": score, **score.parts}
+    others = {part: s.frames[: len(alike)][alike.to(s.frames.device)].nanmean(0)
+              for part, s in everything.items() if s.frames is not None and bool(alike.any())}
+    return {"others": {part: _numbers(curve) for part, curve in others.items()},
+            "slopes": {part: _numbers(slope[i]) for part, slope in score.slopes.items()},
+            "supports": {part: s.support for part, s in score.parts.items()}}  # fmt: skip
 
 
 class Clock:
