@@ -124,8 +124,8 @@ class FineTune(tiny.Run):
         return PEAK * super().rate()
 
 
-def train() -> None:
-    """Fine-tune, and write the pipeline folder."""
+def train(steps: int) -> None:
+    """Fine-tune, and write the pipeline folder; with more steps than were done, go on."""
     from diffusers import WanTransformer3DModel
 
     latents, captions = encoded()
@@ -135,7 +135,7 @@ def train() -> None:
     usual = type(net.blocks[0].attn2.processor)
     for block in net.blocks:
         block.attn2.set_processor(text)
-    run = FineTune("flow", net, STEPS, DECAY, lambda name, p: name.startswith("blocks.") and p.dim() == 2)
+    run = FineTune("flow", net, steps, DECAY, lambda name, p: name.startswith("blocks.") and p.dim() == 2)
     try:
         run.go(lambda step: tiny.flow_loss(net, text, latents, table, caption, OFFSET + step))
     except KeyboardInterrupt:
@@ -232,13 +232,14 @@ def check(n: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("train", "check"))
+    parser.add_argument("--steps", type=int, default=STEPS, help="train: optimiser steps in all")
     parser.add_argument("-n", type=int, default=192, help="check: clips a row")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     WORK.mkdir(parents=True, exist_ok=True)
     tiny.WORK = WORK
-    train() if args.stage == "train" else check(args.n)
+    train(args.steps) if args.stage == "train" else check(args.n)
 
 
 if __name__ == "__main__":

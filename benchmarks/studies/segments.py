@@ -456,8 +456,8 @@ def compare(runs: Runs, arm: str, first: str) -> Comparison | None:
     ends = [np.array([c.gain[-1] for c in curves]) for curves in (a, b)]
     reward = [np.array([c.reward for c in curves]) for curves in (a, b)]
     return Comparison(
-        arm, seeds, float(ends[1].mean()), *(paired.mean_difference(*two) for two in (ends, height, reward)),
-        int(other[1].sum()), paired.median_time(*other), ratio, (whole, other),
+        arm, seeds, float(ends[1].mean()), paired.mean_difference(*ends), paired.mean_difference(*height),
+        paired.mean_difference(*reward), int(other[1].sum()), paired.median_time(*other), ratio, (whole, other),
         float(min(c.x["clips"][-1] for c in (*a, *b))), paired.paired_time_p([whole], [other]),
     )  # fmt: skip
 
@@ -792,13 +792,14 @@ def options() -> tuple[str, Options, Path]:
     if strange:
         parser.error(f"expected arms out of {', '.join(ARMS)} and kinds out of {', '.join(KINDS)}, got {strange[0]!r}")
     made = Options(a.out.resolve(), arms, kinds, a.seeds, a.rounds, a.sweep_rounds, tuple(a.set), a.jobs)
-    return a.stage, made, a.results
+    return a.stage, made, a.results.resolve()
 
 
 def main() -> None:
     if sys.argv[1:2] == ["measure"]:  # what `final` starts
         return measure(sys.argv[2:])
     stage, o, results = options()
+    os.chdir(ROOT)  # a recipe's paths are from there
     failed = {"sweep": do_sweep, "run": do_run, "final": do_final, "report": lambda o: []}[stage](o)
     if stage != "sweep":
         do_report(o, results)
