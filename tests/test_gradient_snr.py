@@ -90,11 +90,10 @@ class Toy:
 
     def judge(self, study, advantage, times=0):
         stacked = torch.stack([estimators.whole_clip(self.r.mean(1), self.small, 3), advantage])
-        weights = stacked.reshape(2, self.blocks, 32, 1, 3)
-        made = study.sums(weights, lambda b: self.G[b], torch.ones(1, 1), self.blocks)
-        every = torch.ones(self.blocks, self.blocks, dtype=torch.bool)
+        weights, mixes = stacked.reshape(2, self.blocks, 32, 1, 3), torch.ones(1, 1)
+        made = [how(weights, lambda b: self.G[b], mixes, self.blocks) for how in (study.pairs, study.sums)]
         drawn = study.resampled(self.blocks, 24, times)
-        return study.judge(made, made, drawn, drawn, every, 1, 0), made
+        return study.judge(*made, drawn, drawn, 1, 0), made
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +107,13 @@ def cosine(a, b):
 
 def test_whole_clip_credit_is_unbiased(study, toy):
     judged, made = toy.judge(study, estimators.whole_clip(toy.r.mean(1), toy.small, 3))
-    truth, blocks = toy.true(torch.ones(3, 3)), made.vectors[0, 0]
+    truth, blocks = toy.true(torch.ones(3, 3)), made[1].vectors[0, 0]
     error = blocks.mean(0) - truth
     assert (error / (blocks.std(0) / toy.blocks**0.5)).abs().max() < 4
     assert judged.cosine()[0] == pytest.approx(1, abs=1e-5)
     assert float(judged.reference[0]) == pytest.approx(float(truth @ truth), rel=0.1)
-    assert judged.equivalents()[0] == pytest.approx(1, rel=1e-4) and judged.slight()[0] == pytest.approx(1, rel=1e-4)
+    assert float(study.across(blocks, torch.ones(1, toy.blocks))[0]) == pytest.approx(float(truth @ truth), rel=0.1)
+    assert judged.equivalents()[0] == pytest.approx(1, rel=1e-4)
 
 
 def test_leaving_one_out_only_lengthens_the_gradient(toy):
@@ -143,7 +143,7 @@ def test_the_bias_of_local_credit_is_that_of_its_closed_form(study, mixing):
 def test_local_credit_pays_where_nothing_mixes(study):
     toy = Toy(mixing=0.0, noise=0.1)
     judged, _ = toy.judge(study, estimators.leave_one_out(toy.r, toy.small), times=100)
-    low, high = judged.slight()[1:].quantile(torch.tensor([0.025, 0.975]))
+    low, high = judged.equivalents()[1:].quantile(torch.tensor([0.025, 0.975]))
     assert 2 < low < 3 < high < 4.5  # one of three equal sources of noise is left
 
 
@@ -156,31 +156,26 @@ def test_least_squares_beat_influence_and_whole_clip(study, toy):
     moved = other.A.square().sum(1).sqrt()  # (L, F): I = √T
     by = {"influence": estimators.influence_weighted(loud, moved, other.small),
           "gls": estimators.gls(loud, moved, other.small, ridge=0.01)}  # fmt: skip
-    worth = {name: float(other.judge(study, one)[0].slight()[0]) for name, one in by.items()}
+    worth = {name: float(other.judge(study, one)[0].equivalents()[0]) for name, one in by.items()}
     assert worth["gls"] > 1.04 * worth["influence"] > 1.5
 
 
 def test_permuted_credit_loses(study, toy):
     own = estimators.leave_one_out(toy.r, toy.small)
     mixed = estimators.permuted(own, torch.Generator().manual_seed(0))
-    assert float(toy.judge(study, mixed)[0].slight()[0]) < 0.6 * float(toy.judge(study, own)[0].slight()[0])
+    assert float(toy.judge(study, mixed)[0].equivalents()[0]) < 0.6 * float(toy.judge(study, own)[0].equivalents()[0])
 
 
 def test_samples_are_worth_what_their_noise_leaves(study, toy):
     """Advantages with noise of their own: V grows by that noise's share, and more whole-clip samples are needed."""
     whole = estimators.whole_clip(toy.r.mean(1), toy.small, 3)
     noise = torch.randn(len(whole), 1, generator=torch.Generator().manual_seed(7)).expand(-1, 3)
-    clean, loud = toy.judge(study, whole)[1], toy.judge(study, whole + noise)[1]
+    clean, loud = toy.judge(study, whole)[1][0], toy.judge(study, whole + noise)[1][1]
     once = study.resampled(toy.blocks, 24, 0)
-    judged = study.judge(clean, loud, once, once, torch.ones(toy.blocks, toy.blocks, dtype=torch.bool), 1, 0)
+    judged = study.judge(clean, loud, once, once, 1, 0)
     added = float(toy.G.mean((2, 3)).square().sum(-1).mean()) / 8
     assert float(judged.noise[0] - judged.reference_noise[0]) == pytest.approx(added, rel=0.2)
-    assert float(judged.slight()[0]) == pytest.approx(float(judged.reference_noise[0] / judged.noise[0]), rel=1e-4)
-    square, n = float(judged.reference[0]), 16
-    needed = n * float(judged.equivalents(n)[0])
-    pairs = ((judged.noise[0], n), (judged.reference_noise[0], needed))
-    reached = [square / (square + 8 * float(v) / m) for v, m in pairs]
-    assert reached[0] == pytest.approx(reached[1], rel=1e-4) and reached[0] < 0.99
+    assert float(judged.equivalents()[0]) == pytest.approx(float(judged.reference_noise[0] / judged.noise[0]), rel=1e-4)
 
 
 def test_hindsight_is_a_ceiling(study):
@@ -189,7 +184,7 @@ def test_hindsight_is_a_ceiling(study):
     sigma = estimators.pooled_covariance(toy.r, toy.small, 0.0)
     best = study.hindsight(away, sigma, torch.arange(toy.blocks) % 2, lambda b: toy.G[b])[1].reshape(-1, 3)
     own = estimators.leave_one_out(toy.r, toy.small)
-    assert float(toy.judge(study, best)[0].slight()[0]) > 0.98 * float(toy.judge(study, own)[0].slight()[0])
+    assert float(toy.judge(study, best)[0].equivalents()[0]) > 0.98 * float(toy.judge(study, own)[0].equivalents()[0])
 
 
 def test_linear_weights_are_read_back(study):
@@ -200,11 +195,11 @@ def test_linear_weights_are_read_back(study):
     assert torch.allclose(found[..., :5], weights[..., :5], atol=1e-5) and not found[..., 5].any()
 
 
-def test_products_never_pair_a_block_with_itself(study):
-    vectors = torch.eye(4)  # each block's product with itself is 1, with others 0
-    apart = 1 - torch.eye(4)
-    found = study.products(vectors, vectors, torch.tensor([[1.0, 1, 1, 1], [2, 0, 1, 1]]), apart)
-    assert found.tolist() == [0.0, 0.0]
+def test_no_sample_meets_itself_in_a_product(study):
+    scores = torch.eye(4).reshape(1, 4, 1, 1, 4)  # of each member and of each block alone: every other product is 0
+    found = study.pairs(torch.ones(1, 1, 4, 1, 1), lambda b: scores[b], torch.ones(1, 1), 1)
+    assert found.square.abs().max() < 1e-6 and torch.allclose(found.reference, torch.full((1, 1, 4), 0.25))
+    assert study.across(torch.eye(4), torch.tensor([[1.0, 1, 1, 1], [2, 0, 1, 1]])).tolist() == [0.0, 0.0]
 
 
 # ---- Arms

@@ -9,15 +9,17 @@ one layer and sample it is Σ_tokens δ ⊗ a, with a = A x and δ the gradient 
 
 Two collections. *Groups*, as in training: a prompt, a first noise, 32 members as four groups of 8; they give the noise
 V, the variance of a group of 8's gradient. *Branches*: a trajectory, and for each kept step 8 clips that differ in that
-step's noise alone, all later noise being the trajectory's; they have the same expected gradient as groups, at a small
-part of the noise, and give the expectations m. Their products are taken between different trajectories, so that no
-noise enters them. An arm that is not linear in the entries counts there by its closest linear weights.
+step's noise alone, all later noise being the trajectory's. Their expected gradients m are a trajectory's own share of
+the policy gradient, at a small part of a group's noise. Products of them are taken between two members, so that no
+noise enters them; before step 0 the members of a group are one too, and their pairs count as well. (What all
+trajectories have in common is too small a part to be told from noise by these samples; the page says how small.) An arm
+that is not linear in the entries counts in branches by its closest linear weights.
 
-cos∞ = <m, m_ref>/(|m| |m_ref|), the cosine with whole-clip credit's expectation that endless samples would reach;
-cos²(n) = cos∞² |m|²/(|m|² + 8 V/n); the sample-equivalents of n = 48 samples (the demo's round) are how many whole-clip
-samples reach the same cos², over 48. Intervals: bootstrap over prompts, and over trajectories within. `permuted` is the
-control, credit whose segments are in an order of chance; `hindsight` the ceiling: for each half of the trajectories the
-linear weights of frames that are best on the other half.
+cos∞ = <m, m_ref>/(|m| |m_ref|), over trajectories, with whole-clip credit's m_ref; bias = 1 − cos∞. For n samples,
+noise prevailing, cos² = n <m, m_ref>²/(8 V |m_ref|²); so one sample is worth (<m, m_ref>/|m_ref|²)² V_ref/V samples of
+whole-clip credit: its sample-equivalents. Intervals: bootstrap over prompts, and over trajectories and groups within.
+`permuted` is the control, credit whose segments are in an order of chance; `hindsight` looks for the ceiling: for each
+half of the trajectories the weights of the segments' frames that are best on the other half.
 
 What is collected stays in --run, a file each; a run that was stopped goes on, and --analyse takes what is there.
 Legend: B groups or trajectories, M members, K steps, L latent frames (segments), F frames, P parts, D of a sketch,
@@ -50,9 +52,10 @@ from vidrl.backbones.base import Cond
 from vidrl.influence import WHOLE, Influence
 from vidrl.policy import Policy
 from vidrl.rollout import Plan, decoded, draws
+from vidrl.schedule import equaliser
 from vidrl.segments import borders, frame_spans, pool
 
-RECIPE, SEED, PROMPTS, MEMBERS, GROUP, ROUND = "scripts/recipes/demo.toml", 0, 24, 32, 8, 48
+RECIPE, SEED, PROMPTS, MEMBERS, GROUP = "scripts/recipes/demo.toml", 0, 24, 32, 8
 STEPS = (0, 4, 8)  # of the ten, whose gradients are kept
 GAINS = (0, 4, 8)  # of these, the steps with credit by the clip completed without noise
 QUIET = 3  # every third branch is completed without noise too
@@ -116,7 +119,7 @@ class Bench:
     def curves(self, latents: Tensor, prompt: str) -> Tensor:
         """Curves (N, P + 1, F) of the clips: each part's, then the composite's."""
         score = self.reward(decoded(self.policy.backbone, latents, [prompt] * len(latents)))
-        return torch.stack([s.frames for s in (*score.parts.values(), score)], 1)
+        return torch.stack([s.frames for s in (*score.parts.values(), score) if s.frames is not None], 1)
 
 
 class Sketcher:
@@ -333,27 +336,40 @@ def _shipped(data: Data, weights: Tensor, alpha: float) -> Tensor:
 
 
 def _by_influence(data: Data, weights: Tensor) -> dict[str, Tensor]:
-    """Arms that read the influence, each step its own: of the composite's curve, or of each part's and their sum."""
+    """Arms that read the influence, each step its own: of the composite's curve, or of each part's and their sum.
+
+    Each step is scaled alike, as in training; "by steps" are also weighted by the share of the reward's variance that
+    the step makes, which is how posterior credit comes by itself.
+    """
     if not data.moments:
         return {}
     plain, small, made = weights is data.plain, data.small, {}
     total = torch.einsum("p,npf->nf", weights, data.curves)
-    whole = pooled(total.mean(1), small)
     alone = [p for p, w in enumerate(weights.tolist()) if w and float(data.curves[:, p].std())]
     ways: dict[str, Any] = {"influence": estimators.influence_weighted}
     ways |= {f"GLS, ridge {r:g}": partial(_gls, r) for r in (0.01, 0.1, 1.0)}
     ways |= {f"posterior, ridge {r:g}": partial(_posterior, r) for r in (0.1, 1.0)}
     for name, way in ways.items():
-        step = [sum(weights[p] * _way(way, data.curves[:, p], data.moments[data.names[p]], k, small) for p in alone)
+        step = [[weights[p] * _way(way, data.curves[:, p], data.moments[data.names[p]], k, small) for p in alone]
                 for k in range(len(STEPS))]  # fmt: skip
-        each = torch.stack(step)
-        made[name if len(alone) == 1 or not plain else f"{name}, each part's"] = each
+        own = torch.stack([torch.stack(one).sum(0) for one in step])
+        made[name if len(alone) == 1 or not plain else f"{name}, each part's"] = _alike(own)
         if plain:
-            made[name] = torch.stack([_way(way, total, data.moments[WHOLE], k, small) for k in range(len(STEPS))])
-        blended = estimators.blend(whole, made[name].movedim(0, 1) / made[name].square().mean().sqrt(), 0.5)
-        if name in ("influence", "GLS, ridge 0.1", "posterior, ridge 0.1"):
-            made[f"{name}, α 0.5"] = blended.movedim(1, 0)
+            each = [_way(way, total, data.moments[WHOLE], k, small) for k in range(len(STEPS))]
+            made[name] = _alike(torch.stack(each))
+    whole = pooled(total.mean(1), small)[:, None].expand(-1, len(data.spans)).expand(len(STEPS), -1, -1)
+    for name in ("GLS, ridge 0.1", "posterior, ridge 0.1"):
+        made[f"{name}, α 0.5"] = (whole + made[name]) / 2
+    sources = [(1.0, WHOLE)] if plain else [(float(weights[p]) ** 2, data.names[p]) for p in alone]
+    share = torch.stack([w * data.moments[name].sum((1, 2, 3)) for w, name in sources]).sum(0)
+    for name, one in (("whole clip", whole), ("GLS, ridge 0.1", made["GLS, ridge 0.1"])):
+        made[f"{name}, by steps"] = one * (share / share.max())[:, None, None]
     return made
+
+
+def _alike(credit: Tensor) -> Tensor:
+    """Credit (K, N, L) with a root mean square of 1 at each step."""
+    return credit / credit.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-30)
 
 
 def _way(way: Any, entries: Tensor, moment: Tensor, k: int, small: Tensor) -> Tensor:
@@ -456,10 +472,37 @@ def sums(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Sums:
     return Sums(torch.stack(vectors, 2), torch.stack(squares, 2))
 
 
-def products(one: Tensor, other: Tensor, weights: Tensor, allowed: Tensor) -> Tensor:
-    """<m, m'> (R,) as the mean over allowed pairs of blocks (B, D), drawn with multiplicities (R, B)."""
-    found = (one @ other.T) * allowed
-    return ((weights @ found) * weights).sum(1) / ((weights @ allowed) * weights).sum(1)
+@dataclass(frozen=True)
+class Pairs:
+    """Of trajectories: |m|² (A, T, B), <m, m_ref> (A, T, B), and the reference's own mean (T, B, D)."""
+
+    square: Tensor
+    product: Tensor
+    reference: Tensor
+
+
+def pairs(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Pairs:
+    """Products of expectations within each trajectory, as means over pairs of two of its members; see `sums`.
+
+    Leaving one out ties a pair's advantages by a part in (members − 1)², the same for every arm.
+    """
+    squares, products, means = [], [], []
+    for b in range(blocks):
+        found = sketch(b)
+        M, K, L, D = found.shape
+        each = torch.einsum("amkl,mkld->kamd", weights[:, b], found) / L
+        mixed = torch.einsum("tk,kamd->atmd", mixes, each)
+        total, count = mixed.sum(2), M * (M - 1)
+        squares.append((total.square().sum(-1) - mixed.square().sum((-1, -2))) / count)
+        products.append(((total * total[:1]).sum(-1) - (mixed * mixed[:1]).sum((-1, -2))) / count)
+        means.append(total[0] / M)
+    return Pairs(torch.stack(squares, 2), torch.stack(products, 2), torch.stack(means, 1))
+
+
+def across(vectors: Tensor, weights: Tensor) -> Tensor:
+    """|m|² (R,) of what is common to blocks (B, D), a mean over pairs of them, with multiplicities (R, B)."""
+    apart = 1 - torch.eye(len(vectors))
+    return ((weights @ ((vectors @ vectors.T) * apart)) * weights).sum(1) / ((weights @ apart) * weights).sum(1)
 
 
 @dataclass(frozen=True)
@@ -473,35 +516,33 @@ class Judged:
     reference_noise: Tensor
 
     def cosine(self) -> Tensor:
-        return self.product / (self.square * self.reference).clamp(min=1e-30).sqrt()
+        """Of at most 1: an estimate beyond it is noise; NaN where noise leaves no length."""
+        size = (self.square * self.reference).where((self.square > 0) & (self.reference > 0), torch.nan)
+        return (self.product / size.sqrt()).clamp(-1, 1)
 
-    def ratio(self) -> Tensor:
-        """|m|²/V over the reference's: at n → 0, without the bias."""
-        return (self.square / self.noise) / (self.reference / self.reference_noise)
+    def kept(self) -> Tensor:
+        """<m, m_ref>/|m_ref|²: of whole-clip credit's signal, what is left."""
+        return self.product / self.reference
 
-    def equivalents(self, n: float = ROUND) -> Tensor:
-        """How many whole-clip samples reach the cos² of n of these, over n; inf where none do."""
-        squared = self.product * self.product.abs() / (self.reference * (self.square + GROUP * self.noise / n))
-        signal = self.reference / (GROUP * self.reference_noise)
-        return torch.where(squared < 1, squared / (1 - squared) / signal / n, torch.inf)
-
-    def slight(self) -> Tensor:
-        """The same at n → 0: cos² there is in proportion to n, so |m_ref|² is needed only once."""
-        return self.product * self.product.abs() / self.reference.square() * self.reference_noise / self.noise
+    def equivalents(self) -> Tensor:
+        """How many whole-clip samples one sample is worth: kept², signed, times V_ref/V."""
+        return self.kept() * self.kept().abs() * self.reference_noise / self.noise
 
 
-def judge(expected: Sums, own: Sums, drawn: Tensor, groups: Tensor, allowed: Tensor, arm: int, target: int) -> Judged:
-    """An arm against the first: expectations of branches in pairs `allowed` (B, B), the noise of groups.
+def judge(found: Pairs, own: Sums, drawn: Tensor, picked: Tensor, arm: int, target: int,
+          more: Pairs | None = None) -> Judged:  # fmt: skip
+    """An arm against the first: expectations of trajectories, noise of groups, by multiplicities (R, B) and (R, B').
 
-    `drawn` (R, B) and `groups` (R, B') are the multiplicities of branches and of groups.
+    `more` are the groups' own pairs, for a step before which all their members are one, weighed by their number.
     """
-    one, other = expected.vectors[arm, target], expected.vectors[0, target]
-    apart = ~torch.eye(len(one), dtype=torch.bool)
-    pairs = (allowed & apart).to(one)
-    square, product = products(one, one, drawn, pairs), products(one, other, drawn, pairs)
-    reference = products(other, other, drawn, apart.to(one))
-    lengths = [groups @ own.squares[a, target] / groups.sum(1) for a in (arm, 0)]
-    return Judged(product, square, reference, lengths[0] - square, lengths[1] - reference)
+    share = (MEMBERS * (MEMBERS - 1)) / (GROUP * (GROUP - 1)) if more else 0.0
+    count = drawn.sum(1) + share * picked.sum(1)
+    mean = lambda values, others: (drawn @ values + (share * (picked @ others) if more else 0)) / count  # noqa: E731
+    extra = more or found
+    noise = [picked @ own.squares[a, target] / picked.sum(1) - across(own.vectors[a, target], picked)
+             for a in (arm, 0)]  # fmt: skip
+    values = [(one.product[arm, target], one.square[arm, target], one.square[0, target]) for one in (found, extra)]
+    return Judged(*(mean(*both) for both in zip(*values)), *noise)
 
 
 def resampled(blocks: int, prompts: int, times: int, seed: int = 3) -> Tensor:
@@ -509,9 +550,9 @@ def resampled(blocks: int, prompts: int, times: int, seed: int = 3) -> Tensor:
     draw = np.random.default_rng(seed)
     made = [np.ones(blocks)]
     of = [np.arange(p, blocks, prompts) for p in range(min(prompts, blocks))]
-    for _ in range(times):
+    for chosen in draw.integers(len(of), size=(times, len(of))):  # first of all, so that all blocks share them
         weight = np.zeros(blocks)
-        for p in draw.integers(len(of), size=len(of)):
+        for p in chosen:
             np.add.at(weight, draw.choice(of[p], len(of[p])), 1)
         made.append(weight)
     return torch.tensor(np.stack(made), dtype=torch.float32)
@@ -525,20 +566,17 @@ def hindsight(away: Tensor, sigma: Tensor, half: Tensor, sketch: Any, ridge: flo
     along m_ref for its noise, since scores of different segments are all but uncorrelated.
     """
     sigma = sigma + ridge * sigma.diagonal().mean() * torch.eye(len(sigma))
-    totals: list[Any] = [0.0, 0.0]
-    same: list[Any] = [0.0, 0.0]
+    signals: list[Any] = [0.0, 0.0]
     length: Any = 0.0
     for b, h in enumerate(half.tolist()):
         found = sketch(b)
-        each = torch.einsum("mke,mkld->kled", away[b], found) / len(found)
-        totals[h] = totals[h] + each
-        same[h] = same[h] + torch.einsum("kled,kd->kle", each, each.mean((1, 2)))
-        length = length + found.square().sum(-1).mean(0) / len(half)
-    weights = []
-    for h in (1, 0):  # of the other half
-        n = int((half == h).sum())
-        signal = (torch.einsum("kled,kd->kle", totals[h], totals[h].mean((1, 2))) - same[h]) / (n * (n - 1))
-        weights.append(torch.linalg.solve(sigma, signal.flatten(0, 1).T).T.reshape(signal.shape) / length[..., None])
+        each = torch.einsum("mk,mkld->mkd", away[b].mean(-1), found) / found.shape[2]
+        cells, own = torch.einsum("mke,mkld->kled", away[b], found), torch.einsum("mkld,mkd->mkl", found, each)
+        pairs = torch.einsum("kled,kd->kle", cells, each.sum(0)) - torch.einsum("mke,mkl->kle", away[b], own)
+        signals[h] = signals[h] + pairs
+        length = length + found.square().sum(-1).mean(0)
+    weights = [torch.linalg.solve(sigma, signals[h].flatten(0, 1).T).T.reshape(signals[h].shape) / length[..., None]
+               for h in (1, 0)]  # fmt: skip
     chosen = torch.stack(weights)
     return chosen, torch.einsum("bmke,bkle->bmkl", away, chosen[half])
 
@@ -553,7 +591,7 @@ def load(run: Path, bench: Bench) -> tuple[Data, list[Tensor], list[Tensor]]:
     """What is there: the data, and the sketches (M, K, L, D) of each group and branch."""
     kept = {kind: _read(run, kind) for kind in ("group", "branch", "gains")}
     names = list(bench.reward.parts)
-    supports = [bench.reward.parts[name].support for name in names]
+    supports = [str(bench.reward.parts[name].support) for name in names]
     spans = frame_spans(bench.policy.backbone.frame_map, bench.policy.backbone.shape[1])
     plain = torch.tensor([bench.reward.weights[n] / bench.reward.scales[n][1] for n in names])
     curves, branches, gain = ([one["curves"] for one in kept[kind]] for kind in ("group", "branch", "gains"))
@@ -562,7 +600,7 @@ def load(run: Path, bench: Bench) -> tuple[Data, list[Tensor], list[Tensor]]:
     data = Data(torch.cat(curves)[:, :-1], moments(bench), spans, names, supports, plain,
                 torch.cat(gain)[..., :-1, :] if gain else None, torch.stack(branches)[..., :-1, :],
                 torch.stack(quiet)[..., :-1, :])  # fmt: skip
-    return data, *([one["sketch"] for one in kept[kind]] for kind in ("group", "branch"))
+    return data, [one["sketch"] for one in kept["group"]], [one["sketch"] for one in kept["branch"]]
 
 
 def _read(run: Path, kind: str) -> list[dict[str, Tensor]]:
@@ -581,11 +619,8 @@ def _read(run: Path, kind: str) -> list[dict[str, Tensor]]:
 def moments(bench: Bench) -> dict[str, Tensor]:
     """The shipped influence at the kept steps, (K, L, F, F) by part."""
     backbone, plan = bench.policy.backbone, bench.plan
-    try:
-        known = Influence.find("", backbone, plan)
-    except ValueError as error:
-        print(f"without the arms that read the influence: {error}")
-        return {}
+    known = Influence.find("", backbone, plan)
+    assert known is not None  # or find has raised
     return {part: known.of(part, [plan.times[k] for k in STEPS], backbone.shape[1]) for part in known.moment}
 
 
@@ -599,32 +634,24 @@ def objectives(bench: Bench, data: Data) -> dict[str, Tensor]:
     return {"composite": data.plain, "per part": even.masked_fill(spread == 0, 0), **alone}
 
 
-def equaliser(bench: Bench) -> Tensor:
-    """Weights (K,) of the kept steps: the inverse of |∂mean/∂v|/std, their mean 1."""
-    path, plan = bench.policy.backbone.path, bench.plan
-    times = torch.tensor(plan.times, dtype=torch.float64)
-    t, s = times[list(STEPS)], times[[k + 1 for k in STEPS]]
-    std, keep = transition.coefficients(path, plan.sampler, t, s, plan.eta, times[1])
-    inverse = std / (keep * (1 - t) - (1 - s) * t).abs()
-    return (inverse / inverse.mean()).float()
-
-
 def study(data: Data, groups: Sequence[Tensor], branches: Sequence[Tensor], wanted: dict[str, Tensor],
           mixes: Tensor, times: int) -> Found:  # fmt: skip
     """All arms for all rewards, with 95 % intervals."""
     found, half = Found(), halves(len(branches))
     drawn, picked = resampled(len(branches), PROMPTS, times), resampled(len(groups), PROMPTS, times)
-    every, apart = torch.ones(len(half), len(half), dtype=torch.bool), half[:, None] == half
     for reward, parts in wanted.items():
         made, gain = arms(data, parts), gain_arms(data, parts)
         expected = in_branches(data, made)
         if int((half == 1).sum()) > 1:
             made["hindsight"], expected["hindsight"] = _ceiling(data, parts, half, branches)
         own = sums(_blocks(made, len(groups)), groups.__getitem__, mixes, len(groups))
-        means = sums(torch.stack(list(expected.values())), branches.__getitem__, mixes, len(branches))
-        found[reward] = {
-            name: {label: numbers(judge(means, own, drawn, picked, apart if name == "hindsight" else every, a, t))
-                   for t, label in enumerate(TARGETS)} for a, name in enumerate(made)}  # fmt: skip
+        means = pairs(torch.stack(list(expected.values())), branches.__getitem__, mixes, len(branches))
+        first = pairs(_blocks(made, len(groups))[..., :1, :], lambda b: groups[b][:, :1], torch.ones(1, 1), len(groups))
+        found[reward] = {name: {label: numbers(judge(means, own, drawn, picked, a, t, None if t else first))
+                                for t, label in enumerate(TARGETS)} for a, name in enumerate(made)}  # fmt: skip
+        for t, label in enumerate(TARGETS):
+            shared = across(means.reference[t], drawn) / (drawn @ means.square[0, t] / drawn.sum(1))
+            found[reward]["whole clip"][label]["common"] = interval(shared)
         if gain:
             found[reward] |= _gains(data, parts, gain, groups, branches, drawn, picked)
         print(f"{reward}: done", flush=True)
@@ -637,11 +664,11 @@ def _blocks(made: dict[str, Tensor], blocks: int) -> Tensor:
 
 
 def _ceiling(data: Data, parts: Tensor, half: Tensor, branches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Hindsight's weights in groups (K, N, L), the mean of the halves', and in branches (B, GROUP, K, L)."""
+    """Hindsight of each segment's frames: in groups (K, N, L), the mean of the halves', and in branches, as `pairs`."""
     assert data.branch is not None
-    total = torch.einsum("p,bmkpf->bmkf", parts, data.branch)
+    total, curve = torch.einsum("p,bmkpf->bmkf", parts, data.branch), torch.einsum("p,npf->nf", parts, data.curves)
+    total, curve = (torch.stack([one[..., a:b].sum(-1) for a, b in data.spans], -1) for one in (total, curve))
     away = (total - total.mean(1, keepdim=True)) * GROUP / (GROUP - 1)
-    curve = torch.einsum("p,npf->nf", parts, data.curves)
     sigma = estimators.pooled_covariance(curve, data.small, 0.0)
     chosen, made = hindsight(away, sigma, half, branches.__getitem__)
     return torch.einsum("klf,nf->knl", chosen.mean(0), estimators.leave_one_out(curve, data.small)), made
@@ -656,28 +683,30 @@ def _gains(data: Data, parts: Tensor, gain: dict[str, tuple[Tensor, Tensor]], gr
     both = {"whole clip": whole.expand(len(at), -1, -1)} | {name: one[0] for name, one in gain.items()}
     expected = torch.stack([gain["reward less the value before"][1], *(one[1] for one in gain.values())])
     mixes, quiet = torch.eye(len(at)), branches[::QUIET]
-    every = torch.ones(len(quiet), len(quiet), dtype=torch.bool)
     own = sums(_blocks(both, some), lambda b: groups[b][:, at], mixes, some)
-    means = sums(expected, lambda b: quiet[b][:, at], mixes, len(quiet))
-    return {name: {f"step {k}": numbers(judge(means, own, drawn[:, ::QUIET], picked[:, :some], every, a, t))
+    means = pairs(expected, lambda b: quiet[b][:, at], mixes, len(quiet))
+    return {name: {f"step {k}": numbers(judge(means, own, drawn[:, ::QUIET], picked[:, :some], a, t))
                    for t, k in enumerate(GAINS)} for a, name in enumerate(both) if a}  # fmt: skip
 
 
 def numbers(judged: Judged) -> dict[str, Any]:
     """What is told of an arm: [value, low, high] each."""
-    told = {"cosine": judged.cosine(), "ratio": judged.ratio(), "equivalents": judged.equivalents(),
-            "slight": judged.slight(), "many": judged.equivalents(40 * ROUND),
-            "signal": judged.reference / judged.reference_noise, "resolved": judged.reference}  # fmt: skip
-    return {name: [float(v[0]), *(float(q) for q in np.nanquantile(v[1:].numpy(), [0.025, 0.975]))]
-            for name, v in told.items()}
+    told = {"equivalents": judged.equivalents(), "cosine": judged.cosine(), "kept": judged.kept(),
+            "noise": judged.noise / judged.reference_noise, "signal": judged.reference / judged.reference_noise,
+            "resolved": judged.reference}  # fmt: skip
+    return {name: interval(values) for name, values in told.items()}
 
 
-def cell(one: dict[str, Any] | None, what: str = "slight") -> str:
+def interval(values: Tensor) -> list[float]:
+    """The value, and 95 % of its resamples."""
+    return [float(values[0]), *(float(q) for q in np.nanquantile(values[1:].numpy(), [0.025, 0.975]))]
+
+
+def cell(one: dict[str, Any] | None, what: str = "equivalents") -> str:
     """A number with its interval; a dash where the reference itself is not told from noise."""
     if one is None or not one["resolved"][1] > 0:
         return "–"
-    value, low, high = one[what]
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+    return _told(one[what]).replace("nan", "–")
 
 
 def table(rows: dict[str, dict[str, Any]], targets: Sequence[str], what: str) -> list[str]:
@@ -687,20 +716,26 @@ def table(rows: dict[str, dict[str, Any]], targets: Sequence[str], what: str) ->
 
 CONTROLS = ("permuted", "hindsight")
 FEW = ("whole clip, std of each group", "segment, a std each, α 0.5", "segment, mean of its frames, α 0.5",
-       "segment, sum of its frames, α 0.5", "segment, sum of its frames, α 1", "influence", "GLS, ridge 0.1",
-       "posterior, ridge 0.1", "permuted: segment, sum of its frames, α 1", "hindsight")  # fmt: skip
+       "segment, mean of its frames, α 1", "segment, sum of its frames, α 1", "influence", "GLS, ridge 0.1",
+       "posterior, ridge 0.1", "reward less the value before", "step gain", "step gain, segment sum, α 0.5",
+       "permuted: segment, sum of its frames, α 1", "permuted: GLS, ridge 0.1", "hindsight")  # fmt: skip
+EARLY = ("step 0", "step 4")  # where the reference is told from noise
 
 
 def verdict(found: Found) -> str:
-    """Which arms are best over all steps, in the composite and in its parts of even spread, and what the control is."""
-    told = []
-    for reward in [name for name in ("composite", "per part") if name in found]:
-        rows = {name: row["all steps"]["equivalents"] for name, row in found[reward].items() if "all steps" in row}
-        best = sorted((n for n in rows if not n.startswith(CONTROLS)), key=lambda n: -rows[n][0])[:4]
-        shuffled = [n for n in rows if n.startswith("permuted")]
-        told.append(f"{reward}, all steps: " + "; ".join(f"{n} {_told(rows[n])}" for n in best) + ". Controls: "
-                    + "; ".join(f"{n} {_told(rows[n])}" for n in shuffled) + ".")
-    return "  \n".join(told)
+    """The arms of most sample-equivalents at the early steps, by the mean logarithm over both rewards; the controls."""
+    rewards = [name for name in ("composite", "per part") if name in found]
+    cells = [(reward, step) for reward in rewards for step in EARLY]
+    gains = [name for name in found[rewards[0]] if "all steps" not in found[rewards[0]][name]] if rewards else []
+    shared = [name for name in (found[rewards[0]] if rewards else []) if all(name in found[r] for r in rewards)]
+    plain = [name for name in shared if not name.startswith(CONTROLS) and name not in gains and "by steps" not in name]
+    worth = {name: [found[r][name][t]["equivalents"] for r, t in cells] for name in shared if name not in gains}
+    size = lambda name: float(np.mean([np.log(max(one[0], 1e-3)) for one in worth[name]]))  # noqa: E731
+    best = sorted(plain, key=size, reverse=True)[:6]
+    where = ", ".join(f"{r} {t}" for r, t in cells)
+    lines = [f"Sample-equivalents at {where}; the best six arms, then the controls:"]
+    return "\n".join([*lines, "", *(f"- {name}: {', '.join(_told(one) for one in worth[name])}"
+                                    for name in [*best, *(n for n in worth if n.startswith("permuted"))])])  # fmt: skip
 
 
 def _told(one: Sequence[float]) -> str:
@@ -715,14 +750,17 @@ def page(found: Found, command: str, counts: str, equalised: str) -> str:
     for reward in [name for name in ("composite", "per part") if name in found]:
         rows, first = found[reward], found[reward]["whole clip"]
         signal = ", ".join(f"{t} {_told([1000 * v for v in row['signal']])}" for t, row in first.items())
-        lines += [f"## {reward}", "", f"Signal of whole-clip credit, 1000 |m|²/V of a group of 8: {signal}.", "",
-                  "Sample-equivalents at 48 samples:", "", *table(rows, TARGETS, "equivalents"), "",
-                  "cos∞, what is left of the direction (bias = 1 − cos∞):", "", *table(rows, TARGETS, "cosine"), ""]
+        common = ", ".join(f"{t} {_told(row['common'])}" for t, row in first.items())
+        lines += [f"## {reward}", "", f"Whole-clip credit: 1000 |m|²/V of a group of 8: {signal}. Share of |m|² that "
+                  f"is common to all trajectories: {common}.", "", "Sample-equivalents:", "",
+                  *table(rows, TARGETS, "equivalents"), "", "cos∞ (bias = 1 − cos∞):", "",
+                  *table(rows, TARGETS, "cosine"), ""]
     alone = [name for name in found if name not in ("composite", "per part")]
-    columns = {arm: {name: found[name].get(arm, {}).get("all steps") for name in alone} for arm in FEW}
-    lines += ["## Each part alone, all steps", "", "Sample-equivalents at 48 samples:", "",
-              *table({arm: row for arm, row in columns.items() if any(row.values())}, alone, "equivalents"), "",
-              "A dash: the reference itself is not told from noise.", "", "## Equalised steps", "", equalised, ""]
+    for step in EARLY:
+        columns = {arm: {name: found[name].get(arm, {}).get(step) for name in alone} for arm in FEW}
+        lines += [f"## Each part alone, {step}", "", "Sample-equivalents:", "",
+                  *table({arm: row for arm, row in columns.items() if any(row.values())}, alone, "equivalents"), ""]
+    lines += ["A dash: the reference itself is not told from noise.", "", "## Equalised steps", "", equalised, ""]
     return "\n".join(lines)
 
 
@@ -769,7 +807,8 @@ def report(run: Path, out: Path, only: Sequence[str], times: int) -> None:
     """Analyse what is there, and write the page, the picture and the numbers."""
     bench = Bench.demo()
     data, groups, branches = load(run, bench)
-    level, count = equaliser(bench), len(STEPS)
+    plan, count = bench.plan, len(STEPS)
+    level = equaliser(bench.policy.backbone.path, plan.sampler, plan.times, STEPS, plan.eta).float()
     mixes = torch.cat([torch.eye(count), torch.ones(1, count) / count, level[None] / count])
     wanted = objectives(bench, data)
     found = study(data, groups, branches, {n: w for n, w in wanted.items() if not only or n in only}, mixes, times)
