@@ -12,13 +12,14 @@ from types import TracebackType
 
 from vidrl import __version__
 
-from . import audit, influence, look, sample, score, train
+from . import audit, cost, influence, look, sample, score, train
 from ._declare import parser
 
 ABOUT = """\
 vidrl aligns video generators with temporal rewards: train them, and score any video.
 
   vidrl train scripts/recipes/demo.toml          fine-tune the embedded model, minutes on two CPU cores
+  vidrl cost scripts/recipes/demo.toml           what that takes: calls, memory, seconds
   vidrl report runs/demo                         its before/after table, and report.html
   vidrl sample --model assets/tiny-wan --lora runs/demo/lora --prompt "a red circle moves left slowly ..." --out clips
   vidrl score clips --reward flicker             one JSON line a clip
@@ -57,7 +58,7 @@ def build() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"vidrl {__version__}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for declare in (train.declare_train, sample.declare, score.declare, audit.declare_audit, audit.declare_serve,
-                    train.declare_report, influence.declare, look.declare_list, look.declare_show):
+                    cost.declare, train.declare_report, influence.declare, look.declare_list, look.declare_show):
         declare(commands)
     return made
 

@@ -1,0 +1,215 @@
+"""What a recipe costs before it runs: calls, FLOPs, bytes and seconds; arithmetic on shapes, no weights, no training.
+
+Legend: N clips of a round, K kept steps, M clips of a micro-batch, S segments; FLOPs are two a multiply-add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from vidrl import config, plugin
+from vidrl.backbones.base import Denoiser
+from vidrl.config import Recipe
+from vidrl.segments import borders
+
+from . import cards, counting, skeleton, work
+from .calibrate import Bench, Pace
+from .cards import HEADROOM, UTILISATION, Card
+from .counting import Calls
+from .work import Work
+
+MICRO = {"cpu": 32, "gpu": 16}  # pairs at once where a recipe leaves it to the trainer
+ESTIMATE, MEASURED = "estimate, not measured", "from a calibration on this machine"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A recipe's cost. `seconds` is empty where neither a card was named nor this machine was measured."""
+
+    recipe: str
+    shape: dict[str, Any]
+    calls: dict[str, Any]
+    flops: dict[str, float]
+    memory: dict[str, float]
+    seconds: dict[str, float]
+    basis: str
+    card: dict[str, Any]
+    advice: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON holds them; NaN is None."""
+        made = asdict(self)
+        for part in ("flops", "memory", "seconds"):
+            made[part] = {key: None if value != value else value for key, value in made[part].items()}
+        return made
+
+
+def estimate(
+    recipe: Recipe | Mapping[str, Any] | str | Path, gpu: str = "", utilisation: float = UTILISATION,
+    measure: bool | None = None, pace: Callable[[Recipe], Pace] | None = None,
+) -> Cost:  # fmt: skip
+    """The cost of a recipe: on a card by its data sheet, or on this machine by a calibration.
+
+    `measure`: None is yes for a model whose weights lie here, where no card is named. `pace` replaces the calibration.
+    Raises ValueError for a card or a model that is not known, more segments than latent frames, a utilisation outside
+    (0, 1], or a calibration without weights; and the errors of `config.load` and `plugin.load`.
+    """
+    recipe = config.load(recipe)
+    config.check_plugins(recipe)
+    if not 0 < utilisation <= 1:
+        raise ValueError(f"expected a utilisation in (0, 1], got {utilisation}: {UTILISATION} is usual")
+    card, blueprint = cards.find(gpu) if gpu else None, skeleton.read(recipe.backbone)
+    wanted = blueprint.local and not gpu if measure is None else measure
+    if wanted and (gpu or not blueprint.local):
+        why = "a card was named" if gpu else f"the weights of {recipe.backbone.options.get('model')} are not here"
+        raise ValueError(f"expected to measure a local model on this machine, but {why}: leave --measure out")
+    backbone = blueprint.build()
+    algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
+    borders(backbone.shape[1], int(getattr(algorithm, "segments", 1)))
+    micro = recipe.train.micro_batch or MICRO["gpu" if card else "cpu"]
+    calls = counting.count(recipe, algorithm, backbone, micro)
+    micro = min(micro, calls.clips * calls.kept)
+    done = work.of(recipe, blueprint, backbone, micro)
+    found = (pace or _calibrated)(recipe) if wanted else None
+    memory = _memory(recipe, backbone, calls, done, micro)
+    stages = _flops(recipe, calls, done)
+    if found is not None:
+        seconds, memory = _measured(recipe, calls, found), memory | _resident(recipe, memory, found)
+    else:
+        seconds = _on_card(recipe, stages, calls, card, utilisation) if card else {}
+    shape = _shape(backbone, int(getattr(algorithm, "segments", 1)))
+    about = {} if card is None else {**asdict(card), "utilisation": utilisation, "fits": _fits(memory, card)}
+    advice = _advice(recipe, memory, micro) if card is not None and not about["fits"] else []
+    basis = MEASURED if found else ESTIMATE
+    return Cost(recipe.run, shape, _told(recipe, backbone, calls, micro), stages, memory, seconds, basis, about, advice)
+
+
+def _calibrated(recipe: Recipe) -> Pace:
+    return Bench(recipe).measure()
+
+
+def _shape(backbone: Denoiser, segments: int) -> dict[str, Any]:
+    config = getattr(backbone.network, "config", None)
+    patch = config.patch_size if config is not None else (1, 1, 1)
+    frames = backbone.frame_map[-1][1]
+    space = getattr(getattr(backbone, "pipe", None), "vae_scale_factor_spatial", 8)
+    height, width = (n * space for n in backbone.shape[2:])
+    return {"latent": list(backbone.shape), "tokens": prod(backbone.shape[1:]) // prod(patch), "frames": frames,
+            "pixels": [height, width], "fps": backbone.fps, "segments": segments,
+            "latent_frames_of_segments": [b - a for a, b in borders(backbone.shape[1], segments)]}
+
+
+def _told(recipe: Recipe, backbone: Denoiser, calls: Calls, micro: int) -> dict[str, Any]:
+    first = calls.rounds[0]
+    return {"clips": calls.clips, "kept_steps": calls.kept, "micro_batch": micro, **first, "round": sum(first.values()),
+            "guidance_rows": 2 if work.guided(backbone) else 1, "evaluation": calls.evaluation,
+            "evaluations": calls.evaluations, "rounds": recipe.train.rounds, "run": calls.run}
+
+
+def _flops(recipe: Recipe, calls: Calls, done: Work) -> dict[str, float]:
+    """FLOPs of each stage of the first round, and of an evaluation with its decode."""
+    first = calls.rounds[0]
+    extra = first["reference"] + first["divergence"]
+    return {
+        "call": done.forward, "call_with_backward": done.backward, "decode_a_clip": done.decode,
+        "encode": recipe.train.prompts_per_round * done.encode, "sample": first["sampling"] * done.forward,
+        "decode": calls.clips * done.decode, "update": first["update"] * done.backward + extra * done.forward,
+        "evaluation": calls.evaluation * done.forward, "evaluation_decode": calls.evaluated_clips * done.decode,
+    }  # fmt: skip
+
+
+def _memory(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro: int) -> dict[str, float]:
+    """Bytes on the device by part, and the peak: what stays, and the largest of the stages.
+
+    AdamW keeps two moments, the gradient is a third, "reference" (and "ema") are copies: float32 all.
+    """
+    options, numel = recipe.train, prod(backbone.shape)
+    sets = 2 if options.ema else 1
+    frames, (_, _, h, w) = backbone.frame_map[-1][1], backbone.shape
+    space = getattr(getattr(backbone, "pipe", None), "vae_scale_factor_spatial", 8)
+    clips = 4.0 * calls.clips * frames * 3 * h * space * w * space
+    pairs = -(-calls.clips * calls.kept // int(recipe.algorithm.options.get("updates", 2)))
+    offloaded = bool(recipe.backbone.options.get("offload_text", False))
+    weights = done.weights
+    parts = {
+        "network": weights["network"], "decoder": weights["decoder"],
+        "text encoder": 0.0 if offloaded else weights["text encoder"],
+        "trained weights": 4 * done.trained, "gradient, optimiser and copies": 4 * (3 + sets) * done.trained,
+        "kept trajectories": 4.0 * calls.clips * (1 + 2 * calls.kept) * numel,
+        "conditions": calls.clips * done.condition,
+    }  # fmt: skip
+    stages = {
+        "encoding": weights["text encoder"] if offloaded else 0.0,
+        "sampling": done.forward_peak + parts["kept trajectories"],  # joined out of micro-batches, so twice for a while
+        "update": done.update_peak + pairs * (8.0 * numel + done.condition),
+        "decoding": max(3 * clips, clips + done.decode_peak),
+    }
+    other = {"update, checkpointing " + ("off" if done.checkpointing else "on"): done.update_peak_other}
+    peak = sum(parts.values()) + max(stages.values())
+    return {**parts, **{f"stage: {k}": v for k, v in (stages | other).items()}, "clips": clips, "peak": peak}
+
+
+def _resident(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> dict[str, float]:
+    """The process's peak: what is resident once all is built, and the update or the scoring of all clips."""
+    clips = max(recipe.train.prompts_per_round * recipe.train.group, recipe.data.held_out_n)
+    scoring = pace.peak + pace.per_clip * (clips - pace.clips) + 2 * memory["clips"]
+    updating = pace.resident + memory["stage: update"] + memory["kept trajectories"]
+    return {"resident before": pace.resident, "peak resident": max(scoring, updating)}
+
+
+def _rounded(stages: dict[str, float], recipe: Recipe, calls: Calls, evaluation: float) -> dict[str, float]:
+    one = sum(stages.values())
+    return {**stages, "round": one, "evaluation": evaluation,
+            "run": one * recipe.train.rounds + evaluation * calls.evaluations}
+
+
+def _measured(recipe: Recipe, calls: Calls, pace: Pace) -> dict[str, float]:
+    first, n = calls.rounds[0], calls.clips
+    extra = first["reference"] + first["divergence"]
+    stages = {
+        "sample": first["sampling"] * pace.forward + recipe.train.prompts_per_round * pace.encode,
+        "decode": n * pace.decode, "reward": n * pace.reward,
+        "update": first["update"] * pace.backward + extra * pace.forward,
+    }  # fmt: skip
+    evaluation = calls.evaluation * pace.forward + calls.evaluated_clips * pace.decode
+    return _rounded(stages, recipe, calls, evaluation + recipe.data.held_out_n * pace.reward)
+
+
+def _on_card(
+    recipe: Recipe, flops: Mapping[str, float], calls: Calls, card: Card, utilisation: float
+) -> dict[str, float]:
+    """Seconds of the network, decoder and text encoder; a reward's are not in FLOPs, so NaN stands for them."""
+    half = recipe.train.mixed_precision != "no" or recipe.backbone.options.get("dtype", "float32") != "float32"
+    dense = "bfloat16" if half else "float32"
+    text = "float32" if recipe.backbone.options.get("dtype", "float32") == "float32" else "bfloat16"
+    stages = {
+        "sample": card.seconds(flops["sample"], dense, utilisation) + card.seconds(flops["encode"], text, utilisation),
+        "decode": card.seconds(flops["decode"], "tf32", utilisation),
+        "update": card.seconds(flops["update"], dense, utilisation),
+    }
+    evaluation = card.seconds(flops["evaluation"], dense, utilisation)
+    evaluation += card.seconds(flops["evaluation_decode"], "tf32", utilisation)
+    return {**_rounded(stages, recipe, calls, evaluation), "reward": float("nan")}
+
+
+def _fits(memory: Mapping[str, float], card: Card) -> bool:
+    return memory["peak"] <= card.memory * 1e9 * HEADROOM
+
+
+def _advice(recipe: Recipe, memory: Mapping[str, float], micro: int) -> list[str]:
+    """What makes a recipe smaller, the cheapest change first."""
+    options = recipe.backbone.options
+    changes = [
+        (micro > 1, f"train.micro_batch={max(1, micro // 4)} (now {micro}): the same gradient, smaller pieces"),
+        (not options.get("gradient_checkpointing"), "backbone.options.gradient_checkpointing=true: about a third more "
+                                                     "time in the update"),
+        (not options.get("offload_text"), "backbone.options.offload_text=true: the text encoder visits to encode"),
+        (options.get("dtype", "float32") == "float32", "backbone.options.dtype=bfloat16: half the weights"),
+        (options.get("decode_chunk", 4) > 1, "backbone.options.decode_chunk=1: one clip decoded at a time"),
+        (True, "fewer frames, a smaller height and width, fewer train.prompts_per_round, or a larger card"),
+    ]
+    return [text for holds, text in changes if holds]

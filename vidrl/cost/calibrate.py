@@ -1,0 +1,146 @@
+"""Seconds of one call, one decode and one score on this machine, by really doing a few.
+
+Legend: M clips of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vidrl import evaluate, plugin
+from vidrl.backbones.base import Cond, rows
+from vidrl.config import Recipe, read_prompts
+from vidrl.parallel import Workers
+from vidrl.policy import Policy
+from vidrl.rewards import Samples
+from vidrl.rollout import Plan, Rollout, decoded, draws, sample
+from vidrl.update import Updater
+
+CLIPS = 8  # decoded and scored to time it
+TRIES = 3  # of each; the median counts
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds on this machine of a call, a call with backward, and a clip's decode, score and prompt.
+
+    Bytes: `resident` with model and reward built, at the `peak` of the work done, and what a scored clip adds to it.
+    """
+
+    forward: float
+    backward: float
+    decode: float
+    reward: float
+    encode: float
+    resident: float
+    peak: float
+    per_clip: float
+    clips: int
+
+
+class Bench:
+    """A recipe's model and reward, built as training builds them, and what is timed on them."""
+
+    def __init__(self, recipe: Recipe, clock: Callable[[], float] = time.perf_counter):
+        self.recipe, self.clock, self.workers = recipe, clock, Workers(recipe.train.mixed_precision)
+        self.algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
+        self.backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
+        self.backbone.to(self.workers.device)
+        p = recipe.policy
+        self.policy = Policy(self.backbone, p.lora_rank, p.lora_alpha, p.lora_targets, p.lora, p.full, recipe.seed)
+        self.updater = Updater(self.policy, self.algorithm, self.workers, recipe.train, recipe.seed)
+        self.reward = evaluate.build_reward(recipe.reward).to(self.workers.device)
+        self.plan = self.algorithm.plan(self.backbone, 0, draws(recipe.seed, [("plan", 0)])[0])
+        known = read_prompts(recipe.data.prompts)
+        clips = recipe.train.prompts_per_round * recipe.train.group
+        self.micro = min(self.updater.micro_batch, clips * len(self.plan.keep))
+        self.clips = min(CLIPS, clips)
+        self.prompts = [known[i % len(known)] for i in range(max(self.micro, self.clips))]
+
+    def measure(self) -> Pace:
+        """Time each stage; as long as a fraction of a round."""
+        self.backbone.encode(self.prompts[:1])
+        encode, one = self._timed(lambda: self.backbone.encode(self.prompts[:1]))
+        cond = rows(one, torch.zeros(len(self.prompts), dtype=torch.long))
+        resident = float(now())
+        forward, backward = self._calls(cond)
+        start = draws(0, [("cost", i) for i in range(self.clips)])
+        with self.workers.autocast():
+            latents = sample(self.policy, rows(cond, slice(self.clips)), start, Plan(self.backbone.times(4))).latents
+        decode, samples = self._timed(lambda: decoded(self.backbone, latents, self.prompts[: self.clips]))
+        score, per_clip = self._score(samples)
+        seconds = forward, backward, decode / self.clips, score / self.clips, encode
+        return Pace(*seconds, resident, float(peak()), per_clip, self.clips)
+
+    def _calls(self, cond: Cond) -> tuple[float, float]:
+        """Seconds of a call without and with backward, of a micro-batch that the algorithm itself made."""
+        count = self.recipe.train.prompts_per_round * self.recipe.train.group
+        part = rows(cond, slice(self.micro))
+        generators = draws(0, [("cost", i) for i in range(self.micro)])
+        x = self.backbone.noise(generators).to(self.backbone.device)
+        k = self.plan.keep[0]
+
+        def call() -> Any:
+            with torch.no_grad(), self.workers.autocast():
+                step = self.plan.step(self.policy, x, k, part)
+                return step.sample(self.backbone.noise(generators).to(x))
+
+        forward, _ = self._timed(call)
+        micro = self._micro_batch(cond, count)
+
+        def update() -> None:
+            with self.workers.autocast():
+                loss = self.algorithm.loss(self.policy, micro)
+            self.workers.backward(loss.value)
+
+        backward, _ = self._timed(update)
+        return forward / self.micro, backward / len(micro)
+
+    def _micro_batch(self, cond: Cond, count: int) -> Any:
+        """The first micro-batch of a round whose rollout is noise."""
+        shape, kept, plan = self.backbone.shape, len(self.plan.keep), self.plan
+        few = torch.arange(count) % len(self.prompts)
+        x = torch.randn(count, kept, *shape, device=self.backbone.device)
+        old = x.new_zeros(count, kept, plan.segments)
+        rollout = Rollout(rows(cond, few.to(x.device)), x[:, 0], x, x, old, plan)
+        advantage, index = x.new_ones(count, plan.segments), torch.arange(count)
+        draw = torch.Generator().manual_seed(0)
+        batch = next(iter(self.algorithm.minibatches(rollout, advantage, index, count, draw)))
+        return batch.split(self.updater.micro_batch)[0]
+
+    def _score(self, samples: Samples) -> tuple[float, float]:
+        """Seconds of a score of the clips, and the bytes that each adds to the peak."""
+        everyone = list(range(len(samples)))
+        evaluate.score_each(self.reward, samples.pick([0]))  # what is built at first use
+        alone = peak()
+        fresh = lambda: evaluate.score_each(self.reward, samples.pick(everyone))  # noqa: E731  a memo would help it
+        seconds, _ = self._timed(fresh)
+        return seconds, max(0, peak() - alone) / max(1, len(samples) - 1)
+
+    def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        """Seconds, the median of some tries after one that warms up, and what it made."""
+        made, taken = work(), []
+        for _ in range(TRIES):
+            start = self.clock()
+            made = work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            taken.append(self.clock() - start)
+        return sorted(taken)[len(taken) // 2], made
+
+
+def now() -> int:
+    """Bytes resident in this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak() -> int:
+    """Most bytes resident in this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,46 @@
+"""Graphics cards by their makers' data sheets, and how long work takes on one: an estimate, never measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vidrl import plugin
+
+UTILISATION = 0.35  # of the peak that a transformer's large matrix products reach in plain torch: an assumption
+HEADROOM = 0.92  # of a card's memory that a process can fill: the driver, the context and fragments take the rest
+
+
+@dataclass(frozen=True)
+class Card:
+    """Peak FLOP/s of dense matrix products (no sparsity) by precision, and memory in GB (10⁹ bytes)."""
+
+    name: str
+    bfloat16: float
+    tf32: float  # of convolutions in float32, as torch runs them
+    float32: float
+    memory: float
+
+    def seconds(self, flops: float, precision: str, utilisation: float) -> float:
+        """FLOPs / (peak · utilisation); precision is "bfloat16", "tf32" or "float32"."""
+        return flops / (float(getattr(self, precision)) * utilisation)
+
+
+CARDS = {
+    "h100-80": Card("NVIDIA H100 SXM 80 GB", 989e12, 494e12, 67e12, 80.0),
+    "a100-40": Card("NVIDIA A100 SXM 40 GB", 312e12, 156e12, 19.5e12, 40.0),
+    "rtx4090-24": Card("NVIDIA GeForce RTX 4090 24 GB", 165.2e12, 82.6e12, 82.6e12, 24.0),
+}
+
+
+def find(name: str) -> Card:
+    """A card by its short name.
+
+    Raises ValueError naming those that are known.
+
+    Example:
+        >>> find("a100-40").memory
+        40.0
+    """
+    if name not in CARDS:
+        raise ValueError(f"expected a card that is known, got {name!r}: {plugin.nearest(name, CARDS)}")
+    return CARDS[name]

@@ -1,0 +1,117 @@
+"""A cost as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from . import ESTIMATE, Cost
+
+UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def scaled(value: float, unit: str) -> str:
+    """Three digits and a prefix.
+
+    Example:
+        >>> scaled(1.234e12, "FLOP"), scaled(float("nan"), "B")
+        ('1.23 TFLOP', 'unknown')
+    """
+    if value != value:
+        return "unknown"
+    factor, prefix = next((one for one in UNITS if value >= one[0]), (1.0, ""))
+    return f"{value / factor:.3g} {prefix}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours.
+
+    Example:
+        >>> duration(5.04), duration(600), duration(9000)
+        ('5.0 s', '10.0 min', '2.5 h')
+    """
+    if seconds != seconds:
+        return "unknown"
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds:.2g} s"
+
+
+def text(cost: Cost) -> str:
+    """What `vidrl cost` prints."""
+    blocks = [_shape(cost), _calls(cost), _flops(cost), _memory(cost), _seconds(cost)]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _rows(title: str, values: Iterable[tuple[str, str]]) -> list[str]:
+    return [title, *(f"  {name:36} {value}" for name, value in values)]
+
+
+def _shape(cost: Cost) -> list[str]:
+    s, lengths = cost.shape, set(cost.shape["latent_frames_of_segments"])
+    height, width = s["pixels"]
+    even = f"of {', '.join(map(str, sorted(lengths, reverse=True)))} latent frame(s)"
+    uneven = "; they differ in length" if len(lengths) > 1 else ""
+    return _rows("Clip", [
+        ("latent (channels, frames, h, w)", " x ".join(map(str, s["latent"]))),
+        ("tokens", f"{s['tokens']:,}"),
+        ("frames", f"{s['frames']} of {height} x {width} at {s['fps']:g} a second"),
+        ("segments", f"{s['segments']} {even}{uneven}"),
+    ])  # fmt: skip
+
+
+def _calls(cost: Cost) -> list[str]:
+    c = cost.calls
+    doubled = ", each two rows of the network (guidance)" if c["guidance_rows"] == 2 else ""
+    return _rows(f"Denoiser calls, one a clip and step{doubled}", [
+        ("sampling", f"{c['sampling']:,}   ({c['clips']} clips)"),
+        ("update, forward and backward", f"{c['update']:,}   ({c['clips']} clips x {c['kept_steps']} kept steps)"),
+        ("reference, for the KL in the loss", f"{c['reference']:,}"),
+        ("logged KL", f"{c['divergence']:,}"),
+        ("a round", f"{c['round']:,}"),
+        ("an evaluation", f"{c['evaluation']:,}"),
+        (f"{c['rounds']} rounds, {c['evaluations']} evaluations", f"{c['run']:,}"),
+    ])  # fmt: skip
+
+
+def _flops(cost: Cost) -> list[str]:
+    names = {"call": "a call", "call_with_backward": "a call with backward", "decode_a_clip": "a decode",
+             "encode": "text encoding, a round", "sample": "sampling, a round", "decode": "decode, a round",
+             "update": "update, a round"}
+    return _rows("FLOPs (two a multiply-add)", [(told, scaled(cost.flops[k], "FLOP")) for k, told in names.items()])
+
+
+def _memory(cost: Cost) -> list[str]:
+    names = [name for name in cost.memory if name not in ("clips", "peak") and not name.startswith(("stage", "resid",
+                                                                                                   "peak"))]
+    stages = [name for name in cost.memory if name.startswith("stage")]
+    rows = [(name, scaled(cost.memory[name], "B")) for name in [*names, *stages]]
+    rows.append((f"peak ({ESTIMATE}): all + largest stage", scaled(cost.memory["peak"], "B")))
+    if "peak resident" in cost.memory:
+        rows.append(("peak resident on this machine", scaled(cost.memory["peak resident"], "B")))
+    return _rows(f"Memory, micro-batch {cost.calls['micro_batch']}", rows) + _verdict(cost)
+
+
+def _verdict(cost: Cost) -> list[str]:
+    if not cost.card:
+        return []
+    if cost.card["fits"]:
+        return [f"  fits {cost.card['name']}: {ESTIMATE}, and without the reward's own networks"]
+    return [f"  DOES NOT FIT {cost.card['name']} ({ESTIMATE}). Try, in this order:",
+            *(f"    {one}" for one in cost.advice)]
+
+
+def _seconds(cost: Cost) -> list[str]:
+    if not cost.seconds:
+        return ["Seconds: name a card with --gpu; weights that are not here cannot be timed on this machine"]
+    where = "this machine" if not cost.card else (f"{cost.card['name']}, {cost.card['utilisation']:.0%} of its peak "
+                                                  f"{cost.card['bfloat16'] / 1e12:g} TFLOP/s in bfloat16")
+    return _rows(f"Seconds on {where}: {cost.basis}", _durations(cost.seconds))
+
+
+def _durations(seconds: Mapping[str, float]) -> Iterable[tuple[str, str]]:
+    names = {"sample": "sampling", "decode": "decode", "reward": "reward", "update": "update", "round": "a round",
+             "evaluation": "an evaluation, without guards", "run": "the run"}
+    lacks = "" if seconds["reward"] == seconds["reward"] else ", without the reward"
+    for name, told in names.items():
+        yield told + (lacks if name in ("round", "run") else ""), duration(seconds[name])

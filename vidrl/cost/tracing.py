@@ -1,0 +1,104 @@
+"""FLOPs and peak bytes of a computation that is never done: its shapes pass through torch, no number does."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+def _attention_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
+) -> int:  # fmt: skip
+    return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
+
+
+FORMULAS: dict[Any, Any] = {  # torch's own registry knows the attention kernels of a GPU alone
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+class Ledger(TorchDispatchMode):
+    """FLOPs done, and bytes of the tensors alive with their peak; storages of `known` tensors, as weights, count not.
+
+    One mode does both, because torch's FlopCounterMode keeps alive what gradient checkpointing sets free.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()):
+        super().__init__()
+        self.flops, self.now, self.peak = 0, 0, 0
+        self.seen: Any = WeakIdKeyDictionary()
+        for tensor in known:
+            self.seen[tensor.untyped_storage()] = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = FORMULAS.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return out
+
+    def _see(self, storage: Any) -> None:
+        if storage in self.seen:
+            return
+        size = storage.nbytes()
+        self.seen[storage] = weakref.ref(storage, partial(self._gone, size))
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _gone(self, size: int, _: object) -> None:
+        self.now -= size
+
+
+def shapes() -> FakeTensorMode:
+    """The mode under which tensors have shapes and no numbers."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def hollow(module: nn.Module) -> None:
+    """Under `shapes()`: put tensors without numbers in place of a module's parameters and buffers."""
+    for part in module.modules():
+        for name, p in part._parameters.items():
+            if p is not None:
+                made = torch.empty(p.shape, dtype=p.dtype, device="cpu")
+                part._parameters[name] = nn.Parameter(made, requires_grad=p.requires_grad)
+        for name, b in part._buffers.items():
+            if b is not None:
+                part._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device="cpu")
+
+
+def trace(run: Callable[[], object], known: Iterable[Tensor] = ()) -> tuple[int, int]:
+    """FLOPs (two a multiply-add, of products, convolutions and attention) and peak bytes of `run` under `shapes()`.
+
+    Example:
+        >>> with shapes():
+        ...     layer, x = nn.Linear(4, 8, bias=False), torch.empty(2, 4)
+        ...     trace(lambda: layer(x).relu(), [*layer.parameters(), x])
+        (128, 128)
+    """
+    with Ledger(known) as ledger:
+        run()
+    return int(ledger.flops), ledger.peak
+
+
+def size(module: nn.Module) -> int:
+    """Bytes of a module's weights."""
+    return sum(p.numel() * p.element_size() for p in module.parameters())

@@ -1,0 +1,171 @@
+"""What one clip costs in each stage: FLOPs and bytes, traced by shapes alone.
+
+Legend: M clips of a micro-batch, L latent frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidrl.backbones.base import Cond, Denoiser
+from vidrl.config import Recipe
+from vidrl.policy import Policy
+
+from .skeleton import Blueprint
+from .tracing import hollow, shapes, size, trace
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of one call or one clip, and bytes: weights by part, of a condition, peaks of a micro-batch of M."""
+
+    forward: float
+    backward: float  # forward and backward of one call, as the update does it
+    decode: float
+    encode: float
+    weights: dict[str, float]
+    trained: float  # numbers
+    condition: float
+    forward_peak: float
+    update_peak: float
+    update_peak_other: float  # with the other setting of gradient checkpointing; NaN where there is none
+    decode_peak: float  # of one piece
+    decode_at_once: int
+    checkpointing: bool
+
+
+def of(recipe: Recipe, blueprint: Blueprint, whole: Denoiser, micro_batch: int) -> Work:
+    """Trace a recipe's network, decoder and text encoder."""
+    amp = _autocast(recipe.train.mixed_precision)
+    network = _line(lambda n: _network(recipe, blueprint.build(n, 1), micro_batch, amp), blueprint.blocks, (2, 3))
+    decode = _line(lambda n: _decode(blueprint.build(1, 1), n), whole.shape[1], (3, 4))
+    text = _line(lambda n: _text(blueprint.build(1, n)), blueprint.text_blocks, (2, 3))
+    weights = {"network": network[6], "text encoder": text[1], "decoder": decode[2]}
+    return Work(
+        network[0] / micro_batch, network[2] / micro_batch, decode[0], text[0], weights, network[7], text[2],
+        network[1], network[3], network[5], decode[1], _at_once(whole), _checkpointing(whole),
+    )  # fmt: skip
+
+
+def _line(at: Callable[[int], Sequence[float]], n: int, two: tuple[int, int]) -> list[float]:
+    """Numbers that rise linearly with n, from two small n."""
+    if n <= two[1]:
+        return list(at(n))
+    low, high = at(two[0]), at(two[1])
+    return [a + (n - two[0]) * (b - a) for a, b in zip(low, high, strict=True)]
+
+
+def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:
+    return (lambda: torch.autocast("cpu", AMP[precision])) if precision in AMP else nullcontext
+
+
+def _network(recipe: Recipe, backbone: Denoiser, m: int, amp: Callable[[], Any]) -> list[float]:
+    """FLOPs and peak of a forward, of a forward with backward, of that with the other checkpointing; weights."""
+    weights = float(size(backbone.network))
+    policy = _policy(recipe, backbone)
+    with shapes():
+        hollow(backbone.network)
+        x, t, cond = torch.empty(m, *backbone.shape), torch.empty(m), _condition(backbone, m)
+        known = [*backbone.network.parameters(), *backbone.network.buffers(), x, t, *cond.values()]
+
+        def forward() -> Tensor:
+            with amp():
+                return backbone.predict(x, t, cond)
+
+        with torch.no_grad():
+            plain = trace(forward, known)
+        found = trace(lambda: forward().sum().backward(), known)
+        other = (float("nan"),) * 2
+        if _switch(backbone):
+            backbone.network.zero_grad(set_to_none=True)
+            other = trace(lambda: forward().sum().backward(), known)
+    return [*map(float, (*plain, *found, *other)), weights, float(sum(p.numel() for p in policy.weights.values()))]
+
+
+def _policy(recipe: Recipe, backbone: Denoiser) -> Policy:
+    """The recipe's trained weights, new, on whatever device the network is."""
+    p = recipe.policy
+    rank, alpha, targets = p.lora_rank, p.lora_alpha, p.lora_targets
+    if p.lora and not p.full:
+        read = backbone.load_lora(Path(p.lora))[1]
+        rank, alpha, targets = (read[key] for key in ("r", "lora_alpha", "target_modules"))  # type: ignore[assignment]
+    with torch.device(backbone.device):
+        return Policy(backbone, rank, alpha, targets, "", p.full, recipe.seed)
+
+
+def _switch(backbone: Denoiser) -> bool:
+    """Turn gradient checkpointing of the network the other way; False where it has none."""
+    network: Any = backbone.network
+    if not hasattr(network, "enable_gradient_checkpointing"):
+        return False
+    (network.disable_gradient_checkpointing if _checkpointing(backbone) else network.enable_gradient_checkpointing)()
+    return True
+
+
+def _condition(backbone: Denoiser, m: int) -> Cond:
+    text = _text_encoder(backbone)
+    if text is None:
+        return {name: torch.empty(value.shape) for name, value in backbone.encode([""] * m).items()}
+    length, width = backbone.text_length, text.config.d_model  # type: ignore[attr-defined]
+    names = ["text", "negative"] if guided(backbone) else ["text"]
+    return {name: torch.empty(m, length, width, dtype=text.dtype) for name in names}
+
+
+def _decode(backbone: Denoiser, frames: int) -> list[float]:
+    """FLOPs and peak of the decode of one clip and one piece, of so many latent frames; the decoder's weights."""
+    c, _, *space = backbone.shape
+    decoder, pieces = _decoder(backbone), _at_once(backbone)
+    weights = float(size(decoder)) if decoder is not None else 0.0
+    with shapes(), torch.no_grad():
+        if decoder is not None:
+            hollow(decoder)
+        hollow(backbone.network)
+        latents = torch.empty(pieces, c, frames, *space)
+        known = [latents, *(decoder.parameters() if decoder is not None else ())]
+        flops, peak = trace(lambda: backbone.decode(latents), known)
+    return [flops / pieces, float(peak), weights]
+
+
+def _text(backbone: Denoiser) -> list[float]:
+    """FLOPs of a prompt (both texts under guidance), the text encoder's weights, bytes of a condition."""
+    encoder = _text_encoder(backbone)
+    made = sum(prod(value.shape) * value.element_size() for value in _condition(backbone, 1).values())
+    if encoder is None:
+        return [0.0, 0.0, float(made)]
+    weights = float(size(encoder))
+    with shapes(), torch.no_grad():
+        hollow(encoder)
+        ids = torch.zeros(1, backbone.text_length, dtype=torch.long)  # type: ignore[attr-defined]
+        flops, _ = trace(lambda: encoder(ids, torch.ones_like(ids)), encoder.parameters())
+    return [flops * (2.0 if guided(backbone) else 1.0), weights, float(made)]
+
+
+def guided(backbone: Denoiser) -> bool:
+    """Whether a call is two rows of the network: with the text and without."""
+    return getattr(backbone, "guidance", 1.0) != 1.0
+
+
+def _text_encoder(backbone: Denoiser) -> Any:
+    return getattr(getattr(backbone, "pipe", None), "text_encoder", None)
+
+
+def _decoder(backbone: Denoiser) -> nn.Module | None:
+    return getattr(getattr(backbone, "pipe", None), "vae", None)
+
+
+def _at_once(backbone: Denoiser) -> int:
+    return int(getattr(backbone, "decode_chunk", 1))
+
+
+def _checkpointing(backbone: Denoiser) -> bool:
+    return bool(getattr(backbone.network, "gradient_checkpointing", False))
