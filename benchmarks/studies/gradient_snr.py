@@ -722,6 +722,14 @@ FEW = ("whole clip, std of each group", "segment, a std each, α 0.5", "segment,
 EARLY = ("step 0", "step 4")  # where the reference is told from noise
 
 
+ABOUT = """Sample-equivalents: how many samples of whole-clip credit one sample is worth, by signal kept and noise; the
+study's opening lines define them. Signal is that of trajectories, each by itself; of the part that all trajectories
+share, which is what training climbs, these samples tell little (its share is below), so that a bias of that part alone
+would not be seen. Intervals are wide, since few trajectories carry much of the signal: that an arm is above or below 1
+is told where its interval says so, the order among the best is not. "By steps" weighs steps by the share of the
+reward's variance that they make."""
+
+
 def verdict(found: Found) -> str:
     """The arms of most sample-equivalents at the early steps, by the mean logarithm over both rewards; the controls."""
     rewards = [name for name in ("composite", "per part") if name in found]
@@ -746,6 +754,7 @@ def page(found: Found, command: str, counts: str, equalised: str) -> str:
     """The Markdown page."""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, CPU, one thread"
     lines = ["# The gradient that each way of giving credit yields", "", f"`{command}`  ", versions, "", counts, "",
+             ABOUT, "",
              "![sample-equivalents](gradient_snr.svg)", "", verdict(found), ""]
     for reward in [name for name in ("composite", "per part") if name in found]:
         rows, first = found[reward], found[reward]["whole clip"]
