@@ -781,7 +781,7 @@ def picture(found: Found) -> str:
     """Sample-equivalents by arm and step, on a logarithmic axis, for the composite."""
     rows = found.get("composite") or next(iter(found.values()))
     left, right, high, top = 300, 860, 22, 66
-    low, most = 0.125, 8.0
+    low, most = 0.125, 128.0
     x = lambda v: left + (right - left) * np.log(min(max(v, low), most) / low) / np.log(most / low)  # noqa: E731
     bottom = top + high * len(rows)
     drawn = ['<text x="16" y="26" font-size="14" fill="#1b1c1e">Whole-clip samples that one sample is worth, composite'
@@ -789,7 +789,7 @@ def picture(found: Found) -> str:
     for i, (name, colour) in enumerate(COLOURS.items()):
         drawn.append(f'<circle cx="{24 + 110 * i}" cy="44" r="4.5" fill="{colour}"/><text x="{34 + 110 * i}" y="48" '
                      f'font-size="11.5" fill="#62656b">{name}</text>')  # fmt: skip
-    for tick in (0.125, 0.25, 0.5, 1, 2, 4, 8):
+    for tick in (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128):
         ink = "#1b1c1e" if tick == 1 else "#dfe1e5"
         drawn.append(f'<path d="M{x(tick):.1f},{top - 4}V{bottom}" stroke="{ink}"/><text x="{x(tick):.1f}" '
                      f'y="{bottom + 16}" font-size="11" text-anchor="middle" fill="#62656b">{tick:g}</text>')
