@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from .estimators import (  # noqa: F401  to be had from here too
     antithetic,
     blend,
     by_segment,
+    earned,
     gls,
     group_mean,
     group_std,
@@ -29,6 +31,7 @@ from .estimators import (  # noqa: F401  to be had from here too
     posterior,
     scaled,
     segment_scores,
+    segment_sums,
     step_gains,
     to_latent,
     whole_clip,
@@ -44,7 +47,7 @@ def advantages(
 ) -> Tensor:  # fmt: skip
     """(1 − α) A + α a_j: each sample's advantage over its group, and of its segments by a credit estimator.
 
-    `spans`: the pixel frames of each segment. `way`: "whole" is α = 0; "segment" the mean of a part's own frames, where
+    `spans`: the pixel frames of each segment. `way`: "whole" is α = 0; "segment" the sum of a part's own frames, where
     its curve looks at its own place in time; "influence", "gls" and "posterior" weigh frames by the measured
     `moments[part]` (K, S, F, F), and give (N, K, S), else (N, S). `per_part` normalises each part of a composite before
     the weighted sum (as GDPO, arXiv 2601.05242). One segment is whole-clip credit, whatever the way. A part without
@@ -54,8 +57,8 @@ def advantages(
     Example:
         >>> score = Score(torch.tensor([1.0, 0.0]), torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
         >>> advantages(score, torch.tensor([0, 0]), [(0, 1), (1, 2)], alpha=1.0).round(decimals=2)
-        tensor([[ 1.,  0.],
-                [-1.,  0.]])
+        tensor([[ 1.4100,  0.0000],
+                [-1.4100,  0.0000]])
     """
     if way not in WAYS:
         raise ValueError(f"expected credit to be one of {', '.join(WAYS)}, got {way!r}")
@@ -63,15 +66,22 @@ def advantages(
     weights = torch.tensor([score.weights.get(name, 1.0) for name in parts]).to(score.value)
     lost, made = score.value.isnan(), []
     for name, part in parts.items():
-        value = part.value.masked_fill(lost, torch.nan)
-        whole = normalise(value, group, scale)
+        part = _without(part, lost | part.value.isnan())
+        whole = normalise(part.value, group, scale)
         if way == "whole" or not alpha or len(spans) == 1 or not _has_curve(name, part):
             made.append(whole[:, None].expand(-1, len(spans)))
         else:
-            made.append(blend(whole, _local(name, part, value, group, spans, way, scale, moments, ridge), alpha))
+            made.append(blend(whole, _local(name, part, group, spans, way, scale, moments, ridge), alpha))
     axes = max(one.dim() for one in made)  # a part without curve has no axis of steps
     wide = torch.broadcast_tensors(*(one if one.dim() == axes else one[:, None] for one in made))
     return torch.einsum("p,p...->...", weights / weights.sum(), torch.stack(wide))
+
+
+def _without(score: Score, lost: Tensor) -> Score:
+    """A score in which lost samples are unscored, in every part's value and curve."""
+    curve = None if score.frames is None else score.frames.masked_fill(lost[:, None], torch.nan)
+    parts = {name: _without(part, lost) for name, part in score.parts.items()}
+    return replace(score, value=score.value.masked_fill(lost, torch.nan), frames=curve, parts=parts)
 
 
 def _has_curve(name: str, part: Score) -> bool:
@@ -81,27 +91,16 @@ def _has_curve(name: str, part: Score) -> bool:
 
 
 def _local(
-    name: str, part: Score, value: Tensor, group: Tensor, spans: Sequence[Span], way: str, scale: str,
+    name: str, part: Score, group: Tensor, spans: Sequence[Span], way: str, scale: str,
     moments: Mapping[str, Tensor] | None, ridge: float,
 ) -> Tensor:  # fmt: skip
-    """What the segments earned, (N, S) or (N, K, S)."""
+    """What the segments earned, (N, S) or (N, K, S), over one root mean square: of a step, but of all for posterior."""
     if way == "segment":
-        own = segment_scores(part, list(spans)).masked_fill(value.isnan()[:, None], torch.nan)
-        return normalise(own, group, scale)
-    if moments is None or name not in moments:
-        raise ValueError(f"expected moments of {name!r} for {way} credit, got none: measure its influence")
-    assert part.frames is not None  # asked before
-    entries, moment = part.frames.masked_fill(value.isnan()[:, None], torch.nan), moments[name].to(part.frames)
-    if moment.shape[1:] != (len(spans), entries.shape[1], entries.shape[1]):
-        raise ValueError(f"expected moments (K, {len(spans)}, F, F) of {entries.shape[1]} frames for {name!r}, got "
-                         f"{tuple(moment.shape)}")
-    return torch.stack([scaled(_earned(entries, one, group, way, ridge), group, scale) for one in moment], 1)
-
-
-def _earned(entries: Tensor, moment: Tensor, group: Tensor, way: str, ridge: float) -> Tensor:
-    if int((~entries.isnan().any(1)).sum()) <= len(group.unique()):  # no covariance within groups
-        return leave_one_out(entries.mean(1), group)[:, None].expand(-1, len(moment))
-    if way == "posterior":
-        return posterior(entries, moment, group, ridge)
-    influence = moment.diagonal(dim1=-2, dim2=-1).sqrt()
-    return gls(entries, influence, group, ridge) if way == "gls" else influence_weighted(entries, influence, group)
+        own = segment_sums(part, spans).masked_fill(part.value.isnan()[:, None], torch.nan)
+        return scaled(leave_one_out(own, group), group, scale)
+    made = earned(name, part, group, way, moments or {}, ridge)
+    if made.shape[2] != len(spans):
+        raise ValueError(f"expected moments of {len(spans)} segments for {name!r}, got {made.shape[2]}")
+    if way == "posterior":  # a step's share of the deviation is what it estimates
+        return scaled(made, group, scale)
+    return torch.stack([scaled(step, group, scale) for step in made.unbind(1)], 1)

@@ -11,6 +11,8 @@ sample: it is left out of its group's statistics and gets credit 0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -74,6 +76,50 @@ def by_segment(value: Tensor, curve: Tensor | None, support: str, spans: list[Sp
     if len(curve) != len(value):
         raise ValueError(f"expected a curve of {len(value)} samples, as there are values, got {len(curve)}")
     return pool_frames(curve, spans)
+
+
+def segment_sums(score: Score, spans: Sequence[Span]) -> Tensor:
+    """What each segment's frames give of a score, (N, S): Σ_{i in S_j} r_i/F, which sum to the value.
+
+    A curve that looks further than its own place ("prefix", "clip"), or none, gives the whole value to every segment; a
+    composite is Σ_p ∂R/∂m_p of its parts, each by its own support.
+
+    Example:
+        >>> segment_sums(Score(torch.tensor([2.0]), torch.tensor([[1.0, 2.0, 3.0]])), [(0, 1), (1, 3)])
+        tensor([[0.3333, 1.6667]])
+    """
+    if score.slopes:
+        parts = [score.slopes[name][:, None] * segment_sums(part, spans) for name, part in score.parts.items()]
+        return torch.stack(parts).nan_to_num(0.0).sum(0)
+    means = by_segment(score.value, score.frames, score.support, list(spans))
+    if score.frames is None or score.support not in LOCAL:
+        return means
+    return means * torch.tensor([(b - a) / score.frames.shape[1] for a, b in spans]).to(means)
+
+
+def earned(name: str, score: Score, group: Tensor, way: str, moments: Mapping[str, Tensor], ridge: float) -> Tensor:
+    """Credit (N, K, S) by measured moments (K, S, F, F): `influence`, `gls` or `posterior` of a score's curve.
+
+    A composite whose parts were all measured is Σ_p ∂R/∂m_p of its parts' credits, because parts are more local than
+    their sum. Raises ValueError for a part that was not measured, or of another number of frames.
+    """
+    if score.slopes and all(part in moments for part in score.parts):
+        parts = [score.slopes[part][:, None, None] * earned(part, one, group, way, moments, ridge)
+                 for part, one in score.parts.items() if one.frames is not None]
+        return torch.stack(parts).nan_to_num(0.0).sum(0)
+    if name not in moments or score.frames is None:
+        raise ValueError(f"expected a curve and moments of {name!r} for {way} credit, got none: measure its influence")
+    entries, moment = score.frames, moments[name].to(score.frames)
+    if moment.dim() != 4 or moment.shape[-1] != entries.shape[1]:
+        raise ValueError(f"expected moments (K, S, F, F) of {entries.shape[1]} frames for {name!r}, got "
+                         f"{tuple(moment.shape)}")
+    if int((~entries.isnan().any(1)).sum()) <= len(group.unique()):  # no covariance within groups
+        return leave_one_out(entries.mean(1), group)[:, None, None].expand(-1, *moment.shape[:2])
+    root = moment.diagonal(dim1=-2, dim2=-1).sqrt()
+    ways = {"influence": lambda k: influence_weighted(entries, root[k], group),
+            "gls": lambda k: gls(entries, root[k], group, ridge),
+            "posterior": lambda k: posterior(entries, moment[k], group, ridge)}
+    return torch.stack([ways[way](k) for k in range(len(moment))], 1)
 
 
 def segment_scores(score: Score, spans: list[Span]) -> Tensor:

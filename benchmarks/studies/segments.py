@@ -47,11 +47,13 @@ RECIPE = "scripts/recipes/demo.toml"
 # What is compared. The first arm is the one that the others are held against.
 
 OPTION = "algorithm.options."
+SHARED = (f"{OPTION}equalise=true", f'{OPTION}scale="batch"')  # but for `plain`, which shows what these two do
 ARMS: dict[str, tuple[str, ...]] = {
-    "whole": (f"{OPTION}segments=1", f'{OPTION}credit="whole"'),
-    "segment": (f"{OPTION}segments=5", f'{OPTION}credit="segment"', f"{OPTION}alpha=0.5"),
+    "whole": (f"{OPTION}segments=1", f'{OPTION}credit="whole"', *SHARED),
+    "segment": (f"{OPTION}segments=5", f'{OPTION}credit="segment"', f"{OPTION}alpha=1.0", *SHARED),
     "gls": (f"{OPTION}segments=5", f'{OPTION}credit="gls"', f"{OPTION}alpha=1.0",
-            f'{OPTION}influence="assets/tiny-wan/influence.safetensors"'),
+            f'{OPTION}influence="assets/tiny-wan/influence.safetensors"', *SHARED),
+    "plain": (f"{OPTION}segments=1", f'{OPTION}credit="whole"'),
 }  # fmt: skip
 KINDS = {"everywhere": "assets/tiny-wan", "local": "runs/local-faults/model"}  # where in a clip its faults are
 SWEPT, VALUES = "train.learning_rate", (1.5e-3, 3e-3, 6e-3)
