@@ -220,7 +220,8 @@ def test_credit_by_influence_that_was_not_measured(way):
 @pytest.mark.parametrize("way", MEASURED)
 @pytest.mark.parametrize("given", [moments(16), moments(n=3), moments(5)], ids=["frames", "segments", "latents"])
 def test_credit_by_the_influence_of_another_clip(way, given):
-    with pytest.raises(ValueError, match=r"expected moments \(K, 2, F, F\) of 17 frames for 'composite', got \(1, "):
+    of = r"expected moments (\(K, S, F, F\) of 17 frames|of 2 segments) for 'composite', got"
+    with pytest.raises(ValueError, match=of):
         credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, way, moments=given)
 
 

@@ -8,6 +8,7 @@ from vidrl import estimators
 from vidrl.credit import WAYS, advantages
 from vidrl.estimators import (
     antithetic,
+    earned,
     gls,
     influence_weighted,
     leave_one_out,
@@ -15,6 +16,7 @@ from vidrl.estimators import (
     pooled_covariance,
     posterior,
     scaled,
+    segment_sums,
     step_gains,
     to_latent,
     whole_clip,
@@ -227,6 +229,25 @@ def test_advantages_of_every_way(way, per_part):
     assert torch.allclose(one, advantages(score, group, [(0, 5)], "whole", per_part=per_part))
 
 
+def test_segment_sums_add_up_to_the_value():
+    """Of a composite with a part that looks further, that part's whole value goes to every segment."""
+    score = composite()
+    assert torch.allclose(segment_sums(score, SPANS).sum(1), score.value, atol=1e-5)
+    assert torch.allclose(segment_sums(score, SPANS)[:, 1], score.frames[:, 2] / 5, atol=1e-6)
+    score.parts["b"].support = "prefix"
+    own = 2 * segment_sums(score.parts["a"], SPANS) + score.parts["b"].value[:, None]
+    assert torch.allclose(segment_sums(score, SPANS), own, atol=1e-6)
+
+
+def test_a_composite_is_credited_part_by_part():
+    """Each part by its own influence, times how much the whole rises with it, over one root mean square."""
+    score, group, given = composite(), groups(16), moments(("a", "b"))
+    parts = [earned(name, score.parts[name], group, "gls", given, 0.1) for name in "ab"]
+    whole = 2 * parts[0] + parts[1]
+    made = advantages(score, group, SPANS, "gls", 1.0, "batch", moments=given)
+    assert torch.allclose(made[:, 0], scaled(whole[:, 0], group, "batch"), atol=1e-6)
+
+
 def test_one_unscored_sample_disturbs_nobody():
     score, group = composite(), groups(16)
     score.value[3] = NAN
@@ -244,7 +265,7 @@ def test_moments_that_do_not_fit():
     score, group = composite(), groups(16)
     with pytest.raises(ValueError, match="expected moments of 'b' for gls credit, got none"):
         advantages(score, group, SPANS, "gls", per_part=True, moments=moments(("a",)))
-    with pytest.raises(ValueError, match=r"expected moments \(K, 2, F, F\) of 5 frames"):
+    with pytest.raises(ValueError, match="expected moments of 2 segments for 'composite', got 3"):
         advantages(score, group, [(0, 3), (3, 5)], "gls", moments=moments())
     with pytest.raises(ValueError, match="expected credit to be one of"):
         advantages(score, group, SPANS, "local")

@@ -108,7 +108,7 @@ def earned(name: str, score: Score, group: Tensor, way: str, moments: Mapping[st
                  for part, one in score.parts.items() if one.frames is not None]
         return torch.stack(parts).nan_to_num(0.0).sum(0)
     if name not in moments or score.frames is None:
-        raise ValueError(f"expected a curve and moments of {name!r} for {way} credit, got none: measure its influence")
+        raise ValueError(f"expected moments of {name!r} for {way} credit, got none: measure its influence")
     entries, moment = score.frames, moments[name].to(score.frames)
     if moment.dim() != 4 or moment.shape[-1] != entries.shape[1]:
         raise ValueError(f"expected moments (K, S, F, F) of {entries.shape[1]} frames for {name!r}, got "
