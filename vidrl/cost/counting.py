@@ -24,6 +24,8 @@ from vidrl.rollout import Plan, draws, sample
 class StandIn(Denoiser):
     """A backbone of the model's times and latent frames, one number a frame, that counts what is asked of it."""
 
+    network: nn.Linear
+
     def __init__(self, like: Denoiser):
         self.network = nn.Linear(1, 1, bias=False)
         self.path, self.fps, self.like = like.path, like.fps, like

@@ -21,11 +21,15 @@ from vidrl.config import Backbone
 PARTS = ("transformer", "vae", "text_encoder", "scheduler")
 NEEDED = "transformer/config.json, vae/config.json, text_encoder/config.json and scheduler/scheduler_config.json"
 
-_WAN = {"patch_size": (1, 2, 2), "attention_head_dim": 128, "in_channels": 16, "out_channels": 16, "text_dim": 4096,
-        "freq_dim": 256, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 1024}
-_UMT5_XXL = {"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
-             "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0}
-KNOWN = {  # by the public model cards; the autoencoder is diffusers' default
+_WAN: dict[str, Any] = {
+    "patch_size": (1, 2, 2), "attention_head_dim": 128, "in_channels": 16, "out_channels": 16, "text_dim": 4096,
+    "freq_dim": 256, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 1024,
+}  # fmt: skip
+_UMT5_XXL: dict[str, Any] = {
+    "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
+    "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0,
+}  # fmt: skip
+KNOWN: dict[str, dict[str, Any]] = {  # by the public model cards; the autoencoder is diffusers' default
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _WAN | {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
     "Wan-AI/Wan2.1-T2V-14B-Diffusers": _WAN | {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
 }
@@ -67,7 +71,7 @@ def read(section: Backbone) -> Blueprint:
         if str(model) not in KNOWN:
             raise ValueError(f"expected backbone.options.model to be a folder, or {' or '.join(KNOWN)}, got {model!r}: "
                              f"give a folder that holds {NEEDED}; no weights are needed")
-        parts = {"transformer": KNOWN[str(model)], "vae": {}, "text_encoder": _UMT5_XXL, "scheduler": {"shift": 3.0}}
+        parts: dict[str, Any] = {"transformer": KNOWN[str(model)], "vae": {}, "text_encoder": _UMT5_XXL, "scheduler": {"shift": 3.0}}
         return Blueprint(section, parts, local=False)
     parts = {name: _config(folder, name) for name in PARTS}
     weights = (folder / "transformer").glob("*.safetensors")
@@ -111,6 +115,7 @@ def _pipe(parts: dict[str, dict[str, Any]], blocks: int, text_blocks: int, dtype
         network = diffusers.WanTransformer3DModel(**parts["transformer"] | {"num_layers": blocks})
         vae = diffusers.AutoencoderKLWan(**parts["vae"])
         text = UMT5EncoderModel(UMT5Config(**parts["text_encoder"] | {"num_layers": text_blocks}))
-    for part in (network, text):
+    parts_of_dtype: list[Any] = [network, text]
+    for part in parts_of_dtype:
         nn.Module.to(part, dtype)  # the class's own `to` warns of the few weights that stay float32
     return diffusers.WanPipeline(None, text, vae, _euler(scheduler, None), network)
