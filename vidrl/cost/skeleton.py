@@ -71,8 +71,8 @@ def read(section: Backbone) -> Blueprint:
         if str(model) not in KNOWN:
             raise ValueError(f"expected backbone.options.model to be a folder, or {' or '.join(KNOWN)}, got {model!r}: "
                              f"give a folder that holds {NEEDED}; no weights are needed")
-        parts: dict[str, Any] = {"transformer": KNOWN[str(model)], "vae": {}, "text_encoder": _UMT5_XXL, "scheduler": {"shift": 3.0}}
-        return Blueprint(section, parts, local=False)
+        known = {"transformer": KNOWN[str(model)], "vae": {}, "text_encoder": _UMT5_XXL, "scheduler": {"shift": 3.0}}
+        return Blueprint(section, known, local=False)
     parts = {name: _config(folder, name) for name in PARTS}
     weights = (folder / "transformer").glob("*.safetensors")
     return Blueprint(section, parts, local=any(weights))
