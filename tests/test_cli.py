@@ -54,7 +54,8 @@ def test_each_command_has_help(capsys, command):
 def test_the_help_shows_examples(capsys):
     status, out, _ = said(capsys, "--help")
     assert status == 0 and "vidrl train scripts/recipes/demo.toml" in out
-    assert subcommands() == ["train", "sample", "score", "audit", "serve", "report", "list", "show"]
+    names = ["train", "sample", "score", "audit", "serve", "cost", "report", "influence", "list", "show"]
+    assert subcommands() == names
 
 
 def test_it_runs_as_a_module():

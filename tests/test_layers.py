@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"benchmarks", "train", "steering"},
+    {"benchmarks", "train", "steering", "cost"},
     {"update", "record", "held_out"},
     {"algorithms"},
     {"influence"},
