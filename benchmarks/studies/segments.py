@@ -280,14 +280,19 @@ def _stands(job: Job) -> str:
 
 def measure(words: Sequence[str]) -> None:
     """Measure a run's weights, or with none those of the base model, on FINAL_N held-out prompts."""
-    from vidrl.train import Trainer
+    from vidrl.backbones.base import PromptCache
+    from vidrl.held_out import HeldOut
+    from vidrl.parallel import Workers
+    from vidrl.policy import Policy
 
     folder = Path(config.load(RECIPE, words).run)
     trained = [f'policy.lora="{(folder / "lora").as_posix()}"'] if (folder / "lora").exists() else []
-    sizes = [f"data.held_out_n={FINAL_N}", f"train.eval_steps={FINAL_STEPS}"]
-    recipe = config.load(RECIPE, [*words, *trained, *sizes])
-    trainer = Trainer(recipe)
-    measures, _, _ = trainer.held_out.measure(trainer.policy, "live", 32)
+    recipe = config.load(RECIPE, [*words, *trained])
+    backbone, p = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options), recipe.policy
+    policy = Policy(backbone, p.lora_rank, p.lora_alpha, p.lora_targets, p.lora, p.full, recipe.seed)
+    prompts, reward = config.read_prompts(recipe.data.held_out)[:FINAL_N], evaluate.build_reward(recipe.reward)
+    held_out = HeldOut(prompts, reward, Workers(), PromptCache(backbone), FINAL_STEPS)
+    measures, _, _ = held_out.measure(policy, "live", 32)
     evaluate.save(folder.with_name(f"{folder.name}.final"), 0, measures)
 
 
