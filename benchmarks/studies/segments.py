@@ -53,7 +53,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "segment": (f"{OPTION}segments=5", f'{OPTION}credit="segment"', f"{OPTION}alpha=1.0", *SHARED),
     "gls": (f"{OPTION}segments=5", f'{OPTION}credit="gls"', f"{OPTION}alpha=1.0",
             f'{OPTION}influence="assets/tiny-wan/influence.safetensors"', *SHARED),
-    "plain": (f"{OPTION}segments=1", f'{OPTION}credit="whole"'),
+    "plain": (f"{OPTION}segments=1", f'{OPTION}credit="whole"', f"{OPTION}equalise=false", f'{OPTION}scale="group"'),
 }  # fmt: skip
 KINDS = {"everywhere": "assets/tiny-wan", "local": "runs/local-faults/model"}  # where in a clip its faults are
 SWEPT, VALUES = "train.learning_rate", (1.5e-3, 3e-3, 6e-3)
