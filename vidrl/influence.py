@@ -90,9 +90,10 @@ class Influence:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
                 about = file.metadata() or {}
-            found = [{name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items()
-                      if name.startswith(f"{kind}.")} for kind in ("moment", "covariance")]
-            return cls(*found, tensors["decoder"], tuple(json.loads(about["times"])), json.loads(about["meta"]))
+            moment, covariance = ({name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items()
+                                   if name.startswith(f"{kind}.")} for kind in ("moment", "covariance"))
+            times, meta = tuple(json.loads(about["times"])), json.loads(about["meta"])
+            return cls(moment, covariance, tensors["decoder"], times, meta)
         except (SafetensorError, KeyError, OSError) as error:
             raise ValueError(f"expected a file that `vidrl influence` wrote, could not read {path}: {error}") from error
 
