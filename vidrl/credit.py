@@ -42,7 +42,7 @@ WAYS = ("whole", "segment", *(MEASURED := ("influence", "gls", "posterior")))  #
 
 
 def advantages(
-    score: Score, group: Tensor, spans: Sequence[Span], way: str = "segment", alpha: float = 0.5, scale: str = "group",
+    score: Score, group: Tensor, spans: Sequence[Span], way: str = "segment", alpha: float = 1.0, scale: str = "group",
     per_part: bool = False, moments: Mapping[str, Tensor] | None = None, ridge: float = 0.1,
 ) -> Tensor:  # fmt: skip
     """(1 − α) A + α a_j: each sample's advantage over its group, and of its segments by a credit estimator.

@@ -41,7 +41,7 @@ class GRPO(Algorithm):
     """
 
     def __init__(
-        self, sampler: str = "dance_sde", eta: float = 0.3, steps: int = 10, segments: int = 1, alpha: float = 0.5,
+        self, sampler: str = "dance_sde", eta: float = 0.3, steps: int = 10, segments: int = 1, alpha: float = 1.0,
         credit: Literal["whole", "segment", "influence", "gls", "posterior"] = "segment", influence: str = "",
         window: int = 0, window_stride: int = 1,
         window_schedule: Literal["progressive", "random", "decay", "exp_decay"] = "progressive",
