@@ -592,8 +592,9 @@ def page(o: Options, found: Mapping[str, Runs], picture: str) -> str:
 
 
 def commands(o: Options) -> Iterator[str]:
-    yield "python scripts/local_faults.py train"
-    for stage in ("sweep", "run", "report"):
+    if "local" in o.kinds:
+        yield "python scripts/local_faults.py train"
+    for stage in ("sweep", "run", "report") if gathered(o.out, "sweep") else ("run", "report"):
         yield " ".join(["python benchmarks/studies/segments.py", stage, *_told(sys.argv[2:])])
 
 
@@ -626,9 +627,11 @@ def arm_lines(o: Options) -> list[str]:
         table.append(f"| {arm} | `{' '.join(shown)}` |")
     state = [row for row in rows if row["stage"] == "run"]
     done = sum(checkpoint.status(o.out / row["folder"]) == "finished" for row in state)
-    return [*table, "", f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.\n{done} of {len(state)} runs are finished.", "",
-            f"The sweep: mean height of the held-out gain over {SWEPT}, runs in brackets.", "",
-            *chosen(o.out, o.arms)[1]]  # fmt: skip
+    swept = [f"The sweep: mean height of the held-out gain over {SWEPT}, runs in brackets.", ""]
+    swept = [*swept, *chosen(o.out, o.arms)[1]] if gathered(o.out, "sweep") else [
+        f"There was no sweep: every arm has the recipe's {SWEPT}, chosen before steps were equalised."]  # fmt: skip
+    said = f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.\n{done} of {len(state)} runs are finished."
+    return [*table, "", said, "", *swept]
 
 
 # The picture
