@@ -9,6 +9,7 @@ import torch
 
 from vidrl.record import Record, postfix, summarise
 from vidrl.rewards import Samples, Score
+from vidrl.rollout import Plan
 
 NAN = float("nan")
 GROUP = torch.tensor([0, 0, 1, 1])
@@ -66,9 +67,9 @@ def test_an_event_is_told_once(tmp_path):
 
 
 def test_credit_shows_the_best_and_the_worst_clip(tmp_path):
-    spans = [(0, 1), (1, 5)]
+    plan, frame_map = Plan((1.0, 0.5, 0.0), segments=2), [(0, 1), (1, 5)]
     advantage = torch.arange(8.0).view(4, 2)
-    Record(tmp_path).credit(clips(), score([0.2, NAN, 0.9, 0.1]), advantage, spans)
+    Record(tmp_path).credit(clips(), score([0.2, NAN, 0.9, 0.1]), advantage, plan, frame_map)
     best, worst = strict((tmp_path / "credit.json").read_text())
     assert (best["prompt"], best["advantage"], best["segments"]) == ("2", [4.0, 5.0], [[0, 1], [1, 5]])
     assert worst["prompt"] == "3" and len(worst["curve"]) == 5 and best["value"] == pytest.approx(0.9)
@@ -89,7 +90,7 @@ def test_an_inactive_record_writes_nothing(tmp_path):
     record.event(1, "guard", "")
     record.evaluation(0, {"composite": np.ones(1)})
     record.clips("before", clips(), score([1.0] * 4), 2)
-    record.credit(clips(), score([1.0] * 4), torch.zeros(4, 1), [(0, 5)])
+    record.credit(clips(), score([1.0] * 4), torch.zeros(4, 1), Plan((1.0, 0.0)), [(0, 5)])
     assert not (tmp_path / "x").exists()
 
 
