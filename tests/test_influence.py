@@ -108,11 +108,29 @@ def test_it_is_found_in_the_models_folder(tmp_path, backbone):
     influence.measure(backbone, Brightness(), plan(backbone), PROMPTS).save(tmp_path / FILE)
     asked.plan(backbone, 0, draw)
     assert asked.known is not None
-    with pytest.raises(ValueError, match=r"of sampler and eta \['dance_sde', 0.3\], got one of \['dance_sde', 0.5\]"):
+    with pytest.raises(ValueError, match=r"latent frames \['dance_sde', 0.3, 3\], got one of \['dance_sde', 0.5, 3\]"):
         GRPO(credit="gls", eta=0.3, steps=4, segments=3).plan(backbone, 0, draw)
     other = GRPO(eta=0.3, steps=4, segments=3)  # does not need it
     other.plan(backbone, 0, draw)
     assert other.known is None
+
+
+def test_that_of_another_length_or_reward_is_not_taken_for_this_ones(tmp_path, backbone):
+    made = influence.measure(backbone, Brightness(), plan(backbone), PROMPTS)
+    made.save(tmp_path / FILE)
+    longer = Toy(latent_frames=4)
+    longer.folder = tmp_path
+    options = {"sampler": "dance_sde", "eta": 0.5, "steps": 4, "segments": 4}
+    plain = GRPO(**options)
+    plain.plan(longer, 0, torch.Generator())
+    assert plain.known is None
+    with pytest.raises(ValueError, match=r"\['dance_sde', 0.5, 4\], got one of \['dance_sde', 0.5, 3\]"):
+        GRPO(**options, credit="gls").plan(longer, 0, torch.Generator())
+    part = Score(torch.randn(4), torch.randn(4, 9))
+    other = Score(torch.randn(4), torch.randn(4, 9), parts={"flicker": part})
+    assert made.fits(part) and not made.fits(other)
+    with pytest.raises(ValueError, match="expected an influence on composite, flicker, got one on composite"):
+        made.moments(other, [made.times[0]], 3)
 
 
 @pytest.mark.parametrize("way", ["influence", "gls", "posterior"])

@@ -57,6 +57,17 @@ class Influence:
         moment = self._known(part)[[self._place(time) for time in times]]
         return torch.stack([moment[:, a:b].sum(1) for a, b in borders(moment.shape[1], segments)], 1)
 
+    def fits(self, score: Score) -> bool:
+        """Whether it was measured of a reward with this score's parts: another's would be read as this one's."""
+        return set(self.moment) == {WHOLE, *(part for part, one in score.parts.items() if one.frames is not None)}
+
+    def moments(self, score: Score, times: Sequence[float], segments: int) -> dict[str, Tensor]:
+        """`of` every part. Raises ValueError for the score of another reward."""
+        if not self.fits(score):
+            raise ValueError(f"expected an influence on {', '.join([WHOLE, *score.parts])}, got one on "
+                             f"{', '.join(self.moment)}: measure it for this reward with `vidrl influence RECIPE`")
+        return {part: self.of(part, times, segments) for part in self.moment}
+
     def _known(self, part: str) -> Tensor:
         if part not in self.moment:
             raise ValueError(f"expected an influence on {part!r}, got {', '.join(self.moment)}: measure it for this "
@@ -101,7 +112,7 @@ class Influence:
     def find(cls, path: str, backbone: Denoiser, plan: Plan, needed: bool = True) -> Influence | None:
         """Read the file at `path`, or else that of the backbone's folder; None where none fits and none is `needed`.
 
-        Raises ValueError where one is needed, or was named, and there is none, or one of another sampler.
+        Raises ValueError where one is needed, or was named, and there is none, or one of another sampler or length.
         """
         file = Path(path) if path else backbone.folder / FILE if backbone.folder else None
         if file is None or not file.is_file():
@@ -110,10 +121,11 @@ class Influence:
             raise ValueError(f"expected a measured influence, found none at {file or 'a backbone without a folder'}: "
                              "make one with `vidrl influence RECIPE`, and name it in algorithm.options.influence")
         made = cls.load(file)
-        had, asked = [made.meta.get(k) for k in ("sampler", "eta")], [plan.sampler, plan.eta]
+        had = [*(made.meta.get(k) for k in ("sampler", "eta")), made.decoder.shape[1]]
+        asked = [plan.sampler, plan.eta, backbone.shape[1]]
         if had != asked and (needed or path):
-            raise ValueError(f"expected an influence of sampler and eta {asked}, got one of {had} in {file}: measure "
-                             "it with `vidrl influence RECIPE`")
+            raise ValueError(f"expected an influence of sampler, eta and latent frames {asked}, got one of {had} in "
+                             f"{file}: measure it with `vidrl influence RECIPE`")
         return made if had == asked else None
 
     def shown(self, segments: int) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Record:
             where = {"segments": list(spans), "file": f"clips/train/{name}.mp4", **_credited(advantage[i], plan)}
             rows.append(row | where | {"curve": row["curves"].get("composite")} | _beside(samples, score, i))
         checkpoint.write_text(self.folder / "credit.json", json.dumps(rows, indent=1))
-        if known is not None and not (self.folder / "influence.json").exists():
+        if known is not None and known.fits(score) and not (self.folder / "influence.json").exists():
             shown = known.shown(plan.segments) | {"segments": list(spans)}
             checkpoint.write_text(self.folder / "influence.json", json.dumps(shown))
 

@@ -323,7 +323,7 @@ def credit_blend(value: Tensor, scores: Tensor, group: Tensor, alpha: float) -> 
 
 
 def _shipped(data: Data, weights: Tensor, alpha: float) -> Tensor:
-    """As trained so far: each part's deviations by the std of each group and segment, blended, then weighted."""
+    """Each part's deviations by the std of each group and segment, blended with the whole clip's, then weighted."""
     made = torch.zeros(len(data.curves), len(data.spans))
     scale = torch.stack([estimators.leave_one_out(data.curves[:, p].mean(1), data.small).square().mean().sqrt()
                          for p in range(len(weights))])  # fmt: skip

@@ -79,8 +79,7 @@ class GRPO(Algorithm):
     def credit(self, score: Score, group: Tensor, plan: Plan, frame_map: Sequence[Span]) -> Tensor:
         spans, moments = frame_spans(frame_map, plan.segments), None
         if self.known is not None and self.way in credit.MEASURED:
-            at = [plan.times[k] for k in plan.keep]
-            moments = {part: self.known.of(part, at, plan.segments) for part in self.known.moment}
+            moments = self.known.moments(score, [plan.times[k] for k in plan.keep], plan.segments)
         made = credit.advantages(score, group, spans, self.way, self.alpha, self.scale, self.per_part, moments)
         return made.clamp(-self.max_advantage, self.max_advantage)
 
