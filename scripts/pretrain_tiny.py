@@ -1,14 +1,14 @@
-"""Train assets/tiny-wan from nothing: a Wan pipeline small enough for two CPU cores.
+"""Train the embedded models from nothing: Wan pipelines small enough for two CPU cores.
 
     python scripts/pretrain_tiny.py vae       # autoencoder, on stills and clips of vidrl.world
-    python scripts/pretrain_tiny.py encode    # latents of the corpus, kept under runs/pretrain
+    python scripts/pretrain_tiny.py encode    # latents of the corpus, kept under runs/pretrain-SIZE
     python scripts/pretrain_tiny.py decoder   # more of the decoder alone; may run beside the next stage
     python scripts/pretrain_tiny.py flow      # flow-matching transformer on those latents
     python scripts/pretrain_tiny.py check     # the bar: the verifier on 256 held-out captions
 
-Every stage may be killed and called again: it goes on from runs/pretrain/*.safetensors, and step i always sees the
-batch of seed i. About half of the corpus has the faults of web video (see `fault`), so that reward has something to
-mend.
+`--size 64`, the default, makes assets/tiny-wan-64, whose camera may move; `--size 32` makes assets/tiny-wan. Every stage
+may be killed and called again: it goes on from runs/pretrain-SIZE/*.safetensors, and step i always sees the batch of
+seed i. About half of the corpus has the faults of web video (see `fault`), so that reward has something to mend.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ from vidrl import verifier, world
 from vidrl.corruptions import corrupt
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL, WORK = ROOT / "assets" / "tiny-wan", ROOT / "runs" / "pretrain"
+MODEL, WORK = ROOT / "assets" / "tiny-wan", ROOT / "runs" / "pretrain-32"  # of --size 32; `choose` sets those of 64
 SIZE, FRAMES, FPS = 32, 17, 8.0
+PATCH = {32: 2, 64: 4}  # pixels a side that the autoencoder folds into channels: both sizes have 16 x 16 of them
+WIDTH, LATENT = {32: 16, 64: 24}, {32: 16, 64: 32}  # channels of the autoencoder's first level, and of a latent
+PANS = {32: 0.0, 64: 0.5}  # share of clips over a texture in which the camera moves; over a plain ground none would see
 CORPUS = 12_000
 VAE_STEPS, VAE_STILLS, DECODER_STEPS = 3000, 400, 2000
 FLOW_STEPS, FLOW_BATCH = 4000, 32
+TEXTURED = ("striped", "speckled")
 MUON, ADAM = 0.02, 3e-3  # learning rates of matrices and of the rest
 TEXT_LENGTH, TEXT_PADDED = 20, (24, 512)  # a caption's tokens; the padded lengths that the transformer must bear
 NO_TEXT = 0.1  # share of clips whose caption is empty, so that guidance works
@@ -91,8 +95,15 @@ def corpus(indices: Iterator[int] | range | list[int], size: int) -> Iterator[tu
     pool = world.scenes("train")
     for index in indices:
         draw = random.Random(f"tiny-wan {index}")
-        scene = draw.choice(pool)
+        scene = _filmed(draw.choice(pool), draw, size)
         yield scene.caption, fault(scene, draw, size)
+
+
+def _filmed(scene: world.Scene, draw: random.Random, size: int) -> world.Scene:
+    """The scene, or the scene under a moving camera."""
+    if not PANS[size] or scene.background not in TEXTURED or draw.random() >= PANS[size]:
+        return scene
+    return replace(scene, camera=draw.choice([c for c in world.CAMERAS if c != "static"]))
 
 
 # Resumable training
@@ -218,15 +229,17 @@ def new_vae() -> nn.Module:
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(0)
+    patch, z = PATCH[SIZE], LATENT[SIZE]
     return AutoencoderKLWan(
-        base_dim=16, decoder_base_dim=16, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1, attn_scales=[],
-        temperal_downsample=[True, True], latents_mean=[0.0] * 16, latents_std=[1.0] * 16, patch_size=2, in_channels=12,
-        out_channels=12, scale_factor_spatial=8, scale_factor_temporal=4, is_residual=True,
+        base_dim=WIDTH[SIZE], decoder_base_dim=WIDTH[SIZE], z_dim=z, dim_mult=[1, 2, 2], num_res_blocks=1,
+        attn_scales=[], temperal_downsample=[True, True], latents_mean=[0.0] * z, latents_std=[1.0] * z,
+        patch_size=patch, in_channels=3 * patch**2, out_channels=3 * patch**2, scale_factor_spatial=4 * patch,
+        scale_factor_temporal=4, is_residual=True,
     )  # fmt: skip
 
 
 def vae_batch(step: int) -> Tensor:
-    """Stills, then pieces of 9 frames, with whole clips in between and at the end: (B, 3, F, 32, 32) in [-1, 1]."""
+    """Stills, then pieces of 9 frames, with whole clips in between and at the end: (B, 3, F, SIZE, SIZE) in [-1, 1]."""
     whole = step > 0.85 * VAE_STEPS or step % 6 == 5
     size, frames = (16, 1) if step < VAE_STILLS else (2, FRAMES) if whole else (4, 9)
     draw = random.Random(f"vae {step}")
@@ -368,8 +381,8 @@ def new_transformer() -> nn.Module:
 
     torch.manual_seed(0)
     return WanTransformer3DModel(
-        patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=30, in_channels=16, out_channels=16,
-        text_dim=64, freq_dim=64, ffn_dim=480, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
+        patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=30, in_channels=LATENT[SIZE],
+        out_channels=LATENT[SIZE], text_dim=64, freq_dim=64, ffn_dim=480, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
         rope_max_seq_len=64,
     )  # fmt: skip
 
@@ -500,9 +513,17 @@ STAGES: dict[str, Callable[[argparse.Namespace], object]] = {
 }
 
 
+def choose(size: int) -> None:
+    """Make what follows train the model of that size."""
+    global SIZE, MODEL, WORK
+    SIZE, WORK = size, ROOT / "runs" / f"pretrain-{size}"
+    MODEL = ROOT / "assets" / ("tiny-wan" if size == 32 else f"tiny-wan-{size}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=tuple(STAGES))
+    parser.add_argument("--size", type=int, choices=tuple(PATCH), default=64, help="pixels a side")
     parser.add_argument("--part", type=int, default=0, help="encode: which share of the corpus")
     parser.add_argument("--parts", type=int, default=1, help="encode: of how many")
     parser.add_argument("-n", type=int, default=256, help="check: how many held-out captions")
@@ -511,6 +532,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+    choose(args.size)
     WORK.mkdir(parents=True, exist_ok=True)
     STAGES[args.stage](args)
 
