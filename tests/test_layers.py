@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"bench"},
     {"benchmarks", "train", "steering", "cost"},
     {"update", "record", "held_out"},
     {"algorithms"},

@@ -1,0 +1,192 @@
+"""A dimension of a suite: a reward with its options under a name, and what tells its numbers from others."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vidrl import plugin
+from vidrl.bench.protocol import digest
+from vidrl.rewards import compose
+from vidrl.rewards.base import Card, Reward
+from vidrl.rewards.compose import Composite
+
+PROFILES = ("vidrl", "vbench")
+SAMPLE = 2**20  # bytes at each of three places of a large file that tell it from others
+
+
+@dataclass(frozen=True)
+class Dim:
+    """`reward` is a plug-in's name, `default` or package.module:Class; `options` are its constructor's. `profile`
+    "vbench" says that the arithmetic is others'. `version` is the reward's: another one, other numbers.
+
+    >>> Dim("warp_error", "warp_error").range, Dim("warp_error", "warp_error").about
+    ((-1.0, 1.0), 'How far a frame is from its neighbour moved onto it; 0 is perfect, and a frozen clip is perfect too.')
+    """
+
+    name: str
+    reward: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    profile: str = "vidrl"
+    version: str = "1"
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of the reward, all its options, its version, and its weights where they are files."""
+        return digest([self.reward, self._all_options(), self.version, _outside_code(self.reward)])
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest value there can be."""
+        found = self._class()
+        return found.range if found else (-math.inf, math.inf)
+
+    @property
+    def card(self) -> Card | None:
+        """What the reward sees and is blind to."""
+        found = self._class()
+        return found.card if found else None
+
+    @property
+    def about(self) -> str:
+        """One sentence: what it sees."""
+        found = self._class()
+        if found is None or found is Composite:
+            return found.card.sees if found and found.card else ""
+        return (inspect.getdoc(found) or "").split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the number depends on the prompt, by the reward's code."""
+        found = self._class()
+        return found is None or found is Composite or any(_reads_prompt(cls.__module__) for cls in _own(found))
+
+    def build(self) -> Reward:
+        """The reward. Raises whatever its constructor does."""
+        from vidrl.audit.scoring import load
+
+        return load(self.reward, **self.options)
+
+    def to_dict(self, trained: bool = False) -> dict[str, Any]:
+        """As results.json says it."""
+        return {"name": self.name, "reward": self.reward, "options": dict(self.options), "profile": self.profile,
+                "version": self.version, "hash": self.hash,
+                "range": [x if math.isfinite(x) else None for x in self.range], "about": self.about,
+                "blind": self.card.blind_to if self.card else "", "trained": trained}
+
+    def _class(self) -> type[Reward] | None:
+        """The reward's class; None for a function, and for one whose module cannot be imported here."""
+        if self.reward == "default":
+            return Composite
+        try:
+            return plugin.find("rewards", self.reward)
+        except (plugin.UnknownName, TypeError):
+            if ":" in self.reward:
+                return None
+            raise
+        except ImportError:
+            return None
+
+    def _all_options(self) -> dict[str, Any]:
+        """The defaults and what replaces them, files by their content."""
+        cls = self._class()
+        if self.reward == "default":
+            return {"weights": compose.WEIGHTS, "scales": compose.SCALES}
+        known = {} if cls in (None, Composite) else inspect.signature(cls).parameters  # type: ignore[arg-type]
+        full = {key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty} | self.options
+        return {key: _identified(value) for key, value in sorted(full.items())}
+
+
+def check(dim: Dim) -> Dim:
+    """The dim, where its reward and options are known.
+
+    Raises `plugin.UnknownName` and `plugin.BadOption` with the nearest right one.
+    """
+    cls = dim._class()
+    if cls is not None and cls is not Composite:
+        plugin.check(cls, dim.options, f"dim {dim.name!r}")
+    elif cls is Composite and dim.options:
+        raise plugin.BadOption(f"dim {dim.name!r}: the default composite has no options, got {', '.join(dim.options)}")
+    return dim
+
+
+def profile_of(reward: str) -> str:
+    """"vbench" for the rewards named after it, else "vidrl"."""
+    return "vbench" if reward.startswith("vbench_") else "vidrl"
+
+
+def version_of(reward: str) -> str:
+    """The version that a reward's class states, "1" where it states none."""
+    return str(getattr(Dim(reward, reward)._class(), "version", "1"))
+
+
+# --- what identifies -------------------------------------------------------------------------------------------------
+
+
+def _identified(value: Any) -> Any:
+    """An option as JSON; one that names a file or folder with what is in it, so that other weights are another dim."""
+    if isinstance(value, (str, Path)):
+        head, _, tail = str(value).rpartition(":")  # "raft:PATH"
+        named = Path(tail or head)
+        return [str(head), _content(named)] if tail and named.exists() else str(value)
+    if isinstance(value, (list, tuple)):
+        return [_identified(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _identified(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, (bool, int, float)) else type(value).__qualname__
+
+
+def _content(path: Path) -> str:
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return digest([[str(p.relative_to(path)), _taste(str(p), p.stat().st_size, p.stat().st_mtime_ns)] for p in files])
+
+
+@lru_cache
+def _taste(path: str, size: int, changed: int) -> str:
+    """Of a large file its size and three pieces: weights differ everywhere, and a gigabyte takes seconds to read."""
+    seen = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for start in sorted({0, max(0, size // 2), max(0, size - SAMPLE)}):
+            file.seek(start)
+            seen.update(file.read(SAMPLE))
+    return seen.hexdigest()[:16]
+
+
+def _outside_code(reward: str) -> str:
+    """What tells versions of somebody's own reward apart: the text of its module."""
+    if ":" not in reward:
+        return ""
+    module = importlib.import_module(reward.partition(":")[0])
+    file = getattr(module, "__file__", None)
+    return _taste(file, *_stat(file)) if file else ""
+
+
+def _stat(file: str) -> tuple[int, int]:
+    found = Path(file).stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _own(cls: type) -> list[type]:
+    shared = ("vidrl.rewards.base", "torch.nn.modules.module", "builtins")
+    return [parent for parent in cls.__mro__ if parent.__module__ not in shared]
+
+
+@lru_cache
+def _reads_prompt(module: str) -> bool:
+    """Whether the code of a module touches prompts: conservative, for a cache that must not be wrong."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, TypeError):
+        return True
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    imported = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return bool(attributes & {"prompts", "prompt"}) or any(name.endswith("_prompts") for name in imported)

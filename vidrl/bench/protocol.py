@@ -1,0 +1,128 @@
+"""How a file becomes the clip that is measured: which frames, how large, read by what. Numbers of two protocols never
+meet.
+
+Shapes: F frames, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+LATE = 1e-4  # of a frame's time: stamps are rounded by containers
+
+
+def reader() -> str:
+    """What reads video files here, with its version: decord where there is a wheel of it, else PyAV."""
+    for name, package in (("decord", "decord"), ("PyAV", "av")):
+        try:
+            return f"{name} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "none"
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no blanks, whole floats as integers.
+
+    >>> canonical({"b": 1.0, "a": [0.5, "x"]})
+    '{"a":[0.5,"x"],"b":1}'
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any, digits: int = 12) -> str:
+    """The first hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:digits]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """`fps`: brought to this rate by choosing frames by their time stamps, 0 as they come. `side`: the shorter side
+    shrunk to it, antialiased, 0 as it is. `frames`: at most so many from the start, 0 all. `decoder`: what reads.
+
+    Frames are left out, never repeated, and pictures shrunk, never enlarged: what is slower, smaller or shorter stays
+    as it is. Raises ValueError for a number below 0.
+
+    >>> Protocol(decoder="decord 0.6.0").hash, Protocol(fps=8, decoder="decord 0.6.0").hash
+    ('66107efa9ada', 'fcb5b7ffe07a')
+    """
+
+    fps: float = 0.0
+    side: int = 0
+    frames: int = 0
+    decoder: str = field(default_factory=reader)
+
+    def __post_init__(self) -> None:
+        for name in ("fps", "side", "frames"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"expected the protocol's {name} to be 0 (as it comes) or more, got {value!r}")
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of all of it."""
+        return digest(self._facts())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As results.json says it."""
+        return self._facts() | {"hash": self.hash}
+
+    def rate(self, fps: float) -> float:
+        """The frames a second that a clip of `fps` is measured at."""
+        return min(self.fps, fps) if self.fps else fps
+
+    def chosen(self, times: Sequence[float], fps: float) -> list[int]:
+        """The numbers of the frames that are measured, of a clip with these time stamps, in seconds."""
+        picked = list(range(len(times))) if self.rate(fps) == fps else on_screen(times, self.fps)
+        return picked[: self.frames or None]
+
+    def small(self, frames: Tensor) -> Tensor:
+        """Frames (F, C, H, W) at the size that they are measured at; bytes stay bytes."""
+        from vidrl.rewards.flow import shrunk
+
+        return shrunk(frames[None], self.side)[0] if self.side else frames
+
+    def _facts(self) -> dict[str, Any]:
+        return {"fps": _plain(self.fps), "side": self.side, "frames": self.frames, "decoder": self.decoder}
+
+
+def on_screen(times: Sequence[float], fps: float) -> list[int]:
+    """The frames that are seen at 0, 1 / fps, 2 / fps ... seconds after the first, each once.
+
+    >>> on_screen([0.0, 0.1, 0.2, 0.3, 0.4], fps=5.0), on_screen([0.0, 1.0, 2.0], fps=4.0)
+    ([0, 2, 4], [0, 1, 2])
+    """
+    last = times[-1] - times[-2] if len(times) > 1 else math.inf
+    ends = [*times[1:], times[-1] + last]
+    first = [math.ceil((time - times[0]) * fps - LATE) for time in times]  # the tick that each can be seen at
+    return [i for i, tick in enumerate(first) if tick < (ends[i] - times[0]) * fps - LATE]
+
+
+def kept(pieces: Iterable[Tensor], chosen: Sequence[int]) -> Iterator[Tensor]:
+    """Of the pieces (F, C, H, W) of a clip, the frames chosen; it stops reading after the last."""
+    start, wanted = 0, sorted(chosen)
+    for piece in pieces:
+        inside = [t - start for t in wanted if start <= t < start + len(piece)]
+        start += len(piece)
+        if inside:
+            yield piece if len(inside) == len(piece) else piece[inside]
+        if not wanted or start > wanted[-1]:
+            return
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, whole floats as integers: what TOML, Python and JSON write in different ways."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    whole = isinstance(value, float) and math.isfinite(value) and value == int(value)
+    return int(value) if whole else value
