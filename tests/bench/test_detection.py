@@ -1,0 +1,74 @@
+"""vidrl.bench.detection: areas by hand, against scipy, and intervals that cover."""
+
+import numpy as np
+import pytest
+
+from vidrl.bench.detection import Area, any_area, below, own_area, paired
+
+
+def test_by_hand() -> None:
+    null, hacked = np.array([[1.0, 3.0], [2.0, 3.0]]), np.array([1.5, 3.0])
+    assert below(null, hacked).tolist() == [[0.5, 1.0], [0.0, 0.5]]
+    assert paired(null, hacked).tolist() == [0.5, 0.5]
+
+
+def test_all_pairs_are_the_statistic_of_mann_and_whitney() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(1)
+    null, hacked = rng.integers(0, 6, (3, 20)).astype(float), rng.integers(0, 5, 20).astype(float)
+    expected = stats.mannwhitneyu(null.ravel(), hacked).statistic / (60 * 20)
+    assert any_area(below(null, hacked), range(20)).value == pytest.approx(expected, abs=1e-12)
+
+
+def test_pairing_removes_what_the_clips_differ_by() -> None:
+    rng = np.random.default_rng(2)
+    clips = 10 * rng.normal(size=30)
+    null, hacked = clips + 0.1 * rng.normal(size=(4, 30)), clips - 1
+    assert own_area(paired(null, hacked), range(30)).value == 1
+    assert 0.45 < any_area(below(null, hacked), range(30)).value < 0.6
+
+
+def test_what_is_missing_is_not_counted() -> None:
+    null, hacked = np.array([[1.0, np.nan, 1.0]]), np.array([0.0, 0.0, np.nan])
+    area = own_area(paired(null, hacked), "abc")
+    assert (area.value, area.n) == (1.0, 1)
+    assert any_area(below(null, hacked), "abc").n == 1
+    assert own_area(np.full(3, np.nan), "abc").verdict == "unscored"
+
+
+def test_clips_that_all_agree_are_not_sure_for_ever() -> None:
+    area = own_area(np.ones(5), range(5))
+    assert area.high == 1 and area.low == pytest.approx(0.025**0.2)
+    assert own_area(np.ones(3), range(3)).verdict == "blind", "three clips cannot tell"
+    assert own_area(np.zeros(12), range(12)).verdict == "pays"
+
+
+def test_pieces_of_one_video_count_as_one() -> None:
+    shares = np.array([1.0] * 10 + [0.0] * 10)
+    alone, grouped = own_area(shares, range(20)), own_area(shares, ["a"] * 10 + ["b"] * 10)
+    assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
+
+
+def test_the_interval_of_a_mean_covers() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(300):
+        area = own_area((rng.random(24) < 0.7).astype(float), range(24), draws=400)
+        hits += area.low <= 0.7 <= area.high
+    assert 0.88 <= hits / 300 <= 0.99
+
+
+def test_the_interval_of_all_pairs_covers() -> None:
+    rng = np.random.default_rng(4)
+    truth, hits = 0.7602, 0  # P(N(0, 1) > N(-1, 1)) = Phi(1 / sqrt 2)
+    for _ in range(200):
+        clips = rng.normal(size=(2, 25))
+        area = any_area(below(clips[:1], clips[1] - 1), range(25), draws=300)
+        hits += area.low <= truth <= area.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+@pytest.mark.parametrize(("value", "low", "high", "verdict"), [
+    (0.9, 0.6, 1.0, "detects"), (0.6, 0.4, 0.8, "blind"), (0.2, 0.1, 0.4, "pays")])
+def test_verdicts(value: float, low: float, high: float, verdict: str) -> None:
+    assert Area(value, low, high, 8).verdict == verdict

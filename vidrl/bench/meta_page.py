@@ -1,0 +1,197 @@
+"""The meta-evaluation as Markdown for people and as one SVG picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from vidrl.audit.hacks import HACKS
+from vidrl.audit.page import GAIN, LOSS, NONE
+from vidrl.charts import decimals
+
+CELL, HIGH, LEFT, TOP = 34, 27, 196, 92
+TITLES = {"all": "all clips", "world": "scenes of vidrl.world", "real": "pieces of real videos"}
+PROFILES = {"vidrl": "vidrl", "vbench": "others' arithmetic"}
+GREY = "#62656b"
+
+ABOUT = """\
+Every clip is corrupted and then saved with loss, and compared with four savings of the sound clip. Area under ROC:
+1, the corruption always costs; 0.5, it is not noticed; below 0.5, **it pays**. *Paired*: a corrupted clip against its
+own sound self. *Unpaired*: against any sound clip, as where the original is not known. Intervals are 95 %, by a
+bootstrap over source videos. *Noticed*, *missed* and *pays* count the corruptions at full strength that a person could
+tell (docs/audit.md): paired interval above 0.5, around it, below it. Each interval stands for itself: of a hundred that
+mean nothing a few lie off 0.5."""
+
+
+def page(found: Mapping[str, Any], picture: str) -> str:
+    """The Markdown page."""
+    versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
+    clips = ", ".join(f"{n['clips']} {TITLES[source]} ({n['videos']} sources)"
+                      for source, n in found["clips"].items() if source != "all" or len(found["clips"]) == 1)
+    parts = ["# Which dims notice which fault, and which pay for it", "", f"`{found.get('command', '')}`  ", versions,
+             "", f"{clips}; strengths {', '.join(f'{s:g}' for s in found['strengths'])}.", "", ABOUT, "",
+             f"![areas by dim and corruption]({picture})", "", summary(found), ""]
+    parts += [f"## {TITLES[source].capitalize()}, strength 1: paired area × 100\n\n{matrix(found, source)}\n"
+              for source in found["clips"] if source != "all" or len(found["clips"]) == 1]
+    return "\n".join([*parts, *_notes(found)])
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """One line a dim, over all clips, at full strength."""
+    head = ("| dim | profile | paired, mean | at half | unpaired, mean | noticed | missed | **pays for** |\n"
+            "|---|---|---|---|---|---|---|---|")
+    return "\n".join([head, *(_line(dim, row) for dim, row in _by_dim(found).items())])
+
+
+def _by_dim(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    rows = {row["dim"]: row for row in found["summary"] if row["source"] == "all"}
+    return {dim["name"]: rows[dim["name"]] | {"profile": dim["profile"]} for dim in found["dims"]}
+
+
+def _line(dim: str, row: Mapping[str, Any]) -> str:
+    levels = sorted(row["strengths"], key=float)
+    full, half = row["strengths"][levels[-1]], row["strengths"].get("0.5")
+    missed = len(full["blind"]) + len(full["unscored"])
+    return (f"| {dim} | {PROFILES[row['profile']]} | {_area(full['paired'])} | "
+            f"{decimals(half['paired']['area'], places=2) if half else '–'} | "
+            f"{_area(full['unpaired'])} | {len(full['detects'])} of {full['faults']} | {missed} | "
+            f"{', '.join(full['pays']) or 'none'} |")
+
+
+def _area(area: Mapping[str, float | None]) -> str:
+    return f"{decimals(area['area'], places=2)} [{decimals(area['low'], places=2)}, {decimals(area['high'], places=2)}]"
+
+
+def matrix(found: Mapping[str, Any], source: str) -> str:
+    """Dims by corruptions at the greatest strength, in hundredths; what a person cannot tell stands behind the bar."""
+    cells, names = areas(found, source), [*columns(found)[0], "‖", *columns(found)[1]]
+    head = f"| | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
+    return "\n".join([head, *(f"| {dim['name']} | {' | '.join(_hundredths(cells, dim['name'], n) for n in names)} |"
+                              for dim in found["dims"])])
+
+
+def _hundredths(cells: Mapping[tuple[str, str], list[Mapping[str, Any]]], dim: str, name: str) -> str:
+    levels = cells.get((dim, name))
+    if not levels or levels[-1]["paired"]["area"] is None:
+        return "" if name == "‖" else "–"
+    text = f"{100 * levels[-1]['paired']['area']:.0f}"
+    return f"**{text}**" if levels[-1]["verdict"] == "pays" else text
+
+
+def areas(found: Mapping[str, Any], source: str) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """By dim and corruption, from weak to strong."""
+    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for area in found["areas"]:
+        if area["source"] == source:
+            cells.setdefault((area["dim"], area["corruption"]), []).append(area)
+    return cells
+
+
+def columns(found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The corruptions that a person can tell at full strength, and the others."""
+    names = list(found["corruptions"])
+    told = [name for name in names if HACKS[name].detectable(max(found["corruptions"][name]["strengths"]))]
+    return told, [name for name in names if name not in told]
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    notes = [f"- {dim['name']}: {dim['note']}" for dim in found["dims"] if dim["note"]]
+    lost = [f"- {row['dim']}: {row['times']} × {row['why']}" for row in found["unscored"] if row["why"] != "untouched"]
+    left = [f"- left out: {one['name']}: {one['why']}" for one in found.get("left_out", [])]
+    same = [row["times"] for row in found["unscored"] if row["why"] == "untouched"]
+    alike = [f"- {max(same)} corrupted clips are the same as before, and not counted"] if same else []
+    return ["## Notes", "", *notes, *alike, *lost, *left, ""]
+
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+
+
+def colour(area: float) -> str:
+    """Teal where a corruption costs, orange where it pays, pale at 0.5.
+
+    >>> colour(0.5), colour(1.0), colour(0.0)
+    ('#f5f5f2', '#0b7a75', '#c2571a')
+    """
+    share, end = min(1.0, abs(2 * area - 1)), GAIN if area > 0.5 else LOSS
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(NONE, end, strict=True))
+
+
+def picture(found: Mapping[str, Any]) -> str:
+    """One panel a source of clips: dims by corruptions."""
+    sources = [source for source in found["clips"] if source != "all"] or ["all"]
+    told, apart = columns(found)
+    groups = {name for name in PROFILES if any(dim["profile"] == name for dim in found["dims"])}
+    panel = TOP + HIGH * (len(found["dims"]) + len(groups)) + 14
+    width, height = LEFT + CELL * (len(told) + len(apart)) + (44 if apart else 20), 62 + panel * len(sources) + 64
+    parts = [_text(16, 30, "Which dims notice which fault, and which pay for it", 17, bold=True),
+             _text(16, 50, "area under ROC of a corrupted clip against its own sound self, both saved with loss", 12)]
+    parts += [_panel(found, source, 62 + panel * k) for k, source in enumerate(sources)]
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+            f'role="img" aria-label="areas under ROC by dim and corruption" '
+            f'font-family="ui-sans-serif,system-ui,Segoe UI,Helvetica,Arial,sans-serif">'
+            f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}'
+            f"{_legend(16, height - 44)}</svg>\n")
+
+
+def _panel(found: Mapping[str, Any], source: str, y: float) -> str:
+    told, apart = columns(found)
+    counted, cells = found["clips"][source], areas(found, source)
+    title = f"{counted['clips']} {TITLES[source]}"
+    places = {name: LEFT + CELL * k + (24 if name in apart else 0) for k, name in enumerate([*told, *apart])}
+    parts = [_text(16, y + TOP - 12, title, 12.5, bold=True)]
+    parts += [_head(name, x, y + TOP - 8) for name, x in places.items()]
+    top = y + TOP
+    for profile, words in PROFILES.items():
+        dims = [dim["name"] for dim in found["dims"] if dim["profile"] == profile]
+        if not dims:
+            continue
+        parts.append(_text(16, top + 18, words, 11, GREY))
+        parts += [_row(cells, dim, places, top + HIGH * (k + 1)) for k, dim in enumerate(dims)]
+        top += HIGH * (len(dims) + 1)
+    return "".join(parts)
+
+
+def _row(cells: Mapping[tuple[str, str], list[Mapping[str, Any]]], dim: str, places: Mapping[str, float],
+         y: float) -> str:
+    drawn = "".join(_cell(cells.get((dim, name), []), x, y, HACKS[name].told_from) for name, x in places.items())
+    return _text(LEFT - 10, y + 18, dim, 12, anchor="end", bold=dim == "default") + drawn
+
+
+def _cell(levels: Sequence[Mapping[str, Any]], x: float, y: float, told_from: float) -> str:
+    """The greatest strength as a field with its number, the weaker ones as strips above it."""
+    if not levels or levels[-1]["paired"]["area"] is None:
+        return _text(x + CELL / 2, y + 18, "–", 10, GREY, "middle")
+    *weak, full = levels
+    area, wide = full["paired"]["area"], (CELL - 3) / max(len(weak), 1)
+    frame = ' stroke="#1b1c1e" stroke-width="1.6"' if full["verdict"] == "pays" else ""
+    fade = "" if full["strength"] >= told_from else ' opacity=".6"'
+    strips = "".join(f'<rect x="{x + 1.5 + k * wide:.1f}" y="{y + 1}" width="{wide - 1:.1f}" height="4" '
+                     f'fill="{colour(level["paired"]["area"])}"{fade}/>'
+                     for k, level in enumerate(weak) if level["paired"]["area"] is not None)
+    ink = "#ffffff" if abs(area - 0.5) > 0.3 and not fade else "#1b1c1e"
+    title = f"<title>{escape(full['dim'])}, {escape(full['corruption'])}: {area:.2f}</title>"
+    return (f'{strips}<rect x="{x + 1.5}" y="{y + 6}" width="{CELL - 3}" height="{HIGH - 8}" rx="2" '
+            f'fill="{colour(area)}"{frame}{fade}>{title}</rect>' +
+            _text(x + CELL / 2, y + 19, f"{100 * area:.0f}", 10.5, ink, "middle"))
+
+
+def _head(name: str, x: float, y: float) -> str:
+    at = x + 0.55 * CELL
+    return (f'<text x="{at:g}" y="{y:g}" font-size="11.5" fill="#1b1c1e" transform="rotate(-55 {at:g} {y:g})">'
+            f"{escape(name)}</text>")
+
+
+def _legend(x: float, y: float) -> str:
+    boxes = "".join(f'<rect x="{x + 34 * k}" y="{y - 10}" width="32" height="13" rx="2" fill="{colour(k / 6)}"/>'
+                    for k in range(7))
+    return boxes + _text(x + 246, y, "0: it always pays      0.5: not noticed      1: it always costs", 11, GREY) + \
+        _text(x, y + 22, "number and field: full strength, in hundredths; strips above it: a quarter and half of it; "
+              "framed: it pays, by its 95 % interval; right: what a person could not tell from the clip", 11, GREY)
+
+
+def _text(x: float, y: float, words: str, size: float, fill: str = "#1b1c1e", anchor: str = "start",
+          bold: bool = False) -> str:
+    weight = ' font-weight="650"' if bold else ""
+    return (f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{fill}" text-anchor="{anchor}"{weight}>'
+            f"{escape(words)}</text>")

@@ -1,0 +1,41 @@
+"""Others' arithmetic on networks that may be shipped where theirs may not: their formula, not their numbers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from vidrl.rewards._rife import Rife
+from vidrl.rewards._weights import found, tensors
+from vidrl.rewards.rife_smoothness import CURE, FILE, PACKAGE
+from vidrl.rewards.vbench_motion_smoothness import VbenchMotionSmoothness
+
+
+class MotionSmoothnessByRife(VbenchMotionSmoothness):
+    """VBench's motion_smoothness with RIFE (arXiv:2011.06294) in place of AMT-S, whose licence forbids to ship it.
+
+    Not comparable with published numbers. Raises ImportError where RIFE's weights are missing, at first use.
+
+    Source: VBench, arXiv:2311.17982.
+    """
+
+    needs = (PACKAGE,)
+
+    def __init__(self, chunk: int = 4) -> None:
+        super().__init__(midway, chunk)
+
+
+def midway(first: Tensor, last: Tensor) -> Tensor:
+    """The frames between two batches (N, 3, H, W) in [0, 1]."""
+    with torch.no_grad():
+        between: Tensor = _rife()(first, last)
+    return between.clamp(0, 1)
+
+
+@lru_cache(maxsize=1)
+def _rife() -> Rife:
+    network = Rife().eval().requires_grad_(False)
+    network.load_state_dict(tensors(found(PACKAGE, FILE, CURE)))
+    return network
