@@ -8,7 +8,7 @@ so that an area of 1 is a corruption that always costs, 0.5 one that is not noti
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,8 +63,10 @@ def own_area(shares: Values, groups: Sequence[Hashable], draws: int = 2000) -> A
     known = np.isfinite(shares)
     if not known.any():
         return Area(math.nan, math.nan, math.nan, 0)
-    values, weights = shares[known], _weights([g for g, k in zip(groups, known, strict=True) if k], draws)
-    return _area(float(values.mean()), weights @ values / weights.sum(1), int(known.sum()), _count(groups, known))
+    at, count = _numbered(groups, known)
+    sums, sizes = np.bincount(at, shares[known], count), np.bincount(at, minlength=count)
+    means = np.concatenate([(drawn @ sums) / (drawn @ sizes) for drawn in _draws(count, draws)])
+    return _area(float(shares[known].mean()), means, len(at), count)
 
 
 def any_area(shares: Values, groups: Sequence[Hashable], draws: int = 1000) -> Area:
@@ -76,16 +78,24 @@ def any_area(shares: Values, groups: Sequence[Hashable], draws: int = 1000) -> A
     known = np.isfinite(np.diagonal(shares))
     if not known.any():
         return Area(math.nan, math.nan, math.nan, 0)
-    inner, weights = shares[np.ix_(known, known)], _weights([g for g, k in zip(groups, known, strict=True) if k], draws)
+    (at, count), inner = _numbered(groups, known), shares[np.ix_(known, known)]
+    weights = np.concatenate([drawn[:, at] for drawn in _draws(count, draws)])  # how often each clip is drawn
     means = ((weights @ inner) * weights).sum(1) / weights.sum(1) ** 2
-    return _area(float(inner.mean()), means, int(known.sum()), _count(groups, known))
+    return _area(float(inner.mean()), means, len(at), count)
 
 
-def _weights(groups: Sequence[Hashable], draws: int) -> Values:
-    """How often each clip is drawn, (draws, N): groups are drawn with replacement, seed 0."""
-    names = list(dict.fromkeys(groups))
-    counts = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-    return counts[:, [names.index(group) for group in groups]].astype(float)
+def _draws(count: int, draws: int) -> Iterator[Values]:
+    """How often each of `count` groups is drawn, with replacement, seed 0: (draws, count) in pieces of 32 MB."""
+    rng, piece = np.random.default_rng(0), max(1, 2**22 // count)
+    for start in range(0, draws, piece):
+        yield rng.multinomial(count, np.full(count, 1 / count), min(piece, draws - start)).astype(float)
+
+
+def _numbered(groups: Sequence[Hashable], known: Values) -> tuple[Values, int]:
+    """The group of each known entry as a number, and how many groups there are."""
+    index: dict[Hashable, int] = {}
+    at = [index.setdefault(group, len(index)) for group, k in zip(groups, known, strict=True) if k]
+    return np.array(at), len(index)
 
 
 def _area(value: float, means: Values, n: int, groups: int) -> Area:
@@ -96,7 +106,3 @@ def _area(value: float, means: Values, n: int, groups: int) -> Area:
     if value == 0:
         high = max(high, 1 - edge)
     return Area(value, low, high, n)
-
-
-def _count(groups: Sequence[Hashable], known: Values) -> int:
-    return len({group for group, k in zip(groups, known, strict=True) if k})

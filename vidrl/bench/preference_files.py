@@ -1,0 +1,280 @@
+"""Files of human choices between clips: our own layout, VideoGen-RewardBench's and VideoFeedback's."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from vidrl.rewards.video import SUFFIXES, find
+
+WORDS = {"a": 1, "b": -1, "tie": 0, "same": 0}
+SCORED = ("visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment", "factual consistency")
+CLIP = ("path", "video", "video_path", "video_link", "id")
+PROMPT = ("prompt", "text_prompt")
+NO_SCORE = {"seed", "fps", "num_frames", "frames", "width", "height", "duration", "rater", "index", *CLIP, *PROMPT}
+EXPECTED = """\
+expected one of these layouts:
+  path_a, path_b, choice (a, b or tie), and if there are prompt, dim or aspect, rater    our own
+  path_A, path_B, prompt, and columns of A, B or same, as VQ, MQ, TA, Overall            VideoGen-RewardBench
+  video link or id, text prompt, and columns of scores, as temporal consistency          VideoFeedback"""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One answer: 1 for the first clip, -1 for the second, 0 for a tie."""
+
+    first: str
+    second: str
+    choice: int
+    aspect: str = "overall"
+    prompt: str = ""
+    rater: str = ""
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What a file says: the choices, which layout was understood, and people's scores of clips where it has them."""
+
+    layout: str
+    choices: list[Choice]
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)  # aspect: clip: mean score
+    asked: dict[str, str] = field(default_factory=dict)  # clip: prompt, of clips in no pair too
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def aspects(self) -> list[str]:
+        """In the order of the file."""
+        return list(dict.fromkeys([*(choice.aspect for choice in self.choices), *self.scores]))
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The prompt of each clip."""
+        return {clip: choice.prompt for choice in self.choices for clip in (choice.first, choice.second)} | self.asked
+
+
+def read(file: str | os.PathLike[str], videos: str | os.PathLike[str] | None = None) -> Preferences:
+    """The choices of a .csv, .tsv, .jsonl or .json file; clips are looked for in `videos`, by default its folder.
+
+    Raises ValueError for a file that is none of the layouts, with its line where a word in it is not understood.
+    """
+    path = Path(file)
+    rows = _rows(path)
+    if not rows:
+        raise ValueError(f"expected rows of choices in {path}, found none")
+    layout = next((layout for layout, knows in LAYOUTS.items() if knows(rows)), None)
+    if layout is None:
+        raise ValueError(f"{path} has the columns {', '.join(rows[0].names.values())}; {EXPECTED}")
+    found = READERS[layout](rows, _Folder(Path(videos) if videos else path.parent))
+    if not found.choices and not found.scores:
+        raise ValueError(f"{path} was read as {found.layout}, but holds no pair: {'; '.join(found.notes)}")
+    return found
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row by its columns in small letters with _ for blanks; `names` are the columns as the file has them."""
+
+    where: str
+    cells: Mapping[str, Any]
+    names: Mapping[str, str]
+
+    def first(self, columns: Sequence[str]) -> str:
+        """The first of these columns that holds anything."""
+        return next((str(self.cells[c]).strip() for c in columns if self.cells.get(c) not in (None, "")), "")
+
+    @classmethod
+    def of(cls, cells: Mapping[str, Any], where: str) -> _Row:
+        small = {str(key).strip().lower().replace(" ", "_"): key for key in cells}
+        return cls(where, {name: cells[key] for name, key in small.items()}, {n: str(k) for n, k in small.items()})
+
+
+def _rows(path: Path) -> list[_Row]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        raise ValueError(f"{path} is Parquet, which is not read here: pandas.read_parquet(...).to_json(..., "
+                         "orient='records', lines=True) makes a .jsonl of it")
+    if suffix not in (".csv", ".tsv", ".jsonl", ".json"):
+        raise ValueError(f"expected choices in a .csv, .tsv, .jsonl or .json file, got {path.name!r}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected a UTF-8 file of choices at {path}, but {error}") from error
+    if suffix in (".csv", ".tsv"):
+        return _table(text, path, "\t" if suffix == ".tsv" else ",")
+    return _objects(text, path, suffix == ".jsonl")
+
+
+def _table(text: str, path: Path, delimiter: str) -> list[_Row]:
+    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
+    rows = []
+    for cells in reader:
+        if None in cells or None in cells.values():
+            raise ValueError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} columns; a "
+                             "prompt with commas needs quotes")
+        rows.append(_Row.of(cells, f"{path}, line {reader.line_num}"))
+    return rows
+
+
+def _objects(text: str, path: Path, lines: bool) -> list[_Row]:
+    try:
+        found = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is no {'JSON a line' if lines else 'JSON'}: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ValueError(f"expected a list of objects in {path}, one a clip or pair")
+    return [_Row.of(row, f"{path}, row {i}") for i, row in enumerate(found, 1)]
+
+
+# --- layouts ---------------------------------------------------------------------------------------------------------
+
+
+def _ours(rows: Sequence[_Row]) -> bool:
+    return {"path_a", "path_b", "choice"} <= set(rows[0].cells)
+
+
+def _reward_bench(rows: Sequence[_Row]) -> bool:
+    return {"path_a", "path_b"} <= set(rows[0].cells) and bool(_answered(rows))
+
+
+def _feedback(rows: Sequence[_Row]) -> bool:
+    return bool(rows[0].first(CLIP)) and bool(_scores(rows[0]) or _numeric(rows))
+
+
+def _read_ours(rows: Sequence[_Row], folder: _Folder) -> Preferences:
+    choices = [Choice(folder.path(row.first(["path_a"]), row.where), folder.path(row.first(["path_b"]), row.where),
+                      _word(row, "choice"), row.first(["aspect", "dim"]) or "overall", row.first(PROMPT),
+                      row.first(["rater"])) for row in rows]
+    return Preferences("pairs with a choice (path_a, path_b, choice)", choices)
+
+
+def _read_reward_bench(rows: Sequence[_Row], folder: _Folder) -> Preferences:
+    aspects, choices, blank = _answered(rows), [], 0
+    for row in rows:
+        pair = [folder.path(row.first([name]), row.where) for name in ("path_a", "path_b")]
+        for aspect in aspects:
+            if not row.first([aspect]):
+                blank += 1
+                continue
+            choices.append(Choice(pair[0], pair[1], _word(row, aspect), row.names[aspect], row.first(PROMPT),
+                                  row.first(["rater"])))
+    notes = [f"{blank} answers are blank in the file"] if blank else []
+    names = ", ".join(rows[0].names[aspect] for aspect in aspects)
+    return Preferences(f"VideoGen-RewardBench (path_A, path_B; answers in {names})", choices, notes=notes)
+
+
+def _read_feedback(rows: Sequence[_Row], folder: _Folder) -> Preferences:
+    numeric = _numeric(rows)
+    table: dict[tuple[str, str, str], list[tuple[str, float]]] = {}  # prompt, aspect, rater: clips and scores
+    means: dict[str, dict[str, list[float]]] = {}
+    asked: dict[str, str] = {}
+    for row in rows:
+        prompt, clip = row.first(PROMPT) or _quoted(row), folder.path(row.first(CLIP), row.where, row.first(["id"]))
+        asked[clip] = prompt
+        for aspect, value in (_scores(row) or _numbers(row, numeric)).items():
+            table.setdefault((prompt, aspect, row.first(["rater"])), []).append((clip, value))
+            means.setdefault(aspect, {}).setdefault(clip, []).append(value)
+    choices = [Choice(a, b, (x > y) - (x < y), aspect, prompt, rater) for (prompt, aspect, rater), some in table.items()
+               if prompt for (a, x), (b, y) in combinations(some, 2) if a != b]
+    scores = {aspect: {clip: sum(some) / len(some) for clip, some in clips.items()} for aspect, clips in means.items()}
+    alone = len({prompt for prompt, _, _ in table}) - len({choice.prompt for choice in choices})
+    notes = [f"{alone} prompts have one clip, and so no pair"] if alone else []
+    return Preferences(f"VideoFeedback (scores of single clips; pairs within a prompt; {', '.join(scores)})", choices,
+                       scores, asked, notes)
+
+
+LAYOUTS = {"ours": _ours, "reward bench": _reward_bench, "feedback": _feedback}
+READERS = {"ours": _read_ours, "reward bench": _read_reward_bench, "feedback": _read_feedback}
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+
+def _word(row: _Row, column: str) -> int:
+    said = str(row.cells[column]).strip()
+    if said.lower() not in WORDS:
+        raise ValueError(f"{row.where}: expected {row.names[column]} to be a, b or tie (same), got {said!r}")
+    return WORDS[said.lower()]
+
+
+def _answered(rows: Sequence[_Row]) -> list[str]:
+    """Columns that hold nothing but answers."""
+    return [name for name in rows[0].cells if _holds(rows, name, lambda word: word.lower() in WORDS)]
+
+
+def _holds(rows: Sequence[_Row], name: str, right: Any) -> bool:
+    words = [word for row in rows if (word := row.first([name]))]
+    return bool(words) and all(map(right, words))
+
+
+def _scores(row: _Row) -> dict[str, float]:
+    """Scores as VideoFeedback and VideoScore-Bench write them: in columns, a list, or the text of a conversation."""
+    named = {name: row.cells[key] for name in SCORED if row.first([key := name.replace(" ", "_")])}
+    if not named and isinstance(row.cells.get("score_list"), list):
+        named = dict(zip(SCORED, row.cells["score_list"], strict=False))
+    if not named:
+        named = dict(re.findall(r"^\s*([a-z][a-z -]+):\s*([\d.]+)\s*$", _said(row, 1), re.MULTILINE))
+    return {name: float(value) for name, value in named.items() if _is_number(value)}
+
+
+def _said(row: _Row, turn: int) -> str:
+    turns = row.cells.get("conversations")
+    known = isinstance(turns, list) and len(turns) > turn and isinstance(turns[turn], dict)
+    return str(turns[turn].get("value", "")) if known and turns else ""
+
+
+def _quoted(row: _Row) -> str:
+    """The prompt inside the question of VideoScore-Bench."""
+    found = re.search(r'text prompt is "(.*?)",?\s*\n', _said(row, 0) + "\n", re.DOTALL)
+    return found.group(1) if found else ""
+
+
+def _numeric(rows: Sequence[_Row]) -> list[str]:
+    """Columns of numbers that may be scores."""
+    return [name for name in rows[0].cells if name not in NO_SCORE and _holds(rows, name, _is_number)]
+
+
+def _numbers(row: _Row, names: Iterable[str]) -> dict[str, float]:
+    return {row.names[name]: float(word) for name in names if (word := row.first([name]))}
+
+
+def _is_number(word: Any) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except (TypeError, ValueError):
+        return False
+
+
+class _Folder:
+    """Where the clips of a file lie: by their path, or, for links and bare ids, by their name anywhere below."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names: dict[str, Path] | None = None
+
+    def path(self, name: str, where: str, other: str = "") -> str:
+        """The path of a clip; where there is none, the path at which it was expected."""
+        if not name:
+            raise ValueError(f"{where}: expected the path of a clip, got nothing")
+        name = name.rsplit("/", 1)[-1] if "://" in name else name
+        plain = self.folder / name
+        if plain.is_file():
+            return os.path.normpath(plain)
+        found = (self._below().get(Path(word).stem) for word in (name, other) if word)
+        return os.path.normpath(next((path for path in found if path), plain))
+
+    def _below(self) -> dict[str, Path]:
+        if self._names is None:
+            listed = find([self.folder]) if self.folder.is_dir() else []
+            self._names = {path.stem: path for path in listed if path.suffix.lower() in SUFFIXES}
+        return self._names

@@ -1,0 +1,214 @@
+"""Agreement with people: how often each dim chooses the clip that people chose, with what people themselves reach.
+
+    vidrl bench --preferences choices.csv --out runs/people
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidrl.bench import preference_files, preference_page
+from vidrl.bench.agreement import calibrate, ceiling, chance_with_ties, clusters, majority, spearman, with_ties
+from vidrl.bench.agreement import without_ties as decided
+from vidrl.bench.detection import Area, own_area
+from vidrl.bench.preference_files import Choice, Preferences
+
+if TYPE_CHECKING:
+    from vidrl.bench.dims import Dim
+    from vidrl.bench.items import Item
+    from vidrl.bench.suite import Suite
+
+FREE = ("vbench_temporal_flickering", "vbench_dynamic_degree", "lai_warping_error", "evalcrafter_warping_error")
+Clip = Mapping[str, Any]  # a clip of results.json: at least value and why, by dim
+Measure = Callable[["list[Item]", "Suite"], Iterable[Clip]]  # one clip an item, in order
+
+
+def run(file: str | os.PathLike[str], suite: Suite | None = None, out: str | os.PathLike[str] | None = None, *,
+        videos: str | os.PathLike[str] | None = None, raters: str = "majority", measure: Measure | None = None,
+        beside: bool = True, jobs: int = 0, timeout: float | None = None, command: str = "") -> dict[str, Any]:
+    """Score the clips of a file of choices and say how far each dim agrees with people; files go to the folder `out`.
+
+    `raters`: "majority", one answer a pair; "each", every answer for itself; or the name of one rater. `beside` adds
+    others' dims without weights to the suite's. `measure` scores items, by default as `vidrl bench` does, in `jobs`
+    processes. Raises ValueError for a file that is not understood, or a rater who is not in it.
+    """
+    read = preference_files.read(file, videos)
+    chosen = _suite(suite, beside)
+    prompts = read.prompts
+    clips = dict(zip(prompts, (measure or _measured(jobs, timeout, out))(_items(prompts), chosen), strict=True))
+    found = results(read, clips, chosen.dims, raters) | {
+        "command": command, "file": str(file), "suite": {"name": chosen.name, "version": chosen.version},
+        "protocol": {"hash": chosen.protocol.hash}, "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    if out is not None:
+        write(found, Path(out))
+    return found
+
+
+def results(read: Preferences, clips: Mapping[str, Clip], dims: Sequence[Dim],
+            raters: str = "majority") -> dict[str, Any]:
+    """The tables, from what was read and the clips' values."""
+    pairs = {aspect: _pairs(read, aspect, raters) for aspect in read.aspects}
+    values = {dim.name: {clip: _value(row, dim.name) for clip, row in clips.items()} for dim in dims}
+    rows = [_row(aspect, some, dim, values[dim.name], read.scores.get(aspect, {}))
+            for aspect, some in pairs.items() for dim in dims]
+    return {
+        "format": 1, "layout": read.layout, "raters": raters, "clips": len(clips),
+        "people": [_people(aspect, _pairs(read, aspect, "majority"), read) for aspect in pairs],
+        "table": rows,
+        "unscored": [{"path": path, "dim": dim.name, "why": _why(row, dim.name)} for path, row in clips.items()
+                     for dim in dims if math.isnan(_value(row, dim.name))],
+        "notes": [*read.notes, *_notes(rows)],
+    }
+
+
+def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
+    """preferences.json and preferences.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"json": json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+             "md": preference_page.page(found)}
+    for kind, text in texts.items():
+        (folder / f"preferences.{kind}").write_text(text, encoding="utf-8")
+    return [folder / f"preferences.{kind}" for kind in texts]
+
+
+# --- what is scored --------------------------------------------------------------------------------------------------
+
+
+def _suite(suite: Suite | None, beside: bool) -> Suite:
+    from vidrl.bench import meta_dims
+    from vidrl.bench import suite as suites
+
+    chosen = suite if suite is not None else suites.load("temporal")
+    names = {dim.name for dim in chosen.dims}
+    others = [dim for dim in meta_dims.dims(FREE) if dim.name not in names] if beside else []
+    return replace(chosen, dims=(*chosen.dims, *others))
+
+
+def _items(prompts: Mapping[str, str]) -> list[Item]:
+    from vidrl.bench.items import Item
+
+    return [Item(Path(path), prompt) for path, prompt in prompts.items()]
+
+
+def _measured(jobs: int, timeout: float | None, out: str | os.PathLike[str] | None) -> Measure:
+    raise NotImplementedError
+
+
+def _value(clip: Clip, dim: str) -> float:
+    found = clip.get("value", {}).get(dim)
+    return math.nan if found is None else float(found)
+
+
+def _why(clip: Clip, dim: str) -> str:
+    why = clip.get("why") or {}
+    return str(why if isinstance(why, str) else why.get(dim) or "unscored")
+
+
+# --- pairs -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two clips and what raters said of them: 1 for the first, -1 for the second, 0 for a tie."""
+
+    first: str
+    second: str
+    prompt: str
+    votes: tuple[int, ...]
+
+
+def _pairs(read: Preferences, aspect: str, raters: str) -> list[Pair]:
+    """The pairs of one aspect: one a pair of clips, or one an answer if `raters` is "each"."""
+    choices = [choice for choice in read.choices if choice.aspect == aspect]
+    if raters == "each":
+        return [Pair(c.first, c.second, c.prompt, (c.choice,)) for c in choices]
+    if raters != "majority":
+        known = sorted({choice.rater for choice in read.choices if choice.rater})
+        choices = [choice for choice in choices if choice.rater == raters]
+        if raters not in known:
+            raise ValueError(f"expected raters to be majority, each, or one of {', '.join(known) or 'none named'}, got "
+                             f"{raters!r}")
+    return _grouped(choices)
+
+
+def _grouped(choices: Iterable[Choice]) -> list[Pair]:
+    """All answers on the same two clips together, whichever was shown first."""
+    votes: dict[tuple[str, str, str], list[int]] = {}
+    for choice in choices:
+        key = (choice.first, choice.second, choice.prompt)
+        turned = (choice.second, choice.first, choice.prompt)
+        if turned in votes:
+            votes[turned].append(-choice.choice)
+        else:
+            votes.setdefault(key, []).append(choice.choice)
+    return [Pair(*key, tuple(some)) for key, some in votes.items()]
+
+
+def _clusters(pairs: Sequence[Pair]) -> list[int]:
+    """Pairs of one prompt, or that share a clip, are one when draws are made."""
+    prompt = lambda pair: f"prompt {pair.prompt.strip().casefold()}" if pair.prompt.strip() else ""  # noqa: E731
+    return clusters((prompt(pair), f"clip {pair.first}", f"clip {pair.second}") for pair in pairs)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _row(aspect: str, pairs: Sequence[Pair], dim: Dim, values: Mapping[str, float],
+         scores: Mapping[str, float]) -> dict[str, Any]:
+    human = np.array([majority(pair.votes) for pair in pairs])
+    model = np.array([values[pair.first] - values[pair.second] for pair in pairs])
+    groups, known = _clusters(pairs), ~np.isnan(model)
+    _, epsilon = calibrate(human, model)
+    half = decided(human, model, half=True)
+    rank = spearman(np.array(list(scores.values())), np.array([values[clip] for clip in scores]))
+    return {
+        "aspect": aspect, "dim": dim.name, "profile": dim.profile, "pairs": len(pairs), "scored": int(known.sum()),
+        "ties": int((human[known] == 0).sum()), "model_ties": int((model[known & (human != 0)] == 0).sum()),
+        "without_ties": _plain(own_area(decided(human, model), groups)), "half": _plain(own_area(half, groups)),
+        "with_ties": _plain(own_area(with_ties(human, model, epsilon), groups)), "epsilon": _number(epsilon),
+        "chance_with_ties": _number(chance_with_ties(human[known])),
+        "missing_as_chance": _number(float(np.where(np.isnan(half), 0.5, half)[human != 0].mean()))
+        if (human != 0).any() else None,
+        "spearman": _number(rank),
+    }
+
+
+def _people(aspect: str, pairs: Sequence[Pair], read: Preferences) -> dict[str, Any]:
+    """What raters reach against each other, and how often they took the clip that was shown first."""
+    found, groups = ceiling([pair.votes for pair in pairs]), _clusters(pairs)
+    where = [groups[i] for i in found.rows]
+    several = sum(len(pair.votes) > 1 for pair in pairs)
+    shown = [choice for choice in read.choices if choice.aspect == aspect]
+    first = np.array([math.nan if c.choice == 0 else float(c.choice == 1) for c in shown])
+    by_shown = _clusters([Pair(c.first, c.second, c.prompt, (c.choice,)) for c in shown])
+    human = np.array([majority(pair.votes) for pair in pairs])
+    return {"aspect": aspect, "pairs": len(pairs), "answers": sum(len(pair.votes) for pair in pairs),
+            "several": several, "ties": int((human == 0).sum()), "clusters": len(set(groups)),
+            "without_ties": _plain(own_area(found.decided, where)) if several else None,
+            "with_ties": _plain(own_area(found.three_way, where)) if several else None,
+            "first": None if read.scores else _plain(own_area(first, by_shown))}
+
+
+def _plain(area: Area) -> dict[str, Any]:
+    return {key: _number(getattr(area, key)) for key in ("value", "low", "high")} | {"n": area.n}
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know before he compares rows."""
+    lost = [f"{row['dim']} ({row['aspect']}): {row['pairs'] - row['scored']} of {row['pairs']} pairs have a clip "
+            "without a value" for row in rows if row["scored"] < row["pairs"]]
+    few = [f"{row['aspect']}: only {row['scored']} pairs" for row in rows if 0 < row["scored"] < 100]
+    return [*lost, *dict.fromkeys(few)]
