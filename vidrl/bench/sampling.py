@@ -1,0 +1,248 @@
+"""The clips of a suite's prompts, made by a model: the same noise for every model, none made twice, none lost.
+
+`out/clips` holds 0003-1.mp4 (the suite's prompt 3, its second clip) and prompts.csv, so that `vidrl bench out/clips`
+measures them again; `out/sampling.json` says what made them. Files are lossless, that the model be measured and not the
+codec: of 16 clips of tiny-wan, 32 pixels wide, H.264 at crf 16 moved motion_target by 0.20 a clip, a lossless file by
+0.003. `lossless = false` in the suite's [sampling] writes what browsers play, for large pictures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidrl import checkpoint, plugin
+from vidrl.backbones.base import Cond, Denoiser, PromptCache
+from vidrl.bench import dims, manifest
+from vidrl.bench.items import Found, Item
+from vidrl.bench.protocol import digest
+from vidrl.bench.suite import BadSuite, Suite
+from vidrl.policy import Policy, load_adapter
+from vidrl.rollout import draws, generate
+
+Row = Mapping[str, Any]
+OWN = ("steps", "lossless", "world")  # keys of [sampling] that are no options of the backbone
+EXPECT = "expect"  # of a prompt's row: for tests and people, the dims read the words
+
+
+class Changed(ValueError):
+    """A folder whose clips another model, adapter, seed or number of steps made."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One clip to be made. Its noise is named by seed and prompt, and by nothing else."""
+
+    name: str
+    row: Row
+    seed: int
+
+    @property
+    def prompt(self) -> str:
+        return str(self.row["prompt"])
+
+    def draw(self) -> torch.Generator:
+        return draws(self.seed, [("bench", self.prompt)])[0]
+
+    def item(self, folder: Path) -> Item:
+        meta = {key: str(value) for key, value in self.row.items() if key not in (*manifest.COLUMNS, EXPECT)}
+        return Item(folder / self.name, self.prompt, self.seed, None, meta)
+
+
+def sample(
+    model: str, lora: str | Path | None, suite: Suite, out: str | Path, *, backbone: str = "wan",
+    options: Mapping[str, Any] | None = None, limit: int = 0, per_prompt: int = 0, steps: int = 0, seed: int = 0,
+    device: str = "", anew: bool = False, progress: bool = True,
+) -> Found:  # fmt: skip
+    """Clips of the suite's prompts, the first `limit` (0: all), from a model folder or hub id, with or without a LoRA.
+
+    0 for `per_prompt` and `steps` is the suite's. Clip k of a prompt has seed `seed` + k; `vidrl.rollout.draws(seed +
+    k, [("bench", prompt)])` is its noise. What is in the folder already is not made again. `options` are the
+    backbone's. Raises Changed where the folder's clips come from something else and not `anew`, BadSuite for a suite
+    without prompts, RuntimeError where no clip could be made.
+    """
+    found, note = prompts(suite, _folder(model))
+    given = {key: value for key, value in suite.sampling.items() if key not in OWN} | dict(options or {})
+    makes = _load(backbone, model, given)
+    steps, lossless = steps or int(suite.sampling.get("steps", 20)), bool(suite.sampling.get("lossless", True))
+    made_by = {
+        "model": _identity(model), "backbone": backbone, "options": given, "steps": steps, "seed": seed,
+        "lora": _identity(lora) if lora else None, "prompts": digest([row["prompt"] for row in found]),
+        "lossless": lossless,
+    }  # fmt: skip
+    makes.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    policy = load_adapter(makes, lora) if lora else makes
+    claim(Path(out), made_by, anew)
+    jobs = tasks(found[: limit or None], per_prompt or suite.per_prompt, seed)
+    done = make(policy, jobs, Path(out), steps, lossless, progress)
+    return Found(done.items, done.skipped, [note, *done.notes])
+
+
+def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
+    """The rows of the suite's prompts that the model understands, and a note that says which they are.
+
+    A model whose vidrl.json says `"prompts": "world"` knows the captions of `vidrl.world` alone, and gets the file that
+    the suite's [sampling] names `world`. Raises BadSuite where there is none.
+
+    >>> from vidrl.bench import suite
+    >>> rows, note = prompts(suite.load("motion"))
+    >>> rows[0]["prompt"], note
+    ('A chestnut horse walks slowly to the left along a sandy beach. A clip of two seconds.', \
+'prompts are those of motion.jsonl (176)')
+    """
+    if suite.prompts is None:
+        raise BadSuite(f"the suite {suite.name!r} has no prompts to sample: measure a folder with it, or take one that "
+                       "has, as --suite motion")
+    language, file = _language(model), suite.prompts
+    if language:
+        if language not in suite.sampling:
+            raise BadSuite(f"{model} understands {language!r} prompts alone, and the suite {suite.name!r} names no "
+                           f'file of them: write [sampling] {language} = "FILE.jsonl" into it, or take --suite motion')
+        file = suite.prompts.parent / str(suite.sampling[language])
+    rows = _rows(file)
+    said = f", since the model understands {language!r} prompts alone" if language else ""
+    return rows, f"prompts are those of {file.name} ({len(rows)}){said}"
+
+
+def tasks(rows: Sequence[Row], per_prompt: int, seed: int) -> list[Task]:
+    """The clips to be made: every prompt once, then every prompt a second time ..., so that a stop leaves all of them.
+
+    >>> [(task.name, task.seed) for task in tasks([{"prompt": "a"}, {"prompt": "b"}], 2, seed=5)]
+    [('0000-0.mp4', 5), ('0001-0.mp4', 5), ('0000-1.mp4', 6), ('0001-1.mp4', 6)]
+    """
+    return [Task(f"{i:04d}-{k}.mp4", row, seed + k) for k in range(per_prompt) for i, row in enumerate(rows)]
+
+
+def claim(out: Path, made_by: Mapping[str, Any], anew: bool = False) -> None:
+    """Say in out/sampling.json what makes the clips there. Raises Changed where something else made them."""
+    file = out / "sampling.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    now = json.loads(json.dumps(made_by))
+    if before is not None and before != now and not anew:
+        told = [f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in now if before.get(key) != now.get(key)]
+        raise Changed(f"{out / 'clips'} holds clips made otherwise ({'; '.join(told)}): give another --out, or delete "
+                      "the folder")
+    if before != now:
+        for clip in (out / "clips").glob("*.mp4"):
+            clip.unlink()
+    (out / "clips").mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(file, json.dumps(now, indent=1))
+
+
+def make(
+    policy: Policy | Denoiser, jobs: Sequence[Task], out: Path, steps: int, lossless: bool = True,
+    progress: bool = True, encode: Callable[[Sequence[str]], Cond] | None = None,
+) -> Found:  # fmt: skip
+    """Make the clips that out/clips lacks, one by one, so that no clip's last bits tell its company.
+
+    A clip that fails is skipped with the reason. Raises RuntimeError where not one is there in the end.
+    """
+    folder, skipped = out / "clips", list[dict[str, str]]()
+    backbone = policy.backbone if isinstance(policy, Policy) else policy
+    encode = encode or PromptCache(backbone)
+    missing = [task for task in jobs if not (folder / task.name).is_file()]
+    write_table(folder, jobs)
+    for task in _bar(missing, len(jobs), progress):
+        why = _made(policy, task, folder / task.name, steps, lossless, encode)
+        skipped += [{"path": str(folder / task.name), "why": why, "prompt": task.prompt}] if why else []
+    items = sorted((task.item(folder) for task in jobs if (folder / task.name).is_file()), key=lambda item: item.path)
+    if not items:
+        raise RuntimeError(f"not one of {len(jobs)} clips could be made; the first: {skipped[0]['why']}")
+    kept = len(jobs) - len(missing)
+    return Found(items, skipped, [f"{kept} of {len(jobs)} clips were there already"] if kept else [])
+
+
+def write_table(folder: Path, jobs: Sequence[Task]) -> None:
+    """folder/prompts.csv: the prompts of these clips, and of those that it names and that are still there."""
+    file = folder / "prompts.csv"
+    rows = {row.path: {"path": row.path, "prompt": row.prompt, "seed": row.seed, **row.meta}
+            for row in (manifest.read(file) if file.is_file() else []) if (folder / row.path).is_file()}
+    for task in jobs:
+        item = task.item(folder)
+        rows[task.name] = {"path": task.name, "prompt": item.prompt, "seed": item.seed, **item.meta}
+    columns = dict.fromkeys(key for row in rows.values() for key in row)
+    whole = [{key: row.get(key, "") for key in columns} for _, row in sorted(rows.items())]
+    part = folder / ".prompts.part.csv"
+    manifest.write(part, whole)
+    part.replace(file)
+
+
+def _made(policy: Policy | Denoiser, task: Task, path: Path, steps: int, lossless: bool,
+          encode: Callable[[Sequence[str]], Cond]) -> str:
+    """Make one clip; the reason where it could not be."""
+    from vidrl.rewards import video
+
+    try:
+        clip = generate(policy, [task.prompt], [task.draw()], steps, encode=encode)
+        if not bool(torch.isfinite(clip.video).all()):
+            return f"not made: NaN in frame {_first_bad(clip.video[0])}; the model diverged"
+        video.write(path, clip.video[0], clip.fps, lossless)
+    except ImportError:
+        raise  # of every clip alike
+    except Exception as error:  # noqa: BLE001  whatever a model raises on one prompt, the others go on
+        return f"not made: {type(error).__name__}: {error}"
+    return ""
+
+
+def _first_bad(clip: Tensor) -> int:
+    return int((~torch.isfinite(clip).flatten(1).all(1)).nonzero()[0])
+
+
+def _bar(missing: Sequence[Task], total: int, shown: bool) -> Iterator[Task]:
+    if not shown:
+        yield from missing
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield from missing
+        return
+    yield from tqdm(missing, initial=total - len(missing), total=total, desc="clips", unit="clip", disable=not missing)
+
+
+# --- what makes them -------------------------------------------------------------------------------------------------
+
+
+def _load(backbone: str, model: str, options: Mapping[str, Any]) -> Denoiser:
+    """The model; a backbone that takes no folder, such as toy, is its own model."""
+    takes = plugin.facts("backbones", backbone)["options"]
+    named = {"model": model} if any(option["name"] == "model" for option in takes) else {}
+    return plugin.load("backbones", backbone, **named, **options)
+
+
+def _folder(model: str | Path) -> Path | None:
+    return Path(model) if Path(model).is_dir() else None
+
+
+def _language(model: Path | None) -> str:
+    file = model / "vidrl.json" if model else None
+    return str(json.loads(file.read_text(encoding="utf-8")).get("prompts", "")) if file and file.is_file() else ""
+
+
+def _identity(model: str | Path) -> str:
+    """Of a folder its last name and what is in it, else the name."""
+    folder = _folder(model)
+    return f"{folder.resolve().name} {dims._content(folder)}" if folder else str(model)
+
+
+def _rows(file: Path) -> list[Row]:
+    """The rows of a prompt file, each with a prompt."""
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            told = isinstance(row["prompt"], str) and bool(row["prompt"].strip())
+        except (ValueError, KeyError, TypeError):
+            told = False
+        if not told:
+            raise BadSuite(f'{file}, line {number}: expected {{"prompt": "..."}}, got {line[:60]!r}')
+        rows.append(row)
+    if not rows:
+        raise BadSuite(f"{file} is empty: expected a JSON object with a prompt on each line")
+    return rows
