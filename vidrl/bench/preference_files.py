@@ -56,8 +56,23 @@ class Preferences:
 
     @property
     def prompts(self) -> dict[str, str]:
-        """The prompt of each clip."""
-        return {clip: choice.prompt for choice in self.choices for clip in (choice.first, choice.second)} | self.asked
+        """The prompt of each clip, the first one where a clip comes with several."""
+        return {clip: prompts[0] for clip, prompts in self._prompts().items()}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the file says twice, and differently."""
+        several = [clip for clip, prompts in self._prompts().items() if len(prompts) > 1]
+        return [f"{len(several)} clips come with several prompts, and are scored with the first: {several[0]}"] \
+            if several else []
+
+    def _prompts(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {clip: [prompt] for clip, prompt in self.asked.items()}
+        for choice in self.choices:
+            for clip in (choice.first, choice.second):
+                if choice.prompt not in (known := found.setdefault(clip, [])):
+                    known.append(choice.prompt)
+        return found
 
 
 def read(file: str | os.PathLike[str], videos: str | os.PathLike[str] | None = None) -> Preferences:

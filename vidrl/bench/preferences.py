@@ -34,17 +34,20 @@ Measure = Callable[["list[Item]", "Suite"], Iterable[Clip]]  # one clip an item,
 
 def run(file: str | os.PathLike[str], suite: Suite | None = None, out: str | os.PathLike[str] | None = None, *,
         videos: str | os.PathLike[str] | None = None, raters: str = "majority", measure: Measure | None = None,
-        beside: bool = True, jobs: int = 0, timeout: float | None = None, command: str = "") -> dict[str, Any]:
+        beside: bool = True, jobs: int = 0, timeout: float | None = None, device: str = "cpu",
+        cache: str | os.PathLike[str] | None = None, command: str = "") -> dict[str, Any]:
     """Score the clips of a file of choices and say how far each dim agrees with people; files go to the folder `out`.
 
     `raters`: "majority", one answer a pair; "each", every answer for itself; or the name of one rater. `beside` adds
     others' dims without weights to the suite's. `measure` scores items, by default as `vidrl bench` does, in `jobs`
-    processes. Raises ValueError for a file that is not understood, or a rater who is not in it.
+    processes, keeping what is done in `cache`, by default out/cache. Raises ValueError for a file that is not
+    understood, or a rater who is not in it.
     """
     read = preference_files.read(file, videos)
     chosen = _suite(suite, beside)
-    prompts = read.prompts
-    clips = dict(zip(prompts, (measure or _measured(jobs, timeout, out))(_items(prompts), chosen), strict=True))
+    prompts, kept = read.prompts, cache if cache is not None or out is None else Path(out) / "cache"
+    asked = measure or _measured(jobs, timeout, kept, device)
+    clips = dict(zip(prompts, asked(_items(prompts), chosen), strict=True))
     found = results(read, clips, chosen.dims, raters) | {
         "command": command, "file": str(file), "suite": {"name": chosen.name, "version": chosen.version},
         "protocol": {"hash": chosen.protocol.hash}, "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
@@ -66,7 +69,7 @@ def results(read: Preferences, clips: Mapping[str, Clip], dims: Sequence[Dim],
         "table": rows,
         "unscored": [{"path": path, "dim": dim.name, "why": _why(row, dim.name)} for path, row in clips.items()
                      for dim in dims if math.isnan(_value(row, dim.name))],
-        "notes": [*read.notes, *_notes(rows)],
+        "notes": [*read.notes, *read.warnings, *_notes(rows)],
     }
 
 
@@ -99,8 +102,11 @@ def _items(prompts: Mapping[str, str]) -> list[Item]:
     return [Item(Path(path), prompt) for path, prompt in prompts.items()]
 
 
-def _measured(jobs: int, timeout: float | None, out: str | os.PathLike[str] | None) -> Measure:
-    raise NotImplementedError
+def _measured(jobs: int, timeout: float | None, cache: str | os.PathLike[str] | None, device: str) -> Measure:
+    from vidrl.bench import measure
+
+    kept = Path(cache) if cache is not None else None
+    return lambda items, suite: measure.run(items, suite, kept, jobs, timeout, device)
 
 
 def _value(clip: Clip, dim: str) -> float:
