@@ -1,0 +1,235 @@
+"""Results as others read them: csv for spreadsheets, Markdown and LaTeX for papers, JSON for VBench's leaderboard."""
+
+from __future__ import annotations
+
+import csv as tables
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vidrl.bench.page.facts import (
+    DAGGER,
+    Results,
+    Row,
+    best,
+    compared,
+    difference,
+    listed,
+    mean,
+    plural,
+    probability,
+    prompts,
+    told,
+    verdict,
+)
+
+ABOUT = ("set", "path", "id", "prompt", "seed", "reference", "frames", "fps", "width", "height")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # where spreadsheets begin a formula
+VBENCH = {"aesthetic": "aesthetic_quality", "imaging": "imaging_quality"}  # the others have VBench's names, or none
+DIFFERENCE = ("difference", "95 % interval", "p (Holm)", "wins / ties / losses")
+SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
+           "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+           ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"}
+
+
+DAG = r"\textsuperscript{\dag}"
+
+# --- one row a clip ---------------------------------------------------------------------------------------------------
+
+
+def csv(results: Results) -> str:
+    """One row a clip: where it is from, a column a dimension, and why values are missing; skipped clips too.
+
+    Text that a spreadsheet would take for a formula begins with an apostrophe.
+
+    >>> dims, clip = [{"name": "flicker"}], {"path": "a.mp4", "prompt": "=1+1", "value": {"flicker": -0.5}}
+    >>> csv({"dims": dims, "sets": [{"name": "base", "clips": [clip]}]}).splitlines()[1]
+    "base,a.mp4,,'=1+1,,,,,,,-0.5,"
+    """
+    dims = [dim["name"] for dim in results["dims"]]
+    file = io.StringIO()
+    sheet = tables.writer(file, lineterminator="\n")
+    sheet.writerow([cell(name) for name in (*ABOUT, *dims, "why")])
+    for one in results["sets"]:
+        sheet.writerows(_clip(one["name"], clip, dims) for clip in one["clips"])
+        sheet.writerows(_skipped(one["name"], row, dims) for row in one.get("skipped", []))
+    return _whole(file.getvalue())
+
+
+def cell(value: Any) -> Any:
+    """A cell that no spreadsheet runs: text that begins like a formula gets an apostrophe, numbers stay numbers.
+
+    >>> cell("=cmd"), cell(" @x"), cell("a cat"), cell(-0.5), cell(None)
+    ("'=cmd", "' @x", 'a cat', -0.5, None)
+    """
+    if not isinstance(value, str):
+        return value
+    return f"'{value}" if value.lstrip(" ").startswith(FORMULA) else value
+
+
+def _clip(name: str, clip: Row, dims: Sequence[str]) -> list[Any]:
+    width, height = clip.get("size") or (None, None)
+    about = {**clip, "set": name, "width": width, "height": height}
+    why = "; ".join(f"{dim}: {reason}" for dim, reason in (clip.get("why") or {}).items() if reason)
+    return [cell(one) for one in (*(about.get(key) for key in ABOUT), *(clip["value"].get(dim) for dim in dims), why)]
+
+
+def _skipped(name: str, row: Row, dims: Sequence[str]) -> list[Any]:
+    about = {"set": name, "path": row["path"]}
+    why = f"skipped: {row['why']}"
+    return [cell(one) for one in (*(about.get(key) for key in ABOUT), *([None] * len(dims)), why)]
+
+
+def _whole(text: str) -> str:
+    """Text that can be written as UTF-8: half a character, from a broken file name, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+# --- tables for papers ------------------------------------------------------------------------------------------------
+
+
+def markdown(results: Results) -> str:
+    """The summary as a Markdown table, a second one of the differences, and what a reader must know of both."""
+    names = [one["name"] for one in results["sets"]]
+    rows = [[_mark(dim, _plain, DAGGER), *(_cell(results, name, dim["name"], "**{}**") for name in names)]
+            for dim in results["dims"]]
+    blocks = [_grid(["", *map(_plain, names)], rows)]
+    for (first, second), found in compared(results).items():
+        head = [f"{_plain(second)} − {_plain(first)}", *DIFFERENCE]
+        blocks.append(_grid(head, [_difference(results, row, _plain, "**{}**") for row in found]))
+    return _whole("\n\n".join([*blocks, "\n".join(_said(results, DAGGER))]) + "\n")
+
+
+def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [list(head), *map(list, rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    rule = [f":{'-' * (widths[0] - 1)}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    padded = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
+
+
+def _plain(text: str) -> str:
+    r"""Text in a cell of a Markdown table.
+
+    >>> print(_plain("a|b *c* <d>"))
+    a\|b \*c\* &lt;d>
+    """
+    for sign in "\\`*_[]|#":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
+
+
+def latex(results: Results) -> str:
+    """The summary, and beside it the difference where there are two sets, as a table of booktabs.
+
+    Bold only where a set is better than every other one beyond doubt.
+    """
+    names, pairs = [one["name"] for one in results["sets"]], compared(results)
+    rows = next(iter(pairs.values())) if len(pairs) == 1 else []
+    by_dim = {row["dim"]: row for row in rows}
+    head = ["", *map(tex, names), *(["difference", r"$p_{\mathrm{Holm}}$"] if rows else [])]
+    body = [[_mark(dim, tex, DAG),
+             *(tex_number(_cell(results, name, dim["name"], r"\textbf{{{}}}")) for name in names),
+             *(_beside(results, by_dim.get(dim["name"])) if rows else [])] for dim in results["dims"]]
+    lines = [r"\begin{table}[t]", r"  \centering\small", rf"  \caption{{{' '.join(_said(results, DAG, tex))}}}",
+             rf"  \begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"    \toprule", _line(head), r"    \midrule",
+             *map(_line, body), r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
+    return _whole("\n".join(lines) + "\n")
+
+
+def tex(text: str) -> str:
+    r"""Text that LaTeX prints as it stands.
+
+    >>> print(tex("a_b & 50% of $x \\ {y}"))
+    a\_b \& 50\% of \$x \textbackslash{} \{y\}
+    """
+    return " ".join("".join(SPECIAL.get(sign, sign) for sign in text).split())
+
+
+def tex_number(text: str) -> str:
+    """A number's true minus as LaTeX has it, and a dash where there is none."""
+    return text.replace("−", r"$-$").replace("–", "--")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"    {' & '.join(cells)} \\\\"
+
+
+def _cell(results: Results, name: str, dim: str, bold: str) -> str:
+    """Mean and interval of a set, bold where it is the best beyond doubt, marked where the clips are few."""
+    row = told(results, name, dim)
+    if row.get("mean") is None:
+        return "–"
+    middle, low, high = mean(results, name, dim)
+    strong = bold.format(middle) if best(results, dim) == name else middle
+    few = "" if row.get("enough", True) else f" (n = {row.get('n')})"
+    return f"{strong} [{low}, {high}]{few}" if row.get("low") is not None else f"{strong}{few}"
+
+
+def _difference(results: Results, row: Row, words: Any, bold: str) -> list[str]:
+    gap, low, high = difference(row)
+    strong = bold.format(gap) if verdict(results, row) else gap
+    wins = " / ".join(str(row.get(key) or 0) for key in ("wins", "ties", "losses"))
+    return [words(row["dim"]), strong, f"[{low}, {high}]", probability(row.get("p_holm")).replace("<", "&lt;"), wins]
+
+
+def _beside(results: Results, row: Row | None) -> list[str]:
+    if row is None:
+        return ["--", "--"]
+    gap, low, high = difference(row)
+    strong = rf"\textbf{{{gap}}}" if verdict(results, row) else gap
+    p = probability(row.get("p_holm"))
+    return [tex_number(f"{strong} [{low}, {high}]"), tex_number(f"${p}$" if p != "–" else p)]
+
+
+def _mark(dim: Row, words: Any, dagger: str) -> str:
+    return f"{words(dim['name'])}{dagger if dim.get('trained') else ''}"
+
+
+def _said(results: Results, dagger: str, words: Any = _plain) -> list[str]:
+    """What a reader must know: suite, clips, intervals, bold, daggers, protocol."""
+    suite, sets = results["suite"], results["sets"]
+    count = listed([f"{plural(len(one['clips']), 'clip')} of {one['name']}" for one in sets])
+    found = prompts(clip for one in sets for clip in one["clips"])
+    asked = f" from {plural(len(found), 'prompt')}" if found else ""
+    said = [f"vidrl bench, suite {suite['name']} {suite['version']}, {count}{asked}, protocol "
+            f"{results['protocol']['hash']}.", "Mean and 95 % interval over prompts and clips; higher is better."]
+    if len(sets) > 1:
+        said.append("Bold: beyond doubt, p < 0.05 after Holm's correction over the dimensions.")
+    trained = any(dim.get("trained") for dim in results["dims"])
+    return [words(one) for one in said] + ([f"{dagger}: a training reward."] if trained else [])
+
+
+# --- VBench's leaderboard ---------------------------------------------------------------------------------------------
+
+
+def leaderboard(results: Results) -> str:
+    """The dimensions that VBench has, by its own names, in the layout of its evaluation_results files.
+
+    `{dimension: [score, [{"video_path", "video_results"}, ...]]}`, which its final-score script and leaderboard read;
+    with several sets, one such object a set. Only dimensions of the profile "vbench": ours do not compare. The score is
+    the mean over clips. Raises ValueError where there is none.
+    """
+    dims = {_vbench(dim): dim["name"] for dim in results["dims"] if dim.get("profile") == "vbench" and _vbench(dim)}
+    if not dims:
+        raise ValueError("expected dimensions of VBench's arithmetic, got none: measure with --profile vbench, or with "
+                         "--suite vbench")
+    found = {one["name"]: {name: _scored(one, dim) for name, dim in dims.items()} for one in results["sets"]}
+    return json.dumps(found[results["sets"][0]["name"]] if len(found) == 1 else found, indent=2, allow_nan=False) + "\n"
+
+
+def _vbench(dim: Row) -> str | None:
+    """VBench's name of a dimension, or None where it has no such."""
+    from vidrl.rewards.vbench import I2V, QUALITY, SEMANTIC
+
+    own = str(dim.get("reward") or dim["name"]).removeprefix("vbench_")
+    name = VBENCH.get(own, own)
+    return name if name in {*QUALITY, *SEMANTIC, *I2V} else None
+
+
+def _scored(one: Row, dim: str) -> list[Any]:
+    rows = [{"video_path": clip["path"], "video_results": clip["value"][dim]} for clip in one["clips"]
+            if clip["value"].get(dim) is not None]
+    return [math.fsum(row["video_results"] for row in rows) / len(rows) if rows else None, rows]

@@ -1,0 +1,137 @@
+"""The comparisons of two sets: all dimensions at once on one axis, in standard deviations between clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from vidrl.bench.page.facts import (
+    Results,
+    Row,
+    compared,
+    difference,
+    dim_name,
+    enough,
+    mean,
+    probability,
+    scale,
+    verdict,
+)
+from vidrl.charts import number
+
+REACHES = (0.5, 1.0, 2.0, 3.0)  # where an axis may end, standard deviations
+STYLES = {1: "up", 0: "", -1: "down"}
+
+
+def differences(results: Results) -> str:
+    """The section; empty where there is one set."""
+    pairs = compared(results)
+    if not pairs:
+        return ""
+    tables = "".join(_table(results, first, second, rows, len(pairs) > 1) for (first, second), rows in pairs.items())
+    return (f'<section id="differences"><h2>{"Difference" if len(pairs) == 1 else "Differences"}</h2>'
+            f'<p class="note">Of clips paired by {escape(_paired(results))}. The dot is the mean difference, the bar '
+            f"its 95 % interval, both divided by the standard deviation between clips, so that all dimensions share "
+            f'one axis. <span class="up">Teal</span>: better beyond doubt, <span class="down">orange</span>: worse, '
+            f"that is, p &lt; 0.05 after Holm's correction over the dimensions. Grey: the clips do not tell.</p>"
+            f"{tables}</section>")
+
+
+def _paired(results: Results) -> str:
+    ways = list(dict.fromkeys(row.get("paired_by") or "" for row in results["comparisons"]))
+    return " or ".join(filter(None, ways)) or "prompt"
+
+
+def _table(results: Results, first: str, second: str, rows: Sequence[Row], several: bool) -> str:
+    reach = _reach(results, rows)
+    title = f"<h4>{escape(second)} against {escape(first)}</h4>" if several else ""
+    names = ("", escape(first), escape(second), "difference", "", "95 % interval", "p, Holm", "wins / ties / losses")
+    styles = ("dim", "one", "two", "gap", "plot", "range", "p", "wtl")
+    head = "".join(f'<span role="columnheader" class="{style}">{name}</span>'
+                   for style, name in zip(styles, names, strict=True))
+    body = "".join(_row(results, row, reach) for row in rows)
+    return (f'{title}<div class="compare" role="table" aria-label="{escape(second)} against {escape(first)}">'
+            f'<div class="versus head" role="row">{head}</div>{body}{_scale(first, second, reach)}</div>')
+
+
+def _row(results: Results, row: Row, reach: float) -> str:
+    dim = next((dim for dim in results["dims"] if dim["name"] == row["dim"]), {"name": row["dim"]})
+    one, two = (mean(results, row[side], row["dim"])[0] for side in ("first", "second"))
+    gap, low, high = difference(row)
+    style = STYLES[verdict(results, row)]
+    interval = f"{low} to {high}" if row.get("low") is not None else "–"
+    cells = [("one", one), ("two", two), ("gap", gap), ("plot", forest(results, row, reach)), ("range", interval),
+             ("p", probability(row.get("p_holm"))), ("wtl", _wins(row))]
+    drawn = "".join(f'<span role="cell" class="{name}"{_named(row, name)}>{cell}</span>' for name, cell in cells)
+    return (f'<div class="versus {style}" role="row"><span role="rowheader" class="dim">{dim_name(dim)}'
+            f"{_chip(results, row)}</span>{drawn}</div>")
+
+
+def _named(row: Row, name: str) -> str:
+    """The set of a mean, which a narrow page says beside it."""
+    side = {"one": "first", "two": "second"}.get(name)
+    return f' data-name="{escape(row[side])}"' if side else ""
+
+
+def _chip(results: Results, row: Row) -> str:
+    notes = "; ".join(map(str, row.get("notes") or []))
+    if not row.get("n"):
+        return f'<span class="chip out" title="{escape(notes)}">no pairs</span>'
+    if not enough(results, row):
+        return f'<span class="chip out" title="{escape(notes)}">n = {row["n"]} is few</span>'
+    return f'<span class="chip" title="{escape(notes)}">note</span>' if notes else ""
+
+
+def forest(results: Results, row: Row, reach: float) -> str:
+    """A dot at the difference and a bar over its interval, in standard deviations between clips."""
+    std = scale(results, row)
+    lines = "".join(f'<i class="tick{" zero" if at == 0 else ""}" style="left:{_place(at, reach):.2f}%"></i>'
+                    for at in _ticks(reach))
+    if std is None or row.get("difference") is None or row.get("low") is None:
+        return f'<div class="shared">{lines}</div>'
+    low, middle, high = (row[key] / std for key in ("low", "difference", "high"))
+    left, right = _place(low, reach), _place(high, reach)
+    said = [number(value, sign=True, digits=2) for value in (middle, low, high)]
+    words = f"{said[0]} standard deviations, {said[1]} to {said[2]}"
+    beyond = f'<b class="{"over" if middle > 0 else "under"}"></b>' if abs(middle) > reach else ""
+    return (f'<div class="shared" role="img" aria-label="{words}" title="{words}">{lines}'
+            f'<i class="bar" style="left:{left:.2f}%;width:{max(right - left, 0.6):.2f}%"></i>'
+            f'<i class="dot" style="left:{_place(middle, reach):.2f}%"></i>{beyond}</div>')
+
+
+def _reach(results: Results, rows: Sequence[Row]) -> float:
+    """The smallest end of the axis that shows every interval, or the largest there is."""
+    most = 0.0
+    for row in rows:
+        std = scale(results, row)
+        if std and row.get("low") is not None:
+            most = max(most, abs(row["low"]) / std, abs(row["high"]) / std)
+    return next((reach for reach in REACHES if most <= reach), REACHES[-1])
+
+
+def _ticks(reach: float) -> list[float]:
+    step = 0.25 if reach == 0.5 else 0.5 if reach == 1.0 else 1.0
+    return [k * step for k in range(-round(reach / step), round(reach / step) + 1)]
+
+
+def _place(value: float, reach: float) -> float:
+    return 50 + 48 * min(1.0, max(-1.0, value / reach))
+
+
+def _scale(first: str, second: str, reach: float) -> str:
+    """The axis under the rows."""
+    labels = "".join(f'<span style="left:{_place(at, reach):.2f}%">{number(at, sign=at != 0)}</span>'
+                     for at in _ticks(reach))
+    ends = f"<em>← {escape(first)} better</em><em>{escape(second)} better →</em>"
+    return (f'<div class="versus under" aria-hidden="true"><div class="plot"><div class="labels">{labels}</div>{ends}'
+            f"</div></div>")
+
+
+def _wins(row: Row) -> str:
+    counts = [row.get(key) or 0 for key in ("wins", "ties", "losses")]
+    total = sum(counts)
+    if not total:
+        return "–"
+    bars = "".join(f'<i class="{style}" style="flex-grow:{count}"></i>'
+                   for style, count in zip(("plus", "tie", "minus"), counts, strict=True) if count)
+    return f'<span>{" / ".join(map(str, counts))}</span><span class="share" aria-hidden="true">{bars}</span>'

@@ -1,0 +1,153 @@
+"""What the page and the exported tables read from results.json: verdicts, names, decimals.
+
+A difference is beyond doubt where p < 0.05 after Holm's correction over the dimensions, its interval lies on one side
+of zero, and both sets have the clips that the suite asks for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from vidrl.charts import decimals, places
+
+Results = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+LEVEL = 0.05  # of p after Holm's correction
+DAGGER = "†"
+
+
+def verdict(results: Results, row: Row) -> int:
+    """1: second is better than first beyond doubt, -1: worse, 0: neither can be said.
+
+    >>> row = {"first": "a", "second": "b", "dim": "flicker", "low": 0.1, "high": 0.3, "p_holm": 0.01}
+    >>> enough = {"flicker": {"enough": True}}
+    >>> verdict({"summary": {"a": enough, "b": enough}}, row), verdict({"summary": {"a": enough, "b": {}}}, row)
+    (1, 0)
+    """
+    low, high, p = row.get("low"), row.get("high"), row.get("p_holm")
+    if low is None or high is None or p is None or not p < LEVEL or not enough(results, row):
+        return 0
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def enough(results: Results, row: Row) -> bool:
+    """Whether both sets have the clips that the suite asks for on this dimension."""
+    return all(told(results, row[side], row["dim"]).get("enough") for side in ("first", "second"))
+
+
+def told(results: Results, name: str, dim: str) -> Row:
+    """The summary of a set on a dimension; empty where there is none."""
+    return results.get("summary", {}).get(name, {}).get(dim) or {}
+
+
+def compared(results: Results) -> dict[tuple[str, str], list[Row]]:
+    """The comparisons by their two sets, in order of the file."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in results.get("comparisons", []):
+        found.setdefault((row["first"], row["second"]), []).append(row)
+    return found
+
+
+def best(results: Results, dim: str) -> str | None:
+    """The set that is better than every other one beyond doubt on a dimension, where there is such."""
+    names = [one["name"] for one in results["sets"]]
+    beaten: dict[str, set[str]] = {name: set() for name in names}
+    for row in results.get("comparisons", []):
+        said = verdict(results, row) if row["dim"] == dim else 0
+        if said:
+            winner, loser = (row["second"], row["first"])[::said]
+            beaten.get(winner, set()).add(loser)
+    winners = [name for name in names if len(names) > 1 and beaten[name] >= set(names) - {name}]
+    return winners[0] if winners else None
+
+
+def mean(results: Results, name: str, dim: str) -> list[str]:
+    """The mean of a set and the ends of its interval, with as many decimals as all sets need on this dimension.
+
+    >>> rows = {"a": {"flicker": {"mean": 0.51234, "low": 0.5, "high": 0.5244}}, "b": {}}
+    >>> mean({"summary": rows, "sets": [{"name": "a"}, {"name": "b"}]}, "a", "flicker")
+    ['0.512', '0.500', '0.524']
+    """
+    rows = [told(results, one["name"], dim) for one in results["sets"]]
+    digits = max((spread(row) for row in rows), default=3)
+    row = told(results, name, dim)
+    return [decimals(row.get(key), places=digits) for key in ("mean", "low", "high")]
+
+
+def difference(row: Row) -> list[str]:
+    """A difference and the ends of its interval, with their signs."""
+    digits = spread(row)
+    return [decimals(row.get(key), sign=True, places=digits) for key in ("difference", "low", "high")]
+
+
+def spread(row: Row) -> int:
+    """How many decimals show the interval of a row."""
+    low, high = row.get("low"), row.get("high")
+    return places(high - low) if low is not None and high is not None else 3
+
+
+def probability(p: float | None) -> str:
+    """A p value for people.
+
+    >>> probability(0.0312), probability(0.00002), probability(1.0), probability(None)
+    ('0.031', '< 0.001', '1', '–')
+    """
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as people list them.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def plural(count: int, word: str) -> str:
+    """A count of things.
+
+    >>> plural(1, "clip"), plural(0, "clip"), plural(1200, "clip")
+    ('1 clip', '0 clips', '1200 clips')
+    """
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def dim_name(dim: Row) -> str:
+    """A dimension's name as HTML that may break between its words, with † where it was trained on."""
+    mark = f'<sup title="was a training reward">{DAGGER}</sup>' if dim.get("trained") else ""
+    return f'{breaking(dim["name"])}{mark}'
+
+
+def breaking(name: str) -> str:
+    """A name, escaped, that may break between its words."""
+    return escape(str(name)).replace("_", "_<wbr>")
+
+
+def prompts(clips: Iterable[Row]) -> list[str]:
+    """The different prompts of clips, in order."""
+    return list(dict.fromkeys(clip["prompt"] for clip in clips if clip.get("prompt")))
+
+
+def scale(results: Results, row: Row) -> float | None:
+    """The standard deviation of clips that a difference is drawn in: of both sets, by root mean square."""
+    found = [told(results, row[side], row["dim"]).get("std") for side in ("first", "second")]
+    known = [std for std in found if std is not None]
+    pooled = math.sqrt(math.fsum(std * std for std in known) / len(known)) if known else 0.0
+    return pooled or None
+
+
+def hue(results: Results, at: int) -> str:
+    """The CSS class of a set's colour: grey is what others are compared with, so a single set has the second."""
+    return f"s{at % 6}" if len(results["sets"]) > 1 else "s1"
+
+
+def short(text: str, most: int = 300) -> str:
+    """A text cut to what a page shows of it."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"

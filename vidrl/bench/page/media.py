@@ -1,0 +1,212 @@
+"""Clips as a page shows them: small films that play, a few of their frames, and maps of where in the picture it lies.
+
+Shapes: F frames, C channels, H W pixels; K frames of a film.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidrl.bench.page.cases import cases, clip_of, examples, order
+from vidrl.bench.page.facts import Results
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = 1  # raised when what is made of a clip changes
+LIMIT = 40  # clips shown
+BUDGET = 12_000_000  # bytes of all that is shown of them
+FILM = 8  # frames of a film
+HEIGHT = 72  # pixels of such a frame
+SIDE = 160  # the shorter side of what plays
+SECONDS, MOST = 10.0, 240  # of a clip that play, and frames
+SCALES = {"residual": 0.25, "flow": 1.0, "occlusion": 1.0}  # the brightest of each map
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+Shown = dict[str, Any]
+
+
+def media(results: Results, folder: Path | None = None, limit: int = LIMIT, budget: int = BUDGET) -> dict[str, Shown]:
+    """What the page shows of its best and worst clips, by key; only these are read again.
+
+    `folder` keeps what was made for the next time. Of each clip: "video" or "image" (base64), "film" (K frames),
+    "at" (their numbers), "maps" by name, "covers" (the share of the clip that plays); "why" where there is nothing.
+    Above `limit` clips or `budget` bytes a clip is left to its file.
+    """
+    made: dict[str, Shown] = {}
+    spent = 0
+    for named in order(results, examples(results, cases(results)))[:limit]:
+        shown = _kept(results, clip_of(results, named), folder)
+        spent += len(json.dumps(shown))
+        made[named] = shown if spent <= budget else {"why": "left out to keep the page small"}
+    return made
+
+
+def _kept(results: Results, clip: Mapping[str, Any], folder: Path | None) -> Shown:
+    """What was made before of the same bytes by the same protocol, or now."""
+    if folder is None or not str(clip.get("id", "")).isalnum():
+        return _made(results, clip)
+    path = folder / f"{clip['id']}-{results['protocol']['hash']}-{VERSION}.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    shown = _made(results, clip)
+    if "why" not in shown:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(shown), encoding="utf-8")
+        os.replace(part, path)
+    return shown
+
+
+def _made(results: Results, clip: Mapping[str, Any]) -> Shown:
+    try:
+        return thumbnails(Path(clip["path"]), results["protocol"])
+    except (OSError, ValueError, MemoryError, ImportError) as error:
+        return {"why": str(error).splitlines()[0][:200] if str(error) else type(error).__name__}
+
+
+def thumbnails(path: Path, protocol: Mapping[str, Any]) -> Shown:
+    """What is shown of one file, measured by a protocol. Raises FileNotFoundError, or ValueError for no such file."""
+    if path.suffix.lower() in IMAGES:
+        return {"image": _jpeg(_image(path), 2 * SIDE)}
+    frames, count, fps, playing, at = _read(path, protocol)
+    if count == 1:
+        return {"image": _jpeg(frames[0], 2 * SIDE)}
+    film = [_jpeg(frames[t], HEIGHT) for t in at]
+    shown = {"video": film_of([frames[t] for t in range(playing)], fps), "film": film, "at": at,
+             "covers": playing / count, "maps": _maps(frames, at, count, fps)}
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def _read(path: Path, facts: Mapping[str, Any]) -> tuple[dict[int, Tensor], int, float, int, list[int]]:
+    """Frames (C, H, W) that are needed by number, how many are measured, their rate, how many play, which are shown."""
+    import torch
+
+    from vidrl.bench.protocol import Protocol, kept
+    from vidrl.rewards.flow import SIZE, shrunk
+    from vidrl.rewards.video import Video
+
+    protocol = Protocol(**{name: facts[name] for name in ("fps", "side", "frames", "decoder") if name in facts})
+    video = Video(path)
+    chosen, fps = protocol.chosen(video.times, video.fps), protocol.rate(video.fps)
+    count, playing = len(chosen), max(1, min(len(chosen), MOST, round(SECONDS * fps)))
+    at = spaced(count)
+    needed = sorted({*range(playing), *at, *(t + _stride(fps, count) for t in at)} & set(range(count)))
+    pieces = kept(video.pieces(), [chosen[t] for t in needed])
+    small = torch.cat([shrunk(protocol.small(piece)[None], SIZE)[0] for piece in pieces])
+    return dict(zip(needed, small, strict=False)), count, fps, playing, at
+
+
+def spaced(count: int, most: int = FILM) -> list[int]:
+    """The numbers of the frames of a film, each in the middle of its stretch.
+
+    >>> spaced(16), spaced(3)
+    ([1, 3, 5, 7, 9, 11, 13, 15], [0, 1, 2])
+    """
+    shown = min(count, most)
+    return [int((i + 0.5) * count / shown) for i in range(shown)]
+
+
+def _stride(fps: float, count: int) -> int:
+    from vidrl.rewards.warp_error import WarpError
+
+    return WarpError().stride(fps, count)
+
+
+def maps(frames: Mapping[int, Tensor], at: Iterable[int], count: int, fps: float) -> dict[str, dict[int, Tensor]]:
+    """The maps of `WarpError` at some frames of a clip, (H, W) by number; the last have none.
+
+    Those of the whole clip, from no more than the frames that they look at.
+    """
+    import torch
+
+    from vidrl.rewards import Samples
+    from vidrl.rewards.warp_error import WarpError
+
+    stride = _stride(fps, count)
+    found = [t for t in at if t in frames and t + stride in frames]
+    if not found:
+        return {}
+    pairs = torch.stack([torch.stack([frames[t], frames[t + stride]]) for t in found])
+    drawn = WarpError().maps(Samples(pairs, [""] * len(found), fps / stride))
+    return {name: {t: drawn[name][i, 0] for i, t in enumerate(found)} for name in SCALES}
+
+
+def _maps(frames: Mapping[int, Tensor], at: list[int], count: int, fps: float) -> dict[str, list[str | None]]:
+    drawn = maps(frames, at, count, fps)
+    return {name: [_jpeg(_heat(found[t], SCALES[name]), HEIGHT) if t in found else None for t in at]
+            for name, found in drawn.items()}
+
+
+def _heat(values: Tensor, most: float) -> Tensor:
+    """A map (H, W) as a picture (3, H, W): black is none, bright is `most` and above, by the square root."""
+    import cv2
+    import torch
+
+    share = (values.nan_to_num().clamp(min=0) / most).clamp(max=1).sqrt()
+    grey = (share * 255).round().to(torch.uint8).cpu().numpy()
+    return torch.from_numpy(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1].copy()).permute(2, 0, 1)
+
+
+def _image(path: Path) -> Tensor:
+    import cv2
+    import torch
+
+    if not path.is_file():
+        raise FileNotFoundError(f"expected an image, found none at {path}")
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ValueError(f"expected an image, could not read {path}")
+    return torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)
+
+
+def _jpeg(picture: Tensor, height: int) -> str:
+    """A picture (3, H, W) of bytes as base64, at most `height` pixels high."""
+    import cv2
+
+    frame = picture.permute(1, 2, 0).numpy()[..., ::-1]
+    scale = min(1.0, height / frame.shape[0])
+    size = [max(1, round(side * scale)) for side in (frame.shape[1], frame.shape[0])]
+    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame.copy()
+    return base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
+
+
+def film_of(frames: list[Tensor], fps: float) -> str | None:
+    """Frames (3, H, W) of bytes as a small mp4, base64; None without PyAV."""
+    import torch
+
+    try:
+        import av
+    except ImportError:
+        return None
+    clip = _even(torch.stack(frames)).permute(0, 2, 3, 1).contiguous().numpy()
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001),
+                                      options={"crf": "28", "x264-params": "mbtree=0"})
+        stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "yuv420p"
+        stream.thread_count = 1  # the same bytes on every machine
+        for frame in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _even(clip: Tensor) -> Tensor:
+    """Frames (F, 3, H, W) with their shorter side at most SIDE and even sides, which half-resolution colour needs."""
+    from torch.nn.functional import pad
+
+    from vidrl.rewards.flow import shrunk
+
+    small = shrunk(clip[None], SIDE)[0]
+    height, width = small.shape[-2:]
+    if height < 2 or width < 2:
+        return pad(small, (0, 2 - width if width < 2 else 0, 0, 2 - height if height < 2 else 0))
+    return small[..., : height // 2 * 2, : width // 2 * 2]
