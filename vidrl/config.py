@@ -98,6 +98,21 @@ class Guard:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """A benchmark suite on the policy as it trains, every so many rounds; `suite = ""` is none.
+
+    The first `prompts` of the suite's own prompts, or of `data.held_out` where it has none; those of `data.prompts` are
+    left out.
+    """
+
+    suite: str = ""
+    every: int = 10
+    prompts: int = 32
+    per_prompt: int = 1
+    steps: int = 20
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that defines a run; `run` is its folder.
 
@@ -115,6 +130,7 @@ class Recipe:
     data: Data = field(default_factory=Data)
     train: Train = field(default_factory=Train)
     guard: Guard = field(default_factory=Guard)
+    bench: Bench = field(default_factory=Bench)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, tuples as lists: what TOML and JSON can hold."""
@@ -125,7 +141,10 @@ class Recipe:
         return toml.write(self.to_dict())
 
 
-def load(source: Recipe | Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> Recipe:
+Source = Recipe | Mapping[str, Any] | str | Path  # of a recipe
+
+
+def load(source: Source, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a TOML file (or a table, or a Recipe), with `key.path=value` overrides applied, checked.
 
     Raises `BadRecipe`. A recipe without `run` goes to `runs/<name of the file>`.
@@ -284,6 +303,8 @@ def _check_values(recipe: Recipe) -> None:
         *((getattr(train, name) >= 1, f"train.{name}: expected at least 1, got {getattr(train, name)}")
           for name in ("rounds", "prompts_per_round", "eval_every", "eval_steps", "checkpoint_every",
                        "keep_checkpoints")),
+        *((getattr(recipe.bench, name) >= 1, f"bench.{name}: expected at least 1, got {getattr(recipe.bench, name)}")
+          for name in ("every", "prompts", "per_prompt", "steps")),
         (recipe.policy.lora_rank >= 1, f"policy.lora_rank: expected at least 1, got {recipe.policy.lora_rank}"),
     ]
     for holds, message in rules:

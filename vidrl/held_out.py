@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from vidrl.rewards import Reward, Samples, Score
 from vidrl.rollout import draws, generate
 
 TWINS = 32  # prompts, the first ones, of which a second clip is made: how far members of a group stand apart
+Look = Callable[[int, Policy, str, Workers, bool], None]  # round, policy, its weights' name, processes, whether it ends
 
 
 class HeldOut:

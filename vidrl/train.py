@@ -14,7 +14,7 @@ import torch
 
 from vidrl import checkpoint, config, evaluate, plugin, transition
 from vidrl.backbones.base import PromptCache
-from vidrl.held_out import HeldOut
+from vidrl.held_out import HeldOut, Look
 from vidrl.parallel import Workers
 from vidrl.policy import Policy
 from vidrl.record import Clock, Record, postfix, progress, summarise
@@ -23,13 +23,13 @@ from vidrl.segments import frame_spans
 from vidrl.update import Updater
 
 
-def run(recipe: config.Recipe | Mapping[str, Any] | str | Path, resume: bool = False) -> Path:
+def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: None) -> Path:
     """Train as a recipe says and return the run's folder; `resume` goes on from its newest checkpoint, exactly.
 
-    Raises the errors of `config.load`, `checkpoint.claim` and `plugin.load`; RuntimeError where too many samples cannot
-    be scored, or the ratio before the first update is not 1.
+    Every process calls `look` between rounds. Raises the errors of `config.load`, `checkpoint.claim` and `plugin.load`;
+    RuntimeError where too many samples cannot be scored, or the ratio before the first update is not 1.
     """
-    trainer = Trainer(config.load(recipe))
+    trainer = Trainer(config.load(recipe), look)
     try:
         return trainer.go(resume)
     finally:
@@ -39,9 +39,9 @@ def run(recipe: config.Recipe | Mapping[str, Any] | str | Path, resume: bool = F
 class Trainer:
     """One run. Every draw is named by (seed, round, prompt, member), so nothing depends on how the work is split."""
 
-    def __init__(self, recipe: config.Recipe):
+    def __init__(self, recipe: config.Recipe, look: Look = lambda *_: None):
         config.check_plugins(recipe)
-        self.recipe, self.seed, self.options = recipe, recipe.seed, recipe.train
+        self.recipe, self.seed, self.options, self.look = recipe, recipe.seed, recipe.train, look
         self.workers = Workers(self.options.mixed_precision, self.options.trackers, recipe.run)
         self.algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
         backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
@@ -97,6 +97,8 @@ class Trainer:
         self.stop = self.workers.agree(self.stop or ("time limit" if limit and self.seconds > limit else ""))
         if self.round % self.options.eval_every == 0 and self.evaluated < self.round and not last and not self.stop:
             self._evaluate("" if self.round else "before")
+        if not last and not self.stop:
+            self.look(self.round, self.policy, self.judged, self.workers, False)
         if (self.round % self.options.checkpoint_every == 0 or last or self.stop) and self.saved < self.round:
             self._save()
 
@@ -104,6 +106,7 @@ class Trainer:
         """Evaluate; if that puts better weights back, evaluate those. Then write what is kept."""
         if self._evaluate("after"):
             self._evaluate("after")
+        self.look(self.round, self.policy, self.judged, self.workers, True)
         with self.policy.using(self.judged):
             self.workers.once(lambda: self.policy.save(self.record.folder / "lora"))
         self.workers.once(lambda: self.record.summary(self.recipe, self.seconds, self.round, self.stop or "finished"))
@@ -196,8 +199,7 @@ class Trainer:
         name, self.saved = str(self.best["checkpoint"]), -1
         self._put_back(checkpoint.load(self.recipe.run, name) or {})
         self.record.event(self.round, self.recipe.guard.action, f"weights of round {int(name)} put back")
-        if self.recipe.guard.action == "stop":
-            self.stop = "guard"
+        self.stop = "guard" if self.recipe.guard.action == "stop" else self.stop
 
     def _save(self) -> None:
         self.workers.assert_alike(self.policy.checksum())
