@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from vidrl.audit.clips import Clip, Left, file_clips, world_clips
 from vidrl.audit.hacks import HACKS, STRENGTHS
 from vidrl.bench import meta_dims, meta_page
 from vidrl.bench.detection import Area, any_area, below, own_area
+from vidrl.bench.meta_dims import Sum
 from vidrl.bench.meta_scores import NULLS, Row, Step, plan, score
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def run(out: str | os.PathLike[str], clips: str | os.PathLike[str] | None = None
     tried = _corruptions(corruptions, strengths)
     made, left = _clips(clips, count, real, size, seconds, seed)
     rows = _rows(made, chosen, plan(tried), folder / "meta_clips", progress)
-    found = results(rows, chosen, tried) | {
+    rows, shown = _summed(rows, chosen)
+    found = results(rows, shown, tried) | {
         "command": command or _command(), "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": _versions(), "left_out": [asdict(one) for one in left],
         "settings": {"size": size, "seconds": seconds, "seed": seed, "nulls": NULLS}}
@@ -57,7 +59,7 @@ def run(out: str | os.PathLike[str], clips: str | os.PathLike[str] | None = None
     return found
 
 
-def results(rows: Sequence[Row], dims: Sequence[Dim], tried: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def results(rows: Sequence[Row], dims: Sequence[Dim | Sum], tried: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """The areas of all dims, corruptions and strengths, on all clips, on the scenes and on the real ones."""
     sources = {name: [row for row in rows if keep(row)] for name, keep in SOURCES.items()}
     sources = {name: some for name, some in sources.items() if some and (name == "all" or len(some) < len(rows))}
@@ -121,6 +123,19 @@ def _rows(clips: Sequence[Clip], dims: Sequence[Dim], steps: Sequence[Step], fol
     return rows
 
 
+def _summed(rows: Sequence[Row], dims: Sequence[Dim]) -> tuple[list[Row], list[Dim | Sum]]:
+    """The rows with what is made of others' parts: a composite is not to be compared with single dims alone."""
+    total, names = Sum(), [dim.name for dim in dims]
+    if not set(total.parts) <= set(names):
+        return list(rows), list(dims)
+    steps = lambda row: next(iter(row.values.values()))  # noqa: E731
+    made = [replace(row, values=row.values | {total.name: {
+        step: total.value({name: row.values[name][step] for name in total.parts}) for step in steps(row)}})
+        for row in rows]
+    last = max(names.index(name) for name in total.parts) + 1
+    return made, [*dims[:last], total, *dims[last:]]
+
+
 # --- areas -----------------------------------------------------------------------------------------------------------
 
 
@@ -172,12 +187,12 @@ def _plain(area: Area) -> dict[str, float | None]:
             for key, value in (("area", area.value), ("low", area.low), ("high", area.high))}
 
 
-def _unscored(rows: Sequence[Row], dims: Sequence[Dim]) -> list[dict[str, Any]]:
+def _unscored(rows: Sequence[Row], dims: Sequence[Dim | Sum]) -> list[dict[str, Any]]:
     """How often each dim had no value, by reason; what a corruption left as it was is a reason too."""
     found: dict[tuple[str, str], int] = {}
     for row in rows:
         for dim in dims:
-            for reason in row.why[dim.name].values():
+            for reason in row.why.get(dim.name, {}).values():
                 found[dim.name, reason] = found.get((dim.name, reason), 0) + 1
     return [{"dim": dim, "why": why, "times": times} for (dim, why), times in found.items()]
 

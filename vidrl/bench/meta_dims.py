@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from vidrl import plugin
 from vidrl.bench.dims import Dim, check, version_of
+from vidrl.bench.protocol import digest
 
 OURS = ("default", "warp_error", "temporal_flicker", "flicker", "pumping", "drift", "motion_consistency", "jerk",
         "freeze", "dynamic_degree", "frame_quality", "cut", "loop", "motion_target")
@@ -17,10 +19,43 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # name: the reward and its op
     "lai_warping_error": ("lai_warping_error", {}),
     "evalcrafter_warping_error": ("evalcrafter_warping_error", {}),
 }
+# VBench's quality score over those of its parts that see time and need no weights of its own: least and largest value
+# and weight, of its scripts/constant.py (arXiv:2311.17982)
+QUALITY = {"vbench_temporal_flickering": (0.6293, 1.0, 1.0), "vbench_motion_smoothness": (0.706, 0.9975, 1.0),
+           "vbench_dynamic_degree": (0.0, 1.0, 0.5)}
 NOTES = {
+    "vbench_quality_of_3": "VBench's quality score over the three above it: normalised and weighted by its constants",
     "vbench_motion_smoothness": "VBench's formula with RIFE in place of AMT-S, which may not be shipped",
     "vbench_dynamic_degree": "VBench's formula with OpenCV's DIS flow in place of RAFT",
 }
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A dim made of others: their mean by weight, each brought from its least and largest value to [0, 1]."""
+
+    name: str = "vbench_quality_of_3"
+    parts: Mapping[str, tuple[float, float, float]] = field(default_factory=lambda: QUALITY)
+    profile: str = "vbench"
+    version: str = "1"
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of its parts."""
+        return digest([self.name, {name: list(part) for name, part in self.parts.items()}])
+
+    def value(self, values: Mapping[str, float | None]) -> float | None:
+        """Of one clip; None where a part is missing.
+
+        >>> Sum().value({"vbench_temporal_flickering": 1.0, "vbench_motion_smoothness": 0.706,
+        ...              "vbench_dynamic_degree": 1.0})
+        0.6
+        """
+        found = [(values[name], *part) for name, part in self.parts.items()]
+        if any(value is None for value, *_ in found):
+            return None
+        total = sum(weight * (value - low) / (high - low) for value, low, high, weight in found if value is not None)
+        return total / sum(weight for *_, weight in found)
 
 
 def dims(names: Sequence[str] = ()) -> list[Dim]:

@@ -10,7 +10,7 @@ from vidrl.audit.hacks import HACKS
 from vidrl.audit.page import GAIN, LOSS, NONE
 from vidrl.charts import decimals
 
-CELL, HIGH, LEFT, TOP = 34, 27, 196, 92
+CELL, HIGH, LEFT, TOP = 34, 27, 196, 84
 TITLES = {"all": "all clips", "world": "scenes of vidrl.world", "real": "pieces of real videos"}
 PROFILES = {"vidrl": "vidrl", "vbench": "others' arithmetic"}
 GREY = "#62656b"
@@ -123,7 +123,7 @@ def picture(found: Mapping[str, Any]) -> str:
     told, apart = columns(found)
     groups = {name for name in PROFILES if any(dim["profile"] == name for dim in found["dims"])}
     panel = TOP + HIGH * (len(found["dims"]) + len(groups)) + 14
-    width, height = LEFT + CELL * (len(told) + len(apart)) + (44 if apart else 20), 62 + panel * len(sources) + 64
+    width, height = LEFT + CELL * (len(told) + len(apart)) + (66 if apart else 30), 62 + panel * len(sources) + 64
     parts = [_text(16, 30, "Which dims notice which fault, and which pay for it", 17, bold=True),
              _text(16, 50, "area under ROC of a corrupted clip against its own sound self, both saved with loss", 12)]
     parts += [_panel(found, source, 62 + panel * k) for k, source in enumerate(sources)]
@@ -185,9 +185,10 @@ def _head(name: str, x: float, y: float) -> str:
 def _legend(x: float, y: float) -> str:
     boxes = "".join(f'<rect x="{x + 34 * k}" y="{y - 10}" width="32" height="13" rx="2" fill="{colour(k / 6)}"/>'
                     for k in range(7))
-    return boxes + _text(x + 246, y, "0: it always pays      0.5: not noticed      1: it always costs", 11, GREY) + \
-        _text(x, y + 22, "number and field: full strength, in hundredths; strips above it: a quarter and half of it; "
-              "framed: it pays, by its 95 % interval; right: what a person could not tell from the clip", 11, GREY)
+    ends = "0: it always pays · 0.5: not noticed · 1: it always costs"
+    words = ("number and field: full strength, in hundredths; strips above it: a quarter and half of it; framed: it "
+             "pays, by its 95 % interval; pale, right: what a person could not tell from the clip")
+    return boxes + _text(x + 246, y, ends, 11, GREY) + _text(x, y + 22, words, 11, GREY)
 
 
 def _text(x: float, y: float, words: str, size: float, fill: str = "#1b1c1e", anchor: str = "start",
