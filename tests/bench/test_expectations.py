@@ -123,7 +123,7 @@ def test_pieces_give_the_numbers_of_the_whole(reward):
 def test_dims_read_the_prompt_and_say_what_they_see():
     for dim in suite.load("motion").dims:
         if "expectations" in dim.reward:
-            assert dim.reads_prompt or dim.name == "caption"
+            assert dim.reads("prompt")
             assert dim.range == (0.0, 1.0) and dim.about and dim.card.blind_to
 
 
