@@ -7,13 +7,14 @@ that did not is censored at the samples that it had.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from itertools import product
-from math import exp, inf, lgamma, pi, sqrt
-from statistics import NormalDist
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
+
+from vidrl.benchmarks._inference import expanded, holm, sign_flip_p, t_quantile
+
+__all__ = ["bootstrap", "expanded", "holm", "sign_flip_p", "t_quantile"]  # scripts ask here for all of it
 
 Array = np.ndarray
 Times = tuple[Array, Array]  # (n,) each: times, and whether the run got there
@@ -116,26 +117,6 @@ def logrank_scores(time: Array, event: Array) -> Array:
 # Pairs
 
 
-def sign_flip_p(d: Sequence[float] | Array, draws: int = 20_000) -> float:
-    """Two-sided p of "paired differences are symmetric about 0": share of sign changes with a sum as far from 0.
-
-    All 2^n of them to n = 14, else `draws` at random (seed 0), the data's own counted among them. Ties, differences of
-    0, are kept. The least p that n pairs can give is 2 / 2^n.
-
-    Example:
-        >>> sign_flip_p([1.0, 2.0, 3.0])
-        0.25
-    """
-    d = np.asarray(d, float)
-    n = len(d)
-    if n <= 14:
-        signs = np.array(list(product((1.0, -1.0), repeat=n)))
-    else:
-        drawn = np.random.default_rng(0).choice((1.0, -1.0), (draws, n))
-        signs = np.concatenate([np.ones((1, n)), drawn])
-    return float((np.abs(signs @ d) >= abs(d.sum()) - 1e-12 * (1 + np.abs(d).sum())).mean())
-
-
 def paired_time_p(whole: Sequence[Times], arm: Sequence[Times]) -> float:
     """Paired test of (times, events), a pair of them a stratum: log-rank scores within a stratum, pairs' differences.
 
@@ -163,49 +144,7 @@ def wins(whole: Times, arm: Times) -> tuple[int, int, int]:
     return int(faster.sum()), int(slower.sum()), int((~faster & ~slower).sum())
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of p values, in their order.
-
-    Example:
-        >>> [round(q, 6) for q in holm([0.01, 0.04, 0.03])]
-        [0.03, 0.06, 0.06]
-    """
-    adjusted, highest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = highest
-    return adjusted
-
-
 # Intervals
-
-
-@lru_cache
-def t_quantile(df: int, level: float = 0.975) -> float:
-    """Student's t quantile, by integrating its density; for level above a half.
-
-    Example:
-        >>> round(t_quantile(5), 3), round(t_quantile(9), 3)
-        (2.571, 2.262)
-    """
-    x = np.linspace(0.0, 100.0, 1_000_001)
-    scale = exp(lgamma((df + 1) / 2) - lgamma(df / 2)) / sqrt(df * pi)
-    density = scale * (1 + x * x / df) ** (-(df + 1) / 2)
-    below = 0.5 + np.cumsum((density[1:] + density[:-1]) / 2) * (x[1] - x[0])
-    return float(x[1 + int(np.searchsorted(below, level))])
-
-
-def expanded(n: int) -> tuple[float, float]:
-    """The two percentiles of a bootstrap of n that cover 95 %: Φ(±√(n / (n − 1)) t_{n−1}) (Hesterberg, 1411.5279).
-
-    The plain 2.5 % and 97.5 % are too narrow for few: with six, by a quarter.
-
-    Example:
-        >>> [round(q, 4) for q in expanded(6)]
-        [0.0024, 0.9976]
-    """
-    reach = sqrt(n / (n - 1)) * t_quantile(n - 1)
-    return NormalDist().cdf(-reach), NormalDist().cdf(reach)
 
 
 def bootstrap(statistic: Callable[[Array], Array], n: int, draws: int = 10_000) -> Interval:

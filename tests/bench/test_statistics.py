@@ -1,0 +1,172 @@
+"""Means, intervals, marks: numbers done by hand, scipy's, and what must not change them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from vidrl.bench import resampling
+from vidrl.bench.statistics import effect, interval, saturation, share, summary, within
+
+NAN = math.nan
+
+
+def nested(G=12, m=4, seed=0):
+    draw = np.random.default_rng(seed)
+    values = (draw.normal(0, 1, (G, 1)) + draw.normal(0, 0.5, (G, m))).ravel()
+    return values, np.repeat([f"prompt {i}" for i in range(G)], m).tolist()
+
+
+def test_few_prompts_get_students_interval_of_their_means():
+    values, groups = nested(G=5)
+    means = values.reshape(5, 4).mean(1)
+    low, high = stats.t.interval(0.95, 4, means.mean(), stats.sem(means))
+    assert interval(values, groups)[:3] == pytest.approx((means.mean(), low, high), abs=1e-4)
+
+
+def test_many_prompts_get_nearly_students_interval_where_values_are_normal():
+    values = stats.norm.ppf((np.arange(200) + 0.5) / 200)
+    found = interval(values)
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 199, 0, stats.sem(values)), abs=0.015)
+
+
+def test_the_interval_is_the_bootstrap_t_of_a_loop_over_draws():
+    values, groups = nested(G=9, m=3)
+    values, groups = values[:-2], groups[:-2]  # unbalanced
+    found, names = interval(values, groups, draws=400), sorted(set(groups))
+    made = resampling.clusters(values, groups)
+    theta, counts = values.mean(), np.random.default_rng(0).multinomial(9, np.full(9, 1 / 9), 400)
+
+    def ratio(sums, sizes):
+        mean = sums.sum() / sizes.sum()
+        return mean, math.sqrt(9 / 8 * ((sums - mean * sizes) ** 2).sum()) / sizes.sum()
+
+    drawn = [ratio(np.repeat(made.sums, count), np.repeat(made.counts, count)) for count in counts]
+    low, high = np.quantile([(mean - theta) / error for mean, error in drawn], [0.025, 0.975])
+    error = ratio(made.sums, made.counts)[1]
+    assert len(names) == 9 and found.low == pytest.approx(theta - high * error)
+    assert found.high == pytest.approx(theta - low * error)
+
+
+def test_clips_of_one_prompt_count_as_one_where_they_are_alike():
+    once = interval([1.0, 2.0, 4.0, 3.0])
+    thrice = interval(np.repeat([1.0, 2.0, 4.0, 3.0], 3), np.repeat(list("abcd"), 3).tolist())
+    assert thrice[:3] == pytest.approx(once[:3]) and (thrice.n, thrice.groups) == (12, 4)
+
+
+def test_a_skewed_sample_has_a_longer_interval_on_its_long_side():
+    found = interval(np.exp(stats.norm.ppf((np.arange(20) + 0.5) / 20)))
+    assert found.high - found.mean > 1.3 * (found.mean - found.low)
+
+
+def test_order_and_names_of_prompts_do_not_change_a_digit():
+    values, groups = nested(G=15, m=3)
+    order = np.random.default_rng(1).permutation(len(values))
+    shuffled = interval(values[order], [f"x{groups[i]}" for i in order])
+    assert shuffled == interval(values, groups)
+
+
+def test_unscored_clips_are_left_out_and_counted():
+    with_gaps = summary([0.2, None, 0.4, NAN, math.inf, 0.9], ["a", "a", "b", "c", "d", "e"])
+    without = summary([0.2, 0.4, 0.9], ["a", "b", "e"])
+    assert with_gaps.pop("unscored") == 3 and without.pop("unscored") == 0
+    assert with_gaps == without
+
+
+def test_clips_without_a_prompt_are_groups_of_their_own():
+    values = [0.1, 0.5, 0.3, 0.8]
+    assert interval(values, ["", "", "", ""]) == interval(values) == interval(values, list("abcd"))
+    assert summary(values, ["", "", "a", None])["prompts"] == 1
+
+
+def test_one_prompt_has_an_interval_over_its_clips_and_says_so():
+    row = summary([1.0, 2.0, 3.0], ["a"] * 3, least=2)
+    assert (row["low"], row["high"]) == pytest.approx(stats.t.interval(0.95, 2, 2, stats.sem([1, 2, 3])), abs=1e-4)
+    assert not row["enough"] and any("one prompt" in note for note in row["notes"])
+
+
+def test_nothing_and_one_value_have_no_interval():
+    for values, mean in (([], None), ([None], None), ([0.7], 0.7)):
+        row = summary(values, ["a"] * len(values))
+        assert (row["mean"], row["low"], row["high"], row["std"]) == (mean, None, None, None)
+        assert not row["enough"] and f"fewer than 20 clips: {row['n']}" in row["notes"]
+        json.dumps(row, allow_nan=False)
+
+
+def test_the_minimum_counts_scored_clips_alone():
+    values = [float(i) for i in range(20)]
+    assert summary(values, None)["enough"] and summary(values, None)["notes"] == []
+    assert not summary([*values[:19], None], None)["enough"]
+
+
+def test_a_mean_stays_in_its_range():
+    values = [1.0] * 15 + [0.2]
+    assert interval(values).high > 1 and summary(values, None, range=(0, 1))["high"] == 1
+
+
+def test_a_sample_whose_draws_mostly_have_no_spread_gets_students_interval():
+    values = [1.0] * 19 + [0.9]
+    assert interval(values)[1:3] == pytest.approx(stats.t.interval(0.95, 19, np.mean(values), stats.sem(values)),
+                                                  abs=1e-4)
+
+
+def test_groups_must_be_as_many_as_values():
+    with pytest.raises(ValueError, match="a group for each of 2 values, got 3"):
+        interval([1.0, 2.0], ["a", "b", "c"])
+
+
+def test_spread_within_prompts_is_that_of_an_analysis_of_variance():
+    values, groups = nested(G=6, m=5)
+    table = values.reshape(6, 5)
+    pooled = math.sqrt(table.var(1, ddof=1).mean())
+    assert within(values, groups) == pytest.approx((pooled, pooled**2 / values.var(ddof=1)))
+    assert all(map(math.isnan, within([1.0, 2.0], "ab")))
+
+
+@pytest.mark.parametrize(("values", "limits", "hit"), [
+    ([0.99, 0.985, 1.0, 0.7], (0, 1), True),       # piled at the top
+    ([0.0, 0.01, 0.3, 0.01], (0, 1), True),        # at the bottom
+    ([0.97, 0.99, 0.979, 0.984, 0.9785], (0, 1), True),   # a mean near the end, hardly any spread
+    ([0.9, 0.95, 0.7, 0.99], (0, 1), False),
+    ([0.99, 0.99, 0.0, 0.1, 0.2], (0, 1), False),  # a pile of two in five
+    ([-0.001, -0.002], (None, 0.0), False),        # no scale to be near on
+    ([0.0, 0.0, -5.0], (None, 0.0), True),
+    ([7.0, 7.0], (None, None), False),
+])
+def test_saturation(values, limits, hit):
+    assert bool(saturation(values, limits)) == hit
+    assert summary(values, None, range=limits)["saturated"] == hit
+
+
+def test_equal_values_are_said_to_be():
+    row = summary([0.5] * 30, None, range=(0, 1))
+    assert row["low"] == pytest.approx(0.5) and row["high"] == pytest.approx(0.5)
+    assert row["notes"] == ["all 30 values are equal: the interval has no width, and says nothing"]
+
+
+def test_effect_is_hedges_g():
+    a, b = [1.0, 2.0, 3.0, 4.0], [3.0, 5.0, 4.0]
+    pooled = math.sqrt((3 * np.var(a, ddof=1) + 2 * np.var(b, ddof=1)) / 5)
+    assert effect(a, b) == pytest.approx(1.5 / pooled * (1 - 3 / 19))
+    assert math.isnan(effect([1.0, 1.0], [1.0, 1.0])) and math.isnan(effect([1.0], [1.0, 2.0]))
+
+
+def test_a_share_has_wilsons_interval_with_students_t():
+    values = [1.0] * 70 + [0.0] * 30
+    found = share(values)
+    independent = stats.binomtest(70, 100).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((independent.low, independent.high), abs=0.005)
+
+
+def test_a_share_of_clips_alike_within_prompts_knows_prompts_alone():
+    once, thrice = share([1.0] * 7 + [0.0] * 3), share([1.0] * 21 + [0.0] * 9, np.repeat(range(10), 3).tolist())
+    assert thrice[:3] == pytest.approx(once[:3], abs=0.01)
+
+
+def test_a_share_that_is_whole_still_has_an_interval():
+    found = share([1.0] * 30, [str(i // 3) for i in range(30)])
+    t2 = stats.t.ppf(0.975, 9) ** 2
+    assert found.high == 1 and found.low == pytest.approx(1 / (1 + t2 / 10), abs=1e-4)
+    assert share([0.5] * 4).low > 0 and math.isnan(share([1.0]).low)

@@ -1,0 +1,136 @@
+"""Draws of whole groups of values, and the intervals that come of them: a studentised cluster bootstrap.
+
+Bootstrap-t: Hall 1992, "The Bootstrap and Edgeworth Expansion"; over clusters: Cameron, Gelbach and Miller 2008,
+doi:10.1162/rest.90.3.414. Groups are drawn with replacement, each with all its values: the spread of the groups' means
+holds that of their values already, and to draw those of a drawn group anew would count it twice (Davison and Hinkley
+1997, "Bootstrap Methods and their Application", 3.8).
+
+Legend: n values, G groups (prompts); a group has the sum s and the number c of its values; the mean is Σs / Σc.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vidrl.benchmarks._inference import CELLS, Array, t_quantile
+
+STUDENT = 8  # groups below which a bootstrap has too few different draws: Student's t instead
+DEGENERATE = 0.005  # share of draws without spread that a bootstrap-t may have
+
+Values = Sequence[float | None] | Array
+Groups = Sequence[Hashable] | None
+
+
+class Clusters(NamedTuple):
+    """Sums (G,) and counts (G,) of the groups' values, in an order that does not depend on that of the clips."""
+
+    sums: Array
+    counts: Array
+
+    @property
+    def mean(self) -> float:
+        """Over clips: each counts the same."""
+        return float(self.sums.sum() / self.counts.sum()) if len(self.sums) else math.nan
+
+    @property
+    def variance(self) -> float:
+        """Of the mean, by the groups' residuals: G / (G − 1) Σ (s − mean c)² / (Σc)²; NaN for a single group."""
+        G, residuals = len(self.sums), self.sums - self.mean * self.counts
+        return float(G / (G - 1) * (residuals**2).sum() / self.counts.sum() ** 2) if G > 1 else math.nan
+
+
+def scored(values: Values, groups: Groups) -> tuple[Array, list[Hashable]]:
+    """The values that are there and their groups."""
+    if groups is not None and len(groups) != len(values):
+        raise ValueError(f"expected a group for each of {len(values)} values, got {len(groups)}")
+    found = np.array([math.nan if value is None else value for value in values], float)
+    given = [None] * len(found) if groups is None else groups
+    names = [Alone() if name is None or name == "" else name for name in given]
+    known = np.isfinite(found)
+    return found[known], [name for name, is_known in zip(names, known, strict=True) if is_known]
+
+
+def clusters(values: Array, groups: Iterable[Hashable]) -> Clusters:
+    """Sums and counts of groups; sorted, so that they do not depend on the order or the names."""
+    rows = ids(list(groups))
+    order = np.argsort(values, kind="stable")
+    sums, counts = np.bincount(rows[order], values[order]), np.bincount(rows)
+    order = np.lexsort((sums, counts))
+    return Clusters(sums[order], counts[order].astype(float))
+
+
+def bounds(estimate: float, variance: float, sides: Sequence[Clusters], level: float, draws: int, seed: int
+           ) -> tuple[float, float]:
+    """The interval of the mean of one side, or of the second's less the first's.
+
+    Bootstrap-t; Student's t, with Welch's degrees of freedom, where a side has few groups or many draws no spread.
+    """
+    if not math.isfinite(variance):
+        return math.nan, math.nan
+    error = math.sqrt(variance)
+    drawn = _ratios(sides, draws, seed) if min(len(side.sums) for side in sides) >= STUDENT else None
+    if drawn is None:
+        reach = t_quantile(_freedom(sides), (1 + level) / 2)
+        return estimate - reach * error, estimate + reach * error
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(estimate - high * error), float(estimate - low * error)
+
+
+def _ratios(sides: Sequence[Clusters], draws: int, seed: int) -> Array | None:
+    """Student's ratio of each draw, (draws,); None where too many draws have no spread."""
+    rng, moved, variance = np.random.default_rng(seed), np.zeros(draws), np.zeros(draws)
+    for side in sides:
+        departures = [_departure(side, weights) for weights in _weights(rng, len(side.sums), draws)]
+        moved = np.concatenate([d for d, _ in departures]) - moved
+        variance += np.concatenate([v for _, v in departures])
+    least = 1e-12 * sum(side.variance for side in sides)
+    spread = variance > least
+    return moved[spread] / np.sqrt(variance[spread]) if spread.mean() >= 1 - DEGENERATE else None
+
+
+def _departure(side: Clusters, weights: Array) -> tuple[Array, Array]:
+    """How far the mean of each draw, under weights (draws, G), is from the mean, and its variance as of `Clusters`."""
+    s, c, G = side.sums - side.mean * side.counts, side.counts, len(side.sums)
+    moments = weights @ np.stack([s, c, s * s, s * c, c * c], 1)
+    moved = moments[:, 0] / moments[:, 1]
+    squares = moments[:, 2] - 2 * moved * moments[:, 3] + moved**2 * moments[:, 4]
+    return moved, G / (G - 1) * np.maximum(squares, 0) / moments[:, 1] ** 2
+
+
+def _weights(rng: np.random.Generator, G: int, draws: int) -> Iterator[Array]:
+    """How often each group is drawn, a block of draws at a time."""
+    block = max(1, CELLS // G)
+    for start in range(0, draws, block):
+        yield rng.multinomial(G, np.full(G, 1 / G), min(block, draws - start)).astype(float)
+
+
+def _freedom(sides: Sequence[Clusters]) -> int:
+    """Degrees of freedom, of two sides by Welch and Satterthwaite, rounded down."""
+    if len(sides) == 1:
+        return len(sides[0].sums) - 1
+    whole = sum(side.variance for side in sides) ** 2
+    parts = sum(side.variance**2 / (len(side.sums) - 1) for side in sides)
+    return max(1, int(whole / parts)) if parts > 0 else min(len(side.sums) for side in sides) - 1
+
+
+class Alone:
+    """The group of a clip that shares its prompt with none."""
+
+
+def ids(names: Sequence[Hashable]) -> Array:
+    """Names as numbers from 0, in order of appearance.
+
+    >>> ids(["b", "a", "b"])
+    array([0, 1, 0])
+    """
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], int)
+
+
+def rounding(known: Array) -> float:
+    """A difference that is no more than the rounding of such numbers."""
+    return 1e-12 * float(np.abs(known).max())
