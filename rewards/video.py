@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,7 @@ class _Decord:
     name = "decord"
 
     def __init__(self, path: Path) -> None:
+        _bind_png()
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
@@ -171,6 +173,14 @@ class _Decord:
             batch = self.reader.get_batch(range(start, min(start + length, len(self.times))))
             array = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)  # the bridge is process-wide
             yield torch.from_numpy(array).permute(0, 3, 1, 2)
+
+
+@cache
+def _bind_png() -> None:
+    """Let OpenCV find its zlib, which it looks for at its first PNG: after decord it would find decord's, and fail."""
+    import cv2
+
+    cv2.imdecode(cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1], cv2.IMREAD_COLOR)
 
 
 class _PyAV:

@@ -1,4 +1,4 @@
-"""Debian's chromium over its debugging pipe: opens a page, asks it questions, takes pictures. The standard library only."""
+"""Debian's chromium over its debugging pipe: opens a page, asks it questions, takes pictures."""
 
 import base64
 import json
@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
-         "--disable-background-networking", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-component-update", "--disable-background-networking", "--hide-scrollbars",
+         "--remote-debugging-pipe")
 
 
 class Browser:
@@ -27,8 +28,8 @@ class Browser:
         (theirs_in, self.out), (self.back, theirs_out) = os.pipe(), os.pipe()
         command = [self.binary, *FLAGS, f"--user-data-dir={self.folder}", "about:blank"]
         self.process = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *command], pass_fds=(theirs_in, theirs_out),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *command],
+            pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(theirs_in)
         os.close(theirs_out)
         return self
@@ -127,6 +128,7 @@ class Page:
     def picture(self, path, height=None):
         """Save the page as a PNG."""
         size = self.browser.send("Page.getLayoutMetrics", self.session)["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], height or size["height"]), "scale": 1}
+        tall = min(size["height"], height or size["height"])
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": tall, "scale": 1}
         shot = self.browser.send("Page.captureScreenshot", self.session, clip=clip, captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))

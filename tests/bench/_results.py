@@ -1,14 +1,16 @@
 """A results.json made up for tests: the layout of the real one, its numbers by arithmetic of this file alone."""
 
+import hashlib
 import math
 
 import numpy as np
 
 DIMS = ("flicker", "warp_error", "motion_consistency", "vbench_dynamic_degree")
 NAUGHTY = [
-    '<script>window.broken=1</script>', '"><img src=x onerror="window.broken=1">', "${window.broken=1} `$(touch x)`; rm -rf ~",
-    "]]></script><script>window.broken=1</script>", "=HYPERLINK(\"http://evil.example\",\"x\")", "+1+1", "-1+1", "@SUM(A1)",
-    "кот 猫 🐈 \u202eesrever\u2028line", "a_b & 50% of $x \\ {y} ~^#", "' onload='window.broken=1", "javascript:window.broken=1",
+    "<script>window.broken=1</script>", '"><img src=x onerror="window.broken=1">',
+    "${window.broken=1} `$(touch x)`; rm -rf ~", "]]></script><script>window.broken=1</script>",
+    '=HYPERLINK("http://evil.example","x")', "+1+1", "-1+1", "@SUM(A1)", "кот 猫 🐈 \u202eesrever\u2028line",
+    "a_b & 50% of $x \\ {y} ~^#", "' onload='window.broken=1", "javascript:window.broken=1",
 ]
 
 
@@ -24,20 +26,22 @@ def made(names=("base", "ours"), count=24, dims=DIMS, prompts=None, shift=0.03, 
     prompts = prompts or [f"prompt {i // 2}" for i in range(count)]
     level = draw.normal(-0.3, 0.05, (count, len(dims)))
     sets = [{"name": name, "source": f"videos_{name}", "model": None, "skipped": [], "clips": [
-        clip(f"videos_{name}/{i}.mp4", prompts[i % len(prompts)], i, level[i] + shift * at + draw.normal(0, 0.01, len(dims)),
-             dims, frames, draw) for i in range(count)]} for at, name in enumerate(names)]
+        clip(f"videos_{name}/{i}.mp4", prompts[i % len(prompts)], i,
+             level[i] + shift * at + draw.normal(0, 0.01, len(dims)), dims, frames, draw) for i in range(count)]}
+            for at, name in enumerate(names)]
     return finish({"format": 1, "made": "2026-11-26T12:00:00Z", "command": f"vidrl bench {' '.join(names)}",
                    "suite": {"name": "temporal", "version": "1", "about": "Any videos.", "least": 20},
                    "protocol": {"fps": 0, "side": 0, "frames": 0, "decoder": "decord 0.6.0", "hash": "3f2a3f2a3f2a"},
-                   "versions": {"vidrl": "0.1.0", "torch": "2.6"}, "dims": [dim(one, trained=one in trained) for one in dims],
-                   "sets": sets, "distances": [], "totals": {}, "notes": []})
+                   "versions": {"vidrl": "0.1.0", "torch": "2.6"},
+                   "dims": [dim(one, trained=one in trained) for one in dims], "sets": sets,
+                   "distances": [], "totals": {}, "notes": []})
 
 
 def clip(path, prompt, seed, values, dims, frames, draw):
     curve = {name: [float(v) for v in value + draw.normal(0, 0.02, frames)] for name, value in zip(dims, values)}
-    return {"path": path, "id": f"{abs(hash(path)):016x}"[:16], "prompt": prompt, "seed": seed, "reference": None, "meta": {},
-            "fps": 8.0, "size": [64, 48], "frames": frames, "value": dict(zip(dims, map(float, values))), "curve": curve,
-            "why": {}}
+    return {"path": path, "id": hashlib.sha256(path.encode()).hexdigest()[:16], "prompt": prompt, "seed": seed,
+            "reference": None, "meta": {}, "fps": 8.0, "size": [64, 48], "frames": frames,
+            "value": dict(zip(dims, map(float, values))), "curve": curve, "why": {}}
 
 
 def finish(results):

@@ -66,6 +66,7 @@ def cell(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
+    value = value.replace("\r\n", "\n").replace("\r", "\n")  # a bare one would end the row
     return f"'{value}" if value.lstrip(" ").startswith(FORMULA) else value
 
 

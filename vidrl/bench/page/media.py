@@ -28,7 +28,6 @@ HEIGHT = 72  # pixels of such a frame
 SIDE = 160  # the shorter side of what plays
 SECONDS, MOST = 10.0, 240  # of a clip that play, and frames
 SCALES = {"residual": 0.25, "flow": 1.0, "occlusion": 1.0}  # the brightest of each map
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 Shown = dict[str, Any]
 
@@ -73,9 +72,7 @@ def _made(results: Results, clip: Mapping[str, Any]) -> Shown:
 
 
 def thumbnails(path: Path, protocol: Mapping[str, Any]) -> Shown:
-    """What is shown of one file, measured by a protocol. Raises FileNotFoundError, or ValueError for no such file."""
-    if path.suffix.lower() in IMAGES:
-        return {"image": _jpeg(_image(path), 2 * SIDE)}
+    """What is shown of one file, measured by a protocol. Raises FileNotFoundError and Unreadable."""
     frames, count, fps, playing, at = _read(path, protocol)
     if count == 1:
         return {"image": _jpeg(frames[0], 2 * SIDE)}
@@ -89,18 +86,15 @@ def _read(path: Path, facts: Mapping[str, Any]) -> tuple[dict[int, Tensor], int,
     """Frames (C, H, W) that are needed by number, how many are measured, their rate, how many play, which are shown."""
     import torch
 
+    from vidrl.bench.clip import Clip
     from vidrl.bench.protocol import Protocol, kept
     from vidrl.rewards.flow import SIZE, shrunk
-    from vidrl.rewards.video import Video
 
-    protocol = Protocol(**{name: facts[name] for name in ("fps", "side", "frames", "decoder") if name in facts})
-    video = Video(path)
-    chosen, fps = protocol.chosen(video.times, video.fps), protocol.rate(video.fps)
-    count, playing = len(chosen), max(1, min(len(chosen), MOST, round(SECONDS * fps)))
-    at = spaced(count)
+    clip = Clip(path, Protocol(**{name: facts[name] for name in ("fps", "side", "frames", "decoder") if name in facts}))
+    count, fps = clip.frames, clip.fps
+    playing, at = max(1, min(count, MOST, round(SECONDS * fps))), spaced(count)
     needed = sorted({*range(playing), *at, *(t + _stride(fps, count) for t in at)} & set(range(count)))
-    pieces = kept(video.pieces(), [chosen[t] for t in needed])
-    small = torch.cat([shrunk(protocol.small(piece)[None], SIZE)[0] for piece in pieces])
+    small = torch.cat([shrunk(piece[None], SIZE)[0] for piece in kept(clip.pieces(), needed)])
     return dict(zip(needed, small, strict=False)), count, fps, playing, at
 
 
@@ -153,18 +147,6 @@ def _heat(values: Tensor, most: float) -> Tensor:
     share = (values.nan_to_num().clamp(min=0) / most).clamp(max=1).sqrt()
     grey = (share * 255).round().to(torch.uint8).cpu().numpy()
     return torch.from_numpy(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1].copy()).permute(2, 0, 1)
-
-
-def _image(path: Path) -> Tensor:
-    import cv2
-    import torch
-
-    if not path.is_file():
-        raise FileNotFoundError(f"expected an image, found none at {path}")
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ValueError(f"expected an image, could not read {path}")
-    return torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)
 
 
 def _jpeg(picture: Tensor, height: int) -> str:

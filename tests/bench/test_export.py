@@ -1,0 +1,142 @@
+"""Exports: cells that no spreadsheet runs, LaTeX that compiles as it reads, bold only beyond doubt, VBench's layout."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+from _results import NAUGHTY, finish, made
+
+from vidrl.bench import export
+from vidrl.bench.page import facts
+from vidrl.rewards.vbench import totals
+
+
+def rows(results):
+    return list(csv.DictReader(io.StringIO(export.csv(results))))
+
+
+def test_csv_has_a_row_a_clip_with_every_dimension_at_full_precision():
+    results = made(count=5)
+    found = rows(results)
+    clips = [(one["name"], clip) for one in results["sets"] for clip in one["clips"]]
+    assert [(row["set"], row["path"]) for row in found] == [(name, clip["path"]) for name, clip in clips]
+    for row, (_, clip) in zip(found, clips):
+        assert {name: float(row[name]) for name in clip["value"]} == clip["value"]
+        assert (row["width"], row["height"], row["frames"]) == ("64", "48", "9")
+
+
+def test_csv_tells_what_is_missing_and_what_was_skipped():
+    results = made(count=3)
+    clip = results["sets"][0]["clips"][1]
+    clip["value"]["flicker"], clip["why"]["flicker"] = None, "unscored: NaN in frame 3"
+    results["sets"][1]["skipped"] = [{"path": "b/broken.mp4", "why": "unreadable: no stream"}]
+    found = rows(results)
+    assert found[1]["flicker"] == "" and found[1]["why"] == "flicker: unscored: NaN in frame 3"
+    assert len(found) == 7 and found[-1]["path"] == "b/broken.mp4" and "no stream" in found[-1]["why"]
+
+
+@pytest.mark.parametrize("text", [*NAUGHTY, "  =1", "\t=1", "\r=1", "＝1"])
+def test_no_text_of_a_csv_is_a_formula(text):
+    results = made(count=2, prompts=[text])
+    results["sets"][0]["name"] = text
+    results["sets"][0]["clips"][0]["path"] = f"{text}.mp4"
+    results["summary"], results["comparisons"] = {}, []
+    first = rows(results)[0]
+    for key in ("prompt", "set", "path"):
+        assert not first[key].lstrip(" ").startswith(export.FORMULA)
+        assert first[key].startswith((text.replace("\r", "\n"), "'" + text.replace("\r", "\n")))
+
+
+def test_numbers_stay_numbers():
+    assert export.cell(-0.25) == -0.25
+    assert ",-" in export.csv(made(count=2))
+
+
+def test_a_broken_file_name_can_be_written():
+    results = made(count=2)
+    results["sets"][0]["clips"][0]["path"] = b"\xff.mp4".decode("utf-8", "surrogateescape")
+    for text in (export.csv(results), export.markdown(results), export.latex(results)):
+        text.encode("utf-8")
+
+
+def test_markdown_is_one_table_of_sets_and_one_of_differences():
+    results = made(trained=("flicker",))
+    text = export.markdown(results)
+    grids = [block.splitlines() for block in text.split("\n\n")]
+    assert len(grids[0]) == len(grids[1]) == 2 + len(results["dims"])
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 4 for line in grids[0])
+    assert "flicker†" in grids[0][2] and results["protocol"]["hash"] in text
+    cell = facts.mean(results, "base", "flicker")
+    assert f"{cell[0]} [{cell[1]}, {cell[2]}]" in grids[0][2]
+
+
+def test_markdown_and_latex_escape_names():
+    results = made(names=("a|b <b>*x*", "$50% & more_"))
+    markdown, latex = export.markdown(results), export.latex(results)
+    assert r"a\|b &lt;b>\*x\*" in markdown and "<b>" not in markdown
+    assert r"\$50\% \& more\_" in latex and r"a\textbar{}b \textless{}b\textgreater{}*x*" in latex
+
+
+def test_latex_is_balanced_and_has_the_columns_it_says():
+    results = made(names=tuple(NAUGHTY[i] for i in (0, 9)), trained=("flicker",))
+    text = export.latex(results)
+    bare = re.sub(r"\\[\\{}$&#_%]", "", text)
+    assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
+    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text).group(1)
+    body = re.search(r"\\toprule(.*)\\bottomrule", text, re.S).group(1)
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 1 + len(results["dims"])
+    assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(columns)}
+    assert r"flicker\textsuperscript{\dag}" in text and "−" not in text
+
+
+def test_bold_only_beyond_doubt():
+    sure, open_ = made(shift=0.1), made(shift=0.0, seed=3)
+    assert export.latex(sure).count(r"\textbf{") == 2 * len(sure["dims"])  # the mean and the difference
+    assert r"\textbf" not in export.latex(open_) and "**" not in export.markdown(open_)
+
+
+def test_nothing_is_bold_where_the_clips_are_few():
+    few = made(count=10, shift=0.1)
+    assert min(row["p_holm"] for row in few["comparisons"]) < 0.001
+    assert "**" not in export.markdown(few) and "(n = 10)" in export.markdown(few)
+
+
+def test_of_three_sets_the_best_must_beat_both():
+    results = made(names=("a", "b", "c"), shift=0.1)
+    assert {facts.best(results, dim["name"]) for dim in results["dims"]} == {None}  # c against b was not compared
+    known = [row for row in results["comparisons"] if row["second"] == "b"]
+    results["comparisons"] += [{**row, "first": "b", "second": "c"} for row in known]
+    assert {facts.best(results, dim["name"]) for dim in results["dims"]} == {"c"}
+
+
+def test_the_leaderboard_file_reads_as_vbench_reads_it():
+    """VBench's script takes `data[key][0]` of each key, with blanks for underscores."""
+    results = made(names=("one",), dims=("flicker", "vbench_temporal_flickering", "vbench_imaging", "vbench_aesthetic"))
+    data = json.loads(export.leaderboard(results))
+    assert set(data) == {"temporal_flickering", "imaging_quality", "aesthetic_quality"}
+    submitted = {key.replace("_", " "): value[0] for key, value in data.items()}
+    values = [clip["value"]["vbench_temporal_flickering"] for clip in results["sets"][0]["clips"]]
+    assert submitted["temporal flickering"] == pytest.approx(sum(values) / len(values))
+    assert data["temporal_flickering"][1][0] == {"video_path": "videos_one/0.mp4", "video_results": values[0]}
+    assert len(totals(submitted)["missing"]) == 13
+
+
+def test_the_leaderboard_of_several_sets_is_one_object_a_set():
+    assert set(json.loads(export.leaderboard(made()))) == {"base", "ours"}
+
+
+def test_no_leaderboard_without_vbenchs_arithmetic():
+    with pytest.raises(ValueError, match="--profile vbench"):
+        export.leaderboard(made(dims=("flicker",)))
+
+
+def test_a_set_without_a_value_has_dashes():
+    results = made(count=4)
+    for clip in results["sets"][0]["clips"]:
+        clip["value"]["flicker"] = None
+    finish(results)
+    assert re.search(r"\| flicker +\| +– \|", export.markdown(results))
+    assert json.loads(export.leaderboard(results))["base"]["dynamic_degree"][0] is not None
