@@ -57,7 +57,7 @@ def browser(tmp_path_factory):
         yield browser
 
 
-@pytest.fixture(params=[1280, 390])
+@pytest.fixture(params=[1280, 800, 390])
 def opened(request, browser, report):
     return browser.open(report, request.param)
 
@@ -85,8 +85,8 @@ def test_nothing_is_wider_than_the_window(opened):
 
 def test_the_clips_play_and_those_of_a_fold_when_it_opens(opened):
     def playing(fold):
-        found = f"[...document.querySelectorAll('{fold} video')]"
-        return opened.until(f"{found}.length > 1 && {found}.every(c => c.duration > 1 && !c.paused && c.videoWidth > 60)")
+        found, plays = f"[...document.querySelectorAll('{fold} video')]", "c.duration > 1 && !c.paused && c.videoWidth"
+        return opened.until(f"{found}.length > 1 && {found}.every(c => {plays} > 60)")
 
     assert playing("details.fold[open]")
     opened.ask("document.querySelector('details.fold:last-of-type summary').click()")

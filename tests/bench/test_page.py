@@ -86,6 +86,16 @@ def test_the_headline_claims_nothing_where_nothing_is():
     assert "better than" not in text.split("Every")[0]
 
 
+def test_the_headline_tells_both_ways_and_what_is_open():
+    results = made(shift=0.0, seed=3)
+    for i, (a, b) in enumerate(zip(*(one["clips"] for one in results["sets"]))):
+        b["value"]["flicker"] = a["value"]["flicker"] + 0.1 + 0.001 * i
+        b["value"]["warp_error"] = a["value"]["warp_error"] - 0.1 - 0.001 * i
+    text = re.sub(r"\s+", " ", Parsed(shown(finish(results))).text)
+    assert ("ours is better than base beyond doubt on 1 of 4: flicker; and worse on 1 of 4: warp_error. On the other 2 "
+            "the clips do not tell.") in text
+
+
 def test_few_clips_claim_nothing_however_small_p_is():
     results = made(count=10, shift=0.1)
     assert all(facts.verdict(results, row) == 0 for row in results["comparisons"])

@@ -27,7 +27,6 @@ from vidrl.bench.page.facts import (
 
 ABOUT = ("set", "path", "id", "prompt", "seed", "reference", "frames", "fps", "width", "height")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # where spreadsheets begin a formula
-VBENCH = {"aesthetic": "aesthetic_quality", "imaging": "imaging_quality"}  # the others have VBench's names, or none
 DIFFERENCE = ("difference", "95 % interval", "p (Holm)", "wins / ties / losses")
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
            "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -210,24 +209,17 @@ def leaderboard(results: Results) -> str:
     """The dimensions that VBench has, by its own names, in the layout of its evaluation_results files.
 
     `{dimension: [score, [{"video_path", "video_results"}, ...]]}`, which its final-score script and leaderboard read;
-    with several sets, one such object a set. Only dimensions of the profile "vbench": ours do not compare. The score is
-    the mean over clips. Raises ValueError where there is none.
+    with several sets, one such object a set. Our own dimensions are left out: they do not compare. The score is the
+    mean over clips. Raises ValueError where there is none.
     """
-    dims = {_vbench(dim): dim["name"] for dim in results["dims"] if dim.get("profile") == "vbench" and _vbench(dim)}
+    from vidrl.bench.totals import NAMES
+
+    dims = {NAMES[dim["reward"]]: dim["name"] for dim in results["dims"] if dim.get("reward") in NAMES}
     if not dims:
         raise ValueError("expected dimensions of VBench's arithmetic, got none: measure with --profile vbench, or with "
                          "--suite vbench")
     found = {one["name"]: {name: _scored(one, dim) for name, dim in dims.items()} for one in results["sets"]}
     return json.dumps(found[results["sets"][0]["name"]] if len(found) == 1 else found, indent=2, allow_nan=False) + "\n"
-
-
-def _vbench(dim: Row) -> str | None:
-    """VBench's name of a dimension, or None where it has no such."""
-    from vidrl.rewards.vbench import I2V, QUALITY, SEMANTIC
-
-    own = str(dim.get("reward") or dim["name"]).removeprefix("vbench_")
-    name = VBENCH.get(own, own)
-    return name if name in {*QUALITY, *SEMANTIC, *I2V} else None
 
 
 def _scored(one: Row, dim: str) -> list[Any]:

@@ -93,10 +93,10 @@ def forest(results: Results, row: Row, reach: float) -> str:
     left, right = _place(low, reach), _place(high, reach)
     said = [number(value, sign=True, digits=2) for value in (middle, low, high)]
     words = f"{said[0]} standard deviations, {said[1]} to {said[2]}"
-    beyond = f'<b class="{"over" if middle > 0 else "under"}"></b>' if abs(middle) > reach else ""
+    far = f'<b class="{"over" if middle > 0 else "under"}">{said[0]}</b>' if abs(middle) > reach else ""
     return (f'<div class="shared" role="img" aria-label="{words}" title="{words}">{lines}'
             f'<i class="bar" style="left:{left:.2f}%;width:{max(right - left, 0.6):.2f}%"></i>'
-            f'<i class="dot" style="left:{_place(middle, reach):.2f}%"></i>{beyond}</div>')
+            f'<i class="dot" style="left:{_place(middle, reach):.2f}%"></i>{far}</div>')
 
 
 def _reach(results: Results, rows: Sequence[Row]) -> float:

@@ -52,15 +52,17 @@ def _finding(results: Results, first: str, second: str, rows: Sequence[Row]) -> 
     heaps: dict[int, list[str]] = {1: [], -1: [], 0: []}
     for row in rows:
         heaps[verdict(results, row)].append(_marked(results, row["dim"]))
-    pair = f"<b>{escape(second)}</b> {{}} <b>{escape(first)}</b>"
-    said = [pair.format(f"is {word} than") + f" beyond doubt on {len(heaps[sign])} of {len(rows)}: "
-            f'<span class="{style}">{listed(heaps[sign])}</span>.'
+    one, two = f"<b>{escape(first)}</b>", f"<b>{escape(second)}</b>"
+    said = [f'{word} than {one} beyond doubt on {len(heaps[sign])} of {len(rows)}: <span class="{style}">'
+            f"{listed(heaps[sign])}</span>"
             for sign, word, style in ((1, "better", "up"), (-1, "worse", "down")) if heaps[sign]]
     if not said:
-        return f"Between {pair.format('and')} no difference is beyond doubt on any of {plural(len(rows), 'dimension')}."
-    rest = len(heaps[0])
-    return " ".join([*said, f"On the other {rest} the clips do not tell." if rest > 1 else
-                     f"On {heaps[0][0]} the clips do not tell." if rest else ""])
+        return f"Between {two} and {one} no difference is beyond doubt on any of {plural(len(rows), 'dimension')}."
+    if len(said) > 1:
+        said[1] = said[1].replace(f" than {one} beyond doubt", "", 1)
+    open_, rest = heaps[0], f"the other {len(heaps[0])}"
+    left = f" On {rest if len(open_) > 1 else open_[0]} the clips do not tell." if open_ else ""
+    return f"{two} is {'; and '.join(said)}.{left}"
 
 
 def _marked(results: Results, name: str) -> str:

@@ -85,8 +85,8 @@ def totals(results: Results) -> str:
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in [
         escape(name), *(number(row.get(one)) for one in names), escape(", ".join(row.get("missing") or []) or "none")])
         + "</tr>" for name, row in found.items())
-    return (f'<section id="totals"><h2>VBench\'s totals</h2><p class="note">By VBench\'s published weights. A missing '
-            f'dimension counts 0 there, so a total with some missing does not compare with published ones.</p>'
+    return (f'<section id="totals"><h2>VBench\'s totals</h2><p class="note">By VBench\'s published weights. A '
+            f'sum with a part missing is not made: VBench counts what is missing as 0.</p>'
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>')
 
 

@@ -32,9 +32,10 @@ def _block(results: Results, dim: Row) -> str:
     compatible = '<span class="chip">VBench\'s arithmetic</span>' if dim.get("profile") == "vbench" else ""
     ends = f"<span>{number(low)}</span><span>{number(high)}</span>" if high > low else f"<span>{number(low)}</span>"
     drawn = any(values(one, dim["name"]) for one in results["sets"])
+    alone = marks(results, told(results, results["sets"][0]["name"], dim["name"])) if len(results["sets"]) == 1 else ""
     under = f'<div class="axis" aria-hidden="true"><i></i><div>{ends}</div></div>' if drawn else ""
-    return (f'<div class="of" role="row"><div role="rowheader"><h3>{dim_name(dim)}{compatible}</h3>{about}</div></div>'
-            f"{rows}{under}")
+    return (f'<div class="of" role="row"><div role="rowheader"><h3>{dim_name(dim)}{compatible}{alone}</h3>{about}'
+            f"</div></div>{rows}{under}")
 
 
 def _row(results: Results, name: str, dim: str, found: Sequence[float], ends: tuple[float, float]) -> str:
@@ -45,9 +46,10 @@ def _row(results: Results, name: str, dim: str, found: Sequence[float], ends: tu
     cells = (f'<span role="cell"{strong}>{middle}</span><span role="cell" class="range">{interval}</span>'
              f'<span role="cell">{strip(row, found, ends)}</span><span role="cell" class="count">{_count(row)}</span>')
     colour = hue(results, [one["name"] for one in results["sets"]].index(name))
-    who = f'<i class="key {colour}"></i>{escape(name)}' if len(results["sets"]) > 1 else "all clips"
+    who = (f'<span><i class="key {colour}"></i>{escape(name)}</span>{marks(results, row)}' if len(results["sets"]) > 1
+           else "all clips")
     return (f'<div class="measure {colour}" role="row"><span role="rowheader" class="who">{who}'
-            f"{marks(results, row)}</span>{cells}</div>")
+            f"</span>{cells}</div>")
 
 
 def marks(results: Results, row: Row) -> str:
