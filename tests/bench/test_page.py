@@ -103,6 +103,18 @@ def test_few_clips_claim_nothing_however_small_p_is():
     assert "Fewer than 20 scored clips" in text and "n = 10 is few" in text
 
 
+def test_real_statistics_and_their_notes_are_shown():
+    """Rows as vidrl.bench.statistics makes them, of clips of one prompt."""
+    from vidrl.bench.statistics import summary
+
+    results = made(names=("only",), dims=("flicker",), prompts=["one"])
+    values = [clip["value"]["flicker"] for clip in results["sets"][0]["clips"]]
+    row = results["summary"]["only"]["flicker"] = summary(values, ["one"] * len(values))
+    text = Parsed(shown(results)).text
+    assert not row["enough"] and "one prompt" in text and row["notes"][0] in text
+    assert facts.mean(results, "only", "flicker")[1] in text and "std within a prompt" in text
+
+
 def test_marks_for_trained_saturated_unscored_and_skipped():
     results = made(trained=("flicker",))
     results["sets"][0]["clips"][0]["value"]["warp_error"] = None

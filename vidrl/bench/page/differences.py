@@ -12,6 +12,7 @@ from vidrl.bench.page.facts import (
     difference,
     dim_name,
     enough,
+    few,
     mean,
     probability,
     scale,
@@ -51,7 +52,8 @@ def _table(results: Results, first: str, second: str, rows: Sequence[Row], sever
                    for style, name in zip(styles, names, strict=True))
     body = "".join(_row(results, row, reach) for row in rows)
     return (f'{title}<div class="compare" role="table" aria-label="{escape(second)} against {escape(first)}">'
-            f'<div class="versus head" role="row">{head}</div>{body}{_scale(first, second, reach)}</div>')
+            f'<div class="versus head" role="row">{head}</div>{body}{_scale(first, second, reach)}</div>'
+            f"{_sizes(results, rows)}")
 
 
 def _row(results: Results, row: Row, reach: float) -> str:
@@ -78,7 +80,7 @@ def _chip(results: Results, row: Row) -> str:
     if not row.get("n"):
         return f'<span class="chip out" title="{escape(notes)}">no pairs</span>'
     if not enough(results, row):
-        return f'<span class="chip out" title="{escape(notes)}">n = {row["n"]} is few</span>'
+        return f'<span class="chip out" title="{escape(notes)}">{few(results, row)}</span>'
     return f'<span class="chip" title="{escape(notes)}">note</span>' if notes else ""
 
 
@@ -97,6 +99,19 @@ def forest(results: Results, row: Row, reach: float) -> str:
     return (f'<div class="shared" role="img" aria-label="{words}" title="{words}">{lines}'
             f'<i class="bar" style="left:{left:.2f}%;width:{max(right - left, 0.6):.2f}%"></i>'
             f'<i class="dot" style="left:{_place(middle, reach):.2f}%"></i>{far}</div>')
+
+
+def _sizes(results: Results, rows: Sequence[Row]) -> str:
+    """Effect sizes, p before correction, and what was paired."""
+    names = {dim["name"]: dim_name(dim) for dim in results["dims"]}
+    head = "".join(f'<th scope="col">{name}</th>' for name in
+                   ("dimension", "effect size", "p", "p, Holm", "pairs", "prompts", "notes"))
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in [
+        names.get(row["dim"], escape(row["dim"])), number(row.get("effect"), sign=True), probability(row.get("p")),
+        probability(row.get("p_holm")), row.get("n") or 0, row.get("prompts") or "–",
+        escape("; ".join(map(str, row.get("notes") or [])))]) + "</tr>" for row in rows)
+    return (f'<details><summary>Effect sizes and pairs</summary><div class="scroll"><table><thead><tr>{head}</tr>'
+            f"</thead><tbody>{body}</tbody></table></div></details>")
 
 
 def _reach(results: Results, rows: Sequence[Row]) -> float:

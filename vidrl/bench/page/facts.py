@@ -39,6 +39,15 @@ def enough(results: Results, row: Row) -> bool:
     return all(told(results, row[side], row["dim"]).get("enough") for side in ("first", "second"))
 
 
+def few(results: Results, row: Row) -> str:
+    """Why a summary's or a comparison's clips are not enough, in as few words.
+
+    >>> few({"suite": {"least": 20}}, {"n": 12}), few({"suite": {"least": 20}}, {"n": 40, "prompts": 1})
+    ('n = 12 is few', 'one prompt')
+    """
+    return f"n = {row['n']} is few" if row["n"] < results["suite"].get("least", 20) else "one prompt"
+
+
 def told(results: Results, name: str, dim: str) -> Row:
     """The summary of a set on a dimension; empty where there is none."""
     return results.get("summary", {}).get(name, {}).get(dim) or {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from vidrl.bench.page.facts import Results, Row, best, dim_name, hue, mean, plural, told
+from vidrl.bench.page.facts import Results, Row, best, dim_name, few, hue, mean, plural, told
 from vidrl.charts import number
 
 FAR = 3.0  # quartile ranges beyond the quartiles: Tukey's far out, drawn at the edge
@@ -20,12 +20,12 @@ def summary(results: Results) -> str:
     return (f'<section id="summary"><h2>Every dimension</h2><p class="note">Each mark is a clip; the dot is the mean, '
             f"the bar its 95 % interval, from resampled prompts and clips. Each dimension has its own axis, shared by "
             f'the sets; right is better.{bold}</p><div class="measures" role="table" aria-label="Every dimension">'
-            f'<div class="measure head" role="row">{head}</div>{blocks}</div></section>')
+            f'<div class="measure head" role="row">{head}</div>{blocks}</div>{_spreads(results)}</section>')
 
 
 def _block(results: Results, dim: Row) -> str:
     """A dimension: its name and card, then one row a set on one axis."""
-    low, high = axis([value for one in results["sets"] for value in values(one, dim["name"])])
+    low, high = _ends(results, dim["name"])
     rows = "".join(_row(results, one["name"], dim["name"], values(one, dim["name"]), (low, high))
                    for one in results["sets"])
     about = f'<p>{escape(dim["about"])}</p>' if dim.get("about") else ""
@@ -36,6 +36,13 @@ def _block(results: Results, dim: Row) -> str:
     under = f'<div class="axis" aria-hidden="true"><i></i><div>{ends}</div></div>' if drawn else ""
     return (f'<div class="of" role="row"><div role="rowheader"><h3>{dim_name(dim)}{compatible}{alone}</h3>{about}'
             f"</div></div>{rows}{under}")
+
+
+def _ends(results: Results, dim: str) -> tuple[float, float]:
+    """The axis of a dimension: of its clips, and of the intervals of all sets."""
+    low, high = axis([value for one in results["sets"] for value in values(one, dim)])
+    rows = [row for one in results["sets"] if (row := told(results, one["name"], dim)).get("low") is not None]
+    return min([low, *(row["low"] for row in rows)]), max([high, *(row["high"] for row in rows)])
 
 
 def _row(results: Results, name: str, dim: str, found: Sequence[float], ends: tuple[float, float]) -> str:
@@ -49,19 +56,24 @@ def _row(results: Results, name: str, dim: str, found: Sequence[float], ends: tu
     who = (f'<span><i class="key {colour}"></i>{escape(name)}</span>{marks(results, row)}' if len(results["sets"]) > 1
            else "all clips")
     return (f'<div class="measure {colour}" role="row"><span role="rowheader" class="who">{who}'
-            f"</span>{cells}</div>")
+            f"</span>{cells}</div>{_noted(row)}")
+
+
+def _noted(row: Row) -> str:
+    """What is to be known of a number beside what its marks say."""
+    notes = [note for note in row.get("notes") or [] if not note.startswith(("fewer than", "saturated"))]
+    return f'<p class="noted">{escape("; ".join(notes))}</p>' if notes else ""
 
 
 def marks(results: Results, row: Row) -> str:
     """Chips for what weakens a number: too few clips, saturation, values that are not there."""
-    chips = []
+    chips, why = [], escape("; ".join(row.get("notes") or []))
     if not row.get("n"):
         chips.append('<span class="chip out">unscored</span>')
     elif not row.get("enough", True):
-        least = results["suite"].get("least", 20)
-        chips.append(f'<span class="chip out" title="the suite asks for {least}">n = {row["n"]} is few</span>')
+        chips.append(f'<span class="chip out" title="{why}">{few(results, row)}</span>')
     if row.get("saturated"):
-        chips.append('<span class="chip out" title="at the end of its range">saturated</span>')
+        chips.append(f'<span class="chip out" title="{why}">saturated</span>')
     if row.get("unscored") and row.get("n"):
         chips.append(f'<span class="chip">{row["unscored"]} unscored</span>')
     return "".join(chips)
@@ -112,6 +124,23 @@ def _bar(row: Row, ends: tuple[float, float]) -> str:
         return ""
     left, right = place(row["low"], ends), place(row["high"], ends)
     return f'<i class="bar" style="left:{left:.2f}%;width:{max(right - left, 0.4):.2f}%"></i>'
+
+
+def _spreads(results: Results) -> str:
+    """How far clips are apart, and how much of it is between clips of one prompt."""
+    rows = "".join(_spread(dim, one["name"], told(results, one["name"], dim["name"]))
+                   for dim in results["dims"] for one in results["sets"])
+    head = "".join(f'<th scope="col">{name}</th>' for name in
+                   ("dimension", "set", "std of clips", "std within a prompt", "its share of the variance"))
+    return (f'<details><summary>Spread of the clips, and within a prompt</summary><div class="scroll"><table><thead>'
+            f"<tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>")
+
+
+def _spread(dim: Row, name: str, row: Row) -> str:
+    share = row.get("within_prompt_share")
+    cells = [dim_name(dim), escape(name), number(row.get("std")), number(row.get("within_prompt_std")),
+             "–" if share is None else f"{100 * share:.0f} %"]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _count(row: Row) -> str:
