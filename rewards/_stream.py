@@ -21,8 +21,17 @@ class Stream:
     few are held back, because a clip that turns out to be short is not taken apart.
     """
 
-    def __init__(self, rewards: Mapping[str, Reward], fps: float, prompt: str) -> None:
-        self.rewards, self.fps, self.prompt = dict(rewards), fps, prompt
+    def __init__(
+        self,
+        rewards: Mapping[str, Reward],
+        fps: float,
+        prompt: str,
+        reference: Tensor | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.rewards, self.fps = dict(rewards), fps
+        self.prompt = prompt
+        self.given: dict[str, Any] = {"reference": reference, "meta": [meta] if meta else ()}
         self.strides = {name: reward.stride(fps, 1 << 62) for name, reward in rewards.items()}
         self.patience = max(self.strides.values()) * LONGEST
         self.held: list[Tensor] = []
@@ -34,7 +43,7 @@ class Stream:
     @torch.no_grad()
     def update(self, frames: Tensor) -> None:
         """Take the next frames of the clip, (F, C, H, W), float in [0, 1] or uint8."""
-        samples = Samples(frames[None], [self.prompt], self.fps)
+        samples = self._samples(frames)
         self._refuse(samples)
         self.seen += len(frames)
         if not self.lanes:
@@ -42,7 +51,7 @@ class Stream:
                 self.held.append(frames.clone())
                 return
             if self.held:  # else no copy: that of a big piece costs as much as decoding
-                samples = Samples(torch.cat([*self.held, frames])[None], [self.prompt], self.fps)
+                samples = self._samples(torch.cat([*self.held, frames]))
             self.lanes, self.held = self._open(self.strides), []
         _deal(self.lanes, samples, self.seen - samples.video.shape[1])
 
@@ -53,9 +62,12 @@ class Stream:
         strides = self.strides if lanes else {name: r.stride(self.fps, self.seen) for name, r in self.rewards.items()}
         if not lanes and self.held:
             lanes = self._open(strides)
-            _deal(lanes, Samples(torch.cat(self.held)[None], [self.prompt], self.fps), 0)
+            _deal(lanes, self._samples(torch.cat(self.held)), 0)
         kinds = {name: (strides[name], self.sides[name]) for name in self.rewards}
         return {name: self._score(name, reward, lanes.get(kinds[name], [])) for name, reward in self.rewards.items()}
+
+    def _samples(self, frames: Tensor) -> Samples:
+        return Samples(frames[None], [self.prompt], self.fps, **self.given)
 
     def _open(self, strides: Mapping[str, int]) -> dict[_Kind, list[_Lane]]:
         groups: dict[_Kind, dict[str, Reward]] = {}

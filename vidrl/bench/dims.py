@@ -30,7 +30,8 @@ class Dim:
     "vbench" says that the arithmetic is others'. `version` is the reward's: another one, other numbers.
 
     >>> Dim("warp_error", "warp_error").range, Dim("warp_error", "warp_error").about
-    ((-1.0, 1.0), 'How far a frame is from its neighbour moved onto it; 0 is perfect, and a frozen clip is perfect too.')
+    ((-1.0, 1.0),
+     'How far a frame is from its neighbour moved onto it; 0 is perfect, and a frozen clip is perfect too.')
     """
 
     name: str
@@ -42,7 +43,13 @@ class Dim:
     @property
     def hash(self) -> str:
         """12 hex digits of the reward, all its options, its version, and its weights where they are files."""
-        return digest([self.reward, self._all_options(), self.version, _outside_code(self.reward)])
+        theirs = "" if self.reward.startswith("vidrl.") else self.code
+        return digest([self.reward, self._all_options(), self.version, theirs])
+
+    @property
+    def code(self) -> str:
+        """What tells versions of a reward outside the library apart: the text of its module; "" for the library's."""
+        return _text(self.reward.partition(":")[0]) if ":" in self.reward else ""
 
     @property
     def range(self) -> tuple[float, float]:
@@ -64,11 +71,16 @@ class Dim:
             return found.card.sees if found and found.card else ""
         return (inspect.getdoc(found) or "").split("\n\n")[0].replace("\n", " ")
 
-    @property
-    def reads_prompt(self) -> bool:
-        """Whether the number depends on the prompt, by the reward's code."""
+    def reads(self, what: str) -> bool:
+        """Whether the number may depend on the clip's `prompt`, `reference` or `meta`, by the reward's code.
+
+        >>> Dim("flicker", "flicker").reads("prompt"), Dim("freeze", "freeze").reads("prompt")
+        (False, True)
+        """
+        if self.reward == "default":
+            return any(Dim(part, part).reads(what) for part in compose.WEIGHTS)
         found = self._class()
-        return found is None or found is Composite or any(_reads_prompt(cls.__module__) for cls in _own(found))
+        return found is None or any(what in _touched(cls.__module__) for cls in _own(found))
 
     def build(self) -> Reward:
         """The reward. Raises whatever its constructor does."""
@@ -161,12 +173,8 @@ def _taste(path: str, size: int, changed: int) -> str:
     return seen.hexdigest()[:16]
 
 
-def _outside_code(reward: str) -> str:
-    """What tells versions of somebody's own reward apart: the text of its module."""
-    if ":" not in reward:
-        return ""
-    module = importlib.import_module(reward.partition(":")[0])
-    file = getattr(module, "__file__", None)
+def _text(module: str) -> str:
+    file = getattr(importlib.import_module(module), "__file__", None)
     return _taste(file, *_stat(file)) if file else ""
 
 
@@ -181,12 +189,13 @@ def _own(cls: type) -> list[type]:
 
 
 @lru_cache
-def _reads_prompt(module: str) -> bool:
-    """Whether the code of a module touches prompts: conservative, for a cache that must not be wrong."""
+def _touched(module: str) -> frozenset[str]:
+    """What of a clip beside its pixels the code of a module touches, all where it cannot be read: a cache must not be
+    wrong."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
     except (OSError, TypeError):
-        return True
-    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    imported = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    return bool(attributes & {"prompts", "prompt"}) or any(name.endswith("_prompts") for name in imported)
+        return frozenset(("prompt", "reference", "meta"))
+    words = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    words |= {str(node.module).lstrip("_") for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return frozenset(what for what in ("prompt", "reference", "meta") if words & {what, f"{what}s"})

@@ -1,0 +1,133 @@
+"""What was measured is kept: one small file for each clip, dim and protocol, so that nothing is measured twice.
+
+A file is named by all that its numbers depend on: the bytes of the clip, of its reference and its prompt where the
+dim reads them, the protocol, the dim, the device, and the code that measures. It is written whole or not at all, and
+never changed. So several processes and machines share a folder without locks: two that measure the same write the
+same file, none overwrites another's, and whoever is killed loses at most the clip that it was at. (One file a clip
+would have to be merged, which is where writers lose each other's rows.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vidrl.bench.protocol import digest
+
+FORMAT = 1
+INDEX = "files.json"
+FRESH = 2.0  # seconds: a file that changed so lately may change again under the same time stamp
+FIELDS = {"format", "key", "dim", "fps", "size", "frames", "reader", "value", "curve", "why"}
+
+
+class Cache:
+    """A folder of measured rows. `corrupt` lists files that could not be read, and are measured again."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.corrupt: list[Path] = []
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The row of a key; None where there is none, or none that can be read."""
+        path = self._path(key)
+        try:
+            row = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            row = None
+        if isinstance(row, dict) and set(row) >= FIELDS and row["format"] == FORMAT and row["key"] == key:
+            return row
+        self.corrupt.append(path)
+        return None
+
+    def put(self, key: str, row: Mapping[str, Any]) -> None:
+        """Keep a row: readers see all of it or nothing."""
+        text = json.dumps({"format": FORMAT, "key": key, **row}, ensure_ascii=False, allow_nan=False)
+        whole(self._path(key), text)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+
+def whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all, whoever else writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+
+
+def key(clip: str, dim: str, protocol: str, **others: Any) -> str:
+    """The name of a row: 32 hex digits of all that its numbers depend on."""
+    return digest([clip, dim, protocol, code(), others], 32)
+
+
+@lru_cache
+def code() -> str:
+    """What measures: the text of the reward library, and the versions of what computes. Another code measures anew."""
+    import cv2
+    import numpy
+    import torch
+
+    import vidrl.rewards
+
+    seen = hashlib.sha256(f"{torch.__version__} {numpy.__version__} {cv2.__version__}".encode())
+    for path in sorted(Path(vidrl.rewards.__file__).parent.glob("*.py")):
+        seen.update(path.name.encode() + path.read_bytes())
+    return seen.hexdigest()[:16]
+
+
+class Hashes:
+    """SHA-256 of files, remembered by size and time of change in the cache's folder.
+
+    Several processes may remember at once: what one of them loses is hashed again, and no more.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self.path = Path(folder) / INDEX if folder is not None else None
+        self.known = self._read()
+        self.new: dict[str, list[Any]] = {}
+
+    def of(self, file: Path) -> str:
+        """16 hex digits of the bytes of a file. Raises OSError."""
+        name, facts = os.path.abspath(file), file.stat()
+        stamp = [facts.st_size, facts.st_mtime_ns]
+        known = self.new.get(name) or self.known.get(name)
+        if known and known[:2] == stamp:
+            return str(known[2])
+        with open(file, "rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+        if time.time() - facts.st_mtime > FRESH:
+            self.new[name] = [*stamp, found]
+        return found
+
+    def save(self) -> None:
+        """Remember what was hashed, beside what others remembered meanwhile."""
+        if self.path is not None and self.new:
+            whole(self.path, json.dumps(self._read() | self.new, ensure_ascii=False))
+            self.new = {}
+
+    def _read(self) -> dict[str, list[Any]]:
+        try:
+            found = json.loads(self.path.read_bytes()) if self.path is not None else {}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            print(f"vidrl: {self.path} cannot be read: all files are hashed anew", file=sys.stderr)
+            return {}
+        sound = isinstance(found, dict)
+        return {k: v for k, v in found.items() if isinstance(v, list) and len(v) == 3} if sound else {}

@@ -1,0 +1,64 @@
+"""A file as the clip that is measured: a video or a single image, under a protocol.
+
+Shapes: F frames, C channels, H W pixels; frames are uint8 RGB (F, 3, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidrl.bench.items import IMAGES
+from vidrl.bench.protocol import Protocol, kept
+from vidrl.rewards.video import LARGEST, Unreadable, Video
+
+
+class Clip:
+    """What is measured of a file: `fps`, `size` (width, height), `frames` (their number), `reader`.
+
+    Nothing is decoded before it is asked for. Raises FileNotFoundError and Unreadable.
+    """
+
+    def __init__(self, path: Path, protocol: Protocol) -> None:
+        self.protocol = protocol
+        if path.suffix.lower() in IMAGES:
+            picture = image(path)
+            self._pieces, times, fps, size = partial(iter, [picture]), [0.0], 1.0, (picture.shape[3], picture.shape[2])
+            self.reader = "opencv"
+        else:
+            video = Video(path)
+            self._pieces, times, fps, size = video.pieces, video.times, video.fps, video.size
+            self.reader = video.reader
+        self.chosen = protocol.chosen(times, fps)
+        self.fps, self.frames = protocol.rate(fps), len(self.chosen)
+        scale = min(1.0, protocol.side / min(size)) if protocol.side else 1.0
+        self.size = (round(size[0] * scale), round(size[1] * scale))
+
+    def pieces(self) -> Iterator[Tensor]:
+        """The frames in order, a piece at a time, so that memory is that of a piece. Raises Unreadable midway."""
+        for piece in kept(self._pieces(), self.chosen):
+            yield self.protocol.small(piece)
+
+    def read(self) -> Tensor:
+        """All of them."""
+        return torch.cat(list(self.pieces()))
+
+
+def image(path: Path) -> Tensor:
+    """A picture as a clip of one frame, uint8 (1, 3, H, W). Raises FileNotFoundError and Unreadable."""
+    import cv2
+
+    if not path.is_file():
+        raise FileNotFoundError(f"expected an image, found none at {path}")
+    found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    if found is None:
+        raise Unreadable(f"expected an image, could not read {path}")
+    if found.shape[0] * found.shape[1] > LARGEST:
+        raise Unreadable(f"expected an image of up to {LARGEST} pixels, got {found.shape[1]} x {found.shape[0]} in "
+                         f"{path}")
+    return torch.from_numpy(np.ascontiguousarray(found[..., ::-1])).permute(2, 0, 1)[None]
