@@ -29,6 +29,7 @@ class Run:
     metrics: Sequence[Row]
     evals: Sequence[Row]
     events: Sequence[Row]
+    bench: Sequence[Row]
     timelines: Sequence[Row]
     credit: Sequence[Row]
     influence: Row
@@ -70,7 +71,7 @@ def read(run_dir: str | Path) -> Run:
         found = "none" if folder.is_dir() else "no such folder"
         raise NoRun(f"{folder}: expected a run folder with a config.toml, found {found}; `vidrl train` makes one")
     text = config.read_text(encoding="utf-8")
-    lines = {name: _lines(folder / f"{name}.jsonl") for name in ("metrics", "evals", "events")}
+    lines = {name: _lines(folder / f"{name}.jsonl") for name in ("metrics", "evals", "events", "bench")}
     credit, influence = _json(folder / "credit.json", [], True), _json(folder / "influence.json", {}, True)
     return Run(folder, text, tomllib.loads(text), timelines=_json(folder / "timelines.json", []),
                summary=_json(folder / "summary.json", {}), credit=credit, influence=influence, **lines)

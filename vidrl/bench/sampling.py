@@ -9,8 +9,8 @@ codec: of 16 clips of tiny-wan, 32 pixels wide, H.264 at crf 16 moved motion_tar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from vidrl.policy import Policy, load_adapter
 from vidrl.rollout import draws, generate
 
 Row = Mapping[str, Any]
+Encode = Callable[[Sequence[str]], Cond]
 OWN = ("steps", "lossless", "world")  # keys of [sampling] that are no options of the backbone
 EXPECT = "expect"  # of a prompt's row: for tests and people, the dims read the words
 
@@ -67,19 +68,19 @@ def sample(
     backbone's. Raises Changed where the folder's clips come from something else and not `anew`, BadSuite for a suite
     without prompts, RuntimeError where no clip could be made.
     """
-    found, note = prompts(suite, _folder(model))
+    rows, note = prompts(suite, _folder(model))
     given = {key: value for key, value in suite.sampling.items() if key not in OWN} | dict(options or {})
     makes = _load(backbone, model, given)
     steps, lossless = steps or int(suite.sampling.get("steps", 20)), bool(suite.sampling.get("lossless", True))
     made_by = {
         "model": _identity(model), "backbone": backbone, "options": given, "steps": steps, "seed": seed,
-        "lora": _identity(lora) if lora else None, "prompts": digest([row["prompt"] for row in found]),
+        "lora": _identity(lora) if lora else None, "prompts": digest([row["prompt"] for row in rows]),
         "lossless": lossless,
     }  # fmt: skip
     makes.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     policy = load_adapter(makes, lora) if lora else makes
     claim(Path(out), made_by, anew)
-    jobs = tasks(found[: limit or None], per_prompt or suite.per_prompt, seed)
+    jobs = tasks(rows[: limit or None], per_prompt or suite.per_prompt, seed)
     done = make(policy, jobs, Path(out), steps, lossless, progress)
     return Found(done.items, done.skipped, [note, *done.notes])
 
@@ -137,25 +138,40 @@ def claim(out: Path, made_by: Mapping[str, Any], anew: bool = False) -> None:
 
 def make(
     policy: Policy | Denoiser, jobs: Sequence[Task], out: Path, steps: int, lossless: bool = True,
-    progress: bool = True, encode: Callable[[Sequence[str]], Cond] | None = None,
+    progress: bool = True, encode: Encode | None = None,
 ) -> Found:  # fmt: skip
     """Make the clips that out/clips lacks, one by one, so that no clip's last bits tell its company.
 
     A clip that fails is skipped with the reason. Raises RuntimeError where not one is there in the end.
     """
-    folder, skipped = out / "clips", list[dict[str, str]]()
-    backbone = policy.backbone if isinstance(policy, Policy) else policy
-    encode = encode or PromptCache(backbone)
+    folder = out / "clips"
     missing = [task for task in jobs if not (folder / task.name).is_file()]
     write_table(folder, jobs)
-    for task in _bar(missing, len(jobs), progress):
-        why = _made(policy, task, folder / task.name, steps, lossless, encode)
-        skipped += [{"path": str(folder / task.name), "why": why, "prompt": task.prompt}] if why else []
-    items = sorted((task.item(folder) for task in jobs if (folder / task.name).is_file()), key=lambda item: item.path)
-    if not items:
-        raise RuntimeError(f"not one of {len(jobs)} clips could be made; the first: {skipped[0]['why']}")
+    done = found(jobs, folder, fill(policy, _bar(missing, len(jobs), progress), folder, steps, lossless, encode))
+    if not done.items:
+        raise RuntimeError(f"not one of {len(jobs)} clips could be made; the first: {done.skipped[0]['why']}")
     kept = len(jobs) - len(missing)
-    return Found(items, skipped, [f"{kept} of {len(jobs)} clips were there already"] if kept else [])
+    return replace(done, notes=[f"{kept} of {len(jobs)} clips were there already"] if kept else [])
+
+
+def fill(
+    policy: Policy | Denoiser, jobs: Iterable[Task], folder: Path, steps: int, lossless: bool = True,
+    encode: Encode | None = None,
+) -> dict[str, str]:  # fmt: skip
+    """Make the clips that the folder lacks; why each of the others could not be made, by name."""
+    encode = encode or PromptCache(policy.backbone if isinstance(policy, Policy) else policy)
+    missing = (task for task in jobs if not (folder / task.name).is_file())
+    lost = {task.name: _made(policy, task, folder / task.name, steps, lossless, encode) for task in missing}
+    return {name: why for name, why in lost.items() if why}
+
+
+def found(jobs: Iterable[Task], folder: Path, lost: Mapping[str, str], unknown: str = "not made") -> Found:
+    """The clips that are there, in order of path, and those that are not, with the reason."""
+    ordered = sorted(jobs, key=lambda task: task.name)
+    there = [task for task in ordered if (folder / task.name).is_file()]
+    skipped = [{"path": str(folder / task.name), "why": lost.get(task.name, unknown), "prompt": task.prompt}
+               for task in ordered if task not in there]
+    return Found([task.item(folder) for task in there], skipped)
 
 
 def write_table(folder: Path, jobs: Sequence[Task]) -> None:
@@ -173,8 +189,7 @@ def write_table(folder: Path, jobs: Sequence[Task]) -> None:
     part.replace(file)
 
 
-def _made(policy: Policy | Denoiser, task: Task, path: Path, steps: int, lossless: bool,
-          encode: Callable[[Sequence[str]], Cond]) -> str:
+def _made(policy: Policy | Denoiser, task: Task, path: Path, steps: int, lossless: bool, encode: Encode) -> str:
     """Make one clip; the reason where it could not be."""
     from vidrl.rewards import video
 

@@ -47,6 +47,7 @@ def _train(args: argparse.Namespace) -> int:
 
     recipe = config.load(args.recipe, args.overrides)
     config.check_plugins(recipe)
+    _look(recipe)  # a suite that is not there must show before the work
     stands = checkpoint.examine(recipe.run, recipe.to_dict(), args.resume)
     if args.check:
         print(stands, recipe.run)
@@ -68,7 +69,16 @@ def _trained(recipe: Any, resume: bool) -> int:
     from vidrl import launch, train
 
     launch.end_with_parent()
-    return _finish(train.run(recipe, resume=resume))
+    return _finish(train.run(recipe, resume, _look(recipe) or (lambda *_: None)))
+
+
+def _look(recipe: Any) -> Any:
+    """The suite that the recipe asks for between rounds, which the trainer must not know; None: it asks for none."""
+    if not recipe.bench.suite:
+        return None
+    from vidrl.bench import callback
+
+    return callback.build(recipe)
 
 
 def _finish(folder: str | Path, note: str = "") -> int:

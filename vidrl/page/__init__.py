@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from vidrl.charts import Line, chart, decimals, interval, number, places
+from vidrl.page.bench import benched
 from vidrl.page.credit import credited
 from vidrl.page.film import player
 from vidrl.page.influence import influenced
@@ -51,7 +52,8 @@ document.querySelectorAll(".card").forEach(card => {
 
 def page(run: Run) -> str:
     """The whole page."""
-    sections: list[Callable[[Run], str]] = [_header, _forest, _clips, _curves, credited, influenced, _events, _details]
+    sections: list[Callable[[Run], str]] = [_header, _forest, _clips, _curves, benched, credited, influenced, _events,
+                                            _details]
     body = "\n".join(section(run) for section in sections)
     style = files("vidrl").joinpath("report.css").read_text(encoding="utf-8")
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -1,0 +1,164 @@
+"""A suite on the policy while it trains, handed to the trainer by the command line, which alone knows both.
+
+Every n rounds, and at the end, the clips of held-out prompts are made under the same noise and measured:
+run/bench/000010/results.json holds all of it, run/bench.jsonl a row a look. Dims that are also a training reward are
+marked (†): what is trained on rises whether the clips are better or not. Nothing of the run is touched: the noise has
+generators of its own, the global ones are put back, and what goes wrong here is told, and ends no run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vidrl import checkpoint, config, plugin
+from vidrl.backbones.base import PromptCache
+from vidrl.bench import measure, sampling, suite
+from vidrl.bench.breakdown import breakdown
+from vidrl.bench.dims import Dim
+from vidrl.bench.items import Found
+from vidrl.bench.protocol import digest
+from vidrl.bench.statistics import summary
+from vidrl.bench.suite import Suite
+from vidrl.held_out import Look
+from vidrl.parallel import Workers
+from vidrl.policy import Policy
+from vidrl.rewards import compose
+
+MARK = "†"
+
+
+def build(recipe: config.Recipe) -> Look | None:
+    """What the trainer calls between rounds; None where the recipe asks for no suite.
+
+    Raises suite.BadSuite and plugin.UnknownName for a suite that is not there, or that has no prompts left.
+    """
+    if not recipe.bench.suite:
+        return None
+    chosen = suite.load(recipe.bench.suite)
+    rows, notes = held_out(chosen, recipe)
+    return Looker(recipe, chosen, rows, notes)
+
+
+def held_out(chosen: Suite, recipe: config.Recipe) -> tuple[list[sampling.Row], list[str]]:
+    """The prompts of a look: the suite's own, else the recipe's held-out ones; none that is trained on."""
+    model = recipe.backbone.options.get("model")
+    if chosen.prompts is None:
+        rows: list[sampling.Row] = [{"prompt": prompt} for prompt in config.read_prompts(recipe.data.held_out)]
+        notes = [f"prompts are those of {Path(recipe.data.held_out).name}, since the suite has none"]
+    else:
+        rows, note = sampling.prompts(chosen, Path(model) if isinstance(model, str) and Path(model).is_dir() else None)
+        notes = [note]
+    trained = set(config.read_prompts(recipe.data.prompts))
+    left = [row for row in rows if row["prompt"] not in trained]
+    if not left:
+        raise suite.BadSuite(f"bench.suite: every prompt of {chosen.name!r} is trained on, in {recipe.data.prompts}")
+    if len(left) < len(rows):
+        notes.append(f"{len(rows) - len(left)} prompts are left out, since they are trained on")
+    return left[: recipe.bench.prompts], notes
+
+
+def trained_on(dim: Dim, section: config.RewardSection) -> bool:
+    """Whether a dim is a training reward of the recipe, one of its parts, or a finer reading of one.
+
+    >>> trained_on(Dim("a", "flicker"), config.RewardSection(parts={"flicker": 1.0}))
+    True
+    >>> trained_on(Dim("heading", "vidrl.bench.expectations:Heading"), config.RewardSection(name="motion_target"))
+    True
+    """
+    names = [section.name] if section.name else list(section.parts or compose.WEIGHTS)
+    mine = dim._class()
+    if mine is None or dim.reward == "default":
+        return dim.reward in (names if section.name or section.parts else ["default"])
+    return any(issubclass(mine, plugin.find("rewards", name)) for name in names)
+
+
+@dataclass
+class Looker:
+    """One suite on one run."""
+
+    recipe: config.Recipe
+    suite: Suite
+    rows: Sequence[sampling.Row]
+    notes: Sequence[str]
+    encode: PromptCache | None = None
+
+    def __call__(self, round: int, policy: Policy, weights: str, workers: Workers, ends: bool) -> None:
+        """Look, if it is time and this round was not looked at before; every process must call."""
+        if not ends and round % self.recipe.bench.every:
+            return
+        before = checkpoint.rng_state()
+        try:
+            self._look(round, policy, weights, workers)
+        finally:
+            checkpoint.restore_rng(before)
+
+    def _look(self, round: int, policy: Policy, weights: str, workers: Workers) -> None:
+        """Each process makes its share of the clips; the main one measures them."""
+        out, tasks = self.folder / f"{round:06d}", sampling.tasks(self.rows, self.recipe.bench.per_prompt, 0)
+        self.encode = self.encode or PromptCache(policy.backbone)
+        steps, lossless = self.recipe.bench.steps, bool(self.suite.sampling.get("lossless", True))
+        with workers.autocast(), policy.using(weights):
+            made_by = {"weights": policy.checksum(), "steps": steps, "seed": 0, "lossless": lossless,
+                       "prompts": digest([row["prompt"] for row in self.rows])}
+            workers.once(lambda: sampling.claim(out, made_by, anew=True))
+            mine = tasks[workers.rank :: workers.count]
+            lost = sampling.fill(policy, mine, out / "clips", steps, lossless, self.encode)
+        workers.once(lambda: _told(lambda: self._measured(round, tasks, out, lost), self.folder, round))
+
+    def _measured(self, round: int, tasks: Sequence[sampling.Task], out: Path, lost: Mapping[str, str]) -> None:
+        """results.json of a look, and its row."""
+        sampling.write_table(out / "clips", tasks)
+        found = sampling.found(tasks, out / "clips", lost, "not made: another process knows the reason")
+        made = self._results(f"round {round}", found)
+        checkpoint.write_text(out / "results.json", json.dumps(made, indent=1, allow_nan=False))
+        row = {"round": round, "suite": self.suite.name, "n": len(found.items), "skipped": len(found.skipped),
+               "trained": [dim["name"] for dim in made["dims"] if dim["trained"]],
+               "dims": {dim: _few(over) for dim, over in made["summary"][f"round {round}"].items()}}
+        rows = self.folder.with_suffix(".jsonl")
+        checkpoint.cut_back(rows, round - 1)
+        checkpoint.append(rows, row)
+
+    def _results(self, name: str, found: Found) -> dict[str, Any]:
+        dims = [dim.to_dict(trained_on(dim, self.recipe.reward)) for dim in self.suite.dims]
+        rows = measure.run(found.items, self.suite, cache=self.folder / "cache")
+        clips, lost = [row for row in rows if "value" in row], [row for row in rows if "value" not in row]
+        one = {"name": name, "source": str(self.folder), "model": str(self.recipe.backbone.options.get("model", "")),
+               "clips": clips, "skipped": [*found.skipped, *lost]}
+        over = {dim["name"]: _summary(clips, dim, self.suite.least) for dim in dims}
+        ranges = {dim["name"]: tuple(dim["range"]) for dim in dims}
+        parts = breakdown(clips, list(over), ranges=ranges)
+        suite_ = {"name": self.suite.name, "version": self.suite.version, "about": self.suite.about,
+                  "least": self.suite.least}
+        return {"format": 1, "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "command": "vidrl train",
+                "suite": suite_, "protocol": self.suite.protocol.to_dict(), "dims": dims, "sets": [one],
+                "summary": {name: over}, "comparisons": [], "distances": [], "totals": {},
+                **({"breakdown": {name: parts}} if parts else {}), "notes": list(self.notes)}
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.recipe.run) / "bench"
+
+
+def _summary(clips: Sequence[Mapping[str, Any]], dim: Mapping[str, Any], least: int) -> dict[str, Any]:
+    values, prompts = [clip["value"][dim["name"]] for clip in clips], [clip["prompt"] for clip in clips]
+    return summary(values, prompts, least, tuple(dim["range"]))
+
+
+def _few(over: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: over[key] for key in ("mean", "low", "high", "n")}
+
+
+def _told(action: Callable[[], None], folder: Path, round: int) -> None:
+    """Act; what goes wrong is printed and ends up in the rows."""
+    try:
+        action()
+    except Exception as error:  # noqa: BLE001  a run of days must not end because of a look at it
+        why = f"{type(error).__name__}: {error}"
+        print(f"\nbench: round {round} could not be measured: {why}", file=sys.stderr)
+        checkpoint.append(folder.with_suffix(".jsonl"), {"round": round, "why": why, "dims": {}})
