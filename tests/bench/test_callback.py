@@ -180,3 +180,17 @@ def test_a_run_without_a_suite_may_be_resumed_with_one(tmp_path):
         train.run(plain, look=killed)
     train.run(made, resume=True, look=callback.build(made))
     assert [row["round"] for row in rows(made.run, "bench")] == [2, 3]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_clips_and_measure_all(tmp_path):
+    from test_processes import in_two
+
+    made = asked(tmp_path, train_rounds=2)
+    assert in_two(tmp_path, lambda rank: train.run(made, look=callback.build(made))) == [0, 0]
+    alone = asked(tmp_path / "alone", train_rounds=2)
+    train.run(alone, look=callback.build(alone))
+    found = [json.loads((Path(one.run) / "bench" / "000000" / "results.json").read_text()) for one in (made, alone)]
+    ids = [[clip["id"] for clip in one["sets"][0]["clips"]] for one in found]
+    assert ids[0] == ids[1] and len(ids[0]) == 2 and found[0]["summary"] == found[1]["summary"]
+    assert [row["round"] for row in rows(made.run, "bench")] == [0, 2]

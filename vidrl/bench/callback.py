@@ -109,6 +109,7 @@ class Looker:
             workers.once(lambda: sampling.claim(out, made_by, anew=True))
             mine = tasks[workers.rank :: workers.count]
             lost = sampling.fill(policy, mine, out / "clips", steps, lossless, self.encode)
+        workers.once(lambda: None)  # all wait here until every share is done
         workers.once(lambda: _told(lambda: self._measured(round, tasks, out, lost), self.folder, round))
 
     def _measured(self, round: int, tasks: Sequence[sampling.Task], out: Path, lost: Mapping[str, str]) -> None:
