@@ -1,4 +1,4 @@
-"""What scripts/gpu_check runs: gpu tests, the demo, a round of Wan-1.3B's shapes, the segment study; and their record."""
+"""What scripts/gpu_check runs: gpu tests, the demo, a round of Wan-1.3B's shapes, the segment study; their record."""
 
 from __future__ import annotations
 

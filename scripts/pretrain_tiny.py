@@ -6,9 +6,9 @@
     python scripts/pretrain_tiny.py flow      # flow-matching transformer on those latents
     python scripts/pretrain_tiny.py check     # the bar: the verifier on 256 held-out captions
 
-`--size 64`, the default, makes assets/tiny-wan-64, whose camera may move; `--size 32` makes assets/tiny-wan. Every stage
-may be killed and called again: it goes on from runs/pretrain-SIZE/*.safetensors, and step i always sees the batch of
-seed i. About half of the corpus has the faults of web video (see `fault`), so that reward has something to mend.
+`--size 64`, the default, makes assets/tiny-wan-64, whose camera may move; `--size 32` makes assets/tiny-wan. Every
+stage may be killed and called again: it goes on from runs/pretrain-SIZE/*.safetensors, and step i always sees the batch
+of seed i. About half of the corpus has the faults of web video (see `fault`), so that reward has something to mend.
 """
 
 from __future__ import annotations
@@ -382,8 +382,8 @@ def new_transformer() -> nn.Module:
     torch.manual_seed(0)
     return WanTransformer3DModel(
         patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=30, in_channels=LATENT[SIZE],
-        out_channels=LATENT[SIZE], text_dim=64, freq_dim=64, ffn_dim=480, num_layers=4, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=64,
+        out_channels=LATENT[SIZE], text_dim=64, freq_dim=64, ffn_dim=480, num_layers=4, cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads", rope_max_seq_len=64,
     )  # fmt: skip
 
 
