@@ -69,7 +69,8 @@ def _trained(recipe: Any, resume: bool) -> int:
     from vidrl import launch, train
 
     launch.end_with_parent()
-    return _finish(train.run(recipe, resume, _look(recipe) or (lambda *_: None)))
+    look = _look(recipe)
+    return _finish(train.run(recipe, resume=resume, **({"look": look} if look else {})))
 
 
 def _look(recipe: Any) -> Any:
