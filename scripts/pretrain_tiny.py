@@ -38,9 +38,9 @@ SIZE, FRAMES, FPS = 32, 17, 8.0
 PATCH = {32: 2, 64: 4}  # pixels a side that the autoencoder folds into channels: both sizes have 16 x 16 of them
 WIDTH, LATENT = {32: 16, 64: 24}, {32: 16, 64: 32}  # channels of the autoencoder's first level, and of a latent
 PANS = {32: 0.0, 64: 0.5}  # share of clips over a texture in which the camera moves; over a plain ground none would see
-CORPUS = 12_000
+CORPUS = {32: 12_000, 64: 8_000}
 VAE_STEPS, VAE_STILLS, DECODER_STEPS = 3000, 400, 2000
-FLOW_STEPS, FLOW_BATCH = 4000, 32
+FLOW_STEPS, FLOW_BATCH = {32: 4000, 64: 3200}, 32
 TEXTURED = ("striped", "speckled")
 MUON, ADAM = 0.02, 3e-3  # learning rates of matrices and of the rest
 TEXT_LENGTH, TEXT_PADDED = 20, (24, 512)  # a caption's tokens; the padded lengths that the transformer must bear
@@ -324,7 +324,7 @@ def encode(part: int, parts: int) -> None:
     vae = AutoencoderKLWan.from_pretrained(MODEL / "vae").eval()
     shape = (1, -1, 1, 1, 1)
     mean, std = (torch.tensor(getattr(vae.config, k)).view(shape) for k in ("latents_mean", "latents_std"))
-    latents, captions, indices = [], [], list(range(part, CORPUS, parts))
+    latents, captions, indices = [], [], list(range(part, CORPUS[SIZE], parts))
     for start in tqdm(range(0, len(indices), 8), desc="encode", mininterval=10):
         texts, clips = zip(*corpus(indices[start : start + 8], SIZE), strict=True)
         with torch.no_grad():
@@ -429,7 +429,7 @@ def flow_loss(
 
 
 def flow_run(net: nn.Module) -> Run:
-    return Run("flow", net, FLOW_STEPS, 0.999, lambda name, p: name.startswith("blocks.") and p.dim() == 2)
+    return Run("flow", net, FLOW_STEPS[SIZE], 0.999, lambda name, p: name.startswith("blocks.") and p.dim() == 2)
 
 
 def train_flow() -> None:
