@@ -14,26 +14,30 @@ from dataclasses import dataclass
 import numpy as np
 
 Values = np.ndarray
+LEAST = 6  # sources: of five that all agree, a two-sided test at 5 % can say nothing
 
 
 @dataclass(frozen=True)
 class Area:
-    """An area under a ROC curve and its 95 % interval over `n` clips; NaN where no clip can be compared."""
+    """An area under a ROC curve and its 95 % interval over `n` clips of `groups` sources; NaN where there are none."""
 
     value: float
     low: float
     high: float
     n: int
+    groups: int
 
     @property
     def verdict(self) -> str:
-        """`detects` where the interval is above 0.5, `pays` where it is below, else `blind`; `unscored` without clips.
+        """`detects` where the interval is above 0.5, `pays` where it is below, else `blind`.
 
-        >>> Area(0.9, 0.8, 1.0, 12).verdict, Area(0.5, 0.4, 0.6, 12).verdict, Area(0.1, 0.0, 0.2, 12).verdict
-        ('detects', 'blind', 'pays')
+        `few` where there are fewer than 6 sources, `unscored` where there is none.
+
+        >>> [Area(x, x - 0.1, x + 0.1, 12, 12).verdict for x in (0.9, 0.5, 0.1)], Area(0.9, 0.8, 1.0, 12, 4).verdict
+        (['detects', 'blind', 'pays'], 'few')
         """
-        if not self.n:
-            return "unscored"
+        if not self.n or self.groups < LEAST:
+            return "few" if self.n else "unscored"
         return "detects" if self.low > 0.5 else "pays" if self.high < 0.5 else "blind"
 
 
@@ -62,7 +66,7 @@ def own_area(shares: Values, groups: Sequence[Hashable], draws: int = 2000) -> A
     """
     known = np.isfinite(shares)
     if not known.any():
-        return Area(math.nan, math.nan, math.nan, 0)
+        return Area(math.nan, math.nan, math.nan, 0, 0)
     at, count = _numbered(groups, known)
     sums, sizes = np.bincount(at, shares[known], count), np.bincount(at, minlength=count)
     means = np.concatenate([(drawn @ sums) / (drawn @ sizes) for drawn in _draws(count, draws)])
@@ -77,7 +81,7 @@ def any_area(shares: Values, groups: Sequence[Hashable], draws: int = 1000) -> A
     """
     known = np.isfinite(np.diagonal(shares))
     if not known.any():
-        return Area(math.nan, math.nan, math.nan, 0)
+        return Area(math.nan, math.nan, math.nan, 0, 0)
     (at, count), inner = _numbered(groups, known), shares[np.ix_(known, known)]
     weights = np.concatenate([drawn[:, at] for drawn in _draws(count, draws)])  # how often each clip is drawn
     means = ((weights @ inner) * weights).sum(1) / weights.sum(1) ** 2
@@ -105,4 +109,4 @@ def _area(value: float, means: Values, n: int, groups: int) -> Area:
         low = min(low, edge)
     if value == 0:
         high = max(high, 1 - edge)
-    return Area(value, low, high, n)
+    return Area(value, low, high, n, groups)

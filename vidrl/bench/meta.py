@@ -79,12 +79,24 @@ def results(rows: Sequence[Row], dims: Sequence[Dim | Sum], tried: Mapping[str, 
 
 
 def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
-    """The three files."""
-    texts = {"json": json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    """The three files; in the JSON the areas stand by source, dim, corruption and strength."""
+    held = json.dumps({**found, "areas": _nested(found["areas"])}, ensure_ascii=False, allow_nan=False)
+    texts = {"json": held + "\n",
              "md": meta_page.page(found, "bench_meta.svg"), "svg": meta_page.picture(found)}
     for kind, text in texts.items():
         (folder / f"bench_meta.{kind}").write_text(text, encoding="utf-8")
     return [folder / f"bench_meta.{kind}" for kind in texts]
+
+
+def _nested(areas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for area in areas:
+        place = found
+        for key in ("source", "dim", "corruption"):
+            place = place.setdefault(area[key], {})
+        place[f"{area['strength']:g}"] = {"n": area["n"], "verdict": area["verdict"]} | {
+            kind: list(area[kind].values()) for kind in ("paired", "unpaired")}  # area, low, high
+    return found
 
 
 # --- clips and scores ------------------------------------------------------------------------------------------------
@@ -165,12 +177,13 @@ def _at(rows: Sequence[Row], dim: str, groups: Sequence[str], strength: float,
         tried: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     faults = [name for name in tried if strength in tried[name] and HACKS[name].detectable(strength)]
     shares = {name: _shares(rows, dim, name, strength) for name in faults}
-    verdicts = {name: own_area(np.diagonal(some), groups).verdict for name, some in shares.items()}
+    areas = {name: own_area(np.diagonal(some), groups) for name, some in shares.items()}
     mean = _mean(list(shares.values()), len(rows))
     return {"faults": len(faults), "paired": _plain(own_area(np.diagonal(mean), groups)),
             "unpaired": _plain(any_area(mean, groups))} | {
-                verdict: [name for name in faults if verdicts[name] == verdict]
-                for verdict in ("detects", "blind", "pays", "unscored")}
+                verdict: [name for name in faults if areas[name].verdict == verdict]
+                for verdict in ("detects", "blind", "pays", "few", "unscored")} | {
+                    "below": [name for name in faults if areas[name].value < 0.5]}
 
 
 def _mean(shares: Sequence[np.ndarray], n: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vidrl.audit.hacks import HACKS
 from vidrl.audit.page import GAIN, LOSS, NONE
+from vidrl.bench.detection import LEAST
 from vidrl.charts import decimals
 
 CELL, HIGH, LEFT, TOP = 34, 27, 196, 84
@@ -27,13 +28,13 @@ mean nothing a few lie off 0.5."""
 def page(found: Mapping[str, Any], picture: str) -> str:
     """The Markdown page."""
     versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
-    clips = ", ".join(f"{n['clips']} {TITLES[source]} ({n['videos']} sources)"
-                      for source, n in found["clips"].items() if source != "all" or len(found["clips"]) == 1)
+    counted = {source: found["clips"][source] for source in _apart(found)}
+    clips = ", ".join(f"{n['clips']} {TITLES[source]} ({n['videos']} sources)" for source, n in counted.items())
     parts = ["# Which dims notice which fault, and which pay for it", "", f"`{found.get('command', '')}`  ", versions,
              "", f"{clips}; strengths {', '.join(f'{s:g}' for s in found['strengths'])}.", "", ABOUT, "",
-             f"![areas by dim and corruption]({picture})", "", summary(found), ""]
+             f"![areas by dim and corruption]({picture})", "", summary(found), "", *failings(found)]
     parts += [f"## {TITLES[source].capitalize()}, strength 1: paired area × 100\n\n{matrix(found, source)}\n"
-              for source in found["clips"] if source != "all" or len(found["clips"]) == 1]
+              for source in counted]
     return "\n".join([*parts, *_notes(found)])
 
 
@@ -44,6 +45,26 @@ def summary(found: Mapping[str, Any]) -> str:
     return "\n".join([head, *(_line(dim, row) for dim, row in _by_dim(found).items())])
 
 
+def failings(found: Mapping[str, Any], dims: Sequence[str] = ("default", "vbench_quality_of_3")) -> list[str]:
+    """Where the composites fail, by source and strength: what they miss and what they pay for."""
+    rows = {(row["dim"], row["source"]): row for row in found["summary"]}
+    lines = [f"- {dim}, {TITLES[source]}, strength {strength}: {_failed(at)}"
+             for dim in dims for source in _apart(found) if (dim, source) in rows
+             for strength, at in rows[dim, source]["strengths"].items() if at["faults"]]
+    return ["## Where the composites fail", "", *lines, ""] if lines else []
+
+
+def _failed(at: Mapping[str, Any]) -> str:
+    if at["few"]:
+        return f"too few videos for a verdict; below 0.5 for {', '.join(at['below']) or 'nothing'}"
+    return f"misses {', '.join(at['blind']) or 'nothing'}; pays for {', '.join(at['pays']) or 'nothing'}"
+
+
+def _apart(found: Mapping[str, Any]) -> list[str]:
+    """The sources one by one; all together only where there is one."""
+    return [source for source in found["clips"] if source != "all"] or ["all"]
+
+
 def _by_dim(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     rows = {row["dim"]: row for row in found["summary"] if row["source"] == "all"}
     return {dim["name"]: rows[dim["name"]] | {"profile": dim["profile"]} for dim in found["dims"]}
@@ -52,7 +73,7 @@ def _by_dim(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _line(dim: str, row: Mapping[str, Any]) -> str:
     levels = sorted(row["strengths"], key=float)
     full, half = row["strengths"][levels[-1]], row["strengths"].get("0.5")
-    missed = len(full["blind"]) + len(full["unscored"])
+    missed = len(full["blind"]) + len(full["few"]) + len(full["unscored"])
     return (f"| {dim} | {PROFILES[row['profile']]} | {_area(full['paired'])} | "
             f"{decimals(half['paired']['area'], places=2) if half else '–'} | "
             f"{_area(full['unpaired'])} | {len(full['detects'])} of {full['faults']} | {missed} | "
@@ -119,7 +140,7 @@ def colour(area: float) -> str:
 
 def picture(found: Mapping[str, Any]) -> str:
     """One panel a source of clips: dims by corruptions."""
-    sources = [source for source in found["clips"] if source != "all"] or ["all"]
+    sources = _apart(found)
     told, apart = columns(found)
     groups = {name for name in PROFILES if any(dim["profile"] == name for dim in found["dims"])}
     panel = TOP + HIGH * (len(found["dims"]) + len(groups)) + 14
@@ -137,9 +158,10 @@ def picture(found: Mapping[str, Any]) -> str:
 def _panel(found: Mapping[str, Any], source: str, y: float) -> str:
     told, apart = columns(found)
     counted, cells = found["clips"][source], areas(found, source)
-    title = f"{counted['clips']} {TITLES[source]}"
+    few = f" (of {counted['videos']}: too few for frames)" if counted["videos"] < LEAST else ""
+    title = f"{counted['clips']} {TITLES[source]}{few}"
     places = {name: LEFT + CELL * k + (24 if name in apart else 0) for k, name in enumerate([*told, *apart])}
-    parts = [_text(16, y + TOP - 12, title, 12.5, bold=True)]
+    parts = [_text(16, y + 10, title, 12.5, bold=True)]
     parts += [_head(name, x, y + TOP - 8) for name, x in places.items()]
     top = y + TOP
     for profile, words in PROFILES.items():
@@ -155,7 +177,8 @@ def _panel(found: Mapping[str, Any], source: str, y: float) -> str:
 def _row(cells: Mapping[tuple[str, str], list[Mapping[str, Any]]], dim: str, places: Mapping[str, float],
          y: float) -> str:
     drawn = "".join(_cell(cells.get((dim, name), []), x, y, HACKS[name].told_from) for name, x in places.items())
-    return _text(LEFT - 10, y + 18, dim, 12, anchor="end", bold=dim == "default") + drawn
+    name = _text(LEFT - 10, y + 18, dim, 12, anchor="end", bold=dim == "default")
+    return f'{name}<g font-size="10.5" text-anchor="middle" fill="#1b1c1e">{drawn}</g>'
 
 
 def _cell(levels: Sequence[Mapping[str, Any]], x: float, y: float, told_from: float) -> str:
@@ -166,14 +189,13 @@ def _cell(levels: Sequence[Mapping[str, Any]], x: float, y: float, told_from: fl
     area, wide = full["paired"]["area"], (CELL - 3) / max(len(weak), 1)
     frame = ' stroke="#1b1c1e" stroke-width="1.6"' if full["verdict"] == "pays" else ""
     fade = "" if full["strength"] >= told_from else ' opacity=".6"'
-    strips = "".join(f'<rect x="{x + 1.5 + k * wide:.1f}" y="{y + 1}" width="{wide - 1:.1f}" height="4" '
+    strips = "".join(f'<rect x="{x + 1.5 + k * wide:g}" y="{y + 1:g}" width="{wide - 1:g}" height="4" '
                      f'fill="{colour(level["paired"]["area"])}"{fade}/>'
                      for k, level in enumerate(weak) if level["paired"]["area"] is not None)
-    ink = "#ffffff" if abs(area - 0.5) > 0.3 and not fade else "#1b1c1e"
-    title = f"<title>{escape(full['dim'])}, {escape(full['corruption'])}: {area:.2f}</title>"
-    return (f'{strips}<rect x="{x + 1.5}" y="{y + 6}" width="{CELL - 3}" height="{HIGH - 8}" rx="2" '
-            f'fill="{colour(area)}"{frame}{fade}>{title}</rect>' +
-            _text(x + CELL / 2, y + 19, f"{100 * area:.0f}", 10.5, ink, "middle"))
+    ink = ' fill="#ffffff"' if abs(area - 0.5) > 0.3 and not fade else ""
+    return (f'{strips}<rect x="{x + 1.5:g}" y="{y + 6:g}" width="{CELL - 3}" height="{HIGH - 8}" rx="2" '
+            f'fill="{colour(area)}"{frame}{fade}/>'
+            f'<text x="{x + CELL / 2:g}" y="{y + 19:g}"{ink}>{100 * area:.0f}</text>')
 
 
 def _head(name: str, x: float, y: float) -> str:
