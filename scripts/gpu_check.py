@@ -68,7 +68,7 @@ def main() -> int:
         "command": "bash scripts/gpu_check" + (" --cpu" if args.cpu else ""),
         "tests": tests(),
         "demo": demo(folder, short),
-        "wan_update": script("benchmarks/studies/wan_update.py", *(["--cpu"] if args.cpu else [])),
+        "wan_update": script("scripts/wan_update.py", *(["--cpu"] if args.cpu else [])),
         "segments": study(args.cpu),
     }
     target = ROOT / (folder if args.cpu else Path("benchmarks/results")) / "gpu_check.json"

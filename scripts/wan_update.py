@@ -1,7 +1,7 @@
 """What a GRPO round of Wan2.1-T2V-1.3B costs on a card: seconds a stage, peak memory, share of the peak; S = 1 and 9.
 
-    python benchmarks/studies/wan_update.py          # on a GPU: 33 x 480 x 832, bfloat16, LoRA, random weights
-    python benchmarks/studies/wan_update.py --cpu    # the same path with a tiny model: proves the script alone
+    python scripts/wan_update.py          # on a GPU: 33 x 480 x 832, bfloat16, LoRA, random weights
+    python scripts/wan_update.py --cpu    # the same path with a tiny model: proves the script alone
 
 The architecture is the public card's (`vidrl.cost`), its weights are random and nothing is downloaded: neither seconds
 nor memory depend on what the weights are. Captions are random embeddings of 512 tokens. Both arms update on one
@@ -30,7 +30,7 @@ from vidrl.policy import Policy
 from vidrl.rollout import Plan, Rollout, decoded, draws, sample
 from vidrl.update import Updater
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 RECIPE, CARD = "scripts/recipes/wan_1.3b.toml", "h100-80"
 SHAPE = ("backbone.options.height=480", "backbone.options.width=832", "backbone.options.frames=33",
          "backbone.options.guidance=1.0", "data.held_out_n=1", "train.prompts_per_round=1", "train.group=2",
@@ -132,7 +132,7 @@ def main() -> int:
     if not tiny:
         utilisation(recipe, rows, args.peak)
     found = {
-        "command": "python benchmarks/studies/wan_update.py" + (" --cpu" if args.cpu else ""),
+        "command": "python scripts/wan_update.py" + (" --cpu" if args.cpu else ""),
         "device": platform.processor() if tiny else torch.cuda.get_device_name(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "clips": clips, "latent": list(backbone.shape), "arms": rows,
