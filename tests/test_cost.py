@@ -17,7 +17,7 @@ from vidrl.cost import cards, counting, skeleton, table, tracing, work
 from vidrl.cost.calibrate import Pace
 
 ROOT = Path(__file__).parent.parent
-DEMO = "scripts/recipes/demo.toml"
+DEMO = "scripts/recipes/study.toml"
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +222,7 @@ from types import SimpleNamespace
 from vidrl import config, cost, record, train
 from vidrl.backbones.wan import Wan
 from vidrl.cost.calibrate import Bench, peak
-recipe = config.load("scripts/recipes/demo.toml", [f"run={sys.argv[2]}", "train.rounds=3", "data.held_out_n=8"])
+recipe = config.load("scripts/recipes/study.toml", [f"run={sys.argv[2]}", "train.rounds=3", "data.held_out_n=8"])
 if sys.argv[1] == "cost":
     made = cost.estimate(recipe, pace=lambda r: Bench(r, time.process_time).measure()).to_dict()
     print("RESULT" + json.dumps(made))

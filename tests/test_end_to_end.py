@@ -37,7 +37,7 @@ def run(tmp_path_factory):
         f"run={folder}", "train.rounds=2", "train.prompts_per_round=2", "train.group=4", "data.held_out_n=8",
         "train.eval_every=2", "train.learning_rate=3e-3", "guard.action=warn", "train.show=2",
     ]  # fmt: skip
-    return train.run(config.load("scripts/recipes/demo.toml", changes))
+    return train.run(config.load("scripts/recipes/study.toml", changes))
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ from vidrl.rollout import Plan, decoded, draws
 from vidrl.schedule import equaliser
 from vidrl.segments import borders, frame_spans, pool
 
-RECIPE, SEED, PROMPTS, MEMBERS, GROUP = "scripts/recipes/demo.toml", 0, 24, 32, 8
+RECIPE, SEED, PROMPTS, MEMBERS, GROUP = "scripts/recipes/study.toml", 0, 24, 32, 8
 STEPS = (0, 4, 8)  # of the ten, whose gradients are kept
 GAINS = (0, 4, 8)  # of these, the steps with credit by the clip completed without noise
 QUIET = 3  # every third branch is completed without noise too

@@ -42,7 +42,7 @@ from vidrl import checkpoint, config, evaluate, plugin
 from vidrl.launch import PARENT
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = "scripts/recipes/demo.toml"
+RECIPE = "scripts/recipes/study.toml"
 
 # What is compared. The first arm is the one that the others are held against.
 
