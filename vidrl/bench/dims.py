@@ -8,7 +8,7 @@ import importlib
 import inspect
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -129,6 +129,18 @@ def check(dim: Dim) -> Dim:
     elif cls is Composite and dim.options:
         raise plugin.BadOption(f"dim {dim.name!r}: the default composite has no options, got {', '.join(dim.options)}")
     return dim
+
+
+def trained(dims: Sequence[Dim], reward: Mapping[str, Any]) -> list[str]:
+    """The names of the dims that a run was trained on, by the [reward] section of its recipe, or that contain one.
+
+    >>> trained([Dim("flicker", "flicker"), Dim("all", "default"), Dim("cut", "cut")], {"parts": {"flicker": 1.0}})
+    ['flicker', 'all']
+    """
+    named = {reward["name"]} if reward.get("name") else set(reward.get("parts") or {}) or {"default"}
+    inside = set(compose.WEIGHTS)
+    named |= set(reward.get("parts") or {}) | (inside if "default" in named else set())
+    return [dim.name for dim in dims if dim.reward in named or (dim.reward == "default" and named & inside)]
 
 
 def profile_of(reward: str) -> str:

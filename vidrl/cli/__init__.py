@@ -12,7 +12,7 @@ from types import TracebackType
 
 from vidrl import __version__
 
-from . import audit, cost, influence, look, sample, score, train
+from . import audit, bench, cost, influence, look, sample, score, train
 from ._declare import parser
 
 ABOUT = """\
@@ -23,6 +23,7 @@ vidrl aligns video generators with temporal rewards: train them, and score any v
   vidrl report runs/demo                         its before/after table, and report.html
   vidrl sample --model assets/tiny-wan --lora runs/demo/lora --prompt "a red circle moves left slowly ..." --out clips
   vidrl score clips --reward flicker             one JSON line a clip
+  vidrl bench clips                              how steady they are, with intervals and a report
   vidrl list rewards                             what there is; `vidrl show rewards flicker` tells more
 """
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 clips unscored or an audit failed, 2 an error."""
     reader = build()
     args, rest = reader.parse_known_args(arguments)
+    args.words = list(sys.argv[1:] if arguments is None else map(str, arguments))
     if rest and not (hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
         reader.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -58,7 +60,8 @@ def build() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"vidrl {__version__}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for declare in (train.declare_train, sample.declare, score.declare, audit.declare_audit, audit.declare_serve,
-                    cost.declare, train.declare_report, influence.declare, look.declare_list, look.declare_show):
+                    bench.declare, cost.declare, train.declare_report, influence.declare, look.declare_list,
+                    look.declare_show):
         declare(commands)
     return made
 

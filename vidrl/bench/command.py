@@ -1,0 +1,236 @@
+"""What `vidrl bench` does with its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vidrl.bench import items as items_
+from vidrl.bench import measure, results, suite
+from vidrl.bench.items import Found
+from vidrl.bench.measure import Progress
+from vidrl.bench.shards import Group
+from vidrl.bench.suite import Suite
+from vidrl.bench.table import table
+
+FORMATS = {"json": "results.json", "csv": "results.csv", "md": "results.md", "latex": "results.tex",
+           "html": "report.html", "leaderboard": "leaderboard.json"}
+USUAL = ["json", "csv", "html"]
+Source = tuple[str, str, Callable[[], Found]]  # a set's name, where it is from, and how its clips are found
+
+
+def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | None = None) -> int:
+    """Run the command; 0 done, 1 nothing could be scored, or with --strict not all. Raises for an error of use."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a reward of the user's own lies where he stands
+    said = shlex.join(["vidrl", *words])
+    if args.preferences:
+        return _preferences(args, said)
+    if args.meta:
+        return _meta(args, said)
+    saved = [path for path in args.paths if path.lower().endswith(".json")]
+    if saved:
+        return _saved(args, said)
+    return _measure(args, said, progress)
+
+
+def chosen(args: argparse.Namespace) -> Suite:
+    """The suite of the arguments, its protocol and dims changed as they say."""
+    name = args.suite or ("vbench" if args.profile == "vbench" else "motion" if args.model else "temporal")
+    found = suite.load(name)
+    if args.dims:
+        found = found.only(_listed(args.dims))
+    if args.profile:
+        kept = tuple(dim for dim in found.dims if dim.profile == args.profile)
+        if not kept:
+            raise suite.BadSuite(f"suite {found.name!r} has no dims of the profile {args.profile!r}: leave --suite or "
+                                 "--profile out")
+        found = replace(found, dims=kept)
+    changes = {key: getattr(args, key) for key in ("fps", "side", "frames") if getattr(args, key) is not None}
+    return replace(found, protocol=replace(found.protocol, **changes))
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def _measure(args: argparse.Namespace, said: str, progress: Progress | None) -> int:
+    asked, formats = chosen(args), _formats(args)
+    sources = _sources(args, asked)
+    out = Path(args.out or f"runs/bench-{_plain('-vs-'.join(name for name, _, _ in sources))}")
+    with Group(out / "shards") as group:
+        found = group.share(lambda: _found(sources, args, asked, out))
+        rows = group.measure(lambda part: measure.run(
+            part, asked, Path(args.cache or out / "cache"), args.jobs, args.timeout or None,
+            group.device(args.device or "cpu"), progress), [item for one in found for item in one.items])
+        if rows is None:
+            return 0
+    sets, notes = _sets(args, sources, found, rows), _notes(sources, found)
+    done = results.assemble(sets, asked, said, notes, _trained(args, asked))
+    if args.distance:
+        done = _with_distances(args, done, out)
+    return _tell(args, done, out, formats)
+
+
+def _sources(args: argparse.Namespace, asked: Suite) -> list[Source]:
+    """Each folder is a set, loose files are one together, a model is one."""
+    folders = [path for path in args.paths if not Path(path).is_file()]
+    files = [path for path in args.paths if Path(path).is_file()]
+    groups = [[folder] for folder in folders] + [files] * bool(files)
+    if not groups and args.manifest:
+        groups = [[]]
+    if not (groups or args.model):
+        raise ValueError("expected folders or files to measure, a --manifest of them, or a --model; got none of these")
+    made: list[Source] = [(_called(group, args.manifest), " ".join(group) or str(args.manifest),
+                           partial(items_.find, group, args.manifest, args.reference)) for group in groups]
+    if args.model:
+        made.append((_model_name(args), args.model, lambda: Found([])))
+    names = _listed(args.names) if args.names else results.distinct([name for name, _, _ in made])
+    if len(names) != len(made) or len(set(names)) < len(names):
+        raise ValueError(f"expected {len(made)} different names, one a set, got --names {','.join(names)}: the sets "
+                         f"are {', '.join(source for _, source, _ in made)}")
+    return [(name, source, make) for name, (_, source, make) in zip(names, made, strict=True)]
+
+
+def _found(sources: Sequence[Source], args: argparse.Namespace, asked: Suite, out: Path) -> list[Found]:
+    """The clips of the sets; those of a model, the last, are sampled."""
+    if not args.model:
+        return [make() for _, _, make in sources]
+    from vidrl.bench.sampling import sample
+
+    options = {"backbone": args.backbone, "limit": args.limit, "per_prompt": args.per_prompt, "steps": args.steps,
+               "seed": args.seed, "device": args.device}
+    return [make() for _, _, make in sources[:-1]] + [sample(args.model, args.lora, asked, out, **options)]
+
+
+def _called(group: Sequence[str], table: str | None) -> str:
+    if len(group) == 1:
+        return Path(os.path.abspath(group[0])).stem
+    return "files" if group else Path(str(table)).stem
+
+
+def _model_name(args: argparse.Namespace) -> str:
+    lora = Path(args.lora) if args.lora else None
+    return (lora.parent.name if lora and lora.name == "lora" else lora.name) if lora else Path(args.model).name
+
+
+def _sets(
+    args: argparse.Namespace, sources: Sequence[Source], found: Sequence[Found], rows: Sequence[Any]
+) -> list[dict[str, Any]]:
+    sets, start = [], 0
+    for i, ((name, source, _), one) in enumerate(zip(sources, found, strict=True)):
+        model = {"model": args.model, "lora": args.lora} if args.model and i == len(sources) - 1 else None
+        sets.append(results.measured_set(name, source, rows[start : start + len(one.items)], one.skipped, model))
+        start += len(one.items)
+    return sets
+
+
+def _notes(sources: Sequence[Source], found: Sequence[Found]) -> list[str]:
+    return [f"{name}: {note}" for (name, _, _), one in zip(sources, found, strict=True) for note in one.notes]
+
+
+def _trained(args: argparse.Namespace, asked: Suite) -> list[str]:
+    """The dims that the LoRA was trained on, where it lies in its run folder."""
+    from vidrl.bench.dims import trained
+    from vidrl.run_folder import NoRun, read
+
+    if not args.lora:
+        return []
+    try:
+        return trained(asked.dims, read(Path(args.lora).parent).config.get("reward", {}))
+    except NoRun:
+        return []
+
+
+def _with_distances(args: argparse.Namespace, done: results.Results, out: Path) -> results.Results:
+    raise NotImplementedError("--distance")
+
+
+# --- other ways ------------------------------------------------------------------------------------------------------
+
+
+def _saved(args: argparse.Namespace, said: str) -> int:
+    """Results of earlier runs compared, without measuring again."""
+    others = [path for path in args.paths if not path.lower().endswith(".json")]
+    if others or args.model:
+        raise ValueError(f"expected saved results alone, or clips alone, got both: {args.paths[0]} and "
+                         f"{(others or [args.model])[0]}; measure the clips first, then compare the two results.json")
+    done = results.merge([results.load(path) for path in args.paths], _listed(args.names), _listed(args.dims), said)
+    names = [one["name"] for one in done["sets"]]
+    return _tell(args, done, Path(args.out or f"runs/bench-{_plain('-vs-'.join(names))}"), _formats(args))
+
+
+def _preferences(args: argparse.Namespace, said: str) -> int:
+    from vidrl.bench import preferences
+
+    out = Path(args.out or f"runs/bench-{_plain(Path(args.preferences).stem)}")
+    videos = args.paths[0] if args.paths else None
+    preferences.run(args.preferences, chosen(args) if args.suite or args.dims or args.profile else None, out,
+                    videos=videos, jobs=args.jobs, timeout=args.timeout or None, command=said)
+    print(f"files: {out}")
+    return 0
+
+
+def _meta(args: argparse.Namespace, said: str) -> int:
+    from vidrl.bench import meta
+
+    out = Path(args.out or "runs/bench-meta")
+    meta.run(out, args.paths[0] if args.paths else None, dims=_listed(args.dims), seed=args.seed, command=said)
+    print(f"files: {out}")
+    return 0
+
+
+# --- telling ---------------------------------------------------------------------------------------------------------
+
+
+def _tell(args: argparse.Namespace, done: results.Results, out: Path, formats: Sequence[str]) -> int:
+    """Write the files, print the table, say what is missing."""
+    written = [results.write(done, out), *(_write(kind, done, out) for kind in formats if kind != "json")]
+    print(table(done))
+    some, lost, skipped = results.scored(done)
+    if skipped or lost:
+        print(f"vidrl: {skipped} clips could not be read and {lost} numbers are not there; {written[0]} tells why of "
+              "each", file=sys.stderr)
+    print(f"\nfiles: {', '.join(map(str, written))}")
+    return 1 if not some or (args.strict and (skipped or lost)) else 0
+
+
+def _write(kind: str, done: results.Results, out: Path) -> Path:
+    from vidrl.bench import export
+    from vidrl.bench.cache import whole
+
+    if kind == "html":
+        from vidrl.bench import page
+
+        return page.write(done, out, out / "media")
+    make = {"csv": export.csv, "md": export.markdown, "latex": export.latex, "leaderboard": export.leaderboard}[kind]
+    whole(out / FORMATS[kind], make(done))
+    return out / FORMATS[kind]
+
+
+def _formats(args: argparse.Namespace) -> list[str]:
+    asked = _listed(args.format)
+    if "all" in asked:
+        return [*FORMATS] if args.profile == "vbench" or args.suite == "vbench" else [*FORMATS][:-1]
+    for name in asked:
+        if name not in FORMATS:
+            from vidrl.plugin import nearest
+
+            raise ValueError(f"no format {name!r}: {nearest(name, [*FORMATS, 'all'])}")
+    return asked or USUAL + ["leaderboard"] * (args.profile == "vbench" or args.suite == "vbench")
+
+
+def _listed(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def _plain(name: str) -> str:
+    """A name that any file system takes."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "clips"

@@ -1,0 +1,183 @@
+"""results.json: sets of measured clips put together, summed up, compared; and results of earlier runs read again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vidrl.bench import compare
+from vidrl.bench.cache import whole
+from vidrl.bench.notes import observed
+from vidrl.bench.suite import Suite
+
+FORMAT = 1
+FILE = "results.json"
+Results = dict[str, Any]
+KEYS = ("suite", "protocol", "versions", "dims", "sets")
+
+
+class BadResults(ValueError):
+    """A file that is no results.json."""
+
+
+def measured_set(
+    name: str, source: str, rows: Sequence[Mapping[str, Any]], skipped: Iterable[Mapping[str, Any]] = (),
+    model: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """A set of results.json from the rows of `measure.run`: clips, and those that could not be read."""
+    clips = [dict(row) for row in rows if "value" in row]
+    lost = [{"path": row["path"], "why": row["why"]} for row in [*skipped, *rows] if "value" not in row]
+    return {"name": name, "source": source, "model": dict(model) if model else None, "clips": clips, "skipped": lost}
+
+
+def assemble(
+    sets: Sequence[dict[str, Any]], suite: Suite, command: str = "", notes: Sequence[str] = (),
+    trained: Iterable[str] = (),
+) -> Results:  # fmt: skip
+    """results.json of measured sets, with summaries, comparisons and totals; `trained` names the dims marked †."""
+    marked = set(trained)
+    found: Results = {
+        "format": FORMAT, "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "command": command,
+        "suite": {"name": suite.name, "version": suite.version, "about": suite.about, "least": suite.least},
+        "protocol": suite.protocol.to_dict(), "versions": versions(),
+        "dims": [dim.to_dict(trained=dim.name in marked) for dim in suite.dims], "sets": list(sets),
+        "distances": [], "notes": list(dict.fromkeys([*notes, *observed(sets, suite.protocol)])),
+    }  # fmt: skip
+    return summed_up(found)
+
+
+def summed_up(results: Results) -> Results:
+    """With "summary", "comparisons" and "totals" from the clips as they are."""
+    from vidrl.bench.totals import totals
+
+    sets, dims, least = results["sets"], results["dims"], results["suite"]["least"]
+    summary = {one["name"]: {dim["name"]: _summary(one, dim, least) for dim in dims} for one in sets}
+    pairs = compare.compare_all(sets, dims, least)
+    sums = {one["name"]: totals(dims, one["clips"]) for one in sets}
+    return {**results, "summary": summary, "comparisons": pairs,
+            "totals": {name: row for name, row in sums.items() if row}}
+
+
+def _summary(one: Mapping[str, Any], dim: Mapping[str, Any], least: int) -> dict[str, Any]:
+    from vidrl.bench.statistics import summary
+
+    values = [clip["value"].get(dim["name"]) for clip in one["clips"]]
+    return summary(values, [clip["prompt"] for clip in one["clips"]], least, tuple(dim["range"]))
+
+
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    import cv2
+    import numpy
+    import torch
+
+    from vidrl import __version__
+
+    return {"vidrl": __version__, "torch": torch.__version__, "opencv": cv2.__version__, "numpy": numpy.__version__,
+            "python": platform.python_version()}
+
+
+# --- earlier results -------------------------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str]) -> Results:
+    """A saved results.json, or the one in a folder. Raises BadResults."""
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadResults(f"expected results of vidrl bench at {path}, but {error}") from error
+    missing = [key for key in KEYS if not (isinstance(found, dict) and key in found)]
+    if missing or found.get("format") != FORMAT:
+        raise BadResults(f"expected results of vidrl bench, format {FORMAT}, in {path}; it lacks "
+                         f"{', '.join(missing) or 'that format'}: measure the clips again")
+    return found
+
+
+def merge(
+    several: Sequence[Results], names: Sequence[str] = (), dims: Sequence[str] = (), command: str = ""
+) -> Results:
+    """Saved results as one, compared: the dims that all have, or those of `dims`; `names` for their sets in order.
+
+    Raises ValueError where numbers do not compare, see `compare.check`, and where there are not as many names as sets.
+    """
+    several = [_only(one, dims) for one in several]
+    first, notes = several[0], [note for one in several for note in one.get("notes", [])]
+    for other in several[1:]:
+        common = compare.check(first, other)
+        left = [dim["name"] for one in (first, other) for dim in one["dims"] if dim["name"] not in common]
+        notes += [f"not in all results, and left out: {', '.join(dict.fromkeys(left))}"] if left else []
+        notes += _other_versions(first, other)
+        first, several = _only(first, common), [_only(one, common) for one in several]
+    sets = _named([one for part in several for one in part["sets"]], names)
+    made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    trained = {dim["name"] for one in several for dim in one["dims"] if dim["trained"]}
+    marked = [{**dim, "trained": dim["name"] in trained} for dim in first["dims"]]
+    return summed_up({**first, "made": made, "command": command, "dims": marked, "sets": sets, "distances": [],
+                      "notes": list(dict.fromkeys(notes))})
+
+
+def _only(results: Results, dims: Sequence[str]) -> Results:
+    """With these dims alone, all of which it must have."""
+    if not dims:
+        return results
+    known = {dim["name"]: dim for dim in results["dims"]}
+    lost = [name for name in dims if name not in known]
+    if lost:
+        raise ValueError(f"expected every dim of {', '.join(dims)}, but {lost[0]} is not among the results' "
+                           f"{', '.join(known)}")
+    return {**results, "dims": [known[name] for name in dims]}
+
+
+def _other_versions(first: Results, other: Results) -> list[str]:
+    changed = [f"{name} {version} and {other['versions'].get(name)}" for name, version in first["versions"].items()
+               if version != other["versions"].get(name)]
+    return [f"the results were made by other versions: {', '.join(changed)}"] if changed else []
+
+
+def _named(sets: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    if names and len(names) != len(sets):
+        raise ValueError(f"expected {len(sets)} names, one a set, got {len(names)}: {', '.join(names)}")
+    given = list(names) or distinct([one["name"] for one in sets])
+    if len(set(given)) < len(given):
+        raise ValueError(f"expected names that differ, got {', '.join(given)}")
+    return [{**one, "name": name} for one, name in zip(sets, given, strict=True)]
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names that differ: the second of one name gets a number.
+
+    >>> distinct(["videos", "videos", "base"])
+    ['videos', 'videos-2', 'base']
+    """
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{i}" if i > 1 else name for i in range(1, len(names) + 2))
+        found.append(next(one for one in numbered if one not in found))
+    return found
+
+
+def write(results: Results, out: str | os.PathLike[str]) -> Path:
+    """Write results.json into a folder: strict JSON, whole or not at all."""
+    path = Path(out) / FILE
+    whole(path, json.dumps(results, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    return path
+
+
+def scored(results: Results) -> tuple[int, int, int]:
+    """How many clips have a number at all, how many numbers are missing, how many clips were skipped."""
+    clips = [clip for one in results["sets"] for clip in one["clips"]]
+    some = sum(any(_there(value) for value in clip["value"].values()) for clip in clips)
+    lost = sum(not _there(value) for clip in clips for value in clip["value"].values())
+    return some, lost, sum(len(one["skipped"]) for one in results["sets"])
+
+
+def _there(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
