@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vidrl import toml
 from vidrl.bench import items as items_
 from vidrl.bench import measure, results, suite
 from vidrl.bench.items import Found
@@ -54,6 +55,7 @@ def chosen(args: argparse.Namespace) -> Suite:
             raise suite.BadSuite(f"suite {found.name!r} has no dims of the profile {args.profile!r}: leave --suite or "
                                  "--profile out")
         found = replace(found, dims=kept)
+    found = found.changed(toml.options(args.option))
     changes = {key: getattr(args, key) for key in ("fps", "side", "frames") if getattr(args, key) is not None}
     return replace(found, protocol=replace(found.protocol, **changes))
 

@@ -63,6 +63,20 @@ class Suite:
                                          f"{plugin.nearest(name, known)}")
         return replace(self, dims=tuple(mine.get(name) or _dim(name, {}, self.name) for name in names))
 
+    def changed(self, options: Mapping[str, Any]) -> Suite:
+        """With other options of its dims, named DIM.KEY.
+
+        Raises BadSuite for another dim, plugin.BadOption for another option.
+        """
+        own: dict[str, dict[str, Any]] = {dim.name: dict(dim.options) for dim in self.dims}
+        for name, value in options.items():
+            dim, _, key = name.rpartition(".")
+            if dim not in own:
+                raise BadSuite(f"expected an option as DIM.KEY=VALUE of a dim that is measured, got {name!r}: "
+                               f"{plugin.nearest(dim, own)}")
+            own[dim][key] = value
+        return replace(self, dims=tuple(dims_.check(replace(dim, options=own[dim.name])) for dim in self.dims))
+
 
 def names() -> list[str]:
     """The suites that come with vidrl.

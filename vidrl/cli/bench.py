@@ -35,11 +35,13 @@ def declare(commands: Any) -> None:
     made.add_argument("paths", metavar="PATH", nargs="*",
                       help="folders, each a set; files, together one; or results.json of earlier runs")
     made.add_argument("--names", metavar="A,B", help="what to call the sets (their folders' names)")
-    made.add_argument("--suite", metavar="NAME", help="temporal, motion, long, i2v, orbit, image, vbench, or a .toml "
-                      "file of yours (temporal; motion with --model)")
+    made.add_argument("--suite", metavar="NAME", help="temporal, motion, long, i2v, orbit, image, vbench, vbench_i2v, "
+                      "or a .toml file of yours (temporal; motion with --model)")
     made.add_argument("--profile", choices=("vidrl", "vbench"), help="dims of this arithmetic alone")
     made.add_argument("--dims", metavar="A,B", help="these dims of the suite, or rewards by name")
-    made.add_argument("--manifest", metavar="FILE", help=".csv, .tsv or .jsonl with path, prompt, seed, reference; or "
+    made.add_argument("--option", action="append", metavar="DIM.KEY=VALUE", default=[],
+                      help="an option of a dim's reward, as vbench_subject_consistency.weights=FOLDER; may be repeated")
+    made.add_argument("--manifest", "--prompts", metavar="FILE", help=".csv, .tsv or .jsonl with path, prompt, seed, reference; or "
                       "VBench_full_info.json; prompts.csv in the folder if not given")
     made.add_argument("--reference", metavar="DIR", help="what clips were made from: images or videos of their stems")
     made.add_argument("--out", metavar="DIR", help="the files go here (runs/bench-NAME)")

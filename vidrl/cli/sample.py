@@ -15,6 +15,7 @@ Make clips with a model, with or without a trained LoRA, as mp4.
   vidrl sample --model assets/tiny-wan --lora runs/demo/lora --prompts assets/prompts/world_held_out.txt --out clips
 
 Clip i starts from the noise of torch.Generator().manual_seed(seed + i), as a diffusers pipeline given that generator.
+prompts.csv beside the clips says what was asked for; `vidrl bench clips` reads it.
 """
 
 BACKBONE_OPTIONS = {"guidance": float, "frames": int, "height": int, "width": int, "text_length": int}
@@ -40,6 +41,7 @@ def _sample(args: argparse.Namespace) -> int:
     import torch
 
     from vidrl import config, plugin
+    from vidrl.bench import manifest
     from vidrl.policy import load_adapter
     from vidrl.rewards import video
     from vidrl.rollout import generate
@@ -54,5 +56,7 @@ def _sample(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     for i, clip in enumerate(samples.video):
         video.write(out / f"{i:04d}.mp4", clip, samples.fps)
+    manifest.write(out / "prompts.csv", [{"path": f"{i:04d}.mp4", "prompt": prompt, "seed": args.seed + i}
+                                         for i, prompt in enumerate(prompts)])
     print(f"{len(prompts)} clips in {out}")
     return 0
