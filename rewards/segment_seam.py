@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
 from ._swift import swift, unlike
-from .base import About, Card, Reward, Samples, Score
+from .base import About, Card, Reward, Samples
 
 CELLS = 4
 
@@ -42,6 +42,7 @@ class SegmentSeam(Reward):
     support = "pair"
     reach = 1
     shrinks = True
+    lost = "inapplicable: no border between segments in the clip"
     card = Card(
         sees="Jumps of light, colour, content and motion exactly where segments meet, against the inside of the two.",
         blind_to="Seams elsewhere than it is told; drift that goes on all the time; a seam in a clip as rough inside.",
@@ -77,16 +78,6 @@ class SegmentSeam(Reward):
     def tiny(cls) -> SegmentSeam:
         """With segments of 8 frames, for short clips."""
         return cls(every=8)
-
-    def forward(self, samples: Samples) -> Score:
-        """The score of whole clips; those without a border are inapplicable."""
-        score, frames = super().forward(samples), samples.video.shape[1]
-        why = list(score.why)
-        for i, reason in enumerate(why):
-            if str(reason).startswith("unscored: the measure") and not self._of(i, frames, samples.meta):
-                why[i] = f"inapplicable: no border between segments in {frames} frames"
-        score.why = why
-        return score
 
     def places(self, frames: int) -> list[int]:
         """The first frames of all segments but the first, in a clip of `frames`."""

@@ -41,8 +41,9 @@ def declare(commands: Any) -> None:
     made.add_argument("--dims", metavar="A,B", help="these dims of the suite, or rewards by name")
     made.add_argument("--option", action="append", metavar="DIM.KEY=VALUE", default=[],
                       help="an option of a dim's reward, as vbench_subject_consistency.weights=FOLDER; may be repeated")
-    made.add_argument("--manifest", "--prompts", metavar="FILE", help=".csv, .tsv or .jsonl with path, prompt, seed, reference; or "
-                      "VBench_full_info.json; prompts.csv in the folder if not given")
+    made.add_argument("--manifest", "--prompts", metavar="FILE",
+                      help=".csv, .tsv or .jsonl with path, prompt, seed, reference; or VBench_full_info.json; "
+                      "prompts.csv in the folder if not given")
     made.add_argument("--reference", metavar="DIR", help="what clips were made from: images or videos of their stems")
     made.add_argument("--out", metavar="DIR", help="the files go here (runs/bench-NAME)")
     made.add_argument("--format", metavar="A,B", help="json, csv, md, latex, html, leaderboard or all (json,csv,html); "
