@@ -131,10 +131,12 @@ def _folder(folder: Path) -> Found:
 
 
 def _about_names(folder: Path, paths: Sequence[Path], named: Mapping[str, tuple[str, int]]) -> list[str]:
-    note = [f"{folder}: prompts and seeds are from names like VBench's, prompt-0.mp4"]
+    notes = [f"{folder}: prompts and seeds are from names like VBench's, prompt-0.mp4"]
     others = [path for path in paths if path.stem not in named]
-    return note + [f"{len(others)} of {len(paths)} names in {folder} are not, and have no prompt, the first is "
-                   f"{others[0].name}"] * bool(others)
+    if others:
+        notes.append(f"{len(others)} of {len(paths)} names in {folder} are not, and have no prompt, the first is "
+                     f"{others[0].name}")
+    return notes
 
 
 def _for_vbench(found: Found, table: Path) -> Found:
@@ -160,21 +162,23 @@ def _from_table(folders: Sequence[Path], table: Path) -> Found:
     places = [table.parent, *(folder for folder in folders if folder.is_dir())]
     row_of = {os.path.abspath(place / row.path): row for place in reversed(places) for row in rows}
     found = _listed([(path, row_of[os.path.abspath(path)]) for path in there if os.path.abspath(path) in row_of], table)
-    lost = [row for row in rows if _is_lost(row, places)]
+    lost = [(_lost(row, places), row) for row in rows]
     bare = [Item(path) for path in there if os.path.abspath(path) not in row_of]
     notes = [f"{len(bare)} of {len(there)} files have no row in {table.name}, and are measured without a prompt, the "
              f"first is {bare[0].path}"] if bare else []
     items = sorted([*found.items, *bare], key=lambda item: there.index(item.path))
-    return Found(items, _listed([(places[-1] / row.path, row) for row in lost], table).skipped, notes)
+    return Found(items, _listed([(path, row) for path, row in lost if path], table).skipped, notes)
 
 
-def _is_lost(row: Row, places: Sequence[Path]) -> bool:
-    """Whether the file of a row is nowhere; one that belongs into a folder that is there but not given is another's."""
+def _lost(row: Row, places: Sequence[Path]) -> Path | None:
+    """Where the file of a row should be, if it is nowhere; one of a folder that is there but not given is another's."""
     if any((place / row.path).is_file() for place in places):
-        return False
+        return None
     home = Path(os.path.abspath(places[0] / row.path)).parent
-    mine = [Path(os.path.abspath(place)) for place in places]
-    return not home.is_dir() or any(home == place or place in home.parents for place in mine)
+    table, *mine = [Path(os.path.abspath(place)) for place in places]
+    if any(home == place or place in home.parents for place in mine) or not home.is_dir():
+        return places[0] / row.path
+    return places[-1] / row.path if home == table else None
 
 
 def _listed(pairs: Iterable[tuple[Path, Row]], table: Path) -> Found:
