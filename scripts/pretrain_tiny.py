@@ -40,7 +40,7 @@ WIDTH, LATENT = {32: 16, 64: 24}, {32: 16, 64: 32}  # channels of the autoencode
 PANS = {32: 0.0, 64: 0.5}  # share of clips over a texture in which the camera moves; over a plain ground none would see
 CORPUS = {32: 12_000, 64: 8_000}
 VAE_STEPS, VAE_STILLS, DECODER_STEPS = 3000, 400, 2000
-FLOW_STEPS, FLOW_BATCH = {32: 4000, 64: 3200}, 32
+FLOW_STEPS, FLOW_BATCH = {32: 4000, 64: 6400}, 32
 TEXTURED = ("striped", "speckled")
 MUON, ADAM = 0.02, 3e-3  # learning rates of matrices and of the rest
 TEXT_LENGTH, TEXT_PADDED = 20, (24, 512)  # a caption's tokens; the padded lengths that the transformer must bear
@@ -467,7 +467,7 @@ def assemble(run: Run | None = None) -> None:
     )
     pipe.save_pretrained(MODEL)
     _forget_paths()
-    size = {"height": SIZE, "width": SIZE, "frames": FRAMES, "fps": FPS}
+    size = {"height": SIZE, "width": SIZE, "frames": FRAMES, "fps": FPS, "prompts": "world"}
     (MODEL / "vidrl.json").write_text(json.dumps(size) + "\n")
 
 
