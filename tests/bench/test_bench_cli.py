@@ -1,0 +1,242 @@
+"""`vidrl bench` as people type it: what it makes, and what it says of bad input."""
+
+import csv
+import json
+import re
+import shutil
+
+import cv2
+import pytest
+import torch
+from _clips import folder, moving, write
+
+from vidrl import cli
+from vidrl.bench import command, manifest, results
+from vidrl.rewards import video
+
+QUICK = ["--dims", "flicker,frame_quality", "--jobs", 0, "--format", "csv"]
+HTML = 'a "quoted" <script>alert(1)</script> prompt; $(rm -rf ~) & `x`\n, =1+1'
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def bench(capsys, *words):
+    status = cli.main(["bench", *map(str, words)])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def read(out):
+    return json.loads((out / "results.json").read_text())
+
+
+# --- what it makes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_json_csv_and_a_page(capsys, tmp_path):
+    folder(tmp_path / "videos", 3)
+    status, out, err = bench(capsys, "videos", "--dims", "flicker,frame_quality", "--jobs", 0)
+    made = tmp_path / "runs" / "bench-videos"
+    assert status == 0 and err == ""
+    assert {"results.json", "results.csv", "report.html"} <= {p.name for p in made.iterdir()}
+    assert re.search(r"flicker +-0\.\d+ \[-0\.\d+, -0\.\d+\] few", out) and "files: runs/bench-videos/results.json" in out
+    found = read(made)
+    assert found["command"] == "vidrl bench videos --dims flicker,frame_quality --jobs 0"
+    assert "flicker" in (made / "report.html").read_text()
+
+
+def test_two_folders_are_compared_by_prompt(capsys, tmp_path):
+    for name, noise in (("a", 0.02), ("b", 0.1)):
+        folder(tmp_path / name, 3, noise=noise)
+        manifest.write(tmp_path / name / "prompts.csv",
+                       [{"path": f"{i}.mp4", "prompt": f"prompt {i}", "seed": 0} for i in range(3)])
+    status, out, _ = bench(capsys, "a", "b", "--names", "base,ours", *QUICK)
+    found = read(tmp_path / "runs" / "bench-base-vs-ours")
+    assert status == 0 and "ours - base" in out
+    row = found["comparisons"][0]
+    assert (row["dim"], row["losses"], row["paired_by"]) == ("flicker", 3, "prompt and seed")
+
+
+def test_formats_are_written_as_asked(capsys, tmp_path):
+    folder(tmp_path / "v", 2)
+    bench(capsys, "v", *QUICK[:4], "--format", "all", "--out", "o")
+    assert {"results.json", "results.csv", "results.md", "results.tex", "report.html"} <= {
+        p.name for p in (tmp_path / "o").iterdir()}
+    status, _, err = bench(capsys, "v", *QUICK[:4], "--format", "jsn", "--out", "p")
+    assert status == 2 and "did you mean 'json'" in err and not (tmp_path / "p").exists()  # before anything is measured
+
+
+def test_vbenchs_profile_gives_its_dims_totals_and_leaderboard(capsys, tmp_path):
+    folder(tmp_path / "v", 2)
+    status, _, err = bench(capsys, "v", "--profile", "vbench", "--jobs", 0, "--format", "leaderboard", "--out", "o",
+                           "--dims", "vbench_temporal_flickering,vbench_dynamic_degree",
+                           "--option", "vbench_dynamic_degree.flow=dis")
+    found = read(tmp_path / "o")
+    assert status == 0 and {dim["profile"] for dim in found["dims"]} == {"vbench"}
+    assert found["dims"][1]["options"] == {"flow": "dis"} and err == ""
+    assert found["totals"]["v"]["quality"] is None and "motion_smoothness" in found["totals"]["v"]["missing"]
+    board = json.loads((tmp_path / "o" / "leaderboard.json").read_text())
+    assert set(board) == {"temporal_flickering", "dynamic_degree"}
+
+
+def test_a_saved_result_is_compared_without_measuring(capsys, tmp_path):
+    for name in "ab":
+        folder(tmp_path / name, 2, noise=0.1 if name == "b" else 0.02)
+        bench(capsys, name, *QUICK, "--out", f"out_{name}")
+        shutil.rmtree(tmp_path / name)
+    status, out, _ = bench(capsys, "out_a/results.json", "out_b/results.json", "--out", "both", "--format", "json")
+    assert status == 0 and "b - a" in out and [one["name"] for one in read(tmp_path / "both")["sets"]] == ["a", "b"]
+
+
+def test_a_saved_result_of_another_protocol_is_refused(capsys, tmp_path):
+    folder(tmp_path / "a", 2)
+    bench(capsys, "a", *QUICK, "--out", "one")
+    bench(capsys, "a", *QUICK, "--out", "two", "--fps", 4)
+    status, out, err = bench(capsys, "one/results.json", "two/results.json", "--out", "both")
+    assert status == 2 and out == "" and "expected one protocol" in err and not (tmp_path / "both").exists()
+    status, _, err = bench(capsys, "one/results.json", "a")
+    assert status == 2 and "saved results alone, or clips alone" in err
+
+
+def test_a_second_run_measures_nothing(capsys, tmp_path, monkeypatch):
+    folder(tmp_path / "v", 3)
+    bench(capsys, "v", *QUICK, "--out", "o")
+    first = read(tmp_path / "o")
+    monkeypatch.setattr("vidrl.bench.scoring.Clip", None)  # whoever opens a clip fails
+    status, _, _ = bench(capsys, "v", *QUICK, "--out", "o")
+    assert status == 0 and read(tmp_path / "o") | {"made": 0} == first | {"made": 0}
+    monkeypatch.setattr("vidrl.bench.scoring.Clip", None)
+    status, _, _ = bench(capsys, "v", *QUICK, "--out", "p", "--cache", "o/cache")
+    assert status == 0 and read(tmp_path / "p")["sets"] == first["sets"]
+
+
+def test_images_and_references(capsys, tmp_path):
+    write(tmp_path / "v" / "a.mkv")
+    (tmp_path / "i").mkdir()
+    cv2.imwrite(str(tmp_path / "i" / "a.png"), (moving(1)[0] * 255).to(torch.uint8).permute(1, 2, 0).numpy())
+    assert bench(capsys, "i", "--suite", "image", "--dims", "frame_quality", "--jobs", 0, "--format", "json")[0] == 0
+    assert read(tmp_path / "runs" / "bench-i")["sets"][0]["clips"][0]["frames"] == 1
+    assert bench(capsys, "v", "--reference", "i", *QUICK)[0] == 0
+    assert read(tmp_path / "runs" / "bench-v")["sets"][0]["clips"][0]["reference"] == "i/a.png"
+
+
+def test_files_are_one_set(capsys, tmp_path):
+    folder(tmp_path / "v", 3)
+    assert bench(capsys, "v/0.mp4", "v/2.mp4", *QUICK, "--out", "o")[0] == 0
+    (one,) = read(tmp_path / "o")["sets"]
+    assert one["name"] == "files" and [clip["path"] for clip in one["clips"]] == ["v/0.mp4", "v/2.mp4"]
+
+
+def test_what_was_trained_on_is_marked(capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text('[reward]\nname = "flicker"\n')
+    args = cli.build().parse_args(["bench", "--model", "m", "--lora", str(tmp_path / "run" / "lora"), *QUICK[:2]])
+    assert command._trained(args, command.chosen(args)) == ["flicker"]
+    assert command._model_name(args) == "run"
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words, said", [
+    ([], "expected folders or files to measure"),
+    (["empty"], "expected videos"),
+    (["nowhere"], "found nothing"),
+    (["v", "--suite", "temporel"], "did you mean 'temporal'"),
+    (["v", "--dims", "flikker"], "did you mean 'flicker'"),
+    (["v", "--names", "a,b"], "expected 1 different names"),
+    (["v", "v", "--names", "a,a"], "expected 2 different names"),
+    (["v", "--fps", "-3"], "fps to be 0"),
+    (["v", "--manifest", "nowhere.csv"], "nowhere.csv"),
+    (["v", "--manifest", "v"], "expected a manifest ending in"),
+    (["v", "--option", "flicker.colours=1"], "no option 'colours'"),
+    (["v", "--profile", "vbench", "--suite", "orbit"], "no dims of the profile"),
+    (["v", "--jobs", "-1"], "jobs of 1 or more"),
+    (["nowhere.json"], "expected results of vidrl bench"),
+])
+def test_errors_of_use_are_one_line_with_the_cure(capsys, tmp_path, words, said):
+    folder(tmp_path / "v", 1)
+    (tmp_path / "empty").mkdir()
+    status, out, err = bench(capsys, *words)
+    assert status == 2 and out == "" and said in err and "Traceback" not in err and len(err.splitlines()) == 1
+
+
+def test_one_clip_is_measured_and_marked(capsys, tmp_path):
+    folder(tmp_path / "v", 1)
+    status, out, _ = bench(capsys, "v", *QUICK)
+    row = read(tmp_path / "runs" / "bench-v")["summary"]["v"]["flicker"]
+    assert status == 0 and "[?]" in out and "few" in out and row["low"] is None and not row["enough"]
+    assert any("fewer than 20 clips: 1" in note for note in row["notes"])
+
+
+def test_a_folder_of_everything_that_goes_wrong(capsys, tmp_path):
+    """Mixed rates and sizes, prompts that differ by case and hold anything, files that are broken, short or missing."""
+    v = tmp_path / "v"
+    write(v / "a.mp4")
+    write(v / "b.mp4", fps=24.0, side=48, seed=1)
+    video.write(v / "one.mp4", moving(1), 8.0)
+    (v / "broken.mp4").write_bytes(b"no video")
+    (v / "cut.mp4").write_bytes((v / "b.mp4").read_bytes()[:2000])
+    rows = [{"path": "a.mp4", "prompt": HTML}, {"path": "b.mp4", "prompt": HTML.upper()},
+            {"path": "gone.mp4", "prompt": "x"}, {"path": "one.mp4", "prompt": "кот"}]
+    manifest.write(v / "prompts.csv", rows)
+    status, out, err = bench(capsys, "v", "--dims", "flicker,frame_quality", "--jobs", 0, "--format", "all")
+    found = read(tmp_path / "runs" / "bench-v")
+    (one,) = found["sets"]
+    assert status == 0 and "3 clips could not be read and 1 numbers are not there" in err
+    assert {row["path"]: row["why"].split(":")[0] for row in one["skipped"]} == {
+        "v/gone.mp4": "missing", "v/broken.mp4": "unreadable", "v/cut.mp4": "unreadable"}
+    assert [clip["prompt"] for clip in one["clips"]] == [HTML, HTML.upper(), "кот"]
+    (why,) = one["clips"][2]["why"].values()
+    assert why.startswith("inapplicable: needs a clip of at least 3 frames")
+    notes = "\n".join(found["notes"])
+    for said in ("2 frame rates", "sizes", "differ by letter case", "2 of 5 files have no row", "prompts are from"):
+        assert said in notes, said
+    assert "<script>alert(1)" not in (tmp_path / "runs" / "bench-v" / "report.html").read_text()
+    with open(tmp_path / "runs" / "bench-v" / "results.csv", newline="", encoding="utf-8") as file:
+        assert HTML in {row["prompt"] for row in csv.DictReader(file)}
+    assert bench(capsys, "v", "--dims", "flicker", "--jobs", 0, "--format", "json", "--strict")[0] == 1
+
+
+def test_nothing_that_can_be_scored_is_status_1_with_reasons(capsys, tmp_path):
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "a.mp4").write_bytes(b"no video")
+    status, out, err = bench(capsys, "v", *QUICK)
+    assert status == 1 and "1 clips could not be read" in err and "none of 0 scored" in out
+    assert read(tmp_path / "runs" / "bench-v")["sets"][0]["skipped"][0]["why"].startswith("unreadable: ")
+
+
+def test_a_manifest_alone_of_missing_files_is_status_1(capsys, tmp_path):
+    manifest.write(tmp_path / "clips.csv", [{"path": "gone.mp4", "prompt": "x"}])
+    status, _, err = bench(capsys, "--manifest", "clips.csv", *QUICK)
+    assert status == 1 and len(read(tmp_path / "runs" / "bench-clips")["sets"][0]["skipped"]) == 1
+
+
+def test_a_network_that_fails_midway_loses_nothing(capsys, tmp_path):
+    write(tmp_path / "v" / "a.mp4")
+    video.write(tmp_path / "v" / "b.mp4", moving() * 0.05, 8.0)
+    status, _, err = bench(capsys, "v", "--dims", "flicker,_clips:Spoiled", "--jobs", 0, "--format", "json")
+    clips = read(tmp_path / "runs" / "bench-v")["sets"][0]["clips"]
+    assert status == 0 and [clip["value"]["_clips:Spoiled"] is None for clip in clips] == [False, True]
+    assert clips[1]["why"] == {"_clips:Spoiled": "unscored: this network failed <midway>"}
+
+
+def test_results_hold_no_nan(capsys, tmp_path):
+    folder(tmp_path / "v", 1)
+    bench(capsys, "v", "--dims", "flicker,loop,cut", "--jobs", 0, "--format", "json")
+    text = (tmp_path / "runs" / "bench-v" / results.FILE).read_text()
+    assert not re.search(r"\b(NaN|Infinity)\b", text)
+
+
+def test_sample_leaves_a_table_that_bench_reads(tmp_path, monkeypatch):
+    from vidrl.backbones.toy import Toy
+
+    monkeypatch.setattr("vidrl.plugin.load", lambda kind, name, model, **options: Toy.tiny())
+    prompts = ["a", HTML]
+    words = [word for prompt in prompts for word in ("--prompt", prompt)] + ["--steps", "1", "--device", "cpu"]
+    assert cli.main(["sample", "--model", "m", "--out", "o", "--seed", "7", *words]) == 0
+    assert [(row.path, row.prompt, row.seed) for row in manifest.read(tmp_path / "o" / "prompts.csv")] == [
+        ("0000.mp4", "a", 7), ("0001.mp4", HTML, 8)]
