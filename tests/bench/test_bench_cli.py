@@ -42,7 +42,8 @@ def test_a_folder_gives_json_csv_and_a_page(capsys, tmp_path):
     made = tmp_path / "runs" / "bench-videos"
     assert status == 0 and err == ""
     assert {"results.json", "results.csv", "report.html"} <= {p.name for p in made.iterdir()}
-    assert re.search(r"flicker +-0\.\d+ \[-0\.\d+, -0\.\d+\] few", out) and "files: runs/bench-videos/results.json" in out
+    assert re.search(r"flicker +-0\.\d+ \[-0\.\d+, -0\.\d+\] few", out)
+    assert "files: runs/bench-videos/results.json" in out
     found = read(made)
     assert found["command"] == "vidrl bench videos --dims flicker,frame_quality --jobs 0"
     assert "flicker" in (made / "report.html").read_text()
@@ -186,7 +187,7 @@ def test_a_folder_of_everything_that_goes_wrong(capsys, tmp_path):
     status, out, err = bench(capsys, "v", "--dims", "flicker,frame_quality", "--jobs", 0, "--format", "all")
     found = read(tmp_path / "runs" / "bench-v")
     (one,) = found["sets"]
-    assert status == 0 and "3 clips could not be read and 1 numbers are not there" in err
+    assert status == 0 and "3 clips that could not be read, 1 that have no meaning for their clip" in err
     assert {row["path"]: row["why"].split(":")[0] for row in one["skipped"]} == {
         "v/gone.mp4": "missing", "v/broken.mp4": "unreadable", "v/cut.mp4": "unreadable"}
     assert [clip["prompt"] for clip in one["clips"]] == [HTML, HTML.upper(), "кот"]
@@ -205,7 +206,7 @@ def test_nothing_that_can_be_scored_is_status_1_with_reasons(capsys, tmp_path):
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "a.mp4").write_bytes(b"no video")
     status, out, err = bench(capsys, "v", *QUICK)
-    assert status == 1 and "1 clips could not be read" in err and "none of 0 scored" in out
+    assert status == 1 and "1 clips that could not be read" in err and "none of 0 scored" in out
     assert read(tmp_path / "runs" / "bench-v")["sets"][0]["skipped"][0]["why"].startswith("unreadable: ")
 
 
@@ -218,8 +219,10 @@ def test_a_manifest_alone_of_missing_files_is_status_1(capsys, tmp_path):
 def test_a_network_that_fails_midway_loses_nothing(capsys, tmp_path):
     write(tmp_path / "v" / "a.mp4")
     video.write(tmp_path / "v" / "b.mp4", moving() * 0.05, 8.0)
-    status, _, err = bench(capsys, "v", "--dims", "flicker,_clips:Spoiled", "--jobs", 0, "--format", "json")
+    words = ["v", "--dims", "flicker,_clips:Spoiled", "--jobs", 0, "--format", "json"]
+    status, _, err = bench(capsys, *words)
     clips = read(tmp_path / "runs" / "bench-v")["sets"][0]["clips"]
+    assert "1 numbers that are not there" in err and bench(capsys, *words, "--strict")[0] == 1
     assert status == 0 and [clip["value"]["_clips:Spoiled"] is None for clip in clips] == [False, True]
     assert clips[1]["why"] == {"_clips:Spoiled": "unscored: this network failed <midway>"}
 

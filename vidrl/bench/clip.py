@@ -5,8 +5,7 @@ Shapes: F frames, C channels, H W pixels; frames are uint8 RGB (F, 3, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +27,13 @@ class Clip:
         self.protocol = protocol
         if path.suffix.lower() in IMAGES:
             picture = image(path)
-            self._pieces, times, fps, size = partial(iter, [picture]), [0.0], 1.0, (picture.shape[3], picture.shape[2])
+            times, fps, size = [0.0], 1.0, (picture.shape[3], picture.shape[2])
+            self._pieces: Callable[[], Iterator[Tensor]] = lambda: iter([picture])
             self.reader = "opencv"
         else:
             video = Video(path)
-            self._pieces, times, fps, size = video.pieces, video.times, video.fps, video.size
-            self.reader = video.reader
+            times, fps, size = video.times, video.fps, video.size
+            self._pieces, self.reader = video.pieces, video.reader
         self.chosen = protocol.chosen(times, fps)
         self.fps, self.frames = protocol.rate(fps), len(self.chosen)
         scale = min(1.0, protocol.side / min(size)) if protocol.side else 1.0

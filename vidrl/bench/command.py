@@ -196,12 +196,14 @@ def _tell(args: argparse.Namespace, done: results.Results, out: Path, formats: S
     """Write the files, print the table, say what is missing."""
     written = [results.write(done, out), *(_write(kind, done, out) for kind in formats if kind != "json")]
     print(table(done))
-    some, lost, skipped = results.scored(done)
-    if skipped or lost:
-        print(f"vidrl: {skipped} clips could not be read and {lost} numbers are not there; {written[0]} tells why of "
-              "each", file=sys.stderr)
+    found = results.scored(done)
+    counts = {"clips that could not be read": found.skipped, "numbers that are not there": found.unscored,
+              "that have no meaning for their clip": found.inapplicable}
+    if any(counts.values()):
+        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        print(f"vidrl: {said}; {written[0]} tells why of each", file=sys.stderr)
     print(f"\nfiles: {', '.join(map(str, written))}")
-    return 1 if not some or (args.strict and (skipped or lost)) else 0
+    return 1 if not found.clips or (args.strict and (found.skipped or found.unscored)) else 0
 
 
 def _write(kind: str, done: results.Results, out: Path) -> Path:

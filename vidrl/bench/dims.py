@@ -114,7 +114,8 @@ class Dim:
         if self.reward == "default":
             return {"weights": compose.WEIGHTS, "scales": compose.SCALES}
         known = {} if cls in (None, Composite) else inspect.signature(cls).parameters  # type: ignore[arg-type]
-        full = {key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty} | self.options
+        full = {key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty}
+        full |= self.options
         return {key: _identified(value) for key, value in sorted(full.items())}
 
 

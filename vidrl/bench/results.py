@@ -9,7 +9,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vidrl.bench import compare
 from vidrl.bench.cache import whole
@@ -171,12 +171,23 @@ def write(results: Results, out: str | os.PathLike[str]) -> Path:
     return path
 
 
-def scored(results: Results) -> tuple[int, int, int]:
-    """How many clips have a number at all, how many numbers are missing, how many clips were skipped."""
+class Scored(NamedTuple):
+    """How many clips have a number at all, how many numbers are not there, or have no meaning for their clip, and how
+    many clips were skipped."""
+
+    clips: int
+    unscored: int
+    inapplicable: int
+    skipped: int
+
+
+def scored(results: Results) -> Scored:
+    """What there is, and what is missing."""
     clips = [clip for one in results["sets"] for clip in one["clips"]]
     some = sum(any(_there(value) for value in clip["value"].values()) for clip in clips)
-    lost = sum(not _there(value) for clip in clips for value in clip["value"].values())
-    return some, lost, sum(len(one["skipped"]) for one in results["sets"])
+    reasons = [str(clip["why"].get(name)) for clip in clips for name, x in clip["value"].items() if not _there(x)]
+    outside = sum(reason.startswith("inapplicable") for reason in reasons)
+    return Scored(some, len(reasons) - outside, outside, sum(len(one["skipped"]) for one in results["sets"]))
 
 
 def _there(value: float | None) -> bool:
