@@ -95,7 +95,7 @@ def _saturated(results: Results) -> str:
              if any(told(results, one["name"], dim["name"]).get("saturated") for one in results["sets"])]
     if not found:
         return ""
-    return f"Saturated: {listed(found)}. The clips stand at the end of the range, where better ones cannot be told."
+    return f"Saturated: {listed(found)}. Half of the clips lie at the end of the range: little room is left to be better."
 
 
 def _lost(results: Results) -> str:
