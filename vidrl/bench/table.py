@@ -63,7 +63,7 @@ def _grid(rows: Sequence[Sequence[str]]) -> list[str]:
 def _marks(results: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> list[str]:
     text = "\n".join(cell for row in rows for cell in row)
     said = {DAGGER: f"{DAGGER} was a training reward", " few": f"few: below the minimum of {results['suite']['least']} "
-            "clips, or of one prompt alone", " full": "full: half of its clips lie at the end of its range, little room is left",
+            "clips, or of one prompt alone", " full": "full: half of the clips lie at the end of its range",
             "[?]": "[?]: too few clips for an interval", " *": "*: p < 0.05 after Holm's correction; wins/ties/losses"}
     return ["", *(words for mark, words in said.items() if mark in text)]
 

@@ -95,7 +95,7 @@ def _saturated(results: Results) -> str:
              if any(told(results, one["name"], dim["name"]).get("saturated") for one in results["sets"])]
     if not found:
         return ""
-    return f"Saturated: {listed(found)}. Half of the clips lie at the end of the range: little room is left to be better."
+    return f"Saturated: {listed(found)}. Half of the clips lie at the end of the range: little room is left."
 
 
 def _lost(results: Results) -> str:
