@@ -15,7 +15,7 @@ import numpy as np
 
 from vidrl.bench.pairing import UNPAIRED, Pair, Pairs, pairs
 from vidrl.bench.permutation import exchange_p
-from vidrl.bench.resampling import Array, Clusters, bounds, clusters, scored
+from vidrl.bench.resampling import DRAWS, Array, Clusters, bounds, clusters, scored
 from vidrl.bench.statistics import effect, interval, number, share
 from vidrl.benchmarks._inference import holm, sign_flip_p
 
@@ -123,7 +123,7 @@ def _unpaired(first: Set, second: Set, dim: str) -> Row:
     (a, mine), (b, others) = known
     sides = [clusters(a, mine), clusters(b, others)]
     difference = sides[1].mean - sides[0].mean
-    low, high = bounds(difference, sides[0].variance + sides[1].variance, sides, 0.95, 2000, 0)
+    low, high = bounds(difference, sides[0].variance + sides[1].variance, sides, 0.95, DRAWS, 0)
     given = [len({clip["prompt"] for clip in one["clips"] if clip.get("prompt")}) for one in (first, second)]
     nobody = dict.fromkeys(("wins", "ties", "losses", "win_rate", "win_low", "win_high"))
     return _numbers(difference, low, high, exchange_p(sides[0], sides[1])) | nobody | {

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidrl.bench.resampling import Alone, Array, Groups, Values, bounds, clusters, ids, rounding, scored
+from vidrl.bench.resampling import DRAWS, Alone, Array, Groups, Values, bounds, clusters, ids, rounding, scored
 from vidrl.benchmarks._inference import t_quantile
 
 NEAR = 0.02  # of a range: so near to its end a value is saturated
@@ -30,7 +30,7 @@ class Interval(NamedTuple):
     groups: int
 
 
-def interval(values: Values, groups: Groups = None, level: float = 0.95, draws: int = 2000, seed: int = 0,
+def interval(values: Values, groups: Groups = None, level: float = 0.95, draws: int = DRAWS, seed: int = 0,
              limits: tuple[float, float] = NO_LIMITS) -> Interval:
     """The mean of clips and its interval over their prompts, `groups`; without, every clip is one of its own.
 
@@ -52,7 +52,7 @@ def interval(values: Values, groups: Groups = None, level: float = 0.95, draws: 
 
 
 def summary(values: Values, groups: Groups = None, least: int = 20,
-            range: tuple[float | None, float | None] = NO_LIMITS, level: float = 0.95, draws: int = 2000,
+            range: tuple[float | None, float | None] = NO_LIMITS, level: float = 0.95, draws: int = DRAWS,
             seed: int = 0) -> dict[str, Any]:
     """One dim of one set as results.json has it: mean, interval, counts, spreads, marks and notes; None: not there.
 
