@@ -161,6 +161,7 @@ def test_an_unknown_suite_is_an_error_before_any_work(tmp_path, capsys):
     assert "did you mean 'motion'" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_hands_the_suite_over(tmp_path):
     made = asked(tmp_path, train_rounds=1)
     (tmp_path / "r.toml").write_text(made.to_toml())
@@ -168,6 +169,7 @@ def test_the_command_line_hands_the_suite_over(tmp_path):
     assert [row["round"] for row in rows(made.run, "bench")] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_run_without_a_suite_may_be_resumed_with_one(tmp_path):
     made = asked(tmp_path, train_checkpoint_every=1)
     plain = config.load(made, ["bench.suite="])

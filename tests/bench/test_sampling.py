@@ -155,6 +155,7 @@ def test_suites_without_prompts_and_broken_prompt_files_are_refused(mine, tmp_pa
         sampling.prompts(mine)
 
 
+@pytest.mark.slow
 def test_two_prompts_of_the_motion_suite_on_tiny_wan(tmp_path):
     found = sampling.sample(str(ROOT / "assets" / "tiny-wan"), None, suite.load("motion"), tmp_path, limit=2,
                             per_prompt=1, steps=4, progress=False, options={"text_length": 32})  # fmt: skip
