@@ -33,6 +33,14 @@ def breakdown(
     return found
 
 
+def added(results: dict[str, Any]) -> dict[str, Any]:
+    """Results with "breakdown" of each set whose clips say what kind they are of; as they are where none does."""
+    names, ranges = [dim["name"] for dim in results["dims"]], {d["name"]: tuple(d["range"]) for d in results["dims"]}
+    parts = {one["name"]: breakdown(one["clips"], names, ranges=ranges) for one in results["sets"]}
+    told = {name: part for name, part in parts.items() if part}
+    return {**results, "breakdown": told} if told else results
+
+
 def _row(clips: Clips, dims: Sequence[str], ranges: Mapping[str, Range]) -> dict[str, Any]:
     from vidrl.bench.statistics import summary
 

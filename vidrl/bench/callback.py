@@ -8,22 +8,18 @@ generators of its own, the global ones are put back, and what goes wrong here is
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vidrl import checkpoint, config, plugin
 from vidrl.backbones.base import PromptCache
-from vidrl.bench import measure, sampling, suite
-from vidrl.bench.breakdown import breakdown
+from vidrl.bench import dims, measure, results, sampling, suite
+from vidrl.bench.breakdown import added
 from vidrl.bench.dims import Dim
-from vidrl.bench.items import Found
 from vidrl.bench.protocol import digest
-from vidrl.bench.statistics import summary
 from vidrl.bench.suite import Suite
 from vidrl.held_out import Look
 from vidrl.parallel import Workers
@@ -71,11 +67,11 @@ def trained_on(dim: Dim, section: config.RewardSection) -> bool:
     >>> trained_on(Dim("heading", "vidrl.bench.expectations:Heading"), config.RewardSection(name="motion_target"))
     True
     """
-    names = [section.name] if section.name else list(section.parts or compose.WEIGHTS)
-    mine = dim._class()
-    if mine is None or dim.reward == "default":
-        return dim.reward in (names if section.name or section.parts else ["default"])
-    return any(issubclass(mine, plugin.find("rewards", name)) for name in names)
+    if dims.trained([dim], asdict(section)):
+        return True
+    names, mine = [section.name] if section.name else list(section.parts or compose.WEIGHTS), dim._class()
+    classes = [plugin.find("rewards", name) for name in names if name != "default"]
+    return mine is not None and any(issubclass(mine, reward) for reward in classes)
 
 
 @dataclass
@@ -116,39 +112,20 @@ class Looker:
         """results.json of a look, and its row."""
         sampling.write_table(out / "clips", tasks)
         found = sampling.found(tasks, out / "clips", lost, "not made: another process knows the reason")
-        made = self._results(f"round {round}", found)
-        checkpoint.write_text(out / "results.json", json.dumps(made, indent=1, allow_nan=False))
-        row = {"round": round, "suite": self.suite.name, "n": len(found.items), "skipped": len(found.skipped),
-               "trained": [dim["name"] for dim in made["dims"] if dim["trained"]],
-               "dims": {dim: _few(over) for dim, over in made["summary"][f"round {round}"].items()}}
-        rows = self.folder.with_suffix(".jsonl")
-        checkpoint.cut_back(rows, round - 1)
-        checkpoint.append(rows, row)
-
-    def _results(self, name: str, found: Found) -> dict[str, Any]:
-        dims = [dim.to_dict(trained_on(dim, self.recipe.reward)) for dim in self.suite.dims]
-        rows = measure.run(found.items, self.suite, cache=self.folder / "cache")
-        clips, lost = [row for row in rows if "value" in row], [row for row in rows if "value" not in row]
-        one = {"name": name, "source": str(self.folder), "model": str(self.recipe.backbone.options.get("model", "")),
-               "clips": clips, "skipped": [*found.skipped, *lost]}
-        over = {dim["name"]: _summary(clips, dim, self.suite.least) for dim in dims}
-        ranges = {dim["name"]: tuple(dim["range"]) for dim in dims}
-        parts = breakdown(clips, list(over), ranges=ranges)
-        suite_ = {"name": self.suite.name, "version": self.suite.version, "about": self.suite.about,
-                  "least": self.suite.least}
-        return {"format": 1, "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "command": "vidrl train",
-                "suite": suite_, "protocol": self.suite.protocol.to_dict(), "dims": dims, "sets": [one],
-                "summary": {name: over}, "comparisons": [], "distances": [], "totals": {},
-                **({"breakdown": {name: parts}} if parts else {}), "notes": list(self.notes)}
+        name, rows = f"round {round}", measure.run(found.items, self.suite, cache=self.folder / "cache")
+        trained = [dim.name for dim in self.suite.dims if trained_on(dim, self.recipe.reward)]
+        one = results.measured_set(name, str(out / "clips"), rows, found.skipped)
+        made = added(results.assemble([one], self.suite, "vidrl train", self.notes, trained))
+        results.write(made, out)
+        row = {"round": round, "suite": self.suite.name, "n": len(one["clips"]), "skipped": len(one["skipped"]),
+               "trained": trained, "dims": {dim: _few(over) for dim, over in made["summary"][name].items()}}
+        table = self.folder.with_suffix(".jsonl")
+        checkpoint.cut_back(table, round - 1)
+        checkpoint.append(table, row)
 
     @property
     def folder(self) -> Path:
         return Path(self.recipe.run) / "bench"
-
-
-def _summary(clips: Sequence[Mapping[str, Any]], dim: Mapping[str, Any], least: int) -> dict[str, Any]:
-    values, prompts = [clip["value"][dim["name"]] for clip in clips], [clip["prompt"] for clip in clips]
-    return summary(values, prompts, least, tuple(dim["range"]))
 
 
 def _few(over: Mapping[str, Any]) -> dict[str, Any]:
