@@ -198,7 +198,8 @@ def page(asked: argparse.Namespace) -> str:
                   memory(root / "few", root / "many", (asked.few, asked.count), root / "peak")]
         texts = ["\n".join(table) for table in tables]
     given = " ".join(["python benchmarks/peers/bench_speed.py", *_given(asked)])
-    about = (f"{asked.count} clips of {asked.frames} frames of {asked.height * 16 // 9 // 2 * 2} x {asked.height}, H.264, "
+    width = asked.height * 16 // 9 // 2 * 2
+    about = (f"{asked.count} clips of {asked.frames} frames of {width} x {asked.height}, H.264, "
              f"{'real footage' if footage() else 'a made texture'}; {CORES} cores, {platform.machine()}. Processor "
              f"times of one thread, medians over {asked.sample} clips; torch {torch.__version__}, OpenCV "
              f"{cv2.__version__}, numpy {np.__version__}.")
