@@ -17,7 +17,6 @@ from typing import Any
 from vidrl import checkpoint, config, plugin
 from vidrl.backbones.base import PromptCache
 from vidrl.bench import dims, measure, results, sampling, suite
-from vidrl.bench.breakdown import added
 from vidrl.bench.dims import Dim
 from vidrl.bench.protocol import digest
 from vidrl.bench.suite import Suite
@@ -115,7 +114,7 @@ class Looker:
         name, rows = f"round {round}", measure.run(found.items, self.suite, cache=self.folder / "cache")
         trained = [dim.name for dim in self.suite.dims if trained_on(dim, self.recipe.reward)]
         one = results.measured_set(name, str(out / "clips"), rows, found.skipped)
-        made = added(results.assemble([one], self.suite, "vidrl train", self.notes, trained))
+        made = results.assemble([one], self.suite, "vidrl train", self.notes, trained)
         results.write(made, out)
         row = {"round": round, "suite": self.suite.name, "n": len(one["clips"]), "skipped": len(one["skipped"]),
                "trained": trained, "dims": {dim: _few(over) for dim, over in made["summary"][name].items()}}

@@ -53,15 +53,16 @@ def assemble(
 
 
 def summed_up(results: Results) -> Results:
-    """With "summary", "comparisons" and "totals" from the clips as they are."""
+    """With "summary", "comparisons", "totals" and, by kind of prompt, "breakdown" from the clips as they are."""
+    from vidrl.bench.breakdown import added
     from vidrl.bench.totals import totals
 
     sets, dims, least = results["sets"], results["dims"], results["suite"]["least"]
     summary = {one["name"]: {dim["name"]: _summary(one, dim, least) for dim in dims} for one in sets}
     pairs = compare.compare_all(sets, dims, least)
     sums = {one["name"]: totals(dims, one["clips"]) for one in sets}
-    return {**results, "summary": summary, "comparisons": pairs,
-            "totals": {name: row for name, row in sums.items() if row}}
+    return added({**results, "summary": summary, "comparisons": pairs,
+                  "totals": {name: row for name, row in sums.items() if row}})
 
 
 def _summary(one: Mapping[str, Any], dim: Mapping[str, Any], least: int) -> dict[str, Any]:
