@@ -312,8 +312,8 @@ def _complaint(run_dir: str | Path, step: int, error: OSError) -> str:
 
 
 def _same_run(folder: Path, recorded: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    of_training = [{key: value for key, value in one.items() if key != "bench"} for one in (recorded, config)]
-    lines = toml.diff(*of_training, ignore=("run",))
+    before, now = ({key: value for key, value in one.items() if key != "bench"} for one in (recorded, config))
+    lines = toml.diff(before, now, ignore=("run",))
     if lines:
         shown = "\n  ".join(lines)
         raise RunFolderError(f"{folder} holds another run; recorded -> asked for:\n  {shown}\n"
