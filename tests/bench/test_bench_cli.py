@@ -139,6 +139,32 @@ def test_what_was_trained_on_is_marked(capsys, tmp_path):
     assert command._model_name(args) == "run"
 
 
+def test_preferences_give_the_table_in_one_command(capsys, tmp_path):
+    """A rater who prefers the clean clip: flicker agrees with him always."""
+    for i in range(3):
+        write(tmp_path / "v" / f"{i}a.mp4", seed=i)
+        write(tmp_path / "v" / f"{i}b.mp4", seed=i, noise=0.15)
+    rows = "".join(f"{i}a.mp4,{i}b.mp4,a,prompt {i}\n" for i in range(3))
+    (tmp_path / "v" / "choices.csv").write_text("path_a,path_b,choice,prompt\n" + rows)
+    status, out, _ = bench(capsys, "--preferences", "v/choices.csv", "--dims", "flicker", "--jobs", 0, "--out", "o")
+    found = json.loads((tmp_path / "o" / "preferences.json").read_text())
+    assert status == 0 and "flicker" in out and "o/preferences.md" in out
+    assert found["command"].startswith("vidrl bench --preferences v/choices.csv")
+    assert re.search(r"flicker +vidrl +100", out), out
+
+
+def test_meta_is_asked_for_what_was_said(capsys, tmp_path, monkeypatch):
+    from vidrl.bench import meta, meta_page
+
+    asked = {}
+    monkeypatch.setattr(meta, "run", lambda *words, **more: asked.update(more, words=words))
+    monkeypatch.setattr(meta_page, "summary", lambda found: "the table")
+    status, out, _ = bench(capsys, "--meta", "clips", "--dims", "flicker,cut", "--limit", 4, "--seed", 3, "--out", "o")
+    assert status == 0 and out.startswith("the table") and "o/bench_meta.svg" in out
+    assert asked["dims"] == ["flicker", "cut"] and asked["count"] == 4 and asked["seed"] == 3
+    assert asked["words"] == (command.Path("o"), "clips")
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from vidrl.bench.table import table
 FORMATS = {"json": "results.json", "csv": "results.csv", "md": "results.md", "latex": "results.tex",
            "html": "report.html", "leaderboard": "leaderboard.json"}
 USUAL = ["json", "csv", "html"]
+_META = ("json", "md", "svg")
 Source = tuple[str, str, Callable[[], Found]]  # a set's name, where it is from, and how its clips are found
 
 
@@ -170,22 +171,28 @@ def _saved(args: argparse.Namespace, said: str) -> int:
 
 
 def _preferences(args: argparse.Namespace, said: str) -> int:
-    from vidrl.bench import preferences
+    """Agreement of dims with people; the folder of the videos may be given as the path."""
+    from vidrl.bench import preference_page, preferences
 
     out = Path(args.out or f"runs/bench-{_plain(Path(args.preferences).stem)}")
-    videos = args.paths[0] if args.paths else None
-    preferences.run(args.preferences, chosen(args) if args.suite or args.dims or args.profile else None, out,
-                    videos=videos, jobs=args.jobs, timeout=args.timeout or None, command=said)
-    print(f"files: {out}")
+    asked = chosen(args) if args.suite or args.dims or args.profile else None
+    found = preferences.run(args.preferences, asked, out, videos=args.paths[0] if args.paths else None,
+                            raters=args.raters, jobs=args.jobs, timeout=args.timeout or None,
+                            device=args.device or "cpu", cache=args.cache, command=said)
+    print(f"{preference_page.text(found)}\n\nfiles: {out / 'preferences.json'}, {out / 'preferences.md'}")
     return 0
 
 
 def _meta(args: argparse.Namespace, said: str) -> int:
-    from vidrl.bench import meta
+    """Which dims notice which corruption; videos of one's own may be given as the path."""
+    from vidrl.bench import meta, meta_page
 
     out = Path(args.out or "runs/bench-meta")
-    meta.run(out, args.paths[0] if args.paths else None, dims=_listed(args.dims), seed=args.seed, command=said)
-    print(f"files: {out}")
+    told = (lambda n, total, what: print(f"\r{n}/{total} {what:40.40}", end="", file=sys.stderr)
+            ) if sys.stderr.isatty() else None
+    found = meta.run(out, args.paths[0] if args.paths else None, dims=_listed(args.dims), seed=args.seed, progress=told,
+                     command=said, **({"count": args.limit} if args.limit else {}))
+    print(f"{meta_page.summary(found)}\n\nfiles: {', '.join(str(out / f'bench_meta.{kind}') for kind in _META)}")
     return 0
 
 

@@ -71,7 +71,7 @@ def _declare_model(made: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="DIR", help="a model folder in diffusers' format")
     group.add_argument("--lora", metavar="DIR", help="what training saved, as runs/demo/lora")
     group.add_argument("--backbone", default="wan", metavar="NAME", help="the model's family (wan)")
-    group.add_argument("--limit", type=int, default=0, metavar="N", help="the first N prompts")
+    group.add_argument("--limit", type=int, default=0, metavar="N", help="the first N prompts; the scenes of --meta")
     group.add_argument("--per-prompt", type=int, default=0, metavar="N", help="clips a prompt (the suite's)")
     group.add_argument("--steps", type=int, default=0, metavar="N", help="denoising steps (the suite's)")
     group.add_argument("--seed", type=int, default=0, metavar="N")
@@ -85,6 +85,8 @@ def _declare_more(made: argparse.ArgumentParser) -> None:
     group.add_argument("--encoder", metavar="NAME", help="what turns clips into features for --distance")
     group.add_argument("--against", metavar="DIR", help="the clips that --distance compares with (the first set)")
     group.add_argument("--preferences", metavar="FILE", help="pairs of clips with people's choices, .csv or .jsonl")
+    group.add_argument("--raters", default="majority", metavar="HOW", help="of several answers to a pair: majority, "
+                       "each, or one rater's name (majority)")
     group.add_argument("--meta", action="store_true", help="which dims notice which corruption")
 
 
