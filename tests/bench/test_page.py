@@ -388,3 +388,16 @@ def test_results_are_only_read():
     before = copy.deepcopy(results)
     shown(results)
     assert results == before
+
+
+# --- by kind ---------------------------------------------------------------------------------------------------------
+
+
+def test_dims_by_kind_of_prompt_are_tables_and_their_words_are_escaped(tmp_path):
+    results = made()
+    assert 'id="kinds"' not in page(results, tmp_path / "report.html", {})
+    over = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 7}
+    results["breakdown"] = {"base": {"kind": {"<b>left": {results["dims"][0]["name"]: over}}}}
+    text = page(results, tmp_path / "report.html", {})
+    assert "&lt;b&gt;left" in text and "<b>left" not in text
+    assert '<td title="0.25 to 0.75">0.5 <small>(7)</small></td>' in text and 'href="#kinds"' in text

@@ -16,6 +16,7 @@ from vidrl.bench.page.clips import clips
 from vidrl.bench.page.differences import differences
 from vidrl.bench.page.facts import Results
 from vidrl.bench.page.head import header, title
+from vidrl.bench.page.kinds import kinds
 from vidrl.bench.page.look import data, first_case, look
 from vidrl.bench.page.media import LIMIT, media
 from vidrl.bench.page.rest import distances, left_out, made, to_paste, totals
@@ -26,7 +27,7 @@ __all__ = ["LARGEST", "media", "page", "write"]
 
 STYLES = ("report.css", "bench/page/page.css")
 LARGEST = 20_000_000  # bytes of a page
-LINKS = {"differences": "Differences", "summary": "Every dimension", "clips": "Best and worst",
+LINKS = {"differences": "Differences", "summary": "Every dimension", "kinds": "By kind", "clips": "Best and worst",
          "look": "Frame by frame", "left-out": "Left out", "paste": "To paste", "made": "How it was measured"}
 
 
@@ -61,7 +62,7 @@ def page(results: Results, out: Path, shown: Mapping[str, Mapping[str, Any]]) ->
     inline = [named for example in picked.get(first or "", []) for named in example.case.keys]
     known, kept = data(results, found, shown, inline)
     start = first_case(results, found, order(results, picked))
-    sections = [differences(results), summary(results), clips(results, picked, shown, out),
+    sections = [differences(results), summary(results), kinds(results), clips(results, picked, shown, out),
                 look(results, found, start, shown, out, kept), totals(results), distances(results), left_out(results),
                 to_paste(results), made(results)]
     body = "\n".join(filter(None, sections))
