@@ -1,4 +1,4 @@
-"""Train the embedded models from nothing: Wan pipelines small enough for two CPU cores.
+"""Train assets/tiny-wan from nothing: a Wan pipeline small enough for two CPU cores.
 
     python scripts/pretrain_tiny.py vae       # autoencoder, on stills and clips of vidrl.world
     python scripts/pretrain_tiny.py encode    # latents of the corpus, kept under runs/pretrain-SIZE
@@ -6,9 +6,9 @@
     python scripts/pretrain_tiny.py flow      # flow-matching transformer on those latents
     python scripts/pretrain_tiny.py check     # the bar: the verifier on 256 held-out captions
 
-`--size 64`, the default, makes assets/tiny-wan-64, whose camera may move; `--size 32` makes assets/tiny-wan. Every
-stage may be killed and called again: it goes on from runs/pretrain-SIZE/*.safetensors, and step i always sees the batch
-of seed i. About half of the corpus has the faults of web video (see `fault`), so that reward has something to mend.
+`--size 64` makes assets/tiny-wan-64, whose camera may move, in place of assets/tiny-wan. Every stage may be killed and
+called again: it goes on from runs/pretrain-SIZE/*.safetensors, and step i always sees the batch of seed i. About half of
+the corpus has the faults of web video (see `fault`), so that reward has something to mend.
 """
 
 from __future__ import annotations
@@ -523,7 +523,7 @@ def choose(size: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=tuple(STAGES))
-    parser.add_argument("--size", type=int, choices=tuple(PATCH), default=64, help="pixels a side")
+    parser.add_argument("--size", type=int, choices=tuple(PATCH), default=32, help="pixels a side")
     parser.add_argument("--part", type=int, default=0, help="encode: which share of the corpus")
     parser.add_argument("--parts", type=int, default=1, help="encode: of how many")
     parser.add_argument("-n", type=int, default=256, help="check: how many held-out captions")
