@@ -7,8 +7,8 @@
     python scripts/pretrain_tiny.py check     # the bar: the verifier on 256 held-out captions
 
 `--size 64` makes assets/tiny-wan-64, whose camera may move, in place of assets/tiny-wan. Every stage may be killed and
-called again: it goes on from runs/pretrain-SIZE/*.safetensors, and step i always sees the batch of seed i. About half of
-the corpus has the faults of web video (see `fault`), so that reward has something to mend.
+called again: it goes on from runs/pretrain-SIZE/*.safetensors, and step i always sees the batch of seed i. About half
+of the corpus has the faults of web video (see `fault`), so that reward has something to mend.
 """
 
 from __future__ import annotations
