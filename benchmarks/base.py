@@ -1,16 +1,142 @@
-"""The base class of the benchmarks."""
+"""The base of what is measured of two sets of clips as a whole: distances between the distributions of their features.
+
+Legend: N clips of a set, D features of a clip, K blocks of clips that are left out in turn.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-from vidrl.rewards.base import Samples
+import numpy as np
+
+from ._inference import Array, t_quantile
+
+BLOCKS = 20
+BENT = ("too few clips: the distance does not fall as 1 / N yet, so that it cannot be extrapolated; the unbiased one "
+        "is too far from 0, and has no interval")
+OTHER = "the interval is of the unbiased distance: few clips add to the other one"
+Groups = Sequence[Hashable]
+Blocks = tuple[Array, Array]  # the number of each clip's block, (N,) and (N',)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance as it is published, `value`; freed of what few clips add to it, `unbiased`, with the 95 % interval of
+    that. NaN: not there, for the reason in `notes`."""
+
+    value: float
+    unbiased: float
+    low: float
+    high: float
+    n: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
 
 class Benchmark(ABC):
-    """A measure of temporal consistency over a set of clips; constructor arguments are its options."""
+    """A distance between two sets of features, lower is nearer; constructor arguments are its options.
+
+    One gives `biased`, the published formula, and, where `exact`, `unbiased`, whose mean does not depend on N. Where
+    that is not known, or clips share prompts and so are not independent, it is extrapolated to endless N as FID_∞ is
+    (arXiv:1911.07023), F(N) = F_∞ + c / N, with N and N (1 − 1 / K) for points (Quenouille 1956,
+    doi:10.1093/biomet/43.3-4.353). The interval is of a jackknife that leaves out K blocks of prompts in turn, in both
+    sets at once where they share prompts. Where halves of the sets show that the distance does not fall as 1 / N yet,
+    there is no interval.
+    """
+
+    fewest: ClassVar[int] = 10  # clips below which there is no number
+    least: ClassVar[int] = 100  # below which it is marked
+    exact: ClassVar[bool] = False  # whether `unbiased` is known
 
     @abstractmethod
-    def measure(self, samples: Samples) -> Mapping[str, float]:
-        """The named numbers of these clips; NaN where a number cannot be had, never a made-up one."""
+    def biased(self, first: Array, second: Array) -> float:
+        """The distance of features (N, D) and (N', D) as published."""
+
+    def unbiased(self, first: Array, second: Array) -> float:
+        """The same without bias, where `exact`."""
+        raise NotImplementedError(f"{type(self).__name__} knows no unbiased formula: it is extrapolated")
+
+    def statistics(self, first: Array, second: Array, blocks: Blocks) -> tuple[float, Array]:
+        """Of all clips, and (K,) without each block: the unbiased distance where `exact`, else the biased one.
+
+        `blocks` are the numbers, 0 to K − 1, of the clips' blocks.
+        """
+        kept = [(first[blocks[0] != k], second[blocks[1] != k]) for k in range(count(blocks))]
+        statistic = self.unbiased if self.exact else self.biased
+        found = [statistic(*pair) for pair in [(first, second), *kept]]
+        return found[0], np.array(found[1:])
+
+    def notes(self, first: Array, second: Array) -> tuple[str, ...]:
+        """What a reader must know of a distance of such sets."""
+        few = min(len(first), len(second))
+        return (f"fewer than {self.least} clips: {few}",) if few < self.least else ()
+
+    def measure(self, first: Array, second: Array, groups: tuple[Groups, Groups] | None = None) -> Distance:
+        """The distance of features (N, D) and (N', D), of clips of the prompts `groups`; without, each has its own.
+
+        Raises ValueError where the features are no two tables of finite numbers with as many columns.
+        """
+        first, second = _checked(first, second)
+        n = (len(first), len(second))
+        if min(n) < self.fewest:
+            why = f"refused: a distance of {n[0]} and {n[1]} clips says nothing, at least {self.fewest} are needed"
+            return Distance(math.nan, math.nan, math.nan, math.nan, n, (why,))
+        groups = groups or (range(n[0]), range(-n[1], 0))
+        value, parts = self.biased(first, second), blocks(groups)
+        prompts = min(len(set(part.tolist())) for part in parts)
+        if prompts < 4:
+            few = f"{prompts} prompts in a set: too few for an interval"
+            return Distance(value, math.nan, math.nan, math.nan, n, (*self.notes(first, second), few))
+        alone = len({*groups[0], *groups[1]}) == sum(n)
+        unbiased, reach = self._jackknifed(first, second, parts, self.exact and alone)
+        notes = self.notes(first, second)
+        if not self.exact and abs(self._halves(first, second, parts) - 2 * value + unbiased) > reach:
+            return Distance(value, unbiased, math.nan, math.nan, n, (*notes, BENT))
+        held = unbiased - reach <= value <= unbiased + reach
+        return Distance(value, unbiased, unbiased - reach, unbiased + reach, n, notes + (OTHER,) * (not held))
+
+    def _jackknifed(self, first: Array, second: Array, parts: Blocks, exact: bool) -> tuple[float, float]:
+        """The unbiased distance, and how far its interval reaches."""
+        K, (whole, left) = count(parts), self.statistics(first, second, parts)
+        pseudo = K * whole - (K - 1) * left
+        reach = t_quantile(K - 1) * float(pseudo.std(ddof=1)) / math.sqrt(K)
+        return whole if exact else float(pseudo.mean()), reach
+
+    def _halves(self, first: Array, second: Array, parts: Blocks) -> float:
+        """Mean biased distance of the halves of the sets: F_∞ + 2 c / N, so 2 F(N) − F_∞, where it falls as 1 / N."""
+        even = [np.unique(part, return_inverse=True)[1] % 2 == 0 for part in parts]
+        halves = [(first[even[0]], second[even[1]]), (first[~even[0]], second[~even[1]])]
+        return float(np.mean([self.biased(*half) for half in halves]))
+
+
+def count(blocks: Blocks) -> int:
+    """How many blocks there are, K."""
+    return int(max(block.max() for block in blocks)) + 1
+
+
+def blocks(groups: tuple[Groups, Groups], most: int = BLOCKS) -> Blocks:
+    """The number of each clip's block: clips of one group are in one, in both sets.
+
+    >>> [part.tolist() for part in blocks((["a", "a", "b", "c"], ["c", "a"]), most=2)]
+    [[0, 0, 1, 0], [0, 0]]
+    """
+    numbers: dict[Hashable, int] = {}
+    for side in groups:
+        for group in side:
+            numbers.setdefault(group, len(numbers))
+    K = min(most, len(numbers))
+    first, second = (np.array([numbers[group] % K for group in side], int) for side in groups)
+    return first, second
+
+
+def _checked(first: Array, second: Array) -> tuple[Array, Array]:
+    sides = [np.asarray(side, float) for side in (first, second)]
+    shapes = " and ".join(str(side.shape) for side in sides)
+    if any(side.ndim != 2 for side in sides) or sides[0].shape[1] != sides[1].shape[1]:
+        raise ValueError(f"expected features of shapes (N, D) and (N', D), got {shapes}")
+    if not all(np.isfinite(side).all() for side in sides):
+        raise ValueError("expected finite features, got NaN or infinity: leave out the clips that the encoder fails on")
+    return sides[0], sides[1]
