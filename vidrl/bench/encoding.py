@@ -1,0 +1,148 @@
+"""What turns a clip into features: a published image network pooled over time, or anybody's function of a clip.
+
+Legend: F frames, D features of a frame, W windows of a clip, each a row of features.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidrl import plugin
+from vidrl.bench.clip import Clip
+from vidrl.bench.dims import _identified, _text
+from vidrl.bench.protocol import digest
+from vidrl.rewards import encoders
+
+VERSION = 1  # of the pooling; another one, other features
+OWN = ("pixels",)
+SIDE = 8  # of `pixels`
+Array = np.ndarray
+
+
+class ClipEncoder(Protocol):
+    """Frames (F, 3, H, W) uint8 and frames a second, to features (D,) of the clip, or (W, D) of windows of it."""
+
+    def __call__(self, frames: Tensor, fps: float, /) -> Tensor | Array: ...
+
+
+class Encoder:
+    """The encoder that `spec` names: `clip(clip)` is its features, (W, D) float32; `hash` tells it from others.
+
+    "efficientnet", "clip:PATH", "siglip:PATH", "dino:PATH", "dinov2:PATH" and "dinov3:PATH" encode frames f_t, in
+    pieces, and give one row (mean_t f, std_t f, mean_t |f_{t+1} − f_t|) of 3 D features: the last third sees the order
+    of frames. "pixels" does the same with frames shrunk to 8 × 8, for want of a network. "package.module:function", or
+    a class to be called without arguments, is a `ClipEncoder`, and gets whole clips. Raises ValueError with the nearest
+    name.
+
+    >>> Encoder("pixel")
+    Traceback (most recent call last):
+    vidrl.plugin.UnknownName: no encoder 'pixel': did you mean 'pixels'? known: clip, dino, ...
+    """
+
+    def __init__(self, spec: str, device: str = "cpu") -> None:
+        self.spec, self.device = spec, device
+        self.frames: encoders.Encoder | None = None
+        self.whole: ClipEncoder | None = None
+        known = (*encoders.FAMILIES, "efficientnet", *OWN)
+        if spec.partition(":")[0] in known:
+            self.frames = pixels if spec in OWN else encoders.load(spec)
+        elif ":" in spec:
+            self.whole = _outside(spec)
+        else:
+            raise plugin.UnknownName(f"no encoder {spec!r}: {plugin.nearest(spec, known)}; others are called "
+                                     "'package.module:function'")
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of its name, of the files that it names, and of the code of somebody's own."""
+        code = _text(self.spec.partition(":")[0]) if self.whole else _weights(self.spec)
+        return digest([VERSION, _identified(self.spec), code])
+
+    def clip(self, clip: Clip) -> Array:
+        """The features of a clip, (W, D). Raises ValueError where they are no finite numbers of that shape."""
+        with torch.no_grad():
+            if self.whole is not None:
+                found = self.whole(clip.read().to(self.device), clip.fps)
+            else:
+                found = pooled(self._each(piece) for piece in clip.pieces())
+        return _checked(found, self.spec)
+
+    def try_out(self) -> None:
+        """Encode 16 frames of noise, so that weights which are missing show at once. Raises what the encoder does."""
+        noise = torch.randint(0, 256, (16, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            _checked(self.whole(noise.to(self.device), 8.0) if self.whole else self._each(noise[:2]), self.spec)
+
+    def _each(self, piece: Tensor) -> Tensor:
+        assert self.frames is not None
+        return self.frames(piece.to(self.device).float() / 255)
+
+
+def pooled(pieces: Iterable[Tensor]) -> Tensor:
+    """Mean, standard deviation and mean absolute change over time, (3 D,), of features that come in pieces (F, D).
+
+    Of a single frame the last two are 0.
+
+    >>> pooled([torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 1.0], [4.0, 1.0]])]).numpy().round(3)
+    array([2.   , 1.   , 1.633, 0.   , 2.   , 0.   ])
+    """
+    F, total, squares, change = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
+    last = origin = None
+    for piece in pieces:
+        piece = piece.detach().cpu().double()
+        origin = piece[:1] if origin is None else origin
+        change = change + piece.diff(dim=0, prepend=piece[:1] if last is None else last).abs().sum(0)
+        F, last, moved = F + len(piece), piece[-1:], piece - origin
+        total, squares = total + moved.sum(0), squares + (moved * moved).sum(0)
+    if origin is None:
+        raise ValueError("expected a clip with frames, got none")
+    mean = total / F
+    return torch.cat([origin[0] + mean, (squares / F - mean * mean).clamp(min=0).sqrt(), change / max(F - 1, 1)])
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Frames (N, 3, H, W) shrunk to 8 × 8, (N, 192)."""
+    return torch.nn.functional.adaptive_avg_pool2d(images, (SIDE, SIDE)).flatten(1)
+
+
+def _checked(found: Tensor | Array, spec: str) -> Array:
+    features = found.detach().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found)
+    if features.ndim not in (1, 2) or not features.size:
+        raise ValueError(f"expected features of shape (D,) or (windows, D) from encoder {spec!r}, got {features.shape}")
+    features = np.atleast_2d(features.astype(np.float32))
+    if not np.isfinite(features).all():
+        raise ValueError(f"expected finite features from encoder {spec!r}, got NaN or infinity")
+    return features
+
+
+def _outside(spec: str) -> ClipEncoder:
+    module_name, _, attribute = spec.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise plugin.UnknownName(f"encoder {spec!r}: there is no module {module_name!r} on the import path, nor a "
+                                 f"family of networks: {', '.join(encoders.FAMILIES)}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise plugin.UnknownName(f"encoder {spec!r}: {plugin.nearest(attribute, known)}")
+    made: ClipEncoder = found() if isinstance(found, type) else found
+    return made
+
+
+def _weights(spec: str) -> Any:
+    """What tells apart the weights that come in a package."""
+    if spec != "efficientnet":
+        return ""
+    from vidrl.rewards._efficientnet import CURE, FILE, PACKAGE
+    from vidrl.rewards._weights import found
+
+    return _identified(found(PACKAGE, FILE, CURE))
