@@ -165,6 +165,22 @@ def test_meta_is_asked_for_what_was_said(capsys, tmp_path, monkeypatch):
     assert asked["words"] == (command.Path("o"), "clips")
 
 
+def test_distances_between_sets_by_an_encoder_of_ones_own(capsys, tmp_path):
+    for name, noise in (("a", 0.02), ("b", 0.1)):
+        folder(tmp_path / name, 12, frames=3, noise=noise)
+    status, out, _ = bench(capsys, "a", "b", *QUICK, "--distance", "kernel,frechet", "--encoder", "pixels")
+    rows = read(tmp_path / "runs" / "bench-a-vs-b")["distances"]
+    assert status == 0 and [(row["name"], row["first"], row["second"]) for row in rows] == [
+        ("kernel", "a", "b"), ("frechet", "a", "b")]
+    assert all(row["value"] > 0 and row["n"] == [12, 12] for row in rows) and "frechet" in out
+    bench(capsys, "a", *QUICK, "--against", "b", "--encoder", "pixels", "--out", "o")
+    assert [row["value"] for row in read(tmp_path / "o")["distances"]] == [row["value"] for row in rows[::-1]]
+    bench(capsys, "o/results.json", "--against", "b", "--encoder", "pixels", "--out", "saved", "--format", "json")
+    assert read(tmp_path / "saved")["distances"] == read(tmp_path / "o")["distances"]
+    status, _, err = bench(capsys, "a", "b", *QUICK, "--distance", "frechett", "--out", "p")
+    assert status == 2 and "did you mean 'frechet'" in err and not (tmp_path / "p").exists()
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +198,8 @@ def test_meta_is_asked_for_what_was_said(capsys, tmp_path, monkeypatch):
     (["v", "--option", "flicker.colours=1"], "no option 'colours'"),
     (["v", "--profile", "vbench", "--suite", "orbit"], "no dims of the profile"),
     (["v", "--jobs", "-1"], "jobs of 1 or more"),
+    (["v", "--distance", "kernel"], "expected two sets for a distance"),
+    (["v", "--against", "v", "--encoder", "pixel"], "did you mean 'pixels'"),
     (["nowhere.json"], "expected results of vidrl bench"),
 ])
 def test_errors_of_use_are_one_line_with_the_cure(capsys, tmp_path, words, said):

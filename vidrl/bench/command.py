@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidrl import toml
+from vidrl import plugin, toml
 from vidrl.bench import items as items_
 from vidrl.bench import measure, results, suite
 from vidrl.bench.items import Found
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | No
         return _meta(args, said)
     saved = [path for path in args.paths if path.lower().endswith(".json")]
     if saved:
-        return _saved(args, said)
+        return _saved(args, said, progress)
     return _measure(args, said, progress)
 
 
@@ -65,24 +65,24 @@ def chosen(args: argparse.Namespace) -> Suite:
 
 
 def _measure(args: argparse.Namespace, said: str, progress: Progress | None) -> int:
-    asked, formats = chosen(args), _formats(args)
-    sources = _sources(args, asked)
+    asked, formats, sources = chosen(args), _formats(args), _sources(args)
+    measures = _measures(args, len(sources))
     out = Path(args.out or f"runs/bench-{_plain('-vs-'.join(name for name, _, _ in sources))}")
+    cache = Path(args.cache or out / "cache")
     with Group(out / "shards") as group:
         found = group.share(lambda: _found(sources, args, asked, out))
         rows = group.measure(lambda part: measure.run(
-            part, asked, Path(args.cache or out / "cache"), args.jobs, args.timeout or None,
-            group.device(args.device or "cpu"), progress), [item for one in found for item in one.items])
+            part, asked, cache, args.jobs, args.timeout or None, group.device(args.device or "cpu"), progress),
+            [item for one in found for item in one.items])
         if rows is None:
             return 0
     sets, notes = _sets(args, sources, found, rows), _notes(sources, found)
     done = results.assemble(sets, asked, said, notes, _trained(args, asked))
-    if args.distance:
-        done = _with_distances(args, done, out)
+    _add_distances(args, done, measures, cache, progress)
     return _tell(args, done, out, formats)
 
 
-def _sources(args: argparse.Namespace, asked: Suite) -> list[Source]:
+def _sources(args: argparse.Namespace) -> list[Source]:
     """Each folder is a set, loose files are one together, a model is one."""
     folders = [path for path in args.paths if not Path(path).is_file()]
     files = [path for path in args.paths if Path(path).is_file()]
@@ -152,14 +152,37 @@ def _trained(args: argparse.Namespace, asked: Suite) -> list[str]:
         return []
 
 
-def _with_distances(args: argparse.Namespace, done: results.Results, out: Path) -> results.Results:
-    raise NotImplementedError("--distance")
+def _measures(args: argparse.Namespace, sets: int) -> list[str]:
+    """The distances asked for, both where only what to compare with is named; what they lack shows before the work.
+
+    Raises plugin.UnknownName, ImportError where the encoder's weights are missing, ValueError for a single set.
+    """
+    names = _listed(args.distance) or ["frechet", "kernel"] * bool(args.against)
+    for name in names:
+        plugin.find("benchmarks", name)
+    if names and sets < 2 and not args.against:
+        raise ValueError("expected two sets for a distance, or a folder to compare with, --against; got one set alone")
+    if names:
+        from vidrl.bench.encoding import Encoder
+        from vidrl.bench.features import USUAL
+
+        Encoder(args.encoder or USUAL, args.device or "cpu").try_out()
+    return names
+
+
+def _add_distances(args: argparse.Namespace, done: results.Results, names: Sequence[str], cache: Path,
+                   progress: Progress | None) -> None:
+    from vidrl.bench import features
+
+    if names:
+        done["distances"] = features.distances(done, names, args.encoder or features.USUAL, args.against, cache,
+                                               args.jobs, args.timeout or None, args.device or "cpu", progress)
 
 
 # --- other ways ------------------------------------------------------------------------------------------------------
 
 
-def _saved(args: argparse.Namespace, said: str) -> int:
+def _saved(args: argparse.Namespace, said: str, progress: Progress | None) -> int:
     """Results of earlier runs compared, without measuring again."""
     others = [path for path in args.paths if not path.lower().endswith(".json")]
     if others or args.model:
@@ -167,7 +190,9 @@ def _saved(args: argparse.Namespace, said: str) -> int:
                          f"{(others or [args.model])[0]}; measure the clips first, then compare the two results.json")
     done = results.merge([results.load(path) for path in args.paths], _listed(args.names), _listed(args.dims), said)
     names = [one["name"] for one in done["sets"]]
-    return _tell(args, done, Path(args.out or f"runs/bench-{_plain('-vs-'.join(names))}"), _formats(args))
+    out, formats = Path(args.out or f"runs/bench-{_plain('-vs-'.join(names))}"), _formats(args)
+    _add_distances(args, done, _measures(args, len(names)), Path(args.cache or out / "cache"), progress)
+    return _tell(args, done, out, formats)
 
 
 def _preferences(args: argparse.Namespace, said: str) -> int:
@@ -232,9 +257,7 @@ def _formats(args: argparse.Namespace) -> list[str]:
         return [*FORMATS] if args.profile == "vbench" or args.suite == "vbench" else [*FORMATS][:-1]
     for name in asked:
         if name not in FORMATS:
-            from vidrl.plugin import nearest
-
-            raise ValueError(f"no format {name!r}: {nearest(name, [*FORMATS, 'all'])}")
+            raise ValueError(f"no format {name!r}: {plugin.nearest(name, [*FORMATS, 'all'])}")
     return asked or USUAL + ["leaderboard"] * (args.profile == "vbench" or args.suite == "vbench")
 
 

@@ -14,7 +14,8 @@ def table(results: Mapping[str, Any]) -> str:
     head = ["", *(_head(one) for one in results["sets"]), *(f"{name} - {sets[0]}" for name in sets[1:])]
     rows = [[_name(dim), *(_cell(results, name, dim["name"]) for name in sets),
              *(_difference(results, sets[0], name, dim["name"]) for name in sets[1:])] for dim in results["dims"]]
-    return "\n".join([_title(results), "", *_grid([head, *rows]), *_marks(results, rows), *_notes(results)])
+    return "\n".join([_title(results), "", *_grid([head, *rows]), *_distances(results), *_marks(results, rows),
+                      *_notes(results)])
 
 
 def _title(results: Mapping[str, Any]) -> str:
@@ -66,6 +67,19 @@ def _marks(results: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> list[st
             "clips, or of one prompt alone", " full": "full: half of the clips lie at the end of its range",
             "[?]": "[?]: too few clips for an interval", " *": "*: p < 0.05 after Holm's correction; wins/ties/losses"}
     return ["", *(words for mark, words in said.items() if mark in text)]
+
+
+def _distances(results: Mapping[str, Any]) -> list[str]:
+    """Between sets as a whole: lower is nearer."""
+    rows = [["distance", "published", "unbiased [95 %]", "of"]]
+    for row in results["distances"]:
+        free = "-" if row["unbiased"] is None else f"{row['unbiased']:.4g}"
+        ends = "[?]" if row["low"] is None else f"[{row['low']:.4g}, {row['high']:.4g}]"
+        value = "-" if row["value"] is None else f"{row['value']:.4g}"
+        rows.append([row["name"], value, f"{free} {ends}", f"{row['first']} and {row['second']}, {row['n'][0]} and "
+                     f"{row['n'][1]} clips, {row['encoder']}"])
+        rows += [["", "", "", note] for note in row["notes"]]
+    return ["", *_grid(rows)] if len(rows) > 1 else []
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:

@@ -82,7 +82,8 @@ def _declare_model(made: argparse.ArgumentParser) -> None:
 def _declare_more(made: argparse.ArgumentParser) -> None:
     group = made.add_argument_group("more")
     group.add_argument("--distance", metavar="A,B", help="frechet, kernel: distances between sets of clips")
-    group.add_argument("--encoder", metavar="NAME", help="what turns clips into features for --distance")
+    group.add_argument("--encoder", metavar="NAME", help="what turns clips into features for --distance, or "
+                       "module:function of yours (efficientnet)")
     group.add_argument("--against", metavar="DIR", help="the clips that --distance compares with (the first set)")
     group.add_argument("--preferences", metavar="FILE", help="pairs of clips with people's choices, .csv or .jsonl")
     group.add_argument("--raters", default="majority", metavar="HOW", help="of several answers to a pair: majority, "
