@@ -16,8 +16,7 @@ import numpy as np
 from ._inference import Array, t_quantile
 
 BLOCKS = 20
-BENT = ("too few clips: the distance does not fall as 1 / N yet, so that it cannot be extrapolated; the unbiased one "
-        "is too far from 0, and has no interval")
+BENT = "too few clips: the distance does not fall as 1 / N yet, and cannot be extrapolated to an unbiased one"
 OTHER = "the interval is of the unbiased distance: few clips add to the other one"
 Groups = Sequence[Hashable]
 Blocks = tuple[Array, Array]  # the number of each clip's block, (N,) and (N',)
@@ -44,7 +43,7 @@ class Benchmark(ABC):
     (arXiv:1911.07023), F(N) = F_∞ + c / N, with N and N (1 − 1 / K) for points (Quenouille 1956,
     doi:10.1093/biomet/43.3-4.353). The interval is of a jackknife that leaves out K blocks of prompts in turn, in both
     sets at once where they share prompts. Where halves of the sets show that the distance does not fall as 1 / N yet,
-    there is no interval.
+    there is neither.
     """
 
     fewest: ClassVar[int] = 10  # clips below which there is no number
@@ -93,8 +92,9 @@ class Benchmark(ABC):
         alone = len({*groups[0], *groups[1]}) == sum(n)
         unbiased, reach = self._jackknifed(first, second, parts, self.exact and alone)
         notes = self.notes(first, second)
-        if not self.exact and abs(self._halves(first, second, parts) - 2 * value + unbiased) > reach:
-            return Distance(value, unbiased, math.nan, math.nan, n, (*notes, BENT))
+        bend = 0.0 if self.exact else abs(self._halves(first, second, parts) - 2 * value + unbiased)
+        if bend > reach + 1e-9 * abs(value):
+            return Distance(value, math.nan, math.nan, math.nan, n, (*notes, BENT))
         held = unbiased - reach <= value <= unbiased + reach
         return Distance(value, unbiased, unbiased - reach, unbiased + reach, n, notes + (OTHER,) * (not held))
 

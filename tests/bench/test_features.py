@@ -1,5 +1,7 @@
 """Clips to features to distances: what is pooled, what is kept, what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,22 @@ def test_the_protocol_decides_what_is_encoded(tmp_path, monkeypatch):
     assert marks != [row["protocol"] for row in features.distances(results(tmp_path, (1, 1)), ["frechet"], OWN)]
 
 
+def test_sets_without_prompts_are_paired_by_name(tmp_path):
+    """The second set is the first with noise: pairs, taken for independent, would give it another distance."""
+    made = results(tmp_path, (40, 40))
+    for one in made["sets"]:
+        for clip in one["clips"]:
+            clip["prompt"] = ""
+    for i, clip in enumerate(made["sets"][1]["clips"]):
+        light = mean_colour(*video.read(made["sets"][0]["clips"][i]["path"])).numpy()
+        write(Path(clip["path"]), light - 0.05 + np.random.default_rng(i).normal(0, 0.01, 3))
+    row, = features.distances(made, ["kernel"], OWN)
+    assert row["low"] <= 0 <= row["high"]
+    made["sets"][1]["clips"].reverse()
+    again, = features.distances(made, ["kernel"], OWN)
+    assert again["unbiased"] == pytest.approx(row["unbiased"], abs=1e-6)
+
+
 # --- what fails
 
 
@@ -187,7 +205,7 @@ def test_an_encoder_that_fails_on_everything_says_so_at_once(tmp_path):
 def test_features_of_unlike_width_are_refused(tmp_path):
     made = results(tmp_path, (2, 2))
     write(tmp_path / "set0" / "01.mp4", [0.1, 0.2, 0.3], frames=6)
-    with pytest.raises(ValueError, match="as many features of every clip, got 4 .*00.mp4.* and 6 .*01.mp4"):
+    with pytest.raises(ValueError, match="features of every clip, got 4 .*set1/01.mp4.* and 6 .*set0/01.mp4"):
         features.distances(made, ["kernel"], "_encoders:long")
 
 
@@ -208,10 +226,10 @@ def test_what_is_encoded_is_kept_and_only_new_clips_are_encoded(tmp_path, monkey
     before = features.distances(made, ["frechet", "kernel"], OWN, cache=cache)
     calls = len((tmp_path / "calls").read_text().splitlines())
     assert features.distances(made, ["frechet", "kernel"], OWN, cache=cache) == before
-    assert len((tmp_path / "calls").read_text().splitlines()) == calls + 1  # the trial
+    assert calls == 9 and len((tmp_path / "calls").read_text().splitlines()) == calls  # eight clips and a trial
     made["sets"][0]["clips"][0]["id"] = "f" * 16
     features.distances(made, ["kernel"], OWN, cache=cache)
-    assert len((tmp_path / "calls").read_text().splitlines()) == calls + 3
+    assert len((tmp_path / "calls").read_text().splitlines()) == calls + 2
     assert len(list((cache / "features").rglob("*.safetensors"))) == 9
 
 

@@ -134,6 +134,9 @@ def test_spread_within_prompts_is_that_of_an_analysis_of_variance():
     ([-0.001, -0.002], (None, 0.0), False),        # no scale to be near on
     ([0.0, 0.0, -5.0], (None, 0.0), True),
     ([7.0, 7.0], (None, None), False),
+    ([-0.04, -0.03, -0.05], (-20, 0), False),      # a bound that no clip comes near is no scale
+    ([-0.01, -0.015, -0.5], (-20, 0), True),
+    ([98.5, 99.0, 50.0], (0, 100), True),
 ])
 def test_saturation(values, limits, hit):
     assert bool(saturation(values, limits)) == hit

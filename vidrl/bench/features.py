@@ -23,6 +23,7 @@ from vidrl.bench.cache import Hashes, key
 from vidrl.bench.clip import Clip
 from vidrl.bench.encoding import Encoder
 from vidrl.bench.measure import _one_thread
+from vidrl.bench.pairing import rule
 from vidrl.bench.protocol import Protocol, digest
 from vidrl.bench.statistics import number
 from vidrl.rewards._workers import Done, each
@@ -35,22 +36,26 @@ USUAL = "efficientnet"
 
 @dataclass(frozen=True)
 class Source:
-    """A clip to be encoded: where it is, the hash of its bytes, and its prompt, if one is given."""
+    """A set of clips to be encoded, as results.json has them: path, id, prompt and seed."""
 
-    path: str
-    id: str
-    prompt: str = ""
+    name: str
+    clips: list[Mapping[str, Any]]
+    notes: list[str]
 
 
 @dataclass
 class Features:
-    """Of a set: rows (N, D), the prompt of each or a group of its own, and what was left out."""
+    """Of a set: the clips that could be encoded, the rows (W, D) of each, and notes on those that could not."""
 
     name: str
-    rows: Array
-    groups: list[Hashable]
-    clips: int
+    clips: list[Mapping[str, Any]]
+    rows: list[Array]
     notes: list[str]
+
+    def table(self, prompts: Sequence[Hashable]) -> tuple[Array, list[Hashable]]:
+        """All rows (N, D), and the group of each, from those of the clips."""
+        groups = [group for group, rows in zip(prompts, self.rows, strict=True) for _ in rows]
+        return np.concatenate(self.rows), groups
 
 
 def distances(
@@ -76,9 +81,10 @@ def distances(
     """
     measures = {name: plugin.load("benchmarks", name) for name in names}
     protocol, made = _protocol(results), Encoder(encoder, device)
-    made.try_out()
+    sources = _sources(results, against, cache)
     encode = Encode(encoder, protocol, cache, device)
-    sets = [_set(one, encode, made.hash, jobs, timeout, progress) for one in _sets(results, against, cache)]
+    keys = {clip["id"]: encode.key(clip, made.hash) for source in sources for clip in source.clips}
+    sets = _features(sources, keys, _encoded(sources, keys, encode, made, jobs, timeout, progress))
     pairs = [(one, sets[-1]) for one in sets[:-1]] if against else [(sets[0], one) for one in sets[1:]]
     marks = {name: digest([protocol.hash, made.hash, name]) for name in names}
     return [_distance(name, measure, *pair) | {"protocol": marks[name], "encoder": encoder}
@@ -86,36 +92,41 @@ def distances(
 
 
 class Encode:
-    """Encodes one clip, or reads what was kept of it: features (W, D), or why there are none."""
+    """Encodes the clip at a path and keeps what came of it: features (W, D), or why there are none."""
 
     def __init__(self, spec: str, protocol: Protocol, cache: str | os.PathLike[str] | None, device: str) -> None:
         self.spec, self.protocol, self.device = spec, protocol, device
         self.cache = Path(cache) / "features" if cache is not None else None
         self.encoder: Encoder | None = None
 
-    def __call__(self, task: tuple[Source, str]) -> Array | str:
-        source, name = task
-        kept = self.cache / name[:2] / f"{name}.safetensors" if self.cache else None
-        found = _read(kept) if kept else None
-        if found is None:
-            try:
-                self.encoder = self.encoder or Encoder(self.spec, self.device)
-                found = self.encoder.clip(Clip(Path(source.path), self.protocol))
-            except (OSError, Unreadable) as error:
-                return f"unreadable: {error}"
-            except Exception as error:  # noqa: BLE001  an encoder may raise anything; it is told, and the rest goes on
-                return f"not encoded: {type(error).__name__}: {error}"
-            if kept:
-                _write(kept, found)
+    def __call__(self, task: tuple[str, str]) -> Array | str:
+        path, key = task
+        try:
+            self.encoder = self.encoder or Encoder(self.spec, self.device)
+            found = self.encoder.clip(Clip(Path(path), self.protocol))
+        except (OSError, Unreadable) as error:
+            return f"unreadable: {error}"
+        except Exception as error:  # noqa: BLE001  an encoder may raise anything; it is told, and the rest goes on
+            return f"not encoded: {type(error).__name__}: {error}"
+        if self.cache:
+            _write(self._file(key), found)
         return found
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"encoder": None}
 
-    def name(self, source: Source, encoder: str) -> str:
+    def kept(self, key: str) -> Array | None:
+        """What was encoded before."""
+        return _read(self._file(key)) if self.cache else None
+
+    def key(self, clip: Mapping[str, Any], encoder: str) -> str:
         """What the features of a clip are kept under."""
-        return key(source.id, f"features {encoder}", self.protocol.hash, device=self.device,
-                   suffix=Path(source.path).suffix.lower())
+        return key(clip["id"], f"features {encoder}", self.protocol.hash, device=self.device,
+                   suffix=Path(clip["path"]).suffix.lower())
+
+    def _file(self, key: str) -> Path:
+        assert self.cache is not None
+        return self.cache / key[:2] / f"{key}.safetensors"
 
 
 # --- sets ------------------------------------------------------------------------------------------------------------
@@ -131,58 +142,66 @@ def _protocol(results: Mapping[str, Any]) -> Protocol:
     return here
 
 
-def _sets(results: Mapping[str, Any], against: str | os.PathLike[str] | None, cache: str | os.PathLike[str] | None
-          ) -> list[tuple[str, list[Source], list[str]]]:
-    """Names, clips and notes of the sets, those of the folder `against` last."""
-    sets = [(one["name"], [Source(clip["path"], clip["id"], clip.get("prompt") or "") for clip in one["clips"]],
-             [f"{len(one['skipped'])} clips of {one['name']} could not be read"] if one.get("skipped") else [])
+def _sources(results: Mapping[str, Any], against: str | os.PathLike[str] | None, cache: str | os.PathLike[str] | None
+             ) -> list[Source]:
+    """The sets, the clips of the folder `against` last."""
+    sets = [Source(one["name"], one["clips"],
+                   [f"{len(one['skipped'])} clips of {one['name']} could not be read"] * bool(one.get("skipped")))
             for one in results["sets"]]
     if against is not None:
         name = Path(os.path.abspath(against)).name
-        return [*sets, (name if name not in {one[0] for one in sets} else "reference", *_folder(against, cache))]
+        return [*sets, _folder(name if name not in {one.name for one in sets} else "reference", against, cache)]
     if len(sets) < 2:
         raise ValueError("expected two sets, or a folder of clips to compare with, --against; got one set alone")
     return sets
 
 
-def _folder(against: str | os.PathLike[str], cache: str | os.PathLike[str] | None) -> tuple[list[Source], list[str]]:
+def _folder(name: str, against: str | os.PathLike[str], cache: str | os.PathLike[str] | None) -> Source:
     found, hashes = items_.find([against]), Hashes(cache)
-    sources = [Source(str(item.path), hashes.of(item.path), item.prompt) for item in found.items]
+    clips: list[Mapping[str, Any]] = [
+        {"path": str(item.path), "id": hashes.of(item.path), "prompt": item.prompt, "seed": item.seed}
+        for item in found.items]
     hashes.save()
-    return sources, [f"missing: {row['path']}" for row in found.skipped]
+    return Source(name, clips, [f"{row['path']}: {row['why']}" for row in found.skipped])
 
 
-def _set(one: tuple[str, list[Source], list[str]], encode: Encode, hash: str, jobs: int, timeout: float | None,
-         progress: Progress | None) -> Features:
-    """The features of a set."""
-    name, sources, notes = one
-    tasks = [(source, encode.name(source, hash)) for source in sources]
-    done = each(encode, tasks, jobs, timeout) if jobs else _here(encode, tasks)
-    found: list[tuple[Source, Array]] = []
-    lost: list[str] = []
-    for said in progress(done, len(tasks)) if progress and tasks else done:
-        if said.why is not None or isinstance(said.result, str):
-            lost.append(f"{said.task[0].path}: {said.why or said.result}")
-        else:
-            found.append((said.task[0], said.result))
-    left = [f"{len(lost)} of {len(tasks)} clips of {name} are left out, the first is {lost[0]}"] if lost else []
-    groups: list[Hashable] = [source.prompt or ("clip", name, source.path) for source, rows in found for _ in rows]
-    return Features(name, _stacked(found), groups, len(found), [*notes, *left])
+def _encoded(sources: Sequence[Source], keys: Mapping[str, str], encode: Encode, encoder: Encoder, jobs: int,
+             timeout: float | None, progress: Progress | None) -> dict[str, Array | str]:
+    """By key, features or why there are none: read where they were kept, else encoded, the same bytes once."""
+    paths = {keys[clip["id"]]: clip["path"] for source in sources for clip in source.clips}
+    kept = {key: encode.kept(key) for key in paths}
+    found: dict[str, Array | str] = {key: features for key, features in kept.items() if features is not None}
+    tasks = [(path, key) for key, path in paths.items() if key not in found]
+    if tasks:
+        encoder.try_out()
+        encode.encoder = encoder
+        done = each(encode, tasks, jobs, timeout) if jobs else _here(encode, tasks)
+        for said in progress(done, len(tasks)) if progress else done:
+            found[said.task[1]] = said.result if said.why is None else f"not encoded: {said.why}"
+    return found
 
 
-def _here(encode: Encode, tasks: Sequence[tuple[Source, str]]) -> Iterator[Done[tuple[Source, str]]]:
+def _here(encode: Encode, tasks: Sequence[tuple[str, str]]) -> Iterator[Done[tuple[str, str]]]:
     with _one_thread():
         for task in tasks:
             yield Done(task, encode(task))
 
 
-def _stacked(found: Sequence[tuple[Source, Array]]) -> Array:
-    widths = {rows.shape[1]: source.path for source, rows in found}
+def _features(sources: Sequence[Source], keys: Mapping[str, str], found: Mapping[str, Array | str]) -> list[Features]:
+    """The features of sets. Raises ValueError where clips have unlike numbers of them."""
+    sets = []
+    for source in sources:
+        said = [found[keys[clip["id"]]] for clip in source.clips]
+        lost = [f"{clip['path']}: {why}" for clip, why in zip(source.clips, said, strict=True) if isinstance(why, str)]
+        left = [f"{len(lost)} of {len(said)} clips of {source.name} are left out, the first is {it}" for it in lost[:1]]
+        rows = [(clip, one) for clip, one in zip(source.clips, said, strict=True) if not isinstance(one, str)]
+        sets.append(Features(source.name, [clip for clip, _ in rows], [one for _, one in rows], source.notes + left))
+    widths = {one.shape[1]: clip["path"] for part in sets for clip, one in zip(part.clips, part.rows, strict=True)}
     if len(widths) > 1:
         told = " and ".join(f"{width} ({path})" for width, path in widths.items())
         raise ValueError(f"expected as many features of every clip, got {told}: the encoder's output must not depend "
                          "on the length of a clip")
-    return np.concatenate([rows for _, rows in found]) if found else np.zeros((0, 0), np.float32)
+    return sets
 
 
 # --- distances -------------------------------------------------------------------------------------------------------
@@ -190,16 +209,29 @@ def _stacked(found: Sequence[tuple[Source, Array]]) -> Array:
 
 def _distance(name: str, measure: Any, first: Features, second: Features) -> dict[str, Any]:
     """A row of "distances"."""
-    n, notes = [len(first.rows), len(second.rows)], [*first.notes, *second.notes]
+    n, notes = [sum(map(len, one.rows)) for one in (first, second)], [*first.notes, *second.notes]
     row: dict[str, Any] = {"name": name, "first": first.name, "second": second.name}
     if not min(n):
         return row | dict.fromkeys(("value", "low", "high", "unbiased")) | {
             "n": n, "notes": [*notes, "refused: a set has no clip that could be encoded"]}
-    found = measure.measure(first.rows, second.rows, (first.groups, second.groups))
-    windows = [f"{one.name}: {len(one.rows)} windows of {one.clips} clips" for one in (first, second)
-               if len(one.rows) != one.clips]
+    (x, mine), (y, others) = (one.table(groups) for one, groups in zip((first, second), _groups(first, second)))
+    found = measure.measure(x, y, (mine, others))
+    windows = [f"{one.name}: {rows} windows of {len(one.clips)} clips" for one, rows in zip((first, second), n)
+               if rows != len(one.clips)]
     return row | {"value": number(found.value), "low": number(found.low), "high": number(found.high), "n": n,
                   "unbiased": number(found.unbiased), "notes": [*found.notes, *windows, *notes]}
+
+
+def _groups(first: Features, second: Features) -> tuple[list[Hashable], list[Hashable]]:
+    """What clips share, within a set and between them: a prompt, or a file name where sets are paired by it."""
+    by, keys = rule(first.clips, second.clips)
+    sides: list[list[Hashable]] = []
+    for at, one in enumerate((first, second)):
+        alone: list[Hashable] = [("clip", at, i) for i in range(len(one.clips))]
+        named = keys is not None and by == "file name"
+        given = [clip.get("prompt") or (named and keys and keys[at](clip)) for clip in one.clips]
+        sides.append([group or own for group, own in zip(given, alone, strict=True)])
+    return sides[0], sides[1]
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------

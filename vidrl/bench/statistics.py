@@ -100,18 +100,22 @@ def within(values: Values, groups: Groups) -> tuple[float, float]:
 def saturation(values: Values, limits: tuple[float | None, float | None]) -> list[str]:
     """A note for each end of the range that the values pile up at: they cannot tell good clips from better ones.
 
-    Half of the values within 2 % of the range of its end, or a mean so near with a std of no more. Where the other
-    side of the range is open there is no scale, and only values that are the end itself count.
+    Half of the values within 2 % of the range of its end, or a mean so near with a std of no more. A range from 0 is a
+    scale, and counts whole; the lower end of a penalty is one that no clip comes near, and 1 of it counts at most. Where
+    the other side is open there is no scale, and only values that are the end itself count.
 
     >>> saturation([0.99, 0.995, 0.98, 0.5], (0, 1))
     ['saturated: 3 of 4 values lie within 0.02 of 1, the end of the range']
     >>> saturation([0.9, 0.8, 0.7], (0, 1)), saturation([0.0, 0.0, -3.0], (None, 0.0))
     ([], ['saturated: 2 of 3 values are 0, the end of the range'])
+    >>> saturation([-0.1, -0.2], (-20, 0)), saturation([99.0, 98.5], (0, 100))
+    ([], ['saturated: 2 of 2 values lie within 2 of 100, the end of the range'])
     """
     known, (low, high) = scored(values, None)[0], _limits(limits)
     if not len(known):
         return []
-    reach = NEAR * (high - low) if math.isfinite(high - low) else 0.0
+    scale = high - low if low == 0 else min(high - low, 1.0)
+    reach = NEAR * scale if math.isfinite(high - low) else 0.0
     return [note for end in (low, high) if math.isfinite(end) for note in _piled(known, end, reach)]
 
 
