@@ -101,8 +101,8 @@ def saturation(values: Values, limits: tuple[float | None, float | None]) -> lis
     """A note for each end of the range that the values pile up at: they cannot tell good clips from better ones.
 
     Half of the values within 2 % of the range of its end, or a mean so near with a std of no more. A range from 0 is a
-    scale, and counts whole; the lower end of a penalty is one that no clip comes near, and 1 of it counts at most. Where
-    the other side is open there is no scale, and only values that are the end itself count.
+    scale, and counts whole; the lower end of a penalty is one that no clip comes near, and 1 of it counts at most.
+    Where the other side is open there is no scale, and only values that are the end itself count.
 
     >>> saturation([0.99, 0.995, 0.98, 0.5], (0, 1))
     ['saturated: 3 of 4 values lie within 0.02 of 1, the end of the range']
