@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vidrl import checkpoint, config, plugin
+from vidrl import checkpoint, config
 from vidrl.backbones.base import PromptCache
 from vidrl.bench import dims, measure, results, sampling, suite
 from vidrl.bench.dims import Dim
@@ -23,7 +23,6 @@ from vidrl.bench.suite import Suite
 from vidrl.held_out import Look
 from vidrl.parallel import Workers
 from vidrl.policy import Policy
-from vidrl.rewards import compose
 
 MARK = "†"
 
@@ -66,11 +65,7 @@ def trained_on(dim: Dim, section: config.RewardSection) -> bool:
     >>> trained_on(Dim("heading", "vidrl.bench.expectations:Heading"), config.RewardSection(name="motion_target"))
     True
     """
-    if dims.trained([dim], asdict(section)):
-        return True
-    names, mine = [section.name] if section.name else list(section.parts or compose.WEIGHTS), dim._class()
-    classes = [plugin.find("rewards", name) for name in names if name != "default"]
-    return mine is not None and any(issubclass(mine, reward) for reward in classes)
+    return bool(dims.trained([dim], asdict(section)))
 
 
 @dataclass

@@ -133,15 +133,19 @@ def check(dim: Dim) -> Dim:
 
 
 def trained(dims: Sequence[Dim], reward: Mapping[str, Any]) -> list[str]:
-    """The names of the dims that a run was trained on, by the [reward] section of its recipe, or that contain one.
+    """The names of the dims that a run was trained on, by its [reward] section, that contain one, or read one finer.
 
+    >>> trained([Dim("heading", "vidrl.bench.expectations:Heading")], {"name": "motion_target"})
+    ['heading']
     >>> trained([Dim("flicker", "flicker"), Dim("all", "default"), Dim("cut", "cut")], {"parts": {"flicker": 1.0}})
     ['flicker', 'all']
     """
     named = {reward["name"]} if reward.get("name") else set(reward.get("parts") or {}) or {"default"}
     inside = set(compose.WEIGHTS)
     named |= set(reward.get("parts") or {}) | (inside if "default" in named else set())
-    return [dim.name for dim in dims if dim.reward in named or (dim.reward == "default" and named & inside)]
+    classes = tuple(cls for name in named - {"default"} if (cls := Dim(name, name)._class()) is not None)
+    return [dim.name for dim in dims if dim.reward in named or (dim.reward == "default" and named & inside)
+            or issubclass(dim._class() or object, classes)]
 
 
 def profile_of(reward: str) -> str:
