@@ -21,6 +21,7 @@ SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".gif")
 PIECE = 32  # frames, at most
 BUDGET = 2**28  # bytes of a piece: large frames come in shorter pieces
 LARGEST = 2**26  # pixels of a frame: 8192 x 8192
+LONGEST = 1e9  # seconds: a time stamp beyond is none
 _CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4"}
 
 
@@ -166,6 +167,8 @@ class _Decord:
             raise ValueError(f"frames of this width come with {first.shape[2]} channels")
         self.size = (first.shape[1], first.shape[0])
         self.times = [float(t) for t in self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0]]
+        if any(not abs(t) < LONGEST for t in self.times):  # of some .mkv it makes up stamps of 1e15 seconds
+            raise ValueError("time stamps that cannot be")
         self.reader.seek(0)
 
     def pieces(self, length: int) -> Iterator[Tensor]:

@@ -231,3 +231,12 @@ def test_what_a_reward_says_of_a_clip_is_its_reason_and_a_fault_is_raised(folder
         Picky.error = fault
         with pytest.raises(fault):
             list(score_files([folder / "good.mp4"], {"picky": Picky()}))
+
+
+def test_time_stamps_that_cannot_be_are_read_by_pyav(tmp_path, monkeypatch):
+    decord = pytest.importorskip("decord", reason="decord reads video; pip install decord")
+    path = video.write(tmp_path / "clip.mkv", CLIP, 8.0)
+    real = decord.VideoReader.get_frame_timestamp
+    monkeypatch.setattr(decord.VideoReader, "get_frame_timestamp", lambda self, at: real(self, at) + 9.2e15)
+    read = video.Video(path)
+    assert read.reader == "PyAV" and read.fps == 8.0 and read.times[-1] == 2.5
