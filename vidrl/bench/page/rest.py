@@ -60,7 +60,7 @@ def distances(results: Results) -> str:
     if not rows:
         return ""
     head = "".join(f'<th scope="col">{name}</th>' for name in
-                   ("distance", "between", "value", "95 % interval", "unbiased", "clips", "protocol", ""))
+                   ("distance", "between", "published", "unbiased", "its 95 % interval", "clips", "protocol", ""))
     body = "".join(_distance(row) for row in rows)
     return (f'<section id="distances"><h2>Distances between sets</h2><p class="note">Of the distribution of features, '
             f'not of clips; lower is nearer. Only numbers of one protocol compare.</p><div class="scroll"><table>'
@@ -69,8 +69,8 @@ def distances(results: Results) -> str:
 
 def _distance(row: Row) -> str:
     interval = f"{number(row.get('low'))} to {number(row.get('high'))}"
-    cells = [row["name"], f"{row['first']} and {row['second']}", number(row.get("value")), interval,
-             number(row.get("unbiased")), " and ".join(map(str, row.get("n") or [])), row.get("protocol") or "",
+    cells = [row["name"], f"{row['first']} and {row['second']}", number(row.get("value")),
+             number(row.get("unbiased")), interval, " and ".join(map(str, row.get("n") or [])), row.get("protocol") or "",
              "; ".join(map(str, row.get("notes") or []))]
     return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
 
