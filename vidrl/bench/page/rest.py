@@ -70,8 +70,8 @@ def distances(results: Results) -> str:
 def _distance(row: Row) -> str:
     interval = f"{number(row.get('low'))} to {number(row.get('high'))}"
     cells = [row["name"], f"{row['first']} and {row['second']}", number(row.get("value")),
-             number(row.get("unbiased")), interval, " and ".join(map(str, row.get("n") or [])), row.get("protocol") or "",
-             "; ".join(map(str, row.get("notes") or []))]
+             number(row.get("unbiased")), interval, " and ".join(map(str, row.get("n") or [])),
+             row.get("protocol") or "", "; ".join(map(str, row.get("notes") or []))]
     return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
 
 
