@@ -59,6 +59,7 @@ def test_a_broken_file_name_can_be_written():
     results["sets"][0]["clips"][0]["path"] = b"\xff.mp4".decode("utf-8", "surrogateescape")
     for text in (export.csv(results), export.markdown(results), export.latex(results)):
         text.encode("utf-8")
+    assert ".mp4" in export.csv(results).encode("utf-8").decode()
 
 
 def test_markdown_is_one_table_of_sets_and_one_of_differences():
