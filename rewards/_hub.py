@@ -12,8 +12,12 @@ import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from ssl import SSLError
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +27,7 @@ CURE = (
     "Pass the path of a local copy (on a machine with a network: `hf download OWNER/NAME --local-dir FOLDER`), "
     "or let this machine reach the hub: unset HF_HUB_OFFLINE"
 )
+PATIENCE = 5.0  # seconds for the hub to answer
 
 
 class Network:
@@ -145,10 +150,32 @@ def chunked(run: Callable[..., Tensor], chunk: int, *batches: Tensor) -> Tensor:
 
 @contextmanager
 def advice(source: str) -> Iterator[None]:
-    """An OSError within says what could not be loaded, and the cure."""
+    """An OSError within says what could not be loaded, and the cure; a hub that does not answer is asked once."""
+    silent = "" if Path(source).expanduser().exists() else silent_hub()
     try:
         yield
     except OSError as error:
-        reason = str(error).split("\n")[0]
+        reason = silent or str(error).split("\n")[0]
         cure = f"{CURE}. A folder needs config.json and safetensors."
         raise OSError(f"cannot load {source!r}: {reason} {cure}") from error
+
+
+@cache
+def silent_hub() -> str:
+    """Why only local copies are read from now on, "" where the hub answers or the user has switched it off.
+
+    Without a network the hub's client asks again and again, for over a minute a file. Only that no connection comes
+    about counts as silence: an answer of any status is one, and certificates are the client's business.
+    """
+    constants = package("huggingface_hub.constants")
+    if constants.HF_HUB_OFFLINE:
+        return ""
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=PATIENCE).close()
+    except OSError as error:
+        cause = getattr(error, "reason", error)
+        if isinstance(error, HTTPError) or isinstance(cause, SSLError):
+            return ""
+        constants.HF_HUB_OFFLINE = True
+        return f"{constants.ENDPOINT} does not answer ({cause}), and there is no local copy."
+    return ""

@@ -180,6 +180,36 @@ def test_what_is_not_there_is_told_with_the_cure(monkeypatch, tmp_path):
         _hub.published(f"{tmp_path}/nothing.pt")
 
 
+@pytest.fixture
+def hub(monkeypatch):
+    """An online hub's constants, put back afterwards, and nothing remembered of it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    _hub.silent_hub.cache_clear()
+    yield constants
+    _hub.silent_hub.cache_clear()
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(hub, monkeypatch):
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(OSError, match=r"127.0.0.1:9 does not answer .*no local copy.*hf download"):
+        _hub.published("nobody/nothing/file.pth")
+    assert hub.HF_HUB_OFFLINE
+    assert _hub.silent_hub.cache_info().misses == 1
+
+
+def test_a_hub_that_answers_with_an_error_is_there(hub, monkeypatch):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # which answers HEAD with 501
+    Thread(target=server.handle_request, daemon=True).start()
+    monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    assert _hub.silent_hub() == "" and not hub.HF_HUB_OFFLINE
+    server.server_close()
+
+
 def test_a_file_that_would_run_code_is_refused(tmp_path):
     import pickle
 
