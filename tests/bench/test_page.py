@@ -128,6 +128,18 @@ def test_marks_for_trained_saturated_unscored_and_skipped():
         assert words in text, words
 
 
+def test_a_dimension_without_meaning_for_a_clip_is_listed_apart_and_is_no_loss():
+    results = made()
+    for number, why in enumerate(("unscored: the generator diverged", "inapplicable: the prompt asks for no path")):
+        results["sets"][0]["clips"][number]["value"]["warp_error"] = None
+        results["sets"][0]["clips"][number]["why"]["warp_error"] = why
+    finish(results)
+    text = Parsed(shown(results)).text
+    assert "1 value of clips could not be scored" in text
+    lost, outside = text.index("Values that could not be scored"), text.index("Values that have no meaning")
+    assert lost < text.index("diverged", lost) < outside < text.index("asks for no path", outside)
+
+
 def test_one_set_has_no_differences_and_three_have_two_tables():
     one, three = shown(made(names=("only",))), shown(made(names=("a", "b", "c")))
     assert 'id="differences"' not in one and 'id="summary"' in one

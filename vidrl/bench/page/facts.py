@@ -53,6 +53,11 @@ def told(results: Results, name: str, dim: str) -> Row:
     return results.get("summary", {}).get(name, {}).get(dim) or {}
 
 
+def inapplicable(clip: Row, dim: str) -> bool:
+    """Whether a dimension has no meaning for this clip, as its reason says: nothing is missing there."""
+    return str((clip.get("why") or {}).get(dim)).startswith("inapplicable")
+
+
 def compared(results: Results) -> dict[tuple[str, str], list[Row]]:
     """The comparisons by their two sets, in order of the file."""
     found: dict[tuple[str, str], list[Row]] = {}

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from vidrl.bench.page.facts import Results, Row, compared, enough, listed, plural, prompts, told, verdict
+from vidrl.bench.page.facts import (
+    Results,
+    Row,
+    compared,
+    enough,
+    inapplicable,
+    listed,
+    plural,
+    prompts,
+    told,
+    verdict,
+)  # fmt: skip
 
 
 def title(results: Results) -> str:
@@ -100,8 +111,8 @@ def _saturated(results: Results) -> str:
 
 def _lost(results: Results) -> str:
     skipped = sum(len(one.get("skipped", [])) for one in results["sets"])
-    values = [value for one in results["sets"] for clip in one["clips"] for value in clip["value"].values()]
-    unscored = values.count(None)
+    unscored = sum(value is None and not inapplicable(clip, dim) for one in results["sets"] for clip in one["clips"]
+                   for dim, value in clip["value"].items())
     told_of = ([f"{plural(skipped, 'clip')} could not be read"] if skipped else []) + (
         [f"{plural(unscored, 'value')} of clips could not be scored"] if unscored else [])
     return f'{listed(told_of)}: <a href="#left-out">listed with reasons</a>.' if told_of else ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vidrl.bench.page.facts import Results, Row, breaking, dim_name, listed, plural, short
+from vidrl.bench.page.facts import Results, Row, breaking, dim_name, inapplicable, listed, plural, short
 from vidrl.charts import number
 
 MOST = 200  # rows of a list
@@ -17,21 +17,23 @@ def left_out(results: Results) -> str:
     """Clips that were skipped and values that are not there, each with its reason."""
     sets = results["sets"]
     skipped = [(one["name"], row["path"], row["why"]) for one in sets for row in one.get("skipped", [])]
-    unscored = [row for one in sets for row in _unscored(one)]
-    if not skipped and not unscored:
+    unscored, outside = ([row for one in sets for row in _unscored(one, kind)] for kind in (False, True))
+    if not (skipped or unscored or outside):
         words = "Nothing: every clip was read, and every dimension has a value of every clip."
         return f'<section id="left-out"><h2>Left out</h2><p class="note">{words}</p></section>'
     tables = _list("could not be read", ("set", "file", "why"), skipped, "clip")
-    tables += _list("could not be scored", ("set", "dimension", "clips", "why"), unscored, "reason", open_all=True)
+    head = ("set", "dimension", "clips", "why")
+    tables += _list("could not be scored", head, unscored, "reason", open_all=True)
+    tables += _list("have no meaning for their clips", head, outside, "reason", open_all=True)
     return f'<section id="left-out"><h2>Left out</h2>{tables}</section>'
 
 
-def _unscored(one: Row) -> list[tuple[str, str, str, str]]:
-    """The reasons of a set, with the clips of each."""
+def _unscored(one: Row, outside: bool) -> list[tuple[str, str, str, str]]:
+    """The reasons of a set, with the clips of each: those of values without a meaning, or of all other values."""
     found: dict[tuple[str, str], list[str]] = {}
     for clip in one["clips"]:
         for dim, value in clip["value"].items():
-            if value is None:
+            if value is None and inapplicable(clip, dim) == outside:
                 found.setdefault((dim, (clip.get("why") or {}).get(dim) or "no reason given"), []).append(clip["path"])
     return [(one["name"], dim, _few(paths, len(one["clips"])), why) for (dim, why), paths in found.items()]
 
