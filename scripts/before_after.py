@@ -1,6 +1,6 @@
 """Draw a run's held-out clips before and after training as film strips: `python scripts/before_after.py RUN OUT.png`.
 
-The clips whose reward rose most of those that the run kept; every other frame, enlarged four times.
+The clips whose reward rose most of those that the run kept; every other frame, enlarged to 128 pixels a side.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from vidrl.rewards import video
 
-SCALE, GAP = 4, 6
+SIDE, GAP = 128, 6
 
 
 def strip(path: Path) -> np.ndarray:
     """Every other frame of a clip side by side, (height, width, 3) BGR."""
     frames = video.read(path)[0][::2].permute(0, 2, 3, 1).numpy()[..., ::-1]
-    tall = [cv2.resize(frame, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_NEAREST) for frame in frames]
+    tall = [cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) for frame in frames]
     white = np.full((tall[0].shape[0], 2, 3), 255, np.uint8)
     return np.concatenate([part for frame in tall for part in (frame, white)], 1)
 

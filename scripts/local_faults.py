@@ -1,11 +1,11 @@
-"""Fine-tune tiny-wan's transformer on clips whose faults are local in time: the second model of the segment study.
+"""Fine-tune tiny-wan-32's transformer on clips whose faults are local in time: the second model of the segment study.
 
     python scripts/local_faults.py train      # encode the corpus, fine-tune, write runs/local-faults/model
     python scripts/local_faults.py check      # are the faults there, and are they local?
 
-tiny-wan's own corpus holds faults that last a whole clip. Here 70 % of the clips have one fault, which covers a random
-run of 3 to 6 of the frames and leaves the others clean. Minutes of one core; may be killed and called again. The result
-is not committed: it is this command's.
+tiny-wan-32's own corpus holds faults that last a whole clip. Here 70 % of the clips have one fault, which covers a
+random run of 3 to 6 of the frames and leaves the others clean. Minutes of one core; may be killed and called again. The
+result is not committed: it is this command's.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from vidrl import verifier, world
 from vidrl.corruptions import corrupt
 from vidrl.rewards import Samples, default
 
+tiny.choose(32)  # the studies are of the smaller model
 WORK = tiny.ROOT / "runs" / "local-faults"
 MODEL = WORK / "model"
 CORPUS, FAULTY, RUN = 3000, 0.7, (3, 6)  # clips; share of them with a fault; frames that a fault covers
@@ -130,7 +131,8 @@ def train(steps: int) -> None:
 
     latents, captions = encoded()
     unique = sorted(set(captions))
-    table, caption = tiny.embed(unique), torch.tensor([unique.index(c) for c in captions])
+    told = tiny.embed(unique)
+    table, caption = torch.cat([0 * told[:1], told]), torch.tensor([1 + unique.index(c) for c in captions])
     net, text = WanTransformer3DModel.from_pretrained(tiny.MODEL / "transformer"), tiny.PaddedText()
     usual = type(net.blocks[0].attn2.processor)
     for block in net.blocks:
@@ -148,7 +150,7 @@ def train(steps: int) -> None:
 
 
 def _write(net: nn.Module) -> None:
-    """The pipeline folder: tiny-wan with another transformer; put in place whole."""
+    """The pipeline folder: tiny-wan-32 with another transformer; put in place whole."""
     partial = MODEL.with_name("model.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(tiny.MODEL, partial, ignore=shutil.ignore_patterns("influence*", "README.md", "pretraining.jsonl"))

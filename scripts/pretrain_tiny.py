@@ -4,27 +4,31 @@
     python scripts/pretrain_tiny.py encode    # latents of the corpus, kept under runs/pretrain-SIZE
     python scripts/pretrain_tiny.py decoder   # more of the decoder alone; may run beside the next stage
     python scripts/pretrain_tiny.py flow      # flow-matching transformer on those latents
+    python scripts/pretrain_tiny.py guided    # what guidance says, learnt by a single pass
     python scripts/pretrain_tiny.py check     # the bar: the verifier on 256 held-out captions
 
-`--size 64` makes assets/tiny-wan-64, whose camera may move, in place of assets/tiny-wan. Every stage may be killed and
-called again: it goes on from runs/pretrain-SIZE/*.safetensors, and step i always sees the batch of seed i. About half
-of the corpus has the faults of web video (see `fault`), so that reward has something to mend.
+`--size 32` makes assets/tiny-wan-32, whose camera stands still, in place of assets/tiny-wan (64). Every stage may be
+killed and called again: it goes on from runs/pretrain-SIZE/*.safetensors, and step i always sees the batch of seed i.
+Under `torchrun --nproc-per-node 2` the processes share each batch and each corpus. About half of the corpus has the
+faults of web video (see `fault`), so that reward has something to mend.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from math import cos, log, pi
+from dataclasses import dataclass, replace
+from math import cos, exp, log, pi
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -33,14 +37,17 @@ from vidrl import verifier, world
 from vidrl.corruptions import corrupt
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL, WORK = ROOT / "assets" / "tiny-wan", ROOT / "runs" / "pretrain-32"  # of --size 32; `choose` sets those of 64
-SIZE, FRAMES, FPS = 32, 17, 8.0
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun sets them
+MODEL, WORK = ROOT / "assets" / "tiny-wan", ROOT / "runs" / "pretrain-64"  # of --size 64; `choose` sets those of 32
+SIZE, FRAMES, FPS = 64, 17, 8.0
 PATCH = {32: 2, 64: 4}  # pixels a side that the autoencoder folds into channels: both sizes have 16 x 16 of them
 WIDTH, LATENT = {32: 16, 64: 24}, {32: 16, 64: 32}  # channels of the autoencoder's first level, and of a latent
 PANS = {32: 0.0, 64: 0.5}  # share of clips over a texture in which the camera moves; over a plain ground none would see
 CORPUS = {32: 12_000, 64: 8_000}
 VAE_STEPS, VAE_STILLS, DECODER_STEPS = 3000, 400, 2000
-FLOW_STEPS, FLOW_BATCH = {32: 4000, 64: 6400}, 32
+LATE = {32: 0.0, 64: 0.4}  # mean logit of t: twice the channels tell as much at more noise
+FLOW_STEPS, FLOW_BATCH = {32: 4000, 64: 8400}, 32
+GUIDANCE, GUIDED_STEPS, GUIDED_PEAK, GUIDED_OFFSET = 2.0, 500, 0.25, 1_000_000
 TEXTURED = ("striped", "speckled")
 MUON, ADAM = 0.02, 3e-3  # learning rates of matrices and of the rest
 TEXT_LENGTH, TEXT_PADDED = 20, (24, 512)  # a caption's tokens; the padded lengths that the transformer must bear
@@ -195,10 +202,11 @@ class Run:
     def go(self, loss: Callable[[int], Tensor]) -> None:
         """Train until the last step, or until killed."""
         shown, start = 0.0, time.time()
-        steps = range(self.step, self.steps)
-        for step in tqdm(steps, initial=self.step, total=self.steps, desc=self.path.stem, mininterval=10):
+        bar = {"initial": self.step, "total": self.steps, "desc": self.path.stem, "disable": RANK > 0}
+        for step in tqdm(range(self.step, self.steps), mininterval=10, **bar):
             value = loss(step)
             value.backward()
+            self._share()
             nn.utils.clip_grad_norm_(self.params.values(), 1.0)
             self.optimiser.step(self.rate())
             self.step = step + 1
@@ -207,12 +215,22 @@ class Run:
                 torch._foreach_lerp_(list(self.mean.values()), list(self.params.values()), 1 - decay)
             shown = 0.98 * shown + 0.02 * value.item() if shown else value.item()
             self.seconds, start = self.seconds + time.time() - start, time.time()
-            if self.step % 100 == 0:
+            if self.step % 100 == 0 and RANK == 0:
                 row = {"step": self.step, "loss": round(shown, 5), "seconds": round(self.seconds)}
                 with self.log.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-            if time.time() - self.saved > 120 or self.step == self.steps:
+            if RANK == 0 and (time.time() - self.saved > 120 or self.step == self.steps):
                 self.save()
+
+    def _share(self) -> None:
+        """The mean gradient over processes, so that all of them take one step."""
+        if WORLD == 1:
+            return
+        grads = [p.grad for p in self.params.values() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat.div_(WORLD))
+        for g, mean in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            g.copy_(mean.view_as(g))
 
     def averaged(self) -> nn.Module:
         """The module with its average weights in place."""
@@ -242,9 +260,9 @@ def vae_batch(step: int) -> Tensor:
     """Stills, then pieces of 9 frames, with whole clips in between and at the end: (B, 3, F, SIZE, SIZE) in [-1, 1]."""
     whole = step > 0.85 * VAE_STEPS or step % 6 == 5
     size, frames = (16, 1) if step < VAE_STILLS else (2, FRAMES) if whole else (4, 9)
-    draw = random.Random(f"vae {step}")
+    draw = random.Random(f"vae {step} {RANK}" if RANK else f"vae {step}")
     clips = []
-    for _, clip in corpus([1_000_000 + 16 * step + i for i in range(size)], SIZE):
+    for _, clip in corpus([1_000_000 + 16 * step + i for i in range(RANK, size, WORLD)], SIZE):
         start = draw.randrange(FRAMES - frames + 1)
         clips.append(clip[start : start + frames])
     return 2 * torch.stack(clips).transpose(1, 2) - 1
@@ -264,7 +282,7 @@ def vae_loss(vae: nn.Module, step: int) -> Tensor:
     """Reconstruction and a faint pull of the latent to the unit Gaussian."""
     x = vae_batch(step)
     posterior = vae.encode(x).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step * WORLD + RANK))
     return picture_loss(vae.decode(posterior.mean + posterior.std * noise).sample, x) + 1e-6 * posterior.kl().mean()
 
 
@@ -272,7 +290,8 @@ def train_vae() -> None:
     vae = new_vae()
     run = Run("vae", vae, VAE_STEPS, 0.995, lambda name, p: p.dim() >= 4)
     run.go(lambda step: vae_loss(vae, step))
-    publish_vae(run.averaged())
+    if RANK == 0:
+        publish_vae(run.averaged())
 
 
 def train_decoder() -> None:
@@ -287,12 +306,14 @@ def train_decoder() -> None:
         x = vae_batch(10_000 + step)
         with torch.no_grad():
             z = vae.encode(x).latent_dist.mode()
-            z = z + 0.05 * scale * torch.randn(z.shape, generator=torch.Generator().manual_seed(step))
+            z = z + 0.05 * scale * torch.randn(z.shape, generator=torch.Generator().manual_seed(step * WORLD + RANK))
         return picture_loss(vae.decode(z).sample, x)
 
     run = Run("decoder", half, DECODER_STEPS, 0.995, lambda name, p: p.dim() >= 4)
     run.go(loss)
     run.averaged()
+    if RANK:
+        return
     vae.save_pretrained(MODEL / "vae")
     print(f"vae: PSNR {quality(vae)[1]:.2f} dB over 64 clips")
 
@@ -406,46 +427,116 @@ class PaddedText:
         return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
 
 
+@dataclass
+class Noised:
+    """A batch on its way: x_t at times t in (0, 1), its captions, whether each is told, and the velocity noise - x0."""
+
+    x: Tensor
+    t: Tensor
+    words: Tensor
+    told: Tensor
+    velocity: Tensor
+
+    def predict(self, net: nn.Module, words: Tensor) -> Tensor:
+        words = torch.cat([words, torch.zeros_like(words[:, :1])], 1)  # the token that stands for the padding
+        return net(self.x, 1000 * self.t, words, return_dict=False)[0]
+
+
+def noised(text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int) -> Noised:
+    """The batch of one step at logit-normal t, its captions padded to some length; this process's share of it."""
+    draw = torch.Generator().manual_seed(step)
+    pick = torch.randint(len(latents), (FLOW_BATCH,), generator=draw)
+    told = torch.rand(FLOW_BATCH, 1, 1, generator=draw) >= NO_TEXT if step % 2 else torch.ones(FLOW_BATCH, 1, 1).bool()
+    text.bias = torch.zeros(1, TEXT_LENGTH + 1)
+    text.bias[0, -1] = log(_padded(draw, step) - TEXT_LENGTH)
+    t = torch.sigmoid(LATE[SIZE] + torch.randn(FLOW_BATCH, generator=draw) * 1.2)
+    x0, at = latents[pick], t.view(-1, 1, 1, 1, 1)
+    noise = torch.randn(x0.shape, generator=draw)
+    whole = ((1 - at) * x0 + at * noise, t, table[caption[pick]], told, noise - x0)
+    return Noised(*(part[RANK::WORLD] for part in whole))
+
+
+def _padded(draw: torch.Generator, step: int) -> int:
+    """How many tokens a caption is padded to: every fourth step the most."""
+    low, high = (log(n) for n in TEXT_PADDED)
+    return round(exp(float(torch.empty(()).uniform_(low, high, generator=draw)))) if step % 4 else TEXT_PADDED[1]
+
+
 def flow_loss(
     net: nn.Module, text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int
 ) -> Tensor:  # fmt: skip
-    """Velocity matching, ||v(x_t, t) - (noise - x0)||², at logit-normal t."""
-    draw = torch.Generator().manual_seed(step)
-    pick = torch.randint(len(latents), (FLOW_BATCH,), generator=draw)
-    x0, words = latents[pick], table[caption[pick]]
-    words = words * (torch.rand(FLOW_BATCH, 1, 1, generator=draw) >= NO_TEXT) if step % 2 else words
-    low, high = (log(n) for n in TEXT_PADDED)
-    padded = (
-        round(2.718281828 ** float(torch.empty(()).uniform_(low, high, generator=draw))) if step % 4 else TEXT_PADDED[1]
-    )
-    text.bias = torch.zeros(1, TEXT_LENGTH + 1)
-    text.bias[0, -1] = log(padded - TEXT_LENGTH)
-    t = torch.sigmoid(torch.randn(FLOW_BATCH, generator=draw) * 1.2)
-    noise = torch.randn(x0.shape, generator=draw)
-    at = t.view(-1, 1, 1, 1, 1)
-    words = torch.cat([words, torch.zeros_like(words[:, :1])], 1)
-    v = net((1 - at) * x0 + at * noise, 1000 * t, words, return_dict=False)[0]
-    return (v - (noise - x0)).square().mean()
+    """Velocity matching, ||v(x_t, t) - (noise - x0)||²; row 0 of the table stands for a caption that is not told."""
+    at = noised(text, latents, table, caption, step)
+    return (at.predict(net, torch.where(at.told, at.words, table[0])) - at.velocity).square().mean()
+
+
+def guided_loss(
+    net: nn.Module, teacher: nn.Module, text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int
+) -> Tensor:  # fmt: skip
+    """One pass learns what two passes of the teacher say, v(empty) + GUIDANCE (v(caption) - v(empty)) (arXiv
+    2210.03142); without a caption it stays what it was."""
+    at = noised(text, latents, table, caption, GUIDED_OFFSET + step)
+    empty = table[0].expand_as(at.words)
+    with torch.no_grad():
+        plain, told = (at.predict(teacher, words) for words in (empty, at.words))
+        target = torch.where(at.told[..., None, None], plain.lerp(told, GUIDANCE), plain)
+    return (at.predict(net, torch.where(at.told, at.words, empty)) - target).square().mean()
 
 
 def flow_run(net: nn.Module) -> Run:
-    return Run("flow", net, FLOW_STEPS[SIZE], 0.999, lambda name, p: name.startswith("blocks.") and p.dim() == 2)
+    return Run("flow", net, FLOW_STEPS[SIZE], 0.999, _inner)
+
+
+def _inner(name: str, p: Tensor) -> bool:
+    return name.startswith("blocks.") and p.dim() == 2
+
+
+def _read_padded(net: nn.Module, text: PaddedText) -> None:
+    for block in net.blocks:
+        block.attn2.set_processor(text)
 
 
 def train_flow() -> None:
-    save_text()
-    latents, captions = load_corpus()
-    unique = sorted(set(captions))
-    table, caption = embed(unique), torch.tensor([unique.index(c) for c in captions])
+    if RANK == 0:
+        save_text()
+    if WORLD > 1:
+        dist.barrier()
+    data = flow_corpus()
     net, text = new_transformer(), PaddedText()
-    for block in net.blocks:
-        block.attn2.set_processor(text)
+    _read_padded(net, text)
     run = flow_run(net)
-    try:
-        run.go(lambda step: flow_loss(net, text, latents, table, caption, step))
-    except KeyboardInterrupt:
-        run.save()
-    assemble(run)
+    run.go(lambda step: flow_loss(net, text, *data, step))
+    if RANK == 0:
+        assemble(run)
+
+
+def flow_corpus() -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, a table of caption embeddings whose row 0 is the empty caption, and each clip's row."""
+    latents, captions = load_corpus()
+    unique = ["", *sorted(set(captions))]
+    row = {caption: i for i, caption in enumerate(unique)}
+    return latents, embed(unique), torch.tensor([row[c] for c in captions])
+
+
+class Guided(Run):
+    """Starts from trained weights: a share of the learning rates."""
+
+    def rate(self) -> float:
+        return GUIDED_PEAK * super().rate()
+
+
+def train_guided() -> None:
+    """Finish the transformer so that a plain call, without guidance, listens as a guided one does."""
+    data = flow_corpus()
+    net, teacher, text = new_transformer(), new_transformer(), PaddedText()
+    flow_run(teacher).averaged().requires_grad_(False)
+    net.load_state_dict(teacher.state_dict())
+    for one in (net, teacher):
+        _read_padded(one, text)
+    run = Guided("guided", net, GUIDED_STEPS, 0.99, _inner)
+    run.go(lambda step: guided_loss(net, teacher, text, *data, step))
+    if RANK == 0:
+        assemble(run)
 
 
 def assemble(run: Run | None = None) -> None:
@@ -504,9 +595,10 @@ def check(n: int, guidance: float, length: int) -> dict[str, float]:
 
 STAGES: dict[str, Callable[[argparse.Namespace], object]] = {
     "vae": lambda args: train_vae(),
-    "encode": lambda args: encode(args.part, args.parts),
+    "encode": lambda args: encode(RANK, WORLD),
     "decoder": lambda args: train_decoder(),
     "flow": lambda args: train_flow(),
+    "guided": lambda args: train_guided(),
     "assemble": lambda args: assemble(),
     "check": lambda args: print(json.dumps(check(args.n, args.guidance, args.text_length))),
     "clean": lambda args: shutil.rmtree(WORK),
@@ -517,15 +609,13 @@ def choose(size: int) -> None:
     """Make what follows train the model of that size."""
     global SIZE, MODEL, WORK
     SIZE, WORK = size, ROOT / "runs" / f"pretrain-{size}"
-    MODEL = ROOT / "assets" / ("tiny-wan" if size == 32 else f"tiny-wan-{size}")
+    MODEL = ROOT / "assets" / ("tiny-wan" if size == 64 else f"tiny-wan-{size}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=tuple(STAGES))
-    parser.add_argument("--size", type=int, choices=tuple(PATCH), default=32, help="pixels a side")
-    parser.add_argument("--part", type=int, default=0, help="encode: which share of the corpus")
-    parser.add_argument("--parts", type=int, default=1, help="encode: of how many")
+    parser.add_argument("--size", type=int, choices=tuple(PATCH), default=64, help="pixels a side")
     parser.add_argument("-n", type=int, default=256, help="check: how many held-out captions")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--text-length", type=int, default=512)
@@ -534,6 +624,8 @@ def main() -> None:
     torch.set_num_threads(1)
     choose(args.size)
     WORK.mkdir(parents=True, exist_ok=True)
+    if WORLD > 1:
+        dist.init_process_group("gloo")
     STAGES[args.stage](args)
 
 

@@ -12,7 +12,7 @@ from vidrl.backbones.wan import Wan
 from vidrl.policy import load_adapter
 from vidrl.rollout import generate
 
-MODEL = "assets/tiny-wan"
+MODEL = "assets/tiny-wan-32"
 
 
 def pipeline():

@@ -27,6 +27,7 @@ LAYERS = [
     {"page", "evaluate"},
     {"checkpoint", "config", "attention", "run_folder"},
     {"credit", "verifier", "schedule"},
+    {"composed"},
     {"estimators"},
     {"transition", "segments", "world", "corruptions"},
     {"rewards"},

@@ -92,6 +92,35 @@ def test_the_algorithm_weighs_by_both():
     backbone, draw = Toy(), torch.Generator().manual_seed(0)
     algorithm = GRPO(segments=2, steps=6, equalise=True, window=3, window_schedule="random")
     plan = algorithm.plan(backbone, 0, draw)
-    expected = equaliser(backbone.path, "dance_sde", plan.times, plan.keep, 0.3).float()
-    assert torch.allclose(algorithm.weights, expected) and len(plan.keep) <= 3
+    expected = equaliser(backbone.path, "dance_sde", plan.times, range(5), 0.3).float()[list(plan.keep)]
+    assert torch.allclose(algorithm.weights, expected) and len(plan.keep) == 3
     assert algorithm.shares.tolist() == pytest.approx([4 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize("given", [{"window": 1}, {"train_steps": 2}, {"window": 3, "window_schedule": "random"}])
+def test_an_equalised_step_weighs_the_same_in_every_round(given):
+    backbone, algorithm = Toy(), GRPO(sampler="flow_sde", eta=0.7, steps=8, equalise=True, **given)
+    found, steps = [], set()
+    for round in range(12):
+        plan = algorithm.plan(backbone, round, torch.Generator().manual_seed(round))
+        at = torch.tensor(plan.times, dtype=torch.float64)
+        keep = torch.tensor(plan.keep)
+        size = sensitivity(backbone.path, "flow_sde", at[keep], at[keep + 1], 0.7, plan.times[1])
+        found.append(algorithm.weights * size)
+        steps |= set(plan.keep)
+    assert len(steps) > 4 and torch.allclose(torch.cat(found), found[0][0].expand(len(torch.cat(found))), rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", WINDOWS)
+def test_a_window_finds_steps_to_draw_in_whatever_their_lengths(how):
+    class Shifted(Toy):
+        def times(self, steps):
+            return [5 * t / (1 + 4 * t) for t in super().times(steps)]
+
+    algorithm = GRPO(steps=30, window=2, window_schedule=how)
+    plans = [algorithm.plan(Shifted(), r, torch.Generator().manual_seed(r)) for r in range(40)]
+    assert all(len(plan.stochastic) == 2 for plan in plans)
+    with pytest.raises(ValueError, match="take two steps or more"):
+        GRPO(steps=1).plan(Toy(), 0, torch.Generator())
+    with pytest.raises(ValueError, match="expected window, train_steps"):
+        GRPO(window=-1)

@@ -406,7 +406,7 @@ def test_the_report_of_two_kinds(o, capsys):
     study.do_report(o, o.out / "page.md")
     page = (o.out / "page.md").read_text()
     assert page.count("| segment | 3 | 3 |") == 2 and "2.00 [2.00, 2.00]" in page
-    assert "Both together" in page and "| segment | 6 | 2.00 [2.00, 2.00] | 0.0312 | 0.0312 |" in page
+    assert "All kinds together" in page and "| segment | 6 | 2.00 [2.00, 2.00] | 0.0312 | 0.0312 |" in page
     assert "6 of 6" not in page and "12 of 12 runs are finished" in page
     drawing = ET.fromstring((o.out / "page.svg").read_text())
     named = {e.tag.split("}")[1] for e in drawing.iter()}

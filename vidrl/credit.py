@@ -6,37 +6,23 @@ S segments, K denoising steps; `group` (N,) numbers the prompts. NaN is an unsco
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from vidrl.rewards import Score
 
-from .estimators import (  # noqa: F401  to be had from here too
-    antithetic,
-    blend,
-    by_segment,
-    earned,
-    gls,
-    group_mean,
-    group_std,
-    influence_weighted,
-    leave_one_out,
-    normalise,
-    permuted,
-    pooled_covariance,
-    posterior,
-    scaled,
-    segment_scores,
-    segment_sums,
-    step_gains,
-    to_latent,
-    whole_clip,
-)
+# isort: off
+from .composed import (  # noqa: F401  all to be had from here too
+    any_curve, by_segment, earned, segment_scores, segment_sums, shares_of, without,
+)  # fmt: skip
+from .estimators import (  # noqa: F401  all to be had from here too
+    antithetic, blend, gls, group_mean, group_std, influence_weighted, leave_one_out, leave_pair_out, normalise,
+    permuted, pooled_covariance, posterior, scaled, step_gains, to_latent, whole_clip,
+)  # fmt: skip
 from .segments import Span
+# isort: on
 
 WAYS = ("whole", "segment", *(MEASURED := ("influence", "gls", "posterior")))  # these need a measured influence
 
@@ -49,10 +35,11 @@ def advantages(
 
     `spans`: the pixel frames of each segment. `way`: "whole" is α = 0; "segment" the sum of a part's own frames, where
     its curve looks at its own place in time; "influence", "gls" and "posterior" weigh frames by the measured
-    `moments[part]` (K, S, F, F), and give (N, K, S), else (N, S). `per_part` normalises each part of a composite before
-    the weighted sum (as GDPO, arXiv 2601.05242). One segment is whole-clip credit, whatever the way. A part without
-    curve credits its value to every segment, and a warning says so. Raises ValueError for unknown ways, and moments
-    that are missing or of another number of frames.
+    `moments[part]` (K, S, F, F), and give (N, K, S), else (N, S). `per_part` divides each part of a composite by the
+    spread of its value before the weighted sum, and scales the sum (as GDPO, arXiv 2601.05242): by that of the whole
+    value for segments too, so that the parts weigh alike whatever S. One segment is whole-clip credit, whatever the
+    way. A part without curve credits its value to every segment, and a warning says so. Raises ValueError for unknown
+    ways, for `per_part` of a composite with bands or gates, and for moments that are missing or of other frames.
 
     Example:
         >>> score = Score(torch.tensor([1.0, 0.0]), torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
@@ -62,45 +49,44 @@ def advantages(
     """
     if way not in WAYS:
         raise ValueError(f"expected credit to be one of {', '.join(WAYS)}, got {way!r}")
-    parts = dict(score.parts) if per_part and score.weights else {"composite": score}
-    weights = torch.tensor([score.weights.get(name, 1.0) for name in parts]).to(score.value)
-    lost, made = score.value.isnan(), []
-    for name, part in parts.items():
-        part = _without(part, lost | part.value.isnan())
-        whole = normalise(part.value, group, scale)
-        if way == "whole" or not alpha or len(spans) == 1 or not _has_curve(name, part):
-            made.append(whole[:, None].expand(-1, len(spans)))
-        else:
-            made.append(blend(whole, _local(name, part, group, spans, way, scale, moments, ridge), alpha))
-    axes = max(one.dim() for one in made)  # a part without curve has no axis of steps
-    wide = torch.broadcast_tensors(*(one if one.dim() == axes else one[:, None] for one in made))
-    return torch.einsum("p,p...->...", weights / weights.sum(), torch.stack(wide))
+    split = per_part and bool(score.weights)
+    lost, weights = score.value.isnan(), shares_of(score) if split else {"composite": 1.0}
+    named = {name: score.parts[name] for name in weights} if split else {"composite": score}
+    parts = {name: without(part, lost | part.value.isnan()) for name, part in named.items()}
+    whole = torch.stack([weights[name] * normalise(part.value, group, scale) for name, part in parts.items()]).sum(0)
+    if split and scale != "none":
+        whole = scaled(whole, group, "batch")
+    if way == "whole" or not alpha or len(spans) == 1 or not any_curve(parts):
+        return whole[:, None].expand(-1, len(spans))
+    each = [weights[name] / _spread(part, group, scale) * _local(name, part, group, spans, way, moments or {}, ridge)
+            for name, part in parts.items()]  # fmt: skip
+    return blend(whole, _scaled(torch.stack(each).sum(0), group, way, scale), alpha)
 
 
-def _without(score: Score, lost: Tensor) -> Score:
-    """A score in which lost samples are unscored, in every part's value and curve."""
-    curve = None if score.frames is None else score.frames.masked_fill(lost[:, None], torch.nan)
-    parts = {name: _without(part, lost) for name, part in score.parts.items()}
-    return replace(score, value=score.value.masked_fill(lost, torch.nan), frames=curve, parts=parts)
-
-
-def _has_curve(name: str, part: Score) -> bool:
-    if part.frames is None:
-        warnings.warn(f"{name} has no curve over frames: its value is credited to every segment", stacklevel=3)
-    return part.frames is not None
+def _spread(part: Score, group: Tensor, scale: str) -> float:
+    """Of a part's value, over all groups, so that one in which it ties is not blown up; 1 where nothing varies."""
+    away = leave_one_out(part.value.double(), group)
+    found = float(away[~part.value.isnan()].square().mean().sqrt()) if bool(away.any()) else 0.0
+    return found if found and scale != "none" else 1.0
 
 
 def _local(
-    name: str, part: Score, group: Tensor, spans: Sequence[Span], way: str, scale: str,
-    moments: Mapping[str, Tensor] | None, ridge: float,
+    name: str, part: Score, group: Tensor, spans: Sequence[Span], way: str, moments: Mapping[str, Tensor], ridge: float
 ) -> Tensor:  # fmt: skip
-    """What the segments earned, (N, S) or (N, K, S), over one root mean square: of a step, but of all for posterior."""
+    """What the segments earned of a part, (N, S) or (N, K, S), in the part's own unit."""
     if way == "segment":
-        own = segment_sums(part, spans).masked_fill(part.value.isnan()[:, None], torch.nan)
-        return scaled(leave_one_out(own, group), group, scale)
-    made = earned(name, part, group, way, moments or {}, ridge)
+        return leave_one_out(segment_sums(part, spans).masked_fill(part.value.isnan()[:, None], torch.nan), group)
+    if part.frames is None and moments:
+        steps = len(next(iter(moments.values())))
+        return leave_one_out(part.value, group)[:, None, None].expand(-1, steps, len(spans))
+    made = earned(name, part, group, way, moments, ridge)
     if made.shape[2] != len(spans):
         raise ValueError(f"expected moments of {len(spans)} segments for {name!r}, got {made.shape[2]}")
-    if way == "posterior":  # a step's share of the deviation is what it estimates
-        return scaled(made, group, scale)
-    return torch.stack([scaled(step, group, scale) for step in made.unbind(1)], 1)
+    return made
+
+
+def _scaled(credit: Tensor, group: Tensor, way: str, scale: str) -> Tensor:
+    """Credit over one root mean square: of each step, but of all for posterior, which tells a step's share."""
+    if credit.dim() == 2 or way == "posterior":
+        return scaled(credit, group, scale)
+    return torch.stack([scaled(step, group, scale) for step in credit.unbind(1)], 1)

@@ -11,16 +11,8 @@ sample: it is left out of its group's statistics and gets credit 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
-
-from vidrl.rewards import Score
-
-from .segments import Span, pool_frames
-
-LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
 
 
 def group_mean(values: Tensor, group: Tensor) -> Tensor:
@@ -65,78 +57,6 @@ def normalise(values: Tensor, group: Tensor, scale: str = "group", eps: float = 
     return deviation.nan_to_num(0.0).to(values.dtype)
 
 
-def by_segment(value: Tensor, curve: Tensor | None, support: str, spans: list[Span]) -> Tensor:
-    """A reward's score of each segment, (B, S).
-
-    A curve whose entries look at their own place in time is averaged over each segment's frames; a curve that looks
-    further ("prefix", "clip"), or none, credits the whole clip's value to every segment.
-    """
-    if curve is None or support not in LOCAL:
-        return value[:, None].expand(-1, len(spans))
-    if len(curve) != len(value):
-        raise ValueError(f"expected a curve of {len(value)} samples, as there are values, got {len(curve)}")
-    return pool_frames(curve, spans)
-
-
-def segment_sums(score: Score, spans: Sequence[Span]) -> Tensor:
-    """What each segment's frames give of a score, (N, S): Σ_{i in S_j} r_i/F, which sum to the value.
-
-    A curve that looks further than its own place ("prefix", "clip"), or none, gives the whole value to every segment; a
-    composite is Σ_p ∂R/∂m_p of its parts, each by its own support.
-
-    Example:
-        >>> segment_sums(Score(torch.tensor([2.0]), torch.tensor([[1.0, 2.0, 3.0]])), [(0, 1), (1, 3)])
-        tensor([[0.3333, 1.6667]])
-    """
-    if score.slopes:
-        parts = [score.slopes[name][:, None] * segment_sums(part, spans) for name, part in score.parts.items()]
-        return torch.stack(parts).nan_to_num(0.0).sum(0)
-    means = by_segment(score.value, score.frames, score.support, list(spans))
-    if score.frames is None or score.support not in LOCAL:
-        return means
-    return means * torch.tensor([(b - a) / score.frames.shape[1] for a, b in spans]).to(means)
-
-
-def earned(name: str, score: Score, group: Tensor, way: str, moments: Mapping[str, Tensor], ridge: float) -> Tensor:
-    """Credit (N, K, S) by measured moments (K, S, F, F): `influence`, `gls` or `posterior` of a score's curve.
-
-    A composite whose parts were all measured is Σ_p ∂R/∂m_p of its parts' credits, because parts are more local than
-    their sum. Raises ValueError for a part that was not measured, or of another number of frames.
-    """
-    if score.slopes and all(part in moments for part in score.parts):
-        parts = [score.slopes[part][:, None, None] * earned(part, one, group, way, moments, ridge)
-                 for part, one in score.parts.items() if one.frames is not None]
-        return torch.stack(parts).nan_to_num(0.0).sum(0)
-    if name not in moments or score.frames is None:
-        raise ValueError(f"expected moments of {name!r} for {way} credit, got none: measure its influence")
-    entries, moment = score.frames, moments[name].to(score.frames)
-    if moment.dim() != 4 or moment.shape[-1] != entries.shape[1]:
-        raise ValueError(f"expected moments (K, S, F, F) of {entries.shape[1]} frames for {name!r}, got "
-                         f"{tuple(moment.shape)}")
-    if int((~entries.isnan().any(1)).sum()) <= len(group.unique()):  # no covariance within groups
-        return leave_one_out(entries.mean(1), group)[:, None, None].expand(-1, *moment.shape[:2])
-    root = moment.diagonal(dim1=-2, dim2=-1).sqrt()
-    ways = {"influence": lambda k: influence_weighted(entries, root[k], group),
-            "gls": lambda k: gls(entries, root[k], group, ridge),
-            "posterior": lambda k: posterior(entries, moment[k], group, ridge)}
-    return torch.stack([ways[way](k) for k in range(len(moment))], 1)
-
-
-def segment_scores(score: Score, spans: list[Span]) -> Tensor:
-    """What each segment adds to a score, (B, S), its mean about the value.
-
-    r_j = R + Σ_p ∂R/∂m_p (m_{p,j} − m_p) over the parts p of a composite, each by its own support; a score without
-    parts is `by_segment`.
-    """
-    if not score.slopes:
-        return by_segment(score.value, score.frames, score.support, spans)
-    made = score.value[:, None].expand(-1, len(spans))
-    for name, part in score.parts.items():
-        departure = segment_scores(part, spans) - part.value[:, None]
-        made = made + score.slopes[name][:, None] * departure.nan_to_num(0.0)
-    return made
-
-
 def blend(whole: Tensor, local: Tensor, alpha: float) -> Tensor:
     """A_j = (1 − α) A + α a_j: whole-clip advantages (N,) and segments' own (N, ..., S); α = 0 is whole-clip credit.
 
@@ -169,6 +89,26 @@ def leave_one_out(values: Tensor, group: Tensor) -> Tensor:
     return made.masked_fill(~scored | (count < 2), 0.0).to(values.dtype)
 
 
+def leave_pair_out(values: Tensor, group: Tensor) -> Tensor:
+    """r − mean of the other pairs of its group, (N, ...), for samples whose neighbours 2i and 2i + 1 are `antithetic`.
+
+    A clip's mirror tells of the clip's own noise: with it in the baseline, `leave_one_out`'s gradient is too long, 2
+    times in groups of 2 and n/(n − 1) times in groups of n. Groups of one pair have no other and get 0, as NaN does.
+
+    Example:
+        >>> leave_pair_out(torch.tensor([1.0, 3.0, 5.0, 9.0]), torch.zeros(4, dtype=torch.long))
+        tensor([-6., -4.,  3.,  7.])
+    """
+    if len(values) % 2 or not torch.equal(group[::2], group[1::2]):
+        raise ValueError(f"expected pairs of samples within groups, got {len(values)} samples")
+    exact = values.double()
+    scored, pair = ~exact.isnan(), torch.arange(len(values)) // 2
+    count, own = (_group_sum(scored.to(exact.dtype), one) for one in (group, pair))
+    total, mine = (_group_sum(exact.nan_to_num(), one) for one in (group, pair))
+    made = exact - (total - mine) / (count - own).clamp(min=1)
+    return made.masked_fill(~scored | (count == own), 0.0).to(values.dtype)
+
+
 def pooled_covariance(entries: Tensor, group: Tensor, shrink: float = 0.2) -> Tensor:
     """Covariance of the entries within groups, (E, E), shrunk: (1 − s) Σ + s diag(Σ) (Ledoit and Wolf's target D).
 
@@ -180,8 +120,8 @@ def pooled_covariance(entries: Tensor, group: Tensor, shrink: float = 0.2) -> Te
     """
     if not 0 <= shrink <= 1:
         raise ValueError(f"expected shrink in [0, 1], got {shrink}")
-    whole = entries[~entries.isnan().any(1)].double()
-    groups = group[~entries.isnan().any(1)]
+    scored = ~entries.isnan().any(1)
+    whole, groups = entries[scored].double(), group[scored.to(group.device)]
     left = len(whole) - len(groups.unique())
     if left < 1:
         raise ValueError(f"expected groups with two scored samples or more, got {len(whole)} samples in "
@@ -266,9 +206,9 @@ def step_gains(values: Tensor) -> Tensor:
 
 
 def permuted(advantage: Tensor, draw: torch.Generator) -> Tensor:
-    """Each sample's segments in an order of chance, (N, S): the control that credit must beat."""
-    order = torch.rand(advantage.shape, generator=draw).argsort(1)
-    return advantage.gather(1, order.to(advantage.device))
+    """Each sample's segments in an order of chance, (N, ..., S): the control that credit must beat."""
+    order = torch.rand(advantage.shape, generator=draw).argsort(-1)
+    return advantage.gather(-1, order.to(advantage.device))
 
 
 def antithetic(noise: Tensor) -> Tensor:
@@ -292,9 +232,11 @@ def to_latent(curve: Tensor, decoder: Tensor) -> Tensor:
         >>> to_latent(torch.tensor([[1.0, 4.0, 7.0]]), torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]))
         tensor([[2., 6.]])
     """
-    checked(decoder)
     if decoder.shape[0] != curve.shape[1]:
         raise ValueError(f"expected a map of {curve.shape[1]} frames, as the curve has, got {decoder.shape[0]}")
+    if not bool(torch.isfinite(decoder).all()) or not bool((decoder.sum(1) > 0).all()):
+        raise ValueError("expected a map in which every frame is moved by some latent frame, got a row without a "
+                         "positive, finite sum: measure it again")
     share = decoder / decoder.sum(1, keepdim=True)
     return curve @ share * (decoder.shape[1] / decoder.shape[0])
 
@@ -312,7 +254,7 @@ def scaled(credit: Tensor, group: Tensor, scale: str = "group", eps: float = 1e-
         raise ValueError(f'expected scale "group", "batch" or "none", got {scale!r}')
     if scale == "none":
         return credit
-    square = credit.flatten(1).double().square().mean(1)
+    square = credit.reshape(len(credit), -1).double().square().mean(1)
     among = torch.zeros_like(group) if scale == "batch" else group
     size = (_group_sum(square, among) / _group_sum((square > 0).to(square), among).clamp(min=1)).sqrt()
     return credit / (size + eps).reshape(-1, *[1] * (credit.dim() - 1)).to(credit)

@@ -7,6 +7,7 @@ Legend: N clips.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,24 @@ def score_each(reward: Reward, samples: Samples) -> Score:
     Raises RuntimeError where every clip fails: that is the reward's fault, not a clip's.
     """
     try:
-        return reward(samples)
+        return _finite(reward(samples))
     except Exception as whole:  # any crash of a reward is the reason of a NaN, never a number
         singles = [_score_one(reward, samples, i) for i in range(len(samples))]
         good = next((score for score in singles if isinstance(score, Score)), None)
         if good is None:
             raise RuntimeError(f"the reward failed on all of {len(samples)} clips; the first: {whole!r}") from whole
-        return join([score if isinstance(score, Score) else _unscored(good, score) for score in singles])
+        return _finite(join([score if isinstance(score, Score) else _unscored(good, score) for score in singles]))
+
+
+def _finite(score: Score) -> Score:
+    """A score in which a clip with infinity in its value or its curve is unscored: it would decide its group."""
+    lost = score.value.isinf() if score.frames is None else score.value.isinf() | score.frames.isinf().any(1)
+    if not bool(lost.any()):
+        return score
+    why = [*score.why, *[""] * (len(lost) - len(score.why))]
+    told = ["unscored: the reward gave infinity" if gone else was for gone, was in zip(lost.tolist(), why, strict=True)]
+    curve = None if score.frames is None else score.frames.masked_fill(lost[:, None], float("nan"))
+    return replace(score, value=score.value.masked_fill(lost, float("nan")), frames=curve, why=told)
 
 
 def check_scored(score: Score, allowed: float, round: int) -> None:

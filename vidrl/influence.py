@@ -11,7 +11,7 @@ Legend: K stochastic steps, L latent frames, F pixel frames, S segments.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,13 @@ class Influence:
     def fits(self, score: Score) -> bool:
         """Whether it was measured of a reward with this score's parts: another's would be read as this one's."""
         return set(self.moment) == {WHOLE, *(part for part, one in score.parts.items() if one.frames is not None)}
+
+    def check(self, parts: Iterable[str]) -> None:
+        """Raise ValueError for a part that a reward with these parts lacks."""
+        strange = set(self.moment) - {WHOLE, *parts}
+        if strange:
+            raise ValueError(f"expected an influence on {', '.join([WHOLE, *parts])}, got one on "
+                             f"{', '.join(sorted(strange))} too: measure it for this reward, `vidrl influence RECIPE`")
 
     def moments(self, score: Score, times: Sequence[float], segments: int) -> dict[str, Tensor]:
         """`of` every part. Raises ValueError for the score of another reward."""
@@ -121,10 +128,10 @@ class Influence:
             raise ValueError(f"expected a measured influence, found none at {file or 'a backbone without a folder'}: "
                              "make one with `vidrl influence RECIPE`, and name it in algorithm.options.influence")
         made = cls.load(file)
-        had = [*(made.meta.get(k) for k in ("sampler", "eta")), made.decoder.shape[1]]
-        asked = [plan.sampler, plan.eta, backbone.shape[1]]
+        had = [*(made.meta.get(k) for k in ("sampler", "eta")), made.meta.get("shape")]
+        asked = [plan.sampler, plan.eta, list(backbone.shape)]
         if had != asked and (needed or path):
-            raise ValueError(f"expected an influence of sampler, eta and latent frames {asked}, got one of {had} in "
+            raise ValueError(f"expected an influence of sampler, eta and latent shape {asked}, got one of {had} in "
                              f"{file}: measure it with `vidrl influence RECIPE`")
         return made if had == asked else None
 
@@ -143,11 +150,12 @@ class Influence:
 @torch.no_grad()
 def measure(
     backbone: Denoiser, reward: Reward, plan: Plan, prompts: Sequence[str], members: int = 2, seed: int = 0,
-    show: Callable[[Sequence[str]], Iterator[str] | Sequence[str]] = list,
+    show: Callable[[Sequence[str]], Iterator[str] | Sequence[str]] = list, batch: int = 32,
 ) -> Influence:  # fmt: skip
     """The influence of every stochastic step of a plan, averaged over `members` clips of each prompt.
 
-    Each clip costs (L + 1) completions, decodes and scores a step. `show` may wrap the prompts in a progress bar.
+    Each clip costs (L + 1) completions, decodes and scores a step, `batch` of them at a time. `show` may wrap the
+    prompts in a progress bar.
     Clips that cannot be scored are left out. Raises ValueError for fewer than 2 members, of which the covariance is.
     """
     if members < 2 or not prompts:
@@ -155,7 +163,7 @@ def measure(
     sums, spreads = _Sum(), _Sum()
     for number, prompt in enumerate(show(prompts)):
         names = [(number, member) for member in range(members)]
-        whole = _clips(backbone, reward, plan, prompt, draws(seed, names), sums)
+        whole = _clips(backbone, reward, plan, prompt, draws(seed, names), sums, batch)
         for part, entries in whole.items():
             scored = entries[~entries.isnan().any(1)]
             if len(scored) > 1:
@@ -163,7 +171,7 @@ def measure(
     moment = {part: torch.stack([sums.mean(part, k) for k in plan.stochastic]) for part in sums.parts}
     times = tuple(plan.times[k] for k in plan.stochastic)
     meta = {"sampler": plan.sampler, "eta": plan.eta, "steps": len(plan.times) - 1, "prompts": len(prompts),
-            "members": members, "seed": seed}
+            "members": members, "seed": seed, "shape": list(backbone.shape)}
     covariance = {part: spreads.mean(part) for part in sums.parts}
     return Influence(moment, covariance, decoder_map(backbone, backbone.encode(prompts[:8]), seed), times, meta)
 
@@ -190,7 +198,8 @@ class _Sum:
 
 
 def _clips(
-    backbone: Denoiser, reward: Reward, plan: Plan, prompt: str, generators: list[torch.Generator], sums: _Sum
+    backbone: Denoiser, reward: Reward, plan: Plan, prompt: str, generators: list[torch.Generator], sums: _Sum,
+    batch: int,
 ) -> dict[str, Tensor]:
     """Sample a prompt's clips, and at every stochastic step complete them and what each latent frame would change."""
     cond, latent_frames = backbone.encode([prompt] * len(generators)), backbone.shape[1]
@@ -205,7 +214,7 @@ def _clips(
             x = step.sample(noise)
             mixed = [torch.where(_only(noise, frame), other, noise) for frame in range(latent_frames)]
             changed = torch.cat([x, *(step.sample(one) for one in mixed)])
-            entries = _entries(backbone, reward, plan, changed, k + 1, cond, prompt)
+            entries = _entries(backbone, reward, plan, changed, k + 1, cond, prompt, batch)
             for part, found in entries.items():
                 _add(sums, part, k, found.unflatten(0, (latent_frames + 1, -1)))
     return _parts(reward(decoded(backbone, x, [prompt] * len(x))))
@@ -226,15 +235,18 @@ def _add(sums: _Sum, part: str, k: int, found: Tensor) -> None:
 
 
 def _entries(
-    backbone: Denoiser, reward: Reward, plan: Plan, x: Tensor, k: int, cond: Cond, prompt: str
+    backbone: Denoiser, reward: Reward, plan: Plan, x: Tensor, k: int, cond: Cond, prompt: str, batch: int
 ) -> dict[str, Tensor]:
-    """Entries of the clips finished without noise from the start of step k."""
+    """Entries of the clips finished without noise from the start of step k, `batch` clips at a time."""
     quiet, size = replace(plan, stochastic=(), keep=()), len(next(iter(cond.values())))
-    many = rows(cond, torch.arange(len(x)) % size)
-    for step in range(k, len(plan.times) - 1):
-        x = quiet.step(backbone, x, step, many).mean
-    samples: Samples = decoded(backbone, x, [prompt] * len(x))
-    return _parts(reward(samples))
+    found = []
+    for index in torch.arange(len(x)).split(batch):
+        part, many = x[index.to(x.device)], rows(cond, index.to(x.device) % size)
+        for step in range(k, len(plan.times) - 1):
+            part = quiet.step(backbone, part, step, many).mean
+        samples: Samples = decoded(backbone, part, [prompt] * len(part))
+        found.append(_parts(reward(samples)))
+    return {part: torch.cat([one[part] for one in found]) for part in found[0]}
 
 
 def _parts(score: Score) -> dict[str, Tensor]:

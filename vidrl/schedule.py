@@ -19,15 +19,26 @@ WINDOWS = ("progressive", "random", "decay", "exp_decay")
 
 
 def stochastic_steps(times: Sequence[float], window: int, start: int, min_width: float) -> tuple[int, ...]:
-    """Steps that may draw noise: within the window [start, start + window), not the last, and not shorter than a width.
+    """Steps that may draw noise: not the last, none shorter than a width, and of these a window from the start-th on.
 
     Example:
         >>> stochastic_steps([1.0, 0.6, 0.3, 0.0], window=0, start=0, min_width=0.01)
         (0, 1)
     """
     widths = [t - s for t, s in zip(times[:-1], times[1:], strict=True)]
-    wide = [k for k, width in enumerate(widths[:-1]) if width >= min_width]
-    return tuple(k for k in wide if start <= k < start + window) if window else tuple(wide)
+    wide = tuple(k for k, width in enumerate(widths[:-1]) if width >= min_width)
+    return wide[start : start + window] if window else wide
+
+
+def wide_steps(times: Sequence[float], min_width: float) -> tuple[int, ...]:
+    """The steps that may draw noise in some round. Raises ValueError where there are none."""
+    wide = stochastic_steps(times, 0, 0, min_width)
+    if not wide:
+        shortest = min(t - s for t, s in zip(times[:-1], times[1:], strict=True))
+        raise ValueError(f"expected a stochastic step, got none of {len(times) - 1}: the last draws no noise, and the "
+                         f"shortest lasts {shortest:.4f}; take two steps or more, and min_width ({min_width}) below "
+                         "the steps' lengths")
+    return wide
 
 
 def window_start(round: int, places: int, stride: int, how: str, draw: torch.Generator) -> int:
@@ -74,6 +85,7 @@ def sensitivity(path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, seco
 def equaliser(path: Path, sampler: str, times: Sequence[float], steps: Sequence[int], eta: float) -> Tensor:
     """Weights (K,) of steps, mean 1, inverse to their sensitivity: early steps, which decide the motion, count as late.
 
+    `steps` are all that may be drawn in some round: a mean over those of one round would weigh a step by its company.
     At flow shift 5 the sensitivities of flow_sde spread 62-fold, of cps 101-fold, of dance_sde 4-fold.
 
     Example:

@@ -142,6 +142,7 @@ class Trainer:
         frame_spans(self.backbone.frame_map, plan.segments)
         times = torch.tensor(plan.times, dtype=torch.float64)
         transition.coefficients(self.backbone.path, plan.sampler, times[:-1], times[1:], plan.eta, times[1])
+        self.algorithm.check(self.reward)
 
     def _plan(self) -> Plan:
         return self.algorithm.plan(self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0])

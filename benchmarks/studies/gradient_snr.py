@@ -47,7 +47,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import config, estimators, plugin, rewards, transition
+from vidrl import composed, config, estimators, plugin, rewards, transition
 from vidrl.backbones.base import Cond
 from vidrl.influence import WHOLE, Influence
 from vidrl.policy import Policy
@@ -269,8 +269,8 @@ def local(curves: Tensor, weights: Tensor, data: Data, by: str, spans: list[tupl
     for p, support in enumerate(data.supports):
         value = curves[:, p].mean(1)
         share = torch.tensor([(b - a) / curves.shape[2] for a, b in spans])
-        score = estimators.by_segment(value, curves[:, p], support, spans)
-        made.append(weights[p] * score * (share if by == "sum" and support in estimators.LOCAL else 1.0))
+        score = composed.by_segment(value, curves[:, p], support, spans)
+        made.append(weights[p] * score * (share if by == "sum" and support in composed.LOCAL else 1.0))
     return torch.stack(made).sum(0)
 
 
@@ -329,7 +329,7 @@ def _shipped(data: Data, weights: Tensor, alpha: float) -> Tensor:
                          for p in range(len(weights))])  # fmt: skip
     for p in range(len(weights)):
         value = data.curves[:, p].mean(1)
-        scores = estimators.by_segment(value, data.curves[:, p], data.supports[p], data.spans)
+        scores = composed.by_segment(value, data.curves[:, p], data.supports[p], data.spans)
         even, own = (estimators.normalise(one, data.small) for one in (value, scores))
         made += weights[p] * scale[p] * estimators.blend(even, own, alpha)
     return made

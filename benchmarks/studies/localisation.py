@@ -2,8 +2,8 @@
 
     python benchmarks/studies/localisation.py --out benchmarks/results/localisation.md
 
-Plants six faults in 1, 3 or 5 frames of clips of vidrl.world and of assets/tiny-wan, and in one latent frame before
-tiny-wan decodes it, and asks how much of what each reward takes off lies on those frames. Two harder cases beside:
+Plants six faults in 1, 3 or 5 frames of clips of vidrl.world and of assets/tiny-wan-32, and in one latent frame before
+tiny-wan-32 decodes it, and asks how much of what each reward takes off lies on those frames. Two harder cases beside:
 a fault of frame 0, and a change that lasts. Finished clips are kept in --work, so that a stopped run goes on; the page,
 and a picture (.svg) beside it, are made from all of them. About eight minutes on one core; `--quick` takes half a one.
 
@@ -44,7 +44,7 @@ from vidrl.segments import Span
 LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
 FAULTS = ("flicker", "jump", "blur", "freeze", "identity", "noise")
 LASTING = ("light", "jump", "identity")  # changes from a frame on, to the end
-HARD = ("world 32", "tiny-wan")  # sources whose clips get a fault in frame 0, and a lasting one
+HARD = ("world 32", "tiny-wan-32")  # sources whose clips get a fault in frame 0, and a lasting one
 NULLS = ((0.25, 0), (0.5, 1))  # (strength, seed) of the mild re-encodings that say how much nothing changes a value
 UNTOUCHED = 2e-4  # mean difference on the faulty frames below which nothing was planted: freezing what stands still
 SEES = 0.5  # share of faulty clips whose value falls by more than a re-encoding does, from which a reward sees a fault
@@ -240,7 +240,7 @@ class Drawn:
             video = plant(clip.video, fault, span, draw, clip.other)
             latents = self.latents[index : index + 1].clone()
             latents[:, :, j] += (self._encoded(video) - self._encoded(clip.video))[:, :, j]
-            made.append(Planted("tiny-wan, latent", fault, span, self._decoded(latents, index)))
+            made.append(Planted("tiny-wan-32, latent", fault, span, self._decoded(latents, index)))
         return made
 
     def _decoded(self, latents: Tensor, index: int) -> Tensor:
@@ -279,11 +279,11 @@ def run(sources: Sequence[str], count: int, lengths: Sequence[int], model: str, 
     """The cells of all clips; those that `work` has, made with the same settings, are read and not made again."""
     rewards, cast = chosen(), scenes(count, seed)
     settings = {"lengths": list(lengths), "seed": seed, "rewards": sorted(rewards), "steps": steps}
-    settings |= {"model": fingerprint(Path(model))} if "tiny-wan" in sources else {}
+    settings |= {"model": fingerprint(Path(model))} if "tiny-wan-32" in sources else {}
     drawn = cache(lambda: Drawn(model, count, steps, seed))
 
     def make(source: str, i: int) -> dict[str, Any]:
-        ours = source != "tiny-wan"
+        ours = source != "tiny-wan-32"
         clip = world_clip(cast[i], int(source.removeprefix("world ")), seed + i) if ours else drawn().clip(i)
         planted = in_pixels(clip, source, i, lengths, seed)
         planted += hard(clip, source, i, seed) if source in HARD else []
@@ -481,7 +481,7 @@ def estimate(values: Sequence[float], units: Sequence[str], draws: int = 2000, s
 def kind_of(source: str) -> str:
     """How a source's faults are planted: "pixels", "latent", "frame 0" or "lasting".
 
-    >>> kind_of("world 32"), kind_of("tiny-wan, latent"), kind_of("lasting")
+    >>> kind_of("world 32"), kind_of("tiny-wan-32, latent"), kind_of("lasting")
     ('pixels', 'latent', 'lasting')
     """
     return "latent" if source.endswith("latent") else source if source in ("frame 0", "lasting") else "pixels"
@@ -691,7 +691,7 @@ def page(found: Findings, command: str, picture: str, clips: Mapping[str, int]) 
 A fault is planted in known frames M of a clean clip, and each reward's curve over time is asked where it is. Clips of
 17 frames at 8 a second: {about}; each fault and length draws its own place, frame 0 excepted. Flicker ±30 %, jump of
 the picture by 12 % of its width, blur of 5 % of the width, the frame before frozen, another object on the same path (of
-tiny-wan: in another colour), grain of 6 %. "Latent" plants the fault in one latent frame of tiny-wan,
+tiny-wan-32: in another colour), grain of 6 %. "Latent" plants the fault in one latent frame of tiny-wan-32,
 z_j + E(faulty)_j − E(clean)_j with E the encoder, and decodes: M is that latent frame's pixel frames.
 {found.untouched} faults changed nothing and are left out.
 
@@ -805,9 +805,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Plant, score, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=8, help="clips of each source")
-    parser.add_argument("--sources", default="world 32,world 64,world 128,tiny-wan")
+    parser.add_argument("--sources", default="world 32,world 64,world 128,tiny-wan-32")
     parser.add_argument("--lengths", default="1,3,5", help="of a fault, frames")
-    parser.add_argument("--model", default="assets/tiny-wan", help="what draws the clips of tiny-wan")
+    parser.add_argument("--model", default="assets/tiny-wan-32", help="what draws the clips of tiny-wan-32")
     parser.add_argument("--steps", type=int, default=20, help="of its deterministic sampler")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("runs/localisation"), help="where finished clips are kept")
@@ -816,7 +816,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     sources, lengths = args.sources.split(","), [int(n) for n in args.lengths.split(",")]
     if args.quick:
-        args.clips, lengths, sources = 2, [3], [s for s in sources if s in ("world 32", "tiny-wan")]
+        args.clips, lengths, sources = 2, [3], [s for s in sources if s in ("world 32", "tiny-wan-32")]
     torch.set_num_threads(1)
     cells = run(sources, args.clips, lengths, args.model, args.steps, args.seed, args.work)
     found = Findings.of(cells)

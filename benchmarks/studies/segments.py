@@ -1,4 +1,4 @@
-"""Does segment credit learn from fewer samples? Arms × seeds × two kinds of faults, trained by `vidrl train`.
+"""Does segment credit learn from fewer samples? Arms × seeds × kinds of clips, trained by `vidrl train`.
 
     python scripts/local_faults.py train          # once: the model whose faults are local in time
     python benchmarks/studies/segments.py sweep   # each arm at three learning rates, the same budget for each
@@ -51,11 +51,23 @@ SHARED = (f"{OPTION}equalise=true", f'{OPTION}scale="batch"')  # but for `plain`
 ARMS: dict[str, tuple[str, ...]] = {
     "whole": (f"{OPTION}segments=1", f'{OPTION}credit="whole"', *SHARED),
     "segment": (f"{OPTION}segments=5", f'{OPTION}credit="segment"', f"{OPTION}alpha=1.0", *SHARED),
-    "gls": (f"{OPTION}segments=5", f'{OPTION}credit="gls"', f"{OPTION}alpha=1.0",
-            f'{OPTION}influence="assets/tiny-wan/influence.safetensors"', *SHARED),
+    "gls": (f"{OPTION}segments=5", f'{OPTION}credit="gls"', f"{OPTION}alpha=1.0", *SHARED),
     "plain": (f"{OPTION}segments=1", f'{OPTION}credit="whole"', f"{OPTION}equalise=false", f'{OPTION}scale="group"'),
 }  # fmt: skip
-KINDS = {"everywhere": "assets/tiny-wan", "local": "runs/local-faults/model"}  # where in a clip its faults are
+LEVERS: dict[str, tuple[str, ...]] = {  # one thing about `segment` changed
+    "unequal": (f"{OPTION}equalise=false",),
+    "unparted": (f"{OPTION}per_part=false",),
+    "by-group": (f'{OPTION}scale="group"',),
+    "window": (f"{OPTION}window=4",),
+    "window-decay": (f"{OPTION}window=4", f'{OPTION}window_schedule="exp_decay"'),
+    "tight": (f"{OPTION}clip_range=1e-4",),
+    "wide": (f"{OPTION}clip_range=2.5e-3",),
+}
+ARMS |= {name: (*ARMS["segment"], *changed) for name, changed in LEVERS.items()}
+KINDS = {"everywhere": "assets/tiny-wan-32", "local": "runs/local-faults/model", "larger": "assets/tiny-wan"}
+TITLES = {"everywhere": "Faults everywhere in the clip", "local": "Faults local in time",
+          "larger": "Faults everywhere, 64 x 64 pixels, textures and a moving camera"}  # fmt: skip
+MEASURED = {"local": KINDS["everywhere"]}  # whose influence a kind reads, where its own model has none
 SWEPT, VALUES = "train.learning_rate", (1.5e-3, 3e-3, 6e-3)
 SWEEP_SEEDS = (100, 101)  # two runs a setting, on the kinds in turn
 SWEEP_ROUNDS, ROUNDS, SEEDS = 8, 16, 5  # a run is about 12 CPU seconds, 12 more an evaluation and 11 a round
@@ -119,8 +131,8 @@ class Options:
     """What the command line may change."""
 
     out: Path
-    arms: tuple[str, ...] = tuple(ARMS)
-    kinds: tuple[str, ...] = tuple(KINDS)
+    arms: tuple[str, ...] = ("whole", "segment", "gls", "plain")
+    kinds: tuple[str, ...] = ("everywhere", "local")
     seeds: int = SEEDS
     rounds: int = ROUNDS
     sweep_rounds: int = SWEEP_ROUNDS
@@ -131,7 +143,8 @@ class Options:
 def overrides(o: Options, arm: str, kind: str, value: float, rounds: int) -> tuple[str, ...]:
     """Everything that a run overrides; what is named later wins."""
     setting = (f"{SWEPT}={value:g}", f"train.rounds={rounds}", f'backbone.options.model="{KINDS[kind]}"')
-    return (*COMMON, *setting, *ARMS[arm], *o.extra)
+    known = f'{OPTION}influence="{MEASURED.get(kind, KINDS[kind])}/influence.safetensors"'
+    return (*COMMON, *setting, *ARMS[arm], *((known,) if arm == "gls" else ()), *o.extra)
 
 
 def sweep_jobs(o: Options) -> list[Job]:
@@ -508,13 +521,13 @@ def speed_table(rows: Sequence[Comparison], adjusted: Mapping[str, float]) -> li
 
 
 def pooled_table(all_rows: Mapping[str, Sequence[Comparison]], arms: Sequence[str]) -> list[str]:
-    """Both kinds together, where their seeds are the same."""
+    """All kinds together, where their seeds are the same."""
     found = {arm: [c for rows in all_rows.values() for c in rows if c.arm == arm] for arm in arms[1:]}
     made = {arm: pooled(rows) for arm, rows in found.items() if rows and len({c.seeds for c in rows}) == 1}
     if len(all_rows) < 2 or not made:
         return []
     adjusted = paired.holm([p for _, p in made.values()])
-    lines = ["## Both together", "", "The geometric mean of the kinds' ratios; Holm's over the arms.", "",
+    lines = ["## All kinds together", "", "The geometric mean of the kinds' ratios; Holm's over the arms.", "",
              "| arm | pairs | clips, first / arm | p | p, Holm |", "|---|---|---|---|---|"]  # fmt: skip
     for (arm, (ratio, p)), q in zip(made.items(), adjusted, strict=True):
         pairs = sum(len(c.seeds) for c in found[arm])
@@ -577,13 +590,14 @@ def page(o: Options, found: Mapping[str, Runs], picture: str) -> str:
     compare_all = compared(found, o.arms)
     tests = [(kind, c) for kind, rows in compare_all.items() for c in rows[1:]]
     corrected = dict(zip([(k, c.arm) for k, c in tests], paired.holm([c.p for _, c in tests]), strict=True))
-    lines = ["# Whole-clip against segment credit", "", "```", *commands(o), "```", "", device(), "", ABOUT, "",
+    title = "# Whole-clip against segment credit" if o.arms[0] == "whole" else "# What else changes how segments learn"
+    lines = [title, "", "```", *commands(o), "```", "", device(), "", ABOUT, "",
              f"![curves and ratios]({picture})", ""]  # fmt: skip
     for kind, rows in compare_all.items():
         if not rows:
             continue
         target = target_of(found[kind][o.arms[0]])
-        lines += [f"## Faults {kind} in the clip" if kind == "everywhere" else f"## Faults {kind} in time", "",
+        lines += [f"## {TITLES[kind]}", "",
                   f"Model `{KINDS[kind]}`; the target is a gain of {target:+.3f}.", "",
                   *speed_table(rows, {arm: q for (k, arm), q in corrected.items() if k == kind}), "",
                   *gain_table(rows, found[kind], last_gains(o.out, kind)), ""]  # fmt: skip
@@ -628,15 +642,15 @@ def arm_lines(o: Options) -> list[str]:
     state = [row for row in rows if row["stage"] == "run"]
     done = sum(checkpoint.status(o.out / row["folder"]) == "finished" for row in state)
     swept = [f"The sweep: mean height of the held-out gain over {SWEPT}, runs in brackets.", ""]
-    swept = [*swept, *chosen(o.out, o.arms)[1]] if gathered(o.out, "sweep") else [
-        f"There was no sweep: every arm has the recipe's {SWEPT}, chosen before steps were equalised."]  # fmt: skip
+    unswept = f"Every arm has the recipe's {SWEPT}: [a sweep](segments_local.md) chose it for whole, segment and gls."
+    swept = [*swept, *chosen(o.out, o.arms)[1]] if gathered(o.out, "sweep") else [unswept]
     said = f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.\n{done} of {len(state)} runs are finished."
     return [*table, "", said, "", *swept]
 
 
 # The picture
 
-INKS = ("#3b4252", "#d1495b", "#2a7f9e", "#e09f3e", "#5b8c5a", "#8f6bb3")
+INKS = ("#3b4252", "#d1495b", "#2a7f9e", "#e09f3e", "#5b8c5a", "#8f6bb3", "#b5651d", "#777f8a")
 WIDE, HIGH, GAP, LEFT, TOP = 250, 170, 62, 66, 46
 
 
@@ -677,7 +691,7 @@ def panel(runs: Runs, arms: Sequence[str], axis: str, kind: str, left: float, to
     low, high = min((m - e).min() for *_, m, e in lines), max((m + e).max() for *_, m, e in lines)
     place = lambda x, y: (left + WIDE * x / right, top + HIGH * (1 - (y - low) / ((high - low) or 1)))  # noqa: E731
     parts = [f'<rect x="{left}" y="{top}" width="{WIDE}" height="{HIGH}" fill="none" stroke="#c9ccd1"/>',
-             text(left, top - 6, f"faults {kind}: held-out gain", 'fill="#62656b"'),
+             text(left, top - 6, f"{kind}: held-out gain", 'fill="#62656b"'),
              text(left + WIDE, top + HIGH + 14, f"{AXES[axis]} {right:,.0f}", 'text-anchor="end"'),
              text(left, top + HIGH + 14, "0"), text(left - 6, top + 9, f"{high:.2f}", 'text-anchor="end"'),
              text(left - 6, top + HIGH, f"{low:.2f}", 'text-anchor="end"')]  # fmt: skip
@@ -787,8 +801,8 @@ def options() -> tuple[str, Options, Path]:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("sweep", "run", "report", "final"))
-    parser.add_argument("--arms", default=",".join(ARMS), help="the first is what the others are held against")
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--arms", default=",".join(Options.arms), help="the first is what the others are held against")
+    parser.add_argument("--kinds", default=",".join(Options.kinds))
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--sweep-rounds", type=int, default=SWEEP_ROUNDS)

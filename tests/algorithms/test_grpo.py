@@ -245,8 +245,7 @@ def test_parts_are_normalised_before_they_are_weighed():
     whole = Score(3 * small + large, parts=parts, weights={"small": 3.0, "large": 1.0})
     algorithm = GRPO(per_part=True)
     made = algorithm.credit(whole, GROUP, plan_of(algorithm), SPANS)[:, 0]
-    unit = math.sqrt(1.5)
-    assert made.tolist() == pytest.approx([-unit / 2, 0, unit / 2, -unit / 2, 0, unit / 2], abs=1e-3)
+    assert made.tolist() == pytest.approx([-1, 0, 1, -1, 0, 1], abs=1e-3)  # and the sum is scaled once more
     assert GRPO().credit(whole, GROUP, plan_of(algorithm), SPANS)[0, 0] > 1  # else the large part rules
 
 

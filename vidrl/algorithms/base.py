@@ -16,7 +16,7 @@ from vidrl import transition
 from vidrl.backbones.base import Cond, Denoiser, rows
 from vidrl.influence import Influence
 from vidrl.policy import Policy
-from vidrl.rewards import Score
+from vidrl.rewards import Reward, Score
 from vidrl.rollout import Plan, Rollout
 from vidrl.segments import Span
 
@@ -77,6 +77,9 @@ class Algorithm(ABC):
     @abstractmethod
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         """How to sample this round; `draw` is seeded by the run's seed and the round."""
+
+    def check(self, reward: Reward) -> None:  # noqa: B027  most can credit any reward
+        """Raise ValueError, before any work, for a reward that cannot be credited as asked. Called after `plan`."""
 
     @abstractmethod
     def credit(self, score: Score, group: Tensor, plan: Plan, frame_map: Sequence[Span]) -> Tensor:

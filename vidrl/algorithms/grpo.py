@@ -15,11 +15,12 @@ from torch import Tensor
 
 from vidrl import credit, transition
 from vidrl.backbones.base import Denoiser, rows
-from vidrl.influence import Influence
+from vidrl.credit import MEASURED
+from vidrl.influence import WHOLE, Influence
 from vidrl.policy import Policy
-from vidrl.rewards import Score
+from vidrl.rewards import Reward, Score
 from vidrl.rollout import Plan, Rollout
-from vidrl.schedule import equaliser, shares, stochastic_steps, window_start
+from vidrl.schedule import equaliser, shares, stochastic_steps, wide_steps, window_start
 from vidrl.segments import Span, frame_spans, pool
 
 from .base import Algorithm, Batch, Loss, clipped
@@ -51,6 +52,9 @@ class GRPO(Algorithm):
     ):  # fmt: skip
         if sampler == "ode" or eta <= 0:
             raise ValueError(f"expected a stochastic sampler and eta > 0, got {sampler} and {eta}: a policy must draw")
+        if min(window, train_steps, min_width, beta) < 0 or min(clip_range, max_advantage) <= 0:
+            raise ValueError("expected window, train_steps, min_width, beta ≥ 0 and clip_range, max_advantage > 0, got "
+                             f"{(window, train_steps, min_width, beta, clip_range, max_advantage)}")
         if updates < 1 or not 0 <= alpha <= 1:
             raise ValueError(f"expected at least one update a round and alpha in [0, 1], got {updates} and {alpha}")
         self.sampler, self.eta, self.steps, self.segments, self.alpha = sampler, eta, steps, segments, alpha
@@ -58,27 +62,36 @@ class GRPO(Algorithm):
         self.window, self.window_stride, self.window_schedule = window, window_stride, window_schedule
         self.min_width, self.train_steps, self.equalise, self.updates = min_width, train_steps, equalise, updates
         self.clip_range, self.beta, self.same_start, self.max_advantage = clip_range, beta, same_start, max_advantage
-        self.weights, self.shares = torch.ones(1), torch.ones(1)  # of the kept steps, and of the segments: means 1
+        self.measured = credit in MEASURED and segments > 1 and alpha > 0
+        self.weights, self.shares = torch.ones(1), torch.ones(1)  # of the kept steps, and of the segments
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
-        places, stride = max(len(times) - 1 - self.window, 1), self.window_stride
+        wide = wide_steps(times, self.min_width)
+        places, stride = max(len(wide) - self.window + 1, 1), self.window_stride
         start = window_start(round, places, stride, self.window_schedule, draw) if self.window else 0
         noisy = stochastic_steps(times, self.window, start, self.min_width)
-        if not noisy:
-            raise ValueError(f"expected a stochastic step, got none of {self.steps}: raise steps, or lower min_width "
-                             f"({self.min_width})")
         chosen = torch.randperm(len(noisy), generator=draw)[: self.train_steps or len(noisy)].sort().values
         keep = tuple(noisy[int(i)] for i in chosen)
         plan = Plan(times, self.sampler, self.eta, self.segments, noisy, keep, self.same_start)
-        self.known = self.known or Influence.find(self.influence, backbone, plan, self.way in credit.MEASURED)
-        weights = equaliser(backbone.path, self.sampler, times, keep, self.eta) if self.equalise else torch.ones(1)
-        self.weights, self.shares = weights.float(), shares(backbone.shape[1], self.segments)
+        if self.known is None:
+            self.known = Influence.find(self.influence, backbone, plan, self.measured)
+            if self.known is not None and self.measured:  # steps that it does not tell of show before the first round
+                self.known.of(WHOLE, [times[k] for k in wide], self.segments)
+        all_ = equaliser(backbone.path, self.sampler, times, wide, self.eta) if self.equalise else torch.ones(len(wide))
+        self.weights = all_[[wide.index(k) for k in keep]].float()
+        self.shares = shares(backbone.shape[1], self.segments)
         return plan
+
+    def check(self, reward: Reward) -> None:
+        if self.per_part and (getattr(reward, "bands", {}) or getattr(reward, "gates", {})):
+            raise ValueError("expected per_part=false for a composite with bands or gates: they have no one direction")
+        if self.measured and self.known:
+            self.known.check(getattr(reward, "parts", {}))
 
     def credit(self, score: Score, group: Tensor, plan: Plan, frame_map: Sequence[Span]) -> Tensor:
         spans, moments = frame_spans(frame_map, plan.segments), None
-        if self.known is not None and self.way in credit.MEASURED:
+        if self.known is not None and self.measured:
             moments = self.known.moments(score, [plan.times[k] for k in plan.keep], plan.segments)
         made = credit.advantages(score, group, spans, self.way, self.alpha, self.scale, self.per_part, moments)
         return made.clamp(-self.max_advantage, self.max_advantage)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ._declare import command
 
+# What a plan of all steps that may ever draw noise leaves out: a window's places are all measured at once.
+UNUSED = ("credit", "influence", "window", "window_stride", "window_schedule", "train_steps")
 ABOUT = """\
 Measure what credit by influence reads: how far the noise of each latent frame, at each denoising step, moves the reward
 of each frame (vidrl.influence), for the model, the reward and the sampler of a recipe.
@@ -15,7 +18,8 @@ of each frame (vidrl.influence), for the model, the reward and the sampler of a 
   vidrl train scripts/recipes/demo.toml algorithm.options.influence=influence.safetensors algorithm.options.credit=gls
 
 A file named influence.safetensors in the model's folder is found by itself. One measurement serves all runs of a model,
-a reward and a sampler; it is of the model before training.
+a reward and a sampler, whatever their window; it is of the model before training. With K stochastic steps, L latent
+frames, N prompts and M members it takes N M K (L + 1) clips, finished from each step on, decoded and scored: thousands.
 """
 
 
@@ -35,17 +39,20 @@ def _influence(args: argparse.Namespace) -> int:
     from vidrl import config, evaluate, influence, plugin
     from vidrl.rollout import draws
 
+    folder = Path(args.out).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"expected a folder to write {args.out} to, found none at {folder}: make it first")
     recipe = config.load(args.recipe, args.overrides)
     config.check_plugins(recipe)
     backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
     backbone.to("cuda" if torch.cuda.is_available() else "cpu")
-    options = {k: v for k, v in recipe.algorithm.options.items() if k not in ("credit", "influence")}
+    options = {k: v for k, v in recipe.algorithm.options.items() if k not in UNUSED}
     draw = draws(recipe.seed, [("influence", "plan")])[0]
     plan = plugin.load("algorithms", recipe.algorithm.name, **options).plan(backbone, 0, draw)
     prompts = config.read_prompts(recipe.data.prompts)
     chosen = torch.randperm(len(prompts), generator=draw)[: args.prompts].tolist()
     reward = evaluate.build_reward(recipe.reward).to(backbone.device)
     made = influence.measure(backbone, reward, plan, [prompts[i] for i in chosen], args.members, recipe.seed,
-                             lambda names: tqdm(names, desc="prompt", unit="prompt"))
+                             lambda names: tqdm(names, desc="prompt", unit="prompt"), recipe.train.micro_batch or 32)
     print(made.save(args.out))
     return 0

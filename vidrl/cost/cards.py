@@ -27,6 +27,8 @@ class Card:
 
 CARDS = {
     "h100-80": Card("NVIDIA H100 SXM 80 GB", 989e12, 494e12, 67e12, 80.0),
+    "h200-141": Card("NVIDIA H200 SXM 141 GB", 989e12, 494e12, 67e12, 141.0),
+    "a100-80": Card("NVIDIA A100 SXM 80 GB", 312e12, 156e12, 19.5e12, 80.0),
     "a100-40": Card("NVIDIA A100 SXM 40 GB", 312e12, 156e12, 19.5e12, 40.0),
     "rtx4090-24": Card("NVIDIA GeForce RTX 4090 24 GB", 165.2e12, 82.6e12, 82.6e12, 24.0),
 }

@@ -1,0 +1,125 @@
+"""Scores as credit reads them: what segments give of a score, part by part, and which parts have curves.
+
+Legend: N samples, F frames, S segments, K steps; a composite's parts come with the slopes ∂R/∂m_p of the whole.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vidrl.rewards import Score
+
+from .estimators import gls, influence_weighted, leave_one_out, posterior
+from .segments import Span, pool_frames
+
+LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
+
+
+def by_segment(value: Tensor, curve: Tensor | None, support: str, spans: list[Span]) -> Tensor:
+    """A reward's score of each segment, (B, S).
+
+    A curve whose entries look at their own place in time is averaged over each segment's frames; a curve that looks
+    further ("prefix", "clip"), or none, credits the whole clip's value to every segment.
+    """
+    if curve is None or support not in LOCAL:
+        return value[:, None].expand(-1, len(spans))
+    if len(curve) != len(value):
+        raise ValueError(f"expected a curve of {len(value)} samples, as there are values, got {len(curve)}")
+    return pool_frames(curve, spans)
+
+
+def segment_sums(score: Score, spans: Sequence[Span]) -> Tensor:
+    """What each segment's frames give of a score, (N, S): Σ_{i in S_j} r_i/F, which sum to the value.
+
+    A curve that looks further than its own place ("prefix", "clip"), or none, gives the whole value to every segment; a
+    composite is Σ_p ∂R/∂m_p of its parts, each by its own support, and what is left of R spread evenly.
+
+    Example:
+        >>> segment_sums(Score(torch.tensor([2.0]), torch.tensor([[1.0, 2.0, 3.0]])), [(0, 1), (1, 3)])
+        tensor([[0.3333, 1.6667]])
+    """
+    frames = spans[-1][1]
+    shares = torch.tensor([(b - a) / frames for a, b in spans]).to(score.value)
+    if score.slopes:
+        slope = {name: score.slopes[name][:, None] for name in score.parts}
+        parts = [slope[name] * segment_sums(part, spans) for name, part in score.parts.items()]
+        told = torch.stack([slope[name][:, 0] * part.value for name, part in score.parts.items()])
+        rest = score.value - told.nan_to_num(0.0).sum(0)  # constant, but for bands and gates
+        return torch.stack(parts).nan_to_num(0.0).sum(0) + rest[:, None] * shares
+    means = by_segment(score.value, score.frames, score.support, list(spans))
+    return means if score.frames is None or score.support not in LOCAL else means * shares
+
+
+def earned(name: str, score: Score, group: Tensor, way: str, moments: Mapping[str, Tensor], ridge: float) -> Tensor:
+    """Credit (N, K, S) by measured moments (K, S, F, F): `influence`, `gls` or `posterior` of a score's curve.
+
+    A composite whose parts were all measured is Σ_p ∂R/∂m_p of its parts' credits, because parts are more local than
+    their sum. Raises ValueError for a part that was not measured, or of another number of frames.
+    """
+    if score.slopes and all(part in moments for part in score.parts):
+        parts = [score.slopes[part][:, None, None] * earned(part, one, group, way, moments, ridge)
+                 for part, one in score.parts.items() if one.frames is not None]
+        return torch.stack(parts).nan_to_num(0.0).sum(0)
+    if name not in moments or score.frames is None:
+        raise ValueError(f"expected moments of {name!r} for {way} credit, got none: measure its influence")
+    entries, moment = score.frames, moments[name].to(score.frames)
+    if moment.dim() != 4 or moment.shape[-1] != entries.shape[1]:
+        raise ValueError(f"expected moments (K, S, F, F) of {entries.shape[1]} frames for {name!r}, got "
+                         f"{tuple(moment.shape)}")
+    if int((~entries.isnan().any(1)).sum()) <= len(group.unique()):  # no covariance within groups
+        return leave_one_out(entries.mean(1), group)[:, None, None].expand(-1, *moment.shape[:2])
+    root = moment.diagonal(dim1=-2, dim2=-1).sqrt()
+    ways = {"influence": lambda k: influence_weighted(entries, root[k], group),
+            "gls": lambda k: gls(entries, root[k], group, ridge),
+            "posterior": lambda k: posterior(entries, moment[k], group, ridge)}
+    return torch.stack([ways[way](k) for k in range(len(moment))], 1)
+
+
+def segment_scores(score: Score, spans: list[Span]) -> Tensor:
+    """What each segment adds to a score, (B, S), its mean about the value.
+
+    r_j = R + Σ_p ∂R/∂m_p (m_{p,j} − m_p) over the parts p of a composite, each by its own support; a score without
+    parts is `by_segment`.
+    """
+    if not score.slopes:
+        return by_segment(score.value, score.frames, score.support, spans)
+    made = score.value[:, None].expand(-1, len(spans))
+    for name, part in score.parts.items():
+        departure = segment_scores(part, spans) - part.value[:, None]
+        made = made + score.slopes[name][:, None] * departure.nan_to_num(0.0)
+    return made
+
+
+def shares_of(score: Score) -> dict[str, float]:
+    """The share of each part in a composite, with the sign of its slope. Raises ValueError where that changes sign."""
+    total, made = sum(abs(weight) for weight in score.weights.values()), {}
+    for name, weight in score.weights.items():
+        slope = score.slopes[name] if name in score.slopes else torch.tensor([weight])
+        signs = slope[score.parts[name].value.isfinite()].sign() if len(slope) > 1 else slope.sign()
+        if len(signs.unique()) > 1:
+            raise ValueError(f"expected per_part of a composite that rises or falls with {name!r} everywhere, got one "
+                             "with a band or a closed gate: take per_part or the band away")
+        made[name] = abs(weight) / total * float(signs[0]) if total and len(signs) else 0.0
+    return made
+
+
+def without(score: Score, lost: Tensor) -> Score:
+    """A score in which lost samples are unscored, in every part's value and curve."""
+    curve = None if score.frames is None else score.frames.masked_fill(lost[:, None], torch.nan)
+    parts = {name: without(part, lost) for name, part in score.parts.items()}
+    return replace(score, value=score.value.masked_fill(lost, torch.nan), frames=curve, parts=parts)
+
+
+def any_curve(parts: Mapping[str, Score]) -> bool:
+    """Whether a part, or a part of a part, has a curve; a warning names those that have none."""
+    found = []
+    for name, part in parts.items():
+        if not part.parts and part.frames is None:
+            warnings.warn(f"{name} has no curve over frames: its value is credited to every segment", stacklevel=4)
+        found.append(any_curve(part.parts) if part.parts else part.frames is not None)
+    return any(found)
