@@ -51,6 +51,7 @@ SHARED = (f"{OPTION}equalise=true", f'{OPTION}scale="batch"')  # but for `plain`
 ARMS: dict[str, tuple[str, ...]] = {
     "whole": (f"{OPTION}segments=1", f'{OPTION}credit="whole"', *SHARED),
     "segment": (f"{OPTION}segments=5", f'{OPTION}credit="segment"', f"{OPTION}alpha=1.0", *SHARED),
+    "split": (f"{OPTION}segments=5", f'{OPTION}credit="whole"', *SHARED),  # five ratios a clip, one credit
     "gls": (f"{OPTION}segments=5", f'{OPTION}credit="gls"', f"{OPTION}alpha=1.0", *SHARED),
     "plain": (f"{OPTION}segments=1", f'{OPTION}credit="whole"', f"{OPTION}equalise=false", f'{OPTION}scale="group"'),
 }  # fmt: skip
