@@ -41,6 +41,18 @@ def test_so_it_is_in_a_composite_with_its_parts():
     assert set(score.parts) == {"light", "picky"} and len(score.parts["light"].value) == 3
 
 
+def test_infinity_leaves_its_own_clip_unscored():
+    class Endless(Brightness):
+        def forward(self, samples):
+            score = super().forward(samples)
+            score.value[0], score.frames[1, 2] = float("inf"), float("-inf")
+            return score
+
+    score = evaluate.score_each(Endless(), samples(("a", "b", "c", "d")))
+    assert score.value.isnan().tolist() == [True, True, False, False]
+    assert score.why[0] == score.why[1] == "unscored: the reward gave infinity" and not score.frames.isinf().any()
+
+
 def test_a_reward_that_fails_on_every_clip_is_an_error_with_its_reason():
     with pytest.raises(RuntimeError, match="failed on all of 2 clips.*no cat"):
         evaluate.score_each(Picky(how="raise"), samples(("a cat", "a cat")))

@@ -151,3 +151,46 @@ def test_a_run_credits_by_it_and_shows_it(tmp_path, way, capsys):
     shown = json.loads((run / "influence.json").read_text())
     assert len(shown["parts"]["composite"]) == 3 and len(shown["parts"]["composite"][0]) == 9
     assert shown["segments"] == [[0, 1], [1, 5], [5, 9]] and os.path.getsize(run / "report.html") > 0
+
+
+def written(tmp_path, made):
+    from vidrl.toml import write
+
+    text = tmp_path / "toy.toml"
+    text.write_text(write(config.load(made).to_dict()))
+    return text
+
+
+def test_one_measurement_serves_every_place_of_a_window(tmp_path):
+    made = recipe(tmp_path, train_rounds=4)
+    made["algorithm"]["options"] |= {"sampler": "dance_sde", "credit": "gls", "alpha": 1.0, "window": 1}
+    text, file = written(tmp_path, made), tmp_path / "i.safetensors"
+    assert main(["cost", str(text), "--no-measure", "--json"]) == 0  # before anything was measured
+    assert main(["influence", str(text), "--prompts", "2", "--out", str(file)]) == 0
+    made["algorithm"]["options"]["influence"] = str(file)
+    assert len(rows(train.run(made))) == 4
+
+
+def test_what_does_not_fit_shows_before_any_work(tmp_path, capsys, backbone):
+    made = recipe(tmp_path, train_rounds=1)
+    made["algorithm"]["options"] |= {"sampler": "dance_sde", "eta": 0.5, "credit": "gls", "alpha": 1.0, "steps": 5}
+    text, file = written(tmp_path, made), tmp_path / "i.safetensors"
+    assert main(["influence", str(text), "--out", str(tmp_path / "none" / "i.safetensors")]) != 0
+    assert "make it first" in capsys.readouterr().err
+    influence.measure(Toy(), Brightness(), plan(Toy()), PROMPTS).save(file)  # of four steps
+    made["algorithm"]["options"]["influence"] = str(file)
+    with pytest.raises(ValueError, match="expected an influence of the step at t = 0.8000"):
+        train.run(made)
+    made["algorithm"]["options"]["steps"] = 4
+    made["reward"] = {"parts": {"flicker": 1.0, "drift": 1.0}}
+    other = influence.measure(Toy(), Brightness(), plan(Toy()), PROMPTS)
+    other.moment["sharpness"] = other.moment["composite"].clone()
+    other.save(file)
+    with pytest.raises(ValueError, match="expected an influence on composite, flicker, drift, got one on sharpness"):
+        train.run(made)
+    assert not list(tmp_path.glob("**/evals/*"))
+
+
+def test_clips_in_pieces_are_the_same_clips(backbone):
+    one, many = (influence.measure(backbone, Brightness(), plan(backbone), PROMPTS, batch=batch) for batch in (3, 100))
+    assert torch.allclose(one.moment["composite"], many.moment["composite"], atol=1e-7)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from vidrl.algorithms.base import Algorithm
 from vidrl.backbones.base import Cond, Denoiser
 from vidrl.config import Recipe
 from vidrl.held_out import TWINS
+from vidrl.influence import Influence
 from vidrl.policy import Policy
 from vidrl.rollout import Plan, draws, sample
 
@@ -77,6 +79,8 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     Raises the errors of the algorithm's plan: more segments than latent frames, no stochastic step.
     """
     stand_in, options = StandIn(backbone), recipe.train
+    algorithm = copy(algorithm)  # whose calls are the same whatever was measured, and before anything was
+    algorithm.known = Influence({}, {}, torch.ones(1, backbone.shape[1]), ())
     clips, known = options.prompts_per_round * options.group, dict[tuple[int, int], dict[str, int]]()
     rounds, kept = [], 0
     for number in range(options.rounds):
