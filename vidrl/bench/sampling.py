@@ -2,7 +2,7 @@
 
 `out/clips` holds 0003-1.mp4 (the suite's prompt 3, its second clip) and prompts.csv, so that `vidrl bench out/clips`
 measures them again; `out/sampling.json` says what made them. Files are lossless, that the model be measured and not the
-codec: of 16 clips of tiny-wan-32, 32 pixels wide, H.264 at crf 16 moved motion_target by 0.20 a clip, a lossless file by
+codec: of 16 clips of tiny-wan-32, H.264 at crf 16 moved motion_target by 0.20 a clip, a lossless file by
 0.003. `lossless = false` in the suite's [sampling] writes what browsers play, for large pictures.
 """
 
