@@ -137,7 +137,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     found = collected(args.run, args.repeats)
-    args.out.write_text(page(found, args.resamples, "python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])), encoding="utf-8")
+    command = "python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
+    args.out.write_text(page(found, args.resamples, command), encoding="utf-8")
     print(args.out.read_text(encoding="utf-8"))
 
 
