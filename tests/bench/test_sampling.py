@@ -160,4 +160,4 @@ def test_two_prompts_of_the_motion_suite_on_tiny_wan(tmp_path):
     found = sampling.sample(str(ROOT / "assets" / "tiny-wan"), None, suite.load("motion"), tmp_path, limit=2,
                             per_prompt=1, steps=4, progress=False, options={"text_length": 32})  # fmt: skip
     assert [item.meta["kind"] for item in found.items] == ["left", "right"]
-    assert [video.read(item.path)[0].shape for item in found.items] == [(17, 3, 32, 32)] * 2
+    assert [video.read(item.path)[0].shape for item in found.items] == [(17, 3, 64, 64)] * 2
