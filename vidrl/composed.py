@@ -99,8 +99,8 @@ def shares_of(score: Score) -> dict[str, float]:
     """The share of each part in a composite, with the sign of its slope. Raises ValueError where that changes sign."""
     total, made = sum(abs(weight) for weight in score.weights.values()), {}
     for name, weight in score.weights.items():
-        slope = score.slopes[name] if name in score.slopes else torch.tensor([weight])
-        signs = slope[score.parts[name].value.isfinite()].sign() if len(slope) > 1 else slope.sign()
+        value = score.parts[name].value
+        signs = score.slopes.get(name, torch.full_like(value, weight))[value.isfinite()].sign()
         if len(signs.unique()) > 1:
             raise ValueError(f"expected per_part of a composite that rises or falls with {name!r} everywhere, got one "
                              "with a band or a closed gate: take per_part or the band away")

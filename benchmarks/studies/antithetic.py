@@ -42,25 +42,15 @@ def noises(bench: snr.Bench, number: int) -> Tensor:
     return noise
 
 
-def others(values: Tensor, own: Tensor) -> Tensor:
-    """Values (M, ...) less the mean of those of another number in `own`, (M,).
-
-    >>> others(torch.tensor([1.0, 3.0, 5.0, 9.0]), torch.tensor([0, 0, 1, 1])).tolist()
-    [-6.0, -4.0, 3.0, 7.0]
-    """
-    apart = (own[:, None] != own[None]).to(values)
-    return values - torch.einsum("mn,n...->m...", apart / apart.sum(1, keepdim=True), values)
-
-
 def gradients(curves: Tensor, sketch: Tensor, data: snr.Data, weights: Tensor) -> Tensor:
     """Gradients (kinds, ways, K, 2 groups, D) of curves (4 M, P, F) and scores (4 M, K, L, D)."""
     value, L = torch.einsum("p,npf->n", weights, curves) / curves.shape[2], sketch.shape[2]
     local = snr.local(curves, weights, data, "sum", data.spans)
-    made = []
+    group, made = torch.zeros(snr.GROUP, dtype=torch.long), []
     for scores in (value[:, None].expand(-1, L), local):
         for g, (one, found) in enumerate(zip(scores.split(snr.GROUP), sketch.split(snr.GROUP), strict=True)):
-            own = torch.arange(snr.GROUP) // (1 if g < 2 else 2)
-            made.append(torch.einsum("ml,mkld->kd", others(one, own), found) / (snr.GROUP * L))
+            away = (estimators.leave_one_out if g < 2 else estimators.leave_pair_out)(one, group)
+            made.append(torch.einsum("ml,mkld->kd", away, found) / (snr.GROUP * L))
     return torch.stack(made).unflatten(0, (len(WAYS), len(KINDS), 2)).permute(1, 0, 3, 2, 4)
 
 
