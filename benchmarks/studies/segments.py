@@ -65,6 +65,12 @@ LEVERS: dict[str, tuple[str, ...]] = {  # one thing about `segment` changed
     "wide": (f"{OPTION}clip_range=2.5e-3",),
 }
 ARMS |= {name: (*ARMS["segment"], *changed) for name, changed in LEVERS.items()}
+NOTES = {
+    "split": "the control, five ratios a clip and their wider clip range, but whole-clip credit",
+    "unequal": "no step equaliser", "unparted": "no normalisation by part", "by-group": "each group's own std",
+    "window": "noise in four steps a round, sliding (MixGRPO)", "window-decay": "the same, early steps more often",
+    "tight": "a fifth of the clip range", "wide": "five times the clip range",
+}  # fmt: skip
 KINDS = {"everywhere": "assets/tiny-wan-32", "local": "runs/local-faults/model", "larger": "assets/tiny-wan"}
 TITLES = {"everywhere": "Faults everywhere in the clip", "local": "Faults local in time",
           "larger": "Faults everywhere, 64 x 64 pixels, textures and a moving camera"}  # fmt: skip
@@ -396,8 +402,12 @@ def chosen(out: Path, arms: Sequence[str]) -> tuple[dict[str, float], list[str]]
         if complete:
             best[arm] = max(complete, key=complete.__getitem__)
         cells = [f"{np.mean(runs[v]):+.3f} ({len(runs[v])})" if runs[v] else "–" for v in VALUES]
-        lines.append(f"| {arm} | " + " | ".join(cells) + f" | {best.get(arm, float('nan')):g} |")
+        lines.append(f"| {arm} | " + " | ".join(cells) + f" | {_chosen(best.get(arm))} |")
     return best, lines
+
+
+def _chosen(value: float | None) -> str:
+    return "the recipe's" if value is None else f"{value:g}"
 
 
 # Comparing
@@ -609,8 +619,11 @@ def page(o: Options, found: Mapping[str, Runs], picture: str) -> str:
 def commands(o: Options) -> Iterator[str]:
     if "local" in o.kinds:
         yield "python scripts/local_faults.py train"
-    for stage in ("sweep", "run", "report") if gathered(o.out, "sweep") else ("run", "report"):
-        yield " ".join(["python benchmarks/studies/segments.py", stage, *_told(sys.argv[2:])])
+    swept = {row["arm"] for row in gathered(o.out, "sweep")}
+    for stage in ("sweep", "run", "report") if swept else ("run", "report"):
+        words = " ".join(["python benchmarks/studies/segments.py", stage, *_told(sys.argv[2:])])
+        of_sweep = ",".join(arm for arm in o.arms if arm in swept)
+        yield words.replace(",".join(o.arms), of_sweep) if stage == "sweep" else words
 
 
 def _told(words: Sequence[str]) -> list[str]:
@@ -640,13 +653,14 @@ def arm_lines(o: Options) -> list[str]:
         own = [word for word in used.get(arm, {}).get("overrides", ARMS[arm]) if word not in COMMON]
         shown = [word.removeprefix(OPTION) for word in own if not word.startswith("backbone.")]
         table.append(f"| {arm} | `{' '.join(shown)}` |")
-    state = [row for row in rows if row["stage"] == "run"]
+    state = [row for row in rows if row["stage"] == "run" and row["arm"] in o.arms and row["kind"] in o.kinds]
     done = sum(checkpoint.status(o.out / row["folder"]) == "finished" for row in state)
     swept = [f"The sweep: mean height of the held-out gain over {SWEPT}, runs in brackets.", ""]
     unswept = f"Every arm has the recipe's {SWEPT}: [a sweep](segments_local.md) chose it for whole, segment and gls."
     swept = [*swept, *chosen(o.out, o.arms)[1]] if gathered(o.out, "sweep") else [unswept]
     said = f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.\n{done} of {len(state)} runs are finished."
-    return [*table, "", said, "", *swept]
+    notes = [f"`{arm}`: {NOTES[arm]}." for arm in o.arms if arm in NOTES]
+    return [*table, "", *notes, *([""] if notes else []), said, "", *swept]
 
 
 # The picture
