@@ -63,7 +63,7 @@ def from_trl(fn: Callable[..., Any], errors: str = "raise") -> Foreign:
     """
     def call(samples: Samples) -> Any:
         meta = _meta(samples)
-        columns = {key: [one.get(key) for one in meta] for key in {key for one in meta for key in one}}
+        columns = {key: [one.get(key) for one in meta] for key in dict.fromkeys(k for one in meta for k in one)}
         columns["fps"] = [samples.fps] * len(samples)
         return fn(prompts=list(samples.prompts), completions=list(samples.frames), **columns)
 

@@ -73,7 +73,8 @@ class VideoAlignment(LearnedReward):
         frames = video.shape[1]
         pieces = max(1, round(frames / samples.fps / self.window)) if self.window else 1
         owner = [t * min(pieces, frames) // frames for t in range(frames)]
-        judged = [self._agreement(video[:, [t for t, o in enumerate(owner) if o == i]], samples) for i in set(owner)]
+        windows = [[t for t, o in enumerate(owner) if o == i] for i in sorted(set(owner))]
+        judged = [self._agreement(video[:, window], samples) for window in windows]
         return torch.stack(judged, 1)[:, owner]
 
     def _agreement(self, video: Tensor, samples: Samples) -> Tensor:

@@ -135,6 +135,20 @@ def test_pairs_with_a_missing_half_are_left_out():
     assert numbers["low"] == numbers["difference"] == numbers["high"] == 1.0
 
 
+def test_an_interval_depends_on_its_own_numbers_alone():
+    """Neither the other measures nor their order, which a set would take from PYTHONHASHSEED, may move it."""
+    rng, names = np.random.default_rng(1), ("composite", "flicker", "drift", "exposure", "verifier")
+    before = {name: rng.normal(size=16) for name in names}
+    after = {name: value + 0.3 * rng.normal(size=16) for name, value in before.items()}
+    table = evaluate.compare(before, after)
+    assert list(table) == list(names)
+    for name in names:
+        assert evaluate.compare({name: before[name]}, after) == {name: table[name]}
+        chosen = np.random.default_rng(0).integers(0, 16, (4000, 16))  # the bootstrap by hand
+        low, high = np.percentile((after[name] - before[name])[chosen].mean(1), [2.5, 97.5])
+        assert (table[name]["low"], table[name]["high"]) == (low, high)
+
+
 def test_coverage_is_about_95_percent():
     rng, covered = np.random.default_rng(0), 0
     for _ in range(200):

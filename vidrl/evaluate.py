@@ -166,22 +166,29 @@ def values(measures: Measures) -> dict[str, float]:
 def compare(before: Measures, after: Measures, draws: int = 4000) -> dict[str, dict[str, float]]:
     """Before, after, their paired difference and its 95 % interval (percentile bootstrap over clips, seed 0).
 
-    Clips that either evaluation left unscored are left out of the pairs.
+    Clips that either evaluation left unscored are left out of the pairs, and a measure without any pair is left out of
+    the table. Each measure has a generator of its own, so that its interval depends on its own numbers alone.
+
+    Example:
+        >>> row = compare({"a": np.array([0.0, 1.0])}, {"a": np.array([0.5, 1.5])})["a"]
+        >>> row["difference"], row["low"], row["high"]
+        (0.5, 0.5, 0.5)
     """
-    rng = np.random.default_rng(0)
-    table = {}
-    for name in before.keys() & after.keys():
-        a, b = before[name], after[name]
-        both = np.isfinite(a) & np.isfinite(b)
-        a, b = a[both], b[both]
-        if not len(a):
-            continue
-        spread = (b - a)[rng.integers(0, len(a), (draws, len(a)))].mean(1)
-        low, high = np.percentile(spread, [2.5, 97.5])
-        numbers = {"before": a.mean(), "after": b.mean(), "difference": (b - a).mean(), "low": low, "high": high}
-        table[name] = {key: float(value) for key, value in numbers.items()} | {"n": len(a)}
-    order = [name for name in before if name in table]
-    return {name: table[name] for name in order}
+    pairs = {name: _paired(before[name], after[name]) for name in before if name in after}
+    return {name: _compared(a, b, draws) for name, (a, b) in pairs.items() if len(a)}
+
+
+def _paired(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the clips that both evaluations scored."""
+    both = np.isfinite(before) & np.isfinite(after)
+    return before[both], after[both]
+
+
+def _compared(a: np.ndarray, b: np.ndarray, draws: int) -> dict[str, float]:
+    chosen = np.random.default_rng(0).integers(0, len(a), (draws, len(a)))
+    low, high = np.percentile((b - a)[chosen].mean(1), [2.5, 97.5])
+    numbers = {"before": a.mean(), "after": b.mean(), "difference": (b - a).mean(), "low": low, "high": high}
+    return {key: float(value) for key, value in numbers.items()} | {"n": len(a)}
 
 
 def outside(bands: Mapping[str, tuple[float, float]], base: Mapping[str, float], now: Mapping[str, float]) -> list[str]:

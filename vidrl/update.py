@@ -38,7 +38,8 @@ class Updater:
         for batch in self._batches(rollout, advantage, index, total, round):
             seen.append(self._accumulate(batch))
             norms.append(self._step(round))
-        metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in set().union(*seen)}
+        names = sorted(set().union(*seen))
+        metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in names}
         kl = self._divergence(next(self._batches(rollout, advantage, index, total, round)))
         return {"kl": kl} | self._summary(metrics) | {"grad_norm": sum(norms) / len(norms)}
 

@@ -178,7 +178,7 @@ def gains(bench: Bench, number: int) -> dict[str, np.ndarray]:
     prompt = bench.prompts[number % PROMPTS]
     cond = bench.policy.backbone.encode([prompt] * MEMBERS)
     states, made = bench.rollout(bench.noise("group", number, MEMBERS), cond), {}
-    for k in {k + after for k in GAINS for after in (0, 1)}:
+    for k in sorted({k + after for k in GAINS for after in (0, 1)}):
         rows = slice(None) if k else slice(1)  # before the first step all members are one
         one = {name: value[rows] for name, value in cond.items()}
         curves = bench.curves(bench.completed(states[k][rows], k, one), prompt)
