@@ -1,39 +1,82 @@
-"""Which prompt goes with which file: a table of path and prompt, or a text file with one prompt a line."""
+"""Which prompt, seed and reference belong to which file: the one reader of such tables, for `score` and for `bench`."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ._tables import SUFFIXES, BadTable, Entry, Note, entries, text
 from .video import find
 
+COLUMNS = {  # the names that a column may have, vidrl's own first; letter case, and blanks around a name, do not count
+    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "video_file",
+             "video_name", "clip", "clip_path"),
+    "prompt": ("prompt", "caption", "text", "text_prompt", "prompt_text", "prompt_en", "description"),
+    "seed": ("seed",),
+    "reference": ("reference",),
+}
+LINES = (".txt", "")  # suffixes of a file that holds one prompt a line
+NONE = ("none", "null", "nan")  # what Python, JSON and pandas print for a seed that is not there
 
-def read(path: str | os.PathLike[str]) -> dict[Path, str] | list[str]:
-    """The prompts of a file: by path from .csv, .tsv or .jsonl with `path` and `prompt`, else one a line, in order.
 
-    Paths are taken from the folder of the table. Raises ValueError for a file that is not that, with its line, and
-    for a path that comes twice.
+@dataclass(frozen=True)
+class Row:
+    """What the table says of one file. `where` is the row's place in the table, as "line 3"."""
+
+    where: str
+    path: str
+    prompt: str = ""
+    seed: int | None = None
+    reference: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def rows(path: str | os.PathLike[str], note: Note = lambda said: None) -> list[Row]:
+    """The rows of a .csv, .tsv, .jsonl, .json or .parquet table of clips.
+
+    A row has a `path` and, where wanted, `prompt`, `seed`, `reference` and columns of other names, which become
+    `meta`. Usual names of columns, as `video` and `caption`, are accepted, and `note` is told. Raises BadTable for
+    another file, a column that two names could be, a row without a path, a prompt that is not text, a seed that is no
+    whole number, a path that comes twice; ImportError for .parquet without pyarrow.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "prompts.csv"
+    >>> _ = file.write_text('Video; Caption\\n0.mp4; a dog\\n')
+    >>> rows(file)[0].path, rows(file)[0].prompt
+    ('0.mp4', 'a dog')
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected a UTF-8 file of prompts at {path}, but {error}") from error
-    if path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
-        return _lines(text, path)
-    rows = _objects(text, path) if path.suffix.lower() == ".jsonl" else _table(text, path)
-    found: dict[Path, tuple[int, str]] = {}
-    for line, name, prompt in rows:
-        file = Path(os.path.abspath(path.parent / name))
-        if file in found:
-            raise ValueError(f"{path}, line {line}: {name} has a prompt already, on line {found[file][0]}: keep one")
-        found[file] = (line, prompt)
-    if not found:
-        raise ValueError(f"expected rows of path and prompt in {path}, found none")
-    return {file: prompt for file, (_, prompt) in found.items()}
+    listed = entries(path, lambda names: any(_plain(name) in COLUMNS["path"] for name in names), note)
+    if not listed:
+        raise BadTable(f"expected rows with a path in {path}, found none")
+    column = _columns(path, list(dict.fromkeys(name for _, cells in listed for name in cells)), note)
+    found = [_row(path, entry, column, note) for entry in listed]
+    _check_once(path, found)
+    if "prompt" in column and (bare := sum(not row.prompt for row in found)):
+        note(f"{path.name}: {bare} of {len(found)} rows have an empty prompt")
+    return found
+
+
+def read(path: str | os.PathLike[str], note: Note = lambda said: None) -> dict[Path, str] | list[str]:
+    """The prompts of a file: by path from a table, see `rows`; one a line, in order, from a .txt file.
+
+    Paths are taken from the folder of the table. Raises what `rows` raises, and BadTable for a table without prompts
+    and for a blank line between prompts.
+    """
+    path = Path(path)
+    if path.suffix.lower() in LINES:
+        return _lines(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise BadTable(f"expected prompts in a table ending in {', '.join(SUFFIXES)}, or one a line in a .txt file, "
+                       f"got {path.name!r}")
+    found = rows(path, note)
+    if not any(row.prompt for row in found):
+        raise BadTable(f"expected a column prompt in {path}, found no prompt in {len(found)} rows")
+    return {Path(os.path.abspath(path.parent / row.path)): row.prompt for row in found}
 
 
 def match(
@@ -62,35 +105,85 @@ def spare(files: Iterable[Path], prompts: dict[Path, str] | list[str]) -> list[P
     return [path for path in prompts if path not in given] if isinstance(prompts, dict) else []
 
 
-def _lines(text: str, path: Path) -> list[str]:
-    lines = [line.strip() for line in text.splitlines()]
-    if "" in lines or not lines:
-        where = f"line {lines.index('') + 1} is blank" if lines else "it is empty"
-        raise ValueError(f"expected one prompt a line in {path}, but {where}")
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+def _plain(name: str) -> str:
+    """A column's name without what may differ: letter case, outer blanks, and blanks or dashes for `_`."""
+    return re.sub(r"[\s-]+", "_", name.strip().casefold())
+
+
+def _columns(path: Path, names: Sequence[str], note: Note) -> dict[str, str]:
+    """By vidrl's name of a column, the name that the table has for it."""
+    found = {}
+    for wanted, usual in COLUMNS.items():
+        able = [name for name in names if _plain(name) in usual]
+        exact = [name for name in able if _plain(name) == wanted]
+        chosen = exact or able
+        if len(chosen) > 1:
+            raise BadTable(f"expected one column of {wanted} in {path}, got {' and '.join(map(repr, chosen))}: name "
+                           f"one of them {wanted}, and the others otherwise")
+        if chosen:
+            found[wanted] = chosen[0]
+            if not exact or len(able) > 1:
+                note(f"{path.name}: the column {chosen[0].strip()!r} is read as the {wanted}")
+    if "path" not in found:
+        raise BadTable(f"expected a column path, or of a usual name as {', '.join(COLUMNS['path'][1:7])}, in {path}, "
+                       f"got {', '.join(name.strip() for name in names) or 'nothing'}: name the columns, in the first "
+                       "line of a .csv or .tsv file")
+    return found
+
+
+def _check_once(path: Path, found: Sequence[Row]) -> None:
+    first: dict[str, Row] = {}
+    for row in found:
+        before = first.setdefault(os.path.normpath(row.path), row)
+        if before is not row:
+            raise BadTable(f"{path}, {row.where}: {row.path} is on {before.where} already: keep one")
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _row(path: Path, entry: Entry, column: Mapping[str, str], note: Note) -> Row:
+    where, cells = f"{path}, {entry[0]}", entry[1]
+    values = {wanted: cells.get(name) for wanted, name in column.items()}
+    name = values["path"]
+    if not isinstance(name, str) or not name.strip():
+        raise BadTable(f"{where}: expected a path, got {name!r}")
+    if "prompt" in column and column["prompt"] not in cells:
+        raise BadTable(f"{where}: expected {column['prompt']!r} as in the other rows, got {', '.join(cells)}; write "
+                       "null for a clip without a prompt")
+    for wanted in ("prompt", "reference"):
+        value = values.get(wanted)
+        if value is not None and (not isinstance(value, str) or "\0" in value):
+            raise BadTable(f"{where}: expected {wanted} to be text, got {value!r}")
+    meta = {key.strip(): value for key, value in cells.items() if key not in column.values() and value is not None}
+    return Row(entry[0], _slashes(path, name, note), values.get("prompt") or "", _seed(where, values.get("seed")),
+               values.get("reference") or "", meta)
+
+
+def _slashes(path: Path, name: str, note: Note) -> str:
+    """A path that Windows wrote, `folder\\0.mp4`, with slashes, unless a file has that very name."""
+    if "\\" not in name or os.sep == "\\" or (path.parent / name).exists():
+        return name
+    note(f"{path.name}: backslashes of paths are read as slashes, the first in {name}")
+    return name.replace("\\", "/")
+
+
+def _seed(where: str, seed: Any) -> int | None:
+    said = str(seed).strip()
+    if seed is None or said.casefold() in NONE:
+        return None
+    if isinstance(seed, bool) or not re.fullmatch(r"[+-]?\d+(\.0+)?", said):
+        raise BadTable(f"{where}: expected seed to be a whole number or nothing, got {seed!r}")
+    return int(said.split(".")[0])
+
+
+def _lines(path: Path) -> list[str]:
+    """One prompt a line; blank lines at the end are no prompts. U+2028 and the like may stand inside a prompt."""
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text(path).rstrip())]
+    if "" in lines:
+        where = f"line {lines.index('') + 1} is blank" if len(lines) > 1 else "it is empty"
+        raise BadTable(f"expected one prompt a line in {path}, but {where}")
     return lines
-
-
-def _table(text: str, path: Path) -> list[tuple[int, str, str]]:
-    reader = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-    if not {"path", "prompt"} <= set(reader.fieldnames or ()):
-        raise ValueError(f"expected columns path and prompt in the first line of {path}, got "
-                         f"{', '.join(reader.fieldnames or ()) or 'nothing'}")
-    rows = [(reader.line_num, row) for row in reader]
-    for line, row in rows:
-        if not row["path"] or row["prompt"] is None or None in row:
-            raise ValueError(f"{path}, line {line}: expected a path and a prompt; a prompt with commas needs quotes")
-    return [(line, row["path"], row["prompt"]) for line, row in rows]
-
-
-def _objects(text: str, path: Path) -> list[tuple[int, str, str]]:
-    rows = []
-    for line, words in enumerate(text.splitlines(), 1):
-        if not words.strip():
-            continue
-        try:
-            row = json.loads(words)
-            rows.append((line, str(row["path"]), str(row["prompt"])))
-        except (ValueError, KeyError, TypeError) as error:
-            want = '{"path": ..., "prompt": ...}'
-            raise ValueError(f"{path}, line {line}: expected {want}, got {words[:60]!r}") from error
-    return rows

@@ -141,16 +141,16 @@ def test_a_row_of_a_missing_file_in_a_folder_is_skipped_there_alone(tmp_path):
 
 
 @pytest.mark.parametrize("name, text, said", [
-    ("t.csv", "file,prompt\n", "expected a column path"),
+    ("t.csv", "clips,prompt\na.mp4,x\n", "expected a column path"),
     ("t.csv", "path,prompt\n", "found none"),
-    ("t.csv", "path,prompt\na.mp4,one, two\n", "line 2: expected 2 columns"),
+    ("t.csv", "path,prompt\na.mp4,one, two\n", "line 2: expected 2 columns as in the first line, got 3"),
     ("t.csv", "path,seed\na.mp4,x\n", "line 2: expected seed to be a whole number or nothing, got 'x'"),
     ("t.csv", "path\na.mp4\n./a.mp4\n", "line 3: ./a.mp4 is on line 2 already"),
     ("t.jsonl", '{"path": 3}\n', "line 1: expected a path, got 3"),
     ("t.jsonl", "[1]\n", "line 1: expected a JSON object"),
     ("t.jsonl", "{\n", "line 1: expected one JSON object"),
     ("t.jsonl", '{"path": "a", "prompt": 3}\n', "expected prompt to be text, got 3"),
-    ("t.yaml", "", "expected a manifest ending in .csv, .tsv, .jsonl"),
+    ("t.yaml", "", "expected a table ending in .csv, .tsv, .jsonl, .json, .parquet"),
 ])
 def test_a_table_that_cannot_be_used_names_its_line(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)

@@ -87,11 +87,23 @@ def test_scores_of_any_name(tmp_path: Path) -> None:
     ("c.csv", "path_a,path_b,prompt,choice\nx,y,one, two,a\n", "line 2: expected 4 columns"),
     ("c.csv", "left,right\nx,y\n", "has the columns left, right; expected one of these layouts"),
     ("c.csv", "path_a,path_b,choice\n,y,a\n", "line 2: expected the path of a clip"),
-    ("c.csv", "", "found none"), ("c.jsonl", "{oops", "is no JSON a line"), ("c.json", "{}", "a list of objects"),
-    ("c.parquet", "", "is Parquet"), ("c.txt", "", "expected choices in a"), ("c.csv", None, "expected a UTF-8 file"),
+    ("c.csv", "", "found none"), ("c.jsonl", "{oops", "line 1: expected one JSON object"),
+    ("c.json", '{"a": []}', "a list of"),
+    ("c.csv", "path_a,path_b,choice\nx,\"y,a\n", "line 2: .*quote"),
+    ("c.txt", "", "expected a table ending in"), ("c.csv", None, "expected a table at"),
 ])
 def test_files_that_are_none(tmp_path: Path, name: str, text: str | None, says: str) -> None:
     if text is not None:
         (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=says):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name, text", [
+    ("c.csv", 'path_a;path_b;prompt;choice\nx.mp4;y.mp4;"a\ndog, b\u2028c";a\n'),
+    ("c.tsv", 'path_a\tpath_b\tprompt\tchoice\nx.mp4\ty.mp4\t"a\ndog, b\u2028c"\ta\n'),
+    ("c.jsonl", '{"path_a": "x.mp4", "path_b": "y.mp4", "prompt": "a\\ndog, b\u2028c", "choice": "a"}\n'),
+])
+def test_prompts_of_choices_keep_their_line_breaks(tmp_path: Path, name: str, text: str) -> None:
+    (choice,) = read(write(tmp_path, name, text)).choices
+    assert choice.prompt == "a\ndog, b\u2028c" and choice.choice == 1

@@ -210,12 +210,13 @@ def timed(folder, jobs):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "file,prompt\na.mp4,x\n", "columns path and prompt.*got file, prompt"),
-        ("a.csv", "path,prompt\na.mp4,x\n./a.mp4,y\n", "line 3: ./a.mp4 has a prompt already, on line 2"),
+        ("a.csv", "clips,prompt\na.mp4,x\n", "expected a column path.*got clips, prompt"),
+        ("a.csv", "path,prompt\na.mp4,x\n./a.mp4,y\n", "line 3: ./a.mp4 is on line 2 already"),
         ("a.csv", "path,prompt\na.mp4,x, y\n", "line 2: .*quotes"),
-        ("a.csv", "path,prompt\na.mp4\n", "line 2: expected a path and a prompt"),
+        ("a.csv", "path,prompt\na.mp4\n", "line 2: expected 2 columns as in the first line, got 1"),
         ("a.csv", "path,prompt\n", "found none"),
-        ("a.csv", "", "got nothing"),
+        ("a.csv", "path\na.mp4\n", "found no prompt in 1 rows"),
+        ("a.csv", "", "found none"),
         ("a.jsonl", '{"path": "a.mp4", "prompt": "x"}\n{"path": "b.mp4"}\n', "line 2: expected"),
         ("a.jsonl", "no json\n", "line 1: expected"),
         ("a.txt", "one\n\ntwo\n", "line 2 is blank"),

@@ -47,13 +47,14 @@ def find(
 ) -> Found:
     """The clips of folders and files, with their prompts, seeds and references.
 
-    Prompts come from the manifest `table`, or from prompts.csv, .jsonl or .tsv in the folder, or from names that
-    follow VBench's `prompt-0.mp4`. Paths of a manifest are taken from its folder, or from the sources. Without sources
-    all of the manifest is measured. A VBench_full_info.json says which dims are measured on which prompt. `references`
-    is a folder of images or videos with the stems of the clips. Raises NoClips and manifest.BadManifest.
+    Prompts come from the manifest `table`, or from prompts.csv (.jsonl, .tsv, .json, .parquet) in the folder, or from
+    names that follow VBench's `prompt-0.mp4`. Paths of a manifest are taken from its folder, or from the sources.
+    Without sources all of the manifest is measured. A VBench_full_info.json says which dims are measured on which
+    prompt. `references` is a folder of images or videos with the stems of the clips. Raises NoClips and
+    manifest.BadManifest.
     """
     folders = [Path(source) for source in sources]
-    listed = table is not None and Path(table).suffix.lower() != ".json"
+    listed = table is not None and not manifest.is_vbench_list(table)
     if listed or table is None:
         found = _from_table(folders, Path(str(table))) if listed else _from_folders(folders)
     else:
@@ -120,7 +121,8 @@ def _folder(folder: Path) -> Found:
     beside = [folder / name for name in manifest.BESIDE if folder.is_dir() and (folder / name).is_file()]
     if beside:
         found = _from_table([folder], beside[0])
-        return replace(found, notes=[f"prompts are from {beside[0]}", *found.notes])
+        unread = [f"{path.name} beside it is not read" for path in beside[1:]]
+        return replace(found, notes=[f"prompts are from {beside[0]}", *unread, *found.notes])
     paths, aside = files(folder)
     notes = [f"{aside} images beside the videos of {folder} are not measured"] if aside else []
     named = manifest.numbered([path.stem for path in paths])
@@ -155,17 +157,18 @@ def _for_vbench(found: Found, table: Path) -> Found:
 
 def _from_table(folders: Sequence[Path], table: Path) -> Found:
     """The files of the folders, each with its row; without folders, the files of the table."""
-    rows = manifest.read(table)
+    notes: list[str] = []
+    rows = manifest.read(table, lambda said: None if said in notes else notes.append(said))
     if not folders:
-        return _listed([(table.parent / row.path, row) for row in rows], table)
+        return replace(_listed([(table.parent / row.path, row) for row in rows], table), notes=notes)
     there = [path for folder in folders for path in files(folder)[0]]
     places = [table.parent, *(folder for folder in folders if folder.is_dir())]
     row_of = {os.path.abspath(place / row.path): row for place in reversed(places) for row in rows}
     found = _listed([(path, row_of[os.path.abspath(path)]) for path in there if os.path.abspath(path) in row_of], table)
     lost = [(_lost(row, places), row) for row in rows]
     bare = [Item(path) for path in there if os.path.abspath(path) not in row_of]
-    notes = [f"{len(bare)} of {len(there)} files have no row in {table.name}, and are measured without a prompt, the "
-             f"first is {bare[0].path}"] if bare else []
+    notes += [f"{len(bare)} of {len(there)} files have no row in {table.name}, and are measured without a prompt, the "
+              f"first is {bare[0].path}"] if bare else []
     items = sorted([*found.items, *bare], key=lambda item: there.index(item.path))
     return Found(items, _listed([(path, row) for path, row in lost if path], table).skipped, notes)
 
@@ -189,9 +192,16 @@ def _listed(pairs: Iterable[tuple[Path, Row]], table: Path) -> Found:
             reference = table.parent / row.reference if row.reference else None
             found.items.append(Item(path, row.prompt, row.seed, reference, row.meta))
         else:
-            found.skipped.append({"path": str(path), "why": f"missing: {table.name}, line {row.line} names it, and it "
-                                                            "is not there"})
+            found.skipped.append({"path": str(path), "why": f"missing: {table.name}, {row.where} names it, and it is "
+                                                            f"not there{_spelt(path)}"})
     return found
+
+
+def _spelt(path: Path) -> str:
+    """The name of a file that differs from this one by letter case alone, where there is one."""
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    alike = [other.name for other in there if other.name.casefold() == path.name.casefold()]
+    return f"; {alike[0]} is, and differs by letter case" if alike else ""
 
 
 # --- references ------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
 import re
@@ -13,12 +11,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from vidrl.rewards._tables import entries
 from vidrl.rewards.video import SUFFIXES, find
 
 WORDS = {"a": 1, "b": -1, "tie": 0, "same": 0}
 SCORED = ("visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment", "factual consistency")
 CLIP = ("path", "video", "video_path", "video_link", "id")
 PROMPT = ("prompt", "text_prompt")
+COLUMNS = ("path_a", "path_b", *CLIP, *PROMPT)
 NO_SCORE = {"seed", "fps", "num_frames", "frames", "width", "height", "duration", "rater", "index", *CLIP, *PROMPT}
 EXPECTED = """\
 expected one of these layouts:
@@ -110,45 +110,19 @@ class _Row:
 
     @classmethod
     def of(cls, cells: Mapping[str, Any], where: str) -> _Row:
-        small = {str(key).strip().lower().replace(" ", "_"): key for key in cells}
+        small = {_small(str(key)): key for key in cells}
         return cls(where, {name: cells[key] for name, key in small.items()}, {n: str(k) for n, k in small.items()})
 
 
 def _rows(path: Path) -> list[_Row]:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        raise ValueError(f"{path} is Parquet, which is not read here: pandas.read_parquet(...).to_json(..., "
-                         "orient='records', lines=True) makes a .jsonl of it")
-    if suffix not in (".csv", ".tsv", ".jsonl", ".json"):
-        raise ValueError(f"expected choices in a .csv, .tsv, .jsonl or .json file, got {path.name!r}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected a UTF-8 file of choices at {path}, but {error}") from error
-    if suffix in (".csv", ".tsv"):
-        return _table(text, path, "\t" if suffix == ".tsv" else ",")
-    return _objects(text, path, suffix == ".jsonl")
+    """The rows of a table by the columns of one of the layouts. Raises BadTable, see `vidrl.rewards._tables`."""
+    notes: list[str] = []
+    listed = entries(path, lambda names: bool({*COLUMNS} & {_small(name) for name in names}), notes.append)
+    return [_Row.of(cells, f"{path}, {where}") for where, cells in listed]
 
 
-def _table(text: str, path: Path, delimiter: str) -> list[_Row]:
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
-    rows = []
-    for cells in reader:
-        if None in cells or None in cells.values():
-            raise ValueError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} columns; a "
-                             "prompt with commas needs quotes")
-        rows.append(_Row.of(cells, f"{path}, line {reader.line_num}"))
-    return rows
-
-
-def _objects(text: str, path: Path, lines: bool) -> list[_Row]:
-    try:
-        found = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is no {'JSON a line' if lines else 'JSON'}: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise ValueError(f"expected a list of objects in {path}, one a clip or pair")
-    return [_Row.of(row, f"{path}, row {i}") for i, row in enumerate(found, 1)]
+def _small(name: str) -> str:
+    return name.strip().lower().replace(" ", "_")
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------------
@@ -216,7 +190,7 @@ READERS = {"ours": _read_ours, "reward bench": _read_reward_bench, "feedback": _
 
 
 def _word(row: _Row, column: str) -> int:
-    said = str(row.cells[column]).strip()
+    said = row.first([column])
     if said.lower() not in WORDS:
         raise ValueError(f"{row.where}: expected {row.names[column]} to be a, b or tie (same), got {said!r}")
     return WORDS[said.lower()]

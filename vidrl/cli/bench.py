@@ -14,7 +14,7 @@ Measure any folder of videos, or any model: results.json, results.csv and report
   vidrl bench videos_a/ videos_b/ --names base,ours         paired by prompt and seed: differences, wins, worst and best
   vidrl bench --model assets/tiny-wan --lora runs/demo/lora --suite motion     sample a suite's prompts, then measure
   vidrl bench videos/ --profile vbench                      VBench's arithmetic, totals, leaderboard JSON
-  vidrl bench videos/ --manifest clips.csv                  columns path, prompt, seed, reference; .tsv and .jsonl too
+  vidrl bench videos/ --manifest clips.csv                  columns path, prompt, seed, reference; other tables too
   vidrl bench videos/ --manifest VBench_full_info.json --profile vbench        VBench's names and its dims a prompt
   vidrl bench videos/ --suite i2v --reference images/       a reference of the same stem for each clip
   vidrl bench videos/ --dims flicker,drift --fps 8 --side 256 --jobs 8
@@ -42,8 +42,8 @@ def declare(commands: Any) -> None:
     made.add_argument("--option", action="append", metavar="DIM.KEY=VALUE", default=[],
                       help="an option of a dim's reward, as vbench_subject_consistency.weights=FOLDER; may be repeated")
     made.add_argument("--manifest", "--prompts", metavar="FILE",
-                      help=".csv, .tsv or .jsonl with path, prompt, seed, reference; or VBench_full_info.json; "
-                      "prompts.csv in the folder if not given")
+                      help=".csv, .tsv, .json, .jsonl or .parquet with path, prompt, seed, reference; or "
+                      "VBench_full_info.json; prompts.csv in the folder if not given")
     made.add_argument("--reference", metavar="DIR", help="what clips were made from: images or videos of their stems")
     made.add_argument("--out", metavar="DIR", help="the files go here (runs/bench-NAME)")
     made.add_argument("--format", metavar="A,B", help="json, csv, md, latex, html, leaderboard or all (json,csv,html); "

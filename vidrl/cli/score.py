@@ -21,7 +21,7 @@ fps, size, frames and, where a clip could not be scored, why.
   vidrl score clips/ --reward my_package.rewards:Sharpness  a class, or a function, of yours
   vidrl score clips/ --reward aesthetic --option head=weights/linear.pth
   vidrl score clips/ --reward default --reward judge --option judge.model=NAME
-  vidrl score clips/ --prompts clips/prompts.csv            columns path, prompt; .jsonl the same; .txt one a line
+  vidrl score clips/ --prompts clips/prompts.csv            columns path, prompt; .tsv, .json, .jsonl, .parquet
   vidrl score clips/ --jobs 8 --timeout 60                  eight processes of one thread each
   vidrl score clips/ --json scores.jsonl --strict           exit status 1 if any clip could not be scored
 
@@ -40,8 +40,8 @@ def declare(commands: Any) -> None:
                          help="an option of the reward (`vidrl show rewards NAME` lists them); NAME.KEY=VALUE where "
                               "there are several")
     made.add_argument("--prompts", metavar="FILE",
-                         help="what was asked for: .csv, .tsv or .jsonl with path and prompt, or text, one prompt a "
-                              "line in order of the files")
+                         help="what was asked for: .csv, .tsv, .json, .jsonl or .parquet with path and prompt, or "
+                              ".txt, one prompt a line in order of the files")
     made.add_argument("--jobs", type=int, metavar="N",
                          help="processes that score, of one thread each (one a core, up to 4); 0: this process, which "
                               "a broken file can take down")
@@ -92,7 +92,7 @@ def _clips(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
 
     if args.prompts is None:
         return list(video.find(args.paths)), {}
-    table = _manifest.read(args.prompts)
+    table = _manifest.read(args.prompts, lambda said: print(f"vidrl: {said}", file=sys.stderr))
     files, prompts = _manifest.match(args.paths, table)
     if spare := _manifest.spare(files, table):
         print(f"vidrl: {len(spare)} of {len(table)} rows of {args.prompts} are of files that were not given or are not "
