@@ -15,6 +15,8 @@ import torch
 from toys import ended, forked, recipe, rows, summary, timeless
 
 from vidrl import checkpoint, config, launch, train
+from vidrl.algorithms.base import Loss
+from vidrl.algorithms.grpo import GRPO
 from vidrl.parallel import Workers
 from vidrl.toml import write
 
@@ -127,6 +129,32 @@ def test_a_run_of_two_is_resumed_by_two_alone(tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+class Quiet(GRPO):
+    """An algorithm whose loss reports no ratio; where `only` is given, only that prompt's pairs report anything."""
+
+    def __init__(self, only: int = -1) -> None:
+        super().__init__(steps=4, segments=3, eta=0.5)
+        self.only = only
+
+    def loss(self, policy, batch):
+        made, rank = super().loss(policy, batch), int(os.environ.get("RANK", "0"))
+        reports = {} if self.only not in (-1, rank) else {"spread": made.metrics["ratio"].std(1)}
+        return Loss(made.value, reports)
+
+
+@pytest.mark.parametrize("only", [-1, 1, 2], ids=["both", "one process", "none"])
+def test_a_loss_may_report_no_ratio_and_processes_may_report_different_metrics(tmp_path, only):
+    algorithm = {"name": "test_processes:Quiet", "options": {"only": only}}
+    one = train.run(recipe(tmp_path / "one", algorithm=algorithm | {"options": {}}, train_rounds=1))
+    two = trained(recipe(tmp_path / "two", algorithm=algorithm, train_rounds=1))
+    row = rows(two)[0]
+    assert "ratio" not in row and ("spread" in row) == (only != 2)
+    for name, value in last_weights(one).items():
+        assert torch.allclose(value, last_weights(two)[name], rtol=0, atol=1e-5), name
+    if only == -1:
+        assert row["spread"] == pytest.approx(rows(one)[0]["spread"], abs=1e-6)
+
+
 # --- what a group of processes does ----------------------------------------------------------------------------------
 
 
@@ -138,6 +166,9 @@ def test_rows_of_both_are_gathered_in_order(tmp_path):
         assert workers.all(torch.tensor(mine, dtype=torch.float64)).tolist() == [0, 1, 2, 3, 4]
         assert workers.all(torch.zeros(3 * rank, 2)).shape == (3, 2)  # none of one, three of the other
         assert workers.gather_arrays({"x": np.full(rank + 1, np.nan)})["x"].shape == (3,)
+        assert workers.all(torch.zeros(0)).shape == (0,) and workers.all(torch.zeros(0, 4)).shape == (0, 4)
+        assert workers.names(["b", "é"] if rank else []) == ["b", "é"] and workers.names([]) == []
+        assert workers.names(["a", "c"] if rank else ["c", "b"]) == ["a", "b", "c"]
         weight = torch.nn.Parameter(torch.zeros(2))
         weight.grad = torch.ones(2) if rank else None
         workers.sum_gradients([weight])

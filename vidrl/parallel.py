@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -117,10 +117,21 @@ class Workers:
         if self.count == 1:
             return values.detach().cpu()
         counts = self.engine.gather(torch.tensor([len(values)], device=self.device)).tolist()
-        padded = values.new_zeros(max(counts), *values.shape[1:]).to(self.device)
-        padded[: len(values)] = values
-        rows = self.engine.gather(padded.contiguous()).cpu().split(max(counts))
+        most = max(counts)
+        if most == 0:  # no process has a row: nothing to gather, and `split` takes no size of 0
+            return values.detach().cpu()
+        padded = values.new_zeros(most, *values.shape[1:]).to(self.device)
+        padded[: len(values)] = values.detach()
+        rows = self.engine.gather(padded.contiguous()).cpu().split(most)
         return torch.cat([part[:n] for part, n in zip(rows, counts, strict=True)])
+
+    def names(self, own: Iterable[str]) -> list[str]:
+        """The names that any process has, in alphabetical order: what all must gather, one after the other."""
+        if self.count == 1:
+            return sorted(own)
+        text = "".join(f"{name}\n" for name in own).encode()
+        everyones = bytes(self.all(torch.tensor(list(text), dtype=torch.uint8)).tolist()).decode()
+        return sorted(set(everyones.splitlines()))
 
     def gather_score(self, score: Score) -> Score:
         """The scores of all processes' samples; reasons stay with the process that has them."""

@@ -76,7 +76,8 @@ class Updater:
         """Before its first update the policy must give its own samples the density it gave them."""
         self.proven = True
         tolerance = RATIO_TOLERANCE[self.options.mixed_precision]
-        ratio = self.workers.all(seen.get("ratio", torch.ones(0)))  # of all processes, so that all fail together
+        own = seen.get("ratio", torch.zeros(0))  # a loss without ratios has none to prove
+        ratio = self.workers.all(own)  # of all processes, so that all fail together
         worst = float((ratio - 1).abs().max()) if len(ratio) else 0.0
         if not worst <= tolerance:
             raise RuntimeError(
@@ -105,8 +106,10 @@ class Updater:
         return float(self.workers.all(own).mean())  # a process without pairs here has no say
 
     def _summary(self, seen: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Means over all processes; of the ratio also the range."""
-        everyones = {name: self.workers.all(values.double()) for name, values in sorted(seen.items())}
+        """Means over all processes' pairs; of the ratio also the range."""
+        nothing = torch.zeros(0)  # of a metric that only another process's pairs reported
+        names = self.workers.names(seen)  # processes must gather the same metrics, else each waits for ever
+        everyones = {name: self.workers.all(seen.get(name, nothing).double()) for name in names}
         row: dict[str, Any] = {name: float(values.mean()) for name, values in everyones.items()}
         if "ratio" in everyones:
             low, high = everyones["ratio"].aminmax()
