@@ -21,6 +21,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from vidrl import user_modules
+
 T = TypeVar("T")
 START = 300.0  # seconds that a process has to import what it needs, on a machine that does much else
 AHEAD = 8  # tasks a worker that may be done before their turn to be yielded: all that is kept
@@ -152,7 +154,7 @@ class _Worker(Generic[T]):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
-        with _deaf():
+        with user_modules.safe_path(), _deaf():
             self.process.start()
         theirs.close()
         self.function, self.ready = function, False
@@ -210,7 +212,7 @@ def _death(worker: _Worker[Any]) -> str:
 
 def _pickled(function: Callable[..., Any]) -> bytes:
     try:
-        return pickle.dumps(function)
+        return pickle.dumps((user_modules.FindAgain(), function))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(f"expected rewards that a worker process can load, got one that cannot be pickled ({error}): "
                          "define its class in a module, or pass jobs=0") from error
@@ -224,7 +226,7 @@ def _serve(pipe: Connection, parent: int) -> None:
     _settle(parent)
     pipe.send(("started", None))
     try:
-        function = pickle.loads(pipe.recv_bytes())
+        _, function = pickle.loads(pipe.recv_bytes())
         pipe.send(("ready", None))
         while True:
             pipe.send(("done", function(pipe.recv())))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,7 @@ def worker(tmp_path, monkeypatch):
         (package / "__init__.py").write_text("")
         (package / "__main__.py").write_text(WORKER.format(body=body))
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # launched processes do not look into the working folder
         return tmp_path
     return write
 
@@ -83,3 +85,10 @@ def wait_for(folder, *names):
             return
         time.sleep(0.05)
     raise AssertionError(f"expected {names} in {sorted(path.name for path in folder.iterdir())}")
+
+
+def test_a_package_vidrl_of_the_working_folder_is_not_launched(worker, monkeypatch):
+    folder = worker("open(f'ran{rank}', 'w').close()")
+    monkeypatch.setenv("PYTHONPATH", str(Path(launch.__file__).parent.parent))
+    assert launch.launch(["--version"], 1) == 0
+    assert not list(folder.glob("ran*"))

@@ -2,6 +2,10 @@
 
 import sys
 
-from vidrl.cli import main
+from vidrl.user_modules import leave_working_folder
+
+leave_working_folder()
+
+from vidrl.cli import main  # noqa: E402  after the working folder, whose files must not be imported, has left the path
 
 sys.exit(main())

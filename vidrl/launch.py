@@ -34,11 +34,17 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     Signals are passed on; when one process fails the others are ended, so that none waits for it forever.
     """
     shared = environment(processes)
-    command = [sys.executable, "-m", "vidrl", *arguments]
+    command = [sys.executable, *_safe(), "-m", "vidrl", *arguments]
     workers = [subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
                for rank in range(processes)]
     with _passing_signals_on(workers):
         return _wait(workers)
+
+
+def _safe() -> list[str]:
+    """-P, which keeps the working folder off the import path, unless vidrl itself is found there alone."""
+    own = Path(__file__).resolve().parent.parent
+    return [] if own == Path.cwd().resolve() else ["-P"]
 
 
 def environment(processes: int) -> dict[str, str]:

@@ -12,11 +12,14 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from vidrl import user_modules
 
 BASES = {
     "rewards": "Reward",
@@ -189,19 +192,31 @@ def _only(classes: list[type], kind: str, where: str) -> type:
     return found[0]
 
 
-def _foreign(kind: str, name: str) -> type:
+def outside(name: str) -> Any:
+    """What `package.module:attribute` names, of an installed package or of a file in the working folder.
+
+    Raises `UnknownName` where there is no such module, or the nearest right name where it has no such attribute.
+
+    >>> outside("math:sqrt")(4.0)
+    2.0
+    """
     module_name, _, attribute = name.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = user_modules.find(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
-        raise UnknownName(f"{name!r}: there is no module {module_name!r} on the import path") from error
-    cls = getattr(module, attribute, None)
-    if not inspect.isclass(cls):
-        raise UnknownName(f"{name!r}: {module_name} has no class {attribute!r}: "
-                          f"{nearest(attribute, [c.__name__ for c in _public(module)])}")
-    if not issubclass(cls, base(kind)):
+        raise UnknownName(f"{name!r}: there is no module {module_name!r} on the import path, nor in the working "
+                          f"folder {os.getcwd()}") from error
+    if not hasattr(module, attribute):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UnknownName(f"{name!r}: {module_name} has no {attribute!r}: {nearest(attribute, known)}")
+    return getattr(module, attribute)
+
+
+def _foreign(kind: str, name: str) -> type:
+    cls = outside(name)
+    if not (inspect.isclass(cls) and issubclass(cls, base(kind))):
         raise TypeError(f"{name!r} must be a subclass of vidrl.{kind}.base.{BASES[kind]} to serve among the {kind}")
     return cls
 

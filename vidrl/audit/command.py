@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -21,8 +20,6 @@ def main(args: argparse.Namespace) -> int:
     """Audit as the arguments say; the exit status: 0 passed, 1 failed."""
     if not 0 <= args.max_wins <= 1:
         raise ValueError(f"expected --max-wins to be a share from 0 to 1, got {args.max_wins:g}; 0.02 is 2 %")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a reward of the user's own lies where he stands
     reward = load(args.reward, **toml.options(args.option))
     clips, left = _clips(args)
     report = run(reward, clips, _hacks(args), _strengths(args), name=args.reward, seed=args.seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -51,7 +50,7 @@ def load(name: str, **options: Any) -> Reward:
             raise plugin.BadOption(f"the default composite has no options, got {', '.join(options)}: name one of its "
                                    f"parts, or write a composite of your own")
         return default()
-    found = _outside(name) if ":" in name else None
+    found = plugin.outside(name) if ":" in name else None
     if found is None or (isinstance(found, type) and issubclass(found, Reward)):
         return plugin.load("rewards", name, **options)
     if isinstance(found, type):
@@ -66,20 +65,6 @@ def adapt(reward: Any, name: str = "") -> Reward:
     if not callable(reward):
         raise ValueError(f"expected a Reward or a function fn(video, prompts, fps), got {type(reward).__name__}")
     return _Outside(reward, name or getattr(reward, "__name__", type(reward).__name__))
-
-
-def _outside(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise plugin.UnknownName(f"{name!r}: there is no module {module_name!r} on the import path") from error
-    if not hasattr(module, attribute):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise plugin.UnknownName(f"{name!r}: {module_name} has no {attribute!r}: {plugin.nearest(attribute, known)}")
-    return getattr(module, attribute)
 
 
 class Scorer:

@@ -31,8 +31,6 @@ Source = tuple[str, str, Callable[[], Found]]  # a set's name, where it is from,
 
 def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | None = None) -> int:
     """Run the command; 0 done, 1 nothing could be scored, or with --strict not all. Raises for an error of use."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a reward of the user's own lies where he stands
     said = shlex.join(["vidrl", *words])
     if args.preferences:
         return _preferences(args, said)

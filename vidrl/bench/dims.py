@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
 import inspect
 import math
 import sys
@@ -14,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vidrl import plugin
+from vidrl import plugin, user_modules
 from vidrl.bench.protocol import digest
 from vidrl.rewards import compose
 from vidrl.rewards.base import Card, Reward
@@ -191,7 +190,7 @@ def _taste(path: str, size: int, changed: int) -> str:
 
 
 def _text(module: str) -> str:
-    file = getattr(importlib.import_module(module), "__file__", None)
+    file = getattr(user_modules.find(module), "__file__", None)
     return _taste(file, *_stat(file)) if file else ""
 
 

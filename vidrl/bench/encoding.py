@@ -5,7 +5,6 @@ Legend: F frames, D features of a frame, W windows of a clip, each a row of feat
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -122,18 +121,13 @@ def _checked(found: Tensor | Array, spec: str) -> Array:
 
 
 def _outside(spec: str) -> ClipEncoder:
-    module_name, _, attribute = spec.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise plugin.UnknownName(f"encoder {spec!r}: there is no module {module_name!r} on the import path, nor a "
-                                 f"family of networks: {', '.join(encoders.FAMILIES)}") from error
-    found = getattr(module, attribute, None)
+        found = plugin.outside(spec)
+    except plugin.UnknownName as error:
+        raise plugin.UnknownName(f"no encoder {error}; the families of networks are {', '.join(encoders.FAMILIES)}"
+                                 ) from error
     if not callable(found):
-        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise plugin.UnknownName(f"encoder {spec!r}: {plugin.nearest(attribute, known)}")
+        raise plugin.UnknownName(f"expected encoder {spec!r} to be a function or a class, got {found!r}")
     made: ClipEncoder = found() if isinstance(found, type) else found
     return made
 

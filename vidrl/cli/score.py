@@ -73,8 +73,6 @@ def _chosen(names: list[str], words: list[str]) -> dict[str, Any]:
     from vidrl import toml
     from vidrl.audit.scoring import load
 
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a reward of the user's own lies where he stands
     options: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in toml.options(words).items():
         owner, _, key = key.rpartition(".")
