@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,20 @@ class Policy:
         self.remember("reference")
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The network's prediction; see `Denoiser.predict`."""
-        return self.backbone.predict(x, t, cond)
+        """The network's prediction with the weights of this moment; see `Denoiser.predict`."""
+        with self._precision():
+            return self.backbone.predict(x, t, cond)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """The caller's autocast, without its cache.
+
+        Autocast keeps the half-precision copy of a trained weight until its context ends, even if the weight changes
+        before: by `using`, by an optimiser step, or in place. A copy made anew costs little beside the network.
+        """
+        kind = self.backbone.device.type
+        if not torch.is_autocast_enabled(kind):
+            return nullcontext()
+        return torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False)
 
     def remember(self, name: str, decay: float = 0.0) -> None:
         """Set the named weights to decay · named + (1 − decay) · live; a new name starts at live."""
@@ -77,11 +89,13 @@ class Policy:
     def _put(self, values: Sequence[Tensor]) -> None:
         for parameter, value in zip(self.weights.values(), values, strict=True):
             parameter.data = value
+        torch.clear_autocast_cache()  # for those who call the network without `predict`
 
     def restore(self, name: str) -> None:
         """Make a named set the live weights."""
         for parameter, value in zip(self.weights.values(), self.sets[name], strict=True):
             parameter.data.copy_(value)
+        torch.clear_autocast_cache()
 
     def state(self) -> dict[str, Tensor]:
         """Live weights and named sets, by name."""
@@ -92,6 +106,7 @@ class Policy:
         """Put back what `state` returned, in place; sets that it does not hold are forgotten."""
         for key, parameter in self.weights.items():
             parameter.data.copy_(state[f"live/{key}"])
+        torch.clear_autocast_cache()
         names = sorted({key.split("/", 1)[0] for key in state} - {"live"})
         weights = self.weights.items()
         self.sets = {name: [state[f"{name}/{key}"].to(p.device, copy=True) for key, p in weights] for name in names}

@@ -72,13 +72,14 @@ def test_formats_are_written_as_asked(capsys, tmp_path):
 
 def test_vbenchs_profile_gives_its_dims_totals_and_leaderboard(capsys, tmp_path):
     folder(tmp_path / "v", 2)
-    status, _, err = bench(capsys, "v", "--profile", "vbench", "--jobs", 0, "--format", "leaderboard", "--out", "o",
+    status, said, err = bench(capsys, "v", "--profile", "vbench", "--jobs", 0, "--format", "leaderboard", "--out", "o",
                            "--dims", "vbench_temporal_flickering,vbench_dynamic_degree",
                            "--option", "vbench_dynamic_degree.flow=dis")
     found = read(tmp_path / "o")
     assert status == 0 and {dim["profile"] for dim in found["dims"]} == {"vbench"}
     assert found["dims"][1]["options"] == {"flow": "dis"} and err == ""
     assert found["totals"]["v"]["quality"] is None and "motion_smoothness" in found["totals"]["v"]["missing"]
+    assert "VBench's totals of v: quality -, semantic -, total -; missing: subject_consistency, " in said
     board = json.loads((tmp_path / "o" / "leaderboard.json").read_text())
     assert set(board) == {"temporal_flickering", "dynamic_degree"}
 

@@ -10,7 +10,7 @@ from _results import NAUGHTY, finish, made
 
 from vidrl.bench import export
 from vidrl.bench.page import facts
-from vidrl.rewards.vbench import totals
+from vidrl.rewards.vbench import I2V, I2V_QUALITY, totals
 
 
 def rows(results):
@@ -113,25 +113,46 @@ def test_of_three_sets_the_best_must_beat_both():
     assert {facts.best(results, dim["name"]) for dim in results["dims"]} == {"c"}
 
 
+def as_vbench_reads(text, names=None):
+    """What VBench's scripts do with a file: `data[key][0]` of each key, by a table of names or with blanks."""
+    data = json.loads(text)
+    return {names[key] if names else key.replace("_", " "): float(value[0]) for key, value in data.items()}
+
+
 def test_the_leaderboard_file_reads_as_vbench_reads_it():
-    """VBench's script takes `data[key][0]` of each key, with blanks for underscores."""
     results = made(names=("one",), dims=("flicker", "vbench_temporal_flickering", "vbench_imaging", "vbench_aesthetic"))
-    data = json.loads(export.leaderboard(results))
+    text, = export.leaderboards(results).values()
+    data, submitted = json.loads(text), as_vbench_reads(text)
     assert set(data) == {"temporal_flickering", "imaging_quality", "aesthetic_quality"}
-    submitted = {key.replace("_", " "): value[0] for key, value in data.items()}
     values = [clip["value"]["vbench_temporal_flickering"] for clip in results["sets"][0]["clips"]]
     assert submitted["temporal flickering"] == pytest.approx(sum(values) / len(values))
     assert data["temporal_flickering"][1][0] == {"video_path": "videos_one/0.mp4", "video_results": values[0]}
     assert len(totals(submitted)["missing"]) == 13
 
 
-def test_the_leaderboard_of_several_sets_is_one_object_a_set():
-    assert set(json.loads(export.leaderboard(made()))) == {"base", "ours"}
+def test_the_leaderboard_files_leave_out_what_their_reader_stops_at():
+    """Unscored dimensions, several sets in one file, and names that the script of VBench-I2V does not know."""
+    dims = ("vbench_imaging", "vbench_aesthetic", "vbench_temporal_flickering")
+    results = made(names=("base", "my model"), dims=dims)
+    for clip in results["sets"][0]["clips"]:
+        clip["value"]["vbench_imaging"] = None
+    files = export.leaderboards(finish(results) or results)
+    assert list(files) == ["leaderboard_1_base.json", "leaderboard_2_my-model.json"]
+    base, other = (as_vbench_reads(text) for text in files.values())
+    assert set(base) == {"aesthetic quality", "temporal flickering"} and set(other) - set(base) == {"imaging quality"}
+    results = made(names=("one",), dims=("vbench_i2v_subject", "vbench_imaging", "vbench_temporal_flickering"))
+    names = {name: name for name in (*I2V, *I2V_QUALITY)}
+    text, = export.leaderboards(results).values()
+    assert set(as_vbench_reads(text, names)) == {"i2v_subject", "imaging_quality"}
+    for clip in results["sets"][0]["clips"]:
+        clip["value"] = dict.fromkeys(clip["value"])
+    text, = export.leaderboards(results).values()
+    assert json.loads(text) == {}
 
 
 def test_no_leaderboard_without_vbenchs_arithmetic():
     with pytest.raises(ValueError, match="--profile vbench"):
-        export.leaderboard(made(dims=("flicker",)))
+        export.leaderboards(made(dims=("flicker",)))
 
 
 def test_a_set_without_a_value_has_dashes():
@@ -140,4 +161,4 @@ def test_a_set_without_a_value_has_dashes():
         clip["value"]["flicker"] = None
     finish(results)
     assert re.search(r"\| flicker +\| +– \|", export.markdown(results))
-    assert json.loads(export.leaderboard(results))["base"]["dynamic_degree"][0] is not None
+    assert json.loads(export.leaderboards(results)["leaderboard_1_base.json"])["dynamic_degree"][0] is not None

@@ -490,15 +490,61 @@ def test_totals_by_hand():
     assert got["total"] == pytest.approx(0.8 * quality + 0.2 * semantic) and got["missing"] == []
 
 
-def test_a_missing_dimension_counts_nothing_and_is_told():
-    full = {name: most for name, (_, most, _) in (vbench.QUALITY | vbench.SEMANTIC).items()}
-    assert vbench.totals(full)["total"] == pytest.approx(1.0)
-    less = vbench.totals(full | {"dynamic_degree": math.nan})
-    assert less["quality"] == pytest.approx(6 / 6.5) and less["missing"] == ["dynamic_degree"]
-    frozen = vbench.totals(full | {"dynamic_degree": 0.0})
-    assert frozen["quality"] == pytest.approx(1 - 0.5 / 6.5) and frozen["missing"] == []
-    with pytest.raises(ValueError, match="dynamic_degree"):
-        vbench.totals({name: x for name, x in full.items() if name != "dynamic_degree"}, strict=True)
+# What scripts/cal_final_score.py and scripts/cal_i2v_final_score.py of Vchitect/VBench (commit 45e79ec) compute,
+# written anew from their tables: (least, most, weight) in the order of their lists.
+SUBJECT, BACKGROUND, WHOLE = (0.1462, 1.0, 1), (0.2615, 1.0, 1), (0.0, 1.0, 1)
+T2V = {"quality": {"subject_consistency": SUBJECT, "background_consistency": BACKGROUND,
+                   "temporal_flickering": (0.6293, 1.0, 1), "motion_smoothness": (0.706, 0.9975, 1),
+                   "aesthetic_quality": WHOLE, "imaging_quality": WHOLE, "dynamic_degree": (0.0, 1.0, 0.5)},
+       "semantic": {"object_class": WHOLE, "multiple_objects": WHOLE, "human_action": WHOLE, "color": WHOLE,
+                    "spatial_relationship": WHOLE, "scene": (0.0, 0.8222, 1), "appearance_style": (0.0009, 0.2855, 1),
+                    "temporal_style": (0.0, 0.364, 1), "overall_consistency": (0.0, 0.364, 1)}}
+TO_IMAGE = {"i2v": {"camera_motion": (0.0, 1.0, 0.1), "i2v_subject": SUBJECT, "i2v_background": BACKGROUND},
+            "quality": {"subject_consistency": SUBJECT, "background_consistency": BACKGROUND,
+                        "motion_smoothness": (0.706, 0.9975, 1), "dynamic_degree": (0.0, 1.0, 0.5),
+                        "aesthetic_quality": WHOLE, "imaging_quality": WHOLE}}
+
+
+def script(given, tables, shares):
+    """The script: absent dimensions are set to 0, all are scaled and weighted, sums are divided by sums of weights."""
+    sums = {}
+    for name, table in tables.items():
+        filled = {dim: given.get(dim, 0) for dim in table}
+        scaled = [(filled[dim] - low) / (high - low) * weight for dim, (low, high, weight) in table.items()]
+        sums[name] = sum(scaled) / sum(weight for _, _, weight in table.values())
+    return {**sums, "total": sum(sums[name] * share for name, share in shares.items()) / sum(shares.values())}
+
+
+@pytest.mark.parametrize(("reckon", "tables", "shares"), [
+    (vbench.totals, T2V, {"quality": 4, "semantic": 1}), (vbench.i2v_totals, TO_IMAGE, {"quality": 1.0, "i2v": 1.0})])
+def test_totals_are_those_of_vbenchs_script_whatever_is_missing(reckon, tables, shares):
+    draw = np.random.default_rng(0)
+    names = [dim for table in tables.values() for dim in table]
+    for known in [names, [], *([name] for name in names), *([one for one in names if one != name] for name in names)]:
+        given = {name: float(draw.random()) for name in known}
+        wanted = script(given, tables, shares)
+        got = reckon(given)
+        assert {part: got[part] for part in wanted} == pytest.approx(wanted, abs=1e-12)
+        assert got["missing"] == [name for name in got["missing"] if name not in given]
+        assert len(got["missing"]) == len(names) - len(given)
+        for lost in (math.nan, None):  # an unscored dimension is a missing one
+            assert reckon({**dict.fromkeys(names, lost), **given}) == got
+
+
+def test_the_script_makes_missing_dimensions_negative():
+    got = vbench.totals({"temporal_flickering": 0.97, "dynamic_degree": 0.6})
+    found = [round(got[name], 4) for name in ("quality", "semantic", "total")]
+    assert found == [-0.2659, -0.0004, -0.2128] and len(got["missing"]) == 14
+    one_lost = {name: most for name, (_, most, _) in (vbench.QUALITY | vbench.SEMANTIC).items()} | {
+        "motion_smoothness": math.nan}
+    assert vbench.totals(one_lost)["quality"] == pytest.approx((5.5 - 0.706 / 0.2915) / 6.5)
+    with pytest.raises(ValueError, match="missing: motion_smoothness.*raw score 0"):
+        vbench.totals(one_lost, strict=True)
+
+
+def test_an_entry_of_a_result_file_is_told_from_a_score():
+    with pytest.raises(ValueError, match="'color' as one number, got list: of an entry"):
+        vbench.totals({"color": [0.5, [{"video_path": "a.mp4", "video_results": 0.5}]]})
 
 
 def test_an_unknown_dimension_names_the_nearest():
