@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 
@@ -195,7 +196,7 @@ def test_distances_between_sets_by_an_encoder_of_ones_own(capsys, tmp_path):
     (["v", "v", "--names", "a,a"], "expected 2 different names"),
     (["v", "--fps", "-3"], "fps to be 0"),
     (["v", "--manifest", "nowhere.csv"], "nowhere.csv"),
-    (["v", "--manifest", "v"], "expected a manifest ending in"),
+    (["v", "--manifest", "v"], "expected a table ending in"),
     (["v", "--option", "flicker.colours=1"], "no option 'colours'"),
     (["v", "--profile", "vbench", "--suite", "orbit"], "no dims of the profile"),
     (["v", "--jobs", "-1"], "jobs of 1 or more"),
@@ -288,3 +289,34 @@ def test_sample_leaves_a_table_that_bench_reads(tmp_path, monkeypatch):
     assert cli.main(["sample", "--model", "m", "--out", "o", "--seed", "7", *words]) == 0
     assert [(row.path, row.prompt, row.seed) for row in manifest.read(tmp_path / "o" / "prompts.csv")] == [
         ("0000.mp4", "a", 7), ("0001.mp4", HTML, 8)]
+
+
+# --- names that are not UTF-8 ----------------------------------------------------------------------------------------
+
+
+def test_a_name_that_is_not_utf8_stops_nothing(capfdbinary, tmp_path):
+    folder(tmp_path / "v", 2)
+    names = [b"caf\xe9.mp4", b"caf\xe8.mp4"]
+    for name in names:
+        shutil.copy(tmp_path / "v" / "0.mp4", os.fsencode(tmp_path / "v") + b"/" + name)
+    (tmp_path / "v" / os.fsdecode(b"\xff.mp4")).write_bytes(b"no video")
+    status = cli.main(["bench", "v", "--dims", "flicker", "--jobs", "0", "--out", "o", "--format", "all"])
+    assert status == 0 and "flicker" in capfdbinary.readouterr().out.decode()
+    (found,) = read(tmp_path / "o")["sets"]
+    paths = {os.fsencode(row["path"]) for row in [*found["clips"], *found["skipped"]]}
+    assert paths == {b"v/0.mp4", b"v/1.mp4", b"v/\xff.mp4", *(b"v/" + name for name in names)}
+    rows = list(csv.DictReader((tmp_path / "o" / "results.csv").open(encoding="utf-8")))
+    assert {row["path"] for row in rows} >= {r"v/caf\udce9.mp4", r"v/caf\udce8.mp4", r"v/\udcff.mp4"}
+    for name in ("report.html", "results.md", "results.tex"):
+        assert (tmp_path / "o" / name).read_bytes().decode("utf-8")
+    again = results.load(tmp_path / "o")
+    assert [row["path"] for row in again["sets"][0]["clips"]] == [row["path"] for row in found["clips"]]
+
+
+def test_a_folder_whose_name_is_not_utf8_is_a_set(capfdbinary, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    folder(tmp_path / name, 1)
+    assert cli.main(["bench", name, "--dims", "flicker", "--jobs", "0"]) == 0
+    assert rb"caf\udce9" in capfdbinary.readouterr().out
+    (made,) = (tmp_path / "runs").iterdir()
+    assert rb"caf\udce9" in (made / "report.html").read_bytes()

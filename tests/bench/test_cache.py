@@ -76,14 +76,15 @@ def old(path):
     return path
 
 
-def hashed(folder, path, monkeypatch):
-    """The hash of a file by a new process, and whether it read the file."""
+def hashed(folder, path, monkeypatch, later=60.0):
+    """The hash of a file by a new process, `later` seconds from now, and whether it read the file."""
     read, real = [], cache.hashlib.file_digest
     monkeypatch.setattr(cache.hashlib, "file_digest", lambda *a: read.append(1) or real(*a))
+    monkeypatch.setattr(cache.time, "time", lambda now=time.time: now() + later)
     hashes = Hashes(folder)
     found = hashes.of(path)
     hashes.save()
-    monkeypatch.setattr(cache.hashlib, "file_digest", real)
+    monkeypatch.undo()
     return found, bool(read)
 
 
@@ -102,10 +103,35 @@ def test_a_file_that_just_changed_is_not_trusted(tmp_path, monkeypatch):
     """A second change within the tick of the clock would keep size and time."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"one")
-    first = hashed(tmp_path / "c", path, monkeypatch)
+    first = hashed(tmp_path / "c", path, monkeypatch, later=0.0)
+    assert hashed(tmp_path / "c", path, monkeypatch, later=0.0) == (first[0], True)
     stamp = path.stat().st_mtime_ns
     path.write_bytes(b"two")
     os.utime(path, ns=(stamp, stamp))
+    second = hashed(tmp_path / "c", path, monkeypatch)
+    assert second[1] and second[0] != first[0]
+
+
+def _in_place(path, text):
+    path.write_bytes(text)
+
+
+def _renamed(path, text):
+    (path.parent / "b").write_bytes(text)
+    old(path.parent / "b").rename(path)
+
+
+@pytest.mark.parametrize("change", [_in_place, _renamed])
+def test_other_bytes_of_the_same_size_and_time_are_read_again(tmp_path, monkeypatch, change):
+    """As `rsync -t`, `tar x`, `cp -p` and a download that restores the server's time leave files."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"one")
+    stamp = old(path).stat().st_mtime_ns
+    first = hashed(tmp_path / "c", path, monkeypatch)
+    assert hashed(tmp_path / "c", path, monkeypatch) == (first[0], False)
+    change(path, b"two")
+    os.utime(path, ns=(stamp, stamp))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (3, stamp)
     second = hashed(tmp_path / "c", path, monkeypatch)
     assert second[1] and second[0] != first[0]
 
@@ -116,10 +142,11 @@ def test_a_spoiled_index_costs_a_reading_and_no_more(tmp_path, monkeypatch, text
     first = hashed(tmp_path / "c", path, monkeypatch)[0]
     (tmp_path / "c" / cache.INDEX).write_text(text)
     assert hashed(tmp_path / "c", path, monkeypatch) == (first, True)
-    assert json.loads((tmp_path / "c" / cache.INDEX).read_text())[str(path)][2] == first
+    assert json.loads((tmp_path / "c" / cache.INDEX).read_text())[str(path)][0] == first
 
 
-def test_what_others_remembered_meanwhile_stays(tmp_path):
+def test_what_others_remembered_meanwhile_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache.time, "time", lambda now=time.time: now() + 60)
     a, b = (old(write(tmp_path / f"{name}.mkv", seed=i)) for i, name in enumerate("ab"))
     one, two = Hashes(tmp_path / "c"), Hashes(tmp_path / "c")
     one.of(a), two.of(b)

@@ -60,11 +60,15 @@ class Cache:
 
 
 def whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all, whoever else writes it."""
+    """Write a file that appears whole or not at all, whoever else writes it.
+
+    A byte of a file name that is not UTF-8 is written as the escape of its surrogate, for example \\udce9. A JSON text
+    with that escape is read back as the same file name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(part, path)
     finally:
         with suppress(FileNotFoundError):
@@ -91,8 +95,18 @@ def code() -> str:
     return seen.hexdigest()[:16]
 
 
+def stamp(file: str | os.PathLike[str]) -> list[int]:
+    """What changes whenever the bytes of a file change: size, times of change in nanoseconds, and inode.
+
+    A copy or an archive may restore the size and the first time (mtime). No program can restore the second one (ctime),
+    and a file that takes the place of another has an inode of its own. Raises OSError.
+    """
+    facts = os.stat(file)
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+
+
 class Hashes:
-    """SHA-256 of files, remembered by size and time of change in the cache's folder.
+    """SHA-256 of files, remembered in the cache's folder as long as `stamp` of the file stays the same.
 
     Several processes may remember at once: what one of them loses is hashed again, and no more.
     """
@@ -104,15 +118,14 @@ class Hashes:
 
     def of(self, file: Path) -> str:
         """16 hex digits of the bytes of a file. Raises OSError."""
-        name, facts = os.path.abspath(file), file.stat()
-        stamp = [facts.st_size, facts.st_mtime_ns]
+        name, now = os.path.abspath(file), stamp(file)
         known = self.new.get(name) or self.known.get(name)
-        if known and known[:2] == stamp:
-            return str(known[2])
+        if known and known[1:] == now:
+            return str(known[0])
         with open(file, "rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
-        if time.time() - facts.st_mtime > FRESH:
-            self.new[name] = [*stamp, found]
+        if time.time() - max(now[1:3]) / 1e9 > FRESH:
+            self.new[name] = [found, *now]
         return found
 
     def save(self) -> None:
@@ -130,4 +143,4 @@ class Hashes:
             print(f"vidrl: {self.path} cannot be read: all files are hashed anew", file=sys.stderr)
             return {}
         sound = isinstance(found, dict)
-        return {k: v for k, v in found.items() if isinstance(v, list) and len(v) == 3} if sound else {}
+        return {k: v for k, v in found.items() if isinstance(v, list) and len(v) == 5} if sound else {}

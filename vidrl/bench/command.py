@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import shlex
@@ -31,6 +32,7 @@ Source = tuple[str, str, Callable[[], Found]]  # a set's name, where it is from,
 
 def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | None = None) -> int:
     """Run the command; 0 done, 1 nothing could be scored, or with --strict not all. Raises for an error of use."""
+    _printable()
     said = shlex.join(["vidrl", *words])
     if args.preferences:
         return _preferences(args, said)
@@ -40,6 +42,13 @@ def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | No
     if saved:
         return _saved(args, said, progress)
     return _measure(args, said, progress)
+
+
+def _printable() -> None:
+    """Let the terminal show file names that are not UTF-8, with an escape for each byte that is not."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def chosen(args: argparse.Namespace) -> Suite:

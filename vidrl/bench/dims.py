@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrl import plugin, user_modules
+from vidrl.bench.cache import stamp
 from vidrl.bench.protocol import digest
 from vidrl.rewards import compose
 from vidrl.rewards.base import Card, Reward
@@ -175,11 +176,11 @@ def _identified(value: Any) -> Any:
 
 def _content(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return digest([[str(p.relative_to(path)), _taste(str(p), p.stat().st_size, p.stat().st_mtime_ns)] for p in files])
+    return digest([[str(p.relative_to(path)), _taste(str(p), *stamp(p))] for p in files])
 
 
 @lru_cache
-def _taste(path: str, size: int, changed: int) -> str:
+def _taste(path: str, size: int, *changed: int) -> str:
     """Of a large file its size and three pieces: weights differ everywhere, and a gigabyte takes seconds to read."""
     seen = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
@@ -191,12 +192,7 @@ def _taste(path: str, size: int, changed: int) -> str:
 
 def _text(module: str) -> str:
     file = getattr(user_modules.find(module), "__file__", None)
-    return _taste(file, *_stat(file)) if file else ""
-
-
-def _stat(file: str) -> tuple[int, int]:
-    found = Path(file).stat()
-    return found.st_size, found.st_mtime_ns
+    return _taste(file, *stamp(file)) if file else ""
 
 
 def _own(cls: type) -> list[type]:

@@ -83,8 +83,8 @@ def _skipped(name: str, row: Row, dims: Sequence[str]) -> list[Any]:
 
 
 def _whole(text: str) -> str:
-    """Text that can be written as UTF-8: half a character, from a broken file name, becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    r"""Text that can be written as UTF-8: a byte of a file name that is not becomes an escape, for example \udce9."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 # --- tables for papers ------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def latex(results: Results) -> str:
     lines = [r"\begin{table}[t]", r"  \centering\small", rf"  \caption{{{' '.join(_said(results, DAG, tex))}}}",
              rf"  \begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"    \toprule", _line(head), r"    \midrule",
              *map(_line, body), r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
-    return _whole("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def tex(text: str) -> str:
@@ -145,7 +145,7 @@ def tex(text: str) -> str:
     >>> print(tex("a_b & 50% of $x \\ {y}"))
     a\_b \& 50\% of \$x \textbackslash{} \{y\}
     """
-    return " ".join("".join(SPECIAL.get(sign, sign) for sign in text).split())
+    return " ".join("".join(SPECIAL.get(sign, sign) for sign in _whole(text)).split())
 
 
 def tex_number(text: str) -> str:

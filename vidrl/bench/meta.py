@@ -22,6 +22,7 @@ import numpy as np
 from vidrl.audit.clips import Clip, Left, file_clips, world_clips
 from vidrl.audit.hacks import HACKS, STRENGTHS
 from vidrl.bench import meta_dims, meta_page
+from vidrl.bench.cache import whole
 from vidrl.bench.detection import Area, any_area, below, own_area
 from vidrl.bench.meta_dims import Sum
 from vidrl.bench.meta_scores import NULLS, Row, Step, plan, score
@@ -84,7 +85,7 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
     texts = {"json": held + "\n",
              "md": meta_page.page(found, "bench_meta.svg"), "svg": meta_page.picture(found)}
     for kind, text in texts.items():
-        (folder / f"bench_meta.{kind}").write_text(text, encoding="utf-8")
+        whole(folder / f"bench_meta.{kind}", text)
     return [folder / f"bench_meta.{kind}" for kind in texts]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from vidrl.audit.battery import UNTOUCHED
 from vidrl.audit.clips import Clip
+from vidrl.bench.cache import whole
 from vidrl.corruptions import corrupt
 from vidrl.rewards import Reward, Samples
 
@@ -141,6 +141,4 @@ def _read(path: Path | None) -> dict[str, Any]:
 def _write(path: Path | None, held: Mapping[str, Any]) -> None:
     if path is None:
         return
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(held, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    os.replace(part, path)
+    whole(path, json.dumps(held, ensure_ascii=False, allow_nan=False))

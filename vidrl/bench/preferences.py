@@ -19,6 +19,7 @@ import numpy as np
 from vidrl.bench import preference_files, preference_page
 from vidrl.bench.agreement import calibrate, ceiling, chance_with_ties, clusters, majority, spearman, with_ties
 from vidrl.bench.agreement import without_ties as decided
+from vidrl.bench.cache import whole
 from vidrl.bench.detection import Area, own_area
 from vidrl.bench.preference_files import Choice, Preferences
 
@@ -75,11 +76,10 @@ def results(read: Preferences, clips: Mapping[str, Clip], dims: Sequence[Dim],
 
 def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
     """preferences.json and preferences.md."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {"json": json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
              "md": preference_page.page(found)}
     for kind, text in texts.items():
-        (folder / f"preferences.{kind}").write_text(text, encoding="utf-8")
+        whole(folder / f"preferences.{kind}", text)
     return [folder / f"preferences.{kind}" for kind in texts]
 
 

@@ -43,10 +43,10 @@ def write(results: Results, out: Path, media: Path | None = None, limit: int = L
     """
     path = out / "report.html" if out.suffix.lower() not in (".html", ".htm") else out
     shown = _shown(results, media, limit)
-    text = page(results, path, shown).encode("utf-8", "replace")
+    text = page(results, path, shown).encode("utf-8", "backslashreplace")
     while len(text) > LARGEST and shown:
         shown = dict(list(shown.items())[: len(shown) // 2])
-        text = page(results, path, shown).encode("utf-8", "replace")
+        text = page(results, path, shown).encode("utf-8", "backslashreplace")
     if len(text) > LARGEST:
         raise ValueError(f"expected a page below {LARGEST} bytes, got {len(text)} without any clip: take --format csv")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,10 @@ def link(path: str, out: Path) -> str:
     ('../../videos/a%20b%231.mp4', './javascript%3Aalert%281%29')
     """
     relative = os.path.relpath(path, out.parent).replace(os.sep, "/")
-    address = quote(relative, errors="replace")
+    try:
+        address = quote(os.fsencode(relative))
+    except UnicodeEncodeError:  # half a character that stands for no byte of a file name
+        address = quote(relative, errors="replace")
     return address if address.startswith("../") else f"./{address}"
 
 
