@@ -12,7 +12,7 @@ if __name__ != "vidrl.rewards":
         f"expected this folder to be imported as `vidrl.rewards`, got `{__name__}`: a top-level `rewards` would "
         "collide with other packages. Write `from vidrl.rewards import ...`. If vidrl/rewards is missing or a text "
         "file (a checkout without symbolic links), run `git config core.symlinks true && git checkout vidrl/rewards`, "
-        "or install the wheel with `pip install vidrl`."
+        "or install the wheel with `pip install WHEEL_FILE`."
     )
 
 from ._files import score, score_files

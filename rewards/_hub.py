@@ -22,6 +22,8 @@ from urllib.request import Request, urlopen
 import torch
 from torch import Tensor, nn
 
+from vidrl.extras import install
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CURE = (
     "Pass the path of a local copy (on a machine with a network: `hf download OWNER/NAME --local-dir FOLDER`), "
@@ -66,7 +68,7 @@ def package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"this reward needs {name}: pip install 'vidrl[learned]'") from error
+        raise ImportError(f"this reward needs {name}: {install('learned')}") from error
 
 
 def pretrained(kind: str, source: str, dtype: str = "float32", **options: Any) -> Any:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from vidrl.extras import install
+
 from ._hub import advice
 from .flow import estimate
 
@@ -44,7 +46,7 @@ def transformers() -> Any:
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
-        raise ImportError("this reward's network needs transformers: pip install 'vidrl[learned]'") from error
+        raise ImportError(f"this reward's network needs transformers: {install('learned')}") from error
 
 
 class Dino(nn.Module):

@@ -75,7 +75,7 @@ class Reward(nn.Module):
 
     differentiable: ClassVar[bool] = False  # by automatic differentiation, the flow held fixed
     needs: ClassVar[tuple[str, ...]] = ()  # modules to import beside torch and numpy
-    extra: ClassVar[str] = ""  # what `pip install 'vidrl[extra]'` installs them
+    extra: ClassVar[str] = ""  # the extra of pyproject.toml that installs them
     learned: ClassVar[bool] = False  # scores by weights that are not here; tiny() has random ones
     lowered_by: ClassVar[tuple[str, ...]] = ()  # names of vidrl.corruptions that lower it
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidrl.extras import install
+
 from ._weights import looks, spread_out
 from .base import About, Card, Reward, Samples
 
-CURE = "ocr needs PP-OCR: pip install 'vidrl[ocr]' && pip install --no-deps rapidocr-onnxruntime"
+CURE = f"ocr needs PP-OCR: {install('ocr')} && pip install --no-deps rapidocr-onnxruntime"
 
 
 class Ocr(Reward):

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidrl.extras import install
+
 SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".gif")
 PIECE = 32  # frames, at most
 BUDGET = 2**28  # bytes of a piece: large frames come in shorter pieces
@@ -222,7 +224,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ImportError("PyAV is needed here: pip install av, or pip install 'vidrl[train]'") from error
+        raise ImportError(f"PyAV is needed here: pip install av, or {install('train')}") from error
     return av
 
 

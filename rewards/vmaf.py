@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vidrl.extras import install
+
 from .base import Card, Reward, Samples, Score, finish, nothing, refusals
 
-CURE = "vmaf needs an ffmpeg with libvmaf: pip install 'vidrl[vmaf]', or name one as ffmpeg=PATH"
+CURE = f"vmaf needs an ffmpeg with libvmaf: {install('vmaf')}, or name one as ffmpeg=PATH"
 LOG = "vmaf.json"
 
 

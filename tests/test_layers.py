@@ -32,7 +32,7 @@ LAYERS = [
     {"transition", "segments", "world", "corruptions"},
     {"rewards"},
     {"path", "plugin", "toml", "charts", "launch"},
-    {"user_modules"},
+    {"user_modules", "extras"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 SCRIPTS = ("benchmarks.studies.", "benchmarks.peers.")  # called by people, as the command line is
@@ -81,10 +81,10 @@ def test_a_module_imports_only_from_lines_below_its_own(name):
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES
-                                  if name.split(".")[0] in ("rewards", "path", "plugin", "user_modules")])
+                                  if name.split(".")[0] in ("rewards", "path", "plugin", "user_modules", "extras")])
 def test_the_reward_library_stands_alone(name):
     others = {imported.split(".")[0] for imported in imports(name, MODULES[name])}
-    allowed = {"rewards": {"rewards", "plugin", "user_modules"}, "plugin": {"user_modules"}}
+    allowed = {"rewards": {"rewards", "plugin", "user_modules", "extras"}, "plugin": {"user_modules"}}
     assert others <= allowed.get(name.split(".")[0], set())
 
 

@@ -9,5 +9,5 @@ for _name in ("rewards", "benchmarks"):
         raise ImportError(
             f"vidrl/{_name} is not a folder: it is a symbolic link to ../{_name}, which this checkout holds as a "
             "plain file (as on Windows). Cure: `git config core.symlinks true && git checkout -- vidrl`, or install "
-            "the wheel: `pip install vidrl`"
+            "the wheel: `pip install WHEEL_FILE`"
         )

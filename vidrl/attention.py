@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from vidrl.extras import install
+
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # Families by the beginning of their name, leading underscores apart.
@@ -131,5 +133,5 @@ def _dispatch() -> Any:
     try:
         from diffusers.models import attention_dispatch
     except ImportError as error:
-        raise ImportError("attention backends need diffusers: pip install 'vidrl[train]'") from error
+        raise ImportError(f"attention backends need diffusers: {install('train')}") from error
     return attention_dispatch

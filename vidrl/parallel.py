@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vidrl.extras import install
 from vidrl.rewards import Score
 
 REASONS = ("", "time limit", "interrupted")  # to stop, the weightiest last
@@ -32,7 +33,7 @@ class Workers:
         try:
             from accelerate import Accelerator
         except ImportError as error:
-            raise ImportError("expected accelerate for training, found none: pip install 'vidrl[train]'") from error
+            raise ImportError(f"expected accelerate for training, found none: {install('train')}") from error
         self.engine = Accelerator(
             cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision,
             log_with=list(trackers) or None, project_dir=folder,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vidrl.backbones.base import Cond, Denoiser
+from vidrl.extras import install
 
 
 class Policy:
@@ -156,7 +157,7 @@ def _inject(backbone: Denoiser, rank: int, alpha: int, targets: list[str], lora:
     try:
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     except ImportError as error:
-        raise ImportError("expected peft for a LoRA, found none: pip install 'vidrl[train]', or policy.full") from error
+        raise ImportError(f"expected peft for a LoRA, found none: {install('train')}, or policy.full") from error
     new: dict[str, object] = {"r": rank, "lora_alpha": alpha, "target_modules": targets}
     weights, found = backbone.load_lora(Path(lora)) if lora else ({}, new)
     config: dict[str, Any] = dict(found)

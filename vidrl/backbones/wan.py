@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vidrl.extras import install
 from vidrl.path import flow
 from vidrl.segments import Span
 
@@ -191,7 +192,7 @@ def _diffusers() -> Any:
         import diffusers
         import transformers  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"Wan needs diffusers and transformers ({error}): pip install 'vidrl[train]'") from error
+        raise ImportError(f"Wan needs diffusers and transformers ({error}): {install('train')}") from error
     return diffusers
 
 
