@@ -84,7 +84,9 @@ I2V = {
     "i2v_subject": (0.1462, 1.0, 1.0),
     "i2v_background": (0.2615, 1.0, 1.0),
 }
-I2V_QUALITY = {name: bounds for name, bounds in QUALITY.items() if name != "temporal_flickering"}
+I2V_QUALITY = {name: QUALITY[name] for name in (
+    "subject_consistency", "background_consistency", "motion_smoothness", "dynamic_degree", "aesthetic_quality",
+    "imaging_quality")}
 
 
 class Networked(Reward):
@@ -281,16 +283,20 @@ def fastest(flow: Tensor, share: float) -> Tensor:
 # --- totals ----------------------------------------------------------------------------------------------------------
 
 
-def totals(dimensions: Mapping[str, float], strict: bool = False) -> dict[str, Any]:
-    """VBench's Quality, Semantic and Total of its sixteen dimensions, each in [0, 1] as VBench writes them.
+def totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
+    """Quality, Semantic and Total as VBench's script `scripts/cal_final_score.py` prints them, of raw scores in [0, 1].
 
-    x' = (x - least) / (most - least), times its weight (0.5 for dynamic degree, else 1); Quality = sum / 6.5, Semantic
-    = mean of nine, Total = (4 Quality + Semantic) / 5. A missing or NaN dimension counts 0, as published, and is
-    listed under "missing"; with `strict` it raises ValueError. Unknown names raise ValueError.
+    x' = (x - least) / (most - least), times the weight of the dimension (0.5 for dynamic degree, else 1);
+    Quality = sum of 7 / 6.5, Semantic = mean of 9, Total = (4 Quality + Semantic) / 5.
 
-    >>> done = totals({name: most for name, (_, most, _) in QUALITY.items()})
-    >>> done["quality"], done["semantic"], done["total"], len(done["missing"])
-    (1.0, 0.0, 0.8, 9)
+    A missing dimension (absent, None or NaN) is what the script makes of it: the raw score 0, before it is scaled. That
+    is below the least score of five dimensions, so x' is negative there: a missing motion smoothness counts as -2.42.
+    "missing" lists these dimensions; a total with an entry in "missing" does not compare with published totals.
+    Raises ValueError for unknown names, for what is no number, and with `strict` for missing dimensions.
+
+    >>> done = totals({"temporal_flickering": 0.97, "dynamic_degree": 0.6})
+    >>> [round(done[name], 4) for name in ("quality", "semantic", "total")], len(done["missing"])
+    ([-0.2659, -0.0004, -0.2128], 14)
     """
     given = _given(dimensions, [*QUALITY, *SEMANTIC], strict)
     quality, semantic = _weighted(given, QUALITY), _weighted(given, SEMANTIC)
@@ -298,14 +304,15 @@ def totals(dimensions: Mapping[str, float], strict: bool = False) -> dict[str, A
     return {"quality": quality, "semantic": semantic, "total": total, "missing": _missing(given)}
 
 
-def i2v_totals(dimensions: Mapping[str, float], strict: bool = False) -> dict[str, Any]:
-    """VBench-I2V's two scores and their mean, of nine dimensions.
+def i2v_totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
+    """The I2V score, the Quality score and their mean as VBench's script `scripts/cal_i2v_final_score.py` prints them.
 
-    I2V = (0.1 camera + subject + background) / 2.1, Quality = weighted sum / 5.5 (no flicker), Total = their mean,
-    each dimension scaled as in `totals`, which also says what a missing one does.
+    I2V = (0.1 camera + subject + background) / 2.1, Quality = weighted sum / 5.5 (without temporal flickering), Total =
+    their mean. `totals` says how each dimension is scaled, what a missing one counts, and what is raised.
 
-    >>> i2v_totals({"camera_motion": 1.0, "i2v_subject": 1.0, "i2v_background": 1.0})["i2v"]
-    1.0
+    >>> done = i2v_totals({"camera_motion": 1.0, "i2v_subject": 1.0, "i2v_background": 1.0})
+    >>> round(done["i2v"], 4), round(done["quality"], 4), done["missing"][:2]
+    (1.0, -0.5359, ['subject_consistency', 'background_consistency'])
     """
     given = _given(dimensions, [*I2V, *I2V_QUALITY], strict)
     to_image, quality = _weighted(given, I2V), _weighted(given, I2V_QUALITY)
@@ -331,9 +338,9 @@ def aggregate(per_frame_scores: Sequence[Sequence[float]], how: Literal["frames"
     return math.fsum(math.fsum(terms) / len(terms) for terms in kept) / len(kept)
 
 
-def _given(dimensions: Mapping[str, float], known: Sequence[str], strict: bool) -> dict[str, float]:
+def _given(dimensions: Mapping[str, float | None], known: Sequence[str], strict: bool) -> dict[str, float]:
     """Every known dimension, NaN where it is missing; names may be written with blanks."""
-    named = {name.strip().lower().replace(" ", "_"): float(value) for name, value in dimensions.items()}
+    named = {name.strip().lower().replace(" ", "_"): _number(name, value) for name, value in dimensions.items()}
     unknown = [name for name in named if name not in known]
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
@@ -341,8 +348,18 @@ def _given(dimensions: Mapping[str, float], known: Sequence[str], strict: bool) 
         raise ValueError(f"VBench has no dimension {unknown[0]!r}: {advice}known: {', '.join(sorted(known))}")
     given = {name: named.get(name, math.nan) for name in known}
     if strict and _missing(given):
-        raise ValueError(f"expected every dimension, missing: {', '.join(_missing(given))}; strict=False counts them 0")
+        raise ValueError(f"expected every dimension, missing: {', '.join(_missing(given))}; with strict=False each of "
+                         "them counts as the raw score 0, as in VBench's script")
     return given
+
+
+def _number(name: str, value: Any) -> float:
+    """The score of a dimension, NaN where there is none. VBench's result files hold [score, clips] instead."""
+    try:
+        return math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected the score of {name!r} as one number, got {type(value).__name__}: of an entry "
+                         "[score, clips] of VBench's result files pass the score alone") from None
 
 
 def _missing(given: Mapping[str, float]) -> list[str]:
@@ -350,5 +367,7 @@ def _missing(given: Mapping[str, float]) -> list[str]:
 
 
 def _weighted(given: Mapping[str, float], table: Mapping[str, tuple[float, float, float]]) -> float:
-    scaled = [weight * (given[name] - least) / (most - least) for name, (least, most, weight) in table.items()]
-    return math.fsum(x for x in scaled if not math.isnan(x)) / math.fsum(weight for _, _, weight in table.values())
+    """Weighted mean of the scaled scores; a missing one is 0 before it is scaled, as in VBench's script."""
+    raw = {name: 0.0 if math.isnan(given[name]) else given[name] for name in table}
+    scaled = [(raw[name] - least) / (most - least) * weight for name, (least, most, weight) in table.items()]
+    return sum(scaled) / sum(weight for _, _, weight in table.values())

@@ -233,7 +233,8 @@ def _meta(args: argparse.Namespace, said: str) -> int:
 
 def _tell(args: argparse.Namespace, done: results.Results, out: Path, formats: Sequence[str]) -> int:
     """Write the files, print the table, say what is missing."""
-    written = [results.write(done, out), *(_write(kind, done, out) for kind in formats if kind != "json")]
+    written = [results.write(done, out)]
+    written += [path for kind in formats if kind != "json" for path in _write(kind, done, out)]
     print(table(done))
     found = results.scored(done)
     counts = {"clips that could not be read": found.skipped, "numbers that are not there": found.unscored,
@@ -245,17 +246,21 @@ def _tell(args: argparse.Namespace, done: results.Results, out: Path, formats: S
     return 1 if not found.clips or (args.strict and (found.skipped or found.unscored)) else 0
 
 
-def _write(kind: str, done: results.Results, out: Path) -> Path:
+def _write(kind: str, done: results.Results, out: Path) -> list[Path]:
     from vidrl.bench import export
     from vidrl.bench.cache import whole
 
     if kind == "html":
         from vidrl.bench import page
 
-        return page.write(done, out, out / "media")
-    make = {"csv": export.csv, "md": export.markdown, "latex": export.latex, "leaderboard": export.leaderboard}[kind]
-    whole(out / FORMATS[kind], make(done))
-    return out / FORMATS[kind]
+        return [page.write(done, out, out / "media")]
+    if kind == "leaderboard":
+        made = export.leaderboards(done)
+    else:
+        made = {FORMATS[kind]: {"csv": export.csv, "md": export.markdown, "latex": export.latex}[kind](done)}
+    for name, text in made.items():
+        whole(out / name, text)
+    return [out / name for name in made]
 
 
 def _formats(args: argparse.Namespace) -> list[str]:

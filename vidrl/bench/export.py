@@ -6,6 +6,7 @@ import csv as tables
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -205,24 +206,41 @@ def _said(results: Results, dagger: str, words: Any = _plain) -> list[str]:
 # --- VBench's leaderboard ---------------------------------------------------------------------------------------------
 
 
-def leaderboard(results: Results) -> str:
-    """The dimensions that VBench has, by its own names, in the layout of its evaluation_results files.
+def leaderboard(one: Row, dims: Sequence[Row]) -> str:
+    """The dimensions of one set that VBench has, by its own names, in the layout of its evaluation_results files.
 
-    `{dimension: [score, [{"video_path", "video_results"}, ...]]}`, which its final-score script and leaderboard read;
-    with several sets, one such object a set. Our own dimensions are left out: they do not compare. The score is the
-    mean over clips. Raises ValueError where there is none.
+    `{dimension: [score, [{"video_path", "video_results"}, ...]]}`, which `cal_final_score.py` and the leaderboard read;
+    the score is the mean over clips. A dimension without a scored clip is left out, because that script takes what is
+    absent for missing and stops at null. `cal_i2v_final_score.py` stops at names that it does not know: with a
+    dimension of VBench-I2V, only its nine are written. Raises ValueError where no dimension is VBench's.
     """
     from vidrl.bench.totals import NAMES
+    from vidrl.rewards import vbench
 
-    dims = {NAMES[dim["reward"]]: dim["name"] for dim in results["dims"] if dim.get("reward") in NAMES}
-    if not dims:
+    names = {NAMES[dim["reward"]]: dim["name"] for dim in dims if dim.get("reward") in NAMES}
+    if not names:
         raise ValueError("expected dimensions of VBench's arithmetic, got none: measure with --profile vbench, or with "
                          "--suite vbench")
-    found = {one["name"]: {name: _scored(one, dim) for name, dim in dims.items()} for one in results["sets"]}
-    return json.dumps(found[results["sets"][0]["name"]] if len(found) == 1 else found, indent=2, allow_nan=False) + "\n"
+    to_image = set(names) & set(vbench.I2V)
+    known = {**vbench.I2V, **vbench.I2V_QUALITY} if to_image else vbench.QUALITY
+    found = {name: _scored(one, dim) for name, dim in names.items() if name in known}
+    return json.dumps({name: row for name, row in found.items() if row}, indent=2, allow_nan=False) + "\n"
+
+
+def leaderboards(results: Results) -> dict[str, str]:
+    """The text of `leaderboard` of each set by the name of its file, as VBench's scripts read one set a file.
+
+    One set is leaderboard.json; several are leaderboard_1_base.json, leaderboard_2_ours.json, by number and name.
+    """
+    sets = results["sets"]
+    plain = [re.sub(r"[^A-Za-z0-9.-]+", "-", one["name"])[:60] for one in sets]
+    names = [f"leaderboard_{i}_{name}.json" for i, name in enumerate(plain, 1)]
+    return {name: leaderboard(one, results["dims"])
+            for name, one in zip(names if len(sets) > 1 else ["leaderboard.json"], sets, strict=True)}
 
 
 def _scored(one: Row, dim: str) -> list[Any]:
+    """[score, clips] of a dimension; empty where no clip is scored."""
     rows = [{"video_path": clip["path"], "video_results": clip["value"][dim]} for clip in one["clips"]
             if clip["value"].get(dim) is not None]
-    return [math.fsum(row["video_results"] for row in rows) / len(rows) if rows else None, rows]
+    return [math.fsum(row["video_results"] for row in rows) / len(rows), rows] if rows else []

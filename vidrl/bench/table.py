@@ -14,8 +14,8 @@ def table(results: Mapping[str, Any]) -> str:
     head = ["", *(_head(one) for one in results["sets"]), *(f"{name} - {sets[0]}" for name in sets[1:])]
     rows = [[_name(dim), *(_cell(results, name, dim["name"]) for name in sets),
              *(_difference(results, sets[0], name, dim["name"]) for name in sets[1:])] for dim in results["dims"]]
-    return "\n".join([_title(results), "", *_grid([head, *rows]), *_distances(results), *_marks(results, rows),
-                      *_notes(results)])
+    return "\n".join([_title(results), "", *_grid([head, *rows]), *_distances(results), *_totals(results),
+                      *_marks(results, rows), *_notes(results)])
 
 
 def _title(results: Mapping[str, Any]) -> str:
@@ -59,6 +59,17 @@ def _interval(row: Mapping[str, Any]) -> str:
 def _grid(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _totals(results: Mapping[str, Any]) -> list[str]:
+    """VBench's totals of each set, and which of its dimensions are missing."""
+    lines = []
+    for name, row in (results.get("totals") or {}).items():
+        sums = ", ".join(f"{part} {'-' if value is None else f'{value:.4f}'}"
+                         for part, value in row.items() if part != "missing")
+        lost = f"; missing: {', '.join(row['missing'])}" if row["missing"] else ""
+        lines.append(f"VBench's totals of {name}: {sums}{lost}")
+    return ["", *lines] if lines else []
 
 
 def _marks(results: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -16,8 +16,9 @@ NAMES = {f"vbench_{name}": name for name in (*vbench.QUALITY, *vbench.I2V)} | {
 def totals(dims: Sequence[Mapping[str, Any]], clips: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Quality, semantic and total of a set's clips, of VBench-I2V where its dims are measured; empty without any.
 
-    A dim's number is the mean over clips, as VBench's on several GPUs is. A sum with a part missing is None, and the
-    parts are listed under "missing": VBench counts them 0, which no reader can tell from bad videos.
+    A dim's number is the mean over clips, as VBench's on several GPUs is. A sum with a dimension missing is None, and
+    "missing" lists the dimension: VBench's script puts the raw score 0 for it, which no reader can tell from bad
+    videos.
     """
     found = {NAMES[dim["reward"]]: _mean(clips, dim["name"]) for dim in dims if dim["reward"] in NAMES}
     scored = {name: value for name, value in found.items() if value is not None}

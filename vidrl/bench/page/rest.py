@@ -88,7 +88,8 @@ def totals(results: Results) -> str:
         escape(name), *(number(row.get(one)) for one in names), escape(", ".join(row.get("missing") or []) or "none")])
         + "</tr>" for name, row in found.items())
     return (f'<section id="totals"><h2>VBench\'s totals</h2><p class="note">By VBench\'s published weights. A '
-            f'sum with a part missing is not made: VBench counts what is missing as 0.</p>'
+            f'sum with a dimension missing is not made: VBench\'s script takes the raw score 0 for it, and '
+            f'scales that to a negative number for five of the dimensions.</p>'
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>')
 
 
