@@ -6,10 +6,7 @@ Sources: VBench, arXiv:2311.17982; VBench++ (VBench-I2V), arXiv:2411.13503. Weig
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +44,7 @@ from ._vbench_pictures import (
     unit,
     whole_levels,
 )
+from ._vbench_totals import I2V, I2V_QUALITY, QUALITY, SEMANTIC, aggregate, i2v_totals, totals
 from .base import About, Reward, Samples, Score, nothing
 from .flow import moving_edge, norm2, warp
 
@@ -58,35 +56,6 @@ __all__ = [
     "likeness", "middle", "normalised", "padded_to", "shorter_side", "tiny_clip", "tiny_dino", "totals",
     "transformers", "trusted", "unit", "whole_levels",
 ]
-
-QUALITY = {  # least, most, weight
-    "subject_consistency": (0.1462, 1.0, 1.0),
-    "background_consistency": (0.2615, 1.0, 1.0),
-    "temporal_flickering": (0.6293, 1.0, 1.0),
-    "motion_smoothness": (0.706, 0.9975, 1.0),
-    "aesthetic_quality": (0.0, 1.0, 1.0),
-    "imaging_quality": (0.0, 1.0, 1.0),
-    "dynamic_degree": (0.0, 1.0, 0.5),
-}
-SEMANTIC = {
-    "object_class": (0.0, 1.0, 1.0),
-    "multiple_objects": (0.0, 1.0, 1.0),
-    "human_action": (0.0, 1.0, 1.0),
-    "color": (0.0, 1.0, 1.0),
-    "spatial_relationship": (0.0, 1.0, 1.0),
-    "scene": (0.0, 0.8222, 1.0),
-    "appearance_style": (0.0009, 0.2855, 1.0),
-    "temporal_style": (0.0, 0.364, 1.0),
-    "overall_consistency": (0.0, 0.364, 1.0),
-}
-I2V = {
-    "camera_motion": (0.0, 1.0, 0.1),
-    "i2v_subject": (0.1462, 1.0, 1.0),
-    "i2v_background": (0.2615, 1.0, 1.0),
-}
-I2V_QUALITY = {name: QUALITY[name] for name in (
-    "subject_consistency", "background_consistency", "motion_smoothness", "dynamic_degree", "aesthetic_quality",
-    "imaging_quality")}
 
 
 class Networked(Reward):
@@ -278,96 +247,3 @@ def fastest(flow: Tensor, share: float) -> Tensor:
     """Mean length of the int(share H W) longest vectors of a flow (N, 2, H, W), (N,)."""
     lengths = flow.square().sum(1).sqrt().flatten(1)
     return lengths.topk(int(lengths.shape[1] * share), dim=1).values.mean(1)
-
-
-# --- totals ----------------------------------------------------------------------------------------------------------
-
-
-def totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
-    """Quality, Semantic and Total as VBench's script `scripts/cal_final_score.py` prints them, of raw scores in [0, 1].
-
-    x' = (x - least) / (most - least), times the weight of the dimension (0.5 for dynamic degree, else 1);
-    Quality = sum of 7 / 6.5, Semantic = mean of 9, Total = (4 Quality + Semantic) / 5.
-
-    A missing dimension (absent, None or NaN) is what the script makes of it: the raw score 0, before it is scaled. That
-    is below the least score of five dimensions, so x' is negative there: a missing motion smoothness counts as -2.42.
-    "missing" lists these dimensions; a total with an entry in "missing" does not compare with published totals.
-    Raises ValueError for unknown names, for what is no number, and with `strict` for missing dimensions.
-
-    >>> done = totals({"temporal_flickering": 0.97, "dynamic_degree": 0.6})
-    >>> [round(done[name], 4) for name in ("quality", "semantic", "total")], len(done["missing"])
-    ([-0.2659, -0.0004, -0.2128], 14)
-    """
-    given = _given(dimensions, [*QUALITY, *SEMANTIC], strict)
-    quality, semantic = _weighted(given, QUALITY), _weighted(given, SEMANTIC)
-    total = (4 * quality + semantic) / 5
-    return {"quality": quality, "semantic": semantic, "total": total, "missing": _missing(given)}
-
-
-def i2v_totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
-    """The I2V score, the Quality score and their mean as VBench's script `scripts/cal_i2v_final_score.py` prints them.
-
-    I2V = (0.1 camera + subject + background) / 2.1, Quality = weighted sum / 5.5 (without temporal flickering), Total =
-    their mean. `totals` says how each dimension is scaled, what a missing one counts, and what is raised.
-
-    >>> done = i2v_totals({"camera_motion": 1.0, "i2v_subject": 1.0, "i2v_background": 1.0})
-    >>> round(done["i2v"], 4), round(done["quality"], 4), done["missing"][:2]
-    (1.0, -0.5359, ['subject_consistency', 'background_consistency'])
-    """
-    given = _given(dimensions, [*I2V, *I2V_QUALITY], strict)
-    to_image, quality = _weighted(given, I2V), _weighted(given, I2V_QUALITY)
-    return {"i2v": to_image, "quality": quality, "total": (to_image + quality) / 2, "missing": _missing(given)}
-
-
-def aggregate(per_frame_scores: Sequence[Sequence[float]], how: Literal["frames", "videos"] = "frames") -> float:
-    """One number of a dimension from the terms of each video; NaN videos are left out.
-
-    "frames" is the mean of all terms of all videos, as VBench's consistencies are on one GPU; "videos" the mean of
-    videos' means, as on several. They differ where lengths do.
-
-    >>> aggregate([[1.0], [0.0, 0.0, 0.0]], "frames"), aggregate([[1.0], [0.0, 0.0, 0.0]], "videos")
-    (0.25, 0.5)
-    """
-    if how not in ("frames", "videos"):
-        raise ValueError(f"expected how to be 'frames' or 'videos', got {how!r}")
-    kept = [list(terms) for terms in per_frame_scores if len(terms) and all(map(math.isfinite, terms))]
-    if not kept:
-        return math.nan
-    if how == "frames":
-        return math.fsum(map(math.fsum, kept)) / sum(map(len, kept))
-    return math.fsum(math.fsum(terms) / len(terms) for terms in kept) / len(kept)
-
-
-def _given(dimensions: Mapping[str, float | None], known: Sequence[str], strict: bool) -> dict[str, float]:
-    """Every known dimension, NaN where it is missing; names may be written with blanks."""
-    named = {name.strip().lower().replace(" ", "_"): _number(name, value) for name, value in dimensions.items()}
-    unknown = [name for name in named if name not in known]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
-        advice = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"VBench has no dimension {unknown[0]!r}: {advice}known: {', '.join(sorted(known))}")
-    given = {name: named.get(name, math.nan) for name in known}
-    if strict and _missing(given):
-        raise ValueError(f"expected every dimension, missing: {', '.join(_missing(given))}; with strict=False each of "
-                         "them counts as the raw score 0, as in VBench's script")
-    return given
-
-
-def _number(name: str, value: Any) -> float:
-    """The score of a dimension, NaN where there is none. VBench's result files hold [score, clips] instead."""
-    try:
-        return math.nan if value is None else float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"expected the score of {name!r} as one number, got {type(value).__name__}: of an entry "
-                         "[score, clips] of VBench's result files pass the score alone") from None
-
-
-def _missing(given: Mapping[str, float]) -> list[str]:
-    return [name for name, value in given.items() if math.isnan(value)]
-
-
-def _weighted(given: Mapping[str, float], table: Mapping[str, tuple[float, float, float]]) -> float:
-    """Weighted mean of the scaled scores; a missing one is 0 before it is scaled, as in VBench's script."""
-    raw = {name: 0.0 if math.isnan(given[name]) else given[name] for name in table}
-    scaled = [(raw[name] - least) / (most - least) * weight for name, (least, most, weight) in table.items()]
-    return sum(scaled) / sum(weight for _, _, weight in table.values())
