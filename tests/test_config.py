@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vidrl import config, toml
+from vidrl import config, prompts, toml
 
 RECIPES = sorted((Path(__file__).parent.parent / "scripts" / "recipes").glob("*.toml"))
 
@@ -103,6 +103,46 @@ def test_a_bad_prompt_file_is_named_with_its_line(recipe, tmp_path, text, messag
     (tmp_path / "prompts.txt").unlink() if text is None else (tmp_path / "prompts.txt").write_text(text)
     with pytest.raises(config.BadRecipe, match=message):
         config.load(path)
+
+
+MARKED = "\ufeffa red circle\r\n# a comment\r\n\ufeffa blue square \u2028 shines\r\n"
+
+
+def test_only_prompts_become_prompts(tmp_path):
+    """No byte-order mark, no comment; and none of the rare characters that `str.splitlines` ends a line at."""
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(MARKED.encode())
+    assert config.read_prompts(path) == ["a red circle", "a blue square \u2028 shines"]
+    path.write_text("#my prompts\ntext, in neon, glows over a street\n[wide] a cat\n{a} dog\n")
+    assert config.read_prompts(path) == ["text, in neon, glows over a street", "[wide] a cat", "{a} dog"]
+
+
+@pytest.mark.parametrize("first", [
+    "path,prompt", "prompt", '"path";"caption"', "id\tText", ",prompt", "video id, prompt", '{"prompt": "a cat"}',
+    '["a cat"]', "[",
+])
+def test_a_table_is_no_prompt_file(tmp_path, first):
+    path = tmp_path / "table.txt"
+    path.write_text(f"# a comment\n{first}\n0.mp4,a red circle\n")
+    with pytest.raises(config.BadRecipe, match=r"table.txt, line 2: expected plain text.*got (the header|JSON)"):
+        config.read_prompts(path)
+
+
+def test_a_file_of_comments_alone_is_empty(tmp_path):
+    (tmp_path / "none.txt").write_text("# a\n# b\n")
+    with pytest.raises(config.BadRecipe, match="none.txt is empty"):
+        config.read_prompts(tmp_path / "none.txt")
+
+
+def test_prompts_that_are_trained_on_and_measured_get_a_note(tmp_path):
+    one, other = tmp_path / "one.txt", tmp_path / "other.txt"
+    one.write_text("# mine\na cat\na dog\n")
+    other.write_text("a cow\na dog\na cat\n")
+    same = prompts.notes(one, one, 2)
+    assert "one.txt: 1 lines begin with #" in same[0] and len(same) == 2
+    assert same[1].startswith("data.prompts and data.held_out are one file: 2 of 2 held-out prompts are trained on")
+    assert prompts.notes(other, one, 1)[1].startswith("1 of 1 held-out prompts")
+    assert prompts.notes(one, other, 1) == same[:1]  # of the held-out prompts only those that are evaluated count
 
 
 def test_more_held_out_prompts_than_there_are(recipe):

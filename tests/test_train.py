@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_record import strict
-from toys import recipe, rows, summary, timeless, weights
+from toys import happened, recipe, rows, summary, timeless, weights
 
 from vidrl import checkpoint, config, train
 from vidrl.backbones.toy import Toy
@@ -129,6 +129,29 @@ def test_a_backbone_without_an_adapter_format_says_so(tmp_path):
         train.run(small(tmp_path, policy={"lora": str(tmp_path)}))
 
 
+# --- notes -----------------------------------------------------------------------------------------------------------
+
+
+class Short(Toy):
+    """A toy that reads five letters of a prompt."""
+
+    def truncated(self, prompts):
+        return [prompt for prompt in prompts if len(prompt) > 5]
+
+
+def test_cut_prompts_and_a_shared_prompt_file_are_told_at_the_start(tmp_path, capsys):
+    made = small(tmp_path, backbone={"name": "test_train:Short", "options": {}}, train_rounds=1)
+    Path(made["data"]["prompts"]).write_text("# mine\na cat\na horse\na giraffe\na dog\na bee\n")
+    run = train.run(made)
+    notes = [row["message"] for row in rows(run, "events") if row["kind"] == "note"]
+    assert "1 lines begin with #" in notes[0] and "are one file: 5 of 5 held-out prompts" in notes[1]
+    assert notes[2].startswith("data.prompts: 2 of 5 prompts are longer") and "'a horse'. Shorten" in notes[2]
+    assert notes[3].startswith("data.held_out: 2 of 5 prompts are longer") and len(notes) == 4
+    said = capsys.readouterr().err
+    assert all(f"note: {note}\n" in said for note in notes)
+    assert notes[2].split(":")[0] in (run / "report.html").read_text()
+
+
 # --- guards ----------------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +164,7 @@ NARROW = [0.98, 1.015]  # brightness is rewarded and leaves it within a few roun
 
 def test_a_guard_that_is_left_stops_the_run_with_the_best_weights(tmp_path):
     run = guarded(tmp_path, "stop", NARROW)
-    events = rows(run, "events")
+    events = happened(run)
     assert [row["kind"] for row in events] == ["guard", "stop"]
     assert "composite: expected" in events[0]["message"] and "put back" in events[1]["message"]
     assert summary(run)["status"] == "guard" and len(rows(run)) < 6
@@ -156,7 +179,7 @@ def test_a_guard_that_is_left_stops_the_run_with_the_best_weights(tmp_path):
 
 def test_a_guard_that_is_left_rolls_back_and_goes_on(tmp_path):
     run = guarded(tmp_path, "rollback", NARROW)
-    assert {row["kind"] for row in rows(run, "events")} == {"guard", "rollback"}
+    assert {row["kind"] for row in happened(run)} == {"guard", "rollback"}
     assert summary(run)["status"] == "finished" and len(rows(run)) == 6
     held_out = summary(run)["held_out"]["composite"]
     assert held_out["after"] <= 1.015 * held_out["before"]  # also at the very end
@@ -164,13 +187,13 @@ def test_a_guard_that_is_left_rolls_back_and_goes_on(tmp_path):
 
 def test_a_warning_changes_nothing(tmp_path):
     run, free = guarded(tmp_path / "a", "warn", NARROW), train.run(recipe(tmp_path / "b", train_rounds=6))
-    assert {row["kind"] for row in rows(run, "events")} == {"guard"}
+    assert {row["kind"] for row in happened(run)} == {"guard"}
     assert weights(run) == weights(free)
 
 
 def test_where_nothing_was_better_the_base_model_is_put_back(tmp_path):
     run = guarded(tmp_path, "stop", [0.9999, 1.0001])
-    assert "weights of round 0 put back" in rows(run, "events")[-1]["message"]
+    assert "weights of round 0 put back" in happened(run)[-1]["message"]
     assert load_adapter(Toy(), run / "lora").checksum() == Policy(Toy(), full=True).checksum()
     assert summary(run)["held_out"]["composite"]["difference"] == 0
 

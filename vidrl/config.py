@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vidrl import plugin, toml
+from vidrl import plugin, prompts, toml
 
 
 class BadRecipe(ValueError):
@@ -59,7 +59,7 @@ class AlgorithmSection:
 
 @dataclass(frozen=True)
 class Data:
-    """Prompt files, one prompt a line; the first `held_out_n` held-out prompts are evaluated on."""
+    """Prompt files, one prompt a line, # for comments; the first `held_out_n` held-out prompts are evaluated on."""
 
     prompts: str = ""
     held_out: str = ""
@@ -185,18 +185,11 @@ def check_plugins(recipe: Recipe) -> None:
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """The prompts of a text file, one a line; raises `BadRecipe` for a missing or empty file and a blank line."""
+    """`vidrl.prompts.read`; a file that cannot be used raises `BadRecipe`."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadRecipe(f"prompt file {path}: expected a UTF-8 text file, one prompt a line, but {error}") from error
-    lines = [line.strip() for line in text.splitlines()]
-    if not lines:
-        raise BadRecipe(f"prompt file {path} is empty: expected one prompt a line")
-    if "" in lines:
-        raise BadRecipe(f"prompt file {path}, line {lines.index('') + 1} is blank: expected one prompt a line; "
-                        f"delete the line")
-    return lines
+        return prompts.read(path)
+    except prompts.BadPrompts as error:
+        raise BadRecipe(str(error)) from error
 
 
 def diff(a: Recipe, b: Recipe) -> list[str]:

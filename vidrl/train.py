@@ -6,7 +6,6 @@ Legend: N samples of all processes in a round (prompts × group), B of this proc
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from vidrl import checkpoint, config, evaluate, plugin, transition
 from vidrl.backbones.base import PromptCache
 from vidrl.held_out import HeldOut, Look
+from vidrl.lookback import Lookback
 from vidrl.parallel import Workers
 from vidrl.policy import Policy
 from vidrl.record import Clock, Record, postfix, progress, summarise
@@ -36,7 +36,7 @@ def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: Non
         trainer.workers.close()
 
 
-class Trainer:
+class Trainer(Lookback):
     """One run. Every draw is named by (seed, round, prompt, member), so nothing depends on how the work is split."""
 
     def __init__(self, recipe: config.Recipe, look: Look = lambda *_: None):
@@ -70,6 +70,7 @@ class Trainer:
             return self.record.folder
         self.workers.start_trackers()
         self._restore(resume)
+        self._note()
         self.workers.assert_alike(self.policy.checksum())
         with self.workers.interruptible():
             self._loop()
@@ -165,67 +166,3 @@ class Trainer:
         parts = [slice(a, a + size) for a in range(0, len(prompts), size)]
         with self.workers.autocast():
             return join([sample(self.policy, self.encode(prompts[p]), generators[p], plan, starts[p]) for p in parts])
-
-    # Looking back
-
-    def _evaluate(self, clips: str = "") -> bool:
-        """Measure the held-out prompts and keep every clip's numbers; True where a guard put other weights back."""
-        measures, samples, score = self.held_out.measure(self.policy, self.judged, self.updater.micro_batch)
-        if self.round == 0:
-            evaluate.check_scored(self.workers.gather_score(score), self.options.max_unscored, 0)
-        self.workers.once(lambda: self.record.evaluation(self.round, measures))
-        if clips:
-            self.workers.once(lambda: self.record.clips(clips, samples, score, self.options.show))
-        self.evaluated = self.round
-        return self._guard(evaluate.values(measures))
-
-    def _guard(self, now: Mapping[str, float]) -> bool:
-        """Hold the recipe's bands: note the best weights within them, put them back where a measure has left."""
-        base = evaluate.values(evaluate.load(self.record.folder / "evals", 0))
-        complaints = evaluate.outside(self.recipe.guard.bands, base, now)
-        if complaints and self.round == 0:
-            raise ValueError(f"guard.bands: expected the base model within its own bands, got {'; '.join(complaints)}")
-        for message in complaints:
-            self.record.event(self.round, "guard", message)
-        if not complaints and now["composite"] > self.best["value"]:
-            self.best = {"value": now["composite"], "checkpoint": f"{self.round:06d}"}
-            self._save()
-        if not complaints or self.recipe.guard.action == "warn":
-            return False
-        self._retreat()
-        return True
-
-    def _retreat(self) -> None:
-        """Put the best weights within the bands back, the base model's if none were better; "stop" ends the run."""
-        name, self.saved = str(self.best["checkpoint"]), -1
-        self._put_back(checkpoint.load(self.recipe.run, name) or {})
-        self.record.event(self.round, self.recipe.guard.action, f"weights of round {int(name)} put back")
-        self.stop = "guard" if self.recipe.guard.action == "stop" else self.stop
-
-    def _save(self) -> None:
-        self.workers.assert_alike(self.policy.checksum())
-        state = {
-            "policy": self.policy.state(), "optimiser": self.updater.optimiser.state_dict(), "round": self.round,
-            "evaluated": self.evaluated, "seconds": self.seconds, "best": self.best, "rng": checkpoint.rng_state(),
-            "stop": "" if self.stop == "interrupted" else self.stop, "micro_batch": self.updater.micro_batch,
-            "world": checkpoint.world(self.workers.count), "recipe": self.recipe.to_dict(),
-        }  # fmt: skip
-        run, keep, protect = self.recipe.run, self.options.keep_checkpoints, [str(self.best["checkpoint"])]
-        self.workers.once(lambda: checkpoint.save(run, self.round, state, keep, protect))
-        self.saved = self.round
-
-    def _restore(self, resume: bool) -> None:
-        """Go on from the newest checkpoint; what was written after it is cut away."""
-        state = checkpoint.load(self.recipe.run) if resume else None
-        if state is not None:
-            checkpoint.same_world(state["world"], checkpoint.world(self.workers.count))
-            self._put_back(state)
-            checkpoint.restore_rng(state["rng"])
-            self.round, self.evaluated, self.saved = state["round"], state["evaluated"], state["round"]
-            self.seconds, self.best, self.stop = state["seconds"], state["best"], state["stop"]
-            self.updater.micro_batch = state["micro_batch"]
-        self.workers.once(lambda: self.record.cut_back(self.saved))
-
-    def _put_back(self, state: Mapping[str, Any]) -> None:
-        self.policy.load_state(state["policy"])
-        self.updater.optimiser.load_state_dict(state["optimiser"])

@@ -1,6 +1,7 @@
 """vidrl.backbones.wan against diffusers' own pipeline, loaded from the same folder."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,28 @@ def test_bfloat16_is_of_the_network_alone(folder: Path) -> None:
     wan = Wan(str(folder), dtype="bfloat16", height=16, width=16, frames=1, text_length=4)
     raw = wan.predict(wan.noise(seeds()), torch.full((2,), 0.5), wan.encode(PROMPTS))
     assert raw.dtype == torch.float32 and wan.network.dtype == torch.bfloat16 and wan.pipe.vae.dtype == torch.float32
+
+
+def test_a_prompt_that_is_cut_is_named_and_warned_of_once() -> None:
+    """`truncated` names a prompt exactly where its end changes nothing of the condition."""
+    wan = Wan.tiny()  # it reads 16 tokens, and the last of them ends the text
+    fits, cut = "a red circle moves left " * 3, "a red circle moves left " * 3 + "still"
+    assert wan.truncated([fits, cut, "a circle"]) == [cut]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wan.encode([fits, "a circle"])
+    with pytest.warns(UserWarning, match="reads 16 tokens, and does not see the end of 'a red.*text_length") as told:
+        first, second = (wan.encode([f"{cut} {end}"])["text"] for end in ("left", "blue"))
+    assert len(told) == 1 and torch.equal(first, second)
+    wan.text_length = 17
+    assert wan.truncated([cut]) == []
+
+
+def test_a_negative_prompt_that_is_cut_is_warned_of() -> None:
+    wan = Wan.tiny()
+    wan.guidance, wan.negative_prompt = 2.0, "a red circle " * 8
+    with pytest.warns(UserWarning, match="does not see the end of 'a red circle"):
+        wan.encode(["a circle"])
 
 
 def test_offloaded_text_encoder_encodes_the_same(folder: Path, wan: Wan) -> None:

@@ -24,10 +24,15 @@ class Generator(ABC):
     network: nn.Module  # what is trained
     shape: tuple[int, ...]  # of one latent, (C, L, h, w)
     fps: float
+    longer = "Shorten these prompts"  # the cure where `truncated` names prompts
 
     @abstractmethod
     def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
         """The condition of each prompt; without gradient."""
+
+    def truncated(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts of which `encode` does not read the end; a family whose text encoder has a limit tells them."""
+        return []
 
     @abstractmethod
     def generate(self, noise: Tensor, cond: Cond) -> Tensor:

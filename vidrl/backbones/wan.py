@@ -7,6 +7,7 @@ N text tokens, D their width. The straight path: t = 1 is noise, the network pre
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +63,7 @@ class Wan(Denoiser):
         self.network, self.path = self.pipe.transformer, flow()
         self.guidance, self.negative_prompt, self.text_length = guidance, negative_prompt, text_length
         self.decode_chunk, self.checkpointing, self.offload_text = decode_chunk, gradient_checkpointing, offload_text
-        self.attention = attention
+        self.attention, self._told_truncated = attention, False
         self._proven: set[tuple[torch.device, bool]] = set()
         self._dtype: torch.dtype = self.pipe.transformer.dtype
         self.scheduler = _euler(self.pipe.scheduler, flow_shift)
@@ -87,12 +88,36 @@ class Wan(Denoiser):
             raise ValueError("expected no reference, since Wan text-to-video reads text alone: leave it out")
         if self.offload_text:
             self.pipe.text_encoder.to(self.device)
+        self._tell_truncated([*prompts, *([self.negative_prompt] if self.guidance != 1 else [])])
         cond = {"text": self._embed(list(prompts))}
         if self.guidance != 1:
             cond["negative"] = self._embed([self.negative_prompt]).expand_as(cond["text"])
         if self.offload_text:
             self.pipe.text_encoder.to("cpu")
         return cond
+
+    longer = "Raise backbone.options.text_length (the released checkpoints read up to 512 tokens), or shorten them"
+
+    def truncated(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts of more than `text_length` tokens, the one that ends a text included.
+
+        Example:
+            >>> Wan.tiny().truncated(["a red circle", "a red circle " * 6])
+            ['a red circle a red circle a red circle a red circle a red circle a red circle ']
+        """
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+        texts = [prompt_clean(prompt) for prompt in prompts]
+        tokens = self.pipe.tokenizer(texts, truncation=False, verbose=False)["input_ids"] if texts else []
+        return [prompt for prompt, own in zip(prompts, tokens, strict=True) if len(own) > self.text_length]
+
+    def _tell_truncated(self, texts: Sequence[str]) -> None:
+        """Warn, once for each backbone, where a text is longer than what is read of it."""
+        cut = [] if self._told_truncated else self.truncated(texts)
+        if cut:
+            self._told_truncated = True
+            warnings.warn(f"the text encoder reads {self.text_length} tokens, and does not see the end of "
+                          f"{cut[0][:60]!r}. {self.longer}", stacklevel=3)
 
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:
