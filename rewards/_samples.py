@@ -33,8 +33,8 @@ class Samples:
     fps: float
     reference: Tensor | None = None
     meta: Sequence[Mapping[str, Any]] = ()
-    _memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    _source: tuple[Samples, int, int] | None = field(default=None, repr=False, compare=False)  # see `every`
+    _memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _pixels: _Pixels = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_video(self.video, "video")
@@ -46,6 +46,7 @@ class Samples:
         check_meta(self.meta, len(self.video))
         if self.video.dtype in (torch.float16, torch.bfloat16):  # what decoders hand over
             object.__setattr__(self, "video", self.video.float())
+        object.__setattr__(self, "_pixels", _Pixels(self.video))
 
     def __len__(self) -> int:
         return len(self.video)
@@ -59,12 +60,7 @@ class Samples:
 
     def small(self, size: int) -> Tensor:
         """The clips with their shorter side at most `size`, bytes where they are: shrunk once for all rewards."""
-        from .flow import shrunk
-
-        if self._source is None:
-            return self.memo(("small", size), lambda: shrunk(self.video, size))
-        whole, stride, start = self._source
-        return whole.small(size)[:, start::stride]
+        return self._pixels.small(size)
 
     @property
     def about(self) -> About:
@@ -72,7 +68,11 @@ class Samples:
         return About(self.prompts, self.fps, (self.video.shape[-1], self.video.shape[-2]), self.reference, self.meta)
 
     def memo(self, key: Any, make: Callable[[], Made]) -> Made:
-        """What `make()` returned the first time `key` was asked for: rewards of one clip share its flow so."""
+        """What `make()` returned the first time `key` was asked for: rewards of one clip share its flow so.
+
+        The result lives as long as these samples. It must not refer to them: the reference cycle would keep the video
+        in memory until Python's cyclic garbage collector runs, which on a GPU may be after memory has run out.
+        """
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
@@ -91,7 +91,9 @@ class Samples:
     def every(self, stride: int, start: int) -> Samples:
         """Frames start, start + stride ... of the clips, at a lower frame rate."""
         video, fps = self.video[:, start::stride], self.fps / stride
-        return Samples(video, self.prompts, fps, self.reference, self.meta, _source=(self, stride, start))
+        part = Samples(video, self.prompts, fps, self.reference, self.meta)
+        object.__setattr__(part, "_pixels", _Pixels(video, self._pixels, stride, start))
+        return part
 
     def pick(self, rows: Sequence[int]) -> Samples:
         """The clips `rows` alone; the same rows give the same object, so that they share what is memoised."""
@@ -105,9 +107,43 @@ class Samples:
         return Samples(self.video.to(device), self.prompts, self.fps, reference, self.meta)
 
     def _rows(self, rows: list[int]) -> Samples:
-        reference = None if self.reference is None else self.reference[rows]
+        at = _index(rows)
+        reference = None if self.reference is None else self.reference[at]
         meta = [self.meta[i] for i in rows] if len(self.meta) else ()
-        return Samples(self.video[rows], [self.prompts[i] for i in rows], self.fps, reference, meta)
+        return Samples(self.video[at], [self.prompts[i] for i in rows], self.fps, reference, meta)
+
+
+class _Pixels:
+    """Clips and their shrunk copies; of a phase, those of every `stride`-th frame of the clips `whole`.
+
+    Samples and their phases share the shrunk copies through this class, which refers to no Samples: a phase that
+    referred to the Samples that memoise it would be a reference cycle, and its video would outlive its last name.
+    """
+
+    def __init__(self, video: Tensor, whole: _Pixels | None = None, stride: int = 1, start: int = 0) -> None:
+        self.video, self.whole, self.stride, self.start = video, whole, stride, start
+        self.made: dict[int, Tensor] = {}
+
+    def small(self, size: int) -> Tensor:
+        """The clips with their shorter side at most `size`."""
+        from .flow import shrunk
+
+        if self.whole is not None:
+            return self.whole.small(size)[:, self.start :: self.stride]
+        if size not in self.made:
+            self.made[size] = shrunk(self.video, size)
+        return self.made[size]
+
+
+def _index(rows: list[int]) -> slice | list[int]:
+    """Neighbouring rows as a slice, which copies no video; any others as they are.
+
+    >>> _index([2, 3]), _index([0, 2])
+    (slice(2, 4, None), [0, 2])
+    """
+    if rows and rows[0] >= 0 and rows == list(range(rows[0], rows[0] + len(rows))):
+        return slice(rows[0], rows[0] + len(rows))
+    return rows
 
 
 @dataclass(frozen=True)

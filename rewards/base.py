@@ -97,8 +97,14 @@ class Reward(nn.Module):
         return score
 
     def _maps(self, samples: Samples) -> dict[str, Tensor]:
-        parts = [self.maps(part) for part in samples.phases(self.stride(samples.fps, samples.video.shape[1]))]
-        return {name: interleave([part[name] for part in parts]) for name in parts[0]}
+        why = refusals(samples, self.reach + 1, self.least_side)
+        rows = [i for i, reason in enumerate(why) if reason is None]
+        if not rows:
+            return {}
+        phases = samples.pick(rows).phases(self.stride(samples.fps, samples.video.shape[1]))
+        parts = [self.maps(part) for part in phases]
+        drawn = {name: interleave([part[name] for part in parts]) for name in parts[0]}
+        return {name: among(some, rows, len(samples)) for name, some in drawn.items()}
 
     @classmethod
     def tiny(cls) -> Reward:
@@ -229,14 +235,25 @@ def finish(scored: Tensor, support: str, why: list[str | None], rows: list[int],
 
     `lost` is the reason of a curve that is not finite.
     """
-    curve = scored.new_full((len(why), scored.shape[1]), math.nan)
-    curve = curve.index_copy(0, torch.tensor(rows, device=scored.device), scored)
+    curve = among(scored, rows, len(why))
     value = curve.mean(1)
     for i in rows:
         if not torch.isfinite(value[i]):
             why[i] = lost
     value = torch.where(torch.isfinite(value), value, torch.full_like(value, math.nan))
     return Score(value, curve, support, why=why)
+
+
+def among(scored: Tensor, rows: Sequence[int], clips: int) -> Tensor:
+    """What was computed for the clips `rows`, (len(rows), ...), among all of them, (clips, ...): NaN for the others.
+
+    >>> among(torch.tensor([[1.0], [2.0]]), [0, 2], clips=3)
+    tensor([[1.],
+            [nan],
+            [2.]])
+    """
+    whole = scored.new_full((clips, *scored.shape[1:]), math.nan)
+    return whole.index_copy(0, torch.tensor(rows, device=scored.device), scored)
 
 
 def nothing(samples: Samples, support: str, why: Sequence[str | None]) -> Score:
