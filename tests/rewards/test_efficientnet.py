@@ -49,7 +49,7 @@ def test_differentiable_to_the_pixels_and_chunks_do_not_matter():
 
 def test_nothing_is_loaded_before_it_is_used_and_a_missing_package_names_the_cure():
     assert EfficientNetLite().network is None
-    with pytest.raises(ImportError, match="vidrl\\[encoders\\]"):
+    with pytest.raises(ImportError, match="pip install .*\\[encoders\\]"):
         found("no_such_package", "x.pth", CURE)
 
 

@@ -83,7 +83,7 @@ def test_without_decord_pyav_reads(tmp_path, monkeypatch):
 
 def test_without_pyav_writing_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImportError, match=r"vidrl\[train\]"):
+    with pytest.raises(ImportError, match=r"pip install .*\[train\]"):
         video.write(tmp_path / "clip.mp4", CLIP, 8.0)
     assert not list(tmp_path.iterdir())
 

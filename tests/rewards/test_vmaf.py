@@ -85,7 +85,7 @@ def test_what_goes_wrong_is_said(stand_in):
 
 
 def test_an_ffmpeg_that_cannot_is_named_with_the_cure(stand_in):
-    with pytest.raises(ImportError, match="vidrl\\[vmaf\\].*has no libvmaf"):
+    with pytest.raises(ImportError, match="pip install .*\\[vmaf\\].*has no libvmaf"):
         Vmaf(ffmpeg=stand_in(knows=False)).setup()
     with pytest.raises(ImportError, match="does not run"):
         Vmaf(ffmpeg="/no/such/ffmpeg").setup()
