@@ -10,7 +10,7 @@ from vidrl import transition
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.toy import Toy
 from vidrl.path import flow
-from vidrl.schedule import WINDOWS, equaliser, sensitivity, shares, stochastic_steps, window_start
+from vidrl.schedule import WINDOWS, equaliser, may_draw, sensitivity, shares, stochastic_steps, window_start
 from vidrl.segments import borders
 
 
@@ -76,11 +76,6 @@ def test_the_window_of_every_schedule():
         window_start(0, 4, 3, "linear", draw)
 
 
-def test_steps_of_a_window():
-    times = [1.0, 0.8, 0.6, 0.4, 0.395, 0.0]
-    assert stochastic_steps(times, 0, 0, 0.01) == (0, 1, 2) and stochastic_steps(times, 2, 1, 0.01) == (1, 2)
-
-
 @pytest.mark.parametrize("segments", [1, 2, 3, 5])
 def test_shares_are_lengths(segments):
     made = shares(5, segments)
@@ -124,3 +119,94 @@ def test_a_window_finds_steps_to_draw_in_whatever_their_lengths(how):
         GRPO(steps=1).plan(Toy(), 0, torch.Generator())
     with pytest.raises(ValueError, match="expected window, train_steps"):
         GRPO(window=-1)
+
+
+# --- steps that may draw noise ---------------------------------------------------------------------------------------
+
+
+def diffusers_grid(shift, steps):
+    """FlowMatchEulerDiscreteScheduler's sigmas: shifted, spread evenly down to the smallest, shifted again, then 0."""
+    moved = lambda t: shift * t / (1 + (shift - 1) * t)  # noqa: E731
+    even = torch.linspace(1, float(moved(torch.tensor(1e-3))), steps, dtype=torch.float64)
+    return [*moved(even).tolist(), 0.0]
+
+
+def noise_after(sampler, t, s, eta, second):
+    """(fresh, kept) noise of a step on the straight path, from the published formulas."""
+    if sampler == "cps":
+        return s * sin(eta * pi / 2), s * cos(eta * pi / 2)
+    if sampler == "ddim":
+        std = eta * s / t * max(t**2 - ((1 - t) / (1 - s)) ** 2 * s**2, 0) ** 0.5
+        return std, max(s**2 - std**2, 0) ** 0.5
+    std = eta * (t - s) ** 0.5 * ((t / (1 - (second if t == 1 else t))) ** 0.5 if sampler == "flow_sde" else 1)
+    return std, s - std**2 / (2 * t)
+
+
+GRIDS = [("diffusers", diffusers_grid), ("even", lambda shift, steps: shifted(shift, steps))]
+NOISES = [("flow_sde", 0.3), ("flow_sde", 0.7), ("flow_sde", 1.0), ("dance_sde", 0.1), ("dance_sde", 0.3),
+          ("dance_sde", 1.0), ("cps", 0.3), ("cps", 0.7), ("cps", 1.0), ("ddim", 0.5), ("ddim", 1.0)]  # fmt: skip
+
+
+@pytest.mark.parametrize("grid", [grid for _, grid in GRIDS], ids=[name for name, _ in GRIDS])
+@pytest.mark.parametrize("sampler, eta", NOISES)
+def test_no_step_draws_noise_that_the_later_steps_cannot_take_away(sampler, eta, grid):
+    for shift in (1, 3, 5, 8):
+        for steps in (10, 16, 20, 30, 50):
+            times = grid(shift, steps)
+            chosen = stochastic_steps(flow(), sampler, times, eta)
+            for k in chosen:
+                fresh, kept = noise_after(sampler, times[k], times[k + 1], eta, times[1])
+                assert kept >= 0 and fresh > 0 and times[k] <= 4 * times[k + 1]
+            assert steps - 1 not in chosen and len(chosen) >= steps // 3
+
+
+@pytest.mark.parametrize("shift", [1, 3, 5])
+@pytest.mark.parametrize("sampler, eta", [("flow_sde", 0.7), ("dance_sde", 0.3), ("cps", 0.7), ("ddim", 1.0)])
+@pytest.mark.parametrize("steps", [10, 16, 20])
+def test_all_steps_but_the_two_at_the_clean_end_draw_on_diffusers_grids(sampler, eta, shift, steps):
+    assert stochastic_steps(flow(), sampler, diffusers_grid(shift, steps), eta) == tuple(range(steps - 2))
+
+
+def test_the_wan_recipes_step_to_the_last_level_draws_nothing():
+    """By hand: std 0.3 √(0.183 − 0.0089) = 0.125, 14 times the noise at its end; keep 0.0089 − 0.125²/(2 · 0.183)."""
+    times = diffusers_grid(3, 16)
+    assert times[-3:] == pytest.approx([0.183, 0.0089, 0], abs=1e-4)
+    at = torch.tensor(times, dtype=torch.float64)
+    std, keep = transition.coefficients(flow(), "dance_sde", at[14], at[15], 0.3, strict=False)
+    assert float(std) == pytest.approx(0.1252, abs=1e-4) and float(keep) == pytest.approx(-0.0339, abs=1e-4)
+    assert may_draw(flow(), "dance_sde", times, 0.3).tolist() == [True] * 14 + [False] * 2
+
+
+def test_the_rule_by_hand():
+    """dance_sde keeps s − η² (t − s)/(2t): 0.5 − η²/4 and 0.25 − η²/4 here."""
+    times = [1.0, 0.5, 0.25, 0.0]
+    assert may_draw(flow(), "dance_sde", times, 0.99).tolist() == [True, True, False]
+    assert may_draw(flow(), "dance_sde", times, 1.01).tolist() == [True, False, False]
+    assert may_draw(flow(), "dance_sde", times, 1.42).tolist() == [False, False, False]
+    assert may_draw(flow(), "cps", [1.0, 0.25, 0.06, 0.015, 0.0], 0.5).tolist() == [True, False, True, False]
+
+
+def test_short_steps_at_the_noisy_end_draw():
+    """They decide the motion: at shift 5 the first of thirty steps is shorter than a hundredth."""
+    times = shifted(5, 30)
+    assert times[0] - times[1] < 0.01 and stochastic_steps(flow(), "flow_sde", times, 0.7)[:2] == (0, 1)
+
+
+@pytest.mark.parametrize("times, sampler, eta", [
+    ([1.0, 0.001, 0.0], "flow_sde", 0.7), ([1.0, 0.0], "cps", 0.5), ([1.0, 0.5, 0.25, 0.0], "dance_sde", 3.0),
+])  # fmt: skip
+def test_no_step_that_may_draw_is_an_error_with_a_cure(times, sampler, eta):
+    said = f"expected a stochastic step, got none of {len(times) - 1} for {sampler} with eta {eta} on the times 1, .*"
+    with pytest.raises(ValueError, match=said + "take two steps or more, or lower eta"):
+        stochastic_steps(flow(), sampler, times, eta)
+
+
+def test_steps_of_a_window_are_among_those_that_may_draw():
+    class Diffusers(Toy):
+        def times(self, steps):
+            return diffusers_grid(1, steps)
+
+    algorithm = GRPO("flow_sde", 0.7, steps=10, window=3)
+    plans = [algorithm.plan(Diffusers(), r, torch.Generator()) for r in range(12)]
+    assert [plan.stochastic[0] for plan in plans] == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
+    assert all(len(plan.stochastic) == 3 and max(plan.stochastic) <= 7 for plan in plans)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vidrl.path import Path, discrete, flow
+from vidrl.schedule import may_draw
 from vidrl.segments import pool
 from vidrl.transition import SAMPLERS, Step, coefficients, divergence, log_density, step
 
@@ -176,15 +177,17 @@ def test_oracle_keeps_the_marginal_of_an_sde_to_first_order(sampler: str) -> Non
 def contraction(sampler: str, eta: float, steps: int, path: Path | None = None) -> float:
     """Std of what a rollout with the exact posterior mean makes, over the true std.
 
-    Mean and std of each step are read from `step` itself: x̂0 is linear in x, so x_s = c x_t + std z.
+    Mean and std of each step are read from `step` itself: x̂0 is linear in x, so x_s = c x_t + std z. Steps that may not
+    draw noise are ode steps, as in a plan.
     """
     path, one, times = path or flow(), torch.ones(1, 1, dtype=F64), torch.linspace(1, 0, steps + 1, dtype=F64).tolist()
+    noisy = may_draw(path, sampler, times, eta).tolist()
     variance = float(path.alpha(at(1.0)) * SPREAD) ** 2 + float(path.sigma(at(1.0))) ** 2
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s, draws in zip(times[:-1], times[1:], noisy, strict=True):
         alpha, sigma = path.alpha(at(t)), path.sigma(at(t))
         clean = alpha * SPREAD**2 / (alpha**2 * SPREAD**2 + sigma**2) * one
         raw = path.target(clean, (one - alpha * clean) / sigma, t)
-        out = step(path, sampler, raw, one, t, s, eta, second=times[1])
+        out = step(path, sampler if draws else "ode", raw, one, t, s, eta, second=times[1])
         variance = float(out.mean) ** 2 * variance + float(out.std) ** 2
     return sqrt(variance) / SPREAD
 
@@ -328,3 +331,31 @@ def test_errors(change: dict[str, object], words: str) -> None:
 def test_a_deterministic_step_has_no_density() -> None:
     with pytest.raises(ValueError, match="expected a step with std > 0, got a deterministic one"):
         log_density(step(flow(), "ode", draw(), draw(), 0.5, 0.4), draw())
+
+
+@pytest.mark.parametrize(
+    "sampler, eta, t, s",
+    [
+        ("dance_sde", 0.3, 0.183, 0.0089),  # shift 3, 16 steps of diffusers: keep −0.0339
+        ("flow_sde", 0.7, 0.112, 0.001),  # shift 1, 10 steps: keep −0.0296
+        ("flow_sde", 0.7, 0.3951, 0.0244),  # shift 5, 10 steps
+        ("dance_sde", 2.0, 0.5, 0.25),  # keep 0.25 − 1/1
+    ],
+)
+def test_a_noise_beyond_what_the_step_has_room_for_is_an_error(sampler: str, eta: float, t: float, s: float) -> None:
+    with pytest.raises(ValueError, match=f"that the step has room for, got {sampler} with eta {eta} and keep = -"):
+        coefficients(flow(), sampler, at(t), at(s), eta)
+    with pytest.raises(ValueError, match="lower eta, take more steps, or let this step draw no noise"):
+        step(flow(), sampler, draw(), draw(), t, s, eta)
+    assert float(coefficients(flow(), sampler, at(t), at(s), eta, strict=False)[1]) < 0
+
+
+@pytest.mark.parametrize("sampler", STOCHASTIC)
+def test_each_sample_of_a_batch_must_have_room(sampler: str) -> None:
+    t, s = torch.tensor([0.8, 0.112], dtype=F64), torch.tensor([0.6, 0.001], dtype=F64)
+    if sampler in ("ddim", "cps"):  # std² + keep² = σ_s² there, whatever the step
+        std, keep = coefficients(flow(), sampler, t, s, 1.0)
+        assert torch.allclose(std**2 + keep**2, s**2) and bool((keep >= 0).all())
+    else:
+        with pytest.raises(ValueError, match="that the step has room for"):
+            coefficients(flow(), sampler, t, s, ETA[sampler])

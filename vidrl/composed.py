@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidrl.rewards import Score
 
-from .estimators import gls, influence_weighted, leave_one_out, posterior
+from .estimators import gls, influence_weighted, leave_one_out, posterior, scaled
 from .segments import Span, pool_frames
 
 LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
@@ -123,3 +123,13 @@ def any_curve(parts: Mapping[str, Score]) -> bool:
             warnings.warn(f"{name} has no curve over frames: its value is credited to every segment", stacklevel=4)
         found.append(any_curve(part.parts) if part.parts else part.frames is not None)
     return any(found)
+
+
+def scaled_steps(credit: Tensor, group: Tensor, way: str, scale: str) -> Tensor:
+    """Credit (N, S) or (N, K, S) over one root mean square: of each step, but of all for posterior.
+
+    Posterior credit tells which share of the deviation a step made, so that the steps keep their sizes.
+    """
+    if credit.dim() == 2 or way == "posterior":
+        return scaled(credit, group, scale)
+    return torch.stack([scaled(step, group, scale) for step in credit.unbind(1)], 1)

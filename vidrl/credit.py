@@ -15,7 +15,7 @@ from vidrl.rewards import Score
 
 # isort: off
 from .composed import (  # noqa: F401  all to be had from here too
-    any_curve, by_segment, earned, segment_scores, segment_sums, shares_of, without,
+    any_curve, by_segment, earned, scaled_steps, segment_scores, segment_sums, shares_of, without,
 )  # fmt: skip
 from .estimators import (  # noqa: F401  all to be had from here too
     antithetic, blend, gls, group_mean, group_std, influence_weighted, leave_one_out, leave_pair_out, normalise,
@@ -60,7 +60,7 @@ def advantages(
         return whole[:, None].expand(-1, len(spans))
     each = [weights[name] / _spread(part, group, scale) * _local(name, part, group, spans, way, moments or {}, ridge)
             for name, part in parts.items()]  # fmt: skip
-    return blend(whole, _scaled(torch.stack(each).sum(0), group, way, scale), alpha)
+    return blend(whole, scaled_steps(torch.stack(each).sum(0), group, way, scale), alpha)
 
 
 def _spread(part: Score, group: Tensor, scale: str) -> float:
@@ -83,10 +83,3 @@ def _local(
     if made.shape[2] != len(spans):
         raise ValueError(f"expected moments of {len(spans)} segments for {name!r}, got {made.shape[2]}")
     return made
-
-
-def _scaled(credit: Tensor, group: Tensor, way: str, scale: str) -> Tensor:
-    """Credit over one root mean square: of each step, but of all for posterior, which tells a step's share."""
-    if credit.dim() == 2 or way == "posterior":
-        return scaled(credit, group, scale)
-    return torch.stack([scaled(step, group, scale) for step in credit.unbind(1)], 1)

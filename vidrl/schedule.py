@@ -18,27 +18,41 @@ from vidrl.segments import borders
 WINDOWS = ("progressive", "random", "decay", "exp_decay")
 
 
-def stochastic_steps(times: Sequence[float], window: int, start: int, min_width: float) -> tuple[int, ...]:
-    """Steps that may draw noise: not the last, none shorter than a width, and of these a window from the start-th on.
+def may_draw(path: Path, sampler: str, times: Sequence[float], eta: float) -> Tensor:
+    """Whether each step t → s of a time grid may draw noise, (K,): keep ≥ 0 and σ_t ≤ 4 σ_s.
+
+    A step that draws noise keeps less of the predicted noise, so that its end holds about the noise σ_s that the later
+    steps take away. Where keep < 0 there is not enough to make room: what is over stays in the clip. A step with
+    σ_t > 4 σ_s, and the step to 0, end nearly clean: what they draw shows in no clip, while their log-ratio moves by
+    (σ_t − σ_s)/σ_s or more times a change of the prediction. diffusers' flow grids hold such a step, because they end
+    with the smallest level that was trained and then 0.
 
     Example:
-        >>> stochastic_steps([1.0, 0.6, 0.3, 0.0], window=0, start=0, min_width=0.01)
+        >>> from vidrl.path import flow
+        >>> may_draw(flow(), "flow_sde", [1.0, 0.6, 0.3, 0.001, 0.0], eta=0.7).tolist()
+        [True, True, False, False]
+    """
+    at = torch.as_tensor(times, dtype=torch.float64)
+    t, s = at[:-1], at[1:]
+    keep = transition.coefficients(path, sampler, t, s, eta, at[1], strict=False)[1]
+    return (s > 0) & (keep >= 0) & (path.sigma(t) <= 4 * path.sigma(s))
+
+
+def stochastic_steps(path: Path, sampler: str, times: Sequence[float], eta: float) -> tuple[int, ...]:
+    """The steps that `may_draw` noise, in some round. Raises ValueError where there are none.
+
+    Example:
+        >>> from vidrl.path import flow
+        >>> stochastic_steps(flow(), "dance_sde", [1.0, 0.6, 0.3, 0.0], eta=0.3)
         (0, 1)
     """
-    widths = [t - s for t, s in zip(times[:-1], times[1:], strict=True)]
-    wide = tuple(k for k, width in enumerate(widths[:-1]) if width >= min_width)
-    return wide[start : start + window] if window else wide
-
-
-def wide_steps(times: Sequence[float], min_width: float) -> tuple[int, ...]:
-    """The steps that may draw noise in some round. Raises ValueError where there are none."""
-    wide = stochastic_steps(times, 0, 0, min_width)
-    if not wide:
-        shortest = min(t - s for t, s in zip(times[:-1], times[1:], strict=True))
-        raise ValueError(f"expected a stochastic step, got none of {len(times) - 1}: the last draws no noise, and the "
-                         f"shortest lasts {shortest:.4f}; take two steps or more, and min_width ({min_width}) below "
-                         "the steps' lengths")
-    return wide
+    found = tuple(may_draw(path, sampler, times, eta).nonzero().flatten().tolist())
+    if not found:
+        grid = ", ".join(f"{t:.4g}" for t in times)
+        raise ValueError(f"expected a stochastic step, got none of {len(times) - 1} for {sampler} with eta {eta} on "
+                         f"the times {grid}: the last step and steps that end nearly clean draw no noise, nor do steps "
+                         "without room for it (keep < 0); take two steps or more, or lower eta")
+    return found
 
 
 def window_start(round: int, places: int, stride: int, how: str, draw: torch.Generator) -> int:

@@ -69,13 +69,14 @@ SAMPLERS = tuple(_SAMPLERS)
 
 
 def coefficients(
-    path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: Tensor | float | None = None
-) -> tuple[Tensor, Tensor]:
+    path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: Tensor | float | None = None,
+    strict: bool = True,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(std, keep) of a step t → s, float64; a step to s = 0 is ode.
 
     `second` is the schedule's level after t = 1, which stands for t in flow_sde's 1 − t, as in Flow-GRPO's code.
-    Raises ValueError for an unknown sampler, a flow-path sampler on another path, η < 0, or a noise that exceeds what
-    the step has room for.
+    Raises ValueError for an unknown sampler, a flow-path sampler on another path, η < 0, or, if `strict`, a noise that
+    exceeds what the step has room for: keep < 0, the predicted noise with its sign turned.
 
     Example:
         >>> from vidrl.path import flow
@@ -86,7 +87,11 @@ def coefficients(
     _check(path, sampler, eta, t, second)
     level = s if second is None else torch.as_tensor(second, dtype=t.dtype, device=t.device)
     std, keep = _SAMPLERS[sampler](path, t, s, float(eta), level)
-    return torch.where(s > 0, std, 0.0), torch.where(s > 0, keep, path.sigma(s))
+    std, keep = torch.where(s > 0, std, 0.0), torch.where(s > 0, keep, path.sigma(s))
+    if strict and bool((keep < 0).any()):
+        raise ValueError(f"expected a noise that the step has room for, got {sampler} with eta {eta} and keep = "
+                         f"{float(keep.min()):.3g}: lower eta, take more steps, or let this step draw no noise")
+    return std, keep
 
 
 def _check(path: Path, sampler: str, eta: float, t: Tensor, second: Tensor | float | None) -> None:

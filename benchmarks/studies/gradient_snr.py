@@ -52,12 +52,12 @@ from vidrl.backbones.base import Cond
 from vidrl.influence import WHOLE, Influence
 from vidrl.policy import Policy
 from vidrl.rollout import Plan, decoded, draws
-from vidrl.schedule import equaliser
+from vidrl.schedule import equaliser, stochastic_steps
 from vidrl.segments import borders, frame_spans, pool
 
 RECIPE, SEED, PROMPTS, MEMBERS, GROUP = "scripts/recipes/study.toml", 0, 24, 32, 8
-STEPS = (0, 4, 8)  # of the ten, whose gradients are kept
-GAINS = (0, 4, 8)  # of these, the steps with credit by the clip completed without noise
+STEPS = (0, 4, 7)  # of the ten, whose gradients are kept; 7 is the last that draws noise
+GAINS = (0, 4, 7)  # of these, the steps with credit by the clip completed without noise
 QUIET = 3  # every third branch is completed without noise too
 SIGNS = 8  # rows that a layer's output gradient is sketched to
 
@@ -80,7 +80,8 @@ class Bench:
         backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
         policy = Policy(backbone, recipe.policy.lora_rank, recipe.policy.lora_alpha, seed=recipe.seed)
         times = backbone.times(10)
-        plan = Plan(times, "flow_sde", 0.7, backbone.shape[1], tuple(range(9)), STEPS, same_start=True)
+        noisy = stochastic_steps(backbone.path, "flow_sde", times, 0.7)
+        plan = Plan(times, "flow_sde", 0.7, backbone.shape[1], noisy, STEPS, same_start=True)
         prompts = config.read_prompts(recipe.data.prompts)
         return cls(policy, plan, rewards.default(), prompts[:: len(prompts) // PROMPTS][:PROMPTS])
 
@@ -773,7 +774,7 @@ def page(found: Found, command: str, counts: str, equalised: str) -> str:
     return "\n".join(lines)
 
 
-COLOURS = {"step 0": "#9ec5f4", "step 4": "#3b82d6", "step 8": "#173f73", "all steps": "#d9480f",
+COLOURS = {"step 0": "#9ec5f4", "step 4": "#3b82d6", "step 7": "#173f73", "all steps": "#d9480f",
            "equalised": "#7c4dbc"}
 
 

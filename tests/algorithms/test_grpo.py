@@ -7,7 +7,7 @@ import torch
 from toys import recipe, rows, summary
 
 from vidrl import train
-from vidrl.algorithms.grpo import GRPO, clipped, stochastic_steps
+from vidrl.algorithms.grpo import GRPO, clipped
 from vidrl.backbones.toy import Toy
 from vidrl.policy import Policy
 from vidrl.rewards import Score
@@ -142,11 +142,6 @@ def test_kl_to_the_reference():
 
 
 # --- which steps -----------------------------------------------------------------------------------------------------
-
-
-def test_the_last_step_and_short_ones_draw_no_noise():
-    assert stochastic_steps([1.0, 0.995, 0.5, 0.0], 0, 0, 0.01) == (1,)
-    assert stochastic_steps([1.0, 0.75, 0.5, 0.25, 0.0], 2, 1, 0.01) == (1, 2)
 
 
 def test_the_window_travels_over_all_steps_and_train_steps_are_drawn_of_it():

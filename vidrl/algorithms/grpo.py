@@ -20,7 +20,7 @@ from vidrl.influence import WHOLE, Influence
 from vidrl.policy import Policy
 from vidrl.rewards import Reward, Score
 from vidrl.rollout import Plan, Rollout
-from vidrl.schedule import equaliser, shares, stochastic_steps, wide_steps, window_start
+from vidrl.schedule import equaliser, shares, stochastic_steps, window_start
 from vidrl.segments import Span, frame_spans, pool
 
 from .base import Algorithm, Batch, Loss, clipped
@@ -34,43 +34,42 @@ class GRPO(Algorithm):
 
     Options: `sampler` and `eta`, `steps` of a rollout, `segments` S (1 is whole-clip), `credit` of segments ("whole",
     "segment", "influence", "gls", "posterior": see `vidrl.credit.advantages`) blended by `alpha` with the whole clip's,
-    `influence` a file of `vidrl influence` ("" is the model folder's); `window` of stochastic steps (0 is all), moved
-    by `window_schedule` with `window_stride`; `min_width` of a stochastic step, `train_steps` drawn of these for the
-    update (0 is all), `equalise` to let every step count alike; `updates` optimiser steps a round, `clip_range` ε at
-    S = 1, `beta` of the KL to the reference, `scale` of advantages ("group", "batch", "none"), `per_part` to normalise
-    each part of a composite before weighting, `same_start` for one first noise a group (as DanceGRPO), `max_advantage`.
+    `influence` a file of `vidrl influence` ("" is the model folder's); `window` of stochastic steps (0 is all that
+    `vidrl.schedule.may_draw` noise), moved by `window_schedule` with `window_stride`; `train_steps` drawn of these for
+    the update (0 is all), `equalise` to let every step count alike; `updates` optimiser steps a round, `clip_range` ε
+    at S = 1, `beta` of the KL to the reference, `scale` of advantages ("group", "batch", "none"), `per_part` to weigh
+    the normalised parts of a composite, `same_start` for one first noise a group (as DanceGRPO), `max_advantage`.
     """
 
     def __init__(
         self, sampler: str = "dance_sde", eta: float = 0.3, steps: int = 10, segments: int = 1, alpha: float = 1.0,
         credit: Literal["whole", "segment", "influence", "gls", "posterior"] = "segment", influence: str = "",
-        window: int = 0, window_stride: int = 1,
+        window: int = 0, window_stride: int = 1, train_steps: int = 0, equalise: bool = False, updates: int = 2,
         window_schedule: Literal["progressive", "random", "decay", "exp_decay"] = "progressive",
-        min_width: float = 0.01, train_steps: int = 0, equalise: bool = False, updates: int = 2,
         clip_range: float = 1e-3, beta: float = 0.0, scale: Literal["group", "batch", "none"] = "group",
         per_part: bool = False, same_start: bool = False, max_advantage: float = 5.0,
     ):  # fmt: skip
         if sampler == "ode" or eta <= 0:
             raise ValueError(f"expected a stochastic sampler and eta > 0, got {sampler} and {eta}: a policy must draw")
-        if min(window, train_steps, min_width, beta) < 0 or min(clip_range, max_advantage) <= 0:
-            raise ValueError("expected window, train_steps, min_width, beta ≥ 0 and clip_range, max_advantage > 0, got "
-                             f"{(window, train_steps, min_width, beta, clip_range, max_advantage)}")
+        if min(window, train_steps, beta) < 0 or min(clip_range, max_advantage) <= 0:
+            raise ValueError("expected window, train_steps, beta ≥ 0 and clip_range, max_advantage > 0, got "
+                             f"{(window, train_steps, beta, clip_range, max_advantage)}")
         if updates < 1 or not 0 <= alpha <= 1:
             raise ValueError(f"expected at least one update a round and alpha in [0, 1], got {updates} and {alpha}")
         self.sampler, self.eta, self.steps, self.segments, self.alpha = sampler, eta, steps, segments, alpha
         self.way, self.influence, self.scale, self.per_part = credit, influence, scale, per_part
         self.window, self.window_stride, self.window_schedule = window, window_stride, window_schedule
-        self.min_width, self.train_steps, self.equalise, self.updates = min_width, train_steps, equalise, updates
+        self.train_steps, self.equalise, self.updates = train_steps, equalise, updates
         self.clip_range, self.beta, self.same_start, self.max_advantage = clip_range, beta, same_start, max_advantage
         self.measured = credit in MEASURED and segments > 1 and alpha > 0
         self.weights, self.shares = torch.ones(1), torch.ones(1)  # of the kept steps, and of the segments
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
-        wide = wide_steps(times, self.min_width)
+        wide = stochastic_steps(backbone.path, self.sampler, times, self.eta)
         places, stride = max(len(wide) - self.window + 1, 1), self.window_stride
         start = window_start(round, places, stride, self.window_schedule, draw) if self.window else 0
-        noisy = stochastic_steps(times, self.window, start, self.min_width)
+        noisy = wide[start : start + self.window] if self.window else wide
         chosen = torch.randperm(len(noisy), generator=draw)[: self.train_steps or len(noisy)].sort().values
         keep = tuple(noisy[int(i)] for i in chosen)
         plan = Plan(times, self.sampler, self.eta, self.segments, noisy, keep, self.same_start)
