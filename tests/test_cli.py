@@ -296,21 +296,14 @@ def test_sample_writes_clips_from_the_seeds_it_names(capsys, tmp_path, monkeypat
     monkeypatch.setattr(video, "write", note, raising=False)
     real = rollout.generate
 
-    def generate(policy, prompts, generators, steps):
+    def generate(policy, prompts, generators, steps, **options):
         seeds.extend(generator.initial_seed() for generator in generators)
-        return real(policy, prompts, generators, steps)
+        return real(policy, prompts, generators, steps, **options)
 
     monkeypatch.setattr(rollout, "generate", generate)
-    monkeypatch.setattr("vidrl.plugin.load", lambda kind, name, model, **options: _toy())
-    status, out, _ = said(capsys, "sample", "--model", "m", "--prompt", "a", "--prompt", "b", "--out", tmp_path / "o",
-                          "--seed", 7, "--steps", 2, "--device", "cpu")
+    status, out, _ = said(capsys, "sample", "--backbone", "toy", "--prompt", "a", "--prompt", "b", "--out",
+                          tmp_path / "o", "--seed", 7, "--steps", 2, "--device", "cpu")
     assert status == 0 and seeds == [7, 8] and list(written) == ["0000.mp4", "0001.mp4"] and "2 clips" in out
-
-
-def _toy():
-    from vidrl.backbones.toy import Toy
-
-    return Toy.tiny()
 
 
 # --- serve -----------------------------------------------------------------------------------------------------------

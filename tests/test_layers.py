@@ -25,7 +25,7 @@ LAYERS = [
     {"policy"},
     {"backbones"},
     {"audit", "report", "parallel"},
-    {"page", "evaluate"},
+    {"page", "evaluate", "model_source"},
     {"checkpoint", "config", "attention", "run_folder"},
     {"credit", "verifier", "schedule", "prompts"},
     {"composed"},

@@ -144,17 +144,18 @@ class Recipe:
 Source = Recipe | Mapping[str, Any] | str | Path  # of a recipe
 
 
-def load(source: Source, overrides: Sequence[str] = ()) -> Recipe:
+def load(source: Source, overrides: Sequence[str] = (), files: bool = True) -> Recipe:
     """The recipe in a TOML file (or a table, or a Recipe), with `key.path=value` overrides applied, checked.
 
-    Raises `BadRecipe`. A recipe without `run` goes to `runs/<name of the file>`.
+    Raises `BadRecipe`. A recipe without `run` goes to `runs/<name of the file>`; `files = False` leaves its
+    prompt files unread.
     """
     if isinstance(source, Recipe):
-        return build(source.to_dict(), overrides)
+        return build(source.to_dict(), overrides, files=files)
     if isinstance(source, Mapping):
-        return build(source, overrides)
+        return build(source, overrides, files=files)
     table = _read(Path(source))
-    return build({"run": f"runs/{Path(source).stem}"} | table, overrides, where=str(source))
+    return build({"run": f"runs/{Path(source).stem}"} | table, overrides, str(source), files)
 
 
 def build(table: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "recipe", files: bool = True) -> Recipe:

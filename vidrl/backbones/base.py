@@ -75,6 +75,7 @@ class Denoiser(Generator):
     path: Path
     frame_map: list[Span]  # of each latent frame, the pixel frames [start, end) where its influence begins
     folder: Folder | None = None  # where its files lie, if they lie on this machine
+    notes: tuple[str, ...] = ()  # what a person must know who compares its clips with those of another program
 
     @abstractmethod
     def times(self, n: int) -> list[float]:

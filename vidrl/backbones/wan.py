@@ -67,6 +67,7 @@ class Wan(Denoiser):
         self._proven: set[tuple[torch.device, bool]] = set()
         self._dtype: torch.dtype = self.pipe.transformer.dtype
         self.scheduler = _euler(self.pipe.scheduler, flow_shift)
+        self.notes = _differs(self.pipe.scheduler, self.scheduler)
         self._resize(_size(model, height=height, width=width, frames=frames, fps=fps))
         if gradient_checkpointing:
             self.pipe.transformer.enable_gradient_checkpointing()
@@ -277,6 +278,15 @@ def _euler(scheduler: Any, shift: float | None) -> Any:
             f"{config.get('prediction_type')}: save the pipeline with FlowMatchEulerDiscreteScheduler"
         )
     return euler(shift=config.get("flow_shift", 1.0) if shift is None else shift)
+
+
+def _differs(theirs: Any, ours: Any) -> tuple[str, ...]:
+    """What a person must know where `pipe()` would sample with another scheduler than vidrl does."""
+    if type(theirs) is type(ours):
+        return ()
+    name, shift = type(ours).__name__, ours.config.shift
+    return (f"the model's folder carries {type(theirs).__name__}, and vidrl samples with {name}(shift={shift:g}), so "
+            f"pipe() makes other clips of the same noise until pipe.scheduler = {name}(shift={shift:g})",)
 
 
 def _unprefixed(values: Mapping[str, Any]) -> dict[str, Any]:

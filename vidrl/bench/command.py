@@ -22,6 +22,7 @@ from vidrl.bench.measure import Progress
 from vidrl.bench.shards import Group
 from vidrl.bench.suite import Suite
 from vidrl.bench.table import table
+from vidrl.model_source import ModelSource, resolve
 
 FORMATS = {"json": "results.json", "csv": "results.csv", "md": "results.md", "latex": "results.tex",
            "html": "report.html", "leaderboard": "leaderboard.json"}
@@ -34,6 +35,7 @@ def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | No
     """Run the command; 0 done, 1 nothing could be scored, or with --strict not all. Raises for an error of use."""
     _printable()
     said = shlex.join(["vidrl", *words])
+    args.source = _source(args)
     if args.preferences:
         return _preferences(args, said)
     if args.meta:
@@ -101,7 +103,7 @@ def _sources(args: argparse.Namespace) -> list[Source]:
     made: list[Source] = [(_called(group, args.manifest), " ".join(group) or str(args.manifest),
                            partial(items_.find, group, args.manifest, args.reference)) for group in groups]
     if args.model:
-        made.append((_model_name(args), args.model, lambda: Found([])))
+        made.append((args.source.name, args.model, lambda: Found([])))
     names = _listed(args.names) if args.names else results.distinct([name for name, _, _ in made])
     if len(names) != len(made) or len(set(names)) < len(names):
         raise ValueError(f"expected {len(made)} different names, one a set, got --names {','.join(names)}: the sets "
@@ -115,7 +117,8 @@ def _found(sources: Sequence[Source], args: argparse.Namespace, asked: Suite, ou
         return [make() for _, _, make in sources]
     from vidrl.bench.sampling import sample
 
-    options = {"backbone": args.backbone, "limit": args.limit, "per_prompt": args.per_prompt, "steps": args.steps,
+    options = {"backbone": args.source.backbone, "options": _options(args.source), "limit": args.limit,
+               "per_prompt": args.per_prompt, "steps": args.steps,
                "seed": args.seed, "device": args.device}
     return [make() for _, _, make in sources[:-1]] + [sample(args.model, args.lora, asked, out, **options)]
 
@@ -126,9 +129,17 @@ def _called(group: Sequence[str], table: str | None) -> str:
     return "files" if group else Path(str(table)).stem
 
 
-def _model_name(args: argparse.Namespace) -> str:
-    lora = Path(args.lora) if args.lora else None
-    return (lora.parent.name if lora and lora.name == "lora" else lora.name) if lora else Path(args.model).name
+def _source(args: argparse.Namespace) -> ModelSource | None:
+    """The model to sample, whose folder and adapter become those of the arguments; None: none was named."""
+    if not (args.model or args.recipe or args.run_folder or args.backbone):
+        return None
+    found = resolve(args.model, args.recipe, args.run_folder, args.lora, args.backbone)
+    args.model, args.lora = found.model, found.lora
+    return found
+
+
+def _options(source: ModelSource) -> dict[str, Any]:
+    return {key: value for key, value in source.options.items() if key != "model"}
 
 
 def _sets(

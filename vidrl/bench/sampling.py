@@ -82,7 +82,7 @@ def sample(
     claim(Path(out), made_by, anew)
     jobs = tasks(rows[: limit or None], per_prompt or suite.per_prompt, seed)
     done = make(policy, jobs, Path(out), steps, lossless, progress)
-    return Found(done.items, done.skipped, [note, *done.notes])
+    return Found(done.items, done.skipped, [note, *makes.notes, *done.notes])
 
 
 def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:

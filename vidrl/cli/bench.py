@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from . import _model
 from ._declare import command
 
 BENCH = """\
@@ -13,6 +14,7 @@ Measure any folder of videos, or any model: results.json, results.csv and report
   vidrl bench videos/                                       no prompts, no weights, no fixed file names
   vidrl bench videos_a/ videos_b/ --names base,ours         paired by prompt and seed: differences, wins, worst and best
   vidrl bench --model assets/tiny-wan --lora runs/demo/lora --suite motion     sample a suite's prompts, then measure
+  vidrl bench --run runs/demo --suite motion                the model of a run, sampled as its recipe says
   vidrl bench videos/ --profile vbench                      VBench's arithmetic, totals, leaderboard JSON
   vidrl bench videos/ --manifest clips.csv                  columns path, prompt, seed, reference; other tables too
   vidrl bench videos/ --manifest VBench_full_info.json --profile vbench        VBench's names and its dims a prompt
@@ -67,10 +69,8 @@ def _declare_protocol(made: argparse.ArgumentParser) -> None:
 
 
 def _declare_model(made: argparse.ArgumentParser) -> None:
-    group = made.add_argument_group("sampling", "clips of the suite's prompts, made by a model")
-    group.add_argument("--model", metavar="DIR", help="a model folder in diffusers' format")
-    group.add_argument("--lora", metavar="DIR", help="what training saved, as runs/demo/lora")
-    group.add_argument("--backbone", default="wan", metavar="NAME", help="the model's family (wan)")
+    group = made.add_argument_group("sampling", f"clips of the suite's prompts, made by a model. {_model.MODEL}")
+    _model.declare(group)
     group.add_argument("--limit", type=int, default=0, metavar="N", help="the first N prompts; the scenes of --meta")
     group.add_argument("--per-prompt", type=int, default=0, metavar="N", help="clips a prompt (the suite's)")
     group.add_argument("--steps", type=int, default=0, metavar="N", help="denoising steps (the suite's)")

@@ -3,60 +3,122 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from . import _model
 from ._declare import command
 
-SAMPLE = """\
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAMPLE = f"""\
 Make clips with a model, with or without a trained LoRA, as mp4.
 
   vidrl sample --model assets/tiny-wan --prompt "a red circle moves left slowly on a dark background" --out clips
-  vidrl sample --model assets/tiny-wan --lora runs/demo/lora --prompts assets/prompts/world_held_out.txt --out clips
+  vidrl sample --run runs/demo --prompts assets/prompts/world_held_out.txt --out clips
+  vidrl sample --recipe scripts/recipes/wan_1.3b.toml --backbone dtype=bfloat16 --prompts prompts.txt --out clips
 
+{_model.MODEL}
 Clip i starts from the noise of torch.Generator().manual_seed(seed + i), as a diffusers pipeline given that generator.
-prompts.csv beside the clips says what was asked for; `vidrl bench clips` reads it.
+Wan folders are sampled with FlowMatchEulerDiscreteScheduler, whatever scheduler they carry: `pipe()` of a released
+folder, which carries UniPC, makes other clips of the same noise. Clips are made one at a time. A clip that fails is
+left out with its reason, and the exit status is then 1. prompts.csv beside the clips says what was asked for;
+`vidrl bench clips` reads it.
 """
 
 BACKBONE_OPTIONS = {"guidance": float, "frames": int, "height": int, "width": int, "text_length": int}
+STEPS = 20
 
 
 def declare(commands: Any) -> None:
+    """Declare the command."""
     made = command(commands, "sample", SAMPLE, "make clips", _sample)
-    made.add_argument("--model", required=True, metavar="DIR", help="a model folder in diffusers' format")
-    made.add_argument("--lora", metavar="DIR", help="what training saved, as runs/demo/lora")
+    _model.declare(made)
     prompts = made.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
     prompts.add_argument("--prompts", metavar="FILE", help="one prompt a line")
     made.add_argument("--out", required=True, metavar="DIR", help="the clips go here: 0000.mp4 ...")
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--steps", type=int, default=20, help="denoising steps (20)")
+    made.add_argument("--steps", type=int, metavar="N",
+                      help=f"denoising steps (train.eval_steps of the recipe or run, else {STEPS})")
     made.add_argument("--device", default="", help="cpu, cuda ...; a GPU where there is one")
-    made.add_argument("--backbone", default="wan", metavar="NAME", help="the model's family (wan)")
     for name, kind in BACKBONE_OPTIONS.items():
-        made.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help="the model's own if not given")
+        made.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N",
+                          help="the recipe's or run's, else the model's own")
 
 
 def _sample(args: argparse.Namespace) -> int:
-    import torch
-
-    from vidrl import config, plugin
+    from vidrl import config
     from vidrl.bench import manifest
-    from vidrl.policy import load_adapter
-    from vidrl.rewards import video
-    from vidrl.rollout import generate
 
-    prompts = args.prompt or config.read_prompts(args.prompts)
     given = {name: getattr(args, name) for name in BACKBONE_OPTIONS if getattr(args, name) is not None}
-    backbone = plugin.load("backbones", args.backbone, model=args.model, **given)
-    backbone.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    seeds = [torch.Generator().manual_seed(args.seed + i) for i in range(len(prompts))]
-    samples = generate(load_adapter(backbone, args.lora) if args.lora else backbone, prompts, seeds, args.steps)
+    source = _model.resolved(args, **given)
+    prompts = args.prompt or config.read_prompts(args.prompts)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    for i, clip in enumerate(samples.video):
-        video.write(out / f"{i:04d}.mp4", clip, samples.fps)
-    manifest.write(out / "prompts.csv", [{"path": f"{i:04d}.mp4", "prompt": prompt, "seed": args.seed + i}
-                                         for i, prompt in enumerate(prompts)])
-    print(f"{len(prompts)} clips in {out}")
-    return 0
+    make, fps = _maker(source, args.steps or source.steps or STEPS, args.device)
+    rows, lost = [], []
+    for i, prompt in _progress(prompts):
+        name = f"{i:04d}.mp4"
+        if why := _made(make, prompt, args.seed + i, out / name, fps):
+            lost.append(f"{name}: {why}")
+        else:
+            rows.append({"path": name, "prompt": prompt, "seed": args.seed + i})
+    if rows:
+        manifest.write(out / "prompts.csv", rows)
+    return _tell(len(rows), lost, out)
+
+
+def _maker(source: Any, steps: int, device: str) -> tuple[Callable[[str, int], Tensor], float]:
+    """A function of a prompt and a seed that returns the clip (F, 3, H, W), and the clips' frames a second."""
+    import torch
+
+    from vidrl import plugin
+    from vidrl.backbones.base import PromptCache
+    from vidrl.policy import load_adapter
+    from vidrl.rollout import generate
+
+    backbone = plugin.load("backbones", source.backbone, **source.options)
+    backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    policy = load_adapter(backbone, source.lora) if source.lora else backbone
+    encode = PromptCache(backbone)
+    for note in backbone.notes:
+        print(f"vidrl: note: {note}", file=sys.stderr)
+
+    def make(prompt: str, seed: int) -> Tensor:
+        draw = torch.Generator().manual_seed(seed)
+        return generate(policy, [prompt], [draw], steps, encode=encode).video[0]
+
+    return make, backbone.fps
+
+
+def _made(make: Callable[[str, int], Tensor], prompt: str, seed: int, path: Path, fps: float) -> str:
+    """Make and write one clip; why it could not be."""
+    from vidrl.rewards import video
+
+    try:
+        clip = make(prompt, seed)
+        if not bool(clip.isfinite().all()):
+            return "the model gave NaN or infinity"
+        video.write(path, clip, fps)
+    except (ImportError, OSError):
+        raise  # of every clip alike: a missing package, a full disk
+    except Exception as error:  # noqa: BLE001  whatever a model raises on one prompt, the other prompts go on
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _progress(prompts: Sequence[str]) -> Iterator[tuple[int, str]]:
+    from tqdm import tqdm
+
+    yield from enumerate(tqdm(prompts, desc="clips", unit="clip", disable=None))
+
+
+def _tell(made: int, lost: Sequence[str], out: Path) -> int:
+    print(f"{made} clips in {out}")
+    for line in lost:
+        print(f"vidrl: not made: {line}", file=sys.stderr)
+    return 1 if lost else 0

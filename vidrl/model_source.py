@@ -1,0 +1,94 @@
+"""Which model a command samples from: a model folder, the model of a recipe, or that of a run with what it trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vidrl import config, plugin, run_folder, toml
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A backbone's name and options, the folder of an adapter, and the denoising steps of the recipe's evaluation."""
+
+    backbone: str = "wan"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lora: str | None = None
+    steps: int | None = None
+
+    @property
+    def model(self) -> str:
+        """The model folder or hub id; the backbone's name where it takes none."""
+        return str(self.options.get("model", self.backbone))
+
+    @property
+    def name(self) -> str:
+        """What to call it: the run's name, the adapter's, or the model's."""
+        lora = Path(self.lora) if self.lora else None
+        return (lora.parent.name if lora.name == "lora" else lora.name) if lora else Path(self.model).name
+
+
+def resolve(
+    model: str | None = None, recipe: str | None = None, run: str | None = None, lora: str | None = None,
+    words: Sequence[str] = (), given: Mapping[str, Any] | None = None,
+) -> ModelSource:  # fmt: skip
+    """The source that a command's arguments describe; the later of these wins.
+
+    The backbone section of `recipe` (a TOML file) or of the run folder `run`, whose adapter is RUN/lora; `model`;
+    `words`, each the name of a backbone or an option of it as `key=value`; `given`, options by name; `lora`. Raises
+    ValueError for both a recipe and a run, for no model at all, and for an unknown option; FileNotFoundError for a run
+    that has saved no adapter; and the errors of `config.load` and `run_folder.read`.
+
+    Example:
+        >>> resolve("assets/tiny-wan", words=["dtype=bfloat16"], given={"guidance": 5.0}).options["dtype"]
+        'bfloat16'
+    """
+    start = _start(recipe, run)
+    names = [word for word in words if "=" not in word]
+    backbone = names[-1] if names else start.backbone
+    same = backbone == start.backbone
+    options = {**(start.options if same else {}), **({"model": model} if model else {}),
+               **toml.options(word for word in words if "=" in word), **dict(given or {})}
+    made = ModelSource(backbone, options, lora or start.lora, start.steps)
+    _check(made)
+    return made
+
+
+def _start(recipe: str | None, run: str | None) -> ModelSource:
+    if recipe and run:
+        raise ValueError(f"expected a recipe or a run, got both: --recipe {recipe} and --run {run}")
+    if not (recipe or run):
+        return ModelSource()
+    if run:
+        made = config.build(run_folder.read(run).config, where=f"{run}/config.toml", files=False)
+        return _of(made, _adapter(Path(run)))
+    return _of(config.load(str(recipe), files=False), None)
+
+
+def _of(recipe: config.Recipe, lora: str | None) -> ModelSource:
+    section = recipe.backbone
+    return ModelSource(section.name, dict(section.options), lora or recipe.policy.lora or None, recipe.train.eval_steps)
+
+
+def _adapter(run: Path) -> str:
+    folder = run / "lora"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"expected the weights that the run trained in {folder}, found none: a run writes them "
+                                f"when it ends. Finish it with --resume, or sample the model that it started from with "
+                                f"--recipe {run / 'config.toml'}")
+    return str(folder)
+
+
+def _check(source: ModelSource) -> None:
+    cls = plugin.find("backbones", source.backbone)
+    takes = [option["name"] for option in plugin.facts("backbones", source.backbone)["options"]]
+    if "model" in takes and "model" not in source.options:
+        raise ValueError("expected a model: --model DIR (a folder in diffusers' format, or a hub id), --recipe FILE "
+                         "or --run DIR; got none of them")
+    if "model" not in takes and "model" in source.options:
+        raise ValueError(f"expected no --model, since the backbone {source.backbone!r} takes none, got "
+                         f"{source.options['model']!r}")
+    plugin.check(cls, source.options, f"backbone {source.backbone!r}")
