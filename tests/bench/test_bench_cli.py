@@ -138,7 +138,7 @@ def test_what_was_trained_on_is_marked(capsys, tmp_path):
     (tmp_path / "run" / "config.toml").write_text('[reward]\nname = "flicker"\n')
     args = cli.build().parse_args(["bench", "--model", "m", "--lora", str(tmp_path / "run" / "lora"), *QUICK[:2]])
     assert command._trained(args, command.chosen(args)) == ["flicker"]
-    assert command._model_name(args) == "run"
+    assert command._source(args).name == "run"
 
 
 def test_preferences_give_the_table_in_one_command(capsys, tmp_path):

@@ -24,6 +24,7 @@ from vidrl.bench.items import Found, Item
 from vidrl.bench.protocol import digest
 from vidrl.bench.suite import BadSuite, Suite
 from vidrl.policy import Policy, load_adapter
+from vidrl.rewards import _manifest
 from vidrl.rollout import draws, generate
 
 Row = Mapping[str, Any]
@@ -52,7 +53,7 @@ class Task:
         return draws(self.seed, [("bench", self.prompt)])[0]
 
     def item(self, folder: Path) -> Item:
-        meta = {key: str(value) for key, value in self.row.items() if key not in (*manifest.COLUMNS, EXPECT)}
+        meta = {key: str(value) for key, value in self.row.items() if key not in (*_manifest.COLUMNS, EXPECT)}
         return Item(folder / self.name, self.prompt, self.seed, None, meta)
 
 
