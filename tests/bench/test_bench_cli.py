@@ -320,3 +320,14 @@ def test_a_folder_whose_name_is_not_utf8_is_a_set(capfdbinary, tmp_path):
     assert rb"caf\udce9" in capfdbinary.readouterr().out
     (made,) = (tmp_path / "runs").iterdir()
     assert rb"caf\udce9" in (made / "report.html").read_bytes()
+
+
+def test_a_page_of_a_full_cache_reads_no_clip_again(capsys, tmp_path, monkeypatch):
+    folder(tmp_path / "v", 2)
+    words = ["v", "--dims", "flicker", "--jobs", 0, "--format", "html", "--cache", "kept", "--out"]
+    bench(capsys, *words, "first")
+    monkeypatch.setattr(video, "Video", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr("vidrl.bench.clip.Video", lambda path: pytest.fail(f"{path} is read again"))
+    assert bench(capsys, *words, "second")[0] == 0
+    first, second = ((tmp_path / out / "report.html").read_text() for out in ("first", "second"))
+    assert second.count("data:video/mp4") == first.count("data:video/mp4") > 0

@@ -303,6 +303,17 @@ def test_only_shown_clips_are_read_and_what_was_made_is_kept(clip, tmp_path, mon
     first = media(results, tmp_path, limit=6)
     assert len(read) == len(first) == 6
     assert media(results, tmp_path, limit=6) == first and len(read) == 6
+    for kept in list(tmp_path.iterdir())[:2]:
+        kept.write_text("{")  # as a full disk leaves it
+    assert media(results, tmp_path, limit=6) == first and len(read) == 8
+
+
+def test_clips_of_other_processes_are_the_same(clip, monkeypatch):
+    module = sys.modules["vidrl.bench.page.media"]
+    monkeypatch.setattr(module, "MANY", 2)
+    results = with_clips(made(count=20), clip)
+    results["sets"][0]["clips"][0]["path"] = "gone.mp4"
+    assert media(results, limit=4, jobs=2) == media(results, limit=4)
 
 
 def test_bytes_are_spent_on_the_first_and_the_rest_is_left_to_files(clip):
@@ -323,7 +334,7 @@ def test_the_page_stays_below_its_size_however_much_there_is(tmp_path, monkeypat
     import vidrl.bench.page as package
 
     big = {"video": "A" * 1_100_000, "film": [], "at": [], "maps": {}, "covers": 1.0}
-    monkeypatch.setattr(package, "_shown", lambda results, folder, limit: {f"{i % 2}.{i // 2}": big for i in range(40)})
+    monkeypatch.setattr(package, "_shown", lambda *_, **__: {f"{i % 2}.{i // 2}": big for i in range(40)})
     path = write(results, tmp_path)
     assert path.name == "report.html" and 10_000_000 < path.stat().st_size < LARGEST
     data = json.loads(Parsed(path.read_text(encoding="utf-8")).scripts[0])

@@ -245,7 +245,7 @@ def _meta(args: argparse.Namespace, said: str) -> int:
 def _tell(args: argparse.Namespace, done: results.Results, out: Path, formats: Sequence[str]) -> int:
     """Write the files, print the table, say what is missing."""
     written = [results.write(done, out)]
-    written += [path for kind in formats if kind != "json" for path in _write(kind, done, out)]
+    written += [path for kind in formats if kind != "json" for path in _write(args, kind, done, out)]
     print(table(done))
     found = results.scored(done)
     counts = {"clips that could not be read": found.skipped, "numbers that are not there": found.unscored,
@@ -257,14 +257,14 @@ def _tell(args: argparse.Namespace, done: results.Results, out: Path, formats: S
     return 1 if not found.clips or (args.strict and (found.skipped or found.unscored)) else 0
 
 
-def _write(kind: str, done: results.Results, out: Path) -> list[Path]:
+def _write(args: argparse.Namespace, kind: str, done: results.Results, out: Path) -> list[Path]:
     from vidrl.bench import export
     from vidrl.bench.cache import whole
 
     if kind == "html":
         from vidrl.bench import page
 
-        return [page.write(done, out, out / "media")]
+        return [page.write(done, out, Path(args.cache or out / "cache") / "media", jobs=args.jobs)]
     if kind == "leaderboard":
         made = export.leaderboards(done)
     else:

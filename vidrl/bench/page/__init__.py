@@ -34,15 +34,15 @@ LINKS = {"differences": "Differences", "summary": "Every dimension", "kinds": "B
 _shown = media  # whose name `write` gives to the folder
 
 
-def write(results: Results, out: Path, media: Path | None = None, limit: int = LIMIT) -> Path:
+def write(results: Results, out: Path, media: Path | None = None, limit: int = LIMIT, jobs: int = 0) -> Path:
     """Write the page to `out`, or to report.html in the folder `out`, and return its path.
 
-    Up to `limit` clips, the best and the worst, are read again and shown; the folder `media` keeps what is made of them
-    for the next time. A page is never above 20 MB: clips are left to their files until it is not. Raises ValueError
-    where no clips are left to leave out.
+    Up to `limit` clips, the best and the worst, are read again and shown, in `jobs` processes; the folder `media` keeps
+    what is made of them for the next time. A page is never above 20 MB: clips are left to their files until it is not.
+    Raises ValueError where no clips are left to leave out.
     """
     path = out / "report.html" if out.suffix.lower() not in (".html", ".htm") else out
-    shown = _shown(results, media, limit)
+    shown = _shown(results, media, limit, jobs=jobs)
     text = page(results, path, shown).encode("utf-8", "backslashreplace")
     while len(text) > LARGEST and shown:
         shown = dict(list(shown.items())[: len(shown) // 2])

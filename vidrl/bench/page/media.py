@@ -8,65 +8,93 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidrl.bench.cache import whole
 from vidrl.bench.page.cases import cases, clip_of, examples, order
-from vidrl.bench.page.facts import Results
+from vidrl.bench.page.facts import Results, Row
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 1  # raised when what is made of a clip changes
+VERSION = 2  # raised when what is made of a clip changes
 LIMIT = 40  # clips shown
 BUDGET = 12_000_000  # bytes of all that is shown of them
 FILM = 8  # frames of a film
 HEIGHT = 72  # pixels of such a frame
 SIDE = 160  # the shorter side of what plays
 SECONDS, MOST = 10.0, 240  # of a clip that play, and frames
+MAP = 96  # the shorter side at which motion is looked at for the maps, which are drawn HEIGHT pixels high
+MANY = 8  # clips that are worth the start of other processes
+PATIENCE = 300.0  # seconds for one clip in such a process
 SCALES = {"residual": 0.25, "flow": 1.0, "occlusion": 1.0}  # the brightest of each map
 
 Shown = dict[str, Any]
 
 
-def media(results: Results, folder: Path | None = None, limit: int = LIMIT, budget: int = BUDGET) -> dict[str, Shown]:
+def media(
+    results: Results, folder: Path | None = None, limit: int = LIMIT, budget: int = BUDGET, jobs: int = 0
+) -> dict[str, Shown]:
     """What the page shows of its best and worst clips, by key; only these are read again.
 
-    `folder` keeps what was made for the next time. Of each clip: "video" or "image" (base64), "film" (K frames),
-    "at" (their numbers), "maps" by name, "covers" (the share of the clip that plays); "why" where there is nothing.
-    Above `limit` clips or `budget` bytes a clip is left to its file.
+    `folder` keeps what was made for the next time, `jobs` processes make what is missing. Of each clip: "video" or
+    "image" (base64), "film" (K frames), "at" (their numbers), "maps" by name, "covers" (the share of the clip that
+    plays); "why" where there is nothing. Above `limit` clips or `budget` bytes a clip is left to its file.
     """
     made: dict[str, Shown] = {}
     spent = 0
-    for named in order(results, examples(results, cases(results)))[:limit]:
-        shown = _kept(results, clip_of(results, named), folder)
+    keys = order(results, examples(results, cases(results)))[:limit]
+    found = _all(results, [clip_of(results, named) for named in keys], folder, jobs)
+    for named, shown in zip(keys, found, strict=True):
         spent += len(json.dumps(shown))
         made[named] = shown if spent <= budget else {"why": "left out to keep the page small"}
     return made
 
 
-def _kept(results: Results, clip: Mapping[str, Any], folder: Path | None) -> Shown:
-    """What was made before of the same bytes by the same protocol, or now."""
+def _all(results: Results, clips: Sequence[Row], folder: Path | None, jobs: int) -> list[Shown]:
+    """What is shown of each clip: made before of the same bytes by the same protocol, or now."""
+    places = [_place(results, clip, folder) for clip in clips]
+    found = [_recalled(place) for place in places]
+    missing = [i for i, shown in enumerate(found) if shown is None]
+    new = _each(partial(_made, protocol=dict(results["protocol"])), [str(clips[i]["path"]) for i in missing], jobs)
+    for i, shown in zip(missing, new, strict=True):
+        found[i], place = shown, places[i]
+        if place is not None and "why" not in shown:
+            whole(place, json.dumps(shown))
+    return [shown or {} for shown in found]
+
+
+def _place(results: Results, clip: Row, folder: Path | None) -> Path | None:
     if folder is None or not str(clip.get("id", "")).isalnum():
-        return _made(results, clip)
-    path = folder / f"{clip['id']}-{results['protocol']['hash']}-{VERSION}.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    shown = _made(results, clip)
-    if "why" not in shown:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(shown), encoding="utf-8")
-        os.replace(part, path)
-    return shown
+        return None
+    return folder / f"{clip['id']}-{results['protocol']['hash']}-{VERSION}.json"
 
 
-def _made(results: Results, clip: Mapping[str, Any]) -> Shown:
+def _recalled(place: Path | None) -> Shown | None:
     try:
-        return thumbnails(Path(clip["path"]), results["protocol"])
+        return json.loads(place.read_bytes()) if place is not None and place.is_file() else None
+    except (OSError, ValueError):  # spoiled: it is made anew
+        return None
+
+
+def _each(make: Callable[[str], Shown], paths: Sequence[str], jobs: int) -> Iterator[Shown]:
+    """`make` of every path, in order, where there are many in other processes."""
+    from vidrl.rewards._workers import each
+
+    if not jobs or len(paths) < MANY:
+        yield from map(make, paths)
+        return
+    for done in each(make, paths, jobs, PATIENCE):
+        yield done.result if done.why is None else {"why": done.why}
+
+
+def _made(path: str, protocol: Mapping[str, Any]) -> Shown:
+    try:
+        return thumbnails(Path(path), protocol)
     except (OSError, ValueError, MemoryError, ImportError) as error:
         return {"why": str(error).splitlines()[0][:200] if str(error) else type(error).__name__}
 
@@ -88,13 +116,14 @@ def _read(path: Path, facts: Mapping[str, Any]) -> tuple[dict[int, Tensor], int,
 
     from vidrl.bench.clip import Clip
     from vidrl.bench.protocol import Protocol, kept
-    from vidrl.rewards.flow import SIZE, shrunk
+    from vidrl.rewards.flow import shrunk
 
     clip = Clip(path, Protocol(**{name: facts[name] for name in ("fps", "side", "frames", "decoder") if name in facts}))
     count, fps = clip.frames, clip.fps
     playing, at = max(1, min(count, MOST, round(SECONDS * fps))), spaced(count)
     needed = sorted({*range(playing), *at, *(t + _stride(fps, count) for t in at)} & set(range(count)))
-    small = torch.cat([shrunk(piece[None], SIZE)[0] for piece in kept(clip.pieces(), needed)])
+    side = SIDE if count > 1 else 2 * SIDE
+    small = torch.cat([shrunk(piece[None], side)[0] for piece in kept(clip.pieces(), needed)])
     return dict(zip(needed, small, strict=False)), count, fps, playing, at
 
 
@@ -117,7 +146,8 @@ def _stride(fps: float, count: int) -> int:
 def maps(frames: Mapping[int, Tensor], at: Iterable[int], count: int, fps: float) -> dict[str, dict[int, Tensor]]:
     """The maps of `WarpError` at some frames of a clip, (H, W) by number; the last have none.
 
-    Those of the whole clip, from no more than the frames that they look at.
+    They are those of the whole clip with a shorter side of at most MAP pixels, from no more than the frames that they
+    look at.
     """
     import torch
 
@@ -129,7 +159,7 @@ def maps(frames: Mapping[int, Tensor], at: Iterable[int], count: int, fps: float
     if not found:
         return {}
     pairs = torch.stack([torch.stack([frames[t], frames[t + stride]]) for t in found])
-    drawn = WarpError().maps(Samples(pairs, [""] * len(found), fps / stride))
+    drawn = WarpError(flow_size=MAP).maps(Samples(pairs, [""] * len(found), fps / stride))
     return {name: {t: drawn[name][i, 0] for i, t in enumerate(found)} for name in SCALES}
 
 
@@ -172,7 +202,7 @@ def film_of(frames: list[Tensor], fps: float) -> str | None:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001),
-                                      options={"crf": "28", "x264-params": "mbtree=0"})
+                                      options={"crf": "28", "preset": "veryfast", "x264-params": "mbtree=0"})
         stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "yuv420p"
         stream.thread_count = 1  # the same bytes on every machine
         for frame in clip:

