@@ -177,8 +177,9 @@ def test_the_lede_says_what_happened(run):
 
 def test_the_table_as_text(run):
     table = report.table(run).splitlines()
-    assert table[2].split() == ["composite", "0.4100", "0.5300", "+0.1200", "[+0.1000,", "+0.1400]"]
-    assert table[5].endswith("in band") and table[6].endswith("out of band") and len(table) == 8
+    assert table[2].split() == ["composite", "0.4100", "0.5300", "+0.1200", "[+0.1000,", "+0.1400]", "better"]
+    assert table[5].endswith("in band") and table[6].endswith("out of band, worse") and table[8:] == [
+        "note: verifier got worse beyond doubt: −0.040 (−4%), 95 % interval −0.060 to −0.020."]
 
 
 def test_an_unfinished_run_has_a_page_too(tmp_path):
@@ -205,3 +206,65 @@ def test_the_forest_row_is_to_scale():
     places = {name: float(left) for name, left in re.findall(r'class="(\w+)" style="left:([\d.]+)%', drawn)}
     assert places["dot"] == pytest.approx(50 + 50 * 0.25 / 1.15, abs=0.01)
     assert places["bar"] == pytest.approx(50 - 50 * 0.5 / 1.15, abs=0.01) and places["zone"] == 0
+
+
+# --- what the head says ----------------------------------------------------------------------------------------------
+
+
+def put_back(folder, rounds, to):
+    said = (("guard", "verifier: expected more"), ("rollback", f"weights of round {to} put back"))
+    rows = [{"round": r, "kind": kind, "message": message} for r in rounds for kind, message in said]
+    lines(folder / "events.jsonl", rows)
+
+
+def test_weights_that_were_put_back_stand_in_the_head_of_the_page_and_of_the_terminal(run):
+    put_back(run, (10, 20, 30), 0)
+    told = ["At 3 of 3 evaluations a guard was broken and earlier weights were put back.",
+            "The run keeps the weights of round 0, the model that it started from: nothing that it learned is kept."]
+    text = (run / "report.html").read_text() if report.write(run) else ""
+    assert all(text.index(sentence) < text.index("<h2>") for sentence in told)
+    assert [f"note: {sentence}" for sentence in told] == report.table(run).splitlines()[-3:-1]
+    put_back(run, (10,), 0)  # and twenty more rounds were trained
+    assert "At 1 of 3 evaluations" in report.table(run) and "The run keeps" not in report.table(run)
+
+
+def test_a_guard_that_fell_beyond_doubt_is_drawn_as_a_fall(run):
+    loaded = run_folder.read(run)
+    assert [loaded.change(name) for name in ("composite", "flicker", "warp_error", "dynamic_degree", "verifier")] == [
+        "better", "better", "", "", "worse"]
+    text = (run / "report.html").read_text() if report.write(run) else ""
+    assert "verifier got worse beyond doubt: −0.040 (−4%), 95 % interval −0.060 to −0.020." in text
+    row = text[text.index("<span>verifier<span"):]
+    assert 'class="forest down"' in row[: row.index("</div></div>")] and '<span class="chip out">worse</span>' in row
+    assert report.table(run).splitlines()[6].endswith("out of band, worse")
+
+
+@pytest.mark.parametrize("name, low, high, change", [
+    ("unscored_share", 0.01, 0.03, "worse"), ("unscored_share", -0.03, -0.01, "better"),
+    ("exposure", 0.01, 0.03, "rose"), ("exposure", -0.03, -0.01, "fell"), ("exposure", -0.01, 0.01, ""),
+    ("diversity", -0.01, -0.004, "worse"), ("a reward of mine", 0.1, 0.2, "better")])
+def test_every_measure_has_its_good_side(name, low, high, change):
+    assert run_folder.Run(summary={"held_out": {name: {"low": low, "high": high}}}).change(name) == change
+
+
+def test_a_run_that_ended_early_says_why(run):
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text + "\n[train]\nrounds = 60\n")
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"status": "guard"}))
+    assert "The run ended after 30 of 60 rounds: guard." in report.table(run)
+
+
+def test_clips_come_before_the_tables(run):
+    text = (run / "report.html").read_text() if report.write(run) else ""
+    titles = re.findall(r"<h2>(.*?)</h2>", text)
+    assert titles[:3] == ["Clips", "Before and after", "Learning curves"]
+
+
+def test_a_run_that_goes_on_shows_its_last_evaluation(run):
+    (run / "summary.json").rename(run / "progress.json")
+    told = json.loads((run / "progress.json").read_text()) | {"status": "running", "rounds": 20}
+    (run / "progress.json").write_text(json.dumps(told))
+    text = "".join(page_of(run).text)
+    assert "After 20 rounds so far: on 256 held-out prompts the composite reward rose" in text
+    assert "The run ended" not in text

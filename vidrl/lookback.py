@@ -54,10 +54,13 @@ class Lookback:
         if self.round == 0:
             evaluate.check_scored(self.workers.gather_score(score), self.options.max_unscored, 0)
         self.workers.once(lambda: self.record.evaluation(self.round, measures))
-        if clips:
-            self.workers.once(lambda: self.record.clips(clips, samples, score, self.options.show))
+        side = clips or "after"  # of a run that goes on, the newest clips stand where those of its end will
+        self.workers.once(lambda: self.record.clips(side, samples, score, self.options.show))
         self.evaluated = self.round
-        return self._guard(evaluate.values(measures))
+        back = self._guard(evaluate.values(measures))
+        if self.round and not clips:
+            self.workers.once(lambda: self.record.progress(self.round))
+        return back
 
     def _guard(self, now: Mapping[str, float]) -> bool:
         """Hold the recipe's bands: note the best weights within them, put them back where a measure has left."""

@@ -40,6 +40,7 @@ class Record:
         """Take away what was written after the checkpoint of a round; −1: everything that grows."""
         for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl"):
             checkpoint.cut_back(self.folder / name, round)
+        (self.folder / "progress.json").unlink(missing_ok=True)
         for path in (self.folder / "checkpoints").glob("[0-9]*"):
             if int(path.name[:6]) > round:  # whole, but the run was killed before `latest` named it
                 shutil.rmtree(path, ignore_errors=True)
@@ -107,18 +108,25 @@ class Record:
 
     def summary(self, recipe: Recipe, seconds: float, round: int, status: str) -> None:
         """summary.json, timelines.json and report.html: what the run came to."""
-        if not self.active:
-            return
+        if self.active:
+            told = self._against_the_first(round, status) | {
+                "train_seconds": round_to(seconds), "seed": recipe.seed, "versions": _versions(), "device": _device()}
+            self._show("summary.json", told)
+
+    def progress(self, round: int) -> None:
+        """progress.json, timelines.json and report.html of a run that goes on: how the last evaluation stands."""
+        if self.active:
+            self._show("progress.json", self._against_the_first(round, "running"))
+
+    def _against_the_first(self, round: int, status: str) -> dict[str, Any]:
+        before, after = evaluate.load(self.folder / "evals", 0), evaluate.load(self.folder / "evals", round)
+        return {"held_out": evaluate.compare(before, after), "rounds": round, "status": status}
+
+    def _show(self, name: str, told: Mapping[str, Any]) -> None:
         from vidrl import report
 
-        before, after = evaluate.load(self.folder / "evals", 0), evaluate.load(self.folder / "evals", round)
-        table = evaluate.compare(before, after)
-        summary = {
-            "held_out": table, "train_seconds": round_to(seconds), "rounds": round, "seed": recipe.seed,
-            "status": status, "versions": _versions(), "device": _device(),
-        }  # fmt: skip
         checkpoint.write_text(self.folder / "timelines.json", json.dumps(self._timelines(), indent=1))
-        checkpoint.write_text(self.folder / "summary.json", json.dumps(summary, indent=1))
+        checkpoint.write_text(self.folder / name, json.dumps(told, indent=1))
         report.write(self.folder)
 
     def _timelines(self) -> list[dict[str, Any]]:

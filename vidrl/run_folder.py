@@ -8,11 +8,15 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
+
+
+# Of a held-out measure lower values are better (−1), or neither way is (0); of all others higher values are.
+DIRECTION = {"unscored_share": -1, "exposure": 0}
 
 
 class NoRun(ValueError):
@@ -23,17 +27,17 @@ class NoRun(ValueError):
 class Run:
     """What a run folder holds, read."""
 
-    folder: Path
-    config_text: str
-    config: Row
-    metrics: Sequence[Row]
-    evals: Sequence[Row]
-    events: Sequence[Row]
-    bench: Sequence[Row]
-    timelines: Sequence[Row]
-    credit: Sequence[Row]
-    influence: Row
-    summary: Row
+    folder: Path = Path()
+    config_text: str = ""
+    config: Row = field(default_factory=dict)
+    metrics: Sequence[Row] = ()
+    evals: Sequence[Row] = ()
+    events: Sequence[Row] = ()
+    bench: Sequence[Row] = ()
+    timelines: Sequence[Row] = ()
+    credit: Sequence[Row] = ()
+    influence: Row = field(default_factory=dict)
+    summary: Row = field(default_factory=dict)
 
     @property
     def held_out(self) -> Mapping[str, Mapping[str, float]]:
@@ -55,6 +59,18 @@ class Run:
         low, high = sorted(unit * share - before for share in band)
         return low, high
 
+    def change(self, name: str) -> str:
+        """How a held-out measure changed, where its interval leaves out zero: "better", "worse", "rose" or "fell".
+
+        "rose" and "fell" are for a measure of which neither way is better; empty where the interval holds zero.
+        """
+        row = self.held_out[name]
+        sign = (row["low"] > 0) - (row["high"] < 0)
+        direction = DIRECTION.get(name, 1)
+        if not sign:
+            return ""
+        return {1: "better", -1: "worse"}[sign * direction] if direction else {1: "rose", -1: "fell"}[sign]
+
     def verdict(self, name: str) -> str:
         """Whether a guarded measure stayed in its band; empty where none guards it."""
         zone = self.allowed(name)
@@ -73,8 +89,9 @@ def read(run_dir: str | Path) -> Run:
     text = config.read_text(encoding="utf-8")
     lines = {name: _lines(folder / f"{name}.jsonl") for name in ("metrics", "evals", "events", "bench")}
     credit, influence = _json(folder / "credit.json", [], True), _json(folder / "influence.json", {}, True)
+    summary = _json(folder / "summary.json", {}) or _json(folder / "progress.json", {})
     return Run(folder, text, tomllib.loads(text), timelines=_json(folder / "timelines.json", []),
-               summary=_json(folder / "summary.json", {}), credit=credit, influence=influence, **lines)
+               summary=summary, credit=credit, influence=influence, **lines)
 
 
 def _lines(path: Path) -> list[Row]:

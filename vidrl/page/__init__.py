@@ -11,6 +11,7 @@ from vidrl.charts import Line, chart, decimals, interval, number, places
 from vidrl.page.bench import benched
 from vidrl.page.credit import credited
 from vidrl.page.film import player
+from vidrl.page.headline import warnings
 from vidrl.page.influence import influenced
 from vidrl.run_folder import Row, Run
 
@@ -52,7 +53,7 @@ document.querySelectorAll(".card").forEach(card => {
 
 def page(run: Run) -> str:
     """The whole page."""
-    sections: list[Callable[[Run], str]] = [_header, _forest, _clips, _curves, benched, credited, influenced, _events,
+    sections: list[Callable[[Run], str]] = [_header, _clips, _forest, _curves, benched, credited, influenced, _events,
                                             _details]
     body = "\n".join(section(run) for section in sections)
     style = files("vidrl").joinpath("report.css").read_text(encoding="utf-8")
@@ -68,20 +69,27 @@ def page(run: Run) -> str:
 def _header(run: Run) -> str:
     facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in _facts(run))
     return (f'<header><div class="eyebrow">vidrl run</div><h1>{escape(run.folder.resolve().name)}</h1>'
-            f'<p class="lede">{_lede(run)}</p><dl class="facts">{facts}</dl></header>')
+            f'<p class="lede">{_lede(run)}</p>{_warned(run)}<dl class="facts">{facts}</dl></header>')
+
+
+def _warned(run: Run) -> str:
+    told = "".join(f"<li>{escape(sentence)}</li>" for sentence in warnings(run))
+    return f'<ul class="warned">{told}</ul>' if told else ""
 
 
 def _lede(run: Run) -> str:
     row = run.held_out.get("composite")
     if row is None:
-        return f"{len(run.metrics)} rounds so far; the held-out comparison comes when the run ends."
+        return f"{len(run.metrics)} rounds so far; the held-out comparison comes with the next evaluation."
     count = row.get("n") or (run.evals[-1].get("n") if run.evals else None)
     prompts = f"{count:.0f} held-out prompts" if count else "held-out prompts"
     sure = row["low"] > 0 or row["high"] < 0
     verdict = ("rose" if row["difference"] > 0 else "fell") if sure else "did not move measurably"
     before, after, change, low, high = _numbers(row)
-    return (f"On {prompts} the composite reward {verdict}, from <b>{before}</b> to <b>{after}</b>: a paired difference "
-            f"of <b>{change}</b>, 95 % interval {low} to {high}.")
+    running = run.summary.get("status") == "running"
+    on = f"After {run.summary['rounds']} rounds so far: on" if running else "On"
+    return (f"{on} {prompts} the composite reward {verdict}, from <b>{before}</b> to <b>{after}</b>: a paired "
+            f"difference of <b>{change}</b>, 95 % interval {low} to {high}.")
 
 
 def _numbers(row: Mapping[str, float]) -> list[str]:
@@ -115,20 +123,23 @@ def _forest(run: Run) -> str:
                    "".join(_forest_row(run, name) for name in names) for title, names in groups)
     return (f'<section><h2>Before and after</h2><p class="note">Same held-out prompts and seeds before and after. '
             f"The dot is the mean paired difference, the bar its 95 % interval, the line zero; each row has its own "
-            f'scale. Shaded: the differences that a guard allows.</p>'
+            f'scale. Shaded: the differences that a guard allows. A label says where a measure that no reward '
+            f'optimises changed beyond doubt: its interval leaves out zero.</p>'
             f'<div class="row head">{head}</div>{rows}</section>')
 
 
 def _forest_row(run: Run, name: str) -> str:
     row, zone, verdict = run.held_out[name], run.allowed(name), run.verdict(name)
-    before, after, change, low, high = _numbers(row)
-    rewarded = name == "composite" or name in run.parts
-    style = ("up" if row["low"] > 0 else "down" if row["high"] < 0 else "") if rewarded else ""
+    before, after, difference, low, high = _numbers(row)
+    change = run.change(name)
+    style = {"better": "up", "worse": "down", "rose": "moved", "fell": "moved"}.get(change, "")
     chip = f'<span class="chip {"out" if "out" in verdict else ""}">{escape(verdict)}</span>' if verdict else ""
+    if change and name != "composite" and name not in run.parts:
+        chip += f'<span class="chip {"out" if change == "worse" else ""}">{escape(change)}</span>'
     plot = interval(row["low"], row["high"], row["difference"], zone, style)
     label = escape(name).replace("_", "_<wbr>")  # so that a long name breaks between its words
     return (f'<div class="row {"main" if name == "composite" else ""}"><span>{label}{chip}</span>'
-            f"<span>{before}</span><span>{after}</span><span>{change}</span>{plot}"
+            f"<span>{before}</span><span>{after}</span><span>{difference}</span>{plot}"
             f'<span class="range soft">{low} to {high}</span></div>')
 
 
