@@ -112,6 +112,7 @@ class Record:
             told = self._against_the_first(round, status) | {
                 "train_seconds": round_to(seconds), "seed": recipe.seed, "versions": _versions(), "device": _device()}
             self._show("summary.json", told)
+            (self.folder / "progress.json").unlink(missing_ok=True)
 
     def progress(self, round: int) -> None:
         """progress.json, timelines.json and report.html of a run that goes on: how the last evaluation stands."""

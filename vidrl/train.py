@@ -141,8 +141,8 @@ class Trainer(Lookback):
         self._round_prompts()
         plan = self._plan()
         frame_spans(self.backbone.frame_map, plan.segments)
-        times = torch.tensor(plan.times, dtype=torch.float64)
-        transition.coefficients(self.backbone.path, plan.sampler, times[:-1], times[1:], plan.eta, times[1])
+        times, noisy = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.stochastic)
+        transition.coefficients(self.backbone.path, plan.sampler, times[noisy], times[noisy + 1], plan.eta, times[1])
         self.algorithm.check(self.reward)
 
     def _plan(self) -> Plan:
