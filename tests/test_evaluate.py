@@ -190,7 +190,7 @@ def test_held_out_numbers_depend_on_the_weights_alone():
     torch.manual_seed(2)
     other, _, _ = held_out.measure(policy, "live", batch=32)
     assert all(np.allclose(one[name], other[name], atol=1e-6, equal_nan=True) for name in one)
-    assert len(clips) == len(score.value) == len(one["composite"]) == TWINS + 3
+    assert len(score.value) == len(one["composite"]) == TWINS + 3 and len(clips) == held_out.show == 8
     assert np.isfinite(one["diversity"]).sum() == TWINS and one["diversity"][0] > 0.01
     policy.weights["out.bias"].data += 1.0
     moved, _, _ = held_out.measure(policy, "live", batch=32)

@@ -24,7 +24,7 @@ LAYERS = [
     {"rollout"},
     {"policy"},
     {"backbones"},
-    {"audit", "report", "parallel"},
+    {"audit", "report", "parallel", "scored"},
     {"page", "evaluate", "model_source"},
     {"checkpoint", "config", "attention", "run_folder"},
     {"credit", "verifier", "schedule", "prompts"},
@@ -32,7 +32,7 @@ LAYERS = [
     {"estimators"},
     {"transition", "segments", "world", "corruptions"},
     {"rewards"},
-    {"path", "plugin", "toml", "charts", "launch"},
+    {"path", "pieces", "plugin", "toml", "charts", "launch"},
     {"user_modules", "extras"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from vidrl.record import Record, postfix, summarise
+from vidrl.record import Record, extremes, postfix, summarise
 from vidrl.rewards import Samples, Score
 from vidrl.rollout import Plan
+from vidrl.scored import Scored
 
 NAN = float("nan")
 GROUP = torch.tensor([0, 0, 1, 1])
@@ -32,6 +33,14 @@ def score(values, parts=()):
 def clips(n=4):
     torch.manual_seed(0)
     return Samples(torch.rand(n, 5, 3, 16, 16), [f"{i}" for i in range(n)], 8.0)
+
+
+def scored(values):
+    """What a round keeps of four clips with these rewards, scored two at a time."""
+    made = Scored(lambda samples: score([values[int(prompt)] for prompt in samples.prompts]), extremes)
+    for pair in ([0, 1], [2, 3]):
+        made.add(clips().pick(pair))
+    return made
 
 
 def test_what_a_rounds_scores_say_by_hand():
@@ -69,7 +78,7 @@ def test_an_event_is_told_once(tmp_path):
 def test_credit_shows_the_best_and_the_worst_clip(tmp_path):
     plan, frame_map = Plan((1.0, 0.5, 0.0), segments=2), [(0, 1), (1, 5)]
     advantage = torch.arange(8.0).view(4, 2)
-    Record(tmp_path).credit(clips(), score([0.2, NAN, 0.9, 0.1]), advantage, plan, frame_map)
+    Record(tmp_path).credit(scored([0.2, NAN, 0.9, 0.1]), advantage, plan, frame_map)
     best, worst = strict((tmp_path / "credit.json").read_text())
     assert (best["prompt"], best["advantage"], best["segments"]) == ("2", [4.0, 5.0], [[0, 1], [1, 5]])
     assert worst["prompt"] == "3" and len(worst["curve"]) == 5 and best["value"] == pytest.approx(0.9)
@@ -90,7 +99,7 @@ def test_an_inactive_record_writes_nothing(tmp_path):
     record.event(1, "guard", "")
     record.evaluation(0, {"composite": np.ones(1)})
     record.clips("before", clips(), score([1.0] * 4), 2)
-    record.credit(clips(), score([1.0] * 4), torch.zeros(4, 1), Plan((1.0, 0.0)), [(0, 5)])
+    record.credit(scored([1.0] * 4), torch.zeros(4, 1), Plan((1.0, 0.0)), [(0, 5)])
     assert not (tmp_path / "x").exists()
 
 

@@ -143,7 +143,69 @@ class Counting(Toy):
 def test_a_prompt_is_encoded_once_and_alone_so_that_a_resumed_run_gets_the_same_bits():
     backbone = Counting()
     cache = PromptCache(backbone)
+    cache.learn(["b", "a", "b"])
+    assert backbone.asked == [["b"], ["a"]]
     made = cache(["a", "b", "a"])
     cache(["b", "c"])
-    assert backbone.asked == [["a"], ["b"], ["c"]]
+    assert backbone.asked == [["b"], ["a"], ["c"]]
     assert torch.equal(made["text"], TOY.encode(["a", "b", "a"])["text"])
+
+
+class Guided(Counting):
+    """Conditions of 400 bytes a prompt, and a negative one that is the same for all, new in each call."""
+
+    def encode(self, prompts, reference=None):
+        self.asked.append(list(prompts))
+        text = torch.stack([torch.full((100,), float(ord(prompt[0]))) for prompt in prompts])
+        return {"text": text, "negative": torch.full((len(prompts), 100), 7.0)}
+
+
+def storages(cache):
+    return {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
+            for cond in cache.kept.values() for value in cond.values()}
+
+
+def test_what_all_prompts_share_is_kept_once_and_given_out_whole():
+    cache = PromptCache(Guided())
+    made = cache(["a", "b", "c", "a"])
+    assert len(storages(cache)) == 4 and cache.bytes == sum(storages(cache).values()) == 4 * 400
+    assert made["negative"].shape == (4, 100) and bool((made["negative"] == 7).all())
+    assert made["text"][:, 0].tolist() == [97, 98, 99, 97]
+    assert cache(["b"])["negative"].shape == (1, 100)
+
+
+def test_the_cache_is_bounded_by_bytes_and_the_least_recently_used_prompt_goes():
+    backbone = Guided()
+    cache = PromptCache(backbone, limit=5 * 400)  # the shared tensor, the first prompt's, and those of three prompts
+    prompts = "abcdefgh"
+    for prompt in prompts:
+        cache([prompt])
+        assert cache.bytes <= 5 * 400 and sum(storages(cache).values()) <= cache.bytes
+    assert list(cache.kept)[-3:] == ["f", "g", "h"]
+    cache(["f"])
+    cache(["z"])
+    assert "f" in cache.kept and "g" not in cache.kept
+    many = [*prompts] * 2
+    made = cache(many)  # more than it can keep: all are given out none the less
+    assert made["text"][:, 0].tolist() == [float(ord(prompt)) for prompt in many]
+    small = PromptCache(Guided(), limit=1)
+    assert small(["a", "b"])["text"].shape == (2, 100) and not small.kept
+
+
+def test_learning_stops_where_the_cache_is_full_instead_of_pushing_out_what_it_learnt():
+    backbone = Guided()
+    cache = PromptCache(backbone, limit=5 * 400)
+    cache(["x"])
+    cache.learn("abcdefgh")
+    learnt = len(backbone.asked) - 1
+    assert 2 <= learnt <= 4 and list(cache.kept)[-learnt:] == list("abcdefgh")[:learnt]
+
+
+class Full(Toy):
+    def encode(self, prompts, reference=None):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_prompt_that_cannot_be_encoded_for_lack_of_memory_is_told():
+    with pytest.raises(torch.OutOfMemoryError, match="encoding one prompt alone does not fit .*offload_text"):
+        PromptCache(Full())(["a"])

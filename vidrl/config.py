@@ -68,7 +68,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Train:
-    """The loop; `micro_batch = 0` is sized by memory, `time_limit = 0` (seconds) is none."""
+    """The loop; `time_limit = 0` (seconds) is none.
+
+    `micro_batch`: clips sampled, and pairs updated, at once; 0 is 16 on a GPU and 32 on a CPU. `score_batch`: clips
+    decoded and scored at once, which is all that host memory holds of the clips of a round or of an evaluation, beside
+    those that are shown. Where memory runs out, the size of the stage is halved.
+    """
 
     rounds: int = 30
     prompts_per_round: int = 4
@@ -77,6 +82,7 @@ class Train:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     micro_batch: int = 0
+    score_batch: int = 4
     eval_every: int = 10
     eval_steps: int = 20
     checkpoint_every: int = 5
@@ -296,7 +302,7 @@ def _check_values(recipe: Recipe) -> None:
           for name, (low, high) in guard.bands.items()),
         *((getattr(train, name) >= 1, f"train.{name}: expected at least 1, got {getattr(train, name)}")
           for name in ("rounds", "prompts_per_round", "eval_every", "eval_steps", "checkpoint_every",
-                       "keep_checkpoints")),
+                       "keep_checkpoints", "score_batch")),
         *((getattr(recipe.bench, name) >= 1, f"bench.{name}: expected at least 1, got {getattr(recipe.bench, name)}")
           for name in ("every", "prompts", "per_prompt", "steps")),
         (recipe.policy.lora_rank >= 1, f"policy.lora_rank: expected at least 1, got {recipe.policy.lora_rank}"),

@@ -6,8 +6,9 @@ Legend: N clips.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from vidrl import plugin, verifier, world
 from vidrl.config import RewardSection
+from vidrl.pieces import out_of_memory, release
 from vidrl.rewards import Composite, Reward, Samples, Score, default
 
 Measures = dict[str, np.ndarray]
@@ -30,19 +32,62 @@ def build_reward(section: RewardSection) -> Reward:
     return default()
 
 
+@dataclass(frozen=True)
+class Failure:
+    """One clip on which a reward raised an error."""
+
+    error: Exception
+
+    @property
+    def why(self) -> str:
+        return f"unscored: the reward raised {self.error!r}"
+
+
 def score_each(reward: Reward, samples: Samples) -> Score:
     """The reward's score; where it raises, clip by clip, so that one bad clip leaves only itself unscored.
 
-    Raises RuntimeError where every clip fails: that is the reward's fault, not a clip's.
+    Raises RuntimeError where every clip fails: that is the reward's fault, not a clip's; and torch.OutOfMemoryError
+    where memory runs out on a single clip.
+    """
+    return together(score_some(reward, samples))
+
+
+def score_some(reward: Reward, samples: Samples) -> list[Score | Failure]:
+    """The score of some of the clips, in order, for `together` to join.
+
+    Where the reward raises, each clip is scored by itself: a crash is the reason of a NaN, never a number. Where memory
+    runs out, each half of the clips is scored by itself.
     """
     try:
-        return _finite(reward(samples))
-    except Exception as whole:  # any crash of a reward is the reason of a NaN, never a number
-        singles = [_score_one(reward, samples, i) for i in range(len(samples))]
-        good = next((score for score in singles if isinstance(score, Score)), None)
-        if good is None:
-            raise RuntimeError(f"the reward failed on all of {len(samples)} clips; the first: {whole!r}") from whole
-        return _finite(join([score if isinstance(score, Score) else _unscored(good, score) for score in singles]))
+        return [_finite(reward(samples))]
+    except Exception as error:  # noqa: BLE001
+        failure = Failure(_without_clips(error))
+    full, n = out_of_memory(failure.error), len(samples)
+    if n == 1 and full:
+        cure = "use fewer or smaller frames, or a reward that needs less memory"
+        raise torch.OutOfMemoryError(f"the reward has not enough memory for one clip: {cure}") from failure.error
+    if n == 1:
+        return [failure]
+    release()
+    size = (n + 1) // 2 if full else 1
+    parts = [samples.pick(range(a, min(a + size, n))) for a in range(0, n, size)]
+    return [found for part in parts for found in score_some(reward, part)]
+
+
+def together(found: Sequence[Score | Failure]) -> Score:
+    """The scores of all clips as one; a failed clip is NaN. Raises RuntimeError where every clip failed."""
+    good = next((score for score in found if isinstance(score, Score)), None)
+    if good is None:
+        error = next(one.error for one in found if isinstance(one, Failure))
+        raise RuntimeError(f"the reward failed on all of {len(found)} clips; the first: {error!r}") from error
+    return join([one if isinstance(one, Score) else _unscored(good, one.why) for one in found])
+
+
+def _without_clips(error: Exception) -> Exception:
+    """The error, whose traceback no longer keeps the clips in memory."""
+    raised = error.__traceback__ and error.__traceback__.tb_next
+    traceback.clear_frames(raised)
+    return error.with_traceback(raised)
 
 
 def _finite(score: Score) -> Score:
@@ -65,17 +110,11 @@ def check_scored(score: Score, allowed: float, round: int) -> None:
         raise RuntimeError(f"round {round}: {missing:.0%} of the samples are unscored, {limit}: {reason}")
 
 
-def _score_one(reward: Reward, samples: Samples, i: int) -> Score | str:
-    try:
-        return reward(samples.pick([i]))
-    except Exception as error:  # noqa: BLE001
-        return f"unscored: the reward raised {error!r}"
-
-
 def _unscored(like: Score, why: str) -> Score:
+    """The score of one clip that has none, with the parts and curves of another."""
     nan = {name: _unscored(part, why) for name, part in like.parts.items()}
-    frames = None if like.frames is None else torch.full_like(like.frames, float("nan"))
-    nothing = torch.full_like(like.value, float("nan"))
+    frames = None if like.frames is None else torch.full_like(like.frames[:1], float("nan"))
+    nothing = torch.full_like(like.value[:1], float("nan"))
     return Score(nothing, frames, like.support, nan, [why], like.weights, dict.fromkeys(like.slopes, nothing))
 
 
@@ -92,10 +131,22 @@ def join(scores: Sequence[Score]) -> Score:
 
 def measure(score: Score, samples: Samples, captions: bool) -> Measures:
     """The reward, its parts and the guards of each clip; what the verifier reads where the prompts are captions."""
+    return rewarded(score) | guards(samples, captions)
+
+
+def rewarded(score: Score) -> Measures:
+    """The measures of each clip that its score gives: the reward, its parts, and whether it is unscored."""
     values = {"composite": score.value} | {name: part.value for name, part in score.parts.items()}
-    values |= {"unscored_share": score.value.isnan().float(), "exposure": exposure(samples.frames)}
-    found = {name: value.detach().double().cpu().numpy() for name, value in values.items()}
-    return found | (_verifier(samples) if captions else {})
+    return _arrays(values | {"unscored_share": score.value.isnan().float()})
+
+
+def guards(samples: Samples, captions: bool) -> Measures:
+    """The measures of each clip that no reward optimises; `captions`: the verifier can read the prompts."""
+    return _arrays({"exposure": exposure(samples.frames)}) | (_verifier(samples) if captions else {})
+
+
+def _arrays(values: Mapping[str, Tensor]) -> Measures:
+    return {name: value.detach().double().cpu().numpy() for name, value in values.items()}
 
 
 def exposure(video: Tensor) -> Tensor:

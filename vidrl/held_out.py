@@ -2,48 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vidrl import evaluate
 from vidrl.backbones.base import PromptCache
 from vidrl.parallel import Workers
+from vidrl.pieces import Pieces, pieces
 from vidrl.policy import Policy
 from vidrl.rewards import Reward, Samples, Score
-from vidrl.rollout import draws, generate
+from vidrl.rollout import SCORE_BATCH, clips, draws
+from vidrl.scored import Scored
 
 TWINS = 32  # prompts, the first ones, of which a second clip is made: how far members of a group stand apart
 Look = Callable[[int, Policy, str, Workers, bool], None]  # round, policy, its weights' name, processes, whether it ends
 
 
 class HeldOut:
-    """Measures a policy's set of weights on the held-out prompts; each process does its share."""
+    """Measures a policy's set of weights on the held-out prompts; each process does its share.
 
-    def __init__(self, prompts: Sequence[str], reward: Reward, workers: Workers, encode: PromptCache, steps: int):
+    Clips are decoded and scored in pieces of `score_batch`; only the first `show` of them are kept.
+    """
+
+    def __init__(
+        self, prompts: Sequence[str], reward: Reward, workers: Workers, encode: PromptCache, steps: int,
+        score_batch: Pieces | int = SCORE_BATCH, show: int = 8,
+    ):  # fmt: skip
         self.prompts, self.reward, self.workers, self.encode, self.steps = prompts, reward, workers, encode, steps
+        self.decoding, self.show = pieces(score_batch), show
         self.places = workers.share(len(prompts), even=False)
         self.captions = evaluate.are_captions(prompts)  # of all of them: processes must agree on what is measured
 
-    def measure(self, policy: Policy, weights: str, batch: int) -> tuple[evaluate.Measures, Samples, Score]:
-        """Every prompt's numbers, of all processes; and this process's clips with their scores."""
-        with self.workers.autocast(), policy.using(weights):
-            samples = self._clips(policy, self.places, "held out", batch)
+    def measure(
+        self, policy: Policy, weights: str, batch: Pieces | int
+    ) -> tuple[evaluate.Measures, Samples | None, Score]:
+        """Every prompt's numbers, of all processes; this process's first clips and the scores of all its clips.
+
+        `batch`: clips sampled at once.
+        """
+        self.encode.learn([self.prompts[i] for i in self.places])
+        with policy.using(weights):
+            scored, guards = self._scored(policy, batch)
             twins = [i for i in self.places if i < TWINS]
-            others = self._clips(policy, twins, "held out twin", batch) if twins else None
-        score = evaluate.score_each(self.reward, samples)
-        own = evaluate.measure(score, samples, self.captions) | {"diversity": _apart(samples, others)}
-        return self.workers.gather_arrays(own), samples, score
+            others = list(map(_thumbnails, self._clips(policy, twins, "held out twin", batch)))
+        score = scored.score
+        own = evaluate.rewarded(score) | guards | {"diversity": _apart(scored.thumbnails, others)}
+        return self.workers.gather_arrays(own), scored.first(self.show), score
 
-    def _clips(self, policy: Policy, places: Sequence[int], name: str, batch: int) -> Samples:
-        prompts = [self.prompts[i] for i in places]
-        return generate(policy, prompts, draws(0, [(name, i) for i in places]), self.steps, batch, self.encode)
+    def _scored(self, policy: Policy, batch: Pieces | int) -> tuple[Scored, evaluate.Measures]:
+        """This process's clips, scored, and their guards."""
+        scored, guards = Scored(self.reward, lambda values: range(min(self.show, len(values)))), []
+        for samples in self._clips(policy, self.places, "held out", batch):
+            scored.add(samples)
+            guards.append(evaluate.guards(samples, self.captions))
+            del samples  # else these clips would live while the next are made
+        return scored, {name: np.concatenate([one[name] for one in guards]) for name in guards[0]}
+
+    def _clips(self, policy: Policy, places: Sequence[int], name: str, batch: Pieces | int) -> Iterator[Samples]:
+        prompts, noise = [self.prompts[i] for i in places], draws(0, [(name, i) for i in places])
+        return clips(policy, prompts, noise, self.steps, batch, self.decoding, self.encode, self.workers.autocast)
 
 
-def _apart(samples: Samples, twins: Samples | None) -> np.ndarray:
+def _thumbnails(samples: Samples) -> Tensor:
+    return evaluate.thumbnails(samples.frames)
+
+
+def _apart(thumbnails: Tensor, twins: Sequence[Tensor]) -> np.ndarray:
     """Distance (B,) of each clip to its twin; NaN for a clip without one."""
-    found = np.full(len(samples), np.nan)
-    if twins is not None:
-        pairs = zip(evaluate.thumbnails(samples.video), evaluate.thumbnails(twins.video), strict=False)
-        found[: len(twins)] = [float((a - b).abs().mean()) for a, b in pairs]
+    found = np.full(len(thumbnails), np.nan)
+    if twins:
+        pairs = zip(thumbnails, torch.cat(list(twins)), strict=False)
+        distances = [float((a - b).abs().mean()) for a, b in pairs]
+        found[: len(distances)] = distances
     return found

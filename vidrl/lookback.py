@@ -10,6 +10,7 @@ from vidrl import checkpoint, config, evaluate, prompts
 from vidrl.backbones.base import Denoiser
 from vidrl.held_out import HeldOut
 from vidrl.parallel import Workers
+from vidrl.pieces import Pieces
 from vidrl.policy import Policy
 from vidrl.record import Record
 from vidrl.update import Updater
@@ -26,6 +27,7 @@ class Lookback:
     updater: Updater
     record: Record
     held_out: HeldOut
+    pieces: dict[str, Pieces]  # how many clips, or pairs, each stage takes at once
     prompts: Sequence[str]
     judged: str
     round: int
@@ -50,7 +52,7 @@ class Lookback:
 
     def _evaluate(self, clips: str = "") -> bool:
         """Measure the held-out prompts and keep every clip's numbers; True where a guard put other weights back."""
-        measures, samples, score = self.held_out.measure(self.policy, self.judged, self.updater.micro_batch)
+        measures, samples, score = self.held_out.measure(self.policy, self.judged, self.pieces["sample"])
         if self.round == 0:
             evaluate.check_scored(self.workers.gather_score(score), self.options.max_unscored, 0)
         self.workers.once(lambda: self.record.evaluation(self.round, measures))
@@ -90,7 +92,8 @@ class Lookback:
         state = {
             "policy": self.policy.state(), "optimiser": self.updater.optimiser.state_dict(), "round": self.round,
             "evaluated": self.evaluated, "seconds": self.seconds, "best": self.best, "rng": checkpoint.rng_state(),
-            "stop": "" if self.stop == "interrupted" else self.stop, "micro_batch": self.updater.micro_batch,
+            "stop": "" if self.stop == "interrupted" else self.stop,
+            "pieces": {name: one.size for name, one in self.pieces.items()},
             "world": checkpoint.world(self.workers.count), "recipe": self.recipe.to_dict(),
         }  # fmt: skip
         run, keep, protect = self.recipe.run, self.options.keep_checkpoints, [str(self.best["checkpoint"])]
@@ -106,7 +109,8 @@ class Lookback:
             checkpoint.restore_rng(state["rng"])
             self.round, self.evaluated, self.saved = state["round"], state["evaluated"], state["round"]
             self.seconds, self.best, self.stop = state["seconds"], state["best"], state["stop"]
-            self.updater.micro_batch = state["micro_batch"]
+            for name, size in state["pieces"].items():
+                self.pieces[name].size = size
         self.workers.once(lambda: self.record.cut_back(self.saved))
 
     def _put_back(self, state: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +25,10 @@ from vidrl.extras import install
 from vidrl.influence import Influence
 from vidrl.rewards import Samples, Score
 from vidrl.rollout import Plan
+from vidrl.scored import Scored
 from vidrl.segments import Span, frame_spans
 
+Made = TypeVar("Made")
 PACKAGES = ("vidrl", "torch", "diffusers", "transformers", "accelerate", "peft", "opencv-python-headless", "numpy")
 
 
@@ -67,40 +69,45 @@ class Record:
             row = {"round": round, "n": len(measures["composite"]), "measures": evaluate.means(measures)}
             checkpoint.append(self.folder / "evals.jsonl", row)
 
-    def clips(self, kind: str, samples: Samples, score: Score, n: int) -> None:
+    def clips(self, kind: str, samples: Samples | None, score: Score, n: int) -> None:
         """The first n clips as mp4 under clips/`kind`, their scores and curves beside them."""
         if not self.active:
             return
-        rows = [self._clip(kind, f"{i:04d}.mp4", samples, score, i) for i in range(min(n, len(samples)))]
+        rows = [self._clip(kind, f"{i:04d}.mp4", samples.video[i], samples.prompts[i], samples.fps, score, i)
+                for i in range(min(n, len(samples)) if samples else 0)]
         checkpoint.write_text(self.folder / "clips" / f"{kind}.json", json.dumps(rows, indent=1))
 
-    def _clip(self, kind: str, name: str, samples: Samples, score: Score, i: int) -> dict[str, Any]:
+    def _clip(
+        self, kind: str, name: str, clip: Tensor, prompt: str, fps: float, score: Score, i: int
+    ) -> dict[str, Any]:
+        """Write clip i of a score as mp4; its row."""
         from vidrl.rewards import video
 
         path = self.folder / "clips" / kind / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        video.write(path, samples.video[i].cpu(), samples.fps)
+        video.write(path, clip.cpu(), fps)
         everything = {"composite": score, **score.parts}
         return {
-            "prompt": samples.prompts[i], "file": name, "fps": samples.fps, "value": _numbers(score.value[i]),
+            "prompt": prompt, "file": name, "fps": fps, "value": _numbers(score.value[i]),
             "parts": {part: _numbers(s.value[i]) for part, s in score.parts.items()},
             "curves": {part: _numbers(s.frames[i]) for part, s in everything.items() if s.frames is not None},
         }  # fmt: skip
 
     def credit(
-        self, samples: Samples, score: Score, advantage: Tensor, plan: Plan, frame_map: Sequence[Span],
+        self, scored: Scored, advantage: Tensor, plan: Plan, frame_map: Sequence[Span],
         known: Influence | None = None,
     ) -> None:  # fmt: skip
-        """The best and the worst clip of a round: where in time the credit went, and what was known of it before."""
-        if not self.active or not bool(score.value[: len(samples)].isfinite().any()):
+        """The best and the worst clip of a round: where in time the credit went, and what was known of it before.
+
+        `scored` keeps the clips that `extremes` names.
+        """
+        if not self.active or not bool(scored.score.value.isfinite().any()):
             return
-        mine, spans = score.value[: len(samples)], frame_spans(frame_map, plan.segments)
-        best, worst = int(mine.nan_to_num(-torch.inf).argmax()), int(mine.nan_to_num(torch.inf).argmin())
-        rows = []
-        for name, i in (("best", best), ("worst", worst)):
-            row = self._clip("train", f"{name}.mp4", samples, score, i)
+        score, prompts, spans, rows = scored.score, scored.prompts, frame_spans(frame_map, plan.segments), []
+        for name, i in zip(("best", "worst"), extremes(score.value), strict=True):
+            row = self._clip("train", f"{name}.mp4", scored.clips[i], prompts[i], scored.fps, score, i)
             where = {"segments": list(spans), "file": f"clips/train/{name}.mp4", **_credited(advantage[i], plan)}
-            rows.append(row | where | {"curve": row["curves"].get("composite")} | _beside(samples, score, i))
+            rows.append(row | where | {"curve": row["curves"].get("composite")} | _beside(prompts, score, i))
         checkpoint.write_text(self.folder / "credit.json", json.dumps(rows, indent=1))
         if known is not None and known.fits(score) and not (self.folder / "influence.json").exists():
             shown = known.shown(plan.segments) | {"segments": list(spans)}
@@ -145,9 +152,19 @@ def _credited(advantage: Tensor, plan: Plan) -> dict[str, Any]:
     return {"advantage": _numbers(advantage.mean(0)), **steps}
 
 
-def _beside(samples: Samples, score: Score, i: int) -> dict[str, Any]:
+def extremes(value: Tensor) -> tuple[int, int]:
+    """The places of the best and of the worst scored clip; the first clip where none is scored.
+
+    Example:
+        >>> extremes(torch.tensor([0.5, float("nan"), 0.9, 0.1]))
+        (2, 3)
+    """
+    return int(value.nan_to_num(-torch.inf).argmax()), int(value.nan_to_num(torch.inf).argmin())
+
+
+def _beside(prompts: Sequence[str], score: Score, i: int) -> dict[str, Any]:
     """What a clip's curves are to be read against: those of its group's others, and how much each part counts."""
-    alike = torch.tensor([prompt == samples.prompts[i] and k != i for k, prompt in enumerate(samples.prompts)])
+    alike = torch.tensor([prompt == prompts[i] and k != i for k, prompt in enumerate(prompts)])
     everything = {"composite": score, **score.parts}
     others = {part: s.frames[: len(alike)][alike.to(s.frames.device)].nanmean(0)
               for part, s in everything.items() if s.frames is not None and bool(alike.any())}
@@ -166,7 +183,17 @@ class Clock:
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[stage] = time.perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def each(self, stage: str, made: Iterator[Made]) -> Iterator[Made]:
+        """What an iterator makes, its seconds counted to a stage."""
+        while True:
+            with self(stage):
+                one = next(made, None)
+            if one is None:
+                return
+            yield one
+            del one  # else it would live while the next is made
 
 
 def summarise(score: Score, group: Tensor) -> dict[str, Any]:

@@ -6,18 +6,22 @@ Legend: B samples, C latent channels, L latent frames, K kept steps, S segments;
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vidrl import transition
-from vidrl.backbones.base import Cond, Denoiser
+from vidrl.backbones.base import Cond, Denoiser, without_autocast
 from vidrl.path import exact
+from vidrl.pieces import Pieces, pieces
 from vidrl.policy import Policy
 from vidrl.rewards import Samples
 from vidrl.segments import pool
+
+SCORE_BATCH = 4  # clips that are decoded and scored at once, where nobody says another number
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,11 @@ def draws(seed: int, names: Sequence[tuple[object, ...]]) -> list[torch.Generato
     return made
 
 
+def copied(generators: Sequence[torch.Generator]) -> list[torch.Generator]:
+    """Generators that draw what these would draw, and leave these as they are: a piece can begin again."""
+    return [torch.Generator(one.device).set_state(one.get_state()) for one in generators]
+
+
 @torch.no_grad()
 def sample(
     policy: Policy | Denoiser, cond: Cond, generators: Sequence[torch.Generator], plan: Plan,
@@ -112,9 +121,9 @@ def sample(
     return Rollout(cond, x, torch.stack(before, 1), torch.stack(after, 1), torch.stack(logs, 1), plan)
 
 
-def join(rollouts: Sequence[Rollout]) -> Rollout:
-    """Rollouts of one plan as one."""
-    cond = {name: torch.cat([r.cond[name] for r in rollouts]) for name in rollouts[0].cond}
+def join(rollouts: Sequence[Rollout], cond: Cond | None = None) -> Rollout:
+    """Rollouts of one plan as one; `cond`: their conditions, where they are at hand as one already."""
+    cond = cond or {name: torch.cat([r.cond[name] for r in rollouts]) for name in rollouts[0].cond}
     kept = [(r.latents, r.before, r.after, r.log_density) for r in rollouts]
     latents, before, after, log_density = (torch.cat(parts) for parts in zip(*kept, strict=True))
     return Rollout(cond, latents, before, after, log_density, rollouts[0].plan)
@@ -122,29 +131,59 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
 
 @torch.no_grad()
 def decoded(backbone: Denoiser, latents: Tensor, prompts: Sequence[str]) -> Samples:
-    """The clips of latents, on the CPU."""
-    video = backbone.decode(latents).clamp(0, 1).float().cpu()
+    """The clips of latents, on the CPU.
+
+    Every decode comes through here, and none runs under autocast: rewards in training and held-out measures are of the
+    same decoder, whoever asks and whatever `train.mixed_precision` says.
+    """
+    with without_autocast(latents.device):
+        video = backbone.decode(latents).clamp(0, 1).float().cpu()
     return Samples(video, list(prompts), backbone.fps)
+
+
+def decoded_pieces(
+    backbone: Denoiser, latents: Tensor, prompts: Sequence[str], size: Pieces | int = SCORE_BATCH
+) -> Iterator[Samples]:
+    """The clips of latents, in order, a few at a time: host memory holds those that the caller keeps."""
+    return pieces(size).each(len(prompts), lambda part: decoded(backbone, latents[part], prompts[part]))
+
+
+def clips(
+    policy: Policy | Denoiser, prompts: Sequence[str], generators: Sequence[torch.Generator], steps: int = 20,
+    batch: Pieces | int = 32, decode_batch: Pieces | int = SCORE_BATCH,
+    encode: Callable[[Sequence[str]], Cond] | None = None,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Iterator[Samples]:  # fmt: skip
+    """Clips of prompts by the deterministic sampler, in order, a few at a time, on the CPU.
+
+    `batch` clips are sampled and `decode_batch` clips decoded at once, fewer where memory runs out; `autocast` is the
+    context of the sampling alone.
+    """
+    backbone = _backbone(policy)
+    plan, encode = Plan(backbone.times(steps)), encode or backbone.encode
+
+    def sampled(part: slice) -> tuple[Tensor, Sequence[str]]:
+        cond = encode(prompts[part])
+        with autocast():
+            return sample(policy, cond, copied(generators[part]), plan).latents, prompts[part]
+
+    for latents, asked in pieces(batch).each(len(prompts), sampled):
+        yield from decoded_pieces(backbone, latents, asked, decode_batch)
 
 
 def generate(
     policy: Policy | Denoiser, prompts: Sequence[str], generators: Sequence[torch.Generator], steps: int = 20,
-    batch: int = 32, encode: Callable[[Sequence[str]], Cond] | None = None,
+    batch: Pieces | int = 32, encode: Callable[[Sequence[str]], Cond] | None = None,
 ) -> Samples:  # fmt: skip
-    """Clips of prompts by the deterministic sampler, `batch` at a time, on the CPU.
+    """Clips of prompts by the deterministic sampler as one batch, on the CPU; `clips` gives them a few at a time.
 
     Example:
         >>> from vidrl.backbones.toy import Toy
         >>> generate(Toy.tiny(), ["a cat"], draws(0, [("cat",)]), steps=2).video.shape
         torch.Size([1, 9, 3, 32, 32])
     """
-    backbone, videos = _backbone(policy), []
-    plan, encode = Plan(backbone.times(steps)), encode or backbone.encode
-    for start in range(0, len(prompts), batch):
-        part = slice(start, start + batch)
-        rollout = sample(policy, encode(prompts[part]), generators[part], plan)
-        videos.append(decoded(backbone, rollout.latents, prompts[part]).video)
-    return Samples(torch.cat(videos), list(prompts), backbone.fps)
+    videos = [one.video for one in clips(policy, prompts, generators, steps, batch, encode=encode)]
+    return Samples(torch.cat(videos), list(prompts), _backbone(policy).fps)
 
 
 def _backbone(policy: Policy | Denoiser) -> Denoiser:

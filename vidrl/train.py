@@ -6,19 +6,23 @@ Legend: N samples of all processes in a round (prompts × group), B of this proc
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vidrl import checkpoint, config, evaluate, plugin, transition
-from vidrl.backbones.base import PromptCache
+from vidrl.backbones.base import PromptCache, rows
 from vidrl.held_out import HeldOut, Look
 from vidrl.lookback import Lookback
 from vidrl.parallel import Workers
+from vidrl.pieces import Pieces
 from vidrl.policy import Policy
-from vidrl.record import Clock, Record, postfix, progress, summarise
-from vidrl.rollout import Plan, Rollout, decoded, draws, join, sample
+from vidrl.record import Clock, Record, extremes, postfix, progress, summarise
+from vidrl.rewards import Samples
+from vidrl.rollout import Plan, Rollout, decoded_pieces, draws, join, sample
+from vidrl.scored import Scored
 from vidrl.segments import frame_spans
 from vidrl.update import Updater
 
@@ -53,7 +57,14 @@ class Trainer(Lookback):
         self.prompts = config.read_prompts(recipe.data.prompts)
         self.encode, self.record = PromptCache(self.backbone), Record(Path(recipe.run), active=self.workers.main)
         held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
-        self.held_out = HeldOut(held_out, self.reward, self.workers, self.encode, self.options.eval_steps)
+        smaller = "use a smaller clip, backbone.options.dtype = 'bfloat16', or a device of more memory"
+        self.pieces = {
+            "update": self.updater.pieces, "sample": Pieces(self.updater.micro_batch, "sampling one clip", smaller),
+            "decode": Pieces(self.options.score_batch, "decoding one clip", smaller),
+        }  # fmt: skip
+        show = self.options.show if self.workers.main else 0
+        steps, at_once = self.options.eval_steps, self.pieces["decode"]
+        self.held_out = HeldOut(held_out, self.reward, self.workers, self.encode, steps, at_once, show)
         self.judged = "ema" if self.options.ema else "live"  # the weights that are evaluated and kept
         if self.options.ema:
             self.policy.remember("ema")
@@ -121,19 +132,20 @@ class Trainer(Lookback):
         plan = self._plan()
         with clock("sample"):
             rollout = self._sample(mine, index, plan)
-        with clock("decode"):
-            samples = decoded(self.backbone, rollout.latents, mine)
-        with clock("reward"):
-            own = evaluate.score_each(self.reward, samples)
-            score = self.workers.gather_score(own)
+        scored = Scored(self.reward, extremes if self.workers.main else lambda values: ())
+        for samples in clock.each("decode", self._decoded(rollout, mine)):
+            with clock("reward"):
+                scored.add(samples)
+            del samples  # else these clips would live while the next ones are decoded
+        score = self.workers.gather_score(scored.score)
         group = torch.arange(len(prompts)) // self.options.group
         evaluate.check_scored(score, self.options.max_unscored, self.round)
         advantage = self.algorithm.credit(score, group, plan, self.backbone.frame_map)
         with clock("update"):
             own_advantage = advantage[index].to(rollout.latents)
             seen = self.updater.update(rollout, own_advantage, torch.tensor(index), len(prompts), self.round)
-        self.record.credit(samples, own, own_advantage, plan, self.backbone.frame_map, self.algorithm.known)
-        spread = evaluate.diversity(self.workers.all(evaluate.thumbnails(samples.video)), group).mean()
+        self.record.credit(scored, own_advantage, plan, self.backbone.frame_map, self.algorithm.known)
+        spread = evaluate.diversity(self.workers.all(scored.thumbnails), group).mean()
         return summarise(score, group) | seen | {"diversity": float(spread), "seconds": clock.seconds}
 
     def _check(self) -> None:
@@ -159,10 +171,17 @@ class Trainer(Lookback):
         return [prompt for prompt in chosen for _ in range(group)], self.workers.share(n * group)
 
     def _sample(self, prompts: list[str], index: list[int], plan: Plan) -> Rollout:
-        size = self.updater.micro_batch
-        generators = draws(self.seed, [(self.round, *divmod(i, self.options.group)) for i in index])
-        first = [(self.round, i // self.options.group) for i in index]
-        starts = draws(self.seed, first) if plan.same_start else generators
-        parts = [slice(a, a + size) for a in range(0, len(prompts), size)]
-        with self.workers.autocast():
-            return join([sample(self.policy, self.encode(prompts[p]), generators[p], plan, starts[p]) for p in parts])
+        cond = self.encode(prompts)  # of all clips at once: an offloaded text encoder visits the device once a round
+
+        def part(piece: slice) -> Rollout:
+            places = index[piece]
+            generators = draws(self.seed, [(self.round, *divmod(i, self.options.group)) for i in places])
+            first = [(self.round, i // self.options.group) for i in places]
+            starts = draws(self.seed, first) if plan.same_start else None
+            with self.workers.autocast():
+                return sample(self.policy, rows(cond, piece), generators, plan, starts)
+
+        return join(list(self.pieces["sample"].each(len(prompts), part)), cond)
+
+    def _decoded(self, rollout: Rollout, prompts: list[str]) -> Iterator[Samples]:
+        return decoded_pieces(self.backbone, rollout.latents, prompts, self.pieces["decode"])

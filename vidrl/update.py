@@ -11,6 +11,7 @@ from torch import Tensor
 from vidrl.algorithms.base import Algorithm, Batch
 from vidrl.config import Train
 from vidrl.parallel import Workers
+from vidrl.pieces import Pieces
 from vidrl.policy import Policy
 from vidrl.rollout import Rollout, draws
 
@@ -25,8 +26,14 @@ class Updater:
         self.optimiser = torch.optim.AdamW(
             policy.weights.values(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=options.weight_decay
         )
-        self.micro_batch = options.micro_batch or workers.first_micro_batch()
+        cure = "use gradient checkpointing, a smaller clip, or a device of more memory"
+        self.pieces = Pieces(options.micro_batch or workers.first_micro_batch(), "the update of one pair", cure)
         self.proven = False
+
+    @property
+    def micro_batch(self) -> int:
+        """Pairs at once; halved where memory runs out."""
+        return self.pieces.size
 
     def update(self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, round: int) -> dict[str, Any]:
         """Take the round's optimiser steps; what the losses reported, over all processes.
@@ -49,19 +56,12 @@ class Updater:
 
     def _accumulate(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of one optimiser step; where memory runs out, again in micro-batches of half the size."""
-        while True:
-            try:
-                return self._backward(batch)
-            except torch.cuda.OutOfMemoryError:
-                if self.micro_batch == 1:
-                    raise
-                self.micro_batch //= 2
-                self.optimiser.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
+        return self.pieces.attempt(len(batch), lambda size: self._backward(batch, size))
 
-    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch, size: int) -> dict[str, Tensor]:
         seen: dict[str, list[Tensor]] = {}
-        for micro in batch.split(self.micro_batch):
+        self.optimiser.zero_grad(set_to_none=True)  # what a larger micro-batch added before memory ran out
+        for micro in batch.split(size):
             with self.workers.autocast():
                 loss = self.algorithm.loss(self.policy, micro)
             self.workers.backward(loss.value * len(micro) * batch.share)
@@ -100,10 +100,16 @@ class Updater:
 
     def _divergence(self, batch: Batch) -> float:
         """KL to the reference after the update, on a micro-batch of the round's own steps."""
-        with torch.no_grad(), self.workers.autocast():
-            means = [(self.algorithm.divergence(self.policy, b), len(b)) for b in batch.split(self.micro_batch)[:1]]
+        if len(batch):
+            means = [self.pieces.attempt(len(batch), lambda size: self._mean_divergence(batch.split(size)[0]))]
+        else:
+            means = []
         own = torch.tensor([float(mean) for mean, pairs in means for _ in range(pairs)], dtype=torch.float64)
         return float(self.workers.all(own).mean())  # a process without pairs here has no say
+
+    def _mean_divergence(self, micro: Batch) -> tuple[Tensor, int]:
+        with torch.no_grad(), self.workers.autocast():
+            return self.algorithm.divergence(self.policy, micro), len(micro)
 
     def _summary(self, seen: Mapping[str, Tensor]) -> dict[str, Any]:
         """Means over all processes' pairs; of the ratio also the range."""

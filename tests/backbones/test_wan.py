@@ -340,3 +340,34 @@ def test_rollout_of_the_embedded_model(guidance: float, text_length: int) -> Non
     prompts = [scene.caption for scene in world.scenes("held_out", 2)]
     size = {"height": 64, "width": 64, "frames": 17, "text_length": text_length}
     assert (rollout(wan, prompts, 4) - clips(plain(TINY_WAN), prompts, 4, guidance, **size)).abs().max() < 1e-4
+
+
+# --- an offloaded text encoder ---------------------------------------------------------------------------------------
+
+
+def test_an_offloaded_text_encoder_visits_once_for_all_new_prompts(wan: Wan, folder: Path, monkeypatch) -> None:
+    from vidrl.backbones.base import PromptCache
+
+    guided = Wan(str(folder), **SMALL, guidance=3.0, negative_prompt="still", offload_text=True)
+    trips, embedded, real = [], [], guided._embed
+    monkeypatch.setattr(guided.pipe.text_encoder, "to", lambda device: trips.append(str(device)))
+    monkeypatch.setattr(guided, "_embed", lambda texts: (embedded.extend(texts), real(texts))[1])
+    cache, prompts = PromptCache(guided), ["a red circle", "the blue square", "a green cross"]
+    made = cache([*prompts, *prompts])
+    assert trips == ["cpu", "cpu"]  # there and back: this machine's device is a CPU
+    assert sorted(embedded) == sorted([*prompts, "still"])  # the negative prompt is encoded once
+    cache.learn(prompts)
+    assert len(trips) == 2
+    whole = Wan(str(folder), **SMALL, guidance=3.0, negative_prompt="still").encode([*prompts, *prompts])
+    assert all(torch.allclose(made[name], whole[name], atol=1e-5) for name in whole)
+    assert len({cond["negative"].data_ptr() for cond in cache.kept.values()}) == 1
+
+
+def test_a_text_encoder_goes_back_where_encoding_fails(folder: Path, monkeypatch) -> None:
+    made, trips = Wan(str(folder), **SMALL, offload_text=True), []
+    monkeypatch.setattr(made.pipe.text_encoder, "to", lambda device: trips.append(str(device)))
+    monkeypatch.setattr(made, "_embed", lambda texts: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            made.encode(["a"])
+    assert len(trips) == 4

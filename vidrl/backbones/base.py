@@ -6,16 +6,26 @@ Legend: B batch, C latent channels, L latent frames, h w latent height and width
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from math import inf
 from pathlib import Path as Folder
 
 import torch
 from torch import Tensor, nn
 
 from vidrl.path import Path
+from vidrl.pieces import Pieces
 from vidrl.segments import Span
 
 Cond = dict[str, Tensor]  # conditioning by name, each (B, ...)
+CACHE_BYTES = 4 * 2**30  # of conditions in host memory: about 1000 prompts of Wan in bfloat16
+
+
+def without_autocast(device: torch.device) -> torch.autocast:
+    """A context in which operations on a device run in the precision of their inputs, even inside autocast."""
+    return torch.autocast(device.type, enabled=False)
 
 
 class Generator(ABC):
@@ -33,6 +43,10 @@ class Generator(ABC):
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """The prompts of which `encode` does not read the end; a family whose text encoder has a limit tells them."""
         return []
+
+    def encoding(self) -> AbstractContextManager[None]:
+        """A context around several calls of `encode`: an offloaded text encoder stays on the device within."""
+        return nullcontext()
 
     @abstractmethod
     def generate(self, noise: Tensor, cond: Cond) -> Tensor:
@@ -107,17 +121,90 @@ def rows(cond: Cond, index: Tensor | slice) -> Cond:
 
 
 class PromptCache:
-    """Encodes each prompt once, and keeps its condition on the CPU."""
+    """Encodes each prompt once, alone and outside autocast, and keeps its condition in host memory.
 
-    def __init__(self, backbone: Generator):
-        self.backbone, self.kept = backbone, dict[str, Cond]()
+    At most `limit` bytes are kept: the prompt that was used longest ago goes first. A tensor that is equal for several
+    prompts, as the embedding of the negative prompt is, is kept once.
+
+    Example:
+        >>> from vidrl.backbones.toy import Toy
+        >>> cache = PromptCache(Toy.tiny())
+        >>> cache.learn(["a cat", "a dog"])
+        >>> len(cache.kept), len(cache(["a dog", "a cat", "a dog"])["text"])
+        (2, 3)
+    """
+
+    def __init__(self, backbone: Generator, limit: int = CACHE_BYTES):
+        self.backbone, self.limit = backbone, limit
+        self.kept = OrderedDict[str, Cond]()  # the prompt that was used last stands last
+        self.first: Cond = {}  # the tensors of the first prompt: later tensors that equal these are not kept again
+        self.bytes = 0
+        cure = "set backbone.options.offload_text = true, or use a device of more memory"
+        self._alone = Pieces(1, "encoding one prompt", cure)
 
     def __call__(self, prompts: Sequence[str]) -> Cond:
         """The condition of each prompt, on the backbone's device."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.kept]
-        size = 1 if self.backbone.device.type == "cpu" else len(new)  # alone: the last bits must not tell its company
-        for batch in (new[a : a + size] for a in range(0, len(new), size)):
-            made = {name: value.cpu() for name, value in self.backbone.encode(batch).items()}
-            self.kept |= {prompt: rows(made, slice(i, i + 1)) for i, prompt in enumerate(batch)}
-        parts = [self.kept[prompt] for prompt in prompts]
-        return {name: torch.cat([part[name] for part in parts]).to(self.backbone.device) for name in parts[0]}
+        parts = self._used(prompts)
+        parts |= self._encoded([prompt for prompt in dict.fromkeys(prompts) if prompt not in parts])
+        each = [parts[prompt] for prompt in prompts]
+        return {name: self._batch([part[name] for part in each], len(parts) > 1) for name in each[0]}
+
+    def learn(self, prompts: Sequence[str]) -> None:
+        """Encode prompts that will be asked for, as many as `limit` holds, in one visit of the text encoder."""
+        old = self._used(prompts)
+        kept_anyway = [*self.first.values(), *(value for cond in old.values() for value in self._own(cond))]
+        room = self.limit - sum(value.nbytes for value in kept_anyway)
+        self._encoded([prompt for prompt in dict.fromkeys(prompts) if prompt not in old], room)
+
+    def _used(self, prompts: Sequence[str]) -> dict[str, Cond]:
+        """The conditions that are kept of these prompts, marked as used last."""
+        found = {prompt: self.kept[prompt] for prompt in dict.fromkeys(prompts) if prompt in self.kept}
+        for prompt in found:
+            self.kept.move_to_end(prompt)
+        return found
+
+    def _encoded(self, prompts: Sequence[str], room: float = inf) -> dict[str, Cond]:
+        """Encode and keep prompts in one visit of the text encoder, until the next would take more than `room` bytes.
+
+        Each is encoded alone: the last bits of a condition must not depend on what it was encoded with, so that a
+        resumed run has the same ones.
+        """
+        made: dict[str, Cond] = {}
+        if not prompts:
+            return made
+        with self.backbone.encoding(), without_autocast(self.backbone.device):
+            for prompt in prompts:
+                cond = self._alone.attempt(1, lambda _, one=prompt: self.backbone.encode([one]))
+                made[prompt] = self._keep(prompt, {name: value.detach().cpu() for name, value in cond.items()})
+                room -= self._own_bytes(made[prompt])
+                if room < self._own_bytes(made[prompt]):
+                    break
+        return made
+
+    def _keep(self, prompt: str, cond: Cond) -> Cond:
+        if not self.first:
+            self.first, self.bytes = cond, sum(value.nbytes for value in cond.values())
+        cond = {name: self._shared(name, value) for name, value in cond.items()}
+        self.kept[prompt] = cond
+        self.bytes += self._own_bytes(cond)
+        while self.kept and self.bytes > self.limit:
+            self.bytes -= self._own_bytes(self.kept.popitem(last=False)[1])
+        return cond
+
+    def _shared(self, name: str, value: Tensor) -> Tensor:
+        """The first prompt's tensor of that name, where it equals this one."""
+        first = self.first.get(name)
+        alike = first is not None and first.shape == value.shape and first.dtype == value.dtype
+        return first if alike and torch.equal(first, value) else value  # type: ignore[return-value, arg-type]
+
+    def _own(self, cond: Cond) -> list[Tensor]:
+        return [value for name, value in cond.items() if value is not self.first.get(name)]
+
+    def _own_bytes(self, cond: Cond) -> int:
+        return sum(value.nbytes for value in self._own(cond))
+
+    def _batch(self, values: Sequence[Tensor], several: bool) -> Tensor:
+        """One tensor (B, ...) on the device; what several prompts share is there once, and expanded."""
+        if several and all(value is values[0] for value in values):
+            return values[0].to(self.backbone.device).expand(len(values), *values[0].shape[1:])
+        return torch.cat(list(values)).to(self.backbone.device)

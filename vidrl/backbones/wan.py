@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,8 @@ class Wan(Denoiser):
         self.network, self.path = self.pipe.transformer, flow()
         self.guidance, self.negative_prompt, self.text_length = guidance, negative_prompt, text_length
         self.decode_chunk, self.checkpointing, self.offload_text = decode_chunk, gradient_checkpointing, offload_text
-        self.attention, self._told_truncated = attention, False
+        self.attention, self._told_truncated, self._visiting = attention, False, False
+        self._negatives: dict[tuple[str, int], Tensor] = {}
         self._proven: set[tuple[torch.device, bool]] = set()
         self._dtype: torch.dtype = self.pipe.transformer.dtype
         self.scheduler = _euler(self.pipe.scheduler, flow_shift)
@@ -87,14 +89,11 @@ class Wan(Denoiser):
         """Text embeddings {"text": (B, N, D)}, and {"negative": (B, N, D)} with guidance; zero after the last token."""
         if reference is not None:
             raise ValueError("expected no reference, since Wan text-to-video reads text alone: leave it out")
-        if self.offload_text:
-            self.pipe.text_encoder.to(self.device)
         self._tell_truncated([*prompts, *([self.negative_prompt] if self.guidance != 1 else [])])
-        cond = {"text": self._embed(list(prompts))}
-        if self.guidance != 1:
-            cond["negative"] = self._embed([self.negative_prompt]).expand_as(cond["text"])
-        if self.offload_text:
-            self.pipe.text_encoder.to("cpu")
+        with self.encoding():
+            cond = {"text": self._embed(list(prompts))}
+            if self.guidance != 1:
+                cond["negative"] = self._negative().expand_as(cond["text"])
         return cond
 
     longer = "Raise backbone.options.text_length (the released checkpoints read up to 512 tokens), or shorten them"
@@ -119,6 +118,27 @@ class Wan(Denoiser):
             self._told_truncated = True
             warnings.warn(f"the text encoder reads {self.text_length} tokens, and does not see the end of "
                           f"{cut[0][:60]!r}. {self.longer}", stacklevel=3)
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """Keep the text encoder on the device, so that an offloaded one visits once for all that is encoded within."""
+        if not self.offload_text or self._visiting:
+            yield
+            return
+        self._visiting = True
+        try:
+            self.pipe.text_encoder.to(self.device)
+            yield
+        finally:
+            self._visiting = False
+            self.pipe.text_encoder.to("cpu")
+
+    def _negative(self) -> Tensor:
+        """The embedding (1, N, D) of the negative prompt, which is encoded once."""
+        key = self.negative_prompt, self.text_length
+        if key not in self._negatives:
+            self._negatives = {key: self._embed([self.negative_prompt]).cpu()}
+        return self._negatives[key].to(self.device)
 
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:

@@ -98,6 +98,7 @@ class Looker:
                        "prompts": digest([row["prompt"] for row in self.rows])}
             workers.once(lambda: sampling.claim(out, made_by, anew=True))
             mine = tasks[workers.rank :: workers.count]
+            self.encode.learn([task.prompt for task in mine])
             lost = sampling.fill(policy, mine, out / "clips", steps, lossless, self.encode)
         workers.once(lambda: None)  # all wait here until every share is done
         workers.once(lambda: _told(lambda: self._measured(round, tasks, out, lost), self.folder, round))
