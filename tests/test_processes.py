@@ -179,6 +179,23 @@ def test_rows_of_both_are_gathered_in_order(tmp_path):
     assert in_two(tmp_path, body) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
 
 
+def test_an_overflow_on_one_process_leaves_the_step_out_on_both(tmp_path):
+    def body(rank: int) -> None:
+        workers, weight = Workers(), torch.nn.Parameter(torch.ones(2))
+        workers.engine.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        optimiser = torch.optim.SGD([weight], lr=1.0)
+        for value, taken, scale in ((float("inf"), False, 4.0), (1.0, True, 4.0)):
+            if rank:  # process 0 has no pair, so it never scaled a loss
+                workers.backward((weight * value).sum())
+            workers.sum_gradients([weight])
+            workers.unscale(optimiser)
+            assert workers.step(optimiser) is taken and workers.loss_scale == scale
+            optimiser.zero_grad(set_to_none=True)
+        assert weight.tolist() == [0, 0]
+
+    assert in_two(tmp_path, body) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
+
+
 def test_different_weights_are_found(tmp_path):
     assert in_two(tmp_path, lambda rank: Workers().assert_alike(f"{rank:016x}"[::-1])) == [1, 1]
     assert "expected the same weights on all 2 processes" in error(tmp_path, 0) + error(tmp_path, 1)

@@ -1,9 +1,14 @@
 """Optimiser steps: the same whatever the micro-batch, and none before the ratio is proven to be 1."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
+from toys import recipe, rows
 
+from vidrl import checkpoint, config, train
+from vidrl.algorithms.base import Loss
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.toy import Toy
 from vidrl.config import Train
@@ -130,6 +135,88 @@ def test_out_of_memory_halves_the_micro_batch_and_loses_nothing(monkeypatch):
     monkeypatch.setattr(made.algorithm, "loss", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("full")))
     with pytest.raises(torch.cuda.OutOfMemoryError):  # one pair at a time is the least
         updated(made)
+
+
+# --- fp16's loss scale -----------------------------------------------------------------------------------------------
+
+
+def scaled(scale: float, **options) -> Updater:
+    """An updater whose gradients are scaled as fp16's are; the scaler is the one that accelerate makes for a GPU."""
+    made = updater(**options)
+    made.workers.engine.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return made
+
+
+def test_a_loss_scale_changes_no_step():
+    plain, made = updater(), scaled(1024.0)
+    row, other = updated(made), updated(plain)
+    assert distance(made, plain) < 1e-6 and row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-5)
+    assert row["loss_scale"] == 1024 and row["skipped_steps"] == 0 and "loss_scale" not in other
+
+
+def overflowing(made: Updater, monkeypatch, first: int) -> None:
+    """Let the gradients of the first so many losses overflow."""
+    loss, calls = made.algorithm.loss, [0]
+
+    def huge(policy, batch):
+        calls[0] += 1
+        found = loss(policy, batch)
+        return Loss(found.value * float("inf"), found.metrics) if calls[0] <= first else found
+
+    monkeypatch.setattr(made.algorithm, "loss", huge)
+
+
+def test_an_overflow_leaves_the_step_out_halves_the_scale_and_the_run_goes_on(monkeypatch):
+    made = scaled(1024.0, ema=0.5)
+    made.policy.remember("ema")
+    rollout, before = rolled(made), made.policy.checksum()
+    overflowing(made, monkeypatch, 2)
+    row = updated(made, rollout)
+    assert made.policy.checksum() == before and not made.optimiser.state  # both steps were left out
+    assert torch.equal(made.policy.sets["ema"][0], next(iter(made.policy.weights.values())))
+    assert row["skipped_steps"] == 2 and row["loss_scale"] == 256 and "grad_norm" not in row
+    row = updated(made, rollout)
+    assert row["skipped_steps"] == 0 and row["loss_scale"] == 256 and math.isfinite(row["grad_norm"])
+    plain = updater()
+    updated(plain)
+    assert distance(made, plain) < 1e-6  # as if the overflow had not been
+
+
+def test_one_overflow_among_the_steps_of_a_round_costs_that_step_alone(monkeypatch):
+    made = scaled(1024.0)
+    rollout = rolled(made)
+    overflowing(made, monkeypatch, 1)
+    row = updated(made, rollout)
+    assert row["skipped_steps"] == 1 and row["loss_scale"] == 512 and math.isfinite(row["grad_norm"])
+
+
+def test_a_gradient_that_no_scale_makes_finite_stops_the_run(monkeypatch):
+    made = scaled(4.0)
+    rollout = rolled(made)
+    overflowing(made, monkeypatch, 1000)
+    with pytest.raises(RuntimeError, match="the gradient is not finite; lower train.learning_rate"):
+        for _ in range(9):
+            updated(made, rollout)
+
+
+def test_the_scale_is_kept_in_the_checkpoint_and_an_overflow_is_an_event(tmp_path, monkeypatch):
+    made, real = recipe(tmp_path, train_rounds=2), Workers.__init__
+
+    def init(self, *given):
+        real(self, *given)
+        self.engine.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    monkeypatch.setattr(Workers, "__init__", init)
+    trainer = train.Trainer(config.load(made))
+    overflowing(trainer.updater, monkeypatch, 1)
+    trainer.go(resume=False)
+    assert checkpoint.load(made["run"])["scaler"]["scale"] == 512
+    assert [row["loss_scale"] for row in rows(made["run"])] == [512, 512]
+    assert [(row["round"], row["kind"]) for row in rows(made["run"], "events") if row["kind"] == "overflow"] == [
+        (1, "overflow")]
+    again = train.Trainer(config.load(made))
+    again._restore(True)
+    assert again.workers.loss_scale == 512
 
 
 def test_averages_follow_each_optimiser_step():

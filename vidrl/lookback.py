@@ -93,7 +93,7 @@ class Lookback:
             "policy": self.policy.state(), "optimiser": self.updater.optimiser.state_dict(), "round": self.round,
             "evaluated": self.evaluated, "seconds": self.seconds, "best": self.best, "rng": checkpoint.rng_state(),
             "stop": "" if self.stop == "interrupted" else self.stop,
-            "pieces": {name: one.size for name, one in self.pieces.items()},
+            "pieces": {name: one.size for name, one in self.pieces.items()}, "scaler": self.workers.scaler_state(),
             "world": checkpoint.world(self.workers.count), "recipe": self.recipe.to_dict(),
         }  # fmt: skip
         run, keep, protect = self.recipe.run, self.options.keep_checkpoints, [str(self.best["checkpoint"])]
@@ -109,6 +109,7 @@ class Lookback:
             checkpoint.restore_rng(state["rng"])
             self.round, self.evaluated, self.saved = state["round"], state["evaluated"], state["round"]
             self.seconds, self.best, self.stop = state["seconds"], state["best"], state["stop"]
+            self.workers.load_scaler(state["scaler"])
             for name, size in state["pieces"].items():
                 self.pieces[name].size = size
         self.workers.once(lambda: self.record.cut_back(self.saved))

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -154,16 +154,45 @@ class Workers:
         self.engine.backward(loss)
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up the gradients of all processes; one without any gives zeros."""
-        scale = self.engine.scaler.get_scale() if self.engine.scaler is not None else 1.0  # of the loss, under fp16
+        """Add up the gradients of all processes; one without any gives zeros. Under fp16 they stay scaled."""
         for p in parameters:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad / scale
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         if self.count == 1:
             return
         own = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         flat = self.engine.reduce(own, "sum")
         for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             p.grad = grad.view_as(p)
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What fp16 multiplies the loss by, so that small gradients do not become 0; None in other precisions."""
+        return None if self.engine.scaler is None else float(self.engine.scaler.get_scale())
+
+    def unscale(self, optimiser: torch.optim.Optimizer) -> None:
+        """Divide the summed gradients by the loss scale, and note whether one has overflowed; all processes agree."""
+        if self.engine.scaler is not None:
+            self.engine.scaler.scale(torch.zeros((), device=self.device))  # else no scale, where no pair was here
+            self.engine.scaler.unscale_(optimiser)
+
+    def step(self, optimiser: torch.optim.Optimizer) -> bool:
+        """Take an optimiser step; False where a gradient overflowed under fp16: no step, and half the loss scale."""
+        scaler, before = self.engine.scaler, self.loss_scale
+        if scaler is None or before is None:
+            optimiser.step()
+            return True
+        scaler.step(optimiser)
+        scaler.update()
+        return float(scaler.get_scale()) >= before
+
+    def scaler_state(self) -> dict[str, Any]:
+        """The state of fp16's loss scale; empty in other precisions."""
+        return {} if self.engine.scaler is None else self.engine.scaler.state_dict()
+
+    def load_scaler(self, state: Mapping[str, Any]) -> None:
+        """Put back what `scaler_state` gave."""
+        if self.engine.scaler is not None and state:
+            self.engine.scaler.load_state_dict(dict(state))
 
     def start_trackers(self) -> None:
         """Open the trackers' logs: once the run folder is known to be this run's."""

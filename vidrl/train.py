@@ -144,6 +144,9 @@ class Trainer(Lookback):
         with clock("update"):
             own_advantage = advantage[index].to(rollout.latents)
             seen = self.updater.update(rollout, own_advantage, torch.tensor(index), len(prompts), self.round)
+        if seen.get("skipped_steps"):
+            told = f"{seen['skipped_steps']} optimiser step(s) left out; the loss scale is {seen['loss_scale']:g} now"
+            self.record.event(self.round + 1, "overflow", f"a gradient overflowed under fp16: {told}")
         self.record.credit(scored, own_advantage, plan, self.backbone.frame_map, self.algorithm.known)
         spread = evaluate.diversity(self.workers.all(scored.thumbnails), group).mean()
         return summarise(score, group) | seen | {"diversity": float(spread), "seconds": clock.seconds}

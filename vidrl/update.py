@@ -41,14 +41,18 @@ class Updater:
         `advantage` (B, S) and `index` (B,) are this process's among `total` samples.
         """
         seen: list[dict[str, Tensor]] = []
-        norms = []
+        norms: list[float] = []
+        skipped = 0
         for batch in self._batches(rollout, advantage, index, total, round):
             seen.append(self._accumulate(batch))
-            norms.append(self._step(round))
+            norm = self._step(round)
+            norms, skipped = ([*norms, norm], skipped) if norm is not None else (norms, skipped + 1)
         names = sorted(set().union(*seen))
         metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in names}
         kl = self._divergence(next(self._batches(rollout, advantage, index, total, round)))
-        return {"kl": kl} | self._summary(metrics) | {"grad_norm": sum(norms) / len(norms)}
+        row = {"kl": kl} | self._summary(metrics) | ({"grad_norm": sum(norms) / len(norms)} if norms else {})
+        scale = self.workers.loss_scale
+        return row if scale is None else row | {"loss_scale": scale, "skipped_steps": skipped}
 
     def _batches(self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, round: int) -> Any:
         draw = draws(self.seed, [("minibatches", round)])[0]
@@ -85,18 +89,20 @@ class Updater:
                 "update do not run the same network; look for dropout, another attention backend or another precision"
             )
 
-    def _step(self, round: int) -> float:
-        parameters = list(self.policy.weights.values())
+    def _step(self, round: int) -> float | None:
+        """One optimiser step; the gradient's norm, or None where fp16 overflowed and the step was left out."""
+        parameters, scale = list(self.policy.weights.values()), self.workers.loss_scale
         self.workers.sum_gradients(parameters)
+        self.workers.unscale(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
-        if not bool(norm.isfinite()):
+        if not bool(norm.isfinite()) and (scale is None or scale < 1):  # a smaller scale would not help
             cure = "lower train.learning_rate, and see metrics.jsonl"
             raise RuntimeError(f"round {round}: the gradient is not finite; {cure}")
-        self.optimiser.step()
+        taken = self.workers.step(self.optimiser)
         self.optimiser.zero_grad(set_to_none=True)
-        if self.options.ema:
+        if self.options.ema and taken:
             self.policy.remember("ema", self.options.ema)
-        return float(norm)
+        return float(norm) if taken else None
 
     def _divergence(self, batch: Batch) -> float:
         """KL to the reference after the update, on a micro-batch of the round's own steps."""
