@@ -25,8 +25,8 @@ class Unscored(ValueError):
     def __init__(self, why: Mapping[int, str]) -> None:
         self.rows = list(why)
         told = "; ".join(f"clip {i}: {reason}" for i, reason in list(why.items())[:4])
-        super().__init__(f"{len(why)} of the clips could not be scored ({told}): mend them, or choose unscored='nan' "
-                         "or a number")
+        super().__init__(f"{len(why)} of the clips could not be scored ({told}): mend the clips, or pass the adapter "
+                         "another `unscored`, as a number that stands for such a clip")
 
 
 @dataclass
@@ -79,7 +79,7 @@ def settled(found: Found, unscored: Policy) -> Tensor:
 
 
 def known(unscored: Policy, fps: float | None, words: Sequence[str] = ("raise", "nan")) -> None:
-    number = isinstance(unscored, int | float) and math.isfinite(unscored)
+    number = isinstance(unscored, int | float) and not isinstance(unscored, bool) and math.isfinite(unscored)
     if not (number or unscored in words):
         raise ValueError(f"expected unscored to be {', '.join(map(repr, words))} or a number, got {unscored!r}")
     if fps is not None:
@@ -121,9 +121,31 @@ def as_clip(clip: Any) -> Tensor:
     return clip.float() if clip.is_floating_point() else clip
 
 
+def found_axes(clip: Tensor) -> Tensor:
+    """(F, C, H, W) of a tensor (F, C, H, W), (C, F, H, W) or (F, H, W, C), which may have an axis of size 1 before.
+
+    The axis of the channels is the one of size 3, else the one of size 1. Raises ValueError where no axis or more than
+    one axis can be it, as in (3, 3, H, W).
+    """
+    clip = clip[0] if clip.dim() == 5 and len(clip) == 1 else clip
+    if clip.dim() == 3 and clip.shape[0] not in (1, 3) and clip.shape[-1] in (1, 3):
+        clip = clip.movedim(-1, 0)
+    if clip.dim() != 4:
+        return as_clip(clip)
+    axes = [axis for size in (3, 1) for axis in (0, 1, 3) if clip.shape[axis] == size]
+    axes = [axis for axis in axes if clip.shape[axis] == clip.shape[axes[0]]]
+    if len(axes) != 1:
+        raise ValueError(f"expected a clip with one axis of 1 or 3 channels, (frames, channels, height, width), "
+                         f"(channels, frames, height, width) or (frames, height, width, channels), got shape "
+                         f"{tuple(clip.shape)}: pass an array (frames, height, width, channels)")
+    return as_clip(clip.movedim(axes[0], 1))
+
+
 def opened(clip: Any) -> tuple[Tensor, float | None]:
     """A clip, and its rate if it is a file."""
-    return read(clip) if isinstance(clip, str | os.PathLike) else (as_clip(clip), None)
+    if isinstance(clip, str | os.PathLike):
+        return read(clip)
+    return found_axes(clip) if isinstance(clip, Tensor) else as_clip(clip), None
 
 
 def five(media: Any, want: str) -> Tensor:

@@ -1,20 +1,18 @@
-"""Rewards in other trainers: what each of them calls, made of a Reward; no trainer is imported.
+"""Rewards in other trainers: the functions that they call, made of a Reward; no trainer is imported.
 
 Shapes: B clips, F frames, C channels, H W pixels.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ._hosts import Policy, as_clip, batch, five, known, named, opened, rate_of, score_clips, settled, text
+from ._hosts import Policy, as_clip, batch, five, found_axes, known, named, opened, rate_of, score_clips, settled, text
 from .base import Reward
 
 
@@ -25,7 +23,7 @@ def flow_grpo(
 
     `images`: tensors (B, F, C, H, W) or (B, C, H, W) float in [0, 1], or arrays (B, F, H, W, C) or (B, H, W, C) uint8.
     `scores` is an array (B,), `info["why"]` the reasons. `whole` stands for `multi_score(...)` itself: scores are then
-    {"avg": ..., part: ...}. A NaN would make the advantages of its whole prompt NaN there, hence unscored="raise".
+    {"avg": ..., part: ...}. There a NaN makes the advantages of all clips of its prompt NaN, hence unscored="raise".
     Read: yifan123/flow_grpo, flow_grpo/rewards.py, scripts/train_wan2_1.py, flow_grpo/stat_tracking.py.
 
     >>> from vidrl.rewards.frame_quality import FrameQuality
@@ -45,132 +43,83 @@ def flow_grpo(
     return named(score, reward)
 
 
-def flow_factory(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
-    """For Flow-Factory: a PointwiseRewardModel class, to be named `my_module.MyReward` in the recipe's `reward_model`.
-
-    It takes clips as tensors (F, C, H, W), of any sizes, and gives RewardModelOutput(rewards (B,), extra_info).
-    Raises ImportError without Flow-Factory.
-    Read: X-GenGroup/Flow-Factory, src/flow_factory/rewards/abc.py, reward_processor.py, registry.py.
-    """
-    return _model("PointwiseRewardModel", reward, fps, unscored, lambda values: values)
-
-
-def flow_factory_groupwise(
-    reward: Reward, fps: float, within: Callable[[Tensor], Tensor] | None = None, unscored: Policy = "raise"
-) -> type:
-    """For Flow-Factory: a GroupwiseRewardModel class, which sees all clips of one prompt.
-
-    `within` makes the group's rewards (B,) of its scores (B,); by default their ranks in [0, 1], ties halved.
-    Read: X-GenGroup/Flow-Factory, src/flow_factory/rewards/abc.py, reward_processor.py.
-    """
-    return _model("GroupwiseRewardModel", reward, fps, unscored, within or ranks)
-
-
 def verl_omni(
     reward: Reward, fps: float | None = None, prompt_key: str = "", unscored: Policy = "raise"
 ) -> Callable[..., dict[str, Any]]:
     """For VeRL-Omni: `compute_score(data_source, solution_image, ground_truth, extra_info) -> {"score": ..., ...}`.
 
-    One clip a call, (F, C, H, W) or (C, H, W) uint8. The prompt is `extra_info[prompt_key]`, or `ground_truth`; the
-    rate `extra_info["fps"]` where `fps` is None. Every call gives the same keys: score, the parts' names, why. Among
-    several reward functions an error counts as 0 unless the configuration says `required: true`: say it.
+    One clip a call, uint8, of any of the axes that its pipelines give: (F, C, H, W), (C, F, H, W), (F, H, W, C), with
+    an axis of size 1 before, or an image (C, H, W). The prompt is `extra_info[prompt_key]`, or `ground_truth`. The rate
+    is the option `fps` of its entry, else `fps` here, else `extra_info["fps"]`. Every call gives the
+    same keys: score, the parts' names, why. Among several reward functions VeRL-Omni counts an error as 0, and logs it,
+    unless the entry says `required: true`.
     Read: verl-project/verl-omni, verl_omni/reward_loop/reward_manager/visual.py, multi.py,
-    verl_omni/utils/reward_score/videoalign.py.
+    verl_omni/utils/reward_score/genrm_ocr.py.
 
     >>> from vidrl.rewards.frame_quality import FrameQuality
     >>> clip = torch.full((5, 3, 32, 32), 128, dtype=torch.uint8)
-    >>> verl_omni(FrameQuality(), fps=16)("any", clip, "a still", {})["score"]
+    >>> verl_omni(FrameQuality())("any", clip, "a still", {}, fps=16)["score"]
     0.0
     """
     known(unscored, fps)
+    usual = fps
 
     def compute_score(
         data_source: Any = None, solution_image: Any = None, ground_truth: Any = None,
-        extra_info: Mapping[str, Any] | None = None, **rest: Any,
+        extra_info: Mapping[str, Any] | None = None, fps: float | None = None, **rest: Any,
     ) -> dict[str, Any]:
         info = extra_info or {}
         prompt = info[prompt_key] if prompt_key else ground_truth or ""
-        rate = fps if fps is not None else info.get("fps")
-        found = score_clips(reward, [as_clip(solution_image)], [str(prompt)], rate)
+        rate = next((one for one in (fps, usual) if one is not None), info.get("fps"))
+        clip = found_axes(solution_image) if isinstance(solution_image, Tensor) else as_clip(solution_image)
+        found = score_clips(reward, [clip], [str(prompt)], rate)
         parts = {name: float(part[0]) for name, part in found.parts.items()}
         return {"score": float(settled(found, unscored)[0]), **parts, "why": found.why[0] or ""}
 
     return compute_score
 
 
-def trl(reward: Reward, fps: float | None = None, unscored: Policy = "none") -> Callable[..., list[float | None]]:
-    """For TRL and what calls rewards as it does: `fn(prompts, completions, **columns) -> list of float or None`.
+def clips(reward: Reward, fps: float | None = None, unscored: Policy = "none") -> Callable[..., list[float | None]]:
+    """For any trainer that hands over a list: `fn(clips, prompts) -> list of float or None`, one a clip.
 
-    Completions are clips: tensors (F, C, H, W), arrays, lists of PIL images, or paths of video files. Prompts are
-    strings or conversations, whose last text is taken. The rate is that of the file, `fps`, or the column `fps`.
-    None is TRL's word for a sample that a reward has nothing to say about. TRL sums what the other rewards say, which
-    is 0, with a warning, where there is no other: `unscored="raise"` if this is the only one.
-    Read: huggingface/trl, trl/trainer/grpo_trainer.py.
+    Each clip is the path of a video file, a tensor (C, F, H, W), (F, C, H, W) or (F, H, W, C), an array (F, H, W, C),
+    or a list of PIL images; floats are in [0, 1], integers uint8. Prompts are strings or conversations, whose last
+    text is taken; without prompts each is "". The rate is that of the file, else `fps`, else the argument `fps` of the
+    call, one number or one a clip. A clip that cannot be scored gives None, or what `unscored` says.
+
+    The function also takes the call of TRL, `fn(prompts=..., completions=..., **columns)`, and of those who copy it.
+    Raises ValueError for something else than a list of clips, and for an axis of channels that cannot be told.
 
     >>> from vidrl.rewards.frame_quality import FrameQuality
-    >>> clips = [torch.full((5, 3, 32, 32), 0.5), torch.full((5, 3, 4, 4), 0.5)]
-    >>> trl(FrameQuality(), fps=16)(prompts=["a still", "too small"], completions=clips)
+    >>> still, small = torch.full((3, 5, 32, 32), 0.5), torch.full((3, 5, 4, 4), 0.5)
+    >>> clips(FrameQuality(), fps=16)([still, small], ["a still", "too small"])
     [0.0, None]
     """
     known(unscored, fps, ("raise", "nan", "none"))
 
-    def score(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    def score(
+        clips: Sequence[Any] | None = None, prompts: Sequence[Any] | None = None, *,
+        completions: Sequence[Any] | None = None, **columns: Any,
+    ) -> list[float | None]:
+        pairs = [opened(clip) for clip in _list_of_clips(clips, completions)]
         rates = columns.get("fps") if fps is None else fps
-        clips, given = zip(*(opened(c) for c in completions), strict=True) if len(completions) else ((), ())
-        each = [own or rate_of(rates, i) for i, own in enumerate(given)]
-        found = score_clips(reward, clips, [text(prompt) for prompt in prompts], each)
+        each = [own or rate_of(rates, i) for i, (_, own) in enumerate(pairs)]
+        asked = prompts if prompts is None or isinstance(prompts, str) else [text(prompt) for prompt in prompts]
+        found = score_clips(reward, [clip for clip, _ in pairs], [""] * len(pairs) if asked is None else asked, each)
         values = settled(found, "nan" if unscored == "none" else unscored).tolist()
         return [None if unscored == "none" and math.isnan(value) else value for value in values]
 
     return named(score, reward)
 
 
-def videox_fun(
-    reward: Reward, fps: float, best: float | None = None, scale: float = 1.0, unscored: Policy = "raise"
-) -> VideoXFun:
-    """For VideoX-Fun's reward backpropagation: `loss_fn(frames, prompts) -> (loss, reward)`, gradients to the frames.
-
-    `frames` (B, C, F, H, W) in [0, 1]. loss = -scale * mean reward, or scale * mean |reward - best|, as its own
-    rewards have with `max_reward`. `fps` is that of the frames it hands over (`num_sampled_frames` thins them out).
-    Raises ValueError for a reward without gradients.
-    Read: aigc-apps/VideoX-Fun, videox_fun/reward/reward_fn.py, scripts/wan2.1_fun/train_reward_lora.py.
-
-    >>> from vidrl.rewards.flicker import Flicker
-    >>> frames = torch.rand(2, 3, 5, 32, 32, requires_grad=True)
-    >>> loss, value = videox_fun(Flicker(), fps=16)(frames, ["noise", "noise"])
-    >>> loss.backward()
-    >>> bool((frames.grad != 0).any())
-    True
-    """
-    known(unscored, fps)
-    if not reward.differentiable:
-        raise ValueError(f"expected a reward with gradients, got {type(reward).__name__}, which says "
-                         "differentiable = False: `vidrl list rewards --json` names those that have them")
-    return VideoXFun(reward, fps, best, scale, unscored)
-
-
-@dataclass(frozen=True)
-class VideoXFun:
-    """What `videox_fun` gives: called, (loss, mean reward); `get_reward`, one a clip."""
-
-    reward: Reward
-    fps: float
-    best: float | None
-    scale: float
-    unscored: Policy
-
-    def __call__(self, batch_frames: Tensor, batch_prompt: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-        """The loss to go down, and the mean reward."""
-        values = self.get_reward(batch_frames, batch_prompt)
-        away = -values if self.best is None else (values - self.best).abs()
-        return self.scale * away.mean(), values.mean()
-
-    def get_reward(self, batch_frames: Tensor, batch_prompt: Sequence[str] | None = None) -> Tensor:
-        """The reward of each clip, (B,)."""
-        clips = five(batch_frames, "(batch, channels, frames, height, width)").transpose(1, 2)
-        prompts = batch_prompt if batch_prompt is not None else [""] * len(clips)
-        found = score_clips(self.reward, [as_clip(clip) for clip in clips], prompts, self.fps, gradients=True)
-        return settled(found, self.unscored)
+def _list_of_clips(clips: Any, completions: Any) -> Sequence[Any]:
+    given = completions if clips is None else clips
+    one = isinstance(given, str | os.PathLike) or (hasattr(given, "ndim") and given.ndim != 5)
+    if given is None or (clips is not None and completions is not None) or one:
+        got = ("nothing" if given is None else "both clips and completions" if not one else
+               f"shape {tuple(given.shape)}" if hasattr(given, "ndim") else repr(given))
+        raise ValueError(f"expected a list of clips or of paths of video files, got {got}: one clip is [clip]")
+    return given
 
 
 def fastvideo(reward: Reward, fps: float, unscored: Policy = "raise") -> Callable[[Tensor, Sequence[str]], Tensor]:
@@ -193,34 +142,3 @@ def fastvideo(reward: Reward, fps: float, unscored: Policy = "raise") -> Callabl
         return settled(found, unscored).to(media.device)
 
     return named(scorer, reward)
-
-
-def ranks(values: Tensor) -> Tensor:
-    """Ranks in [0, 1] among those that are scored, ties halved; NaN stays.
-
-    >>> ranks(torch.tensor([0.3, 5.0, float("nan"), 0.3]))
-    tensor([0.2500, 1.0000,    nan, 0.2500])
-    """
-    scored = values[~values.isnan()]
-    below = (scored[None] < values[:, None]).sum(1) + ((scored[None] == values[:, None]).sum(1) - 1) / 2
-    return torch.where(values.isnan(), values, below / max(len(scored) - 1, 1))
-
-
-def _model(base: str, reward: Reward, fps: float, unscored: Policy, within: Callable[[Tensor], Tensor]) -> type:
-    """A reward model class of Flow-Factory; it asks for what `__call__` names."""
-    known(unscored, fps)
-    try:
-        host = importlib.import_module("flow_factory.rewards.abc")
-    except ImportError as error:
-        raise ImportError("Flow-Factory is needed here: install it as its README says") from error
-
-    def call(self: Any, prompt: list[str], video: list[Any] | None = None, image: list[Any] | None = None) -> Any:
-        clips = video if video is not None else image
-        if clips is None:
-            raise ValueError("expected video or image, got neither: this recipe's samples have no pictures")
-        found = score_clips(reward, [as_clip(clip) for clip in clips], prompt, fps)
-        return host.RewardModelOutput(rewards=within(settled(found, unscored)), extra_info={"why": found.why})
-
-    facts = {"__call__": call, "required_fields": ("prompt", "video"), "use_tensor_inputs": True,
-             "__doc__": f"vidrl's {type(reward).__name__}."}
-    return type(f"Vidrl{type(reward).__name__}", (getattr(host, base),), facts)

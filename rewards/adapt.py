@@ -1,7 +1,8 @@
 """Rewards in other trainers, and other trainers' rewards here: one call each way, no trainer is imported.
 
-Out: `flow_grpo`, `flow_factory`, `flow_factory_groupwise`, `verl_omni`, `trl`, `videox_fun`, `fastvideo` make of a
-Reward what the trainer calls. In: `from_...` makes a Reward of what was written for one.
+Out: `flow_grpo`, `flow_factory`, `flow_factory_groupwise`, `verl_omni`, `videox_fun`, `fastvideo`, `unirl` and
+`dance_grpo` make of a Reward what that trainer calls, and `clips` what any other calls with a list of clips or paths.
+In: `from_...` makes a Reward of what was written for one.
 
 A clip that cannot be scored never becomes a number by itself. `unscored` says what the trainer sees instead: "raise"
 (Unscored, with the reasons), "nan", or a number of yours, with a warning each time.
@@ -10,6 +11,16 @@ A clip that cannot be scored never becomes a number by itself. `unscored` says w
 from __future__ import annotations
 
 from ._hosts import Policy, Unscored
+from ._hosts_classes import (
+    DanceGRPO,
+    VideoXFun,
+    dance_grpo,
+    flow_factory,
+    flow_factory_groupwise,
+    ranks,
+    unirl,
+    videox_fun,
+)
 from ._hosts_in import (
     Foreign,
     from_fastvideo,
@@ -19,20 +30,10 @@ from ._hosts_in import (
     from_verl_omni,
     from_videox_fun,
 )
-from ._hosts_out import (
-    VideoXFun,
-    fastvideo,
-    flow_factory,
-    flow_factory_groupwise,
-    flow_grpo,
-    ranks,
-    trl,
-    verl_omni,
-    videox_fun,
-)
+from ._hosts_out import clips, fastvideo, flow_grpo, verl_omni
 
 __all__ = [
-    "Foreign", "Policy", "Unscored", "VideoXFun", "fastvideo", "flow_factory", "flow_factory_groupwise", "flow_grpo",
-    "from_fastvideo", "from_flow_factory", "from_flow_grpo", "from_trl", "from_verl_omni", "from_videox_fun", "ranks",
-    "trl", "verl_omni", "videox_fun",
+    "DanceGRPO", "Foreign", "Policy", "Unscored", "VideoXFun", "clips", "dance_grpo", "fastvideo", "flow_factory",
+    "flow_factory_groupwise", "flow_grpo", "from_fastvideo", "from_flow_factory", "from_flow_grpo", "from_trl",
+    "from_verl_omni", "from_videox_fun", "ranks", "unirl", "verl_omni", "videox_fun",
 ]

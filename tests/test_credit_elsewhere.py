@@ -7,17 +7,19 @@ The stand-ins repeat what the published loops compute, in their names, shapes an
 import doctest
 import math
 import re
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import stand_ins
 import torch
 from torch import nn
 
 from vidrl import credit, segments
 from vidrl.path import flow
-from vidrl.rewards import Reward, Score
+from vidrl.rewards import Reward, Samples, Score
 from vidrl.transition import log_density, step
 
 PAGE = (Path(__file__).parent.parent / "docs" / "adapters.md").read_text()
@@ -30,8 +32,9 @@ def published():
     """What the page defines, by running its first block and its section on credit."""
     text = PAGE[:PAGE.index("## Flow-GRPO")] + SECTION
     names: dict = {}
-    for example in doctest.DocTestParser().get_examples(text):
-        exec(compile(example.source, "adapters.md", "exec"), names)
+    with stand_ins.installed():
+        for example in doctest.DocTestParser().get_examples(text):
+            exec(compile(example.source, "adapters.md", "exec"), names)
     return SimpleNamespace(**names)
 
 
@@ -432,19 +435,6 @@ class State:
         self.components = {"latent": latent}
 
 
-class Guard:
-    """What GRPOGuardTrainer has that the page's method uses."""
-
-    adapter = SimpleNamespace(trajectory_component_order=("latent",))
-    _guard_ratio = DOC._guard_ratio
-    compute_advantages = DOC.compute_advantages
-
-    def _effective_transition_std(self, component, std_dev_t, dt, *, context):
-        scale = std_dev_t * torch.sqrt(-dt)
-        assert bool((scale > 0).all()), context
-        return scale
-
-
 def replayed(shift=0.0):
     """A stored step, the policy's output for it, and their old and new scalar log_prob."""
     latents, noise_pred = torch.randn(2, C, 3, H, W), torch.randn(2, C, 3, H, W)
@@ -458,11 +448,18 @@ def replayed(shift=0.0):
 
 def test_the_guards_ratio_by_segment():
     replay, output, kept, old, new = replayed(shift=0.2)
-    ratio = Guard()._guard_ratio(output, replay, kept, step_index=0)
+    ratio = DOC.SegmentGRPO()._guard_ratio(output, replay, kept, step_index=0)
     assert ratio.shape == (2, 3)
     assert torch.allclose(ratio.log() @ shares(3, 3), new.log_prob - old.log_prob, atol=1e-6)
     replay, output, kept, _, _ = replayed(shift=0.0)
-    assert torch.equal(Guard()._guard_ratio(output, replay, kept), torch.ones(2, 3))
+    assert torch.equal(DOC.SegmentGRPO()._guard_ratio(output, replay, kept), torch.ones(2, 3))
+
+
+class Light(Reward):
+    """How light each frame is: differs from clip to clip, and from frame to frame."""
+
+    def terms(self, samples):
+        return samples.frames.mean((2, 3, 4))
 
 
 class Processor:
@@ -492,27 +489,91 @@ def clips_of(ids):
     return [SimpleNamespace(video=torch.rand(9, 3, 32, 32), prompt="a cat", unique_id=i, extra_kwargs={}) for i in ids]
 
 
-def test_advantages_by_unique_id_over_processes():
+def test_advantages_by_unique_id_over_processes(monkeypatch):
     """Two processes with two clips each, a prompt's clips on both, against all four on one."""
+    monkeypatch.setitem(DOC.segment_credit.__globals__, "FrameQuality", Light)
     ids = [[2**40 + 1, 7], [7, 2**40 + 1]]  # a hash of 64 bits must not pass through float32
     samples = [clips_of(one) for one in ids]
     spans = segments.frame_spans(DOC.WAN, DOC.S)
     sent = []
     for mine, one in zip(samples, ids):
         video = torch.stack([s.video for s in mine])
-        score = DOC.FrameQuality()(DOC.Samples(video, ["a cat"] * 2, 16))
+        score = Light()(DOC.Samples(video, ["a cat"] * 2, 16))
         sent.append([credit.segment_sums(score, spans), torch.tensor(one)])
     trainers = [SimpleNamespace(advantage_processor=Processor(sent, rank, False)) for rank in range(2)]
-    got = [DOC.compute_advantages(trainer, mine, {}) for trainer, mine in zip(trainers, samples)]
+    got = [DOC.SegmentGRPO.compute_advantages(trainer, mine, {}) for trainer, mine in zip(trainers, samples)]
     alone = SimpleNamespace(advantage_processor=Processor([], 0, same_rank=True))
-    whole = DOC.compute_advantages(alone, [*clips_again(samples)], {})
-    assert whole.shape == (4, DOC.S) and torch.allclose(torch.cat(got), whole, atol=1e-6)
+    whole = DOC.SegmentGRPO.compute_advantages(alone, [*clips_again(samples)], {})
+    assert whole.shape == (4, DOC.S) and torch.allclose(torch.cat(got), whole, atol=1e-6) and whole.abs().min() > 0.1
     assert torch.allclose(got[0] + got[1].flip(0), torch.zeros(2, DOC.S), atol=1e-4)  # two of a group: opposite
     assert torch.equal(torch.stack([s.extra_kwargs["advantage"] for s in samples[1]]), got[1])
 
 
 def clips_again(samples):
     return [SimpleNamespace(**{**vars(s), "extra_kwargs": {}}) for mine in samples for s in mine]
+
+
+def test_the_trainer_type_is_found_as_arguments_and_as_trainer(monkeypatch):
+    """Flow-Factory looks one name up twice; a trainer's own path is refused where it wants arguments."""
+    module = ModuleType("my_trainer")
+    module.SegmentArguments, module.SegmentGRPO = DOC.SegmentArguments, DOC.SegmentGRPO
+    monkeypatch.setitem(sys.modules, "my_trainer", module)
+    said, = re.findall(r"trainer_type: (\S+?)`", SECTION)
+    assert stand_ins.get_training_args_class(said) is DOC.SegmentArguments
+    assert stand_ins.get_trainer_class(said) is DOC.SegmentGRPO
+    assert DOC.SegmentArguments().clip_range == (-1e-4, 1e-4)  # still those of grpo-guard
+    with pytest.raises(ImportError, match="Could not resolve"):
+        stand_ins.get_training_args_class("my_trainer.SegmentGRPO")
+
+
+def alone(clips, n=1):
+    """The page's advantages of one process, with n segments."""
+    processor = Processor([], 0, same_rank=True)
+    names = {**vars(DOC), "S": n, "FrameQuality": Light}
+    return FunctionType(DOC.segment_credit.__code__, names)(processor, clips, {}, True), processor
+
+
+def weighted_sum(rewards, groups, global_std):
+    """Their `sum`: (r - mean of the group) / std, of the group or of all, as float64."""
+    made, rewards = np.zeros(len(rewards)), np.asarray(rewards, dtype=np.float64)
+    for group in np.unique(groups):
+        mine = rewards[groups == group]
+        made[groups == group] = (mine - mine.mean()) / max((rewards if global_std else mine).std(), 1e-6)
+    return torch.tensor(made, dtype=torch.float32)
+
+
+def test_one_segment_is_the_loops_with_the_std_of_each_group():
+    clips = clips_of([3, 3, 3, 3, 8, 8, 8, 8])
+    for i, sample in enumerate(clips):  # another spread of rewards in the second group
+        sample.video = torch.full_like(sample.video, 0.5 + (0.1 if i < 4 else 0.02) * (i % 4) ** 2 / 9)
+    rewards = Light()(Samples(torch.stack([s.video for s in clips]), ["a"] * 8, 16.0)).value
+    groups = np.array([s.unique_id for s in clips])
+    made, _ = alone(clips)
+    assert made.shape == (8, 1)
+    assert torch.allclose(made[:, 0], weighted_sum(rewards, groups, global_std=False), atol=0.03)
+    assert not torch.allclose(made[:, 0], weighted_sum(rewards, groups, global_std=True), atol=0.1)
+
+
+def test_a_clip_that_is_not_scored_is_out_of_its_group_and_counted():
+    clips = clips_of([3, 3, 3, 8, 8])
+    without, _ = alone(clips_again([[*clips[:2], *clips[3:]]]), 3)
+    clips[2].video = torch.full_like(clips[2].video, math.nan)
+    made, processor = alone(clips, 3)
+    assert torch.equal(made[2], torch.zeros(3)) and torch.isfinite(made).all()
+    assert torch.allclose(made[[0, 1, 3, 4]], without, atol=1e-5) and bool((without != 0).any())
+    logged = processor._pending_advantage_metrics
+    assert logged["train/unscored"] == pytest.approx(0.2) and math.isfinite(logged["train/reward_mean"])
+
+
+def test_the_ratio_where_there_is_no_guard_ratio_to_override():
+    """The line of the page for versions whose loop makes the ratio itself; the std is (B, 1, 1, 1, 1) there."""
+    _, _, _, old, new = replayed(shift=0.2)
+    line, = re.findall(r"^ +(ratio = self\._segment_ratio\(.*\))$", SECTION, re.MULTILINE)
+    names = {"self": DOC.SegmentGRPO(), "next_latents": old.next_latents, "output": new, "scale_factor": new.whole,
+             "old_next_latents_mean": old.next_latents_mean}
+    exec(line, names)
+    assert names["ratio"].shape == (2, 3)
+    assert torch.allclose(names["ratio"].log() @ shares(3, 3), new.log_prob - old.log_prob, atol=1e-6)
 
 
 # --- Other shapes ----------------------------------------------------------------------------------------------------
@@ -549,6 +610,6 @@ def test_an_image_is_one_segment_its_own_mean(shape):
 
 def test_the_examples_are_short():
     found = re.findall(r"^>>> def \w+.*\n(?:^\.\.\. .*\n)*", SECTION, re.MULTILINE)
-    assert len(found) == 7
+    assert len(found) == 6
     for definition in found:
         assert len(definition.splitlines()) <= 20, definition
