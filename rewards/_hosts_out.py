@@ -26,6 +26,7 @@ def flow_grpo(
     {"avg": ..., part: ...}. There a NaN makes the advantages of all clips of its prompt NaN, hence unscored="raise".
     Read: yifan123/flow_grpo, flow_grpo/rewards.py, scripts/train_wan2_1.py, flow_grpo/stat_tracking.py.
 
+    >>> import torch
     >>> from vidrl.rewards.frame_quality import FrameQuality
     >>> fn = flow_grpo(FrameQuality(), fps=16)
     >>> fn(torch.full((2, 5, 3, 32, 32), 0.5), ["a still", "a still"], [{}, {}])
@@ -56,6 +57,7 @@ def verl_omni(
     Read: verl-project/verl-omni, verl_omni/reward_loop/reward_manager/visual.py, multi.py,
     verl_omni/utils/reward_score/genrm_ocr.py.
 
+    >>> import torch
     >>> from vidrl.rewards.frame_quality import FrameQuality
     >>> clip = torch.full((5, 3, 32, 32), 128, dtype=torch.uint8)
     >>> verl_omni(FrameQuality())("any", clip, "a still", {}, fps=16)["score"]
@@ -90,6 +92,7 @@ def clips(reward: Reward, fps: float | None = None, unscored: Policy = "none") -
     The function also takes the call of TRL, `fn(prompts=..., completions=..., **columns)`, and of those who copy it.
     Raises ValueError for something else than a list of clips, and for an axis of channels that cannot be told.
 
+    >>> import torch
     >>> from vidrl.rewards.frame_quality import FrameQuality
     >>> still, small = torch.full((3, 5, 32, 32), 0.5), torch.full((3, 5, 4, 4), 0.5)
     >>> clips(FrameQuality(), fps=16)([still, small], ["a still", "too small"])
@@ -128,6 +131,7 @@ def fastvideo(reward: Reward, fps: float, unscored: Policy = "raise") -> Callabl
     `media` (B, C, F, H, W) or (B, C, H, W), float in [0, 1].
     Read: hao-ai-lab/FastVideo, fastvideo/train/methods/rl/rewards/media.py, dynamic_tracking.py.
 
+    >>> import torch
     >>> from vidrl.rewards.frame_quality import FrameQuality
     >>> fastvideo(FrameQuality(), fps=16)(torch.full((1, 3, 5, 32, 32), 0.5), ["a still"])
     tensor([0.])

@@ -515,12 +515,12 @@ def clips_again(samples):
 
 def test_the_trainer_type_is_found_as_arguments_and_as_trainer(monkeypatch):
     """Flow-Factory looks one name up twice; a trainer's own path is refused where it wants arguments."""
-    module = ModuleType("my_trainer")
-    module.SegmentArguments, module.SegmentGRPO = DOC.SegmentArguments, DOC.SegmentGRPO
+    module, page = ModuleType("my_trainer"), published()
+    module.SegmentArguments, module.SegmentGRPO = page.SegmentArguments, page.SegmentGRPO
     monkeypatch.setitem(sys.modules, "my_trainer", module)
     said, = re.findall(r"trainer_type: (\S+?)`", SECTION)
-    assert stand_ins.get_training_args_class(said) is DOC.SegmentArguments
-    assert stand_ins.get_trainer_class(said) is DOC.SegmentGRPO
+    assert stand_ins.get_training_args_class(said) is page.SegmentArguments
+    assert stand_ins.get_trainer_class(said) is page.SegmentGRPO
     assert DOC.SegmentArguments().clip_range == (-1e-4, 1e-4)  # still those of grpo-guard
     with pytest.raises(ImportError, match="Could not resolve"):
         stand_ins.get_training_args_class("my_trainer.SegmentGRPO")
