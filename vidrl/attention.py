@@ -7,17 +7,19 @@ device that will train, against torch's own attention.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 
 from vidrl.extras import install
 
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+Kernel = Callable[..., Tensor]  # of query, key and value (B, F, heads, channels), and of a mask where one is given
+Types = tuple[torch.dtype, torch.dtype, torch.dtype]  # of query, key and value
 
 # Families by the beginning of their name, leading underscores apart.
 INFERENCE_ONLY = {
@@ -33,67 +35,127 @@ class AttentionError(RuntimeError):
 @contextmanager
 def using(model: Any, backend: str = "native", *, device: torch.device | str = "cpu",
           dtype: torch.dtype = torch.float32, training: bool = True) -> Iterator[str]:
-    """Run a diffusers model with `backend`, proven first; on leaving, the model and diffusers are as before.
+    """Run a diffusers model with `backend`, proven first; on leaving, the model is as before.
 
-    Raises `AttentionError` where the backend cannot run, differs from torch's attention or, in training, has no
-    gradient.
+    No other model of the process changes. Raises `AttentionError` where the backend cannot run, differs from torch's
+    attention or, in training, has no gradient; and where the model has no switch for a backend.
     """
-    prove(backend, device, dtype, training)
-    processors = [module.processor for module in model.modules()
-                  if hasattr(getattr(module, "processor", None), "_attention_backend")]
-    before = [processor._attention_backend for processor in processors]
+    prove(backend, device, dtypes(device, dtype), training, masked=takes_mask(model))
+    before = put(model, backend)
     try:
-        with _dispatch().attention_backend(backend):  # restores the process-wide default, which the next line sets
-            model.set_attention_backend(backend)
-            yield backend
+        yield backend
     finally:
-        for processor, old in zip(processors, before, strict=True):
+        for processor, old in before:
             processor._attention_backend = old
 
 
-def choose(wanted: Sequence[str], device: torch.device | str, dtype: torch.dtype = torch.float32,
-           training: bool = True) -> str:
+def put(model: Any, backend: str) -> list[tuple[Any, Any]]:
+    """Set the backend of every attention processor of a model, and of nothing else; each with the backend it had.
+
+    diffusers' own `set_attention_backend` leaves out, without a word, the processors that have no switch, and makes its
+    choice the default of the whole process. Here a model with such a processor is refused by name: `AttentionError`.
+    """
+    modules = (module for module in model.modules() if hasattr(module, "processor"))
+    found = list({id(module.processor): module.processor for module in modules}.values())
+    fixed = sorted({type(one).__name__ for one in found if not hasattr(one, "_attention_backend")})
+    name = type(model).__name__
+    if backend != "native" and (fixed or not found):
+        lack = f"its processors {', '.join(fixed)} have no switch" if fixed else "it has no attention processors"
+        raise AttentionError(f"attention backend {backend!r} cannot be used in {name}: {lack}, and would go on with "
+                             "torch's own attention; use 'native'")
+    switched = [(one, one._attention_backend) for one in found if hasattr(one, "_attention_backend")]
+    chosen = _dispatch().AttentionBackendName(backend) if switched else None
+    for processor, _ in switched:
+        processor._attention_backend = chosen
+    return switched
+
+
+def takes_mask(model: Any) -> bool:
+    """Whether a network's `forward` takes a mask of attention, which its backend must obey.
+
+    Example:
+        >>> class Network(torch.nn.Module):
+        ...     def forward(self, hidden_states, encoder_attention_mask=None): ...
+        >>> takes_mask(Network()), takes_mask(torch.nn.Linear(1, 1))
+        (True, False)
+    """
+    return any("mask" in name for name in inspect.signature(model.forward).parameters)
+
+
+def dtypes(device: torch.device | str, dtype: torch.dtype) -> Types:
+    """The types of query, key and value as a network of `dtype` hands them to attention in the present context.
+
+    Under autocast the three may differ: on CUDA the normalisation of query and key gives float32, and the value keeps
+    the half precision of its projection.
+    """
+    x = torch.ones(1, 8, device=device, dtype=dtype)
+    with torch.no_grad():
+        value = linear(x, x.expand(8, 8))
+        query = rms_norm(value, (8,))
+    return query.dtype, query.dtype, value.dtype
+
+
+def choose(wanted: Sequence[str], device: torch.device | str, dtype: torch.dtype | Types = torch.float32,
+           training: bool = True, masked: bool = False) -> str:
     """The first backend of `wanted` that is proven; raises `AttentionError` with every reason where none is."""
     reasons = []
     for backend in wanted:
         try:
-            prove(backend, device, dtype, training)
+            prove(backend, device, dtype, training, masked=masked)
             return backend
         except AttentionError as error:
             reasons.append(str(error))
     raise AttentionError("no attention backend works; " + "; ".join(reasons) + "; cure: use 'native'")
 
 
-def prove(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, training: bool = True,
-          kernel: Kernel | None = None) -> None:
+def prove(backend: str, device: torch.device | str, dtype: torch.dtype | Types = torch.float32, training: bool = True,
+          kernel: Kernel | None = None, masked: bool = False) -> None:
     """Run the backend on small random tensors and compare with torch's attention, gradients too if `training`.
 
-    `kernel` stands for the backend's own function of query, key and value (B, F, heads, channels).
+    `dtype`: of query, key and value, one for all or one for each (see `dtypes`). `masked`: with a boolean and with an
+    additive mask too. `kernel` stands for the backend's own function of query, key and value (B, F, heads, channels),
+    and of the mask. Raises `AttentionError`.
     """
     family = next((name for name in INFERENCE_ONLY if backend.lstrip("_").startswith(name)), None)
     if training and family:
         raise AttentionError(f"attention backend {backend!r} is for inference only: {INFERENCE_ONLY[family]}; "
                              f"train with 'native'")
-    inputs = _inputs(device, dtype, training)
-    try:
-        got = _run(kernel or _diffusers_kernel(backend), inputs, training)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise AttentionError(f"attention backend {backend!r} does not run on {device} in {dtype}: "
-                             f"{type(error).__name__}: {reason}") from error
-    _compare(backend, got, _run(_torch_attention, inputs, training), dtype)
+    types = dtype if isinstance(dtype, tuple) else (dtype,) * 3
+    inputs = _inputs(device, types, training)
+    for what, mask in _masks(device, types[0]).items() if masked else [("", ())]:
+        try:
+            got = _run(kernel or _diffusers_kernel(backend), inputs, mask, training)
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0]
+            raise AttentionError(f"attention backend {backend!r} does not run on {device} in {_told(types)}{what}: "
+                                 f"{type(error).__name__}: {reason}") from error
+        _compare(backend + what, got, _run(_torch_attention, inputs, mask, training), types)
 
 
-def _inputs(device: torch.device | str, dtype: torch.dtype, training: bool) -> list[Tensor]:
+def _told(types: Types) -> str:
+    if len(set(types)) == 1:
+        return str(types[0])
+    given = ", ".join(f"{name} {one}" for name, one in zip(("query", "key", "value"), types, strict=True))
+    return f"the mixed types of autocast ({given}; train.mixed_precision = 'no' gives one type)"
+
+
+def _inputs(device: torch.device | str, types: Types, training: bool) -> list[Tensor]:
     draw = torch.Generator().manual_seed(0)
-    shape = (1, 64, 2, 64)  # heads of 64 channels: flash kernels take only certain widths, and all take this one
-    tensors = [torch.randn(shape, generator=draw).to(device, dtype) for _ in range(3)]
+    shape = (2, 64, 2, 64)  # heads of 64 channels: flash kernels take only certain widths, and all take this one
+    tensors = [torch.randn(shape, generator=draw).to(device, dtype) for dtype in types]
     return [tensor.requires_grad_(training) for tensor in tensors]
 
 
-def _run(kernel: Kernel, inputs: list[Tensor], training: bool) -> dict[str, Tensor | None]:
+def _masks(device: torch.device | str, dtype: torch.dtype) -> dict[str, tuple[Tensor, ...]]:
+    """No mask, and masks (B, 1, 1, F) that hide the last keys of one clip: those of a padded text, in both forms."""
+    seen = (torch.arange(64, device=device) < torch.tensor([[64], [40]], device=device))[:, None, None]
+    added = torch.zeros(seen.shape, device=device, dtype=dtype).masked_fill(~seen, -1e4)
+    return {"": (), " with a boolean mask": (seen,), " with an additive mask": (added,)}
+
+
+def _run(kernel: Kernel, inputs: list[Tensor], mask: tuple[Tensor, ...], training: bool) -> dict[str, Tensor | None]:
     with torch.set_grad_enabled(training):
-        output = kernel(*inputs)
+        output = kernel(*inputs, *mask)
     results: dict[str, Tensor | None] = {"output": output}
     if training and output.requires_grad:
         gradients = torch.autograd.grad(output.float().square().sum(), inputs, allow_unused=True)
@@ -101,9 +163,10 @@ def _run(kernel: Kernel, inputs: list[Tensor], training: bool) -> dict[str, Tens
     return results
 
 
-def _compare(backend: str, got: dict[str, Tensor | None], expected: dict[str, Tensor | None],
-             dtype: torch.dtype) -> None:
-    tolerance = _TOLERANCE.get(dtype, 1e-2)
+def _compare(backend: str, got: dict[str, Tensor | None], expected: dict[str, Tensor | None], types: Types) -> None:
+    made = [one["output"] for one in (got, expected)]
+    seen = [*types, *(one.dtype for one in made if one is not None)]  # the coarsest decides
+    tolerance = max(_TOLERANCE.get(dtype, 1e-2) for dtype in seen)
     for name, reference in expected.items():
         value = got.get(name)
         what = "output" if name == "output" else f"gradient of the {name}"
@@ -116,16 +179,18 @@ def _compare(backend: str, got: dict[str, Tensor | None], expected: dict[str, Te
                                  f"relative to the largest; expected at most {tolerance:g}; use 'native'")
 
 
-def _torch_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    output = scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    return output.transpose(1, 2)
+def _torch_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    common = torch.promote_types(torch.promote_types(query.dtype, key.dtype), value.dtype)
+    q, k, v = (one.to(common).transpose(1, 2) for one in (query, key, value))
+    mask = mask.to(common) if mask is not None and mask.dtype != torch.bool else mask
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 def _diffusers_kernel(backend: str) -> Kernel:
-    def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         dispatch = _dispatch()
         with dispatch.attention_backend(backend):
-            return dispatch.dispatch_attention_fn(query, key, value)
+            return dispatch.dispatch_attention_fn(query, key, value, attn_mask=mask)
     return kernel
 
 

@@ -34,8 +34,9 @@ class Wan(Denoiser):
     against `negative_prompt`; 1 is off. `text_length`: tokens, padded with zeros (512 as WanPipeline). `flow_shift`:
     None is the checkpoint's. `dtype` is of the transformer and the text encoder; the autoencoder stays float32.
     `decode_chunk`: clips decoded at once. `gradient_checkpointing`: of the transformer and of a decode that
-    carries gradient. `attention`: a diffusers backend, proven at first use. `offload_text`: the text encoder visits
-    the device only to encode. All weights come frozen, in eval mode; what is trained is the policy's affair.
+    carries gradient. `attention`: the transformer's diffusers backend, proven at first use. `offload_text`: the text
+    encoder visits the device only to encode. All weights come frozen, in eval mode; what is trained is the policy's
+    affair.
 
     Raises ValueError for a folder that is not a Wan 2.1 text-to-video pipeline, or a size that it cannot make.
 
@@ -66,7 +67,7 @@ class Wan(Denoiser):
         self.decode_chunk, self.checkpointing, self.offload_text = decode_chunk, gradient_checkpointing, offload_text
         self.attention, self._told_truncated, self._visiting = attention, False, False
         self._negatives: dict[tuple[str, int], Tensor] = {}
-        self._proven: set[tuple[torch.device, bool]] = set()
+        self._proven: set[tuple[torch.device, bool, torch.dtype | None]] = set()
         self._dtype: torch.dtype = self.pipe.transformer.dtype
         self.scheduler = _euler(self.pipe.scheduler, flow_shift)
         self.notes = _differs(self.pipe.scheduler, self.scheduler)
@@ -171,15 +172,18 @@ class Wan(Denoiser):
         return without + self.guidance * (with_text - without)
 
     def _attend(self, device: torch.device) -> None:
-        """Set the wanted attention backend once it is proven on this device, and again when gradient is wanted."""
-        training = torch.is_grad_enabled()
-        if self.attention == "native" or (device, training) in self._proven:
+        """Set the wanted attention backend once it is proven as it will run: device, gradient and autocast."""
+        low = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        case = device, torch.is_grad_enabled(), low
+        if case in self._proven:
             return
-        from vidrl.attention import prove
+        from vidrl.attention import dtypes, prove, put, takes_mask
 
-        prove(self.attention, device, self._dtype, training)
-        self.pipe.transformer.set_attention_backend(self.attention)
-        self._proven.add((device, training))
+        if self.attention != "native":  # which is what the others are proven against
+            types, masked = dtypes(device, self._dtype), takes_mask(self.network)
+            prove(self.attention, device, types, torch.is_grad_enabled(), masked=masked)
+        put(self.network, self.attention)
+        self._proven.add(case)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Clips (B, F, 3, H, W) in [0, 1], float32; differentiable in the latents, where a pixel is not clipped."""
