@@ -596,6 +596,20 @@ a clip's forward pass; a kept step of the update counts as three. The training r
 seconds are of training, evaluation left out."""
 
 
+def power(pairs: int) -> str:
+    """What so few pairs can show at best: the smallest two-sided p of a sign test, and what an interval of two is.
+
+    >>> power(5)
+    'Five pairs can give a sign test no less than p = 0.062.'
+    """
+    named = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+    count = named[pairs] if pairs < len(named) else str(pairs)
+    least = f"{count} pair{'s' * (pairs != 1)} can give a sign test no less than p = {min(1.0, 2.0 ** (1 - pairs)):.2g}."
+    if pairs > 2:
+        return least
+    return f"{least} The interval of two pairs is their range, which holds the true value in about half of all cases."
+
+
 def page(o: Options, found: Mapping[str, Runs], picture: str) -> str:
     """The Markdown page."""
     compare_all = compared(found, o.arms)
@@ -610,6 +624,7 @@ def page(o: Options, found: Mapping[str, Runs], picture: str) -> str:
         target = target_of(found[kind][o.arms[0]])
         lines += [f"## {TITLES[kind]}", "",
                   f"Model `{KINDS[kind]}`; the target is a gain of {target:+.3f}.", "",
+                  power(min(len(c.seeds) for c in rows)), "",
                   *speed_table(rows, {arm: q for (k, arm), q in corrected.items() if k == kind}), "",
                   *gain_table(rows, found[kind], last_gains(o.out, kind)), ""]  # fmt: skip
     lines += pooled_table({kind: rows for kind, rows in compare_all.items() if rows}, o.arms)
