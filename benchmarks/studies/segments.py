@@ -604,7 +604,8 @@ def power(pairs: int) -> str:
     """
     named = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
     count = named[pairs] if pairs < len(named) else str(pairs)
-    least = f"{count} pair{'s' * (pairs != 1)} can give a sign test no less than p = {min(1.0, 2.0 ** (1 - pairs)):.2g}."
+    smallest = min(1.0, 2.0 ** (1 - pairs))
+    least = f"{count} pair{'s' * (pairs != 1)} can give a sign test no less than p = {smallest:.2g}."
     if pairs > 2:
         return least
     return f"{least} The interval of two pairs is their range, which holds the true value in about half of all cases."
