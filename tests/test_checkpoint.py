@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidrl import checkpoint
+from vidrl import checkpoint, resume
 
 
 def sample_state(value=1.0):
@@ -226,23 +226,23 @@ CONFIG = {"run": "runs/x", "seed": 0, "train": {"rounds": 30}}
 
 def test_a_run_folder_is_claimed_once_and_resumed_when_asked(tmp_path):
     run = tmp_path / "run"
-    checkpoint.claim(run, CONFIG, resume=False)
-    checkpoint.claim(run, CONFIG, resume=False)  # nothing happened in it yet
+    resume.claim(run, CONFIG, resume=False)
+    resume.claim(run, CONFIG, resume=False)  # nothing happened in it yet
     assert checkpoint.status(run) == "new"
     checkpoint.append(run / "metrics.jsonl", {"round": 0})
     assert checkpoint.status(run) == "interrupted"
     with pytest.raises(checkpoint.RunFolderError, match="add --resume"):
-        checkpoint.claim(run, CONFIG, resume=False)
-    checkpoint.claim(run, CONFIG, resume=True)
+        resume.claim(run, CONFIG, resume=False)
+    resume.claim(run, CONFIG, resume=True)
     (run / "summary.json").write_text('{"status": "finished"}')
     assert checkpoint.status(run) == "finished"
 
 
 def test_another_run_in_the_folder_is_shown(tmp_path):
-    checkpoint.claim(tmp_path, CONFIG, resume=False)
+    resume.claim(tmp_path, CONFIG, resume=False)
     before = (tmp_path / "config.toml").read_text()
-    with pytest.raises(checkpoint.RunFolderError, match=r"train.rounds: 30 -> 3") as caught:
-        checkpoint.claim(tmp_path, CONFIG | {"train": {"rounds": 3}}, resume=True)
+    with pytest.raises(checkpoint.RunFolderError, match=r"train.group: 8 -> 3") as caught:
+        resume.claim(tmp_path, CONFIG | {"train": {"rounds": 30, "group": 3}}, resume=True)
     assert "seed" not in str(caught.value) and "another folder" in str(caught.value)
     assert (tmp_path / "config.toml").read_text() == before
 
@@ -250,27 +250,20 @@ def test_another_run_in_the_folder_is_shown(tmp_path):
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(checkpoint.RunFolderError, match="no config.toml"):
-        checkpoint.claim(tmp_path, CONFIG, resume=True)
+        resume.claim(tmp_path, CONFIG, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_two_processes_never_work_in_one_folder(tmp_path):
-    code = f"import sys, time; from vidrl import checkpoint; checkpoint.claim({str(tmp_path)!r}, {CONFIG!r}, True)\n" \
+    code = f"import sys, time; from vidrl import resume; resume.claim({str(tmp_path)!r}, {CONFIG!r}, True)\n" \
            "print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(checkpoint.RunFolderError, match="another process is at work in"):
-            checkpoint.claim(tmp_path, CONFIG, resume=True)
+            resume.claim(tmp_path, CONFIG, resume=True)
         other.kill()
         other.wait()
-    assert checkpoint.claim(tmp_path, CONFIG, resume=True) == "new"
-
-
-def test_another_process_or_thread_count_is_refused():
-    saved = {"processes": 2, "threads": 1}
-    checkpoint.same_world(saved, dict(saved))
-    with pytest.raises(checkpoint.CheckpointError, match="processes: expected 2 as in the checkpoint, got 1"):
-        checkpoint.same_world(saved, checkpoint.world(processes=1))
+    assert resume.claim(tmp_path, CONFIG, resume=True) == "new"
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):

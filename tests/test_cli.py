@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from vidrl import checkpoint, cli, config, rewards
+from vidrl import resume as resume_
 
 ROOT = Path(__file__).parent.parent
 
@@ -150,7 +151,7 @@ def trained(monkeypatch):
 
     def run(given, resume=False):
         calls.append((given, resume))
-        checkpoint.claim(given.run, given.to_dict(), resume)
+        resume_.claim(given.run, given.to_dict(), resume)
         numbers = {"before": 0.1, "after": 0.2, "difference": 0.1, "low": 0.05, "high": 0.15}
         summary = {"held_out": {"composite": numbers}, "status": "finished"}
         checkpoint.write_text(Path(given.run) / "summary.json", json.dumps(summary))
@@ -175,8 +176,11 @@ def test_a_finished_run_is_reported_not_repeated(capsys, recipe, trained):
     assert status == 0 and len(trained) == 1 and "this run is finished" in out
     status, _, err = said(capsys, "train", recipe)
     assert status == 2 and "add --resume" in err
-    status, _, err = said(capsys, "train", recipe, "--resume", "train.rounds=4")
-    assert status == 2 and "train.rounds: 30 -> 4" in err and len(trained) == 1
+    status, _, err = said(capsys, "train", recipe, "--resume", "train.group=4")
+    assert status == 2 and "train.group: 8 -> 4" in err and len(trained) == 1
+    status, out, _ = said(capsys, "train", recipe, "--resume", "train.learning_rate=1e-5")
+    assert status == 0 and len(trained) == 1 and "not used, because the run is finished: train.learning_rate" in out
+    assert said(capsys, "train", recipe, "--resume", "train.rounds=31")[0] == 0 and len(trained) == 2
 
 
 def test_check_says_where_the_run_stands_and_touches_nothing(capsys, recipe, trained, tmp_path):
@@ -188,7 +192,7 @@ def test_check_says_where_the_run_stands_and_touches_nothing(capsys, recipe, tra
 
 def _claimed(recipe):
     loaded = config.load(recipe)
-    checkpoint.claim(loaded.run, loaded.to_dict(), resume=False)
+    resume_.claim(loaded.run, loaded.to_dict(), resume=False)
     return Path(loaded.run)
 
 

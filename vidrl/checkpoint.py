@@ -13,20 +13,15 @@ import math
 import os
 import random
 import shutil
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import toml
-
 PARTIAL = ".partial-"
-LOCK = ".lock"
-_HELD: dict[Path, IO[str]] = {}  # open for as long as this process lives, and so locked
 
 
 class CheckpointError(RuntimeError):
@@ -90,60 +85,19 @@ def clean(run_dir: str | Path) -> None:
 # --- the run folder --------------------------------------------------------------------------------------------------
 
 
-def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
-    """Make `run_dir` the folder of the run that `config` describes, and return where that run stands.
-
-    Writes `config.toml`. Raises `RunFolderError` as `examine` does, and where another process is at work in the
-    folder; this one holds it until it ends.
-    """
-    stands = examine(run_dir, config, resume)
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
-    _hold(Path(run_dir))
-    write_text(Path(run_dir) / "config.toml", toml.write(config))
-    return stands
-
-
-def examine(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
-    """The `status` of the run that `config` describes in this folder; writes nothing.
-
-    Raises `RunFolderError` where the folder holds another run (the message shows the difference), an unfinished one
-    while `resume` is false, or files that no run wrote.
-    """
-    folder, stands = Path(run_dir), status(run_dir)
-    recorded = folder / "config.toml"
-    another = f"or name another folder, as run={folder}-2"
-    if recorded.is_file():
-        _same_run(folder, tomllib.loads(recorded.read_text(encoding="utf-8")), config)
-        if stands != "new" and not resume:
-            raise RunFolderError(f"{folder} holds this run already ({stands}): add --resume to go on, {another}")
-    elif folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
-        raise RunFolderError(f"{folder} holds files but no config.toml, so no run of vidrl: expected a new or an "
-                             f"empty folder; empty it, {another}")
-    return stands
-
-
 def status(run_dir: str | Path) -> str:
-    """Where a run stands: "new", "interrupted" (it has rounds or a checkpoint to go on from) or "finished"."""
+    """Where a run stands: "new", "interrupted" (it has rounds or a checkpoint to go on from), "stopped" or "finished".
+
+    A run that `train.time_limit` ended is stopped: it has its tables and its page, and rounds left to do. A run that a
+    guard ended is finished.
+    """
     folder = Path(run_dir)
     if (folder / "summary.json").is_file():
         ended = json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("status")
-        return "interrupted" if ended in ("interrupted", "running") else "finished"
+        return {"interrupted": "interrupted", "running": "interrupted", "stopped": "stopped",
+                "time limit": "stopped"}.get(ended, "finished")  # "time limit" is an earlier version's word
     begun = latest(folder) is not None or (folder / "metrics.jsonl").is_file()
     return "interrupted" if begun else "new"
-
-
-def world(processes: int) -> dict[str, int]:
-    """What must not change between a run and its resumption for the two to agree to the last bit."""
-    return {"processes": processes, "threads": torch.get_num_threads()}
-
-
-def same_world(saved: Mapping[str, int], now: Mapping[str, int]) -> None:
-    """Raise `CheckpointError` where processes or threads differ from the checkpoint's."""
-    differing = [key for key in saved if saved[key] != now.get(key)]
-    if differing:
-        told = "; ".join(f"{key}: expected {saved[key]} as in the checkpoint, got {now.get(key)}" for key in differing)
-        raise CheckpointError(f"cannot resume exactly: {told}. Launch it as before "
-                              f"(--processes {saved['processes']}, OMP_NUM_THREADS={saved['threads']})")
 
 
 def append(path: str | Path, row: Mapping[str, Any]) -> None:
@@ -158,8 +112,8 @@ def cut_back(path: str | Path, last_round: int) -> None:
     """Keep the rows of a JSON-lines file whose `round` is at most `last_round`; a half-written row goes too."""
     if not Path(path).is_file():
         return
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _round(line) <= last_round]
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    kept = [line for line in lines if line and _round(line) <= last_round]
     write_text(path, "".join(f"{line}\n" for line in kept))
 
 
@@ -193,8 +147,8 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     np.random.set_state(state["numpy"])
     random.setstate(state["python"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available():  # a resumed run may have fewer devices, or none
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
 
 
 # --- writing and reading ---------------------------------------------------------------------------------------------
@@ -309,30 +263,6 @@ def _complaint(run_dir: str | Path, step: int, error: OSError) -> str:
     left = f"checkpoint {before} is intact" if before else "there is no earlier checkpoint"
     cure = "make room on the disk" if error.errno == errno.ENOSPC else "make the folder writable"
     return f"could not write checkpoint {step} of {run_dir}: {error}; {left}. {cure.capitalize()} and add --resume"
-
-
-def _same_run(folder: Path, recorded: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    before, now = ({key: value for key, value in one.items() if key != "bench"} for one in (recorded, config))
-    lines = toml.diff(before, now, ignore=("run",))
-    if lines:
-        shown = "\n  ".join(lines)
-        raise RunFolderError(f"{folder} holds another run; recorded -> asked for:\n  {shown}\n"
-                             f"Ask for the recorded values to resume it, or name another folder, as run={folder}-2")
-
-
-def _hold(folder: Path) -> None:
-    if os.name != "posix" or folder.resolve() in _HELD:
-        return
-    import fcntl
-
-    handle = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115  closed when the process ends
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.close()
-        raise RunFolderError(f"another process is at work in {folder}: wait until it has ended, or name another "
-                             f"folder, as run={folder}-2") from None
-    _HELD[folder.resolve()] = handle
 
 
 def _finite(value: Any) -> Any:

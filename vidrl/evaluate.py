@@ -272,6 +272,11 @@ def save(folder: Path, round: int, measures: Measures) -> None:
     partial.replace(folder / f"{round:06d}.npz")
 
 
+def kept(folder: Path, round: int) -> bool:
+    """Whether `save` kept the numbers of a round."""
+    return (folder / f"{round:06d}.npz").is_file()
+
+
 def load(folder: Path, round: int) -> Measures:
     """What `save` kept."""
     with np.load(folder / f"{round:06d}.npz", allow_pickle=False) as file:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vidrl import checkpoint, config, evaluate, prompts
+from vidrl import checkpoint, config, evaluate, prompts, resume
 from vidrl.backbones.base import Denoiser
-from vidrl.held_out import HeldOut
+from vidrl.broadcast import from_main, unlike
+from vidrl.held_out import HeldOut, Look
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy
 from vidrl.record import Record
 from vidrl.update import Updater
+
+NO_BEST = {"value": -float("inf"), "checkpoint": ""}  # before any weights were found within the guards' bands
 
 
 class Lookback:
@@ -34,8 +39,10 @@ class Lookback:
     evaluated: int
     saved: int
     seconds: float
+    began: float
     stop: str
     best: dict[str, Any]
+    look: Look
 
     def _note(self) -> None:
         """Tell the terminal and the run folder what a person should know of the prompts before the run begins."""
@@ -50,23 +57,62 @@ class Lookback:
             print(f"note: {note}", file=sys.stderr)
             self.record.event(0, "note", note)
 
+    def _look_back(self) -> None:
+        """Between rounds: evaluate, save and stop, as the signals and the recipe say, what is not done yet."""
+        self._ask()
+        last = self.round >= self.options.rounds
+        if self.round % self.options.eval_every == 0 and self.evaluated < self.round and not last and not self.stop:
+            self._evaluate("" if self.round else "before")
+        if not last and not self.stop:
+            self.look(self.round, self.policy, self.judged, self.workers, False)
+        if (self.round % self.options.checkpoint_every == 0 or last) and self.saved < self.round:
+            self._save()
+        self._ask()  # again, or a signal that came meanwhile would wait for another round
+        if self.stop and self.saved < self.round:
+            self._save()
+
+    def _ask(self) -> None:
+        """Whether to stop; `train.time_limit` is of the rounds since this start, so that a resumed run goes on."""
+        limit = self.options.time_limit if self.round < self.options.rounds else 0
+        spent = limit and self.seconds - self.began > limit
+        self.stop = self.workers.agree(self.stop or ("time limit" if spent else ""))
+
+    def _finish(self) -> None:
+        """Evaluate; if that puts better weights back, evaluate those. Then write what is kept."""
+        if self._evaluate("after"):
+            self._evaluate("after")
+        self.look(self.round, self.policy, self.judged, self.workers, True)
+        if self.saved < self.round:
+            self._save()
+        with self.policy.using(self.judged):
+            self.workers.once(lambda: self.policy.save(self.record.folder / "lora"))
+        status = {"": "finished", "time limit": "stopped"}.get(self.stop, self.stop)
+        self.workers.once(lambda: self.record.summary(self.recipe, self.seconds, self.round, status))
+
     def _evaluate(self, clips: str = "") -> bool:
         """Measure the held-out prompts and keep every clip's numbers; True where a guard put other weights back."""
-        measures, samples, score = self.held_out.measure(self.policy, self.judged, self.pieces["sample"])
-        if self.round == 0:
-            evaluate.check_scored(self.workers.gather_score(score), self.options.max_unscored, 0)
-        self.workers.once(lambda: self.record.evaluation(self.round, measures))
-        side = clips or "after"  # of a run that goes on, the newest clips stand where those of its end will
-        self.workers.once(lambda: self.record.clips(side, samples, score, self.options.show))
+        measures = self._measure(self.judged, self.round, clips or "after")
         self.evaluated = self.round
         back = self._guard(evaluate.values(measures))
         if self.round and not clips:
             self.workers.once(lambda: self.record.progress(self.round))
         return back
 
+    def _measure(self, weights: str, round: int, side: str) -> evaluate.Measures:
+        """Measure a set of weights as those of a round: its row, its numbers, and its clips on a side of the page.
+
+        Of a run that goes on, the newest clips stand where those of its end will.
+        """
+        measures, samples, score = self.held_out.measure(self.policy, weights, self.pieces["sample"])
+        if round == 0:
+            evaluate.check_scored(self.workers.gather_score(score), self.options.max_unscored, 0)
+        self.workers.once(lambda: self.record.evaluation(round, measures))
+        self.workers.once(lambda: self.record.clips(side, samples, score, self.options.show))
+        return measures
+
     def _guard(self, now: Mapping[str, float]) -> bool:
         """Hold the recipe's bands: note the best weights within them, put them back where a measure has left."""
-        base = evaluate.values(evaluate.load(self.record.folder / "evals", 0))
+        base = from_main(self.workers, lambda: evaluate.values(evaluate.load(self.record.folder / "evals", 0)))
         complaints = evaluate.outside(self.recipe.guard.bands, base, now)
         if complaints and self.round == 0:
             raise ValueError(f"guard.bands: expected the base model within its own bands, got {'; '.join(complaints)}")
@@ -83,8 +129,11 @@ class Lookback:
     def _retreat(self) -> None:
         """Put the best weights within the bands back, the base model's if none were better; "stop" ends the run."""
         name, self.saved = str(self.best["checkpoint"]), -1
-        self._put_back(checkpoint.load(self.recipe.run, name) or {})
-        self.record.event(self.round, self.recipe.guard.action, f"weights of round {int(name)} put back")
+        if name:
+            self._put_back(from_main(self.workers, lambda: checkpoint.load(self.recipe.run, name)))
+        else:
+            self._put_base_back()
+        self.record.event(self.round, self.recipe.guard.action, f"weights of round {int(name or 0)} put back")
         self.stop = "guard" if self.recipe.guard.action == "stop" else self.stop
 
     def _save(self) -> None:
@@ -94,26 +143,104 @@ class Lookback:
             "evaluated": self.evaluated, "seconds": self.seconds, "best": self.best, "rng": checkpoint.rng_state(),
             "stop": "" if self.stop == "interrupted" else self.stop,
             "pieces": {name: one.size for name, one in self.pieces.items()}, "scaler": self.workers.scaler_state(),
-            "world": checkpoint.world(self.workers.count), "recipe": self.recipe.to_dict(),
+            "world": resume.world(self.workers.count), "recipe": self.recipe.to_dict(), "protocol": self._protocol(),
         }  # fmt: skip
         run, keep, protect = self.recipe.run, self.options.keep_checkpoints, [str(self.best["checkpoint"])]
         self.workers.once(lambda: checkpoint.save(run, self.round, state, keep, protect))
         self.saved = self.round
 
-    def _restore(self, resume: bool) -> None:
+    # Going on
+
+    def _claim(self, go_on: bool) -> bool:
+        """Make the run folder this run's on the machine of the main process; whether there is work left."""
+        run, recipe = self.recipe.run, self.recipe.to_dict()
+        self._same_everywhere(recipe)
+        self.workers.once(lambda: resume.claim(run, recipe, go_on))
+        return bool(from_main(self.workers, lambda: resume.goes_on(run, recipe)))
+
+    def _same_everywhere(self, recipe: Mapping[str, Any]) -> None:
+        """Raise RuntimeError where a process has another recipe or other prompts: it would train on another plan."""
+        known = [{**recipe, "run": ""}, list(self.prompts), list(self.held_out.prompts)]
+        others = unlike(self.workers, hashlib.sha256(json.dumps(known).encode()).hexdigest())
+        if others:
+            raise RuntimeError(f"expected the same recipe and prompts on every process, got others on "
+                               f"{', '.join(map(str, others))} than on 0: each machine needs the recipe and equal "
+                               f"copies of {self.recipe.data.prompts} and {self.recipe.data.held_out}")
+
+    def _restore(self, go_on: bool) -> None:
         """Go on from the newest checkpoint; what was written after it is cut away."""
-        state = checkpoint.load(self.recipe.run) if resume else None
+        state = from_main(self.workers, lambda: checkpoint.load(self.recipe.run) if go_on else None)
         if state is not None:
-            checkpoint.same_world(state["world"], checkpoint.world(self.workers.count))
             self._put_back(state)
             checkpoint.restore_rng(state["rng"])
             self.round, self.evaluated, self.saved = state["round"], state["evaluated"], state["round"]
             self.seconds, self.best, self.stop = state["seconds"], state["best"], state["stop"]
-            self.workers.load_scaler(state["scaler"])
-            for name, size in state["pieces"].items():
-                self.pieces[name].size = size
+            self.began = self.seconds
         self.workers.once(lambda: self.record.cut_back(self.saved))
+        if state is not None:
+            self._change(state)
+
+    def _change(self, state: Mapping[str, Any]) -> None:
+        """Log what differs from the checkpoint, and do what follows from it."""
+        found = resume.since(state, self.recipe.to_dict(), resume.world(self.workers.count))
+        keys = {change.key for change in found}
+        self.workers.once(lambda: self.record.changes(self.round, found, bool(self.recipe.guard.bands)))
+        if not keys & {"train.micro_batch", "train.score_batch", "device"}:
+            for name, size in state.get("pieces", {}).items():  # they may have been halved where memory ran out
+                self.pieces[name].size = size
+        if "train.mixed_precision" not in keys:
+            self.workers.load_scaler(state.get("scaler", {}))
+        regained = self.stop != "guard" or any(key == "train.rounds" or key.startswith("guard.") for key in keys)
+        self.stop = "" if regained else self.stop
+        other = state.get("protocol", self._protocol()) != self._protocol()
+        lost = not from_main(self.workers, lambda: evaluate.kept(self.record.folder / "evals", 0))
+        if self.evaluated >= 0 and (other or lost):
+            self._measure_again()
+
+    def _protocol(self) -> str:
+        """A digest of what an evaluation's numbers depend on besides the weights."""
+        how = [list(self.held_out.prompts), self.options.eval_steps, self.options.mixed_precision]
+        return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]
+
+    def _measure_again(self) -> None:
+        """Measure the base model, the best and the present weights as evaluations are from now on.
+
+        Numbers of two protocols must not be compared: the earlier ones are put aside.
+        """
+        self.workers.once(lambda: self.record.put_evaluations_aside(self.round))
+        base = evaluate.values(self._measure("reference", 0, "before"))
+        self.best = self._judged_again(base) if self.recipe.guard.bands else dict(NO_BEST)
+        if self.round:
+            self._evaluate()
+        self._save()
+
+    def _judged_again(self, base: Mapping[str, float]) -> dict[str, Any]:
+        """The best weights with their value under the present protocol; none where they are not within the bands."""
+        name = str(self.best["checkpoint"])
+        if not name:
+            return dict(NO_BEST)
+        policy = from_main(self.workers, lambda: checkpoint.load(self.recipe.run, name)["policy"])
+        kind = self.judged if f"{self.judged}/{next(iter(self.policy.weights))}" in policy else "live"
+        self.policy.sets["best"] = [policy[f"{kind}/{key}"].to(p) for key, p in self.policy.weights.items()]
+        now = evaluate.values(self.held_out.measure(self.policy, "best", self.pieces["sample"])[0])
+        del self.policy.sets["best"]
+        within = not evaluate.outside(self.recipe.guard.bands, base, now)
+        return {"value": now["composite"], "checkpoint": name} if within else dict(NO_BEST)
 
     def _put_back(self, state: Mapping[str, Any]) -> None:
         self.policy.load_state(state["policy"])
         self.updater.optimiser.load_state_dict(state["optimiser"])
+        self._settings()
+
+    def _put_base_back(self) -> None:
+        self.policy.restore("reference")
+        self.policy.sets.pop("ema", None)
+        self.updater.optimiser.state.clear()
+        self._settings()
+
+    def _settings(self) -> None:
+        """Set what the recipe says of the optimiser and the averaged weights: a checkpoint may say otherwise."""
+        for group in self.updater.optimiser.param_groups:
+            group["lr"], group["weight_decay"] = self.options.learning_rate, self.options.weight_decay
+        if self.options.ema and "ema" not in self.policy.sets:
+            self.policy.remember("ema")

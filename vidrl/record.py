@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vidrl import checkpoint, evaluate
+from vidrl.changes import Change, inexact
 from vidrl.config import Recipe
 from vidrl.credit import group_std
 from vidrl.extras import install
@@ -56,10 +57,33 @@ class Record:
 
     def event(self, round: int, kind: str, message: str) -> None:
         """A line of events.jsonl; what a resumed run goes through again is not told twice."""
+        if not self.active:
+            return
         path, row = self.folder / "events.jsonl", {"round": round, "kind": kind, "message": message}
-        told = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        if self.active and json.dumps(row, ensure_ascii=False) not in told:
+        told = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        if json.dumps(row, ensure_ascii=False) not in told:
             checkpoint.append(path, row)
+
+    def changes(self, round: int, found: Sequence[Change], guarded: bool) -> None:
+        """An event for each change, with the old and the new value; and where exactness ends, if it does."""
+        for change in found:
+            self.event(round, "change", str(change))
+        ending = inexact(found, guarded)
+        if ending:
+            self.event(round, "exactness", f"from round {round} on the weights may differ from those of a run without "
+                                           f"these changes: {', '.join(ending)}")
+
+    def put_evaluations_aside(self, round: int) -> None:
+        """Move the evaluations up to a round, which others must not be compared with, out of the way."""
+        aside = f"evals-until-{round:06d}"
+        self.event(round, "evaluation", f"evaluations are made in another way from here on: the base model is measured "
+                                        f"again, and the earlier numbers are in {aside}.jsonl")
+        for suffix in (".jsonl", ""):
+            now, old = self.folder / f"evals{suffix}", self.folder / f"{aside}{suffix}"
+            if old.exists() and now.exists():  # an earlier attempt to measure again was interrupted
+                shutil.rmtree(now) if now.is_dir() else now.unlink()
+            elif now.exists():
+                now.rename(old)
 
     def evaluation(self, round: int, measures: evaluate.Measures) -> None:
         """A line of evals.jsonl, and every clip's numbers; a round's later evaluation takes the earlier one's place."""
@@ -139,7 +163,7 @@ class Record:
 
     def _timelines(self) -> list[dict[str, Any]]:
         before, after = (json.loads((self.folder / f"clips/{kind}.json").read_text()) for kind in ("before", "after"))
-        pairs = zip(before, after, strict=True)
+        pairs = zip(before, after, strict=False)  # of the same prompts, but train.show may have changed meanwhile
         shared = ("prompt", "file", "fps")
         return [{k: a[k] for k in shared} | {"before": _scores(a), "after": _scores(b)} for a, b in pairs]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from vidrl import checkpoint, config, evaluate, plugin, transition
+from vidrl import config, evaluate, plugin, transition
 from vidrl.backbones.base import PromptCache, rows
 from vidrl.held_out import HeldOut, Look
-from vidrl.lookback import Lookback
+from vidrl.lookback import NO_BEST, Lookback
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy
@@ -28,9 +28,12 @@ from vidrl.update import Updater
 
 
 def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: None) -> Path:
-    """Train as a recipe says and return the run's folder; `resume` goes on from its newest checkpoint, exactly.
+    """Train as a recipe says and return the run's folder; `resume` goes on from its newest checkpoint.
 
-    Every process calls `look` between rounds. Raises the errors of `config.load`, `checkpoint.claim` and `plugin.load`;
+    Where nothing changed since, a resumed run ends with the weights of one that was never interrupted; what may change
+    is listed in `vidrl.changes`.
+
+    Every process calls `look` between rounds. Raises the errors of `config.load`, `resume.claim` and `plugin.load`;
     RuntimeError where too many samples cannot be scored, or the ratio before the first update is not 1.
     """
     trainer = Trainer(config.load(recipe), look)
@@ -69,21 +72,20 @@ class Trainer(Lookback):
         if self.options.ema:
             self.policy.remember("ema")
         self.round, self.evaluated, self.saved, self.seconds, self.stop = 0, -1, -1, 0.0, ""
-        self.best: dict[str, Any] = {"value": -float("inf"), "checkpoint": ""}
+        self.began, self.best = 0.0, dict(NO_BEST)
         self._check()
 
     # The run
 
     def go(self, resume: bool) -> Path:
         """Start or resume, loop, finish."""
-        self.workers.once(lambda: checkpoint.claim(self.recipe.run, self.recipe.to_dict(), resume))
-        if checkpoint.status(self.recipe.run) == "finished":
+        if not self._claim(resume):
             return self.record.folder
         self.workers.start_trackers()
-        self._restore(resume)
-        self._note()
-        self.workers.assert_alike(self.policy.checksum())
         with self.workers.interruptible():
+            self._restore(resume)
+            self._note()
+            self.workers.assert_alike(self.policy.checksum())
             self._loop()
             if self.stop != "interrupted":
                 self._finish()
@@ -102,26 +104,6 @@ class Trainer(Lookback):
             bar.update()
             self._look_back()
         bar.close()
-
-    def _look_back(self) -> None:
-        """Between rounds: stop, evaluate and save, as the signals and the recipe say, what is not done yet."""
-        limit, last = self.options.time_limit, self.round >= self.options.rounds
-        self.stop = self.workers.agree(self.stop or ("time limit" if limit and self.seconds > limit else ""))
-        if self.round % self.options.eval_every == 0 and self.evaluated < self.round and not last and not self.stop:
-            self._evaluate("" if self.round else "before")
-        if not last and not self.stop:
-            self.look(self.round, self.policy, self.judged, self.workers, False)
-        if (self.round % self.options.checkpoint_every == 0 or last or self.stop) and self.saved < self.round:
-            self._save()
-
-    def _finish(self) -> None:
-        """Evaluate; if that puts better weights back, evaluate those. Then write what is kept."""
-        if self._evaluate("after"):
-            self._evaluate("after")
-        self.look(self.round, self.policy, self.judged, self.workers, True)
-        with self.policy.using(self.judged):
-            self.workers.once(lambda: self.policy.save(self.record.folder / "lora"))
-        self.workers.once(lambda: self.record.summary(self.recipe, self.seconds, self.round, self.stop or "finished"))
 
     # One round
 

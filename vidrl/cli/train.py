@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vidrl import changes
+
 from ._declare import command
 
 TRAIN = """\
@@ -15,11 +17,19 @@ Fine-tune a generator by reinforcement learning, as a TOML recipe says.
   vidrl train scripts/recipes/demo.toml
   vidrl train scripts/recipes/demo.toml train.rounds=5 algorithm.options.segments=1 run=runs/mine
   vidrl train scripts/recipes/demo.toml --resume            go on after a kill, to the same weights
+  vidrl train scripts/recipes/demo.toml --resume train.rounds=60          go on after the end
   vidrl train scripts/recipes/demo.toml --processes 2       several processes on this machine; 0 = as many as suit it
   torchrun ... -m vidrl train RECIPE                        several machines
 
-The run folder holds the resolved config, metrics.jsonl, clips, checkpoints, the LoRA, summary.json and report.html.
-Ctrl-C saves a checkpoint and leaves.
+The run folder holds the resolved config, the prompts, hashes of the model's files, metrics.jsonl, clips, checkpoints,
+the LoRA, summary.json and report.html. Ctrl-C or SIGTERM saves a checkpoint and leaves; a second Ctrl-C leaves at once.
+
+With --resume these values may differ from those of the last start. Each difference is an event in events.jsonl and on
+the page, with the old and the new value. All other values say which run it is: where they differ, --resume is refused.
+
+""" + changes.listed() + """
+
+More: docs/resume.md.
 """
 
 
@@ -32,8 +42,8 @@ def declare_train(commands: Any) -> None:
     made.add_argument("--processes", type=int, default=1, metavar="N",
                          help="how many share the work (1); 0: one a GPU, or two of one thread on a CPU")
     made.add_argument("--check", action="store_true",
-                         help="check recipe, options and run folder, print new | interrupted | finished and the "
-                              "folder, and do nothing else")
+                         help="check recipe, options and run folder, print new | interrupted | stopped | finished and "
+                              "the folder, and do nothing else")
 
 
 def declare_report(commands: Any) -> None:
@@ -43,19 +53,30 @@ def declare_report(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from vidrl import checkpoint, config
+    from vidrl import config, resume
 
     recipe = config.load(args.recipe, args.overrides)
     config.check_plugins(recipe)
     _look(recipe)  # a suite that is not there must show before the work
-    stands = checkpoint.examine(recipe.run, recipe.to_dict(), args.resume)
+    if "RANK" in os.environ and not args.check:  # one of a group: only the main process's machine has the run folder
+        return _trained(recipe, args.resume)
+    stands = resume.examine(recipe.run, recipe.to_dict(), args.resume)
     if args.check:
         print(stands, recipe.run)
         return 0
-    if stands == "finished":
-        return _finish(recipe.run, note="this run is finished:")
-
+    if not resume.goes_on(recipe.run, recipe.to_dict()):
+        return _finish(recipe.run, note=_finished(recipe))
     return _launched(args) if args.processes != 1 else _trained(recipe, args.resume)
+
+
+def _finished(recipe: Any) -> str:
+    """What is said of a run that is finished already."""
+    from vidrl import resume
+
+    unused = resume.unused(recipe.run, recipe.to_dict())
+    told = [f"not used, because the run is finished: {change}" for change in unused]
+    more = f"this run is finished: train.rounds={recipe.train.rounds + 10} --resume goes on for ten rounds more"
+    return "\n".join([*told, more])
 
 
 def _launched(args: argparse.Namespace) -> int:
@@ -87,9 +108,12 @@ def _finish(folder: str | Path, note: str = "") -> int:
 
     if os.environ.get("RANK", "0") != "0":
         return 0
-    if checkpoint.status(folder) != "finished":
+    stands = checkpoint.status(folder)
+    if stands == "interrupted":
         print(f"interrupted; the same command with --resume goes on from {folder}")
         return 130
+    if stands == "stopped":
+        note = "stopped by train.time_limit; the same command with --resume goes on for as long again"
     print("\n".join(filter(None, [note, report.table(folder), str(report.write(folder))])))
     return 0
 
