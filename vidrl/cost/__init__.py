@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrl import config, plugin
-from vidrl.backbones.base import Denoiser
+from vidrl.backbones.base import CACHE_BYTES, Denoiser
 from vidrl.config import Recipe
 from vidrl.segments import borders
 
@@ -75,7 +75,7 @@ def estimate(
     micro = min(micro, calls.clips * calls.kept)
     done = work.of(recipe, blueprint, backbone, micro)
     found = (pace or _calibrated)(recipe) if wanted else None
-    memory = _memory(recipe, backbone, calls, done, micro)
+    memory = _memory(recipe, backbone, calls, done, micro) | _host(recipe, backbone, calls, done)
     stages = _flops(recipe, calls, done)
     if found is not None:
         seconds, memory = _measured(recipe, calls, found), memory | _resident(recipe, memory, found)
@@ -129,9 +129,7 @@ def _memory(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro:
     """
     options, numel = recipe.train, prod(backbone.shape)
     sets = 2 if options.ema else 1
-    frames, (_, _, h, w) = backbone.frame_map[-1][1], backbone.shape
-    space = getattr(getattr(backbone, "pipe", None), "vae_scale_factor_spatial", 8)
-    clips = 4.0 * calls.clips * frames * 3 * h * space * w * space
+    clips = min(options.score_batch, calls.clips) * _clip(backbone)  # decoded and scored at once
     pairs = -(-calls.clips * calls.kept // int(recipe.algorithm.options.get("updates", 2)))
     offloaded = bool(recipe.backbone.options.get("offload_text", False))
     weights = done.weights
@@ -140,7 +138,7 @@ def _memory(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro:
         "text encoder": 0.0 if offloaded else weights["text encoder"],
         "trained weights": 4 * done.trained, "gradient, optimiser and copies": 4 * (3 + sets) * done.trained,
         "kept trajectories": 4.0 * calls.clips * (1 + 2 * calls.kept) * numel,
-        "conditions": calls.clips * done.condition,
+        "conditions": _conditions(calls.clips, backbone, done),
     }  # fmt: skip
     stages = {
         "encoding": weights["text encoder"] if offloaded else 0.0,
@@ -150,13 +148,45 @@ def _memory(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro:
     }
     other = {"update, checkpointing " + ("off" if done.checkpointing else "on"): done.update_peak_other}
     peak = sum(parts.values()) + max(stages.values())
-    return {**parts, **{f"stage: {k}": v for k, v in (stages | other).items()}, "clips": clips, "peak": peak}
+    return {**parts, **{f"stage: {k}": v for k, v in (stages | other).items()}, "peak": peak}
+
+
+def _clip(backbone: Denoiser) -> float:
+    """Bytes of one clip, float32."""
+    frames, (_, _, h, w) = backbone.frame_map[-1][1], backbone.shape
+    space = getattr(getattr(backbone, "pipe", None), "vae_scale_factor_spatial", 8)
+    return 4.0 * frames * 3 * h * space * w * space
+
+
+def _conditions(n: int, backbone: Denoiser, done: Work) -> float:
+    """Bytes of the conditions of n prompts, of which the negative prompt's is there once."""
+    text = done.condition / (2 if work.guided(backbone) else 1)
+    return n * text + done.condition - text
+
+
+def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work) -> dict[str, float]:
+    """Bytes of host memory by part, beside the program and what the reward works with.
+
+    The clips decoded and scored at once; the clips that are shown, twice while they are written; a thumbnail of every
+    clip of a round or an evaluation; the text encoder, where it is offloaded; the conditions that are kept of prompts.
+    """
+    options, data, clip = recipe.train, recipe.data, _clip(backbone)
+    known = len(config.read_prompts(data.prompts)) + data.held_out_n
+    offloaded = recipe.backbone.options.get("offload_text", False)
+    thumbnails = max(calls.clips, calls.evaluated_clips) * 4.0 * 3 * 16 * 16 * backbone.frame_map[-1][1]
+    parts = {
+        "clips decoded and scored at once": min(options.score_batch, calls.clips) * clip,
+        "shown clips": 2 * max(2, min(options.show, data.held_out_n)) * clip,
+        "thumbnails": thumbnails, "text encoder": done.weights["text encoder"] if offloaded else 0.0,
+        "kept conditions": min(CACHE_BYTES, _conditions(known, backbone, done)),
+    }  # fmt: skip
+    return {f"host: {name}": value for name, value in parts.items()} | {"host": sum(parts.values())}
 
 
 def _resident(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> dict[str, float]:
-    """The process's peak: what is resident once all is built, and the update or the scoring of all clips."""
-    clips = max(recipe.train.prompts_per_round * recipe.train.group, recipe.data.held_out_n)
-    scoring = pace.peak + pace.per_clip * (clips - pace.clips) + 2 * memory["clips"]
+    """The process's peak: what is resident once all is built, and the update or the scoring of a few clips."""
+    kept = memory["host"] - memory["host: clips decoded and scored at once"]  # which the calibration held too
+    scoring = pace.peak + kept
     updating = pace.resident + memory["stage: update"] + memory["kept trajectories"]
     return {"resident before": pace.resident, "peak resident": max(scoring, updating)}
 

@@ -9,18 +9,17 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vidrl import evaluate, plugin
 from vidrl.backbones.base import Cond, rows
 from vidrl.config import Recipe, read_prompts
 from vidrl.parallel import Workers
 from vidrl.policy import Policy
-from vidrl.rewards import Samples
 from vidrl.rollout import Plan, Rollout, decoded, draws, sample
 from vidrl.update import Updater
 
@@ -32,7 +31,7 @@ TRIES = 3  # of each; the median counts
 class Pace:
     """Seconds on this machine of a call, a call with backward, and a clip's decode, score and prompt.
 
-    Bytes: `resident` with model and reward built, at the `peak` of the work done, and what a scored clip adds to it.
+    Bytes: `resident` with model and reward built, and at the `peak` of the work done.
     """
 
     forward: float
@@ -42,8 +41,6 @@ class Pace:
     encode: float
     resident: float
     peak: float
-    per_clip: float
-    clips: int
 
 
 class Bench:
@@ -75,10 +72,10 @@ class Bench:
         start = draws(0, [("cost", i) for i in range(self.clips)])
         with self.workers.autocast():
             latents = sample(self.policy, rows(cond, slice(self.clips)), start, Plan(self.backbone.times(4))).latents
-        decode, samples = self._timed(lambda: decoded(self.backbone, latents, self.prompts[: self.clips]))
-        score, per_clip = self._score(samples)
-        seconds = forward, backward, decode / self.clips, score / self.clips, encode
-        return Pace(*seconds, resident, float(peak()), per_clip, self.clips)
+        self._decode_and_score(latents[:1])  # what is built at first use
+        tries = [self._decode_and_score(latents) for _ in range(TRIES)]
+        decode, reward = (sorted(taken)[len(taken) // 2] / self.clips for taken in zip(*tries, strict=True))
+        return Pace(forward, backward, decode, reward, encode, resident, float(peak()))
 
     def _calls(self, cond: Cond) -> tuple[float, float]:
         """Seconds of a call without and with backward, of a micro-batch that the algorithm itself made."""
@@ -116,13 +113,21 @@ class Bench:
         batch = next(iter(self.algorithm.minibatches(rollout, advantage, index, count, draw)))
         return batch.split(self.updater.micro_batch)[0]
 
-    def _score(self, samples: Samples) -> tuple[float, float]:
-        """Seconds of a score of the clips, and the bytes that each adds to the peak."""
-        evaluate.score_each(self.reward, samples.pick([0]))  # what is built at first use
-        alone = peak()
-        anew = partial(samples.to, "cpu")  # else what one try memoised would help the next
-        seconds, _ = self._timed(lambda: evaluate.score_each(self.reward, anew()), warm=False)
-        return seconds, max(0, peak() - alone) / max(1, len(samples) - 1)
+    def _decode_and_score(self, latents: Tensor) -> tuple[float, float]:
+        """Seconds of the decode and of the score of clips, in pieces as training takes them."""
+        decode, score, size = 0.0, 0.0, self.recipe.train.score_batch
+        for piece in latents.split(size):
+            start = self._now()
+            samples = decoded(self.backbone, piece, self.prompts[: len(piece)])
+            middle = self._now()
+            evaluate.score_each(self.reward, samples)
+            decode, score = decode + middle - start, score + self._now() - middle
+        return decode, score
+
+    def _now(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return self.clock()
 
     def _timed(self, work: Callable[[], Any], warm: bool = True) -> tuple[float, Any]:
         """Seconds, the median of some tries after one that warms up, and what it made."""

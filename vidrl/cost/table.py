@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
 
 def text(cost: Cost) -> str:
     """What `vidrl cost` prints."""
-    blocks = [_shape(cost), _calls(cost), _flops(cost), _memory(cost), _seconds(cost)]
+    blocks = [_shape(cost), _calls(cost), _flops(cost), _memory(cost), _host(cost), _seconds(cost)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
@@ -82,14 +82,21 @@ def _flops(cost: Cost) -> list[str]:
 
 
 def _memory(cost: Cost) -> list[str]:
-    names = [name for name in cost.memory if name not in ("clips", "peak") and not name.startswith(("stage", "resid",
-                                                                                                   "peak"))]
+    apart = ("peak", "stage", "resident", "host")
+    names = [name for name in cost.memory if not name.startswith(apart)]
     stages = [name for name in cost.memory if name.startswith("stage")]
     rows = [(name, scaled(cost.memory[name], "B")) for name in [*names, *stages]]
     rows.append((f"peak ({ESTIMATE}): all + largest stage", scaled(cost.memory["peak"], "B")))
     if "peak resident" in cost.memory:
         rows.append(("peak resident on this machine", scaled(cost.memory["peak resident"], "B")))
     return _rows(f"Memory, micro-batch {cost.calls['micro_batch']}", rows) + _verdict(cost)
+
+
+def _host(cost: Cost) -> list[str]:
+    parts = [name for name in cost.memory if name.startswith("host: ")]
+    rows = [(name.removeprefix("host: "), scaled(cost.memory[name], "B")) for name in parts]
+    rows.append((f"sum ({ESTIMATE})", scaled(cost.memory["host"], "B")))
+    return _rows("Host memory, beside the program and what the reward works with", rows)
 
 
 def _verdict(cost: Cost) -> list[str]:
