@@ -16,7 +16,8 @@ if __name__ != "vidrl.rewards":
     )
 
 from ._files import score, score_files
+from ._named import load
 from .base import Card, Reward, Samples, Score
 from .compose import Composite, default
 
-__all__ = ["Card", "Composite", "Reward", "Samples", "Score", "default", "score", "score_files"]
+__all__ = ["Card", "Composite", "Reward", "Samples", "Score", "default", "load", "score", "score_files"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -10,10 +11,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+AXES = "(batch, frames, channels, height, width)"
+
+
+def check_samples(samples: Any) -> None:
+    """A Samples."""
+    from ._samples import Samples
+
+    if isinstance(samples, Samples):
+        return
+    cure = "pass Samples(video, prompts, fps=16.0)"
+    if isinstance(samples, Tensor):
+        cure = f"pass Samples(video, [\"\"] * len(video), fps=16.0) of a video {AXES}"
+    elif _paths(samples):
+        cure = "vidrl.rewards.score(paths, reward) reads files"
+    told = f"a tensor of shape {tuple(samples.shape)}" if isinstance(samples, Tensor) else type(samples).__name__
+    raise ValueError(f"expected Samples, which hold the clips, their prompts and their frame rate, got {told}: {cure}")
+
+
+def _paths(value: Any) -> bool:
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    return isinstance(first, str | os.PathLike)
+
 
 def check_video(video: Any, what: str) -> None:
     """(B, F, C, H, W), float in [0, 1] or uint8, 1 or 3 channels."""
-    want = f"expected {what} as (batch, frames, channels, height, width), float in [0, 1] or uint8"
+    want = f"expected {what} as {AXES}, float in [0, 1] or uint8"
     if not isinstance(video, Tensor):
         raise ValueError(f"{want}, got {type(video).__name__}: {_as_tensor(video)}")
     if video.dim() != 5:

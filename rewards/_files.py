@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._plain import as_reward
 from ._stream import Stream
 from .base import Reward, Samples, Score
-from .compose import Composite
+from .compose import gathered, leaves
 from .video import Unreadable, Video, find
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -38,7 +39,7 @@ def score(
         return list(score_files(files, {"reward": reward}, asked))
     if fps is None:
         raise ValueError("expected fps, frames a second, with a tensor, got none: score(video, reward, fps=8.0)")
-    result = reward(Samples(clips, prompts if prompts is not None else [""] * len(clips), fps))
+    result = as_reward(reward)(Samples(clips, prompts if prompts is not None else [""] * len(clips), fps))
     size = [clips.shape[-1], clips.shape[-2]]
     facts = {"path": None, "fps": float(fps), "size": size, "frames": clips.shape[1]}
     return [row(facts, {"reward": result}, i) for i in range(len(clips))]
@@ -61,6 +62,7 @@ def score_files(
     `jobs` processes of one thread each score in the same order; a file that crashes its process or takes longer than
     `timeout` seconds is a row with its reason, and the rest goes on. 0 scores in this process, without a time limit.
     """
+    rewards = {name: as_reward(reward, name) for name, reward in rewards.items()}
     asked = ((path, (prompts or {}).get(str(path), "")) for path in find(paths))
     if jobs == 0:
         yield from (_score_file(one, rewards) for one in asked)
@@ -116,27 +118,15 @@ def _lost(facts: Mapping[str, Any], rewards: Mapping[str, Reward], why: str) -> 
 
 def _stream(video: Video, rewards: Mapping[str, Reward], prompt: str) -> dict[str, Score]:
     """Scores of one clip, B = 1: in pieces where the reward can, whole where it cannot."""
-    leaves = {key: leaf for name, reward in rewards.items() for key, leaf in _leaves(name, reward).items()}
-    if any(not leaf.streams for leaf in leaves.values()):
+    single = {key: leaf for name, reward in rewards.items() for key, leaf in leaves(name, reward).items()}
+    if any(not leaf.streams for leaf in single.values()):
         samples = Samples(video.read()[None], [prompt], video.fps)
         return {name: reward(samples) for name, reward in rewards.items()}
-    stream = Stream(leaves, video.fps, prompt)
+    stream = Stream(single, video.fps, prompt)
     for piece in video.pieces():
         stream.update(piece)
     found = stream.result()
-    return {name: _gather(name, reward, found) for name, reward in rewards.items()}
-
-
-def _leaves(name: str, reward: Reward) -> dict[str, Reward]:
-    if not isinstance(reward, Composite):
-        return {name: reward}
-    return {f"{name}/{part}": leaf for part, leaf in reward.parts.items()}  # type: ignore[misc]
-
-
-def _gather(name: str, reward: Reward, found: Mapping[str, Score]) -> Score:
-    if not isinstance(reward, Composite):
-        return found[name]
-    return reward.combine({part: found[f"{name}/{part}"] for part in reward.parts})
+    return {name: gathered(name, reward, found) for name, reward in rewards.items()}
 
 
 def _none(reward: Reward) -> Score:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._plain import as_reward
 from .base import Reward, Samples
 from .video import read
 
@@ -40,8 +41,7 @@ def score_clips(
     reward: Reward, clips: Sequence[Tensor], prompts: Sequence[str], fps: Any, gradients: bool = False
 ) -> Found:
     """The scores of clips (F, C, H, W), those of one shape and rate together; values on the CPU unless `gradients`."""
-    if not isinstance(reward, Reward):
-        raise ValueError(f"expected a reward, got {reward!r}: make one, as FrameQuality()")
+    reward = as_reward(reward)
     if prompts is None or isinstance(prompts, str) or len(prompts) != len(clips):
         got = "none" if prompts is None else "one string" if isinstance(prompts, str) else f"{len(prompts)}"
         raise ValueError(f"expected {len(clips)} prompts, one a clip, got {got}")
@@ -164,5 +164,6 @@ def text(prompt: Any) -> str:
 
 
 def named(fn: Any, reward: Reward) -> Any:
-    fn.__name__ = f"vidrl_{type(reward).__name__.lower()}"  # trainers log by this name
+    label = type(reward).__name__ if isinstance(reward, Reward) else getattr(reward, "__name__", "function")
+    fn.__name__ = f"vidrl_{label.lower()}"  # trainers log by this name
     return fn

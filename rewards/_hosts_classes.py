@@ -62,7 +62,7 @@ def videox_fun(
     True
     """
     known(unscored, fps)
-    if not reward.differentiable:
+    if not getattr(reward, "differentiable", False):  # a plain function has no gradients either
         raise ValueError(f"expected a reward with gradients, got {type(reward).__name__}, which says "
                          "differentiable = False: `vidrl list rewards --json` names those that have them")
     return VideoXFun(reward, fps, best, scale, unscored)

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from ._plain import as_reward
 from ._wire import CODES, DTYPES, pack, pack_samples, pack_score, unpack, unpack_samples, unpack_score
 from .base import Reward
 
@@ -122,7 +123,7 @@ class Desk:
     """A reward that answers the bytes of requests with those of answers, one at a time."""
 
     def __init__(self, reward: Reward, device: str = "cpu") -> None:
-        self.reward, self.device = reward.to(device), device
+        self.reward, self.device = as_reward(reward).to(device), device
         self.turn = threading.Lock()  # a network on a GPU is not run twice at once
 
     def respond(self, body: bytes | bytearray) -> tuple[int, bytes]:
@@ -229,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m vidrl.rewards._serve flicker --port 8300`."""
     import argparse
 
-    from vidrl import plugin
+    from ._named import load
 
     parser = argparse.ArgumentParser(description="Serve a reward over HTTP.")
     parser.add_argument("reward")
@@ -238,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--expose", action="store_true", help="allow a host that other machines reach")
     given = parser.parse_args(arguments)
-    reward = plugin.load("rewards", given.reward)
+    reward = load(given.reward)
     serve(reward, given.host, given.port, expose=given.expose, device=given.device)
 
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ._checks import check_samples
 from ._samples import About, Samples
+from ._score import Score, as_score
 
 if TYPE_CHECKING:
     from .flow import Motion
 
-SUPPORTS = ("frame", "pair", "prefix", "clip")
 LONGEST = 4  # frames in a row: the most that the terms of a reward with a rate look at
 LOST = "unscored: the measure is not finite on this clip; look for frames without any content"
 
@@ -32,35 +33,6 @@ class Card:
     hacks: str  # what raises it without making the clip better
     input: str = "Any frame rate and size."  # frame rate, size and length that it needs
     cost: str = ""  # on one CPU thread, with the size it was measured at
-
-
-@dataclass
-class Score:
-    """What a reward says: one number a clip, higher is better, and where in time it comes from.
-
-    `value` (B,): NaN means not scored, never a made-up number, and `why` says the reason. `frames` (B, F) has `value`
-    as its mean over time; a pair of frames gives half of what it adds to or takes from that mean to each of the two.
-    `support` says what one entry of `frames` looks at: "frame", "pair" (its neighbours), "prefix" (all frames up to
-    it) or "clip". `parts` are the scores of a Composite's parts, `weights` their weights, and `slopes` (B,) how much
-    the value rises with each part's. `maps` (B, F, H, W), made on request, say where in the picture: NaN where a frame
-    has none; what lies between two frames stands on the first.
-    """
-
-    value: Tensor
-    frames: Tensor | None = None
-    support: str = "frame"
-    parts: dict[str, Score] = field(default_factory=dict)
-    why: Sequence[str | None] = ()
-    weights: dict[str, float] = field(default_factory=dict)
-    slopes: dict[str, Tensor] = field(default_factory=dict)
-    maps: dict[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.support not in SUPPORTS:
-            raise ValueError(f"expected support to be one of {', '.join(SUPPORTS)}, got {self.support!r}")
-        if self.value.dim() != 1:
-            raise ValueError(f"expected value of shape (B,), got {tuple(self.value.shape)}")
-        self.why = list(self.why) or [None] * len(self.value)
 
 
 class Reward(nn.Module):
@@ -90,10 +62,16 @@ class Reward(nn.Module):
     flow_size: int = 0
 
     def __call__(self, samples: Samples, maps: bool = False) -> Score:
-        """The score of whole clips, with its pixel maps if `maps`."""
-        score = super().__call__(samples)
-        if maps:
-            score.maps = self._maps(samples)
+        """The score of whole clips, with its pixel maps if `maps`.
+
+        The score carries a gradient only if the reward says `differentiable`. Raises ValueError for what is no Samples,
+        and for a forward() that returns neither a Score of these clips nor numbers that `as_score` reads as one.
+        """
+        check_samples(samples)
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+            score = as_score(super().__call__(samples), samples, type(self).__name__)
+            if maps:
+                score.maps = self._maps(samples)
         return score
 
     def _maps(self, samples: Samples) -> dict[str, Tensor]:

@@ -6,26 +6,35 @@ Shapes: B clips, F frames, P parts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .base import SUPPORTS, Card, Reward, Samples, Score
+from ._plain import as_reward
+from ._score import SUPPORTS
+from .base import Card, Reward, Samples, Score
 
 
 class Composite(Reward):
     """sum_p w_p z_p - sum_gates, with z_p = (part_p - centre_p) / scale_p.
 
-    `parts` are rewards, `weights` theirs (1 where not named). `scales` holds (centre, scale) a part, so that parts of
-    different units spread alike; `normalise="batch"` takes mean and standard deviation of each call's clips instead.
+    `parts` are rewards or functions fn(samples), `weights` theirs (1 where not named). `scales` holds (centre, scale) a
+    part, so that parts of different units spread alike; `normalise="batch"` takes mean and standard deviation of each
+    call's clips instead.
     `bands` (low, high) of a part: it adds nothing by itself, and its distance from the band, in scales, is taken off.
     `gates` a part: below this value the rest counts less and less: what the whole is above `floor` is multiplied by
     part / gate, so that no other part can pay for it. A clip is NaN where a part is, with the part's reason, but for
     parts named in `optional` that call themselves inapplicable to it: their weight goes to the others.
 
-    Raises ValueError for a weight, scale, band, gate or optional name of a part that is not there.
+    The curve of the composite is the same sum at each frame, so that its mean over time is the value. A part without
+    curve, one with a band and a gate say nothing of single frames: what they add to the value, they add to every frame.
+    Where no part has a curve, the composite has none. The composite's support is the widest of its parts', and that of
+    a part without curve is "clip".
+
+    Raises ValueError for a weight, scale, band, gate or optional name of a part that is not there, for a scale or gate
+    that is not above 0, a band whose low is not below its high, and for parts with curves of different lengths.
 
     >>> from vidrl.rewards.frame_quality import FrameQuality
     >>> one = Composite({"frame_quality": FrameQuality()}, weights={"frame_quality": 2.0})
@@ -47,7 +56,7 @@ class Composite(Reward):
 
     def __init__(
         self,
-        parts: Mapping[str, Reward],
+        parts: Mapping[str, Reward | Callable[[Samples], Any]],
         weights: Mapping[str, float] | None = None,
         scales: Mapping[str, tuple[float, float]] | None = None,
         bands: Mapping[str, tuple[float, float]] | None = None,
@@ -59,13 +68,16 @@ class Composite(Reward):
         super().__init__()
         named = {"weights": weights, "scales": scales, "bands": bands, "gates": gates, "optional": optional}
         _check(parts, {what: list(names or ()) for what, names in named.items()}, normalise)
-        self.parts = torch.nn.ModuleDict(dict(parts))
+        _check_values(scales or {}, bands or {}, gates or {})
+        self.parts = {name: as_reward(part, name) for name, part in parts.items()}
+        self._modules_of_parts = torch.nn.ModuleList(self.parts.values())  # a ModuleDict takes no "." in a name
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in parts}
         self.scales, self.bands, self.gates = dict(scales or {}), dict(bands or {}), dict(gates or {})
         self.floor, self.normalise, self.optional = floor, normalise, tuple(optional)
-        self.differentiable = all(part.differentiable for part in parts.values())  # type: ignore[misc]
-        self.support = widest([part.support for part in parts.values()])  # type: ignore[misc]
-        self.needs = tuple(sorted({need for part in parts.values() for need in part.needs}))  # type: ignore[misc]
+        made = self.parts.values()
+        self.differentiable = all(part.differentiable for part in made)  # type: ignore[misc]
+        self.support = widest([part.support for part in made])  # type: ignore[misc]
+        self.needs = tuple(sorted({need for part in made for need in part.needs}))  # type: ignore[misc]
 
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips; the parts' own are in `parts`, their weights in `weights`."""
@@ -76,8 +88,16 @@ class Composite(Reward):
         found = {name: part(samples, maps=True).maps for name, part in self.parts.items()}
         return {f"{name}/{key}": drawn for name, maps in found.items() for key, drawn in maps.items()}
 
+    @property
+    def streams(self) -> bool:
+        """Whether all parts can score a clip in pieces."""
+        return all(part.streams for part in self.parts.values())
+
     def stream(self, fps: float, prompt: str = "") -> Any:
         """One long clip in pieces; the parts share one flow."""
+        whole = [name for name, part in self.parts.items() if not part.streams]
+        if whole:
+            raise NotImplementedError(f"{whole[0]} cannot score a clip in pieces: pass it whole")
         return _Pieces(self, fps, prompt)
 
     def combine(self, parts: Mapping[str, Score]) -> Score:
@@ -85,15 +105,19 @@ class Composite(Reward):
         absent = {name: self._absent(name, score) for name, score in parts.items()}
         share = torch.stack([abs(self.weights[name]) * (~gone).double() for name, gone in absent.items()]).sum(0)
         regain = sum(abs(w) for w in self.weights.values()) / share.clamp(min=1e-12)  # 1 where no part is left out
-        value = torch.stack([self._share(name, s, absent[name])[0] for name, s in parts.items()]).sum(0)
-        curve = torch.stack([self._share(name, s, absent[name])[1] for name, s in parts.items()]).sum(0)
+        shares = [self._share(name, score, absent[name]) for name, score in parts.items()]
+        frames = length(parts)
+        value = torch.stack([value for value, _ in shares]).sum(0)
+        curve = torch.stack([curve.expand(-1, frames or 1) for _, curve in shares]).sum(0)
         value, curve = value * regain.to(value), curve * regain[:, None].to(value)
         value, curve, open_ = self._gated(value, curve, parts)
         slopes = {name: self._slope(name, s, absent[name]) * regain.to(value) * open_ for name, s in parts.items()}
         why = [reason(parts, self.optional, i) for i in range(len(value))]
         lost = torch.tensor([bool(reason) for reason in why], device=value.device) | (share == 0)
         value, curve = value.masked_fill(lost, math.nan), curve.masked_fill(lost[:, None], math.nan)
-        return Score(value, curve, self.support, dict(parts), why, dict(self.weights), slopes)
+        support = widest(["clip" if score.frames is None else score.support for score in parts.values()])
+        made = curve if frames else None
+        return Score(value, made, support, dict(parts), why, dict(self.weights), slopes)
 
     def _absent(self, name: str, score: Score) -> Tensor:
         """Where a part that may be left out calls itself inapplicable, (B,)."""
@@ -101,12 +125,12 @@ class Composite(Reward):
         return torch.tensor(rows, device=score.value.device)
 
     def _share(self, name: str, score: Score, absent: Tensor) -> tuple[Tensor, Tensor]:
-        """What a part adds: (B,) and (B, F)."""
+        """What a part adds: (B,) to the value, and (B, F) to the curve, or (B, 1) to each of its entries."""
         centre, scale = self._centre(name, score)
         curve = score.value[:, None] if score.frames is None else score.frames
         if name in self.bands:
             drop = outside(score.value, *self.bands[name]) / scale
-            value, curve = -drop, -drop[:, None].expand_as(curve)
+            value, curve = -drop, -drop[:, None]
         else:
             value, curve = (score.value - centre) / scale, (curve - centre) / scale
         weight = self.weights[name]
@@ -154,6 +178,39 @@ def widest(supports: Sequence[str]) -> str:
     return max(supports, key=SUPPORTS.index)
 
 
+def length(parts: Mapping[str, Score]) -> int | None:
+    """How many frames the curves of the parts have; None where no part has a curve. Raises ValueError if they differ.
+
+    >>> length({"a": Score(torch.zeros(1)), "b": Score(torch.zeros(1), torch.zeros(1, 5))})
+    5
+    """
+    found = {name: score.frames.shape[1] for name, score in parts.items() if score.frames is not None}
+    if len(set(found.values())) > 1:
+        told = ", ".join(f"{name} of {frames}" for name, frames in found.items())
+        raise ValueError(f"expected parts with curves of as many numbers as the clip has frames, got {told}")
+    return next(iter(found.values()), None)
+
+
+def leaves(name: str, reward: Reward) -> dict[str, Reward]:
+    """The rewards that a reward is made of, by their paths: of composites the parts, and the parts of these.
+
+    >>> from vidrl.rewards.flicker import Flicker
+    >>> list(leaves("a", Composite({"b": Composite({"c": Flicker()}), "d": Flicker()})))
+    ['a/b/c', 'a/d']
+    """
+    if not isinstance(reward, Composite):
+        return {name: reward}
+    found = [leaves(f"{name}/{part}", one) for part, one in reward.parts.items()]
+    return {path: leaf for some in found for path, leaf in some.items()}
+
+
+def gathered(name: str, reward: Reward, found: Mapping[str, Score]) -> Score:
+    """The score of a reward from those of its `leaves`."""
+    if not isinstance(reward, Composite):
+        return found[name]
+    return reward.combine({part: gathered(f"{name}/{part}", one, found) for part, one in reward.parts.items()})
+
+
 def reason(parts: Mapping[str, Score], optional: Sequence[str], i: int) -> str | None:
     """Why clip `i` has no composite: the first part that is not scored, unless it may be left out."""
     reasons = [(name, score.why[i]) for name, score in parts.items() if score.why[i] is not None]
@@ -162,8 +219,8 @@ def reason(parts: Mapping[str, Score], optional: Sequence[str], i: int) -> str |
     if not left:
         return None
     name, why = left[0]
-    kind, _, rest = str(why).partition(": ")
-    return f"{kind}: {name}: {rest}"
+    kind, colon, rest = str(why).partition(": ")
+    return f"{kind}: {name}: {rest}" if colon else f"unscored: {name}: {why}"
 
 
 def default() -> Composite:
@@ -227,7 +284,7 @@ class _Pieces:
         from ._stream import Stream
 
         self.composite = composite
-        self.stream = Stream(dict(composite.parts.items()), fps, prompt)  # type: ignore[arg-type]
+        self.stream = Stream(leaves("whole", composite), fps, prompt)
 
     def update(self, frames: Tensor) -> None:
         """Take the next frames of the clip, (F, C, H, W), float in [0, 1] or uint8."""
@@ -235,10 +292,10 @@ class _Pieces:
 
     def result(self) -> Score:
         """The score of all frames so far, B = 1."""
-        return self.composite.combine(self.stream.result())
+        return gathered("whole", self.composite, self.stream.result())
 
 
-def _check(parts: Mapping[str, Reward], named: Mapping[str, Sequence[str]], normalise: str) -> None:
+def _check(parts: Mapping[str, Any], named: Mapping[str, Sequence[str]], normalise: str) -> None:
     if not parts:
         raise ValueError("expected at least one part, got none: pass {name: reward}")
     for what, names in named.items():
@@ -247,3 +304,18 @@ def _check(parts: Mapping[str, Reward], named: Mapping[str, Sequence[str]], norm
             raise ValueError(f"{what} name {strange[0]!r}, which is no part; the parts are {', '.join(parts)}")
     if normalise not in ("fixed", "batch"):
         raise ValueError(f"expected normalise to be 'fixed' or 'batch', got {normalise!r}")
+
+
+def _check_values(
+    scales: Mapping[str, tuple[float, float]], bands: Mapping[str, tuple[float, float]], gates: Mapping[str, float]
+) -> None:
+    rules = [
+        *((0 < scale < math.inf, f"scales[{name!r}] to be (centre, scale) with scale above 0, got {(centre, scale)}")
+          for name, (centre, scale) in scales.items()),
+        *((low < high, f"bands[{name!r}] to be (low, high) with low below high, got {(low, high)}")
+          for name, (low, high) in bands.items()),
+        *((0 < gate < math.inf, f"gates[{name!r}] to be above 0, got {gate}") for name, gate in gates.items()),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(f"expected {message}")

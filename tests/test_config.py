@@ -184,3 +184,102 @@ def test_every_shipped_recipe_loads(path, monkeypatch):
     recipe = config.load(path)
     config.check_plugins(recipe)
     assert recipe.run == f"runs/{path.stem}"
+
+
+# --- the parts of a reward -------------------------------------------------------------------------------------------
+
+PARTS = """
+[reward.parts]
+default = 2
+jerk = {weight = 0.5, options = {flow = "farneback"}, scale = 0.1, band = [0.2, 0.8]}
+freeze = {gate = 0.5, scale = [0.25, 2]}
+cut = {}
+"""
+
+
+def test_parts_are_numbers_or_tables(recipe):
+    from vidrl.evaluate import build_reward
+    from vidrl.rewards import default
+
+    loaded = config.load(recipe(PARTS), ["reward.parts.cut.weight=3", "reward.parts.loop=1"])
+    config.check_plugins(loaded)
+    made, usual = build_reward(loaded.reward), default()
+    assert made.weights["jerk"] == 0.5 and made.parts["jerk"].flow == "farneback" and made.bands == {"jerk": (0.2, 0.8)}
+    assert made.scales["jerk"] == (0.0, 0.1) and made.scales["freeze"] == (0.25, 2.0) and made.gates == {"freeze": 0.5}
+    assert made.weights["cut"] == 3.0 and made.weights["loop"] == 1.0 and made.scales["cut"] == (0.0, 1.0)
+    for name, weight in usual.weights.items():
+        own = "default/freeze" if name == "freeze" else name  # freeze has an entry of its own beside it
+        assert made.weights[own] == 2 * weight and made.scales[own] == usual.scales[name]
+        assert type(made.parts[own]) is type(usual.parts[name])
+
+
+def test_the_default_and_mine_are_their_weighted_sum(recipe):
+    import torch
+
+    from vidrl.evaluate import build_reward
+    from vidrl.rewards import Samples, default
+    from vidrl.rewards.frame_quality import FrameQuality
+
+    loaded = config.load(recipe("[reward.parts]\ndefault = 0.5\nframe_quality = {weight = 2, scale = 0.1}"))
+    samples = Samples(torch.rand(2, 9, 3, 32, 32), ["", ""], 8.0)
+    score, usual, mine = build_reward(loaded.reward)(samples), default()(samples), FrameQuality()(samples)
+    torch.testing.assert_close(score.value, 0.5 * usual.value + 20 * mine.value)
+    torch.testing.assert_close(score.frames, 0.5 * usual.frames + 20 * mine.frames)
+    torch.testing.assert_close(score.parts["default/frame_quality"].value, usual.parts["frame_quality"].value)
+
+
+def test_parts_survive_the_resolved_recipe(recipe):
+    loaded = config.load(recipe(PARTS + '"package.module:Mine" = {weight = 1.5}'))
+    assert config.load(tomllib.loads(loaded.to_toml())) == loaded
+    assert config.diff(loaded, config.load(tomllib.loads(loaded.to_toml()))) == []
+
+
+def test_a_reward_may_be_called_default(recipe):
+    from vidrl.evaluate import build_reward
+    from vidrl.rewards import default
+
+    loaded = config.load(recipe("[reward]\nname = 'default'"))
+    config.check_plugins(loaded)
+    assert build_reward(loaded.reward).weights == default().weights
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("flicker = 'much'", r"reward.parts.flicker: expected a weight, as 1.0, or a table .*got 'much' \(str\)"),
+    ("flicker = true", "reward.parts.flicker: expected a weight.*got True"),
+    ("flicker = [1.0]", "reward.parts.flicker: expected a weight"),
+    ("flicker = {wieght = 1.0}", "reward.parts.flicker: unknown key 'wieght': did you mean 'weight'"),
+    ("flicker = {weight = '1'}", "reward.parts.flicker: weight: expected float, got '1'.*write weight = 0.5"),
+    ("flicker = {weight = inf}", "reward.parts.flicker: weight: expected a finite number"),
+    ("flicker = {scale = 0.0}", "reward.parts.flicker: scale: expected a number above 0"),
+    ("flicker = {scale = [1.0, -1.0]}", "scale: expected a number above 0, or .centre, scale., got"),
+    ("flicker = {scale = 'wide'}", "scale: expected float | tuple.*write scale = 0.1, or scale = .centre, scale."),
+    ("flicker = {band = 0.5}", r"band: expected .*got 0.5.*write band = \[low, high\]"),
+    ("flicker = {band = [0.8, 0.2]}", "band: expected .low, high. with low < high"),
+    ("flicker = {gate = -1}", "gate: expected a number above 0, got -1"),
+    ("flicker = {options = 3}", "options: expected dict.*write options = {name = value}"),
+    ("flicker = {flow = 'dis'}", "unknown key 'flow'.*known: band, gate, options, scale, weight"),
+    ("default = {band = [0.0, 1.0]}", "reward.parts.default: the default composite takes a weight only"),
+    ("flicker = 0", "expected a weight other than 0"),
+])  # fmt: skip
+def test_mistakes_in_parts_are_explained(recipe, text, message):
+    with pytest.raises(config.BadRecipe, match=message):
+        config.load(recipe(f"[reward.parts]\n{text}"))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[reward.parts]\nflikker = {weight = 1.0}", "did you mean 'flicker'"),
+    ("[reward.parts]\nflicker = {options = {flwo = 'dis'}}", "did you mean 'flow'"),
+    ("[reward.parts]\nflicker = {options = {flow = 3}}", "option 'flow' of rewards 'flicker': expected str"),
+    ("[reward]\nname = 'default'\noptions = {flow = 'dis'}", "default composite has no options"),
+    ("[reward.parts]\n'math:sqrt' = {options = {a = 1}}", "takes no options"),
+    ("[reward.parts]\n'math:pi' = 1.0", r"expected a Reward or a function fn\(samples\)"),
+])  # fmt: skip
+def test_wrong_names_and_options_of_parts_show_before_any_work(recipe, text, message):
+    loaded = config.load(recipe(text))
+    with pytest.raises((ValueError, TypeError), match=message):
+        config.check_plugins(loaded)
+
+
+def test_options_without_a_name_are_refused(recipe):
+    with pytest.raises(config.BadRecipe, match="reward.options: expected reward.name, whose options these are"):
+        config.load(recipe("[reward]\noptions = {flow = 'dis'}\n[reward.parts]\nflicker = 1"))

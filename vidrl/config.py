@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vidrl import plugin, prompts, toml
+from vidrl.rewards import _named, _parts
 
 
 class BadRecipe(ValueError):
@@ -42,11 +43,19 @@ class PolicySection:
 
 @dataclass(frozen=True)
 class RewardSection:
-    """One reward by name, or `parts` = weights of a composite; neither means `vidrl.rewards.default()`."""
+    """One reward by its `name` and `options`, or a composite of `parts`; neither means `vidrl.rewards.default()`.
+
+    An entry of `parts` is the name of a reward with its weight, or with a table of weight, options, scale, band and
+    gate; `vidrl.rewards._parts.Part` says what these mean. "default" stands for all parts of the default composite.
+    """
 
     name: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    parts: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = {name: float(entry) if type(entry) is int else entry for name, entry in self.parts.items()}
+        object.__setattr__(self, "parts", parts)
 
 
 @dataclass(frozen=True)
@@ -181,14 +190,13 @@ def check_plugins(recipe: Recipe) -> None:
 
     Raises `plugin.UnknownName` or `plugin.BadOption`.
     """
-    Section = Backbone | AlgorithmSection | RewardSection
+    Section = Backbone | AlgorithmSection
     named: list[tuple[str, Section]] = [("backbones", recipe.backbone), ("algorithms", recipe.algorithm)]
-    if recipe.reward.name:
-        named.append(("rewards", recipe.reward))
     for kind, section in named:
         plugin.check(plugin.find(kind, section.name), section.options, f"{kind} {section.name!r}")
-    for part in recipe.reward.parts:
-        plugin.find("rewards", part)
+    if recipe.reward.name:
+        _named.check(recipe.reward.name, recipe.reward.options)
+    _parts.check_plugins(recipe.reward.parts)
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -298,6 +306,8 @@ def _check_values(recipe: Recipe) -> None:
         (0 <= train.ema < 1, f"train.ema: expected a decay in [0, 1), got {train.ema}"),
         (train.learning_rate > 0, f"train.learning_rate: expected more than 0, got {train.learning_rate}"),
         (not (recipe.reward.name and recipe.reward.parts), "reward: expected name or parts, got both"),
+        (recipe.reward.name or not recipe.reward.options, "reward.options: expected reward.name, whose options these "
+         "are; the options of a part are written as reward.parts.NAME = {options = {...}}"),
         *((low < high, f"guard.bands.{name}: expected [low, high] with low < high, got [{low}, {high}]")
           for name, (low, high) in guard.bands.items()),
         *((getattr(train, name) >= 1, f"train.{name}: expected at least 1, got {getattr(train, name)}")
@@ -310,6 +320,10 @@ def _check_values(recipe: Recipe) -> None:
     for holds, message in rules:
         if not holds:
             raise BadRecipe(message)
+    try:
+        _parts.check_values(recipe.reward.parts)
+    except ValueError as error:
+        raise BadRecipe(f"reward.parts.{error}") from None
 
 
 def _check_prompts(data: Data) -> None:

@@ -15,21 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import plugin, verifier, world
+from vidrl import verifier, world
 from vidrl.config import RewardSection
 from vidrl.pieces import out_of_memory, release
-from vidrl.rewards import Composite, Reward, Samples, Score, default
+from vidrl.rewards import Reward, Samples, Score, _parts
+from vidrl.rewards import load as load_reward
 
 Measures = dict[str, np.ndarray]
 
 
 def build_reward(section: RewardSection) -> Reward:
-    """The reward of a recipe: one plug-in, a weighted composite, or the default composite."""
-    if section.name:
-        return plugin.load("rewards", section.name, **section.options)
+    """The reward of a recipe: one by its name, a composite of its parts, or the default composite."""
     if section.parts:
-        return Composite({name: plugin.load("rewards", name) for name in section.parts}, section.parts)
-    return default()
+        return _parts.composite(section.parts)
+    return load_reward(section.name or "default", **section.options)
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,10 @@ def _unscored(like: Score, why: str) -> Score:
 
 
 def join(scores: Sequence[Score]) -> Score:
-    """Scores of several batches as one."""
+    """Scores of several batches as one; it has a curve where all of them have one."""
     first = scores[0]
-    frames = None if first.frames is None else torch.cat([s.frames for s in scores])  # type: ignore[misc]
+    curves = [s.frames for s in scores if s.frames is not None]
+    frames = torch.cat(curves) if len(curves) == len(scores) else None
     shared = [name for name in first.parts if all(name in s.parts for s in scores)]
     parts = {name: join([s.parts[name] for s in scores]) for name in shared}
     why = [reason for s in scores for reason in s.why]

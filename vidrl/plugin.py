@@ -108,6 +108,8 @@ def facts(kind: str, name: str) -> dict[str, Any]:
     Returns `{"kind", "name", "class", "summary", "doc", "options": [{"name", "type", "default"}], "facts"}`;
     an option without a default has no key `default`.
     """
+    if kind == "rewards" and ":" in name and not _is_plugin(outside(name), kind):
+        return _facts_outside(name, outside(name))
     cls = find(kind, name)
     doc = inspect.getdoc(cls) if cls.__doc__ else ""
     return {
@@ -117,6 +119,14 @@ def facts(kind: str, name: str) -> dict[str, Any]:
         "facts": {name: _plainly(value) for name, value in _attributes(cls, base(kind)).items()
                   if name not in _parameters(cls)},
     }
+
+
+def _facts_outside(name: str, found: Any) -> dict[str, Any]:
+    """What is told of a reward that is no plug-in class: a plain function, or any class, which may have options."""
+    doc = inspect.getdoc(found) or ""
+    options = [_option(parameter) for parameter in _parameters(found).values()] if inspect.isclass(found) else []
+    return {"kind": "rewards", "name": name, "class": name, "summary": doc.split("\n\n")[0].replace("\n", " "),
+            "doc": doc, "options": options, "facts": {}}
 
 
 def check(cls: type, options: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -214,9 +224,13 @@ def outside(name: str) -> Any:
     return getattr(module, attribute)
 
 
+def _is_plugin(found: Any, kind: str) -> bool:
+    return inspect.isclass(found) and issubclass(found, base(kind))
+
+
 def _foreign(kind: str, name: str) -> type:
     cls = outside(name)
-    if not (inspect.isclass(cls) and issubclass(cls, base(kind))):
+    if not _is_plugin(cls, kind):
         raise TypeError(f"{name!r} must be a subclass of vidrl.{kind}.base.{BASES[kind]} to serve among the {kind}")
     return cls
 

@@ -124,3 +124,140 @@ def test_maps_of_the_parts_are_handed_on():
     draw = torch.Generator().manual_seed(0)
     score = default()(Samples(torch.rand(1, 6, 3, 32, 32, generator=draw), [""], 8.0), maps=True)
     assert score.maps["freeze/change"].shape[:2] == (1, 6)
+
+
+# --- parts without curve ---------------------------------------------------------------------------------------------
+
+
+class Flat(Fixed):
+    """One number a clip and no curve, which Score.frames allows."""
+
+    def forward(self, samples: Samples) -> Score:
+        return Score(self.values[: len(samples)].clone(), why=self.why[: len(samples)])
+
+
+SAMPLES = Samples(VIDEO, [""] * 3, 8.0)
+GAVE = "unscored: Flat returned NaN or infinity"
+
+
+def test_a_part_without_curve_adds_its_value_to_every_frame():
+    whole = Composite({"a": Fixed(1.0, 2.0, 3.0), "flat": Flat(10.0, 20.0, 30.0)}, {"a": 2.0, "flat": 0.1})
+    score = whole(SAMPLES)
+    assert score.value.tolist() == pytest.approx([3.0, 6.0, 9.0])
+    assert score.frames[0].tolist() == pytest.approx([1.0, 5.0, 3.0, 3.0])  # 2 (1 - 1, 1 + 1, 1, 1) + 0.1 * 10
+    torch.testing.assert_close(score.frames.mean(1), score.value)
+    assert score.support == "clip" and score.parts["flat"].frames is None
+    assert score.slopes["flat"].tolist() == pytest.approx([0.1] * 3) and score.why == [None] * 3
+
+
+@pytest.mark.parametrize("order", [("a", "flat"), ("flat", "a")])
+@pytest.mark.parametrize("lost", [(), (1,), (0, 1, 2)])
+@pytest.mark.parametrize("rows", [[0, 1, 2], [1], [0, 2]])
+def test_a_part_without_curve_may_be_unscored(order, lost, rows):
+    values = [math.nan if i in lost else 1.0 for i in range(3)]
+    reasons = tuple("unscored: no weights" if i in lost else None for i in range(3))
+    flat = Flat(*[values[i] for i in rows], why=tuple(reasons[i] for i in rows))
+    made = {"a": Fixed(*[5.0] * len(rows)), "flat": flat}
+    score = Composite({name: made[name] for name in order})(SAMPLES.pick(rows))
+    gone = [i in lost for i in rows]
+    assert score.value.isnan().tolist() == gone and score.frames.isnan().all(1).tolist() == gone
+    assert score.why == ["unscored: flat: no weights" if one else None for one in gone]
+    assert score.value.nan_to_num(6.0).tolist() == [6.0] * len(rows)
+
+
+def test_nan_without_a_reason_gets_one():
+    score = Composite({"a": Fixed(1.0, 1.0, 1.0), "flat": Flat(1.0, math.nan, 1.0)})(SAMPLES)
+    assert score.why == [None, "unscored: flat: Flat returned NaN or infinity", None]
+    spoken = Flat(math.nan, 1.0, 1.0, why=("no weights", None, None))
+    assert Composite({"flat": spoken})(SAMPLES).why[0] == "unscored: flat: no weights"
+
+
+def test_of_parts_without_curves_alone_there_is_no_curve():
+    score = Composite({"a": Flat(1.0, 2.0, 3.0), "b": Flat(3.0, 2.0, 1.0)})(SAMPLES)
+    assert score.frames is None and score.value.tolist() == [4, 4, 4] and score.support == "clip"
+
+
+def test_bands_gates_and_optional_parts_without_curve():
+    a = Fixed(1.0, 1.0, 1.0)
+    banded = Composite({"a": a, "flat": Flat(0.0, 1.5, 4.0)}, scales={"flat": (0.0, 2.0)}, bands={"flat": (1.0, 2.0)})
+    score = banded(SAMPLES)
+    assert score.value.tolist() == [0.5, 1.0, 0.0]
+    assert score.frames[2].tolist() == [-1.0, 1.0, 0.0, 0.0] and score.slopes["flat"].tolist() == [0.5, 0.0, -0.5]
+    gated = Composite({"a": a, "flat": Flat(0.0, 0.25, 1.0)}, {"flat": 0.0}, gates={"flat": 0.5}, floor=0.0)
+    score = gated(SAMPLES)
+    assert score.value.tolist() == [0.0, 0.5, 1.0] and score.frames[1].tolist() == [0.0, 1.0, 0.5, 0.5]
+    left = Flat(math.nan, 1.0, 1.0, why=("inapplicable: too short", None, None))
+    score = Composite({"a": a, "flat": left}, optional=("flat",))(SAMPLES)
+    assert score.value.tolist() == [2.0, 2.0, 2.0] and score.frames[0].tolist() == [0.0, 4.0, 2.0, 2.0]
+    batch = Composite({"a": Fixed(1.0, 2.0, 3.0), "flat": Flat(300.0, 200.0, 100.0)}, normalise="batch")(SAMPLES)
+    assert batch.value.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_composites_of_composites_without_curves():
+    flat = Composite({"x": Flat(1.0, 2.0, 3.0), "y": Flat(1.0, 1.0, 1.0)})
+    mixed = Composite({"a": Fixed(0.0, 0.0, 0.0), "flat": flat})
+    score = Composite({"mixed": mixed, "a": Fixed(1.0, 1.0, 1.0)}, {"mixed": 2.0})(SAMPLES)
+    assert score.value.tolist() == [5.0, 7.0, 9.0] and score.frames[0].tolist() == [2.0, 8.0, 5.0, 5.0]
+    assert score.parts["mixed"].parts["flat"].frames is None
+
+
+@pytest.mark.parametrize("per_part", [False, True])
+def test_credit_of_a_part_without_curve_goes_to_every_segment(per_part):
+    from vidrl.credit import advantages
+
+    whole = Composite({"a": Flat(0.0, 1.0, 2.0), "flat": Flat(0.0, 10.0, 2.0)}, {"flat": 0.1})
+    with_curve = Composite({"a": Fixed(0.0, 1.0, 2.0), "flat": Flat(0.0, 10.0, 2.0)}, {"flat": 0.1})
+    group, spans = torch.zeros(3, dtype=torch.long), [(0, 2), (2, 4)]
+    for made in (whole, with_curve):
+        with pytest.warns(UserWarning, match="flat has no curve"):
+            credit = advantages(made(SAMPLES), group, spans, per_part=per_part)
+        assert credit.shape == (3, 2) and torch.isfinite(credit).all()
+        torch.testing.assert_close(credit.sum(0), torch.zeros(2), atol=1e-5, rtol=0)
+
+
+def test_curves_of_different_lengths_are_refused():
+    scores = {"a": Score(torch.zeros(1), torch.zeros(1, 4)), "b": Score(torch.zeros(1), torch.zeros(1, 3))}
+    with pytest.raises(ValueError, match="as many numbers as the clip has frames, got a of 4, b of 3"):
+        Composite({"a": Fixed(0.0), "b": Fixed(0.0)}).combine(scores)
+
+
+def test_composites_of_composites_are_scored_in_pieces():
+    from vidrl.rewards.flicker import Flicker
+    from vidrl.rewards.frame_quality import FrameQuality
+
+    inner = Composite({"flicker": Flicker(), "frame_quality": FrameQuality()}, {"flicker": 2.0})
+    whole = Composite({"inner": inner, "flicker": Flicker()})
+    video = torch.rand(1, 9, 3, 32, 32)
+    stream = whole.stream(8.0)
+    for piece in video[0].split(4):
+        stream.update(piece)
+    torch.testing.assert_close(stream.result().value, whole(Samples(video, [""], 8.0)).value, rtol=1e-4, atol=1e-5)
+    assert whole.streams and not Composite({"inner": inner, "flat": Flat(1.0)}).streams
+    with pytest.raises(NotImplementedError, match="flat cannot score a clip in pieces: pass it whole"):
+        Composite({"inner": inner, "flat": Flat(1.0)}).stream(8.0)
+
+
+def test_part_names_may_hold_dots():
+    whole = Composite({"package.module:Mine": Fixed(1.0, 2.0, 3.0)}, {"package.module:Mine": 2.0})
+    assert value(whole) == [2.0, 4.0, 6.0]
+    layer = Fixed(1.0, 1.0, 1.0)
+    layer.register_buffer("held", torch.zeros(1))
+    assert Composite({"a.b": layer}).double().parts["a.b"].held.dtype == torch.float64
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ({"scales": {"a": (0.0, 0.0)}}, r"scales\['a'\].*above 0, got \(0.0, 0.0\)"),
+    ({"scales": {"a": (0.0, -1.0)}}, "above 0"),
+    ({"bands": {"a": (2.0, 1.0)}}, r"bands\['a'\].*low below high, got \(2.0, 1.0\)"),
+    ({"gates": {"a": 0.0}}, r"gates\['a'\] to be above 0"),
+])  # fmt: skip
+def test_values_that_make_no_sense_are_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        Composite({"a": Fixed(1.0)}, **given)
+
+
+def test_the_default_has_no_gradient_as_it_says():
+    video = torch.rand(1, 9, 3, 32, 32, requires_grad=True)
+    score = default()(Samples(video, [""], 8.0))
+    assert not default().differentiable and not score.value.requires_grad and not score.frames.requires_grad
+    assert not any(part.value.requires_grad for part in score.parts.values())

@@ -11,7 +11,8 @@ from vidrl.audit.battery import run
 from vidrl.audit.clips import Clip, Left, file_clips, world_clips
 from vidrl.audit.hacks import HACKS, STRENGTHS, Hack
 from vidrl.audit.report import Check, Pair, Report, Row
-from vidrl.audit.scoring import Scorer, load
+from vidrl.audit.scoring import Scorer
+from vidrl.rewards import load
 
 __all__ = ["HACKS", "STRENGTHS", "Check", "Clip", "Hack", "Left", "Pair", "Report", "Row", "Scorer", "file_clips",
            "load", "run", "world_clips"]

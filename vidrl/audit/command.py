@@ -11,7 +11,7 @@ from vidrl.audit.battery import run
 from vidrl.audit.clips import Clip, Left, file_clips, world_clips
 from vidrl.audit.hacks import QUICK, STRENGTHS
 from vidrl.audit.report import Report
-from vidrl.audit.scoring import load
+from vidrl.rewards import load
 
 WRITERS = ("json", "html", "svg")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -11,67 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import plugin
 from vidrl.audit.clips import Clip
 from vidrl.evaluate import score_each
-from vidrl.rewards import Reward, Samples, Score, default
+from vidrl.rewards import Samples
+from vidrl.rewards._plain import as_reward
 
 Values = np.ndarray  # float64; NaN: not scored
 PIXELS = 40_000_000  # numbers in one batch of clips, 160 MB
-
-
-class _Outside(Reward):
-    """A callable fn(video, prompts, fps) as a reward: it returns (B,) numbers or a Score."""
-
-    def __init__(self, call: Callable[..., Any], name: str) -> None:
-        super().__init__()
-        self.call, self.name = call, name
-
-    def forward(self, samples: Samples) -> Score:
-        """What the callable says, checked."""
-        said = self.call(samples.frames, list(samples.prompts), samples.fps)
-        if isinstance(said, Score):
-            return said
-        value = torch.as_tensor(said, dtype=torch.float32)
-        if value.shape != (len(samples),):
-            raise ValueError(f"expected {len(samples)} numbers of {self.name}, one a clip, got shape "
-                             f"{tuple(value.shape)}")
-        return Score(value)
-
-
-def load(name: str, **options: Any) -> Reward:
-    """A reward by name: `default`, a plug-in, or `package.module:Class` or `package.module:function` of anybody.
-
-    A function, or an instance of a class that is no Reward, is called as fn(video (B, F, C, H, W) float in [0, 1],
-    prompts, fps) and returns (B,) numbers or a Score. Raises what `plugin.load` raises.
-    """
-    if name == "default":
-        if options:
-            raise plugin.BadOption(f"the default composite has no options, got {', '.join(options)}: name one of its "
-                                   f"parts, or write a composite of your own")
-        return default()
-    found = plugin.outside(name) if ":" in name else None
-    if found is None or (isinstance(found, type) and issubclass(found, Reward)):
-        return plugin.load("rewards", name, **options)
-    if isinstance(found, type):
-        found = found(**plugin.check(found, options, f"reward {name!r}"))
-    return adapt(found, name)
-
-
-def adapt(reward: Any, name: str = "") -> Reward:
-    """A Reward as it is, any other callable as one."""
-    if isinstance(reward, Reward):
-        return reward
-    if not callable(reward):
-        raise ValueError(f"expected a Reward or a function fn(video, prompts, fps), got {type(reward).__name__}")
-    return _Outside(reward, name or getattr(reward, "__name__", type(reward).__name__))
 
 
 class Scorer:
     """Asks one reward for the values of many clips, and counts the clips and seconds."""
 
     def __init__(self, reward: Any, device: str = "cpu", batch: int = 0) -> None:
-        self.reward = adapt(reward).to(device).eval()
+        self.reward = as_reward(reward).to(device).eval()
         self.device, self.batch = torch.device(device), batch
         self.clips, self.seconds = 0, 0.0
         self.grown: int | None = None  # bytes, over the first clips

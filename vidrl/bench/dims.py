@@ -16,7 +16,7 @@ from typing import Any
 from vidrl import plugin, user_modules
 from vidrl.bench.cache import stamp
 from vidrl.bench.protocol import digest
-from vidrl.rewards import compose
+from vidrl.rewards import compose, load
 from vidrl.rewards.base import Card, Reward
 from vidrl.rewards.compose import Composite
 
@@ -84,8 +84,6 @@ class Dim:
 
     def build(self) -> Reward:
         """The reward. Raises whatever its constructor does."""
-        from vidrl.audit.scoring import load
-
         return load(self.reward, **self.options)
 
     def to_dict(self, trained: bool = False) -> dict[str, Any]:

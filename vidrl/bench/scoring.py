@@ -22,7 +22,7 @@ from vidrl.bench.items import IMAGES, Item
 from vidrl.bench.protocol import Protocol
 from vidrl.rewards._stream import Stream
 from vidrl.rewards.base import Reward, Samples, Score
-from vidrl.rewards.compose import Composite
+from vidrl.rewards.compose import gathered, leaves
 from vidrl.rewards.video import Unreadable
 
 Row = dict[str, Any]
@@ -135,20 +135,6 @@ def trial(device: str = "cpu") -> Samples:
     """Four frames of noise with all that a reward may ask for."""
     video = torch.randint(0, 256, (1, 4, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Samples(video, ["a red circle moves left"], 8.0, video).to(device)
-
-
-def leaves(name: str, reward: Reward) -> dict[str, Reward]:
-    """The parts of a composite, or the reward itself."""
-    if not isinstance(reward, Composite):
-        return {name: reward}
-    return {f"{name}/{part}": leaf for part, leaf in reward.parts.items()}  # type: ignore[misc]
-
-
-def gathered(name: str, reward: Reward, found: Mapping[str, Score]) -> Score:
-    """The score of a reward from those of its leaves."""
-    if not isinstance(reward, Composite):
-        return found[name]
-    return reward.combine({part: found[f"{name}/{part}"] for part in reward.parts})
 
 
 def without_twins(rewards: Mapping[str, Reward]) -> tuple[dict[str, Reward], dict[str, str]]:

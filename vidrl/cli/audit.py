@@ -69,7 +69,7 @@ def _audit(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     from vidrl import toml
-    from vidrl.audit.scoring import load
+    from vidrl.rewards import load
     from vidrl.rewards._serve import serve
 
     reward = load(args.reward, **toml.options(args.option))

@@ -71,7 +71,7 @@ def _score(args: argparse.Namespace) -> int:
 def _chosen(names: list[str], words: list[str]) -> dict[str, Any]:
     """The rewards by name, each with its own of the options."""
     from vidrl import toml
-    from vidrl.audit.scoring import load
+    from vidrl.rewards import load
 
     options: dict[str, dict[str, Any]] = {name: {} for name in names}
     for key, value in toml.options(words).items():
