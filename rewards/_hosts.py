@@ -145,6 +145,8 @@ def opened(clip: Any) -> tuple[Tensor, float | None]:
     """A clip, and its rate if it is a file."""
     if isinstance(clip, str | os.PathLike):
         return read(clip)
+    if isinstance(clip, np.ndarray) and clip.shape[-1] not in (1, 3):
+        clip = torch.from_numpy(np.array(clip))
     return found_axes(clip) if isinstance(clip, Tensor) else as_clip(clip), None
 
 

@@ -7,7 +7,10 @@ import asyncio
 import concurrent.futures
 import doctest
 import inspect
+import json
 import math
+import re
+import textwrap
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,6 +286,7 @@ def test_clips_takes_a_list_of_tensors_with_channels_first(tmp_path):
     first = [clip.transpose(0, 1) for clip in VIDEO]  # (C, F, H, W)
     assert score(first, PROMPTS) == pytest.approx(TRUTH.tolist())
     assert score(VIDEO.transpose(1, 2), PROMPTS) == pytest.approx(TRUTH.tolist())  # a batch of them
+    assert score([clip.numpy() for clip in first], PROMPTS) == pytest.approx(TRUTH.tolist())
     assert score([path, str(path)]) == pytest.approx([OF_BYTES[0].item()] * 2)  # pathlib or text, without prompts
     mixed = [first[0], VIDEO[1, :, :, :40], path]  # of any sizes, axes and kinds
     assert score(mixed, ["a", "b", "c"])[::2] == pytest.approx([TRUTH[0].item(), OF_BYTES[0].item()])
@@ -597,6 +601,43 @@ def test_meta_goes_to_the_function():
     adapt.from_trl(lambda prompts, completions, **kw: seen.update(kw) or [0.0, 0.0])(
         Samples(VIDEO, PROMPTS, 16.0, meta=meta))
     assert seen == {"source": ["a", "b"], "fps": [16.0, 16.0]}
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
+
+
+def to_paste(section):
+    """The block of lines to paste of a section: the first one that is no example and no shell."""
+    text = PAGE[PAGE.index(f"\n## {section}\n") :].split("\n## ", 2)[1]
+    return textwrap.dedent(re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0])
+
+
+def test_the_lines_to_paste_are_taken_by_their_trainers():
+    names = {"adapt": adapt, "default": default}
+    table = eval("{" + to_paste("Flow-GRPO") + "\n}", names)  # an entry of a table of functions
+    assert "device" not in table["vidrl"].__code__.co_varnames  # multi_score asks so, and would pass one
+    assert table["vidrl"]()(VIDEO, PROMPTS, [{}, {}])[0].shape == (2,)
+
+    exec(to_paste("VideoX-Fun"), names)
+    options = json.loads(re.findall(r"--reward_fn_kwargs='(.*?)'", PAGE)[0])
+    loss, _ = names["VidrlReward"](device="cpu", dtype=torch.float16, **options)(VIDEO.transpose(1, 2), PROMPTS)
+    assert loss.dim() == 0 and torch.isfinite(loss)
+
+    listed, entry = to_paste("FastVideo").splitlines()
+    known = re.findall(r'"(\w+)"', listed)
+    scorers = eval("{" + entry + "\n}", names)
+    assert known[-1] in scorers and scorers["vidrl"](VIDEO.transpose(1, 2), PROMPTS).shape == (2,)
+
+    exec(to_paste("DanceGRPO"), names)
+    assert isinstance(names["inferencer"], adapt.DanceGRPO)
+
+
+def test_every_trainer_of_the_page_says_its_version_and_what_an_unscored_clip_does():
+    rows = re.findall(r"^\| \[.*?\]\(#(\S+)\) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+    assert len(rows) == 8 and all(re.search(r"[0-9a-f]{7}", commit) for _, commit, _, _ in rows)
+    for title in re.findall(r"^## (.*)$", PAGE, re.MULTILINE):
+        if title.lower().replace(" ", "-") in {anchor for anchor, *_ in rows}:
+            assert "\nUnscored" in PAGE[PAGE.index(f"\n## {title}\n") :].split("\n## ", 2)[1], title
 
 
 def test_the_examples_of_the_page_run(hosts):
