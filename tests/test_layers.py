@@ -27,7 +27,7 @@ LAYERS = [
     {"backbones"},
     {"audit", "report", "parallel", "scored"},
     {"page", "evaluate", "model_source", "resume"},
-    {"checkpoint", "config", "attention", "run_folder"},
+    {"checkpoint", "config", "attention", "run_folder", "lora"},
     {"credit", "verifier", "schedule", "prompts", "changes", "inputs"},
     {"composed"},
     {"estimators"},

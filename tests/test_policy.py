@@ -94,6 +94,101 @@ def test_all_weights_are_saved_and_come_back(tmp_path):
     assert load_adapter(Toy(), tmp_path / "lora").checksum() == policy.checksum()
 
 
+def loud(wan, tmp_path, **options) -> Policy:
+    """A LoRA that is far from zero, saved to tmp_path."""
+    policy = Policy(wan(), rank=3, alpha=7, **options)
+    shift(policy, 0.3)
+    policy.save(tmp_path)
+    return policy
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_a_lora_file_is_read_to_the_last_bit_whatever_the_networks_precision(wan, tmp_path, half):
+    """bf16 has 8 bits of mantissa: rounding would be off by up to 2e-3 of a weight."""
+    policy, backbone = loud(wan, tmp_path), wan()
+    backbone.network.to(half)
+    again = load_adapter(backbone, tmp_path)
+    assert {p.dtype for p in again.weights.values()} == {torch.float32}
+    assert all(torch.equal(p, policy.weights[name]) for name, p in again.weights.items())
+    again.save(tmp_path / "again")
+    assert load_adapter(wan(), tmp_path / "again").checksum() == policy.checksum()
+
+
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_all_weights_of_a_half_precision_network_predict_and_learn(half):
+    """The weights are float32 and compute under autocast: near what the network itself predicts, in finer steps."""
+    plain, backbone = (Wan(Wan.tiny().pipe, height=16, width=16, frames=5, text_length=16) for _ in range(2))
+    for one in (plain, backbone):
+        one.network.to(getattr(torch, half))
+        one._dtype = getattr(torch, half)
+    policy = Policy(backbone, full=True)
+    assert {p.dtype for p in policy.weights.values()} == {torch.float32}
+    x = inputs(backbone)
+    with torch.no_grad():
+        expected = plain.predict(*x)
+    assert (predicted(policy) - expected).norm() < 0.03 * expected.norm()
+    policy.predict(*x).square().mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.weights.values())
+    weight = policy.weights["blocks.0.attn1.to_q.weight"]
+    before = weight.detach().clone()
+    weight.data += 1e-5  # half precision would lose it
+    assert torch.allclose(weight - before, torch.tensor(1e-5), atol=1e-7)
+
+
+def test_all_weights_are_read_to_the_last_bit_into_a_half_precision_network(wan, tmp_path):
+    policy = Policy(wan(), full=True)
+    shift(policy, 0.01)
+    policy.save(tmp_path)
+    backbone = wan()
+    backbone.network.to(torch.bfloat16)
+    again = load_adapter(backbone, tmp_path)
+    assert again.checksum() == policy.checksum()
+    with again.using("reference"):
+        assert again.checksum() == policy.checksum()
+
+
+@pytest.mark.parametrize("half", [None, torch.bfloat16])
+def test_all_weights_start_from_the_lora_that_is_named(wan, tmp_path, half):
+    """As peft's merge_and_unload: W + alpha / rank · B A, which is the reference too."""
+    adapted = loud(wan, tmp_path, targets=TARGETS)
+    backbone = wan()
+    if half:
+        backbone.network.to(half)
+    base = {name: p.detach().float().clone() for name, p in backbone.network.named_parameters()}
+    merged = Policy(backbone, lora=str(tmp_path), full=True)
+    assert merged.weights.keys() == base.keys() and merged.lora is None
+    for name, p in merged.weights.items():
+        pair = [adapted.weights.get(name.replace("weight", f"lora_{part}.default.weight")) for part in "BA"]
+        expected = base[name] if pair[0] is None else base[name] + 7 / 3 * pair[0] @ pair[1]
+        torch.testing.assert_close(p.detach(), expected.detach(), rtol=0, atol=1e-6)
+        assert p.requires_grad and p.dtype == torch.float32
+    assert torch.equal(merged.sets["reference"][0], next(iter(merged.weights.values())))
+    if not half:
+        assert torch.allclose(predicted(merged), predicted(adapted), atol=1e-5)
+
+
+def test_all_weights_go_on_from_all_weights(tmp_path):
+    policy = full()
+    shift(policy)
+    policy.save(tmp_path)
+    assert Policy(Toy(), lora=str(tmp_path), full=True).checksum() == policy.checksum()
+    with pytest.raises(NotImplementedError, match="no adapter format"):
+        Policy(Toy(), lora=str(tmp_path))
+
+
+def test_weights_of_another_network_are_refused(wan, tmp_path):
+    full().save(tmp_path)
+    with pytest.raises(ValueError, match="expected the .* weights of the network .* differ by name or shape"):
+        load_adapter(wan(), tmp_path)
+    with pytest.raises(ValueError, match="differ by name or shape, as"):
+        load_adapter(Toy(width=4), tmp_path)
+    broken = full()
+    broken.weights["out.bias"].data[0] = torch.nan
+    broken.save(tmp_path)
+    with pytest.raises(ValueError, match="NaN or infinity in 1 tensors, as out.bias"):
+        load_adapter(Toy(), tmp_path)
+
+
 # --- named sets ------------------------------------------------------------------------------------------------------
 
 

@@ -32,12 +32,16 @@ class Backbone:
 
 @dataclass(frozen=True)
 class PolicySection:
-    """What is trained: a new LoRA, an existing one (`lora` = its folder), or all weights (`full`)."""
+    """What is trained: a new LoRA, an existing one (`lora` = its folder or file), or all weights (`full`).
+
+    `full` with `lora` adds the LoRA to the weights first. `lora_partial` allows a LoRA of which a part does not fit.
+    """
 
     lora_rank: int = 16
     lora_alpha: int = 16
     lora_targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
     lora: str = ""
+    lora_partial: bool = False
     full: bool = False
 
 

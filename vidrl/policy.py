@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidrl import lora
 from vidrl.backbones.base import Cond, Denoiser
-from vidrl.extras import install
+from vidrl.lora import writing
+from vidrl.lora.file import FULL
 
 
 class Policy:
@@ -24,6 +26,11 @@ class Policy:
 
     `predict` is the backbone's, under whichever set of weights `using` has put in place. At construction the live
     weights are remembered as "reference".
+
+    A new LoRA has `rank`, `alpha` and `targets` (see `vidrl.lora.resolve`). `lora` names a LoRA to go on with, whose
+    rank, alpha and targets are those of its file. `full` trains all weights instead: those of the model, plus those of
+    `lora` if one is named, as peft's `merge_and_unload` adds them. `partial` leaves out, with a warning, what of a LoRA
+    does not fit the network; otherwise that is a ValueError.
 
     Example:
         >>> from vidrl.backbones.toy import Toy
@@ -37,11 +44,15 @@ class Policy:
     def __init__(
         self, backbone: Denoiser, rank: int = 16, alpha: int = 16,
         targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0"),
-        lora: str = "", full: bool = False, seed: int = 0,
+        lora: str = "", full: bool = False, seed: int = 0, partial: bool = False,
     ):  # fmt: skip
         self.backbone = backbone
-        self.lora = None if full else _inject(backbone, rank, alpha, list(targets), lora, seed)
+        self.half = _half(backbone.network) if full else None
+        self.lora = None if full else _adapter(backbone, rank, alpha, targets, lora, seed, partial)
         self.weights = _trained(backbone.network, full)
+        if full and lora:
+            _start(backbone, Path(lora), partial)
+            self.weights = _trained(backbone.network, full)
         self.sets: dict[str, list[Tensor]] = {}
         self.remember("reference")
 
@@ -51,15 +62,15 @@ class Policy:
             return self.backbone.predict(x, t, cond)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        """The caller's autocast, without its cache.
+        """The caller's autocast, without its cache; else that of a half-precision network trained as a whole.
 
         Autocast keeps the half-precision copy of a trained weight until its context ends, even if the weight changes
-        before: by `using`, by an optimiser step, or in place. A copy made anew costs little beside the network.
+        before: by `using`, by an optimiser step, or in place. A copy made anew costs little beside the network. All
+        weights are float32 where all are trained, so that a half-precision network needs autocast to compute as before.
         """
         kind = self.backbone.device.type
-        if not torch.is_autocast_enabled(kind):
-            return nullcontext()
-        return torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False)
+        half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.half
+        return nullcontext() if half is None else torch.autocast(kind, half, cache_enabled=False)
 
     def remember(self, name: str, decay: float = 0.0) -> None:
         """Set the named weights to decay · named + (1 − decay) · live; a new name starts at live."""
@@ -122,49 +133,64 @@ class Policy:
     def save(self, folder: Path) -> None:
         """Write the live weights: an adapter in the family's own format, or all weights as safetensors."""
         if self.lora is None:
-            from safetensors.torch import save_file
-
             folder.mkdir(parents=True, exist_ok=True)
-            made = {key: p.detach().cpu().contiguous() for key, p in self.weights.items()}
-            save_file(made, folder / "network.safetensors")
+            writing.save(self.weights, folder / FULL)
             return
         weights = {key.replace(".default.", "."): p.detach().cpu() for key, p in self.weights.items()}
         self.backbone.save_lora(folder, weights, self.lora)
 
 
-def load_adapter(backbone: Denoiser, folder: str | Path) -> Policy:
-    """A policy whose live weights are those that `Policy.save` wrote."""
-    file = Path(folder) / "network.safetensors"
-    if not file.exists():
-        return Policy(backbone, lora=str(folder))
-    from safetensors.torch import load_file
+def load_adapter(backbone: Denoiser, folder: str | Path, partial: bool = False) -> Policy:
+    """A policy whose live weights are those that `Policy.save` wrote, or those of any LoRA file of the family.
 
-    backbone.network.load_state_dict(load_file(file))
-    return Policy(backbone, full=True)
+    Raises ValueError for a file that does not fit the network; `partial` uses the part of a LoRA that fits.
+    """
+    return Policy(backbone, lora=str(folder), full=(Path(folder) / FULL).exists(), partial=partial)
+
+
+def _adapter(
+    backbone: Denoiser, rank: int, alpha: int, targets: Sequence[str], folder: str, seed: int, partial: bool
+) -> dict[str, Any]:  # fmt: skip
+    """Put a LoRA into the network, new or from a folder; its configuration."""
+    if not folder:
+        return lora.begin(backbone.network, rank, alpha, targets, seed)
+    weights, config = backbone.load_lora(Path(folder), partial)
+    lora.put(backbone.network, weights, config)
+    return config
+
+
+def _half(network: nn.Module) -> torch.dtype | None:
+    """The half precision in which the network computes, if it does."""
+    return next((p.dtype for p in network.parameters() if p.dtype in (torch.bfloat16, torch.float16)), None)
 
 
 def _trained(network: nn.Module, full: bool) -> dict[str, nn.Parameter]:
     """The parameters to train, in float32: everything, or the adapter alone."""
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(full or "lora_" in name)
+        parameter.requires_grad_(full or ".lora_" in name)
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
-def _inject(backbone: Denoiser, rank: int, alpha: int, targets: list[str], lora: str, seed: int) -> dict[str, Any]:
-    """Put a LoRA into the network, new (its output is 0) or read from a folder; return its configuration."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-    except ImportError as error:
-        raise ImportError(f"expected peft for a LoRA, found none: {install('train')}, or policy.full") from error
-    new: dict[str, object] = {"r": rank, "lora_alpha": alpha, "target_modules": targets}
-    weights, found = backbone.load_lora(Path(lora)) if lora else ({}, new)
-    config: dict[str, Any] = dict(found)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        settings = LoraConfig(**config)
-        inject_adapter_in_model(settings, backbone.network)
-    if weights:
-        set_peft_model_state_dict(backbone.network, weights)
-    return config
+def _start(backbone: Denoiser, folder: Path, partial: bool) -> None:
+    """Make all weights, float32 already, those of a folder: its network.safetensors, or a LoRA added to them."""
+    if not (folder / FULL).exists():
+        lora.put(backbone.network, *backbone.load_lora(folder, partial))
+        lora.merge(backbone.network)
+        return
+    from safetensors.torch import load_file
+
+    found, own = load_file(folder / FULL), dict(backbone.network.named_parameters())
+    wrong = [key for key in own.keys() | found.keys()
+             if key not in own or key not in found or own[key].shape != found[key].shape]
+    if wrong:
+        raise ValueError(f"expected the {len(own)} weights of the network in {folder / FULL}, got {len(found)}, of "
+                         f"which {len(wrong)} differ by name or shape, as {sorted(wrong)[0]}: name the model that was "
+                         "trained")
+    bad = [key for key, value in found.items() if not value.isfinite().all()]
+    if bad:
+        raise ValueError(f"expected finite weights in {folder / FULL}, got NaN or infinity in {len(bad)} tensors, as "
+                         f"{bad[0]}: the training diverged; take an earlier run")
+    for key, parameter in own.items():
+        parameter.data.copy_(found[key])

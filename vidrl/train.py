@@ -54,7 +54,8 @@ class Trainer(Lookback):
         backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
         self.backbone = backbone.to(self.workers.device)
         p = recipe.policy
-        self.policy = Policy(self.backbone, p.lora_rank, p.lora_alpha, p.lora_targets, p.lora, p.full, recipe.seed)
+        lora = p.lora_rank, p.lora_alpha, p.lora_targets, p.lora
+        self.policy = Policy(self.backbone, *lora, p.full, recipe.seed, p.lora_partial)
         self.updater = Updater(self.policy, self.algorithm, self.workers, self.options, recipe.seed)
         self.reward = evaluate.build_reward(recipe.reward).to(self.workers.device)
         self.prompts = config.read_prompts(recipe.data.prompts)

@@ -375,7 +375,7 @@ def test_other_errors(wan: Wan, tmp_path: Path) -> None:
         wan.times(0)
     with pytest.raises(ValueError, match="expected no reference"):
         wan.encode(["a"], reference=torch.zeros(1, 1, 3, 16, 16))
-    with pytest.raises(ValueError, match="expected a LoRA that diffusers reads"):
+    with pytest.raises(ValueError, match="expected a folder with one LoRA file"):
         wan.load_lora(tmp_path)
 
 

@@ -78,8 +78,8 @@ class Generator(ABC):
         """Write an adapter in the family's own format."""
         raise NotImplementedError(f"{type(self).__name__} has no adapter format: train it with policy.full = true")
 
-    def load_lora(self, folder: Folder) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """Read weights and configuration of an adapter of the family's own format."""
+    def load_lora(self, folder: Folder, partial: bool = False) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Weights and LoraConfig arguments of an adapter; ValueError, or with `partial` a warning, for misfits."""
         raise NotImplementedError(f"{type(self).__name__} has no adapter format: leave policy.lora empty")
 
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vidrl import lora
 from vidrl.extras import install
+from vidrl.lora import writing
 from vidrl.path import flow
 from vidrl.segments import Span
 
@@ -214,22 +216,15 @@ class Wan(Denoiser):
         `weights`: a peft state dict of the transformer ("blocks.0.attn1.to_q.lora_A.weight": ...); `config`: keyword
         arguments of its peft.LoraConfig, kept in the file, since alpha is in no weight.
         """
-        layers = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-        plain = {key: sorted(value) if isinstance(value, (set, frozenset)) else value for key, value in config.items()}
-        type(self.pipe).save_lora_weights(folder, layers, transformer_lora_adapter_metadata=plain)
+        writing.folder(weights, config, "diffusers", Path(folder))
 
-    def load_lora(self, folder: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """Weights and LoraConfig arguments of a Wan LoRA that diffusers reads; without metadata, alpha is the rank."""
-        try:
-            state, meta = type(self.pipe).lora_state_dict(str(folder), return_lora_metadata=True)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"expected a LoRA that diffusers reads (pytorch_lora_weights.safetensors) in {folder}, got: {error}"
-            ) from error
-        weights, config = _unprefixed(state), _unprefixed(meta or {})
-        if not weights:
-            raise ValueError(f"expected weights named transformer.*, got {', '.join(list(state)[:3])} in {folder}")
-        return weights, config or _guess_config(weights)
+    def load_lora(self, folder: Path, partial: bool = False) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Weights, float32, and LoraConfig arguments of a LoRA of this model, in any format of `vidrl.lora`.
+
+        Raises ValueError for parts that do not fit the transformer; with `partial` these are left out, with a warning.
+        """
+        found = lora.fitted(lora.read(folder), self.network, partial)
+        return found.weights, found.config()
 
     @classmethod
     def tiny(cls) -> Wan:
@@ -311,20 +306,6 @@ def _differs(theirs: Any, ours: Any) -> tuple[str, ...]:
     name, shift = type(ours).__name__, ours.config.shift
     return (f"the model's folder carries {type(theirs).__name__}, and vidrl samples with {name}(shift={shift:g}), so "
             f"pipe() makes other clips of the same noise until pipe.scheduler = {name}(shift={shift:g})",)
-
-
-def _unprefixed(values: Mapping[str, Any]) -> dict[str, Any]:
-    prefix = "transformer."
-    return {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
-
-
-def _guess_config(weights: Mapping[str, Tensor]) -> dict[str, object]:
-    """LoraConfig arguments from shapes alone, as diffusers guesses them: every module's alpha is its rank."""
-    ranks = {key.split(".lora_A")[0]: value.shape[0] for key, value in weights.items() if ".lora_A" in key}
-    rank = max(ranks.values())
-    other = {name: r for name, r in ranks.items() if r != rank}
-    patterns = {"rank_pattern": other, "alpha_pattern": dict(other)}
-    return {"r": rank, "lora_alpha": rank, "target_modules": sorted(ranks), **patterns}
 
 
 def _tiny_pipeline() -> Any:

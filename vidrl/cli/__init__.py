@@ -12,7 +12,7 @@ from types import TracebackType
 
 from vidrl import __version__
 
-from . import audit, bench, cost, influence, look, sample, score, train
+from . import audit, bench, cost, export, influence, look, sample, score, train
 from ._declare import parser
 
 ABOUT = """\
@@ -22,6 +22,7 @@ vidrl aligns video generators with temporal rewards: train them, and score any v
   vidrl cost scripts/recipes/demo.toml           what that takes: calls, memory, seconds
   vidrl report runs/demo                         its before/after table, and report.html
   vidrl sample --model assets/tiny-wan --lora runs/demo/lora --prompt "a red circle moves left slowly ..." --out clips
+  vidrl export runs/demo --format comfyui        its LoRA for ComfyUI; also kohya, diffusers, peft
   vidrl score clips --reward flicker             one JSON line a clip
   vidrl bench clips                              how steady they are, with intervals and a report
   vidrl list rewards                             what there is; `vidrl show rewards flicker` tells more
@@ -60,8 +61,8 @@ def build() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"vidrl {__version__}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for declare in (train.declare_train, sample.declare, score.declare, audit.declare_audit, audit.declare_serve,
-                    bench.declare, cost.declare, train.declare_report, influence.declare, look.declare_list,
-                    look.declare_show):
+                    bench.declare, cost.declare, train.declare_report, export.declare, influence.declare,
+                    look.declare_list, look.declare_show):
         declare(commands)
     return made
 

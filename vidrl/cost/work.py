@@ -80,7 +80,7 @@ def _network(recipe: Recipe, backbone: Denoiser, m: int, amp: Callable[[], Any])
 
         def forward() -> Tensor:
             with amp():
-                return backbone.predict(x, t, cond)
+                return policy.predict(x, t, cond)
 
         with torch.no_grad():
             plain = trace(forward, known)
@@ -97,7 +97,7 @@ def _policy(recipe: Recipe, backbone: Denoiser) -> Policy:
     p = recipe.policy
     rank, alpha, targets = p.lora_rank, p.lora_alpha, p.lora_targets
     if p.lora and not p.full:
-        read = backbone.load_lora(Path(p.lora))[1]
+        read = backbone.load_lora(Path(p.lora), p.lora_partial)[1]
         rank, alpha, targets = (read[key] for key in ("r", "lora_alpha", "target_modules"))  # type: ignore[assignment]
     with torch.device(backbone.device):
         return Policy(backbone, rank, alpha, targets, "", p.full, recipe.seed)

@@ -1,0 +1,200 @@
+"""A LoRA file, read: whatever its format calls the tensors, and wherever it keeps alpha."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .names import to_diffusers
+
+FORMATS = ("comfyui", "kohya", "diffusers", "peft")
+KNOWN_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+FULL = "network.safetensors"  # what Policy.save writes where all weights were trained
+A, B, BIAS = "lora_A.weight", "lora_B.weight", "lora_B.bias"
+_ENDINGS = [  # of a tensor's name → what the tensor is
+    (re.compile(r"\.(lora_A(\.default)?|lora_down|lora\.down|lora_linear_layer\.down)\.weight$"), A),
+    (re.compile(r"\.(lora_B(\.default)?|lora_up|lora\.up|lora_linear_layer\.up)\.weight$"), B),
+    (re.compile(r"\.lora_B(\.default)?\.bias$"), BIAS),
+    (re.compile(r"\.diff_b$"), "diff_b"),
+    (re.compile(r"\.alpha$"), "alpha"),
+]
+_CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")  # peft changes the network's own weights for these
+
+
+@dataclass(frozen=True)
+class Lora:
+    """ΔW = alpha / rank · B A of each module, float32, by diffusers' names.
+
+    `pairs`: module → {"lora_A.weight": (r, in), "lora_B.weight": (out, r)} and, in some files, "lora_B.bias" (out,),
+    which counts alpha / rank times too. `alphas`: module → alpha. `spare`: tensors of the file that are no part of a
+    pair → why. `source`: the file.
+    """
+
+    pairs: dict[str, dict[str, Tensor]]
+    alphas: dict[str, float]
+    spare: dict[str, str] = field(default_factory=dict)
+    source: Path = Path()
+    targets: tuple[str, ...] = ()  # the patterns that the file's own configuration names
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors by peft's names, "MODULE.lora_A.weight"; all modules have a bias or none has."""
+        made = {f"{name}.{part}": value for name, pair in self.pairs.items() for part, value in pair.items()}
+        if self.biased:
+            zeros = {f"{name}.{BIAS}": torch.zeros(len(pair[B])) for name, pair in self.pairs.items()}
+            made = zeros | made
+        return made
+
+    @property
+    def biased(self) -> bool:
+        return any(BIAS in pair for pair in self.pairs.values())
+
+    def scale(self, name: str) -> float:
+        return self.alphas[name] / len(self.pairs[name][A])
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments of peft.LoraConfig; ranks and alphas that differ from the usual ones are patterns."""
+        ranks = {name: len(pair[A]) for name, pair in self.pairs.items()}
+        rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, self.alphas))
+        patterns = {
+            "rank_pattern": {f"^{name}": r for name, r in ranks.items() if r != rank},
+            "alpha_pattern": {f"^{name}": _whole(a) for name, a in self.alphas.items() if a != alpha},
+        }
+        made = {"r": rank, "lora_alpha": _whole(alpha), "target_modules": list(self.targets) or sorted(self.pairs)}
+        return made | {key: value for key, value in patterns.items() if value} | ({"lora_bias": True} if self.biased
+                                                                                  else {})
+
+
+def find(path: str | Path) -> Path:
+    """The safetensors file of a LoRA folder (or the file itself), on this machine.
+
+    Raises ValueError where there is none, or several without a usual name; and for a folder of all weights.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"expected a LoRA file or folder on this machine, got {path}, which does not exist: name what "
+                         "training saved, as runs/demo/lora, or download the file first")
+    if path.is_file():
+        return _safe(path)
+    if (path / FULL).exists():
+        raise ValueError(f"expected a LoRA in {path}, got {FULL}, all weights of a network, of which no LoRA is made; "
+                         "policy.full = true starts from them")
+    files = [path / name for name in KNOWN_FILES if (path / name).exists()] or sorted(path.glob("*.safetensors"))
+    if len(files) == 1:
+        return files[0]
+    inside = ", ".join(sorted(one.name for one in (files or path.iterdir()))[:8]) or "nothing"
+    raise ValueError(f"expected a folder with one LoRA file ({' or '.join(KNOWN_FILES)}, or any *.safetensors), got "
+                     f"{path}, which holds {inside}: name the file itself")
+
+
+def _safe(path: Path) -> Path:
+    if path.suffix != ".safetensors":
+        raise ValueError(f"expected a LoRA as *.safetensors, got {path}: other files may run code when they are read; "
+                         "convert it where you trust it")
+    return path
+
+
+def read(path: str | Path) -> Lora:
+    """The LoRA in a file or folder of any of `FORMATS`, with names with or without prefixes, as float32.
+
+    alpha is a module's `alpha` tensor, else what the file's metadata (diffusers) or adapter_config.json (peft) says,
+    else the rank. Raises ValueError for what is no LoRA, and for numbers that are not finite.
+    """
+    file = find(path)
+    tensors, meta = _load(file)
+    config = _config(file, meta)
+    parts, spare = _sorted(tensors)
+    _check_finite(parts, file)
+    alphas = {name: pair.pop("alpha") for name, pair in parts.items() if "alpha" in pair}
+    pairs = {name: pair for name, pair in parts.items() if _whole_pair(name, pair, spare)}
+    if not pairs:
+        raise ValueError(f"expected pairs of lora_A and lora_B (or lora_down and lora_up) in {file}, got "
+                         f"{len(tensors)} tensors, as {', '.join(list(tensors)[:3]) or 'none'}")
+    found = {name: float(alphas[name]) if name in alphas else _alpha(config, name, len(pair[A]))
+             for name, pair in pairs.items()}
+    for name, pair in pairs.items():
+        if "diff_b" in pair:  # a bias that counts once
+            pair[BIAS] = pair.pop("diff_b") * (len(pair[A]) / found[name])
+    targets = config.get("target_modules") or ()
+    return Lora(pairs, found, spare, file, () if isinstance(targets, str) else tuple(sorted(targets)))
+
+
+def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"expected a file of safetensors, got {file}: {error}") from error
+
+
+def _config(file: Path, meta: Mapping[str, str]) -> dict[str, Any]:
+    """LoraConfig arguments from diffusers' metadata or peft's adapter_config.json, module names as in diffusers."""
+    beside = file.with_name("adapter_config.json")
+    text = meta.get("lora_adapter_metadata") or (beside.read_text(encoding="utf-8") if beside.exists() else "{}")
+    found = {key.removeprefix("transformer."): value for key, value in json.loads(text).items()}
+    started = str(found.get("init_lora_weights"))
+    if found.get("peft_type", "LORA") != "LORA" or found.get("use_dora") or started.startswith(_CHANGED):
+        raise ValueError(f"expected a plain LoRA in {file}, got {found.get('peft_type', 'LORA')} with use_dora = "
+                         f"{bool(found.get('use_dora'))} and init_lora_weights = {started}: convert it to a plain LoRA")
+    for key in ("rank_pattern", "alpha_pattern"):
+        found[key] = {to_diffusers(name): value for name, value in (found.get(key) or {}).items()}
+    return found
+
+
+def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+    """Tensors by module and by what they are, float32; and the names of those that belong to no LoRA."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    spare: dict[str, str] = {}
+    for key, value in tensors.items():
+        part = next(((pattern, name) for pattern, name in _ENDINGS if pattern.search(key)), None)
+        name = to_diffusers(part[0].sub("", key)) if part else ""
+        if part and part[1] in parts.get(name, {}):
+            spare[key] = f"is a second {part[1].split('.')[0]} of {name}"
+        elif part:
+            parts.setdefault(name, {})[part[1]] = value.float()
+        elif not (key.endswith((".diff", ".diff_b")) and not value.any()):  # a change by 0 is no loss
+            spare[key] = "is no tensor of a plain LoRA"
+    return parts, spare
+
+
+def _check_finite(parts: Mapping[str, Mapping[str, Tensor]], file: Path) -> None:
+    bad = [f"{name}.{part}" for name, pair in parts.items() for part, v in pair.items() if not v.isfinite().all()]
+    if bad:
+        raise ValueError(f"expected finite numbers in {file}, got NaN or infinity in {len(bad)} tensors, as "
+                         f"{', '.join(bad[:3])}: the file is damaged, or its training diverged; take an earlier one")
+
+
+def _whole_pair(name: str, pair: Mapping[str, Tensor], spare: dict[str, str]) -> bool:
+    """Whether both matrices are there and fit each other; if not, the reason goes to `spare`."""
+    if A in pair and B in pair:
+        if pair[A].dim() > 1 and pair[B].dim() > 1 and pair[A].shape[0] == pair[B].shape[1]:
+            return True
+        shapes = f"{tuple(pair[A].shape)} and {tuple(pair[B].shape)}"
+        spare[name] = f"has matrices A and B of shapes {shapes}, which do not fit each other"
+    else:
+        have = [each.split(".")[0] for each in pair]
+        lost = " and ".join(each.split(".")[0] for each in (A, B) if each not in pair)
+        spare[name] = f"has no {lost}" + (f", only {', '.join(have)}" if have else ", only alpha")
+    return False
+
+
+def _alpha(config: Mapping[str, Any], name: str, rank: int) -> float:
+    """alpha of a module as peft finds it: a pattern that matches the end of the name, then the usual one."""
+    patterns = config["alpha_pattern"].items()
+    own = next((value for key, value in patterns if re.match(rf"(.*\.)?({key})$", name)), None)
+    alpha = float(own if own is not None else config.get("lora_alpha", rank))
+    return alpha * rank**0.5 if config.get("use_rslora") else alpha  # rank-stabilised: scale = alpha / √rank
+
+
+def _whole(number: float) -> float:
+    return int(number) if float(number).is_integer() else float(number)

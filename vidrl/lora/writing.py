@@ -1,0 +1,103 @@
+"""A LoRA as a file that other programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .file import BIAS, A, B, Lora
+from .names import KOHYA, to_original
+
+FILES = {"diffusers": "pytorch_lora_weights.safetensors", "peft": "adapter_model.safetensors"}
+
+
+def write(lora: Lora, form: str, out: Path) -> Path:
+    """Write one of `FORMATS`, with alpha; return the file.
+
+    `out`: for "diffusers" and "peft" a folder; for "comfyui" and "kohya" a file that ends in .safetensors.
+
+    - "diffusers": `pipe.load_lora_weights(folder)` reads it; alpha lies in the file's metadata.
+    - "peft": `PeftModel.from_pretrained(network, folder)` reads it; alpha lies in adapter_config.json.
+    - "comfyui": the names of Wan's authors after "diffusion_model.", alpha as tensors.
+    - "kohya": the names that kohya's musubi-tuner writes, "lora_unet_...lora_down", alpha as tensors.
+
+    Raises ValueError for a module that Wan has not in the last two, since only Wan's names are known.
+    """
+    if form in FILES:
+        return folder(lora.weights, lora.config(), form, out)
+    tensors = _comfyui(lora) if form == "comfyui" else _kohya(lora)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return save(tensors, out)
+
+
+def folder(weights: Mapping[str, Tensor], config: Mapping[str, Any], form: str, out: Path) -> Path:
+    """Write the format of diffusers or peft from peft's names of tensors and the arguments of its LoraConfig."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / FILES[form]
+    if form == "diffusers":
+        from diffusers import WanPipeline  # every family's writer gives "transformer." and the metadata alike
+
+        plain = {key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()}
+        WanPipeline.save_lora_weights(out, _ready(weights), transformer_lora_adapter_metadata=plain)
+        return _ordinary(file)
+    from peft import LoraConfig
+
+    LoraConfig(**config).save_pretrained(str(out))
+    return save({f"base_model.model.{key}": value for key, value in weights.items()}, file)
+
+
+def save(tensors: Mapping[str, Tensor], file: Path) -> Path:
+    """Write tensors as safetensors with the mode that any new file gets; safetensors itself writes 0600."""
+    from safetensors.torch import save_file
+
+    save_file(_ready(tensors), file, {"format": "pt"})
+    return _ordinary(file)
+
+
+def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+
+
+def _ordinary(file: Path) -> Path:
+    probe = file.with_name(f".{file.name}.mode")
+    probe.touch()
+    file.chmod(probe.stat().st_mode & 0o777)
+    probe.unlink()
+    return file
+
+
+def _originals(lora: Lora, form: str) -> dict[str, str]:
+    """The names of Wan's authors, by diffusers' name."""
+    named = {name: to_original(name) for name in lora.pairs}
+    lost = [name for name, original in named.items() if original is None]
+    if lost:
+        raise ValueError(f"--format {form}: expected modules of Wan, the one family whose original names are "
+                         f"known, got {len(lost)} others, as {lost[0]}, in {lora.source}: take --format "
+                         "diffusers or peft")
+    return {name: original for name, original in named.items() if original}
+
+
+def _comfyui(lora: Lora) -> dict[str, Tensor]:
+    made = {}
+    for name, original in _originals(lora, "comfyui").items():
+        pair, key = lora.pairs[name], f"diffusion_model.{original}"
+        made |= {f"{key}.{A}": pair[A], f"{key}.{B}": pair[B], f"{key}.alpha": torch.tensor(lora.alphas[name])}
+        if BIAS in pair:
+            made[f"{key}.diff_b"] = pair[BIAS] * lora.scale(name)
+    return made
+
+
+def _kohya(lora: Lora) -> dict[str, Tensor]:
+    if lora.biased:
+        raise ValueError(f"--format kohya has no place for the biases in {lora.source}: take comfyui, "
+                         "diffusers or peft")
+    made = {}
+    for name, original in _originals(lora, "kohya").items():
+        pair, key = lora.pairs[name], KOHYA + original.replace(".", "_")
+        made |= {f"{key}.lora_down.weight": pair[A], f"{key}.lora_up.weight": pair[B]}
+        made[f"{key}.alpha"] = torch.tensor(lora.alphas[name])
+    return made
