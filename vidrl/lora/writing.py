@@ -82,7 +82,7 @@ def _originals(lora: Lora, form: str) -> dict[str, str]:
 
 
 def _comfyui(lora: Lora) -> dict[str, Tensor]:
-    made = {}
+    made: dict[str, Tensor] = {}
     for name, original in _originals(lora, "comfyui").items():
         pair, key = lora.pairs[name], f"diffusion_model.{original}"
         made |= {f"{key}.{A}": pair[A], f"{key}.{B}": pair[B], f"{key}.alpha": torch.tensor(lora.alphas[name])}
@@ -95,7 +95,7 @@ def _kohya(lora: Lora) -> dict[str, Tensor]:
     if lora.biased:
         raise ValueError(f"--format kohya has no place for the biases in {lora.source}: take comfyui, "
                          "diffusers or peft")
-    made = {}
+    made: dict[str, Tensor] = {}
     for name, original in _originals(lora, "kohya").items():
         pair, key = lora.pairs[name], KOHYA + original.replace(".", "_")
         made |= {f"{key}.lora_down.weight": pair[A], f"{key}.lora_up.weight": pair[B]}
