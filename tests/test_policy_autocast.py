@@ -5,6 +5,7 @@ import torch
 
 from vidrl import plugin
 from vidrl.algorithms.grpo import GRPO
+from vidrl.backbones.base import PromptCache
 from vidrl.backbones.toy import Toy
 from vidrl.config import Train
 from vidrl.held_out import HeldOut
@@ -191,7 +192,7 @@ def test_the_logged_kl_and_the_evaluated_average_under_mixed_precision(half, mon
         plan = made.algorithm.plan(policy.backbone, 0, draws(0, [("plan",)])[0])
         rollout = sample(policy, policy.backbone.encode(["a", "b"]), draws(0, [(0,), (1,)]), plan)
         row = made.update(rollout, torch.tensor([[1.0], [-1.0]]), torch.arange(2), 2, round=0)
-        look = HeldOut(["a"], plugin.load("rewards", "flicker"), workers, policy.backbone.encode, steps=2)
+        look = HeldOut(["a"], plugin.load("rewards", "flicker"), workers, PromptCache(policy.backbone), steps=2)
         rows[name] = row["kl"], look.measure(policy, "ema", 1)[1].video, look.measure(policy, "live", 1)[1].video
         with policy.using("ema"):
             alone = generate(policy, ["a"], draws(0, [("held out", 0)]), 2).video
