@@ -22,7 +22,7 @@ vidrl aligns video generators with temporal rewards: train them, and score any v
   vidrl cost scripts/recipes/demo.toml           what that takes: calls, memory, seconds
   vidrl report runs/demo                         its before/after table, and report.html
   vidrl sample --model assets/tiny-wan --lora runs/demo/lora --prompt "a red circle moves left slowly ..." --out clips
-  vidrl export runs/demo --format comfyui        its LoRA for ComfyUI; also kohya, diffusers, peft
+  vidrl export runs/demo --format comfyui        its LoRA for another program, here ComfyUI
   vidrl score clips --reward flicker             one JSON line a clip
   vidrl bench clips                              how steady they are, with intervals and a report
   vidrl list rewards                             what there is; `vidrl show rewards flicker` tells more

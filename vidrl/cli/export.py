@@ -22,7 +22,7 @@ command writes beside it. Every format keeps alpha. comfyui and kohya work for W
 
 
 def declare(commands: Any) -> None:
-    made = command(commands, "export", EXPORT, "a LoRA for ComfyUI, kohya, diffusers or peft", _export)
+    made = command(commands, "export", EXPORT, "a LoRA in the format of another program", _export)
     made.add_argument("source", metavar="RUN_OR_LORA", help="as runs/demo, runs/demo/lora or lora.safetensors")
     made.add_argument("--format", required=True, choices=("comfyui", "kohya", "diffusers", "peft"))
     made.add_argument("--out", metavar="PATH", help="a folder; for comfyui and kohya also a name.safetensors")
