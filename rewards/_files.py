@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._pictures import numbered
 from ._plain import as_reward
 from ._stream import Stream
 from .base import Reward, Samples, Score
 from .compose import gathered, leaves
-from .video import Unreadable, Video, find
+from .video import Film, Unreadable, Video, find
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -41,7 +42,7 @@ def score(
         raise ValueError("expected fps, frames a second, with a tensor, got none: score(video, reward, fps=8.0)")
     result = as_reward(reward)(Samples(clips, prompts if prompts is not None else [""] * len(clips), fps))
     size = [clips.shape[-1], clips.shape[-2]]
-    facts = {"path": None, "fps": float(fps), "size": size, "frames": clips.shape[1]}
+    facts = {"path": None, "fps": float(fps), "size": size, "frames": clips.shape[1], "note": None}
     return [row(facts, {"reward": result}, i) for i in range(len(clips))]
 
 
@@ -55,8 +56,9 @@ def score_files(
     """Score files and the videos in folders, in pieces of constant memory, all rewards on one flow.
 
     Yields for each clip `{"path", "fps", "size": [width, height], "frames", "value": {reward: number}, "parts":
-    {reward: {part: number}}, "curve": {reward: [a number a frame]}, "why"}`; a number that is not there is None, and
-    `why` says the reason, or is None. A file that cannot be read is a row with its reason, never left out.
+    {reward: {part: number}}, "curve": {reward: [a number a frame]}, "note", "why"}`; a number that is not there is
+    None, and `why` says the reason, or is None. `note` says what to know of the file, as that it was cut off or that
+    its frame rate varies, or is None. A file that cannot be read is a row with its reason, never left out.
     `prompts` maps paths to what was asked for.
 
     `jobs` processes of one thread each score in the same order; a file that crashes its process or takes longer than
@@ -70,7 +72,7 @@ def score_files(
     from ._workers import each
 
     for done in each(partial(_score_file, rewards=dict(rewards)), asked, jobs, timeout):
-        facts = {"path": str(done.task[0]), "fps": None, "size": None, "frames": None}
+        facts = _unknown(done.task[0])
         yield done.result if done.why is None else _lost(facts, rewards, f"unreadable: {done.why}")
 
 
@@ -88,10 +90,11 @@ def row(facts: Mapping[str, Any], scores: Mapping[str, Score], i: int, whole: st
 
 def _score_file(asked: tuple[Path, str], rewards: Mapping[str, Reward]) -> dict[str, Any]:
     path, prompt = asked
-    facts: dict[str, Any] = {"path": str(path), "fps": None, "size": None, "frames": None}
+    facts = _unknown(path)
     try:
         video = _opened(path)
-        facts |= {"fps": video.fps, "size": list(video.size), "frames": video.frames}
+        facts |= {"fps": video.fps, "size": list(video.size), "frames": video.frames,
+                  "note": "; ".join(video.notes) or None}
         return row(facts, _stream(video, rewards, prompt), 0)
     except (_NoFile, Unreadable, MemoryError) as error:
         return _lost(facts, rewards, f"unreadable: {error or 'out of memory'}")
@@ -99,15 +102,20 @@ def _score_file(asked: tuple[Path, str], rewards: Mapping[str, Reward]) -> dict[
         return _lost(facts, rewards, f"unscored: {error}")
 
 
+def _unknown(path: Path) -> dict[str, Any]:
+    """What a row says of a file that is not read yet."""
+    return {"path": str(path), "fps": None, "size": None, "frames": None, "note": None}
+
+
 class _NoFile(Exception):
     """A path that cannot be opened; a reward's own OSError is no fault of the file."""
 
 
-def _opened(path: Path) -> Video:
+def _opened(path: Path) -> Film:
     try:
-        if path.is_dir():
+        if path.is_dir() and not numbered(path):
             raise FileNotFoundError(f"expected videos in the folder {path}, found none")
-        return Video(path)
+        return Video(path).even()
     except OSError as error:
         raise _NoFile(str(error)) from error
 
@@ -116,7 +124,7 @@ def _lost(facts: Mapping[str, Any], rewards: Mapping[str, Reward], why: str) -> 
     return row(facts, {name: _none(reward) for name, reward in rewards.items()}, 0, why)
 
 
-def _stream(video: Video, rewards: Mapping[str, Reward], prompt: str) -> dict[str, Score]:
+def _stream(video: Film, rewards: Mapping[str, Reward], prompt: str) -> dict[str, Score]:
     """Scores of one clip, B = 1: in pieces where the reward can, whole where it cannot."""
     single = {key: leaf for name, reward in rewards.items() for key, leaf in leaves(name, reward).items()}
     if any(not leaf.streams for leaf in single.values()):

@@ -36,8 +36,9 @@ def is_even(times: Sequence[float], tick: float = 0.0) -> bool:
 def even_times(times: Sequence[float], tick: float = 0.0) -> list[float]:
     """The even times at which a film with frames at `times` is best measured: times themselves where they are even.
 
-    Where frames are left out of an even film, these are the times of that film, or every second, third, ... of them up
-    to a quarter of a second apart, of which nine in ten have a frame. Else they are the film's usual distance apart.
+    Where frames are left out of an even film, these are the times of that film, or every second, third, ... of them, of
+    which nine in ten have a frame, if that is half of the frames or more, and a quarter of a second apart or less. Else
+    they are the film's usual distance apart.
 
     >>> [round(t, 3) for t in even_times([0.0, 0.0625, 0.125, 0.25, 0.375, 0.5])]
     [0.0, 0.125, 0.25, 0.375, 0.5]
@@ -129,7 +130,8 @@ def _units(times: Sequence[float], tick: float) -> tuple[list[int], float] | Non
 def _stride(places: Sequence[int], unit: float) -> tuple[int, int]:
     """The smallest stride, with its first place, at which nearly all places have a frame; else each place."""
     there = set(places)
-    for stride in range(1, max(1, int(PAUSE / unit + NEAR)) + 1):
+    usual = places[-1] / (len(places) - 1)  # places from one frame to the next
+    for stride in range(1, max(1, int(min(PAUSE / unit, 2.2 * usual) + NEAR)) + 1):
         for first in range(stride):
             wanted = range(first, places[-1] + 1, stride)
             if len(wanted) > 1 and sum(place in there for place in wanted) >= PRESENT * len(wanted):

@@ -32,11 +32,19 @@ def test_videos_of_a_folder_at_any_depth_in_order_without_what_is_hidden(tmp_pat
     touch(tmp_path, "b.MP4", "a/c.webm", "d.txt", ".hidden/e.mp4", ".f.mp4", "thumb.png")
     found = items.find([tmp_path])
     assert names(found) == ["c.webm", "b.MP4"]
-    assert found.notes == [f"1 images beside the videos of {tmp_path} are not measured"]
+    assert found.notes == [f"left out: 1 files of {tmp_path} that are no clips (.png), the first is thumb.png"]
 
 
 def test_images_where_there_is_no_video(tmp_path):
     assert names(items.find([touch(tmp_path, "b.png", "a.JPG", "c.txt")])) == ["a.JPG", "b.png"]
+
+
+def test_numbered_pictures_are_one_clip_and_stills_where_one_frame_is_asked_for(tmp_path):
+    folder = touch(tmp_path / "film", "f_1.png", "f_2.png", "f_10.png", "prompts.txt")
+    assert names(items.find([folder])) == names(items.find([tmp_path])) == ["film"]
+    assert names(items.find([folder], stills=True)) == ["f_1.png", "f_10.png", "f_2.png"]
+    touch(tmp_path, "other/a.png", "b.mp4")
+    assert names(items.find([tmp_path])) == ["b.mp4", "film"]
 
 
 @pytest.mark.parametrize("inside, said", [((), "found none"), (("a.txt", "b.PY"), r"among 2 files \(.py, .txt\)")])

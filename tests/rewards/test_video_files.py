@@ -9,6 +9,8 @@ import torch
 
 from vidrl import world
 from vidrl.rewards import Samples, default, score, score_files, video
+from vidrl.rewards._decord import Decord
+from vidrl.rewards._reading import PyAV
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.frame_quality import FrameQuality
 
@@ -70,15 +72,18 @@ def test_pieces_are_the_whole(tmp_path):
 
 def test_both_readers_agree(tmp_path):
     path = video.write(tmp_path / "clip.mp4", CLIP, 8.0)
-    first, second = video._Decord(path), video._PyAV(path)
+    first, second = Decord(path, lambda size: None), PyAV(path, lambda size: None)
     assert torch.equal(torch.cat(list(first.pieces(7))), torch.cat(list(second.pieces(9))))
     assert first.times == pytest.approx(second.times) and first.size == second.size
 
 
-def test_without_decord_pyav_reads(tmp_path, monkeypatch):
+def test_one_reader_alone_is_enough(tmp_path, monkeypatch):
+    pytest.importorskip("decord", reason="decord reads video; pip install decord")
     path = video.write(tmp_path / "clip.mp4", CLIP, 8.0)
-    monkeypatch.setitem(sys.modules, "decord", None)
-    assert video.Video(path).reader == "PyAV" and video.Video(path).read().shape == (21, 3, 64, 64)
+    for name, missing in (("PyAV", "decord"), ("decord", "av")):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            assert video.Video(path).reader == name and video.Video(path).read().shape == (21, 3, 64, 64)
 
 
 def test_without_pyav_writing_names_the_extra(tmp_path, monkeypatch):
@@ -137,7 +142,8 @@ def test_every_clip_has_a_row(folder):
     assert rows["good.mp4"]["why"] is None and len(rows["good.mp4"]["curve"]["flicker"]) == 21
     assert {name for name, row in rows.items() if row["why"] is None} == {"good.mp4"}
     assert "none at" in rows["missing.mp4"]["why"] and "found none" in rows["empty"]["why"]
-    assert "decord:" in rows["words.mp4"]["why"] and "PyAV:" in rows["words.mp4"]["why"]
+    assert rows["words.mp4"]["why"].endswith("words.mp4: it is a text, no video")
+    assert "cut off" in rows["cut.mp4"]["why"] and "(moov)" in rows["cut.mp4"]["why"]
     assert "3 x 3" in rows["deep.mkv"]["why"] and "frames, got 1" in rows["one.mp4"]["why"]
     assert all(row["value"]["flicker"] is None for name, row in rows.items() if name != "good.mp4")
     json.loads(json.dumps(list(rows.values()), allow_nan=False))
@@ -233,10 +239,11 @@ def test_what_a_reward_says_of_a_clip_is_its_reason_and_a_fault_is_raised(folder
             list(score_files([folder / "good.mp4"], {"picky": Picky()}))
 
 
-def test_time_stamps_that_cannot_be_are_read_by_pyav(tmp_path, monkeypatch):
+def test_time_stamps_that_decord_makes_up_are_refused(tmp_path, monkeypatch):
     decord = pytest.importorskip("decord", reason="decord reads video; pip install decord")
     path = video.write(tmp_path / "clip.mkv", CLIP, 8.0)
     real = decord.VideoReader.get_frame_timestamp
     monkeypatch.setattr(decord.VideoReader, "get_frame_timestamp", lambda self, at: real(self, at) + 9.2e15)
-    read = video.Video(path)
-    assert read.reader == "PyAV" and read.fps == 8.0 and read.times[-1] == 2.5
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(video.Unreadable, match="stamps that cannot be.*pip install av"):
+        video.Video(path)

@@ -26,7 +26,7 @@ from vidrl.bench.protocol import digest
 FORMAT = 1
 INDEX = "files.json"
 FRESH = 2.0  # seconds: a file that changed so lately may change again under the same time stamp
-FIELDS = {"format", "key", "dim", "fps", "size", "frames", "reader", "value", "curve", "why"}
+FIELDS = {"format", "key", "dim", "fps", "size", "frames", "reader", "note", "value", "curve", "why"}
 
 
 class Cache:
@@ -117,7 +117,10 @@ class Hashes:
         self.new: dict[str, list[Any]] = {}
 
     def of(self, file: Path) -> str:
-        """16 hex digits of the bytes of a file. Raises OSError."""
+        """16 hex digits of the bytes of a file, or of the names and bytes of the files in a folder. Raises OSError."""
+        if file.is_dir():
+            inside = [[one.name, self.of(one)] for one in sorted(file.iterdir()) if one.is_file()]
+            return digest(inside, 16)
         name, now = os.path.abspath(file), stamp(file)
         known = self.new.get(name) or self.known.get(name)
         if known and known[1:] == now:

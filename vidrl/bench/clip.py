@@ -14,24 +14,28 @@ from torch import Tensor
 
 from vidrl.bench.items import IMAGES
 from vidrl.bench.protocol import Protocol, kept
+from vidrl.rewards._media import is_animated
 from vidrl.rewards.video import LARGEST, Unreadable, Video
 
 
 class Clip:
-    """What is measured of a file: `fps`, `size` (width, height), `frames` (their number), `reader`.
+    """What is measured of a file: `fps`, `size` (width, height), `frames` (their number), `reader`, `note` (what to
+    know of the file, or None).
 
     Nothing is decoded before it is asked for. Raises FileNotFoundError and Unreadable.
     """
 
     def __init__(self, path: Path, protocol: Protocol) -> None:
         self.protocol = protocol
-        if path.suffix.lower() in IMAGES:
+        self.note: str | None = None
+        if is_still(path):
             picture = image(path)
             times, fps, size = [0.0], 1.0, (picture.shape[3], picture.shape[2])
             self._pieces: Callable[[], Iterator[Tensor]] = lambda: iter([picture])
             self.reader = "opencv"
         else:
-            video = Video(path)
+            video = Video(path, protocol.fps or None).even()
+            self.note = "; ".join(video.notes) or None
             times, fps, size = video.times, video.fps, video.size
             self._pieces, self.reader = video.pieces, video.reader
         self.chosen = protocol.chosen(times, fps)
@@ -47,6 +51,11 @@ class Clip:
     def read(self) -> Tensor:
         """All of them."""
         return torch.cat(list(self.pieces()))
+
+
+def is_still(path: Path) -> bool:
+    """Whether a file is one picture: by its suffix, and a .png or .webp if it holds no animation."""
+    return path.suffix.lower() in IMAGES and not (path.is_file() and is_animated(path))
 
 
 def image(path: Path) -> Tensor:

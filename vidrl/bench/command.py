@@ -100,8 +100,9 @@ def _sources(args: argparse.Namespace) -> list[Source]:
         groups = [[]]
     if not (groups or args.model):
         raise ValueError("expected folders or files to measure, a --manifest of them, or a --model; got none of these")
+    stills = chosen(args).protocol.frames == 1
     made: list[Source] = [(_called(group, args.manifest), " ".join(group) or str(args.manifest),
-                           partial(items_.find, group, args.manifest, args.reference)) for group in groups]
+                           partial(items_.find, group, args.manifest, args.reference, stills)) for group in groups]
     if args.model:
         made.append((args.source.name, args.model, lambda: Found([])))
     names = _listed(args.names) if args.names else results.distinct([name for name, _, _ in made])

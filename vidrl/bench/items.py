@@ -44,6 +44,7 @@ def find(
     sources: Sequence[str | os.PathLike[str]],
     table: str | os.PathLike[str] | None = None,
     references: str | os.PathLike[str] | None = None,
+    stills: bool = False,
 ) -> Found:
     """The clips of folders and files, with their prompts, seeds and references.
 
@@ -56,9 +57,9 @@ def find(
     folders = [Path(source) for source in sources]
     listed = table is not None and not manifest.is_vbench_list(table)
     if listed or table is None:
-        found = _from_table(folders, Path(str(table))) if listed else _from_folders(folders)
+        found = _from_table(folders, Path(str(table)), stills) if listed else _from_folders(folders, stills)
     else:
-        found = _for_vbench(_from_folders(folders), Path(str(table)))
+        found = _for_vbench(_from_folders(folders, stills), Path(str(table)))
     if references is not None:
         found = _with_references(found, Path(references))
     return replace(found, notes=[*found.notes, *same_but_for_case(item.prompt for item in found.items)])
@@ -78,24 +79,27 @@ def same_but_for_case(prompts: Iterable[str]) -> list[str]:
             for ways in alike]
 
 
-def files(source: Path) -> tuple[list[Path], int]:
-    """The videos of a folder at any depth, or its images where it has no video, and how many images stand aside.
+def files(source: Path, stills: bool = False) -> tuple[list[Path], list[str]]:
+    """The clips of a folder at any depth, as `vidrl score` finds them, or its images where it has none; and notes.
 
-    Raises NoClips.
+    Numbered pictures are one film, or, if `stills`, pictures. Raises NoClips.
     """
-    from vidrl.rewards.video import SUFFIXES
+    from vidrl.rewards._finding import about_left_out, inside, left_out
 
     if source.is_file():
-        return [source], 0
+        return [source], []
     if not source.is_dir():
         raise NoClips(f"expected a folder of videos or a video file at {source}, found nothing")
-    inside = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
-    videos = [path for path in inside if path.suffix.lower() in SUFFIXES]
-    images = [path for path in inside if path.suffix.lower() in IMAGES]
-    if not (videos or images):
-        raise NoClips(f"expected videos ({', '.join(SUFFIXES)}) or images in the folder {source}, found none"
-                      f"{_what_instead(inside)}")
-    return (videos, len(images)) if videos else (images, 0)
+    clips = [clip for clip in inside(source) if not (stills and clip.is_dir())]
+    if clips:
+        note = about_left_out(left_out(source), source)
+        return clips, [note] if note else []
+    there = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
+    images = [path for path in there if path.suffix.lower() in IMAGES]
+    if not images:
+        raise NoClips(f"expected videos (.mp4, .webm, .mkv, .gif ...) or images in the folder {source}, found none"
+                      f"{_what_instead(there)}")
+    return images, []
 
 
 def _hidden(path: Path) -> bool:
@@ -110,21 +114,20 @@ def _what_instead(inside: list[Path]) -> str:
 # --- without a manifest ----------------------------------------------------------------------------------------------
 
 
-def _from_folders(folders: Sequence[Path]) -> Found:
+def _from_folders(folders: Sequence[Path], stills: bool) -> Found:
     """Each folder with the table that lies in it, else by VBench's names, else without prompts."""
-    made = [_folder(folder) for folder in folders]
+    made = [_folder(folder, stills) for folder in folders]
     return Found([item for part in made for item in part.items], [row for part in made for row in part.skipped],
                  [note for part in made for note in part.notes])
 
 
-def _folder(folder: Path) -> Found:
+def _folder(folder: Path, stills: bool) -> Found:
     beside = [folder / name for name in manifest.BESIDE if folder.is_dir() and (folder / name).is_file()]
     if beside:
-        found = _from_table([folder], beside[0])
+        found = _from_table([folder], beside[0], stills)
         unread = [f"{path.name} beside it is not read" for path in beside[1:]]
         return replace(found, notes=[f"prompts are from {beside[0]}", *unread, *found.notes])
-    paths, aside = files(folder)
-    notes = [f"{aside} images beside the videos of {folder} are not measured"] if aside else []
+    paths, notes = files(folder, stills)
     named = manifest.numbered([path.stem for path in paths])
     if not named:
         return Found([Item(path) for path in paths], notes=notes)
@@ -155,13 +158,13 @@ def _for_vbench(found: Found, table: Path) -> Found:
 # --- by a manifest ---------------------------------------------------------------------------------------------------
 
 
-def _from_table(folders: Sequence[Path], table: Path) -> Found:
+def _from_table(folders: Sequence[Path], table: Path, stills: bool) -> Found:
     """The files of the folders, each with its row; without folders, the files of the table."""
     notes: list[str] = []
     rows = manifest.read(table, lambda said: None if said in notes else notes.append(said))
     if not folders:
         return replace(_listed([(table.parent / row.path, row) for row in rows], table), notes=notes)
-    there = [path for folder in folders for path in files(folder)[0]]
+    there = [path for folder in folders for path in files(folder, stills)[0]]
     places = [table.parent, *(folder for folder in folders if folder.is_dir())]
     row_of = {os.path.abspath(place / row.path): row for place in reversed(places) for row in rows}
     found = _listed([(path, row_of[os.path.abspath(path)]) for path in there if os.path.abspath(path) in row_of], table)
@@ -175,7 +178,7 @@ def _from_table(folders: Sequence[Path], table: Path) -> Found:
 
 def _lost(row: Row, places: Sequence[Path]) -> Path | None:
     """Where the file of a row should be, if it is nowhere; one of a folder that is there but not given is another's."""
-    if any((place / row.path).is_file() for place in places):
+    if any((place / row.path).exists() for place in places):
         return None
     home = Path(os.path.abspath(places[0] / row.path)).parent
     table, *mine = [Path(os.path.abspath(place)) for place in places]
@@ -188,7 +191,7 @@ def _listed(pairs: Iterable[tuple[Path, Row]], table: Path) -> Found:
     """Items of files and their rows; those that are not there are skipped."""
     found = Found([])
     for path, row in sorted(pairs, key=lambda pair: str(pair[0])):
-        if path.is_file():
+        if path.exists():
             reference = table.parent / row.reference if row.reference else None
             found.items.append(Item(path, row.prompt, row.seed, reference, row.meta))
         else:

@@ -123,7 +123,7 @@ def _recall(clips: Sequence[_Clip], kept: Cache) -> None:
         for name in [name for name in clip.keys if name not in clip.known.rows]:
             row = kept.get(clip.keys[name])
             if row is not None:
-                clip.known.facts = {fact: row[fact] for fact in ("fps", "size", "frames", "reader")}
+                clip.known.facts = {fact: row[fact] for fact in ("fps", "size", "frames", "reader", "note")}
                 clip.known.rows[name] = {part: row[part] for part in ("value", "curve", "why")}
 
 

@@ -18,8 +18,15 @@ def observed(sets: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[str]
         said = ", ".join(f"{name} {' '.join(f'{fps:g}' for fps in fps_of)}" for name, fps_of in rates.items())
         found.append(f"the sets differ in frames a second ({said}): choose one rate of both with --fps")
     for one in sets:
-        found += _read_otherwise(one, protocol) + _left_slow(one, protocol) + _never(one)
+        found += _read_otherwise(one, protocol) + _left_slow(one, protocol) + _never(one) + _of_files(one)
     return found
+
+
+def _of_files(one: Mapping[str, Any]) -> list[str]:
+    """What to know of files, as that they were cut off or that their frame rate varies."""
+    noted = [clip for clip in one["clips"] if clip.get("note")]
+    return [f"{one['name']}: {len(noted)} files have a note of their own, the first is {noted[0]['path']}: "
+            f"{noted[0]['note']}"] if noted else []
 
 
 def _said(value: Any) -> str:

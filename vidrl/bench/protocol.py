@@ -20,8 +20,8 @@ LATE = 1e-4  # of a frame's time: stamps are rounded by containers
 
 
 def reader() -> str:
-    """What reads video files here, with its version: decord where there is a wheel of it, else PyAV."""
-    for name, package in (("decord", "decord"), ("PyAV", "av")):
+    """What reads video files here, with its version: PyAV where it is installed, else decord."""
+    for name, package in (("PyAV", "av"), ("decord", "decord")):
         try:
             return f"{name} {importlib.metadata.version(package)}"
         except importlib.metadata.PackageNotFoundError:

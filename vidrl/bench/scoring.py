@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from vidrl.bench.cache import Cache
-from vidrl.bench.clip import Clip, image
+from vidrl.bench.clip import Clip, image, is_still
 from vidrl.bench.dims import Dim
-from vidrl.bench.items import IMAGES, Item
+from vidrl.bench.items import Item
 from vidrl.bench.protocol import Protocol
 from vidrl.rewards._stream import Stream
 from vidrl.rewards.base import Reward, Samples, Score
@@ -57,7 +57,8 @@ class Measurer:
         done = Outcome()
         try:
             clip = Clip(task.item.path, self.protocol)
-            done.facts = {"fps": clip.fps, "size": list(clip.size), "frames": clip.frames, "reader": clip.reader}
+            done.facts = {"fps": clip.fps, "size": list(clip.size), "frames": clip.frames, "reader": clip.reader,
+                          "note": clip.note}
             self._measure(clip, task, done)
         except (OSError, Unreadable, MemoryError) as error:  # rewards' own errors are caught one by one
             done.why = f"unreadable: {error or 'out of memory'}"
@@ -217,7 +218,7 @@ def short(x: float | None) -> float | None:
 
 def of_reference(path: Path, protocol: Protocol, whole: bool) -> Tensor:
     """The frames of a reference: an image as it is; of a video, under the protocol, all or the first."""
-    if path.suffix.lower() in IMAGES:
+    if is_still(path):
         return image(path)
     clip = Clip(path, protocol)
     return clip.read() if whole else next(clip.pieces())[:1]

@@ -1,0 +1,319 @@
+"""PyAV as a reader: the frames of a file that `ffmpeg -i FILE -map 0:V:0 -fps_mode passthrough` shows, turned upright.
+
+Shapes: H W pixels; frames are uint8 (F, 3, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidrl.extras import install
+
+from ._media import Unreadable, cut_off
+
+FASTEST = 2000.0  # frames a second: time stamps that are closer are none
+STATED = 240.0  # frames a second: a stated rate above is what containers write when they know none
+# What FFmpeg may take a file for. Playlists and their like are left out, because they name other files and addresses.
+FORMATS = ("mov,matroska,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,av1,ivf,flv,asf,ogg,yuv4mpegpipe,nut,mxf,"
+           "rm,dv,wtv")
+# Where one packet is one frame that is shown, so that packets tell the times; elsewhere a first pass decodes.
+LISTED = {"mov", "matroska"}
+CODECS = {"h264", "hevc", "vp9", "av1", "mpeg4", "ffv1", "mjpeg", "prores", "png", "rawvideo"}
+
+
+class PyAV:
+    """A file as PyAV reads it: `size` (width, height), `times` in seconds, `stated` frames a second, `notes`.
+
+    `check` is given the size before anything is decoded, and raises where it is too large.
+    """
+
+    name = "PyAV"
+
+    def __init__(self, path: Path, check: Callable[[tuple[int, int]], None]) -> None:
+        self.path, self.notes = path, list[str]()
+        self.damaged = 0  # packets that could not be decoded
+        self.av = import_av()
+        with self._stream() as (container, stream):
+            check((stream.width, stream.height))
+            self.tick, self.stated = float(stream.time_base or 0), _stated(stream)
+            self.stamps: list[int | None] | None = _of_packets(container, stream)
+        first = self._first()
+        self.turn = upright(first)
+        self._whole = (first.width, first.height)
+        self.size = self._whole if self.turn is None else self.turn(np.empty(self._whole[::-1])).shape[::-1]
+        check(self.size)
+        self.counted = self.stamps is None or cut_off(path) is not None
+        if self.counted:
+            self.stamps = best(list(self._counted()))
+        assert self.stamps is not None
+        self._tell()
+
+    def pieces(self, length: int) -> Iterator[Tensor]:
+        """The frames in order, `length` at a time. Raises Unreadable where they are not those that were listed."""
+        pixels, turn, number = _Pixels(self.av), self.turn or (lambda picture: picture), 0
+        piece = self._piece(length)
+        for frame in self._frames():
+            self._expect(frame, number)
+            piece[number % length] = turn(pixels.of(frame))
+            number += 1
+            if number % length == 0:
+                yield torch.from_numpy(piece).permute(0, 3, 1, 2)
+                piece = self._piece(length)
+        if number % length:
+            yield torch.from_numpy(piece[: number % length]).permute(0, 3, 1, 2)
+        if number != len(self.times):
+            raise Unreadable(f"{len(self.times)} frames are listed, and {number} can be decoded")
+
+    def _piece(self, length: int) -> np.ndarray:
+        return np.empty((min(length, len(self.times)), self.size[1], self.size[0], 3), np.uint8)
+
+    def _expect(self, frame: Any, number: int) -> None:
+        self._same_size(frame)
+        assert self.stamps is not None
+        if number >= len(self.stamps) or not self.counted and frame.pts != self.stamps[number]:
+            raise Unreadable(f"frame {number} is not the one that is listed: part of the file is damaged")
+
+    def _first(self) -> Any:
+        first = next(self._frames(), None)
+        if first is None:
+            why = cut_off(self.path)
+            raise Unreadable(f"it is cut off before its first frame: {why}" if why else "no frame can be decoded")
+        return first
+
+    def _counted(self) -> Iterator[tuple[int | None, int | None]]:
+        """The stamps of all frames and of their packets, by decoding them."""
+        for frame in self._frames():
+            self._same_size(frame)
+            yield frame.pts, frame.dts
+
+    def _same_size(self, frame: Any) -> None:
+        if (frame.width, frame.height) != self._whole:
+            raise Unreadable(f"the size of its frames changes from {self._whole[0]} x {self._whole[1]} to "
+                             f"{frame.width} x {frame.height}: cut it there, or scale it to one size")
+
+    def _tell(self) -> None:
+        """The times, and what is to be known of them."""
+        stamps = [math.nan if stamp is None else stamp * self.tick for stamp in self.stamps or []]
+        self.times, told = usable(filled(stamps, self.stated), self.stated)
+        if told is not None:
+            self.notes.append(told)
+        why = cut_off(self.path)
+        if why is not None:
+            self.notes.append(f"cut off after {_seconds(self.times):.1f} s: {why}")
+        elif self.damaged:
+            self.notes.append(f"damaged: {self.damaged} packets could not be decoded")
+
+    def _frames(self) -> Iterator[Any]:
+        """The frames that are shown, in order. A packet that cannot be decoded is passed over, as ffmpeg does."""
+        self.damaged = 0
+        with self._stream() as (container, stream):
+            for packet in _packets(self.av, container, stream):
+                try:
+                    yield from packet.decode()
+                except MemoryError:
+                    raise
+                except self.av.error.FFmpegError:
+                    self.damaged += 1
+
+    @contextmanager
+    def _stream(self) -> Iterator[tuple[Any, Any]]:
+        """The open container, and its first video stream that is no cover picture."""
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        with _named(self.path) as name, self.av.open(name, options=options) as container:
+            films = [s for s in container.streams.video if not int(s.disposition) & 1024]  # an attached picture
+            if not films:
+                streams = {stream.type for stream in container.streams}
+                what = "sound alone" if "audio" in streams else "nothing"
+                cover = " with a cover picture" if container.streams.video else ""
+                raise Unreadable(f"no video stream: it holds {what}{cover}")
+            if films[0].codec_context is None:
+                raise Unreadable("no decoder is known for its video stream")
+            films[0].thread_type = "NONE"
+            yield container, films[0]
+
+
+class _Pixels:
+    """Frames as RGB. PyAV scales the colours of an interlaced frame field by field; ffmpeg does not, unless asked."""
+
+    def __init__(self, av: Any) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self.av, self.plain = av, VideoReformatter()
+        self.graph: Any = None
+
+    def of(self, frame: Any) -> np.ndarray:
+        """A frame as uint8 (H, W, 3)."""
+        if not frame.interlaced_frame:
+            return self.plain.reformat(frame, format="rgb24").to_ndarray()
+        if self.graph is None:
+            self.graph = self._graph(frame)
+        self.graph.push(frame)
+        return self.graph.pull().to_ndarray()
+
+    def _graph(self, frame: Any) -> Any:
+        graph = self.av.filter.Graph()
+        start = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name,
+                                 time_base=frame.time_base or Fraction(1, 1000))
+        chain = [start, graph.add("scale", "interl=0"), graph.add("format", "rgb24"), graph.add("buffersink")]
+        graph.link_nodes(*chain).configure()
+        return graph
+
+
+def import_av() -> Any:
+    """The module of PyAV. Raises ImportError that says how it is installed."""
+    try:
+        import av
+        import av.filter
+    except ImportError as error:
+        raise ImportError(f"PyAV is needed here: pip install av, or {install('train')}") from error
+    return av
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[Any]:
+    """What FFmpeg opens: "file:" and the whole path, so that a name like concat:a|b or %d is a name and nothing else;
+    the open file where the name is not UTF-8, which FFmpeg's interface asks for."""
+    name = os.path.abspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield file
+    else:
+        yield f"file:{name}"
+
+
+def _stated(stream: Any) -> float:
+    rate = float(stream.average_rate or stream.base_rate or 0)
+    return rate if math.isfinite(rate) else 0.0
+
+
+def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
+    """The packets, the last of which is empty and asks the decoder for what it holds back; also where reading fails."""
+    try:
+        yield from container.demux(stream)
+    except MemoryError:
+        raise
+    except av.error.FFmpegError:
+        last = av.Packet()
+        last.stream = stream
+        yield last
+
+
+def best(stamps: list[tuple[int | None, int | None]]) -> list[int | None]:
+    """The stamps of frames, in ticks, from those of each and of its packet: the packet's where a frame has none, and
+    where only these rise, as of an .avi whose frames depend on later ones.
+
+    >>> best([(0, 0), (2, 1), (1, 2), (None, 3)])
+    [0, 1, 2, 3]
+    """
+    own = [frame if frame is not None else packet for frame, packet in stamps]
+    packets = [packet if packet is not None else frame for frame, packet in stamps]
+    return packets if _rise(packets) and not _rise(own) else own
+
+
+def _rise(stamps: list[int | None]) -> bool:
+    known = [stamp for stamp in stamps if stamp is not None]
+    return len(known) == len(stamps) and known == sorted(known)
+
+
+def _of_packets(container: Any, stream: Any) -> list[int | None] | None:
+    """The stamps of the frames by the packets alone; None where packets may hold frames that are not shown."""
+    names = set(container.format.name.split(","))
+    if not names & LISTED or stream.codec_context.codec.canonical_name not in CODECS:
+        return None
+    found: list[int] = []
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        if packet.pts is None or packet.is_discard or packet.is_corrupt or not (found or packet.is_keyframe):
+            return None
+        found.append(packet.pts)
+    plain = len(set(found)) == len(found) and min(found, default=0) == next(iter(found), 0)
+    return [*sorted(found)] if found and plain else None
+
+
+def filled(stamps: list[float], stated: float) -> list[float]:
+    """Stamps (seconds, NaN where a frame has none) with the missing ones counted on, and before the first counted back,
+    by the stated rate.
+
+    >>> filled([math.nan, 0.25, math.nan, 0.75], stated=4.0)
+    [0.0, 0.25, 0.5, 0.75]
+    """
+    known = [i for i, time in enumerate(stamps) if not math.isnan(time)]
+    if not (known and stated):
+        return stamps
+    found: list[float] = []
+    for at, time in enumerate(stamps):
+        if math.isnan(time):
+            time = found[-1] + 1 / stated if at > known[0] else stamps[known[0]] - (known[0] - at) / stated
+        found.append(time)
+    return found
+
+
+def usable(stamps: list[float], stated: float) -> tuple[list[float], str | None]:
+    """Times in seconds, and what to tell of them: the stamps, or, where these tell no time, by the stated rate.
+
+    >>> usable([0.0, 0.0, 0.0], stated=8.0)
+    ([0.0, 0.125, 0.25], 'its time stamps tell no time: taken as 8 frames a second, as the file states')
+    """
+    span = stamps[-1] - stamps[0]
+    rises = all(second >= first for first, second in zip(stamps, stamps[1:], strict=False))
+    apart = len(set(stamps)) > len(stamps) / 2
+    if len(stamps) < 2 or rises and apart and (len(stamps) - 1) / FASTEST <= span:
+        return [0.0 if math.isnan(t) else t for t in stamps], None
+    if not 0 < stated <= STATED:
+        raise Unreadable("its time stamps tell no time, and it states no frame rate: write it again with one")
+    told = f"its time stamps tell no time: taken as {stated:g} frames a second, as the file states"
+    return [i / stated for i in range(len(stamps))], told
+
+
+def _seconds(times: list[float]) -> float:
+    """How long the frames last, the last one as long as the others."""
+    return (times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
+
+
+# --- upright ---------------------------------------------------------------------------------------------------------
+
+
+def upright(frame: Any) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What turns and mirrors a picture (H, W, ...) as the file asks for, by the rules of ffmpeg; None for nothing."""
+    matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    return None if matrix is None else turning(np.frombuffer(matrix, np.int32)[:9])
+
+
+def turning(matrix: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The same of a display matrix (9 numbers), as ffmpeg's get_rotation and configure_input_video_filter say.
+
+    >>> quarter = np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30])
+    >>> turning(quarter)(np.array([[1, 2], [3, 4]])).tolist()
+    [[3, 1], [4, 2]]
+    """
+    a, b, c, d = (float(matrix[i]) for i in (0, 1, 3, 4))
+    wide, high = math.hypot(a, c), math.hypot(b, d)
+    if not (wide and high):
+        return None
+    angle = round(math.degrees(math.atan2(b / high, a / wide))) % 360
+    if angle == 0:
+        return np.flipud if d < 0 else None
+    if angle == 90:
+        return _transposed if c > 0 else lambda picture: np.rot90(picture, -1)
+    if angle == 180:
+        return lambda picture: picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    if angle == 270:
+        return (lambda picture: np.rot90(_transposed(picture), 2)) if c < 0 else np.rot90
+    raise Unreadable(f"it is to be shown turned by {angle} degrees: write it again, turned")
+
+
+def _transposed(picture: np.ndarray) -> np.ndarray:
+    return picture.swapaxes(0, 1)

@@ -1,0 +1,99 @@
+"""Clips into video files, by PyAV."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._reading import import_av
+
+CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4"}
+FORMATS = {".mkv": "matroska"}  # where it is not the suffix
+
+
+def write(path: str | os.PathLike[str], video: Tensor, fps: float, lossless: bool = False) -> Path:
+    """Write a clip (F, C, H, W), float in [0, 1] or uint8, C = 1 or 3, as .mp4, .mkv, .mov (H.264), .webm or .avi.
+
+    `lossless` keeps every bit (RGB H.264 or FFV1, which browsers do not play). The file appears whole or not at all.
+    Raises ValueError for another shape, suffix or rate, ImportError without PyAV.
+
+    >>> import tempfile
+    >>> from vidrl.rewards import video
+    >>> file = video.write(tempfile.mkdtemp() + "/clip.mkv", torch.rand(5, 3, 32, 48), fps=8.0, lossless=True)
+    >>> video.read(file)[0].shape, video.read(file)[1]
+    (torch.Size([5, 3, 32, 48]), 8.0)
+    """
+    path = Path(path)
+    frames = _bytes(video, fps, path)
+    import_av()
+    with _replacing(path) as file:
+        _encode(file, path.suffix.lower(), frames, fps, lossless)
+    return path
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path` that takes its place at the end, or goes away where something was raised.
+
+    Nobody can tell its name before, and it is opened only if nothing has that name: in a folder that others write to, a
+    link of that name would make us overwrite the file that it leads to. Its mode is that of any new file.
+    """
+    part = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix}")
+    try:
+        with open(part, "xb+") as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+
+
+def _bytes(video: Tensor, fps: float, path: Path) -> np.ndarray:
+    """Frames as uint8 (F, H, W, 3)."""
+    if video.dim() != 4 or video.shape[1] not in (1, 3) or 0 in video.shape:
+        raise ValueError(f"expected a clip (frames, 1 or 3 channels, height, width), got shape {tuple(video.shape)}")
+    if path.suffix.lower() not in CODECS:
+        raise ValueError(f"expected a file name ending in {', '.join(CODECS)}, got {path.name!r}")
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"expected fps to be a positive number, got {fps!r}")
+    video = video.detach().cpu()
+    if video.is_floating_point():
+        video = (video.float().nan_to_num().clamp(0, 1) * 255).round()
+    return video.to(torch.uint8).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _encode(file: BinaryIO, suffix: str, frames: np.ndarray, fps: float, lossless: bool) -> None:
+    av = import_av()
+    odd = any(side % 2 for side in frames.shape[1:3])
+    codec, pixels, options = _settings(suffix, lossless, odd)
+    with av.open(file, "w", format=FORMATS.get(suffix, suffix[1:])) as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+        stream.thread_count = 1  # the same bytes on every machine
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _settings(suffix: str, lossless: bool, odd: bool) -> tuple[str, str, dict[str, str]]:
+    """Codec, pixel format and options; half-resolution colour cannot hold an odd side."""
+    if lossless and suffix == ".webm":
+        raise ValueError("expected .mp4, .mkv, .mov or .avi for a lossless file, got .webm")
+    if lossless and suffix == ".avi":
+        return "ffv1", "bgr0", {}
+    if lossless:
+        return "libx264rgb", "rgb24", {"qp": "0"}
+    pixels, codec = "yuv444p" if odd and suffix != ".avi" else "yuv420p", CODECS[suffix]
+    if codec == "libx264":  # its tree of blocks reads memory nobody wrote, and one file in a hundred would differ
+        return codec, pixels, {"crf": "16", "x264-params": "mbtree=0"}
+    return codec, pixels, {"crf": "16"} if codec == "libvpx-vp9" else {"qscale": "3"}
