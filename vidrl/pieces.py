@@ -11,7 +11,8 @@ Made = TypeVar("Made")
 
 # What libraries say where memory runs out and the error's type does not tell.
 SAYINGS = (
-    "out of memory", "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
+    "CUDA out of memory", "CUDA error: out of memory", "HIP out of memory", "XPU out of memory",
+    "MPS backend out of memory", "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
     "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED",
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from math import inf
 from pathlib import Path as Folder
 
@@ -145,16 +145,21 @@ class PromptCache:
     def __call__(self, prompts: Sequence[str]) -> Cond:
         """The condition of each prompt, on the backbone's device."""
         parts = self._used(prompts)
-        parts |= self._encoded([prompt for prompt in dict.fromkeys(prompts) if prompt not in parts])
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in parts]
+        parts |= self._alone.attempt(1, lambda _: self._encoded(new))
         each = [parts[prompt] for prompt in prompts]
         return {name: self._batch([part[name] for part in each], len(parts) > 1) for name in each[0]}
 
     def learn(self, prompts: Sequence[str]) -> None:
-        """Encode prompts that will be asked for, as many as `limit` holds, in one visit of the text encoder."""
+        """Encode prompts that will be asked for, as many as `limit` holds, in one visit of the text encoder.
+
+        Where a prompt cannot be encoded, it and those after it are left for the call that asks for them, which raises.
+        """
         old = self._used(prompts)
         kept_anyway = [*self.first.values(), *(value for cond in old.values() for value in self._own(cond))]
         room = self.limit - sum(value.nbytes for value in kept_anyway)
-        self._encoded([prompt for prompt in dict.fromkeys(prompts) if prompt not in old], room)
+        with suppress(Exception):
+            self._encoded([prompt for prompt in dict.fromkeys(prompts) if prompt not in old], room)
 
     def _used(self, prompts: Sequence[str]) -> dict[str, Cond]:
         """The conditions that are kept of these prompts, marked as used last."""
@@ -174,7 +179,7 @@ class PromptCache:
             return made
         with self.backbone.encoding(), without_autocast(self.backbone.device):
             for prompt in prompts:
-                cond = self._alone.attempt(1, lambda _, one=prompt: self.backbone.encode([one]))
+                cond = self.backbone.encode([prompt])
                 made[prompt] = self._keep(prompt, {name: value.detach().cpu() for name, value in cond.items()})
                 room -= self._own_bytes(made[prompt])
                 if room < self._own_bytes(made[prompt]):

@@ -148,6 +148,9 @@ def make(
     folder = out / "clips"
     missing = [task for task in jobs if not (folder / task.name).is_file()]
     write_table(folder, jobs)
+    encode = encode or PromptCache(policy.backbone if isinstance(policy, Policy) else policy)
+    if isinstance(encode, PromptCache):  # in one visit of an offloaded text encoder to the device
+        encode.learn([task.prompt for task in missing])
     done = found(jobs, folder, fill(policy, _bar(missing, len(jobs), progress), folder, steps, lossless, encode))
     if not done.items:
         raise RuntimeError(f"not one of {len(jobs)} clips could be made; the first: {done.skipped[0]['why']}")

@@ -59,7 +59,7 @@ def _sample(args: argparse.Namespace) -> int:
     prompts = args.prompt or config.read_prompts(args.prompts)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    make, fps = _maker(source, args.steps or source.steps or STEPS, args.device)
+    make, fps = _maker(source, args.steps or source.steps or STEPS, args.device, prompts)
     rows, lost = [], []
     for i, prompt in _progress(prompts):
         name = f"{i:04d}.mp4"
@@ -72,7 +72,9 @@ def _sample(args: argparse.Namespace) -> int:
     return _tell(len(rows), lost, out)
 
 
-def _maker(source: Any, steps: int, device: str) -> tuple[Callable[[str, int], Tensor], float]:
+def _maker(
+    source: Any, steps: int, device: str, prompts: Sequence[str]
+) -> tuple[Callable[[str, int], Tensor], float]:
     """A function of a prompt and a seed that returns the clip (F, 3, H, W), and the clips' frames a second."""
     import torch
 
@@ -85,6 +87,7 @@ def _maker(source: Any, steps: int, device: str) -> tuple[Callable[[str, int], T
     backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     policy = load_adapter(backbone, source.lora) if source.lora else backbone
     encode = PromptCache(backbone)
+    encode.learn(prompts)  # in one visit of an offloaded text encoder to the device
     for note in backbone.notes:
         print(f"vidrl: note: {note}", file=sys.stderr)
 
