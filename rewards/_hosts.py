@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,6 @@ def score_clips(
     reward: Reward, clips: Sequence[Tensor], prompts: Sequence[str], fps: Any, gradients: bool = False
 ) -> Found:
     """The scores of clips (F, C, H, W), those of one shape and rate together; values on the CPU unless `gradients`."""
-    reward = as_reward(reward)
     if prompts is None or isinstance(prompts, str) or len(prompts) != len(clips):
         got = "none" if prompts is None else "one string" if isinstance(prompts, str) else f"{len(prompts)}"
         raise ValueError(f"expected {len(clips)} prompts, one a clip, got {got}")
@@ -78,12 +78,16 @@ def settled(found: Found, unscored: Policy) -> Tensor:
     return found.value.index_fill(0, rows, float(unscored))
 
 
-def known(unscored: Policy, fps: float | None, words: Sequence[str] = ("raise", "nan")) -> None:
+def prepared(
+    reward: Any, unscored: Policy, fps: float | None, words: Sequence[str] = ("raise", "nan")
+) -> Reward:
+    """The reward, a plain function made one, after what an adapter was given is checked."""
     number = isinstance(unscored, int | float) and not isinstance(unscored, bool) and math.isfinite(unscored)
     if not (number or unscored in words):
         raise ValueError(f"expected unscored to be {', '.join(map(repr, words))} or a number, got {unscored!r}")
     if fps is not None:
         rate_of(fps, 0)
+    return as_reward(reward)
 
 
 def rate_of(fps: Any, i: int) -> float:
@@ -165,7 +169,11 @@ def text(prompt: Any) -> str:
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content).strip()
 
 
+def called(reward: Reward) -> str:
+    """What a reward is called in logs: the name of its class, or of the function that it is made of."""
+    return re.sub(r"\W", "", str(getattr(reward, "name", ""))) or type(reward).__name__
+
+
 def named(fn: Any, reward: Reward) -> Any:
-    label = type(reward).__name__ if isinstance(reward, Reward) else getattr(reward, "__name__", "function")
-    fn.__name__ = f"vidrl_{label.lower()}"  # trainers log by this name
+    fn.__name__ = f"vidrl_{called(reward).lower()}"  # trainers log by this name
     return fn

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._hosts import Policy, as_clip, five, known, opened, rate_of, score_clips, settled
+from ._hosts import Policy, as_clip, called, five, opened, prepared, rate_of, score_clips, settled
 from .base import Reward
 
 
@@ -61,9 +61,9 @@ def videox_fun(
     >>> bool((frames.grad != 0).any())
     True
     """
-    known(unscored, fps)
+    reward = prepared(reward, unscored, fps)
     if not getattr(reward, "differentiable", False):  # a plain function has no gradients either
-        raise ValueError(f"expected a reward with gradients, got {type(reward).__name__}, which says "
+        raise ValueError(f"expected a reward with gradients, got {called(reward)}, which says "
                          "differentiable = False: `vidrl list rewards --json` names those that have them")
     return VideoXFun(reward, fps, best, scale, unscored)
 
@@ -100,12 +100,12 @@ def unirl(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
     number, that number stands for the clip, with a warning. Raises ImportError without UniRL.
     Read: Tencent-Hunyuan/UniRL, unirl/reward/base.py, service.py, unirl/types/reward.py.
     """
-    known(unscored, fps, ("raise",))
+    reward = prepared(reward, unscored, fps, ("raise",))
     base = _imported("unirl.reward.base", "UniRL").RewardBackend
     answer = _imported("unirl.types.reward", "UniRL").RewardResponse
 
     def init(self: Any, base_device: str = "", batch_size: int = 8) -> None:
-        base.__init__(self, model_name=f"vidrl_{type(reward).__name__.lower()}", batch_size=batch_size)
+        base.__init__(self, model_name=f"vidrl_{called(reward).lower()}", batch_size=batch_size)
 
     def compute_rewards(self: Any, request: Any) -> Any:
         start, clips = time.monotonic(), request.videos
@@ -118,8 +118,8 @@ def unirl(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
                       successes=[why is None for why in lost], errors=lost, compute_time=time.monotonic() - start)
 
     facts = {"__init__": init, "compute_rewards": compute_rewards, "is_available": lambda self: True,
-             "input_kind": "video", "__doc__": f"vidrl's {type(reward).__name__}."}
-    return type(f"Vidrl{type(reward).__name__}", (base,), facts)
+             "input_kind": "video", "__doc__": f"vidrl's {called(reward)}."}
+    return type(f"Vidrl{called(reward)}", (base,), facts)
 
 
 def dance_grpo(reward: Reward, unscored: Policy = "raise") -> DanceGRPO:
@@ -132,7 +132,7 @@ def dance_grpo(reward: Reward, unscored: Policy = "raise") -> DanceGRPO:
     Read: XueZeyue/DanceGRPO, fastvideo/train_grpo_hunyuan.py, train_grpo_skyreels_i2v.py,
     fastvideo/models/videoalign/inference.py.
     """
-    known(unscored, None, ("raise",))
+    reward = prepared(reward, unscored, None, ("raise",))
     return DanceGRPO(reward, unscored)
 
 
@@ -178,7 +178,7 @@ def ranks(values: Tensor) -> Tensor:
 
 def _model(base: str, reward: Reward, fps: float, unscored: Policy, within: Callable[[Tensor], Tensor]) -> type:
     """A reward model class of Flow-Factory; it asks for what `__call__` names."""
-    known(unscored, fps)
+    reward = prepared(reward, unscored, fps)
     host = _imported("flow_factory.rewards.abc", "Flow-Factory")
 
     def call(self: Any, prompt: list[str], video: list[Any] | None = None, image: list[Any] | None = None) -> Any:
@@ -189,8 +189,8 @@ def _model(base: str, reward: Reward, fps: float, unscored: Policy, within: Call
         return host.RewardModelOutput(rewards=within(settled(found, unscored)), extra_info={"why": found.why})
 
     facts = {"__call__": call, "required_fields": ("prompt", "video"), "use_tensor_inputs": True,
-             "__doc__": f"vidrl's {type(reward).__name__}."}
-    return type(f"Vidrl{type(reward).__name__}", (getattr(host, base),), facts)
+             "__doc__": f"vidrl's {called(reward)}."}
+    return type(f"Vidrl{called(reward)}", (getattr(host, base),), facts)
 
 
 def _imported(module: str, host: str) -> ModuleType:

@@ -12,7 +12,20 @@ from typing import Any
 
 from torch import Tensor
 
-from ._hosts import Policy, as_clip, batch, five, found_axes, known, named, opened, rate_of, score_clips, settled, text
+from ._hosts import (
+    Policy,
+    as_clip,
+    batch,
+    five,
+    found_axes,
+    named,
+    opened,
+    prepared,
+    rate_of,
+    score_clips,
+    settled,
+    text,
+)
 from .base import Reward
 
 
@@ -32,7 +45,7 @@ def flow_grpo(
     >>> fn(torch.full((2, 5, 3, 32, 32), 0.5), ["a still", "a still"], [{}, {}])
     (array([0., 0.]), {'why': [None, None]})
     """
-    known(unscored, fps)
+    reward = prepared(reward, unscored, fps)
 
     def score(images: Any, prompts: Sequence[str], metadata: Any = None, **rest: Any) -> tuple[Any, dict[str, Any]]:
         found = score_clips(reward, batch(images), prompts, fps)
@@ -63,7 +76,7 @@ def verl_omni(
     >>> verl_omni(FrameQuality())("any", clip, "a still", {}, fps=16)["score"]
     0.0
     """
-    known(unscored, fps)
+    reward = prepared(reward, unscored, fps)
     usual = fps
 
     def compute_score(
@@ -98,7 +111,7 @@ def clips(reward: Reward, fps: float | None = None, unscored: Policy = "none") -
     >>> clips(FrameQuality(), fps=16)([still, small], ["a still", "too small"])
     [0.0, None]
     """
-    known(unscored, fps, ("raise", "nan", "none"))
+    reward = prepared(reward, unscored, fps, ("raise", "nan", "none"))
 
     def score(
         clips: Sequence[Any] | None = None, prompts: Sequence[Any] | None = None, *,
@@ -136,7 +149,7 @@ def fastvideo(reward: Reward, fps: float, unscored: Policy = "raise") -> Callabl
     >>> fastvideo(FrameQuality(), fps=16)(torch.full((1, 3, 5, 32, 32), 0.5), ["a still"])
     tensor([0.])
     """
-    known(unscored, fps)
+    reward = prepared(reward, unscored, fps)
 
     def scorer(media: Tensor, prompts: Sequence[str]) -> Tensor:
         if isinstance(media, Tensor) and media.dim() == 4:

@@ -484,6 +484,35 @@ def test_options_are_checked_at_once(make, options, words):
         make(FrameQuality(), **options)
 
 
+def brightness(samples):
+    return samples.frames.mean((1, 2, 3, 4))
+
+
+def test_every_adapter_takes_a_plain_function_under_its_name(hosts):
+    want = brightness(Samples(VIDEO, PROMPTS, 16.0))
+    flow = adapt.flow_factory(brightness, fps=16)
+    assert flow.__name__ == "Vidrlbrightness"
+    torch.testing.assert_close(processed(flow(None, None), list(VIDEO)), want)
+    backend = adapt.unirl(brightness, fps=16)()
+    assert backend.model_name == "vidrl_brightness"
+    torch.testing.assert_close(score_and_attach(backend, VIDEO, PROMPTS)[0], want)
+    score = adapt.clips(lambda samples: brightness(samples), fps=16)
+    assert score(list(VIDEO)) == pytest.approx(want.tolist()) and score.__name__ == "vidrl_lambda"
+    assert math.isfinite(adapt.verl_omni(brightness, fps=16)("d", BYTES[0], "", {})["score"])
+    with pytest.raises(ValueError, match="got brightness, which says differentiable = False"):
+        adapt.videox_fun(brightness, fps=16)
+
+
+@pytest.mark.parametrize("make", [adapt.flow_grpo, adapt.verl_omni, adapt.clips, adapt.videox_fun, adapt.fastvideo,
+                                  adapt.flow_factory, adapt.unirl, adapt.dance_grpo])
+@pytest.mark.parametrize(("reward", "words"), [("flicker", "got str"), (FrameQuality, "make an instance"),
+                                               (None, "got NoneType")])
+def test_what_is_no_reward_is_refused_at_once(make, reward, words):
+    """Before any clip: a trainer calls the reward after hours of sampling, and some make a number of its error."""
+    with pytest.raises(ValueError, match=words):
+        make(reward, **({} if make is adapt.dance_grpo else {"fps": 16}))
+
+
 def test_prompts_are_one_a_clip():
     with pytest.raises(ValueError, match="expected 2 prompts"):
         adapt.flow_grpo(FrameQuality(), fps=16)(VIDEO, ["one"], [])
