@@ -1,6 +1,8 @@
 """A run that was killed, stopped or starved of disk, and resumed, ends as one that never was."""
 
 import errno
+import functools
+import importlib
 import os
 import random
 import signal
@@ -15,6 +17,7 @@ import torch
 from toys import ended, forked, recipe, rows, signalled, summary, timeless, weights
 
 from vidrl import checkpoint, config, train
+from vidrl.held_out import HeldOut
 from vidrl.toml import write
 
 STUBBORN = {"action": "rollback", "bands": {"composite": [0.98, 1.03]}}  # left on purpose: state is put back too
@@ -158,15 +161,71 @@ def test_left_after_every_round_it_ends_the_same(tmp_path, monkeypatch):
     same_run(Path(made["run"]), whole)
 
 
-def test_a_signal_during_the_last_evaluation_is_not_how_the_run_ended(tmp_path, monkeypatch):
-    made, whole = recipe(tmp_path), train.Trainer._finish
+STAGES = {  # where a signal comes: a method, and the rounds that are done when the run has left
+    "encode": ("vidrl.backbones.toy:Toy.encode", 0), "sample": ("vidrl.train:Trainer._sample", 1),
+    "first evaluation": ("vidrl.lookback:Lookback._measure", 0), "update": ("vidrl.update:Updater.update", 1),
+    "save": ("vidrl.checkpoint:_write", 0), "look": ("vidrl.record:Record.progress", 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_after_a_signal_at_any_stage_no_other_round_begins(tmp_path, monkeypatch, stage, undisturbed):
+    (place, rounds), asked = STAGES[stage], []
+    module, _, path = place.partition(":")
+    *owner, name = path.split(".")
+    holder = functools.reduce(getattr, owner, importlib.import_module(module))
+    whole = getattr(holder, name)
+
+    def signalled_once(*arguments, **named):
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+        return whole(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(holder, name, signalled_once)
+        run = train.run(made := busy(tmp_path))
+    assert asked and len(rows(run)) == rounds == checkpoint.load(run)["round"]
+    assert checkpoint.status(run) == "interrupted"
+    same_run(train.run(made, resume=True), undisturbed)
+
+
+def test_a_signal_breaks_an_evaluation_off_after_the_clips_in_hand(tmp_path, monkeypatch, undisturbed):
+    made, whole, scored = busy(tmp_path, train_score_batch=1), HeldOut._clips, []
+
+    def asked(held_out, *arguments):
+        for samples in whole(held_out, *arguments):
+            scored.append(len(samples))
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield samples
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldOut, "_clips", asked)
+        train.run(made)
+    assert scored[0] == 1 and len(scored) <= 2  # of ten: one held-out clip, and at most one twin
+    assert checkpoint.load(made["run"])["evaluated"] == -1 and not rows(made["run"], "evals")
+    same_run(train.run(made, resume=True), undisturbed)
+
+
+def test_a_signal_in_the_last_evaluation_leaves_it_to_the_resumed_run(tmp_path, monkeypatch, undisturbed):
+    made, whole = busy(tmp_path), train.Trainer._finish
 
     def asked(trainer):
         os.kill(os.getpid(), signal.SIGTERM)
         whole(trainer)
 
-    monkeypatch.setattr(train.Trainer, "_finish", asked)
-    assert summary(train.run(made))["status"] == "finished"
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainer, "_finish", asked)
+        train.run(made)
+    assert checkpoint.status(made["run"]) == "interrupted" and len(rows(made["run"])) == 6
+    same_run(train.run(made, resume=True), undisturbed)
+
+
+def test_the_first_evaluation_is_seen_on_the_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train.Trainer, "_train_round", lambda trainer: pytest.fail("an evaluation was to come first"))
+    with pytest.raises(pytest.fail.Exception):
+        train.run(recipe(tmp_path))
+    said = capsys.readouterr().err
+    assert "held-out evaluation:   0%" in said and "/10 [" in said  # five prompts, each with a twin
 
 
 def test_handlers_are_put_back(tmp_path):

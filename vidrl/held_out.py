@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ from vidrl.scored import Scored
 
 TWINS = 32  # prompts, the first ones, of which a second clip is made: how far members of a group stand apart
 Look = Callable[[int, Policy, str, Workers, bool], None]  # round, policy, its weights' name, processes, whether it ends
+
+
+class Abandoned(Exception):
+    """An evaluation was broken off on every process, because one of them was asked to stop."""
 
 
 class HeldOut:
@@ -41,29 +46,44 @@ class HeldOut:
     ) -> tuple[evaluate.Measures, Samples | None, Score]:
         """Every prompt's numbers, of all processes; this process's first clips and the scores of all its clips.
 
-        `batch`: clips sampled at once.
+        `batch`: clips sampled at once. A bar on the terminal counts this process's clips. Raises `Abandoned` where a
+        signal asks to stop.
         """
-        self.encode.learn([self.prompts[i] for i in self.places])
-        with policy.using(weights):
+        twins = [i for i in self.places if i < TWINS]
+        with _bar(len(self.places) + len(twins), self.workers.main) as self.bar, policy.using(weights):
+            self.encode.learn([self.prompts[i] for i in self.places])
             scored, guards = self._scored(policy, batch)
-            twins = [i for i in self.places if i < TWINS]
             others = list(map(_thumbnails, self._clips(policy, twins, "held out twin", batch)))
-        score = scored.score
-        own = evaluate.rewarded(score) | guards | {"diversity": _apart(scored.thumbnails, others)}
+        if self.workers.agree(""):  # the processes must leave together, and each may have been asked at another moment
+            raise Abandoned
+        score, seen = scored.score, {name: np.concatenate([one[name] for one in guards]) for name in guards[0]}
+        own = evaluate.rewarded(score) | seen | {"diversity": _apart(scored.thumbnails, others)}
         return self.workers.gather_arrays(own), scored.first(self.show), score
 
-    def _scored(self, policy: Policy, batch: Pieces | int) -> tuple[Scored, evaluate.Measures]:
-        """This process's clips, scored, and their guards."""
+    def _scored(self, policy: Policy, batch: Pieces | int) -> tuple[Scored, list[evaluate.Measures]]:
+        """This process's clips, scored, and the guards of each piece."""
         scored, guards = Scored(self.reward, lambda values: range(min(self.show, len(values)))), []
         for samples in self._clips(policy, self.places, "held out", batch):
             scored.add(samples)
             guards.append(evaluate.guards(samples, self.captions))
             del samples  # else these clips would live while the next are made
-        return scored, {name: np.concatenate([one[name] for one in guards]) for name in guards[0]}
+        return scored, guards
 
     def _clips(self, policy: Policy, places: Sequence[int], name: str, batch: Pieces | int) -> Iterator[Samples]:
         prompts, noise = [self.prompts[i] for i in places], draws(0, [(name, i) for i in places])
-        return clips(policy, prompts, noise, self.steps, batch, self.decoding, self.encode, self.workers.autocast)
+        made = clips(policy, prompts, noise, self.steps, batch, self.decoding, self.encode, self.workers.autocast)
+        for samples in made:
+            yield samples
+            self.bar.update(len(samples))
+            del samples  # else these clips would live while the next are made
+            if self.workers.asked:
+                return
+
+
+def _bar(total: int, shown: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc="held-out evaluation", unit="clip", leave=False, disable=not shown)
 
 
 def _thumbnails(samples: Samples) -> Tensor:

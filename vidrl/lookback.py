@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from vidrl import checkpoint, config, evaluate, prompts, resume
 from vidrl.backbones.base import Denoiser
 from vidrl.broadcast import from_main, unlike
-from vidrl.held_out import HeldOut, Look
+from vidrl.held_out import Abandoned, HeldOut, Look
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy
@@ -56,6 +57,16 @@ class Lookback:
         for note in notes if self.workers.main else ():
             print(f"note: {note}", file=sys.stderr)
             self.record.event(0, "note", note)
+
+    @contextmanager
+    def _leaving(self) -> Iterator[None]:
+        """Where an evaluation is broken off: save what is there, and leave the evaluation to the resumed run."""
+        try:
+            yield
+        except Abandoned:
+            if self.saved < self.round:
+                self._save()
+            self.stop = "interrupted"
 
     def _look_back(self) -> None:
         """Between rounds: evaluate, save and stop, as the signals and the recipe say, what is not done yet."""
@@ -222,8 +233,10 @@ class Lookback:
         policy = from_main(self.workers, lambda: checkpoint.load(self.recipe.run, name)["policy"])
         kind = self.judged if f"{self.judged}/{next(iter(self.policy.weights))}" in policy else "live"
         self.policy.sets["best"] = [policy[f"{kind}/{key}"].to(p) for key, p in self.policy.weights.items()]
-        now = evaluate.values(self.held_out.measure(self.policy, "best", self.pieces["sample"])[0])
-        del self.policy.sets["best"]
+        try:
+            now = evaluate.values(self.held_out.measure(self.policy, "best", self.pieces["sample"])[0])
+        finally:
+            del self.policy.sets["best"]
         within = not evaluate.outside(self.recipe.guard.bands, base, now)
         return {"value": now["composite"], "checkpoint": name} if within else dict(NO_BEST)
 

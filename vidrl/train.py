@@ -83,7 +83,7 @@ class Trainer(Lookback):
         if not self._claim(resume):
             return self.record.folder
         self.workers.start_trackers()
-        with self.workers.interruptible():
+        with self.workers.interruptible(), self._leaving():
             self._restore(resume)
             self._note()
             self.workers.assert_alike(self.policy.checksum())
