@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import resource
 
 import numpy as np
 import pytest
@@ -91,6 +93,52 @@ def test_clips_are_written_with_their_scores(tmp_path):
     assert [row["value"] for row in rows] == [pytest.approx(0.2), None] and rows[0]["parts"] == {"a": None}
     assert rows[0]["curves"]["composite"] == [pytest.approx(0.2)] * 5
     assert sorted(path.name for path in (tmp_path / "clips" / "before").iterdir()) == ["0000.mp4", "0001.mp4"]
+
+
+WRITES = {
+    "the clips": lambda record: record.clips("before", clips(), score([0.2] * 4), 2),
+    "metrics.jsonl": lambda record: record.metrics({"round": 1, "text": "x" * 5000}),
+    "events.jsonl": lambda record: record.event(1, "guard", "x" * 5000),
+    "an evaluation": lambda record: record.evaluation(0, {"composite": np.random.default_rng(0).random(999)}),
+}
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_a_disk_that_refuses_is_told_with_the_cure_and_what_is_left(tmp_path, what):
+    """In a child that may not write files of more than a kilobyte: what fails is the operating system's own write."""
+    from toys import ended, forked
+
+    from vidrl import checkpoint
+    from vidrl.cli import told
+
+    checkpoint.save(tmp_path / "run", 3, {})
+    report, record = os.open(tmp_path / "said", os.O_CREAT | os.O_WRONLY), Record(tmp_path / "run")
+    os.write(report, b" " * 1000)  # room for what the child says, taken before the limit
+
+    def body():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        try:
+            WRITES[what](record)
+        except checkpoint.WriteError as error:
+            os.pwrite(report, f"{told(error)} {error}"[:1000].encode(), 0)
+
+    assert ended(forked(body)) == 0
+    said = (tmp_path / "said").read_text().strip()
+    assert said.startswith(f"True could not write {what} of {tmp_path / 'run'}: ") and "File too large" in said, said
+    assert "checkpoint 000003 is intact" in said and "add --resume" in said
+
+
+def test_a_full_disk_while_the_weights_are_saved_is_told(tmp_path):
+    from vidrl import checkpoint
+
+    class SafetensorError(Exception):
+        """As safetensors' own, which no other class stands above."""
+
+    full = pytest.raises(checkpoint.WriteError, match="could not write the weights of .*Make room on the disk")
+    with full, checkpoint.writing(tmp_path, "the weights"):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(ValueError, match="not of the disk"), checkpoint.writing(tmp_path, "the weights"):
+        raise ValueError("not of the disk")
 
 
 def test_an_inactive_record_writes_nothing(tmp_path):

@@ -228,6 +228,19 @@ def test_the_first_evaluation_is_seen_on_the_terminal(tmp_path, capsys, monkeypa
     assert "held-out evaluation:   0%" in said and "/10 [" in said  # five prompts, each with a twin
 
 
+def test_a_second_interrupt_leaves_at_once(tmp_path, monkeypatch):
+    def asked_twice(trainer):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second one was to end the round")
+
+    made = recipe(tmp_path)
+    monkeypatch.setattr(train.Trainer, "_train_round", asked_twice)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(made)
+    assert checkpoint.load(made["run"])["round"] == 0
+
+
 def test_handlers_are_put_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     train.run(recipe(tmp_path, train_rounds=1))

@@ -304,6 +304,36 @@ def test_nothing_already_written_is_lost_when_a_round_fails(tmp_path, monkeypatc
 # --- trackers --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("names, said", [
+    (["tensorbord"], "got 'tensorbord': did you mean 'tensorboard'"), (["mine"], "got 'mine': known: aim, all"),
+])  # fmt: skip
+def test_an_unknown_tracker_is_told_before_any_work(tmp_path, capsys, names, said):
+    from vidrl.cli import main
+
+    made = small(tmp_path, train_trackers=names)
+    with pytest.raises(ValueError, match=said):
+        train.run(made)
+    (tmp_path / "toy.toml").write_text(write(config.load(made).to_dict()))
+    assert main(["train", str(tmp_path / "toy.toml")]) == 2
+    shown = capsys.readouterr().err
+    assert said in shown and "Traceback" not in shown and not Path(made["run"]).exists()
+
+
+def test_a_tracker_that_cannot_begin_is_told(tmp_path, monkeypatch):
+    """wandb without a login raises an error of its own."""
+    class UsageError(Exception):
+        pass
+
+    def fails(name):
+        raise UsageError("no API key configured")
+
+    trainer = train.Trainer(config.load(small(tmp_path)))
+    trainer.workers.trackers = True
+    monkeypatch.setattr(trainer.workers.engine, "init_trackers", fails)
+    with pytest.raises(RuntimeError, match="train.trackers: .*could not begin: UsageError: no API key.*login"):
+        trainer.go(resume=False)
+
+
 @pytest.mark.filterwarnings("ignore:.*no supported trackers:UserWarning")
 def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
     missing = next((name for name in ("comet_ml", "aim", "clearml") if importlib.util.find_spec(name) is None), "")

@@ -13,7 +13,8 @@ import math
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ PARTIAL = ".partial-"
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written, or what is on the disk cannot be resumed from."""
+
+
+class WriteError(RuntimeError):
+    """The disk refused what a run was to write."""
 
 
 class RunFolderError(ValueError):
@@ -44,7 +49,7 @@ def save(run_dir: str | Path, step: int, state: Mapping[str, Any], keep: int = 3
     try:
         final = _put_in_place(folder, step, state, files)
     except OSError as error:
-        raise CheckpointError(_complaint(run_dir, step, error)) from error
+        raise CheckpointError(_complaint(run_dir, f"checkpoint {step}", error)) from error
     finally:
         clean(run_dir)
     _prune(folder, keep, {final.name, *protect})
@@ -115,6 +120,18 @@ def cut_back(path: str | Path, last_round: int) -> None:
     lines = Path(path).read_text(encoding="utf-8").split("\n")
     kept = [line for line in lines if line and _round(line) <= last_round]
     write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+@contextmanager
+def writing(run_dir: str | Path, what: str) -> Iterator[None]:
+    """Where the disk refuses what is written inside: `WriteError`, which says what it was and what is left."""
+    try:
+        yield
+    except Exception as error:
+        refused = isinstance(error, OSError) or type(error).__name__ == "SafetensorError"  # which has no base class
+        if not refused or isinstance(error, FileNotFoundError):
+            raise
+        raise WriteError(_complaint(run_dir, what, error)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -258,11 +275,12 @@ def _prune(folder: Path, keep: int, protected: set[str]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _complaint(run_dir: str | Path, step: int, error: OSError) -> str:
+def _complaint(run_dir: str | Path, what: str, error: Exception) -> str:
     before = latest(run_dir)
     left = f"checkpoint {before} is intact" if before else "there is no earlier checkpoint"
-    cure = "make room on the disk" if error.errno == errno.ENOSPC else "make the folder writable"
-    return f"could not write checkpoint {step} of {run_dir}: {error}; {left}. {cure.capitalize()} and add --resume"
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    cure = "Make room on the disk" if full else "Make the folder writable"
+    return f"could not write {what} of {run_dir}: {error}; {left}. {cure} and add --resume"
 
 
 def _finite(value: Any) -> Any:

@@ -96,9 +96,14 @@ class Lookback:
         if self.saved < self.round:
             self._save()
         with self.policy.using(self.judged):
-            self.workers.once(lambda: self.policy.save(self.record.folder / "lora"))
+            self.workers.once(self._keep)
         status = {"": "finished", "time limit": "stopped"}.get(self.stop, self.stop)
         self.workers.once(lambda: self.record.summary(self.recipe, self.seconds, self.round, status))
+
+    def _keep(self) -> None:
+        """Write the weights that the run is for."""
+        with checkpoint.writing(self.record.folder, "the trained weights"):
+            self.policy.save(self.record.folder / "lora")
 
     def _evaluate(self, clips: str = "") -> bool:
         """Measure the held-out prompts and keep every clip's numbers; True where a guard put other weights back."""

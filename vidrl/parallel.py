@@ -8,6 +8,7 @@ Nothing but tensors crosses between processes.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vidrl.extras import install
+from vidrl.plugin import nearest
 from vidrl.rewards import Score
 
 REASONS = ("", "time limit", "interrupted")  # to stop, the weightiest last
@@ -34,6 +36,7 @@ class Workers:
             from accelerate import Accelerator
         except ImportError as error:
             raise ImportError(f"expected accelerate for training, found none: {install('train')}") from error
+        _known(trackers)
         self.engine = Accelerator(
             cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision,
             log_with=list(trackers) or None, project_dir=folder,
@@ -76,7 +79,10 @@ class Workers:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C ask to stop, which `agree` answers; another Ctrl-C, a second later, leaves at once."""
+        """SIGTERM and Ctrl-C ask to stop, which `agree` answers; another Ctrl-C leaves at once.
+
+        In a group of processes the second one must come a second later: a launcher passes on what came already.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may handle signals
             return
@@ -88,7 +94,7 @@ class Workers:
                 signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
-        again = self.asked and time.monotonic() - self.asked > 1  # sooner, a launcher passes on what came already
+        again = self.asked and (time.monotonic() - self.asked > 1 or "RANK" not in os.environ)
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.asked and self.main:
@@ -195,9 +201,17 @@ class Workers:
             self.engine.scaler.load_state_dict(dict(state))
 
     def start_trackers(self) -> None:
-        """Open the trackers' logs: once the run folder is known to be this run's."""
+        """Open the trackers' logs, once the run folder is this run's. Raises RuntimeError where one fails."""
         if self.trackers:
+            self.once(self._open_trackers)
+
+    def _open_trackers(self) -> None:
+        try:
             self.engine.init_trackers("vidrl")
+        except Exception as error:  # each tracker has errors of its own, as of a login that is missing
+            named = ", ".join(str(getattr(one, "value", one)) for one in self.engine.log_with)
+            raise RuntimeError(f"train.trackers: {named} could not begin: {type(error).__name__}: {error}. Set it "
+                               "up, as by its login command, or leave it out of train.trackers") from error
 
     def log(self, row: dict[str, Any], round: int) -> None:
         """Hand numbers to the trackers, nested names joined by a slash."""
@@ -206,6 +220,16 @@ class Workers:
 
     def close(self) -> None:
         self.engine.end_training()
+
+
+def _known(trackers: Sequence[str]) -> None:
+    """Raise ValueError for a tracker that accelerate does not know."""
+    from accelerate.utils import LoggerType
+
+    known = [str(one.value) for one in LoggerType]
+    for name in trackers:
+        if name not in known:
+            raise ValueError(f"train.trackers: expected trackers of accelerate, got {name!r}: {nearest(name, known)}")
 
 
 def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, float]:

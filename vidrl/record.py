@@ -5,15 +5,16 @@ Only the main process writes. Rows are appended and on the disk when a call retu
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +32,20 @@ from vidrl.segments import Span, frame_spans
 
 Made = TypeVar("Made")
 PACKAGES = ("vidrl", "torch", "diffusers", "transformers", "accelerate", "peft", "opencv-python-headless", "numpy")
+Does = TypeVar("Does", bound=Callable[..., None])  # a method that gives nothing back
+
+
+def _written(what: str) -> Callable[[Does], Does]:
+    """A method of `Record` that writes; where the disk refuses it, the error says what was to be written."""
+    def decorate(method: Does) -> Does:
+        @functools.wraps(method)
+        def wrapped(self: Record, *arguments: Any, **named: Any) -> None:
+            with checkpoint.writing(self.folder, what):
+                method(self, *arguments, **named)
+
+        return cast(Does, wrapped)
+
+    return decorate
 
 
 class Record:
@@ -39,6 +54,7 @@ class Record:
     def __init__(self, folder: Path, active: bool = True):
         self.folder, self.active = folder, active
 
+    @_written("the logs")
     def cut_back(self, round: int) -> None:
         """Take away what was written after the checkpoint of a round; −1: everything that grows."""
         for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl"):
@@ -50,11 +66,13 @@ class Record:
         if round >= 0:
             self.event(round, "resume", f"resumed after round {round}")
 
+    @_written("metrics.jsonl")
     def metrics(self, row: dict[str, Any]) -> None:
         """A line of metrics.jsonl."""
         if self.active:
             checkpoint.append(self.folder / "metrics.jsonl", row)
 
+    @_written("events.jsonl")
     def event(self, round: int, kind: str, message: str) -> None:
         """A line of events.jsonl; what a resumed run goes through again is not told twice."""
         if not self.active:
@@ -64,6 +82,7 @@ class Record:
         if json.dumps(row, ensure_ascii=False) not in told:
             checkpoint.append(path, row)
 
+    @_written("events.jsonl")
     def changes(self, round: int, found: Sequence[Change], guarded: bool) -> None:
         """An event for each change, with the old and the new value; and where exactness ends, if it does."""
         for change in found:
@@ -73,6 +92,7 @@ class Record:
             self.event(round, "exactness", f"from round {round} on the weights may differ from those of a run without "
                                            f"these changes: {', '.join(ending)}")
 
+    @_written("the evaluations")
     def put_evaluations_aside(self, round: int) -> None:
         """Move the evaluations up to a round, which others must not be compared with, out of the way."""
         aside = f"evals-until-{round:06d}"
@@ -85,6 +105,7 @@ class Record:
             elif now.exists():
                 now.rename(old)
 
+    @_written("an evaluation")
     def evaluation(self, round: int, measures: evaluate.Measures) -> None:
         """A line of evals.jsonl, and every clip's numbers; a round's later evaluation takes the earlier one's place."""
         if self.active:
@@ -93,6 +114,7 @@ class Record:
             row = {"round": round, "n": len(measures["composite"]), "measures": evaluate.means(measures)}
             checkpoint.append(self.folder / "evals.jsonl", row)
 
+    @_written("the clips")
     def clips(self, kind: str, samples: Samples | None, score: Score, n: int) -> None:
         """The first n clips as mp4 under clips/`kind`, their scores and curves beside them."""
         if not self.active:
@@ -117,6 +139,7 @@ class Record:
             "curves": {part: _numbers(s.frames[i]) for part, s in everything.items() if s.frames is not None},
         }  # fmt: skip
 
+    @_written("credit.json and its clips")
     def credit(
         self, scored: Scored, advantage: Tensor, plan: Plan, frame_map: Sequence[Span],
         known: Influence | None = None,
@@ -137,6 +160,7 @@ class Record:
             shown = known.shown(plan.segments) | {"segments": list(spans)}
             checkpoint.write_text(self.folder / "influence.json", json.dumps(shown))
 
+    @_written("the summary")
     def summary(self, recipe: Recipe, seconds: float, round: int, status: str) -> None:
         """summary.json, timelines.json and report.html: what the run came to."""
         if self.active:
@@ -145,6 +169,7 @@ class Record:
             self._show("summary.json", told)
             (self.folder / "progress.json").unlink(missing_ok=True)
 
+    @_written("the page")
     def progress(self, round: int) -> None:
         """progress.json, timelines.json and report.html of a run that goes on: how the last evaluation stands."""
         if self.active:

@@ -38,12 +38,18 @@ def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
     found = inputs.fingerprint(config, recorded)
     _refuse(folder, inputs.differences(recorded, found))
     if goes_on(folder, config):
-        (folder / "summary.json").unlink(missing_ok=True)
-        checkpoint.write_text(folder / "config.toml", toml.write(config))  # first: it makes this a run folder
-        for key, name in PROMPTS.items():
-            checkpoint.write_text(folder / f"{name}.txt", inputs.as_text(_asked(config, key)))
-        checkpoint.write_text(folder / "inputs.json", json.dumps(found, indent=1))
+        with checkpoint.writing(folder, "what the run is"):
+            _describe(folder, config, found)
     return stands
+
+
+def _describe(folder: Path, config: Mapping[str, Any], found: Mapping[str, inputs.Files]) -> None:
+    """Write the recipe, the prompts and the hashes; a run that goes on after its end has no summary any more."""
+    (folder / "summary.json").unlink(missing_ok=True)
+    checkpoint.write_text(folder / "config.toml", toml.write(config))  # first: it makes this a run folder
+    for key, name in PROMPTS.items():
+        checkpoint.write_text(folder / f"{name}.txt", inputs.as_text(_asked(config, key)))
+    checkpoint.write_text(folder / "inputs.json", json.dumps(found, indent=1))
 
 
 def examine(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
