@@ -60,8 +60,12 @@ class Pieces:
     def each(self, n: int, work: Callable[[slice], Made]) -> Iterator[Made]:
         """What `work` makes of each piece of n items, in order. `work` must be able to begin a piece again."""
         done = 0
+
+        def piece(size: int) -> tuple[Made, int]:
+            return work(slice(done, done + size)), done + size
+
         while done < n:
-            made, done = self.attempt(n - done, lambda size, a=done: (work(slice(a, a + size)), a + size))
+            made, done = self.attempt(n - done, piece)
             yield made
             del made  # else it would live while the next piece is made
 
