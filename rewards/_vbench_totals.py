@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -50,7 +51,8 @@ def totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict
     A missing dimension (absent, None or NaN) is what the script makes of it: the raw score 0, before it is scaled. That
     is below the least score of five dimensions, so x' is negative there: a missing motion smoothness counts as -2.42.
     "missing" lists these dimensions; a total with an entry in "missing" does not compare with published totals.
-    Raises ValueError for unknown names, for what is no number, and with `strict` for missing dimensions.
+    Raises ValueError for unknown names, for what is no number, and with `strict` for missing dimensions; warns of
+    percentages.
 
     >>> done = totals({"temporal_flickering": 0.97, "dynamic_degree": 0.6})
     >>> [round(done[name], 4) for name in ("quality", "semantic", "total")], len(done["missing"])
@@ -114,10 +116,14 @@ def _given(dimensions: Mapping[str, float | None], known: Sequence[str], strict:
 def _number(name: str, value: Any) -> float:
     """The score of a dimension, NaN where there is none. VBench's result files hold [score, clips] instead."""
     try:
-        return math.nan if value is None else float(value)
+        score = math.nan if value is None else float(value)
     except (TypeError, ValueError):
         raise ValueError(f"expected the score of {name!r} as one number, got {type(value).__name__}: of an entry "
                          "[score, clips] of VBench's result files pass the score alone") from None
+    if abs(score) > 1.5:  # raw scores lie in [0, 1], a few beside it by a little
+        warnings.warn(f"expected the raw score of {name!r}, in [0, 1], got {score:g}: divide percentages by 100",
+                      stacklevel=4)
+    return score
 
 
 def _missing(given: Mapping[str, float]) -> list[str]:

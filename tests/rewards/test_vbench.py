@@ -547,6 +547,13 @@ def test_an_entry_of_a_result_file_is_told_from_a_score():
         vbench.totals({"color": [0.5, [{"video_path": "a.mp4", "video_results": 0.5}]]})
 
 
+def test_percentages_are_told_from_raw_scores():
+    """VBench's tables hold percentages, which its formula would take for scores a hundred times too good."""
+    for reckon in (vbench.totals, vbench.i2v_totals):
+        with pytest.warns(UserWarning, match="'motion_smoothness', in .* got 97: divide percentages by 100"):
+            reckon({"motion_smoothness": 97.0})
+
+
 def test_an_unknown_dimension_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'dynamic_degree'"):
         vbench.totals({"dynamic_degre": 0.5})
