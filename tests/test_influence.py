@@ -194,3 +194,18 @@ def test_what_does_not_fit_shows_before_any_work(tmp_path, capsys, backbone):
 def test_clips_in_pieces_are_the_same_clips(backbone):
     one, many = (influence.measure(backbone, Brightness(), plan(backbone), PROMPTS, batch=batch) for batch in (3, 100))
     assert torch.allclose(one.moment["composite"], many.moment["composite"], atol=1e-7)
+
+
+def test_memory_that_runs_out_halves_the_pieces_of_an_influence(backbone, monkeypatch):
+    whole, seen = influence.measure(backbone, Brightness(), plan(backbone), PROMPTS), []
+    decode = backbone.decode
+
+    def tight(latents):
+        seen.append(len(latents))
+        if len(latents) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(latents)
+
+    monkeypatch.setattr(backbone, "decode", tight)
+    members = influence.measure(backbone, Brightness(), plan(backbone), PROMPTS)
+    assert max(seen) > 3 and torch.allclose(whole.moment["composite"], members.moment["composite"], atol=1e-7)

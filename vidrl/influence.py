@@ -21,7 +21,8 @@ from torch import Tensor
 
 from vidrl.backbones.base import Cond, Denoiser, rows
 from vidrl.path import exact
-from vidrl.rewards import Reward, Samples, Score
+from vidrl.pieces import Pieces
+from vidrl.rewards import Reward, Score
 from vidrl.rollout import Plan, decoded, draws
 from vidrl.segments import borders
 
@@ -154,16 +155,16 @@ def measure(
 ) -> Influence:  # fmt: skip
     """The influence of every stochastic step of a plan, averaged over `members` clips of each prompt.
 
-    Each clip costs (L + 1) completions, decodes and scores a step, `batch` of them at a time. `show` may wrap the
-    prompts in a progress bar.
+    Each clip costs (L + 1) completions, decodes and scores a step, `batch` of them at a time, fewer where memory runs
+    out. `show` may wrap the prompts in a progress bar.
     Clips that cannot be scored are left out. Raises ValueError for fewer than 2 members, of which the covariance is.
     """
     if members < 2 or not prompts:
         raise ValueError(f"expected prompts, and 2 members or more, got {len(prompts)} and {members}")
-    sums, spreads = _Sum(), _Sum()
+    sums, spreads, at_once = _Sum(), _Sum(), Pieces(batch, "finishing and scoring one clip", "use a smaller clip")
     for number, prompt in enumerate(show(prompts)):
         names = [(number, member) for member in range(members)]
-        whole = _clips(backbone, reward, plan, prompt, draws(seed, names), sums, batch)
+        whole = _clips(backbone, reward, plan, prompt, draws(seed, names), sums, at_once)
         for part, entries in whole.items():
             scored = entries[~entries.isnan().any(1)]
             if len(scored) > 1:
@@ -199,7 +200,7 @@ class _Sum:
 
 def _clips(
     backbone: Denoiser, reward: Reward, plan: Plan, prompt: str, generators: list[torch.Generator], sums: _Sum,
-    batch: int,
+    batch: Pieces,
 ) -> dict[str, Tensor]:
     """Sample a prompt's clips, and at every stochastic step complete them and what each latent frame would change."""
     cond, latent_frames = backbone.encode([prompt] * len(generators)), backbone.shape[1]
@@ -235,17 +236,18 @@ def _add(sums: _Sum, part: str, k: int, found: Tensor) -> None:
 
 
 def _entries(
-    backbone: Denoiser, reward: Reward, plan: Plan, x: Tensor, k: int, cond: Cond, prompt: str, batch: int
+    backbone: Denoiser, reward: Reward, plan: Plan, x: Tensor, k: int, cond: Cond, prompt: str, batch: Pieces
 ) -> dict[str, Tensor]:
-    """Entries of the clips finished without noise from the start of step k, `batch` clips at a time."""
+    """Entries of the clips finished without noise from the start of step k, a few clips at a time."""
     quiet, size = replace(plan, stochastic=(), keep=()), len(next(iter(cond.values())))
-    found = []
-    for index in torch.arange(len(x)).split(batch):
-        part, many = x[index.to(x.device)], rows(cond, index.to(x.device) % size)
+
+    def finished(piece: slice) -> dict[str, Tensor]:
+        part, many = x[piece], rows(cond, torch.arange(piece.start, piece.stop, device=x.device) % size)
         for step in range(k, len(plan.times) - 1):
             part = quiet.step(backbone, part, step, many).mean
-        samples: Samples = decoded(backbone, part, [prompt] * len(part))
-        found.append(_parts(reward(samples)))
+        return _parts(reward(decoded(backbone, part, [prompt] * len(part))))
+
+    found = list(batch.each(len(x), finished))
     return {part: torch.cat([one[part] for one in found]) for part in found[0]}
 
 
