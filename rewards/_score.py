@@ -27,9 +27,10 @@ class Score:
     as its mean over time; a pair of frames gives half of what it adds to or takes from that mean to each of the two.
     `frames` is None where the reward does not say where in time its value comes from. `support` says what one entry of
     `frames` looks at: "frame", "pair" (its neighbours), "prefix" (all frames up to it) or "clip". `parts` are the
-    scores of a Composite's parts, `weights` their weights, and `slopes` (B,) how much the value rises with each part's.
-    `maps` (B, F, H, W), made on request, say where in the picture: NaN where a frame has none; what lies between two
-    frames stands on the first.
+    scores of a Composite's parts, `weights` their weights, and `slopes` (B,) how much the value rises with each part's;
+    `adds` (B, 2) are what each part adds to the value before gates multiply it, and how much that rises with the part's
+    value. `maps` (B, F, H, W), made on request, say where in the picture: NaN where a frame has none; what lies between
+    two frames stands on the first.
     """
 
     value: Tensor
@@ -40,6 +41,7 @@ class Score:
     weights: dict[str, float] = field(default_factory=dict)
     slopes: dict[str, Tensor] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
+    adds: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.support not in SUPPORTS:

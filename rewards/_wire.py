@@ -108,6 +108,7 @@ def _tensors(score: Score, prefix: str) -> Iterator[tuple[str, Tensor]]:
     if score.frames is not None:
         yield f"{prefix}frames", score.frames
     yield from ((f"{prefix}slopes/{name}", slope) for name, slope in score.slopes.items())
+    yield from ((f"{prefix}adds/{name}", add) for name, add in score.adds.items())
     for name, part in score.parts.items():
         yield from _tensors(part, f"{prefix}parts/{name}/")
 
@@ -115,18 +116,19 @@ def _tensors(score: Score, prefix: str) -> Iterator[tuple[str, Tensor]]:
 def _facts(score: Score) -> dict[str, Any]:
     parts = {name: _facts(part) for name, part in score.parts.items()}
     weights = {name: float(weight) for name, weight in score.weights.items()}
-    slopes = list(score.slopes)
-    return {"support": score.support, "why": list(score.why), "weights": weights, "slopes": slopes, "parts": parts}
+    named = {"slopes": list(score.slopes), "adds": list(score.adds)}
+    return {"support": score.support, "why": list(score.why), "weights": weights, "parts": parts, **named}
 
 
 def _score(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], prefix: str) -> Score:
     value = tensors[f"{prefix}value"]
     parts = {name: _score(tensors, told, f"{prefix}parts/{name}/") for name, told in facts["parts"].items()}
     slopes = {name: tensors[f"{prefix}slopes/{name}"] for name in facts["slopes"]}
+    adds = {name: tensors[f"{prefix}adds/{name}"] for name in facts.get("adds", ())}
     if len(facts["why"]) != len(value) or not all(reason is None or isinstance(reason, str) for reason in facts["why"]):
         raise ValueError("expected a reason or null for each clip")
     frames = tensors.get(f"{prefix}frames")
-    return Score(value, frames, facts["support"], parts, facts["why"], dict(facts["weights"]), slopes)
+    return Score(value, frames, facts["support"], parts, facts["why"], dict(facts["weights"]), slopes, adds=adds)
 
 
 def _all(values: Any, kind: type) -> bool:

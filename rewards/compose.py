@@ -111,13 +111,15 @@ class Composite(Reward):
         curve = torch.stack([curve.expand(-1, frames or 1) for _, curve in shares]).sum(0)
         value, curve = value * regain.to(value), curve * regain[:, None].to(value)
         value, curve, open_ = self._gated(value, curve, parts)
-        slopes = {name: self._slope(name, s, absent[name]) * regain.to(value) * open_ for name, s in parts.items()}
+        adds = {name: torch.stack([add, self._slope(name, score, absent[name])], 1) * regain[:, None].to(value)
+                for (name, score), (add, _) in zip(parts.items(), shares, strict=True)}  # fmt: skip
+        slopes = {name: add[:, 1] * open_ for name, add in adds.items()}
         why = [reason(parts, self.optional, i) for i in range(len(value))]
         lost = torch.tensor([bool(reason) for reason in why], device=value.device) | (share == 0)
         value, curve = value.masked_fill(lost, math.nan), curve.masked_fill(lost[:, None], math.nan)
         support = widest(["clip" if score.frames is None else score.support for score in parts.values()])
         made = curve if frames else None
-        return Score(value, made, support, dict(parts), why, dict(self.weights), slopes)
+        return Score(value, made, support, dict(parts), why, dict(self.weights), slopes, adds=adds)
 
     def _absent(self, name: str, score: Score) -> Tensor:
         """Where a part that may be left out calls itself inapplicable, (B,)."""

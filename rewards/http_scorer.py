@@ -173,16 +173,19 @@ def joined(found: Sequence[Score | str], sizes: Sequence[tuple[int, int]]) -> Sc
     curves = None if told.frames is None else torch.cat([_curve(s, size) for s, size in zip(scores, sizes)])
     parts = {name: joined([s.parts.get(name, _reason(s)) for s in scores], sizes) for name in told.parts}
     slopes = {name: torch.cat([s.slopes.get(name, s.value * math.nan) for s in scores]) for name in told.slopes}
+    lost = [s.value[:, None].expand(-1, 2) * math.nan for s in scores]
+    adds = {name: torch.cat([s.adds.get(name, no) for s, no in zip(scores, lost)]) for name in told.adds}
     why = [reason for s in scores for reason in s.why]
-    return Score(torch.cat([s.value for s in scores]), curves, told.support, parts, why, told.weights, slopes)
+    value = torch.cat([s.value for s in scores])
+    return Score(value, curves, told.support, parts, why, told.weights, slopes, adds=adds)
 
 
 def to_device(score: Score, device: torch.device) -> Score:
     """The score with its tensors on `device`."""
     frames = None if score.frames is None else score.frames.to(device)
     parts = {name: to_device(part, device) for name, part in score.parts.items()}
-    slopes = {name: slope.to(device) for name, slope in score.slopes.items()}
-    return Score(score.value.to(device), frames, score.support, parts, score.why, score.weights, slopes)
+    slopes, adds = ({name: one.to(device) for name, one in named.items()} for named in (score.slopes, score.adds))
+    return Score(score.value.to(device), frames, score.support, parts, score.why, score.weights, slopes, adds=adds)
 
 
 def _blank(size: tuple[int, int], reason: str) -> Score:

@@ -34,37 +34,60 @@ def by_segment(value: Tensor, curve: Tensor | None, support: str, spans: list[Sp
 
 
 def segment_sums(score: Score, spans: Sequence[Span]) -> Tensor:
-    """What each segment's frames give of a score, (N, S): Σ_{i in S_j} r_i/F, which sum to the value.
+    """What each segment's frames give of a score, (N, S): it rises with a segment's own frames as the value does.
 
-    A curve that looks further than its own place ("prefix", "clip"), or none, gives the whole value to every segment; a
-    composite is Σ_p ∂R/∂m_p of its parts, each by its own support, and what is left of R spread evenly.
+    A curve that looks at its own place gives Σ_{i in S_j} r_i/F, which sum to the value; one that looks further
+    ("prefix", "clip"), or none, gives the whole value to every segment. Of a composite R, part p adds c_p(m_p) with the
+    slope c_p' before gates: Σ_p c_p' m_{p,j} + (c_p − c_p' m_p) e_{p,j}, where e is the segment's share of the frames
+    for parts that look at their own place, and 1 for others. What the gates take off, R − Σ_p c_p, is a product of all
+    parts, and goes whole to every segment.
 
     Example:
         >>> segment_sums(Score(torch.tensor([2.0]), torch.tensor([[1.0, 2.0, 3.0]])), [(0, 1), (1, 3)])
         tensor([[0.3333, 1.6667]])
     """
-    frames = spans[-1][1]
-    shares = torch.tensor([(b - a) / frames for a, b in spans]).to(score.value)
-    if score.slopes:
-        slope = {name: score.slopes[name][:, None] for name in score.parts}
-        parts = [slope[name] * segment_sums(part, spans) for name, part in score.parts.items()]
-        told = torch.stack([slope[name][:, 0] * part.value for name, part in score.parts.items()])
-        rest = score.value - told.nan_to_num(0.0).sum(0)  # constant, but for bands and gates
-        return torch.stack(parts).nan_to_num(0.0).sum(0) + rest[:, None] * shares
-    means = by_segment(score.value, score.frames, score.support, list(spans))
-    return means if score.frames is None or score.support not in LOCAL else means * shares
+    if not score.slopes:
+        return by_segment(score.value, score.frames, score.support, list(spans)) * _evenly(score, spans)
+    told, made = _added(score), []
+    for name, part in score.parts.items():
+        add, slope = told[name].unbind(1)
+        own = slope[:, None] * segment_sums(part, spans)
+        made.append(own + (add - slope * part.value)[:, None] * _evenly(part, spans))
+    everywhere = 1.0 if score.adds else _evenly(score, spans)  # a constant, of a reward that tells slopes alone
+    return torch.stack(made).nan_to_num(0.0).sum(0) + _left_over(score)[:, None] * everywhere
+
+
+def _evenly(score: Score, spans: Sequence[Span]) -> Tensor:
+    """The share (S,) of a score's value that each segment gives where nothing differs between frames."""
+    lengths = torch.tensor([b - a for a, b in spans]).to(score.value)
+    local = score.frames is not None and score.support in LOCAL
+    return lengths / spans[-1][1] if local else torch.ones_like(lengths)
+
+
+def _added(score: Score) -> dict[str, Tensor]:
+    """What each part adds to a composite before its gates, and the slope of that, (N, 2).
+
+    A reward that tells slopes alone is linear in its parts.
+    """
+    if score.adds:
+        return score.adds
+    return {name: torch.stack([slope * score.parts[name].value, slope], 1) for name, slope in score.slopes.items()}
 
 
 def earned(name: str, score: Score, group: Tensor, way: str, moments: Mapping[str, Tensor], ridge: float) -> Tensor:
     """Credit (N, K, S) by measured moments (K, S, F, F): `influence`, `gls` or `posterior` of a score's curve.
 
-    A composite whose parts were all measured is Σ_p ∂R/∂m_p of its parts' credits, because parts are more local than
-    their sum. Raises ValueError for a part that was not measured, or of another number of frames.
+    A composite whose parts were all measured is the sum of its parts' credits, because parts are more local than their
+    sum: each of the curve c_p + c_p' (m_{p,i} − m_p) that it adds to the composite before gates, moments times c_p'².
+    What the gates take off goes whole to every segment. Raises ValueError for a part that was not measured, or of
+    another number of frames.
     """
     if score.slopes and all(part in moments for part in score.parts):
-        parts = [score.slopes[part][:, None, None] * earned(part, one, group, way, moments, ridge)
+        told, size = _added(score), next(iter(moments.values())).shape[:2]
+        parts = [earned(part, _line(one, told[part]), group, way, _steeper(moments, part, told[part]), ridge)
                  for part, one in score.parts.items() if one.frames is not None]
-        return torch.stack(parts).nan_to_num(0.0).sum(0)
+        gates = leave_one_out(_left_over(score), group)[:, None, None].expand(-1, *size) if score.adds else 0.0
+        return torch.stack(parts).nan_to_num(0.0).sum(0) + gates
     if name not in moments or score.frames is None:
         raise ValueError(f"expected moments of {name!r} for {way} credit, got none: measure its influence")
     entries, moment = score.frames, moments[name].to(score.frames)
@@ -78,6 +101,23 @@ def earned(name: str, score: Score, group: Tensor, way: str, moments: Mapping[st
             "gls": lambda k: gls(entries, root[k], group, ridge),
             "posterior": lambda k: posterior(entries, moment[k], group, ridge)}
     return torch.stack([ways[way](k) for k in range(len(moment))], 1)
+
+
+def _left_over(score: Score) -> Tensor:
+    """What the parts do not add to a composite, (N,): what gates take off, or a constant."""
+    return score.value - torch.stack([add[:, 0].nan_to_num(0.0) for add in _added(score).values()]).sum(0)
+
+
+def _line(score: Score, add: Tensor) -> Score:
+    """The curve that a part adds to a composite: its mean is what it adds, (N, F), and its slope `add`'s second."""
+    value, slope = add[:, 0], add[:, 1]
+    curve = value[:, None] + slope[:, None] * (score.frames - score.value[:, None])
+    return Score(value, curve, score.support)
+
+
+def _steeper(moments: Mapping[str, Tensor], name: str, add: Tensor) -> dict[str, Tensor]:
+    """The moments of a part's own curve as those of the curve that it adds, whose slope is the root mean square."""
+    return {name: moments[name] * add[:, 1].square().nanmean().to(moments[name])}
 
 
 def segment_scores(score: Score, spans: list[Span]) -> Tensor:
@@ -105,6 +145,9 @@ def shares_of(score: Score) -> dict[str, float]:
             raise ValueError(f"expected per_part of a composite that rises or falls with {name!r} everywhere, got one "
                              "with a band or a closed gate: take per_part or the band away")
         made[name] = abs(weight) / total * float(signs[0]) if total and len(signs) else 0.0
+    if score.adds and bool((_left_over(score).abs() > 1e-3 * (1 + score.value.abs())).any()):
+        raise ValueError("expected per_part of a composite without gates, got one that multiplies its parts: take "
+                         "per_part or the gates away")
     return made
 
 

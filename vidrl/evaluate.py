@@ -114,7 +114,8 @@ def _unscored(like: Score, why: str) -> Score:
     nan = {name: _unscored(part, why) for name, part in like.parts.items()}
     frames = None if like.frames is None else torch.full_like(like.frames[:1], float("nan"))
     nothing = torch.full_like(like.value[:1], float("nan"))
-    return Score(nothing, frames, like.support, nan, [why], like.weights, dict.fromkeys(like.slopes, nothing))
+    slopes, adds = dict.fromkeys(like.slopes, nothing), dict.fromkeys(like.adds, nothing[:, None].expand(-1, 2))
+    return Score(nothing, frames, like.support, nan, [why], like.weights, slopes, adds=adds)
 
 
 def join(scores: Sequence[Score]) -> Score:
@@ -126,7 +127,9 @@ def join(scores: Sequence[Score]) -> Score:
     parts = {name: join([s.parts[name] for s in scores]) for name in shared}
     why = [reason for s in scores for reason in s.why]
     slopes = {name: torch.cat([s.slopes[name] for s in scores]) for name in first.slopes}
-    return Score(torch.cat([s.value for s in scores]), frames, first.support, parts, why, first.weights, slopes)
+    adds = {name: torch.cat([s.adds[name] for s in scores]) for name in first.adds}
+    value = torch.cat([s.value for s in scores])
+    return Score(value, frames, first.support, parts, why, first.weights, slopes, adds=adds)
 
 
 def measure(score: Score, samples: Samples, captions: bool) -> Measures:

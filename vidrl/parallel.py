@@ -144,10 +144,10 @@ class Workers:
         """The scores of all processes' samples; reasons stay with the process that has them."""
         frames = None if score.frames is None else self.all(score.frames)
         parts = {name: self.gather_score(part) for name, part in score.parts.items()}
-        slopes = {name: self.all(slope) for name, slope in score.slopes.items()}
+        slopes, adds = ({name: self.all(one) for name, one in named.items()} for named in (score.slopes, score.adds))
         value, why = self.all(score.value), list(score.why)
         why += [None] * (len(value) - len(why))
-        return Score(value, frames, score.support, parts, why, score.weights, slopes)
+        return Score(value, frames, score.support, parts, why, score.weights, slopes, adds=adds)
 
     def gather_arrays(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Each array's rows of all processes, in order."""
