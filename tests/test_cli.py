@@ -55,7 +55,8 @@ def test_each_command_has_help(capsys, command):
 def test_the_help_shows_examples(capsys):
     status, out, _ = said(capsys, "--help")
     assert status == 0 and "vidrl train scripts/recipes/demo.toml" in out
-    names = ["train", "sample", "score", "audit", "serve", "bench", "cost", "report", "influence", "list", "show"]
+    names = ["train", "sample", "score", "audit", "serve", "bench", "cost", "report", "export", "influence", "list",
+             "show"]
     assert subcommands() == names
 
 

@@ -132,6 +132,9 @@ def test_what_is_no_lora_file_is_told_apart(state, tmp_path):
     with pytest.raises(ValueError, match="which holds a.safetensors, b.safetensors: name the file itself"):
         load_adapter(Wan.tiny(), tmp_path)
     assert load_adapter(Wan.tiny(), tmp_path / "a.safetensors").weights
+    (tmp_path / "run" / "lora").mkdir(parents=True)
+    with pytest.raises(ValueError, match="a run's folder: name .*run/lora"):
+        load_adapter(Wan.tiny(), tmp_path / "run")
     (tmp_path / "x.pt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"a LoRA as \*.safetensors, got .*x.pt"):
         load_adapter(Wan.tiny(), tmp_path / "x.pt")

@@ -87,6 +87,8 @@ def find(path: str | Path) -> Path:
     if (path / FULL).exists():
         raise ValueError(f"expected a LoRA in {path}, got {FULL}, all weights of a network, of which no LoRA is made; "
                          "policy.full = true starts from them")
+    if (path / "lora").is_dir():
+        raise ValueError(f"expected a LoRA file or folder, got {path}, a run's folder: name {path / 'lora'}")
     files = [path / name for name in KNOWN_FILES if (path / name).exists()] or sorted(path.glob("*.safetensors"))
     if len(files) == 1:
         return files[0]
