@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._memory import MEMORY, is_out_of_memory, reason
 from ._pictures import numbered
 from ._plain import as_reward
 from ._stream import Stream
@@ -52,6 +53,7 @@ def score_files(
     prompts: Mapping[str, str] | None = None,
     jobs: int = 0,
     timeout: float | None = None,
+    memory: int | None = MEMORY,
 ) -> Iterator[dict[str, Any]]:
     """Score files and the videos in folders, in pieces of constant memory, all rewards on one flow.
 
@@ -62,7 +64,9 @@ def score_files(
     `prompts` maps paths to what was asked for.
 
     `jobs` processes of one thread each score in the same order; a file that crashes its process or takes longer than
-    `timeout` seconds is a row with its reason, and the rest goes on. 0 scores in this process, without a time limit.
+    `timeout` seconds is a row with its reason, and the rest goes on; so is one that needs more than `memory` bytes (4
+    GiB) beside what its process has when it is ready. The limit of memory is Linux's, and does not hold for rewards of
+    trained networks, whose weights are large. 0 scores in this process, without a limit of time or memory.
     """
     rewards = {name: as_reward(reward, name) for name, reward in rewards.items()}
     asked = ((path, (prompts or {}).get(str(path), "")) for path in find(paths))
@@ -71,7 +75,9 @@ def score_files(
         return
     from ._workers import each
 
-    for done in each(partial(_score_file, rewards=dict(rewards)), asked, jobs, timeout):
+    learned = any(leaf.learned for name, reward in rewards.items() for leaf in leaves(name, reward).values())
+    work = partial(_score_file, rewards=dict(rewards))
+    for done in each(work, asked, jobs, timeout, None if learned else memory):
         facts = _unknown(done.task[0])
         yield done.result if done.why is None else _lost(facts, rewards, f"unreadable: {done.why}")
 
@@ -96,10 +102,14 @@ def _score_file(asked: tuple[Path, str], rewards: Mapping[str, Reward]) -> dict[
         facts |= {"fps": video.fps, "size": list(video.size), "frames": video.frames,
                   "note": "; ".join(video.notes) or None}
         return row(facts, _stream(video, rewards, prompt), 0)
-    except (_NoFile, Unreadable, MemoryError) as error:
-        return _lost(facts, rewards, f"unreadable: {error or 'out of memory'}")
+    except (_NoFile, Unreadable) as error:
+        return _lost(facts, rewards, f"unreadable: {error}")
     except ValueError as error:  # what a reward says of a clip; any other error, as of missing weights, is its fault
         return _lost(facts, rewards, f"unscored: {error}")
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return _lost(facts, rewards, f"unreadable: {reason(error)}")
 
 
 def _unknown(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from vidrl.extras import install
 
 from ._media import Unreadable, cut_off
+from ._memory import is_out_of_memory
 
 FASTEST = 2000.0  # frames a second: time stamps that are closer are none
 STATED = 240.0  # frames a second: a stated rate above is what containers write when they know none
@@ -120,9 +121,9 @@ class PyAV:
             for packet in _packets(self.av, container, stream):
                 try:
                     yield from packet.decode()
-                except MemoryError:
-                    raise
-                except self.av.error.FFmpegError:
+                except self.av.error.FFmpegError as error:
+                    if is_out_of_memory(error):
+                        raise
                     self.damaged += 1
 
     @contextmanager
@@ -202,9 +203,9 @@ def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
     """The packets, the last of which is empty and asks the decoder for what it holds back; also where reading fails."""
     try:
         yield from container.demux(stream)
-    except MemoryError:
-        raise
-    except av.error.FFmpegError:
+    except av.error.FFmpegError as error:
+        if is_out_of_memory(error):
+            raise
         last = av.Packet()
         last.stream = stream
         yield last

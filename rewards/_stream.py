@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._memory import TooLarge
 from .base import LONGEST, About, Reward, Samples, Score, finish, interleave, refusals, spread
 
 ENOUGH = 24  # small frames that a lane scores at a time
+HELD = 3 * 2**29  # bytes of frames that are held back until it shows how long a clip is
 _Kind = tuple[int, "int | None"]  # of a lane: its stride, and the shorter side of its frames where they are shrunk
 
 
@@ -48,12 +50,21 @@ class Stream:
         self.seen += len(frames)
         if not self.lanes:
             if self.seen < self.patience:
-                self.held.append(frames.clone())
+                self._hold(frames)
                 return
             if self.held:  # else no copy: that of a big piece costs as much as decoding
                 samples = self._samples(torch.cat([*self.held, frames]))
             self.lanes, self.held = self._open(self.strides), []
         _deal(self.lanes, samples, self.seen - samples.video.shape[1])
+
+    def _hold(self, frames: Tensor) -> None:
+        """Keep frames for later. Raises MemoryError where these are large and, at a high rate, many."""
+        needed = frames.element_size() * frames[0].numel() * self.seen
+        if needed > HELD:
+            raise TooLarge(
+                f"expected frames of which {self.patience} in a row, half a second, fit {HELD / 2**30:g} GiB; got "
+                f"{frames.shape[-1]} x {frames.shape[-2]} at {self.fps:g} a second: shrink them, or lower the rate")
+        self.held.append(frames.clone())
 
     @torch.no_grad()
     def result(self) -> dict[str, Score]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -23,6 +24,8 @@ import torch
 
 from vidrl import user_modules
 
+from ._memory import MEMORY, is_out_of_memory, limit, reason
+
 T = TypeVar("T")
 START = 300.0  # seconds that a process has to import what it needs, on a machine that does much else
 AHEAD = 8  # tasks a worker that may be done before their turn to be yielded: all that is kept
@@ -42,17 +45,19 @@ class Done(Generic[T]):
 
 
 def each(
-    function: Callable[[T], Any], tasks: Iterable[T], jobs: int, timeout: float | None = None
+    function: Callable[[T], Any], tasks: Iterable[T], jobs: int, timeout: float | None = None,
+    memory: int | None = MEMORY,
 ) -> Iterator[Done[T]]:
     """`function(task)` of every task, in order, in `jobs` processes of one thread each.
 
-    A process that dies, or takes longer than `timeout` seconds for a task, is replaced, and its task comes with `why`.
+    A process that dies, or takes longer than `timeout` seconds for a task, is replaced, and its task comes with `why`;
+    so does a task that needs more than `memory` bytes beside what its process had when it was ready (None: no limit).
     What `function` raises is raised here. `function` is pickled once a process. Raises ValueError where it cannot be.
     """
     if jobs < 1 or not (timeout is None or timeout > 0):
         raise ValueError("expected jobs of 1 or more, or 0 for this process, and timeout > 0 or None, got "
                          f"jobs={jobs}, timeout={timeout}")
-    pool = _Pool(_pickled(function), tasks, jobs, timeout)
+    pool = _Pool(_pickled(function, memory), tasks, jobs, timeout)
     try:
         yield from pool.run()
     finally:
@@ -120,7 +125,7 @@ class _Pool(Generic[T]):
             worker.begin(self.timeout)
         else:
             number, task = worker.taken()
-            self.done[number] = Done(task, said)
+            self.done[number] = Done(task, None, said) if word == "lost" else Done(task, said)
 
     def _drop(self, worker: _Worker[T], why: str | None) -> None:
         """End a worker; its task is done, for the reason `why`; None where it never came to work."""
@@ -205,14 +210,14 @@ def _death(worker: _Worker[Any]) -> str:
     worker.process.join(5)
     status = worker.process.exitcode
     if status is not None and status < 0:
-        hint = ", out of memory?" if -status == getattr(signal, "SIGKILL", 9) else ""
+        hint = ", out of memory?" if -status in (signal.SIGABRT, getattr(signal, "SIGKILL", 9)) else ""
         return f"the decoder crashed (signal {-status}{hint})"
     return f"the decoder ended by itself (exit status {status})"
 
 
-def _pickled(function: Callable[..., Any]) -> bytes:
+def _pickled(function: Callable[..., Any], memory: int | None) -> bytes:
     try:
-        return pickle.dumps((user_modules.FindAgain(), function))
+        return pickle.dumps((user_modules.FindAgain(), function, memory))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(f"expected rewards that a worker process can load, got one that cannot be pickled ({error}): "
                          "define its class in a module, or pass jobs=0") from error
@@ -226,14 +231,27 @@ def _serve(pipe: Connection, parent: int) -> None:
     _settle(parent)
     pipe.send(("started", None))
     try:
-        _, function = pickle.loads(pipe.recv_bytes())
+        _, function, memory = pickle.loads(pipe.recv_bytes())
+        limit(memory)
         pipe.send(("ready", None))
         while True:
-            pipe.send(("done", function(pipe.recv())))
+            pipe.send(_answer(function, pipe.recv()))
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:  # noqa: BLE001  whatever it is, it is raised where it is understood
         pipe.send(("raised", _portable(error)))
+
+
+def _answer(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
+    """The result of a task, or the reason why there is none where it met the limit of memory."""
+    try:
+        return "done", function(task)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        why = reason(error)
+    gc.collect()  # what the error held
+    return "lost", why
 
 
 def _settle(parent: int) -> None:

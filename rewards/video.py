@@ -19,6 +19,7 @@ from torch import Tensor
 from ._decord import Decord
 from ._finding import SUFFIXES, find
 from ._media import Unreadable, cut_off, is_animated, kind, words
+from ._memory import TooLarge, is_out_of_memory
 from ._pictures import Animation, Pictures
 from ._reading import PyAV, import_av
 from ._writing import write
@@ -75,9 +76,8 @@ class Video:
         length = length or max(1, min(PIECE, BUDGET // (3 * self.size[0] * self.size[1])))
         try:
             yield from self._source.pieces(length)
-        except (MemoryError, GeneratorExit):
-            raise
         except Exception as error:  # each reader has errors of its own
+            _raise_if_out_of_memory(error)
             raise Unreadable(f"{self.path} breaks off: {_brief(error)}") from error
 
     def read(self) -> Tensor:
@@ -176,6 +176,7 @@ def _open(path: Path, fps: float | None) -> Source:
     except Unreadable as error:
         raise Unreadable(f"expected a video, could not read {path}: {error}") from error
     except Exception as error:
+        _raise_if_out_of_memory(error)
         if not type(error).__module__.startswith("av."):
             raise  # of the operating system or the installation, which say what is wrong
         raise Unreadable(f"expected a video, could not read {path}: {_why(path, error)}") from error
@@ -197,6 +198,14 @@ def _why(path: Path, error: Exception) -> str:
     return words(path) or (f"it is cut off: {cut}" if cut else f"it is of no known video format ({_brief(error)})")
 
 
+def _raise_if_out_of_memory(error: Exception) -> None:
+    """Where there was no memory, nothing is said of the file: whoever knows the limit tells it."""
+    if isinstance(error, MemoryError):
+        raise error
+    if is_out_of_memory(error):
+        raise MemoryError from error
+
+
 def _check_size(size: tuple[int, int]) -> None:
     if not 0 < size[0] * size[1] <= LARGEST:
         raise Unreadable(f"expected frames of up to {LARGEST} pixels, got {size[0]} x {size[1]}: shrink them, or mend "
@@ -207,8 +216,8 @@ def _check_room(needed: int, path: Path) -> None:
     """Refuse what does not fit, before it is decoded; rewards hold the bytes, and the same as floats of four bytes."""
     pages = getattr(os, "sysconf_names", {}).get("SC_PHYS_PAGES")
     if pages is not None and 5 * needed > (room := os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")):
-        raise MemoryError(f"{path} needs {needed / 1e9:.0f} GB as a whole, this machine has {room / 1e9:.0f}, and "
-                          "rewards take five times as much: score it by rewards that take clips in pieces, or cut it")
+        raise TooLarge(f"{path} needs {needed / 1e9:.0f} GB as a whole, this machine has {room / 1e9:.0f}, and "
+                       "rewards take five times as much: score it by rewards that take clips in pieces, or cut it")
 
 
 def _brief(error: BaseException) -> str:

@@ -249,3 +249,23 @@ def test_prompts_go_to_their_files(folder, tmp_path, monkeypatch):
         _manifest.match([folder], ["a", "b"])
     with pytest.raises(ValueError, match="1 of 1 files have no prompt.*other"):
         _manifest.match([folder / "other.mp4"], table)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def takes(megabytes):
+    """How many bytes a tensor, or with a negative number an array, of so many megabytes has."""
+    if megabytes < 0:
+        return len(bytearray(-megabytes * 2**20))
+    return torch.ones(megabytes * 2**20, dtype=torch.uint8).numel()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory is Linux's")
+def test_a_task_that_needs_more_memory_than_a_worker_may_take_has_a_reason_and_the_rest_goes_on():
+    tasks = [10, 600, -600, 10]
+    done = list(each(takes, tasks, jobs=1, memory=2**28))
+    assert [one.result for one in done] == [10 * 2**20, None, None, 10 * 2**20]
+    assert all("more memory than the 0.25 GiB that one worker may take" in one.why for one in done[1:3])
+    (free,) = each(takes, [400], jobs=1, memory=None)
+    assert free.result == 400 * 2**20

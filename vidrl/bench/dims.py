@@ -52,6 +52,12 @@ class Dim:
         return _text(self.reward.partition(":")[0]) if ":" in self.reward else ""
 
     @property
+    def learned(self) -> bool:
+        """Whether it scores by weights that are loaded from elsewhere; also where its reward cannot be found."""
+        found = self._class()
+        return found is None or found.learned
+
+    @property
     def range(self) -> tuple[float, float]:
         """The least and the largest value there can be."""
         found = self._class()

@@ -175,7 +175,7 @@ def _encoded(sources: Sequence[Source], keys: Mapping[str, str], encode: Encode,
     if tasks:
         encoder.try_out()
         encode.encoder = encoder
-        done = each(encode, tasks, jobs, timeout) if jobs else _here(encode, tasks)
+        done = each(encode, tasks, jobs, timeout, memory=None) if jobs else _here(encode, tasks)
         for said in progress(done, len(tasks)) if progress else done:
             found[said.task[1]] = said.result if said.why is None else f"not encoded: {said.why}"
     return found

@@ -16,6 +16,7 @@ from vidrl.bench.dims import Dim
 from vidrl.bench.items import Item
 from vidrl.bench.scoring import Measurer, Outcome, Row, Task, unscored
 from vidrl.bench.suite import Suite
+from vidrl.rewards._memory import MEMORY
 from vidrl.rewards._workers import Done, each
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -143,7 +144,8 @@ def _tasks(clips: Sequence[_Clip]) -> list[tuple[Task, list[_Clip]]]:
 
 def _each(measurer: Measurer, tasks: Sequence[Task], jobs: int, timeout: float | None) -> Iterator[Done[Task]]:
     if jobs:
-        yield from each(measurer, tasks, jobs, timeout)
+        large = measurer.device != "cpu" or any(dim.learned for dim in measurer.dims.values())
+        yield from each(measurer, tasks, jobs, timeout, None if large else MEMORY)
         return
     with _one_thread():
         for task in tasks:
