@@ -18,6 +18,7 @@ from toys import ended, forked, recipe, rows, summary, timeless
 from vidrl import checkpoint, config, launch, train
 from vidrl.algorithms.base import Loss
 from vidrl.algorithms.grpo import GRPO
+from vidrl.broadcast import from_main
 from vidrl.parallel import Workers
 from vidrl.toml import write
 
@@ -223,6 +224,74 @@ def test_a_batch_that_cannot_be_shared_is_an_error_before_any_work(tmp_path, cha
     assert in_two(tmp_path, lambda rank: train.run(made)) == [1, 1]
     assert expected in error(tmp_path, 0) and expected in error(tmp_path, 1)
     assert not Path(made["run"]).exists()
+
+
+# --- without a shared disk -------------------------------------------------------------------------------------------
+
+
+def apart(folder: Path, made: dict, resume: bool = False) -> list[int]:
+    """Run with a working directory of its own for each process, as on machines that share no disk."""
+    def body(rank: int) -> None:
+        here = folder / str(rank)
+        here.mkdir(exist_ok=True)
+        os.chdir(here)
+        train.run(made | {"run": "run"}, resume)
+
+    return in_two(folder, body)
+
+
+def test_only_the_main_process_needs_the_run_folder(tmp_path):
+    """Guards that put weights back, a resumption and another evaluation: all that reads what was written."""
+    guard = {"action": "rollback", "bands": {"composite": [0.98, 1.015]}}
+    made = recipe(tmp_path / "made", train_rounds=4, guard=guard)
+    assert apart(tmp_path, made) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
+    made["train"] |= {"rounds": 6, "eval_steps": 4}
+    assert apart(tmp_path, made, resume=True) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
+    assert apart(tmp_path, made, resume=True) == [0, 0]  # finished: told to the process that cannot see it
+    assert "rollback" in {row["kind"] for row in rows(tmp_path / "0" / "run", "events")}
+    assert summary(tmp_path / "0" / "run")["rounds"] == 6 and not (tmp_path / "1" / "run").exists()
+
+
+def test_what_a_checkpoint_holds_arrives_whole(tmp_path):
+    noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).double()
+    state = {"a": torch.arange(7, dtype=torch.bfloat16)[::2], "b": [np.arange(3), (1, None, "ü")],
+             "c": torch.tensor(True), "d": torch.zeros(0, 2), "e": noise}  # fmt: skip
+
+    def body(rank: int) -> None:
+        got = from_main(Workers(), lambda: state if rank == 0 else pytest.fail("only the main process reads"))
+        assert all(torch.equal(got[k], state[k]) and got[k].dtype == state[k].dtype for k in "acde")
+        assert np.array_equal(got["b"][0], np.arange(3)) and got["b"][1] == (1, None, "ü")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vidrl.broadcast.PIECE", 5)
+        assert in_two(tmp_path, body) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
+
+
+def test_other_prompts_on_another_machine_are_told_before_any_work(tmp_path):
+    made = recipe(tmp_path)
+    made["data"]["prompts"] = "mine.txt"
+
+    def body(rank: int) -> None:
+        here = tmp_path / str(rank)
+        here.mkdir()
+        os.chdir(here)
+        Path("mine.txt").write_text("a cat\na dog\n" if rank else "a cat\na cow\n")
+        train.run(made)
+
+    assert in_two(tmp_path, body) == [1, 1] and not Path(made["run"]).exists()
+    assert "the same recipe and prompts on every process, got others on 1 than on 0" in error(tmp_path, 0)
+    assert "equal copies of mine.txt" in error(tmp_path, 1)
+
+
+def test_a_suite_on_machines_without_a_shared_disk_is_refused_before_any_work(tmp_path):
+    made = recipe(tmp_path / "made", bench={"suite": "any"})
+    assert apart(tmp_path, made) == [1, 1]
+    for rank in range(2):
+        said = error(tmp_path, rank)
+        assert "bench.suite: every process writes its clips into" in said and "process 1 does not see" in said
+    assert not (tmp_path / "0" / "run" / "metrics.jsonl").exists()
+    shutil.rmtree(tmp_path / "0")
+    assert trained(recipe(tmp_path / "shared", bench={"suite": "any"}, train_rounds=1))  # only the CLI looks at it
 
 
 # --- by the launcher -------------------------------------------------------------------------------------------------

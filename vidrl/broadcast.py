@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +39,21 @@ def unlike(workers: Workers, digest: str) -> list[int]:
     """The numbers of the processes whose digest, hexadecimal, is not the main process's."""
     everyone = workers.all(torch.tensor([int(digest[:15], 16)]))
     return [rank for rank, one in enumerate(everyone.tolist()) if one != everyone[0]]
+
+
+def unseen(workers: Workers, folder: Path) -> list[int]:
+    """The numbers of the processes that do not see what the main process writes into a folder."""
+    mark = from_main(workers, lambda: _marked(folder))
+    seen = workers.all(torch.tensor([int((folder / mark).is_file())])).tolist()
+    workers.once(lambda: (folder / mark).unlink())
+    return [rank for rank, one in enumerate(seen) if not one]
+
+
+def _marked(folder: Path) -> str:
+    """Write a file of a name that no machine can know of; its name."""
+    name = f"{checkpoint.PARTIAL}{secrets.token_hex(8)}"
+    (folder / name).touch()
+    return name
 
 
 def _bytes(workers: Workers, data: bytes) -> Tensor:

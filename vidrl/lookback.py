@@ -11,7 +11,7 @@ from typing import Any
 
 from vidrl import checkpoint, config, evaluate, prompts, resume
 from vidrl.backbones.base import Denoiser
-from vidrl.broadcast import from_main, unlike
+from vidrl.broadcast import from_main, unlike, unseen
 from vidrl.held_out import Abandoned, HeldOut, Look
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
@@ -172,6 +172,8 @@ class Lookback:
         run, recipe = self.recipe.run, self.recipe.to_dict()
         self._same_everywhere(recipe)
         self.workers.once(lambda: resume.claim(run, recipe, go_on))
+        if self.recipe.bench.suite:
+            self._one_disk()
         return bool(from_main(self.workers, lambda: resume.goes_on(run, recipe)))
 
     def _same_everywhere(self, recipe: Mapping[str, Any]) -> None:
@@ -182,6 +184,15 @@ class Lookback:
             raise RuntimeError(f"expected the same recipe and prompts on every process, got others on "
                                f"{', '.join(map(str, others))} than on 0: each machine needs the recipe and equal "
                                f"copies of {self.recipe.data.prompts} and {self.recipe.data.held_out}")
+
+    def _one_disk(self) -> None:
+        """Raise RuntimeError where a process does not see the run folder, into which all write the clips of a suite."""
+        folder = self.record.folder.resolve()
+        lost = unseen(self.workers, folder)
+        if lost:
+            raise RuntimeError(f"bench.suite: every process writes its clips into {folder / 'bench'}, but process "
+                               f"{', '.join(map(str, lost))} does not see what process 0 writes into {folder}: name a "
+                               "folder that all machines share, as run=/shared/mine, or leave bench.suite empty")
 
     def _restore(self, go_on: bool) -> None:
         """Go on from the newest checkpoint; what was written after it is cut away."""
@@ -201,6 +212,8 @@ class Lookback:
         found = resume.since(state, self.recipe.to_dict(), resume.world(self.workers.count))
         keys = {change.key for change in found}
         self.workers.once(lambda: self.record.changes(self.round, found, bool(self.recipe.guard.bands)))
+        if found and self.workers.main:
+            print(f"changed after round {self.round}: {'; '.join(map(str, found))}", file=sys.stderr)
         if not keys & {"train.micro_batch", "train.score_batch", "device"}:
             for name, size in state.get("pieces", {}).items():  # they may have been halved where memory ran out
                 self.pieces[name].size = size
