@@ -12,6 +12,7 @@ from test_record import strict
 from toys import happened, recipe, rows, summary, timeless, weights
 
 from vidrl import checkpoint, config, train
+from vidrl.attention import AttentionError
 from vidrl.backbones.toy import Toy
 from vidrl.path import flow
 from vidrl.policy import Policy, load_adapter
@@ -122,6 +123,17 @@ def test_averaged_weights_are_what_is_evaluated_and_saved(tmp_path):
     saved = load_adapter(Toy(), run / "lora").weights
     assert all(torch.equal(saved[k], state[f"ema/{k}"]) for k in saved)
     assert any(not torch.equal(saved[k], state[f"live/{k}"]) for k in saved)
+
+
+@pytest.mark.parametrize("backend, message", [
+    ("sage", "is for inference only"), ("_native_cudnn", "does not run on cpu"), ("fast", "'fast' does not run"),
+])  # fmt: skip
+def test_an_attention_backend_that_cannot_train_is_refused_before_any_work(tmp_path, backend, message):
+    wan = {"name": "wan", "options": {"model": "assets/tiny-wan-32", "text_length": 24, "attention": backend}}
+    made = recipe(tmp_path, backbone=wan, policy={"lora_rank": 2, "lora_alpha": 2})
+    with pytest.raises(AttentionError, match=message):
+        train.run(made)
+    assert not Path(made["run"]).exists()
 
 
 def test_a_backbone_without_an_adapter_format_says_so(tmp_path):

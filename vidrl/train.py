@@ -142,6 +142,8 @@ class Trainer(Lookback):
         times, noisy = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.stochastic)
         transition.coefficients(self.backbone.path, plan.sampler, times[noisy], times[noisy + 1], plan.eta, times[1])
         self.algorithm.check(self.reward)
+        with self.workers.autocast():  # and with gradient: the update must not be the first to find that it has none
+            self.backbone.ready()
 
     def _plan(self) -> Plan:
         return self.algorithm.plan(self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0])

@@ -99,6 +99,9 @@ class Denoiser(Generator):
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The network's prediction at x_t (B, C, L, h, w) for times t (B,), guidance included."""
 
+    def ready(self) -> None:
+        """Raise what `predict` would raise on this device, with or without gradient and autocast as they are now."""
+
     def generate(self, noise: Tensor, cond: Cond, steps: int = 20) -> Tensor:
         """The deterministic sampler."""
         from vidrl.transition import step

@@ -173,6 +173,10 @@ class Wan(Denoiser):
         with_text, without = raw.chunk(2)
         return without + self.guidance * (with_text - without)
 
+    def ready(self) -> None:
+        """Raise `AttentionError` where the attention backend cannot be used."""
+        self._attend(self.device)
+
     def _attend(self, device: torch.device) -> None:
         """Set the wanted attention backend once it is proven as it will run: device, gradient and autocast."""
         low = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
