@@ -38,7 +38,7 @@ WRITERS: dict[str, tuple[str, str, dict[str, str]]] = {  # suffix, encoder, opti
     "x264 crf 10": (".mp4", "libx264", {"crf": "10"}),
     "x264 crf 18": (".mp4", "libx264", {"crf": "18"}),
     "x265 crf 20": (".mp4", "libx265", {"crf": "20", "x265-params": "log-level=error:pools=1"}),
-    "VP9 crf 20": (".webm", "libvpx-vp9", {"crf": "20", "b": "0", "cpu-used": "5"}),
+    "VP9 crf 20": (".webm", "libvpx-vp9", {"crf": "20", "cpu-used": "5"}),
     "SVT-AV1 crf 25": (".mp4", "libsvtav1", {"crf": "25", "preset": "8"}),
 }
 
@@ -50,6 +50,7 @@ def main() -> None:
     read.add_argument("--out", metavar="FILE", type=Path, required=True)
     args = read.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        bind(Path(folder))
         found = table(sources(args.clips), Path(folder), Path(args.cache) if args.cache else None)
     said = {"about": (__doc__ or "").split("\n\n")[0], "command": shlex.join(["python", *sys.argv]),
             "writers": list(WRITERS), "dims": found}
@@ -77,11 +78,11 @@ def cut(film: Path, first: int, height: int) -> Tensor:
 
 def table(clips: Sequence[tuple[Tensor, float]], folder: Path, cache: Path | None) -> dict[str, dict[str, Any]]:
     """By the hash of a dimension, its name and its least relevant difference; nothing of dims that have no numbers."""
+    files = {name: encoded(clips, folder / str(i), name) for i, name in enumerate(WRITERS)}
     lossless = [video.write(folder / f"{i}.mkv", clip, fps, lossless=True) for i, (clip, fps) in enumerate(clips)]
     dims = every_dim()
     before = numbers(lossless, dims, cache)
-    changes = {name: changed(before, numbers(encoded(clips, folder / str(i), name), dims, cache))
-               for i, name in enumerate(WRITERS)}
+    changes = {name: changed(before, numbers(paths, dims, cache)) for name, paths in files.items()}
     told = {dim.hash: entry(dim, {name: found[dim.name] for name, found in changes.items()}) for dim in dims.dims}
     return {digest: row for digest, row in told.items() if row["clips"]}
 
@@ -118,11 +119,17 @@ def encode(path: Path, clip: Tensor, fps: float, writer: str) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width, stream.pix_fmt = clip.shape[2], clip.shape[3], "yuv420p"
-        stream.thread_count = 1
+        stream.thread_count, stream.bit_rate = 1, 0  # VP9 takes crf alone without a rate
         for frame in clip.permute(0, 2, 3, 1).contiguous().numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def bind(folder: Path) -> None:
+    """Let every encoder find its libraries, which it looks for at its first frame; after decord it finds decord's."""
+    for i, (name, (suffix, _, _)) in enumerate(WRITERS.items()):
+        encode(folder / f"bound{i}{suffix}", torch.zeros(2, 3, 64, 64, dtype=torch.uint8), FPS, name)
 
 
 def changed(before: Mapping[str, Sequence[float | None]], after: Mapping[str, Sequence[float | None]]

@@ -11,7 +11,8 @@ from _clips import write
 from vidrl.bench import cache
 from vidrl.bench.cache import Cache, Hashes, key
 
-ROW = {"dim": "flicker", "fps": 8.0, "size": [4, 4], "frames": 2, "reader": "decord", "note": None, "value": -0.5,
+ROW = {"dim": "flicker", "fps": 8.0, "size": [4, 4], "frames": 2, "reader": "decord", "note": None, "written": {},
+       "value": -0.5,
        "curve": [-0.5, None], "why": None}
 
 

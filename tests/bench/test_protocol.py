@@ -3,12 +3,15 @@
 import dataclasses
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from _clips import moving, write
 
 from vidrl.bench.clip import Clip
-from vidrl.bench.protocol import Protocol, canonical, kept, on_screen
+from vidrl.bench.protocol import Protocol, canonical, digest, kept
+from vidrl.rewards import Samples, video
+from vidrl.rewards.jerk import Jerk
 from vidrl.rewards.video import Unreadable, read
 
 
@@ -21,17 +24,39 @@ def test_a_hash_names_all_of_it_and_nothing_else():
     assert canonical({"b": (1.0, None), "a": True}) == '{"a":true,"b":[1,null]}'
 
 
-@pytest.mark.parametrize("fps, goal, count", [(24, 8, 8), (30, 8, 8), (30, 24, 24), (25, 24, 24), (30, 15, 15)])
-def test_a_second_of_video_gives_as_many_frames_as_asked_for(fps, goal, count):
-    times = [t / fps for t in range(fps)]
-    chosen = on_screen(times, goal)
-    assert len(chosen) == count
-    for tick, t in enumerate(chosen):  # the frame that is seen at that moment
-        assert times[t] <= tick / goal + 1e-3 < times[t] + 1 / fps + 2e-3
+@pytest.mark.parametrize("fps, goal, stride", [
+    (24, 8, 3), (30, 8, 4), (25, 8, 3), (30, 24, 1), (25, 24, 1), (30, 15, 2), (24, 16, 2), (16.0003, 16, 1),
+    (23.976, 8, 3), (15.9967, 16, 1), (6, 8, 1),
+])
+def test_frames_are_left_out_evenly(fps, goal, stride):
+    protocol = Protocol(fps=goal)
+    assert protocol.chosen(50, fps) == list(range(0, 50, stride))
+    assert protocol.rate(fps) == pytest.approx(fps / stride, rel=2e-3)
 
 
-def test_uneven_time_stamps_are_followed():
-    assert on_screen([0.0, 0.01, 0.02, 0.5, 0.51, 1.0], 2.0) == [0, 3, 5]
+def slide(fps, seconds=2.0, speed=60.0):
+    """A texture that moves evenly, filmed at `fps`."""
+    ground = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (96, 400, 3)).astype(np.uint8), (0, 0), 3)
+    ground = cv2.normalize(ground, None, 0, 255, cv2.NORM_MINMAX)
+    shifts = [np.float32([[1, 0, -20 - speed * t / fps], [0, 1, 0]]) for t in range(round(seconds * fps) + 1)]
+    return torch.from_numpy(np.stack([cv2.warpAffine(ground, at, (160, 96), flags=cv2.INTER_CUBIC) for at in shifts]))
+
+
+@pytest.mark.parametrize("fps", [16.0, 24.0, 25.0, 30.0])
+def test_even_motion_stays_even_at_another_rate(tmp_path, fps):
+    """The frames nearest to the moments of 8 a second are 2 and 3 apart by turns, of 24 at 16; jerk was -0.45."""
+    path = video.write(tmp_path / "a.mkv", slide(fps).permute(0, 3, 1, 2), fps, lossless=True)
+    for goal in (8.0, 10.0, 16.0):
+        clip = Clip(path, Protocol(fps=goal))
+        value = Jerk()(Samples(clip.read()[None], [""], clip.fps)).value.item()
+        assert value > -0.05, (fps, goal, value)
+
+
+def test_numbers_of_frames_chosen_otherwise_do_not_compare():
+    """Until 0.1, --fps chose the frame on screen at each moment."""
+    before = digest({"fps": 8, "side": 0, "frames": 0, "decoder": "d"})
+    assert Protocol(fps=8, decoder="d").hash != before
+    assert Protocol(decoder="d").hash == digest({"fps": 0, "side": 0, "frames": 0, "decoder": "d"})
 
 
 def test_what_is_slower_smaller_or_shorter_stays_as_it_is(tmp_path):

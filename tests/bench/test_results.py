@@ -37,13 +37,13 @@ def test_the_layout_is_the_one_that_is_promised(two, tmp_path):
     (two[0] / "broken.mp4").write_bytes(b"no")
     found = json.loads(results.write(measured(*two), tmp_path / "out").read_text())
     assert list(found) == ["format", "made", "command", "suite", "protocol", "versions", "dims", "sets", "distances",
-                           "notes", "summary", "comparisons", "totals"]
+                           "notes", "fairness", "summary", "comparisons", "totals"]
     base, ours = found["sets"]
     assert [one["name"] for one in found["sets"]] == ["base", "ours"] and base["model"] is None
     assert [row["path"] for row in base["skipped"]] == [str(two[0] / "broken.mp4")] and len(base["clips"]) == 3
     clip = base["clips"][0]
     assert set(clip) == {"path", "id", "prompt", "seed", "reference", "meta", "fps", "size", "frames", "reader", "note",
-                         "value", "curve", "why"}
+                         "written", "value", "curve", "why"}
     assert len(clip["curve"]["flicker"]) == clip["frames"] == 9 and list(clip["value"]) == DIMS
     assert [dim["trained"] for dim in found["dims"]] == [True, False]
     assert set(found["summary"]["base"]["flicker"]) >= {"mean", "low", "high", "n", "prompts", "unscored", "std",
@@ -79,7 +79,8 @@ def test_sets_of_other_rates_and_slow_clips_are_told(tmp_path):
     slow, fast = folder(tmp_path / "slow", 1), folder(tmp_path / "fast", 1, fps=24.0)
     assert any("differ in frames a second (slow 8, fast 24)" in note for note in measured(slow, fast)["notes"])
     noted = measured(slow, fast, fps=16)["notes"]
-    assert "slow: 1 clips are slower than 16 frames a second, and stay as they are" in noted
+    assert any(note.startswith("slow: 1 clips are measured at 8 frames a second instead of 16: ") for note in noted)
+    assert any(note.startswith("fast: 1 clips are measured at 12 frames a second instead of 16: ") for note in noted)
 
 
 def test_a_dim_that_no_clip_has_is_told_once_with_its_reason(two):

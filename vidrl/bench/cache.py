@@ -26,7 +26,7 @@ from vidrl.bench.protocol import digest
 FORMAT = 1
 INDEX = "files.json"
 FRESH = 2.0  # seconds: a file that changed so lately may change again under the same time stamp
-FIELDS = {"format", "key", "dim", "fps", "size", "frames", "reader", "note", "value", "curve", "why"}
+FIELDS = {"format", "key", "dim", "fps", "size", "frames", "reader", "note", "written", "value", "curve", "why"}
 
 
 class Cache:

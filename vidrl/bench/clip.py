@@ -14,13 +14,14 @@ from torch import Tensor
 
 from vidrl.bench.items import IMAGES
 from vidrl.bench.protocol import Protocol, kept
+from vidrl.bench.written import written
 from vidrl.rewards._media import is_animated
 from vidrl.rewards.video import LARGEST, Unreadable, Video
 
 
 class Clip:
     """What is measured of a file: `fps`, `size` (width, height), `frames` (their number), `reader`, `note` (what to
-    know of the file, or None).
+    know of the file, or None), and `written`, how the file was written, see `vidrl.bench.written`.
 
     Nothing is decoded before it is asked for. Raises FileNotFoundError and Unreadable.
     """
@@ -38,7 +39,8 @@ class Clip:
             self.note = "; ".join(video.notes) or None
             times, fps, size = video.times, video.fps, video.size
             self._pieces, self.reader = video.pieces, video.reader
-        self.chosen = protocol.chosen(times, fps)
+        self.written = written(path, size, len(times))
+        self.chosen = protocol.chosen(len(times), fps)
         self.fps, self.frames = protocol.rate(fps), len(self.chosen)
         scale = min(1.0, protocol.side / min(size)) if protocol.side else 1.0
         self.size = (round(size[0] * scale), round(size[1] * scale))

@@ -26,7 +26,8 @@ from vidrl.bench.page.facts import (
     verdict,
 )
 
-ABOUT = ("set", "path", "id", "prompt", "seed", "reference", "frames", "fps", "width", "height")
+ABOUT = ("set", "path", "id", "prompt", "seed", "reference", "frames", "fps", "width", "height",
+         "container", "codec", "pixels", "bits")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # where spreadsheets begin a formula
 DIFFERENCE = ("difference", "95 % interval", "p (Holm)", "wins / ties / losses")
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
@@ -46,7 +47,7 @@ def csv(results: Results) -> str:
 
     >>> dims, clip = [{"name": "flicker"}], {"path": "a.mp4", "prompt": "=1+1", "value": {"flicker": -0.5}}
     >>> csv({"dims": dims, "sets": [{"name": "base", "clips": [clip]}]}).splitlines()[1]
-    "base,a.mp4,,'=1+1,,,,,,,-0.5,"
+    "base,a.mp4,,'=1+1,,,,,,,,,,,-0.5,"
     """
     dims = [dim["name"] for dim in results["dims"]]
     file = io.StringIO()
@@ -72,7 +73,7 @@ def cell(value: Any) -> Any:
 
 def _clip(name: str, clip: Row, dims: Sequence[str]) -> list[Any]:
     width, height = clip.get("size") or (None, None)
-    about = {**clip, "set": name, "width": width, "height": height}
+    about = {**clip, **(clip.get("written") or {}), "set": name, "width": width, "height": height}
     why = "; ".join(f"{dim}: {reason}" for dim, reason in (clip.get("why") or {}).items() if reason)
     return [cell(one) for one in (*(about.get(key) for key in ABOUT), *(clip["value"].get(dim) for dim in dims), why)]
 
@@ -100,6 +101,7 @@ def markdown(results: Results) -> str:
     for (first, second), found in compared(results).items():
         head = [f"{_plain(second)} − {_plain(first)}", *DIFFERENCE]
         blocks.append(_grid(head, [_difference(results, row, _plain, "**{}**") for row in found]))
+    blocks = [*(f"> {_plain(note)}" for note in results.get("fairness") or []), *blocks]
     return _whole("\n\n".join([*blocks, "\n".join(_said(results, DAGGER))]) + "\n")
 
 
@@ -198,7 +200,8 @@ def _said(results: Results, dagger: str, words: Any = _plain) -> list[str]:
     said = [f"vidrl bench, suite {suite['name']} {suite['version']}, {count}{asked}, protocol "
             f"{results['protocol']['hash']}.", "Mean and 95 % interval over prompts and clips; higher is better."]
     if len(sets) > 1:
-        said.append("Bold: beyond doubt, p < 0.05 after Holm's correction over the dimensions.")
+        said.append("Bold: beyond doubt, p < 0.05 after Holm's correction over the dimensions, and more than a "
+                    "re-encoding that nobody sees makes.")
     trained = any(dim.get("trained") for dim in results["dims"])
     return [words(one) for one in said] + ([f"{dagger}: a training reward."] if trained else [])
 

@@ -21,6 +21,7 @@ from vidrl.rewards._workers import Done, each
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 ELSEWHERE = "inapplicable: VBench does not measure this dim on this prompt"
+FACTS = ("fps", "size", "frames", "reader", "note", "written")  # of a clip, beside its numbers
 LIMIT = 1800.0  # seconds for all dims of one clip, after which it hangs
 
 
@@ -124,7 +125,7 @@ def _recall(clips: Sequence[_Clip], kept: Cache) -> None:
         for name in [name for name in clip.keys if name not in clip.known.rows]:
             row = kept.get(clip.keys[name])
             if row is not None:
-                clip.known.facts = {fact: row[fact] for fact in ("fps", "size", "frames", "reader", "note")}
+                clip.known.facts = {fact: row[fact] for fact in FACTS}
                 clip.known.rows[name] = {part: row[part] for part in ("value", "curve", "why")}
 
 

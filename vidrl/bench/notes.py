@@ -6,20 +6,28 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vidrl.bench.protocol import Protocol
+from vidrl.bench.fairness import grouped
+from vidrl.bench.protocol import SAME, Protocol
 
 
 def observed(sets: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[str]:
-    """What a reader of the numbers must know: mixed rates and sizes, other readers, dims that nothing has."""
-    found = [note for one in sets for fact, what in (("fps", "frame rates"), ("size", "sizes"))
-             for note in _mixed(one["name"], Counter(_said(clip[fact]) for clip in one["clips"]), what)]
-    rates = {one["name"]: sorted({clip["fps"] for clip in one["clips"]}) for one in sets}
-    if len({tuple(rate) for rate in rates.values() if rate}) > 1:
-        said = ", ".join(f"{name} {' '.join(f'{fps:g}' for fps in fps_of)}" for name, fps_of in rates.items())
-        found.append(f"the sets differ in frames a second ({said}): choose one rate of both with --fps")
+    """What a reader of the numbers must know: mixed rates, sizes and codecs, other readers, dims that nothing has."""
+    found = [note for one in sets for note in _of_clips(one)]
     for one in sets:
-        found += _read_otherwise(one, protocol) + _left_slow(one, protocol) + _never(one) + _of_files(one)
-    return found
+        found += _read_otherwise(one, protocol) + _not_at_rate(one, protocol) + _never(one) + _of_files(one)
+    unknown = sum("written" in clip and clip["written"]["codec"] is None for one in sets for clip in one["clips"])
+    return found + ([f"the codec of {unknown} clips is not known: PyAV, which tells it, is missing or cannot open them"]
+                    if unknown else [])
+
+
+def _of_clips(one: Mapping[str, Any]) -> list[str]:
+    """What the clips of a set do not have in common."""
+    clips, name = one["clips"], one["name"]
+    rates = Counter({f"{rate:g}": count for rate, count in grouped(clip["fps"] for clip in clips).items()})
+    codecs = Counter(codec for clip in clips if (codec := (clip.get("written") or {}).get("codec")))
+    return [*_mixed(name, rates, "frame rates"),
+            *_mixed(name, Counter("x".join(map(str, clip["size"])) for clip in clips), "sizes"),
+            *_mixed(name, codecs, "codecs")]
 
 
 def _of_files(one: Mapping[str, Any]) -> list[str]:
@@ -27,10 +35,6 @@ def _of_files(one: Mapping[str, Any]) -> list[str]:
     noted = [clip for clip in one["clips"] if clip.get("note")]
     return [f"{one['name']}: {len(noted)} files have a note of their own, the first is {noted[0]['path']}: "
             f"{noted[0]['note']}"] if noted else []
-
-
-def _said(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else f"{value:g}"
 
 
 def _mixed(name: str, counts: Counter[str], what: str) -> list[str]:
@@ -44,10 +48,12 @@ def _read_otherwise(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
     return [f"{one['name']}: {n} clips were read by {name}, since {usual} could not" for name, n in others.items()]
 
 
-def _left_slow(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
-    slow = sum(clip["fps"] < protocol.fps * 0.999 for clip in one["clips"]) if protocol.fps else 0
-    return [f"{one['name']}: {slow} clips are slower than {protocol.fps:g} frames a second, and stay as they "
-            "are"] if slow else []
+def _not_at_rate(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
+    """Clips that leaving out frames evenly does not bring to the rate that was asked for."""
+    rates = grouped(clip["fps"] for clip in one["clips"]) if protocol.fps else {}
+    return [f"{one['name']}: {count} clips are measured at {rate:g} frames a second instead of {protocol.fps:g}: every "
+            "frame, every second, every third ... is kept, so that even motion stays even, and none is made up"
+            for rate, count in rates.items() if abs(rate / protocol.fps - 1) > SAME]
 
 
 def _never(one: Mapping[str, Any]) -> list[str]:

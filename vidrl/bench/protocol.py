@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-LATE = 1e-4  # of a frame's time: stamps are rounded by containers
+ROUNDED = 0.002  # rates that differ by less differ by rounding alone
+SAME = 0.02  # rates that differ by less are one: containers round time stamps, and 23.976 is 24
 
 
 def reader() -> str:
@@ -45,14 +46,16 @@ def digest(value: Any, digits: int = 12) -> str:
 
 @dataclass(frozen=True)
 class Protocol:
-    """`fps`: brought to this rate by choosing frames by their time stamps, 0 as they come. `side`: the shorter side
-    shrunk to it, antialiased, 0 as it is. `frames`: at most so many from the start, 0 all. `decoder`: what reads.
+    """`fps`: brought near this rate by keeping every frame, every second, every third ..., 0 as they come. `side`: the
+    shorter side shrunk to it, antialiased, 0 as it is. `frames`: at most so many from the start, 0 all. `decoder`: what
+    reads.
 
-    Frames are left out, never repeated, and pictures shrunk, never enlarged: what is slower, smaller or shorter stays
-    as it is. Raises ValueError for a number below 0.
+    Frames are left out evenly, so that even motion stays even: the frame nearest to each moment of another rate would
+    come too early and too late by turns. None is repeated or made up, and pictures are shrunk, never enlarged: what is
+    slower, smaller or shorter stays as it is. Raises ValueError for a number below 0.
 
     >>> Protocol(decoder="decord 0.6.0").hash, Protocol(fps=8, decoder="decord 0.6.0").hash
-    ('66107efa9ada', 'fcb5b7ffe07a')
+    ('66107efa9ada', '84d24c0c6770')
     """
 
     fps: float = 0.0
@@ -75,14 +78,30 @@ class Protocol:
         """As results.json says it."""
         return self._facts() | {"hash": self.hash}
 
-    def rate(self, fps: float) -> float:
-        """The frames a second that a clip of `fps` is measured at."""
-        return min(self.fps, fps) if self.fps else fps
+    def stride(self, fps: float) -> int:
+        """Every so many frames of a clip of `fps` one is measured: the whole number whose rate is nearest, by ratio.
 
-    def chosen(self, times: Sequence[float], fps: float) -> list[int]:
-        """The numbers of the frames that are measured, of a clip with these time stamps, in seconds."""
-        picked = list(range(len(times))) if self.rate(fps) == fps else on_screen(times, self.fps)
-        return picked[: self.frames or None]
+        >>> [Protocol(fps=8.0).stride(fps) for fps in (6.0, 8.0, 16.0, 24.0, 25.0, 30.0)]
+        [1, 1, 2, 3, 3, 4]
+        """
+        times = fps / self.fps if self.fps else 1.0
+        if times <= 1 + SAME:
+            return 1
+        below = math.floor(times)
+        return below if times * times <= below * (below + 1) else below + 1
+
+    def rate(self, fps: float) -> float:
+        """The frames a second that a clip of `fps` is measured at; `self.fps` where only rounding parts them.
+
+        >>> Protocol(fps=8.0).rate(24.004), round(Protocol(fps=8.0).rate(25.0), 2)
+        (8.0, 8.33)
+        """
+        kept = fps / self.stride(fps)
+        return float(self.fps) if self.fps and abs(kept / self.fps - 1) < ROUNDED else kept
+
+    def chosen(self, count: int, fps: float) -> list[int]:
+        """The numbers of the frames that are measured, of a clip of `count` frames at `fps`."""
+        return list(range(0, count, self.stride(fps)))[: self.frames or None]
 
     def small(self, frames: Tensor) -> Tensor:
         """Frames (F, C, H, W) at the size that they are measured at; bytes stay bytes."""
@@ -91,19 +110,8 @@ class Protocol:
         return shrunk(frames[None], self.side)[0] if self.side else frames
 
     def _facts(self) -> dict[str, Any]:
-        return {"fps": _plain(self.fps), "side": self.side, "frames": self.frames, "decoder": self.decoder}
-
-
-def on_screen(times: Sequence[float], fps: float) -> list[int]:
-    """The frames that are seen at 0, 1 / fps, 2 / fps ... seconds after the first, each once.
-
-    >>> on_screen([0.0, 0.1, 0.2, 0.3, 0.4], fps=5.0), on_screen([0.0, 1.0, 2.0], fps=4.0)
-    ([0, 2, 4], [0, 1, 2])
-    """
-    last = times[-1] - times[-2] if len(times) > 1 else math.inf
-    ends = [*times[1:], times[-1] + last]
-    first = [math.ceil((time - times[0]) * fps - LATE) for time in times]  # the tick that each can be seen at
-    return [i for i, tick in enumerate(first) if tick < (ends[i] - times[0]) * fps - LATE]
+        chosen = {"chosen": "evenly"} if self.fps else {}  # results of frames chosen by time stamps do not compare
+        return {"fps": _plain(self.fps), "side": self.side, "frames": self.frames, "decoder": self.decoder, **chosen}
 
 
 def kept(pieces: Iterable[Tensor], chosen: Sequence[int]) -> Iterator[Tensor]:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vidrl.bench import compare
+from vidrl.bench import compare, relevant
 from vidrl.bench.cache import whole
+from vidrl.bench.fairness import unfair
 from vidrl.bench.notes import observed
 from vidrl.bench.suite import Suite
 
@@ -53,15 +54,22 @@ def assemble(
 
 
 def summed_up(results: Results) -> Results:
-    """With "summary", "comparisons", "totals" and, by kind of prompt, "breakdown" from the clips as they are."""
+    """With "summary", "comparisons", "fairness", "totals" and, by kind of prompt, "breakdown" from the clips.
+
+    "fairness" lists what forbids a comparison of the sets as they are; each is also one of the "notes". A dim gets
+    "relevant", its least relevant difference.
+    """
     from vidrl.bench.breakdown import added
     from vidrl.bench.totals import totals
 
-    sets, dims, least = results["sets"], results["dims"], results["suite"]["least"]
+    sets, least = results["sets"], results["suite"]["least"]
+    dims = [{**dim, "relevant": relevant.least(dim["hash"])} for dim in results["dims"]]
+    fair = unfair(sets)
     summary = {one["name"]: {dim["name"]: _summary(one, dim, least) for dim in dims} for one in sets}
     pairs = compare.compare_all(sets, dims, least)
     sums = {one["name"]: totals(dims, one["clips"]) for one in sets}
-    return added({**results, "summary": summary, "comparisons": pairs,
+    return added({**results, "dims": dims, "fairness": fair, "notes": list(dict.fromkeys([*fair, *results["notes"]])),
+                  "summary": summary, "comparisons": pairs,
                   "totals": {name: row for name, row in sums.items() if row}})
 
 

@@ -58,7 +58,7 @@ class Measurer:
         try:
             clip = Clip(task.item.path, self.protocol)
             done.facts = {"fps": clip.fps, "size": list(clip.size), "frames": clip.frames, "reader": clip.reader,
-                          "note": clip.note}
+                          "note": clip.note, "written": clip.written}
             self._measure(clip, task, done)
         except (OSError, Unreadable, MemoryError) as error:  # rewards' own errors are caught one by one
             done.why = f"unreadable: {error or 'out of memory'}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vidrl.bench.page.facts import relevant
+
 DAGGER, NONE = "†", "-"
 
 
@@ -14,8 +16,8 @@ def table(results: Mapping[str, Any]) -> str:
     head = ["", *(_head(one) for one in results["sets"]), *(f"{name} - {sets[0]}" for name in sets[1:])]
     rows = [[_name(dim), *(_cell(results, name, dim["name"]) for name in sets),
              *(_difference(results, sets[0], name, dim["name"]) for name in sets[1:])] for dim in results["dims"]]
-    return "\n".join([_title(results), "", *_grid([head, *rows]), *_distances(results), *_totals(results),
-                      *_marks(results, rows), *_notes(results)])
+    return "\n".join([_title(results), *_unfair(results), "", *_grid([head, *rows]), *_distances(results),
+                      *_totals(results), *_marks(results, rows), *_notes(results)])
 
 
 def _title(results: Mapping[str, Any]) -> str:
@@ -23,6 +25,11 @@ def _title(results: Mapping[str, Any]) -> str:
     set_to = [f"{key} {protocol[key]:g}" for key in ("fps", "side", "frames") if protocol[key]]
     how = ", ".join([*(set_to or ["files as they are"]), protocol["decoder"]])
     return f"{suite['name']} {suite['version']}, protocol {protocol['hash']} ({how}): mean [95 %], higher is better"
+
+
+def _unfair(results: Mapping[str, Any]) -> list[str]:
+    """What forbids a comparison of the sets as they are."""
+    return [f"note: {note}" for note in results.get("fairness", [])]
 
 
 def _head(one: Mapping[str, Any]) -> str:
@@ -48,7 +55,7 @@ def _difference(results: Mapping[str, Any], first: str, second: str, dim: str) -
     if not found or found[0]["difference"] is None:
         return NONE
     row = found[0]
-    sure = " *" * (row["p_holm"] is not None and row["p_holm"] < 0.05)
+    sure = (" *" if relevant(results, row) else " ~") * (row["p_holm"] is not None and row["p_holm"] < 0.05)
     return f"{row['difference']:+.3f} {_interval(row)} {row['wins']}/{row['ties']}/{row['losses']}{sure}"
 
 
@@ -76,7 +83,8 @@ def _marks(results: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> list[st
     text = "\n".join(cell for row in rows for cell in row)
     said = {DAGGER: f"{DAGGER} was a training reward", " few": f"few: below the minimum of {results['suite']['least']} "
             "clips, or of one prompt alone", " full": "full: half of the clips lie at the end of its range",
-            "[?]": "[?]: too few clips for an interval", " *": "*: p < 0.05 after Holm's correction; wins/ties/losses"}
+            "[?]": "[?]: too few clips for an interval", " *": "*: p < 0.05 after Holm's correction; wins/ties/losses",
+            " ~": "~: p < 0.05, but less than a re-encoding that nobody sees makes: no relevant difference"}
     return ["", *(words for mark, words in said.items() if mark in text)]
 
 
@@ -94,4 +102,4 @@ def _distances(results: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:
-    return [f"note: {note}" for note in results["notes"]]
+    return [f"note: {note}" for note in results["notes"] if note not in results.get("fairness", [])]

@@ -63,7 +63,8 @@ def declare(commands: Any) -> None:
 
 def _declare_protocol(made: argparse.ArgumentParser) -> None:
     group = made.add_argument_group("protocol", "how a file becomes the clip that is measured; 0: as it comes")
-    group.add_argument("--fps", type=float, metavar="N", help="brought to this rate by leaving frames out")
+    group.add_argument("--fps", type=float, metavar="N", help="brought near this rate by keeping every frame, every "
+                       "second, every third ...")
     group.add_argument("--side", type=int, metavar="PIXELS", help="the shorter side is shrunk to it")
     group.add_argument("--frames", type=int, metavar="N", help="at most so many, from the start")
 

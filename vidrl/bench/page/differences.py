@@ -13,9 +13,13 @@ from vidrl.bench.page.facts import (
     dim_name,
     enough,
     few,
+    least_relevant,
+    listed,
     mean,
     probability,
+    relevant,
     scale,
+    sure,
     verdict,
 )
 from vidrl.charts import number
@@ -34,8 +38,15 @@ def differences(results: Results) -> str:
             f'<p class="note">Of clips paired by {escape(_paired(results))}. The dot is the mean difference, the bar '
             f"its 95 % interval, both divided by the standard deviation between clips, so that all dimensions share "
             f'one axis. <span class="up">Teal</span>: better beyond doubt, <span class="down">orange</span>: worse, '
-            f"that is, p &lt; 0.05 after Holm's correction over the dimensions. Grey: the clips do not tell.</p>"
-            f"{tables}</section>")
+            f"that is, p &lt; 0.05 after Holm's correction over the dimensions and more than the least relevant "
+            f"difference, which a re-encoding that nobody sees makes. Grey: the clips do not tell, or too little to "
+            f"matter.{_unmeasured(results)}</p>{tables}</section>")
+
+
+def _unmeasured(results: Results) -> str:
+    """The dimensions on which any sure difference counts."""
+    bare = [dim_name(dim) for dim in results["dims"] if dim.get("relevant") is None]
+    return f" No least relevant difference is known of {listed(bare)}." if bare else ""
 
 
 def _paired(results: Results) -> str:
@@ -81,6 +92,9 @@ def _chip(results: Results, row: Row) -> str:
         return f'<span class="chip out" title="{escape(notes)}">no pairs</span>'
     if not enough(results, row):
         return f'<span class="chip out" title="{escape(notes)}">{few(results, row)}</span>'
+    if sure(results, row) and not relevant(results, row):
+        words = f"re-encoding alone makes {number(least_relevant(results, row['dim']))}"
+        return f'<span class="chip out" title="{words}">not relevant</span>'
     return f'<span class="chip" title="{escape(notes)}">note</span>' if notes else ""
 
 
@@ -105,10 +119,12 @@ def _sizes(results: Results, rows: Sequence[Row]) -> str:
     """Effect sizes, p before correction, and what was paired."""
     names = {dim["name"]: dim_name(dim) for dim in results["dims"]}
     head = "".join(f'<th scope="col">{name}</th>' for name in
-                   ("dimension", "effect size", "p", "p, Holm", "pairs", "prompts", "notes"))
+                   ("dimension", "effect size", "least relevant difference", "p", "p, Holm", "pairs", "prompts",
+                    "notes"))
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in [
-        names.get(row["dim"], escape(row["dim"])), number(row.get("effect"), sign=True), probability(row.get("p")),
-        probability(row.get("p_holm")), row.get("n") or 0, row.get("prompts") or "–",
+        names.get(row["dim"], escape(row["dim"])), number(row.get("effect"), sign=True),
+        number(least_relevant(results, row["dim"])), probability(row.get("p")), probability(row.get("p_holm")),
+        row.get("n") or 0, row.get("prompts") or "–",
         escape("; ".join(map(str, row.get("notes") or [])))]) + "</tr>" for row in rows)
     return (f'<details><summary>Effect sizes and pairs</summary><div class="scroll"><table><thead><tr>{head}</tr>'
             f"</thead><tbody>{body}</tbody></table></div></details>")

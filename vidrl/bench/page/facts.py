@@ -1,7 +1,8 @@
 """What the page and the exported tables read from results.json: verdicts, names, decimals.
 
 A difference is beyond doubt where p < 0.05 after Holm's correction over the dimensions, its interval lies on one side
-of zero, and both sets have the clips that the suite asks for.
+of zero, both sets have the clips that the suite asks for, and it is larger than the dimension's least relevant
+difference, where one was measured: what a re-encoding that nobody sees makes of it, see `vidrl.bench.relevant`.
 """
 
 from __future__ import annotations
@@ -28,10 +29,30 @@ def verdict(results: Results, row: Row) -> int:
     >>> verdict({"summary": {"a": enough, "b": enough}}, row), verdict({"summary": {"a": enough, "b": {}}}, row)
     (1, 0)
     """
+    return sure(results, row) if relevant(results, row) else 0
+
+
+def sure(results: Results, row: Row) -> int:
+    """As `verdict`, however small the difference is."""
     low, high, p = row.get("low"), row.get("high"), row.get("p_holm")
     if low is None or high is None or p is None or not p < LEVEL or not enough(results, row):
         return 0
     return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def relevant(results: Results, row: Row) -> bool:
+    """Whether a difference is larger than its dimension's least relevant one; also where none was measured.
+
+    >>> [relevant({"dims": [{"name": "cut", "relevant": 3e-05}]}, {"dim": "cut", "difference": x}) for x in (2e-5, 1.0)]
+    [False, True]
+    """
+    least = least_relevant(results, row["dim"])
+    return least is None or row.get("difference") is None or abs(row["difference"]) > least
+
+
+def least_relevant(results: Results, dim: str) -> float | None:
+    """The least relevant difference of a dimension; None where none was measured."""
+    return next((one.get("relevant") for one in results.get("dims", []) if one["name"] == dim), None)
 
 
 def enough(results: Results, row: Row) -> bool:

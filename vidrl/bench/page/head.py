@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from vidrl.bench.fairness import grouped
 from vidrl.bench.page.facts import (
     Results,
     Row,
@@ -15,6 +16,8 @@ from vidrl.bench.page.facts import (
     listed,
     plural,
     prompts,
+    relevant,
+    sure,
     told,
     verdict,
 )  # fmt: skip
@@ -32,8 +35,9 @@ def header(results: Results) -> str:
     facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>"
                     for name, value in _facts(results))
     findings, cautions = _list("findings", _findings(results)), _list("cautions", _cautions(results))
+    unfair = _list("cautions unfair", [escape(f"{one[:1].upper()}{one[1:]}.") for one in results.get("fairness") or []])
     return (f'<header><div class="eyebrow">vidrl bench · {escape(suite["name"])} {escape(str(suite["version"]))}</div>'
-            f'<h1>{escape(title(results))}</h1><p class="lede">{_measured(results)}</p>{findings}{cautions}'
+            f'<h1>{escape(title(results))}</h1><p class="lede">{_measured(results)}</p>{unfair}{findings}{cautions}'
             f'<dl class="facts">{facts}</dl></header>')
 
 
@@ -76,6 +80,15 @@ def _finding(results: Results, first: str, second: str, rows: Sequence[Row]) -> 
     return f"{two} is {'; and '.join(said)}.{left}"
 
 
+def _slight(results: Results) -> str:
+    """The dimensions with a sure difference that is too small to matter."""
+    found = [_marked(results, row["dim"]) for row in results.get("comparisons", [])
+             if sure(results, row) and not relevant(results, row)]
+    names = list(dict.fromkeys(found))
+    return (f"Surely different on {listed(names)}, but by less than a re-encoding that nobody sees: no relevant "
+            f"difference.") if names else ""
+
+
 def _marked(results: Results, name: str) -> str:
     trained = any(dim["name"] == name and dim.get("trained") for dim in results["dims"])
     return escape(name).replace("_", "_<wbr>") + ("†" if trained else "")
@@ -86,7 +99,7 @@ def _cautions(results: Results) -> list[str]:
     trained = [escape(dim["name"]) for dim in results["dims"] if dim.get("trained")]
     said = [f"† {listed(trained)} {'was' if len(trained) == 1 else 'were'} trained on: a rise there may be the reward "
             f"being served, not the clips getting better."] if trained else []
-    return said + [one for one in (_few(results), _saturated(results), _lost(results)) if one]
+    return said + [one for one in (_slight(results), _few(results), _saturated(results), _lost(results)) if one]
 
 
 def _few(results: Results) -> str:
@@ -136,7 +149,7 @@ def _frames(results: Results) -> str:
         return ""
     sizes = sorted({tuple(clip["size"]) for clip in clips if clip.get("size")})
     size = f"{sizes[0][0]} × {sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
-    count, fps = (_range([clip.get(key) for clip in clips]) for key in ("frames", "fps"))
+    count, fps = _range([clip["frames"] for clip in clips]), _range(list(grouped(clip["fps"] for clip in clips)))
     return f"{count} of {size} at {fps} fps" if sizes else count
 
 

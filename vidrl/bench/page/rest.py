@@ -45,15 +45,20 @@ def _few(paths: Sequence[str], total: int) -> str:
     return f"{len(paths)} of {total}: {', '.join(paths[:3])}{more}"
 
 
+def _cell(text: str) -> str:
+    """A cell whose file names may break after a slash, and not within a word."""
+    return escape(short(text)).replace("/", "/<wbr>").replace("_", "_<wbr>")
+
+
 def _list(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], word: str, open_all: bool = False) -> str:
     if not rows:
         return ""
-    body = "".join("<tr>" + "".join(f"<td>{escape(short(cell))}</td>" for cell in row) + "</tr>" for row in rows[:MOST])
+    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows[:MOST])
     more = f'<p class="note">… and {len(rows) - MOST} more in results.json</p>' if len(rows) > MOST else ""
     names = "".join(f'<th scope="col">{name}</th>' for name in head)
     count = f"{plural(len(rows), word)} {title}" if not open_all else f"Values that {title}"
     return (f'<details{" open" if len(rows) <= 20 else ""}><summary>{count}</summary><div class="scroll">'
-            f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>{more}</details>")
+            f'<table class="out"><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>{more}</details>')
 
 
 def distances(results: Results) -> str:
@@ -114,11 +119,16 @@ def made(results: Results) -> str:
              "sets": listed([_source(one) for one in results["sets"]]), "made": results.get("made", "")}
     rows = "".join(f'<tr><th scope="row">{name}</th><td>{escape(str(value))}</td></tr>'
                    for name, value in facts.items() if value)
-    notes = "".join(f"<li>{escape(short(str(note)))}</li>" for note in (results.get("notes") or [])[:MOST])
+    notes = "".join(f"<li>{escape(short(str(note)))}</li>" for note in _notes(results)[:MOST])
     noted = f"<h3>Notes</h3><ul>{notes}</ul>" if notes else ""
     return (f'<section id="made"><h2>How it was measured</h2><p class="note">Numbers of another protocol hash, or of '
             f'another hash of a dimension, do not compare with these.</p><table class="made">{rows}</table>'
             f"{noted}{_dims(results)}</section>")
+
+
+def _notes(results: Results) -> list[str]:
+    """The notes that do not stand under the headline."""
+    return [note for note in results.get("notes") or [] if note not in (results.get("fairness") or [])]
 
 
 def _protocol(protocol: Row) -> str:
@@ -128,7 +138,7 @@ def _protocol(protocol: Row) -> str:
     'frames as they come, at their own size, all of them, read by decord 0.6.0'
     """
     fps, side, frames = (protocol.get(name) for name in ("fps", "side", "frames"))
-    return ", ".join([f"at most {fps:g} frames a second, chosen by time stamp" if fps else "frames as they come",
+    return ", ".join([f"near {fps:g} frames a second, frames left out evenly" if fps else "frames as they come",
                       f"shorter side shrunk to {side}" if side else "at their own size",
                       f"the first {frames} of them" if frames else "all of them",
                       f"read by {protocol.get('decoder', 'an unknown decoder')}"])

@@ -1,0 +1,106 @@
+"""What decides whether sets of clips can be compared at all: how fast, how large and how they were written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from vidrl.bench.protocol import SAME
+
+Set = Mapping[str, Any]  # of results.json
+ALIKE = 8.0  # frames a second from which on rewards of motion give like numbers at other rates
+STRIDES = 12  # at most every so many frames are kept
+BITS = 1.5  # bits of a pixel that differ by this factor were written with other settings, or show other things
+FACTS = {"container": "container", "codec": "codec", "pixels": "pixel format"}
+
+
+def unfair(sets: Sequence[Set]) -> list[str]:
+    """What makes a comparison of sets unfair, a sentence each; nothing for one set."""
+    return [*_rates(sets), *_sizes(sets), *_written(sets)] if len(sets) > 1 else []
+
+
+def grouped(rates: Iterable[float]) -> Counter[float]:
+    """Frame rates, those that are the same but for the rounding of time stamps together, with their counts.
+
+    >>> grouped([16.0, 15.9967, 24.0, 16.0])
+    Counter({16.0: 3, 24.0: 1})
+    """
+    groups: list[list[float]] = []
+    for rate in sorted(rates):
+        if groups and rate <= groups[-1][0] * (1 + SAME):
+            groups[-1].append(rate)
+        else:
+            groups.append([rate])
+    return Counter({min(group, key=lambda rate: abs(rate - round(rate))): len(group) for group in groups})
+
+
+def common_rate(rates: Sequence[float]) -> float | None:
+    """The highest rate that each of these becomes when it keeps every frame, every second, every third ...; or None.
+
+    >>> common_rate([24.0, 16.0]), common_rate([30.0, 10.0]), common_rate([25.0, 24.0])
+    (8.0, 10.0, None)
+    """
+    for stride in range(1, STRIDES + 1):
+        goal = min(rates) / stride
+        if goal < min(ALIKE * (1 - SAME), min(rates)):
+            return None
+        if all(abs(rate / goal / max(1, round(rate / goal)) - 1) <= SAME for rate in rates):
+            return goal
+    return None
+
+
+def _rates(sets: Sequence[Set]) -> list[str]:
+    found = {one["name"]: sorted(grouped(clip["fps"] for clip in one["clips"])) for one in sets if one["clips"]}
+    first, *others = found.values() if found else ([],)
+    if all(_same(first, other) for other in others):
+        return []
+    said = ", ".join(f"{name} {' '.join(f'{rate:g}' for rate in rates)}" for name, rates in found.items())
+    goal = common_rate([rate for rates in found.values() for rate in rates])
+    cure = (f"measure all with --fps {goal:g}, which leaves frames out evenly" if goal else
+            "leaving frames out evenly brings them to no common rate, so make the clips at one rate; a conversion that "
+            "repeats, drops or blends frames makes even motion uneven")
+    return [f"the sets differ in frames a second ({said}): {cure}"]
+
+
+def _same(first: Sequence[float], second: Sequence[float]) -> bool:
+    return len(first) == len(second) and all(abs(a / b - 1) <= SAME for a, b in zip(first, second, strict=True))
+
+
+def _sizes(sets: Sequence[Set]) -> list[str]:
+    said = _unlike(sets, lambda clip: "x".join(map(str, clip["size"])))
+    return [f"the sets differ in the size of their pictures ({said}): make them at one size, or measure all with one "
+            "--side"] if said else []
+
+
+def _written(sets: Sequence[Set]) -> list[str]:
+    """How the sets were not written alike: container, codec, pixel format, bits of a pixel."""
+    unlike = {words: _unlike(sets, lambda clip, fact=fact: (clip.get("written") or {}).get(fact) or "unknown")
+              for fact, words in FACTS.items()}
+    told = [f"{words} ({said})" for words, said in unlike.items() if said]
+    bits = {one["name"]: median(known) for one in sets if (known := _bits(one))}
+    if bits and max(bits.values()) > BITS * min(bits.values()):
+        told.append(f"bits a pixel ({', '.join(f'{name} {value:.2g}' for name, value in bits.items())})")
+    if not told:
+        return []
+    harm = ("; codec, pixel format and bits a pixel are the same" if len(told) == 1 and unlike["container"] else
+            ". How clips are written moves numbers as much as what they show: save all sets losslessly, or by one "
+            "encoder with one setting")
+    return [f"the files of the sets differ in {', '.join(told)}{harm}"]
+
+
+def _unlike(sets: Sequence[Set], fact: Callable[[Mapping[str, Any]], str]) -> str:
+    """What each set has of a fact, where the sets do not have the same; else nothing."""
+    found = {one["name"]: sorted({fact(clip) for clip in one["clips"]}) for one in sets if one["clips"]}
+    if len({tuple(values) for values in found.values()}) < 2:
+        return ""
+    return ", ".join(f"{name} {_few(values)}" for name, values in found.items())
+
+
+def _few(values: Sequence[str]) -> str:
+    return " and ".join(values) if len(values) < 4 else f"{len(values)} kinds, as {values[0]}"
+
+
+def _bits(one: Set) -> list[float]:
+    return [bits for clip in one["clips"] if (bits := (clip.get("written") or {}).get("bits"))]
