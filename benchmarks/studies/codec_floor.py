@@ -14,7 +14,6 @@ import importlib.util
 import json
 import math
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -52,8 +51,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bind(Path(folder))
         found = table(sources(args.clips), Path(folder), Path(args.cache) if args.cache else None)
-    said = {"about": (__doc__ or "").split("\n\n")[0], "command": shlex.join(["python", *sys.argv]),
-            "writers": list(WRITERS), "dims": found}
+    clips = ["--clips", args.clips] if args.clips else []
+    command = shlex.join(["python", "benchmarks/studies/codec_floor.py", *clips, "--out", str(args.out)])
+    said = {"about": (__doc__ or "").split("\n\n")[0], "command": command, "writers": list(WRITERS), "dims": found}
     whole(args.out, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
 
 

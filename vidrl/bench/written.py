@@ -28,7 +28,7 @@ def _by_header(path: Path) -> Written | None:
     try:
         import av
 
-        with av.open(str(path)) as container:
+        with open(path, "rb") as file, av.open(file) as container:  # a name may be no UTF-8, or look like a protocol
             stream = next(one for one in container.streams.video if not _is_cover(one))
             context, seconds = stream.codec_context, float((stream.duration or 0) * (stream.time_base or 0))
             name = container.format.name.removesuffix("_pipe")  # as ffmpeg calls pictures
