@@ -77,6 +77,14 @@ def test_clips_of_another_making_are_refused_or_made_anew(mine, tmp_path, change
     assert after != before
 
 
+def test_an_adapter_that_is_named_as_a_file_is_known_by_its_content(tmp_path):
+    file, told = tmp_path / "a.safetensors", []
+    for content in (b"one", b"two", b"one"):
+        file.write_bytes(content)
+        told.append(sampling._identity(file))
+    assert told[0] == told[2] != told[1] and told[0].startswith("a.safetensors ")
+
+
 def test_another_adapter_is_noticed_by_its_content(mine, tmp_path):
     policy = Policy(Toy(), full=True)
     policy.save(tmp_path / "lora")

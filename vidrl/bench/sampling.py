@@ -245,9 +245,9 @@ def _language(model: Path | None) -> str:
 
 
 def _identity(model: str | Path) -> str:
-    """Of a folder its last name and what is in it, else the name."""
-    folder = _folder(model)
-    return f"{folder.resolve().name} {dims._content(folder)}" if folder else str(model)
+    """Of a folder or file on this machine its last name and what is in it, else the name."""
+    path = Path(model)
+    return f"{path.resolve().name} {dims._content(path)}" if path.exists() else str(model)
 
 
 def _rows(file: Path) -> list[Row]:
