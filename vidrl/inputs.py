@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 SUFFIXES = {".json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".model", ".txt", ".gguf"}
 MEASURED = "influence.safetensors"  # what `vidrl influence` puts beside a model is no part of the model
 KEYS = ("backbone.options.model", "policy.lora")
+LARGE = 2**30  # bytes that take a second or more to read
 Files = dict[str, dict[str, Any]]  # a file's path below its folder → {"sha256", "stamp"}
 
 
@@ -101,6 +103,9 @@ def _blob(path: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
+    size = path.stat().st_size
+    if size > LARGE:
+        print(f"reading {path} ({size / 2**30:.1f} GB) for its SHA-256, which the run folder keeps", file=sys.stderr)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

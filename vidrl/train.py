@@ -30,8 +30,8 @@ from vidrl.update import Updater
 def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: None) -> Path:
     """Train as a recipe says and return the run's folder; `resume` goes on from its newest checkpoint.
 
-    Where nothing changed since, a resumed run ends with the weights of one that was never interrupted; what may change
-    is listed in `vidrl.changes`.
+    Where nothing changed since, a run resumed on CPUs ends with the weights of one that was never interrupted; what may
+    change is listed in `vidrl.changes`.
 
     Every process calls `look` between rounds. Raises the errors of `config.load`, `resume.claim` and `plugin.load`;
     RuntimeError where too many samples cannot be scored, or the ratio before the first update is not 1.

@@ -16,7 +16,7 @@ Fine-tune a generator by reinforcement learning, as a TOML recipe says.
 
   vidrl train scripts/recipes/demo.toml
   vidrl train scripts/recipes/demo.toml train.rounds=5 algorithm.options.segments=1 run=runs/mine
-  vidrl train scripts/recipes/demo.toml --resume            go on after a kill, to the same weights
+  vidrl train scripts/recipes/demo.toml --resume            go on after a kill; on CPUs to the same weights
   vidrl train scripts/recipes/demo.toml --resume train.rounds=60          go on after the end
   vidrl train scripts/recipes/demo.toml --processes 2       several processes on this machine; 0 = as many as suit it
   torchrun ... -m vidrl train RECIPE                        several machines
