@@ -54,6 +54,7 @@ def score_files(
     jobs: int = 0,
     timeout: float | None = None,
     memory: int | None = MEMORY,
+    fps: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Score files and the videos in folders, in pieces of constant memory, all rewards on one flow.
 
@@ -61,7 +62,7 @@ def score_files(
     {reward: {part: number}}, "curve": {reward: [a number a frame]}, "note", "why"}`; a number that is not there is
     None, and `why` says the reason, or is None. `note` says what to know of the file, as that it was cut off or that
     its frame rate varies, or is None. A file that cannot be read is a row with its reason, never left out.
-    `prompts` maps paths to what was asked for.
+    `prompts` maps paths to what was asked for. `fps` is the rate of folders of numbered pictures, 8 if not given.
 
     `jobs` processes of one thread each score in the same order; a file that crashes its process or takes longer than
     `timeout` seconds is a row with its reason, and the rest goes on; so is one that needs more than `memory` bytes (4
@@ -71,12 +72,12 @@ def score_files(
     rewards = {name: as_reward(reward, name) for name, reward in rewards.items()}
     asked = ((path, (prompts or {}).get(str(path), "")) for path in find(paths))
     if jobs == 0:
-        yield from (_score_file(one, rewards) for one in asked)
+        yield from (_score_file(one, rewards, fps) for one in asked)
         return
     from ._workers import each
 
     learned = any(leaf.learned for name, reward in rewards.items() for leaf in leaves(name, reward).values())
-    work = partial(_score_file, rewards=dict(rewards))
+    work = partial(_score_file, rewards=dict(rewards), fps=fps)
     for done in each(work, asked, jobs, timeout, None if learned else memory):
         facts = _unknown(done.task[0])
         yield done.result if done.why is None else _lost(facts, rewards, f"unreadable: {done.why}")
@@ -94,11 +95,11 @@ def row(facts: Mapping[str, Any], scores: Mapping[str, Score], i: int, whole: st
     }
 
 
-def _score_file(asked: tuple[Path, str], rewards: Mapping[str, Reward]) -> dict[str, Any]:
+def _score_file(asked: tuple[Path, str], rewards: Mapping[str, Reward], fps: float | None = None) -> dict[str, Any]:
     path, prompt = asked
     facts = _unknown(path)
     try:
-        video = _opened(path)
+        video = _opened(path, fps)
         facts |= {"fps": video.fps, "size": list(video.size), "frames": video.frames,
                   "note": "; ".join(video.notes) or None}
         return row(facts, _stream(video, rewards, prompt), 0)
@@ -121,11 +122,11 @@ class _NoFile(Exception):
     """A path that cannot be opened; a reward's own OSError is no fault of the file."""
 
 
-def _opened(path: Path) -> Film:
+def _opened(path: Path, fps: float | None) -> Film:
     try:
         if path.is_dir() and not numbered(path):
             raise FileNotFoundError(f"expected videos in the folder {path}, found none")
-        return Video(path).even()
+        return Video(path, fps).even()
     except OSError as error:
         raise _NoFile(str(error)) from error
 

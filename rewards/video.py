@@ -5,6 +5,7 @@ Shapes: F frames, H W pixels; frames are uint8 RGB, (F, 3, H, W).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ class Video:
 
     def __init__(self, path: str | os.PathLike[str], fps: float | None = None) -> None:
         self.path = Path(path)
+        if fps is not None and not 0 < fps < math.inf:
+            raise ValueError(f"expected fps, frames a second, to be a positive number, got {fps!r}")
         if not (self.path.is_file() or self.path.is_dir()):
             raise FileNotFoundError(f"expected a video file, found none at {self.path}")
         self._source = _open(self.path, fps)

@@ -1,10 +1,12 @@
 """Even times from uneven ones: which times, which frames are taken as they are, and that even motion stays even."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 
-from vidrl.rewards import Samples, _resample
+from vidrl.rewards import Samples, _resample, score_files, video
 from vidrl.rewards._resample import at_rate, even_times, is_even, longest_stretch, resample
 from vidrl.rewards.jerk import Jerk
 
@@ -94,3 +96,33 @@ def test_a_picture_between_two_is_where_things_then_are():
     found = _resample.between(first, second, 0.25)
     assert (found.float() - middle.float())[:, 4:-4, 8:-8].abs().mean() < 1.0
     assert (first.float() - middle.float())[:, 4:-4, 8:-8].abs().mean() > 5.0
+
+
+# --- a frame rate that varies ----------------------------------------------------------------------------------------
+
+
+def test_a_variable_frame_rate_is_measured_by_true_times(tmp_path):
+    """Frames of one even film left out in several ways: the jerk is that of the film, not that of uneven steps."""
+    kinds = {**LEFT_OUT, "one second without": EVEN[:30] + EVEN[60:], "all": EVEN}
+    for name, times in kinds.items():
+        written(tmp_path / f"{name}.mp4", sliding(times), times)
+    rows = {row["path"].rsplit("/")[-1][:-4]: row for row in score_files([tmp_path], {"jerk": Jerk()})}
+    film = rows.pop("all")
+    assert film["note"] is None and film["frames"] == 91 and film["value"]["jerk"] > -0.02
+    for name, row in rows.items():
+        assert row["value"]["jerk"] == pytest.approx(film["value"]["jerk"], abs=0.03), name
+        assert "its frame rate varies" in row["note"] and video.Video(row["path"]).times == pytest.approx(kinds[name])
+    assert "a gap without frames ends the stretch" in rows["one second without"]["note"]
+
+
+def written(path, frames, times):
+    av = pytest.importorskip("av", reason="PyAV writes video; pip install av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "8", "x264-params": "mbtree=0"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[3], frames.shape[2], "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 600)
+        for array, time in zip(frames.permute(0, 2, 3, 1).numpy(), times, strict=True):
+            frame = av.VideoFrame.from_ndarray(array.copy(), format="rgb24")
+            frame.pts, frame.time_base = round(time * 600), Fraction(1, 600)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())

@@ -25,7 +25,9 @@ fps, size, frames and, where a clip could not be scored, why.
   vidrl score clips/ --jobs 8 --timeout 60                  eight processes of one thread each
   vidrl score clips/ --json scores.jsonl --strict           exit status 1 if any clip could not be scored
 
-A file that crashes its decoder, or takes longer than the timeout, is a line with its reason; the rest goes on.
+A file that crashes its decoder, takes longer than the timeout or needs more than --memory is a line with its reason;
+the rest goes on. A folder that holds nothing but numbered pictures is one clip. `note` says what to know of a file:
+that it was cut off, or that its frame rate varies, and how it was measured.
 """
 
 
@@ -47,6 +49,11 @@ def declare(commands: Any) -> None:
                               "a broken file can take down")
     made.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS",
                          help="longest time for one clip (600); 0: as long as it takes")
+    made.add_argument("--memory", type=float, default=4.0, metavar="GIB",
+                         help="most memory that one process may take for a clip (4); 0: no limit; Linux only, and not "
+                              "for rewards of trained networks")
+    made.add_argument("--fps", type=float, metavar="N",
+                         help="frames a second of folders of numbered pictures (8); video files state their own")
     made.add_argument("--json", metavar="FILE", help="write the lines there instead of printing them")
     made.add_argument("--strict", action="store_true",
                          help="exit status 1 if any clip could not be scored, not only where none could")
@@ -60,7 +67,8 @@ def _score(args: argparse.Namespace) -> int:
     chosen = _chosen(args.reward or ["default"], args.option)
     files, prompts = _clips(args)
     jobs = min(_cores(), 4) if args.jobs is None else args.jobs
-    rows = rewards.score_files(files, chosen, prompts, jobs=jobs, timeout=args.timeout or None)
+    memory = round(args.memory * 2**30) or None
+    rows = rewards.score_files(files, chosen, prompts, jobs, args.timeout or None, memory, args.fps)
     with open(args.json, "w", encoding="utf-8") if args.json else _Standard() as file:
         lost = [_line(row, file) for row in _progress(rows, len(files))]
     if any(lost):
@@ -86,8 +94,11 @@ def _chosen(names: list[str], words: list[str]) -> dict[str, Any]:
 
 def _clips(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
     """The files to score, and their prompts."""
-    from vidrl.rewards import _manifest, video
+    from vidrl.rewards import _finding, _manifest, video
 
+    for folder in filter(os.path.isdir, args.paths):
+        if note := _finding.about_left_out(_finding.left_out(Path(folder)), folder):
+            print(f"vidrl: {note}", file=sys.stderr)
     if args.prompts is None:
         return list(video.find(args.paths)), {}
     table = _manifest.read(args.prompts, lambda said: print(f"vidrl: {said}", file=sys.stderr))
@@ -124,5 +135,15 @@ class _Standard:
 
 
 def _line(row: dict[str, Any], file: Any) -> bool:
-    print(json.dumps(row, ensure_ascii=False), file=file, flush=True)
+    print(_json(row, file.encoding or "utf-8"), file=file, flush=True)
     return bool(row.get("why"))
+
+
+def _json(row: dict[str, Any], encoding: str) -> str:
+    """A row as JSON, with escapes where its text, as a file name that is not UTF-8, cannot be written as it is."""
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(row)
+    return text
