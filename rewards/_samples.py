@@ -5,7 +5,7 @@ Shapes: B batch, F frames, C channels, H W height and width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -35,9 +35,10 @@ class Samples:
     meta: Sequence[Mapping[str, Any]] = ()
     _memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _pixels: _Pixels = field(init=False, repr=False, compare=False)
+    _finite: Tensor = field(init=False, repr=False, compare=False)  # which frames are, bool (B, F) on the CPU
 
     def __post_init__(self) -> None:
-        check_video(self.video, "video")
+        object.__setattr__(self, "_finite", check_video(self.video, "video"))
         check_prompts(self.prompts, len(self.video))
         check_fps(self.fps)
         object.__setattr__(self, "fps", float(self.fps))
@@ -90,10 +91,9 @@ class Samples:
 
     def every(self, stride: int, start: int) -> Samples:
         """Frames start, start + stride ... of the clips, at a lower frame rate."""
-        video, fps = self.video[:, start::stride], self.fps / stride
-        part = Samples(video, self.prompts, fps, self.reference, self.meta)
-        object.__setattr__(part, "_pixels", _Pixels(video, self._pixels, stride, start))
-        return part
+        video, finite = self.video[:, start::stride], self._finite[:, start::stride]
+        pixels = _Pixels(video, self._pixels, stride, start)
+        return _sound(video, self.prompts, self.fps / stride, self.reference, self.meta, finite, pixels)
 
     def pick(self, rows: Sequence[int]) -> Samples:
         """The clips `rows` alone; the same rows give the same object, so that they share what is memoised."""
@@ -104,13 +104,41 @@ class Samples:
     def to(self, device: torch.device | str) -> Samples:
         """The same samples with their tensors on `device`."""
         reference = None if self.reference is None else self.reference.to(device)
-        return Samples(self.video.to(device), self.prompts, self.fps, reference, self.meta)
+        return _sound(self.video.to(device), self.prompts, self.fps, reference, self.meta, self._finite)
+
+    def pieces(self, size: int) -> Iterator[Samples]:
+        """The clips in pieces of at most `size`, which nothing keeps: what is memoised for one is freed with it.
+
+        >>> [len(piece) for piece in Samples(torch.zeros(5, 3, 1, 8, 8), [""] * 5, 8.0).pieces(2)]
+        [2, 2, 1]
+        """
+        rows = range(len(self))
+        return (self._rows(list(rows[start : start + size])) for start in range(0, len(self), size))
+
+    def broken(self, first: int = 0) -> list[int | None]:
+        """The number of each clip's first frame with NaN or infinity, where the first frame of all is `first`."""
+        bad = ~self._finite
+        return [first + int(row.nonzero()[0]) if row.any() else None for row in bad]
 
     def _rows(self, rows: list[int]) -> Samples:
         at = _index(rows)
         reference = None if self.reference is None else self.reference[at]
         meta = [self.meta[i] for i in rows] if len(self.meta) else ()
-        return Samples(self.video[at], [self.prompts[i] for i in rows], self.fps, reference, meta)
+        prompts, finite = [self.prompts[i] for i in rows], self._finite[at]
+        return _sound(self.video[at], prompts, self.fps, reference, meta, finite)
+
+
+def _sound(
+    video: Tensor, prompts: Sequence[str], fps: float, reference: Tensor | None, meta: Sequence[Mapping[str, Any]],
+    finite: Tensor, pixels: _Pixels | None = None,
+) -> Samples:  # fmt: skip
+    """Samples of a part of what was checked already, which is not checked again: that reads every pixel."""
+    made = object.__new__(Samples)
+    known = {"video": video, "prompts": prompts, "fps": fps, "reference": reference, "meta": meta, "_memo": {},
+             "_pixels": pixels or _Pixels(video), "_finite": finite}  # fmt: skip
+    for name, value in known.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 class _Pixels:

@@ -51,6 +51,20 @@ class Score:
         self.why = list(self.why) or [None] * len(self.value)
 
 
+def join(scores: Sequence[Score]) -> Score:
+    """Scores of several batches as one; it has a curve where all of them have one."""
+    first = scores[0]
+    curves = [s.frames for s in scores if s.frames is not None]
+    frames = torch.cat(curves) if len(curves) == len(scores) else None
+    shared = [name for name in first.parts if all(name in s.parts for s in scores)]
+    parts = {name: join([s.parts[name] for s in scores]) for name in shared}
+    why = [reason for s in scores for reason in s.why]
+    slopes = {name: torch.cat([s.slopes[name] for s in scores]) for name in first.slopes}
+    adds = {name: torch.cat([s.adds[name] for s in scores]) for name in first.adds}
+    value = torch.cat([s.value for s in scores])
+    return Score(value, frames, first.support, parts, why, first.weights, slopes, adds=adds)
+
+
 def as_score(said: Any, samples: Samples, name: str) -> Score:
     """What the reward `name` returned for `samples`, as a Score of its clips.
 

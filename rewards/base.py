@@ -252,12 +252,6 @@ def refusals(samples: Samples, least_frames: int, least_side: int, first: int = 
     if min(height, width) < least_side:
         reason = f"inapplicable: needs frames of at least {least_side} x {least_side} pixels, got {height} x {width}"
         return [reason] * len(samples)
-    return samples.memo("not finite", lambda: _not_finite(samples.video, first))[:]
-
-
-def _not_finite(video: Tensor, first: int) -> list[str | None]:
-    if not video.is_floating_point():
-        return [None] * len(video)
-    bad = ~torch.isfinite(video.detach()).flatten(2).all(2)
-    firsts = [first + int(row.nonzero()[0]) if row.any() else None for row in bad]
-    return [None if t is None else f"unscored: NaN or infinity in frame {t}; the generator diverged" for t in firsts]
+    faults = samples.broken(first)
+    told = "unscored: NaN or infinity in frame {}; the generator diverged"
+    return [None if frame is None else told.format(frame) for frame in faults]

@@ -6,15 +6,18 @@ Shapes: B clips, F frames, P parts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from ._plain import as_reward
-from ._score import SUPPORTS
+from ._score import SUPPORTS, join
 from .base import Card, Reward, Samples, Score
+from .flow import SIZE
+
+PIECE = 4_000_000  # numbers, 16 MB: a reward makes some ten tensors of them, which beyond this leave a CPU's cache
 
 
 class Composite(Reward):
@@ -80,8 +83,18 @@ class Composite(Reward):
         self.needs = tuple(sorted({need for part in made for need in part.needs}))  # type: ignore[misc]
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips; the parts' own are in `parts`, their weights in `weights`."""
-        return self.combine({name: part(samples) for name, part in self.parts.items()})
+        """The score of whole clips; the parts' own are in `parts`, their weights in `weights`.
+
+        Parts that can score a clip in pieces score a few clips at a time, and what they share of those clips is freed
+        before the next: the numbers are those of all clips at once, and neither time nor memory grows with the batch.
+        Any other part, which may compare the clips with each other, scores all of them at once.
+        """
+        single = leaves("whole", self)
+        apart = {path: leaf for path, leaf in single.items() if leaf.streams}
+        found = {path: leaf(samples) for path, leaf in single.items() if path not in apart}
+        each = [{path: leaf(piece) for path, leaf in apart.items()} for piece in few(samples)]
+        found |= {path: join([one[path] for one in each]) for path in apart}
+        return gathered("whole", self, found)
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
         """The maps of the parts, as `part/map`, each at the size that its part measures at."""
@@ -91,12 +104,12 @@ class Composite(Reward):
     @property
     def streams(self) -> bool:
         """Whether all parts can score a clip in pieces."""
-        return all(part.streams for part in self.parts.values())
+        return _adds_up(self) and all(part.streams for part in self.parts.values())
 
     def stream(self, fps: float, prompt: str = "") -> Any:
         """One long clip in pieces; the parts share one flow."""
-        whole = [name for name, part in self.parts.items() if not part.streams]
-        if whole:
+        whole = [name for name, part in self.parts.items() if not part.streams] or [type(self).__name__]
+        if not self.streams:
             raise NotImplementedError(f"{whole[0]} cannot score a clip in pieces: pass it whole")
         return _Pieces(self, fps, prompt)
 
@@ -200,7 +213,7 @@ def leaves(name: str, reward: Reward) -> dict[str, Reward]:
     >>> list(leaves("a", Composite({"b": Composite({"c": Flicker()}), "d": Flicker()})))
     ['a/b/c', 'a/d']
     """
-    if not isinstance(reward, Composite):
+    if not _adds_up(reward):
         return {name: reward}
     found = [leaves(f"{name}/{part}", one) for part, one in reward.parts.items()]
     return {path: leaf for some in found for path, leaf in some.items()}
@@ -208,9 +221,22 @@ def leaves(name: str, reward: Reward) -> dict[str, Reward]:
 
 def gathered(name: str, reward: Reward, found: Mapping[str, Score]) -> Score:
     """The score of a reward from those of its `leaves`."""
-    if not isinstance(reward, Composite):
+    if not _adds_up(reward):
         return found[name]
     return reward.combine({part: gathered(f"{name}/{part}", one, found) for part, one in reward.parts.items()})
+
+
+def _adds_up(reward: Reward) -> TypeGuard[Composite]:
+    """Whether a reward is the sum of its parts: a Composite, and no subclass that scores in a way of its own."""
+    return isinstance(reward, Composite) and type(reward).forward is Composite.forward
+
+
+def few(samples: Samples) -> Iterator[Samples]:
+    """The clips in pieces of about `PIECE` numbers at the size that rewards measure at; at least one clip."""
+    frames, channels, height, width = samples.video.shape[1:]
+    shrunk = min(1.0, SIZE / min(height, width)) ** 2
+    size = max(1, int(PIECE / (frames * channels * height * width * shrunk)))
+    return iter([samples]) if size >= len(samples) else samples.pieces(size)
 
 
 def reason(parts: Mapping[str, Score], optional: Sequence[str], i: int) -> str | None:

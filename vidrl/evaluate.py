@@ -20,6 +20,7 @@ from vidrl.config import RewardSection
 from vidrl.pieces import out_of_memory, release
 from vidrl.rewards import Reward, Samples, Score, _parts
 from vidrl.rewards import load as load_reward
+from vidrl.rewards._score import join
 
 Measures = dict[str, np.ndarray]
 
@@ -116,20 +117,6 @@ def _unscored(like: Score, why: str) -> Score:
     nothing = torch.full_like(like.value[:1], float("nan"))
     slopes, adds = dict.fromkeys(like.slopes, nothing), dict.fromkeys(like.adds, nothing[:, None].expand(-1, 2))
     return Score(nothing, frames, like.support, nan, [why], like.weights, slopes, adds=adds)
-
-
-def join(scores: Sequence[Score]) -> Score:
-    """Scores of several batches as one; it has a curve where all of them have one."""
-    first = scores[0]
-    curves = [s.frames for s in scores if s.frames is not None]
-    frames = torch.cat(curves) if len(curves) == len(scores) else None
-    shared = [name for name in first.parts if all(name in s.parts for s in scores)]
-    parts = {name: join([s.parts[name] for s in scores]) for name in shared}
-    why = [reason for s in scores for reason in s.why]
-    slopes = {name: torch.cat([s.slopes[name] for s in scores]) for name in first.slopes}
-    adds = {name: torch.cat([s.adds[name] for s in scores]) for name in first.adds}
-    value = torch.cat([s.value for s in scores])
-    return Score(value, frames, first.support, parts, why, first.weights, slopes, adds=adds)
 
 
 def measure(score: Score, samples: Samples, captions: bool) -> Measures:

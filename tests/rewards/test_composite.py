@@ -1,6 +1,9 @@
 """How a Composite adds up, and what it does with what cannot be scored."""
 
 import math
+import subprocess
+import sys
+import weakref
 
 import pytest
 import torch
@@ -261,3 +264,83 @@ def test_the_default_has_no_gradient_as_it_says():
     score = default()(Samples(video, [""], 8.0))
     assert not default().differentiable and not score.value.requires_grad and not score.frames.requires_grad
     assert not any(part.value.requires_grad for part in score.parts.values())
+
+
+# --- a few clips at a time -------------------------------------------------------------------------------------------
+
+
+class Watched(Reward):
+    """Remembers how many clips it saw at a time, and that those before were freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+        self.last = lambda: None
+
+    def terms(self, samples: Samples) -> torch.Tensor:
+        assert self.last() is None, "the clips before are still there"
+        self.last = weakref.ref(samples)
+        self.seen.append(len(samples))
+        return samples.frames.mean((2, 3, 4))
+
+
+class Whole(Watched):
+    """Compares the clips of a batch with each other, as only one that sees them all can."""
+
+    def forward(self, samples: Samples) -> Score:
+        self.seen.append(len(samples))
+        light = samples.frames.mean((1, 2, 3, 4))
+        return Score(light - light.mean())
+
+    @property
+    def streams(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("piece", "seen"), [(1, [1, 1, 1, 1, 1]), (2 * 4 * 3 * 8 * 8, [2, 2, 1]), (1 << 40, [5])])
+def test_parts_that_see_one_clip_at_a_time_get_a_few(monkeypatch, piece, seen):
+    monkeypatch.setattr("vidrl.rewards.compose.PIECE", piece)
+    video = torch.rand(5, 4, 3, 8, 8)
+    apart, whole = Watched(), Whole()
+    inner = Composite({"apart": apart}, normalise="batch")
+    score = Composite({"inner": inner, "whole": whole})(Samples(video, [""] * 5, 8.0))
+    light = video.mean((1, 2, 3, 4))
+    torch.testing.assert_close(score.value, (light - light.mean()) / light.std() + light - light.mean())
+    assert apart.seen == seen and whole.seen == [5]
+
+
+def test_a_few_clips_at_a_time_give_the_numbers_of_all_at_once(monkeypatch):
+    video = torch.stack([world_clip(i) for i in range(3)])
+    video[1, 5, 0, 0, 0] = math.nan
+    found = []
+    for piece in (1, 1 << 40):
+        monkeypatch.setattr("vidrl.rewards.compose.PIECE", piece)
+        found.append(default()(Samples(video, [""] * 3, 16.0)))
+    few, all_ = found
+    assert few.why == all_.why and few.why[1] and not few.why[0]
+    for one, other in [(few, all_), *((few.parts[name], all_.parts[name]) for name in few.parts)]:
+        assert torch.equal(one.value.nan_to_num(7), other.value.nan_to_num(7))
+        assert torch.equal(one.frames.nan_to_num(7), other.frames.nan_to_num(7))
+
+
+def world_clip(seed: int) -> torch.Tensor:
+    from vidrl import world
+
+    return world.render(world.Scene("circle", "red", "left", "slow", "speckled"), 48, 13, seed=seed).video
+
+
+@pytest.mark.slow
+def test_a_batch_costs_no_more_memory_than_its_clips():
+    """Eight clips 17 x 256 x 256 after one: scored all at once they took 838 MB more, two at a time take 154 MB."""
+    code = """
+import resource, torch
+from vidrl.rewards import Samples, default
+made = default()
+video = torch.rand(8, 17, 3, 256, 256)
+made(Samples(video[:1], [""], 16.0))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+made(Samples(video, [""] * 8, 16.0))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert grown < 400_000, f"{grown} kB beyond one clip"

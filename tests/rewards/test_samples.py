@@ -12,6 +12,7 @@ import torch
 
 from vidrl import rewards
 from vidrl.rewards import Reward, Samples, Score
+from vidrl.rewards._plain import as_reward
 from vidrl.rewards.base import spread
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.frame_quality import FrameQuality
@@ -36,6 +37,10 @@ VIDEO = torch.rand(2, 5, 3, 16, 16)
         (VIDEO.to(torch.complex64), r"got torch.complex64: use \.real"),
         (VIDEO * 255, "values from .* to 2[45][0-9]: divide by 255"),
         (VIDEO * 2 - 1, r"values from -.*: map \[-1, 1\] by \(x \+ 1\) / 2"),
+        (VIDEO - 0.2, r"values from -0\.[12].*: map \[-1, 1\] by \(x \+ 1\) / 2, or clamp\(0, 1\) what overshoots"),
+        (VIDEO * 1.1 - 0.1, r"values from -0\.(09|1).* to .*clamp\(0, 1\)"),
+        (VIDEO + 0.2, r"to 1\.2: clamp\(0, 1\) what overshoots"),
+        (VIDEO.half() - 0.2, r"values from -0\.[12]"),
         (torch.cat([VIDEO * 255, torch.full_like(VIDEO, torch.nan)]), "divide by 255"),
         (VIDEO.numpy(), "got ndarray: use torch.as_tensor"),
         (list(VIDEO), "got list: use torch.stack"),
@@ -49,6 +54,40 @@ def test_a_wrong_video_is_refused_with_its_cure(video, words):
     prompts = [""] * (len(video) if hasattr(video, "__len__") else 2)
     with pytest.raises(ValueError, match=rf"(?s)expected video as \(batch, frames, channels, height, width\).*{words}"):
         Samples(video, prompts, 8.0)
+
+
+def test_what_resizing_and_half_precision_leave_beyond_the_range_is_taken():
+    for video in (VIDEO - 0.04, VIDEO + 0.04, VIDEO.clamp(0.5) * 2.04 - 1.02):
+        assert Samples(video, ["", ""], 8.0).video is video
+
+
+def test_each_pixel_is_checked_once(monkeypatch):
+    """Which frames are finite is known from the check of the range; phases, picks and pieces are not checked again."""
+    video = VIDEO.repeat(2, 3, 1, 1, 1)
+    video[1, 7, 0, 3, 3] = torch.nan
+    video[3, 2] = torch.inf
+    made = Samples(video, [""] * 4, 24.0)
+    monkeypatch.setattr("vidrl.rewards._samples.check_video", None)
+    monkeypatch.setattr(torch, "isfinite", None)
+    assert made.broken() == [None, 7, None, 2] and made.broken(first=10) == [None, 17, None, 12]
+    assert made.pick([3, 1]).broken() == [2, 7]
+    assert [piece.broken() for piece in made.pieces(3)] == [[None, 7, None], [2]]
+    assert [part.broken() for part in made.phases(3)] == [[None] * 4, [None, 2, None, None], [None, None, None, 0]]
+    assert made.phases(3)[1].pick([1]).to("cpu").broken() == [2]
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    (VIDEO, r"got a tensor of shape \(2, 5, 3, 16, 16\): pass Samples\(video, \[\"\"\] \* len\(video\), fps=16.0\)"),
+    (VIDEO.numpy(), r"got ndarray: pass Samples\(video, prompts, fps=16.0\)"),
+    (list(VIDEO), "got list: pass Samples"),
+    ("clip.mp4", r"got str: vidrl.rewards.score\(paths, reward\) reads files"),
+    ([Path("a.mp4"), Path("b.mp4")], "got list: vidrl.rewards.score"),
+    (None, "got NoneType: pass Samples"),
+])  # fmt: skip
+def test_a_reward_says_what_to_pass(given, words):
+    for reward in (rewards.default(), Flicker(), as_reward(lambda samples: 0)):
+        with pytest.raises(ValueError, match=f"expected Samples, which hold the clips, .* frame rate, {words}"):
+            reward(given)
 
 
 @pytest.mark.parametrize("fault", [torch.nan, torch.inf, -torch.inf])
