@@ -231,7 +231,7 @@ def scored(monkeypatch, made):
     """vidrl.rewards.score_files, replaced by one that scores a.mp4 and cannot score b.mp4."""
     calls = []
 
-    def score_files(paths, chosen, prompts, jobs, timeout):
+    def score_files(paths, chosen, prompts, jobs, timeout, memory, fps):
         calls.append((list(map(str, paths)), list(chosen)))
         made.update(chosen)
         yield {"path": "a.mp4", "value": {"flicker": 0.5}, "why": None}
