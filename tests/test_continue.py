@@ -190,6 +190,26 @@ def test_a_run_that_a_guard_stopped_goes_on_with_other_guards_alone(tmp_path):
     assert told(run, "change") == ['guard.action: "stop" -> "warn"'] and told(run, "exactness")
 
 
+@pytest.mark.parametrize("bands, said", [
+    ({"compositt": [0.5, 2.0]}, "guard.bands.compositt: expected a held-out measure out of composite"),
+    ({"composite": [1.5, 2.0]}, "expected the base model within its own bands"),
+])  # fmt: skip
+def test_new_bands_that_cannot_be_held_are_told_before_another_round(ended_at_two, bands, said):
+    with pytest.raises(ValueError, match=said):
+        train.run(changed(ended_at_two, train_rounds=9, guard_bands=bands), resume=True)
+    assert len(rows(ended_at_two["run"])) == 2
+
+
+def test_the_best_weights_are_held_against_new_bands(tmp_path):
+    """Weights that the new bands exclude must not be put back: the base model's are."""
+    made = recipe(tmp_path, train_rounds=4, guard={"action": "rollback", "bands": {"composite": [0.5, 2.0]}})
+    train.run(made)
+    assert checkpoint.load(made["run"])["best"]["checkpoint"] != "000000"
+    run = train.run(changed(made, train_rounds=5, guard_bands={"composite": [0.99999, 1.00001]}), resume=True)
+    assert told(run, "rollback") == ["weights of round 0 put back"]
+    assert summary(run)["held_out"]["composite"]["difference"] == 0
+
+
 # --- another evaluation ----------------------------------------------------------------------------------------------
 
 

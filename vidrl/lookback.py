@@ -128,10 +128,10 @@ class Lookback:
 
     def _guard(self, now: Mapping[str, float]) -> bool:
         """Hold the recipe's bands: note the best weights within them, put them back where a measure has left."""
-        base = from_main(self.workers, lambda: evaluate.values(evaluate.load(self.record.folder / "evals", 0)))
+        base = self._numbers(0)
         complaints = evaluate.outside(self.recipe.guard.bands, base, now)
-        if complaints and self.round == 0:
-            raise ValueError(f"guard.bands: expected the base model within its own bands, got {'; '.join(complaints)}")
+        if self.round == 0:
+            self._check_bands(base)
         for message in complaints:
             self.record.event(self.round, "guard", message)
         if not complaints and now["composite"] > self.best["value"]:
@@ -141,6 +141,15 @@ class Lookback:
             return False
         self._retreat()
         return True
+
+    def _numbers(self, round: int) -> dict[str, float]:
+        """The means of an evaluation that was made."""
+        return from_main(self.workers, lambda: evaluate.values(evaluate.load(self.record.folder / "evals", round)))
+
+    def _check_bands(self, base: Mapping[str, float]) -> None:
+        complaints = evaluate.outside(self.recipe.guard.bands, base, base)
+        if complaints:
+            raise ValueError(f"guard.bands: expected the base model within its own bands, got {'; '.join(complaints)}")
 
     def _retreat(self) -> None:
         """Put the best weights within the bands back, the base model's if none were better; "stop" ends the run."""
@@ -225,6 +234,15 @@ class Lookback:
         lost = not from_main(self.workers, lambda: evaluate.kept(self.record.folder / "evals", 0))
         if self.evaluated >= 0 and (other or lost):
             self._measure_again()
+        elif self.evaluated >= 0 and any(key.startswith("guard.") for key in keys):
+            self._judge_best()
+
+    def _judge_best(self) -> None:
+        """Hold the best weights so far against other guards: beyond their bands they are the best no more."""
+        base, name = self._numbers(0), str(self.best["checkpoint"])
+        self._check_bands(base)
+        if name and evaluate.outside(self.recipe.guard.bands, base, self._numbers(int(name[:6]))):
+            self.best = dict(NO_BEST)
 
     def _protocol(self) -> str:
         """A digest of what an evaluation's numbers depend on besides the weights."""
@@ -238,6 +256,7 @@ class Lookback:
         """
         self.workers.once(lambda: self.record.put_evaluations_aside(self.round))
         base = evaluate.values(self._measure("reference", 0, "before"))
+        self._check_bands(base)
         self.best = self._judged_again(base) if self.recipe.guard.bands else dict(NO_BEST)
         if self.round:
             self._evaluate()
