@@ -167,6 +167,16 @@ def test_all_weights_start_from_the_lora_that_is_named(wan, tmp_path, half):
         assert torch.allclose(predicted(merged), predicted(adapted), atol=1e-5)
 
 
+def test_a_lora_of_convolutions_and_of_a_part_of_the_modules_is_merged_as_it_computes(wan, tmp_path):
+    """patch_embedding is a 3D convolution of one pixel, which peft does not merge."""
+    adapted = loud(wan, tmp_path, targets=["patch_embedding", "ffn", "blocks.0.attn1"])
+    merged = Policy(wan(), lora=str(tmp_path), full=True)
+    base = dict(wan().network.named_parameters())
+    changed = {name for name, p in merged.weights.items() if not torch.equal(p, base[name])}
+    assert changed == {name.split(".lora_")[0] + ".weight" for name in adapted.weights} and len(changed) == 9
+    assert torch.allclose(predicted(merged), predicted(adapted), atol=1e-5)
+
+
 def test_all_weights_go_on_from_all_weights(tmp_path):
     policy = full()
     shift(policy)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from .file import A, B, Lora
+from .file import BIAS, A, B, Lora
 from .targets import LAYERS
 
 SHOWN = 4  # names of each reason that a message lists
@@ -66,6 +66,8 @@ def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
         shape = (up.shape[0], *down.shape[1:])
         return (f"is for a weight of {shape}, the network's is {tuple(weight.shape)}: the LoRA is of "
                 "another size of the model")
+    if BIAS in lora.pairs[name] and module.bias is None:
+        return "has a bias, and the network's module has none"
     return ""
 
 

@@ -31,13 +31,20 @@ def put(network: nn.Module, weights: Mapping[str, Tensor], config: Mapping[str, 
 
 
 def merge(network: nn.Module) -> None:
-    """Add the network's LoRA to its weights and take it out, as peft's `merge_and_unload`."""
+    """Add the network's LoRA to its weights and take it out, as peft's `merge_and_unload`.
+
+    The sum is formed here, because peft's own fails for a 3D convolution of one pixel.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, layer in list(network.named_modules()):
         if isinstance(layer, BaseTunerLayer):
-            layer.merge(safe_merge=True)
-            network.set_submodule(name, layer.get_base_layer())
+            base, up, scale = layer.get_base_layer(), layer.lora_B["default"], layer.scaling["default"]
+            delta = up.weight.flatten(1) @ layer.lora_A["default"].weight.flatten(1)
+            base.weight.data += scale * delta.data.view_as(base.weight)
+            if up.bias is not None:
+                base.bias.data += scale * up.bias.data
+            network.set_submodule(name, base)
     del network.peft_config
 
 
