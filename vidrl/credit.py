@@ -29,7 +29,7 @@ WAYS = ("whole", "segment", *(MEASURED := ("influence", "gls", "posterior")))  #
 
 def advantages(
     score: Score, group: Tensor, spans: Sequence[Span], way: str = "segment", alpha: float = 1.0, scale: str = "group",
-    per_part: bool = False, moments: Mapping[str, Tensor] | None = None, ridge: float = 0.1,
+    per_part: bool = False, moments: Mapping[str, Tensor] | None = None, ridge: float = 0.1, eps: float = 1e-4,
 ) -> Tensor:  # fmt: skip
     """(1 − α) A + α a_j: each sample's advantage over its group, and of its segments by a credit estimator.
 
@@ -53,7 +53,8 @@ def advantages(
     lost, weights = score.value.isnan(), shares_of(score) if split else {"composite": 1.0}
     named = {name: score.parts[name] for name in weights} if split else {"composite": score}
     parts = {name: without(part, lost | part.value.isnan()) for name, part in named.items()}
-    whole = torch.stack([weights[name] * normalise(part.value, group, scale) for name, part in parts.items()]).sum(0)
+    each = [weights[name] * normalise(part.value, group, scale, eps) for name, part in parts.items()]
+    whole = torch.stack(each).sum(0)
     if split and scale != "none":
         whole = scaled(whole, group, "batch")
     if way == "whole" or not alpha or len(spans) == 1 or not any_curve(parts):

@@ -37,23 +37,28 @@ def group_std(values: Tensor, group: Tensor) -> Tensor:
 def normalise(values: Tensor, group: Tensor, scale: str = "group", eps: float = 1e-4) -> Tensor:
     """Group-relative advantages A = (r − mean_group) / (std + ε), (N, ...) like `values` (GRPO, arXiv 2402.03300).
 
-    `scale`: "group" divides by each group's own std; "batch" by the root mean square of all groups' deviations, so that
-    groups in which nothing differs are not blown up; "none" does not divide (Dr. GRPO, 2503.20783). Samples that are
-    NaN, and groups with fewer than two scored samples, get 0.
+    `scale`: "group" divides by each group's own std; "unbiased" by the same with n − 1 (DanceGRPO); "batch" by the root
+    mean square of all groups' deviations, so that groups in which nothing differs are not blown up; "global" by the std
+    of all values, in which the differences between prompts count too (Flow-GRPO's global_std); "none" does not divide
+    (Dr. GRPO, 2503.20783). Samples that are NaN, and groups with fewer than two scored samples, get 0.
 
     Example:
         >>> normalise(torch.tensor([1.0, 3.0, 5.0, float("nan")]), torch.tensor([0, 0, 1, 1]), eps=0.0)
         tensor([-1.,  1.,  0.,  0.])
     """
-    if scale not in ("group", "batch", "none"):
-        raise ValueError(f'expected scale "group", "batch" or "none", got {scale!r}')
+    if scale not in ("group", "batch", "none", "unbiased", "global"):
+        raise ValueError(f'expected scale "group", "batch" or "none", got {scale!r}; "unbiased" or "global" of others')
     exact = values.double()  # or the rounding of a mean passes for a deviation where all are equal
     scored = _group_sum((~values.isnan()).to(exact.dtype), group)
     deviation = torch.where(scored >= 2, exact - group_mean(exact, group), torch.nan)
     if scale == "group":
         deviation = deviation / (group_std(exact, group) + eps)
+    elif scale == "unbiased":
+        deviation = deviation / (group_std(exact, group) * (scored / (scored - 1).clamp(min=1)).sqrt() + eps)
     elif scale == "batch":
         deviation = deviation / (deviation.square().nanmean().sqrt() + eps)
+    elif scale == "global":
+        deviation = deviation / ((exact - exact.nanmean()).square().nanmean().sqrt() + eps)
     return deviation.nan_to_num(0.0).to(values.dtype)
 
 

@@ -96,6 +96,27 @@ def sensitivity(path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, seco
     return step.mean.abs() / step.std
 
 
+def divergence_weight(
+    path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: float | None, kl: str
+) -> Tensor:  # fmt: skip
+    """What the KL of a step, (μ − μ')²/(2 std²), is times to be a trainer's own measure of it, like t.
+
+    "step" is the KL itself, 1; "time" (μ − μ')²/(2 g²) with std² = g² (t − s), as Flow-GRPO; "mean" (μ − μ')² and
+    "velocity" the squared difference of the predictions, as Flow-Factory's x-based and v-based.
+
+    Example:
+        >>> from vidrl.path import flow
+        >>> t = torch.tensor([0.5], dtype=torch.float64)
+        >>> divergence_weight(flow(), "dance_sde", t, t - 0.25, 0.3, None, "time")
+        tensor([0.2500], dtype=torch.float64)
+    """
+    if kl == "velocity":
+        return 2 / sensitivity(path, sampler, t, s, eta, second) ** 2
+    if kl == "mean":
+        return 2 * transition.coefficients(path, sampler, t, s, eta, second)[0] ** 2
+    return t - s if kl == "time" else torch.ones_like(t)
+
+
 def equaliser(path: Path, sampler: str, times: Sequence[float], steps: Sequence[int], eta: float) -> Tensor:
     """Weights (K,) of steps, mean 1, inverse to their sensitivity: early steps, which decide the motion, count as late.
 

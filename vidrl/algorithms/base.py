@@ -95,11 +95,17 @@ class Algorithm(ABC):
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         """The loss of a micro-batch."""
 
-    def divergence(self, policy: Policy, batch: Batch, step: transition.Step | None = None) -> Tensor:
-        """Mean KL of the batch's steps to the reference's; `step` where the live policy's is known already."""
+    def divergence(
+        self, policy: Policy, batch: Batch, step: transition.Step | None = None, weight: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
+        """Mean KL of the batch's steps to the reference's, each times its `weight` (n,).
+
+        `step` where the live policy's is known already.
+        """
         with torch.no_grad(), policy.using("reference"):
             other = self.step(policy, batch)
-        return transition.divergence(step or self.step(policy, batch), other).mean()
+        each = transition.divergence(step or self.step(policy, batch), other)
+        return (each if weight is None else each * weight.to(each).reshape(-1, *[1] * (each.dim() - 1))).mean()
 
     @staticmethod
     def step(policy: Policy, batch: Batch) -> transition.Step:

@@ -20,7 +20,7 @@ from vidrl.influence import WHOLE, Influence
 from vidrl.policy import Policy
 from vidrl.rewards import Reward, Score
 from vidrl.rollout import Plan, Rollout
-from vidrl.schedule import equaliser, shares, stochastic_steps, window_start
+from vidrl.schedule import divergence_weight, equaliser, shares, stochastic_steps, window_start
 from vidrl.segments import Span, frame_spans, pool
 
 from .base import Algorithm, Batch, Loss, clipped
@@ -37,8 +37,9 @@ class GRPO(Algorithm):
     `influence` a file of `vidrl influence` ("" is the model folder's); `window` of stochastic steps (0 is all that
     `vidrl.schedule.may_draw` noise), moved by `window_schedule` with `window_stride`; `train_steps` drawn of these for
     the update (0 is all), `equalise` to let every step count alike; `updates` optimiser steps a round, `clip_range` ε
-    at S = 1, `beta` of the KL to the reference, `scale` of advantages ("group", "batch", "none"), `per_part` to weigh
-    the normalised parts of a composite, `same_start` for one first noise a group (as DanceGRPO), `max_advantage`.
+    at S = 1, `beta` of the KL to the reference, measured as `kl` says (`vidrl.schedule.divergence_weight`), `scale` of
+    advantages with `scale_eps` (`vidrl.estimators.normalise`), `per_part` to weigh the normalised parts of a composite,
+    `same_start` for one first noise a group (as DanceGRPO), `max_advantage`. docs/coming_from.md has other trainers'.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class GRPO(Algorithm):
         credit: Literal["whole", "segment", "influence", "gls", "posterior"] = "segment", influence: str = "",
         window: int = 0, window_stride: int = 1, train_steps: int = 0, equalise: bool = False, updates: int = 2,
         window_schedule: Literal["progressive", "random", "decay", "exp_decay"] = "progressive",
-        clip_range: float = 1e-3, beta: float = 0.0, scale: Literal["group", "batch", "none"] = "group",
+        clip_range: float = 1e-3, beta: float = 0.0, kl: Literal["step", "time", "velocity", "mean"] = "step",
+        scale: Literal["group", "batch", "none", "unbiased", "global"] = "group", scale_eps: float = 1e-4,
         per_part: bool = False, same_start: bool = False, max_advantage: float = 5.0,
     ):  # fmt: skip
         if sampler == "ode" or eta <= 0:
@@ -56,10 +58,14 @@ class GRPO(Algorithm):
                              f"{(window, train_steps, beta, clip_range, max_advantage)}")
         if updates < 1 or not 0 <= alpha <= 1:
             raise ValueError(f"expected at least one update a round and alpha in [0, 1], got {updates} and {alpha}")
+        if scale in ("unbiased", "global") and segments > 1 and alpha and credit != "whole" or scale_eps < 0:
+            raise ValueError("expected scale group, batch or none for credit of segments (unbiased and global are of "
+                             f"whole clips), and scale_eps ≥ 0, got {scale} and {scale_eps}")
         self.sampler, self.eta, self.steps, self.segments, self.alpha = sampler, eta, steps, segments, alpha
         self.way, self.influence, self.scale, self.per_part = credit, influence, scale, per_part
         self.window, self.window_stride, self.window_schedule = window, window_stride, window_schedule
         self.train_steps, self.equalise, self.updates = train_steps, equalise, updates
+        self.kl, self.scale_eps = kl, scale_eps
         self.clip_range, self.beta, self.same_start, self.max_advantage = clip_range, beta, same_start, max_advantage
         self.measured = credit in MEASURED and segments > 1 and alpha > 0
         self.weights, self.shares = torch.ones(1), torch.ones(1)  # of the kept steps, and of the segments
@@ -92,7 +98,8 @@ class GRPO(Algorithm):
         spans, moments = frame_spans(frame_map, plan.segments), None
         if self.known is not None and self.measured:
             moments = self.known.moments(score, [plan.times[k] for k in plan.keep], plan.segments)
-        made = credit.advantages(score, group, spans, self.way, self.alpha, self.scale, self.per_part, moments)
+        made = credit.advantages(score, group, spans, self.way, self.alpha, self.scale, self.per_part, moments,
+                                 eps=self.scale_eps)  # fmt: skip
         return made.clamp(-self.max_advantage, self.max_advantage)
 
     def minibatches(
@@ -122,6 +129,8 @@ class GRPO(Algorithm):
         clip_range = self.clip_range * sqrt(batch.plan.segments)
         value = clipped(ratio, batch.advantage, clip_range).mean()
         if self.beta:
-            value = value + self.beta * self.divergence(policy, batch, step)
+            plan, path = batch.plan, policy.backbone.path
+            scale = divergence_weight(path, plan.sampler, batch.t, batch.s, plan.eta, plan.times[1], self.kl)
+            value = value + self.beta * self.divergence(policy, batch, step, scale)
         seen = ratio.detach()
         return Loss(value, {"ratio": seen, "clip_share": ((seen - 1).abs() > clip_range).float()})

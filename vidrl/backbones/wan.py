@@ -33,7 +33,8 @@ class Wan(Denoiser):
 
     `model`: a diffusers folder, a hub id, or a WanPipeline in memory. `height`, `width`, `frames` (4 k + 1), `fps`:
     None is what the folder's `vidrl.json` says, else 480 x 832 x 81 at 16. `guidance` g: v = v_neg + g (v_text − v_neg)
-    against `negative_prompt`; 1 is off. `text_length`: tokens, padded with zeros (512 as WanPipeline). `flow_shift`:
+    against `negative_prompt`; 1 is off; with `detach_negative` v_neg carries no gradient. `text_length`: tokens, padded
+    with zeros (512 as WanPipeline). `flow_shift`:
     None is the checkpoint's. `dtype` is of the transformer and the text encoder; the autoencoder stays float32.
     `decode_chunk`: clips decoded at once. `gradient_checkpointing`: of the transformer and of a decode that
     carries gradient. `attention`: the transformer's diffusers backend, proven at first use. `offload_text`: the text
@@ -53,7 +54,7 @@ class Wan(Denoiser):
         fps: float | None = None, guidance: float = 1.0, negative_prompt: str = "", text_length: int = 512,
         flow_shift: float | None = None, dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         decode_chunk: int = 4, gradient_checkpointing: bool = False, attention: str = "native",
-        offload_text: bool = False,
+        offload_text: bool = False, detach_negative: bool = False,
     ):  # fmt: skip
         if guidance < 1 or decode_chunk < 1 or text_length < 1:
             raise ValueError(
@@ -66,6 +67,7 @@ class Wan(Denoiser):
             part.requires_grad_(False).eval()
         self.network, self.path = self.pipe.transformer, flow()
         self.guidance, self.negative_prompt, self.text_length = guidance, negative_prompt, text_length
+        self.detach_negative = detach_negative
         self.decode_chunk, self.checkpointing, self.offload_text = decode_chunk, gradient_checkpointing, offload_text
         self.attention, self._told_truncated, self._visiting = attention, False, False
         self._negatives: dict[tuple[str, int], Tensor] = {}
@@ -171,6 +173,7 @@ class Wan(Denoiser):
         if not guided:
             return raw
         with_text, without = raw.chunk(2)
+        without = without.detach() if self.detach_negative else without
         return without + self.guidance * (with_text - without)
 
     def ready(self) -> None:
