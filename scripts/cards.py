@@ -21,6 +21,51 @@ HEAD = """\
 Written by `python scripts/cards.py` from the classes themselves; `vidrl show rewards NAME` tells more, options too, and
 `vidrl audit NAME` puts one to the proof. Higher is better for every one of them.
 
+## Several rewards in a recipe
+
+`[reward] name = "flicker"` trains on one reward, and `options = {...}` are its own. `[reward.parts]` adds several up:
+
+```toml
+[reward.parts]
+default = 1.0                                   # all parts of the default composite
+flicker = {weight = 0.5, options = {flow = "farneback"}, scale = 0.1, band = [-0.3, 0.0]}
+"my_module:sharpness" = 0.3                     # a function or a class of yours
+```
+
+Each entry is a weight, or a table:
+
+- `weight` (1.0): the part adds weight * (value - centre) / scale.
+- `options`: those of the reward itself; `vidrl show rewards NAME` lists them.
+- `scale` (1.0): a number, or `[centre, scale]`, so that parts of different units count alike.
+- `band = [low, high]`: inside the band the part adds nothing, outside it takes off weight * distance / scale.
+- `gate`: where the part's value is below the gate, what the whole sum is above -10 is multiplied by value / gate, so
+  that no other part can make up for it.
+
+`band` and `gate` are in the unit of the part's own value. `default` takes a weight only: it stands for its eight parts,
+each with its own scale, so that credit stays local and the log shows each of them. Where one of them has an entry of
+its own beside it, as `flicker` above, the default's is called `default/flicker`.
+
+## A reward of your own
+
+A function of samples is the shortest reward:
+
+```python
+def sharpness(samples):  # samples.frames (B, F, C, H, W) in [0, 1], samples.prompts, samples.fps
+    return samples.frames.diff(dim=-1).abs().mean((1, 2, 3, 4))
+```
+
+It returns B numbers, one a clip, as a tensor, an array or a list; or a tensor (B, F), one number a frame, whose mean is
+the clip's; or a `vidrl.rewards.Score`. NaN, or None in a list, leaves a clip unscored. A number of a frame is credited
+to the segment of that frame; a number of a clip is credited to all its segments alike.
+
+`"my_module:sharpness"` names the function in `[reward] name`, in `[reward.parts]`, and for `vidrl score`, `bench`,
+`audit` and `serve`. In Python, `vidrl.rewards.load("my_module:sharpness")` or
+`vidrl.rewards.adapt.from_function(sharpness)` makes a reward of it. The module lies in the working folder or is
+installed. A function `fn(video, prompts, fps)` is taken too. A class of yours may have options;
+[CONTRIBUTING.md](../CONTRIBUTING.md) tells how a subclass of `Reward` is written.
+
+## All rewards
+
 In the tables, *in pieces* says that a clip of any length is scored in constant memory, *gradients* that they reach the
 pixels (the flow held fixed).
 """

@@ -11,7 +11,7 @@
     steps = 20
     [dims.flicker]                    # the reward of that name
     [dims.warp_relative]
-    reward = "warp_error"             # or package.module:Class
+    reward = "warp_error"             # or default, or package.module:Class or :function
     options = {relative = true}
 """
 

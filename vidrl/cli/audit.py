@@ -12,7 +12,7 @@ Put any reward through every known way of cheating it, before a policy finds one
 
   vidrl audit                                      the default composite
   vidrl audit flicker --clips videos/ --html audit.html
-  vidrl audit my_package.rewards:score --quick     fn(video (B, F, C, H, W) in [0, 1], prompts, fps) -> (B,) numbers
+  vidrl audit my_package.rewards:score --quick     fn(samples) -> (B,) numbers; docs/rewards.md says more
   vidrl audit default --optimise                   and best-of-N and random search against it
 
 A win is a gain above the 95th percentile of what a mild re-encoding of the same clips gains. Exit status 1 if more than
@@ -53,7 +53,7 @@ def declare_audit(commands: Any) -> None:
 
 def declare_serve(commands: Any) -> None:
     made = command(commands, "serve", SERVE, "a reward behind HTTP", _serve)
-    made.add_argument("reward", metavar="REWARD", help="a name, or package.module:Class")
+    made.add_argument("reward", metavar="REWARD", help="a name, or package.module:Class or :function")
     made.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an option of the reward")
     made.add_argument("--port", type=int, default=8765, help="0 takes a free one (8765)")
     made.add_argument("--host", default="127.0.0.1", help="127.0.0.1: this machine alone")

@@ -21,7 +21,8 @@ def declare_show(commands: Any) -> None:
     about = "A plug-in's documentation, options and facts.\n\n  vidrl show rewards flicker"
     made = command(commands, "show", about, "one of them, in full", _show)
     made.add_argument("kind", metavar="KIND")
-    made.add_argument("name", metavar="NAME", help="a name, or package.module:Class; of rewards also `default`")
+    made.add_argument("name", metavar="NAME",
+                      help="a name, or package.module:Class; of rewards also `default`, or package.module:function")
     made.add_argument("--json", action="store_true")
 
 

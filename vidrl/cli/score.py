@@ -36,8 +36,8 @@ def declare(commands: Any) -> None:
     made.add_argument("paths", metavar="PATH", nargs="*",
                          help="video files, or folders of them; those of the table of --prompts if not given")
     made.add_argument("--reward", action="append", metavar="NAME", default=[],
-                         help="may be repeated; `vidrl list rewards` names them, package.module:Class is one of yours; "
-                              "`default`, the composite, if not given")
+                         help="may be repeated; `vidrl list rewards` names them, package.module:Class or :function is "
+                              "one of yours; `default`, the composite, if not given")
     made.add_argument("--option", action="append", metavar="KEY=VALUE", default=[],
                          help="an option of the reward (`vidrl show rewards NAME` lists them); NAME.KEY=VALUE where "
                               "there are several")
