@@ -143,3 +143,39 @@ def test_it_prints(browser, report):
     page = browser.open(report, 1280)
     made = browser.send("Page.printToPDF", page.session, printBackground=False)
     assert len(made["data"]) > 10_000
+
+
+OVERLAPS = """[...document.querySelectorAll(".versus:not(.under)")].flatMap(row => {
+  const told = [...row.children].filter(cell => cell.textContent.trim() && !cell.classList.contains("plot"));
+  const boxes = told.map(cell => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return [cell.className, range.getBoundingClientRect()];
+  }).filter(([, box]) => box.width);
+  return boxes.flatMap(([a, x], i) => boxes.slice(i + 1).filter(([, y]) =>
+    x.left < y.right - 0.5 && y.left < x.right - 0.5 && x.top < y.bottom - 3 && y.top < x.bottom - 3)
+    .map(([b]) => `${a} and ${b}`));
+})"""
+BROKEN = """[...document.querySelectorAll("#left-out td")].flatMap(cell => {
+  const text = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), words = [];
+  while (text.nextNode()) for (const found of text.currentNode.data.matchAll(/[^\\s]+/g)) {
+    const range = document.createRange();
+    range.setStart(text.currentNode, found.index);
+    range.setEnd(text.currentNode, found.index + found[0].length);
+    if (range.getClientRects().length > 1 && !found[0].includes("-")) words.push(found[0]);
+  }
+  return words;
+})"""
+
+
+@pytest.mark.parametrize("width", [1280, 1000, 800, 390])
+def test_no_number_touches_another_and_no_name_breaks_within_a_word(browser, tmp_path, width):
+    results = made(names=("base", "ours"), count=24)
+    folder = "/data/experiments/2026_10/some_rather_long_folder/checkpoint_00001200"
+    results["sets"][0]["skipped"] = [{"path": f"{folder}/a_red_circle_moves_left_slowly_{i}.mp4",
+                                      "why": f"unreadable: {folder}/a_red_circle.mp4: an HTML page"} for i in range(3)]
+    for row in finish(results)["comparisons"]:
+        row.update(difference=-0.000029, low=-0.000051, high=-0.000007, p_holm=0.00451)
+    page = browser.open(write(results, tmp_path / "report.html"), width)
+    assert page.ask(OVERLAPS) == []
+    assert page.ask(BROKEN) == []
