@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 
 PAUSE = 0.25  # seconds without a frame: what moved meanwhile cannot be known, unless the picture stayed the same
 NEAR = 0.02  # of a gap between two frames: a frame so near to a wanted time is taken as it is
+ROUNDED = 0.065  # of a gap: stamps that stray less are even, as 60 frames a second in whole milliseconds
 PRESENT = 0.9  # of the wanted times: so many must have a frame of their own before a lower rate is chosen
 MOST = 4  # times as many frames as the film has may be made
 
@@ -114,7 +115,7 @@ def _on_a_line(places: np.ndarray, times: np.ndarray, tick: float) -> bool:
     slope, start = np.polyfit(places, times, 1)
     left = times - (start + slope * places)
     room = 1.2 * tick if tick < 0.4 * slope else 0.0  # a container that counts in frames rounds nothing
-    return bool(np.ptp(left) <= max(room, NEAR * slope))
+    return bool(np.ptp(left) <= max(room, ROUNDED * slope))
 
 
 def _units(times: Sequence[float], tick: float) -> tuple[list[int], float] | None:

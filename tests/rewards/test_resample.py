@@ -76,6 +76,8 @@ def test_rounded_stamps_are_even_and_late_frames_are_not():
         assert is_even([round(i / fps, 3) for i in range(200)], tick=0.001), fps
     for fps in (10, 16, 24, 25, 30):
         assert is_even([round(i / fps, 2) for i in range(200)], tick=0.01), fps  # .gif
+    assert is_even([round(i / 16 * 600) / 600 for i in range(49)], tick=1 / 90000)  # rounded by who wrote the file
+    assert is_even([round(i / 60, 3) for i in range(200)], tick=1 / 90000)
     late = [i / 16 for i in range(200)]
     late[100] += 0.02
     assert not is_even(late, tick=0.001)
