@@ -31,7 +31,7 @@ PROJECTIONS = {f"{a}{p}" for a in BOTH for p in ("to_q", "to_k", "to_v", "to_out
     ([r".*\.ffn"], {"ffn.net.0.proj", "ffn.net.2"}),
     (["proj_out", "patch_embedding"], {"proj_out", "patch_embedding"}),
     ("to_q", {"attn1.to_q", "attn2.to_q"}),
-], ids=str)  # fmt: skip
+], ids=lambda value: str(sorted(value) if isinstance(value, set) else value))  # fmt: skip
 def test_what_targets_mean(targets, expected):
     assert trained(targets) == expected
 
