@@ -56,7 +56,7 @@ def _rates(sets: Sequence[Set]) -> list[str]:
     first, *others = found.values() if found else ([],)
     if all(_same(first, other) for other in others):
         return []
-    said = ", ".join(f"{name} {' '.join(f'{rate:g}' for rate in rates)}" for name, rates in found.items())
+    said = ", ".join(f"{name} {' '.join(f'{rate:.4g}' for rate in rates)}" for name, rates in found.items())
     goal = common_rate([rate for rates in found.values() for rate in rates])
     cure = (f"measure all with --fps {goal:g}, which leaves frames out evenly" if goal else
             "leaving frames out evenly brings them to no common rate, so make the clips at one rate; a conversion that "

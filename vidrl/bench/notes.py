@@ -23,7 +23,7 @@ def observed(sets: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[str]
 def _of_clips(one: Mapping[str, Any]) -> list[str]:
     """What the clips of a set do not have in common."""
     clips, name = one["clips"], one["name"]
-    rates = Counter({f"{rate:g}": count for rate, count in grouped(clip["fps"] for clip in clips).items()})
+    rates = Counter({f"{rate:.4g}": count for rate, count in grouped(clip["fps"] for clip in clips).items()})
     codecs = Counter(codec for clip in clips if (codec := (clip.get("written") or {}).get("codec")))
     return [*_mixed(name, rates, "frame rates"),
             *_mixed(name, Counter("x".join(map(str, clip["size"])) for clip in clips), "sizes"),
@@ -51,8 +51,8 @@ def _read_otherwise(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
 def _not_at_rate(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
     """Clips that leaving out frames evenly does not bring to the rate that was asked for."""
     rates = grouped(clip["fps"] for clip in one["clips"]) if protocol.fps else {}
-    return [f"{one['name']}: {count} clips are measured at {rate:g} frames a second instead of {protocol.fps:g}: every "
-            "frame, every second, every third ... is kept, so that even motion stays even, and none is made up"
+    return [f"{one['name']}: {count} clips are measured at {rate:.4g} frames a second instead of {protocol.fps:g}: "
+            "every frame, every second, every third ... is kept, so that even motion stays even, and none is made up"
             for rate, count in rates.items() if abs(rate / protocol.fps - 1) > SAME]
 
 
