@@ -144,7 +144,7 @@ def entry(dim: Dim, changes: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
     >>> found = entry(Dim("flicker x", "flicker"), {"a": [0.1, -0.3], "b": [0.101, 0.0]})
     >>> found["least"], found["worst"], found["mean"], found["clips"]
-    (0.21, 'a', {'a': -0.1, 'b': 0.0505}, 2)
+    (0.2, 'a', {'a': -0.1, 'b': 0.0505}, 2)
     """
     sizes = {name: math.fsum(map(abs, some)) / len(some) for name, some in changes.items() if some}
     worst = max(sizes, key=lambda name: sizes[name], default="")
