@@ -196,3 +196,31 @@ def test_what_parts_add_survives_batches_and_the_wire():
                   unpack_score(pack_score(score))):  # fmt: skip
         assert torch.allclose(segment_sums(other, SPANS)[:4], segment_sums(score, SPANS), atol=1e-6)
         assert set(other.adds) == set(score.adds) and set(other.parts["nested"].adds) == {"near", "far"}
+
+
+def of_two_clips(inside: Composite, parts: dict[str, Score], band: tuple[float, float]) -> tuple[Score, Tensor]:
+    """A composite within a composite that lays a band around it; five segments of one frame."""
+    score = Composite({"in": inside}, bands={"in": band}).combine({"in": inside.combine(parts)})
+    return score, segment_sums(score, [(i, i + 1) for i in range(5)])
+
+
+def test_a_band_around_a_composite_of_near_and_far_parts_charges_what_the_clip_is_out():
+    """By hand: 10.1 at the band's edge against 10 below it, all from a part that looks at its own frames.
+
+    Of what is lost, −0.1, a segment's own frames are seen to make a fifth of the half that is away from the mean.
+    """
+    near = torch.tensor([10.1, 10.0])[:, None].expand(-1, 5)
+    both = Composite({"near": FrameQuality(), "far": FrameQuality()})
+    parts = {"near": Score(near.mean(1), near), "far": flat(torch.zeros(2, 5))}
+    score, got = of_two_clips(both, parts, (10.1, 99.0))
+    assert torch.allclose(score.value, torch.tensor([0.0, -0.1]), atol=1e-5)
+    assert torch.allclose(got, torch.tensor([[0.0], [-0.06]]).expand(-1, 5), atol=1e-5)
+
+
+def test_a_band_around_a_gated_composite_charges_what_the_clip_is_out():
+    """By hand, floor −10 and gate 4: 2.02 gives (12.02) · 0.505 − 10 = −3.9299 within the band, 2 gives −4 below it."""
+    near = torch.tensor([2.02, 2.0])[:, None].expand(-1, 5)
+    gated = Composite({"near": FrameQuality()}, gates={"near": 4.0})
+    score, got = of_two_clips(gated, {"near": Score(near.mean(1), near)}, (-3.94, 99.0))
+    assert torch.allclose(score.value, torch.tensor([0.0, -0.06]), atol=1e-5)
+    assert bool((got[0] == 0).all()) and bool((got[1] < 0).all()) and float(got.abs().max()) <= 0.06

@@ -38,9 +38,10 @@ def segment_sums(score: Score, spans: Sequence[Span]) -> Tensor:
 
     A curve that looks at its own place gives Σ_{i in S_j} r_i/F, which sum to the value; one that looks further
     ("prefix", "clip"), or none, gives the whole value to every segment. Of a composite R, part p adds c_p(m_p) with the
-    slope c_p' before gates: Σ_p c_p' m_{p,j} + (c_p − c_p' m_p) e_{p,j}, where e is the segment's share of the frames
-    for parts that look at their own place, and 1 for others. What the gates take off, R − Σ_p c_p, is a product of all
-    parts, and goes whole to every segment.
+    slope c_p' before gates: Σ_p c_p' (m_{p,j} − b_{p,j}) + (c_p − c_p' (m_p − b_p)) e_{p,j}. Where a part looks at its
+    own place alone, e is the segment's share of the frames and b is 0; elsewhere e is 1, and where slopes differ b is
+    the mean over the N samples, because a composite of both kinds of parts has no one share. What the gates take off,
+    R − Σ_p c_p, is a product of all parts, and goes whole to every segment.
 
     Example:
         >>> segment_sums(Score(torch.tensor([2.0]), torch.tensor([[1.0, 2.0, 3.0]])), [(0, 1), (1, 3)])
@@ -48,20 +49,37 @@ def segment_sums(score: Score, spans: Sequence[Span]) -> Tensor:
     """
     if not score.slopes:
         return by_segment(score.value, score.frames, score.support, list(spans)) * _evenly(score, spans)
-    told, made = _added(score), []
-    for name, part in score.parts.items():
-        add, slope = told[name].unbind(1)
-        own = slope[:, None] * segment_sums(part, spans)
-        made.append(own + (add - slope * part.value)[:, None] * _evenly(part, spans))
+    told = _added(score)
+    made = [_of_part(part, told[name], spans) for name, part in score.parts.items()]
     everywhere = 1.0 if score.adds else _evenly(score, spans)  # a constant, of a reward that tells slopes alone
     return torch.stack(made).nan_to_num(0.0).sum(0) + _left_over(score)[:, None] * everywhere
+
+
+def _of_part(part: Score, told: Tensor, spans: Sequence[Span]) -> Tensor:
+    """What each segment's frames give, (N, S), of what a part adds to a composite: `told` (N, 2), with its slope."""
+    add, slope = told.unbind(1)
+    sums, value = segment_sums(part, spans), part.value
+    alike = bool((slope == slope[0]).all())  # of all samples, so that their mean changes no advantage
+    if not alike and not _is_local(part):  # else most of a band's edge would be charged to every segment
+        sums, value = sums - sums.nanmean(0), value - value.nanmean()
+    return slope[:, None] * sums + (add - slope * value)[:, None] * _evenly(part, spans)
+
+
+def _is_local(score: Score) -> bool:
+    """Whether a score is a sum of what each frame gives: of a composite, all its parts, and no gate multiplies them."""
+    own = score.frames is not None and score.support in LOCAL
+    return own and all(map(_is_local, score.parts.values())) and not _is_gated(score)
+
+
+def _is_gated(score: Score) -> bool:
+    """Whether gates take something off a composite."""
+    return bool(score.adds) and bool((_left_over(score).abs() > 1e-3 * (1 + score.value.abs())).any())
 
 
 def _evenly(score: Score, spans: Sequence[Span]) -> Tensor:
     """The share (S,) of a score's value that each segment gives where nothing differs between frames."""
     lengths = torch.tensor([b - a for a, b in spans]).to(score.value)
-    local = score.frames is not None and score.support in LOCAL
-    return lengths / spans[-1][1] if local else torch.ones_like(lengths)
+    return lengths / spans[-1][1] if _is_local(score) else torch.ones_like(lengths)
 
 
 def _added(score: Score) -> dict[str, Tensor]:
@@ -145,7 +163,7 @@ def shares_of(score: Score) -> dict[str, float]:
             raise ValueError(f"expected per_part of a composite that rises or falls with {name!r} everywhere, got one "
                              "with a band or a closed gate: take per_part or the band away")
         made[name] = abs(weight) / total * float(signs[0]) if total and len(signs) else 0.0
-    if score.adds and bool((_left_over(score).abs() > 1e-3 * (1 + score.value.abs())).any()):
+    if _is_gated(score):
         raise ValueError("expected per_part of a composite without gates, got one that multiplies its parts: take "
                          "per_part or the gates away")
     return made

@@ -154,3 +154,37 @@ def test_a_configuration_that_is_no_plain_lora_is_refused(state, tmp_path):
         LoraConfig(r=2, target_modules=["to_q"], **options).save_pretrained(str(tmp_path))
         with pytest.raises(ValueError, match="expected a plain LoRA in .* convert it"):
             lora.read(tmp_path)
+
+
+ALPHA = f"{V}.alpha"
+CONFIG = "lora_adapter_metadata"
+ODD = {
+    "alpha of two numbers": ({ALPHA: torch.ones(2)}, {}, r"one number as blocks\.1\.attn1\.to_v\.alpha.*shape \(2,\)"),
+    "alpha of no number": ({ALPHA: torch.ones(0)}, {}, r"one number as blocks\.1\.attn1\.to_v\.alpha.*shape \(0,\)"),
+    "alpha 0": ({ALPHA: torch.zeros(())}, {}, "an alpha other than 0 in .* got 0 for 1 modules"),
+    "alpha 0 and a bias": ({ALPHA: torch.zeros(()), f"{V}.diff_b": torch.ones(24)}, {}, "an alpha other than 0"),
+    "a bias of another size": ({f"{V}.diff_b": torch.ones(5)}, {},
+                               r"to_v has a bias of shape \(5,\), the network's is \(24,\)"),
+    "broken metadata": ({}, {CONFIG: "{oops"}, "configuration of a LoRA as JSON in the metadata of .*'{oops'"),
+    "metadata of another kind": ({}, {CONFIG: "null"}, "a JSON object, in the metadata of .*'null'"),
+    "a list": ({}, {CONFIG: "[1]"}, "a JSON object, in the metadata of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_numbers_and_configurations_are_refused_by_file_and_name(kind, state, tmp_path):
+    more, meta, words = ODD[kind]
+    save_file(state | more, tmp_path / FILE, metadata=meta)
+    with pytest.raises(ValueError, match=f"(?s){words}"):
+        load_adapter(Wan.tiny(), tmp_path)
+
+
+def test_a_broken_adapter_config_is_refused_by_name_and_a_null_alpha_is_the_rank(state, tmp_path):
+    bare = {f"base_model.model.{key.removeprefix('transformer.')}": value for key, value in state.items()}
+    save_file(bare, tmp_path / "adapter_model.safetensors")
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"lora_alpha": null, "r": 2}')
+    assert set(lora.read(tmp_path).alphas.values()) == {2.0}
+    config.write_text("{")
+    with pytest.raises(ValueError, match="as JSON in .*adapter_config.json"):
+        lora.read(tmp_path)

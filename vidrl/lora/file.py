@@ -120,13 +120,22 @@ def read(path: str | Path) -> Lora:
     if not pairs:
         raise ValueError(f"expected pairs of lora_A and lora_B (or lora_down and lora_up) in {file}, got "
                          f"{len(tensors)} tensors, as {', '.join(list(tensors)[:3]) or 'none'}")
-    found = {name: float(alphas[name]) if name in alphas else _alpha(config, name, len(pair[A]))
+    found = {name: _number(alphas[name], name, file) if name in alphas else _alpha(config, name, len(pair[A]))
              for name, pair in pairs.items()}
+    if not all(found.values()):
+        raise ValueError(f"expected an alpha other than 0 in {file}, got 0 for {sum(not a for a in found.values())} "
+                         "modules: such a LoRA changes nothing; correct alpha")
     for name, pair in pairs.items():
         if "diff_b" in pair:  # a bias that counts once
             pair[BIAS] = pair.pop("diff_b") * (len(pair[A]) / found[name])
     targets = config.get("target_modules") or ()
     return Lora(pairs, found, spare, file, () if isinstance(targets, str) else tuple(sorted(targets)))
+
+
+def _number(alpha: Tensor, name: str, file: Path) -> float:
+    if alpha.numel() != 1:
+        raise ValueError(f"expected one number as {name}.alpha in {file}, got a tensor of shape {tuple(alpha.shape)}")
+    return float(alpha)
 
 
 def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -143,13 +152,25 @@ def _config(file: Path, meta: Mapping[str, str]) -> dict[str, Any]:
     """LoraConfig arguments from diffusers' metadata or peft's adapter_config.json, module names as in diffusers."""
     beside = file.with_name("adapter_config.json")
     text = meta.get("lora_adapter_metadata") or (beside.read_text(encoding="utf-8") if beside.exists() else "{}")
-    found = {key.removeprefix("transformer."): value for key, value in json.loads(text).items()}
+    where = f"the metadata of {file}" if "lora_adapter_metadata" in meta else str(beside)
+    found = {key.removeprefix("transformer."): value for key, value in _table(text, where).items() if value is not None}
     started = str(found.get("init_lora_weights"))
     if found.get("peft_type", "LORA") != "LORA" or found.get("use_dora") or started.startswith(_CHANGED):
         raise ValueError(f"expected a plain LoRA in {file}, got {found.get('peft_type', 'LORA')} with use_dora = "
                          f"{bool(found.get('use_dora'))} and init_lora_weights = {started}: convert it to a plain LoRA")
     for key in ("rank_pattern", "alpha_pattern"):
         found[key] = {to_diffusers(name): value for name, value in (found.get(key) or {}).items()}
+    return found
+
+
+def _table(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        wanted = f"expected the configuration of a LoRA as JSON in {where}"
+        raise ValueError(f"{wanted}, got {text[:40]!r}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"expected the configuration of a LoRA, a JSON object, in {where}, got {text[:40]!r}")
     return found
 
 

@@ -66,8 +66,11 @@ def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
         shape = (up.shape[0], *down.shape[1:])
         return (f"is for a weight of {shape}, the network's is {tuple(weight.shape)}: the LoRA is of "
                 "another size of the model")
-    if BIAS in lora.pairs[name] and module.bias is None:
+    bias = lora.pairs[name].get(BIAS)
+    if bias is not None and module.bias is None:
         return "has a bias, and the network's module has none"
+    if bias is not None and bias.shape != module.bias.shape:
+        return f"has a bias of shape {tuple(bias.shape)}, the network's is {tuple(module.bias.shape)}"
     return ""
 
 
