@@ -64,6 +64,8 @@ def test_an_override_is_read_as_its_field_wants(recipe, override, path, value):
     ("[train]\nmax_unscored = 1.5", "train.max_unscored"),
     ("[train]\nema = 1.0", "train.ema"),
     ("[train]\nlearning_rate = 0.0", "train.learning_rate"),
+    ("[policy]\nlora_alpha = 0", "policy.lora_alpha: expected more than 0, got 0"),
+    ("[policy]\nlora_partial = true", "policy.lora_partial: expected policy.lora, the LoRA of which"),
     ("run = ''", "run: expected the run's folder"),
     ("[guard.bands]\nverifier = [2, 1]", r"guard.bands.verifier: expected \[low, high\]"),
     ("[guard.bands]\nverifier = 0.5", r"guard.bands: expected tuple\[float, float\], got 0.5"),

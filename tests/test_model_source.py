@@ -67,6 +67,8 @@ def test_a_run_brings_its_trained_weights_and_another_adapter_wins(run):
     ({"model": "m", "words": ["dtype=int3"]}, "'int3'"),
     ({"model": "m", "words": ["toy"]}, "takes none, got 'm'"),
     ({"model": "m", "words": ["wna"]}, "did you mean 'wan'"),
+    ({"model": "m", "partial": True}, "--lora-partial: expected an adapter"),
+    ({"lora": "l"}, "expected a model: --model DIR"),
 ])
 def test_what_cannot_be_is_refused_with_the_cure(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message.replace("(", "\\(")):
@@ -102,6 +104,36 @@ def test_sample_and_bench_make_the_clips_of_the_runs_options_and_weights(run, tm
     assert told["options"] == {"text_length": 24, "frames": 5, "decode_chunk": 1, "guidance": 3.0}
     assert told["lora"].startswith("lora ") and video.Video(tmp_path / "bench" / "clips" / "0000-0.mp4").frames == 5
     assert json.loads((tmp_path / "bench" / "results.json").read_text())["sets"][0]["name"] == "mine"
+
+
+def test_sample_and_bench_refuse_a_lora_that_fits_in_part_unless_it_is_allowed(run, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    file, cut = run / "lora" / "pytorch_lora_weights.safetensors", tmp_path / "cut.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if k != "transformer.blocks.1.attn1.to_v.lora_B.weight"}, cut)
+    model = ["--recipe", str(run / "config.toml"), "--lora", str(cut), "--device", "cpu", "--steps", "2"]
+    sample = ["sample", *model, "--prompt", PROMPT, "--out", str(tmp_path / "out")]
+    bench = ["bench", *model, "--suite", "motion", "--limit", "1", "--per-prompt", "1", "--dims", "flicker",
+             "--backbone", "frames=5", "--jobs", "0", "--format", "json", "--out", str(tmp_path / "bench")]
+    for words in (sample, bench):
+        assert cli.main(words) == 2
+        assert "blocks.1.attn1.to_v has no lora_B" in (said := capsys.readouterr().err) and "--lora-partial" in said
+        with pytest.warns(UserWarning, match="These were left out"):
+            assert cli.main([*words, "--lora-partial"]) == 0
+        assert capsys.readouterr()
+    assert model_source.resolve(recipe=_allowing(run, cut)).partial
+
+
+def _allowing(run, lora) -> str:
+    made = config.load(run / "config.toml", [f"policy.lora={lora}", "policy.lora_partial=true"], files=False)
+    file = run.parent / "allowing.toml"
+    file.write_text(made.to_toml())
+    return str(file)
+
+
+def test_bench_of_a_folder_does_not_leave_out_a_lora_silently(tmp_path, capsys):
+    assert cli.main(["bench", str(tmp_path), "--lora", "mine"]) == 2
+    assert "expected a model: --model DIR" in capsys.readouterr().err
 
 
 def test_a_prompt_that_fails_leaves_the_others(capsys, tmp_path, monkeypatch):

@@ -11,11 +11,13 @@ import torch
 from test_record import strict
 from toys import happened, recipe, rows, summary, timeless, weights
 
-from vidrl import checkpoint, config, train
+from vidrl import checkpoint, config, evaluate, train
 from vidrl.attention import AttentionError
 from vidrl.backbones.toy import Toy
+from vidrl.config import PolicySection
 from vidrl.path import flow
-from vidrl.policy import Policy, load_adapter
+from vidrl.policy import Policy, load_adapter, unused
+from vidrl.rewards import Score
 from vidrl.toml import write
 
 SHORT = {"train_rounds": 2, "train_eval_every": 100}
@@ -144,6 +146,25 @@ def test_a_backbone_without_an_adapter_format_says_so(tmp_path):
 # --- notes -----------------------------------------------------------------------------------------------------------
 
 
+def test_values_of_the_policy_that_are_not_used_are_told(tmp_path, capsys):
+    policy = {"full": True, "lora_rank": 8, "lora_targets": ["to_q"]}
+    run = train.run(small(tmp_path, policy=policy, train_rounds=1))
+    notes = [row["message"] for row in rows(run, "events") if row["kind"] == "note"]
+    assert notes[:2] == ["policy.lora_rank = 8 is not used: policy.full = true trains all weights",
+                         "policy.lora_targets = ['to_q'] is not used: policy.full = true trains all weights"]
+    assert "note: policy.lora_rank = 8 is not used" in capsys.readouterr().err
+
+
+def test_values_that_a_lora_file_brings_are_told_where_the_recipe_says_otherwise():
+    file = {"r": 8, "lora_alpha": 4, "target_modules": ["to_k", "to_q"]}
+    same = PolicySection(8, 4, ["to_q", "to_k"], lora="a")
+    assert unused(same, file) == unused(PolicySection(lora="a"), file) == unused(PolicySection(lora_rank=8), file) == []
+    other = PolicySection(2, 4, ["ffn"], lora="a")
+    assert unused(other, file) == ["policy.lora_rank = 2 is not used: the LoRA in policy.lora has 8",
+                                   "policy.lora_targets = ['ffn'] is not used: the LoRA in policy.lora has "
+                                   "['to_k', 'to_q']"]
+
+
 class Short(Toy):
     """A toy that reads five letters of a prompt."""
 
@@ -244,6 +265,14 @@ def test_too_many_unscored_stop_the_run_with_the_reason(tmp_path, how):
     made = small(tmp_path, reward={"name": "toys:Picky", "options": {"how": how}}, train_max_unscored=0.1)
     with pytest.raises(RuntimeError, match=r"20% of the samples are unscored, at most 10% .*no cat, please"):
         train.run(made)
+
+
+def test_the_share_of_unscored_clips_may_be_just_what_is_allowed():
+    """3 of 5 is 0.6, which is more in float32 than the 0.6 of a recipe."""
+    score = Score(torch.tensor([torch.nan] * 3 + [1.0] * 2), why=["no"] * 3 + [None] * 2)
+    evaluate.check_scored(score, 0.6, 0)
+    with pytest.raises(RuntimeError, match="60% of the samples are unscored, at most 59% may be"):
+        evaluate.check_scored(score, 0.59, 0)
 
 
 def test_too_many_unscored_in_a_round_stop_it_there(tmp_path):

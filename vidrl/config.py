@@ -319,6 +319,8 @@ def _check_values(recipe: Recipe) -> None:
                        "keep_checkpoints", "score_batch")),
         *((getattr(recipe.bench, name) >= 1, f"bench.{name}: expected at least 1, got {getattr(recipe.bench, name)}")
           for name in ("every", "prompts", "per_prompt", "steps")),
+        (recipe.policy.lora or not recipe.policy.lora_partial, "policy.lora_partial: expected policy.lora, the LoRA of "
+         "which a part may be left out, got ''"),
         (recipe.policy.lora_rank >= 1, f"policy.lora_rank: expected at least 1, got {recipe.policy.lora_rank}"),
         (recipe.policy.lora_alpha > 0, f"policy.lora_alpha: expected more than 0, got {recipe.policy.lora_alpha}: "
                                        "what the LoRA adds is times lora_alpha / lora_rank"),

@@ -15,7 +15,7 @@ from vidrl.broadcast import from_main, unlike, unseen
 from vidrl.held_out import Abandoned, HeldOut, Look
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
-from vidrl.policy import Policy
+from vidrl.policy import Policy, unused
 from vidrl.record import Record
 from vidrl.update import Updater
 
@@ -46,9 +46,10 @@ class Lookback:
     look: Look
 
     def _note(self) -> None:
-        """Tell the terminal and the run folder what a person should know of the prompts before the run begins."""
+        """Tell the terminal and the run folder what a person should know of the recipe before the run begins."""
         data = self.recipe.data
-        notes = prompts.notes(data.prompts, data.held_out, data.held_out_n)
+        notes = unused(self.recipe.policy, self.policy.lora) + prompts.notes(data.prompts, data.held_out,
+                                                                             data.held_out_n)
         for name, asked in (("data.prompts", self.prompts), ("data.held_out", self.held_out.prompts)):
             cut = self.backbone.truncated(asked)
             if cut:

@@ -12,12 +12,16 @@ from vidrl import config, plugin, run_folder, toml
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A backbone's name and options, the folder of an adapter, and the denoising steps of the recipe's evaluation."""
+    """A backbone's name and options, the folder of an adapter, and the denoising steps of the recipe's evaluation.
+
+    `partial` allows an adapter of which a part does not fit.
+    """
 
     backbone: str = "wan"
     options: Mapping[str, Any] = field(default_factory=dict)
     lora: str | None = None
     steps: int | None = None
+    partial: bool = False
 
     @property
     def model(self) -> str:
@@ -33,14 +37,15 @@ class ModelSource:
 
 def resolve(
     model: str | None = None, recipe: str | None = None, run: str | None = None, lora: str | None = None,
-    words: Sequence[str] = (), given: Mapping[str, Any] | None = None,
+    words: Sequence[str] = (), given: Mapping[str, Any] | None = None, partial: bool = False,
 ) -> ModelSource:  # fmt: skip
     """The source that a command's arguments describe; the later of these wins.
 
     The backbone section of `recipe` (a TOML file) or of the run folder `run`, whose adapter is RUN/lora; `model`;
-    `words`, each the name of a backbone or an option of it as `key=value`; `given`, options by name; `lora`. Raises
-    ValueError for both a recipe and a run, for no model at all, and for an unknown option; FileNotFoundError for a run
-    that has saved no adapter; and the errors of `config.load` and `run_folder.read`.
+    `words`, each the name of a backbone or an option of it as `key=value`; `given`, options by name; `lora`. `partial`
+    allows an adapter of which a part does not fit, as the recipe's policy.lora_partial does. Raises ValueError for both
+    a recipe and a run, for no model at all, for an unknown option, and for `partial` without an adapter;
+    FileNotFoundError for a run that has saved no adapter; and the errors of `config.load` and `run_folder.read`.
 
     Example:
         >>> resolve("assets/tiny-wan", words=["dtype=bfloat16"], given={"guidance": 5.0}).options["dtype"]
@@ -52,8 +57,10 @@ def resolve(
     same = backbone == start.backbone
     options = {**(start.options if same else {}), **({"model": model} if model else {}),
                **toml.options(word for word in words if "=" in word), **dict(given or {})}
-    made = ModelSource(backbone, options, lora or start.lora, start.steps)
+    made = ModelSource(backbone, options, lora or start.lora, start.steps, partial or start.partial)
     _check(made)
+    if partial and not made.lora:
+        raise ValueError("--lora-partial: expected an adapter, of which a part may be left out: add --lora, got none")
     return made
 
 
@@ -70,7 +77,9 @@ def _start(recipe: str | None, run: str | None) -> ModelSource:
 
 def _of(recipe: config.Recipe, lora: str | None) -> ModelSource:
     section = recipe.backbone
-    return ModelSource(section.name, dict(section.options), lora or recipe.policy.lora or None, recipe.train.eval_steps)
+    p = recipe.policy
+    return ModelSource(section.name, dict(section.options), lora or p.lora or None, recipe.train.eval_steps,
+                       p.lora_partial)
 
 
 def _adapter(run: Path) -> str:

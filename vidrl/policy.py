@@ -7,7 +7,7 @@ the trained weights alone, so the reference costs an adapter, not a second model
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vidrl import lora
 from vidrl.backbones.base import Cond, Denoiser
+from vidrl.config import PolicySection
 from vidrl.lora import writing
 from vidrl.lora.file import FULL
 
@@ -146,6 +147,27 @@ def load_adapter(backbone: Denoiser, folder: str | Path, partial: bool = False) 
     Raises ValueError for a file that does not fit the network; `partial` uses the part of a LoRA that fits.
     """
     return Policy(backbone, lora=str(folder), full=(Path(folder) / FULL).exists(), partial=partial)
+
+
+def unused(section: PolicySection, made: Mapping[str, Any] | None) -> list[str]:
+    """One sentence for each value of a recipe's [policy] that was set and that the policy made of it does not have.
+
+    `made`: the policy's `lora`, None where all weights are trained. A LoRA file brings its own rank, alpha and targets.
+
+    Example:
+        >>> unused(PolicySection(lora_rank=32, lora="runs/a/lora"), {"r": 8, "lora_alpha": 16, "target_modules": []})
+        ['policy.lora_rank = 32 is not used: the LoRA in policy.lora has 8']
+    """
+    usual, told = PolicySection(), []
+    for key, name in {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_targets": "target_modules"}.items():
+        value, found = getattr(section, key), (made or {}).get(name)
+        if value == getattr(usual, key) or not (section.full or section.lora):
+            continue
+        if section.full:
+            told.append(f"policy.{key} = {value} is not used: policy.full = true trains all weights")
+        elif sorted(value) != sorted(found) if isinstance(value, list) and found else value != found:
+            told.append(f"policy.{key} = {value} is not used: the LoRA in policy.lora has {found}")
+    return told
 
 
 def _adapter(

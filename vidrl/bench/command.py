@@ -120,7 +120,7 @@ def _found(sources: Sequence[Source], args: argparse.Namespace, asked: Suite, ou
 
     options = {"backbone": args.source.backbone, "options": _options(args.source), "limit": args.limit,
                "per_prompt": args.per_prompt, "steps": args.steps,
-               "seed": args.seed, "device": args.device}
+               "seed": args.seed, "device": args.device, "partial": args.source.partial}
     return [make() for _, _, make in sources[:-1]] + [sample(args.model, args.lora, asked, out, **options)]
 
 
@@ -132,9 +132,9 @@ def _called(group: Sequence[str], table: str | None) -> str:
 
 def _source(args: argparse.Namespace) -> ModelSource | None:
     """The model to sample, whose folder and adapter become those of the arguments; None: none was named."""
-    if not (args.model or args.recipe or args.run_folder or args.backbone):
+    if not (args.model or args.recipe or args.run_folder or args.backbone or args.lora or args.lora_partial):
         return None
-    found = resolve(args.model, args.recipe, args.run_folder, args.lora, args.backbone)
+    found = resolve(args.model, args.recipe, args.run_folder, args.lora, args.backbone, partial=args.lora_partial)
     args.model, args.lora = found.model, found.lora
     return found
 

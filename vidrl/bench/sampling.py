@@ -60,14 +60,14 @@ class Task:
 def sample(
     model: str, lora: str | Path | None, suite: Suite, out: str | Path, *, backbone: str = "wan",
     options: Mapping[str, Any] | None = None, limit: int = 0, per_prompt: int = 0, steps: int = 0, seed: int = 0,
-    device: str = "", anew: bool = False, progress: bool = True,
+    device: str = "", anew: bool = False, progress: bool = True, partial: bool = False,
 ) -> Found:  # fmt: skip
     """Clips of the suite's prompts, the first `limit` (0: all), from a model folder or hub id, with or without a LoRA.
 
     0 for `per_prompt` and `steps` is the suite's. Clip k of a prompt has seed `seed` + k; `vidrl.rollout.draws(seed +
     k, [("bench", prompt)])` is its noise. What is in the folder already is not made again. `options` are the
-    backbone's. Raises Changed where the folder's clips come from something else and not `anew`, BadSuite for a suite
-    without prompts, RuntimeError where no clip could be made.
+    backbone's; `partial` allows a LoRA of which a part does not fit. Raises Changed where the folder's clips come from
+    something else and not `anew`, BadSuite for a suite without prompts, RuntimeError where no clip could be made.
     """
     rows, note = prompts(suite, _folder(model))
     given = {key: value for key, value in suite.sampling.items() if key not in OWN} | dict(options or {})
@@ -79,7 +79,7 @@ def sample(
         "lossless": lossless,
     }  # fmt: skip
     makes.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    policy = load_adapter(makes, lora) if lora else makes
+    policy = load_adapter(makes, lora, partial) if lora else makes
     claim(Path(out), made_by, anew)
     jobs = tasks(rows[: limit or None], per_prompt or suite.per_prompt, seed)
     done = make(policy, jobs, Path(out), steps, lossless, progress)

@@ -20,6 +20,8 @@ def declare(made: Any) -> None:
     made.add_argument("--run", metavar="DIR", dest="run_folder",
                       help="those of this run, with the weights that it trained (RUN/lora)")
     made.add_argument("--lora", metavar="DIR", help="what training saved, as runs/demo/lora")
+    made.add_argument("--lora-partial", action="store_true",
+                      help="leave out, with a warning, what of the LoRA does not fit the model; else it is an error")
     made.add_argument("--backbone", action="append", metavar="NAME or KEY=VALUE", default=[],
                       help="the model's family (wan), or an option of it, as dtype=bfloat16; may be repeated")
 
@@ -28,4 +30,4 @@ def resolved(args: argparse.Namespace, **given: Any) -> Any:
     """The `vidrl.model_source.ModelSource` of the arguments; `given` are options of the backbone."""
     from vidrl.model_source import resolve
 
-    return resolve(args.model, args.recipe, args.run_folder, args.lora, args.backbone, given)
+    return resolve(args.model, args.recipe, args.run_folder, args.lora, args.backbone, given, args.lora_partial)

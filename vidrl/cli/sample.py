@@ -85,7 +85,7 @@ def _maker(
 
     backbone = plugin.load("backbones", source.backbone, **source.options)
     backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    policy = load_adapter(backbone, source.lora) if source.lora else backbone
+    policy = load_adapter(backbone, source.lora, source.partial) if source.lora else backbone
     encode = PromptCache(backbone)
     encode.learn(prompts)  # in one visit of an offloaded text encoder to the device
     for note in backbone.notes:

@@ -25,8 +25,8 @@ def fitted(lora: Lora, network: nn.Module, partial: bool = False) -> Lora:
     wrong = lora.spare | {name: why for name in lora.pairs if (why := _misfit(lora, name, modules))}
     kept = {name: pair for name, pair in lora.pairs.items() if name not in wrong}
     if wrong and (not kept or not partial):
-        cure = ("Correct the file, or set policy.lora_partial = true (partial=True in Python) to use "
-                "the modules that fit." if kept else
+        cure = ("Correct the file, or use the modules that fit: policy.lora_partial = true in a recipe, "
+                "--lora-partial, partial=True in Python." if kept else
                 "The file is of another model: name one that was trained on this network.")
         raise ValueError(f"{_told(lora, wrong)}\n{cure}")
     if wrong:
