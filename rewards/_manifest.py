@@ -137,7 +137,7 @@ def _columns(path: Path, names: Sequence[str], note: Note) -> dict[str, str]:
 def _check_once(path: Path, found: Sequence[Row]) -> None:
     first: dict[str, Row] = {}
     for row in found:
-        before = first.setdefault(os.path.normpath(row.path), row)
+        before = first.setdefault(os.path.abspath(path.parent / row.path), row)
         if before is not row:
             raise BadTable(f"{path}, {row.where}: {row.path} is on {before.where} already: keep one")
 
@@ -149,18 +149,23 @@ def _row(path: Path, entry: Entry, column: Mapping[str, str], note: Note) -> Row
     where, cells = f"{path}, {entry[0]}", entry[1]
     values = {wanted: cells.get(name) for wanted, name in column.items()}
     name = values["path"]
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise BadTable(f"{where}: expected a path, got {name!r}")
     if "prompt" in column and column["prompt"] not in cells:
         raise BadTable(f"{where}: expected {column['prompt']!r} as in the other rows, got {', '.join(cells)}; write "
                        "null for a clip without a prompt")
     for wanted in ("prompt", "reference"):
         value = values.get(wanted)
-        if value is not None and (not isinstance(value, str) or "\0" in value):
+        if value is not None and (not isinstance(value, str) or "\0" in value or wanted == "prompt" and _broken(value)):
             raise BadTable(f"{where}: expected {wanted} to be text, got {value!r}")
     meta = {key.strip(): value for key, value in cells.items() if key not in column.values() and value is not None}
     return Row(entry[0], _slashes(path, name, note), values.get("prompt") or "", _seed(where, values.get("seed")),
                values.get("reference") or "", meta)
+
+
+def _broken(prompt: str) -> bool:
+    """Whether a text holds half of a pair of UTF-16, as JSON's \\ud800, which no file can hold."""
+    return re.search("[\ud800-\udfff]", prompt) is not None
 
 
 def _slashes(path: Path, name: str, note: Note) -> str:
@@ -175,7 +180,7 @@ def _seed(where: str, seed: Any) -> int | None:
     said = str(seed).strip()
     if seed is None or said.casefold() in NONE:
         return None
-    if isinstance(seed, bool) or not re.fullmatch(r"[+-]?\d+(\.0+)?", said):
+    if isinstance(seed, bool) or not re.fullmatch(r"[+-]?\d{1,20}(\.0+)?", said):
         raise BadTable(f"{where}: expected seed to be a whole number or nothing, got {seed!r}")
     return int(said.split(".")[0])
 

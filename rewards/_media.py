@@ -6,6 +6,7 @@ Nothing is decoded. Every container states in its own way where it ends, and a d
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,20 @@ TAIL = 1 << 16  # bytes in which the last part of a file begins
 
 class Unreadable(ValueError):
     """A file that no reader could read as video."""
+
+
+def instead_of_file(path: Path) -> str:
+    """What stands at a path where no file can be read, in words: a pipe or a device would give bytes without end.
+
+    >>> instead_of_file(Path("/dev/null")), instead_of_file(Path("/nowhere"))
+    ('a device', 'none')
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return "a link that leads to no file" if path.is_symlink() else "none"
+    kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket", stat.S_ISDIR: "a folder"}
+    return next((words for is_kind, words in kinds.items() if is_kind(mode)), "a device")
 
 
 def kind(path: Path) -> str:
@@ -71,6 +86,8 @@ def words(path: Path) -> str | None:
         return "it is a picture, no video" if head[8:12] == b"WEBP" else "it is sound alone, no video"
     if not head.strip(b"\0"):
         return "its first bytes are all zero, as of a download that was set up and never filled"
+    if head[257:262] == b"ustar":
+        return "it is a tar archive, no video"
     printable = sum(32 <= byte < 127 or byte in (9, 10, 13) for byte in head)
     return "it is a text, no video" if printable == len(head) else None
 
@@ -90,6 +107,7 @@ _OTHERS = {
     b"#extm3u": "a playlist, which names other files", b"ffconcat": "a playlist, which names other files",
     b"v=0": "a description of a stream, which names an address", b"<?xml": "an XML text", b"{": "a JSON text",
     b"pk\x03\x04": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"%pdf": "a PDF document", b"id3": "sound alone",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"rar!": "a RAR archive", b"\xfd7zxz": "an xz archive",
     b"\xff\xd8\xff": "a picture", b"\x89png": "a picture", b"bm": "a picture",
 }  # fmt: skip
 

@@ -10,7 +10,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,11 @@ STATED = 240.0  # frames a second: a stated rate above is what containers write 
 # What FFmpeg may take a file for. Playlists and their like are left out, because they name other files and addresses.
 FORMATS = ("mov,matroska,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,av1,ivf,flv,asf,ogg,yuv4mpegpipe,nut,mxf,"
            "rm,dv,wtv")
+COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC, of a stream
+WITHOUT_TIMES = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of a container
 # Where one packet is one frame that is shown, so that packets tell the times; elsewhere a first pass decodes.
 LISTED = {"mov", "matroska"}
-CODECS = {"h264", "hevc", "vp9", "av1", "mpeg4", "ffv1", "mjpeg", "prores", "png", "rawvideo"}
+CODECS = {"h264", "hevc", "vp9", "av1", "ffv1", "mjpeg", "prores", "png", "rawvideo"}
 
 
 class PyAV:
@@ -45,8 +49,10 @@ class PyAV:
         self.damaged = 0  # packets that could not be decoded
         self.av = import_av()
         with self._stream() as (container, stream):
-            check((stream.width, stream.height))
-            self.tick, self.stated = float(stream.time_base or 0), _stated(stream)
+            if stream.width and stream.height:  # else the header does not tell, and the first frame will
+                check((stream.width, stream.height))
+            self.tick, self.stated = float(stream.time_base or 0), _stated(container, stream)
+            self.decode_times = container.format.name == "avi"
             self.stamps: list[int | None] | None = _of_packets(container, stream)
         first = self._first()
         self.turn = upright(first)
@@ -55,7 +61,7 @@ class PyAV:
         check(self.size)
         self.counted = self.stamps is None or cut_off(path) is not None
         if self.counted:
-            self.stamps = best(list(self._counted()))
+            self.stamps = best(list(self._counted()), self.decode_times)
         assert self.stamps is not None
         self._tell()
 
@@ -129,9 +135,8 @@ class PyAV:
     @contextmanager
     def _stream(self) -> Iterator[tuple[Any, Any]]:
         """The open container, and its first video stream that is no cover picture."""
-        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-        with _named(self.path) as name, self.av.open(name, options=options) as container:
-            films = [s for s in container.streams.video if not int(s.disposition) & 1024]  # an attached picture
+        with opened(self.path) as container:
+            films = without_covers(container)
             if not films:
                 streams = {stream.type for stream in container.streams}
                 what = "sound alone" if "audio" in streams else "nothing"
@@ -144,7 +149,8 @@ class PyAV:
 
 
 class _Pixels:
-    """Frames as RGB. PyAV scales the colours of an interlaced frame field by field; ffmpeg does not, unless asked."""
+    """Frames as RGB. PyAV scales the colours of an interlaced frame field by field, and those of more than 8 bits from
+    another place than ffmpeg does: these frames go through ffmpeg's own filter."""
 
     def __init__(self, av: Any) -> None:
         from av.video.reformatter import VideoReformatter
@@ -154,7 +160,7 @@ class _Pixels:
 
     def of(self, frame: Any) -> np.ndarray:
         """A frame as uint8 (H, W, 3)."""
-        if not frame.interlaced_frame:
+        if not frame.interlaced_frame and max(part.bits for part in frame.format.components) <= 8:
             return self.plain.reformat(frame, format="rgb24").to_ndarray()
         if self.graph is None:
             self.graph = self._graph(frame)
@@ -181,6 +187,19 @@ def import_av() -> Any:
 
 
 @contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The container of a file, open. FFmpeg reads this file alone: none that it names, and no address."""
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    with _named(path) as name, import_av().open(name, options=options) as container:
+        yield container
+
+
+def without_covers(container: Any) -> list[Any]:
+    """The video streams that are no single picture attached to the film."""
+    return [stream for stream in container.streams.video if not int(stream.disposition) & COVER]
+
+
+@contextmanager
 def _named(path: Path) -> Iterator[Any]:
     """What FFmpeg opens: "file:" and the whole path, so that a name like concat:a|b or %d is a name and nothing else;
     the open file where the name is not UTF-8, which FFmpeg's interface asks for."""
@@ -194,9 +213,15 @@ def _named(path: Path) -> Iterator[Any]:
         yield f"file:{name}"
 
 
-def _stated(stream: Any) -> float:
-    rate = float(stream.average_rate or stream.base_rate or 0)
-    return rate if math.isfinite(rate) else 0.0
+def _stated(container: Any, stream: Any) -> float:
+    """The frames a second that a file states, 0 for nothing: its container, or, where that keeps no times or states an
+    impossible rate, its pictures."""
+    context = stream.codec_context
+    rates = [stream.average_rate, context.framerate if context else None, stream.guessed_rate, stream.base_rate]
+    if container.format.flags & WITHOUT_TIMES:
+        rates = [*rates[1:], rates[0]]  # the container's rate is a default of FFmpeg, 25
+    known = [float(rate) for rate in rates if rate]
+    return next((rate for rate in known if rate <= STATED), next(iter(known), 0.0))
 
 
 def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
@@ -211,21 +236,25 @@ def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
         yield last
 
 
-def best(stamps: list[tuple[int | None, int | None]]) -> list[int | None]:
-    """The stamps of frames, in ticks, from those of each and of its packet: the packet's where a frame has none, and
-    where only these rise, as of an .avi whose frames depend on later ones.
+def best(stamps: list[tuple[int | None, int | None]], decode_times: bool = False) -> list[int | None]:
+    """The stamps of frames, in ticks, from the stamp of each frame and that of its packet, the time of decoding.
 
-    >>> best([(0, 0), (2, 1), (1, 2), (None, 3)])
-    [0, 1, 2, 3]
+    A frame without a stamp has its packet's. Where the stamps of the frames fall and those of the packets rise, all are
+    the packets'; so they are where a container keeps no others (`decode_times`, as .avi). The last frames come after
+    the last packet, and then have none.
+
+    >>> best([(0, 0), (2, 1), (1, 2), (None, 3)]), best([(0, 1), (2, 2), (1, 3), (3, None)])
+    ([0, 1, 2, 3], [1, 2, 3, None])
     """
     own = [frame if frame is not None else packet for frame, packet in stamps]
-    packets = [packet if packet is not None else frame for frame, packet in stamps]
-    return packets if _rise(packets) and not _rise(own) else own
+    packets = [packet for _, packet in stamps]
+    return packets if _rise(packets) and (decode_times or not _rise(own)) else own
 
 
 def _rise(stamps: list[int | None]) -> bool:
+    """Whether there are stamps, and those that there are do not fall."""
     known = [stamp for stamp in stamps if stamp is not None]
-    return len(known) == len(stamps) and known == sorted(known)
+    return bool(known) and known == sorted(known)
 
 
 def _of_packets(container: Any, stream: Any) -> list[int | None] | None:
@@ -234,32 +263,42 @@ def _of_packets(container: Any, stream: Any) -> list[int | None] | None:
     if not names & LISTED or stream.codec_context.codec.canonical_name not in CODECS:
         return None
     found: list[int] = []
+    reordered = not stream.codec_context.has_b_frames
     for packet in container.demux(stream):
         if not packet.size:
             continue
         if packet.pts is None or packet.is_discard or packet.is_corrupt or not (found or packet.is_keyframe):
             return None
         found.append(packet.pts)
+        reordered = reordered or packet.pts != packet.dts
     plain = len(set(found)) == len(found) and min(found, default=0) == next(iter(found), 0)
-    return [*sorted(found)] if found and plain else None
+    return [*sorted(found)] if found and plain and reordered else None
 
 
 def filled(stamps: list[float], stated: float) -> list[float]:
     """Stamps (seconds, NaN where a frame has none) with the missing ones counted on, and before the first counted back,
-    by the stated rate.
+    by the usual distance of neighbours, or else by the stated rate.
 
-    >>> filled([math.nan, 0.25, math.nan, 0.75], stated=4.0)
-    [0.0, 0.25, 0.5, 0.75]
+    >>> filled([math.nan, 0.25, math.nan, 0.75], stated=4.0), filled([0.0, 0.5, math.nan], stated=600.0)
+    ([0.0, 0.25, 0.5, 0.75], [0.0, 0.5, 1.0])
     """
     known = [i for i, time in enumerate(stamps) if not math.isnan(time)]
-    if not (known and stated):
+    step = _usual_gap(stamps) or (1 / stated if stated else 0.0)
+    if not (known and step):
         return stamps
     found: list[float] = []
     for at, time in enumerate(stamps):
         if math.isnan(time):
-            time = found[-1] + 1 / stated if at > known[0] else stamps[known[0]] - (known[0] - at) / stated
+            time = found[-1] + step if at > known[0] else stamps[known[0]] - (known[0] - at) * step
         found.append(time)
     return found
+
+
+def _usual_gap(stamps: list[float]) -> float:
+    """The mean distance of neighbours, without those that are much longer or shorter than most; 0 where none rises."""
+    gaps = [gap for first, second in pairwise(stamps) if (gap := second - first) > 0]  # false for NaN
+    usual = [gap for gap in gaps if 0.5 < gap / median(gaps) < 1.5]
+    return sum(usual) / len(usual) if usual else 0.0
 
 
 def usable(stamps: list[float], stated: float) -> tuple[list[float], str | None]:

@@ -95,6 +95,7 @@ def _header(path: Path, read: str, separator: str) -> list[str]:
 
 def _records(path: Path, read: str, separator: str, spaced: bool = False) -> Iterator[tuple[str, list[str]]]:
     """Each row with its first line. `spaced`: blanks around separators, as in `path, prompt`, belong to no cell."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(read)))  # a cell may be as long as the file
     reader = csv.reader(io.StringIO(read, newline=""), delimiter=separator, strict=True, skipinitialspace=spaced)
     while True:
         where = f"line {reader.line_num + 1}"
@@ -153,7 +154,10 @@ def _json(path: Path, read: str, known: Known) -> list[Entry]:
 
 def _parsed(words: str) -> Any:
     """JSON; NaN, which pandas writes for a missing value, is None. Raises ValueError for a key that comes twice."""
-    return json.loads(words, object_pairs_hook=_once, parse_constant=lambda _: None)
+    try:
+        return json.loads(words, object_pairs_hook=_once, parse_constant=lambda _: None)
+    except RecursionError as error:
+        raise ValueError("its lists or objects are nested too deeply") from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ._decord import Decord
 from ._finding import SUFFIXES, find
-from ._media import Unreadable, cut_off, is_animated, kind, words
+from ._media import Unreadable, cut_off, instead_of_file, is_animated, kind, words
 from ._memory import TooLarge, is_out_of_memory
 from ._pictures import Animation, Pictures
 from ._reading import PyAV, import_av
@@ -60,7 +60,7 @@ class Video:
         if fps is not None and not 0 < fps < math.inf:
             raise ValueError(f"expected fps, frames a second, to be a positive number, got {fps!r}")
         if not (self.path.is_file() or self.path.is_dir()):
-            raise FileNotFoundError(f"expected a video file, found none at {self.path}")
+            raise FileNotFoundError(f"expected a video file, found {instead_of_file(self.path)} at {self.path}")
         self._source = _open(self.path, fps)
         self.reader, self.notes = self._source.name, self._source.notes
         self.size, self.times = self._source.size, self._source.times
@@ -182,7 +182,7 @@ def _open(path: Path, fps: float | None) -> Source:
         _raise_if_out_of_memory(error)
         if not type(error).__module__.startswith("av."):
             raise  # of the operating system or the installation, which say what is wrong
-        raise Unreadable(f"expected a video, could not read {path}: {_why(path, error)}") from error
+        raise Unreadable(f"expected a video, could not read {path}: {_why(path)}") from error
 
 
 def _reader(path: Path) -> Callable[[Path, Callable[[tuple[int, int]], None]], Source]:
@@ -195,10 +195,10 @@ def _reader(path: Path) -> Callable[[Path, Callable[[tuple[int, int]], None]], S
     return PyAV
 
 
-def _why(path: Path, error: Exception) -> str:
+def _why(path: Path) -> str:
     """What FFmpeg could not open is something else, or was cut off, or is of no known format."""
     cut = cut_off(path)
-    return words(path) or (f"it is cut off: {cut}" if cut else f"it is of no known video format ({_brief(error)})")
+    return words(path) or (f"it is cut off: {cut}" if cut else "it is of no known video format")
 
 
 def _raise_if_out_of_memory(error: Exception) -> None:

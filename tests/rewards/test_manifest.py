@@ -1,6 +1,7 @@
 """The one reader of prompt tables: what it understands, what it refuses, and that `score` and `bench` read alike."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -51,6 +52,8 @@ UNDERSTOOD = {
         "t.jsonl", '{"path":"0","prompt":null}\n{"path":"1","prompt":NaN}\n{"path":"2","prompt":""}\n'
         '{"path":"3","prompt":"x"}', {"0": "", "1": "", "2": "", "3": "x"}),
     "an empty cell": ("t.csv", "path,prompt\n0.mp4,\n1.mp4,a cat\n", {"0.mp4": "", "1.mp4": "a cat"}),
+    "a cell longer than Python's usual limit": ("t.csv", f"path,prompt\n0.mp4,{'x' * 200_000}\n",
+                                                {"0.mp4": "x" * 200_000}),
     "paths of Windows": ("t.csv", "path,prompt\nv\\0.mp4,a dog\n", {"v/0.mp4": "a dog"}),
 }  # fmt: skip
 REFUSED = {
@@ -75,6 +78,12 @@ REFUSED = {
     "columns of JSON": ("t.json", '{"path":["0"],"prompt":["a"]}', "expected a list of"),
     "JSON cut off": ("t.json", '[{"path":"0"', "expected JSON"),
     "a path twice": ("t.csv", "path,prompt\n0.mp4,a\n./0.mp4,b\n", "line 3: ./0.mp4 is on line 2 already"),
+    "a path twice, once in full": ("t.csv", f"path,prompt\n{os.path.abspath('/t/0.mp4')},a\n../../../../../../../../t/"
+                                   "0.mp4,b\n", "line 3: .* is on line 2 already"),
+    "NUL in a path": ("t.jsonl", '{"path":"0.mp4\\u0000","prompt":"a"}', "line 1: expected a path"),
+    "half of a pair": ("t.jsonl", '{"path":"0.mp4","prompt":"\\ud800"}', "line 1: expected prompt to be text"),
+    "JSON nested without end": ("t.json", "[" * 100_000, "expected JSON.*nested too deeply"),
+    "a seed of many digits": ("t.csv", f"path,prompt,seed\n0.mp4,a,{'9' * 5000}\n", "line 2: expected seed to be"),
     "a seed in words": ("t.csv", "path,prompt,seed\n0.mp4,a,x\n", "line 2: expected seed to be a whole number"),
     "a seed that lost its digits": ("t.csv", "path,prompt,seed\n0.mp4,a,1e3\n", "seed to be a whole number.*'1e3'"),
 }  # fmt: skip

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrl.bench.protocol import digest
+from vidrl.rewards._media import instead_of_file
 
 FORMAT = 1
 INDEX = "files.json"
@@ -121,6 +122,8 @@ class Hashes:
         if file.is_dir():
             inside = [[one.name, self.of(one)] for one in sorted(file.iterdir()) if one.is_file()]
             return digest(inside, 16)
+        if not file.is_file():  # to read a pipe would wait for ever
+            raise FileNotFoundError(f"expected a file, found {instead_of_file(file)} at {file}")
         name, now = os.path.abspath(file), stamp(file)
         known = self.new.get(name) or self.known.get(name)
         if known and known[1:] == now:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vidrl.rewards._reading import opened, without_covers
+
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}  # by the names that ffmpeg has for them
 ENDINGS = {".mp4": "mp4", ".mov": "mp4", ".m4v": "mp4", ".mkv": "matroska", ".webm": "matroska"}
-COVER = 0x400  # ffmpeg's AV_DISPOSITION_ATTACHED_PIC
 Written = dict[str, Any]
 
 
@@ -26,21 +27,14 @@ def written(path: Path, size: tuple[int, int], frames: int) -> Written:
 def _by_header(path: Path) -> Written | None:
     """What PyAV reads in the header; `bytes` are those of the pictures, without sound, where the header tells."""
     try:
-        import av
-
-        with open(path, "rb") as file, av.open(file) as container:  # a name may be no UTF-8, or look like a protocol
-            stream = next(one for one in container.streams.video if not _is_cover(one))
+        with opened(path) as container:
+            stream = without_covers(container)[0]
             context, seconds = stream.codec_context, float((stream.duration or 0) * (stream.time_base or 0))
             name = container.format.name.removesuffix("_pipe")  # as ffmpeg calls pictures
             return {"container": CONTAINERS.get(name, name.partition(",")[0]), "codec": context.codec.canonical_name,
                     "pixels": context.pix_fmt, "bytes": (stream.bit_rate or 0) * seconds / 8}
     except Exception:  # noqa: BLE001  the clip was read: what cannot be told of its file is None
         return None
-
-
-def _is_cover(stream: Any) -> bool:
-    """Whether a stream is a single picture beside the film."""
-    return bool(int(stream.disposition) & COVER)
 
 
 def _bytes(path: Path) -> int:
