@@ -201,6 +201,20 @@ def test_the_page_names_dims_without_a_measured_value():
 def test_every_dim_of_the_temporal_suite_has_its_measured_value():
     """A changed option, weight or version makes another hash: run benchmarks/studies/codec_floor.py again."""
     dims = suite.load("temporal").dims
-    assert {one.name: relevant.least(one.hash) is not None for one in dims} == {one.name: True for one in dims}
-    values = {one.name: relevant.least(one.hash) for one in dims}
-    assert values["cut"] >= 2.9e-5 and values["pumping"] > 0.1 and values["default"] > 0.4
+    assert {one.name: relevant.least(one.hash, False) is not None for one in dims} == {one.name: True for one in dims}
+    apart = {one.name: relevant.least(one.hash, alike=False) for one in dims}
+    alike = {one.name: relevant.least(one.hash, alike=True) for one in dims}
+    assert apart["cut"] >= 1e-4 and apart["pumping"] > 0.1 and apart["default"] > 0.4
+    assert 0 < alike["default"] < apart["default"] and alike["pumping"] < apart["pumping"]
+
+
+@pytest.mark.parametrize("codec, wanted", [("h264", 0.25), ("vp9", 0.5)])
+def test_sets_that_one_encoder_wrote_share_the_change_that_it_makes(monkeypatch, codec, wanted):
+    """Then the least relevant difference is the smaller one, how far clips deviate from the shared change."""
+    found = made(dims=("flicker",))
+    digest = found["dims"][0]["hash"]
+    monkeypatch.setattr(relevant, "_measured", lambda: {digest: {"least": 0.5, "alike": 0.25}})
+    for one, name in zip(found["sets"], ("h264", codec), strict=True):
+        for clip in one["clips"]:
+            clip["written"] = {"container": "mp4", "codec": name, "pixels": "yuv420p", "bits": 0.1}
+    assert results.summed_up(found)["dims"][0]["relevant"] == wanted

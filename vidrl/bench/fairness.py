@@ -21,6 +21,11 @@ def unfair(sets: Sequence[Set]) -> list[str]:
     return [*_rates(sets), *_sizes(sets), *_written(sets)] if len(sets) > 1 else []
 
 
+def written_alike(sets: Sequence[Set]) -> bool:
+    """Whether the files of the sets have one codec, pixel format and, nearly, bits of a pixel, as far as is known."""
+    return not any(words for name, words in _differences(sets).items() if name != "container")
+
+
 def grouped(rates: Iterable[float]) -> Counter[float]:
     """Frame rates, those that are the same but for the rounding of time stamps together, with their counts.
 
@@ -76,18 +81,23 @@ def _sizes(sets: Sequence[Set]) -> list[str]:
 
 def _written(sets: Sequence[Set]) -> list[str]:
     """How the sets were not written alike: container, codec, pixel format, bits of a pixel."""
-    unlike = {words: _unlike(sets, lambda clip, fact=fact: (clip.get("written") or {}).get(fact) or "unknown")
-              for fact, words in FACTS.items()}
-    told = [f"{words} ({said})" for words, said in unlike.items() if said]
-    bits = {one["name"]: median(known) for one in sets if (known := _bits(one))}
-    if bits and max(bits.values()) > BITS * min(bits.values()):
-        told.append(f"bits a pixel ({', '.join(f'{name} {value:.2g}' for name, value in bits.items())})")
+    told = [f"{words} ({said})" for words, said in _differences(sets).items() if said]
     if not told:
         return []
-    harm = ("; codec, pixel format and bits a pixel are the same" if len(told) == 1 and unlike["container"] else
+    harm = ("; codec, pixel format and bits a pixel are the same" if written_alike(sets) else
             ". How clips are written moves numbers as much as what they show: save all sets losslessly, or by one "
             "encoder with one setting")
     return [f"the files of the sets differ in {', '.join(told)}{harm}"]
+
+
+def _differences(sets: Sequence[Set]) -> dict[str, str]:
+    """By what files can differ in, what each set has of it; empty where the sets have the same."""
+    found = {words: _unlike(sets, lambda clip, fact=fact: (clip.get("written") or {}).get(fact) or "unknown")
+             for fact, words in FACTS.items()}
+    bits = {one["name"]: median(known) for one in sets if (known := _bits(one))}
+    apart = bool(bits) and max(bits.values()) > BITS * min(bits.values())
+    said = ", ".join(f"{name} {value:.2g}" for name, value in bits.items()) if apart else ""
+    return {**found, "bits a pixel": said}
 
 
 def _unlike(sets: Sequence[Set], fact: Callable[[Mapping[str, Any]], str]) -> str:

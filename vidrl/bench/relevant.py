@@ -1,5 +1,8 @@
 """The least relevant difference of a dimension: what re-encoding clips, so that nobody sees a change, does to it.
 
+Where one encoder wrote both sets, the change that all clips share cancels in the sets' difference, and what counts is
+how far clips deviate from it.
+
 benchmarks/suites/least_relevant.json holds them by the hash of the dimension, with the command that measured them. A
 dimension that was never measured so, or with other options, has none.
 """
@@ -15,14 +18,16 @@ from typing import Any
 FILE = "least_relevant.json"
 
 
-def least(digest: str) -> float | None:
+def least(digest: str, alike: bool) -> float | None:
     """The least relevant difference of the dimension with this hash, in its own units; None where there is none.
 
-    >>> least("no such dimension") is None
+    `alike`: the sets were written alike (container, codec, pixel format and bits of a pixel).
+
+    >>> least("no such dimension", alike=True) is None
     True
     """
     found = _measured().get(digest)
-    return None if found is None else float(found["least"])
+    return None if found is None else float(found["alike" if alike else "least"])
 
 
 @cache

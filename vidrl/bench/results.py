@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from vidrl.bench import compare, relevant
 from vidrl.bench.cache import whole
-from vidrl.bench.fairness import unfair
+from vidrl.bench.fairness import unfair, written_alike
 from vidrl.bench.notes import observed
 from vidrl.bench.suite import Suite
 
@@ -63,7 +63,8 @@ def summed_up(results: Results) -> Results:
     from vidrl.bench.totals import totals
 
     sets, least = results["sets"], results["suite"]["least"]
-    dims = [{**dim, "relevant": relevant.least(dim["hash"])} for dim in results["dims"]]
+    alike = written_alike(sets)
+    dims = [{**dim, "relevant": relevant.least(dim["hash"], alike)} for dim in results["dims"]]
     fair = unfair(sets)
     summary = {one["name"]: {dim["name"]: _summary(one, dim, least) for dim in dims} for one in sets}
     pairs = compare.compare_all(sets, dims, least)
