@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toys import PROMPTS, ended, forked, happened, recipe, rows, summary, timeless, weights
 
-from vidrl import changes, checkpoint, config, inputs, prompts, resume, toml, train
+from vidrl import changes, checkpoint, config, inputs, prompts, report, resume, toml, train
 
 
 def told(run, kind: str) -> list[str]:
@@ -325,7 +325,7 @@ def test_the_same_files_may_be_copied_moved_and_touched(of_a_model, tmp_path):
 
 def test_a_file_that_is_as_it_was_is_not_read_again(of_a_model, monkeypatch):
     made, model, _ = of_a_model
-    known = inputs.read(Path(made["run"]))
+    known = json.loads((Path(made["run"]) / "inputs.json").read_text())
     monkeypatch.setattr(inputs, "_sha256", lambda path: pytest.fail(f"read {path} again"))
     assert inputs.fingerprint(made, known) == known and len(known["backbone.options.model"]) == 2
 
@@ -347,3 +347,43 @@ def test_a_run_of_a_version_that_knew_fewer_values_goes_on(ended_at_two):
         (run / name).unlink()
     assert summary(train.run(changed(ended_at_two, train_rounds=3), resume=True))["rounds"] == 3
     assert prompts.read(run / "prompts.txt") == PROMPTS
+
+
+# --- damaged files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["metrics", "events", "evals"])
+def test_a_line_that_a_kill_cut_within_a_letter_is_taken_away(ended_at_two, whole, name):
+    """A letter of two bytes may be cut in two, so that the file is no UTF-8."""
+    with open(Path(ended_at_two["run"]) / f"{name}.jsonl", "ab") as file:
+        file.write('{"round": 3, "message": "ä'.encode()[:-1])
+    assert report.table(ended_at_two["run"])
+    run = train.run(changed(ended_at_two, train_rounds=5), resume=True)
+    assert weights(run) == weights(whole) and len(rows(run)) == 5
+    assert "message" not in rows(run, name)[-1] or rows(run, name)[-1]["kind"] == "change"
+
+
+DAMAGED = {
+    "summary.json": ('{"held', "summary.json is damaged: .*Delete the file: --resume goes on"),
+    "config.toml": ("run = 'x\n[", "config.toml is damaged: .*Restore it from a copy, or name another folder"),
+    "inputs.json": ("{", "inputs.json is damaged: .*Delete it if the model's files are those"),
+    "checkpoints/latest": ("", "latest: expected the name of a checkpoint, got ''; checkpoints there: 000000, 000002"),
+    "evals/000000.npz": ("PK", "000000.npz is damaged, .*delete it, and --resume measures the base model again"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_of_a_run_is_named_with_the_cure(ended_at_two, name):
+    text, message = DAMAGED[name]
+    (Path(ended_at_two["run"]) / name).write_text(text)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        train.run(changed(ended_at_two, train_rounds=3), resume=True)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "evals/000000.npz", "clips"])
+def test_the_cure_works_and_clips_may_be_deleted(ended_at_two, whole, name):
+    path = Path(ended_at_two["run"]) / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run = train.run(changed(ended_at_two, train_rounds=5), resume=True)
+    assert weights(run) == weights(whole) and summary(run)["held_out"] == summary(whole)["held_out"]
+    assert (run / "report.html").is_file()

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,16 +70,36 @@ def load(run_dir: str | Path, name: str = "") -> dict[str, Any] | None:
     try:
         return _read(folder)
     except Exception as error:
-        others = [path.name for path in _folders(folder.parent)]
         raise CheckpointError(f"checkpoint {folder}: expected state.json and tensors.safetensors, but {error}; "
-                              f"checkpoints there: {', '.join(others) or 'none'}. To go on from another one, write "
+                              f"checkpoints there: {_named(folder.parent)}. To go on from another one, write "
                               f"its name into {folder.parent / 'latest'}") from error
 
 
 def latest(run_dir: str | Path) -> str | None:
-    """The name of the newest checkpoint, or None."""
+    """The name of the newest checkpoint, or None. Raises `CheckpointError` where `latest` holds no such name."""
     marker = Path(run_dir) / "checkpoints" / "latest"
-    return marker.read_text(encoding="utf-8").strip() if marker.is_file() else None
+    if not marker.is_file():
+        return None
+    name = marker.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(r"\d{6}(-\d+)?", name):
+        raise CheckpointError(f"{marker}: expected the name of a checkpoint, got {name[:40]!r}; checkpoints there: "
+                              f"{_named(marker.parent)}. Write one of them into the file")
+    return name
+
+
+def parsed(path: str | Path, parse: Callable[[str], Any], cure: str) -> Any:
+    """What `parse` makes of a text file of a run. Raises `RunFolderError`, with a cure, where the file is damaged."""
+    try:
+        return parse(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, TOML and UTF-8 alike
+        raise RunFolderError(f"{path} is damaged: {error}. {cure}") from error
+
+
+def summary(run_dir: str | Path) -> dict[str, Any]:
+    """What summary.json says; empty where there is none. Raises `RunFolderError` where it is damaged."""
+    path = Path(run_dir) / "summary.json"
+    cure = "Delete the file: --resume goes on from the newest checkpoint and writes it anew"
+    return parsed(path, json.loads, cure) if path.is_file() else {}
 
 
 def clean(run_dir: str | Path) -> None:
@@ -98,7 +119,7 @@ def status(run_dir: str | Path) -> str:
     """
     folder = Path(run_dir)
     if (folder / "summary.json").is_file():
-        ended = json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("status")
+        ended = summary(folder).get("status")
         return {"interrupted": "interrupted", "running": "interrupted", "stopped": "stopped",
                 "time limit": "stopped"}.get(ended, "finished")  # "time limit" is an earlier version's word
     begun = latest(folder) is not None or (folder / "metrics.jsonl").is_file()
@@ -117,7 +138,7 @@ def cut_back(path: str | Path, last_round: int) -> None:
     """Keep the rows of a JSON-lines file whose `round` is at most `last_round`; a half-written row goes too."""
     if not Path(path).is_file():
         return
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")  # a kill may cut a letter in two
     kept = [line for line in lines if line and _round(line) <= last_round]
     write_text(path, "".join(f"{line}\n" for line in kept))
 
@@ -260,6 +281,10 @@ def _sync(path: Path) -> None:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+
+
+def _named(folder: Path) -> str:
+    return ", ".join(path.name for path in _folders(folder)) or "none"
 
 
 def _free_name(folder: Path, step: int) -> Path:

@@ -7,6 +7,7 @@ Legend: N clips.
 from __future__ import annotations
 
 import traceback
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -268,6 +269,11 @@ def kept(folder: Path, round: int) -> bool:
 
 
 def load(folder: Path, round: int) -> Measures:
-    """What `save` kept."""
-    with np.load(folder / f"{round:06d}.npz", allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    """What `save` kept. Raises ValueError, with the cure, where the file is damaged."""
+    path = folder / f"{round:06d}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        cure = "delete it, and --resume measures the base model again" if round == 0 else "it cannot be compared"
+        raise ValueError(f"{path} is damaged, an evaluation's numbers: {cure}") from error

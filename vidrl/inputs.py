@@ -6,7 +6,6 @@ A path alone does not say which run it is: the file behind it may be edited betw
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,12 +51,6 @@ def files(name: str) -> dict[str, Path]:
 def differences(old: Mapping[str, Files], new: Mapping[str, Files]) -> list[str]:
     """One line for each file that was changed, added or removed. An input that was not recorded tells nothing."""
     return [line for key in old for line in _differences(key, old[key], new.get(key, {}))]
-
-
-def read(folder: Path) -> dict[str, Files]:
-    """The hashes that a run folder holds; none where it has no inputs.json."""
-    path = folder / "inputs.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def kept_prompts(folder: Path, name: str) -> list[str] | None:

@@ -80,7 +80,7 @@ class Record:
         if not self.active:
             return
         path, row = self.folder / "events.jsonl", {"round": round, "kind": kind, "message": message}
-        told = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        told = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
         if json.dumps(row, ensure_ascii=False) not in told:
             checkpoint.append(path, row)
 
@@ -189,7 +189,10 @@ class Record:
         report.write(self.folder)
 
     def _timelines(self) -> list[dict[str, Any]]:
-        before, after = (json.loads((self.folder / f"clips/{kind}.json").read_text()) for kind in ("before", "after"))
+        files = [self.folder / f"clips/{kind}.json" for kind in ("before", "after")]
+        if not all(file.is_file() for file in files):  # a person may have deleted the clips
+            return []
+        before, after = (json.loads(file.read_text(encoding="utf-8")) for file in files)
         pairs = zip(before, after, strict=False)  # of the same prompts, but train.show may have changed meanwhile
         shared = ("prompt", "file", "fps")
         return [{k: a[k] for k in shared} | {"before": _scores(a), "after": _scores(b)} for a, b in pairs]

@@ -34,7 +34,7 @@ def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
     folder, stands = Path(run_dir), examine(run_dir, config, resume)
     folder.mkdir(parents=True, exist_ok=True)
     _hold(folder)
-    recorded = inputs.read(folder)
+    recorded = _inputs(folder)
     found = inputs.fingerprint(config, recorded)
     _refuse(folder, inputs.differences(recorded, found))
     if goes_on(folder, config):
@@ -80,8 +80,7 @@ def goes_on(run_dir: str | Path, config: Mapping[str, Any]) -> bool:
     if checkpoint.status(folder) != "finished":
         return True
     old, new = (filled(one) for one in (_recorded(folder), config))
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    loosened = summary.get("status") == "guard" and old["guard"] != new["guard"]
+    loosened = checkpoint.summary(folder).get("status") == "guard" and old["guard"] != new["guard"]
     return loosened or new["train"]["rounds"] > old["train"]["rounds"]
 
 
@@ -127,7 +126,7 @@ def _another_run(folder: Path, config: Mapping[str, Any]) -> list[str]:
 def _changed(folder: Path, config: Mapping[str, Any]) -> list[Change]:
     """The values of the recipe that differ from the recorded ones; paths whose content is compared are left out."""
     ignored = ["run", *(key for key, name in PROMPTS.items() if inputs.kept_prompts(folder, name) is not None)]
-    ignored += [key for key in inputs.read(folder) if inputs.named(config, key)]  # `claim` compares their content
+    ignored += [key for key in _inputs(folder) if inputs.named(config, key)]  # `claim` compares their content
     return changes.between(filled(_recorded(folder)), filled(config), ignore=ignored)
 
 
@@ -160,7 +159,14 @@ def _asked(config: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    cure = f"Restore it from a copy, or name another folder, as run={folder}-2"
+    return checkpoint.parsed(folder / "config.toml", tomllib.loads, cure)
+
+
+def _inputs(folder: Path) -> dict[str, inputs.Files]:
+    """The hashes that a run folder holds; none where it has no inputs.json."""
+    path, cure = folder / "inputs.json", "Delete it if the model's files are those that the run began with"
+    return checkpoint.parsed(path, json.loads, cure) if path.is_file() else {}
 
 
 def _version(package: str) -> str:

@@ -95,7 +95,7 @@ def read(run_dir: str | Path) -> Run:
 
 
 def _lines(path: Path) -> list[Row]:
-    text = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    text = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     rows = [_parsed(line) for line in text]
     return [row for row in rows if isinstance(row, dict)]
 
