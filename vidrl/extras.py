@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent  # of a checkout; of an installed 
 def install(extra: str, root: Path = ROOT) -> str:
     """The command that installs an extra of pyproject.toml: from the checkout, or by the names of its packages.
 
-    vidrl is on no package index, so `pip install vidrl[extra]` would find nothing. Raises ValueError for an extra that
+    vidrl is on no package index, so pip finds nothing by that name. Raises ValueError for an extra that
     an installed vidrl does not have.
 
     Example:

@@ -204,11 +204,11 @@ def _start(backbone: Denoiser, folder: Path, partial: bool) -> None:
     from safetensors.torch import load_file
 
     found, own = load_file(folder / FULL), dict(backbone.network.named_parameters())
-    wrong = [key for key in own.keys() | found.keys()
+    wrong = [key for key in sorted(own.keys() | found.keys())
              if key not in own or key not in found or own[key].shape != found[key].shape]
     if wrong:
         raise ValueError(f"expected the {len(own)} weights of the network in {folder / FULL}, got {len(found)}, of "
-                         f"which {len(wrong)} differ by name or shape, as {sorted(wrong)[0]}: name the model that was "
+                         f"which {len(wrong)} differ by name or shape, as {wrong[0]}: name the model that was "
                          "trained")
     bad = [key for key, value in found.items() if not value.isfinite().all()]
     if bad:

@@ -102,9 +102,10 @@ def test_every_caption_of_the_world_is_read():
 
 def judged(video: torch.Tensor, prompts: list[str], fps: float = 8.0) -> list[float]:
     """One clip under several prompts, its flow computed once."""
-    samples = Samples(video[None], [""], fps)
-    memo = samples._memo
-    return [MotionTarget()(Samples(samples.video, [prompt], fps, _memo=memo)).value.item() for prompt in prompts]
+    several = [Samples(video[None], [prompt], fps) for prompt in prompts]
+    for samples in several:
+        object.__setattr__(samples, "_memo", several[0]._memo)
+    return [MotionTarget()(samples).value.item() for samples in several]
 
 
 @pytest.mark.parametrize(("background", "camera"), [("dark", "static"), ("speckled", "static"), ("speckled", "left")])
