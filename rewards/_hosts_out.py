@@ -103,7 +103,7 @@ def clips(reward: Reward, fps: float | None = None, unscored: Policy = "none") -
     call, one number or one a clip. A clip that cannot be scored gives None, or what `unscored` says.
 
     The function also takes the call of TRL, `fn(prompts=..., completions=..., **columns)`, and of those who copy it.
-    Raises ValueError for something else than a list of clips, and for an axis of channels that cannot be told.
+    Raises ValueError for something else than a list of clips, and for clips whose channel axis is ambiguous.
 
     >>> import torch
     >>> from vidrl.rewards.frame_quality import FrameQuality

@@ -93,7 +93,7 @@ def words(path: Path) -> str | None:
 
 
 def cut_off(path: Path) -> str | None:
-    """How it shows that a file ends before its container says; None where it is whole, or nothing tells."""
+    """The sign that a file ends earlier than its container states; None if it is complete or there is no sign."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         find = _ENDS.get(kind(path))

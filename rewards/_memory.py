@@ -61,7 +61,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The reason of a clip for which there was no memory: what we said ourselves, or the limit."""
+    """The reason why a clip that ran out of memory has no score: the text of `TooLarge`, or the limit."""
     if isinstance(error, TooLarge):
         return str(error)
     most = f"the {_budget / 2**30:g} GiB that one worker may take" if _budget else "this machine has"

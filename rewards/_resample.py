@@ -157,7 +157,7 @@ def _frame(known: Tensor, times: Sequence[float], wanted: float) -> Tensor:
 def between(first: Tensor, second: Tensor, share: float) -> Tensor:
     """The picture between two, uint8 (3, H, W), at `share` of the time from the first to the second, in (0, 1).
 
-    The nearer of the two, moved along the flow; what lies outside of it comes from the other. The flow from the new
+    The nearer picture is moved along the flow; pixels that it lacks come from the other picture. The flow from the new
     picture to each is mixed from the flow both ways, as Super SloMo does, arXiv:1712.00080, equation 4.
     """
     from .flow import outside, warp
@@ -175,7 +175,7 @@ def between(first: Tensor, second: Tensor, share: float) -> Tensor:
 def _flow(pair: Tensor) -> tuple[Tensor, Tensor]:
     """The flow of two pictures (1, 2, 3, H, W) both ways, (1, 1, 2, H, W) each, in pixels.
 
-    What is out of sight in the other picture has no flow of its own, and is taken to move with the camera.
+    Pixels that are hidden in the other picture have no measured flow: they are assumed to move with the camera.
     """
     from .flow import SIZE, estimate, occluded
 

@@ -69,7 +69,7 @@ class Samples:
         return About(self.prompts, self.fps, (self.video.shape[-1], self.video.shape[-2]), self.reference, self.meta)
 
     def memo(self, key: Any, make: Callable[[], Made]) -> Made:
-        """What `make()` returned the first time `key` was asked for: rewards of one clip share its flow so.
+        """The result of `make()`, kept under `key`, so that several rewards compute a clip's flow only once.
 
         The result lives as long as these samples. It must not refer to them: the reference cycle would keep the video
         in memory until Python's cyclic garbage collector runs, which on a GPU may be after memory has run out.

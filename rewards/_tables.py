@@ -30,7 +30,7 @@ class BadTable(ValueError):
 
 
 def entries(path: Path, known: Known, note: Note) -> list[Entry]:
-    """The rows of a table. `known` tells whether a header is the wanted one, `note` gets what a reader should know.
+    """The rows of a table. `known` checks whether a header is the wanted one; `note` is called with each remark.
 
     Raises BadTable for a file that is not a table of its suffix, and ImportError for .parquet without pyarrow.
     """

@@ -90,7 +90,7 @@ class Reward(nn.Module):
         return cls()
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
-        """Where in the picture it lies: name to (B, F, H, W), at the size it is measured at; empty if it has none."""
+        """Maps of where in the picture a fault is: name to (B, F, H, W), at the measured size; empty if none."""
         return {}
 
     def terms(self, samples: Samples) -> Tensor:

@@ -202,7 +202,7 @@ def _why(path: Path) -> str:
 
 
 def _raise_if_out_of_memory(error: Exception) -> None:
-    """Where there was no memory, nothing is said of the file: whoever knows the limit tells it."""
+    """Raise MemoryError for an error from lack of memory, which is no fault of the file."""
     if isinstance(error, MemoryError):
         raise error
     if is_out_of_memory(error):

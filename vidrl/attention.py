@@ -29,7 +29,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 4e-2, to
 
 
 class AttentionError(RuntimeError):
-    """The attention backend cannot do what is asked of it on this device."""
+    """The attention backend is missing, does not run on this device, has no gradients, or gives wrong numbers."""
 
 
 @contextmanager

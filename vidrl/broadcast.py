@@ -1,4 +1,4 @@
-"""What the main process read, on every process: only the machine of the main process needs the run's files."""
+"""Send what the main process read to every process, so that only the main process's machine needs the run's files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def unseen(workers: Workers, folder: Path) -> list[int]:
 
 
 def _marked(folder: Path) -> str:
-    """Write a file of a name that no machine can know of; its name."""
+    """Write a file with a random name, which another machine cannot guess; return the name."""
     name = f"{checkpoint.PARTIAL}{secrets.token_hex(8)}"
     (folder / name).touch()
     return name

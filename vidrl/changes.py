@@ -76,7 +76,7 @@ IDENTIFIED_BY_CONTENT = ("data.prompts", "data.held_out", "backbone.options.mode
 
 
 def between(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[Change]:
-    """The values in which two nested tables differ, by dotted key; a table without entries says no more than none.
+    """The values in which two nested tables differ, by dotted key; an empty table counts as a missing one.
 
     >>> [str(change) for change in between({"a": {"b": 1}}, {"a": {"b": 2}, "c": "x"})]
     ['a.b: 1 -> 2', 'c: (absent) -> "x"']
@@ -97,7 +97,7 @@ def allowed(key: str) -> Allowed | None:
 
 
 def refused(found: Sequence[Change]) -> list[Change]:
-    """The changes that would make the run another one."""
+    """The changes that are not allowed, because they would make a different run."""
     return [change for change in found if allowed(change.key) is None]
 
 

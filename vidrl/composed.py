@@ -49,15 +49,15 @@ def segment_sums(score: Score, spans: Sequence[Span]) -> Tensor:
     """
     if not score.slopes:
         return by_segment(score.value, score.frames, score.support, list(spans)) * _evenly(score, spans)
-    told = _added(score)
-    made = [_of_part(part, told[name], spans) for name, part in score.parts.items()]
-    everywhere = 1.0 if score.adds else _evenly(score, spans)  # a constant, of a reward that tells slopes alone
+    added = _added(score)
+    made = [_of_part(part, added[name], spans) for name, part in score.parts.items()]
+    everywhere = 1.0 if score.adds else _evenly(score, spans)  # without `adds`: linear up to a constant
     return torch.stack(made).nan_to_num(0.0).sum(0) + _left_over(score)[:, None] * everywhere
 
 
-def _of_part(part: Score, told: Tensor, spans: Sequence[Span]) -> Tensor:
-    """What each segment's frames give, (N, S), of what a part adds to a composite: `told` (N, 2), with its slope."""
-    add, slope = told.unbind(1)
+def _of_part(part: Score, added: Tensor, spans: Sequence[Span]) -> Tensor:
+    """What each segment's frames give, (N, S), of what a part adds to a composite: `added` (N, 2), with its slope."""
+    add, slope = added.unbind(1)
     sums, value = segment_sums(part, spans), part.value
     alike = bool((slope == slope[0]).all())  # of all samples, so that their mean changes no advantage
     if not alike and not _is_local(part):  # else most of a band's edge would be charged to every segment
@@ -85,7 +85,7 @@ def _evenly(score: Score, spans: Sequence[Span]) -> Tensor:
 def _added(score: Score) -> dict[str, Tensor]:
     """What each part adds to a composite before its gates, and the slope of that, (N, 2).
 
-    A reward that tells slopes alone is linear in its parts.
+    A reward whose score has slopes and no `adds` is linear in its parts.
     """
     if score.adds:
         return score.adds
@@ -101,8 +101,9 @@ def earned(name: str, score: Score, group: Tensor, way: str, moments: Mapping[st
     another number of frames.
     """
     if score.slopes and all(part in moments for part in score.parts):
-        told, size = _added(score), next(iter(moments.values())).shape[:2]
-        parts = [earned(part, _line(one, told[part]), group, way, _steeper(moments, part, told[part]), ridge)
+        added, size = _added(score), next(iter(moments.values())).shape[:2]
+        parts = [earned(part, _line(one, one.frames, added[part]), group, way,
+                        _steeper(moments, part, added[part]), ridge)
                  for part, one in score.parts.items() if one.frames is not None]
         gates = leave_one_out(_left_over(score), group)[:, None, None].expand(-1, *size) if score.adds else 0.0
         return torch.stack(parts).nan_to_num(0.0).sum(0) + gates
@@ -126,10 +127,10 @@ def _left_over(score: Score) -> Tensor:
     return score.value - torch.stack([add[:, 0].nan_to_num(0.0) for add in _added(score).values()]).sum(0)
 
 
-def _line(score: Score, add: Tensor) -> Score:
-    """The curve that a part adds to a composite: its mean is what it adds, (N, F), and its slope `add`'s second."""
+def _line(score: Score, frames: Tensor, add: Tensor) -> Score:
+    """The curve (N, F) that a part with the curve `frames` adds to a composite; `add` (N, 2): the mean, the slope."""
     value, slope = add[:, 0], add[:, 1]
-    curve = value[:, None] + slope[:, None] * (score.frames - score.value[:, None])
+    curve = value[:, None] + slope[:, None] * (frames - score.value[:, None])
     return Score(value, curve, score.support)
 
 
@@ -189,7 +190,7 @@ def any_curve(parts: Mapping[str, Score]) -> bool:
 def scaled_steps(credit: Tensor, group: Tensor, way: str, scale: str) -> Tensor:
     """Credit (N, S) or (N, K, S) over one root mean square: of each step, but of all for posterior.
 
-    Posterior credit tells which share of the deviation a step made, so that the steps keep their sizes.
+    Posterior credit gives the share of the deviation that each step made, so that the steps keep their sizes.
     """
     if credit.dim() == 2 or way == "posterior":
         return scaled(credit, group, scale)

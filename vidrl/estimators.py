@@ -97,7 +97,7 @@ def leave_one_out(values: Tensor, group: Tensor) -> Tensor:
 def leave_pair_out(values: Tensor, group: Tensor) -> Tensor:
     """r − mean of the other pairs of its group, (N, ...), for samples whose neighbours 2i and 2i + 1 are `antithetic`.
 
-    A clip's mirror tells of the clip's own noise: with it in the baseline, `leave_one_out`'s gradient is too long, 2
+    A clip and its mirror share their noise: with the mirror in the baseline, `leave_one_out`'s gradient is too long, 2
     times in groups of 2 and n/(n − 1) times in groups of n. Groups of one pair have no other and get 0, as NaN does.
 
     Example:

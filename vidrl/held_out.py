@@ -23,7 +23,7 @@ Look = Callable[[int, Policy, str, Workers, bool], None]  # round, policy, its w
 
 
 class Abandoned(Exception):
-    """An evaluation was broken off on every process, because one of them was asked to stop."""
+    """An evaluation was interrupted on every process, because one of them received a signal to stop."""
 
 
 class HeldOut:
@@ -54,7 +54,7 @@ class HeldOut:
             self.encode.learn([self.prompts[i] for i in self.places])
             scored, guards = self._scored(policy, batch)
             others = list(map(_thumbnails, self._clips(policy, twins, "held out twin", batch)))
-        if self.workers.agree(""):  # the processes must leave together, and each may have been asked at another moment
+        if self.workers.agree(""):  # a signal reaches processes at different moments, but they must stop together
             raise Abandoned
         score, seen = scored.score, {name: np.concatenate([one[name] for one in guards]) for name in guards[0]}
         own = evaluate.rewarded(score) | seen | {"diversity": _apart(scored.thumbnails, others)}

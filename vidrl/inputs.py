@@ -1,4 +1,4 @@
-"""The files that a run is made from: its prompts, and hashes of the model's and the LoRA's files, kept in its folder.
+"""The inputs that a run folder keeps: its prompts, and hashes of the files of its model and of its LoRA.
 
 A path alone does not say which run it is: the file behind it may be edited between a kill and a resumption, or moved.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SUFFIXES = {".json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".model", ".txt", ".gguf"}
-MEASURED = "influence.safetensors"  # what `vidrl influence` puts beside a model is no part of the model
+MEASURED = "influence.safetensors"  # a result of `vidrl influence`, no part of the model
 KEYS = ("backbone.options.model", "policy.lora")
 LARGE = 2**30  # bytes that take a second or more to read
 Files = dict[str, dict[str, Any]]  # a file's path below its folder → {"sha256", "stamp"}
@@ -49,7 +49,7 @@ def files(name: str) -> dict[str, Path]:
 
 
 def differences(old: Mapping[str, Files], new: Mapping[str, Files]) -> list[str]:
-    """One line for each file that was changed, added or removed. An input that was not recorded tells nothing."""
+    """One line for each file that was changed, added or removed. Inputs that were not recorded are not compared."""
     return [line for key in old for line in _differences(key, old[key], new.get(key, {}))]
 
 

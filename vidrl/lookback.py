@@ -61,7 +61,7 @@ class Lookback:
 
     @contextmanager
     def _leaving(self) -> Iterator[None]:
-        """Where an evaluation is broken off: save what is there, and leave the evaluation to the resumed run."""
+        """Where an evaluation is interrupted, save a checkpoint; the resumed run makes the evaluation again."""
         try:
             yield
         except Abandoned:
@@ -239,7 +239,7 @@ class Lookback:
             self._judge_best()
 
     def _judge_best(self) -> None:
-        """Hold the best weights so far against other guards: beyond their bands they are the best no more."""
+        """Compare the best weights so far with the changed guards: weights outside the bands are no longer the best."""
         base, name = self._numbers(0), str(self.best["checkpoint"])
         self._check_bands(base)
         if name and evaluate.outside(self.recipe.guard.bands, base, self._numbers(int(name[:6]))):
@@ -268,7 +268,7 @@ class Lookback:
         name = str(self.best["checkpoint"])
         if not name:
             return dict(NO_BEST)
-        policy = from_main(self.workers, lambda: checkpoint.load(self.recipe.run, name)["policy"])
+        policy = from_main(self.workers, lambda: (checkpoint.load(self.recipe.run, name) or {})["policy"])
         kind = self.judged if f"{self.judged}/{next(iter(self.policy.weights))}" in policy else "live"
         self.policy.sets["best"] = [policy[f"{kind}/{key}"].to(p) for key, p in self.policy.weights.items()]
         try:

@@ -1,4 +1,4 @@
-"""Which model a command samples from: a model folder, the model of a recipe, or that of a run with what it trained."""
+"""The model that a command samples from: a model folder, a recipe's model, or a run's with its trained weights."""
 
 from __future__ import annotations
 

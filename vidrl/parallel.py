@@ -60,7 +60,7 @@ class Workers:
         return [int(i) for i in np.array_split(np.arange(n), self.count)[self.rank]]
 
     def first_micro_batch(self) -> int:
-        """Pairs at once before memory was asked; halved when it runs out."""
+        """The first micro-batch in (clip, step) pairs; it is halved when memory runs out."""
         return 32 if self.device.type == "cpu" else 16
 
     def once(self, action: Callable[[], object]) -> None:
@@ -110,9 +110,9 @@ class Workers:
             raise RuntimeError(f"expected the same weights on all {self.count} processes, got checksums {sums}")
 
     def agree(self, stop: str) -> str:
-        """The weightiest reason to stop that any process has, signals included.
+        """The reason to stop with the highest rank that any process has, signals included.
 
-        Processes must ask here, and nowhere else, whether to stop: a signal reaches each at a moment of its own.
+        Every process must decide by this method alone: a signal reaches the processes at different moments.
         """
         if stop not in REASONS:
             return stop  # found by all alike

@@ -30,7 +30,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Give the device's memory that torch holds and does not use back, so that a smaller piece can have it."""
+    """Free the device memory that torch caches but does not use, so that a smaller piece can use it."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

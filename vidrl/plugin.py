@@ -122,7 +122,7 @@ def facts(kind: str, name: str) -> dict[str, Any]:
 
 
 def _facts_outside(name: str, found: Any) -> dict[str, Any]:
-    """What is told of a reward that is no plug-in class: a plain function, or any class, which may have options."""
+    """The description of a reward that is no plug-in class: a plain function, or any class, which may have options."""
     doc = inspect.getdoc(found) or ""
     options = [_option(parameter) for parameter in _parameters(found).values()] if inspect.isclass(found) else []
     return {"kind": "rewards", "name": name, "class": name, "summary": doc.split("\n\n")[0].replace("\n", " "),

@@ -76,7 +76,7 @@ class Record:
 
     @_written("events.jsonl")
     def event(self, round: int, kind: str, message: str) -> None:
-        """A line of events.jsonl; what a resumed run goes through again is not told twice."""
+        """A line of events.jsonl; an event that a resumed run meets again is written once."""
         if not self.active:
             return
         path, row = self.folder / "events.jsonl", {"round": round, "kind": kind, "message": message}
@@ -121,8 +121,9 @@ class Record:
         """The first n clips as mp4 under clips/`kind`, their scores and curves beside them."""
         if not self.active:
             return
-        rows = [self._clip(kind, f"{i:04d}.mp4", samples.video[i], samples.prompts[i], samples.fps, score, i)
-                for i in range(min(n, len(samples)) if samples else 0)]
+        rows = [] if samples is None else [
+            self._clip(kind, f"{i:04d}.mp4", samples.video[i], samples.prompts[i], samples.fps, score, i)
+            for i in range(min(n, len(samples)))]
         checkpoint.write_text(self.folder / "clips" / f"{kind}.json", json.dumps(rows, indent=1))
 
     def _clip(

@@ -85,7 +85,7 @@ def goes_on(run_dir: str | Path, config: Mapping[str, Any]) -> bool:
 
 
 def unused(run_dir: str | Path, config: Mapping[str, Any]) -> list[str]:
-    """What was asked of a finished run and is not used, because the run does not go on."""
+    """The changed values that have no effect, because the run is finished and does not continue."""
     return [str(change) for change in _changed(Path(run_dir), config)]
 
 
@@ -106,7 +106,7 @@ def world(processes: int) -> dict[str, Any]:
 
 
 def since(saved: Mapping[str, Any], recipe: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """What differs from the checkpoint `saved` in the recipe and the `world`; what it lacks tells nothing."""
+    """What differs from the checkpoint `saved` in the recipe and the `world`; values that it lacks are not compared."""
     old, new = filled(saved["recipe"]), filled(recipe)
     here = {key: value for key, value in now.items() if key in saved["world"]}
     return [*changes.between(old, new, ignore=("run",)), *changes.between(saved["world"], here)]

@@ -1,4 +1,4 @@
-"""What a round or an evaluation keeps of its clips, which are decoded and scored a few at a time.
+"""The part of the clips that a round or an evaluation keeps; clips are decoded and scored a few at a time.
 
 Legend: B clips, F frames.
 """

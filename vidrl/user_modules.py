@@ -42,7 +42,7 @@ def found_in_folders() -> dict[str, str]:
 
 
 def find_again(folders: Mapping[str, str]) -> None:
-    """Import, in another process, what `found_in_folders` told in the first one.
+    """Import, in another process, the modules that `found_in_folders` returned in the first one.
 
     Example:
         >>> find_again({})

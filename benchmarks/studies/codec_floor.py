@@ -121,7 +121,7 @@ def encode(path: Path, clip: Tensor, fps: float, writer: str) -> Path:
 
     _, codec, options = WRITERS[writer]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width, stream.pix_fmt = clip.shape[2], clip.shape[3], "yuv420p"
         stream.thread_count, stream.bit_rate = 1, 0  # VP9 takes crf alone without a rate
         for frame in clip.permute(0, 2, 3, 1).contiguous().numpy():

@@ -41,7 +41,7 @@ class Generator(ABC):
         """The condition of each prompt; without gradient."""
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts of which `encode` does not read the end; a family whose text encoder has a limit tells them."""
+        """The prompts whose end `encode` cuts off; a family whose text encoder has a length limit overrides this."""
         return []
 
     def encoding(self) -> AbstractContextManager[None]:
@@ -154,9 +154,9 @@ class PromptCache:
         return {name: self._batch([part[name] for part in each], len(parts) > 1) for name in each[0]}
 
     def learn(self, prompts: Sequence[str]) -> None:
-        """Encode prompts that will be asked for, as many as `limit` holds, in one visit of the text encoder.
+        """Encode prompts in advance, as many as `limit` holds, while the text encoder is on the device once.
 
-        Where a prompt cannot be encoded, it and those after it are left for the call that asks for them, which raises.
+        A prompt that cannot be encoded, and all after it, are left to the later call of `encode`, which raises.
         """
         old = self._used(prompts)
         kept_anyway = [*self.first.values(), *(value for cond in old.values() for value in self._own(cond))]

@@ -275,7 +275,7 @@ def _checked(pipe: Any) -> Any:
 
 
 def _size(model: object, **wanted: float | None) -> dict[str, float]:
-    """What was asked for, then what the folder's vidrl.json recommends, then the released checkpoints' size."""
+    """The wanted size; what is None is that of the folder's vidrl.json, else that of the released checkpoints."""
     file = Path(model) / "vidrl.json" if isinstance(model, (str, Path)) else None
     own = json.loads(file.read_text()) if file and file.exists() else {}
     return {key: own.get(key, SIZE[key]) if value is None else value for key, value in wanted.items()}

@@ -23,7 +23,7 @@ class Clip:
     """What is measured of a file: `fps`, `size` (width, height), `frames` (their number), `reader`, `note` (what to
     know of the file, or None), and `written`, how the file was written, see `vidrl.bench.written`.
 
-    Nothing is decoded before it is asked for. Raises FileNotFoundError and Unreadable.
+    A file is decoded only when its frames are first read. Raises FileNotFoundError and Unreadable.
     """
 
     def __init__(self, path: Path, protocol: Protocol) -> None:

@@ -159,7 +159,7 @@ def _notes(sources: Sequence[Source], found: Sequence[Found]) -> list[str]:
 
 
 def _trained(args: argparse.Namespace, asked: Suite) -> list[str]:
-    """The dims that the LoRA was trained on, where it lies in its run folder."""
+    """The dims that the LoRA was trained on; known only for a LoRA in its run folder."""
     from vidrl.bench.dims import trained
     from vidrl.run_folder import NoRun, read
 
@@ -172,7 +172,7 @@ def _trained(args: argparse.Namespace, asked: Suite) -> list[str]:
 
 
 def _measures(args: argparse.Namespace, sets: int) -> list[str]:
-    """The distances asked for, both where only what to compare with is named; what they lack shows before the work.
+    """The distances to compute: those of --distance, else both if --against is given. Checked before any work.
 
     Raises plugin.UnknownName, ImportError where the encoder's weights are missing, ValueError for a single set.
     """

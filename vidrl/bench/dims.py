@@ -48,7 +48,7 @@ class Dim:
 
     @property
     def code(self) -> str:
-        """What tells versions of a reward outside the library apart: the text of its module; "" for the library's."""
+        """The text of the module of a reward outside the library, which changes with its version; else empty."""
         return _text(self.reward.partition(":")[0]) if ":" in self.reward else ""
 
     @property

@@ -133,7 +133,7 @@ def _outside(spec: str) -> ClipEncoder:
 
 
 def _weights(spec: str) -> Any:
-    """What tells apart the weights that come in a package."""
+    """An identifier of the weights, for an encoder whose weights come in a package; else empty."""
     if spec != "efficientnet":
         return ""
     from vidrl.rewards._efficientnet import CURE, FILE, PACKAGE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -80,7 +81,7 @@ def _sizes(sets: Sequence[Set]) -> list[str]:
 
 
 def _written(sets: Sequence[Set]) -> list[str]:
-    """How the sets were not written alike: container, codec, pixel format, bits of a pixel."""
+    """A sentence on the differences in container, codec, pixel format and bits per pixel; nothing if there are none."""
     told = [f"{words} ({said})" for words, said in _differences(sets).items() if said]
     if not told:
         return []
@@ -91,17 +92,20 @@ def _written(sets: Sequence[Set]) -> list[str]:
 
 
 def _differences(sets: Sequence[Set]) -> dict[str, str]:
-    """By what files can differ in, what each set has of it; empty where the sets have the same."""
-    found = {words: _unlike(sets, lambda clip, fact=fact: (clip.get("written") or {}).get(fact) or "unknown")
-             for fact, words in FACTS.items()}
+    """For each property of files, the values of each set as text; empty if all sets have the same."""
+    found = {words: _unlike(sets, partial(_fact, fact)) for fact, words in FACTS.items()}
     bits = {one["name"]: median(known) for one in sets if (known := _bits(one))}
     apart = bool(bits) and max(bits.values()) > BITS * min(bits.values())
     said = ", ".join(f"{name} {value:.2g}" for name, value in bits.items()) if apart else ""
     return {**found, "bits a pixel": said}
 
 
+def _fact(name: str, clip: Mapping[str, Any]) -> str:
+    return (clip.get("written") or {}).get(name) or "unknown"
+
+
 def _unlike(sets: Sequence[Set], fact: Callable[[Mapping[str, Any]], str]) -> str:
-    """What each set has of a fact, where the sets do not have the same; else nothing."""
+    """Each set with its values of one fact, as text; empty if all sets have the same values."""
     found = {one["name"]: sorted({fact(clip) for clip in one["clips"]}) for one in sets if one["clips"]}
     if len({tuple(values) for values in found.values()}) < 2:
         return ""

@@ -115,7 +115,7 @@ def _what_instead(inside: list[Path]) -> str:
 
 
 def _from_folders(folders: Sequence[Path], stills: bool) -> Found:
-    """Each folder with the table that lies in it, else by VBench's names, else without prompts."""
+    """The clips of each folder, with prompts from the table in it, else from VBench's file names, else none."""
     made = [_folder(folder, stills) for folder in folders]
     return Found([item for part in made for item in part.items], [row for part in made for row in part.skipped],
                  [note for part in made for note in part.notes])

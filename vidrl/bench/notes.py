@@ -16,7 +16,7 @@ def observed(sets: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[str]
     for one in sets:
         found += _read_otherwise(one, protocol) + _not_at_rate(one, protocol) + _never(one) + _of_files(one)
     unknown = sum("written" in clip and clip["written"]["codec"] is None for one in sets for clip in one["clips"])
-    return found + ([f"the codec of {unknown} clips is not known: PyAV, which tells it, is missing or cannot open them"]
+    return found + ([f"the codec of {unknown} clips is not known: PyAV, which reads it, is missing or cannot open them"]
                     if unknown else [])
 
 

@@ -1,4 +1,4 @@
-"""The least relevant difference of a dimension: what re-encoding clips, so that nobody sees a change, does to it.
+"""The least relevant difference of a dimension: how much a visually lossless re-encoding changes it.
 
 Where one encoder wrote both sets, the change that all clips share cancels in the sets' difference, and what counts is
 how far clips deviate from it.

@@ -141,9 +141,10 @@ def make(
     policy: Policy | Denoiser, jobs: Sequence[Task], out: Path, steps: int, lossless: bool = True,
     progress: bool = True, encode: Encode | None = None,
 ) -> Found:  # fmt: skip
-    """Make the clips that out/clips lacks, one by one, so that no clip's last bits tell its company.
+    """Make the clips that are missing in out/clips.
 
-    A clip that fails is skipped with the reason. Raises RuntimeError where not one is there in the end.
+    Each is made alone, so that the other clips of the call cannot change its last bits. A clip that fails is skipped
+    with the reason. Raises RuntimeError if no clip could be made.
     """
     folder = out / "clips"
     missing = [task for task in jobs if not (folder / task.name).is_file()]

@@ -128,7 +128,7 @@ def ready(dim: Dim, device: str = "cpu") -> Reward | str:
             with torch.no_grad():
                 reward(trial(device))
         return reward
-    except Exception as error:  # noqa: BLE001  whatever it is, it concerns this dim alone, and is told
+    except Exception as error:  # noqa: BLE001  one dim's error must not end the others; its text is reported
         return f"unscored: {brief(error)}"
 
 
@@ -146,7 +146,7 @@ def without_twins(rewards: Mapping[str, Reward]) -> tuple[dict[str, Reward], dic
 
 
 def _kind(reward: Reward) -> str | None:
-    """What two rewards of the same numbers have in common; None where it cannot be told."""
+    """A key that is equal for two rewards with equal results; None if that cannot be known."""
     plain = {key: value for key, value in vars(reward).items() if not key.startswith("_") and key != "training"}
     try:
         return json.dumps([type(reward).__module__, type(reward).__qualname__, plain]) if not reward.learned else None
@@ -169,7 +169,7 @@ def alone_if_needed(
         return {**score(rewards)}
     except Unreadable:
         raise
-    except Exception as error:  # noqa: BLE001  a reward may raise anything, and it is told
+    except Exception as error:  # noqa: BLE001  a reward may raise anything; the error's text is reported
         if len(rewards) == 1:
             return {name: f"unscored: {brief(error)}" for name in rewards}
         return {name: said for one in rewards for name, said in alone_if_needed({one: rewards[one]}, score).items()}
@@ -195,7 +195,7 @@ def row(score: Score) -> Row:
 
 
 def lasting(row: Row, reward: Reward) -> bool:
-    """Whether it will be the same tomorrow: a number, or a reason that lies in the clip, not in a server or a card."""
+    """Whether a row may be cached: a number, or a reason in the clip itself, not in a server or a GPU."""
     return row["value"] is not None or str(row["why"]).startswith("inapplicable") or not reward.learned
 
 

@@ -25,7 +25,7 @@ def written(path: Path, size: tuple[int, int], frames: int) -> Written:
 
 
 def _by_header(path: Path) -> Written | None:
-    """What PyAV reads in the header; `bytes` are those of the pictures, without sound, where the header tells."""
+    """What PyAV reads in the header; `bytes` are those of the pictures, without sound, where the header states them."""
     try:
         with opened(path) as container:
             stream = without_covers(container)[0]
@@ -33,7 +33,7 @@ def _by_header(path: Path) -> Written | None:
             name = container.format.name.removesuffix("_pipe")  # as ffmpeg calls pictures
             return {"container": CONTAINERS.get(name, name.partition(",")[0]), "codec": context.codec.canonical_name,
                     "pixels": context.pix_fmt, "bytes": (stream.bit_rate or 0) * seconds / 8}
-    except Exception:  # noqa: BLE001  the clip was read: what cannot be told of its file is None
+    except Exception:  # noqa: BLE001  the clip itself was read; facts of its file that PyAV cannot read are None
         return None
 
 

@@ -76,7 +76,7 @@ def _known(kind: str, name: str) -> dict[str, Any]:
 
 
 def _default() -> dict[str, Any]:
-    """The composite that `default` names: what is told of its class, and what it is made of."""
+    """The description of the default composite: that of its class, and its parts."""
     from vidrl.rewards import default
 
     made, facts = default(), _known("rewards", "vidrl.rewards.compose:Composite")

@@ -70,7 +70,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _finished(recipe: Any) -> str:
-    """What is said of a run that is finished already."""
+    """The message for a run that is already finished."""
     from vidrl import resume
 
     unused = resume.unused(recipe.run, recipe.to_dict())

@@ -1,4 +1,4 @@
-"""A LoRA file, read: whatever its format calls the tensors, and wherever it keeps alpha."""
+"""Read a LoRA file of any of the four formats: its tensors, and its alpha from tensors or metadata."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _table(text: str, where: str) -> dict[str, Any]:
 
 
 def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
-    """Tensors by module and by what they are, float32; and the names of those that belong to no LoRA."""
+    """Tensors by module and by role, float32; and the names of those that belong to no LoRA."""
     parts: dict[str, dict[str, Tensor]] = {}
     spare: dict[str, str] = {}
     for key, value in tensors.items():
@@ -185,7 +185,7 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]]
             spare[key] = f"is a second {part[1].split('.')[0]} of {name}"
         elif part:
             parts.setdefault(name, {})[part[1]] = value.float()
-        elif not (key.endswith((".diff", ".diff_b")) and not value.any()):  # a change by 0 is no loss
+        elif not (key.endswith((".diff", ".diff_b")) and not value.any()):  # leaving out a change by 0 changes nothing
             spare[key] = "is no tensor of a plain LoRA"
     return parts, spare
 

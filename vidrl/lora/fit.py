@@ -1,4 +1,4 @@
-"""Whether a LoRA fits a network: every tensor has its place, or the person is told which have none."""
+"""Whether a LoRA fits a network: every tensor has its module in the network, or an error names those that have none."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _chosen(modules: Iterable[str], targets: Iterable[str]) -> list[str]:
 
 
 def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
-    """Why a module of the LoRA has no place in the network; empty where it has."""
+    """Why a module of the LoRA does not fit the network; empty if it fits."""
     module = modules.get(name)
     if module is None:
         return f"names no module{_nearest(name, modules)}"
@@ -66,16 +66,16 @@ def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
         shape = (up.shape[0], *down.shape[1:])
         return (f"is for a weight of {shape}, the network's is {tuple(weight.shape)}: the LoRA is of "
                 "another size of the model")
-    bias = lora.pairs[name].get(BIAS)
-    if bias is not None and module.bias is None:
+    bias, own = lora.pairs[name].get(BIAS), module.bias
+    if bias is not None and own is None:
         return "has a bias, and the network's module has none"
-    if bias is not None and bias.shape != module.bias.shape:
-        return f"has a bias of shape {tuple(bias.shape)}, the network's is {tuple(module.bias.shape)}"
+    if bias is not None and own is not None and bias.shape != own.shape:
+        return f"has a bias of shape {tuple(bias.shape)}, the network's is {tuple(own.shape)}"
     return ""
 
 
 def _nearest(name: str, modules: Mapping[str, nn.Module]) -> str:
-    """Advice: the numbers there are, if only the number is wrong, else the name that looks most alike.
+    """Advice: the valid block numbers, if only the number is wrong, else the most similar name.
 
     Example:
         >>> _nearest("blocks.9.to_q", {"blocks.0.to_q": None, "blocks.1.to_q": None})
@@ -96,7 +96,7 @@ def _nearest(name: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _told(lora: Lora, wrong: Mapping[str, str]) -> str:
-    """The message: how many fit, and which do not, grouped by the reason."""
+    """The error message: how many modules fit, and which names do not, grouped by reason."""
     kept = len(lora.pairs.keys() - wrong.keys())
     groups: dict[str, list[str]] = {}
     for name, why in wrong.items():

@@ -1,4 +1,4 @@
-"""A LoRA in a network, by peft: new, from a file, or added to the weights for good."""
+"""Put a LoRA into a network by peft, new or from a file, or add it to the network's weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .targets import resolve
 
 
 def begin(network: nn.Module, rank: int, alpha: float, targets: Sequence[str], seed: int) -> dict[str, Any]:
-    """Put a new LoRA into the network, whose output is 0; return the arguments of its peft.LoraConfig."""
+    """Put a new LoRA, whose output is 0 at first, into the network; return the arguments of its peft.LoraConfig."""
     config = {"r": rank, "lora_alpha": alpha, "target_modules": resolve(network, targets)}
     _inject(network, config, seed)
     return config
@@ -33,23 +33,23 @@ def put(network: nn.Module, weights: Mapping[str, Tensor], config: Mapping[str, 
 def merge(network: nn.Module) -> None:
     """Add the network's LoRA to its weights and take it out, as peft's `merge_and_unload`.
 
-    The sum is formed here, because peft's own fails for a 3D convolution of one pixel.
+    This function adds the matrices itself, because peft's method fails for a 3D convolution with a 1 x 1 x 1 kernel.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            base, up, scale = layer.get_base_layer(), layer.lora_B["default"], layer.scaling["default"]
-            delta = up.weight.flatten(1) @ layer.lora_A["default"].weight.flatten(1)
-            base.weight.data += scale * delta.data.view_as(base.weight)
-            if up.bias is not None:
-                base.bias.data += scale * up.bias.data
-            network.set_submodule(name, base)
+    layers: list[tuple[str, Any]] = [(n, m) for n, m in network.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, layer in layers:
+        base, up, scale = layer.get_base_layer(), layer.lora_B["default"], layer.scaling["default"]
+        delta = up.weight.flatten(1) @ layer.lora_A["default"].weight.flatten(1)
+        base.weight.data += scale * delta.data.view_as(base.weight)
+        if up.bias is not None:
+            base.bias.data += scale * up.bias.data
+        network.set_submodule(name, base)
     del network.peft_config
 
 
 def _inject(network: nn.Module, config: Mapping[str, Any], seed: int, only: Mapping[str, Tensor] | None = None) -> None:
-    """New adapters on the config's targets, or on exactly the modules that the tensors `only` name."""
+    """Put adapters on the targets of the configuration, or on exactly the modules that the tensors `only` name."""
     peft = _peft()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)

@@ -11,7 +11,7 @@ PUT_BACK = re.compile(r"weights of round (\d+) put back")
 
 
 def warnings(run: Run) -> list[str]:
-    """Plain sentences for the head of the page and for the terminal; empty where nothing is to be said.
+    """Plain sentences for the head of the page and for the terminal; empty if there is nothing to warn of.
 
     Example:
         >>> from vidrl.run_folder import Run
@@ -50,7 +50,7 @@ def _worse(run: Run) -> list[str]:
     """The measures that got worse beyond doubt: their interval leaves out zero on the bad side."""
     made = []
     for name, row in run.held_out.items():
-        if run.change(name) == "worse" and name != "composite":  # which the headline tells of
+        if run.change(name) == "worse" and name != "composite":  # the headline reports the composite
             digits = places(row["high"] - row["low"])
             change, low, high = (decimals(row[key], sign=True, places=digits) for key in ("difference", "low", "high"))
             share = f" ({row['difference'] / abs(row['before']):+.0%})".replace("-", "−") if row["before"] else ""

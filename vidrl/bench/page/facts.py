@@ -22,7 +22,7 @@ DAGGER = "†"
 
 
 def verdict(results: Results, row: Row) -> int:
-    """1: second is better than first beyond doubt, -1: worse, 0: neither can be said.
+    """1: second is better than first beyond doubt, -1: worse, 0: undecided.
 
     >>> row = {"first": "a", "second": "b", "dim": "flicker", "low": 0.1, "high": 0.3, "p_holm": 0.01}
     >>> enough = {"flicker": {"enough": True}}

@@ -62,7 +62,7 @@ def _findings(results: Results) -> list[str]:
 def _finding(results: Results, first: str, second: str, rows: Sequence[Row]) -> str:
     """What two sets' comparison says.
 
-    The dims are told in three heaps: better, worse and open.
+    The dims are listed in three groups: better, worse and undecided.
     """
     heaps: dict[int, list[str]] = {1: [], -1: [], 0: []}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Clips as a page shows them: small films that play, a few of their frames, and maps of where in the picture it lies.
+"""Clips as a page shows them: small films, a few of their frames, and maps of where in the picture a fault is.
 
 Shapes: F frames, C channels, H W pixels; K frames of a film.
 """
