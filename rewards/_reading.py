@@ -49,7 +49,8 @@ class PyAV:
         self.damaged = 0  # packets that could not be decoded
         self.av = import_av()
         with self._stream() as (container, stream):
-            if stream.width and stream.height:  # else the header does not tell, and the first frame will
+            self.sized = bool(stream.width and stream.height)  # if not, the first frame tells
+            if self.sized:
                 check((stream.width, stream.height))
             self.tick, self.stated = float(stream.time_base or 0), _stated(container, stream)
             self.decode_times = container.format.name == "avi"
@@ -94,7 +95,9 @@ class PyAV:
         first = next(self._frames(), None)
         if first is None:
             why = cut_off(self.path)
-            raise Unreadable(f"it is cut off before its first frame: {why}" if why else "no frame can be decoded")
+            size = "" if self.sized else ": its header states no size, or a larger one than can be read"
+            raise Unreadable(f"it is cut off before its first frame: {why}" if why else
+                             f"no frame can be decoded{size}")
         return first
 
     def _counted(self) -> Iterator[tuple[int | None, int | None]]:
@@ -248,13 +251,13 @@ def best(stamps: list[tuple[int | None, int | None]], decode_times: bool = False
     """
     own = [frame if frame is not None else packet for frame, packet in stamps]
     packets = [packet for _, packet in stamps]
-    return packets if _rise(packets) and (decode_times or not _rise(own)) else own
+    falls = any(second < first for first, second in _neighbours(own))
+    rises = all(second > first for first, second in _neighbours(packets)) and any(packets)
+    return packets if rises and (decode_times or falls) else own
 
 
-def _rise(stamps: list[int | None]) -> bool:
-    """Whether there are stamps, and those that there are do not fall."""
-    known = [stamp for stamp in stamps if stamp is not None]
-    return bool(known) and known == sorted(known)
+def _neighbours(stamps: list[int | None]) -> Iterator[tuple[int, int]]:
+    return pairwise(stamp for stamp in stamps if stamp is not None)
 
 
 def _of_packets(container: Any, stream: Any) -> list[int | None] | None:

@@ -1,5 +1,6 @@
 """Files that ask for much more memory than they have bytes: each is a row with its reason, and the rest goes on."""
 
+import re
 import struct
 import subprocess
 import sys
@@ -38,7 +39,8 @@ def webp(width, height, frames):
 def test_frames_that_are_too_large_are_refused_before_they_are_decoded(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     (row,) = score_files([tmp_path], {"f": Flicker()})
-    assert "expected frames of up to 33554432 pixels, got " in row["why"] and len(data) < 400
+    assert re.search("expected frames of up to 33554432 pixels, got|a larger one than can be read", row["why"])
+    assert len(data) < 400
 
 
 @pytest.mark.slow
