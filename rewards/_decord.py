@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ._media import Unreadable, cut_off, kind, words
-from ._reading import usable
+from ._stamps import usable
 
 LONGEST = 1e9  # seconds: a time stamp beyond is none
 CURE = "PyAV reads it: pip install av"

@@ -18,6 +18,7 @@ from torch import Tensor
 from ._media import Unreadable, cut_off
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+BESIDE = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".db", ".ini")  # suffixes that may lie beside pictures
 RATE = 8.0  # frames a second of numbered pictures, where nobody says one
 
 
@@ -85,9 +86,10 @@ class Pictures:
 
 def numbered(folder: Path) -> list[Path]:
     """The pictures of a folder in order of number, where it holds nothing but pictures of one name and suffix that end
-    in a number, two or more; else nothing. Hidden files do not count, and neither do tables and texts beside them."""
+    in a number, two or more; else nothing. Hidden files do not count, and neither do the texts and tables beside them,
+    or what Windows puts there (Thumbs.db, desktop.ini)."""
     files = [file for file in folder.iterdir() if not file.name.startswith(".")]
-    files = [file for file in files if file.suffix.lower() not in (".txt", ".json", ".jsonl", ".csv", ".tsv")]
+    files = [file for file in files if file.suffix.lower() not in BESIDE]
     alike = {(file.suffix, re.sub(r"\d+$", "", file.stem)) for file in files}
     sound = len(files) > 1 and len(alike) == 1 and all(re.search(r"\d$", file.stem) for file in files)
     if not sound or files[0].suffix.lower() not in IMAGES or not all(file.is_file() for file in files):

@@ -45,6 +45,12 @@ def test_a_folder_of_numbered_pictures_is_one_clip(tmp_path):
         video.Video(tmp_path / "a", fps=-1)
 
 
+@pytest.mark.parametrize("name", ["README.md", "Thumbs.db", "desktop.ini", ".DS_Store", "caption.txt"])
+def test_what_usually_lies_beside_pictures_hides_no_film(tmp_path, name):
+    (film(tmp_path / "a") / name).write_text("x")
+    assert inside(tmp_path) == [tmp_path / "a"]
+
+
 def test_pictures_that_are_no_film_are_left_out_by_name(tmp_path, capsys):
     video.write(tmp_path / "a.mp4", CLIP, 8.0)
     film(tmp_path / "mixed")
