@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toys import PROMPTS, ended, forked, happened, recipe, rows, summary, timeless, weights
 
-from vidrl import changes, checkpoint, config, inputs, prompts, report, resume, toml, train
+from vidrl import changes, checkpoint, cli, config, inputs, prompts, report, resume, toml, train
 
 
 def told(run, kind: str) -> list[str]:
@@ -387,3 +387,14 @@ def test_the_cure_works_and_clips_may_be_deleted(ended_at_two, whole, name):
     run = train.run(changed(ended_at_two, train_rounds=5), resume=True)
     assert weights(run) == weights(whole) and summary(run)["held_out"] == summary(whole)["held_out"]
     assert (run / "report.html").is_file()
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_told(ended_at_two, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(checkpoint.WriteError, match="could not write the folder of .*file/run: .* Make the folder"):
+        train.run(ended_at_two | {"run": str(tmp_path / "file" / "run")})
+    page = Path(ended_at_two["run"]) / "report.html"
+    page.unlink()
+    page.mkdir()  # whoever runs the tests, a folder cannot be replaced by a file
+    assert cli.main(["report", ended_at_two["run"]]) == 2
+    assert "could not write the page of" in (said := capsys.readouterr().err) and "Traceback" not in said

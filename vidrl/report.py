@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vidrl import checkpoint
 from vidrl.page import page
 from vidrl.page.headline import warnings
 from vidrl.run_folder import Run, read
@@ -27,8 +28,10 @@ def _said(run: Run, name: str) -> str:
 
 
 def write(run_dir: str | Path) -> Path:
-    """Write `report.html` into the run folder and return its path."""
+    """Write `report.html` into the run folder and return its path; `checkpoint.WriteError` where the disk refuses."""
     run = read(run_dir)
     path = run.folder / "report.html"
-    path.write_text(page(run), encoding="utf-8")
+    text = page(run)
+    with checkpoint.writing(run.folder, "the page"):
+        checkpoint.write_text(path, text)
     return path

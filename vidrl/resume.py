@@ -32,8 +32,9 @@ def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
     another process is at work in the folder; this one holds it until it ends.
     """
     folder, stands = Path(run_dir), examine(run_dir, config, resume)
-    folder.mkdir(parents=True, exist_ok=True)
-    _hold(folder)
+    with checkpoint.writing(folder, "the folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        _hold(folder)
     recorded = _inputs(folder)
     found = inputs.fingerprint(config, recorded)
     _refuse(folder, inputs.differences(recorded, found))
