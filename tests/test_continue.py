@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toys import PROMPTS, ended, forked, happened, recipe, rows, summary, timeless, weights
 
-from vidrl import changes, checkpoint, cli, config, inputs, prompts, report, resume, toml, train
+from vidrl import changes, checkpoint, cli, config, inputs, prompts, report, resume, run_folder, toml, train
 
 
 def told(run, kind: str) -> list[str]:
@@ -378,6 +378,9 @@ def test_a_damaged_file_of_a_run_is_named_with_the_cure(ended_at_two, name):
     (Path(ended_at_two["run"]) / name).write_text(text)
     with pytest.raises((ValueError, RuntimeError), match=message):
         train.run(changed(ended_at_two, train_rounds=3), resume=True)
+    if name in ("summary.json", "config.toml"):
+        with pytest.raises(run_folder.NoRun, match=f"{name} is damaged: .*Restore it from a copy"):
+            report.table(ended_at_two["run"])
 
 
 @pytest.mark.parametrize("name", ["summary.json", "evals/000000.npz", "clips"])

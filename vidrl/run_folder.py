@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ DIRECTION = {"unscored_share": -1, "exposure": 0}
 
 
 class NoRun(ValueError):
-    """The folder holds no run."""
+    """The folder holds no run, or one with a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Run:
 
 
 def read(run_dir: str | Path) -> Run:
-    """Read a run folder; raises `NoRun` where there is no config.toml."""
+    """Read a run folder; raises `NoRun` where there is no config.toml or a file is damaged."""
     folder = Path(run_dir)
     config = folder / "config.toml"
     if not config.is_file():
@@ -90,7 +90,7 @@ def read(run_dir: str | Path) -> Run:
     lines = {name: _lines(folder / f"{name}.jsonl") for name in ("metrics", "evals", "events", "bench")}
     credit, influence = _json(folder / "credit.json", [], True), _json(folder / "influence.json", {}, True)
     summary = _json(folder / "summary.json", {}) or _json(folder / "progress.json", {})
-    return Run(folder, text, tomllib.loads(text), timelines=_json(folder / "timelines.json", []),
+    return Run(folder, text, _parse(config, text, tomllib.loads), timelines=_json(folder / "timelines.json", []),
                summary=summary, credit=credit, influence=influence, **lines)
 
 
@@ -110,4 +110,15 @@ def _parsed(line: str) -> Any:
 def _json(path: Path, missing: Any, finite: bool = False) -> Any:
     """What a file holds; where `finite`, NaN and infinities become None, as of what was not scored."""
     told = (lambda _: None) if finite else None
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=told) if path.is_file() else missing
+    if not path.is_file():
+        return missing
+    return _parse(path, path.read_text(encoding="utf-8", errors="replace"),
+                  lambda text: json.loads(text, parse_constant=told))
+
+
+def _parse(path: Path, text: str, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:  # of JSON and TOML alike
+        raise NoRun(f"{path} is damaged: {error}. Restore it from a copy; `vidrl train RECIPE --resume` writes the "
+                    "summary and the timelines anew") from error
