@@ -47,7 +47,7 @@ WRONG = {
     "blocks beyond the model": (lambda s: s | renamed({k: v for k, v in s.items() if "s.0." in k}, "s.0.", "s.9."),
                                 r"16 modules fit, 8 names.*the network has blocks\.0 to blocks\.1"),
     "a tensor of another kind": (lambda s: s | {f"{V}.dora_scale": torch.ones(24)},
-                                 r"1 names.*attn1\.to_v\.dora_scale is no tensor of a plain LoRA"),
+                                 r"15 modules fit, 1 names.*attn1\.to_v is of DoRA"),
     "an alpha of nothing": (lambda s: s | {"transformer.blocks.1.attn1.to_w.alpha": torch.tensor(2.0)},
                             r"attn1\.to_w has no lora_A and lora_B, only alpha"),
     "a norm": (lambda s: s | {"transformer.blocks.0.norm2.lora_A.weight": torch.ones(2, 24),
@@ -169,6 +169,17 @@ ODD = {
     "metadata of another kind": ({}, {CONFIG: "null"}, "a JSON object, in the metadata of .*'null'"),
     "a list": ({}, {CONFIG: "[1]"}, "a JSON object, in the metadata of"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.default.weight"])
+def test_a_pair_of_dora_is_left_out_whole(end, state, tmp_path):
+    """Its matrices without its magnitude would be another change than the one that was trained."""
+    with pytest.warns(UserWarning, match="to_v is of DoRA"):
+        policy = load_adapter(Wan.tiny(), put(tmp_path, state | {f"{V}.{end}": torch.ones(24)}), partial=True)
+    assert len(policy.weights) == len(state) - 2 and not any("blocks.1.attn1.to_v" in key for key in policy.weights)
+    every = {key.replace("lora_A.weight", end): torch.ones(24) for key in state if "lora_A" in key}
+    with pytest.raises(ValueError, match="expected pairs of lora_A and lora_B .* is of DoRA"):
+        load_adapter(Wan.tiny(), put(tmp_path, state | every), partial=True)
 
 
 @pytest.mark.parametrize("kind", ODD)

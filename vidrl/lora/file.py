@@ -25,6 +25,7 @@ _ENDINGS = [  # of a tensor's name → what the tensor is
     (re.compile(r"\.lora_B(\.default)?\.bias$"), BIAS),
     (re.compile(r"\.diff_b$"), "diff_b"),
     (re.compile(r"\.alpha$"), "alpha"),
+    (re.compile(r"\.(dora_scale|lora_magnitude_vector(\.default)?(\.weight)?)$"), "magnitude"),
 ]
 _CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")  # peft changes the network's own weights for these
 
@@ -119,7 +120,8 @@ def read(path: str | Path) -> Lora:
     pairs = {name: pair for name, pair in parts.items() if _whole_pair(name, pair, spare)}
     if not pairs:
         raise ValueError(f"expected pairs of lora_A and lora_B (or lora_down and lora_up) in {file}, got "
-                         f"{len(tensors)} tensors, as {', '.join(list(tensors)[:3]) or 'none'}")
+                         f"{len(tensors)} tensors, as {', '.join(list(tensors)[:3]) or 'none'}"
+                         + "".join(f"; {name} {why}" for name, why in list(spare.items())[:1]))
     found = {name: _number(alphas[name], name, file) if name in alphas else _alpha(config, name, len(pair[A]))
              for name, pair in pairs.items()}
     if not all(found.values()):
@@ -199,7 +201,9 @@ def _check_finite(parts: Mapping[str, Mapping[str, Tensor]], file: Path) -> None
 
 def _whole_pair(name: str, pair: Mapping[str, Tensor], spare: dict[str, str]) -> bool:
     """Whether both matrices are there and fit each other; if not, the reason goes to `spare`."""
-    if A in pair and B in pair:
+    if "magnitude" in pair:
+        spare[name] = "is of DoRA, which also scales the network's own weight: convert it to a plain LoRA"
+    elif A in pair and B in pair:
         if pair[A].dim() > 1 and pair[B].dim() > 1 and pair[A].shape[0] == pair[B].shape[1]:
             return True
         shapes = f"{tuple(pair[A].shape)} and {tuple(pair[B].shape)}"
