@@ -112,14 +112,14 @@ def clean(run_dir: str | Path) -> None:
 
 
 def status(run_dir: str | Path) -> str:
-    """Where a run stands: "new", "interrupted" (it has rounds or a checkpoint to go on from), "stopped" or "finished".
+    """The status of a run: "new", "interrupted" (it has rounds or a checkpoint to go on from), "stopped" or "finished".
 
     A run that `train.time_limit` ended is stopped: it has its tables and its page, and rounds left to do. A run that a
     guard ended is finished.
     """
     folder = Path(run_dir)
     if (folder / "summary.json").is_file():
-        ended = summary(folder).get("status")
+        ended = summary(folder).get("status", "")
         return {"interrupted": "interrupted", "running": "interrupted", "stopped": "stopped",
                 "time limit": "stopped"}.get(ended, "finished")  # "time limit" is an earlier version's word
     begun = latest(folder) is not None or (folder / "metrics.jsonl").is_file()
