@@ -84,14 +84,16 @@ def match(
 ) -> tuple[list[Path], dict[str, str]]:
     """The files to score and their prompts; without paths, those of the table.
 
-    Raises ValueError where a file has no prompt, or the lines are not as many as the files.
+    A file that the table does not name has the prompt "". Raises ValueError where the table names none of the files, or
+    the lines are not as many as the files.
     """
     if isinstance(prompts, dict):
         files = list(find(paths)) or list(prompts)
-        bare = [file for file in files if Path(os.path.abspath(file)) not in prompts]
-        if bare:
-            raise ValueError(f"{len(bare)} of {len(files)} files have no prompt in the table, the first is {bare[0]}")
-        return files, {str(file): prompts[Path(os.path.abspath(file))] for file in files}
+        if files and not any(Path(os.path.abspath(file)) in prompts for file in files):
+            raise ValueError(f"expected a table with a row for the files, got {len(prompts)} rows of other files, the "
+                             f"first of {next(iter(prompts), None)}, where the first file is {files[0]}: paths of a "
+                             "table are relative to the table")
+        return files, {str(file): prompts.get(Path(os.path.abspath(file)), "") for file in files}
     files = list(find(paths))
     if len(files) != len(prompts):
         raise ValueError(f"expected {len(files)} prompts, one a file in order of name, got {len(prompts)} lines: a "

@@ -10,6 +10,7 @@ from vidrl import plugin
 from ._plain import as_reward
 from .base import Reward
 from .compose import default
+from .flow import check_method
 
 
 def load(name: str, /, **options: Any) -> Reward:
@@ -30,7 +31,10 @@ def load(name: str, /, **options: Any) -> Reward:
     vidrl.plugin.UnknownName: no plug-in 'flikker' among the rewards: did you mean 'flicker'? ...
     """
     found, given = _checked(name, options)
-    return as_reward(found(**given) if isinstance(found, type) or found is default else found, name)
+    made = as_reward(found(**given) if isinstance(found, type) or found is default else found, name)
+    if name in plugin.names("rewards") and getattr(made, "flow", ""):
+        check_method(made.flow)
+    return made
 
 
 def check(name: str, options: Mapping[str, Any]) -> None:

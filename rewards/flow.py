@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
 from . import _planes
-from ._estimators import Estimator, batched, clip_flow, opencv
+from ._estimators import METHODS, Estimator, batched, clip_flow, opencv
 
 PAIRS = 32  # of frames that an estimator of batches sees at a time
 SIZE = 192  # the shorter side, in pixels, above which frames are measured at this size
@@ -126,6 +126,17 @@ class Motion:
 
         found = camera(flow, self.frames[:, part], self.structure[:, part], self.contrast[:, part])
         return found.flow(*self.frames.shape[-2:])
+
+
+def check_method(method: str | Estimator) -> None:
+    """Raise ValueError for a name that is no method of `estimate`.
+
+    >>> check_method("farnback")
+    Traceback (most recent call last):
+    ValueError: expected flow to be one of dis, dis_fast, farneback, torch, raft:PATH, or a function, got 'farnback'
+    """
+    if not (callable(method) or method == "torch" or method.partition(":")[0] == "raft" or method in METHODS):
+        raise ValueError(f"expected flow to be one of {', '.join(METHODS)}, or a function, got {method!r}")
 
 
 def estimate(video: Tensor, method: str | Estimator = "dis", size: int = SIZE, pairs: int = PAIRS) -> Motion:

@@ -339,3 +339,16 @@ def test_serve_answers_the_client_with_the_reward_asked_for(monkeypatch):
 def test_serve_stays_on_this_machine(capsys):
     assert cli.main(["serve", "frame_quality", "--host", "0.0.0.0"]) == 2
     assert "others could reach it" in capsys.readouterr().err
+
+
+# --- before any work -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes, message", [
+    (["algorithm.options.per_part=true", "reward.parts={flicker = {weight = 1.0, band = [0.2, 0.8]}}"],
+     "algorithm.options.per_part = false, because more is not always better of a part with a band or a gate (flicker)"),
+    (["reward.parts={flicker = {options = {flow = 'farnback'}}}"], "expected flow to be one of dis, dis_fast"),
+])
+def test_check_refuses_what_training_would_refuse(capsys, tmp_path, changes, message):
+    status, _, err = said(capsys, "train", "scripts/recipes/demo.toml", f"run={tmp_path / 'run'}", "--check", *changes)
+    assert status == 2 and message in err and not (tmp_path / "run").exists()

@@ -268,3 +268,9 @@ def test_a_run_that_goes_on_shows_its_last_evaluation(run):
     text = "".join(page_of(run).text)
     assert "After 20 rounds so far: on 256 held-out prompts the composite reward rose" in text
     assert "The run ended" not in text
+
+
+@pytest.mark.parametrize("n, change", [(19, ""), (20, "worse")])
+def test_few_clips_carry_no_claim(n, change):
+    row = {"low": -0.2, "high": -0.1, "n": n}
+    assert run_folder.Run(summary={"held_out": {"diversity": row}}).change("diversity") == change

@@ -19,6 +19,9 @@ Row = Mapping[str, Any]
 DIRECTION = {"unscored_share": -1, "exposure": 0}
 
 
+LEAST = 20  # held-out clips below which no change is claimed, as in the suites of vidrl bench
+
+
 class NoRun(ValueError):
     """The folder holds no run, or one with a damaged file."""
 
@@ -62,9 +65,12 @@ class Run:
     def change(self, name: str) -> str:
         """How a held-out measure changed, where its interval leaves out zero: "better", "worse", "rose" or "fell".
 
-        "rose" and "fell" are for a measure of which neither way is better; empty where the interval holds zero.
+        "rose" and "fell" are for a measure of which neither way is better. Empty where the interval holds zero, or
+        comes from fewer than LEAST clips, which cannot carry a claim.
         """
         row = self.held_out[name]
+        if row.get("n", LEAST) < LEAST:
+            return ""
         sign = (row["low"] > 0) - (row["high"] < 0)
         direction = DIRECTION.get(name, 1)
         if not sign:

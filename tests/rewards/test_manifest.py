@@ -186,3 +186,21 @@ def test_a_name_that_differs_by_case_is_told_with_the_one_that_is_there(tmp_path
     file = made(tmp_path, "t.csv", "path,prompt\n0.MP4,a\n")
     if not Path(tmp_path / "0.MP4").exists():
         assert "0.mp4 is, and differs by letter case" in items.find([], file).skipped[0]["why"]
+
+
+def test_a_table_that_names_some_files_serves_the_others_without_a_prompt(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    table = {tmp_path / "a.mp4": "a dog"}
+    assert _manifest.match([tmp_path], table) == ([tmp_path / "a.mp4", tmp_path / "b.mp4"], {
+        str(tmp_path / "a.mp4"): "a dog", str(tmp_path / "b.mp4"): ""})
+
+
+def test_a_table_that_names_none_of_the_files_says_which_it_names(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
+    (tmp_path / "other.csv").write_text("path,prompt\nelsewhere/a.mp4,a dog\n")
+    with pytest.raises(ValueError, match="rows of other files, the first of .*elsewhere"):
+        _manifest.match([tmp_path / "clips"], _manifest.read(tmp_path / "other.csv"))
+    (note,) = items.find([tmp_path / "clips"], tmp_path / "other.csv").notes  # another set may have the rows
+    assert "its rows are of other files, the first of" in note and "elsewhere" in note

@@ -247,7 +247,7 @@ def test_prompts_go_to_their_files(folder, tmp_path, monkeypatch):
     assert [prompts[str(file)] for file in files] == ["a", "b", "c", "d"]
     with pytest.raises(ValueError, match="expected 4 prompts.*got 2 lines"):
         _manifest.match([folder], ["a", "b"])
-    with pytest.raises(ValueError, match="1 of 1 files have no prompt.*other"):
+    with pytest.raises(ValueError, match="expected a table with a row for the files, got .*other"):
         _manifest.match([folder / "other.mp4"], table)
 
 

@@ -90,7 +90,9 @@ class GRPO(Algorithm):
 
     def check(self, reward: Reward) -> None:
         if self.per_part and (getattr(reward, "bands", {}) or getattr(reward, "gates", {})):
-            raise ValueError("expected per_part=false for a composite with bands or gates: they have no one direction")
+            held = sorted({*getattr(reward, "bands", {}), *getattr(reward, "gates", {})})
+            raise ValueError("expected algorithm.options.per_part = false, because more is not always better of a part "
+                             f"with a band or a gate ({', '.join(held)}): set it to false, or take those away")
         if self.measured and self.known:
             self.known.check(getattr(reward, "parts", {}))
 

@@ -28,6 +28,7 @@ FORMATS = {"json": "results.json", "csv": "results.csv", "md": "results.md", "la
            "html": "report.html", "leaderboard": "leaderboard.json"}
 USUAL = ["json", "csv", "html"]
 _META = ("json", "md", "svg")
+SHOWN = 5  # skipped files whose reasons are printed; the files hold all
 Source = tuple[str, str, Callable[[], Found]]  # a set's name, where it is from, and how its clips are found
 
 
@@ -254,6 +255,9 @@ def _tell(args: argparse.Namespace, done: results.Results, out: Path, formats: S
     if any(counts.values()):
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         print(f"vidrl: {said}; {written[0]} tells why of each", file=sys.stderr)
+    lost = [row for one in done["sets"] for row in one["skipped"]]
+    for row in lost[:SHOWN]:
+        print(f"vidrl: {row['path']}: {row['why']}", file=sys.stderr)
     print(f"\nfiles: {', '.join(map(str, written))}")
     return 1 if not found.clips or (args.strict and (found.skipped or found.unscored)) else 0
 

@@ -170,8 +170,9 @@ def _from_table(folders: Sequence[Path], table: Path, stills: bool) -> Found:
     found = _listed([(path, row_of[os.path.abspath(path)]) for path in there if os.path.abspath(path) in row_of], table)
     lost = [(_lost(row, places), row) for row in rows]
     bare = [Item(path) for path in there if os.path.abspath(path) not in row_of]
+    other = "" if found.items else f"; its rows are of other files, the first of {table.parent / rows[0].path}"
     notes += [f"{len(bare)} of {len(there)} files have no row in {table.name}, and are measured without a prompt, the "
-              f"first is {bare[0].path}"] if bare else []
+              f"first is {bare[0].path}{other}"] if bare else []
     items = sorted([*found.items, *bare], key=lambda item: there.index(item.path))
     return Found(items, _listed([(path, row) for path, row in lost if path], table).skipped, notes)
 

@@ -103,6 +103,9 @@ def _clips(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
         return list(video.find(args.paths)), {}
     table = _manifest.read(args.prompts, lambda said: print(f"vidrl: {said}", file=sys.stderr))
     files, prompts = _manifest.match(args.paths, table)
+    if bare := [file for file in files if isinstance(table, dict) and Path(os.path.abspath(file)) not in table]:
+        print(f"vidrl: {len(bare)} of {len(files)} files have no row in {args.prompts} and are scored without a "
+              f"prompt, the first is {bare[0]}", file=sys.stderr)
     if spare := _manifest.spare(files, table):
         print(f"vidrl: {len(spare)} of {len(table)} rows of {args.prompts} are of files that were not given or are not "
               f"there, the first is {spare[0]}", file=sys.stderr)
