@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import verifier, world
+from vidrl import config, plugin, verifier, world
 from vidrl.config import RewardSection
 from vidrl.pieces import out_of_memory, release
 from vidrl.rewards import Reward, Samples, Score, _parts
@@ -42,6 +42,16 @@ class Failure:
     @property
     def why(self) -> str:
         return f"unscored: the reward raised {self.error!r}"
+
+
+def check_recipe(recipe: config.Recipe) -> None:
+    """Raise what the plug-ins of a recipe and their options have against each other, before the model is loaded.
+
+    Raises the errors of `config.check_plugins`, and ValueError for a reward that the algorithm cannot credit.
+    """
+    config.check_plugins(recipe)
+    algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
+    algorithm.check(build_reward(recipe.reward))
 
 
 def score_each(reward: Reward, samples: Samples) -> Score:

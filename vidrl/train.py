@@ -43,21 +43,11 @@ def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: Non
         trainer.workers.close()
 
 
-def check(recipe: config.Recipe) -> None:
-    """Raise what the plug-ins of a recipe and their options have against each other, before the model is loaded.
-
-    Raises the errors of `config.check_plugins`, and ValueError for a reward that the algorithm cannot credit.
-    """
-    config.check_plugins(recipe)
-    algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
-    algorithm.check(evaluate.build_reward(recipe.reward))
-
-
 class Trainer(Lookback):
     """One run. Every draw is named by (seed, round, prompt, member), so nothing depends on how the work is split."""
 
     def __init__(self, recipe: config.Recipe, look: Look = lambda *_: None):
-        check(recipe)
+        evaluate.check_recipe(recipe)
         self.recipe, self.seed, self.options, self.look = recipe, recipe.seed, recipe.train, look
         self.workers = Workers(self.options.mixed_precision, self.options.trackers, recipe.run)
         self.algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)

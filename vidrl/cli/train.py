@@ -53,10 +53,10 @@ def declare_report(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from vidrl import config, resume, train
+    from vidrl import config, evaluate, resume
 
     recipe = config.load(args.recipe, args.overrides)
-    train.check(recipe)
+    evaluate.check_recipe(recipe)
     _look(recipe)  # a suite that is not there must show before the work
     if "RANK" in os.environ and not args.check:  # one of a group: only the main process's machine has the run folder
         return _trained(recipe, args.resume)
