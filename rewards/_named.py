@@ -32,8 +32,9 @@ def load(name: str, /, **options: Any) -> Reward:
     """
     found, given = _checked(name, options)
     made = as_reward(found(**given) if isinstance(found, type) or found is default else found, name)
-    if name in plugin.names("rewards") and getattr(made, "flow", ""):
-        check_method(made.flow)
+    flow: Any = getattr(made, "flow", None)
+    if name in plugin.names("rewards") and flow:
+        check_method(flow)
     return made
 
 
