@@ -1,7 +1,7 @@
-"""VBench's totals: Quality, Semantic and I2V scores from the raw scores of the dimensions.
+"""The totals of VBench, VBench-I2V and VBench-2.0 from the raw scores of their dimensions.
 
 Sources: VBench, arXiv:2311.17982, scripts/cal_final_score.py; VBench++, arXiv:2411.13503,
-scripts/cal_i2v_final_score.py.
+scripts/cal_i2v_final_score.py; VBench-2.0, arXiv:2503.21755, VBench-2.0/scripts/cal_final_score.py.
 """
 
 from __future__ import annotations
@@ -41,6 +41,17 @@ I2V_QUALITY = {name: QUALITY[name] for name in (
     "subject_consistency", "background_consistency", "motion_smoothness", "dynamic_degree", "aesthetic_quality",
     "imaging_quality")}
 
+# The five categories of VBench-2.0 and their 18 dimensions, by the names of its result files in small letters.
+VBENCH2 = {
+    "creativity": ("composition", "diversity"),
+    "commonsense": ("instance_preservation", "motion_rationality"),
+    "controllability": (
+        "camera_motion", "complex_landscape", "complex_plot", "dynamic_attribute", "dynamic_spatial_relationship",
+        "human_interaction", "motion_order_understanding"),
+    "human_fidelity": ("human_anatomy", "human_clothes", "human_identity"),
+    "physics": ("material", "mechanics", "multi-view_consistency", "thermotics"),
+}  # fmt: skip
+
 
 def totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
     """Quality, Semantic and Total as VBench's script `scripts/cal_final_score.py` prints them, of raw scores in [0, 1].
@@ -58,7 +69,7 @@ def totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict
     >>> [round(done[name], 4) for name in ("quality", "semantic", "total")], len(done["missing"])
     ([-0.2659, -0.0004, -0.2128], 14)
     """
-    given = _given(dimensions, [*QUALITY, *SEMANTIC], strict)
+    given = _given(dimensions, [*QUALITY, *SEMANTIC], strict, "VBench")
     quality, semantic = _weighted(given, QUALITY), _weighted(given, SEMANTIC)
     total = (4 * quality + semantic) / 5
     return {"quality": quality, "semantic": semantic, "total": total, "missing": _missing(given)}
@@ -74,9 +85,29 @@ def i2v_totals(dimensions: Mapping[str, float | None], strict: bool = False) -> 
     >>> round(done["i2v"], 4), round(done["quality"], 4), done["missing"][:2]
     (1.0, -0.5359, ['subject_consistency', 'background_consistency'])
     """
-    given = _given(dimensions, [*I2V, *I2V_QUALITY], strict)
+    given = _given(dimensions, [*I2V, *I2V_QUALITY], strict, "VBench-I2V")
     to_image, quality = _weighted(given, I2V), _weighted(given, I2V_QUALITY)
     return {"i2v": to_image, "quality": quality, "total": (to_image + quality) / 2, "missing": _missing(given)}
+
+
+def vbench2_totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
+    """The five category scores of VBench-2.0 and their mean, as its script `cal_final_score.py` prints them.
+
+    A category is the plain mean of its dimensions in `VBENCH2`, and Total the plain mean of the five categories. Each
+    dimension is a raw score in [0, 1], which VBench-2.0 neither scales nor weights. vidrl scores none of these
+    dimensions: the scores come from VBench-2.0's own tool, whose files `read_results` reads.
+
+    A missing dimension (absent, None or NaN) counts as 0, as in the script. "missing" lists these dimensions; a total
+    with an entry in "missing" does not compare with published totals. `totals` says what is raised.
+
+    >>> done = vbench2_totals({"Composition": 0.5, "Diversity": 0.7, "Multi-View Consistency": 0.4})
+    >>> [round(done[name], 4) for name in ("creativity", "physics", "total")], len(done["missing"])
+    ([0.6, 0.1, 0.14], 15)
+    """
+    given = _given(dimensions, [name for names in VBENCH2.values() for name in names], strict, "VBench-2.0")
+    raw = {name: 0.0 if math.isnan(value) else value for name, value in given.items()}
+    sums = {category: sum(raw[name] for name in names) / len(names) for category, names in VBENCH2.items()}
+    return {**sums, "total": sum(sums.values()) / len(sums), "missing": _missing(given)}
 
 
 def aggregate(per_frame_scores: Sequence[Sequence[float]], how: Literal["frames", "videos"] = "frames") -> float:
@@ -98,14 +129,14 @@ def aggregate(per_frame_scores: Sequence[Sequence[float]], how: Literal["frames"
     return math.fsum(math.fsum(terms) / len(terms) for terms in kept) / len(kept)
 
 
-def _given(dimensions: Mapping[str, float | None], known: Sequence[str], strict: bool) -> dict[str, float]:
-    """Every known dimension, NaN where it is missing; names may be written with blanks."""
+def _given(dimensions: Mapping[str, float | None], known: Sequence[str], strict: bool, of: str) -> dict[str, float]:
+    """Every known dimension of the benchmark `of`, NaN where it is missing; names may be written with blanks."""
     named = {name.strip().lower().replace(" ", "_"): _number(name, value) for name, value in dimensions.items()}
     unknown = [name for name in named if name not in known]
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
         advice = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"VBench has no dimension {unknown[0]!r}: {advice}known: {', '.join(sorted(known))}")
+        raise ValueError(f"{of} has no dimension {unknown[0]!r}: {advice}known: {', '.join(sorted(known))}")
     given = {name: named.get(name, math.nan) for name in known}
     if strict and _missing(given):
         raise ValueError(f"expected every dimension, missing: {', '.join(_missing(given))}; with strict=False each of "
@@ -119,7 +150,8 @@ def _number(name: str, value: Any) -> float:
         score = math.nan if value is None else float(value)
     except (TypeError, ValueError):
         raise ValueError(f"expected the score of {name!r} as one number, got {type(value).__name__}: of an entry "
-                         "[score, clips] of VBench's result files pass the score alone") from None
+                         "[score, clips] of VBench's result files pass the score alone, as read_results gives it"
+                         ) from None
     if abs(score) > 1.5:  # raw scores lie in [0, 1], a few beside it by a little
         warnings.warn(f"expected the raw score of {name!r}, in [0, 1], got {score:g}: divide percentages by 100",
                       stacklevel=4)

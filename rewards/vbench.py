@@ -44,17 +44,28 @@ from ._vbench_pictures import (
     unit,
     whole_levels,
 )
-from ._vbench_totals import I2V, I2V_QUALITY, QUALITY, SEMANTIC, aggregate, i2v_totals, totals
+from ._vbench_results import read_results
+from ._vbench_totals import (
+    I2V,
+    I2V_QUALITY,
+    QUALITY,
+    SEMANTIC,
+    VBENCH2,
+    aggregate,
+    i2v_totals,
+    totals,
+    vbench2_totals,
+)
 from .base import About, Reward, Samples, Score, nothing
 from .flow import moving_edge, norm2, warp
 
 __all__ = [
-    "CLIP", "I2V", "I2V_QUALITY", "IMAGENET", "QUALITY", "SEMANTIC", "ClipImage", "Dino", "Followed", "Moving",
-    "Network", "Networked", "ToImage", "aggregate", "clip", "colour", "consistency", "dino",
+    "CLIP", "I2V", "I2V_QUALITY", "IMAGENET", "QUALITY", "SEMANTIC", "VBENCH2", "ClipImage", "Dino", "Followed",
+    "Moving", "Network", "Networked", "ToImage", "aggregate", "clip", "colour", "consistency", "dino",
     "dino_positions", "embeddings", "faithfulness", "fastest", "flow_network", "for_clip", "for_dino",
     "for_dreamsim", "for_flow", "for_musiq", "i2v_totals", "image_for_dino", "image_for_dreamsim",
-    "likeness", "middle", "normalised", "padded_to", "shorter_side", "tiny_clip", "tiny_dino", "totals",
-    "transformers", "trusted", "unit", "whole_levels",
+    "likeness", "middle", "normalised", "padded_to", "read_results", "shorter_side", "tiny_clip", "tiny_dino",
+    "totals", "transformers", "trusted", "unit", "vbench2_totals", "whole_levels",
 ]
 
 
