@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ._inference import Array, t_quantile
+from vidrl.inference.student import Array, t_quantile
 
 BLOCKS = 20
 BENT = "too few clips: the distance does not fall as 1 / N yet, and cannot be extrapolated to an unbiased one"

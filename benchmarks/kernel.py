@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._inference import Array
+from vidrl.inference.student import Array
+
 from .base import Benchmark, Blocks, count
 
 Gram = tuple[Array, Array, Array]  # k(x, x), k(y, y), k(x, y)

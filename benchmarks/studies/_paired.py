@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidrl.benchmarks._inference import expanded, holm, sign_flip_p, t_quantile
+from vidrl.inference.families import holm
+from vidrl.inference.flips import sign_flip_p
+from vidrl.inference.student import expanded, t_quantile
 
 __all__ = ["bootstrap", "expanded", "holm", "sign_flip_p", "t_quantile"]  # scripts ask here for all of it
 

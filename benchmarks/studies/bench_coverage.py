@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vidrl.bench.resampling import DRAWS, bounds, clusters
-from vidrl.bench.statistics import interval
-from vidrl.benchmarks._inference import t_quantile
+from vidrl.inference.clusters import clusters
+from vidrl.inference.means import interval
+from vidrl.inference.resampling import DRAWS, bounds
+from vidrl.inference.student import t_quantile
 
 Array = np.ndarray
 Ends = tuple[Array, Array]  # low and high, (runs,) each
@@ -74,7 +75,7 @@ def true_mean(kind: str) -> float:
 
 
 def ours(sample: Case) -> Ends:
-    """`vidrl.bench.statistics.interval`."""
+    """`vidrl.inference.means.interval`."""
     groups = sample.prompts.tolist()
     found = [interval(values, groups) for values in sample.values]
     return np.array([one.low for one in found]), np.array([one.high for one in found])

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from vidrl.bench.compare import between, check, compare, compare_all, order, pairs
-from vidrl.bench.permutation import exchange_p
-from vidrl.bench.resampling import clusters
-from vidrl.bench.statistics import interval
+from vidrl.inference.clusters import clusters
+from vidrl.inference.exchange import exchange_p
+from vidrl.inference.means import interval
 
 KEYS = {"first", "second", "dim", "difference", "low", "high", "p", "p_holm", "wins", "ties", "losses", "effect", "n",
         "prompts", "paired_by", "notes", "win_rate", "win_low", "win_high"}

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vidrl.bench import resampling
-from vidrl.bench.statistics import effect, interval, saturation, share, summary, within
+from vidrl.bench.statistics import saturation, summary, within
+from vidrl.inference.clusters import clusters
+from vidrl.inference.effects import effect
+from vidrl.inference.means import interval
+from vidrl.inference.shares import share
 
 NAN = math.nan
 
@@ -36,7 +39,7 @@ def test_the_interval_is_the_bootstrap_t_of_a_loop_over_draws():
     values, groups = nested(G=9, m=3)
     values, groups = values[:-2], groups[:-2]  # unbalanced
     found, names = interval(values, groups, draws=400), sorted(set(groups))
-    made = resampling.clusters(values, groups)
+    made = clusters(values, groups)
     theta, rows = values.mean(), np.random.default_rng([0, 0]).integers(0, 9, (400, 9))
 
     def ratio(sums, sizes):

@@ -14,10 +14,15 @@ from typing import Any
 import numpy as np
 
 from vidrl.bench.pairing import UNPAIRED, Pair, Pairs, pairs
-from vidrl.bench.permutation import exchange_p
-from vidrl.bench.resampling import DRAWS, Array, Clusters, bounds, clusters, scored
-from vidrl.bench.statistics import effect, interval, number, share
-from vidrl.benchmarks._inference import holm, sign_flip_p
+from vidrl.bench.statistics import number
+from vidrl.inference.clusters import Array, Clusters, clusters, scored
+from vidrl.inference.effects import effect
+from vidrl.inference.exchange import exchange_p
+from vidrl.inference.families import holm
+from vidrl.inference.flips import sign_flip_p
+from vidrl.inference.means import interval
+from vidrl.inference.resampling import DRAWS, bounds
+from vidrl.inference.shares import share
 
 __all__ = ["Pair", "Pairs", "between", "check", "compare", "compare_all", "order", "pairs"]
 

@@ -1,54 +1,25 @@
-"""Means of clips with intervals that hold: clips of one prompt resemble each other, clips are few, values are skewed.
+"""One dim of one set as results.json has it: its mean and interval, its spreads, its marks and notes.
 
-Intervals are a studentised bootstrap over prompts, see `vidrl.bench.resampling`: percentiles of a plain bootstrap are
-too narrow for few prompts (arXiv:1411.5279) and for skewed values. Clips are drawn one by one where each has a prompt
-of its own, or where all share one. benchmarks/results/bench_coverage.md says how often the intervals hold the truth.
+benchmarks/results/bench_coverage.md says how often the intervals hold the truth.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from vidrl.bench.resampling import DRAWS, Alone, Array, Groups, Values, bounds, clusters, ids, rounding, scored
-from vidrl.benchmarks._inference import t_quantile
+from vidrl.inference.clusters import Alone, Array, Groups, Values, ids, rounding, scored
+from vidrl.inference.effects import effect
+from vidrl.inference.means import NO_LIMITS, Interval, interval
+from vidrl.inference.resampling import DRAWS
+from vidrl.inference.shares import share
+
+__all__ = ["Interval", "effect", "interval", "number", "saturation", "share", "summary", "within"]
 
 NEAR = 0.02  # of a range: so near to its end a value is saturated
 PILED = 0.5  # share of the values at the end of the range that is a pile
-NO_LIMITS = (-math.inf, math.inf)
-
-
-class Interval(NamedTuple):
-    """A mean, its interval, over `n` clips of `groups` prompts; NaN where there is none."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    groups: int
-
-
-def interval(values: Values, groups: Groups = None, level: float = 0.95, draws: int = DRAWS, seed: int = 0,
-             limits: tuple[float, float] = NO_LIMITS) -> Interval:
-    """The mean of clips and its interval over their prompts, `groups`; without, every clip is one of its own.
-
-    Values that are None, NaN or infinite are left out; a clip whose group is "" or None has a group of its own. Where
-    all clips have one prompt the interval is over its clips alone. `limits` are what a mean can be. NaN: low and high
-    of a single value. The order of the clips does not matter, to the last digit. Raises ValueError where values and
-    groups are not as many.
-
-    >>> interval([0.5, 0.7, float("nan"), 0.6], ["a cat", "a cat", "a cat", "a dog"])[::3]
-    (0.6, 3)
-    >>> interval([3.0, 1.0, 2.0])
-    Interval(mean=2.0, low=-0.4841..., high=4.4841..., n=3, groups=3)
-    """
-    known, names = scored(values, groups)
-    made = clusters(known, names if len(set(names)) > 1 else range(len(known)))
-    low, high = bounds(made.mean, made.variance, [made], level, draws, seed)
-    low, high = (min(max(end, limits[0]), limits[1]) if math.isfinite(end) else math.nan for end in (low, high))
-    return Interval(made.mean, low, high, len(known), len(set(names)))
 
 
 def summary(values: Values, groups: Groups = None, least: int = 20,
@@ -117,44 +88,6 @@ def saturation(values: Values, limits: tuple[float | None, float | None]) -> lis
     scale = high - low if low == 0 else min(high - low, 1.0)
     reach = NEAR * scale if math.isfinite(high - low) else 0.0
     return [note for end in (low, high) if math.isfinite(end) for note in _piled(known, end, reach)]
-
-
-def effect(first: Values, second: Values) -> float:
-    """Hedges' g: the difference of the means by the pooled std of the clips, times 1 − 3 / (4 (n1 + n2) − 9).
-
-    The unit is the spread among clips, so that paired and unpaired sets, and dims, can be compared. NaN without spread.
-    Source: Hedges 1981, doi:10.3102/10769986006002107.
-
-    >>> round(effect([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]), 6)  # one std apart, times 0.8
-    0.8
-    """
-    a, b = (scored(values, None)[0] for values in (first, second))
-    if len(a) < 2 or len(b) < 2:
-        return math.nan
-    pooled = math.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / (len(a) + len(b) - 2))
-    small = 1 - 3 / (4 * (len(a) + len(b)) - 9)
-    return float(small * (b.mean() - a.mean()) / pooled) if pooled > rounding(np.concatenate([a, b])) else math.nan
-
-
-def share(values: Values, groups: Groups = None) -> Interval:
-    """The mean of values in [0, 1], as of wins with ties half, and its 95 % interval, which also holds at 0 and 1.
-
-    Wilson's interval of a proportion, with Student's t and as many independent values as the clusters' variance leaves
-    (Dean and Pavlou 2015, doi:10.1002/sim.6474); where all agree, as many as there are groups.
-
-    >>> [round(x, 3) for x in share([1.0] * 10)[:3]]
-    [1.0, 0.661, 1.0]
-    """
-    known, names = scored(values, groups)
-    made, G = clusters(known, names), len(set(names))
-    if G < 2:
-        return Interval(made.mean, math.nan, math.nan, len(known), G)
-    p, variance = made.mean, made.variance
-    n = min(p * (1 - p) / variance, len(known)) if variance > 1e-18 and 0 < p < 1 else G
-    t2 = t_quantile(G - 1) ** 2
-    centre = (p + t2 / (2 * n)) / (1 + t2 / n)
-    half = math.sqrt(t2 * (p * (1 - p) / n + t2 / (4 * n * n))) / (1 + t2 / n)
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), len(known), G)
 
 
 def _limits(range: tuple[float | None, float | None]) -> tuple[float, float]:
