@@ -7,15 +7,16 @@ import pytest
 
 from vidrl.bench.agreement import (
     calibrate,
-    ceiling,
     chance_with_ties,
     clusters,
     majority,
+    others,
     spearman,
     with_ties,
     without_ties,
 )
 from vidrl.bench.detection import own_area
+from vidrl.bench.raters import beside_a_rater, between
 
 
 def raters(gap: np.ndarray, rng: np.random.Generator, temperature: float = 1.0, band: float = 0.0,
@@ -133,15 +134,75 @@ def test_the_majority(votes: list[int], said: int) -> None:
     assert majority(votes) == said
 
 
-def test_the_ceiling_of_raters_of_known_skill() -> None:
+def votes_of(rng: np.random.Generator, pairs: int, raters: int, right: float) -> tuple[np.ndarray, np.ndarray]:
+    """The truth of each pair, and the votes of raters who are each right with one probability."""
+    truth = rng.choice([-1, 1], pairs)
+    return truth, np.where(rng.random((pairs, raters)) < right, truth[:, None], -truth[:, None])
+
+
+def test_a_rater_of_known_skill_against_the_others() -> None:
     """Three raters, each right with probability p: one agrees with two who agree with (p^3 + q^3) / (p^2 + q^2)."""
-    rng = np.random.default_rng(9)
     p, q = 0.8, 0.2
-    votes = np.where(rng.random((3000, 3)) < p, 1, -1)
-    found = ceiling(votes.tolist())
+    _, votes = votes_of(np.random.default_rng(9), 3000, 3, p)
+    found = others(votes.tolist())
     truth = (p**3 + q**3) / (p**2 + q**2)
-    assert np.nanmean(found.decided) == pytest.approx(truth, abs=0.02)
-    assert ceiling([[1], [0]]).rows == []
+    assert np.nanmean(without_ties(found.majority, found.votes.astype(float))) == pytest.approx(truth, abs=0.02)
+    assert others([[1], [0]]).rows == []
+
+
+def test_a_tie_of_a_rater_counts_as_a_tie_of_a_dim() -> None:
+    """Two raters, of whom one says tie: against a decided majority a tie is 1/2 for the rater and for a dim alike."""
+    row, = beside_a_rater(others([[1, 0]] * 9), range(9), {"always tied": np.zeros(9)})
+    assert row["rater"] == row["agreement"] == 0.5 and row["difference"] == 0 and row["n"] == 9
+
+
+@pytest.mark.parametrize(("raters", "right"), [(2, 0.75), (3, 0.75), (5, 0.9)])
+def test_a_model_no_better_than_one_more_rater_is_not_above_a_rater(raters: int, right: float) -> None:
+    """Against the majority of all raters such a model was above their "ceiling" nearly always; now in at most 2.5 %."""
+    above = below = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        truth, votes = votes_of(rng, 150, raters, right)
+        one = np.where(rng.random(150) < right, truth, -truth).astype(float)
+        row, = beside_a_rater(others(votes.tolist()), range(150), {"one more": one})
+        above, below = above + (row["verdict"] == "above"), below + (row["verdict"] == "below")
+    assert above <= 5 and below <= 5  # binomial of 60 at 2.5 %: more than 5 in 0.2 %
+
+
+def test_a_model_that_knows_the_truth_is_above_a_rater() -> None:
+    truth, votes = votes_of(np.random.default_rng(0), 400, 3, 0.75)
+    row, = beside_a_rater(others(votes.tolist()), range(400), {"truth": truth.astype(float)})
+    assert row["verdict"] == "above" and row["agreement"] - row["rater"] == pytest.approx(row["difference"])
+    assert beside_a_rater(others([[1], [-1]]), range(2), {"truth": np.ones(2)}) == []
+
+
+def test_values_that_are_missing_help_no_dim() -> None:
+    """A dim without a value for every pair that it would get wrong is right on all the others: no verdict."""
+    rng = np.random.default_rng(1)
+    human = rng.choice([-1, 1], 200)
+    model = np.where(rng.random(200) < 0.6, human, -human).astype(float)
+    selective = np.where(model == human, model, np.nan)
+    row, = between(human, range(200), {"selective": selective, "plain": model})
+    assert row["difference"] == 0 and row["if_wrong"]["difference"] == 0 and row["verdict"] == "open"
+    _, votes = votes_of(rng, 200, 3, 0.8)
+    lucky = np.where(rng.random(200) < 0.5, votes[:, 0], np.nan)
+    lucky[(lucky != np.sign(votes.sum(1)))] = np.nan
+    row, = beside_a_rater(others(votes.tolist()), range(200), {"lucky": lucky})
+    assert row["difference"] > 0 > row["if_wrong"]["difference"] and row["verdict"] == "unscored"
+
+
+def test_two_dims_are_compared_on_the_same_pairs() -> None:
+    """Three dims: right in 90 %, 60 % and again 60 % of the pairs, p of Holm over the three differences."""
+    rng = np.random.default_rng(2)
+    human = rng.choice([-1, 1], 300)
+    models = {name: np.where(rng.random(300) < right, human, -human).astype(float)
+              for name, right in (("good", 0.9), ("fair", 0.6), ("other", 0.6))}
+    rows = {(row["dim"], row["other"]): row for row in between(human, range(300), models)}
+    assert {key: row["verdict"] for key, row in rows.items()} == {
+        ("good", "fair"): "above", ("good", "other"): "above", ("fair", "other"): "open"}
+    assert rows["fair", "other"]["p_holm"] >= rows["fair", "other"]["p"]
+    few, = between(human[:3], range(3), {"good": models["good"][:3], "fair": models["fair"][:3]})
+    assert few["verdict"] in ("few", "open")
 
 
 def test_pairs_that_share_a_clip_hang_together() -> None:

@@ -59,16 +59,16 @@ def verdicts(found: dict[str, Any], name: str) -> dict[str, str]:
 
 
 def test_verdicts_of_dims_that_are_known(found: tuple[dict[str, Any], Path]) -> None:
-    assert verdicts(found[0], "stillness") == {"freeze": "pays", "dim": "pays", "noise": "detects", "mirror": "blind"}
-    assert verdicts(found[0], "light")["dim"] == "detects"
-    assert set(verdicts(found[0], "constant").values()) == {"blind"}
+    assert verdicts(found[0], "stillness") == {"freeze": "raises", "dim": "raises", "noise": "lowers", "mirror": "open"}
+    assert verdicts(found[0], "light")["dim"] == "lowers"
+    assert set(verdicts(found[0], "constant").values()) == {"open"}
     assert set(verdicts(found[0], "broken").values()) == {"unscored"}
 
 
 def test_the_summary_counts_what_a_person_can_tell(found: tuple[dict[str, Any], Path]) -> None:
     row = next(row for row in found[0]["summary"] if row["dim"] == "stillness")
     full = row["strengths"]["1"]
-    assert (full["faults"], full["detects"], full["blind"], full["pays"]) == (3, ["noise"], [], ["freeze", "dim"])
+    assert (full["faults"], full["lowers"], full["open"], full["raises"]) == (3, ["noise"], [], ["freeze", "dim"])
     assert full["paired"]["area"] == pytest.approx(1 / 3, abs=1e-4)
     assert row["strengths"]["0.5"]["faults"] == 2, "a scene half as dark is a scene"
 

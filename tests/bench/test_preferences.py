@@ -53,6 +53,7 @@ def test_accuracy_by_hand_and_nothing_dropped(tmp_path: Path) -> None:
     assert row["without_ties"]["value"] == 0.5 and row["without_ties"]["n"] == 2
     assert row["with_ties"]["value"] == pytest.approx(2 / 3, abs=1e-6) and row["epsilon"] == pytest.approx(0.1)
     assert row["missing_as_chance"] == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
+    assert row["missing_as_wrong"] == pytest.approx((1 + 0 + 0 + 0) / 4)
     assert [(Path(one["path"]).name, one["why"]) for one in found["unscored"]] == [
         ("7", "inapplicable: too short"), ("9", "missing: no such file")]
     assert "flicker (overall): 2 of 5 pairs have a clip without a value" in found["notes"]
@@ -70,9 +71,32 @@ def test_raters_who_disagree(tmp_path: Path) -> None:
     people = table(tmp_path, rows, values)["people"][0]
     assert people["several"] == 1 and people["answers"] == 3
     # x against y and z, who tie; y the same; z against x and y, who agree on the other clip
-    assert people["without_ties"]["value"] == 0 and people["with_ties"]["value"] == 0
+    assert people["without_ties"]["value"] == 0 and people["with_ties"]["value"] == 0 and people["half"]["value"] == 0
+    beside, = table(tmp_path, rows, values)["beside_a_rater"]
+    assert beside["n"] == 1 and beside["agreement"] == 1  # the one answer whose others are decided; the dim is with them
     with pytest.raises(ValueError, match="one of x, y, z, got 'w'"):
         table(tmp_path, rows, values, raters="w")
+
+
+def test_a_rater_who_answers_twice_votes_once(tmp_path: Path) -> None:
+    """Else the rater would stand among the others whom that rater is held against."""
+    rows = [pair("1", "2", "a", rater="x"), pair("2", "1", "b", rater="x"), pair("1", "2", "b", rater="y")]
+    found = table(tmp_path, rows, {"1": 2, "2": 1})
+    assert found["people"][0]["ties"] == 1 and any("one vote" in note for note in found["notes"])
+    assert "one vote" not in "".join(table(tmp_path, rows[1:], {"1": 2, "2": 1})["notes"])
+
+
+def test_dims_and_a_rater_have_a_table_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    rows, values = [], {}
+    for i in range(60):
+        values |= {f"{i}a": 1.0, f"{i}b": 0.0}
+        rows += [pair(f"{i}a", f"{i}b", "a" if rng.random() < 0.8 else "b", rater=name) for name in "xyz"]
+    found = table(tmp_path, rows, values)
+    row, = found["beside_a_rater"]
+    assert row["verdict"] == "above" and row["prompts"] == 60
+    for page in (preference_page.page(found), preference_page.text(found)):
+        assert "above a rater" in page and "ceiling" not in page
 
 
 def test_a_bias_of_position_is_told(tmp_path: Path) -> None:
@@ -121,5 +145,5 @@ def test_real_files_end_to_end(tmp_path: Path) -> None:
     assert any("broken.mp4" in one["path"] for one in found["unscored"])
     again = json.loads((tmp_path / "out" / "preferences.json").read_text(encoding="utf-8"))
     assert again == found
-    assert (tmp_path / "out" / "preferences.md").read_text(encoding="utf-8").count("\n| flicker |") == 1
+    assert (tmp_path / "out" / "preferences.md").read_text(encoding="utf-8").count("\n| flicker |") == 2  # and between dims
     assert any("several prompts" in note for note in found["notes"])

@@ -112,28 +112,28 @@ def majority(votes: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True)
-class Ceiling:
-    """Each rater against the majority of the others on the same pair, one entry a vote that has others, (V,)."""
+class Others:
+    """Each vote of the pairs with several votes, beside the majority of the other raters of that pair, (V,) each."""
 
-    decided: Values  # as `without_ties`: 1, 0; NaN where the others tie
-    three_way: Values  # 1 or 0
+    votes: Values  # 1, -1 or 0 for a tie
+    majority: Values  # of the others: 1, -1 or 0
     rows: list[int]  # the pair of each vote
 
 
-def ceiling(votes: Sequence[Sequence[int]]) -> Ceiling:
-    """How well a rater foretells the others, counted as a model is: what a model may be expected to reach.
+def others(votes: Sequence[Sequence[int]]) -> Others:
+    """Leave each rater out in turn: the reference that a rater and a model are both held against.
 
-    >>> ceiling([[1, 1, -1], [1]]).three_way
-    array([0., 0., 0.])
+    A rater's vote is part of the majority of all raters, so a rater cannot be held against that one; and a model that
+    is held against all raters agrees more often than one rater who is held against the others, though it knows no more.
+
+    >>> found = others([[1, 1, -1], [1]])
+    >>> found.votes.tolist(), found.majority.tolist(), found.rows
+    ([1, 1, -1], [0, 0, 1], [0, 0, 0])
     """
-    decided, three, rows = [], [], []
-    for i, some in enumerate(votes):
-        for k, vote in enumerate(some if len(some) > 1 else []):
-            others = majority([*some[:k], *some[k + 1 :]])
-            decided.append(math.nan if others == 0 else float(vote == others))
-            three.append(float(vote == others))
-            rows.append(i)
-    return Ceiling(np.array(decided), np.array(three), rows)
+    found = [(vote, majority([*some[:k], *some[k + 1 :]]), i)
+             for i, some in enumerate(votes) if len(some) > 1 for k, vote in enumerate(some)]
+    columns = list(zip(*found, strict=True)) or [(), (), ()]
+    return Others(np.array(columns[0], int), np.array(columns[1], int), list(columns[2]))
 
 
 def clusters(names: Iterable[tuple[Hashable, ...]]) -> list[int]:

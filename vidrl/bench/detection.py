@@ -2,7 +2,8 @@
 
 Legend: N source clips, K re-encodings of each. `null` (K, N) are the values of the clips after mild re-encodings,
 `hacked` (N,) those of the same clips corrupted and then re-encoded; NaN where there is none. Higher values are better,
-so that an area of 1 is a corruption that always costs, 0.5 one that is not noticed, and below 0.5 one that pays.
+so that an area of 1 is a corruption that always lowers the number, 0.5 one that leaves it where saving does, and below 0.5
+one that raises it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from vidrl.benchmarks._inference import sign_flip_p
 
 Values = np.ndarray
 LEAST = 6  # sources: of five that all agree, a two-sided test at 5 % can say nothing
@@ -29,16 +32,17 @@ class Area:
 
     @property
     def verdict(self) -> str:
-        """`detects` where the interval is above 0.5, `pays` where it is below, else `blind`.
+        """What the corruption does to the number: `lowers` it where the interval is above 0.5, `raises` it where the
+        interval is below, else `open`: neither is shown.
 
         `few` where there are fewer than 6 sources, `unscored` where there is none.
 
         >>> [Area(x, x - 0.1, x + 0.1, 12, 12).verdict for x in (0.9, 0.5, 0.1)], Area(0.9, 0.8, 1.0, 12, 4).verdict
-        (['detects', 'blind', 'pays'], 'few')
+        (['lowers', 'open', 'raises'], 'few')
         """
         if not self.n or self.groups < LEAST:
             return "few" if self.n else "unscored"
-        return "detects" if self.low > 0.5 else "pays" if self.high < 0.5 else "blind"
+        return "lowers" if self.low > 0.5 else "raises" if self.high < 0.5 else "open"
 
 
 def below(null: Values, hacked: Values) -> Values:
@@ -73,19 +77,54 @@ def own_area(shares: Values, groups: Sequence[Hashable], draws: int = 2000) -> A
     return _area(float(shares[known].mean()), means, len(at), count)
 
 
-def any_area(shares: Values, groups: Sequence[Hashable], draws: int = 1000) -> Area:
-    """The mean over all pairs of a corrupted clip and another's re-encoding: the area without knowing the original.
+def any_area(shares: Values, groups: Sequence[Hashable]) -> Area:
+    """The mean over all pairs of a corrupted clip and a re-encoded clip of another source: the original is not known.
 
-    `shares` (N, N) are those of `below`. The interval is a bootstrap over `groups`: a clip and its corrupted self are
-    drawn together.
+    `shares` (N, N) are those of `below`. Clips of one source (`groups`) are never compared with each other. The variance
+    is that of a jackknife that leaves out each source in turn, in both roles, because the mean is a U-statistic (Arvesen
+    1969, doi:10.1214/aoms/1177697287); the interval is that of a proportion of this variance (`proportion`). NaN where
+    there is one source.
+
+    >>> any_area(np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 1.0], [1.0, 0.5, 1.0]]), "aab").value  # of a and b only
+    0.625
     """
     known = np.isfinite(np.diagonal(shares))
     if not known.any():
         return Area(math.nan, math.nan, math.nan, 0, 0)
     (at, count), inner = _numbered(groups, known), shares[np.ix_(known, known)]
-    weights = np.concatenate([drawn[:, at] for drawn in _draws(count, draws)])  # how often each clip is drawn
-    means = ((weights @ inner) * weights).sum(1) / weights.sum(1) ** 2
-    return _area(float(inner.mean()), means, len(at), count)
+    member = (at[:, None] == np.arange(count)).astype(float)
+    sums, pairs = member.T @ inner @ member, np.outer(member.sum(0), member.sum(0))
+    np.fill_diagonal(sums, 0)
+    np.fill_diagonal(pairs, 0)
+    if count < 2:
+        return Area(math.nan, math.nan, math.nan, len(at), count)
+    value, variance = float(sums.sum() / pairs.sum()), _jackknife(sums, pairs)
+    return Area(value, *proportion(value, variance, count), len(at), count)
+
+
+def _jackknife(sums: Values, pairs: Values) -> float:
+    """The variance of Σ sums / Σ pairs, (G, G) each, from its values without each group; NaN for two groups."""
+    without = lambda table: table.sum() - table.sum(0) - table.sum(1)  # noqa: E731
+    G = len(sums)
+    if G < 3:
+        return math.nan
+    left = without(sums) / without(pairs)
+    return float((G - 1) / G * ((left - left.mean()) ** 2).sum())
+
+
+def half_p(shares: Values, groups: Sequence[Hashable]) -> float:
+    """Two-sided p of "a corrupted clip is as often below its sound self as above it", by sign flips over sources.
+
+    Where a corruption does no more than another saving, shares of `paired` lie symmetrically about 1/2. NaN without any.
+
+    >>> half_p(np.ones(8), range(8)) == 2 / 2**8
+    True
+    """
+    known = np.isfinite(shares)
+    if not known.any():
+        return math.nan
+    at, count = _numbered(groups, known)
+    return sign_flip_p(np.bincount(at, shares[known] - 0.5, count))
 
 
 def _draws(count: int, draws: int) -> Iterator[Values]:

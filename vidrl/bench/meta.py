@@ -1,4 +1,4 @@
-"""Which dims notice which fault, and which pay for it: every corruption at every strength, on scenes and real clips.
+"""Which faults lower a dim, and which raise it: every corruption at every strength, on scenes and real clips.
 
 Each clip is compared with itself corrupted, both saved with loss as files are: what a dim makes of saving is no verdict
 on the corruption. *Paired* is how often the corrupted clip scores below its own sound self, *unpaired* how often it
@@ -23,9 +23,10 @@ from vidrl.audit.clips import Clip, Left, file_clips, world_clips
 from vidrl.audit.hacks import HACKS, STRENGTHS
 from vidrl.bench import meta_dims, meta_page
 from vidrl.bench.cache import whole
-from vidrl.bench.detection import Area, any_area, below, own_area
+from vidrl.bench.detection import Area, any_area, below, half_p, own_area
 from vidrl.bench.meta_dims import Sum
 from vidrl.bench.meta_scores import NULLS, Row, Step, plan, score
+from vidrl.benchmarks._inference import holm
 
 if TYPE_CHECKING:
     from vidrl.bench.dims import Dim
@@ -65,7 +66,7 @@ def results(rows: Sequence[Row], dims: Sequence[Dim | Sum], tried: Mapping[str, 
     sources = {name: [row for row in rows if keep(row)] for name, keep in SOURCES.items()}
     sources = {name: some for name, some in sources.items() if some and (name == "all" or len(some) < len(rows))}
     return {
-        "format": 1,
+        "format": 2,
         "clips": {name: {"clips": len(some), "videos": len({row.group for row in some})}
                   for name, some in sources.items()},
         "strengths": sorted({s for levels in tried.values() for s in levels}),
@@ -169,7 +170,7 @@ def _shares(rows: Sequence[Row], dim: str, name: str, strength: float) -> np.nda
 
 
 def _summary(source: str, rows: Sequence[Row], dim: str, tried: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Over the corruptions that a person could tell, by strength: the mean area, and which are noticed or paid for."""
+    """Over the corruptions that a person could tell, by strength: the mean area, and which lower or raise the dim."""
     groups, levels = [row.group for row in rows], sorted({s for some in tried.values() for s in some})
     return {"source": source, "dim": dim, "strengths": {f"{s:g}": _at(rows, dim, groups, s, tried) for s in levels}}
 
@@ -179,12 +180,21 @@ def _at(rows: Sequence[Row], dim: str, groups: Sequence[str], strength: float,
     faults = [name for name in tried if strength in tried[name] and HACKS[name].detectable(strength)]
     shares = {name: _shares(rows, dim, name, strength) for name in faults}
     areas = {name: own_area(np.diagonal(some), groups) for name, some in shares.items()}
-    mean = _mean(list(shares.values()), len(rows))
+    sure, mean = _corrected(shares, groups), _mean(list(shares.values()), len(rows))
     return {"faults": len(faults), "paired": _plain(own_area(np.diagonal(mean), groups)),
             "unpaired": _plain(any_area(mean, groups))} | {
                 verdict: [name for name in faults if areas[name].verdict == verdict]
-                for verdict in ("detects", "blind", "pays", "few", "unscored")} | {
-                    "below": [name for name in faults if areas[name].value < 0.5]}
+                for verdict in ("lowers", "open", "raises", "few", "unscored")} | {
+                    f"{verdict}_corrected": [name for name in sure if areas[name].verdict == verdict]
+                    for verdict in ("lowers", "raises")} | {
+                        "below": [name for name in faults if areas[name].value < 0.5]}
+
+
+def _corrected(shares: Mapping[str, np.ndarray], groups: Sequence[str]) -> list[str]:
+    """The faults whose p is below 0.05 by Holm's steps over all faults of the dim."""
+    p = {name: half_p(np.diagonal(some), groups) for name, some in shares.items()}
+    known = [name for name in p if np.isfinite(p[name])]
+    return [name for name, corrected in zip(known, holm([p[name] for name in known]), strict=True) if corrected < 0.05]
 
 
 def _mean(shares: Sequence[np.ndarray], n: int) -> np.ndarray:

@@ -17,12 +17,13 @@ PROFILES = {"vidrl": "vidrl", "vbench": "others' arithmetic"}
 GREY = "#62656b"
 
 ABOUT = """\
-Every clip is corrupted and then saved with loss, and compared with four savings of the sound clip. Area under ROC:
-1, the corruption always costs; 0.5, it is not noticed; below 0.5, **it pays**. *Paired*: a corrupted clip against its
-own sound self. *Unpaired*: against any sound clip, as where the original is not known. Intervals are 95 %, by a
-bootstrap over source videos. *Noticed*, *missed* and *pays* count the corruptions at full strength that a person could
-tell (docs/audit.md): paired interval above 0.5, around it, below it. Each interval stands for itself: of a hundred that
-mean nothing a few lie off 0.5."""
+Every clip is corrupted and then saved with loss, and compared with four savings of the sound clip. The numbers are areas
+under the ROC curve. 1: the corruption always lowers the dim's score. 0.5: it changes the score no more than saving does.
+Below 0.5: **it raises the score**. *Paired*: a corrupted clip against its own sound self. *Unpaired*: against sound clips
+of other sources, as where the original is not known. Intervals are 95 %, over source videos. *Lowered*, *open* and
+*raised* count the corruptions at full strength that a person could tell (docs/audit.md) by the paired interval: above
+0.5, around it, below it. *Corrected* counts those that are left when p is corrected by Holm's steps over all these
+corruptions of a dim: of intervals that each stand for themselves, a few lie off 0.5 by chance."""
 
 
 def page(found: Mapping[str, Any], picture: str) -> str:
@@ -30,7 +31,7 @@ def page(found: Mapping[str, Any], picture: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
     counted = {source: found["clips"][source] for source in _apart(found)}
     clips = ", ".join(f"{n['clips']} {TITLES[source]} ({n['videos']} sources)" for source, n in counted.items())
-    parts = ["# Which dims notice which fault, and which pay for it", "", f"`{found.get('command', '')}`  ", versions,
+    parts = ["# Which faults lower a dim, and which raise it", "", f"`{found.get('command', '')}`  ", versions,
              "", f"{clips}; strengths {', '.join(f'{s:g}' for s in found['strengths'])}.", "", ABOUT, "",
              f"![areas by dim and corruption]({picture})", "", summary(found), "", *failings(found)]
     parts += [f"## {TITLES[source].capitalize()}, strength 1: paired area × 100\n\n{matrix(found, source)}\n"
@@ -40,13 +41,13 @@ def page(found: Mapping[str, Any], picture: str) -> str:
 
 def summary(found: Mapping[str, Any]) -> str:
     """One line a dim, over all clips, at full strength."""
-    head = ("| dim | profile | paired, mean | at half | unpaired, mean | noticed | missed | **pays for** |\n"
-            "|---|---|---|---|---|---|---|---|")
+    head = ("| dim | profile | paired, mean | at half | unpaired, mean | lowered | corrected | open | **raised** | "
+            "corrected |\n|---|---|---|---|---|---|---|---|---|---|")
     return "\n".join([head, *(_line(dim, row) for dim, row in _by_dim(found).items())])
 
 
 def failings(found: Mapping[str, Any], dims: Sequence[str] = ("default", "vbench_quality_of_3")) -> list[str]:
-    """Where the composites fail, by source and strength: what they miss and what they pay for."""
+    """Where the composites fail, by source and strength: which faults do not lower them, and which raise them."""
     rows = {(row["dim"], row["source"]): row for row in found["summary"]}
     lines = [f"- {dim}, {TITLES[source]}, strength {strength}: {_failed(at)}"
              for dim in dims for source in _apart(found) if (dim, source) in rows
@@ -57,7 +58,7 @@ def failings(found: Mapping[str, Any], dims: Sequence[str] = ("default", "vbench
 def _failed(at: Mapping[str, Any]) -> str:
     if at["few"]:
         return f"too few videos for a verdict; below 0.5 for {', '.join(at['below']) or 'nothing'}"
-    return f"misses {', '.join(at['blind']) or 'nothing'}; pays for {', '.join(at['pays']) or 'nothing'}"
+    return f"not shown to be lowered by {', '.join(at['open']) or 'any'}; raised by {', '.join(at['raises']) or 'none'}"
 
 
 def _apart(found: Mapping[str, Any]) -> list[str]:
@@ -73,11 +74,11 @@ def _by_dim(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _line(dim: str, row: Mapping[str, Any]) -> str:
     levels = sorted(row["strengths"], key=float)
     full, half = row["strengths"][levels[-1]], row["strengths"].get("0.5")
-    missed = len(full["blind"]) + len(full["few"]) + len(full["unscored"])
+    still = len(full["open"]) + len(full["few"]) + len(full["unscored"])
     return (f"| {dim} | {PROFILES[row['profile']]} | {_area(full['paired'])} | "
             f"{decimals(half['paired']['area'], places=2) if half else '–'} | "
-            f"{_area(full['unpaired'])} | {len(full['detects'])} of {full['faults']} | {missed} | "
-            f"{', '.join(full['pays']) or 'none'} |")
+            f"{_area(full['unpaired'])} | {len(full['lowers'])} of {full['faults']} | {len(full['lowers_corrected'])} | "
+            f"{still} | {', '.join(full['raises']) or 'none'} | {', '.join(full['raises_corrected']) or 'none'} |")
 
 
 def _area(area: Mapping[str, float | None]) -> str:
@@ -97,7 +98,7 @@ def _hundredths(cells: Mapping[tuple[str, str], list[Mapping[str, Any]]], dim: s
     if not levels or levels[-1]["paired"]["area"] is None:
         return "" if name == "‖" else "–"
     text = f"{100 * levels[-1]['paired']['area']:.0f}"
-    return f"**{text}**" if levels[-1]["verdict"] == "pays" else text
+    return f"**{text}**" if levels[-1]["verdict"] == "raises" else text
 
 
 def areas(found: Mapping[str, Any], source: str) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
@@ -129,7 +130,7 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
 
 
 def colour(area: float) -> str:
-    """Teal where a corruption costs, orange where it pays, pale at 0.5.
+    """Teal where a corruption lowers the score, orange where it raises the score, pale at 0.5.
 
     >>> colour(0.5), colour(1.0), colour(0.0)
     ('#f5f5f2', '#0b7a75', '#c2571a')
@@ -145,7 +146,7 @@ def picture(found: Mapping[str, Any]) -> str:
     groups = {name for name in PROFILES if any(dim["profile"] == name for dim in found["dims"])}
     panel = TOP + HIGH * (len(found["dims"]) + len(groups)) + 14
     width, height = LEFT + CELL * (len(told) + len(apart)) + (66 if apart else 30), 62 + panel * len(sources) + 64
-    parts = [_text(16, 30, "Which dims notice which fault, and which pay for it", 17, bold=True),
+    parts = [_text(16, 30, "Which faults lower a dim, and which raise it", 17, bold=True),
              _text(16, 50, "area under ROC of a corrupted clip against its own sound self, both saved with loss", 12)]
     parts += [_panel(found, source, 62 + panel * k) for k, source in enumerate(sources)]
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -187,7 +188,7 @@ def _cell(levels: Sequence[Mapping[str, Any]], x: float, y: float, told_from: fl
         return _text(x + CELL / 2, y + 18, "–", 10, GREY, "middle")
     *weak, full = levels
     area, wide = full["paired"]["area"], (CELL - 3) / max(len(weak), 1)
-    frame = ' stroke="#1b1c1e" stroke-width="1.6"' if full["verdict"] == "pays" else ""
+    frame = ' stroke="#1b1c1e" stroke-width="1.6"' if full["verdict"] == "raises" else ""
     fade = "" if full["strength"] >= told_from else ' opacity=".6"'
     strips = "".join(f'<rect x="{x + 1.5 + k * wide:g}" y="{y + 1:g}" width="{wide - 1:g}" height="4" '
                      f'fill="{colour(level["paired"]["area"])}"{fade}/>'
@@ -207,9 +208,9 @@ def _head(name: str, x: float, y: float) -> str:
 def _legend(x: float, y: float) -> str:
     boxes = "".join(f'<rect x="{x + 34 * k}" y="{y - 10}" width="32" height="13" rx="2" fill="{colour(k / 6)}"/>'
                     for k in range(7))
-    ends = "0: it always pays · 0.5: not noticed · 1: it always costs"
+    ends = "0: it always raises the score · 0.5: no more than saving · 1: it always lowers the score"
     words = ("number and field: full strength, in hundredths; strips above it: a quarter and half of it; framed: it "
-             "pays, by its 95 % interval; pale, right: what a person could not tell from the clip")
+             "raises the score, by its 95 % interval; pale, right: what a person could not tell from the clip")
     return boxes + _text(x + 246, y, ends, 11, GREY) + _text(x, y + 22, words, 11, GREY)
 
 

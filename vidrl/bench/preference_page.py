@@ -10,7 +10,16 @@ ABOUT = """\
 Decided pairs: share of the pairs with a winner in which the dim prefers it; its own ties are wrong, as VideoReward
 counts (arXiv:2501.13918). Ties ½: the same with its ties as half, so that chance is 50 % for any dim. With ties: three
 answers, the threshold of ties chosen to do best (arXiv:2305.14324); chance is what a dim that knows nothing gets so.
-Intervals are 95 %, by a bootstrap over prompts; pairs that share a clip stay together."""
+Intervals are 95 %, over prompts; pairs that share a clip stay together. No verdict is given where the pairs that a dim
+has no value for would change it if they were all wrong answers."""
+BESIDE = """\
+Each answer of a rater, and the dim's, is held against the majority of the other raters of that pair; a tie counts 1/2
+for both. A dim above a rater agrees with the others more often than one more rater would, p < 0.05 by Holm over dims."""
+BETWEEN = """\
+Agreement with people of two dims on the same pairs (ties 1/2), the first less the second; p < 0.05 by Holm over pairs
+of dims."""
+VERDICTS = {"above": "above a rater", "below": "below a rater", "open": "not told apart from a rater",
+            "unscored": "open: the pairs without a value decide", "few": "too few prompts"}
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -19,11 +28,12 @@ def page(found: Mapping[str, Any]) -> str:
              f"{found['layout']}; {found['clips']} clips; raters: {found['raters']}.", "", ABOUT, ""]
     for people in found["people"]:
         rows = [_cells(row) for row in found["table"] if row["aspect"] == people["aspect"]]
-        rows += [ceiling] if (ceiling := _ceiling(people)) else []
         ranks = any(row["spearman"] is not None for row in found["table"] if row["aspect"] == people["aspect"])
         head = HEAD + ["Spearman"] * ranks
         table = [head, ["---"] * len(head), *([*row[: len(HEAD)], *row[len(HEAD):]][: len(head)] for row in rows)]
-        parts += [f"## {people['aspect']}", "", told(people), "", *(f"| {' | '.join(row)} |" for row in table), ""]
+        parts += [f"## {people['aspect']}", "", told(people), "", *_piped(table), ""]
+        for title, about, head, lines in _compared(found, people["aspect"]):
+            parts += [f"### {title}", "", about, "", *_piped([head, ["---"] * len(head), *lines]), ""]
     parts += ["## Notes", "", *(f"- {note}" for note in found["notes"])] if found["notes"] else []
     return "\n".join([*parts, *_unscored(found), ""])
 
@@ -33,8 +43,9 @@ def text(found: Mapping[str, Any]) -> str:
     parts = [f"read as {found['layout']}; {found['clips']} clips; raters: {found['raters']}", ""]
     for people in found["people"]:
         rows = [_cells(row)[: len(HEAD)] for row in found["table"] if row["aspect"] == people["aspect"]]
-        ceiling = _ceiling(people)
-        parts += [f"{people['aspect']}: {told(people)}", *_aligned([HEAD, *rows, *([ceiling] if ceiling else [])]), ""]
+        parts += [f"{people['aspect']}: {told(people)}", *_aligned([HEAD, *rows]), ""]
+        for title, about, head, lines in _compared(found, people["aspect"]):
+            parts += [f"{title}:", *_aligned([head, *lines]), about, ""]
     return "\n".join([*parts, *found["notes"], *_unscored(found, 3), ABOUT])
 
 
@@ -54,12 +65,46 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
             _percent(row["chance_with_ties"]), f"{row['scored']}/{row['pairs']}", spearman]
 
 
-def _ceiling(people: Mapping[str, Any]) -> list[str]:
-    """A rater against the others, in the columns of the dims."""
-    if not people["several"]:
-        return []
-    return ["a rater (ceiling)", "people", _share(people["without_ties"]), "", _share(people["with_ties"]), "",
-            f"{people['several']}/{people['pairs']}", ""]
+def _compared(found: Mapping[str, Any], aspect: str) -> list[tuple[str, str, list[str], list[list[str]]]]:
+    """The tables that compare agreements: title, what it is, its head and its rows; none that would be empty."""
+    beside = [row for row in found["beside_a_rater"] if row["aspect"] == aspect]
+    pairs = [row for row in found["between"] if row["aspect"] == aspect]
+    dims = list(dict.fromkeys(name for row in pairs for name in (row["dim"], row["other"])))
+    head = ["dim", "agrees", "a rater", "dim less rater", "p (Holm)", "verdict"]
+    tables = [("Beside a rater", BESIDE, head, [_beside(row) for row in beside])] if beside else []
+    head = ["dim", "agrees more often than", "less often than", "not told apart from"]
+    return tables + ([("Between dims", BETWEEN, head, [_placed(dim, pairs) for dim in dims])] if pairs else [])
+
+
+def _beside(row: Mapping[str, Any]) -> list[str]:
+    return [row["dim"], _percent(row["agreement"]), _percent(row["rater"]), _gap(row), _p(row), VERDICTS[row["verdict"]]]
+
+
+def _placed(dim: str, pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One dim among the others: which it beats, which beat it, which are open."""
+    turned = {"above": "below", "below": "above"}
+    against = {row["other"]: row["verdict"] for row in pairs if row["dim"] == dim} | {
+        row["dim"]: turned.get(row["verdict"], row["verdict"]) for row in pairs if row["other"] == dim}
+    columns = [[name for name, verdict in against.items() if verdict == wanted] for wanted in ("above", "below")]
+    rest = [name for name in against if name not in (*columns[0], *columns[1])]
+    return [dim, *(", ".join(names) or "–" for names in (*columns, rest))]
+
+
+def _gap(row: Mapping[str, Any]) -> str:
+    if row["difference"] is None:
+        return "–"
+    told = [f"{100 * row[key]:+.1f}".replace("-", "−") if row[key] is not None else "–"
+            for key in ("difference", "low", "high")]
+    return f"{told[0]} [{told[1]}, {told[2]}]" if row["low"] is not None else told[0]
+
+
+def _p(row: Mapping[str, Any]) -> str:
+    held = row.get("p_holm")
+    return "–" if held is None else f"{held:.3f}" if held >= 0.001 else "<0.001"
+
+
+def _piped(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _share(area: Mapping[str, Any]) -> str:

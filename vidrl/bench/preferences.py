@@ -1,4 +1,4 @@
-"""Agreement with people: how often each dim chooses the clip that people chose, with what people themselves reach.
+"""Agreement with people: how often each dim chooses the clip that people chose, and how often one more rater does.
 
     vidrl bench --preferences choices.csv --out runs/people
 """
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidrl.bench import preference_files, preference_page
-from vidrl.bench.agreement import calibrate, ceiling, chance_with_ties, clusters, majority, spearman, with_ties
+from vidrl.bench.agreement import calibrate, chance_with_ties, clusters, majority, others, spearman, with_ties
 from vidrl.bench.agreement import without_ties as decided
 from vidrl.bench.cache import whole
 from vidrl.bench.detection import Area, own_area
 from vidrl.bench.preference_files import Choice, Preferences
+from vidrl.bench.raters import beside_a_rater, between
 
 if TYPE_CHECKING:
     from vidrl.bench.dims import Dim
@@ -64,13 +65,18 @@ def results(read: Preferences, clips: Mapping[str, Clip], dims: Sequence[Dim],
     values = {dim.name: {clip: _value(row, dim.name) for clip, row in clips.items()} for dim in dims}
     rows = [_row(aspect, some, dim, values[dim.name], read.scores.get(aspect, {}))
             for aspect, some in pairs.items() for dim in dims]
+    together = {aspect: _pairs(read, aspect, "majority") for aspect in pairs}
     return {
-        "format": 1, "layout": read.layout, "raters": raters, "clips": len(clips),
-        "people": [_people(aspect, _pairs(read, aspect, "majority"), read) for aspect in pairs],
+        "format": 2, "layout": read.layout, "raters": raters, "clips": len(clips),
+        "people": [_people(aspect, some, read) for aspect, some in together.items()],
         "table": rows,
+        "beside_a_rater": [{"aspect": aspect} | row for aspect, some in together.items()
+                           for row in beside_a_rater(others(_votes(some)), _clusters(some), _models(some, values))],
+        "between": [{"aspect": aspect} | row for aspect, some in pairs.items()
+                    for row in between(_human(some), _clusters(some), _models(some, values))],
         "unscored": [{"path": path, "dim": dim.name, "why": _why(row, dim.name)} for path, row in clips.items()
                      for dim in dims if math.isnan(_value(row, dim.name))],
-        "notes": [*read.notes, *read.warnings, *_notes(rows)],
+        "notes": [*read.notes, *read.warnings, *_repeated(read), *_notes(rows)],
     }
 
 
@@ -147,16 +153,44 @@ def _pairs(read: Preferences, aspect: str, raters: str) -> list[Pair]:
 
 
 def _grouped(choices: Iterable[Choice]) -> list[Pair]:
-    """All answers on the same two clips together, whichever was shown first."""
-    votes: dict[tuple[str, str, str], list[int]] = {}
-    for choice in choices:
-        key = (choice.first, choice.second, choice.prompt)
-        turned = (choice.second, choice.first, choice.prompt)
-        if turned in votes:
-            votes[turned].append(-choice.choice)
-        else:
-            votes.setdefault(key, []).append(choice.choice)
-    return [Pair(*key, tuple(some)) for key, some in votes.items()]
+    """All answers on the same two clips together, whichever was shown first; a rater who answered twice votes once."""
+    return [Pair(*key, tuple(majority(some) for some in votes.values())) for key, votes in _by_rater(choices).items()]
+
+
+def _by_rater(choices: Iterable[Choice]) -> dict[tuple[str, str, str], dict[Any, list[int]]]:
+    """The answers of each rater on each two clips; one without a name is a rater of its own."""
+    found: dict[tuple[str, str, str], dict[Any, list[int]]] = {}
+    for number, choice in enumerate(choices):
+        turned = (choice.second, choice.first, choice.prompt) in found
+        clips = (choice.second, choice.first) if turned else (choice.first, choice.second)
+        votes = found.setdefault((*clips, choice.prompt), {})
+        votes.setdefault(choice.rater or number, []).append(-choice.choice if turned else choice.choice)
+    return found
+
+
+def _repeated(read: Preferences) -> list[str]:
+    """A note on raters who answered a pair more than once."""
+    again = sum(len(some) - 1 for aspect in read.aspects for votes in _by_rater(
+        choice for choice in read.choices if choice.aspect == aspect).values() for some in votes.values())
+    return [f"{again} answers are by a rater who had answered the same pair before: the majority of a rater's own "
+            "answers is one vote"] if again else []
+
+
+def _votes(pairs: Sequence[Pair]) -> list[tuple[int, ...]]:
+    return [pair.votes for pair in pairs]
+
+
+def _human(pairs: Sequence[Pair]) -> np.ndarray:
+    return np.array([majority(pair.votes) for pair in pairs], int)
+
+
+def _model(pairs: Sequence[Pair], values: Mapping[str, float]) -> np.ndarray:
+    """The first clip's value less the second's, NaN where either has none."""
+    return np.array([values[pair.first] - values[pair.second] for pair in pairs], float)
+
+
+def _models(pairs: Sequence[Pair], values: Mapping[str, Mapping[str, float]]) -> dict[str, np.ndarray]:
+    return {dim: _model(pairs, known) for dim, known in values.items()}
 
 
 def _clusters(pairs: Sequence[Pair]) -> list[int]:
@@ -170,8 +204,7 @@ def _clusters(pairs: Sequence[Pair]) -> list[int]:
 
 def _row(aspect: str, pairs: Sequence[Pair], dim: Dim, values: Mapping[str, float],
          scores: Mapping[str, float]) -> dict[str, Any]:
-    human = np.array([majority(pair.votes) for pair in pairs])
-    model = np.array([values[pair.first] - values[pair.second] for pair in pairs])
+    human, model = _human(pairs), _model(pairs, values)
     groups, known = _clusters(pairs), ~np.isnan(model)
     _, epsilon = calibrate(human, model)
     half = decided(human, model, half=True)
@@ -182,25 +215,29 @@ def _row(aspect: str, pairs: Sequence[Pair], dim: Dim, values: Mapping[str, floa
         "without_ties": _plain(own_area(decided(human, model), groups)), "half": _plain(own_area(half, groups)),
         "with_ties": _plain(own_area(with_ties(human, model, epsilon), groups)), "epsilon": _number(epsilon),
         "chance_with_ties": _number(chance_with_ties(human[known])),
-        "missing_as_chance": _number(float(np.where(np.isnan(half), 0.5, half)[human != 0].mean()))
-        if (human != 0).any() else None,
+        "missing_as_chance": _filled(half, human, 0.5), "missing_as_wrong": _filled(half, human, 0.0),
         "spearman": _number(rank),
     }
 
 
+def _filled(half: np.ndarray, human: np.ndarray, value: float) -> float | None:
+    """The agreement where people decided, with `value` for each pair that the dim has none for."""
+    return _number(float(np.where(np.isnan(half), value, half)[human != 0].mean())) if (human != 0).any() else None
+
+
 def _people(aspect: str, pairs: Sequence[Pair], read: Preferences) -> dict[str, Any]:
-    """What raters reach against each other, and how often they took the clip that was shown first."""
-    found, groups = ceiling([pair.votes for pair in pairs]), _clusters(pairs)
-    where = [groups[i] for i in found.rows]
+    """How often a rater agrees with the others, counted as a dim is, and took the clip that was shown first."""
+    found, groups = others(_votes(pairs)), _clusters(pairs)
+    where, votes = [groups[i] for i in found.rows], found.votes.astype(float)
     several = sum(len(pair.votes) > 1 for pair in pairs)
+    areas = {"without_ties": decided(found.majority, votes), "half": decided(found.majority, votes, half=True),
+             "with_ties": with_ties(found.majority, votes, 0.0)}
     shown = [choice for choice in read.choices if choice.aspect == aspect]
     first = np.array([math.nan if c.choice == 0 else float(c.choice == 1) for c in shown])
     by_shown = _clusters([Pair(c.first, c.second, c.prompt, (c.choice,)) for c in shown])
-    human = np.array([majority(pair.votes) for pair in pairs])
-    return {"aspect": aspect, "pairs": len(pairs), "answers": sum(len(pair.votes) for pair in pairs),
-            "several": several, "ties": int((human == 0).sum()), "clusters": len(set(groups)),
-            "without_ties": _plain(own_area(found.decided, where)) if several else None,
-            "with_ties": _plain(own_area(found.three_way, where)) if several else None,
+    return {"aspect": aspect, "pairs": len(pairs), "answers": len(shown),
+            "several": several, "ties": int((_human(pairs) == 0).sum()), "clusters": len(set(groups)),
+            **{name: _plain(own_area(area, where)) if several else None for name, area in areas.items()},
             "first": None if read.scores else _plain(own_area(first, by_shown))}
 
 
