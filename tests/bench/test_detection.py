@@ -1,9 +1,12 @@
 """vidrl.bench.detection: areas by hand, against scipy, and intervals that cover."""
 
+from math import erf
+
 import numpy as np
 import pytest
 
-from vidrl.bench.detection import Area, any_area, below, own_area, paired
+from vidrl.bench.detection import Area, any_area, below, half_p, own_area, paired
+from vidrl.bench.meta import _corrected
 
 
 def test_by_hand() -> None:
@@ -12,12 +15,46 @@ def test_by_hand() -> None:
     assert paired(null, hacked).tolist() == [0.5, 0.5]
 
 
-def test_all_pairs_are_the_statistic_of_mann_and_whitney() -> None:
+def test_all_pairs_of_other_sources_are_counted_as_mann_and_whitney_do() -> None:
+    """All pairs by scipy, less those of a clip and a clip of its own source, which say nothing of an unknown original."""
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(1)
     null, hacked = rng.integers(0, 6, (3, 20)).astype(float), rng.integers(0, 5, 20).astype(float)
-    expected = stats.mannwhitneyu(null.ravel(), hacked).statistic / (60 * 20)
-    assert any_area(below(null, hacked), range(20)).value == pytest.approx(expected, abs=1e-12)
+    own = [stats.mannwhitneyu(null[:, i : i + 2].ravel(), hacked[i : i + 2]).statistic for i in range(0, 20, 2)]
+    expected = (stats.mannwhitneyu(null.ravel(), hacked).statistic - sum(own)) / (3 * (20 * 20 - 10 * 4))
+    area = any_area(below(null, hacked), np.arange(20) // 2)
+    assert area.value == pytest.approx(expected, abs=1e-12) and area.groups == 10
+
+
+def test_a_clip_is_no_stranger_to_itself() -> None:
+    """A corruption that is sure beside its own clip, and nothing beside others': 0.574 of seven clips was its own."""
+    clips = np.arange(7.0)
+    shares = below(np.stack([clips] * 4), clips - 0.1)
+    area = any_area(shares, range(7))
+    assert paired(np.stack([clips] * 4), clips - 0.1).tolist() == [1.0] * 7
+    assert area.value == 0.5 and area.low < 0.5 < area.high
+    assert np.isnan(any_area(shares, [0] * 7).value) and np.isnan(any_area(shares[:2, :2], range(2)).low)
+
+
+@pytest.mark.parametrize(("gap", "n"), [(0.1, 7), (0.1, 16), (1.0, 7), (1.0, 24), (2.5, 16)])
+def test_the_interval_of_the_unpaired_area_holds_the_truth(gap: float, n: int) -> None:
+    """Clips of std 1, corrupted ones lower by `gap`, savings of 0.02: P(N(0, 1) > N(-gap, 1)) = Phi(gap / sqrt 2)."""
+    rng = np.random.default_rng(0)
+    truth, hits, inside = 0.5 * (1 + erf(gap / 2)), 0, 0
+    for _ in range(200):
+        clips = rng.normal(size=n)
+        null, hacked = clips + 0.02 * rng.normal(size=(4, n)), clips - gap
+        area = any_area(below(null, hacked), range(n))
+        hits, inside = hits + (area.low <= truth <= area.high), inside + (area.low <= area.value <= area.high)
+    assert inside == 200 and hits >= 182  # binomial of 200 at 95 %: fewer in 1 %
+
+
+def test_faults_are_counted_after_correction() -> None:
+    """Eight sources that all agree have p = 2 / 2^8, which Holm's steps leave of 6 faults, and not of 7."""
+    shares = {str(k): np.ones((8, 8)) for k in range(7)}
+    assert half_p(np.ones(8), range(8)) == half_p(np.zeros(8), range(8)) == 2 / 2**8
+    assert _corrected({k: shares[k] for k in "012345"}, list("abcdefgh")) == list("012345")
+    assert _corrected(shares, list("abcdefgh")) == [] and half_p(np.full(4, 0.5), range(4)) == 1
 
 
 def test_pairing_removes_what_the_clips_differ_by() -> None:
@@ -64,7 +101,7 @@ def test_the_interval_of_all_pairs_covers() -> None:
     truth, hits = 0.7602, 0  # P(N(0, 1) > N(-1, 1)) = Phi(1 / sqrt 2)
     for _ in range(200):
         clips = rng.normal(size=(2, 25))
-        area = any_area(below(clips[:1], clips[1] - 1), range(25), draws=300)
+        area = any_area(below(clips[:1], clips[1] - 1), range(25))
         hits += area.low <= truth <= area.high
     assert 0.88 <= hits / 200 <= 0.99
 

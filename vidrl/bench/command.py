@@ -229,7 +229,7 @@ def _preferences(args: argparse.Namespace, said: str) -> int:
 
 
 def _meta(args: argparse.Namespace, said: str) -> int:
-    """Which dims notice which corruption; videos of one's own may be given as the path."""
+    """Which corruptions lower a dim, and which raise it; videos of one's own may be given as the path."""
     from vidrl.bench import meta, meta_page
 
     out = Path(args.out or "runs/bench-meta")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidrl.benchmarks._inference import sign_flip_p
+from vidrl.inference.flips import sign_flip_p
+from vidrl.inference.shares import proportion
 
 Values = np.ndarray
 LEAST = 6  # sources: of five that all agree, a two-sided test at 5 % can say nothing

@@ -26,7 +26,7 @@ from vidrl.bench.cache import whole
 from vidrl.bench.detection import Area, any_area, below, half_p, own_area
 from vidrl.bench.meta_dims import Sum
 from vidrl.bench.meta_scores import NULLS, Row, Step, plan, score
-from vidrl.benchmarks._inference import holm
+from vidrl.inference.families import holm
 
 if TYPE_CHECKING:
     from vidrl.bench.dims import Dim

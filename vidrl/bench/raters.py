@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from vidrl.bench.agreement import Others, Values, without_ties
-from vidrl.bench.permutation import Array
-from vidrl.bench.statistics import interval, number
-from vidrl.benchmarks._inference import holm, sign_flip_p
+from vidrl.bench.statistics import number
+from vidrl.inference.families import holm
+from vidrl.inference.flips import sign_flip_p
+from vidrl.inference.means import interval
 
 Row = dict[str, Any]
 LEVEL = 0.05
@@ -68,7 +69,7 @@ def _tested(gaps: Values, groups: Sequence[int]) -> Row:
             "p": p if math.isfinite(over.low) else None, "n": over.n, "prompts": over.groups}
 
 
-def _sums(values: Array, groups: Sequence[int]) -> Array:
+def _sums(values: Values, groups: Sequence[int]) -> Values:
     _, at = np.unique(groups, return_inverse=True)
     return np.bincount(at, values)
 

@@ -23,7 +23,7 @@ Measure any folder of videos, or any model: results.json, results.csv and report
   vidrl bench a/results.json b/results.json --names a,b     compare what is measured already
   vidrl bench a/ b/ --distance frechet,kernel --against real/        set-level distances
   vidrl bench --preferences choices.csv                     how often does each dim choose as people do?
-  vidrl bench --meta                                        which dims notice which fault?
+  vidrl bench --meta                                        which faults lower a dim, which raise it?
   torchrun --nproc-per-node 4 -m vidrl bench videos/ --out shared/bench        several processes or machines
 
 A clip that crashes its decoder, hangs or cannot be scored is a row with its reason. What is measured lies in OUT/cache:
@@ -89,7 +89,7 @@ def _declare_more(made: argparse.ArgumentParser) -> None:
     group.add_argument("--preferences", metavar="FILE", help="pairs of clips with people's choices, .csv or .jsonl")
     group.add_argument("--raters", default="majority", metavar="HOW", help="of several answers to a pair: majority, "
                        "each, or one rater's name (majority)")
-    group.add_argument("--meta", action="store_true", help="which dims notice which corruption")
+    group.add_argument("--meta", action="store_true", help="which corruptions lower a dim's score, and which raise it")
 
 
 def _bench(args: argparse.Namespace) -> int:

@@ -22,9 +22,22 @@ def share(values: Values, groups: Groups = None) -> Interval:
     made, G = clusters(known, names), len(set(names))
     if G < 2:
         return Interval(made.mean, math.nan, math.nan, len(known), G)
-    p, variance = made.mean, made.variance
-    n = min(p * (1 - p) / variance, len(known)) if variance > 1e-18 and 0 < p < 1 else G
-    t2 = t_quantile(G - 1) ** 2
+    return Interval(made.mean, *proportion(made.mean, made.variance, G, len(known)), len(known), G)
+
+
+def proportion(p: float, variance: float, groups: int, most: float = math.inf) -> tuple[float, float]:
+    """The 95 % interval of a proportion p whose estimate has this variance, over so many independent groups.
+
+    Wilson's, with Student's t of groups − 1 and as many independent values as the variance leaves, p (1 − p) / variance,
+    `most` at most; where p is 0 or 1 or has no variance, as many as there are groups. NaN where the variance is.
+
+    >>> [round(x, 3) for x in proportion(0.5, 0.025, 10)]
+    [0.209, 0.791]
+    """
+    if math.isnan(variance):
+        return math.nan, math.nan
+    n = min(p * (1 - p) / variance, most) if variance > 1e-18 and 0 < p < 1 else groups
+    t2 = t_quantile(groups - 1) ** 2
     centre = (p + t2 / (2 * n)) / (1 + t2 / n)
     half = math.sqrt(t2 * (p * (1 - p) / n + t2 / (4 * n * n))) / (1 + t2 / n)
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), len(known), G)
+    return max(0.0, centre - half), min(1.0, centre + half)
