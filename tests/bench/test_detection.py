@@ -16,7 +16,7 @@ def test_by_hand() -> None:
 
 
 def test_all_pairs_of_other_sources_are_counted_as_mann_and_whitney_do() -> None:
-    """All pairs by scipy, less those of a clip and a clip of its own source, which say nothing of an unknown original."""
+    """All pairs by scipy, less those of one source, which say nothing of an unknown original."""
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(1)
     null, hacked = rng.integers(0, 6, (3, 20)).astype(float), rng.integers(0, 5, 20).astype(float)

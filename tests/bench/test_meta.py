@@ -135,7 +135,8 @@ def test_the_picture_and_the_page(found: tuple[dict[str, Any], Path]) -> None:
     framed = [rect for rect in tree.iter("{http://www.w3.org/2000/svg}rect") if rect.get("stroke")]
     assert len(framed) == 2, "freeze and dim raise stillness"
     page = (found[1] / "bench_meta.md").read_text(encoding="utf-8")
-    assert "`the command`" in page and re.search(r"\| stillness \|.*\| 1 of 3 \| 0 \| 0 \| freeze, dim \| none \|", page)
+    assert "`the command`" in page
+    assert re.search(r"\| stillness \|.*\| 1 of 3 \| 0 \| 0 \| freeze, dim \| none \|", page)
     assert re.search(r"\| stillness \| \*\*0\*\* \| \*\*0\*\* \| 100 \|  \| \d+ \|", page)
     json.loads((found[1] / "bench_meta.json").read_text(encoding="utf-8"))
 

@@ -73,7 +73,7 @@ def test_raters_who_disagree(tmp_path: Path) -> None:
     # x against y and z, who tie; y the same; z against x and y, who agree on the other clip
     assert people["without_ties"]["value"] == 0 and people["with_ties"]["value"] == 0 and people["half"]["value"] == 0
     beside, = table(tmp_path, rows, values)["beside_a_rater"]
-    assert beside["n"] == 1 and beside["agreement"] == 1  # the one answer whose others are decided; the dim is with them
+    assert beside["n"] == 1 and beside["agreement"] == 1  # of the one answer whose others are decided
     with pytest.raises(ValueError, match="one of x, y, z, got 'w'"):
         table(tmp_path, rows, values, raters="w")
 
@@ -145,5 +145,6 @@ def test_real_files_end_to_end(tmp_path: Path) -> None:
     assert any("broken.mp4" in one["path"] for one in found["unscored"])
     again = json.loads((tmp_path / "out" / "preferences.json").read_text(encoding="utf-8"))
     assert again == found
-    assert (tmp_path / "out" / "preferences.md").read_text(encoding="utf-8").count("\n| flicker |") == 2  # and between dims
+    page = (tmp_path / "out" / "preferences.md").read_text(encoding="utf-8")
+    assert page.count("\n| flicker |") == 2  # agreement, and between dims
     assert any("several prompts" in note for note in found["notes"])

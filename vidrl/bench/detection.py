@@ -2,8 +2,8 @@
 
 Legend: N source clips, K re-encodings of each. `null` (K, N) are the values of the clips after mild re-encodings,
 `hacked` (N,) those of the same clips corrupted and then re-encoded; NaN where there is none. Higher values are better,
-so that an area of 1 is a corruption that always lowers the number, 0.5 one that leaves it where saving does, and below 0.5
-one that raises it.
+so that an area of 1 is a corruption that always lowers the number, 0.5 one that leaves it where saving does, and below
+0.5 one that raises it.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def own_area(shares: Values, groups: Sequence[Hashable], draws: int = 2000) -> A
 def any_area(shares: Values, groups: Sequence[Hashable]) -> Area:
     """The mean over all pairs of a corrupted clip and a re-encoded clip of another source: the original is not known.
 
-    `shares` (N, N) are those of `below`. Clips of one source (`groups`) are never compared with each other. The variance
-    is that of a jackknife that leaves out each source in turn, in both roles, because the mean is a U-statistic (Arvesen
-    1969, doi:10.1214/aoms/1177697287); the interval is that of a proportion of this variance (`proportion`). NaN where
-    there is one source.
+    `shares` (N, N) are those of `below`. Clips of one source (`groups`) are never compared with each other. The
+    variance is that of a jackknife that leaves out each source in turn, in both roles, because the mean is a
+    U-statistic (Arvesen 1969, doi:10.1214/aoms/1177697287); the interval is that of a proportion of this variance
+    (`proportion`). NaN where there is one source.
 
     >>> any_area(np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 1.0], [1.0, 0.5, 1.0]]), "aab").value  # of a and b only
     0.625
@@ -116,7 +116,8 @@ def _jackknife(sums: Values, pairs: Values) -> float:
 def half_p(shares: Values, groups: Sequence[Hashable]) -> float:
     """Two-sided p of "a corrupted clip is as often below its sound self as above it", by sign flips over sources.
 
-    Where a corruption does no more than another saving, shares of `paired` lie symmetrically about 1/2. NaN without any.
+    Where a corruption does no more than another saving, shares of `paired` lie symmetrically about 1/2. NaN without
+    any.
 
     >>> half_p(np.ones(8), range(8)) == 2 / 2**8
     True

@@ -17,13 +17,13 @@ PROFILES = {"vidrl": "vidrl", "vbench": "others' arithmetic"}
 GREY = "#62656b"
 
 ABOUT = """\
-Every clip is corrupted and then saved with loss, and compared with four savings of the sound clip. The numbers are areas
-under the ROC curve. 1: the corruption always lowers the dim's score. 0.5: it changes the score no more than saving does.
-Below 0.5: **it raises the score**. *Paired*: a corrupted clip against its own sound self. *Unpaired*: against sound clips
-of other sources, as where the original is not known. Intervals are 95 %, over source videos. *Lowered*, *open* and
-*raised* count the corruptions at full strength that a person could tell (docs/audit.md) by the paired interval: above
-0.5, around it, below it. *Corrected* counts those that are left when p is corrected by Holm's steps over all these
-corruptions of a dim: of intervals that each stand for themselves, a few lie off 0.5 by chance."""
+Every clip is corrupted and then saved with loss, and compared with four savings of the sound clip. The numbers are
+areas under the ROC curve. 1: the corruption always lowers the dim's score. 0.5: it changes the score no more than
+saving does. Below 0.5: **it raises the score**. *Paired*: a corrupted clip against its own sound self. *Unpaired*:
+against sound clips of other sources, as where the original is not known. Intervals are 95 %, over source videos.
+*Lowered*, *open* and *raised* count the corruptions at full strength that a person could tell (docs/audit.md) by the
+paired interval: above 0.5, around it, below it. *Corrected* counts those that are left when p is corrected by Holm's
+steps over all these corruptions of a dim: of intervals that each stand for themselves, a few lie off 0.5 by chance."""
 
 
 def page(found: Mapping[str, Any], picture: str) -> str:
@@ -77,8 +77,8 @@ def _line(dim: str, row: Mapping[str, Any]) -> str:
     still = len(full["open"]) + len(full["few"]) + len(full["unscored"])
     return (f"| {dim} | {PROFILES[row['profile']]} | {_area(full['paired'])} | "
             f"{decimals(half['paired']['area'], places=2) if half else '–'} | "
-            f"{_area(full['unpaired'])} | {len(full['lowers'])} of {full['faults']} | {len(full['lowers_corrected'])} | "
-            f"{still} | {', '.join(full['raises']) or 'none'} | {', '.join(full['raises_corrected']) or 'none'} |")
+            f"{_area(full['unpaired'])} | {len(full['lowers'])} of {full['faults']} | "
+            f"{len(full['lowers_corrected'])} | {still} | {', '.join(full['raises']) or 'none'} | {', '.join(full['raises_corrected']) or 'none'} |")
 
 
 def _area(area: Mapping[str, float | None]) -> str:

@@ -14,7 +14,7 @@ Intervals are 95 %, over prompts; pairs that share a clip stay together. No verd
 has no value for would change it if they were all wrong answers."""
 BESIDE = """\
 Each answer of a rater, and the dim's, is held against the majority of the other raters of that pair; a tie counts 1/2
-for both. A dim above a rater agrees with the others more often than one more rater would, p < 0.05 by Holm over dims."""
+for both. A dim above a rater agrees with the others more often than one more rater would (p < 0.05, Holm over dims)."""
 BETWEEN = """\
 Agreement with people of two dims on the same pairs (ties 1/2), the first less the second; p < 0.05 by Holm over pairs
 of dims."""
@@ -77,7 +77,8 @@ def _compared(found: Mapping[str, Any], aspect: str) -> list[tuple[str, str, lis
 
 
 def _beside(row: Mapping[str, Any]) -> list[str]:
-    return [row["dim"], _percent(row["agreement"]), _percent(row["rater"]), _gap(row), _p(row), VERDICTS[row["verdict"]]]
+    shares = [_percent(row[key]) for key in ("agreement", "rater")]
+    return [row["dim"], *shares, _gap(row), _p(row), VERDICTS[row["verdict"]]]
 
 
 def _placed(dim: str, pairs: Sequence[Mapping[str, Any]]) -> list[str]:

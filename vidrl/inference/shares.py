@@ -28,8 +28,9 @@ def share(values: Values, groups: Groups = None) -> Interval:
 def proportion(p: float, variance: float, groups: int, most: float = math.inf) -> tuple[float, float]:
     """The 95 % interval of a proportion p whose estimate has this variance, over so many independent groups.
 
-    Wilson's, with Student's t of groups − 1 and as many independent values as the variance leaves, p (1 − p) / variance,
-    `most` at most; where p is 0 or 1 or has no variance, as many as there are groups. NaN where the variance is.
+    Wilson's, with Student's t of groups − 1 and as many independent values as the variance leaves, p (1 − p) /
+    variance, `most` at most; where p is 0 or 1 or has no variance, as many as there are groups. NaN where the variance
+    is.
 
     >>> [round(x, 3) for x in proportion(0.5, 0.025, 10)]
     [0.209, 0.791]
