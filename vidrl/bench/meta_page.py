@@ -78,7 +78,8 @@ def _line(dim: str, row: Mapping[str, Any]) -> str:
     return (f"| {dim} | {PROFILES[row['profile']]} | {_area(full['paired'])} | "
             f"{decimals(half['paired']['area'], places=2) if half else '–'} | "
             f"{_area(full['unpaired'])} | {len(full['lowers'])} of {full['faults']} | "
-            f"{len(full['lowers_corrected'])} | {still} | {', '.join(full['raises']) or 'none'} | {', '.join(full['raises_corrected']) or 'none'} |")
+            f"{len(full['lowers_corrected'])} | {still} | "
+            f"{', '.join(full['raises']) or 'none'} | {', '.join(full['raises_corrected']) or 'none'} |")
 
 
 def _area(area: Mapping[str, float | None]) -> str:
