@@ -35,12 +35,12 @@ def clip_tokenizer() -> Any:
     return package("transformers").CLIPTokenizer(vocab=vocabulary, merges=[])
 
 
-def clip_model() -> Any:
-    """A CLIP of one layer a side, 32 x 32 pixels in 4 patches."""
+def clip_model(side: int = 32) -> Any:
+    """A CLIP of one layer a side, `side` x `side` pixels in 4 patches."""
     t = package("transformers")
     words = 2 * len(LETTERS) + 2
     text = {**SMALL, "vocab_size": words, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": words - 1}
-    sight = {**SMALL, "image_size": 32, "patch_size": 16}
+    sight = {**SMALL, "image_size": side, "patch_size": side // 2}
     return seeded(lambda: t.CLIPModel(t.CLIPConfig(text_config=text, vision_config=sight, projection_dim=16)))
 
 

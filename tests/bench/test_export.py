@@ -130,6 +130,12 @@ def test_the_leaderboard_file_reads_as_vbench_reads_it():
     assert len(totals(submitted)["missing"]) == 13
 
 
+def test_the_leaderboard_file_has_the_semantic_dimensions_that_are_scored():
+    text, = export.leaderboards(made(names=("one",), dims=("vbench_imaging", "vbench_appearance_style"))).values()
+    missing = totals(as_vbench_reads(text))["missing"]
+    assert len(missing) == 14 and not {"imaging_quality", "appearance_style"} & set(missing)
+
+
 def test_the_leaderboard_files_leave_out_what_their_reader_stops_at():
     """Unscored dimensions, several sets in one file, and names that the script of VBench-I2V does not know."""
     dims = ("vbench_imaging", "vbench_aesthetic", "vbench_temporal_flickering")

@@ -225,7 +225,7 @@ def leaderboard(one: Row, dims: Sequence[Row]) -> str:
         raise ValueError("expected dimensions of VBench's arithmetic, got none: measure with --profile vbench, or with "
                          "--suite vbench")
     to_image = set(names) & set(vbench.I2V)
-    known = {**vbench.I2V, **vbench.I2V_QUALITY} if to_image else vbench.QUALITY
+    known = {**vbench.I2V, **vbench.I2V_QUALITY} if to_image else {**vbench.QUALITY, **vbench.SEMANTIC}
     found = {name: _scored(one, dim) for name, dim in names.items() if name in known}
     return json.dumps({name: row for name, row in found.items() if row}, indent=2, allow_nan=False) + "\n"
 

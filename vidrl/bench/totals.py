@@ -9,7 +9,7 @@ from typing import Any
 from vidrl.rewards import vbench
 
 # VBench's names of our rewards
-NAMES = {f"vbench_{name}": name for name in (*vbench.QUALITY, *vbench.I2V)} | {
+NAMES = {f"vbench_{name}": name for name in (*vbench.QUALITY, *vbench.SEMANTIC, *vbench.I2V)} | {
     "vbench_aesthetic": "aesthetic_quality", "vbench_imaging": "imaging_quality"}  # fmt: skip
 
 

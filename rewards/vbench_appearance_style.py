@@ -1,0 +1,91 @@
+"""VBench's appearance style: how well each frame fits the style that the prompt names, by CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ._hub import Network
+from ._learned import per_prompt
+from ._vbench_semantic import pictures_for_clip, style_of, unknown
+from .base import About, Card, Reward, Samples
+from .encoders import TextImage, cosine, load_pair
+from .vbench import colour, unit
+
+
+class VbenchAppearanceStyle(Reward):
+    """VBench's appearance_style: likeness of each frame to the words of the style, by CLIP ViT-B/32, about 0.15 to 0.3.
+
+    mean_t exp(s) cos(z_t, z_style) / 100, over all frames, z_t CLIP's embedding of the central square of a frame whose
+    shorter side is resized to 224, and exp(s) CLIP's trained factor, which is 100 in the published weights.
+
+    The style is the words alone, not the prompt: "oil painting" of "The bund Shanghai, oil painting". It is, in this
+    order, the entry "appearance_style" of the clip's `Samples.meta`, the option `style`, and the one of VBench's nine
+    styles with which the prompt ends. A clip without any of these is unscored.
+
+    As published: the sides of a wide frame are cut off; on several GPUs VBench's script averages the last frame of
+    each clip alone. Half precision on CUDA there, single here.
+
+    `weights` is a folder or hub id of transformers' CLIPModel with its tokenizer.
+
+    Source: VBench, arXiv:2311.17982; CLIP, arXiv:2103.00020.
+
+    >>> import torch
+    >>> from vidrl.rewards import Samples
+    >>> reward = VbenchAppearanceStyle.tiny()
+    >>> video = torch.rand(1, 4, 3, 32, 32)
+    >>> reward(Samples(video, ["a shark, pixel art"], 8.0)).frames.shape
+    torch.Size([1, 4])
+    """
+
+    learned = True
+    needs = ("transformers",)
+    extra = "learned"
+    range = (-1.0, 1.0)
+    support = "frame"
+    lost = ("unscored: no style is known, or the network's answer is not finite. The prompt ends with none of VBench's "
+            "nine styles, such as 'oil painting': pass style='...', or meta with an entry 'appearance_style'")
+    card = Card(
+        sees="How near each frame is to the name of a style, to CLIP.",
+        blind_to="What the picture shows; time; the sides of a wide frame.",
+        hacks="Written names of the style; its stereotype (swirls, blocks, neon) filling the frame; a frozen frame.",
+        input="Any. A style: VBench's prompts end with it.",
+        cost="CLIP ViT-B/32 once a frame: 4.4 G multiply-adds.",
+    )
+
+    def __init__(
+        self, weights: str = "openai/clip-vit-base-patch32", style: str = "", chunk: int = 16, offload: bool = False
+    ) -> None:
+        super().__init__()
+        if chunk < 1:
+            raise ValueError(f"expected chunk, frames at a time, to be 1 or more, got {chunk}")
+        self.style, self.pair = style, load_pair(f"clip:{weights}", chunk, offload=offload)
+        self.pair.find = lambda _: pictures_for_clip  # type: ignore[assignment, return-value]
+
+    @classmethod
+    def tiny(cls) -> VbenchAppearanceStyle:
+        """A small CLIP of random weights, and one style for every prompt."""
+        from ._tiny import clip_model, clip_tokenizer
+
+        reward = cls(style="oil painting")
+        network = Network(lambda: clip_model(224))
+        reward.pair = TextImage(network, lambda _: pictures_for_clip, clip_tokenizer)  # type: ignore[arg-type, return-value]
+        return reward
+
+    def features(self, samples: Samples) -> Tensor:
+        """CLIP's embedding of each frame, (B, F, D)."""
+        return self.pair(colour(unit(samples.video.flatten(0, 1)))).unflatten(0, samples.video.shape[:2])
+
+    def conclude(self, features: Tensor, about: About) -> Tensor:
+        """One number a frame, (B, F); NaN without a style."""
+        styles = self.styles(about)
+        texts = per_prompt(styles, lambda words: self.pair.texts(words, features))
+        likeness = self.pair.scale(features) / 100 * cosine(features, texts[:, None])
+        return unknown(likeness, [bool(style) for style in styles])
+
+    def styles(self, about: About) -> Sequence[str]:
+        """The style of each clip; empty where none is known."""
+        told = [str(meta.get("appearance_style") or "") for meta in about.meta] or [""] * len(about.prompts)
+        return [own or self.style or style_of(prompt) for own, prompt in zip(told, about.prompts)]
+
