@@ -21,12 +21,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from vidrl.bench import schema
 from vidrl.bench.protocol import digest
 from vidrl.rewards._media import instead_of_file
 
 FORMAT = 1
 INDEX = "files.json"
 FRESH = 2.0  # seconds: a file that changed so lately may change again under the same time stamp
+ROW = schema.record({}, {**schema.MEASURED, "value": schema.maybe(schema.number), "why": schema.maybe(schema.text),
+                         "curve": schema.maybe(schema.many(schema.maybe(schema.number)))})
 FIELDS = {"format", "key", "dim", "fps", "size", "frames", "reader", "note", "written", "value", "curve", "why"}
 
 
@@ -41,12 +44,13 @@ class Cache:
         """The row of a key; None where there is none, or none that can be read."""
         path = self._path(key)
         try:
-            row = json.loads(path.read_bytes())
+            row = schema.parsed(path.read_bytes())
+            ROW(row, "")
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
-            row = None
-        if isinstance(row, dict) and set(row) >= FIELDS and row["format"] == FORMAT and row["key"] == key:
+            row = {}
+        if set(row) >= FIELDS and row["format"] == FORMAT and row["key"] == key:
             return row
         self.corrupt.append(path)
         return None
@@ -124,8 +128,7 @@ class Hashes:
             return digest(inside, 16)
         if not file.is_file():  # to read a pipe would wait for ever
             raise FileNotFoundError(f"expected a file, found {instead_of_file(file)} at {file}")
-        name, now = os.path.abspath(file), stamp(file)
-        known = self.new.get(name) or self.known.get(name)
+        name, now, known = os.path.abspath(file), stamp(file), self.remembered(file)
         if known and known[1:] == now:
             return str(known[0])
         with open(file, "rb") as opened:
@@ -133,6 +136,11 @@ class Hashes:
         if time.time() - max(now[1:3]) / 1e9 > FRESH:
             self.new[name] = [found, *now]
         return found
+
+    def remembered(self, file: Path) -> list[Any] | None:
+        """What is known of a file by its name: its hash, and its `stamp` when it was hashed; None for nothing."""
+        name = os.path.abspath(file)
+        return self.new.get(name) or self.known.get(name)
 
     def save(self) -> None:
         """Remember what was hashed, beside what others remembered meanwhile."""

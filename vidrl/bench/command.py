@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vidrl import plugin, toml
+from vidrl.bench import closed, measure, results, suite
 from vidrl.bench import items as items_
-from vidrl.bench import measure, results, suite
 from vidrl.bench.items import Found
 from vidrl.bench.measure import Progress
 from vidrl.bench.shards import Group
@@ -208,7 +208,10 @@ def _saved(args: argparse.Namespace, said: str, progress: Progress | None) -> in
     if others or args.model:
         raise ValueError(f"expected saved results alone, or clips alone, got both: {args.paths[0]} and "
                          f"{(others or [args.model])[0]}; measure the clips first, then compare the two results.json")
-    done = results.merge([results.load(path) for path in args.paths], _listed(args.names), _listed(args.dims), said)
+    saved = [results.load(path, args.clips) for path in args.paths]
+    done = results.merge(saved, _listed(args.names), _listed(args.dims), said)
+    if note := closed.about(done):
+        print(f"vidrl: {note}", file=sys.stderr)
     names = [one["name"] for one in done["sets"]]
     out, formats = Path(args.out or f"runs/bench-{_plain('-vs-'.join(names))}"), _formats(args)
     _add_distances(args, done, _measures(args, len(names)), Path(args.cache or out / "cache"), progress)

@@ -167,14 +167,14 @@ def _cell(results: Results, name: str, dim: str, bold: str) -> str:
         return "–"
     middle, low, high = mean(results, name, dim)
     strong = bold.format(middle) if best(results, dim) == name else middle
-    few = "" if row.get("enough", True) else f" (n = {row.get('n')})"
+    few = "" if row.get("enough", True) else f" (n = {_plain(str(row.get('n')))})"
     return f"{strong} [{low}, {high}]{few}" if row.get("low") is not None else f"{strong}{few}"
 
 
 def _difference(results: Results, row: Row, words: Any, bold: str) -> list[str]:
     gap, low, high = difference(row)
     strong = bold.format(gap) if verdict(results, row) else gap
-    wins = " / ".join(str(row.get(key) or 0) for key in ("wins", "ties", "losses"))
+    wins = " / ".join(_plain(str(row.get(key) or 0)) for key in ("wins", "ties", "losses"))
     return [words(row["dim"]), strong, f"[{low}, {high}]", probability(row.get("p_holm")).replace("<", "&lt;"), wins]
 
 

@@ -168,9 +168,11 @@ def _folder(name: str, against: str | os.PathLike[str], cache: str | os.PathLike
 def _encoded(sources: Sequence[Source], keys: Mapping[str, str], encode: Encode, encoder: Encoder, jobs: int,
              timeout: float | None, progress: Progress | None) -> dict[str, Array | str]:
     """By key, features or why there are none: read where they were kept, else encoded, the same bytes once."""
-    paths = {keys[clip["id"]]: clip["path"] for source in sources for clip in source.clips}
-    kept = {key: encode.kept(key) for key in paths}
-    found: dict[str, Array | str] = {key: features for key, features in kept.items() if features is not None}
+    clips = [clip for source in sources for clip in source.clips]
+    paths = {keys[clip["id"]]: clip["path"] for clip in clips if not clip.get("closed")}
+    found: dict[str, Array | str] = {keys[clip["id"]]: clip["closed"] for clip in clips
+                                     if clip.get("closed") and keys[clip["id"]] not in paths}
+    found |= {key: features for key in [*found, *paths] if (features := encode.kept(key)) is not None}
     tasks = [(path, key) for key, path in paths.items() if key not in found]
     if tasks:
         encoder.try_out()

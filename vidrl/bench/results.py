@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vidrl.bench import compare, relevant
+from vidrl.bench import compare, relevant, schema
 from vidrl.bench.cache import whole
+from vidrl.bench.closed import closed
 from vidrl.bench.fairness import unfair, written_alike
 from vidrl.bench.notes import observed
 from vidrl.bench.suite import Suite
 
 FORMAT = 1
+MOST = 2**31  # bytes of a results file
 FILE = "results.json"
 Results = dict[str, Any]
 KEYS = ("suite", "protocol", "versions", "dims", "sets")
@@ -96,19 +98,29 @@ def versions() -> dict[str, str]:
 # --- earlier results -------------------------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike[str]) -> Results:
-    """A saved results.json, or the one in a folder. Raises BadResults."""
+def load(path: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]] = ()) -> Results:
+    """A saved results.json, or the one in a folder, every field of which holds what belongs there.
+
+    Raises BadResults, which names the field that does not. A clip outside the folder of the file, and outside all
+    `folders`, is marked "closed": no page opens it, see `vidrl.bench.closed`.
+    """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        if (size := path.stat().st_size) > MOST:
+            raise ValueError(f"it has {size:,} bytes, more than {MOST:,}")
+        found = schema.parsed(path.read_bytes())
     except (OSError, ValueError) as error:
         raise BadResults(f"expected results of vidrl bench at {path}, but {error}") from error
     missing = [key for key in KEYS if not (isinstance(found, dict) and key in found)]
     if missing or found.get("format") != FORMAT:
         raise BadResults(f"expected results of vidrl bench, format {FORMAT}, in {path}; it lacks "
                          f"{', '.join(missing) or 'that format'}: measure the clips again")
-    return found
+    try:
+        schema.RESULTS(found, "")
+    except schema.BadField as error:
+        raise BadResults(f"expected results of vidrl bench in {path}, but {error}: measure the clips again") from error
+    return closed(found, path.parent, folders)
 
 
 def merge(
@@ -130,7 +142,8 @@ def merge(
     made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     trained = {dim["name"] for one in several for dim in one["dims"] if dim["trained"]}
     marked = [{**dim, "trained": dim["name"] in trained} for dim in first["dims"]]
-    return summed_up({**first, "made": made, "command": command, "dims": marked, "sets": sets, "distances": [],
+    kept = {key: first[key] for key in ("format", *KEYS)}  # all else is of these sets alone, and made anew
+    return summed_up({**kept, "made": made, "command": command, "dims": marked, "sets": sets, "distances": [],
                       "notes": list(dict.fromkeys(notes))})
 
 

@@ -47,6 +47,9 @@ def declare(commands: Any) -> None:
                       help=".csv, .tsv, .json, .jsonl or .parquet with path, prompt, seed, reference; or "
                       "VBench_full_info.json; prompts.csv in the folder if not given")
     made.add_argument("--reference", metavar="DIR", help="what clips were made from: images or videos of their stems")
+    made.add_argument("--clips", action="append", metavar="DIR", default=[],
+                      help="of saved results: a folder whose clips may be opened beside that of the results.json, and "
+                      "those that this machine measured for it; may be repeated")
     made.add_argument("--out", metavar="DIR", help="the files go here (runs/bench-NAME)")
     made.add_argument("--format", metavar="A,B", help="json, csv, md, latex, html, leaderboard or all (json,csv,html); "
                       "results.json is always written")

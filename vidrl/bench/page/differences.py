@@ -91,7 +91,7 @@ def _chip(results: Results, row: Row) -> str:
     if not row.get("n"):
         return f'<span class="chip out" title="{escape(notes)}">no pairs</span>'
     if not enough(results, row):
-        return f'<span class="chip out" title="{escape(notes)}">{few(results, row)}</span>'
+        return f'<span class="chip out" title="{escape(notes)}">{escape(few(results, row))}</span>'
     if sure(results, row) and not relevant(results, row):
         words = f"re-encoding alone makes {number(least_relevant(results, row['dim']))}"
         return f'<span class="chip out" title="{words}">not relevant</span>'
@@ -124,7 +124,7 @@ def _sizes(results: Results, rows: Sequence[Row]) -> str:
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in [
         names.get(row["dim"], escape(row["dim"])), number(row.get("effect"), sign=True),
         number(least_relevant(results, row["dim"])), probability(row.get("p")), probability(row.get("p_holm")),
-        row.get("n") or 0, row.get("prompts") or "–",
+        escape(str(row.get("n") or 0)), escape(str(row.get("prompts") or "–")),
         escape("; ".join(map(str, row.get("notes") or [])))]) + "</tr>" for row in rows)
     return (f'<details><summary>Effect sizes and pairs</summary><div class="scroll"><table><thead><tr>{head}</tr>'
             f"</thead><tbody>{body}</tbody></table></div></details>")
@@ -163,6 +163,6 @@ def _wins(row: Row) -> str:
     total = sum(counts)
     if not total:
         return "–"
-    bars = "".join(f'<i class="{style}" style="flex-grow:{count}"></i>'
+    bars = "".join(f'<i class="{style}" style="flex-grow:{escape(str(count))}"></i>'
                    for style, count in zip(("plus", "tie", "minus"), counts, strict=True) if count)
-    return f'<span>{" / ".join(map(str, counts))}</span><span class="share" aria-hidden="true">{bars}</span>'
+    return f'<span>{escape(" / ".join(map(str, counts)))}</span><span class="share" aria-hidden="true">{bars}</span>'

@@ -110,8 +110,8 @@ def _few(results: Results) -> str:
         return ""
     weak = any(not enough(results, row) for row in results.get("comparisons", []))
     claim = ", and no difference is claimed there" if weak else ""
-    return (f"Fewer than {least} scored clips, or a single prompt, on some dimensions of {escape(listed(thin))}: "
-            f"marked below{claim}.")
+    return (f"Fewer than {escape(str(least))} scored clips, or a single prompt, on some dimensions of "
+            f"{escape(listed(thin))}: marked below{claim}.")
 
 
 def _saturated(results: Results) -> str:

@@ -42,4 +42,4 @@ def _cell(over: Mapping[str, Any] | None) -> str:
     if not over:
         return "<td>–</td>"
     return (f'<td title="{number(over["low"])} to {number(over["high"])}">{number(over["mean"])} '
-            f'<small>({over["n"]})</small></td>')  # fmt: skip
+            f'<small>({escape(str(over["n"]))})</small></td>')  # fmt: skip

@@ -71,7 +71,7 @@ def _pictures(shown: Mapping[str, Any], name: str) -> str:
 
 
 def _picture(data: str | None, at: int, name: str) -> str:
-    words = f"{name}, frame {at}"
+    words = escape(f"{name}, frame {at}")
     return (f'<img alt="{words}" title="{words}" src="data:image/jpeg;base64,{escape(data)}">' if data else
             f'<i class="none" title="{words}: no next frame to compare with"></i>')
 

@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidrl.bench import schema
 from vidrl.bench.cache import whole
 from vidrl.bench.page.cases import cases, clip_of, examples, order
 from vidrl.bench.page.facts import Results, Row
+from vidrl.bench.protocol import digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +36,10 @@ PATIENCE = 300.0  # seconds for one clip in such a process
 SCALES = {"residual": 0.25, "flow": 1.0, "occlusion": 1.0}  # the brightest of each map
 
 Shown = dict[str, Any]
+_PICTURES = schema.many(schema.maybe(schema.text))
+SHOWN = schema.record({}, {
+    "video": schema.text, "image": schema.text, "film": _PICTURES, "at": schema.many(schema.count),
+    "covers": schema.number, "maps": schema.named(_PICTURES), "why": schema.text})
 
 
 def media(
@@ -58,7 +64,8 @@ def media(
 def _all(results: Results, clips: Sequence[Row], folder: Path | None, jobs: int) -> list[Shown]:
     """What is shown of each clip: made before of the same bytes by the same protocol, or now."""
     places = [_place(results, clip, folder) for clip in clips]
-    found = [_recalled(place) for place in places]
+    found = [{"why": clip["closed"]} if clip.get("closed") else _recalled(place)
+             for clip, place in zip(clips, places, strict=True)]
     missing = [i for i, shown in enumerate(found) if shown is None]
     new = _each(partial(_made, protocol=dict(results["protocol"])), [str(clips[i]["path"]) for i in missing], jobs)
     for i, shown in zip(missing, new, strict=True):
@@ -69,14 +76,19 @@ def _all(results: Results, clips: Sequence[Row], folder: Path | None, jobs: int)
 
 
 def _place(results: Results, clip: Row, folder: Path | None) -> Path | None:
-    if folder is None or not str(clip.get("id", "")).isalnum():
+    """Where what is shown of a clip is kept. Its name is a hash: no text of a results file becomes part of a path."""
+    if folder is None or not clip.get("id"):
         return None
-    return folder / f"{clip['id']}-{results['protocol']['hash']}-{VERSION}.json"
+    return folder / f"{digest([clip['id'], results['protocol'], VERSION], 32)}.json"
 
 
 def _recalled(place: Path | None) -> Shown | None:
     try:
-        return json.loads(place.read_bytes()) if place is not None and place.is_file() else None
+        if place is None or not place.is_file():
+            return None
+        found = schema.parsed(place.read_bytes())
+        SHOWN(found, "")
+        return found
     except (OSError, ValueError):  # spoiled: it is made anew
         return None
 

@@ -13,11 +13,12 @@ const setOf = named => data.sets[Number(named.split(".")[0])];
 const said = value => value === null || value === undefined ? "–"
   : String(Number(value.toPrecision(3))).replace("-", "−");
 
-/* playing */
+/* playing; the prefix is in two parts, so that a search of the page for films finds films alone */
+const FILM = "data:" + "video/mp4;base64,";
 const source = named => {
   const inline = document.querySelector(`video[data-own="${named}"]`);
   const kept = (data.media[named] || {}).video;
-  return inline ? inline.src : kept ? `data:video/mp4;base64,${kept}` : "";
+  return inline ? inline.src : kept ? `${FILM}${kept}` : "";
 };
 const held = () => $("pause") && $("pause").getAttribute("aria-pressed") === "true";
 const slow = () => $("slow") && $("slow").getAttribute("aria-pressed") === "true";

@@ -71,11 +71,11 @@ def marks(results: Results, row: Row) -> str:
     if not row.get("n"):
         chips.append('<span class="chip out">unscored</span>')
     elif not row.get("enough", True):
-        chips.append(f'<span class="chip out" title="{why}">{few(results, row)}</span>')
+        chips.append(f'<span class="chip out" title="{why}">{escape(few(results, row))}</span>')
     if row.get("saturated"):
         chips.append(f'<span class="chip out" title="{why}">saturated</span>')
     if row.get("unscored") and row.get("n"):
-        chips.append(f'<span class="chip">{row["unscored"]} unscored</span>')
+        chips.append(f'<span class="chip">{escape(str(row["unscored"]))} unscored</span>')
     return "".join(chips)
 
 
@@ -147,4 +147,5 @@ def _count(row: Row) -> str:
     if not row.get("n"):
         return "0"
     prompts = row.get("prompts")
-    return f'{row["n"]}<small> / {plural(prompts, "prompt")}</small>' if prompts and prompts > 1 else str(row["n"])
+    n = escape(str(row["n"]))
+    return f'{n}<small> / {plural(prompts, "prompt")}</small>' if prompts and prompts > 1 else n
