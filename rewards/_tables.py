@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ._cells import meant
+
 Cells = dict[str, Any]  # what a row holds, by the names of its columns as the file spells them
 Entry = tuple[str, Cells]  # where a row stands in its file, as "line 3", and its cells
 Known = Callable[[Sequence[str]], bool]  # whether these names of columns are those of the wanted table
@@ -74,7 +76,7 @@ def _separated(path: Path, known: Known, note: Note) -> Iterator[Entry]:
         note(f"{path.name}: its columns are separated by {separator!r}")
     spaced = any(name != name.strip() for name in _header(path, read, separator))
     rows = (row for row in _records(path, read, separator, spaced) if any(cell.strip() for cell in row[1]))
-    names = next(rows, ("", []))[1]
+    names = [meant(name) for name in next(rows, ("", []))[1]]
     _check_header(path, names)
     if "" in names:
         note(f"{path.name}: a column without a name is not read")
@@ -82,7 +84,7 @@ def _separated(path: Path, known: Known, note: Note) -> Iterator[Entry]:
         if len(cells) != len(names):
             raise BadTable(f"{path}, {where}: expected {len(names)} columns as in the first line, got {len(cells)}; a "
                            "prompt with commas needs quotes")
-        yield where, {name: cell or None for name, cell in zip(names, cells, strict=True) if name}
+        yield where, {name: meant(cell) or None for name, cell in zip(names, cells, strict=True) if name}
 
 
 def _header(path: Path, read: str, separator: str) -> list[str]:

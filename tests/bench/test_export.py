@@ -8,7 +8,7 @@ import re
 import pytest
 from _results import NAUGHTY, finish, made
 
-from vidrl.bench import export
+from vidrl.bench import export, manifest
 from vidrl.bench.page import facts
 from vidrl.rewards.vbench import I2V, I2V_QUALITY, totals
 
@@ -47,6 +47,37 @@ def test_no_text_of_a_csv_is_a_formula(text):
     for key in ("prompt", "set", "path"):
         assert not first[key].lstrip(" ").startswith(export.FORMULA)
         assert first[key].startswith((text.replace("\r", "\n"), "'" + text.replace("\r", "\n")))
+
+
+UNSEEN = ("\u00a0", "\u200b", "\ufeff", "\u2060", "\u00ad", "\u180e", "\u3000", "\u2003", "\u202e", "\u2066", "\u3164",
+          "\u2800", "\u115f", "\uffa0", "\u034f", "\ufe0f", "\U000e0020", "\U000e0101", "\x00", "\x1b", "\x85", "\x0b",
+          "\u2028", "\ufffe", "\ue000", " \u200b\u00a0 ")
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠", "﹦", "﹢", "﹣", "﹫"])
+def test_a_sign_that_unseen_characters_hide_begins_no_cell_of_any_table(tmp_path, sign):
+    texts = [f"{unseen}{sign}1+1" for unseen in UNSEEN]
+    results = made(names=(texts[0],), count=len(texts), prompts=texts)
+    results["dims"][0]["name"] = f"\u200b{sign}dim"
+    for clip, text in zip(results["sets"][0]["clips"], texts):
+        clip["path"], clip["why"] = text, {"flicker": text}
+    cells = [value for row in csv.reader(io.StringIO(export.csv(results))) for value in row]
+    manifest.write(tmp_path / "prompts.csv", [{"path": text, "prompt": text, text: text} for text in texts[:1] * 2])
+    cells += [value for row in csv.reader((tmp_path / "prompts.csv").open(newline="")) for value in row]
+    signs = set("=+-@\t＝＋－＠﹦﹢﹣﹫")
+    hidden = [value for value in cells if value[:1] != "'" and signs & set(value[:5]) and not value.isascii()]
+    assert not hidden and sum(value[1:2] == texts[0][0] for value in cells) >= 8
+
+
+def test_a_table_that_vidrl_wrote_is_read_as_it_was_meant(tmp_path):
+    prompts = ["=1+1", "'=1+1", "''=x", "\u200b-a", "'quoted'", "- a list", "a\r\nb", "\rx", "plain", "@you"]
+    manifest.write(tmp_path / "t.csv", [{"path": f"{p}.mp4", "prompt": p, "=extra": p} for p in prompts])
+    found = manifest.read(tmp_path / "t.csv")
+    assert [row.prompt for row in found] == prompts and [row.meta["=extra"] for row in found] == prompts
+    results = made(names=("only",), count=len(prompts), prompts=prompts)
+    (tmp_path / "results.csv").write_text(export.csv(results), encoding="utf-8")
+    assert [row.prompt for row in manifest.read(tmp_path / "results.csv")] == [
+        p.replace("\r\n", "\n").replace("\r", "\n") for p in prompts]
 
 
 def test_numbers_stay_numbers():

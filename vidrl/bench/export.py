@@ -25,10 +25,11 @@ from vidrl.bench.page.facts import (
     told,
     verdict,
 )
+from vidrl.rewards import _cells
 
 ABOUT = ("set", "path", "id", "prompt", "seed", "reference", "frames", "fps", "width", "height",
          "container", "codec", "pixels", "bits")
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # where spreadsheets begin a formula
+FORMULA = _cells.FORMULA
 DIFFERENCE = ("difference", "95 % interval", "p (Holm)", "wins / ties / losses")
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
            "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -60,15 +61,12 @@ def csv(results: Results) -> str:
 
 
 def cell(value: Any) -> Any:
-    """A cell that no spreadsheet runs: text that begins like a formula gets an apostrophe, numbers stay numbers.
+    r"""A cell that no spreadsheet runs and whose line ends end no row, see `vidrl.rewards._cells`.
 
-    >>> cell("=cmd"), cell(" @x"), cell("a cat"), cell(-0.5), cell(None)
-    ("'=cmd", "' @x", 'a cat', -0.5, None)
+    >>> cell("=cmd"), cell("\u200b@x"), cell("a\rb"), cell(-0.5), cell(None)
+    ("'=cmd", "'\u200b@x", 'a\nb', -0.5, None)
     """
-    if not isinstance(value, str):
-        return value
-    value = value.replace("\r\n", "\n").replace("\r", "\n")  # a bare one would end the row
-    return f"'{value}" if value.lstrip(" ").startswith(FORMULA) else value
+    return _cells.cell(value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value)
 
 
 def _clip(name: str, clip: Row, dims: Sequence[str]) -> list[Any]:

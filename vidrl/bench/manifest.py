@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -10,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vidrl.bench.cache import whole
+from vidrl.rewards._cells import cell
 from vidrl.rewards._manifest import Row, rows
 from vidrl.rewards._tables import BadTable, text
 
@@ -63,8 +66,8 @@ def numbered(stems: Sequence[str]) -> dict[str, tuple[str, int]]:
 
 
 def write(path: Path, listed: Sequence[Mapping[str, Any]]) -> None:
-    """A CSV that `read` reads back: the columns of the first row."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(listed[0]))
-        table.writeheader()
-        table.writerows(listed)
+    """A CSV that `read` reads back: the columns of the first row. No spreadsheet runs a cell of it, see `_cells`."""
+    file = io.StringIO()
+    table = csv.writer(file)
+    table.writerows([[cell(name) for name in listed[0]], *([cell(row[name]) for name in listed[0]] for row in listed)])
+    whole(path, file.getvalue())

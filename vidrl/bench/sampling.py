@@ -189,9 +189,7 @@ def write_table(folder: Path, jobs: Sequence[Task]) -> None:
         rows[task.name] = {"path": task.name, "prompt": item.prompt, "seed": item.seed, **item.meta}
     columns = dict.fromkeys(key for row in rows.values() for key in row)
     whole = [{key: row.get(key, "") for key in columns} for _, row in sorted(rows.items())]
-    part = folder / ".prompts.part.csv"
-    manifest.write(part, whole)
-    part.replace(file)
+    manifest.write(file, whole)
 
 
 def _made(policy: Policy | Denoiser, task: Task, path: Path, steps: int, lossless: bool, encode: Encode) -> str:
