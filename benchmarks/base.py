@@ -35,6 +35,17 @@ class Distance:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Nearer:
+    """How much nearer the second set is to a reference than the first: the first's unbiased distance less the
+    second's, and its interval. NaN: not there, for the reason in `notes`."""
+
+    difference: float
+    low: float
+    high: float
+    notes: tuple[str, ...] = ()
+
+
 class Benchmark(ABC):
     """A distance between two sets of features, lower is nearer; constructor arguments are its options.
 
@@ -46,9 +57,14 @@ class Benchmark(ABC):
     there is neither.
     """
 
-    fewest: ClassVar[int] = 10  # clips below which there is no number
+    fewest: ClassVar[int] = 10  # clips below which there is no number, of any number of features
     least: ClassVar[int] = 100  # below which it is marked
     exact: ClassVar[bool] = False  # whether `unbiased` is known
+    instead: ClassVar[str] = ""  # what to do where clips are too few, as the end of a sentence
+
+    def fewest_for(self, D: int) -> tuple[int, int]:
+        """The clips of D features below which there is no number, and below which it has no interval."""
+        return self.fewest, self.fewest
 
     @abstractmethod
     def biased(self, first: Array, second: Array) -> float:
@@ -80,8 +96,7 @@ class Benchmark(ABC):
         """
         first, second = _checked(first, second)
         n = (len(first), len(second))
-        if min(n) < self.fewest:
-            why = f"refused: a distance of {n[0]} and {n[1]} clips says nothing, at least {self.fewest} are needed"
+        if why := self._refused(min(n), first.shape[1]):
             return Distance(math.nan, math.nan, math.nan, math.nan, n, (why,))
         groups = groups or (range(n[0]), range(-n[1], 0))
         value, parts = self.biased(first, second), blocks(groups)
@@ -89,6 +104,8 @@ class Benchmark(ABC):
         if prompts < 4:
             few = f"{prompts} prompts in a set: too few for an interval"
             return Distance(value, math.nan, math.nan, math.nan, n, (*self.notes(first, second), few))
+        if why := self._few(min(n), first.shape[1]):
+            return Distance(value, math.nan, math.nan, math.nan, n, (*self.notes(first, second), why))
         alone = len({*groups[0], *groups[1]}) == sum(n)
         unbiased, reach = self._jackknifed(first, second, parts, self.exact and alone)
         notes = self.notes(first, second)
@@ -97,6 +114,55 @@ class Benchmark(ABC):
             return Distance(value, math.nan, math.nan, math.nan, n, (*notes, BENT))
         held = unbiased - reach <= value <= unbiased + reach
         return Distance(value, unbiased, unbiased - reach, unbiased + reach, n, notes + (OTHER,) * (not held))
+
+    def nearer(self, first: Array, second: Array, reference: Array,
+               groups: tuple[Groups, Groups, Groups] | None = None, level: float = 0.95) -> Nearer:
+        """Is the second set nearer to the reference than the first, and by how much?
+
+        The reference's own clips are in both distances, and prompts may be in all three sets, so that two intervals
+        that overlap say nothing: the jackknife leaves the same prompts out of all three sets and looks at the
+        difference. `level` is that of the interval. Raises ValueError as `measure` does.
+        """
+        first, reference = _checked(first, reference)
+        second, _ = _checked(second, reference)
+        sets, D = (first, second, reference), first.shape[1]
+        fewest = min(map(len, sets))
+        if why := self._refused(fewest, D) or self._few(fewest, D):
+            return Nearer(math.nan, math.nan, math.nan, (why,))
+        sides = groups or tuple(range(1_000_000 * k, 1_000_000 * k + len(one)) for k, one in enumerate(sets))
+        parts = _numbered(sides)
+        prompts = min(len(set(part.tolist())) for part in parts)
+        if prompts < 4:
+            return Nearer(math.nan, math.nan, math.nan, (f"{prompts} prompts in a set: too few for an interval",))
+        K = 1 + int(max(part.max() for part in parts))
+        alone = len({group for side in sides for group in side}) == sum(map(len, sets))
+        there, here = (self._pseudo(one, reference, (part, parts[2]), K) for one, part in zip(sets, parts[:2]))
+        gap = there - here
+        reach = t_quantile(K - 1, (1 + level) / 2) * float(gap.std(ddof=1)) / math.sqrt(K)
+        found = float(gap.mean()) if not (self.exact and alone) else self._exactly(sets)
+        return Nearer(found, found - reach, found + reach)
+
+    def _exactly(self, sets: tuple[Array, Array, Array]) -> float:
+        return self.unbiased(sets[0], sets[2]) - self.unbiased(sets[1], sets[2])
+
+    def _pseudo(self, first: Array, second: Array, parts: Blocks, K: int) -> Array:
+        """The jackknife's pseudo-values of K blocks, (K,), of which some may be in neither set."""
+        whole, left = self.statistics(first, second, parts)
+        left = np.concatenate([left, np.full(K - len(left), whole)])
+        return K * whole - (K - 1) * left
+
+    def _refused(self, n: int, D: int) -> str:
+        """Why so few clips of D features have no distance; empty where they have one."""
+        fewest = self.fewest_for(D)[0]
+        of = f" of {D} features" if fewest > self.fewest else ""
+        return (f"refused: a distance of {n} clips{of} says nothing, at least {fewest} are needed"
+                f"{self.instead}") * (n < fewest)
+
+    def _few(self, n: int, D: int) -> str:
+        """Why so few clips of D features have a distance without an interval; empty where they have one."""
+        fewest = self.fewest_for(D)[1]
+        return (f"no interval: {n} clips of {D} features, at least {fewest} are needed for one"
+                f"{self.instead}") * (n < fewest)
 
     def _jackknifed(self, first: Array, second: Array, parts: Blocks, exact: bool) -> tuple[float, float]:
         """The unbiased distance, and how far its interval reaches."""
@@ -123,13 +189,18 @@ def blocks(groups: tuple[Groups, Groups], most: int = BLOCKS) -> Blocks:
     >>> [part.tolist() for part in blocks((["a", "a", "b", "c"], ["c", "a"]), most=2)]
     [[0, 0, 1, 0], [0, 0]]
     """
+    first, second = _numbered(groups, most)
+    return first, second
+
+
+def _numbered(sides: Sequence[Groups], most: int = BLOCKS) -> list[Array]:
+    """`blocks` of any number of sets."""
     numbers: dict[Hashable, int] = {}
-    for side in groups:
+    for side in sides:
         for group in side:
             numbers.setdefault(group, len(numbers))
     K = min(most, len(numbers))
-    first, second = (np.array([numbers[group] % K for group in side], int) for side in groups)
-    return first, second
+    return [np.array([numbers[group] % K for group in side], int) for side in sides]
 
 
 def _checked(first: Array, second: Array) -> tuple[Array, Array]:

@@ -108,7 +108,64 @@ def test_frechet_of_fewer_clips_than_features_is_that_of_the_space_they_span():
     rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(50, 50)))
     wide = [np.pad(side, ((0, 0), (0, 44))) @ rotation for side in (x, y)]
     assert Frechet().biased(*wide) == pytest.approx(by_sqrtm(x, y), rel=1e-6)
-    assert "no more clips (12) than features (50)" in Frechet().measure(*wide).notes[1]
+    refused = Frechet().measure(*wide)
+    assert math.isnan(refused.value) and "12 clips of 50 features" in refused.notes[0]
+    assert "at least 51 are needed; the kernel distance" in refused.notes[0]
+    assert math.isfinite(Kernel().measure(*wide).low)
+
+
+@pytest.mark.parametrize(("n", "value", "ends"), [(20, False, False), (21, True, False), (39, True, False),
+                                                  (40, True, True)])
+def test_the_fewest_clips_of_frechet_follow_the_features(n, value, ends):
+    found = Frechet().measure(*sets(n, 90, 20))
+    assert math.isfinite(found.value) == value and math.isfinite(found.low) == ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spectrum", ["flat", "1/k"])
+@pytest.mark.parametrize(("D", "times"), [(16, 2), (16, 5), (48, 2)])
+def test_the_interval_holds_from_twice_as_many_clips_as_features_on(spectrum, D, times):
+    """Two normal sets a shift apart, whose distance is the shift's square."""
+    draw, runs = np.random.default_rng(0), 120
+    scale = np.ones(D) if spectrum == "flat" else 1 / np.sqrt(1 + np.arange(D))
+    shift, hits, given = np.where(np.arange(D) < 10, 0.5, 0.0) * scale, 0, 0
+    for _ in range(runs):
+        x, y = draw.normal(size=(times * D, D)) * scale, draw.normal(size=(times * D, D)) * scale + shift
+        found = Frechet().measure(x, y)
+        given, hits = given + math.isfinite(found.low), hits + (found.low <= shift @ shift <= found.high)
+    assert given >= 0.95 * runs and hits >= 0.90 * given
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_which_of_two_sets_is_nearer_to_a_third(name):
+    """The difference of the two distances, with an interval narrower than those of the distances apart."""
+    one, draw = plugin.load("benchmarks", name), np.random.default_rng(0)
+    real = draw.normal(size=(100, 3))
+    first, second = (real + gap + 0.2 * draw.normal(size=(100, 3)) for gap in (1.0, 0.5))
+    groups = (range(100), range(100), range(100))
+    found = one.nearer(first, second, real, groups)
+    apart = [one.measure(side, real, groups[:2]) for side in (first, second)]
+    assert found.difference == pytest.approx(apart[0].unbiased - apart[1].unbiased, rel=1e-6)
+    assert found.low > 0 and found.high - found.low < sum(side.high - side.low for side in apart)
+    back = one.nearer(second, first, real, groups)
+    assert back.difference == pytest.approx(-found.difference) and back.low == pytest.approx(-found.high)
+    wide = one.nearer(first, second, real, groups, level=0.99)
+    assert wide.low < found.low and wide.high > found.high
+    assert math.isnan(one.nearer(first[:5], second, real).low)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_equal_models_are_not_told_apart_in_more_than_the_level(name, shared):
+    """100 draws of two models of one distribution, with prompts in common with the real clips, and without."""
+    one, wrong = plugin.load("benchmarks", name), 0
+    for seed in range(100):
+        draw = np.random.default_rng(seed)
+        prompts = draw.normal(size=(60, 3)) if shared else np.zeros((60, 3))
+        real, first, second = (prompts + draw.normal(size=(60, 3)) for _ in range(3))
+        found = one.nearer(first, second, real, (range(60),) * 3 if shared else None)
+        wrong += not found.low <= 0 <= found.high
+    assert wrong <= 12  # binomial of 100 at 5 %: more in 0.4 %
 
 
 def test_frechet_by_hand():
@@ -119,7 +176,13 @@ def test_frechet_by_hand():
 def test_what_does_not_fall_as_one_by_n_has_no_interval():
     draw, truth = np.random.default_rng(0), 64 * (0.2**2 + 0.3**2)
     x, y = draw.normal(0, 1, (300, 64)), draw.normal(0.2, 1.3, (300, 64))
-    few, many = Frechet().measure(x[:48], y[:48]), Frechet().measure(x, y)
+
+
+    class OfAnyNumber(Frechet):
+        def fewest_for(self, D):
+            return 10, 10
+
+    few, many = OfAnyNumber().measure(x[:48], y[:48]), Frechet().measure(x, y)
     assert math.isnan(few.low) and math.isnan(few.unbiased) and "does not fall as 1 / N" in few.notes[-1]
     assert many.low < truth < many.high < few.value
 

@@ -9,9 +9,10 @@ from _encoders import mean_colour
 from scipy import linalg
 
 from vidrl import plugin
-from vidrl.bench import features
+from vidrl.bench import features, table
 from vidrl.bench.clip import Clip
 from vidrl.bench.encoding import Encoder, pooled
+from vidrl.bench.page import rest
 from vidrl.bench.protocol import Protocol
 from vidrl.rewards import video
 
@@ -123,8 +124,14 @@ def test_every_set_is_compared_with_a_folder(tmp_path):
     for i in range(11):
         write(tmp_path / "real" / f"{i}.mp4", [0.3, 0.2 + i / 50, 0.4])
     rows = features.distances(made, ["kernel"], OWN, against=tmp_path / "real")
-    told = [(row["first"], row["second"], row["n"]) for row in rows]
+    told = [(row["first"], row["second"], row["n"]) for row in rows if "reference" not in row]
     assert told == [("set0", "real", [10, 11]), ("set1", "real", [10, 11])]
+    nearer, = (row for row in rows if "reference" in row)
+    assert (nearer["first"], nearer["second"], nearer["reference"]) == ("set0", "set1", "real")
+    apart = rows[0]["unbiased"] - rows[1]["unbiased"]
+    assert nearer["difference"] == pytest.approx(apart, rel=0.01) and nearer["low"] < apart < nearer["high"]
+    for text in (table._distances({"distances": rows}), [rest.distances({"distances": rows})]):
+        assert "kernel to real, set0 less set1" in "".join(text)
 
 
 def test_three_sets_are_compared_with_the_first(tmp_path):

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def distances(
 ) -> list[dict[str, Any]]:
     """The distances `names`, as "frechet" and "kernel", of the sets of results, as its "distances" has them.
 
-    Every set against the clips of the folder `against`, or else the other sets against the first. Files are read again,
+    Every set against the clips of the folder `against`, and then every two sets by which is `nearer` to it; or else the
+    other sets against the first. Files are read again,
     under the results' protocol, and encoded by `encoder`, see `vidrl.bench.encoding`, in `jobs` processes as
     `measure.run` does. `value` is the published formula, and `low` to `high` the interval of `unbiased`; `n` counts
     rows of features, of which a clip may have several. Clips that cannot be encoded are left out, and noted.
@@ -87,8 +89,9 @@ def distances(
     sets = _features(sources, keys, _encoded(sources, keys, encode, made, jobs, timeout, progress))
     pairs = [(one, sets[-1]) for one in sets[:-1]] if against else [(sets[0], one) for one in sets[1:]]
     marks = {name: digest([protocol.hash, made.hash, name]) for name in names}
-    return [_distance(name, measure, *pair) | {"protocol": marks[name], "encoder": encoder}
-            for pair in pairs for name, measure in measures.items()]
+    rows = [_distance(name, measure, *pair) for pair in pairs for name, measure in measures.items()]
+    rows += _compared(measures, sets) if against else []
+    return [row | {"protocol": marks[row["name"]], "encoder": encoder} for row in rows]
 
 
 class Encode:
@@ -224,16 +227,37 @@ def _distance(name: str, measure: Any, first: Features, second: Features) -> dic
                   "unbiased": number(found.unbiased), "notes": [*found.notes, *windows, *notes]}
 
 
-def _groups(first: Features, second: Features) -> tuple[list[Hashable], list[Hashable]]:
-    """What clips share, within a set and between them: a prompt, or a file name where sets are paired by it."""
-    by, keys = rule(first.clips, second.clips)
-    sides: list[list[Hashable]] = []
-    for at, one in enumerate((first, second)):
-        alone: list[Hashable] = [("clip", at, i) for i in range(len(one.clips))]
-        named = keys is not None and by == "file name"
-        given = [clip.get("prompt") or (named and keys and keys[at](clip)) for clip in one.clips]
-        sides.append([group or own for group, own in zip(given, alone, strict=True)])
-    return sides[0], sides[1]
+def _compared(measures: Mapping[str, Any], sets: Sequence[Features]) -> list[dict[str, Any]]:
+    """Rows of every two sets against the last one; the level of their intervals is Bonferroni's over all of them."""
+    *models, real = sets
+    pairs = [(name, *pair) for pair in combinations(models, 2) for name in measures]
+    level = 1 - 0.05 / max(1, len(pairs))
+    return [_nearer(name, measures[name], first, second, real, level) for name, first, second in pairs]
+
+
+def _nearer(name: str, measure: Any, first: Features, second: Features, real: Features,
+            level: float) -> dict[str, Any]:
+    """A row of "distances" with a "reference": how much nearer the second set is to it than the first."""
+    sets = (first, second, real)
+    n = [sum(map(len, one.rows)) for one in sets]
+    row: dict[str, Any] = {"name": name, "first": first.name, "second": second.name, "reference": real.name,
+                           "n": n, "level": level} | dict.fromkeys(("difference", "low", "high"))
+    if not min(n):
+        return row | {"notes": ["refused: a set has no clip that could be encoded"]}
+    tables = [one.table(groups) for one, groups in zip(sets, _groups(*sets), strict=True)]
+    found = measure.nearer(*(rows for rows, _ in tables), tuple(groups for _, groups in tables), level)
+    return row | {key: number(getattr(found, key)) for key in ("difference", "low", "high")} | {
+        "notes": list(found.notes)}
+
+
+def _groups(*sets: Features) -> list[list[Hashable]]:
+    """What clips share, within a set and with the last set: a prompt, or a file name where sets are paired by it."""
+    *models, last = sets
+    ways = [rule(one.clips, last.clips) for one in models]
+    named = [keys if by == "file name" else None for by, keys in ways]
+    keys = [found and found[0] for found in named] + [next((found[1] for found in named if found), None)]
+    return [[clip.get("prompt") or (key and key(clip)) or ("clip", at, i) for i, clip in enumerate(one.clips)]
+            for at, (one, key) in enumerate(zip(sets, keys, strict=True))]
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------------

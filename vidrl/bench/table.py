@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vidrl.bench.page.facts import relevant
+from vidrl.bench.page.rest import nearer
 
 DAGGER, NONE = "†", "-"
 
@@ -92,13 +93,16 @@ def _distances(results: Mapping[str, Any]) -> list[str]:
     """Between sets as a whole: lower is nearer."""
     rows = [["distance", "published", "unbiased [95 %]", "of"]]
     for row in results["distances"]:
+        if row.get("reference"):
+            continue
         free = "-" if row["unbiased"] is None else f"{row['unbiased']:.4g}"
         ends = "[?]" if row["low"] is None else f"[{row['low']:.4g}, {row['high']:.4g}]"
         value = "-" if row["value"] is None else f"{row['value']:.4g}"
         rows.append([row["name"], value, f"{free} {ends}", f"{row['first']} and {row['second']}, {row['n'][0]} and "
                      f"{row['n'][1]} clips, {row['encoder']}"])
         rows += [["", "", "", note] for note in row["notes"]]
-    return ["", *_grid(rows)] if len(rows) > 1 else []
+    told = [nearer(row) for row in results["distances"] if row.get("reference")]
+    return ["", *_grid(rows), *told] if len(rows) > 1 else []
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:

@@ -62,8 +62,8 @@ def _list(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], word: 
 
 
 def distances(results: Results) -> str:
-    """Distances between sets as a whole; empty where none was asked for."""
-    rows = results.get("distances") or []
+    """Distances between sets as a whole, and which set is nearer to a reference; empty where none was asked for."""
+    rows = [row for row in results.get("distances") or [] if not row.get("reference")]
     if not rows:
         return ""
     head = "".join(f'<th scope="col">{name}</th>' for name in
@@ -71,7 +71,27 @@ def distances(results: Results) -> str:
     body = "".join(_distance(row) for row in rows)
     return (f'<section id="distances"><h2>Distances between sets</h2><p class="note">Of the distribution of features, '
             f'not of clips; lower is nearer. Only numbers of one protocol compare.</p><div class="scroll"><table>'
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>")
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{_nearer(results)}</section>")
+
+
+def _nearer(results: Results) -> str:
+    """Which of two sets is nearer to the reference; empty where there is no reference or one set."""
+    rows = [row for row in results["distances"] if row.get("reference")]
+    if not rows:
+        return ""
+    items = "".join(f"<li>{escape(nearer(row))}</li>" for row in rows)
+    return ('<p class="note">Which set is nearer to the reference: the same prompts are left out of all three sets, so '
+            f"that the interval is of the difference. Intervals hold together, at 95 %.</p><ul>{items}</ul>")
+
+
+def nearer(row: Row) -> str:
+    """One line on two sets and a reference, for the page and the terminal."""
+    pair = f"{row['name']} to {row['reference']}, {row['first']} less {row['second']}"
+    if row.get("low") is None:
+        return f"{pair}: not known: {'; '.join(map(str, row.get('notes') or []))}"
+    side = "second" if row["low"] > 0 else "first" if row["high"] < 0 else ""
+    verdict = f"{row[side]} is nearer" if side else "not told apart"
+    return f"{pair}: {row['difference']:.4g} [{row['low']:.4g}, {row['high']:.4g}], {verdict}"
 
 
 def _distance(row: Row) -> str:
