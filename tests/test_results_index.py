@@ -1,0 +1,46 @@
+"""benchmarks/results/index.toml: every result has its command, and every sentence that quotes a number has its result."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+INDEX = tomllib.loads((RESULTS / "index.toml").read_text(encoding="utf-8"))
+QUOTES = [(name, *quote) for name, row in INDEX.items() for quote in row.get("quotes", [])]
+
+
+def squeezed(text: str) -> str:
+    """With one blank for all blanks and line breaks, and without the marks that quote a line."""
+    return re.sub(r"\s+", " ", text)
+
+
+def read(path: Path) -> str:
+    return squeezed(path.read_text(encoding="utf-8"))
+
+
+def test_every_result_is_in_the_index_and_no_other() -> None:
+    assert sorted(INDEX) == sorted(path.name for path in RESULTS.glob("*.md"))
+    assert all(set(row) <= {"about", "command", "quotes", "earlier"} for row in INDEX.values())
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_a_result_names_the_command_that_made_it(name: str) -> None:
+    assert INDEX[name]["about"] and squeezed(INDEX[name]["command"]) in read(RESULTS / name)
+    scripts = re.findall(r"(?:python|bash) (\S+)", INDEX[name]["command"])
+    assert all((ROOT / script).is_file() for script in scripts), scripts
+
+
+@pytest.mark.parametrize(("name", "page", "says", "result"), QUOTES)
+def test_a_sentence_rests_on_its_result(name: str, page: str, says: str, result: str) -> None:
+    assert squeezed(says) in read(ROOT / page), f"{page} no longer says {says!r}: correct the index"
+    assert squeezed(result) in read(RESULTS / name), f"{name} no longer holds {result!r}: correct {page} and the index"
+
+
+def test_pages_link_results_that_are_there_and_say_something_of_them() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    linked = {found for page in pages for found in re.findall(r"benchmarks/results/([\w.]+)", page.read_text("utf-8"))}
+    assert linked and all((RESULTS / name).is_file() for name in linked)
+    assert {page for _, page, _, _ in QUOTES} <= {str(page.relative_to(ROOT)) for page in pages}
