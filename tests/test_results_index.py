@@ -1,4 +1,4 @@
-"""benchmarks/results/index.toml: every result has its command, and every sentence that quotes a number has its result."""
+"""benchmarks/results/index.toml: every result has its command, every sentence that quotes a number its result."""
 
 import re
 import tomllib
