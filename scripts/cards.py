@@ -75,7 +75,7 @@ KINDS = {
     "With weights to be fetched": "A path or a hub id is an option; the weights are loaded at first use.",
     "Answered by a server": "The weights are elsewhere; the address is an option.",
 }
-LIBRARIES = {"cv2", "transformers", "scipy", "PIL", "yaml"}  # code that comes without weights
+LIBRARIES = {"cv2", "ftfy", "transformers", "scipy", "PIL", "yaml"}  # code that comes without weights
 
 
 def page() -> str:

@@ -124,7 +124,7 @@ def test_nan_is_not_scored_and_the_others_are(reward):
 def test_too_short_and_too_small_say_so(reward):
     tiny = reward(Samples(torch.rand(1, 8, 3, 3, 3), [""], 8.0))
     assert tiny.value.isnan().all() and tiny.why[0].startswith("inapplicable") and "3 x 3" in tiny.why[0]
-    image = reward(Samples(clips()[:1, :1], [""], 8.0))
+    image = reward(Samples(clips()[:1, :1], [SCENES[0].caption], 8.0))
     if reward.reach:
         assert image.value.isnan().all() and "got 1" in image.why[0]
     else:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from vidrl.rewards import Samples, _vbench_semantic
 from vidrl.rewards.vbench_appearance_style import VbenchAppearanceStyle
+from vidrl.rewards.vbench_overall_consistency import VbenchOverallConsistency
+from vidrl.rewards.vbench_temporal_style import VbenchTemporalStyle
 
 pytest.importorskip("transformers")
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -105,3 +107,60 @@ def test_appearance_style_in_pieces_is_that_of_the_whole():
     for piece in video[0].split(3):
         stream.update(piece)
     assert stream.result().value.item() == pytest.approx(value(reward, video, "a shark"), abs=1e-6)
+
+
+# --- overall consistency and temporal style --------------------------------------------------------------------------
+
+
+def clip_transform(frames: torch.Tensor) -> torch.Tensor:
+    """clip_transform(224) of bytes (T, 3, H, W): torchvision's resize of a uint8 tensor, which rounds and clamps."""
+    height, width = frames.shape[-2:]
+    size = (224, int(224 * width / height)) if height <= width else (int(224 * height / width), 224)
+    resized = F.interpolate(frames.float(), size=size, mode="bicubic", align_corners=False, antialias=False)
+    resized = torch.round(resized.clamp(min=0, max=255)).to(torch.uint8)
+    top, left = (int(round((side - 224) / 2.0)) for side in size)
+    pixels = resized[:, :, top : top + 224, left : left + 224].float().div(255.0)
+    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)
+
+
+def published_viclip(reward, video, prompt) -> float:
+    """vbench/overall_consistency.py and temporal_style.py, which compute the same, of one clip (F, 3, H, W)."""
+    images = clip_transform(video[published_frames(len(video), 8)])
+    model = reward.pair.network.setup()
+    words = reward.pair.words()(prompt, padding="max_length", truncation=True, max_length=32, return_tensors="pt")
+    with torch.no_grad():
+        clip_feat, text_feat = model.video(images[None]).float(), model.text(words.input_ids).float()
+    clip_feat /= clip_feat.norm(dim=-1, keepdim=True)
+    text_feat /= text_feat.norm(dim=-1, keepdim=True)
+    return float((clip_feat @ text_feat.T)[0][0])
+
+
+def noise(frames: int, height: int, width: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(frames)
+    return torch.randint(0, 256, (1, frames, 3, height, width), generator=draw, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("cls", [VbenchOverallConsistency, VbenchTemporalStyle])
+@pytest.mark.parametrize(("frames", "size"), [(1, (40, 56)), (5, (56, 40)), (8, (300, 240)), (19, (40, 56))])
+def test_viclips_dimensions_are_the_published_number(cls, frames, size):
+    reward, prompt = cls.tiny(), "a red ball, zoom in"
+    for video in (noise(frames, *size), smooth(frames, *size)):
+        wanted = published_viclip(reward, video[0], prompt)
+        assert value(reward, video, prompt) == pytest.approx(wanted, abs=1e-6) and abs(wanted) > 1e-3
+
+
+def test_frames_for_viclip_are_whole_grey_levels_without_antialiasing():
+    for frames in (noise(2, 300, 450)[0], smooth(2, 40, 56)[0]):
+        ours = _vbench_semantic.frames_for_viclip(frames)
+        torch.testing.assert_close(ours, clip_transform(frames), atol=1e-6, rtol=0)
+
+
+def test_only_the_eight_frames_count_and_a_clip_without_prompt_is_unscored():
+    reward, video = VbenchOverallConsistency.tiny(), noise(19, 40, 56)
+    changed = video.clone()
+    changed[:, [i for i in range(19) if i not in published_frames(19, 8)]] = 0
+    assert value(reward, changed, "a ball") == value(reward, video, "a ball")
+    assert value(reward, video, "a cat") != value(reward, video, "a ball")
+    both = reward(Samples(video.repeat(2, 1, 1, 1, 1), [" ", "a ball"], 8.0))
+    assert both.value.isnan().tolist() == [True, False] and both.why[0].startswith("inapplicable: needs the prompt")
+    assert both.value[1].item() == pytest.approx(value(reward, video, "a ball"), abs=1e-6)
