@@ -1,4 +1,4 @@
-"""Networks that turn frames into features: CLIP, SigLIP, DINO, DINOv2, DINOv3, EfficientNet-Lite, or any callable.
+"""Networks that turn frames into features: CLIP, SigLIP, DINO, V-JEPA 2, EfficientNet-Lite, or any callable.
 
 >>> load(lambda images: images.mean((2, 3)))(torch.ones(2, 3, 8, 8)).shape
 torch.Size([2, 3])
@@ -51,6 +51,7 @@ FAMILIES = {
                       Pixels((224, 224), None, IMAGENET, "bilinear"), class_token),
 }  # fmt: skip
 PAIRS = ("clip", "siglip")
+CLIPS = {"vjepa2": "facebook/vjepa2-vitl-fpc64-256"}  # encoders of whole clips, and their usual hub ids
 
 
 class Vision:
@@ -121,16 +122,22 @@ class TextImage(Vision):
 def load(spec: str | Encoder, chunk: int = 16, dtype: str = "float32", offload: bool = False) -> Encoder:
     """The encoder that `spec` names: "clip:PATH_OR_HUB_ID", "siglip:...", "dino:...", "dinov2:...", "dinov3:...".
 
-    A family without a path is its usual hub id. "efficientnet" brings its own small weights; a callable is taken as
-    it is. Weights are loaded at the first call. Raises ValueError with the nearest name for an unknown spec.
+    A family without a path is its usual hub id. "vjepa2:..." encodes clips, by the method `clip`, and takes frames for
+    clips that stand still. "efficientnet" brings its own small weights; a callable is taken as it is. Weights are
+    loaded at the first call. Raises ValueError with the nearest name for an unknown spec.
 
     >>> load("dinov4:somewhere")
     Traceback (most recent call last):
-    ValueError: no encoder 'dinov4': did you mean 'dinov3'? known: clip, dino, dinov2, dinov3, efficientnet, siglip; ...
+    ValueError: no encoder 'dinov4': did you mean 'dinov3'? known: clip, dino, dinov2, dinov3, efficientnet, siglip, ...
     """
     if not isinstance(spec, str):
         return spec
-    name, source = _parsed(spec, (*FAMILIES, "efficientnet"))
+    name, source = _parsed(spec, (*FAMILIES, *CLIPS, "efficientnet"))
+    if name in CLIPS:
+        from ._vjepa2 import VJepa2
+
+        place = source or CLIPS[name]
+        return VJepa2(Network(lambda: pretrained("VJEPA2Model", place, dtype), offload), chunk)
     if name == "efficientnet":
         from ._efficientnet import EfficientNetLite
 

@@ -76,6 +76,17 @@ def test_efficientnet_brings_its_weights(tmp_path):
     assert Encoder("efficientnet").clip(Clip(path, Protocol())).shape == (1, 3 * 1280)
 
 
+def test_vjepa2_sees_whole_clips(tmp_path):
+    pytest.importorskip("transformers")
+    from vidrl.rewards._vjepa2 import tiny_model
+
+    tiny_model().save_pretrained(tmp_path / "weights")
+    encoder, path = Encoder(f"vjepa2:{tmp_path / 'weights'}"), write(tmp_path / "clip.mp4", [0.2, 0.3, 0.4])
+    encoder.try_out()
+    assert encoder.clip(Clip(path, Protocol())).shape == (1, 24)
+    assert encoder.hash != Encoder("pixels").hash
+
+
 def test_anybodys_function_or_class_encodes(tmp_path):
     clip = Clip(write(tmp_path / "clip.mp4", [0.2, 0.3, 0.4]), Protocol())
     once, twice = Encoder(OWN).clip(clip), Encoder("_encoders:Doubled").clip(clip)

@@ -35,9 +35,9 @@ class Encoder:
 
     "efficientnet", "clip:PATH", "siglip:PATH", "dino:PATH", "dinov2:PATH" and "dinov3:PATH" encode frames f_t, in
     pieces, and give one row (mean_t f, std_t f, mean_t |f_{t+1} − f_t|) of 3 D features: the last third sees the order
-    of frames. "pixels" does the same with frames shrunk to 8 × 8, for want of a network. "package.module:function", or
-    a class to be called without arguments, is a `ClipEncoder`, and gets whole clips. Raises ValueError with the nearest
-    name.
+    of frames. "pixels" does the same with frames shrunk to 8 × 8, for want of a network. "vjepa2:PATH" encodes whole
+    clips, one row each. "package.module:function", or a class to be called without arguments, is a `ClipEncoder`, and
+    gets whole clips too. Raises ValueError with the nearest name.
 
     >>> Encoder("pixel")
     Traceback (most recent call last):
@@ -48,8 +48,12 @@ class Encoder:
         self.spec, self.device = spec, device
         self.frames: encoders.Encoder | None = None
         self.whole: ClipEncoder | None = None
-        known = (*encoders.FAMILIES, "efficientnet", *OWN)
-        if spec.partition(":")[0] in known:
+        known = (*encoders.FAMILIES, *encoders.CLIPS, "efficientnet", *OWN)
+        family = spec.partition(":")[0]
+        self.outside = family not in known  # somebody's own code
+        if family in encoders.CLIPS:
+            self.whole = encoders.load(spec).clip  # type: ignore[attr-defined]
+        elif family in known:
             self.frames = pixels if spec in OWN else encoders.load(spec)
         elif ":" in spec:
             self.whole = _outside(spec)
@@ -60,7 +64,7 @@ class Encoder:
     @property
     def hash(self) -> str:
         """12 hex digits of its name, of the files that it names, and of the code of somebody's own."""
-        code = _text(self.spec.partition(":")[0]) if self.whole else _weights(self.spec)
+        code = _text(self.spec.partition(":")[0]) if self.outside else _weights(self.spec)
         return digest([VERSION, _identified(self.spec), code])
 
     def clip(self, clip: Clip) -> Array:
@@ -124,8 +128,8 @@ def _outside(spec: str) -> ClipEncoder:
     try:
         found = plugin.outside(spec)
     except plugin.UnknownName as error:
-        raise plugin.UnknownName(f"no encoder {error}; the families of networks are {', '.join(encoders.FAMILIES)}"
-                                 ) from error
+        raise plugin.UnknownName(f"no encoder {error}; the families of networks are "
+                                 f"{', '.join((*encoders.FAMILIES, *encoders.CLIPS))}") from error
     if not callable(found):
         raise plugin.UnknownName(f"expected encoder {spec!r} to be a function or a class, got {found!r}")
     made: ClipEncoder = found() if isinstance(found, type) else found
