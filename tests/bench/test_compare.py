@@ -14,7 +14,8 @@ from vidrl.inference.exchange import exchange_p
 from vidrl.inference.means import interval
 
 KEYS = {"first", "second", "dim", "difference", "low", "high", "p", "p_holm", "wins", "ties", "losses", "effect", "n",
-        "prompts", "paired_by", "notes", "win_rate", "win_low", "win_high"}
+        "prompts", "paired_by", "notes", "win_rate", "win_low", "win_high", "clips", "groups", "enough", "pairing",
+        "p_scored", "unscored", "worst"}
 
 
 def clip(path, value, prompt="", seed=None):
@@ -65,7 +66,8 @@ def test_without_prompts_names_pair_whatever_the_ending():
     assert found.by == "file name"
     assert [(p.first[0]["path"], p.second[0]["path"]) for p in found.pairs] == [
         ("runs/a/one.mp4", "b/one.webm"), ("runs/a/sub/one.mp4", "b/sub/one.webm")]
-    assert found.notes == ["1 of 3 clips of a have no partner", "1 of 3 clips of b have no partner"]
+    assert found.notes[0].startswith("paired by file name, because no clip has a prompt")
+    assert found.notes[1:] == ["1 of 3 clips of a have no partner", "1 of 3 clips of b have no partner"]
 
 
 def test_names_in_other_folders_pair_where_they_are_unique():
@@ -90,10 +92,9 @@ def test_what_is_unscored_is_left_out_and_counted():
     b = made("b", [(2.0, "x", 0), (2.0, "x", 1), (math.nan, "y", 0), (5.0, "z", 0), (1.0, "z", 9)])
     found = pairs(a["clips"], b["clips"], "flicker", ("a", "b"))
     assert [p.prompt for p in found.pairs] == ["x", "z"]
-    assert found.notes == ["1 of 5 clips of b have no partner", "1 clips of a are unscored and left out",
-                           "1 clips of b are unscored and left out", "2 of 4 pairs are not scored on both sides"]
+    assert found.notes == ["1 of 5 clips of b have no partner", "2 of 4 pairs are not scored on both sides"]
     row, = compare(a, b, ["flicker"], least=2)
-    assert (row["n"], row["difference"]) == (2, 1.0)
+    assert (row["n"], row["difference"], row["unscored"]["counts"]) == (2, 1.0, [1, 1])
 
 
 # --- numbers
@@ -109,7 +110,11 @@ def test_a_row_is_what_numbers_by_hand_say():
     sums = gaps.reshape(6, 2).sum(1)
     p = np.mean([abs(np.dot(s, sums)) >= abs(sums.sum()) - 1e-12 for s in product((1, -1), repeat=6)])
     assert row["p"] == row["p_holm"] == pytest.approx(p)
-    assert (row["wins"], row["ties"], row["losses"]) == ((gaps > 0).sum(), 0, (gaps < 0).sum())
+    x, y = (np.array([c["value"]["flicker"] for c in one["clips"]]).reshape(6, 2) for one in (a, b))
+    shares = (y[:, None, :] > x[:, :, None]).mean((1, 2))  # every clip of a prompt with every other one
+    assert (row["wins"], row["ties"], row["losses"]) == (
+        (shares > 0.5).sum(), (shares == 0.5).sum(), (shares < 0.5).sum())
+    assert row["win_rate"] == pytest.approx(shares.mean())
     assert (row["n"], row["prompts"], row["paired_by"], row["notes"]) == (12, 6, "prompt and seed", [])
 
 
@@ -133,7 +138,7 @@ def test_exchanging_the_sets_turns_the_numbers_round():
 
 def test_a_set_is_equal_to_itself():
     row, = compare(seeded("a", G=20), seeded("a", G=20), ["flicker"])
-    assert (row["difference"], row["p"], row["ties"], row["win_rate"]) == (0.0, 1.0, 40, 0.5)
+    assert (row["difference"], row["p"], row["ties"], row["win_rate"]) == (0.0, 1.0, 20, 0.5)
     assert row["notes"] == ["all 40 pairs are equal"]
 
 
@@ -147,7 +152,7 @@ def test_few_pairs_are_marked_and_one_or_none_have_no_interval():
     a, b = made("a", [(1.0, "x", 0)]), made("b", [(2.0, "x", 0)])
     row, = compare(a, b, ["flicker"])
     assert row["difference"] == 1.0 and row["low"] is row["p"] is row["p_holm"] is row["effect"] is None
-    assert row["notes"] == ["fewer than 20 pairs: 1"]
+    assert row["notes"] == ["the difference rests on 1 clips of a and 1 of b, fewer than the minimum of 20"]
     none, = compare(a, made("b", [(None, "x", 0)]), ["flicker"])
     assert none["difference"] is None and none["n"] == 0 and set(none) == KEYS
     json.dumps([row, none], allow_nan=False)
@@ -207,9 +212,10 @@ def test_holm_counts_all_dims_and_all_sets():
     sets = [{"name": name, "clips": [clip(f"{name}/{i}.mp4", {d: draw.normal(rise, 1) for d in dims}, str(i), 0)
                                      for i in range(12)]} for name, rise in (("a", 0), ("b", 0.5), ("c", 1))]
     rows = compare_all(sets, dims)
-    assert [(r["first"], r["second"], r["dim"]) for r in rows] == [("a", s, d) for s in "bc" for d in dims]
+    assert [(r["first"], r["second"], r["dim"]) for r in rows] == [("a", s, d) for s in "bc" for d in dims] + [
+        ("b", "c", d) for d in dims]
     p = sorted(r["p"] for r in rows)
-    by_hand = np.minimum(1, np.maximum.accumulate([(6 - i) * q for i, q in enumerate(p)]))
+    by_hand = np.minimum(1, np.maximum.accumulate([(9 - i) * q for i, q in enumerate(p)]))
     assert sorted(r["p_holm"] for r in rows) == pytest.approx(by_hand)
     assert [r["p"] for r in compare(sets[0], sets[1], [{"name": d} for d in dims])] == [r["p"] for r in rows[:3]]
 
@@ -226,6 +232,74 @@ def test_pairs_come_from_the_best_to_the_worst():
     found = [(pair.prompt, pair.difference, pair.second[0]["path"]) for pair in order(a, b, "flicker")]
     assert found == [("y", 2.0, "b/1.mp4"), ("x", -1.0, "b/0.mp4")]
     assert order(made("a", [(1.0, "x")]), made("b", [(1.0, "other")]), "flicker") == []
+
+
+# --- pairing that keeps the most information
+
+
+def sampled(name, seeds, shift=0.0, prompts=20):
+    draw = lambda p, s: float(np.random.default_rng([p, s, len(name)]).normal() + shift)
+    return made(name, [(draw(p, s), f"p{p}", s) for p in range(prompts) for s in seeds])
+
+
+def test_few_shared_seeds_do_not_throw_the_other_clips_away():
+    a, b = sampled("a", range(9)), sampled("bb", range(8, 17), 0.3)
+    row, = compare(a, b, ["flicker"])
+    mean = lambda one: np.mean([c["value"]["flicker"] for c in one["clips"]])
+    assert (row["paired_by"], row["n"], row["clips"]) == ("prompt", 20, [180, 180])
+    assert row["difference"] == pytest.approx(mean(b) - mean(a))
+    assert row["pairing"] == ["paired by prompt, over all its seeds, because pairing by seed would use only 20 of 180 "
+                              "clips of a and 20 of 180 clips of bb"]
+
+
+def test_nearly_all_seeds_in_common_pair_by_seed():
+    row, = compare(sampled("a", range(9)), sampled("bb", range(1, 10)), ["flicker"])
+    assert (row["paired_by"], row["n"]) == ("prompt and seed", 160)
+    assert row["pairing"] == ["20 of 180 clips of a have no partner", "20 of 180 clips of bb have no partner"]
+
+
+def test_one_file_name_of_thirty_in_common_pairs_nothing():
+    a, b = ({"name": n, "clips": [clip(f"{n}/{i:04d}.mp4", float(i)) for i in range(30)]} for n in "ab")
+    b["clips"] = [b["clips"][0], *({**c, "path": f"b/x{i}.mp4"} for i, c in enumerate(b["clips"][1:]))]
+    row, = compare(a, b, ["flicker"])
+    assert (row["paired_by"], row["n"], row["clips"]) == ("nothing", 30, [30, 30])
+    assert "(1 of their file names)" in row["pairing"][0]
+
+
+def test_one_prompt_of_thirty_in_common_pairs_nothing_and_seven_of_forty_do():
+    one = compare(sampled("a", [0], prompts=30), made("b", [(0.0, f"p{i}", 0) for i in range(29, 59)]), ["flicker"])[0]
+    seven = compare(sampled("a", [0], prompts=40), made("b", [(0.0, f"p{i}", 0) for i in range(33, 73)]), ["flicker"])
+    assert one["paired_by"] == "nothing" and (seven[0]["paired_by"], seven[0]["n"]) == ("prompt and seed", 7)
+
+
+def test_effect_and_win_rate_do_not_depend_on_the_way_of_pairing():
+    a, b = sampled("a", range(9)), sampled("bb", range(9), 0.5)
+    other = {**b, "clips": [{**c, "seed": c["seed"] + 100} for c in b["clips"]]}
+    (same,), (apart,) = compare(a, b, ["flicker"]), compare(a, other, ["flicker"])
+    assert (same["paired_by"], apart["paired_by"]) == ("prompt and seed", "prompt")
+    for key in ("difference", "effect", "win_rate", "win_low", "wins", "ties", "losses"):
+        assert same[key] == pytest.approx(apart[key]), key
+    x, y = (np.array([c["value"]["flicker"] for c in one["clips"]]) for one in (a, b))
+    pooled = math.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)
+    assert same["effect"] == pytest.approx((y.mean() - x.mean()) / pooled * (1 - 3 / (4 * 360 - 9)))
+
+
+# --- a primary dim
+
+
+def test_a_primary_dim_is_not_corrected_and_no_part_is_surer_than_it():
+    draw = np.random.default_rng(1)
+    sets = [{"name": name, "clips": [clip(f"{name}/{i}.mp4", {d: draw.normal(rise, 1) for d in "xyz"}, str(i), 0)
+                                     for i in range(12)]} for name, rise in (("a", 0), ("b", 1))]
+    plain, gated = ({r["dim"]: r for r in compare(*sets, "xyz", primary=primary)} for primary in (None, "x"))
+    assert gated["x"]["p_holm"] == plain["x"]["p"]
+    parts = sorted((plain[d]["p"], d) for d in "yz")
+    by_hand = {parts[0][1]: min(1, 2 * parts[0][0])}
+    by_hand[parts[1][1]] = max(by_hand[parts[0][1]], parts[1][0])
+    assert {d: gated[d]["p_holm"] for d in "yz"} == pytest.approx(
+        {d: max(p, plain["x"]["p"]) for d, p in by_hand.items()})
+    with pytest.raises(ValueError, match="expected one of the measured dims as the primary one, got 'w'"):
+        compare(*sets, "xyz", primary="w")
 
 
 # --- refusals

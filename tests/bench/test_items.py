@@ -118,8 +118,8 @@ def test_all_columns_of_a_manifest(tmp_path):
     table.write_text("path\tprompt\tseed\treference\tcamera\nv/a.mp4\ta dog\t3.0\ti/a.png\tpan\nv/b.mp4\ta cat\t\t\t\n")
     found = items.find([], table)
     assert found.items == [Item(tmp_path / "v/a.mp4", "a dog", 3, tmp_path / "i/a.png", {"camera": "pan"})]
-    assert found.skipped == [
-        {"path": str(tmp_path / "v/b.mp4"), "why": "missing: t.tsv, line 3 names it, and it is not there"}]
+    assert found.skipped == [{"path": str(tmp_path / "v/b.mp4"), "prompt": "a cat", "seed": None,
+                              "why": "missing: t.tsv, line 3 names it, and it is not there"}]
 
 
 def test_one_table_serves_several_folders_of_the_same_names(tmp_path):

@@ -257,7 +257,7 @@ def test_unreadable_missing_and_cut_off_files_are_rows_with_reasons(tmp_path):
     paths = [sound, *(tmp_path / f"{name}.mp4" for name in "bcd")]
     rows = measure.run([Item(path) for path in paths], made("flicker"))
     assert rows[0]["value"]["flicker"] is not None
-    assert [set(row) for row in rows[1:]] == [{"path", "why"}] * 3
+    assert [set(row) for row in rows[1:]] == [{"path", "why", "prompt", "seed"}] * 3
     assert rows[1]["why"].startswith("unreadable: expected a video") and rows[3]["why"].startswith("missing:")
 
 

@@ -1,42 +1,44 @@
-"""Is one set better than another, by how much, and how sure is that? Paired where clips were made alike.
+"""Is one set better than another, by how much, and how sure is that? Every set against every other one.
 
 p values are of sign flips over prompts (all clips of a prompt together), exact for few; of unpaired sets, of prompts
-exchanged between the sets, by Student's ratio, which allows for unequal spreads (arXiv:1304.5939). Over dims, and over
-sets, they are corrected by Holm's steps.
+exchanged between the sets, by Student's ratio, which allows for unequal spreads (arXiv:1304.5939).
+
+All comparisons of a page, each pair of sets on each dim, are one family: p values are corrected by Holm's steps over
+all of them, so that a page holds a false claim in at most 5 % of cases, however many sets and dims it has. A dim that
+was named before the clips were measured, `primary`, is tested first and not corrected for the others, which may then be
+claimed only where it is (serial gatekeeping: Westfall and Krishen 2001, doi:10.1016/S0378-3758(01)00077-5). With
+several pairs of sets each pair has an equal part of the 5 %.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from vidrl.bench.pairing import UNPAIRED, Pair, Pairs, pairs
-from vidrl.bench.statistics import number
-from vidrl.inference.clusters import Array, Clusters, clusters, scored
-from vidrl.inference.effects import effect
-from vidrl.inference.exchange import exchange_p
+from vidrl.bench import difference
+from vidrl.bench.missing import Range
+from vidrl.bench.pairing import Pair, Pairs, pairs
 from vidrl.inference.families import holm
-from vidrl.inference.flips import sign_flip_p
-from vidrl.inference.means import interval
-from vidrl.inference.resampling import DRAWS, bounds
-from vidrl.inference.shares import share
 
 __all__ = ["Pair", "Pairs", "between", "check", "compare", "compare_all", "order", "pairs"]
 
 Row = dict[str, Any]
 Set = Mapping[str, Any]  # of results.json
-TIE = 1e-9  # of the larger of two values: differences below are rounding
+Dims = Iterable[str | Mapping[str, Any]]  # by name, or as results.json has them, with their "range"
 
 
-def compare(first: Set, second: Set, dims: Iterable[str | Mapping[str, Any]], least: int = 20) -> list[Row]:
+def compare(first: Set, second: Set, dims: Dims, least: int = 20, primary: str | None = None) -> list[Row]:
     """Two sets of results.json on each dim, as its "comparisons" has it; `p_holm` is corrected over these dims.
 
-    `difference` is second less first. `n` counts pairs, of unpaired sets the clips of the smaller one, and below
-    `least` it is noted. `effect` is Hedges' g. `win_rate` counts ties half; its interval is `win_low` to `win_high`.
-    Clips that are unscored or without a partner are left out, and `notes` count them.
+    `difference` is second less first, over the clips that are scored; `low` and `high` its 95 % interval. `worst` has
+    the same numbers with every clip without a number counted as the worst, None where all have one, and `p` is of both,
+    see `vidrl.bench.difference`. `unscored` counts those clips of the two sets, with the p of equal shares of them.
+
+    `n` counts pairs, of unpaired sets the clips of the smaller one; `clips` are those of either set that the difference
+    rests on, and `enough` is at least `least` of them and two prompts. `effect` is Hedges' g by the spread among clips.
+    `wins`, `ties` and `losses` count prompts; `win_rate` is how often a clip of the second set is better than one of
+    the first of the same prompt, ties half, a clip without a number lost, from `win_low` to `win_high`. None of these
+    depends on the way of pairing, which the `notes` tell, with what was left out.
 
     >>> clip = lambda i, x: {"path": f"{i}.mp4", "prompt": str(i), "seed": 0, "value": {"flicker": x}}
     >>> a, b = ({"name": name, "clips": [clip(i, i + rise) for i in range(5)]} for name, rise in (("a", 0), ("b", 1)))
@@ -44,18 +46,23 @@ def compare(first: Set, second: Set, dims: Iterable[str | Mapping[str, Any]], le
     >>> row["difference"], row["p"], row["wins"], row["paired_by"], row["n"], row["prompts"]
     (1.0, 0.0625, 5, 'prompt and seed', 5, 5)
     """
-    return _corrected(_rows(first, second, dims, least))
+    return corrected(_rows(first, second, dims, least), primary)
 
 
-def compare_all(sets: Sequence[Set], dims: Iterable[str | Mapping[str, Any]], least: int = 20) -> list[Row]:
-    """Every other set against the first; `p_holm` is corrected over all of these comparisons."""
+def compare_all(sets: Sequence[Set], dims: Dims, least: int = 20, primary: str | None = None) -> list[Row]:
+    """Every set against every one before it; `p_holm` is corrected over all of these comparisons.
+
+    Raises ValueError where the primary dim is none of the dims.
+    """
     dims = list(dims)
-    return _corrected([row for second in sets[1:] for row in _rows(sets[0], second, dims, least)])
+    return corrected([row for i, first in enumerate(sets) for second in sets[i + 1 :]
+                      for row in _rows(first, second, dims, least)], primary)
 
 
 def between(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Row]:
-    """The sets of another results.json against the first set of one, on the dims of both. Raises what `check` does."""
-    dims = check(first, second)
+    """The first set of one results.json and the sets of another, on the dims of both. Raises what `check` does."""
+    shared = check(first, second)
+    dims = [dim for dim in first["dims"] if dim["name"] in shared]
     return compare_all([first["sets"][0], *second["sets"]], dims, int(first["suite"]["least"]))
 
 
@@ -93,78 +100,49 @@ def order(first: Set, second: Set, dim: str) -> list[Pair]:
     return sorted(pairs(first["clips"], second["clips"], dim).pairs, key=lambda pair: -pair.difference)
 
 
-# --- one dim ---------------------------------------------------------------------------------------------------------
+# --- correction ------------------------------------------------------------------------------------------------------
 
 
-def _rows(first: Set, second: Set, dims: Iterable[str | Mapping[str, Any]], least: int) -> list[Row]:
-    names = [dim if isinstance(dim, str) else dim["name"] for dim in dims]
-    return [_row(first, second, dim, least) for dim in names]
+def corrected(rows: list[Row], primary: str | None = None) -> list[Row]:
+    """With `p_holm`, over those that have a p: one family, or the primary dim first, and the others behind it.
+
+    >>> rows = [{"first": "a", "second": "b", "dim": dim, "p": p} for dim, p in (("x", 0.04), ("y", 0.01), ("z", 0.5))]
+    >>> [row["p_holm"] for row in corrected(rows)]
+    [0.08, 0.03, 0.5]
+    >>> [row["p_holm"] for row in corrected(rows, "x")]
+    [0.04, 0.04, 0.5]
+    """
+    if primary is None:
+        return _holm(rows)
+    if primary not in (names := [row["dim"] for row in rows]) and rows:
+        raise ValueError(f"expected one of the measured dims as the primary one, got {primary!r}; the dims are "
+                         f"{', '.join(dict.fromkeys(names))}")
+    pairs_of: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        pairs_of.setdefault((row["first"], row["second"]), []).append(row)
+    for part in pairs_of.values():
+        _behind(part, primary, len(pairs_of))
+    return rows
 
 
-def _row(first: Set, second: Set, dim: str, least: int) -> Row:
-    found = pairs(first["clips"], second["clips"], dim, (first["name"], second["name"]))
-    numbers = _unpaired(first, second, dim) if found.by == UNPAIRED else _paired(found.pairs)
-    what = "clips" if found.by == UNPAIRED else "pairs"
-    few = [f"fewer than {least} {what}: {numbers['n']}"] if numbers["n"] < least else []
-    row = {"first": first["name"], "second": second["name"], "dim": dim}
-    return row | numbers | {"paired_by": found.by, "notes": [*few, *_alike(numbers), *found.notes]}
-
-
-def _paired(found: Sequence[Pair]) -> Row:
-    """The numbers of pairs: mean difference, its interval and p over prompts, wins, effect."""
-    gaps, prompts = np.array([pair.difference for pair in found]), [pair.prompt for pair in found]
-    gaps = np.where(_tied(found), 0.0, gaps) if found else gaps
-    over = interval(gaps, prompts)
-    p = sign_flip_p(_by_prompt(gaps, prompts).sums) if over.groups > 1 else math.nan
-    size = effect([pair.before for pair in found], [pair.after for pair in found])
-    return _numbers(over.mean, over.low, over.high, p) | _wins(gaps, prompts) | {
-        "effect": number(size), "n": over.n, "prompts": len(set(prompts) - {""})}
-
-
-def _unpaired(first: Set, second: Set, dim: str) -> Row:
-    """The numbers of two sets without pairs: the difference of the means over clips; nobody wins."""
-    known = [scored([clip["value"].get(dim) for clip in one["clips"]], [clip.get("prompt") for clip in one["clips"]])
-             for one in (first, second)]
-    (a, mine), (b, others) = known
-    sides = [clusters(a, mine), clusters(b, others)]
-    difference = sides[1].mean - sides[0].mean
-    low, high = bounds(difference, sides[0].variance + sides[1].variance, sides, 0.95, DRAWS, 0)
-    given = [len({clip["prompt"] for clip in one["clips"] if clip.get("prompt")}) for one in (first, second)]
-    nobody = dict.fromkeys(("wins", "ties", "losses", "win_rate", "win_low", "win_high"))
-    return _numbers(difference, low, high, exchange_p(sides[0], sides[1])) | nobody | {
-        "effect": number(effect(a, b)), "n": min(len(a), len(b)), "prompts": min(given)}
-
-
-def _numbers(difference: float, low: float, high: float, p: float) -> Row:
-    return {"difference": number(difference), "low": number(low), "high": number(high), "p": number(p), "p_holm": None}
-
-
-def _wins(gaps: Array, prompts: Sequence[str]) -> Row:
-    """How often the second is better, and its share with ties half."""
-    rate = share((np.sign(gaps) + 1) / 2, prompts)
-    return {"wins": int((gaps > 0).sum()), "ties": int((gaps == 0).sum()), "losses": int((gaps < 0).sum()),
-            "win_rate": number(rate.mean), "win_low": number(rate.low), "win_high": number(rate.high)}
-
-
-def _tied(found: Sequence[Pair]) -> Array:
-    """Whether the values of each pair are the same but for rounding."""
-    before, after = (np.array([getattr(pair, side) for pair in found]) for side in ("before", "after"))
-    return np.abs(after - before) <= TIE * np.maximum(np.abs(before), np.abs(after))
-
-
-def _by_prompt(gaps: Array, prompts: Sequence[str]) -> Clusters:
-    return clusters(*scored(gaps, prompts))
-
-
-def _alike(numbers: Row) -> list[str]:
-    one = ["one prompt: nothing is said of other prompts"] if numbers["n"] > 1 and numbers["p"] is None else []
-    same = numbers["n"] and numbers["ties"] == numbers["n"]
-    return one + [f"all {numbers['n']} pairs are equal"] * bool(same)
-
-
-def _corrected(rows: list[Row]) -> list[Row]:
-    """With `p_holm`, over those that have a p."""
+def _holm(rows: list[Row]) -> list[Row]:
     tested = [row for row in rows if row["p"] is not None]
     for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
         row["p_holm"] = p
     return rows
+
+
+def _behind(rows: list[Row], primary: str, pairs: int) -> None:
+    """The rows of one of so many pairs of sets: no part is surer than the primary dim."""
+    first = next(row for row in rows if row["dim"] == primary)
+    first["p_holm"] = None if first["p"] is None else min(1.0, pairs * first["p"])
+    gate = 1.0 if first["p_holm"] is None else first["p_holm"]
+    for row in _holm([row for row in rows if row is not first]):
+        row["p_holm"] = None if row["p"] is None else max(gate, min(1.0, pairs * row["p_holm"]))
+
+
+def _rows(first: Set, second: Set, dims: Dims, least: int) -> list[Row]:
+    both = difference.prepared(first, second)
+    named: list[tuple[str, Range]] = [(dim, (None, None)) if isinstance(dim, str) else
+                                      (dim["name"], tuple(dim.get("range") or (None, None))) for dim in dims]
+    return [difference.row(both, name, limits, least) for name, limits in named]

@@ -32,7 +32,7 @@ class Found:
     """The clips of one set, in order of path; what of its manifest is not there, with the reason; what to know."""
 
     items: list[Item]
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -196,8 +196,8 @@ def _listed(pairs: Iterable[tuple[Path, Row]], table: Path) -> Found:
             reference = table.parent / row.reference if row.reference else None
             found.items.append(Item(path, row.prompt, row.seed, reference, row.meta))
         else:
-            found.skipped.append({"path": str(path), "why": f"missing: {table.name}, {row.where} names it, and it is "
-                                                            f"not there{_spelt(path)}"})
+            why = f"missing: {table.name}, {row.where} names it, and it is not there{_spelt(path)}"
+            found.skipped.append({"path": str(path), "why": why, "prompt": row.prompt, "seed": row.seed})
     return found
 
 

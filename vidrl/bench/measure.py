@@ -44,7 +44,8 @@ def run(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Row]:
-    """One row an item, in order: a clip as results.json has it, or {"path", "why"} of one that could not be read.
+    """One row an item, in order: a clip as results.json has it, or of one that could not be read {"path", "why",
+    "prompt", "seed"}.
 
     `jobs` processes of one thread each measure; 0 measures in this process, without a time limit, on one thread too,
     so that numbers do not depend on it. What is measured lies in the folder `cache` at once: whoever is killed and
@@ -185,7 +186,7 @@ def _warn(kept: Cache | None) -> None:
 def _row(clip: _Clip, dims: Sequence[Dim]) -> Row:
     item, known = clip.item, clip.known
     if known.why is not None and not known.rows:
-        return {"path": str(item.path), "why": known.why}
+        return {"path": str(item.path), "why": known.why, "prompt": item.prompt, "seed": item.seed}
     missing = unscored("unscored: " + str(known.why).removeprefix("unreadable: "))
     rows = {dim.name: known.rows.get(dim.name, missing if dim.name in clip.keys else unscored(ELSEWHERE))
             for dim in dims}

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vidrl.bench import compare, relevant, schema
+from vidrl.bench import compare, copies, relevant, schema
 from vidrl.bench.cache import whole
 from vidrl.bench.closed import closed
 from vidrl.bench.fairness import unfair, written_alike
@@ -22,6 +22,7 @@ FORMAT = 1
 MOST = 2**31  # bytes of a results file
 FILE = "results.json"
 Results = dict[str, Any]
+SKIPPED = ("path", "why", "prompt", "seed")  # what is known of a clip that could not be read
 KEYS = ("suite", "protocol", "versions", "dims", "sets")
 
 
@@ -35,7 +36,7 @@ def measured_set(
 ) -> dict[str, Any]:  # fmt: skip
     """A set of results.json from the rows of `measure.run`: clips, and those that could not be read."""
     clips = [dict(row) for row in rows if "value" in row]
-    lost = [{"path": row["path"], "why": row["why"]} for row in [*skipped, *rows] if "value" not in row]
+    lost = [{key: row.get(key) for key in SKIPPED} for row in [*skipped, *rows] if "value" not in row]
     return {"name": name, "source": source, "model": dict(model) if model else None, "clips": clips, "skipped": lost}
 
 
@@ -68,7 +69,7 @@ def summed_up(results: Results) -> Results:
     alike = written_alike(sets)
     dims = [{**dim, "relevant": relevant.least(dim["hash"], alike)} for dim in results["dims"]]
     fair = unfair(sets)
-    summary = {one["name"]: {dim["name"]: _summary(one, dim, least) for dim in dims} for one in sets}
+    summary = {one["name"]: _summaries(one, dims, least) for one in sets}
     pairs = compare.compare_all(sets, dims, least)
     sums = {one["name"]: totals(dims, one["clips"]) for one in sets}
     return added({**results, "dims": dims, "fairness": fair, "notes": list(dict.fromkeys([*fair, *results["notes"]])),
@@ -76,11 +77,14 @@ def summed_up(results: Results) -> Results:
                   "totals": {name: row for name, row in sums.items() if row}})
 
 
-def _summary(one: Mapping[str, Any], dim: Mapping[str, Any], least: int) -> dict[str, Any]:
+def _summaries(one: Mapping[str, Any], dims: Sequence[Mapping[str, Any]], least: int) -> dict[str, Any]:
+    """The summary of a set on each dim, its copies counted once."""
     from vidrl.bench.statistics import summary
 
-    values = [clip["value"].get(dim["name"]) for clip in one["clips"]]
-    return summary(values, [clip["prompt"] for clip in one["clips"]], least, tuple(dim["range"]))
+    clips = copies.once(one["clips"])
+    prompts = copies.named(clips)
+    return {dim["name"]: summary([clip["value"].get(dim["name"]) for clip in clips], prompts, least,
+                                 tuple(dim["range"])) for dim in dims}
 
 
 def versions() -> dict[str, str]:

@@ -174,7 +174,8 @@ def found(jobs: Iterable[Task], folder: Path, lost: Mapping[str, str], unknown: 
     """The clips that are there, in order of path, and those that are not, with the reason."""
     ordered = sorted(jobs, key=lambda task: task.name)
     there = [task for task in ordered if (folder / task.name).is_file()]
-    skipped = [{"path": str(folder / task.name), "why": lost.get(task.name, unknown), "prompt": task.prompt}
+    skipped = [{"path": str(folder / task.name), "why": lost.get(task.name, unknown), "prompt": task.prompt,
+                "seed": task.seed}
                for task in ordered if task not in there]
     return Found([task.item(folder) for task in there], skipped)
 

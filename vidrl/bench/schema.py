@@ -123,8 +123,9 @@ CLIP = record(
      "why": named(maybe(text)), "fps": positive, "size": size, "frames": count},
     {"reader": maybe(text), "note": maybe(text), "written": MEASURED["written"], "reference": maybe(text),
      "meta": objects, "curve": named(maybe(many(maybe(number))))})
+SKIPPED = record({"path": text, "why": text}, {"prompt": maybe(text), "seed": maybe(label)})
 SET = record(
-    {"name": text, "clips": many(CLIP), "skipped": many(record({"path": text, "why": text}))},
+    {"name": text, "clips": many(CLIP), "skipped": many(SKIPPED)},
     {"source": text, "model": maybe(objects)})
 DIM = record(
     {"name": text, "reward": text, "hash": text, "range": ends, "trained": flag},

@@ -1,24 +1,31 @@
-"""The short table that a terminal shows: means with their intervals, and differences from the first set."""
+"""The short table that a terminal shows: means with their intervals, differences, and which sets are told apart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vidrl.bench.page.facts import relevant
+from vidrl.bench.caveats import caveats
 from vidrl.bench.page.rest import nearer
+from vidrl.bench.verdicts import letters, sure, verdict
 
 DAGGER, NONE = "†", "-"
+BESIDE = 3  # sets whose differences stand beside them
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Lines of text: a row a dim, a column a set, then what the marks mean and the notes."""
+    """Lines of text: a row a dim, a column a set, then what the marks mean and the notes.
+
+    Of two or three sets the differences stand beside them; of more, letters say which sets are told apart.
+    """
     sets = [one["name"] for one in results["sets"]]
-    head = ["", *(_head(one) for one in results["sets"]), *(f"{name} - {sets[0]}" for name in sets[1:])]
-    rows = [[_name(dim), *(_cell(results, name, dim["name"]) for name in sets),
-             *(_difference(results, sets[0], name, dim["name"]) for name in sets[1:])] for dim in results["dims"]]
+    pairs = [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :]] if len(sets) <= BESIDE else []
+    head = ["", *(_head(one) for one in results["sets"]), *(f"{second} - {first}" for first, second in pairs)]
+    rows = [[_name(dim), *_cells(results, sets, dim["name"]),
+             *(_difference(results, *pair, dim["name"]) for pair in pairs)] for dim in results["dims"]]
     return "\n".join([_title(results), *_unfair(results), "", *_grid([head, *rows]), *_distances(results),
-                      *_totals(results), *_marks(results, rows), *_notes(results)])
+                      *_totals(results), *_marks(results, rows), *(f"note: {said}" for said in caveats(results)),
+                      *_notes(results)])
 
 
 def _title(results: Mapping[str, Any]) -> str:
@@ -42,6 +49,13 @@ def _name(dim: Mapping[str, Any]) -> str:
     return dim["name"] + DAGGER * bool(dim["trained"])
 
 
+def _cells(results: Mapping[str, Any], sets: Sequence[str], dim: str) -> list[str]:
+    """The set's numbers, of three sets or more with the letters of those it is not told apart from."""
+    told_apart = letters(results, dim) if len(sets) > 2 else {}
+    marks = {name: f" {{{letter}}}" for name, letter in told_apart.items()}
+    return [_cell(results, name, dim) + marks.get(name, "") for name in sets]
+
+
 def _cell(results: Mapping[str, Any], name: str, dim: str) -> str:
     row = results["summary"][name][dim]
     if row["mean"] is None:
@@ -56,8 +70,9 @@ def _difference(results: Mapping[str, Any], first: str, second: str, dim: str) -
     if not found or found[0]["difference"] is None:
         return NONE
     row = found[0]
-    sure = (" *" if relevant(results, row) else " ~") * (row["p_holm"] is not None and row["p_holm"] < 0.05)
-    return f"{row['difference']:+.3f} {_interval(row)} {row['wins']}/{row['ties']}/{row['losses']}{sure}"
+    mark = " *" if verdict(results, row) else " ~" if sure(results, row) else ""
+    wins = "" if row["wins"] is None else f" {row['wins']}/{row['ties']}/{row['losses']}"
+    return f"{row['difference']:+.3f} {_interval(row)}{wins}{mark}"
 
 
 def _interval(row: Mapping[str, Any]) -> str:
@@ -84,8 +99,11 @@ def _marks(results: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> list[st
     text = "\n".join(cell for row in rows for cell in row)
     said = {DAGGER: f"{DAGGER} was a training reward", " few": f"few: below the minimum of {results['suite']['least']} "
             "clips, or of one prompt alone", " full": "full: half of the clips lie at the end of its range",
-            "[?]": "[?]: too few clips for an interval", " *": "*: p < 0.05 after Holm's correction; wins/ties/losses",
-            " ~": "~: p < 0.05, but less than a re-encoding that nobody sees makes: no relevant difference"}
+            "[?]": "[?]: too few clips for an interval",
+            " *": "*: beyond doubt: p < 0.05 after Holm's correction, also where clips without a number count as the "
+            "worst; wins/ties/losses count prompts",
+            " ~": "~: p < 0.05, but less than a re-encoding that nobody sees makes: no relevant difference",
+            "{": "{a}, {ab} and so on: sets with a letter in common are not told apart; a is the best"}
     return ["", *(words for mark, words in said.items() if mark in text)]
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from vidrl.inference.clusters import Values, rounding, scored
 
 
-def effect(first: Values, second: Values) -> float:
+def effect(first: Values, second: Values, difference: float | None = None) -> float:
     """Hedges' g: the difference of the means by the pooled std of the clips, times 1 − 3 / (4 (n1 + n2) − 9).
 
     The unit is the spread among clips, so that paired and unpaired sets, and dims, can be compared. NaN without spread.
+    `difference` is taken instead of that of the means, where the sets were compared in another way, as by prompt.
     Source: Hedges 1981, doi:10.3102/10769986006002107.
 
     >>> round(effect([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]), 6)  # one std apart, times 0.8
@@ -23,4 +24,5 @@ def effect(first: Values, second: Values) -> float:
         return math.nan
     pooled = math.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / (len(a) + len(b) - 2))
     small = 1 - 3 / (4 * (len(a) + len(b)) - 9)
-    return float(small * (b.mean() - a.mean()) / pooled) if pooled > rounding(np.concatenate([a, b])) else math.nan
+    between = b.mean() - a.mean() if difference is None else difference
+    return float(small * between / pooled) if pooled > rounding(np.concatenate([a, b])) else math.nan

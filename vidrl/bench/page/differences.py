@@ -21,10 +21,17 @@ from vidrl.bench.page.facts import (
     scale,
     sure,
     verdict,
+    withheld,
 )
+from vidrl.bench.pairing import NAME, PROMPT, SEED, UNPAIRED
 from vidrl.charts import number
 
 REACHES = (0.5, 1.0, 2.0, 3.0)  # where an axis may end, standard deviations
+OPEN = 3  # tables of pairs of sets that stand open; more are closed
+PAIRED = {SEED: "Clips of one prompt and seed are paired.",
+          PROMPT: "All clips of a prompt are compared with all of the other set's clips of it.",
+          NAME: "Files of one name are paired.",
+          UNPAIRED: "The sets have too little in common to be paired: the means of all clips are compared."}
 STYLES = {1: "up", 0: "", -1: "down"}
 
 
@@ -33,14 +40,35 @@ def differences(results: Results) -> str:
     pairs = compared(results)
     if not pairs:
         return ""
-    tables = "".join(_table(results, first, second, rows, len(pairs) > 1) for (first, second), rows in pairs.items())
+    shown = [_table(results, first, second, rows, len(pairs) > 1) for (first, second), rows in pairs.items()]
+    titles = [_titled(results, *names, rows) for names, rows in pairs.items()]
+    tables = "".join(shown) if len(shown) <= OPEN else "".join(
+        f"<details><summary>{title}</summary>{table}</details>" for title, table in zip(titles, shown, strict=True))
     return (f'<section id="differences"><h2>{"Difference" if len(pairs) == 1 else "Differences"}</h2>'
-            f'<p class="note">Of clips paired by {escape(_paired(results))}. The dot is the mean difference, the bar '
-            f"its 95 % interval, both divided by the standard deviation between clips, so that all dimensions share "
-            f'one axis. <span class="up">Teal</span>: better beyond doubt, <span class="down">orange</span>: worse, '
-            f"that is, p &lt; 0.05 after Holm's correction over the dimensions and more than the least relevant "
-            f"difference, which a re-encoding that nobody sees makes. Grey: the clips do not tell, or too little to "
-            f"matter.{_unmeasured(results)}</p>{tables}</section>")
+            f'<p class="note">{_paired(results)} The dot is the mean difference, the bar its 95 % interval, from '
+            f"resampled prompts; both are divided by the standard deviation between clips, so that all dimensions "
+            f'share one axis. <span class="up">Teal</span>: better beyond doubt, <span class="down">orange</span>: '
+            f"worse. Beyond doubt means: p &lt; 0.05 after correction{_family(results)}; also where every clip without "
+            f"a number counts as the worst; and more than the least relevant difference, which a re-encoding that "
+            f"nobody sees makes. Grey: the clips do not tell, or too little to matter. Wins, ties and losses count "
+            f"prompts.{_unmeasured(results)}</p>{tables}</section>")
+
+
+def _titled(results: Results, first: str, second: str, rows: Sequence[Row]) -> str:
+    """The title of a closed table, with what it says."""
+    said = [verdict(results, row) for row in rows]
+    return (f"{escape(second)} against {escape(first)}: better on {said.count(1)}, worse on {said.count(-1)}, not told "
+            f"apart on {said.count(0)}")
+
+
+def _family(results: Results) -> str:
+    """What p values are corrected for."""
+    sets, primary = len(results["sets"]), results.get("primary")
+    of_sets = f" and all {sets * (sets - 1) // 2} pairs of sets" if sets > 2 else ""
+    if primary:
+        return (f" (of {escape(primary)}, which was named first, for the pairs of sets alone; of the others for all "
+                f"dimensions{of_sets}, and only where {escape(primary)} differs too)")
+    return f" for all dimensions{of_sets} (Holm)"
 
 
 def _unmeasured(results: Results) -> str:
@@ -50,8 +78,9 @@ def _unmeasured(results: Results) -> str:
 
 
 def _paired(results: Results) -> str:
-    ways = list(dict.fromkeys(row.get("paired_by") or "" for row in results["comparisons"]))
-    return " or ".join(filter(None, ways)) or "prompt"
+    """How clips were paired, a sentence a way."""
+    ways = dict.fromkeys(row.get("paired_by") or PROMPT for row in results["comparisons"])
+    return " ".join(PAIRED.get(way) or f"Clips are paired by {escape(way)}." for way in ways)
 
 
 def _table(results: Results, first: str, second: str, rows: Sequence[Row], several: bool) -> str:
@@ -92,6 +121,8 @@ def _chip(results: Results, row: Row) -> str:
         return f'<span class="chip out" title="{escape(notes)}">no pairs</span>'
     if not enough(results, row):
         return f'<span class="chip out" title="{escape(notes)}">{escape(few(results, row))}</span>'
+    if withheld(results, row):
+        return f'<span class="chip out" title="{escape(notes)}">clips without a number</span>'
     if sure(results, row) and not relevant(results, row):
         words = f"re-encoding alone makes {number(least_relevant(results, row['dim']))}"
         return f'<span class="chip out" title="{words}">not relevant</span>'

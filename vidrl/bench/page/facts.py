@@ -1,9 +1,4 @@
-"""What the page and the exported tables read from results.json: verdicts, names, decimals.
-
-A difference is beyond doubt where p < 0.05 after Holm's correction over the dimensions, its interval lies on one side
-of zero, both sets have the clips that the suite asks for, and it is larger than the dimension's least relevant
-difference, where one was measured: what a re-encoding that nobody sees makes of it, see `vidrl.bench.relevant`.
-"""
+"""What the page and the exported tables read from results.json: names, decimals, counts in words."""
 
 from __future__ import annotations
 
@@ -12,52 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from vidrl.bench.missing import inapplicable
+from vidrl.bench.verdicts import (
+    LEVEL,
+    best,
+    enough,
+    least_relevant,
+    letters,
+    relevant,
+    sure,
+    verdict,
+    withheld,
+)
 from vidrl.charts import decimals, places
+
+__all__ = ["LEVEL", "best", "enough", "inapplicable", "least_relevant", "letters", "relevant", "sure", "verdict",
+           "withheld"]
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-LEVEL = 0.05  # of p after Holm's correction
 DAGGER = "†"
-
-
-def verdict(results: Results, row: Row) -> int:
-    """1: second is better than first beyond doubt, -1: worse, 0: undecided.
-
-    >>> row = {"first": "a", "second": "b", "dim": "flicker", "low": 0.1, "high": 0.3, "p_holm": 0.01}
-    >>> enough = {"flicker": {"enough": True}}
-    >>> verdict({"summary": {"a": enough, "b": enough}}, row), verdict({"summary": {"a": enough, "b": {}}}, row)
-    (1, 0)
-    """
-    return sure(results, row) if relevant(results, row) else 0
-
-
-def sure(results: Results, row: Row) -> int:
-    """As `verdict`, however small the difference is."""
-    low, high, p = row.get("low"), row.get("high"), row.get("p_holm")
-    if low is None or high is None or p is None or not p < LEVEL or not enough(results, row):
-        return 0
-    return 1 if low > 0 else -1 if high < 0 else 0
-
-
-def relevant(results: Results, row: Row) -> bool:
-    """Whether a difference is larger than its dimension's least relevant one; also where none was measured.
-
-    >>> [relevant({"dims": [{"name": "cut", "relevant": 3e-05}]}, {"dim": "cut", "difference": x}) for x in (2e-5, 1.0)]
-    [False, True]
-    """
-    least = least_relevant(results, row["dim"])
-    return least is None or row.get("difference") is None or abs(row["difference"]) > least
-
-
-def least_relevant(results: Results, dim: str) -> float | None:
-    """The least relevant difference of a dimension; None where none was measured."""
-    return next((one.get("relevant") for one in results.get("dims", []) if one["name"] == dim), None)
-
-
-def enough(results: Results, row: Row) -> bool:
-    """Whether both sets have the clips that the suite asks for on this dimension."""
-    return all(told(results, row[side], row["dim"]).get("enough") for side in ("first", "second"))
 
 
 def few(results: Results, row: Row) -> str:
@@ -66,17 +36,13 @@ def few(results: Results, row: Row) -> str:
     >>> few({"suite": {"least": 20}}, {"n": 12}), few({"suite": {"least": 20}}, {"n": 40, "prompts": 1})
     ('n = 12 is few', 'one prompt')
     """
-    return f"n = {row['n']} is few" if row["n"] < results["suite"].get("least", 20) else "one prompt"
+    count = min(row.get("clips") or [row["n"]])
+    return f"n = {count} is few" if count < results["suite"].get("least", 20) else "one prompt"
 
 
 def told(results: Results, name: str, dim: str) -> Row:
     """The summary of a set on a dimension; empty where there is none."""
     return results.get("summary", {}).get(name, {}).get(dim) or {}
-
-
-def inapplicable(clip: Row, dim: str) -> bool:
-    """Whether a dimension has no meaning for this clip, as its reason says: nothing is missing there."""
-    return str((clip.get("why") or {}).get(dim)).startswith("inapplicable")
 
 
 def compared(results: Results) -> dict[tuple[str, str], list[Row]]:
@@ -85,19 +51,6 @@ def compared(results: Results) -> dict[tuple[str, str], list[Row]]:
     for row in results.get("comparisons", []):
         found.setdefault((row["first"], row["second"]), []).append(row)
     return found
-
-
-def best(results: Results, dim: str) -> str | None:
-    """The set that is better than every other one beyond doubt on a dimension, where there is such."""
-    names = [one["name"] for one in results["sets"]]
-    beaten: dict[str, set[str]] = {name: set() for name in names}
-    for row in results.get("comparisons", []):
-        said = verdict(results, row) if row["dim"] == dim else 0
-        if said:
-            winner, loser = (row["second"], row["first"])[::said]
-            beaten.get(winner, set()).add(loser)
-    winners = [name for name in names if len(names) > 1 and beaten[name] >= set(names) - {name}]
-    return winners[0] if winners else None
 
 
 def mean(results: Results, name: str, dim: str) -> list[str]:

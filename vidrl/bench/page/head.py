@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from vidrl.bench.caveats import caveats
 from vidrl.bench.fairness import grouped
 from vidrl.bench.page.facts import (
     Results,
     Row,
+    best,
     compared,
     enough,
     inapplicable,
@@ -21,6 +23,8 @@ from vidrl.bench.page.facts import (
     told,
     verdict,
 )  # fmt: skip
+
+PAIRS = 6  # of sets, four sets: above it the head names the best alone
 
 
 def title(results: Results) -> str:
@@ -56,7 +60,24 @@ def _measured(results: Results) -> str:
 
 
 def _findings(results: Results) -> list[str]:
-    return [_finding(results, first, second, rows) for (first, second), rows in compared(results).items()]
+    """A sentence a pair of sets; of many sets one on the best of each dimension, the tables have the rest."""
+    pairs = compared(results)
+    if len(pairs) > PAIRS:
+        return [_ranking(results)]
+    return [_finding(results, first, second, rows) for (first, second), rows in pairs.items()]
+
+
+def _ranking(results: Results) -> str:
+    """Which set is better than every other one beyond doubt, by dimension."""
+    first: dict[str, list[str]] = {}
+    for dim in results["dims"]:
+        first.setdefault(best(results, dim["name"]) or "", []).append(_marked(results, dim["name"]))
+    open_ = first.pop("", [])
+    said = [f'<b>{escape(name)}</b> is better than every other set beyond doubt on <span class="up">{listed(dims)}'
+            "</span>." for name, dims in first.items()]
+    left = [f"On {listed(open_)} no set is better than every other one beyond doubt; the letters below say which are "
+            "not told apart."] if open_ else []
+    return " ".join([*said, *left])
 
 
 def _finding(results: Results, first: str, second: str, rows: Sequence[Row]) -> str:
@@ -99,7 +120,8 @@ def _cautions(results: Results) -> list[str]:
     trained = [escape(dim["name"]) for dim in results["dims"] if dim.get("trained")]
     said = [f"† {listed(trained)} {'was' if len(trained) == 1 else 'were'} trained on: a rise there may be the reward "
             f"being served, not the clips getting better."] if trained else []
-    return said + [one for one in (_slight(results), _few(results), _saturated(results), _lost(results)) if one]
+    about = [escape(f"{one[:1].upper()}{one[1:]}.") for one in caveats(results)]
+    return said + about + [one for one in (_slight(results), _few(results), _saturated(results), _lost(results)) if one]
 
 
 def _few(results: Results) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from vidrl.bench.page.facts import Results, Row, best, dim_name, few, hue, mean, plural, told
+from vidrl.bench.page.facts import Results, Row, best, dim_name, few, hue, letters, mean, plural, told
 from vidrl.charts import number
 
 FAR = 3.0  # quartile ranges beyond the quartiles: Tukey's far out, drawn at the edge
@@ -15,19 +15,21 @@ def summary(results: Results) -> str:
     """The section."""
     blocks = "".join(_block(results, dim) for dim in results["dims"])
     bold = " Bold: better than every other set beyond doubt." if len(results["sets"]) > 1 else ""
+    bold += (" Sets with a letter in common are not told apart; a is the best." if len(results["sets"]) > 2 else "")
     head = "".join(f'<span role="columnheader">{name}</span>'
                    for name in ("", "mean", "95 % interval", "every clip, the mean and its interval", "clips"))
     return (f'<section id="summary"><h2>Every dimension</h2><p class="note">Each mark is a clip; the dot is the mean, '
-            f"the bar its 95 % interval, from resampled prompts and clips. Each dimension has its own axis, shared by "
-            f'the sets; right is better.{bold}</p><div class="measures" role="table" aria-label="Every dimension">'
-            f'<div class="measure head" role="row">{head}</div>{blocks}</div>{_spreads(results)}</section>')
+            f"the bar its 95 % interval, from resampled prompts, each with all its clips. Each dimension has its own "
+            f'axis, shared by the sets; right is better.{bold}</p><div class="measures" role="table" '
+            f'aria-label="Every dimension"><div class="measure head" role="row">{head}</div>{blocks}</div>{_spreads(results)}</section>')
 
 
 def _block(results: Results, dim: Row) -> str:
     """A dimension: its name and card, then one row a set on one axis."""
     low, high = _ends(results, dim["name"])
-    rows = "".join(_row(results, one["name"], dim["name"], values(one, dim["name"]), (low, high))
-                   for one in results["sets"])
+    told_apart = letters(results, dim["name"]) if len(results["sets"]) > 2 else {}
+    rows = "".join(_row(results, one["name"], dim["name"], values(one, dim["name"]), (low, high),
+                        told_apart.get(one["name"], "")) for one in results["sets"])
     about = f'<p>{escape(dim["about"])}</p>' if dim.get("about") else ""
     compatible = '<span class="chip">VBench\'s arithmetic</span>' if dim.get("profile") == "vbench" else ""
     ends = f"<span>{number(low)}</span><span>{number(high)}</span>" if high > low else f"<span>{number(low)}</span>"
@@ -45,12 +47,13 @@ def _ends(results: Results, dim: str) -> tuple[float, float]:
     return min([low, *(row["low"] for row in rows)]), max([high, *(row["high"] for row in rows)])
 
 
-def _row(results: Results, name: str, dim: str, found: Sequence[float], ends: tuple[float, float]) -> str:
+def _row(results: Results, name: str, dim: str, found: Sequence[float], ends: tuple[float, float], letter: str) -> str:
     row = told(results, name, dim)
     middle, low, high = mean(results, name, dim)
     strong = ' class="best"' if best(results, dim) == name else ""
     interval = f"{low} to {high}" if row.get("low") is not None else "–"
-    cells = (f'<span role="cell"{strong}>{middle}</span><span role="cell" class="range">{interval}</span>'
+    group = f'<small class="letters"> {letter}</small>' if letter else ""
+    cells = (f'<span role="cell"{strong}>{middle}{group}</span><span role="cell" class="range">{interval}</span>'
              f'<span role="cell">{strip(row, found, ends)}</span><span role="cell" class="count">{_count(row)}</span>')
     colour = hue(results, [one["name"] for one in results["sets"]].index(name))
     who = (f'<span><i class="key {colour}"></i>{escape(name)}</span>{marks(results, row)}' if len(results["sets"]) > 1

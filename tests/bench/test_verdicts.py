@@ -1,0 +1,96 @@
+"""One rule of what is beyond doubt, for any number of sets, in the terminal, on the page and in the tables."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.bench._results import dim, made
+from vidrl.bench import results, suite, verdicts
+from vidrl.bench.compare import compare_all
+from vidrl.bench.page import facts, head, page
+from vidrl.bench.table import table
+
+
+def three(shifts=(("base", 0.0), ("mid", 0.5), ("top", 1.5)), n=60):
+    rng = np.random.default_rng(0)
+    quality = rng.normal(size=n)
+    return [{"name": name, "source": name, "model": None, "skipped": [], "clips": [
+        {"path": f"{name}/{i}.mp4", "id": "", "prompt": f"p{i}", "seed": 0, "fps": 8.0, "size": [8, 8], "frames": 5,
+         "value": {"d": float(quality[i] + shift + 0.3 * rng.normal())}, "curve": {}, "why": {}} for i in range(n)]}
+            for name, shift in shifts]
+
+
+def finished(sets, least=20):
+    found = {**made(), "sets": sets, "dims": [dim("d", range=[None, None])]}
+    found["suite"]["least"] = least
+    return results.summed_up(found)
+
+
+def test_bold_does_not_depend_on_the_order_of_the_folders():
+    for order in itertools.permutations(three()):
+        found = finished(list(order))
+        assert facts.best(found, "d") == "top"
+        assert verdicts.letters(found, "d") == {"top": "a", "mid": "b", "base": "c"}
+        assert len(found["comparisons"]) == 3
+        assert "<b>top</b> is better than <b>base</b>" in "".join(head._findings(found)) or (
+            "<b>base</b> is worse than <b>top</b>" in "".join(head._findings(found)))
+
+
+def test_sets_that_are_not_told_apart_share_a_letter():
+    found = finished(three((("a", 0.0), ("b", 0.08), ("c", 0.3))))
+    known = {frozenset((row["first"], row["second"])) for row in found["comparisons"] if verdicts.verdict(found, row)}
+    said = verdicts.letters(found, "d")
+    for one, two in itertools.combinations("abc", 2):
+        assert bool(set(said[one]) & set(said[two])) == (frozenset((one, two)) not in known)
+    assert 0 < len(known) < 3  # some are told apart, and not all
+
+
+def test_all_pairs_of_sets_and_dims_are_one_family():
+    rng = np.random.default_rng(0)
+    sets = [{"name": name, "clips": [{"path": f"{i}", "prompt": f"{i}", "seed": 0,
+                                      "value": {d: rng.normal() for d in "xy"}} for i in range(12)]} for name in "abcd"]
+    rows = compare_all(sets, "xy")
+    p = sorted(row["p"] for row in rows)
+    assert len(rows) == 12
+    assert sorted(r["p_holm"] for r in rows) == pytest.approx(
+        np.minimum(1, np.maximum.accumulate([(12 - i) * q for i, q in enumerate(p)])))
+
+
+def test_a_page_of_ten_sets_names_the_best_and_closes_its_tables():
+    found = finished(three([(f"set {i}", 0.2 * i) for i in range(10)], n=25))
+    text = page(found, Path("report.html"), {})
+    assert text.count("<summary>set") == 45 and "45 pairs of sets" in text
+    assert text.split('class="findings"')[1].split("</ul>")[0].count("<li>") == 1
+    assert len(table(found).splitlines()[2]) < 400 and "{a}" in table(found)
+
+
+def seven_of_forty(n=7):
+    """Sets of forty clips, of which seven have a partner; the second is better by ten times the spread on each."""
+    asked, rng = suite.load("temporal"), np.random.default_rng(0)
+    names = [one.name for one in asked.dims]
+    value = {"a": lambda i: -1 - 0.01 * (i % 5), "b": lambda i: -0.9 - 0.01 * (i % 5) - 0.001 * rng.normal()}
+    sets = [{"name": name, "source": name, "model": None, "skipped": [], "clips": [
+        {"path": f"{name}/{i}.mp4", "id": f"{name}{i}", "prompt": f"p{i}", "seed": 0, "fps": 8.0, "frames": 17,
+         "size": [64, 64], "reader": "decord", "meta": {}, "value": {one: value[name](i) for one in names}, "why": {},
+         "curve": {}} for i in range(at, at + 40)]} for name, at in (("a", 0), ("b", 40 - n))]
+    return results.assemble(sets, asked)
+
+
+def test_few_pairs_of_many_clips_are_nowhere_beyond_doubt():
+    found = seven_of_forty()
+    assert all(row["clips"] == [7, 7] and not row["enough"] for row in found["comparisons"])
+    assert not any(verdicts.sure(found, row) for row in found["comparisons"])
+    assert "*" not in table(found).split("note:")[0]
+    assert "no difference is beyond doubt on any of 12" in head._finding(found, "a", "b", found["comparisons"])
+    assert "between a and b no difference is claimed on any dim, because it rests on 7 clips" in table(found)
+
+
+def test_terminal_page_and_tables_say_the_same_of_every_row():
+    found = seven_of_forty(30)
+    marks = [line.split()[0] for line in table(found).splitlines() if line.rstrip().endswith(" *")]
+    claimed = [row["dim"] for row in found["comparisons"] if verdicts.verdict(found, row)]
+    assert marks == claimed and len(claimed) > 6
+    text = page(found, Path("report.html"), {})
+    assert text.count('class="versus up"') == len(claimed)

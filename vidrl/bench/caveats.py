@@ -1,0 +1,90 @@
+"""What a reader must know before quoting a difference: the same sentences for the terminal, the page and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vidrl.bench import copies
+from vidrl.bench.verdicts import LEVEL, Results, Row, enough, withheld
+
+MOST = 12  # sentences of one kind; with many sets there would be hundreds
+
+
+def caveats(results: Results) -> list[str]:
+    """Sentences on clips without a number, copies, the way of pairing, and differences that rest on few clips."""
+    rows = results.get("comparisons") or []
+    kinds = [_without_verdict(results, rows), _unequal(rows), _few(results, rows), _pairing(rows),
+             copies.notes(results["sets"])]
+    return [sentence for kind in kinds for sentence in _shortened(kind)]
+
+
+def _shortened(said: Sequence[str]) -> list[str]:
+    more = [f"and {len(said) - MOST} more of this kind: the notes of results.json have all"] * (len(said) > MOST)
+    return [*said[:MOST], *more]
+
+
+def _without_verdict(results: Results, rows: Sequence[Row]) -> list[str]:
+    """The differences that clips without a number forbid to claim."""
+    return [f"no verdict on {row['dim']} between {row['first']} and {row['second']}: {_lost(row)} have no number, and "
+            f"count as worst the difference would be {_with_ends(row['worst'])} instead of {_with_ends(row)}"
+            for row in rows if withheld(results, row)]
+
+
+def _unequal(rows: Sequence[Row]) -> list[str]:
+    """Two sets that fail to be scored unequally often, the dims of equal counts together."""
+    found: dict[Any, list[str]] = {}
+    about: dict[Any, Row] = {}
+    for row in rows:
+        unscored = row.get("unscored") or {}
+        if unscored.get("p") is not None and any(unscored["counts"]):
+            key = (row["first"], row["second"], *unscored["counts"], unscored["p"])
+            found.setdefault(key, []).append(row["dim"])
+            about[key] = row
+    return [f"{_lost(row, both=True)} have no number on {_listed(found[key])}: {_chance(row['unscored']['p'])}"
+            for key, row in about.items()]
+
+
+def _chance(p: float) -> str:
+    told = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    return (f"the sets fail unequally often ({told}), so the scored clips alone do not compare them" if p < LEVEL else
+            f"no more often in one set than chance makes it ({told})")
+
+
+def _few(results: Results, rows: Sequence[Row]) -> list[str]:
+    """The pairs of sets whose differences rest on fewer clips than the suite asks for."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.get("clips") and not enough(results, row):
+            found.setdefault((row["first"], row["second"]), []).append(row)
+    least = results["suite"].get("least", 20)
+    return [f"between {first} and {second} no difference is claimed on {_dims(few, rows)}, because it rests on "
+            f"{min(min(row['clips']) for row in few)} clips of one set, or on a single prompt: the minimum is {least} "
+            "clips of two prompts" for (first, second), few in found.items()]
+
+
+def _dims(few: Sequence[Row], rows: Sequence[Row]) -> str:
+    every = len({row["dim"] for row in rows})
+    return "any dim" if len(few) == every and every > 1 else _listed([row["dim"] for row in few])
+
+
+def _pairing(rows: Sequence[Row]) -> list[str]:
+    """Why clips were paired as they were, and what was left out; the same for all dims of two sets."""
+    first_of = {(row["first"], row["second"]): row for row in reversed(rows)}
+    return [f"{row['first']} and {row['second']}: {'; '.join(row['pairing'])}" for row in reversed(first_of.values())
+            if row.get("pairing")]
+
+
+def _lost(row: Row, both: bool = False) -> str:
+    unscored = row["unscored"]
+    return " and ".join(f"{count} of {total} clips of {row[side]}" for count, total, side in
+                        zip(unscored["counts"], unscored["of"], ("first", "second"), strict=True) if count or both)
+
+
+def _with_ends(row: Mapping[str, Any]) -> str:
+    ends = "" if row["low"] is None else f" [{row['low']:.3g}, {row['high']:.3g}]"
+    return f"{row['difference']:+.3g}{ends}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

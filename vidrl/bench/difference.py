@@ -1,0 +1,233 @@
+"""One dim of two sets: the difference, its interval and p, and how often the second is better.
+
+Clips without a number count against their set, see `vidrl.bench.missing`: the claim "the second is better" needs that
+the difference over scored clips and the one that counts the others as the worst are both beyond doubt. Its p is
+therefore the larger one of the two (an intersection-union test: Berger 1982, doi:10.1080/00401706.1982.10487790), and 1
+where their signs differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vidrl.bench import copies, missing
+from vidrl.bench.missing import Range
+from vidrl.bench.pairing import UNPAIRED, Clip, Match, Pair, matches, scored_pair
+from vidrl.bench.statistics import interval, number, share
+from vidrl.inference.clusters import Array, Clusters, clusters
+from vidrl.inference.effects import effect
+from vidrl.inference.exchange import exchange_p
+from vidrl.inference.flips import sign_flip_p
+from vidrl.inference.resampling import DRAWS, bounds
+
+Row = dict[str, Any]
+Set = Mapping[str, Any]  # of results.json
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Two sets, their clips matched: what all dims share. `groups` are of the matches; `sides` are for no matches."""
+
+    names: tuple[str, str]
+    by: str
+    found: list[Match]
+    groups: list[int]
+    sides: tuple[list[Clip], list[Clip]]
+    notes: list[str]
+
+
+def prepared(first: Set, second: Set) -> Prepared:
+    """The clips of two sets matched, copies counted once."""
+    everything = (missing.everything(first), missing.everything(second))
+    names = (first["name"], second["name"])
+    made = matches(*everything, names)
+    found, copied = _without_copies(made.found)
+    groups = copies.joined([_keys(match) for match in found])
+    once = (copies.once(everything[0]), copies.once(everything[1])) if made.by == UNPAIRED else everything
+    return Prepared(names, made.by, found, groups, once, made.notes + copied)
+
+
+def row(both: Prepared, dim: str, limits: Range = (None, None), least: int = 20) -> Row:
+    """The comparison on one dim, as results.json has it, without a corrected p."""
+    numbers = _unpaired(both, dim, limits) if both.by == UNPAIRED else _paired(both, dim, limits)
+    enough = min(numbers["clips"]) >= least and numbers["groups"] > 1
+    notes = [*_few(both, numbers, least), *_alike(numbers), *both.notes, *_about_unscored(both, numbers)]
+    numbers.pop("equal")
+    return {"first": both.names[0], "second": both.names[1], "dim": dim, **numbers, "paired_by": both.by,
+            "pairing": both.notes, "enough": enough, "notes": notes}
+
+
+def _keys(match: Match) -> list[Hashable]:
+    """What makes matches depend on each other: their prompt, and copies on either side."""
+    return [key for side, clips in enumerate((match.first, match.second)) for clip in clips
+            for key in copies.keys(clip, side)]
+
+
+def _without_copies(found: Sequence[Match]) -> tuple[list[Match], list[str]]:
+    """The matches without those, of no known prompt, whose clips on both sides are copies of those of another match."""
+    numbers = [copies.contents([clip for match in found for clip in side(match)])
+               for side in (lambda match: match.first, lambda match: match.second)]
+    seen: dict[Hashable, Match] = {}
+    at = [0, 0]
+    for i, match in enumerate(found):
+        ends = at[0] + len(match.first), at[1] + len(match.second)
+        key = tuple(tuple(sorted(numbers[side][at[side] : ends[side]])) for side in (0, 1))
+        at = list(ends)
+        seen.setdefault(("alone", i) if match.prompt else key, match)
+    left = len(found) - len(seen)
+    return list(seen.values()), [f"{left} pairs are copies of other pairs and not counted again"] if left else []
+
+
+# --- paired ----------------------------------------------------------------------------------------------------------
+
+
+def _paired(both: Prepared, dim: str, limits: Range) -> Row:
+    """The numbers of pairs: mean difference, its interval and p over prompts, wins, effect."""
+    kept = [(match, group) for one, group in zip(both.found, both.groups, strict=True)
+            if (match := missing.counted(one, dim))]
+    scored = [(pair, group) for match, group in kept if (pair := scored_pair(match, dim))]
+    bottom = missing.worst(both.sides, dim, limits)
+    found, groups = [pair for pair, _ in scored], [group for _, group in scored]
+    gaps = np.array([missing.gap(_as_match(pair), dim, math.nan) for pair in found])
+    known = _estimate(gaps, groups)
+    bound = _estimate(np.array([missing.gap(match, dim, bottom) for match, _ in kept]), [g for _, g in kept])
+    lost = [sum(missing.lost(side(match), dim) for match, _ in kept) for side in _SIDES]
+    prompts = len({pair.prompt for pair in found} - {""})
+    return _together(known, bound if any(lost) and found else None, bottom) | _wins(kept if found else [], dim) | {
+        "effect": number(_effect(found, dim, known["difference"])), "n": len(found), "prompts": prompts,
+        "groups": len(set(groups)), "clips": [sum(len(side(pair)) for pair in found) for side in _SIDES],
+        "unscored": {"counts": lost, "of": [sum(len(side(match)) for match, _ in kept) for side in _SIDES],
+                     "p": _unequal(kept, dim)},
+        "equal": bool(found) and not gaps.any()}  # fmt: skip
+
+
+_SIDES = (lambda pair: pair.first, lambda pair: pair.second)
+
+
+def _as_match(pair: Pair) -> Match:
+    return Match(pair.prompt, pair.first, pair.second)
+
+
+def _estimate(gaps: Array, groups: Sequence[Hashable]) -> Row:
+    """Mean, interval and p of paired differences."""
+    over = interval(gaps, groups)
+    p = sign_flip_p(clusters(gaps, groups).sums) if over.groups > 1 else math.nan
+    return {"difference": over.mean, "low": over.low, "high": over.high, "p": p}
+
+
+def _together(known: Row, bound: Row | None, bottom: float) -> Row:
+    """The difference over scored clips, its p no smaller than that of the bound; `worst` is the bound."""
+    found = {key: number(value) for key, value in known.items()}
+    if bound is None:
+        return {**found, "p_scored": found["p"], "p_holm": None, "worst": None}
+    least = {key: number(value) for key, value in bound.items()}
+    agree = known["difference"] * bound["difference"] > 0
+    p = None if found["p"] is None or least["p"] is None else max(found["p"], least["p"]) if agree else 1.0
+    return {**found, "p": p, "p_scored": found["p"], "p_holm": None, "worst": {"value": number(bottom), **least}}
+
+
+def _effect(found: Sequence[Pair], dim: str, difference: float) -> float:
+    """Hedges' g of the difference, by the spread among clips, whatever they were paired by."""
+    first, second = ([clip["value"][dim] for pair in found for clip in side(pair)] for side in _SIDES)
+    return effect(first, second, difference) if found else math.nan
+
+
+def _wins(kept: Sequence[tuple[Match, int]], dim: str) -> Row:
+    """On how many prompts the second is better, equal and worse, and how often a clip of it is; ties half."""
+    prompts: dict[Hashable, list[tuple[Match, int]]] = {}
+    for i, (match, group) in enumerate(kept):
+        prompts.setdefault(match.prompt or i, []).append((match, group))
+    shares = np.array([missing.win_share(_merged([match for match, _ in part]), dim) for part in prompts.values()])
+    rate = share(shares, [part[0][1] for part in prompts.values()])
+    return {"wins": int((shares > 0.5).sum()), "ties": int((shares == 0.5).sum()), "losses": int((shares < 0.5).sum()),
+            "win_rate": number(rate.mean), "win_low": number(rate.low), "win_high": number(rate.high)}
+
+
+def _merged(part: Sequence[Match]) -> Match:
+    return Match(part[0].prompt, tuple(clip for one in part for clip in one.first),
+                 tuple(clip for one in part for clip in one.second))
+
+
+def _unequal(kept: Sequence[tuple[Match, int]], dim: str) -> float | None:
+    """Exact p of "either set is as likely to have unscored clips": sign flips of the groups that differ (McNemar's)."""
+    gaps = np.array([missing.lost(match.second, dim) / len(match.second) - missing.lost(match.first, dim)
+                     / len(match.first) for match, _ in kept])
+    sums = clusters(gaps, [group for _, group in kept]).sums if len(gaps) else gaps
+    apart = sums[np.abs(sums) > 1e-12]
+    return float(sign_flip_p(apart)) if len(apart) else None
+
+
+# --- unpaired --------------------------------------------------------------------------------------------------------
+
+
+def _unpaired(both: Prepared, dim: str, limits: Range) -> Row:
+    """The numbers of two sets without pairs: the difference of the means over clips; nobody wins."""
+    sides = [[clip for clip in side if missing.lost([clip], dim) == 0 or not missing.inapplicable(clip, dim)]
+             for side in both.sides]
+    bottom = missing.worst(sides, dim, limits)
+    lost = [missing.lost(side, dim) for side in sides]
+    scored = [[clip for clip in side if not missing.lost([clip], dim)] for side in sides]
+    a, b = ([clip["value"][dim] for clip in side] for side in scored)
+    known = _apart(*(_clusters(side, dim, bottom) for side in scored))
+    bound = _apart(*(_clusters(side, dim, bottom) for side in sides)) if any(lost) and a and b else None
+    given = [len({clip["prompt"] for clip in side if clip.get("prompt")}) for side in scored]
+    nobody = dict.fromkeys(("wins", "ties", "losses", "win_rate", "win_low", "win_high"))
+    return _together(known, bound, bottom) | nobody | {
+        "effect": number(effect(a, b)), "n": min(len(a), len(b)), "prompts": min(given), "groups": min(
+            len(set(copies.groups(side))) for side in scored), "clips": [len(a), len(b)],
+        "unscored": {"counts": lost, "of": [len(side) for side in sides], "p": _unequal_apart(sides, dim, lost)},
+        "equal": False}  # fmt: skip
+
+
+def _clusters(clips: Sequence[Clip], dim: str, bottom: float) -> Clusters:
+    values = np.array([missing.mean([clip], dim, bottom) for clip in clips])
+    return clusters(values, copies.groups(clips))
+
+
+def _apart(first: Clusters, second: Clusters) -> Row:
+    difference = second.mean - first.mean
+    low, high = bounds(difference, first.variance + second.variance, [first, second], 0.95, DRAWS, 0)
+    return {"difference": difference, "low": low, "high": high, "p": exchange_p(first, second)}
+
+
+def _unequal_apart(sides: Sequence[Sequence[Clip]], dim: str, lost: Sequence[int]) -> float | None:
+    """p of "either set is as likely to have unscored clips", prompts exchanged between the sets."""
+    if not any(lost):
+        return None
+    made = [clusters(np.array([float(missing.lost([clip], dim)) for clip in side]), copies.groups(side))
+            for side in sides]
+    return number(exchange_p(*made))
+
+
+# --- notes -----------------------------------------------------------------------------------------------------------
+
+
+def _few(both: Prepared, numbers: Row, least: int) -> list[str]:
+    counts = numbers["clips"]
+    said = (f"the difference rests on {counts[0]} clips of {both.names[0]} and {counts[1]} of {both.names[1]}, fewer "
+            f"than the minimum of {least}")
+    return [said] if min(counts) < least else []
+
+
+def _alike(numbers: Row) -> list[str]:
+    one = ["one prompt: nothing is said of other prompts"] if numbers["n"] > 1 and numbers["p"] is None else []
+    return one + [f"all {numbers['n']} pairs are equal"] * numbers["equal"]
+
+
+def _about_unscored(both: Prepared, numbers: Row) -> list[str]:
+    """How many clips have no number, and what the difference would be if they were the worst."""
+    counts, of, bound = numbers["unscored"]["counts"], numbers["unscored"]["of"], numbers["worst"]
+    if not any(counts):
+        return []
+    said = " and ".join(f"{count} of {total} clips of {name}" for count, total, name in
+                        zip(counts, of, both.names, strict=True) if count)
+    if bound is None or bound["difference"] is None:
+        return [f"{said} have no number"]
+    ends = "" if bound["low"] is None else f" [{bound['low']:.4g}, {bound['high']:.4g}]"
+    return [f"{said} have no number: count as worst ({bound['value']:.4g}), the difference would be "
+            f"{bound['difference']:+.4g}{ends}"]
