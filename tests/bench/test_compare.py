@@ -238,16 +238,18 @@ def test_pairs_come_from_the_best_to_the_worst():
 
 
 def sampled(name, seeds, shift=0.0, prompts=20):
-    draw = lambda p, s: float(np.random.default_rng([p, s, len(name)]).normal() + shift)
+    def draw(p, s):
+        return float(np.random.default_rng([p, s, len(name)]).normal() + shift)
+
     return made(name, [(draw(p, s), f"p{p}", s) for p in range(prompts) for s in seeds])
 
 
 def test_few_shared_seeds_do_not_throw_the_other_clips_away():
     a, b = sampled("a", range(9)), sampled("bb", range(8, 17), 0.3)
     row, = compare(a, b, ["flicker"])
-    mean = lambda one: np.mean([c["value"]["flicker"] for c in one["clips"]])
+    x, y = (np.mean([c["value"]["flicker"] for c in one["clips"]]) for one in (a, b))
     assert (row["paired_by"], row["n"], row["clips"]) == ("prompt", 20, [180, 180])
-    assert row["difference"] == pytest.approx(mean(b) - mean(a))
+    assert row["difference"] == pytest.approx(y - x)
     assert row["pairing"] == ["paired by prompt, over all its seeds, because pairing by seed would use only 20 of 180 "
                               "clips of a and 20 of 180 clips of bb"]
 

@@ -21,7 +21,8 @@ def summary(results: Results) -> str:
     return (f'<section id="summary"><h2>Every dimension</h2><p class="note">Each mark is a clip; the dot is the mean, '
             f"the bar its 95 % interval, from resampled prompts, each with all its clips. Each dimension has its own "
             f'axis, shared by the sets; right is better.{bold}</p><div class="measures" role="table" '
-            f'aria-label="Every dimension"><div class="measure head" role="row">{head}</div>{blocks}</div>{_spreads(results)}</section>')
+            f'aria-label="Every dimension"><div class="measure head" role="row">{head}</div>{blocks}</div>'
+            f"{_spreads(results)}</section>")
 
 
 def _block(results: Results, dim: Row) -> str:
