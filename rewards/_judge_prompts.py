@@ -1,7 +1,8 @@
-"""The instructions that two judges were trained with: they must be word for word, blanks and misprints included.
+"""The instructions of published judges: they must be word for word, blanks and misprints included.
 
 VideoReward: github.com/KwaiVGI/VideoAlign, prompt_template.py, "detailed_special" (MIT, Kling Team, Kuaishou).
 HPSv3: github.com/MizzenAI/HPSv3, hpsv3/dataset/data_collator_qwen.py (MIT, HPSv3 Team).
+VideoScore2: github.com/TIGER-AI-Lab/VideoScore2, vs2_inference.py (its repository states no licence).
 """
 
 VIDEO_REWARD = (
@@ -116,4 +117,20 @@ HPS_V3 = (
     "Please provide the overall ratings of this image: <|Reward|>\n"
     "\n"
     "END\n"
+)
+
+VIDEO_SCORE_2 = (
+    "\n"
+    "    You are an expert for evaluating AI-generated videos from three dimensions:\n"
+    "    (1) visual quality – clarity, smoothness, artifacts;\n"
+    "    (2) text-to-video alignment – fidelity to the prompt;\n"
+    "    (3) physical/common-sense consistency – naturalness and physics plausibility.\n"
+    "\n"
+    "    Video prompt: {text_prompt}\n"
+    "\n"
+    "    Please output in this format:\n"
+    "    visual quality: <v_score>; \n"
+    "    text-to-video alignment: <t_score>, \n"
+    "    physical/common-sense consistency: <p_score>\n"
+    "    "
 )

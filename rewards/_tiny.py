@@ -118,3 +118,20 @@ def qwen_judge(head: Callable[[int], nn.Module]) -> nn.Module:
 
     t = package("transformers")
     return seeded(lambda: Judge(t.Qwen2VLModel(qwen_config()), head(16)))
+
+
+def qwen25_judge() -> nn.Module:
+    """A Qwen2.5-VL of one layer a side, with its language head."""
+    t = package("transformers")
+    tokens = qwen_tokenizer()
+    video, end = tokens.convert_tokens_to_ids(["<|video_pad|>", "<|im_end|>"])
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
+    text = {**SMALL, "num_key_value_heads": 1, "vocab_size": 300, "rope_parameters": rope, "eos_token_id": end}
+    sight = {
+        "depth": 1, "hidden_size": 32, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16,
+        "fullatt_block_indexes": [0], "tokens_per_second": 2,
+    }  # fmt: skip
+    config = t.Qwen2_5_VLConfig(text_config=text, vision_config=sight, video_token_id=video)
+    model = seeded(lambda: t.Qwen2_5_VLForConditionalGeneration(config))
+    model.generation_config = t.GenerationConfig(eos_token_id=end, pad_token_id=end)
+    return model

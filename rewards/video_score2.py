@@ -1,0 +1,199 @@
+"""VideoScore2: looks, fit to the prompt and physics of a clip, by a Qwen2.5-VL that thinks first."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _judge_prompts, _qwen, _qwen25
+from ._hub import Network, precision, pretrained, tokenizer
+from .base import Card, Reward, Samples, Score, finish, nothing, refusals
+
+PARTS = {
+    "visual_quality": "visual quality",
+    "text_alignment": "text-to-video alignment",
+    "physical_consistency": "physical/common-sense consistency",
+}
+ANSWER = re.compile(r".*?".join(rf"{label}:\s*(\d+)" for label in PARTS.values()), re.DOTALL | re.IGNORECASE)
+DIGITS = "12345"
+SECONDS = 1.0  # that two frames span: 2 frames / 2 frames a second, as the published script tells the model
+
+
+class VideoScore2(Reward):
+    """VideoScore2's three soft scores of a clip, each in [0.2, 5], and their weighted mean.
+
+    The model watches about 2 frames a second and reads the published instruction with the prompt. Then
+    it thinks, and writes three whole scores from 1 to 5. The soft score of a part is
+    s P(s) / sum_k P(k): s is the likeliest of the digits 1 ... 5, and P are the probabilities from
+    which the digit after the part's name was drawn. `parts` of the score holds the three:
+    visual_quality, text_alignment and physical_consistency. The paper gives no single number; their
+    mean, with `weights`, is this library's choice. The curve is flat.
+
+    Frames, pixels, temperature (0.7) and length (1024 tokens) are those of the published script
+    vs2_inference.py. The script draws anew at each call. Here `seed` makes the draw repeat, and
+    temperature 0 takes the likeliest token at each step. The script loads the weights in float32; the
+    default here is bfloat16.
+
+    The digits are found by the published pattern, as in "visual quality: 4". Where an answer does not
+    fit the pattern, the numbered list after the thoughts is read, as in "(1) visual quality - clarity:
+    4": users report that the released model writes this form. A clip whose answer fits neither is
+    unscored. `model` is a local folder or a hub id with safetensors, at `revision`. Raises ValueError
+    for weights, a temperature or a number of tokens that make no sense. He et al. 2025,
+    arXiv 2509.22799.
+
+    >>> score = VideoScore2.tiny()(Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0))
+    >>> score.value.shape, sorted(score.parts)
+    (torch.Size([1]), ['physical_consistency', 'text_alignment', 'visual_quality'])
+    """
+
+    needs = ("transformers",)
+    extra = "learned"
+    learned = True
+    range = (0.2, 5.0)
+    support = "clip"
+    reach = 1
+    card = Card(
+        sees="What annotators rated of generated clips: looks, fit to the prompt, physics and common sense.",
+        blind_to="Anything quicker than its 2 frames a second, such as flicker, jitter and single broken "
+        "frames; where in the clip a fault lies.",
+        hacks="Pictures that a language model likes; text in the picture that speaks to the model. Doubt "
+        "lowers the soft score: a sure 3 counts more than a doubtful 4.",
+        input="At least 2 frames, with the true fps.",
+        cost="Qwen2.5-VL 7B: 16 GB of weights in bfloat16, and up to 1024 written tokens a clip; not timed "
+        "here. Public lists of hub models name Apache-2.0 for TIGER-Lab/VideoScore2; the model's own page "
+        "could not be read.",
+    )
+
+    def __init__(
+        self, model: str = "TIGER-Lab/VideoScore2", revision: str = "main",
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0), temperature: float = 0.7, seed: int = 0,
+        tokens: int = 1024, dtype: str = "bfloat16", offload: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        precision(dtype)
+        if not (temperature >= 0 and tokens >= 1 and min(weights) >= 0 and sum(weights) > 0):
+            raise ValueError(f"expected temperature >= 0, tokens >= 1 and weights >= 0 that are not all 0, got "
+                             f"temperature={temperature}, tokens={tokens}, weights={weights}")
+        self.temperature, self.seed, self.tokens = temperature, seed, tokens
+        self.weights = tuple(weight / sum(weights) for weight in weights)
+        kind = "Qwen2_5_VLForConditionalGeneration"
+        self.network = Network(lambda: pretrained(kind, model, dtype, revision=revision), offload)
+        self.words: Callable[[], _qwen.Words] = lambda: _words(tokenizer(model))
+        self._words: _qwen.Words | None = None
+        self.least, self.most, self.form = _qwen25.LEAST, 0, False
+
+    @classmethod
+    def tiny(cls) -> VideoScore2:
+        """A small Qwen2.5-VL of random weights, which reads frames of 56 x 56 and is held to the answer's form."""
+        from ._tiny import qwen25_judge, qwen_tokenizer
+
+        reward = cls(dtype="float32")
+        reward.network = Network(qwen25_judge)
+        reward.words = lambda: _words(qwen_tokenizer(), "{text_prompt}")
+        reward.least, reward.most, reward.form = 56 * 56, 56 * 56, True
+        return reward
+
+    @property
+    def streams(self) -> bool:
+        """Never: where its frames lie depends on the length of the clip."""
+        return False
+
+    def forward(self, samples: Samples) -> Score:
+        """The score of whole clips, with its three parts."""
+        why = refusals(samples, self.reach + 1, self.least_side)
+        rows = [i for i, reason in enumerate(why) if reason is None]
+        if not rows:
+            return nothing(samples, self.support, why)
+        rated = self.ratings(samples.pick(rows))
+        lost = "unscored: VideoScore2: the model's answer holds no three scores from 1 to 5"
+        flat = [one[:, None].expand(-1, samples.video.shape[1]) for one in rated.unbind(1)]
+        whole = sum(w * curve for w, curve in zip(self.weights, flat, strict=True))
+        score = finish(whole, self.support, why, rows, lost)  # type: ignore[arg-type]
+        score.parts = {p: finish(c, self.support, list(why), rows, lost) for p, c in zip(PARTS, flat, strict=True)}
+        score.weights = dict(zip(PARTS, self.weights, strict=True))
+        return score
+
+    def ratings(self, samples: Samples) -> Tensor:
+        """The three soft scores of each clip, (B, 3); NaN in a row whose answer holds no scores."""
+        frames = samples.video.shape[1]
+        video = samples.frames.detach().float()[:, _qwen25.looked_at(frames, samples.fps)]
+        words = self._words = self._words or self.words()
+        with self.network.on(video) as model:
+            rows = [self._rated(model, words, *each) for each in zip(video, samples.prompts, strict=True)]
+        return torch.tensor(rows, device=video.device)
+
+    def _rated(self, model: Any, words: _qwen.Words, clip: Tensor, prompt: str) -> list[float]:
+        most = self.most or _qwen25.largest(len(clip))
+        said = _qwen.conversation(_qwen.prepared(clip[None], self.least, most), [prompt], words)
+        form = _form(words.tokenizer) if self.form else None
+        answer = _qwen25.write(model, said, words, SECONDS, self.tokens, self.temperature, self.seed, form)
+        return soft_scores(answer, words.tokenizer)
+
+
+def soft_scores(answer: _qwen25.Written, tokenizer: Any) -> list[float]:
+    """The soft score of each part; all NaN where the answer does not hold all three."""
+    at = places(answer.ids, tokenizer)
+    if at is None:
+        return [float("nan")] * len(PARTS)
+    digits = [tokenizer.encode(digit, add_special_tokens=False)[0] for digit in DIGITS]
+    return [soft(answer.scores[i][digits]) for i in at]
+
+
+def soft(scores: Tensor) -> float:
+    """s P(s) / sum_k P(k) of the scores (5,) of the digits 1 ... 5, with s the likeliest.
+
+    >>> round(soft(torch.tensor([0.1, 0.1, 0.2, 0.4, 0.2]).log()), 4)
+    1.6
+    """
+    shares = scores.double().softmax(0)
+    return float((shares.argmax() + 1) * shares.max())
+
+
+def places(ids: Sequence[int], tokenizer: Any) -> list[int] | None:
+    """Which written tokens are the three digits, in the order of the parts; None where they are not all there."""
+    text = tokenizer.decode(ids, skip_special_tokens=False)
+    ends = _published(text) if ANSWER.search(tokenizer.decode(ids, skip_special_tokens=True)) else _numbered(text)
+    found = [_token(ids, end, text, tokenizer) for end in ends if end]
+    return found if len(found) == len(PARTS) and None not in found else None  # type: ignore[return-value]
+
+
+def _published(text: str) -> list[int]:
+    """Where the first digit after each part's name and colon ends; 0 for none."""
+    found = (re.search(rf"{re.escape(label)}:\D*\d", text, re.IGNORECASE) for label in PARTS.values())
+    return [one.end() if one else 0 for one in found]
+
+
+def _numbered(text: str) -> list[int]:
+    """Where the digit at the end of each line of the numbered list after the thoughts ends; 0 for none."""
+    start = text.rfind("</think>") + 1
+    lines = (re.compile(rf"{re.escape(label)}[^\n:]*:\s*[1-5](?!\d)", re.IGNORECASE) for label in PARTS.values())
+    found = (line.search(text, start) for line in lines)
+    return [one.end() if one else 0 for one in found]
+
+
+def _token(ids: Sequence[int], end: int, text: str, tokenizer: Any) -> int | None:
+    """The token with which the text up to `end` is complete; None where a token reaches beyond it."""
+    def so_far(count: int) -> str:
+        return str(tokenizer.decode(ids[:count], skip_special_tokens=False))
+
+    count = bisect_left(range(len(ids) + 1), end, key=lambda count: len(so_far(count)))
+    return count - 1 if so_far(count) == text[:end] else None
+
+
+def _words(tokens: Any, template: str = _judge_prompts.VIDEO_SCORE_2) -> _qwen.Words:
+    return _qwen.Words(tokens, template, (), "<|video_pad|>")
+
+
+def _form(tokens: Any) -> list[list[int]]:
+    """The tokens allowed at each step of an answer in the published form, its three digits left free."""
+    def ids(text: str) -> list[list[int]]:
+        return [[one] for one in tokens.encode(text, add_special_tokens=False)]
+
+    digit = [[tokens.encode(one, add_special_tokens=False)[0] for one in DIGITS]]
+    parts = [ids(f"{label}: ") + digit + ids("\n") for label in PARTS.values()]
+    return [*(step for part in parts for step in part), [tokens.convert_tokens_to_ids("<|im_end|>")]]
