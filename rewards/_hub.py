@@ -29,6 +29,14 @@ CURE = (
     "Pass the path of a local copy (on a machine with a network: `hf download OWNER/NAME --local-dir FOLDER`), "
     "or let this machine reach the hub: unset HF_HUB_OFFLINE"
 )
+CONVERT = (
+    "Its weights are a pickle (pytorch_model.bin), which may run code and is not read here. Convert them once: `hf "
+    "download OWNER/NAME --local-dir FOLDER`, then `python -c \"import torch; from safetensors.torch import save_file; "
+    "save_file({n: t.clone().contiguous() for n, t in torch.load('FOLDER/pytorch_model.bin', map_location='cpu', "
+    "weights_only=True).items()}, 'FOLDER/model.safetensors', {'format': 'pt'})\"`, and pass FOLDER. Or, where the "
+    "hub's page of the model has a pull request that adds model.safetensors: `hf download OWNER/NAME --revision "
+    "refs/pr/NUMBER --local-dir FOLDER`"
+)
 PATIENCE = 5.0  # seconds for the hub to answer
 
 
@@ -157,9 +165,27 @@ def advice(source: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if not silent and _pickled(source, str(error)):
+            raise OSError(f"cannot load {source!r}: {_filled(source)}") from error
         reason = silent or str(error).split("\n")[0]
         cure = f"{CURE}. A folder needs config.json and safetensors."
         raise OSError(f"cannot load {source!r}: {reason} {cure}") from error
+
+
+def _pickled(source: str, error: str) -> bool:
+    """Whether the folder or hub id has weights, but as a pickle alone."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))
+    return "model.safetensors" in error and "use_safetensors" in error
+
+
+def _filled(source: str) -> str:
+    """`CONVERT` with the name of the model, or with the folder where it already lies."""
+    if not Path(source).expanduser().is_dir():
+        return CONVERT.replace("OWNER/NAME", source).replace("FOLDER", source.rpartition("/")[2])
+    start, _, rest = CONVERT.partition("`hf download OWNER/NAME --local-dir FOLDER`, then ")
+    return (start + rest).replace("FOLDER", str(Path(source).expanduser()))
 
 
 @cache

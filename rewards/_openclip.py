@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +42,19 @@ def clip_model(state: Mapping[str, Tensor], head: int = 80, dtype: str = "float3
     `head` is 80 in ViT-H/14; text heads are 64 wide, and the activation is GELU, as in all of LAION's.
     """
     return built("CLIPModel", configuration(state, head), names(state), dtype)
+
+
+def cleaned(text: str) -> str:
+    """A prompt as open_clip's tokenizer cleans it ("lower"), before it looks up tokens.
+
+    ftfy mends wrongly decoded text and curly quotes, HTML entities are resolved twice, runs of white space become one
+    space, and letters small ones. Raises ImportError with the cure where ftfy is missing.
+
+    >>> cleaned("A \u201ccat\u201d &amp;amp; a\\n dog")
+    'a "cat" & a dog'
+    """
+    mended = html.unescape(html.unescape(package("ftfy").fix_text(text)))
+    return re.sub(r"\s+", " ", mended.strip()).strip().lower()
 
 
 def configuration(state: Mapping[str, Tensor], head: int) -> Any:

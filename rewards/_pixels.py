@@ -28,7 +28,8 @@ class Pixels:
     """Frames (N, C, H, W) in [0, 1] as a network takes them, (N, 3, h, w).
 
     `size` is the shorter side, or (height, width); then the middle `crop` is cut out. With `pad` the longer side is
-    `size` and black fills the rest. `moments` are mean and deviation.
+    `size` and black fills the rest. `moments` are mean and deviation. `rounded` says how the place of the crop becomes
+    a whole pixel: rounded as torchvision does it, or else cut off as transformers does it.
     """
 
     size: int | tuple[int, int] = 224
@@ -36,12 +37,13 @@ class Pixels:
     moments: tuple[tuple[float, ...], tuple[float, ...]] = OPENAI
     mode: str = "bicubic"
     pad: bool = False
+    rounded: bool = False
 
     def __call__(self, images: Tensor) -> Tensor:
         images = colours(images)
         images = resize(images, self._target(*images.shape[-2:]), self.mode)
         images = self._padded(images) if self.pad else images
-        images = images if self.crop is None else cut(images, *self.crop)
+        images = images if self.crop is None else cut(images, *self.crop, self.rounded)
         mean, deviation = (torch.tensor(x).to(images)[:, None, None] for x in self.moments)
         return (images - mean) / deviation
 
@@ -79,7 +81,7 @@ def of_config(asked: dict[str, Any], default: Pixels) -> Pixels:
     A size that is one number, as older files have it, means what `default` does: the shorter side, or a square.
 
     >>> of_config({"size": {"shortest_edge": 8}, "crop_size": {"height": 6, "width": 4}, "resample": 2}, Pixels())
-    Pixels(size=8, crop=(6, 4), moments=((0.48145466, ...), (0.26862954, ...)), mode='bilinear', pad=False)
+    Pixels(size=8, crop=(6, 4), moments=((0.48145466, ...), (0.26862954, ...)), mode='bilinear', pad=False, ...)
     """
     size, crop = asked.get("size", default.size), asked.get("crop_size", default.crop)
     mean, deviation = (asked.get(f"image_{x}") or default.moments[i] for i, x in enumerate(("mean", "std")))
@@ -107,11 +109,21 @@ def resize(images: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tens
     return images
 
 
-def cut(images: Tensor, height: int, width: int) -> Tensor:
-    """The middle `height` x `width`, with black around where the images are smaller."""
+def cut(images: Tensor, height: int, width: int, rounded: bool = False) -> Tensor:
+    """The middle `height` x `width`, with black around where the images are smaller.
+
+    Where an odd number of rows or columns is left over, the published crops differ by one pixel: the offset is half of
+    that number, cut off to a whole number (transformers), or, with `rounded`, rounded to the nearest even whole number
+    (torchvision).
+
+    >>> images = torch.arange(7.0).expand(1, 1, 4, 7)
+    >>> cut(images, 4, 4)[0, 0, 0], cut(images, 4, 4, rounded=True)[0, 0, 0]
+    (tensor([1., 2., 3., 4.]), tensor([2., 3., 4., 5.]))
+    """
     high, wide = max(0, height - images.shape[-2]), max(0, width - images.shape[-1])
     images = functional.pad(images, (math.ceil(wide / 2), wide // 2, math.ceil(high / 2), high // 2))
-    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    spare = images.shape[-2] - height, images.shape[-1] - width
+    top, left = (round(x / 2) if rounded else x // 2 for x in spare)
     return images[..., top : top + height, left : left + width]
 
 

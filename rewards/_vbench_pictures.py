@@ -28,10 +28,15 @@ def shorter_side(frames: Tensor, side: int, mode: str = "bilinear", antialias: b
     >>> shorter_side(torch.zeros(1, 3, 480, 854), 224).shape
     torch.Size([1, 3, 224, 398])
     """
+    goal = shorter_to(frames, side)
+    return interpolate(frames, size=goal, mode=mode, align_corners=False, antialias=antialias)
+
+
+def shorter_to(frames: Tensor, side: int) -> tuple[int, int]:
+    """Height and width with the shorter side `side`, the aspect kept, the longer one rounded down."""
     height, width = frames.shape[-2:]
     longer = int(side * max(height, width) / min(height, width))
-    goal = (side, longer) if height <= width else (longer, side)
-    return interpolate(frames, size=goal, mode=mode, align_corners=False, antialias=antialias)
+    return (side, longer) if height <= width else (longer, side)
 
 
 def middle(frames: Tensor, side: int) -> Tensor:
@@ -51,19 +56,36 @@ def for_dino(frames: Tensor) -> Tensor:
     return normalised(shorter_side(frames, 224), IMAGENET)
 
 
+def square_for_dino(frames: Tensor, antialias: bool = True) -> Tensor:
+    """Shorter side 256, bicubic (not clamped), central square of 224 pixels, ImageNet statistics."""
+    return normalised(middle(shorter_side(frames, 256, "bicubic", antialias), 224), IMAGENET)
+
+
 def image_for_dino(images: Tensor) -> Tensor:
-    """Shorter side 224, bilinear, antialiased and rounded to whole grey levels as Pillow does, ImageNet statistics."""
-    return normalised(whole_levels(shorter_side(images, 224, antialias=True)), IMAGENET)
+    """Shorter side 256 by Pillow's bicubic filter, central square of 224 pixels, ImageNet statistics."""
+    return normalised(middle(by_pillow(images, shorter_to(images, 256)), 224), IMAGENET)
 
 
-def for_dreamsim(frames: Tensor) -> Tensor:
-    """224 x 224 whatever the aspect, bicubic (not clamped), no antialiasing."""
-    return interpolate(frames, size=(224, 224), mode="bicubic", align_corners=False)
+def for_dreamsim(frames: Tensor, antialias: bool = True) -> Tensor:
+    """224 x 224 whatever the aspect, bicubic (not clamped)."""
+    return interpolate(frames, size=(224, 224), mode="bicubic", align_corners=False, antialias=antialias)
 
 
 def image_for_dreamsim(images: Tensor) -> Tensor:
-    """224 x 224 whatever the aspect, bicubic, antialiased and rounded to whole grey levels as Pillow does."""
-    return whole_levels(interpolate(images, size=(224, 224), mode="bicubic", align_corners=False, antialias=True))
+    """224 x 224 whatever the aspect, by Pillow's bicubic filter."""
+    return by_pillow(images, (224, 224))
+
+
+def by_pillow(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images in [0, 1] resized by Pillow's bicubic filter to `size`, (height, width).
+
+    Pillow resizes the width first and then the height, antialiased, and rounds to whole grey levels after each.
+    """
+    images = whole_levels(images)
+    for goal in ((images.shape[-2], size[1]), size):
+        if tuple(images.shape[-2:]) != goal:
+            images = whole_levels(interpolate(images, size=goal, mode="bicubic", align_corners=False, antialias=True))
+    return images
 
 
 def whole_levels(frames: Tensor) -> Tensor:

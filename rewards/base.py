@@ -177,7 +177,7 @@ def spread(terms: Tensor, reach: int) -> Tensor:
     >>> spread(torch.tensor([[1.0, 3.0]]), reach=2)
     tensor([[2., 1., 3., 2.]])
     """
-    mean = terms.mean(1, keepdim=True)
+    mean = terms.mean(1, keepdim=True, dtype=torch.float64).to(terms.dtype)
     pad = nn.functional.pad
     departure = pad(terms - mean, (reach // 2, reach // 2))
     if reach % 2:
@@ -214,7 +214,7 @@ def finish(scored: Tensor, support: str, why: list[str | None], rows: list[int],
     `lost` is the reason of a curve that is not finite.
     """
     curve = among(scored, rows, len(why))
-    value = curve.mean(1)
+    value = curve.mean(1, dtype=torch.float64).to(curve.dtype)
     for i in rows:
         if not torch.isfinite(value[i]):
             why[i] = lost

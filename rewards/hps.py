@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ._hub import Network, published, read_state, tokenizer
 from ._learned import LearnedReward, per_prompt
-from ._openclip import clip_model
+from ._openclip import cleaned, clip_model
 from ._pixels import OPENAI, Pixels
 from .base import About, Card, Samples
 from .encoders import TextImage, cosine
@@ -17,10 +17,11 @@ from .encoders import TextImage, cosine
 class Hps(LearnedReward):
     """Human Preference Score v2 or v2.1, frame by frame, by an open_clip ViT-H/14 trained on people's rankings.
 
-    factor x cos(z_t, z_text); the published score is the cosine, about 0.2 to 0.35, and papers often print 100 times
-    it: `factor`. Compare equal prompts only. As published, a frame's longer side becomes 224 pixels and black fills the
-    rest. `weights` is a file, or owner/name/file of the hub, in open_clip's layout (HPS_v2_compressed.pt,
-    HPS_v2.1_compressed.pt); `words` has CLIP's tokenizer. Wu et al. 2023, arXiv 2306.09341.
+    factor x cos(z_t, z_text); the published score is the cosine, about 0.2 to 0.35, and papers often print 100
+    times it: `factor`. Compare equal prompts only. As published, a frame's longer side becomes 224 pixels and black
+    fills the rest. `weights` is a file, or owner/name/file of the hub, in open_clip's layout (HPS_v2_compressed.pt,
+    HPS_v2.1_compressed.pt); `words` has CLIP's tokenizer. Prompts are cleaned as open_clip does it (ftfy, HTML
+    entities, white space, small letters). Wu et al. 2023, arXiv 2306.09341.
 
     >>> import torch
     >>> Hps.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
@@ -59,7 +60,8 @@ class Hps(LearnedReward):
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
         """One number a frame, (B, F)."""
-        texts = per_prompt(about.prompts, lambda prompts: self.pair.texts(prompts, features))
+        prompts = [cleaned(prompt) for prompt in about.prompts]
+        texts = per_prompt(prompts, lambda different: self.pair.texts(different, features))
         return self.factor * cosine(features, texts[:, None])
 
 

@@ -72,5 +72,5 @@ class ImageReward(LearnedReward):
 
     def _pass(self, network: Any, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         side = network.sight.config.image_size
-        pixels = Pixels(side, (side, side), OPENAI)(frames)
+        pixels = Pixels(side, (side, side), OPENAI, rounded=True)(frames)  # torchvision's crop
         return network(pixels.to(network.sight.dtype), ids, mask).to(pixels.dtype)

@@ -41,6 +41,7 @@ from ._vbench_pictures import (
     normalised,
     padded_to,
     shorter_side,
+    square_for_dino,
     unit,
     whole_levels,
 )
@@ -64,8 +65,8 @@ __all__ = [
     "Moving", "Network", "Networked", "ToImage", "aggregate", "clip", "colour", "consistency", "dino",
     "dino_positions", "embeddings", "faithfulness", "fastest", "flow_network", "for_clip", "for_dino",
     "for_dreamsim", "for_flow", "for_musiq", "i2v_totals", "image_for_dino", "image_for_dreamsim",
-    "likeness", "middle", "normalised", "padded_to", "read_results", "shorter_side", "tiny_clip", "tiny_dino",
-    "totals", "transformers", "trusted", "unit", "vbench2_totals", "whole_levels",
+    "likeness", "middle", "normalised", "padded_to", "read_results", "shorter_side", "square_for_dino", "tiny_clip",
+    "tiny_dino", "totals", "transformers", "trusted", "unit", "vbench2_totals", "whole_levels",
 ]
 
 

@@ -78,7 +78,7 @@ class VbenchMotionSmoothness(Reward):
         first, middle, last = (video[:, [t + i for t in starts]] for i in range(3))
         guess = self._guess(first.flatten(0, 1), last.flatten(0, 1))
         gap = guess.unflatten(0, first.shape[:2]) - colour(middle.flatten(0, 1)).unflatten(0, first.shape[:2]).float()
-        return gap.abs().mean((2, 3, 4))
+        return gap.abs().mean((2, 3, 4), dtype=torch.float64).to(gap)
 
     def _guess(self, first: Tensor, last: Tensor) -> Tensor:
         """Frames midway, whole grey levels as float (N, 3, H, W)."""

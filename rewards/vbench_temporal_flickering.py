@@ -15,7 +15,7 @@ class VbenchTemporalFlickering(Reward):
     """VBench's temporal_flickering: 1 less the mean absolute difference of neighbouring frames, in [0, 1], 1 frozen.
 
     (255 - mean_t m_t) / 255, m_t the mean over pixels and channels of |f_t - f_{t+1}| in 0..255, no resize. A term is
-    a pair of frames. uint8 clips are summed as integers, which agrees with the published float32 mean to 1e-6.
+    a pair of frames. sums are whole numbers or float64, which agrees with the published float32 mean to 1e-6.
 
     As published: any motion counts as flicker, and the best clip is frozen. VBench runs it only on clips that
     `vbench_static_filter` passes (its custom_input mode skips that); here every clip is scored. A file that cannot be
@@ -52,7 +52,8 @@ class VbenchTemporalFlickering(Reward):
         if video.dtype in (torch.uint8, torch.float32) and not (video.is_cuda or video.requires_grad):
             return torch.tensor([_differences(clip) for clip in video], dtype=torch.float32)
         pairs = zip(video[:, :-1].unbind(1), video[:, 1:].unbind(1))
-        return 1 - torch.stack([(a - b).abs().mean((1, 2, 3)) for a, b in pairs], 1)
+        steps = torch.stack([(a.double() - b.double()).abs().mean((1, 2, 3)) for a, b in pairs], 1)
+        return (1 - steps).to(torch.promote_types(video.dtype, torch.float32))
 
 
 def _differences(clip: Tensor) -> list[float]:

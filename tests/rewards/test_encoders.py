@@ -1,5 +1,9 @@
 """Encoders by name, their preprocessing against transformers' own, and how networks are held."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -178,6 +182,29 @@ def test_what_is_not_there_is_told_with_the_cure(monkeypatch, tmp_path):
             load(f"{tmp_path}/nothing")
     with pytest.raises(OSError, match="no file.*hf download"):
         _hub.published(f"{tmp_path}/nothing.pt")
+
+
+def test_weights_that_are_a_pickle_alone_are_told_how_to_be_converted(tmp_path):
+    """The command of the message is run, and the folder is read afterwards."""
+    model, folder = vit_model().eval(), tmp_path / "dino vitb16"
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 32, "width": 32}}))
+    with pytest.raises(OSError, match="pickle.*not read here") as told:
+        encoders.load(f"dino:{folder}")(pictures())
+    command = str(told.value).split("`")[1]
+    assert command.startswith('python -c "') and "hf download" not in command
+    subprocess.run([sys.executable, "-c", command.removeprefix('python -c "').removesuffix('"')], check=True)
+    assert encoders.load(f"dino:{folder}")(pictures()).isfinite().all()
+
+
+def test_a_hub_that_has_a_pickle_alone_is_told_its_name():
+    told = ("a/dino-b does not appear to have a file named model.safetensors or model.safetensors.index.json and thus "
+            "cannot be loaded with `safetensors`. Please do not set `use_safetensors=True`.")
+    cure = "hf download a/dino-b --local-dir dino-b`.*'dino-b/pytorch_model.bin'"
+    with pytest.raises(OSError, match=cure), _hub.advice("a/dino-b"):
+        raise OSError(told)
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """Learned rewards, loaded from published layouts with small random weights, against independent references."""
 
+import html
 import json
 import math
+import re
+import sys
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from torch.nn import functional as f
 pytest.importorskip("transformers")
 
 from vidrl import plugin, world
-from vidrl.rewards import Samples, _hub, _qwen, _tiny
+from vidrl.rewards import Samples, _hub, _pixels, _qwen, _tiny
 from vidrl.rewards._pixels import OPENAI
 from vidrl.rewards.aesthetic import Aesthetic
 from vidrl.rewards.clip_alignment import ClipAlignment
@@ -273,6 +276,76 @@ def test_hps_from_open_clips_layout(tmp_path):
     assert expected.std() > 0.01
 
 
+def published_clean(text):
+    """open_clip's cleaning, "lower", written out."""
+    ftfy = pytest.importorskip("ftfy")
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return re.sub(r"\s+", " ", text).strip().lower()
+
+
+@pytest.mark.parametrize(("prompt", "wanted"), [
+    ("A \u201cRed\u201d ball\u2019s  shadow", "a \"red\" ball's shadow"), ("salt &amp;amp; pepper", "salt & pepper"),
+    ("two&nbsp;&lt;dogs&gt; ", "two <dogs>"), ("caf\u00c3\u00a9", "caf\u00e9"),
+    ("\u00f0\u0178\u02dc\u20ac", "\U0001f600"),
+    ("a\n\t b\u3000c", "a b c"), ("\ufb01re \uff21", "fire a"), ("", ""), ("plain", "plain"),
+    ("\u4e00\u53ea\u732b", "\u4e00\u53ea\u732b"),
+])
+def test_hps_reads_prompts_as_open_clip_cleans_them(prompt, wanted):
+    reward, seen = Hps.tiny(), []
+    plain = reward.pair.texts
+    reward.pair.texts = lambda prompts, like: seen.extend(prompts) or plain(prompts, like)
+    score = reward(Samples(clips(count=1), [prompt], 8.0)).value
+    assert seen == [wanted] and wanted == published_clean(prompt)
+    torch.testing.assert_close(score, Hps.tiny()(Samples(clips(count=1), [wanted], 8.0)).value)
+
+
+def test_hps_says_what_to_install_where_ftfy_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    with pytest.raises(ImportError, match="needs ftfy: .*learned"):
+        Hps.tiny()(samples())
+
+
+ODD = [(704, 1280), (480, 848), (544, 960), (848, 480), (33, 17), (17, 33), (225, 224), (227, 224), (431, 600)]
+
+
+def torchvision_crop(images, side):
+    """Resize(side, BICUBIC) of a picture, its longer side cut off to a whole pixel, then CenterCrop(side)."""
+    height, width = images.shape[-2:]
+    longer = int(side * max(height, width) / min(height, width))
+    size = (side, longer) if height <= width else (longer, side)
+    images = _pixels.resize(images, size)
+    top, left = (int(round((length - side) / 2.0)) for length in images.shape[-2:])
+    return images[..., top : top + side, left : left + side]
+
+
+@pytest.mark.parametrize("side", [32, 224])
+@pytest.mark.parametrize("size", ODD)
+def test_crops_of_torchvision_round_and_those_of_transformers_do_not(size, side):
+    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    whole, plain = torchvision_crop(images, side), ((0.0,) * 3, (1.0,) * 3)
+    assert torch.equal(_pixels.Pixels(side, (side, side), plain, rounded=True)(images), whole)
+    longer = _pixels.Pixels(side, None, plain)(images)
+    top, left = (int((length - side) / 2.0) for length in longer.shape[-2:])
+    cut = longer[..., top : top + side, left : left + side]
+    assert torch.equal(_pixels.Pixels(side, (side, side), plain)(images), cut)
+
+
+@pytest.mark.parametrize("size", [*ODD, (32, 67), (67, 32), (64, 126), (96, 237)])
+@pytest.mark.parametrize("cls", [ImageReward, Aesthetic])
+def test_wide_frames_are_cropped_as_the_published_code_does(cls, size, clip_folder, tmp_path):
+    """A frame scores as its own crop by torchvision: the reward leaves a square of 32 pixels as it is."""
+    frame = torch.rand(1, 1, 3, *size, generator=torch.Generator().manual_seed(1))
+    reward = ImageReward.tiny() if cls is ImageReward else with_head(clip_folder[0], tmp_path)
+    square = torchvision_crop(frame[0], 32)[None]
+    whole, cropped = (reward(Samples(x, ["a red ball"], 8.0)).value for x in (frame, square))
+    torch.testing.assert_close(whole, cropped, atol=1e-6, rtol=1e-6)
+
+
+def with_head(folder, tmp_path):
+    torch.save({"weight": torch.randn(1, 16), "bias": torch.zeros(1)}, tmp_path / "head.pth")
+    return Aesthetic(f"clip:{folder}", f"{tmp_path}/head.pth")
+
+
 def test_hps_keeps_wide_frames_whole(tmp_path):
     """The longer side is fitted and black fills the rest, so that what lies at the far left and right counts."""
     reward, video = Hps.tiny(), torch.full((1, 1, 3, 16, 64), 0.5)
@@ -327,6 +400,23 @@ def test_a_head_of_another_layout_is_refused(clip_folder, tmp_path):
     torch.save({"fc.weight": torch.ones(1, 16)}, tmp_path / "head.pth")
     with pytest.raises(ValueError, match="fc.weight"):
         Aesthetic(f"clip:{clip_folder[0]}", f"{tmp_path}/head.pth")(samples())
+
+
+def with_relu():
+    places, widths = (0, 3, 6, 9, 11), (16, 1024, 128, 64, 16, 1)
+    return {f"layers.{p}.{kind}": torch.ones(*((o, i) if kind == "weight" else (o,)))
+            for p, i, o in zip(places, widths[:-1], widths[1:]) for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("state", [
+    with_relu(), {"weight": torch.ones(16), "bias": torch.ones(1)},
+    {"weight": torch.ones(2, 16), "bias": torch.ones(2)},
+    {"layers.0.weight": torch.ones(512, 16), "layers.0.bias": torch.ones(512)}, {"weight": torch.ones(1, 16)}, {},
+])
+def test_a_head_whose_layers_are_others_is_told_what_is_expected(state, clip_folder, tmp_path):
+    torch.save(state, tmp_path / "ava+logos-l14-reluMSE.pth")
+    with pytest.raises(ValueError, match="expected a head of LAION's.*ReLU.*take sac"):
+        Aesthetic(f"clip:{clip_folder[0]}", f"{tmp_path}/ava+logos-l14-reluMSE.pth")(samples())
 
 
 # --- ImageReward -------------------------------------------------------------------------------------------------

@@ -63,6 +63,26 @@ def test_flickering_is_the_published_number(frames, layout):
     assert value(VbenchTemporalFlickering(), video.float() / 255) == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("frames", [3, 600])
+def test_flickering_is_summed_in_float64_whatever_the_clip_is_stored_in(dtype, frames):
+    """Of what the clip holds; a sum in half precision is off by up to 2e-4."""
+    video = (noise(frames, 17, 33).double() / 255).to(dtype)
+    wanted = 1 - (video[:, 1:].double() - video[:, :-1].double()).abs().mean().item()
+    for clip in (video, video.clone().requires_grad_()):
+        score = VbenchTemporalFlickering()(Samples(clip, [""], 8.0)).value
+        assert score.item() == pytest.approx(wanted, abs=1.2e-7) and score.dtype in (torch.float32, torch.float64)
+
+
+def test_the_mean_of_a_long_curve_is_exact_to_the_last_bit():
+    levels = torch.tensor([0, 7] * 2000, dtype=torch.uint8).view(1, -1, 1, 1, 1).expand(1, -1, 3, 8, 8).contiguous()
+    assert value(VbenchTemporalFlickering(), levels) == pytest.approx(248 / 255, abs=6e-8)
+    stream = VbenchTemporalFlickering().stream(8.0)
+    for piece in levels[0].split(500):
+        stream.update(piece)
+    assert stream.result().value.item() == pytest.approx(248 / 255, abs=6e-8)
+
+
 def test_flickering_of_one_frame_is_inapplicable_and_of_a_still_is_one():
     score = VbenchTemporalFlickering()(Samples(noise(1), [""], 8.0))
     assert score.value.isnan().all() and score.why[0].startswith("inapplicable")
@@ -407,17 +427,65 @@ def pillow(image, size, filter_name):
 
 def test_i2v_subject_is_the_published_number():
     reward, video, image = VbenchI2vSubject.tiny(), smooth(4), noise(1, 300, 420, seed=3)
-    prepared = standardise(pillow(image[0, 0], (224, 313), "BILINEAR"), *vbench.IMAGENET)
-    wanted = published_faithfulness(reward.network, prepared, dino_images(video[0]))
-    assert value(reward, video, reference=image) == pytest.approx(wanted, abs=2e-4)  # Pillow rounds between its passes
+    prepared = standardise(centre(pillow(image[0, 0], (256, 358), "BICUBIC")), *vbench.IMAGENET)
+    wanted = published_faithfulness(reward.network, prepared, square_images(video[0], True))
+    assert value(reward, video, reference=image) == pytest.approx(wanted, abs=2e-5)
+
+
+def square_images(video, antialias):
+    """Resize(256, BICUBIC), CenterCrop(224), div(255), Normalize, of VBench-I2V since July 2024."""
+    height, width = video.shape[-2:]
+    longer = int(256 * max(height, width) / min(height, width))
+    size = (256, longer) if height <= width else (longer, 256)
+    images = F.interpolate(video.float(), size=size, mode="bicubic", align_corners=False, antialias=antialias)
+    return standardise(centre(images).div(255), *vbench.IMAGENET)
+
+
+def centre(images):
+    """torchvision's CenterCrop(224)."""
+    top, left = (int(round((side - 224) / 2.0)) for side in images.shape[-2:])
+    return images[..., top : top + 224, left : left + 224]
+
+
+SIZES = [(704, 1280), (480, 848), (544, 960), (1280, 704), (17, 33), (33, 17), (256, 256), (431, 600), (1080, 1920)]
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+def test_i2v_frames_are_prepared_as_published_at_every_size(size, antialias):
+    video = noise(2, *size)[0]
+    got = VbenchI2vSubject(network=len, antialias=antialias).prepare(video / 255)
+    torch.testing.assert_close(got, square_images(video, antialias), atol=2e-5, rtol=1e-5)
+    wide = F.interpolate(video.float(), size=(224, 224), mode="bicubic", align_corners=False, antialias=antialias)
+    got = VbenchI2vBackground(network=len, antialias=antialias).prepare(video / 255)
+    torch.testing.assert_close(got, wide / 255, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_i2v_images_are_prepared_as_pillow_does(size):
+    """Nearly all values are equal; a few differ by one or two grey levels, as Pillow's weights are whole numbers."""
+    image, (height, width) = smooth(1, *size)[0], size
+    longer = int(256 * max(size) / min(size))
+    published = centre(pillow(image[0], (256, longer) if height <= width else (longer, 256), "BICUBIC"))
+    deviation = torch.tensor(vbench.IMAGENET[1]).view(3, 1, 1)
+    got = VbenchI2vSubject(network=len).prepare_image(image / 255)
+    gap = (got - standardise(published, *vbench.IMAGENET)).abs() * deviation * 255
+    assert got.shape[-2:] == (224, 224) and gap.max() < 2.5 and (gap > 0.5).float().mean() < 0.03
+    gap = (VbenchI2vBackground(network=len).prepare_image(image / 255) - pillow(image[0], (224, 224), "BICUBIC")).abs()
+    assert gap.max() * 255 < 2.5 and (gap * 255 > 0.5).float().mean() < 0.03
 
 
 def test_i2v_background_is_the_published_number():
     reward, video, image = VbenchI2vBackground.tiny(), smooth(4), smooth(1, 300, 420)
     prepared = pillow(image[0, 0], (224, 224), "BICUBIC")
-    frames = F.interpolate(video[0].float(), size=(224, 224), mode="bicubic", align_corners=False).div(255)
+    size = {"size": (224, 224), "mode": "bicubic", "align_corners": False}
+    frames = F.interpolate(video[0].float(), **size, antialias=True).div(255)
     wanted = published_faithfulness(reward.network, prepared, frames)
-    assert value(reward, video, reference=image) == pytest.approx(wanted, abs=2e-4)
+    assert value(reward, video, reference=image) == pytest.approx(wanted, abs=2e-5)
+    frames = F.interpolate(video[0].float(), **size).div(255)
+    wanted = published_faithfulness(reward.network, prepared, frames)
+    reward.antialias = False
+    assert value(reward, video, reference=image) == pytest.approx(wanted, abs=2e-5)
 
 
 def test_one_faithful_frame_is_enough_for_the_image_term():
