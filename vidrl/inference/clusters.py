@@ -31,6 +31,11 @@ class Clusters(NamedTuple):
         return float(self.sums.sum() / self.counts.sum()) if len(self.sums) else math.nan
 
     @property
+    def effective(self) -> float:
+        """How many groups of equal size are worth as much, (Σc)² / Σc² (Kish 1965): few large ones decide a mean."""
+        return float(self.counts.sum() ** 2 / (self.counts**2).sum())
+
+    @property
     def variance(self) -> float:
         """Of the mean, by the groups' residuals: G / (G − 1) Σ (s − mean c)² / (Σc)²; NaN for a single group."""
         G, residuals = len(self.sums), self.sums - self.mean * self.counts
@@ -59,6 +64,12 @@ def clusters(values: Array, groups: Iterable[Hashable]) -> Clusters:
 
 class Alone:
     """The group of a clip that shares its prompt with none."""
+
+
+def mirrored(side: Clusters) -> Clusters:
+    """The groups of the negated values, in their order."""
+    order = np.lexsort((-side.sums, side.counts))
+    return Clusters(-side.sums[order], side.counts[order])
 
 
 def ids(names: Sequence[Hashable]) -> Array:

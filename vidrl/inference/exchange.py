@@ -1,4 +1,6 @@
-"""A test of two unpaired sets: prompts change sides, each with all its clips.
+"""An exact test of two unpaired sets that are alike: prompts change sides, each with all its clips.
+
+Its null is that both are of one distribution. Of means ask `vidrl.inference.means.difference`.
 
 Legend: G1, G2 groups of the two sides; s, c their sums and counts; K ways to divide them.
 """

@@ -1,4 +1,4 @@
-"""Intervals by drawing whole groups of values: a studentised cluster bootstrap.
+"""Student's ratio in samples of whole groups drawn with replacement: a studentised cluster bootstrap.
 
 Bootstrap-t: Hall 1992, "The Bootstrap and Edgeworth Expansion"; over clusters: Cameron, Gelbach and Miller 2008,
 doi:10.1162/rest.90.3.414. Groups are drawn with replacement, each with all its values: the spread of the groups' means
@@ -10,47 +10,31 @@ Legend: as in `vidrl.inference.clusters`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from vidrl.inference.clusters import Clusters
-from vidrl.inference.student import CELLS, Array, t_quantile
+from vidrl.inference.clusters import Clusters, mirrored
+from vidrl.inference.student import CELLS, Array
 
-STUDENT = 8  # groups below which a bootstrap has too few different draws: Student's t instead
 DRAWS = 10_000  # by which the percentiles of one seed are right to 0.2 %
-DEGENERATE = 0.005  # share of draws without spread that a bootstrap-t may have
 
 
-def bounds(estimate: float, variance: float, sides: Sequence[Clusters], level: float, draws: int, seed: int
-           ) -> tuple[float, float]:
-    """The interval of the mean of one side, or of the second's less the first's.
+def ratios(sides: Sequence[Clusters], draws: int = DRAWS, seed: int = 0) -> Array:
+    """Student's ratio of each draw, sorted, of one side's mean, or of the second's less the first's, (draws,) or fewer.
 
-    Bootstrap-t; Student's t, with Welch's degrees of freedom, where a side has few groups or many draws no spread.
+    Draws without any spread, which have no ratio, are left out. Negated values give exactly the negated ratios.
     """
-    if not math.isfinite(variance):
-        return math.nan, math.nan
-    error = math.sqrt(variance)
-    drawn = _ratios(sides, draws, seed) if min(len(side.sums) for side in sides) >= STUDENT else None
-    if drawn is None:
-        reach = t_quantile(_freedom(sides), (1 + level) / 2)
-        return estimate - reach * error, estimate + reach * error
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(estimate - high * error), float(estimate - low * error)
-
-
-def _ratios(sides: Sequence[Clusters], draws: int, seed: int) -> Array | None:
-    """Student's ratio of each draw, (draws,); None where too many draws have no spread."""
+    if len(sides) == 1 and ((sides[0].sums - sides[0].mean * sides[0].counts) ** 3).sum() < 0:
+        return -ratios([mirrored(sides[0])], draws, seed)[::-1]
     moved, variance = np.zeros(draws), np.zeros(draws)
     for number, side in enumerate(sides):
         found = [_departure(side, weights) for weights in _weights(len(side.sums), draws, seed, number)]
         moved = np.concatenate([d for d, _ in found]) - moved
         variance += np.concatenate([v for _, v in found])
-    least = 1e-12 * sum(side.variance for side in sides)
-    spread = variance > least
-    return moved[spread] / np.sqrt(variance[spread]) if spread.mean() >= 1 - DEGENERATE else None
+    spread = variance > 1e-12 * sum(side.variance for side in sides)
+    return np.sort(moved[spread] / np.sqrt(variance[spread]))
 
 
 def _departure(side: Clusters, weights: Array) -> tuple[Array, Array]:
@@ -79,12 +63,3 @@ def _drawn(G: int, draws: int, seed: int, side: int) -> Array:
 def _counts(rng: np.random.Generator, G: int, draws: int) -> Array:
     drawn = rng.integers(0, G, (draws, G)) + G * np.arange(draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=draws * G).reshape(draws, G).astype(float)
-
-
-def _freedom(sides: Sequence[Clusters]) -> int:
-    """Degrees of freedom, of two sides by Welch and Satterthwaite, rounded down."""
-    if len(sides) == 1:
-        return len(sides[0].sums) - 1
-    whole = sum(side.variance for side in sides) ** 2
-    parts = sum(side.variance**2 / (len(side.sums) - 1) for side in sides)
-    return max(1, int(whole / parts)) if parts > 0 else min(len(side.sums) for side in sides) - 1

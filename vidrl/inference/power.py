@@ -1,0 +1,94 @@
+"""What a comparison of so many prompts can see: the least difference, and how many prompts a difference needs.
+
+Legend: G prompts, std the standard deviation of their differences (of their means, where a prompt has several clips);
+m tests in the family; δ a difference in standard errors, std / √G.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from vidrl.inference.confidence import caution, least_p
+from vidrl.inference.means import LEAST
+from vidrl.inference.resampling import DRAWS
+from vidrl.inference.student import t_quantile
+
+POWER = 0.8
+MOST = 1_000_000  # prompts
+
+
+def power(delta: float, groups: int, alpha: float) -> float:
+    """Share of samples in which a two-sided t test at alpha finds a difference of delta standard errors.
+
+    P(|T| > t) of the noncentral t distribution: ∫ Φ(±δ − t s) over the distribution of s = √(χ² / (G − 1)).
+
+    >>> round(power(3.0, 20, 0.05), 3), round(power(0.0, 20, 0.05), 3)
+    (0.812, 0.05)
+    """
+    df, reach = groups - 1, t_quantile(groups - 1, 1 - alpha / 2)
+    s = np.linspace(max(1e-6, 1 - 8 / math.sqrt(2 * df)), 1 + 8 / math.sqrt(2 * df), 2001)
+    weights = np.exp((df - 1) * np.log(s) - df * (s * s - 1) / 2)  # χ density, but for its scale
+    above = np.array([_normal(delta - reach * x) + _normal(-delta - reach * x) for x in s])
+    return float((above * weights).sum() / weights.sum())
+
+
+def least_detectable(std: float, groups: int, family: int = 1, alpha: float = 0.05, wanted: float = POWER) -> float:
+    """The least mean difference that is significant in a share `wanted` of such samples, one of `family` tests.
+
+    Holm's first step is at alpha / family; p is multiplied by `caution` of few prompts, and cannot be below `least_p`:
+    infinite, where nothing can be significant. By Student's t, times 1 + 1 / G for what the bootstrap asks beside it;
+    skewed differences need somewhat more. benchmarks/results/bench_coverage.md has how often it is found.
+
+    >>> round(least_detectable(1.0, 100), 3), least_detectable(1.0, 8, family=12)
+    (0.29, inf)
+    """
+    level = reachable(groups, family, alpha)
+    if not level:
+        return math.inf
+    low, high = 0.0, 4.0
+    while power(high, groups, level) < wanted:
+        high *= 2
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle, groups, level) >= wanted else (middle, high)
+    return high * (1 + 1 / groups) * std / math.sqrt(groups)
+
+
+def needed(std: float, difference: float, family: int = 1, alpha: float = 0.05, wanted: float = POWER) -> int:
+    """The least number of prompts by which `least_detectable` is at most `difference`.
+
+    Raises ValueError for a difference or std that is not above 0, and where more than a million prompts are needed.
+
+    >>> needed(1.0, 0.5), needed(1.0, 5.0, family=12)
+    (38, 10)
+    """
+    if not (difference > 0 and std > 0):
+        raise ValueError(f"expected a difference and a std above 0, got {difference} and {std}")
+    low, high = LEAST - 1, LEAST
+    while least_detectable(std, high, family, alpha, wanted) > difference:
+        low, high = high, 2 * high
+        if high > MOST:
+            raise ValueError(f"a difference of {difference} at a std of {std} needs more than {MOST:,} prompts")
+    while high - low > 1:
+        middle = (low + high) // 2
+        seen = least_detectable(std, middle, family, alpha, wanted) <= difference
+        low, high = (low, middle) if seen else (middle, high)
+    return high
+
+
+def reachable(groups: int, family: int = 1, alpha: float = 0.05) -> float:
+    """The p, before `caution`, that so many prompts need in a family of tests; 0 where no sample can reach it.
+
+    >>> reachable(8, 12), round(reachable(20, 4), 5)
+    (0.0, 0.00833)
+    """
+    if groups < LEAST:
+        return 0.0
+    level = alpha / family / caution(groups)
+    return level if max(least_p(groups), 2 / (DRAWS + 1)) < level else 0.0
+
+
+def _normal(x: float) -> float:
+    return 0.5 * math.erfc(-x / math.sqrt(2))
