@@ -4,6 +4,7 @@ from math import erf
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from vidrl.bench.detection import Area, any_area, below, half_p, own_area, paired
 from vidrl.bench.meta import _corrected
@@ -75,10 +76,21 @@ def test_what_is_missing_is_not_counted() -> None:
 
 def test_clips_that_all_agree_are_not_sure_for_ever() -> None:
     area = own_area(np.ones(5), range(5))
-    assert area.high == 1 and area.low == pytest.approx(0.025**0.2)
+    assert area.high == 1 and area.low == pytest.approx(0.025**0.2, abs=1e-3)
     assert own_area(np.ones(5), range(5)).verdict == own_area(np.ones(50), [0, 1, 2, 3, 4] * 10).verdict == "few"
     assert own_area(np.ones(6), range(6)).verdict == "lowers"
     assert own_area(np.zeros(12), range(12)).verdict == "raises"
+
+
+@pytest.mark.parametrize("n", [6, 16, 100])
+def test_more_that_agree_never_lower_an_area_and_never_widen_below_the_exact_bound(n: int) -> None:
+    """The case of 15 of 16, whose interval was once narrower than that of 16 of 16."""
+    areas = [own_area(np.array([0.0] * miss + [part] + [1.0] * (n - miss - 1)), range(n))
+             for miss, part in ((0, 1.0), (0, 0.75), (0, 0.0), (1, 0.75), (1, 0.0))]
+    lows, highs = [area.low for area in areas], [area.high for area in areas]
+    assert lows == sorted(lows, reverse=True) and highs == sorted(highs, reverse=True)
+    exact = stats.binomtest(n - 1, n).proportion_ci()
+    assert (lows[2], highs[2]) == pytest.approx((exact.low, exact.high), abs=0.01)
 
 
 def test_pieces_of_one_video_count_as_one() -> None:

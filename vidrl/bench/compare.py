@@ -1,7 +1,7 @@
 """Is one set better than another, by how much, and how sure is that? Every set against every other one.
 
-p values are of sign flips over prompts (all clips of a prompt together), exact for few; of unpaired sets, of prompts
-exchanged between the sets, by Student's ratio, which allows for unequal spreads (arXiv:1304.5939).
+The null of a p value is that the mean difference over prompts is 0, whatever the shape of the differences and, of
+unpaired sets, whatever their spreads. Intervals and p values are of one calculation, see `vidrl.inference.means`.
 
 All comparisons of a page, each pair of sets on each dim, are one family: p values are corrected by Holm's steps over
 all of them, so that a page holds a false claim in at most 5 % of cases, however many sets and dims it has. A dim that
@@ -41,10 +41,10 @@ def compare(first: Set, second: Set, dims: Dims, least: int = 20, primary: str |
     depends on the way of pairing, which the `notes` tell, with what was left out.
 
     >>> clip = lambda i, x: {"path": f"{i}.mp4", "prompt": str(i), "seed": 0, "value": {"flicker": x}}
-    >>> a, b = ({"name": name, "clips": [clip(i, i + rise) for i in range(5)]} for name, rise in (("a", 0), ("b", 1)))
-    >>> row, = compare(a, b, ["flicker"], least=5)
-    >>> row["difference"], row["p"], row["wins"], row["paired_by"], row["n"], row["prompts"]
-    (1.0, 0.0625, 5, 'prompt and seed', 5, 5)
+    >>> a, b = ({"name": name, "clips": [clip(i, i**rise) for i in range(8)]} for name, rise in (("a", 1), ("b", 2)))
+    >>> row, = compare(a, b, ["flicker"], least=8)
+    >>> row["difference"], round(row["p"], 3), row["wins"], row["paired_by"], row["n"], row["prompts"]
+    (14.0, 0.085, 6, 'prompt and seed', 8, 8)
     """
     return corrected(_rows(first, second, dims, least), primary)
 

@@ -9,13 +9,13 @@ so that an area of 1 is a corruption that always lowers the number, 0.5 one that
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vidrl.inference.flips import sign_flip_p
-from vidrl.inference.shares import proportion
+from vidrl.inference.shares import proportion, share
 
 Values = np.ndarray
 LEAST = 6  # sources: of five that all agree, a two-sided test at 5 % can say nothing
@@ -63,19 +63,14 @@ def paired(null: Values, hacked: Values) -> Values:
     return np.diagonal(below(null, hacked)).copy()
 
 
-def own_area(shares: Values, groups: Sequence[Hashable], draws: int = 2000) -> Area:
-    """The mean of the clips' `paired` shares, its interval by a bootstrap over `groups` of clips.
+def own_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
+    """The mean of the clips' `paired` shares, its interval over `groups` of clips by `vidrl.inference.shares.share`.
 
     >>> own_area(np.array([1.0, 1.0, 0.0, np.nan]), "abcd").value
     0.6666666666666666
     """
-    known = np.isfinite(shares)
-    if not known.any():
-        return Area(math.nan, math.nan, math.nan, 0, 0)
-    at, count = _numbered(groups, known)
-    sums, sizes = np.bincount(at, shares[known], count), np.bincount(at, minlength=count)
-    means = np.concatenate([(drawn @ sums) / (drawn @ sizes) for drawn in _draws(count, draws)])
-    return _area(float(shares[known].mean()), means, len(at), count)
+    found = share(shares, list(groups), draws=draws)
+    return Area(found.mean, found.low, found.high, found.n, found.groups)
 
 
 def any_area(shares: Values, groups: Sequence[Hashable]) -> Area:
@@ -129,25 +124,8 @@ def half_p(shares: Values, groups: Sequence[Hashable]) -> float:
     return sign_flip_p(np.bincount(at, shares[known] - 0.5, count))
 
 
-def _draws(count: int, draws: int) -> Iterator[Values]:
-    """How often each of `count` groups is drawn, with replacement, seed 0: (draws, count) in pieces of 32 MB."""
-    rng, piece = np.random.default_rng(0), max(1, 2**22 // count)
-    for start in range(0, draws, piece):
-        yield rng.multinomial(count, np.full(count, 1 / count), min(piece, draws - start)).astype(float)
-
-
 def _numbered(groups: Sequence[Hashable], known: Values) -> tuple[Values, int]:
     """The group of each known entry as a number, and how many groups there are."""
     index: dict[Hashable, int] = {}
     at = [index.setdefault(group, len(index)) for group, k in zip(groups, known, strict=True) if k]
     return np.array(at), len(index)
-
-
-def _area(value: float, means: Values, n: int, groups: int) -> Area:
-    low, high = (float(x) for x in np.percentile(means, [2.5, 97.5]))
-    edge = 0.025 ** (1 / groups)  # where all clips agree a bootstrap has no width: the exact bound of Clopper, Pearson
-    if value == 1:
-        low = min(low, edge)
-    if value == 0:
-        high = max(high, 1 - edge)
-    return Area(value, low, high, n, groups)

@@ -18,12 +18,13 @@ import numpy as np
 from vidrl.bench import copies, missing
 from vidrl.bench.missing import Range
 from vidrl.bench.pairing import UNPAIRED, Clip, Match, Pair, matches, scored_pair
-from vidrl.bench.statistics import interval, number, share
+from vidrl.bench.statistics import closed, number, unbounded
 from vidrl.inference.clusters import Array, Clusters, clusters
 from vidrl.inference.effects import effect
 from vidrl.inference.exchange import exchange_p
 from vidrl.inference.flips import sign_flip_p
-from vidrl.inference.resampling import DRAWS, bounds
+from vidrl.inference.means import Interval, difference, heavy, interval, of_differences
+from vidrl.inference.shares import share
 
 Row = dict[str, Any]
 Set = Mapping[str, Any]  # of results.json
@@ -56,8 +57,9 @@ def row(both: Prepared, dim: str, limits: Range = (None, None), least: int = 20)
     """The comparison on one dim, as results.json has it, without a corrected p."""
     numbers = _unpaired(both, dim, limits) if both.by == UNPAIRED else _paired(both, dim, limits)
     enough = min(numbers["clips"]) >= least and numbers["groups"] > 1
-    notes = [*_few(both, numbers, least), *_alike(numbers), *both.notes, *_about_unscored(both, numbers)]
-    numbers.pop("equal")
+    notes = [*_few(both, numbers, least), *_alike(numbers), *numbers["said"], *both.notes,
+             *_about_unscored(both, numbers)]
+    numbers = {key: value for key, value in numbers.items() if key not in ("equal", "said")}
     return {"first": both.names[0], "second": both.names[1], "dim": dim, **numbers, "paired_by": both.by,
             "pairing": both.notes, "enough": enough, "notes": notes}
 
@@ -94,8 +96,8 @@ def _paired(both: Prepared, dim: str, limits: Range) -> Row:
     bottom = missing.worst(both.sides, dim, limits)
     found, groups = [pair for pair, _ in scored], [group for _, group in scored]
     gaps = np.array([missing.gap(_as_match(pair), dim, math.nan) for pair in found])
-    known = _estimate(gaps, groups)
-    bound = _estimate(np.array([missing.gap(match, dim, bottom) for match, _ in kept]), [g for _, g in kept])
+    known = _estimate(gaps, groups, limits)
+    bound = _estimate(np.array([missing.gap(match, dim, bottom) for match, _ in kept]), [g for _, g in kept], limits)
     lost = [sum(missing.lost(side(match), dim) for match, _ in kept) for side in _SIDES]
     prompts = len({pair.prompt for pair in found} - {""})
     return _together(known, bound if any(lost) and found else None, bottom) | _wins(kept if found else [], dim) | {
@@ -113,19 +115,28 @@ def _as_match(pair: Pair) -> Match:
     return Match(pair.prompt, pair.first, pair.second)
 
 
-def _estimate(gaps: Array, groups: Sequence[Hashable]) -> Row:
-    """Mean, interval and p of paired differences."""
-    over = interval(gaps, groups)
-    p = sign_flip_p(clusters(gaps, groups).sums) if over.groups > 1 else math.nan
-    return {"difference": over.mean, "low": over.low, "high": over.high, "p": p}
+def _estimate(gaps: Array, groups: Sequence[Hashable], limits: Range) -> Row:
+    """Mean, interval and p of paired differences of values within these limits."""
+    return _told(interval(gaps, groups, limits=of_differences(unbounded(limits)))) | {"said": heavy(gaps, groups)}
+
+
+def _told(over: Interval) -> Row:
+    """The numbers of a difference, NaN where there is none, and why there is no interval."""
+    low, high = closed(over)
+    ends = {"low": math.nan if low is None else low, "high": math.nan if high is None else high}
+    return {"difference": over.mean, **ends, "p": over.p, "note": over.note}
+
+
+_NUMBERS = ("difference", "low", "high", "p")
 
 
 def _together(known: Row, bound: Row | None, bottom: float) -> Row:
     """The difference over scored clips, its p no smaller than that of the bound; `worst` is the bound."""
-    found = {key: number(value) for key, value in known.items()}
+    notes = [*[known["note"]] * bool(known["note"]), *known.get("said", [])]
+    found = {key: number(known[key]) for key in _NUMBERS} | {"said": notes}
     if bound is None:
         return {**found, "p_scored": found["p"], "p_holm": None, "worst": None}
-    least = {key: number(value) for key, value in bound.items()}
+    least = {key: number(bound[key]) for key in _NUMBERS}
     agree = known["difference"] * bound["difference"] > 0
     p = None if found["p"] is None or least["p"] is None else max(found["p"], least["p"]) if agree else 1.0
     return {**found, "p": p, "p_scored": found["p"], "p_holm": None, "worst": {"value": number(bottom), **least}}
@@ -173,8 +184,8 @@ def _unpaired(both: Prepared, dim: str, limits: Range) -> Row:
     lost = [missing.lost(side, dim) for side in sides]
     scored = [[clip for clip in side if not missing.lost([clip], dim)] for side in sides]
     a, b = ([clip["value"][dim] for clip in side] for side in scored)
-    known = _apart(*(_clusters(side, dim, bottom) for side in scored))
-    bound = _apart(*(_clusters(side, dim, bottom) for side in sides)) if any(lost) and a and b else None
+    known = _apart([_clusters(side, dim, bottom) for side in scored], limits)
+    bound = _apart([_clusters(side, dim, bottom) for side in sides], limits) if any(lost) and a and b else None
     given = [len({clip["prompt"] for clip in side if clip.get("prompt")}) for side in scored]
     nobody = dict.fromkeys(("wins", "ties", "losses", "win_rate", "win_low", "win_high"))
     return _together(known, bound, bottom) | nobody | {
@@ -189,10 +200,9 @@ def _clusters(clips: Sequence[Clip], dim: str, bottom: float) -> Clusters:
     return clusters(values, copies.groups(clips))
 
 
-def _apart(first: Clusters, second: Clusters) -> Row:
-    difference = second.mean - first.mean
-    low, high = bounds(difference, first.variance + second.variance, [first, second], 0.95, DRAWS, 0)
-    return {"difference": difference, "low": low, "high": high, "p": exchange_p(first, second)}
+def _apart(sides: Sequence[Clusters], limits: Range) -> Row:
+    """Mean, interval and p of the difference of two sets without pairs."""
+    return _told(difference(sides[0], sides[1], unbounded(limits)))
 
 
 def _unequal_apart(sides: Sequence[Sequence[Clip]], dim: str, lost: Sequence[int]) -> float | None:
@@ -201,7 +211,7 @@ def _unequal_apart(sides: Sequence[Sequence[Clip]], dim: str, lost: Sequence[int
         return None
     made = [clusters(np.array([float(missing.lost([clip], dim)) for clip in side]), copies.groups(side))
             for side in sides]
-    return number(exchange_p(*made))
+    return number(exchange_p(made[0], made[1]))
 
 
 # --- notes -----------------------------------------------------------------------------------------------------------
@@ -215,7 +225,7 @@ def _few(both: Prepared, numbers: Row, least: int) -> list[str]:
 
 
 def _alike(numbers: Row) -> list[str]:
-    one = ["one prompt: nothing is said of other prompts"] if numbers["n"] > 1 and numbers["p"] is None else []
+    one = ["one prompt: nothing is said of other prompts"] if numbers["n"] > 1 and numbers["groups"] == 1 else []
     return one + [f"all {numbers['n']} pairs are equal"] * numbers["equal"]
 
 

@@ -1,6 +1,5 @@
 """Earlier names, for scripts that import them from here: `vidrl.inference` holds what they name."""
 
 from vidrl.inference.clusters import clusters
-from vidrl.inference.resampling import bounds
 
-__all__ = ["bounds", "clusters"]
+__all__ = ["clusters"]

@@ -12,11 +12,12 @@ import numpy as np
 
 from vidrl.inference.clusters import Alone, Array, Groups, Values, ids, rounding, scored
 from vidrl.inference.effects import effect
-from vidrl.inference.means import NO_LIMITS, Interval, interval
+from vidrl.inference.means import NO_LIMITS, Interval, heavy, interval
 from vidrl.inference.resampling import DRAWS
 from vidrl.inference.shares import share
 
-__all__ = ["Interval", "effect", "interval", "number", "saturation", "share", "summary", "within"]
+__all__ = ["Interval", "closed", "effect", "interval", "number", "saturation", "share", "summary", "unbounded",
+           "within"]
 
 NEAR = 0.02  # of a range: so near to its end a value is saturated
 PILED = 0.5  # share of the values at the end of the range that is a pile
@@ -33,20 +34,21 @@ def summary(values: Values, groups: Groups = None, least: int = 20,
     >>> row = summary([1.0, 0.99, 1.0, None], ["a", "a", "b", "b"], least=3, range=(0, 1))
     >>> row["n"], row["unscored"], row["prompts"], row["enough"], row["saturated"]
     (3, 1, 2, True, True)
-    >>> row["notes"]
-    ['saturated: 3 of 3 values lie within 0.02 of 1, the end of the range']
+    >>> row["notes"][1]
+    'an interval needs 6 prompts, and there are 2'
     """
-    limits = _limits(range)
+    limits = unbounded(range)
     known, names = scored(values, groups)
     over = interval(known, names, level, draws, seed, limits)
+    low, high = closed(over)
     inside, share = within(known, names)
     piled = saturation(known, limits)
     return {
-        "mean": number(over.mean), "low": number(over.low), "high": number(over.high), "n": over.n,
+        "mean": number(over.mean), "low": low, "high": high, "n": over.n,
         "prompts": len({name for name in names if not isinstance(name, Alone)}), "unscored": len(values) - over.n,
         "std": number(_std(known)), "within_prompt_std": number(inside), "within_prompt_share": number(share),
         "enough": over.n >= least and over.groups > 1, "saturated": bool(piled),
-        "notes": [*_few(over, least), *piled, *_flat(known)],
+        "notes": [*_few(over, least), *piled, *_flat(known), *[over.note] * bool(over.note), *heavy(known, names)],
     }
 
 
@@ -82,7 +84,7 @@ def saturation(values: Values, limits: tuple[float | None, float | None]) -> lis
     >>> saturation([-0.1, -0.2], (-20, 0)), saturation([99.0, 98.5], (0, 100))
     ([], ['saturated: 2 of 2 values lie within 2 of 100, the end of the range'])
     """
-    known, (low, high) = scored(values, None)[0], _limits(limits)
+    known, (low, high) = scored(values, None)[0], unbounded(limits)
     if not len(known):
         return []
     scale = high - low if low == 0 else min(high - low, 1.0)
@@ -90,7 +92,12 @@ def saturation(values: Values, limits: tuple[float | None, float | None]) -> lis
     return [note for end in (low, high) if math.isfinite(end) for note in _piled(known, end, reach)]
 
 
-def _limits(range: tuple[float | None, float | None]) -> tuple[float, float]:
+def unbounded(range: tuple[float | None, float | None]) -> tuple[float, float]:
+    """A dim's range with infinity where it is open.
+
+    >>> unbounded((None, 0.0))
+    (-inf, 0.0)
+    """
     low, high = range
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
@@ -112,11 +119,17 @@ def _piled(known: Array, end: float, reach: float) -> list[str]:
 
 def _flat(known: Array) -> list[str]:
     flat = len(known) > 1 and float(np.ptp(known)) <= rounding(known)
-    return [f"all {len(known)} values are equal: the interval has no width, and says nothing"] if flat else []
+    return [f"all {len(known)} values are equal"] if flat else []
 
 
 def _std(known: Array) -> float:
     return float(known.std(ddof=1)) if len(known) > 1 else math.nan
+
+
+def closed(over: Interval) -> tuple[float | None, float | None]:
+    """Both ends of an interval; None twice where it has none, or is open on a side: half an interval misleads."""
+    known = math.isfinite(over.low) and math.isfinite(over.high)
+    return (float(over.low), float(over.high)) if known else (None, None)
 
 
 def number(x: float) -> float | None:
