@@ -119,10 +119,9 @@ def test_the_paired_interval_is_scipys():
     before = rng.normal(size=60)
     after = before + rng.normal(0.2, 0.3, size=60)
     row = evaluate.compare({"a": before}, {"a": after})["a"]
-    theirs = stats.bootstrap(((after - before),), np.mean, method="percentile", n_resamples=4000, rng=rng)
+    theirs = stats.ttest_rel(after, before).confidence_interval()
     assert row["difference"] == pytest.approx((after - before).mean()) and row["n"] == 60
-    assert row["low"] == pytest.approx(theirs.confidence_interval.low, abs=0.01)
-    assert row["high"] == pytest.approx(theirs.confidence_interval.high, abs=0.01)
+    assert (row["low"], row["high"]) == pytest.approx((theirs.low, theirs.high), abs=0.01)
 
 
 def test_pairs_with_a_missing_half_are_left_out():
@@ -132,7 +131,8 @@ def test_pairs_with_a_missing_half_are_left_out():
     assert list(table) == ["a"]
     numbers = table["a"]
     assert (numbers["before"], numbers["after"], numbers["n"]) == (2.5, 3.5, 2)
-    assert numbers["low"] == numbers["difference"] == numbers["high"] == 1.0
+    assert numbers["difference"] == 1.0 and numbers["low"] is numbers["high"] is None
+    assert numbers["note"] == "an interval needs 6 clips, and there are 2"
 
 
 def test_an_interval_depends_on_its_own_numbers_alone():
@@ -144,18 +144,24 @@ def test_an_interval_depends_on_its_own_numbers_alone():
     assert list(table) == list(names)
     for name in names:
         assert evaluate.compare({name: before[name]}, after) == {name: table[name]}
-        chosen = np.random.default_rng(0).integers(0, 16, (4000, 16))  # the bootstrap by hand
-        low, high = np.percentile((after[name] - before[name])[chosen].mean(1), [2.5, 97.5])
-        assert (table[name]["low"], table[name]["high"]) == (low, high)
 
 
-def test_coverage_is_about_95_percent():
+def test_a_share_that_nearly_never_changes_has_no_sure_interval():
+    """None of thirty clips unscored, before and after: up to one in nine may be, and nothing got better or worse."""
+    row = evaluate.compare({"unscored_share": np.zeros(30)}, {"unscored_share": np.zeros(30)})["unscored_share"]
+    assert (row["low"], row["high"]) == pytest.approx((0.025 ** (1 / 30) - 1, 1 - 0.025 ** (1 / 30)), abs=1e-3)
+    still = evaluate.compare({"flicker": np.zeros(30)}, {"flicker": np.full(30, 0.2)})["flicker"]
+    assert still["low"] is None and "have one value" in still["note"]
+
+
+@pytest.mark.parametrize("n", [8, 50])
+def test_coverage_is_about_95_percent(n):
     rng, covered = np.random.default_rng(0), 0
-    for _ in range(200):
-        before = rng.normal(size=50)
-        row = evaluate.compare({"a": before}, {"a": before + rng.normal(0.5, 1.0, 50)}, draws=400)["a"]
+    for _ in range(400):
+        before = rng.normal(size=n)
+        row = evaluate.compare({"a": before}, {"a": before + rng.normal(0.5, 1.0, n)})["a"]
         covered += row["low"] <= 0.5 <= row["high"]
-    assert 0.89 <= covered / 200 <= 0.99
+    assert stats.binom.cdf(covered, 400, 0.94) > 0.001 and stats.binom.sf(covered - 1, 400, 0.98) > 0.001
 
 
 # --- guards ----------------------------------------------------------------------------------------------------------

@@ -160,21 +160,22 @@ def test_expanded_percentiles_are_hesterbergs():
 
 
 def test_mean_difference_is_paired():
-    whole = np.array([10.0, 20.0, 30.0, 40.0])
-    found = paired.mean_difference(whole, whole + 1)
-    assert found == pytest.approx((1, 1, 1))
+    whole = np.array([10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
+    found = paired.mean_difference(whole, whole + [1, 2, 3, 1.5, 2.5, 2])
+    assert found.value == 2 and found.low < 1.4 and found.high > 2.6
     wide = paired.mean_difference(whole, whole[::-1])
     assert wide.value == 0 and wide.low < -15 and wide.high > 15
+    assert np.isnan(paired.mean_difference(whole[:5], whole[:5] + 1).low)  # five pairs have no interval
     assert paired.mean_difference(whole[:1], whole[:1] + 2)[0] == 2
     assert np.isnan(paired.mean_difference(whole[:1], whole[:1]).low)
 
 
 def test_time_ratio():
-    arm = timed([10, 20, 30, 40], [1] * 4)
-    whole = timed([20, 40, 60, 80], [1] * 4)
+    arm = timed([10, 20, 30, 40, 40, 40], [1] * 6)
+    whole = timed([20, 40, 60, 80, 80, 80], [1] * 6)
     assert paired.time_ratio(whole, whole, 100) == pytest.approx((1, 1, 1))
     assert paired.time_ratio(whole, arm, 100) == pytest.approx((2, 2, 2))
-    assert paired.time_ratio(whole, arm, 50).value == pytest.approx((20 + 40 + 50 + 50) / 100)  # cut: nearer to 1
+    assert paired.time_ratio(whole, arm, 50).value == pytest.approx((20 + 40 + 4 * 50) / 180)  # cut: nearer to 1
     both = paired.pooled_ratio([((whole, arm), 100), ((arm, whole), 100)])
     assert both == pytest.approx((1, 1, 1))
 
@@ -385,7 +386,8 @@ def test_comparison_by_hand(o):
     assert study.target_of(runs["whole"]) == pytest.approx(0.84)
     whole = np.array([0.84, 0.84 / 1.1]) * 960
     assert np.allclose(row.pair[0][0], whole) and np.allclose(row.pair[1][0], whole / 2)
-    assert row.ratio["clips"] == pytest.approx((2, 2, 2)) and np.allclose(row.each, 2)
+    assert row.ratio["clips"].value == pytest.approx(2) and np.allclose(row.each, 2)
+    assert np.isnan(row.ratio["clips"].low)  # two pairs have no interval
     assert row.final.value == pytest.approx(0) and row.height.value == pytest.approx(1.05 * (0.75 - 0.5))
     assert row.p == 0.5 and row.reached == 2 and not row.censored.any()
 
@@ -405,8 +407,8 @@ def test_the_report_of_two_kinds(o, capsys):
     filled(o)
     study.do_report(o, o.out / "page.md")
     page = (o.out / "page.md").read_text()
-    assert page.count("| segment | 3 | 3 |") == 2 and "2.00 [2.00, 2.00]" in page
-    assert "All kinds together" in page and "| segment | 6 | 2.00 [2.00, 2.00] | 0.0312 | 0.0312 |" in page
+    assert page.count("| segment | 3 | 3 |") == 2 and "2.00 [nan, nan]" in page  # three pairs have no interval
+    assert "All kinds together" in page and "| segment | 6 | 2.00 [nan, nan] | 0.0312 | 0.0312 |" in page
     assert "6 of 6" not in page and "12 of 12 runs are finished" in page
     drawing = ET.fromstring((o.out / "page.svg").read_text())
     named = {e.tag.split("}")[1] for e in drawing.iter()}

@@ -66,12 +66,13 @@ def chart(lines: Sequence[Line], *, borders: Sequence[float] = (), span: tuple[f
             f'<span class="to">{escape(axis)} {number(x_high - cells) if axis else ""}</span></div>')
 
 
-def interval(low: float, high: float, difference: float, zone: tuple[float, float] | None = None,
+def interval(low: Number, high: Number, difference: float, zone: tuple[float, float] | None = None,
              style: str = "") -> str:
     """One row of a forest plot: a dot at the difference, a bar over its interval, zero in the middle.
 
-    `zone` is shaded: the differences that a guard allows.
+    `zone` is shaded: the differences that a guard allows. Without an interval, None, there is no bar.
     """
+    low, high = (difference if end is None or end != end else end for end in (low, high))
     reach = 1.15 * max(abs(low), abs(high), abs(difference)) or 1.0
     place = lambda value: min(100.0, max(0.0, 50 + 50 * value / reach))  # noqa: E731
     shaded = "" if zone is None else _span("zone", place(zone[0]), place(zone[1]))

@@ -6,11 +6,13 @@ Legend: N clips.
 
 from __future__ import annotations
 
+import math
 import traceback
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from vidrl import config, plugin, verifier, world
 from vidrl.config import RewardSection
+from vidrl.inference.means import NO_LIMITS, interval, of_differences
 from vidrl.pieces import out_of_memory, release
 from vidrl.rewards import Reward, Samples, Score, _parts
 from vidrl.rewards import load as load_reward
@@ -215,32 +218,37 @@ def values(measures: Measures) -> dict[str, float]:
     return {name: row["mean"] for name, row in means(measures).items()}
 
 
-def compare(before: Measures, after: Measures, draws: int = 4000) -> dict[str, dict[str, float]]:
-    """Before, after, their paired difference and its 95 % interval (percentile bootstrap over clips, seed 0).
+def compare(before: Measures, after: Measures) -> dict[str, dict[str, Any]]:
+    """Before, after, their paired difference and its 95 % interval over prompts, by `vidrl.inference.means.interval`.
 
-    Clips that either evaluation left unscored are left out of the pairs, and a measure without any pair is left out of
-    the table. Each measure has a generator of its own, so that its interval depends on its own numbers alone.
+    Each clip has a prompt of its own. Clips that either evaluation left unscored are left out of the pairs, and a
+    measure without any pair is left out of the table. Where there is no interval, as of fewer than six prompts, `low`
+    and `high` are None, and `note` says why. The interval of a measure depends on its own numbers alone.
 
     Example:
         >>> row = compare({"a": np.array([0.0, 1.0])}, {"a": np.array([0.5, 1.5])})["a"]
-        >>> row["difference"], row["low"], row["high"]
-        (0.5, 0.5, 0.5)
+        >>> row["difference"], row["low"], row["high"], row["note"]
+        (0.5, None, None, 'an interval needs 6 clips, and there are 2')
     """
-    pairs = {name: _paired(before[name], after[name]) for name in before if name in after}
-    return {name: _compared(a, b, draws) for name, (a, b) in pairs.items() if len(a)}
+    names = [name for name in before if name in after]
+    rows = {name: _compared(before[name], after[name], _limits(name)) for name in names}
+    return {name: row for name, row in rows.items() if row["n"]}
 
 
-def _paired(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the clips that both evaluations scored."""
+def _limits(name: str) -> tuple[float, float]:
+    """What the values of a measure can be: shares and the verifier's answers lie in [0, 1]; else no limit is known."""
+    within = name in ("unscored_share", "exposure") or name.startswith("verifier")
+    return (0.0, 1.0) if within else NO_LIMITS
+
+
+def _compared(before: np.ndarray, after: np.ndarray, limits: tuple[float, float]) -> dict[str, Any]:
     both = np.isfinite(before) & np.isfinite(after)
-    return before[both], after[both]
-
-
-def _compared(a: np.ndarray, b: np.ndarray, draws: int) -> dict[str, float]:
-    chosen = np.random.default_rng(0).integers(0, len(a), (draws, len(a)))
-    low, high = np.percentile((b - a)[chosen].mean(1), [2.5, 97.5])
-    numbers = {"before": a.mean(), "after": b.mean(), "difference": (b - a).mean(), "low": low, "high": high}
-    return {key: float(value) for key, value in numbers.items()} | {"n": len(a)}
+    a, b = before[both], after[both]
+    over = interval(b - a, limits=of_differences(limits), unit="clips")
+    known = math.isfinite(over.low) and math.isfinite(over.high)  # half an interval misleads
+    ends = {"low": over.low if known else None, "high": over.high if known else None}
+    means = {"before": float(a.mean()), "after": float(b.mean()), "difference": over.mean} if len(a) else {}
+    return means | ends | {"n": len(a), "note": over.note}
 
 
 def outside(bands: Mapping[str, tuple[float, float]], base: Mapping[str, float], now: Mapping[str, float]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from vidrl import checkpoint
 from vidrl.page import page
 from vidrl.page.headline import warnings
-from vidrl.run_folder import Run, read
+from vidrl.run_folder import Row, Run, read
 
 
 def table(run_dir: str | Path) -> str:
@@ -18,13 +18,17 @@ def table(run_dir: str | Path) -> str:
     width = max(len(name) for name in run.held_out)
     head = f"{'held out':{width}}  {'before':>9}  {'after':>9}  {'change':>9}   95 % interval"
     rows = [f"{name:{width}}  {row['before']:9.4f}  {row['after']:9.4f}  {row['difference']:+9.4f}   "
-            f"[{row['low']:+.4f}, {row['high']:+.4f}]  {_said(run, name)}" for name, row in run.held_out.items()]
+            f"{_ends(row)}  {_said(run, name)}" for name, row in run.held_out.items()]
     told = [f"note: {sentence}" for sentence in warnings(run)]
     return "\n".join([head, "-" * len(head), *map(str.rstrip, rows), *told])
 
 
+def _ends(row: Row) -> str:
+    return f"{'none':18}" if row["low"] is None else f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+
+
 def _said(run: Run, name: str) -> str:
-    return ", ".join(filter(None, [run.verdict(name), run.change(name)]))
+    return ", ".join(filter(None, [run.verdict(name), run.change(name), run.held_out[name].get("note")]))
 
 
 def write(run_dir: str | Path) -> Path:

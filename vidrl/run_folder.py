@@ -43,7 +43,7 @@ class Run:
     summary: Row = field(default_factory=dict)
 
     @property
-    def held_out(self) -> Mapping[str, Mapping[str, float]]:
+    def held_out(self) -> Mapping[str, Row]:
         return self.summary.get("held_out", {})
 
     @property
@@ -65,13 +65,13 @@ class Run:
     def change(self, name: str) -> str:
         """How a held-out measure changed, where its interval leaves out zero: "better", "worse", "rose" or "fell".
 
-        "rose" and "fell" are for a measure of which neither way is better. Empty where the interval holds zero, or
-        comes from fewer than LEAST clips, which cannot carry a claim.
+        "rose" and "fell" are for a measure of which neither way is better. Empty where the interval holds zero, where
+        there is none, and where it comes from fewer than LEAST clips, which cannot carry a claim.
         """
         row = self.held_out[name]
         if row.get("n", LEAST) < LEAST:
             return ""
-        sign = (row["low"] > 0) - (row["high"] < 0)
+        sign = side(row)
         direction = DIRECTION.get(name, 1)
         if not sign:
             return ""
@@ -83,6 +83,12 @@ class Run:
         if zone is None:
             return ""
         return "in band" if zone[0] <= self.held_out[name]["difference"] <= zone[1] else "out of band"
+
+
+def side(row: Row) -> int:
+    """On which side of zero the interval of a difference lies: 1, −1, or 0 where it holds zero or there is none."""
+    low, high = row.get("low"), row.get("high")
+    return 0 if low is None or high is None else int(low > 0) - int(high < 0)
 
 
 def read(run_dir: str | Path) -> Run:

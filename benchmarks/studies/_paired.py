@@ -14,6 +14,7 @@ import numpy as np
 
 from vidrl.inference.families import holm
 from vidrl.inference.flips import sign_flip_p
+from vidrl.inference.means import LEAST, interval
 from vidrl.inference.student import expanded, t_quantile
 
 __all__ = ["bootstrap", "expanded", "holm", "sign_flip_p", "t_quantile"]  # scripts ask here for all of it
@@ -152,10 +153,11 @@ def wins(whole: Times, arm: Times) -> tuple[int, int, int]:
 def bootstrap(statistic: Callable[[Array], Array], n: int, draws: int = 10_000) -> Interval:
     """A statistic of pairs and its 95 % interval: whole pairs are drawn with replacement, percentiles `expanded`.
 
-    `statistic` takes indices of pairs (..., n) and gives (...). One pair alone has no interval: NaN.
+    `statistic` takes indices of pairs (..., n) and gives (...). Fewer than six pairs have no interval: NaN. For a mean
+    use `mean_difference`, whose interval is studentised.
     """
     value = float(statistic(np.arange(n)))
-    if n < 2:
+    if n < LEAST:
         return Interval(value, float("nan"), float("nan"))
     made = statistic(np.random.default_rng(0).integers(0, n, (draws, n)))
     low, high = np.quantile(made, expanded(n))
@@ -164,8 +166,7 @@ def bootstrap(statistic: Callable[[Array], Array], n: int, draws: int = 10_000) 
 
 def mean_difference(whole: Array, arm: Array) -> Interval:
     """Mean of arm − whole over pairs."""
-    d = np.asarray(arm, float) - np.asarray(whole, float)
-    return bootstrap(lambda i: d[i].mean(-1), len(d))
+    return Interval(*interval(np.asarray(arm, float) - np.asarray(whole, float))[:3])
 
 
 def time_ratio(whole: Times, arm: Times, horizon: float, draws: int = 10_000) -> Interval:

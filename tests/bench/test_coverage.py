@@ -20,6 +20,7 @@ def script(path):
     return module
 
 
+sys.path.insert(0, str(ROOT / "benchmarks/studies"))  # a script finds what stands beside it
 study = script("benchmarks/studies/bench_coverage.py")
 TEN_BY_FOUR, TWENTY, HUNDRED, UNLIKE = (4,) * 10, (1,) * 20, (1,) * 100, tuple(range(1, 11))
 
@@ -72,8 +73,23 @@ def test_simulated_clips_of_one_prompt_resemble_each_other():
 
 
 def test_the_page_has_what_the_script_would_write():
-    page = (ROOT / "benchmarks/results/bench_coverage.md").read_text()
+    page = (ROOT / "benchmarks/results/bench_coverage.md").read_text().partition("## Values piled up")[0]
     rows = re.findall(r"^\| (\w[\w ]*) \| (\d+ × [\w ]+) \| ([\d.]+) \|", page, re.M)
     assert len(rows) == len(study.KINDS) * len(study.SIZES)
     usual = [float(share) for kind, size, share in rows if kind in study.USUAL and int(size.split()[0]) >= 10]
     assert min(usual) >= 93 and max(usual) <= 97
+
+
+def test_the_page_says_that_no_single_test_of_equal_models_errs_more_than_one_time_in_twenty():
+    page = (ROOT / "benchmarks/results/bench_coverage.md").read_text().partition("## Tests of equal models")[2]
+    single, families = page.split("## Families of dims")
+    rows = re.findall(r"^\| .* \| ([\d.]+) \| [\d.]+, [\d.]+ \| [\d.]+ \|$", single, re.M)
+    assert len(rows) == len(study.nulls.KINDS) * len(study.nulls.SIZES) + len(study.nulls.APART)
+    assert max(map(float, rows)) <= 5 + 3 * 0.5  # three standard errors of 2000 runs
+    assert len(re.findall(r"^\| (?:normal|skewed) \| \d+ \| \d+ \|", families, re.M)) == 8
+
+
+def test_the_page_says_that_values_piled_up_are_held():
+    page = (ROOT / "benchmarks/results/bench_coverage.md").read_text().partition("## Values piled up")[2]
+    rows = re.findall(r"^\| .* \| \d+ × \d \| ([\d.]+) \| [\d.]+, [\d.]+ \| \d+ \|$", page, re.M)
+    assert len(rows) == len(study.PILES) * len(study.PILE_SIZES) + 1 and min(map(float, rows)) >= 95 - 3 * 0.5

@@ -13,7 +13,7 @@ from vidrl.page.credit import credited
 from vidrl.page.film import player
 from vidrl.page.headline import warnings
 from vidrl.page.influence import influenced
-from vidrl.run_folder import Row, Run
+from vidrl.run_folder import Row, Run, side
 
 PLAYER = """
 const clips = [...document.querySelectorAll("video")];
@@ -83,18 +83,24 @@ def _lede(run: Run) -> str:
         return f"{len(run.metrics)} rounds so far; the held-out comparison comes with the next evaluation."
     count = row.get("n") or (run.evals[-1].get("n") if run.evals else None)
     prompts = f"{count:.0f} held-out prompts" if count else "held-out prompts"
-    sure = row["low"] > 0 or row["high"] < 0
-    verdict = ("rose" if row["difference"] > 0 else "fell") if sure else "did not move measurably"
+    sure = {1: "rose", -1: "fell"}.get(side(row), "did not move measurably")
+    verdict = "went" if row["low"] is None else sure
     before, after, change, low, high = _numbers(row)
+    range_ = f", 95 % interval {low} to {high}" if row["low"] is not None else f"; {_none(row)}"
     running = run.summary.get("status") == "running"
     on = f"After {run.summary['rounds']} rounds so far: on" if running else "On"
     return (f"{on} {prompts} the composite reward {verdict}, from <b>{before}</b> to <b>{after}</b>: a paired "
-            f"difference of <b>{change}</b>, 95 % interval {low} to {high}.")
+            f"difference of <b>{change}</b>{range_}.")
 
 
-def _numbers(row: Mapping[str, float]) -> list[str]:
+def _none(row: Mapping[str, Any]) -> str:
+    """Why a difference has no interval."""
+    return escape(f"nothing can be said for sure: {row.get('note') or 'it has no interval'}")
+
+
+def _numbers(row: Mapping[str, Any]) -> list[str]:
     """Before, after, difference, low and high, with decimals enough to show the interval's width."""
-    digits = places(row["high"] - row["low"])
+    digits = places(0.0 if row["low"] is None else row["high"] - row["low"])
     plain = [decimals(row[side], places=digits) for side in ("before", "after")]
     return plain + [decimals(row[side], sign=True, places=digits) for side in ("difference", "low", "high")]
 
@@ -140,7 +146,8 @@ def _forest_row(run: Run, name: str) -> str:
     label = escape(name).replace("_", "_<wbr>")  # so that a long name breaks between its words
     return (f'<div class="row {"main" if name == "composite" else ""}"><span>{label}{chip}</span>'
             f"<span>{before}</span><span>{after}</span><span>{difference}</span>{plot}"
-            f'<span class="range soft">{low} to {high}</span></div>')
+            f'<span class="range soft" title="{escape(row.get("note") or "")}">'
+            f'{"none" if row["low"] is None else f"{low} to {high}"}</span></div>')
 
 
 # --- clips -----------------------------------------------------------------------------------------------------------
