@@ -29,14 +29,6 @@ CURE = (
     "Pass the path of a local copy (on a machine with a network: `hf download OWNER/NAME --local-dir FOLDER`), "
     "or let this machine reach the hub: unset HF_HUB_OFFLINE"
 )
-CONVERT = (
-    "Its weights are a pickle (pytorch_model.bin), which may run code and is not read here. Convert them once: `hf "
-    "download OWNER/NAME --local-dir FOLDER`, then `python -c \"import torch; from safetensors.torch import save_file; "
-    "save_file({n: t.clone().contiguous() for n, t in torch.load('FOLDER/pytorch_model.bin', map_location='cpu', "
-    "weights_only=True).items()}, 'FOLDER/model.safetensors', {'format': 'pt'})\"`, and pass FOLDER. Or, where the "
-    "hub's page of the model has a pull request that adds model.safetensors: `hf download OWNER/NAME --revision "
-    "refs/pr/NUMBER --local-dir FOLDER`"
-)
 PATIENCE = 5.0  # seconds for the hub to answer
 
 
@@ -80,10 +72,21 @@ def package(name: str) -> Any:
 
 
 def pretrained(kind: str, source: str, dtype: str = "float32", **options: Any) -> Any:
-    """transformers' model `kind` with the safetensors of a local folder or hub id; OSError names the cure."""
+    """transformers' model `kind` of a local folder or hub id; OSError names the cure.
+
+    Weights are safetensors, or, where there are none, as of facebook/dino-vitb16, a .bin file, of which nothing but
+    plain tensors is read (`weights_only`).
+    """
     cls = getattr(package("transformers"), kind)
+    given = {"dtype": precision(dtype), **options}
     with advice(source):
-        return cls.from_pretrained(source, dtype=precision(dtype), use_safetensors=True, **options)
+        try:
+            return cls.from_pretrained(source, use_safetensors=True, **given)
+        except OSError as first:
+            try:
+                return cls.from_pretrained(source, use_safetensors=False, weights_only=True, **given)
+            except OSError:
+                raise first from None
 
 
 def tokenizer(source: str) -> Any:
@@ -165,27 +168,9 @@ def advice(source: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not silent and _pickled(source, str(error)):
-            raise OSError(f"cannot load {source!r}: {_filled(source)}") from error
         reason = silent or str(error).split("\n")[0]
-        cure = f"{CURE}. A folder needs config.json and safetensors."
+        cure = f"{CURE}. A folder needs config.json and model.safetensors (or pytorch_model.bin)."
         raise OSError(f"cannot load {source!r}: {reason} {cure}") from error
-
-
-def _pickled(source: str, error: str) -> bool:
-    """Whether the folder or hub id has weights, but as a pickle alone."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))
-    return "model.safetensors" in error and "use_safetensors" in error
-
-
-def _filled(source: str) -> str:
-    """`CONVERT` with the name of the model, or with the folder where it already lies."""
-    if not Path(source).expanduser().is_dir():
-        return CONVERT.replace("OWNER/NAME", source).replace("FOLDER", source.rpartition("/")[2])
-    start, _, rest = CONVERT.partition("`hf download OWNER/NAME --local-dir FOLDER`, then ")
-    return (start + rest).replace("FOLDER", str(Path(source).expanduser()))
 
 
 @cache

@@ -34,6 +34,7 @@ class Aesthetic(LearnedReward):
     torch.Size([1, 3])
     """
 
+    version = "2"  # 2: the middle is cut out where torchvision does
     card = Card(
         sees="How pretty each frame is by the taste of people who rate pictures on the web.",
         blind_to="The prompt, motion, everything between frames.",

@@ -28,6 +28,7 @@ class Hps(LearnedReward):
     torch.Size([1, 3])
     """
 
+    version = "2"  # 2: prompts are cleaned
     card = Card(
         sees="Which of several pictures for a prompt people prefer: looks first, the prompt second.",
         blind_to="Motion and everything between frames.",

@@ -30,6 +30,7 @@ class ImageReward(LearnedReward):
     torch.Size([1, 3])
     """
 
+    version = "2"  # 2: the middle is cut out where torchvision does
     card = Card(
         sees="Whether each frame fits the prompt and looks good, as raters of single pictures judged it.",
         blind_to="Motion and everything between frames; what the prompt says after 35 tokens.",

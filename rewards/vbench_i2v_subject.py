@@ -37,6 +37,7 @@ class VbenchI2vSubject(ToImage):
     extra = "learned"
     range = (0.0, 1.0)
     support = "clip"
+    version = "2"  # 2: frames and image as VBench prepares them since July 2024
     card = Card(
         sees="How near the nearest frame is to the image, and how alike neighbouring frames are, to DINO.",
         blind_to="All frames but the most faithful one, as far as the image goes; which part is the subject.",
