@@ -14,7 +14,7 @@ from vidrl.inference.means import interval
 
 KEYS = {"first", "second", "dim", "difference", "low", "high", "p", "p_holm", "wins", "ties", "losses", "effect", "n",
         "prompts", "paired_by", "notes", "win_rate", "win_low", "win_high", "clips", "groups", "enough", "pairing",
-        "p_scored", "unscored", "worst"}
+        "p_scored", "unscored", "worst", "all_low", "all_high", "margin", "within"}
 
 
 def clip(path, value, prompt="", seed=None):
@@ -292,6 +292,38 @@ def test_a_primary_dim_is_not_corrected_and_no_part_is_surer_than_it():
         {d: max(p, plain["x"]["p"]) for d, p in by_hand.items()})
     with pytest.raises(ValueError, match="expected one of the measured dims as the primary one, got 'w'"):
         compare(*sets, "xyz", primary="w")
+
+
+# --- differences that are too small to matter
+
+
+def test_a_margin_is_judged_by_the_interval_of_all_differences_together():
+    a = sampled("a", [0], prompts=40)
+    b = {"name": "b", "clips": [{**c, "value": {"flicker": c["value"]["flicker"] + 0.01 * (i % 5 - 2)}}
+                                for i, c in enumerate(a["clips"])]}
+    row, = compare(a, b, [{"name": "flicker", "relevant": 0.02}])
+    assert (row["margin"], row["within"]) == (0.02, "equivalent")
+    assert compare(a, b, ["flicker"], margins={"flicker": 0.005})[0]["within"] == "equivalent"
+    assert compare(a, b, ["flicker"], margins={"flicker": 0.003})[0]["within"] is None
+    alone, = compare(a, b, ["flicker"])
+    many = compare(a, b, ["flicker", *map(str, range(50))])[0]
+    assert alone["margin"] is alone["within"] is None and (alone["all_low"], alone["all_high"]) == (
+        alone["low"], alone["high"])
+    assert many["all_low"] < many["low"] < many["high"] < many["all_high"]
+    assert compare(a, b, ["flicker"], least=41, margins={"flicker": 1.0})[0]["within"] is None  # too few clips
+
+
+def test_not_worse_by_more_than_a_margin_and_not_so_where_unscored_clips_say_otherwise():
+    rng = np.random.default_rng(0)
+    a = made("a", [(x, f"p{i}", 0) for i, x in enumerate(rng.normal(size=40))])
+    b = made("b", [(c["value"]["flicker"] + x, c["prompt"], 0) for c, x in zip(
+        a["clips"], rng.normal(0.05, 0.2, 40), strict=True)])
+    row, = compare(a, b, ["flicker"], margins={"flicker": 0.08})
+    assert row["within"] == "not worse" and row["all_low"] > -0.08 < 0.08 < row["all_high"]
+    assert compare(b, a, ["flicker"], margins={"flicker": 0.08})[0]["within"] == "not better"
+    b["clips"][3]["value"]["flicker"] = None
+    lost, = compare(a, b, [{"name": "flicker", "range": [-100.0, None]}], margins={"flicker": 0.08})
+    assert lost["within"] is None and lost["all_low"] > -0.08
 
 
 # --- refusals

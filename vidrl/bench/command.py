@@ -17,6 +17,7 @@ from typing import Any
 from vidrl import plugin, toml
 from vidrl.bench import closed, measure, results, suite
 from vidrl.bench import items as items_
+from vidrl.bench.claims import Claims
 from vidrl.bench.items import Found
 from vidrl.bench.measure import Progress
 from vidrl.bench.shards import Group
@@ -76,6 +77,7 @@ def chosen(args: argparse.Namespace) -> Suite:
 
 def _measure(args: argparse.Namespace, said: str, progress: Progress | None) -> int:
     asked, formats, sources = chosen(args), _formats(args), _sources(args)
+    claims = Claims.of(args.primary, args.margin, [dim.name for dim in asked.dims])
     measures = _measures(args, len(sources))
     out = Path(args.out or f"runs/bench-{_plain('-vs-'.join(name for name, _, _ in sources))}")
     cache = Path(args.cache or out / "cache")
@@ -87,7 +89,7 @@ def _measure(args: argparse.Namespace, said: str, progress: Progress | None) -> 
         if rows is None:
             return 0
     sets, notes = _sets(args, sources, found, rows), _notes(sources, found)
-    done = results.assemble(sets, asked, said, notes, _trained(args, asked))
+    done = results.assemble(sets, asked, said, notes, _trained(args, asked), claims)
     _add_distances(args, done, measures, cache, progress)
     return _tell(args, done, out, formats)
 
@@ -209,7 +211,8 @@ def _saved(args: argparse.Namespace, said: str, progress: Progress | None) -> in
         raise ValueError(f"expected saved results alone, or clips alone, got both: {args.paths[0]} and "
                          f"{(others or [args.model])[0]}; measure the clips first, then compare the two results.json")
     saved = [results.load(path, args.clips) for path in args.paths]
-    done = results.merge(saved, _listed(args.names), _listed(args.dims), said)
+    done = results.merge(saved, _listed(args.names), _listed(args.dims), said, args.primary,
+                         args.margin)
     if note := closed.about(done):
         print(f"vidrl: {note}", file=sys.stderr)
     names = [one["name"] for one in done["sets"]]

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vidrl.bench import difference
-from vidrl.bench.missing import Range
+from vidrl.bench.difference import Asked
 from vidrl.bench.pairing import Pair, Pairs, pairs
 from vidrl.inference.families import holm
 
@@ -27,7 +27,8 @@ Set = Mapping[str, Any]  # of results.json
 Dims = Iterable[str | Mapping[str, Any]]  # by name, or as results.json has them, with their "range"
 
 
-def compare(first: Set, second: Set, dims: Dims, least: int = 20, primary: str | None = None) -> list[Row]:
+def compare(first: Set, second: Set, dims: Dims, least: int = 20, primary: str | None = None,
+            margins: Mapping[str, float] | None = None) -> list[Row]:
     """Two sets of results.json on each dim, as its "comparisons" has it; `p_holm` is corrected over these dims.
 
     `difference` is second less first, over the clips that are scored; `low` and `high` its 95 % interval. `worst` has
@@ -46,17 +47,23 @@ def compare(first: Set, second: Set, dims: Dims, least: int = 20, primary: str |
     >>> row["difference"], round(row["p"], 3), row["wins"], row["paired_by"], row["n"], row["prompts"]
     (14.0, 0.085, 6, 'prompt and seed', 8, 8)
     """
-    return corrected(_rows(first, second, dims, least), primary)
+    return compare_all([first, second], dims, least, primary, margins)
 
 
-def compare_all(sets: Sequence[Set], dims: Dims, least: int = 20, primary: str | None = None) -> list[Row]:
+def compare_all(sets: Sequence[Set], dims: Dims, least: int = 20, primary: str | None = None,
+                margins: Mapping[str, float] | None = None) -> list[Row]:
     """Every set against every one before it; `p_holm` is corrected over all of these comparisons.
+
+    `all_low` to `all_high` are intervals that hold all together in 95 % of cases. `margin` is the largest difference
+    that does not matter, of `margins` or the dim's least relevant one, and `within` what such an interval says of it:
+    "equivalent", "not worse" or "not better"; None where it says nothing.
 
     Raises ValueError where the primary dim is none of the dims.
     """
-    dims = list(dims)
-    return corrected([row for i, first in enumerate(sets) for second in sets[i + 1 :]
-                      for row in _rows(first, second, dims, least)], primary)
+    asked = [Asked.of(dim, margins or {}) for dim in dims]
+    pairs = [(first, second) for i, first in enumerate(sets) for second in sets[i + 1 :]]
+    return corrected([row for first, second in pairs
+                      for row in difference.rows(first, second, asked, least, len(asked) * len(pairs))], primary)
 
 
 def between(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Row]:
@@ -139,10 +146,3 @@ def _behind(rows: list[Row], primary: str, pairs: int) -> None:
     gate = 1.0 if first["p_holm"] is None else first["p_holm"]
     for row in _holm([row for row in rows if row is not first]):
         row["p_holm"] = None if row["p"] is None else max(gate, min(1.0, pairs * row["p_holm"]))
-
-
-def _rows(first: Set, second: Set, dims: Dims, least: int) -> list[Row]:
-    both = difference.prepared(first, second)
-    named: list[tuple[str, Range]] = [(dim, (None, None)) if isinstance(dim, str) else
-                                      (dim["name"], tuple(dim.get("range") or (None, None))) for dim in dims]
-    return [difference.row(both, name, limits, least) for name, limits in named]

@@ -9,7 +9,7 @@ where their signs differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,10 @@ from vidrl.bench.statistics import closed, number, unbounded
 from vidrl.inference.clusters import Array, Clusters, clusters
 from vidrl.inference.effects import effect
 from vidrl.inference.exchange import exchange_p
+from vidrl.inference.families import simultaneous
 from vidrl.inference.flips import sign_flip_p
 from vidrl.inference.means import Interval, difference, heavy, interval, of_differences
+from vidrl.inference.resampling import DRAWS
 from vidrl.inference.shares import share
 
 Row = dict[str, Any]
@@ -53,14 +55,37 @@ def prepared(first: Set, second: Set) -> Prepared:
     return Prepared(names, made.by, found, groups, once, made.notes + copied)
 
 
-def row(both: Prepared, dim: str, limits: Range = (None, None), least: int = 20) -> Row:
-    """The comparison on one dim, as results.json has it, without a corrected p."""
-    numbers = _unpaired(both, dim, limits) if both.by == UNPAIRED else _paired(both, dim, limits)
+@dataclass(frozen=True)
+class Asked:
+    """A dim, the range of its values, and the largest difference that does not matter; None where it is not known."""
+
+    dim: str
+    range: Range = (None, None)
+    margin: float | None = None
+
+    @classmethod
+    def of(cls, dim: str | Mapping[str, Any], margins: Mapping[str, float]) -> Asked:
+        """A dim by its name, or as results.json has it."""
+        if isinstance(dim, str):
+            return cls(dim, margin=margins.get(dim))
+        return cls(dim["name"], tuple(dim.get("range") or (None, None)), margins.get(dim["name"], dim.get("relevant")))
+
+
+def rows(first: Set, second: Set, asked: Sequence[Asked], least: int, family: int) -> list[Row]:
+    """The comparisons on all dims, of a family of so many, whose intervals hold all together by Bonferroni's rule."""
+    both = prepared(first, second)
+    return [row(both, one, least, family) for one in asked]
+
+
+def row(both: Prepared, asked: Asked, least: int, family: int = 1) -> Row:
+    """The comparison on one dim, as results.json has it, without a corrected p, of so many comparisons."""
+    numbers = _unpaired(both, asked, family) if both.by == UNPAIRED else _paired(both, asked, family)
     enough = min(numbers["clips"]) >= least and numbers["groups"] > 1
     notes = [*_few(both, numbers, least), *_alike(numbers), *numbers["said"], *both.notes,
              *_about_unscored(both, numbers)]
     numbers = {key: value for key, value in numbers.items() if key not in ("equal", "said")}
-    return {"first": both.names[0], "second": both.names[1], "dim": dim, **numbers, "paired_by": both.by,
+    numbers |= {"margin": asked.margin, "within": within(numbers, asked.margin) if enough else None}
+    return {"first": both.names[0], "second": both.names[1], "dim": asked.dim, **numbers, "paired_by": both.by,
             "pairing": both.notes, "enough": enough, "notes": notes}
 
 
@@ -88,16 +113,18 @@ def _without_copies(found: Sequence[Match]) -> tuple[list[Match], list[str]]:
 # --- paired ----------------------------------------------------------------------------------------------------------
 
 
-def _paired(both: Prepared, dim: str, limits: Range) -> Row:
+def _paired(both: Prepared, asked: Asked, family: int) -> Row:
     """The numbers of pairs: mean difference, its interval and p over prompts, wins, effect."""
+    dim = asked.dim
     kept = [(match, group) for one, group in zip(both.found, both.groups, strict=True)
             if (match := missing.counted(one, dim))]
     scored = [(pair, group) for match, group in kept if (pair := scored_pair(match, dim))]
-    bottom = missing.worst(both.sides, dim, limits)
+    bottom = missing.worst(both.sides, dim, asked.range)
     found, groups = [pair for pair, _ in scored], [group for _, group in scored]
     gaps = np.array([missing.gap(_as_match(pair), dim, math.nan) for pair in found])
-    known = _estimate(gaps, groups, limits)
-    bound = _estimate(np.array([missing.gap(match, dim, bottom) for match, _ in kept]), [g for _, g in kept], limits)
+    known = _estimate(gaps, groups, asked, family)
+    bound = _estimate(np.array([missing.gap(match, dim, bottom) for match, _ in kept]), [g for _, g in kept], asked,
+                      family)
     lost = [sum(missing.lost(side(match), dim) for match, _ in kept) for side in _SIDES]
     prompts = len({pair.prompt for pair in found} - {""})
     return _together(known, bound if any(lost) and found else None, bottom) | _wins(kept if found else [], dim) | {
@@ -115,19 +142,25 @@ def _as_match(pair: Pair) -> Match:
     return Match(pair.prompt, pair.first, pair.second)
 
 
-def _estimate(gaps: Array, groups: Sequence[Hashable], limits: Range) -> Row:
-    """Mean, interval and p of paired differences of values within these limits."""
-    return _told(interval(gaps, groups, limits=of_differences(unbounded(limits)))) | {"said": heavy(gaps, groups)}
+def _estimate(gaps: Array, groups: Sequence[Hashable], asked: Asked, family: int) -> Row:
+    """Mean, intervals and p of paired differences of values within the dim's range."""
+    limits = of_differences(unbounded(asked.range))
+    return _told(lambda **how: interval(gaps, groups, limits=limits, **how), family) | {"said": heavy(gaps, groups)}
 
 
-def _told(over: Interval) -> Row:
-    """The numbers of a difference, NaN where there is none, and why there is no interval."""
-    low, high = closed(over)
-    ends = {"low": math.nan if low is None else low, "high": math.nan if high is None else high}
-    return {"difference": over.mean, **ends, "p": over.p, "note": over.note}
+def _told(made: Callable[..., Interval], family: int) -> Row:
+    """The numbers of a difference, NaN where there is none, why there is no interval, and the interval of all together.
+
+    A p of draws cannot be below 2 / draws, so that a family of many tests needs more of them.
+    """
+    draws = max(DRAWS, 100 * family)
+    over, together = made(draws=draws), made(level=simultaneous(max(1, family)), draws=draws)
+    ends = [math.nan if end is None else end for one in (over, together) for end in closed(one)]
+    return {"difference": over.mean, "p": over.p, "note": over.note,
+            **dict(zip(("low", "high", "all_low", "all_high"), ends, strict=True))}
 
 
-_NUMBERS = ("difference", "low", "high", "p")
+_NUMBERS = ("difference", "low", "high", "all_low", "all_high", "p")
 
 
 def _together(known: Row, bound: Row | None, bottom: float) -> Row:
@@ -176,16 +209,17 @@ def _unequal(kept: Sequence[tuple[Match, int]], dim: str) -> float | None:
 # --- unpaired --------------------------------------------------------------------------------------------------------
 
 
-def _unpaired(both: Prepared, dim: str, limits: Range) -> Row:
+def _unpaired(both: Prepared, asked: Asked, family: int) -> Row:
     """The numbers of two sets without pairs: the difference of the means over clips; nobody wins."""
+    dim = asked.dim
     sides = [[clip for clip in side if missing.lost([clip], dim) == 0 or not missing.inapplicable(clip, dim)]
              for side in both.sides]
-    bottom = missing.worst(sides, dim, limits)
+    bottom = missing.worst(sides, dim, asked.range)
     lost = [missing.lost(side, dim) for side in sides]
     scored = [[clip for clip in side if not missing.lost([clip], dim)] for side in sides]
     a, b = ([clip["value"][dim] for clip in side] for side in scored)
-    known = _apart([_clusters(side, dim, bottom) for side in scored], limits)
-    bound = _apart([_clusters(side, dim, bottom) for side in sides], limits) if any(lost) and a and b else None
+    known = _apart([_clusters(side, dim, bottom) for side in scored], asked, family)
+    bound = _apart([_clusters(side, dim, bottom) for side in sides], asked, family) if any(lost) and a and b else None
     given = [len({clip["prompt"] for clip in side if clip.get("prompt")}) for side in scored]
     nobody = dict.fromkeys(("wins", "ties", "losses", "win_rate", "win_low", "win_high"))
     return _together(known, bound, bottom) | nobody | {
@@ -200,9 +234,10 @@ def _clusters(clips: Sequence[Clip], dim: str, bottom: float) -> Clusters:
     return clusters(values, copies.groups(clips))
 
 
-def _apart(sides: Sequence[Clusters], limits: Range) -> Row:
-    """Mean, interval and p of the difference of two sets without pairs."""
-    return _told(difference(sides[0], sides[1], unbounded(limits)))
+def _apart(sides: Sequence[Clusters], asked: Asked, family: int) -> Row:
+    """Mean, intervals and p of the difference of two sets without pairs."""
+    limits = unbounded(asked.range)
+    return _told(lambda **how: difference(sides[0], sides[1], limits, **how), family)
 
 
 def _unequal_apart(sides: Sequence[Sequence[Clip]], dim: str, lost: Sequence[int]) -> float | None:
@@ -212,6 +247,23 @@ def _unequal_apart(sides: Sequence[Sequence[Clip]], dim: str, lost: Sequence[int
     made = [clusters(np.array([float(missing.lost([clip], dim)) for clip in side]), copies.groups(side))
             for side in sides]
     return number(exchange_p(made[0], made[1]))
+
+
+# --- small differences ----------------------------------------------------------------------------------------------
+
+
+def within(row: Mapping[str, Any], margin: float | None) -> str | None:
+    """What is shown of a margin: by the interval of all differences together, also with unscored clips as the worst.
+
+    >>> ends = {"all_low": -0.02, "all_high": 0.3, "worst": None}
+    >>> within(ends, 0.5), within(ends, 0.1), within(ends, 0.01), within(ends, None)
+    ('equivalent', 'not worse', None, None)
+    """
+    both = [one for one in (row, row["worst"]) if one is not None]
+    if margin is None or any(one["all_low"] is None or one["all_high"] is None for one in both):
+        return None
+    above, below = (all(one["all_low"] > -margin for one in both), all(one["all_high"] < margin for one in both))
+    return "equivalent" if above and below else "not worse" if above else "not better" if below else None
 
 
 # --- notes -----------------------------------------------------------------------------------------------------------

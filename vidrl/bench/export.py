@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from vidrl.bench.caveats import caveats
 from vidrl.bench.page.facts import (
     DAGGER,
     Results,
@@ -17,6 +18,7 @@ from vidrl.bench.page.facts import (
     best,
     compared,
     difference,
+    letters,
     listed,
     mean,
     plural,
@@ -30,6 +32,7 @@ from vidrl.rewards import _cells
 ABOUT = ("set", "path", "id", "prompt", "seed", "reference", "frames", "fps", "width", "height",
          "container", "codec", "pixels", "bits")
 FORMULA = _cells.FORMULA
+BESIDE = 3  # sets whose differences follow the table; of more there are letters
 DIFFERENCE = ("difference", "95 % interval", "p (Holm)", "wins / ties / losses")
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
            "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -93,13 +96,12 @@ def _whole(text: str) -> str:
 def markdown(results: Results) -> str:
     """The summary as a Markdown table, a second one of the differences, and what a reader must know of both."""
     names = [one["name"] for one in results["sets"]]
-    rows = [[_mark(dim, _plain, DAGGER), *(_cell(results, name, dim["name"], "**{}**") for name in names)]
-            for dim in results["dims"]]
+    rows = [[_mark(dim, _plain, DAGGER), *_cells(results, names, dim["name"], "**{}**")] for dim in results["dims"]]
     blocks = [_grid(["", *map(_plain, names)], rows)]
-    for (first, second), found in compared(results).items():
+    for (first, second), found in (compared(results) if len(names) <= BESIDE else {}).items():
         head = [f"{_plain(second)} − {_plain(first)}", *DIFFERENCE]
         blocks.append(_grid(head, [_difference(results, row, _plain, "**{}**") for row in found]))
-    blocks = [*(f"> {_plain(note)}" for note in results.get("fairness") or []), *blocks]
+    blocks = [*(f"> {_plain(note)}" for note in [*(results.get("fairness") or []), *caveats(results)]), *blocks]
     return _whole("\n\n".join([*blocks, "\n".join(_said(results, DAGGER))]) + "\n")
 
 
@@ -132,7 +134,7 @@ def latex(results: Results) -> str:
     by_dim = {row["dim"]: row for row in rows}
     head = ["", *map(tex, names), *(["difference", r"$p_{\mathrm{Holm}}$"] if rows else [])]
     body = [[_mark(dim, tex, DAG),
-             *(tex_number(_cell(results, name, dim["name"], r"\textbf{{{}}}")) for name in names),
+             *map(tex_number, _cells(results, names, dim["name"], r"\textbf{{{}}}")),
              *(_beside(results, by_dim.get(dim["name"])) if rows else [])] for dim in results["dims"]]
     lines = [r"\begin{table}[t]", r"  \centering\small", rf"  \caption{{{' '.join(_said(results, DAG, tex))}}}",
              rf"  \begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"    \toprule", _line(head), r"    \midrule",
@@ -156,6 +158,12 @@ def tex_number(text: str) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"    {' & '.join(cells)} \\\\"
+
+
+def _cells(results: Results, names: Sequence[str], dim: str, bold: str) -> list[str]:
+    """The sets on a dimension; of three sets or more with the letters of those that are not told apart."""
+    marks = letters(results, dim) if len(names) > 2 else {}
+    return [f"{_cell(results, name, dim, bold)} {marks.get(name, '')}".rstrip() for name in names]
 
 
 def _cell(results: Results, name: str, dim: str, bold: str) -> str:
@@ -196,10 +204,13 @@ def _said(results: Results, dagger: str, words: Any = _plain) -> list[str]:
     found = prompts(clip for one in sets for clip in one["clips"])
     asked = f" from {plural(len(found), 'prompt')}" if found else ""
     said = [f"vidrl bench, suite {suite['name']} {suite['version']}, {count}{asked}, protocol "
-            f"{results['protocol']['hash']}.", "Mean and 95 % interval over prompts and clips; higher is better."]
+            f"{results['protocol']['hash']}.", "Mean and 95 % interval, from resampled prompts; higher is better."]
     if len(sets) > 1:
-        said.append("Bold: beyond doubt, p < 0.05 after Holm's correction over the dimensions, and more than a "
-                    "re-encoding that nobody sees makes.")
+        said.append("Bold: beyond doubt, p < 0.05 after Holm's correction over all dimensions and pairs of sets, also "
+                    "where clips without a number count as the worst, and more than a re-encoding that nobody sees "
+                    "makes.")
+    if len(sets) > 2:
+        said.append("Sets with a letter in common are not told apart; a is the best.")
     trained = any(dim.get("trained") for dim in results["dims"])
     return [words(one) for one in said] + ([f"{dagger}: a training reward."] if trained else [])
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from vidrl.bench import compare, copies, relevant, schema
 from vidrl.bench.cache import whole
+from vidrl.bench.claims import Claims
 from vidrl.bench.closed import closed
 from vidrl.bench.fairness import unfair, written_alike
 from vidrl.bench.notes import observed
@@ -42,9 +43,12 @@ def measured_set(
 
 def assemble(
     sets: Sequence[dict[str, Any]], suite: Suite, command: str = "", notes: Sequence[str] = (),
-    trained: Iterable[str] = (),
+    trained: Iterable[str] = (), claims: Claims | None = None,
 ) -> Results:  # fmt: skip
-    """results.json of measured sets, with summaries, comparisons and totals; `trained` names the dims marked †."""
+    """results.json of measured sets, with summaries, comparisons and totals; `trained` names the dims marked †.
+
+    `claims` is what was said before they were measured: the primary dim, and margins.
+    """
     marked = set(trained)
     found: Results = {
         "format": FORMAT, "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "command": command,
@@ -53,10 +57,10 @@ def assemble(
         "dims": [dim.to_dict(trained=dim.name in marked) for dim in suite.dims], "sets": list(sets),
         "distances": [], "notes": list(dict.fromkeys([*notes, *observed(sets, suite.protocol)])),
     }  # fmt: skip
-    return summed_up(found)
+    return summed_up(found, claims)
 
 
-def summed_up(results: Results) -> Results:
+def summed_up(results: Results, claims: Claims | None = None) -> Results:
     """With "summary", "comparisons", "fairness", "totals" and, by kind of prompt, "breakdown" from the clips.
 
     "fairness" lists what forbids a comparison of the sets as they are; each is also one of the "notes". A dim gets
@@ -70,11 +74,12 @@ def summed_up(results: Results) -> Results:
     dims = [{**dim, "relevant": relevant.least(dim["hash"], alike)} for dim in results["dims"]]
     fair = unfair(sets)
     summary = {one["name"]: _summaries(one, dims, least) for one in sets}
-    pairs = compare.compare_all(sets, dims, least)
+    said = claims or Claims()
+    pairs = compare.compare_all(sets, dims, least, said.primary, said.margins)
     sums = {one["name"]: totals(dims, one["clips"]) for one in sets}
     return added({**results, "dims": dims, "fairness": fair, "notes": list(dict.fromkeys([*fair, *results["notes"]])),
                   "summary": summary, "comparisons": pairs,
-                  "totals": {name: row for name, row in sums.items() if row}})
+                  "totals": {name: row for name, row in sums.items() if row}, **said.told()})
 
 
 def _summaries(one: Mapping[str, Any], dims: Sequence[Mapping[str, Any]], least: int) -> dict[str, Any]:
@@ -128,11 +133,13 @@ def load(path: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]
 
 
 def merge(
-    several: Sequence[Results], names: Sequence[str] = (), dims: Sequence[str] = (), command: str = ""
-) -> Results:
+    several: Sequence[Results], names: Sequence[str] = (), dims: Sequence[str] = (), command: str = "",
+    primary: str | None = None, margins: Iterable[str] = (),
+) -> Results:  # fmt: skip
     """Saved results as one, compared: the dims that all have, or those of `dims`; `names` for their sets in order.
 
-    Raises ValueError where numbers do not compare, see `compare.check`, and where there are not as many names as sets.
+    `primary` and `margins` are as of `Claims.of`. Raises ValueError where numbers do not compare, see `compare.check`,
+    and where there are not as many names as sets.
     """
     several = [_only(one, dims) for one in several]
     first, notes = several[0], [note for one in several for note in one.get("notes", [])]
@@ -148,7 +155,8 @@ def merge(
     marked = [{**dim, "trained": dim["name"] in trained} for dim in first["dims"]]
     kept = {key: first[key] for key in ("format", *KEYS)}  # all else is of these sets alone, and made anew
     return summed_up({**kept, "made": made, "command": command, "dims": marked, "sets": sets, "distances": [],
-                      "notes": list(dict.fromkeys(notes))})
+                      "notes": list(dict.fromkeys(notes))},
+                     Claims.of(primary, margins, [dim["name"] for dim in marked]))
 
 
 def _only(results: Results, dims: Sequence[str]) -> Results:

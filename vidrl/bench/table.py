@@ -7,9 +7,10 @@ from typing import Any
 
 from vidrl.bench.caveats import caveats
 from vidrl.bench.page.rest import nearer
-from vidrl.bench.verdicts import letters, sure, verdict
+from vidrl.bench.verdicts import letters, small, sure, verdict
 
 DAGGER, NONE = "†", "-"
+WITHIN = {"equivalent": " =", "not worse": " >=", "not better": " <="}
 BESIDE = 3  # sets whose differences stand beside them
 
 
@@ -70,7 +71,7 @@ def _difference(results: Mapping[str, Any], first: str, second: str, dim: str) -
     if not found or found[0]["difference"] is None:
         return NONE
     row = found[0]
-    mark = " *" if verdict(results, row) else " ~" if sure(results, row) else ""
+    mark = " *" if verdict(results, row) else " ~" if sure(results, row) else WITHIN.get(small(results, row), "")
     wins = "" if row["wins"] is None else f" {row['wins']}/{row['ties']}/{row['losses']}"
     return f"{row['difference']:+.3f} {_interval(row)}{wins}{mark}"
 
@@ -103,6 +104,8 @@ def _marks(results: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> list[st
             " *": "*: beyond doubt: p < 0.05 after Holm's correction, also where clips without a number count as the "
             "worst; wins/ties/losses count prompts",
             " ~": "~: p < 0.05, but less than a re-encoding that nobody sees makes: no relevant difference",
+            " =": "=: equivalent: the difference is within its margin", " >=": ">=: not worse by more than its margin",
+            " <=": "<=: not better by more than its margin",
             "{": "{a}, {ab} and so on: sets with a letter in common are not told apart; a is the best"}
     return ["", *(words for mark, words in said.items() if mark in text)]
 

@@ -50,6 +50,11 @@ def withheld(results: Results, row: Row) -> bool:
     return plain and row.get("worst") is not None and not (_side(row["worst"]) == _side(row) and row["p"] < LEVEL)
 
 
+def small(results: Results, row: Row) -> str:
+    """"equivalent", "not worse" or "not better", by the margin of the row, where nothing is beyond doubt; else ""."""
+    return "" if verdict(results, row) else str(row.get("within") or "")
+
+
 def relevant(results: Results, row: Row) -> bool:
     """Whether a difference is larger than its dimension's least relevant one; also where none was measured.
 

@@ -21,6 +21,7 @@ Measure any folder of videos, or any model: results.json, results.csv and report
   vidrl bench videos/ --suite i2v --reference images/       a reference of the same stem for each clip
   vidrl bench videos/ --dims flicker,drift --fps 8 --side 256 --jobs 8
   vidrl bench a/results.json b/results.json --names a,b     compare what is measured already
+  vidrl bench a/ b/ --primary default --margin flicker=0.01           one dim first; is flicker not worse by 0.01?
   vidrl bench a/ b/ --distance frechet,kernel --against real/        set-level distances
   vidrl bench --preferences choices.csv                     how often does each dim choose as people do?
   vidrl bench --meta                                        which faults lower a dim, which raise it?
@@ -59,9 +60,20 @@ def declare(commands: Any) -> None:
     made.add_argument("--timeout", type=float, default=1800.0, metavar="SECONDS",
                       help="longest time for one clip (1800); 0: as long as it takes")
     made.add_argument("--strict", action="store_true", help="exit status 1 if any clip or dim could not be scored")
+    _declare_claims(made)
     _declare_protocol(made)
     _declare_model(made)
     _declare_more(made)
+
+
+def _declare_claims(made: argparse.ArgumentParser) -> None:
+    group = made.add_argument_group("comparison", "said before the clips are measured; docs/bench.md has what may be "
+                                    "concluded")
+    group.add_argument("--primary", metavar="DIM", help="this dim is tested first, at 5 %% and not corrected for the "
+                       "others; the others may be claimed only where it differs too (none: all dims are corrected)")
+    group.add_argument("--margin", action="append", metavar="DIM=VALUE", default=[],
+                       help="the largest difference of a dim that does not matter: within it sets are equivalent or "
+                       "not worse (its least relevant difference, where one was measured); may be repeated")
 
 
 def _declare_protocol(made: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from vidrl.bench.page.facts import (
     probability,
     relevant,
     scale,
+    small,
     sure,
     verdict,
     withheld,
@@ -27,6 +28,7 @@ from vidrl.bench.pairing import NAME, PROMPT, SEED, UNPAIRED
 from vidrl.charts import number
 
 REACHES = (0.5, 1.0, 2.0, 3.0)  # where an axis may end, standard deviations
+INSIDE = {"equivalent": "within plus and minus", "not worse": "above minus", "not better": "below plus"}
 OPEN = 3  # tables of pairs of sets that stand open; more are closed
 PAIRED = {SEED: "Clips of one prompt and seed are paired.",
           PROMPT: "All clips of a prompt are compared with all of the other set's clips of it.",
@@ -63,7 +65,7 @@ def _titled(results: Results, first: str, second: str, rows: Sequence[Row]) -> s
 
 def _family(results: Results) -> str:
     """What p values are corrected for."""
-    sets, primary = len(results["sets"]), results.get("primary")
+    sets, primary = len(results["sets"]), (results.get("claims") or {}).get("primary")
     of_sets = f" and all {sets * (sets - 1) // 2} pairs of sets" if sets > 2 else ""
     if primary:
         return (f" (of {escape(primary)}, which was named first, for the pairs of sets alone; of the others for all "
@@ -86,7 +88,8 @@ def _paired(results: Results) -> str:
 def _table(results: Results, first: str, second: str, rows: Sequence[Row], several: bool) -> str:
     reach = _reach(results, rows)
     title = f"<h4>{escape(second)} against {escape(first)}</h4>" if several else ""
-    names = ("", escape(first), escape(second), "difference", "", "95 % interval", "p, Holm", "wins / ties / losses")
+    names = ("", escape(first), escape(second), "difference", "", "95 % interval", "p, corrected",
+             "wins / ties / losses")
     styles = ("dim", "one", "two", "gap", "plot", "range", "p", "wtl")
     head = "".join(f'<span role="columnheader" class="{style}">{name}</span>'
                    for style, name in zip(styles, names, strict=True))
@@ -126,6 +129,9 @@ def _chip(results: Results, row: Row) -> str:
     if sure(results, row) and not relevant(results, row):
         words = f"re-encoding alone makes {number(least_relevant(results, row['dim']))}"
         return f'<span class="chip out" title="{words}">not relevant</span>'
+    if word := small(results, row):
+        words = f"the interval of all differences together lies {INSIDE[word]} the margin, {number(row['margin'])}"
+        return f'<span class="chip" title="{words}">{word}</span>'
     return f'<span class="chip" title="{escape(notes)}">note</span>' if notes else ""
 
 
@@ -150,8 +156,8 @@ def _sizes(results: Results, rows: Sequence[Row]) -> str:
     """Effect sizes, p before correction, and what was paired."""
     names = {dim["name"]: dim_name(dim) for dim in results["dims"]}
     head = "".join(f'<th scope="col">{name}</th>' for name in
-                   ("dimension", "effect size", "least relevant difference", "p", "p, Holm", "pairs", "prompts",
-                    "notes"))
+                   ("dimension", "effect size", "margin", "interval, all together", "p", "p, corrected", "win rate",
+                    "pairs", "prompts", "notes"))
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in [
         names.get(row["dim"], escape(row["dim"])), number(row.get("effect"), sign=True),
         number(least_relevant(results, row["dim"])), probability(row.get("p")), probability(row.get("p_holm")),
@@ -159,6 +165,18 @@ def _sizes(results: Results, rows: Sequence[Row]) -> str:
         escape("; ".join(map(str, row.get("notes") or [])))]) + "</tr>" for row in rows)
     return (f'<details><summary>Effect sizes and pairs</summary><div class="scroll"><table><thead><tr>{head}</tr>'
             f"</thead><tbody>{body}</tbody></table></div></details>")
+
+
+def _ends(row: Row, low: str, high: str) -> str:
+    return f"{number(row.get(low))} to {number(row.get(high))}" if row.get(low) is not None else "–"
+
+
+def _rate(row: Row) -> str:
+    """The win rate and its interval, in percent."""
+    if row.get("win_rate") is None:
+        return "–"
+    ends = f" ({100 * row['win_low']:.0f} to {100 * row['win_high']:.0f})" if row.get("win_low") is not None else ""
+    return f"{100 * row['win_rate']:.0f} %{ends}"
 
 
 def _reach(results: Results, rows: Sequence[Row]) -> float:

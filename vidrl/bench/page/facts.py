@@ -15,14 +15,15 @@ from vidrl.bench.verdicts import (
     least_relevant,
     letters,
     relevant,
+    small,
     sure,
     verdict,
     withheld,
 )
 from vidrl.charts import decimals, places
 
-__all__ = ["LEVEL", "best", "enough", "inapplicable", "least_relevant", "letters", "relevant", "sure", "verdict",
-           "withheld"]
+__all__ = ["LEVEL", "best", "enough", "inapplicable", "least_relevant", "letters", "relevant", "small", "sure",
+           "verdict", "withheld"]
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]

@@ -19,6 +19,7 @@ from vidrl.bench.page.facts import (
     plural,
     prompts,
     relevant,
+    small,
     sure,
     told,
     verdict,
@@ -93,12 +94,22 @@ def _finding(results: Results, first: str, second: str, rows: Sequence[Row]) -> 
             f"{listed(heaps[sign])}</span>"
             for sign, word, style in ((1, "better", "up"), (-1, "worse", "down")) if heaps[sign]]
     if not said:
-        return f"Between {two} and {one} no difference is beyond doubt on any of {plural(len(rows), 'dimension')}."
+        return (f"Between {two} and {one} no difference is beyond doubt on any of {plural(len(rows), 'dimension')}."
+                f"{_within(results, rows, two)}")
     if len(said) > 1:
         said[1] = said[1].replace(f" than {one} beyond doubt", "", 1)
     open_, rest = heaps[0], f"the other {len(heaps[0])}"
     left = f" On {rest if len(open_) > 1 else open_[0]} the clips do not tell." if open_ else ""
-    return f"{two} is {'; and '.join(said)}.{left}"
+    return f"{two} is {'; and '.join(said)}.{left}{_within(results, rows, two)}"
+
+
+def _within(results: Results, rows: Sequence[Row], two: str) -> str:
+    """On which dimensions a difference is shown to be small enough."""
+    words = {"equivalent": "equivalent", "not worse": "not worse by more than its margin",
+             "not better": "not better by more than its margin"}
+    found = {word: [_marked(results, row["dim"]) for row in rows if small(results, row) == word] for word in words}
+    said = [f"{words[word]} on {listed(dims)}" for word, dims in found.items() if dims]
+    return f" {two} is shown to be {'; '.join(said)}." if said else ""
 
 
 def _slight(results: Results) -> str:
