@@ -67,7 +67,8 @@ def test_a_verdict_that_unscored_clips_overturn_is_withheld_and_said():
     assert row["worst"]["value"] == -5.0 and row["worst"]["high"] < 0
     assert verdicts.verdict({}, row) == 0 and verdicts.withheld({}, row)
     said = told(sets, [row])
-    assert said[0].startswith("no verdict on d between a and b: 12 of 40 clips of b have no number, and count as worst")
+    assert said[0].startswith("no verdict on d between a and b: count clips without a number as worst, and the "
+                              "difference is not beyond doubt (d: 12 of 40 clips of b, ")
     assert f"{row['worst']['difference']:+.3g}" in said[0]
 
 

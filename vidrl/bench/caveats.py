@@ -8,7 +8,7 @@ from typing import Any
 from vidrl.bench import copies
 from vidrl.bench.verdicts import LEVEL, Results, Row, enough, withheld
 
-MOST = 12  # sentences of one kind; with many sets there would be hundreds
+MOST = 5  # sentences of one kind; with many sets there would be hundreds
 
 
 def caveats(results: Results) -> list[str]:
@@ -20,35 +20,42 @@ def caveats(results: Results) -> list[str]:
 
 
 def _shortened(said: Sequence[str]) -> list[str]:
-    more = [f"and {len(said) - MOST} more of this kind: the notes of results.json have all"] * (len(said) > MOST)
+    more = [f"and {len(said) - MOST} more of this kind: the notes of the comparisons in results.json have all"] * (len(said) > MOST)
     return [*said[:MOST], *more]
 
 
 def _without_verdict(results: Results, rows: Sequence[Row]) -> list[str]:
-    """The differences that clips without a number forbid to claim."""
-    return [f"no verdict on {row['dim']} between {row['first']} and {row['second']}: {_lost(row)} have no number, and "
-            f"count as worst the difference would be {_with_ends(row['worst'])} instead of {_with_ends(row)}"
-            for row in rows if withheld(results, row)]
+    """The differences that clips without a number forbid to claim, a sentence for two sets."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if withheld(results, row):
+            found.setdefault((row["first"], row["second"]), []).append(row)
+    return [f"no verdict on {_listed([row['dim'] for row in lost])} between {first} and {second}: count clips without a "
+            f"number as worst, and the difference is not beyond doubt ({'; '.join(map(_instead, lost))})"
+            for (first, second), lost in found.items()]
+
+
+def _instead(row: Row) -> str:
+    return f"{row['dim']}: {_lost(row)}, {_with_ends(row['worst'])} instead of {_with_ends(row)}"
 
 
 def _unequal(rows: Sequence[Row]) -> list[str]:
-    """Two sets that fail to be scored unequally often, the dims of equal counts together."""
-    found: dict[Any, list[str]] = {}
-    about: dict[Any, Row] = {}
+    """How often two sets have no number, the dims of equal counts together; those that differ surely come first."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    dims = len({row["dim"] for row in rows})
     for row in rows:
         unscored = row.get("unscored") or {}
         if unscored.get("p") is not None and any(unscored["counts"]):
-            key = (row["first"], row["second"], *unscored["counts"], unscored["p"])
-            found.setdefault(key, []).append(row["dim"])
-            about[key] = row
-    return [f"{_lost(row, both=True)} have no number on {_listed(found[key])}: {_chance(row['unscored']['p'])}"
-            for key, row in about.items()]
+            found.setdefault((unscored["p"], row["first"], row["second"], *unscored["counts"]), []).append(row)
+    return [f"{_lost(alike[0], both=True)} have no number on "
+            f"{'any dim' if len(alike) == dims > 1 else _listed([row['dim'] for row in alike])}: {_chance(key[0])}"
+            for key, alike in sorted(found.items(), key=lambda one: one[0][0])]
 
 
 def _chance(p: float) -> str:
     told = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
     return (f"the sets fail unequally often ({told}), so the scored clips alone do not compare them" if p < LEVEL else
-            f"no more often in one set than chance makes it ({told})")
+            f"that may be chance ({told})")
 
 
 def _few(results: Results, rows: Sequence[Row]) -> list[str]:

@@ -96,7 +96,7 @@ def _whole(text: str) -> str:
 def markdown(results: Results) -> str:
     """The summary as a Markdown table, a second one of the differences, and what a reader must know of both."""
     names = [one["name"] for one in results["sets"]]
-    rows = [[_mark(dim, _plain, DAGGER), *_cells(results, names, dim["name"], "**{}**")] for dim in results["dims"]]
+    rows = [[_mark(dim, _plain, DAGGER), *_row_of(results, names, dim["name"], "**{}**")] for dim in results["dims"]]
     blocks = [_grid(["", *map(_plain, names)], rows)]
     for (first, second), found in (compared(results) if len(names) <= BESIDE else {}).items():
         head = [f"{_plain(second)} − {_plain(first)}", *DIFFERENCE]
@@ -134,7 +134,7 @@ def latex(results: Results) -> str:
     by_dim = {row["dim"]: row for row in rows}
     head = ["", *map(tex, names), *(["difference", r"$p_{\mathrm{Holm}}$"] if rows else [])]
     body = [[_mark(dim, tex, DAG),
-             *map(tex_number, _cells(results, names, dim["name"], r"\textbf{{{}}}")),
+             *map(tex_number, _row_of(results, names, dim["name"], r"\textbf{{{}}}")),
              *(_beside(results, by_dim.get(dim["name"])) if rows else [])] for dim in results["dims"]]
     lines = [r"\begin{table}[t]", r"  \centering\small", rf"  \caption{{{' '.join(_said(results, DAG, tex))}}}",
              rf"  \begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"    \toprule", _line(head), r"    \midrule",
@@ -160,7 +160,7 @@ def _line(cells: Sequence[str]) -> str:
     return f"    {' & '.join(cells)} \\\\"
 
 
-def _cells(results: Results, names: Sequence[str], dim: str, bold: str) -> list[str]:
+def _row_of(results: Results, names: Sequence[str], dim: str, bold: str) -> list[str]:
     """The sets on a dimension; of three sets or more with the letters of those that are not told apart."""
     marks = letters(results, dim) if len(names) > 2 else {}
     return [f"{_cell(results, name, dim, bold)} {marks.get(name, '')}".rstrip() for name in names]

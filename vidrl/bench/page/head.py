@@ -74,6 +74,8 @@ def _ranking(results: Results) -> str:
     for dim in results["dims"]:
         first.setdefault(best(results, dim["name"]) or "", []).append(_marked(results, dim["name"]))
     open_ = first.pop("", [])
+    if not first:
+        return "On no dimension is one set better than every other one beyond doubt; letters say which are told apart."
     said = [f'<b>{escape(name)}</b> is better than every other set beyond doubt on <span class="up">{listed(dims)}'
             "</span>." for name, dims in first.items()]
     left = [f"On {listed(open_)} no set is better than every other one beyond doubt; the letters below say which are "
