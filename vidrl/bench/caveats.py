@@ -20,7 +20,8 @@ def caveats(results: Results) -> list[str]:
 
 
 def _shortened(said: Sequence[str]) -> list[str]:
-    more = [f"and {len(said) - MOST} more of this kind: the notes of the comparisons in results.json have all"] * (len(said) > MOST)
+    left = len(said) - MOST
+    more = [f"and {left} more of this kind: the notes of the comparisons in results.json have all"] * (left > 0)
     return [*said[:MOST], *more]
 
 
@@ -30,8 +31,8 @@ def _without_verdict(results: Results, rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if withheld(results, row):
             found.setdefault((row["first"], row["second"]), []).append(row)
-    return [f"no verdict on {_listed([row['dim'] for row in lost])} between {first} and {second}: count clips without a "
-            f"number as worst, and the difference is not beyond doubt ({'; '.join(map(_instead, lost))})"
+    return [f"no verdict on {_listed([row['dim'] for row in lost])} between {first} and {second}: count clips without "
+            f"a number as worst, and the difference is not beyond doubt ({'; '.join(map(_instead, lost))})"
             for (first, second), lost in found.items()]
 
 
