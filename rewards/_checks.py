@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -116,9 +116,9 @@ def check_prompts(prompts: Any, clips: int) -> None:
 
 def check_fps(fps: Any) -> None:
     """A positive number."""
-    if not isinstance(fps, Real) or isinstance(fps, bool) or not 0 < float(fps) < math.inf:
-        raise ValueError(f"expected fps, frames a second, to be a positive number, got {fps!r}: pass what the clips "
-                         "play at, as fps=16.0")
+    if not isinstance(fps, Real) or isinstance(fps, bool) or not 0 < fps <= sys.float_info.max:
+        raise ValueError(f"expected fps, frames a second, to be a positive number, got {fps!r:.40}: pass what the "
+                         "clips play at, as fps=16.0")
 
 
 def check_reference(reference: Any, video: Tensor) -> None:

@@ -5,28 +5,36 @@ eight bytes of length, a JSON header, raw numbers; nothing in it can run. What i
 header's `__metadata__` under "vidrl". Errors are JSON, {"status": 400, "error": "what was expected"}.
 
 A request has the tensors `video` and, if there is one, `reference`, and {"prompts", "fps", "meta"}; an answer `value`,
-`frames`, those of the parts as `parts/NAME/value`, and {"support", "why", "weights", "parts"}.
+`frames`, those of the parts as `parts/NAME/value`, and {"support", "why", "weights", "parts", "slopes", "adds"}.
+
+What a client can take of the server is bounded. A connection has 10 s for its header of at most 64 KiB, and must then
+send 64 KiB a second on average; 256 connections are open at once, each in a thread; their requests hold at most twice
+the `largest` request in memory, however much they announce; one request at a time is unpacked and scored. A request
+that has to wait is not read, so that its sender waits. One connection more is answered 503 with Retry-After, unless one
+that has shown no token for a second gives way.
 """
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
-import json
 import os
 import secrets
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import torch
 
+from ._handler import Handler, Refused, full
+from ._places import Places, Room
 from ._plain import as_reward
+from ._post import local
 from ._wire import CODES, DTYPES, pack, pack_samples, pack_score, unpack, unpack_samples, unpack_score
+from ._words import shown
 from .base import Reward
 
 __all__ = [
@@ -37,20 +45,7 @@ __all__ = [
 TOKEN_ENV = "VIDRL_TOKEN"
 LEAST_TOKEN = 16  # characters
 LARGEST = 1 << 30  # bytes of one request
-DRAINED = 1 << 24  # bytes read of a refused request, so that its sender lives to read why
-
-
-class Refused(Exception):
-    """A request that is answered with an error: HTTP status and message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-    @property
-    def body(self) -> bytes:
-        """The error as JSON."""
-        return json.dumps({"status": self.status, "error": str(self)}).encode()
+CONNECTIONS = 256  # at once: each is a thread
 
 
 # --- serving ---------------------------------------------------------------------------------------------------------
@@ -107,24 +102,12 @@ def make_server(
         raise ValueError(f"expected a free port, 1 to 65535, of {host}, or 0 for any, got {port}: {error}") from error
 
 
-def local(host: str) -> bool:
-    """Whether a host is this machine's own.
-
-    >>> local("127.0.0.1"), local("::1"), local("localhost"), local("0.0.0.0"), local("example.org"), local("")
-    (True, True, True, False, False, False)
-    """
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class Desk:
     """A reward that answers the bytes of requests with those of answers, one at a time."""
 
     def __init__(self, reward: Reward, device: str = "cpu") -> None:
         self.reward, self.device = as_reward(reward).to(device), device
-        self.turn = threading.Lock()  # a network on a GPU is not run twice at once
+        self.turn = threading.Lock()  # a network on a GPU is not run twice at once, nor is a large request unpacked
 
     def respond(self, body: bytes | bytearray) -> tuple[int, bytes]:
         """HTTP status and body of the answer."""
@@ -135,11 +118,11 @@ class Desk:
 
     def answer(self, body: bytes | bytearray) -> bytes:
         """The body of the answer; raises Refused."""
-        try:
-            samples = unpack_samples(body)
-        except ValueError as error:
-            raise Refused(400, str(error)) from None
         with self.turn, torch.no_grad():
+            try:
+                samples = unpack_samples(body)
+            except ValueError as error:
+                raise Refused(400, shown(str(error))) from None
             try:
                 return pack_score(self.reward(samples.to(self.device)))
             except Exception as error:
@@ -148,82 +131,57 @@ class Desk:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each request in a thread of its own; its desk takes one at a time."""
+    """Answers each connection in a thread of its own; its desk takes one request at a time, the others wait in line.
+
+    There are `CONNECTIONS` places for connections; one more is answered 503 with Retry-After. All requests that are
+    read, or wait for their turn, hold at most 2 * `largest` bytes; what does not fit yet is not read from its sender.
+    """
 
     daemon_threads = True
-
     def __init__(self, address: tuple[str, int], desk: Desk, token: str, largest: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, _Handler)
+        self.places, self.room = Places(CONNECTIONS), Room(2 * largest)
         self.desk, self.token, self.largest = desk, token, largest
+        super().__init__(address, Handler)
 
+    def server_activate(self) -> None:
+        """The operating system keeps as many clients waiting as there are places; Python asks for five."""
+        self.socket.listen(CONNECTIONS)
 
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "vidrl", ""
-    timeout = 120.0  # seconds without a byte
-    unread = 0  # bytes of the request
+    def stranger(self, sock: socket.socket) -> None:
+        """A connection that has not shown the token with its next request yet."""
+        self.places.strangers.setdefault(sock, time.monotonic())
 
-    def do_POST(self) -> None:
+    def known(self, sock: socket.socket) -> None:
+        """A connection that has shown the token."""
+        self.places.strangers.pop(sock, None)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for a connection, or the answer that all places are taken."""
+        if not self.places.take():
+            self.places.turn_away(request, full())
+            return
         try:
-            self._admit("/score")
-            self._say(200, "application/octet-stream", self.server.desk.answer(self._body()))
-        except Refused as error:
-            self._refuse(error)
+            super().process_request(request, client_address)
+        except BaseException:
+            self.places.give(request)
+            raise
 
-    def do_GET(self) -> None:
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The requests of a connection, after which its place is free again."""
         try:
-            self._admit("/health")
-            self._say(200, "application/json", json.dumps({"reward": type(self.server.desk.reward).__name__}).encode())
-        except Refused as error:
-            self._refuse(error)
+            super().process_request_thread(request, client_address)
+        finally:
+            self.places.give(request)
 
-    def _admit(self, path: str) -> None:
-        self.unread = self._length()
-        given = self.headers.get("Authorization", "").encode("latin-1", "replace")
-        if not hmac.compare_digest(given, f"Bearer {self.server.token}".encode()):
-            raise Refused(401, "expected the header 'Authorization: Bearer TOKEN' with the server's token")
-        if self.path != path:
-            raise Refused(404, "expected POST /score or GET /health")
+    def service_actions(self) -> None:
+        """What `serve_forever` calls between two connections."""
+        self.places.sweep()
 
-    def _length(self) -> int:
-        text = self.headers.get("Content-Length", "")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
-
-    def _body(self) -> bytearray:
-        length = self.unread
-        if length < 0:
-            raise Refused(411, "expected a Content-Length")
-        if length > self.server.largest:
-            raise Refused(413, f"expected at most {self.server.largest} bytes, got {length}: send fewer clips")
-        self.unread, body = 0, bytearray(length)
-        view, filled = memoryview(body), 0
-        while filled < length:
-            count = self.rfile.readinto(view[filled:])  # type: ignore[attr-defined]
-            if not count:
-                raise Refused(400, f"expected {length} bytes, got {filled}")
-            filled += count
-        return body
-
-    def _refuse(self, error: Refused) -> None:
-        self.close_connection = True
-        left = min(self.unread, DRAINED)
-        while left > 0 and (part := self.rfile.read(min(left, 1 << 16))):
-            left -= len(part)
-        self._say(error.status, "application/json", error.body)
-
-    def _say(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        if status == 401:
-            self.send_header("WWW-Authenticate", "Bearer")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a training run asks thousands of times."""
+    def server_close(self) -> None:
+        """No more connections."""
+        super().server_close()
+        self.places.sweep(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -45,10 +45,19 @@ class Judge(Reward):
     double, makes the clip NaN with the reason, never a number. `Score.parts` has each question alone; the curve is
     flat.
 
-    The key is read from the environment variable `key_from` and goes only into the request's header. Temperature is 0
-    and `seed` is sent, yet few servers answer the same for ever: keep the answers with the run. `workers` clips are
-    asked about at once. `ask`, a function of the request's JSON that gives the model's text, stands in for the network.
-    Raises ValueError for an address that is not http(s), no model, no question or one name twice.
+    A try ends after `timeout` seconds, however slowly the server answers, and all tries together after
+    (retries + 1) * timeout seconds and the waits; a server that asks by its header Retry-After to wait longer than that
+    is not asked again.
+
+    The key is read from the environment variable `key_from` and goes only into the request's header. It is sent by
+    https or to this machine; plain http would show it to the network between, and is refused unless `insecure` is true
+    or there is no key. Redirects are not followed. An https request goes through the proxy that HTTPS_PROXY names
+    (NO_PROXY excepts hosts), which sees the host's name and no more; plain http goes through no proxy.
+
+    Temperature is 0 and `seed` is sent, yet few servers answer the same for ever: keep the answers with the run.
+    `workers` clips are asked about at once. `ask`, a function of the request's JSON that gives the model's text, stands
+    in for the network. Raises ValueError for an address that is not http(s), a key that plain http would show, no
+    model, no question or one name twice.
 
     >>> judge = Judge(ask=lambda request: '{"smooth": "yes", "sharp": 4}', yes_no={"smooth": "Is the motion smooth?"},
     ...               scale={"sharp": "How sharp is it?"})
@@ -85,6 +94,7 @@ class Judge(Reward):
         wait: float = 1.0,
         workers: int = 4,
         ask: Ask | None = None,
+        insecure: bool = False,
     ) -> None:
         super().__init__()
         default = yes_no is None and scale is None
@@ -98,7 +108,7 @@ class Judge(Reward):
         if ask is None and not model:
             raise ValueError("expected model, the name that the server knows it by, got ''")
         self.model, self.count, self.size, self.seed, self.workers = model, frames, size, seed, workers
-        self.ask: Ask = ask or Endpoint(base_url, key_from, timeout, retries, wait)
+        self.ask: Ask = ask or Endpoint(base_url, key_from, timeout, retries, wait, insecure=insecure)
 
     @classmethod
     def tiny(cls) -> Judge:
