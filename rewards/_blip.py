@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ._hub import built, package
+from ._hub import built, fill, package
 
 WIDTHS = (1024, 128, 64, 16, 1)
 HEAD = 64  # width of one attention head, in the picture's tower and the text's
@@ -40,7 +40,7 @@ def judge(state: Mapping[str, Tensor], dtype: str = "float32") -> Judge:
     """The Judge of a published state; sizes are read from it."""
     sight, text, head = split(state)
     made = layers(head["0.weight"].shape[1])
-    made.load_state_dict({name: value.float() for name, value in head.items()})
+    fill(made, head, "ImageReward's head")
     return Judge(
         built("BlipVisionModel", vision_configuration(sight), sight, dtype),
         built("BlipTextModel", text_configuration(text), text, dtype, add_pooling_layer=False), made,

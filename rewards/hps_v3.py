@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _judge_prompts, _qwen
-from ._hub import Network, published, read_state, tokenizer
+from ._hub import Network, fill, published, read_state, tokenizer
 from ._learned import LearnedReward
 from .base import Card, Samples
 
@@ -79,7 +79,7 @@ def judge(weights: str, base: str, dtype: str) -> _qwen.Judge:
     """The published judge; its head stays in float32."""
     state, head = _qwen.split(read_state(published(weights)))
     made = layers(head["0.weight"].shape[1])
-    made.load_state_dict({name: value.float() for name, value in head.items()})
+    fill(made, head, "HPSv3's head")
     return _qwen.Judge(_qwen.body(state, _qwen.configuration(base), dtype), made)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._hub import fill
 from ._rife import Rife
 from ._weights import found, tensors
 from .base import Card, Reward, Samples
@@ -66,7 +67,7 @@ class RifeSmoothness(Reward):
         """The network, loaded and on `device`."""
         if self.network is None:
             self.network = Rife().eval().requires_grad_(False)
-            self.network.load_state_dict(tensors(self.weights or found(PACKAGE, FILE, CURE)))
+            fill(self.network, tensors(self.weights or found(PACKAGE, FILE, CURE)), "RIFE")
         return self.network.to(device) if isinstance(self.network, Rife) else self.network
 
     @torch.no_grad()

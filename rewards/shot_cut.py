@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ._hub import fill
 from ._transnet import PADDING, SIZE, STRIDE, TransNet, windows
 from ._weights import found, tensors
 from .base import About, Card, Reward, Samples
@@ -62,7 +63,7 @@ class ShotCut(Reward):
         """The network, loaded and on `device`."""
         if self.network is None:
             self.network = TransNet().eval().requires_grad_(False)
-            self.network.load_state_dict(tensors(self.weights or found(PACKAGE, FILE, CURE)))
+            fill(self.network, tensors(self.weights or found(PACKAGE, FILE, CURE)), "TransNetV2")
         return self.network.to(device) if isinstance(self.network, TransNet) else self.network
 
     @torch.no_grad()

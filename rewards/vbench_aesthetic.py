@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ._hub import fill
 from .base import About, Card, Samples
 from .vbench import Network, Networked, clip, for_clip, tiny_clip
 
@@ -94,6 +95,6 @@ def linear_head(path: str) -> nn.Linear:
         state = load_file(path)
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    layer = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
-    layer.load_state_dict(state)
+    layer = nn.Linear(state.get("weight", torch.empty(1, 768)).shape[-1], 1)
+    fill(layer, state, "LAION's linear head, sa_0_4_vit_l_14_linear.pth, the only one with which VBench scores")
     return layer

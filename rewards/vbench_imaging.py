@@ -7,6 +7,7 @@ import importlib
 import torch
 from torch import Tensor, nn
 
+from ._hub import fill
 from .base import Card, Samples
 from .vbench import Network, Networked, for_musiq
 
@@ -82,5 +83,5 @@ def musiq(weights: str) -> nn.Module:
         raise ImportError("MUSIQ's architecture comes from pyiqa: pip install pyiqa, or pass network=...") from error
     network = architecture.MUSIQ(pretrained=False)
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    network.load_state_dict(state.get("params", state))
+    fill(network, state.get("params", state), "MUSIQ")
     return network

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _judge_prompts, _qwen
-from ._hub import Network, precision, published, read_state, tokenizer
+from ._hub import Network, fill, precision, published, read_state, tokenizer
 from .base import Card, Reward, Samples, Score, finish, nothing, refusals
 
 PARTS = ("VQ", "MQ", "TA")
@@ -134,9 +134,9 @@ class VideoAlign(Reward):
     def _judge(self, dtype: str) -> _qwen.Judge:
         state = read_state(self._file(f"{self.checkpoint}/model.pth"))
         body, head = _qwen.split(state, lora_scale(self.config.get("peft_lora_config") or {}))
-        rows, width = head["weight"].shape
+        rows, width = head.get("weight", torch.empty(1, 1)).shape
         linear = nn.Linear(width, rows, bias=False)
-        linear.load_state_dict({"weight": head["weight"].float()})
+        fill(linear, head, "VideoReward's head")
         return _qwen.Judge(_qwen.body(body, _qwen.configuration(self._base()), dtype), linear)
 
 

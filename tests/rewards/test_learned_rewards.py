@@ -419,6 +419,24 @@ def test_a_head_whose_layers_are_others_is_told_what_is_expected(state, clip_fol
         Aesthetic(f"clip:{clip_folder[0]}", f"{tmp_path}/ava+logos-l14-reluMSE.pth")(samples())
 
 
+def other_weights():
+    """Rewards whose weights are a plain file, and the words that name what was expected."""
+    from vidrl.rewards.rife_smoothness import RifeSmoothness
+    from vidrl.rewards.shot_cut import ShotCut
+    from vidrl.rewards.vbench_aesthetic import VbenchAesthetic
+
+    return [(lambda path: RifeSmoothness(weights=path), "RIFE"), (lambda path: ShotCut(weights=path), "TransNetV2"),
+            (lambda path: VbenchAesthetic(head=path, network=lambda x: x.mean((2, 3))), "LAION's linear head")]
+
+
+@pytest.mark.parametrize("state", [with_relu(), {"weight": torch.ones(2, 3, 4), "bias": torch.ones(2)}, {}])
+@pytest.mark.parametrize(("make", "whose"), other_weights(), ids=[name for _, name in other_weights()])
+def test_a_file_of_other_weights_is_told_by_name(make, whose, state, tmp_path):
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=f"are not those of {whose}.*(missing|unexpected|another size)"):
+        make(f"{tmp_path}/other.pth")(samples(clips(size=64)))
+
+
 # --- ImageReward -------------------------------------------------------------------------------------------------
 
 

@@ -249,18 +249,38 @@ def published_consistency(network, images):
     return total / (len(images) - 1)
 
 
-@pytest.mark.parametrize("size", [(40, 56), (56, 40), (224, 224)])
+@pytest.mark.parametrize("size", [(40, 56), (56, 40), (224, 224), (17, 33), (704, 1280), (480, 848), (544, 960)])
 def test_subject_consistency_is_the_published_number(size):
     reward, video = VbenchSubjectConsistency.tiny(), smooth(4, *size)
     wanted = published_consistency(reward.network, dino_images(video[0]))
     assert value(reward, video) == pytest.approx(wanted, abs=1e-6) and wanted < 1 - 1e-5
 
 
-@pytest.mark.parametrize("size", [(40, 57), (56, 40)])
+@pytest.mark.parametrize("size", [(40, 57), (56, 40), (17, 33), (33, 17), (704, 1280), (480, 848), (1080, 1920)])
 def test_background_consistency_is_the_published_number(size):
     reward, video = VbenchBackgroundConsistency.tiny(), smooth(4, *size)
     wanted = published_consistency(reward.network, clip_images(video[0]))
     assert value(reward, video) == pytest.approx(wanted, abs=1e-6) and wanted < 1 - 1e-5
+
+
+@pytest.mark.parametrize("frames", [2, pytest.param(100, marks=pytest.mark.slow)])
+def test_consistencies_of_few_and_of_many_frames_are_the_published_numbers(frames):
+    video = smooth(frames, 17, 33)
+    for cls, prepare in ((VbenchSubjectConsistency, dino_images), (VbenchBackgroundConsistency, clip_images)):
+        reward = cls.tiny()
+        wanted = published_consistency(reward.network, prepare(video[0]))
+        assert value(reward, video) == pytest.approx(wanted, abs=1e-6)
+    reward, image = VbenchI2vSubject.tiny(), smooth(1, 40, 50)
+    prepared = standardise(centre(pillow(image[0, 0], (256, 320), "BICUBIC")), *vbench.IMAGENET)
+    wanted = published_faithfulness(reward.network, prepared, square_images(video[0], True))
+    assert value(reward, video, reference=image) == pytest.approx(wanted, abs=2e-5)
+
+
+@pytest.mark.parametrize("cls", [VbenchSubjectConsistency, VbenchBackgroundConsistency, VbenchI2vSubject,
+                                 VbenchI2vBackground, VbenchMotionSmoothness])
+def test_one_frame_is_inapplicable_to_what_compares_frames(cls):
+    score = cls.tiny()(Samples(noise(1, 17, 33), [""], 8.0))
+    assert score.value.isnan().all() and score.why[0].startswith("inapplicable")
 
 
 def test_positions_of_a_wide_frame_are_dinos():
