@@ -2,6 +2,8 @@
 
 VideoReward: github.com/KwaiVGI/VideoAlign, prompt_template.py, "detailed_special" (MIT, Kling Team, Kuaishou).
 HPSv3: github.com/MizzenAI/HPSv3, hpsv3/dataset/data_collator_qwen.py (MIT, HPSv3 Team).
+UnifiedReward: github.com/CodeGoat24/UnifiedReward, inference_qwen/UnifiedReward-2.0-inference/
+point_score_APS_video_generation.py (its models are under MIT; its repository states no licence that could be read).
 VideoScore2: github.com/TIGER-AI-Lab/VideoScore2, vs2_inference.py (its repository states no licence).
 """
 
@@ -133,4 +135,19 @@ VIDEO_SCORE_2 = (
     "    text-to-video alignment: <t_score>, \n"
     "    physical/common-sense consistency: <p_score>\n"
     "    "
+)
+
+UNIFIED_REWARD = (
+    "You are presented with a generated video and its associated text caption. "
+    "Your task is to analyze the video across multiple dimensions in relation to the caption. Specifically:\n"
+    "Provide overall assessments for the video along the following axes (each rated from 1 to 5):\n"
+    "- Alignment Score: How well the video matches the caption in terms of content.\n"
+    "- Physics Score: How well the gravity, movements, collisions, and interactions make physical sense.\n"
+    "- Style Score: How visually appealing the video looks, regardless of caption accuracy.\n\n"
+    "Output your evaluation using the format below:\n\n"
+    "Alignment Score (1-5): X\n"
+    "Physics Score (1-5): Y\n"
+    "Style Score (1-5): Z\n\n"
+    "Your task is provided as follows:\n"
+    "Text Caption: [{text_prompt}]"
 )

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from . import _judge_prompts, _qwen, _qwen25
 from ._hub import Network, precision, pretrained, tokenizer
-from .base import Card, Reward, Samples, Score, finish, nothing, refusals
+from ._ratings import rated, shares
+from .base import Card, Reward, Samples, Score, nothing, refusals
 
 PARTS = {
     "visual_quality": "visual quality",
@@ -76,11 +77,10 @@ class VideoScore2(Reward):
     ) -> None:  # fmt: skip
         super().__init__()
         precision(dtype)
-        if not (temperature >= 0 and tokens >= 1 and min(weights) >= 0 and sum(weights) > 0):
-            raise ValueError(f"expected temperature >= 0, tokens >= 1 and weights >= 0 that are not all 0, got "
-                             f"temperature={temperature}, tokens={tokens}, weights={weights}")
+        if not (temperature >= 0 and tokens >= 1):
+            raise ValueError(f"expected temperature >= 0 and tokens >= 1, got {temperature} and {tokens}")
         self.temperature, self.seed, self.tokens = temperature, seed, tokens
-        self.weights = tuple(weight / sum(weights) for weight in weights)
+        self.weights = shares(weights)
         kind = "Qwen2_5_VLForConditionalGeneration"
         self.network = Network(lambda: pretrained(kind, model, dtype, revision=revision), offload)
         self.words: Callable[[], _qwen.Words] = lambda: _words(tokenizer(model))
@@ -109,14 +109,9 @@ class VideoScore2(Reward):
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return nothing(samples, self.support, why)
-        rated = self.ratings(samples.pick(rows))
+        ratings = self.ratings(samples.pick(rows))
         lost = "unscored: VideoScore2: the model's answer holds no three scores from 1 to 5"
-        flat = [one[:, None].expand(-1, samples.video.shape[1]) for one in rated.unbind(1)]
-        whole = sum(w * curve for w, curve in zip(self.weights, flat, strict=True))
-        score = finish(whole, self.support, why, rows, lost)  # type: ignore[arg-type]
-        score.parts = {p: finish(c, self.support, list(why), rows, lost) for p, c in zip(PARTS, flat, strict=True)}
-        score.weights = dict(zip(PARTS, self.weights, strict=True))
-        return score
+        return rated(ratings, list(PARTS), self.weights, samples.video.shape[1], why, rows, lost)
 
     def ratings(self, samples: Samples) -> Tensor:
         """The three soft scores of each clip, (B, 3); NaN in a row whose answer holds no scores."""

@@ -1,0 +1,155 @@
+"""UnifiedReward 2.0: alignment, physics and style of a clip, asked of the model behind a server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _judge_prompts
+from ._chat import Endpoint, NoAnswer
+from ._ratings import rated, shares
+from .base import Card, Reward, Samples, Score, nothing, refusals
+
+Ask = Callable[[dict[str, Any]], str]
+PARTS = {"alignment": "Alignment", "physics": "Physics", "style": "Style"}
+QUALITY = 95  # of a JPEG
+
+
+class UnifiedReward(Reward):
+    """UnifiedReward 2.0's three scores of a clip, each in [1, 5], and their weighted mean.
+
+    The model runs behind a server, as its authors run it:
+    `vllm serve CodeGoat24/UnifiedReward-2.0-qwen-7b --served-model-name UnifiedReward --port 8080
+    --limit-mm-per-prompt.image 16`. `frames` frames of the clip, number i at floor(i F / frames), go as
+    JPEG of quality 95 and of their own size to {base_url}/chat/completions, with the published
+    instruction and the prompt. The model answers with three lines, as "Physics Score (1-5): 3.0987".
+    `parts` of the score holds the three: alignment, physics and style. The authors give no single
+    number; the mean, with `weights`, is this library's choice. The curve is flat.
+
+    A clip whose answer has not each line once, with a number from 1 to 5, is unscored with the reason,
+    and so is a clip whose request fails after `retries` more tries. Temperature 0 and `seed` are sent.
+    The key is read from the environment variable `key_from`. `workers` clips are asked about at once.
+    `ask`, a function of the request's JSON that gives the model's text, stands in for the network.
+
+    UnifiedReward-Think (arXiv 2505.03318) compares two clips and gives no score of one, so that it is
+    not offered here. UnifiedReward 1.0 has another instruction. Raises ValueError for an address that
+    is not http(s) and for options that make no sense. Wang et al. 2025, arXiv 2503.05236.
+
+    >>> lines = "Alignment Score (1-5): 2.5\\nPhysics Score (1-5): 3\\nStyle Score (1-5): 3.5"
+    >>> score = UnifiedReward(ask=lambda request: lines)(Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0))
+    >>> score.value, score.parts["physics"].value
+    (tensor([3.]), tensor([3.]))
+    """
+
+    learned = True
+    range = (1.0, 5.0)
+    support = "clip"
+    card = Card(
+        sees="Fit to the prompt, plausible motion and looks, as far as a few still frames show them.",
+        blind_to="What happens between the frames sent, such as flicker, jerk and stutter; speed, because the "
+        "frames carry no times; where in the clip a fault lies.",
+        hacks="Pictures that the model likes; text in the picture that speaks to the model; evenly spaced "
+        "good frames.",
+        input="Any clip. A server with the model.",
+        cost="One request a clip. The model has 3, 7, 32 or 72 billion weights (Qwen2.5-VL); the hub's page "
+        "of CodeGoat24/UnifiedReward-2.0-qwen-32b says MIT, and a host's page says so of the 7b.",
+    )
+
+    def __init__(
+        self, base_url: str = "http://127.0.0.1:8080/v1", model: str = "UnifiedReward", frames: int = 8,
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0), seed: int = 0, key_from: str = "OPENAI_API_KEY",
+        timeout: float = 60.0, retries: int = 3, wait: float = 1.0, workers: int = 4, ask: Ask | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if min(frames, workers) < 1:
+            raise ValueError(f"expected frames and workers above 0, got {frames} and {workers}")
+        if ask is None and not model:
+            raise ValueError("expected model, the name that the server knows it by, got ''")
+        self.model, self.count, self.seed, self.workers = model, frames, seed, workers
+        self.weights = shares(weights)
+        self.ask: Ask = ask or Endpoint(base_url, key_from, timeout, retries, wait)
+
+    @classmethod
+    def tiny(cls) -> UnifiedReward:
+        """With answers drawn from the request alone, and no network."""
+        return cls(ask=drawn, workers=1)
+
+    def forward(self, samples: Samples) -> Score:
+        """The score of whole clips; that of each part is in `parts`."""
+        why = refusals(samples, 1, self.least_side)
+        rows = [i for i, reason in enumerate(why) if reason is None]
+        with ThreadPoolExecutor(self.workers) as pool:
+            answers = dict(zip(rows, pool.map(lambda i: self._judged(samples, i), rows), strict=True))
+        scored = [i for i in rows if not isinstance(answers[i], str)]
+        for i in set(rows) - set(scored):
+            why[i] = f"unscored: UnifiedReward: {answers[i]}"
+        if not scored:
+            return nothing(samples, self.support, why)
+        ratings = torch.tensor([answers[i] for i in scored]).to(samples.frames)
+        return rated(ratings, list(PARTS), self.weights, samples.video.shape[1], why, scored)
+
+    def _judged(self, samples: Samples, row: int) -> list[float] | str:
+        """The three scores of a clip, or why there are none."""
+        try:
+            return marks(self.ask(self.request(samples.video[row], samples.prompts[row])))
+        except NoAnswer as error:
+            return str(error)
+
+    def request(self, clip: Tensor, prompt: str) -> dict[str, Any]:
+        """The request's JSON for a clip (F, C, H, W)."""
+        at = sorted({i * len(clip) // self.count for i in range(self.count)})
+        urls = [f"data:image/jpeg;base64,{base64.b64encode(jpeg(frame)).decode()}" for frame in levels(clip[at])]
+        content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        content.append({"type": "text", "text": _judge_prompts.UNIFIED_REWARD.replace("{text_prompt}", prompt)})
+        return {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0,
+                "seed": self.seed, "max_tokens": 4096}  # fmt: skip
+
+
+def marks(answer: str) -> list[float]:
+    """The three scores of an answer, in the order of the parts. Raises NoAnswer for anything but what was asked for.
+
+    >>> marks("Alignment Score (1-5): 2.4036\\nPhysics Score (1-5): 3.0987\\nStyle Score (1-5): 3.3889")
+    [2.4036, 3.0987, 3.3889]
+    """
+    return [_mark(answer, label) for label in PARTS.values()]
+
+
+def levels(frames: Tensor) -> Tensor:
+    """Frames (N, C, H, W) as uint8."""
+    if not frames.is_floating_point():
+        return frames.detach()
+    return (frames.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def jpeg(frame: Tensor) -> bytes:
+    """A frame uint8 (C, H, W), C = 1 or 3, as a JPEG file."""
+    cv2 = importlib.import_module("cv2")
+    blue_first = frame.flip(0).permute(1, 2, 0).contiguous().cpu().numpy()
+    _, packed = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return bytes(packed)
+
+
+def drawn(request: Mapping[str, Any]) -> str:
+    """Scores that the request's digest decides: a stand-in for the model."""
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).digest()
+    scores = [1 + 4 * byte / 255 for byte in digest]
+    return "\n".join(f"{label} Score (1-5): {score:.4f}" for label, score in zip(PARTS.values(), scores, strict=False))
+
+
+def _mark(answer: str, label: str) -> float:
+    line = rf"^[ \t*-]*{label} Score[ \t*]*\(1-5\)[ \t*]*:[ \t*]*(\d{{1,3}}(?:\.\d{{1,9}})?)[ \t*.\r]*$"
+    found = re.findall(line, answer, re.MULTILINE)
+    if len(found) != 1:
+        raise NoAnswer(f'expected one line "{label} Score (1-5): " with a number, got {len(found)}')
+    if not 1 <= float(found[0]) <= 5:
+        raise NoAnswer(f"expected {label} Score to be from 1 to 5, got {found[0]}")
+    return float(found[0])
