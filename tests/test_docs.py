@@ -57,7 +57,8 @@ def test_each_reward_is_in_the_group_of_its_weights():
     kinds = {name: CARDS.kind(plugin.facts("rewards", name)) for name in plugin.names("rewards")}
     assert {name for name, kind in kinds.items() if kind == "With the weights of a package"} == {
         "identity_drift", "niqe", "ocr", "rife_smoothness", "shot_cut", "vmaf"}
-    assert {name for name, kind in kinds.items() if kind == "Answered by a server"} == {"http_scorer", "judge"}
+    assert {name for name, kind in kinds.items() if kind == "Answered by a server"} == {
+        "http_scorer", "judge", "unified_reward"}
     assert {kinds[name] for name in rewards.default().parts} == {"Without weights"}
     assert kinds["pick_score"] == kinds["vbench_imaging"] == "With weights to be fetched"
 
