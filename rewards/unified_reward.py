@@ -37,12 +37,13 @@ class UnifiedReward(Reward):
 
     A clip whose answer has not each line once, with a number from 1 to 5, is unscored with the reason,
     and so is a clip whose request fails after `retries` more tries. Temperature 0 and `seed` are sent.
-    The key is read from the environment variable `key_from`. `workers` clips are asked about at once.
-    `ask`, a function of the request's JSON that gives the model's text, stands in for the network.
+    The key is read from the environment variable `key_from`; plain http to another machine would show
+    the key, and is refused unless `insecure` is true. `workers` clips are asked about at once. `ask`,
+    a function of the request's JSON that gives the model's text, stands in for the network.
 
     UnifiedReward-Think (arXiv 2505.03318) compares two clips and gives no score of one, so that it is
     not offered here. UnifiedReward 1.0 has another instruction. Raises ValueError for an address that
-    is not http(s) and for options that make no sense. Wang et al. 2025, arXiv 2503.05236.
+    is not http(s), a key that plain http would show, and options that make no sense. Wang et al. 2025, arXiv 2503.05236.
 
     >>> lines = "Alignment Score (1-5): 2.5\\nPhysics Score (1-5): 3\\nStyle Score (1-5): 3.5"
     >>> score = UnifiedReward(ask=lambda request: lines)(Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0))
@@ -68,6 +69,7 @@ class UnifiedReward(Reward):
         self, base_url: str = "http://127.0.0.1:8080/v1", model: str = "UnifiedReward", frames: int = 8,
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0), seed: int = 0, key_from: str = "OPENAI_API_KEY",
         timeout: float = 60.0, retries: int = 3, wait: float = 1.0, workers: int = 4, ask: Ask | None = None,
+        insecure: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if min(frames, workers) < 1:
@@ -76,7 +78,7 @@ class UnifiedReward(Reward):
             raise ValueError("expected model, the name that the server knows it by, got ''")
         self.model, self.count, self.seed, self.workers = model, frames, seed, workers
         self.weights = shares(weights)
-        self.ask: Ask = ask or Endpoint(base_url, key_from, timeout, retries, wait)
+        self.ask: Ask = ask or Endpoint(base_url, key_from, timeout, retries, wait, insecure=insecure)
 
     @classmethod
     def tiny(cls) -> UnifiedReward:

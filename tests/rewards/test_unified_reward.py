@@ -110,3 +110,10 @@ def test_nobody_there_is_a_reason():
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="expected"):
         UnifiedReward(**options)
+
+
+def test_a_key_is_not_shown_to_the_network(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with pytest.raises(ValueError, match="plain http would show the key"):
+        UnifiedReward("http://far.example/v1")
+    assert UnifiedReward("http://far.example/v1", insecure=True).ask.insecure
