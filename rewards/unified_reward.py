@@ -43,7 +43,8 @@ class UnifiedReward(Reward):
 
     UnifiedReward-Think (arXiv 2505.03318) compares two clips and gives no score of one, so that it is
     not offered here. UnifiedReward 1.0 has another instruction. Raises ValueError for an address that
-    is not http(s), a key that plain http would show, and options that make no sense. Wang et al. 2025, arXiv 2503.05236.
+    is not http(s), a key that plain http would show, and options that make no sense. Wang et al. 2025,
+    arXiv 2503.05236.
 
     >>> lines = "Alignment Score (1-5): 2.5\\nPhysics Score (1-5): 3\\nStyle Score (1-5): 3.5"
     >>> score = UnifiedReward(ask=lambda request: lines)(Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0))
