@@ -8,7 +8,6 @@ only where it is the same if every missing value is a wrong answer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -18,8 +17,7 @@ import numpy as np
 from vidrl.bench.agreement import Others, Values, without_ties
 from vidrl.bench.statistics import number
 from vidrl.inference.families import holm
-from vidrl.inference.flips import sign_flip_p
-from vidrl.inference.means import interval
+from vidrl.inference.means import interval, of_differences
 
 Row = dict[str, Any]
 LEVEL = 0.05
@@ -62,16 +60,9 @@ def _difference(own: Values, other: Values, groups: Sequence[int]) -> Row:
 
 
 def _tested(gaps: Values, groups: Sequence[int]) -> Row:
-    over = interval(gaps, groups)
-    known = np.isfinite(gaps)
-    p = sign_flip_p(_sums(gaps[known], [g for g, k in zip(groups, known, strict=True) if k])) if known.any() else None
+    over = interval(gaps, groups, limits=of_differences((0.0, 1.0)))  # of values that are 0, 1/2 or 1
     return {"difference": number(over.mean), "low": number(over.low), "high": number(over.high),
-            "p": p if math.isfinite(over.low) else None, "n": over.n, "prompts": over.groups}
-
-
-def _sums(values: Values, groups: Sequence[int]) -> Values:
-    _, at = np.unique(groups, return_inverse=True)
-    return np.bincount(at, values)
+            "p": number(over.p), "n": over.n, "prompts": over.groups}
 
 
 def _decided(rows: list[Row]) -> list[Row]:
