@@ -14,7 +14,8 @@ from vidrl.inference.means import interval
 
 KEYS = {"first", "second", "dim", "difference", "low", "high", "p", "p_holm", "wins", "ties", "losses", "effect", "n",
         "prompts", "paired_by", "notes", "win_rate", "win_low", "win_high", "clips", "groups", "enough", "pairing",
-        "p_scored", "unscored", "worst", "all_low", "all_high", "margin", "within"}
+        "p_scored", "unscored", "worst", "all_low", "all_high", "margin", "within",
+        "spread"}
 
 
 def clip(path, value, prompt="", seed=None):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.bench._results import dim, made
 from vidrl.bench import results, suite, verdicts
+from vidrl.bench.claims import Claims
 from vidrl.bench.compare import compare_all
 from vidrl.bench.page import facts, head, page
 from vidrl.bench.table import table
@@ -94,3 +95,40 @@ def test_terminal_page_and_tables_say_the_same_of_every_row():
     assert marks == claimed and len(claimed) > 6
     text = page(found, Path("report.html"), {})
     assert text.count('class="versus up"') == len(claimed)
+
+
+def prompts(G, dims, primary=None):
+    """Two sets of 25 clips of each of G prompts that differ by ten times the spread on every dim."""
+    rng, names = np.random.default_rng(0), [f"d{i}" for i in range(dims)]
+    sets = [{"name": name, "source": name, "model": None, "skipped": [], "clips": [
+        {"path": f"{name}/{p}_{s}.mp4", "id": "", "prompt": f"p{p}", "seed": s, "fps": 8.0, "size": [8, 8], "frames": 5,
+         "value": {d: float(rng.normal() + rise) for d in names}, "curve": {}, "why": {}}
+        for p in range(G) for s in range(25)]} for name, rise in (("a", 0.0), ("b", 10.0))]
+    found = {**made(), "sets": sets, "dims": [dim(d, range=[None, None], hash="0000") for d in names]}
+    return results.summed_up(found, Claims(primary))
+
+
+def test_too_few_prompts_for_the_family_are_said_with_the_number_that_it_takes():
+    few, one_first, more = prompts(8, 12), prompts(8, 12, "d3"), prompts(10, 12)
+    assert not any(verdicts.verdict(few, row) for row in few["comparisons"])
+    assert ("nothing can be beyond doubt, however large: 8 prompts are too few for 12 comparisons, which take 10, or "
+            "one dim named beforehand with --primary") in table(few)
+    assert verdicts.verdict(one_first, one_first["comparisons"][3]) == 1
+    assert "nothing can be beyond doubt" not in table(one_first)
+    assert all(verdicts.verdict(more, row) == 1 for row in more["comparisons"])
+    assert "nothing can be beyond doubt" not in table(more)
+
+
+def test_the_least_difference_that_is_found_is_said_and_is_found():
+    """Of 40 prompts and one dim, 80 % power: the noncentral t distribution, as an independent reference."""
+    from scipy import stats
+
+    from vidrl.bench.needs import detectable, needed
+    from vidrl.inference.confidence import caution
+
+    least, df = detectable(1.0, 40, 1), 39
+    reach = stats.t.ppf(1 - 0.05 / caution(40) / 2, df)
+    power = 1 - stats.nct.cdf(reach, df, least * 40**0.5) + stats.nct.cdf(-reach, df, least * 40**0.5)
+    assert 0.8 <= power < 0.85 and needed(1.0, least, 1) == 40 and detectable(1.0, 8, 12) is None
+    said = table(finished(three((("a", 0.0), ("b", 0.02)))))
+    assert "between a and b 60 prompts find, in 80 % of cases, differences from: d " in said

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vidrl.bench import copies
-from vidrl.bench.verdicts import LEVEL, Results, Row, enough, withheld
+from vidrl.bench.needs import detectable, fewest
+from vidrl.bench.verdicts import LEVEL, Results, Row, enough, verdict, withheld
 
 MOST = 5  # sentences of one kind; with many sets there would be hundreds
 
@@ -14,7 +15,8 @@ MOST = 5  # sentences of one kind; with many sets there would be hundreds
 def caveats(results: Results) -> list[str]:
     """Sentences on clips without a number, copies, the way of pairing, and differences that rest on few clips."""
     rows = results.get("comparisons") or []
-    kinds = [_without_verdict(results, rows), _unequal(rows), _few(results, rows), _pairing(rows),
+    kinds = [_without_verdict(results, rows), _unequal(rows), _few(results, rows), _few_prompts(results, rows),
+             _pairing(rows),
              copies.notes(results["sets"])]
     return [sentence for kind in kinds for sentence in _shortened(kind)]
 
@@ -69,6 +71,33 @@ def _few(results: Results, rows: Sequence[Row]) -> list[str]:
     return [f"between {first} and {second} no difference is claimed on {_dims(few, rows)}, because it rests on "
             f"{min(min(row['clips']) for row in few)} clips of one set, or on a single prompt: the minimum is {least} "
             "clips of two prompts" for (first, second), few in found.items()]
+
+
+def _few_prompts(results: Results, rows: Sequence[Row]) -> list[str]:
+    """The pairs of sets of which nothing could be beyond doubt, however large the differences were."""
+    family = len([row for row in rows if row.get("difference") is not None])
+    most: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row.get("groups") and row.get("spread") is not None:
+            key = (row["first"], row["second"])
+            most[key] = max(most.get(key, 0), row["groups"])
+    primary = (results.get("claims") or {}).get("primary")
+    other = "" if primary else ", or one dim named beforehand with --primary"
+    return [f"between {first} and {second} nothing can be beyond doubt, however large: {prompts} prompts are too few "
+            f"for {family} comparisons, which take {fewest(family)}{other}"
+            for (first, second), prompts in most.items() if prompts < fewest(len(most) if primary else family)]
+
+
+def findable(results: Results) -> list[str]:
+    """What differences so many prompts find, for two or three sets that are paired, dims without a verdict only."""
+    rows = [row for row in results.get("comparisons") or [] if row.get("spread") is not None]
+    said: dict[tuple[str, str, int], list[str]] = {}
+    for row in rows:
+        least = detectable(row["spread"], row["groups"], len(rows)) if not verdict(results, row) else None
+        if least is not None:
+            said.setdefault((row["first"], row["second"], row["groups"]), []).append(f"{row['dim']} {least:.2g}")
+    return [f"between {first} and {second} {prompts} prompts find, in 80 % of cases, differences from: "
+            f"{', '.join(dims)}" for (first, second, prompts), dims in said.items()]
 
 
 def _dims(few: Sequence[Row], rows: Sequence[Row]) -> str:

@@ -129,7 +129,8 @@ def _paired(both: Prepared, asked: Asked, family: int) -> Row:
     prompts = len({pair.prompt for pair in found} - {""})
     return _together(known, bound if any(lost) and found else None, bottom) | _wins(kept if found else [], dim) | {
         "effect": number(_effect(found, dim, known["difference"])), "n": len(found), "prompts": prompts,
-        "groups": len(set(groups)), "clips": [sum(len(side(pair)) for pair in found) for side in _SIDES],
+        "groups": len(set(groups)), "spread": number(_spread(gaps, groups)),
+        "clips": [sum(len(side(pair)) for pair in found) for side in _SIDES],
         "unscored": {"counts": lost, "of": [sum(len(side(match)) for match, _ in kept) for side in _SIDES],
                      "p": _unequal(kept, dim)},
         "equal": bool(found) and not gaps.any()}  # fmt: skip
@@ -181,6 +182,12 @@ def _effect(found: Sequence[Pair], dim: str, difference: float) -> float:
     return effect(first, second, difference) if found else math.nan
 
 
+def _spread(gaps: Array, groups: Sequence[Hashable]) -> float:
+    """The standard deviation of the groups' mean differences, as their mean's variance has it; NaN of one group."""
+    made = clusters(gaps, groups) if len(gaps) else None
+    return math.sqrt(made.variance * len(made.sums)) if made and len(made.sums) > 1 else math.nan
+
+
 def _wins(kept: Sequence[tuple[Match, int]], dim: str) -> Row:
     """On how many prompts the second is better, equal and worse, and how often a clip of it is; ties half."""
     prompts: dict[Hashable, list[tuple[Match, int]]] = {}
@@ -224,7 +231,7 @@ def _unpaired(both: Prepared, asked: Asked, family: int) -> Row:
     nobody = dict.fromkeys(("wins", "ties", "losses", "win_rate", "win_low", "win_high"))
     return _together(known, bound, bottom) | nobody | {
         "effect": number(effect(a, b)), "n": min(len(a), len(b)), "prompts": min(given), "groups": min(
-            len(set(copies.groups(side))) for side in scored), "clips": [len(a), len(b)],
+            len(set(copies.groups(side))) for side in scored), "spread": None, "clips": [len(a), len(b)],
         "unscored": {"counts": lost, "of": [len(side) for side in sides], "p": _unequal_apart(sides, dim, lost)},
         "equal": False}  # fmt: skip
 

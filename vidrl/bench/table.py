@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vidrl.bench.caveats import caveats
+from vidrl.bench.caveats import caveats, findable
 from vidrl.bench.page.rest import nearer
 from vidrl.bench.verdicts import letters, small, sure, verdict
 
@@ -26,6 +26,7 @@ def table(results: Mapping[str, Any]) -> str:
              *(_difference(results, *pair, dim["name"]) for pair in pairs)] for dim in results["dims"]]
     return "\n".join([_title(results), *_unfair(results), "", *_grid([head, *rows]), *_distances(results),
                       *_totals(results), *_marks(results, rows), *(f"note: {said}" for said in caveats(results)),
+                      *(f"note: {said}" for said in (findable(results) if pairs else ())),
                       *_notes(results)])
 
 

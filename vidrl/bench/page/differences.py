@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from vidrl.bench.needs import detectable, needed
 from vidrl.bench.page.facts import (
     Results,
     Row,
@@ -157,7 +158,7 @@ def _sizes(results: Results, rows: Sequence[Row]) -> str:
     names = {dim["name"]: dim_name(dim) for dim in results["dims"]}
     head = "".join(f'<th scope="col">{name}</th>' for name in
                    ("dimension", "effect size", "margin", "interval, all together", "p", "p, corrected", "win rate",
-                    "pairs", "prompts", "notes"))
+                    "pairs", "prompts", "found at 80 % power from", "prompts that find this difference", "notes"))
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in [
         names.get(row["dim"], escape(row["dim"])), number(row.get("effect"), sign=True),
         number(least_relevant(results, row["dim"])), probability(row.get("p")), probability(row.get("p_holm")),
@@ -169,6 +170,15 @@ def _sizes(results: Results, rows: Sequence[Row]) -> str:
 
 def _ends(row: Row, low: str, high: str) -> str:
     return f"{number(row.get(low))} to {number(row.get(high))}" if row.get(low) is not None else "–"
+
+
+def _needs(results: Results, row: Row) -> list[str]:
+    """The least difference that the prompts find, and how many prompts find the one that is there."""
+    if row.get("spread") is None:
+        return ["–", "–"]
+    family = sum(one.get("spread") is not None for one in results["comparisons"])
+    few = needed(row["spread"], row["difference"], family)
+    return [number(detectable(row["spread"], row["groups"], family)), "–" if few is None else f"about {few}"]
 
 
 def _rate(row: Row) -> str:
