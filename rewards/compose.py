@@ -289,7 +289,7 @@ SCALES = {
     "drift": (-0.05, 0.05),
     "dynamic_degree": (0.8, 0.3),
     "frame_quality": (-1.0, 0.4),
-    "pumping": (-0.5, 0.35),
+    "pumping": (-0.2, 0.25),
     "freeze": (0.0, 0.4),
 }
 # A running average evens motion out: motion_consistency likes it, warp_error charges its ghosts
@@ -300,7 +300,7 @@ WEIGHTS = {
     "drift": 0.5,
     "dynamic_degree": 1.25,
     "frame_quality": 1.8,
-    "pumping": 0.7,
+    "pumping": 0.5,
     "freeze": 1.0,
 }
 

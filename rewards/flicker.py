@@ -13,7 +13,7 @@ class Flicker(Reward):
 
     -mean over blocks and channels of |ln n + ln p - 2 ln c| - detail |ln D_n + ln D_p - 2 ln D_c|: c the mean of a
     block (an eighth of the shorter side) of frame t, n and p those of frames t+1 and t-1 warped onto it, over pixels
-    seen in all three; D the mean squared gradient of a whole frame, which shows blended and sharp frames by turns, as
+    seen in all three; D the mean squared slope of a whole frame, which shows blended and sharp frames by turns, as
     slow motion is often made. Second differences let a steady fade pass; logarithms make it blind to a constant gain.
     A term is three frames, credited to the middle one.
 

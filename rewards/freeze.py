@@ -8,6 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from ._prompts import rests
 from .base import About, Card, Reward, Samples
+from .flow import quantile
 
 CELLS = 16
 
@@ -16,7 +17,8 @@ class Freeze(Reward):
     """The share of the clip in which the picture repeats although it should move: 0 is none, -1 a still.
 
     d is the change between neighbouring frames: |difference|, averaged over the channels and the cells of a 16 x 16
-    grid, the mean of its 4 largest cells of 256, so that one small thing that moves counts. A pair of frames repeats
+    grid, the mean of its 4 largest cells of 256, so that one small thing that moves counts; 0 where all cells change
+    alike, as fresh grain over a held picture makes them. A pair of frames repeats
     where d is at most `exact`, or at most `near` times the change usual around it, the upper quartile within `window`
     seconds: a copy that a codec has been over is not exact, yet far nearer than its neighbours. Between one and two
     times that bound the pair counts in part. Where the prompt asks for rest, only repeats amid motion count: those with
@@ -34,9 +36,10 @@ class Freeze(Reward):
     shrinks = True
     card = Card(
         sees="Frames repeated, exactly or but for a codec: holds, duplicates, stutter, and clips that stop.",
-        blind_to="A frozen picture under fresh grain, flicker or a synthetic pan; slow motion made by blending. It "
+        blind_to="A frozen picture under flicker or a synthetic pan; slow motion made by blending. It "
         "cannot tell animation drawn on twos from duplicates, nor stillness that is meant unless the prompt says so.",
-        hacks="Any change in every frame, grain too; pair it with temporal_flicker and dynamic_degree.",
+        hacks="Any change in every frame that is stronger in some places than in others; pair it with temporal_flicker "
+        "and dynamic_degree.",
         input="At least 2 frames of 8 pixels, at the rate they were made at: a clip converted from a lower rate by "
         "repeating frames counts as frozen.",
         cost="1.5 ms a frame of 144 x 256.",
@@ -67,9 +70,26 @@ class Freeze(Reward):
 
 
 def change(frames: Tensor, share: int = 64) -> Tensor:
-    """Mean |difference| of neighbouring frames (B, F, C, H, W) in the 1 / `share` of cells where it is largest."""
-    cells = _cells(frames).flatten(2)
-    return cells.topk(max(1, cells.shape[2] // share), dim=2).values.mean(2)
+    """How much each frame of (B, F, C, H, W) differs from the next where it differs most, less grain, (B, F - 1).
+
+    Mean |difference| over the 1 / `share` of cells where it is largest, times `above_grain`.
+    """
+    grid = _cells(frames)
+    cells = grid.flatten(2)
+    largest = cells.topk(max(1, cells.shape[2] // share), dim=2).values.mean(2)
+    return largest * above_grain(largest, quantile(cells, 0.25), frames[0, 0, 0].numel() / grid[0, 0].numel())
+
+
+def above_grain(largest: Tensor, plain: Tensor, pixels: float, grain: float = 3.75) -> Tensor:
+    """0 where a change is that of fresh grain, 1 where it is not; `plain` is the lower quartile of the cells.
+
+    Grain changes all cells alike: for white grain in cells of n `pixels` the largest exceed the quartile by about
+    1.5 / sqrt(n) of it, for grain two pixels wide by 3.7 / sqrt(n). What moves changes some places far more than others.
+
+    >>> above_grain(torch.tensor([1.1, 1.4, 9.0]), torch.ones(3), pixels=100.0)
+    tensor([0.0000, 0.2500, 1.0000])
+    """
+    return (pixels**0.5 * (largest / plain.clamp(min=1e-9) - 1) - grain).clamp(0, 1)
 
 
 def usual(change: Tensor, reach: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .base import Card, Reward, Samples
-from .flow import shrink
+from .flow import energy, shrink
 
 
 class Pumping(Reward):
@@ -35,7 +35,7 @@ class Pumping(Reward):
         cost="0.4 ms a frame of 192 x 341 pixels.",
     )
 
-    def __init__(self, floor: float = 0.03) -> None:
+    def __init__(self, floor: float = 0.2) -> None:
         super().__init__()
         self.floor = floor
 
@@ -43,14 +43,3 @@ class Pumping(Reward):
         """One number for three frames in a row, (B, F - 2)."""
         jump = energy(shrink(samples.small(self.working_size), self.working_size)).log().diff(n=2, dim=1).abs()
         return -(1 + jump / self.floor).log()
-
-
-def energy(video: Tensor, floor: float = 1e-5) -> Tensor:
-    """Mean squared slope over two pixels, along x plus along y, of means of two by two, and `floor`, (B, F).
-
-    Wide enough that an edge has about the same wherever between two pixels it falls.
-    """
-    soft = video[..., 1:, :] + video[..., :-1, :]
-    soft = (soft[..., 1:] + soft[..., :-1]) / 4
-    across, down = soft[..., 2:] - soft[..., :-2], soft[..., 2:, :] - soft[..., :-2, :]
-    return across.square().mean((2, 3, 4)) + down.square().mean((2, 3, 4)) + floor

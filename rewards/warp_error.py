@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._prompts import camera, rests
 from .base import Card, Reward, Samples
-from .flow import Motion, length, moving_edge, warp
+from .flow import Motion, around, length, moving_edge, warp
 
 
 class WarpError(Reward):
@@ -64,7 +64,7 @@ class WarpError(Reward):
         motion = self.motion(samples)
         if not self.relative:
             return -(lai(motion) + lai(reversed_time(motion)).flip(1)) / 2
-        identity = motion.frames.diff(dim=1).square().mean((2, 3, 4))
+        identity = squared(motion.frames.diff(dim=1)).mean((2, 3))
         pan = panned(motion)
         explained = torch.minimum(compensated(motion), pan) + self.floor
         left = explained / (self._to_explain(identity, pan, samples) + self.floor)
@@ -98,11 +98,19 @@ def lai(motion: Motion) -> Tensor:
     return (squares * clear).sum((2, 3)) / clear.sum((2, 3))
 
 
+def squared(residual: Tensor) -> Tensor:
+    """The square of a residual (B, T, C, H, W) after a mean of 3 by 3 pixels, mean over channels, (B, T, H, W).
+
+    Grain and the rounding of codecs differ from pixel to pixel: their squares become a ninth, a ghost keeps its own.
+    """
+    return around(residual, 0).square().mean(2)
+
+
 def compensated(motion: Motion) -> Tensor:
     """Squared residual after warping, both ways averaged, occluded pixels charged at the plain difference, (B, F-1)."""
-    plain = motion.frames.diff(dim=1).square().mean(2)
-    onto_first = (motion.later - motion.frames[:, :-1]).square().mean(2)
-    onto_second = (motion.earlier - motion.frames[:, 1:]).square().mean(2)
+    plain = squared(motion.frames.diff(dim=1))
+    onto_first = squared(motion.later - motion.frames[:, :-1])
+    onto_second = squared(motion.earlier - motion.frames[:, 1:])
     first = torch.where(motion.seen_later, onto_first, plain)
     second = torch.where(motion.seen_earlier, onto_second, plain)
     return (first.mean((2, 3)) + second.mean((2, 3))) / 2
@@ -110,17 +118,16 @@ def compensated(motion: Motion) -> Tensor:
 
 def panned(motion: Motion) -> Tensor:
     """Squared residual after moving the picture as a whole, both ways averaged, at most the plain one, (B, F - 1)."""
-    identity = motion.frames.diff(dim=1).square().mean((2, 3, 4))
+    identity = squared(motion.frames.diff(dim=1)).mean((2, 3))
     first, second = motion.frames[:, :-1], motion.frames[:, 1:]
     both = (motion.camera_forward, motion.camera_backward)
     moves = torch.stack([flow.flatten(2).any(2) for flow in both]).any(0)
     if not moves.all():  # a camera that rests needs no warp
-        first, second, there, back = (x[moves] for x in (first, second, *both))
+        first, second, there, back = (x[moves][None] for x in (first, second, *both))
     else:
-        first, second, there, back = (x.flatten(0, 1) for x in (first, second, *both))
-    onto_first = (warp(second, there) - first).square().mean((1, 2, 3))
-    onto_second = (warp(first, back) - second).square().mean((1, 2, 3))
-    moved = identity.masked_scatter(moves, (onto_first + onto_second) / 2)
+        first, second, there, back = (x.flatten(0, 1)[None] for x in (first, second, *both))
+    onto_first, onto_second = squared(warp(second, there) - first), squared(warp(first, back) - second)
+    moved = identity.masked_scatter(moves, (onto_first + onto_second).mean((2, 3)) / 2)
     return torch.minimum(identity, moved)
 
 
