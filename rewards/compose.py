@@ -281,7 +281,7 @@ def default() -> Composite:
 
 
 # (centre, scale) of each part: mean, and spread among clips of one prompt of vidrl.world, half of them with the faults
-# of web video, rounded
+# of web video, rounded; that of pumping by the audit of the scenes of seed 0
 SCALES = {
     "motion_consistency": (0.5, 0.35),
     "warp_error": (0.6, 0.25),

@@ -241,14 +241,19 @@ def gradient(image: Tensor) -> Tensor:
 
 
 def energy(video: Tensor, floor: float = 1e-5) -> Tensor:
-    """Mean squared slope over two pixels, along x plus along y, of means of two by two, and `floor`, (B, F).
+    """Mean squared slope over two pixels, along x plus along y, and `floor`, (B, F); of the picture by [1 2 1] / 4.
 
-    Wide enough that an edge has about the same wherever between two pixels it falls.
+    Wide enough that an edge has about the same wherever between two pixels it falls, and that fine grain has little.
     """
-    soft = video[..., 1:, :] + video[..., :-1, :]
-    soft = (soft[..., 1:] + soft[..., :-1]) / 4
+    soft = _pairs(_pairs(video))
     across, down = soft[..., 2:] - soft[..., :-2], soft[..., 2:, :] - soft[..., :-2, :]
     return across.square().mean((2, 3, 4)) + down.square().mean((2, 3, 4)) + floor
+
+
+def _pairs(image: Tensor) -> Tensor:
+    """Means of two by two pixels, at every place: one row and one column less."""
+    rows = image[..., 1:, :] + image[..., :-1, :]
+    return (rows[..., 1:] + rows[..., :-1]) / 4
 
 
 def around(image: Tensor, window: float) -> Tensor:

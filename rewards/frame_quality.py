@@ -16,11 +16,13 @@ LEAST = 0.1  # of `sharp`: a blurred picture is worth a tenth
 class FrameQuality(Reward):
     """Quality of single frames without a reference or weights, in [0, 1]: a product of eight factors, each in [0, 1].
 
-    With E the mean squared gradient less what noise adds, E2 that of the picture at half the size, s^2 the variance
-    over pixels and channels, all of colours with their chroma compressed, so that saturating does not pay:
+    All of colours with their chroma compressed, so that saturating does not pay, and of steps that stand out from the
+    grain, so that grain does not. With E the mean squared step from pixel to pixel and s^2 the variance of the means of
+    blocks, a sixteenth of the shorter side, which neither grain nor sharpening moves:
 
-    - sharp: (0.1 + 2 x / (x^2 + 1)) / 1.1, x = min(e / 0.15, 1, 0.25 / e), e = E / E2 - 1/4: 0 for any blurred
-      picture, 1/4 for clean edges, more where edges are overdrawn, at every size and brightness;
+    - sharp: (0.1 + 2 x / (x^2 + 1)) / 1.1, x = min(a / 0.22, 1, (0.5 / b)^4). a and b say by how much more than 1/4
+      the steps of strong edges, over one pixel and over two, are those of the picture at half the size: 0 for a blurred
+      picture, up to 1/2 for clean edges, more where edges are overdrawn, at every size and brightness;
     - detail: k / (k + detail), k = E / s^2 times the shorter side in 64 pixels, for edges the same at every size;
     - contrast: s^2 / (s^2 + contrast^2);
     - lit: a smooth window of the mean in [0.04, 0.96];
@@ -51,7 +53,7 @@ class FrameQuality(Reward):
 
     def __init__(
         self,
-        detail: float = 0.01,
+        detail: float = 0.006,
         contrast: float = 0.065,
         noise: float = 0.06,
         size: int = 192,
@@ -91,12 +93,11 @@ class FrameQuality(Reward):
 
     def _shape(self, small: Tensor) -> dict[str, Tensor]:
         sigma, tone = noise_level(small), compress(small)
-        fine, coarse = squared_steps(tone, sigma), squared_steps(halved(tone), sigma / 2)
-        energy = sum(step.mean((2, 3)) for step in fine)
+        half, energy = halved(tone), sum(step.mean((2, 3)) for step in squared_steps(tone, sigma))
         plain = variance(blocks(tone, max(1, min(small.shape[-2:]) // 16)))
         k = energy / (plain + 1e-5) * min(small.shape[-2:]) / 64
         return {
-            "sharp": sharp(strong(fine), strong(coarse)),
+            "sharp": sharp(*(ratio(tone, half, sigma, apart) for apart in (1, 2))),
             "detail": k / (k + self.detail),
             "contrast": plain / (plain + self.contrast**2),
             "noise": torch.exp(-sigma / self.noise),
@@ -119,18 +120,27 @@ def colourful(video: Tensor) -> Tensor:
     return (1 + square / (square + 0.005**2)) / 2
 
 
-def sharp(fine: Tensor, coarse: Tensor, clean: tuple[float, float] = (0.25, 0.4), floor: float = 1e-5) -> Tensor:
-    """(0.1 + 2 x / (x^2 + 1)) / 1.1, x = min(e / 0.25, 1, (0.4 / e)^2), e = fine / coarse - 1/4, and 0 below.
+def sharp(near: Tensor, far: Tensor, clean: tuple[float, float] = (0.22, 0.5)) -> Tensor:
+    """(0.1 + 2 x / (x^2 + 1)) / 1.1, x = min(a / 0.22, 1, (0.5 / b)^4), a = near - 1/4 and b = far - 1/4, 0 or more.
 
-    `fine` and `coarse` are the steps of the strong edges of a picture and of the same at half the size. Halving a
-    smooth picture makes the squared step of its edges 4 times as large; that of clean edges stays about the same.
+    `near` and `far` are the `ratio` of steps over one pixel, in which blur shows, and over two, in which halos show:
+    1/4 for a smooth picture, 0.5 to 0.75 for clean edges, more for edges that are overdrawn.
 
-    >>> sharp(torch.tensor([0.25, 0.6, 4.0]), torch.ones(3)).round(decimals=2)
-    tensor([0.0900, 1.0000, 0.1100])
+    >>> sharp(torch.tensor([0.25, 0.6, 0.6]), torch.tensor([0.25, 0.7, 1.0])).round(decimals=2)
+    tensor([0.0900, 1.0000, 0.4400])
     """
-    e = ((fine + floor / 4) / (coarse + floor) - 0.25).clamp(min=0)
-    x = torch.minimum(e / clean[0], (clean[1] / (e + 1e-6)) ** 2).clamp(max=1)
+    a, b = (near - 0.25).clamp(min=0), (far - 0.25).clamp(min=0)
+    x = torch.minimum(a / clean[0], (clean[1] / (b + 1e-6)) ** 4).clamp(max=1)
     return (LEAST + 2 * x / (x**2 + 1)) / (LEAST + 1)
+
+
+def ratio(tone: Tensor, half: Tensor, sigma: Tensor, apart: int, floor: float = 1e-5) -> Tensor:
+    """How large the steps of strong edges are beside those of the same picture at half the size, (B, F).
+
+    Halving a smooth picture makes its squared steps 4 times as large; those of clean edges stay about the same.
+    """
+    fine, coarse = (strong(squared_steps(x, grain, apart)) for x, grain in ((tone, sigma), (half, sigma / 2)))
+    return (fine + floor / 4) / (coarse + floor)
 
 
 def strong(steps: tuple[Tensor, Tensor]) -> Tensor:
@@ -142,15 +152,16 @@ def strong(steps: tuple[Tensor, Tensor]) -> Tensor:
     return (across + 1e-12).sqrt() + (down + 1e-12).sqrt()
 
 
-def squared_steps(video: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared differences of neighbours along x and along y, (B, F, H, W) each, less what grain of `sigma` (B, F) makes.
+def squared_steps(video: Tensor, sigma: Tensor, apart: int = 1) -> tuple[Tensor, Tensor]:
+    """Squared differences of pixels `apart` along x and along y, (B, F, H, W) each, less what grain of `sigma` makes.
 
-    Grain alone has a mean of 2 sigma^2; three times as much is taken off, and nothing is below 0: what does not stand
-    out from the grain is no edge.
+    Grain alone has a mean of 2 sigma^2, sigma (B, F); six times as much is taken off, and nothing is below 0: what
+    does not stand out from the grain is no edge.
     """
-    grain = 6 * sigma.square()[..., None, None]
-    across, down = ((video.diff(dim=d).square().mean(2) - grain).clamp(min=0) for d in (-1, -2))
-    return across, down
+    grain = 12 * sigma.square()[..., None, None]
+    across = video[..., apart:] - video[..., :-apart]
+    down = video[..., apart:, :] - video[..., :-apart, :]
+    return tuple((step.square().mean(2) - grain).clamp(min=0) for step in (across, down))  # type: ignore[return-value]
 
 
 def variance(video: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ class Freeze(Reward):
 
     d is the change between neighbouring frames: |difference|, averaged over the channels and the cells of a 16 x 16
     grid, the mean of its 4 largest cells of 256, so that one small thing that moves counts; 0 where all cells change
-    alike, as fresh grain over a held picture makes them. A pair of frames repeats
-    where d is at most `exact`, or at most `near` times the change usual around it, the upper quartile within `window`
-    seconds: a copy that a codec has been over is not exact, yet far nearer than its neighbours. Between one and two
-    times that bound the pair counts in part. Where the prompt asks for rest, only repeats amid motion count: those with
+    alike, as fresh grain or a change of light over a held picture makes them. A pair of frames repeats where d is at
+    most `exact`, or at most `near` times the change usual around it, the upper quartile within `window` seconds: a copy
+    that a codec has been over is not exact, yet far nearer than its neighbours. Between one and two times that bound
+    the pair counts in part. Where the prompt asks for rest, only repeats amid motion count: those with
     a change above `exact` on both sides within `window` seconds. Measured on frames whose shorter side is at most 192.
     A term is a pair, credited to both frames.
 
@@ -36,7 +36,7 @@ class Freeze(Reward):
     shrinks = True
     card = Card(
         sees="Frames repeated, exactly or but for a codec: holds, duplicates, stutter, and clips that stop.",
-        blind_to="A frozen picture under flicker or a synthetic pan; slow motion made by blending. It "
+        blind_to="A frozen picture under a synthetic pan; slow motion made by blending. It "
         "cannot tell animation drawn on twos from duplicates, nor stillness that is meant unless the prompt says so.",
         hacks="Any change in every frame that is stronger in some places than in others; pair it with temporal_flicker "
         "and dynamic_degree.",
@@ -84,7 +84,7 @@ def above_grain(largest: Tensor, plain: Tensor, pixels: float, grain: float = 3.
     """0 where a change is that of fresh grain, 1 where it is not; `plain` is the lower quartile of the cells.
 
     Grain changes all cells alike: for white grain in cells of n `pixels` the largest exceed the quartile by about
-    1.5 / sqrt(n) of it, for grain two pixels wide by 3.7 / sqrt(n). What moves changes some places far more than others.
+    1.5 / sqrt(n) of it, for grain two pixels wide by 3.7 / sqrt(n). What moves changes some places far more.
 
     >>> above_grain(torch.tensor([1.1, 1.4, 9.0]), torch.ones(3), pixels=100.0)
     tensor([0.0000, 0.2500, 1.0000])

@@ -17,9 +17,11 @@ class WarpError(Reward):
     occlusion or a moving edge; both directions of time averaged. A term is a pair of frames.
 
     With `relative`, the share of the change from frame to frame that motion explains, at least -1:
-    1 - (E_mc + floor) / (E_ref + floor). E_mc is the residual with occluded pixels charged at the plain difference
-    E_id, and at most E_cam, the residual after moving the picture as the camera does; E_ref = E_id^c E_cam^(1-c) what
-    is there to explain; c is `camera`, or 1 where the prompt speaks of the camera. A frozen, grey or noisy clip
+    1 - (E_mc + f) / (E_ref + f). E_mc is the residual with occluded pixels charged at the plain difference E_id, and at
+    most E_cam, the residual after moving the picture as the camera does; E_ref = E_id^c E_cam^(1-c) what is there to
+    explain; c is `camera`, or 1 where the prompt speaks of the camera. All three are squares of means of 3 by 3 pixels,
+    because grain and coding differ from pixel to pixel and motion does not; f = floor + faint s^2, s^2 the variance of
+    the two pictures, so that more contrast explains no more. A frozen, grey or noisy clip
     explains nothing and gets about 0, a pan over a still little. Where the prompt asks for rest it is instead
     rest / (E_id + rest), 1 for a still picture.
 
@@ -49,14 +51,16 @@ class WarpError(Reward):
     def __init__(
         self,
         relative: bool = False,
-        floor: float = 1e-4,
+        floor: float = 2e-5,
+        faint: float = 0.004,
         rest: float = 1e-3,
         camera: float = 0.1,
         flow: str = "dis",
         flow_size: int = 192,
     ) -> None:
         super().__init__()
-        self.relative, self.floor, self.rest, self.camera = relative, floor, rest, camera
+        self.relative, self.floor, self.faint = relative, floor, faint
+        self.rest, self.camera = rest, camera
         self.flow, self.flow_size = flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
@@ -66,8 +70,9 @@ class WarpError(Reward):
             return -(lai(motion) + lai(reversed_time(motion)).flip(1)) / 2
         identity = squared(motion.frames.diff(dim=1)).mean((2, 3))
         pan = panned(motion)
-        explained = torch.minimum(compensated(motion), pan) + self.floor
-        left = explained / (self._to_explain(identity, pan, samples) + self.floor)
+        floor = self.floor + self.faint * contrast(motion.frames)
+        explained = torch.minimum(compensated(motion), pan) + floor
+        left = explained / (self._to_explain(identity, pan, samples) + floor)
         still = torch.tensor([rests(prompt) for prompt in samples.prompts], device=identity.device)
         return torch.where(still[:, None], self.rest / (identity + self.rest), (1 - left).clamp(min=-1))
 
@@ -104,6 +109,12 @@ def squared(residual: Tensor) -> Tensor:
     Grain and the rounding of codecs differ from pixel to pixel: their squares become a ninth, a ghost keeps its own.
     """
     return around(residual, 0).square().mean(2)
+
+
+def contrast(frames: Tensor) -> Tensor:
+    """Variance over pixels and channels of both frames of each pair, averaged, (B, F - 1)."""
+    spread = (frames - frames.mean((2, 3, 4), keepdim=True)).square().mean((2, 3, 4))
+    return (spread[:, 1:] + spread[:, :-1]) / 2
 
 
 def compensated(motion: Motion) -> Tensor:

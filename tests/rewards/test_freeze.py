@@ -50,8 +50,10 @@ def test_a_hold_amid_motion_counts_though_rest_is_asked():
     assert score(clip, "a red circle stays still").value.item() == pytest.approx(-1 / 8)
 
 
-def test_grain_over_a_hold_is_the_stated_blind_spot():
-    assert score(corruptions.corrupt(MOVING[:1].expand(9, -1, -1, -1), "noise")).value.item() == 0
+def test_grain_over_a_hold_is_a_hold_and_a_pan_over_it_the_stated_blind_spot():
+    still = MOVING[:1].expand(9, -1, -1, -1)
+    assert score(corruptions.corrupt(still, "noise")).value.item() == -1
+    assert score(corruptions.corrupt(still, "pan")).value.item() == 0
 
 
 def test_near_copies_count_as_copies():

@@ -69,7 +69,7 @@ def change(scorer: Scorer, clips: Sequence[Clip], clean: Values, name: str, stre
 def _row(scorer: Scorer, clips: Sequence[Clip], clean: Values, null: Null, hack: Hack, strength: float, seed: int,
          steps: Callable[[str], None]) -> Row:
     changes, why = change(scorer, clips, clean, hack.name, strength, seed, steps)
-    return Row.of(hack, strength, changes, why, null)
+    return Row.of(hack, strength, changes, why, null, [clip.origin for clip in clips])
 
 
 class _Steps:

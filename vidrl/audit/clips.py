@@ -19,13 +19,23 @@ LONGEST = 32  # frames of a piece
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip (F, C, H, W) in [0, 1] with its prompt; `truth` is the scene behind it, where there is one."""
+    """One clip (F, C, H, W) in [0, 1] with its prompt; `truth` is the scene behind it, where there is one.
+
+    `source` names the video that it is a piece of, because pieces of one video are not independent; "" for a clip that
+    is all of its source.
+    """
 
     name: str
     video: Tensor = field(repr=False)
     prompt: str = ""
     fps: float = 8.0
     truth: world.Clip | None = field(default=None, repr=False, compare=False)
+    source: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The name of what the clip is from: its video, or itself."""
+        return self.source or self.name
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,8 @@ def _pieces(path: Path, seconds: float, side: int, most: int) -> Iterator[Clip]:
     chosen = {int((i + 0.5) * count / min(most, count)) for i in range(min(most, count))}
     for i, piece in enumerate(video.pieces(length) if count else ()):
         if i in chosen and len(piece) == length:
-            yield Clip(f"{path.name} from {i * length / video.fps:.1f} s", shrunk(piece, side), "", video.fps)
+            name = f"{path.name} from {i * length / video.fps:.1f} s"
+            yield Clip(name, shrunk(piece, side), "", video.fps, source=str(path))
 
 
 def shrunk(video: Tensor, side: int) -> Tensor:

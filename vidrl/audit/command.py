@@ -11,13 +11,14 @@ from vidrl.audit.battery import run
 from vidrl.audit.clips import Clip, Left, file_clips, world_clips
 from vidrl.audit.hacks import QUICK, STRENGTHS
 from vidrl.audit.report import Report
+from vidrl.audit.verdict import STATUS
 from vidrl.rewards import load
 
 WRITERS = ("json", "html", "svg")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Audit as the arguments say; the exit status: 0 passed, 1 failed."""
+    """Audit as the arguments say; the exit status: 0 shown to pass, 1 shown to fail, 3 neither is shown."""
     if not 0 <= args.max_wins <= 1:
         raise ValueError(f"expected --max-wins to be a share from 0 to 1, got {args.max_wins:g}; 0.02 is 2 %")
     reward = load(args.reward, **toml.options(args.option))
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
         report.search = search(reward, **few, size=args.size, seed=args.seed, progress=_bar, device=args.device)
     _write(args, report)
     print(report.table())
-    return 0 if report.passed and not (args.strict and report.flags) else 1
+    return 1 if args.strict and report.flags else STATUS[report.outcome]
 
 
 def _clips(args: argparse.Namespace) -> tuple[list[Clip], list[Left]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING
 from vidrl.audit.hacks import HACKS
 from vidrl.audit.report import told, told_from
 from vidrl.audit.table import ARROWS, LEGEND, verdict
+from vidrl.audit.verdict import FAIL, OPEN, PASS
 from vidrl.charts import Line, chart, interval, number
 
 if TYPE_CHECKING:
     from vidrl.audit.report import Check, Report, Row
     from vidrl.audit.search import Point
 
+SAYS = {PASS: "pass", FAIL: "fail", OPEN: ""}  # the colour of the verdict
 STYLES = ("report.css", "audit/page.css")
 LOSS, GAIN, NONE = (194, 87, 26), (11, 122, 117), (245, 245, 242)
 
@@ -51,7 +54,7 @@ def ink(change: float) -> str:
 
 
 def _header(report: Report) -> str:
-    say = "pass" if report.passed else "fail"
+    say = SAYS[report.outcome]
     facts = {"clips": len(report.clips), "unscored": len(report.unscored), "left out": len(report.left),
              "null: noise": number(report.null.noise), "null: 95th percentile": number(report.null.threshold),
              "spread of the clips": number(report.null.spread), "seed": report.seed,
@@ -81,8 +84,9 @@ def _heat_row(report: Report, hack: str) -> str:
     rows = {row.strength: row for row in report.of(hack)}
     cells = "".join(_cell(report, rows.get(s)) for s in report.strengths)
     last, unit = report.of(hack)[-1], report.null.sigmas
+    known = math.isfinite(last.low) and math.isfinite(last.high)
     style = "down" if last.low > 0 else "up" if last.high < 0 else ""
-    plot = interval(unit(last.low), unit(last.high), unit(last.mean), style=style) if last.n else "<span></span>"
+    plot = interval(unit(last.low), unit(last.high), unit(last.mean), style=style) if known else "<span></span>"
     return (f'<span title="{escape(HACKS[hack].why)}">{escape(hack)}</span><span class="soft">'
             f'{told_from(HACKS[hack])}</span>{cells}<span class="soft">'
             f'{escape(ARROWS[report.trend(hack)]) if len(rows) > 1 else ""}</span>{plot}')

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vidrl.audit.page import colour, ink, sides
 from vidrl.audit.report import told
 from vidrl.audit.table import verdict
+from vidrl.audit.verdict import FAIL, OPEN, PASS
 from vidrl.charts import number
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def picture(report: Report) -> str:
 
 def _lines(report: Report) -> str:
     said = verdict(report).removeprefix(f"{report.reward}: ")
-    return _text(LEFT, 48, said, size=12, fill="#0b7a75" if report.passed else "#c2571a")
+    return _text(LEFT, 48, said, size=12, fill={PASS: "#0b7a75", FAIL: "#c2571a", OPEN: "#62656b"}[report.outcome])
 
 
 def _block(report: Report, title: str, hacks: Sequence[str], x: float) -> str:

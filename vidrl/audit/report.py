@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from vidrl.audit import verdict as verdicts
 from vidrl.audit.clips import Clip, Left
 from vidrl.audit.hacks import NEVER, Hack
+from vidrl.audit.verdict import Wins
 from vidrl.charts import number
+from vidrl.inference.means import interval
 from vidrl.rewards import Card
 
 Values = np.ndarray
@@ -50,7 +53,10 @@ class Null:
 
 @dataclass(frozen=True)
 class Row:
-    """One hack at one strength: the change of each clip's value, its mean and 95 % interval, and who won by it."""
+    """One hack at one strength: the change of each clip's value, its mean and 95 % interval, and who won by it.
+
+    The interval is one over the sources of the clips; NaN where these are too few to have one.
+    """
 
     hack: str
     strength: float
@@ -64,10 +70,11 @@ class Row:
     why: list[str]  # why some are unscored, each reason once
 
     @classmethod
-    def of(cls, hack: Hack, strength: float, changes: Values, why: Sequence[str | None], null: Null) -> Row:
-        """From the changes of all clips and why some have none."""
+    def of(cls, hack: Hack, strength: float, changes: Values, why: Sequence[str | None], null: Null,
+           sources: Sequence[str] | None = None) -> Row:
+        """From the changes of all clips, why some have none, and the sources that the clips are from."""
         lost = [reason for reason in why if reason not in (None, "untouched", "no value before")]
-        mean, low, high = interval(changes)
+        mean, low, high = interval(changes, sources)[:3]
         won = np.nan_to_num(changes, nan=-np.inf) > null.threshold
         return cls(hack.name, strength, hack.detectable(strength), changes, won, mean, low, high, len(lost),
                    sorted({str(reason) for reason in lost}))
@@ -106,7 +113,7 @@ class Pair:
 
 @dataclass
 class Report:
-    """The audit of one reward: `passed`, `wins` (pairs of clip and detectable hack), `rows`, `checks`, `table()`.
+    """The audit of one reward: `outcome`, `wins` (pairs of clip and detectable hack), `rows`, `checks`, `table()`.
 
     `clean` are the values of the untouched clips, NaN where there is none for the reason in `why`; `left` names what
     was left out before. `seconds_a_clip` is the time of scoring alone.
@@ -139,15 +146,25 @@ class Report:
         return int(self._tried().sum())
 
     @property
-    def sources(self) -> dict[str, tuple[int, int]]:
-        """Wins and pairs of the synthetic clips and of those of files, where there are both."""
-        made, tried = np.array([clip.truth is not None for clip in self.clips]), self._tried()
+    def share(self) -> Wins:
+        """The share of the pairs that pay, with its 95 % interval over the sources of the clips."""
+        return Wins.of(*self._counts())
+
+    @property
+    def sources(self) -> dict[str, Wins]:
+        """The same of the synthetic clips and of those of files apart, where there are both."""
+        made = np.array([clip.truth is not None for clip in self.clips])
         if made.all() or not made.any():
             return {}
-        won = [pair.clip for pair in self.wins]
-        wins = np.array([won.count(clip.name) for clip in self.clips])
-        sides = (("synthetic", made), ("files", ~made))
-        return {name: (int(wins[rows].sum()), int(tried[rows].sum())) for name, rows in sides}
+        won, tried, names = self._counts()
+        chosen = {"synthetic": made, "files": ~made}
+        return {side: Wins.of(won[rows], tried[rows], [n for n, take in zip(names, rows, strict=True) if take])
+                for side, rows in chosen.items()}
+
+    @property
+    def needed(self) -> int | None:
+        """About how many sources would make it pass, if as small a share of their pairs paid; None where none would."""
+        return verdicts.needed(*self._counts(), self.max_wins)
 
     @property
     def win_rate(self) -> float:
@@ -161,9 +178,20 @@ class Report:
         return len(known) < 2 or float(np.ptp(known)) > self.null.rounding
 
     @property
+    def outcome(self) -> str:
+        """PASS, FAIL or NOT SHOWN.
+
+        FAIL where nothing was scored or seen, where best-of-N loses the truth, or where the interval of the share of
+        wins is above `max_wins`; PASS where that interval is at most `max_wins`; NOT SHOWN where it holds `max_wins`.
+        """
+        if not self.pairs or not self.sees or (self.search is not None and not self.search.passed):
+            return verdicts.FAIL
+        return verdicts.outcome(self.share, self.max_wins)
+
+    @property
     def passed(self) -> bool:
-        """Whether the reward may be trusted so far: few wins, something scored and seen, no truth lost by best-of-N."""
-        return self.sees and self.win_rate <= self.max_wins and (self.search is None or self.search.passed)
+        """Whether it is shown that no more pairs pay than the limit allows, and nothing else fails."""
+        return self.outcome == verdicts.PASS
 
     @property
     def flags(self) -> list[Check]:
@@ -204,13 +232,14 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON: what is not there is None."""
         return _plain({
-            "reward": self.reward, "passed": self.passed, "win_rate": self.win_rate, "max_wins": self.max_wins,
-            "pairs": self.pairs, "wins": [asdict(pair) for pair in self.wins],
+            "reward": self.reward, "outcome": self.outcome, "passed": self.passed, "win_rate": self.win_rate,
+            "max_wins": self.max_wins, "share": self.share._asdict(), "pairs": self.pairs,
+            "wins": [asdict(pair) for pair in self.wins],
             "null": {key: getattr(self.null, key) for key in ("noise", "threshold", "spread")},
             "rows": [_row(row, self.null) for row in self.rows],
             "trend": {hack: self.trend(hack) for hack in self.hacks},
             "checks": [asdict(check) for check in self.checks],
-            "sources": self.sources,
+            "sources": {side: found._asdict() for side, found in self.sources.items()},
             "clips": [{"name": c.name, "prompt": c.prompt, "fps": c.fps, "shape": list(c.video.shape), "value": v,
                        "why": w} for c, v, w in zip(self.clips, self.clean, self.why, strict=True)],
             "left_out": [asdict(one) for one in self.left], "card": asdict(self.card) if self.card else None,
@@ -227,6 +256,11 @@ class Report:
         found = [[np.isfinite(row.changes) for row in self.of(hack) if row.detectable] for hack in self.hacks]
         return sum((np.any(rows, axis=0).astype(int) for rows in found if rows), np.zeros(len(self.clips), int))
 
+    def _counts(self) -> tuple[Values, Values, list[str]]:
+        """Of each clip its wins, its pairs and its source."""
+        won = [[self._win(hack, i) is not None for hack in self.hacks] for i in range(len(self.clips))]
+        return np.array(won).sum(1), self._tried(), [clip.origin for clip in self.clips]
+
     def _win(self, hack: str, i: int) -> Pair | None:
         won = [row for row in self.of(hack) if row.detectable and row.won[i]]
         if not won:
@@ -238,20 +272,6 @@ class Report:
 def finite(values: Values) -> Values:
     """The numbers among them."""
     return values[np.isfinite(values)]
-
-
-def interval(values: Values, draws: int = 2000) -> tuple[float, float, float]:
-    """Mean and its 95 % interval, percentile bootstrap over clips, seed 0; NaN where there are none.
-
-    >>> interval(np.array([1.0, 1.0, float("nan")]))
-    (1.0, 1.0, 1.0)
-    """
-    known = finite(values)
-    if not len(known):
-        return math.nan, math.nan, math.nan
-    means = known[np.random.default_rng(0).integers(0, len(known), (draws, len(known)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(known.mean()), float(low), float(high)
 
 
 def trend(means: Sequence[float], noise: float) -> str:

@@ -20,10 +20,11 @@ from torch import Tensor
 from vidrl import verifier
 from vidrl.audit.clips import Clip, rendered, scene
 from vidrl.audit.hacks import HACKS, NEVER
-from vidrl.audit.report import Values, interval
+from vidrl.audit.report import Values
 from vidrl.audit.scoring import Scorer
 from vidrl.charts import number
 from vidrl.corruptions import corrupt
+from vidrl.inference.means import interval
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 JUDGED = 64  # the verdict is on best of so many
@@ -64,7 +65,7 @@ class Search:
     @property
     def passed(self) -> bool:
         """Whether the truth at best of 64 is no less than at one, and not surely less than at its highest."""
-        return self.gain[0] >= -SLACK and self.drop[2] >= 0
+        return self.gain[0] >= -SLACK and not self.drop[2] < 0  # NaN: too few prompts to be sure
 
     def text(self) -> str:
         """The curve in lines."""
@@ -157,11 +158,11 @@ def _curve(values: Values, truths: Values) -> tuple[list[Point], Range, Range, i
     """The points of best-of-N, what the truth changes from one, and from its highest, to best of 64; where that is."""
     counts = [n for n in COUNTS if n <= values.shape[1]]
     found = np.array([[best_of(v, t, n) for n in counts] for v, t in zip(values, truths, strict=True)])  # (P, N, 2)
-    points = [Point(n, interval(found[:, k, 0]), interval(found[:, k, 1])) for k, n in enumerate(counts)]
+    points = [Point(n, _range(found[:, k, 0]), _range(found[:, k, 1])) for k, n in enumerate(counts)]
     judged = counts.index(min(JUDGED, counts[-1]))
     highest = int(np.argmax([point.truth[0] for point in points[: judged + 1]]))
     last = found[:, judged, 1]
-    return points, interval(last - found[:, 0, 1]), interval(last - found[:, highest, 1]), counts[highest]
+    return points, _range(last - found[:, 0, 1]), _range(last - found[:, highest, 1]), counts[highest]
 
 
 def _climb(scorer: Scorer, starts: Sequence[Clip], steps: int, draw: random.Random) -> list[Point]:
@@ -191,4 +192,10 @@ def _neighbour(mixture: Mixture, draw: random.Random) -> Mixture:
 
 
 def _point(n: int, values: Values, clips: Sequence[Clip]) -> Point:
-    return Point(n, interval(values), interval(truth(clips)))
+    return Point(n, _range(values), _range(truth(clips)))
+
+
+def _range(values: Values) -> Range:
+    """Mean and 95 % interval over prompts, NaN where these are too few for one."""
+    found = interval(values)
+    return found.mean, found.low, found.high

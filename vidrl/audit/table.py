@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vidrl.audit.hacks import HACKS
+from vidrl.audit.verdict import OPEN
 
 if TYPE_CHECKING:
     from vidrl.audit.report import Report, Row
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 ARROWS = {"falls": "↘ falls", "rises": "↗ rises", "mixed": "~ mixed", "flat": "= flat"}
 LEGEND = """\
 Wins: share of the clips that gain more than 95 % of mild re-encodings do; in brackets where the hack cannot be told
-from the clip alone. Change: mean at the greatest strength, with its 95 % interval, in units of what re-encoding does
-(its root mean square)."""
+from the clip alone. Change: mean at the greatest strength, with its 95 % interval over sources (none where these are
+too few), in units of what re-encoding does (its root mean square)."""
 
 
 def table(report: Report) -> str:
@@ -35,11 +36,23 @@ def verdict(report: Report) -> str:
         return f"{report.reward}: FAIL, no clip was scored before and after a detectable hack"
     if not report.sees:
         return f"{report.reward}: FAIL, all {len(report.clips)} clips have the same value: it sees nothing of them"
-    outcome = "PASS" if report.passed else "FAIL"
-    apart = ", ".join(f"{wins} of {pairs} of {name}" for name, (wins, pairs) in report.sources.items())
-    return (f"{report.reward}: {outcome}, {len(report.wins)} of {report.pairs} pairs of clip and detectable hack pay "
-            f"({100 * report.win_rate:.1f} %, allowed {100 * report.max_wins:g} %){f'; {apart}' if apart else ''}; "
-            f"{len(report.clips)} clips, {report.seconds:.0f} s")
+    share = report.share
+    apart = "".join(f"; {side}: {found.words()}" for side, found in report.sources.items())
+    found = share.words(" pairs of clip and detectable hack pay")
+    return (f"{report.reward}: {report.outcome}, {found}, allowed {100 * report.max_wins:g} %{_why(report)}{apart}; "
+            f"{len(report.clips)} clips of {share.sources} sources, {report.seconds:.0f} s")
+
+
+def _why(report: Report) -> str:
+    """What makes the outcome another than the interval says, or what would be needed to have one."""
+    if report.search is not None and not report.search.passed:
+        return ", and best-of-N loses the truth"
+    if report.outcome != OPEN:
+        return ""
+    enough = report.needed
+    if enough is None:
+        return ": neither is shown, and more sources would not help unless fewer of their pairs pay"
+    return f": neither is shown; about {enough} sources (scenes, videos) would show it, if no more of theirs pay"
 
 
 def _head(report: Report) -> str:

@@ -15,8 +15,14 @@ Put any reward through every known way of cheating it, before a policy finds one
   vidrl audit my_package.rewards:score --quick     fn(samples) -> (B,) numbers; docs/rewards.md says more
   vidrl audit default --optimise                   and best-of-N and random search against it
 
-A win is a gain above the 95th percentile of what a mild re-encoding of the same clips gains. Exit status 1 if more than
---max-wins of the pairs of clip and detectable hack win (or, with --strict, if a check is flagged).
+A win is a gain above the 95th percentile of what a mild re-encoding of the same clips gains. The share of pairs of clip
+and detectable hack that win has a 95 % interval over sources (scenes, and videos). Exit status:
+
+  0  PASS       the whole interval is at most --max-wins
+  1  FAIL       the whole interval is above it, or nothing is scored, or (with --optimise) the truth is lost,
+                or (with --strict) a check is flagged
+  2             the command was used wrongly
+  3  NOT SHOWN  neither: with a limit of 2 %, about 200 scenes are needed, --clips-count 200
 """
 
 SERVE = """\
@@ -47,7 +53,8 @@ def declare_audit(commands: Any) -> None:
     made.add_argument("--optimise", action="store_true", help="best-of-N and random search against it")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="cpu", help="cpu, cuda ...")
-    made.add_argument("--max-wins", type=float, default=0.02, metavar="SHARE", help="pass with at most this (0.02)")
+    made.add_argument("--max-wins", type=float, default=0.02, metavar="SHARE",
+                      help="the share of winning pairs that is allowed (0.02)")
     made.add_argument("--strict", action="store_true", help="fail on a flagged check too")
     for kind, what in (("json", "all numbers"), ("html", "one page, readable offline"), ("svg", "the picture alone")):
         made.add_argument(f"--{kind}", metavar="FILE", help=f"write {what}")
