@@ -211,7 +211,8 @@ def page(reports: Mapping[str, Report], left: Sequence[audit.Left], command: str
     first_name = first.clips[0].name.partition(":")[0]
     about = (f"{made} scenes of vidrl.world, the first {first_name}, {len(first.clips) - made} pieces of real videos; "
              f"strengths {', '.join(map(str, first.strengths))}. A win is a gain above the 95th percentile of mild "
-             "re-encodings; pairs of clip and hack count once, at any strength from which the hack can be told (docs/audit.md).")
+             "re-encodings; pairs of clip and hack count once, at any strength from which the hack can be told "
+             "(docs/audit.md).")
     dropped = [f"- left out: {one.name}: {one.why}" for one in left]
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, CPU"
     return "\n".join(["# Every temporal reward against every hack", "", f"`{command}`  ", versions, "", about, "",
