@@ -270,7 +270,7 @@ def default() -> Composite:
     parts = {
         "motion_consistency": MotionConsistency(),
         "warp_error": WarpError(relative=True),
-        "flicker": Flicker(),
+        "flicker": Flicker(detail=0.3),  # blended slow motion has to cost more than it gains elsewhere
         "drift": Drift(),
         "dynamic_degree": DynamicDegree(),
         "frame_quality": FrameQuality(log=True),

@@ -37,7 +37,7 @@ class Flicker(Reward):
         input="At least 3 frames of 8 pixels.",
     )
 
-    def __init__(self, floor: float = 0.1, detail: float = 0.3, flow: str = "dis", flow_size: int = 192) -> None:
+    def __init__(self, floor: float = 0.1, detail: float = 0.25, flow: str = "dis", flow_size: int = 192) -> None:
         super().__init__()
         self.floor, self.detail, self.flow, self.flow_size = floor, detail, flow, flow_size
 
