@@ -24,6 +24,7 @@ class Flicker(Reward):
 
     differentiable = True
     needs = ("cv2",)
+    version = "2"  # 2: sharpness by slopes over two pixels
     lowered_by = ("flicker", "cut", "slow")
     range = (-20.0, 0.0)
     support = "pair"

@@ -40,6 +40,7 @@ class FrameQuality(Reward):
     """
 
     differentiable = True
+    version = "2"  # 2: strong edges decide what is sharp, and contrast is that of blocks
     lowered_by = ("blur", "dim", "contrast", "grey", "noise", "grid")
     range = (0.0, 1.0)
     reach = 0

@@ -29,6 +29,7 @@ class Freeze(Reward):
     tensor([-1.])
     """
 
+    version = "2"  # 2: grain over a held picture is no change
     lowered_by = ("freeze", "duplicate", "stutter", "grey")
     range = (-1.0, 0.0)
     support = "pair"

@@ -23,6 +23,7 @@ class Pumping(Reward):
     """
 
     differentiable = True
+    version = "2"  # 2: jumps below a fifth are not seen
     lowered_by = ("slow", "flicker")
     range = (-8.0, 0.0)
     support = "pair"

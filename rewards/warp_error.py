@@ -35,6 +35,7 @@ class WarpError(Reward):
 
     differentiable = True
     needs = ("cv2",)
+    version = "2"  # 2: the relative form measures means of 3 by 3 pixels
     lowered_by = ("noise", "flicker", "cut", "shuffle")
     range = (-1.0, 1.0)
     support = "pair"
