@@ -4,7 +4,7 @@ VideoReward: github.com/KwaiVGI/VideoAlign, prompt_template.py, "detailed_specia
 HPSv3: github.com/MizzenAI/HPSv3, hpsv3/dataset/data_collator_qwen.py (MIT, HPSv3 Team).
 UnifiedReward: github.com/CodeGoat24/UnifiedReward, inference_qwen/UnifiedReward-2.0-inference/
 point_score_APS_video_generation.py (its models are under MIT; its repository states no licence that could be read).
-VideoScore2: github.com/TIGER-AI-Lab/VideoScore2, vs2_inference.py (its repository states no licence).
+VideoScore2: github.com/TIGER-AI-Lab/VideoScore2, vs2_inference.py (MIT by its CITATION.cff, TIGER-AI-Lab).
 """
 
 VIDEO_REWARD = (

@@ -5,7 +5,6 @@ Legend: N clips or texts, T frames, P patches a frame, L tokens, E width of a to
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._hub import Network, package, precision, published, read_state, tokenizer
+from ._hub import Network, precision, published, read_state, tokenizer
+from ._openclip import cleaned
 
 WEIGHTS = "OpenGVLab/ViCLIP/ViClip-InternVid-10M-FLT.pth"
 WORDS = "openai/clip-vit-large-patch14"  # the vocabulary is CLIP's
@@ -169,16 +169,6 @@ def tiny(patch: int = 16, frames: int = 8) -> Pair:
     video = lambda: VideoTower(patch, 16, 2 * patch, frames, 1, 16, head=8)  # noqa: E731
     text = lambda: TextTower(2 * len(LETTERS) + 2, 16, 32, 1, 16, head=8)  # noqa: E731
     return Pair(Network(lambda: seeded(lambda: ViClip(video(), text()))), clip_tokenizer)
-
-
-def cleaned(prompt: str) -> str:
-    """A prompt as CLIP's own tokenizer cleans it: encoding mended by ftfy, HTML's entities replaced, single blanks.
-
-    >>> cleaned("a  dog &amp;amp; a cat ")
-    'a dog & a cat'
-    """
-    mended = package("ftfy").fix_text(prompt)
-    return " ".join(html.unescape(html.unescape(mended)).split())
 
 
 def blocks(width: int, layers: int, head: int) -> nn.TransformerEncoder:

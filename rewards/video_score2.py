@@ -66,8 +66,8 @@ class VideoScore2(Reward):
         "lowers the soft score: a sure 3 counts more than a doubtful 4.",
         input="At least 2 frames, with the true fps.",
         cost="Qwen2.5-VL 7B: 16 GB of weights in bfloat16, and up to 1024 written tokens a clip; not timed "
-        "here. Public lists of hub models name Apache-2.0 for TIGER-Lab/VideoScore2; the model's own page "
-        "could not be read.",
+        "here. The code is under MIT by the CITATION.cff of TIGER-AI-Lab/VideoScore2. For the weights public "
+        "lists of hub models name Apache-2.0; the model's own page could not be read.",
     )
 
     def __init__(
