@@ -175,6 +175,19 @@ def test_the_lede_says_what_happened(run):
     assert "did not move measurably" in "".join(page_of(run).text)
 
 
+def test_a_difference_without_an_interval_is_shown_with_the_reason(run):
+    """Of four held-out clips: no interval, so no verdict, on the page and in the terminal."""
+    summary = json.loads((run / "summary.json").read_text())
+    note = "an interval needs 6 clips, and there are 4"
+    for row in summary["held_out"].values():
+        row.update(low=None, high=None, n=4, note=note)
+    (run / "summary.json").write_text(json.dumps(summary))
+    text = "".join(page_of(run).text)
+    assert f"reward changed, from 0.410 to 0.530: a paired difference of +0.120; nothing is sure: {note}." in text
+    assert "got worse beyond doubt" not in text and run_folder.read(run).change("composite") == ""
+    assert report.table(run).splitlines()[2].split(maxsplit=4)[4] == f"none                {note}"
+
+
 def test_the_table_as_text(run):
     table = report.table(run).splitlines()
     assert table[2].split() == ["composite", "0.4100", "0.5300", "+0.1200", "[+0.1000,", "+0.1400]", "better"]

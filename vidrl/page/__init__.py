@@ -84,7 +84,7 @@ def _lede(run: Run) -> str:
     count = row.get("n") or (run.evals[-1].get("n") if run.evals else None)
     prompts = f"{count:.0f} held-out prompts" if count else "held-out prompts"
     sure = {1: "rose", -1: "fell"}.get(side(row), "did not move measurably")
-    verdict = "went" if row["low"] is None else sure
+    verdict = "changed" if row["low"] is None else sure
     before, after, change, low, high = _numbers(row)
     range_ = f", 95 % interval {low} to {high}" if row["low"] is not None else f"; {_none(row)}"
     running = run.summary.get("status") == "running"
@@ -95,7 +95,7 @@ def _lede(run: Run) -> str:
 
 def _none(row: Mapping[str, Any]) -> str:
     """Why a difference has no interval."""
-    return escape(f"nothing can be said for sure: {row.get('note') or 'it has no interval'}")
+    return escape(f"nothing is sure: {row.get('note') or 'it has no interval'}")
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:
