@@ -14,8 +14,10 @@ from .base import Card, Reward, Samples
 class VbenchTemporalFlickering(Reward):
     """VBench's temporal_flickering: 1 less the mean absolute difference of neighbouring frames, in [0, 1], 1 frozen.
 
-    (255 - mean_t m_t) / 255, m_t the mean over pixels and channels of |f_t - f_{t+1}| in 0..255, no resize. A term is
-    a pair of frames. sums are whole numbers or float64, which agrees with the published float32 mean to 1e-6.
+    (255 - mean_t m_t) / 255, m_t the mean over pixels and channels of |f_t - f_{t+1}| in 0..255, no resize. A term
+    is a pair of frames. Sums are whole numbers or float64, which agrees with the published float32 mean to 1e-6
+    where a clip holds whole grey levels. Other floats are taken as they are, although a file would hold them
+    rounded.
 
     As published: any motion counts as flicker, and the best clip is frozen. VBench runs it only on clips that
     `vbench_static_filter` passes (its custom_input mode skips that); here every clip is scored. A file that cannot be
