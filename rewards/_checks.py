@@ -116,7 +116,7 @@ def check_prompts(prompts: Any, clips: int) -> None:
 
 def check_fps(fps: Any) -> None:
     """A positive number."""
-    if not isinstance(fps, Real) or isinstance(fps, bool) or not 0 < fps <= sys.float_info.max:
+    if not isinstance(fps, Real) or isinstance(fps, bool) or not 0 < fps <= sys.float_info.max:  # type: ignore[operator]
         raise ValueError(f"expected fps, frames a second, to be a positive number, got {fps!r:.40}: pass what the "
                          "clips play at, as fps=16.0")
 

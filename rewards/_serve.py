@@ -8,7 +8,7 @@ A request has the tensors `video` and, if there is one, `reference`, and {"promp
 `frames`, those of the parts as `parts/NAME/value`, and {"support", "why", "weights", "parts", "slopes", "adds"}.
 
 What a client can take of the server is bounded. A connection has 10 s for its header of at most 64 KiB, and must then
-send 64 KiB a second on average; 256 connections are open at once, each in a thread; their requests hold at most twice
+send 64 KiB a second on average; 512 connections are open at once, each in a thread; their requests hold at most twice
 the `largest` request in memory, however much they announce; one request at a time is unpacked and scored. A request
 that has to wait is not read, so that its sender waits. One connection more is answered 503 with Retry-After, unless one
 that has shown no token for a second gives way.
@@ -45,7 +45,7 @@ __all__ = [
 TOKEN_ENV = "VIDRL_TOKEN"
 LEAST_TOKEN = 16  # characters
 LARGEST = 1 << 30  # bytes of one request
-CONNECTIONS = 256  # at once: each is a thread
+CONNECTIONS = 512  # at once: each is a thread
 
 
 # --- serving ---------------------------------------------------------------------------------------------------------

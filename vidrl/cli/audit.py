@@ -33,7 +33,7 @@ one, printed once; the reward `http_scorer` is the client.
   ssh -N -L 8765:127.0.0.1:8765 there                            here, in one terminal
   VIDRL_TOKEN=... vidrl score clips/ --reward http_scorer --option url=http://127.0.0.1:8765         in another
 
-Requests are scored one at a time. 256 connections may wait, holding at most 2 GiB of clips; one more is answered 503.
+Requests are scored one at a time. 512 connections may wait, holding at most 2 GiB of clips; one more is answered 503.
 """
 
 
