@@ -89,10 +89,10 @@ def pretrained(kind: str, source: str, dtype: str = "float32", **options: Any) -
                 raise first from None
 
 
-def tokenizer(source: str) -> Any:
+def tokenizer(source: str, **options: Any) -> Any:
     """The tokenizer of a local folder or hub id."""
     with advice(source):
-        return package("transformers").AutoTokenizer.from_pretrained(source)
+        return package("transformers").AutoTokenizer.from_pretrained(source, **options)
 
 
 def built(kind: str, config: Any, state: Mapping[str, Tensor], dtype: str = "float32", **options: Any) -> Any:

@@ -83,7 +83,7 @@ class VideoScore2(Reward):
         self.weights = shares(weights)
         kind = "Qwen2_5_VLForConditionalGeneration"
         self.network = Network(lambda: pretrained(kind, model, dtype, revision=revision), offload)
-        self.words: Callable[[], _qwen.Words] = lambda: _words(tokenizer(model))
+        self.words: Callable[[], _qwen.Words] = lambda: _words(tokenizer(model, revision=revision))
         self._words: _qwen.Words | None = None
         self.least, self.most, self.form = _qwen25.LEAST, 0, False
 

@@ -243,3 +243,17 @@ def test_weights_of_parts_count_as_shares():
     parts = [part.value.item() for part in score.parts.values()]
     assert score.value.item() == pytest.approx(0.75 * parts[0] + 0.25 * parts[1])
     assert isinstance(reward.network, _hub.Network) and score.weights["physical_consistency"] == 0
+
+
+def test_weights_and_tokenizer_are_of_one_revision(monkeypatch):
+    import transformers
+
+    asked = []
+    for cls in (transformers.Qwen2_5_VLForConditionalGeneration, transformers.AutoTokenizer):
+        monkeypatch.setattr(cls, "from_pretrained", lambda source, **given: asked.append(given["revision"]) or 1 / 0)
+    monkeypatch.setattr(_hub, "silent_hub", lambda: "")
+    reward = VideoScore2(revision="abc")
+    for load in (reward.network.setup, reward.words):
+        with pytest.raises(ZeroDivisionError):
+            load()
+    assert asked == ["abc", "abc"]
