@@ -34,7 +34,7 @@ LAYERS = [
     {"transition", "segments", "world", "corruptions"},
     {"rewards"},
     {"inference"},
-    {"path", "pieces", "plugin", "toml", "charts", "launch"},
+    {"path", "pieces", "plugin", "toml", "charts", "launch", "guards"},
     {"user_modules", "extras"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vidrl import charts, report, run_folder
+from vidrl import charts, guards, report, run_folder
 
 PROMPT = 'a <b>"red"</b> circle & a square'
 FRAMES = 17
@@ -159,10 +159,14 @@ def test_credit_is_signed_and_placed_on_its_frames(run):
 
 def test_guards_say_whether_they_held(run):
     loaded = run_folder.read(run)
-    assert loaded.verdict("dynamic_degree") == "in band" and loaded.verdict("verifier") == "out of band"
+    assert loaded.verdict("dynamic_degree") == guards.STAYS and loaded.verdict("verifier") == guards.OUTSIDE
     assert loaded.verdict("composite") == "" and loaded.allowed("dynamic_degree") == pytest.approx((-0.035, 0.7))
     text = " ".join(page_of(run).text)
-    assert text.count("in band") == 1 and text.count("out of band") == 1
+    assert text.count(guards.STAYS) == 1 and text.count(guards.OUTSIDE) == 1
+    summary = json.loads((run / "summary.json").read_text())
+    summary["held_out"]["dynamic_degree"]["low"] = -0.2  # below what the band allows: nothing is shown any more
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert guards.INSIDE in " ".join(page_of(run).text)
 
 
 def test_the_lede_says_what_happened(run):
@@ -191,7 +195,7 @@ def test_a_difference_without_an_interval_is_shown_with_the_reason(run):
 def test_the_table_as_text(run):
     table = report.table(run).splitlines()
     assert table[2].split() == ["composite", "0.4100", "0.5300", "+0.1200", "[+0.1000,", "+0.1400]", "better"]
-    assert table[5].endswith("in band") and table[6].endswith("out of band, worse") and table[8:] == [
+    assert table[5].endswith("in band") and table[6].endswith("out of band (not beyond doubt), worse") and table[8:] == [
         "note: verifier got worse beyond doubt: −0.040 (−4%), 95 % interval −0.060 to −0.020."]
 
 
@@ -249,7 +253,7 @@ def test_a_guard_that_fell_beyond_doubt_is_drawn_as_a_fall(run):
     assert "verifier got worse beyond doubt: −0.040 (−4%), 95 % interval −0.060 to −0.020." in text
     row = text[text.index("<span>verifier<span"):]
     assert 'class="forest down"' in row[: row.index("</div></div>")] and '<span class="chip out">worse</span>' in row
-    assert report.table(run).splitlines()[6].endswith("out of band, worse")
+    assert report.table(run).splitlines()[6].endswith("out of band (not beyond doubt), worse")
 
 
 @pytest.mark.parametrize("name, low, high, change", [

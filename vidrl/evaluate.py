@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import config, plugin, verifier, world
+from vidrl import config, guards, plugin, verifier, world
 from vidrl.config import RewardSection
 from vidrl.inference.means import NO_LIMITS, interval, of_differences
 from vidrl.pieces import out_of_memory, release
@@ -135,7 +135,7 @@ def _unscored(like: Score, why: str) -> Score:
 
 def measure(score: Score, samples: Samples, captions: bool) -> Measures:
     """The reward, its parts and the guards of each clip; what the verifier reads where the prompts are captions."""
-    return rewarded(score) | guards(samples, captions)
+    return rewarded(score) | guarded(samples, captions)
 
 
 def rewarded(score: Score) -> Measures:
@@ -144,7 +144,7 @@ def rewarded(score: Score) -> Measures:
     return _arrays(values | {"unscored_share": score.value.isnan().float()})
 
 
-def guards(samples: Samples, captions: bool) -> Measures:
+def guarded(samples: Samples, captions: bool) -> Measures:
     """The measures of each clip that no reward optimises; `captions`: the verifier can read the prompts."""
     return _arrays({"exposure": exposure(samples.frames)}) | (_verifier(samples) if captions else {})
 
@@ -265,8 +265,7 @@ def outside(bands: Mapping[str, tuple[float, float]], base: Mapping[str, float],
     for name, (low, high) in bands.items():
         if name not in now or name not in base:
             raise ValueError(f"guard.bands.{name}: expected a held-out measure out of {', '.join(now)}")
-        unit = 1.0 if name == "unscored_share" else base[name]
-        bottom, top = sorted((low * unit, high * unit))
+        bottom, top = sorted(share * guards.unit(name, base[name]) for share in (low, high))
         if not bottom <= now[name] <= top:
             band = f"{low} to {high} of {'clips' if name == 'unscored_share' else 'the base model'}"
             messages.append(f"{name}: expected {bottom:.3g} to {top:.3g} ({band}), got {now[name]:.3g}")

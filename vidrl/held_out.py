@@ -65,7 +65,7 @@ class HeldOut:
         scored, guards = Scored(self.reward, lambda values: range(min(self.show, len(values)))), []
         for samples in self._clips(policy, self.places, "held out", batch):
             scored.add(samples)
-            guards.append(evaluate.guards(samples, self.captions))
+            guards.append(evaluate.guarded(samples, self.captions))
             del samples  # else these clips would live while the next are made
         return scored, guards
 

@@ -133,8 +133,7 @@ class Lookback:
         complaints = evaluate.outside(self.recipe.guard.bands, base, now)
         if self.round == 0:
             self._check_bands(base)
-        for message in complaints:
-            self.record.event(self.round, "guard", message)
+        self.record.broken(self.round, complaints)
         if not complaints and now["composite"] > self.best["value"]:
             self.best = {"value": now["composite"], "checkpoint": f"{self.round:06d}"}
             self._save()

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from vidrl import checkpoint, evaluate
+from vidrl import checkpoint, evaluate, guards
 from vidrl.changes import Change, inexact
 from vidrl.config import Recipe
 from vidrl.credit import group_std
@@ -51,8 +51,8 @@ def _written(what: str) -> Callable[[Does], Does]:
 class Record:
     """Writes one run's folder; does nothing where it is not active."""
 
-    def __init__(self, folder: Path, active: bool = True):
-        self.folder, self.active = folder, active
+    def __init__(self, folder: Path, active: bool = True, bands: Mapping[str, tuple[float, float]] | None = None):
+        self.folder, self.active, self.bands = folder, active, bands or {}
 
     @_written("the logs")
     def cut_back(self, round: int) -> None:
@@ -172,6 +172,14 @@ class Record:
             self._show("summary.json", told)
             (self.folder / "progress.json").unlink(missing_ok=True)
 
+    def broken(self, round: int, complaints: Sequence[str]) -> None:
+        """An event for each guard whose mean has left its band, with what the interval shows of it."""
+        if self.active and complaints:
+            rows = guards.verdicts(self.bands, self.compared(round))
+            for message in complaints:
+                name = message.partition(":")[0]
+                self.event(round, "guard", f"{message}: {rows[name]['verdict']}" if name in rows else message)
+
     @_written("the page")
     def progress(self, round: int) -> None:
         """progress.json, timelines.json and report.html of a run that goes on: how the last evaluation stands."""
@@ -179,8 +187,13 @@ class Record:
             self._show("progress.json", self._against_the_first(round, "running"))
 
     def _against_the_first(self, round: int, status: str) -> dict[str, Any]:
+        rows = self.compared(round)
+        return {"held_out": rows, "guards": guards.verdicts(self.bands, rows), "rounds": round, "status": status}
+
+    def compared(self, round: int) -> dict[str, dict[str, Any]]:
+        """The base model and the weights of a round on the same held-out prompts, measure by measure."""
         before, after = evaluate.load(self.folder / "evals", 0), evaluate.load(self.folder / "evals", round)
-        return {"held_out": evaluate.compare(before, after), "rounds": round, "status": status}
+        return evaluate.compare(before, after)
 
     def _show(self, name: str, told: Mapping[str, Any]) -> None:
         from vidrl import report

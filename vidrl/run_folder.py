@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vidrl import guards
+
 Row = Mapping[str, Any]
 
 
@@ -57,10 +59,7 @@ class Run:
         band = self.config.get("guard", {}).get("bands", {}).get(name)
         if band is None:
             return None
-        before = self.held_out[name]["before"]
-        unit = 1.0 if name == "unscored_share" else before  # as `evaluate.outside` holds it
-        low, high = sorted(unit * share - before for share in band)
-        return low, high
+        return guards.allowed(name, (band[0], band[1]), self.held_out[name]["before"])
 
     def change(self, name: str) -> str:
         """How a held-out measure changed, where its interval leaves out zero: "better", "worse", "rose" or "fell".
@@ -78,11 +77,9 @@ class Run:
         return {1: "better", -1: "worse"}[sign * direction] if direction else {1: "rose", -1: "fell"}[sign]
 
     def verdict(self, name: str) -> str:
-        """Whether a guarded measure stayed in its band; empty where none guards it."""
+        """What is shown of a guarded measure, see `vidrl.guards.verdict`; empty where none guards it."""
         zone = self.allowed(name)
-        if zone is None:
-            return ""
-        return "in band" if zone[0] <= self.held_out[name]["difference"] <= zone[1] else "out of band"
+        return "" if zone is None else guards.verdict(self.held_out[name], zone)
 
 
 def side(row: Row) -> int:

@@ -59,7 +59,8 @@ class Trainer(Lookback):
         self.updater = Updater(self.policy, self.algorithm, self.workers, self.options, recipe.seed)
         self.reward = evaluate.build_reward(recipe.reward).to(self.workers.device)
         self.prompts = config.read_prompts(recipe.data.prompts)
-        self.encode, self.record = PromptCache(self.backbone), Record(Path(recipe.run), active=self.workers.main)
+        self.encode = PromptCache(self.backbone)
+        self.record = Record(Path(recipe.run), self.workers.main, recipe.guard.bands)
         held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
         smaller = "use a smaller clip, backbone.options.dtype = 'bfloat16', or a device of more memory"
         self.pieces = {

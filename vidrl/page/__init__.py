@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from vidrl.charts import Line, chart, decimals, interval, number, places
+from vidrl.guards import LEFT, OUTSIDE
 from vidrl.page.bench import benched
 from vidrl.page.credit import credited
 from vidrl.page.film import player
@@ -129,7 +130,8 @@ def _forest(run: Run) -> str:
                    "".join(_forest_row(run, name) for name in names) for title, names in groups)
     return (f'<section><h2>Before and after</h2><p class="note">Same held-out prompts and seeds before and after. '
             f"The dot is the mean paired difference, the bar its 95 % interval, the line zero; each row has its own "
-            f'scale. Shaded: the differences that a guard allows. A label says where a measure that no reward '
+            f'scale. Shaded: the differences that a guard allows; a measure stays in its band only where its whole '
+            f'interval lies there. A label says where a measure that no reward '
             f'optimises changed beyond doubt: its interval leaves out zero.</p>'
             f'<div class="row head">{head}</div>{rows}</section>')
 
@@ -139,7 +141,8 @@ def _forest_row(run: Run, name: str) -> str:
     before, after, difference, low, high = _numbers(row)
     change = run.change(name)
     style = {"better": "up", "worse": "down", "rose": "moved", "fell": "moved"}.get(change, "")
-    chip = f'<span class="chip {"out" if "out" in verdict else ""}">{escape(verdict)}</span>' if verdict else ""
+    out = "out" if verdict in (LEFT, OUTSIDE) else ""
+    chip = f'<span class="chip {out}">{escape(verdict)}</span>' if verdict else ""
     if change and name != "composite" and name not in run.parts:
         chip += f'<span class="chip {"out" if change == "worse" else ""}">{escape(change)}</span>'
     plot = interval(row["low"], row["high"], row["difference"], zone, style)
