@@ -195,7 +195,8 @@ def test_a_difference_without_an_interval_is_shown_with_the_reason(run):
 def test_the_table_as_text(run):
     table = report.table(run).splitlines()
     assert table[2].split() == ["composite", "0.4100", "0.5300", "+0.1200", "[+0.1000,", "+0.1400]", "better"]
-    assert table[5].endswith("in band") and table[6].endswith("out of band (not beyond doubt), worse") and table[8:] == [
+    assert table[5].endswith("stays in band") and table[6].endswith("out of band (not beyond doubt), worse")
+    assert table[8:] == [
         "note: verifier got worse beyond doubt: −0.040 (−4%), 95 % interval −0.060 to −0.020."]
 
 

@@ -153,3 +153,13 @@ def test_dims_that_were_trained_on():
     assert dims.trained(found, {"name": "flicker"}) == ["default", "flicker"]
     assert set(dims.trained(found, {})) == {"default", *WEIGHTS}
     assert dims.trained(found, {"parts": {"cut": 1.0}}) == ["cut"]
+
+
+def test_the_default_composite_is_another_dim_where_a_part_has_another_version(monkeypatch):
+    """Else a cache would give the numbers of the earlier part for those of the present one."""
+    from vidrl.bench.dims import Dim
+    from vidrl.rewards.pumping import Pumping
+
+    before = Dim("default", "default").hash
+    monkeypatch.setattr(Pumping, "version", "another")
+    assert Dim("default", "default").hash != before

@@ -116,7 +116,8 @@ class Dim:
         """The defaults and what replaces them, files by their content."""
         cls = self._class()
         if self.reward == "default":
-            return {"weights": compose.WEIGHTS, "scales": compose.SCALES}
+            versions = {part: version_of(part) for part in compose.WEIGHTS}
+            return {"weights": compose.WEIGHTS, "scales": compose.SCALES, "versions": versions}
         known = {} if cls in (None, Composite) else inspect.signature(cls).parameters  # type: ignore[arg-type]
         full = {key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty}
         full |= self.options
