@@ -38,7 +38,7 @@ def read(out):
 
 
 def test_a_folder_gives_json_csv_and_a_page(capsys, tmp_path):
-    folder(tmp_path / "videos", 3)
+    folder(tmp_path / "videos", 6)
     status, out, err = bench(capsys, "videos", "--dims", "flicker,frame_quality", "--jobs", 0)
     made = tmp_path / "runs" / "bench-videos"
     assert status == 0 and err == ""
@@ -167,6 +167,21 @@ def test_meta_is_asked_for_what_was_said(capsys, tmp_path, monkeypatch):
     assert asked["words"] == (command.Path("o"), "clips")
 
 
+def test_a_primary_dim_and_margins_are_said_before_and_stand_in_the_results(capsys, tmp_path):
+    for name, noise in (("a", 0.02), ("b", 0.1)):
+        folder(tmp_path / name, 3, noise=noise)
+    two = ("a", "b", "--dims", "flicker,freeze", "--jobs", 0, "--format", "json")
+    assert bench(capsys, *two, "--primary", "flicker", "--margin", "freeze=0.5", "--out", "o")[0] == 0
+    found = read(tmp_path / "o")
+    assert found["claims"] == {"primary": "flicker", "margins": {"freeze": 0.5}}
+    assert [row["margin"] for row in found["comparisons"]][1] == 0.5
+    for words, told in ((("--primary", "fliker"), "did you mean 'flicker'"), (("--margin", "freeze=-1"), "above 0"),
+                        (("--margin", "0.5"), "expected --margin DIM=VALUE"),
+                        (("--margin", "x=1"), "--margin, got 'x'")):
+        status, _, err = bench(capsys, *two, *words, "--out", "refused")
+        assert status == 2 and told in err and not (tmp_path / "refused").exists()
+
+
 def test_distances_between_sets_by_an_encoder_of_ones_own(capsys, tmp_path):
     for name, noise in (("a", 0.02), ("b", 0.1)):
         folder(tmp_path / name, 12, frames=3, noise=noise)
@@ -174,7 +189,8 @@ def test_distances_between_sets_by_an_encoder_of_ones_own(capsys, tmp_path):
     rows = read(tmp_path / "runs" / "bench-a-vs-b")["distances"]
     assert status == 0 and [(row["name"], row["first"], row["second"]) for row in rows] == [
         ("kernel", "a", "b"), ("frechet", "a", "b")]
-    assert all(row["value"] > 0 and row["n"] == [12, 12] for row in rows) and "frechet" in out
+    assert all(row["n"] == [12, 12] for row in rows) and "frechet" in out
+    assert rows[0]["value"] > 0 and rows[1]["value"] is None and rows[1]["notes"]  # fewer clips than features
     bench(capsys, "a", *QUICK, "--against", "b", "--encoder", "pixels", "--out", "o")
     assert [row["value"] for row in read(tmp_path / "o")["distances"]] == [row["value"] for row in rows[::-1]]
     bench(capsys, "o/results.json", "--against", "b", "--encoder", "pixels", "--out", "saved", "--format", "json")
