@@ -37,6 +37,8 @@ APART = {  # prompts and spreads of two sets, and what their values are
     "20 and 20, skewed, one thrice as wide": (20, 20, 1.0, 3.0, "skewed"),
     "50 and 50, skewed against its mirror image": (50, 50, 1.0, -1.0, "skewed"),
 }
+FAMILIES = [(kind, prompts, dims) for kind in ("normal", "skewed") for prompts in (20, 100) for dims in (4, 12)]
+FAMILIES += [("strongly skewed", 20, 4), ("strongly skewed", 20, 12), ("strongly skewed", 100, 4)]
 
 
 def nested(rng: np.random.Generator, runs: int, sizes: Sequence[int]) -> Array:
