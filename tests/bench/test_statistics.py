@@ -173,3 +173,10 @@ def test_a_share_that_is_whole_still_has_an_interval():
     found = share([1.0] * 30, [str(i // 3) for i in range(30)])
     assert found.high == 1 and found.low == pytest.approx(0.025 ** (1 / 10), abs=1e-3)
     assert share([0.5] * 4).low > 0 and math.isnan(share([1.0]).low)
+
+
+def test_the_variance_is_split_into_prompts_and_seeds():
+    """Two prompts of two clips: within 2, between ((MSB = 100) − 2) / 2 = 49, by hand."""
+    row = summary([1.0, 3.0, 11.0, 13.0], ["a", "a", "b", "b"])
+    assert (row["between_prompt_std"], row["within_prompt_std"]) == pytest.approx((7.0, 2**0.5))
+    assert summary([1.0, 2.0], ["a", "b"])["between_prompt_std"] is None

@@ -83,9 +83,12 @@ def _few_prompts(results: Results, rows: Sequence[Row]) -> list[str]:
             most[key] = max(most.get(key, 0), row["groups"])
     primary = (results.get("claims") or {}).get("primary")
     other = "" if primary else ", or one dim named beforehand with --primary"
+    least = fewest(len(most) if primary else family)
+    few = {names: prompts for names, prompts in most.items() if prompts < least}
+    if len(few) > 1 and len(set(few.values())) == 1 and few == most:
+        few = {("any set", "any other"): next(iter(few.values()))}
     return [f"between {first} and {second} nothing can be beyond doubt, however large: {prompts} prompts are too few "
-            f"for {family} comparisons, which take {fewest(family)}{other}"
-            for (first, second), prompts in most.items() if prompts < fewest(len(most) if primary else family)]
+            f"for {family} comparisons, which take {least}{other}" for (first, second), prompts in few.items()]
 
 
 def findable(results: Results) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vidrl.inference.clusters import Alone, Array, Groups, Values, ids, rounding, scored
+from vidrl.inference.components import components
 from vidrl.inference.effects import effect
 from vidrl.inference.means import NO_LIMITS, Interval, heavy, interval
 from vidrl.inference.resampling import DRAWS
@@ -30,6 +31,7 @@ def summary(values: Values, groups: Groups = None, least: int = 20,
 
     `enough` is at least `least` scored clips of two prompts. `prompts` counts those that are given. `std` is of clips,
     `within_prompt_std` of clips around their prompt's mean, `within_prompt_share` its share of the variance.
+    `between_prompt_std` is of the prompts' true means: more prompts lower the error that it makes, more seeds do not.
 
     >>> row = summary([1.0, 0.99, 1.0, None], ["a", "a", "b", "b"], least=3, range=(0, 1))
     >>> row["n"], row["unscored"], row["prompts"], row["enough"], row["saturated"]
@@ -47,6 +49,7 @@ def summary(values: Values, groups: Groups = None, least: int = 20,
         "mean": number(over.mean), "low": low, "high": high, "n": over.n,
         "prompts": len({name for name in names if not isinstance(name, Alone)}), "unscored": len(values) - over.n,
         "std": number(_std(known)), "within_prompt_std": number(inside), "within_prompt_share": number(share),
+        "between_prompt_std": number(math.sqrt(components(known, names).between)),
         "enough": over.n >= least and over.groups > 1, "saturated": bool(piled),
         "notes": [*_few(over, least), *piled, *_flat(known), *[over.note] * bool(over.note), *heavy(known, names)],
     }

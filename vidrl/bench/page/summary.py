@@ -135,14 +135,16 @@ def _spreads(results: Results) -> str:
     rows = "".join(_spread(dim, one["name"], told(results, one["name"], dim["name"]))
                    for dim in results["dims"] for one in results["sets"])
     head = "".join(f'<th scope="col">{name}</th>' for name in
-                   ("dimension", "set", "std of clips", "std within a prompt", "its share of the variance"))
+                   ("dimension", "set", "std of clips", "std between prompts", "std within a prompt",
+                    "its share of the variance"))
     return (f'<details><summary>Spread of the clips, and within a prompt</summary><div class="scroll"><table><thead>'
             f"<tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>")
 
 
 def _spread(dim: Row, name: str, row: Row) -> str:
     share = row.get("within_prompt_share")
-    cells = [dim_name(dim), escape(name), number(row.get("std")), number(row.get("within_prompt_std")),
+    cells = [dim_name(dim), escape(name), number(row.get("std")), number(row.get("between_prompt_std")),
+             number(row.get("within_prompt_std")),
              "–" if share is None else f"{100 * share:.0f} %"]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
