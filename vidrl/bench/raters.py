@@ -1,9 +1,9 @@
 """Agreement compared: each dim with one more rater, and dims with each other, on the same pairs of clips.
 
 The unit is the agreement of one answer with people: 1 where it is theirs, 1/2 for a tie, 0 where it is the other one.
-Differences are paired, their intervals and tests are over clusters of pairs (`vidrl.bench.agreement.clusters`), and p
-is corrected by Holm's steps over the rows of a table. A value that is missing must not help a dim: a verdict stands
-only where it is the same if every missing value is a wrong answer.
+Differences are paired, their intervals and p are over clusters of pairs (`vidrl.bench.agreement.clusters`), by
+`vidrl.inference.means.interval`, and p is corrected by Holm's steps over the rows of a table. A value that is missing
+must not help a dim: a verdict stands only where it is the same if every missing value is a wrong answer.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def _difference(own: Values, other: Values, groups: Sequence[int]) -> Row:
 
 
 def _tested(gaps: Values, groups: Sequence[int]) -> Row:
-    over = interval(gaps, groups, limits=of_differences((0.0, 1.0)))  # of values that are 0, 1/2 or 1
-    return {"difference": number(over.mean), "low": number(over.low), "high": number(over.high),
-            "p": number(over.p), "n": over.n, "prompts": over.groups}
+    over = interval(gaps, groups, limits=(-1.0, 1.0))
+    return {"difference": number(over.mean), "low": number(over.low), "high": number(over.high), "p": number(over.p),
+            "n": over.n, "prompts": over.groups}
 
 
 def _decided(rows: list[Row]) -> list[Row]:
