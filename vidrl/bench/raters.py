@@ -17,7 +17,7 @@ import numpy as np
 from vidrl.bench.agreement import Others, Values, without_ties
 from vidrl.bench.statistics import number
 from vidrl.inference.families import holm
-from vidrl.inference.means import interval, of_differences
+from vidrl.inference.means import interval
 
 Row = dict[str, Any]
 LEVEL = 0.05
