@@ -59,7 +59,7 @@ def family_row(sets: int, dims: int, prompts: int, runs: int) -> str:
 def report(runs: int) -> str:
     """The two tables."""
     parts = [f"# Verdicts that are wrong: unscored clips, and all pairs of sets\n\n{runs} simulated pages a row of "
-             f"equal models, by `python benchmarks/studies/bench_missing.py`.\n",
+             f"equal models, by `python benchmarks/studies/bench_missing.py --runs {runs}`.\n",
              f"## The worst clips of one model are unscored\n\n{PROMPTS} prompts. 2.5 % is right.\n",
              "| worst clips unscored | better by the scored clips alone | better beyond doubt |\n|---:|---:|---:|",
              *(missing_row(share, runs) for share in (0.05, 0.1, 0.2, 0.3)),
