@@ -83,7 +83,7 @@ def _few_prompts(results: Results, rows: Sequence[Row]) -> list[str]:
             most[key] = max(most.get(key, 0), row["groups"])
     primary = (results.get("claims") or {}).get("primary")
     other = "" if primary else ", or one dim named beforehand with --primary"
-    least = fewest(len(most) if primary else family)
+    least = fewest(len(most) if primary else family) if most else 0
     few = {names: prompts for names, prompts in most.items() if prompts < least}
     if len(few) > 1 and len(set(few.values())) == 1 and few == most:
         few = {("any set", "any other"): next(iter(few.values()))}
