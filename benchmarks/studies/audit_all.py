@@ -127,7 +127,8 @@ def run(clips: list[audit.Clip], strengths: Sequence[float], jobs: int, hacks: S
     with ProcessPoolExecutor(jobs, get_context("spawn"), _open, (clips, only, cache)) as pool:
         found = list(tqdm(pool.map(_do, todo), total=len(todo), unit="clip", file=sys.stderr))
     values = [dict(zip(steps, done, strict=True)) for (_, steps), done in zip(todo, found, strict=True)]
-    return {key: _report(key, clips, plan(hacks, strengths), values) for key in found[0][0]}
+    tried = [step for step in plan(hacks, strengths) if any(step in one for one in values)]
+    return {key: _report(key, clips, tried, values) for key in found[0][0]}
 
 
 def _report(key: str, clips: list[audit.Clip], steps: list[Step], values: list[dict[Step, Found]]) -> Report:
