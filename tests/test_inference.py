@@ -11,7 +11,7 @@ from scipy import stats
 
 from vidrl.inference.clusters import clusters
 from vidrl.inference.components import Components, components, standard_error
-from vidrl.inference.confidence import caution, least_p
+from vidrl.inference.confidence import cautious, least_p, uncautious
 from vidrl.inference.families import holm, simultaneous
 from vidrl.inference.margins import equivalent, not_worse
 from vidrl.inference.means import Interval, difference, heavy, interval, of_differences
@@ -134,7 +134,7 @@ def test_a_p_below_five_percent_means_an_interval_off_zero():
 
 def test_p_is_students_for_many_normal_differences():
     values = stats.norm.ppf((np.arange(200) + 0.5) / 200) + 0.15
-    assert interval(values).p == pytest.approx(caution(200) * stats.ttest_1samp(values, 0).pvalue, rel=0.15)
+    assert interval(values).p == pytest.approx(cautious(stats.ttest_1samp(values, 0).pvalue, 200), rel=0.15)
 
 
 def test_p_of_shares_is_the_exact_binomial_test():
@@ -144,7 +144,7 @@ def test_p_of_shares_is_the_exact_binomial_test():
 
 
 def test_no_p_is_below_what_so_few_prompts_can_give():
-    assert interval(np.linspace(10, 11, 8)).p == pytest.approx(2 / 2**8 * caution(8))
+    assert interval(np.linspace(10, 11, 8)).p == pytest.approx(cautious(2 / 2**8, 8))
     assert least_p(6, 7) == pytest.approx(2 / math.comb(13, 6))
 
 

@@ -109,9 +109,9 @@ def prompts(G, dims, primary=None):
 
 
 def test_too_few_prompts_for_the_family_are_said_with_the_number_that_it_takes():
-    few, one_first, more = prompts(8, 12), prompts(8, 12, "d3"), prompts(10, 12)
+    few, one_first, more = prompts(8, 12), prompts(8, 12, "d3"), prompts(12, 12)
     assert not any(verdicts.verdict(few, row) for row in few["comparisons"])
-    assert ("nothing can be beyond doubt, however large: 8 prompts are too few for 12 comparisons, which take 10, or "
+    assert ("nothing can be beyond doubt, however large: 8 prompts are too few for 12 comparisons, which take 12, or "
             "one dim named beforehand with --primary") in table(few)
     assert verdicts.verdict(one_first, one_first["comparisons"][3]) == 1
     assert "nothing can be beyond doubt" not in table(one_first)
@@ -124,10 +124,10 @@ def test_the_least_difference_that_is_found_is_said_and_is_found():
     from scipy import stats
 
     from vidrl.bench.needs import detectable, needed
-    from vidrl.inference.confidence import caution
+    from vidrl.inference.confidence import uncautious
 
     least, df = detectable(1.0, 40, 1), 39
-    reach = stats.t.ppf(1 - 0.05 / caution(40) / 2, df)
+    reach = stats.t.ppf(1 - uncautious(0.05, 40) / 2, df)
     power = 1 - stats.nct.cdf(reach, df, least * 40**0.5) + stats.nct.cdf(-reach, df, least * 40**0.5)
     assert 0.8 <= power < 0.85 and needed(1.0, least, 1) == 40 and detectable(1.0, 8, 12) is None
     said = table(finished(three((("a", 0.0), ("b", 0.02)))))

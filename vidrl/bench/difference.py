@@ -154,7 +154,7 @@ def _told(made: Callable[..., Interval], family: int) -> Row:
 
     A p of draws cannot be below 2 / draws, so that a family of many tests needs more of them.
     """
-    draws = max(DRAWS, 100 * family)
+    draws = max(DRAWS, 250 * family)
     over, together = made(draws=draws), made(level=simultaneous(max(1, family)), draws=draws)
     ends = [math.nan if end is None else end for one in (over, together) for end in closed(one)]
     return {"difference": over.mean, "p": over.p, "note": over.note,

@@ -83,7 +83,7 @@ def difference(first: Clusters, second: Clusters, limits: Limits = NO_LIMITS, le
 
     >>> a, b = (clusters(np.array(x), range(6)) for x in ([1.0, 2, 3, 4, 5, 6], [7.0, 8, 9, 10, 11, 12]))
     >>> found = difference(a, b)
-    >>> found.mean, found.low < 6 < found.high, found.p < 0.01
+    >>> found.mean, found.low < 6 < found.high, found.p < 0.05
     (6.0, True, True)
     """
     found = judged([first, second], limits, level, draws, seed, unit)

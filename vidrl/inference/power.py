@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from vidrl.inference.confidence import caution, least_p
+from vidrl.inference.confidence import least_p, uncautious
 from vidrl.inference.means import LEAST
 from vidrl.inference.resampling import DRAWS
 from vidrl.inference.student import t_quantile
@@ -37,12 +37,12 @@ def power(delta: float, groups: int, alpha: float) -> float:
 def least_detectable(std: float, groups: int, family: int = 1, alpha: float = 0.05, wanted: float = POWER) -> float:
     """The least mean difference that is significant in a share `wanted` of such samples, one of `family` tests.
 
-    Holm's first step is at alpha / family; p is multiplied by `caution` of few prompts, and cannot be below `least_p`:
+    Holm's first step is at alpha / family; p is made `cautious`, and cannot be below `least_p`:
     infinite, where nothing can be significant. By Student's t, times 1 + 1 / G for what the bootstrap asks beside it;
     skewed differences need somewhat more. benchmarks/results/bench_coverage.md has how often it is found.
 
     >>> round(least_detectable(1.0, 100), 3), least_detectable(1.0, 8, family=12)
-    (0.29, inf)
+    (0.291, inf)
     """
     level = reachable(groups, family, alpha)
     if not level:
@@ -62,7 +62,7 @@ def needed(std: float, difference: float, family: int = 1, alpha: float = 0.05, 
     Raises ValueError for a difference or std that is not above 0, and where more than a million prompts are needed.
 
     >>> needed(1.0, 0.5), needed(1.0, 5.0, family=12)
-    (38, 10)
+    (39, 12)
     """
     if not (difference > 0 and std > 0):
         raise ValueError(f"expected a difference and a std above 0, got {difference} and {std}")
@@ -79,15 +79,15 @@ def needed(std: float, difference: float, family: int = 1, alpha: float = 0.05, 
 
 
 def reachable(groups: int, family: int = 1, alpha: float = 0.05) -> float:
-    """The p, before `caution`, that so many prompts need in a family of tests; 0 where no sample can reach it.
+    """The p, before it is made `cautious`, that so many prompts need in a family of tests; 0 where no sample can reach it.
 
     >>> reachable(8, 12), round(reachable(20, 4), 5)
-    (0.0, 0.00833)
+    (0.0, 0.00459)
     """
     if groups < LEAST:
         return 0.0
-    level = alpha / family / caution(groups)
-    drawn = max(DRAWS, 100 * family)  # as vidrl.bench.difference draws: no p is below 2 / draws
+    level = uncautious(alpha / family, groups)
+    drawn = max(DRAWS, 250 * family)  # as vidrl.bench.difference draws: no p is below 2 / draws
     return level if max(least_p(groups), 2 / (drawn + 1)) < level else 0.0
 
 
