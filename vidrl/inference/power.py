@@ -79,7 +79,7 @@ def needed(std: float, difference: float, family: int = 1, alpha: float = 0.05, 
 
 
 def reachable(groups: int, family: int = 1, alpha: float = 0.05) -> float:
-    """The p, before it is made `cautious`, that so many prompts need in a family of tests; 0 where no sample can reach it.
+    """The p, before it is made `cautious`, that so many prompts need in a family of tests; 0 where none can reach it.
 
     >>> reachable(8, 12), round(reachable(20, 4), 5)
     (0.0, 0.00459)
