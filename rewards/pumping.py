@@ -12,8 +12,8 @@ class Pumping(Reward):
     """How much sharpness jumps about its own trend from frame to frame, at the clip's own rate; 0 is none.
 
     -ln(1 + |ln D_n + ln D_p - 2 ln D_c| / floor), D the mean squared slope of a frame over two pixels: c is the middle
-    of three frames, p and n those before and after. `floor` is a jump that nobody sees: a fifth of D, a tenth of the
-    contrast of edges, below which codecs and grain move it. Blended frames between crisp ones, as slow motion and rate
+    of three frames, p and n those before and after. `floor` is a jump that nobody sees: a twelfth of D, 4 % of the
+    contrast of edges, about what codecs and grain move it by. Blended frames between crisp ones, as slow motion and rate
     conversion make them, and decoders that serve some frames of a group better show so. Needs no flow: what moves keeps
     its edges. Measured on frames whose shorter side is at most 192. A term is three frames, credited to the middle one.
 
@@ -23,7 +23,7 @@ class Pumping(Reward):
     """
 
     differentiable = True
-    version = "2"  # 2: jumps below a fifth are not seen
+    version = "2"  # 2: jumps below a twelfth are hardly seen
     lowered_by = ("slow", "flicker")
     range = (-8.0, 0.0)
     support = "pair"
@@ -37,7 +37,7 @@ class Pumping(Reward):
         cost="0.4 ms a frame of 192 x 341 pixels.",
     )
 
-    def __init__(self, floor: float = 0.2) -> None:
+    def __init__(self, floor: float = 0.08) -> None:
         super().__init__()
         self.floor = floor
 
