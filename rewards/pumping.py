@@ -15,7 +15,8 @@ class Pumping(Reward):
     of three frames, p and n those before and after. `floor` is a jump that nobody sees: a twelfth of D, 4 % of the
     contrast of edges, about what codecs and grain move it by. Blended frames between crisp ones, as slow motion and
     rate conversion make them, and decoders that serve some frames of a group better show so. Needs no flow: what moves
-    keeps its edges. Measured on frames whose shorter side is at most 192. A term is three frames, credited to the middle one.
+    keeps its edges. Measured on frames whose shorter side is at most 192. A term is three frames, credited to the
+    middle one.
 
     >>> import torch
     >>> Pumping()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value.abs()
