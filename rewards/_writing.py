@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ._reading import import_av
+from ._whole import replacing
 
 CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4"}
 FORMATS = {".mkv": "matroska"}  # where it is not the suffix
@@ -36,26 +34,9 @@ def write(path: str | os.PathLike[str], video: Tensor, fps: float, lossless: boo
     path = Path(path)
     frames = _bytes(video, fps, path)
     import_av()
-    with _replacing(path) as file:
+    with replacing(path) as file:
         _encode(file, path.suffix.lower(), frames, fps, lossless)
     return path
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside `path` that takes its place at the end, or goes away where something was raised.
-
-    Nobody can tell its name before, and it is opened only if nothing has that name: in a folder that others write to, a
-    link of that name would make us overwrite the file that it leads to. Its mode is that of any new file.
-    """
-    part = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix}")
-    try:
-        with open(part, "xb+") as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
 
 
 def _bytes(video: Tensor, fps: float, path: Path) -> np.ndarray:

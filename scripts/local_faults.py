@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from vidrl import verifier, world
 from vidrl.corruptions import corrupt
-from vidrl.rewards import Samples, default
+from vidrl.rewards import Samples, _whole, default
 
 tiny.choose(32)  # the studies are of the smaller model
 WORK = tiny.ROOT / "runs" / "local-faults"
@@ -112,8 +112,8 @@ def encoded() -> tuple[Tensor, list[str]]:
             z = vae.encode(2 * torch.stack(clips).transpose(1, 2) - 1).latent_dist.mode()
             latents.append((z - mean) / std)
             captions += texts
-        save_file({"latents": torch.cat(latents)}, path.with_suffix(".tmp"), {"captions": json.dumps(captions)})
-        path.with_suffix(".tmp").replace(path)
+        with _whole.placing(path) as private:
+            save_file({"latents": torch.cat(latents)}, private, {"captions": json.dumps(captions)})
     with safe_open(path, "pt") as file:
         return file.get_tensor("latents"), json.loads(file.metadata()["captions"])
 

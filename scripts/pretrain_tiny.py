@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from vidrl import verifier, world
 from vidrl.corruptions import corrupt
+from vidrl.rewards import _whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun sets them
@@ -190,8 +191,8 @@ class Run:
         state |= {f"momentum.{k}": m for k, m in zip(self.inner, self.optimiser.momentum, strict=True)}
         for k in self.outer:
             state |= {f"{m}.{k}": value for m, value in self.optimiser.adam.state[self.params[k]].items()}
-        save_file({k: v.contiguous() for k, v in state.items()}, self.path.with_suffix(".tmp"))
-        self.path.with_suffix(".tmp").replace(self.path)
+        with _whole.placing(self.path) as private:
+            save_file({k: v.contiguous() for k, v in state.items()}, private)
         self.saved = time.time()
 
     def rate(self) -> float:
@@ -353,7 +354,8 @@ def encode(part: int, parts: int) -> None:
         latents.append((z - mean) / std)
         captions += texts
     path = WORK / f"latents-{part}.safetensors"
-    save_file({"latents": torch.cat(latents)}, path, {"captions": json.dumps(captions)})
+    with _whole.placing(path) as private:
+        save_file({"latents": torch.cat(latents)}, private, {"captions": json.dumps(captions)})
 
 
 def load_corpus() -> tuple[Tensor, list[str]]:

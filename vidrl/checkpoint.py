@@ -13,6 +13,7 @@ import math
 import os
 import random
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PARTIAL = ".partial-"
+from vidrl.rewards import _whole
+
+PARTIAL = _whole.PARTIAL
 
 
 class CheckpointError(RuntimeError):
@@ -105,7 +108,8 @@ def summary(run_dir: str | Path) -> dict[str, Any]:
 def clean(run_dir: str | Path) -> None:
     """Remove what an interrupted save left behind."""
     for path in (Path(run_dir) / "checkpoints").glob(f"{PARTIAL}*"):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        folder = path.is_dir() and not path.is_symlink()
+        shutil.rmtree(path, ignore_errors=True) if folder else path.unlink(missing_ok=True)
 
 
 # --- the run folder --------------------------------------------------------------------------------------------------
@@ -128,7 +132,7 @@ def status(run_dir: str | Path) -> str:
 
 def append(path: str | Path, row: Mapping[str, Any]) -> None:
     """Append one JSON object as a line, on the disk when this returns; NaN and infinity are written as null."""
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", opener=_whole.no_link) as file:
         file.write(json.dumps(_finite(row), ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -157,17 +161,11 @@ def writing(run_dir: str | Path, what: str) -> Iterator[None]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Put a text file in place at once: no reader, and no crash, sees half of it."""
-    path = Path(path)
-    partial = path.with_name(f"{PARTIAL}{path.name}")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync(path.parent)
+    with _whole.replacing(Path(path)) as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(Path(path).parent)
 
 
 # --- random numbers --------------------------------------------------------------------------------------------------
@@ -195,7 +193,7 @@ def restore_rng(state: Mapping[str, Any]) -> None:
 def _put_in_place(folder: Path, step: int, state: Mapping[str, Any], files: Callable[[Path], None] | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     clean(folder.parent)
-    partial, final = folder / f"{PARTIAL}{step:06d}", _free_name(folder, step)
+    partial, final = folder / f"{PARTIAL}{secrets.token_hex(8)}", _free_name(folder, step)
     partial.mkdir()
     _write(partial, state, files)
     os.rename(partial, final)

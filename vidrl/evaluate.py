@@ -22,7 +22,7 @@ from vidrl import config, guards, plugin, verifier, world
 from vidrl.config import RewardSection
 from vidrl.inference.means import NO_LIMITS, interval, of_differences
 from vidrl.pieces import out_of_memory, release
-from vidrl.rewards import Reward, Samples, Score, _parts
+from vidrl.rewards import Reward, Samples, Score, _parts, _whole
 from vidrl.rewards import load as load_reward
 from vidrl.rewards._score import join
 
@@ -275,9 +275,8 @@ def outside(bands: Mapping[str, tuple[float, float]], base: Mapping[str, float],
 def save(folder: Path, round: int, measures: Measures) -> None:
     """Keep the numbers of each clip for paired statistics."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".partial-{round:06d}.npz"
-    np.savez(partial, **measures)  # type: ignore[arg-type]
-    partial.replace(folder / f"{round:06d}.npz")
+    with _whole.replacing(folder / f"{round:06d}.npz") as file:
+        np.savez(file, **measures)  # type: ignore[arg-type]
 
 
 def kept(folder: Path, round: int) -> bool:

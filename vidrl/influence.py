@@ -22,7 +22,7 @@ from torch import Tensor
 from vidrl.backbones.base import Cond, Denoiser, rows
 from vidrl.path import exact
 from vidrl.pieces import Pieces
-from vidrl.rewards import Reward, Score
+from vidrl.rewards import Reward, Score, _whole
 from vidrl.rollout import Plan, decoded, draws
 from vidrl.segments import borders
 
@@ -97,8 +97,7 @@ class Influence:
         tensors |= {f"covariance.{part}": value for part, value in self.covariance.items()}
         about = {"times": json.dumps(list(self.times)), "meta": json.dumps(self.meta)}
         made = {name: value.float().contiguous() for name, value in (tensors | {"decoder": self.decoder}).items()}
-        Path(path).write_bytes(save(made, about))  # save_file would write a file that its owner alone may read
-        return Path(path)
+        return _whole.write(Path(path), save(made, about))  # save_file would write a file that its owner alone may read
 
     @classmethod
     def load(cls, path: str | Path) -> Influence:

@@ -60,7 +60,7 @@ class Record:
         for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl"):
             checkpoint.cut_back(self.folder / name, round)
         (self.folder / "progress.json").unlink(missing_ok=True)
-        for path in (self.folder / "clips").rglob(".*.part.mp4"):  # the clip that was being written at a kill
+        for path in (self.folder / "clips").rglob(f"{checkpoint.PARTIAL}*.mp4"):  # the clip being written at a kill
             path.unlink(missing_ok=True)
         for path in (self.folder / "checkpoints").glob("[0-9]*"):
             if int(path.name[:6]) > round:  # whole, but the run was killed before `latest` named it

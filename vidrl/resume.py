@@ -16,6 +16,7 @@ from vidrl import changes, checkpoint, inputs, prompts, toml
 from vidrl.changes import Change
 from vidrl.checkpoint import RunFolderError
 from vidrl.config import Recipe
+from vidrl.rewards import _whole
 
 LOCK = ".lock"
 PROMPTS = {"data.prompts": "prompts", "data.held_out": "held_out"}  # a key of the recipe → its file in the run folder
@@ -182,7 +183,7 @@ def _hold(folder: Path) -> None:
         return
     import fcntl
 
-    handle = open(folder / LOCK, "w", encoding="utf-8")  # noqa: SIM115  closed when the process ends
+    handle = open(folder / LOCK, "w", encoding="utf-8", opener=_whole.no_link)  # noqa: SIM115  closed when the process ends
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

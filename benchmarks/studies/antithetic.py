@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from vidrl import estimators
+from vidrl.rewards import _whole
 from vidrl.schedule import equaliser
 
 KINDS = ("free", "paired")
@@ -68,8 +69,9 @@ def collected(run: Path, repeats: int) -> Tensor:
     for number in range(repeats * snr.PROMPTS):
         file = run / f"{number:04d}.npy"
         if not file.exists():
-            np.save(file.with_suffix(".part.npy"), _one(bench, sketcher, number, data, weights).numpy())
-            file.with_suffix(".part.npy").rename(file)
+            made_now = _one(bench, sketcher, number, data, weights).numpy()
+            with _whole.replacing(file) as out:
+                np.save(out, made_now)
             print(f"{number}: {time.monotonic() - start:.0f} s", flush=True)
         made.append(torch.from_numpy(np.load(file, allow_pickle=False)))
     return torch.stack(made)

@@ -51,6 +51,7 @@ from vidrl import composed, config, estimators, plugin, rewards, transition
 from vidrl.backbones.base import Cond
 from vidrl.influence import WHOLE, Influence
 from vidrl.policy import Policy
+from vidrl.rewards import _whole
 from vidrl.rollout import Plan, decoded, draws
 from vidrl.schedule import equaliser, stochastic_steps
 from vidrl.segments import borders, frame_spans, pool
@@ -227,9 +228,8 @@ def collect(run: Path, groups: int, gain_groups: int, branches: int, minutes: fl
         if file.exists() or (minutes and time.monotonic() - start > 60 * minutes):
             continue
         made = ways[kind](number)
-        with open(file.with_suffix(".part"), "wb") as out:
+        with _whole.replacing(file) as out:
             np.savez(out, **made)  # type: ignore[arg-type]
-        file.with_suffix(".part").rename(file)
         print(f"{kind} {number}: {time.monotonic() - start:.0f} s", flush=True)
 
 

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from vidrl import plugin, rollout, world
 from vidrl.corruptions import corrupt
-from vidrl.rewards import Reward, Samples, Score, default
+from vidrl.rewards import Reward, Samples, Score, _whole, default
 from vidrl.segments import Span
 
 LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
@@ -311,9 +311,7 @@ def kept(file: Path, settings: Mapping[str, Any], make: Callable[..., dict[str, 
             return dict(known)
     cell = make(*args)
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps({"settings": settings, **cell}))
-    os.replace(part, file)
+    _whole.write(file, json.dumps({"settings": settings, **cell}).encode())
     return dict(json.loads(json.dumps(cell)))
 
 

@@ -12,17 +12,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from vidrl.bench import schema
 from vidrl.bench.protocol import digest
+from vidrl.rewards import _whole
 from vidrl.rewards._media import instead_of_file
 
 FORMAT = 1
@@ -71,13 +70,7 @@ def whole(path: Path, text: str) -> None:
     with that escape is read back as the same file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(part, path)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
+    _whole.write(path, text.encode("utf-8", "backslashreplace"))
 
 
 def key(clip: str, dim: str, protocol: str, **others: Any) -> str:

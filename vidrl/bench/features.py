@@ -7,10 +7,8 @@ or adds clips or distances, encodes only what is missing. A distance carries the
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -27,6 +25,7 @@ from vidrl.bench.measure import _one_thread
 from vidrl.bench.pairing import rule
 from vidrl.bench.protocol import Protocol, digest
 from vidrl.bench.statistics import number
+from vidrl.rewards import _whole
 from vidrl.rewards._workers import Done, each
 from vidrl.rewards.video import Unreadable
 
@@ -281,10 +280,4 @@ def _write(path: Path, features: Array) -> None:
     from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        part.write_bytes(save({"features": np.ascontiguousarray(features)}))
-        os.replace(part, path)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
+    _whole.write(path, save({"features": np.ascontiguousarray(features)}))

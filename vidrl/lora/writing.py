@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidrl.rewards import _whole
+
 from .file import BIAS, A, B, Lora
 from .names import KOHYA, to_original
 
@@ -42,32 +44,27 @@ def folder(weights: Mapping[str, Tensor], config: Mapping[str, Any], form: str, 
         from diffusers import WanPipeline  # every family's writer gives "transformer." and the metadata alike
 
         plain = {key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()}
-        WanPipeline.save_lora_weights(out, _ready(weights), transformer_lora_adapter_metadata=plain)
-        return _ordinary(file)
+        with _whole.filling(out) as private:
+            WanPipeline.save_lora_weights(private, _ready(weights), transformer_lora_adapter_metadata=plain)
+        return file
     from peft import LoraConfig
 
-    LoraConfig(**config).save_pretrained(str(out))
+    with _whole.filling(out) as private:
+        LoraConfig(**config).save_pretrained(str(private))
     return save({f"base_model.model.{key}": value for key, value in weights.items()}, file)
 
 
 def save(tensors: Mapping[str, Tensor], file: Path) -> Path:
-    """Write tensors as safetensors with the mode that any new file gets; safetensors itself writes 0600."""
+    """Write tensors as safetensors, whole or not at all, with the mode of any new file; safetensors writes 0600."""
     from safetensors.torch import save_file
 
-    save_file(_ready(tensors), file, {"format": "pt"})
-    return _ordinary(file)
+    with _whole.placing(file) as private:
+        save_file(_ready(tensors), private, {"format": "pt"})
+    return file
 
 
 def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-
-
-def _ordinary(file: Path) -> Path:
-    probe = file.with_name(f".{file.name}.mode")
-    probe.touch()
-    file.chmod(probe.stat().st_mode & 0o777)
-    probe.unlink()
-    return file
 
 
 def _originals(lora: Lora, form: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from vidrl.bench.page.media import LIMIT, media
 from vidrl.bench.page.rest import distances, left_out, made, to_paste, totals
 from vidrl.bench.page.script import SCRIPT
 from vidrl.bench.page.summary import summary
+from vidrl.rewards import _whole
 
 __all__ = ["LARGEST", "media", "page", "write"]
 
@@ -50,8 +51,7 @@ def write(results: Results, out: Path, media: Path | None = None, limit: int = L
     if len(text) > LARGEST:
         raise ValueError(f"expected a page below {LARGEST} bytes, got {len(text)} without any clip: take --format csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text)
-    return path
+    return _whole.write(path, text)
 
 
 def page(results: Results, out: Path, shown: Mapping[str, Mapping[str, Any]]) -> str:
