@@ -20,9 +20,9 @@ class VbenchAppearanceStyle(Reward):
     mean_t exp(s) cos(z_t, z_style) / 100, over all frames, z_t CLIP's embedding of the central square of a frame whose
     shorter side is resized to 224, and exp(s) CLIP's trained factor, which is 100 in the published weights.
 
-    The style is the words alone, not the prompt: "oil painting" of "The bund Shanghai, oil painting". It is, in this
-    order, the entry "appearance_style" of the clip's `Samples.meta`, the option `style`, and the one of VBench's nine
-    styles with which the prompt ends. A clip without any of these is unscored.
+    The style is the words alone, not the prompt: "oil painting" of "The bund Shanghai, oil painting". It is the entry
+    "appearance_style" of the clip's `Samples.meta`; without it, the one of VBench's nine styles with which the prompt
+    ends; for other prompts the option `style`. A clip without any of these is unscored.
 
     As published: the sides of a wide frame are cut off; on several GPUs VBench's script averages the last frame of
     each clip alone. Half precision on CUDA there, single here.
@@ -87,5 +87,5 @@ class VbenchAppearanceStyle(Reward):
     def styles(self, about: About) -> Sequence[str]:
         """The style of each clip; empty where none is known."""
         told = [str(meta.get("appearance_style") or "") for meta in about.meta] or [""] * len(about.prompts)
-        return [own or self.style or style_of(prompt) for own, prompt in zip(told, about.prompts)]
+        return [own or style_of(prompt) or self.style for own, prompt in zip(told, about.prompts)]
 
