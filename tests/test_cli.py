@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -352,3 +353,15 @@ def test_serve_stays_on_this_machine(capsys):
 def test_check_refuses_what_training_would_refuse(capsys, tmp_path, changes, message):
     status, _, err = said(capsys, "train", "scripts/recipes/demo.toml", f"run={tmp_path / 'run'}", "--check", *changes)
     assert status == 2 and message in err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["score {} --reward flicker", "bench {} --dims flicker --jobs 0 --out {}/out"])
+def test_nothing_that_a_terminal_obeys_is_printed(tmp_path, capsys, command):
+    """Names of files hold escape codes, a window title, C1 codes, a return and a mark of direction."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    rewards.video.write(clips / "red \x1b[31m \x1b]0;title\x07.mp4", torch.rand(4, 3, 32, 32), 8.0)
+    (clips / "bad \x1b[2J \x9b31m ok\rforged \u202e.mp4").write_text("no video")
+    cli.main([word.replace("{}", str(clips)) for word in command.split()])
+    told = "".join(capsys.readouterr())
+    assert "forged" in told and not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", told.replace("\r\n", "\n"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import re
 import shlex
@@ -51,7 +50,7 @@ def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | No
 def _printable() -> None:
     """Let the terminal show file names that are not UTF-8, with an escape for each byte that is not."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 

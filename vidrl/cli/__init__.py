@@ -14,6 +14,7 @@ from vidrl import __version__
 
 from . import audit, bench, cost, export, influence, look, sample, score, train
 from ._declare import parser
+from ._terminal import plainly
 
 ABOUT = """\
 vidrl aligns video generators with temporal rewards: train them, and score any video.
@@ -31,6 +32,11 @@ vidrl aligns video generators with temporal rewards: train them, and score any v
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 clips unscored or an audit failed, 2 an error."""
+    with plainly():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     reader = build()
     args, rest = reader.parse_known_args(arguments)
     args.words = list(sys.argv[1:] if arguments is None else map(str, arguments))
