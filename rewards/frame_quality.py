@@ -98,7 +98,7 @@ class FrameQuality(Reward):
         plain = variance(blocks(tone, max(1, min(small.shape[-2:]) // 16)))
         k = energy / (plain + 1e-5) * min(small.shape[-2:]) / 64
         return {
-            "sharp": sharp(*(ratio(tone, half, sigma, apart) for apart in (1, 2))),
+            "sharp": sharp(ratio(tone, half, sigma, 1), ratio(tone, half, sigma, 2)),
             "detail": k / (k + self.detail),
             "contrast": plain / (plain + self.contrast**2),
             "noise": torch.exp(-sigma / self.noise),

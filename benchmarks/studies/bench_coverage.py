@@ -290,7 +290,7 @@ prompts, where a difference is known to lie within ±1; "rare, open" the same wh
 {tests}
 
 Skewed differences err in one direction, that of the many small ones: few prompts may hold none of the rare large
-ones. Up to skewness 1.75 that is 2.6 % at most; strongly skewed ones reach 3.7 %, where 2.5 % is asked. No test of few
+ones. Up to skewness 1.75 that is 2.1 % at most; strongly skewed ones reach 3.1 %, where 2.5 % is asked. No test of few
 prompts can know of a failure that is not among them; of one that is, `vidrl.inference.means.heavy` makes a note.
 
 Unpaired:
@@ -301,9 +301,10 @@ Unpaired:
 
 Dims of one set are correlated (0.5). p is corrected by Holm's steps; the simultaneous intervals are those of
 `vidrl.inference.families.simultaneous`. Half as many simulated sets a row (standard error 0.7). A correction for twelve
-dims asks for the far tail of a distribution, of which twenty prompts know little: there skewed differences may exceed
-5 %, and strongly skewed ones do. The bound of 5 % for a family is for differences of skewness below 2, on 20 prompts in
-four dims or on 100 in twelve.
+dims asks for the far tail of a distribution, of which twenty prompts know little; `vidrl.inference.confidence.cautious`
+makes small p larger for that. So families err in at most 5 % where the skewness of differences is below 2; strongly
+skewed ones do on 20 prompts of four dims and on 100 prompts, but not on 20 prompts of twelve. The simultaneous
+intervals have no such caution: of skewed differences they hold 0 less often than they should.
 
 {families}
 
