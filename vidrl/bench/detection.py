@@ -73,13 +73,13 @@ def own_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area
     return Area(found.mean, found.low, found.high, found.n, found.groups)
 
 
-def any_area(shares: Values, groups: Sequence[Hashable]) -> Area:
+def any_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
     """The mean over all pairs of a corrupted clip and a re-encoded clip of another source: the original is not known.
 
     `shares` (N, N) are those of `below`. Clips of one source (`groups`) are never compared with each other. The
     variance is that of a jackknife that leaves out each source in turn, in both roles, because the mean is a
     U-statistic (Arvesen 1969, doi:10.1214/aoms/1177697287); the interval is that of a proportion of this variance
-    (`proportion`). NaN where there is one source.
+    (`proportion`). NaN where there is one source. `draws`, as of `own_area`, changes nothing: the jackknife is exact.
 
     >>> any_area(np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 1.0], [1.0, 0.5, 1.0]]), "aab").value  # of a and b only
     0.625
