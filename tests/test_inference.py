@@ -12,6 +12,7 @@ from scipy import stats
 from vidrl.inference.clusters import clusters
 from vidrl.inference.components import Components, components, standard_error
 from vidrl.inference.confidence import cautious, least_p, uncautious
+from vidrl.inference.exchange import exchange_p
 from vidrl.inference.families import holm, simultaneous
 from vidrl.inference.margins import equivalent, not_worse
 from vidrl.inference.means import Interval, difference, heavy, interval, of_differences
@@ -249,3 +250,11 @@ def test_families_of_skewed_dims_err_in_at_most_one_of_twenty() -> None:
         gaps = np.exp(0.5 * z) - np.exp(0.125)
         wrong += min(holm([interval(row, range(20)).p for row in gaps])) < 0.05
     assert wrong <= 25  # binomial of 300 at 5 %: more in 0.5 %
+
+
+@pytest.mark.parametrize(("G", "p"), [(4, 2 / 70), (10, None)])
+def test_two_sets_without_spread_are_as_sure_as_their_numbers_allow(G: int, p: float | None) -> None:
+    """All of one side are 0.1, all of the other 0.3: only the two divisions that keep them apart are as far from 0."""
+    made = [clusters(np.full(G, value), range(G)) for value in (0.1, 0.3)]
+    found = exchange_p(*made)
+    assert found == pytest.approx(p) if p else 0 < found < 0.001
