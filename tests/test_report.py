@@ -1,15 +1,18 @@
 """The report shows what the run folder holds, escaped, and needs nothing from elsewhere."""
 
+import base64
+import copy
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
 
-from vidrl import charts, guards, report, run_folder
+from vidrl import charts, guards, page, report, run_folder
 
 PROMPT = 'a <b>"red"</b> circle & a square'
 FRAMES = 17
@@ -292,3 +295,61 @@ def test_a_run_that_goes_on_shows_its_last_evaluation(run):
 def test_few_clips_carry_no_claim(n, change):
     row = {"low": -0.2, "high": -0.1, "n": n}
     assert run_folder.Run(summary={"held_out": {"diversity": row}}).change("diversity") == change
+
+
+# --- run folders of strangers ----------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_of_a_stranger_puts_no_file_of_the_reader_on_the_page(run, tmp_path):
+    """Neither by a name nor by a link, be it a text or a film."""
+    secret, film = tmp_path / "id_rsa", tmp_path / "private.mp4"
+    secret.write_text("PRIVATE KEY")
+    write_clip(film, 9)
+    (run / "clips" / "before" / "link.mp4").symlink_to(film)
+    (run / "clips" / "before" / "key.mp4").write_text("PRIVATE KEY")
+    held = [base64.b64encode(path.read_bytes()).decode() for path in (secret, film)]
+    rows, credit = (json.loads((run / name).read_text()) for name in ("timelines.json", "credit.json"))
+    for name in (str(secret), str(film), "../../../private.mp4", "link.mp4", "key.mp4", "a\0b", "x" * 5000, 7, None,
+                 ".", f"file://{film}", f"concat:{film}"):
+        rows[0]["file"], credit[0]["file"] = name, name
+        (run / "timelines.json").write_text(json.dumps(rows))
+        (run / "credit.json").write_text(json.dumps(credit))
+        text = report.write(run).read_text()
+        assert not [one for one in held if one in text] and "clip missing" in text, name
+
+
+def swapped(whole, at, new):
+    """A copy with another value at a place."""
+    found = part = copy.deepcopy(whole)
+    for key in at[:-1]:
+        part = part[key]
+    old = part[at[-1]]
+    part[at[-1]] = [new] if isinstance(old, list) else {new: new} if isinstance(old, dict) else new
+    return found
+
+
+def leaves(value, at=()):
+    """The places of all values, of lists the last two."""
+    listed = list(enumerate(value))[-2:] if isinstance(value, list) else ()
+    inside = value.items() if isinstance(value, dict) else listed
+    for key, one in inside:
+        yield (*at, key)
+        yield from leaves(one, (*at, key))
+
+
+def test_no_field_of_a_run_folder_reaches_the_page_raw(run):
+    """Each field in turn holds markup; a number that is none may raise, but nothing is shown as markup."""
+    found, drawn = run_folder.read(run), 0
+    dims = {"flicker": {"mean": 0.1, "low": 0.0, "high": 0.2, "n": 3}}
+    bench = [{"round": i, "suite": "s", "n": 3, "dims": dims, "trained": ["flicker"], "why": "w"} for i in (1, 2)]
+    influence = {"parts": {"flicker": [[0.1] * 17] * 2}, "segments": [[0, 1], [1, 17]], "steps": "s"}
+    whole = {name: getattr(found, name) for name in ("config", "metrics", "evals", "events", "timelines", "credit",
+                                                     "summary")} | {"bench": bench, "influence": influence}
+    for at in leaves(json.loads(json.dumps(whole))):
+        try:
+            text = page.page(replace(found, **swapped(whole, at, "<x-evil a='\">")))
+        except Exception:  # noqa: BLE001
+            continue
+        drawn += 1
+        assert "<x-evil" not in text, at
+    assert drawn > 100

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrl import guards
+from vidrl.rewards._media import kind
 
 Row = Mapping[str, Any]
 
@@ -53,6 +54,19 @@ class Run:
         """The names of the reward's parts."""
         last = self.metrics[-1].get("parts", {}) if self.metrics else {}
         return [name for name in last if name in self.held_out]
+
+    def clip(self, *names: str) -> Path | None:
+        """The file of a clip in the run folder; None where there is none, or something else than an .mp4.
+
+        A run folder may be of a stranger, whose names and links could lead to any file of the reader; the page would
+        hold the bytes of that file. So a clip lies inside the folder, wherever links lead, and its bytes are an .mp4's.
+        """
+        try:
+            path = self.folder.joinpath(*names)
+            inside = path.resolve().is_relative_to(self.folder.resolve())
+            return path if inside and path.is_file() and kind(path) == "mp4" else None
+        except (OSError, TypeError, ValueError):  # a name that is no text, or that no file can have
+            return None
 
     def allowed(self, name: str) -> tuple[float, float] | None:
         """The differences from the base model that a guard allows this measure; None where none guards it."""

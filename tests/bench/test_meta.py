@@ -169,3 +169,10 @@ def test_bad_input(tmp_path: Path, options: dict[str, Any], says: str) -> None:
 def test_a_row_without_a_value_is_nan() -> None:
     row = Row("a", "a", False, {"light": {"saved 0": None}}, {"light": {}})
     assert row.value("light", "saved 0") != row.value("light", "saved 0") and meta_page.colour(0.5) == "#f5f5f2"
+
+
+def test_the_name_of_a_file_is_no_markup_of_the_page(found: tuple[dict[str, Any], Path]) -> None:
+    evil = "<x-evil>`|[a](b)\n# c"
+    text = meta_page.page({**found[0], "left_out": [{"name": evil, "why": evil}], "command": evil}, "picture.svg")
+    outside = "\n".join(line for line in text.split("\n") if not line.startswith("`"))
+    assert "<x-evil" not in outside and "&lt;x-evil>" in outside and "\n# c" not in text

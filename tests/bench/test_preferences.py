@@ -148,3 +148,19 @@ def test_real_files_end_to_end(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "preferences.md").read_text(encoding="utf-8")
     assert page.count("\n| flicker |") == 2  # agreement, and between dims
     assert any("several prompts" in note for note in found["notes"])
+
+
+def test_no_text_of_others_is_markup_of_the_page(tmp_path: Path) -> None:
+    """Names of files, aspects and raters, and reasons, come from tables of strangers."""
+    evil = "<x-evil>|`[a](javascript:b)\n# c"
+    found = table(tmp_path, [pair("1", "2", "a"), pair("3", "4", "b")], {"1": 2, "2": 1, "3": 0, "4": None})
+    for people in found["people"]:
+        people["aspect"] = evil
+    for row in found["table"]:
+        row["aspect"] = evil
+    found |= {"file": evil, "raters": evil, "command": evil, "notes": [evil]}
+    found["unscored"] = [{"path": evil, "dim": "flicker", "why": evil}]
+    text = preference_page.page(found)
+    outside = "\n".join(line for line in text.split("\n") if not line.startswith("`"))
+    assert "<x-evil" not in outside and "[a](" not in outside.replace("\\[", "") and "\n# c" not in text
+    assert "&lt;x-evil>\\|" in outside and text.count("`") - text.count("\\`") == 2

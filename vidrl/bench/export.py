@@ -124,6 +124,16 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
 
 
+def inert(text: Any) -> str:
+    """A text of others in a Markdown page: it is read as it stands, and makes no markup, link or line of its own."""
+    return _plain(str(text))
+
+
+def code(text: Any) -> str:
+    """A line of a Markdown page that shows a text as code; a backtick in the text would end the code, and is a '."""
+    return f"`{' '.join(str(text).replace('`', chr(39)).split())}`  "
+
+
 def latex(results: Results) -> str:
     """The summary, and beside it the difference where there are two sets, as a table of booktabs.
 

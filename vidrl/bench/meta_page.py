@@ -9,6 +9,7 @@ from typing import Any
 from vidrl.audit.hacks import HACKS
 from vidrl.audit.page import GAIN, LOSS, NONE
 from vidrl.bench.detection import LEAST
+from vidrl.bench.export import code, inert
 from vidrl.charts import decimals
 
 CELL, HIGH, LEFT, TOP = 34, 27, 196, 84
@@ -31,7 +32,7 @@ def page(found: Mapping[str, Any], picture: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
     counted = {source: found["clips"][source] for source in _apart(found)}
     clips = ", ".join(f"{n['clips']} {TITLES[source]} ({n['videos']} sources)" for source, n in counted.items())
-    parts = ["# Which faults lower a dim, and which raise it", "", f"`{found.get('command', '')}`  ", versions,
+    parts = ["# Which faults lower a dim, and which raise it", "", code(found.get("command", "")), versions,
              "", f"{clips}; strengths {', '.join(f'{s:g}' for s in found['strengths'])}.", "", ABOUT, "",
              f"![areas by dim and corruption]({picture})", "", summary(found), "", *failings(found)]
     parts += [f"## {TITLES[source].capitalize()}, strength 1: paired area × 100\n\n{matrix(found, source)}\n"
@@ -120,8 +121,9 @@ def columns(found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
     notes = [f"- {dim['name']}: {dim['note']}" for dim in found["dims"] if dim["note"]]
-    lost = [f"- {row['dim']}: {row['times']} × {row['why']}" for row in found["unscored"] if row["why"] != "untouched"]
-    left = [f"- left out: {one['name']}: {one['why']}" for one in found.get("left_out", [])]
+    lost = [f"- {row['dim']}: {row['times']} × {inert(row['why'])}" for row in found["unscored"]
+            if row["why"] != "untouched"]
+    left = [f"- left out: {inert(one['name'])}: {inert(one['why'])}" for one in found.get("left_out", [])]
     same = [row["times"] for row in found["unscored"] if row["why"] == "untouched"]
     alike = [f"- {max(same)} corrupted clips are the same as before, and not counted"] if same else []
     return ["## Notes", "", *notes, *alike, *lost, *left, ""]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from vidrl.bench.export import code, inert
 
 HEAD = ["dim", "profile", "decided pairs", "ties ½", "with ties", "chance", "scored"]
 ABOUT = """\
@@ -24,18 +26,19 @@ VERDICTS = {"above": "above a rater", "below": "below a rater", "open": "not tol
 
 def page(found: Mapping[str, Any]) -> str:
     """The Markdown page."""
-    parts = ["# Agreement with people", "", f"`{found.get('command', '')}`  ", f"{found.get('file', '')}, read as "
-             f"{found['layout']}; {found['clips']} clips; raters: {found['raters']}.", "", ABOUT, ""]
+    parts = ["# Agreement with people", "", code(found.get("command", "")),
+             f"{inert(found.get('file', ''))}, read as {found['layout']}; {found['clips']} clips; raters: "
+             f"{inert(found['raters'])}.", "", ABOUT, ""]
     for people in found["people"]:
         rows = [_cells(row) for row in found["table"] if row["aspect"] == people["aspect"]]
         ranks = any(row["spearman"] is not None for row in found["table"] if row["aspect"] == people["aspect"])
         head = HEAD + ["Spearman"] * ranks
         table = [head, ["---"] * len(head), *([*row[: len(HEAD)], *row[len(HEAD):]][: len(head)] for row in rows)]
-        parts += [f"## {people['aspect']}", "", told(people), "", *_piped(table), ""]
+        parts += [f"## {inert(people['aspect'])}", "", told(people), "", *_piped(table), ""]
         for title, about, head, lines in _compared(found, people["aspect"]):
             parts += [f"### {title}", "", about, "", *_piped([head, ["---"] * len(head), *lines]), ""]
-    parts += ["## Notes", "", *(f"- {note}" for note in found["notes"])] if found["notes"] else []
-    return "\n".join([*parts, *_unscored(found), ""])
+    parts += ["## Notes", "", *(f"- {inert(note)}" for note in found["notes"])] if found["notes"] else []
+    return "\n".join([*parts, *_unscored(found, said=inert), ""])
 
 
 def text(found: Mapping[str, Any]) -> str:
@@ -123,8 +126,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
 
 
-def _unscored(found: Mapping[str, Any], most: int = 20) -> list[str]:
+def _unscored(found: Mapping[str, Any], most: int = 20, said: Callable[[Any], str] = str) -> list[str]:
     """The first clips without a value, and how many more there are."""
     lost = found["unscored"]
-    shown = [f"- {one['path']}, {one['dim']}: {one['why']}" for one in lost[:most]]
+    shown = [f"- {said(one['path'])}, {one['dim']}: {said(one['why'])}" for one in lost[:most]]
     return [*shown, *([f"- … and {len(lost) - most} more without a value"] if len(lost) > most else [])]

@@ -170,7 +170,7 @@ def _clips(run: Run) -> str:
 
 def _clip(run: Run, row: Row) -> str:
     sides = "".join(
-        f"<figure>{player(run.folder / 'clips' / side / row['file'])}<figcaption><span>{side}</span>"
+        f"<figure>{player(run.clip('clips', side, row['file']))}<figcaption><span>{side}</span>"
         f"<span>{number(row[side].get('value'))}</span></figcaption></figure>" for side in ("before", "after"))
     curves = {name: [row[side].get("curves", {}).get(name) for side in ("before", "after")]
               for name in {**row["before"].get("curves", {}), **row["after"].get("curves", {})}}

@@ -17,8 +17,9 @@ def benched(run: Run) -> str:
     cards = "".join(_card(name, rows) for name in rows[-1]["dims"])
     trained = any(row.get("trained") for row in rows)
     marked = " †: also a training reward, so that its rise says little." if trained else ""
+    count = escape(str(rows[-1].get("n", 0)))
     return (f'<section><h2>The suite {escape(str(rows[-1].get("suite", "")))} on the way</h2><p class="note">'
-            f'{rows[-1].get("n", 0)} held-out clips a look, the same noise each time. Shaded: 95 % intervals. '
+            f'{count} held-out clips a look, the same noise each time. Shaded: 95 % intervals. '
             f'bench/ holds every clip and number.{marked}</p><div class="grid">{cards}</div>{_failed(run)}</section>')
 
 

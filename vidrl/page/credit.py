@@ -29,13 +29,13 @@ def credited(run: Run) -> str:
 
 
 def _entry(run: Run, row: Row) -> str:
-    path = run.folder / row["file"] if row.get("file") else None
-    rank = {"best": "Best of its round", "worst": "Worst of its round"}.get(Path(row.get("file") or "").stem, "")
+    path = run.clip(row["file"]) if row.get("file") else None
+    rank = {"best": "Best of its round", "worst": "Worst of its round"}.get(Path(str(row.get("file"))).stem, "")
     head = (f'<h3>{f"<small>{rank}</small>" if rank else ""}{escape(row.get("prompt", ""))}</h3>'
             f'<span title="the clip\'s reward">{number(row.get("value"))}</span>')
-    clip = f"<figure>{player(path)}</figure>" if path else ""
+    clip, bare = (f"<figure>{player(path)}</figure>", "") if row.get("file") else ("", " bare")
     return (f'<div class="card"><div class="head2">{head}</div><p class="reading">{escape(reading(row))}</p>'
-            f'<div class="timeline{"" if path else " bare"}">{clip}<div>{_drawn(row, path)}</div></div></div>')
+            f'<div class="timeline{bare}">{clip}<div>{_drawn(row, path)}</div></div></div>')
 
 
 def _drawn(row: Row, path: Path | None) -> str:

@@ -11,9 +11,9 @@ MOST = 17  # frames shown of a clip
 HEIGHT = 72  # pixels of a shown frame, at most
 
 
-def player(path: Path) -> str:
-    """The clip itself, playing over and over."""
-    if not path.is_file():
+def player(path: Path | None) -> str:
+    """The clip itself, playing over and over; None is a clip that is not there, see `Run.clip`."""
+    if path is None:
         return '<div class="missing">clip missing</div>'
     return (f'<video src="data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}" '
             f"autoplay loop muted playsinline></video>")

@@ -68,8 +68,8 @@ def _how(run: Run, spans: Sequence[Span]) -> str:
 
 
 def _whole(run: Run, name: str, matrix: Matrix, spans: Sequence[Span]) -> str:
-    paths = [run.folder / row["file"] for row in run.credit if row.get("file")]
-    rows = [lane("", film(next((path for path in paths if path.is_file()), None))),
+    paths = [run.clip(row["file"]) for row in run.credit if row.get("file")]
+    rows = [lane("", film(next(filter(None, paths), None))),
             lane(_labels(spans), _cells(matrix, spans)), lane("", _axis(spans[-1][1]))]
     width = COLUMN * spans[-1][1] + 76
     return (f'<div class="card"><div class="head2"><h3>{breaking(name)}</h3>{_share(matrix, spans, long=True)}</div>'
