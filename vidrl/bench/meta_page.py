@@ -59,7 +59,8 @@ def failings(found: Mapping[str, Any], dims: Sequence[str] = ("default", "vbench
 def _failed(at: Mapping[str, Any]) -> str:
     if at["few"]:
         return f"too few videos for a verdict; below 0.5 for {', '.join(at['below']) or 'nothing'}"
-    return f"not shown to be lowered by {', '.join(at['open']) or 'any'}; raised by {', '.join(at['raises']) or 'none'}"
+    lowered = f"not shown to be lowered by {', '.join(at['open'])}" if at["open"] else "lowered by all"
+    return f"{lowered}; raised by {', '.join(at['raises']) or 'none'}"
 
 
 def _apart(found: Mapping[str, Any]) -> list[str]:
