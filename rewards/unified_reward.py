@@ -93,7 +93,7 @@ class UnifiedReward(Reward):
         with ThreadPoolExecutor(self.workers) as pool:
             answers = dict(zip(rows, pool.map(lambda i: self._judged(samples, i), rows), strict=True))
         scored = [i for i in rows if not isinstance(answers[i], str)]
-        for i in set(rows) - set(scored):
+        for i in [i for i in rows if isinstance(answers[i], str)]:
             why[i] = f"unscored: UnifiedReward: {answers[i]}"
         if not scored:
             return nothing(samples, self.support, why)

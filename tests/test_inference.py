@@ -258,3 +258,11 @@ def test_two_sets_without_spread_are_as_sure_as_their_numbers_allow(G: int, p: f
     made = [clusters(np.full(G, value), range(G)) for value in (0.1, 0.3)]
     found = exchange_p(*made)
     assert found == pytest.approx(p) if p else 0 < found < 0.001
+
+
+@pytest.mark.parametrize("values", [np.arange(2, 14, 2) / 10, np.linspace(-1, 1, 7), np.arange(1, 14, 2) / 10])
+def test_values_that_are_symmetric_but_for_rounding_have_an_interval(values: np.ndarray) -> None:
+    """Of them and of their negation the third moment can both be below 0 by rounding: neither is turned for ever."""
+    over, back = interval(values), interval(-values)
+    assert over.low < values.mean() < over.high
+    assert (back.low, back.high) == pytest.approx((-over.high, -over.low), abs=0.02)

@@ -275,8 +275,11 @@ def test_a_plan_without_a_stochastic_step_is_an_error():
 
 @pytest.mark.parametrize("segments", [1, 3])
 def test_brightness_rises_on_held_out_prompts(tmp_path, segments):
+    asked = tmp_path / "held_out.txt"
+    asked.write_text("".join(f"a cat and {n} dogs\n" for n in range(8)))  # an interval needs six
     made = recipe(tmp_path, algorithm={"options": {"steps": 4, "segments": segments, "eta": 0.5}}, train_rounds=8,
-                  train_eval_every=100, train_checkpoint_every=100)  # fmt: skip
+                  data_held_out=str(asked), data_held_out_n=8, train_eval_every=100,
+                  train_checkpoint_every=100)  # fmt: skip
     run = train.run(made)
     composite = summary(run)["held_out"]["composite"]
     assert composite["low"] > 0 and composite["difference"] > 0.02, composite

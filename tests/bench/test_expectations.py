@@ -129,10 +129,10 @@ def test_dims_read_the_prompt_and_say_what_they_see():
 
 def test_the_breakdown_is_of_the_scored_clips_of_each_value():
     clips = [{"prompt": str(i // 2), "meta": {"kind": ("left", "up")[i % 2], "count": 1},
-              "value": {"heading": None if i == 0 else i / 10}} for i in range(6)]
+              "value": {"heading": None if i == 0 else i / 10}} for i in range(14)]
     found = breakdown(clips, ["heading", "path"])
     assert set(found) == {"kind", "count"} and set(found["count"]) == {"1"}
     left, up = found["kind"]["left"]["heading"], found["kind"]["up"]["heading"]
-    assert (left["n"], up["n"]) == (2, 3) and "path" not in found["kind"]["left"]
-    assert left["mean"] == pytest.approx(0.3) and up["mean"] == pytest.approx(0.3)
+    assert (left["n"], up["n"]) == (6, 7) and "path" not in found["kind"]["left"]
+    assert left["mean"] == pytest.approx(0.7) and up["mean"] == pytest.approx(0.7)
     assert up["low"] <= up["mean"] <= up["high"]

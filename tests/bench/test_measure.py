@@ -92,10 +92,10 @@ def test_processes_give_the_same_rows(tmp_path):
 def test_parts_of_a_composite_are_not_measured_twice():
     from vidrl.bench.scoring import leaves, without_twins
 
-    parts = {"flicker": plugin.load("rewards", "flicker"), "frame_quality": plugin.load("rewards", "frame_quality"),
+    parts = {"drift": plugin.load("rewards", "drift"), "frame_quality": plugin.load("rewards", "frame_quality"),
              **leaves("default", default())}
     single, same = without_twins(parts)
-    assert same["default/flicker"] == "flicker" and set(single) == set(parts) - {"default/flicker"}
+    assert same["default/drift"] == "drift" and set(single) == set(parts) - {"default/drift"}
     assert same["default/frame_quality"] == "default/frame_quality"  # log = true there
 
 

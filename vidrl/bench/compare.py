@@ -45,7 +45,7 @@ def compare(first: Set, second: Set, dims: Dims, least: int = 20, primary: str |
     >>> a, b = ({"name": name, "clips": [clip(i, i**rise) for i in range(8)]} for name, rise in (("a", 1), ("b", 2)))
     >>> row, = compare(a, b, ["flicker"], least=8)
     >>> row["difference"], round(row["p"], 3), row["wins"], row["paired_by"], row["n"], row["prompts"]
-    (14.0, 0.085, 6, 'prompt and seed', 8, 8)
+    (14.0, 0.091, 6, 'prompt and seed', 8, 8)
     """
     return compare_all([first, second], dims, least, primary, margins)
 

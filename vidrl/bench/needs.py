@@ -43,7 +43,7 @@ def fewest(family: int) -> int:
     """The fewest prompts by which anything can be beyond doubt in a family of so many comparisons.
 
     >>> fewest(1), fewest(12)
-    (7, 10)
+    (8, 12)
     """
     return next(groups for groups in range(2, 200) if reachable(groups, family))
 

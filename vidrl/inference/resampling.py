@@ -27,7 +27,11 @@ def ratios(sides: Sequence[Clusters], draws: int = DRAWS, seed: int = 0) -> Arra
     Draws without any spread, which have no ratio, are left out. Negated values give exactly the negated ratios.
     """
     if len(sides) == 1 and ((sides[0].sums - sides[0].mean * sides[0].counts) ** 3).sum() < 0:
-        return -ratios([mirrored(sides[0])], draws, seed)[::-1]
+        return -_sorted([mirrored(sides[0])], draws, seed)[::-1]
+    return _sorted(sides, draws, seed)
+
+
+def _sorted(sides: Sequence[Clusters], draws: int, seed: int) -> Array:
     moved, variance = np.zeros(draws), np.zeros(draws)
     for number, side in enumerate(sides):
         found = [_departure(side, weights) for weights in _weights(len(side.sums), draws, seed, number)]
