@@ -62,6 +62,52 @@ def test_decode_gives_clips_in_range_and_carries_gradient(backbone: Generator) -
     assert gradient.isfinite().all() and gradient.abs().flatten(1).amax(1).min() > 0
 
 
+def readable(denoiser: Denoiser) -> Denoiser:
+    if not denoiser.encodes_video:
+        pytest.skip("no video encoder")
+    return denoiser
+
+
+def random_clips(denoiser: Denoiser, n: int = 3) -> Tensor:
+    return torch.rand(n, *denoiser.clip_shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_clip_shape_is_that_of_a_decode(denoiser: Denoiser) -> None:
+    assert tuple(denoiser.decode(noise(denoiser, 1)).shape[1:]) == tuple(denoiser.clip_shape)
+
+
+def test_latents_of_a_clip_are_its_own_and_carry_no_gradient(denoiser: Denoiser) -> None:
+    clips = random_clips(readable(denoiser))
+    latents = denoiser.encode_video(clips.clone().requires_grad_())
+    assert latents.shape == (3, *denoiser.shape) and latents.dtype == torch.float32
+    assert not latents.requires_grad and bool(latents.isfinite().all())
+    assert torch.equal(latents, denoiser.encode_video(clips))
+    assert torch.equal(latents[1:2], denoiser.encode_video(clips[1:2]))
+    assert not torch.allclose(latents[0], latents[1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(latents, denoiser.encode_video(clips))
+
+
+def test_bytes_and_floats_of_one_clip_have_the_same_latents(denoiser: Denoiser) -> None:
+    clips = (255 * random_clips(readable(denoiser), 1)).round()
+    assert torch.allclose(denoiser.encode_video(clips.byte()), denoiser.encode_video(clips / 255), atol=1e-5)
+
+
+@pytest.mark.parametrize("change, told", [
+    (lambda v: v[:, :-1], "as .* makes them, got"),
+    (lambda v: v[..., :-1], "as .* makes them, got"),
+    (lambda v: v[:, :, :1], "as .* makes them, got"),
+    (lambda v: v[0], "add the batch"),
+    (lambda v: v.transpose(1, 2), "transpose|makes them"),
+    (lambda v: 255 * v, "255"),
+    (lambda v: 2 * v - 1, "\\[0, 1\\]"),
+    (lambda v: v.masked_fill(v > 0.5, torch.nan), "NaN or infinity in clip 0"),
+])  # fmt: skip
+def test_clips_that_the_encoder_cannot_read_are_refused(denoiser: Denoiser, change, told) -> None:
+    with pytest.raises(ValueError, match=told):
+        readable(denoiser).encode_video(change(random_clips(denoiser)))
+
+
 def test_frame_map_covers_every_frame_once(denoiser: Denoiser) -> None:
     frames = denoiser.decode(noise(denoiser, 1)).shape[1]
     assert len(denoiser.frame_map) == denoiser.shape[1]

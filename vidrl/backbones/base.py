@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cached_property
 from math import inf
 from pathlib import Path as Folder
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from vidrl.path import Path
 from vidrl.pieces import Pieces
+from vidrl.rewards._checks import check_video
 from vidrl.segments import Span
 
 Cond = dict[str, Tensor]  # conditioning by name, each (B, ...)
@@ -98,6 +100,55 @@ class Denoiser(Generator):
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The network's prediction at x_t (B, C, L, h, w) for times t (B,), guidance included."""
+
+    @cached_property
+    def clip_shape(self) -> tuple[int, ...]:
+        """The shape (F, 3, H, W) of its clips, as one decode shows; a family that knows its size overrides this."""
+        with torch.no_grad():
+            return tuple(self.decode(torch.zeros(1, *self.shape, device=self.device)).shape[1:])
+
+    @property
+    def encodes_video(self) -> bool:
+        """Whether `encode_video` works: whether the family has `latents_of`."""
+        return type(self).latents_of is not Denoiser.latents_of
+
+    @torch.no_grad()
+    def encode_video(self, video: Tensor) -> Tensor:
+        """Latents (B, C, L, h, w), float32, of clips (B, F, 3, H, W), float in [0, 1] or uint8, of `clip_shape`.
+
+        What `decode` turns into clips like these. The latents are the means of the encoder, so that the same clip has
+        the same latents each time; they carry no gradient, and autocast does not lower their precision. Raises
+        NotImplementedError for a family without an encoder, and ValueError for clips of another shape or range.
+
+        Example:
+            >>> from vidrl.backbones.toy import Toy
+            >>> toy = Toy.tiny()
+            >>> latents = toy.noise([torch.Generator().manual_seed(0)])
+            >>> bool(torch.allclose(toy.encode_video(toy.decode(latents)), latents, atol=1e-4))
+            True
+        """
+        self.check_encodes_video()
+        finite = check_video(video, "video")
+        if tuple(video.shape[1:]) != tuple(self.clip_shape):
+            raise ValueError(f"expected clips (F, 3, H, W) of {tuple(self.clip_shape)}, as {type(self).__name__} makes "
+                             f"them, got {tuple(video.shape[1:])}: cut and shrink the clips to that")
+        if not bool(finite.all()):
+            raise ValueError(f"expected finite clips, got NaN or infinity in clip {int(finite.all(1).int().argmin())}: "
+                             "leave it out")
+        scale = 255 if video.dtype == torch.uint8 else 1
+        with without_autocast(self.device):
+            return self.latents_of(video.to(self.device, torch.float32) / scale).float()
+
+    def check_encodes_video(self) -> None:
+        """Raise NotImplementedError where the family has no video encoder."""
+        if not self.encodes_video:
+            raise NotImplementedError(f"expected a backbone that turns clips into latents, got {type(self).__name__}, "
+                                      "which has no video encoder: use the backbone wan, or give the class a method "
+                                      "latents_of(video), clips (B, F, 3, H, W) in [0, 1] to latents")
+
+    def latents_of(self, video: Tensor) -> Tensor:
+        """Latents of float32 clips in [0, 1] on the device; a family with a video encoder overrides this."""
+        raise NotImplementedError
 
     def ready(self) -> None:
         """Raise what `predict` would raise on this device, with or without gradient and autocast as they are now."""

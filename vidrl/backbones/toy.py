@@ -45,7 +45,7 @@ class Toy(Denoiser):
             torch.manual_seed(seed)
             self.network = _Net(width)
         self.path, self.fps = flow(), fps
-        self.shape = (3, latent_frames, 4, 4)
+        self.shape, self.clip_shape = (3, latent_frames, 4, 4), (4 * latent_frames - 3, 3, 32, 32)
         self.frame_map = [(0, 1)] + [(4 * k - 3, 4 * k + 1) for k in range(1, latent_frames)]
 
     @classmethod
@@ -67,3 +67,10 @@ class Toy(Denoiser):
         frames = torch.cat([latents[:, :, :1], latents[:, :, 1:].repeat_interleave(4, 2)], 2)
         video = torch.sigmoid(frames).transpose(1, 2)
         return interpolate(video.flatten(0, 1), scale_factor=8.0, mode="bilinear").unflatten(0, video.shape[:2])
+
+    def latents_of(self, video: Tensor) -> Tensor:
+        """The latents whose enlarged frames are nearest to the clip's: the least-squares inverse of `decode`."""
+        enlarge = interpolate(torch.eye(4, device=video.device)[None], scale_factor=8.0, mode="linear")[0].T  # (32, 4)
+        shrink = torch.linalg.pinv(enlarge)
+        frames = torch.einsum("yh,bfchw,xw->bcfyx", shrink, video, shrink).clamp(1e-6, 1 - 1e-6).logit()
+        return torch.cat([frames[:, :, :1], frames[:, :, 1:].unflatten(2, (-1, 4)).mean(3)], 2)

@@ -87,6 +87,7 @@ class Wan(Denoiser):
         _fits(height, width, frames, space * config.patch_size[1], space * config.patch_size[2], time)
         latent_frames = (frames - 1) // time + 1
         self.shape = (config.in_channels, latent_frames, height // space, width // space)
+        self.clip_shape = (frames, 3, height, width)
         self.frame_map: list[Span] = [(0, 1)] + [(time * (k - 1) + 1, time * k + 1) for k in range(1, latent_frames)]
         self.fps = float(size["fps"])
 
@@ -194,12 +195,26 @@ class Wan(Denoiser):
         put(self.network, self.attention)
         self._proven.add(case)
 
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean and the standard deviation of the autoencoder's latents, a channel each, (1, C, 1, 1, 1)."""
+        config, shape = self.pipe.vae.config, (1, -1, 1, 1, 1)
+        mean, std = (torch.tensor(getattr(config, k)).to(like).view(shape) for k in ("latents_mean", "latents_std"))
+        return mean, std
+
+    def latents_of(self, video: Tensor) -> Tensor:
+        """The encoder's means, standardised as in WanVideoToVideoPipeline; clip by clip, so that neighbours of a batch
+        do not change the last bits."""
+        vae = self.pipe.vae
+        clips = 2 * video.to(vae.device, vae.dtype).transpose(1, 2) - 1
+        means = torch.cat([vae.encode(clip, return_dict=False)[0].mode() for clip in clips.split(1)])
+        mean, std = self._statistics(means)
+        return (means - mean) / std
+
     def decode(self, latents: Tensor) -> Tensor:
         """Clips (B, F, 3, H, W) in [0, 1], float32; differentiable in the latents, where a pixel is not clipped."""
-        vae = self.pipe.vae
-        shape, like = (1, -1, 1, 1, 1), {"device": latents.device, "dtype": vae.dtype}
-        mean, std = (torch.tensor(getattr(vae.config, k), **like).view(shape) for k in ("latents_mean", "latents_std"))
-        pieces = (latents.to(vae.dtype) * std + mean).split(self.decode_chunk)
+        latents = latents.to(self.pipe.vae.dtype)
+        mean, std = self._statistics(latents)
+        pieces = (latents * std + mean).split(self.decode_chunk)
         video = torch.cat([self._decode_piece(piece) for piece in pieces]).transpose(1, 2)
         return (video.float() / 2 + 0.5).clamp(0, 1)
 
