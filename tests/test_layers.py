@@ -31,7 +31,7 @@ LAYERS = [
     {"credit", "verifier", "schedule", "prompts", "changes", "inputs"},
     {"composed"},
     {"estimators"},
-    {"transition", "segments", "world", "corruptions"},
+    {"transition", "segments", "world", "corruptions", "clip_files", "fitting"},
     {"rewards"},
     {"inference"},
     {"path", "pieces", "plugin", "toml", "charts", "launch", "guards"},
