@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidrl import config, cost, plugin
+from vidrl import config, cost, plugin, rewards
+from vidrl.algorithms.base import Experience
 from vidrl.backbones.base import Denoiser
 from vidrl.backbones.wan import Wan
 from vidrl.cost import skeleton
@@ -82,6 +83,7 @@ class Measurement:
     def plan(self, segments: int) -> tuple[Any, Plan]:
         options = dict(self.recipe.algorithm.options) | {"segments": segments}
         algorithm = plugin.load("algorithms", self.recipe.algorithm.name, **options)
+        algorithm.setup(self.policy, rewards.default(), self.clips)
         return algorithm, algorithm.plan(self.policy.backbone, 0, torch.Generator().manual_seed(0))
 
     def rollout(self, plan: Plan) -> Rollout:
@@ -95,11 +97,12 @@ class Measurement:
         clips = ["a prompt"] * self.clips
         _, decoding = timed(lambda: decoded(self.policy.backbone, rollout.latents, clips), self.device)
         updater = Updater(self.policy, algorithm, self.workers, self.recipe.train, seed=0)
-        advantage = torch.randn(self.clips, segments, generator=torch.Generator().manual_seed(1)).to(self.device)
-        index = torch.arange(self.clips)
-        updater.update(rollout, advantage, index, self.clips, 0)
+        advantage = torch.randn(self.clips, segments, generator=torch.Generator().manual_seed(1))
+        index, group = torch.arange(self.clips), torch.zeros(self.clips, dtype=torch.long)
+        seen = Experience(rollout, advantage, group, clips, index, 0, 0)
+        updater.update(seen)
         updater.proven = True  # the first update has moved the weights
-        _, updating = timed(lambda: updater.update(rollout, advantage, index, self.clips, 1), self.device)
+        _, updating = timed(lambda: updater.update(seen), self.device)
         return {"segments": segments, "kept_steps": len(plan.keep), "sampling": sampling, "decode": decoding,
                 "update": updating}  # fmt: skip
 

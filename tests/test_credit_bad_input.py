@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from toys import credited
 
 from vidrl import credit, estimators, segments
 from vidrl.algorithms.grpo import GRPO, clipped
@@ -27,7 +28,7 @@ def entries(samples=6, frames=17):
     lambda n: segments.borders(5, n),
     lambda n: segments.frame_spans(WAN, n),
     lambda n: segments.pool(torch.randn(2, 3, 5, 4, 4), n),
-    lambda n: GRPO().credit(Score(torch.randn(6), entries()), GROUP, Plan((1.0, 0.0), segments=n), WAN),
+    lambda n: credited(GRPO(), Score(torch.randn(6), entries()), GROUP, Plan((1.0, 0.0), segments=n), WAN),
 ], ids=["borders", "frame_spans", "pool", "GRPO.credit"])  # fmt: skip
 @pytest.mark.parametrize("n", [6, 0, -1])
 def test_more_segments_than_latent_frames(cut, n):
@@ -57,7 +58,7 @@ def test_weighted_by_size_uneven_segments_are_the_clip(n):
 
 def test_an_image_with_one_segment():
     assert segments.borders(1, 1) == [(0, 1)] and segments.frame_spans([(0, 1)], 1) == [(0, 1)]
-    made = GRPO(scale="none").credit(Score(torch.tensor([1.0, 3.0]), torch.tensor([[1.0], [3.0]])), torch.zeros(2),
+    made = credited(GRPO(scale="none"), Score(torch.tensor([1.0, 3.0]), torch.tensor([[1.0], [3.0]])), torch.zeros(2),
                                      Plan((1.0, 0.0)), [(0, 1)])
     assert made.tolist() == [[-1.0], [1.0]]
 
@@ -84,7 +85,7 @@ def test_a_reward_without_a_curve_has_whole_clip_credit():
         assert torch.equal(got.nan_to_num(-9), value[:, None].expand(-1, 3).nan_to_num(-9))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = GRPO(segments=2, alpha=1.0).credit(Score(value), GROUP, PLAN, WAN)
+        made = credited(GRPO(segments=2, alpha=1.0), Score(value), GROUP, PLAN, WAN)
     assert torch.equal(made[:, 0], made[:, 1])
     assert torch.allclose(made[:, 0], credit.normalise(value, GROUP))
 
@@ -94,7 +95,7 @@ def test_a_reward_without_a_curve_says_so_once():
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default")
         for _ in range(3):
-            algorithm.credit(Score(torch.randn(6)), GROUP, PLAN, WAN)
+            credited(algorithm, Score(torch.randn(6)), GROUP, PLAN, WAN)
     told = [str(one.message) for one in said]
     assert len(told) == 1 and "has no curve over frames: its value is credited to every segment" in told[0]
 
@@ -103,14 +104,14 @@ def test_a_reward_without_a_curve_says_so_once():
 def test_a_reward_with_a_curve_warns_of_nothing(alpha, plan):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        GRPO(segments=plan.segments, alpha=alpha).credit(Score(torch.randn(6), entries()), GROUP, plan, WAN)
+        credited(GRPO(segments=plan.segments, alpha=alpha), Score(torch.randn(6), entries()), GROUP, plan, WAN)
 
 
 @pytest.mark.parametrize("frames", [1, 5, 16, 18])
 def test_a_curve_of_another_number_of_frames(frames):
     score = Score(torch.randn(6), entries(6, frames))
     for cut in (lambda: credit.segment_scores(score, segments.frame_spans(WAN, 2)),
-                lambda: GRPO(segments=2).credit(score, GROUP, PLAN, WAN)):
+                lambda: credited(GRPO(segments=2), score, GROUP, PLAN, WAN)):
         with pytest.raises(ValueError, match=f"expected a curve of 17 frames, as the latents decode to, got {frames}"):
             cut()
 
@@ -278,7 +279,7 @@ def test_a_group_that_is_all_unscored_has_no_credit_and_moves_no_other():
 
 def test_a_round_that_is_all_unscored():
     assert torch.equal(credit.normalise(torch.full((6,), NAN), GROUP), torch.zeros(6))
-    made = GRPO(segments=2).credit(Score(torch.full((6,), NAN), torch.full((6, 17), NAN)), GROUP, PLAN, WAN)
+    made = credited(GRPO(segments=2), Score(torch.full((6,), NAN), torch.full((6, 17), NAN)), GROUP, PLAN, WAN)
     assert torch.equal(made, torch.zeros(6, 2))
     with pytest.raises(ValueError, match="expected groups with two scored samples or more, got 0 samples"):
         estimators.gls(torch.full((6, 17), NAN), torch.rand(2, 17) + 0.1, GROUP)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from toys import Brightness, experience
 
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.wan import Wan
@@ -18,6 +19,7 @@ PROMPTS = ["a cat", "a dog"]
 def rollout(device, segments=2):
     policy = Policy(Wan.tiny().to(device))
     grpo = GRPO(steps=4, segments=segments)
+    grpo.setup(policy, Brightness(), 2)
     plan = grpo.plan(policy.backbone, 0, draws(0, [("plan",)])[0])
     return policy, grpo, sample(policy, policy.backbone.encode(PROMPTS), draws(0, [(p,) for p in PROMPTS]), plan)
 
@@ -32,6 +34,6 @@ def test_ratio_is_one_before_the_first_update(dtype, tolerance):
     policy, grpo, made = rollout("cuda")
     with torch.autocast("cuda", dtype=dtype or torch.float32, enabled=dtype is not None):
         made = sample(policy, made.cond, draws(0, [(p,) for p in PROMPTS]), made.plan)
-        batch = next(grpo.minibatches(made, torch.ones(2, 2, device="cuda"), torch.arange(2), 2, draws(0, [("m",)])[0]))
+        batch = next(grpo.minibatches(experience(made, torch.ones(2, 2))))
         ratio = grpo.loss(policy, batch).metrics["ratio"]
     assert (ratio - 1).abs().max() < tolerance

@@ -12,6 +12,7 @@ from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.toy import Toy
 from vidrl.cli import main
 from vidrl.influence import FILE, Influence
+from vidrl.policy import Policy
 from vidrl.rewards import Reward, Score
 from vidrl.rollout import Plan
 
@@ -99,19 +100,19 @@ def test_what_cannot_be_measured(tmp_path, backbone):
 
 
 def test_it_is_found_in_the_models_folder(tmp_path, backbone):
-    asked, draw = GRPO(credit="gls", sampler="dance_sde", eta=0.5, steps=4, segments=3), torch.Generator()
+    asked, policy = GRPO(credit="gls", sampler="dance_sde", eta=0.5, steps=4, segments=3), Policy(backbone, full=True)
     with pytest.raises(ValueError, match="expected a measured influence, found none at a backbone without a folder"):
-        asked.plan(backbone, 0, draw)
+        asked.setup(policy, Brightness(), 2)
     backbone.folder = tmp_path
     with pytest.raises(ValueError, match=f"found none at {tmp_path / FILE}.*vidrl influence RECIPE"):
-        asked.plan(backbone, 0, draw)
+        asked.setup(policy, Brightness(), 2)
     influence.measure(backbone, Brightness(), plan(backbone), PROMPTS).save(tmp_path / FILE)
-    asked.plan(backbone, 0, draw)
+    asked.setup(policy, Brightness(), 2)
     assert asked.known is not None
     with pytest.raises(ValueError, match=r"latent shape \['dance_sde', 0.3, \[3, 3.*got one of \['dance_sde', 0.5, "):
-        GRPO(credit="gls", eta=0.3, steps=4, segments=3).plan(backbone, 0, draw)
+        GRPO(credit="gls", eta=0.3, steps=4, segments=3).setup(policy, Brightness(), 2)
     other = GRPO(eta=0.3, steps=4, segments=3)  # does not need it
-    other.plan(backbone, 0, draw)
+    other.setup(policy, Brightness(), 2)
     assert other.known is None
 
 
@@ -122,10 +123,11 @@ def test_that_of_another_length_or_reward_is_not_taken_for_this_ones(tmp_path, b
     longer.folder = tmp_path
     options = {"sampler": "dance_sde", "eta": 0.5, "steps": 4, "segments": 4}
     plain = GRPO(**options)
-    plain.plan(longer, 0, torch.Generator())
+    policy = Policy(longer, full=True)
+    plain.setup(policy, Brightness(), 2)
     assert plain.known is None
     with pytest.raises(ValueError, match=r"0.5, \[3, 4, 4, 4\]\], got one of \['dance_sde', 0.5, \[3, 3, 4, 4\]\]"):
-        GRPO(**options, credit="gls").plan(longer, 0, torch.Generator())
+        GRPO(**options, credit="gls").setup(policy, Brightness(), 2)
     part = Score(torch.randn(4), torch.randn(4, 9))
     other = Score(torch.randn(4), torch.randn(4, 9), parts={"flicker": part})
     assert made.fits(part) and not made.fits(other)

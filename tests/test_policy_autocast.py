@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from toys import Brightness, experience
 
 from vidrl import plugin
 from vidrl.algorithms.grpo import GRPO
@@ -51,9 +52,8 @@ def batch_of(policy: Policy, algorithm: GRPO):
     cond = policy.backbone.encode(["a red circle"])
     with policy.using("reference"):
         rollout = sample(policy, cond, draws(0, [("x",)]), plan)
-    draw = torch.Generator().manual_seed(0)
-    ones = torch.ones(1, plan.segments)
-    return next(algorithm.minibatches(rollout, ones, torch.tensor([0]), 1, draw))
+    algorithm.setup(policy, Brightness(), 2)
+    return next(algorithm.minibatches(experience(rollout, torch.ones(1, plan.segments))))
 
 
 def gradient(policy: Policy, value: torch.Tensor) -> torch.Tensor:
@@ -189,9 +189,10 @@ def test_the_logged_kl_and_the_evaluated_average_under_mixed_precision(half, mon
         made = Updater(policy, GRPO(steps=3, beta=0.1, updates=1), workers, Train(learning_rate=0.05, ema=0.9), 0)
         policy.remember("ema")
         made.proven = True  # the rollout ran without autocast
+        made.algorithm.setup(policy, Brightness(), 2)
         plan = made.algorithm.plan(policy.backbone, 0, draws(0, [("plan",)])[0])
         rollout = sample(policy, policy.backbone.encode(["a", "b"]), draws(0, [(0,), (1,)]), plan)
-        row = made.update(rollout, torch.tensor([[1.0], [-1.0]]), torch.arange(2), 2, round=0)
+        row = made.update(experience(rollout, torch.tensor([[1.0], [-1.0]])))
         look = HeldOut(["a"], plugin.load("rewards", "flicker"), workers, PromptCache(policy.backbone), steps=2)
         rows[name] = row["kl"], look.measure(policy, "ema", 1)[1].video, look.measure(policy, "live", 1)[1].video
         with policy.using("ema"):

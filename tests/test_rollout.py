@@ -7,7 +7,7 @@ from vidrl import transition
 from vidrl.backbones.base import PromptCache
 from vidrl.backbones.toy import Toy
 from vidrl.policy import Policy
-from vidrl.rollout import Plan, draws, generate, join, sample
+from vidrl.rollout import Plan, draws, generate, join, sample, tree
 from vidrl.segments import pool
 
 TOY = Toy()
@@ -44,11 +44,51 @@ def test_draws_do_not_follow_each_other():
 
 
 def test_members_may_start_from_one_noise_and_differ_by_their_steps():
-    starts = draws(0, [(0, 1)] * 5)
-    plan = Plan(TOY.times(5), "dance_sde", 0.5, 1, (0,), (0,))
-    rollout = sample(TOY, TOY.encode(["x"] * 5), draws(0, NAMES), plan, starts)
+    plan = Plan(TOY.times(5), "dance_sde", 0.5, 1, (0,), (0,), forks=((0, 0),))
+    members = [(0, 1, member) for member in range(5)]
+    rollout = sample(TOY, TOY.encode(["x"] * 5), draws(0, members), plan, tree(plan, 0, members, 5))
     assert all(torch.equal(rollout.before[i], rollout.before[0]) for i in range(5))
     assert not torch.allclose(rollout.after[0, 0], rollout.after[1, 0], atol=1e-2)
+
+
+TREE = Plan(TOY.times(5), "dance_sde", 0.5, 1, (0, 1, 2, 3), (0, 1, 2, 3), forks=((1, 2), (3, 2)))
+
+
+def grown(members):
+    names = [(0, prompt, member) for prompt, member in members]
+    cond = TOY.encode([f"{prompt}" for prompt, _ in members])
+    return sample(TOY, cond, draws(0, names), TREE, tree(TREE, 0, names, 4))
+
+
+def test_siblings_share_every_step_before_they_part():
+    """Of the tree of a group of four that forks at steps 1 and 3: who has the same state before each step."""
+    made = grown([(7, 0), (7, 1), (7, 2), (7, 3)])
+    same = [[[bool(torch.equal(made.before[i, k], made.before[j, k])) for j in range(4)] for i in range(4)]
+            for k in range(4)]  # fmt: skip
+    together = [[True] * 4] * 4
+    pairs = [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
+    assert same == [together, together, pairs, pairs]  # a step's end differs first, so the state before the next
+    assert not torch.equal(made.latents[0], made.latents[1])
+
+
+def test_a_tree_may_be_cut_anywhere():
+    """A member is the same whoever is sampled with it, though what it shares is computed once."""
+    members = [(3, 0), (3, 1), (3, 2), (3, 3), (4, 0), (4, 1), (4, 2), (4, 3)]
+    whole, parts = grown(members), join([grown(members[:3]), grown(members[3:])])
+    for name in ("latents", "before", "after", "log_density"):
+        assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-5), name
+
+
+def test_what_a_tree_shares_is_computed_once(monkeypatch):
+    rows_asked, predict = [], Toy.predict
+    monkeypatch.setattr(Toy, "predict", lambda self, x, t, cond: rows_asked.append(len(x)) or predict(self, x, t, cond))
+    grown([(7, 0), (7, 1), (7, 2), (7, 3)])
+    assert rows_asked == [1, 2, 2, 4, 4]
+
+
+def test_a_tree_of_another_size_than_the_group_is_refused():
+    with pytest.raises(ValueError, match="expected train.group = 4, the product of the forks' children"):
+        tree(TREE, 0, [(0, 0, 0)], 8)
 
 
 def test_a_batch_may_be_cut_anywhere():
@@ -115,8 +155,10 @@ def test_clips_in_batches_are_those_of_one_batch():
 
 
 def test_a_plan_that_cannot_be_is_told():
-    with pytest.raises(ValueError, match="kept steps among the stochastic"):
-        Plan(TOY.times(4), stochastic=(0,), keep=(1,))
+    with pytest.raises(ValueError, match="kept steps from 0 to 3"):
+        Plan(TOY.times(4), stochastic=(0,), keep=(4,))
+    with pytest.raises(ValueError, match="forks at rising steps from 0 to 3"):
+        Plan(TOY.times(4), forks=((2, 2), (0, 2)))
     with pytest.raises(ValueError, match="stochastic steps below 3: the step to 0 is deterministic"):
         Plan(TOY.times(4), stochastic=(3,))
     with pytest.raises(ValueError, match="stochastic steps below"):

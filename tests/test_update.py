@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from toys import recipe, rows
+from toys import Brightness, experience, recipe, rows
 
 from vidrl import checkpoint, config, train
 from vidrl.algorithms.base import Loss
@@ -26,6 +26,7 @@ def updater(algorithm=None, **options) -> Updater:
 
 
 def rolled(made: Updater):
+    made.algorithm.setup(made.policy, Brightness(), N)
     plan = made.algorithm.plan(made.policy.backbone, 0, draws(0, [("plan",)])[0])
     cond = made.policy.backbone.encode([f"{i}" for i in range(N)])
     return sample(made.policy, cond, draws(0, [(i,) for i in range(N)]), plan)
@@ -33,7 +34,7 @@ def rolled(made: Updater):
 
 def updated(made: Updater, rollout=None):
     advantage = torch.randn(N, 3, generator=torch.Generator().manual_seed(1))
-    return made.update(rollout or rolled(made), advantage, torch.arange(N), N, round=0)
+    return made.update(experience(rollout or rolled(made), advantage))
 
 
 def distance(a: Updater, b: Updater) -> float:
@@ -54,13 +55,12 @@ def test_the_optimiser_step_by_hand():
     made = updater(GRPO(steps=4, segments=3, updates=1), micro_batch=5, max_grad_norm=0.01)
     rollout, by_hand = rolled(made), Policy(Toy(), full=True)
     advantage = torch.randn(N, 3, generator=torch.Generator().manual_seed(1))
-    draw = draws(0, [("minibatches", 0)])[0]
-    (batch,) = made.algorithm.minibatches(rollout, advantage, torch.arange(N), N, draw)
+    (batch,) = made.algorithm.minibatches(experience(rollout, advantage))
     optimiser = torch.optim.AdamW(by_hand.weights.values(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.0)
     made.algorithm.loss(by_hand, batch).value.backward()
     norm = nn.utils.clip_grad_norm_(by_hand.weights.values(), 0.01)
     optimiser.step()
-    row = made.update(rollout, advantage, torch.arange(N), N, round=0)
+    row = made.update(experience(rollout, advantage))
     assert row["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
     for name, p in made.policy.weights.items():
         assert torch.allclose(p, by_hand.weights[name], atol=1e-5), name
@@ -94,8 +94,8 @@ def test_a_network_that_says_something_else_in_the_update_is_found_before_it_mov
 
 
 def test_a_nan_is_no_ratio_of_one():
-    made, plain = updater(), updater()
-    rollout = rolled(plain)
+    made = updater()
+    rollout = rolled(made)
     made.policy.weights["out.bias"].data[0] = float("nan")
     with pytest.raises(RuntimeError, match="got nan off"):
         updated(made, rollout)
@@ -106,14 +106,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run():
     rollout, advantage = rolled(made), torch.full((N, 3), float("inf"))
     before = made.policy.checksum()
     with pytest.raises(RuntimeError, match="round 0: the gradient is not finite; lower train.learning_rate"):
-        made.update(rollout, advantage, torch.arange(N), N, round=0)
+        made.update(experience(rollout, advantage))
     assert made.policy.checksum() == before
 
 
 def test_zero_advantages_move_nothing():
     made = updater()
     before = made.policy.checksum()
-    made.update(rolled(made), torch.zeros(N, 3), torch.arange(N), N, round=0)
+    made.update(experience(rolled(made), torch.zeros(N, 3)))
     assert made.policy.checksum() == before
 
 

@@ -54,7 +54,7 @@ def check_recipe(recipe: config.Recipe) -> None:
     """
     config.check_plugins(recipe)
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
-    algorithm.check(build_reward(recipe.reward))
+    algorithm.check(build_reward(recipe.reward), recipe.train.group)
 
 
 def score_each(reward: Reward, samples: Samples) -> Score:

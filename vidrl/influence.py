@@ -204,7 +204,7 @@ def _clips(
     """Sample a prompt's clips, and at every stochastic step complete them and what each latent frame would change."""
     cond, latent_frames = backbone.encode([prompt] * len(generators)), backbone.shape[1]
     x = exact(backbone.noise(generators)).to(backbone.device)
-    if plan.same_start:
+    if plan.forks:
         x = x[:1].expand_as(x)
     for k in range(len(plan.times) - 1):
         step = plan.step(backbone, x, k, cond)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vidrl import checkpoint, config, evaluate, prompts, resume
+from vidrl.algorithms.base import Algorithm
 from vidrl.backbones.base import Denoiser
 from vidrl.broadcast import from_main, unlike, unseen
 from vidrl.held_out import Abandoned, HeldOut, Look
@@ -31,9 +32,10 @@ class Lookback:
     backbone: Denoiser
     policy: Policy
     updater: Updater
+    algorithm: Algorithm
     record: Record
     held_out: HeldOut
-    pieces: dict[str, Pieces]  # how many clips, or pairs, each stage takes at once
+    pieces: dict[str, Pieces]  # how many clips, or rows, each stage takes at once
     prompts: Sequence[str]
     judged: str
     round: int
@@ -169,6 +171,7 @@ class Lookback:
             "stop": "" if self.stop == "interrupted" else self.stop,
             "pieces": {name: one.size for name, one in self.pieces.items()}, "scaler": self.workers.scaler_state(),
             "world": resume.world(self.workers.count), "recipe": self.recipe.to_dict(), "protocol": self._protocol(),
+            "algorithm": self.algorithm.state(),
         }  # fmt: skip
         run, keep, protect = self.recipe.run, self.options.keep_checkpoints, [str(self.best["checkpoint"])]
         self.workers.once(lambda: checkpoint.save(run, self.round, state, keep, protect))
@@ -280,11 +283,15 @@ class Lookback:
     def _put_back(self, state: Mapping[str, Any]) -> None:
         self.policy.load_state(state["policy"])
         self.updater.optimiser.load_state_dict(state["optimiser"])
+        self.algorithm.load_state(state.get("algorithm", {}))
         self._settings()
 
     def _put_base_back(self) -> None:
         self.policy.restore("reference")
         self.policy.sets.pop("ema", None)
+        for name in self.policy.sets.keys() - {"reference"}:
+            self.policy.remember(name)
+        self.algorithm.load_state({})
         self.updater.optimiser.state.clear()
         self._settings()
 

@@ -251,7 +251,7 @@ def _takes_any(cls: type) -> bool:
 
 def _hints(cls: type) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+        return typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
     except (NameError, AttributeError):  # a name known to the type checker only: nothing to check against
         return {}
 

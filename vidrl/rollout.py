@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
 from vidrl import transition
-from vidrl.backbones.base import Cond, Denoiser, without_autocast
+from vidrl.backbones.base import Cond, Denoiser, rows, without_autocast
 from vidrl.path import exact
 from vidrl.pieces import Pieces, pieces
 from vidrl.policy import Policy
@@ -26,10 +27,14 @@ SCORE_BATCH = 4  # clips that are decoded and scored at once, where nobody says 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to sample: the sampler's noise level, the schedule, its stochastic steps, and which of these are kept.
+    """How to sample: the sampler and its noise level, the schedule, its stochastic steps, and which steps are kept.
 
-    `times` (steps + 1) fall from 1 to 0; `stochastic` and `keep` are indices of steps, keep within stochastic. With
-    `same_start` the members of a group begin with one noise, and differ by what their steps draw.
+    `times` (steps + 1) fall from 1 to 0; `stochastic` and `keep` are indices of steps. A kept step may be
+    deterministic: its log-density is then 0. `forks` (step, children) make the samples of a group a tree: all begin
+    with one noise, and each node divides into so many children before that step draws its noise; 0 children stands for
+    the whole group, and no forks for samples that share nothing. `weights` names the set of weights that samples.
+    `scored` is False where the loss scores the clips itself, or nothing does: then the loop decodes and scores none.
+    `means` keeps the means of the kept steps.
     """
 
     times: Sequence[float]
@@ -38,13 +43,23 @@ class Plan:
     segments: int = 1
     stochastic: tuple[int, ...] = ()
     keep: tuple[int, ...] = ()
-    same_start: bool = False
+    forks: tuple[tuple[int, int], ...] = ()
+    weights: str = "live"
+    scored: bool = True
+    means: bool = False
 
     def __post_init__(self) -> None:
-        if not set(self.keep) <= set(self.stochastic):
-            raise ValueError(f"expected kept steps among the stochastic {self.stochastic}, got {self.keep}")
+        if any(not 0 <= k < len(self.times) - 1 for k in self.keep):
+            raise ValueError(f"expected kept steps from 0 to {len(self.times) - 2}, got {self.keep}")
         if any(not 0 <= k < len(self.times) - 1 or self.times[k + 1] == 0 for k in self.stochastic):
             raise ValueError(f"expected stochastic steps below {len(self.times) - 2}: the step to 0 is deterministic")
+        at = [step for step, _ in self.forks]
+        if at != sorted(set(at)) or any(not 0 <= k < len(self.times) - 1 for k in at):
+            raise ValueError(f"expected forks at rising steps from 0 to {len(self.times) - 2}, got {at}")
+
+    def depth(self, k: int) -> int:
+        """How many forks lie at or before step k."""
+        return sum(step <= k for step, _ in self.forks)
 
     def step(self, policy: Denoiser | Policy, x: Tensor, k: int, cond: Cond) -> transition.Step:
         """The Gaussian of step k at x."""
@@ -62,7 +77,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What was sampled: final latents (B, ...), the kept steps' ends (B, K, ...), and their log-densities (B, K, S)."""
+    """What was sampled: final latents (B, ...), the kept steps' ends (B, K, ...), and their log-densities (B, K, S).
+
+    `mean` (B, K, ...) has the means of the kept steps where the plan asks for them.
+    """
 
     cond: Cond
     latents: Tensor
@@ -70,9 +88,23 @@ class Rollout:
     after: Tensor
     log_density: Tensor
     plan: Plan
+    mean: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
+
+
+@dataclass(frozen=True)
+class Level:
+    """The nodes of a tree at one depth: of each of the B samples its node, and a generator a node."""
+
+    node: Sequence[int]
+    generators: Sequence[torch.Generator]
+
+    @property
+    def first(self) -> list[int]:
+        """The first sample of each node."""
+        return [list(self.node).index(n) for n in range(len(self.generators))]
 
 
 def draws(seed: int, names: Sequence[tuple[object, ...]]) -> list[torch.Generator]:
@@ -95,30 +127,63 @@ def copied(generators: Sequence[torch.Generator]) -> list[torch.Generator]:
     return [torch.Generator(one.device).set_state(one.get_state()) for one in generators]
 
 
+def tree(plan: Plan, seed: int, samples: Sequence[tuple[int, int, int]], group: int) -> list[Level]:
+    """The levels above the samples (round, prompt, member) in the tree that a plan's forks make, from the root down.
+
+    Raises ValueError for forks whose children do not multiply to `group`.
+
+    Example:
+        >>> plan = Plan([1.0, 0.7, 0.4, 0.0], stochastic=(0, 1), forks=((0, 2), (1, 2)))
+        >>> [list(level.node) for level in tree(plan, 0, [(0, 5, member) for member in range(4)], group=4)]
+        [[0, 0, 0, 0], [0, 0, 1, 1]]
+    """
+    children = [count or group for _, count in plan.forks]
+    if plan.forks and prod(children) != group:
+        raise ValueError(f"expected train.group = {prod(children)}, the product of the forks' children {children}, "
+                         f"got {group}")
+    levels = []
+    for depth in range(len(children)):
+        width = prod(children[depth:])
+        own = [(r, p, "node", depth, member // width) if depth else (r, p) for r, p, member in samples]
+        names = list(dict.fromkeys(own))
+        levels.append(Level([names.index(name) for name in own], draws(seed, names)))
+    return levels
+
+
 @torch.no_grad()
 def sample(
     policy: Policy | Denoiser, cond: Cond, generators: Sequence[torch.Generator], plan: Plan,
-    starts: Sequence[torch.Generator] | None = None,
+    above: Sequence[Level] = (),
 ) -> Rollout:  # fmt: skip
-    """Denoise one latent a generator along the plan; each draws its first latent, then the noise of its own steps.
+    """Denoise one latent a generator along the plan.
 
-    Where `starts` are given, the first latents come from those.
+    Each sample draws its first latent and then the noise of its own steps. With forks, the levels `above` the samples
+    (see `tree`) draw the first latents and the noise before the last fork; what several samples share is computed once.
     """
-    backbone = _backbone(policy)
-    x = exact(backbone.noise(starts or generators)).to(backbone.device)
-    before, after, logs = [], [], []
+    backbone, levels = _backbone(policy), [*above, Level(range(len(generators)), generators)]
+    if len(levels) != len(plan.forks) + 1:
+        raise ValueError(f"expected one level above the samples for each of {len(plan.forks)} forks, got {len(above)}")
+    kept, level = [], levels[0]
+    x = exact(backbone.noise(level.generators)).to(backbone.device)
     for k in range(len(plan.times) - 1):
-        step = plan.step(policy, x, k, cond)
-        drawn = step.sample(backbone.noise(generators).to(x)) if k in plan.stochastic else step.mean
+        parent, level = level, levels[plan.depth(k)]
+        if parent is not level:
+            x = x[[parent.node[i] for i in level.first]]
+        step = plan.step(policy, x, k, cond if level is levels[-1] else rows(cond, torch.tensor(level.first)))
+        drawn = step.sample(backbone.noise(level.generators).to(x)) if k in plan.stochastic else step.mean
         if k in plan.keep:
-            before.append(x)
-            after.append(drawn)
-            logs.append(pool(transition.log_density(step, drawn), plan.segments))
+            kept.append([value[list(level.node)] for value in (x, drawn, _density(plan, step, drawn, k), step.mean)])
         x = drawn
-    if not before:
-        empty = x.new_zeros(len(x), 0)
-        return Rollout(cond, x, empty, empty, empty, plan)
-    return Rollout(cond, x, torch.stack(before, 1), torch.stack(after, 1), torch.stack(logs, 1), plan)
+    before, after, logs, means = (torch.stack(parts, 1) for parts in zip(*kept, strict=True)) if kept else (
+        x.new_zeros(len(generators), 0),) * 4  # fmt: skip
+    return Rollout(cond, x[list(level.node)], before, after, logs, plan, means if plan.means else None)
+
+
+def _density(plan: Plan, step: transition.Step, drawn: Tensor, k: int) -> Tensor:
+    """Log-densities of a step's end, (B, S); 0 where the step draws no noise."""
+    if k not in plan.stochastic:
+        return drawn.new_zeros(len(drawn), plan.segments)
+    return pool(transition.log_density(step, drawn), plan.segments)
 
 
 def join(rollouts: Sequence[Rollout], cond: Cond | None = None) -> Rollout:
@@ -126,7 +191,8 @@ def join(rollouts: Sequence[Rollout], cond: Cond | None = None) -> Rollout:
     cond = cond or {name: torch.cat([r.cond[name] for r in rollouts]) for name in rollouts[0].cond}
     kept = [(r.latents, r.before, r.after, r.log_density) for r in rollouts]
     latents, before, after, log_density = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    return Rollout(cond, latents, before, after, log_density, rollouts[0].plan)
+    means = [r.mean for r in rollouts if r.mean is not None]
+    return Rollout(cond, latents, before, after, log_density, rollouts[0].plan, torch.cat(means) if means else None)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from vidrl import config, evaluate, plugin, transition
+from vidrl.algorithms.base import Experience
 from vidrl.backbones.base import PromptCache, rows
 from vidrl.held_out import HeldOut, Look
 from vidrl.lookback import NO_BEST, Lookback
@@ -21,7 +22,7 @@ from vidrl.pieces import Pieces
 from vidrl.policy import Policy
 from vidrl.record import Clock, Record, extremes, postfix, progress, summarise
 from vidrl.rewards import Samples
-from vidrl.rollout import Plan, Rollout, decoded_pieces, draws, join, sample
+from vidrl.rollout import Plan, Rollout, decoded_pieces, draws, join, sample, tree
 from vidrl.scored import Scored
 from vidrl.segments import frame_spans
 from vidrl.update import Updater
@@ -124,25 +125,25 @@ class Trainer(Lookback):
         score = self.workers.gather_score(scored.score)
         group = torch.arange(len(prompts)) // self.options.group
         evaluate.check_scored(score, self.options.max_unscored, self.round)
-        advantage = self.algorithm.credit(score, group, plan, self.backbone.frame_map)
+        advantage = self.algorithm.advantages(score, group, prompts, plan)
         with clock("update"):
-            own_advantage = advantage[index].to(rollout.latents)
-            seen = self.updater.update(rollout, own_advantage, torch.tensor(index), len(prompts), self.round)
+            mine_of = torch.tensor(index)
+            seen = self.updater.update(Experience(rollout, advantage, group, prompts, mine_of, self.seed, self.round))
         if seen.get("skipped_steps"):
             told = f"{seen['skipped_steps']} optimiser step(s) left out; the loss scale is {seen['loss_scale']:g} now"
             self.record.event(self.round + 1, "overflow", f"a gradient overflowed under fp16: {told}")
-        self.record.credit(scored, own_advantage, plan, self.backbone.frame_map, self.algorithm.known)
+        self.record.credit(scored, advantage[index], plan, self.backbone.frame_map, self.algorithm.known)
         spread = evaluate.diversity(self.workers.all(scored.thumbnails), group).mean()
         return summarise(score, group) | seen | {"diversity": float(spread), "seconds": clock.seconds}
 
     def _check(self) -> None:
         """Raise what the first round would raise, before any work."""
         self._round_prompts()
+        self.algorithm.setup(self.policy, self.reward, self.options.group)
         plan = self._plan()
         frame_spans(self.backbone.frame_map, plan.segments)
-        times, noisy = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.stochastic)
+        times, noisy = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.stochastic, dtype=torch.long)
         transition.coefficients(self.backbone.path, plan.sampler, times[noisy], times[noisy + 1], plan.eta, times[1])
-        self.algorithm.check(self.reward)
         with self.workers.autocast():  # and with gradient: the update must not be the first to find that it has none
             self.backbone.ready()
 
@@ -163,12 +164,10 @@ class Trainer(Lookback):
         cond = self.encode(prompts)  # of all clips at once: an offloaded text encoder visits the device once a round
 
         def part(piece: slice) -> Rollout:
-            places = index[piece]
-            generators = draws(self.seed, [(self.round, *divmod(i, self.options.group)) for i in places])
-            first = [(self.round, i // self.options.group) for i in places]
-            starts = draws(self.seed, first) if plan.same_start else None
-            with self.workers.autocast():
-                return sample(self.policy, rows(cond, piece), generators, plan, starts)
+            names = [(self.round, *divmod(i, self.options.group)) for i in index[piece]]
+            above = tree(plan, self.seed, names, self.options.group)
+            with self.workers.autocast(), self.policy.using(plan.weights):
+                return sample(self.policy, rows(cond, piece), draws(self.seed, names), plan, above)
 
         return join(list(self.pieces["sample"].each(len(prompts), part)), cond)
 

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidrl.algorithms.base import Algorithm, Batch
+from vidrl.algorithms.base import Algorithm, Batch, Experience
 from vidrl.config import Train
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy
-from vidrl.rollout import Rollout, draws
 
 RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| before the first update
 
@@ -27,36 +26,30 @@ class Updater:
             policy.weights.values(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=options.weight_decay
         )
         cure = "use gradient checkpointing, a smaller clip, or a device of more memory"
-        self.pieces = Pieces(options.micro_batch or workers.first_micro_batch(), "the update of one pair", cure)
+        self.pieces = Pieces(options.micro_batch or workers.first_micro_batch(), "the update of one row", cure)
         self.proven = False
 
     @property
     def micro_batch(self) -> int:
-        """Pairs at once; halved where memory runs out."""
+        """Rows at once; halved where memory runs out."""
         return self.pieces.size
 
-    def update(self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, round: int) -> dict[str, Any]:
-        """Take the round's optimiser steps; what the losses reported, over all processes.
-
-        `advantage` (B, S) and `index` (B,) are this process's among `total` samples.
-        """
+    def update(self, experience: Experience) -> dict[str, Any]:
+        """Take the round's optimiser steps; what the losses reported, over all processes."""
         seen: list[dict[str, Tensor]] = []
         norms: list[float] = []
         skipped = 0
-        for batch in self._batches(rollout, advantage, index, total, round):
+        for batch in self.algorithm.minibatches(experience):
             seen.append(self._accumulate(batch))
-            norm = self._step(round)
+            norm = self._step(experience.round)
             norms, skipped = ([*norms, norm], skipped) if norm is not None else (norms, skipped + 1)
         names = sorted(set().union(*seen))
         metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in names}
-        kl = self._divergence(next(self._batches(rollout, advantage, index, total, round)))
+        kl = self._divergence(next(self.algorithm.minibatches(experience)))
+        self.algorithm.after(self.policy, experience.round)
         row = {"kl": kl} | self._summary(metrics) | ({"grad_norm": sum(norms) / len(norms)} if norms else {})
         scale = self.workers.loss_scale
         return row if scale is None else row | {"loss_scale": scale, "skipped_steps": skipped}
-
-    def _batches(self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, round: int) -> Any:
-        draw = draws(self.seed, [("minibatches", round)])[0]
-        return self.algorithm.minibatches(rollout, advantage, index, total, draw)
 
     def _accumulate(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of one optimiser step; where memory runs out, again in micro-batches of half the size."""

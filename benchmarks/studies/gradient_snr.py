@@ -82,7 +82,7 @@ class Bench:
         policy = Policy(backbone, recipe.policy.lora_rank, recipe.policy.lora_alpha, seed=recipe.seed)
         times = backbone.times(10)
         noisy = stochastic_steps(backbone.path, "flow_sde", times, 0.7)
-        plan = Plan(times, "flow_sde", 0.7, backbone.shape[1], noisy, STEPS, same_start=True)
+        plan = Plan(times, "flow_sde", 0.7, backbone.shape[1], noisy, STEPS, forks=((noisy[0], 0),))
         prompts = config.read_prompts(recipe.data.prompts)
         return cls(policy, plan, rewards.default(), prompts[:: len(prompts) // PROMPTS][:PROMPTS])
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from toys import Brightness, credited, experience
 
 from vidrl import config
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.toy import Toy
 from vidrl.policy import Policy
 from vidrl.rewards import Score
-from vidrl.rollout import draws, sample
+from vidrl.rollout import draws, sample, tree
 
 PAGE = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text()
 RECIPES = [tomllib.loads(text) for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)]
@@ -53,7 +54,7 @@ def advantages(host):
 def test_the_advantages_are_the_hosts(host):
     ours = algorithm(host)
     plan = ours.plan(Toy.tiny(), 0, torch.Generator())
-    got = ours.credit(Score(REWARDS, REWARDS[:, None].expand(-1, 9)), GROUP, plan, Toy.tiny().frame_map)
+    got = credited(ours, Score(REWARDS, REWARDS[:, None].expand(-1, 9)), GROUP, plan, Toy.tiny().frame_map)
     assert got.shape == (6, 1) and torch.allclose(got[:, 0], advantages(host), rtol=1e-12, atol=0)
 
 
@@ -76,8 +77,8 @@ def log_prob(after, mean, std):
 def host_loss(host, batch, raw, old_raw, base_raw, beta):
     """(loss, ratios, KL) of a minibatch by the host's loop."""
     second = torch.tensor(batch.plan.times[1], dtype=torch.float64)
-    x, after, a = batch.x.double(), batch.after.double(), batch.advantage[:, 0].double()
-    step = lambda v: scheduler_step(host, v, x, batch.t, batch.s, second)  # noqa: E731
+    x, after, a = batch["x"].double(), batch["after"].double(), batch["advantage"][:, 0].double()
+    step = lambda v: scheduler_step(host, v, x, batch["t"], batch["s"], second)  # noqa: E731
     (mean, g, std), (old, _, _), (base, _, _) = step(raw), step(old_raw), step(base_raw)
     ratio = torch.exp(log_prob(after, mean, std) - log_prob(after, old, std))
     limit = 1e-4
@@ -104,15 +105,16 @@ def test_ratios_kl_loss_and_gradients_are_the_hosts(host, beta):
     ours, policy, old, base = algorithm(host, beta=beta), *(exact() for _ in range(3))
     cond = {"text": policy.backbone.encode([f"{i}" for i in range(6)])["text"].double()}
     plan = ours.plan(policy.backbone, 0, torch.Generator())
-    noise = draws(0, [(i,) for i in range(6)])
-    rollout = sample(policy, cond, noise, plan)
-    advantage = ours.credit(Score(REWARDS, REWARDS[:, None].expand(-1, 9)), GROUP, plan, Toy.tiny().frame_map)
-    (batch,) = ours.minibatches(rollout, advantage, torch.arange(6), 6, torch.Generator())
+    names = [(0, *divmod(i, 3)) for i in range(6)]
+    rollout = sample(policy, cond, draws(0, names), plan, tree(plan, 0, names, 3))
+    advantage = credited(ours, Score(REWARDS, REWARDS[:, None].expand(-1, 9)), GROUP, plan, Toy.tiny().frame_map)
+    ours.setup(policy, Brightness(), 3)
+    (batch,) = ours.minibatches(experience(rollout, advantage, group=GROUP))
     torch.manual_seed(5)
     for weight in policy.weights.values():
         weight.data += 1e-2 * torch.randn_like(weight)
-    raw, base_raw = (p.backbone.predict(batch.x, batch.t, batch.cond) for p in (policy, base))
-    old_raw = old.backbone.predict(batch.x, batch.t.float(), batch.cond)  # a rollout's times are float32
+    raw, base_raw = (p.backbone.predict(batch["x"], batch["t"], batch.cond) for p in (policy, base))
+    old_raw = old.backbone.predict(batch["x"], batch["t"].float(), batch.cond)  # a rollout's times are float32
     theirs, ratio, kl = host_loss(host, batch, raw, old_raw.detach(), base_raw.detach(), beta)
     made = ours.loss(policy, batch)
     assert torch.allclose(made.metrics["ratio"][:, 0], ratio, rtol=1e-9)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toys import recipe, rows, summary
+from toys import Brightness, experience, recipe, rows, summary
 
 from vidrl import plugin, train
 from vidrl.algorithms.base import Algorithm, Batch
@@ -25,18 +25,18 @@ def policy() -> Policy:
 
 
 def rolled(algorithm, policy, round=0):
+    algorithm.setup(policy, Brightness(), 3)
     plan = algorithm.plan(policy.backbone, round, draws(0, [("plan", round)])[0])
     return sample(policy, policy.backbone.encode([f"{i}" for i in range(N)]), draws(0, [(i,) for i in range(N)]), plan)
 
 
 def credit(algorithm, plan, values):
     curve = torch.tensor(values)[:, None] + torch.rand(N, 9, generator=torch.Generator().manual_seed(1))
-    return algorithm.credit(Score(torch.tensor(values), curve), GROUP, plan, Toy.tiny().frame_map)
+    return algorithm.advantages(Score(torch.tensor(values), curve), GROUP, [f"{i}" for i in range(N)], plan)
 
 
 def batches(algorithm, rollout, advantage) -> list[Batch]:
-    draw = torch.Generator().manual_seed(0)
-    return list(algorithm.minibatches(rollout, advantage, torch.arange(N), N, draw))
+    return list(algorithm.minibatches(experience(rollout, advantage, group=GROUP)))
 
 
 def test_a_plan_depends_on_round_and_draw_alone(algorithm):
@@ -46,6 +46,7 @@ def test_a_plan_depends_on_round_and_draw_alone(algorithm):
 
 
 def test_credit_is_finite_and_leaves_out_what_is_unscored(algorithm, policy):
+    algorithm.setup(policy, Brightness(), 3)
     plan = algorithm.plan(policy.backbone, 0, draws(0, [(0,)])[0])
     made = credit(algorithm, plan, [0.0, 1.0, float("nan"), 5.0, float("nan"), float("nan")])
     assert made.shape == (N, plan.segments) and bool(made.isfinite().all())
@@ -57,11 +58,12 @@ def test_minibatches_of_a_seed_are_the_same_and_their_pairs_weigh_one_in_all(alg
     rollout = rolled(algorithm, policy)
     advantage = torch.randn(N, rollout.plan.segments)
     first, again = (batches(algorithm, rollout, advantage) for _ in range(2))
-    assert all(torch.equal(a.x, b.x) and torch.equal(a.old, b.old) for a, b in zip(first, again, strict=True))
+    for one, other in zip(first, again, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one.data)
     for batch in first:
         assert batch.share * len(batch) == pytest.approx(1)
         halves = batch.split(2)
-        assert torch.equal(torch.cat([half.after for half in halves]), batch.after)
+        assert torch.equal(torch.cat([half["after"] for half in halves]), batch["after"])
 
 
 def test_the_loss_is_finite_and_a_mean_so_that_micro_batches_add_up(algorithm, policy):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from toys import recipe, rows, summary
+from toys import Brightness, credited, experience, recipe, rows, summary
 
 from vidrl import train
 from vidrl.algorithms.grpo import GRPO, clipped
@@ -24,13 +24,13 @@ def toy(seed: int = 0) -> Policy:
 
 
 def rolled(algorithm: GRPO, policy: Policy, n: int = 6) -> Rollout:
+    algorithm.setup(policy, Brightness(), n)
     plan = algorithm.plan(policy.backbone, 0, draws(0, [("plan",)])[0])
     return sample(policy, policy.backbone.encode([f"{i}" for i in range(n)]), draws(0, [(i,) for i in range(n)]), plan)
 
 
 def batches(algorithm: GRPO, rollout: Rollout, advantage: torch.Tensor) -> list:
-    draw = torch.Generator().manual_seed(3)
-    return list(algorithm.minibatches(rollout, advantage, torch.arange(len(rollout)), len(rollout), draw))
+    return list(algorithm.minibatches(experience(rollout, advantage, seed=3)))
 
 
 def moved(policy: Policy, size: float = 0.02) -> None:
@@ -60,16 +60,16 @@ def flow_grpo(raw, x, after, t, s, eta, second):
 
 
 def test_one_segment_is_flow_grpo():
-    algorithm, policy = GRPO("flow_sde", eta=0.7, steps=5, segments=1, clip_range=1e-3, updates=1), toy()
+    algorithm, policy = GRPO(sampler="flow_sde", eta=0.7, steps=5, segments=1, clip_range=1e-3, updates=1), toy()
     rollout, advantage = rolled(algorithm, policy), torch.linspace(-2, 2, 6)[:, None]
     (batch,) = batches(algorithm, rollout, advantage)
-    raw = policy.predict(batch.x, batch.t.float(), batch.cond).detach()
-    old = flow_grpo(raw, batch.x, batch.after, batch.t.float(), batch.s.float(), 0.7, rollout.plan.times[1])
-    assert torch.allclose(old, batch.old[:, 0], atol=1e-4)
+    raw = policy.predict(batch["x"], batch["t"].float(), batch.cond).detach()
+    old = flow_grpo(raw, batch["x"], batch["after"], batch["t"].float(), batch["s"].float(), 0.7, rollout.plan.times[1])
+    assert torch.allclose(old, batch["old"][:, 0], atol=1e-4)
     moved(policy)
-    raw = policy.predict(batch.x, batch.t.float(), batch.cond)
-    new = flow_grpo(raw, batch.x, batch.after, batch.t.float(), batch.s.float(), 0.7, rollout.plan.times[1])
-    ratio, a = torch.exp(new - old), batch.advantage[:, 0]
+    raw = policy.predict(batch["x"], batch["t"].float(), batch.cond)
+    new = flow_grpo(raw, batch["x"], batch["after"], batch["t"].float(), batch["s"].float(), 0.7, rollout.plan.times[1])
+    ratio, a = torch.exp(new - old), batch["advantage"][:, 0]
     published = torch.maximum(-a * ratio, -a * torch.clamp(ratio, 1 - 1e-3, 1 + 1e-3)).mean()
     ours = algorithm.loss(policy, batch)
     assert ours.value.item() == pytest.approx(published.item(), abs=1e-5)
@@ -83,7 +83,7 @@ def test_one_segment_is_flow_grpo():
 @pytest.mark.parametrize("segments", [1, 2, 3])
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "ode"])
 def test_the_ratio_is_one_before_the_first_update(sampler, segments):
-    algorithm, policy = GRPO(sampler, eta=0.5, steps=6, segments=segments, updates=2), toy()
+    algorithm, policy = GRPO(sampler=sampler, eta=0.5, steps=6, segments=segments, updates=2), toy()
     rollout = rolled(algorithm, policy)
     assert rollout.log_density.shape == (6, len(rollout.plan.keep), segments)
     for batch in batches(algorithm, rollout, torch.ones(6, segments)):
@@ -98,7 +98,7 @@ def test_the_clip_range_widens_with_the_root_of_segments(segments):
     (batch,) = batches(algorithm, rolled(algorithm, policy), torch.ones(6, segments))
     limit = 0.01 * math.sqrt(segments)
     for ratio, share in ((1 + 0.9 * limit, 0.0), (1 + 1.1 * limit, 1.0), (1 - 1.1 * limit, 1.0)):
-        batch.old.copy_(algorithm_log(algorithm, policy, batch) - math.log(ratio))
+        batch["old"].copy_(algorithm_log(algorithm, policy, batch) - math.log(ratio))
         loss = algorithm.loss(policy, batch)
         assert float(loss.metrics["clip_share"].mean()) == share
         assert loss.value.item() == pytest.approx(-min(ratio, 1 + limit), abs=1e-5)
@@ -109,7 +109,7 @@ def algorithm_log(algorithm, policy, batch):
     from vidrl.segments import pool
 
     with torch.no_grad():
-        return pool(transition.log_density(algorithm.step(policy, batch), batch.after), batch.plan.segments)
+        return pool(transition.log_density(algorithm.step(policy, batch), batch["after"]), batch.plan.segments)
 
 
 def test_the_first_gradient_is_the_policy_gradient():
@@ -121,8 +121,8 @@ def test_the_first_gradient_is_the_policy_gradient():
     (batch,) = batches(algorithm, rolled(algorithm, policy), torch.randn(6, 3))
     weights = list(policy.weights.values())
     ours = torch.autograd.grad(algorithm.loss(policy, batch).value, weights)
-    log_p = pool(transition.log_density(algorithm.step(policy, batch), batch.after), 3)
-    for a, b in zip(ours, torch.autograd.grad(-(batch.advantage * log_p).mean(), weights), strict=True):
+    log_p = pool(transition.log_density(algorithm.step(policy, batch), batch["after"]), 3)
+    for a, b in zip(ours, torch.autograd.grad(-(batch["advantage"] * log_p).mean(), weights), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_every_pair_is_used_once_and_weighs_the_same_in_its_update():
     algorithm, policy = GRPO(steps=6, updates=3), toy()
     rollout = rolled(algorithm, policy, 4)
     made = batches(algorithm, rollout, torch.arange(4.0)[:, None])
-    seen = sorted((float(a), float(t)) for batch in made for a, t in zip(batch.advantage, batch.t, strict=True))
+    seen = sorted((float(a), float(t)) for batch in made for a, t in zip(batch["advantage"], batch["t"], strict=True))
     assert len(seen) == len(set(seen)) == 4 * 5
     assert all(batch.share * len(batch) == pytest.approx(1) for batch in made)
 
@@ -172,12 +172,11 @@ def test_processes_share_the_minibatches_of_one():
     for index in (torch.tensor([0, 1]), torch.tensor([2, 3])):
         fields = (rollout.latents, rollout.before, rollout.after, rollout.log_density)
         part = Rollout({k: v[index] for k, v in rollout.cond.items()}, *(f[index] for f in fields), rollout.plan)
-        draw = torch.Generator().manual_seed(3)
-        parts.append(list(algorithm.minibatches(part, advantage[index], index, 4, draw)))
+        parts.append(list(algorithm.minibatches(experience(part, advantage, index, seed=3))))
     for one, halves in zip(whole, zip(*parts, strict=True), strict=True):
         assert sum(map(len, halves)) == len(one) and {h.share for h in halves} == {one.share}
-        together = torch.cat([h.x for h in halves]).flatten(1).sum(1).sort().values
-        assert torch.allclose(together, one.x.flatten(1).sum(1).sort().values)
+        together = torch.cat([h["x"] for h in halves]).flatten(1).sum(1).sort().values
+        assert torch.allclose(together, one["x"].flatten(1).sum(1).sort().values)
 
 
 # --- credit ----------------------------------------------------------------------------------------------------------
@@ -194,7 +193,7 @@ def scored(values, curve=None, **more) -> Score:
 
 def test_whole_clip_credit_by_hand():
     algorithm = GRPO(alpha=0.0, segments=3)
-    made = algorithm.credit(scored([1.0, 2.0, 3.0, 5.0, 5.0, 5.0]), GROUP, plan_of(algorithm), SPANS)
+    made = credited(algorithm, scored([1.0, 2.0, 3.0, 5.0, 5.0, 5.0]), GROUP, plan_of(algorithm), SPANS)
     one = 1 / (math.sqrt(2 / 3) + 1e-4)
     assert made.shape == (6, 3)
     assert torch.allclose(made[:, 0], torch.tensor([-one, 0, one, 0, 0, 0])) and torch.equal(made[:, 0], made[:, 2])
@@ -204,7 +203,7 @@ def test_segment_credit_goes_where_the_curve_says():
     curve = torch.zeros(6, 9)
     curve[0, 5:] = 1.0  # better than its group in the last segment, and there alone
     algorithm = GRPO(alpha=1.0, segments=3)
-    made = algorithm.credit(scored(curve.mean(1).tolist(), curve), GROUP, plan_of(algorithm), SPANS)
+    made = credited(algorithm, scored(curve.mean(1).tolist(), curve), GROUP, plan_of(algorithm), SPANS)
     assert made[0, 2] > 1 and made[1, 2] < 0 and torch.equal(made[:, :2], torch.zeros(6, 2))
 
 
@@ -219,7 +218,7 @@ def test_an_unscored_sample_gets_nothing_and_moves_nobody(scale, per_part):
         curve = torch_curve.clone()
         curve[1] = wild
         part = Score(torch.tensor([1.0, wild, 3.0, 5.0, 4.0, 5.0]), curve)
-        return algorithm.credit(Score(torch.tensor(values), curve, parts={"a": part}), GROUP, plan, SPANS)
+        return credited(algorithm, Score(torch.tensor(values), curve, parts={"a": part}), GROUP, plan, SPANS)
 
     values = [1.0, NAN, 3.0, 5.0, 4.0, 5.0]
     made = credit(values, 100.0)
@@ -229,7 +228,7 @@ def test_an_unscored_sample_gets_nothing_and_moves_nobody(scale, per_part):
 
 def test_a_group_with_one_scored_sample_gives_no_gradient():
     algorithm = GRPO(segments=3)
-    made = algorithm.credit(scored([1.0, NAN, NAN, 5.0, 4.0, 5.0]), GROUP, plan_of(algorithm), SPANS)
+    made = credited(algorithm, scored([1.0, NAN, NAN, 5.0, 4.0, 5.0]), GROUP, plan_of(algorithm), SPANS)
     assert torch.equal(made[:3], torch.zeros(3, 3)) and float(made[4].abs().max()) > 0
 
 
@@ -239,14 +238,14 @@ def test_parts_are_normalised_before_they_are_weighed():
     parts = {"small": Score(small), "large": Score(large)}
     whole = Score(3 * small + large, parts=parts, weights={"small": 3.0, "large": 1.0})
     algorithm = GRPO(per_part=True)
-    made = algorithm.credit(whole, GROUP, plan_of(algorithm), SPANS)[:, 0]
+    made = credited(algorithm, whole, GROUP, plan_of(algorithm), SPANS)[:, 0]
     assert made.tolist() == pytest.approx([-1, 0, 1, -1, 0, 1], abs=1e-3)  # and the sum is scaled once more
-    assert GRPO().credit(whole, GROUP, plan_of(algorithm), SPANS)[0, 0] > 1  # else the large part rules
+    assert credited(GRPO(), whole, GROUP, plan_of(algorithm), SPANS)[0, 0] > 1  # else the large part rules
 
 
 def test_advantages_are_bounded():
     algorithm = GRPO(max_advantage=0.5)
-    made = algorithm.credit(scored([1.0, 2.0, 9.0, 0.0, 0.0, 1.0]), GROUP, plan_of(algorithm), SPANS)
+    made = credited(algorithm, scored([1.0, 2.0, 9.0, 0.0, 0.0, 1.0]), GROUP, plan_of(algorithm), SPANS)
     assert float(made.abs().max()) == 0.5
 
 
@@ -265,7 +264,7 @@ def test_bad_options_are_told_at_once(options, said):
 def test_a_plan_without_a_stochastic_step_is_an_error():
     with pytest.raises(ValueError, match="expected a stochastic step, got none of 1"):
         GRPO(steps=1).plan(Toy.tiny(), 0, torch.Generator())
-    with pytest.raises(ValueError, match="at least 9 .sample, step. pairs, one an update, got 6"):
+    with pytest.raises(ValueError, match="at least 9 rows, one an update, got 6"):
         algorithm = GRPO(steps=2, updates=9)
         batches(algorithm, rolled(algorithm, toy()), torch.zeros(6, 1))
 

@@ -1,58 +1,114 @@
 """What an algorithm is: how to sample, who gets the credit, and the loss of a minibatch.
 
-Legend: B samples of this process, N of all processes, K kept steps, S segments, n (sample, step) pairs of a minibatch.
+Legend: B samples of this process, N of all processes, K kept steps, S segments, n rows of a minibatch.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from vidrl import transition
 from vidrl.backbones.base import Cond, Denoiser, rows
 from vidrl.influence import Influence
 from vidrl.policy import Policy
 from vidrl.rewards import Reward, Score
-from vidrl.rollout import Plan, Rollout
-from vidrl.segments import Span
+from vidrl.rollout import Plan, Rollout, draws
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of one optimiser step: x at time t went to `after` at time s with old log-densities (n, S)."""
+    """The rows of one optimiser step: tensors by name, each (n, ...).
 
+    A row is what one term of the loss needs: a (sample, step), a (sample, noise level), a pair of samples, a clip.
+    """
+
+    data: Mapping[str, Tensor]
     cond: Cond
-    x: Tensor
-    after: Tensor
-    t: Tensor
-    s: Tensor
-    old: Tensor
-    advantage: Tensor
-    share: float  # of the whole optimiser step's pairs over all processes, one pair's
+    prompts: Sequence[str]
+    share: float  # of one row among all processes' rows of this optimiser step
     plan: Plan
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.prompts)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.data[name]
 
     def split(self, size: int) -> list[Batch]:
-        """Micro-batches of at most `size` pairs."""
+        """Micro-batches of at most `size` rows."""
         return [self._part(slice(a, a + size)) for a in range(0, len(self), size)]
 
     def _part(self, part: slice) -> Batch:
-        x, after, t, s = (value[part] for value in (self.x, self.after, self.t, self.s))
-        return Batch(rows(self.cond, part), x, after, t, s, self.old[part], self.advantage[part], self.share, self.plan)
+        data = {name: value[part] for name, value in self.data.items()}
+        return replace(self, data=data, cond=rows(self.cond, part), prompts=self.prompts[part])
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to minimise, the mean over the batch's pairs, and detached means to log."""
+    """A scalar to minimise, the mean over the batch's rows, and detached means to log."""
 
     value: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What a round brought: this process's rollout (B), and the credit, prompts and groups of all N samples.
+
+    `advantage` (N, S) or (N, K, S); `group` (N,) numbers the `prompts` (N,); `index` (B,) says which of the N samples
+    this process holds. Where the samples are pairs read from files, `pairs` (P, 2) are the numbers of the chosen and
+    the rejected samples and `labels` (P, S) is 1 where the chosen one is better in a segment, −1 where it is worse.
+    """
+
+    rollout: Rollout
+    advantage: Tensor
+    group: Tensor
+    prompts: Sequence[str]
+    index: Tensor
+    seed: int
+    round: int
+    pairs: Tensor | None = None
+    labels: Tensor | None = None
+
+    @cached_property
+    def here(self) -> Tensor:
+        """Of each of the N samples its row in this process's rollout, or −1."""
+        mine = torch.full((len(self.group),), -1)
+        return mine.index_put((self.index,), torch.arange(len(self.index)))
+
+    def draw(self, *name: object) -> torch.Generator:
+        """A generator of this name, round and seed: it draws the same in every process."""
+        return draws(self.seed, [(*name, self.round)])[0]
+
+    def cut(self, samples: Tensor, updates: int) -> Iterator[tuple[Tensor, float]]:
+        """Items in a random order, as `updates` parts: of each part this process's items, and the share of one.
+
+        `samples` (I,) or (I, m) are the samples (of N) that each of the I items reads. Raises ValueError for fewer
+        items than updates, and for an item whose samples lie in several processes.
+        """
+        order = torch.randperm(len(samples), generator=self.draw("minibatches"))
+        if len(order) < updates:
+            raise ValueError(f"expected at least {updates} rows, one an update, got {len(order)}: lower "
+                             "algorithm.options.updates, or take more samples a round")
+        at = self.here[samples.reshape(len(samples), -1)] >= 0
+        if bool((at.any(1) != at.all(1)).any()):
+            raise ValueError("expected the samples of a group in one process, got a group cut in two: make "
+                             "train.prompts_per_round a multiple of the number of processes")
+        for every in order.tensor_split(updates):
+            yield every[at.all(1)[every]], 1 / len(every)
+
+    def batch(self, sample: Tensor, share: float, **data: Tensor) -> Batch:
+        """A batch of rows about samples (of N), with their conditions and prompts, on the rollout's device."""
+        device = self.rollout.latents.device
+        moved = {name: value.to(device) for name, value in data.items()}
+        cond = rows(self.rollout.cond, self.here[sample].to(device))
+        return Batch(moved, cond, [self.prompts[i] for i in sample.tolist()], share, self.rollout.plan)
 
 
 def clipped(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
@@ -69,46 +125,55 @@ def clipped(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
 
 
+@dataclass(eq=False, kw_only=True)
 class Algorithm(ABC):
-    """Base of every algorithm; constructor arguments are its options."""
+    """Base of every algorithm; its dataclass fields, and those that it inherits, are its options.
 
-    known: Influence | None = None  # what it knows of how far noise moves the reward; the report draws it
+    The loop calls `setup` once, and in each round `plan`, `advantages`, `minibatches`, `loss` and `after`. `plan`
+    changes nothing: what the later calls need, they compute from the plan that the rollout or the batch carries.
+    """
+
+    data: ClassVar[str] = "none"  # "clips": learns from data.clips; "pairs?": from data.pairs where a recipe names it
+
+    known: Influence | None = field(default=None, init=False, repr=False)  # how far noise moves the reward
+
+    def check(self, reward: Reward, group: int) -> None:  # noqa: B027  most can train on any reward
+        """Raise ValueError for a reward or a number of samples a prompt that it cannot train on. Needs no model."""
+
+    def setup(self, policy: Policy, reward: Reward, group: int) -> None:
+        """Take the policy and the reward, once, before the first `plan`; raise ValueError for what cannot be trained.
+
+        An algorithm that needs another set of weights names it here: `policy.remember("old")`.
+        """
+        self.check(reward, group)
+        self.backbone, self.reward = policy.backbone, reward
 
     @abstractmethod
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         """How to sample this round; `draw` is seeded by the run's seed and the round."""
 
-    def check(self, reward: Reward) -> None:  # noqa: B027  most can credit any reward
-        """Raise ValueError, before any work, for a reward that cannot be credited as asked. Called after `plan`."""
+    @abstractmethod
+    def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
+        """Advantages (N, S) or (N, K, S) of all processes' samples; `group` (N,) numbers the `prompts` (N,)."""
 
     @abstractmethod
-    def credit(self, score: Score, group: Tensor, plan: Plan, frame_map: Sequence[Span]) -> Tensor:
-        """Advantages (N, S) of all processes' samples from their scores; `group` (N,) numbers the prompts."""
-
-    @abstractmethod
-    def minibatches(
-        self, rollout: Rollout, advantage: Tensor, index: Tensor, total: int, draw: torch.Generator
-    ) -> Iterator[Batch]:
-        """One batch an optimiser step; this process's samples are the `index` (B,) of `total`."""
+    def minibatches(self, seen: Experience) -> Iterator[Batch]:
+        """One batch an optimiser step; the rows' samples are this process's."""
 
     @abstractmethod
     def loss(self, policy: Policy, batch: Batch) -> Loss:
-        """The loss of a micro-batch."""
+        """The loss of a micro-batch; where it reports a `ratio`, that is 1 before the first update."""
 
-    def divergence(
-        self, policy: Policy, batch: Batch, step: transition.Step | None = None, weight: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
-        """Mean KL of the batch's steps to the reference's, each times its `weight` (n,).
+    @abstractmethod
+    def divergence(self, policy: Policy, batch: Batch) -> Tensor:
+        """How far the policy's predictions are from the reference's on a micro-batch, 0 at first; logged as `kl`."""
 
-        `step` where the live policy's is known already.
-        """
-        with torch.no_grad(), policy.using("reference"):
-            other = self.step(policy, batch)
-        each = transition.divergence(step or self.step(policy, batch), other)
-        return (each if weight is None else each * weight.to(each).reshape(-1, *[1] * (each.dim() - 1))).mean()
+    def after(self, policy: Policy, round: int) -> None:  # noqa: B027  most move no other weights
+        """Move named sets of weights after a round's updates."""
 
-    @staticmethod
-    def step(policy: Policy, batch: Batch) -> transition.Step:
-        """The Gaussian that the policy gives each pair."""
-        raw = policy.predict(batch.x, batch.t.to(batch.x), batch.cond)
-        return batch.plan.gaussian(policy.backbone, raw, batch.x, batch.t, batch.s)
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside weights, such as running statistics: numbers, text, lists, dicts, tensors."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  most have none
+        """Put back what `state` returned; an empty mapping is the state before the first round."""

@@ -65,7 +65,8 @@ class Generator(ABC):
 
     def noise(self, draws: Sequence[torch.Generator]) -> Tensor:
         """One unit Gaussian latent a generator, float32 (B, C, L, h, w): the same whatever the batch and the device."""
-        return torch.stack([torch.randn(self.shape, generator=draw) for draw in draws])
+        made = [torch.randn(self.shape, generator=draw) for draw in draws]
+        return torch.stack(made) if made else torch.empty(0, *self.shape)  # a process without rows
 
     @property
     def device(self) -> torch.device:

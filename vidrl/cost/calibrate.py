@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vidrl import evaluate, plugin
+from vidrl.algorithms.base import Experience
 from vidrl.backbones.base import Cond, rows
 from vidrl.config import Recipe, read_prompts
 from vidrl.parallel import Workers
@@ -56,10 +57,11 @@ class Bench:
         self.policy = Policy(self.backbone, *lora, p.full, recipe.seed, p.lora_partial)
         self.updater = Updater(self.policy, self.algorithm, self.workers, recipe.train, recipe.seed)
         self.reward = evaluate.build_reward(recipe.reward).to(self.workers.device)
+        self.algorithm.setup(self.policy, self.reward, recipe.train.group)
         self.plan = self.algorithm.plan(self.backbone, 0, draws(recipe.seed, [("plan", 0)])[0])
         known = read_prompts(recipe.data.prompts)
         clips = recipe.train.prompts_per_round * recipe.train.group
-        self.micro = min(self.updater.micro_batch, clips * len(self.plan.keep))
+        self.micro = min(self.updater.micro_batch, clips * max(1, len(self.plan.keep)))
         self.clips = min(CLIPS, clips)
         self.prompts = [known[i % len(known)] for i in range(max(self.micro, self.clips))]
 
@@ -83,8 +85,7 @@ class Bench:
         count = self.recipe.train.prompts_per_round * self.recipe.train.group
         part = rows(cond, slice(self.micro))
         generators = draws(0, [("cost", i) for i in range(self.micro)])
-        x = self.backbone.noise(generators).to(self.backbone.device)
-        k = self.plan.keep[0]
+        x, k = self.backbone.noise(generators).to(self.backbone.device), 0
 
         def call() -> Any:
             with torch.no_grad(), self.workers.autocast():
@@ -105,13 +106,15 @@ class Bench:
     def _micro_batch(self, cond: Cond, count: int) -> Any:
         """The first micro-batch of a round whose rollout is noise."""
         shape, kept, plan = self.backbone.shape, len(self.plan.keep), self.plan
-        few = torch.arange(count) % len(self.prompts)
-        x = torch.randn(count, kept, *shape, device=self.backbone.device)
+        numbers, group = torch.arange(count), self.recipe.train.group
+        few = numbers % len(self.prompts)
+        clean = torch.randn(count, *shape, device=self.backbone.device)
+        x = clean[:, None].expand(-1, kept, *shape)
         old = x.new_zeros(count, kept, plan.segments)
-        rollout = Rollout(rows(cond, few.to(x.device)), x[:, 0], x, x, old, plan)
-        advantage, index = x.new_ones(count, plan.segments), torch.arange(count)
-        draw = torch.Generator().manual_seed(0)
-        batch = next(iter(self.algorithm.minibatches(rollout, advantage, index, count, draw)))
+        rollout = Rollout(rows(cond, few.to(x.device)), clean, x, x, old, plan, x)
+        prompts, advantage = [self.prompts[i] for i in few.tolist()], torch.ones(count, plan.segments)
+        seen = Experience(rollout, advantage, numbers // group, prompts, numbers, 0, 0)
+        batch = next(iter(self.algorithm.minibatches(seen)))
         return batch.split(self.updater.micro_batch)[0]
 
     def _decode_and_score(self, latents: Tensor) -> tuple[float, float]:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from vidrl.algorithms.base import Algorithm
+from vidrl.algorithms.base import Algorithm, Experience
 from vidrl.backbones.base import Cond, Denoiser
 from vidrl.config import Recipe
 from vidrl.held_out import TWINS
-from vidrl.influence import Influence
 from vidrl.policy import Policy
-from vidrl.rollout import Plan, draws, sample
+from vidrl.rewards import Reward, Samples, Score
+from vidrl.rollout import Plan, draws, sample, tree
 
 
 class StandIn(Denoiser):
@@ -47,13 +46,22 @@ class StandIn(Denoiser):
         return self.network.weight.sum() * x
 
     def decode(self, latents: Tensor) -> Tensor:
-        return latents.transpose(1, 2)
+        return latents.transpose(1, 2).expand(-1, -1, 3, -1, -1)
 
     @classmethod
     def tiny(cls) -> StandIn:
         from vidrl.backbones.toy import Toy
 
         return cls(Toy.tiny())
+
+
+class Brightness(Reward):
+    """Stands for the recipe's reward where a loss asks for one: it has a gradient and costs nothing."""
+
+    differentiable = True
+
+    def forward(self, samples: Samples) -> Score:
+        return Score(samples.video.mean((1, 2, 3, 4)))
 
 
 @dataclass(frozen=True)
@@ -79,14 +87,14 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     Raises the errors of the algorithm's plan: more segments than latent frames, no stochastic step.
     """
     stand_in, options = StandIn(backbone), recipe.train
-    algorithm = copy(algorithm)  # whose calls are the same whatever was measured, and before anything was
-    algorithm.known = Influence({}, {}, torch.ones(1, backbone.shape[1]), ())
-    clips, known = options.prompts_per_round * options.group, dict[tuple[int, int], dict[str, int]]()
+    if hasattr(algorithm, "credit"):  # measured credit makes the same calls, and here nothing was measured yet
+        algorithm = replace(algorithm, credit="whole", influence="")
+    clips, known = options.prompts_per_round * options.group, dict[tuple[object, ...], dict[str, int]]()
     rounds, kept = [], 0
     for number in range(options.rounds):
         plan = algorithm.plan(stand_in, number, draws(recipe.seed, [("plan", number)])[0])
-        size = len(plan.times), len(plan.keep)
-        known[size] = known.get(size) or _round(stand_in, algorithm, plan, clips, micro_batch)
+        size = tuple(plan.times), plan.stochastic, plan.keep, plan.forks
+        known[size] = known.get(size) or _round(stand_in, algorithm, plan, clips, options.group, micro_batch)
         rounds.append(known[size])
         kept = kept or len(plan.keep)
     measured = recipe.data.held_out_n + min(TWINS, recipe.data.held_out_n)
@@ -95,12 +103,16 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     return Calls(clips, kept, rounds, measured * steps, 2 + between, measured)
 
 
-def _round(stand_in: StandIn, algorithm: Algorithm, plan: Plan, clips: int, micro_batch: int) -> dict[str, int]:
-    policy, draw = Policy(stand_in, full=True), torch.Generator().manual_seed(0)
+def _round(
+    stand_in: StandIn, algorithm: Algorithm, plan: Plan, clips: int, group: int, micro_batch: int
+) -> dict[str, int]:  # fmt: skip
+    policy, names = Policy(stand_in, full=True), [(0, *divmod(i, group)) for i in range(clips)]
+    algorithm.setup(policy, Brightness(), group)
     stand_in.calls, stand_in.stage = Counter(), "sampling"
-    rollout = sample(policy, stand_in.encode([""] * clips), draws(0, [("cost", i) for i in range(clips)]), plan)
-    advantage, index = torch.zeros(clips, plan.segments), torch.arange(clips)
-    batches = list(algorithm.minibatches(rollout, advantage, index, clips, draw))
+    rollout = sample(policy, stand_in.encode([""] * clips), draws(0, names), plan, tree(plan, 0, names, group))
+    numbers = torch.arange(clips)
+    seen = Experience(rollout, torch.zeros(clips, plan.segments), numbers // group, [""] * clips, numbers, 0, 0)
+    batches = list(algorithm.minibatches(seen))
     stand_in.stage = "update"
     for batch in batches:
         for micro in batch.split(micro_batch):

@@ -1,0 +1,78 @@
+"""The options of credit, which algorithms that compare the samples of a group share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vidrl import credit
+from vidrl.credit import MEASURED
+from vidrl.influence import WHOLE, Influence
+from vidrl.policy import Policy
+from vidrl.rewards import Reward, Score
+from vidrl.rollout import Plan
+from vidrl.schedule import stochastic_steps
+from vidrl.segments import frame_spans
+
+from .base import Algorithm
+
+
+@dataclass(eq=False, kw_only=True)
+class Credited(Algorithm):
+    """Advantages by `vidrl.credit.advantages`.
+
+    Options of credit: `segments` S (1 is whole-clip credit); `credit` of the segments, blended by `alpha` with the
+    whole clip's; `influence`, a file of `vidrl influence` ("" is the model folder's); `scale` of advantages with
+    `scale_eps` (`vidrl.estimators.normalise`); `per_part` to normalise each part of a composite before they are added;
+    `max_advantage`, the bound of |A|.
+    """
+
+    segments: int = 1
+    alpha: float = 1.0
+    credit: Literal["whole", "segment", "influence", "gls", "posterior"] = "segment"
+    influence: str = ""
+    scale: Literal["group", "batch", "none", "unbiased", "global"] = "group"
+    scale_eps: float = 1e-4
+    per_part: bool = False
+    max_advantage: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1 or self.max_advantage <= 0 or self.scale_eps < 0:
+            raise ValueError("expected alpha in [0, 1], max_advantage > 0 and scale_eps ≥ 0, got "
+                             f"{(self.alpha, self.max_advantage, self.scale_eps)}")
+        by_segment = self.segments > 1 and self.alpha > 0 and self.credit != "whole"
+        if self.scale in ("unbiased", "global") and by_segment:
+            raise ValueError("expected scale group, batch or none for credit of segments (unbiased and global are of "
+                             f"whole clips), got {self.scale}")
+
+    def check(self, reward: Reward, group: int) -> None:
+        held = sorted({*getattr(reward, "bands", {}), *getattr(reward, "gates", {})})
+        if self.per_part and held:
+            raise ValueError("expected algorithm.options.per_part = false, because more is not always better of a part "
+                             f"with a band or a gate ({', '.join(held)}): set it to false, or take those away")
+
+    def setup(self, policy: Policy, reward: Reward, group: int) -> None:
+        super().setup(policy, reward, group)
+        plan = self.plan(self.backbone, 0, torch.Generator().manual_seed(0))
+        self.known = Influence.find(self.influence, self.backbone, plan, self.measured)
+        if self.measured and self.known:
+            steps = stochastic_steps(self.backbone.path, plan.sampler, plan.times, plan.eta)
+            self.known.of(WHOLE, [plan.times[k] for k in steps], self.segments)  # raises where it lacks one of them
+            self.known.check(getattr(reward, "parts", {}))
+
+    @property
+    def measured(self) -> bool:
+        """Whether the credit reads a measured influence."""
+        return self.credit in MEASURED and self.segments > 1 and self.alpha > 0
+
+    def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
+        spans, moments = frame_spans(self.backbone.frame_map, plan.segments), None
+        if self.known is not None and self.measured:
+            moments = self.known.moments(score, [plan.times[k] for k in plan.keep], plan.segments)
+        made = credit.advantages(score, group, spans, self.credit, self.alpha, self.scale, self.per_part, moments,
+                                 eps=self.scale_eps)  # fmt: skip
+        return made.clamp(-self.max_advantage, self.max_advantage)
