@@ -1,0 +1,106 @@
+"""The arms of the study time_to_reward: which algorithm with which options, and what every run has in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidrl import config, plugin
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = "scripts/recipes/study.toml"
+RATES = (4.8e-4, 1.2e-3, 3e-3, 7.5e-3, 1.9e-2)  # one ladder for every arm; each is 2.5 times the one before
+FIRST_RATES = (1, 2, 3)  # places on the ladder that are tried first; an end is extended where the best lies at it
+SWEEP_SEEDS = (100, 101)  # the second is run at the two rates that the first found best
+MOST_ROUNDS = 400  # the budget of CPU seconds ends a run, not the number of rounds
+PLAIN_ROUNDS = 12  # the budget of the reference arm, from which the budget of all others follows
+PLAIN = "plain"
+COMMON = (
+    "train.prompts_per_round=3", "train.group=8", "train.score_batch=16", 'guard.action="warn"',
+    "guard.bands={}", "train.checkpoint_every=100000", "train.show=1",
+    "data.held_out_n=1", "train.eval_steps=1", "train.eval_every=100000",  # the study evaluates by itself
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An algorithm with its options; `pairs` of final runs, a look at the held-out prompts `every` so many rounds."""
+
+    note: str
+    algorithm: str
+    options: Mapping[str, Any]
+    pairs: int = 5
+    every: int = 2
+    more: tuple[str, ...] = ()  # further overrides of the recipe
+
+    def overrides(self, rate: float) -> tuple[str, ...]:
+        """What a run at a learning rate overrides in the recipe, but for its seed and folder."""
+        named = (f'algorithm.name="{self.algorithm}"', f"algorithm.options={inline(self.options)}")
+        return (*COMMON, f"train.rounds={MOST_ROUNDS}", f"train.learning_rate={rate:g}", *named, *self.more)
+
+
+def inline(options: Mapping[str, Any]) -> str:
+    """Options as an inline table of TOML.
+
+    >>> inline({"credit": "whole", "eta": 0.7, "per_part": True, "at": [0, 2]})
+    '{credit = "whole", eta = 0.7, per_part = true, at = [0, 2]}'
+    """
+    return "{" + ", ".join(f"{name} = {json.dumps(value)}" for name, value in options.items()) + "}"
+
+
+def missing(arm: Arm) -> str:
+    """Why an arm cannot be run with the code that is there; an empty text where it can."""
+    try:
+        recipe = config.load(ROOT / RECIPE, ['run="unused"', *arm.overrides(RATES[2])])
+        config.check_plugins(recipe)
+        plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
+    except (ValueError, TypeError, KeyError, ImportError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+FLOW: dict[str, Any] = {"sampler": "flow_sde", "eta": 0.7, "steps": 10, "updates": 2}
+PUBLISHED = FLOW | {"segments": 1, "credit": "whole", "scale": "global", "scale_eps": 1e-4, "clip_range": 1e-4}
+GROUP = {"scale": "unbiased", "scale_eps": 1e-8, "same_start": True}  # DanceGRPO's and MixGRPO's advantages
+SHIPPED = FLOW | {"train_steps": 4, "clip_range": 5e-4, "scale": "batch", "per_part": True, "same_start": True}
+WHOLE: dict[str, Any] = {"segments": 1, "credit": "whole"}
+SEGMENT: dict[str, Any] = {"segments": 5, "credit": "segment", "alpha": 1.0}
+CONTROL: dict[str, Any] = {"segments": 5, "credit": "whole"}
+EQUAL: dict[str, Any] = {"equalise": True}
+FORWARD: dict[str, Any] = {"steps": 10, "noises": 4, "updates": 2, "scale": "batch", "per_part": True}
+
+# In the order in which they are run. Of the segment claim: segment against control, whole against both.
+ARMS: dict[str, Arm] = {
+    PLAIN: Arm("Flow-GRPO as published (arXiv 2505.05470), without its KL term", "grpo", PUBLISHED, 10, 3),
+    "segment": Arm("segment GRPO as the demo ships it", "grpo", SHIPPED | SEGMENT | EQUAL, 10),
+    "control": Arm("the same, five ratios a clip but whole-clip credit", "grpo", SHIPPED | CONTROL | EQUAL, 10),
+    "nft-5": Arm("DiffusionNFT, five segments, β 0.1", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 10),
+    "awm-5": Arm("AWM, five segments, KL", "awm", FORWARD | SEGMENT | {"beta": 0.1}, 10),
+    "nft-1": Arm("DiffusionNFT, whole clip, β 0.1", "nft", FORWARD | WHOLE | {"beta": 0.1}, 10),
+    "awm-1": Arm("AWM (arXiv 2509.25050), whole clip, KL", "awm", FORWARD | WHOLE | {"beta": 0.1}, 10),
+    "mix": Arm("MixGRPO (arXiv 2507.21802): noise in a window of 4 steps", "grpo",
+               FLOW | WHOLE | GROUP | {"clip_range": 1e-4, "window": 4}),
+    "whole": Arm("the segment arm's settings with one ratio a clip", "grpo", SHIPPED | WHOLE | EQUAL, 10),
+    "nft-published": Arm("DiffusionNFT (arXiv 2509.16117), whole clip, β 1", "nft",
+                         {"steps": 10, "noises": 4, "updates": 2, "scale": "group"} | WHOLE | {"beta": 1.0}),
+    "draft": Arm("DRaFT-1 (arXiv 2309.17400) on the parts that carry gradient", "reward_backprop",
+                 {"way": "draft", "steps": 10, "last": 1, "partial": True}),
+    "segment-window": Arm("segment GRPO, noise in a window of 4 steps", "grpo",
+                          SHIPPED | SEGMENT | EQUAL | {"window": 4, "train_steps": 0}),
+    "dance": Arm("DanceGRPO (arXiv 2505.07818), six of nine steps trained", "grpo",
+                 {"sampler": "dance_sde", "eta": 0.3, "steps": 10, "updates": 2, "train_steps": 5,
+                  "clip_range": 1e-4} | WHOLE | GROUP),
+    "branch": Arm("BranchGRPO (arXiv 2509.06040)", "branch",
+                  FLOW | WHOLE | {"train_steps": 4, "clip_range": 5e-4, "scale": "batch", "per_part": True}),
+    "segment-unequal": Arm("segment without the step equaliser", "grpo", SHIPPED | SEGMENT),
+    "control-unequal": Arm("control without the step equaliser", "grpo", SHIPPED | CONTROL),
+    "whole-unequal": Arm("whole without the step equaliser", "grpo", SHIPPED | WHOLE),
+    "ddpo": Arm("DDPO (arXiv 2305.13301), importance sampling", "ddpo",
+                {"sampler": "flow_sde", "eta": 0.7, "steps": 10, "train_steps": 4, "way": "is"}),
+    "dpo": Arm("Flow-DPO on pairs of the group, online", "dpo", {"steps": 10, "noises": 4, "segments": 1}),
+    "plain-wide": Arm("plain with the wider clip range of the recipes, 5e-4", "grpo",
+                      PUBLISHED | {"clip_range": 5e-4}, 5, 3),
+}  # fmt: skip

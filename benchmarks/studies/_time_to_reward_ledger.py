@@ -1,0 +1,141 @@
+"""The ledger of the study time_to_reward, one line of JSON a run, and what is to be run next.
+
+A job is one run; a job whose line stands in the ledger is done. Lines are added at a run's end, so that a study which
+is killed loses the runs that were under way and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+from _time_to_reward_arms import FIRST_RATES, PLAIN, RATES, SWEEP_SEEDS, Arm
+from _time_to_reward_times import Run, broken, gains, merit
+
+LEAST_FINALS = 3  # final runs of plain from which the target is theirs and no longer of its sweep
+SWEEP_SHARE = 0.6  # of the budget, for the runs of a sweep: a rate that needs longer is not the best one
+FEW = 5  # pairs that every arm gets before some get more
+
+
+class Job(NamedTuple):
+    """One run."""
+
+    arm: str
+    rate: float
+    seed: int
+
+
+# The file
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ledger; the last one is left out where a kill cut it short."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
+
+
+def add(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a line, after ending one that a kill cut short."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, separators=(",", ":"), ensure_ascii=False) + "\n")
+
+
+def key(run: Run) -> Job:
+    """Which job a line is of."""
+    return Job(run["arm"], run["rate"], run["seed"])
+
+
+def of(runs: Sequence[Run], arm: str, sweep: bool) -> list[Run]:
+    """The runs of an arm's sweep, or its final ones."""
+    return [run for run in runs if run["arm"] == arm and (run["seed"] in SWEEP_SEEDS) == sweep]
+
+
+# Target and budget
+
+
+def budget(runs: Sequence[Run]) -> float:
+    """CPU seconds that every arm has: the mean of plain's runs; infinite before its first one."""
+    whole = [run["looks"]["cpu"][-1] for run in of(runs, PLAIN, False) or of(runs, PLAIN, True)
+             if run["ended"] == "budget"]  # fmt: skip
+    return mean(whole) if whole else float("inf")
+
+
+def target(runs: Sequence[Run]) -> float:
+    """The mean gain of plain's final runs at their end; of its best rate in the sweep before there are three."""
+    finals = [gains(run)[-1] for run in of(runs, PLAIN, False)]
+    if len(finals) >= LEAST_FINALS:
+        return mean(finals)
+    swept = [gains(run)[-1] for run in of(runs, PLAIN, True) if broken(run) is None] or finals
+    return max(swept, default=float("inf"))
+
+
+# The sweep
+
+
+def merits(runs: Sequence[Run], arm: str) -> dict[float, float]:
+    """Of each rate that was tried, the mean merit over its runs of the sweep."""
+    goal, whole = target(runs), budget(runs)
+    if arm == PLAIN:
+        goal = max((gains(run)[-1] for run in of(runs, PLAIN, True)), default=1.0) + 1e-9  # its own end decides
+    found: dict[float, list[float]] = {}
+    for run in of(runs, arm, True):
+        found.setdefault(run["rate"], []).append(merit(run, goal, whole))
+    return {rate: mean(values) for rate, values in found.items()}
+
+
+def sweep(runs: Sequence[Run], arm: str) -> list[Job]:
+    """What an arm's sweep still needs: three rates, one more while the best lies at an end, the best two again."""
+    first, second = SWEEP_SEEDS
+    tried = {run["rate"]: run for run in of(runs, arm, True) if run["seed"] == first}
+    wanted = [RATES[i] for i in FIRST_RATES]
+    if not set(wanted) <= set(tried):
+        return [Job(arm, rate, first) for rate in wanted if rate not in tried]
+    score = merits([run for run in runs if run["arm"] != arm or run["seed"] != second], arm)
+    best = max(score, key=score.__getitem__)
+    place = RATES.index(best)
+    beyond = [RATES[i] for i in (place - 1, place + 1) if 0 <= i < len(RATES) and RATES[i] not in tried]
+    if beyond:
+        return [Job(arm, rate, first) for rate in beyond]
+    top = sorted(score, key=score.__getitem__, reverse=True)[:2]
+    done = {run["rate"] for run in of(runs, arm, True) if run["seed"] == second}
+    return [Job(arm, rate, second) for rate in top if rate not in done]
+
+
+def chosen(runs: Sequence[Run], arm: str) -> float | None:
+    """The best rate of those with runs of both seeds of the sweep; None before."""
+    first, second = SWEEP_SEEDS
+    have = {seed: {run["rate"] for run in of(runs, arm, True) if run["seed"] == seed} for seed in SWEEP_SEEDS}
+    both = have[first] & have[second]
+    score = merits(runs, arm)
+    return max(both, key=score.__getitem__) if both and not sweep(runs, arm) else None
+
+
+# What is next
+
+
+def finals(runs: Sequence[Run], arm: str, pairs: range) -> list[Job]:
+    """The final runs of an arm that are not done."""
+    rate = chosen(runs, arm)
+    if rate is None:
+        return []
+    done = {key(run) for run in runs}
+    return [job for seed in pairs if (job := Job(arm, rate, seed)) not in done]
+
+
+def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
+    """All jobs that can be named now, in order: an arm's sweep, then five pairs, then the next arm; then more pairs."""
+    for arm in arms:
+        yield from sweep(runs, arm)
+        yield from finals(runs, arm, range(FEW))
+    for arm, made in arms.items():
+        yield from finals(runs, arm, range(FEW, made.pairs))

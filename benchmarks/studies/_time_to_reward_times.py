@@ -1,0 +1,176 @@
+"""Times to a target from the looks of a run: interpolation, guards, censoring, ratios of pairs. Pure functions.
+
+Legend: a run is a line of the ledger; its looks are columns of equal length, one entry a look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import comb, exp, log
+from typing import Any, NamedTuple
+
+from vidrl.inference.means import interval
+
+GUARDS = {"dynamic_degree": 0.95, "verifier": 0.965, "identity": 0.9, "diversity": 0.9}  # of the base model's value
+Run = Mapping[str, Any]
+
+
+class Time(NamedTuple):
+    """What a run used up to the target, or up to where it was cut; `why` it was cut, "" where it arrived."""
+
+    value: float
+    why: str = ""
+
+
+class Ratio(NamedTuple):
+    """A geometric mean over pairs with its 95 % interval, NaN below six pairs; how many pairs, how many cut."""
+
+    value: float
+    low: float
+    high: float
+    pairs: int
+    cut: int
+
+
+# One run
+
+
+def gains(run: Run) -> list[float]:
+    """The held-out composite of every look less the base model's, beginning with 0 before the first round.
+
+    >>> gains({"base": {"composite": -2.0}, "looks": {"composite": [-1.5, -1.0]}})
+    [0.0, 0.5, 1.0]
+    """
+    start = run["base"]["composite"]
+    return [0.0, *(value - start for value in run["looks"].get("composite", []))]
+
+
+def used(run: Run, axis: str) -> list[float]:
+    """What the run had used of an axis ("cpu", "calls", "clips") at every look, beginning with 0."""
+    return [0.0, *run["looks"].get(axis, [])]
+
+
+def steady(run: Run, usual: float) -> list[float]:
+    """CPU seconds at every look as of a machine on which a look takes `usual` seconds, beginning with 0.
+
+    Every look is the same work. Where it takes longer, others had the machine's cache and cores, and the
+    training before it took longer in proportion.
+
+    >>> steady({"looks": {"cpu": [10.0, 30.0], "look": [8.0, 16.0]}}, 8.0)
+    [0.0, 10.0, 20.0]
+    """
+    found, cpu = [0.0], used(run, "cpu")
+    for before, after, look in zip(cpu, cpu[1:], run["looks"].get("look", []), strict=False):
+        found.append(found[-1] + (after - before) * usual / look)
+    return found
+
+
+def broken(run: Run, guards: Mapping[str, float] = GUARDS) -> int | None:
+    """The first look (1 is the first after training began) at which a guard fails; None where all hold.
+
+    >>> run = {"base": {"identity": 0.8}, "looks": {"identity": [0.8, 0.7, 0.8]}}
+    >>> broken(run, {"identity": 0.9}), broken(run, {"identity": 0.5})
+    (2, None)
+    """
+    count = len(gains(run)) - 1 if "composite" in run["base"] else len(next(iter(run["looks"].values())))
+    for i in range(count):
+        if any(run["looks"][name][i] < share * run["base"][name] for name, share in guards.items()):
+            return i + 1
+    return None
+
+
+def first_at(x: Sequence[float], y: Sequence[float], level: float) -> tuple[float, int] | None:
+    """Where a curve first reaches a level, by the line between two looks, and the number of the look after it.
+
+    >>> first_at([0, 10, 20], [0.0, 0.5, 1.5], 1.0)
+    (15.0, 2)
+    >>> first_at([0, 10, 20], [0.0, 0.5, 0.7], 1.0)
+    """
+    for i, value in enumerate(y):
+        if value >= level:
+            if i == 0:
+                return float(x[0]), 0
+            share = (level - y[i - 1]) / (value - y[i - 1])
+            return float(x[i - 1] + share * (x[i] - x[i - 1])), i
+    return None
+
+
+def time_to(run: Run, target: float, x: Sequence[float], guards: Mapping[str, float] = GUARDS) -> Time:
+    """The time of a run to the target along x.
+
+    A run that does not arrive is cut where it ends. One of which a guard fails at or before the look at which it
+    arrives is cut as well: a later return does not count.
+    """
+    if str(run["ended"]).startswith("failed"):
+        return Time(x[-1], "failed")
+    found, bad = first_at(x, gains(run), target), broken(run, guards)
+    if found is None:
+        return Time(x[-1], "guard" if bad is not None else "budget")
+    return Time(x[-1], "guard") if bad is not None and bad <= found[1] else Time(found[0])
+
+
+def gain_at(run: Run, amount: float, x: Sequence[float]) -> float:
+    """The gain after an amount of x, by the line between two looks; NaN where the run ended before.
+
+    >>> run = {"base": {"composite": 0.0}, "looks": {"composite": [1.0, 2.0]}}
+    >>> gain_at(run, 15.0, [0, 10, 20]), gain_at(run, 30.0, [0, 10, 20])
+    (1.5, nan)
+    """
+    y = gains(run)
+    for i in range(1, len(x)):
+        if x[i] >= amount:
+            share = (amount - x[i - 1]) / (x[i] - x[i - 1])
+            return y[i - 1] + share * (y[i] - y[i - 1])
+    return float("nan")
+
+
+def merit(run: Run, target: float, budget: float) -> float:
+    """How good a rate was: log(budget / time) where the run arrived, else the share of the target missing, negative.
+
+    A broken guard costs 0.5 more.
+    """
+    time = time_to(run, target, used(run, "cpu"))
+    if not time.why:
+        return log(budget / max(time.value, 1e-9))
+    missing = min(0.0, gains(run)[-1] / target - 1)
+    return missing - 0.5 * (time.why != "budget")
+
+
+# Pairs
+
+
+def ratios(plain: Mapping[int, Time], arm: Mapping[int, Time], budget: float) -> list[float]:
+    """Plain's time over the arm's of every seed that both have; a run that was cut counts at the budget.
+
+    >>> ratios({0: Time(80.0), 1: Time(60.0, "guard")}, {0: Time(20.0), 1: Time(9.0, "failed"), 2: Time(1.0)}, 100.0)
+    [4.0, 1.0]
+    """
+    value = lambda time: budget if time.why else min(time.value, budget)  # noqa: E731
+    return [value(plain[seed]) / value(arm[seed]) for seed in sorted(plain.keys() & arm.keys())]
+
+
+def ratio(plain: Mapping[int, Time], arm: Mapping[int, Time], budget: float) -> Ratio:
+    """The geometric mean of `ratios` with its interval."""
+    each = ratios(plain, arm, budget)
+    cut = sum(bool(arm[seed].why) for seed in plain.keys() & arm.keys())
+    if not each:
+        return Ratio(float("nan"), float("nan"), float("nan"), 0, 0)
+    over = interval([log(value) for value in each], unit="pairs")
+    return Ratio(exp(over.mean), exp(over.low), exp(over.high), len(each), cut)
+
+
+# Best of N
+
+
+def best_of(values: Sequence[float], n: int, shown: Sequence[float] | None = None) -> float:
+    """The expected value of the best of n clips drawn without replacement from these; or of what is `shown` of it.
+
+    The clip of rank r among N, the worst first, is the best of n in C(r − 1, n − 1) of C(N, n) draws.
+
+    >>> best_of([1.0, 2.0, 4.0], 1), best_of([1.0, 2.0, 4.0], 2), best_of([1.0, 2.0, 4.0], 3)
+    (2.3333333333333335, 3.3333333333333335, 4.0)
+    """
+    order = sorted(range(len(values)), key=values.__getitem__)
+    told = values if shown is None else shown
+    chances = [comb(r, n - 1) / comb(len(values), n) for r in range(len(values))]
+    return sum(chance * told[i] for chance, i in zip(chances, order, strict=True))

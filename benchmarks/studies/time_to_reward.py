@@ -1,0 +1,182 @@
+"""How much training does each algorithm need for the reward that plain Flow-GRPO ends with? Arms × rates × seeds.
+
+    python benchmarks/studies/time_to_reward.py run        # goes on where the ledger ends; two runs at a time
+    python benchmarks/studies/time_to_reward.py next       # what would be run, and which arms cannot be
+    python benchmarks/studies/time_to_reward.py best       # best of N clips of the base model, without training
+    python benchmarks/studies/time_to_reward.py report     # the page, the plot and the ledger of what is there
+
+`run` may be killed and called again: finished runs stand in the ledger. To stop it after the runs that are
+under way, make the file `stop` in the folder --out. The first arm is plain Flow-GRPO: its end is the target, its
+CPU seconds are the budget of all others. Every arm's learning rate is swept with seeds of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import _time_to_reward_ledger as ledger
+from _time_to_reward_arms import ARMS, PLAIN, PLAIN_ROUNDS, ROOT, SWEEP_SEEDS, Arm, missing
+from _time_to_reward_times import GUARDS
+
+from vidrl.launch import PARENT, end_with_parent
+
+MARGIN = 1.1  # a run goes on until this much of the target, which may still move
+Active = dict[ledger.Job, tuple[subprocess.Popen[bytes], Path]]
+
+
+def allowed(job: ledger.Job, runs: Sequence[Any]) -> dict[str, float]:
+    """Target, CPU seconds and rounds after which a job ends."""
+    if job.arm == PLAIN:
+        return {"target": 1e9, "budget": 1e9, "rounds": PLAIN_ROUNDS}
+    share = ledger.SWEEP_SHARE if job.seed in SWEEP_SEEDS else 1.0
+    ends = {"target": MARGIN * ledger.target(runs), "budget": share * ledger.budget(runs)}
+    return {name: min(value, 1e9) for name, value in ends.items()} | {"rounds": 10**6}
+
+
+def one(words: Sequence[str]) -> None:
+    """In a process of its own: one run, whose line is written to a file."""
+    import _time_to_reward_run as running
+
+    end_with_parent()
+    arm, rate, seed, ends, out, file = words
+    row = running.run(ARMS[arm], float(rate), int(seed), **json.loads(ends), out=Path(out), least=GUARDS)
+    named = {"arm": arm, "rate": float(rate), "seed": int(seed)}
+    Path(file).write_text(json.dumps(named | row))
+
+
+def start(job: ledger.Job, runs: Sequence[Any], out: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start a job's process."""
+    file = out / f"{job.arm}-{job.rate:g}-{job.seed}.json"
+    words = [job.arm, f"{job.rate:g}", str(job.seed), json.dumps(allowed(job, runs)), str(out), str(file)]
+    around = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), PARENT: str(os.getpid())}
+    command = [sys.executable, str(Path(__file__).resolve()), "one", *words]
+    with open(out / "runs.log", "ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=around, stdout=log, stderr=log), file
+
+
+def finish(job: ledger.Job, code: int, file: Path, book: Path) -> bool:
+    """Move a run's line into the ledger; False where it left none."""
+    done = code == 0 and file.exists()
+    if done:
+        row = json.loads(file.read_text())
+        ledger.add(book, row)
+        last = {name: values[-1] for name, values in row["looks"].items()}
+        gain = last["composite"] - row["base"]["composite"] if last else float("nan")
+        told = f"ended by {row['ended']} after {last.get('round')} rounds, {last.get('cpu')} CPU s, gain {gain:+.3f}"
+        print(time.strftime("%H:%M:%S"), f"{job.arm} {job.rate:g} seed {job.seed}: {told}", flush=True)
+    file.unlink(missing_ok=True)
+    return done
+
+
+def work(out: Path, o: argparse.Namespace) -> None:
+    """Run the agenda until it is done, CPU seconds are used up, or the file `stop` is there."""
+    book, active, failed = out / "ledger.jsonl", Active(), set[ledger.Job]()
+    arms = {name: ARMS[name] for name in checked(o.arms) if not missing(ARMS[name])}
+    while True:
+        failed |= ended(active, book)
+        runs = ledger.read(book)
+        spent = sum(run["spent"] for run in runs)
+        stop = (out / "stop").exists() or spent >= o.cpu
+        ready = [job for job in waiting(runs, arms, o.sweep_only) if job not in active.keys() | failed]
+        if not active and (stop or not ready):
+            return print(f"stopped with {len(ready)} jobs named, {spent:.0f} CPU seconds spent", flush=True)
+        if ready and not stop and len(active) < o.jobs:
+            active[ready[0]] = start(ready[0], runs, out)
+        else:
+            time.sleep(1)
+
+
+def ended(active: Active, book: Path) -> set[ledger.Job]:
+    """Take the runs that have ended out of the active ones; those that left no line."""
+    over = {job: running for job, running in active.items() if running[0].poll() is not None}
+    for job in over:
+        del active[job]
+    lost = {job for job, (child, file) in over.items() if not finish(job, child.returncode, file, book)}
+    for job in lost:
+        print(f"{job} failed with {over[job][0].returncode}: see {book.with_name('runs.log')}", flush=True)
+    return lost
+
+
+def waiting(runs: Sequence[Any], arms: Mapping[str, Arm], sweep_only: bool) -> list[ledger.Job]:
+    """The agenda; only plain's part of it while nothing is known of the budget."""
+    named = list(ledger.agenda(runs, arms))
+    if ledger.budget(runs) == float("inf"):
+        named = [job for job in named if job.arm == PLAIN]
+    return [job for job in named if job.seed in SWEEP_SEEDS or not sweep_only]
+
+
+def tell(out: Path, names: Sequence[str]) -> None:
+    """Print what is next, the chosen rates, and why arms cannot be run."""
+    runs = ledger.read(out / "ledger.jsonl")
+    spent = sum(run["spent"] for run in runs)
+    print(f"{len(runs)} runs, {spent:.0f} CPU s; target {ledger.target(runs):+.3f}, budget {ledger.budget(runs):.0f}")
+    for name in names:
+        why, rates = missing(ARMS[name]), {f"{r:g}": round(m, 2) for r, m in ledger.merits(runs, name).items()}
+        ready = len(ledger.of(runs, name, False))
+        print(f"{name}: rate {ledger.chosen(runs, name)}, merits {rates}, finals {ready} {why[:150]}")
+    for job in list(ledger.agenda(runs, {name: ARMS[name] for name in names if not missing(ARMS[name])}))[:20]:
+        print(*job)
+
+
+def options() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("run", "next", "best", "report"))
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "time_to_reward", help="where the ledger is")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "time_to_reward.md")
+    parser.add_argument("--jobs", type=int, default=2, help="runs of one thread side by side")
+    parser.add_argument("--cpu", type=float, default=9000.0, help="CPU seconds of all runs after which none is begun")
+    parser.add_argument("--sweep-only", action="store_true", help="the sweeps of the rates, no final runs")
+    parser.add_argument("--arms", default=",".join(ARMS), help="in the order in which they are run")
+    return parser.parse_args()
+
+
+def checked(text: str) -> list[str]:
+    """The names of arms; plain stands first, whose end is the target."""
+    names = text.split(",")
+    strange = [name for name in names if name not in ARMS]
+    if strange:
+        raise SystemExit(f"time_to_reward: expected arms out of {', '.join(ARMS)}, got {strange[0]!r}")
+    return [PLAIN, *(name for name in names if name != PLAIN)]
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["one"]:
+        return one(sys.argv[2:])
+    o = options()
+    out, names = o.out.resolve(), checked(o.arms)
+    os.chdir(ROOT)  # a recipe's paths are from there
+    out.mkdir(parents=True, exist_ok=True)
+    if o.stage == "next":
+        return tell(out, names)
+    if o.stage == "report":
+        import _time_to_reward_page as page
+
+        return page.write(out / "ledger.jsonl", o.results.resolve())
+    if o.stage == "best":
+        import _time_to_reward_best as best
+
+        return best.add(out / "ledger.jsonl")
+    with open(out / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            cure = "wait for it, or name another --out"
+            raise SystemExit(f"time_to_reward: another `run` works in {out}: {cure}") from None
+        return work(out, o)
+
+
+if __name__ == "__main__":
+    main()
