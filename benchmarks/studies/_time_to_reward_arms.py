@@ -13,8 +13,8 @@ from vidrl import config, plugin
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "scripts/recipes/study.toml"
 RATES = (4.8e-4, 1.2e-3, 3e-3, 7.5e-3, 1.9e-2)  # one ladder for every arm; each is 2.5 times the one before
-FIRST_RATES = (1, 2, 3)  # places on the ladder that are tried first; an end is extended where the best lies at it
-SWEEP_SEEDS = (100, 101)  # the second is run at the two rates that the first found best
+FIRST_RATES = (2, 3, 1)  # places on the ladder that are tried first; an end is extended where the best lies at it
+SWEEP_SEED = 100  # of no final run
 MOST_ROUNDS = 400  # the budget of CPU seconds ends a run, not the number of rounds
 PLAIN_ROUNDS = 12  # the budget of the reference arm, from which the budget of all others follows
 PLAIN = "plain"
@@ -32,7 +32,7 @@ class Arm:
     note: str
     algorithm: str
     options: Mapping[str, Any]
-    pairs: int = 5
+    pairs: int = 6
     every: int = 2
     more: tuple[str, ...] = ()  # further overrides of the recipe
 
@@ -74,7 +74,7 @@ FORWARD: dict[str, Any] = {"steps": 10, "noises": 4, "updates": 2, "scale": "bat
 
 # In the order in which they are run. Of the segment claim: segment against control, whole against both.
 ARMS: dict[str, Arm] = {
-    PLAIN: Arm("Flow-GRPO as published (arXiv 2505.05470), without its KL term", "grpo", PUBLISHED, 10, 3),
+    PLAIN: Arm("Flow-GRPO as published (arXiv 2505.05470), without its KL term", "grpo", PUBLISHED, 10, 4),
     "segment": Arm("segment GRPO as the demo ships it", "grpo", SHIPPED | SEGMENT | EQUAL, 10),
     "control": Arm("the same, five ratios a clip but whole-clip credit", "grpo", SHIPPED | CONTROL | EQUAL, 10),
     "nft-5": Arm("DiffusionNFT, five segments, β 0.1", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 10),
@@ -102,5 +102,5 @@ ARMS: dict[str, Arm] = {
                 {"sampler": "flow_sde", "eta": 0.7, "steps": 10, "train_steps": 4, "way": "is"}),
     "dpo": Arm("Flow-DPO on pairs of the group, online", "dpo", {"steps": 10, "noises": 4, "segments": 1}),
     "plain-wide": Arm("plain with the wider clip range of the recipes, 5e-4", "grpo",
-                      PUBLISHED | {"clip_range": 5e-4}, 5, 3),
+                      PUBLISHED | {"clip_range": 5e-4}, 6, 4),
 }  # fmt: skip

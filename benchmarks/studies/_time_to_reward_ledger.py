@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from _time_to_reward_arms import FIRST_RATES, PLAIN, RATES, SWEEP_SEEDS, Arm
+from _time_to_reward_arms import FIRST_RATES, PLAIN, RATES, SWEEP_SEED, Arm
 from _time_to_reward_times import Run, broken, gains, merit
 
 LEAST_FINALS = 3  # final runs of plain from which the target is theirs and no longer of its sweep
 SWEEP_SHARE = 0.6  # of the budget, for the runs of a sweep: a rate that needs longer is not the best one
-FEW = 5  # pairs that every arm gets before some get more
+PHASES = (3, 6, 10)  # pairs that every arm gets before any gets more; six are the fewest that have an interval
 
 
 class Job(NamedTuple):
@@ -57,7 +58,7 @@ def key(run: Run) -> Job:
 
 def of(runs: Sequence[Run], arm: str, sweep: bool) -> list[Run]:
     """The runs of an arm's sweep, or its final ones."""
-    return [run for run in runs if run["arm"] == arm and (run["seed"] in SWEEP_SEEDS) == sweep]
+    return [run for run in runs if run["arm"] == arm and (run["seed"] == SWEEP_SEED) == sweep]
 
 
 # Target and budget
@@ -94,30 +95,28 @@ def merits(runs: Sequence[Run], arm: str) -> dict[float, float]:
 
 
 def sweep(runs: Sequence[Run], arm: str) -> list[Job]:
-    """What an arm's sweep still needs: three rates, one more while the best lies at an end, the best two again."""
-    first, second = SWEEP_SEEDS
-    tried = {run["rate"]: run for run in of(runs, arm, True) if run["seed"] == first}
-    wanted = [RATES[i] for i in FIRST_RATES]
-    if not set(wanted) <= set(tried):
-        return [Job(arm, rate, first) for rate in wanted if rate not in tried]
-    score = merits([run for run in runs if run["arm"] != arm or run["seed"] != second], arm)
-    best = max(score, key=score.__getitem__)
-    place = RATES.index(best)
-    beyond = [RATES[i] for i in (place - 1, place + 1) if 0 <= i < len(RATES) and RATES[i] not in tried]
-    if beyond:
-        return [Job(arm, rate, first) for rate in beyond]
-    top = sorted(score, key=score.__getitem__, reverse=True)[:2]
-    done = {run["rate"] for run in of(runs, arm, True) if run["seed"] == second}
-    return [Job(arm, rate, second) for rate in top if rate not in done]
+    """What an arm's sweep still needs: three rates, and one more while the best lies at an end.
+
+    Nothing once it has final runs: the target moves a little with every run of plain, and a rate that was chosen stays.
+    """
+    score = merits(runs, arm)
+    if of(runs, arm, False):
+        return []
+    first = [RATES[i] for i in FIRST_RATES if RATES[i] not in score]
+    if first:
+        return [Job(arm, rate, SWEEP_SEED) for rate in first]
+    place = RATES.index(max(score, key=score.__getitem__))
+    beyond = [RATES[i] for i in (place - 1, place + 1) if 0 <= i < len(RATES)]
+    return [Job(arm, rate, SWEEP_SEED) for rate in beyond if rate not in score]
 
 
 def chosen(runs: Sequence[Run], arm: str) -> float | None:
-    """The best rate of those with runs of both seeds of the sweep; None before."""
-    first, second = SWEEP_SEEDS
-    have = {seed: {run["rate"] for run in of(runs, arm, True) if run["seed"] == seed} for seed in SWEEP_SEEDS}
-    both = have[first] & have[second]
+    """The best rate of a sweep that is complete, or that of the final runs that there are; None before."""
+    taken = [run["rate"] for run in of(runs, arm, False)]
+    if taken:
+        return max(sorted(set(taken)), key=taken.count)
     score = merits(runs, arm)
-    return max(both, key=score.__getitem__) if both and not sweep(runs, arm) else None
+    return max(score, key=score.__getitem__) if score and not sweep(runs, arm) else None
 
 
 # What is next
@@ -133,9 +132,10 @@ def finals(runs: Sequence[Run], arm: str, pairs: range) -> list[Job]:
 
 
 def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
-    """All jobs that can be named now, in order: an arm's sweep, then five pairs, then the next arm; then more pairs."""
-    for arm in arms:
-        yield from sweep(runs, arm)
-        yield from finals(runs, arm, range(FEW))
-    for arm, made in arms.items():
-        yield from finals(runs, arm, range(FEW, made.pairs))
+    """All jobs that can be named now, in order: plain; every arm's sweep and first pairs; then more pairs."""
+    yield from sweep(runs, PLAIN)
+    yield from finals(runs, PLAIN, range(PHASES[1]))
+    for start, end in pairwise((0, *PHASES)):
+        for arm, made in arms.items():
+            yield from sweep(runs, arm) if start == 0 else ()
+            yield from finals(runs, arm, range(start, min(end, made.pairs)))

@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,14 @@ from vidrl.rewards import Reward
 from vidrl.rollout import clips, draws
 from vidrl.scored import Scored
 
-PROMPTS, TWINS, STEPS = 48, 24, 10  # held-out prompts, those with a second clip, denoising steps
+PROMPTS, TWINS, STEPS = 48, 16, 10  # held-out prompts, those with a second clip, denoising steps
+LEAST_SHARE = 0.25  # of the budget, which every run uses: all have a gain there
 MEASURED = ("composite", "dynamic_degree", "verifier", "identity", "diversity", "warp_error",
             "frame_quality", "motion_consistency")  # fmt: skip
 
 
 class Finished(Exception):
-    """The run has used its budget, or has reached the target with its guards held at two looks."""
+    """The run has used its budget, or has reached the target with its guards held."""
 
 
 # Looking
@@ -144,10 +144,9 @@ class Watch:
         self.rows.append(cost | found)
 
     def _end(self, over: bool) -> None:
-        good = [guards_held(row, self.start, self.least) for row in self.rows]
-        there = [row["composite"] - self.start["composite"] >= self.target for row in self.rows]
-        arrived = sum(starmap(lambda a, b: a and b, zip(good, there, strict=True)))
-        if arrived >= 2 and self.cpu >= self.budget / 4:
+        there = any(row["composite"] - self.start["composite"] >= self.target
+                    and guards_held(row, self.start, self.least) for row in self.rows)  # fmt: skip
+        if there and self.cpu >= self.budget * LEAST_SHARE:
             self.ended = "target"
         elif over:
             self.ended = "budget"

@@ -142,10 +142,12 @@ def merit(run: Run, target: float, budget: float) -> float:
 def ratios(plain: Mapping[int, Time], arm: Mapping[int, Time], budget: float) -> list[float]:
     """Plain's time over the arm's of every seed that both have; a run that was cut counts at the budget.
 
+    One that was cut later than at the budget counts there.
+
     >>> ratios({0: Time(80.0), 1: Time(60.0, "guard")}, {0: Time(20.0), 1: Time(9.0, "failed"), 2: Time(1.0)}, 100.0)
     [4.0, 1.0]
     """
-    value = lambda time: budget if time.why else min(time.value, budget)  # noqa: E731
+    value = lambda time: max(time.value, budget) if time.why else time.value  # noqa: E731
     return [value(plain[seed]) / value(arm[seed]) for seed in sorted(plain.keys() & arm.keys())]
 
 

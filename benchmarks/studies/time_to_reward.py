@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,43 +27,59 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import _time_to_reward_ledger as ledger
-from _time_to_reward_arms import ARMS, PLAIN, PLAIN_ROUNDS, ROOT, SWEEP_SEEDS, Arm, missing
+from _time_to_reward_arms import ARMS, PLAIN, PLAIN_ROUNDS, ROOT, SWEEP_SEED, Arm, missing
 from _time_to_reward_times import GUARDS
 
 from vidrl.launch import PARENT, end_with_parent
 
 MARGIN = 1.1  # a run goes on until this much of the target, which may still move
-Active = dict[ledger.Job, tuple[subprocess.Popen[bytes], Path]]
+FORK = multiprocessing.get_context("fork")
+Running = tuple[Any, Path]  # the process, and the file for its line
+Active = dict[ledger.Job, Running]
 
 
 def allowed(job: ledger.Job, runs: Sequence[Any]) -> dict[str, float]:
     """Target, CPU seconds and rounds after which a job ends."""
     if job.arm == PLAIN:
         return {"target": 1e9, "budget": 1e9, "rounds": PLAIN_ROUNDS}
-    share = ledger.SWEEP_SHARE if job.seed in SWEEP_SEEDS else 1.0
+    share = ledger.SWEEP_SHARE if job.seed == SWEEP_SEED else 1.0
     ends = {"target": MARGIN * ledger.target(runs), "budget": share * ledger.budget(runs)}
     return {name: min(value, 1e9) for name, value in ends.items()} | {"rounds": 10**6}
 
 
-def one(words: Sequence[str]) -> None:
+def one(job: ledger.Job, ends: Mapping[str, float], out: Path, file: Path) -> None:
     """In a process of its own: one run, whose line is written to a file."""
     import _time_to_reward_run as running
 
     end_with_parent()
-    arm, rate, seed, ends, out, file = words
-    row = running.run(ARMS[arm], float(rate), int(seed), **json.loads(ends), out=Path(out), least=GUARDS)
-    named = {"arm": arm, "rate": float(rate), "seed": int(seed)}
-    Path(file).write_text(json.dumps(named | row))
-
-
-def start(job: ledger.Job, runs: Sequence[Any], out: Path) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start a job's process."""
-    file = out / f"{job.arm}-{job.rate:g}-{job.seed}.json"
-    words = [job.arm, f"{job.rate:g}", str(job.seed), json.dumps(allowed(job, runs)), str(out), str(file)]
-    around = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), PARENT: str(os.getpid())}
-    command = [sys.executable, str(Path(__file__).resolve()), "one", *words]
     with open(out / "runs.log", "ab") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=around, stdout=log, stderr=log), file
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    row = running.run(ARMS[job.arm], job.rate, job.seed, **ends, out=out, least=GUARDS)
+    file.write_text(json.dumps(job._asdict() | row))
+
+
+def start(job: ledger.Job, runs: Sequence[Any], out: Path) -> Running:
+    """Start a job's process, which finds the libraries loaded."""
+    file = out / f"{job.arm}-{job.rate:g}-{job.seed}.json"
+    file.unlink(missing_ok=True)
+    process = FORK.Process(target=one, args=(job, allowed(job, runs), out, file))
+    process.start()
+    return process, file
+
+
+def load() -> None:
+    """Load once what every run needs, so that no run spends CPU seconds on it."""
+    import _time_to_reward_run
+    import accelerate
+    import diffusers
+    import peft
+    import transformers
+
+    assert _time_to_reward_run and accelerate and peft
+    assert diffusers.AutoencoderKLWan and diffusers.WanTransformer3DModel and diffusers.WanPipeline
+    assert transformers.UMT5EncoderModel and transformers.AutoTokenizer
+    os.environ[PARENT] = str(os.getpid())
 
 
 def finish(job: ledger.Job, code: int, file: Path, book: Path) -> bool:
@@ -84,6 +100,7 @@ def work(out: Path, o: argparse.Namespace) -> None:
     """Run the agenda until it is done, CPU seconds are used up, or the file `stop` is there."""
     book, active, failed = out / "ledger.jsonl", Active(), set[ledger.Job]()
     arms = {name: ARMS[name] for name in checked(o.arms) if not missing(ARMS[name])}
+    load()
     while True:
         failed |= ended(active, book)
         runs = ledger.read(book)
@@ -100,12 +117,12 @@ def work(out: Path, o: argparse.Namespace) -> None:
 
 def ended(active: Active, book: Path) -> set[ledger.Job]:
     """Take the runs that have ended out of the active ones; those that left no line."""
-    over = {job: running for job, running in active.items() if running[0].poll() is not None}
+    over = {job: running for job, running in active.items() if running[0].exitcode is not None}
     for job in over:
         del active[job]
-    lost = {job for job, (child, file) in over.items() if not finish(job, child.returncode, file, book)}
+    lost = {job for job, (child, file) in over.items() if not finish(job, child.exitcode, file, book)}
     for job in lost:
-        print(f"{job} failed with {over[job][0].returncode}: see {book.with_name('runs.log')}", flush=True)
+        print(f"{job} failed with {over[job][0].exitcode}: see {book.with_name('runs.log')}", flush=True)
     return lost
 
 
@@ -114,7 +131,7 @@ def waiting(runs: Sequence[Any], arms: Mapping[str, Arm], sweep_only: bool) -> l
     named = list(ledger.agenda(runs, arms))
     if ledger.budget(runs) == float("inf"):
         named = [job for job in named if job.arm == PLAIN]
-    return [job for job in named if job.seed in SWEEP_SEEDS or not sweep_only]
+    return [job for job in named if job.seed == SWEEP_SEED or not sweep_only]
 
 
 def tell(out: Path, names: Sequence[str]) -> None:
@@ -153,8 +170,6 @@ def checked(text: str) -> list[str]:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["one"]:
-        return one(sys.argv[2:])
     o = options()
     out, names = o.out.resolve(), checked(o.arms)
     os.chdir(ROOT)  # a recipe's paths are from there

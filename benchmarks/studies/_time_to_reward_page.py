@@ -1,0 +1,293 @@
+"""The page of the study time_to_reward: tables from the ledger."""
+
+from __future__ import annotations
+
+import os
+import platform
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite, log
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import _time_to_reward_ledger as ledger
+import _time_to_reward_times as times
+from _time_to_reward_arms import ARMS, COMMON, PLAIN, PLAIN_ROUNDS, RATES, RECIPE, missing
+from _time_to_reward_best import NAME as BEST
+from _time_to_reward_plot import picture
+from _time_to_reward_run import PROMPTS, STEPS, TWINS
+
+from vidrl.inference.families import holm
+from vidrl.inference.means import interval
+
+Run = Mapping[str, Any]
+AXES = ("steady", "cpu", "calls", "clips")
+PAIRS = (  # two arms that differ in one thing
+    ("segment", "control", "segment credit against five ratios with whole-clip credit"),
+    ("segment", "whole", "segment GRPO against whole clip"),
+    ("control", "whole", "five ratios with whole-clip credit against one ratio"),
+    ("segment-unequal", "control-unequal", "segment against control, no step equaliser"),
+    ("segment-unequal", "whole-unequal", "segment against whole clip, no step equaliser"),
+    ("segment", "segment-unequal", "the step equaliser, with segments"),
+    ("segment-window", "segment", "noise in a window of 4 steps, with segments"),
+    ("nft-5", "nft-1", "segments inside NFT"),
+    ("awm-5", "awm-1", "segments inside AWM"),
+)  # fmt: skip
+OUTSIDE = "ViPO's map credit and RLinf's chunk advantages without ratios: no options of today express them"
+MERIT = """Merit of the sweep's runs: log(budget / time) where they arrived, else the share of the target that is
+missing, and 0.5 less for a broken guard. A sweep's run has 0.6 of the budget."""
+
+
+class Study:
+    """The ledger with its target, budget and axes."""
+
+    def __init__(self, runs: Sequence[Run]):
+        self.runs = [run for run in runs if run["arm"] != BEST]
+        self.best = next((run for run in runs if run["arm"] == BEST), None)
+        self.target = ledger.target(self.runs)
+        self.usual = median(look for run in self.runs for look in run["looks"].get("look", []))
+        plain = ledger.of(self.runs, PLAIN, False)
+        self.budgets = {axis: mean(self.x(run, axis)[-1] for run in plain) for axis in AXES}
+        self.arms = [arm for arm in ARMS if self.finals(arm)]
+
+    def x(self, run: Run, axis: str) -> list[float]:
+        """What a run had used at its looks."""
+        return times.steady(run, self.usual) if axis == "steady" else times.used(run, axis)
+
+    def finals(self, arm: str) -> dict[int, Run]:
+        """The final runs of an arm by seed, those at the rate that the sweep chose."""
+        rate = ledger.chosen(self.runs, arm)
+        return {run["seed"]: run for run in ledger.of(self.runs, arm, False) if run["rate"] == rate}
+
+    def reached(self, arm: str, axis: str, guards: Mapping[str, float] = times.GUARDS) -> dict[int, times.Time]:
+        """The time of every final run of an arm to the target."""
+        runs = self.finals(arm)
+        return {seed: times.time_to(run, self.target, self.x(run, axis), guards) for seed, run in runs.items()}
+
+    def ratio(self, slow: str, fast: str, axis: str, guards: Mapping[str, float] = times.GUARDS) -> times.Ratio:
+        """The time of one arm over that of another."""
+        return times.ratio(self.reached(slow, axis, guards), self.reached(fast, axis, guards), self.budgets[axis])
+
+    def gain(self, arm: str, share: float) -> dict[int, float]:
+        """The gain of every final run after a share of the budget of steady CPU seconds."""
+        amount = share * self.budgets["steady"]
+        return {seed: times.gain_at(run, amount, self.x(run, "steady")) for seed, run in self.finals(arm).items()}
+
+
+# Cells
+
+
+def spread(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A value with its interval, if it has one.
+
+    >>> spread(2.0, 1.5, 2.6), spread(2.0, float("nan"), float("nan"))
+    ('2.00 [1.50, 2.60]', '2.00')
+    """
+    if not isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if isfinite(low) else "")
+
+
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> str:
+    """The mean of b − a over the seeds that both have, with its interval."""
+    found = [b[seed] - a[seed] for seed in sorted(a.keys() & b.keys()) if isfinite(a[seed]) and isfinite(b[seed])]
+    if not found:
+        return "–"
+    over = interval(found, unit="pairs")
+    return spread(over.mean, over.low, over.high)
+
+
+def table(head: Sequence[str], rows: Iterator[Sequence[object]]) -> list[str]:
+    """A table of Markdown."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
+
+
+def average(values: Sequence[float]) -> str:
+    """A mean with its sign, of the values that are known."""
+    known = [value for value in values if isfinite(value)]
+    return f"{mean(known):+.2f}" if known else "–"
+
+
+# Tables
+
+
+def speed_rows(study: Study) -> Iterator[Sequence[object]]:
+    """One arm: how many arrived, and plain's use over its own."""
+    for arm in study.arms:
+        found = study.reached(arm, "cpu")
+        why = [time.why for time in found.values()]
+        counts = f"{why.count('')} of {len(why)}"
+        cut = ", ".join(f"{why.count(name)} {name}" for name in ("budget", "guard", "failed") if name in why)
+        reached = [time.value for time in found.values() if not time.why]
+        free = study.ratio(PLAIN, arm, "steady", {})
+        cells = [spread(*study.ratio(PLAIN, arm, axis)[:3]) for axis in AXES]
+        yield (arm, f"{ledger.chosen(study.runs, arm):g}", counts, cut or "none",
+               f"{median(reached):.0f}" if reached else "–", *cells, spread(*free[:3]))  # fmt: skip
+
+
+def gain_rows(study: Study) -> Iterator[Sequence[object]]:
+    """One arm: gains at equal CPU, and what it ends with."""
+    plain = study.gain(PLAIN, 0.25)
+    for arm in study.arms:
+        runs, quarter = list(study.finals(arm).values()), study.gain(arm, 0.25)
+        ends = [mean(run["looks"][name][-1] for run in runs) - mean(run["base"][name] for run in runs)
+                for name in (*times.GUARDS, "warp_error")]  # fmt: skip
+        apart = "" if arm == PLAIN else difference(plain, quarter)
+        yield (arm, average(list(quarter.values())), apart, average(list(study.gain(arm, 1.0).values())),
+               average([times.gains(run)[-1] for run in runs]), *(f"{end:+.3f}" for end in ends))  # fmt: skip
+
+
+def pair_rows(study: Study) -> Iterator[Sequence[object]]:
+    """Two arms that differ in one thing: the ratio of their times, and the difference of their gains."""
+    shown = [(fast, slow, what) for fast, slow, what in PAIRS if fast in study.arms and slow in study.arms]
+    p = [_p(study, slow, fast) for fast, slow, _ in shown]
+    known = [value for value in p if isfinite(value)]
+    fixed = dict(zip([i for i, v in enumerate(p) if isfinite(v)], holm(known), strict=True)) if known else {}
+    for i, (fast, slow, what) in enumerate(shown):
+        found = study.ratio(slow, fast, "steady")
+        corrected = f"{fixed[i]:.3f}" if i in fixed else "–"
+        yield (what, found.pairs, spread(*found[:3]), spread(*study.ratio(slow, fast, "clips")[:3]),
+               difference(study.gain(slow, 0.25), study.gain(fast, 0.25)), corrected)  # fmt: skip
+
+
+def _p(study: Study, slow: str, fast: str) -> float:
+    """p of "the log ratio of times is 0"."""
+    each = times.ratios(study.reached(slow, "steady"), study.reached(fast, "steady"), study.budgets["steady"])
+    return interval([log(value) for value in each], unit="pairs").p
+
+
+def sweep_rows(study: Study) -> Iterator[Sequence[object]]:
+    """One arm: the merit of every rate."""
+    for arm in ARMS:
+        found = ledger.merits(study.runs, arm)
+        best = ledger.chosen(study.runs, arm)
+        if found:
+            cells = [f"{found[rate]:+.2f}" if rate in found else "–" for rate in RATES]
+            yield arm, *cells, "unfinished" if best is None else f"{best:g}"
+
+
+def best_rows(study: Study) -> Iterator[Sequence[object]]:
+    """Best of n: the gain with its interval over prompts, and what the chosen clips are otherwise."""
+    if study.best is None:
+        return
+    each, clips = study.best["each"], study.best["clips"]
+    parts = {name: [values[i : i + each] for i in range(0, len(values), each)] for name, values in clips.items()}
+    usual = {name: mean(values) for name, values in clips.items()}
+    for n in (2, 4, 8, 12, 16):
+        gain = [times.best_of(part, n) - mean(part) for part in parts["composite"]]
+        over = interval(gain, unit="prompts")
+        both = {name: zip(parts["composite"], parts[name], strict=True) for name in list(parts)[1:]}
+        others = {name: mean(times.best_of(rank, n, other) for rank, other in pairs) for name, pairs in both.items()}
+        less = [f"{value - usual[name]:+.3f}" for name, value in others.items()]
+        yield n, n * STEPS, spread(over.mean, over.low, over.high), *less
+
+
+def arm_rows(study: Study) -> Iterator[Sequence[object]]:
+    """One arm: what it is, its options, the commits that ran."""
+    for name, arm in ARMS.items():
+        runs = [run for run in study.runs if run["arm"] == name]
+        commits = ", ".join(sorted({run["commit"][:7] for run in runs})) or "not run"
+        words = " ".join(f"{key}={value}" for key, value in arm.options.items())
+        yield name, arm.note, f"`{arm.algorithm}` `{words}`", " ".join(arm.more) or "", len(runs), commits
+
+
+# The page
+
+
+def about(study: Study) -> str:
+    """What the numbers mean."""
+    b = study.budgets
+    target = f"""
+    The target is a held-out composite {study.target:+.3f} above the base model's: the mean over its seeds of what
+    plain Flow-GRPO reaches at the end of its budget, {PLAIN_ROUNDS} rounds of 24 clips, which take it {b["cpu"]:.0f}
+    CPU seconds and {b["calls"]:.0f} denoiser calls. The composite is measured every two or three rounds on the same
+    {PROMPTS} held-out prompts with the same noise ({STEPS} denoising steps); the verifier and identity are also of
+    a second clip of {TWINS} of them. A run's time to the target is interpolated between two looks."""
+    cut = """
+    A run is cut, and counts at the budget, where it does not arrive within the budget, or where at or before its
+    arrival a guard fails: dynamic_degree below 0.95 of the base model's value, the verifier below 0.965, identity or
+    diversity below 0.9. Where an arm has runs that were cut, its true ratio is lower than the one shown; where plain
+    has some, it is higher. The verifier reads 72 clips: two more that are read wrongly and its guard fails, which
+    happens by chance. The last column gives the ratio without guards."""
+    ratios = f"""
+    Ratios are geometric means over pairs (one seed: the same prompts and first noise) of plain's use over the
+    arm's, above 1 in the arm's favour, with 95 % intervals of `vidrl.inference.means.interval` on logarithms. CPU
+    seconds are the process's own, of training alone, one thread, two runs side by side on a machine that others use.
+    Steady CPU seconds are CPU seconds divided by how much longer than usual ({study.usual:.1f} s) the next look at
+    the held-out prompts took, which is the same work each time. A denoiser call is one clip's forward pass, in
+    sampling or in the update; a pass with gradient costs about three."""
+    return "\n\n".join(paragraph(words) for words in (target, cut, ratios))
+
+
+def paragraph(words: str) -> str:
+    """Text in lines of at most 100 characters."""
+    return textwrap.fill(" ".join(words.split()), 100, break_on_hyphens=False, break_long_words=False)
+
+
+def page(study: Study, name: str) -> str:
+    """The whole page."""
+    seen = sorted({run["commit"][:7] for run in study.runs})
+    lines = ["# Time to a reward", "", "```", "python benchmarks/studies/time_to_reward.py run",
+             "python benchmarks/studies/time_to_reward.py best",
+             "python benchmarks/studies/time_to_reward.py report", "```", "", device(), f"Commits: {', '.join(seen)}.",
+             "", about(study), "", f"![gain against CPU seconds]({name})", ""]  # fmt: skip
+    head = ["arm", "rate", "arrived", "cut by", "median CPU s", "steady CPU s", "CPU s", "calls", "clips", "no guards"]
+    lines += ["## Plain's use over the arm's, up to the target", "", *table(head, speed_rows(study))]
+    head = ["arm", "gain at ¼ budget", "less plain's", "gain at the budget", "gain at the last look"]
+    lines += ["## Gains at equal steady CPU seconds, and the guards at the last look less the base model's", "",
+              "A run that has reached the target is ended early, so few have a gain at the whole budget.", "",
+              *table([*head, *times.GUARDS, "warp_error"], gain_rows(study))]  # fmt: skip
+    head = ["what", "pairs", "steady CPU s, second / first", "clips", "gain at ¼ budget, difference", "p, Holm"]
+    lines += ["## One thing changed", "", *table(head, pair_rows(study))]
+    head = ["n", "calls a clip", "gain", "dynamic_degree", "verifier", "identity"]
+    lines += ["## Best of n clips of the base model, by the same reward, without training", "",
+              best_words(study), "", *table(head, best_rows(study))]  # fmt: skip
+    lines += ["## Learning rates", "", MERIT, "",
+              *table(["arm", *(f"{rate:g}" for rate in RATES), "chosen"], sweep_rows(study))]  # fmt: skip
+    head = ["arm", "what", "options", "more", "runs", "commits"]
+    lines += ["## Arms", "", f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.", "",
+              *table(head, arm_rows(study)), *absent()]  # fmt: skip
+    return "\n".join(lines)
+
+
+def best_words(study: Study) -> str:
+    """How many clips a prompt the calls of training would buy."""
+    told = []
+    for arm in study.arms:
+        spent = [time.value for time in study.reached(arm, "calls").values() if not time.why]
+        told += [f"{arm} {median(spent) / PROMPTS / STEPS:.1f}"] if spent else []
+    return paragraph(
+        f"The denoiser calls that training needed up to the target ({study.target:+.2f}) would buy so many clips for "
+        f"each of the {PROMPTS} held-out prompts: {', '.join(told)}. Best of n pays again for every new clip, training "
+        "does not."
+    )
+
+
+def absent() -> list[str]:
+    """Arms that this code cannot run."""
+    lacking = [f"{name} ({why})" for name, arm in ARMS.items() if (why := missing(arm))]
+    return [f"Not in the table: {OUTSIDE}.", *([f"Not there: {'; '.join(lacking)}."] if lacking else []), ""]
+
+
+def device() -> str:
+    """Processor and versions."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores. Python {platform.python_version()}, torch {torch.__version__}."
+
+
+def write(book: Path, results: Path, say: Callable[[str], None] = print) -> None:
+    """Write page, plot and ledger."""
+    runs = ledger.read(book)
+    if not ledger.of(runs, PLAIN, False):
+        raise SystemExit("time_to_reward: no final run of plain yet: nothing to compare with")
+    study = Study(runs)
+    results.with_suffix(".svg").write_text(picture(study), encoding="utf-8")
+    results.write_text(page(study, results.with_suffix(".svg").name), encoding="utf-8")
+    results.with_suffix(".jsonl").write_text(book.read_text(encoding="utf-8"), encoding="utf-8")
+    say(results.read_text(encoding="utf-8"))
