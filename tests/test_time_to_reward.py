@@ -34,8 +34,8 @@ def run(gain, cpu=(10.0, 20.0, 30.0), arm="x", rate=RATES[2], seed=0, ended="bud
             "commit": "0123456789", "spent": 50.0}  # fmt: skip
 
 
-def time(one, target, **guards):
-    return times.time_to(one, target, times.used(one, "cpu"), **guards)
+def time(one, target, limit=30.0, **guards):
+    return times.time_to(one, target, times.used(one, "cpu"), limit, **guards)
 
 
 # Times
@@ -53,7 +53,8 @@ def test_the_first_arrival_counts_though_the_run_falls_back():
 
 def test_a_run_that_never_arrives_is_cut_where_it_ends():
     assert time(run([0.2, 0.4, 0.6]), 0.7) == Time(30.0, "budget")
-    assert time(run([0.2], ended="failed: not finite"), 0.1) == Time(10.0, "failed")
+    assert time(run([0.2, 0.4, 0.6]), 0.5, limit=24.0) == Time(24.0, "budget")  # there at 25
+    assert time(run([0.2], ended="failed: not finite"), 0.1) == Time(30.0, "failed")
 
 
 LOW = {"dynamic_degree": 0.759, "verifier": 0.771, "identity": 0.719, "diversity": 0.0719}
@@ -87,16 +88,16 @@ def test_a_gain_at_an_amount_is_unknown_after_the_end():
 
 
 def test_ratios_pair_by_seed_and_count_what_is_cut_at_the_budget():
-    plain = {0: Time(80.0), 1: Time(90.0, "budget"), 2: Time(50.0)}
-    arm = {0: Time(20.0), 1: Time(25.0), 2: Time(30.0, "guard"), 7: Time(1.0)}
-    assert times.ratios(plain, arm, 100.0) == [4.0, 4.0, 0.5]
-    found = times.ratio(plain, arm, 100.0)
+    plain = {0: Time(80.0), 1: Time(100.0, "budget"), 2: Time(50.0)}
+    arm = {0: Time(20.0), 1: Time(25.0), 2: Time(100.0, "guard"), 7: Time(1.0)}
+    assert times.ratios(plain, arm) == [4.0, 4.0, 0.5]
+    found = times.ratio(plain, arm)
     assert found.value == pytest.approx(2.0) and (found.pairs, found.cut) == (3, 1) and isnan(found.low)
 
 
 def test_the_interval_of_a_ratio_is_of_logarithms():
     each = [2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 3.5]
-    found = times.ratio({i: Time(60.0) for i in range(7)}, {i: Time(60.0 / r) for i, r in enumerate(each)}, 100.0)
+    found = times.ratio({i: Time(60.0) for i in range(7)}, {i: Time(60.0 / r) for i, r in enumerate(each)})
     over = pages.interval([log(r) for r in each])
     assert found[:3] == pytest.approx((exp(np.mean(np.log(each))), exp(over.low), exp(over.high)))
     assert 2.0 < found.low < found.value < found.high < 8.0

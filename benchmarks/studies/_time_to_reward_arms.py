@@ -33,7 +33,7 @@ class Arm:
     algorithm: str
     options: Mapping[str, Any]
     pairs: int = 6
-    every: int = 2
+    every: int = 3
     more: tuple[str, ...] = ()  # further overrides of the recipe
 
     def overrides(self, rate: float) -> tuple[str, ...]:
@@ -77,17 +77,17 @@ ARMS: dict[str, Arm] = {
     PLAIN: Arm("Flow-GRPO as published (arXiv 2505.05470), without its KL term", "grpo", PUBLISHED, 10, 4),
     "segment": Arm("segment GRPO as the demo ships it", "grpo", SHIPPED | SEGMENT | EQUAL, 10),
     "control": Arm("the same, five ratios a clip but whole-clip credit", "grpo", SHIPPED | CONTROL | EQUAL, 10),
-    "nft-5": Arm("DiffusionNFT, five segments, β 0.1", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 10),
-    "awm-5": Arm("AWM, five segments, KL", "awm", FORWARD | SEGMENT | {"beta": 0.1}, 10),
-    "nft-1": Arm("DiffusionNFT, whole clip, β 0.1", "nft", FORWARD | WHOLE | {"beta": 0.1}, 10),
-    "awm-1": Arm("AWM (arXiv 2509.25050), whole clip, KL", "awm", FORWARD | WHOLE | {"beta": 0.1}, 10),
+    "nft-5": Arm("DiffusionNFT, five segments, β 0.1", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 10, 2),
+    "awm-5": Arm("AWM, five segments, KL", "awm", FORWARD | SEGMENT | {"beta": 0.1}, 10, 2),
+    "nft-1": Arm("DiffusionNFT, whole clip, β 0.1", "nft", FORWARD | WHOLE | {"beta": 0.1}, 10, 2),
+    "awm-1": Arm("AWM (arXiv 2509.25050), whole clip, KL", "awm", FORWARD | WHOLE | {"beta": 0.1}, 10, 2),
     "mix": Arm("MixGRPO (arXiv 2507.21802): noise in a window of 4 steps", "grpo",
                FLOW | WHOLE | GROUP | {"clip_range": 1e-4, "window": 4}),
     "whole": Arm("the segment arm's settings with one ratio a clip", "grpo", SHIPPED | WHOLE | EQUAL, 10),
     "nft-published": Arm("DiffusionNFT (arXiv 2509.16117), whole clip, β 1", "nft",
-                         {"steps": 10, "noises": 4, "updates": 2, "scale": "group"} | WHOLE | {"beta": 1.0}),
+                         {"steps": 10, "noises": 4, "updates": 2, "scale": "group"} | WHOLE | {"beta": 1.0}, every=2),
     "draft": Arm("DRaFT-1 (arXiv 2309.17400) on the parts that carry gradient", "reward_backprop",
-                 {"way": "draft", "steps": 10, "last": 1, "partial": True}),
+                 {"way": "draft", "steps": 10, "last": 1, "partial": True}, every=2),
     "segment-window": Arm("segment GRPO, noise in a window of 4 steps", "grpo",
                           SHIPPED | SEGMENT | EQUAL | {"window": 4, "train_steps": 0}),
     "dance": Arm("DanceGRPO (arXiv 2505.07818), six of nine steps trained", "grpo",

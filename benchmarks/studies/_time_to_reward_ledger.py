@@ -134,7 +134,7 @@ def finals(runs: Sequence[Run], arm: str, pairs: range) -> list[Job]:
 def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
     """All jobs that can be named now, in order: plain; every arm's sweep and first pairs; then more pairs."""
     yield from sweep(runs, PLAIN)
-    yield from finals(runs, PLAIN, range(PHASES[1]))
+    yield from finals(runs, PLAIN, range(PHASES[0]))
     for start, end in pairwise((0, *PHASES)):
         for arm, made in arms.items():
             yield from sweep(runs, arm) if start == 0 else ()

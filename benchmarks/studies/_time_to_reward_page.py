@@ -62,12 +62,13 @@ class Study:
 
     def reached(self, arm: str, axis: str, guards: Mapping[str, float] = times.GUARDS) -> dict[int, times.Time]:
         """The time of every final run of an arm to the target."""
-        runs = self.finals(arm)
-        return {seed: times.time_to(run, self.target, self.x(run, axis), guards) for seed, run in runs.items()}
+        limit = self.budgets[axis]
+        return {seed: times.time_to(run, self.target, self.x(run, axis), limit, guards)
+                for seed, run in self.finals(arm).items()}  # fmt: skip
 
     def ratio(self, slow: str, fast: str, axis: str, guards: Mapping[str, float] = times.GUARDS) -> times.Ratio:
         """The time of one arm over that of another."""
-        return times.ratio(self.reached(slow, axis, guards), self.reached(fast, axis, guards), self.budgets[axis])
+        return times.ratio(self.reached(slow, axis, guards), self.reached(fast, axis, guards))
 
     def gain(self, arm: str, share: float) -> dict[int, float]:
         """The gain of every final run after a share of the budget of steady CPU seconds."""
@@ -154,7 +155,7 @@ def pair_rows(study: Study) -> Iterator[Sequence[object]]:
 
 def _p(study: Study, slow: str, fast: str) -> float:
     """p of "the log ratio of times is 0"."""
-    each = times.ratios(study.reached(slow, "steady"), study.reached(fast, "steady"), study.budgets["steady"])
+    each = times.ratios(study.reached(slow, "steady"), study.reached(fast, "steady"))
     return interval([log(value) for value in each], unit="pairs").p
 
 

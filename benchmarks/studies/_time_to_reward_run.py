@@ -91,7 +91,7 @@ class Calls:
 
 @dataclass
 class Watch:
-    """Called between rounds: adds up what training cost, looks every `every` rounds, and ends the run.
+    """Called between rounds: adds up what training cost, looks every `every` rounds, and may end the run there.
 
     `cpu` are this process's CPU seconds between two calls; what happens inside a call does not count.
     """
@@ -115,10 +115,10 @@ class Watch:
             self._begin(policy)
         else:
             self.cpu += now - self.mark
-            over = self.cpu >= self.budget or round >= self.rounds or ends
-            if round % self.every == 0 or over:
+            last = round >= self.rounds or ends
+            if round % self.every == 0 or last:
                 self._look(round, policy, weights)
-            self._end(over)
+                self._end(last or self.cpu >= self.budget)
         self.mark = time.process_time()
 
     def _begin(self, policy: Policy) -> None:

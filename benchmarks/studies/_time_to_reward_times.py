@@ -16,7 +16,7 @@ Run = Mapping[str, Any]
 
 
 class Time(NamedTuple):
-    """What a run used up to the target, or up to where it was cut; `why` it was cut, "" where it arrived."""
+    """What a run used up to the target, or the budget where it was cut; `why` it was cut, "" where it arrived."""
 
     value: float
     why: str = ""
@@ -95,18 +95,20 @@ def first_at(x: Sequence[float], y: Sequence[float], level: float) -> tuple[floa
     return None
 
 
-def time_to(run: Run, target: float, x: Sequence[float], guards: Mapping[str, float] = GUARDS) -> Time:
+def time_to(
+    run: Run, target: float, x: Sequence[float], limit: float, guards: Mapping[str, float] = GUARDS
+) -> Time:
     """The time of a run to the target along x.
 
-    A run that does not arrive is cut where it ends. One of which a guard fails at or before the look at which it
-    arrives is cut as well: a later return does not count.
+    A run that does not arrive is cut where it ends, and at `limit` if it arrives after that. One of which a guard
+    fails at or before the look at which it arrives is cut as well: a later return does not count.
     """
     if str(run["ended"]).startswith("failed"):
-        return Time(x[-1], "failed")
+        return Time(limit, "failed")
     found, bad = first_at(x, gains(run), target), broken(run, guards)
-    if found is None:
-        return Time(x[-1], "guard" if bad is not None else "budget")
-    return Time(x[-1], "guard") if bad is not None and bad <= found[1] else Time(found[0])
+    if found is None or found[0] > limit:
+        return Time(limit, "guard" if bad is not None else "budget")
+    return Time(limit, "guard") if bad is not None and bad <= found[1] else Time(found[0])
 
 
 def gain_at(run: Run, amount: float, x: Sequence[float]) -> float:
@@ -129,7 +131,7 @@ def merit(run: Run, target: float, budget: float) -> float:
 
     A broken guard costs 0.5 more.
     """
-    time = time_to(run, target, used(run, "cpu"))
+    time = time_to(run, target, used(run, "cpu"), budget)
     if not time.why:
         return log(budget / max(time.value, 1e-9))
     missing = min(0.0, gains(run)[-1] / target - 1)
@@ -139,21 +141,18 @@ def merit(run: Run, target: float, budget: float) -> float:
 # Pairs
 
 
-def ratios(plain: Mapping[int, Time], arm: Mapping[int, Time], budget: float) -> list[float]:
-    """Plain's time over the arm's of every seed that both have; a run that was cut counts at the budget.
+def ratios(plain: Mapping[int, Time], arm: Mapping[int, Time]) -> list[float]:
+    """Plain's time over the arm's of every seed that both have; a run that was cut counts where it was cut.
 
-    One that was cut later than at the budget counts there.
-
-    >>> ratios({0: Time(80.0), 1: Time(60.0, "guard")}, {0: Time(20.0), 1: Time(9.0, "failed"), 2: Time(1.0)}, 100.0)
+    >>> ratios({0: Time(80.0), 1: Time(100.0, "guard")}, {0: Time(20.0), 1: Time(100.0, "failed"), 2: Time(1.0)})
     [4.0, 1.0]
     """
-    value = lambda time: max(time.value, budget) if time.why else time.value  # noqa: E731
-    return [value(plain[seed]) / value(arm[seed]) for seed in sorted(plain.keys() & arm.keys())]
+    return [plain[seed].value / arm[seed].value for seed in sorted(plain.keys() & arm.keys())]
 
 
-def ratio(plain: Mapping[int, Time], arm: Mapping[int, Time], budget: float) -> Ratio:
+def ratio(plain: Mapping[int, Time], arm: Mapping[int, Time]) -> Ratio:
     """The geometric mean of `ratios` with its interval."""
-    each = ratios(plain, arm, budget)
+    each = ratios(plain, arm)
     cut = sum(bool(arm[seed].why) for seed in plain.keys() & arm.keys())
     if not each:
         return Ratio(float("nan"), float("nan"), float("nan"), 0, 0)
