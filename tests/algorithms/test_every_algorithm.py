@@ -42,7 +42,7 @@ def batches(algorithm, rollout, advantage) -> list[Batch]:
 def test_a_plan_depends_on_round_and_draw_alone(algorithm):
     for round in (0, 1, 7):
         one, other = (algorithm.plan(Toy.tiny(), round, draws(4, [(round,)])[0]) for _ in range(2))
-        assert one == other and one.keep and set(one.keep) <= set(one.stochastic)
+        assert one == other
 
 
 def test_credit_is_finite_and_leaves_out_what_is_unscored(algorithm, policy):
@@ -63,7 +63,7 @@ def test_minibatches_of_a_seed_are_the_same_and_their_pairs_weigh_one_in_all(alg
     for batch in first:
         assert batch.share * len(batch) == pytest.approx(1)
         halves = batch.split(2)
-        assert torch.equal(torch.cat([half["after"] for half in halves]), batch["after"])
+        assert all(torch.equal(torch.cat([half[name] for half in halves]), batch[name]) for name in batch.data)
 
 
 def test_the_loss_is_finite_and_a_mean_so_that_micro_batches_add_up(algorithm, policy):
