@@ -73,7 +73,7 @@ def test_the_best_weights_are_chosen_on_the_first_prompts_at_every_evaluation(tm
 
 
 def test_weights_that_only_the_first_prompts_found_good_do_not_end_the_run(tmp_path, monkeypatch):
-    """At the end all prompts decide: the base model stays where the best weights between rounds leave a band on them."""
+    """At the end all prompts decide: the base model stays where the best weights of the looks between leave a band."""
     base, measure = Policy(Toy(), full=True).checksum(), HeldOut.measure
 
     def measured(self, policy, weights, batch, all_prompts=True):
