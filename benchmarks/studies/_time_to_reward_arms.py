@@ -70,37 +70,39 @@ WHOLE: dict[str, Any] = {"segments": 1, "credit": "whole"}
 SEGMENT: dict[str, Any] = {"segments": 5, "credit": "segment", "alpha": 1.0}
 CONTROL: dict[str, Any] = {"segments": 5, "credit": "whole"}
 EQUAL: dict[str, Any] = {"equalise": True}
+LARGE = ("train.prompts_per_round=6",)
 FORWARD: dict[str, Any] = {"steps": 10, "noises": 4, "updates": 2, "scale": "batch", "per_part": True}
 
-# In the order in which they are run. Of the segment claim: segment against control, whole against both.
+# In the order in which they are run, the first half before the second.
 ARMS: dict[str, Arm] = {
     PLAIN: Arm("Flow-GRPO as published (arXiv 2505.05470), without its KL term", "grpo", PUBLISHED, 10, 4),
     "segment": Arm("segment GRPO as the demo ships it", "grpo", SHIPPED | SEGMENT | EQUAL, 10),
     "control": Arm("the same, five ratios a clip but whole-clip credit", "grpo", SHIPPED | CONTROL | EQUAL, 10),
     "nft-5": Arm("DiffusionNFT, five segments, β 0.1", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 10, 2),
-    "awm-5": Arm("AWM, five segments, KL", "awm", FORWARD | SEGMENT | {"beta": 0.1}, 10, 2),
     "nft-1": Arm("DiffusionNFT, whole clip, β 0.1", "nft", FORWARD | WHOLE | {"beta": 0.1}, 10, 2),
-    "awm-1": Arm("AWM (arXiv 2509.25050), whole clip, KL", "awm", FORWARD | WHOLE | {"beta": 0.1}, 10, 2),
+    "awm-5": Arm("AWM, five segments", "awm", FORWARD | SEGMENT, 10, 2),
+    "awm-1": Arm("AWM (arXiv 2509.25050), whole clip", "awm", FORWARD | WHOLE, 10, 2),
     "mix": Arm("MixGRPO (arXiv 2507.21802): noise in a window of 4 steps", "grpo",
                FLOW | WHOLE | GROUP | {"clip_range": 1e-4, "window": 4}),
     "whole": Arm("the segment arm's settings with one ratio a clip", "grpo", SHIPPED | WHOLE | EQUAL, 10),
-    "nft-published": Arm("DiffusionNFT (arXiv 2509.16117), whole clip, β 1", "nft",
-                         {"steps": 10, "noises": 4, "updates": 2, "scale": "group"} | WHOLE | {"beta": 1.0}, every=2),
     "draft": Arm("DRaFT-1 (arXiv 2309.17400) on the parts that carry gradient", "reward_backprop",
                  {"way": "draft", "steps": 10, "last": 1, "partial": True}, every=2),
+    "nft-published": Arm("DiffusionNFT (arXiv 2509.16117), whole clip, β 1", "nft",
+                         {"steps": 10, "noises": 4, "updates": 2, "scale": "group"} | WHOLE | {"beta": 1.0}, every=2),
     "segment-window": Arm("segment GRPO, noise in a window of 4 steps", "grpo",
                           SHIPPED | SEGMENT | EQUAL | {"window": 4, "train_steps": 0}),
-    "dance": Arm("DanceGRPO (arXiv 2505.07818), six of nine steps trained", "grpo",
+    "segment-unequal": Arm("segment without the step equaliser", "grpo", SHIPPED | SEGMENT, 10),
+    "control-unequal": Arm("control without the step equaliser", "grpo", SHIPPED | CONTROL, 10),
+    "whole-unequal": Arm("whole without the step equaliser", "grpo", SHIPPED | WHOLE),
+    "dance": Arm("DanceGRPO (arXiv 2505.07818), five of eight steps trained", "grpo",
                  {"sampler": "dance_sde", "eta": 0.3, "steps": 10, "updates": 2, "train_steps": 5,
                   "clip_range": 1e-4} | WHOLE | GROUP),
-    "branch": Arm("BranchGRPO (arXiv 2509.06040)", "branch",
-                  FLOW | WHOLE | {"train_steps": 4, "clip_range": 5e-4, "scale": "batch", "per_part": True}),
-    "segment-unequal": Arm("segment without the step equaliser", "grpo", SHIPPED | SEGMENT),
-    "control-unequal": Arm("control without the step equaliser", "grpo", SHIPPED | CONTROL),
-    "whole-unequal": Arm("whole without the step equaliser", "grpo", SHIPPED | WHOLE),
+    "branch": Arm("BranchGRPO (arXiv 2509.06040)", "branch", FLOW | WHOLE | {"clip_range": 5e-4}),
     "ddpo": Arm("DDPO (arXiv 2305.13301), importance sampling", "ddpo",
-                {"sampler": "flow_sde", "eta": 0.7, "steps": 10, "train_steps": 4, "way": "is"}),
-    "dpo": Arm("Flow-DPO on pairs of the group, online", "dpo", {"steps": 10, "noises": 4, "segments": 1}),
+                {"sampler": "flow_sde", "eta": 0.7, "steps": 10, "train_steps": 4}),
+    "dpo": Arm("Flow-DPO on pairs of the group, online", "dpo", {"steps": 10, "noises": 4, "segments": 1}, every=2),
+    "segment-48": Arm("segment with 48 clips a round", "grpo", SHIPPED | SEGMENT | EQUAL, 6, 2, LARGE),
+    "nft-5-48": Arm("nft-5 with 48 clips a round", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 6, 1, LARGE),
     "plain-wide": Arm("plain with the wider clip range of the recipes, 5e-4", "grpo",
                       PUBLISHED | {"clip_range": 5e-4}, 6, 4),
 }  # fmt: skip

@@ -17,7 +17,7 @@ from _time_to_reward_arms import FIRST_RATES, PLAIN, RATES, SWEEP_SEED, Arm
 from _time_to_reward_times import Run, broken, gains, merit
 
 LEAST_FINALS = 3  # final runs of plain from which the target is theirs and no longer of its sweep
-SWEEP_SHARE = 0.6  # of the budget, for the runs of a sweep: a rate that needs longer is not the best one
+SWEEP_SHARE = 1 / 3  # of the budget, for the runs of a sweep
 PHASES = (3, 6, 10)  # pairs that every arm gets before any gets more; six are the fewest that have an interval
 
 
@@ -131,11 +131,29 @@ def finals(runs: Sequence[Run], arm: str, pairs: range) -> list[Job]:
     return [job for seed in pairs if (job := Job(arm, rate, seed)) not in done]
 
 
-def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
-    """All jobs that can be named now, in order: plain; every arm's sweep and first pairs; then more pairs."""
+def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> list[Job]:
+    """All jobs that can be named now, in order, each once."""
+    return list(dict.fromkeys(_named(runs, arms)))
+
+
+def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
+    """The jobs of the agenda, some of them twice.
+
+    Plain's sweep and first pairs; then the first half of the arms, and then the second half: their sweeps, three pairs
+    of each, six pairs of each; then the pairs that some arms have more.
+    """
     yield from sweep(runs, PLAIN)
     yield from finals(runs, PLAIN, range(PHASES[0]))
-    for start, end in pairwise((0, *PHASES)):
-        for arm, made in arms.items():
-            yield from sweep(runs, arm) if start == 0 else ()
-            yield from finals(runs, arm, range(start, min(end, made.pairs)))
+    names = [name for name in arms if name != PLAIN]
+    for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+        for name in half:
+            yield from sweep(runs, name)
+        yield from more(runs, arms, [PLAIN, *half], PHASES[:2])
+    yield from more(runs, arms, [PLAIN, *names], PHASES)
+
+
+def more(runs: Sequence[Run], arms: Mapping[str, Arm], names: Sequence[str], phases: Sequence[int]) -> Iterator[Job]:
+    """Final runs of some arms in phases, as many as each is to have."""
+    for start, end in pairwise((0, *phases)):
+        for name in names:
+            yield from finals(runs, name, range(start, min(end, arms[name].pairs)))

@@ -36,7 +36,7 @@ PAIRS = (  # two arms that differ in one thing
 )  # fmt: skip
 OUTSIDE = "ViPO's map credit and RLinf's chunk advantages without ratios: no options of today express them"
 MERIT = """Merit of the sweep's runs: log(budget / time) where they arrived, else the share of the target that is
-missing, and 0.5 less for a broken guard. A sweep's run has 0.6 of the budget."""
+missing, and 0.5 less for a broken guard. A sweep's run has a third of the budget, plain's all of it."""
 
 
 class Study:

@@ -128,7 +128,7 @@ def ended(active: Active, book: Path) -> set[ledger.Job]:
 
 def waiting(runs: Sequence[Any], arms: Mapping[str, Arm], sweep_only: bool) -> list[ledger.Job]:
     """The agenda; only plain's part of it while nothing is known of the budget."""
-    named = list(ledger.agenda(runs, arms))
+    named = ledger.agenda(runs, arms)
     if ledger.budget(runs) == float("inf"):
         named = [job for job in named if job.arm == PLAIN]
     return [job for job in named if job.seed == SWEEP_SEED or not sweep_only]
@@ -143,7 +143,7 @@ def tell(out: Path, names: Sequence[str]) -> None:
         why, rates = missing(ARMS[name]), {f"{r:g}": round(m, 2) for r, m in ledger.merits(runs, name).items()}
         ready = len(ledger.of(runs, name, False))
         print(f"{name}: rate {ledger.chosen(runs, name)}, merits {rates}, finals {ready} {why[:150]}")
-    for job in list(ledger.agenda(runs, {name: ARMS[name] for name in names if not missing(ARMS[name])}))[:20]:
+    for job in ledger.agenda(runs, {name: ARMS[name] for name in names if not missing(ARMS[name])})[:20]:
         print(*job)
 
 
