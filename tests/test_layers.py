@@ -34,8 +34,7 @@ LAYERS = [
     {"transition", "segments", "world", "corruptions", "clip_files", "fitting"},
     {"rewards"},
     {"inference"},
-    {"path", "pieces", "plugin", "toml", "charts", "launch", "guards",
-     "learning_rate"},
+    {"path", "pieces", "plugin", "toml", "charts", "launch", "guards"},
     {"user_modules", "extras"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}

@@ -1,0 +1,133 @@
+"""Every family reaches the optimum that is known of it, on a flow between Gaussians; `gaussian.py` has the notation.
+
+With the KL's weight τ the best distribution is p*(x) ∝ p(x) exp(g · x/τ). Of p = N(m, s² I) it is N(m + s² g/τ, s² I).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from gaussian import MEAN, REWARD, Chain, Gaussian, Linear, kl_to, latents, scored
+
+from vidrl import plugin
+from vidrl.algorithms.base import Algorithm, Experience
+from vidrl.policy import Policy
+from vidrl.rollout import Rollout, draws, sample, tree
+
+CLOSE = 0.01  # nats; the optima below lie 0.2 to 0.5 nats from where training begins
+TAU = 1.25
+
+
+def made(name: str, backbone: Gaussian, group: int, **options) -> tuple[Algorithm, Policy]:
+    algorithm, policy = plugin.load("algorithms", name, **options), Policy(backbone, full=True)
+    algorithm.setup(policy, Linear(), group)
+    return algorithm, policy
+
+
+def rolled(algorithm: Algorithm, policy: Policy, n: int, group: int, round: int) -> Rollout:
+    """n clips by the algorithm's own plan."""
+    plan = algorithm.plan(policy.backbone, round, draws(0, [("plan", round)])[0])
+    names = [(round, *divmod(i, group)) for i in range(n)]
+    generators = draws(0, [("clips", round)]) * n
+    with policy.using(plan.weights):
+        return sample(policy, policy.backbone.encode([""] * n), generators, plan, tree(plan, 0, names, group))
+
+
+def given(algorithm: Algorithm, policy: Policy, x: torch.Tensor, round: int = 0) -> Rollout:
+    """Clips x (N, 2) as if they were sampled."""
+    plan = algorithm.plan(policy.backbone, round, draws(0, [("plan", round)])[0])
+    empty = x.new_zeros(len(x), 0)
+    return Rollout(policy.backbone.encode([""] * len(x)), latents(x), empty, empty, empty, plan)
+
+
+def lived(algorithm: Algorithm, rollout: Rollout, group: int, round: int = 0, score=None) -> Experience:
+    """A round of these clips, scored by g · x0 or as given."""
+    n, score = len(rollout), score or scored(rollout.latents.reshape(-1, 2))
+    groups, prompts = torch.arange(n) // group, [str(i // group) for i in range(n)]
+    advantage = algorithm.advantages(score, groups, prompts, rollout.plan)
+    return Experience(rollout, advantage, groups, prompts, torch.arange(n), 0, round)
+
+
+def fit(algorithm: Algorithm, policy: Policy, rounds: Iterable[Experience], total: int, rate: float = 0.05) -> None:
+    """Adam over the rounds' minibatches, its rate falling from `rate` to 0 over `total` rounds."""
+    weights = list(policy.weights.values())
+    optimiser = torch.optim.Adam(weights, lr=rate)
+    for number, seen in enumerate(rounds):
+        optimiser.param_groups[0]["lr"] = rate * (1 - number / total)
+        for batch in algorithm.minibatches(seen):
+            optimiser.zero_grad()
+            algorithm.loss(policy, batch).value.backward()
+            optimiser.step()
+
+
+def renoised(seen: Experience, total: int) -> Iterator[Experience]:
+    """One round's clips over and over, with other noise: what its loss has as optimum, not one step towards it."""
+    return (replace(seen, round=number) for number in range(total))
+
+
+def moments(policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of the distribution whose velocity the policy has."""
+    return policy.weights["mean"].detach(), (2 * policy.weights["log_std"].detach()).exp()
+
+
+def drawn(policy: Policy, n: int, seed: int = 0) -> torch.Tensor:
+    """Clips of the distribution whose velocity the policy has, (n, 2)."""
+    mean, variance = moments(policy)
+    return mean + variance.sqrt() * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def generated(policy: Policy, n: int = 20_000, steps: int = 100) -> torch.Tensor:
+    """Clips by the deterministic sampler, (n, 2)."""
+    backbone = policy.backbone
+    with torch.no_grad():
+        made = backbone.generate(backbone.noise(draws(1, [("end",)]) * n), backbone.encode([""] * n), steps)
+    return made.reshape(-1, 2)
+
+
+# --- policy gradients ------------------------------------------------------------------------------------------------
+
+MEMORYLESS = {"sampler": "ddim", "eta": 1.0, "steps": 6, "updates": 1, "max_advantage": 100.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["grpo"])
+def test_a_policy_gradient_with_kl_reaches_the_tilted_distribution(name):
+    """Of clips p that ddim with η = 1 makes in 6 steps: its first step forgets the first noise, so p* is of all of p.
+
+    The shift of a step that is best is later · std² g/τ; it moves the mean by Σ later² std² g/τ = Var(p) g/τ. A ratio
+    is 1 where each round has one update, so that no clip range binds; the KL of a step does not depend on where it
+    starts, so that the gradient that GRPO leaves out, of the visited x, is zero.
+    """
+    algorithm, policy = made(name, Gaussian(steps=6), 256, beta=TAU, scale="none", **MEMORYLESS)
+    chain = Chain.of(policy.backbone.times(6), "ddim", 1.0)
+    assert chain.started == pytest.approx(0, abs=1e-12)
+    rounds = (lived(algorithm, rolled(algorithm, policy, 1024, 256, r), 256, r) for r in range(150))
+    fit(algorithm, policy, rounds, 150)
+    end = rolled(algorithm, policy, 20_000, 20_000, 1000).latents.reshape(-1, 2)
+    best = MEAN + chain.drawn * REWARD / TAU
+    assert kl_to(end, MEAN, chain.drawn) > 0.15 and kl_to(end, best, chain.drawn) < CLOSE
+    learnt = policy.weights["shift"].detach()[:5].double() * chain.pull[:5, None]
+    right = (chain.later * chain.std**2)[:5, None] * REWARD.double() / TAU
+    assert torch.allclose(learnt, right, atol=0.05)
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("name", ["grpo"])
+def test_the_first_gradient_is_that_of_the_expected_reward(name, segments):
+    """∂E[g · x0]/∂shift_k = pull_k later_k g, which the loss has negated, over K steps and 2 elements a clip."""
+    options = {"scale": "none", "segments": segments} | MEMORYLESS
+    algorithm, policy = made(name, Gaussian(steps=6), 200, **options)
+    chain = Chain.of(policy.backbone.times(6), "ddim", 1.0)
+    seen = lived(algorithm, rolled(algorithm, policy, 40_000, 200, 0), 200)
+    fit_to = gradient(algorithm, policy, seen)
+    right = -(chain.pull * chain.later)[:5, None] * REWARD.double() / 10
+    away = float((fit_to["shift"][:5].double() - right).norm() / right.norm())
+    assert away < 0.05 and float(fit_to["shift"][5].abs().max()) == 0
+
+
+def gradient(algorithm: Algorithm, policy: Policy, seen: Experience) -> dict[str, torch.Tensor]:
+    """The gradient of a round's only minibatch, by weight."""
+    (batch,) = algorithm.minibatches(seen)
+    found = torch.autograd.grad(algorithm.loss(policy, batch).value, list(policy.weights.values()))
+    return dict(zip(policy.weights, found, strict=True))
