@@ -128,7 +128,7 @@ def _both_ways(find: Estimator, pairs: Tensor) -> Tensor:
     expected = (2 * len(pairs), 2, *pairs.shape[-2:])
     if tuple(flow.shape) != expected:
         raise ValueError(f"expected the flow function to return {expected}, got {tuple(flow.shape)}")
-    return flow.float().unflatten(0, (2, len(pairs)))
+    return flow.to(pairs.dtype).unflatten(0, (2, len(pairs)))
 
 
 def _network(method: str | Estimator) -> Estimator:

@@ -45,7 +45,7 @@ class Reward(nn.Module):
     for what cannot be scored and `stream` follow. Any other reward overrides `forward`.
     """
 
-    differentiable: ClassVar[bool] = False  # by automatic differentiation, the flow held fixed
+    differentiable: ClassVar[bool] = False  # its gradient in the pixels is right, with the flow held fixed
     needs: ClassVar[tuple[str, ...]] = ()  # modules to import beside torch and numpy
     extra: ClassVar[str] = ""  # the extra of pyproject.toml that installs them
     learned: ClassVar[bool] = False  # scores by weights that are not here; tiny() has random ones

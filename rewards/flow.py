@@ -147,9 +147,14 @@ def estimate(video: Tensor, method: str | Estimator = "dis", size: int = SIZE, p
     batches of frames (N, 3, H, W) in [0, 1] to their flow (N, 2, H, W) in pixels, which sees `pairs` of frames at a
     time. Frames whose shorter side is above `size` are measured at `size`; OpenCV sees small ones enlarged. Raises
     ValueError for an unknown method, ImportError where a package that it needs is missing.
+
+    The flow is held fixed under differentiation, whatever the method: a reward's gradient goes through the colours of
+    the warped frames alone. OpenCV's flow jumps, so that difference quotients of a reward with that flow grow as the
+    inverse of their step; with "torch" they converge, to the derivative through the flow. That derivative takes 3 to 12
+    times as long, and a step along it raises the rewards no more reliably (benchmarks/studies/flow_gradient.py).
     """
     frames = shrink(video, size)
-    still = frames.detach().float()
+    still = frames.detach() if method == "torch" and frames.dtype == torch.float64 else frames.detach().float()
     if callable(method) or method == "torch" or method.partition(":")[0] == "raft":
         there, back = batched(still, method, pairs)
     else:
