@@ -158,15 +158,18 @@ def test_the_agenda_runs_plain_first_then_pairs_in_phases():
     runs = swept(PLAIN, {1: 0.3, 2: 0.5, 3: 0.4}) + swept("segment", {1: 0.3, 2: 0.5, 3: 0.4})
     runs += swept("mix", {1: 0.3, 2: 0.5, 3: 0.4}) + [run([0.1, 0.2, 0.5], arm=PLAIN, seed=s) for s in range(6)]
     named = jobs(ledger.agenda(runs, arms))
-    assert named[:6] == [("segment", 2, seed) for seed in range(6)]  # the first half, up to six pairs
-    assert named[6:12] == [("mix", 2, seed) for seed in range(6)]
+    assert named[:6] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3)]
+    assert named[6:12] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3, 6)]
     assert named[12:] == [(arm, 2, seed) for arm in (PLAIN, "segment") for seed in range(6, 10)]
+    assert ledger.best([*runs, run([0.1, 0.2, 0.5], arm="mix")], ["mix", "whole"]) == ["mix"]  # the best are then added
     done = runs + [run([0.1, 0.2, 0.5], arm="segment", seed=0)]
     assert jobs(ledger.agenda(done, arms)) == [job for job in named if job != ("segment", 2, 0)]
-    early = runs[:3] + runs[-6:-3]  # plain has three pairs and the others have no sweep
-    half = {name: ARMS[name] for name in (PLAIN, "segment", "mix", "control", "whole")}
-    assert jobs(ledger.agenda(early, half))[:6] == [(a, i, SWEEP_SEED) for a in ("segment", "mix") for i in (2, 3, 1)]
-    assert jobs(ledger.agenda(early, half))[6:9] == [(PLAIN, 2, seed) for seed in (3, 4, 5)]
+    early = runs[:3] + runs[-6:-3]  # plain has three pairs, the others have no sweep
+    many = {name: ARMS[name] for name in [PLAIN, "segment", "mix", *list(ARMS)[-7:]]}
+    named = jobs(ledger.agenda(early, many))
+    assert named[:6] == [(arm, i, SWEEP_SEED) for arm in ("segment", "mix") for i in (2, 3, 1)]
+    assert named[21:24] == [(PLAIN, 2, seed) for seed in (3, 4, 5)]  # before the next block
+    assert {arm for arm, _, _ in named[24:30]} == set(list(ARMS)[-2:])
 
 
 def test_a_rate_that_was_chosen_stays_though_the_target_moves():

@@ -27,12 +27,11 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Arm:
-    """An algorithm with its options; `pairs` of final runs, a look at the held-out prompts `every` so many rounds."""
+    """An algorithm with its options, and a look at the held-out prompts `every` so many rounds."""
 
     note: str
     algorithm: str
     options: Mapping[str, Any]
-    pairs: int = 6
     every: int = 3
     more: tuple[str, ...] = ()  # further overrides of the recipe
 
@@ -70,29 +69,30 @@ WHOLE: dict[str, Any] = {"segments": 1, "credit": "whole"}
 SEGMENT: dict[str, Any] = {"segments": 5, "credit": "segment", "alpha": 1.0}
 CONTROL: dict[str, Any] = {"segments": 5, "credit": "whole"}
 EQUAL: dict[str, Any] = {"equalise": True}
+DECAY = ("train.rounds=24", 'train.lr_schedule="linear"', "train.lr_end=0.1")
 LARGE = ("train.prompts_per_round=6",)
 FORWARD: dict[str, Any] = {"steps": 10, "noises": 4, "updates": 2, "scale": "batch", "per_part": True}
 
-# In the order in which they are run, the first half before the second.
+# In the order in which they are run, some of them side by side.
 ARMS: dict[str, Arm] = {
-    PLAIN: Arm("Flow-GRPO as published (arXiv 2505.05470), without its KL term", "grpo", PUBLISHED, 10, 4),
-    "segment": Arm("segment GRPO as the demo ships it", "grpo", SHIPPED | SEGMENT | EQUAL, 10),
-    "control": Arm("the same, five ratios a clip but whole-clip credit", "grpo", SHIPPED | CONTROL | EQUAL, 10),
-    "nft-5": Arm("DiffusionNFT, five segments, β 0.1", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 10, 2),
-    "nft-1": Arm("DiffusionNFT, whole clip, β 0.1", "nft", FORWARD | WHOLE | {"beta": 0.1}, 10, 2),
-    "awm-5": Arm("AWM, five segments", "awm", FORWARD | SEGMENT, 10, 2),
-    "awm-1": Arm("AWM (arXiv 2509.25050), whole clip", "awm", FORWARD | WHOLE, 10, 2),
+    PLAIN: Arm("Flow-GRPO as published (arXiv 2505.05470), without its KL term", "grpo", PUBLISHED, 4),
+    "nft-5": Arm("DiffusionNFT, five segments, β 0.1", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 2),
+    "segment": Arm("segment GRPO as the demo ships it", "grpo", SHIPPED | SEGMENT | EQUAL),
+    "control": Arm("the same, five ratios a clip but whole-clip credit", "grpo", SHIPPED | CONTROL | EQUAL),
+    "nft-1": Arm("DiffusionNFT, whole clip, β 0.1", "nft", FORWARD | WHOLE | {"beta": 0.1}, 2),
+    "awm-5": Arm("AWM, five segments", "awm", FORWARD | SEGMENT, 2),
+    "awm-1": Arm("AWM (arXiv 2509.25050), whole clip", "awm", FORWARD | WHOLE, 2),
     "mix": Arm("MixGRPO (arXiv 2507.21802): noise in a window of 4 steps", "grpo",
                FLOW | WHOLE | GROUP | {"clip_range": 1e-4, "window": 4}),
-    "whole": Arm("the segment arm's settings with one ratio a clip", "grpo", SHIPPED | WHOLE | EQUAL, 10),
+    "whole": Arm("the segment arm's settings with one ratio a clip", "grpo", SHIPPED | WHOLE | EQUAL),
     "draft": Arm("DRaFT-1 (arXiv 2309.17400) on the parts that carry gradient", "reward_backprop",
                  {"way": "draft", "steps": 10, "last": 1, "partial": True}, every=2),
     "nft-published": Arm("DiffusionNFT (arXiv 2509.16117), whole clip, β 1", "nft",
                          {"steps": 10, "noises": 4, "updates": 2, "scale": "group"} | WHOLE | {"beta": 1.0}, every=2),
     "segment-window": Arm("segment GRPO, noise in a window of 4 steps", "grpo",
                           SHIPPED | SEGMENT | EQUAL | {"window": 4, "train_steps": 0}),
-    "segment-unequal": Arm("segment without the step equaliser", "grpo", SHIPPED | SEGMENT, 10),
-    "control-unequal": Arm("control without the step equaliser", "grpo", SHIPPED | CONTROL, 10),
+    "segment-unequal": Arm("segment without the step equaliser", "grpo", SHIPPED | SEGMENT),
+    "control-unequal": Arm("control without the step equaliser", "grpo", SHIPPED | CONTROL),
     "whole-unequal": Arm("whole without the step equaliser", "grpo", SHIPPED | WHOLE),
     "dance": Arm("DanceGRPO (arXiv 2505.07818), five of eight steps trained", "grpo",
                  {"sampler": "dance_sde", "eta": 0.3, "steps": 10, "updates": 2, "train_steps": 5,
@@ -100,9 +100,14 @@ ARMS: dict[str, Arm] = {
     "branch": Arm("BranchGRPO (arXiv 2509.06040)", "branch", FLOW | WHOLE | {"clip_range": 5e-4}),
     "ddpo": Arm("DDPO (arXiv 2305.13301), importance sampling", "ddpo",
                 {"sampler": "flow_sde", "eta": 0.7, "steps": 10, "train_steps": 4}),
+    "tempflow": Arm("TempFlow-GRPO (arXiv 2508.04324): one fork, noise-aware weights", "branch",
+                    FLOW | WHOLE | {"clip_range": 5e-4, "window": 1, "at": [0], "factors": [8],
+                                    "step_weight": "noise"}),
     "dpo": Arm("Flow-DPO on pairs of the group, online", "dpo", {"steps": 10, "noises": 4, "segments": 1}, every=2),
-    "segment-48": Arm("segment with 48 clips a round", "grpo", SHIPPED | SEGMENT | EQUAL, 6, 2, LARGE),
-    "nft-5-48": Arm("nft-5 with 48 clips a round", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 6, 1, LARGE),
+    "nft-5-decay": Arm("nft-5 with KL, the learning rate falling to a tenth over 24 rounds", "nft",
+                       FORWARD | SEGMENT | {"beta": 0.1, "kl_beta": 0.01}, 2, DECAY),
+    "segment-48": Arm("segment with 48 clips a round", "grpo", SHIPPED | SEGMENT | EQUAL, 2, LARGE),
+    "nft-5-48": Arm("nft-5 with 48 clips a round", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 1, LARGE),
     "plain-wide": Arm("plain with the wider clip range of the recipes, 5e-4", "grpo",
-                      PUBLISHED | {"clip_range": 5e-4}, 6, 4),
+                      PUBLISHED | {"clip_range": 5e-4}, 4),
 }  # fmt: skip

@@ -18,7 +18,10 @@ from _time_to_reward_times import Run, broken, gains, merit
 
 LEAST_FINALS = 3  # final runs of plain from which the target is theirs and no longer of its sweep
 SWEEP_SHARE = 1 / 3  # of the budget, for the runs of a sweep
-PHASES = (3, 6, 10)  # pairs that every arm gets before any gets more; six are the fewest that have an interval
+BLOCK = 7  # arms that are swept and run side by side, so that a study cut short is even
+PHASES = (3, 6)  # pairs that every arm of a block gets before any gets more; six are the fewest with an interval
+MOST, BEST = 10, 4  # pairs of the claim's arms and of the best four others
+CLAIM = (PLAIN, "segment", "control")
 
 
 class Job(NamedTuple):
@@ -139,21 +142,31 @@ def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> list[Job]:
 def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
     """The jobs of the agenda, some of them twice.
 
-    Plain's sweep and first pairs; then the first half of the arms, and then the second half: their sweeps, three pairs
-    of each, six pairs of each; then the pairs that some arms have more.
+    Plain's sweep and first pairs; then block by block of the arms their sweeps, three pairs of each, six pairs of
+    each; then ten pairs of plain, of the segment claim's arms and of the best four others.
     """
     yield from sweep(runs, PLAIN)
     yield from finals(runs, PLAIN, range(PHASES[0]))
     names = [name for name in arms if name != PLAIN]
-    for half in (names[: len(names) // 2], names[len(names) // 2 :]):
-        for name in half:
+    for start in range(0, len(names), BLOCK):
+        block = names[start : start + BLOCK]
+        for name in block:
             yield from sweep(runs, name)
-        yield from more(runs, arms, [PLAIN, *half], PHASES[:2])
-    yield from more(runs, arms, [PLAIN, *names], PHASES)
+        yield from more(runs, [PLAIN, *block], PHASES)
+    last = [*(name for name in CLAIM if name in arms), *best(runs, [name for name in names if name not in CLAIM])]
+    yield from more(runs, last, (MOST,))
 
 
-def more(runs: Sequence[Run], arms: Mapping[str, Arm], names: Sequence[str], phases: Sequence[int]) -> Iterator[Job]:
-    """Final runs of some arms in phases, as many as each is to have."""
+def more(runs: Sequence[Run], names: Sequence[str], phases: Sequence[int]) -> Iterator[Job]:
+    """Final runs of some arms in phases of so many pairs."""
     for start, end in pairwise((0, *phases)):
         for name in names:
-            yield from finals(runs, name, range(start, min(end, arms[name].pairs)))
+            yield from finals(runs, name, range(start, end))
+
+
+def best(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    """The arms whose final runs have the greatest mean merit."""
+    goal, whole = target(runs), budget(runs)
+    found = {name: [merit(run, goal, whole) for run in of(runs, name, False)] for name in names}
+    known = {name: mean(values) for name, values in found.items() if values}
+    return sorted(known, key=known.__getitem__, reverse=True)[:BEST]

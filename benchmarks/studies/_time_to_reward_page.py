@@ -34,6 +34,7 @@ PAIRS = (  # two arms that differ in one thing
     ("nft-5", "nft-1", "segments inside NFT"),
     ("awm-5", "awm-1", "segments inside AWM"),
 )  # fmt: skip
+TUNED = ("mix", "nft-1", "nft-published", "awm-1", "dance", "branch", "tempflow")  # published methods, S = 1
 OUTSIDE = "ViPO's map credit and RLinf's chunk advantages without ratios: no options of today express them"
 MERIT = """Merit of the sweep's runs: log(budget / time) where they arrived, else the share of the target that is
 missing, and 0.5 less for a broken guard. A sweep's run has a third of the budget, plain's all of it."""
@@ -126,6 +127,22 @@ def speed_rows(study: Study) -> Iterator[Sequence[object]]:
         cells = [spread(*study.ratio(PLAIN, arm, axis)[:3]) for axis in AXES]
         yield (arm, f"{ledger.chosen(study.runs, arm):g}", counts, cut or "none",
                f"{median(reached):.0f}" if reached else "–", *cells, spread(*free[:3]))  # fmt: skip
+
+
+def verdict(study: Study) -> str:
+    """The fastest arm, against plain and against the fastest published one."""
+    found = {arm: study.ratio(PLAIN, arm, "steady") for arm in study.arms if arm != PLAIN}
+    if not found:
+        return ""
+    first = max(found, key=lambda arm: found[arm].value)
+    told = [f"Fastest: {first}, {spread(*found[first][:3])} times less than plain over {found[first].pairs} pairs"]
+    others = [arm for arm in TUNED if arm in found and arm != first]
+    if others:
+        rival = max(others, key=lambda arm: found[arm].value)
+        against = study.ratio(rival, first, "steady")
+        told.append(f"{spread(*against[:3])} times less than {rival}, the fastest of the other published methods that "
+                    f"ran ({', '.join(others)}), over {against.pairs} pairs")  # fmt: skip
+    return paragraph("; ".join(told) + ". The fastest of many arms is partly the luckiest: both ratios flatter it.")
 
 
 def gain_rows(study: Study) -> Iterator[Sequence[object]]:
@@ -235,7 +252,8 @@ def page(study: Study, name: str) -> str:
              "python benchmarks/studies/time_to_reward.py report", "```", "", device(), f"Commits: {', '.join(seen)}.",
              "", about(study), "", f"![gain against CPU seconds]({name})", ""]  # fmt: skip
     head = ["arm", "rate", "arrived", "cut by", "median CPU s", "steady CPU s", "CPU s", "calls", "clips", "no guards"]
-    lines += ["## Plain's use over the arm's, up to the target", "", *table(head, speed_rows(study))]
+    lines += ["## Plain's use over the arm's, up to the target", "", *table(head, speed_rows(study)),
+              verdict(study), ""]  # fmt: skip
     head = ["arm", "gain at ¼ budget", "less plain's", "gain at the budget", "gain at the last look"]
     lines += ["## Gains at equal steady CPU seconds, and the guards at the last look less the base model's", "",
               "A run that has reached the target is ended early, so few have a gain at the whole budget.", "",
