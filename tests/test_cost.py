@@ -118,6 +118,7 @@ def test_a_skeleton_is_the_model(tmp_path):
 
 
 @pytest.mark.parametrize("given", [[], ["algorithm.options.beta=0.1"], ["train.ema=0.9", "train.eval_every=1"],
+                                   ["train.rounds=4", "train.eval_every=1", "train.eval_n=1"],
                                    ["algorithm.options.window=2", "algorithm.options.train_steps=0", "train.rounds=4"]])
 def test_calls_are_those_of_a_run(tmp_path, monkeypatch, given):
     from vidrl import train

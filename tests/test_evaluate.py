@@ -203,3 +203,16 @@ def test_held_out_numbers_depend_on_the_weights_alone():
     assert not np.allclose(moved["composite"], one["composite"])
     kept, _, _ = held_out.measure(policy, "reference", batch=32)
     assert np.allclose(kept["composite"], one["composite"], atol=1e-6)
+
+
+def test_an_evaluation_of_the_first_prompts_is_the_first_rows_of_that_of_all():
+    """Whatever the batches: the same noise and the same twins belong to each prompt."""
+    prompts, policy = [f"prompt {i}" for i in range(TWINS + 8)], Policy(Toy(), full=True)
+    for few in (5, TWINS + 3):
+        held_out = HeldOut(prompts, Brightness(), Workers(), PromptCache(policy.backbone), steps=3, few=few)
+        whole, _, _ = held_out.measure(policy, "live", batch=16)
+        some, clips, score = held_out.measure(policy, "live", batch=16, all_prompts=False)
+        assert len(clips) == min(few, 8) and len(score.value) == few and some.keys() == whole.keys()
+        for name, values in some.items():
+            assert len(values) == few and np.allclose(values, whole[name][:few], atol=1e-6, equal_nan=True), name
+        assert np.isfinite(some["diversity"]).sum() == min(few, TWINS)

@@ -34,7 +34,8 @@ LAYERS = [
     {"transition", "segments", "world", "corruptions", "clip_files", "fitting"},
     {"rewards"},
     {"inference"},
-    {"path", "pieces", "plugin", "toml", "charts", "launch", "guards"},
+    {"path", "pieces", "plugin", "toml", "charts", "launch", "guards",
+     "learning_rate"},
     {"user_modules", "extras"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}

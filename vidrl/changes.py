@@ -19,7 +19,8 @@ class Allowed:
     """A value, or a section with all of its values, that may change; `key` is its dotted name.
 
     `touches`: "weights" where the weights may then differ from those of a run without the change; "guards" where they
-    may differ because a guard sees other numbers; "nothing" where they stay the same to the last bit.
+    may differ because a guard sees other numbers; "schedule" where they may differ unless `train.lr_schedule` is
+    "constant"; "nothing" where they stay the same to the last bit.
     """
 
     key: str
@@ -43,9 +44,13 @@ class Change:
 
 
 MAY_CHANGE = (
-    Allowed("train.rounds", "the run goes on until that many rounds are done in all", "nothing"),
+    Allowed("train.rounds", "the run goes on until that many rounds are done in all; a learning rate that falls, falls "
+            "until then", "schedule"),
     Allowed("train.time_limit", "each start may train for that many seconds", "nothing"),
     Allowed("train.learning_rate", "from the next update on", "weights"),
+    Allowed("train.lr_schedule", "from the next update on", "weights"),
+    Allowed("train.lr_end", "from the next update on", "schedule"),
+    Allowed("train.warmup", "from the next update on", "weights"),
     Allowed("train.weight_decay", "from the next update on", "weights"),
     Allowed("train.max_grad_norm", "from the next update on", "weights"),
     Allowed("train.ema", "from the next update on; a new average begins with the trained weights", "weights"),
@@ -54,6 +59,7 @@ MAY_CHANGE = (
     Allowed("train.mixed_precision", "the base model is evaluated again", "weights"),
     Allowed("train.max_unscored", "from the next round on", "nothing"),
     Allowed("train.eval_every", "from the next round on", "guards"),
+    Allowed("train.eval_n", "the base model is evaluated again", "guards"),
     Allowed("train.eval_steps", "the base model is evaluated again", "guards"),
     Allowed("data.held_out", "the base model is evaluated again", "guards"),
     Allowed("data.held_out_n", "the base model is evaluated again", "guards"),
@@ -101,9 +107,12 @@ def refused(found: Sequence[Change]) -> list[Change]:
     return [change for change in found if allowed(change.key) is None]
 
 
-def inexact(found: Sequence[Change], guarded: bool) -> list[str]:
-    """The keys whose changes end the promise that the weights are those of a run without an interruption."""
-    ending = ("weights", "guards") if guarded else ("weights",)
+def inexact(found: Sequence[Change], guarded: bool, scheduled: bool = False) -> list[str]:
+    """The keys whose changes end the promise that the weights are those of a run without an interruption.
+
+    `guarded`: guards have bands; `scheduled`: the learning rate depends on the number of rounds.
+    """
+    ending = ["weights", *["guards"] * guarded, *["schedule"] * scheduled]
     return [change.key for change in found if (one := allowed(change.key)) is not None and one.touches in ending]
 
 

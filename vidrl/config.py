@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vidrl import plugin, prompts, toml
+from vidrl.learning_rate import Schedule
 from vidrl.rewards import _named, _parts
 
 
@@ -86,17 +87,24 @@ class Train:
     `micro_batch`: clips sampled, and pairs updated, at once; 0 is 16 on a GPU and 32 on a CPU. `score_batch`: clips
     decoded and scored at once, which is all that host memory holds of the clips of a round or of an evaluation, beside
     those that are shown. Where memory runs out, the size of the stage is halved.
+
+    `lr_schedule`, `lr_end`, `warmup` (rounds): see `vidrl.learning_rate`. `eval_n`: how many of the held-out prompts,
+    the first ones, are evaluated between rounds; 0 is all, as before the first round and after the last.
     """
 
     rounds: int = 30
     prompts_per_round: int = 4
     group: int = 8
     learning_rate: float = 2e-4
+    lr_schedule: Schedule = "constant"
+    lr_end: float = 0.1
+    warmup: int = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     micro_batch: int = 0
     score_batch: int = 4
     eval_every: int = 10
+    eval_n: int = 0
     eval_steps: int = 20
     checkpoint_every: int = 5
     keep_checkpoints: int = 3
@@ -324,6 +332,12 @@ def _check_values(recipe: Recipe) -> None:
         (recipe.policy.lora_rank >= 1, f"policy.lora_rank: expected at least 1, got {recipe.policy.lora_rank}"),
         (recipe.policy.lora_alpha > 0, f"policy.lora_alpha: expected more than 0, got {recipe.policy.lora_alpha}: "
                                        "what the LoRA adds is times lora_alpha / lora_rank"),
+        (0 <= train.lr_end <= 1, f"train.lr_end: expected a fraction of train.learning_rate in [0, 1], got "
+                                 f"{train.lr_end}: 0.1 ends at a tenth of it"),
+        (0 <= train.warmup < train.rounds, f"train.warmup: expected 0 to {train.rounds - 1} rounds, fewer than the "
+                                           f"{train.rounds} of train.rounds, got {train.warmup}"),
+        (0 <= train.eval_n <= recipe.data.held_out_n, "train.eval_n: expected 0 (all prompts) to data.held_out_n = "
+         f"{recipe.data.held_out_n}, of which it takes the first, got {train.eval_n}"),
     ]
     for holds, message in rules:
         if not holds:

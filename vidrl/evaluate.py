@@ -213,6 +213,16 @@ def means(measures: Measures) -> dict[str, dict[str, float]]:
     }
 
 
+def first(measures: Measures, n: int) -> Measures:
+    """The numbers of the first n clips: evaluations of all prompts and of the first ones are compared on these alone.
+
+    Example:
+        >>> first({"a": np.array([1.0, 2.0, 3.0])}, 2)
+        {'a': array([1., 2.])}
+    """
+    return {name: rows[:n] for name, rows in measures.items()}
+
+
 def values(measures: Measures) -> dict[str, float]:
     """The mean of each measure over the scored clips."""
     return {name: row["mean"] for name, row in means(measures).items()}

@@ -29,30 +29,34 @@ class Abandoned(Exception):
 class HeldOut:
     """Measures a policy's set of weights on the held-out prompts; each process does its share.
 
-    Clips are decoded and scored in pieces of `score_batch`; only the first `show` of them are kept.
+    Clips are decoded and scored in pieces of `score_batch`; only the first `show` of them are kept. Between rounds the
+    first `few` prompts may be enough (`train.eval_n`); 0 is all of them.
     """
 
     def __init__(
         self, prompts: Sequence[str], reward: Reward, workers: Workers, encode: PromptCache, steps: int,
-        score_batch: Pieces | int = SCORE_BATCH, show: int = 8,
+        score_batch: Pieces | int = SCORE_BATCH, show: int = 8, few: int = 0,
     ):  # fmt: skip
         self.prompts, self.reward, self.workers, self.encode, self.steps = prompts, reward, workers, encode, steps
         self.decoding, self.show = pieces(score_batch), show
-        self.places = workers.share(len(prompts), even=False)
+        self.few = few or len(prompts)
+        self.shares = {n: workers.share(n, even=False) for n in (len(prompts), self.few)}
         self.captions = evaluate.are_captions(prompts)  # of all of them: processes must agree on what is measured
 
     def measure(
-        self, policy: Policy, weights: str, batch: Pieces | int
+        self, policy: Policy, weights: str, batch: Pieces | int, all_prompts: bool = True
     ) -> tuple[evaluate.Measures, Samples | None, Score]:
         """Every prompt's numbers, of all processes; this process's first clips and the scores of all its clips.
 
-        `batch`: clips sampled at once. A bar on the terminal counts this process's clips. Raises `Abandoned` where a
-        signal asks to stop.
+        Where not `all_prompts`, only the first `few` prompts are measured: their numbers are the first rows of those of
+        all prompts. `batch`: clips sampled at once. A bar on the terminal counts this process's clips. Raises
+        `Abandoned` where a signal asks to stop.
         """
-        twins = [i for i in self.places if i < TWINS]
-        with _bar(len(self.places) + len(twins), self.workers.main) as self.bar, policy.using(weights):
-            self.encode.learn([self.prompts[i] for i in self.places])
-            scored, guards = self._scored(policy, batch)
+        places = self.shares[len(self.prompts) if all_prompts else self.few]
+        twins = [i for i in places if i < TWINS]
+        with _bar(len(places) + len(twins), self.workers.main) as self.bar, policy.using(weights):
+            self.encode.learn([self.prompts[i] for i in places])
+            scored, guards = self._scored(policy, places, batch)
             others = list(map(_thumbnails, self._clips(policy, twins, "held out twin", batch)))
         if self.workers.agree(""):  # a signal reaches processes at different moments, but they must stop together
             raise Abandoned
@@ -60,10 +64,12 @@ class HeldOut:
         own = evaluate.rewarded(score) | seen | {"diversity": _apart(scored.thumbnails, others)}
         return self.workers.gather_arrays(own), scored.first(self.show), score
 
-    def _scored(self, policy: Policy, batch: Pieces | int) -> tuple[Scored, list[evaluate.Measures]]:
+    def _scored(
+        self, policy: Policy, places: Sequence[int], batch: Pieces | int
+    ) -> tuple[Scored, list[evaluate.Measures]]:
         """This process's clips, scored, and the guards of each piece."""
         scored, guards = Scored(self.reward, lambda values: range(min(self.show, len(values)))), []
-        for samples in self._clips(policy, self.places, "held out", batch):
+        for samples in self._clips(policy, places, "held out", batch):
             scored.add(samples)
             guards.append(evaluate.guarded(samples, self.captions))
             del samples  # else these clips would live while the next are made

@@ -45,6 +45,7 @@ class Lookback:
     began: float
     stop: str
     best: dict[str, Any]
+    put_back: tuple[int, str]  # the round after which a guard put a checkpoint back last, and that checkpoint's name
     look: Look
 
     def _note(self) -> None:
@@ -93,8 +94,9 @@ class Lookback:
 
     def _finish(self) -> None:
         """Evaluate; if that puts better weights back, evaluate those. Then write what is kept."""
-        if self._evaluate("after"):
-            self._evaluate("after")
+        for _ in range(3):  # of the last round, the best within the bands, and the base model
+            if not self._evaluate("after"):
+                break
         self.look(self.round, self.policy, self.judged, self.workers, True)
         if self.saved < self.round:
             self._save()
@@ -109,53 +111,75 @@ class Lookback:
             self.policy.save(self.record.folder / "lora")
 
     def _evaluate(self, clips: str = "") -> bool:
-        """Measure the held-out prompts and keep every clip's numbers; True where a guard put other weights back."""
-        measures = self._measure(self.judged, self.round, clips or "after")
+        """Measure the held-out prompts and keep every clip's numbers; True where a guard put other weights back.
+
+        Between rounds, where `clips` is empty, the first `train.eval_n` of the prompts are enough.
+        """
+        measures = self._measure(self.judged, self.round, clips or "after", all_prompts=bool(clips))
         self.evaluated = self.round
-        back = self._guard(evaluate.values(measures))
+        back = self._guard(measures)
         if self.round and not clips:
             self.workers.once(lambda: self.record.progress(self.round))
         return back
 
-    def _measure(self, weights: str, round: int, side: str) -> evaluate.Measures:
+    def _measure(self, weights: str, round: int, side: str, all_prompts: bool = True) -> evaluate.Measures:
         """Measure a set of weights as those of a round: its row, its numbers, and its clips on a side of the page.
 
         Of a run that goes on, the newest clips stand where those of its end will.
         """
-        measures, samples, score = self.held_out.measure(self.policy, weights, self.pieces["sample"])
+        made = self.held_out.measure(self.policy, weights, self.pieces["sample"], all_prompts)
+        measures, samples, score = made
         if round == 0:
             evaluate.check_scored(self.workers.gather_score(score), self.options.max_unscored, 0)
-        self.workers.once(lambda: self.record.evaluation(round, measures))
+        self.workers.once(lambda: self.record.evaluation(round, measures, self.held_out.few))
         self.workers.once(lambda: self.record.clips(side, samples, score, self.options.show))
         return measures
 
-    def _guard(self, now: Mapping[str, float]) -> bool:
-        """Hold the recipe's bands: note the best weights within them, put them back where a measure has left."""
-        base = self._numbers(0)
-        complaints = evaluate.outside(self.recipe.guard.bands, base, now)
+    def _guard(self, now: evaluate.Measures) -> bool:
+        """Hold the recipe's bands: note the best weights within them, put them back where a measure has left.
+
+        The bands are of the base model's values on the prompts that were measured now.
+        """
+        base = self._numbers(0, len(now["composite"]))
+        complaints = evaluate.outside(self.recipe.guard.bands, base, evaluate.values(now))
         if self.round == 0:
-            self._check_bands(base)
+            self._check_bands()
         self.record.broken(self.round, complaints)
-        if not complaints and now["composite"] > self.best["value"]:
-            self.best = {"value": now["composite"], "checkpoint": f"{self.round:06d}"}
+        if not complaints and self._value(now) > self.best["value"]:
+            self.best = {"value": self._value(now), "checkpoint": f"{self.round:06d}"}
             self._save()
         if not complaints or self.recipe.guard.action == "warn":
             return False
         self._retreat()
         return True
 
-    def _numbers(self, round: int) -> dict[str, float]:
-        """The means of an evaluation that was made."""
-        return from_main(self.workers, lambda: evaluate.values(evaluate.load(self.record.folder / "evals", round)))
+    def _numbers(self, round: int, n: int) -> dict[str, float]:
+        """The means over the first n prompts of an evaluation that was made."""
+        folder = self.record.folder / "evals"
+        return from_main(self.workers, lambda: evaluate.values(evaluate.first(evaluate.load(folder, round), n)))
 
-    def _check_bands(self, base: Mapping[str, float]) -> None:
-        complaints = evaluate.outside(self.recipe.guard.bands, base, base)
-        if complaints:
-            raise ValueError(f"guard.bands: expected the base model within its own bands, got {'; '.join(complaints)}")
+    def _value(self, measures: evaluate.Measures) -> float:
+        """What makes weights the best: the composite's mean over the prompts that every evaluation measures."""
+        return evaluate.values(evaluate.first(measures, self.held_out.few))["composite"]
+
+    def _check_bands(self) -> None:
+        for n in {len(self.held_out.prompts), self.held_out.few}:
+            base = self._numbers(0, n)
+            complaints = evaluate.outside(self.recipe.guard.bands, base, base)
+            if complaints:
+                raise ValueError(f"guard.bands: expected the base model within its own bands, got "
+                                 f"{'; '.join(complaints)}")
 
     def _retreat(self) -> None:
-        """Put the best weights within the bands back, the base model's if none were better; "stop" ends the run."""
+        """Put the best weights within the bands back, the base model's if none were better; "stop" ends the run.
+
+        The base model's weights are put back also where the best ones are those that were measured: they were chosen on
+        the first `train.eval_n` prompts, and have left the bands on all.
+        """
         name, self.saved = str(self.best["checkpoint"]), -1
+        if name == f"{self.round:06d}" or self.put_back == (self.round, name):
+            self.best, name = dict(NO_BEST), ""
+        self.put_back = self.round, name
         if name:
             self._put_back(from_main(self.workers, lambda: checkpoint.load(self.recipe.run, name)))
         else:
@@ -223,7 +247,8 @@ class Lookback:
         """Log what differs from the checkpoint, and do what follows from it."""
         found = resume.since(state, self.recipe.to_dict(), resume.world(self.workers.count))
         keys = {change.key for change in found}
-        self.workers.once(lambda: self.record.changes(self.round, found, bool(self.recipe.guard.bands)))
+        guarded, scheduled = bool(self.recipe.guard.bands), self.options.lr_schedule != "constant"
+        self.workers.once(lambda: self.record.changes(self.round, found, guarded, scheduled))
         if found and self.workers.main:
             print(f"changed after round {self.round}: {'; '.join(map(str, found))}", file=sys.stderr)
         if not keys & {"train.micro_batch", "train.score_batch", "device"}:
@@ -242,14 +267,15 @@ class Lookback:
 
     def _judge_best(self) -> None:
         """Compare the best weights so far with the changed guards: weights outside the bands are no longer the best."""
-        base, name = self._numbers(0), str(self.best["checkpoint"])
-        self._check_bands(base)
-        if name and evaluate.outside(self.recipe.guard.bands, base, self._numbers(int(name[:6]))):
+        n, name = self.held_out.few, str(self.best["checkpoint"])
+        self._check_bands()
+        if name and evaluate.outside(self.recipe.guard.bands, self._numbers(0, n), self._numbers(int(name[:6]), n)):
             self.best = dict(NO_BEST)
 
     def _protocol(self) -> str:
         """A digest of what an evaluation's numbers depend on besides the weights."""
-        how = [list(self.held_out.prompts), self.options.eval_steps, self.options.mixed_precision]
+        how: list[Any] = [list(self.held_out.prompts), self.options.eval_steps, self.options.mixed_precision]
+        how += [self.held_out.few] if self.held_out.few < len(self.held_out.prompts) else []
         return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]
 
     def _measure_again(self) -> None:
@@ -258,14 +284,14 @@ class Lookback:
         Numbers of two protocols must not be compared: the earlier ones are put aside.
         """
         self.workers.once(lambda: self.record.put_evaluations_aside(self.round))
-        base = evaluate.values(self._measure("reference", 0, "before"))
-        self._check_bands(base)
-        self.best = self._judged_again(base) if self.recipe.guard.bands else dict(NO_BEST)
+        self._measure("reference", 0, "before")
+        self._check_bands()
+        self.best = self._judged_again() if self.recipe.guard.bands else dict(NO_BEST)
         if self.round:
             self._evaluate()
         self._save()
 
-    def _judged_again(self, base: Mapping[str, float]) -> dict[str, Any]:
+    def _judged_again(self) -> dict[str, Any]:
         """The best weights with their value under the present protocol; none where they are not within the bands."""
         name = str(self.best["checkpoint"])
         if not name:
@@ -274,9 +300,10 @@ class Lookback:
         kind = self.judged if f"{self.judged}/{next(iter(self.policy.weights))}" in policy else "live"
         self.policy.sets["best"] = [policy[f"{kind}/{key}"].to(p) for key, p in self.policy.weights.items()]
         try:
-            now = evaluate.values(self.held_out.measure(self.policy, "best", self.pieces["sample"])[0])
+            measures, _, _ = self.held_out.measure(self.policy, "best", self.pieces["sample"], all_prompts=False)
         finally:
             del self.policy.sets["best"]
+        base, now = self._numbers(0, self.held_out.few), evaluate.values(measures)
         within = not evaluate.outside(self.recipe.guard.bands, base, now)
         return {"value": now["composite"], "checkpoint": name} if within else dict(NO_BEST)
 
@@ -298,6 +325,6 @@ class Lookback:
     def _settings(self) -> None:
         """Set what the recipe says of the optimiser and the averaged weights: a checkpoint may say otherwise."""
         for group in self.updater.optimiser.param_groups:
-            group["lr"], group["weight_decay"] = self.options.learning_rate, self.options.weight_decay
+            group["weight_decay"] = self.options.weight_decay  # the learning rate is set at each round's update
         if self.options.ema and "ema" not in self.policy.sets:
             self.policy.remember("ema")

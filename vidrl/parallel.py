@@ -55,7 +55,7 @@ class Workers:
             cure = "change train.prompts_per_round or train.group"
             raise ValueError(f"expected a number of samples that {self.count} processes divide, got {n}: {cure}")
         if n < self.count:
-            cure = "raise data.held_out_n, or use fewer processes"
+            cure = "raise data.held_out_n and train.eval_n, or use fewer processes"
             raise ValueError(f"expected at least one clip a process, got {n} for {self.count}: {cure}")
         return [int(i) for i in np.array_split(np.arange(n), self.count)[self.rank]]
 

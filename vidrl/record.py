@@ -85,11 +85,11 @@ class Record:
             checkpoint.append(path, row)
 
     @_written("events.jsonl")
-    def changes(self, round: int, found: Sequence[Change], guarded: bool) -> None:
+    def changes(self, round: int, found: Sequence[Change], guarded: bool, scheduled: bool = False) -> None:
         """An event for each change, with the old and the new value; and where exactness ends, if it does."""
         for change in found:
             self.event(round, "change", str(change))
-        ending = inexact(found, guarded)
+        ending = inexact(found, guarded, scheduled)
         if ending:
             self.event(round, "exactness", f"from round {round} on the weights may differ from those of a run without "
                                            f"these changes: {', '.join(ending)}")
@@ -108,13 +108,18 @@ class Record:
                 now.rename(old)
 
     @_written("an evaluation")
-    def evaluation(self, round: int, measures: evaluate.Measures) -> None:
-        """A line of evals.jsonl, and every clip's numbers; a round's later evaluation takes the earlier one's place."""
+    def evaluation(self, round: int, measures: evaluate.Measures, few: int = 0) -> None:
+        """A line of evals.jsonl, and every clip's numbers; a round's later evaluation takes the earlier one's place.
+
+        Where other evaluations measure only the first `few` clips (0: none does), the line holds the means over these
+        as well, under "first".
+        """
         if self.active:
             checkpoint.cut_back(self.folder / "evals.jsonl", round - 1)
             evaluate.save(self.folder / "evals", round, measures)
-            row = {"round": round, "n": len(measures["composite"]), "measures": evaluate.means(measures)}
-            checkpoint.append(self.folder / "evals.jsonl", row)
+            row = {"round": round} | _means(measures)
+            more = {"first": _means(evaluate.first(measures, few))} if 0 < few < row["n"] else {}
+            checkpoint.append(self.folder / "evals.jsonl", row | more)
 
     @_written("the clips")
     def clips(self, kind: str, samples: Samples | None, score: Score, n: int) -> None:
@@ -191,9 +196,12 @@ class Record:
         return {"held_out": rows, "guards": guards.verdicts(self.bands, rows), "rounds": round, "status": status}
 
     def compared(self, round: int) -> dict[str, dict[str, Any]]:
-        """The base model and the weights of a round on the same held-out prompts, measure by measure."""
+        """The base model and the weights of a round on the same held-out prompts, measure by measure.
+
+        Where only the first prompts were evaluated after that round, the base model's numbers are of these alone too.
+        """
         before, after = evaluate.load(self.folder / "evals", 0), evaluate.load(self.folder / "evals", round)
-        return evaluate.compare(before, after)
+        return evaluate.compare(evaluate.first(before, len(after["composite"])), after)
 
     def _show(self, name: str, told: Mapping[str, Any]) -> None:
         from vidrl import report
@@ -210,6 +218,10 @@ class Record:
         pairs = zip(before, after, strict=False)  # of the same prompts, but train.show may have changed meanwhile
         shared = ("prompt", "file", "fps")
         return [{k: a[k] for k in shared} | {"before": _scores(a), "after": _scores(b)} for a, b in pairs]
+
+
+def _means(measures: evaluate.Measures) -> dict[str, Any]:
+    return {"n": len(measures["composite"]), "measures": evaluate.means(measures)}
 
 
 def _credited(advantage: Tensor, plan: Plan) -> dict[str, Any]:

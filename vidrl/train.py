@@ -70,12 +70,13 @@ class Trainer(Lookback):
         }  # fmt: skip
         show = self.options.show if self.workers.main else 0
         steps, at_once = self.options.eval_steps, self.pieces["decode"]
-        self.held_out = HeldOut(held_out, self.reward, self.workers, self.encode, steps, at_once, show)
+        few = self.options.eval_n
+        self.held_out = HeldOut(held_out, self.reward, self.workers, self.encode, steps, at_once, show, few)
         self.judged = "ema" if self.options.ema else "live"  # the weights that are evaluated and kept
         if self.options.ema:
             self.policy.remember("ema")
         self.round, self.evaluated, self.saved, self.seconds, self.stop = 0, -1, -1, 0.0, ""
-        self.began, self.best = 0.0, dict(NO_BEST)
+        self.began, self.best, self.put_back = 0.0, dict(NO_BEST), (-1, "")
         self._check()
 
     # The run

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vidrl.algorithms.base import Algorithm, Batch, Experience
 from vidrl.config import Train
+from vidrl.learning_rate import factor
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy
@@ -36,6 +37,7 @@ class Updater:
 
     def update(self, experience: Experience) -> dict[str, Any]:
         """Take the round's optimiser steps; what the losses reported, over all processes."""
+        rate = self._set_rate(experience.round)
         seen: list[dict[str, Tensor]] = []
         norms: list[float] = []
         skipped = 0
@@ -47,9 +49,18 @@ class Updater:
         metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in names}
         kl = self._divergence(next(self.algorithm.minibatches(experience)))
         self.algorithm.after(self.policy, experience.round)
-        row = {"kl": kl} | self._summary(metrics) | ({"grad_norm": sum(norms) / len(norms)} if norms else {})
+        row: dict[str, Any] = {"learning_rate": rate, "kl": kl}
+        row |= self._summary(metrics) | ({"grad_norm": sum(norms) / len(norms)} if norms else {})
         scale = self.workers.loss_scale
         return row if scale is None else row | {"loss_scale": scale, "skipped_steps": skipped}
+
+    def _set_rate(self, round: int) -> float:
+        """Give the optimiser the learning rate of a round, and return it."""
+        o = self.options
+        rate = o.learning_rate * factor(round, o.rounds, o.lr_schedule, o.lr_end, o.warmup)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        return rate
 
     def _accumulate(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients of one optimiser step; where memory runs out, again in micro-batches of half the size."""

@@ -194,7 +194,7 @@ def _resident(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> dict[s
 def _rounded(stages: dict[str, float], recipe: Recipe, calls: Calls, evaluation: float) -> dict[str, float]:
     one = sum(stages.values())
     return {**stages, "round": one, "evaluation": evaluation,
-            "run": one * recipe.train.rounds + evaluation * calls.evaluations}
+            "run": one * recipe.train.rounds + evaluation * calls.whole_evaluations}
 
 
 def _measured(recipe: Recipe, calls: Calls, pace: Pace) -> dict[str, float]:

@@ -74,11 +74,12 @@ class Calls:
     evaluation: int
     evaluations: int
     evaluated_clips: int
+    whole_evaluations: float  # evaluations of all prompts that cost as much as the run's, some of them of fewer prompts
 
     @property
     def run(self) -> int:
         """All calls of the run, if no guard puts weights back and none was resumed."""
-        return sum(sum(one.values()) for one in self.rounds) + self.evaluation * self.evaluations
+        return sum(sum(one.values()) for one in self.rounds) + round(self.evaluation * self.whole_evaluations)
 
 
 def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch: int) -> Calls:
@@ -97,10 +98,12 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
         known[size] = known.get(size) or _round(stand_in, algorithm, plan, clips, options.group, micro_batch)
         rounds.append(known[size])
         kept = kept or len(plan.keep)
-    measured = recipe.data.held_out_n + min(TWINS, recipe.data.held_out_n)
+    n = recipe.data.held_out_n
+    measured, few = (one + min(TWINS, one) for one in (n, options.eval_n or n))
     steps = len(stand_in.times(options.eval_steps)) - 1
     between = (options.rounds - 1) // options.eval_every
-    return Calls(clips, kept, rounds, measured * steps, 2 + between, measured)
+    whole = 2 + between * few / measured
+    return Calls(clips, kept, rounds, measured * steps, 2 + between, measured, whole)
 
 
 def _round(

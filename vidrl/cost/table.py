@@ -69,7 +69,7 @@ def _calls(cost: Cost) -> list[str]:
         ("reference, for the KL in the loss", f"{c['reference']:,}"),
         ("logged KL", f"{c['divergence']:,}"),
         ("a round", f"{c['round']:,}"),
-        ("an evaluation", f"{c['evaluation']:,}"),
+        ("an evaluation of all held-out prompts", f"{c['evaluation']:,}"),
         (f"{c['rounds']} rounds, {c['evaluations']} evaluations", f"{c['run']:,}"),
     ])  # fmt: skip
 

@@ -213,6 +213,7 @@ def _curves(run: Run) -> str:
 
 SINGLE = {
     "clip share": ("clip_share",), "KL to the reference": ("kl",), "gradient norm": ("grad_norm",),
+    "learning rate": ("learning_rate",),
     "spread within a group": ("reward", "within_group_std"), "groups without spread": ("zero_std_share",),
     "unscored": ("unscored_share",), "diversity within a group": ("diversity",),
 }
@@ -245,11 +246,15 @@ def _ratio(run: Run) -> str:
 
 
 def _held_out_curve(run: Run, name: str) -> str:
-    y = _column(run.evals, "measures", name, "mean")
+    """One measure at every evaluation: on the first prompts alone where some evaluations measured no others."""
+    alike = [row.get("first") or row for row in run.evals]
+    y = _column(alike, "measures", name, "mean")
     if all(value is None for value in y):
         return ""
+    few = next((row["first"].get("n") for row in run.evals if row.get("first")), None)
+    title = f"{name}, first {few} prompts" if few else name
     line = Line(name, _rounds(run.evals), y, dots=True)
-    return _card(f"held out: {name}", y[-1], chart([line], axis="round", title=f"held-out {name}"))
+    return _card(f"held out: {title}", y[-1], chart([line], axis="round", title=f"held-out {title}"))
 
 
 def _rounds(rows: Sequence[Row]) -> list[float]:

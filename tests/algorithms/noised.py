@@ -1,0 +1,73 @@
+"""What the tests of the forward-process algorithms share: a small policy in float64, and a round of clips."""
+
+import torch
+from toys import Brightness
+
+from vidrl.algorithms.base import Experience
+from vidrl.backbones.toy import Toy
+from vidrl.policy import Policy
+from vidrl.rollout import draws, sample
+from vidrl.segments import borders
+
+N, LATENTS = 6, 5  # clips, in two groups of three; latent frames, which two segments divide unevenly
+GROUP = torch.tensor([0, 0, 0, 1, 1, 1])
+PROMPTS = [f"prompt {i // 3}" for i in range(N)]
+
+
+def exact() -> Policy:
+    """A policy of float64, so that two ways of writing one formula agree to the digit."""
+    toy = Toy(LATENTS)
+    toy.noise = lambda generators: Toy.noise(toy, generators).double()
+    toy.encode = lambda prompts: {"text": Toy.encode(toy, prompts)["text"].double()}
+    policy = Policy(toy, full=True)
+    toy.network.double()
+    policy.remember("reference")
+    return policy
+
+
+def move(policy: Policy, seed: int, name: str = "live", size: float = 1e-2) -> None:
+    """Add a random vector to a set of weights."""
+    draw = torch.Generator().manual_seed(seed)
+    values = [w.data for w in policy.weights.values()] if name == "live" else policy.sets[name]
+    for value in values:
+        value += size * torch.randn(value.shape, generator=draw, dtype=value.dtype)
+
+
+def round_of(algorithm, policy, advantage=None, group=GROUP, number=0) -> Experience:
+    """A round of N clips by these weights; advantages (N, S) are random where none are given."""
+    algorithm.setup(policy, Brightness(), 3)
+    plan = algorithm.plan(policy.backbone, number, draws(0, [("plan", number)])[0])
+    with policy.using(plan.weights):
+        rollout = sample(policy, policy.backbone.encode(PROMPTS), draws(0, [(i,) for i in range(N)]), plan)
+    if advantage is None:
+        advantage = torch.randn(N, plan.segments, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    return Experience(rollout, advantage, group, PROMPTS, torch.arange(N), 0, number)
+
+
+def prediction(policy, batch, name="live"):
+    """(x_t, v) of a set of weights on the straight path."""
+    t = batch["t"].view(-1, 1, 1, 1, 1)
+    x = (1 - t) * batch["x0"] + t * batch["eps"]
+    with policy.using(name), torch.set_grad_enabled(name == "live"):
+        return x, policy.backbone.network(x, batch["t"], batch.cond["text"])
+
+
+def spans(segments):
+    """(share of the clip's elements, slice of the latent frames) of each segment."""
+    return [((b - a) / LATENTS, slice(a, b)) for a, b in borders(LATENTS, segments)]
+
+
+def gradient(policy, value):
+    return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(policy.weights.values()))])
+
+
+def calls(policy) -> list[int]:
+    """The rows of each call of the network from now on."""
+    seen, predict = [], policy.backbone.predict
+
+    def counted(x, t, cond):
+        seen.append(len(x))
+        return predict(x, t, cond)
+
+    policy.backbone.predict = counted
+    return seen

@@ -1,0 +1,99 @@
+"""Advantage-weighted matching (arXiv 2509.25050): a matching error in place of −log p in a clipped ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Literal
+
+from torch import Tensor
+
+from vidrl.policy import Policy
+from vidrl.rewards import Reward
+
+from ._forward import Forward
+from .base import Batch, Loss, clipped
+
+LEAST = 1e-10  # keeps the slope of a root finite at e = 0
+
+@dataclass(eq=False, kw_only=True)
+class AWM(Forward):
+    """PPO's clipped objective, for each segment of a clip, with log p_j = −w(e_j, t), e_j = ‖v − target‖²_j.
+
+        L = mean of −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j) + kl_beta ‖v − v_ref‖² + ema_kl_beta ‖v − v_old‖²
+
+    with ρ_j = exp(log p_j − log p_j of the weights that sampled, at the same noise). The error of a bad clip can grow
+    without bound, so one of the two distances must hold the policy: that to the reference, or that to the moving
+    weights "old" (see `Forward`), which `updates` ≥ 2, `decay` > 0 or a `decay_type` keep apart from the live ones.
+
+    Options of the loss: `weighting` of an error e at level t: "uniform" e, "t" t e, "t**2" t² e, "huber" t √e, "ghuber"
+    t eᵖ/p with p = `ghuber_power`; `clip_range` ε at S = 1; `kl_beta` and `ema_kl_beta`.
+    """
+
+    sample_from: Literal["live", "old"] = "live"
+    same_noise: bool = True  # advantages add up to 0 in a group: what one noise does to all its clips cancels
+    weighting: Literal["uniform", "t", "t**2", "huber", "ghuber"] = "uniform"
+    ghuber_power: float = 0.25
+    clip_range: float = 1.0
+    kl_beta: float = 0.0
+    ema_kl_beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.clip_range, self.ghuber_power) <= 0 or min(self.kl_beta, self.ema_kl_beta) < 0:
+            raise ValueError("expected clip_range, ghuber_power > 0 and kl_beta, ema_kl_beta ≥ 0, got "
+                             f"{(self.clip_range, self.ghuber_power, self.kl_beta, self.ema_kl_beta)}")
+        moves = self.ema_kl_beta and (self.updates > 1 or self.decay or self.decay_type)
+        if not self.kl_beta and not moves:
+            raise ValueError("expected a distance that holds the policy, got kl_beta = 0 and "
+                             f"ema_kl_beta = {self.ema_kl_beta} with updates = {self.updates}, decay = {self.decay}: "
+                             "without one the errors of bad clips grow without bound; set kl_beta > 0, or ema_kl_beta "
+                             "> 0 with updates ≥ 2 or decay > 0")
+
+    def setup(self, policy: Policy, reward: Reward, group: int) -> None:
+        super().setup(policy, reward, group)
+        policy.remember(self._sampler)
+
+    def after(self, policy: Policy, round: int) -> None:
+        super().after(policy, round)
+        if self._sampler != "old":
+            policy.remember(self._sampler)
+
+    @property
+    def _sampler(self) -> str:
+        """The name of the weights that sample a round: where old ones decay, the live ones need a name of their own."""
+        return "sampler" if self.sample_from == "live" and (self.decay or self.decay_type) else "old"
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        raw = self.predict(policy, batch)[1]
+        before = self.other(policy, batch, self._sampler, raw)
+        ratio = (self.log_density(policy, batch, raw) - self.log_density(policy, batch, before)).exp()
+        clip_range = self.clip_range * sqrt(batch.plan.segments)
+        value = self.mean(clipped(ratio, batch["advantage"].to(ratio), clip_range), batch.plan)
+        if self.kl_beta:
+            value = value + self.kl_beta * self.divergence(policy, batch, raw)
+        if self.ema_kl_beta:
+            old = before if self._sampler == "old" else self.other(policy, batch, "old", raw)
+            value = value + self.ema_kl_beta * (raw - old).square().mean()
+        seen, name = ratio.detach(), "ratio" if self.sample_from == "live" else "off_policy_ratio"
+        return Loss(value, {name: seen, "clip_share": ((seen - 1).abs() > clip_range).float()})
+
+    def log_density(self, policy: Policy, batch: Batch, raw: Tensor) -> Tensor:
+        """−w(e_j, t), (n, S), which stands for log p of each segment."""
+        return -weighted(self.error(policy, batch, raw), batch["t"][:, None], self.weighting, self.ghuber_power)
+
+
+def weighted(error: Tensor, t: Tensor, how: str, power: float = 0.25) -> Tensor:
+    """w(e, t) of errors (n, S) at levels t (n, 1), as the authors' code has it: roots are those of e + 1e-10.
+
+    Example:
+        >>> import torch
+        >>> e, t = torch.tensor([[4.0]]), torch.tensor([[0.5]])
+        >>> [round(float(weighted(e, t, how)), 4) for how in ("uniform", "t", "t**2", "huber", "ghuber")]
+        [4.0, 2.0, 1.0, 1.0, 2.8221]
+    """
+    t = t.to(error)
+    if how in ("huber", "ghuber"):
+        p, scale = (0.5, 1.0) if how == "huber" else (power, 1 / power)
+        return scale * t * ((error + LEAST).pow(p) - LEAST**p)
+    return error * t ** {"uniform": 0, "t": 1, "t**2": 2}[how]

@@ -1,0 +1,70 @@
+"""Reward-weighted regression (arXiv 2302.12192, 2305.13301): the policy imitates its own clips, good ones more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vidrl.policy import Policy
+from vidrl.rewards import Score
+from vidrl.rollout import Plan
+
+from ._forward import Forward
+from .base import Batch, Loss
+
+
+@dataclass(eq=False, kw_only=True)
+class RWR(Forward):
+    """The matching error of the policy's own clips, weighted by exp(β A), for each segment j of a clip.
+
+        L = mean of w_j ‖v − target‖²_j + kl_beta ‖v − v_ref‖²,   w_j = exp(β A_j) over its mean in the group
+
+    No weight is negative: a bad clip is imitated less, and never pushed away. A clip that could not be scored has
+    weight 0, and so have the clips of a group in which fewer than two were scored.
+
+    Options of the loss: `beta` β, the inverse temperature; `kl_beta`.
+    """
+
+    moving: ClassVar[bool] = False
+
+    beta: float = 1.0
+    kl_beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta <= 0 or self.kl_beta < 0:
+            raise ValueError(f"expected beta > 0 (0 would ignore the reward) and kl_beta ≥ 0, got "
+                             f"{(self.beta, self.kl_beta)}")
+
+    def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
+        """Weights (N, S), of mean 1 in each group."""
+        made = super().advantages(score, group, prompts, plan)
+        return weights(made, group, score.value.isnan(), self.beta)
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        raw = self.predict(policy, batch)[1]
+        error = self.error(policy, batch, raw)
+        value = self.mean(batch["advantage"].to(error) * error, batch.plan)
+        if self.kl_beta:
+            value = value + self.kl_beta * self.divergence(policy, batch, raw)
+        return Loss(value, {"error": error.detach().mean(1)})
+
+
+def weights(advantage: Tensor, group: Tensor, lost: Tensor, beta: float) -> Tensor:
+    """exp(β A) over its mean in the group, of each segment (N, S); 0 for samples that are `lost` (N,) or alone.
+
+    Example:
+        >>> a, lost = torch.tensor([[0.0], [0.6931], [9.0]]), torch.tensor([False, False, True])
+        >>> weights(a, torch.zeros(3, dtype=torch.long), lost, 1.0).round(decimals=3).flatten()
+        tensor([0.6670, 1.3330, 0.0000])
+    """
+    made = torch.zeros_like(advantage)
+    for one in group.unique():
+        scored = (group == one) & ~lost
+        if int(scored.sum()) > 1:
+            made[scored] = (beta * advantage[scored]).softmax(0) * scored.sum()
+    return made
