@@ -1,4 +1,4 @@
-"""What the tests of the forward-process algorithms share: a small policy in float64, and a round of clips."""
+"""What tests of forward-process algorithms share: a policy in float64, and a round of clips."""
 
 import torch
 from toys import Brightness
@@ -9,7 +9,10 @@ from vidrl.policy import Policy
 from vidrl.rollout import draws, sample
 from vidrl.segments import borders
 
-N, LATENTS = 6, 5  # clips, in two groups of three; latent frames, which two segments divide unevenly
+N, LATENTS = (
+    6,
+    5,
+)  # clips, in two groups of three; latent frames, which two segments divide unevenly
 GROUP = torch.tensor([0, 0, 0, 1, 1, 1])
 PROMPTS = [f"prompt {i // 3}" for i in range(N)]
 
@@ -38,9 +41,13 @@ def round_of(algorithm, policy, advantage=None, group=GROUP, number=0) -> Experi
     algorithm.setup(policy, Brightness(), 3)
     plan = algorithm.plan(policy.backbone, number, draws(0, [("plan", number)])[0])
     with policy.using(plan.weights):
-        rollout = sample(policy, policy.backbone.encode(PROMPTS), draws(0, [(i,) for i in range(N)]), plan)
+        rollout = sample(
+            policy, policy.backbone.encode(PROMPTS), draws(0, [(i,) for i in range(N)]), plan
+        )
     if advantage is None:
-        advantage = torch.randn(N, plan.segments, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+        advantage = torch.randn(
+            N, plan.segments, dtype=torch.float64, generator=torch.Generator().manual_seed(7)
+        )
     return Experience(rollout, advantage, group, PROMPTS, torch.arange(N), 0, number)
 
 
@@ -58,7 +65,9 @@ def spans(segments):
 
 
 def gradient(policy, value):
-    return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(policy.weights.values()))])
+    return torch.cat(
+        [g.flatten() for g in torch.autograd.grad(value, list(policy.weights.values()))]
+    )
 
 
 def calls(policy) -> list[int]:

@@ -30,9 +30,15 @@ def published(policy, batch, segments, how, limit, beta, ema_beta, sampler="old"
     total = beta * ((v - base) ** 2).mean() + ema_beta * ((v - old) ** 2).mean()
     limit = limit * sqrt(segments)  # means over fewer elements vary more
     for j, (share, frames) in enumerate(spans(segments)):
-        ratio = torch.exp(log_prob(policy, batch, frames, how) - log_prob(policy, batch, frames, how, sampler))
+        ratio = torch.exp(
+            log_prob(policy, batch, frames, how) - log_prob(policy, batch, frames, how, sampler)
+        )
         a = batch["advantage"][:, j]
-        total = total + share * torch.maximum(-a * ratio, -a * torch.clamp(ratio, 1 - limit, 1 + limit)).mean()
+        total = (
+            total
+            + share
+            * torch.maximum(-a * ratio, -a * torch.clamp(ratio, 1 - limit, 1 + limit)).mean()
+        )
     return total
 
 
@@ -46,15 +52,22 @@ def test_loss_and_gradient_are_the_published_ones(how, segments):
     move(policy, 2)  # the second update of a round
     shares = []
     for batch in algorithm.minibatches(seen):
-        loss, theirs = algorithm.loss(policy, batch), published(policy, batch, segments, how, 2e-3, 0.3, 0.7)
+        loss, theirs = (
+            algorithm.loss(policy, batch),
+            published(policy, batch, segments, how, 2e-3, 0.3, 0.7),
+        )
         assert float(loss.value.detach()) == pytest.approx(float(theirs.detach()), rel=1e-11)
-        assert torch.allclose(gradient(policy, loss.value), gradient(policy, theirs), rtol=1e-9, atol=1e-12)
+        assert torch.allclose(
+            gradient(policy, loss.value), gradient(policy, theirs), rtol=1e-9, atol=1e-12
+        )
         shares.append(float(loss.metrics["clip_share"].mean()))
     assert 0 < sum(shares) / len(shares) < 1  # some ratios are clipped, and some are not
 
 
 @pytest.mark.parametrize("who, sampler", [("live", "sampler"), ("old", "old")])
-def test_the_ratio_is_to_the_weights_that_sampled_and_the_moving_reference_lags_behind(who, sampler):
+def test_the_ratio_is_to_the_weights_that_sampled_and_the_moving_reference_lags_behind(
+    who, sampler
+):
     options = {"steps": 4, "segments": 2, "sample_from": who, "decay": 0.6, "ema_kl_beta": 0.7}
     algorithm, policy = AWM(**options), exact()
     algorithm.setup(policy, None, 3)
@@ -63,12 +76,17 @@ def test_the_ratio_is_to_the_weights_that_sampled_and_the_moving_reference_lags_
     started = [w.detach().clone() for w in policy.weights.values()]
     batch = next(algorithm.minibatches(again(algorithm, policy)))
     ratio = algorithm.loss(policy, batch).metrics
-    assert ("ratio" in ratio) == (who == "live")  # only where the live weights sampled is it 1 at first
+    assert ("ratio" in ratio) == (
+        who == "live"
+    )  # only where the live weights sampled is it 1 at first
     if who == "live":
         assert float((ratio["ratio"] - 1).abs().max()) == 0
         assert all(torch.equal(a, b) for a, b in zip(policy.sets["sampler"], started, strict=True))
     move(policy, 4)
-    ours, theirs = algorithm.loss(policy, batch).value, published(policy, batch, 2, "uniform", 1.0, 0.0, 0.7, sampler)
+    ours, theirs = (
+        algorithm.loss(policy, batch).value,
+        published(policy, batch, 2, "uniform", 1.0, 0.0, 0.7, sampler),
+    )
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-11)
 
 
@@ -82,7 +100,9 @@ def again(algorithm, policy):
 
 def test_zero_advantages_give_no_gradient_before_the_policy_moves():
     algorithm, policy = AWM(steps=4, segments=2, kl_beta=0.1), exact()
-    batch = next(algorithm.minibatches(round_of(algorithm, policy, torch.zeros(N, 2, dtype=torch.float64))))
+    batch = next(
+        algorithm.minibatches(round_of(algorithm, policy, torch.zeros(N, 2, dtype=torch.float64)))
+    )
     assert float(gradient(policy, algorithm.loss(policy, batch).value).abs().max()) == 0
 
 
@@ -101,8 +121,8 @@ def test_the_network_runs_once_for_sets_of_weights_that_are_equal(options, expec
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"ema_kl_beta": 0.0}, "expected a distance that holds the policy.*set kl_beta > 0"),
-    ({"updates": 1}, "with updates = 1, decay = 0.0.*updates ≥ 2 or decay > 0"),  # old is live: it holds nothing
+    ({"ema_kl_beta": 0.0}, "expected a distance that holds.*set kl_beta > 0"),
+    ({"updates": 1}, "with updates = 1 and decay = 0.0.*updates ≥ 2 or decay > 0"),  # old is live: it holds nothing
     ({"clip_range": 0.0}, "clip_range, ghuber_power > 0"), ({"ghuber_power": 0.0}, "clip_range, ghuber_power > 0"),
     ({"kl_beta": -1.0}, "kl_beta, ema_kl_beta ≥ 0"), ({"ema_kl_beta": -1.0}, "kl_beta, ema_kl_beta ≥ 0"),
 ])  # fmt: skip

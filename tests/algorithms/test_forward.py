@@ -31,16 +31,23 @@ def test_levels_of_a_clip_are_spread_over_the_range(how):
     assert float(made.min()) >= 0.1 and float(made.max()) <= 0.95
     assert bool((made.diff(dim=1) >= 0).all())
     if how == "discrete":  # 0.4, 0.7 and 0.9 lie in the range
-        assert {round(t, 3): int((made == t).sum()) // 100 for t in made.unique().tolist()}.keys() == {0.4, 0.7, 0.9}
+        assert {
+            round(t, 3): int((made == t).sum()) // 100 for t in made.unique().tolist()
+        }.keys() == {0.4, 0.7, 0.9}
 
 
 def test_levels_of_the_logit_normal_have_its_quantiles():
     u, z = torch.linspace(0.01, 0.99, 99, dtype=torch.float64), NormalDist()
     ends = [z.cdf(float(torch.tensor(t, dtype=torch.float64).logit())) for t in (0.2, 0.9)]
-    expected = [1 / (1 + 2.718281828459045 ** -z.inv_cdf(ends[0] + float(x) * (ends[1] - ends[0]))) for x in u]
+    expected = [
+        1 / (1 + 2.718281828459045 ** -z.inv_cdf(ends[0] + float(x) * (ends[1] - ends[0])))
+        for x in u
+    ]
     assert levels(u, "logit_normal", 0.2, 0.9, TIMES).tolist() == pytest.approx(expected, rel=1e-9)
     whole = levels(u, "logit_normal", 1e-9, 1.0, TIMES)
-    assert whole.tolist() == pytest.approx([1 / (1 + 2.718281828459045 ** -z.inv_cdf(float(x))) for x in u], rel=1e-6)
+    assert whole.tolist() == pytest.approx(
+        [1 / (1 + 2.718281828459045 ** -z.inv_cdf(float(x))) for x in u], rel=1e-6
+    )
 
 
 def test_as_many_noises_as_the_sampler_has_steps_visit_each_of_its_times_once():
@@ -49,7 +56,11 @@ def test_as_many_noises_as_the_sampler_has_steps_visit_each_of_its_times_once():
     seen = round_of(algorithm, policy)
     times = sorted(policy.backbone.times(4)[:-1])
     for clip in range(N):
-        own = [float(b["t"][i]) for b, i in rows_of(algorithm, seen) if same(b["x0"][i], seen.rollout.latents[clip])]
+        own = [
+            float(b["t"][i])
+            for b, i in rows_of(algorithm, seen)
+            if same(b["x0"][i], seen.rollout.latents[clip])
+        ]
         assert sorted(own) == pytest.approx(times)
 
 
@@ -59,7 +70,7 @@ def same(one, other):
 
 def test_a_range_without_a_time_of_the_sampler_is_told_with_its_cure():
     algorithm = NFT(steps=2, levels="discrete", low=0.6, high=0.9)
-    said = "expected one of the sampler's times within .*got none of .* widen the range"
+    said = "expected one of the sampler's times from .*got none of .* widen the range"
     with pytest.raises(ValueError, match=said):
         algorithm.setup(exact(), Brightness(), 3)
 
@@ -75,7 +86,10 @@ def test_every_clip_is_noised_so_often_and_brings_its_own_credit_and_prompt(kind
     for batch, i in rows_of(algorithm, seen):
         (clip,) = [c for c in range(N) if same(batch["x0"][i], seen.rollout.latents[c])]
         count[clip] += 1
-        assert torch.equal(batch["advantage"][i], seen.advantage[clip]) and batch.prompts[i] == seen.prompts[clip]
+        assert (
+            torch.equal(batch["advantage"][i], seen.advantage[clip])
+            and batch.prompts[i] == seen.prompts[clip]
+        )
         assert torch.equal(batch.cond["text"][i], seen.rollout.cond["text"][clip])
     assert count == [3] * N
 
@@ -87,8 +101,12 @@ def test_clips_of_a_group_share_their_noises_where_asked(alike):
     found = {}
     for batch, i in rows_of(algorithm, seen):
         (clip,) = [c for c in range(N) if same(batch["x0"][i], seen.rollout.latents[c])]
-        found.setdefault((float(batch["t"][i]), float(batch["eps"][i].sum())), []).append(int(GROUP[clip]))
-    assert sorted(found.values()) == ([[0] * 3, [0] * 3, [1] * 3, [1] * 3] if alike else [[0]] * 6 + [[1]] * 6)
+        found.setdefault((float(batch["t"][i]), float(batch["eps"][i].sum())), []).append(
+            int(GROUP[clip])
+        )
+    assert sorted(found.values()) == (
+        [[0] * 3, [0] * 3, [1] * 3, [1] * 3] if alike else [[0]] * 6 + [[1]] * 6
+    )
 
 
 def test_under_one_noise_what_equal_clips_have_in_common_cancels():
@@ -112,7 +130,7 @@ def test_under_one_noise_what_equal_clips_have_in_common_cancels():
     ({"low": 0.5, "high": 0.5}, "0 < low < high ≤ 1"), ({"low": 0.9, "high": 0.1}, "0 < low < high ≤ 1"),
     ({"low": 0.0}, "0 < low < high ≤ 1"), ({"high": 1.1}, "0 < low < high ≤ 1"), ({"noises": 0}, "noises, updates ≥ 1"),
     ({"updates": 0}, "noises, updates ≥ 1"), ({"steps": 0}, "expected steps, noises"),
-    ({"credit": "influence", "segments": 2}, "samples without noise"), ({"alpha": 2.0}, r"alpha in \[0, 1\]"),
+    ({"credit": "influence", "segments": 2}, "samples *without noise"), ({"alpha": 2.0}, r"alpha in \[0, 1\]"),
 ])  # fmt: skip
 def test_bad_options_are_told_at_once(kind, options, said):
     with pytest.raises(ValueError, match=said):
@@ -120,7 +138,9 @@ def test_bad_options_are_told_at_once(kind, options, said):
 
 
 def test_weights_that_nobody_keeps_cannot_sample():
-    with pytest.raises(ValueError, match="expected train.ema > 0 for algorithm.options.sample_from = \"ema\""):
+    with pytest.raises(
+        ValueError, match='expected train.ema > 0 for algorithm.options.sample_from = "ema"'
+    ):
         NFT(sample_from="ema").setup(exact(), Brightness(), 3)
 
 

@@ -28,14 +28,22 @@ def published(policy, batch, segments, beta, top, kl_beta):
 @pytest.mark.parametrize("segments", [1, 2, 5])
 @pytest.mark.parametrize("beta, kl_beta", [(1.0, 0.0), (0.1, 0.0), (0.3, 0.05)])
 def test_loss_and_gradient_are_the_published_ones(segments, beta, kl_beta):
-    algorithm, policy = NFT(steps=4, segments=segments, beta=beta, kl_beta=kl_beta, max_advantage=2.0), exact()
+    algorithm, policy = (
+        NFT(steps=4, segments=segments, beta=beta, kl_beta=kl_beta, max_advantage=2.0),
+        exact(),
+    )
     move(policy, 1, "reference")
     seen = round_of(algorithm, policy)
     move(policy, 2)  # the second update of a round: live is no longer old
     for batch in algorithm.minibatches(seen):
-        ours, theirs = algorithm.loss(policy, batch).value, published(policy, batch, segments, beta, 2.0, kl_beta)
+        ours, theirs = (
+            algorithm.loss(policy, batch).value,
+            published(policy, batch, segments, beta, 2.0, kl_beta),
+        )
         assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-12)
-        assert torch.allclose(gradient(policy, ours), gradient(policy, theirs), rtol=1e-9, atol=1e-12)
+        assert torch.allclose(
+            gradient(policy, ours), gradient(policy, theirs), rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 3.0])
@@ -47,8 +55,14 @@ def test_where_live_is_old_the_gradient_is_that_of_the_weighted_error_whatever_b
     away, plain = x - batch["t"].view(-1, 1, 1, 1, 1) * v - batch["x0"], 0
     for j, (share, frames) in enumerate(spans(2)):
         part = away[:, :, frames].flatten(1)
-        plain = plain + share * (batch["advantage"][:, j] * (part**2).mean(1) / part.detach().abs().mean(1)).mean()
-    assert torch.allclose(gradient(policy, algorithm.loss(policy, batch).value), gradient(policy, plain), atol=1e-12)
+        plain = (
+            plain
+            + share
+            * (batch["advantage"][:, j] * (part**2).mean(1) / part.detach().abs().mean(1)).mean()
+        )
+    assert torch.allclose(
+        gradient(policy, algorithm.loss(policy, batch).value), gradient(policy, plain), atol=1e-12
+    )
 
 
 def test_zero_advantages_give_no_gradient_where_live_is_old_and_pull_back_where_it_is_not():
@@ -60,7 +74,9 @@ def test_zero_advantages_give_no_gradient_where_live_is_old_and_pull_back_where_
     before = [w.detach().clone() for w in policy.weights.values()]
     found = torch.autograd.grad(algorithm.loss(policy, batch).value, list(policy.weights.values()))
     moved = [a - b for a, b in zip(before, policy.sets["old"], strict=True)]
-    assert sum(float((g * m).sum()) for g, m in zip(found, moved, strict=True)) > 0  # downhill leads back to old
+    assert (
+        sum(float((g * m).sum()) for g, m in zip(found, moved, strict=True)) > 0
+    )  # downhill leads back to old
 
 
 def test_an_advantage_beyond_the_bound_counts_as_the_bound_because_credit_is_clamped():
@@ -120,7 +136,9 @@ def test_the_weights_that_sample_are_those_of_the_plan(who):
 
 
 @pytest.mark.parametrize("kl_beta, calls_of_each_update", [(0.0, [1, 2]), (0.1, [1, 3])])
-def test_the_network_runs_once_where_old_and_reference_are_the_live_weights(kl_beta, calls_of_each_update):
+def test_the_network_runs_once_where_old_and_reference_are_the_live_weights(
+    kl_beta, calls_of_each_update
+):
     """A round's first update costs no second call, and no KL costs no third."""
     algorithm, policy = NFT(steps=4, kl_beta=kl_beta), exact()
     seen, counted = round_of(algorithm, policy), calls(policy)
@@ -147,7 +165,7 @@ def test_what_is_not_computed_twice_changes_no_digit(monkeypatch):
 @pytest.mark.parametrize("options, said", [
     ({"beta": 0.0}, "beta > 0"), ({"beta": -1.0}, "beta > 0"), ({"kl_beta": -1e-4}, "kl_beta ≥ 0"),
     ({"max_advantage": 0.0}, "max_advantage > 0"), ({"decay": 1.0}, r"decay in \[0, 1\)"),
-    ({"decay": 0.2, "decay_type": 1}, "a schedule of its own"),
+    ({"decay": 0.2, "decay_type": 1}, "have their own schedule"),
 ])  # fmt: skip
 def test_bad_options_are_told_at_once(options, said):
     with pytest.raises(ValueError, match=said):

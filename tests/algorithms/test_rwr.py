@@ -28,7 +28,9 @@ def test_loss_and_gradient_are_the_published_ones(segments, kl_beta):
                 total = total + share * batch["advantage"][i, j] * (away**2).mean() / len(batch)
         ours = algorithm.loss(policy, batch).value
         assert float(ours.detach()) == pytest.approx(float(total.detach()), rel=1e-12)
-        assert torch.allclose(gradient(policy, ours), gradient(policy, total), rtol=1e-9, atol=1e-13)
+        assert torch.allclose(
+            gradient(policy, ours), gradient(policy, total), rtol=1e-9, atol=1e-13
+        )
 
 
 def weights(algorithm, value, curve=None):
@@ -45,20 +47,26 @@ def test_weights_are_exponentials_over_their_mean_in_the_group(beta):
     made = weights(RWR(steps=4, scale="none", beta=beta), [0.0, 1.0, 0.5, 3.0, 3.0, 4.0])
     for start, values in ((0, [0.0, 1.0, 0.5]), (3, [3.0, 3.0, 4.0])):
         z = sum(exp(beta * r) for r in values) / 3
-        assert made[start : start + 3, 0].tolist() == pytest.approx([exp(beta * r) / z for r in values], rel=1e-9)
+        assert made[start : start + 3, 0].tolist() == pytest.approx(
+            [exp(beta * r) / z for r in values], rel=1e-9
+        )
 
 
 def test_a_segment_has_a_weight_of_its_own():
     curve = torch.zeros(N, FRAMES, dtype=torch.float64)
     curve[0, 9:] = 1.0  # better in the last two latent frames alone
     made = weights(RWR(steps=4, segments=2), curve.mean(1).tolist(), curve)
-    assert torch.equal(made[:3, 0], torch.ones(3, dtype=torch.float64)) and float(made[0, 1]) > 1 > float(made[1, 1])
+    assert torch.equal(made[:3, 0], torch.ones(3, dtype=torch.float64)) and float(
+        made[0, 1]
+    ) > 1 > float(made[1, 1])
 
 
 def test_a_clip_without_a_score_weighs_nothing_and_so_does_one_that_has_no_other_to_compare_with():
     made = weights(RWR(steps=4), [1.0, nan, 3.0, 5.0, nan, nan])
     assert torch.equal(made[[1, 3, 4, 5], 0], torch.zeros(4, dtype=torch.float64))
-    assert float(made[2]) > 1 > float(made[0]) > 0 and float(made[[0, 2]].mean()) == pytest.approx(1)
+    assert float(made[2]) > 1 > float(made[0]) > 0 and float(made[[0, 2]].mean()) == pytest.approx(
+        1
+    )
 
 
 def test_a_large_beta_keeps_the_best_clip_alone():
@@ -67,7 +75,7 @@ def test_a_large_beta_keeps_the_best_clip_alone():
 
 
 @pytest.mark.parametrize("options, said", [
-    ({"beta": 0.0}, "beta > 0 .0 would ignore the reward."), ({"kl_beta": -1.0}, "kl_beta ≥ 0"),
+    ({"beta": 0.0}, "beta > 0, because 0 would ignore"), ({"kl_beta": -1.0}, "kl_beta ≥ 0"),
     ({"decay": 0.5}, "RWR keeps no old weights"), ({"sample_from": "old"}, "RWR keeps no old weights"),
 ])  # fmt: skip
 def test_bad_options_are_told_at_once(options, said):

@@ -1,6 +1,6 @@
-"""At which noise levels a clean sample is noised anew: uniform, those of the sampler, or logit-normal.
+"""At which noise levels a clean sample is noised: uniform, those of the sampler, or logit-normal.
 
-Legend: I items, M noises of an item; levels t in (0, 1], t = 1 is pure noise.
+Legend: I items, M noises of an item; levels t in (0, 1], where t = 1 is pure noise.
 """
 
 from __future__ import annotations
@@ -10,38 +10,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LEVELS = ("uniform", "discrete", "logit_normal")
-
 
 def stratified(items: int, noises: int, draw: torch.Generator) -> Tensor:
-    """One number u of each of M equal parts of [0, 1), (I, M): the levels of an item spread over the whole range.
+    """One number u in each of M equal parts of [0, 1), (I, M), so that an item's levels are spread.
 
     Example:
         >>> (stratified(1, 4, torch.Generator().manual_seed(0)) * 4).floor()
         tensor([[0., 1., 2., 3.]], dtype=torch.float64)
     """
-    return (torch.rand(items, noises, generator=draw, dtype=torch.float64) + torch.arange(noises)) / noises
+    u = torch.rand(items, noises, generator=draw, dtype=torch.float64)
+    return (u + torch.arange(noises)) / noises
 
 
 def levels(u: Tensor, how: str, low: float, high: float, times: Sequence[float]) -> Tensor:
     """The levels t in [low, high] of uniform numbers u in [0, 1), like u.
 
-    "uniform" is low + u (high − low). "logit_normal" is the quantile of t = 1/(1 + exp(−z)), z a unit Gaussian, within
-    the range (Stable Diffusion 3, arXiv 2403.03206). "discrete" takes one of the sampler's own `times` in the range,
-    each as likely. Raises ValueError where the sampler visits no level of the range.
+    "uniform" is low + u (high − low). "logit_normal" is the quantile u of t = 1/(1 + exp(−z)), z a
+    unit Gaussian, within the range (Stable Diffusion 3, arXiv 2403.03206). "discrete" is one of the
+    sampler's own `times` in the range, each as likely. Raises ValueError where there is none.
 
     Example:
         >>> u = torch.tensor([0.0, 0.5, 0.9])
         >>> levels(u, "discrete", 0.1, 1.0, [1.0, 0.5, 0.0])
         tensor([0.5000, 1.0000, 1.0000], dtype=torch.float64)
     """
+    if how == "uniform":
+        return low + (high - low) * u
     if how == "discrete":
         own = torch.tensor(sorted(t for t in times if low <= t <= high), dtype=torch.float64)
         if not len(own):
-            raise ValueError(f"expected one of the sampler's times within algorithm.options low = {low} and high = "
-                             f"{high}, got none of {[round(t, 4) for t in times]}: widen the range, or take more steps")
+            raise ValueError(
+                f"expected one of the sampler's times from algorithm.options.low = {low} to high = "
+                f"{high}, got none of {[round(t, 4) for t in times]}: widen the range, or take "
+                "more steps"
+            )
         return own[(u * len(own)).long()]
-    if how == "uniform":
-        return low + (high - low) * u
     ends = torch.special.ndtr(torch.tensor([low, high], dtype=torch.float64).logit())
     return torch.special.ndtri(ends[0] + (ends[1] - ends[0]) * u).sigmoid()

@@ -1,4 +1,4 @@
-"""DiffusionNFT (arXiv 2509.16117): towards what was good and away from what was bad, on the forward process."""
+"""DiffusionNFT (arXiv 2509.16117): towards what was good and away from what was bad."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ LEAST = 1e-5  # of an adaptive weight
 
 @dataclass(eq=False, kw_only=True)
 class NFT(Forward):
-    """Negative-aware fine-tuning, for each segment of a clip.
+    """Negative-aware fine-tuning on the forward process, of each segment j of a clip.
 
-    v± = v_old ± β (v − v_old), x̂0± what v± predicts at x_t, r_j = A_j / (2 A_max) + ½ of segment j, and
+    v± = v_old ± β (v − v_old), x̂0± is what v± predicts at x_t, r_j = A_j/(2 A_max) + ½, and
 
-        L = A_max/β · mean of r_j ‖x̂0⁺ − x0‖²_j / w⁺_j + (1 − r_j) ‖x̂0⁻ − x0‖²_j / w⁻_j  +  kl_beta · ‖v − v_ref‖²
+        L = A_max/β · mean of r_j ‖x̂0⁺ − x0‖²_j/w⁺_j + (1 − r_j) ‖x̂0⁻ − x0‖²_j/w⁻_j
+            + kl_beta ‖v − v_ref‖²
 
-    with means over elements for norms, and w±_j = mean |x̂0± − x0| of segment j, held fixed. Where the live weights
-    equal the old ones, the gradient is that of A_j ‖x̂0 − x0‖²_j / w_j, whatever β; at later updates of a round a
-    smaller β lets the policy go further from the old one.
+    where ‖·‖² are means over elements and w±_j = mean |x̂0± − x0|_j, held fixed. While the live
+    weights equal the old ones, the gradient is that of A_j ‖x̂0 − x0‖²_j/w_j, whatever β is. At the
+    later updates of a round a smaller β lets the policy go further away from the old one.
 
     Options of the loss: `beta` β, `kl_beta`, and `max_advantage` A_max.
     """
 
     sample_from: Literal["live", "old", "ema"] = "old"
-    same_noise: bool = True  # advantages add up to 0 in a group: what one noise does to all its clips cancels
+    same_noise: bool = True  # advantages add up to 0 in a group: what all its clips share cancels
     beta: float = 1.0
     kl_beta: float = 0.0
 
@@ -44,19 +45,20 @@ class NFT(Forward):
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         x, raw = self.predict(policy, batch)
         old = self.other(policy, batch, "old", raw)
-        clean, clean_old = (policy.backbone.path.split(v, x, batch["t"])[0] for v in (raw, old))
-        off, step = clean_old - batch["x0"], self.beta * (clean - clean_old)  # x̂0 is linear in v
+        clean, before = (policy.backbone.path.split(v, x, batch["t"])[0] for v in (raw, old))
+        off, step = before - batch["x0"], self.beta * (clean - before)  # x̂0 is linear in v
         good, bad = (weighed(away, batch.plan.segments) for away in (off + step, off - step))
         r = batch["advantage"].to(good) / (2 * self.max_advantage) + 0.5
-        value = self.max_advantage / self.beta * self.mean(r * good + (1 - r) * bad, batch.plan)
+        value = self.mean(r * good + (1 - r) * bad, batch.plan) * self.max_advantage / self.beta
         if self.kl_beta:
             value = value + self.kl_beta * self.divergence(policy, batch, raw)
         moved = (raw.detach() - old).square().flatten(1).mean(1)
-        return Loss(value, {"positive": good.detach().mean(1), "negative": bad.detach().mean(1), "old_deviate": moved})
+        seen = {"positive": good.detach().mean(1), "negative": bad.detach().mean(1)}
+        return Loss(value, seen | {"old_deviate": moved})
 
 
 def weighed(away: Tensor, segments: int) -> Tensor:
-    """‖a‖²_j / w_j of each segment, (n, S): the mean square over the mean size, which is held fixed, in float64.
+    """‖a‖²_j/w_j of each segment, (n, S): mean square over mean size, this held fixed, in float64.
 
     Example:
         >>> import torch
