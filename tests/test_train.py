@@ -12,6 +12,7 @@ from test_record import strict
 from toys import happened, recipe, rows, summary, timeless, weights
 
 from vidrl import checkpoint, config, evaluate, train
+from vidrl.algorithms.grpo import GRPO
 from vidrl.attention import AttentionError
 from vidrl.backbones.toy import Toy
 from vidrl.config import PolicySection
@@ -292,6 +293,24 @@ class Dropping(Toy):
 
     def predict(self, x, t, cond):
         return torch.nn.functional.dropout(super().predict(x, t, cond), 0.1, training=True)
+
+
+def test_a_round_with_nothing_to_learn_from_takes_no_step_and_says_so(tmp_path, monkeypatch):
+    """As where the samples of every group tie, and an algorithm of pairs has no pair."""
+    whole, seen = GRPO.minibatches, []
+
+    def minibatches(self, experience):
+        return iter(()) if experience.round == 1 else whole(self, experience)
+
+    monkeypatch.setattr(GRPO, "minibatches", minibatches)
+    monkeypatch.setattr(GRPO, "after", lambda self, policy, round: seen.append(policy.checksum()))
+    run = train.run(small(tmp_path, train_rounds=3))
+    assert [[name in row for name in ("kl", "ratio", "grad_norm")] for row in rows(run)] == [
+        [True] * 3, [False] * 3, [True] * 3]  # fmt: skip
+    assert seen[0] == seen[1] != seen[2]
+    assert [(row["round"], row["message"][:17]) for row in happened(run) if row["kind"] == "skipped"] == [
+        (2, "no optimiser step")]  # fmt: skip
+    assert (run / "report.html").stat().st_size > 0
 
 
 def test_a_ratio_that_is_not_one_is_an_error(tmp_path):

@@ -130,6 +130,9 @@ class Trainer(Lookback):
         with clock("update"):
             mine_of = torch.tensor(index)
             seen = self.updater.update(Experience(rollout, advantage, group, prompts, mine_of, self.seed, self.round))
+        if "kl" not in seen:
+            told = "no optimiser step: there was nothing to learn from, as where the samples of every group tie"
+            self.record.event(self.round + 1, "skipped", told)
         if seen.get("skipped_steps"):
             told = f"{seen['skipped_steps']} optimiser step(s) left out; the loss scale is {seen['loss_scale']:g} now"
             self.record.event(self.round + 1, "overflow", f"a gradient overflowed under fp16: {told}")

@@ -36,7 +36,10 @@ class Updater:
         return self.pieces.size
 
     def update(self, experience: Experience) -> dict[str, Any]:
-        """Take the round's optimiser steps; what the losses reported, over all processes."""
+        """Take the round's optimiser steps; what the losses reported, over all processes.
+
+        Where the algorithm has no minibatch, no step is taken and there is no `kl`.
+        """
         rate = self._set_rate(experience.round)
         seen: list[dict[str, Tensor]] = []
         norms: list[float] = []
@@ -47,9 +50,10 @@ class Updater:
             norms, skipped = ([*norms, norm], skipped) if norm is not None else (norms, skipped + 1)
         names = sorted(set().union(*seen))
         metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in names}
-        kl = self._divergence(next(self.algorithm.minibatches(experience)))
+        first = next(self.algorithm.minibatches(experience), None)
+        kl = {} if first is None else {"kl": self._divergence(first)}
         self.algorithm.after(self.policy, experience.round)
-        row: dict[str, Any] = {"learning_rate": rate, "kl": kl}
+        row: dict[str, Any] = {"learning_rate": rate} | kl
         row |= self._summary(metrics) | ({"grad_norm": sum(norms) / len(norms)} if norms else {})
         scale = self.workers.loss_scale
         return row if scale is None else row | {"loss_scale": scale, "skipped_steps": skipped}

@@ -114,7 +114,8 @@ def _round(
     stand_in.calls, stand_in.stage = Counter(), "sampling"
     rollout = sample(policy, stand_in.encode([""] * clips), draws(0, names), plan, tree(plan, 0, names, group))
     numbers = torch.arange(clips)
-    seen = Experience(rollout, torch.zeros(clips, plan.segments), numbers // group, [""] * clips, numbers, 0, 0)
+    credit = (1.0 + numbers)[:, None].expand(-1, plan.segments)  # no two alike, and none 0: none is left out
+    seen = Experience(rollout, credit, numbers // group, [""] * clips, numbers, 0, 0)
     batches = list(algorithm.minibatches(seen))
     stand_in.stage = "update"
     for batch in batches:
