@@ -1,0 +1,99 @@
+"""Preferences between two clips: Diffusion-DPO (arXiv 2311.12908), Flow-DPO (2501.13918) on a flow.
+
+With labels of segments it is DenseDPO (2506.03517).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from vidrl.policy import Policy
+from vidrl.rewards import Reward
+
+from ._preference import Preference
+from .base import Batch, Experience, Loss
+
+
+@dataclass(eq=False, kw_only=True)
+class DPO(Preference):
+    """L = −log σ(−½ β Σ_j (|S_j|/L) h_j [(e_w − e_w,ref) − (e_l − e_l,ref)]_j), one noise and time.
+
+    w is the chosen clip and l the rejected one; both are noised alike. e_j is the mean squared error
+    of the prediction in segment j. h_j is 1 where the chosen clip is better in segment j, −1 where it
+    is worse, and 0 where the two tie: such a segment has no gradient. With one segment, or all
+    h_j = 1, it is Diffusion-DPO.
+
+    The pairs of a round: the best sample of a group with its worst, the second best with the second
+    worst and so on, `pairs` a group; h_j compares their advantages in segment j. Two samples that tie
+    are no pair. A sample whose advantage is 0, such as one that is not scored, is in no pair. A round
+    in which all samples tie takes no optimiser step, and events.jsonl says so. The pairs of files
+    (data.pairs) have the labels of the files; a label of the whole clip counts for each segment.
+
+    Logged: `implicit_accuracy`, the share of pairs whose winner the policy prefers more than the
+    reference does; `margin`, what stands in σ; `winner_displacement` and `loser_displacement`,
+    e_ref − e in the segments that won and in those that lost. DPO often pushes both below 0: the
+    policy then unlearns the winners too, only less than the losers.
+    """
+
+    pairs: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pairs < 1:
+            raise ValueError(f"expected at least one pair a group, got pairs = {self.pairs}")
+
+    def check(self, reward: Reward, group: int) -> None:
+        super().check(reward, group)
+        if self.pairs > group // 2:
+            raise ValueError(f"expected at most {group // 2} pairs of a group of {group}, because a "
+                             f"sample is in one pair, got algorithm.options.pairs = {self.pairs}: lower "
+                             f"it, or raise train.group to {2 * self.pairs}")
+
+    def compared(self, seen: Experience) -> tuple[Tensor, Tensor]:
+        if seen.pairs is not None:
+            return seen.pairs, self.labels(seen, seen.pairs)
+        return ranked(seen, self.sizes(seen.advantage, seen.rollout.plan), self.pairs)
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        gain, label = self.gain(policy, _apart(batch))[0].unflatten(0, (-1, 2)), batch["label"]
+        better = label.to(gain) * (gain[:, 0] - gain[:, 1])
+        margin = 0.5 * self.beta * (self.sizes(gain, batch.plan) * better).sum(1)
+        chosen, rejected = gain.detach().unbind(1)
+        return Loss(-logsigmoid(margin).mean(), {
+            "implicit_accuracy": (margin.detach().sign() + 1) / 2,  # ½ while the policy is the reference
+            "margin": margin.detach(),
+            "winner_displacement": torch.where(label > 0, chosen, rejected)[label != 0],
+            "loser_displacement": torch.where(label > 0, rejected, chosen)[label != 0],
+        })  # fmt: skip
+
+    def divergence(
+        self, policy: Policy, batch: Batch, raw: Tensor | None = None, name: str = "reference"
+    ) -> Tensor:  # fmt: skip
+        return super().divergence(policy, _apart(batch), raw, name)
+
+
+def ranked(seen: Experience, sizes: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Of each group best and worst, second best and second worst ..., (P, 2), and their labels (P, S).
+
+    `sizes` (S,) are the segments' parts of the clip, |S_j|/L; at most `most` pairs a group.
+    """
+    credit, found = seen.advantage.mean(1) if seen.advantage.dim() == 3 else seen.advantage, []
+    whole = (credit * sizes).sum(1)
+    for number in seen.group.unique():
+        able = ((seen.group == number) & credit.any(1)).nonzero().flatten()
+        order = able[whole[able].argsort(descending=True, stable=True)]
+        found.append(torch.stack([order, order.flip(0)], 1)[: min(most, len(order) // 2)])
+    pairs = torch.cat(found)
+    return pairs, (credit[pairs[:, 0]] - credit[pairs[:, 1]]).sign()
+
+
+def _apart(batch: Batch) -> Batch:
+    """The two clips of each pair as rows of their own, under one noise and one time."""
+    data = {"x0": batch["x0"].flatten(0, 1)}
+    data |= {name: batch[name].repeat_interleave(2, 0) for name in ("eps", "t")}
+    cond = {name: value.repeat_interleave(2, 0) for name, value in batch.cond.items()}
+    return Batch(data, cond, [p for p in batch.prompts for _ in (0, 1)], batch.share, batch.plan)
