@@ -157,6 +157,7 @@ def test_the_agenda_runs_plain_first_then_pairs_in_phases():
     assert jobs(ledger.agenda([], arms))[:3] == [(PLAIN, 2, SWEEP_SEED), (PLAIN, 3, SWEEP_SEED), (PLAIN, 1, SWEEP_SEED)]
     runs = swept(PLAIN, {1: 0.3, 2: 0.5, 3: 0.4}) + swept("segment", {1: 0.3, 2: 0.5, 3: 0.4})
     runs += swept("mix", {1: 0.3, 2: 0.5, 3: 0.4}) + [run([0.1, 0.2, 0.5], arm=PLAIN, seed=s) for s in range(6)]
+    runs += [run([0.1, 0.2, 0.4], arm=PLAIN, rate=RATES[3], seed=s) for s in range(3)]  # the second best rate
     named = jobs(ledger.agenda(runs, arms))
     assert named[:6] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3)]
     assert named[6:12] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3, 6)]
@@ -164,7 +165,7 @@ def test_the_agenda_runs_plain_first_then_pairs_in_phases():
     assert ledger.best([*runs, run([0.1, 0.2, 0.5], arm="mix")], ["mix", "whole"]) == ["mix"]  # the best are then added
     done = runs + [run([0.1, 0.2, 0.5], arm="segment", seed=0)]
     assert jobs(ledger.agenda(done, arms)) == [job for job in named if job != ("segment", 2, 0)]
-    early = runs[:3] + runs[-6:-3]  # plain has three pairs, the others have no sweep
+    early = runs[:3] + runs[-9:-6] + runs[-3:]  # plain has three pairs, the others have no sweep
     many = {name: ARMS[name] for name in [PLAIN, "segment", "mix", *list(ARMS)[-7:]]}
     named = jobs(ledger.agenda(early, many))
     assert named[:6] == [(arm, i, SWEEP_SEED) for arm in ("segment", "mix") for i in (2, 3, 1)]
@@ -172,11 +173,20 @@ def test_the_agenda_runs_plain_first_then_pairs_in_phases():
     assert {arm for arm, _, _ in named[24:30]} == set(list(ARMS)[-2:])
 
 
-def test_a_rate_that_was_chosen_stays_though_the_target_moves():
+def test_a_rate_that_was_chosen_stays():
     runs = swept(PLAIN, {1: 0.3, 2: 0.5, 3: 0.4}) + swept("x", {1: 0.3, 2: 0.5, 3: 0.4})
     begun = [*runs, run([0.1, 0.2, 0.3], arm="x", rate=RATES[3])]
     assert ledger.chosen(runs, "x") == RATES[2] and ledger.chosen(begun, "x") == RATES[3]
     assert ledger.sweep(swept(PLAIN, {2: 0.5}) + begun[-1:], "x") == []
+
+
+def test_plain_runs_at_its_best_two_rates_and_the_better_one_counts():
+    runs = swept(PLAIN, {1: 0.4, 2: 0.5, 3: 0.1})
+    assert jobs(ledger.twice(runs)) == [(PLAIN, i, seed) for i in (2, 1) for seed in range(3)]
+    ends = [(rate, gain, seed) for rate, gain in ((RATES[1], 0.4), (RATES[2], 0.3)) for seed in range(3)]
+    both = [run([0.0, 0.1, gain], arm=PLAIN, rate=rate, seed=seed) for rate, gain, seed in ends]
+    assert ledger.chosen(runs + both, PLAIN) == RATES[1] and ledger.twice(runs + both) == []
+    assert ledger.target(runs + both) == pytest.approx(0.4)
 
 
 def test_target_and_budget_are_those_of_plains_ends():

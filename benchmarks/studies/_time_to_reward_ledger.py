@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from _time_to_reward_arms import FIRST_RATES, PLAIN, RATES, SWEEP_SEED, Arm
 from _time_to_reward_times import Run, broken, gains, merit
 
+HIGH = 1.5  # a gain beyond plain's, by which fast arms are compared with each other, and rates chosen
 LEAST_FINALS = 3  # final runs of plain from which the target is theirs and no longer of its sweep
 SWEEP_SHARE = 1 / 3  # of the budget, for the runs of a sweep
 BLOCK = 7  # arms that are swept and run side by side, so that a study cut short is even
@@ -67,16 +68,21 @@ def of(runs: Sequence[Run], arm: str, sweep: bool) -> list[Run]:
 # Target and budget
 
 
+def plains(runs: Sequence[Run]) -> list[Run]:
+    """The final runs of plain, at the one of its rates that did best in them."""
+    rate = chosen(runs, PLAIN)
+    return [run for run in of(runs, PLAIN, False) if run["rate"] == rate]
+
+
 def budget(runs: Sequence[Run]) -> float:
     """CPU seconds that every arm has: the mean of plain's runs; infinite before its first one."""
-    whole = [run["looks"]["cpu"][-1] for run in of(runs, PLAIN, False) or of(runs, PLAIN, True)
-             if run["ended"] == "budget"]  # fmt: skip
+    whole = [run["looks"]["cpu"][-1] for run in plains(runs) or of(runs, PLAIN, True) if run["ended"] == "budget"]
     return mean(whole) if whole else float("inf")
 
 
 def target(runs: Sequence[Run]) -> float:
     """The mean gain of plain's final runs at their end; of its best rate in the sweep before there are three."""
-    finals = [gains(run)[-1] for run in of(runs, PLAIN, False)]
+    finals = [gains(run)[-1] for run in plains(runs)]
     if len(finals) >= LEAST_FINALS:
         return mean(finals)
     swept = [gains(run)[-1] for run in of(runs, PLAIN, True) if broken(run) is None] or finals
@@ -87,14 +93,11 @@ def target(runs: Sequence[Run]) -> float:
 
 
 def merits(runs: Sequence[Run], arm: str) -> dict[float, float]:
-    """Of each rate that was tried, the mean merit over its runs of the sweep."""
-    goal, whole = target(runs), budget(runs)
+    """Of each rate of an arm's sweep, the merit with respect to the gain `HIGH`; of plain its gain at its end."""
+    found = {run["rate"]: run for run in of(runs, arm, True)}
     if arm == PLAIN:
-        goal = max((gains(run)[-1] for run in of(runs, PLAIN, True)), default=1.0) + 1e-9  # its own end decides
-    found: dict[float, list[float]] = {}
-    for run in of(runs, arm, True):
-        found.setdefault(run["rate"], []).append(merit(run, goal, whole))
-    return {rate: mean(values) for rate, values in found.items()}
+        return {rate: gains(run)[-1] for rate, run in found.items()}
+    return {rate: merit(run, HIGH, budget(runs)) for rate, run in found.items()}
 
 
 def sweep(runs: Sequence[Run], arm: str) -> list[Job]:
@@ -114,8 +117,16 @@ def sweep(runs: Sequence[Run], arm: str) -> list[Job]:
 
 
 def chosen(runs: Sequence[Run], arm: str) -> float | None:
-    """The best rate of a sweep that is complete, or that of the final runs that there are; None before."""
-    taken = [run["rate"] for run in of(runs, arm, False)]
+    """The best rate of a sweep that is complete, or that of the final runs that there are; None before.
+
+    Plain has final runs at the best two rates of its sweep, and the one with the greater mean gain counts: what
+    is chosen by the final runs themselves flatters plain.
+    """
+    finals = of(runs, arm, False)
+    if arm == PLAIN and finals:
+        rates = {run["rate"] for run in finals}
+        return max(sorted(rates), key=lambda rate: mean(gains(run)[-1] for run in finals if run["rate"] == rate))
+    taken = [run["rate"] for run in finals]
     if taken:
         return max(sorted(set(taken)), key=taken.count)
     score = merits(runs, arm)
@@ -146,7 +157,7 @@ def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
     each; then ten pairs of plain, of the segment claim's arms and of the best four others.
     """
     yield from sweep(runs, PLAIN)
-    yield from finals(runs, PLAIN, range(PHASES[0]))
+    yield from twice(runs)
     names = [name for name in arms if name != PLAIN]
     for start in range(0, len(names), BLOCK):
         block = names[start : start + BLOCK]
@@ -155,6 +166,13 @@ def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
         yield from more(runs, [PLAIN, *block], PHASES)
     last = [*(name for name in CLAIM if name in arms), *best(runs, [name for name in names if name not in CLAIM])]
     yield from more(runs, last, (MOST,))
+
+
+def twice(runs: Sequence[Run]) -> list[Job]:
+    """Plain's first final runs at each of the best two rates of its sweep, once that is complete."""
+    score, done = merits(runs, PLAIN), {key(run) for run in runs}
+    rates = sorted(score, key=score.__getitem__, reverse=True)[:2] if not sweep(runs, PLAIN) else []
+    return [job for rate in rates for seed in range(PHASES[0]) if (job := Job(PLAIN, rate, seed)) not in done]
 
 
 def more(runs: Sequence[Run], names: Sequence[str], phases: Sequence[int]) -> Iterator[Job]:

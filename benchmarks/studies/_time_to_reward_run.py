@@ -26,6 +26,7 @@ from vidrl.rollout import clips, draws
 from vidrl.scored import Scored
 
 PROMPTS, TWINS, STEPS = 48, 16, 10  # held-out prompts, those with a second clip, denoising steps
+SOON = 2  # rounds
 LEAST_SHARE = 0.25  # of the budget, which every run uses: all have a gain there
 MEASURED = ("composite", "dynamic_degree", "verifier", "identity", "diversity", "warp_error",
             "frame_quality", "motion_consistency")  # fmt: skip
@@ -93,6 +94,8 @@ class Calls:
 class Watch:
     """Called between rounds: adds up what training cost, looks every `every` rounds, and may end the run there.
 
+    An arm that looks often, because it is fast, looks after its first round as well.
+
     `cpu` are this process's CPU seconds between two calls; what happens inside a call does not count.
     """
 
@@ -116,7 +119,7 @@ class Watch:
         else:
             self.cpu += now - self.mark
             last = round >= self.rounds or ends
-            if round % self.every == 0 or last:
+            if round % self.every == 0 or last or (round == 1 and self.every <= SOON):
                 self._look(round, policy, weights)
                 self._end(last or self.cpu >= self.budget)
         self.mark = time.process_time()

@@ -32,7 +32,7 @@ from _time_to_reward_times import GUARDS
 
 from vidrl.launch import PARENT, end_with_parent
 
-MARGIN = 1.1  # a run goes on until this much of the target, which may still move
+MARGIN = 1.1  # a run goes on until this much of the higher of target and `HIGH`: the target may still move
 FORK = multiprocessing.get_context("fork")
 Running = tuple[Any, Path]  # the process, and the file for its line
 Active = dict[ledger.Job, Running]
@@ -43,7 +43,7 @@ def allowed(job: ledger.Job, runs: Sequence[Any]) -> dict[str, float]:
     if job.arm == PLAIN:
         return {"target": 1e9, "budget": 1e9, "rounds": PLAIN_ROUNDS}
     share = ledger.SWEEP_SHARE if job.seed == SWEEP_SEED else 1.0
-    ends = {"target": MARGIN * ledger.target(runs), "budget": share * ledger.budget(runs)}
+    ends = {"target": MARGIN * max(ledger.target(runs), ledger.HIGH), "budget": share * ledger.budget(runs)}
     return {name: min(value, 1e9) for name, value in ends.items()} | {"rounds": 10**6}
 
 
