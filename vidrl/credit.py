@@ -55,6 +55,7 @@ def advantages(
     parts = {name: without(part, lost | part.value.isnan()) for name, part in named.items()}
     each = [weights[name] * normalise(part.value, group, scale, eps) for name, part in parts.items()]
     whole = torch.stack(each).sum(0)
+    scale = "none" if scale == "leave_one_out" else scale  # segments' own credit leaves one out already
     if split and scale != "none":
         whole = scaled(whole, group, "batch")
     if way == "whole" or not alpha or len(spans) == 1 or not any_curve(parts):

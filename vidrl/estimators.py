@@ -40,14 +40,17 @@ def normalise(values: Tensor, group: Tensor, scale: str = "group", eps: float = 
     `scale`: "group" divides by each group's own std; "unbiased" by the same with n − 1 (DanceGRPO); "batch" by the root
     mean square of all groups' deviations, so that groups in which nothing differs are not blown up; "global" by the std
     of all values, in which the differences between prompts count too (Flow-GRPO's global_std); "none" does not divide
-    (Dr. GRPO, 2503.20783). Samples that are NaN, and groups with fewer than two scored samples, get 0.
+    (Dr. GRPO, 2503.20783); "leave_one_out" is `leave_one_out`, which does not divide either (RLOO). Samples that are
+    NaN, and groups with fewer than two scored samples, get 0.
 
     Example:
         >>> normalise(torch.tensor([1.0, 3.0, 5.0, float("nan")]), torch.tensor([0, 0, 1, 1]), eps=0.0)
         tensor([-1.,  1.,  0.,  0.])
     """
-    if scale not in ("group", "batch", "none", "unbiased", "global"):
+    if scale not in ("group", "batch", "none", "unbiased", "global", "leave_one_out"):
         raise ValueError(f'expected scale "group", "batch" or "none", got {scale!r}; "unbiased" or "global" of others')
+    if scale == "leave_one_out":
+        return leave_one_out(values, group)
     exact = values.double()  # or the rounding of a mean passes for a deviation where all are equal
     scored = _group_sum((~values.isnan()).to(exact.dtype), group)
     deviation = torch.where(scored >= 2, exact - group_mean(exact, group), torch.nan)

@@ -134,6 +134,30 @@ def equaliser(path: Path, sampler: str, times: Sequence[float], steps: Sequence[
     return inverse / inverse.mean()
 
 
+def step_weights(
+    path: Path, sampler: str, times: Sequence[float], steps: Sequence[int], eta: float, kind: str = "uniform"
+) -> Tensor:  # fmt: skip
+    """How much each of the `steps` counts in a loss, (K,), mean 1, like `times` in float64.
+
+    "uniform" is 1; "rectified" is `equaliser`, Flash-GRPO's 1/c(t); "noise" rises with the std of the step, as
+    TempFlow-GRPO (arXiv 2508.04324), whose code has 2.25 std; "inverse_length" falls as 1/(t − s) does, as GRPO-Guard's
+    (2510.22319).
+    `steps` are all that may be drawn in some round, as for `equaliser`.
+
+    Example:
+        >>> from vidrl.path import flow
+        >>> step_weights(flow(), "dance_sde", [1.0, 0.6, 0.5, 0.0], [0, 1], 0.3, "noise")  # 0.3 √0.4 and 0.3 √0.1
+        tensor([1.3333, 0.6667], dtype=torch.float64)
+    """
+    if kind == "rectified":
+        return equaliser(path, sampler, times, steps, eta)
+    at, index = torch.tensor(times, dtype=torch.float64), torch.tensor(list(steps))
+    t, s = at[index], at[index + 1]
+    made = {"uniform": torch.ones_like(t), "inverse_length": 1 / (t - s),
+            "noise": transition.coefficients(path, sampler, t, s, eta, times[1], strict=False)[0]}[kind]
+    return made / made.mean()
+
+
 def shares(frames: int, segments: int) -> Tensor:
     """S |S_j|/L, mean 1: segments of uneven lengths count by their latent frames, so that every S has one objective.
 

@@ -37,7 +37,8 @@ def host(request):
 
 
 def algorithm(host, **more):
-    return GRPO(**(HOSTS[host] | {"steps": 6, "updates": 1, "train_steps": 0, "window": 0} | more))
+    asked = HOSTS[host] | {"steps": 6, "updates": 1, "train_steps": 0, "window": 0} | more
+    return GRPO(**(asked if asked.get("beta") else asked | {"kl": "step"}))  # without a KL there is none to measure
 
 
 def advantages(host):

@@ -41,6 +41,7 @@ class Credited(Algorithm):
     max_advantage: float = 5.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.alpha <= 1 or self.max_advantage <= 0 or self.scale_eps < 0:
             raise ValueError("expected alpha in [0, 1], max_advantage > 0 and scale_eps ≥ 0, got "
                              f"{(self.alpha, self.max_advantage, self.scale_eps)}")
@@ -50,6 +51,10 @@ class Credited(Algorithm):
                              f"whole clips), got {self.scale}")
 
     def check(self, reward: Reward, group: int) -> None:
+        super().check(reward, group)
+        if group < 2:
+            raise ValueError(f"train.group: expected at least 2, got {group}: the advantage of a clip is its reward "
+                             "against the others of its group, so a group of one learns nothing")
         held = sorted({*getattr(reward, "bands", {}), *getattr(reward, "gates", {})})
         if self.per_part and held:
             raise ValueError("expected algorithm.options.per_part = false, because more is not always better of a part "
@@ -70,9 +75,12 @@ class Credited(Algorithm):
         return self.credit in MEASURED and self.segments > 1 and self.alpha > 0
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
+        return self.unbounded(score, group, plan).clamp(-self.max_advantage, self.max_advantage)
+
+    def unbounded(self, score: Score, group: Tensor, plan: Plan) -> Tensor:
+        """Advantages before `max_advantage` bounds them, (N, S) or (N, K, S)."""
         spans, moments = frame_spans(self.backbone.frame_map, plan.segments), None
         if self.known is not None and self.measured:
             moments = self.known.moments(score, [plan.times[k] for k in plan.keep], plan.segments)
-        made = credit.advantages(score, group, spans, self.credit, self.alpha, self.scale, self.per_part, moments,
+        return credit.advantages(score, group, spans, self.credit, self.alpha, self.scale, self.per_part, moments,
                                  eps=self.scale_eps)  # fmt: skip
-        return made.clamp(-self.max_advantage, self.max_advantage)

@@ -1,6 +1,7 @@
-"""What algorithms on sampled steps share: the density of a step before and after the update.
+"""What algorithms on sampled steps share: the steps, the ratio of their densities, the KL to the reference.
 
-Legend: N samples, K kept steps, S segments, n (sample, step) rows of a minibatch.
+Legend: N samples, K kept steps, S segments, n (sample, step) rows of a minibatch. A step t → s < t
+of the policy is the Gaussian N(μ, std²); μ_old is its mean in the rollout.
 """
 
 from __future__ import annotations
@@ -17,56 +18,78 @@ from vidrl import transition
 from vidrl.backbones.base import Denoiser
 from vidrl.policy import Policy
 from vidrl.rollout import Plan
-from vidrl.schedule import equaliser, shares, stochastic_steps, window_start
+from vidrl.schedule import divergence_weight, shares, step_weights, stochastic_steps, window_start
 from vidrl.segments import pool
 
-from ._credit import Credited
-from .base import Batch, Experience
+from .base import Algorithm, Batch, Experience
+
+NOISY = tuple(name for name in transition.SAMPLERS if name != "ode")
 
 
 @dataclass(eq=False, kw_only=True)
-class Trajectory(Credited):
+class Trajectory(Algorithm):
     """Rows are (sample, step) pairs: x at time t went to `after` at time s with old log-densities `old` (n, S).
 
-    Options of the rollout: `sampler` and `eta`, `steps`; `window` of stochastic steps (0 is all that
-    `vidrl.schedule.may_draw` noise), moved by `window_schedule` with `window_stride`; `same_start` for one first noise
-    a group.
+    Options of the rollout: `sampler` and its noise level `eta`; `steps`; `window` of stochastic
+    steps (0 is all that `vidrl.schedule.may_draw` noise), moved by `window_schedule` with
+    `window_stride`; `same_start` for one first noise a group.
 
-    Options of the update: `train_steps` drawn of the stochastic steps (0 is all); `equalise` to let every step count
-    alike; `updates`, the optimiser steps a round; `clip_range` ε of the ratio at S = 1, which widens with √S because
-    means over fewer elements do.
+    Options of the update: `segments` S, each with a ratio of its own; `train_steps` drawn of the
+    stochastic steps (0 is all); `updates`, the optimiser steps a round; `clip_range` ε of the ratio
+    at S = 1, which widens with √S because means over fewer elements do; `step_weight`, how much a
+    step counts (`vidrl.schedule.step_weights`), or `equalise` to let every step count alike; `beta`
+    of the KL to the reference, measured as `kl` says (`vidrl.schedule.divergence_weight`).
     """
 
     sampler: str = "dance_sde"
     eta: float = 0.3
     steps: int = 10
+    segments: int = 1
     window: int = 0
     window_stride: int = 1
     window_schedule: Literal["progressive", "random", "decay", "exp_decay"] = "progressive"
+    same_start: bool = False
     train_steps: int = 0
     equalise: bool = False
+    step_weight: Literal["uniform", "noise", "inverse_length"] = "uniform"
     updates: int = 2
     clip_range: float = 1e-3
-    same_start: bool = False
+    beta: float = 0.0
+    kl: Literal["step", "time", "velocity", "mean"] = "step"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sampler == "ode" or self.eta <= 0:
-            raise ValueError(f"expected a stochastic sampler and eta > 0, got {self.sampler} and {self.eta}: a policy "
-                             "must draw")
-        if min(self.window, self.train_steps) < 0 or self.clip_range <= 0 or self.updates < 1:
-            raise ValueError("expected window, train_steps ≥ 0, clip_range > 0 and at least one update a round, got "
-                             f"{(self.window, self.train_steps, self.clip_range, self.updates)}")
+        if self.sampler not in NOISY or self.eta <= 0:
+            raise ValueError(f"expected a stochastic sampler, out of {', '.join(NOISY)}, and eta > 0, "
+                             f"got {self.sampler!r} and {self.eta}: a step that draws no noise has no "
+                             "density, so nothing to take the ratio of")
+        least = {"steps": 1, "window": 0, "window_stride": 1, "train_steps": 0, "updates": 1, "beta": 0}
+        low = [name for name, bound in least.items() if getattr(self, name) < bound]
+        if low or self.clip_range <= 0:
+            got = ", ".join(f"{name} = {getattr(self, name)}" for name in low or ["clip_range"])
+            raise ValueError("expected window, train_steps, beta ≥ 0, clip_range > 0, and at least one "
+                             f"update a round, one step, and a window_stride of 1, got {got}")
+        if self.equalise and self.step_weight != "uniform":
+            raise ValueError("expected equalise or step_weight, got equalise = true and step_weight = "
+                             f"{self.step_weight!r}: both say how much a step counts, so leave one out")
+        if self.kl != "step" and not self.beta:
+            raise ValueError(f"expected beta > 0 with kl = {self.kl!r}, got beta = 0, with which the "
+                             "loss has no KL: set beta, or leave kl out")
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
         wide = stochastic_steps(backbone.path, self.sampler, times, self.eta)
-        places, stride = max(len(wide) - self.window + 1, 1), self.window_stride
+        _fits("window", self.window, len(wide), f"of {self.steps} steps may draw noise")
+        places, stride = len(wide) - self.window + 1, self.window_stride
         start = window_start(round, places, stride, self.window_schedule, draw) if self.window else 0
         noisy = wide[start : start + self.window] if self.window else wide
+        forks = self.forks(noisy)
+        if forks:  # what a step before the first fork draws is alike for the whole group, so it draws nothing
+            noisy = tuple(k for k in noisy if k >= forks[0][0])
+        _fits("train_steps", self.train_steps, len(noisy), "draw noise")
         chosen = torch.randperm(len(noisy), generator=draw)[: self.train_steps or len(noisy)].sort().values
         keep = tuple(noisy[int(i)] for i in chosen)
-        return Plan(times, self.sampler, self.eta, self.segments, noisy, keep, self.forks(noisy))
+        return Plan(times, self.sampler, self.eta, self.segments, noisy, keep, forks)
 
     def forks(self, noisy: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """The forks of a group's tree: `same_start` is one, into the whole group, where the noise begins."""
@@ -74,30 +97,55 @@ class Trajectory(Credited):
 
     def step_weights(self, plan: Plan) -> Tensor:
         """How much each kept step counts in the loss, (K,); the mean over all steps that may be drawn is 1."""
-        wide = stochastic_steps(self.backbone.path, plan.sampler, plan.times, plan.eta)
-        made = torch.ones(len(wide))
-        if self.equalise:
-            made = equaliser(self.backbone.path, plan.sampler, plan.times, wide, plan.eta).float()
+        path, kind = self.backbone.path, "rectified" if self.equalise else self.step_weight
+        wide = stochastic_steps(path, plan.sampler, plan.times, plan.eta)
+        made = step_weights(path, plan.sampler, plan.times, wide, plan.eta, kind)
         return made[[wide.index(k) for k in plan.keep]]
+
+    def merged(self, advantage: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+        """Advantages (N, K, S), and which (sample, step) rows are trained, (N, K): here, all of them.
+
+        Where a row stands for several equal ones, its advantage is their sum.
+        """
+        return advantage, torch.ones(advantage.shape[:2], dtype=torch.bool)
 
     def minibatches(self, seen: Experience) -> Iterator[Batch]:
         rollout, plan, kept = seen.rollout, seen.rollout.plan, len(seen.rollout.plan.keep)
         times, at = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.keep)
         axes = seen.advantage if seen.advantage.dim() == 3 else seen.advantage[:, None]
-        size = shares(self.backbone.shape[1], plan.segments)
-        counted = axes.expand(-1, kept, -1) * self.step_weights(plan).to(axes)[:, None] * size.to(axes)  # (N, K, S)
-        for item, share in seen.cut(torch.arange(len(seen.group) * kept) // kept, self.updates):
-            sample, k = item // kept, item % kept
+        merged, trained = self.merged(axes.expand(-1, kept, -1), plan)
+        rows = trained.flatten().nonzero().flatten()
+        counts = self.step_weights(plan)[:, None] * shares(self.backbone.shape[1], plan.segments)
+        counted = merged * (counts * len(rows) / trained.numel()).to(merged)  # (N, K, S)
+        for item, share in seen.cut(rows // kept, self.updates):
+            sample, k = rows[item] // kept, rows[item] % kept
             row = seen.here[sample]
+            means = {} if rollout.mean is None else {"mean": rollout.mean[row, k]}
             yield seen.batch(
                 sample, share, x=rollout.before[row, k], after=rollout.after[row, k], t=times[at[k]],
-                s=times[at[k] + 1], old=rollout.log_density[row, k], advantage=counted[sample, k],
+                s=times[at[k] + 1], old=rollout.log_density[row, k], advantage=counted[sample, k], **means,
             )  # fmt: skip
 
-    def ratio(self, step: transition.Step, batch: Batch) -> tuple[Tensor, float]:
-        """ρ_j = exp(log p_j − log p_j,old), log p_j the mean over segment j's elements, (n, S); and the clip range."""
-        density = pool(transition.log_density(step, batch["after"]), batch.plan.segments)
-        return (density - batch["old"]).exp(), self.clip_range * sqrt(batch.plan.segments)
+    def log_density(self, step: transition.Step, batch: Batch) -> Tensor:
+        """log p_j of each row's end, (n, S): the mean over the elements of segment j."""
+        return pool(transition.log_density(step, batch["after"]), batch.plan.segments)
+
+    def ratio(self, step: transition.Step, batch: Batch) -> Tensor:
+        """ρ_j = exp(log p_j − log p_j,old), (n, S)."""
+        return (self.log_density(step, batch) - batch["old"]).exp()
+
+    @property
+    def clip(self) -> float:
+        """The clip range of a segment's ratio, ε √S."""
+        return self.clip_range * sqrt(self.segments)
+
+    def penalty(self, policy: Policy, batch: Batch, step: transition.Step) -> Tensor | float:
+        """β KL to the reference, a scalar with gradient; 0 where β is."""
+        if not self.beta:
+            return 0.0
+        plan, t, s = batch.plan, batch["t"], batch["s"]
+        scale = divergence_weight(policy.backbone.path, plan.sampler, t, s, plan.eta, plan.times[1], self.kl)
+        return self.beta * self.divergence(policy, batch, step, scale)
 
     def divergence(
         self, policy: Policy, batch: Batch, step: transition.Step | None = None, weight: Tensor | None = None
@@ -116,3 +164,10 @@ class Trajectory(Credited):
         """The Gaussian that the policy gives each row."""
         raw = policy.predict(batch["x"], batch["t"].to(batch["x"]), batch.cond)
         return batch.plan.gaussian(policy.backbone, raw, batch["x"], batch["t"], batch["s"])
+
+
+def _fits(name: str, asked: int, there: int, which: str) -> None:
+    """Raise ValueError where an option asks for more steps than there are."""
+    if asked > there:
+        raise ValueError(f"expected algorithm.options.{name} of at most {there}, because {there} {which}, got {asked}: "
+                         f"lower it (0 is all of them), or raise steps")

@@ -137,6 +137,9 @@ class Algorithm(ABC):
 
     known: Influence | None = field(default=None, init=False, repr=False)  # how far noise moves the reward
 
+    def __post_init__(self) -> None:  # noqa: B027  each class checks its own options, then calls the next
+        """Raise ValueError for options that cannot be."""
+
     def check(self, reward: Reward, group: int) -> None:  # noqa: B027  most can train on any reward
         """Raise ValueError for a reward or a number of samples a prompt that it cannot train on. Needs no model."""
 

@@ -1,0 +1,89 @@
+"""DDPO (arXiv 2305.13301): each clip against the rewards that its own prompt had in earlier rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vidrl.credit import segment_sums
+from vidrl.policy import Policy
+from vidrl.rewards import Score
+from vidrl.rollout import Plan
+from vidrl.segments import frame_spans
+
+from ._trajectory import Trajectory
+from .base import Batch, Loss, clipped
+
+
+@dataclass(eq=False, kw_only=True)
+class DDPO(Trajectory):
+    """Denoising diffusion policy optimisation, by the score function or by importance sampling.
+
+    `estimator` "sf", the score function, is L = −A_j log p_j, of one update a round; "is", importance
+    sampling, is L = −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j), ρ_j = exp(log p_j − log p_j,old); both
+    + β KL. A = (r − mean)/(std + 1e-6), bounded by `max_advantage`, with the mean and std of the last
+    `buffer` rewards of the clip's prompt, or of the round's while the prompt has fewer than `least`.
+    With segments, r_j is what the frames of segment j give of the reward
+    (`vidrl.credit.segment_sums`); each segment has its own mean, and all have one std. The rewards of
+    the prompts are part of a checkpoint.
+
+    Example:
+        >>> DDPO().sampler, DDPO(estimator="sf").updates
+        ('ddim', 1)
+    """
+
+    estimator: Literal["sf", "is"] = "is"
+    sampler: str = "ddim"
+    eta: float = 1.0
+    updates: int = 1
+    clip_range: float = 1e-4
+    buffer: int = 32
+    least: int = 16
+    max_advantage: float = 5.0
+    past: dict[str, list[list[float]]] = field(default_factory=dict, init=False, repr=False)  # (n, S)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.estimator == "sf" and self.updates > 1:
+            raise ValueError(f'expected updates = 1 with estimator = "sf", got {self.updates}: the score '
+                             'function is right for the policy that sampled alone, so take estimator = '
+                             '"is" for more updates')
+        if not 2 <= self.least <= self.buffer or self.max_advantage <= 0:
+            got = self.max_advantage, self.least, self.buffer
+            raise ValueError("expected max_advantage > 0 and 2 ≤ least ≤ buffer, because a prompt keeps no "
+                             f"more than buffer rewards, got {got}")
+
+    def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
+        lost, spans = score.value.isnan(), frame_spans(self.backbone.frame_map, plan.segments)
+        earned = score.value[:, None] if len(spans) == 1 else segment_sums(score, spans)
+        earned = earned.double().masked_fill(lost[:, None], torch.nan)
+        for prompt, rewards in zip(prompts, earned.tolist(), strict=True):
+            if rewards[0] == rewards[0]:  # no NaN
+                self.past[prompt] = [*self.past.get(prompt, []), rewards][-self.buffer :]
+        everyone, made = earned[~lost], torch.zeros_like(earned)
+        for prompt in dict.fromkeys(prompts):
+            mine = torch.tensor([one == prompt for one in prompts])
+            own = torch.tensor(self.past.get(prompt, []), dtype=earned.dtype)
+            among = own if len(own) >= self.least else everyone
+            made[mine] = (earned[mine] - among.mean(0)) / (among.var(0, correction=0).mean().sqrt() + 1e-6)
+        return made.nan_to_num(0.0).clamp(-self.max_advantage, self.max_advantage).to(score.value.dtype)
+
+    def loss(self, policy: Policy, batch: Batch) -> Loss:
+        step = self.step(policy, batch)
+        ratio = self.ratio(step, batch)
+        each = clipped(ratio, batch["advantage"], self.clip)
+        if self.estimator == "sf":
+            each = -batch["advantage"] * self.log_density(step, batch)
+        seen = ratio.detach()
+        metrics = {"ratio": seen, "clip_share": ((seen - 1).abs() > self.clip).float()}
+        return Loss(each.mean() + self.penalty(policy, batch, step), metrics)
+
+    def state(self) -> dict[str, Any]:
+        return {"past": self.past}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.past = {prompt: [list(one) for one in rewards] for prompt, rewards in state.get("past", {}).items()}
