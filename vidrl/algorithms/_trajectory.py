@@ -34,6 +34,15 @@ class Trajectory(Algorithm):
     steps (0 is all that `vidrl.schedule.may_draw` noise), moved by `window_schedule` with
     `window_stride`; `same_start` for one first noise a group.
 
+    Published rollouts: Flow-GRPO (arXiv 2505.05470), a step of std η √(t/(1 − t)) √(t − s), is
+    `sampler = "flow_sde"`, `eta = 0.7`. DanceGRPO (2505.07818), std η √(t − s), is `sampler =
+    "dance_sde"`, `same_start = true`. MixGRPO (2507.21802), noise and ratios in a window of steps and
+    the ODE elsewhere, is `window = 4`. Flash-GRPO, one noisy step a round for all clips, weighted by
+    1/c with c = (∂μ/∂v)/std = √(t − s)/g + g √(t − s) (1 − t)/(2t) and std = g √(t − s), is `window =
+    1`, `window_schedule = "random"`, `equalise = true`. TempFlow-GRPO (2508.04324), one noisy step
+    after a start that the group shares, weighted by std, is `window = 1`, `same_start = true`,
+    `step_weight = "noise"`; the algorithm `branch` forks more often.
+
     Options of the update: `segments` S, each with a ratio of its own; `train_steps` drawn of the
     stochastic steps (0 is all); `updates`, the optimiser steps a round; `clip_range` ε of the ratio
     at S = 1, which widens with √S because means over fewer elements do; `step_weight`, how much a
@@ -133,6 +142,21 @@ class Trajectory(Algorithm):
     def ratio(self, step: transition.Step, batch: Batch) -> Tensor:
         """ρ_j = exp(log p_j − log p_j,old), (n, S)."""
         return (self.log_density(step, batch) - batch["old"]).exp()
+
+    def normalised(self, step: transition.Step, batch: Batch) -> Tensor:
+        """GRPO-Guard's ratio exp((log p_j − log p_j,old + D_j) std), (n, S) (arXiv 2510.22319).
+
+        Its logarithm is the mean of (μ − μ_old) ε over segment j, with ε the noise that was drawn: of
+        mean 0 under the old policy, where log p − log p_old has mean −D.
+        """
+        change = self.log_density(step, batch) - batch["old"] + self.away(step, batch)
+        return (change * step.std.reshape(-1, 1)).exp()
+
+    @staticmethod
+    def away(step: transition.Step, batch: Batch) -> Tensor:
+        """D_j = (μ − μ_old)²/(2 std²), (n, S), the mean over segment j; needs a plan that keeps means."""
+        old = transition.Step(batch["mean"], step.std)
+        return pool(transition.divergence(step, old), batch.plan.segments)
 
     @property
     def clip(self) -> float:
