@@ -118,8 +118,19 @@ def _finite(score: Score) -> Score:
 def check_scored(score: Score, allowed: float, round: int) -> None:
     """Raise RuntimeError, with the first reason, where more than a share `allowed` of the samples is unscored."""
     missing = float(score.value.isnan().double().mean())  # in float32, 3 of 5 would be more than 0.6
+    reason = next((why for why in score.why if why), "another process knows the reason")
+    check_share(missing, allowed, round, reason)
+
+
+def check_share(missing: float, allowed: float, round: int, reason: str = "the reward gave them no number") -> None:
+    """Raise RuntimeError, with the reason, where a share `missing` of the samples that is unscored is above `allowed`.
+
+    Example:
+        >>> check_share(0.6, 0.5, round=3)
+        Traceback (most recent call last):
+        RuntimeError: round 3: 60% of the samples are unscored, at most 50% may be (train.max_unscored): ...
+    """
     if missing > allowed:
-        reason = next((why for why in score.why if why), "another process knows the reason")
         limit = f"at most {allowed:.0%} may be (train.max_unscored)"
         raise RuntimeError(f"round {round}: {missing:.0%} of the samples are unscored, {limit}: {reason}")
 

@@ -304,8 +304,9 @@ def progress(total: int, done: int, shown: bool) -> Any:
 
 def postfix(row: Mapping[str, Any]) -> str:
     """What the progress bar says of a round."""
-    ratio = row.get("ratio", {"mean": 1.0})["mean"]
-    return f"reward {row['reward']['mean']:+.3f}, ratio {ratio:.5f}, clip {row.get('clip_share', 0.0):.0%}"
+    told = [f"reward {row['reward']['mean']:+.3f}"] if "reward" in row else []
+    told += [f"ratio {row['ratio']['mean']:.5f}, clip {row.get('clip_share', 0.0):.0%}"] if "ratio" in row else []
+    return ", ".join(told)
 
 
 def round_to(seconds: float) -> float:

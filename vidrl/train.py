@@ -118,15 +118,14 @@ class Trainer(Lookback):
         plan = self._plan()
         with clock("sample"):
             rollout = self._sample(mine, index, plan)
-        scored = Scored(self.reward, extremes if self.workers.main else lambda values: ())
-        for samples in clock.each("decode", self._decoded(rollout, mine)):
-            with clock("reward"):
-                scored.add(samples)
-            del samples  # else these clips would live while the next ones are decoded
-        score = self.workers.gather_score(scored.score)
         group = torch.arange(len(prompts)) // self.options.group
-        evaluate.check_scored(score, self.options.max_unscored, self.round)
-        advantage = self.algorithm.advantages(score, group, prompts, plan)
+        scored = self._scored(rollout, mine, clock) if plan.scored else None
+        score = self.workers.gather_score(scored.score) if scored else None
+        if score is None:  # the loss scores for itself: nobody needs credit
+            advantage = torch.zeros(len(prompts), plan.segments)
+        else:
+            evaluate.check_scored(score, self.options.max_unscored, self.round)
+            advantage = self.algorithm.advantages(score, group, prompts, plan)
         with clock("update"):
             mine_of = torch.tensor(index)
             seen = self.updater.update(Experience(rollout, advantage, group, prompts, mine_of, self.seed, self.round))
@@ -136,9 +135,21 @@ class Trainer(Lookback):
         if seen.get("skipped_steps"):
             told = f"{seen['skipped_steps']} optimiser step(s) left out; the loss scale is {seen['loss_scale']:g} now"
             self.record.event(self.round + 1, "overflow", f"a gradient overflowed under fp16: {told}")
+        if scored is None or score is None:
+            evaluate.check_share(seen.get("unscored_share", 0.0), self.options.max_unscored, self.round)
+            return seen | {"seconds": clock.seconds}
         self.record.credit(scored, advantage[index], plan, self.backbone.frame_map, self.algorithm.known)
         spread = evaluate.diversity(self.workers.all(scored.thumbnails), group).mean()
         return summarise(score, group) | seen | {"diversity": float(spread), "seconds": clock.seconds}
+
+    def _scored(self, rollout: Rollout, prompts: list[str], clock: Clock) -> Scored:
+        """The scores of this process's clips, which are decoded a few at a time."""
+        scored = Scored(self.reward, extremes if self.workers.main else lambda values: ())
+        for samples in clock.each("decode", self._decoded(rollout, prompts)):
+            with clock("reward"):
+                scored.add(samples)
+            del samples  # else these clips would live while the next ones are decoded
+        return scored
 
     def _check(self) -> None:
         """Raise what the first round would raise, before any work."""

@@ -134,4 +134,18 @@ class Updater:
         if "ratio" in everyones:
             low, high = everyones["ratio"].aminmax()
             row["ratio"] = {"mean": row["ratio"], "min": float(low), "max": float(high)}
+        if "reward" in everyones:
+            row |= rewarded(everyones["reward"])
         return row
+
+
+def rewarded(values: Tensor) -> dict[str, Any]:
+    """What a loss that scores the clips itself says of its rewards (n,), NaN where a clip is unscored.
+
+    Example:
+        >>> rewarded(torch.tensor([1.0, 3.0, float("nan"), 2.0], dtype=torch.float64))["reward"]["mean"]
+        2.0
+    """
+    known = values[values.isfinite()]
+    spread = {"mean": float(known.mean()), "std": float(known.std(correction=0))}
+    return {"reward": spread, "unscored_share": 1 - len(known) / len(values)}

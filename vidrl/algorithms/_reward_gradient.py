@@ -1,0 +1,75 @@
+"""Whether a reward gives the gradient that reward back-propagation needs, found out before any clip is sampled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vidrl.rewards import Reward, Samples, Score
+from vidrl.rewards.compose import leaves
+
+
+def blind(reward: Reward) -> list[str]:
+    """The names of a reward's parts that carry no gradient; of a reward without parts its own.
+
+    Example:
+        >>> from vidrl.rewards import load
+        >>> blind(load("flicker")), blind(load("freeze")), blind(load("default"))
+        ([], ['Freeze'], ['motion_consistency', 'dynamic_degree', 'freeze'])
+    """
+    parts = leaves("", reward)
+    return [name.partition("/")[2] or type(part).__name__ for name, part in parts.items() if not part.differentiable]
+
+
+def check(reward: Reward, blind_parts: bool) -> None:
+    """Raise ValueError for a reward without gradient, and for one of which some parts have none unless it is asked."""
+    without = blind(reward)
+    if len(without) == len(leaves("", reward)):
+        raise ValueError(f"expected a reward that carries gradient, got {', '.join(without)}, which says "
+                         "differentiable = False: take a reward that has gradients in the tables of docs/rewards.md, "
+                         "or an algorithm that needs none, such as grpo or nft")
+    if without and not blind_parts:
+        raise ValueError(f"expected parts that all carry gradient, but {', '.join(without)} do not, and training would "
+                         "lower them unseen: leave them out of [reward.parts], or set "
+                         "algorithm.options.blind_parts = true and hold them by [guard.bands]")
+    if getattr(reward, "normalise", "fixed") == "batch":
+        raise ValueError("expected a composite with normalise = 'fixed', got 'batch': what a clip is worth must not "
+                         "depend on the clips of its micro-batch; set normalise to 'fixed'")
+
+
+def score(reward: Reward, samples: Samples) -> Score:
+    """The score of clips, with the gradient of those parts that carry one."""
+    return reward(samples) if reward.differentiable else reward.forward(samples)  # a composite of which parts are blind
+
+
+def probe(reward: Reward, frames: int, fps: float, device: torch.device) -> None:
+    """Score one made clip as training will; raise ValueError where that fails, or where no gradient comes back.
+
+    The clip is 64 x 64 pixels, on the device of the training. A reward that leaves it unscored is refused if the clip
+    has too few frames.
+    """
+    clip = made(frames).to(device).requires_grad_()
+    try:
+        found = score(reward, Samples(clip, ["a wave moves"], fps))
+    except Exception as error:
+        raise ValueError(f"expected a reward that scores clips on {device} with gradient, got an error "
+                         f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}): a "
+                         "reward that turns clips into numpy arrays or files, or that needs the CPU, cannot be "
+                         "differentiated; leave it out of [reward.parts], or use another algorithm") from error
+    if bool(found.value.isnan().any()):
+        if "frames, got" in str(found.why[0]):
+            raise ValueError(f"expected clips long enough for the reward, got {frames} frames ({found.why[0]}): decode "
+                             "longer segments (fewer algorithm.options.decode_segments), or longer clips")
+        return
+    if not found.value.requires_grad:
+        raise ValueError(f"expected a gradient of {type(reward).__name__}, which says differentiable = True, got none: "
+                         "its forward() cuts it, by detach(), item(), numpy() or torch.no_grad()")
+
+
+def made(frames: int) -> Tensor:
+    """A wave that moves, with grain, (1, F, 3, 64, 64) in [0, 1]."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    t = torch.arange(float(frames))[:, None, None]
+    wave = 0.5 + 0.2 * torch.sin((x - t) / 5) + 0.1 * torch.cos(y / 4)
+    grain = torch.rand(1, frames, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return wave[None, :, None] + 0.05 * grain
