@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vidrl.backbones.base import Denoiser, without_autocast
+from vidrl.path import exact
 from vidrl.policy import Policy
 from vidrl.rewards import Reward, Samples, Score
 from vidrl.rollout import Plan
@@ -111,7 +112,7 @@ class RewardBackprop(Algorithm):
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         x0, away = self._clean(policy, batch)
         with without_autocast(x0.device):
-            samples = Samples(self._decoded(x0, batch).clamp(0, 1).float(), list(batch.prompts), self.backbone.fps)
+            samples = Samples(exact(self._decoded(x0, batch).clamp(0, 1)), list(batch.prompts), self.backbone.fps)
             value = gradient.score(self.reward, samples).value
         known = value.isfinite()
         mean = torch.where(known, value, 0).sum() / len(batch)
