@@ -1,5 +1,9 @@
 """What tests of forward-process algorithms share: a policy in float64, and a round of clips."""
 
+import re
+import tomllib
+from pathlib import Path
+
 import torch
 from toys import Brightness
 
@@ -15,6 +19,14 @@ N, LATENTS = (
 )  # clips, in two groups of three; latent frames, which two segments divide unevenly
 GROUP = torch.tensor([0, 0, 0, 1, 1, 1])
 PROMPTS = [f"prompt {i // 3}" for i in range(N)]
+
+
+def recipe_of(name) -> dict:
+    """The options of an algorithm's recipe in docs/coming_from.md."""
+    page = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text()
+    recipes = map(tomllib.loads, re.findall(r"```toml\n(.*?)```", page, re.DOTALL))
+    (found,) = [made["algorithm"] for made in recipes if made["algorithm"].get("name") == name]
+    return found["options"]
 
 
 def exact() -> Policy:

@@ -4,7 +4,7 @@ from math import sqrt
 
 import pytest
 import torch
-from noised import N, calls, exact, gradient, move, prediction, round_of, spans
+from noised import N, calls, exact, gradient, move, prediction, recipe_of, round_of, spans
 
 from vidrl.algorithms.awm import AWM
 
@@ -62,6 +62,20 @@ def test_loss_and_gradient_are_the_published_ones(how, segments):
         )
         shares.append(float(loss.metrics["clip_share"].mean()))
     assert 0 < sum(shares) / len(shares) < 1  # some ratios are clipped, and some are not
+
+
+def test_the_recipe_for_those_who_come_from_the_authors_code_is_five_times_their_loss():
+    """config/dgx_awm.py, geneval: advantages of ± 5 become ± 1, ghuber 0.25, clip range 1, beta 0.003, ema_beta 1."""
+    algorithm, policy = AWM(**recipe_of("awm")), exact()
+    move(policy, 1, "reference")
+    seen = round_of(algorithm, policy)
+    move(policy, 2)
+    for batch in algorithm.minibatches(seen):
+        assert len(batch) == 3 * N  # six levels a clip, in two updates
+        ours = gradient(policy, algorithm.loss(policy, batch).value)
+        batch.data["advantage"] /= 5
+        theirs = gradient(policy, published(policy, batch, 1, "ghuber", 1.0, 0.003, 1.0))
+        assert torch.allclose(ours, 5 * theirs, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("who, sampler", [("live", "sampler"), ("old", "old")])

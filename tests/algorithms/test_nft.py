@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from noised import GROUP, N, calls, exact, gradient, move, prediction, round_of, spans
+from noised import GROUP, N, calls, exact, gradient, move, prediction, recipe_of, round_of, spans
 
 from vidrl.algorithms import _forward
 from vidrl.algorithms.nft import NFT
@@ -44,6 +44,18 @@ def test_loss_and_gradient_are_the_published_ones(segments, beta, kl_beta):
         assert torch.allclose(
             gradient(policy, ours), gradient(policy, theirs), rtol=1e-9, atol=1e-12
         )
+
+
+def test_the_recipe_for_those_who_come_from_diffusion_nft_is_its_config():
+    """config/base.py and config/nft.py: beta 1, train.beta 1e-4, adv_clip_max 5, nine of ten times, decay type 1."""
+    algorithm, policy = NFT(**recipe_of("nft")), exact()
+    move(policy, 1, "reference")
+    seen = round_of(algorithm, policy)
+    (batch,) = algorithm.minibatches(seen)
+    assert seen.rollout.plan.weights == "old" and len(batch) == 9 * N
+    ours, theirs = algorithm.loss(policy, batch).value, published(policy, batch, 1, 1.0, 5.0, 1e-4)
+    assert torch.allclose(gradient(policy, ours), gradient(policy, theirs), rtol=1e-9, atol=1e-12)
+    assert _forward.old_decay(40, algorithm.decay_type) == decay_of_the_public_code(40, 1)
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 3.0])
