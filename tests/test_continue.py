@@ -191,7 +191,7 @@ def test_a_run_that_a_guard_stopped_goes_on_with_other_guards_alone(tmp_path):
 
 
 @pytest.mark.parametrize("bands, said", [
-    ({"compositt": [0.5, 2.0]}, "guard.bands.compositt: expected a held-out measure out of composite"),
+    ({"compositt": [0.5, 2.0]}, "guard.bands.compositt: expected a held-out measure: did you mean 'composite'"),
     ({"composite": [1.5, 2.0]}, "expected the base model within its own bands"),
 ])  # fmt: skip
 def test_new_bands_that_cannot_be_held_are_told_before_another_round(ended_at_two, bands, said):

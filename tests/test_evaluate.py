@@ -180,7 +180,7 @@ def test_a_guard_speaks_outside_its_band_alone():
 
 
 def test_a_guard_that_is_not_measured_is_an_error_that_names_what_is():
-    with pytest.raises(ValueError, match="guard.bands.motoin: expected a held-out measure out of motion"):
+    with pytest.raises(ValueError, match="guard.bands.motoin: expected a held-out measure: did you mean 'motion'"):
         evaluate.outside({"motoin": (0, 1)}, {"motion": 1.0}, {"motion": 1.0})
 
 

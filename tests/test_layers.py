@@ -23,6 +23,7 @@ LAYERS = [
     {"algorithms"},
     {"influence"},
     {"rollout"},
+    {"weight_drift"},
     {"policy"},
     {"backbones"},
     {"audit", "report", "parallel", "scored"},
@@ -35,7 +36,7 @@ LAYERS = [
     {"rewards"},
     {"inference"},
     {"path", "pieces", "plugin", "toml", "charts", "launch", "guards",
-     "learning_rate"},
+     "learning_rate", "standstill"},
     {"user_modules", "extras"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}

@@ -240,7 +240,7 @@ def test_the_best_checkpoint_outlives_the_newer_ones(tmp_path):
 
 
 @pytest.mark.parametrize("bands, said", [
-    ({"compositt": [0.5, 2.0]}, "guard.bands.compositt: expected a held-out measure out of composite"),
+    ({"compositt": [0.5, 2.0]}, "guard.bands.compositt: expected a held-out measure: did you mean 'composite'"),
     ({"composite": [1.5, 2.0]}, "expected the base model within its own bands"),
 ])  # fmt: skip
 def test_bands_that_cannot_be_held_are_told_before_the_first_round(tmp_path, bands, said):

@@ -244,7 +244,8 @@ def compare(before: Measures, after: Measures) -> dict[str, dict[str, Any]]:
 
     Each clip has a prompt of its own. Clips that either evaluation left unscored are left out of the pairs, and a
     measure without any pair is left out of the table. Where there is no interval, as of fewer than six prompts, `low`
-    and `high` are None, and `note` says why. The interval of a measure depends on its own numbers alone.
+    and `high` are None, and `note` says why. The interval of a measure depends on its own numbers alone. That of
+    `weight_drift`, which is of the weights and no estimate, is its difference itself.
 
     Example:
         >>> row = compare({"a": np.array([0.0, 1.0])}, {"a": np.array([0.5, 1.5])})["a"]
@@ -253,6 +254,8 @@ def compare(before: Measures, after: Measures) -> dict[str, dict[str, Any]]:
     """
     names = [name for name in before if name in after]
     rows = {name: _compared(before[name], after[name], _limits(name)) for name in names}
+    if (drift := rows.get("weight_drift", {})).get("n"):
+        drift |= {"low": drift["difference"], "high": drift["difference"], "note": ""}
     return {name: row for name, row in rows.items() if row["n"]}
 
 
@@ -275,8 +278,8 @@ def _compared(before: np.ndarray, after: np.ndarray, limits: tuple[float, float]
 def outside(bands: Mapping[str, tuple[float, float]], base: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
     """What each guard that left its band says; bands are fractions of the base model's value.
 
-    The band of `unscored_share`, which is 0 for a good base model, is of the share itself. Raises ValueError for a
-    guard that is not measured.
+    The bands of `unscored_share` and `weight_drift`, which are 0 for a good base model, are of the values themselves.
+    Raises ValueError for a guard that is not measured.
 
     Example:
         >>> outside({"dynamic_degree": (0.95, 2.0)}, {"dynamic_degree": 0.5}, {"dynamic_degree": 0.4})
@@ -285,10 +288,12 @@ def outside(bands: Mapping[str, tuple[float, float]], base: Mapping[str, float],
     messages = []
     for name, (low, high) in bands.items():
         if name not in now or name not in base:
-            raise ValueError(f"guard.bands.{name}: expected a held-out measure out of {', '.join(now)}")
+            known = plugin.nearest(name, [one for one in now if one in base])
+            raise ValueError(f"guard.bands.{name}: expected a held-out measure: {known}")
         bottom, top = sorted(share * guards.unit(name, base[name]) for share in (low, high))
         if not bottom <= now[name] <= top:
-            band = f"{low} to {high} of {'clips' if name == 'unscored_share' else 'the base model'}"
+            what = {"unscored_share": "clips", "weight_drift": "the norm of the base model's weights"}
+            band = f"{low} to {high} of {what.get(name, 'the base model')}"
             messages.append(f"{name}: expected {bottom:.3g} to {top:.3g} ({band}), got {now[name]:.3g}")
     return messages
 

@@ -14,9 +14,12 @@ STAYS, LEFT = "stays in band", "left band"
 INSIDE, OUTSIDE = "in band (not beyond doubt)", "out of band (not beyond doubt)"
 
 
+OWN = ("unscored_share", "weight_drift")  # 0 for the base model, so that their bands are of the values themselves
+
+
 def unit(name: str, before: float) -> float:
-    """What a band is a fraction of: the base model's value; of `unscored_share`, which is 0 for a good one, 1."""
-    return 1.0 if name == "unscored_share" else before
+    """What a band is a fraction of: the base model's value; of a measure that is 0 for a good one (`OWN`), 1."""
+    return 1.0 if name in OWN else before
 
 
 def allowed(name: str, band: tuple[float, float], before: float) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from vidrl.policy import Policy
 from vidrl.rewards import Reward, Samples, Score
 from vidrl.rollout import SCORE_BATCH, clips, draws
 from vidrl.scored import Scored
+from vidrl.weight_drift import weight_drift
 
 TWINS = 32  # prompts, the first ones, of which a second clip is made: how far members of a group stand apart
 Look = Callable[[int, Policy, str, Workers, bool], None]  # round, policy, its weights' name, processes, whether it ends
@@ -43,6 +44,13 @@ class HeldOut:
         self.shares = {n: workers.share(n, even=False) for n in (len(prompts), self.few)}
         self.captions = evaluate.are_captions(prompts)  # of all of them: processes must agree on what is measured
 
+    def names(self) -> list[str]:
+        """The measures of an evaluation; empty where the reward does not tell its parts before it scores a clip."""
+        parts = getattr(self.reward, "parts", None)
+        read = [f"verifier{one}" for one in ("", "_shape", "_colour", "_motion")] + ["identity"]
+        own = ["composite", "unscored_share", "exposure", "diversity", "weight_drift", *(read if self.captions else ())]
+        return [] if parts is None else [*own, *parts]
+
     def measure(
         self, policy: Policy, weights: str, batch: Pieces | int, all_prompts: bool = True
     ) -> tuple[evaluate.Measures, Samples | None, Score]:
@@ -62,7 +70,8 @@ class HeldOut:
             raise Abandoned
         score, seen = scored.score, {name: np.concatenate([one[name] for one in guards]) for name in guards[0]}
         own = evaluate.rewarded(score) | seen | {"diversity": _apart(scored.thumbnails, others)}
-        return self.workers.gather_arrays(own), scored.first(self.show), score
+        drift = np.full(len(places), weight_drift(policy, weights))  # of the weights: all clips have one number
+        return self.workers.gather_arrays(own | {"weight_drift": drift}), scored.first(self.show), score
 
     def _scored(
         self, policy: Policy, places: Sequence[int], batch: Pieces | int

@@ -62,6 +62,13 @@ class Lookback:
             print(f"note: {note}", file=sys.stderr)
             self.record.event(0, "note", note)
 
+    def _check_measured(self) -> None:
+        """Raise ValueError, before any clip is made, for the band of a measure that no evaluation has."""
+        known = dict.fromkeys(self.held_out.names(), 0.0)
+        if known:
+            unknown = {name: (-1.0, 1.0) for name in self.recipe.guard.bands if name not in known}
+            evaluate.outside(unknown, known, known)
+
     @contextmanager
     def _leaving(self) -> Iterator[None]:
         """Where an evaluation is interrupted, save a checkpoint; the resumed run makes the evaluation again."""

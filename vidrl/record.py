@@ -9,6 +9,7 @@ import functools
 import json
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from vidrl.rewards import Samples, Score
 from vidrl.rollout import Plan
 from vidrl.scored import Scored
 from vidrl.segments import Span, frame_spans
+from vidrl.standstill import ROUNDS, standstill
 
 Made = TypeVar("Made")
 PACKAGES = ("vidrl", "torch", "diffusers", "transformers", "accelerate", "peft", "opencv-python-headless", "numpy")
@@ -70,9 +72,16 @@ class Record:
 
     @_written("metrics.jsonl")
     def metrics(self, row: dict[str, Any]) -> None:
-        """A line of metrics.jsonl."""
-        if self.active:
-            checkpoint.append(self.folder / "metrics.jsonl", row)
+        """A line of metrics.jsonl; where training stands still, an event that says why."""
+        if not self.active:
+            return
+        path = self.folder / "metrics.jsonl"
+        checkpoint.append(path, row)
+        last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-ROUNDS - 2 :]
+        told = standstill([json.loads(line) for line in last])
+        if told:
+            print(f"warning: {told}", file=sys.stderr)
+            self.event(row["round"], "standstill", told)
 
     @_written("events.jsonl")
     def event(self, round: int, kind: str, message: str) -> None:
@@ -201,7 +210,8 @@ class Record:
         Where only the first prompts were evaluated after that round, the base model's numbers are of these alone too.
         """
         before, after = evaluate.load(self.folder / "evals", 0), evaluate.load(self.folder / "evals", round)
-        return evaluate.compare(evaluate.first(before, len(after["composite"])), after)
+        rows = evaluate.compare(evaluate.first(before, len(after["composite"])), after)
+        return {name: row for name, row in rows.items() if name != "weight_drift" or name in self.bands}
 
     def _show(self, name: str, told: Mapping[str, Any]) -> None:
         from vidrl import report

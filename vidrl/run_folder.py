@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 # Of a held-out measure lower values are better (−1), or neither way is (0); of all others higher values are.
-DIRECTION = {"unscored_share": -1, "exposure": 0}
+DIRECTION = {"unscored_share": -1, "exposure": 0, "weight_drift": 0}
 
 
 LEAST = 20  # held-out clips below which no change is claimed, as in the suites of vidrl bench

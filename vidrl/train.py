@@ -26,6 +26,7 @@ from vidrl.rollout import Plan, Rollout, decoded_pieces, draws, join, sample, tr
 from vidrl.scored import Scored
 from vidrl.segments import frame_spans
 from vidrl.update import Updater
+from vidrl.weight_drift import weight_drift
 
 
 def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: None) -> Path:
@@ -140,7 +141,8 @@ class Trainer(Lookback):
             return seen | {"seconds": clock.seconds}
         self.record.credit(scored, advantage[index], plan, self.backbone.frame_map, self.algorithm.known)
         spread = evaluate.diversity(self.workers.all(scored.thumbnails), group).mean()
-        return summarise(score, group) | seen | {"diversity": float(spread), "seconds": clock.seconds}
+        moved = {"diversity": float(spread), "weight_drift": weight_drift(self.policy)}
+        return summarise(score, group) | seen | moved | {"seconds": clock.seconds}
 
     def _scored(self, rollout: Rollout, prompts: list[str], clock: Clock) -> Scored:
         """The scores of this process's clips, which are decoded a few at a time."""
@@ -154,6 +156,7 @@ class Trainer(Lookback):
     def _check(self) -> None:
         """Raise what the first round would raise, before any work."""
         self._round_prompts()
+        self._check_measured()
         self.algorithm.setup(self.policy, self.reward, self.options.group)
         plan = self._plan()
         frame_spans(self.backbone.frame_map, plan.segments)

@@ -213,7 +213,7 @@ def _curves(run: Run) -> str:
 
 SINGLE = {
     "clip share": ("clip_share",), "KL to the reference": ("kl",), "gradient norm": ("grad_norm",),
-    "learning rate": ("learning_rate",),
+    "learning rate": ("learning_rate",), "weight drift": ("weight_drift",),
     "spread within a group": ("reward", "within_group_std"), "groups without spread": ("zero_std_share",),
     "unscored": ("unscored_share",), "diversity within a group": ("diversity",),
 }
