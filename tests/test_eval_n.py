@@ -62,7 +62,7 @@ def test_a_guard_compares_the_prompts_that_both_evaluations_measured(tmp_path):
     run = train.run(recipe(tmp_path, train_rounds=3, train_learning_rate=1e-30, guard=bands, **FEW))
     base = evaluate.load(run / "evals", 0)["composite"]
     assert abs(base[:2].mean() / base.mean() - 1) > 1e-3
-    assert summary(run)["status"] == "finished" and {row["kind"] for row in happened(run)} <= {"stalled"}
+    assert summary(run)["status"] == "finished" and {row["kind"] for row in happened(run)} <= {"standstill"}
 
 
 def test_the_best_weights_are_chosen_on_the_first_prompts_at_every_evaluation(tmp_path):

@@ -21,7 +21,8 @@ def row(round: int, grad: float | None = 1.0, drift: float = 0.0, **more) -> dic
     ([row(k, 0.0) for k in (5, 6, 7)], "in rounds 5 to 7: the gradient is 0"),
     ([row(k, 1.0) for k in (1, 2, 3)], "learning rate 0.0001 are lost in rounding: raise train.learning_rate"),
     ([row(k, 1.0, 0.5) for k in (4, 5, 6, 7)], "in rounds 5 to 7: there is a gradient"),
-    ([row(k, None) for k in (1, 2, 3)], "overflowed: lower train.learning_rate"),
+    ([row(k, None, skipped_steps=2) for k in (1, 2, 3)], "overflowed: lower train.learning_rate"),
+    ([row(k, None) for k in (1, 2, 3)], "nothing to learn from: raise train.group"),
     ([row(k, 0.0, ratio={"mean": 1.0, "min": 1.0, "max": 1.0}) for k in (1, 2, 3)], "The ratio was 1 throughout"),
 ])
 def test_a_standstill_is_told_with_its_cure(made: list, said: str) -> None:
@@ -34,6 +35,7 @@ def test_a_standstill_is_told_with_its_cure(made: list, said: str) -> None:
     [row(k, 1.0, 0.01 * k) for k in (1, 2, 3, 4)],
     [row(1, 0.0), row(2, 1.0, 0.01), row(3, 0.0, 0.01)],
     [row(k, 0.0) for k in (4, 5, 6, 7)],  # it was told after round 6
+    [{"round": k} for k in (1, 2, 3)],
     [row(k, 1.0, 0.5) for k in (5, 6, 7)],  # nothing is known of what round 5 moved
 ])
 def test_rounds_that_move_and_rounds_that_were_told_of_are_silent(made: list) -> None:

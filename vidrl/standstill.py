@@ -32,25 +32,30 @@ def standstill(rows: Sequence[Row]) -> str:
 
 
 def _still(row: Row, before: Row) -> bool:
-    """`before` is the row of the round before; empty before the first round, where the drift is 0."""
-    gone = row.get("grad_norm", 1.0) < NO_GRADIENT
-    known = row["round"] == 1 or "weight_drift" in before
-    return gone or known and abs(row["weight_drift"] - before.get("weight_drift", 0.0)) < NO_CHANGE
+    """`before` is the row of the round before, empty where none is known: before the first round the drift is 0.
+
+    A row of an earlier version may lack a number; nothing is concluded from what is not there.
+    """
+    norm, now, then = row.get("grad_norm"), row.get("weight_drift"), before.get("weight_drift")
+    then = 0.0 if row.get("round") == 1 else then
+    gone = norm is not None and norm < NO_GRADIENT
+    return gone or now is not None and then is not None and abs(now - then) < NO_CHANGE
 
 
 def _why(rows: Sequence[Row]) -> str:
     """The likeliest cause, with its cure."""
-    norms = [row["grad_norm"] for row in rows if "grad_norm" in row]
-    if not norms:
+    norms = [row["grad_norm"] for row in rows if row.get("grad_norm") is not None]
+    if not norms and any(row.get("skipped_steps") for row in rows):
         return ("every optimiser step was left out, because its gradient overflowed: lower train.learning_rate, or use "
                 "train.mixed_precision = \"bf16\" or \"no\"")
-    if max(norms) >= NO_GRADIENT:
+    if max(norms, default=0.0) >= NO_GRADIENT:
         return (f"there is a gradient (grad_norm {max(norms):.3g}), but steps of learning rate "
                 f"{max(row.get('learning_rate', 0.0) for row in rows):.3g} are lost in rounding: raise "
                 "train.learning_rate or train.lr_end")
-    if all(row.get("zero_std_share", 0.0) >= 1 for row in rows):
-        return ("all clips of a group got the same reward, so nothing tells them apart: raise train.group, let the "
-                "sampler draw more noise (algorithm.options.eta), or use a reward that sees a difference between them")
+    if not norms or all(row.get("zero_std_share", 0.0) >= 1 for row in rows):
+        return ("all clips of a group got the same reward, so there is nothing to learn from: raise train.group, let "
+                "the sampler draw more noise (algorithm.options.eta), or use a reward that sees a difference between "
+                "them")
     return ("the gradient is 0: look for a LoRA that adds nothing (policy.lora_alpha far below policy.lora_rank, a "
             "policy.lora whose scale is 0, policy.lora_targets without effect), advantages that are all 0, and clips "
             "whose ratios all lie outside algorithm.options.clip_range")
