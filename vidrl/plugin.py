@@ -111,14 +111,21 @@ def facts(kind: str, name: str) -> dict[str, Any]:
     if kind == "rewards" and ":" in name and not _is_plugin(outside(name), kind):
         return _facts_outside(name, outside(name))
     cls = find(kind, name)
-    doc = inspect.getdoc(cls) if cls.__doc__ else ""
+    doc = "\n\n".join([inspect.getdoc(cls) if cls.__doc__ else "", *_inherited(cls, base(kind))]).strip()
     return {
         "kind": kind, "name": name, "class": f"{cls.__module__}:{cls.__qualname__}",
-        "summary": (doc or "").split("\n\n")[0].replace("\n", " "), "doc": doc or "",
+        "summary": doc.split("\n\n")[0].replace("\n", " "), "doc": doc,
         "options": [_option(parameter) for parameter in _parameters(cls).values()],
         "facts": {name: _plainly(value) for name, value in _attributes(cls, base(kind)).items()
                   if name not in _parameters(cls)},
     }
+
+
+def _inherited(cls: type, root: type) -> list[str]:
+    """The paragraphs on options of the classes between a plug-in and its kind's base class, which it inherits."""
+    between = [one for one in cls.__mro__[1:] if issubclass(one, root) and one is not root and "__doc__" in vars(one)]
+    paragraphs = [text for one in between for text in inspect.cleandoc(one.__doc__ or "").split("\n\n")]
+    return [text for text in paragraphs if text.startswith("Options")]
 
 
 def _facts_outside(name: str, found: Any) -> dict[str, Any]:

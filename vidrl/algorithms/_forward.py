@@ -30,7 +30,7 @@ class Forward(Credited):
     Options of the rollout: `steps` of the deterministic sampler; `sample_from`, the weights that
     sample: the "live" ones, the "old" ones, or the "ema" that `train.ema` keeps.
 
-    Options of the update: `noises` M of a sample, at levels t from `low` to `high`, which are
+    Options of the update: `noises` M of a sample, at levels t from `low` to `high`; `levels` are
     "uniform", "discrete" (the sampler's own times) or "logit_normal"; `same_noise` gives the
     samples of a group the same noises and levels; `updates`, the optimiser steps a round. At a
     round's end the weights "old" become decay · old + (1 − decay) · live. `decay_type` 0 is a

@@ -19,7 +19,9 @@ LEAST = 1e-10  # keeps the slope of a root finite at e = 0
 
 @dataclass(eq=False, kw_only=True)
 class AWM(Forward):
-    """PPO's clipped objective of each segment j, with log p_j = −w(e_j, t), e_j = ‖v − target‖²_j.
+    """PPO's clipped objective of each segment, in which minus the matching error stands for the log-density.
+
+    With log p_j = −w(e_j, t) and e_j = ‖v − target‖²_j of segment j,
 
         L = mean of −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j)
             + kl_beta ‖v − v_ref‖² + ema_kl_beta ‖v − v_old‖²

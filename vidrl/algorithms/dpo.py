@@ -20,8 +20,9 @@ from .base import Batch, Experience, Loss
 
 @dataclass(eq=False, kw_only=True)
 class DPO(Preference):
-    """L = −log σ(−½ β Σ_j (|S_j|/L) h_j [(e_w − e_w,ref) − (e_l − e_l,ref)]_j), one noise and time.
+    """Direct preference optimisation on pairs of clips, of a group or of files, by segment.
 
+    L = −log σ(−½ β Σ_j (|S_j|/L) h_j [(e_w − e_w,ref) − (e_l − e_l,ref)]_j), at one noise and one time:
     w is the chosen clip and l the rejected one; both are noised alike. e_j is the mean squared error
     of the prediction in segment j. h_j is 1 where the chosen clip is better in segment j, −1 where it
     is worse, and 0 where the two tie: such a segment has no gradient. With one segment, or all

@@ -14,7 +14,9 @@ from .base import Batch, Loss
 
 @dataclass(eq=False, kw_only=True)
 class DPOK(Credited, Trajectory):
-    """KL-regularised policy gradient: L = mean of −clip(ρ_j, 1 ± ε√S) A_j + β KL(p, p_ref).
+    """Policy gradient with a KL to the reference, one ratio a segment.
+
+    L = mean of −clip(ρ_j, 1 ± ε√S) A_j + β KL(p, p_ref).
 
     The clip range binds on both sides, as in the published code: a ratio out of it has no gradient,
     where PPO's minimum keeps the gradient of a ratio that went the wrong way. A = r − mean of the

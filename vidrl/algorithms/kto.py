@@ -15,8 +15,9 @@ from .base import Batch, Experience, Loss
 
 @dataclass(eq=False, kw_only=True)
 class KTO(Preference):
-    """L = Σ_j (|S_j|/L) λ_j (1 − σ(h_j β (ρ_j − z_j))), with ρ_j = e_j,ref − e_j as log-ratio.
+    """Kahneman-Tversky optimisation: each clip alone is desirable or undesirable, by segment.
 
+    L = Σ_j (|S_j|/L) λ_j (1 − σ(h_j β (ρ_j − z_j))), with ρ_j = e_j,ref − e_j in place of the log-ratio:
     e_j is the mean squared error of the prediction in segment j. h_j is 1 where a sample is desirable
     in segment j, −1 where it is undesirable, and 0 where nothing is said: such a segment has no
     gradient. λ_j is the option `desirable` or `undesirable`.

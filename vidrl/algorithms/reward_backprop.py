@@ -26,7 +26,9 @@ from .base import Algorithm, Batch, Experience, Loss
 
 @dataclass(eq=False, kw_only=True)
 class RewardBackprop(Algorithm):
-    """Minimises −R(decode(x0)) + β Σ_k mean (v_k − v_ref,k)², k the steps that the gradient goes through. Rows: clips.
+    """The gradient of the reward itself, through the decoder and the last denoising steps.
+
+    L = −R(decode(x0)) + β Σ_k mean (v_k − v_ref,k)², k the steps that the gradient goes through; a row is a clip.
 
     `way`, and what the gradient goes through:
 

@@ -19,7 +19,7 @@ from .base import Batch, Loss
 
 @dataclass(eq=False, kw_only=True)
 class RWR(Forward):
-    """The matching error of the policy's own clips, weighted by exp(β A), of each segment j.
+    """The matching error of each segment of the policy's own clips, weighted by the exponential of its advantage.
 
         L = mean of w_j ‖v − target‖²_j + kl_beta ‖v − v_ref‖²
         w_j = exp(β A_j) over its mean in the group
