@@ -206,6 +206,12 @@ def test_only_plain_is_run_while_there_is_no_budget():
     assert {job.seed for job in study.waiting(runs, arms, True)} == {SWEEP_SEED}
 
 
+def test_plain_and_other_arms_are_run_side_by_side():
+    jobs_ = [ledger.Job(PLAIN, 1.0, 0), ledger.Job(PLAIN, 1.0, 1), ledger.Job("x", 1.0, 0)]
+    assert study.next_of(jobs_, set()) == jobs_[0] and study.next_of(jobs_[1:], {PLAIN}) == jobs_[2]
+    assert study.next_of(jobs_[1:2], {PLAIN}) == jobs_[1] and study.next_of(jobs_[1:], {"x"}) == jobs_[1]
+
+
 # A run
 
 

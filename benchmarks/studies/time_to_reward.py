@@ -110,9 +110,16 @@ def work(out: Path, o: argparse.Namespace) -> None:
         if not active and (stop or not ready):
             return print(f"stopped with {len(ready)} jobs named, {spent:.0f} CPU seconds spent", flush=True)
         if ready and not stop and len(active) < o.jobs:
-            active[ready[0]] = start(ready[0], runs, out)
+            job = next_of(ready, {job.arm for job in active})
+            active[job] = start(job, runs, out)
         else:
             time.sleep(1)
+
+
+def next_of(ready: Sequence[ledger.Job], arms: set[str]) -> ledger.Job:
+    """The first job, but not a second run of plain, which is slow, beside one that is under way."""
+    other = [job for job in ready if job.arm != PLAIN]
+    return other[0] if other and PLAIN in arms else ready[0]
 
 
 def ended(active: Active, book: Path) -> set[ledger.Job]:
