@@ -6,6 +6,7 @@ is killed loses the runs that were under way and nothing else.
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -45,14 +46,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def add(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a line, after ending one that a kill cut short."""
+    """Add a line, after taking away one that a kill cut short; two processes may add at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, separators=(",", ":"), ensure_ascii=False) + "\n")
+    with path.open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        line = json.dumps(row, separators=(",", ":"), ensure_ascii=False) + "\n"
+        file.write(line.encode())
 
 
 def key(run: Run) -> Job:
