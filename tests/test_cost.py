@@ -134,6 +134,20 @@ def test_calls_are_those_of_a_run(tmp_path, monkeypatch, given):
     assert told.evaluation == 16
 
 
+def test_calls_of_a_tree_are_those_of_a_run(tmp_path, monkeypatch):
+    """By hand: two trees of four leaves fork at the first and third of four noisy steps, so that a tree's five steps have
+    2 2 4 4 4 calls, and its rows are 2 2 4 4."""
+    from vidrl import train
+
+    recipe = config.load(toy(tmp_path, group=4), ["algorithm.name=branch", "algorithm.options.train_steps=0"])
+    told = counting.count(recipe, plugin.load("algorithms", "branch", **recipe.algorithm.options), Toy.tiny(), 32)
+    seen, real = [], Toy.predict
+    monkeypatch.setattr(Toy, "predict", lambda self, x, t, cond: (seen.append(len(x)), real(self, x, t, cond))[1])
+    train.run(recipe)
+    assert told.rounds[0] == {"sampling": 2 * 16, "update": 2 * 12, "reference": 0, "divergence": 2 * 12}
+    assert sum(seen) == told.run
+
+
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 

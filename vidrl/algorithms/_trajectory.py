@@ -37,7 +37,7 @@ class Trajectory(Algorithm):
     Published rollouts: Flow-GRPO (arXiv 2505.05470), a step of std η √(t/(1 − t)) √(t − s), is
     `sampler = "flow_sde"`, `eta = 0.7`. DanceGRPO (2505.07818), std η √(t − s), is `sampler =
     "dance_sde"`, `same_start = true`. MixGRPO (2507.21802), noise and ratios in a window of steps and
-    the ODE elsewhere, is `window = 4`. Flash-GRPO, one noisy step a round for all clips, weighted by
+    the ODE elsewhere, is `window = 4`. Flash-GRPO (2605.15980), one noisy step a round for all clips, weighted by
     1/c with c = (∂μ/∂v)/std = √(t − s)/g + g √(t − s) (1 − t)/(2t) and std = g √(t − s), is `window =
     1`, `window_schedule = "random"`, `equalise = true`. TempFlow-GRPO (2508.04324), one noisy step
     after a start that the group shares, weighted by std, is `window = 1`, `same_start = true`,

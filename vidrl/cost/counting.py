@@ -90,12 +90,14 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     stand_in, options = StandIn(backbone), recipe.train
     if hasattr(algorithm, "credit"):  # measured credit makes the same calls, and here nothing was measured yet
         algorithm = replace(algorithm, credit="whole", influence="")
+    policy = Policy(stand_in, full=True)
+    algorithm.setup(policy, Brightness(), options.group)  # a tree of samples is planned for the group
     clips, known = options.prompts_per_round * options.group, dict[tuple[object, ...], dict[str, int]]()
     rounds, kept = [], 0
     for number in range(options.rounds):
         plan = algorithm.plan(stand_in, number, draws(recipe.seed, [("plan", number)])[0])
         size = tuple(plan.times), plan.stochastic, plan.keep, plan.forks
-        known[size] = known.get(size) or _round(stand_in, algorithm, plan, clips, options.group, micro_batch)
+        known[size] = known.get(size) or _round(policy, algorithm, plan, clips, options.group, micro_batch)
         rounds.append(known[size])
         kept = kept or len(plan.keep)
     n = recipe.data.held_out_n
@@ -107,10 +109,10 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
 
 
 def _round(
-    stand_in: StandIn, algorithm: Algorithm, plan: Plan, clips: int, group: int, micro_batch: int
+    policy: Policy, algorithm: Algorithm, plan: Plan, clips: int, group: int, micro_batch: int
 ) -> dict[str, int]:  # fmt: skip
-    policy, names = Policy(stand_in, full=True), [(0, *divmod(i, group)) for i in range(clips)]
-    algorithm.setup(policy, Brightness(), group)
+    stand_in, names = policy.backbone, [(0, *divmod(i, group)) for i in range(clips)]
+    assert isinstance(stand_in, StandIn)
     stand_in.calls, stand_in.stage = Counter(), "sampling"
     rollout = sample(policy, stand_in.encode([""] * clips), draws(0, names), plan, tree(plan, 0, names, group))
     numbers = torch.arange(clips)
