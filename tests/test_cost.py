@@ -135,8 +135,10 @@ def test_calls_are_those_of_a_run(tmp_path, monkeypatch, given):
 
 
 def test_calls_of_a_tree_are_those_of_a_run(tmp_path, monkeypatch):
-    """By hand: two trees of four leaves fork at the first and third of four noisy steps, so that a tree's five steps have
-    2 2 4 4 4 calls, and its rows are 2 2 4 4."""
+    """By hand: two trees of four leaves fork at the first and third of four noisy steps.
+
+    The five steps of a tree have 2 2 4 4 4 calls, and its rows are 2 2 4 4.
+    """
     from vidrl import train
 
     recipe = config.load(toy(tmp_path, group=4), ["algorithm.name=branch", "algorithm.options.train_steps=0"])

@@ -5,11 +5,13 @@ from math import cos, pi, sin
 
 import pytest
 import torch
+from toys import experience
 
 from vidrl import transition
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.toy import Toy
 from vidrl.path import flow
+from vidrl.rollout import draws, sample
 from vidrl.schedule import WINDOWS, equaliser, may_draw, sensitivity, shares, stochastic_steps, window_start
 from vidrl.segments import borders
 
@@ -85,23 +87,28 @@ def test_shares_are_lengths(segments):
 
 def test_the_algorithm_weighs_by_both():
     backbone, draw = Toy(), torch.Generator().manual_seed(0)
-    algorithm = GRPO(segments=2, steps=6, equalise=True, window=3, window_schedule="random")
+    algorithm = GRPO(segments=2, steps=6, equalise=True, window=3, window_schedule="random", updates=1)
+    algorithm.backbone = backbone
     plan = algorithm.plan(backbone, 0, draw)
-    expected = equaliser(backbone.path, "dance_sde", plan.times, range(5), 0.3).float()[list(plan.keep)]
-    assert torch.allclose(algorithm.weights, expected) and len(plan.keep) == 3
-    assert algorithm.shares.tolist() == pytest.approx([4 / 3, 2 / 3])
+    expected = equaliser(backbone.path, "dance_sde", plan.times, range(5), 0.3)[list(plan.keep)]
+    assert torch.allclose(algorithm.step_weights(plan), expected) and len(plan.keep) == 3
+    rollout = sample(backbone, backbone.encode(["a"]), draws(0, [("a",)]), plan)
+    (batch,) = algorithm.minibatches(experience(rollout, torch.ones(1, 2)))
+    assert torch.allclose(batch["advantage"].sort(0).values.double(),
+                          expected.sort().values[:, None] * torch.tensor([4 / 3, 2 / 3]), rtol=1e-6)  # fmt: skip
 
 
 @pytest.mark.parametrize("given", [{"window": 1}, {"train_steps": 2}, {"window": 3, "window_schedule": "random"}])
 def test_an_equalised_step_weighs_the_same_in_every_round(given):
     backbone, algorithm = Toy(), GRPO(sampler="flow_sde", eta=0.7, steps=8, equalise=True, **given)
+    algorithm.backbone = backbone
     found, steps = [], set()
     for round in range(12):
         plan = algorithm.plan(backbone, round, torch.Generator().manual_seed(round))
         at = torch.tensor(plan.times, dtype=torch.float64)
         keep = torch.tensor(plan.keep)
         size = sensitivity(backbone.path, "flow_sde", at[keep], at[keep + 1], 0.7, plan.times[1])
-        found.append(algorithm.weights * size)
+        found.append(algorithm.step_weights(plan) * size)
         steps |= set(plan.keep)
     assert len(steps) > 4 and torch.allclose(torch.cat(found), found[0][0].expand(len(torch.cat(found))), rtol=1e-5)
 
@@ -206,7 +213,7 @@ def test_steps_of_a_window_are_among_those_that_may_draw():
         def times(self, steps):
             return diffusers_grid(1, steps)
 
-    algorithm = GRPO("flow_sde", 0.7, steps=10, window=3)
+    algorithm = GRPO(sampler="flow_sde", eta=0.7, steps=10, window=3)
     plans = [algorithm.plan(Diffusers(), r, torch.Generator()) for r in range(12)]
     assert [plan.stochastic[0] for plan in plans] == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
     assert all(len(plan.stochastic) == 3 and max(plan.stochastic) <= 7 for plan in plans)

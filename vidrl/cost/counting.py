@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from vidrl.algorithms._credit import Credited
 from vidrl.algorithms.base import Algorithm, Experience
 from vidrl.backbones.base import Cond, Denoiser
 from vidrl.config import Recipe
@@ -88,7 +89,7 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     Raises the errors of the algorithm's plan: more segments than latent frames, no stochastic step.
     """
     stand_in, options = StandIn(backbone), recipe.train
-    if hasattr(algorithm, "credit"):  # measured credit makes the same calls, and here nothing was measured yet
+    if isinstance(algorithm, Credited):  # measured credit makes the same calls, and here nothing was measured yet
         algorithm = replace(algorithm, credit="whole", influence="")
     policy = Policy(stand_in, full=True)
     algorithm.setup(policy, Brightness(), options.group)  # a tree of samples is planned for the group
