@@ -68,7 +68,8 @@ def test_the_optimiser_step_by_hand():
 
 def test_what_is_reported():
     row = updated(updater())
-    assert set(row) == {"learning_rate", "kl", "clip_share", "ratio", "grad_norm"} and row["learning_rate"] == 1e-2
+    assert set(row) == {"learning_rate", "kl", "clip_share", "ratio", "grad_norm", "weight_drift"}
+    assert row["learning_rate"] == 1e-2 and 0 < row["weight_drift"] < 1
     assert row["ratio"]["min"] <= row["ratio"]["mean"] <= row["ratio"]["max"] and 0 <= row["clip_share"] <= 1
     assert row["kl"] > 0  # after the update
 

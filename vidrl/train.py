@@ -26,7 +26,6 @@ from vidrl.rollout import Plan, Rollout, decoded_pieces, draws, join, sample, tr
 from vidrl.scored import Scored
 from vidrl.segments import frame_spans
 from vidrl.update import Updater
-from vidrl.weight_drift import weight_drift
 
 
 def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: None) -> Path:
@@ -129,7 +128,8 @@ class Trainer(Lookback):
             advantage = self.algorithm.advantages(score, group, prompts, plan)
         with clock("update"):
             mine_of = torch.tensor(index)
-            seen = self.updater.update(Experience(rollout, advantage, group, prompts, mine_of, self.seed, self.round))
+            brought = Experience(rollout, advantage, group, prompts, mine_of, self.seed, self.round, score=score)
+            seen = self.updater.update(brought)
         if "kl" not in seen:
             told = "no optimiser step: there was nothing to learn from, as where the samples of every group tie"
             self.record.event(self.round + 1, "skipped", told)
@@ -141,8 +141,7 @@ class Trainer(Lookback):
             return seen | {"seconds": clock.seconds}
         self.record.credit(scored, advantage[index], plan, self.backbone.frame_map, self.algorithm.known)
         spread = evaluate.diversity(self.workers.all(scored.thumbnails), group).mean()
-        moved = {"diversity": float(spread), "weight_drift": weight_drift(self.policy)}
-        return summarise(score, group) | seen | moved | {"seconds": clock.seconds}
+        return summarise(score, group) | seen | {"diversity": float(spread), "seconds": clock.seconds}
 
     def _scored(self, rollout: Rollout, prompts: list[str], clock: Clock) -> Scored:
         """The scores of this process's clips, which are decoded a few at a time."""

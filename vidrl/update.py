@@ -14,6 +14,7 @@ from vidrl.learning_rate import factor
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy
+from vidrl.weight_drift import weight_drift
 
 RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| before the first update
 
@@ -55,6 +56,7 @@ class Updater:
         self.algorithm.after(self.policy, experience.round)
         row: dict[str, Any] = {"learning_rate": rate} | kl
         row |= self._summary(metrics) | ({"grad_norm": sum(norms) / len(norms)} if norms else {})
+        row["weight_drift"] = weight_drift(self.policy)
         scale = self.workers.loss_scale
         return row if scale is None else row | {"loss_scale": scale, "skipped_steps": skipped}
 

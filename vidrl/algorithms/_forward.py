@@ -19,12 +19,13 @@ from vidrl.rollout import Plan
 from vidrl.segments import borders, pool
 
 from ._credit import Credited
+from ._gate import Gated
 from ._levels import levels, stratified
 from .base import Batch, Experience
 
 
 @dataclass(eq=False, kw_only=True)
-class Forward(Credited):
+class Forward(Credited, Gated):
     """Rows are (sample, noise) pairs: clean `x0`, noise `eps`, level `t`, `advantage` (n, S).
 
     Options of the rollout: `steps` of the deterministic sampler; `sample_from`, the weights that
@@ -79,6 +80,7 @@ class Forward(Credited):
             policy.remember("old")
 
     def after(self, policy: Policy, round: int) -> None:
+        super().after(policy, round)
         if self.moving:
             steps = (round + 1) * self.updates
             policy.remember("old", old_decay(steps, self.decay_type, self.decay))
@@ -108,7 +110,7 @@ class Forward(Credited):
             at = owner[sample] * times + row % times
             x0 = seen.rollout.latents[seen.here[sample]]
             yield seen.batch(sample, share, x0=x0, eps=self.drawn(seeds, at), t=level[at],
-                             advantage=seen.advantage[sample])  # fmt: skip
+                             advantage=seen.advantage[sample], **self.gated(seen, sample))  # fmt: skip
 
     def predict(self, policy: Policy, batch: Batch) -> tuple[Tensor, Tensor]:
         """x_t, and the prediction there."""
@@ -139,6 +141,13 @@ class Forward(Credited):
         spans = borders(self.backbone.shape[1], plan.segments)
         length = torch.tensor([end - start for start, end in spans]).to(terms)
         return (terms * length / length.sum()).sum(1).mean()
+
+    def penalty(self, policy: Policy, batch: Batch, raw: Tensor) -> Tensor:
+        """The mean squared distance of the samples that the KL holds, with gradient."""
+        if "held" not in batch.data:
+            return self.divergence(policy, batch, raw, self.anchor)
+        away = (raw - self.other(policy, batch, self.anchor, raw)).square().flatten(1).mean(1)
+        return (away * batch["held"].to(away)).mean()
 
     def divergence(
         self, policy: Policy, batch: Batch, raw: Tensor | None = None, name: str = "reference"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,13 +21,14 @@ from vidrl.rollout import Plan
 from vidrl.schedule import divergence_weight, shares, step_weights, stochastic_steps, window_start
 from vidrl.segments import pool
 
-from .base import Algorithm, Batch, Experience
+from ._gate import Gated
+from .base import Batch, Experience
 
 NOISY = tuple(name for name in transition.SAMPLERS if name != "ode")
 
 
 @dataclass(eq=False, kw_only=True)
-class Trajectory(Algorithm):
+class Trajectory(Gated):
     """Rows are (sample, step) pairs: x at time t went to `after` at time s with old log-densities `old` (n, S).
 
     Options of the rollout: `sampler` and its noise level `eta`; `steps`; `window` of stochastic
@@ -65,6 +66,8 @@ class Trajectory(Algorithm):
     clip_range: float = 1e-3
     beta: float = 0.0
     kl: Literal["step", "time", "velocity", "mean"] = "step"
+
+    coefficients: ClassVar[tuple[str, ...]] = ("beta",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,6 +136,7 @@ class Trajectory(Algorithm):
             yield seen.batch(
                 sample, share, x=rollout.before[row, k], after=rollout.after[row, k], t=times[at[k]],
                 s=times[at[k] + 1], old=rollout.log_density[row, k], advantage=counted[sample, k], **means,
+                **self.gated(seen, sample),
             )  # fmt: skip
 
     def log_density(self, step: transition.Step, batch: Batch) -> Tensor:
@@ -164,21 +168,23 @@ class Trajectory(Algorithm):
         return self.clip_range * sqrt(self.segments)
 
     def penalty(self, policy: Policy, batch: Batch, step: transition.Step) -> Tensor | float:
-        """β KL to the reference, a scalar with gradient; 0 where β is."""
+        """β KL to the reference, of the samples that it holds, a scalar with gradient; 0 where β is."""
         if not self.beta:
             return 0.0
         plan, t, s = batch.plan, batch["t"], batch["s"]
         scale = divergence_weight(policy.backbone.path, plan.sampler, t, s, plan.eta, plan.times[1], self.kl)
-        return self.beta * self.divergence(policy, batch, step, scale)
+        weight = scale * batch.data.get("held", torch.ones_like(scale)).to(scale)
+        return self.beta * self.divergence(policy, batch, step, weight, self.anchor)
 
     def divergence(
-        self, policy: Policy, batch: Batch, step: transition.Step | None = None, weight: Tensor | None = None
+        self, policy: Policy, batch: Batch, step: transition.Step | None = None, weight: Tensor | None = None,
+        name: str = "reference",
     ) -> Tensor:  # fmt: skip
-        """Mean KL of the batch's steps to the reference's, each times its `weight` (n,).
+        """Mean KL of the batch's steps to those of a named set of weights, each times its `weight` (n,).
 
         `step` where the live policy's is known already.
         """
-        with torch.no_grad(), policy.using("reference"):
+        with torch.no_grad(), policy.using(name):
             other = self.step(policy, batch)
         each = transition.divergence(step or self.step(policy, batch), other)
         return (each if weight is None else each * weight.to(each).reshape(-1, *[1] * (each.dim() - 1))).mean()

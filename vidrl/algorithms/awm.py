@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -35,6 +35,8 @@ class AWM(Forward):
     "huber" t √e or "ghuber" t eᵖ/p with p = `ghuber_power`; `clip_range` ε at S = 1; `kl_beta` and
     `ema_kl_beta`.
     """
+
+    coefficients: ClassVar[tuple[str, ...]] = ("kl_beta",)
 
     sample_from: Literal["live", "old"] = "live"
     same_noise: bool = True  # advantages add up to 0 in a group: what all its clips share cancels
@@ -81,7 +83,7 @@ class AWM(Forward):
         terms = clipped(ratio, batch["advantage"].to(ratio), clip_range)
         value = self.mean(terms, batch.plan)
         if self.kl_beta:
-            value = value + self.kl_beta * self.divergence(policy, batch, raw)
+            value = value + self.kl_beta * self.penalty(policy, batch, raw)
         if self.ema_kl_beta:
             same = self._sampler == "old"
             old = before if same else self.other(policy, batch, "old", raw)

@@ -75,6 +75,7 @@ class Experience:
     round: int
     pairs: Tensor | None = None
     labels: Tensor | None = None
+    score: Score | None = None  # of all N samples, where the loop scored them
 
     @cached_property
     def here(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -32,6 +32,8 @@ class NFT(Forward):
     Options of the loss: `beta` β, `kl_beta`, and `max_advantage` A_max.
     """
 
+    coefficients: ClassVar[tuple[str, ...]] = ("kl_beta",)
+
     sample_from: Literal["live", "old", "ema"] = "old"
     same_noise: bool = True  # advantages add up to 0 in a group: what all its clips share cancels
     beta: float = 1.0
@@ -51,7 +53,7 @@ class NFT(Forward):
         r = batch["advantage"].to(good) / (2 * self.max_advantage) + 0.5
         value = self.mean(r * good + (1 - r) * bad, batch.plan) * self.max_advantage / self.beta
         if self.kl_beta:
-            value = value + self.kl_beta * self.divergence(policy, batch, raw)
+            value = value + self.kl_beta * self.penalty(policy, batch, raw)
         moved = (raw.detach() - old).square().flatten(1).mean(1)
         seen = {"positive": good.detach().mean(1), "negative": bad.detach().mean(1)}
         return Loss(value, seen | {"old_deviate": moved})

@@ -30,6 +30,8 @@ class RWR(Forward):
     Options of the loss: `beta` β, the inverse temperature; `kl_beta`.
     """
 
+    coefficients: ClassVar[tuple[str, ...]] = ("kl_beta",)
+
     moving: ClassVar[bool] = False
 
     beta: float = 1.0
@@ -53,7 +55,7 @@ class RWR(Forward):
         error = self.error(policy, batch, raw)
         value = self.mean(batch["advantage"].to(error) * error, batch.plan)
         if self.kl_beta:
-            value = value + self.kl_beta * self.divergence(policy, batch, raw)
+            value = value + self.kl_beta * self.penalty(policy, batch, raw)
         return Loss(value, {"error": error.detach().mean(1)})
 
 
