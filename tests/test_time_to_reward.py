@@ -161,6 +161,8 @@ def test_the_agenda_runs_plain_first_then_pairs_in_phases():
     named = jobs(ledger.agenda(runs, arms))
     assert named[:6] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3)]
     assert named[6:12] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3, 6)]
+    fresh = [one for one in runs if one["arm"] != "mix"]  # segment's first pairs come before the next arm's sweep
+    assert jobs(ledger.agenda(fresh, arms))[:4] == [*named[:3], ("mix", 2, SWEEP_SEED)]
     assert named[12:] == [(arm, 2, seed) for arm in (PLAIN, "segment") for seed in range(6, 10)]
     assert ledger.best([*runs, run([0.1, 0.2, 0.5], arm="mix")], ["mix", "whole"]) == ["mix"]  # the best are then added
     done = runs + [run([0.1, 0.2, 0.5], arm="segment", seed=0)]

@@ -154,7 +154,7 @@ def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> list[Job]:
 def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
     """The jobs of the agenda, some of them twice.
 
-    Plain's sweep and first pairs; then block by block of the arms their sweeps, three pairs of each, six pairs of
+    Plain's sweep and first pairs; then block by block of the arms the sweep and three pairs of each, and six pairs of
     each; then ten pairs of plain, of the segment claim's arms and of the best four others.
     """
     yield from sweep(runs, PLAIN)
@@ -164,6 +164,7 @@ def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
         block = names[start : start + BLOCK]
         for name in block:
             yield from sweep(runs, name)
+            yield from more(runs, [name], PHASES[:1])
         yield from more(runs, [PLAIN, *block], PHASES)
     last = [*(name for name in CLAIM if name in arms), *best(runs, [name for name in names if name not in CLAIM])]
     yield from more(runs, last, (MOST,))

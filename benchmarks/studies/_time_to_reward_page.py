@@ -54,7 +54,7 @@ class Study:
         self.best = next((run for run in runs if run["arm"] == BEST), None)
         self.target = ledger.target(self.runs)
         self.usual = median(look for run in self.runs for look in run["looks"].get("look", []))
-        plain = ledger.of(self.runs, PLAIN, False)
+        plain = ledger.plains(self.runs)
         self.budgets = {axis: mean(self.x(run, axis)[-1] for run in plain) for axis in AXES}
         self.arms = [arm for arm in ARMS if self.finals(arm)]
 
@@ -71,10 +71,12 @@ class Study:
         self, arm: str, axis: str, guards: Mapping[str, float] = times.GUARDS, level: float | None = None
     ) -> dict[int, times.Time]:  # fmt: skip
         """The time of every final run of an arm to a gain, the target where none is named."""
-        limit = self.budgets[axis]
-        level = self.target if level is None else level
-        return {seed: times.time_to(run, level, self.x(run, axis), limit, guards)
-                for seed, run in self.finals(arm).items()}  # fmt: skip
+        found, level = {}, self.target if level is None else level
+        for seed, run in self.finals(arm).items():
+            x = self.x(run, axis)  # plain ends by rounds, so that each of its runs has a budget of its own
+            limit = x[-1] if arm == PLAIN else self.budgets[axis]
+            found[seed] = times.time_to(run, level, x, limit, guards)
+        return found
 
     def ratio(
         self, slow: str, fast: str, axis: str, guards: Mapping[str, float] = times.GUARDS, level: float | None = None
@@ -232,15 +234,15 @@ def about(study: Study) -> str:
     target = f"""
     The target is a held-out composite {study.target:+.3f} above the base model's: the mean over its seeds of what
     plain Flow-GRPO reaches at the end of its budget, {PLAIN_ROUNDS} rounds of 24 clips, which take it {b["cpu"]:.0f}
-    CPU seconds and {b["calls"]:.0f} denoiser calls. The composite is measured every two or three rounds on the same
+    CPU seconds and {b["calls"]:.0f} denoiser calls. The composite is measured every one to four rounds on the same
     {PROMPTS} held-out prompts with the same noise ({STEPS} denoising steps); the verifier and identity are also of
     a second clip of {TWINS} of them. A run's time to the target is interpolated between two looks."""
-    cut = """
+    cut = f"""
     A run is cut, and counts at the budget, where it does not arrive within the budget, or where at or before its
     arrival a guard fails: dynamic_degree below 0.95 of the base model's value, the verifier below 0.965, identity or
     diversity below 0.9. Where an arm has runs that were cut, its true ratio is lower than the one shown; where plain
-    has some, it is higher. The verifier reads 72 clips: two more that are read wrongly and its guard fails, which
-    happens by chance. The last column gives the ratio without guards."""
+    has some, it is higher. The verifier reads {PROMPTS + TWINS} clips: two more that are read wrongly and its guard
+    fails, which happens by chance. The last column gives the ratio without guards."""
     ratios = f"""
     Ratios are geometric means over pairs (one seed: the same prompts and first noise) of plain's use over the
     arm's, above 1 in the arm's favour, with 95 % intervals of `vidrl.inference.means.interval` on logarithms. CPU
