@@ -122,7 +122,7 @@ def test_zero_advantages_give_no_gradient_before_the_policy_moves():
 
 @pytest.mark.parametrize("options, expected", [
     ({}, [1, 2]), ({"kl_beta": 0.1}, [1, 3]), ({"kl_beta": 0.1, "ema_kl_beta": 0.0}, [1, 3]),
-    ({"decay": 0.5}, [1, 3]), ({"decay": 0.5, "ema_kl_beta": 0.0, "kl_beta": 0.1}, [1, 3]),
+    ({"decay": 0.5}, [1, 3]), ({"decay": 0.5, "ema_kl_beta": 0.0, "kl_beta": 0.1, "sample_from": "old"}, [1, 3]),
 ])  # fmt: skip
 def test_the_network_runs_once_for_sets_of_weights_that_are_equal(options, expected):
     algorithm, policy = AWM(steps=4, **options), exact()
@@ -138,6 +138,9 @@ def test_the_network_runs_once_for_sets_of_weights_that_are_equal(options, expec
     ({"ema_kl_beta": 0.0}, "expected a distance that holds.*set kl_beta > 0"),
     ({"updates": 1}, "with updates = 1 and decay = 0.0.*updates ≥ 2 or decay > 0"),  # old is live: it holds nothing
     ({"clip_range": 0.0}, "clip_range, ghuber_power > 0"), ({"ghuber_power": 0.0}, "clip_range, ghuber_power > 0"),
+    ({"decay": 0.5, "ema_kl_beta": 0.0, "kl_beta": 0.1}, "nothing would read the old weights"),
+    ({"decay_type": 1, "ema_kl_beta": 0.0, "kl_beta": 0.1}, "nothing would read the old weights"),
+    ({"weighting": "huber", "ghuber_power": 0.5}, "expected weighting = \"ghuber\""),
     ({"kl_beta": -1.0}, "kl_beta, ema_kl_beta ≥ 0"), ({"ema_kl_beta": -1.0}, "kl_beta, ema_kl_beta ≥ 0"),
 ])  # fmt: skip
 def test_bad_options_are_told_at_once(options, said):

@@ -144,6 +144,12 @@ def test_weights_that_nobody_keeps_cannot_sample():
         NFT(sample_from="ema").setup(exact(), Brightness(), 3)
 
 
+@EVERY
+def test_a_group_of_one_has_nobody_to_compare_with(kind):
+    with pytest.raises(ValueError, match="train.group"):
+        kind().setup(exact(), Brightness(), 1)
+
+
 def test_more_updates_than_rows_are_told_with_their_cure():
     algorithm, policy = NFT(steps=4, noises=1, updates=7), exact()
     with pytest.raises(ValueError, match="expected at least 7 rows, one an update, got 6: lower"):

@@ -52,8 +52,19 @@ class AWM(Forward):
         if min(positive) <= 0 or min(others) < 0:
             raise ValueError("expected clip_range, ghuber_power > 0 and kl_beta, ema_kl_beta ≥ 0, "
                              f"got {positive} and {others}")
-        lags = self.updates > 1 or self.decay or self.decay_type
-        if not self.kl_beta and not (self.ema_kl_beta and lags):
+        if self.weighting != "ghuber" and self.ghuber_power != 0.25:
+            raise ValueError("expected weighting = \"ghuber\" with a ghuber_power, which no other "
+                             f"weighting reads, got \"{self.weighting}\": set it, or leave the power out")
+        self._held()
+
+    def _held(self) -> None:
+        """Refuse a policy that nothing holds, and a moving average that nothing reads."""
+        moves = bool(self.decay or self.decay_type)
+        if moves and not self.ema_kl_beta and self.sample_from == "live":
+            raise ValueError("expected ema_kl_beta > 0 or sample_from = \"old\" with a decay or a "
+                             "decay_type, got ema_kl_beta = 0 and \"live\": nothing would read the "
+                             "old weights; set one of these, or leave decay and decay_type out")
+        if not self.kl_beta and not (self.ema_kl_beta and (self.updates > 1 or moves)):
             raise ValueError("expected a distance that holds the policy, because without one the "
                              "errors of bad clips grow without bound, got kl_beta = 0 and "
                              f"ema_kl_beta = {self.ema_kl_beta} with updates = {self.updates} and "
