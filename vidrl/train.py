@@ -25,7 +25,7 @@ from vidrl.rewards import Samples
 from vidrl.rollout import Plan, Rollout, decoded_pieces, draws, join, sample, tree
 from vidrl.scored import Scored
 from vidrl.segments import frame_spans
-from vidrl.update import Updater
+from vidrl.update import Updater, rehearse
 
 
 def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: None) -> Path:
@@ -154,13 +154,14 @@ class Trainer(Lookback):
 
     def _check(self) -> None:
         """Raise what the first round would raise, before any work."""
-        self._round_prompts()
+        prompts, index = self._round_prompts()
         self._check_measured()
         self.algorithm.setup(self.policy, self.reward, self.options.group)
         plan = self._plan()
         frame_spans(self.backbone.frame_map, plan.segments)
         times, noisy = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.stochastic, dtype=torch.long)
         transition.coefficients(self.backbone.path, plan.sampler, times[noisy], times[noisy + 1], plan.eta, times[1])
+        rehearse(self.algorithm, self.backbone.shape, plan, prompts, index, self.options.group)
         with self.workers.autocast():  # and with gradient: the update must not be the first to find that it has none
             self.backbone.ready()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from vidrl.learning_rate import factor
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy
+from vidrl.rollout import Plan, Rollout
 from vidrl.weight_drift import weight_drift
 
 RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| before the first update
@@ -151,3 +153,32 @@ def rewarded(values: Tensor) -> dict[str, Any]:
     known = values[values.isfinite()]
     spread = {"mean": float(known.mean()), "std": float(known.std(correction=0))}
     return {"reward": spread, "unscored_share": 1 - len(known) / len(values)}
+
+
+class _Cut(Exception):
+    """The samples of a round were cut into optimiser steps."""
+
+
+class _Rehearsal(Experience):
+    """A round that ends where its samples are cut into optimiser steps."""
+
+    def cut(self, samples: Tensor, updates: int) -> NoReturn:
+        next(super().cut(samples, updates))
+        raise _Cut
+
+
+def rehearse(
+    algorithm: Algorithm, shape: Sequence[int], plan: Plan, prompts: Sequence[str], index: Sequence[int], group: int
+) -> None:  # fmt: skip
+    """Raise, before anything is sampled, what cutting a round into optimiser steps would raise.
+
+    That is fewer rows than steps, or a group in several processes. `shape` is that of a latent, which stands there as
+    zeros that take no memory; no two samples have the same advantage.
+    """
+    zero, n, kept = torch.zeros(()), len(prompts), len(plan.keep)
+    latents, steps = zero.expand(len(index), *shape), zero.expand(len(index), kept, *shape)
+    rollout = Rollout({}, latents, steps, steps, zero.expand(len(index), kept, plan.segments), plan, steps)
+    credit = (1.0 + torch.arange(n))[:, None].expand(-1, plan.segments)
+    seen = _Rehearsal(rollout, credit, torch.arange(n) // group, prompts, torch.tensor(index), 0, 0)
+    with suppress(_Cut):
+        next(iter(algorithm.minibatches(seen)), None)

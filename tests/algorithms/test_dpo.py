@@ -207,7 +207,7 @@ def test_samples_that_tie_and_samples_without_score_are_in_no_pair():
     made = seen(algorithm, [[1.0], [0.0], [-0.1], [-0.9], [0.0], [0.0], [0.0], [0.0], [2.0], [-0.5], [-0.5], [-1.0]],
                 [0] * 4 + [1] * 4 + [2] * 4)  # fmt: skip
     assert pairs_of(algorithm, made) == [(0, 3, (1,)), (8, 11, (1,))]
-    assert len(list(algorithm.minibatches(made))) == 2  # fewer rows than updates: one row an update
+    assert len(list(algorithm.minibatches(made))) == 2  # ties leave fewer rows than updates: one row an update
     made = seen(algorithm, [[0.0]] * 4, [0] * 4)
     assert list(algorithm.minibatches(made)) == []
 
@@ -226,6 +226,12 @@ def test_both_clips_of_a_pair_have_one_noise_and_one_time():
     noise = (x - (1 - at) * clean) / at
     assert torch.allclose(noise[::2], noise[1::2], atol=1e-4)
     assert torch.equal(x, reference[0]) and torch.equal(t, reference[1])  # and so has the reference
+
+
+def test_more_updates_than_rows_without_any_tie_are_told():
+    algorithm = DPO(updates=5, noises=2)
+    with pytest.raises(ValueError, match="expected at least 5 rows, one an update, got 4"):
+        list(algorithm.minibatches(seen(algorithm, [[1.0], [-1.0], [0.5], [-0.5]], [0, 0, 1, 1])))
 
 
 @pytest.mark.parametrize("same", [False, True])
@@ -299,6 +305,8 @@ def test_labels_of_another_length_are_told():
 @pytest.mark.parametrize("options, said", [
     ({"beta": 0.0}, "expected beta > 0, got 0.0: with 0 nothing is learned"), ({"beta": -1.0}, "expected beta > 0"),
     ({"pairs": 0}, "at least one pair a group, got pairs = 0"),
+    ({"decay": 0.9}, 'expected reference = "old" with decay'),
+    ({"sample_from": "old"}, 'sample_from = "old", got "reference"'),
 ])  # fmt: skip
 def test_bad_options_are_told_at_once(options, said):
     with pytest.raises(ValueError, match=said):

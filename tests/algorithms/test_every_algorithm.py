@@ -145,6 +145,15 @@ def test_a_clip_may_be_one_segment_or_one_a_latent_frame(name, segments, tmp_pat
     assert 0 < norm(gradient) < float("inf")
 
 
+SAMPLING = [name for name in NAMES if kind(name).data != "clips" and "updates" in options(name, updates=1)]
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_more_updates_than_a_round_has_rows_are_told_before_anything_is_sampled(name, tmp_path):
+    with pytest.raises(ValueError, match="at least 1000 rows, one an update, got [1-9][0-9]*: lower algorithm.options"):
+        train.Trainer(config.load(made(tmp_path, name, updates=1000)))
+
+
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 

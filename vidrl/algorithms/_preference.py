@@ -39,6 +39,10 @@ class Preference(Forward):
         return self.reference == "old"
 
     def __post_init__(self) -> None:
+        old = self.decay or self.decay_type or self.sample_from == "old"
+        if self.reference != "old" and old:
+            raise ValueError('expected reference = "old" with decay, decay_type or sample_from = "old", '
+                             f'got "{self.reference}": old weights are kept for that reference alone')
         super().__post_init__()
         if self.beta <= 0:
             raise ValueError(f"expected beta > 0, got {self.beta}: with 0 nothing is learned; a small "
@@ -51,6 +55,7 @@ class Preference(Forward):
     def minibatches(self, seen: Experience) -> Iterator[Batch]:
         """Rows are a sample, or a pair, under one noise; where no label says anything there is no batch."""
         about, label = self.compared(seen)
+        whole = len(about) * self.noises
         about, label = about[label.any(1)], label[label.any(1)]
         if not len(about):
             return
@@ -58,7 +63,8 @@ class Preference(Forward):
         owner = seen.group[first] if self.same_noise else torch.arange(len(about))  # of a noise
         level, seeds = self.noise(seen, int(owner.max()) + 1)
         items = about.repeat_interleave(self.noises, 0)
-        for row, share in seen.cut(items, min(self.updates, len(items))):
+        few = min(self.updates, len(items))  # ties may leave fewer rows than updates, which is no error
+        for row, share in seen.cut(items, self.updates if whole < self.updates else few):
             item = row // self.noises
             at = owner[item] * self.noises + row % self.noises
             yield seen.batch(first[item], share, x0=seen.rollout.latents[seen.here[about[item]]],

@@ -80,16 +80,20 @@ class DPO(Preference):
 def ranked(seen: Experience, sizes: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Of each group best and worst, second best and second worst ..., (P, 2), and their labels (P, S).
 
-    `sizes` (S,) are the segments' parts of the clip, |S_j|/L; at most `most` pairs a group.
+    `sizes` (S,) are the segments' parts of the clip, |S_j|/L; at most `most` pairs a group. Samples
+    without advantage are put in the middle of their group, and the labels of their pairs are 0.
     """
-    credit, found = seen.advantage.mean(1) if seen.advantage.dim() == 3 else seen.advantage, []
-    whole = (credit * sizes).sum(1)
+    credit = seen.advantage.mean(1) if seen.advantage.dim() == 3 else seen.advantage
+    whole, able, found = (credit * sizes).sum(1), credit.any(1), []
     for number in seen.group.unique():
-        able = ((seen.group == number) & credit.any(1)).nonzero().flatten()
-        order = able[whole[able].argsort(descending=True, stable=True)]
+        members = (seen.group == number).nonzero().flatten()
+        order = members[whole[members].argsort(descending=True, stable=True)]
+        good, half = order[able[order]], int(able[order].sum() + 1) // 2
+        order = torch.cat([good[:half], order[~able[order]], good[half:]])
         found.append(torch.stack([order, order.flip(0)], 1)[: min(most, len(order) // 2)])
     pairs = torch.cat(found)
-    return pairs, (credit[pairs[:, 0]] - credit[pairs[:, 1]]).sign()
+    label = (credit[pairs[:, 0]] - credit[pairs[:, 1]]).sign()
+    return pairs, label * able[pairs].all(1, keepdim=True)
 
 
 def _apart(batch: Batch) -> Batch:
