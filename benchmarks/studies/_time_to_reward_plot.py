@@ -111,10 +111,10 @@ def ratios(study: Any, left: float) -> list[str]:
     """Plain's steady CPU seconds to the target over each arm's, on a scale of powers of two."""
     found = {arm: study.ratio(PLAIN, arm, "steady") for arm in study.arms if arm != PLAIN}
     wide = 340
-    at = lambda ratio: left + wide * (min(max(log2(ratio), -2.0), 4.0) + 2) / 6  # noqa: E731
+    at = lambda ratio: left + wide * (min(max(log2(ratio), -2.0), 6.0) + 2) / 8  # noqa: E731
     bottom = TOP + 24 * len(found) + 6
     parts = [text(left - 130, TOP - 10, "plain's CPU seconds to the target / the arm's", GREY)]
-    for tick in (0.25, 0.5, 1, 2, 4, 8, 16):
+    for tick in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64):
         dash = "" if tick == 1 else ' stroke-dasharray="2 4"'
         parts += [f'<path d="M{at(tick):.1f},{TOP}V{bottom}" stroke="#c9ccd1"{dash}/>',
                   text(at(tick), bottom + 14, f"{tick:g}×", f'text-anchor="middle" {GREY}')]  # fmt: skip
