@@ -13,6 +13,7 @@ from gaussian import MEAN, REWARD, Chain, Gaussian, Linear, kl_to, latents, scor
 from vidrl import plugin
 from vidrl.algorithms.base import Algorithm, Experience
 from vidrl.policy import Policy
+from vidrl.rewards import Score
 from vidrl.rollout import Rollout, draws, sample, tree
 
 CLOSE = 0.01  # nats; the optima below lie 0.2 to 0.5 nats from where training begins
@@ -131,3 +132,74 @@ def gradient(algorithm: Algorithm, policy: Policy, seen: Experience) -> dict[str
     (batch,) = algorithm.minibatches(seen)
     found = torch.autograd.grad(algorithm.loss(policy, batch).value, list(policy.weights.values()))
     return dict(zip(policy.weights, found, strict=True))
+
+
+# --- the forward process ---------------------------------------------------------------------------------------------
+
+# One noise a sample, each its own; advantages in the reward's unit. The reward is a sum over frames, and the frames are
+# independent, so that a segment's own advantage has the same optimum as the clip's.
+FORWARD = {"scale": "none", "max_advantage": 100.0, "updates": 1, "noises": 1, "same_noise": False}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("segments", [1, 2])
+def test_a_round_of_nft_tilts_by_the_advantage(segments):
+    """The minimiser of a round is v_old + Cov(A, v | x_t)/(β A_max) = v_old − λ s² g/(β A_max): p exp(A/(β A_max)).
+
+    That is exact without the weights 1/w±. With them, where x̂0⁺ is displaced by y standard deviations of x0 given x_t,
+    a displacement is wrong by about y²/3 of itself; here y ≤ 1/A_max.
+    """
+    top = 5.0
+    algorithm, policy = made("nft", Gaussian(), 2048, **FORWARD | {
+        "segments": segments, "beta": TAU / top, "kl_beta": 0.0, "max_advantage": top})  # fmt: skip
+    seen = lived(algorithm, given(algorithm, policy, drawn(policy, 2048)), 2048)
+    fit(algorithm, policy, renoised(seen, 150), 150)
+    reached(policy, MEAN + REWARD / TAU, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("segments", [1, 2])
+def test_awm_with_kl_ends_at_the_tilted_distribution(segments):
+    """There its own clips push as hard as the KL pulls: −Cov(A, v | x_t) + τ (v − v_ref) = 0, or v = v_ref − λ s² g/τ.
+
+    A round has one update, so that every ratio is 1 and no clip range binds.
+    """
+    algorithm, policy = made("awm", Gaussian(), 1024, **FORWARD | {
+        "segments": segments, "kl_beta": TAU, "ema_kl_beta": 0.0})  # fmt: skip
+    fit(algorithm, policy, own(algorithm, policy, 1024, 150), 150)
+    reached(policy, MEAN + REWARD / TAU, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("segments", [1, 2])
+def test_one_exact_projection_of_rwr_is_the_tilted_distribution(segments):
+    """Matching with the weights exp(A/τ) matches the distribution p exp(A/τ)."""
+    algorithm, policy = made("rwr", Gaussian(), 4096, **FORWARD | {"segments": segments, "beta": 1 / TAU})
+    seen = lived(algorithm, given(algorithm, policy, drawn(policy, 4096)), 4096)
+    fit(algorithm, policy, renoised(seen, 150), 150)
+    reached(policy, MEAN + REWARD / TAU, 1.0)
+
+
+@pytest.mark.slow
+def test_rwr_of_a_quadratic_reward_narrows_the_distribution_too():
+    """Of r = −½ ‖x − c‖² the optimum p exp(r/τ) has the precision 1/s² + 1/τ, and the mean that weighs m and c by them."""
+    centre, precision = torch.tensor([1.5, 0.5]), 1 + 1 / TAU
+    algorithm, policy = made("rwr", Gaussian(), 4096, **FORWARD | {"beta": 1 / TAU})
+    x = drawn(policy, 4096)
+    score = Score(-0.5 * (x - centre).square().sum(1))
+    seen = lived(algorithm, given(algorithm, policy, x), 4096, score=score)
+    fit(algorithm, policy, renoised(seen, 150), 150)
+    reached(policy, (MEAN + centre / TAU) / precision, 1 / precision)
+
+
+def own(algorithm: Algorithm, policy: Policy, n: int, total: int) -> Iterator[Experience]:
+    """Rounds of one group of n clips of the policy's own distribution."""
+    for round in range(total):
+        yield lived(algorithm, given(algorithm, policy, drawn(policy, n, round), round), n, round)
+        algorithm.after(policy, round)
+
+
+def reached(policy: Policy, mean: torch.Tensor, variance: float) -> None:
+    """The policy's clips are CLOSE to a Gaussian from which the base's are not."""
+    base = MEAN + torch.randn(20_000, 2, generator=torch.Generator().manual_seed(9))
+    assert kl_to(base, mean, variance) > 0.15 and kl_to(generated(policy), mean, variance) < CLOSE
