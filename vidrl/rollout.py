@@ -104,7 +104,8 @@ class Level:
     @property
     def first(self) -> list[int]:
         """The first sample of each node."""
-        return [list(self.node).index(n) for n in range(len(self.generators))]
+        first = {n: i for i, n in reversed(list(enumerate(self.node)))}
+        return [first[n] for n in range(len(self.generators))]
 
 
 def draws(seed: int, names: Sequence[tuple[object, ...]]) -> list[torch.Generator]:
@@ -145,8 +146,8 @@ def tree(plan: Plan, seed: int, samples: Sequence[tuple[int, int, int]], group: 
     for depth in range(len(children)):
         width = prod(children[depth:])
         own = [(r, p, "node", depth, member // width) if depth else (r, p) for r, p, member in samples]
-        names = list(dict.fromkeys(own))
-        levels.append(Level([names.index(name) for name in own], draws(seed, names)))
+        place = {name: n for n, name in enumerate(dict.fromkeys(own))}
+        levels.append(Level([place[name] for name in own], draws(seed, list(place))))
     return levels
 
 

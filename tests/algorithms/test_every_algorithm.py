@@ -192,7 +192,7 @@ def first_step(folder: Path, name: str, pairs: bool) -> list[float]:
     batch = batches(trainer, seen)[0]
     before, gradient = backward(trainer.algorithm, trainer.policy, batch)
     for weight, slope in zip(trainer.policy.weights.values(), gradient, strict=True):
-        weight.data -= 0.01 / norm(gradient) * slope
+        weight.data -= 1e-3 / norm(gradient) * slope
     return [before, norm(gradient), backward(trainer.algorithm, trainer.policy, batch)[0]]
 
 

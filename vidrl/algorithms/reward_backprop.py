@@ -30,6 +30,8 @@ class RewardBackprop(Algorithm):
 
     L = −R(decode(x0)) + β Σ_k mean (v_k − v_ref,k)², k the steps that the gradient goes through; a row is a clip.
 
+    The second term compares predictions at the x_k that were visited, and has no gradient through x_k.
+
     `way`, and what the gradient goes through:
 
     - "draft": the last K steps of the deterministic sampler (DRaFT-K, arXiv 2309.17400);
@@ -130,8 +132,9 @@ class RewardBackprop(Algorithm):
                 raw = policy.predict(x, t, batch.cond)
             else:
                 raw = checkpoint(policy.predict, x, t, batch.cond, use_reentrant=False)
-            if self.beta:
-                away = away + self._off(policy, raw, x.detach(), t, batch)
+            if self.beta:  # at the x that was visited: the penalty has no gradient through x
+                held = policy.predict(x.detach(), t, batch.cond) if x.requires_grad else raw
+                away = away + self._off(policy, held, x.detach(), t, batch)
             if self.way == "refl":
                 return path.split(raw, x, plan.times[k])[0], away
             x = plan.gaussian(policy.backbone, raw, x, plan.times[k], plan.times[k + 1], noisy=False).mean
