@@ -93,7 +93,8 @@ def by_hand(policy: Policy, x, first: int, last: int, frames=range(9), beta: flo
     """The loss's gradient in a and b, in float64, by the derivatives (p, q) of x in a and b from step to step.
 
     x' = x + (s − t)(a x + b t), p' = p + (s − t)(x + a p), q' = q + (s − t)(a q + t). `away`: how far a and b are from
-    the reference's, so that v − v_ref = away_a x + away_b t where x is the same.
+    the reference's, so that v − v_ref = away_a x + away_b t where x is the same; this distance is at the x that is
+    visited, and has no derivative in x.
     """
     times = policy.backbone.times(4)
     a, b = (float(w.detach()) for w in (policy.backbone.network.a, policy.backbone.network.b))
@@ -102,7 +103,7 @@ def by_hand(policy: Policy, x, first: int, last: int, frames=range(9), beta: flo
     for k in range(first, last):
         t, step = times[k], times[k + 1] - times[k]
         off = away[0] * x + away[1] * t
-        kl = [kl[0] + 2 * float((off * (x + a * p)).mean()), kl[1] + 2 * float((off * (a * q + t)).mean())]
+        kl = [kl[0] + 2 * float((off * x).mean()), kl[1] + 2 * float((off * t).mean())]
         x, p, q = x + step * (a * x + b * t), p + step * (x + a * p), q + step * (a * q + t)
     return [beta * kl[i] - reward_slope(x, d, frames) for i, d in enumerate((p, q))]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -128,12 +129,11 @@ class RewardBackprop(Algorithm):
         first, away = plan.keep[0], x.new_zeros(())
         for k in range(first, first + 1 if self.way == "refl" else self.steps):
             t = torch.full((len(x),), plan.times[k], device=x.device)
-            if self.way == "refl" or k == self.steps - 1 == first:
-                raw = policy.predict(x, t, batch.cond)
-            else:
-                raw = checkpoint(policy.predict, x, t, batch.cond, use_reentrant=False)
-            if self.beta:  # at the x that was visited: the penalty has no gradient through x
-                held = policy.predict(x.detach(), t, batch.cond) if x.requires_grad else raw
+            alone = self.way == "refl" or k == self.steps - 1 == first
+            predict = policy.predict if alone else partial(checkpoint, policy.predict, use_reentrant=False)
+            raw = predict(x, t, batch.cond)
+            if self.beta:  # the prediction at x held fixed, as the reference is
+                held = predict(x.detach(), t, batch.cond) if x.requires_grad else raw
                 away = away + self._off(policy, held, x.detach(), t, batch)
             if self.way == "refl":
                 return path.split(raw, x, plan.times[k])[0], away
