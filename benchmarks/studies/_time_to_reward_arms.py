@@ -71,7 +71,8 @@ CONTROL: dict[str, Any] = {"segments": 5, "credit": "whole"}
 EQUAL: dict[str, Any] = {"equalise": True}
 DECAY = ("train.rounds=24", 'train.lr_schedule="linear"', "train.lr_end=0.1")
 LARGE = ("train.prompts_per_round=6",)
-FORWARD: dict[str, Any] = {"steps": 10, "noises": 4, "updates": 2, "scale": "batch", "per_part": True}
+FORWARD: dict[str, Any] = {"steps": 10, "noises": 4, "updates": 2, "scale": "batch", "per_part": True,
+                           "same_noise": True}  # fmt: skip
 
 # In the order in which they are run, some of them side by side.
 ARMS: dict[str, Arm] = {
@@ -107,6 +108,10 @@ ARMS: dict[str, Arm] = {
                {"steps": 10, "noises": 4, "segments": 1, "pairs": 4}, 2),
     "nft-5-decay": Arm("nft-5 with KL, the learning rate falling to a tenth over 24 rounds", "nft",
                        FORWARD | SEGMENT | {"beta": 0.1, "kl_beta": 0.01}, 2, DECAY),
+    "nft-5-reuse": Arm("nft-5 with twice the noises and twice the updates on the same clips", "nft",
+                       FORWARD | SEGMENT | {"beta": 0.1, "noises": 8, "updates": 4}, 2),
+    "nft-5-apart": Arm("nft-5 with noises of its own for each clip of a group", "nft",
+                       FORWARD | SEGMENT | {"beta": 0.1, "same_noise": False}, 2),
     "segment-48": Arm("segment with 48 clips a round", "grpo", SHIPPED | SEGMENT | EQUAL, 2, LARGE),
     "nft-5-48": Arm("nft-5 with 48 clips a round", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 1, LARGE),
     "plain-wide": Arm("plain with the wider clip range of the recipes, 5e-4", "grpo",

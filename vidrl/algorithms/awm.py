@@ -39,7 +39,6 @@ class AWM(Forward):
     coefficients: ClassVar[tuple[str, ...]] = ("kl_beta",)
 
     sample_from: Literal["live", "old"] = "live"
-    same_noise: bool = True  # advantages add up to 0 in a group: what all its clips share cancels
     weighting: Literal["uniform", "t", "t**2", "huber", "ghuber"] = "uniform"
     ghuber_power: float = 0.25
     clip_range: float = 1.0

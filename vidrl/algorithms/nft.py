@@ -35,7 +35,6 @@ class NFT(Forward):
     coefficients: ClassVar[tuple[str, ...]] = ("kl_beta",)
 
     sample_from: Literal["live", "old", "ema"] = "old"
-    same_noise: bool = True  # advantages add up to 0 in a group: what all its clips share cancels
     beta: float = 1.0
     kl_beta: float = 0.0
 
