@@ -20,6 +20,8 @@ LAYERS = [
     {"lookback"},
     {"broadcast"},
     {"update", "record", "held_out"},
+    {"offline"},
+    {"clip_latents"},
     {"algorithms"},
     {"influence"},
     {"rollout"},
@@ -35,7 +37,7 @@ LAYERS = [
     {"transition", "segments", "world", "corruptions", "clip_files", "fitting"},
     {"rewards"},
     {"inference"},
-    {"path", "pieces", "plugin", "toml", "charts", "launch", "guards",
+    {"path", "pieces", "plugin", "toml", "recipe_text", "charts", "launch", "guards",
      "learning_rate", "standstill"},
     {"user_modules", "extras"},
 ]

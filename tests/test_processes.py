@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import ended, forked, recipe, rows, summary, timeless
+from toys import ended, forked, recipe, rows, summary, timeless, with_clips
 
 from vidrl import checkpoint, config, launch, train
 from vidrl.algorithms.base import Loss
@@ -93,6 +93,26 @@ def test_two_processes_learn_as_one_does(tmp_path, changes):
         close(a["measures"], b["measures"], 1e-5)
     assert "NaN" not in (two / "metrics.jsonl").read_text()
     assert json.loads((two / "credit.json").read_text()) and summary(two)["status"] == "finished"
+
+
+@pytest.mark.parametrize("data", ["clips", "pairs", "beside"])
+def test_two_processes_read_files_as_one_does(tmp_path, data):
+    """The clips are encoded by turns; one that cannot be read is left out by both."""
+    pytest.importorskip("av", reason="needs vidrl[train]")
+    paired = {"name": "test_offline:Paired", "options": {"segments": 3}}
+    algorithm = {"clips": {"name": "sft"}, "pairs": paired, "beside": {"options": {"steps": 4, "segments": 3}}}[data]
+    runs = []
+    for name in ("one", "two"):
+        made = recipe(tmp_path / name, algorithm=algorithm, train_rounds=2, train_data_weight=0.5 * (data == "beside"))
+        with_clips(tmp_path / name, made, 8, data == "pairs", [1, 0, -1])
+        (tmp_path / name / "clips" / "5.mp4").write_text("no video")
+        runs.append(train.run(made) if name == "one" else trained(made))
+    for a, b in zip(rows(runs[0]), rows(runs[1]), strict=True):
+        close(timeless(a), timeless(b), 1e-5)
+    one, two = map(last_weights, runs)
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-5) for name in one)
+    told = [next(row["message"] for row in rows(run, "events") if row["message"].startswith("data.")) for run in runs]
+    assert all("5.mp4" in each for each in told)
 
 
 def test_both_end_with_the_same_weights_and_one_writes(tmp_path):

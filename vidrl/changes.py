@@ -78,7 +78,8 @@ MAY_CHANGE = (
     Allowed("device", "another GPU, or a CPU", "weights"),
     Allowed("versions", "of vidrl and of the packages it uses", "weights"),
 )
-IDENTIFIED_BY_CONTENT = ("data.prompts", "data.held_out", "backbone.options.model", "policy.lora")  # files may move
+IDENTIFIED_BY_CONTENT = ("data.prompts", "data.held_out", "data.clips", "data.pairs", "backbone.options.model",
+                         "policy.lora")  # files may move
 
 
 def between(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[Change]:

@@ -15,6 +15,7 @@ from typing import Any
 from vidrl.rewards import _manifest
 from vidrl.rewards._tables import BadTable, entries
 
+__all__ = ["BadTable", "Entry", "Table", "read_clips", "read_pairs", "shown"]
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # what VideoFolder of Hugging Face's datasets reads
 PAIR = ("prompt", "chosen", "rejected")  # the columns that a table of pairs must have
 LABELS = ("labels", "segment_labels")
@@ -102,6 +103,11 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
     made = [_pair(table, *one) for one in listed]
     _same_count(table, made)
     return _there(table, made, [], notes)
+
+
+def read(key: str, path: str | os.PathLike[str]) -> Table:
+    """The table that `data.clips` or `data.pairs` of a recipe names; `key` is "clips" or "pairs"."""
+    return read_clips(path) if key == "clips" else read_pairs(path)
 
 
 def _table(path: Path) -> Path:

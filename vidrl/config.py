@@ -7,20 +7,16 @@ TOML, because YAML reads `1e-4` as text.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vidrl import plugin, prompts, toml
+from vidrl import clip_files, plugin, prompts, toml
 from vidrl.learning_rate import Schedule
+from vidrl.recipe_text import BadRecipe, Given, apply, plain, read
 from vidrl.rewards import _named, _parts
-
-
-class BadRecipe(ValueError):
-    """A recipe, an override or a prompt file that cannot be used; the message says how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +69,18 @@ class AlgorithmSection:
 
 @dataclass(frozen=True)
 class Data:
-    """Prompt files, one prompt a line, # for comments; the first `held_out_n` held-out prompts are evaluated on."""
+    """Prompt files, one prompt a line, # for comments; the first `held_out_n` held-out prompts are evaluated on.
+
+    `clips`: a table of clips and prompts, or a folder with metadata.jsonl; `pairs`: a table of prompt, chosen and
+    rejected clip. Clips that are missing or do not fit are left out, or refused with `strict`: docs/training_data.md.
+    """
 
     prompts: str = ""
     held_out: str = ""
     held_out_n: int = 256
+    clips: str = ""
+    pairs: str = ""
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class Train:
 
     `micro_batch`: clips sampled, and pairs updated, at once; 0 is 16 on a GPU and 32 on a CPU. `score_batch`: clips
     decoded and scored at once, which is all that host memory holds of the clips of a round or of an evaluation, beside
-    those that are shown. Where memory runs out, the size of the stage is halved.
+    those that are shown. Where memory runs out, the size of the stage is halved. `data_weight`: of the loss of sft on
+    `data.clips`, added to the algorithm's own loss (DDRL, arXiv 2512.04332).
 
     `lr_schedule`, `lr_end`, `warmup` (rounds): see `vidrl.learning_rate`. `eval_n`: how many of the held-out prompts,
     the first ones, are evaluated between rounds; 0 is all, as before the first round and after the last.
@@ -114,6 +118,7 @@ class Train:
     ema: float = 0.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     show: int = 8
+    data_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, tuples as lists: what TOML and JSON can hold."""
-        return _plain(dataclasses.asdict(self))
+        return plain(dataclasses.asdict(self))
 
     def to_toml(self) -> str:
         """TOML text from which `build(tomllib.loads(text))` gives an equal recipe."""
@@ -181,15 +186,15 @@ def load(source: Source, overrides: Sequence[str] = (), files: bool = True) -> R
         return build(source.to_dict(), overrides, files=files)
     if isinstance(source, Mapping):
         return build(source, overrides, files=files)
-    table = _read(Path(source))
+    table = read(Path(source))
     return build({"run": f"runs/{Path(source).stem}"} | table, overrides, str(source), files)
 
 
 def build(table: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "recipe", files: bool = True) -> Recipe:
     """The recipe that a nested table describes; `files = False` leaves the prompt files unread."""
-    merged = _plain(table)
+    merged = plain(table)
     for override in overrides:
-        _apply(merged, override)
+        apply(merged, override)
     recipe = _section(Recipe, merged, "", where)
     _check_values(recipe)
     if files:
@@ -219,6 +224,22 @@ def read_prompts(path: str | Path) -> list[str]:
         raise BadRecipe(str(error)) from error
 
 
+def read_table(data: Data, key: str) -> clip_files.Table:
+    """The table that `data.clips` or `data.pairs` names; one that cannot be used raises `BadRecipe`."""
+    try:
+        return clip_files.read(key, getattr(data, key))
+    except clip_files.BadTable as error:
+        raise BadRecipe(f"data.{key}: {error}") from error
+
+
+def training_prompts(data: Data) -> list[str]:
+    """The prompts that are trained on: those of `data.prompts`; where that is empty, those of `clips` and `pairs`."""
+    if data.prompts:
+        return read_prompts(data.prompts)
+    tables = [read_table(data, key) for key in ("clips", "pairs") if getattr(data, key)]
+    return list(dict.fromkeys(prompt for table in tables for prompt in table.prompts))
+
+
 def diff(a: Recipe, b: Recipe) -> list[str]:
     """One line for each value in which two recipes differ, `key: of a -> of b`; the folder `run` apart.
 
@@ -230,46 +251,6 @@ def diff(a: Recipe, b: Recipe) -> list[str]:
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        shipped = sorted(str(recipe) for recipe in Path("scripts/recipes").glob("*.toml"))
-        advice = f"; recipes here: {', '.join(shipped)}" if shipped else ""
-        raise BadRecipe(f"recipe {path}: expected a TOML file, found none{advice}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadRecipe(f"recipe {path} is not TOML: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _apply(table: dict[str, Any], override: str) -> None:
-    key, equals, raw = override.partition("=")
-    if not equals or not key:
-        raise BadRecipe(f"override {override!r}: expected key=value, as train.rounds=3")
-    *parents, last = key.split(".")
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise BadRecipe(f"override {override!r}: {parent!r} is a value, not a section")
-    table[last] = _Given(raw)
-
-
-class _Given(str):
-    """The text of an override's value, whose type only its field can tell: `run=7` is the folder 7."""
-
-    @property
-    def value(self) -> Any:
-        try:
-            return tomllib.loads(f"value = {self}")["value"]
-        except tomllib.TOMLDecodeError:
-            return str(self)
 
 
 def _section(cls: type, table: Mapping[str, Any], prefix: str, where: str) -> Any:
@@ -293,7 +274,7 @@ def _value(value: Any, hint: Any, key: str, where: str) -> Any:
 
 
 def _typed(value: Any, hint: Any) -> Any:
-    if isinstance(value, _Given):
+    if isinstance(value, Given):
         return str(value).strip("\"'") if hint is str else value.value
     return {key: _typed(item, Any) for key, item in value.items()} if isinstance(value, dict) else value
 
@@ -316,6 +297,7 @@ def _check_values(recipe: Recipe) -> None:
                            "reward against the others of its group, so a group of one learns nothing"),
         (0 <= train.max_unscored <= 1, f"train.max_unscored: expected a share in [0, 1], got {train.max_unscored}"),
         (0 <= train.ema < 1, f"train.ema: expected a decay in [0, 1), got {train.ema}"),
+        (train.data_weight >= 0, f"train.data_weight: expected 0 (none) or more, got {train.data_weight}"),
         (train.learning_rate > 0, f"train.learning_rate: expected more than 0, got {train.learning_rate}"),
         (not (recipe.reward.name and recipe.reward.parts), "reward: expected name or parts, got both"),
         (recipe.reward.name or not recipe.reward.options, "reward.options: expected reward.name, whose options these "
@@ -350,9 +332,13 @@ def _check_values(recipe: Recipe) -> None:
 
 def _check_prompts(data: Data) -> None:
     for key in ("prompts", "held_out"):
-        if not getattr(data, key):
+        if getattr(data, key):
+            read_prompts(getattr(data, key))
+        elif key == "held_out" or not (data.clips or data.pairs):
             raise BadRecipe(f"data.{key}: expected a text file, one prompt a line, got ''")
-        read_prompts(getattr(data, key))
+    for key in ("clips", "pairs"):
+        if getattr(data, key):
+            read_table(data, key)
     available = len(read_prompts(data.held_out))
     if not 1 <= data.held_out_n <= available:
         raise BadRecipe(f"data.held_out_n: expected 1 to {available} (the prompts in {data.held_out}), "

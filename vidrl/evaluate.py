@@ -53,8 +53,45 @@ def check_recipe(recipe: config.Recipe) -> None:
     Raises the errors of `config.check_plugins`, and ValueError for a reward that the algorithm cannot credit.
     """
     config.check_plugins(recipe)
+    check_data(recipe, getattr(plugin.find("algorithms", recipe.algorithm.name), "data", "none"))
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
     algorithm.check(build_reward(recipe.reward), recipe.train.group)
+
+
+def check_data(recipe: config.Recipe, learns: str) -> None:
+    """Raise BadRecipe where a recipe's files of clips do not suit its algorithm; `learns` is the algorithm's `data`."""
+    data, name, weight = recipe.data, recipe.algorithm.name, recipe.train.data_weight
+    rules = [
+        (data.clips or learns != "clips", f"data.clips: {name} learns from clips of files: name a table of clips and "
+         "prompts, as data.clips = \"clips/metadata.jsonl\", got ''"),
+        (not data.clips or learns == "clips" or weight > 0, f"data.clips: {name} learns from clips that the policy "
+         f"samples, and would not read {data.clips}: set train.data_weight, as 0.1, to add the loss on these clips, "
+         f"take another algorithm ({_that_learn('clips')}), or leave data.clips empty"),
+        (not data.pairs or learns == "pairs?", f"data.pairs: {name} does not learn from pairs, and would not read "
+         f"{data.pairs}: take another algorithm ({_that_learn('pairs?')}), or leave data.pairs empty"),
+        (weight == 0 or learns != "clips", f"train.data_weight: expected 0 with {name}, whose loss is the one on "
+         f"data.clips, got {weight:g}"),
+        (weight == 0 or data.clips, f"train.data_weight: expected data.clips with a weight of {weight:g}, got '': name "
+         "the clips, or set the weight to 0"),
+        (data.prompts or offline(recipe, learns), f"data.prompts: expected a text file, one prompt a line, because "
+         f"{name} samples clips of its prompts, got ''"),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise config.BadRecipe(message)
+
+
+def offline(recipe: config.Recipe, learns: str) -> str:
+    """Where the samples of a round come from: "clips" or "pairs" of files, or "" for the policy."""
+    if learns == "clips":
+        return "clips"
+    return "pairs" if learns == "pairs?" and recipe.data.pairs else ""
+
+
+def _that_learn(data: str) -> str:
+    """The algorithms that learn from clips or pairs of files."""
+    names = plugin.names("algorithms")
+    return ", ".join(one for one in names if getattr(plugin.find("algorithms", one), "data", "") == data) or "none yet"
 
 
 def score_each(reward: Reward, samples: Samples) -> Score:

@@ -1,4 +1,4 @@
-"""The inputs that a run folder keeps: its prompts, and hashes of the files of its model and of its LoRA.
+"""The inputs that a run folder keeps: its prompts, and hashes of its files: of the model, of the LoRA, of clips.
 
 A path alone does not say which run it is: the file behind it may be edited between a kill and a resumption, or moved.
 """
@@ -6,20 +6,23 @@ A path alone does not say which run it is: the file behind it may be edited betw
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vidrl import clip_files
+
 SUFFIXES = {".json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".model", ".txt", ".gguf"}
 MEASURED = "influence.safetensors"  # a result of `vidrl influence`, no part of the model
-KEYS = ("backbone.options.model", "policy.lora")
+KEYS = ("backbone.options.model", "policy.lora", "data.clips", "data.pairs")
 LARGE = 2**30  # bytes that take a second or more to read
 Files = dict[str, dict[str, Any]]  # a file's path below its folder → {"sha256", "stamp"}
 
 
 def fingerprint(recipe: Mapping[str, Any], known: Mapping[str, Files]) -> dict[str, Files]:
-    """The hashes of the files behind the model and the LoRA that a recipe names; nothing where it names no files.
+    """The hashes of the files behind the model, the LoRA and the clips that a recipe names; none where it names none.
 
     A file whose size, times and inode are those in `known`, hashes of an earlier start, is not read again.
     """
@@ -32,6 +35,8 @@ def named(recipe: Mapping[str, Any], key: str) -> dict[str, Path]:
     value: Any = recipe
     for name in key.split("."):
         value = value.get(name, "") if isinstance(value, Mapping) else ""
+    if value and key in ("data.clips", "data.pairs"):
+        return _of_table(clip_files.read(key.removeprefix("data."), value))
     return files(value) if isinstance(value, str) and value else {}
 
 
@@ -46,6 +51,14 @@ def files(name: str) -> dict[str, Path]:
     inside = ((file.relative_to(folder), file) for file in sorted(folder.rglob("*")) if file.is_file())
     return {str(below): file for below, file in inside
             if file.suffix.lower() in SUFFIXES and file.name != MEASURED and not _hidden(below)}
+
+
+def _of_table(table: clip_files.Table) -> dict[str, Path]:
+    """A table and the clips that it names, by their paths from the folder of the table."""
+    clips = {os.path.relpath(clip, table.path.parent): clip for clip in table.clips}
+    pictures = {f"{name}/{one.name}": one for name, clip in clips.items() if clip.is_dir()
+                for one in sorted(clip.iterdir()) if one.is_file()}  # fmt: skip
+    return {table.path.name: table.path, **{name: clip for name, clip in clips.items() if clip.is_file()}, **pictures}
 
 
 def differences(old: Mapping[str, Files], new: Mapping[str, Files]) -> list[str]:

@@ -14,6 +14,7 @@ from vidrl.algorithms.base import Algorithm
 from vidrl.backbones.base import Denoiser
 from vidrl.broadcast import from_main, unlike, unseen
 from vidrl.held_out import Abandoned, HeldOut, Look
+from vidrl.offline import Files
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy, unused
@@ -37,6 +38,7 @@ class Lookback:
     held_out: HeldOut
     pieces: dict[str, Pieces]  # how many clips, or rows, each stage takes at once
     prompts: Sequence[str]
+    files: Files
     judged: str
     round: int
     evaluated: int
@@ -51,9 +53,10 @@ class Lookback:
     def _note(self) -> None:
         """Tell the terminal and the run folder what a person should know of the recipe before the run begins."""
         data = self.recipe.data
-        notes = unused(self.recipe.policy, self.policy.lora) + prompts.notes(data.prompts, data.held_out,
-                                                                             data.held_out_n)
-        for name, asked in (("data.prompts", self.prompts), ("data.held_out", self.held_out.prompts)):
+        notes = unused(self.recipe.policy, self.policy.lora) + self.files.notes + prompts.notes(
+            "" if self.files.source else data.prompts, data.held_out, data.held_out_n, self.prompts)
+        trained = f"data.{self.files.source or 'prompts'}"
+        for name, asked in ((trained, self.prompts), ("data.held_out", self.held_out.prompts)):
             cut = self.backbone.truncated(asked)
             if cut:
                 notes.append(f"{name}: {len(cut)} of {len(asked)} prompts are longer than what the text encoder reads, "

@@ -37,15 +37,18 @@ def comments(path: str | Path) -> int:
     return sum(line.startswith("#") for line in _lines(path))
 
 
-def notes(training: str | Path, held_out: str | Path, n: int) -> list[str]:
-    """What a person should know of a run's two prompt files; the first `n` held-out prompts are evaluated on."""
-    found = {name: comments(name) for name in dict.fromkeys((str(training), str(held_out)))}
+def notes(training: str | Path, held_out: str | Path, n: int, others: Sequence[str] = ()) -> list[str]:
+    """What a person should know of a run's two prompt files; the first `n` held-out prompts are evaluated on.
+
+    `training` "" is none; `others` are prompts that are trained on and stand in no prompt file.
+    """
+    found = {name: comments(name) for name in dict.fromkeys((str(training), str(held_out))) if name}
     told = [f"{name}: {count} lines begin with #: they are comments, not prompts"
             for name, count in found.items() if count]
-    trained, measured = set(read(training)), read(held_out)[:n]
+    trained, measured = {*(read(training) if str(training) else ()), *others}, read(held_out)[:n]
     shared = sum(prompt in trained for prompt in measured)
     if shared:
-        same = Path(training).resolve() == Path(held_out).resolve()
+        same = bool(str(training)) and Path(training).resolve() == Path(held_out).resolve()
         told.append(f"{'data.prompts and data.held_out are one file: ' if same else ''}{shared} of {len(measured)} "
                     "held-out prompts are trained on as well, so that the held-out measures do not show how the model "
                     "does on prompts that it was not trained on")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vidrl.algorithms.base import Experience
 from vidrl.backbones.base import PromptCache, rows
 from vidrl.held_out import HeldOut, Look
 from vidrl.lookback import NO_BEST, Lookback
+from vidrl.offline import Files, dealt
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy
@@ -59,8 +61,9 @@ class Trainer(Lookback):
         self.policy = Policy(self.backbone, *lora, p.full, recipe.seed, p.lora_partial)
         self.updater = Updater(self.policy, self.algorithm, self.workers, self.options, recipe.seed)
         self.reward = evaluate.build_reward(recipe.reward).to(self.workers.device)
-        self.prompts = config.read_prompts(recipe.data.prompts)
         self.encode = PromptCache(self.backbone)
+        self.files = Files(recipe, self.algorithm, self.policy, self.workers, self.encode)
+        self.prompts = self.files.prompts
         self.record = Record(Path(recipe.run), self.workers.main, recipe.guard.bands)
         held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
         smaller = "use a smaller clip, backbone.options.dtype = 'bfloat16', or a device of more memory"
@@ -87,6 +90,7 @@ class Trainer(Lookback):
             return self.record.folder
         self.workers.start_trackers()
         with self.workers.interruptible(), self._leaving():
+            self.files.read()
             self._restore(resume)
             self._note()
             self.workers.assert_alike(self.policy.checksum())
@@ -112,71 +116,68 @@ class Trainer(Lookback):
     # One round
 
     def _train_round(self) -> dict[str, Any]:
-        clock = Clock()
-        prompts, index = self._round_prompts()
-        mine = [prompts[i] for i in index]
-        plan = self._plan()
+        clock, plan = Clock(), self._plan()
         with clock("sample"):
-            rollout = self._sample(mine, index, plan)
-        group = torch.arange(len(prompts)) // self.options.group
-        scored = self._scored(rollout, mine, clock) if plan.scored else None
-        score = self.workers.gather_score(scored.score) if scored else None
-        if score is None:  # the loss scores for itself: nobody needs credit
-            advantage = torch.zeros(len(prompts), plan.segments)
-        else:
-            evaluate.check_scored(score, self.options.max_unscored, self.round)
-            advantage = self.algorithm.advantages(score, group, prompts, plan)
+            made = self.files.experience(self.round, plan) if self.files.source else self._sampled(plan)
+        made, row = self._scored(made, clock) if plan.scored else (made, {})
         with clock("update"):
-            mine_of = torch.tensor(index)
-            brought = Experience(rollout, advantage, group, prompts, mine_of, self.seed, self.round, score=score)
-            seen = self.updater.update(brought)
-        if "kl" not in seen:
+            row |= self.updater.update(made, self.files.beside(self.round))
+        if "kl" not in row:
             told = "no optimiser step: there was nothing to learn from, as where the samples of every group tie"
             self.record.event(self.round + 1, "skipped", told)
-        if seen.get("skipped_steps"):
-            told = f"{seen['skipped_steps']} optimiser step(s) left out; the loss scale is {seen['loss_scale']:g} now"
+        if row.get("skipped_steps"):
+            told = f"{row['skipped_steps']} optimiser step(s) left out; the loss scale is {row['loss_scale']:g} now"
             self.record.event(self.round + 1, "overflow", f"a gradient overflowed under fp16: {told}")
-        if scored is None or score is None:
-            evaluate.check_share(seen.get("unscored_share", 0.0), self.options.max_unscored, self.round)
-            return seen | {"seconds": clock.seconds}
-        self.record.credit(scored, advantage[index], plan, self.backbone.frame_map, self.algorithm.known)
-        spread = evaluate.diversity(self.workers.all(scored.thumbnails), group).mean()
-        return summarise(score, group) | seen | {"diversity": float(spread), "seconds": clock.seconds}
+        evaluate.check_share(row.get("unscored_share", 0.0), self.options.max_unscored, self.round)  # of a loss's own
+        return row | {"seconds": clock.seconds}
 
-    def _scored(self, rollout: Rollout, prompts: list[str], clock: Clock) -> Scored:
-        """The scores of this process's clips, which are decoded a few at a time."""
+    def _sampled(self, plan: Plan) -> Experience:
+        """The round's samples, before they are scored."""
+        prompts, index = self._round_prompts()
+        group = torch.arange(len(prompts)) // self.options.group
+        rollout = self._sample([prompts[i] for i in index], index, plan)
+        nothing = torch.zeros(len(prompts), plan.segments)
+        return Experience(rollout, nothing, group, prompts, torch.tensor(index), self.seed, self.round)
+
+    def _scored(self, made: Experience, clock: Clock) -> tuple[Experience, dict[str, Any]]:
+        """The same with advantages, and the round's row of rewards: decode, score, credit."""
+        plan, mine = made.rollout.plan, [made.prompts[i] for i in made.index.tolist()]
         scored = Scored(self.reward, extremes if self.workers.main else lambda values: ())
-        for samples in clock.each("decode", self._decoded(rollout, prompts)):
+        for samples in clock.each("decode", self._decoded(made.rollout, mine)):
             with clock("reward"):
                 scored.add(samples)
             del samples  # else these clips would live while the next ones are decoded
-        return scored
+        score = self.workers.gather_score(scored.score)
+        evaluate.check_scored(score, self.options.max_unscored, self.round)
+        advantage = self.algorithm.advantages(score, made.group, made.prompts, plan)
+        self.record.credit(scored, advantage[made.index], plan, self.backbone.frame_map, self.algorithm.known)
+        spread = evaluate.diversity(self.workers.all(scored.thumbnails), made.group).mean()
+        row = summarise(score, made.group) | {"diversity": float(spread)}
+        return replace(made, advantage=advantage, score=score), row
 
     def _check(self) -> None:
         """Raise what the first round would raise, before any work."""
-        prompts, index = self._round_prompts()
         self._check_measured()
+        prompts, index = self.files.places() if self.files.source else self._round_prompts()
         self.algorithm.setup(self.policy, self.reward, self.options.group)
         plan = self._plan()
+        self.files.check(plan, self.reward)
         frame_spans(self.backbone.frame_map, plan.segments)
         times, noisy = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.stochastic, dtype=torch.long)
         transition.coefficients(self.backbone.path, plan.sampler, times[noisy], times[noisy + 1], plan.eta, times[1])
-        rehearse(self.algorithm, self.backbone.shape, plan, prompts, index, self.options.group)
+        rehearse(self.algorithm, self.backbone.shape, plan, prompts, index, self.files.width or self.options.group)
         with self.workers.autocast():  # and with gradient: the update must not be the first to find that it has none
             self.backbone.ready()
 
     def _plan(self) -> Plan:
-        return self.algorithm.plan(self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0])
+        plan = self.algorithm.plan(self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0])
+        return replace(plan, scored=False) if self.files.source == "pairs" else plan  # people have judged the pairs
 
     def _round_prompts(self) -> tuple[list[str], list[int]]:
         """The round's prompts, each `group` times, and the places of this process's share."""
-        n, chosen = self.options.prompts_per_round, []
-        for place in range(self.round * n, (self.round + 1) * n):
-            epoch, at = divmod(place, len(self.prompts))
-            order = torch.randperm(len(self.prompts), generator=draws(self.seed, [("order", epoch)])[0])
-            chosen.append(self.prompts[int(order[at])])
-        group = self.options.group
-        return [prompt for prompt in chosen for _ in range(group)], self.workers.share(n * group)
+        n, group = self.options.prompts_per_round, self.options.group
+        chosen = dealt(len(self.prompts), n, self.round, self.seed, "order")
+        return [self.prompts[i] for i in chosen for _ in range(group)], self.workers.share(n * group)
 
     def _sample(self, prompts: list[str], index: list[int], plan: Plan) -> Rollout:
         cond = self.encode(prompts)  # of all clips at once: an offloaded text encoder visits the device once a round

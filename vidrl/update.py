@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from vidrl.policy import Policy
 from vidrl.rollout import Plan, Rollout
 from vidrl.weight_drift import weight_drift
 
+Part = tuple[Algorithm, Batch, float]  # rows of one optimiser step, whose loss they are for, and its weight
 RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| before the first update
 
 
@@ -38,9 +39,10 @@ class Updater:
         """Rows at once; halved where memory runs out."""
         return self.pieces.size
 
-    def update(self, experience: Experience) -> dict[str, Any]:
+    def update(self, experience: Experience, beside: Iterator[Part] | None = None) -> dict[str, Any]:
         """Take the round's optimiser steps; what the losses reported, over all processes.
 
+        Each step adds to the gradient of the algorithm's loss that of the next one of `beside`, times its weight.
         Where the algorithm has no minibatch, no step is taken and there is no `kl`.
         """
         rate = self._set_rate(experience.round)
@@ -48,7 +50,7 @@ class Updater:
         norms: list[float] = []
         skipped = 0
         for batch in self.algorithm.minibatches(experience):
-            seen.append(self._accumulate(batch))
+            seen.append(self._accumulate([(self.algorithm, batch, 1.0), *([next(beside)] if beside else [])]))
             norm = self._step(experience.round)
             norms, skipped = ([*norms, norm], skipped) if norm is not None else (norms, skipped + 1)
         names = sorted(set().union(*seen))
@@ -70,17 +72,18 @@ class Updater:
             group["lr"] = rate
         return rate
 
-    def _accumulate(self, batch: Batch) -> dict[str, Tensor]:
+    def _accumulate(self, parts: Sequence[Part]) -> dict[str, Tensor]:
         """Gradients of one optimiser step; where memory runs out, again in micro-batches of half the size."""
-        return self.pieces.attempt(len(batch), lambda size: self._backward(batch, size))
+        rows = max(len(batch) for _, batch, _ in parts)
+        return self.pieces.attempt(rows, lambda size: self._backward(parts, size))
 
-    def _backward(self, batch: Batch, size: int) -> dict[str, Tensor]:
+    def _backward(self, parts: Sequence[Part], size: int) -> dict[str, Tensor]:
         seen: dict[str, list[Tensor]] = {}
         self.optimiser.zero_grad(set_to_none=True)  # what a larger micro-batch added before memory ran out
-        for micro in batch.split(size):
+        for algorithm, micro, weight in ((a, micro, w) for a, batch, w in parts for micro in batch.split(size)):
             with self.workers.autocast():
-                loss = self.algorithm.loss(self.policy, micro)
-            self.workers.backward(loss.value * len(micro) * batch.share)
+                loss = algorithm.loss(self.policy, micro)
+            self.workers.backward(loss.value * len(micro) * micro.share * weight)
             for name, value in loss.metrics.items():
                 seen.setdefault(name, []).append(value.flatten().cpu())
         found = {name: torch.cat(values) for name, values in seen.items()}

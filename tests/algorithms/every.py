@@ -73,7 +73,7 @@ def begun(recipe: dict[str, Any]) -> tuple[Trainer, Experience]:
     """A trainer before its first update, and what its first round brought."""
     trainer, brought = Trainer(config.load(recipe)), []
 
-    def update(seen: Experience) -> dict[str, Any]:
+    def update(seen: Experience, beside: object = None) -> dict[str, Any]:
         brought.append(seen)
         raise Stop
 

@@ -48,7 +48,7 @@ def held_out(chosen: Suite, recipe: config.Recipe) -> tuple[list[sampling.Row], 
     else:
         rows, note = sampling.prompts(chosen, Path(model) if isinstance(model, str) and Path(model).is_dir() else None)
         notes = [note]
-    trained = set(config.read_prompts(recipe.data.prompts))
+    trained = set(config.training_prompts(recipe.data))
     left = [row for row in rows if row["prompt"] not in trained]
     if not left:
         raise suite.BadSuite(f"bench.suite: every prompt of {chosen.name!r} is trained on, in {recipe.data.prompts}")

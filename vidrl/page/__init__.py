@@ -216,6 +216,7 @@ SINGLE = {
     "learning rate": ("learning_rate",), "weight drift": ("weight_drift",),
     "spread within a group": ("reward", "within_group_std"), "groups without spread": ("zero_std_share",),
     "unscored": ("unscored_share",), "diversity within a group": ("diversity",),
+    "squared error on the clips of files": ("error",), "squared error on data.clips": ("data_error",),
 }
 
 
@@ -233,6 +234,8 @@ def _metric(run: Run, title: str, *path: str) -> str:
 
 def _spread_curve(run: Run, title: str, path: tuple[str, ...]) -> str:
     mean, std = (_column(run.metrics, *path, name) for name in ("mean", "std"))
+    if all(value is None for value in mean):  # rounds whose clips no reward has scored
+        return ""
     low, high = ([None if m is None or s is None else m + sign * s for m, s in zip(mean, std, strict=True)]
                  for sign in (-1, 1))
     line = Line(title, _rounds(run.metrics), mean, low=low, high=high)
@@ -241,6 +244,8 @@ def _spread_curve(run: Run, title: str, path: tuple[str, ...]) -> str:
 
 def _ratio(run: Run) -> str:
     mean, low, high = (_column(run.metrics, "ratio", name) for name in ("mean", "min", "max"))
+    if all(value is None for value in mean):
+        return ""
     line = Line("mean", _rounds(run.metrics), mean, low=low, high=high)
     return _card("ratio", mean[-1], chart([line], axis="round", title="ratio", level=1.0, digits=6), digits=6)
 
