@@ -81,7 +81,7 @@ def test_the_samples_of_a_round_are_the_files_latents_and_prompts(tmp_path):
 def test_the_clips_of_a_pair_are_neighbours_and_have_its_labels(tmp_path, labels, expected):
     Paired.seen.clear()
     run = train.run(paired(tmp_path, labels))
-    seen = Paired.seen[0]
+    seen = Paired.seen[-1]
     assert seen.pairs.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]] and seen.labels.tolist() == [expected] * 4
     assert seen.prompts[::2] == seen.prompts[1::2] and seen.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     light = Toy().decode(seen.rollout.latents).mean((1, 2, 3, 4))
@@ -94,7 +94,7 @@ def test_without_pairs_the_same_algorithm_samples(tmp_path):
     made = paired(tmp_path)
     made["data"]["pairs"] = ""
     train.run(made)
-    assert Paired.seen[0].pairs is None and Paired.seen[0].prompts[0] == Paired.seen[0].prompts[3]
+    assert Paired.seen[-1].pairs is None and Paired.seen[-1].prompts[0] == Paired.seen[-1].prompts[3]
 
 
 # --- what is left out, and what is refused ---------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work) -> dict[
     clip of a round or an evaluation; the text encoder, where it is offloaded; the conditions that are kept of prompts.
     """
     options, data, clip = recipe.train, recipe.data, _clip(backbone)
-    known = len(config.read_prompts(data.prompts)) + data.held_out_n
+    known = len(config.training_prompts(data)) + data.held_out_n
     offloaded = recipe.backbone.options.get("offload_text", False)
     thumbnails = max(calls.clips, calls.evaluated_clips) * 4.0 * 3 * 16 * 16 * backbone.frame_map[-1][1]
     parts = {

@@ -18,7 +18,7 @@ from torch import Tensor
 from vidrl import evaluate, plugin
 from vidrl.algorithms.base import Experience
 from vidrl.backbones.base import Cond, rows
-from vidrl.config import Recipe, read_prompts
+from vidrl.config import Recipe, training_prompts
 from vidrl.parallel import Workers
 from vidrl.policy import Policy
 from vidrl.rollout import Plan, Rollout, decoded, draws, sample
@@ -59,7 +59,7 @@ class Bench:
         self.reward = evaluate.build_reward(recipe.reward).to(self.workers.device)
         self.algorithm.setup(self.policy, self.reward, recipe.train.group)
         self.plan = self.algorithm.plan(self.backbone, 0, draws(recipe.seed, [("plan", 0)])[0])
-        known = read_prompts(recipe.data.prompts)
+        known = training_prompts(recipe.data)
         clips = recipe.train.prompts_per_round * recipe.train.group
         self.micro = min(self.updater.micro_batch, clips * max(1, len(self.plan.keep)))
         self.clips = min(CLIPS, clips)
