@@ -36,7 +36,8 @@ def step():
 
     policy = Policy(Wan.tiny(), rank=4, alpha=8)
     backbone = policy.backbone
-    plan = GRPO(sampler="flow_sde", eta=0.7, steps=4, segments=backbone.shape[1]).plan(backbone, 0, draws(0, [("p",)])[0])
+    algorithm = GRPO(sampler="flow_sde", eta=0.7, steps=4, segments=backbone.shape[1])
+    plan = algorithm.plan(backbone, 0, draws(0, [("p",)])[0])
     noise = [backbone.noise(draws(0, [(name, n) for n in range(3)])) for name in "ab"]
     cond = backbone.encode(["a cat", "a dog", "a cat"])
     with torch.no_grad():

@@ -97,6 +97,15 @@ def test_without_pairs_the_same_algorithm_samples(tmp_path):
     assert Paired.seen[-1].pairs is None and Paired.seen[-1].prompts[0] == Paired.seen[-1].prompts[3]
 
 
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_preferences_of_files_are_learned(name, tmp_path):
+    """The rejected clip of each pair is the brighter one: the policy learns to prefer the darker, and makes darker."""
+    algorithm = {"name": name, "options": {"segments": 3, "beta": 100.0}}
+    run = train.run(paired(tmp_path, [1, 1, 1], algorithm=algorithm, train_rounds=12, train_eval_every=100))
+    assert rows(run)[-1]["winner_displacement"] > rows(run)[-1]["loser_displacement"]
+    assert summary(run)["held_out"]["composite"]["difference"] < 0  # the toy recipe's reward is the brightness
+
+
 # --- what is left out, and what is refused ---------------------------------------------------------------------------
 
 

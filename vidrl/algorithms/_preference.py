@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class Preference(Forward):
     prediction, "noise" errors of the noise that it means. On the flow path the latter are (1 − t)²
     times the former: Flow-DPO (arXiv 2501.13918) derives them, and found "one" better.
     """
+
+    data: ClassVar[str] = "pairs?"
 
     beta: float = 2000.0
     reference: Literal["reference", "old"] = "reference"
