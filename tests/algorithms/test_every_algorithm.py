@@ -213,7 +213,7 @@ def test_one_seeded_step_is_the_stored_one(name, pairs, tmp_path):
 # --- learning --------------------------------------------------------------------------------------------------------
 
 
-def gain(folder: Path, name: str, pairs: bool, seed: int, rounds: int = 6) -> float:
+def gain(folder: Path, name: str, pairs: bool, seed: int, rounds: int = 10) -> float:
     """How much brighter the clips of held-out prompts are after a few rounds, from the same noise."""
     trainer = train.Trainer(config.load(made(folder, name, pairs, train_group=8) | {"seed": seed}))
 
