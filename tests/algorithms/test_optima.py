@@ -241,6 +241,16 @@ def reached(policy: Policy, mean: torch.Tensor, variance: float) -> None:
     assert kl_to(generated(policy), mean, variance) < CLOSE, moments(policy)
 
 
+@pytest.mark.slow
+def test_supervised_matching_reaches_the_clips():
+    """The minimiser is the velocity of the clips' own distribution, here N((−0.5, 1), 0.6² I)."""
+    there = torch.tensor([-0.5, 1.0])
+    algorithm, policy = made("sft", Gaussian(), 2048, **FORWARD)
+    x = there + 0.6 * (drawn(policy, 2048) - MEAN)
+    fit(algorithm, policy, renoised(lived(algorithm, given(algorithm, policy, x), 2048), 80), 80)
+    reached(policy, there, 0.36)
+
+
 # --- preferences -----------------------------------------------------------------------------------------------------
 
 HALF = {"low": 0.499, "high": 0.501, "noises": 1, "updates": 1}  # at t = ½, and with s = 1, λ is 1
