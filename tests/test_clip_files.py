@@ -83,6 +83,8 @@ def test_an_absolute_path_may_lie_anywhere_and_a_relative_one_inside_alone(folde
     ([{"prompt": "a dog"}], "column path.*got prompt"),
     ([{"file_name": "a.mp4"}], "column prompt.*no prompt in 1 rows"),
     ([clip("gone.mp4")], "nothing is left to learn from.*gone.mp4.*not there"),
+    ([clip("a prompt in the wrong column " * 20 + ".mp4")], "nothing is left to learn from.*not there"),
+    ([clip("/dev/zero")], "nothing is left to learn from.*/dev/zero.*not there"),  # no file: reading would never end
     ([clip(7)], "expected a path, got 7"),
     ([clip({"path": "a.mp4", "bytes": None})], "expected a path"),
     ([clip(prompt=7)], "expected prompt to be text, got 7"),

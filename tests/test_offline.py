@@ -1,9 +1,11 @@
 """Rounds out of files: what is drawn, what is left out, what is refused, and the loss on clips beside another loss."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 from typing import ClassVar
 
 import pytest
@@ -203,6 +205,36 @@ def test_edited_clips_are_another_run(tmp_path):
         train.run(made, resume=True)
 
 
+class OneOfThree:
+    """A thread that gathers as a process does; it notes how many rows it hands over at a time."""
+
+    count, barrier, handed = 3, Barrier(3, timeout=60), {}
+
+    def __init__(self, rank):
+        self.rank, self.rows = rank, []
+
+    def all(self, values):
+        self.handed[self.rank] = values
+        self.rows.append(len(values))
+        self.barrier.wait()
+        everyones = torch.cat([self.handed[rank] for rank in range(3)])
+        self.barrier.wait()
+        return everyones
+
+    def names(self, own):
+        return sorted(own)
+
+
+def test_processes_gather_a_clip_each_at_a_time_in_the_order_of_the_table(tmp_path):
+    """Gathering is on the device, which has no room for the latents of a whole table."""
+    table = clip_files.read_clips(with_clips(tmp_path, recipe(tmp_path), n=7)["data"]["clips"])
+    whole, processes = clip_latents.read(table, Toy(), Workers()), [OneOfThree(rank) for rank in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda one: clip_latents.read(table, Toy(), one), processes))
+    assert all(torch.equal(one.latents, whole.latents) for one in made)
+    assert max(max(one.rows) for one in processes) == 1
+
+
 # --- the loss on clips beside another --------------------------------------------------------------------------------
 
 
@@ -223,6 +255,14 @@ def test_the_gradient_beside_is_the_weighted_gradient_of_sft(tmp_path):
     beside[0].loss(made.policy, beside[1]).value.backward()
     data = torch.cat([p.grad.flatten() for p in made.policy.weights.values()])
     assert torch.allclose(both, alone + 0.3 * data, atol=1e-6) and data.norm() > 0.1
+
+
+def test_a_round_of_fewer_clips_than_optimiser_steps_has_a_data_loss_in_each(tmp_path):
+    made = recipe(tmp_path, train_data_weight=0.3, train_prompts_per_round=1, train_group=2)
+    made["algorithm"] = {"name": "nft", "options": {"steps": 3, "noises": 4, "updates": 5}}
+    made = trainer(with_clips(tmp_path, made))
+    beside = made.files.beside(0)
+    assert [len(next(beside)[1]) for _ in range(5)] == [2, 1, 1, 1, 1]  # 2 clips, 3 noises each
 
 
 def test_the_weight_holds_the_policy_to_the_clips(tmp_path):

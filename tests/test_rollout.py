@@ -1,7 +1,10 @@
 """Sampling: each draw its own, however the batch is cut, and what an update needs is kept."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidrl import transition
 from vidrl.backbones.base import PromptCache
@@ -253,3 +256,26 @@ def test_a_prompt_that_cannot_be_encoded_for_lack_of_memory_is_told():
     cache.learn(["a"])  # whoever asks for the prompt is told
     with pytest.raises(torch.OutOfMemoryError, match="encoding one prompt alone does not fit .*offload_text"):
         cache(["a"])
+
+
+class Stacked(TorchDispatchMode):
+    """Counts the numbers that are put together into one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.numbers += made.numel() if func is torch.ops.aten.stack.default else 0
+        return made
+
+
+def test_means_take_memory_only_where_a_plan_asks_for_them():
+    counts = []
+    for means in (False, True):
+        with Stacked() as seen:
+            made = rolled(plan=replace(PLAN, means=means))
+        counts.append(seen.numbers)
+    assert made.mean.shape == made.before.shape
+    assert counts[1] - counts[0] == made.mean.numel()

@@ -140,7 +140,7 @@ def _inside(table: Path, where: str, name: str) -> Path:
 
 def _there(table: Path, made: Sequence[Entry], left_out: Sequence[str], notes: list[str]) -> Table:
     """The entries all of whose clips exist."""
-    lost = {clip for entry in made for clip in entry.clips if not clip.exists()}
+    lost = {clip for entry in made for clip in entry.clips if not (os.path.isfile(clip) or os.path.isdir(clip))}
     left = [entry for entry in made if not lost & {*entry.clips}]
     why = [*left_out, *(f"{clip}: {entry.where} names it, and it is not there" for entry in made
                         for clip in entry.clips if clip in lost)]

@@ -57,12 +57,14 @@ def read(table: Table, backbone: Denoiser, workers: Workers, strict: bool = Fals
     _check_alike(table, workers)
     paths = table.clips
     _check_room(len(paths), backbone)
-    share = np.array_split(np.arange(len(paths)), workers.count)[workers.rank]
-    mine = [_encoded(paths[i], backbone) for i in share]
-    reasons = workers.names([reason for _, reason in mine if reason])
-    good = workers.all(torch.tensor([not reason for _, reason in mine], dtype=torch.long)).bool()
-    latents = workers.all(torch.stack([one for one, _ in mine]) if mine else torch.zeros(0, *backbone.shape))
-    return _left(table, latents, good, [*table.left_out, *reasons], strict)
+    latents, good, reasons = torch.empty(len(paths), *backbone.shape), torch.ones(len(paths)), []
+    for start in range(0, len(paths), workers.count):  # clip by clip, because they are gathered on the device
+        mine = [_encoded(path, backbone) for path in paths[start + workers.rank :][:1]]
+        part = slice(start, start + workers.count)
+        latents[part] = workers.all(torch.stack([one for one, _ in mine]) if mine else latents[:0])
+        good[part] = workers.all(torch.tensor([float(not reason) for _, reason in mine]))
+        reasons += [reason for _, reason in mine if reason]
+    return _left(table, latents, good.bool(), [*table.left_out, *workers.names(reasons)], strict)
 
 
 def _encoded(path: Path, backbone: Denoiser) -> tuple[Tensor, str]:

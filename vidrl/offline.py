@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from math import ceil
 
 import torch
 
@@ -33,8 +34,9 @@ class Files:
         keys = [key for key in (self.source, "clips" if self.weight else "") if key]
         self.tables = {key: config.read_table(recipe.data, key) for key in keys}
         self.clips: dict[str, Clips] = {}  # of the tables, once they are read
-        updates = getattr(algorithm, "updates", 1)  # a round reads each of its clips once
-        self.data_loss: Algorithm = plugin.load("algorithms", "sft", noises=1, updates=updates)
+        updates = getattr(algorithm, "updates", 1)
+        noises = ceil(updates / self.n)  # 1, but where a round has fewer clips than optimiser steps
+        self.data_loss: Algorithm = plugin.load("algorithms", "sft", noises=noises, updates=updates)
 
     @property
     def prompts(self) -> list[str]:

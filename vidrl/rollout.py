@@ -173,11 +173,12 @@ def sample(
         step = plan.step(policy, x, k, cond if level is levels[-1] else rows(cond, torch.tensor(level.first)))
         drawn = step.sample(backbone.noise(level.generators).to(x)) if k in plan.stochastic else step.mean
         if k in plan.keep:
-            kept.append([value[list(level.node)] for value in (x, drawn, _density(plan, step, drawn, k), step.mean)])
+            ends = [x, drawn, _density(plan, step, drawn, k), *([step.mean] if plan.means else [])]
+            kept.append([value[list(level.node)] for value in ends])
         x = drawn
-    before, after, logs, means = (torch.stack(parts, 1) for parts in zip(*kept, strict=True)) if kept else (
-        x.new_zeros(len(generators), 0),) * 4  # fmt: skip
-    return Rollout(cond, x[list(level.node)], before, after, logs, plan, means if plan.means else None)
+    before, after, logs, *mean = (torch.stack(parts, 1) for parts in zip(*kept, strict=True)) if kept else (
+        x.new_zeros(len(generators), 0),) * (4 if plan.means else 3)  # fmt: skip
+    return Rollout(cond, x[list(level.node)], before, after, logs, plan, *mean)
 
 
 def _density(plan: Plan, step: transition.Step, drawn: Tensor, k: int) -> Tensor:

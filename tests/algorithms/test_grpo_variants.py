@@ -224,6 +224,7 @@ def test_dance_is_flow_with_a_constant_noise():
     ({"equalise": True, "step_weight": "noise"}, "equalise or step_weight"),
     ({"kl": "time"}, "beta > 0 with kl = 'time', got beta = 0"), ({"beta": -0.1}, "beta = -0.1"),
     ({"clip_range": 0.0}, "clip_range = 0.0"), ({"steps": 0}, "steps = 0"), ({"window_stride": 0}, "window_stride = 0"),
+    ({"window_schedule": "random"}, "window > 0 with .* got window = 0"), ({"window_stride": 25}, "got window = 0"),
 ])  # fmt: skip
 def test_options_that_contradict_each_other_are_told_at_once(options, said):
     with pytest.raises(ValueError, match=said):

@@ -323,6 +323,15 @@ def test_options_out_of_range_say_which_are_allowed(options):
         RewardBackprop(**options)
 
 
+@pytest.mark.parametrize("options, said", [
+    ({"renoise": 4}, "no renoise with way = 'draft'"), ({"way": "lv", "context": 1}, "no context with way = 'lv'"),
+    ({"way": "refl", "decode_segments": 3, "context": 3}, "no decode_segments and no context with way = 'refl'"),
+])  # fmt: skip
+def test_an_option_that_the_way_does_not_read_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        RewardBackprop(**options)
+
+
 def test_a_recipe_is_refused_before_the_model_is_loaded(tmp_path):
     made = recipe(tmp_path, algorithm={"name": "reward_backprop"}, reward={"name": "default"},
                   backbone={"name": "wan", "options": {"model": "/nowhere"}})  # fmt: skip

@@ -52,7 +52,6 @@ class Credited(Algorithm):
 
     def check(self, reward: Reward, group: int) -> None:
         super().check(reward, group)
-        super().check(reward, group)
         if group < 2:
             raise ValueError(f"train.group: expected at least 2, got {group}: the advantage of a clip is its reward "
                              "against the others of its group, so a group of one learns nothing")

@@ -81,6 +81,9 @@ class Trajectory(Gated):
             got = ", ".join(f"{name} = {getattr(self, name)}" for name in low or ["clip_range"])
             raise ValueError("expected window, train_steps, beta ≥ 0, clip_range > 0, and at least one "
                              f"update a round, one step, and a window_stride of 1, got {got}")
+        if not self.window and (self.window_stride, self.window_schedule) != (1, "progressive"):
+            raise ValueError("expected window > 0 with a window_stride or a window_schedule, got window = 0, "
+                             "with which all steps draw noise and no window moves: set window, or leave them out")
         if self.equalise and self.step_weight != "uniform":
             raise ValueError("expected equalise or step_weight, got equalise = true and step_weight = "
                              f"{self.step_weight!r}: both say how much a step counts, so leave one out")

@@ -71,6 +71,13 @@ class RewardBackprop(Algorithm):
             raise ValueError(f"expected last = 1 with way = 'lv', which trains one step, got {self.last}: lower it, or "
                              "set way = 'draft', which trains several")
 
+        read = {"lv": ("renoise",), "vader": ("decode_segments", "context")}.get(self.way, ())
+        unread = [name for name in ("renoise", "decode_segments", "context") if name not in read]
+        given = [name for name in unread if getattr(self, name) != 2]  # 2 is the default of each
+        if given:
+            raise ValueError(f"expected no {' and no '.join(given)} with way = {self.way!r}, which does not read it: "
+                             "renoise is of 'lv', decode_segments and context are of 'vader'; leave it out")
+
     def check(self, reward: Reward, group: int) -> None:
         gradient.check(reward, self.blind_parts)
 
