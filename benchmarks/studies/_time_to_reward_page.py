@@ -38,11 +38,12 @@ TUNED = ("mix", "nft-1", "nft-published", "awm-1", "dance", "branch", "tempflow"
 OUTSIDE = "ViPO's map credit and RLinf's chunk advantages without ratios, for which there is no arm"
 ENOUGH = 6  # pairs, below which there is no interval
 CHANGED = """
-The study was changed while it ran, after some results had been seen. The level of +1.5 was added, and rates were chosen by it,
-after the first runs of nft-5. Plain's rate is the better of two on the seeds of the final runs themselves, which favours plain.
-Sweeps were cut to a third of the budget and to one seed. The first runs, of plain's sweep and of segment at 0.003, ended by
-earlier rules. One run of nft-5 (rate 0.003, seed 100) that an earlier rule had ended after two rounds was run again. Arms with
-"not run" below are still to be run, and arms with fewer than six pairs have no interval: what the tables say of them is a lead.
+The study was changed while it ran, after some results had been seen. The level of +1.5 was added, and rates
+were chosen by it, after the first runs of nft-5. Plain's rate is the better of two on the seeds of the final
+runs themselves, which favours plain. Sweeps were cut to a third of the budget and to one seed. The first
+runs, of plain's sweep and of segment at 0.003, ended by earlier rules. One run of nft-5 (rate 0.003, seed
+100) that an earlier rule had ended after two rounds was run again. Arms with "not run" below are still to be
+run, and arms with fewer than six pairs have no interval: what the tables say of them is a lead.
 """
 MERIT = f"""
 Merit of the sweep's runs, of one seed of its own: log(budget / time to a gain of {ledger.HIGH:+.1f}) where they
@@ -109,7 +110,8 @@ def spread(value: float, low: float, high: float, digits: int = 2) -> str:
     """
     if not isfinite(value):
         return "–"
-    return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if isfinite(low) and isfinite(high) else "")
+    known = isfinite(low) and isfinite(high)
+    return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if known else "")
 
 
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> str:
