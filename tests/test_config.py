@@ -95,6 +95,12 @@ def test_bad_overrides_are_explained(recipe, override, message):
         config.load(recipe("seed = 1"), [override])
 
 
+def test_an_option_is_set_after_the_section_was_emptied(recipe):
+    text = "[algorithm]\nname = 'grpo'\n[algorithm.options]\neta = 0.5"
+    loaded = config.load(recipe(text), ["algorithm.name=nft", "algorithm.options={}", "algorithm.options.beta=0.5"])
+    assert loaded.algorithm.options == {"beta": 0.5}
+
+
 def test_a_missing_recipe_is_named(tmp_path):
     with pytest.raises(config.BadRecipe, match="nothing.toml: expected a TOML file, found none"):
         config.load(tmp_path / "nothing.toml")

@@ -16,13 +16,14 @@ def row(round: int, grad: float | None = 1.0, drift: float = 0.0, **more) -> dic
 
 
 @pytest.mark.parametrize(("made", "said"), [
+    ([row(k, None) for k in (1, 2, 3)], "no pair says which clip is better.*leave the labels out"),
     ([row(k, 0.0, zero_std_share=1.0) for k in (1, 2, 3)], "got the same reward.*train.group"),
     ([row(k, 1e-12, zero_std_share=0.5) for k in (1, 2, 3)], "the gradient is 0.*policy.lora_alpha"),
     ([row(k, 0.0) for k in (5, 6, 7)], "in rounds 5 to 7: the gradient is 0"),
     ([row(k, 1.0) for k in (1, 2, 3)], "learning rate 0.0001 are lost in rounding: raise train.learning_rate"),
     ([row(k, 1.0, 0.5) for k in (4, 5, 6, 7)], "in rounds 5 to 7: there is a gradient"),
     ([row(k, None, skipped_steps=2) for k in (1, 2, 3)], "overflowed: lower train.learning_rate"),
-    ([row(k, None) for k in (1, 2, 3)], "nothing to learn from: raise train.group"),
+    ([row(k, None, zero_std_share=1.0) for k in (1, 2, 3)], "nothing to learn from: raise train.group"),
     ([row(k, 0.0, ratio={"mean": 1.0, "min": 1.0, "max": 1.0}) for k in (1, 2, 3)], "The ratio was 1 throughout"),
 ])
 def test_a_standstill_is_told_with_its_cure(made: list, said: str) -> None:

@@ -38,6 +38,8 @@ def apply(table: dict[str, Any], override: str) -> None:
         raise BadRecipe(f"override {override!r}: expected key=value, as train.rounds=3")
     *parents, last = key.split(".")
     for parent in parents:
+        if isinstance(given := table.get(parent), Given) and isinstance(given.value, dict):
+            table[parent] = given.value  # of an earlier override, as algorithm.options={}
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise BadRecipe(f"override {override!r}: {parent!r} is a value, not a section")

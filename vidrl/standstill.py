@@ -52,6 +52,9 @@ def _why(rows: Sequence[Row]) -> str:
         return (f"there is a gradient (grad_norm {max(norms):.3g}), but steps of learning rate "
                 f"{max(row.get('learning_rate', 0.0) for row in rows):.3g} are lost in rounding: raise "
                 "train.learning_rate or train.lr_end")
+    if not norms and not any("zero_std_share" in row for row in rows):  # such a round scored nothing: files of pairs
+        return ("no pair says which clip is better: give each pair of data.pairs a label of 1 or -1, or leave the "
+                "labels out where the chosen clip is better in every segment")
     if not norms or all(row.get("zero_std_share", 0.0) >= 1 for row in rows):
         return ("all clips of a group got the same reward, so there is nothing to learn from: raise train.group, let "
                 "the sampler draw more noise (algorithm.options.eta), or use a reward that sees a difference between "
