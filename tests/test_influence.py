@@ -193,6 +193,15 @@ def test_what_does_not_fit_shows_before_any_work(tmp_path, capsys, backbone):
     assert not list(tmp_path.glob("**/evals/*"))
 
 
+@pytest.mark.parametrize("name", ["nft", "awm", "dpo", "rwr", "reward_backprop"])
+def test_an_algorithm_that_draws_no_noise_is_refused_before_the_model(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(Toy, "__init__", lambda self, **options: pytest.fail("the model was loaded"))
+    text = written(tmp_path, recipe(tmp_path, algorithm={"name": name, "options": {}}))
+    assert main(["influence", str(text), "--out", str(tmp_path / "i.safetensors")]) != 0
+    said = capsys.readouterr().err
+    assert "expected an algorithm whose sampling draws noise" in said and "grpo" in said and "Traceback" not in said
+
+
 def test_clips_in_pieces_are_the_same_clips(backbone):
     one, many = (influence.measure(backbone, Brightness(), plan(backbone), PROMPTS, batch=batch) for batch in (3, 100))
     assert torch.allclose(one.moment["composite"], many.moment["composite"], atol=1e-7)

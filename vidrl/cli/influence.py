@@ -37,6 +37,7 @@ def _influence(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from vidrl import config, evaluate, influence, plugin
+    from vidrl.algorithms._trajectory import Trajectory
     from vidrl.rollout import draws
 
     folder = Path(args.out).parent
@@ -44,6 +45,11 @@ def _influence(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"expected a folder to write {args.out} to, found none at {folder}: make it first")
     recipe = config.load(args.recipe, args.overrides)
     config.check_plugins(recipe)
+    kind = plugin.find("algorithms", recipe.algorithm.name)
+    if not issubclass(kind, Trajectory):
+        raise ValueError("expected an algorithm whose sampling draws noise, because an influence is of that noise, got "
+                         f"{recipe.algorithm.name!r}, which samples without: take one of {_noisy()}, as "
+                         "algorithm.name=grpo algorithm.options={}")
     backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
     backbone.to("cuda" if torch.cuda.is_available() else "cpu")
     options = {k: v for k, v in recipe.algorithm.options.items() if k not in UNUSED}
@@ -56,3 +62,12 @@ def _influence(args: argparse.Namespace) -> int:
                              lambda names: tqdm(names, desc="prompt", unit="prompt"), recipe.train.micro_batch or 32)
     print(made.save(args.out))
     return 0
+
+
+def _noisy() -> str:
+    """The names of the algorithms whose sampling draws noise."""
+    from vidrl import plugin
+    from vidrl.algorithms._trajectory import Trajectory
+
+    known = {one: plugin.find("algorithms", one) for one in plugin.names("algorithms")}
+    return ", ".join(name for name, kind in known.items() if issubclass(kind, Trajectory))
