@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from vidrl import cli, config, cost, plugin
+from vidrl.algorithms.dpo import DPO
 from vidrl.backbones.toy import Toy
 from vidrl.backbones.wan import Wan
 from vidrl.cost import cards, counting, skeleton, table, tracing, work
@@ -148,6 +150,65 @@ def test_calls_of_a_tree_are_those_of_a_run(tmp_path, monkeypatch):
     train.run(recipe)
     assert told.rounds[0] == {"sampling": 2 * 16, "update": 2 * 12, "reference": 0, "divergence": 2 * 12}
     assert sum(seen) == told.run
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("nft", {"kl_beta": 0.1}), ("awm", {}), ("dpo", {}), ("kto", {}), ("rwr", {}), ("reward_backprop", {}),
+    ("reward_backprop", {"way": "draft", "last": 2}), ("ddpo", {}), ("dpok", {})])
+def test_calls_of_every_family_are_those_of_a_run(tmp_path, monkeypatch, name, options):
+    from vidrl import train
+
+    recipe = config.load(toy(tmp_path, rounds=3, group=4))
+    table = recipe.to_dict() | {"algorithm": {"name": name, "options": {"steps": 5} | options}}
+    recipe = config.build(table)
+    told = counting.count(recipe, plugin.load("algorithms", name, **recipe.algorithm.options), Toy.tiny(), 32)
+    seen, real = [], Toy.predict
+    monkeypatch.setattr(Toy, "predict", lambda self, x, t, cond: (seen.append(len(x)), real(self, x, t, cond))[1])
+    train.run(recipe)
+    assert sum(seen) == told.run
+
+
+def test_a_loss_that_scores_for_itself_by_hand(tmp_path):
+    """Four clips; the loop decodes none, and the loss decodes each once, forward and backward."""
+    table = toy(tmp_path).to_dict() | {"algorithm": {"name": "reward_backprop", "options": {"steps": 5, "updates": 1}}}
+    found = cost.estimate(config.build(table), pace=lambda recipe: pace())
+    assert found.seconds["decode"] == found.seconds["reward"] == 0 == found.flops["decode"]
+    assert found.seconds["update"] == 4 * 3 + 8 * 1  # four rows; a divergence asks two sets of weights
+    flops = found.flops
+    network = 4 * flops["call_with_backward"] + 8 * flops["call"]
+    assert flops["update"] == network + 2 * 4 * flops["decode_a_clip"]
+
+
+class OfPairs(DPO):
+    """DPO that takes the pairs of files where a recipe names them."""
+
+    data = "pairs?"
+
+
+def test_a_round_of_files_samples_and_scores_nothing(tmp_path):
+    """Four clips under two noises each; two pairs of clips under three noises, which ask for both clips of a pair."""
+    recipe = toy(tmp_path)
+    clips = counting.count(recipe, plugin.load("algorithms", "sft", noises=2), Toy.tiny(), 32)
+    assert clips.rounds[0]["sampling"] == clips.first.scored == 0 and clips.rounds[0]["update"] == 4 * 2
+    paired = replace(recipe, data=replace(recipe.data, pairs="pairs.jsonl"))
+    pairs = counting.count(paired, OfPairs(noises=3), Toy.tiny(), 32)
+    assert pairs.rounds[0]["sampling"] == pairs.first.scored == 0 and pairs.rounds[0]["update"] == 2 * 3 * 2
+
+
+def test_a_row_of_a_pair_is_timed_once(tmp_path):
+    """Two prompts of two clips: two pairs under one noise in two updates; a row asks twice."""
+    options = {"steps": 5, "noises": 1, "updates": 2}
+    table = toy(tmp_path).to_dict() | {"algorithm": {"name": "dpo", "options": options}}
+    found = cost.estimate(config.build(table), pace=lambda recipe: pace())
+    assert found.calls["update"] == 4 and found.calls["micro_batch"] == 1
+    extra = found.calls["reference"] + found.calls["divergence"]
+    assert found.seconds["update"] == 2 * 3 + extra
+
+
+def test_a_gate_and_an_ema_cost_what_they_cost(tmp_path):
+    algorithm = {"name": "nft", "options": {"steps": 5, "kl_beta": 0.1, "gate": 0.5, "sample_from": "ema"}}
+    table = toy(tmp_path, ema=0.9).to_dict() | {"algorithm": algorithm}
+    assert cost.estimate(config.build(table), measure=False).calls["sampling"] == 4 * 5
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def estimate(
     borders(backbone.shape[1], int(getattr(algorithm, "segments", 1)))
     micro = recipe.train.micro_batch or MICRO["gpu" if card else "cpu"]
     calls = counting.count(recipe, algorithm, backbone, micro)
-    micro = min(micro, calls.clips * calls.kept)
+    micro = min(micro, calls.first.largest)
     done = work.of(recipe, blueprint, backbone, micro)
     found = (pace or _calibrated)(recipe) if wanted else None
     memory = _memory(recipe, backbone, calls, done, micro) | _host(recipe, backbone, calls, done)
@@ -113,11 +113,13 @@ def _told(recipe: Recipe, backbone: Denoiser, calls: Calls, micro: int) -> dict[
 def _flops(recipe: Recipe, calls: Calls, done: Work) -> dict[str, float]:
     """FLOPs of each stage of the first round, and of an evaluation with its decode."""
     first = calls.rounds[0]
-    extra = first["reference"] + first["divergence"]
+    extra = first["reference"] + first["divergence"] + first.get("recomputed", 0)
+    in_loss = 2 * calls.first.in_loss * done.decode  # forward, and backward to the latents alone
     return {
         "call": done.forward, "call_with_backward": done.backward, "decode_a_clip": done.decode,
         "encode": recipe.train.prompts_per_round * done.encode, "sample": first["sampling"] * done.forward,
-        "decode": calls.clips * done.decode, "update": first["update"] * done.backward + extra * done.forward,
+        "decode": calls.first.scored * done.decode,
+        "update": first["update"] * done.backward + extra * done.forward + in_loss,
         "evaluation": calls.evaluation * done.forward, "evaluation_decode": calls.evaluated_clips * done.decode,
     }  # fmt: skip
 
@@ -130,7 +132,6 @@ def _memory(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro:
     options, numel = recipe.train, prod(backbone.shape)
     sets = 2 if options.ema else 1
     clips = min(options.score_batch, calls.clips) * _clip(backbone)  # decoded and scored at once
-    pairs = -(-calls.clips * calls.kept // int(recipe.algorithm.options.get("updates", 2)))
     offloaded = bool(recipe.backbone.options.get("offload_text", False))
     weights = done.weights
     parts = {
@@ -143,7 +144,7 @@ def _memory(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro:
     stages = {
         "encoding": weights["text encoder"] if offloaded else 0.0,
         "sampling": done.forward_peak + parts["kept trajectories"],  # joined out of micro-batches, so twice for a while
-        "update": done.update_peak + pairs * (8.0 * numel + done.condition),
+        "update": done.update_peak + calls.first.largest * (8.0 * numel + done.condition),
         "decoding": max(3 * clips, clips + done.decode_peak),
     }
     other = {"update, checkpointing " + ("off" if done.checkpointing else "on"): done.update_peak_other}
@@ -198,12 +199,12 @@ def _rounded(stages: dict[str, float], recipe: Recipe, calls: Calls, evaluation:
 
 
 def _measured(recipe: Recipe, calls: Calls, pace: Pace) -> dict[str, float]:
-    first, n = calls.rounds[0], calls.clips
+    first, n = calls.rounds[0], calls.first.scored
     extra = first["reference"] + first["divergence"]
     stages = {
         "sample": first["sampling"] * pace.forward + recipe.train.prompts_per_round * pace.encode,
         "decode": n * pace.decode, "reward": n * pace.reward,
-        "update": first["update"] * pace.backward + extra * pace.forward,
+        "update": calls.first.rows * pace.backward + extra * pace.forward,
     }  # fmt: skip
     evaluation = calls.evaluation * pace.forward + calls.evaluated_clips * pace.decode
     return _rounded(stages, recipe, calls, evaluation + recipe.data.held_out_n * pace.reward)

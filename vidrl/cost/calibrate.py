@@ -30,7 +30,7 @@ TRIES = 3  # of each; the median counts
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds on this machine of a call, a call with backward, and a clip's decode, score and prompt.
+    """Seconds on this machine of a call, a row of the loss with backward, and a clip's decode, score and prompt.
 
     Bytes: `resident` with model and reward built, and at the `peak` of the work done.
     """
@@ -57,6 +57,8 @@ class Bench:
         self.policy = Policy(self.backbone, *lora, p.full, recipe.seed, p.lora_partial)
         self.updater = Updater(self.policy, self.algorithm, self.workers, recipe.train, recipe.seed)
         self.reward = evaluate.build_reward(recipe.reward).to(self.workers.device)
+        if recipe.train.ema:
+            self.policy.remember("ema")
         self.algorithm.setup(self.policy, self.reward, recipe.train.group)
         self.plan = self.algorithm.plan(self.backbone, 0, draws(recipe.seed, [("plan", 0)])[0])
         known = training_prompts(recipe.data)
@@ -81,7 +83,7 @@ class Bench:
         return Pace(forward, backward, decode, reward, encode, resident, float(peak()))
 
     def _calls(self, cond: Cond) -> tuple[float, float]:
-        """Seconds of a call without and with backward, of a micro-batch that the algorithm itself made."""
+        """Seconds of a call, and of a row with backward, of a micro-batch that the algorithm itself made."""
         count = self.recipe.train.prompts_per_round * self.recipe.train.group
         part = rows(cond, slice(self.micro))
         generators = draws(0, [("cost", i) for i in range(self.micro)])

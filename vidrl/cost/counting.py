@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from vidrl.algorithms._credit import Credited
+from vidrl.algorithms._forward import equal
+from vidrl.algorithms._gate import Gated
 from vidrl.algorithms.base import Algorithm, Experience
 from vidrl.backbones.base import Cond, Denoiser
 from vidrl.config import Recipe
+from vidrl.evaluate import offline
 from vidrl.held_out import TWINS
 from vidrl.policy import Policy
 from vidrl.rewards import Reward, Samples, Score
-from vidrl.rollout import Plan, draws, sample, tree
+from vidrl.rollout import Plan, Rollout, draws, sample, tree
 
 
 class StandIn(Denoiser):
@@ -33,7 +36,7 @@ class StandIn(Denoiser):
         self.path, self.fps, self.like = like.path, like.fps, like
         self.shape, self.frame_map, self.folder = (1, like.shape[1], 1, 1), like.frame_map, like.folder
         self.calls: Counter[str] = Counter()
-        self.stage = "sampling"
+        self.stage, self.decoded = "sampling", 0.0
 
     def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
         return {"text": torch.zeros(len(prompts), 1)}
@@ -47,6 +50,7 @@ class StandIn(Denoiser):
         return self.network.weight.sum() * x
 
     def decode(self, latents: Tensor) -> Tensor:
+        self.decoded += len(latents) * latents.shape[2] / self.shape[1]
         return latents.transpose(1, 2).expand(-1, -1, 3, -1, -1)
 
     @classmethod
@@ -66,12 +70,28 @@ class Brightness(Reward):
 
 
 @dataclass(frozen=True)
+class Round:
+    """A round: its calls, the rows of its losses, and the clips that are decoded.
+
+    `largest` is the rows of the largest optimiser step. `scored` clips are decoded and scored by the loop, 0 where a
+    plan says that nothing is; `in_loss` clips are decoded by the loss with gradient, a part of a clip as that part.
+    """
+
+    calls: dict[str, int]
+    rows: int
+    largest: int
+    scored: int
+    in_loss: float
+
+
+@dataclass(frozen=True)
 class Calls:
     """Denoiser calls of a run's rounds and evaluations, and the numbers behind them."""
 
     clips: int
     kept: int  # steps of the first round
-    rounds: list[dict[str, int]]  # sampling, update (with backward), reference, divergence
+    rounds: list[dict[str, int]]  # sampling, update (with backward), reference, divergence, recomputed in backward
+    first: Round  # the first round's rows and clips
     evaluation: int
     evaluations: int
     evaluated_clips: int
@@ -91,40 +111,76 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     stand_in, options = StandIn(backbone), recipe.train
     if isinstance(algorithm, Credited):  # measured credit makes the same calls, and here nothing was measured yet
         algorithm = replace(algorithm, credit="whole", influence="")
+    if isinstance(algorithm, Gated):  # so does a KL on some of the samples, for which the parts of a reward are needed
+        algorithm = replace(algorithm, gate=0.0)
     policy = Policy(stand_in, full=True)
+    if options.ema:
+        policy.remember("ema")
     algorithm.setup(policy, Brightness(), options.group)  # a tree of samples is planned for the group
-    clips, known = options.prompts_per_round * options.group, dict[tuple[object, ...], dict[str, int]]()
-    rounds, kept = [], 0
+    files = offline(recipe, algorithm.data)
+    clips, known, made = options.prompts_per_round * options.group, dict[tuple[object, ...], Round](), list[Round]()
     for number in range(options.rounds):
         plan = algorithm.plan(stand_in, number, draws(recipe.seed, [("plan", number)])[0])
-        size = tuple(plan.times), plan.stochastic, plan.keep, plan.forks
-        known[size] = known.get(size) or _round(policy, algorithm, plan, clips, options.group, micro_batch)
-        rounds.append(known[size])
-        kept = kept or len(plan.keep)
+        alike = tuple(name for name in sorted(policy.sets) if equal(policy, name))  # weights that need no second call
+        size = tuple(plan.times), plan.stochastic, plan.keep, plan.forks, plan.scored, alike
+        if size in known:
+            _moved(policy)
+        else:
+            known[size] = _round(policy, algorithm, plan, clips, options.group, micro_batch, files)
+        algorithm.after(policy, number)
+        made.append(known[size])
+    kept = len(algorithm.plan(stand_in, 0, draws(recipe.seed, [("plan", 0)])[0]).keep)
     n = recipe.data.held_out_n
     measured, few = (one + min(TWINS, one) for one in (n, options.eval_n or n))
     steps = len(stand_in.times(options.eval_steps)) - 1
     between = (options.rounds - 1) // options.eval_every
     whole = 2 + between * few / measured
-    return Calls(clips, kept, rounds, measured * steps, 2 + between, measured, whole)
+    return Calls(clips, kept, [one.calls for one in made], made[0], measured * steps, 2 + between, measured, whole)
 
 
 def _round(
-    policy: Policy, algorithm: Algorithm, plan: Plan, clips: int, group: int, micro_batch: int
-) -> dict[str, int]:  # fmt: skip
-    stand_in, names = policy.backbone, [(0, *divmod(i, group)) for i in range(clips)]
+    policy: Policy, algorithm: Algorithm, plan: Plan, clips: int, group: int, micro_batch: int, source: str
+) -> Round:  # fmt: skip
+    stand_in = policy.backbone
     assert isinstance(stand_in, StandIn)
-    stand_in.calls, stand_in.stage = Counter(), "sampling"
-    rollout = sample(policy, stand_in.encode([""] * clips), draws(0, names), plan, tree(plan, 0, names, group))
-    numbers = torch.arange(clips)
-    credit = (1.0 + numbers)[:, None].expand(-1, plan.segments)  # no two alike, and none 0: none is left out
-    seen = Experience(rollout, credit, numbers // group, [""] * clips, numbers, 0, 0)
+    stand_in.calls, stand_in.stage, stand_in.decoded = Counter(), "sampling", 0.0
+    seen = _brought(policy, plan, clips, group, source)
     batches = list(algorithm.minibatches(seen))
-    stand_in.stage = "update"
     for batch in batches:
-        for micro in batch.split(micro_batch):
-            algorithm.loss(policy, micro)
+        stand_in.stage = "update"
+        loss = algorithm.loss(policy, batch).value  # of all rows at once: micro-batches make as many calls
+        stand_in.stage = "recomputed"  # by checkpointing
+        loss.backward()  # type: ignore[no-untyped-call]
+        _moved(policy)
+    in_loss = stand_in.decoded
     stand_in.stage = "divergence"  # as Updater logs it: one micro-batch after the update
     with torch.no_grad():
         algorithm.divergence(policy, batches[0].split(micro_batch)[0])
-    return {name: stand_in.calls[name] for name in ("sampling", "update", "reference", "divergence")}
+    names = ["sampling", "update", "reference", "divergence", *["recomputed"] * ("recomputed" in stand_in.calls)]
+    rows = [len(batch) for batch in batches]
+    scored = clips if plan.scored and source != "pairs" else 0
+    return Round({name: stand_in.calls[name] for name in names}, sum(rows), max(rows), scored, in_loss)
+
+
+def _brought(policy: Policy, plan: Plan, clips: int, group: int, source: str) -> Experience:
+    """What a round brings: samples of the policy, or of files, for which the denoiser is not called."""
+    stand_in, numbers = policy.backbone, torch.arange(clips)
+    cond, prompts = stand_in.encode([""] * clips), [""] * clips
+    credit = (1.0 + numbers)[:, None].expand(-1, plan.segments)  # no two alike, and none 0: none is left out
+    names = [(0, *divmod(i, group)) for i in range(clips)]
+    if not source:
+        rollout = sample(policy, cond, draws(0, names), plan, tree(plan, 0, names, group))
+        return Experience(rollout, credit, numbers // group, prompts, numbers, 0, 0)
+    latents, width = stand_in.noise(draws(0, names)), 2 if source == "pairs" else 1
+    empty = latents.new_zeros(clips, 0)
+    rollout = Rollout(cond, latents, empty, empty, empty, plan)
+    pairs = (numbers.view(-1, 2), torch.ones(clips // 2, plan.segments)) if width == 2 else (None, None)
+    return Experience(rollout, credit, numbers // width, prompts, numbers, 0, 0, *pairs)
+
+
+def _moved(policy: Policy) -> None:
+    """Change the weights a little, as an optimiser step does, so that no kept weights equal them."""
+    with torch.no_grad():
+        for weight in policy.weights.values():
+            weight.add_(1e-3)
+            weight.grad = None
