@@ -173,7 +173,7 @@ class Lookback:
         return evaluate.values(evaluate.first(measures, self.held_out.few))["composite"]
 
     def _check_bands(self) -> None:
-        for n in {len(self.held_out.prompts), self.held_out.few}:
+        for n in sorted({len(self.held_out.prompts), self.held_out.few}):
             base = self._numbers(0, n)
             complaints = evaluate.outside(self.recipe.guard.bands, base, base)
             if complaints:
@@ -326,7 +326,7 @@ class Lookback:
     def _put_base_back(self) -> None:
         self.policy.restore("reference")
         self.policy.sets.pop("ema", None)
-        for name in self.policy.sets.keys() - {"reference"}:
+        for name in [name for name in self.policy.sets if name != "reference"]:
             self.policy.remember(name)
         self.algorithm.load_state({})
         self.updater.optimiser.state.clear()

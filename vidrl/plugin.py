@@ -111,7 +111,7 @@ def facts(kind: str, name: str) -> dict[str, Any]:
     if kind == "rewards" and ":" in name and not _is_plugin(outside(name), kind):
         return _facts_outside(name, outside(name))
     cls = find(kind, name)
-    doc = "\n\n".join([inspect.getdoc(cls) if cls.__doc__ else "", *_inherited(cls, base(kind))]).strip()
+    doc = "\n\n".join([(inspect.getdoc(cls) or "") if cls.__doc__ else "", *_inherited(cls, base(kind))]).strip()
     return {
         "kind": kind, "name": name, "class": f"{cls.__module__}:{cls.__qualname__}",
         "summary": doc.split("\n\n")[0].replace("\n", " "), "doc": doc,

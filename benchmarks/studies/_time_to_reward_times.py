@@ -168,8 +168,8 @@ def best_of(values: Sequence[float], n: int, shown: Sequence[float] | None = Non
 
     The clip of rank r among N, the worst first, is the best of n in C(r − 1, n − 1) of C(N, n) draws.
 
-    >>> best_of([1.0, 2.0, 4.0], 1), best_of([1.0, 2.0, 4.0], 2), best_of([1.0, 2.0, 4.0], 3)
-    (2.3333333333333335, 3.3333333333333335, 4.0)
+    >>> [round(best_of([1.0, 2.0, 4.0], n), 4) for n in (1, 2, 3)]
+    [2.3333, 3.3333, 4.0]
     """
     order = sorted(range(len(values)), key=values.__getitem__)
     told = values if shown is None else shown

@@ -77,8 +77,12 @@ def load() -> None:
     import transformers
 
     assert _time_to_reward_run and accelerate and peft
-    assert diffusers.AutoencoderKLWan and diffusers.WanTransformer3DModel and diffusers.WanPipeline
-    assert transformers.UMT5EncoderModel and transformers.AutoTokenizer
+    for package, names in {
+        diffusers: ("AutoencoderKLWan", "WanTransformer3DModel", "WanPipeline"),
+        transformers: ("UMT5EncoderModel", "AutoTokenizer"),
+    }.items():
+        for name in names:
+            getattr(package, name)  # these packages load a class when it is first asked for
     os.environ[PARENT] = str(os.getpid())
 
 

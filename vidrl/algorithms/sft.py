@@ -21,9 +21,10 @@ from .base import Algorithm, Batch, Experience, Loss
 
 @dataclass(eq=False, kw_only=True)
 class SFT(Algorithm):
-    """L = mean ‖v_θ(x_t, t) − target‖² over clips, noises ε and levels t, with x_t = (1 − t) x0 + t ε on a flow.
+    """Supervised matching: the error of the prediction on clips of files that are noised.
 
-    The clips are those of `data.clips`; nothing is sampled and nothing is scored. As `train.data_weight` the same loss
+    L = mean ‖v_θ(x_t, t) − target‖² over clips, noises ε and levels t, with x_t = (1 − t) x0 + t ε on a
+    flow. The clips are those of `data.clips`; nothing is sampled and nothing is scored. As `train.data_weight` the same loss
     stands beside the loss of another algorithm.
 
     Options: `noises` of a clip, at levels t spread evenly from `low` to `high`; `updates`, the optimiser steps a round;
