@@ -24,8 +24,8 @@ class SFT(Algorithm):
     """Supervised matching: the error of the prediction on clips of files that are noised.
 
     L = mean ‖v_θ(x_t, t) − target‖² over clips, noises ε and levels t, with x_t = (1 − t) x0 + t ε on a
-    flow. The clips are those of `data.clips`; nothing is sampled and nothing is scored. As `train.data_weight` the same loss
-    stands beside the loss of another algorithm.
+    flow. The clips are those of `data.clips`; nothing is sampled and nothing is scored. As
+    `train.data_weight` the same loss stands beside the loss of another algorithm.
 
     Options: `noises` of a clip, at levels t spread evenly from `low` to `high`; `updates`, the optimiser steps a round;
     `segments` S of which the error is logged by itself (1: the whole clip's alone). The loss is that of the whole clip
