@@ -67,9 +67,10 @@ class D3PO(Credited, Trajectory):
         return Loss(value, {"implicit_accuracy": right, "reference_ratio": ratio.detach()})
 
     def divergence(
-        self, policy: Policy, batch: Batch, step: transition.Step | None = None, weight: Tensor | None = None
+        self, policy: Policy, batch: Batch, step: transition.Step | None = None, weight: Tensor | None = None,
+        name: str = "reference",
     ) -> Tensor:  # fmt: skip
-        return super().divergence(policy, batch if step else _apart(batch), step, weight)
+        return super().divergence(policy, batch if step else _apart(batch), step, weight, name)
 
 
 def best_and_worst(advantage: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
