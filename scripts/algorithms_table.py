@@ -78,7 +78,7 @@ def needs(cls: Any) -> str:
     told += ["a sampler that draws noise"] if issubclass(cls, Trajectory) else []
     told += ["the gradient of the reward"] if refuses(cls, Plain(False), GROUP) else []
     told += ["two clips of a prompt or more"] if refuses(cls, Plain(True), 1) else []
-    return "; ".join(told) + (", or files (`data.pairs`)" if cls.data == "pairs?" else "") or "a reward"
+    return "; ".join(told) + (", or files (`data.pairs`)" if cls.data == "optional pairs" else "") or "a reward"
 
 
 def refuses(cls: type[Algorithm], reward: Reward, group: int) -> bool:
@@ -113,9 +113,10 @@ def gained(name: str, study: Study | None) -> tuple[str, str]:
         return ABSENT, ABSENT
     arm = max(arms, key=lambda one: study.ratio(PLAIN, one, "steady").value)
     gains = [value for value in study.gain(arm, 0.25).values() if value == value]
-    over = interval(gains, unit="pairs") if gains else None
-    gain = f"{spread(over.mean, over.low, over.high)} ({arm}, {len(gains)} seeds)" if over else ABSENT
-    return gain, seconds(study, arm)
+    if not gains:
+        return ABSENT, seconds(study, arm)
+    over, plural = interval(gains, unit="pairs"), "s" * (len(gains) > 1)
+    return f"{spread(over.mean, over.low, over.high)} ({arm}, {len(gains)} seed{plural})", seconds(study, arm)
 
 
 def seconds(study: Study, arm: str) -> str:

@@ -182,7 +182,7 @@ def test_a_loss_that_scores_for_itself_by_hand(tmp_path):
 class OfPairs(DPO):
     """DPO that takes the pairs of files where a recipe names them."""
 
-    data = "pairs?"
+    data = "optional pairs"
 
 
 def test_a_round_of_files_samples_and_scores_nothing(tmp_path):

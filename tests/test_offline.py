@@ -29,7 +29,7 @@ SFT_TOY = {"name": "sft", "options": {"noises": 2, "segments": 3}}
 class Paired(SFT):
     """Learns from pairs where a recipe names them, and keeps what it was given."""
 
-    data: ClassVar[str] = "pairs?"
+    data: ClassVar[str] = "optional pairs"
     seen: ClassVar[list[Experience]] = []
 
     def minibatches(self, seen):

@@ -82,7 +82,8 @@ def test_the_window_of_every_schedule():
 def test_shares_are_lengths(segments):
     made = shares(5, segments)
     assert made.mean() == pytest.approx(1)
-    assert torch.allclose(made * 5 / segments, torch.tensor([float(b - a) for a, b in borders(5, segments)]))
+    lengths = torch.tensor([b - a for a, b in borders(5, segments)], dtype=torch.float64)
+    assert torch.allclose(made * 5 / segments, lengths, rtol=1e-14)
 
 
 def test_the_algorithm_weighs_by_both():

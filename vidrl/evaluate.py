@@ -67,8 +67,8 @@ def check_data(recipe: config.Recipe, learns: str) -> None:
         (not data.clips or learns == "clips" or weight > 0, f"data.clips: {name} learns from clips that the policy "
          f"samples, and would not read {data.clips}: set train.data_weight, as 0.1, to add the loss on these clips, "
          f"take another algorithm ({_that_learn('clips')}), or leave data.clips empty"),
-        (not data.pairs or learns == "pairs?", f"data.pairs: {name} does not learn from pairs, and would not read "
-         f"{data.pairs}: take another algorithm ({_that_learn('pairs?')}), or leave data.pairs empty"),
+        (not data.pairs or learns == "optional pairs", f"data.pairs: {name} does not learn from pairs, and would not "
+         f"read {data.pairs}: take another algorithm ({_that_learn('optional pairs')}), or leave data.pairs empty"),
         (weight == 0 or learns != "clips", f"train.data_weight: expected 0 with {name}, whose loss is the one on "
          f"data.clips, got {weight:g}"),
         (weight == 0 or data.clips, f"train.data_weight: expected data.clips with a weight of {weight:g}, got '': name "
@@ -85,7 +85,7 @@ def offline(recipe: config.Recipe, learns: str) -> str:
     """Where the samples of a round come from: "clips" or "pairs" of files, or "" for the policy."""
     if learns == "clips":
         return "clips"
-    return "pairs" if learns == "pairs?" and recipe.data.pairs else ""
+    return "pairs" if learns == "optional pairs" and recipe.data.pairs else ""
 
 
 def _that_learn(data: str) -> str:

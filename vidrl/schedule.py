@@ -163,6 +163,6 @@ def shares(frames: int, segments: int) -> Tensor:
 
     Example:
         >>> shares(5, 2)
-        tensor([1.2000, 0.8000])
+        tensor([1.2000, 0.8000], dtype=torch.float64)
     """
-    return torch.tensor([(b - a) * segments / frames for a, b in borders(frames, segments)])
+    return torch.tensor([(b - a) * segments / frames for a, b in borders(frames, segments)], dtype=torch.float64)

@@ -1,6 +1,6 @@
 """How often do the intervals of `vidrl bench` hold the truth? Simulated clips, nested in prompts, whose mean is known.
 
-    python benchmarks/studies/bench_coverage.py --out benchmarks/results/bench_coverage.md --keep /tmp/coverage.json
+    python benchmarks/studies/bench_coverage.py --out benchmarks/results/bench_coverage.md --keep coverage.json
 
 A clip's value is a function of z = √ρ a + √(1 − ρ) b, with a normal for each prompt, b normal for each clip, ρ = 0.3.
 `--keep` names a file of finished rows: a run that was broken off goes on from there. `_nulls.py` has the tests.

@@ -38,7 +38,8 @@ def host(request):
 
 
 def algorithm(host, **more):
-    asked = HOSTS[host] | {"steps": 6, "updates": 1, "train_steps": 0, "window": 0} | more
+    every_step = {"window": 0, "window_stride": 1, "window_schedule": "progressive"}
+    asked = HOSTS[host] | {"steps": 6, "updates": 1, "train_steps": 0} | every_step | more
     return GRPO(**(asked if asked.get("beta") else asked | {"kl": "step"}))  # without a KL there is none to measure
 
 

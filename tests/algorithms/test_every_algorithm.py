@@ -22,7 +22,7 @@ from vidrl.rewards import Score
 from vidrl.rollout import draws, generate
 
 STORED = Path(__file__).parent / "first_steps.json"
-SOURCES = [(name, False) for name in NAMES] + [(name, True) for name in NAMES if kind(name).data == "pairs?"]
+SOURCES = [(name, False) for name in NAMES] + [(name, True) for name in NAMES if kind(name).data == "optional pairs"]
 
 
 @pytest.fixture(params=SOURCES, ids=[f"{name}{'-pairs' * pairs}" for name, pairs in SOURCES])

@@ -16,7 +16,8 @@ from vidrl.backbones.base import Denoiser
 from vidrl.policy import Policy
 from vidrl.rewards import Reward
 from vidrl.rollout import Plan
-from vidrl.segments import borders, pool
+from vidrl.schedule import shares
+from vidrl.segments import pool
 
 from ._credit import Credited
 from ._gate import Gated
@@ -138,9 +139,7 @@ class Forward(Credited, Gated):
 
     def mean(self, terms: Tensor, plan: Plan) -> Tensor:
         """The mean of terms (n, S) over rows and segments, which count by their latent frames."""
-        spans = borders(self.backbone.shape[1], plan.segments)
-        length = torch.tensor([end - start for start, end in spans]).to(terms)
-        return (terms * length / length.sum()).sum(1).mean()
+        return (terms * shares(self.backbone.shape[1], plan.segments).to(terms)).mean()
 
     def penalty(self, policy: Policy, batch: Batch, raw: Tensor) -> Tensor:
         """The mean squared distance of the samples that the KL holds, with gradient."""

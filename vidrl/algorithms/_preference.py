@@ -13,7 +13,8 @@ from torch import Tensor
 from vidrl.path import Path, exact
 from vidrl.policy import Policy
 from vidrl.rollout import Plan
-from vidrl.segments import borders, pool
+from vidrl.schedule import shares
+from vidrl.segments import pool
 
 from ._forward import Forward
 from .base import Batch, Experience
@@ -30,7 +31,7 @@ class Preference(Forward):
     times the former: Flow-DPO (arXiv 2501.13918) derives them, and found "one" better.
     """
 
-    data: ClassVar[str] = "pairs?"
+    data: ClassVar[str] = "optional pairs"
 
     beta: float = 2000.0
     reference: Literal["reference", "old"] = "reference"
@@ -94,8 +95,7 @@ class Preference(Forward):
 
     def sizes(self, like: Tensor, plan: Plan) -> Tensor:
         """The part |S_j|/L of the clip's latent frames that each segment has, (S,)."""
-        length = torch.tensor([b - a for a, b in borders(self.backbone.shape[1], plan.segments)]).to(like)
-        return length / length.sum()
+        return shares(self.backbone.shape[1], plan.segments).to(like) / plan.segments
 
     @staticmethod
     def labels(seen: Experience, pairs: Tensor) -> Tensor:

@@ -88,9 +88,10 @@ class Experience:
         return draws(self.seed, [(*name, self.round)])[0]
 
     def cut(self, samples: Tensor, updates: int) -> Iterator[tuple[Tensor, float]]:
-        """Items in a random order, as `updates` parts: of each part this process's items, and the share of one.
+        """Divide I items among `updates` optimiser steps, in a random order that is the same in every process.
 
-        `samples` (I,) or (I, m) are the samples (of N) that each of the I items reads. Raises ValueError for fewer
+        Yields for each step the numbers of the items that this process trains, and 1 / (the step's items in all
+        processes). `samples` (I,) or (I, m) are the samples (of N) that each item reads. Raises ValueError for fewer
         items than updates, and for an item whose samples lie in several processes.
         """
         order = torch.randperm(len(samples), generator=self.draw("minibatches"))
@@ -134,7 +135,9 @@ class Algorithm(ABC):
     changes nothing: what the later calls need, they compute from the plan that the rollout or the batch carries.
     """
 
-    data: ClassVar[str] = "none"  # "clips": learns from data.clips; "pairs?": from data.pairs where a recipe names it
+    # Where the samples come from: "none" is the policy, "clips" data.clips, and "optional pairs" data.pairs where a
+    # recipe names that file, else the policy.
+    data: ClassVar[str] = "none"
 
     known: Influence | None = field(default=None, init=False, repr=False)  # how far noise moves the reward
 

@@ -16,6 +16,7 @@ from vidrl.rollout import Plan
 from vidrl.schedule import shares
 from vidrl.segments import pool
 
+from ._levels import levels, stratified
 from .base import Algorithm, Batch, Experience, Loss
 
 
@@ -53,8 +54,7 @@ class SFT(Algorithm):
 
     def minibatches(self, seen: Experience) -> Iterator[Batch]:
         draw, n = seen.draw("levels"), len(seen.group)
-        place = torch.rand(n, self.noises, generator=draw, dtype=torch.float64) + torch.arange(self.noises)
-        level = (self.low + (self.high - self.low) * place / self.noises).flatten()
+        level = levels(stratified(n, self.noises, draw), "uniform", self.low, self.high, ()).flatten()
         seeds = torch.randint(2**62, level.shape, generator=draw).tolist()
         for row, share in seen.cut(torch.arange(n * self.noises) // self.noises, self.updates):
             sample = row // self.noises
