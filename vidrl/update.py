@@ -42,7 +42,8 @@ class Updater:
     def update(self, experience: Experience, beside: Iterator[Part] | None = None) -> dict[str, Any]:
         """Take the round's optimiser steps; what the losses reported, over all processes.
 
-        Each step adds to the gradient of the algorithm's loss that of the next one of `beside`, times its weight.
+        Each step adds to the gradient of the algorithm's loss that of the next batch of `beside`, times that batch's
+        weight.
         Where the algorithm has no minibatch, no step is taken and there is no `kl`.
         """
         rate = self._set_rate(experience.round)

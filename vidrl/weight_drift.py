@@ -44,7 +44,10 @@ def _full(policy: Policy, weights: str) -> tuple[float, float]:
 
 
 def _adapted(policy: Policy, weights: str) -> tuple[float, float]:
-    """The same under a LoRA, without a matrix of W's size: ‖B A − B' A'‖² = Σ (D D')(C' C) with D = [B, −B'] …"""
+    """‖w − w_ref‖² and ‖w_ref‖² under a LoRA, without a matrix of W's size.
+
+    ‖B A − B' A'‖² = ‖D C‖², with D = [B, −B'] and C = [A; A'].
+    """
     with policy.using(weights):
         now = [(a.clone(), b.clone()) for _, (a, b) in _layers(policy)]
     moved = whole = 0.0

@@ -36,8 +36,8 @@ class Forward(Credited, Gated):
     "uniform", "discrete" (the sampler's own times) or "logit_normal"; `same_noise` gives the
     samples of a group the same noises and levels; `updates`, the optimiser steps a round. At a
     round's end the weights "old" become decay · old + (1 − decay) · live. `decay_type` 0 is a
-    constant `decay`, where 0 means that old is what the round began with; 1 and 2 are the schedules
-    of DiffusionNFT (`old_decay`).
+    constant `decay`; decay = 0 makes "old" the weights with which each round begins. 1 and 2 are the
+    schedules of DiffusionNFT (`old_decay`).
     """
 
     moving: ClassVar[bool] = True  # whether the loss reads the weights "old"

@@ -69,9 +69,9 @@ def held(uncertain: Tensor, share: float) -> Tensor:
 class Gated(Algorithm):
     """Which samples the KL of the loss holds, and to what.
 
-    Options of the KL: `gate`, the share of the uncertain samples that it holds (`held`; 0 holds all samples, GARDO has
-    about 0.1); `reference_every` so many rounds the weights it holds to become those of that moment (0: they stay the
-    base model's). The logged `kl` is of all samples, to the base model, whatever these say.
+    Options of the KL: `gate`, the share of the uncertain samples that the KL holds (see `held`); 0 holds all samples,
+    and GARDO has about 0.1. After every `reference_every` rounds the weights to which the KL holds the policy become
+    the live ones; with 0 they stay the base model's. The logged `kl` is always of all samples, to the base model.
     """
 
     coefficients: ClassVar[tuple[str, ...]] = ()  # the options whose value above 0 puts a KL into the loss
