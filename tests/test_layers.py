@@ -35,6 +35,8 @@ LAYERS = [
     {"composed"},
     {"estimators"},
     {"transition", "segments", "world", "corruptions", "clip_files", "fitting"},
+    {"prompt"},
+    {"picture"},
     {"rewards"},
     {"inference"},
     {"path", "pieces", "plugin", "toml", "recipe_text", "charts", "launch", "guards",

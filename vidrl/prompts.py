@@ -7,6 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vidrl.prompt import Prompt
+
+__all__ = ["BadPrompts", "Prompt", "comments", "differences", "notes", "read"]
 MARK = "\ufeff"  # the byte-order mark that some editors put at the beginning of a file
 COLUMNS = {"prompt", "prompts", "caption", "captions", "text"}  # a table's names for what vidrl calls a prompt
 
