@@ -13,34 +13,34 @@ from vidrl import picture
 from vidrl.prompt import Prompt, of
 from vidrl.prompts import Prompt as Public
 
-CAT = Prompt("a cat runs", {"image": "cat.png", "negative_prompt": "blur"})
+cat = Prompt("a cat runs", {"image": "cat.png", "negative_prompt": "blur"})
 
 
 def test_a_prompt_is_its_text():
-    assert Public is Prompt and isinstance(CAT, str) and len(CAT) == 10 and f"{CAT}!" == "a cat runs!"
-    assert json.dumps([CAT]) == '["a cat runs"]' and CAT[2:5] == "cat"
-    for plain in (str(CAT), CAT + "!", CAT.upper(), CAT.strip(), f"{CAT}"):
+    assert Public is Prompt and isinstance(cat, str) and len(cat) == 10 and f"{cat}!" == "a cat runs!"
+    assert json.dumps([cat]) == '["a cat runs"]' and cat[2:5] == "cat"
+    for plain in (str(cat), cat + "!", cat.upper(), cat.strip(), f"{cat}"):
         assert type(plain) is str and not of(plain)
 
 
 def test_equality_and_hash_include_the_references():
-    same, other = Prompt("a cat runs", {"negative_prompt": "blur", "image": "cat.png"}), Prompt(CAT, {"image": "b.png"})
-    assert same == CAT and hash(same) == hash(CAT) and (same != CAT) is False
+    same, other = Prompt("a cat runs", {"negative_prompt": "blur", "image": "cat.png"}), Prompt(cat, {"image": "b.png"})
+    assert same == cat and hash(same) == hash(cat) and (same != cat) is False
     text = "a cat runs"
-    assert CAT != text and text != CAT and other != CAT and (CAT == text, text == CAT) == (False, False)
-    assert {CAT: 1, other: 2, "a cat runs": 3} == {"a cat runs": 3, same: 1, other: 2}
-    assert "a cat runs" not in [CAT, other] and CAT in {other, same}
+    assert cat != text and text != cat and other != cat and (cat == text, text == cat) == (False, False)
+    assert {cat: 1, other: 2, "a cat runs": 3} == {"a cat runs": 3, same: 1, other: 2}
+    assert "a cat runs" not in [cat, other] and cat in {other, same}
     bare = Prompt("a cat runs")
     assert bare == "a cat runs" and hash(bare) == hash("a cat runs") and {"a cat runs": 1}[bare] == 1
 
 
 def test_copies_and_pickles_keep_the_references():
-    bare = Prompt(CAT)  # made of another prompt, it keeps what goes with it
-    made = [bare, copy.copy(CAT), copy.deepcopy([CAT])[0], *(pickle.loads(pickle.dumps(CAT, p)) for p in range(2, 6))]
-    assert all(type(one) is Prompt and one == CAT and one.references == CAT.references for one in made)
-    assert not Prompt(CAT, {}).references
+    bare = Prompt(cat)  # made of another prompt, it keeps what goes with it
+    made = [bare, copy.copy(cat), copy.deepcopy([cat])[0], *(pickle.loads(pickle.dumps(cat, p)) for p in range(2, 6))]
+    assert all(type(one) is Prompt and one == cat and one.references == cat.references for one in made)
+    assert not Prompt(cat, {}).references
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(dict_of, (CAT,)) == {"image": "cat.png", "negative_prompt": "blur"}
+        assert pool.apply(dict_of, (cat,)) == {"image": "cat.png", "negative_prompt": "blur"}
 
 
 def dict_of(prompt):
@@ -48,11 +48,11 @@ def dict_of(prompt):
 
 
 def test_a_prompt_cannot_be_changed():
-    for change in (lambda: setattr(CAT, "references", {}), lambda: delattr(CAT, "references")):
+    for change in (lambda: setattr(cat, "references", {}), lambda: delattr(cat, "references")):
         with pytest.raises(AttributeError, match="make another one"):
             change()
     with pytest.raises(TypeError):
-        CAT.references["image"] = "other.png"
+        cat.references["image"] = "other.png"
     given = {"image": "cat.png"}
     made = Prompt("a cat", given)
     given["image"] = "other.png"
