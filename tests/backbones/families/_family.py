@@ -63,7 +63,7 @@ class Family:
         return next((name for name in FRAMES if name in self.call), None)
 
     def ask(self, prompt: str, **call: Any) -> dict[str, Any]:
-        """All arguments of the pipeline's call for a prompt; a picture where the family reads one."""
+        """All arguments of the pipeline's call, with a picture where the family reads one."""
         asked = {**self.call, **call}
         text = {"prompt": prompt} if self.reads_text else {}
         image = {"image": self.picture(asked)} if self.reads_image else {}

@@ -19,11 +19,13 @@ def animatediff() -> Any:
     widths = (4, 8)
     network = diffusers.UNet2DConditionModel(
         block_out_channels=widths, layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=8, norm_num_groups=2, attention_head_dim=2,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=8,
+        norm_num_groups=2, attention_head_dim=2,
     )  # fmt: skip
     motion = diffusers.MotionAdapter(
-        block_out_channels=widths, motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2
+        block_out_channels=widths, motion_layers_per_block=1, motion_norm_num_groups=2,
+        motion_num_attention_heads=2,
     )  # fmt: skip
     return diffusers.AnimateDiffPipeline(kl(), clip(8), tokenizer(), network, motion, ddim())
 
@@ -32,11 +34,12 @@ def animatediff() -> Any:
 def animatediff_sdxl() -> Any:
     widths = (4, 8)
     motion = diffusers.MotionAdapter(
-        block_out_channels=widths, motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2,
-        use_motion_mid_block=False,
+        block_out_channels=widths, motion_layers_per_block=1, motion_norm_num_groups=2,
+        motion_num_attention_heads=2, use_motion_mid_block=False,
     )  # fmt: skip
     return diffusers.AnimateDiffSDXLPipeline(
-        kl(), clip(), clip(32, 32), tokenizer(), tokenizer(), sdxl_network(widths), motion, ddim())  # fmt: skip
+        kl(), clip(), clip(32, 32), tokenizer(), tokenizer(), sdxl_network(widths), motion, ddim(),
+    )  # fmt: skip
 
 
 @family("text to video", CALL, OTHER)
@@ -44,30 +47,40 @@ def text_to_video_sd() -> Any:
     """Frames are rows of the batch."""
     network = diffusers.UNet3DConditionModel(
         block_out_channels=(4, 8), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        cross_attention_dim=8, attention_head_dim=4, norm_num_groups=2,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"), cross_attention_dim=8,
+        attention_head_dim=4, norm_num_groups=2,
     )  # fmt: skip
-    return diffusers.TextToVideoSDPipeline(kl(), clip(8), tokenizer(), network, ddim("scaled_linear"))
+    return diffusers.TextToVideoSDPipeline(
+        kl(), clip(8), tokenizer(), network, ddim("scaled_linear"),
+    )  # fmt: skip
 
 
-@family("image to video", size(num_frames=3, min_guidance_scale=1.0, max_guidance_scale=2.5, decode_chunk_size=8),
-        size(32, 16, num_frames=2), quick=True)
+SVD = size(num_frames=3, min_guidance_scale=1.0, max_guidance_scale=2.5, decode_chunk_size=8)
+
+
+@family("image to video", SVD, size(32, 16, num_frames=2), quick=True)
 def svd() -> Any:
-    """No prompt, noise levels of EDM, and guidance that rises from frame to frame. Its group norms need 32 channels."""
+    """No prompt, noise levels of EDM, and guidance that rises from frame to frame.
+
+    Its group norms need 32 channels.
+    """
     network = diffusers.UNetSpatioTemporalConditionModel(
-        block_out_channels=(32, 32), layers_per_block=1, sample_size=8, in_channels=8, out_channels=4,
+        block_out_channels=(32, 32), layers_per_block=1, sample_size=8, in_channels=8,
+        out_channels=4,
         down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), cross_attention_dim=32,
-        num_attention_heads=2, projection_class_embeddings_input_dim=24, addition_time_embed_dim=8,
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        cross_attention_dim=32, num_attention_heads=2, projection_class_embeddings_input_dim=24,
+        addition_time_embed_dim=8,
     )  # fmt: skip
     scheduler = diffusers.EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
-        sigma_max=700.0, sigma_min=0.002, steps_offset=1, timestep_spacing="leading", timestep_type="continuous",
-        use_karras_sigmas=True,
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        prediction_type="v_prediction", sigma_max=700.0, sigma_min=0.002, steps_offset=1,
+        timestep_spacing="leading", timestep_type="continuous", use_karras_sigmas=True,
     )  # fmt: skip
     vae = diffusers.AutoencoderKLTemporalDecoder(
-        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,
-        layers_per_block=1,
+        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2,
+        latent_channels=4, layers_per_block=1,
     )  # fmt: skip
     return diffusers.StableVideoDiffusionPipeline(
         vae, clip_vision(32, 224, 56), network, scheduler, clip_pictures(224))  # fmt: skip

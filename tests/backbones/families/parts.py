@@ -10,8 +10,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 WORDS = [
-    "a", "the", "red", "blue", "green", "circle", "square", "cross", "moves", "left", "right", "on", "dark",
-    "background", "bounces", "slowly", "cat", "runs", "low", "quality",
+    "a", "the", "red", "blue", "green", "circle", "square", "cross", "moves", "left", "right", "on",
+    "dark", "background", "bounces", "slowly", "cat", "runs", "low", "quality",
 ]  # fmt: skip
 VOCABULARY = 64
 CHAT = (
@@ -32,8 +32,8 @@ def tokenizer(length: int = 77, side: str = "right") -> Any:
     made.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])  # fmt: skip
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
-        model_max_length=length, padding_side=side,
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        unk_token="<unk>", model_max_length=length, padding_side=side,
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ class Processor(transformers.ProcessorMixin):
         self.tokenizer = chat_tokenizer(length)
         self.decode, self.batch_decode = self.tokenizer.decode, self.tokenizer.batch_decode
 
-    def __call__(self, text: Any = None, images: Any = None, videos: Any = None, **more: Any) -> Any:
+    def __call__(self, text: Any = None, **more: Any) -> Any:
         known = ("max_length", "truncation", "return_tensors", "padding")
         return self.tokenizer(text, **{name: more[name] for name in known if name in more})
 
@@ -66,40 +66,43 @@ def t5(width: int = 32) -> Any:
 
 def clip(width: int = 32, projected: int = 0) -> Any:
     config = transformers.CLIPTextConfig(
-        bos_token_id=0, eos_token_id=2, pad_token_id=1, hidden_size=width, intermediate_size=37, num_attention_heads=4,
-        num_hidden_layers=2, vocab_size=VOCABULARY, projection_dim=projected or width,
+        bos_token_id=0, eos_token_id=2, pad_token_id=1, hidden_size=width, intermediate_size=37,
+        num_attention_heads=4, num_hidden_layers=2, vocab_size=VOCABULARY,
+        projection_dim=projected or width,
     )  # fmt: skip
-    return (transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel)(config)
+    kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
+    return kind(config)
 
 
 def llama(width: int = 16) -> Any:
     config = transformers.LlamaConfig(
-        bos_token_id=0, eos_token_id=2, pad_token_id=1, hidden_size=width, intermediate_size=37, num_attention_heads=4,
-        num_hidden_layers=3, vocab_size=VOCABULARY,
+        bos_token_id=0, eos_token_id=2, pad_token_id=1, hidden_size=width, intermediate_size=37,
+        num_attention_heads=4, num_hidden_layers=3, vocab_size=VOCABULARY,
     )  # fmt: skip
     return transformers.LlamaModel(config)
 
 
 def gemma(width: int = 8) -> Any:
     config = transformers.Gemma2Config(
-        head_dim=16, hidden_size=width, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2,
-        num_key_value_heads=2, vocab_size=VOCABULARY, attn_implementation="eager", pad_token_id=1,
+        head_dim=16, hidden_size=width, intermediate_size=64, num_attention_heads=2,
+        num_hidden_layers=2, num_key_value_heads=2, vocab_size=VOCABULARY,
+        attn_implementation="eager", pad_token_id=1,
     )  # fmt: skip
     return transformers.Gemma2Model(config)
 
 
 def glm(width: int = 32) -> Any:
     config = transformers.GlmConfig(
-        hidden_size=width, intermediate_size=8, num_hidden_layers=2, num_attention_heads=4, head_dim=8,
-        vocab_size=VOCABULARY, pad_token_id=1,
+        hidden_size=width, intermediate_size=8, num_hidden_layers=2, num_attention_heads=4,
+        head_dim=8, vocab_size=VOCABULARY, pad_token_id=1,
     )  # fmt: skip
     return transformers.GlmForCausalLM(config)
 
 
 def qwen3(width: int = 16) -> Any:
     config = transformers.Qwen3Config(
-        hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        vocab_size=VOCABULARY, head_dim=8, pad_token_id=1,
+        hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, vocab_size=VOCABULARY, head_dim=8, pad_token_id=1,
     )  # fmt: skip
     return transformers.Qwen3Model(config)
 
@@ -107,15 +110,18 @@ def qwen3(width: int = 16) -> Any:
 def _qwen_text(layers: int) -> dict[str, Any]:
     rope = {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"}
     return {
-        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": layers, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "vocab_size": VOCABULARY, "pad_token_id": 1, "rope_scaling": rope, "rope_theta": 1e6,
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": layers,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": VOCABULARY,
+        "pad_token_id": 1, "rope_scaling": rope, "rope_theta": 1e6,
     }  # fmt: skip
 
 
 def qwen_vl() -> Any:
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+    vision["out_hidden_size"] = 16
     config = transformers.Qwen2_5_VLConfig(
-        text_config=_qwen_text(2), vision_config=vision, hidden_size=16, vocab_size=VOCABULARY)  # fmt: skip
+        text_config=_qwen_text(2), vision_config=vision, hidden_size=16, vocab_size=VOCABULARY,
+    )  # fmt: skip
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 
 
@@ -125,15 +131,19 @@ def qwen_vl_text() -> Any:
 
 def mistral3() -> Any:
     text = {
-        "model_type": "mistral", "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 37,
-        "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2, "sliding_window": None,
-        "pad_token_id": 1, "max_position_embeddings": 512,
+        "model_type": "mistral", "vocab_size": VOCABULARY, "hidden_size": 16,
+        "intermediate_size": 37, "num_attention_heads": 4, "num_hidden_layers": 2,
+        "num_key_value_heads": 2, "sliding_window": None, "pad_token_id": 1,
+        "max_position_embeddings": 512,
     }  # fmt: skip
     vision = {
-        "model_type": "pixtral", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4,
-        "intermediate_size": 37, "image_size": 30, "patch_size": 6, "num_channels": 3,
+        "model_type": "pixtral", "hidden_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "intermediate_size": 37, "image_size": 30, "patch_size": 6,
+        "num_channels": 3,
     }  # fmt: skip
-    config = transformers.Mistral3Config(text_config=text, vision_config=vision, image_token_index=3)
+    config = transformers.Mistral3Config(
+        text_config=text, vision_config=vision, image_token_index=3,
+    )  # fmt: skip
     return transformers.Mistral3ForConditionalGeneration(config)
 
 
@@ -142,8 +152,8 @@ def mistral3() -> Any:
 
 def clip_vision(width: int = 4, pixels: int = 32, patch: int = 8) -> Any:
     config = transformers.CLIPVisionConfig(
-        hidden_size=width, projection_dim=width, num_hidden_layers=2, num_attention_heads=2, image_size=pixels,
-        intermediate_size=16, patch_size=patch,
+        hidden_size=width, projection_dim=width, num_hidden_layers=2, num_attention_heads=2,
+        image_size=pixels, intermediate_size=16, patch_size=patch,
     )  # fmt: skip
     return transformers.CLIPVisionModelWithProjection(config)
 
@@ -158,8 +168,8 @@ def clip_pictures(pixels: int = 32) -> Any:
 def wan_vae(channels: int = 16, **more: Any) -> Any:
     """8 pixels and 4 frames a latent."""
     return diffusers.AutoencoderKLWan(
-        base_dim=3, z_dim=channels, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
-        **more,
+        base_dim=3, z_dim=channels, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        temperal_downsample=[False, True, True], **more,
     )  # fmt: skip
 
 
@@ -167,8 +177,9 @@ def hunyuan_vae(channels: int = 4) -> Any:
     """8 pixels and 4 frames a latent."""
     return diffusers.AutoencoderKLHunyuanVideo(
         latent_channels=channels, down_block_types=("HunyuanVideoDownBlock3D",) * 4,
-        up_block_types=("HunyuanVideoUpBlock3D",) * 4, block_out_channels=(8,) * 4, layers_per_block=1,
-        norm_num_groups=4, spatial_compression_ratio=8, temporal_compression_ratio=4, mid_block_add_attention=True,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 4, block_out_channels=(8,) * 4,
+        layers_per_block=1, norm_num_groups=4, spatial_compression_ratio=8,
+        temporal_compression_ratio=4, mid_block_add_attention=True,
     )  # fmt: skip
 
 
@@ -176,14 +187,17 @@ def kl(widths: tuple[int, ...] = (8, 8), channels: int = 4, **more: Any) -> Any:
     """The autoencoder of Stable Diffusion; each width but the last halves the picture."""
     return diffusers.AutoencoderKL(
         block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * len(widths),
-        up_block_types=("UpDecoderBlock2D",) * len(widths), latent_channels=channels, norm_num_groups=2, **more,
+        up_block_types=("UpDecoderBlock2D",) * len(widths), latent_channels=channels,
+        norm_num_groups=2, **more,
     )  # fmt: skip
 
 
 def shifted_kl(channels: int = 4, halvings: int = 0) -> Any:
     """The autoencoder of SD3 and FLUX: its latents are shifted."""
-    return kl((4,) * (halvings + 1), channels, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.0609,
-              scaling_factor=1.5035)  # fmt: skip
+    return kl(
+        (4,) * (halvings + 1), channels, use_quant_conv=False, use_post_quant_conv=False,
+        shift_factor=0.0609, scaling_factor=1.5035,
+    )  # fmt: skip
 
 
 # Schedulers
@@ -205,8 +219,8 @@ def ddim(schedule: str = "linear", **options: Any) -> Any:
 
 def euler(**options: Any) -> Any:
     return diffusers.EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading",
-        **options,
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+        timestep_spacing="leading", **options,
     )  # fmt: skip
 
 
@@ -214,7 +228,7 @@ def euler(**options: Any) -> Any:
 
 
 class NoGuardrail(torch.nn.Module):
-    """A safety checker that lets everything pass; the real one is a download of several gigabytes."""
+    """A safety checker that lets everything pass; the real one weighs several gigabytes."""
 
     dtype = torch.float32
 

@@ -18,16 +18,17 @@ LARGE_OTHER = size(64, 32, num_frames=5)
 
 def network(kind: Any = None, channels: int = 16, made: int = 16, **more: Any) -> Any:
     return (kind or diffusers.WanTransformer3DModel)(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=channels, out_channels=made,
-        text_dim=32, freq_dim=256, ffn_dim=32, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32, **more,
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=channels,
+        out_channels=made, text_dim=32, freq_dim=256, ffn_dim=32, num_layers=2,
+        cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32, **more,
     )  # fmt: skip
 
 
 def residual_vae() -> Any:
     return wan_vae(
-        48, in_channels=12, out_channels=12, is_residual=True, patch_size=2, latents_mean=[0.0] * 48,
-        latents_std=[1.0] * 48, scale_factor_spatial=16, scale_factor_temporal=4,
+        48, in_channels=12, out_channels=12, is_residual=True, patch_size=2,
+        latents_mean=[0.0] * 48, latents_std=[1.0] * 48, scale_factor_spatial=16,
+        scale_factor_temporal=4,
     )  # fmt: skip
 
 
@@ -40,20 +41,24 @@ def wan() -> Any:
 def wan22() -> Any:
     """Two experts: one of the high and one of the low noise."""
     return diffusers.WanPipeline(
-        tokenizer(), t5(), wan_vae(), flow_unipc(), network(), network(), boundary_ratio=0.875)  # fmt: skip
+        tokenizer(), t5(), wan_vae(), flow_unipc(), network(), network(), boundary_ratio=0.875,
+    )  # fmt: skip
 
 
 @family("text to video", LARGE, LARGE_OTHER)
 def wan22_5b() -> Any:
     """A time a token."""
     return diffusers.WanPipeline(
-        tokenizer(), t5(), residual_vae(), flow_unipc(), network(None, 48, 48), expand_timesteps=True)  # fmt: skip
+        tokenizer(), t5(), residual_vae(), flow_unipc(), network(None, 48, 48),
+        expand_timesteps=True,
+    )  # fmt: skip
 
 
 @family("image to video", CALL, OTHER)
 def wan_i2v() -> Any:
     return diffusers.WanImageToVideoPipeline(
-        tokenizer(), t5(), wan_vae(), flow(shift=7.0), clip_pictures(), clip_vision(), network(None, 36, image_dim=4)
+        tokenizer(), t5(), wan_vae(), flow(shift=7.0), clip_pictures(), clip_vision(),
+        network(None, 36, image_dim=4),
     )  # fmt: skip
 
 
@@ -61,8 +66,8 @@ def wan_i2v() -> Any:
 def wan22_i2v() -> Any:
     """Two experts, and no encoder of pictures but the autoencoder."""
     return diffusers.WanImageToVideoPipeline(
-        tokenizer(), t5(), wan_vae(), flow_unipc(), None, None, network(None, 36), network(None, 36),
-        boundary_ratio=0.9,
+        tokenizer(), t5(), wan_vae(), flow_unipc(), None, None, network(None, 36),
+        network(None, 36), boundary_ratio=0.9,
     )  # fmt: skip
 
 
@@ -70,7 +75,8 @@ def wan22_i2v() -> Any:
 def wan22_5b_i2v() -> Any:
     """The first latent frame is held."""
     return diffusers.WanImageToVideoPipeline(
-        tokenizer(), t5(), residual_vae(), flow_unipc(), None, None, network(None, 48, 48), expand_timesteps=True
+        tokenizer(), t5(), residual_vae(), flow_unipc(), None, None, network(None, 48, 48),
+        expand_timesteps=True,
     )  # fmt: skip
 
 
