@@ -72,7 +72,10 @@ TEXT = {"max_sequence_length": 16}
 NEGATIVE = {"negative_prompt": "low quality"}
 
 
-@family("text to image", size(guidance_scale=3.5, true_cfg_scale=2.0, **NEGATIVE, **TEXT), size(32, 16))
+FLUX = size(guidance_scale=3.5, true_cfg_scale=2.0, **NEGATIVE, **TEXT)
+
+
+@family("text to image", FLUX, size(32, 16))
 def flux() -> Any:
     """Guidance is told to the network, and a negative prompt is subtracted besides."""
     made = flux_network(pooled_projection_dim=32, guidance_embeds=True)
@@ -90,7 +93,7 @@ def flux_kontext() -> Any:
         flux_scheduler(), shifted_kl(1), clip(), tokenizer(), t5(), tokenizer(), made)  # fmt: skip
 
 
-FLUX2 = size(guidance_scale=4.0, text_encoder_out_layers=(1, 2), max_sequence_length=96)
+FLUX2 = size(guidance_scale=4.0, text_encoder_out_layers=(1, 2), max_sequence_length=16)
 
 
 @family("text to image", FLUX2, size(32, 16))

@@ -14,8 +14,8 @@ WORDS = [
     "dark", "background", "bounces", "slowly", "cat", "runs", "low", "quality",
 ]  # fmt: skip
 VOCABULARY = 64
-CHAT = (
-    "{% for message in messages %}"
+CHAT = (  # what the user says, without the pipeline's own instructions
+    "{% for message in messages if message['role'] == 'user' %}"
     "{{ message['content'] if message['content'] is string else message['content'][-1]['text'] }} "
     "{% endfor %}"
 )

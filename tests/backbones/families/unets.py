@@ -44,7 +44,7 @@ def sd21() -> Any:
 
 
 def sdxl_network(widths: tuple[int, ...]) -> Any:
-    """Two text encoders of 32 make 64; a pooled text of 32 and six embedded numbers of 8 make 80."""
+    """Two texts of 32 make 64; a pooled text of 32 and six embedded numbers of 8 make 80."""
     depth = len(widths) - 1
     return diffusers.UNet2DConditionModel(
         block_out_channels=widths, layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,

@@ -166,7 +166,7 @@ def allegro() -> Any:
 
 
 def pixart_network(kind: Any, **more: Any) -> Any:
-    """The transformer of PixArt and Latte; pipelines drop the half of its output that is a variance."""
+    """The transformer of PixArt and Latte; pipelines drop the half that is a variance."""
     return kind(
         sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3,
         caption_channels=32, in_channels=4, cross_attention_dim=24, out_channels=8,
