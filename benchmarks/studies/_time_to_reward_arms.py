@@ -18,6 +18,7 @@ SWEEP_SEED = 100  # of no final run
 MOST_ROUNDS = 400  # the budget of CPU seconds ends a run, not the number of rounds
 PLAIN_ROUNDS = 12  # the budget of the reference arm, from which the budget of all others follows
 PLAIN = "plain"
+VIPO, CHUNKS = "_time_to_reward_vipo:ViPO", "_time_to_reward_chunks:ChunkNFT"  # files beside this one
 COMMON = (
     "train.prompts_per_round=3", "train.group=8", "train.score_batch=16", 'guard.action="warn"',
     "guard.bands={}", "train.checkpoint_every=100000", "train.show=1",
@@ -114,6 +115,10 @@ ARMS: dict[str, Arm] = {
                        FORWARD | SEGMENT | {"beta": 0.1, "same_noise": False}, 2),
     "segment-48": Arm("segment with 48 clips a round", "grpo", SHIPPED | SEGMENT | EQUAL, 2, LARGE),
     "nft-5-48": Arm("nft-5 with 48 clips a round", "nft", FORWARD | SEGMENT | {"beta": 0.1}, 1, LARGE),
+    "vipo": Arm("ViPO (arXiv 2511.18719): the settings of whole, its advantage spread by a map over space and time",
+                VIPO, SHIPPED | WHOLE | EQUAL),
+    "chunks": Arm("RLinf's chunk advantages: nft-5 with the norm of a segment's step bounded", CHUNKS,
+                  FORWARD | SEGMENT | {"beta": 0.1, "max_drift": 0.5}, 2),
     "plain-wide": Arm("plain with the wider clip range of the recipes, 5e-4", "grpo",
                       PUBLISHED | {"clip_range": 5e-4}, 4),
 }  # fmt: skip

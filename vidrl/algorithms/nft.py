@@ -46,9 +46,7 @@ class NFT(Forward):
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         x, raw = self.predict(policy, batch)
         old = self.other(policy, batch, "old", raw)
-        clean, before = (policy.backbone.path.split(v, x, batch["t"])[0] for v in (raw, old))
-        off, step = before - batch["x0"], self.beta * (clean - before)  # x̂0 is linear in v
-        good, bad = (weighed(away, batch.plan.segments) for away in (off + step, off - step))
+        good, bad = self.errors(policy, batch, x, raw, old)
         r = batch["advantage"].to(good) / (2 * self.max_advantage) + 0.5
         value = self.mean(r * good + (1 - r) * bad, batch.plan) * self.max_advantage / self.beta
         if self.kl_beta:
@@ -56,6 +54,15 @@ class NFT(Forward):
         moved = (raw.detach() - old).square().flatten(1).mean(1)
         seen = {"positive": good.detach().mean(1), "negative": bad.detach().mean(1)}
         return Loss(value, seen | {"old_deviate": moved})
+
+    def errors(
+        self, policy: Policy, batch: Batch, x: Tensor, raw: Tensor, old: Tensor
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """‖x̂0⁺ − x0‖²_j/w⁺_j and ‖x̂0⁻ − x0‖²_j/w⁻_j, (n, S), of v = `raw` and v_old = `old` at x."""
+        clean, before = (policy.backbone.path.split(v, x, batch["t"])[0] for v in (raw, old))
+        off, step = before - batch["x0"], self.beta * (clean - before)  # x̂0 is linear in v
+        good, bad = (weighed(away, batch.plan.segments) for away in (off + step, off - step))
+        return good, bad
 
 
 def weighed(away: Tensor, segments: int) -> Tensor:
