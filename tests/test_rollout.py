@@ -180,9 +180,9 @@ class Counting(Toy):
         super().__init__()
         self.asked: list[list[str]] = []
 
-    def encode(self, prompts, reference=None):
+    def encode(self, prompts):
         self.asked.append(list(prompts))
-        return super().encode(prompts, reference)
+        return super().encode(prompts)
 
 
 def test_a_prompt_is_encoded_once_and_alone_so_that_a_resumed_run_gets_the_same_bits():
@@ -199,7 +199,7 @@ def test_a_prompt_is_encoded_once_and_alone_so_that_a_resumed_run_gets_the_same_
 class Guided(Counting):
     """Conditions of 400 bytes a prompt, and a negative one that is the same for all, new in each call."""
 
-    def encode(self, prompts, reference=None):
+    def encode(self, prompts):
         self.asked.append(list(prompts))
         text = torch.stack([torch.full((100,), float(ord(prompt[0]))) for prompt in prompts])
         return {"text": text, "negative": torch.full((len(prompts), 100), 7.0)}
@@ -247,7 +247,7 @@ def test_learning_stops_where_the_cache_is_full_instead_of_pushing_out_what_it_l
 
 
 class Full(Toy):
-    def encode(self, prompts, reference=None):
+    def encode(self, prompts):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vidrl import references
 from vidrl.rewards import _manifest
 from vidrl.rewards._tables import BadTable, entries
 
@@ -59,9 +60,10 @@ class Table:
 def read_clips(path: str | os.PathLike[str]) -> Table:
     """The clips of a table .jsonl, .csv, .tsv, .json or .parquet, or of a folder that holds metadata.jsonl or .csv.
 
-    A row has a file (`file_name`, `video`, `path`, ...) and a prompt (`prompt`, `caption`, `text`, ...). Relative paths
-    begin in the folder of the table and stay inside it; absolute ones may lie anywhere. Rows without a prompt, and
-    clips that are not there, are left out. Raises BadTable where the table is not one of clips, or nothing is left.
+    A row has a file (`file_name`, `video`, `path`, ...) and a prompt (`prompt`, `caption`, `text`, ...), and may have
+    what goes with the prompt (`image`, `negative_prompt`, ...; see `vidrl.prompt.Prompt`). Relative paths begin in the
+    folder of the table and stay inside it; absolute ones may lie anywhere. Rows without a prompt, and clips and images
+    that are not there, are left out. Raises BadTable where the table is not one of clips, or nothing is left.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -76,7 +78,8 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
         raise BadTable(f"expected a column prompt, or caption or text, in {table}, found no prompt in {len(rows)} "
                        "rows: a clip is learned together with its prompt")
     bare = [f"{row.path}: {row.where} has no prompt" for row in rows if not row.prompt.strip()]
-    made = [Entry(row.where, row.prompt, (_inside(table, row.where, row.path),)) for row in rows if row.prompt.strip()]
+    made = [Entry(row.where, _prompt(table, row.where, row.prompt, row.meta), (inside(table, row.where, row.path),))
+            for row in rows if row.prompt.strip()]
     return _there(table, made, bare, notes)
 
 
@@ -126,24 +129,40 @@ def _table(path: Path) -> Path:
     raise BadTable(f"expected {', '.join(METADATA[:2])} or {METADATA[2]} in the folder {path}, found none: {cure}")
 
 
-def _inside(table: Path, where: str, name: str) -> Path:
-    """The path of a clip: absolute as it is, else inside the folder of the table."""
+def inside(table: Path, where: str, name: str) -> Path:
+    """The path of a file that a row names: absolute as it is, else inside the folder of the table.
+
+    Raises BadTable for an address, and for a relative path that leads out of the folder.
+    """
     if os.path.isabs(name):
         return Path(os.path.normpath(name))
     if "://" in name:
-        raise _bad(table, where, f"expected the path of a file, got the address {name}: download the clip")
+        raise _bad(table, where, f"expected the path of a file, got the address {name}: download the file")
     if os.path.normpath(name).split(os.sep)[0] == os.pardir:
-        raise _bad(table, where, f"expected a path inside the folder of the table, got {name}: move the clip there, or "
+        raise _bad(table, where, f"expected a path inside the folder of the table, got {name}: move the file there, or "
                                  "write its absolute path")
     return Path(os.path.normpath(table.parent / name))
 
 
+def _prompt(table: Path, where: str, text: str, cells: Mapping[str, Any]) -> str:
+    """The prompt of a row with what goes with it."""
+    found = references.named({_small(name): value for name, value in cells.items()})
+    try:
+        return references.prompt(text, found, lambda name: inside(table, where, name)) if found else text
+    except BadTable:
+        raise
+    except ValueError as error:
+        raise _bad(table, where, str(error)) from None
+
+
 def _there(table: Path, made: Sequence[Entry], left_out: Sequence[str], notes: list[str]) -> Table:
-    """The entries all of whose clips exist."""
+    """The entries all of whose clips exist, and with whose prompts goes what can be read."""
     lost = {clip for entry in made for clip in entry.clips if not (os.path.isfile(clip) or os.path.isdir(clip))}
-    left = [entry for entry in made if not lost & {*entry.clips}]
+    bad = {entry.where: found for entry in made if (found := references.faults(entry.prompt))}
+    left = [entry for entry in made if not lost & {*entry.clips} and entry.where not in bad]
     why = [*left_out, *(f"{clip}: {entry.where} names it, and it is not there" for entry in made
-                        for clip in entry.clips if clip in lost)]
+                        for clip in entry.clips if clip in lost),
+           *(f"{where}: {told}" for where, found in bad.items() for told in found)]
     if not left:
         raise BadTable(f"{table}: nothing is left to learn from, out of {len(made) + len(left_out)} rows; "
                        f"{shown(why)}; paths are relative to the table")
@@ -180,8 +199,8 @@ def _pair(table: Path, where: str, cells: Mapping[str, Any]) -> Entry:
     if len(found) > 1:
         raise BadTable(f"{table}: expected one column of labels, got {' and '.join(found)}: leave one of them out")
     labels = _labels(table, where, cells[found[0]]) if found and cells[found[0]] is not None else ()
-    first, second = (_inside(table, where, name) for name in clips)
-    return Entry(where, prompt, (first, second), labels)
+    first, second = (inside(table, where, name) for name in clips)
+    return Entry(where, _prompt(table, where, prompt, cells), (first, second), labels)
 
 
 def _small(name: str) -> str:

@@ -21,6 +21,7 @@ from vidrl.backbones.base import Denoiser
 from vidrl.clip_files import Entry, Table, shown
 from vidrl.fitting import fitted
 from vidrl.parallel import Workers
+from vidrl.references import identity
 
 
 class BadData(ValueError):
@@ -91,7 +92,7 @@ def _left(table: Table, latents: Tensor, good: Tensor, left_out: list[str], stri
 
 def _check_alike(table: Table, workers: Workers) -> None:
     """Raise BadData where processes, which may be on several machines, see different tables or clips."""
-    seen = [[entry.prompt, [clip.name for clip in entry.clips], entry.labels] for entry in table.entries]
+    seen = [[identity(entry.prompt), [clip.name for clip in entry.clips], entry.labels] for entry in table.entries]
     digest = int(hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:15], 16)
     everyone = workers.all(torch.tensor([digest]))
     if bool((everyone != digest).any()):

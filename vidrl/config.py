@@ -69,10 +69,12 @@ class AlgorithmSection:
 
 @dataclass(frozen=True)
 class Data:
-    """Prompt files, one prompt a line, # for comments; the first `held_out_n` held-out prompts are evaluated on.
+    """Prompt files; the first `held_out_n` held-out prompts are evaluated on.
 
-    `clips`: a table of clips and prompts, or a folder with metadata.jsonl; `pairs`: a table of prompt, chosen and
-    rejected clip. Clips that are missing or do not fit are left out, or refused with `strict`: docs/training_data.md.
+    A prompt file has one prompt a line, # for comments, or is a table (.jsonl, .csv, .parquet) of prompts with images
+    and what else goes with them. `clips`: a table of clips and prompts, or a folder with metadata.jsonl; `pairs`: a
+    table of prompt, chosen and rejected clip. Clips that are missing or do not fit, and rows of prompts that cannot be
+    used, are left out, or refused with `strict`: docs/training_data.md.
     """
 
     prompts: str = ""
@@ -216,10 +218,10 @@ def check_plugins(recipe: Recipe) -> None:
     _parts.check_plugins(recipe.reward.parts)
 
 
-def read_prompts(path: str | Path) -> list[str]:
+def read_prompts(path: str | Path, strict: bool = False) -> list[str]:
     """`vidrl.prompts.read`; a file that cannot be used raises `BadRecipe`."""
     try:
-        return prompts.read(path)
+        return prompts.read(path, strict)
     except prompts.BadPrompts as error:
         raise BadRecipe(str(error)) from error
 
@@ -333,9 +335,9 @@ def _check_values(recipe: Recipe) -> None:
 def _check_prompts(data: Data) -> None:
     for key in ("prompts", "held_out"):
         if getattr(data, key):
-            read_prompts(getattr(data, key))
+            read_prompts(getattr(data, key), data.strict)
         elif key == "held_out" or not (data.clips or data.pairs):
-            raise BadRecipe(f"data.{key}: expected a text file, one prompt a line, got ''")
+            raise BadRecipe(f"data.{key}: expected a text file, one prompt a line, or a table of prompts, got ''")
     for key in ("clips", "pairs"):
         if getattr(data, key):
             read_table(data, key)

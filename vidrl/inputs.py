@@ -6,17 +6,18 @@ A path alone does not say which run it is: the file behind it may be edited betw
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidrl import clip_files
+from vidrl import clip_files, prompts
 
 SUFFIXES = {".json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".model", ".txt", ".gguf"}
 MEASURED = "influence.safetensors"  # a result of `vidrl influence`, no part of the model
-KEYS = ("backbone.options.model", "policy.lora", "data.clips", "data.pairs")
+KEYS = ("backbone.options.model", "policy.lora", "data.prompts", "data.clips", "data.pairs")
 LARGE = 2**30  # bytes that take a second or more to read
 Files = dict[str, dict[str, Any]]  # a file's path below its folder → {"sha256", "stamp"}
 
@@ -37,6 +38,8 @@ def named(recipe: Mapping[str, Any], key: str) -> dict[str, Path]:
         value = value.get(name, "") if isinstance(value, Mapping) else ""
     if value and key in ("data.clips", "data.pairs"):
         return _of_table(clip_files.read(key.removeprefix("data."), value))
+    if key == "data.prompts":
+        return _of_prompts(prompts.read(value)) if value else {}
     return files(value) if isinstance(value, str) and value else {}
 
 
@@ -58,7 +61,14 @@ def _of_table(table: clip_files.Table) -> dict[str, Path]:
     clips = {os.path.relpath(clip, table.path.parent): clip for clip in table.clips}
     pictures = {f"{name}/{one.name}": one for name, clip in clips.items() if clip.is_dir()
                 for one in sorted(clip.iterdir()) if one.is_file()}  # fmt: skip
-    return {table.path.name: table.path, **{name: clip for name, clip in clips.items() if clip.is_file()}, **pictures}
+    return {table.path.name: table.path, **{name: clip for name, clip in clips.items() if clip.is_file()}, **pictures,
+            **_of_prompts(table.prompts)}
+
+
+def _of_prompts(asked: Sequence[str]) -> dict[str, Path]:
+    """The files that go with prompts, by the prompt's place and without folders: they may be moved."""
+    return {f"prompt {i}, {name}: {path.name}": path for i, prompt in enumerate(asked, 1)
+            if isinstance(prompt, prompts.Prompt) for name, path in prompt.files.items()}  # fmt: skip
 
 
 def differences(old: Mapping[str, Files], new: Mapping[str, Files]) -> list[str]:
@@ -67,14 +77,13 @@ def differences(old: Mapping[str, Files], new: Mapping[str, Files]) -> list[str]
 
 
 def kept_prompts(folder: Path, name: str) -> list[str] | None:
-    """The prompts that a run folder holds as `name`.txt; None where an earlier version of vidrl kept none."""
+    """The prompts that a run folder holds as `name`.txt or .jsonl; None where an earlier version of vidrl kept none."""
     path = folder / f"{name}.txt"
-    return path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else None
-
-
-def as_text(prompts: Sequence[str]) -> str:
-    """Prompts as a prompt file."""
-    return "".join(f"{prompt}\n" for prompt in prompts)
+    if path.is_file():
+        return path.read_text(encoding="utf-8").split("\n")[:-1]
+    path = path.with_suffix(".jsonl")
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else None
+    return None if lines is None else [prompts.Prompt(row.pop("prompt"), row) for row in map(json.loads, lines)]
 
 
 def _differences(key: str, old: Files, new: Files) -> list[str]:

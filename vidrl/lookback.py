@@ -19,6 +19,7 @@ from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy, unused
 from vidrl.record import Record
+from vidrl.references import identity
 from vidrl.update import Updater
 
 NO_BEST = {"value": -float("inf"), "checkpoint": ""}  # before any weights were found within the guards' bands
@@ -66,7 +67,11 @@ class Lookback:
             self.record.event(0, "note", note)
 
     def _check_measured(self) -> None:
-        """Raise ValueError, before any clip is made, for the band of a measure that no evaluation has."""
+        """Raise ValueError, before any clip is made, for the band of a measure that no evaluation has.
+
+        And where the backbone does not read what goes with the prompts, or lacks what it needs.
+        """
+        self.backbone.check_prompts([*self.prompts, *self.held_out.prompts])
         known = dict.fromkeys(self.held_out.names(), 0.0)
         if known:
             unknown = {name: (-1.0, 1.0) for name in self.recipe.guard.bands if name not in known}
@@ -224,7 +229,7 @@ class Lookback:
 
     def _same_everywhere(self, recipe: Mapping[str, Any]) -> None:
         """Raise RuntimeError where a process has another recipe or other prompts: it would train on another plan."""
-        known = [{**recipe, "run": ""}, list(self.prompts), list(self.held_out.prompts)]
+        known = [{**recipe, "run": ""}, *(list(map(identity, some)) for some in (self.prompts, self.held_out.prompts))]
         others = unlike(self.workers, hashlib.sha256(json.dumps(known).encode()).hexdigest())
         if others:
             raise RuntimeError(f"expected the same recipe and prompts on every process, got others on "
@@ -284,7 +289,8 @@ class Lookback:
 
     def _protocol(self) -> str:
         """A digest of what an evaluation's numbers depend on besides the weights."""
-        how: list[Any] = [list(self.held_out.prompts), self.options.eval_steps, self.options.mixed_precision]
+        asked = list(map(identity, self.held_out.prompts))
+        how: list[Any] = [asked, self.options.eval_steps, self.options.mixed_precision]
         how += [self.held_out.few] if self.held_out.few < len(self.held_out.prompts) else []
         return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vidrl.rewards import _whole
 from vidrl.rewards._media import instead_of_file
 
 if TYPE_CHECKING:
@@ -49,6 +50,15 @@ def image(path: str | os.PathLike[str]) -> Image:
     except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error, EOFError, ...
         raise BadPicture(f"expected an image ({', '.join(FORMATS)}), could not read {file}: "
                          f"{str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+
+
+def write(path: str | os.PathLike[str], pixels: Tensor) -> None:
+    """Write (3, H, W), float in [0, 1], as a PNG file; no reader sees half of it."""
+    from PIL import Image
+
+    levels = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+    with _whole.replacing(Path(path)) as file:
+        Image.fromarray(levels.numpy()).save(file, "PNG")
 
 
 def is_picture(path: str | os.PathLike[str]) -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vidrl import picture
 
-FILES = ("image", "images", "video", "mask", "frame", "frames")  # words in the name of an argument that takes a file
-TEXT = "prompt"  # a word in the name of an argument that takes a text, as negative_prompt and prompt_2
+FILES = ("image", "images", "video", "mask")  # the last word in the name of an argument that takes a file
+TEXT = "prompt"  # the last word in the name of an argument that takes a text, as negative_prompt
 
 
 class Prompt(str):
@@ -112,13 +112,23 @@ def of(prompt: str) -> Mapping[str, str]:
     return prompt.references if isinstance(prompt, Prompt) else {}
 
 
-def is_file(name: str) -> bool:
-    """Whether a reference of that name is a file, which the words of the name tell.
+def stem(name: str) -> str:
+    """The last word of the name of an argument, without a number.
 
-    >>> [name for name in ("image", "last_image", "control_video", "negative_prompt", "prompt_2") if is_file(name)]
+    >>> stem("last_image"), stem("negative_prompt_2"), stem("num_frames")
+    ('image', 'prompt', 'frames')
+    """
+    words = [word for word in name.split("_") if not word.isdigit()]
+    return words[-1] if words else ""
+
+
+def is_file(name: str) -> bool:
+    """Whether a reference of that name is a file, which the last word of the name tells.
+
+    >>> [name for name in ("image", "last_image", "control_video", "negative_prompt", "image_width") if is_file(name)]
     ['image', 'last_image', 'control_video']
     """
-    return bool({*FILES} & {*name.split("_")}) and not is_text(name)
+    return stem(name) in FILES
 
 
 def is_text(name: str) -> bool:
@@ -127,12 +137,12 @@ def is_text(name: str) -> bool:
     >>> [name for name in ("image", "negative_prompt", "prompt_2", "prompt", "seed") if is_text(name)]
     ['negative_prompt', 'prompt_2']
     """
-    return TEXT in name.split("_") and name != TEXT
+    return stem(name) == TEXT and name != TEXT
 
 
 def _check(name: object, value: object) -> None:
     if not isinstance(name, str) or not (is_file(name) or is_text(name)):
-        raise ValueError("expected the name of a pipeline's argument as the name of a reference, with one of the words "
+        raise ValueError("expected the name of a pipeline's argument as the name of a reference, ending in "
                          f"{', '.join(FILES)} (a file) or {TEXT} (a text), got {name!r}")
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         what = "the path of a file" if is_file(name) else "a text"

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from vidrl import checkpoint, evaluate, guards
+from vidrl import checkpoint, evaluate, guards, references
 from vidrl.changes import Change, inexact
 from vidrl.config import Recipe
 from vidrl.credit import group_std
@@ -154,6 +154,7 @@ class Record:
             "prompt": prompt, "file": name, "fps": fps, "value": _numbers(score.value[i]),
             "parts": {part: _numbers(s.value[i]) for part, s in score.parts.items()},
             "curves": {part: _numbers(s.frames[i]) for part, s in everything.items() if s.frames is not None},
+            **references.shown(prompt, path.with_suffix(".png"), *clip.shape[-2:]),
         }  # fmt: skip
 
     @_written("credit.json and its clips")
@@ -226,8 +227,8 @@ class Record:
             return []
         before, after = (json.loads(file.read_text(encoding="utf-8")) for file in files)
         pairs = zip(before, after, strict=False)  # of the same prompts, but train.show may have changed meanwhile
-        shared = ("prompt", "file", "fps")
-        return [{k: a[k] for k in shared} | {"before": _scores(a), "after": _scores(b)} for a, b in pairs]
+        shared = ("prompt", "file", "fps", "reference", "references")
+        return [{k: a[k] for k in shared if k in a} | {"before": _scores(a), "after": _scores(b)} for a, b in pairs]
 
 
 def _means(measures: evaluate.Measures) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from vidrl import changes, checkpoint, inputs, prompts, toml
 from vidrl.changes import Change
 from vidrl.checkpoint import RunFolderError
 from vidrl.config import Recipe
+from vidrl.references import without_folders
 from vidrl.rewards import _whole
 
 LOCK = ".lock"
@@ -27,10 +28,11 @@ _HELD: dict[Path, IO[str]] = {}  # open for as long as this process lives, and s
 def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
     """Make `run_dir` the folder of the run that `config` describes, and return where that run stood.
 
-    Writes config.toml, prompts.txt, held_out.txt and inputs.json (hashes of the model's and the LoRA's files). Where a
-    run goes on after its end, its summary is taken away; a finished run that does not go on is left as it is. Raises
-    `RunFolderError` as `examine` does, where the model's or the LoRA's files are not those of the run, and where
-    another process is at work in the folder; this one holds it until it ends.
+    Writes config.toml, the prompts (prompts.txt and held_out.txt, .jsonl where something goes with them) and
+    inputs.json (hashes of the files of the model, the LoRA, the clips and the training prompts). Where a run goes on
+    after its end, its summary is taken away; a finished run that does not go on is left as it is. Raises
+    `RunFolderError` as `examine` does, where these files are not those of the run, and where another process is at work
+    in the folder; this one holds it until it ends.
     """
     folder, stands = Path(run_dir), examine(run_dir, config, resume)
     with checkpoint.writing(folder, "the folder"):
@@ -50,8 +52,15 @@ def _describe(folder: Path, config: Mapping[str, Any], found: Mapping[str, input
     (folder / "summary.json").unlink(missing_ok=True)
     checkpoint.write_text(folder / "config.toml", toml.write(config))  # first: it makes this a run folder
     for key, name in PROMPTS.items():
-        checkpoint.write_text(folder / f"{name}.txt", inputs.as_text(_asked(config, key)))
+        _keep(folder, name, _asked(config, key))
     checkpoint.write_text(folder / "inputs.json", json.dumps(found, indent=1))
+
+
+def _keep(folder: Path, name: str, asked: Sequence[str]) -> None:
+    """Write prompts as `name`.txt, or, where something goes with them, as `name`.jsonl; there is one of the two."""
+    suffix, text = prompts.as_text(asked)
+    checkpoint.write_text(folder / f"{name}{suffix}", text)
+    (folder / f"{name}{'.txt' if suffix == '.jsonl' else '.jsonl'}").unlink(missing_ok=True)
 
 
 def examine(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
@@ -121,8 +130,10 @@ def _another_run(folder: Path, config: Mapping[str, Any]) -> list[str]:
     """One line for each difference that would make the run another one."""
     found = [str(change) for change in changes.refused(_changed(folder, config))]
     kept = inputs.kept_prompts(folder, PROMPTS["data.prompts"])
-    edited = prompts.differences(kept, _asked(config, "data.prompts")) if kept is not None else ""
-    return [*found, *([f"data.prompts: {edited}; the recorded ones are in {folder / 'prompts.txt'}"] if edited else [])]
+    edited = "" if kept is None else prompts.differences(
+        *(list(map(without_folders, some)) for some in (kept, _asked(config, "data.prompts"))))  # files may be moved
+    where = folder / f"prompts{prompts.as_text(kept or [])[0]}"
+    return [*found, *([f"data.prompts: {edited}; the recorded ones are in {where}"] if edited else [])]
 
 
 def _changed(folder: Path, config: Mapping[str, Any]) -> list[Change]:

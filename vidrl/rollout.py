@@ -14,7 +14,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from vidrl import transition
+from vidrl import references, transition
 from vidrl.backbones.base import Cond, Denoiser, rows, without_autocast
 from vidrl.path import exact
 from vidrl.pieces import Pieces, pieces
@@ -206,7 +206,7 @@ def decoded(backbone: Denoiser, latents: Tensor, prompts: Sequence[str]) -> Samp
     """
     with without_autocast(latents.device):
         video = backbone.decode(latents).clamp(0, 1).float().cpu()
-    return Samples(video, list(prompts), backbone.fps)
+    return Samples(video, list(prompts), backbone.fps, references.images(prompts, *video.shape[-2:]))
 
 
 def decoded_pieces(
@@ -250,8 +250,8 @@ def generate(
         >>> generate(Toy.tiny(), ["a cat"], draws(0, [("cat",)]), steps=2).video.shape
         torch.Size([1, 9, 3, 32, 32])
     """
-    videos = [one.video for one in clips(policy, prompts, generators, steps, batch, encode=encode)]
-    return Samples(torch.cat(videos), list(prompts), _backbone(policy).fps)
+    videos = torch.cat([one.video for one in clips(policy, prompts, generators, steps, batch, encode=encode)])
+    return Samples(videos, list(prompts), _backbone(policy).fps, references.images(prompts, *videos.shape[-2:]))
 
 
 def _backbone(policy: Policy | Denoiser) -> Denoiser:

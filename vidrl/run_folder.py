@@ -56,15 +56,23 @@ class Run:
         return [name for name in last if name in self.held_out]
 
     def clip(self, *names: str) -> Path | None:
-        """The file of a clip in the run folder; None where there is none, or something else than an .mp4.
+        """The file of a clip in the run folder; None where there is none, or something else than an .mp4."""
+        return self._file("mp4", *names)
+
+    def picture(self, *names: str) -> Path | None:
+        """The file of a picture in the run folder; None where there is none, or something else than a .png."""
+        return self._file("png", *names)
+
+    def _file(self, what: str, *names: str) -> Path | None:
+        """A file of the run folder; None where there is none, or one of another kind by its first bytes.
 
         A run folder may be of a stranger, whose names and links could lead to any file of the reader; the page would
-        hold the bytes of that file. So a clip lies inside the folder, wherever links lead, and its bytes are an .mp4's.
+        hold the bytes of that file. So a file lies inside the folder, wherever links lead, and its bytes tell its kind.
         """
         try:
             path = self.folder.joinpath(*names)
             inside = path.resolve().is_relative_to(self.folder.resolve())
-            return path if inside and path.is_file() and kind(path) == "mp4" else None
+            return path if inside and path.is_file() and kind(path) == what else None
         except (OSError, TypeError, ValueError):  # a name that is no text, or that no file can have
             return None
 

@@ -56,7 +56,7 @@ class Gaussian(Denoiser):
     def tiny(cls) -> Gaussian:
         return cls()
 
-    def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
+    def encode(self, prompts: Sequence[str]) -> Cond:
         return {"text": torch.zeros(len(prompts), 1)}
 
     def noise(self, draws: Sequence[torch.Generator]) -> Tensor:

@@ -61,7 +61,7 @@ class Exact(Toy):
     def noise(self, generators):
         return super().noise(generators).double()
 
-    def encode(self, prompts, reference=None):
+    def encode(self, prompts):
         return {"text": super().encode(prompts)["text"].double()}
 
 

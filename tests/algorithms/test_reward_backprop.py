@@ -39,7 +39,7 @@ class Line(Denoiser):
     def tiny(cls) -> "Line":
         return cls()
 
-    def encode(self, prompts, reference=None):
+    def encode(self, prompts):
         return {"text": torch.zeros(len(prompts), 1)}
 
     def times(self, n):

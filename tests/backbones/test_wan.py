@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from vidrl import world
 from vidrl.attention import AttentionError
 from vidrl.backbones.wan import Wan
+from vidrl.prompt import Prompt
 
 TINY_WAN = Path(__file__).parents[2] / "assets" / "tiny-wan"
 PROMPTS = ["a red circle moves left", "a blue cross stays still"]
@@ -373,8 +374,8 @@ def test_pipelines_it_cannot_drive(folder: Path) -> None:
 def test_other_errors(wan: Wan, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 step or more, got 0"):
         wan.times(0)
-    with pytest.raises(ValueError, match="expected no reference"):
-        wan.encode(["a"], reference=torch.zeros(1, 1, 3, 16, 16))
+    with pytest.raises(ValueError, match="prompts of text alone, which is what Wan reads, got 'a' with image"):
+        wan.encode([Prompt("a", {"image": "a.png"})])
     with pytest.raises(ValueError, match="expected a folder with one LoRA file"):
         wan.load_lora(tmp_path)
 

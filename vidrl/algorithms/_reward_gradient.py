@@ -50,7 +50,7 @@ def probe(reward: Reward, frames: int, fps: float, device: torch.device) -> None
     """
     clip = made(frames).to(device).requires_grad_()
     try:
-        found = score(reward, Samples(clip, ["a wave moves"], fps))
+        found = score(reward, Samples(clip, ["a wave moves"], fps, clip[:, :1].detach()))
     except Exception as error:
         raise ValueError(f"expected a reward that scores clips on {device} with gradient, got an error "
                          f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}): a "

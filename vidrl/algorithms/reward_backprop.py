@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from vidrl.backbones.base import Denoiser, without_autocast
 from vidrl.path import exact
 from vidrl.policy import Policy
+from vidrl.references import images
 from vidrl.rewards import Reward, Samples, Score
 from vidrl.rollout import Plan
 from vidrl.segments import borders, frame_spans
@@ -124,7 +125,9 @@ class RewardBackprop(Algorithm):
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         x0, away = self._clean(policy, batch)
         with without_autocast(x0.device):
-            samples = Samples(exact(self._decoded(x0, batch).clamp(0, 1)), list(batch.prompts), self.backbone.fps)
+            clips = exact(self._decoded(x0, batch).clamp(0, 1))
+            given = images(batch.prompts, *clips.shape[-2:], clips.device)
+            samples = Samples(clips, list(batch.prompts), self.backbone.fps, given)
             value = gradient.score(self.reward, samples).value
         known = value.isfinite()
         mean = torch.where(known, value, 0).sum() / len(batch)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vidrl.path import Path
 from vidrl.pieces import Pieces
+from vidrl.prompt import of
 from vidrl.rewards._checks import check_video
 from vidrl.segments import Span
 
@@ -37,10 +38,36 @@ class Generator(ABC):
     shape: tuple[int, ...]  # of one latent, (C, L, h, w)
     fps: float
     longer = "Shorten these prompts"  # the cure where `truncated` names prompts
+    reads: tuple[str, ...] = ()  # the references of a prompt that `encode` reads, as ("image", "negative_prompt")
+    needs: tuple[str, ...] = ()  # those of them that every prompt must have
 
     @abstractmethod
-    def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
-        """The condition of each prompt; without gradient."""
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        """The condition of each prompt, without gradient; a prompt may be a `vidrl.prompt.Prompt` with references."""
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raise ValueError where a prompt has references that this family does not read, or lacks one that it needs.
+
+        Example:
+            >>> from vidrl.backbones.toy import Toy
+            >>> from vidrl.prompt import Prompt
+            >>> Toy.tiny().check_prompts([Prompt("a cat", {"image": "cat.png"})])
+            Traceback (most recent call last):
+            ValueError: expected prompts of text alone, which is what Toy reads, got 'a cat' with image: ...
+        """
+        name, reads = type(self).__name__, ", ".join(self.reads)
+        for prompt in prompts:
+            spare = [one for one in of(prompt) if one not in self.reads]
+            lost = [one for one in self.needs if one not in of(prompt)]
+            if spare:
+                kinds = f"prompts with no references but {reads}" if reads else "prompts of text alone"
+                raise ValueError(f"expected {kinds}, which is what {name} reads, got {str(prompt)[:60]!r} with "
+                                 f"{', '.join(spare)}: take these columns out of the prompt file, or use a backbone "
+                                 "that reads them")
+            if lost:
+                raise ValueError(f"expected prompts with {', '.join(self.needs)}, which {name} needs, got "
+                                 f"{str(prompt)[:60]!r} without {', '.join(lost)}: write the prompts into a .jsonl or "
+                                 f".csv file with the column {lost[0]}")
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """The prompts whose end `encode` cuts off; a family whose text encoder has a length limit overrides this."""
@@ -178,8 +205,9 @@ def rows(cond: Cond, index: Tensor | slice) -> Cond:
 class PromptCache:
     """Encodes each prompt once, alone and outside autocast, and keeps its condition in host memory.
 
-    At most `limit` bytes are kept: the prompt that was used longest ago goes first. A tensor that is equal for several
-    prompts, as the embedding of the negative prompt is, is kept once.
+    Prompts of one text with different references are different prompts. At most `limit` bytes are kept: the prompt that
+    was used longest ago goes first. A tensor that is equal for several prompts, as the embedding of the negative prompt
+    is, is kept once.
 
     Example:
         >>> from vidrl.backbones.toy import Toy
@@ -232,6 +260,7 @@ class PromptCache:
         made: dict[str, Cond] = {}
         if not prompts:
             return made
+        self.backbone.check_prompts(prompts)
         with self.backbone.encoding(), without_autocast(self.backbone.device):
             for prompt in prompts:
                 cond = self.backbone.encode([prompt])

@@ -52,8 +52,9 @@ class Toy(Denoiser):
     def tiny(cls) -> Toy:
         return cls()
 
-    def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
+    def encode(self, prompts: Sequence[str]) -> Cond:
         """Eight numbers in [−1, 1] hashed from each prompt."""
+        self.check_prompts(prompts)
         bits = [[(zlib.crc32(f"{i} {p}".encode()) % 1000) / 500 - 1 for i in range(8)] for p in prompts]
         return {"text": torch.tensor(bits, device=self.device)}
 

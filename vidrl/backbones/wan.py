@@ -91,10 +91,9 @@ class Wan(Denoiser):
         self.frame_map: list[Span] = [(0, 1)] + [(time * (k - 1) + 1, time * k + 1) for k in range(1, latent_frames)]
         self.fps = float(size["fps"])
 
-    def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
+    def encode(self, prompts: Sequence[str]) -> Cond:
         """Text embeddings {"text": (B, N, D)}, and {"negative": (B, N, D)} with guidance; zero after the last token."""
-        if reference is not None:
-            raise ValueError("expected no reference, since Wan text-to-video reads text alone: leave it out")
+        self.check_prompts(prompts)
         self._tell_truncated([*prompts, *([self.negative_prompt] if self.guidance != 1 else [])])
         with self.encoding():
             cond = {"text": self._embed(list(prompts))}

@@ -18,7 +18,6 @@ from vidrl import checkpoint, config
 from vidrl.backbones.base import PromptCache
 from vidrl.bench import dims, measure, results, sampling, suite
 from vidrl.bench.dims import Dim
-from vidrl.bench.protocol import digest
 from vidrl.bench.suite import Suite
 from vidrl.held_out import Look
 from vidrl.parallel import Workers
@@ -95,7 +94,7 @@ class Looker:
         steps, lossless = self.recipe.bench.steps, bool(self.suite.sampling.get("lossless", True))
         with workers.autocast(), policy.using(weights):
             made_by = {"weights": policy.checksum(), "steps": steps, "seed": 0, "lossless": lossless,
-                       "prompts": digest([row["prompt"] for row in self.rows])}
+                       "prompts": sampling.asked(self.rows)}
             workers.once(lambda: sampling.claim(out, made_by, anew=True))
             mine = tasks[workers.rank :: workers.count]
             self.encode.learn([task.prompt for task in mine])

@@ -66,8 +66,9 @@ def numbered(stems: Sequence[str]) -> dict[str, tuple[str, int]]:
 
 
 def write(path: Path, listed: Sequence[Mapping[str, Any]]) -> None:
-    """A CSV that `read` reads back: the columns of the first row. No spreadsheet runs a cell of it, see `_cells`."""
-    file = io.StringIO()
+    """A CSV that `read` reads back: the columns of all rows. No spreadsheet runs a cell of it, see `_cells`."""
+    file, columns = io.StringIO(), dict.fromkeys(name for row in listed for name in row)
     table = csv.writer(file)
-    table.writerows([[cell(name) for name in listed[0]], *([cell(row[name]) for name in listed[0]] for row in listed)])
+    table.writerow([cell(name) for name in columns])
+    table.writerows([cell(row.get(name, "")) for name in columns] for row in listed)
     whole(path, file.getvalue())

@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidrl import checkpoint, plugin
+from vidrl import checkpoint, plugin, references
+from vidrl import prompts as prompt_files
 from vidrl.backbones.base import Cond, Denoiser, PromptCache
 from vidrl.bench import dims, manifest
 from vidrl.bench.items import Found, Item
 from vidrl.bench.protocol import digest
 from vidrl.bench.suite import BadSuite, Suite
 from vidrl.policy import Policy, load_adapter
+from vidrl.prompt import of
 from vidrl.rewards import _manifest
 from vidrl.rollout import draws, generate
 
@@ -47,14 +49,19 @@ class Task:
 
     @property
     def prompt(self) -> str:
-        return str(self.row["prompt"])
+        """The prompt, with its references."""
+        prompt: str = self.row["prompt"]
+        return prompt
 
     def draw(self) -> torch.Generator:
-        return draws(self.seed, [("bench", self.prompt)])[0]
+        return draws(self.seed, [("bench", str(self.prompt))])[0]
 
     def item(self, folder: Path) -> Item:
-        meta = {key: str(value) for key, value in self.row.items() if key not in (*_manifest.COLUMNS, EXPECT)}
-        return Item(folder / self.name, self.prompt, self.seed, None, meta)
+        own = (*_manifest.COLUMNS, *of(self.prompt), EXPECT)
+        given = references.columns(self.prompt)
+        image = Path(given.pop("reference")) if "reference" in given else None
+        meta = {key: str(value) for key, value in self.row.items() if key not in own} | given
+        return Item(folder / self.name, str(self.prompt), self.seed, image, meta)
 
 
 def sample(
@@ -75,9 +82,10 @@ def sample(
     steps, lossless = steps or int(suite.sampling.get("steps", 20)), bool(suite.sampling.get("lossless", True))
     made_by = {
         "model": _identity(model), "backbone": backbone, "options": given, "steps": steps, "seed": seed,
-        "lora": _identity(lora) if lora else None, "prompts": digest([row["prompt"] for row in rows]),
+        "lora": _identity(lora) if lora else None, "prompts": asked(rows),
         "lossless": lossless,
     }  # fmt: skip
+    makes.check_prompts([row["prompt"] for row in rows])
     makes.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     policy = load_adapter(makes, lora, partial) if lora else makes
     claim(Path(out), made_by, anew)
@@ -110,6 +118,11 @@ def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
     rows = _rows(file)
     said = f", since the model understands {language!r} prompts alone" if language else ""
     return rows, f"prompts are those of {file.name} ({len(rows)}){said}"
+
+
+def asked(rows: Sequence[Row]) -> str:
+    """A digest of the prompts of rows and of the content of what goes with them."""
+    return digest([references.identity(row["prompt"]) for row in rows])
 
 
 def tasks(rows: Sequence[Row], per_prompt: int, seed: int) -> list[Task]:
@@ -183,14 +196,17 @@ def found(jobs: Iterable[Task], folder: Path, lost: Mapping[str, str], unknown: 
 def write_table(folder: Path, jobs: Sequence[Task]) -> None:
     """folder/prompts.csv: the prompts of these clips, and of those that it names and that are still there."""
     file = folder / "prompts.csv"
-    rows = {row.path: {"path": row.path, "prompt": row.prompt, "seed": row.seed, **row.meta}
+    rows = {row.path: _listed(row.path, row.prompt, row.seed, row.reference, row.meta)
             for row in (manifest.read(file) if file.is_file() else []) if (folder / row.path).is_file()}
     for task in jobs:
         item = task.item(folder)
-        rows[task.name] = {"path": task.name, "prompt": item.prompt, "seed": item.seed, **item.meta}
-    columns = dict.fromkeys(key for row in rows.values() for key in row)
-    whole = [{key: row.get(key, "") for key in columns} for _, row in sorted(rows.items())]
-    manifest.write(file, whole)
+        rows[task.name] = _listed(task.name, item.prompt, item.seed, str(item.reference or ""), item.meta)
+    manifest.write(file, [row for _, row in sorted(rows.items())])
+
+
+def _listed(path: str, prompt: str, seed: int | None, reference: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of prompts.csv."""
+    return {"path": path, "prompt": prompt, "seed": seed, **({"reference": reference} if reference else {}), **meta}
 
 
 def _made(policy: Policy | Denoiser, task: Task, path: Path, steps: int, lossless: bool, encode: Encode) -> str:
@@ -251,17 +267,9 @@ def _identity(model: str | Path) -> str:
 
 
 def _rows(file: Path) -> list[Row]:
-    """The rows of a prompt file, each with a prompt."""
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            told = isinstance(row["prompt"], str) and bool(row["prompt"].strip())
-        except (ValueError, KeyError, TypeError):
-            told = False
-        if not told:
-            raise BadSuite(f'{file}, line {number}: expected {{"prompt": "..."}}, got {line[:60]!r}')
-        rows.append(row)
-    if not rows:
-        raise BadSuite(f"{file} is empty: expected a JSON object with a prompt on each line")
-    return rows
+    """The rows of a prompt file, each with a prompt, with which its references go."""
+    try:
+        listed = prompt_files.rows(file)
+    except prompt_files.BadPrompts as error:
+        raise BadSuite(str(error)) from error
+    return [{**cells, "prompt": prompt} for prompt, cells in listed]

@@ -25,8 +25,8 @@ Make clips with a model, with or without a trained LoRA, as mp4.
 Clip i starts from the noise of torch.Generator().manual_seed(seed + i), as a diffusers pipeline given that generator.
 Wan folders are sampled with FlowMatchEulerDiscreteScheduler, whatever scheduler they carry: `pipe()` of a released
 folder, which carries UniPC, makes other clips of the same noise. Clips are made one at a time. A clip that fails is
-left out with its reason, and the exit status is then 1. prompts.csv beside the clips says what was asked for;
-`vidrl bench clips` reads it.
+left out with its reason, and the exit status is then 1. prompts.csv beside the clips says what was asked for, the
+image that a clip was made from in its column reference; `vidrl bench clips` reads it.
 """
 
 BACKBONE_OPTIONS = {"guidance": float, "frames": int, "height": int, "width": int, "text_length": int}
@@ -39,7 +39,9 @@ def declare(commands: Any) -> None:
     _model.declare(made)
     prompts = made.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
-    prompts.add_argument("--prompts", metavar="FILE", help="one prompt a line")
+    prompts.add_argument("--prompts", metavar="FILE",
+                         help="one prompt a line, or a .jsonl, .csv or .parquet table with the column prompt and what "
+                              "goes with it, as image")
     made.add_argument("--out", required=True, metavar="DIR", help="the clips go here: 0000.mp4 ...")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--steps", type=int, metavar="N",
@@ -51,12 +53,13 @@ def declare(commands: Any) -> None:
 
 
 def _sample(args: argparse.Namespace) -> int:
-    from vidrl import config
+    from vidrl import config, references
     from vidrl.bench import manifest
 
     given = {name: getattr(args, name) for name in BACKBONE_OPTIONS if getattr(args, name) is not None}
     source = _model.resolved(args, **given)
     prompts = args.prompt or config.read_prompts(args.prompts)
+    _tell_left_out(args.prompts)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     make, fps = _maker(source, args.steps or source.steps or STEPS, args.device, prompts)
@@ -66,7 +69,7 @@ def _sample(args: argparse.Namespace) -> int:
         if why := _made(make, prompt, args.seed + i, out / name, fps):
             lost.append(f"{name}: {why}")
         else:
-            rows.append({"path": name, "prompt": prompt, "seed": args.seed + i})
+            rows.append({"path": name, "prompt": prompt, "seed": args.seed + i, **references.columns(prompt)})
     if rows:
         manifest.write(out / "prompts.csv", rows)
     return _tell(len(rows), lost, out)
@@ -84,6 +87,7 @@ def _maker(
     from vidrl.rollout import generate
 
     backbone = plugin.load("backbones", source.backbone, **source.options)
+    backbone.check_prompts(prompts)
     backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     policy = load_adapter(backbone, source.lora, source.partial) if source.lora else backbone
     encode = PromptCache(backbone)
@@ -96,6 +100,15 @@ def _maker(
         return generate(policy, [prompt], [draw], steps, encode=encode).video[0]
 
     return make, backbone.fps
+
+
+def _tell_left_out(file: str | None) -> None:
+    """Tell which rows of a table of prompts are left out, and why."""
+    from vidrl import prompts
+
+    found = prompts.table(file) if file else prompts.File([])
+    for line in [*found.notes, *(f"left out: {file}: {why}" for why in found.left_out)]:
+        print(f"vidrl: {line}", file=sys.stderr)
 
 
 def _made(make: Callable[[str, int], Tensor], prompt: str, seed: int, path: Path, fps: float) -> str:

@@ -11,7 +11,7 @@ from vidrl.charts import Line, chart, decimals, interval, number, places
 from vidrl.guards import LEFT, OUTSIDE
 from vidrl.page.bench import benched
 from vidrl.page.credit import credited
-from vidrl.page.film import player
+from vidrl.page.film import given, player
 from vidrl.page.headline import warnings
 from vidrl.page.influence import influenced
 from vidrl.run_folder import Row, Run, side
@@ -177,7 +177,8 @@ def _clip(run: Run, row: Row) -> str:
     main = _frames_chart(run, "composite", curves.pop("composite")) if "composite" in curves else ""
     rest = "".join(f"<h3>{escape(name)}</h3>{_frames_chart(run, name, pair)}" for name, pair in curves.items())
     more = f"<details><summary>parts, frame by frame</summary>{rest}</details>" if rest else ""
-    return f'<div class="card"><h3>{escape(row["prompt"])}</h3><div class="pair">{sides}</div>{main}{more}</div>'
+    head = f'<h3>{escape(row["prompt"])}</h3>{given(run, row, "clips", "after")}'
+    return f'<div class="card">{head}<div class="pair">{sides}</div>{main}{more}</div>'
 
 
 def _frames_chart(run: Run, name: str, pair: Sequence[Sequence[float | None] | None]) -> str:

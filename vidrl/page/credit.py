@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrl.charts import Line, bars, chart, heat, number
-from vidrl.page.film import breaking, film, frames, lane, lanes, player
+from vidrl.page.film import breaking, film, frames, given, lane, lanes, player
 from vidrl.page.reading import LOCAL, reading, spans_of
 from vidrl.run_folder import Row, Run
 
@@ -35,6 +35,7 @@ def _entry(run: Run, row: Row) -> str:
             f'<span title="the clip\'s reward">{number(row.get("value"))}</span>')
     clip, bare = (f"<figure>{player(path)}</figure>", "") if row.get("file") else ("", " bare")
     return (f'<div class="card"><div class="head2">{head}</div><p class="reading">{escape(reading(row))}</p>'
+            f"{given(run, row, 'clips', 'train')}"
             f'<div class="timeline{bare}">{clip}<div>{_drawn(row, path)}</div></div></div>')
 
 

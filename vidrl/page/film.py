@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+
+from vidrl.run_folder import Row, Run
 
 MOST = 17  # frames shown of a clip
 HEIGHT = 72  # pixels of a shown frame, at most
@@ -17,6 +19,21 @@ def player(path: Path | None) -> str:
         return '<div class="missing">clip missing</div>'
     return (f'<video src="data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}" '
             f"autoplay loop muted playsinline></video>")
+
+
+def given(run: Run, row: Row, *folder: str) -> str:
+    """What the clip of a row was made from beside the text: the image, and the other references by name; "" for none.
+
+    The image lies in that folder of the run.
+    """
+    told = row.get("references")
+    if not isinstance(told, Mapping):
+        return ""
+    path = run.picture(*folder, row["reference"]) if row.get("reference") else None
+    data = base64.b64encode(path.read_bytes()).decode() if path else ""
+    image = f'<img alt="the image that was given" src="data:image/png;base64,{data}">' if data else ""
+    words = ", ".join(f"{name}: {value}" for name, value in told.items())
+    return f'<figure class="given">{image}<figcaption>given {escape(words)}</figcaption></figure>'
 
 
 def film(path: Path | None) -> str:
