@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conditioned import conditioned
 from toys import ended, forked, recipe, rows, summary, timeless, with_clips
 
 from vidrl import checkpoint, config, launch, train
@@ -93,6 +94,18 @@ def test_two_processes_learn_as_one_does(tmp_path, changes):
         close(a["measures"], b["measures"], 1e-5)
     assert "NaN" not in (two / "metrics.jsonl").read_text()
     assert json.loads((two / "credit.json").read_text()) and summary(two)["status"] == "finished"
+
+
+def test_two_processes_compare_each_clip_with_its_own_image(tmp_path):
+    """Prompts of one text, told apart by their images alone: clips of mixed rows would score below −0.2."""
+    one = train.run(conditioned(tmp_path / "one", train_rounds=2))
+    two = trained(conditioned(tmp_path / "two", train_rounds=2))
+    for a, b in zip(rows(one), rows(two), strict=True):
+        assert b["reward"]["mean"] > -0.06 and b["unscored_share"] == 0
+        close(timeless(a), timeless(b), 1e-5)
+    for a, b in zip(rows(one, "evals"), rows(two, "evals"), strict=True):
+        assert b["measures"]["composite"]["mean"] > -0.06
+        close(a["measures"], b["measures"], 1e-5)
 
 
 @pytest.mark.parametrize("data", ["clips", "pairs", "beside"])

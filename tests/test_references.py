@@ -10,12 +10,12 @@ import torch
 from conditioned import COLOURS, TEXT, Tinted, conditioned, pictures, table
 from toys import recipe, rows, summary, weights, with_clips
 
-from vidrl import config, prompts, references, report, train
+from vidrl import config, plugin, prompts, references, report, train
 from vidrl.backbones.base import PromptCache
 from vidrl.backbones.toy import Toy
 from vidrl.checkpoint import RunFolderError
 from vidrl.prompt import Prompt
-from vidrl.rewards import Reward, Samples, video
+from vidrl.rewards import Reward, Samples, Score, video
 
 
 class Near(Reward):
@@ -176,6 +176,20 @@ def test_a_cache_keeps_prompts_of_one_text_and_different_images_apart(tmp_path):
     assert len(cache.kept) == 5
     for name, colour in zip([*NAMES, "red"], cache([*asked, asked[0]])["image"], strict=True):
         assert torch.allclose(colour, level(name), atol=1e-6)
+
+
+def test_ddpo_remembers_the_rewards_of_each_image_apart(tmp_path):
+    red, blue = prompts.read(table(tmp_path))[:3:2]
+    made = plugin.load("algorithms", "ddpo", least=2)
+    made.backbone = Toy()
+    plan = made.plan(made.backbone, 0, torch.Generator())
+    for _ in range(2):  # of the reds all rewards are 1, of the blues 3: neither has an advantage within its own past
+        advantage = made.advantages(Score(torch.tensor([1.0, 1, 3, 3])), torch.tensor([0, 0, 1, 1]),
+                                    [red, red, blue, blue], plan)
+        assert torch.equal(advantage.abs().amax(), torch.tensor(0.0))
+    kept = json.loads(json.dumps(made.state()))["past"]
+    assert len(kept) == 2 and list(map(len, kept.values())) == [4, 4]
+    assert references.key("a cat") == "a cat"
 
 
 # --- the whole way ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Legend: B prompts, H W pixels.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
@@ -79,6 +80,12 @@ def identity(asked: str) -> str | dict[str, str]:
         return str(asked)
     digests = {name: _sha256(str(path), _stamp(path)) for name, path in asked.files.items()}
     return {"prompt": str(asked), **asked.texts, **digests}
+
+
+def key(asked: str) -> str:
+    """A text by which a checkpoint can name a prompt: its own, or JSON of its identity where something goes with it."""
+    found = identity(asked)
+    return found if isinstance(found, str) else json.dumps(found, sort_keys=True)
 
 
 def without_folders(asked: str) -> str:

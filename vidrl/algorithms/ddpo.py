@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vidrl import references
 from vidrl.credit import segment_sums
 from vidrl.policy import Policy
 from vidrl.rewards import Score
@@ -59,6 +60,7 @@ class DDPO(Trajectory):
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
         lost, spans = score.value.isnan(), frame_spans(self.backbone.frame_map, plan.segments)
+        prompts = [references.key(prompt) for prompt in prompts]  # images of one text have each their own past
         earned = score.value[:, None] if len(spans) == 1 else segment_sums(score, spans)
         earned = earned.double().masked_fill(lost[:, None], torch.nan)
         for prompt, rewards in zip(prompts, earned.tolist(), strict=True):
