@@ -1,4 +1,4 @@
-"""An image file as pixels, as a pipeline is given them: upright, three channels, over white where it is transparent.
+"""An image file as a pipeline is given it: upright, three channels, white where transparent.
 
 Legend: H W pixels.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow starts programs for some of the others, as Ghostscript for EPS
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # for some others Pillow starts a program, as for EPS
 LARGEST = 2**25  # pixels: 8K, 7680 x 4320, has a little less
 
 
@@ -30,8 +30,9 @@ class BadPicture(ValueError):
 def read(path: str | os.PathLike[str]) -> Tensor:
     """An image file as float32 (3, H, W) in [0, 1].
 
-    It is turned upright as its EXIF says, and what is transparent shows white. Raises FileNotFoundError; BadPicture for
-    what is no image of `FORMATS`, is cut off, is animated, or is larger than 8K; ImportError without Pillow.
+    It is turned upright as its EXIF says, and what is transparent shows white. Raises
+    FileNotFoundError; BadPicture for what is no image of `FORMATS`, is cut off, is animated, or is
+    larger than 8K; ImportError without Pillow.
     """
     import numpy as np
 
@@ -39,7 +40,7 @@ def read(path: str | os.PathLike[str]) -> Tensor:
 
 
 def image(path: str | os.PathLike[str]) -> Image:
-    """The same as an RGB image of Pillow, which is what most pipelines take. Raises what `read` raises."""
+    """The same as an RGB image of Pillow, which most pipelines take. Raises what `read` raises."""
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"expected an image, found {instead_of_file(file)} at {file}")
@@ -47,9 +48,10 @@ def image(path: str | os.PathLike[str]) -> Image:
         return _decoded(file)
     except (BadPicture, MemoryError, ImportError):
         raise
-    except Exception as error:  # Pillow's plug-ins raise OSError, SyntaxError, struct.error, EOFError, ...
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, EOFError, ...
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadPicture(f"expected an image ({', '.join(FORMATS)}), could not read {file}: "
-                         f"{str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+                         f"{why}") from error
 
 
 def write(path: str | os.PathLike[str], pixels: Tensor) -> None:
@@ -75,10 +77,12 @@ def _decoded(file: Path) -> Image:
 
     with Image.open(file, formats=FORMATS) as found:
         if found.width * found.height > LARGEST:
-            raise BadPicture(f"expected an image of up to {LARGEST} pixels, got {found.width} x {found.height} in "
-                             f"{file}: shrink it")
-        if found.format != "MPO" and getattr(found, "is_animated", False):  # MPO: a camera's JPEG with a preview
-            raise BadPicture(f"expected an image, got an animation, {file}: save one of its frames as an image")
+            size = f"{found.width} x {found.height}"
+            raise BadPicture(f"expected an image of up to {LARGEST} pixels, got {size} in {file}: "
+                             "shrink it")
+        if found.format != "MPO" and getattr(found, "is_animated", False):  # MPO: JPEG and preview
+            raise BadPicture(f"expected an image, got an animation, {file}: save one of its frames "
+                             "as an image")
         found.load()
         return _rgb(found)
 
@@ -87,7 +91,7 @@ def _rgb(found: Image) -> Image:
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(found)
-    if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow's `convert` would cut off at 255
+    if upright.mode.startswith("I"):  # 16 bits, which Pillow's `convert` cuts off at 255
         upright = upright.point(lambda level: level / 257).convert("L")
     if "A" in upright.getbands() or "transparency" in upright.info:
         over = upright.convert("RGBA")

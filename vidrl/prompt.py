@@ -1,4 +1,4 @@
-"""What a generator is asked for: a text, and what goes with it, as the first image of image-to-video.
+"""What a generator is asked for: a text, and what goes with it, as the image of image-to-video.
 
 Legend: F frames, H W pixels.
 """
@@ -15,18 +15,19 @@ from torch import Tensor
 
 from vidrl import picture
 
-FILES = ("image", "images", "video", "mask")  # the last word in the name of an argument that takes a file
-TEXT = "prompt"  # the last word in the name of an argument that takes a text, as negative_prompt
+FILES = ("image", "images", "video", "mask")  # the last word in the name of a file's argument
+TEXT = "prompt"  # the last word in the name of a text's argument, as negative_prompt
 
 
 class Prompt(str):
-    """A text that is a `str`, with `references`: what goes with it, by the names of a pipeline's arguments.
+    """A text that is a `str`, with `references`: what goes with it, by a pipeline's argument.
 
-    A reference is the path of a file (`image`, `last_image`, `video`, `mask_image`, ...) or a text (`negative_prompt`,
-    `prompt_2`, ...); `is_file` tells by the name. Two prompts are equal where their texts and their references are; a
-    prompt without references equals its text. A prompt cannot be changed, and is copied and pickled whole. The methods
-    of `str`, as in `prompt + "!"` and `str(prompt)`, give a plain text. Raises ValueError for a reference of another
-    name, or one that is neither a path nor a text.
+    A reference is the path of a file (`image`, `last_image`, `video`, `mask_image`, ...) or a text
+    (`negative_prompt`, `prompt_2`, ...); `is_file` tells by the name. Two prompts are equal where
+    their texts and their references are; a prompt without references equals its text. A prompt
+    cannot be changed, and is copied and pickled whole. The methods of `str`, as in `prompt + "!"`
+    and `str(prompt)`, give a plain text. Raises ValueError for a reference of another name, or one
+    that is neither a path nor a text.
 
     >>> prompt = Prompt("a cat runs", {"image": "cat.png"})
     >>> prompt.upper(), prompt.references["image"]
@@ -37,7 +38,9 @@ class Prompt(str):
 
     references: Mapping[str, str]
 
-    def __new__(cls, text: str, references: Mapping[str, str | os.PathLike[str]] | None = None) -> Prompt:
+    def __new__(
+        cls, text: str, references: Mapping[str, str | os.PathLike[str]] | None = None
+    ) -> Prompt:
         made = super().__new__(cls, text)
         given = of(text) if references is None else references
         for name, value in given.items():
@@ -55,16 +58,19 @@ class Prompt(str):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((str(self), *self.references.items())) if self.references else str.__hash__(self)
+        given = self.references
+        return hash((str(self), *given.items())) if given else str.__hash__(self)
 
     def __repr__(self) -> str:
-        return f"Prompt({str(self)!r}, {dict(self.references)!r})" if self.references else repr(str(self))
+        given = dict(self.references)
+        return f"Prompt({str(self)!r}, {given!r})" if given else repr(str(self))
 
     def __reduce__(self) -> tuple[type[Prompt], tuple[str, dict[str, str]]]:
         return type(self), (str(self), dict(self.references))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("a prompt cannot be changed: make another one, Prompt(text, references)")
+        raise AttributeError("a prompt cannot be changed: make another one, "
+                             "Prompt(text, references)")
 
     def __delattr__(self, name: str) -> NoReturn:
         self.__setattr__(name, None)
@@ -80,16 +86,18 @@ class Prompt(str):
         return {name: value for name, value in self.references.items() if not is_file(name)}
 
     def picture(self, name: str = "image") -> Tensor:
-        """The image of that name, float32 (3, H, W) in [0, 1]: upright as its EXIF says, over white where transparent.
+        """The image of that name, float32 (3, H, W) in [0, 1].
 
-        Raises KeyError where the prompt has no such file, and what `vidrl.picture.read` raises.
+        It is turned upright as its EXIF says, and what is transparent is white. Raises KeyError
+        where the prompt has no such file, and what `vidrl.picture.read` raises.
         """
         return picture.read(self._file(name))
 
     def film(self, name: str = "video") -> Tensor:
-        """The frames of the video of that name, float32 (F, 3, H, W) in [0, 1]; an image is a video of one frame.
+        """The frames of the video of that name, float32 (F, 3, H, W) in [0, 1].
 
-        Raises KeyError where the prompt has no such file, and what `vidrl.rewards.video.read` raises.
+        An image is a video of one frame. Raises KeyError where the prompt has no such file, and
+        what `vidrl.rewards.video.read` raises.
         """
         from vidrl.rewards.video import read
 
@@ -99,7 +107,8 @@ class Prompt(str):
     def _file(self, name: str) -> Path:
         if name not in self.files:
             known = ", ".join(self.files) or "none"
-            raise KeyError(f"expected a prompt with the file {name!r}; the files of {str(self)!r} are: {known}")
+            raise KeyError(f"expected a prompt with the file {name!r}; the files of {str(self)!r} "
+                           f"are: {known}")
         return self.files[name]
 
 
@@ -125,7 +134,8 @@ def stem(name: str) -> str:
 def is_file(name: str) -> bool:
     """Whether a reference of that name is a file, which the last word of the name tells.
 
-    >>> [name for name in ("image", "last_image", "control_video", "negative_prompt", "image_width") if is_file(name)]
+    >>> names = ("image", "last_image", "control_video", "negative_prompt", "image_width")
+    >>> [name for name in names if is_file(name)]
     ['image', 'last_image', 'control_video']
     """
     return stem(name) in FILES
@@ -134,7 +144,8 @@ def is_file(name: str) -> bool:
 def is_text(name: str) -> bool:
     """Whether a reference of that name is a text; `prompt` is the prompt itself and no reference.
 
-    >>> [name for name in ("image", "negative_prompt", "prompt_2", "prompt", "seed") if is_text(name)]
+    >>> names = ("image", "negative_prompt", "prompt_2", "prompt", "seed")
+    >>> [name for name in names if is_text(name)]
     ['negative_prompt', 'prompt_2']
     """
     return stem(name) == TEXT and name != TEXT
@@ -142,8 +153,8 @@ def is_text(name: str) -> bool:
 
 def _check(name: object, value: object) -> None:
     if not isinstance(name, str) or not (is_file(name) or is_text(name)):
-        raise ValueError("expected the name of a pipeline's argument as the name of a reference, ending in "
-                         f"{', '.join(FILES)} (a file) or {TEXT} (a text), got {name!r}")
+        raise ValueError("expected the name of a pipeline's argument as the name of a reference, "
+                         f"ending in {', '.join(FILES)} (a file) or {TEXT} (a text), got {name!r}")
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         what = "the path of a file" if is_file(name) else "a text"
         raise ValueError(f"expected {what} as the reference {name}, got {value!r}")

@@ -1,4 +1,4 @@
-"""A table of prompts: the column `prompt`, and columns of references, as `image` and `negative_prompt`.
+"""A table of prompts: the column `prompt`, and columns of references, as `image`.
 
 Every row that cannot be used is named with its place. Paths begin in the folder of the table.
 """
@@ -17,7 +17,7 @@ from vidrl.rewards._manifest import COLUMNS as NAMES
 from vidrl.rewards._tables import BadTable, Entry, entries
 
 EXAMPLE = '{"prompt": "a cat runs", "image": "cat.png"}'
-USUAL = ("image", "last_image", "video", "mask_image", "negative_prompt")  # references of many pipelines
+USUAL = ("image", "last_image", "video", "mask_image", "negative_prompt")  # of many pipelines
 
 
 class BadPrompts(ValueError):
@@ -26,7 +26,7 @@ class BadPrompts(ValueError):
 
 @dataclass(frozen=True)
 class File:
-    """What a prompt file holds: its prompts in order, why rows of a table are left out, and remarks on the reading."""
+    """A prompt file: its prompts in order, why rows are left out, and remarks on the reading."""
 
     prompts: list[str]
     left_out: list[str] = field(default_factory=list)
@@ -44,26 +44,29 @@ def read(path: Path) -> File:
     files = {name for _, cells in table for name in references.named(cells) if is_file(name)}
     for where, cells in table:
         made, why = _made(path, where, cells, column, files)
-        bad = [one for one in why if one.startswith("expected ")]  # a value of another kind, which is refused
+        bad = [one for one in why if one.startswith("expected ")]  # of another kind: refused
         wrong += [f"{where}: {one}" for one in bad]
         why = why or ([f"repeats {kept[made]}"] if made in kept else [])
         left_out += [f"{where} {one}" for one in why if one not in bad]
         if not why:
             kept[made] = where
     if wrong or not kept:
-        raise BadPrompts(f"prompt file {path}: {'not all rows can be read' if wrong else 'no row is left'}:"
-                         f"{listed([*wrong, *left_out])}\n  A row is {EXAMPLE}")
+        told = "not all rows can be read" if wrong else "no row is left"
+        raise BadPrompts(f"prompt file {path}: {told}:{listed([*wrong, *left_out])}\n"
+                         f"  A row is {EXAMPLE}")
     return File(list(kept), left_out, notes)
 
 
 def rows(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
-    """The prompt and the cells of each row of a table that may have any other columns, as the prompts of a suite.
+    """The prompt and the cells of each row of a table, which may have any other columns.
 
-    Raises BadPrompts, with a line for each row that cannot be used, where there is any.
+    A suite has such a table. Raises BadPrompts, with a line for each row that cannot be used, where
+    there is any.
     """
     file, notes = Path(path), list[str]()
     table = _entries(file)
-    column, wrong, found = _column(file, table, notes), list[str](), list[tuple[str, Mapping[str, Any]]]()
+    column, wrong = _column(file, table, notes), list[str]()
+    found: list[tuple[str, Mapping[str, Any]]] = []
     for where, cells in table:
         made, why = _made(file, where, cells, column)
         wrong += [f"{file}, {where}: expected {EXAMPLE}, but it {one}" for one in why]
@@ -84,32 +87,35 @@ def _entries(path: Path) -> list[Entry]:
 
 
 def _column(path: Path, table: Sequence[Entry], notes: list[str]) -> str:
-    """The name of the column of prompts: `prompt`, or else the one of a usual name, as `caption`."""
+    """The name of the column of prompts: `prompt`, or else one of a usual name, as `caption`."""
     names = list(dict.fromkeys(name for _, cells in table for name in cells))
-    able = ["prompt"] if "prompt" in names else [one for one in names if one.lower() in NAMES["prompt"]]
+    usual = [one for one in names if one.lower() in NAMES["prompt"]]
+    able = ["prompt"] if "prompt" in names else usual
     if len(able) != 1:
-        got = f"{' and '.join(able)}: name one of them" if able else f"{', '.join(names)}: name the column of prompts"
-        raise BadPrompts(f"prompt file {path}: expected a column prompt, got {got} prompt; a row is {EXAMPLE}")
+        got = ' and '.join(able) if able else ', '.join(names)
+        raise BadPrompts(f"prompt file {path}: expected a column prompt, got {got}: name the "
+                         f"column of prompts prompt; a row is {EXAMPLE}")
     if able[0] != "prompt":
         notes.append(f"{path}: the column {able[0]!r} is read as the prompt")
     return able[0]
 
 
 def _unknown(table: Sequence[Entry], column: str) -> list[str]:
-    """A line for each column that is neither the prompt nor a reference, with the first row that fills it."""
+    """A line for each column that is neither prompt nor reference: the first row that fills it."""
     first: dict[str, str] = {}
     for where, cells in table:
         for name, value in cells.items():
             if value is not None and name != column and not (is_file(name) or is_text(name)):
                 first.setdefault(name, where)
-    return [f"{where}: unknown column {name!r}: {plugin.nearest(name, USUAL)}; take the column out, or name it as the "
-            "argument of the pipeline, which ends in image, video, mask or prompt" for name, where in first.items()]
+    return [f"{where}: unknown column {name!r}: {plugin.nearest(name, USUAL)}; take the column out, "
+            "or name it as the argument of the pipeline, which ends in image, video, mask or prompt"
+            for name, where in first.items()]
 
 
 def _made(
     path: Path, where: str, cells: Mapping[str, Any], column: str, files: Set[str] = frozenset()
 ) -> tuple[str, list[str]]:
-    """The prompt of a row, and why it cannot be used; `files` are the references that every row must have."""
+    """The prompt of a row, and why it cannot be used; every row must have the `files`."""
     text = cells.get(column)
     if text is None or isinstance(text, str) and not text.strip():
         return "", ["has no prompt"]
@@ -119,7 +125,7 @@ def _made(
     try:
         made = references.prompt(text, found, lambda name: clip_files.inside(path, where, name))
     except ValueError as error:
-        return "", [f"expected {str(error).partition('expected ')[2]}"]  # a BadTable says the place before it
+        return "", [f"expected {str(error).partition('expected ')[2]}"]  # without the place
     return made, [f"has no {name}, which other rows have" for name in sorted(files - {*found})] or [
         f"has a bad {why}" for why in references.faults(made)]
 

@@ -1,4 +1,4 @@
-"""What goes with prompts: read out of the cells of a table, checked, compared, and as the images that rewards see.
+"""What goes with prompts: read from a table's cells, checked, compared; the images rewards see.
 
 Legend: B prompts, H W pixels.
 """
@@ -21,7 +21,7 @@ from vidrl.prompt import Prompt, is_file, is_text, of, stem
 from vidrl.rewards.video import Unreadable, Video
 
 IMAGE = "image"  # the reference that rewards compare a clip with
-KEPT = 64  # resized images that are kept: the clips of a group, and of neighbouring groups, share theirs
+KEPT = 64  # resized images that are kept: the clips of a group share theirs
 
 
 def named(cells: Mapping[str, Any]) -> dict[str, str]:
@@ -43,13 +43,15 @@ def prompt(text: str, found: Mapping[str, Any], place: Callable[[str], Path]) ->
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             what = "the path of a file" if is_file(name) else "a text"
             raise ValueError(f"expected {name} to be {what}, got {str(value)[:60]!r}")
-    return Prompt(text, {name: place(value) if is_file(name) else value for name, value in found.items()})
+    return Prompt(text, {name: place(value) if is_file(name) else value
+                         for name, value in found.items()})
 
 
 def faults(asked: str) -> list[str]:
-    """Why the files of a prompt cannot be used, one line each; each file is read once as long as it is not changed."""
+    """Why files of a prompt cannot be used, one line each; an unchanged file is read once."""
     files = asked.files if isinstance(asked, Prompt) else {}
-    return [f"{name}: {why}" for name, path in files.items() if (why := _fault(stem(name), str(path), _stamp(path)))]
+    return [f"{name}: {why}" for name, path in files.items()
+            if (why := _fault(stem(name), str(path), _stamp(path)))]  # fmt: skip
 
 
 def record(asked: str) -> str | dict[str, str]:
@@ -62,20 +64,22 @@ def record(asked: str) -> str | dict[str, str]:
 
 
 def columns(asked: str) -> dict[str, str]:
-    """A prompt's references as columns of a table of clips: as `reference` what `vidrl bench` compares a clip with.
+    """A prompt's references as columns of a table of clips.
 
-    That is the image, or else the video; the others have their own names. Paths are absolute.
+    `reference` is what `vidrl bench` compares a clip with: the image, or else the video. The others
+    have their own names. Paths are absolute.
 
     >>> columns(Prompt("a cat", {"image": "/cat.png", "negative_prompt": "blur"}))
     {'reference': '/cat.png', 'negative_prompt': 'blur'}
     """
-    found = {name: os.path.abspath(value) if is_file(name) else value for name, value in of(asked).items()}
+    found = {name: os.path.abspath(value) if is_file(name) else value
+             for name, value in of(asked).items()}  # fmt: skip
     main = next((name for name in (IMAGE, "video") if name in found), "")
     return ({"reference": found.pop(main)} if main else {}) | found
 
 
 def identity(asked: str) -> str | dict[str, str]:
-    """The same with the SHA-256 of its files in place of their paths, which may differ from machine to machine."""
+    """The same with the SHA-256 of files in place of their paths, which differ among machines."""
     if not isinstance(asked, Prompt) or not asked.references:
         return str(asked)
     digests = {name: _sha256(str(path), _stamp(path)) for name, path in asked.files.items()}
@@ -83,32 +87,37 @@ def identity(asked: str) -> str | dict[str, str]:
 
 
 def key(asked: str) -> str:
-    """A text by which a checkpoint can name a prompt: its own, or JSON of its identity where something goes with it."""
+    """A text by which a checkpoint can name a prompt: its own, or JSON of its `identity`."""
     found = identity(asked)
     return found if isinstance(found, str) else json.dumps(found, sort_keys=True)
 
 
 def without_folders(asked: str) -> str:
-    """A prompt whose files are named without their folders: what is the same after the files were moved."""
+    """A prompt whose files are named without their folders: the same after files were moved."""
     return Prompt(asked, {name: os.path.basename(value) if is_file(name) else value
                           for name, value in of(asked).items()})  # fmt: skip
 
 
-def images(asked: Sequence[str], height: int, width: int, device: torch.device | str = "cpu") -> Tensor | None:
-    """The images of prompts, (B, 1, 3, H, W) in [0, 1], resized to the clips' size; None where no prompt has one.
+def images(
+    asked: Sequence[str], height: int, width: int, device: torch.device | str = "cpu"
+) -> Tensor | None:
+    """The images of prompts, (B, 1, 3, H, W) in [0, 1], of the clips' size; None if none has one.
 
-    This is the `reference` of `vidrl.rewards.Samples`. Images are stretched to the size, as pipelines resize them. The
-    image of a prompt that has none is NaN, so that the rewards that need it leave that clip unscored.
+    This is the `reference` of `vidrl.rewards.Samples`. Images are stretched to the size, as
+    pipelines resize them. The image of a prompt that has none is NaN, so that the rewards that need
+    it leave that clip unscored.
     """
     if not any(IMAGE in of(one) for one in asked):
         return None
-    return torch.stack([_image(of(one).get(IMAGE, ""), height, width) for one in asked])[:, None].to(device)
+    made = [_image(of(one).get(IMAGE, ""), height, width) for one in asked]
+    return torch.stack(made)[:, None].to(device)
 
 
 def shown(asked: str, path: Path, height: int, width: int) -> dict[str, Any]:
-    """What a row of a run folder says of a prompt's references; its image is written to `path`, a .png, as it is seen.
+    """What a row of a run folder says of a prompt's references.
 
-    A prompt without references has none of these keys.
+    The image is written to `path`, a .png, as rewards see it. A prompt without references has none
+    of these keys.
     """
     found: dict[str, Any] = {"references": dict(of(asked))} if of(asked) else {}
     if IMAGE not in of(asked):
@@ -134,7 +143,7 @@ def _resized(path: str, stamp: tuple[int, int], height: int, width: int) -> Tens
 
 @cache
 def _fault(kind: str, path: str, stamp: tuple[int, int]) -> str:
-    """Why a file is not the image, or the video, that the last word of a reference's name asks for; "" where it is."""
+    """Why a file is not what the last word of its name asks for, image or video; "" if it is."""
     try:
         if kind in ("image", "images") or kind == "mask" and picture.is_picture(path):
             picture.image(path)
@@ -156,7 +165,7 @@ def _sha256(path: str, stamp: tuple[int, int]) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """When a file was changed, and its size: what was read of it is read again where these differ."""
+    """When a file was changed, and its size: a file is read again where these differ."""
     try:
         seen = os.stat(path)
     except OSError:
