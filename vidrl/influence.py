@@ -217,7 +217,7 @@ def _clips(
             entries = _entries(backbone, reward, plan, changed, k + 1, cond, prompt, batch)
             for part, found in entries.items():
                 _add(sums, part, k, found.unflatten(0, (latent_frames + 1, -1)))
-    return _parts(reward(decoded(backbone, x, [prompt] * len(x))))
+    return _parts(reward(decoded(backbone, x, [prompt] * len(x), cond)))
 
 
 def _only(noise: Tensor, frame: int) -> Tensor:
@@ -244,7 +244,7 @@ def _entries(
         part, many = x[piece], rows(cond, torch.arange(piece.start, piece.stop, device=x.device) % size)
         for step in range(k, len(plan.times) - 1):
             part = quiet.step(backbone, part, step, many).mean
-        return _parts(reward(decoded(backbone, part, [prompt] * len(part))))
+        return _parts(reward(decoded(backbone, part, [prompt] * len(part), many)))
 
     found = list(batch.each(len(x), finished))
     return {part: torch.cat([one[part] for one in found]) for part in found[0]}
@@ -264,10 +264,10 @@ def decoder_map(backbone: Denoiser, cond: Cond, seed: int = 0, size: float = 0.1
     n = len(next(iter(cond.values())))
     generators = draws(seed, [("decoder", i) for i in range(n)])
     latents = backbone.generate(backbone.noise(generators).to(backbone.device), cond, steps)
-    still, found = backbone.decode(latents).float(), []
+    still, found = backbone.decode_with(latents, cond).float(), []
     for frame in range(latents.shape[2]):
         moved, push = latents.clone(), backbone.noise(generators).to(latents)
         moved[:, :, frame] += size * push[:, :, frame]
-        found.append((backbone.decode(moved).float() - still).square().mean((0, 2, 3, 4)))
+        found.append((backbone.decode_with(moved, cond).float() - still).square().mean((0, 2, 3, 4)))
     energy = torch.stack(found, 1).cpu()
     return energy / energy.sum(1, keepdim=True)

@@ -54,7 +54,8 @@ class Lookback:
     def _note(self) -> None:
         """Tell the terminal and the run folder what a person should know of the recipe before the run begins."""
         data = self.recipe.data
-        notes = unused(self.recipe.policy, self.policy.lora) + self.files.notes + prompts.notes(
+        written = () if self.policy.lora is None else self.backbone.adapter_notes
+        notes = [*unused(self.recipe.policy, self.policy.lora), *written, *self.files.notes] + prompts.notes(
             "" if self.files.source else data.prompts, data.held_out, data.held_out_n, self.prompts)
         trained = f"data.{self.files.source or 'prompts'}"
         for name, asked in ((trained, self.prompts), ("data.held_out", self.held_out.prompts)):

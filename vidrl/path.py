@@ -83,12 +83,12 @@ def flow(predicts: str = "flow") -> Path:
     return Path(lambda t: 1 - t, lambda t: t, predicts, "flow")
 
 
-def discrete(alphas_cumprod: Sequence[float] | Tensor, predicts: str = "eps") -> Path:
-    """A variance-preserving path of N trained levels: t = (i + 1) / N is level i, and t = 0 is clean.
+def discrete(alphas_cumprod: Sequence[float] | Tensor, predicts: str = "eps", final: float = 1.0) -> Path:
+    """A variance-preserving path of N trained levels: t = (i + 1) / N is level i, and t = 0 has ᾱ = `final`.
 
-    α = √ᾱ_i, σ = √(1 − ᾱ_i) (DDPM, arXiv 2006.11239).
+    α = √ᾱ_i, σ = √(1 − ᾱ_i) (DDPM, arXiv 2006.11239). With final = 1, t = 0 is clean.
     """
-    table = torch.cat([torch.ones(1, dtype=torch.float64), torch.as_tensor(alphas_cumprod, dtype=torch.float64)])
+    table = torch.cat([torch.as_tensor(x, dtype=torch.float64).flatten() for x in (final, alphas_cumprod)])
 
     def level(t: Tensor) -> Tensor:
         return table.to(t.device)[(t * (len(table) - 1)).round().long()]

@@ -175,7 +175,8 @@ def _adapter(
 ) -> dict[str, Any]:  # fmt: skip
     """Put a LoRA into the network, new or from a folder; its configuration."""
     if not folder:
-        return lora.begin(backbone.network, rank, alpha, targets, seed)
+        chosen = lora.usual(backbone.network) if sorted(targets) == sorted(lora.USUAL) else targets
+        return lora.begin(backbone.network, rank, alpha, chosen, seed)
     weights, config = backbone.load_lora(Path(folder), partial)
     lora.put(backbone.network, weights, config)
     return config

@@ -29,7 +29,7 @@ SCORE_BATCH = 4  # clips that are decoded and scored at once, where nobody says 
 class Plan:
     """How to sample: the sampler and its noise level, the schedule, its stochastic steps, and which steps are kept.
 
-    `times` (steps + 1) fall from 1 to 0; `stochastic` and `keep` are indices of steps. A kept step may be
+    `times` (steps + 1) fall from at most 1 to 0; `stochastic` and `keep` are indices of steps. A kept step may be
     deterministic: its log-density is then 0. `forks` (step, children) make the samples of a group a tree: all begin
     with one noise, and each node divides into so many children before that step draws its noise; 0 children stands for
     the whole group, and no forks for samples that share nothing. `weights` names the set of weights that samples.
@@ -198,22 +198,22 @@ def join(rollouts: Sequence[Rollout], cond: Cond | None = None) -> Rollout:
 
 
 @torch.no_grad()
-def decoded(backbone: Denoiser, latents: Tensor, prompts: Sequence[str]) -> Samples:
-    """The clips of latents, on the CPU.
+def decoded(backbone: Denoiser, latents: Tensor, prompts: Sequence[str], cond: Cond | None = None) -> Samples:
+    """The clips of latents, made under a condition, on the CPU.
 
     Every decode comes through here, and none runs under autocast: rewards in training and held-out measures are of the
     same decoder, whoever asks and whatever `train.mixed_precision` says.
     """
     with without_autocast(latents.device):
-        video = backbone.decode(latents).clamp(0, 1).float().cpu()
+        video = (backbone.decode_with(latents, cond) if cond else backbone.decode(latents)).clamp(0, 1).float().cpu()
     return Samples(video, list(prompts), backbone.fps, references.images(prompts, *video.shape[-2:]))
 
 
 def decoded_pieces(
-    backbone: Denoiser, latents: Tensor, prompts: Sequence[str], size: Pieces | int = SCORE_BATCH
-) -> Iterator[Samples]:
+    backbone: Denoiser, latents: Tensor, prompts: Sequence[str], cond: Cond | None = None,
+    size: Pieces | int = SCORE_BATCH) -> Iterator[Samples]:  # fmt: skip
     """The clips of latents, in order, a few at a time: host memory holds those that the caller keeps."""
-    return pieces(size).each(len(prompts), lambda part: decoded(backbone, latents[part], prompts[part]))
+    return pieces(size).each(len(prompts), lambda p: decoded(backbone, latents[p], prompts[p], rows(cond or {}, p)))
 
 
 def clips(
@@ -230,13 +230,13 @@ def clips(
     backbone = _backbone(policy)
     plan, encode = Plan(backbone.times(steps)), encode or backbone.encode
 
-    def sampled(part: slice) -> tuple[Tensor, Sequence[str]]:
+    def sampled(part: slice) -> tuple[Tensor, Sequence[str], Cond]:
         cond = encode(prompts[part])
         with autocast():
-            return sample(policy, cond, copied(generators[part]), plan).latents, prompts[part]
+            return sample(policy, cond, copied(generators[part]), plan).latents, prompts[part], cond
 
-    for latents, asked in pieces(batch).each(len(prompts), sampled):
-        yield from decoded_pieces(backbone, latents, asked, decode_batch)
+    for latents, asked, cond in pieces(batch).each(len(prompts), sampled):
+        yield from decoded_pieces(backbone, latents, asked, cond, decode_batch)
 
 
 def generate(

@@ -191,4 +191,4 @@ class Trainer(Lookback):
         return join(list(self.pieces["sample"].each(len(prompts), part)), cond)
 
     def _decoded(self, rollout: Rollout, prompts: list[str]) -> Iterator[Samples]:
-        return decoded_pieces(self.backbone, rollout.latents, prompts, self.pieces["decode"])
+        return decoded_pieces(self.backbone, rollout.latents, prompts, rollout.cond, self.pieces["decode"])

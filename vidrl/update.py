@@ -81,7 +81,9 @@ class Updater:
     def _backward(self, parts: Sequence[Part], size: int) -> dict[str, Tensor]:
         seen: dict[str, list[Tensor]] = {}
         self.optimiser.zero_grad(set_to_none=True)  # what a larger micro-batch added before memory ran out
-        for algorithm, micro, weight in ((a, micro, w) for a, batch, w in parts for micro in batch.split(size)):
+        for algorithm, micro, weight in (
+            (a, micro, w) for a, batch, w in parts for micro in batch.by_time().split(size)
+        ):  # fmt: skip
             with self.workers.autocast():
                 loss = algorithm.loss(self.policy, micro)
             self.workers.backward(loss.value * len(micro) * micro.share * weight)

@@ -153,11 +153,12 @@ class RewardBackprop(Algorithm):
     def _decoded(self, x0: Tensor, batch: Batch) -> Tensor:
         """The clips (n, F, 3, H, W), or those of the batch's segment."""
         if self.way != "vader":
-            return self.backbone.decode(x0)
+            return self.backbone.decode_with(x0, batch.cond)
         j = int(batch["segment"][0])
         a, b = borders(x0.shape[2], self.decode_segments)[j]
         start, end = frame_spans(self.backbone.frame_map, self.decode_segments)[j]
-        return self.backbone.decode(x0[:, :, max(0, a - self.context) : b])[:, start - end :]
+        part = x0[:, :, max(0, a - self.context) : b]
+        return self.backbone.decode_with(part, batch.cond)[:, start - end :]
 
     @staticmethod
     def _off(policy: Policy, raw: Tensor, x: Tensor, t: Tensor, batch: Batch) -> Tensor:

@@ -40,6 +40,7 @@ class Generator(ABC):
     longer = "Shorten these prompts"  # the cure where `truncated` names prompts
     reads: tuple[str, ...] = ()  # the references of a prompt that `encode` reads, as ("image", "negative_prompt")
     needs: tuple[str, ...] = ()  # those of them that every prompt must have
+    adapter_notes: tuple[str, ...] = ()  # what a person must know before training of who reads the LoRA that is written
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Cond:
@@ -85,6 +86,14 @@ class Generator(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Clips (B, F, 3, H, W) in [0, 1]; differentiable in the latents."""
 
+    def decode_with(self, latents: Tensor, cond: Cond) -> Tensor:
+        """The clips of latents that were made under a condition.
+
+        A family whose decoder reads the condition too, as where a given first frame is put before the clip, overrides
+        this; for the others it is `decode`.
+        """
+        return self.decode(latents)
+
     @classmethod
     @abstractmethod
     def tiny(cls) -> Generator:
@@ -117,13 +126,16 @@ class Denoiser(Generator):
     """A generator by iterative denoising along a noise path."""
 
     path: Path
-    frame_map: list[Span]  # of each latent frame, the pixel frames [start, end) where its influence begins
+    frame_map: list[Span]  # of each latent frame, the pixel frames [start, end) that it stands for
     folder: Folder | None = None  # where its files lie, if they lie on this machine
     notes: tuple[str, ...] = ()  # what a person must know who compares its clips with those of another program
 
     @abstractmethod
     def times(self, n: int) -> list[float]:
-        """The n + 1 times from 1 down to 0 that the family's own scheduler visits in n steps."""
+        """The n + 1 times, from at most 1 down to 0, that the family's own scheduler visits in n steps.
+
+        Schedulers of straight paths begin at 1; those of trained levels may begin below, as Stable Diffusion's at 0.98.
+        """
 
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:

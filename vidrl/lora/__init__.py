@@ -6,7 +6,8 @@ A LoRA adds scale · B A to the weight of a module, with scale = alpha / rank. `
 from .file import FORMATS, Lora, find, read
 from .fit import complete, fitted
 from .inject import begin, merge, put
-from .targets import resolve
+from .targets import USUAL, resolve, usual
 from .writing import write
 
-__all__ = ["FORMATS", "Lora", "begin", "complete", "find", "fitted", "merge", "put", "read", "resolve", "write"]
+__all__ = ["FORMATS", "USUAL", "Lora", "begin", "complete", "find", "fitted", "merge", "put", "read", "resolve",
+           "usual", "write"]

@@ -105,16 +105,18 @@ def _safe(path: Path) -> Path:
     return path
 
 
-def read(path: str | Path) -> Lora:
+def read(path: str | Path, prefix: str = "") -> Lora:
     """The LoRA in a file or folder of any of `FORMATS`, with names with or without prefixes, as float32.
+
+    `prefix`: another prefix of the names in a file, as "unet.", beside those that are known.
 
     alpha is a module's `alpha` tensor, else what the file's metadata (diffusers) or adapter_config.json (peft) says,
     else the rank. Raises ValueError for what is no LoRA, and for numbers that are not finite.
     """
     file = find(path)
     tensors, meta = _load(file)
-    config = _config(file, meta)
-    parts, spare = _sorted(tensors)
+    config = _config(file, meta, prefix)
+    parts, spare = _sorted({key.removeprefix(prefix): value for key, value in tensors.items()})
     _check_finite(parts, file)
     alphas = {name: pair.pop("alpha") for name, pair in parts.items() if "alpha" in pair}
     pairs = {name: pair for name, pair in parts.items() if _whole_pair(name, pair, spare)}
@@ -150,12 +152,13 @@ def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"expected a file of safetensors, got {file}: {error}") from error
 
 
-def _config(file: Path, meta: Mapping[str, str]) -> dict[str, Any]:
+def _config(file: Path, meta: Mapping[str, str], prefix: str) -> dict[str, Any]:
     """LoraConfig arguments from diffusers' metadata or peft's adapter_config.json, module names as in diffusers."""
     beside = file.with_name("adapter_config.json")
     text = meta.get("lora_adapter_metadata") or (beside.read_text(encoding="utf-8") if beside.exists() else "{}")
     where = f"the metadata of {file}" if "lora_adapter_metadata" in meta else str(beside)
-    found = {key.removeprefix("transformer."): value for key, value in _table(text, where).items() if value is not None}
+    table = {key.removeprefix(prefix).removeprefix("transformer."): v for key, v in _table(text, where).items()}
+    found = {key: value for key, value in table.items() if value is not None}
     started = str(found.get("init_lora_weights"))
     if found.get("peft_type", "LORA") != "LORA" or found.get("use_dora") or started.startswith(_CHANGED):
         raise ValueError(f"expected a plain LoRA in {file}, got {found.get('peft_type', 'LORA')} with use_dora = "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # what a LoRA is put on
 ALL = "all-linear"
+USUAL = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of attention, as most networks of diffusers name them
 
 
 def resolve(network: nn.Module, targets: Sequence[str]) -> list[str]:
@@ -37,6 +39,41 @@ def resolve(network: nn.Module, targets: Sequence[str]) -> list[str]:
     if wrong:
         raise ValueError(f"policy.lora_targets: {'; '.join(wrong)}. The network has {', '.join(_plain(modules)[:20])}")
     return list(dict.fromkeys(name for names in found.values() for name in names))
+
+
+def usual(network: nn.Module) -> list[str]:
+    """The targets where nobody names any: those of USUAL that the network has, else its attention's Linear modules.
+
+    Warns, and says what is chosen, where that is not USUAL. Raises ValueError where the network has no attention.
+
+    Example:
+        >>> class Attention(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.to_query, self.out_layer = nn.Linear(2, 2), nn.Linear(2, 2)
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     usual(nn.ModuleList([Attention()])), str(told[0].message)[:40]
+        (['out_layer', 'to_query'], 'policy.lora_targets: the ModuleList has ')
+    """
+    modules = dict(network.named_modules())
+    chosen = [target for target in USUAL if _found(modules, target)] or _projections(network)
+    if not chosen:
+        raise ValueError(f"policy.lora_targets: expected modules {', '.join(USUAL)}, or attention, in the "
+                         f"{type(network).__name__}, found neither: name some, as {', '.join(_plain(modules)[:6])}, or "
+                         f'"{ALL}"')
+    if chosen != list(USUAL):
+        lacking = ", ".join(target for target in USUAL if target not in chosen)
+        warnings.warn(f"policy.lora_targets: the {type(network).__name__} has no {lacking}: the LoRA is put on its "
+                      f"{', '.join(chosen)}", stacklevel=2)
+    return chosen
+
+
+def _projections(network: nn.Module) -> list[str]:
+    """The ends of the names of the Linear modules directly in a network's attention."""
+    attention = [module for module in network.modules()
+                 if hasattr(module, "processor") or "attention" in type(module).__name__.lower()]
+    return sorted({name for module in attention for name, child in module.named_children()
+                   if isinstance(child, nn.Linear)})
 
 
 def _found(modules: Mapping[str, nn.Module], target: str) -> list[str]:

@@ -1,0 +1,129 @@
+"""LoRA files of a driven pipeline: one a network, in the pipeline's own format where it has one.
+
+`pipe.load_lora_weights(folder)` reads the first network's file. A second network's file is read by
+its name, with the pipeline's own switch: `pipe.load_lora_weights(folder,
+weight_name="transformer_2_lora_weights.safetensors", load_into_transformer_2=True)`. Where a
+pipeline reads no LoRA, `network.load_lora_adapter(folder, prefix="transformer")` does, if the
+network's class can; vidrl reads all of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from vidrl import lora
+from vidrl.rewards import _whole
+
+FIRST = "pytorch_lora_weights.safetensors"
+
+
+def save(pipe: Any, trained: Mapping[str, nn.Module], folder: Path, weights: Mapping[str, Tensor],
+         config: Mapping[str, object]) -> None:  # fmt: skip
+    """Write the adapter of each trained network."""
+    plain = {key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with _whole.filling(folder) as private:
+        for name in trained:
+            start = f"{name}." if len(trained) > 1 else ""
+            own = {key.removeprefix(start): value.detach().cpu().contiguous()
+                   for key, value in weights.items() if key.startswith(start)}  # fmt: skip
+            _write(pipe, Path(private), name, own, _of_network(plain, start))
+
+
+def _of_network(config: Mapping[str, Any], start: str) -> dict[str, Any]:
+    """A configuration with the names of modules as one network has them."""
+    targets = config.get("target_modules")
+    if not start or not isinstance(targets, list):
+        return dict(config)
+    return {**config, "target_modules": [one.removeprefix(start) for one in targets]}
+
+
+def _write(
+    pipe: Any, folder: Path, name: str, weights: dict[str, Tensor], config: dict[str, Any]
+) -> None:
+    known, kind = _layers(pipe), _kind(pipe, name)
+    file = FIRST if name == kind or name in known or not known else _file(name)
+    if kind in known:
+        given = {f"{kind}_lora_layers": weights, f"{kind}_lora_adapter_metadata": config}
+        pipe.save_lora_weights(folder, weight_name=file, **given)
+        return
+    from safetensors.torch import save_file
+
+    meta = json.dumps({f"{name}.{key}": value for key, value in config.items()}, sort_keys=True)
+    file = FIRST if not (folder / FIRST).exists() else _file(name)
+    save_file({f"{name}.{key}": value for key, value in weights.items()}, folder / file,
+              {"format": "pt", "lora_adapter_metadata": meta})  # fmt: skip
+
+
+def _file(name: str) -> str:
+    return f"{name}_lora_weights.safetensors"
+
+
+def _layers(pipe: Any) -> list[str]:
+    """The networks whose LoRA the pipeline writes."""
+    writer = getattr(pipe, "save_lora_weights", None)
+    taken = inspect.signature(writer).parameters if writer else ()
+    return [key.removesuffix("_lora_layers") for key in taken if key.endswith("_lora_layers")]
+
+
+def _kind(pipe: Any, name: str) -> str:
+    """Under which network's name a pipeline writes a network: a second expert's is that of the
+    first."""
+    return name if name in _layers(pipe) else name.rpartition("_")[0] or name
+
+
+def load(
+    trained: Mapping[str, nn.Module], folder: Path, partial: bool
+) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Weights and LoraConfig arguments of what `save` wrote, or of any LoRA file of the first
+    network.
+
+    Raises ValueError, or with `partial` warns, for parts that do not fit.
+    """
+    (first, network), *others = trained.items()
+    found = _fitted(
+        folder / FIRST if others and (folder / FIRST).exists() else folder, first, network, partial
+    )
+    if not others:
+        return found.weights, found.config()
+    parts = {first: found}
+    for name, other in others:
+        if (folder / _file(name)).exists():
+            parts[name] = _fitted(folder / _file(name), name, other, partial)
+    return _joined(parts)
+
+
+def _fitted(path: Path, name: str, network: nn.Module, partial: bool) -> lora.Lora:
+    return lora.fitted(lora.read(path, prefix=f"{name}."), network, partial)
+
+
+def _joined(parts: Mapping[str, lora.Lora]) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The adapters of several networks as one, whose modules are named after their network."""
+    pairs = {
+        f"{name}.{key}": pair for name, part in parts.items() for key, pair in part.pairs.items()
+    }
+    alphas = {
+        f"{name}.{key}": alpha for name, part in parts.items() for key, alpha in part.alphas.items()
+    }
+    whole = lora.Lora(pairs, alphas)
+    return whole.weights, whole.config()
+
+
+def notes(pipe: Any, trained: Mapping[str, nn.Module]) -> list[str]:
+    """What a person must know before training of how an adapter will be read."""
+    told = []
+    for name, network in trained.items():
+        if _kind(pipe, name) in _layers(pipe):
+            continue
+        reader = hasattr(network, "load_lora_adapter")
+        how = (f"pipe.{name}.load_lora_adapter(folder, prefix={name!r}) reads the LoRA that is written" if reader else
+               f"its {type(network).__name__} reads no LoRA either, so that only vidrl reads what is written: train "
+               "with policy.full = true for a network that diffusers loads")  # fmt: skip
+        told.append(f"{type(pipe).__name__} has no LoRA format of its own for {name}: {how}")
+    return told

@@ -1,0 +1,217 @@
+"""Runs of a pipeline's own `__call__`: up to its loop, through one turn of the loop, or from the
+loop to the pixels.
+
+    prompt, size, guidance ──► encoders ──► ┌── turn k, the network still ──► step hands over our latents
+                               (remembered)  └── turn k, the network real ──► step takes the prediction, and leaves
+
+The pipeline's code is unchanged but for one word: `enumerate`, which counts its loop, gives the
+number of the turn that the wanted time has in the schedule, twice. So code that asks which step it
+is in gets the true answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ._memory import Memory
+from ._probe import Probe
+from ._switch import Ends, Left, Switch
+
+PROCESSORS = ("video_processor", "image_processor")
+
+
+class Row(NamedTuple):
+    """What a pipeline is asked for: a prompt, and pictures, films or texts by the names of the
+    call's arguments."""
+
+    prompt: str
+    references: Mapping[str, Any]
+
+
+class Turn(NamedTuple):
+    """What reaches the scheduler's step at the end of a turn."""
+
+    prediction: Tensor
+    sample: Tensor
+
+
+class Drive:
+    """Runs a pipeline's `__call__` for rows of `table`, with `call` as its keyword arguments.
+
+    `pipe` is a copy of the pipeline, whose network, scheduler and processors are stand-ins.
+    `counted`: whether the loop of the pipeline counts its turns. `renews`: whether a run drew
+    random numbers within the loop.
+    """
+
+    def __init__(self, pipe: Any, networks: Mapping[str, nn.Module], probe: Probe, memory: Memory,
+                 call: Mapping[str, Any], seed: int):  # fmt: skip
+        self.probe, self.memory, self.call, self.seed = probe, memory, dict(call), seed
+        self.switches = {name: Switch(network) for name, network in networks.items()}
+        self.raw = _with_globals(inspect.unwrap(type(pipe).__call__), enumerate=self._enumerate)
+        self.takes = inspect.signature(self.raw).parameters
+        ends = {name: Ends(getattr(pipe, name)) for name in PROCESSORS if hasattr(pipe, name)}
+        self.pipe = _copy(pipe, {**self.switches, **ends, "scheduler": probe}, memory.device)
+        self.name, self.steps = type(pipe).__name__, 0
+        self.table, self.counted, self.renews, self.turns = list[Row](), False, False, 0
+
+    def times(self, row: int, steps: int) -> list[float]:
+        """The times of the pipeline's schedule of so many steps; later runs are within that
+        schedule."""
+        self.steps = steps
+        self.first(row)
+        return self.probe.remember_schedule()
+
+    def first(self, row: int, **call: Any) -> Tensor:
+        """The latents with which the pipeline enters its loop."""
+        found: list[Tensor] = []
+
+        def visit(prediction: Tensor, sample: Tensor) -> Tensor:
+            found.append(sample)
+            raise Left
+
+        self._run([row], None, visit, 0, call)
+        return found[0]
+
+    def predict(self, rows: Sequence[int], latents: Tensor, time: float) -> Tensor:
+        """What reaches the scheduler where the pipeline is at these latents and this time."""
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def visit(prediction: Tensor, sample: Tensor) -> Tensor:
+            seen.append((prediction, self.draws[0].get_state()))
+            if len(seen) == 2:
+                raise Left
+            self._wake()
+            return latents.to(sample.dtype)
+
+        self._run(rows, time, visit, 2, {})
+        if len(seen) < 2:
+            raise self.cannot("its loop left after one turn of two")
+        self.renews = self.renews or not torch.equal(seen[0][1], seen[1][1])
+        return seen[1][0]
+
+    def pixels(self, rows: Sequence[int], latents: Tensor) -> Tensor:
+        """The clips (B, F, 3, H, W) that the pipeline's own end makes of latents, with gradient."""
+        out = self._run(
+            rows, self.probe.grid[-2], lambda prediction, sample: latents, 1, {"output_type": "pt"}
+        )
+        return out if out.dim() == 5 else out[:, None]
+
+    def _wake(self) -> None:
+        """From here on the networks are real, and frozen parts see the latents: their outputs
+        are not kept."""
+        self.memory.open = False
+        for switch in self.switches.values():
+            switch.still = False
+
+    def _run(self, rows: Sequence[int], time: float | None, visit: Callable[[Tensor, Tensor], Tensor], turns: int,
+             call: Mapping[str, Any]) -> Any:  # fmt: skip
+        """One run; its pixels, or nothing where it left before."""
+        stepped: list[bool] = []
+
+        def seen(prediction: Tensor, sample: Tensor) -> Tensor:
+            stepped.append(True)
+            return visit(prediction, sample)
+
+        self.turns, self.probe.only = turns, 0 if self.counted else turns
+        self.probe.aim(time, seen)
+        self.memory.begin(rows)
+        for switch in self.switches.values():
+            switch.still = True
+        try:
+            made = self.raw(self.pipe, **self._arguments(rows, call))
+        except Left as left:
+            made = left.args
+        finally:
+            self.memory.open = False  # the pipeline's owner may call its parts
+        if not stepped:
+            raise self.cannot("it never called its scheduler's step")
+        return made[0] if len(made) else None
+
+    def _arguments(self, rows: Sequence[int], call: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of one run; those that belong to a row are lists where there are
+        several rows."""
+        self.draws = [torch.Generator().manual_seed(self.seed) for _ in rows]
+        every = [self.table[row] for row in rows]
+        own = {"prompt": [row.prompt for row in every], "generator": self.draws}
+        for name in every[0].references:
+            own[name] = [row.references.get(name, self.call.get(name)) for row in every]
+        own |= {name: [value] * len(rows) for name, value in self.call.items()
+                if name.startswith("negative_prompt") and isinstance(value, str) and name not in own}  # fmt: skip
+        given = {name: values[0] if len(rows) == 1 else values for name, values in own.items()}
+        steps = {"num_inference_steps": self.steps, "eta": 0.0, "return_dict": False}
+        known = {**steps, **self.call, **given, **call}
+        return {name: value for name, value in known.items() if name in self.takes}
+
+    def _enumerate(self, values: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
+        """Python's `enumerate`, but over a schedule: there the turn of the probe's time, as
+        often as is wanted."""
+        schedule = isinstance(values, Tensor) and values.dim() == 1
+        if schedule and len(values) < len(self.probe.timesteps) and not self.probe.only:
+            raise self.cannot("it begins in the middle of its schedule, with a noised picture or film",
+                              "set call.strength = 1, if the pipeline takes it")  # fmt: skip
+        if not schedule or len(values) != len(self.probe.timesteps):
+            return enumerate(values, start)
+        if self.turns == 0:
+            self.counted = True
+            return enumerate(values, start)
+        if self.probe.only:
+            return enumerate(values, start)
+        turn = self.probe.turn
+        return iter([(turn + start, values[turn])] * self.turns)
+
+    def cannot(self, reason: str, cure: str = "") -> ValueError:
+        """The error for a pipeline that cannot be driven."""
+        cure = cure or "write a backbone for it (CONTRIBUTING.md, 'A backbone')"
+        return ValueError(
+            f"expected a pipeline that vidrl can drive, got {self.name}: {reason}; {cure}"
+        )
+
+
+class _Silent:
+    """A progress bar that shows nothing."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, n: int = 1) -> None:
+        pass
+
+    def set_postfix(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def _copy(pipe: Any, parts: Mapping[str, Any], device: Callable[[], torch.device]) -> Any:
+    """A shallow copy of a pipeline with other parts, which runs on `device` and shows no
+    progress."""
+    made, kind = copy.copy(pipe), type(pipe)
+    members = {
+        "_execution_device": property(lambda self: device()),
+        "device": property(lambda self: device()),
+        "progress_bar": lambda self, iterable=None, total=None: (
+            _Silent() if iterable is None else iterable
+        ),
+        "maybe_free_model_hooks": lambda self: None,
+    }
+    made.__class__ = type(kind.__name__, (kind,), members)
+    made.__dict__.update(parts)
+    return made
+
+
+def _with_globals(function: Any, **names: Any) -> Any:
+    """The same function, that finds other values under some global names."""
+    scope = {**function.__globals__, **names}
+    made = types.FunctionType(
+        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made

@@ -1,0 +1,222 @@
+"""What the frozen parts of a pipeline made of a prompt is kept, and given back whenever the prompt
+is run again.
+
+A pipeline is deterministic, so the n-th call of a frozen part within a run means the same whenever
+the run is of the same prompt. So a look-up needs no hash, and waits for no device. The first time a
+prompt is run, the inputs of the call are hashed as well: what two prompts share, as the embedding
+of one negative prompt, is computed and kept once.
+
+Only calls before the loop are kept. What is called within the loop (a ControlNet) sees the latents,
+and runs each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+LIMIT = 4 * 2**30  # bytes of outputs in host memory
+
+
+class Memory:
+    """Keeps, on the CPU, what the modules that it watches make of each row; a row is the number of
+    a prompt.
+
+    `device()` is where the outputs are wanted. A `visitor` works on that device, and rests on the
+    CPU in between. At most `limit` bytes are kept: what was used longest ago goes first, and is
+    computed again when it is needed.
+    """
+
+    def __init__(self, device: Callable[[], torch.device], limit: int = LIMIT):
+        self.device, self.limit, self.bytes = device, limit, 0
+        self.names = dict[Any, bytes]()  # (row, number of the call, ...) → hash of the inputs
+        self.kept = OrderedDict[bytes, Any]()  # hash of the inputs → output, on the CPU
+        self.fresh: list[bytes] = []  # hashes of what the present run computed
+        self.rows: Sequence[int] = ()
+        self.calls, self.open = 0, False
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """A run of these rows begins; of the last run's new outputs, drop the hidden layers that
+        it did not read."""
+        for name in self.fresh:
+            if name in self.kept:
+                self._put(name, _pruned(self._take(name)))
+        self.rows, self.calls, self.open, self.fresh = rows, 0, True, []
+
+    def watch(self, module: nn.Module, method: str, visitor: bool) -> None:
+        """Keep what a method of a module makes."""
+        inner = getattr(module, method)
+        part = _Part(module, inner, visitor)
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            if not self.open:
+                if visitor:  # it is called within the loop, and stays where the network is
+                    module.to(self.device())
+                return inner(*args, **kwargs)
+            return self._call(part, args, kwargs)
+
+        setattr(module, method, remembered)
+
+    def _call(self, part: _Part, args: Any, kwargs: Any) -> Any:
+        self.calls += 1
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        batched = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()]
+        shapes, sizes = tuple(leaf.shape[1:] for leaf in batched), {len(leaf) for leaf in batched}
+        size, n = sizes.pop() if len(sizes) == 1 else 0, len(self.rows)
+        if not size or size % n:  # the first axis is not that of rows
+            return self._one((*self.rows, self.calls, shapes), part, leaves, spec)
+        parts = [
+            self._one((self.rows[i % n], i // n, self.calls, shapes), part, _row(leaves, i), spec)
+            for i in range(size)
+        ]
+        return _joined(parts)
+
+    def _one(self, key: Any, part: _Part, leaves: list[Any], spec: Any) -> Any:
+        name = self.names.get(key)
+        if name is None or name not in self.kept:
+            name = self.names[key] = _hash(part, leaves)
+            if name not in self.kept:
+                args, kwargs = pytree.tree_unflatten(leaves, spec)
+                self._put(name, part.compute(self.device(), args, kwargs))
+                self.fresh.append(name)
+        self.kept.move_to_end(name)
+        device = self.device()
+        return _mapped(lambda x: x.to(device, non_blocking=True), self.kept[name])
+
+    def _put(self, name: bytes, output: Any) -> None:
+        self.kept[name] = output
+        self.bytes += _bytes(output)
+        while self.bytes > self.limit and len(self.kept) > 1:
+            self._take(next(iter(self.kept)))
+
+    def _take(self, name: bytes) -> Any:
+        output = self.kept.pop(name)
+        self.bytes -= _bytes(output)
+        return output
+
+
+class _Part:
+    """A method of a frozen module; whether the module visits the device only to work; the hidden
+    layers read of it."""
+
+    def __init__(self, module: nn.Module, inner: Callable[..., Any], visitor: bool):
+        self.module, self.inner, self.visitor, self.read = module, inner, visitor, set[int]()
+
+    def compute(self, device: torch.device, args: Any, kwargs: Any) -> Any:
+        """The method's output on the CPU, in the module's own precision."""
+        if self.visitor:
+            self.module.to(device)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            made = self.inner(*args, **kwargs)
+        if self.visitor:
+            self.module.to("cpu")
+        return _layered(_mapped(lambda x: x.cpu(), made), self.read)
+
+
+class _Layers(tuple):
+    """Hidden states by layer, which remembers the layers that are read; the others are None after
+    the run.
+
+    A function of torch that reads all of them at once leaves no trace: then none is dropped.
+    """
+
+    read: set[int]
+
+    def __getitem__(self, index: Any) -> Any:
+        self.read.update(
+            range(len(self))[index] if isinstance(index, slice) else [range(len(self))[index]]
+        )
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Any:
+        self.read.update(range(len(self)))
+        return super().__iter__()
+
+    @classmethod
+    def of(cls, layers: Sequence[Any], read: set[int]) -> _Layers:
+        made = cls(layers)
+        made.read = read
+        return made
+
+    def each(self) -> list[Any]:
+        """The layers, without a trace of reading."""
+        return list(super().__iter__())
+
+
+def _layered(output: Any, read: set[int]) -> Any:
+    """An output of transformers whose hidden states note in `read` which of them are read."""
+    states = output.get("hidden_states") if isinstance(output, dict) else None
+    if isinstance(states, tuple):
+        output["hidden_states"] = _Layers.of(states, read)
+    return output
+
+
+def _pruned(output: Any) -> Any:
+    """An output without the hidden layers that were not read."""
+    states = output.get("hidden_states") if isinstance(output, dict) else None
+    if isinstance(states, _Layers) and states.read:
+        kept = [layer if i in states.read else None for i, layer in enumerate(states.each())]
+        output["hidden_states"] = _Layers.of(kept, states.read)
+    return output
+
+
+def _hash(part: _Part, leaves: Sequence[Any]) -> bytes:
+    digest = hashlib.sha256(f"{id(part.module)} {part.inner.__name__}".encode())
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            digest.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
+            digest.update(
+                leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
+        else:
+            digest.update(repr(leaf).encode())
+    return digest.digest()
+
+
+def _row(leaves: Sequence[Any], i: int) -> list[Any]:
+    return [leaf[i : i + 1] if isinstance(leaf, Tensor) and leaf.dim() else leaf for leaf in leaves]
+
+
+def _bytes(output: Any) -> int:
+    found: list[int] = []
+    _mapped(lambda x: found.append(x.nbytes) or x, output)
+    return sum(found)
+
+
+def _mapped(change: Callable[[Tensor], Tensor], output: Any) -> Any:
+    """An output with each of its tensors changed."""
+    leaves, spec = pytree.tree_flatten(output, is_leaf=_is_layers)
+    return pytree.tree_unflatten([_leaf([leaf], change) for leaf in leaves], spec)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Outputs of single rows as the output of the batch."""
+    flat = [pytree.tree_flatten(part, is_leaf=_is_layers) for part in parts]
+    leaves = [
+        _leaf(list(each), lambda x: x) for each in zip(*(own for own, _ in flat), strict=True)
+    ]
+    return pytree.tree_unflatten(leaves, flat[0][1])
+
+
+def _leaf(leaves: list[Any], change: Callable[[Tensor], Tensor]) -> Any:
+    """One leaf of each row as one. An autoencoder's distribution is its parameters; a cache of
+    keys is dropped."""
+    first = leaves[0]
+    if isinstance(first, Tensor):
+        return change(torch.cat(leaves) if first.dim() and len(leaves) > 1 else first)
+    if isinstance(first, _Layers):
+        each = zip(*(one.each() for one in leaves), strict=True)
+        return _Layers.of([_leaf(list(layer), change) for layer in each], first.read)
+    if isinstance(getattr(first, "parameters", None), Tensor):
+        return type(first)(change(torch.cat([leaf.parameters for leaf in leaves])))
+    return first if isinstance(first, (int, float, str, bool, type(None))) else None
+
+
+def _is_layers(leaf: Any) -> bool:
+    return isinstance(leaf, _Layers)

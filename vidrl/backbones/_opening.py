@@ -1,0 +1,179 @@
+"""A pipeline from a folder or the hub, and what in it is trained, frozen, encodes and decodes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vidrl.extras import install
+from vidrl.plugin import nearest
+
+NETWORK = re.compile(
+    r"(transformer|unet|prior|decoder)(_\d+)?"
+)  # what denoises, by its name in a pipeline
+OURS = ("prompt", "generator", "latents", "output_type", "return_dict", "num_inference_steps", "timesteps", "sigmas",
+        "num_images_per_prompt", "num_videos_per_prompt", "callback_on_step_end", "eta")  # fmt: skip
+
+
+def diffusers() -> Any:
+    """The library; ImportError with the command that installs it."""
+    try:
+        import diffusers
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"a diffusers pipeline needs diffusers and transformers ({error}): {install('train')}"
+        ) from error
+    return diffusers
+
+
+def opened(model: str | Path, dtype: str) -> Any:
+    """The pipeline of a folder or hub id. Its index is read first, so that a wrong one costs no
+    download."""
+    index = _index(model)
+    name, version = index.get("_class_name"), index.get("_diffusers_version", "another version")
+    if not isinstance(name, str) or not hasattr(diffusers(), name):
+        raise ValueError(
+            f"expected a pipeline of diffusers {diffusers().__version__} in {model}, got {name}, which was saved by "
+            f"{version}: install a newer diffusers, or write a backbone for it (CONTRIBUTING.md, 'A backbone')"
+        )
+    dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
+    try:
+        return diffusers().DiffusionPipeline.from_pretrained(
+            str(model), torch_dtype=dtypes, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected every component that {model}/model_index.json names, with weights as safetensors, "
+                         f"got: {str(error).strip().splitlines()[0]}: complete the folder, or load it once and write "
+                         "it again with save_pretrained") from error  # fmt: skip
+
+
+def _index(model: str | Path) -> Mapping[str, Any]:
+    """What model_index.json says."""
+    folder, wanted = Path(model), "expected a diffusers folder or hub id of a pipeline"
+    cure = "name a folder that save_pretrained of a pipeline wrote, with a model_index.json"
+    if folder.is_file():
+        raise ValueError(f"{wanted}, got the file {folder}: load it with from_single_file of its pipeline and write a "
+                         "folder with save_pretrained")  # fmt: skip
+    if folder.is_dir() and not (folder / "model_index.json").exists():
+        raise ValueError(f"{wanted}, got {folder}, which {_instead(folder)}: {cure}")
+    try:
+        return diffusers().DiffusionPipeline.load_config(str(model))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{wanted}, got {str(model)!r} ({str(error).strip().splitlines()[0]}): {cure}"
+        ) from error
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without an index is."""
+    inside = {file.name for file in folder.iterdir()}
+    if "metrics.jsonl" in inside:
+        return "is a run of vidrl: name the model that it trained"
+    if "adapter_config.json" in inside or any("lora" in name for name in inside):
+        return "holds a LoRA: name the model that it is for, and the LoRA in policy.lora"
+    if "config.json" in inside:
+        return "holds one component of a pipeline"
+    return "has no model_index.json"
+
+
+def checked(pipe: Any) -> Any:
+    """The pipeline, if it is one and has all of its components."""
+    if not isinstance(pipe, diffusers().DiffusionPipeline):
+        raise ValueError(
+            f"expected model to be a folder, a hub id or a pipeline in memory, got {type(pipe).__name__}"
+        )
+    optional = set(getattr(pipe, "_optional_components", ()))
+    missing = [
+        name for name, part in pipe.components.items() if part is None and name not in optional
+    ]
+    if missing:
+        raise ValueError(f"expected every component of {type(pipe).__name__}, got None as {', '.join(missing)}: load "
+                         "the whole pipeline")  # fmt: skip
+    return pipe
+
+
+def networks(pipe: Any) -> dict[str, nn.Module]:
+    """The networks that denoise, by their name in the pipeline."""
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    found = {name: part for name, part in parts.items() if NETWORK.fullmatch(name)}
+    if not found:
+        raise ValueError(
+            f"expected a pipeline with a transformer or a unet, got {type(pipe).__name__} with "
+            f"{', '.join(parts) or 'no network'}: write a backbone for it (CONTRIBUTING.md, 'A backbone')"
+        )
+    return found
+
+
+def chosen(
+    found: Mapping[str, nn.Module], train: Sequence[str], pipeline: str
+) -> dict[str, nn.Module]:
+    """The networks that are trained: all, or those that `train` names."""
+    wrong = [name for name in train if name not in found]
+    if wrong:
+        raise ValueError(f"expected backbone.options.train to name networks of {pipeline}, got {wrong[0]!r}: "
+                         f"{nearest(wrong[0], found)}")  # fmt: skip
+    return {name: part for name, part in found.items() if not train or name in train}
+
+
+def frozen(pipe: Any) -> dict[str, nn.Module]:
+    """The other modules of a pipeline."""
+    return {name: part for name, part in pipe.components.items()
+            if isinstance(part, nn.Module) and not NETWORK.fullmatch(name)}  # fmt: skip
+
+
+def autoencoder(parts: Mapping[str, nn.Module]) -> nn.Module | None:
+    """The module that makes pixels of latents."""
+    return next(
+        (part for part in parts.values() if hasattr(part, "decode") and hasattr(part, "encode")),
+        None,
+    )
+
+
+def check_call(call: Mapping[str, Any], takes: Mapping[str, Any], pipeline: str) -> None:
+    """Raise ValueError for a keyword that the pipeline's call does not take, or that vidrl gives
+    it."""
+    for name in call:
+        if name in OURS:
+            raise ValueError(
+                f"expected backbone.options.call without {name!r}, which vidrl gives the pipeline itself"
+            )
+        if name not in takes:
+            known = [key for key in takes if key not in (*OURS, "self")]
+            raise ValueError(f"expected backbone.options.call to hold arguments of {pipeline}, got {name!r}: "
+                             f"{nearest(name, known)}")  # fmt: skip
+
+
+def arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a pipeline's call."""
+    return inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
+
+
+def checkpoint(found: Mapping[str, nn.Module]) -> None:
+    """Compute the networks' layers twice for less memory. Raises ValueError for a network that
+    cannot."""
+    for name, network in found.items():
+        if not getattr(network, "_supports_gradient_checkpointing", False):
+            raise ValueError(f"expected networks that can checkpoint their gradient, got {name}, a "
+                             f"{type(network).__name__}: set gradient_checkpointing = false")  # fmt: skip
+        network.enable_gradient_checkpointing()
+
+
+def differs(theirs: Any, ours: Any) -> tuple[str, ...]:
+    """What a person must know where `pipe()` would sample with another scheduler than vidrl
+    does."""
+    kind = type(ours).__bases__[1]  # a probe stands over the class
+    if type(theirs) is kind:
+        return ()
+    flow = "shift" in ours.config
+    made = kind.__name__ + (f"(shift={ours.config.shift:g})" if flow else ".from_config(...)")
+    return (
+        f"the model carries {type(theirs).__name__}, and vidrl samples with {kind.__name__}, so "
+        f"pipe() makes other clips of the same noise until pipe.scheduler = {made}",
+    )

@@ -1,0 +1,303 @@
+"""A scheduler that takes no step: it says which time a pipeline is at, and hands over the latents
+it is given.
+
+A pipeline asks its scheduler for two things: the timesteps of its loop, and at the end of each turn
+the next latents (`step`). A probe is a scheduler of the pipeline's own class, so that all that a
+pipeline looks up in a scheduler is there, but its `step` calls `visit(prediction, sample)` and
+returns what that returns.
+
+Three kinds of scheduler cover diffusers: straight paths (flow), variance-preserving paths of
+trained levels (discrete), and noise added to clean latents (EDM). Each becomes a path of
+`vidrl.path`, with times from at most 1 down to 0.
+"""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_left
+from collections.abc import Callable
+from math import atan, log, pi, tan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidrl.path import Path, discrete, flow
+
+Visit = Callable[
+    [Tensor, Tensor], Tensor
+]  # (prediction, sample) at the end of a turn → the next latents
+PREDICTS = {
+    "epsilon": "eps",
+    "v_prediction": "v",
+    "sample": "x0",
+}  # diffusers' names → vidrl.path's
+
+
+def single(t: float) -> float:
+    """A time as float32 holds it: predictions are asked for at float32 times.
+
+    >>> single(0.1)
+    0.10000000149011612
+    """
+    return float(torch.tensor(t, dtype=torch.float32))
+
+
+class _Stepped(tuple):
+    """What a step returns: a tuple, or an object with these attributes, whichever the pipeline
+    reads."""
+
+    prev_sample = property(lambda self: self[0])
+    pred_original_sample = property(lambda self: self[1])
+
+
+class Probe:
+    """What is laid over a scheduler's class.
+
+    `grid`: the times of the last schedule that was asked for. `time`: where a run shall be, None
+    for the schedule as it is. `turn`: the number of that step in the schedule. Where `only` is not
+    0, the schedule of a run is that step alone, so many times over: for pipelines whose loop does
+    not count its turns.
+    """
+
+    visit: Visit
+    time: float | None = None
+    turn = 0
+    only = 0
+    sign = 1.0  # of a prediction
+    _step_index = property(lambda self: self.turn, lambda self, value: None)
+
+    def aim(self, time: float | None, visit: Visit) -> None:
+        """The next run is at this time, and calls `visit` at the end of each turn."""
+        self.time, self.visit, self.turn = time, visit, 0
+
+    def remember_schedule(self) -> list[float]:
+        """Keep the schedule that a run has just set, and return its times."""
+        self.grid = self.labels()
+        self.turns = {single(t): k for k, t in enumerate(self.grid[:-1])}
+        self.told = self.timesteps.tolist()
+        return self.grid
+
+    def scale(self, t: float) -> float:
+        """The pipeline's latents divided by vidrl's."""
+        return 1.0
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
+    ) -> _Stepped:
+        return _Stepped((self.visit(model_output, sample), sample))
+
+    def place(self) -> None:
+        """Put `time` into the schedule that was just set: it is a step of it, or it replaces
+        one."""
+        if self.time is None:
+            return
+        self.turn = self._turn(self.time)
+        known = single(self.time) in self.turns and len(self.timesteps) == len(self.grid) - 1
+        timestep, sigma = (self.timesteps[self.turn], None) if known else self.at(self.time)
+        sigmas = getattr(self, "sigmas", None)
+        if sigma is not None and isinstance(sigmas, Tensor):
+            sigmas[self.turn] = sigma
+        if not known:
+            self.timesteps[self.turn] = timestep
+        if self.only:
+            self._repeat(sigmas)
+
+    def _turn(self, t: float) -> int:
+        found = self.turns.get(single(t))
+        earlier = bisect_left([-time for time in self.grid[:-1]], -t)  # steps at times above t
+        return min(earlier, len(self.grid) - 2, len(self.timesteps) - 1) if found is None else found
+
+    def _repeat(self, sigmas: Tensor | None) -> None:
+        k = self.turn
+        self.timesteps = self.timesteps[[k] * self.only]
+        if isinstance(sigmas, Tensor):
+            self.sigmas = torch.stack([*[sigmas[k]] * self.only, sigmas[-1]])
+        self.turn = 0
+
+
+class _Flow(Probe):
+    """x_t = (1 − t) x0 + t ε. `sign` is −1 where the scheduler's sigma is 1 − t and the network
+    predicts x0 − ε."""
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
+    ) -> _Stepped:
+        if (
+            kwargs.get("per_token_timesteps") is not None
+        ):  # such a step adds the negative of the prediction
+            model_output = -model_output
+        return super().step(model_output, timestep, sample)
+
+    def at(self, t: float) -> tuple[float, float]:
+        """(timestep, sigma) of a time off the schedule.
+
+        Some pipelines shift the sigmas and not the timesteps; then the timestep lies between those
+        of the schedule.
+        """
+        sigma = t if self.sign > 0 else 1 - t
+        levels = self.config.num_train_timesteps
+        sigmas = [s if self.sign > 0 else 1 - s for s in self.grid[:-1]]
+        if all(abs(told - levels * s) < 1e-2 for told, s in zip(self.told, sigmas, strict=True)):
+            return levels * single(sigma), sigma
+        return _between(t, self.grid, [*self.told, 0.0 if self.sign > 0 else float(levels)]), sigma
+
+    def labels(self) -> list[float]:
+        return [s if self.sign > 0 else 1 - s for s in self.sigmas.tolist()]
+
+
+class _Discrete(Probe):
+    """Trained levels: t = (i + 1) / N is timestep i."""
+
+    def at(self, t: float) -> tuple[float, float | None]:
+        return max(0, round(t * self.config.num_train_timesteps) - 1), None
+
+    def labels(self) -> list[float]:
+        return [(int(t) + 1) / self.config.num_train_timesteps for t in self.timesteps.tolist()] + [
+            0.0
+        ]
+
+
+class _Added(Probe):
+    """EDM: noise of standard deviation σ is added to clean latents; t = 2/π · atan σ."""
+
+    def sigma(self, t: float) -> float:
+        return tan(pi / 2 * t) if t > 0 else self.final
+
+    def at(self, t: float) -> tuple[float, float]:
+        straight = hasattr(self, "time_shift")  # a flow scheduler, which is told multiples of σ
+        sigma = self.sigma(t)
+        return sigma * self.config.num_train_timesteps if straight else 0.25 * log(sigma), sigma
+
+    def scale(self, t: float) -> float:
+        return float((1 + self.sigma(t) ** 2) ** 0.5)
+
+    def labels(self) -> list[float]:
+        return [2 / pi * atan(s) for s in self.sigmas.double().tolist()[:-1]] + [0.0]
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
+    ) -> _Stepped:
+        """Pipelines of preconditioned networks ask for the clean latents of each guidance
+        branch, then step."""
+        if not hasattr(self, "precondition_outputs"):
+            return super().step(model_output, timestep, sample)
+        guided = kwargs.get("pred_original_sample")
+        if guided is None:
+            clean = self.precondition_outputs(sample, model_output, self.sigmas[self.turn])
+            return _Stepped((sample, clean))
+        return _Stepped((self.visit(guided, sample), guided))
+
+
+def _between(x: float, falling: list[float], values: list[float]) -> float:
+    """The value at x on the line through the points (falling[i], values[i]).
+
+    >>> _between(0.75, [1.0, 0.5, 0.0], [10.0, 6.0, 0.0])
+    8.0
+    """
+    k = min(max(bisect_left([-f for f in falling], -x), 1), len(falling) - 1)
+    (a, b), (u, v) = falling[k - 1 : k + 1], values[k - 1 : k + 1]
+    return u + (v - u) * (a - x) / (a - b)
+
+
+def edm(predicts: str = "v", final: float = 0.0) -> Path:
+    """Noise of standard deviation σ added to clean latents (EDM, arXiv 2206.00364), divided by √(1 + σ²).
+
+    The quotient is variance-preserving: α = cos(π t / 2) and σ = sin(π t / 2) at t = 2/π · atan σ. `final` is EDM's σ
+    at t = 0, where sampling ends.
+
+    Example:
+        >>> [round(float(edm().sigma(torch.tensor(t))), 3) for t in (1.0, 0.5, 0.0)]
+        [1.0, 0.707, 0.0]
+    """
+    end = atan(final)
+
+    def angle(t: Tensor) -> Tensor:
+        return torch.where(t > 0, t * (pi / 2), end)
+
+    return Path(lambda t: angle(t).cos(), lambda t: angle(t).sin(), predicts, "vp")
+
+
+def probe(scheduler: Any, pipeline: str) -> tuple[Any, Path]:
+    """The probe of a scheduler, and the path that the scheduler walks.
+
+    Raises ValueError for a scheduler of none of the three kinds; `pipeline` names its pipeline in
+    the message.
+    """
+    scheduler = _deterministic(scheduler)
+    euler, config = _schedulers().FlowMatchEulerDiscreteScheduler, scheduler.config
+    if isinstance(scheduler, euler) and (config.get("sigma_max") or 1) <= 1:
+        return _over(_Flow, scheduler, sign=-1.0 if config.get("invert_sigmas") else 1.0), flow()
+    if _adds(scheduler):
+        return _edm(scheduler)
+    if hasattr(scheduler, "alphas_cumprod") and config.get("prediction_type") in PREDICTS:
+        return _levels(scheduler)
+    raise ValueError(
+        f"expected a flow, variance-preserving or EDM scheduler in {pipeline}, got {type(scheduler).__name__} of "
+        f"{config.get('prediction_type', 'no prediction_type')}: vidrl cannot tell the path of its noise; put another "
+        "scheduler into the pipeline, or write a backbone for it (CONTRIBUTING.md, 'A backbone')"
+    )
+
+
+def _schedulers() -> Any:
+    import diffusers
+
+    return diffusers
+
+
+def _deterministic(scheduler: Any) -> Any:
+    """The scheduler, or the first-order one of the same path and levels that vidrl's own steps
+    agree with."""
+    diffusers, config = _schedulers(), scheduler.config
+    euler = diffusers.FlowMatchEulerDiscreteScheduler
+    if config.get("prediction_type") == "flow_prediction" and not isinstance(scheduler, euler):
+        shift = config.get("flow_shift") or 1.0
+        return euler(shift=shift, num_train_timesteps=config.num_train_timesteps)
+    if isinstance(scheduler, diffusers.FlowMatchHeunDiscreteScheduler):
+        return euler(shift=config.shift, num_train_timesteps=config.num_train_timesteps)
+    discrete_levels = hasattr(scheduler, "alphas_cumprod") and not _adds(scheduler)
+    if discrete_levels and "DDIM" not in type(scheduler).__name__:
+        return diffusers.DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
+    return scheduler
+
+
+def _adds(scheduler: Any) -> bool:
+    """Whether the scheduler adds noise to clean latents, without a table of levels."""
+    straight = isinstance(scheduler, _schedulers().FlowMatchEulerDiscreteScheduler)
+    wide = straight and (scheduler.config.get("sigma_max") or 1) > 1
+    told = scheduler.config.get("timestep_type") == "continuous"
+    return wide or told or hasattr(scheduler, "precondition_outputs")
+
+
+def _edm(scheduler: Any) -> tuple[Any, Path]:
+    made = _over(_Added, scheduler, final=0.0)
+    type(made).final = _last_sigma(scheduler)
+    if hasattr(scheduler, "precondition_outputs"):
+        return made, edm("x0", made.final)
+    straight = hasattr(scheduler, "time_shift")
+    return made, edm("eps" if straight else PREDICTS[scheduler.config.prediction_type], made.final)
+
+
+def _last_sigma(scheduler: Any) -> float:
+    other = type(scheduler).from_config(scheduler.config)
+    other.set_timesteps(2)
+    return float(other.sigmas[-1])
+
+
+def _levels(scheduler: Any) -> tuple[Any, Path]:
+    made = _over(_Discrete, scheduler)
+    predicts = PREDICTS[made.config.prediction_type]
+    return made, discrete(made.alphas_cumprod, predicts, float(made.final_alpha_cumprod))
+
+
+def _over(kind: type, scheduler: Any, **extra: Any) -> Any:
+    """A scheduler of the same class and configuration, with a probe over it."""
+    base = type(scheduler)
+
+    @functools.wraps(base.set_timesteps)  # pipelines look up whether it takes sigmas or timesteps
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
+        base.set_timesteps(self, *args, **kwargs)
+        self.place()
+
+    members = {"set_timesteps": set_timesteps, **extra}
+    return type(f"Probed{base.__name__}", (kind, base), members).from_config(scheduler.config)

@@ -1,0 +1,84 @@
+"""What goes with a prompt into a pipeline's call: pictures, films and texts, by the names of the
+call's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidrl import picture
+from vidrl.plugin import nearest
+from vidrl.prompt import Prompt, is_file, of
+
+Size = tuple[int, int] | None  # height and width, None where the pipeline does not say
+GREY = 0.5
+
+
+def loaded(prompt: str, takes: Mapping[str, Any], size: Size, pipeline: str) -> dict[str, Any]:
+    """The references of a prompt as a pipeline takes them: PIL images of the clip's size, lists of
+    them, texts.
+
+    Raises ValueError for a reference that the pipeline's call does not take.
+    """
+    found: dict[str, Any] = {}
+    for name, value in of(prompt).items():
+        if name not in takes:
+            known = [key for key in takes if is_file(key) or "prompt" in key]
+            raise ValueError(f"expected references that {pipeline} takes, got {name!r} with the prompt "
+                             f"{str(prompt)[:60]!r}: {nearest(name, known)}")  # fmt: skip
+        found[name] = _file(prompt, name, size) if is_file(name) else value
+    return found
+
+
+def _file(prompt: str, name: str, size: Size) -> Any:
+    assert isinstance(prompt, Prompt)
+    if "video" in name.split("_"):
+        return [_resized(image(frame), size) for frame in prompt.film(name)]
+    return _resized(picture.image(prompt.references[name]), size)
+
+
+def image(pixels: Tensor) -> Any:
+    """Pixels (3, H, W) in [0, 1] as a PIL image."""
+    from PIL import Image
+
+    levels = (pixels.clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def _resized(found: Any, size: Size) -> Any:
+    """An image at a size: shrunk or enlarged to cover it, and cut in the middle."""
+    if size is None or found.size == (size[1], size[0]):
+        return found
+    from PIL import ImageOps
+
+    return ImageOps.fit(found, (size[1], size[0]))
+
+
+def key(references: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells references apart."""
+    return tuple((name, _bytes(value)) for name, value in sorted(references.items()))
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_bytes(each) for each in value)
+    return (value.size, value.tobytes()) if hasattr(value, "tobytes") else value
+
+
+def plain(takes: Mapping[str, Any], size: Size, frames: int) -> Iterator[dict[str, Any]]:
+    """Grey references for a dry run: none, then those that a pipeline may need, fewest first."""
+    grey = image(torch.full((3, *(size or (64, 64))), GREY))
+    names = [name for name in takes if is_file(name)]
+    values = {name: [grey] * frames if "video" in name.split("_") else grey for name in names}
+    usual = [name for name in ("image", "video") if name in names]
+    masks = [name for name in names if "mask" in name.split("_")]
+    yield {}
+    for name in usual:
+        yield {name: values[name]}
+        if masks:
+            yield {key: values[key] for key in (name, *masks)}
+    if len(names) > len(usual):
+        yield values

@@ -1,0 +1,116 @@
+"""The sizes of a driven pipeline: those of its folder, those that it makes, and the nearest to a
+wrong one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import _references
+from ._drive import Drive, Row
+from ._layout import FRAMES
+
+OWN_STEPS = 2  # of a dry run's schedule: with one step some schedules divide 0 by 0
+
+
+def of_folder(folder: Path | None, takes: Mapping[str, Any]) -> dict[str, Any]:
+    """The size that a folder's vidrl.json names, as arguments of the pipeline's call."""
+    known = _read(folder)
+    frames = next((name for name in FRAMES if name in takes), "")
+    found = {
+        "height": known.get("height"),
+        "width": known.get("width"),
+        frames: known.get("frames"),
+    }
+    return {name: value for name, value in found.items() if value is not None and name in takes}
+
+
+def _read(folder: Path | None) -> dict[str, Any]:
+    file = folder / "vidrl.json" if folder else None
+    return json.loads(file.read_text()) if file and file.exists() else {}
+
+
+def played_at(folder: Path | None, call: Mapping[str, Any], takes: Mapping[str, Any]) -> float:
+    """Frames a second: what the folder, the call or the pipeline's default says, else 16."""
+    named = [call.get(name, takes[name].default) for name in ("frame_rate", "fps") if name in takes]
+    said = [
+        value
+        for value in (_read(folder).get("fps"), *named)
+        if isinstance(value, (int, float)) and value > 0
+    ]
+    return float(said[0]) if said else 16.0
+
+
+def picture(pipe: Any, call: Mapping[str, Any], takes: Mapping[str, Any]) -> _references.Size:
+    """Height and width of the pictures that a pipeline makes; None where neither the call nor
+    the pipeline says."""
+    named = [
+        call.get(name, takes[name].default) if name in takes else None
+        for name in ("height", "width")
+    ]
+    side = getattr(pipe, "default_sample_size", None)
+    factor = getattr(pipe, "vae_scale_factor", None)
+    square = side * factor if isinstance(side, int) and isinstance(factor, int) else None
+    sizes = [value if isinstance(value, int) else square for value in named]
+    return (sizes[0], sizes[1]) if all(sizes) else None
+
+
+def dry_row(drive: Drive, size: _references.Size) -> tuple[int, list[str]]:
+    """The row of dry runs, and the references without which the pipeline does not run.
+
+    Raises ValueError, with the pipeline's own error, where it runs with none.
+    """
+    frames = next(
+        (drive.call.get(name, drive.takes[name].default) for name in FRAMES if name in drive.takes),
+        1,
+    )
+    errors: list[Exception] = []
+    for references in _references.plain(drive.takes, size, frames or 1):
+        drive.table[:] = [Row("", references)]
+        try:
+            drive.times(0, OWN_STEPS)
+            return 0, list(references)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  a pipeline may refuse its arguments in any way
+            errors.append(error)
+    raise _refused(drive, errors[min(1, len(errors) - 1)])
+
+
+def _refused(drive: Drive, error: Exception) -> ValueError:
+    if isinstance(error, ValueError) and str(error).startswith(
+        "expected a pipeline that vidrl can drive"
+    ):
+        return error
+    asked = (
+        ", ".join(f"{key} = {value!r}" for key, value in drive.call.items()) or "its own defaults"
+    )
+    made = ValueError(f"expected arguments that {drive.name} runs with, got {asked[:200]}: {type(error).__name__}: "
+                      f"{str(error).strip()[:400]}{_nearest(drive, str(error))}")  # fmt: skip
+    made.__cause__ = error
+    return made
+
+
+def _nearest(drive: Drive, text: str) -> str:
+    """The nearest size, where the pipeline's error names the number that divides it.
+
+    >>> class Asked: call = {"height": 17, "width": 32}
+    >>> _nearest(Asked, "`height` and `width` have to be divisible by 16 but are 17 and 32.")
+    '; the nearest is height = 16'
+    """
+    found = re.search(r"divisible by (\d+)", text.replace("`", ""))
+    if not found:
+        return ""
+    unit = int(found[1])
+    near = {name: max(unit, round(drive.call[name] / unit) * unit) for name in ("height", "width")
+            if isinstance(drive.call.get(name), int) and drive.call[name] % unit}  # fmt: skip
+    return (
+        "; the nearest is " + ", ".join(f"{name} = {value}" for name, value in near.items())
+        if near
+        else ""
+    )

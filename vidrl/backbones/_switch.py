@@ -1,0 +1,115 @@
+"""What stands in a driven pipeline for its network, its autoencoder and its processors of
+pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
+
+
+class Left(Exception):
+    """Leaves a pipeline from inside; its argument is what the run was for."""
+
+
+class Switch:
+    """A network, or while `still` zeros of its output's shape, which cost no computation.
+
+    The shape is that of a copy of the network on the device "meta", which has neither weights nor
+    numbers. Where the network cannot run there, because its code reads numbers, it runs itself once
+    for each shape of its inputs.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.network, self.still = network, True
+        self.hollow: nn.Module | None = None
+        self.outputs = dict[str, Any]()  # shapes of the inputs → an output on "meta"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.still:
+            return self.network(*args, **kwargs)
+        leaves = pytree.tree_leaves((args, kwargs))
+        key = str([leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+        if key not in self.outputs:
+            self.outputs[key] = self._shapes(args, kwargs)
+        device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim())
+        zeros = lambda y: torch.zeros((), dtype=y.dtype, device=device).expand(y.shape)  # noqa: E731  takes no memory
+        return pytree.tree_map_only(Tensor, zeros, self.outputs[key])
+
+    @torch.no_grad()
+    def _shapes(self, args: Any, kwargs: Any) -> Any:
+        try:
+            return self._hollow_run(args, kwargs)
+        except Exception:  # noqa: BLE001  whatever a network's code may raise where its numbers are missing
+            made = self.network(*args, **kwargs)
+            return pytree.tree_map_only(Tensor, lambda y: y.to("meta"), made)
+
+    def _hollow_run(self, args: Any, kwargs: Any) -> Any:
+        with torch.device("meta"):
+            if self.hollow is None:
+                self.hollow = (
+                    type(self.network).from_config(self.network.config).to(self.network.dtype)
+                )
+            to_meta = lambda x: x.to("meta") if x.dim() else x  # noqa: E731
+            args, kwargs = pytree.tree_map_only(Tensor, to_meta, (args, kwargs))
+            return self.hollow(*args, **kwargs)
+
+
+class Ends:
+    """An image or video processor that leaves with the pixels, before they become numpy or meet
+    a safety checker."""
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.processor, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.processor(*args, **kwargs)
+
+    def postprocess_video(self, video: Tensor, *args: Any, **kwargs: Any) -> Any:
+        raise Left(self.processor.postprocess_video(video, output_type="pt"))
+
+    def postprocess(self, image: Tensor, *args: Any, **kwargs: Any) -> Any:
+        raise Left(self.processor.postprocess(image, **{**kwargs, "output_type": "pt"}))
+
+
+class Decoding:
+    """An autoencoder's `decode` in the autoencoder's own precision; with `checkpointing`, computed
+    twice for less memory.
+
+    `seen` collects its inputs where it is a list; then each shape is decoded once, since only the
+    inputs are wanted.
+    """
+
+    def __init__(self, autoencoder: nn.Module, checkpointing: bool):
+        self.inner: Callable[..., Any] = autoencoder.decode  # type: ignore[assignment]
+        self.autoencoder, self.checkpointing = autoencoder, checkpointing
+        self.seen: list[Tensor] | None = None
+        self.outputs = dict[Any, Any]()
+        autoencoder.decode = self  # type: ignore[assignment]
+
+    def __call__(self, z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.seen is not None:
+            return self._note(z, args, kwargs)
+        return self._decode(z, args, kwargs)
+
+    def _decode(self, z: Tensor, args: Any, kwargs: Any) -> Any:
+        z = z.to(next(self.autoencoder.parameters()).dtype)
+        if self.checkpointing and z.requires_grad:
+            return checkpoint(lambda z: self.inner(z, *args, **kwargs), z, use_reentrant=False)
+        return self.inner(z, *args, **kwargs)
+
+    def _note(self, z: Tensor, args: Any, kwargs: Any) -> Any:
+        self.seen.append(z.detach().clone())
+        if z.shape not in self.outputs:
+            self.outputs[z.shape] = self._decode(z, args, kwargs)
+        return self.outputs[z.shape]

@@ -1,0 +1,100 @@
+"""Pixels to a pipeline's latents: its autoencoder's encoder, and the inverse of what it does with
+latents before decoding.
+
+Between its loop and its decoder a pipeline unpacks the latents and scales them: each element z_i
+that reaches the decoder is scale_i · x_{place_i} + shift_i. Four runs of the pipeline's end find
+scale, shift and place: latents that are 0, that are 1, and that hold the two digits of their own
+number. Then the inverse is exact, whatever the pipeline's way is.
+
+Legend: F pixel frames, x the pipeline's latents of one clip as one row of numbers, z what reaches
+the decoder.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
+
+BASE = 4096  # of the two digits; float32 holds each of them exactly
+FRAMES_AT_ONCE = 8  # that an autoencoder of pictures encodes at once
+
+
+class Tail:
+    """scale, shift and place of the elements that reach the decoder, in their shape."""
+
+    @torch.no_grad()
+    def __init__(self, pipeline: Pipeline):
+        self.pipeline, own = pipeline, pipeline.layout.own
+        number = torch.arange(prod(own), dtype=torch.float32, device=pipeline.device).view(own)
+        self.shift = self._through(torch.zeros_like(number))
+        self.scale = self._through(torch.ones_like(number)) - self.shift
+        high, low = (
+            self._digit(digit) for digit in (number.div(BASE, rounding_mode="floor"), number % BASE)
+        )
+        self.place = (high * BASE + low).clamp(0, prod(own) - 1)
+        self._prove(number)
+
+    def _through(self, one: Tensor) -> Tensor:
+        """What reaches the decoder of the latents of one clip."""
+        pipe, layout = self.pipeline, self.pipeline.layout
+        assert pipe.decoding is not None
+        pipe.decoding.seen = []
+        try:
+            theirs = layout.theirs(layout.ours(one[None]))
+            pipe.drive.pixels([pipe.dry], theirs)
+            return torch.cat(pipe.decoding.seen).float()
+        finally:
+            pipe.decoding.seen = None
+
+    def _digit(self, latents: Tensor) -> Tensor:
+        return (
+            ((self._through(latents) - self.shift) / self.scale).nan_to_num(0, 0, 0).round().long()
+        )
+
+    def _prove(self, number: Tensor) -> None:
+        """Raise NotImplementedError where a pipeline does something else with its latents."""
+        draw = torch.Generator().manual_seed(0)
+        x = torch.randn(number.shape, generator=draw).to(number)
+        found, expected = self._through(x), self.scale * x.flatten()[self.place] + self.shift
+        reached = self.place[self.scale != 0].unique().numel() == number.numel()
+        if not reached or not torch.allclose(found, expected, atol=1e-3 * float(found.abs().max())):
+            raise NotImplementedError(
+                f"expected {self.pipeline.drive.name} to scale and rearrange its latents before it decodes them, got "
+                'something that has no such inverse, or half precision: use dtype = "float32", or another backbone'
+            )
+
+    def latents_of(self, clip: Tensor) -> Tensor:
+        """Latents (1, C, L, h, w) of a clip (1, F, 3, H, W) in [0, 1]."""
+        z = self._encoded(2 * clip - 1)
+        if z.shape != self.scale.shape:
+            raise NotImplementedError(
+                f"expected the encoder of {self.pipeline.drive.name} to make latents of the shape "
+                f"{tuple(self.scale.shape)} that its decoder reads, got {tuple(z.shape)}"
+            )
+        moved, own = self.scale != 0, self.pipeline.layout.own
+        x = torch.zeros(prod(own), device=z.device)
+        x[self.place[moved]] = ((z - self.shift) / self.scale)[moved]
+        return self.pipeline.layout.ours(x.view(1, *own))
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """The encoder's means: of a film as a whole, or of each of its frames, as the decoder
+        reads them."""
+        part, encode = self.pipeline.autoencoder, self.pipeline.encoder
+        assert part is not None and encode is not None
+        pixels = pixels.to(next(part.parameters()))
+        whole = self.scale.dim() == 5
+        pieces = [pixels.transpose(1, 2)] if whole else pixels[0].split(FRAMES_AT_ONCE)
+        return torch.cat([_means(encode(piece)) for piece in pieces]).float()
+
+
+def _means(encoded: Any) -> Tensor:
+    """The mean of what an autoencoder's `encode` returns: a distribution, or latents."""
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist.mode()
+    return encoded.latent if hasattr(encoded, "latent") else encoded.latents

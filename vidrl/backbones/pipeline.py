@@ -1,0 +1,325 @@
+"""Any diffusers pipeline as a denoiser, without a line about its family: its own code runs around
+the network.
+
+One prediction is one run of the pipeline's `__call__` over two turns of its loop at one time
+(`_drive`). In the first turn the network is a stand-in that costs nothing (`_switch`), and where
+the pipeline asks its scheduler for the next latents, the scheduler hands over vidrl's (`_probe`).
+In the second turn the network is real, and what reaches the scheduler, guidance and all, is the
+prediction; then the run is left. What frozen parts made of a prompt is kept (`_memory`). Decoding
+is the pipeline's own end, after a turn that hands over the latents.
+
+Legend: B batch, C latent channels, L latent frames, F pixel frames; vidrl's latents are (B, C, L,
+h, w).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import _adapters, _company, _opening, _references, _sizes
+from ._drive import Drive, Row
+from ._layout import look
+from ._memory import Memory
+from ._probe import probe
+from ._reading import Reading
+from ._switch import Decoding
+from ._tail import Tail
+from .base import Cond, Denoiser
+
+
+class Pipeline(Denoiser):
+    """A diffusers pipeline as a denoiser; its deterministic rollout gives the pipeline's own
+    pixels.
+
+    `model`: a folder, a hub id, or a pipeline in memory. `call`: keyword arguments of the
+    pipeline's call, as height, width, num_frames, guidance_scale, negative_prompt; what is left out
+    is the pipeline's own default. `fps`: the rate at which clips are played; None is what the
+    folder's vidrl.json, the call or the pipeline says, else 16. `dtype` is of all components but
+    the autoencoder, which stays float32. `offload`: encoders visit the device only to encode.
+    `batch`: rows of one time that run together at most; 0 is all. Where a row's prediction depends
+    on its company, rows run alone, which the first batch finds out. `decode_chunk`: clips decoded
+    at once. `gradient_checkpointing`: of the networks and of a decode that carries gradient.
+    `train`: which of several networks are trained, by their names in the pipeline; empty is all.
+    `seed`: of what the pipeline draws to encode a picture. `attention`: the networks' diffusers
+    backend, proven at first use. All weights come frozen, in eval mode.
+
+    Raises ValueError for what is no pipeline, for one that cannot be driven, with the reason, and
+    for sizes that the pipeline does not make.
+
+    Example:
+        >>> pipeline = Pipeline.tiny()
+        >>> pipeline.shape, pipeline.frame_map
+        ((4, 2, 2, 2), [(0, 1), (1, 5)])
+    """
+
+    def __init__(
+        self, model: object, call: Mapping[str, Any] | None = None, fps: float | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32", offload: bool = False, batch: int = 0,
+        decode_chunk: int = 1, gradient_checkpointing: bool = False, train: Sequence[str] = (), seed: int = 0,
+        attention: str = "native",
+    ):  # fmt: skip
+        if batch < 0 or decode_chunk < 1 or (fps is not None and fps <= 0):
+            raise ValueError(
+                f"expected batch ≥ 0, decode_chunk ≥ 1 and fps > 0, got {batch}, {decode_chunk} and {fps}"
+            )
+        local = isinstance(model, (str, Path))
+        self.folder = Path(str(model)) if local and Path(str(model)).is_dir() else None
+        pipe = _opening.checked(_opening.opened(str(model), dtype) if local else model)
+        self.batch, self.decode_chunk, self.offload, self.attention = (
+            batch,
+            decode_chunk,
+            offload,
+            attention,
+        )
+        self._take(pipe, train, gradient_checkpointing)
+        own = _sizes.of_folder(self.folder, _opening.arguments(pipe))
+        self._start(pipe, {**own, **(call or {})}, seed)
+        self.fps = float(fps or _sizes.played_at(self.folder, self.drive.call, self.drive.takes))
+        self.notes = _opening.differs(pipe.scheduler, self.probe)
+        self.adapter_notes = tuple(_adapters.notes(pipe, self.trained))
+        self._alone: bool | None = None
+        self._proven = set[Any]()
+
+    def _take(self, pipe: Any, train: Sequence[str], checkpointing: bool) -> None:
+        """Sort the pipeline's modules into networks, of which some are trained, and frozen
+        parts."""
+        self.networks, self.frozen = _opening.networks(pipe), _opening.frozen(pipe)
+        self.trained = _opening.chosen(self.networks, train, type(pipe).__name__)
+        single = len(self.trained) == 1
+        self.network = next(iter(self.trained.values())) if single else nn.ModuleDict(self.trained)
+        for part in (*self.networks.values(), *self.frozen.values()):
+            part.requires_grad_(False).eval()
+        if checkpointing:
+            _opening.checkpoint(self.networks)
+        self.autoencoder = _opening.autoencoder(self.frozen)
+        self.encoder = None if self.autoencoder is None else self.autoencoder.encode
+        self.decoding = (
+            None if self.autoencoder is None else Decoding(self.autoencoder, checkpointing)
+        )
+
+    def _start(self, pipe: Any, call: Mapping[str, Any], seed: int) -> None:
+        """Prepare the drive, and look at the latents of dry runs."""
+        name = type(pipe).__name__
+        _opening.check_call(call, _opening.arguments(pipe), name)
+        self.probe, self.path = probe(pipe.scheduler, name)
+        self.memory = Memory(lambda: self.device)
+        for part in self.frozen.values():
+            decodes = part is self.autoencoder
+            self.memory.watch(
+                part, "encode" if decodes else "forward", self.offload and not decodes
+            )
+        self.drive = Drive(pipe, self.networks, self.probe, self.memory, call, seed)
+        self.size = _sizes.picture(pipe, call, self.drive.takes)
+        self.places: dict[Any, int] = {}
+        self.dry, self.needs = _sizes.dry_row(self.drive, self.size)
+        self.layout = look(self.drive, self.dry)
+        self.shape, self.frame_map = self.layout.shape, self.layout.frame_map
+
+    def times(self, n: int) -> list[float]:
+        """The times of the pipeline's own schedule of n steps; `predict` takes the times to be of
+        the last one.
+
+        Example:
+            >>> Pipeline.tiny().times(2)  # shift 1 over 1000 levels
+            [1.0, 0.0010000000474974513, 0.0]
+        """
+        if n < 1:
+            raise ValueError(f"expected 1 step or more, got {n}")
+        return self.drive.times(self.dry, n)
+
+    def noise(self, draws: Sequence[torch.Generator]) -> Tensor:
+        """One unit Gaussian latent a generator, float32 (B, C, L, h, w), drawn as the pipeline
+        draws its own."""
+        made = [self.layout.noise(draw) for draw in draws]
+        return torch.stack(made) if made else torch.empty(0, *self.shape)
+
+    def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
+        """{"row": (B,)}, the numbers of prompts in a table; what a prompt means is computed when it
+        is first run.
+
+        A `vidrl.prompt.Prompt` brings references, as the image of image-to-video; `reference` (B,
+        3, H, W) in [0, 1] is the same as an image. Raises ValueError for a prompt without the
+        picture that the pipeline needs, and for a reference that the pipeline does not take.
+        """
+        images = [None] * len(prompts) if reference is None else list(reference)
+        rows = [self._row(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
+        return {"row": torch.tensor(rows, device=self.device)}
+
+    def _row(self, prompt: str, image: Tensor | None) -> int:
+        references = _references.loaded(prompt, self.drive.takes, self.size, self.drive.name)
+        if image is not None:
+            references["image"] = _references.image(image)
+        missing = [
+            name for name in self.needs if name not in references and name not in self.drive.call
+        ]
+        if missing:
+            raise ValueError(f"expected a prompt with {' and '.join(missing)} for {self.drive.name}, got "
+                             f"{str(prompt)[:60]!r} alone: name a file for each prompt in data.prompts, or one for all "
+                             f"in backbone.options.call")  # fmt: skip
+        key = str(prompt), _references.key(references)
+        if key not in self.places:
+            self.places[key] = len(self.drive.table)
+            self.drive.table.append(Row(str(prompt), references))
+        return self.places[key]
+
+    def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """What the network and the guidance predict at x_t (B, C, L, h, w) for t (B,), float32;
+        as `path` says."""
+        self._attend(x.device)
+        times, rows = t.tolist(), cond["row"].tolist()
+        made: dict[int, Tensor] = {}
+        for time, part in _company.groups(times, self._at_once(x, rows, times)):
+            whole = len(part) == len(x)  # then nothing is copied
+            raw = self._predict(x if whole else x[part], time, [rows[i] for i in part])
+            if whole:
+                return raw
+            made |= zip(part, raw, strict=True)
+        return torch.stack([made[i] for i in range(len(x))]) if made else torch.zeros_like(x)
+
+    def _predict(self, x: Tensor, time: float, rows: list[int]) -> Tensor:
+        scale, sign = self.probe.scale(time), self.probe.sign
+        theirs = self.layout.theirs(x if scale == 1 else x * scale)
+        raw = self.layout.ours(self.drive.predict(rows, theirs, time).float())
+        if self.drive.renews:
+            raise self.drive.cannot("it draws new random numbers in each step, so that a prediction is not a function "
+                                    "of the latents and the time", "switch that off in backbone.options.call, as "
+                                    "image_cond_noise_scale = 0 does for some pipelines")  # fmt: skip
+        return raw if sign == 1 else sign * raw
+
+    def _at_once(self, x: Tensor, rows: Sequence[int], times: Sequence[float]) -> int:
+        """How many rows run together: one where company changes a prediction."""
+        limit = self.batch or _company.LARGEST
+        if limit == 1 or len(x) < 2:
+            return limit
+        if self._alone is None:
+            dtype, other = next(self.network.parameters()).dtype, self._row_for_company()
+            scaled = x[:2] * self.probe.scale(times[0])
+            one, two = self.layout.theirs(scaled[:1]), self.layout.theirs(scaled)
+            both = [rows[0], other]
+            self._alone = not _company.together(self.drive, both, one, two, times[0], dtype)
+        return 1 if self._alone else limit
+
+    def _row_for_company(self) -> int:
+        """A row of another text, to run beside a row that is compared with itself alone."""
+        row = Row(
+            "a person in a red coat walks along a road and waves",
+            self.drive.table[self.dry].references,
+        )
+        self.drive.table.append(row)
+        return len(self.drive.table) - 1
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Clips (B, F, 3, H, W) in [0, 1], float32, by the pipeline's own end; differentiable in
+        the latents."""
+        return self.decode_with(latents, {"row": torch.full((len(latents),), self.dry)})
+
+    def decode_with(self, latents: Tensor, cond: Cond) -> Tensor:
+        """The same for the prompts of `cond`: some pipelines put a given first frame before the
+        clip."""
+        rows, size = cond["row"].tolist(), self.decode_chunk if self.batch != 1 else 1
+        made = [
+            self._decode(latents[a : a + size], rows[a : a + size])
+            for a in range(0, len(rows), size)
+        ]
+        return torch.cat(made) if made else torch.empty(0, *self.clip_shape, device=latents.device)
+
+    def _decode(self, latents: Tensor, rows: list[int]) -> Tensor:
+        theirs = self.layout.theirs(latents) * self.probe.scale(0.0)
+        return self.drive.pixels(rows, theirs).float().clamp(0, 1)
+
+    @property
+    def encodes_video(self) -> bool:
+        """Whether the pipeline has an autoencoder that turns clips into latents."""
+        return self.autoencoder is not None
+
+    def latents_of(self, video: Tensor) -> Tensor:
+        """The encoder's means, brought into the pipeline's latents by the inverse of its own way
+        to the decoder."""
+        return torch.cat([self.tail.latents_of(clip) for clip in video.split(1)])
+
+    @cached_property
+    def tail(self) -> Tail:
+        """What the pipeline does with latents before it decodes them."""
+        return Tail(self)
+
+    def truncated(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts whose end no text encoder of the pipeline reads.
+
+        Example:
+            >>> Pipeline.tiny().truncated(["a red circle", "a red circle " * 6])
+            ['a red circle a red circle a red circle a red circle a red circle a red circle ']
+        """
+        return [prompt for prompt in prompts if self.reading.cuts(str(prompt))]
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How the pipeline gives texts to its tokenizers."""
+        return Reading(self.drive, self.drive.table[self.dry])
+
+    longer = "Raise backbone.options.call.max_sequence_length, where the pipeline takes it, or shorten them"
+
+    def ready(self) -> None:
+        """Raise `AttentionError` where the attention backend cannot be used."""
+        self._attend(self.device)
+
+    def _attend(self, device: torch.device) -> None:
+        """Set the wanted attention backend once it is proven as it will run: device, gradient
+        and autocast."""
+        if self.attention == "native":
+            return
+        low = (
+            torch.get_autocast_dtype(device.type)
+            if torch.is_autocast_enabled(device.type)
+            else None
+        )
+        case = device, torch.is_grad_enabled(), low
+        if case in self._proven:
+            return
+        from vidrl.attention import dtypes, prove, put, takes_mask
+
+        for network in self.networks.values():
+            types = dtypes(device, next(network.parameters()).dtype)
+            prove(
+                self.attention, device, types, torch.is_grad_enabled(), masked=takes_mask(network)
+            )
+            put(network, self.attention)
+        self._proven.add(case)
+
+    def to(self, device: torch.device | str) -> Pipeline:
+        """Move networks, the autoencoder and, unless they are offloaded, the encoders."""
+        for part in (*self.networks.values(), *self.frozen.values()):
+            if not self.offload or part in self.networks.values() or part is self.autoencoder:
+                part.to(device)
+        return self
+
+    def save_lora(
+        self, folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, object]
+    ) -> None:
+        """Write an adapter as the pipeline does, one file a network; see
+        `vidrl.backbones._adapters`."""
+        _adapters.save(self.drive.pipe, self.trained, Path(folder), weights, config)
+
+    def load_lora(
+        self, folder: Path, partial: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Weights, float32, and LoraConfig arguments of a LoRA of the trained networks.
+
+        Raises ValueError for parts that do not fit the networks; with `partial` these are left out,
+        with a warning.
+        """
+        return _adapters.load(self.trained, Path(folder), partial)
+
+    @classmethod
+    def tiny(cls) -> Pipeline:
+        """A Wan pipeline of random weights, 16 x 16 x 5 frames, text of 16 tokens, without
+        guidance."""
+        from ._tiny import pipeline
+
+        size = {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16}
+        return cls(pipeline(), {**size, "guidance_scale": 1.0})
