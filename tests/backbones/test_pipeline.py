@@ -3,6 +3,7 @@ random weights."""
 
 import functools
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from vidrl import transition
 from vidrl.algorithms.base import Batch
-from vidrl.backbones._references import image
 from vidrl.backbones.base import rows
 from vidrl.backbones.pipeline import Pipeline
 from vidrl.policy import Policy, load_adapter
@@ -21,7 +21,7 @@ from vidrl.segments import pool
 
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
-from families import FAMILIES, PROMPTS, clips
+from families import FAMILIES, PROMPTS, clips, picture
 
 STEPS = 4
 NAMES = ["wan", "cogvideox", "ltx", "sd15", "svd"]
@@ -36,28 +36,37 @@ def driven(name: str) -> Pipeline:
     return made(name)
 
 
-def pictures(backbone: Pipeline) -> Tensor | None:
-    """A picture for each prompt, of levels that bytes hold exactly."""
-    draw = torch.Generator().manual_seed(0)
-    levels = torch.randint(0, 256, (2, 3, 4, 4), generator=draw) / 255
-    large = nn.functional.interpolate(levels, backbone.size, mode="nearest")
-    return large if "image" in backbone.needs else None
+@functools.cache
+def pictures(height: int, width: int) -> tuple[Path, ...]:
+    """A picture for each prompt, of the clip's size."""
+    folder = Path(tempfile.mkdtemp())
+    for i in range(len(PROMPTS)):
+        picture(height, width, seed=i).save(folder / f"{i}.png")
+    return tuple(sorted(folder.iterdir()))
+
+
+def asked(backbone: Pipeline) -> list[str]:
+    """The prompts, with a picture each where the pipeline needs one."""
+    if not backbone.needs:
+        return list(PROMPTS)
+    files = pictures(*backbone.size)
+    return [Prompt(text, {"image": file}) for text, file in zip(PROMPTS, files, strict=True)]
 
 
 def conditions(backbone: Pipeline, n: int = 2):
-    given = pictures(backbone)
-    return backbone.encode(PROMPTS[:n], None if given is None else given[:n])
+    return backbone.encode(asked(backbone)[:n])
 
 
 def own_clips(name: str, backbone: Pipeline, call: dict, seed: int) -> Tensor:
     """The clips of the pipeline's own call, each prompt alone, with the scheduler that the drive
     took."""
-    family, pipe, given = FAMILIES[name], FAMILIES[name].build(), pictures(backbone)
+    family, pipe = FAMILIES[name], FAMILIES[name].build()
     pipe.scheduler = type(backbone.probe).__bases__[1].from_config(backbone.probe.config)
     found = []
     for i, prompt in enumerate(PROMPTS):
-        asked = family.ask(prompt, **call) | ({} if given is None else {"image": image(given[i])})
-        found.append(clips(pipe, asked, STEPS, seed))
+        given = family.ask(prompt, **call)
+        given |= {"image": picture(*backbone.size, seed=i)} if backbone.needs else {}
+        found.append(clips(pipe, given, STEPS, seed))
     return torch.cat(found)
 
 
@@ -225,15 +234,21 @@ def test_a_prompt_brings_its_own_negative_prompt() -> None:
 
 def test_a_prompt_brings_a_picture_which_is_brought_to_the_clips_size(tmp_path: Path) -> None:
     backbone = driven("svd")
-    large = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0))
-    image(large).save(tmp_path / "start.png")
+    picture(40, 60).save(tmp_path / "start.png")
     cond = backbone.encode([Prompt("a", {"image": tmp_path / "start.png"})])
-    picture = backbone.drive.table[int(cond["row"])].references["image"]
-    assert (picture.height, picture.width) == backbone.size
-    with pytest.raises(ValueError, match="a prompt with image"):
+    found = backbone.drive.table[int(cond["row"])].references["image"]
+    assert (found.height, found.width) == backbone.size
+    with pytest.raises(ValueError, match="expected prompts with image, which Pipeline needs"):
         backbone.encode(["a plain text"])
-    with pytest.raises(ValueError, match="references that WanPipeline takes, got 'image'"):
+    with pytest.raises(ValueError, match="which is what Pipeline reads, got 'a' with image"):
         driven("wan").encode([Prompt("a", {"image": tmp_path / "start.png"})])
+    for_all = made("svd", {"image": str(tmp_path / "start.png")})
+    assert not for_all.needs
+    x, t = backbone.noise(draws(0, [("a",)])), torch.tensor([backbone.times(STEPS)[1]])
+    with torch.no_grad():
+        expected = backbone.predict(x, t, cond)
+        for_all.times(STEPS)
+        assert torch.allclose(for_all.predict(x, t, for_all.encode(["a"])), expected, atol=1e-5)
 
 
 def test_prompts_beyond_the_limit_of_the_text_encoder_are_told() -> None:
@@ -373,9 +388,9 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
 
 def test_conditioning_noise_that_is_renewed_in_each_step_is_refused() -> None:
     backbone = made("ltx_condition", {"image_cond_noise_scale": 0.3})
-    x, cond = backbone.noise(draws(0, [("a",)])), backbone.encode(["a"], torch.rand(1, 3, 32, 32))
+    cond = backbone.encode([Prompt("a", {"image": pictures(*backbone.size)[0]})])
     with pytest.raises(ValueError, match="new random numbers in each step.*image_cond_noise_scale"):
-        backbone.predict(x, torch.tensor([0.5]), cond)
+        backbone.predict(backbone.noise(draws(0, [("a",)])), torch.tensor([0.5]), cond)
 
 
 def test_nan_of_the_network_stays_in_its_row() -> None:

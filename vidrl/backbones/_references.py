@@ -10,34 +10,33 @@ import torch
 from torch import Tensor
 
 from vidrl import picture
-from vidrl.plugin import nearest
-from vidrl.prompt import Prompt, is_file, of
+from vidrl.prompt import Prompt, is_file, of, stem
 
 Size = tuple[int, int] | None  # height and width, None where the pipeline does not say
 GREY = 0.5
 
 
-def loaded(prompt: str, takes: Mapping[str, Any], size: Size, pipeline: str) -> dict[str, Any]:
+def loaded(prompt: str, size: Size) -> dict[str, Any]:
     """The references of a prompt as a pipeline takes them: PIL images of the clip's size, lists of
-    them, texts.
-
-    Raises ValueError for a reference that the pipeline's call does not take.
-    """
-    found: dict[str, Any] = {}
-    for name, value in of(prompt).items():
-        if name not in takes:
-            known = [key for key in takes if is_file(key) or "prompt" in key]
-            raise ValueError(f"expected references that {pipeline} takes, got {name!r} with the prompt "
-                             f"{str(prompt)[:60]!r}: {nearest(name, known)}")  # fmt: skip
-        found[name] = _file(prompt, name, size) if is_file(name) else value
-    return found
+    them, and texts."""
+    return {name: _value(prompt, name, size) for name in of(prompt)}
 
 
-def _file(prompt: str, name: str, size: Size) -> Any:
+def of_call(call: Mapping[str, Any], size: Size) -> dict[str, Any]:
+    """Arguments of a call, in which a file is named by its path, with the file's pictures."""
+    files = {
+        name: value for name, value in call.items() if is_file(name) and isinstance(value, str)
+    }
+    return {**call, **loaded(Prompt("", files), size)}
+
+
+def _value(prompt: str, name: str, size: Size) -> Any:
     assert isinstance(prompt, Prompt)
-    if "video" in name.split("_"):
-        return [_resized(image(frame), size) for frame in prompt.film(name)]
-    return _resized(picture.image(prompt.references[name]), size)
+    if not is_file(name):
+        return prompt.references[name]
+    if stem(name) == "video":
+        return [_stretched(image(frame), size) for frame in prompt.film(name)]
+    return _stretched(picture.image(prompt.references[name]), size)
 
 
 def image(pixels: Tensor) -> Any:
@@ -48,13 +47,13 @@ def image(pixels: Tensor) -> Any:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _resized(found: Any, size: Size) -> Any:
-    """An image at a size: shrunk or enlarged to cover it, and cut in the middle."""
+def _stretched(found: Any, size: Size) -> Any:
+    """An image at a size, as diffusers' processors bring it there."""
     if size is None or found.size == (size[1], size[0]):
         return found
-    from PIL import ImageOps
+    from PIL import Image
 
-    return ImageOps.fit(found, (size[1], size[0]))
+    return found.resize((size[1], size[0]), Image.Resampling.LANCZOS)
 
 
 def key(references: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -72,7 +71,7 @@ def plain(takes: Mapping[str, Any], size: Size, frames: int) -> Iterator[dict[st
     """Grey references for a dry run: none, then those that a pipeline may need, fewest first."""
     grey = image(torch.full((3, *(size or (64, 64))), GREY))
     names = [name for name in takes if is_file(name)]
-    values = {name: [grey] * frames if "video" in name.split("_") else grey for name in names}
+    values = {name: [grey] * frames if stem(name) == "video" else grey for name in names}
     usual = [name for name in ("image", "video") if name in names]
     masks = [name for name in names if "mask" in name.split("_")]
     yield {}

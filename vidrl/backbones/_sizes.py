@@ -60,7 +60,7 @@ def picture(pipe: Any, call: Mapping[str, Any], takes: Mapping[str, Any]) -> _re
     return (sizes[0], sizes[1]) if all(sizes) else None
 
 
-def dry_row(drive: Drive, size: _references.Size) -> tuple[int, list[str]]:
+def dry_row(drive: Drive, size: _references.Size) -> tuple[int, tuple[str, ...]]:
     """The row of dry runs, and the references without which the pipeline does not run.
 
     Raises ValueError, with the pipeline's own error, where it runs with none.
@@ -74,7 +74,7 @@ def dry_row(drive: Drive, size: _references.Size) -> tuple[int, list[str]]:
         drive.table[:] = [Row("", references)]
         try:
             drive.times(0, OWN_STEPS)
-            return 0, list(references)
+            return 0, tuple(references)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  a pipeline may refuse its arguments in any way

@@ -22,6 +22,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vidrl.prompt import is_file, is_text
+
 from . import _adapters, _company, _opening, _references, _sizes
 from ._drive import Drive, Row
 from ._layout import look
@@ -114,10 +116,12 @@ class Pipeline(Denoiser):
             self.memory.watch(
                 part, "encode" if decodes else "forward", self.offload and not decodes
             )
-        self.drive = Drive(pipe, self.networks, self.probe, self.memory, call, seed)
-        self.size = _sizes.picture(pipe, call, self.drive.takes)
+        self.size = _sizes.picture(pipe, call, _opening.arguments(pipe))
+        given = _references.of_call(call, self.size)
+        self.drive = Drive(pipe, self.networks, self.probe, self.memory, given, seed)
         self.places: dict[Any, int] = {}
         self.dry, self.needs = _sizes.dry_row(self.drive, self.size)
+        self.reads = tuple(name for name in self.drive.takes if is_file(name) or is_text(name))
         self.layout = look(self.drive, self.dry)
         self.shape, self.frame_map = self.layout.shape, self.layout.frame_map
 
@@ -139,29 +143,19 @@ class Pipeline(Denoiser):
         made = [self.layout.noise(draw) for draw in draws]
         return torch.stack(made) if made else torch.empty(0, *self.shape)
 
-    def encode(self, prompts: Sequence[str], reference: Tensor | None = None) -> Cond:
+    def encode(self, prompts: Sequence[str]) -> Cond:
         """{"row": (B,)}, the numbers of prompts in a table; what a prompt means is computed when it
         is first run.
 
-        A `vidrl.prompt.Prompt` brings references, as the image of image-to-video; `reference` (B,
-        3, H, W) in [0, 1] is the same as an image. Raises ValueError for a prompt without the
-        picture that the pipeline needs, and for a reference that the pipeline does not take.
+        A `vidrl.prompt.Prompt` brings what else the pipeline's call takes, as the image of
+        image-to-video. Raises ValueError for a prompt without a picture that the pipeline needs,
+        and for one with a reference that the pipeline does not take.
         """
-        images = [None] * len(prompts) if reference is None else list(reference)
-        rows = [self._row(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
-        return {"row": torch.tensor(rows, device=self.device)}
+        self.check_prompts(prompts)
+        return {"row": torch.tensor([self._row(prompt) for prompt in prompts], device=self.device)}
 
-    def _row(self, prompt: str, image: Tensor | None) -> int:
-        references = _references.loaded(prompt, self.drive.takes, self.size, self.drive.name)
-        if image is not None:
-            references["image"] = _references.image(image)
-        missing = [
-            name for name in self.needs if name not in references and name not in self.drive.call
-        ]
-        if missing:
-            raise ValueError(f"expected a prompt with {' and '.join(missing)} for {self.drive.name}, got "
-                             f"{str(prompt)[:60]!r} alone: name a file for each prompt in data.prompts, or one for all "
-                             f"in backbone.options.call")  # fmt: skip
+    def _row(self, prompt: str) -> int:
+        references = _references.loaded(prompt, self.size)
         key = str(prompt), _references.key(references)
         if key not in self.places:
             self.places[key] = len(self.drive.table)
