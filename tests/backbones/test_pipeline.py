@@ -233,7 +233,7 @@ def test_a_prompt_brings_its_own_negative_prompt() -> None:
 
 
 def test_a_prompt_brings_a_picture_which_is_brought_to_the_clips_size(tmp_path: Path) -> None:
-    backbone = driven("svd")
+    backbone = made("svd")
     picture(40, 60).save(tmp_path / "start.png")
     cond = backbone.encode([Prompt("a", {"image": tmp_path / "start.png"})])
     found = backbone.drive.table[int(cond["row"])].references["image"]
