@@ -124,6 +124,20 @@ def test_unknown_options_are_answered_with_the_nearest():
         check(scal=2)
 
 
+def test_options_of_another_plugin_are_all_named_with_those_that_have_them():
+    """As where algorithm.name was switched and the options stayed."""
+    given = {"sampler": "flow_sde", "eta": 0.7, "steps": 4, "window": 4, "clip_range": 1e-3, "betta": 1.0}
+    with pytest.raises(plugin.BadOption) as raised:
+        plugin.load("algorithms", "nft", **given)
+    said = str(raised.value)
+    assert said.startswith("algorithms 'nft' has no options 'sampler', 'eta', 'window', 'clip_range', 'betta': "
+                           "'sampler', 'eta', 'window' are of branch, d3po, ddpo, dpok, grpo, rloo; ")
+    assert "'clip_range' is of awm, branch" in said and "'betta' is of none, did you mean 'beta'?" in said
+    assert "Its own options: alpha, beta, credit" in said and said.endswith("`vidrl show algorithms nft` explains them")
+    with pytest.raises(plugin.BadOption, match="has no option 'steps': 'steps' is of awm,.*Its own options: high, low"):
+        plugin.load("algorithms", "sft", steps=3)
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"steps": "3"}, r"'steps'.*expected int, got '3' \(str\)"),
     ({"steps": 3.0}, r"expected int, got 3.0"),

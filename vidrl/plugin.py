@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 import inspect
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vidrl import user_modules
+from vidrl.advice import nearest, unknown_options
 
 BASES = {
     "rewards": "Reward",
@@ -37,20 +38,6 @@ class UnknownName(ValueError):
 
 class BadOption(TypeError):
     """An option that the constructor does not know, misses, or cannot take."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The advice that ends an error message: the known word nearest to `word`, then all of them.
-
-    >>> nearest("flikker", ["warp_error", "flicker"])
-    "did you mean 'flicker'? known: flicker, warp_error"
-    >>> nearest("zzz", [])
-    'none is known'
-    """
-    ordered = sorted(known)
-    close = difflib.get_close_matches(word, ordered, n=1, cutoff=0.5)
-    listed = f"known: {', '.join(ordered)}" if ordered else "none is known"
-    return f"did you mean {close[0]!r}? {listed}" if close else listed
 
 
 def kinds() -> list[str]:
@@ -142,8 +129,8 @@ def check(cls: type, options: Mapping[str, Any], what: str) -> dict[str, Any]:
     A list becomes a tuple and an integer a float where the annotation says so, because TOML knows no tuples and
     `2` is a good float.
     """
-    parameters, hints = _parameters(cls), _hints(cls)
-    _check_names(parameters, options, what, open_ended=_takes_any(cls))
+    hints = _hints(cls)
+    _check_names(cls, options, what)
     return {key: _conformed(value, hints.get(key, Any), f"option {key!r} of {what}") for key, value in options.items()}
 
 
@@ -263,15 +250,28 @@ def _hints(cls: type) -> dict[str, Any]:
         return {}
 
 
-def _check_names(parameters: Mapping[str, inspect.Parameter], options: Mapping[str, Any], what: str,
-                 open_ended: bool) -> None:
+def _check_names(cls: type, options: Mapping[str, Any], what: str) -> None:
+    parameters = _parameters(cls)
     unknown = [key for key in options if key not in parameters]
-    if unknown and not open_ended:
-        raise BadOption(f"{what} has no option {unknown[0]!r}: {nearest(unknown[0], parameters)}")
+    if unknown and not _takes_any(cls):
+        raise BadOption(unknown_options(what, unknown, parameters, *_owners(cls, unknown)))
     missing = [key for key, parameter in parameters.items()
                if parameter.default is inspect.Parameter.empty and key not in options]
     if missing:
         raise BadOption(f"{what} needs the option {missing[0]!r}, which has no default")
+
+
+def _owners(cls: type, keys: Sequence[str]) -> tuple[dict[str, list[str]], str]:
+    """Which plug-ins of a class's kind have these options, and the command that explains the class's own."""
+    roots = {(one.__module__, one.__name__) for one in cls.__mro__}
+    kind = next((kind for kind, root in BASES.items() if (f"vidrl.{kind}.base", root) in roots), "")
+    owners: dict[str, list[str]] = {key: [] for key in keys}
+    for name in names(kind) if kind else ():
+        with suppress(Exception):  # of a plug-in that cannot be imported here, nothing is said
+            for key in _parameters(find(kind, name)).keys() & owners.keys():
+                owners[key].append(name)
+    own = cls.__module__.rpartition(".")[2] if cls.__module__.startswith(f"vidrl.{kind}.") else ""
+    return owners, f"vidrl show {kind} {own}" if own else ""
 
 
 def _conformed(value: Any, hint: Any, what: str) -> Any:
