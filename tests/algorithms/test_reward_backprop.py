@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from toys import recipe, rows
+from toys import happened, recipe, rows
 
 from vidrl import plugin, train
 from vidrl.algorithms.base import Experience
@@ -204,6 +204,53 @@ def test_a_clip_without_a_score_adds_nothing_and_is_told():
     hand = [g * 4 / 5 for g in by_hand(policy, batch["x"][kept], 2, 4)]
     assert gradient(algorithm, policy, batch) == pytest.approx(hand, rel=1e-5)
     assert loss.metrics["reward"].isnan().tolist() == [False, True, False, False, False]
+
+
+class Spoilt(Square):
+    """Square, with an undefined number in the graph of some prompts: a value of 0/0, or 0 with a slope of 0/0."""
+
+    def __init__(self, kind: str = "value", prompts: str = "a cat") -> None:
+        super().__init__()
+        self.kind, self.prompts = kind, prompts.split(",")
+
+    def forward(self, samples: Samples) -> Score:
+        score = super().forward(samples)
+        hit = torch.tensor([prompt in self.prompts for prompt in samples.prompts])
+        std = (samples.frames - samples.frames.detach()).square().flatten(1).sum(1) + (~hit).float()
+        bad = std / std if self.kind == "value" else std.sqrt()
+        return Score(score.value + torch.where(hit, bad, 0.0), score.frames)
+
+
+@pytest.mark.parametrize("kind", ["value", "slope"])
+def test_an_undefined_number_in_the_graph_of_one_clip_leaves_that_clip_out(kind):
+    algorithm, policy = ready()
+    batch = batch_of(algorithm, policy)
+    algorithm.reward = Spoilt(kind, batch.prompts[1])
+    kept = torch.tensor([0, 2, 3, 4])
+    hand = [g * 4 / 5 for g in by_hand(policy, batch["x"][kept], 2, 4)]
+    assert gradient(algorithm, policy, batch) == pytest.approx(hand, rel=1e-5)
+    loss = algorithm.loss(policy, batch)
+    assert loss.metrics["reward"].isnan().tolist() == [False, True, False, False, False]
+    assert float(loss.value) == pytest.approx(-float(loss.metrics["reward"].nansum()) / 5)
+
+
+@pytest.mark.parametrize("kind", ["value", "slope"])
+def test_clips_with_an_undefined_number_are_counted_and_told_and_all_of_them_end_the_run(tmp_path, kind):
+    own = {"algorithm": {"name": "reward_backprop", "options": {"steps": 4, "updates": 1}}, "train_rounds": 3,
+           "train_max_unscored": 0.9}  # fmt: skip
+    named = {"name": "test_reward_backprop:Spoilt", "options": {"kind": kind}}
+    run = train.run(recipe(tmp_path / "one", reward=named, **own))
+    shares = [row["unscored_share"] for row in rows(run)]
+    assert set(shares) == {0.0, 0.5} and all(row["grad_norm"] > 0 for row in rows(run))
+    said = [row["message"] for row in happened(run) if row["kind"] == "unscored"]
+    assert len(said) == sum(share > 0 for share in shares) and "50% of the clips were left out of the loss" in said[0]
+    named["options"]["prompts"] = "a cat,a dog,a cow,a hen,a bee"
+    held_out = tmp_path / "all" / "other.txt"
+    held_out.parent.mkdir()
+    held_out.write_text("a fox\n")
+    every = recipe(tmp_path / "all", reward=named, data_held_out=str(held_out), data_held_out_n=1, **own)
+    with pytest.raises(RuntimeError, match="100% of the samples are unscored.*no finite number, or no finite gradient"):
+        train.run(every)
 
 
 # --- what is run -----------------------------------------------------------------------------------------------------

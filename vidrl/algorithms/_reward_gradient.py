@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,6 +43,38 @@ def check(reward: Reward, blind_parts: bool) -> None:
 def score(reward: Reward, samples: Samples) -> Score:
     """The score of clips, with the gradient of those parts that carry one."""
     return reward(samples) if reward.differentiable else reward.forward(samples)  # a composite of which parts are blind
+
+
+def known(reward: Reward, samples: Samples) -> tuple[Tensor, Tensor]:
+    """The values (n,) of clips, and their gradient by the clips' pixels, of the clips' shape.
+
+    A clip whose value or gradient is not finite, as where the reward divides by a std that is 0, is unscored: its value
+    is NaN and its gradient 0. Multiplied by 0 in the backward pass, such a gradient would still be NaN and would spread
+    to all weights; so it is taken here, before it meets the decoder.
+    """
+    with torch.enable_grad():
+        clips = samples.video.detach().requires_grad_()
+        value = score(reward, replace(samples, video=clips)).value
+        total = value[value.isfinite()].sum()
+        found = torch.autograd.grad(total, clips, allow_unused=True)[0] if total.requires_grad else None
+    slope = torch.zeros_like(clips) if found is None else found
+    good = value.detach().isfinite() & slope.isfinite().flatten(1).all(1)
+    kept = good.reshape(-1, *[1] * (slope.dim() - 1))
+    return value.detach().masked_fill(~good, torch.nan), torch.where(kept, slope, 0.0)
+
+
+class Attached(torch.autograd.Function):
+    """0 for each clip (n,), with a gradient that is known by the clips' pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, clips: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return clips.new_zeros(len(clips))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * grad.reshape(-1, *[1] * (slope.dim() - 1)), None
 
 
 def probe(reward: Reward, frames: int, fps: float, device: torch.device) -> None:

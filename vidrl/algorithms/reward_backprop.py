@@ -127,11 +127,10 @@ class RewardBackprop(Algorithm):
         with without_autocast(x0.device):
             clips = exact(self._decoded(x0, batch).clamp(0, 1))
             given = images(batch.prompts, *clips.shape[-2:], clips.device)
-            samples = Samples(clips, list(batch.prompts), self.backbone.fps, given)
-            value = gradient.score(self.reward, samples).value
-        known = value.isfinite()
-        mean = torch.where(known, value, 0).sum() / len(batch)
-        return Loss(self.beta * away - mean, {"reward": torch.where(known, value.detach(), torch.nan)})
+            samples = Samples(clips.detach(), list(batch.prompts), self.backbone.fps, given)
+            value, slope = gradient.known(self.reward, samples)
+        mean = (gradient.Attached.apply(clips, slope) + value.nan_to_num(0.0)).sum() / len(batch)
+        return Loss(self.beta * away - mean, {"reward": value})
 
     def _clean(self, policy: Policy, batch: Batch) -> tuple[Tensor, Tensor]:
         """The clean latents, and how far the predictions on the way are from the reference's."""
