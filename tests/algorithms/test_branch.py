@@ -1,6 +1,7 @@
 """Branch against BranchGRPO's and TempFlow-GRPO's estimators, written down independently."""
 
 import math
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -123,10 +124,13 @@ def test_shared_steps_are_sampled_once():
     assert calls == [2, 2, 6, 12, 12, 12, 12]
 
 
-@pytest.mark.parametrize("updates", [1, 3])
-def test_shared_steps_are_trained_once_and_count_for_all_their_leaves(updates):
-    """The rows of one update give the gradient of all (leaf, step) rows, of which those of a node are equal."""
-    algorithm = ready(updates=updates)
+@pytest.mark.parametrize("updates, beta", [(1, 0.0), (3, 0.0), (1, 5.0)])
+def test_shared_steps_are_trained_once_and_count_for_all_their_leaves(updates, beta):
+    """The rows of one update give the gradient of all (leaf, step) rows, of which those of a node are equal.
+
+    So does the KL, which is an expectation over trajectories, the leaves: a step that w leaves share counts w times.
+    """
+    algorithm = ready(updates=updates, beta=beta)
     rollout = rolled(algorithm, 24, 12)
     advantage, group = advantages(algorithm, REWARD)[1], torch.arange(24) // 12
     batches = list(algorithm.minibatches(experience(rollout, advantage, group=group)))
@@ -134,7 +138,8 @@ def test_shared_steps_are_trained_once_and_count_for_all_their_leaves(updates):
     assert sum(float(b["advantage"].sum()) * b.share for b in batches) / updates == pytest.approx(0, abs=0.2)
     if updates > 1:
         return
-    every = list(GRPO.minibatches(_as_grpo(algorithm), experience(rollout, advantage, group=group)))
+    plain = _as_grpo(algorithm)
+    every = list(GRPO.minibatches(plain, experience(rollout, advantage, group=group)))
     torch.manual_seed(5)
     from vidrl.policy import Policy
 
@@ -143,12 +148,17 @@ def test_shared_steps_are_trained_once_and_count_for_all_their_leaves(updates):
     for weight in policy.weights.values():
         weight.data += 1e-2 * torch.randn_like(weight)
     assert len(every[0]) == 24 * 6
-    same(algorithm.loss(policy, batches[0]).value, algorithm.loss(policy, every[0]).value, policy)
+    same(algorithm.loss(policy, batches[0]).value, plain.loss(policy, every[0]).value, policy)
+    if beta:  # and not by a hair: the mean over rows alone is another number
+        kl = batches[0]["held"].new_ones(len(batches[0]))
+        alone = replace(batches[0], data=dict(batches[0].data) | {"held": kl})
+        apart = [float(algorithm.loss(policy, one).value.detach()) for one in (batches[0], alone)]
+        assert abs(apart[0] - apart[1]) > 1e-3 * abs(apart[0]), apart
 
 
 def _as_grpo(algorithm):
     """The same options without a tree: every leaf has a row of each step."""
-    made = GRPO(steps=7, updates=1)
+    made = GRPO(steps=7, updates=1, beta=algorithm.beta)
     made.backbone = algorithm.backbone
     return made
 

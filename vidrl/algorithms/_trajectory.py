@@ -17,6 +17,7 @@ from torch import Tensor
 from vidrl import transition
 from vidrl.backbones.base import Denoiser
 from vidrl.policy import Policy
+from vidrl.rewards import Reward
 from vidrl.rollout import Plan
 from vidrl.schedule import divergence_weight, shares, step_weights, stochastic_steps, window_start
 from vidrl.segments import pool
@@ -91,6 +92,12 @@ class Trajectory(Gated):
             raise ValueError(f"expected beta > 0 with kl = {self.kl!r}, got beta = 0, with which the "
                              "loss has no KL: set beta, or leave kl out")
 
+    def check(self, reward: Reward, group: int) -> None:
+        super().check(reward, group)
+        if self.same_start and group < 2:
+            raise ValueError("train.group: expected at least 2 with algorithm.options.same_start, got 1: a group of "
+                             "one has no other clip to start with; raise it, or leave same_start out")
+
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
         wide = stochastic_steps(backbone.path, self.sampler, times, self.eta)
@@ -132,15 +139,26 @@ class Trajectory(Gated):
         rows = trained.flatten().nonzero().flatten()
         counts = self.step_weights(plan)[:, None] * shares(self.backbone.shape[1], plan.segments)
         counted = merged * (counts * len(rows) / trained.numel()).to(merged)  # (N, K, S)
+        owned = None if bool(trained.all()) else self.owned(seen, trained)
         for item, share in seen.cut(rows // kept, self.updates):
             sample, k = rows[item] // kept, rows[item] % kept
             row = seen.here[sample]
             means = {} if rollout.mean is None else {"mean": rollout.mean[row, k]}
+            gated = self.gated(seen, sample) | ({} if owned is None else {"held": owned[sample, k]})
             yield seen.batch(
                 sample, share, x=rollout.before[row, k], after=rollout.after[row, k], t=times[at[k]],
                 s=times[at[k] + 1], old=rollout.log_density[row, k], advantage=counted[sample, k], **means,
-                **self.gated(seen, sample),
+                **gated,
             )  # fmt: skip
+
+    def owned(self, seen: Experience, trained: Tensor) -> Tensor:
+        """The KL's weights (N, K) of rows that stand for several: those of all the samples whose row it is.
+
+        The KL of the loss is the mean over samples and steps, whether their rows are merged or not.
+        """
+        each = self.gated(seen, torch.arange(len(trained))).get("held", torch.ones(len(trained)))
+        mine = each.cpu()[:, None, None].expand(*trained.shape, 1)
+        return self.merged(mine, seen.rollout.plan)[0][..., 0] * (trained.sum() / trained.numel())
 
     def log_density(self, step: transition.Step, batch: Batch) -> Tensor:
         """log p_j of each row's end, (n, S): the mean over the elements of segment j."""

@@ -31,7 +31,8 @@ class Branch(Credited, Trajectory):
     advantage A = (V − mean V)/(std V + eps) over the nodes of this depth in the tree (`baseline`
     "depth", BranchGRPO), or V less the mean of the siblings in place of V − mean V ("siblings"), in
     which the luck of the steps before does not count. L = −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j)
-    + β KL. What clips share is sampled and trained once, and counts for all of them. One fork into
+    + β KL. What clips share is sampled and trained once, and counts for all of them, in the KL
+    too: its mean is over clips and steps. One fork into
     the whole group is TempFlow-GRPO (2508.04324): `at = [0]`, `factors = [8]` in a group of 8,
     `window = 1`, `step_weight = "noise"`.
 
