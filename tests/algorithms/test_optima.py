@@ -284,6 +284,56 @@ def test_the_first_gradient_of_kto_is_towards_the_desirable():
     assert float((found - right).norm() / right.norm()) < 0.05
 
 
+LABELLED = MEMORYLESS | {"temperature": 20.0, "clip_range": 0.9}  # steps so small that no ratio is clipped
+
+
+def test_the_first_gradient_of_d3po_is_that_of_the_expected_reward():
+    """−τ/4 (pull/std)_k E[sign(R) Δε_k] of K steps; R = Σ_j a_j g · Δε_j decides, with a_j = later_j std_j.
+
+    E[sign(R) Δε_k] = 2 a_k g/√(π V) with V = Σ a_j² = Var(p); so it is the gradient of E[g · x0], times a number.
+    """
+    algorithm, policy = made("d3po", Gaussian(steps=6), 2, **LABELLED)
+    chain = Chain.of(policy.backbone.times(6), "ddim", 1.0)
+    seen = lived(algorithm, rolled(algorithm, policy, 12_288, 2, 0), 2)
+    found = gradient(algorithm, policy, seen)["shift"].double()[:5]
+    right = -20.0 / (2 * math.sqrt(math.pi * chain.drawn)) * (chain.pull * chain.later)[:5, None] * REWARD.double() / 5
+    assert float((found - right).norm() / right.norm()) < 0.08
+
+
+def likeliest(a: float, total: float) -> float:
+    """The c that maximises E log σ(y c v): v ~ N(0, 2), and y = ±1 is +1 with probability Φ(a v/√(2 (total − a²)))."""
+    v = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    weight = torch.exp(-(v**2) / 4)
+    chance = torch.special.ndtr(a * v / math.sqrt(2 * (total - a**2)))
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        c = (low + high) / 2
+        slope = (weight * v * (chance - torch.sigmoid(c * v))).sum()
+        low, high = (c, high) if slope > 0 else (low, c)
+    return c
+
+
+@pytest.mark.slow
+def test_d3po_ends_where_each_step_alone_explains_who_won_and_not_at_the_tilted_distribution():
+    """D3PO cannot reach p exp(g · x/τ): it hears who won but not by how much, and regresses that on one step at a time.
+
+    Step k's margin is c_k g · Δε_k with c_k = ½ τ pull_k shift_k/std_k, and it is fitted, as a logistic regression, to
+    labels whose chance is Φ(a_k g · Δε_k/√(2 (V − a_k²))), because the other steps decide the rest. So shift_k ends at
+    2 c_k std_k g/(τ pull_k), whatever the reward's unit. The tilted distribution would have a_k in place of c_k, up to
+    one factor for all steps. Here a = 0.19, 0.37, 0.43, 0.35, 0.18 and c = 0.32, 0.70, 0.90, 0.65, 0.29: c/a lies
+    between 1.64 at the step that decides least and 2.08 at the one that decides most.
+    """
+    algorithm, policy = made("d3po", Gaussian(steps=6), 2, **LABELLED)
+    chain = Chain.of(policy.backbone.times(6), "ddim", 1.0)
+    a = (chain.later * chain.std)[:5]
+    c = torch.tensor([likeliest(float(one), chain.drawn) for one in a], dtype=torch.float64)
+    rounds = (lived(algorithm, rolled(algorithm, policy, 2048, 2, r), 2, r) for r in range(120))
+    fit(algorithm, policy, rounds, 120, rate=0.02)
+    found = (policy.weights["shift"].detach()[:5].double() * (chain.pull / chain.std)[:5, None] * 10) @ REWARD.double()
+    assert torch.allclose(found, c, rtol=0.08), (found, c)
+    assert (c / a).aminmax() == (pytest.approx(1.644, abs=1e-3), pytest.approx(2.082, abs=1e-3))
+
+
 # --- through the reward ----------------------------------------------------------------------------------------------
 
 
