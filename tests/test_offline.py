@@ -14,6 +14,7 @@ from toys import happened, recipe, rows, summary, with_clips
 
 from vidrl import checkpoint, clip_files, clip_latents, config, evaluate, train
 from vidrl.algorithms.base import Experience
+from vidrl.algorithms.grpo import GRPO
 from vidrl.algorithms.sft import SFT
 from vidrl.backbones.toy import Toy
 from vidrl.clip_latents import BadData
@@ -275,6 +276,23 @@ def test_the_weight_holds_the_policy_to_the_clips(tmp_path):
         assert all("ratio" in row and "reward" in row for row in rows(run))
     assert ends[1e-9][0] == pytest.approx(ends[3.0][0], rel=0.05)
     assert ends[3.0][-1] < 0.9 * ends[3.0][0] and ends[3.0][-1] < 0.9 * ends[1e-9][-1]
+
+
+def test_a_round_without_a_minibatch_still_learns_from_the_clips(tmp_path, monkeypatch):
+    """As where the samples of every group tie, and an algorithm of pairs has no pair."""
+    whole, seen = GRPO.minibatches, []
+
+    def minibatches(self, experience):
+        return iter(()) if experience.round == 1 else whole(self, experience)
+
+    monkeypatch.setattr(GRPO, "minibatches", minibatches)
+    monkeypatch.setattr(GRPO, "after", lambda self, policy, round: seen.append(policy.checksum()))
+    run = train.run(with_clips(tmp_path, recipe(tmp_path, train_data_weight=0.3, train_rounds=3)))
+    assert len(set(seen)) == 3
+    assert [("kl" in row, "data_error" in row, row["grad_norm"] > 0) for row in rows(run)] == [
+        (True, True, True), (False, True, True), (True, True, True)]  # fmt: skip
+    told = [(row["round"], row["message"]) for row in happened(run) if row["kind"] == "skipped"]
+    assert len(told) == 1 and told[0][0] == 2 and told[0][1].startswith("only data.clips were learned from")
 
 
 # --- a whole run -----------------------------------------------------------------------------------------------------

@@ -44,14 +44,14 @@ class Updater:
 
         Each step adds to the gradient of the algorithm's loss that of the next batch of `beside`, times that batch's
         weight.
-        Where the algorithm has no minibatch, no step is taken and there is no `kl`.
+        Where the algorithm has no minibatch, there is no `kl`, and the only steps are those of `beside`.
         """
         rate = self._set_rate(experience.round)
         seen: list[dict[str, Tensor]] = []
         norms: list[float] = []
         skipped = 0
-        for batch in self.algorithm.minibatches(experience):
-            seen.append(self._accumulate([(self.algorithm, batch, 1.0), *([next(beside)] if beside else [])]))
+        for parts in self._steps(experience, beside):
+            seen.append(self._accumulate(parts))
             norm = self._step(experience.round)
             norms, skipped = ([*norms, norm], skipped) if norm is not None else (norms, skipped + 1)
         names = sorted(set().union(*seen))
@@ -64,6 +64,15 @@ class Updater:
         row["weight_drift"] = weight_drift(self.policy)
         scale = self.workers.loss_scale
         return row if scale is None else row | {"loss_scale": scale, "skipped_steps": skipped}
+
+    def _steps(self, experience: Experience, beside: Iterator[Part] | None) -> Iterator[list[Part]]:
+        """What each optimiser step of a round is made of."""
+        taken = False
+        for batch in self.algorithm.minibatches(experience):
+            taken = True
+            yield [(self.algorithm, batch, 1.0), *([next(beside)] if beside else [])]
+        for _ in range(getattr(self.algorithm, "updates", 1)) if beside and not taken else ():
+            yield [next(beside)]
 
     def _set_rate(self, round: int) -> float:
         """Give the optimiser the learning rate of a round, and return it."""
@@ -90,7 +99,7 @@ class Updater:
             for name, value in loss.metrics.items():
                 seen.setdefault(name, []).append(value.flatten().cpu())
         found = {name: torch.cat(values) for name, values in seen.items()}
-        if not self.proven:
+        if not self.proven and any(algorithm is self.algorithm for algorithm, _, _ in parts):
             self._prove(found)
         return found
 

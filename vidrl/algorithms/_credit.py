@@ -54,11 +54,23 @@ class Credited(Algorithm):
         super().check(reward, group)
         if group < 2:
             raise ValueError(f"train.group: expected at least 2, got {group}: the advantage of a clip is its reward "
-                             "against the others of its group, so a group of one learns nothing")
+                             "against the others of its group, so a group of one learns nothing; raise it, or take "
+                             "ddpo, which compares a clip with those of earlier rounds")
         held = sorted({*getattr(reward, "bands", {}), *getattr(reward, "gates", {})})
         if self.per_part and held:
             raise ValueError("expected algorithm.options.per_part = false, because more is not always better of a part "
                              f"with a band or a gate ({', '.join(held)}): set it to false, or take those away")
+
+    def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
+        found = super().unread(reward, pairs)
+        if self.segments == 1 or self.credit == "whole":
+            found["alpha"] = 'it blends credit of segments, and there is none with segments = 1 or credit = "whole"'
+        if self.scale == "none":
+            found["scale_eps"] = 'with scale = "none" nothing is divided'
+        if not getattr(reward, "parts", {}):
+            found["per_part"] = "the reward has no parts"
+        mine = ("credit", "alpha", "scale", "scale_eps", "per_part", "max_advantage", "influence") if pairs else ()
+        return found | dict.fromkeys(mine, "data.pairs says which clip is better, and no advantage is computed")
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         super().setup(policy, reward, group)

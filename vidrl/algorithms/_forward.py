@@ -70,6 +70,11 @@ class Forward(Credited, Gated):
             raise ValueError("expected decay = 0, decay_type = 0 and sample_from = \"live\" or "
                              f"\"ema\", because {type(self).__name__} keeps no old weights")
 
+    def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
+        mine = ["sample_from", *(["steps"] if self.levels != "discrete" else [])] if pairs else []
+        none = dict.fromkeys(mine, "the clips are those of data.pairs, and nothing is sampled")
+        return super().unread(reward, pairs) | none
+
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         super().setup(policy, reward, group)
         if self.sample_from == "ema" and "ema" not in policy.sets:

@@ -159,6 +159,10 @@ class Algorithm(ABC):
     def check(self, reward: Reward, group: int) -> None:  # noqa: B027  most can train on any reward
         """Raise ValueError for a reward or a number of samples a prompt that it cannot train on. Needs no model."""
 
+    def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
+        """Options that have no effect beside the others, each with the reason; `pairs`: the samples are data.pairs."""
+        return {}
+
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         """Take the policy and the reward, once, before the first `plan`; raise ValueError for what cannot be trained.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vidrl import references
 from vidrl.credit import segment_sums
 from vidrl.policy import Policy
-from vidrl.rewards import Score
+from vidrl.rewards import Reward, Score
 from vidrl.rollout import Plan
 from vidrl.segments import frame_spans
 
@@ -57,6 +57,10 @@ class DDPO(Trajectory):
             got = self.max_advantage, self.least, self.buffer
             raise ValueError("expected max_advantage > 0 and 2 ≤ least ≤ buffer, because a prompt keeps no "
                              f"more than buffer rewards, got {got}")
+
+    def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
+        mine = {"clip_range": 'no ratio is clipped with estimator = "sf"'} if self.estimator == "sf" else {}
+        return super().unread(reward, pairs) | mine
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
         lost, spans = score.value.isnan(), frame_spans(self.backbone.frame_map, plan.segments)

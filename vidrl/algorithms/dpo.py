@@ -54,6 +54,10 @@ class DPO(Preference):
                              f"sample is in one pair, got algorithm.options.pairs = {self.pairs}: lower "
                              f"it, or raise train.group to {2 * self.pairs}")
 
+    def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
+        mine = {"pairs": "each row of data.pairs is one pair"} if pairs else {}
+        return super().unread(reward, pairs) | mine
+
     def compared(self, seen: Experience) -> tuple[Tensor, Tensor]:
         if seen.pairs is not None:
             return seen.pairs, self.labels(seen, seen.pairs)

@@ -8,6 +8,7 @@ import torch
 
 from vidrl.backbones.base import Denoiser
 from vidrl.policy import Policy
+from vidrl.rewards import Reward
 from vidrl.rollout import Plan
 
 from ._credit import Credited
@@ -42,6 +43,10 @@ class GRPO(Credited, Trajectory):
         if self.max_divergence < 0 or self.ratio_norm and self.max_divergence:
             raise ValueError("expected max_divergence ≥ 0, and 0 with ratio_norm, whose ratio is clipped "
                              f"where max_divergence clips none, got {self.max_divergence}")
+
+    def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
+        mine = {"clip_range": "max_divergence stops a step, and no ratio is clipped"} if self.max_divergence else {}
+        return super().unread(reward, pairs) | mine
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         plan = super().plan(backbone, round, draw)
