@@ -210,6 +210,17 @@ def test_the_best_weights_are_held_against_new_bands(tmp_path):
     assert summary(run)["held_out"]["composite"]["difference"] == 0
 
 
+def test_a_guard_of_a_measure_that_an_earlier_version_did_not_have_is_measured_then(ended_at_two):
+    """The evaluations of the run lack the weight drift, as those of earlier versions do."""
+    evals = Path(ended_at_two["run"]) / "evals"
+    for file in evals.glob("*.npz"):
+        kept = {name: rows for name, rows in np.load(file).items() if name != "weight_drift"}
+        np.savez(file, **kept)
+    run = train.run(changed(ended_at_two, train_rounds=3, guard_bands={"weight_drift": [0.0, 9.0]}), resume=True)
+    assert summary(run)["status"] == "finished" and summary(run)["guards"]["weight_drift"]["allowed"] == [0.0, 9.0]
+    assert "weight_drift" in np.load(evals / "000000.npz") and (run / "evals-until-000002").is_dir()
+
+
 # --- another evaluation ----------------------------------------------------------------------------------------------
 
 

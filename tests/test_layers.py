@@ -20,7 +20,7 @@ LAYERS = [
     {"lookback"},
     {"broadcast"},
     {"update", "record", "held_out"},
-    {"offline"},
+    {"offline", "unread"},
     {"clip_latents"},
     {"algorithms"},
     {"influence"},
@@ -42,7 +42,7 @@ LAYERS = [
     {"inference"},
     {"path", "pieces", "plugin", "toml", "recipe_text", "charts", "launch", "guards",
      "learning_rate", "standstill"},
-    {"user_modules", "extras"},
+    {"user_modules", "extras", "advice"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 SCRIPTS = ("benchmarks.studies.", "benchmarks.peers.")  # called by people, as the command line is
@@ -97,7 +97,7 @@ ALONE = ("rewards", "inference", "path", "plugin", "user_modules", "extras")
 @pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] in ALONE])
 def test_the_reward_library_stands_alone(name):
     others = {imported.split(".")[0] for imported in imports(name, MODULES[name])}
-    allowed = {"rewards": {"rewards", "plugin", "user_modules", "extras"}, "plugin": {"user_modules"},
+    allowed = {"rewards": {"rewards", "plugin", "user_modules", "extras"}, "plugin": {"user_modules", "advice"},
                "inference": {"inference"}}
     assert others <= allowed.get(name.split(".")[0], set())
 

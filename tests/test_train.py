@@ -283,11 +283,6 @@ def test_too_many_unscored_in_a_round_stop_it_there(tmp_path):
     assert checkpoint.latest(made["run"])  # what came before is kept
 
 
-def test_a_group_of_one_learns_nothing(tmp_path):
-    with pytest.raises(config.BadRecipe, match="train.group: expected at least 2, got 1"):
-        train.run(small(tmp_path, train_group=1))
-
-
 class Dropping(Toy):
     """A toy that drops a random tenth of what it predicts."""
 

@@ -242,6 +242,18 @@ def training_prompts(data: Data) -> list[str]:
     return list(dict.fromkeys(prompt for table in tables for prompt in table.prompts))
 
 
+def offline(recipe: Recipe, learns: str) -> str:
+    """Where the samples of a round come from: "clips" or "pairs" of files, or "" for the policy."""
+    if learns == "clips":
+        return "clips"
+    return "pairs" if learns == "optional pairs" and recipe.data.pairs else ""
+
+
+def members(recipe: Recipe, learns: str) -> int:
+    """How many samples of a round belong together: the clips of a table's row, or the group of a prompt."""
+    return {"clips": 1, "pairs": 2}.get(offline(recipe, learns), recipe.train.group)
+
+
 def diff(a: Recipe, b: Recipe) -> list[str]:
     """One line for each value in which two recipes differ, `key: of a -> of b`; the folder `run` apart.
 
@@ -295,8 +307,6 @@ def _check_values(recipe: Recipe) -> None:
     train, guard = recipe.train, recipe.guard
     rules = [
         (recipe.run != "", "run: expected the run's folder, got ''; write run = 'runs/name'"),
-        (train.group >= 2, f"train.group: expected at least 2, got {train.group}: the advantage of a clip is its "
-                           "reward against the others of its group, so a group of one learns nothing"),
         (0 <= train.max_unscored <= 1, f"train.max_unscored: expected a share in [0, 1], got {train.max_unscored}"),
         (0 <= train.ema < 1, f"train.ema: expected a decay in [0, 1), got {train.ema}"),
         (train.data_weight >= 0, f"train.data_weight: expected 0 (none) or more, got {train.data_weight}"),
@@ -307,7 +317,7 @@ def _check_values(recipe: Recipe) -> None:
         *((low < high, f"guard.bands.{name}: expected [low, high] with low < high, got [{low}, {high}]")
           for name, (low, high) in guard.bands.items()),
         *((getattr(train, name) >= 1, f"train.{name}: expected at least 1, got {getattr(train, name)}")
-          for name in ("rounds", "prompts_per_round", "eval_every", "eval_steps", "checkpoint_every",
+          for name in ("rounds", "prompts_per_round", "group", "eval_every", "eval_steps", "checkpoint_every",
                        "keep_checkpoints", "score_batch")),
         *((getattr(recipe.bench, name) >= 1, f"bench.{name}: expected at least 1, got {getattr(recipe.bench, name)}")
           for name in ("every", "prompts", "per_prompt", "steps")),
@@ -318,6 +328,9 @@ def _check_values(recipe: Recipe) -> None:
                                        "what the LoRA adds is times lora_alpha / lora_rank"),
         (0 <= train.lr_end <= 1, f"train.lr_end: expected a fraction of train.learning_rate in [0, 1], got "
                                  f"{train.lr_end}: 0.1 ends at a tenth of it"),
+        (train.lr_schedule != "constant" or train.lr_end == Train.lr_end, "train.lr_end: expected train.lr_schedule = "
+         f"\"linear\" or \"cosine\" with lr_end = {train.lr_end}, got \"constant\", which does not read it: set the "
+         "schedule, or leave lr_end out"),
         (0 <= train.warmup < train.rounds, f"train.warmup: expected 0 to {train.rounds - 1} rounds, fewer than the "
                                            f"{train.rounds} of train.rounds, got {train.warmup}"),
         (0 <= train.eval_n <= recipe.data.held_out_n, "train.eval_n: expected 0 (all prompts) to data.held_out_n = "

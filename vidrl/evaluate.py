@@ -53,9 +53,10 @@ def check_recipe(recipe: config.Recipe) -> None:
     Raises the errors of `config.check_plugins`, and ValueError for a reward that the algorithm cannot credit.
     """
     config.check_plugins(recipe)
-    check_data(recipe, getattr(plugin.find("algorithms", recipe.algorithm.name), "data", "none"))
+    learns = getattr(plugin.find("algorithms", recipe.algorithm.name), "data", "none")
+    check_data(recipe, learns)
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
-    algorithm.check(build_reward(recipe.reward), recipe.train.group)
+    algorithm.check(build_reward(recipe.reward), config.members(recipe, learns))
 
 
 def check_data(recipe: config.Recipe, learns: str) -> None:
@@ -73,19 +74,12 @@ def check_data(recipe: config.Recipe, learns: str) -> None:
          f"data.clips, got {weight:g}"),
         (weight == 0 or data.clips, f"train.data_weight: expected data.clips with a weight of {weight:g}, got '': name "
          "the clips, or set the weight to 0"),
-        (data.prompts or offline(recipe, learns), f"data.prompts: expected a text file, one prompt a line, because "
-         f"{name} samples clips of its prompts, got ''"),
+        (data.prompts or config.offline(recipe, learns), "data.prompts: expected a text file, one prompt a line, "
+         f"because {name} samples clips of its prompts, got ''"),
     ]
     for holds, message in rules:
         if not holds:
             raise config.BadRecipe(message)
-
-
-def offline(recipe: config.Recipe, learns: str) -> str:
-    """Where the samples of a round come from: "clips" or "pairs" of files, or "" for the policy."""
-    if learns == "clips":
-        return "clips"
-    return "pairs" if learns == "optional pairs" and recipe.data.pairs else ""
 
 
 def _that_learn(data: str) -> str:

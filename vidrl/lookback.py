@@ -20,6 +20,7 @@ from vidrl.pieces import Pieces
 from vidrl.policy import Policy, unused
 from vidrl.record import Record
 from vidrl.references import identity
+from vidrl.unread import unread
 from vidrl.update import Updater
 
 NO_BEST = {"value": -float("inf"), "checkpoint": ""}  # before any weights were found within the guards' bands
@@ -55,7 +56,8 @@ class Lookback:
         """Tell the terminal and the run folder what a person should know of the recipe before the run begins."""
         data = self.recipe.data
         written = () if self.policy.lora is None else self.backbone.adapter_notes
-        notes = [*unused(self.recipe.policy, self.policy.lora), *written, *self.files.notes] + prompts.notes(
+        idle = unread(self.recipe, self.algorithm, self.reward)
+        notes = [*unused(self.recipe.policy, self.policy.lora), *written, *idle, *self.files.notes] + prompts.notes(
             "" if self.files.source else data.prompts, data.held_out, data.held_out_n, self.prompts)
         trained = f"data.{self.files.source or 'prompts'}"
         for name, asked in ((trained, self.prompts), ("data.held_out", self.held_out.prompts)):
@@ -275,11 +277,18 @@ class Lookback:
         regained = self.stop != "guard" or any(key == "train.rounds" or key.startswith("guard.") for key in keys)
         self.stop = "" if regained else self.stop
         other = state.get("protocol", self._protocol()) != self._protocol()
-        lost = not from_main(self.workers, lambda: evaluate.kept(self.record.folder / "evals", 0))
-        if self.evaluated >= 0 and (other or lost):
+        if self.evaluated >= 0 and (other or not from_main(self.workers, self._comparable)):
             self._measure_again()
         elif self.evaluated >= 0 and any(key.startswith("guard.") for key in keys):
             self._judge_best()
+
+    def _comparable(self) -> bool:
+        """Whether the base model's numbers are kept, and with them each measure that has a band.
+
+        The evaluations of an earlier version of vidrl may lack a measure, such as the weight drift.
+        """
+        folder = self.record.folder / "evals"
+        return evaluate.kept(folder, 0) and self.recipe.guard.bands.keys() <= evaluate.load(folder, 0).keys()
 
     def _judge_best(self) -> None:
         """Compare the best weights so far with the changed guards: weights outside the bands are no longer the best."""

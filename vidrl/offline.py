@@ -11,7 +11,7 @@ from math import ceil
 
 import torch
 
-from vidrl import clip_latents, config, evaluate, plugin
+from vidrl import clip_latents, config, plugin
 from vidrl.algorithms.base import Algorithm, Batch, Experience
 from vidrl.backbones.base import Cond
 from vidrl.clip_files import Table, shown
@@ -30,7 +30,7 @@ class Files:
     def __init__(self, recipe: config.Recipe, algorithm: Algorithm, policy: Policy, workers: Workers, encode: Encode):
         self.recipe, self.policy, self.workers, self.encode = recipe, policy, workers, encode
         self.n = recipe.train.prompts_per_round * recipe.train.group
-        self.source, self.weight = evaluate.offline(recipe, algorithm.data), recipe.train.data_weight
+        self.source, self.weight = config.offline(recipe, algorithm.data), recipe.train.data_weight
         keys = [key for key in (self.source, "clips" if self.weight else "") if key]
         self.tables = {key: config.read_table(recipe.data, key) for key in keys}
         self.clips: dict[str, Clips] = {}  # of the tables, once they are read
@@ -49,6 +49,11 @@ class Files:
     def width(self) -> int:
         """How many samples of a round a row of the table gives; 0 where the policy samples."""
         return {"clips": 1, "pairs": 2, "": 0}[self.source]
+
+    @property
+    def members(self) -> int:
+        """See `config.members`."""
+        return self.width or self.recipe.train.group
 
     def places(self, width: int = 0) -> tuple[list[str], list[int]]:
         """A round's prompts, as far as they are known before its clips are dealt, and the places of this process."""

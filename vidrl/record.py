@@ -288,20 +288,28 @@ class Clock:
 
 
 def summarise(score: Score, group: Tensor) -> dict[str, Any]:
-    """What a round's scores say: reward and parts (mean, std, std within groups), unscored and zero-variance share."""
+    """What a round's scores say: reward and parts (mean, std, std within groups), unscored and zero-variance share.
+
+    Groups of one clip have no spread: the std within groups and the zero-variance share are then left out.
+    """
     spread = group_std(score.value, group)
-    return {
+    row = {
         "reward": _spread(score.value, group),
         "parts": {name: _spread(part.value, group) for name, part in score.parts.items()},
         "unscored_share": float(score.value.isnan().float().mean()),
-        "zero_std_share": float((spread.nan_to_num(0) < 1e-6).float().mean()),
     }
+    return row if alone(group) else row | {"zero_std_share": float((spread.nan_to_num(0) < 1e-6).float().mean())}
+
+
+def alone(group: Tensor) -> bool:
+    """Whether every group has one clip alone."""
+    return len(group.unique()) == len(group)
 
 
 def _spread(value: Tensor, group: Tensor) -> dict[str, float]:
     scored = value[~value.isnan()]
-    within = float(group_std(value, group).nanmean())
-    return {"mean": float(scored.mean()), "std": float(scored.std(correction=0)), "within_group_std": within}
+    row = {"mean": float(scored.mean()), "std": float(scored.std(correction=0))}
+    return row if alone(group) else row | {"within_group_std": float(group_std(value, group).nanmean())}
 
 
 def progress(total: int, done: int, shown: bool) -> Any:

@@ -6,7 +6,7 @@ Legend: N samples of all processes in a round (prompts × group), B of this proc
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vidrl.offline import Files, dealt
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces
 from vidrl.policy import Policy
-from vidrl.record import Clock, Record, extremes, postfix, progress, summarise
+from vidrl.record import Clock, Record, alone, extremes, postfix, progress, summarise
 from vidrl.rewards import Samples
 from vidrl.rollout import Plan, Rollout, decoded_pieces, draws, join, sample, tree
 from vidrl.scored import Scored
@@ -123,13 +123,24 @@ class Trainer(Lookback):
         with clock("update"):
             row |= self.updater.update(made, self.files.beside(self.round))
         if "kl" not in row:
-            told = "no optimiser step: there was nothing to learn from, as where the samples of every group tie"
-            self.record.event(self.round + 1, "skipped", told)
+            told = "only data.clips were learned from" if "data_error" in row else "no optimiser step"
+            why = "the samples gave nothing to learn from, as where those of every group tie"
+            self.record.event(self.round + 1, "skipped", f"{told}: {why}")
         if row.get("skipped_steps"):
             told = f"{row['skipped_steps']} optimiser step(s) left out; the loss scale is {row['loss_scale']:g} now"
             self.record.event(self.round + 1, "overflow", f"a gradient overflowed under fp16: {told}")
-        evaluate.check_share(row.get("unscored_share", 0.0), self.options.max_unscored, self.round)  # of a loss's own
+        if not plan.scored:
+            self._check_own(row)
         return row | {"seconds": clock.seconds}
+
+    def _check_own(self, row: Mapping[str, Any]) -> None:
+        """Tell of the clips that a loss which scores them itself could not score; raise where they are too many."""
+        share = row.get("unscored_share", 0.0)
+        why = "the reward gave them no finite number, or no finite gradient"
+        evaluate.check_share(share, self.options.max_unscored, self.round, why)
+        if share:
+            told = f"{share:.0%} of the clips were left out of the loss: {why}"
+            self.record.event(self.round + 1, "unscored", told)
 
     def _sampled(self, plan: Plan) -> Experience:
         """The round's samples, before they are scored."""
@@ -151,21 +162,21 @@ class Trainer(Lookback):
         evaluate.check_scored(score, self.options.max_unscored, self.round)
         advantage = self.algorithm.advantages(score, made.group, made.prompts, plan)
         self.record.credit(scored, advantage[made.index], plan, self.backbone.frame_map, self.algorithm.known)
-        spread = evaluate.diversity(self.workers.all(scored.thumbnails), made.group).mean()
-        row = summarise(score, made.group) | {"diversity": float(spread)}
+        apart = evaluate.diversity(self.workers.all(scored.thumbnails), made.group).mean()
+        row = summarise(score, made.group) | ({} if alone(made.group) else {"diversity": float(apart)})
         return replace(made, advantage=advantage, score=score), row
 
     def _check(self) -> None:
         """Raise what the first round would raise, before any work."""
         self._check_measured()
         prompts, index = self.files.places() if self.files.source else self._round_prompts()
-        self.algorithm.setup(self.policy, self.reward, self.options.group)
+        self.algorithm.setup(self.policy, self.reward, self.files.members)
         plan = self._plan()
         self.files.check(plan, self.reward)
         frame_spans(self.backbone.frame_map, plan.segments)
         times, noisy = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.stochastic, dtype=torch.long)
         transition.coefficients(self.backbone.path, plan.sampler, times[noisy], times[noisy + 1], plan.eta, times[1])
-        rehearse(self.algorithm, self.backbone.shape, plan, prompts, index, self.files.width or self.options.group)
+        rehearse(self.algorithm, self.backbone.shape, plan, prompts, index, self.files.members)
         with self.workers.autocast():  # and with gradient: the update must not be the first to find that it has none
             self.backbone.ready()
 

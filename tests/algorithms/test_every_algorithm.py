@@ -69,6 +69,29 @@ def test_credit_is_finite_one_a_segment_and_none_for_what_is_unscored(case):
         assert float(credit[[1, 6]].abs().max()) == 0
 
 
+ALONE = ("ddpo", "reward_backprop", "sft")  # what each of them learns from a clip needs no other clip of its prompt
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_group_of_one_trains_or_is_refused_before_any_compute(name, tmp_path):
+    recipe = made(tmp_path, name, train_group=1, train_prompts_per_round=4, train_rounds=2, train_eval_every=1,
+                  guard={"action": "warn", "bands": {"diversity": [0.0, 9.0]}})  # fmt: skip
+    if name not in ALONE:
+        with pytest.raises(ValueError, match="train.group: expected at least 2, got 1"):
+            train.run(recipe)
+        return
+    run = train.run(recipe)
+    text = (run / "metrics.jsonl").read_text()
+    assert "NaN" not in text and "within_group_std" not in text and "zero_std_share" not in text
+    assert len(rows(run)) == 2 and rows(run)[-1]["grad_norm"] > 0
+    assert "NaN" not in (run / "summary.json").read_text() and "nan" not in (run / "report.html").read_text()
+
+
+def test_pairs_of_files_need_no_group(tmp_path):
+    recipe = made(tmp_path, "dpo", pairs=True, train_group=1, train_prompts_per_round=4, train_rounds=1)
+    assert rows(train.run(recipe))[0]["grad_norm"] > 0
+
+
 # --- the batches and the loss ----------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from vidrl import evaluate, plugin
 from vidrl.algorithms.base import Experience
 from vidrl.backbones.base import Cond, rows
-from vidrl.config import Recipe, training_prompts
+from vidrl.config import Recipe, members, training_prompts
 from vidrl.parallel import Workers
 from vidrl.policy import Policy
 from vidrl.rollout import Plan, Rollout, decoded, draws, sample
@@ -59,7 +59,7 @@ class Bench:
         self.reward = evaluate.build_reward(recipe.reward).to(self.workers.device)
         if recipe.train.ema:
             self.policy.remember("ema")
-        self.algorithm.setup(self.policy, self.reward, recipe.train.group)
+        self.algorithm.setup(self.policy, self.reward, members(recipe, self.algorithm.data))
         self.plan = self.algorithm.plan(self.backbone, 0, draws(recipe.seed, [("plan", 0)])[0])
         known = training_prompts(recipe.data)
         clips = recipe.train.prompts_per_round * recipe.train.group

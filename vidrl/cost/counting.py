@@ -18,8 +18,7 @@ from vidrl.algorithms._forward import equal
 from vidrl.algorithms._gate import Gated
 from vidrl.algorithms.base import Algorithm, Experience
 from vidrl.backbones.base import Cond, Denoiser
-from vidrl.config import Recipe
-from vidrl.evaluate import offline
+from vidrl.config import Recipe, members, offline
 from vidrl.held_out import TWINS
 from vidrl.policy import Policy
 from vidrl.rewards import Reward, Samples, Score
@@ -116,7 +115,7 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     policy = Policy(stand_in, full=True)
     if options.ema:
         policy.remember("ema")
-    algorithm.setup(policy, Brightness(), options.group)  # a tree of samples is planned for the group
+    algorithm.setup(policy, Brightness(), members(recipe, algorithm.data))  # a tree is planned for the group
     files = offline(recipe, algorithm.data)
     clips, known, made = options.prompts_per_round * options.group, dict[tuple[object, ...], Round](), list[Round]()
     for number in range(options.rounds):
