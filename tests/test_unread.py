@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from toys import happened, recipe, with_clips
+from toys import recipe, rows, with_clips
 
 from vidrl import config, plugin, train
 from vidrl.rewards import load
@@ -57,7 +57,7 @@ def test_values_of_sections_that_are_switched_off():
 def test_a_run_tells_them_before_its_first_round(tmp_path, capsys):
     made = recipe(tmp_path, algorithm={"name": "dpo", "options": {"steps": 3, "noises": 2}}, train_rounds=1)
     run = train.run(with_clips(tmp_path, made, pairs=True))
-    notes = [row["message"] for row in happened(run) if row["kind"] == "note"]
+    notes = [row["message"] for row in rows(run, "events") if row["kind"] == "note"]
     told = "algorithm.options.steps = 3 is not used: the clips are those of data.pairs"
     assert any(one.startswith(told) for one in notes)
     assert "note: algorithm.options.steps = 3 is not used" in capsys.readouterr().err

@@ -145,6 +145,7 @@ def test_shared_steps_are_trained_once_and_count_for_all_their_leaves(updates, b
 
     policy = Policy(algorithm.backbone, full=True)
     policy.backbone.network.double()
+    policy.remember("reference")
     for weight in policy.weights.values():
         weight.data += 1e-2 * torch.randn_like(weight)
     assert len(every[0]) == 24 * 6

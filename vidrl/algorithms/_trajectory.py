@@ -17,7 +17,6 @@ from torch import Tensor
 from vidrl import transition
 from vidrl.backbones.base import Denoiser
 from vidrl.policy import Policy
-from vidrl.rewards import Reward
 from vidrl.rollout import Plan
 from vidrl.schedule import divergence_weight, shares, step_weights, stochastic_steps, window_start
 from vidrl.segments import pool
@@ -91,12 +90,6 @@ class Trajectory(Gated):
         if self.kl != "step" and not self.beta:
             raise ValueError(f"expected beta > 0 with kl = {self.kl!r}, got beta = 0, with which the "
                              "loss has no KL: set beta, or leave kl out")
-
-    def check(self, reward: Reward, group: int) -> None:
-        super().check(reward, group)
-        if self.same_start and group < 2:
-            raise ValueError("train.group: expected at least 2 with algorithm.options.same_start, got 1: a group of "
-                             "one has no other clip to start with; raise it, or leave same_start out")
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)

@@ -58,6 +58,12 @@ class DDPO(Trajectory):
             raise ValueError("expected max_advantage > 0 and 2 ≤ least ≤ buffer, because a prompt keeps no "
                              f"more than buffer rewards, got {got}")
 
+    def check(self, reward: Reward, group: int) -> None:
+        super().check(reward, group)
+        if self.same_start and group < 2:
+            raise ValueError("train.group: expected at least 2 with algorithm.options.same_start, got 1: a group of "
+                             "one has no other clip to start with; raise it, or leave same_start out")
+
     def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
         mine = {"clip_range": 'no ratio is clipped with estimator = "sf"'} if self.estimator == "sf" else {}
         return super().unread(reward, pairs) | mine
