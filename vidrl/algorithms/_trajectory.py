@@ -150,8 +150,8 @@ class Trajectory(Gated):
         The KL of the loss is the mean over samples and steps, whether their rows are merged or not.
         """
         each = self.gated(seen, torch.arange(len(trained))).get("held", torch.ones(len(trained)))
-        mine = each.cpu()[:, None, None].expand(*trained.shape, 1)
-        return self.merged(mine, seen.rollout.plan)[0][..., 0] * (trained.sum() / trained.numel())
+        mine = each.cpu().double()[:, None, None].expand(*trained.shape, 1)
+        return self.merged(mine, seen.rollout.plan)[0][..., 0] * (int(trained.sum()) / trained.numel())
 
     def log_density(self, step: transition.Step, batch: Batch) -> Tensor:
         """log p_j of each row's end, (n, S): the mean over the elements of segment j."""
