@@ -292,13 +292,11 @@ def summarise(score: Score, group: Tensor) -> dict[str, Any]:
 
     Groups of one clip have no spread: the std within groups and the zero-variance share are then left out.
     """
-    spread = group_std(score.value, group)
-    row = {
-        "reward": _spread(score.value, group),
-        "parts": {name: _spread(part.value, group) for name, part in score.parts.items()},
-        "unscored_share": float(score.value.isnan().float().mean()),
-    }
-    return row if alone(group) else row | {"zero_std_share": float((spread.nan_to_num(0) < 1e-6).float().mean())}
+    parts = {name: _spread(part.value, group) for name, part in score.parts.items()}
+    row = {"reward": _spread(score.value, group), "parts": parts,
+           "unscored_share": float(score.value.isnan().float().mean())}  # fmt: skip
+    tied = group_std(score.value, group).nan_to_num(0) < 1e-6
+    return row if alone(group) else row | {"zero_std_share": float(tied.float().mean())}
 
 
 def alone(group: Tensor) -> bool:
@@ -308,8 +306,8 @@ def alone(group: Tensor) -> bool:
 
 def _spread(value: Tensor, group: Tensor) -> dict[str, float]:
     scored = value[~value.isnan()]
-    row = {"mean": float(scored.mean()), "std": float(scored.std(correction=0))}
-    return row if alone(group) else row | {"within_group_std": float(group_std(value, group).nanmean())}
+    within = {} if alone(group) else {"within_group_std": float(group_std(value, group).nanmean())}
+    return {"mean": float(scored.mean()), "std": float(scored.std(correction=0))} | within
 
 
 def progress(total: int, done: int, shown: bool) -> Any:
