@@ -6,7 +6,7 @@ Legend: N samples of all processes in a round (prompts × group), B of this proc
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from vidrl.rewards import Samples
 from vidrl.rollout import Plan, Rollout, decoded_pieces, draws, join, sample, tree
 from vidrl.scored import Scored
 from vidrl.segments import frame_spans
-from vidrl.update import Updater, rehearse
+from vidrl.update import UNDEFINED, Updater, happenings, rehearse
 
 
 def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: None) -> Path:
@@ -122,25 +122,10 @@ class Trainer(Lookback):
         made, row = self._scored(made, clock) if plan.scored else (made, {})
         with clock("update"):
             row |= self.updater.update(made, self.files.beside(self.round))
-        if "kl" not in row:
-            told = "only data.clips were learned from" if "data_error" in row else "no optimiser step"
-            why = "the samples gave nothing to learn from, as where those of every group tie"
-            self.record.event(self.round + 1, "skipped", f"{told}: {why}")
-        if row.get("skipped_steps"):
-            told = f"{row['skipped_steps']} optimiser step(s) left out; the loss scale is {row['loss_scale']:g} now"
-            self.record.event(self.round + 1, "overflow", f"a gradient overflowed under fp16: {told}")
-        if not plan.scored:
-            self._check_own(row)
+        for kind, told in happenings(row, plan.scored).items():
+            self.record.event(self.round + 1, kind, told)
+        evaluate.check_share(row.get("unscored_share", 0.0), self.options.max_unscored, self.round, UNDEFINED)
         return row | {"seconds": clock.seconds}
-
-    def _check_own(self, row: Mapping[str, Any]) -> None:
-        """Tell of the clips that a loss which scores them itself could not score; raise where they are too many."""
-        share = row.get("unscored_share", 0.0)
-        why = "the reward gave them no finite number, or no finite gradient"
-        evaluate.check_share(share, self.options.max_unscored, self.round, why)
-        if share:
-            told = f"{share:.0%} of the clips were left out of the loss: {why}"
-            self.record.event(self.round + 1, "unscored", told)
 
     def _sampled(self, plan: Plan) -> Experience:
         """The round's samples, before they are scored."""

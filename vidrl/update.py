@@ -19,6 +19,7 @@ from vidrl.rollout import Plan, Rollout
 from vidrl.weight_drift import weight_drift
 
 Part = tuple[Algorithm, Batch, float]  # rows of one optimiser step, whose loss they are for, and its weight
+UNDEFINED = "the reward gave them no finite number, or no finite gradient"
 RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| before the first update
 
 
@@ -168,6 +169,25 @@ def rewarded(values: Tensor) -> dict[str, Any]:
     known = values[values.isfinite()]
     spread = {"mean": float(known.mean()), "std": float(known.std(correction=0))}
     return {"reward": spread, "unscored_share": 1 - len(known) / len(values)}
+
+
+def happenings(row: Mapping[str, Any], scored: bool) -> dict[str, str]:
+    """What is to be told of a round, by the kind of event; `scored` is False where the loss scores the clips itself.
+
+    Example:
+        >>> happenings({"kl": 0.0, "unscored_share": 0.25}, scored=False)["unscored"][:42]
+        '25% of the clips were left out of the loss'
+    """
+    told, share = {}, row.get("unscored_share", 0.0)
+    if "kl" not in row:
+        what = "only data.clips were learned from" if "data_error" in row else "no optimiser step"
+        told["skipped"] = f"{what}: the samples gave nothing to learn from, as where those of every group tie"
+    if row.get("skipped_steps"):
+        told["overflow"] = (f"a gradient overflowed under fp16: {row['skipped_steps']} optimiser step(s) left out; the "
+                            f"loss scale is {row['loss_scale']:g} now")
+    if share and not scored:
+        told["unscored"] = f"{share:.0%} of the clips were left out of the loss: {UNDEFINED}"
+    return told
 
 
 class _Cut(Exception):

@@ -49,8 +49,7 @@ class GRPO(Credited, Trajectory):
         return super().unread(reward, pairs) | mine
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
-        plan = super().plan(backbone, round, draw)
-        return replace(plan, means=self.ratio_norm or self.max_divergence > 0)
+        return replace(super().plan(backbone, round, draw), means=self.ratio_norm or self.max_divergence > 0)
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         step, a = self.step(policy, batch), batch["advantage"]
