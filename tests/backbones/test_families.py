@@ -1,4 +1,6 @@
-"""Every family of diffusers, as a tiny pipeline with random weights, under the contract of a backbone."""
+"""Every family of diffusers, as a tiny pipeline with random weights, under the contract."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,8 +8,16 @@ import torch
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
 from families import FAMILIES, PROMPTS, Family, clips
+from families.contract import CHECKS, driven
+from test_docs import script
 
-EVERY = [pytest.param(f, id=name, marks=[] if f.quick else pytest.mark.slow) for name, f in FAMILIES.items()]
+from vidrl.backbones.pipeline import Pipeline
+
+PAGE = script("pipelines")
+EVERY = [
+    pytest.param(f, id=name, marks=[] if f.quick else pytest.mark.slow)
+    for name, f in FAMILIES.items()
+]
 every = pytest.mark.parametrize("family", EVERY)
 
 
@@ -17,6 +27,7 @@ every = pytest.mark.parametrize("family", EVERY)
 @every
 def test_a_tiny_pipeline_makes_clips_of_the_size_that_is_asked_for(family: Family) -> None:
     pipe = family.build()
+    assert type(pipe).__name__ == family.pipeline
     for other in ({}, family.other):
         asked = family.ask(PROMPTS[0], **other)
         made = clips(pipe, asked)
@@ -27,20 +38,85 @@ def test_a_tiny_pipeline_makes_clips_of_the_size_that_is_asked_for(family: Famil
 
 @every
 def test_every_input_changes_what_a_tiny_pipeline_makes(family: Family) -> None:
-    """Else a comparison with the pipeline's own call could not see that a prompt or a picture went to another row."""
-    pipe = family.build()
-    first = clips(pipe, family.ask(PROMPTS[0]))
-    assert torch.equal(first, clips(family.build(), family.ask(PROMPTS[0])))  # and nothing else changes it
+    """Else no comparison of clips could see that a row was given another row's prompt or picture."""
+    pipe, asked = family.build(), family.ask(PROMPTS[0])
+    first = clips(pipe, asked)
+    assert torch.equal(first, clips(family.build(), asked))  # and nothing else changes it
     if family.reads_text:
         assert (clips(pipe, family.ask(PROMPTS[1])) - first).abs().max() > 3e-5
     if family.reads_image:
-        asked = family.ask(PROMPTS[0])
         other = family.picture(asked, seed=1)
         assert (clips(pipe, asked | {"image": other}) - first).abs().max() > 3e-5
 
 
-def test_the_families_cover_what_diffusers_users_ask_for() -> None:
-    pipelines = {type(family.build()).__name__ for family in FAMILIES.values() if family.quick}
-    assert len(FAMILIES) >= 41 and len(pipelines) == 5
+def test_there_are_families_of_every_modality() -> None:
+    assert len(FAMILIES) >= 41
     assert {family.modality for family in FAMILIES.values()} == {
         "text to video", "image to video", "text to image", "image to image"}  # fmt: skip
+
+
+# The contract
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", list(FAMILIES.values()), ids=list(FAMILIES))
+@pytest.mark.parametrize("check", list(CHECKS.values()), ids=list(CHECKS))
+def test_every_family_keeps_the_contract(family: Family, check: Callable[[Family], None]) -> None:
+    check(family)
+
+
+def test_a_drive_that_breaks_a_promise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks can fail: here for predictions, pixels and gradients that are a little wrong."""
+    family, predict, decode = FAMILIES["wan"], Pipeline.predict, Pipeline.decode_with
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "predict", lambda *given: predict(*given) * 1.001)
+        with pytest.raises(AssertionError, match="they differ by"):
+            CHECKS["rollout_is_the_pipelines_own"](family)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "decode_with", lambda self, x, cond: decode(self, x[:, :, [0]], cond))
+        with pytest.raises((AssertionError, RuntimeError, ValueError)):
+            CHECKS["decode_carries_gradient"](family)
+    assert driven("wan").shape == (16, 3, 2, 2)
+
+
+# What is written down
+
+
+def test_the_page_is_what_the_data_give_and_the_data_name_every_family() -> None:
+    """If this fails: python scripts/pipelines.py"""
+    found = PAGE.json.loads(PAGE.DATA.read_text())
+    assert PAGE.PAGE.read_text() == PAGE.page(found)
+    told = {row["family"]: (row["pipeline"], row["makes"]) for row in found["checked"]}
+    assert told == {name: (f.pipeline, f.modality) for name, f in FAMILIES.items()}
+    assert all(set(row["checks"]) <= {"path", *CHECKS} for row in found["checked"])
+
+
+@pytest.mark.slow
+def test_the_data_are_what_the_sources_of_diffusers_give() -> None:
+    """If this fails: python scripts/pipelines.py"""
+    import diffusers
+
+    found = PAGE.json.loads(PAGE.DATA.read_text())
+    if found["diffusers"] != diffusers.__version__:
+        pytest.skip(f"the data are of diffusers {found['diffusers']}")
+    assert PAGE.table(found) == found
+
+
+def test_obstacles_are_read_from_the_source() -> None:
+    source = """
+class OddPipeline:
+    def __init__(self, unet: UNet, scheduler: DDIMScheduler): ...
+    def __call__(self, prompt, image=None, strength=0.8):
+        for piece in pieces:
+            for t in timesteps:
+                latents = self.scheduler.step(noise, t, latents)[0]
+"""
+    odd = PAGE.Source(PAGE.ast.parse(source).body[0], "odd")
+    assert (odd.path, odd.makes, odd.call) == ("variance-preserving", "text, image to image", "strength = 1")
+    assert odd.obstacle.startswith("its steps stand in a loop within a loop")
+    plain = PAGE.Source(PAGE.ast.parse(source.replace("for piece in pieces", "if True")).body[0], "odd")
+    assert plain.obstacle == ""
+    two = source.replace("for piece in pieces:", "self.audio_scheduler.step(a, t, b)\n        if True:")
+    assert "several schedulers" in PAGE.Source(PAGE.ast.parse(two).body[0], "odd").obstacle
+    embeds = source.replace("prompt, image=None", "image_embeds").replace("for piece in pieces", "if True")
+    assert "image_embeds" in PAGE.Source(PAGE.ast.parse(embeds).body[0], "odd").obstacle

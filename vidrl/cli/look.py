@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from ._declare import command
@@ -15,6 +16,9 @@ def declare_list(commands: Any) -> None:
     made = command(commands, "list", about, "what there is", _list)
     made.add_argument("kind", metavar="KIND", nargs="?")
     made.add_argument("--json", action="store_true", help="names, documentation, options and facts as JSON")
+    made.add_argument("--diffusers", action="store_true",
+                      help="of backbones: which pipelines of diffusers the backbone `pipeline` drives, and "
+                           "how that was found out")
 
 
 def declare_show(commands: Any) -> None:
@@ -29,6 +33,8 @@ def declare_show(commands: Any) -> None:
 def _list(args: argparse.Namespace) -> int:
     from vidrl import plugin
 
+    if args.diffusers:
+        return _diffusers(args)
     chosen = [args.kind] if args.kind else plugin.kinds()
     table = {kind: [_facts(kind, name) for name in plugin.names(kind)] for kind in chosen}
     if args.json:
@@ -51,6 +57,52 @@ def _facts(kind: str, name: str) -> dict[str, Any]:
 def _columns(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
     width = max((len(row["name"]) for row in rows), default=0)
     return [f"{row['name']:{width}}  {row['summary']}" for row in rows] or ["(none yet)"]
+
+
+def _diffusers(args: argparse.Namespace) -> int:
+    """Print what scripts/pipelines.py wrote down."""
+    if args.kind not in (None, "backbones"):
+        raise ValueError(
+            f"expected --diffusers with the kind backbones, got {args.kind}: leave one of them out"
+        )
+    file = resources.files("vidrl.backbones") / "pipelines.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if args.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return 0
+    head = ("pipeline", "makes", "path", "contract kept with tiny weights")
+    rows = [(row["pipeline"], row["makes"], row["checks"].get("path", ""), kept(row["checks"]))
+            for row in found["checked"]]  # fmt: skip
+    rows += [(row["pipeline"], row["makes"], row["path"], _read(row)) for row in found["read"]]
+    print(f"diffusers {found['diffusers']}; run with real weights: none; lines of code a family: 0\n")
+    print("\n".join(_aligned([head, *rows])))
+    return 0
+
+
+def kept(checks: Mapping[str, str]) -> str:
+    """In a word or two what the contract of a family showed.
+
+    >>> kept({"path": "flow, v", "decode": "yes"}), kept({"lora": "ValueError: ..."}), kept({})
+    ('yes', 'all but lora', 'not run')
+    """
+    told = {name.replace("_", " "): said for name, said in checks.items() if name != "path"}
+    broken = [name for name, said in told.items() if said != "yes"]
+    return "not run" if not told else f"all but {'; '.join(broken)}" if broken else "yes"
+
+
+def _read(row: Mapping[str, str]) -> str:
+    """What the source of a pipeline shows of it."""
+    if row["not"]:
+        return f"not driven: {row['not']}"
+    return "only read" + (f": needs call.{row['call']}" if row["call"] else "")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Lines of columns; the last column may be long."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        padded = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)]
+        yield "  ".join([*padded, row[-1]]).rstrip()
 
 
 def _show(args: argparse.Namespace) -> int:

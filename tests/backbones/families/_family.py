@@ -21,6 +21,7 @@ class Family:
 
     `modality`: text to video, image to video, text to image, or image to image. `other`: the
     arguments of a second size and length. `quick`: whether the unit suite includes its contract.
+    `rounds`: whether the pipeline itself rounds pixels to bytes.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Family:
     other: Mapping[str, Any]
     modality: str
     quick: bool = False
+    rounds: bool = False
 
     def build(self) -> Any:
         """A new pipeline. Its weights are the same in every process."""
@@ -43,6 +45,11 @@ class Family:
                     _draw_zeros(getattr(pipe, name))
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+    @property
+    def pipeline(self) -> str:
+        """The name of the pipeline's class: what the builder says that it returns."""
+        return self.make.__annotations__["return"].rpartition(".")[2]
 
     @property
     def reads_text(self) -> bool:
@@ -78,12 +85,12 @@ FAMILIES: dict[str, Family] = {}
 
 
 def family(
-    modality: str, call: Mapping[str, Any], other: Mapping[str, Any], quick: bool = False
+    modality: str, call: Mapping[str, Any], other: Mapping[str, Any], **facts: bool
 ) -> Callable[..., Any]:
     """Registers a function that builds a pipeline as the family of the function's name."""
 
     def add(make: Callable[[], Any]) -> Callable[[], Any]:
-        FAMILIES[make.__name__] = Family(make.__name__, make, call, other, modality, quick)
+        FAMILIES[make.__name__] = Family(make.__name__, make, call, other, modality, **facts)
         return make
 
     return add

@@ -34,8 +34,11 @@ def _resize_without_torchvision() -> None:
         module.transforms = SimpleNamespace(functional=resize, InterpolationMode=modes)
 
 
-@family("text to video", size(32, 32, num_frames=9, **CALL), size(64, 32, num_frames=5))
-def cosmos() -> Any:
+WORLD = size(32, 32, num_frames=9, **CALL)
+
+
+@family("text to video", WORLD, size(64, 32, num_frames=5), rounds=True)
+def cosmos() -> diffusers.CosmosTextToWorldPipeline:
     vae = diffusers.AutoencoderKLCosmos(
         latent_channels=4, encoder_block_out_channels=(8,) * 4, decode_block_out_channels=(8,) * 4,
         attention_resolutions=(8,), resolution=64, num_layers=1, patch_size=4, patch_type="haar",
@@ -50,8 +53,8 @@ def cosmos() -> Any:
     )  # fmt: skip
 
 
-@family("text to image", size(32, 32, **CALL), size(64, 32))
-def cosmos2_image() -> Any:
+@family("text to image", size(32, 32, **CALL), size(64, 32), rounds=True)
+def cosmos2_image() -> diffusers.Cosmos2TextToImagePipeline:
     scheduler = flow(use_karras_sigmas=True)
     return diffusers.Cosmos2TextToImagePipeline(
         t5(), tokenizer(), network(16), wan_vae(), scheduler, NoGuardrail())  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import diffusers
 from torch import nn
 
@@ -15,7 +13,7 @@ TEXT = {"max_sequence_length": 16}
 
 
 @family("text to image", size(guidance_scale=5.0, **TEXT), size(32, 16))
-def sd3() -> Any:
+def sd3() -> diffusers.StableDiffusion3Pipeline:
     """Three text encoders."""
     made = diffusers.SD3Transformer2DModel(
         sample_size=32, patch_size=1, in_channels=4, num_layers=1, attention_head_dim=8,
@@ -34,7 +32,7 @@ SANA = size(
 
 
 @family("text to image", SANA, size(64, 32))
-def sana() -> Any:
+def sana() -> diffusers.SanaPipeline:
     """Its own scheduler is a multistep solver of flow."""
     made = diffusers.SanaTransformer2DModel(
         patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2,
@@ -62,7 +60,7 @@ PIXART = size(8, 8, guidance_scale=4.5, use_resolution_binning=False, clean_capt
 
 
 @family("text to image", PIXART, size(16, 8))
-def pixart() -> Any:
+def pixart() -> diffusers.PixArtAlphaPipeline:
     made = pixart_network(diffusers.PixArtTransformer2DModel)
     scheduler = diffusers.DPMSolverMultistepScheduler(
         beta_start=0.0001, beta_end=0.02, beta_schedule="linear",
@@ -71,7 +69,7 @@ def pixart() -> Any:
 
 
 @family("text to image", size(32, 32, guidance_scale=5.0, max_sequence_length=48), size(64, 32))
-def lumina2() -> Any:
+def lumina2() -> diffusers.Lumina2Pipeline:
     """Its network is told 1 - t and predicts the opposite of the flow.
 
     The pipeline puts an instruction of about 30 words before the prompt.
@@ -85,7 +83,7 @@ def lumina2() -> Any:
 
 
 @family("text to image", size(32, 32, guidance_scale=5.0, **TEXT), size(64, 32))
-def auraflow() -> Any:
+def auraflow() -> diffusers.AuraFlowPipeline:
     made = diffusers.AuraFlowTransformer2DModel(
         sample_size=32, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1,
         attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
@@ -95,7 +93,7 @@ def auraflow() -> Any:
 
 
 @family("text to image", size(guidance_scale=5.0, **TEXT), size(32, 16))
-def cogview4() -> Any:
+def cogview4() -> diffusers.CogView4Pipeline:
     """Its scheduler shifts the levels of noise, and not the times that the network is told."""
     made = diffusers.CogView4Transformer2DModel(
         patch_size=2, in_channels=4, num_layers=2, attention_head_dim=4, num_attention_heads=4,
@@ -112,7 +110,7 @@ def cogview4() -> Any:
     "text to image", size(32, 32, guidance_scale=3.0, negative_prompt="low quality", **TEXT),
     size(64, 32),
 )  # fmt: skip
-def z_image() -> Any:
+def z_image() -> diffusers.ZImagePipeline:
     """Latents and texts are lists of ragged tensors."""
     made = diffusers.ZImageTransformer2DModel(
         all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=32, n_layers=1,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import diffusers
 
 from ._family import family, size
@@ -15,7 +13,7 @@ OTHER = size(32, 16, num_frames=3)
 
 
 @family("text to video", CALL, OTHER)
-def animatediff() -> Any:
+def animatediff() -> diffusers.AnimateDiffPipeline:
     widths = (4, 8)
     network = diffusers.UNet2DConditionModel(
         block_out_channels=widths, layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
@@ -31,7 +29,7 @@ def animatediff() -> Any:
 
 
 @family("text to video", CALL, OTHER)
-def animatediff_sdxl() -> Any:
+def animatediff_sdxl() -> diffusers.AnimateDiffSDXLPipeline:
     widths = (4, 8)
     motion = diffusers.MotionAdapter(
         block_out_channels=widths, motion_layers_per_block=1, motion_norm_num_groups=2,
@@ -43,7 +41,7 @@ def animatediff_sdxl() -> Any:
 
 
 @family("text to video", CALL, OTHER)
-def text_to_video_sd() -> Any:
+def text_to_video_sd() -> diffusers.TextToVideoSDPipeline:
     """Frames are rows of the batch."""
     network = diffusers.UNet3DConditionModel(
         block_out_channels=(4, 8), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
@@ -60,7 +58,7 @@ SVD = size(num_frames=3, min_guidance_scale=1.0, max_guidance_scale=2.5, decode_
 
 
 @family("image to video", SVD, size(32, 16, num_frames=2), quick=True)
-def svd() -> Any:
+def svd() -> diffusers.StableVideoDiffusionPipeline:
     """No prompt, noise levels of EDM, and guidance that rises from frame to frame.
 
     Its group norms need 32 channels.

@@ -37,18 +37,18 @@ LTX_OTHER = size(64, 32, num_frames=17)
 
 
 @family("text to video", LTX, LTX_OTHER, quick=True)
-def ltx() -> Any:
+def ltx() -> diffusers.LTXPipeline:
     return diffusers.LTXPipeline(*ltx_parts())
 
 
 @family("image to video", LTX, LTX_OTHER)
-def ltx_i2v() -> Any:
+def ltx_i2v() -> diffusers.LTXImageToVideoPipeline:
     """A time a token: the given first frame is clean."""
     return diffusers.LTXImageToVideoPipeline(*ltx_parts())
 
 
 @family("image to video", LTX | {"image_cond_noise_scale": 0.0}, LTX_OTHER)
-def ltx_condition() -> Any:
+def ltx_condition() -> diffusers.LTXConditionPipeline:
     return diffusers.LTXConditionPipeline(*ltx_parts(flow()))
 
 
@@ -76,7 +76,7 @@ FLUX = size(guidance_scale=3.5, true_cfg_scale=2.0, **NEGATIVE, **TEXT)
 
 
 @family("text to image", FLUX, size(32, 16))
-def flux() -> Any:
+def flux() -> diffusers.FluxPipeline:
     """Guidance is told to the network, and a negative prompt is subtracted besides."""
     made = flux_network(pooled_projection_dim=32, guidance_embeds=True)
     return diffusers.FluxPipeline(
@@ -86,7 +86,7 @@ def flux() -> Any:
 
 @family("image to image", size(guidance_scale=3.5, max_area=256, _auto_resize=False, **TEXT),
         size(32, 16, max_area=512))
-def flux_kontext() -> Any:
+def flux_kontext() -> diffusers.FluxKontextPipeline:
     """The tokens of the given picture stand behind those of the latents."""
     made = flux_network(pooled_projection_dim=32, guidance_embeds=True)
     return diffusers.FluxKontextPipeline(
@@ -97,7 +97,7 @@ FLUX2 = size(guidance_scale=4.0, text_encoder_out_layers=(1, 2), max_sequence_le
 
 
 @family("text to image", FLUX2, size(32, 16))
-def flux2() -> Any:
+def flux2() -> diffusers.Flux2Pipeline:
     """The autoencoder's latents are normalised by the statistics of a batch norm."""
     made = diffusers.Flux2Transformer2DModel(
         patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
@@ -112,7 +112,7 @@ def flux2() -> Any:
 
 
 @family("text to image", size(guidance_scale=4.0, **NEGATIVE, **TEXT), size(32, 16))
-def chroma() -> Any:
+def chroma() -> diffusers.ChromaPipeline:
     made = flux_network(
         diffusers.ChromaTransformer2DModel, approximator_hidden_dim=32, approximator_layers=1,
         approximator_num_channels=16,
@@ -124,7 +124,7 @@ QWEN = size(32, 32, true_cfg_scale=3.0, max_sequence_length=64, **NEGATIVE)
 
 
 @family("text to image", QWEN, size(64, 32))
-def qwen_image() -> Any:
+def qwen_image() -> diffusers.QwenImagePipeline:
     """Guidance keeps the norm of each token. Texts are as long as the longest prompt of a batch."""
     made = diffusers.QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16,

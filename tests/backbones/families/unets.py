@@ -30,7 +30,7 @@ CALL = size(guidance_scale=6.0, guidance_rescale=0.5, negative_prompt="low quali
 
 
 @family("text to image", CALL, size(32, 16), quick=True)
-def sd15() -> Any:
+def sd15() -> diffusers.StableDiffusionPipeline:
     return sd_pipeline(diffusers.PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True,
         steps_offset=1, set_alpha_to_one=False,
@@ -38,7 +38,7 @@ def sd15() -> Any:
 
 
 @family("text to image", CALL, size(32, 16))
-def sd21() -> Any:
+def sd21() -> diffusers.StableDiffusionPipeline:
     more = {"steps_offset": 1, "set_alpha_to_one": False, "prediction_type": "v_prediction"}
     return sd_pipeline(ddim("scaled_linear", **more))
 
@@ -57,7 +57,7 @@ def sdxl_network(widths: tuple[int, ...]) -> Any:
 
 
 @family("text to image", size(guidance_scale=5.0), size(32, 16))
-def sdxl() -> Any:
+def sdxl() -> diffusers.StableDiffusionXLPipeline:
     """Two text encoders; the empty negative prompt is zeros."""
     return diffusers.StableDiffusionXLPipeline(
         kl((8, 8)), clip(), clip(32, 32), tokenizer(), tokenizer(), sdxl_network((4, 8)), euler(),

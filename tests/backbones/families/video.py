@@ -58,13 +58,13 @@ COG = size(num_frames=9, guidance_scale=6.0, max_sequence_length=16)
 
 
 @family("text to video", COG, size(32, 16, num_frames=17), quick=True)
-def cogvideox() -> Any:
+def cogvideox() -> diffusers.CogVideoXPipeline:
     made = cog_network(4, use_rotary_positional_embeddings=True)
     return diffusers.CogVideoXPipeline(tokenizer(), t5(), cog_vae(), made, cog_scheduler())
 
 
 @family("image to video", COG, size(num_frames=17))  # its positions are learned, for one size
-def cogvideox_i2v() -> Any:
+def cogvideox_i2v() -> diffusers.CogVideoXImageToVideoPipeline:
     made = cog_network(
         8, use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True,
     )  # fmt: skip
@@ -83,7 +83,7 @@ HUNYUAN = size(
 
 
 @family("text to video", HUNYUAN, OTHER)
-def hunyuan_video() -> Any:
+def hunyuan_video() -> diffusers.HunyuanVideoPipeline:
     """Guidance is told to the network, and a negative prompt is subtracted besides."""
     made = diffusers.HunyuanVideoTransformer3DModel(
         in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=1,
@@ -96,7 +96,7 @@ def hunyuan_video() -> Any:
 
 
 @family("text to video", size(num_frames=9), OTHER)
-def hunyuan_video15() -> Any:
+def hunyuan_video15() -> diffusers.HunyuanVideo15Pipeline:
     """A guider object instead of a guidance scale, and two text encoders of ragged lengths."""
     from diffusers.guiders import ClassifierFreeGuidance
 
@@ -128,7 +128,7 @@ def hunyuan_video15() -> Any:
     "text to video", size(num_frames=7, max_sequence_length=16, guidance_scale=4.5),
     size(32, 16, num_frames=13),
 )  # fmt: skip
-def mochi() -> Any:
+def mochi() -> diffusers.MochiPipeline:
     """Its times run backwards."""
     made = diffusers.MochiTransformer3DModel(
         patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=2,
@@ -146,7 +146,7 @@ def mochi() -> Any:
     "text to video", size(num_frames=8, guidance_scale=6.0, max_sequence_length=16),
     size(num_frames=16),
 )  # fmt: skip
-def allegro() -> Any:
+def allegro() -> diffusers.AllegroPipeline:
     """Its autoencoder works in tiles alone, and its first latent frame stands for four frames."""
     made = diffusers.AllegroTransformer3DModel(
         num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, num_layers=1,
@@ -179,7 +179,7 @@ def pixart_network(kind: Any, **more: Any) -> Any:
     "text to video", size(8, 8, video_length=4, guidance_scale=5.0, clean_caption=False),
     size(16, 8),
 )  # fmt: skip
-def latte() -> Any:
+def latte() -> diffusers.LattePipeline:
     """What it makes of a prompt depends on the prompts beside it."""
     made = pixart_network(diffusers.LatteTransformer3DModel, video_length=4)
     return diffusers.LattePipeline(
@@ -191,7 +191,7 @@ def latte() -> Any:
     "text to video", size(num_frames=5, guidance_scale=4.0, max_sequence_length=32),
     size(32, 16, num_frames=9),
 )  # fmt: skip
-def kandinsky5() -> Any:
+def kandinsky5() -> diffusers.Kandinsky5T2VPipeline:
     """Its latents have their channels last."""
     made = diffusers.Kandinsky5Transformer3DModel(
         in_visual_dim=4, in_text_dim=16, in_text_dim2=16, time_dim=16, out_visual_dim=4,
@@ -212,7 +212,7 @@ SANA_VIDEO = size(
 
 
 @family("text to video", SANA_VIDEO, size(32, 64, frames=5))
-def sana_video() -> Any:
+def sana_video() -> diffusers.SanaVideoPipeline:
     made = diffusers.SanaVideoTransformer3DModel(
         in_channels=16, out_channels=16, num_attention_heads=2, attention_head_dim=12, num_layers=2,
         num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24,

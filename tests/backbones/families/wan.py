@@ -33,12 +33,12 @@ def residual_vae() -> Any:
 
 
 @family("text to video", CALL, OTHER, quick=True)
-def wan() -> Any:
+def wan() -> diffusers.WanPipeline:
     return diffusers.WanPipeline(tokenizer(), t5(), wan_vae(), flow_unipc(), network())
 
 
 @family("text to video", CALL | {"guidance_scale_2": 3.0}, OTHER)
-def wan22() -> Any:
+def wan22() -> diffusers.WanPipeline:
     """Two experts: one of the high and one of the low noise."""
     return diffusers.WanPipeline(
         tokenizer(), t5(), wan_vae(), flow_unipc(), network(), network(), boundary_ratio=0.875,
@@ -46,7 +46,7 @@ def wan22() -> Any:
 
 
 @family("text to video", LARGE, LARGE_OTHER)
-def wan22_5b() -> Any:
+def wan22_5b() -> diffusers.WanPipeline:
     """A time a token."""
     return diffusers.WanPipeline(
         tokenizer(), t5(), residual_vae(), flow_unipc(), network(None, 48, 48),
@@ -55,7 +55,7 @@ def wan22_5b() -> Any:
 
 
 @family("image to video", CALL, OTHER)
-def wan_i2v() -> Any:
+def wan_i2v() -> diffusers.WanImageToVideoPipeline:
     return diffusers.WanImageToVideoPipeline(
         tokenizer(), t5(), wan_vae(), flow(shift=7.0), clip_pictures(), clip_vision(),
         network(None, 36, image_dim=4),
@@ -63,7 +63,7 @@ def wan_i2v() -> Any:
 
 
 @family("image to video", CALL | {"guidance_scale_2": 3.0}, OTHER)
-def wan22_i2v() -> Any:
+def wan22_i2v() -> diffusers.WanImageToVideoPipeline:
     """Two experts, and no encoder of pictures but the autoencoder."""
     return diffusers.WanImageToVideoPipeline(
         tokenizer(), t5(), wan_vae(), flow_unipc(), None, None, network(None, 36),
@@ -72,7 +72,7 @@ def wan22_i2v() -> Any:
 
 
 @family("image to video", LARGE, LARGE_OTHER)
-def wan22_5b_i2v() -> Any:
+def wan22_5b_i2v() -> diffusers.WanImageToVideoPipeline:
     """The first latent frame is held."""
     return diffusers.WanImageToVideoPipeline(
         tokenizer(), t5(), residual_vae(), flow_unipc(), None, None, network(None, 48, 48),
@@ -81,7 +81,7 @@ def wan22_5b_i2v() -> Any:
 
 
 @family("text to video", CALL, OTHER)
-def wan_vace() -> Any:
+def wan_vace() -> diffusers.WanVACEPipeline:
     """A second stack of blocks reads control videos, which are empty here."""
     kind = diffusers.WanVACETransformer3DModel
     made = network(kind, vace_layers=[0, 1], vace_in_channels=96)
@@ -89,6 +89,6 @@ def wan_vace() -> Any:
 
 
 @family("text to video", CALL | {"guidance_scale": 6.0}, OTHER)
-def skyreels_v2() -> Any:
+def skyreels_v2() -> diffusers.SkyReelsV2Pipeline:
     made = network(diffusers.SkyReelsV2Transformer3DModel)
     return diffusers.SkyReelsV2Pipeline(tokenizer(), t5(), made, wan_vae(), flow_unipc(8.0))

@@ -1,0 +1,286 @@
+"""Write which pipelines of diffusers the backbone `pipeline` drives: data and a page.
+
+    python scripts/pipelines.py             # what the sources of diffusers' pipelines show
+    python scripts/pipelines.py --run       # and the contract of every family, with tiny weights
+    python scripts/pipelines.py --run wan   # of one family; the others keep what was found before
+    python scripts/pipelines.py --check     # only asks whether the files are what the sources give
+
+The data is vidrl/backbones/pipelines.json, which `vidrl list backbones --diffusers` prints, and the
+page is docs/pipelines.md. The contract is tests/backbones/families/contract.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "backbones"))
+
+DATA = ROOT / "vidrl" / "backbones" / "pipelines.json"
+PAGE = ROOT / "docs" / "pipelines.md"
+FRAMES = ("num_frames", "video_length", "frames")
+NETWORK = re.compile(r"(transformer|unet|prior|decoder)(_\d+)?")
+BROUGHT = re.compile(r"(?!.*(embed|latent))(.*_)?(prompt|image|images|video|mask)(_.*)?")
+SOUND = re.compile(r"audio|sound|music", re.IGNORECASE)
+OTHER = {  # what pipelines make, by the folder of their file
+    "ace_step": "sound", "diffusion_gemma": "text", "llada2": "text", "rfd4_proteina": "proteins",
+    "shap_e": "3D shapes",
+}  # fmt: skip
+VP = "variance-preserving"
+Loops = tuple[str, ...]  # the loops around a place in the code, from the outside
+PATHS = {  # by the beginning of the name of the scheduler; the first that is found counts
+    "EDM": "EDM", "FlowMatch": "flow", "Karras": VP, "DDIM": VP, "DDPMScheduler": VP, "PNDM": VP,
+    "CogVideoX": VP, "Euler": VP, "LCM": VP, "HeunDiscrete": VP, "UnCLIP": VP,
+    "UniPC": "by its scheduler", "DPMSolver": "by its scheduler",
+    "SchedulerMixin": "by its scheduler",
+}  # fmt: skip
+HEAD = """\
+# Which pipelines of diffusers can be trained
+
+Written by `python scripts/pipelines.py --run` with diffusers {diffusers}. The command
+`vidrl list backbones --diffusers` prints the same. `[backbone] name = "pipeline"` drives a pipeline
+by the pipeline's own code, as [backbones.md](backbones.md) tells, so vidrl has no line of code
+about any of these families.
+
+## Checked with tiny weights
+
+The contract of a family runs on a pipeline of its class with a few thousand random weights, in
+float32 on a CPU ([contract.py](../tests/backbones/families/contract.py)). Its reference is the
+pipeline's own call with diffusers alone. It asks:
+
+{promises}
+
+*not run*: the contract of that family has not been run since the code changed. No real checkpoint
+of these families has been run here, except Wan in the size of the embedded models.
+"""
+OPEN = """
+## Nothing seen that stands in the way
+
+Only the source was read: it has one loop, one scheduler, a network, and arguments that a prompt or
+`backbone.options.call` brings. vidrl tries such a pipeline, and where that fails, refuses it before
+any training and says why.
+"""
+CLOSED = """
+## Not driven
+
+Only the source was read.
+"""
+
+
+# What the sources show
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pipeline as its source has it; `folder` is that of its file."""
+
+    node: ast.ClassDef
+    folder: str
+
+    @cached_property
+    def takes(self) -> dict[str, bool]:
+        """The arguments of its call, and whether they must be given."""
+        return {name: must for name, _, must in arguments(method(self.node, "__call__"))}
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """Its components and their classes."""
+        return {name: kind for name, kind, _ in arguments(method(self.node, "__init__"))}
+
+    @property
+    def path(self) -> str:
+        """The path of its scheduler; nothing where vidrl knows none."""
+        named = [kind for name, kind in self.parts.items() if name.endswith("scheduler")]
+        words = re.findall(r"\w+", " ".join(named))
+        known = (path for start, path in PATHS.items() if any(w.startswith(start) for w in words))
+        return next(known, "")
+
+    @property
+    def made(self) -> str:
+        video = any("video" in name or name in FRAMES for name in self.takes)
+        kinds = {"sound": SOUND.search(self.node.name), "embeddings": "Prior" in self.node.name,
+                 "video": video, "image": True}  # fmt: skip
+        return OTHER.get(self.folder) or next(kind for kind, holds in kinds.items() if holds)
+
+    @property
+    def makes(self) -> str:
+        """All that it may be given, and what it makes of that."""
+        words = {"prompt": "text", "image": "image", "video": "video"}
+        given = ", ".join(word for name, word in words.items() if name in self.takes)
+        return f"{given or 'nothing'} to {self.made}"
+
+    @property
+    def call(self) -> str:
+        """What must be said in `backbone.options.call`."""
+        return "strength = 1" if "strength" in self.takes else ""
+
+    @property
+    def obstacle(self) -> str:
+        """Why it cannot be driven; nothing where the source shows no reason."""
+        found = list(steps(method(self.node, "__call__")))
+        missing = [n for n, must in self.takes.items() if must and not BROUGHT.fullmatch(n)]
+        reasons = {
+            f"it makes {self.made}": self.made not in ("video", "image"),
+            "its call asks no scheduler for a step": not found,
+            "it has no transformer, unet, prior or decoder":
+                not any(NETWORK.fullmatch(name) for name in self.parts),
+            "it steps by several schedulers, as where sound is denoised beside video":
+                len({scheduler for scheduler, _ in found}) > 1,
+            "its steps stand in a loop within a loop, as where a clip is made in pieces":
+                any(len(loops) > 1 for _, loops in found),
+            "vidrl knows no path of noise for its scheduler": not self.path,
+            f"it must be given {', '.join(missing)}, which no prompt brings": bool(missing),
+        }  # fmt: skip
+        return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def sources() -> dict[str, Source]:
+    """The pipelines that diffusers exports, without the deprecated ones."""
+    import diffusers
+
+    top = Path(diffusers.__file__).parent
+    exported = set(re.findall(r'"(\w+Pipeline)"', (top / "__init__.py").read_text()))
+    files = [file for file in sorted((top / "pipelines").rglob("*.py")) if "onnx" not in file.name]
+    found = {node.name: Source(node, file.parent.name) for file in files
+             if "deprecated" not in file.parts for node in ast.parse(file.read_text()).body
+             if isinstance(node, ast.ClassDef) and node.name in exported}  # fmt: skip
+    return {name: made for name, made in sorted(found.items()) if method(made.node, "__call__")}
+
+
+def method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
+    return next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == name), None)
+
+
+def arguments(function: ast.FunctionDef | None) -> list[tuple[str, str, bool]]:
+    """Of each argument its name, its annotation, and whether it must be given."""
+    if function is None:
+        return []
+    plain, named = function.args.args[1:], function.args.kwonlyargs
+    defaults = [*[None] * (len(plain) - len(function.args.defaults)), *function.args.defaults]
+    every = zip([*plain, *named], [*defaults, *function.args.kw_defaults], strict=False)
+    return [(arg.arg, ast.unparse(arg.annotation) if arg.annotation else "", default is None)
+            for arg, default in every]  # fmt: skip
+
+
+def steps(node: ast.AST | None, loops: Loops = ()) -> Iterator[tuple[str, Loops]]:
+    """Each call of a scheduler's step: of which scheduler, and in which loops.
+
+    The loop of FreeInit is none: it runs once where nobody turns FreeInit on.
+    """
+    for child in ast.iter_child_nodes(node) if node else ():
+        kind = type(child)
+        told = ast.unparse(child.target) if isinstance(child, ast.For) else ""
+        more = (kind.__name__,) if kind in (ast.For, ast.While) and "free_init" not in told else ()
+        function = child.func if isinstance(child, ast.Call) else None
+        if isinstance(function, ast.Attribute) and function.attr == "step":
+            yield ast.unparse(function.value), loops
+        yield from steps(child, (*loops, *more))
+
+
+# What the contract shows
+
+
+def run(names: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each family's path, and of each promise "yes" or the error."""
+    from families import FAMILIES
+    from families.contract import CHECKS, driven
+
+    for name in names:
+        results = {check: _kept(keep, FAMILIES[name]) for check, keep in CHECKS.items()}
+        path = driven(name).path
+        broken = [f"   {check}: {told}" for check, told in results.items() if told != "yes"]
+        print("\n".join([name, *broken]), flush=True)
+        yield name, {"path": f"{path.kind}, {path.predicts}", **results}
+
+
+def _kept(keep: Any, family: Any) -> str:
+    try:
+        keep(family)
+        return "yes"
+    except Exception as error:  # noqa: BLE001  whatever a family fails with is the result
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+# The files
+
+
+def table(before: Mapping[str, Any]) -> dict[str, Any]:
+    """All that is written down; what the contract showed is that of `before`."""
+    import diffusers
+    from families import FAMILIES
+
+    kept = {row["family"]: row["checks"] for row in before.get("checked", [])}
+    checked = [{"family": name, "pipeline": family.pipeline, "makes": family.modality,
+                "checks": kept.get(name, {})} for name, family in FAMILIES.items()]  # fmt: skip
+    known = {family.pipeline for family in FAMILIES.values()}
+    read = [{"pipeline": name, "makes": one.makes, "path": one.path, "call": one.call,
+             "not": one.obstacle} for name, one in sources().items() if name not in known]  # fmt: skip
+    return {"diffusers": diffusers.__version__, "checked": checked, "read": read}
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """docs/pipelines.md."""
+    from families.contract import CHECKS
+
+    from vidrl.cli.look import kept
+
+    promises = ";\n".join(f"- {name.replace('_', ' ')}" for name in CHECKS) + "."
+    checked = [(row["family"], f"`{row['pipeline']}`", row["makes"], row["checks"].get("path", ""),
+                kept(row["checks"]), "no", "0") for row in found["checked"]]  # fmt: skip
+    head = ("family", "pipeline", "makes", "path, network predicts", "tiny weights",
+            "real weights", "lines of code")  # fmt: skip
+    read = [(f"`{row['pipeline']}`", row["makes"], row["path"], row["call"], row["not"])
+            for row in found["read"]]  # fmt: skip
+    free, closed = ([row for row in read if bool(row[4]) is shut] for shut in (False, True))
+    return "\n".join([
+        HEAD.format(diffusers=found["diffusers"], promises=promises), markdown(head, checked), OPEN,
+        markdown(("pipeline", "makes", "path", "in `call`"), (row[:4] for row in free)), CLOSED,
+        markdown(("pipeline", "makes", "why"), ((*row[:2], row[4]) for row in closed)),
+    ])  # fmt: skip
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
+
+
+def text(found: Mapping[str, Any]) -> str:
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def save(found: Mapping[str, Any]) -> None:
+    DATA.write_text(text(found))
+    PAGE.write_text(page(found))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    form = argparse.RawDescriptionHelpFormatter
+    reader = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    reader.add_argument("--run", nargs="*", metavar="FAMILY", help="all families, or these")
+    reader.add_argument("--check", action="store_true", help="write nothing; 1 if a file is old")
+    asked = reader.parse_args(words)
+    before = json.loads(DATA.read_text()) if DATA.exists() else {}
+    found = table(before)
+    if asked.check:
+        return int(text(found) != text(before) or PAGE.read_text() != page(found))
+    save(found)
+    rows = {row["family"]: row for row in found["checked"]}
+    wrong = [name for name in asked.run or () if name not in rows]
+    if wrong:
+        reader.error(f"expected families out of {', '.join(rows)}, got {wrong[0]}")
+    for name, checks in run(asked.run or rows) if asked.run is not None else ():
+        rows[name]["checks"] = checks
+        save(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
