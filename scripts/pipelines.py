@@ -17,7 +17,6 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,12 +78,11 @@ Only the source was read.
 # What the sources show
 
 
-@dataclass(frozen=True)
 class Source:
     """A pipeline as its source has it; `folder` is that of its file."""
 
-    node: ast.ClassDef
-    folder: str
+    def __init__(self, node: ast.ClassDef, folder: str):
+        self.node, self.folder = node, folder
 
     @cached_property
     def takes(self) -> dict[str, bool]:

@@ -1,6 +1,7 @@
 """Every family of diffusers, as a tiny pipeline with random weights, under the contract."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
 from families import FAMILIES, PROMPTS, Family, clips
-from families.contract import CHECKS, driven
+from families.contract import CHECKS
 from test_docs import script
 
 from vidrl.backbones.pipeline import Pipeline
@@ -38,7 +39,7 @@ def test_a_tiny_pipeline_makes_clips_of_the_size_that_is_asked_for(family: Famil
 
 @every
 def test_every_input_changes_what_a_tiny_pipeline_makes(family: Family) -> None:
-    """Else no comparison of clips could see that a row was given another row's prompt or picture."""
+    """Else no comparison could see that a row was given another row's prompt or picture."""
     pipe, asked = family.build(), family.ask(PROMPTS[0])
     first = clips(pipe, asked)
     assert torch.equal(first, clips(family.build(), asked))  # and nothing else changes it
@@ -73,10 +74,9 @@ def test_a_drive_that_breaks_a_promise_is_found(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(AssertionError, match="they differ by"):
             CHECKS["rollout_is_the_pipelines_own"](family)
     with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "decode_with", lambda self, x, cond: decode(self, x[:, :, [0]], cond))
-        with pytest.raises((AssertionError, RuntimeError, ValueError)):
+        patch.setattr(Pipeline, "decode_with", lambda own, x, cond: decode(own, 0 * x, cond))
+        with pytest.raises(AssertionError):
             CHECKS["decode_carries_gradient"](family)
-    assert driven("wan").shape == (16, 3, 2, 2)
 
 
 # What is written down
@@ -111,12 +111,19 @@ class OddPipeline:
             for t in timesteps:
                 latents = self.scheduler.step(noise, t, latents)[0]
 """
-    odd = PAGE.Source(PAGE.ast.parse(source).body[0], "odd")
-    assert (odd.path, odd.makes, odd.call) == ("variance-preserving", "text, image to image", "strength = 1")
+
+    def read(text: str) -> Any:
+        return PAGE.Source(PAGE.ast.parse(text).body[0], "odd")
+
+    odd = read(source)
+    assert odd.path == "variance-preserving" and odd.call == "strength = 1"
+    assert odd.makes == "text, image to image"
     assert odd.obstacle.startswith("its steps stand in a loop within a loop")
-    plain = PAGE.Source(PAGE.ast.parse(source.replace("for piece in pieces", "if True")).body[0], "odd")
-    assert plain.obstacle == ""
-    two = source.replace("for piece in pieces:", "self.audio_scheduler.step(a, t, b)\n        if True:")
-    assert "several schedulers" in PAGE.Source(PAGE.ast.parse(two).body[0], "odd").obstacle
-    embeds = source.replace("prompt, image=None", "image_embeds").replace("for piece in pieces", "if True")
-    assert "image_embeds" in PAGE.Source(PAGE.ast.parse(embeds).body[0], "odd").obstacle
+    plain = source.replace("for piece in pieces", "if True")
+    assert read(plain).obstacle == ""
+    assert "several schedulers" in read(plain.replace("step(", "step(self.sound_scheduler.step(")
+                                        .replace("latents)[0]", "latents))")).obstacle  # fmt: skip
+    assert "image_embeds" in read(plain.replace("prompt, image=None", "image_embeds")).obstacle
+    assert "no path" in read(plain.replace("DDIMScheduler", "OddScheduler")).obstacle
+    assert "no transformer" in read(plain.replace("unet", "network")).obstacle
+    assert "asks no scheduler" in read(plain.replace(".step(", ".walk(")).obstacle
