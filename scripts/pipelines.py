@@ -1,7 +1,7 @@
 """Write which pipelines of diffusers the backbone `pipeline` drives: data and a page.
 
     python scripts/pipelines.py             # what the sources of diffusers' pipelines show
-    python scripts/pipelines.py --run       # and the contract of every family, with tiny weights
+    python scripts/pipelines.py --run       # what the contract of every family shows
     python scripts/pipelines.py --run wan   # of one family; the others keep what was found before
     python scripts/pipelines.py --check     # only asks whether the files are what the sources give
 
@@ -45,7 +45,7 @@ PATHS = {  # by the beginning of the name of the scheduler; the first that is fo
 HEAD = """\
 # Which pipelines of diffusers can be trained
 
-Written by `python scripts/pipelines.py --run` with diffusers {diffusers}. The command
+Written by `python scripts/pipelines.py`, once alone and once with `--run`, with diffusers {diffusers}. The command
 `vidrl list backbones --diffusers` prints the same. `[backbone] name = "pipeline"` drives a pipeline
 by the pipeline's own code, as [backbones.md](backbones.md) tells, so vidrl has no line of code
 about any of these families.
@@ -211,14 +211,19 @@ def _kept(keep: Any, family: Any) -> str:
 # The files
 
 
-def table(before: Mapping[str, Any]) -> dict[str, Any]:
-    """All that is written down; what the contract showed is that of `before`."""
+def table(before: Mapping[str, Any], again: bool = True) -> dict[str, Any]:
+    """All that is written down; what the contract showed is that of `before`.
+
+    `again`: read the sources again. Otherwise what they showed is that of `before`, too.
+    """
     import diffusers
     from families import FAMILIES
 
     kept = {row["family"]: row["checks"] for row in before.get("checked", [])}
     checked = [{"family": name, "pipeline": family.pipeline, "makes": family.modality,
                 "checks": kept.get(name, {})} for name, family in FAMILIES.items()]  # fmt: skip
+    if not again:
+        return {**before, "checked": checked}
     known = {family.pipeline for family in FAMILIES.values()}
     read = [{"pipeline": name, "makes": one.makes, "path": one.path, "call": one.call,
              "not": one.obstacle} for name, one in sources().items() if name not in known]  # fmt: skip
@@ -266,7 +271,7 @@ def main(words: Sequence[str] | None = None) -> int:
     reader.add_argument("--check", action="store_true", help="write nothing; 1 if a file is old")
     asked = reader.parse_args(words)
     before = json.loads(DATA.read_text()) if DATA.exists() else {}
-    found = table(before)
+    found = table(before, again=asked.run is None or not before)
     if asked.check:
         return int(text(found) != text(before) or PAGE.read_text() != page(found))
     save(found)

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from ._memory import Memory
 from ._probe import Probe
-from ._switch import Ends, Left, Switch
+from ._switch import Ends, Left, Switch, as_the_caller
+from .base import without_autocast
 
 PROCESSORS = ("video_processor", "image_processor")
 
@@ -122,10 +123,12 @@ class Drive:
         self.turns, self.probe.only = turns, 0 if self.counted else turns
         self.probe.aim(time, seen)
         self.memory.begin(rows)
+        device = self.memory.device()
         for switch in self.switches.values():
-            switch.still = True
+            switch.still, switch.precision = True, as_the_caller(device)
         try:
-            made = self.raw(self.pipe, **self._arguments(rows, call))
+            with without_autocast(device):  # of the pipeline's own code; not of its networks
+                made = self.raw(self.pipe, **self._arguments(rows, call))
         except Left as left:
             made = left.args
         finally:

@@ -4,6 +4,7 @@ pixels."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,16 +17,25 @@ class Left(Exception):
     """Leaves a pipeline from inside; its argument is what the run was for."""
 
 
+def as_the_caller(device: torch.device) -> Callable[[], torch.autocast]:
+    """What makes a context with the autocast of this moment, for use where autocast is off."""
+    kind, cached = device.type, torch.is_autocast_cache_enabled()
+    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    return lambda: torch.autocast(kind, dtype, enabled, cached)
+
+
 class Switch:
     """A network, or while `still` zeros of its output's shape, which cost no computation.
 
-    The shape is that of a copy of the network on the device "meta", which has neither weights nor
-    numbers. Where the network cannot run there, because its code reads numbers, it runs itself once
-    for each shape of its inputs.
+    The network computes under the context that `precision` makes. The shape is that of a copy of
+    the network on the device "meta", which has neither weights nor numbers. Where the network
+    cannot run there, because its code reads numbers, it runs itself once for each shape of its
+    inputs.
     """
 
     def __init__(self, network: nn.Module):
         self.network, self.still = network, True
+        self.precision: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.hollow: nn.Module | None = None
         self.outputs = dict[str, Any]()  # shapes of the inputs → an output on "meta"
 
@@ -34,7 +44,8 @@ class Switch:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.still:
-            return self.network(*args, **kwargs)
+            with self.precision():
+                return self.network(*args, **kwargs)
         leaves = pytree.tree_leaves((args, kwargs))
         key = str([leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves])
         if key not in self.outputs:
