@@ -13,6 +13,7 @@ from families.contract import CHECKS
 from test_docs import script
 
 from vidrl.backbones.pipeline import Pipeline
+from vidrl.cli import main
 
 PAGE = script("pipelines")
 EVERY = [
@@ -89,6 +90,18 @@ def test_the_page_is_what_the_data_give_and_the_data_name_every_family() -> None
     told = {row["family"]: (row["pipeline"], row["makes"]) for row in found["checked"]}
     assert told == {name: (f.pipeline, f.modality) for name, f in FAMILIES.items()}
     assert all(set(row["checks"]) <= {"path", *CHECKS} for row in found["checked"])
+
+
+def test_the_command_line_lists_every_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
+    found = PAGE.json.loads(PAGE.DATA.read_text())
+    assert main(["list", "backbones", "--diffusers"]) == 0
+    told, lines = capsys.readouterr().out, len(found["checked"]) + len(found["read"])
+    assert len(told.strip().splitlines()) == lines + 3  # a sentence, an empty line, the head
+    assert "WanPipeline" in told and "not driven: it makes sound" in told
+    assert main(["list", "backbones", "--diffusers", "--json"]) == 0
+    assert PAGE.json.loads(capsys.readouterr().out) == found
+    assert main(["list", "rewards", "--diffusers"]) == 2
+    assert "expected --diffusers with the kind backbones, got rewards" in capsys.readouterr().err
 
 
 @pytest.mark.slow

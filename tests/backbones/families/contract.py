@@ -148,7 +148,7 @@ def ratio_is_one_at_shuffled_times(family: Family) -> None:
     backbone = Tiny(family.name)
     policy = Policy(backbone, rank=2, alpha=4, targets=targets(backbone))
     sampler, eta = ("dance_sde", 0.3) if backbone.path.kind == "flow" else ("ddim", 1.0)
-    times, cond = backbone.times(STEPS), conditions(family, backbone)
+    times, cond = backbone.times(STEPS + 1), conditions(family, backbone)
     plan = Plan(times, sampler, eta, 1, (0, 1), (0, 1))
     made = sample(policy, cond, draws(0, [("a",), ("b",)]), plan)
     row, step, at = [0, 1, 1, 0], torch.tensor([0, 1, 0, 1]), torch.tensor(times)
