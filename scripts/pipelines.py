@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "backbones"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "backbones")]
 
 DATA = ROOT / "vidrl" / "backbones" / "pipelines.json"
 PAGE = ROOT / "docs" / "pipelines.md"
@@ -197,7 +197,8 @@ def run(names: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
         path = driven(name).path
         broken = [f"   {check}: {told}" for check, told in results.items() if told != "yes"]
         print("\n".join([name, *broken]), flush=True)
-        yield name, {"path": f"{path.kind}, {path.predicts}", **results}
+        predicts = "" if path.predicts == path.kind else f", predicts {path.predicts}"
+        yield name, {"path": path.kind + predicts, **results}
 
 
 def _kept(keep: Any, family: Any) -> str:
@@ -239,7 +240,7 @@ def page(found: Mapping[str, Any]) -> str:
     promises = ";\n".join(f"- {name.replace('_', ' ')}" for name in CHECKS) + "."
     checked = [(row["family"], f"`{row['pipeline']}`", row["makes"], row["checks"].get("path", ""),
                 kept(row["checks"]), "no", "0") for row in found["checked"]]  # fmt: skip
-    head = ("family", "pipeline", "makes", "path, network predicts", "tiny weights",
+    head = ("family", "pipeline", "makes", "path", "tiny weights",
             "real weights", "lines of code")  # fmt: skip
     read = [(f"`{row['pipeline']}`", row["makes"], row["path"], row["call"], row["not"])
             for row in found["read"]]  # fmt: skip

@@ -65,7 +65,7 @@ class Switch:
     def _hollow_run(self, args: Any, kwargs: Any) -> Any:
         with torch.device("meta"):
             if self.hollow is None:
-                made = type(self.network).from_config(self.network.config)
+                made: Any = type(self.network).from_config(self.network.config)
                 self.hollow = nn.Module.to(made, self.network.dtype)  # diffusers' own `to` warns
             to_meta = lambda x: x.to("meta") if x.dim() else x  # noqa: E731
             args, kwargs = pytree.tree_map_only(Tensor, to_meta, (args, kwargs))
