@@ -107,7 +107,7 @@ def _unknown(table: Sequence[Entry], column: str) -> list[str]:
         for name, value in cells.items():
             if value is not None and name != column and not (is_file(name) or is_text(name)):
                 first.setdefault(name, where)
-    return [f"{where}: unknown column {name!r}: {plugin.nearest(name, USUAL)}; take the column out, "
+    return [f"{where}: unknown column {name!r}: {plugin.nearest(name, USUAL)}; take it out, "
             "or name it as the argument of the pipeline, which ends in image, video, mask or prompt"
             for name, where in first.items()]
 
