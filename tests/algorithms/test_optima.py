@@ -330,7 +330,9 @@ def test_d3po_ends_where_each_step_alone_explains_who_won_and_not_at_the_tilted_
     rounds = (lived(algorithm, rolled(algorithm, policy, 2048, 2, r), 2, r) for r in range(120))
     fit(algorithm, policy, rounds, 120, rate=0.02)
     found = (policy.weights["shift"].detach()[:5].double() * (chain.pull / chain.std)[:5, None] * 10) @ REWARD.double()
-    assert torch.allclose(found, c, rtol=0.08), (found, c)
+    assert torch.allclose(found, c, rtol=0, atol=0.04), (found, c)  # the noise of the last rounds
+    tilted = a * (found @ a) / (a @ a)  # the nearest of the tilted distributions
+    assert float((found - tilted).abs().max()) > 0.06, (found, tilted)
     assert (c / a).aminmax() == (pytest.approx(1.644, abs=1e-3), pytest.approx(2.082, abs=1e-3))
 
 
