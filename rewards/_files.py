@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._left_out import left_out
 from ._memory import MEMORY, is_out_of_memory, reason
 from ._pictures import numbered
 from ._plain import as_reward
@@ -61,8 +62,9 @@ def score_files(
     Yields for each clip `{"path", "fps", "size": [width, height], "frames", "value": {reward: number}, "parts":
     {reward: {part: number}}, "curve": {reward: [a number a frame]}, "note", "why"}`; a number that is not there is
     None, and `why` says the reason, or is None. `note` says what to know of the file, as that it was cut off or that
-    its frame rate varies, or is None. A file that cannot be read is a row with its reason, never left out.
-    `prompts` maps paths to what was asked for. `fps` is the rate of folders of numbered pictures, 8 if not given.
+    its frame rate varies, or that a composite leaves parts out of an image, or is None. A file that cannot be read is
+    a row with its reason, never left out. `prompts` maps paths to what was asked for. `fps` is the rate of folders of
+    numbered pictures, 8 if not given.
 
     `jobs` processes of one thread each score in the same order; a file that crashes its process or takes longer than
     `timeout` seconds is a row with its reason, and the rest goes on; so is one that needs more than `memory` bytes (4
@@ -86,8 +88,11 @@ def score_files(
 def row(facts: Mapping[str, Any], scores: Mapping[str, Score], i: int, whole: str | None = None) -> dict[str, Any]:
     """Clip `i` of scores as a row of `score_files`."""
     reasons = [f"{name}: {s.why[i]}" if len(scores) > 1 else s.why[i] for name, s in scores.items() if s.why[i]]
+    left = [f"{name}: {', '.join(out)} need more frames than an image has, and are left out"
+            for name, s in scores.items() if not s.why[i] and (out := left_out(s))]
     return {
         **facts,
+        "note": "; ".join([*filter(None, [facts.get("note")]), *left]) or None,
         "value": {name: _number(s.value[i]) for name, s in scores.items()},
         "parts": {name: {part: _number(p.value[i]) for part, p in s.parts.items()} for name, s in scores.items()},
         "curve": {name: None if s.frames is None else [_number(x) for x in s.frames[i]] for name, s in scores.items()},

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ._media import HEAD, is_animated, is_transport
-from ._pictures import IMAGES, numbered
+from ._pictures import IMAGES, is_still, numbered
 
 SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".gif", ".mpg", ".mpeg", ".m2v", ".vob", ".flv", ".f4v",
             ".wmv", ".asf", ".3gp", ".3g2", ".ogv", ".m2ts", ".mts", ".mxf", ".ts", ".y4m", ".h264", ".264", ".hevc",
@@ -23,11 +23,12 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     """Files as they are given, folders replaced by the clips in them, at any depth, in order of name.
 
     A clip is a video file by its suffix, an animated .webp or .png, or a folder that holds nothing but numbered
-    pictures of one film. A folder without any is itself given back.
+    pictures of one film. Of a folder without any, the images are clips of one frame; a folder without these is itself
+    given back.
     """
     for path in map(Path, paths):
         if path.is_dir():
-            yield from inside(path) or [path]
+            yield from inside(path) or stills(path) or [path]
         else:
             yield path
 
@@ -39,9 +40,14 @@ def inside(folder: Path) -> list[Path]:
     return sorted([*(file for file in files if is_clip(file)), *(home for home in homes if numbered(home))])
 
 
+def stills(folder: Path) -> list[Path]:
+    """The images of a folder, at any depth, in order of name; hidden files and folders do not count."""
+    return [file for file in _visible(folder) if is_still(file)]
+
+
 def left_out(folder: Path) -> list[Path]:
     """The files of a folder that look like media, and are no clip nor part of one, in order of name."""
-    clips = set(inside(folder))
+    clips = set(inside(folder)) or set(stills(folder))
     return [file for file in _visible(folder)
             if not clips & {file, file.parent} and file.suffix.lower() != ".ts" and _is_media(file)]  # fmt: skip
 

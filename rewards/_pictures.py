@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._media import Unreadable, cut_off
+from ._media import Unreadable, cut_off, is_animated
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BESIDE = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".db", ".ini")  # suffixes that may lie beside pictures
@@ -51,6 +51,22 @@ class Animation:
             yield _tensor([picture[..., 2::-1] for picture in found.frames])
 
 
+class Picture:
+    """A file of one picture as a film of one frame."""
+
+    name = "opencv"
+
+    def __init__(self, path: Path, check: Callable[[tuple[int, int]], None]) -> None:
+        self.path, self.check = path, check
+        found = picture(path, check)
+        self.size, self.times, self.stated, self.tick = (found.shape[1], found.shape[0]), [0.0], 1.0, 0.0
+        self.notes = list[str]()
+
+    def pieces(self, length: int) -> Iterator[Tensor]:
+        """The frame."""
+        yield _tensor([picture(self.path, self.check)])
+
+
 class Pictures:
     """A folder of numbered pictures as one film of `fps` frames a second."""
 
@@ -65,7 +81,8 @@ class Pictures:
         self.size = (first.shape[1], first.shape[0])
         self.times = [i / self.stated for i in range(len(self.files))]
         told = "as asked for" if fps else "as nothing says otherwise"
-        self.notes = [f"{len(self.files)} numbered pictures are one film of {self.stated:g} frames a second, {told}"]
+        self.notes = [f"{len(self.files)} numbered pictures are one film of {self.stated:g} frames a second, {told}; "
+                      "single images are told by their names, as FOLDER/*.png, or by a prompts.csv beside them"]
         missing = [last for first, last in pairwise(map(_number, self.files)) if last != first + 1]
         if missing:
             self.notes.append(f"pictures are missing before number {missing[0]}")
@@ -84,10 +101,16 @@ class Pictures:
         return found
 
 
+def is_still(path: Path) -> bool:
+    """Whether a file is one picture: by its suffix, and a .png or .webp if it holds no animation."""
+    return path.suffix.lower() in IMAGES and not (path.is_file() and is_animated(path))
+
+
 def numbered(folder: Path) -> list[Path]:
     """The pictures of a folder in order of number, where it holds nothing but pictures of one name and suffix that end
     in a number, two or more; else nothing. Hidden files do not count, and neither do the texts and tables beside them,
-    or what Windows puts there (Thumbs.db, desktop.ini)."""
+    or what Windows puts there (Thumbs.db, desktop.ini). Pictures that a table of prompts beside them names one by one
+    are images, and no film."""
     files = [file for file in folder.iterdir() if not file.name.startswith(".")]
     files = [file for file in files if file.suffix.lower() not in BESIDE]
     alike = {(file.suffix, re.sub(r"\d+$", "", file.stem)) for file in files}
@@ -95,7 +118,15 @@ def numbered(folder: Path) -> list[Path]:
     if not sound or files[0].suffix.lower() not in IMAGES or not all(file.is_file() for file in files):
         return []
     ordered = sorted(files, key=_number)
+    if _named_apart(folder, ordered[0].name):
+        return []
     return ordered if len(set(map(_number, ordered))) == len(ordered) else []
+
+
+def _named_apart(folder: Path, name: str) -> bool:
+    """Whether a table of prompts in the folder names a picture, as `vidrl sample` writes it of images."""
+    tables = [folder / f"prompts{suffix}" for suffix in (".csv", ".jsonl", ".tsv", ".json")]
+    return any(name.encode() in table.read_bytes() for table in tables if table.is_file())
 
 
 def picture(path: Path, check: Callable[[tuple[int, int]], None]) -> np.ndarray:

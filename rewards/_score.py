@@ -17,6 +17,7 @@ from torch import Tensor
 from ._samples import Samples
 
 SUPPORTS = ("frame", "pair", "prefix", "clip")
+STILL = "inapplicable to an image"  # how the reason begins why a reward that needs time does not score one frame
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._memory import TooLarge
-from .base import LONGEST, About, Reward, Samples, Score, finish, interleave, refusals, spread
+from .base import LONGEST, About, Reward, Samples, Score, finish, interleave, refusals, spread, too_short
 
 ENOUGH = 24  # small frames that a lane scores at a time
 HELD = 3 * 2**29  # bytes of frames that are held back until it shows how long a clip is
@@ -95,8 +95,8 @@ class Stream:
 
     def _score(self, name: str, reward: Reward, lanes: list[_Lane]) -> Score:
         why = self.why[name]
-        if why is None and self.seen <= reward.reach:
-            why = f"inapplicable: needs a clip of at least {reward.reach + 1} frames, got {self.seen}"
+        if why is None and self.seen < reward.needed:
+            why = too_short(reward.needed, self.seen)
         if why is not None:
             curve = torch.full((1, max(self.seen, 1)), torch.nan)
             return Score(curve[:, 0].clone(), curve, reward.support, why=[why])

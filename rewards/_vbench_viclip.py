@@ -41,7 +41,7 @@ class FitsPrompt(Reward):
         """The score of whole clips."""
         silent = "inapplicable: needs the prompt that the clip was made from, and got none"
         why = [reason or (None if prompt.strip() else silent)
-               for reason, prompt in zip(refusals(samples, 1, self.least_side), samples.prompts)]
+               for reason, prompt in zip(refusals(samples, self.needed, self.least_side), samples.prompts)]
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return nothing(samples, self.support, why)

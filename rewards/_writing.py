@@ -16,12 +16,14 @@ from ._reading import import_av
 from ._whole import replacing
 
 CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4"}
+STILL = ".png"
 FORMATS = {".mkv": "matroska"}  # where it is not the suffix
 
 
 def write(path: str | os.PathLike[str], video: Tensor, fps: float, lossless: bool = False) -> Path:
     """Write a clip (F, C, H, W), float in [0, 1] or uint8, C = 1 or 3, as .mp4, .mkv, .mov (H.264), .webm or .avi.
 
+    A clip of one frame may also be written as .png, which keeps every bit; `fps` says nothing of it.
     `lossless` keeps every bit (RGB H.264 or FFV1, which browsers do not play). The file appears whole or not at all.
     Raises ValueError for another shape, suffix or rate, ImportError without PyAV.
 
@@ -33,9 +35,29 @@ def write(path: str | os.PathLike[str], video: Tensor, fps: float, lossless: boo
     """
     path = Path(path)
     frames = _bytes(video, fps, path)
+    if path.suffix.lower() == STILL:
+        return _picture(path, frames)
     import_av()
     with replacing(path) as file:
         _encode(file, path.suffix.lower(), frames, fps, lossless)
+    return path
+
+
+def suffix(frames: int) -> str:
+    """The ending of the file that a clip of so many frames is written to.
+
+    >>> suffix(1), suffix(17)
+    ('.png', '.mp4')
+    """
+    return STILL if frames == 1 else ".mp4"
+
+
+def _picture(path: Path, frames: np.ndarray) -> Path:
+    """Write one frame (1, H, W, 3) as PNG."""
+    import cv2
+
+    with replacing(path) as file:
+        file.write(cv2.imencode(STILL, np.ascontiguousarray(frames[0, ..., ::-1]))[1].tobytes())
     return path
 
 
@@ -43,7 +65,10 @@ def _bytes(video: Tensor, fps: float, path: Path) -> np.ndarray:
     """Frames as uint8 (F, H, W, 3)."""
     if video.dim() != 4 or video.shape[1] not in (1, 3) or 0 in video.shape:
         raise ValueError(f"expected a clip (frames, 1 or 3 channels, height, width), got shape {tuple(video.shape)}")
-    if path.suffix.lower() not in CODECS:
+    if path.suffix.lower() == STILL and len(video) > 1:
+        raise ValueError(f"expected a clip of one frame for the picture {path.name!r}, got {len(video)} frames: name a "
+                         f"file ending in {', '.join(CODECS)}")
+    if path.suffix.lower() not in (*CODECS, STILL):
         raise ValueError(f"expected a file name ending in {', '.join(CODECS)}, got {path.name!r}")
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"expected fps to be a positive number, got {fps!r}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ._checks import check_samples
 from ._samples import About, Samples
-from ._score import Score, as_score
+from ._score import STILL, Score, as_score
 
 if TYPE_CHECKING:
     from .flow import Motion
@@ -54,6 +54,7 @@ class Reward(nn.Module):
     card: ClassVar[Card | None] = None
     support: ClassVar[str] = "frame"
     reach: ClassVar[int] = 0
+    least_frames: ClassVar[int] = 1  # frames below which it has no meaning, where these are more than reach + 1
     least_side: ClassVar[int] = 8
     rate: ClassVar[float | None] = None  # frames a second that it looks at, about; None: as they come
     lost: ClassVar[str] = LOST  # the reason where conclude() gives NaN
@@ -75,7 +76,7 @@ class Reward(nn.Module):
         return score
 
     def _maps(self, samples: Samples) -> dict[str, Tensor]:
-        why = refusals(samples, self.reach + 1, self.least_side)
+        why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return {}
@@ -107,7 +108,7 @@ class Reward(nn.Module):
 
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips."""
-        why = refusals(samples, self.reach + 1, self.least_side)
+        why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return nothing(samples, self.support, why)
@@ -135,6 +136,11 @@ class Reward(nn.Module):
         from ._stream import Single
 
         return Single(self, fps, prompt)
+
+    @property
+    def needed(self) -> int:
+        """The frames of the shortest clip that it can score; 1 where it scores images too."""
+        return max(self.reach + 1, self.least_frames)
 
     @property
     def streams(self) -> bool:
@@ -240,6 +246,16 @@ def nothing(samples: Samples, support: str, why: Sequence[str | None]) -> Score:
     return Score(curve[:, 0].clone(), curve, support, why=why)
 
 
+def too_short(least_frames: int, frames: int) -> str:
+    """Why a clip of so few frames cannot be scored; an image, which is a clip of one frame, has a reason of its own.
+
+    >>> too_short(3, 2), too_short(3, 1)
+    ('inapplicable: needs a clip of at least 3 frames, got 2',
+     'inapplicable to an image: needs a clip of at least 3 frames, got 1')
+    """
+    return f"{STILL if frames == 1 else 'inapplicable'}: needs a clip of at least {least_frames} frames, got {frames}"
+
+
 def refusals(samples: Samples, least_frames: int, least_side: int, first: int = 0) -> list[str | None]:
     """Why each clip cannot be scored, or None; "inapplicable" where the reward has no meaning for such a clip.
 
@@ -247,8 +263,7 @@ def refusals(samples: Samples, least_frames: int, least_side: int, first: int = 
     """
     frames, (height, width) = samples.video.shape[1], samples.video.shape[-2:]
     if frames < least_frames:
-        reason = f"inapplicable: needs a clip of at least {least_frames} frames, got {frames}"
-        return [reason] * len(samples)
+        return [too_short(least_frames, frames)] * len(samples)
     if min(height, width) < least_side:
         reason = f"inapplicable: needs frames of at least {least_side} x {least_side} pixels, got {height} x {width}"
         return [reason] * len(samples)

@@ -12,8 +12,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from ._left_out import reason, where
 from ._plain import as_reward
-from ._score import SUPPORTS, join
+from ._score import STILL, SUPPORTS, join
 from .base import Card, Reward, Samples, Score
 from .flow import SIZE
 
@@ -30,6 +31,10 @@ class Composite(Reward):
     `gates` a part: below this value the rest counts less and less: what the whole is above `floor` is multiplied by
     part / gate, so that no other part can pay for it. A clip is NaN where a part is, with the part's reason, but for
     parts named in `optional` that call themselves inapplicable to it: their weight goes to the others.
+
+    An image is a clip of one frame. Parts that need more frames are left out of it, and their weight does not go to
+    the others: the value is that of a composite of the other parts alone, so that the values of images compare with
+    each other. They do not compare with those of clips. `left_out` names the parts that were left out of a score.
 
     The curve of the composite is the same sum at each frame, so that its mean over time is the value. A part without
     curve, one with a band and a gate say nothing of single frames: what they add to the value, they add to every frame.
@@ -102,6 +107,12 @@ class Composite(Reward):
         return {f"{name}/{key}": drawn for name, maps in found.items() for key, drawn in maps.items()}
 
     @property
+    def needed(self) -> int:
+        """1 where a part that counts scores images; else the frames that all parts need."""
+        frames = [part.needed for name, part in self.parts.items() if self.weights[name]] or [1]
+        return 1 if min(frames) == 1 else max(frames)
+
+    @property
     def streams(self) -> bool:
         """Whether all parts can score a clip in pieces."""
         return _adds_up(self) and all(part.streams for part in self.parts.values())
@@ -115,9 +126,10 @@ class Composite(Reward):
 
     def combine(self, parts: Mapping[str, Score]) -> Score:
         """The composite of scores already made, one a part, of the same clips."""
-        absent = {name: self._absent(name, score) for name, score in parts.items()}
-        share = torch.stack([abs(self.weights[name]) * (~gone).double() for name, gone in absent.items()]).sum(0)
-        regain = sum(abs(w) for w in self.weights.values()) / share.clamp(min=1e-12)  # 1 where no part is left out
+        still = {name: where(score, STILL) for name, score in parts.items()}
+        absent = {name: still[name] | self._absent(name, score) for name, score in parts.items()}
+        share = self._share_of_weight(absent)
+        regain = self._share_of_weight(still) / share.clamp(min=1e-12)  # 1 where no optional part is left out
         shares = [self._share(name, score, absent[name]) for name, score in parts.items()]
         frames = length(parts)
         value = torch.stack([value for value, _ in shares]).sum(0)
@@ -127,7 +139,8 @@ class Composite(Reward):
         adds = {name: torch.stack([add, self._slope(name, score, absent[name])], 1) * regain[:, None].to(value)
                 for (name, score), (add, _) in zip(parts.items(), shares, strict=True)}  # fmt: skip
         slopes = {name: add[:, 1] * open_ for name, add in adds.items()}
-        why = [reason(parts, self.optional, i) for i in range(len(value))]
+        counted = {name: score for name, score in parts.items() if self.weights[name]}
+        why = [reason(parts, self.optional, i, counted) for i in range(len(value))]
         lost = torch.tensor([bool(reason) for reason in why], device=value.device) | (share == 0)
         value, curve = value.masked_fill(lost, math.nan), curve.masked_fill(lost[:, None], math.nan)
         support = widest(["clip" if score.frames is None else score.support for score in parts.values()])
@@ -136,8 +149,11 @@ class Composite(Reward):
 
     def _absent(self, name: str, score: Score) -> Tensor:
         """Where a part that may be left out calls itself inapplicable, (B,)."""
-        rows = [name in self.optional and str(why).startswith("inapplicable") for why in score.why]
-        return torch.tensor(rows, device=score.value.device)
+        return where(score, "inapplicable") & (name in self.optional)
+
+    def _share_of_weight(self, gone: Mapping[str, Tensor]) -> Tensor:
+        """The sum of the weights of the parts that are there, (B,), float64."""
+        return torch.stack([abs(self.weights[name]) * (~lost).double() for name, lost in gone.items()]).sum(0)
 
     def _share(self, name: str, score: Score, absent: Tensor) -> tuple[Tensor, Tensor]:
         """What a part adds: (B,) to the value, and (B, F) to the curve, or (B, 1) to each of its entries."""
@@ -237,18 +253,6 @@ def few(samples: Samples) -> Iterator[Samples]:
     shrunk = min(1.0, SIZE / min(height, width)) ** 2
     size = max(1, int(PIECE / (frames * channels * height * width * shrunk)))
     return iter([samples]) if size >= len(samples) else samples.pieces(size)
-
-
-def reason(parts: Mapping[str, Score], optional: Sequence[str], i: int) -> str | None:
-    """Why clip `i` has no composite: the first part that is not scored, unless it may be left out."""
-    reasons = [(name, score.why[i]) for name, score in parts.items() if score.why[i] is not None]
-    fatal = [(n, why) for n, why in reasons if not (n in optional and str(why).startswith("inapplicable"))]
-    left = fatal or (reasons if len(reasons) == len(parts) else [])
-    if not left:
-        return None
-    name, why = left[0]
-    kind, colon, rest = str(why).partition(": ")
-    return f"{kind}: {name}: {rest}" if colon else f"unscored: {name}: {why}"
 
 
 def default() -> Composite:

@@ -39,13 +39,14 @@ class Drift(Reward):
     range = (-12.0, 0.0)
     support = "prefix"
     reach = 0
+    least_frames = 2
     shrinks = True
     rate = 8.0
     card = Card(
         sees="Colour, light and detail that wander off from those of the first frame.",
         blind_to="Whether the change is meant: a sunset or a cut pays too. Compare equal prompts.",
         hacks="Freezing.",
-        input="At least 1 frame of 8 pixels.",
+        input="At least 2 frames of 8 pixels.",
     )
 
     def __init__(self, weight: float = 0.1, floor: float = 0.1, flow: str = "dis", flow_size: int = 192) -> None:

@@ -14,9 +14,9 @@ class FeatureConsistency(LearnedReward):
     """How alike the features of frames are to those `gap` seconds before and to the first frame's; 1 for a still.
 
     (1 - anchor) cos(z_t, z_{t-g}) + anchor cos(z_t, z_0) for t >= 1, with g = gap x fps frames, rounded, at least 1,
-    and the first frame where t < g. Frame 0 has nothing before it and shows the mean of the others; a single frame
-    scores 1. The fixed distance in time makes a clip score alike at any frame rate, where VBench (arXiv 2311.17982)
-    compares neighbouring frames, which flatters high ones. `encoder` is what `encoders.load` takes.
+    and the first frame where t < g. Frame 0 has nothing before it and shows the mean of the others. The fixed distance
+    in time makes a clip score alike at any frame rate, where VBench (arXiv 2311.17982) compares neighbouring frames,
+    which flatters high ones. `encoder` is what `encoders.load` takes.
 
     >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 4, 3, 32, 32)
     >>> FeatureConsistency.tiny()(Samples(still, [""], 8.0)).value.round(decimals=4)
@@ -25,6 +25,7 @@ class FeatureConsistency(LearnedReward):
 
     range = (-1.0, 1.0)
     support = "prefix"
+    least_frames = 2
     card = Card(
         sees="Whether the things and the scene stay what they were.",
         blind_to="Motion and its quality; changes that the network was trained to ignore, such as flicker.",
@@ -59,8 +60,6 @@ class FeatureConsistency(LearnedReward):
     def conclude(self, features: Tensor, about: About) -> Tensor:
         """One number a frame, (B, F)."""
         frames = features.shape[1]
-        if frames == 1:
-            return cosine(features, features)
         steps = max(1, round(self.gap * about.fps))
         before = (torch.arange(1, frames, device=features.device) - steps).clamp(min=0)
         rest = features[:, 1:]

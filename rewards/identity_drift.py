@@ -53,12 +53,13 @@ class IdentityDrift(Reward):
     lowered_by = ("cut", "dissolve", "zoom", "shake", "flicker", "noise", "fade", "drift", "reencode")
     range = (-2.0, 0.0)
     support = "prefix"
+    least_frames = 2
     card = Card(
         sees="Change of what the picture shows since the first frame: another thing, another place, lost detail.",
         blind_to="Small things, faces, what ImageNet's classes do not tell apart. It takes a turn of the head, "
         "a pan or a zoom for drift too: compare equal prompts.",
         hacks="Freezing: a frozen clip is perfect. Blurring from the first frame on, motion on the spot.",
-        input="At least 1 frame of 8 pixels. The first frame is taken for right.",
+        input="At least 2 frames of 8 pixels. The first frame is taken for right.",
         cost="50 ms a frame looked at, whatever its size: 200 ms a second of video.",
     )
 

@@ -42,13 +42,14 @@ class Loop(Reward):
     range = (-1.0, 0.0)
     support = "clip"
     reach = 0
+    least_frames = 2
     shrinks = True
     card = Card(
         sees="Segments that come again and clips played there and back, whatever their length.",
         blind_to="Loops that the prompt's words allow; a thing that comes back while the rest of the picture has "
         "changed; a loop longer than the clip.",
         hacks="Freezing; a slow drift of colour or of the camera under the loop.",
-        input="Any length; clips shorter than three times `gap` score 0.",
+        input="2 frames or more; clips shorter than three times `gap` score 0.",
         cost="0.3 ms a frame of 192 x 341, and F^2 differences of 768 numbers.",
     )
 

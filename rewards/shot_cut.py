@@ -36,6 +36,7 @@ class ShotCut(Reward):
     lowered_by = ("cut", "dissolve", "flicker")
     range = (-float("inf"), 0.0)
     support = "clip"
+    least_frames = 2
     card = Card(
         sees="Hard cuts, and dissolves at their middle; strong flicker of the whole picture is taken for cuts.",
         blind_to="Everything else: drift, noise, frozen or looped frames; whether the cut was asked for.",

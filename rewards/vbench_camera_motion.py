@@ -61,6 +61,7 @@ class VbenchCameraMotion(Reward):
     needs = ("cv2",)
     range = (0.0, 1.0)
     support = "clip"
+    least_frames = 2
     card = Card(
         sees="Where four points near the edges are in the last frame, against where they were in the first.",
         blind_to="Everything between the first frame and the last; speed; the centre of the picture.",
@@ -82,7 +83,8 @@ class VbenchCameraMotion(Reward):
 
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips."""
-        why, wanted = refusals(samples, 1, self.least_side), [asked(p) or self.target for p in samples.prompts]
+        why = refusals(samples, self.needed, self.least_side)
+        wanted = [asked(p) or self.target for p in samples.prompts]
         unasked = "inapplicable: the prompt names no camera motion such as 'camera pans left', and target is not given"
         why = [reason or (None if want else unasked) for reason, want in zip(why, wanted)]
         rows = [i for i, reason in enumerate(why) if reason is None]

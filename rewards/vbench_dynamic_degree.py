@@ -33,6 +33,7 @@ class VbenchDynamicDegree(Moving):
     learned = True
     range = (0.0, 1.0)
     support = "clip"
+    least_frames = 2
     card = Card(
         sees="Whether the fastest twentieth of the picture moves more than 2.3 % of the shorter side from sample to "
         "sample, about 19 % a second, in a quarter of the samples.",

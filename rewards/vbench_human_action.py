@@ -48,6 +48,7 @@ class VbenchHumanAction(Reward):
     extra = "learned"
     range = (0.0, 1.0)
     support = "clip"
+    least_frames = 2
     card = Card(
         sees="Whether 16 frames together look like the named action to a classifier of real films.",
         blind_to="How well the action is done; faults of the body; what else is there; actions beyond the 400.",
@@ -80,7 +81,7 @@ class VbenchHumanAction(Reward):
         silent = ("inapplicable: the prompt names no action of Kinetics-400, as 'A person is riding a bike' does, and "
                   "action is not given")
         why = [reason or (None if action else silent)
-               for reason, action in zip(refusals(samples, 1, self.least_side), wanted)]
+               for reason, action in zip(refusals(samples, self.needed, self.least_side), wanted)]
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return nothing(samples, self.support, why)

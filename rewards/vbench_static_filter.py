@@ -33,6 +33,7 @@ class VbenchStaticFilter(Moving):
     learned = True
     range = (0.0, 1.0)
     support = "clip"
+    least_frames = 2
     card = Card(
         sees="Whether the fastest fiftieth of the picture stays within 1.2 % of the shorter side from frame to frame.",
         blind_to="Everything beyond yes or no; light that changes on a still scene.",

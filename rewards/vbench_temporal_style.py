@@ -34,6 +34,7 @@ class VbenchTemporalStyle(FitsPrompt):
     extra = "learned"
     range = (-1.0, 1.0)
     support = "clip"
+    least_frames = 2
     card = Card(
         sees="Whether 8 frames together show what the prompt names, its camera motion or speed among other things.",
         blind_to="Most of the motion itself: no speed or direction is measured; what happens between the 8 frames.",

@@ -21,11 +21,11 @@ from ._decord import Decord
 from ._finding import SUFFIXES, find
 from ._media import Unreadable, cut_off, instead_of_file, is_animated, kind, words
 from ._memory import TooLarge, is_out_of_memory
-from ._pictures import Animation, Pictures
+from ._pictures import Animation, Picture, Pictures, is_still
 from ._reading import PyAV, import_av
-from ._writing import write
+from ._writing import suffix, write
 
-__all__ = ["SUFFIXES", "Film", "Unreadable", "Video", "find", "rate", "read", "write"]
+__all__ = ["SUFFIXES", "Film", "Unreadable", "Video", "find", "rate", "read", "suffix", "write"]
 PIECE = 32  # frames, at most
 BUDGET = 2**28  # bytes of a piece: large frames come in shorter pieces
 LARGEST = 2**25  # pixels of a frame: 8K, 7680 x 4320, has a little less
@@ -50,7 +50,8 @@ class Video:
 
     Its frames are those that ffmpeg shows of its first video stream, in number, order, time and orientation. PyAV opens
     it; decord does where PyAV is not installed, and refuses the files that it does not read exactly. A folder of
-    numbered pictures is a film of `fps` frames a second, 8 where none is given. `notes` say what to know of the file,
+    numbered pictures is a film of `fps` frames a second, 8 where none is given; a single picture is a film of one
+    frame. `notes` say what to know of the file,
     as that it was cut off. Raises FileNotFoundError, or Unreadable with the reason; nothing is decoded of a file whose
     frames are larger than 8K.
     """
@@ -186,6 +187,8 @@ def _open(path: Path, fps: float | None) -> Source:
 
 
 def _reader(path: Path) -> Callable[[Path, Callable[[tuple[int, int]], None]], Source]:
+    if is_still(path):
+        return Picture
     if kind(path) == "webp" and is_animated(path):
         return Animation
     try:

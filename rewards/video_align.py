@@ -85,7 +85,7 @@ class VideoAlign(Reward):
 
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips, with its three parts."""
-        why = refusals(samples, self.reach + 1, self.least_side)
+        why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return nothing(samples, self.support, why)

@@ -72,6 +72,11 @@ class WmReward(LearnedReward):
         return reward
 
     @property
+    def needed(self) -> int:
+        """The frames of a window."""
+        return self.window
+
+    @property
     def streams(self) -> bool:
         """Never: where its frames lie depends on the length of the clip."""
         return False
@@ -79,7 +84,7 @@ class WmReward(LearnedReward):
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips."""
         frames = samples.video.shape[1]
-        why = refusals(samples, self.window, self.least_side)
+        why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return nothing(samples, self.support, why)

@@ -67,9 +67,10 @@ installed. A function `fn(video, prompts, fps)` is taken too. A class of yours m
 ## All rewards
 
 In the tables, *in pieces* says that a clip of any length is scored in constant memory, *gradients* that they reach the
-pixels. They are right with the flow held fixed: they go through the colours of the frames that the flow warps, not
-through the flow. Difference quotients (R(x + h d) − R(x − h d)) / 2h are no test of them: with OpenCV's flow they grow
-as h falls, because this flow jumps, and with `flow = "torch"` they converge to the derivative through the flow
+pixels, *images* that a clip of one frame is scored ([images.md](images.md)). Gradients are right with the flow held
+fixed: they go through the colours of the frames that the flow warps, not through the flow. Difference quotients
+(R(x + h d) − R(x − h d)) / 2h are no test of them: with OpenCV's flow they grow as h falls, because this flow jumps,
+and with `flow = "torch"` they converge to the derivative through the flow
 ([flow_gradient.md](../benchmarks/results/flow_gradient.md), `python benchmarks/studies/flow_gradient.py`).
 """
 KINDS = {
@@ -115,20 +116,26 @@ def _bare(name: str) -> str:
 
 
 def _table(rows: Iterable[dict[str, Any]]) -> str:
-    lines = ["| reward | what it sees | in pieces | gradients |", "|---|---|---|---|"]
+    lines = ["| reward | what it sees | in pieces | gradients | images |", "|---|---|---|---|---|"]
     for row in rows:
         link = f"[{row['name']}](#{row['name']})"
-        told = [link, row["summary"].replace("|", "\\|"), _yes(streams(row)), _yes(row["facts"]["differentiable"])]
+        told = [link, row["summary"].replace("|", "\\|"), _yes(streams(row)), _yes(row["facts"]["differentiable"]),
+                _yes(shell(row).needed == 1)]
         lines.append(f"| {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
 
 
 def streams(row: dict[str, Any]) -> bool:
-    """Whether a reward of default options scores in pieces, asked of an instance that holds nothing but them."""
+    """Whether a reward of default options scores in pieces."""
+    return bool(shell(row).streams)
+
+
+def shell(row: dict[str, Any]) -> Any:
+    """An instance that holds nothing but the default options."""
     cls = plugin.find("rewards", row["name"])
-    shell = cls.__new__(cls)
-    shell.__dict__.update({"frames": 0} | {option["name"]: option.get("default") for option in row["options"]})
-    return bool(shell.streams)
+    made = cls.__new__(cls)
+    made.__dict__.update({"frames": 0} | {option["name"]: option.get("default") for option in row["options"]})
+    return made
 
 
 def _entry(row: dict[str, Any]) -> str:

@@ -156,3 +156,16 @@ def test_identity_counts_the_frames_that_show_another_thing(what: str, moving: l
     clip[6:12] = swap[6:12]
     assert read(render(scene, seed=3).video).identity == 1.0
     assert read(clip).identity == pytest.approx(11 / 17)
+
+
+def test_an_image_shows_shape_and_colour_and_no_motion() -> None:
+    which = scenes("held_out", 64)
+    made = [render(scene, 64, 1, seed=i) for i, scene in enumerate(which)]
+    video, captions = torch.stack([clip.video for clip in made]), [clip.caption for clip in made]
+    verdict = verify(video, captions)
+    assert verdict.motion is None and verdict.identity.isnan().all()
+    assert verdict.all.float().mean() >= 0.98 and torch.equal(verdict.all, verdict.shape & verdict.colour)
+    others = [replace(scene, colour="red" if scene.colour != "red" else "blue") for scene in which]
+    wrong = verify(video, [scene.caption for scene in others])
+    assert not wrong.colour.any() and not wrong.all.any() and wrong.shape.float().mean() >= 0.98
+    assert read(torch.full((1, 3, 32, 32), 0.5)).shape is None

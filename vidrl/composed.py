@@ -156,7 +156,8 @@ def segment_scores(score: Score, spans: list[Span]) -> Tensor:
 
 def shares_of(score: Score) -> dict[str, float]:
     """The share of each part in a composite, with the sign of its slope. Raises ValueError where that changes sign."""
-    total, made = sum(abs(weight) for weight in score.weights.values()), {}
+    scored = [name for name in score.weights if bool(score.parts[name].value.isfinite().any())]
+    total, made = sum(abs(score.weights[name]) for name in scored), {}  # parts left out of images have no share
     for name, weight in score.weights.items():
         value = score.parts[name].value
         signs = score.slopes.get(name, torch.full_like(value, weight))[value.isfinite()].sign()

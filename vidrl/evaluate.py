@@ -24,6 +24,7 @@ from vidrl.inference.means import NO_LIMITS, interval, of_differences
 from vidrl.pieces import out_of_memory, release
 from vidrl.rewards import Reward, Samples, Score, _parts, _whole
 from vidrl.rewards import load as load_reward
+from vidrl.rewards._left_out import left_out
 from vidrl.rewards._score import join
 
 Measures = dict[str, np.ndarray]
@@ -181,8 +182,9 @@ def measure(score: Score, samples: Samples, captions: bool) -> Measures:
 
 
 def rewarded(score: Score) -> Measures:
-    """The measures of each clip that its score gives: the reward, its parts, and whether it is unscored."""
-    values = {"composite": score.value} | {name: part.value for name, part in score.parts.items()}
+    """The measures of each clip that its score gives: the reward, its parts but `left_out`, whether it is unscored."""
+    still = left_out(score)
+    values = {"composite": score.value} | {name: part.value for name, part in score.parts.items() if name not in still}
     return _arrays(values | {"unscored_share": score.value.isnan().float()})
 
 
@@ -218,8 +220,9 @@ def are_captions(prompts: Sequence[str]) -> bool:
 
 def _verifier(samples: Samples) -> Measures:
     seen = verifier.verify(samples.frames, list(samples.prompts), samples.fps)
-    read = {"": seen.all, "_shape": seen.shape, "_colour": seen.colour, "_motion": seen.motion}
-    named = {f"verifier{name}": value for name, value in read.items()} | {"identity": seen.identity}
+    named = {"verifier": seen.all, "verifier_shape": seen.shape, "verifier_colour": seen.colour}
+    if seen.motion is not None:
+        named |= {"verifier_motion": seen.motion, "identity": seen.identity}
     return {name: value.double().numpy() for name, value in named.items()}
 
 
@@ -283,8 +286,7 @@ def compare(before: Measures, after: Measures) -> dict[str, dict[str, Any]]:
         >>> row["difference"], row["low"], row["high"], row["note"]
         (0.5, None, None, 'an interval needs 6 clips, and there are 2')
     """
-    names = [name for name in before if name in after]
-    rows = {name: _compared(before[name], after[name], _limits(name)) for name in names}
+    rows = {name: _compared(before[name], after[name], _limits(name)) for name in before if name in after}
     if (drift := rows.get("weight_drift", {})).get("n"):
         drift |= {"low": drift["difference"], "high": drift["difference"], "note": ""}
     return {name: row for name, row in rows.items() if row["n"]}

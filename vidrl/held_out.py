@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import evaluate
+from vidrl import evaluate, stills
 from vidrl.backbones.base import PromptCache
 from vidrl.parallel import Workers
 from vidrl.pieces import Pieces, pieces
@@ -44,12 +44,16 @@ class HeldOut:
         self.shares = {n: workers.share(n, even=False) for n in (len(prompts), self.few)}
         self.captions = evaluate.are_captions(prompts)  # of all of them: processes must agree on what is measured
 
-    def names(self) -> list[str]:
-        """The measures of an evaluation; empty where the reward does not tell its parts before it scores a clip."""
+    def names(self, images: bool = False) -> list[str]:
+        """The measures of an evaluation, of `images` those that need no time.
+
+        Empty where the reward does not tell its parts before it scores a clip.
+        """
         parts = getattr(self.reward, "parts", None)
         read = [f"verifier{one}" for one in ("", "_shape", "_colour", "_motion")] + ["identity"]
         own = ["composite", "unscored_share", "exposure", "diversity", "weight_drift", *(read if self.captions else ())]
-        return [] if parts is None else [*own, *parts]
+        timed = {*stills.ACROSS, *stills.timed(self.reward)} if images else ()
+        return [] if parts is None else [name for name in (*own, *parts) if name not in timed]
 
     def measure(
         self, policy: Policy, weights: str, batch: Pieces | int, all_prompts: bool = True

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vidrl import checkpoint, config, evaluate, prompts, resume
+from vidrl import checkpoint, config, evaluate, prompts, resume, stills
 from vidrl.algorithms.base import Algorithm
 from vidrl.backbones.base import Denoiser
 from vidrl.broadcast import from_main, unlike, unseen
@@ -59,6 +59,8 @@ class Lookback:
         idle = unread(self.recipe, self.algorithm, self.reward)
         notes = [*unused(self.recipe.policy, self.policy.lora), *written, *idle, *self.files.notes] + prompts.notes(
             "" if self.files.source else data.prompts, data.held_out, data.held_out_n, self.prompts)
+        told = stills.check(self.held_out.reward, ()) if stills.makes_images(self.backbone.frame_map) else ""
+        notes += [told] if told else []
         trained = f"data.{self.files.source or 'prompts'}"
         for name, asked in ((trained, self.prompts), ("data.held_out", self.held_out.prompts)):
             cut = self.backbone.truncated(asked)
@@ -72,10 +74,14 @@ class Lookback:
     def _check_measured(self) -> None:
         """Raise ValueError, before any clip is made, for the band of a measure that no evaluation has.
 
-        And where the backbone does not read what goes with the prompts, or lacks what it needs.
+        And where the backbone does not read what goes with the prompts, or lacks what it needs; of one that makes
+        images, also for a reward that scores no image.
         """
         self.backbone.check_prompts([*self.prompts, *self.held_out.prompts])
-        known = dict.fromkeys(self.held_out.names(), 0.0)
+        images = stills.makes_images(self.backbone.frame_map)
+        if images:
+            stills.check(self.held_out.reward, self.recipe.guard.bands)
+        known = dict.fromkeys(self.held_out.names(images), 0.0)
         if known:
             unknown = {name: (-1.0, 1.0) for name in self.recipe.guard.bands if name not in known}
             evaluate.outside(unknown, known, known)

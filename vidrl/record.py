@@ -27,6 +27,7 @@ from vidrl.credit import group_std
 from vidrl.extras import install
 from vidrl.influence import Influence
 from vidrl.rewards import Samples, Score
+from vidrl.rewards._left_out import left_out
 from vidrl.rollout import Plan
 from vidrl.scored import Scored
 from vidrl.segments import Span, frame_spans
@@ -62,7 +63,7 @@ class Record:
         for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl"):
             checkpoint.cut_back(self.folder / name, round)
         (self.folder / "progress.json").unlink(missing_ok=True)
-        for path in (self.folder / "clips").rglob(f"{checkpoint.PARTIAL}*.mp4"):  # the clip being written at a kill
+        for path in (self.folder / "clips").rglob(f"{checkpoint.PARTIAL}*"):  # the clip being written at a kill
             path.unlink(missing_ok=True)
         for path in (self.folder / "checkpoints").glob("[0-9]*"):
             if int(path.name[:6]) > round:  # whole, but the run was killed before `latest` named it
@@ -132,20 +133,21 @@ class Record:
 
     @_written("the clips")
     def clips(self, kind: str, samples: Samples | None, score: Score, n: int) -> None:
-        """The first n clips as mp4 under clips/`kind`, their scores and curves beside them."""
+        """The first n clips as mp4, images as png, under clips/`kind`, their scores and curves beside them."""
         if not self.active:
             return
         rows = [] if samples is None else [
-            self._clip(kind, f"{i:04d}.mp4", samples.video[i], samples.prompts[i], samples.fps, score, i)
+            self._clip(kind, f"{i:04d}", samples.video[i], samples.prompts[i], samples.fps, score, i)
             for i in range(min(n, len(samples)))]
         checkpoint.write_text(self.folder / "clips" / f"{kind}.json", json.dumps(rows, indent=1))
 
     def _clip(
-        self, kind: str, name: str, clip: Tensor, prompt: str, fps: float, score: Score, i: int
+        self, kind: str, stem: str, clip: Tensor, prompt: str, fps: float, score: Score, i: int
     ) -> dict[str, Any]:
-        """Write clip i of a score as mp4; its row."""
+        """Write clip i of a score as mp4, an image as png; its row."""
         from vidrl.rewards import video
 
+        name = f"{stem}{video.suffix(len(clip))}"
         path = self.folder / "clips" / kind / name
         path.parent.mkdir(parents=True, exist_ok=True)
         video.write(path, clip.cpu(), fps)
@@ -170,8 +172,8 @@ class Record:
             return
         score, prompts, spans, rows = scored.score, scored.prompts, frame_spans(frame_map, plan.segments), []
         for name, i in zip(("best", "worst"), extremes(score.value), strict=True):
-            row = self._clip("train", f"{name}.mp4", scored.clips[i], prompts[i], scored.fps, score, i)
-            where = {"segments": list(spans), "file": f"clips/train/{name}.mp4", **_credited(advantage[i], plan)}
+            row = self._clip("train", name, scored.clips[i], prompts[i], scored.fps, score, i)
+            where = {"segments": list(spans), "file": f"clips/train/{row['file']}", **_credited(advantage[i], plan)}
             rows.append(row | where | {"curve": row["curves"].get("composite")} | _beside(prompts, score, i))
         checkpoint.write_text(self.folder / "credit.json", json.dumps(rows, indent=1))
         if known is not None and known.fits(score) and not (self.folder / "influence.json").exists():
@@ -292,7 +294,8 @@ def summarise(score: Score, group: Tensor) -> dict[str, Any]:
 
     Groups of one clip have no spread: the std within groups and the zero-variance share are then left out.
     """
-    parts = {name: _spread(part.value, group) for name, part in score.parts.items()}
+    still = left_out(score)
+    parts = {name: _spread(part.value, group) for name, part in score.parts.items() if name not in still}
     row = {"reward": _spread(score.value, group), "parts": parts,
            "unscored_share": float(score.value.isnan().float().mean())}  # fmt: skip
     tied = group_std(score.value, group).nan_to_num(0) < 1e-6

@@ -56,8 +56,8 @@ class Run:
         return [name for name in last if name in self.held_out]
 
     def clip(self, *names: str) -> Path | None:
-        """The file of a clip in the run folder; None where there is none, or something else than an .mp4."""
-        return self._file("mp4", *names)
+        """The file of a clip in the run folder, an .mp4, or of an image, a .png; None where there is none of these."""
+        return self._file("mp4", *names) or self.picture(*names)
 
     def picture(self, *names: str) -> Path | None:
         """The file of a picture in the run folder; None where there is none, or something else than a .png."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import pi
+from math import nan, pi
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ class Reading:
     """What the verifier saw in one clip; None where it saw no object in most frames.
 
     `identity` in [0, 1] is the share of frames that show the object with the clip's own usual shape and colour: what
-    pops, morphs or changes colour midway has less.
+    pops, morphs or changes colour midway has less. An image, a clip of one frame, has no motion (None), and `identity`
+    compares frames with each other, so that it says nothing of an image (NaN).
     """
 
     shape: str | None
@@ -42,16 +43,20 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which words of each caption the clip fulfils, bool tensors (B,), and `Reading.identity`, float (B,)."""
+    """Which words of each caption the clip fulfils, bool tensors (B,), and `Reading.identity`, float (B,).
+
+    Of images, `motion` is None, because one frame shows none, `all` is shape and colour, and `identity` is NaN.
+    """
 
     shape: Tensor
     colour: Tensor
-    motion: Tensor
+    motion: Tensor | None
     identity: Tensor
 
     @property
     def all(self) -> Tensor:
-        return self.shape & self.colour & self.motion
+        both = self.shape & self.colour
+        return both if self.motion is None else both & self.motion
 
 
 def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
@@ -69,26 +74,33 @@ def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
     words = ("shape", "colour", "motion")
     rows = [[getattr(a, k) == getattr(b, k) for k in words] for a, b in zip(seen, said, strict=True)]
     shape, colour, motion = torch.tensor(rows).reshape(-1, 3).T
-    return Verdict(shape, colour, motion, torch.tensor([reading.identity for reading in seen]))
+    still = video.shape[1] == 1
+    return Verdict(shape, colour, None if still else motion, torch.tensor([reading.identity for reading in seen]))
 
 
 def read(video: Tensor, fps: float = 8.0) -> Reading:
-    """Shape, colour and motion of the object in one clip (F, 3, H, W) in [0, 1]."""
+    """Shape, colour and motion of the object in one clip (F, 3, H, W) in [0, 1].
+
+    Example:
+        >>> read(world.render(world.Scene("cross", "blue", "rest")).video[:1])  # an image
+        Reading(shape='cross', colour='blue', motion=None, identity=nan)
+    """
     video = video.detach().float().cpu()
     mask = object_mask(video)
     area = mask.mean((1, 2))
     seen = (area > _AREA[0]) & (area < _AREA[1]) & (_sprawl(mask, area) < _SPRAWL)
-    if seen.sum() < 2:
-        return Reading(None, None, None)
+    still = len(video) == 1
+    if seen.sum() < (1 if still else 2):
+        return Reading(None, None, None, nan if still else 0.0)
     centre = centroid(mask)
     shapes, colours = _shapes(mask[seen], centre[seen], area[seen]), _colours(video[seen], mask[seen])
     usual = (shapes.argmax(1) == shapes.argmax(1).mode().values) & (colours == colours.mode().values)
-    identity = int(usual.sum()) / len(video)
+    identity = nan if still else int(usual.sum()) / len(video)
     if seen.float().mean() < 0.75:
         return Reading(None, None, None, identity)
     shape = world.SHAPES[int(shapes.mean(0).argmax())] if shapes.mean(0).amax() > _MIN_SCORE else None
     colour = list(world.COLOURS)[int(colours.mode().values)]
-    return Reading(shape, colour, _motion(centre, area, seen, fps), identity)
+    return Reading(shape, colour, None if still else _motion(centre, area, seen, fps), identity)
 
 
 def object_mask(video: Tensor) -> Tensor:

@@ -117,10 +117,57 @@ def test_the_support_is_the_widest_and_facts_are_the_parts():
     assert not default().differentiable and default().needs == ("cv2",) and default().support == "prefix"
 
 
-def test_an_image_is_inapplicable_to_the_default():
-    score = default()(Samples(torch.rand(1, 1, 3, 32, 32), ["a circle"], 8.0))
-    assert score.value.isnan().all() and score.why[0].startswith("inapplicable: motion_consistency")
-    assert torch.isfinite(score.parts["frame_quality"].value).all()
+IMAGES = Samples(torch.rand(3, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ["a circle"] * 3, 8.0)
+LEFT = "inapplicable to an image: needs a clip of at least 3 frames, got 1"
+
+
+def test_of_an_image_the_default_is_its_parts_that_score_one_frame():
+    from vidrl.rewards._left_out import left_out
+    from vidrl.rewards.frame_quality import FrameQuality
+
+    score = default()(IMAGES)
+    alone = Composite({"frame_quality": FrameQuality(log=True)}, {"frame_quality": 1.8}, {"frame_quality": (-1.0, 0.4)})
+    assert torch.equal(score.value, alone(IMAGES).value) and score.why == [None] * 3
+    assert set(left_out(score)) == set(score.parts) - {"frame_quality"}
+    assert all(score.parts[name].value.isnan().all() for name in left_out(score))
+    assert default().needed == 1 and default()(Samples(torch.rand(1, 2, 3, 32, 32), [""], 8.0)).value.isnan().all()
+
+
+def test_parts_left_out_of_images_give_their_weight_to_nobody():
+    class Still(Fixed):
+        def forward(self, samples):
+            return Score(self.values.clone(), None, "clip", why=self.why)
+
+    flicker = Still(math.nan, math.nan, math.nan, why=(LEFT,) * 3)
+    words = Still(5.0, math.nan, 5.0, why=(None, "inapplicable: no prompt", None))
+    parts = {"a": Still(1.0, 2.0, 3.0), "words": words, "flicker": flicker}
+    score = Composite(parts, {"a": 2.0, "words": 1.0, "flicker": 4.0}, optional=("words",))(IMAGES)
+    assert score.value.tolist() == [7.0, 6.0, 11.0]  # of the second, 2 * 2 * (2 + 1) / 2: only `words` is given back
+    assert score.slopes["flicker"].tolist() == [0.0] * 3
+    broken = Still(math.nan, 1.0, 1.0, why=("unscored: NaN in frame 0", None, None))
+    score = Composite({"a": broken, "flicker": flicker})(IMAGES)
+    assert score.value.isnan().tolist() == [True, False, False] and score.why[0] == "unscored: a: NaN in frame 0"
+
+
+def test_an_image_of_which_no_part_is_left_has_no_value():
+    from vidrl.rewards.flicker import Flicker
+    from vidrl.rewards.frame_quality import FrameQuality
+    from vidrl.rewards.jerk import Jerk
+
+    whole = Composite({"jerk": Jerk(), "flicker": Flicker()})
+    assert whole.needed == 4 and whole(IMAGES).value.isnan().all()
+    assert whole(IMAGES).why[0] == (
+        "inapplicable to an image: all parts that count need more than one frame: jerk, flicker")
+    watched = Composite({"jerk": Jerk(), "frame_quality": FrameQuality()}, {"frame_quality": 0.0})
+    assert watched(IMAGES).value.isnan().all() and watched(IMAGES).why[0].startswith("inapplicable to an image: jerk")
+    outer = Composite({"inner": whole, "frame_quality": FrameQuality()})
+    assert torch.equal(outer(IMAGES).value, FrameQuality()(IMAGES).value)
+
+
+def test_a_stream_of_one_frame_is_an_image():
+    stream = default().stream(8.0)
+    stream.update(IMAGES.video[0])
+    torch.testing.assert_close(stream.result().value, default()(IMAGES).value[:1])
 
 
 def test_maps_of_the_parts_are_handed_on():

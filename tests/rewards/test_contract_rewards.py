@@ -124,11 +124,25 @@ def test_nan_is_not_scored_and_the_others_are(reward):
 def test_too_short_and_too_small_say_so(reward):
     tiny = reward(Samples(torch.rand(1, 8, 3, 3, 3), [""], 8.0))
     assert tiny.value.isnan().all() and tiny.why[0].startswith("inapplicable") and "3 x 3" in tiny.why[0]
-    image = reward(Samples(clips()[:1, :1], [SCENES[0].caption], 8.0))
-    if reward.reach:
-        assert image.value.isnan().all() and "got 1" in image.why[0]
-    else:
-        assert torch.isfinite(image.value).all()
+    few = reward.needed - 1
+    if few > 1:
+        short = reward(Samples(clips()[:1, :few], [SCENES[0].caption], 8.0))
+        assert short.value.isnan().all() and f"got {few}" in short.why[0]
+
+
+ALIKE = {"Vmaf"}  # which compares with a reference, and has here the clip itself
+
+
+def test_an_image_is_scored_by_what_is_in_it_or_not_at_all(reward):
+    """A number that is the same for every image is no score of an image: such a reward needs more frames."""
+    first, second = (samples(video[:, :1]) for video in (clips(size=64), torch.rand(3, 5, 3, 64, 64)))
+    score = reward(first)
+    if reward.needed > 1:
+        assert score.value.isnan().all() and score.frames.isnan().all()
+        assert all(why.startswith("inapplicable to an image") and "got 1" in why for why in score.why)
+        return
+    assert torch.isfinite(score.value).all() and score.frames.shape == (3, 1)
+    assert not torch.equal(score.value, reward(second).value) or type(reward).__name__ in ALIKE
 
 
 def test_maps_come_on_request_and_fit_the_clip(reward):

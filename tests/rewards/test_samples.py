@@ -101,7 +101,9 @@ def test_what_is_not_finite_is_the_clips_own_fault(fault):
 
 def test_one_frame_is_no_clip_to_what_needs_two():
     score = Flicker()(Samples(VIDEO[:, :1], ["", ""], 8.0))
-    assert score.why == ["inapplicable: needs a clip of at least 3 frames, got 1"] * 2
+    assert score.why == ["inapplicable to an image: needs a clip of at least 3 frames, got 1"] * 2
+    assert Flicker()(Samples(VIDEO[:, :2], ["", ""], 8.0)).why[0] == (
+        "inapplicable: needs a clip of at least 3 frames, got 2")
     assert torch.isnan(score.value).all()
 
 

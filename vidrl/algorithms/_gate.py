@@ -44,8 +44,8 @@ def uncertainty(score: Score) -> Tensor:
         >>> uncertainty(Score(torch.tensor([9.0, 2.0, 4.0]), parts=parts))  # only part a likes the first clip
         tensor([ 0.5000, -0.2500, -0.2500])
     """
-    said = [score.adds[name][:, 0] if score.weights.get(name) and name in score.adds else part.value
-            for name, part in score.parts.items()]
+    said = [score.adds[name][:, 0].masked_fill(part.value.isnan(), torch.nan)  # it adds nothing, and has no say either
+            if score.weights.get(name) and name in score.adds else part.value for name, part in score.parts.items()]
     return win_rate(score.value) - torch.stack([win_rate(one) for one in said]).nanmean(0)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vidrl.audit import checks as checking
 from vidrl.audit.clips import Clip, Left
-from vidrl.audit.hacks import NULL, STRENGTHS, Hack, choose
+from vidrl.audit.hacks import NULL, STRENGTHS, Hack, choose, of_images
 from vidrl.audit.memory import Growth
 from vidrl.audit.report import Null, Report, Row
 from vidrl.audit.scoring import Scorer, Values
@@ -29,13 +29,19 @@ def run(reward: Any, clips: Sequence[Clip], hacks: Sequence[str] | None = None,
         batch: int = 0) -> Report:
     """Audit a reward, or any callable fn(video, prompts, fps), on clips; see `Report` for what comes of it.
 
+    Of images, which are clips of one frame, the hacks that need time and the check of frame rates are left out, and
+    `Report.left` says so.
+
     Raises RuntimeError where the reward fails on all of the untouched clips, ValueError for an unknown hack, a
-    strength that is not above 0, or no clips.
+    strength that is not above 0, no clips, or images among clips.
     """
-    _check(clips, strengths)
+    images = _check(clips, strengths)
     start, scorer, chosen = time.perf_counter(), Scorer(reward, device, batch), choose(list(hacks or []))
+    chosen, timed = of_images(chosen) if images else (chosen, [])
+    tried = [check for check in checking.ALL if not (images and check is checking.rate)]
+    left = [*left, *(Left(f"hack {one}", "needs more than one frame, and the clips are images") for one in timed)]
     plan = [(hack, s) for hack in chosen for s in (sorted(strengths) if hack.graded else [max(strengths)])]
-    steps = _Steps(len(plan) + len(NULLS) + 1 + (len(checking.ALL) if checks else 0), progress)
+    steps = _Steps(len(plan) + len(NULLS) + 1 + (len(tried) if checks else 0), progress)
     with Growth(scorer.device) as growth:
         clean, why = scorer(clips, strict=True)
     scorer.grown = growth.bytes
@@ -44,10 +50,10 @@ def run(reward: Any, clips: Sequence[Clip], hacks: Sequence[str] | None = None,
     rows = [_row(scorer, clips, clean, null, hack, s, seed, steps) for hack, s in plan]
     cost = scorer.seconds / max(scorer.clips, 1)
     found = checking.ties(rows, null) if checks else []
-    found += [steps.done(check.__name__.strip("_"), check(scorer, clips, clean, null)) for check in checking.ALL] \
+    found += [steps.done(check.__name__.strip("_"), check(scorer, clips, clean, null)) for check in tried] \
         if checks else []
     return Report(name or _called(scorer.reward), list(clips), clean, why, null, rows, found, max_wins,
-                  list(left), getattr(scorer.reward, "card", None), cost, time.perf_counter() - start, seed)
+                  left, getattr(scorer.reward, "card", None), cost, time.perf_counter() - start, seed)
 
 
 def change(scorer: Scorer, clips: Sequence[Clip], clean: Values, name: str, strength: float, seed: int,
@@ -92,8 +98,15 @@ def _called(reward: Any) -> str:
     return getattr(reward, "name", "") or type(reward).__name__
 
 
-def _check(clips: Sequence[Clip], strengths: Sequence[float]) -> None:
+def _check(clips: Sequence[Clip], strengths: Sequence[float]) -> bool:
+    """Whether the clips are images."""
     if not clips:
         raise ValueError("expected at least one clip to audit on, got none")
     if not strengths or not all(s > 0 for s in strengths):
         raise ValueError(f"expected strengths above 0, got {list(strengths)}")
+    stills = [clip.name for clip in clips if len(clip.video) == 1]
+    if 0 < len(stills) < len(clips):
+        raise ValueError(f"expected images or clips of several frames, got {len(stills)} images among {len(clips)}, "
+                         f"the first is {stills[0]!r}: audit them apart; synthetic images are made by --frames 1, none "
+                         "by --clips-count 0")
+    return bool(stills)

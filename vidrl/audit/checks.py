@@ -50,8 +50,8 @@ def rate(scorer: Scorer, clips: Sequence[Clip], clean: Values, null: Null) -> Ch
 
 def size(scorer: Scorer, clips: Sequence[Clip], clean: Values, null: Null) -> Check:
     """Whether one scene has one value at twice the size."""
-    least = _size(clips)
-    made = {f"{side} px": [rendered(scene(7 * i + i), i, side, 17, 8.0) for i in range(FEW)]
+    least, frames = _size(clips), 1 if len(clips[0].video) == 1 else 17
+    made = {f"{side} px": [rendered(scene(7 * i + i), i, side, frames, 8.0) for i in range(FEW)]
             for side in (least, 2 * least)}
     return _alike("size-free", scorer, made, null)
 

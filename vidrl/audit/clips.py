@@ -78,7 +78,7 @@ def file_clips(folder: str | os.PathLike[str], seconds: float = 2.0, side: int =
     Once there are `limit` pieces, which all stay in memory, the other files are left out.
 
     A piece lasts about `seconds`, at most 32 frames, with its shorter side shrunk to at most `side`. One that holds a
-    cut is left out: freezing it would mend it.
+    cut is left out: freezing it would mend it. Of a folder without videos, each image is a clip of one frame.
     """
     found: list[Clip] = []
     left: list[Left] = []
@@ -101,6 +101,9 @@ def file_clips(folder: str | os.PathLike[str], seconds: float = 2.0, side: int =
 
 def _pieces(path: Path, seconds: float, side: int, most: int) -> Iterator[Clip]:
     video = files.Video(path)
+    if video.frames == 1:
+        yield Clip(path.name, shrunk(video.read(), side), "", video.fps, source=str(path))
+        return
     length = max(8, min(round(seconds * video.fps), LONGEST, video.frames))
     count = video.frames // length
     chosen = {int((i + 0.5) * count / min(most, count)) for i in range(min(most, count))}

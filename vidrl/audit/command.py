@@ -21,6 +21,8 @@ def main(args: argparse.Namespace) -> int:
     """Audit as the arguments say; the exit status: 0 shown to pass, 1 shown to fail, 3 neither is shown."""
     if not 0 <= args.max_wins <= 1:
         raise ValueError(f"expected --max-wins to be a share from 0 to 1, got {args.max_wins:g}; 0.02 is 2 %")
+    if args.optimise and args.frames == 1:
+        raise ValueError("expected --optimise without --frames 1: it searches among clips of several frames")
     reward = load(args.reward, **toml.options(args.option))
     clips, left = _clips(args)
     report = run(reward, clips, _hacks(args), _strengths(args), name=args.reward, seed=args.seed,
@@ -40,7 +42,7 @@ def _clips(args: argparse.Namespace) -> tuple[list[Clip], list[Left]]:
     made = world_clips(count, args.size, args.frames, seed=args.seed) if count else []
     real, left = file_clips(args.clips, side=args.side) if args.clips else ([], [])
     if args.clips and not real and not left:
-        raise ValueError(f"expected videos in {args.clips}, found none")
+        raise ValueError(f"expected videos or images in {args.clips}, found none")
     return made + real, left
 
 

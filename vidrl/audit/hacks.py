@@ -65,8 +65,26 @@ HACKS = {
         Hack("drift", 0.5, "Sunset turns colours a little; then red is green."),
     )
 }
+# Hacks that one frame cannot show: nothing changes in it, or only as another still would
+TEMPORAL = ("freeze", "duplicate", "stutter", "slow", "average", "blend", "cut", "dissolve", "shuffle", "reverse",
+            "loop", "pan", "zoom", "shake", "flicker", "fade", "drift")
 QUICK = ("freeze", "duplicate", "slow", "average", "cut", "shuffle", "reverse", "pan", "shake", "flicker", "noise",
          "blur", "dim", "grey", "saturate", "codec")
+
+
+def of_images(hacks: list[Hack]) -> tuple[list[Hack], list[str]]:
+    """The hacks that one frame can show, and the names of the others. Raises ValueError where it can show none.
+
+    >>> chosen, others = of_images([HACKS["blur"], HACKS["freeze"]])
+    >>> [hack.name for hack in chosen], others
+    (['blur'], ['freeze'])
+    """
+    chosen = [hack for hack in hacks if hack.name not in TEMPORAL]
+    if not chosen:
+        known = ", ".join(name for name in HACKS if name not in TEMPORAL)
+        raise ValueError(f"expected hacks that an image can show, got {', '.join(hack.name for hack in hacks)}, which "
+                         f"need more than one frame; those of images are {known}")
+    return chosen, [hack.name for hack in hacks if hack.name in TEMPORAL]
 
 
 def choose(names: list[str] | tuple[str, ...] | None) -> list[Hack]:

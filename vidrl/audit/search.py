@@ -123,6 +123,7 @@ def truth(clips: Sequence[Clip]) -> Values:
     """Of each clip with known truth, in [0, 1]: mean of what the verifier reads right and of the motion kept."""
     video = torch.stack([clip.video.cpu() for clip in clips])
     verdict = verifier.verify(video, [clip.prompt for clip in clips], clips[0].fps)
+    assert verdict.motion is not None  # the clips that are searched have more than one frame
     words = (verdict.shape.double() + verdict.colour.double() + verdict.motion.double()) / 3
     return ((words + torch.stack([kept(clip) for clip in clips])) / 2).numpy()
 

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl.bench.items import IMAGES
 from vidrl.bench.protocol import Protocol, kept
 from vidrl.bench.written import written
-from vidrl.rewards._media import is_animated
+from vidrl.rewards._pictures import is_still
 from vidrl.rewards.video import LARGEST, Unreadable, Video
 
 
@@ -53,11 +52,6 @@ class Clip:
     def read(self) -> Tensor:
         """All of them."""
         return torch.cat(list(self.pieces()))
-
-
-def is_still(path: Path) -> bool:
-    """Whether a file is one picture: by its suffix, and a .png or .webp if it holds no animation."""
-    return path.suffix.lower() in IMAGES and not (path.is_file() and is_animated(path))
 
 
 def image(path: Path) -> Tensor:

@@ -256,7 +256,8 @@ class Caption(Reward):
         if clip.dim() < 4 or not _caption(prompt):
             return math.nan
         seen = verifier.verify(clip[None], [prompt], fps)
-        return float(torch.cat([seen.shape, seen.colour, seen.motion]).float().mean())
+        words = [seen.shape, seen.colour, *([] if seen.motion is None else [seen.motion])]  # an image shows no motion
+        return float(torch.cat(words).float().mean())
 
 
 def _caption(prompt: str) -> bool:

@@ -15,9 +15,29 @@ def observed(sets: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[str]
     found = [note for one in sets for note in _of_clips(one)]
     for one in sets:
         found += _read_otherwise(one, protocol) + _not_at_rate(one, protocol) + _never(one) + _of_files(one)
+    found += _stills(sets)
     unknown = sum("written" in clip and clip["written"]["codec"] is None for one in sets for clip in one["clips"])
     return found + ([f"the codec of {unknown} clips is not known: PyAV, which reads it, is missing or cannot open them"]
                     if unknown else [])
+
+
+def _stills(sets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to know where some clips, or all, are images, which are clips of one frame.
+
+    >>> _stills([{"name": "a", "clips": [{"frames": 1}]}, {"name": "b", "clips": [{"frames": 17}]}])
+    ['images beside clips (a: 1 of 1, b: 0 of 1): dims that need time have no number of an image, and a composite such \
+as default leaves its parts that need time out of one, so that its numbers of images and of clips do not compare']
+    """
+    counts = [(one["name"], sum(clip["frames"] == 1 for clip in one["clips"]), len(one["clips"])) for one in sets]
+    images, clips = sum(n for _, n, _ in counts), sum(of for _, _, of in counts)
+    if not images:
+        return []
+    left = "dims that need time have no number of an image, and a composite such as default leaves its parts that need"
+    if images == clips:
+        return [f"all clips are images, of one frame: {left} time out"]
+    told = ", ".join(f"{name}: {n} of {of}" for name, n, of in counts)
+    return [f"images beside clips ({told}): {left} time out of one, so that its numbers of images and of clips do not "
+            "compare"]
 
 
 def _of_clips(one: Mapping[str, Any]) -> list[str]:

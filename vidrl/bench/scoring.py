@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from vidrl.bench.cache import Cache
-from vidrl.bench.clip import Clip, image, is_still
+from vidrl.bench.clip import Clip, image
 from vidrl.bench.dims import Dim
 from vidrl.bench.items import Item
 from vidrl.bench.protocol import Protocol
+from vidrl.rewards._pictures import is_still
 from vidrl.rewards._stream import Stream
 from vidrl.rewards.base import Reward, Samples, Score
 from vidrl.rewards.compose import gathered, leaves

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vidrl.rewards._pictures import is_still
 from vidrl.rewards._reading import opened, without_covers
 
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}  # by the names that ffmpeg has for them
@@ -19,7 +20,8 @@ def written(path: Path, size: tuple[int, int], frames: int) -> Written:
     pixel of a frame. PyAV reads them. Without PyAV, or where it cannot, the container is told by the file's ending,
     `bits` by the size of the whole file, and the others are None. Raises OSError.
     """
-    found = _by_header(path) or {"container": _ending(path), "codec": None, "pixels": None, "bytes": None}
+    codec = _ending(path) if is_still(path) else None  # of a picture the ending names the codec
+    found = _by_header(path) or {"container": _ending(path), "codec": codec, "pixels": None, "bytes": None}
     count = found.pop("bytes") or _bytes(path)
     return found | {"bits": float(f"{8 * count / (size[0] * size[1] * max(1, frames)):.4g}")}
 

@@ -14,6 +14,7 @@ Put any reward through every known way of cheating it, before a policy finds one
   vidrl audit flicker --clips videos/ --html audit.html
   vidrl audit my_package.rewards:score --quick     fn(samples) -> (B,) numbers; docs/rewards.md says more
   vidrl audit default --optimise                   and best-of-N and random search against it
+  vidrl audit aesthetic --clips images/ --clips-count 0     on images; hacks that need time are left out, and listed
 
 A win is a gain above the 95th percentile of what a mild re-encoding of the same clips gains. The share of pairs of clip
 and detectable hack that win has a 95 % interval over sources (scenes, and videos). Exit status:
@@ -42,11 +43,11 @@ def declare_audit(commands: Any) -> None:
     made.add_argument("reward", metavar="REWARD", nargs="?", default="default",
                          help="a name, or package.module:Class or :function; the default composite if not given")
     made.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an option of the reward")
-    made.add_argument("--clips", metavar="DIR", help="audit on pieces of these videos too")
+    made.add_argument("--clips", metavar="DIR", help="audit on pieces of these videos, or on these images, too")
     made.add_argument("--side", type=int, default=96, help="their shorter side is shrunk to so many pixels (96)")
     made.add_argument("--clips-count", type=int, metavar="N", help="how many synthetic clips (30)")
     made.add_argument("--size", type=int, default=64, help="the side of the synthetic clips (64)")
-    made.add_argument("--frames", type=int, default=17, help="their length (17, at 8 frames a second)")
+    made.add_argument("--frames", type=int, default=17, help="their length (17, at 8 frames a second); 1: images")
     made.add_argument("--hacks", metavar="A,B", help="these hacks alone")
     made.add_argument("--strengths", metavar="S,T", help="at these strengths (0.25,0.5,1)")
     made.add_argument("--quick", action="store_true", help="12 clips, 16 hacks, strengths 0.5 and 1: for CI")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAMPLE = f"""\
-Make clips with a model, with or without a trained LoRA, as mp4.
+Make clips with a model, with or without a trained LoRA, as mp4; images, clips of one frame, as png.
 
   vidrl sample --model assets/tiny-wan --prompt "a red circle moves left slowly on a dark background" --out clips
   vidrl sample --run runs/demo --prompts assets/prompts/world_held_out.txt --out clips
@@ -42,7 +42,7 @@ def declare(commands: Any) -> None:
     prompts.add_argument("--prompts", metavar="FILE",
                          help="one prompt a line, or a .jsonl, .csv or .parquet table with the column prompt and what "
                               "goes with it, as image")
-    made.add_argument("--out", required=True, metavar="DIR", help="the clips go here: 0000.mp4 ...")
+    made.add_argument("--out", required=True, metavar="DIR", help="the clips go here: 0000.mp4 ..., or 0000.png ...")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--steps", type=int, metavar="N",
                       help=f"denoising steps (train.eval_steps of the recipe or run, else {STEPS})")
@@ -65,8 +65,8 @@ def _sample(args: argparse.Namespace) -> int:
     make, fps = _maker(source, args.steps or source.steps or STEPS, args.device, prompts)
     rows, lost = [], []
     for i, prompt in _progress(prompts):
-        name = f"{i:04d}.mp4"
-        if why := _made(make, prompt, args.seed + i, out / name, fps):
+        name, why = _made(make, prompt, args.seed + i, out / f"{i:04d}", fps)
+        if why:
             lost.append(f"{name}: {why}")
         else:
             rows.append({"path": name, "prompt": prompt, "seed": args.seed + i, **references.columns(prompt)})
@@ -111,20 +111,21 @@ def _tell_left_out(file: str | None) -> None:
         print(f"vidrl: {line}", file=sys.stderr)
 
 
-def _made(make: Callable[[str, int], Tensor], prompt: str, seed: int, path: Path, fps: float) -> str:
-    """Make and write one clip; why it could not be."""
+def _made(make: Callable[[str, int], Tensor], prompt: str, seed: int, path: Path, fps: float) -> tuple[str, str]:
+    """Make and write one clip: the name of its file, and why it could not be made."""
     from vidrl.rewards import video
 
     try:
         clip = make(prompt, seed)
+        path = path.with_suffix(video.suffix(len(clip)))
         if not bool(clip.isfinite().all()):
-            return "the model gave NaN or infinity"
+            return path.name, "the model gave NaN or infinity"
         video.write(path, clip, fps)
     except (ImportError, OSError):
         raise  # of every clip alike: a missing package, a full disk
     except Exception as error:  # noqa: BLE001  whatever a model raises on one prompt, the other prompts go on
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return path.name, f"{type(error).__name__}: {error}"
+    return path.name, ""
 
 
 def _progress(prompts: Sequence[str]) -> Iterator[tuple[int, str]]:

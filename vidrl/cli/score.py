@@ -18,6 +18,7 @@ fps, size, frames and, where a clip could not be scored, why.
 
   vidrl score clips/                                        the default composite
   vidrl score a.mp4 b.webm --reward flicker --reward drift
+  vidrl score images/*.png --reward frame_quality           images
   vidrl score clips/ --reward my_package.rewards:Sharpness  a class, or a function, of yours
   vidrl score clips/ --reward aesthetic --option head=weights/linear.pth
   vidrl score clips/ --reward default --reward judge --option judge.model=NAME
@@ -27,7 +28,8 @@ fps, size, frames and, where a clip could not be scored, why.
 
 A file that crashes its decoder, takes longer than the timeout or needs more than --memory is a line with its reason;
 the rest goes on. A folder that holds nothing but numbered pictures is one clip. `note` says what to know of a file:
-that it was cut off, or that its frame rate varies, and how it was measured.
+that it was cut off, or that its frame rate varies, and how it was measured. An image (.png, .jpg, .webp, .bmp) is a
+clip of one frame: rewards that need time do not score it, and a composite leaves them out of its value and says so.
 """
 
 
@@ -70,10 +72,26 @@ def _score(args: argparse.Namespace) -> int:
     memory = round(args.memory * 2**30) or None
     rows = rewards.score_files(files, chosen, prompts, jobs, args.timeout or None, memory, args.fps)
     with open(args.json, "w", encoding="utf-8") if args.json else _Standard() as file:
-        lost = [_line(row, file) for row in _progress(rows, len(files))]
+        told = [(_line(row, file), row["frames"], row["note"]) for row in _progress(rows, len(files))]
+    lost = [unscored for unscored, _, _ in told]
+    if mixed := _mixed([(frames, note) for unscored, frames, note in told if not unscored]):
+        print(f"vidrl: {mixed}", file=sys.stderr)
     if any(lost):
         print(f"vidrl: {sum(lost)} not scored; `why` tells the reason of each", file=sys.stderr)
     return 1 if any(lost) and (args.strict or all(lost)) else 0
+
+
+def _mixed(rows: list[tuple[int, str | None]]) -> str:
+    """What to know where images, out of whose values parts are left, stand among clips; each row's frames and note.
+
+    >>> _mixed([(1, "default: jerk need more frames than an image has, and are left out"), (17, None)])
+    '1 of 2 files are images, whose composites lack the parts that need time: do not compare them with those of clips'
+    """
+    images = [note for frames, note in rows if frames == 1 and note and "than an image has" in note]
+    if not images or not any(frames > 1 for frames, _ in rows):
+        return ""
+    return (f"{len(images)} of {len(rows)} files are images, whose composites lack the parts that need time: do not "
+            "compare them with those of clips")
 
 
 def _chosen(names: list[str], words: list[str]) -> dict[str, Any]:

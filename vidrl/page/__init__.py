@@ -160,6 +160,9 @@ def _clips(run: Run) -> str:
     if not run.timelines:
         return ""
     cards = "".join(_clip(run, row) for row in run.timelines)
+    if _are_images(run):
+        return (f'<section><h2>Images</h2><p class="note">Held-out prompts, same seed left and right; below each '
+                f'picture its composite.</p><div class="grid wide">{cards}</div></section>')
     return (f'<section><h2>Clips</h2><p class="note">Held-out prompts, same seed left and right. Below each pair, the '
             f'composite frame by frame: <span class="swatch before"></span>before, <span class="swatch"></span>after; '
             f'dashed lines are the borders of the segments that are credited.</p>'
@@ -172,6 +175,8 @@ def _clip(run: Run, row: Row) -> str:
     sides = "".join(
         f"<figure>{player(run.clip('clips', side, row['file']))}<figcaption><span>{side}</span>"
         f"<span>{number(row[side].get('value'))}</span></figcaption></figure>" for side in ("before", "after"))
+    if _are_images(run):
+        return f'<div class="card"><h3>{escape(row["prompt"])}</h3><div class="pair">{sides}</div>{_parts(row)}</div>'
     curves = {name: [row[side].get("curves", {}).get(name) for side in ("before", "after")]
               for name in {**row["before"].get("curves", {}), **row["after"].get("curves", {})}}
     main = _frames_chart(run, "composite", curves.pop("composite")) if "composite" in curves else ""
@@ -179,6 +184,19 @@ def _clip(run: Run, row: Row) -> str:
     more = f"<details><summary>parts, frame by frame</summary>{rest}</details>" if rest else ""
     head = f'<h3>{escape(row["prompt"])}</h3>{given(run, row, "clips", "after")}'
     return f'<div class="card">{head}<div class="pair">{sides}</div>{main}{more}</div>'
+
+
+def _are_images(run: Run) -> bool:
+    """Whether the run's clips are images, which have no curve over time."""
+    return all(str(row["file"]).endswith(".png") for row in run.timelines)
+
+
+def _parts(row: Row) -> str:
+    """An image's parts before and after: each is one number."""
+    before, after = (row[side].get("parts") or {} for side in ("before", "after"))
+    told = "".join(f"<div><dt>{escape(name)}</dt><dd>{number(value)} → {number(after.get(name))}</dd></div>"
+                   for name, value in before.items() if value is not None)
+    return f'<dl class="facts">{told}</dl>' if told else ""
 
 
 def _frames_chart(run: Run, name: str, pair: Sequence[Sequence[float | None] | None]) -> str:

@@ -14,11 +14,15 @@ HEIGHT = 72  # pixels of a shown frame, at most
 
 
 def player(path: Path | None) -> str:
-    """The clip itself, playing over and over; None is a clip that is not there, see `Run.clip`."""
+    """The clip itself, playing over and over, or the image; None is a clip that is not there, see `Run.clip`."""
+    from vidrl.rewards._media import kind
+
     if path is None:
         return '<div class="missing">clip missing</div>'
-    return (f'<video src="data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}" '
-            f"autoplay loop muted playsinline></video>")
+    data = base64.b64encode(path.read_bytes()).decode()
+    if kind(path) == "png":
+        return f'<img class="still" alt="" src="data:image/png;base64,{data}">'
+    return f'<video src="data:video/mp4;base64,{data}" autoplay loop muted playsinline></video>'
 
 
 def given(run: Run, row: Row, *folder: str) -> str:
@@ -44,7 +48,7 @@ def film(path: Path | None) -> str:
     from vidrl.rewards.video import Unreadable
 
     try:
-        shown, size = _thumbnails(path) if path and path.is_file() else ([], 1.0)
+        shown, size = _thumbnails(path) if path and path.is_file() and path.suffix != ".png" else ([], 1.0)
     except Unreadable:
         return ""
     if len(shown) < 2:
