@@ -1,6 +1,7 @@
 """Draw a run's held-out clips before and after training as film strips: `python scripts/before_after.py RUN OUT.png`.
 
-The clips whose reward rose most of those that the run kept; every other frame, enlarged to 128 pixels a side.
+The clips whose reward rose most of those that the run kept; every other frame, enlarged to 128 pixels a side. Images
+stand side by side, before above after.
 """
 
 from __future__ import annotations
@@ -32,6 +33,20 @@ def caption(text: str, width: int) -> np.ndarray:
     return line
 
 
+def images(run: Path, clips: list[dict]) -> np.ndarray:
+    """Images before in a row above images after, each with its reward; the captions stand over the columns."""
+    columns = []
+    for clip in clips:
+        parts = []
+        for kind in ("before", "after"):
+            picture = strip(run / "clips" / kind / clip["file"])[:, :SIDE]
+            parts += [caption(f"{kind} {clip[kind]['value']:.2f}", SIDE), picture]
+        words = clip["prompt"].split()
+        head = np.concatenate([caption(" ".join(words[:3]), SIDE), *parts])
+        columns += [head, np.full((len(head), GAP, 3), 255, np.uint8)]
+    return np.concatenate(columns, 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
@@ -40,6 +55,9 @@ def main() -> None:
     args = parser.parse_args()
     clips = json.loads((args.run / "timelines.json").read_text())
     clips.sort(key=lambda clip: clip["before"]["value"] - clip["after"]["value"])
+    if all(clip["file"].endswith(".png") for clip in clips):
+        cv2.imwrite(str(args.out), images(args.run, clips[: args.n]))
+        return
     rows = []
     for clip in clips[: args.n]:
         strips = {kind: strip(args.run / "clips" / kind / clip["file"]) for kind in ("before", "after")}

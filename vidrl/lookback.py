@@ -59,8 +59,7 @@ class Lookback:
         idle = unread(self.recipe, self.algorithm, self.reward)
         notes = [*unused(self.recipe.policy, self.policy.lora), *written, *idle, *self.files.notes] + prompts.notes(
             "" if self.files.source else data.prompts, data.held_out, data.held_out_n, self.prompts)
-        told = stills.check(self.held_out.reward, ()) if stills.makes_images(self.backbone.frame_map) else ""
-        notes += [told] if told else []
+        notes += filter(None, [stills.check(self.held_out.reward, (), self.backbone.frame_map)])
         trained = f"data.{self.files.source or 'prompts'}"
         for name, asked in ((trained, self.prompts), ("data.held_out", self.held_out.prompts)):
             cut = self.backbone.truncated(asked)
@@ -78,10 +77,8 @@ class Lookback:
         images, also for a reward that scores no image.
         """
         self.backbone.check_prompts([*self.prompts, *self.held_out.prompts])
-        images = stills.makes_images(self.backbone.frame_map)
-        if images:
-            stills.check(self.held_out.reward, self.recipe.guard.bands)
-        known = dict.fromkeys(self.held_out.names(images), 0.0)
+        stills.check(self.held_out.reward, self.recipe.guard.bands, self.backbone.frame_map)
+        known = dict.fromkeys(self.held_out.names(stills.makes_images(self.backbone.frame_map)), 0.0)
         if known:
             unknown = {name: (-1.0, 1.0) for name in self.recipe.guard.bands if name not in known}
             evaluate.outside(unknown, known, known)

@@ -147,13 +147,12 @@ class Record:
         """Write clip i of a score as mp4, an image as png; its row."""
         from vidrl.rewards import video
 
-        name = f"{stem}{video.suffix(len(clip))}"
-        path = self.folder / "clips" / kind / name
+        path = self.folder / "clips" / kind / f"{stem}{video.suffix(len(clip))}"
         path.parent.mkdir(parents=True, exist_ok=True)
         video.write(path, clip.cpu(), fps)
         everything = {"composite": score, **score.parts}
         return {
-            "prompt": prompt, "file": name, "fps": fps, "value": _numbers(score.value[i]),
+            "prompt": prompt, "file": path.name, "fps": fps, "value": _numbers(score.value[i]),
             "parts": {part: _numbers(s.value[i]) for part, s in score.parts.items()},
             "curves": {part: _numbers(s.frames[i]) for part, s in everything.items() if s.frames is not None},
             **references.shown(prompt, path.with_suffix(".png"), *clip.shape[-2:]),
@@ -294,8 +293,7 @@ def summarise(score: Score, group: Tensor) -> dict[str, Any]:
 
     Groups of one clip have no spread: the std within groups and the zero-variance share are then left out.
     """
-    still = left_out(score)
-    parts = {name: _spread(part.value, group) for name, part in score.parts.items() if name not in still}
+    parts = {name: _spread(part.value, group) for name, part in score.parts.items() if name not in left_out(score)}
     row = {"reward": _spread(score.value, group), "parts": parts,
            "unscored_share": float(score.value.isnan().float().mean())}  # fmt: skip
     tied = group_std(score.value, group).nan_to_num(0) < 1e-6

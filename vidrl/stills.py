@@ -27,8 +27,8 @@ def timed(reward: Reward) -> dict[str, int]:
     return {name: part.needed for name, part in parts.items() if part.needed > 1}
 
 
-def check(reward: Reward, bands: Iterable[str]) -> str:
-    """A note of what is left out of the reward of images; empty where nothing is.
+def check(reward: Reward, bands: Iterable[str], frame_map: Sequence[Span] = ((0, 1),)) -> str:
+    """A note of what is left out of the reward of images; empty where nothing is, or the backbone makes clips.
 
     Raises ValueError for a reward that scores no image, and for a guard of a measure that needs time.
 
@@ -38,6 +38,8 @@ def check(reward: Reward, bands: Iterable[str]) -> str:
         Traceback (most recent call last):
         ValueError: reward: expected one that scores images, because the backbone makes clips of one frame, got ...
     """
+    if not makes_images(frame_map):
+        return ""
     out = timed(reward)
     if reward.needed > 1:
         what = f"parts that all need more frames: {', '.join(out)}" if out else f"one that needs {reward.needed} frames"
