@@ -185,7 +185,12 @@ def _row(leaves: Sequence[Any], i: int) -> list[Any]:
 
 def _bytes(output: Any) -> int:
     found: list[int] = []
-    _mapped(lambda x: found.append(x.nbytes) or x, output)
+
+    def count(x: Tensor) -> Tensor:
+        found.append(x.nbytes)
+        return x
+
+    _mapped(count, output)
     return sum(found)
 
 

@@ -51,8 +51,9 @@ class Switch:
         if key not in self.outputs:
             self.outputs[key] = self._shapes(args, kwargs)
         device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim())
-        zeros = lambda y: torch.zeros((), dtype=y.dtype, device=device).expand(y.shape)  # noqa: E731  takes no memory
-        return pytree.tree_map_only(Tensor, zeros, self.outputs[key])
+        return pytree.tree_map_only(
+            Tensor, lambda y: torch.zeros_like(y, device=device), self.outputs[key]
+        )
 
     @torch.no_grad()
     def _shapes(self, args: Any, kwargs: Any) -> Any:
@@ -65,8 +66,9 @@ class Switch:
     def _hollow_run(self, args: Any, kwargs: Any) -> Any:
         with torch.device("meta"):
             if self.hollow is None:
-                made: Any = type(self.network).from_config(self.network.config)
-                self.hollow = nn.Module.to(made, self.network.dtype)  # diffusers' own `to` warns
+                network: Any = self.network
+                made = type(network).from_config(network.config)
+                self.hollow = nn.Module.to(made, network.dtype)  # diffusers' own `to` warns
             to_meta = lambda x: x.to("meta") if x.dim() else x  # noqa: E731
             args, kwargs = pytree.tree_map_only(Tensor, to_meta, (args, kwargs))
             return self.hollow(*args, **kwargs)
@@ -119,6 +121,7 @@ class Decoding:
         return self.inner(z, *args, **kwargs)
 
     def _note(self, z: Tensor, args: Any, kwargs: Any) -> Any:
+        assert self.seen is not None
         self.seen.append(z.detach().clone())
         if z.shape not in self.outputs:
             self.outputs[z.shape] = self._decode(z, args, kwargs)
