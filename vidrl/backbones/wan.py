@@ -3,9 +3,9 @@
 Legend: B batch, C latent channels, L latent frames, h w latent height and width, F pixel frames, H W pixels,
 N text tokens, D their width. The straight path: t = 1 is noise, the network predicts ε − x0 and is told 1000 t.
 
-The backbone `pipeline` drives Wan too, without a file of its own. This file stays because it is faster where the network
-is tiny, as that of the embedded models is (benchmarks/studies/drive_overhead.py), because both guidance branches are one
-batch here, and because `vidrl cost` takes the sizes of a model from it.
+The backbone `pipeline` drives Wan too, without a file of its own. This file stays because it is faster
+where the network is tiny, as that of the embedded models is (benchmarks/studies/drive_overhead.py),
+because both guidance branches are one batch here, and because `vidrl cost` takes sizes from it.
 """
 
 from __future__ import annotations
