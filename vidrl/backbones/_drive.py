@@ -60,6 +60,7 @@ class Drive:
         ends = {name: Ends(getattr(pipe, name)) for name in PROCESSORS if hasattr(pipe, name)}
         self.pipe = _copy(pipe, {**self.switches, **ends, "scheduler": probe}, memory.device)
         self.name, self.steps = type(pipe).__name__, 0
+        probe.pipeline = self.name
         self.table, self.counted, self.renews, self.turns = list[Row](), False, False, 0
 
     def times(self, row: int, steps: int) -> list[float]:

@@ -17,7 +17,7 @@ import functools
 from bisect import bisect_left
 from collections.abc import Callable
 from math import atan, log, pi, tan
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -61,6 +61,7 @@ class Probe:
     """
 
     visit: Visit
+    pipeline = "another"
     time: float | None = None
     turn = 0
     only = 0
@@ -81,6 +82,14 @@ class Probe:
     def scale(self, t: float) -> float:
         """The pipeline's latents divided by vidrl's."""
         return 1.0
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        """A copy would step as well, and its prediction would be taken for that of the latents."""
+        raise ValueError(
+            f"expected a pipeline that vidrl can drive, got {self.pipeline}: it copies its scheduler, as "
+            "pipelines do that denoise sound beside video, or a clip in pieces; write a backbone for it "
+            "(CONTRIBUTING.md, 'A backbone')"
+        )
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any

@@ -26,7 +26,8 @@ from vidrl.train import Trainer
 
 from ._family import FAMILIES, PROMPTS, Family, clips
 
-STEPS, SEED, CLOSE = 3, 7, 1e-5
+STEPS = 4  # a divisor of 1000: else DDIM steps to another level than it is at next (trailing)
+SEED, CLOSE = 7, 1e-5
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "to_query", "to_key", "to_value", "out_layer")
 LEVEL = 1 / 255  # between neighbouring bytes
 
@@ -148,7 +149,7 @@ def ratio_is_one_at_shuffled_times(family: Family) -> None:
     backbone = Tiny(family.name)
     policy = Policy(backbone, rank=2, alpha=4, targets=targets(backbone))
     sampler, eta = ("dance_sde", 0.3) if backbone.path.kind == "flow" else ("ddim", 1.0)
-    times, cond = backbone.times(STEPS + 1), conditions(family, backbone)
+    times, cond = backbone.times(STEPS), conditions(family, backbone)
     plan = Plan(times, sampler, eta, 1, (0, 1), (0, 1))
     made = sample(policy, cond, draws(0, [("a",), ("b",)]), plan)
     row, step, at = [0, 1, 1, 0], torch.tensor([0, 1, 0, 1]), torch.tensor(times)
