@@ -373,7 +373,7 @@ def test_a_lora_on_a_video_transformer_is_resumed_exactly(tmp_path, monkeypatch)
     def made(name: str) -> dict:
         return recipe(tmp_path / name, backbone={"name": "wan", "options": options}, train_rounds=3, train_ema=0.5,
                       policy={"lora_rank": 2, "lora_alpha": 2}, train_eval_every=2, train_group=2, data_held_out_n=2,
-                      algorithm={"options": {"steps": 3, "segments": 2, "eta": 0.5}})  # fmt: skip
+                      algorithm={"name": "grpo", "options": {"steps": 3, "segments": 2, "eta": 0.5}})  # fmt: skip
 
     whole, go_on = train.run(made("whole")), train.Trainer._train_round
 

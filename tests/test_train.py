@@ -114,7 +114,7 @@ def test_every_prompt_has_its_turn_before_any_comes_again(tmp_path):
 
 def test_a_group_may_start_from_one_noise(tmp_path):
     options = {"steps": 4, "segments": 3, "eta": 0.5, "same_start": True}
-    trainer = train.Trainer(config.load(small(tmp_path, algorithm={"options": options})))
+    trainer = train.Trainer(config.load(small(tmp_path, algorithm={"name": "grpo", "options": options})))
     prompts, index = trainer._round_prompts()
     first = trainer._sample(prompts, index, trainer._plan()).before[:, 0]
     assert all(torch.equal(first[i], first[4 * (i // 4)]) for i in range(8)) and not torch.equal(first[0], first[4])
@@ -319,7 +319,7 @@ def test_a_ratio_that_is_not_one_is_an_error(tmp_path):
     ({"sampler": "sde"}, "sampler"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_the_backbone_are_told_before_any_work(tmp_path, options, said):
-    made = small(tmp_path, algorithm={"options": {"steps": 4} | options})
+    made = small(tmp_path, algorithm={"name": "grpo", "options": {"steps": 4} | options})
     with pytest.raises(ValueError, match=said):
         train.run(made)
     assert not Path(made["run"]).exists()

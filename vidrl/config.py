@@ -63,7 +63,7 @@ class RewardSection:
 class AlgorithmSection:
     """A plug-in of `algorithms` and its options."""
 
-    name: str = "grpo"
+    name: str = "nft"
     options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -132,6 +132,6 @@ def test_a_gate_that_cannot_be_is_told(name: str, options: dict, said: str) -> N
 
 
 def test_a_reward_without_parts_cannot_disagree_with_itself(tmp_path) -> None:
-    made = recipe(tmp_path, algorithm={"options": {"beta": 0.1, "gate": 0.1}})
+    made = recipe(tmp_path, algorithm={"name": "grpo", "options": {"beta": 0.1, "gate": 0.1}})
     with pytest.raises(ValueError, match="expected a composite of two or more parts for algorithm.options.gate"):
         train.Trainer(config.load(made))
