@@ -182,6 +182,20 @@ def test_a_rate_that_was_chosen_stays():
     assert ledger.sweep(swept(PLAIN, {2: 0.5}) + begun[-1:], "x") == []
 
 
+def test_a_rate_at_which_a_guard_fails_in_three_final_runs_gives_way_to_the_next_best():
+    runs = swept(PLAIN, {1: 0.3, 2: 0.5, 3: 0.4}) + swept("x", {1: 0.3, 2: 0.4, 3: 0.5})
+    low = {"identity": [0.5, 0.5, 0.5]}
+    two = [*runs, *(run([0.1, 0.2, 0.3], arm="x", rate=RATES[3], seed=seed, **low) for seed in range(2))]
+    assert ledger.chosen(two, "x") == RATES[3]
+    three = [*two, run([0.1, 0.2, 0.3], arm="x", rate=RATES[3], seed=2, **low)]
+    assert ledger.chosen(three, "x") == RATES[2]
+    assert jobs(ledger.finals(three, "x", range(2))) == [("x", 2, 0), ("x", 2, 1)]
+    other = [*three, run([0.1, 0.2, 0.3], arm="x", rate=RATES[2])]
+    assert ledger.chosen(other, "x") == RATES[2]
+    held = [*two, run([0.1, 0.2, 0.3], arm="x", rate=RATES[3], seed=2)]
+    assert ledger.chosen(held, "x") == RATES[3]
+
+
 def test_plain_runs_at_its_best_two_rates_and_the_better_one_counts():
     runs = swept(PLAIN, {1: 0.4, 2: 0.5, 3: 0.1})
     assert jobs(ledger.twice(runs)) == [(PLAIN, i, seed) for i in (2, 1) for seed in range(3)]

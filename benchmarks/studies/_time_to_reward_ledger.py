@@ -127,11 +127,22 @@ def chosen(runs: Sequence[Run], arm: str) -> float | None:
     if arm == PLAIN and finals:
         rates = {run["rate"] for run in finals}
         return max(sorted(rates), key=lambda rate: mean(gains(run)[-1] for run in finals if run["rate"] == rate))
-    taken = [run["rate"] for run in finals]
-    if taken:
-        return max(sorted(set(taken)), key=taken.count)
-    score = merits(runs, arm)
-    return max(score, key=score.__getitem__) if score and not sweep(runs, arm) else None
+    score, taken = merits(runs, arm), [run["rate"] for run in finals]
+    if not taken and sweep(runs, arm):
+        return None
+    rates = sorted(set(taken), key=taken.count, reverse=True)
+    rates += sorted(score.keys() - taken, key=score.__getitem__, reverse=True)
+    return next((rate for rate in rates if not fallen(finals, rate)), rates[0] if rates else None)
+
+
+def fallen(finals: Sequence[Run], rate: float) -> bool:
+    """Whether a guard failed in every final run at a rate, of three or more.
+
+    The sweep's one seed can make a rate look good at which training collapses. The arm then goes on with
+    the next best rate of its sweep.
+    """
+    own = [run for run in finals if run["rate"] == rate]
+    return len(own) >= LEAST_FINALS and all(broken(run) is not None for run in own)
 
 
 # What is next

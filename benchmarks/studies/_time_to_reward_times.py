@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from math import comb, exp, log
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vidrl.inference.means import interval
 
 GUARDS = {"dynamic_degree": 0.95, "verifier": 0.965, "identity": 0.9, "diversity": 0.9}  # of the base model's value
@@ -124,6 +126,17 @@ def gain_at(run: Run, amount: float, x: Sequence[float]) -> float:
             share = (amount - x[i - 1]) / (x[i] - x[i - 1])
             return y[i - 1] + share * (y[i] - y[i - 1])
     return float("nan")
+
+
+def mean_gain(run: Run, amount: float, x: Sequence[float]) -> float:
+    """The mean of the gain over x from 0 to an amount; a run that ended before keeps its last gain.
+
+    >>> run = {"base": {"composite": 0.0}, "looks": {"composite": [1.0, 2.0]}}
+    >>> mean_gain(run, 10.0, [0, 10, 20]), mean_gain(run, 40.0, [0, 10, 20])
+    (0.5, 1.5)
+    """
+    ends = [*(value for value in x if value < amount), amount]
+    return float(np.trapezoid(np.interp(ends, x, gains(run)), ends) / amount)
 
 
 def merit(run: Run, target: float, budget: float) -> float:
