@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite, log
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 import _time_to_reward_ledger as ledger
 import _time_to_reward_times as times
-from _time_to_reward_arms import ARMS, COMMON, PLAIN, PLAIN_ROUNDS, RATES, RECIPE, missing
+from _time_to_reward_arms import ARMS, COMMON, PLAIN, RATES, RECIPE, missing
 from _time_to_reward_best import NAME as BEST
 from _time_to_reward_plot import picture
-from _time_to_reward_run import PROMPTS, STEPS, TWINS
+from _time_to_reward_run import PROMPTS, STEPS
+from _time_to_reward_words import CHANGED, FAR, HELD, MEAN, MERIT, about, paragraph
 
 from vidrl.inference.families import holm
 from vidrl.inference.means import interval
@@ -35,31 +35,7 @@ PAIRS = (  # two arms that differ in one thing
     ("awm-5", "awm-1", "segments inside AWM"),
 )  # fmt: skip
 TUNED = ("mix", "nft-1", "nft-published", "awm-1", "dance", "branch", "tempflow")  # published methods, S = 1
-OUTSIDE = "ViPO's map credit and RLinf's chunk advantages without ratios, for which there is no arm"
 ENOUGH = 6  # pairs, below which there is no interval
-CHANGED = """
-The study was changed while it ran, after some results had been seen. The level of +1.5 was added, and rates
-were chosen by it, after the first runs of nft-5. Plain's rate is the better of two on the seeds of the final
-runs themselves, which favours plain. Sweeps were cut to a third of the budget and to one seed. The first
-runs, of plain's sweep and of segment at 0.003, ended by earlier rules. One run of nft-5 (rate 0.003, seed
-100) that an earlier rule had ended after two rounds was run again. A rate at which a guard fails in the first
-three final runs gives way to the next best of its sweep: the rule was added when awm-1 had collapsed. Arms with
-"not run" below are still to be run, and arms with fewer than six pairs have no interval: what the tables say of
-them is a lead.
-"""
-MERIT = f"""
-Merit of the sweep's runs, of one seed of its own: log(budget / time to a gain of {ledger.HIGH:+.1f}) where they
-arrived, else the share of that gain that is missing, and 0.5 less for a broken guard. A sweep's run has a third of
-the budget. Plain's has all of it, and its merit is its gain at the end; its best two rates both have final runs, and
-the one with the greater mean gain counts, which flatters plain."""
-MEAN = """
-The last two columns are differences, first less second: of the gain after a quarter of the budget, and of the gain
-averaged over the whole budget, where a run that ended early keeps its last gain. The averaged gain was added after
-the first six pairs of segment and control had been seen. Unlike a time to a level, it uses every look of every run,
-and neither censoring nor guards touch it."""
-FAR = """
-Fast arms pass the target in one or two rounds, so this level tells them apart. Plain counts at the budget where it
-does not arrive, so its ratios are lower bounds."""
 
 
 class Study:
@@ -194,6 +170,17 @@ def gain_rows(study: Study) -> Iterator[Sequence[object]]:
                average([times.gains(run)[-1] for run in runs]), *(f"{end:+.3f}" for end in ends))  # fmt: skip
 
 
+def held_rows(study: Study) -> Iterator[Sequence[object]]:
+    """One arm: the guards' measures where the runs arrive, less the base model's, with intervals over seeds."""
+    for arm in study.arms:
+        runs = list(study.finals(arm).values())
+        cells = [[times.at_arrival(run, study.target, name) for run in runs] for name in times.GUARDS]
+        known = [[value for value in cell if isfinite(value)] for cell in cells]
+        if known[0]:
+            over = [interval(cell, unit="seeds") for cell in known]
+            yield arm, len(known[0]), *(spread(one.mean, one.low, one.high, 3) for one in over)
+
+
 def pair_rows(study: Study) -> Iterator[Sequence[object]]:
     """Two arms that differ in one thing: the ratio of their times, and the difference of their gains."""
     shown = [(fast, slow, what) for fast, slow, what in PAIRS if fast in study.arms and slow in study.arms]
@@ -253,43 +240,14 @@ def arm_rows(study: Study) -> Iterator[Sequence[object]]:
 # The page
 
 
-def about(study: Study) -> str:
-    """What the numbers mean."""
-    b = study.budgets
-    target = f"""
-    The target is a held-out composite {study.target:+.3f} above the base model's: the mean over its seeds of what
-    plain Flow-GRPO reaches at the end of its budget, {PLAIN_ROUNDS} rounds of 24 clips, which take it {b["cpu"]:.0f}
-    CPU seconds and {b["calls"]:.0f} denoiser calls. The composite is measured every one to four rounds on the same
-    {PROMPTS} held-out prompts with the same noise ({STEPS} denoising steps); the verifier and identity are also of
-    a second clip of {TWINS} of them. A run's time to the target is interpolated between two looks."""
-    cut = f"""
-    A run is cut, and counts at the budget, where it does not arrive within the budget, or where at or before its
-    arrival a guard fails: dynamic_degree below 0.95 of the base model's value, the verifier below 0.965, identity or
-    diversity below 0.9. Where an arm has runs that were cut, its true ratio is lower than the one shown; where plain
-    has some, it is higher. The verifier reads {PROMPTS + TWINS} clips: two more that are read wrongly and its guard
-    fails, which happens by chance. The last column gives the ratio without guards."""
-    ratios = f"""
-    Ratios are geometric means over pairs (one seed: the same prompts and first noise) of plain's use over the
-    arm's, above 1 in the arm's favour, with 95 % intervals of `vidrl.inference.means.interval` on logarithms. CPU
-    seconds are the process's own, of training alone, one thread, two runs side by side on a machine that others use.
-    Steady CPU seconds are CPU seconds divided by how much longer than usual ({study.usual:.1f} s) the next look at
-    the held-out prompts took, which is the same work each time. A denoiser call is one clip's forward pass, in
-    sampling or in the update; a pass with gradient costs about three."""
-    return "\n\n".join(paragraph(words) for words in (target, cut, ratios))
-
-
-def paragraph(words: str) -> str:
-    """Text in lines of at most 100 characters."""
-    return textwrap.fill(" ".join(words.split()), 100, break_on_hyphens=False, break_long_words=False)
-
-
 def page(study: Study, name: str) -> str:
     """The whole page."""
     seen = sorted({run["commit"][:7] for run in study.runs})
     lines = ["# Time to a reward", "", "```", "python benchmarks/studies/time_to_reward.py run",
              "python benchmarks/studies/time_to_reward.py best",
              "python benchmarks/studies/time_to_reward.py report", "```", "", device(), f"Commits: {', '.join(seen)}.",
-             "", about(study), "", f"![gain against CPU seconds]({name})", ""]  # fmt: skip
+             "", about(study.target, study.budgets, study.usual), "",
+             f"![gain against CPU seconds]({name})", ""]  # fmt: skip
     head = ["arm", "rate", "arrived", "cut by", "median, steady CPU s", "steady CPU s", "CPU s", "calls", "clips",
             "no guards"]  # fmt: skip
     lines += [f"## Plain's use over the arm's, up to the target, {study.target:+.3f}", "",
@@ -300,6 +258,8 @@ def page(study: Study, name: str) -> str:
     lines += ["## Gains at equal steady CPU seconds, and the guards at the last look less the base model's", "",
               "A run that has reached the target is ended early, so few have a gain at the whole budget.", "",
               *table([*head, *times.GUARDS, "warp_error"], gain_rows(study))]  # fmt: skip
+    lines += ["## The guards' measures where runs arrive at the target, less the base model's", "", paragraph(HELD), "",
+              *table(["arm", "runs", *times.GUARDS], held_rows(study))]  # fmt: skip
     far = f"to {ledger.HIGH:+.1f}"
     head = ["what", "pairs", "to the target, second / first", "p, Holm", far, "gain at ¼ budget", "mean gain"]
     lines += ["## One thing changed", "", paragraph(MEAN), "", *table(head, pair_rows(study))]
@@ -331,7 +291,7 @@ def best_words(study: Study) -> str:
 def absent() -> list[str]:
     """Arms that this code cannot run."""
     lacking = [f"{name} ({why})" for name, arm in ARMS.items() if (why := missing(arm))]
-    return [f"Not in the table: {OUTSIDE}.", *([f"Not there: {'; '.join(lacking)}."] if lacking else []), ""]
+    return [f"Not there: {'; '.join(lacking)}.", ""] if lacking else []
 
 
 def device() -> str:

@@ -128,6 +128,17 @@ def gain_at(run: Run, amount: float, x: Sequence[float]) -> float:
     return float("nan")
 
 
+def at_arrival(run: Run, target: float, name: str) -> float:
+    """A measure at the first look at or after the arrival at a gain, less the base model's; NaN without arrival.
+
+    >>> run = {"base": {"composite": 0.0, "identity": 0.5}, "looks": {"composite": [1.0, 2.0], "identity": [0.4, 0.6]}}
+    >>> round(at_arrival(run, 1.5, "identity"), 2), at_arrival(run, 3.0, "identity")
+    (0.1, nan)
+    """
+    found = next((i for i, gain in enumerate(gains(run)[1:]) if gain >= target), None)
+    return float("nan") if found is None else run["looks"][name][found] - run["base"][name]
+
+
 def mean_gain(run: Run, amount: float, x: Sequence[float]) -> float:
     """The mean of the gain over x from 0 to an amount; a run that ended before keeps its last gain.
 
