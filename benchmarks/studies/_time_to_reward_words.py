@@ -35,8 +35,9 @@ does not arrive, so its ratios are lower bounds."""
 HELD = """
 At the first look at or after the arrival, whatever the guards say: means over seeds with 95 % intervals. A guard
 holds beyond doubt for an arm where the whole interval lies above the guard's margin, which is 5 % of the base
-model's dynamic_degree, 3.5 % of its verifier, and 10 % of its identity and diversity. A run's verifier is the share of 64 clips that are read as asked: three fewer break its
-guard. The mean over seeds says more. The table was added when ten runs of plain and nine of nft-5 had been seen."""
+model's dynamic_degree, 3.5 % of its verifier, and 10 % of its identity and diversity. A run's verifier is the share
+of 64 clips that are read as asked: three fewer break its guard. The mean over seeds says more. The table was added
+when ten runs of plain and nine of nft-5 had been seen."""
 
 
 def about(target: float, budgets: Mapping[str, float], usual: float) -> str:
@@ -46,7 +47,8 @@ def about(target: float, budgets: Mapping[str, float], usual: float) -> str:
     plain Flow-GRPO reaches at the end of its budget, {PLAIN_ROUNDS} rounds of 24 clips, which take it
     {budgets["cpu"]:.0f} CPU seconds and {budgets["calls"]:.0f} denoiser calls. The composite is measured every one to
     four rounds on the same {PROMPTS} held-out prompts with the same noise ({STEPS} denoising steps); the verifier and
-    identity are also of a second clip of {TWINS} of them. A run's time to the target is interpolated between two looks."""
+    identity are also of a second clip of {TWINS} of them. A run's time to the target is interpolated between
+    two looks."""
     cut = f"""
     A run is cut, and counts at the budget, where it does not arrive within the budget, or where at or before its
     arrival a guard fails: dynamic_degree below 0.95 of the base model's value, the verifier below 0.965, identity or
