@@ -41,7 +41,8 @@ def toy(tmp_path, **train):
     options = {"rounds": 2, "prompts_per_round": 2, "group": 2, "eval_steps": 4} | train
     return config.build({
         "run": str(tmp_path / "run"), "backbone": {"name": "toy", "options": {}}, "policy": {"full": True},
-        "algorithm": {"name": "grpo", "options": {"steps": 5, "train_steps": 2, "updates": 2}}, "reward": {"name": "flicker"},
+        "algorithm": {"name": "grpo", "options": {"steps": 5, "train_steps": 2, "updates": 2}},
+        "reward": {"name": "flicker"},
         "data": {"prompts": str(prompts), "held_out": str(prompts), "held_out_n": 2}, "train": options})
 
 
