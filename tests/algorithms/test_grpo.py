@@ -276,7 +276,8 @@ def test_a_plan_without_a_stochastic_step_is_an_error():
 def test_brightness_rises_on_held_out_prompts(tmp_path, segments):
     asked = tmp_path / "held_out.txt"
     asked.write_text("".join(f"a cat and {n} dogs\n" for n in range(48)))
-    made = recipe(tmp_path, algorithm={"name": "grpo", "options": {"steps": 4, "segments": segments, "eta": 0.5}}, train_rounds=8,
+    made = recipe(tmp_path, algorithm={"name": "grpo", "options": {"steps": 4, "segments": segments, "eta": 0.5}},
+                  train_rounds=8,
                   data_held_out=str(asked), data_held_out_n=48, train_eval_every=100,
                   train_checkpoint_every=100)  # fmt: skip
     run = train.run(made)
