@@ -33,7 +33,7 @@ class CaptionFit(Reward):
     ...     "a blue cross stays still on a dark background", "a blue circle stays still on a dark background",
     ...     "a red cross stays still on a dark background"], 8.0))
     >>> [round(x, 1) for x in fits.value.tolist()]
-    [0.9, 0.6, 0.0]
+    [1.0, 0.7, 0.0]
     """
 
     range = (0.0, 1.0)

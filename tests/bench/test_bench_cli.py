@@ -255,7 +255,7 @@ def test_a_folder_of_everything_that_goes_wrong(capsys, tmp_path):
         "v/gone.mp4": "missing", "v/broken.mp4": "unreadable", "v/cut.mp4": "unreadable"}
     assert [clip["prompt"] for clip in one["clips"]] == [HTML, HTML.upper(), "кот"]
     (why,) = one["clips"][2]["why"].values()
-    assert why.startswith("inapplicable: needs a clip of at least 3 frames")
+    assert why.startswith("inapplicable to an image: needs a clip of at least 3 frames")
     notes = "\n".join(found["notes"])
     for said in ("2 frame rates", "sizes", "differ by letter case", "2 of 5 files have no row", "prompts are from"):
         assert said in notes, said
