@@ -22,7 +22,7 @@ def left_out(score: Score) -> dict[str, str]:
     >>> left_out(Score(torch.tensor([0.5]), parts={"sharpness": Score(torch.tensor([0.5])), "jerk": lost}))
     {'jerk': 'inapplicable to an image: needs a clip of at least 4 frames'}
     """
-    found = {}
+    found: dict[str, str] = {}
     for name, part in score.parts.items():
         inner = {f"{name}/{below}": why for below, why in left_out(part).items()}
         still = [str(why) for why in part.why if str(why).startswith(STILL)]

@@ -56,7 +56,7 @@ class Lookback:
         """Tell the terminal and the run folder what a person should know of the recipe before the run begins."""
         data = self.recipe.data
         written = () if self.policy.lora is None else self.backbone.adapter_notes
-        idle = unread(self.recipe, self.algorithm, self.reward)
+        idle = unread(self.recipe, self.algorithm, self.held_out.reward)
         notes = [*unused(self.recipe.policy, self.policy.lora), *written, *idle, *self.files.notes] + prompts.notes(
             "" if self.files.source else data.prompts, data.held_out, data.held_out_n, self.prompts)
         notes += filter(None, [stills.check(self.held_out.reward, (), self.backbone.frame_map)])
@@ -235,8 +235,9 @@ class Lookback:
 
     def _same_everywhere(self, recipe: Mapping[str, Any]) -> None:
         """Raise RuntimeError where a process has another recipe or other prompts: it would train on another plan."""
-        known = [{**recipe, "run": ""}, *(list(map(identity, some)) for some in (self.prompts, self.held_out.prompts))]
-        others = unlike(self.workers, hashlib.sha256(json.dumps(known).encode()).hexdigest())
+        asked = [list(map(identity, some)) for some in (self.prompts, self.held_out.prompts)]
+        known = json.dumps([{**recipe, "run": ""}, *asked])
+        others = unlike(self.workers, hashlib.sha256(known.encode()).hexdigest())
         if others:
             raise RuntimeError(f"expected the same recipe and prompts on every process, got others on "
                                f"{', '.join(map(str, others))} than on 0: each machine needs the recipe and equal "

@@ -72,8 +72,8 @@ class Updater:
         for batch in self.algorithm.minibatches(experience):
             taken = True
             yield [(self.algorithm, batch, 1.0), *([next(beside)] if beside else [])]
-        for _ in range(getattr(self.algorithm, "updates", 1)) if beside and not taken else ():
-            yield [next(beside)]
+        if beside and not taken:
+            yield from ([next(beside)] for _ in range(getattr(self.algorithm, "updates", 1)))
 
     def _set_rate(self, round: int) -> float:
         """Give the optimiser the learning rate of a round, and return it."""

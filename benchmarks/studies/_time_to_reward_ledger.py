@@ -130,9 +130,9 @@ def chosen(runs: Sequence[Run], arm: str) -> float | None:
     score, taken = merits(runs, arm), [run["rate"] for run in finals]
     if not taken and sweep(runs, arm):
         return None
-    rates = sorted(set(taken), key=taken.count, reverse=True)
-    rates += sorted(score.keys() - taken, key=score.__getitem__, reverse=True)
-    return next((rate for rate in rates if not fallen(finals, rate)), rates[0] if rates else None)
+    used = sorted(set(taken), key=taken.count, reverse=True)
+    order = [*used, *sorted(score.keys() - set(taken), key=score.__getitem__, reverse=True)]
+    return next((rate for rate in order if not fallen(finals, rate)), order[0] if order else None)
 
 
 def fallen(finals: Sequence[Run], rate: float) -> bool:

@@ -143,7 +143,7 @@ class Drive:
         several rows."""
         self.draws = [torch.Generator().manual_seed(self.seed) for _ in rows]
         every = [self.table[row] for row in rows]
-        own = {"prompt": [row.prompt for row in every], "generator": self.draws}
+        own: dict[str, list[Any]] = {"prompt": [row.prompt for row in every], "generator": self.draws}
         for name in every[0].references:
             own[name] = [row.references.get(name, self.call.get(name)) for row in every]
         own |= {name: [value] * len(rows) for name, value in self.call.items()

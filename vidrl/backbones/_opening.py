@@ -162,7 +162,8 @@ def checkpoint(found: Mapping[str, nn.Module]) -> None:
         if not getattr(network, "_supports_gradient_checkpointing", False):
             raise ValueError(f"expected networks that can checkpoint their gradient, got {name}, a "
                              f"{type(network).__name__}: set gradient_checkpointing = false")  # fmt: skip
-        network.enable_gradient_checkpointing()
+        enable: Any = network.enable_gradient_checkpointing
+        enable()
 
 
 def differs(theirs: Any, ours: Any) -> tuple[str, ...]:

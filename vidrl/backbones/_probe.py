@@ -66,6 +66,9 @@ class Probe:
     turn = 0
     only = 0
     sign = 1.0  # of a prediction
+    config: Any  # this and what follows are the scheduler's, over which a probe is laid
+    timesteps: Tensor
+    sigmas: Tensor
     _step_index = property(lambda self: self.turn, lambda self, value: None)
 
     def aim(self, time: float | None, visit: Visit) -> None:
@@ -78,6 +81,14 @@ class Probe:
         self.turns = {single(t): k for k, t in enumerate(self.grid[:-1])}
         self.told = self.timesteps.tolist()
         return self.grid
+
+    def labels(self) -> list[float]:
+        """The times of the schedule that is set, the end included."""
+        raise NotImplementedError
+
+    def at(self, t: float) -> tuple[float, float | None]:
+        """(timestep, sigma) of a time; sigma is None where the scheduler has none."""
+        raise NotImplementedError
 
     def scale(self, t: float) -> float:
         """The pipeline's latents divided by vidrl's."""
@@ -169,6 +180,8 @@ class _Discrete(Probe):
 
 class _Added(Probe):
     """EDM: noise of standard deviation σ is added to clean latents; t = 2/π · atan σ."""
+
+    final: float
 
     def sigma(self, t: float) -> float:
         return tan(pi / 2 * t) if t > 0 else self.final
@@ -309,4 +322,5 @@ def _over(kind: type, scheduler: Any, **extra: Any) -> Any:
         self.place()
 
     members = {"set_timesteps": set_timesteps, **extra}
-    return type(f"Probed{base.__name__}", (kind, base), members).from_config(scheduler.config)
+    probed: Any = type(f"Probed{base.__name__}", (kind, base), members)
+    return probed.from_config(scheduler.config)

@@ -57,7 +57,8 @@ def picture(pipe: Any, call: Mapping[str, Any], takes: Mapping[str, Any]) -> _re
     factor = getattr(pipe, "vae_scale_factor", None)
     square = side * factor if isinstance(side, int) and isinstance(factor, int) else None
     sizes = [value if isinstance(value, int) else square for value in named]
-    return (sizes[0], sizes[1]) if all(sizes) else None
+    height, width = sizes
+    return (height, width) if height and width else None
 
 
 def dry_row(drive: Drive, size: _references.Size) -> tuple[int, tuple[str, ...]]:

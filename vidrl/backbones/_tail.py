@@ -85,7 +85,8 @@ class Tail:
     def _encoded(self, pixels: Tensor) -> Tensor:
         """The encoder's means: of a film as a whole, or of each of its frames, as the decoder
         reads them."""
-        part, encode = self.pipeline.autoencoder, self.pipeline.encoder
+        part = self.pipeline.autoencoder
+        encode: Any = self.pipeline.encoder
         assert part is not None and encode is not None
         pixels = pixels.to(next(part.parameters()))
         whole = self.scale.dim() == 5
