@@ -235,8 +235,9 @@ def scored(monkeypatch, made):
     def score_files(paths, chosen, prompts, jobs, timeout, memory, fps):
         calls.append((list(map(str, paths)), list(chosen)))
         made.update(chosen)
-        yield {"path": "a.mp4", "value": {"flicker": 0.5}, "why": None}
-        yield {"path": "b.mp4", "value": {"flicker": None}, "why": "cannot be opened"}
+        facts = {"frames": 17, "note": None}
+        yield {"path": "a.mp4", "value": {"flicker": 0.5}, "why": None} | facts
+        yield {"path": "b.mp4", "value": {"flicker": None}, "why": "cannot be opened"} | facts
 
     monkeypatch.setattr(rewards, "score_files", score_files)
     return calls

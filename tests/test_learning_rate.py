@@ -68,7 +68,8 @@ def test_a_run_logs_its_rates_and_a_resumed_one_repeats_them(tmp_path, monkeypat
 @pytest.mark.parametrize(("schedule", "ends"), [("constant", False), ("linear", True)])
 def test_more_rounds_end_exactness_only_where_the_rate_falls(tmp_path, schedule: str, ends: bool) -> None:
     """A rate that falls would have fallen more slowly, had the run known of the later rounds from its start."""
-    given = FALLING | {"train_lr_schedule": schedule}
+    end = {"linear": 0.2, "constant": 0.1}[schedule]  # the default, which a constant rate does not read
+    given = FALLING | {"train_lr_schedule": schedule, "train_lr_end": end}
     train.run(recipe(tmp_path, **given, train_rounds=3))
     run = train.run(recipe(tmp_path, **given, train_rounds=5), resume=True)
     told = [row["message"] for row in happened(run) if row["kind"] == "exactness"]

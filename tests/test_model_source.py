@@ -145,5 +145,5 @@ def test_a_prompt_that_fails_leaves_the_others(capsys, tmp_path, monkeypatch):
     status = cli.main(["sample", "--backbone", "toy", "--prompt", "a", "--prompt", "bad", "--prompt", "b",
                        "--steps", "2", "--device", "cpu", "--out", str(tmp_path)])
     said = capsys.readouterr()
-    assert status == 1 and "2 clips in" in said.out and "0001.mp4: ZeroDivisionError: division by zero" in said.err
+    assert status == 1 and "2 clips in" in said.out and "0001: ZeroDivisionError: division by zero" in said.err
     assert (tmp_path / "prompts.csv").read_text().splitlines() == ["path,prompt,seed", "0000.mp4,a,0", "0002.mp4,b,2"]

@@ -97,7 +97,8 @@ def stages(monkeypatch, stage: str) -> list[int]:
 
 @pytest.mark.parametrize("stage", ["rollout and evaluation", "update", "decode", "reward"])
 def test_memory_that_runs_out_in_a_stage_changes_no_result(tmp_path, monkeypatch, stage):
-    same = {"algorithm": {"options": {"steps": 4, "segments": 3, "eta": 0.5, "same_start": stage == "decode"}}}
+    options = {"steps": 4, "segments": 3, "eta": 0.5, "same_start": stage == "decode"}
+    same = {"algorithm": {"name": "grpo", "options": options}}
     plain = train.run(recipe(tmp_path / "plain", train_rounds=2, **same))
     seen = stages(monkeypatch, stage)
     run = train.run(recipe(tmp_path / "tight", train_rounds=2, **same))

@@ -268,7 +268,8 @@ def _owners(cls: type, keys: Sequence[str]) -> tuple[dict[str, list[str]], str]:
     owners: dict[str, list[str]] = {key: [] for key in keys}
     for name in names(kind) if kind else ():
         with suppress(Exception):  # of a plug-in that cannot be imported here, nothing is said
-            for key in _parameters(find(kind, name)).keys() & owners.keys():
+            known = _parameters(find(kind, name))
+            for key in (key for key in keys if key in known):
                 owners[key].append(name)
     own = cls.__module__.rpartition(".")[2] if cls.__module__.startswith(f"vidrl.{kind}.") else ""
     return owners, f"vidrl show {kind} {own}" if own else ""

@@ -24,7 +24,7 @@ from vidrl.rollout import draws, sample, tree
 
 PAGE = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text()
 RECIPES = [made for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-           if "name" not in (made := tomllib.loads(text))["algorithm"]]  # those of GRPO
+           if (made := tomllib.loads(text))["algorithm"]["name"] == "grpo"]
 HOSTS = {name: made["algorithm"]["options"]
          for name, made in zip(("flow_grpo", "dance_grpo", "mix_grpo", "flow_factory"), RECIPES, strict=True)}
 GROUP = torch.tensor([0, 0, 0, 1, 1, 1])
