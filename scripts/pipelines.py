@@ -16,6 +16,7 @@ import ast
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -206,7 +207,8 @@ def _kept(keep: Any, family: Any) -> str:
         keep(family)
         return "yes"
     except Exception as error:  # noqa: BLE001  whatever a family fails with is the result
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        words = " ".join(str(error).replace(tempfile.gettempdir(), "").split())
+        return f"{type(error).__name__}: {words[:200]}"
 
 
 # The files
