@@ -67,10 +67,6 @@ BROKEN = {
     ("ltx_condition", "decode_carries_gradient"): "some latents have no gradient",
     ("qwen_image", "rollout_is_the_pipelines_own"): "memory joins a mask that one row lacks",
     ("wan22_5b_i2v", "decode_carries_gradient"): "some latents have no gradient",
-    ("cosmos", "lora_is_read_by_vidrl_and_by_the_plain_pipeline"): "the pipeline reads no LoRA",
-    ("cosmos2_image", "lora_is_read_by_vidrl_and_by_the_plain_pipeline"): "reads no LoRA",
-    ("hunyuan_video15", "lora_is_read_by_vidrl_and_by_the_plain_pipeline"): "reads no LoRA",
-    ("text_to_video_sd", "lora_is_read_by_vidrl_and_by_the_plain_pipeline"): "reads no LoRA",
     ("hunyuan_video15", "a_round_changes_only_the_adapter_and_a_resumed_run_is_the_whole_run"):
         "the gradient is not finite",
     ("hunyuan_video15", "gradient_checkpointing_gives_the_same_gradient"): "it is not finite",

@@ -3,8 +3,9 @@
 `pipe.load_lora_weights(folder)` reads the first network's file. A second network's file is read by
 its name, with the pipeline's own switch: `pipe.load_lora_weights(folder,
 weight_name="transformer_2_lora_weights.safetensors", load_into_transformer_2=True)`. Where a
-pipeline reads no LoRA, `network.load_lora_adapter(folder, prefix="transformer")` does, if the
-network's class can; vidrl reads all of them.
+pipeline reads no LoRA, `network.load_lora_adapter(folder, prefix="transformer",
+use_safetensors=True)` does, if the network's class can: without the last argument diffusers looks
+for a pickled file. vidrl reads all of them.
 """
 
 from __future__ import annotations
@@ -119,11 +120,12 @@ def notes(pipe: Any, trained: Mapping[str, nn.Module]) -> list[str]:
     """What a person must know before training of how an adapter will be read."""
     told = []
     for name, network in trained.items():
-        if _kind(pipe, name) in _layers(pipe):
+        reader = hasattr(network, "load_lora_adapter")  # which the pipeline's own loader calls
+        if reader and _kind(pipe, name) in _layers(pipe):
             continue
-        reader = hasattr(network, "load_lora_adapter")
-        how = (f"pipe.{name}.load_lora_adapter(folder, prefix={name!r}) reads the LoRA that is written" if reader else
-               f"its {type(network).__name__} reads no LoRA either, so that only vidrl reads what is written: train "
-               "with policy.full = true for a network that diffusers loads")  # fmt: skip
-        told.append(f"{type(pipe).__name__} has no LoRA format of its own for {name}: {how}")
+        how = (f"pipe.{name}.load_lora_adapter(folder, prefix={name!r}, use_safetensors=True) reads the LoRA that is "
+               "written" if reader else
+               f"its {type(network).__name__} has no load_lora_adapter, so that only vidrl reads the LoRA that is "
+               "written: train with policy.full = true for a network that diffusers loads")  # fmt: skip
+        told.append(f"{type(pipe).__name__} cannot load a LoRA into its {name}: {how}")
     return told

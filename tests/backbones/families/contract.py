@@ -217,7 +217,7 @@ def _load(pipe: Any, backbone: Tiny, folder: str) -> bool:
     network = getattr(pipe, name)
     if not hasattr(network, "load_lora_adapter"):
         return False
-    network.load_lora_adapter(folder, prefix=name)
+    network.load_lora_adapter(folder, prefix=name, use_safetensors=True)
     return True
 
 
