@@ -331,7 +331,7 @@ def test_two_experts_have_a_file_each_and_one_may_be_trained_alone(tmp_path: Pat
 
 def test_a_pipeline_without_a_lora_format_says_so_before_training(tmp_path: Path) -> None:
     backbone = made("latte")
-    assert "no LoRA format" in backbone.adapter_notes[0]
+    assert "cannot load a LoRA into its transformer" in backbone.adapter_notes[0]
     policy = trained(backbone)
     policy.save(tmp_path)
     again = load_adapter(made("latte"), tmp_path)
