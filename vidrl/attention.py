@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 
 from vidrl.extras import install
+from vidrl.plugin import nearest
 
 Kernel = Callable[..., Tensor]  # of query, key and value (B, F, heads, channels), and of a mask where one is given
 Types = tuple[torch.dtype, torch.dtype, torch.dtype]  # of query, key and value
@@ -120,6 +121,8 @@ def prove(backend: str, device: torch.device | str, dtype: torch.dtype | Types =
     if training and family:
         raise AttentionError(f"attention backend {backend!r} is for inference only: {INFERENCE_ONLY[family]}; "
                              f"train with 'native'")
+    if kernel is None:
+        _known(backend)
     types = dtype if isinstance(dtype, tuple) else (dtype,) * 3
     inputs = _inputs(device, types, training)
     for what, mask in _masks(device, types[0]).items() if masked else [("", ())]:
@@ -130,6 +133,13 @@ def prove(backend: str, device: torch.device | str, dtype: torch.dtype | Types =
             raise AttentionError(f"attention backend {backend!r} does not run on {device} in {_told(types)}{what}: "
                                  f"{type(error).__name__}: {reason}") from error
         _compare(backend + what, got, _run(_torch_attention, inputs, mask, training), types)
+
+
+def _known(backend: str) -> None:
+    """Raise `AttentionError` for a name that diffusers does not know."""
+    known = [one.value for one in _dispatch().AttentionBackendName]
+    if backend not in known:
+        raise AttentionError(f"expected an attention backend of diffusers, got {backend!r}: {nearest(backend, known)}")
 
 
 def _told(types: Types) -> str:

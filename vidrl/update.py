@@ -19,6 +19,9 @@ from vidrl.rollout import Plan, Rollout
 from vidrl.weight_drift import weight_drift
 
 Part = tuple[Algorithm, Batch, float]  # rows of one optimiser step, whose loss they are for, and its weight
+TRAINED = "trained_share"  # of the rows of a round: those in whose prediction a trained weight takes part
+FROZEN = ("no trained network takes part in the steps that were learned from: they are of networks that "
+          "backbone.options.train leaves out")  # fmt: skip
 UNDEFINED = "the reward gave them no finite number, or no finite gradient"
 RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| before the first update
 
@@ -33,7 +36,7 @@ class Updater:
         )
         cure = "use gradient checkpointing, a smaller clip, or a device of more memory"
         self.pieces = Pieces(options.micro_batch or workers.first_micro_batch(), "the update of one row", cure)
-        self.proven = False
+        self.proven, self.learns = False, False
 
     @property
     def micro_batch(self) -> int:
@@ -96,7 +99,10 @@ class Updater:
         ):  # fmt: skip
             with self.workers.autocast():
                 loss = algorithm.loss(self.policy, micro)
-            self.workers.backward(loss.value * len(micro) * micro.share * weight)
+            trained = loss.value.requires_grad  # not where a network that is not trained predicts all rows
+            if trained:
+                self.workers.backward(loss.value * len(micro) * micro.share * weight)
+            seen.setdefault(TRAINED, []).append(torch.full((len(micro),), float(trained)))
             for name, value in loss.metrics.items():
                 seen.setdefault(name, []).append(value.flatten().cpu())
         found = {name: torch.cat(values) for name, values in seen.items()}
@@ -156,7 +162,16 @@ class Updater:
             row["ratio"] = {"mean": row["ratio"], "min": float(low), "max": float(high)}
         if "reward" in everyones:
             row |= rewarded(everyones["reward"])
-        return row
+        return self._with_trained_share(row)
+
+    def _with_trained_share(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row; it keeps the share where it is below 1. Raises where no round so far has any such row."""
+        share = row.pop(TRAINED, None)
+        if share == 0 and not self.learns:
+            raise RuntimeError(f"{FROZEN}: name those networks there too, or choose steps of the times of the trained "
+                               "ones")  # fmt: skip
+        self.learns = self.learns or bool(share)
+        return row | ({} if share in (None, 1.0) else {TRAINED: share})
 
 
 def rewarded(values: Tensor) -> dict[str, Any]:
@@ -182,6 +197,8 @@ def happenings(row: Mapping[str, Any], scored: bool) -> dict[str, str]:
     if "kl" not in row:
         what = "only data.clips were learned from" if "data_error" in row else "no optimiser step"
         told["skipped"] = f"{what}: the samples gave nothing to learn from, as where those of every group tie"
+    if row.get(TRAINED) == 0:
+        told["skipped"] = FROZEN
     if row.get("skipped_steps"):
         told["overflow"] = (f"a gradient overflowed under fp16: {row['skipped_steps']} optimiser step(s) left out; the "
                             f"loss scale is {row['loss_scale']:g} now")

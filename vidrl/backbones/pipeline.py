@@ -42,8 +42,8 @@ class Pipeline(Denoiser):
     `model`: a folder, a hub id, or a pipeline in memory. `call`: keyword arguments of the
     pipeline's call, as height, width, num_frames, guidance_scale, negative_prompt; what is left out
     is the pipeline's own default. `fps`: the rate at which clips are played; None is what the
-    folder's vidrl.json, the call or the pipeline says, else 16. `dtype` is of all components but
-    the autoencoder, which stays float32. `offload`: encoders visit the device only to encode.
+    folder's vidrl.json, the call or the pipeline says, else 16. `dtype` is of all components of a
+    folder or hub id but the autoencoder, which stays float32; a pipeline in memory keeps its own. `offload`: encoders visit the device only to encode.
     `batch`: rows of one time that run together at most; 0 is all. Where a row's prediction depends
     on its company, rows run alone, which the first batch finds out. `decode_chunk`: clips decoded
     at once. `gradient_checkpointing`: of the networks and of a decode that carries gradient.
@@ -71,6 +71,11 @@ class Pipeline(Denoiser):
                 f"expected batch ≥ 0, decode_chunk ≥ 1 and fps > 0, got {batch}, {decode_chunk} and {fps}"
             )
         local = isinstance(model, (str, Path))
+        if not local and dtype != "float32":
+            raise ValueError(
+                f"expected dtype with a folder or a hub id, got {dtype} with a pipeline in memory, which keeps its own "
+                f"precision: leave dtype out, and call pipe.to(torch.{dtype}) first, and pipe.vae.to(torch.float32)"
+            )
         self.folder = Path(str(model)) if local and Path(str(model)).is_dir() else None
         pipe = _opening.checked(_opening.opened(str(model), dtype) if local else model)
         self.batch, self.decode_chunk, self.offload, self.attention = (
