@@ -65,13 +65,7 @@ BROKEN = {
     ("ltx_condition", "rollout_is_the_pipelines_own"): "pixels differ by 2.7e-3",
     ("ltx_condition", "ratio_is_one_at_shuffled_times"): "the ratio differs by 1e-3",
     ("ltx_condition", "decode_carries_gradient"): "some latents have no gradient",
-    ("qwen_image", "rollout_is_the_pipelines_own"): "memory joins a mask that one row lacks",
     ("wan22_5b_i2v", "decode_carries_gradient"): "some latents have no gradient",
-    ("hunyuan_video15", "a_round_changes_only_the_adapter_and_a_resumed_run_is_the_whole_run"):
-        "the gradient is not finite",
-    ("hunyuan_video15", "gradient_checkpointing_gives_the_same_gradient"): "it is not finite",
-    ("text_to_video_sd", "bf16_autocast_predicts_alike_and_repeats_itself"): "differs by 0.2",
-    ("chroma", "bf16_autocast_predicts_alike_and_repeats_itself"): "differs by 0.5",
     ("chroma", "gradient_checkpointing_gives_the_same_gradient"): "differs by 0.3 %",
 }
 PROMISES = [

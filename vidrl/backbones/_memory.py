@@ -217,10 +217,15 @@ def _leaf(leaves: list[Any], change: Callable[[Tensor], Tensor]) -> Any:
         return change(torch.cat(leaves) if first.dim() and len(leaves) > 1 else first)
     if isinstance(first, _Layers):
         each = zip(*(one.each() for one in leaves), strict=True)
-        return _Layers.of([_leaf(list(layer), change) for layer in each], first.read)
+        return _Layers.of([_layer(layer, change) for layer in each], first.read)
     if isinstance(getattr(first, "parameters", None), Tensor):
         return type(first)(change(torch.cat([leaf.parameters for leaf in leaves])))
     return first if isinstance(first, (int, float, str, bool, type(None))) else None
+
+
+def _layer(rows: Sequence[Any], change: Callable[[Tensor], Tensor]) -> Any:
+    """A hidden layer of several rows; one that is dropped of any row is not read of the others."""
+    return None if any(row is None for row in rows) else _leaf(list(rows), change)
 
 
 def _is_layers(leaf: Any) -> bool:

@@ -14,10 +14,11 @@ WORDS = [
     "dark", "background", "bounces", "slowly", "cat", "runs", "low", "quality",
 ]  # fmt: skip
 VOCABULARY = 64
-CHAT = (  # what the user says, without the pipeline's own instructions
-    "{% for message in messages if message['role'] == 'user' %}"
+CHAT = (  # a token that pipelines cut off, what the user says, and a token that closes it: the real
+    # templates close as well, so that an empty text has a token, without which its mean is 0 / 0
+    "<s>{% for message in messages if message['role'] == 'user' %}"
     "{{ message['content'] if message['content'] is string else message['content'][-1]['text'] }} "
-    "{% endfor %}"
+    "{% endfor %}</s>"
 )
 
 
