@@ -1,47 +1,96 @@
 """Whether a row's prediction depends on the rows that run with it, which is found out once by
-running a row both ways."""
+running a row alone and beside others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from ._drive import Row
 
 if TYPE_CHECKING:
     from ._drive import Drive
 
 LARGEST = 1 << 30
 TOLERANCE = {
-    torch.float32: 1e-3,
+    torch.float32: 1e-4,
     torch.float64: 1e-6,
     torch.bfloat16: 6e-2,
     torch.float16: 1e-2,
-}  # of the maximum
+}  # of the maximum: a batch of another size is rounded otherwise
+TF32 = 1e-3  # the same where a card multiplies float32 numbers of 10 bits
+SAME = 1e-5  # of the maximum, in every precision: batches of one size are rounded alike
+TEXTS = (  # of the same words, so that the two companies have the same number of tokens
+    "a person in a red coat walks along a road and waves",
+    "a person walks along a road in a red coat and waves",
+)
 
 
-def together(
-    drive: Drive, rows: Sequence[int], one: Tensor, two: Tensor, time: float, dtype: torch.dtype
-) -> bool:
-    """Whether the first of two rows has the prediction that it has alone; no gradient.
+def companions(row: Row) -> list[Row]:
+    """Two rows to run beside a row: other texts, and of its pictures the same and their
+    negatives."""
+    negative = {name: _negative(value) for name, value in row.references.items()}
+    return [Row(TEXTS[0], row.references), Row(TEXTS[1], negative)]
 
-    `one` and `two` are the pipeline's latents of the first row and of both. A pipeline that cannot
-    run several rows with their own pictures at once raises, or makes another number of rows: then
-    rows run alone.
+
+def _negative(value: Any) -> Any:
+    """A picture, or each picture of a film, with all colours inverted; a text as it is."""
+    if isinstance(value, list):
+        return [_negative(each) for each in value]
+    return value.point(lambda level: 255 - level) if hasattr(value, "point") else value
+
+
+def together(drive: Drive, rows: Sequence[int], latents: Sequence[Tensor], time: float) -> bool:
+    """Whether the first of three rows has the same prediction alone, and before and behind each of
+    the two others; no gradient.
+
+    `latents` are the pipeline's, of one clip a row. A pipeline that cannot run several rows with
+    their own pictures at once raises, or makes another number of rows: then rows run alone.
     """
     with torch.no_grad():
-        alone = drive.predict(rows[:1], one, time).float()
+        alone = drive.predict(rows[:1], latents[0], time).float()
         try:
-            batch = drive.predict(rows, two, time).float()
+            before, behind = (_beside(drive, rows, latents, time, place) for place in (0, 1))
         except torch.OutOfMemoryError:
             raise
         except Exception:  # noqa: BLE001  a pipeline may refuse lists in any way
             return False
-    if len(batch) != len(rows) * len(alone):
+    if any(len(batch) != 2 * len(alone) for batch in (*before, *behind)):
         return False
-    gap = (batch[: len(alone)] - alone).abs().max()
-    return bool(gap <= TOLERANCE[dtype] * alone.abs().max().clamp(min=1e-6))
+    rounding = _rounding(next(iter(drive.switches.values())).network)
+    made = (
+        [batch[: len(alone)] for batch in before],
+        [batch[len(alone) :] for batch in behind],
+    )
+    return all(_near(a, b, SAME) and _near(a, alone, rounding) for a, b in made)
+
+
+def _beside(
+    drive: Drive, rows: Sequence[int], latents: Sequence[Tensor], time: float, place: int
+) -> list[Tensor]:
+    """Predictions of the first row with each of the others, where the first row stands at
+    `place`."""
+    pairs = [(0, other) if place == 0 else (other, 0) for other in (1, 2)]
+    return [
+        drive.predict([rows[i] for i in pair], torch.cat([latents[i] for i in pair]), time).float()
+        for pair in pairs
+    ]
+
+
+def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-6))
+
+
+def _rounding(network: torch.nn.Module) -> float:
+    """How much of the maximum the size of a batch may change, by rounding alone."""
+    weight = next(network.parameters())
+    cuda = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    if weight.dtype == torch.float32 and weight.is_cuda and cuda:
+        return TF32
+    return TOLERANCE[weight.dtype]
 
 
 def groups(times: Sequence[float], limit: int) -> Iterator[tuple[float, list[int]]]:

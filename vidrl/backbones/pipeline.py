@@ -197,21 +197,18 @@ class Pipeline(Denoiser):
         if limit == 1 or len(x) < 2:
             return limit
         if self._alone is None:
-            dtype, other = next(self.network.parameters()).dtype, self._row_for_company()
-            scaled = x[:2] * self.probe.scale(times[0])
-            one, two = self.layout.theirs(scaled[:1]), self.layout.theirs(scaled)
-            both = [rows[0], other]
-            self._alone = not _company.together(self.drive, both, one, two, times[0], dtype)
+            self._alone = not self._together(x[:2], rows[0], times[0])
         return 1 if self._alone else limit
 
-    def _row_for_company(self) -> int:
-        """A row of another text, to run beside a row that is compared with itself alone."""
-        row = Row(
-            "a person in a red coat walks along a road and waves",
-            self.drive.table[self.dry].references,
-        )
-        self.drive.table.append(row)
-        return len(self.drive.table) - 1
+    def _together(self, x: Tensor, row: int, time: float) -> bool:
+        """Whether a row has the same prediction alone and beside two others, of which the second
+        has everything else: text, pictures and latents."""
+        table, scaled = self.drive.table, x * self.probe.scale(time)
+        others = _company.companions(table[row])
+        table.extend(others)
+        rows = [row, *range(len(table) - len(others), len(table))]
+        latents = [self.layout.theirs(one[None]) for one in (scaled[0], scaled[1], -scaled[1])]
+        return _company.together(self.drive, rows, latents, time)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Clips (B, F, 3, H, W) in [0, 1], float32, by the pipeline's own end; differentiable in
@@ -221,12 +218,18 @@ class Pipeline(Denoiser):
     def decode_with(self, latents: Tensor, cond: Cond) -> Tensor:
         """The same for the prompts of `cond`: some pipelines put a given first frame before the
         clip."""
-        rows, size = cond["row"].tolist(), self.decode_chunk if self.batch != 1 else 1
+        rows, size = cond["row"].tolist(), self._decoded_at_once()
         made = [
             self._decode(latents[a : a + size], rows[a : a + size])
             for a in range(0, len(rows), size)
         ]
         return torch.cat(made) if made else torch.empty(0, *self.clip_shape, device=latents.device)
+
+    def _decoded_at_once(self) -> int:
+        """Clips decoded at once: one where rows change each other, or where that is not known yet
+        of rows with pictures."""
+        alone = bool(self.needs) if self._alone is None else self._alone
+        return 1 if alone or self.batch == 1 else self.decode_chunk
 
     def _decode(self, latents: Tensor, rows: list[int]) -> Tensor:
         theirs = self.layout.theirs(latents) * self.probe.scale(0.0)
