@@ -9,6 +9,7 @@ vidrl asks what they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import Any
@@ -73,7 +74,7 @@ class Layout:
     def noise(self, draw: torch.Generator) -> Tensor:
         """One draw of unit noise, (C, L, h, w): the pipeline's own latents of that generator, if
         it draws float32."""
-        plain = torch.randn(prod(self.own), generator=draw)
+        plain = drawn([self.own], draw)
         return self.ours((plain if self.order is None else plain[self.order]).view(1, *self.own))[0]
 
 
@@ -85,19 +86,19 @@ def look(drive: Drive, row: int) -> Layout:
     """
     name = next((name for name in FRAMES if name in drive.takes), None)
     own = _own(drive, row)
-    order = _order(drive, row, own)
+    places = order(drive, row, own)
     if name is None:
-        return Layout(own, None, 1, False, [(0, 1)], order)
+        return Layout(own, None, 1, False, [(0, 1)], places)
     frames = drive.call.get(name, drive.takes[name].default)
-    for other in _lengths(frames):
-        small = _tried(drive, row, name, other)
+    for other in lengths(frames):
+        small = tried(drive, row, name, other)
         if small is None or small == own:
             continue
         length, short, axis, folded = _time(own, small)
         ratio = _ratio(drive, row, name, (frames, length), (other, short))
         total = other + ratio * (length - short)
         if frames in (None, total):
-            return Layout(own, axis, length, folded, _spans(total, length, ratio), order)
+            return Layout(own, axis, length, folded, _spans(total, length, ratio), places)
         raise _no_length(drive, name, frames, total)
     raise drive.cannot(f"its latents have one shape for all numbers of frames ({name})")
 
@@ -132,7 +133,7 @@ def _ratio(
         return said
     frames, length = one
     if frames is None:
-        frames, more = other[0] + 8, _tried(drive, row, name, other[0] + 8)
+        frames, more = other[0] + 8, tried(drive, row, name, other[0] + 8)
         small = _own(drive, row, **{name: other[0]})
         length = other[1] + 8 if more in (None, small) else _time(more, small)[0]
     return round((frames - other[0]) / (length - other[1]))
@@ -148,50 +149,60 @@ def _spans(frames: int, length: int, ratio: int) -> list[Span]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _lengths(frames: int | None) -> list[int]:
+def lengths(frames: int | None) -> list[int]:
     """Other numbers of frames to try; none may fit a pipeline's rule, and of one frame some
     pipelines make a picture."""
     return [1, 9, 17] if frames is None else [1, 2 * frames, 2 * frames - 1, 3 * frames]
 
 
-def _own(drive: Drive, row: int, **call: Any) -> tuple[int, ...]:
+def _own(drive: Drive, row: int, number: int = 0, **call: Any) -> tuple[int, ...]:
     """The shape of one clip's latents; where frames are folded into the batch, they are the
-    first axis."""
-    sample = drive.first(row, **call)
+    first axis. `number`: see `Drive.entered`."""
+    sample = drive.entered(row, **call)[number]
     return tuple(sample.shape if len(sample) != 1 else sample.shape[1:])
 
 
-def _tried(drive: Drive, row: int, name: str, frames: int) -> tuple[int, ...] | None:
+def tried(
+    drive: Drive, row: int, name: str, frames: int, number: int = 0
+) -> tuple[int, ...] | None:
+    """The shape of latents of another number of frames; None where the pipeline fails at it."""
     try:
-        return _own(drive, row, **{name: frames})
+        return _own(drive, row, number, **{name: frames})
     except torch.OutOfMemoryError:
         raise
     except Exception:  # noqa: BLE001  a pipeline may fail in any way at a length that it does not make
         return None
 
 
-def _order(drive: Drive, row: int, own: tuple[int, ...]) -> Tensor | None:
+def order(drive: Drive, row: int, *owns: tuple[int, ...]) -> Tensor | None:
     """Where in a plain draw each latent of the pipeline's own first latents comes from; None for in
     order.
 
     Found by comparing two draws with the latents that the pipeline made of them. Pipelines that
     draw in half precision, or draw something else first, have no such order.
     """
-    pairs = [_drawn(drive, row, own, seed) for seed in (drive.seed, drive.seed + 1)]
+    pairs = [_drawn(drive, row, owns, seed) for seed in (drive.seed, drive.seed + 1)]
     if any(len(a) != len(b) for a, b in pairs) or all(
         torch.allclose(a, b, rtol=1e-5) for a, b in pairs
     ):
         return None
     plain, theirs = (np.lexsort([pair[side] for pair in pairs]) for side in (0, 1))
-    order = torch.empty(len(plain), dtype=torch.long)
-    order[torch.from_numpy(theirs)] = torch.from_numpy(plain)
-    return order if all(torch.equal(drawn[order], made) for drawn, made in pairs) else None
+    places = torch.empty(len(plain), dtype=torch.long)
+    places[torch.from_numpy(theirs)] = torch.from_numpy(plain)
+    return places if all(torch.equal(own[places], made) for own, made in pairs) else None
 
 
-def _drawn(drive: Drive, row: int, own: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
+def drawn(owns: Sequence[tuple[int, ...]], draw: torch.Generator) -> Tensor:
+    """One plain draw of unit noise for latents of these shapes, one after another."""
+    return torch.cat([torch.randn(prod(own), generator=draw) for own in owns])
+
+
+def _drawn(
+    drive: Drive, row: int, owns: Sequence[tuple[int, ...]], seed: int
+) -> tuple[Tensor, Tensor]:
     """A plain draw, and the latents with which the pipeline enters its loop for a generator of
     the same seed."""
-    plain = torch.randn(prod(own), generator=torch.Generator().manual_seed(seed))
+    plain = drawn(owns, torch.Generator().manual_seed(seed))
     before, drive.seed = drive.seed, seed
     try:
         return plain, drive.first(row).float().cpu().flatten() / drive.probe.scale(

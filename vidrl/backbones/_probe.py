@@ -3,8 +3,9 @@ it is given.
 
 A pipeline asks its scheduler for two things: the timesteps of its loop, and at the end of each turn
 the next latents (`step`). A probe is a scheduler of the pipeline's own class, so that all that a
-pipeline looks up in a scheduler is there, but its `step` calls `visit(prediction, sample)` and
-returns what that returns.
+pipeline looks up in a scheduler is there, but its `step` calls `visit(prediction, sample, number)`
+and returns what that returns. A copy that a pipeline makes of its scheduler, to denoise sound beside
+video, is a probe as well, and calls the same `visit` with its own number.
 
 Three kinds of scheduler cover diffusers: straight paths (flow), variance-preserving paths of
 trained levels (discrete), and noise added to clean latents (EDM). Each becomes a path of
@@ -13,20 +14,20 @@ trained levels (discrete), and noise added to clean latents (EDM). Each becomes 
 
 from __future__ import annotations
 
+import copy
 import functools
 from bisect import bisect_left
 from collections.abc import Callable
 from math import atan, log, pi, tan
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidrl.path import Path, discrete, flow
 
-Visit = Callable[
-    [Tensor, Tensor], Tensor
-]  # (prediction, sample) at the end of a turn → the next latents
+# (prediction, sample, number of the scheduler) at the end of a turn → the next latents
+Visit = Callable[[Tensor, Tensor, int], Tensor]
 PREDICTS = {
     "epsilon": "eps",
     "v_prediction": "v",
@@ -57,11 +58,12 @@ class Probe:
     `grid`: the times of the last schedule that was asked for. `time`: where a run shall be, None
     for the schedule as it is. `turn`: the number of that step in the schedule. Where `only` is not
     0, the schedule of a run is that step alone, so many times over: for pipelines whose loop does
-    not count its turns.
+    not count its turns. `number`: 0, and of the n-th copy in a run n; `copies` are those of a run.
     """
 
     visit: Visit
-    pipeline = "another"
+    number = 0
+    copies: list[Probe]
     time: float | None = None
     turn = 0
     only = 0
@@ -73,7 +75,7 @@ class Probe:
 
     def aim(self, time: float | None, visit: Visit) -> None:
         """The next run is at this time, and calls `visit` at the end of each turn."""
-        self.time, self.visit, self.turn = time, visit, 0
+        self.time, self.visit, self.turn, self.copies = time, visit, 0, []
 
     def remember_schedule(self) -> list[float]:
         """Keep the schedule that a run has just set, and return its times."""
@@ -94,18 +96,17 @@ class Probe:
         """The pipeline's latents divided by vidrl's."""
         return 1.0
 
-    def __deepcopy__(self, memo: object) -> NoReturn:
-        """A copy would step as well, and its prediction would be taken for that of the latents."""
-        raise ValueError(
-            f"expected a pipeline that vidrl can drive, got {self.pipeline}: it copies its scheduler, as "
-            "pipelines do that denoise sound beside video, or a clip in pieces; write a backbone for it "
-            "(CONTRIBUTING.md, 'A backbone')"
-        )
+    def __deepcopy__(self, memo: object) -> Probe:
+        """A probe at the same time, which tells its own number."""
+        made = copy.copy(self)  # set_timesteps gives it tensors of its own
+        self.copies.append(made)
+        made.number = len(self.copies)
+        return made
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
     ) -> _Stepped:
-        return _Stepped((self.visit(model_output, sample), sample))
+        return _Stepped((self.visit(model_output, sample, self.number), sample))
 
     def place(self) -> None:
         """Put `time` into the schedule that was just set: it is a step of it, or it replaces
@@ -208,7 +209,7 @@ class _Added(Probe):
         if guided is None:
             clean = self.precondition_outputs(sample, model_output, self.sigmas[self.turn])
             return _Stepped((sample, clean))
-        return _Stepped((self.visit(guided, sample), guided))
+        return _Stepped((self.visit(guided, sample, self.number), guided))
 
 
 def _between(x: float, falling: list[float], values: list[float]) -> float:

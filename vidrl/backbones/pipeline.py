@@ -26,7 +26,7 @@ from vidrl.prompt import is_file, is_text
 
 from . import _adapters, _company, _opening, _references, _sizes
 from ._drive import Drive, Row
-from ._layout import look
+from ._joined import look
 from ._memory import Memory
 from ._probe import probe
 from ._reading import Reading

@@ -8,8 +8,8 @@ The builders need no file and no network. Each file of this folder holds the bui
 network; `parts` holds what several families share.
 """
 
-from . import cosmos, images, motion, packed, unets, video, wan
+from . import cosmos, images, motion, packed, sound, unets, video, wan
 from ._family import FAMILIES, PROMPTS, Family, clips, picture
 
-BUILDERS = (cosmos, images, motion, packed, unets, video, wan)  # importing them fills FAMILIES
+BUILDERS = (cosmos, images, motion, packed, sound, unets, video, wan)  # importing them fills FAMILIES
 __all__ = ["FAMILIES", "PROMPTS", "Family", "clips", "picture"]

@@ -1,0 +1,95 @@
+"""Networks that denoise the sound of a clip beside its pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import transformers
+from diffusers.pipelines.ltx2 import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+
+from ._family import family, size
+from .parts import VOCABULARY, flow, tokenizer
+
+RATES = {"sample_rate": 16000, "mel_hop_length": 160}  # 25 latents of sound a second
+
+
+# LTX-2
+
+
+def gemma3(width: int = 16) -> Any:
+    text = {
+        "vocab_size": VOCABULARY, "hidden_size": width, "intermediate_size": 16, "head_dim": 8,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+    }  # fmt: skip
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+              "num_attention_heads": 1, "image_size": 8, "patch_size": 4}  # fmt: skip
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, boi_token_index=60,
+        eoi_token_index=61, image_token_index=62, attn_implementation="eager",
+    )  # fmt: skip
+    return transformers.Gemma3ForConditionalGeneration(config)
+
+
+def ltx2_network() -> Any:
+    return diffusers.LTX2VideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8,
+        cross_attention_dim=16, audio_in_channels=4, audio_out_channels=4,
+        audio_num_attention_heads=2, audio_attention_head_dim=4, audio_cross_attention_dim=8,
+        num_layers=2, caption_channels=16, rope_double_precision=False, rope_type="split",
+    )  # fmt: skip
+
+
+def connectors() -> Any:
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1,
+             "num_learnable_registers": None}  # fmt: skip
+    each = {f"{kind}_connector_{key}": n for kind in ("video", "audio") for key, n in heads.items()}
+    return LTX2TextConnectors(
+        caption_channels=16, text_proj_in_factor=3, connector_rope_base_seq_len=32,
+        rope_theta=10000.0, rope_double_precision=False, causal_temporal_positioning=False,
+        rope_type="split", **each,
+    )  # fmt: skip
+
+
+def ltx2_vae() -> Any:
+    """8 pixels and 2 frames a latent."""
+    return diffusers.AutoencoderKLLTX2Video(
+        latent_channels=4, block_out_channels=(8,), decoder_block_out_channels=(8,),
+        layers_per_block=(1,), decoder_layers_per_block=(1, 1), spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,), decoder_inject_noise=(False, False),
+        downsample_type=("spatial",), upsample_residual=(False,), upsample_factor=(1,),
+        patch_size=4, patch_size_t=1,
+    )  # fmt: skip
+
+
+def audio_vae() -> Any:
+    return diffusers.AutoencoderKLLTX2Audio(
+        base_channels=4, output_channels=2, ch_mult=(1,), num_res_blocks=1, in_channels=2,
+        resolution=32, latent_channels=2, mid_block_add_attention=False, mel_bins=8, **RATES,
+    )  # fmt: skip
+
+
+def vocoder() -> Any:
+    return LTX2Vocoder(
+        in_channels=16, hidden_channels=32, upsample_kernel_sizes=[4, 4], upsample_factors=[2, 2],
+        resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]], output_sampling_rate=16000,
+    )  # fmt: skip
+
+
+LTX2 = size(
+    32, 32,
+    num_frames=5, frame_rate=25.0, max_sequence_length=16, guidance_scale=3.0,
+    audio_guidance_scale=5.0, stg_scale=0.5, spatio_temporal_guidance_blocks=[1],
+    modality_scale=2.0,
+)  # fmt: skip
+
+
+@family("text to video", LTX2, size(64, 32, num_frames=9), quick=True)
+def ltx2() -> diffusers.LTX2Pipeline:
+    """Four passes of the network a step: guidance by text, by layers and by modality."""
+    return diffusers.LTX2Pipeline(
+        flow(use_dynamic_shifting=True), ltx2_vae(), audio_vae(), gemma3(), tokenizer(side="left"),
+        connectors(), ltx2_network(), vocoder(),
+    )  # fmt: skip
