@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from . import _turns
 from ._memory import Memory
 from ._probe import Probe, Visit
 from ._switch import Ends, Left, Switch, as_the_caller
+from ._turns import Parts
 from .base import without_autocast
 
 PROCESSORS = ("video_processor", "image_processor")
@@ -36,22 +38,14 @@ class Row(NamedTuple):
     references: Mapping[str, Any]
 
 
-class Turn(NamedTuple):
-    """What reaches the scheduler's step at the end of a turn."""
-
-    prediction: Tensor
-    sample: Tensor
-
-
 class Drive:
     """Runs a pipeline's `__call__` for rows of `table`, with `call` as its keyword arguments.
 
     `pipe` is a copy of the pipeline, whose network, scheduler and processors are stand-ins.
     `counted`: whether the loop of the pipeline counts its turns. `renews`: whether a run drew
-    random numbers within the loop. `sizes`: of each latents that a turn steps, by the number of
-    its scheduler, how many numbers one clip has. Several are given and returned joined, as rows of
-    numbers (B, E). `opens`: whether its first turn makes what later turns read, so that each run
-    begins with that turn, the network still.
+    random numbers within the loop. `parts`: the latents that its loop denoises together; several are
+    given and returned joined, as rows of numbers (B, E). `opens`: whether its first turn makes what
+    later turns read, so that each run begins with that turn, the network still.
     """
 
     def __init__(self, pipe: Any, networks: Mapping[str, nn.Module], probe: Probe, memory: Memory,
@@ -64,9 +58,8 @@ class Drive:
         self.name, self.steps = type(pipe).__name__, 0
         parts = {**self.switches, **ends, **self._others(pipe), "scheduler": probe}
         self.pipe = _copy(pipe, parts, memory.device)
-        self.sizes: dict[int, int] = {0: 0}
         self.table, self.counted, self.renews, self.turns = list[Row](), False, False, 0
-        self.opens, self.opening = False, False
+        self.parts, self.opens, self.opening = Parts({0: 0}), False, False
 
     def times(self, row: int, steps: int) -> list[float]:
         """The times of the pipeline's schedule of so many steps; later runs are within that
@@ -77,10 +70,10 @@ class Drive:
 
     def first(self, row: int, **call: Any) -> Tensor:
         """The latents with which the pipeline enters its loop."""
-        return self._joined(self.entered(row, **call), 1)
+        return self.parts.joined(self.entered(row, **call), 1)
 
     def entered(self, row: int, **call: Any) -> dict[int, Tensor]:
-        """The same by the number of the scheduler that steps them, in the first turn."""
+        """The same by the number of the scheduler that steps them in the first turn."""
         found: dict[int, Tensor] = {}
 
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
@@ -91,95 +84,44 @@ class Drive:
                 raise Left
             return sample
 
-        self._run([row], None, visit, 0, call)
+        self.run([row], None, visit, 0, call)
         if 0 not in found:
-            raise self.cannot("copies of its scheduler step in its place, as where a clip is made in pieces")
+            raise self.cannot("copies of its scheduler step in its place, as for a clip in pieces")
         return found
 
     def look_at_turns(self, row: int) -> None:
-        """Find whether the last step can be reached alone, and which latents a turn steps."""
-
-        def leave(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
-            raise Left
-
-        try:
-            self._run([row], self.probe.grid[-2], leave, 1, {})
-        except UnboundLocalError:
-            self.opens = True
-        self._look_beside(row)
-
-    def _look_beside(self, row: int) -> None:
-        """Find which latents are stepped beside the first ones, as those of sound.
-
-        What a step returned must come back in the next turn; else those latents stay as they were
-        drawn, and are no concern of a policy.
-        """
-        turns: list[dict[int, Tensor]] = [{}, {}]
-
-        def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
-            if number in turns[0]:
-                turns[1][number] = sample
-                if len(turns[1]) == len(turns[0]):
-                    raise Left
-                return sample
-            turns[0][number] = sample + 1
-            return turns[0][number]
-
-        first = self.entered(row)
-        if not self.probe.copies:
-            return
-        self._run([row], self.probe.grid[0], visit, 2, {})
-        self._check_times()
-        beside = [n for n, x in turns[1].items() if n == 0 or torch.equal(x, turns[0][n])]
-        self.sizes = {n: first[n].numel() for n in sorted(beside)}
-
-    def _check_times(self) -> None:
-        wanted = self.probe.labels()
-        if any(one.labels() != wanted for one in self.probe.copies):
-            raise self.cannot("it denoises latents of several times at once")
+        """Find what a turn of the loop steps, and whether it can be reached alone."""
+        self.opens = _turns.opens(self, row)
+        self.parts = _turns.parts(self, row)
 
     def predict(self, rows: Sequence[int], latents: Tensor, time: float) -> Tensor:
         """What reaches the scheduler where the pipeline is at these latents and this time."""
         seen: list[tuple[int, Tensor, Tensor]] = []
-        n = len(self.sizes)
+        n = len(self.parts.sizes)
 
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
-            if number not in self.sizes:
-                return sample
-            seen.append((number, prediction, self.draws[0].get_state()))
-            if len(seen) == 2 * n:
-                raise Left
-            if len(seen) == n:
-                self._wake()
-            return self._part(latents, sample, number).to(sample.dtype)
+            if number in self.parts.sizes:
+                seen.append((number, prediction, self.draws[0].get_state()))
+                if len(seen) == 2 * n:
+                    raise Left
+                if len(seen) == n:
+                    self._wake()
+            return self.parts.part(latents, sample, number).to(sample.dtype)
 
-        self._run(rows, time, visit, 2, {})
+        self.run(rows, time, visit, 2, {})
         if len(seen) < 2 * n:
             raise self.cannot("its loop left after one turn of two")
         self.renews = self.renews or not torch.equal(seen[0][2], seen[-1][2])
-        return self._joined({number: x for number, x, _ in seen[n:]}, len(rows))
+        return self.parts.joined({number: x for number, x, _ in seen[n:]}, len(rows))
 
     def pixels(self, rows: Sequence[int], latents: Tensor) -> Tensor:
         """The clips (B, F, 3, H, W) that the pipeline's own end makes of latents, with gradient."""
 
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
-            return self._part(latents, sample, number) if number in self.sizes else sample
+            return self.parts.part(latents, sample, number)
 
-        out = self._run(rows, self.probe.grid[-2], visit, 1, {"output_type": "pt"})
+        out = self.run(rows, self.probe.grid[-2], visit, 1, {"output_type": "pt"})
         return out if out.dim() == 5 else out[:, None]
-
-    def _joined(self, parts: Mapping[int, Tensor], rows: int) -> Tensor:
-        """Several latents as rows of numbers; one as it is."""
-        if len(self.sizes) == 1:
-            return parts[0]
-        return torch.cat([parts[number].reshape(rows, -1) for number in self.sizes], 1)
-
-    def _part(self, latents: Tensor, sample: Tensor, number: int) -> Tensor:
-        """Of joined latents those of one scheduler, in the shape of `sample`."""
-        if len(self.sizes) == 1:
-            return latents
-        start = sum(size for other, size in self.sizes.items() if other < number)
-        return latents[:, start : start + self.sizes[number]].reshape(sample.shape)
 
     def _wake(self) -> None:
         """From here on the networks are real, and frozen parts see the latents: their outputs
@@ -188,7 +130,7 @@ class Drive:
         for switch in self.switches.values():
             switch.still = False
 
-    def _run(self, rows: Sequence[int], time: float | None, visit: Visit, turns: int,
+    def run(self, rows: Sequence[int], time: float | None, visit: Visit, turns: int,
              call: Mapping[str, Any]) -> Any:  # fmt: skip
         """One run; its pixels, or nothing where it left before."""
         stepped: list[bool] = []

@@ -83,7 +83,7 @@ def look(drive: Drive, row: int) -> Layout | Joined:
     """The layout of a pipeline's latents, and of those that it denoises beside them."""
     drive.look_at_turns(row)
     first = _layout.look(drive, row)
-    numbers = [number for number in drive.sizes if number]
+    numbers = [number for number in drive.parts.sizes if number]
     if not numbers:
         return first
     entered = drive.entered(row)

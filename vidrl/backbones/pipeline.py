@@ -26,7 +26,7 @@ from vidrl.prompt import is_file, is_text
 
 from . import _adapters, _company, _opening, _references, _sizes
 from ._drive import Drive, Row
-from ._joined import look
+from ._joined import Joined, look
 from ._memory import Memory
 from ._probe import probe
 from ._reading import Reading
@@ -238,7 +238,16 @@ class Pipeline(Denoiser):
     @property
     def encodes_video(self) -> bool:
         """Whether the pipeline has an autoencoder that turns clips into latents."""
-        return self.autoencoder is not None
+        return self.autoencoder is not None and not isinstance(self.layout, Joined)
+
+    def check_encodes_video(self) -> None:
+        """Raise NotImplementedError where latents hold more than pictures, or nothing encodes."""
+        if isinstance(self.layout, Joined):
+            raise NotImplementedError(
+                f"expected a pipeline that makes pictures alone, got {self.drive.name}, whose latents hold sound "
+                "as well, which clips do not bring: train it by an algorithm that samples, or use another pipeline"
+            )
+        super().check_encodes_video()
 
     def latents_of(self, video: Tensor) -> Tensor:
         """The encoder's means, brought into the pipeline's latents by the inverse of its own way

@@ -1,0 +1,97 @@
+"""What a turn of a pipeline's loop steps: one latents, or several that are denoised together.
+
+A pipeline that denoises sound beside video copies its scheduler, and each copy steps latents of its
+own. The schedulers of a run are known by number: 0 is the pipeline's, n its n-th copy. Between the
+drive and the rest of vidrl several latents are joined, as rows of numbers.
+
+Legend: B batch, E all numbers of one clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ._switch import Left
+
+if TYPE_CHECKING:
+    from ._drive import Drive
+
+
+class Parts:
+    """Joins the latents of several schedulers, and cuts them apart.
+
+    `sizes`: how many numbers one clip has in the latents of each scheduler.
+
+    Example:
+        >>> parts, sound = Parts({0: 4, 1: 2}), torch.tensor([[5.0, 6.0]])
+        >>> rows = parts.joined({0: torch.ones(1, 2, 2), 1: sound}, 1)
+        >>> rows, parts.part(rows, sound, 1)
+        (tensor([[1., 1., 1., 1., 5., 6.]]), tensor([[5., 6.]]))
+    """
+
+    def __init__(self, sizes: Mapping[int, int]):
+        self.sizes = dict(sorted(sizes.items()))
+
+    def joined(self, parts: Mapping[int, Tensor], rows: int) -> Tensor:
+        """Latents of so many rows as (B, E); those of one scheduler as they are."""
+        if len(self.sizes) == 1:
+            return parts[0]
+        return torch.cat([parts[number].reshape(rows, -1) for number in self.sizes], 1)
+
+    def part(self, joined: Tensor, like: Tensor, number: int) -> Tensor:
+        """The latents of one scheduler in the shape of `like`; `like` itself if none are joined."""
+        if number not in self.sizes:
+            return like
+        if len(self.sizes) == 1:
+            return joined
+        start = sum(size for other, size in self.sizes.items() if other < number)
+        return joined[:, start : start + self.sizes[number]].reshape(like.shape)
+
+
+def opens(drive: Drive, row: int) -> bool:
+    """Whether the last turn needs what the first turn made, so that it cannot be reached alone."""
+
+    def leave(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
+        raise Left
+
+    try:
+        drive.run([row], drive.probe.grid[-2], leave, 1, {})
+    except UnboundLocalError:
+        return True
+    return False
+
+
+def parts(drive: Drive, row: int) -> Parts:
+    """The latents that are denoised together.
+
+    What a scheduler returned must come back to it in the next turn. Latents that do not are never
+    stepped: they stay as the pipeline drew them, and are no part of what a policy makes.
+    """
+    entered = drive.entered(row)
+    if not drive.probe.copies:
+        return Parts({0: entered[0].numel()})
+    given, back = dict[int, Tensor](), dict[int, Tensor]()
+
+    def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
+        if number not in given:
+            given[number] = sample + 1
+            return given[number]
+        back[number] = sample
+        if len(back) == len(given):
+            raise Left
+        return sample
+
+    drive.run([row], drive.probe.grid[0], visit, 2, {})
+    _check_times(drive, back)
+    found = [n for n, sample in back.items() if n == 0 or torch.equal(sample, given[n])]
+    return Parts({number: entered[number].numel() for number in found})
+
+
+def _check_times(drive: Drive, stepped: Mapping[int, Tensor]) -> None:
+    times = [each.labels() for each in (drive.probe, *drive.probe.copies) if each.number in stepped]
+    if any(each != times[0] for each in times):
+        raise drive.cannot("what it denoises together is at several times at once")
