@@ -65,7 +65,7 @@ of these families has been run here, except Wan in the size of the embedded mode
 OPEN = """
 ## Nothing seen that stands in the way
 
-Only the source was read: it has one loop, one scheduler, a network, and arguments that a prompt or
+Only the source was read: it has one loop, one scheduler or copies of one, a network, and arguments that a prompt or
 `backbone.options.call` brings. vidrl tries such a pipeline, and where that fails, refuses it before
 any training and says why.
 """
@@ -132,8 +132,8 @@ class Source:
             "its call asks no scheduler for a step": not found,
             "it has no transformer, unet, prior or decoder":
                 not any(NETWORK.fullmatch(name) for name in self.parts),
-            "it steps by several schedulers, as where sound is denoised beside video":
-                len({scheduler for scheduler, _ in found}) > 1,
+            "it steps by several schedulers of its own":  # its copies of one, for sound, are driven
+                len({one for one, _ in found if one.startswith("self.")}) > 1,
             "its steps stand in a loop within a loop, as where a clip is made in pieces":
                 any(len(loops) > 1 for _, loops in found),
             "vidrl knows no path of noise for its scheduler": not self.path,

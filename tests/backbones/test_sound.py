@@ -165,6 +165,7 @@ def test_sound_at_other_times_than_the_video_is_refused() -> None:
     pipe = FAMILY.build()
 
     class Hurried(type(pipe.scheduler)):
+        @functools.wraps(type(pipe.scheduler).set_timesteps)
         def set_timesteps(self, *given, **named):
             super().set_timesteps(*given, **named)
             if self.number:

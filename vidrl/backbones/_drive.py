@@ -205,8 +205,10 @@ class Drive:
 
             return step
 
-        found = {name: copy.copy(part) for name in pipe.config if name != "scheduler"
-                 and hasattr(part := getattr(pipe, name, None), "set_timesteps")}  # fmt: skip
+        found: dict[str, Any] = {
+            name: copy.copy(part) for name in pipe.config
+            if name != "scheduler" and hasattr(part := getattr(pipe, name, None), "set_timesteps")
+        }  # fmt: skip
         for name, part in found.items():
             part.step = refuse(name)
         return found
