@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import rows as table
 from torch import nn
+from toys import rows as table
 
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
 

@@ -43,11 +43,12 @@ class Pipeline(Denoiser):
     pipeline's call, as height, width, num_frames, guidance_scale, negative_prompt; what is left out
     is the pipeline's own default. `fps`: the rate at which clips are played; None is what the
     folder's vidrl.json, the call or the pipeline says, else 16. `dtype` is of all components of a
-    folder or hub id but the autoencoder, which stays float32; a pipeline in memory keeps its own. `offload`: encoders visit the device only to encode.
-    `batch`: rows of one time that run together at most; 0 is all. Where a row's prediction depends
-    on its company, rows run alone, which the first batch finds out. `decode_chunk`: clips decoded
-    at once. `gradient_checkpointing`: of the networks and of a decode that carries gradient.
-    `train`: which of several networks are trained, by their names in the pipeline; empty is all.
+    folder or hub id but the autoencoder, which stays float32; a pipeline in memory keeps its own.
+    `offload`: encoders visit the device only to encode. `batch`: rows of one time that run together
+    at most; 0 is all. Where a row's prediction depends on its company, rows run alone, which the
+    first batch finds out. `decode_chunk`: clips decoded at once. `gradient_checkpointing`: of the
+    networks and of a decode that carries gradient. `train`: which of several networks are trained,
+    by their names in the pipeline; empty is all.
     `seed`: of what the pipeline draws to encode a picture. `attention`: the networks' diffusers
     backend, proven at first use. All weights come frozen, in eval mode.
 
