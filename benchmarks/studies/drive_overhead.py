@@ -1,15 +1,19 @@
-"""What driving a pipeline costs beside calling its network: a driven prediction against the
-adapter `wan`, and against the network alone.
+"""What driving a pipeline costs beside calling its network: whole rounds and single predictions
+against the adapter `wan`, and a prediction against the network alone.
 
-    python benchmarks/studies/drive_overhead.py [--repeats 30] [--out FILE]
+    python benchmarks/studies/drive_overhead.py [--repeats 30] [--rounds 5] [--out FILE]
 
-Part 1: assets/tiny-wan, one prediction of n rows, in milliseconds of processor time of one thread.
-The bare network, the adapter `wan` and the drive take turns, so that other work of the machine
-falls on all three alike.
+Part 1: whole rounds of training of assets/tiny-wan (sampling, decoding, reward, update), by `wan`
+and by `pipeline` in turn, in seconds of processor time; GRPO, whose rows are at the schedule's
+times, and NFT, each of whose rows is at a time of its own.
 
-Part 2: latents of 33 x 480 x 832 pixels of Wan 2.1, guidance on, with networks that are stand-ins:
+Part 2: assets/tiny-wan, one prediction of n rows. The bare network, the adapter and the drive take
+turns, so that other work of the machine falls on all three alike.
+
+Part 3: latents of 33 x 480 x 832 pixels of Wan 2.1, guidance on, with networks that are stand-ins:
 what is left is the pipeline's code, the drive and their copies. Counted are the bytes that
-operations of 1 MB or more wrote.
+operations of 1 MB or more wrote. The network's share is its FLOPs, traced by shapes from the 1.3B
+configuration, over the rate of a processor or a card.
 """
 
 from __future__ import annotations
@@ -22,18 +26,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import _drive_round
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vidrl import config
 from vidrl.backbones.base import Denoiser
 from vidrl.backbones.pipeline import Pipeline
 from vidrl.backbones.wan import Wan
+from vidrl.cost import cards, estimate
 from vidrl.rollout import draws
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "assets" / "tiny-wan"
 LARGE = 2**20
+BANDWIDTH = 3.35e12  # bytes a second of an H100 SXM's memory, by its data sheet
 COMMAND = "python benchmarks/studies/drive_overhead.py"
 
 
@@ -43,6 +51,7 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
+@torch.no_grad()
 def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """The median milliseconds of each, after one run of each that is not counted."""
     found: dict[str, list[float]] = {name: [] for name in runs}
@@ -54,6 +63,7 @@ def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
     return {name: median(values) for name, values in found.items()}
 
 
+@torch.no_grad()
 def predictor(backbone: Denoiser, rows: int) -> Callable[[], Tensor]:
     prompts = (ROOT / "assets/prompts/world_train.txt").read_text().splitlines()[:rows]
     x = backbone.noise(draws(0, [(i,) for i in range(rows)]))
@@ -61,6 +71,7 @@ def predictor(backbone: Denoiser, rows: int) -> Callable[[], Tensor]:
     return lambda: backbone.predict(x, t, cond)
 
 
+@torch.no_grad()
 def tiny(rows: int, repeats: int) -> dict[str, float]:
     """Milliseconds of one prediction of `rows` rows without guidance."""
     wan, driven = Wan(MODEL), Pipeline(MODEL, {"guidance_scale": 1.0})
@@ -79,27 +90,21 @@ def tiny(rows: int, repeats: int) -> dict[str, float]:
     return interleaved(runs, repeats)
 
 
-def large() -> Pipeline:
-    """A Wan pipeline of the published latents and text, whose network, encoder and autoencoder are tiny."""
+def large(height: int, width: int, frames: int) -> Pipeline:
+    """A Wan pipeline of the published latents and text; its network and other parts are tiny."""
     from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
 
     own = Wan(MODEL).pipe
-    text = UMT5Config(vocab_size=own.text_encoder.config.vocab_size, d_model=4096, d_kv=8, num_heads=2, num_layers=1,
-                      d_ff=32)  # fmt: skip
+    words = own.text_encoder.config.vocab_size
+    text = UMT5Config(vocab_size=words, d_model=4096, d_kv=8, num_heads=2, num_layers=1, d_ff=32)
     network = WanTransformer3DModel(
         num_attention_heads=2, attention_head_dim=12, ffn_dim=32, num_layers=1, freq_dim=16
     )
-    parts = (
-        own.tokenizer,
-        UMT5EncoderModel(text),
-        AutoencoderKLWan(base_dim=4),
-        own.scheduler,
-        network,
-    )
-    return Pipeline(
-        WanPipeline(*parts), {"height": 480, "width": 832, "num_frames": 33, "guidance_scale": 5.0}
-    )
+    encoder, autoencoder = UMT5EncoderModel(text), AutoencoderKLWan(base_dim=4)
+    pipe = WanPipeline(own.tokenizer, encoder, autoencoder, own.scheduler, network)
+    size = {"height": height, "width": width, "num_frames": frames}
+    return Pipeline(pipe, {**size, "guidance_scale": 5.0})
 
 
 class Copies(TorchDispatchMode):
@@ -120,36 +125,97 @@ def _dense(made: Tensor) -> bool:
     return made.device.type != "meta" and made.untyped_storage().nbytes() >= LARGE
 
 
-def stilled(pipeline: Pipeline, repeats: int) -> tuple[float, Copies, float]:
-    """Milliseconds of a prediction whose network is a stand-in, what it wrote, and the megabytes of its latents."""
+def stilled(pipeline: Pipeline, repeats: int) -> tuple[float, Copies]:
+    """Milliseconds of a prediction whose network is a stand-in, and what the prediction wrote."""
     pipeline.drive._wake = lambda: setattr(pipeline.memory, "open", False)  # type: ignore[method-assign]
     run = predictor(pipeline, 1)
     spent = interleaved({"pipeline": run}, repeats)["pipeline"]
     with torch.no_grad(), Copies() as copies:
         run()
-    return spent, copies, 4 * math.prod(pipeline.shape) / 1e6
+    return spent, copies
 
 
-def page(repeats: int) -> str:
-    lines = ["| rows | bare network, ms | `wan`, ms | `pipeline`, ms | pipeline / wan | pipeline / network |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+def rate(repeats: int) -> float:
+    """FLOP/s of a float32 matrix product on one thread of this processor."""
+    a = torch.ones(1024, 1024)
+    return 2 * 1024**3 / (interleaved({"mm": lambda: a @ a}, repeats)["mm"] / 1e3)
+
+
+def rounds_part(repeats: int) -> list[str]:
+    stages = " | ".join(f"{stage}, s" for stage in _drive_round.STAGES)
+    lines = [f"| algorithm | backbone | {stages} | round, s |", "|---" * 7 + "|"]
+    for recipe in _drive_round.RECIPES:
+        found = _drive_round.rounds(recipe, repeats)
+        for name, spent in found.items():
+            own = [median(one[stage] for one in spent) for stage in _drive_round.STAGES]
+            total = median(sum(one.values()) for one in spent)
+            numbers = " | ".join(f"{value:.2f}" for value in (*own, total))
+            lines.append(f"| {recipe} | `{name}` | {numbers} |")
+        pairs = zip(found["pipeline"], found["wan"], strict=True)
+        ratios = sorted(sum(a.values()) / sum(b.values()) for a, b in pairs)
+        lines.append(
+            f"| {recipe} | pipeline / wan | | | | | **{median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
+        )
+    return lines
+
+
+def prediction_part(repeats: int) -> list[str]:
+    heads = ("rows", "bare network, ms", "`wan`, ms", "`pipeline`, ms", "pipeline / wan",
+             "pipeline / network")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * 6 + "|"]
     for rows in (1, 8):
         ms = tiny(rows, repeats)
         ratios = ms["pipeline"] / ms["wan"], ms["pipeline"] / ms["network"]
-        lines.append(f"| {rows} | {ms['network']:.1f} | {ms['wan']:.1f} | {ms['pipeline']:.1f} | {ratios[0]:.2f} | "
-                     f"{ratios[1]:.2f} |")  # fmt: skip
-    spent, copies, size = stilled(large(), max(3, repeats // 6))
+        numbers = ms["network"], ms["wan"], ms["pipeline"]
+        lines.append(f"| {rows} | {' | '.join(f'{value:.1f}' for value in numbers)} | "
+                     f"{ratios[0]:.2f} | {ratios[1]:.2f} |")  # fmt: skip
+    return lines
+
+
+def large_part(repeats: int) -> list[str]:
+    pipeline = large(480, 832, 33)
+    spent, copies = stilled(pipeline, repeats)
+    bare, _ = stilled(large(16, 16, 1), repeats)
+    total = sum(sum(sizes) for sizes in copies.written.values())
+    recipe = ["backbone.options.height=480", "backbone.options.width=832", "backbone.options.frames=33",
+              "backbone.options.guidance=5.0"]  # fmt: skip
+    made = estimate(config.load(ROOT / "scripts/recipes/wan_1.3b.toml", recipe), "h100-80")
+    flops, card = made.flops["call"], cards.find("h100-80")
+    here = flops / rate(repeats)
+    there = card.seconds(flops, "bfloat16", 0.5)
+    moved = 3 * total / BANDWIDTH
     ops = [
         f"| {name} | {len(sizes)} | {sum(sizes) / 1e6:.1f} |"
         for name, sizes in sorted(copies.written.items())
     ]
-    total = sum(sum(sizes) for sizes in copies.written.values()) / 1e6
+    return [
+        f"The prediction with the network stilled takes {spent:.0f} ms of one CPU thread. The latents have "
+        f"{4 * math.prod(pipeline.shape) / 1e6:.1f} MB. The network of 1.3B parameters needs {flops / 1e12:.0f} "
+        "TFLOP a prediction, both branches of guidance.\n",
+        "| where | the drive | the network | share |", "|---|---|---|---|",
+        f"| this CPU, one thread, at the {flops / here / 1e9:.0f} GFLOP/s of a float32 matrix product | "
+        f"{spent:.0f} ms, measured | {here:.0f} s = FLOPs / rate | {spent / 1e3 / here:.4%} |",
+        f"| {card.name}, an estimate: half of its bfloat16 peak | {bare:.1f} ms of Python, measured here at 16 x 16 "
+        f"pixels, and {1e3 * moved:.2f} ms = 3 x {total / 1e6:.0f} MB / {BANDWIDTH / 1e12:g} TB/s | "
+        f"{there:.2f} s = FLOPs / rate | {(bare / 1e3 + moved) / there:.1%} |",
+        "\nThe factor 3 takes two reads for each write. The Python is counted in full, though a GPU computes "
+        "meanwhile.\n\nOperations that wrote 1 MB or more:\n",
+        "| operation | times | MB |", "|---|---|---|", *ops,
+    ]  # fmt: skip
+
+
+def page(repeats: int, rounds: int) -> str:
+    size = _drive_round.SIZE
+    clips = size["prompts_per_round"] * size["group"]
     return "\n".join([
-        "# What driving a pipeline costs\n", f"Made by `{COMMAND} --repeats {repeats}` on a CPU, one thread, without "
-        "gradient.\n", "## assets/tiny-wan, one prediction\n", *lines,
-        "\n## Wan 2.1 at 33 x 480 x 832, guidance on, network stilled\n",
-        f"{spent:.0f} ms of one CPU thread a prediction; the latents have {size:.1f} MB. Operations that wrote 1 MB or "
-        f"more, {total:.0f} MB in all:\n", "| operation | times | MB |", "|---|---|---|", *ops, ""])  # fmt: skip
+        "# What driving a pipeline costs\n",
+        f"Made by `{COMMAND} --repeats {repeats} --rounds {rounds}` on a CPU, one thread, in processor time.\n",
+        "## Whole rounds of assets/tiny-wan\n",
+        f"Rounds of {clips} clips by the settings of {' and '.join(_drive_round.RECIPES.values())}. The two backbones "
+        f"take turns, round by round; medians of {rounds} rounds after one that is not counted, and the median and the "
+        "range of the ratios of pairs.\n", *rounds_part(rounds),
+        "\n## assets/tiny-wan, one prediction\n\nWithout gradient and without guidance.\n", *prediction_part(repeats),
+        "\n## Wan 2.1, 1.3B, at 33 x 480 x 832, guidance on\n", *large_part(max(3, repeats // 3)), ""])  # fmt: skip
 
 
 def main() -> None:
@@ -157,13 +223,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--repeats", type=int, default=30, help="runs of each whose median is taken"
+        "--repeats", type=int, default=30, help="runs of each, of which the median counts"
     )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each backbone")
     parser.add_argument("--out", type=Path, help="the page to write; otherwise it is printed")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    with torch.no_grad():
-        text = page(args.repeats)
+    text = page(args.repeats, args.rounds)
     args.out.write_text(text, encoding="utf-8") if args.out else print(text)
 
 

@@ -106,6 +106,13 @@ def test_the_rollout_gives_the_pixels_of_the_pipelines_own_call(name: str, call:
     assert torch.allclose(alone, own[1:], atol=1e-5)
 
 
+def test_a_pipeline_of_films_makes_one_frame() -> None:
+    """Its other lengths are 4 k + 1, and those that are near one frame are rounded to one frame."""
+    backbone = made("wan", {"num_frames": 1})
+    assert backbone.frame_map == [(0, 1)] and backbone.shape[1] == 1
+    assert backbone.decode(torch.zeros(1, *backbone.shape)).shape[1] == 1
+
+
 @pytest.mark.parametrize("name", ["wan", "cogvideox", "ltx", "sd15"])
 def test_a_seed_draws_the_pipelines_own_noise(name: str) -> None:
     backbone = driven(name)

@@ -93,13 +93,15 @@ def _rounding(network: torch.nn.Module) -> float:
     return TOLERANCE[weight.dtype]
 
 
-def groups(times: Sequence[float], limit: int) -> Iterator[tuple[float, list[int]]]:
-    """Rows of one time, at most so many at once: (time, numbers of the rows), the times in order of
-    appearance.
+def groups(times: Sequence[float], limit: int, mixed: bool = False) -> Iterator[list[int]]:
+    """The numbers of rows that run together, at most so many: those of one time, the times in order
+    of appearance, or where times are `mixed` those that follow each other.
 
     >>> list(groups([0.5, 0.9, 0.5, 0.5], limit=2))
-    [(0.5, [0, 2]), (0.5, [3]), (0.9, [1])]
+    [[0, 2], [3], [1]]
+    >>> list(groups([0.5, 0.9, 0.5, 0.5], limit=3, mixed=True))
+    [[0, 1, 2], [3]]
     """
-    for time in dict.fromkeys(times):
-        own = [i for i, other in enumerate(times) if other == time]
-        yield from ((time, own[a : a + limit]) for a in range(0, len(own), limit))
+    for time in [None] if mixed else dict.fromkeys(times):
+        own = [i for i, other in enumerate(times) if mixed or other == time]
+        yield from (own[a : a + limit] for a in range(0, len(own), limit))

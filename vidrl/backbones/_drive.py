@@ -12,9 +12,11 @@ is in gets the true answer.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +38,15 @@ class Row(NamedTuple):
 
     prompt: str
     references: Mapping[str, Any]
+
+
+class Look(NamedTuple):
+    """A turn whose networks did not compute: the names of those that were called, the leaves of the
+    arguments of each call, and what would reach the scheduler's step."""
+
+    networks: list[str]
+    calls: list[list[Any]]
+    prediction: Tensor
 
 
 class Drive:
@@ -96,6 +107,30 @@ class Drive:
 
     def predict(self, rows: Sequence[int], latents: Tensor, time: float) -> Tensor:
         """What reaches the scheduler where the pipeline is at these latents and this time."""
+        return self._second(rows, latents, time, self._wake)
+
+    def look(self, rows: Sequence[int], latents: Tensor, time: float) -> Look:
+        """The same with networks that do not compute, and answer the n-th call of every run
+        alike."""
+        calls: list[tuple[str, list[Any]]] = []
+
+        def listen() -> None:
+            self.memory.open = False
+            for name, switch in self.switches.items():
+                switch.asked = functools.partial(_noted, calls, name)
+
+        try:
+            prediction = self._second(rows, latents, time, listen)
+        finally:
+            for switch in self.switches.values():
+                switch.asked = None
+        return Look([name for name, _ in calls], [leaves for _, leaves in calls], prediction)
+
+    def _second(
+        self, rows: Sequence[int], latents: Tensor, time: float, between: Callable[[], None]
+    ) -> Tensor:
+        """What reaches the scheduler in the second of two turns at one time; the first hands the
+        latents over, and `between` is called after it."""
         seen: list[tuple[int, Tensor, Tensor]] = []
         n = len(self.parts.sizes)
 
@@ -105,7 +140,7 @@ class Drive:
                 if len(seen) == 2 * n:
                     raise Left
                 if len(seen) == n:
-                    self._wake()
+                    between()
             return self.parts.part(latents, sample, number).to(sample.dtype)
 
         self.run(rows, time, visit, 2, {})
@@ -113,6 +148,18 @@ class Drive:
             raise self.cannot("its loop left after one turn of two")
         self.renews = self.renews or not torch.equal(seen[0][2], seen[-1][2])
         return self.parts.joined({number: x for number, x, _ in seen[n:]}, len(rows))
+
+    @contextmanager
+    def changing(self, change: Callable[[list[Any]], list[Any]]) -> Iterator[None]:
+        """Within this context, the networks get other leaves of their arguments when they are
+        real."""
+        for switch in self.switches.values():
+            switch.change = change
+        try:
+            yield
+        finally:
+            for switch in self.switches.values():
+                switch.change = None
 
     def pixels(self, rows: Sequence[int], latents: Tensor) -> Tensor:
         """The clips (B, F, 3, H, W) that the pipeline's own end makes of latents, with gradient."""
@@ -162,7 +209,10 @@ class Drive:
         several rows."""
         self.draws = [torch.Generator().manual_seed(self.seed) for _ in rows]
         every = [self.table[row] for row in rows]
-        own: dict[str, list[Any]] = {"prompt": [row.prompt for row in every], "generator": self.draws}
+        own: dict[str, list[Any]] = {
+            "prompt": [row.prompt for row in every],
+            "generator": self.draws,
+        }
         for name in every[0].references:
             own[name] = [row.references.get(name, self.call.get(name)) for row in every]
         own |= {name: [value] * len(rows) for name, value in self.call.items()
@@ -219,6 +269,12 @@ class Drive:
         return ValueError(
             f"expected a pipeline that vidrl can drive, got {self.name}: {reason}; {cure}"
         )
+
+
+def _noted(calls: list[tuple[str, list[Any]]], name: str, leaves: list[Any]) -> int:
+    """Note a call of a network; its number, from 1."""
+    calls.append((name, leaves))
+    return len(calls)
 
 
 class _Silent:

@@ -151,8 +151,9 @@ def _spans(frames: int, length: int, ratio: int) -> list[Span]:
 
 def lengths(frames: int | None) -> list[int]:
     """Other numbers of frames to try; none may fit a pipeline's rule, and of one frame some
-    pipelines make a picture."""
-    return [1, 9, 17] if frames is None else [1, 2 * frames, 2 * frames - 1, 3 * frames]
+    pipelines make a picture. Eight more differ from a single frame where doubling does not."""
+    usual = [1, 9, 17]
+    return usual if frames is None else [1, 2 * frames, 2 * frames - 1, 3 * frames, frames + 8]
 
 
 def _own(drive: Drive, row: int, number: int = 0, **call: Any) -> tuple[int, ...]:

@@ -124,6 +124,11 @@ class Probe:
         if self.only:
             self._repeat(sigmas)
 
+    def timestep(self, t: float) -> float:
+        """What the pipeline's code has as its timestep in a run at time t."""
+        known = self.turns.get(single(t))
+        return self.at(t)[0] if known is None else self.told[known]
+
     def _turn(self, t: float) -> int:
         found = self.turns.get(single(t))
         earlier = bisect_left([-time for time in self.grid[:-1]], -t)  # steps at times above t

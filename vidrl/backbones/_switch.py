@@ -31,7 +31,14 @@ class Switch:
     the network on the device "meta", which has neither weights nor numbers. Where the network
     cannot run there, because its code reads numbers, it runs itself once for each shape of its
     inputs.
+
+    `asked`, where it is set, is told the leaves of the arguments of each call while `still`, and
+    returns the number of the call, of which the answer is made. `change`, where it is set, is what
+    the leaves become before the network computes.
     """
+
+    asked: Callable[[list[Any]], int] | None = None
+    change: Callable[[list[Any]], list[Any]] | None = None
 
     def __init__(self, network: nn.Module):
         self.network, self.still = network, True
@@ -44,6 +51,7 @@ class Switch:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.still:
+            args, kwargs = self._changed(args, kwargs)
             with self.precision():
                 return self.network(*args, **kwargs)
         leaves = pytree.tree_leaves((args, kwargs))
@@ -51,9 +59,18 @@ class Switch:
         if key not in self.outputs:
             self.outputs[key] = self._shapes(args, kwargs)
         device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim())
+        if self.asked is not None:
+            n = self.asked(leaves)
+            return pytree.tree_map_only(Tensor, lambda y: _answer(y, n, device), self.outputs[key])
         return pytree.tree_map_only(
             Tensor, lambda y: torch.zeros_like(y, device=device), self.outputs[key]
         )
+
+    def _changed(self, args: Any, kwargs: Any) -> Any:
+        if self.change is None:
+            return args, kwargs
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        return pytree.tree_unflatten(self.change(leaves), spec)
 
     @torch.no_grad()
     def _shapes(self, args: Any, kwargs: Any) -> Any:
@@ -72,6 +89,13 @@ class Switch:
             to_meta = lambda x: x.to("meta") if x.dim() else x  # noqa: E731
             args, kwargs = pytree.tree_map_only(Tensor, to_meta, (args, kwargs))
             return self.hollow(*args, **kwargs)
+
+
+def _answer(like: Tensor, n: int, device: torch.device) -> Tensor:
+    """Numbers of a tensor's shape that are the same for each n, and other ones for another n."""
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(n)).to(
+        device, like.dtype
+    )
 
 
 class Ends:

@@ -28,6 +28,7 @@ from . import _adapters, _company, _opening, _references, _sizes
 from ._drive import Drive, Row
 from ._joined import Joined, look
 from ._memory import Memory
+from ._mixed import Mixed
 from ._probe import probe
 from ._reading import Reading
 from ._switch import Decoding
@@ -125,6 +126,7 @@ class Pipeline(Denoiser):
         self.size = _sizes.picture(pipe, call, _opening.arguments(pipe))
         given = _references.of_call(call, self.size)
         self.drive = Drive(pipe, self.networks, self.probe, self.memory, given, seed)
+        self.mixed = Mixed(self.drive)
         self.places: dict[Any, int] = {}
         self.dry, self.needs = _sizes.dry_row(self.drive, self.size)
         self.reads = tuple(name for name in self.drive.takes if is_file(name) or is_text(name))
@@ -173,19 +175,32 @@ class Pipeline(Denoiser):
         as `path` says."""
         self._attend(x.device)
         times, rows = t.tolist(), cond["row"].tolist()
+        limit = self._at_once(x, rows, times)
+        mixed = limit > 1 and len(set(times)) > 1 and self._mixes(x)
         made: dict[int, Tensor] = {}
-        for time, part in _company.groups(times, self._at_once(x, rows, times)):
+        for part in _company.groups(times, limit, mixed):
             whole = len(part) == len(x)  # then nothing is copied
-            raw = self._predict(x if whole else x[part], time, [rows[i] for i in part])
+            raw = self._predict(x if whole else x[part], [times[i] for i in part], [rows[i] for i in part])
             if whole:
                 return raw
             made |= zip(part, raw, strict=True)
         return torch.stack([made[i] for i in range(len(x))]) if made else torch.zeros_like(x)
 
-    def _predict(self, x: Tensor, time: float, rows: list[int]) -> Tensor:
-        scale, sign = self.probe.scale(time), self.probe.sign
+    def _mixes(self, x: Tensor) -> bool:
+        """Whether rows of several times run together."""
+        two = self.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
+        return self.mixed.can(self.dry, self.layout.theirs(two.to(x)))
+
+    def _predict(self, x: Tensor, times: list[float], rows: list[int]) -> Tensor:
+        scale, sign = self.probe.scale(times[0]), self.probe.sign
         theirs = self.layout.theirs(x if scale == 1 else x * scale)
-        raw = self.layout.ours(self.drive.predict(rows, theirs, time).float())
+        several = len(set(times)) > 1
+        raw = (
+            self.mixed.predict(rows, theirs, times)
+            if several
+            else self.drive.predict(rows, theirs, times[0])
+        )
+        raw = self.layout.ours(raw.float())
         if self.drive.renews:
             raise self.drive.cannot("it draws new random numbers in each step, so that a prediction is not a function "
                                     "of the latents and the time", "switch that off in backbone.options.call, as "
