@@ -8,6 +8,7 @@ from published import dance_sde, exact, kl, log_prob, played, ppo, same
 
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.toy import Toy
+from vidrl.path import discrete, flow
 from vidrl.schedule import sensitivity, step_weights
 
 PARTS = {1: [slice(None)], 3: [slice(0, 1), slice(1, 2), slice(2, 3)]}  # the toy's latent frames of each segment
@@ -217,8 +218,23 @@ def test_dance_is_flow_with_a_constant_noise():
 # --- options that cannot be ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("path, taken", [(flow(), "dance_sde"), (discrete(torch.linspace(0.98, 0.02, 20)), "ddim")])
+def test_the_sampler_is_that_of_the_path_where_none_is_named(path, taken):
+    backbone = Toy()
+    backbone.path = path
+    assert GRPO(steps=5).plan(backbone, 0, torch.Generator()).sampler == taken
+    assert GRPO(steps=5, sampler="cps").plan(backbone, 0, torch.Generator()).sampler == "cps"
+
+
+def test_a_named_sampler_that_the_path_does_not_have_is_refused_with_those_that_it_has():
+    backbone = Toy()
+    backbone.path = discrete(torch.linspace(0.98, 0.02, 20))
+    with pytest.raises(ValueError, match="dance_sde needs the flow path .*, got a vp path: use ddim or cps"):
+        GRPO(steps=5, sampler="dance_sde").plan(backbone, 0, torch.Generator())
+
+
 @pytest.mark.parametrize("options, said", [
-    ({"sampler": "ode"}, "stochastic sampler, out of ddim, cps, flow_sde, dance_sde"),
+    ({"sampler": "ode"}, "stochastic sampler, out of ddim, cps, flow_sde, dance_sde, auto"),
     ({"sampler": "euler"}, "'euler'"),
     ({"ratio_norm": True, "max_divergence": 1e-5}, "0 with ratio_norm, .* got 1e-05"),
     ({"max_divergence": -1.0}, "max_divergence ≥ 0, .* got -1.0"),

@@ -25,13 +25,15 @@ from ._gate import Gated
 from .base import Batch, Experience
 
 NOISY = tuple(name for name in transition.SAMPLERS if name != "ode")
+AUTO = "auto"  # as a sampler: that of `transition.usual` for the backbone's path
 
 
 @dataclass(eq=False, kw_only=True)
 class Trajectory(Gated):
     """Rows are (sample, step) pairs: x at time t went to `after` at time s with old log-densities `old` (n, S).
 
-    Options of the rollout: `sampler` and its noise level `eta`; `steps`; `window` of stochastic
+    Options of the rollout: `sampler` and its noise level `eta`, where "auto" is dance_sde on the
+    straight path of flow models and ddim on a variance-preserving one; `steps`; `window` of stochastic
     steps (0 is all that `vidrl.schedule.may_draw` noise), moved by `window_schedule` with
     `window_stride`; `same_start` for one first noise a group.
 
@@ -51,7 +53,7 @@ class Trajectory(Gated):
     of the KL to the reference, measured as `kl` says (`vidrl.schedule.divergence_weight`).
     """
 
-    sampler: str = "dance_sde"
+    sampler: str = AUTO
     eta: float = 0.3
     steps: int = 10
     segments: int = 1
@@ -71,8 +73,9 @@ class Trajectory(Gated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sampler not in NOISY or self.eta <= 0:
-            raise ValueError(f"expected a stochastic sampler, out of {', '.join(NOISY)}, and eta > 0, "
+        if self.sampler not in (AUTO, *NOISY) or self.eta <= 0:
+            known = ", ".join((*NOISY, AUTO))
+            raise ValueError(f"expected a stochastic sampler, out of {known}, and eta > 0, "
                              f"got {self.sampler!r} and {self.eta}: a step that draws no noise has no "
                              "density, so nothing to take the ratio of")
         least = {"steps": 1, "window": 0, "window_stride": 1, "train_steps": 0, "updates": 1, "beta": 0}
@@ -93,7 +96,8 @@ class Trajectory(Gated):
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
-        wide = stochastic_steps(backbone.path, self.sampler, times, self.eta)
+        sampler = transition.usual(backbone.path) if self.sampler == AUTO else self.sampler
+        wide = stochastic_steps(backbone.path, sampler, times, self.eta)
         _fits("window", self.window, len(wide), f"of {self.steps} steps may draw noise")
         places, stride = len(wide) - self.window + 1, self.window_stride
         start = window_start(round, places, stride, self.window_schedule, draw) if self.window else 0
@@ -104,7 +108,7 @@ class Trajectory(Gated):
         _fits("train_steps", self.train_steps, len(noisy), "draw noise")
         chosen = torch.randperm(len(noisy), generator=draw)[: self.train_steps or len(noisy)].sort().values
         keep = tuple(noisy[int(i)] for i in chosen)
-        return Plan(times, self.sampler, self.eta, self.segments, noisy, keep, forks)
+        return Plan(times, sampler, self.eta, self.segments, noisy, keep, forks)
 
     def forks(self, noisy: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """The forks of a group's tree: `same_start` is one, into the whole group, where the noise begins."""
