@@ -18,6 +18,17 @@ from vidrl.segments import borders
 WINDOWS = ("progressive", "random", "decay", "exp_decay")
 
 
+def usual(path: Path) -> str:
+    """The sampler with noise where none is named: dance_sde on the straight path, else ddim.
+
+    Example:
+        >>> from vidrl.path import discrete, flow
+        >>> usual(flow()), usual(discrete([0.9, 0.5]))
+        ('dance_sde', 'ddim')
+    """
+    return "dance_sde" if path.kind == "flow" else "ddim"
+
+
 def may_draw(path: Path, sampler: str, times: Sequence[float], eta: float) -> Tensor:
     """Whether each step t → s of a time grid may draw noise, (K,): keep ≥ 0 and σ_t ≤ 4 σ_s.
 

@@ -68,17 +68,6 @@ _SAMPLERS: dict[str, Callable[[Path, Tensor, Tensor, float, Tensor], tuple[Tenso
 SAMPLERS = tuple(_SAMPLERS)
 
 
-def usual(path: Path) -> str:
-    """The sampler with noise where none is named: dance_sde on the straight path, else ddim.
-
-    Example:
-        >>> from vidrl.path import discrete, flow
-        >>> usual(flow()), usual(discrete([0.9, 0.5]))
-        ('dance_sde', 'ddim')
-    """
-    return "dance_sde" if path.kind == "flow" else "ddim"
-
-
 def coefficients(
     path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: Tensor | float | None = None,
     strict: bool = True,

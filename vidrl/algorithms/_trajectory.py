@@ -18,14 +18,21 @@ from vidrl import transition
 from vidrl.backbones.base import Denoiser
 from vidrl.policy import Policy
 from vidrl.rollout import Plan
-from vidrl.schedule import divergence_weight, shares, step_weights, stochastic_steps, window_start
+from vidrl.schedule import (
+    divergence_weight,
+    shares,
+    step_weights,
+    stochastic_steps,
+    usual,
+    window_start,
+)
 from vidrl.segments import pool
 
 from ._gate import Gated
 from .base import Batch, Experience
 
 NOISY = tuple(name for name in transition.SAMPLERS if name != "ode")
-AUTO = "auto"  # as a sampler: that of `transition.usual` for the backbone's path
+AUTO = "auto"  # as a sampler: that of `vidrl.schedule.usual` for the backbone's path
 
 
 @dataclass(eq=False, kw_only=True)
@@ -96,7 +103,7 @@ class Trajectory(Gated):
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
-        sampler = transition.usual(backbone.path) if self.sampler == AUTO else self.sampler
+        sampler = usual(backbone.path) if self.sampler == AUTO else self.sampler
         wide = stochastic_steps(backbone.path, sampler, times, self.eta)
         _fits("window", self.window, len(wide), f"of {self.steps} steps may draw noise")
         places, stride = len(wide) - self.window + 1, self.window_stride
