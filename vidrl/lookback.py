@@ -73,10 +73,10 @@ class Lookback:
     def _check_measured(self) -> None:
         """Raise ValueError, before any clip is made, for the band of a measure that no evaluation has.
 
-        And where the backbone does not read what goes with the prompts, or lacks what it needs; of one that makes
-        images, also for a reward that scores no image.
+        And where backbone and prompts do not suit each other; of images, also for a reward that scores no image.
         """
         self.backbone.check_prompts([*self.prompts, *self.held_out.prompts])
+        getattr(self.look, "check", lambda backbone: None)(self.backbone)  # a plain function has none
         stills.check(self.held_out.reward, self.recipe.guard.bands, self.backbone.frame_map)
         known = dict.fromkeys(self.held_out.names(stills.makes_images(self.backbone.frame_map)), 0.0)
         if known:

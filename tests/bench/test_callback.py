@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conditioned import conditioned
 from toys import recipe, rows, weights
 
 from vidrl import cli, config, report, train
@@ -137,6 +138,16 @@ def test_a_suite_without_prompts_takes_the_held_out_ones(tmp_path):
     same = config.load(recipe(tmp_path) | {"bench": {"suite": "temporal"}})
     with pytest.raises(suite.BadSuite, match="every prompt of 'temporal' is trained on"):
         callback.build(same)
+
+
+def test_a_suite_without_pictures_is_refused_before_any_clip_of_a_model_that_needs_them(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a fox"}')
+    (tmp_path / "mine.toml").write_text('prompts = "mine.jsonl"\n[dims.flicker]\n')
+    made = config.load(conditioned(tmp_path) | {"bench": {"suite": str(tmp_path / "mine.toml")}})
+    said = "the suite 'mine' .* expected prompts with image, .* got 'a fox' without image.* .jsonl, .csv or .parquet"
+    with pytest.raises(suite.BadSuite, match=said):
+        train.Trainer(made, callback.build(made))
+    assert not Path(made.run).exists()
 
 
 def test_the_motion_suite_on_tiny_wan_takes_held_out_captions():

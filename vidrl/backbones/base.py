@@ -67,8 +67,8 @@ class Generator(ABC):
                                  "that reads them")
             if lost:
                 raise ValueError(f"expected prompts with {', '.join(self.needs)}, which {name} needs, got "
-                                 f"{str(prompt)[:60]!r} without {', '.join(lost)}: write the prompts into a .jsonl or "
-                                 f".csv file with the column {lost[0]}")
+                                 f"{str(prompt)[:60]!r} without {', '.join(lost)}: write the prompts into a "
+                                 f".jsonl, .csv or .parquet file with the columns prompt and {lost[0]}")
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """The prompts whose end `encode` cuts off; a family whose text encoder has a length limit overrides this."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrl import checkpoint, config
-from vidrl.backbones.base import PromptCache
+from vidrl.backbones.base import Denoiser, PromptCache
 from vidrl.bench import dims, measure, results, sampling, suite
 from vidrl.bench.dims import Dim
 from vidrl.bench.suite import Suite
@@ -76,6 +76,10 @@ class Looker:
     rows: Sequence[sampling.Row]
     notes: Sequence[str]
     encode: PromptCache | None = None
+
+    def check(self, backbone: Denoiser) -> None:
+        """Raise suite.BadSuite, before any clip is made, where the model cannot make the suite's prompts."""
+        sampling.check(self.suite, self.rows, backbone)
 
     def __call__(self, round: int, policy: Policy, weights: str, workers: Workers, ends: bool) -> None:
         """Look, if it is time and this round was not looked at before; every process must call."""

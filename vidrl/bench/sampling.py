@@ -85,7 +85,7 @@ def sample(
         "lora": _identity(lora) if lora else None, "prompts": asked(rows),
         "lossless": lossless,
     }  # fmt: skip
-    makes.check_prompts([row["prompt"] for row in rows])
+    check(suite, rows, makes)
     makes.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     policy = load_adapter(makes, lora, partial) if lora else makes
     claim(Path(out), made_by, anew)
@@ -118,6 +118,15 @@ def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
     rows = _rows(file)
     said = f", since the model understands {language!r} prompts alone" if language else ""
     return rows, f"prompts are those of {file.name} ({len(rows)}){said}"
+
+
+def check(suite: Suite, rows: Sequence[Row], makes: Denoiser) -> None:
+    """Raise BadSuite where the model needs more than a suite's prompts bring, as an image, or does not read it."""
+    try:
+        makes.check_prompts([row["prompt"] for row in rows])
+    except ValueError as error:
+        raise BadSuite(f"the prompts of the suite {suite.name!r} do not suit the model: {error}; name that file as "
+                       "prompts in a suite of your own, a .toml file") from error
 
 
 def asked(rows: Sequence[Row]) -> str:
