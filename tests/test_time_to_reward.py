@@ -152,7 +152,7 @@ def test_a_rate_that_arrives_sooner_or_ends_higher_is_better_and_a_broken_guard_
     assert found[0] > found[1] > found[2]
 
 
-def test_the_agenda_runs_plain_first_then_pairs_in_phases():
+def test_the_agenda_runs_plain_first_then_pairs_in_phases(monkeypatch):
     arms = {PLAIN: ARMS[PLAIN], "segment": ARMS["segment"], "mix": ARMS["mix"]}
     assert jobs(ledger.agenda([], arms))[:3] == [(PLAIN, 2, SWEEP_SEED), (PLAIN, 3, SWEEP_SEED), (PLAIN, 1, SWEEP_SEED)]
     runs = swept(PLAIN, {1: 0.3, 2: 0.5, 3: 0.4}) + swept("segment", {1: 0.3, 2: 0.5, 3: 0.4})
@@ -160,7 +160,8 @@ def test_the_agenda_runs_plain_first_then_pairs_in_phases():
     runs += [run([0.1, 0.2, 0.4], arm=PLAIN, rate=RATES[3], seed=s) for s in range(3)]  # the second best rate
     named = jobs(ledger.agenda(runs, arms))
     assert named[:6] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3)]
-    assert named[6:12] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3, 6)]
+    assert named[6:10] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3, 5)]
+    assert named[10:12] == [(arm, 2, 5) for arm in ("segment", "mix")]
     fresh = [one for one in runs if one["arm"] != "mix"]  # segment's first pairs come before the next arm's sweep
     assert jobs(ledger.agenda(fresh, arms))[:4] == [*named[:3], ("mix", 2, SWEEP_SEED)]
     assert named[12:] == [(arm, 2, seed) for arm in (PLAIN, "segment") for seed in range(6, 10)]
@@ -168,6 +169,7 @@ def test_the_agenda_runs_plain_first_then_pairs_in_phases():
     done = runs + [run([0.1, 0.2, 0.5], arm="segment", seed=0)]
     assert jobs(ledger.agenda(done, arms)) == [job for job in named if job != ("segment", 2, 0)]
     early = runs[:3] + runs[-9:-6] + runs[-3:]  # plain has three pairs, the others have no sweep
+    monkeypatch.setattr(ledger, "BLOCK", 7)
     many = {name: ARMS[name] for name in [PLAIN, "segment", "mix", *list(ARMS)[-7:]]}
     named = jobs(ledger.agenda(early, many))
     assert named[:6] == [(arm, i, SWEEP_SEED) for arm in ("segment", "mix") for i in (2, 3, 1)]

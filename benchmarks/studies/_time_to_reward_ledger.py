@@ -20,8 +20,8 @@ from _time_to_reward_times import Run, broken, gains, merit
 HIGH = 1.5  # a gain beyond plain's, by which fast arms are compared with each other, and rates chosen
 LEAST_FINALS = 3  # final runs of plain from which the target is theirs and no longer of its sweep
 SWEEP_SHARE = 1 / 3  # of the budget, for the runs of a sweep
-BLOCK = 7  # arms that are swept and run side by side, so that a study cut short is even
-PHASES = (3, 6)  # pairs that every arm of a block gets before any gets more; six are the fewest with an interval
+BLOCK = 14  # arms that are swept and run side by side, so that a study cut short is even
+PHASES = (3, 5, 6)  # pairs that every arm of a block gets before any gets more; six are the fewest with an interval
 MOST, BEST = 10, 4  # pairs of the claim's arms and of the best four others
 CLAIM = (PLAIN, "segment", "control")
 
@@ -165,8 +165,8 @@ def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> list[Job]:
 def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
     """The jobs of the agenda, some of them twice.
 
-    Plain's sweep and first pairs; then block by block of the arms the sweep and three pairs of each, and six pairs of
-    each; then ten pairs of plain, of the segment claim's arms and of the best four others.
+    Plain's sweep and first pairs; then block by block of the arms the sweep and three pairs of each, five pairs of each,
+    and six pairs of each; then ten pairs of plain, of the segment claim's arms and of the best four others.
     """
     yield from sweep(runs, PLAIN)
     yield from twice(runs)
