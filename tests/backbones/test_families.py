@@ -62,8 +62,6 @@ def test_there_are_families_of_every_modality() -> None:
 
 # What does not hold yet, and what was seen. Strict: a promise that holds again must leave this list.
 BROKEN = {
-    ("ltx_condition", "decode_carries_gradient"): "some latents have no gradient",
-    ("wan22_5b_i2v", "decode_carries_gradient"): "some latents have no gradient",
     ("chroma", "gradient_checkpointing_gives_the_same_gradient"): "differs by 0.3 %",
 }
 PROMISES = [

@@ -10,7 +10,7 @@ vidrl asks what they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, prod
 from typing import Any
 
@@ -37,7 +37,7 @@ class Layout:
 
     `length`: L. `folded`: whether the frames of all clips stand in the first axis. `frame_map`: see
     Denoiser. `order`: the place in a plain draw of each element of `own`, None where they are in
-    order.
+    order. `given`: the frames of `own` that vidrl's latents leave out (`_given`).
     """
 
     own: tuple[int, ...]
@@ -46,6 +46,26 @@ class Layout:
     folded: bool
     frame_map: list[Span]
     order: Tensor | None = None
+    given: tuple[int, ...] = ()
+
+    def without(self, given: tuple[int, ...]) -> Layout:
+        """The layout of a clip of which some frames are given.
+
+        The pixel frames of a given frame count to the next free one, those at the end to the last.
+        """
+        if not given:
+            return self
+        free = [k for k in range(self.length) if k not in given]
+        ends = [*(self.frame_map[k][1] for k in free[:-1]), self.frame_map[-1][1]]
+        return replace(self, given=given, frame_map=list(zip([0, *ends[:-1]], ends, strict=True)))
+
+    def whole(self) -> Layout:
+        """The layout of all frames, for latents and not for pixels."""
+        return replace(self, given=())
+
+    def _free(self, device: torch.device) -> Tensor:
+        free = [k for k in range(self.length) if k not in self.given]
+        return torch.tensor(free, device=device)
 
     @property
     def packed(self) -> bool:
@@ -57,7 +77,11 @@ class Layout:
         return tuple(self.ours(torch.zeros(1, device="meta").expand(1, *self.own)).shape[1:])
 
     def ours(self, theirs: Tensor) -> Tensor:
-        """The pipeline's latents as (B, C, L, h, w)."""
+        """The pipeline's latents as (B, C, L, h, w), without given frames."""
+        every = self._ours(theirs)
+        return every.index_select(2, self._free(every.device)) if self.given else every
+
+    def _ours(self, theirs: Tensor) -> Tensor:
         if self.folded and theirs.dim() == len(self.own):
             theirs = theirs.unflatten(0, (-1, self.length))
         if self.packed:
@@ -65,7 +89,10 @@ class Layout:
         return theirs[:, :, None] if self.axis is None else theirs.movedim(self.axis + 1, 2)
 
     def theirs(self, ours: Tensor) -> Tensor:
-        """Latents (B, C, L, h, w) as the pipeline has them."""
+        """Latents (B, C, L, h, w) as the pipeline has them; zeros in given frames."""
+        if self.given:
+            every = ours.new_zeros(*ours.shape[:2], self.length, *ours.shape[3:])
+            ours = every.index_copy(2, self._free(ours.device), ours)
         if self.packed:
             return ours[..., 0].permute(0, 2, 3, 1).flatten(1, 2)
         theirs = ours[:, :, 0] if self.axis is None else ours.movedim(2, self.axis + 1)
@@ -187,10 +214,24 @@ def order(drive: Drive, row: int, *owns: tuple[int, ...]) -> Tensor | None:
         torch.allclose(a, b, rtol=1e-5) for a, b in pairs
     ):
         return None
-    plain, theirs = (np.lexsort([pair[side] for pair in pairs]) for side in (0, 1))
-    places = torch.empty(len(plain), dtype=torch.long)
-    places[torch.from_numpy(theirs)] = torch.from_numpy(plain)
-    return places if all(torch.equal(own[places], made) for own, made in pairs) else None
+    return _places(*(np.stack([pair[side].numpy() for pair in pairs]) for side in (0, 1)))
+
+
+def _places(drawn: np.ndarray, made: np.ndarray) -> Tensor | None:
+    """The place in a draw of each number that was made of it; None where none was.
+
+    Legend: `drawn` and `made` (2, N), two draws. What is in no draw, as the latents of a given
+    picture, has the places that are left over.
+    """
+    plain, theirs = (two[0].astype(np.float64) + 1j * two[1] for two in (drawn, made))
+    free, used = np.isin(theirs, plain), np.isin(plain, theirs)
+    if not free.any() or free.sum() != used.sum():
+        return None
+    order = np.empty(len(free), dtype=np.int64)
+    order[~free] = np.flatnonzero(~used)
+    places = np.flatnonzero(used)[np.argsort(plain[used])]
+    order[np.flatnonzero(free)[np.argsort(theirs[free])]] = places
+    return torch.from_numpy(order)
 
 
 def drawn(owns: Sequence[tuple[int, ...]], draw: torch.Generator) -> Tensor:

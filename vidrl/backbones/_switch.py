@@ -123,17 +123,20 @@ class Decoding:
     twice for less memory.
 
     `seen` collects its inputs where it is a list; then each shape is decoded once, since only the
-    inputs are wanted.
+    inputs are wanted. While it `leaves`, a run ends with its first input.
     """
 
     def __init__(self, autoencoder: nn.Module, checkpointing: bool):
         self.inner: Callable[..., Any] = autoencoder.decode  # type: ignore[assignment]
         self.autoencoder, self.checkpointing = autoencoder, checkpointing
         self.seen: list[Tensor] | None = None
+        self.leaves = False
         self.outputs = dict[Any, Any]()
         autoencoder.decode = self  # type: ignore[assignment]
 
     def __call__(self, z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.leaves:
+            raise Left(z.detach().clone())
         if self.seen is not None:
             return self._note(z, args, kwargs)
         return self._decode(z, args, kwargs)

@@ -62,7 +62,8 @@ class Tail:
         draw = torch.Generator().manual_seed(0)
         x = torch.randn(number.shape, generator=draw).to(number)
         found, expected = self._through(x), self.scale * x.flatten()[self.place] + self.shift
-        reached = self.place[self.scale != 0].unique().numel() == number.numel()
+        free = prod(self.pipeline.shape)
+        reached = self.place[self.scale != 0].unique().numel() == free
         if not reached or not torch.allclose(found, expected, atol=1e-3 * float(found.abs().max())):
             raise NotImplementedError(
                 f"expected {self.pipeline.drive.name} to scale and rearrange its latents before it decodes them, got "

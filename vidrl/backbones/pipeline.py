@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vidrl.prompt import is_file, is_text
 
-from . import _adapters, _company, _opening, _references, _sizes
+from . import _adapters, _company, _given, _opening, _references, _sizes
 from ._drive import Drive, Row
 from ._joined import Joined, look
 from ._memory import Memory
@@ -124,13 +124,16 @@ class Pipeline(Denoiser):
                 part, "encode" if decodes else "forward", self.offload and not decodes
             )
         self.size = _sizes.picture(pipe, call, _opening.arguments(pipe))
-        given = _references.of_call(call, self.size)
-        self.drive = Drive(pipe, self.networks, self.probe, self.memory, given, seed)
+        asked = _references.of_call(call, self.size)
+        self.drive = Drive(pipe, self.networks, self.probe, self.memory, asked, seed)
         self.mixed = Mixed(self.drive)
         self.places: dict[Any, int] = {}
         self.dry, self.needs = _sizes.dry_row(self.drive, self.size)
         self.reads = tuple(name for name in self.drive.takes if is_file(name) or is_text(name))
-        self.layout = look(self.drive, self.dry)
+        every = look(self.drive, self.dry)
+        given = _given.frames(self.drive, every, self.dry, self.decoding)
+        self.layout = every.without(given) if given else every
+        self.kinds = {_given.kind(self.drive, self.dry)}  # of rows whose given frames are known
         self.shape, self.frame_map = self.layout.shape, self.layout.frame_map
 
     def times(self, n: int) -> list[float]:
@@ -166,8 +169,11 @@ class Pipeline(Denoiser):
         references = _references.loaded(prompt, self.size)
         key = str(prompt), _references.key(references)
         if key not in self.places:
-            self.places[key] = len(self.drive.table)
+            row = self.places[key] = len(self.drive.table)
             self.drive.table.append(Row(str(prompt), references))
+            if (kind := _given.kind(self.drive, row)) not in self.kinds:
+                _given.check(self.drive, self.layout, row, self.decoding)
+                self.kinds.add(kind)
         return self.places[key]
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
