@@ -27,6 +27,7 @@ from vidrl.prompt import is_file, is_text
 from . import _adapters, _company, _given, _opening, _references, _sizes
 from ._drive import Drive, Row
 from ._joined import Joined, look
+from ._layout import Layout
 from ._memory import Memory
 from ._mixed import Mixed
 from ._probe import probe
@@ -132,7 +133,7 @@ class Pipeline(Denoiser):
         self.reads = tuple(name for name in self.drive.takes if is_file(name) or is_text(name))
         every = look(self.drive, self.dry)
         given = _given.frames(self.drive, every, self.dry, self.decoding)
-        self.layout = every.without(given) if given else every
+        self.layout = every.without(given) if isinstance(every, Layout) else every
         self.kinds = {_given.kind(self.drive, self.dry)}  # of rows whose given frames are known
         self.shape, self.frame_map = self.layout.shape, self.layout.frame_map
 
