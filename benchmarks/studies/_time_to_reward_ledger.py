@@ -165,8 +165,8 @@ def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> list[Job]:
 def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
     """The jobs of the agenda, some of them twice.
 
-    Plain's sweep and first pairs; then block by block of the arms the sweep and three pairs of each, five pairs of each,
-    and six pairs of each; then ten pairs of plain, of the segment claim's arms and of the best four others.
+    Plain's sweep and first pairs; then block by block of the arms the sweep and three pairs of each, then five and
+    six pairs of each; then ten pairs of plain, of the segment claim's arms and of the best four others.
     """
     yield from sweep(runs, PLAIN)
     yield from twice(runs)
