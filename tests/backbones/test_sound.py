@@ -174,3 +174,23 @@ def test_sound_at_other_times_than_the_video_is_refused() -> None:
     pipe.scheduler = Hurried.from_config(pipe.scheduler.config)
     with pytest.raises(ValueError, match="what it denoises together is at several times at once"):
         Pipeline(pipe, FAMILY.call)
+
+
+def test_a_scheduler_of_its_own_for_the_sound_is_refused() -> None:
+    family = FAMILIES["ltx2_condition"]
+    pipe = family.build()
+    pipe.register_modules(audio_scheduler=copy.deepcopy(pipe.scheduler))
+    told = "its audio_scheduler steps as well; leave audio_scheduler out"
+    with pytest.raises(ValueError, match=told):
+        Pipeline(pipe, family.call)
+    pipe.audio_scheduler = None
+    assert Pipeline(pipe, family.call).shape == driven().shape
+
+
+def test_sound_may_be_left_out_where_the_pipeline_can() -> None:
+    family = FAMILIES["kandinsky6"]
+    both, video = (
+        Pipeline(family.build(), {**family.call, "sample_audio": sound}) for sound in (True, False)
+    )
+    assert both.shape == (4 * 2 * 2 + 8, 2, 1, 1) and len(both.drive.parts.sizes) == 2
+    assert sorted(video.shape) == [2, 2, 2, 4] and video.encodes_video

@@ -69,11 +69,10 @@ def parts(drive: Drive, row: int) -> Parts:
     """The latents that are denoised together.
 
     What a scheduler returned must come back to it in the next turn. Latents that do not are never
-    stepped: they stay as the pipeline drew them, and are no part of what a policy makes.
+    stepped: they stay as the pipeline drew them, and are no part of what a policy makes. A whole
+    turn is run, so that the step of a scheduler that is no probe is met, and refused.
     """
     entered = drive.entered(row)
-    if not drive.probe.copies:
-        return Parts({0: entered[0].numel()})
     given, back = dict[int, Tensor](), dict[int, Tensor]()
 
     def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:

@@ -10,7 +10,15 @@ from diffusers.pipelines.ltx2 import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
 from ._family import family, size
-from .parts import VOCABULARY, flow, tokenizer
+from .parts import (
+    VOCABULARY,
+    Processor,
+    clip,
+    flow,
+    hunyuan_vae,
+    qwen_vl,
+    tokenizer,
+)
 
 RATES = {"sample_rate": 16000, "mel_hop_length": 160}  # 25 latents of sound a second
 
@@ -92,4 +100,50 @@ def ltx2() -> diffusers.LTX2Pipeline:
     return diffusers.LTX2Pipeline(
         flow(use_dynamic_shifting=True), ltx2_vae(), audio_vae(), gemma3(), tokenizer(side="left"),
         connectors(), ltx2_network(), vocoder(),
+    )  # fmt: skip
+
+
+@family("image to video", LTX2 | {"image_crf": 0}, size(64, 32, num_frames=9))
+def ltx2_i2v() -> diffusers.LTX2ImageToVideoPipeline:
+    """Its first latent frame is given."""
+    return diffusers.LTX2ImageToVideoPipeline(
+        flow(use_dynamic_shifting=True), ltx2_vae(), audio_vae(), gemma3(), tokenizer(side="left"),
+        connectors(), ltx2_network(), vocoder(),
+    )  # fmt: skip
+
+
+@family("text to video", LTX2, size(64, 32, num_frames=9))
+def ltx2_condition() -> diffusers.LTX2ConditionPipeline:
+    """Without a scheduler of its own for the sound."""
+    return diffusers.LTX2ConditionPipeline(
+        flow(use_dynamic_shifting=True), ltx2_vae(), audio_vae(), gemma3(), tokenizer(side="left"),
+        connectors(), ltx2_network(), vocoder(),
+    )  # fmt: skip
+
+
+# Kandinsky 6
+
+
+@family(
+    "text to video", size(num_frames=5, guidance_scale=3.0, max_sequence_length=16),
+    size(32, 16, num_frames=9),
+)  # fmt: skip
+def kandinsky6() -> diffusers.Kandinsky6TI2VAPipeline:
+    """It copies its scheduler after that has its times."""
+    network = diffusers.Kandinsky6Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=16, in_text_dim2=32, time_dim=16,
+        model_dim=12, ff_dim=24, num_text_blocks=1, num_visual_blocks=2, axes_dims=(2, 1, 1),
+        in_audio_dim=4, out_audio_dim=4, visual_token_type_num_embeddings=2,
+    )  # fmt: skip
+    sound = diffusers.MMAudioVAE(
+        mel_bins=8, latent_channels=4, hidden_channels=8, channel_multipliers=(1, 2),
+        layers_per_block=1, sample_rate=64, n_fft=16, hop_length=4,
+    )  # fmt: skip
+    voice = diffusers.MMAudioVocoder(
+        num_mels=8, upsample_initial_channel=8, upsample_rates=(2, 2), upsample_kernel_sizes=(4, 4),
+        resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1, 3),),
+    )  # fmt: skip
+    return diffusers.Kandinsky6TI2VAPipeline(
+        network, hunyuan_vae(), qwen_vl(), Processor(), clip(32), tokenizer(), flow(shift=7.0),
+        sound, voice,
     )  # fmt: skip
