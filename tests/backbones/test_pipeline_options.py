@@ -1,6 +1,9 @@
 """The options of the backbone `pipeline`: each does what it says, and changes no number else."""
 
 import functools
+import json
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -195,3 +198,45 @@ def test_a_round_of_steps_that_no_trained_expert_takes_is_refused(tmp_path: Path
     made = trainer(tmp_path, "wan22", {"train": ["transformer_2"]}, window=1)
     with pytest.raises(RuntimeError, match="no trained network takes part.*backbone.options.train"):
         made.go(False)
+
+
+# model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("model") / "wan"
+    FAMILIES["wan"].build().save_pretrained(made)
+    return made
+
+
+def changed_folder(folder: Path, made: Path, **index: object) -> Path:
+    """A copy of a folder whose index says something else."""
+    shutil.copytree(folder, made)
+    file = made / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | index))
+    return made
+
+
+def test_a_component_that_is_not_there_is_named_before_any_is_loaded(folder: Path, tmp_path: Path) -> None:
+    made = changed_folder(folder, tmp_path / "made")
+    shutil.rmtree(made / "transformer")
+    with pytest.raises(ValueError, match="got no folder transformer there: copy the whole model"):
+        Pipeline(made)
+
+
+def test_a_pipeline_that_a_newer_diffusers_saved_is_told_or_refused(folder: Path, tmp_path: Path) -> None:
+    call = FAMILIES["wan"].call
+    later = {"_diffusers_version": "99.1.0"}
+    notes = Pipeline(changed_folder(folder, tmp_path / "later", **later), call).notes
+    assert notes[0].startswith("diffusers 99.1.0 saved the model, which is newer")
+    assert not any("newer" in note for note in Pipeline(folder, call).notes)
+    unknown = changed_folder(folder, tmp_path / "unknown", transformer=["diffusers", "Wan9Transformer3DModel"], **later)
+    with pytest.raises(ValueError, match="no class `Wan9Transformer3DModel`.*install diffusers 99.1.0"):
+        Pipeline(unknown, call)
+
+
+def test_a_folder_is_opened_without_a_warning(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        Pipeline(folder, FAMILIES["wan"].call)

@@ -257,7 +257,7 @@ class Drive:
 
         found: dict[str, Any] = {
             name: copy.copy(part) for name in pipe.config
-            if name != "scheduler" and hasattr(part := getattr(pipe, name, None), "set_timesteps")
+            if name != "scheduler" and hasattr(part := vars(pipe).get(name), "set_timesteps")
         }  # fmt: skip
         for name, part in found.items():
             part.step = refuse(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,25 +37,60 @@ def diffusers() -> Any:
 def opened(model: str | Path, dtype: str) -> Any:
     """The pipeline of a folder or hub id. Its index is read first, so that a wrong one costs no
     download."""
-    index = _index(model)
-    name, version = index.get("_class_name"), index.get("_diffusers_version", "another version")
+    told = index(model)
+    name, version = told.get("_class_name"), told.get("_diffusers_version", "another version")
     if not isinstance(name, str) or not hasattr(diffusers(), name):
         raise ValueError(
             f"expected a pipeline of diffusers {diffusers().__version__} in {model}, got {name}, which was saved by "
             f"{version}: install a newer diffusers, or write a backbone for it (CONTRIBUTING.md, 'A backbone')"
         )
+    _all_there(Path(model), told)
     dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
     try:
-        return diffusers().DiffusionPipeline.from_pretrained(
-            str(model), torch_dtype=dtypes, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated")  # 0.38 has no other name
+            return diffusers().DiffusionPipeline.from_pretrained(
+                str(model), torch_dtype=dtypes, use_safetensors=True
+            )
+    except (OSError, ValueError, AttributeError, ImportError) as error:
+        cure = newer(told) or "complete the folder, or load it once and write it again with save_pretrained"
+        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(f"expected every component that {model}/model_index.json names, with weights as safetensors, "
-                         f"got: {str(error).strip().splitlines()[0]}: complete the folder, or load it once and write "
-                         "it again with save_pretrained") from error  # fmt: skip
+                         f"got: {reason}: {cure}") from error  # fmt: skip
 
 
-def _index(model: str | Path) -> Mapping[str, Any]:
+def _all_there(folder: Path, index: Mapping[str, Any]) -> None:
+    """Raise ValueError where a local folder lacks a component that its index names."""
+    named = [name for name, part in index.items() if isinstance(part, list) and part[-1] is not None]
+    missing = [name for name in named if not (folder / name).is_dir()] if folder.is_dir() else []
+    if missing:
+        raise ValueError(f"expected every component that {folder}/model_index.json names, got no folder "
+                         f"{', '.join(missing)} there: copy the whole model again")  # fmt: skip
+
+
+def newer(index: Mapping[str, Any]) -> str:
+    """What to do where a newer diffusers saved a pipeline than the one that is installed, else "".
+
+    >>> newer({"_diffusers_version": "99.0"}).partition(":")[0]
+    'diffusers 99.0 saved the model, which is newer than the installed one'
+    >>> newer({"_diffusers_version": "0.1.0"})
+    ''
+    """
+    saved, own = str(index.get("_diffusers_version", "0")), diffusers().__version__
+    if _numbers(saved) <= _numbers(own):
+        return ""
+    return (
+        f"diffusers {saved} saved the model, which is newer than the installed one: install diffusers {saved}, "
+        f"because {own} does not know, or leaves out, what came later"
+    )
+
+
+def _numbers(version: str) -> list[int]:
+    """The numbers of a version: of 0.39.0.dev0 0 and 39."""
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
+
+
+def index(model: str | Path) -> Mapping[str, Any]:
     """What model_index.json says."""
     folder, wanted = Path(model), "expected a diffusers folder or hub id of a pipeline"
     cure = "name a folder that save_pretrained of a pipeline wrote, with a model_index.json"

@@ -91,7 +91,8 @@ class Pipeline(Denoiser):
         own = _sizes.of_folder(self.folder, _opening.arguments(pipe))
         self._start(pipe, {**own, **(call or {})}, seed)
         self.fps = float(fps or _sizes.played_at(self.folder, self.drive.call, self.drive.takes))
-        self.notes = _opening.differs(pipe.scheduler, self.probe)
+        later = _opening.newer(_opening.index(str(model))) if local else ""
+        self.notes = (*([later] if later else []), *_opening.differs(pipe.scheduler, self.probe))
         self.adapter_notes = tuple(_adapters.notes(pipe, self.trained))
         self._alone: bool | None = None
         self._proven = set[Any]()
