@@ -6,7 +6,8 @@
     python scripts/pipelines.py --check     # only asks whether the files are what the sources give
 
 The data is vidrl/backbones/pipelines.json, which `vidrl list backbones --diffusers` prints, and the
-page is docs/pipelines.md. The contract is tests/backbones/families/contract.py.
+page is docs/pipelines.md; README.md has the names of the families that keep the whole contract.
+The contract is tests/backbones/families/contract.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "backbones")]
 
 DATA = ROOT / "vidrl" / "backbones" / "pipelines.json"
 PAGE = ROOT / "docs" / "pipelines.md"
+README = ROOT / "README.md"
+MARKS = "<!-- python scripts/pipelines.py: begin -->", "<!-- python scripts/pipelines.py: end -->"
+WIDTH = 130  # of a line of the README
 FRAMES = ("num_frames", "video_length", "frames")
 NETWORK = re.compile(r"(transformer|unet|prior|decoder)(_\d+)?")
 BROUGHT = re.compile(r"(?!.*(embed|latent))(.*_)?(prompt|image|images|video|mask)(_.*)?")
@@ -262,9 +267,28 @@ def text(found: Mapping[str, Any]) -> str:
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
+def listed(found: Mapping[str, Any]) -> str:
+    """The pipelines whose family keeps every promise, as a list by what they make."""
+    from vidrl.cli.look import kept
+
+    names: dict[str, set[str]] = {}
+    for row in found["checked"]:
+        if kept(row["checks"]) == "yes":
+            names.setdefault(row["makes"], set()).add(row["pipeline"].removesuffix("Pipeline"))
+    lines = [f"- {makes}: {', '.join(sorted(own))}" for makes, own in names.items()]
+    return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
+
+
+def readme(found: Mapping[str, Any]) -> str:
+    """The README with its list of pipelines made anew."""
+    before, _, rest = README.read_text().partition(MARKS[0])
+    return "\n".join([before + MARKS[0], listed(found), MARKS[1] + rest.partition(MARKS[1])[2]])
+
+
 def save(found: Mapping[str, Any]) -> None:
     DATA.write_text(text(found))
     PAGE.write_text(page(found))
+    README.write_text(readme(found))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -276,7 +300,8 @@ def main(words: Sequence[str] | None = None) -> int:
     before = json.loads(DATA.read_text()) if DATA.exists() else {}
     found = table(before, again=asked.run is None or not before)
     if asked.check:
-        return int(text(found) != text(before) or PAGE.read_text() != page(found))
+        old = text(found) != text(before) or PAGE.read_text() != page(found)
+        return int(old or README.read_text() != readme(found))
     save(found)
     rows = {row["family"]: row for row in found["checked"]}
     wrong = [name for name in asked.run or () if name not in rows]

@@ -97,6 +97,7 @@ def test_the_page_is_what_the_data_give_and_the_data_name_every_family() -> None
     """If this fails: python scripts/pipelines.py"""
     found = PAGE.json.loads(PAGE.DATA.read_text())
     assert PAGE.PAGE.read_text() == PAGE.page(found)
+    assert PAGE.README.read_text() == PAGE.readme(found)
     told = {row["family"]: (row["pipeline"], row["makes"]) for row in found["checked"]}
     assert told == {name: (f.pipeline, f.modality) for name, f in FAMILIES.items()}
     assert all(set(row["checks"]) <= {"path", *CHECKS} for row in found["checked"])
