@@ -16,7 +16,7 @@ from vidrl.backbones.base import CACHE_BYTES, Denoiser
 from vidrl.config import Recipe
 from vidrl.segments import borders
 
-from . import cards, counting, skeleton, work
+from . import cards, counting, driven, skeleton, work
 from .calibrate import Bench, Pace
 from .cards import HEADROOM, UTILISATION, Card
 from .counting import Calls
@@ -62,6 +62,7 @@ def estimate(
     config.check_plugins(recipe)
     if not 0 < utilisation <= 1:
         raise ValueError(f"expected a utilisation in (0, 1], got {utilisation}: {UTILISATION} is usual")
+    driven.check_here(recipe)
     card, blueprint = cards.find(gpu) if gpu else None, skeleton.read(recipe.backbone)
     wanted = blueprint.local and not gpu if measure is None else measure
     if wanted and (gpu or not blueprint.local):
@@ -73,7 +74,9 @@ def estimate(
     micro = recipe.train.micro_batch or MICRO["gpu" if card else "cpu"]
     calls = counting.count(recipe, algorithm, backbone, micro)
     micro = min(micro, calls.first.largest)
-    done = work.of(recipe, blueprint, backbone, micro)
+    drives = recipe.backbone.name == driven.NAME
+    parameters = driven.parameters(backbone) if drives else {}
+    done = driven.of(recipe, backbone, micro) if drives else work.of(recipe, blueprint, backbone, micro)
     found = (pace or _calibrated)(recipe) if wanted else None
     memory = _memory(recipe, backbone, calls, done, micro) | _host(recipe, backbone, calls, done)
     stages = _flops(recipe, calls, done)
@@ -81,7 +84,7 @@ def estimate(
         seconds, memory = _measured(recipe, calls, found), memory | _resident(recipe, memory, found)
     else:
         seconds = _on_card(recipe, stages, calls, card, utilisation) if card else {}
-    shape = _shape(backbone, int(getattr(algorithm, "segments", 1)))
+    shape = _shape(backbone, int(getattr(algorithm, "segments", 1)), parameters)
     about = {} if card is None else {**asdict(card), "utilisation": utilisation, "fits": _fits(memory, card)}
     advice = _advice(recipe, memory, micro) if card is not None and not about["fits"] else []
     basis = MEASURED if found else ESTIMATE
@@ -92,22 +95,26 @@ def _calibrated(recipe: Recipe) -> Pace:
     return Bench(recipe).measure()
 
 
-def _shape(backbone: Denoiser, segments: int) -> dict[str, Any]:
-    config = getattr(backbone.network, "config", None)
+def _shape(backbone: Denoiser, segments: int, parameters: dict[str, int]) -> dict[str, Any]:
+    config = None if parameters else getattr(backbone.network, "config", None)
     patch = config.patch_size if config is not None else (1, 1, 1)
-    frames = backbone.frame_map[-1][1]
-    space = getattr(getattr(backbone, "pipe", None), "vae_scale_factor_spatial", 8)
-    height, width = (n * space for n in backbone.shape[2:])
-    return {"latent": list(backbone.shape), "tokens": prod(backbone.shape[1:]) // prod(patch), "frames": frames,
-            "pixels": [height, width], "fps": backbone.fps, "segments": segments,
+    tokens = None if parameters else prod(backbone.shape[1:]) // prod(patch)  # a driven network's own affair
+    frames, *_ = _pixels(backbone)
+    return {"latent": list(backbone.shape), "tokens": tokens, "frames": frames, "parameters": parameters,
+            "pixels": list(_pixels(backbone)[1:]), "fps": backbone.fps, "segments": segments,
             "latent_frames_of_segments": [b - a for a, b in borders(backbone.shape[1], segments)]}
 
 
 def _told(recipe: Recipe, backbone: Denoiser, calls: Calls, micro: int) -> dict[str, Any]:
     first = calls.rounds[0]
     return {"clips": calls.clips, "kept_steps": calls.kept, "micro_batch": micro, **first, "round": sum(first.values()),
-            "guidance_rows": 2 if work.guided(backbone) else 1, "evaluation": calls.evaluation,
+            "guidance_rows": _guidance_rows(recipe, backbone), "evaluation": calls.evaluation,
             "evaluations": calls.evaluations, "rounds": recipe.train.rounds, "run": calls.run}
+
+
+def _guidance_rows(recipe: Recipe, backbone: Denoiser) -> int | None:
+    """None for a driven pipeline, whose own code guides; its FLOPs of a call include that."""
+    return None if recipe.backbone.name == driven.NAME else 2 if work.guided(backbone) else 1
 
 
 def _flops(recipe: Recipe, calls: Calls, done: Work) -> dict[str, float]:
@@ -132,7 +139,7 @@ def _memory(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro:
     options, numel = recipe.train, prod(backbone.shape)
     sets = 2 if options.ema else 1
     clips = min(options.score_batch, calls.clips) * _clip(backbone)  # decoded and scored at once
-    offloaded = bool(recipe.backbone.options.get("offload_text", False))
+    offloaded = _offloaded(recipe)
     weights = done.weights
     parts = {
         "network": weights["network"], "decoder": weights["decoder"],
@@ -152,11 +159,27 @@ def _memory(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro:
     return {**parts, **{f"stage: {k}": v for k, v in (stages | other).items()}, "peak": peak}
 
 
+def _offloaded(recipe: Recipe) -> bool:
+    """Whether text encoders visit the device only to encode."""
+    options = recipe.backbone.options
+    return bool(options.get("offload_text") or options.get("offload"))
+
+
 def _clip(backbone: Denoiser) -> float:
     """Bytes of one clip, float32."""
+    return 4.0 * 3 * prod(_pixels(backbone))
+
+
+def _pixels(backbone: Denoiser) -> tuple[int, int, int]:
+    """Frames, height and width of a clip."""
     frames, (_, _, h, w) = backbone.frame_map[-1][1], backbone.shape
+    size = getattr(backbone, "size", None)  # a driven pipeline's own
+    if size:
+        return frames, *size
+    if hasattr(backbone, "drive"):  # neither the call nor the pipeline says it, but a decode does
+        return frames, *backbone.clip_shape[2:]
     space = getattr(getattr(backbone, "pipe", None), "vae_scale_factor_spatial", 8)
-    return 4.0 * frames * 3 * h * space * w * space
+    return frames, h * space, w * space
 
 
 def _conditions(n: int, backbone: Denoiser, done: Work) -> float:
@@ -173,13 +196,14 @@ def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work) -> dict[
     """
     options, data, clip = recipe.train, recipe.data, _clip(backbone)
     known = len(config.training_prompts(data)) + data.held_out_n
-    offloaded = recipe.backbone.options.get("offload_text", False)
+    offloaded = _offloaded(recipe)
     thumbnails = max(calls.clips, calls.evaluated_clips) * 4.0 * 3 * 16 * 16 * backbone.frame_map[-1][1]
     parts = {
         "clips decoded and scored at once": min(options.score_batch, calls.clips) * clip,
         "shown clips": 2 * max(2, min(options.show, data.held_out_n)) * clip,
         "thumbnails": thumbnails, "text encoder": done.weights["text encoder"] if offloaded else 0.0,
-        "kept conditions": min(CACHE_BYTES, _conditions(known, backbone, done)),
+        "kept conditions": min(
+            CACHE_BYTES, _conditions(known, backbone, done) if done.kept is None else known * done.kept),
     }  # fmt: skip
     return {f"host: {name}": value for name, value in parts.items()} | {"host": sum(parts.values())}
 
@@ -233,14 +257,16 @@ def _fits(memory: Mapping[str, float], card: Card) -> bool:
 
 def _advice(recipe: Recipe, memory: Mapping[str, float], micro: int) -> list[str]:
     """What makes a recipe smaller, the cheapest change first."""
-    options = recipe.backbone.options
+    options, drives = recipe.backbone.options, recipe.backbone.name == driven.NAME
+    offload = "offload" if drives else "offload_text"
     changes = [
         (micro > 1, f"train.micro_batch={max(1, micro // 4)} (now {micro}): the same gradient, smaller pieces"),
         (not options.get("gradient_checkpointing"), "backbone.options.gradient_checkpointing=true: about a third more "
                                                      "time in the update"),
-        (not options.get("offload_text"), "backbone.options.offload_text=true: the text encoder visits to encode"),
+        (not _offloaded(recipe), f"backbone.options.{offload}=true: the text encoder visits to encode"),
         (options.get("dtype", "float32") == "float32", "backbone.options.dtype=bfloat16: half the weights"),
-        (options.get("decode_chunk", 4) > 1, "backbone.options.decode_chunk=1: one clip decoded at a time"),
+        (options.get("decode_chunk", 1 if drives else 4) > 1,
+         "backbone.options.decode_chunk=1: one clip decoded at a time"),
         (True, "fewer frames, a smaller height and width, fewer train.prompts_per_round, or a larger card"),
     ]
     return [text for holds, text in changes if holds]

@@ -54,9 +54,10 @@ def _shape(cost: Cost) -> list[str]:
     uneven = "; they differ in length" if len(lengths) > 1 else ""
     return _rows("Clip", [
         ("latent (channels, frames, h, w)", " x ".join(map(str, s["latent"]))),
-        ("tokens", f"{s['tokens']:,}"),
+        ("tokens", "unknown" if s["tokens"] is None else f"{s['tokens']:,}"),
         ("frames", f"{s['frames']} of {height} x {width} at {s['fps']:g} a second"),
         ("segments", f"{s['segments']} {even}{uneven}"),
+        *((f"parameters of {name}", f"{n:,}") for name, n in s["parameters"].items()),
     ])  # fmt: skip
 
 

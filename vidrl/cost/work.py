@@ -42,6 +42,7 @@ class Work:
     decode_peak: float  # of one piece
     decode_at_once: int
     checkpointing: bool
+    kept: float | None = None  # bytes that host memory keeps of a prompt, where that is not the condition
 
 
 def of(recipe: Recipe, blueprint: Blueprint, whole: Denoiser, micro_batch: int) -> Work:

@@ -1,0 +1,130 @@
+"""What a clip of a driven pipeline costs: the pipeline itself, run once with its weights, counted.
+
+No family's architecture is known here. So each stage is really computed for one row and for two
+rows, and a micro-batch of M rows is on the line through both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidrl import config
+from vidrl.backbones.base import Denoiser
+from vidrl.config import Recipe
+
+from . import work
+from .tracing import size, trace
+from .work import Work
+
+NAME = "pipeline"  # the plug-in that drives pipelines
+TIMED = 4  # steps of the schedule whose first time is counted
+
+
+def check_here(recipe: Recipe) -> None:
+    """Raise ValueError where a pipeline's checkpoint is not on this machine."""
+    model = recipe.backbone.options.get("model")
+    if recipe.backbone.name != NAME or not isinstance(model, str) or Path(model).exists():
+        return
+    if _cached(model):
+        return
+    clips, rounds = recipe.train.prompts_per_round * recipe.train.group, recipe.train.rounds
+    raise ValueError(
+        f"expected backbone.options.model on this machine, got {model!r}, which is not, and nothing "
+        f"is downloaded. Known without it: {clips} clips a round, {rounds} rounds. Not known: "
+        "latents, parameters, denoiser calls, FLOPs, memory and seconds, which come of the "
+        f"pipeline itself. Get it with `hf download {model} --local-dir FOLDER`, then set "
+        "backbone.options.model=FOLDER"
+    )
+
+
+def _cached(model: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(model, "model_index.json"), str)
+    except ValueError:  # no hub id has such a form
+        return False
+
+
+def parameters(backbone: Any) -> dict[str, int]:
+    """Numbers of each network and frozen part, by its name in the pipeline."""
+    parts = {**backbone.networks, **backbone.frozen}
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+
+def of(recipe: Recipe, backbone: Any, micro_batch: int) -> Work:
+    """Count a recipe's networks, decoder and encoders in real runs of few rows."""
+    weights = _weights(backbone)
+    prompts = config.training_prompts(recipe.data)[:1]
+    before = backbone.memory.bytes
+    time = backbone.times(TIMED)[0]
+    row = backbone.encode(prompts)["row"]
+    encode, _ = trace(lambda: backbone.drive.first(int(row[0])), _known(backbone))
+    kept = backbone.memory.bytes - before
+    policy = work._policy(recipe, backbone)
+
+    def at(n: int) -> list[float]:
+        return _network(policy, backbone, row.repeat(n), time, work._autocast(precision))
+
+    precision = recipe.train.mixed_precision
+    network = work._line(at, micro_batch, (1, 2))
+    decode, decode_peak = _decode(backbone, row)
+    trained = float(sum(p.numel() for p in policy.weights.values()))
+    return Work(
+        network[0] / micro_batch, network[2] / micro_batch, decode, float(encode), weights, trained,
+        float(row.element_size()), network[1], network[3], float("nan"), decode_peak, 1,
+        bool(recipe.backbone.options.get("gradient_checkpointing", False)), float(kept),
+    )  # fmt: skip
+
+
+def _weights(backbone: Any) -> dict[str, float]:
+    """Bytes; "text encoder" are all frozen parts but the autoencoder."""
+    decoder = backbone.autoencoder
+    others = [part for part in backbone.frozen.values() if part is not decoder]
+    return {
+        "network": float(sum(map(size, backbone.networks.values()))),
+        "decoder": 0.0 if decoder is None else float(size(decoder)),
+        "text encoder": float(sum(map(size, others))),
+    }
+
+
+def _known(backbone: Any) -> list[Tensor]:
+    parts: list[nn.Module] = [*backbone.networks.values(), *backbone.frozen.values()]
+    return [x for part in parts for x in (*part.parameters(), *part.buffers())]
+
+
+def _network(
+    policy: Any, backbone: Denoiser, rows: Tensor, time: float, amp: Callable[[], Any]
+) -> list[float]:
+    """FLOPs and peak of a forward, and of a forward with backward."""
+    x = backbone.noise([torch.Generator().manual_seed(i) for i in range(len(rows))])
+    t, known = torch.full((len(rows),), time), [*_known(backbone), x]
+
+    def forward() -> Tensor:
+        with amp():
+            return policy.predict(x, t, {"row": rows})
+
+    with torch.no_grad():
+        forward()  # what is found out once, such as the shape of the network's output
+        plain = trace(forward, known)
+    found = trace(lambda: forward().sum().backward(), known)
+    for weight in policy.weights.values():
+        weight.grad = None
+    return [*map(float, (*plain, *found))]
+
+
+@torch.no_grad()
+def _decode(backbone: Denoiser, row: Tensor) -> tuple[float, float]:
+    x = backbone.noise([torch.Generator().manual_seed(0)])
+
+    def run() -> Tensor:
+        return backbone.decode_with(x, {"row": row})
+
+    run()
+    flops, peak = trace(run, [*_known(backbone), x])
+    return float(flops), float(peak)
