@@ -25,7 +25,7 @@ def recipe(tmp_path: Path, model: str, call: dict, sampler: str):
         "backbone": {"name": "pipeline", "options": {"model": model, "call": call}},
         "policy": {"lora_rank": 2, "lora_alpha": 2},
         "algorithm": {"name": "grpo", "options": {"steps": 4, "train_steps": 1, "sampler": sampler}},
-        "reward": {"name": "frame_quality"},
+        "reward": {"name": "flicker"},
         "data": {"prompts": str(prompts), "held_out": str(prompts), "held_out_n": 2},
         "train": {"rounds": 1, "prompts_per_round": 2, "group": 2, "eval_steps": 2},
     })  # fmt: skip
@@ -67,6 +67,7 @@ def test_flops_of_a_call_and_a_decode_are_those_that_torch_counts(told):
     assert [found.shape["frames"], *found.shape["pixels"]] == [clip.shape[i] for i in (1, 3, 4)]
 
 
+@pytest.mark.parametrize("told", [("wan", "dance_sde")], indirect=True)
 def test_calls_are_those_of_a_run(told, monkeypatch):
     _, made, found = told
     seen, real = [], Pipeline.predict
