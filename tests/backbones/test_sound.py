@@ -13,7 +13,9 @@ from families import FAMILIES, PROMPTS
 
 from vidrl import transition
 from vidrl.backbones._joined import _columns
+from vidrl.backbones.base import rows
 from vidrl.backbones.pipeline import Pipeline
+from vidrl.prompt import Prompt
 from vidrl.rollout import draws
 from vidrl.segments import pool
 
@@ -194,3 +196,19 @@ def test_sound_may_be_left_out_where_the_pipeline_can() -> None:
     )
     assert both.shape == (4 * 2 * 2 + 8, 2, 1, 1) and len(both.drive.parts.sizes) == 2
     assert sorted(video.shape) == [2, 2, 2, 4] and video.encodes_video
+
+
+@torch.no_grad()
+def test_rows_of_two_times_have_their_own_pictures_where_the_call_has_one(tmp_path) -> None:
+    """The call's one picture does not serve two rows at once; the rows' own do."""
+    family = FAMILIES["ltx2_i2v"]
+    backbone = Pipeline(family.build(), {**family.call, "image": family.picture(family.call)})
+    for i in range(2):
+        family.picture(family.call, seed=i).save(tmp_path / f"{i}.png")
+    cond = backbone.encode([Prompt(text, {"image": tmp_path / f"{i}.png"})
+                            for i, text in enumerate(PROMPTS)])  # fmt: skip
+    x, t = backbone.noise(draws(0, [("a",), ("b",)])), torch.tensor([0.5, 0.9])
+    both = backbone.predict(x, t, cond)
+    alone = [backbone.predict(x[i : i + 1], t[i : i + 1], rows(cond, slice(i, i + 1)))
+             for i in range(2)]  # fmt: skip
+    assert torch.allclose(both, torch.cat(alone), atol=1e-5)

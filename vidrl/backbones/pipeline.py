@@ -184,7 +184,7 @@ class Pipeline(Denoiser):
         self._attend(x.device)
         times, rows = t.tolist(), cond["row"].tolist()
         limit = self._at_once(x, rows, times)
-        mixed = limit > 1 and len(set(times)) > 1 and self._mixes(x)
+        mixed = limit > 1 and len(set(times)) > 1 and self._mixes(x, rows[0])
         made: dict[int, Tensor] = {}
         for part in _company.groups(times, limit, mixed):
             whole = len(part) == len(x)  # then nothing is copied
@@ -194,10 +194,11 @@ class Pipeline(Denoiser):
             made |= zip(part, raw, strict=True)
         return torch.stack([made[i] for i in range(len(x))]) if made else torch.zeros_like(x)
 
-    def _mixes(self, x: Tensor) -> bool:
-        """Whether rows of several times run together."""
+    def _mixes(self, x: Tensor, row: int) -> bool:
+        """Whether rows of several times run together; `row` is one that runs beside others, as the
+        dry one need not."""
         two = self.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
-        return self.mixed.can(self.dry, self.layout.theirs(two.to(x)))
+        return self.mixed.can(row, self.layout.theirs(two.to(x)))
 
     def _predict(self, x: Tensor, times: list[float], rows: list[int]) -> Tensor:
         scale, sign = self.probe.scale(times[0]), self.probe.sign
