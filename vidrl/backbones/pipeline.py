@@ -195,8 +195,7 @@ class Pipeline(Denoiser):
         return torch.stack([made[i] for i in range(len(x))]) if made else torch.zeros_like(x)
 
     def _mixes(self, x: Tensor, row: int) -> bool:
-        """Whether rows of several times run together; `row` is one that runs beside others, as the
-        dry one need not."""
+        """Whether rows of several times run together, asked of a row that runs beside others."""
         two = self.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
         return self.mixed.can(row, self.layout.theirs(two.to(x)))
 

@@ -177,7 +177,8 @@ def _pixels(backbone: Denoiser) -> tuple[int, int, int]:
     if size:
         return frames, *size
     if hasattr(backbone, "drive"):  # neither the call nor the pipeline says it, but a decode does
-        return frames, *backbone.clip_shape[2:]
+        _, _, height, width = backbone.clip_shape
+        return frames, height, width
     space = getattr(getattr(backbone, "pipe", None), "vae_scale_factor_spatial", 8)
     return frames, h * space, w * space
 
