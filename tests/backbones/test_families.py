@@ -62,7 +62,8 @@ def test_there_are_families_of_every_modality() -> None:
 
 # What does not hold yet, and what was seen. Strict: a promise that holds again must leave this list.
 BROKEN = {
-    ("chroma", "gradient_checkpointing_gives_the_same_gradient"): "differs by 0.3 %",
+    ("chroma", "gradient_checkpointing_gives_the_same_gradient"):
+        "ChromaTransformer2DModel passes its single blocks no attention mask under checkpointing",
 }
 PROMISES = [
     pytest.param(family, check, id=f"{promise}-{name}", marks=[pytest.mark.slow, *(

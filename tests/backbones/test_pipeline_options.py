@@ -172,6 +172,14 @@ def test_a_round_with_gradient_checkpointing_ends_with_the_same_weights(tmp_path
         assert torch.allclose(weight, ends[1][name], atol=1e-5), name
 
 
+def test_checkpointing_that_changes_a_prediction_is_refused_before_any_round() -> None:
+    Pipeline(FAMILIES["wan"].build(), FAMILIES["wan"].call, gradient_checkpointing=True).ready()
+    chroma = Pipeline(FAMILIES["chroma"].build(), FAMILIES["chroma"].call, gradient_checkpointing=True)
+    told = "the prediction of ChromaTransformer2DModel as it is, got .*: set gradient_checkpointing = false"
+    with pytest.raises(ValueError, match=told):
+        chroma.ready()
+
+
 # train
 
 

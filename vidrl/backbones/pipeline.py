@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vidrl.prompt import is_file, is_text
 
-from . import _adapters, _company, _given, _opening, _references, _sizes
+from . import _adapters, _checkpointing, _company, _given, _opening, _references, _sizes
 from ._drive import Drive, Row
 from ._joined import Joined, look
 from ._layout import Layout
@@ -300,12 +300,12 @@ class Pipeline(Denoiser):
     longer = "Raise backbone.options.call.max_sequence_length, where the pipeline takes it, or shorten them"
 
     def ready(self) -> None:
-        """Raise `AttentionError` where the attention backend cannot be used."""
+        """Raise where the attention backend, or gradient checkpointing, cannot be used."""
         self._attend(self.device)
+        _checkpointing.prove(self)
 
     def _attend(self, device: torch.device) -> None:
-        """Set the wanted attention backend once it is proven as it will run: device, gradient
-        and autocast."""
+        """Set the attention backend once it is proven for this device, gradient and autocast."""
         if self.attention == "native":
             return
         low = (

@@ -1,0 +1,43 @@
+"""Whether gradient checkpointing leaves a network's prediction as it is, which is found out by
+running it both ways."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}  # of the maximum
+
+
+def prove(backbone: Pipeline) -> None:
+    """Raise ValueError where a network computes something else under gradient checkpointing.
+
+    diffusers' networks checkpoint only while gradients are recorded, so that the same prediction
+    with and without gradients shows it. Some networks call their blocks with other arguments then.
+    """
+    if not any(network.is_gradient_checkpointing for network in backbone.networks.values()):
+        return
+    for time in backbone.times(4)[:-1]:  # so that each of two experts has a time of its own
+        with torch.no_grad():
+            plain = _predicted(backbone, time)
+        with torch.enable_grad():
+            kept = _predicted(backbone, time).detach()
+        gap, size = float((kept - plain).abs().max()), float(plain.abs().max())
+        if gap > TOLERANCE[next(backbone.network.parameters()).dtype] * max(size, 1e-6):
+            names = ", ".join(type(network).__name__ for network in backbone.networks.values())
+            raise ValueError(
+                f"expected gradient checkpointing to leave the prediction of {names} as it is, got a "
+                f"difference of {gap / max(size, 1e-6):.1%} of its maximum: set gradient_checkpointing = false"
+            )
+
+
+def _predicted(backbone: Pipeline, time: float) -> Tensor:
+    """The prediction for one clip of the prompt of the dry runs."""
+    x = backbone.noise([torch.Generator().manual_seed(0)]).to(backbone.device)
+    cond = {"row": torch.tensor([backbone.dry], device=backbone.device)}
+    return backbone.predict(x, torch.tensor([time], device=backbone.device), cond)
