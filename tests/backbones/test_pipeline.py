@@ -207,7 +207,7 @@ def test_encoders_run_once_a_prompt_and_a_negative_prompt_once_for_all() -> None
     with torch.no_grad():
         for t in (0.9, 0.5, 0.9):
             backbone.predict(x, torch.full((2,), t), cond)
-    assert sum(calls) <= 2 + 1  # the two prompts, and the other text of the proof of company
+    assert sum(calls) <= 2 + 2  # the two prompts, and the two other texts of the proof of company
     assert backbone.memory.bytes > 0
 
 
@@ -394,7 +394,8 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
 
 
 def test_conditioning_noise_that_is_renewed_in_each_step_is_refused() -> None:
-    backbone = made("ltx_condition", {"image_cond_noise_scale": 0.3})
+    family = FAMILIES["ltx_condition"]
+    backbone = made("ltx_condition", {"image_cond_noise_scale": 0.3, "image": family.picture(family.call)})
     cond = backbone.encode([Prompt("a", {"image": pictures(*backbone.size)[0]})])
     with pytest.raises(ValueError, match="new random numbers in each step.*image_cond_noise_scale"):
         backbone.predict(backbone.noise(draws(0, [("a",)])), torch.tensor([0.5]), cond)
