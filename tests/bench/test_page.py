@@ -323,6 +323,84 @@ def test_bytes_are_spent_on_the_first_and_the_rest_is_left_to_files(clip):
     assert kinds[0] and not kinds[-1] and kinds == sorted(kinds, reverse=True)
 
 
+# --- what clips were made from ---------------------------------------------------------------------------------------
+
+
+def with_references(results, path):
+    for one in results["sets"]:
+        for row in one["clips"]:
+            row["reference"] = str(path)
+    return results
+
+
+def pictures(text):
+    """The pictures that clips were made from, decoded, and the words on each, in the order of the page."""
+    import cv2
+
+    figures = re.findall(r'<figure class="given">(.*?)</figure>', text, re.S)
+    coded = [re.findall(r'src="data:image/jpeg;base64,([^"]+)"', one) for one in figures]
+    made = [cv2.imdecode(np.frombuffer(base64.b64decode(one[0]), np.uint8), 1) if one else None for one in coded]
+    return made, [Parsed(one).text for one in figures]
+
+
+def test_the_picture_that_clips_were_made_from_is_small_and_once_a_card(clip, tmp_path):
+    import cv2
+
+    picture = tmp_path / "<b>cat & dog.png"
+    cv2.imwrite(str(picture), np.full((300, 800, 3), (200, 100, 50), np.uint8))
+    results = with_references(with_clips(made(count=4, dims=("flicker",)), clip), picture)
+    text = shown(results, media=media(results))
+    found, words = pictures(text)
+    assert len(found) == text.count("<article") + 1 == 3  # each card has it once for both sets, and the clip looked at
+    assert words == ["given <b>cat & dog.png"] * 3 and "<b>cat" not in text
+    for one in found:
+        assert one.shape == (60, 160, 3) and np.abs(one.astype(int) - (200, 100, 50)).max() <= 3
+    cases = json.loads(Parsed(text).scripts[0])["cases"]
+    name = "<b>cat & dog.png"  # two of the four cases are shown
+    assert sorted(row["given"][0][1] for row in cases) == [name] * 2 + [f"{name}: not kept on this page"] * 2
+
+
+def test_a_film_that_clips_were_made_from_is_shown_by_its_first_frame(clip):
+    results = with_references(with_clips(made(count=2, dims=("flicker",)), clip), clip)
+    (one, *_), (words, *_) = pictures(shown(results, media=media(results)))
+    first = video.read(clip)[0][0].permute(1, 2, 0).numpy()[..., ::-1].astype(float)
+    assert one.shape == first.shape and np.abs(one - first).mean() < 6 and words == "given clip.mp4"
+
+
+def test_pictures_of_two_sets_that_differ_are_both_shown(clip, tmp_path):
+    import cv2
+
+    results = with_clips(made(count=2, dims=("flicker",)), clip)
+    for at, one in enumerate(results["sets"]):
+        cv2.imwrite(str(tmp_path / f"{at}.png"), np.full((9, 7, 3), 100 * at + 50, np.uint8))
+        for row in one["clips"]:
+            row["reference"] = str(tmp_path / f"{at}.png")
+    _, words = pictures(shown(results, media=media(results)))
+    assert words[:2] == ["given 0.png", "given 1.png"]
+    for row in (row for one in results["sets"] for row in one["clips"]):
+        row["reference_id"] = "ab12"  # the same bytes in two places are one picture
+    assert pictures(shown(results, media=media(results)))[1][:2] == ["given 0.png"] * 2
+
+
+@pytest.mark.parametrize("spoil, why", [
+    (lambda path: path.unlink(), "expected an image, found none at"),
+    (lambda path: path.write_bytes(b"no picture"), "expected an image, could not read"),
+])
+def test_a_picture_that_cannot_be_read_is_told_in_words(clip, tmp_path, spoil, why):
+    (tmp_path / "cat.png").touch()
+    spoil(tmp_path / "cat.png")
+    results = with_references(with_clips(made(count=2, dims=("flicker",)), clip), tmp_path / "cat.png")
+    found, words = pictures(shown(results, media=media(results)))
+    assert found == [None] * len(words) and all(one.startswith(f"given cat.png: {why}") for one in words)
+
+
+def test_a_clip_of_text_alone_has_no_picture_and_one_that_is_left_out_has_words(clip, tmp_path):
+    results = with_clips(made(count=2, dims=("flicker",)), clip)
+    assert pictures(shown(results, media=media(results))) == ([], [])
+    with_references(results, tmp_path / "cat.png")
+    assert set(pictures(shown(results))[1]) == {"given cat.png: not kept on this page"}
+
+
 # --- size ------------------------------------------------------------------------------------------------------------
 
 

@@ -42,8 +42,8 @@ def test_the_layout_is_the_one_that_is_promised(two, tmp_path):
     assert [one["name"] for one in found["sets"]] == ["base", "ours"] and base["model"] is None
     assert [row["path"] for row in base["skipped"]] == [str(two[0] / "broken.mp4")] and len(base["clips"]) == 3
     clip = base["clips"][0]
-    assert set(clip) == {"path", "id", "prompt", "seed", "reference", "meta", "fps", "size", "frames", "reader", "note",
-                         "written", "value", "curve", "why"}
+    assert set(clip) == {"path", "id", "prompt", "seed", "reference", "reference_id", "meta", "fps", "size", "frames",
+                         "reader", "note", "written", "value", "curve", "why"}
     assert len(clip["curve"]["flicker"]) == clip["frames"] == 9 and list(clip["value"]) == DIMS
     assert [dim["trained"] for dim in found["dims"]] == [True, False]
     assert set(found["summary"]["base"]["flicker"]) >= {"mean", "low", "high", "n", "prompts", "unscored", "std",

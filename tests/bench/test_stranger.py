@@ -95,6 +95,34 @@ def test_what_this_machine_measured_is_shown_again_wherever_it_lies(film, tmp_pa
     assert again(tmp_path / "o" / "results.json", tmp_path / "changed") == 0
 
 
+def test_what_a_clip_was_made_from_is_opened_by_the_same_rules(film, tmp_path):
+    """A picture in another folder, one whose bytes are not stated, one of other bytes, one that is gone; and one that
+    lies beside the results, with the hash that they state."""
+    import cv2
+    import numpy as np
+
+    home, private = tmp_path / "home", tmp_path / "private.png"
+    saved = stranger(home / "results.json", film, shutil.copy(film, home.mkdir() or home / "clip.mp4"))
+    for path in (private, home / "mine.png"):
+        cv2.imwrite(str(path), np.full((8, 8, 3), 90, np.uint8))
+    hashed = cache.Hashes(None).of(private)
+
+    def told(path, id):
+        found = json.loads(saved.read_text())
+        found["sets"][0]["clips"][0] |= {"reference": str(path), "reference_id": id, "reference_closed": ""}
+        saved.write_text(json.dumps(found))
+        assert again(saved, tmp_path / "out")
+        text = (tmp_path / "out" / "report.html").read_text()
+        return text.count("the image that was given"), text
+
+    assert told(home / "mine.png", hashed)[0] > 1
+    cases = [(private, hashed, closed.OUTSIDE), (home / "mine.png", None, closed.UNSTATED),
+             (home / "mine.png", "ab" * 8, closed.CHANGED), (home / "gone.png", hashed, closed.GONE)]
+    for path, id, why in cases:
+        count, text = told(path, id)
+        assert count == 1 and f"given {path.name}: {why}" in text, why  # 1: the page's script
+
+
 def test_a_clip_that_is_not_opened_is_not_encoded_either(film, tmp_path):
     from vidrl.bench.features import _encoded, _sources
 

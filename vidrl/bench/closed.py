@@ -2,7 +2,7 @@
 
 A page that is made of such a file holds what its clips show. So a clip is opened only if its bytes are those that were
 measured, and if it lies in a folder that the reader named, which the folder of the results file is, or if this machine
-has measured it for that results file.
+has measured it for that results file. The same holds for the picture or film that a clip was made from.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from vidrl.bench.cache import Hashes, stamp
 OUTSIDE = "not opened: it lies outside the folder of its results file; name its folder with --clips"
 CHANGED = "not opened: its bytes are not those that were measured"
 GONE = "not opened: the file is not there"
+UNSTATED = "not opened: the results do not state its bytes; measure the clips again"
 
 
 def closed(results: Mapping[str, Any], home: Path, folders: Iterable[str | os.PathLike[str]] = ()) -> dict[str, Any]:
     """The results, every clip that must not be opened with the reason as its "closed".
 
+    The reason against opening what a clip was made from is its "reference_closed".
     `home` is the folder of the results file, `folders` are those that the reader named beside it.
     """
     known, inside = Hashes(home / "cache"), [home, *map(Path, folders)]
@@ -39,17 +41,23 @@ def about(results: Mapping[str, Any]) -> str | None:
 
 
 def _marked(clip: Mapping[str, Any], inside: Sequence[Path], known: Hashes) -> dict[str, Any]:
-    plain = {key: value for key, value in clip.items() if key != "closed"}
-    why = None if _measured_here(plain, known) else _why(plain, inside, known)
-    return {**plain, "closed": why} if why else plain
+    plain = {key: value for key, value in clip.items() if key not in ("closed", "reference_closed")}
+    files = {"closed": ("path", "id"), "reference_closed": ("reference", "reference_id")}
+    reasons = {mark: _why(plain[path], plain.get(digest), inside, known)
+               for mark, (path, digest) in files.items() if plain.get(path)}
+    return plain | {mark: why for mark, why in reasons.items() if why}
 
 
-def _why(clip: Mapping[str, Any], inside: Sequence[Path], known: Hashes) -> str | None:
-    """The reason against opening a clip; None where there is none."""
-    if not any(lies_in(clip["path"], folder) for folder in inside):
+def _why(path: str, digest: str | None, inside: Sequence[Path], known: Hashes) -> str | None:
+    """The reason against opening a file whose hash the results state; None where there is none."""
+    if not digest:
+        return UNSTATED
+    if _measured_here(path, digest, known):
+        return None
+    if not any(lies_in(path, folder) for folder in inside):
         return OUTSIDE
     try:
-        return None if known.of(Path(clip["path"])) == clip["id"] else CHANGED
+        return None if known.of(Path(path)) == digest else CHANGED
     except OSError:
         return GONE
 
@@ -64,12 +72,12 @@ def lies_in(path: str | os.PathLike[str], folder: Path) -> bool:
     return by_name and name.resolve().is_relative_to(folder.resolve())
 
 
-def _measured_here(clip: Mapping[str, Any], known: Hashes) -> bool:
+def _measured_here(path: str, digest: str, known: Hashes) -> bool:
     """Whether the index beside the results file has this file as it is now, with the hash that the results state.
 
     Nobody else could have written that: the index holds the inode of the file and the time of its last change.
     """
     try:
-        return known.remembered(Path(clip["path"])) == [clip["id"], *stamp(clip["path"])]
+        return known.remembered(Path(path)) == [digest, *stamp(path)]
     except (OSError, ValueError):
         return False

@@ -27,10 +27,11 @@ LIMIT = 1800.0  # seconds for all dims of one clip, after which it hangs
 
 @dataclass
 class _Clip:
-    """An item on its way: its hash, the keys of its dims, and what is known of it."""
+    """An item on its way: its hash, that of its reference, the keys of its dims, and what is known of it."""
 
     item: Item
     id: str | None = None
+    reference: str | None = None
     keys: dict[str, str] = field(default_factory=dict)
     known: Outcome = field(default_factory=Outcome)
 
@@ -84,8 +85,8 @@ def _identified(items: Sequence[Item], suite: Suite, cache: Path | None, device:
         clip = _Clip(item)
         try:
             clip.id = hashes.of(item.path)
-            reference = hashes.of(item.reference) if item.reference and item.reference.is_file() else None
-            clip.keys = {dim.name: _key(clip, reads[dim.name], reference, fixed) for dim in _wanted(item, suite)}
+            clip.reference = hashes.of(item.reference) if item.reference and item.reference.is_file() else None
+            clip.keys = {dim.name: _key(clip, reads[dim.name], clip.reference, fixed) for dim in _wanted(item, suite)}
         except OSError as error:
             clip.known.why = f"missing: {error}" if isinstance(error, FileNotFoundError) else f"unreadable: {error}"
         found.append(clip)
@@ -192,7 +193,8 @@ def _row(clip: _Clip, dims: Sequence[Dim]) -> Row:
             for dim in dims}
     return {
         "path": str(item.path), "id": clip.id, "prompt": item.prompt, "seed": item.seed,
-        "reference": str(item.reference) if item.reference else None, "meta": dict(_known(item.meta)), **known.facts,
+        "reference": str(item.reference) if item.reference else None, "reference_id": clip.reference,
+        "meta": dict(_known(item.meta)), **known.facts,
         "value": {name: row["value"] for name, row in rows.items()},
         "curve": {name: row["curve"] for name, row in rows.items()},
         "why": {name: row["why"] for name, row in rows.items() if row["value"] is None},

@@ -121,8 +121,8 @@ MEASURED: dict[str, Kind] = {  # of a clip, as the cache keeps it
 CLIP = record(
     {"path": file_name, "id": text, "prompt": text, "seed": maybe(label), "value": named(maybe(number)),
      "why": named(maybe(text)), "fps": positive, "size": size, "frames": count},
-    {"reader": maybe(text), "note": maybe(text), "written": MEASURED["written"], "reference": maybe(text),
-     "meta": objects, "curve": named(maybe(many(maybe(number))))})
+    {"reader": maybe(text), "note": maybe(text), "written": MEASURED["written"], "reference": maybe(file_name),
+     "reference_id": maybe(text), "meta": objects, "curve": named(maybe(many(maybe(number))))})
 SKIPPED = record({"path": text, "why": text}, {"prompt": maybe(text), "seed": maybe(label)})
 SET = record(
     {"name": text, "clips": many(CLIP), "skipped": many(SKIPPED)},

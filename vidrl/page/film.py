@@ -35,8 +35,13 @@ def given(run: Run, row: Row, *folder: str) -> str:
         return ""
     path = run.picture(*folder, row["reference"]) if row.get("reference") else None
     data = base64.b64encode(path.read_bytes()).decode() if path else ""
-    image = f'<img alt="the image that was given" src="data:image/png;base64,{data}">' if data else ""
     words = ", ".join(f"{name}: {value}" for name, value in told.items())
+    return beside(f"data:image/png;base64,{data}" if data else "", words)
+
+
+def beside(source: str, words: str) -> str:
+    """What a clip was made from: the picture at the address `source`, if there is one, and words on it."""
+    image = f'<img alt="the image that was given" src="{escape(source)}">' if source else ""
     return f'<figure class="given">{image}<figcaption>given {escape(words)}</figcaption></figure>'
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from vidrl.bench.page.cases import Case, Example, clip_of, opened
 from vidrl.bench.page.facts import Results, Row, dim_name, hue, short
 from vidrl.charts import Line, chart, number
+from vidrl.page.film import beside
 
 Shown = Mapping[str, Mapping[str, Any]]
 
@@ -41,7 +42,8 @@ def _card(results: Results, dim: Row, example: Example, media: Shown, out: Path,
     figures = "".join(_figure(results, dim, named, media, out, inline) for named in example.case.keys)
     few = "" if len(example.case.clips) > 1 else " single"
     return (f'<article class="card"><h3><small>{escape(example.title)}</small>{asked(results, example.case)}</h3>'
-            f'<div class="pair{few}">{figures}</div>{curves(results, dim["name"], example.case)}'
+            f'{given(results, example.case, media)}<div class="pair{few}">{figures}</div>'
+            f'{curves(results, dim["name"], example.case)}'
             f'<a class="look" href="#look" data-case="{example.case.keys[0]}">all dimensions, frame by frame</a>'
             f"</article>")
 
@@ -50,6 +52,26 @@ def asked(results: Results, case: Case) -> str:
     """The prompt of a case, or the names of its files, as HTML."""
     words = case.prompt or " · ".join(dict.fromkeys(Path(clip_of(results, named)["path"]).name for named in case.keys))
     return f'<span dir="auto" class="asked">{escape(short(words))}</span>'
+
+
+def given(results: Results, case: Case, media: Shown) -> str:
+    """What the clips of a case were made from beside the text, as HTML; "" for the text alone."""
+    return "".join(beside(f"data:image/jpeg;base64,{media[named]['given']['picture']}" if named else "", words)
+                   for named, words in references(results, case, media))
+
+
+def references(results: Results, case: Case, media: Shown) -> list[tuple[str, str]]:
+    """The same, each file once: the key of the clip whose media hold its picture, or "", and words on it."""
+    found: dict[str, tuple[str, str]] = {}
+    for named in case.keys:
+        clip, shown = clip_of(results, named), media.get(named, {}).get("given") or {}
+        path, kept = clip.get("reference"), "picture" in shown
+        same = clip.get("reference_id") or path
+        if not path or (same in found and not (kept and not found[same][0])):
+            continue
+        why = "" if kept else f": {shown.get('why') or 'not kept on this page'}"
+        found[same] = (named if kept else "", short(Path(path).name, 60) + short(why, 160))
+    return list(found.values())
 
 
 def _figure(results: Results, dim: Row, named: str, media: Shown, out: Path, inline: bool) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrl.bench.page.cases import Case, clip_of, key
-from vidrl.bench.page.clips import Shown, asked, curves, player
+from vidrl.bench.page.clips import Shown, asked, curves, given, player, references
 from vidrl.bench.page.facts import Results, Row, dim_name, hue, plural, short
 from vidrl.bench.page.media import SCALES
 from vidrl.charts import number
@@ -48,7 +48,8 @@ def looked(results: Results, case: Case, media: Shown, out: Path) -> str:
     """One case: what the page's script draws of any other."""
     strips = "".join(_strips(results, named, media, out) for named in case.keys)
     cards = "".join(_card(results, dim, case) for dim in results["dims"])
-    return f'<div class="card"><h3>{asked(results, case)}</h3>{strips}</div><div class="grid">{cards}</div>'
+    return (f'<div class="card"><h3>{asked(results, case)}</h3>{given(results, case, media)}{strips}</div>'
+            f'<div class="grid">{cards}</div>')
 
 
 def _strips(results: Results, named: str, media: Shown, out: Path) -> str:
@@ -103,7 +104,8 @@ def data(results: Results, found: Sequence[Case], media: Shown, inline: Sequence
             break
         clips.update(told)
         kept.append(i)
-    rows = [{"prompt": short(found[i].prompt), "clips": found[i].keys} for i in sorted(kept)]
+    rows = [{"prompt": short(found[i].prompt), "clips": found[i].keys,
+             "given": references(results, found[i], media)} for i in sorted(kept)]
     return {"sets": [{"name": one["name"], "hue": hue(results, at)} for at, one in enumerate(results["sets"])],
             "dims": [{"name": dim["name"], "trained": bool(dim.get("trained"))} for dim in results["dims"]],
             "names": NAMES, "cases": rows, "clips": clips, "media": _media(media, inline)}, len(kept)

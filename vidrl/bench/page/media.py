@@ -23,12 +23,15 @@ from vidrl.bench.protocol import digest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vidrl.bench.protocol import Protocol
+
 VERSION = 2  # raised when what is made of a clip changes
 LIMIT = 40  # clips shown
 BUDGET = 12_000_000  # bytes of all that is shown of them
 FILM = 8  # frames of a film
 HEIGHT = 72  # pixels of such a frame
 SIDE = 160  # the shorter side of what plays
+GIVEN = 160  # the longer side of what a clip was made from
 SECONDS, MOST = 10.0, 240  # of a clip that play, and frames
 MAP = 96  # the shorter side at which motion is looked at for the maps, which are drawn HEIGHT pixels high
 MANY = 8  # clips that are worth the start of other processes
@@ -49,13 +52,16 @@ def media(
 
     `folder` keeps what was made for the next time, `jobs` processes make what is missing. Of each clip: "video" or
     "image" (base64), "film" (K frames), "at" (their numbers), "maps" by name, "covers" (the share of the clip that
-    plays); "why" where there is nothing. Above `limit` clips or `budget` bytes a clip is left to its file.
+    plays); "why" where there is nothing; "given", see `_references`. Above `limit` clips or `budget` bytes a clip is
+    left to its file.
     """
     made: dict[str, Shown] = {}
     spent = 0
     keys = order(results, examples(results, cases(results)))[:limit]
-    found = _all(results, [clip_of(results, named) for named in keys], folder, jobs)
-    for named, shown in zip(keys, found, strict=True):
+    clips = [clip_of(results, named) for named in keys]
+    found, given = _all(results, clips, folder, jobs), _references(results, clips, jobs)
+    for named, clip, shown in zip(keys, clips, found, strict=True):
+        shown = shown | ({"given": given[clip["reference"]]} if clip.get("reference") else {})
         spent += len(json.dumps(shown))
         made[named] = shown if spent <= budget else {"why": "left out to keep the page small"}
     return made
@@ -73,6 +79,14 @@ def _all(results: Results, clips: Sequence[Row], folder: Path | None, jobs: int)
         if place is not None and "why" not in shown:
             whole(place, json.dumps(shown))
     return [shown or {} for shown in found]
+
+
+def _references(results: Results, clips: Sequence[Row], jobs: int) -> dict[str, Shown]:
+    """What clips were made from, by path: "picture" (base64), the image or a film's first frame; else "why" not."""
+    why = {clip["reference"]: clip.get("reference_closed") for clip in clips if clip.get("reference")}
+    opened = [path for path, reason in why.items() if not reason]
+    made = _each(partial(_given, protocol=dict(results["protocol"])), opened, jobs)
+    return {path: {"why": reason} for path, reason in why.items() if reason} | dict(zip(opened, made, strict=True))
 
 
 def _place(results: Results, clip: Row, folder: Path | None) -> Path | None:
@@ -105,8 +119,16 @@ def _each(make: Callable[[str], Shown], paths: Sequence[str], jobs: int) -> Iter
 
 
 def _made(path: str, protocol: Mapping[str, Any]) -> Shown:
+    return _or_why(lambda: thumbnails(Path(path), protocol))
+
+
+def _given(path: str, protocol: Mapping[str, Any]) -> Shown:
+    return _or_why(lambda: {"picture": _first(Path(path), protocol)})
+
+
+def _or_why(make: Callable[[], Shown]) -> Shown:
     try:
-        return thumbnails(Path(path), protocol)
+        return make()
     except (OSError, ValueError, MemoryError, ImportError) as error:
         return {"why": str(error).splitlines()[0][:200] if str(error) else type(error).__name__}
 
@@ -122,15 +144,30 @@ def thumbnails(path: Path, protocol: Mapping[str, Any]) -> Shown:
     return {name: value for name, value in shown.items() if value is not None}
 
 
+def _first(path: Path, facts: Mapping[str, Any]) -> str:
+    """An image, or the first frame of a film, as a small picture (base64)."""
+    from vidrl.bench.scoring import of_reference
+
+    frame = of_reference(path, _protocol(facts), whole=False)[0]
+    height, width = frame.shape[-2:]
+    return _jpeg(frame, min(GIVEN, GIVEN * height / width))
+
+
+def _protocol(facts: Mapping[str, Any]) -> Protocol:
+    from vidrl.bench.protocol import Protocol
+
+    return Protocol(**{name: facts[name] for name in ("fps", "side", "frames", "decoder") if name in facts})
+
+
 def _read(path: Path, facts: Mapping[str, Any]) -> tuple[dict[int, Tensor], int, float, int, list[int]]:
     """Frames (C, H, W) that are needed by number, how many are measured, their rate, how many play, which are shown."""
     import torch
 
     from vidrl.bench.clip import Clip
-    from vidrl.bench.protocol import Protocol, kept
+    from vidrl.bench.protocol import kept
     from vidrl.rewards.flow import shrunk
 
-    clip = Clip(path, Protocol(**{name: facts[name] for name in ("fps", "side", "frames", "decoder") if name in facts}))
+    clip = Clip(path, _protocol(facts))
     count, fps = clip.frames, clip.fps
     playing, at = max(1, min(count, MOST, round(SECONDS * fps))), spaced(count)
     needed = sorted({*range(playing), *at, *(t + _stride(fps, count) for t in at)} & set(range(count)))
@@ -191,7 +228,7 @@ def _heat(values: Tensor, most: float) -> Tensor:
     return torch.from_numpy(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1].copy()).permute(2, 0, 1)
 
 
-def _jpeg(picture: Tensor, height: int) -> str:
+def _jpeg(picture: Tensor, height: float) -> str:
     """A picture (3, H, W) of bytes as base64, at most `height` pixels high."""
     import cv2
 

@@ -116,6 +116,9 @@ const cardOf = (one, at) => {
 };
 const fileOf = named => data.clips[named].path.split("/").pop();
 const titleOf = one => one.prompt || [...new Set(one.clips.map(fileOf))].join(" · ");
+const givenOf = ([named, words]) => make("figure", { className: "given" }, named ? make("img", {
+  alt: "the image that was given", src: `data:image/jpeg;base64,${data.media[named].given.picture}` }) : null,
+  make("figcaption", { textContent: `given ${words}` }));
 const follow = () => document.querySelectorAll("#looked .timeline").forEach(row => {
   const clip = row.querySelector("video"), head = row.querySelector(".playhead"), lanes = row.querySelector(".lanes");
   if (!clip || !head) return;
@@ -139,7 +142,8 @@ const show = i => {
   const one = data.cases[i];
   if (!one) return;
   const title = make("span", { className: "asked", dir: "auto", textContent: titleOf(one) });
-  $("looked").replaceChildren(make("div", { className: "card" }, make("h3", {}, title), ...one.clips.map(strips)),
+  $("looked").replaceChildren(make("div", { className: "card" }, make("h3", {}, title), ...one.given.map(givenOf),
+    ...one.clips.map(strips)),
     make("div", { className: "grid" }, ...data.dims.map((_, at) => cardOf(one, at))));
   $("pick").value = String(i);
   begin();
