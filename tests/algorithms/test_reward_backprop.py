@@ -363,6 +363,31 @@ def test_what_cannot_be_trained_is_refused_before_any_clip(options, reward, word
     assert policy.backbone.calls == 0 and not policy.backbone.decoded
 
 
+class Whole(Line):
+    """A line whose decoder needs all latent frames, or makes frames of its own number of fewer."""
+
+    def __init__(self, frames: int | None = None) -> None:
+        super().__init__()
+        self.frames = frames
+
+    def decode(self, latents):
+        if latents.shape[2] < 3 and self.frames is None:
+            raise RuntimeError("shape '[1, 3, 8, 8]' is invalid")
+        return super().decode(latents)[:, : self.frames if latents.shape[2] < 3 else None]
+
+
+@pytest.mark.parametrize("frames, got", [
+    (None, r"RuntimeError: shape '\[1, 3, 8, 8\]' is invalid"), (3, "3 pixel frames in place of 5")])  # fmt: skip
+def test_a_backbone_that_decodes_whole_clips_alone_is_refused_before_any_sampling(frames, got):
+    policy = Policy(Whole(frames), full=True)
+    algorithm = RewardBackprop(steps=4, way="vader", context=1)
+    with pytest.raises(ValueError, match=f"decodes 2 of its 3 latent frames alone.*got {got}.*decode_segments = 1"):
+        algorithm.setup(policy, Square(), 1)
+    assert policy.backbone.calls == 0
+    for cure in ({"way": "vader", "decode_segments": 1}, {"way": "draft"}):
+        RewardBackprop(steps=4, **cure).setup(policy, Square(), 1)
+
+
 @pytest.mark.parametrize("options", [{"last": -1}, {"beta": -0.1}, {"steps": 0}, {"updates": 0}, {"renoise": 0},
                                      {"context": 0}, {"way": "lv", "last": 2}])  # fmt: skip
 def test_options_out_of_range_say_which_are_allowed(options):

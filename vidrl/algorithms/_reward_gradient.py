@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vidrl.backbones.base import Denoiser, without_autocast
 from vidrl.rewards import Reward, Samples, Score
 from vidrl.rewards.compose import leaves
 
@@ -99,6 +101,29 @@ def probe(reward: Reward, frames: int, fps: float, device: torch.device) -> None
     if not found.value.requires_grad:
         raise ValueError(f"expected a gradient of {type(reward).__name__}, which says differentiable = True, got none: "
                          "its forward() cuts it, by detach(), item(), numpy() or torch.no_grad()")
+
+
+def check_decodes(backbone: Denoiser, lengths: Iterable[int]) -> None:
+    """Decode zeros of so many latent frames; raise ValueError where that fails or makes another length."""
+    channels, most, *space = backbone.shape
+    for length in sorted(lengths):
+        frames = backbone.frame_map[length - 1][1]
+        try:
+            with torch.no_grad(), without_autocast(backbone.device):
+                zero = torch.zeros(1, channels, length, *space, device=backbone.device)
+                found = backbone.decode(zero).shape[1]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a decoder may fail in any way at a length that it does not know
+            raise _whole(length, most, f"{type(error).__name__}: {str(error)[:200] or 'no message'}") from error
+        if found != frames:
+            raise _whole(length, most, f"{found} pixel frames in place of {frames}")
+
+
+def _whole(length: int, most: int, got: str) -> ValueError:
+    return ValueError(f"expected a backbone that decodes {length} of its {most} latent frames alone, as way = 'vader' "
+                      f"does, got {got}: set algorithm.options.decode_segments = 1 to decode whole clips, or "
+                      "way = 'draft'")
 
 
 def made(frames: int) -> Tensor:

@@ -44,7 +44,7 @@ class RewardBackprop(Algorithm):
       hinge of its reward and without its pretraining loss);
     - "vader": as "draft", but only one of `decode_segments` segments is decoded, drawn for each update, after the
       `context` latent frames before it, which the decoder looks back at; the reward scores this segment as a clip
-      (VADER, 2407.08737).
+      (VADER, 2407.08737). A backbone that cannot decode such a piece is refused before anything is sampled.
 
     `last` is K; 0 is that of the paper: 1 for "draft", "lv" and "vader", all for "alignprop", a quarter for "refl".
     Steps narrower than `min_width` are run and not counted: the last step of diffusers' flow grids moves nothing.
@@ -88,6 +88,7 @@ class RewardBackprop(Algorithm):
         cut = self.decode_segments if self.way == "vader" else 1
         shortest = min(end - start for start, end in frame_spans(self.backbone.frame_map, cut))
         gradient.probe(reward, shortest, self.backbone.fps, self.backbone.device)
+        gradient.check_decodes(self.backbone, {b - a for a, b in self._pieces()})
 
     def _late(self, times: Sequence[float]) -> list[int]:
         """The last K steps, of those that are wide enough to count."""
@@ -154,10 +155,15 @@ class RewardBackprop(Algorithm):
         if self.way != "vader":
             return self.backbone.decode_with(x0, batch.cond)
         j = int(batch["segment"][0])
-        a, b = borders(x0.shape[2], self.decode_segments)[j]
+        a, b = self._pieces()[j]
         start, end = frame_spans(self.backbone.frame_map, self.decode_segments)[j]
-        part = x0[:, :, max(0, a - self.context) : b]
+        part = x0[:, :, a:b]
         return self.backbone.decode_with(part, batch.cond)[:, start - end :]
+
+    def _pieces(self) -> list[tuple[int, int]]:
+        """The latent frames [start, end) that are decoded for each segment; none where all are always."""
+        spans = borders(len(self.backbone.frame_map), self.decode_segments) if self.way == "vader" else []
+        return [(max(0, a - self.context), b) for a, b in spans]
 
     @staticmethod
     def _off(policy: Policy, raw: Tensor, x: Tensor, t: Tensor, batch: Batch) -> Tensor:

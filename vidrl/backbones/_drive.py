@@ -30,6 +30,7 @@ from ._turns import Parts
 from .base import without_autocast
 
 PROCESSORS = ("video_processor", "image_processor")
+FRAMES = ("num_frames", "video_length", "frames")  # what pipelines call the number of pixel frames
 
 
 class Row(NamedTuple):
@@ -161,13 +162,19 @@ class Drive:
             for switch in self.switches.values():
                 switch.change = None
 
-    def pixels(self, rows: Sequence[int], latents: Tensor) -> Tensor:
-        """The clips (B, F, 3, H, W) that the pipeline's own end makes of latents, with gradient."""
+    def pixels(self, rows: Sequence[int], latents: Tensor, frames: int | None = None) -> Tensor:
+        """The clips (B, F, 3, H, W) that the pipeline's own end makes of latents, with gradient.
+
+        `frames`: the pixel frames that the call asks for where the latents are of another length
+        than its own; pipelines that pack their latents unpack them by that number.
+        """
 
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
             return self.parts.part(latents, sample, number)
 
-        out = self.run(rows, self.probe.grid[-2], visit, 1, {"output_type": "pt"})
+        names = [name for name in FRAMES if name in self.takes] if frames else []
+        call = {"output_type": "pt", **dict.fromkeys(names[:1], frames)}
+        out = self.run(rows, self.probe.grid[-2], visit, 1, call)
         return out if out.dim() == 5 else out[:, None]
 
     def _wake(self) -> None:
@@ -189,7 +196,7 @@ class Drive:
         self.turns, self.probe.only = turns, 0 if self.counted else turns
         self.opening = False
         self.probe.aim(time, seen)
-        self.memory.begin(rows)
+        self.memory.begin(rows, tuple(call[name] for name in FRAMES if name in call))
         device = self.memory.device()
         for switch in self.switches.values():
             switch.still, switch.precision = True, as_the_caller(device)

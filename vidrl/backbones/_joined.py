@@ -26,7 +26,7 @@ from torch.nn.functional import pad
 from vidrl.segments import Span
 
 from . import _layout
-from ._drive import Drive
+from ._drive import FRAMES, Drive
 from ._layout import Layout
 
 
@@ -56,6 +56,15 @@ class Joined:
     def shape(self) -> tuple[int, ...]:
         """The shape (E, L, 1, 1) of one clip's latents."""
         return prod(self.first.own) // self.first.shape[1] + len(self.column), self.column.shape[1], 1, 1
+
+    def of(self, length: int) -> Joined:
+        """Itself for its own number of latent frames; ValueError for another."""
+        if length == self.shape[1]:
+            return self
+        raise ValueError(
+            f"expected latents of {self.shape[1]} frames, got {length}: what stands beside the "
+            "video, as sound, is not cut"
+        )
 
     def ours(self, theirs: Tensor) -> Tensor:
         """Rows of numbers as (B, E, L, 1, 1)."""
@@ -106,7 +115,7 @@ def _frames(drive: Drive, row: int, number: int, own: tuple[int, ...], first: La
 
 def _axis(drive: Drive, row: int, number: int, own: tuple[int, ...]) -> int:
     """Which axis of these latents is time: the one that another number of frames changes."""
-    name = next(name for name in _layout.FRAMES if name in drive.takes)
+    name = next(name for name in FRAMES if name in drive.takes)
     frames = drive.call.get(name, drive.takes[name].default)
     for other in _layout.lengths(frames):
         found = _layout.tried(drive, row, name, other, number)

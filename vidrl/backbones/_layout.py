@@ -20,9 +20,8 @@ from torch import Tensor
 
 from vidrl.segments import Span
 
-from ._drive import Drive
+from ._drive import FRAMES, Drive
 
-FRAMES = ("num_frames", "video_length", "frames")  # what pipelines call the number of pixel frames
 RATIOS = (  # what pipelines call the number of pixel frames that a latent frame stands for
     "vae_scale_factor_temporal",
     "vae_temporal_compression_ratio",
@@ -58,6 +57,23 @@ class Layout:
         free = [k for k in range(self.length) if k not in given]
         ends = [*(self.frame_map[k][1] for k in free[:-1]), self.frame_map[-1][1]]
         return replace(self, given=given, frame_map=list(zip([0, *ends[:-1]], ends, strict=True)))
+
+    def of(self, length: int) -> Layout:
+        """The layout of a clip of so many latent frames, without those that are given.
+
+        Raises ValueError where the given frames are not the first, as at the end of a clip.
+        """
+        if length == len(self.frame_map):
+            return self
+        if self.axis is None or self.given != tuple(range(len(self.given))):
+            raise ValueError(
+                f"expected latents of {len(self.frame_map)} frames, got {length}: the pipeline "
+                f"makes no other length with the latent frames {list(self.given)} given"
+            )
+        total = length + len(self.given)
+        own = list(self.own)
+        own[self.axis] = own[self.axis] * total // self.length
+        return replace(self, own=tuple(own), length=total, frame_map=self.frame_map[:length])
 
     def whole(self) -> Layout:
         """The layout of all frames, for latents and not for pixels."""

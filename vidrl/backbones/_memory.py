@@ -39,15 +39,17 @@ class Memory:
         self.kept = OrderedDict[bytes, Any]()  # hash of the inputs → output, on the CPU
         self.fresh: list[bytes] = []  # hashes of what the present run computed
         self.rows: Sequence[int] = ()
+        self.about: tuple[Any, ...] = ()
         self.calls, self.open = 0, False
 
-    def begin(self, rows: Sequence[int]) -> None:
+    def begin(self, rows: Sequence[int], about: tuple[Any, ...] = ()) -> None:
         """A run of these rows begins; of the last run's new outputs, drop the hidden layers that
-        it did not read."""
+        it did not read. `about` is what the run changes of the pipeline's call, as its length."""
         for name in self.fresh:
             if name in self.kept:
                 self._put(name, _pruned(self._take(name)))
         self.rows, self.calls, self.open, self.fresh = rows, 0, True, []
+        self.about = about
 
     def watch(self, module: nn.Module, method: str, visitor: bool) -> None:
         """Keep what a method of a module makes."""
@@ -70,11 +72,12 @@ class Memory:
         shapes, sizes = tuple(leaf.shape[1:] for leaf in batched), {len(leaf) for leaf in batched}
         size, n = sizes.pop() if len(sizes) == 1 else 0, len(self.rows)
         if not size or size % n:  # the first axis is not that of rows
-            return self._one((*self.rows, self.calls, shapes), part, leaves, spec)
+            return self._one((*self.rows, self.about, self.calls, shapes), part, leaves, spec)
         parts = [
-            self._one((self.rows[i % n], i // n, self.calls, shapes), part, _row(leaves, i), spec)
+            self._one((self.rows[i % n], self.about, i // n, self.calls, shapes), part,
+                      _row(leaves, i), spec)
             for i in range(size)
-        ]
+        ]  # fmt: skip
         return _joined(parts)
 
     def _one(self, key: Any, part: _Part, leaves: list[Any], spec: Any) -> Any:

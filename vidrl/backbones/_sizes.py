@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from . import _references
-from ._drive import Drive, Row
-from ._layout import FRAMES
+from ._drive import FRAMES, Drive, Row
 
 OWN_STEPS = 2  # of a dry run's schedule: with one step some schedules divide 0 by 0
 

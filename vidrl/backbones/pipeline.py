@@ -235,13 +235,11 @@ class Pipeline(Denoiser):
         return _company.together(self.drive, rows, latents, time)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Clips (B, F, 3, H, W) in [0, 1], float32, by the pipeline's own end; differentiable in
-        the latents."""
+        """Clips (B, F, 3, H, W) in [0, 1], float32, by the pipeline's own end; with gradient."""
         return self.decode_with(latents, {"row": torch.full((len(latents),), self.dry)})
 
     def decode_with(self, latents: Tensor, cond: Cond) -> Tensor:
-        """The same for the prompts of `cond`: some pipelines put a given first frame before the
-        clip."""
+        """The same for the prompts of `cond`: some pipelines begin with a given frame."""
         rows, size = cond["row"].tolist(), self._decoded_at_once()
         made = [
             self._decode(latents[a : a + size], rows[a : a + size])
@@ -256,8 +254,10 @@ class Pipeline(Denoiser):
         return 1 if alone or self.batch == 1 else self.decode_chunk
 
     def _decode(self, latents: Tensor, rows: list[int]) -> Tensor:
-        theirs = self.layout.theirs(latents) * self.probe.scale(0.0)
-        return self.drive.pixels(rows, theirs).float().clamp(0, 1)
+        part = self.layout.of(latents.shape[2])
+        theirs = part.theirs(latents) * self.probe.scale(0.0)
+        frames = None if part is self.layout else part.frame_map[-1][1]
+        return self.drive.pixels(rows, theirs, frames).float().clamp(0, 1)
 
     @property
     def encodes_video(self) -> bool:

@@ -66,8 +66,8 @@ def references(results: Results, case: Case, media: Shown) -> list[tuple[str, st
     for named in case.keys:
         clip, shown = clip_of(results, named), media.get(named, {}).get("given") or {}
         path, kept = clip.get("reference"), "picture" in shown
-        same = clip.get("reference_id") or path
-        if not path or (same in found and not (kept and not found[same][0])):
+        same = str(clip.get("reference_id") or path)
+        if not path or (same in found and (found[same][0] or not kept)):
             continue
         why = "" if kept else f": {shown.get('why') or 'not kept on this page'}"
         found[same] = (named if kept else "", short(Path(path).name, 60) + short(why, 160))
