@@ -147,3 +147,15 @@ def test_a_prompt_that_fails_leaves_the_others(capsys, tmp_path, monkeypatch):
     said = capsys.readouterr()
     assert status == 1 and "2 clips in" in said.out and "0001: ZeroDivisionError: division by zero" in said.err
     assert (tmp_path / "prompts.csv").read_text().splitlines() == ["path,prompt,seed", "0000.mp4,a,0", "0002.mp4,b,2"]
+
+
+def test_a_folder_of_another_pipeline_is_driven_and_sizes_go_into_its_call(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXPipeline"}))
+    found = model_source.resolve(str(tmp_path), words=["call.guidance_scale=1.0"],
+                                 given={"height": 32, "frames": 9, "text_length": 16})
+    assert found.backbone == "pipeline" and found.options == {
+        "model": str(tmp_path),
+        "call": {"guidance_scale": 1.0, "height": 32, "num_frames": 9, "max_sequence_length": 16}}
+    named = model_source.resolve(str(tmp_path), words=["wan"], given={"height": 32})
+    assert named.backbone == "wan" and named.options["height"] == 32
+    assert model_source.resolve("assets/tiny-wan").backbone == "wan"

@@ -129,7 +129,7 @@ def test_averaged_weights_are_what_is_evaluated_and_saved(tmp_path):
 
 
 @pytest.mark.parametrize("backend, message", [
-    ("sage", "is for inference only"), ("_native_cudnn", "does not run on cpu"), ("fast", "'fast' does not run"),
+    ("sage", "is for inference only"), ("_native_cudnn", "does not run on cpu"), ("fast", "did you mean 'flash'"),
 ])  # fmt: skip
 def test_an_attention_backend_that_cannot_train_is_refused_before_any_work(tmp_path, backend, message):
     wan = {"name": "wan", "options": {"model": "assets/tiny-wan-32", "text_length": 24, "attention": backend}}
@@ -335,7 +335,9 @@ class Curved(Toy):
 
 
 def test_a_sampler_of_another_path_is_told(tmp_path):
-    made = small(tmp_path, backbone={"name": "test_train:Curved", "options": {}})
+    options = {"steps": 4, "segments": 3, "eta": 0.5, "sampler": "dance_sde"}
+    algorithm = {"name": "grpo", "options": options}
+    made = small(tmp_path, backbone={"name": "test_train:Curved", "options": {}}, algorithm=algorithm)
     with pytest.raises(ValueError, match="dance_sde needs the flow path"):
         train.run(made)
     assert not Path(made["run"]).exists()

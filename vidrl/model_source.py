@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vidrl import config, plugin, run_folder, toml
+
+
+DRIVEN = "pipeline"  # the backbone that drives any pipeline
+CALL = {"height": "height", "width": "width", "frames": "num_frames", "guidance": "guidance_scale",
+        "text_length": "max_sequence_length"}  # arguments of a pipeline's call, by the options of a command
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,47 @@ def resolve(
     """
     start = _start(recipe, run)
     names = [word for word in words if "=" not in word]
-    backbone = names[-1] if names else start.backbone
+    family = start.backbone if recipe or run else _family(model)
+    backbone = names[-1] if names else family
     same = backbone == start.backbone
-    options = {**(start.options if same else {}), **({"model": model} if model else {}),
-               **toml.options(word for word in words if "=" in word), **dict(given or {})}
+    own = _in_call(given or {}) if backbone == DRIVEN else given or {}
+    options = _nested({**(start.options if same else {}), **({"model": model} if model else {}),
+                       **toml.options(word for word in words if "=" in word), **own})
     made = ModelSource(backbone, options, lora or start.lora, start.steps, partial or start.partial)
     _check(made)
     if partial and not made.lora:
         raise ValueError("--lora-partial: expected an adapter, of which a part may be left out: add --lora, got none")
+    return made
+
+
+def _family(model: str | None) -> str:
+    """The backbone for a model that is named alone: `wan`, but for a local folder of another pipeline."""
+    index = Path(model or "") / "model_index.json"
+    if not model or not index.is_file():
+        return ModelSource.backbone
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (ValueError, AttributeError):
+        return ModelSource.backbone  # which says what is wrong with the file
+    return ModelSource.backbone if kind == "WanPipeline" else DRIVEN
+
+
+def _in_call(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a command as arguments of a driven pipeline's call."""
+    return {f"call.{CALL[name]}" if name in CALL else name: value for name, value in given.items()}
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options whose names have a dot, as `call.height`, put into the table that the name begins with.
+
+    >>> _nested({"call": {"width": 64}, "call.height": 32})
+    {'call': {'width': 64, 'height': 32}}
+    """
+    made = {name: value for name, value in options.items() if "." not in name}
+    for name, value in options.items():
+        table, dot, key = name.partition(".")
+        if dot:
+            made[table] = {**made.get(table, {}), key: value}
     return made
 
 

@@ -9,7 +9,9 @@ MODEL = """\
 The model: a folder in diffusers' format with --model, the one of a recipe with --recipe, or that of a run with --run,
 which brings the weights that the run trained. A recipe or a run also brings every option of its backbone (size,
 guidance, dtype, offload_text, decode_chunk ...); --backbone KEY=VALUE sets any of them, and
-`vidrl show backbones wan` lists them.
+`vidrl show backbones wan` lists them. A folder with --model that is no Wan text-to-video pipeline is driven by the
+backbone `pipeline`, whose options --backbone call.KEY=VALUE are arguments of the pipeline's call. A hub id of such a
+model needs --backbone pipeline.
 """
 
 
@@ -23,7 +25,8 @@ def declare(made: Any) -> None:
     made.add_argument("--lora-partial", action="store_true",
                       help="leave out, with a warning, what of the LoRA does not fit the model; else it is an error")
     made.add_argument("--backbone", action="append", metavar="NAME or KEY=VALUE", default=[],
-                      help="the model's family (wan), or an option of it, as dtype=bfloat16; may be repeated")
+                      help="the backbone (wan, pipeline), or an option of it, as dtype=bfloat16 or call.height=512; "
+                           "may be repeated")
 
 
 def resolved(args: argparse.Namespace, **given: Any) -> Any:
