@@ -10,7 +10,6 @@ from typing import Any
 
 from vidrl import config, plugin, run_folder, toml
 
-
 DRIVEN = "pipeline"  # the backbone that drives any pipeline
 CALL = {"height": "height", "width": "width", "frames": "num_frames", "guidance": "guidance_scale",
         "text_length": "max_sequence_length"}  # arguments of a pipeline's call, by the options of a command
