@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ def _plainly(value: Any) -> Any:
 def _attributes(cls: type, root: type) -> dict[str, Any]:
     inherited = [vars(parent) for parent in reversed(cls.__mro__) if issubclass(parent, root)]
     merged = {name: value for attributes in inherited for name, value in attributes.items()}
-    code = (property, staticmethod, classmethod)
+    code = (property, cached_property, staticmethod, classmethod)
     return {name: value for name, value in merged.items()
             if not name.startswith("_") and not callable(value) and not isinstance(value, code)}
 

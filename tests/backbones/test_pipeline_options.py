@@ -233,6 +233,12 @@ def test_a_component_that_is_not_there_is_named_before_any_is_loaded(folder: Pat
         Pipeline(made)
 
 
+def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "nothing"), "nothing"):
+        with pytest.raises(ValueError, match="there is no such folder: name a folder that save_pretrained"):
+            Pipeline(name)
+
+
 def test_a_pipeline_that_a_newer_diffusers_saved_is_told_or_refused(folder: Path, tmp_path: Path) -> None:
     call = FAMILIES["wan"].call
     later = {"_diffusers_version": "99.1.0"}

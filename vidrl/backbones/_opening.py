@@ -99,6 +99,8 @@ def index(model: str | Path) -> Mapping[str, Any]:
                          "folder with save_pretrained")  # fmt: skip
     if folder.is_dir() and not (folder / "model_index.json").exists():
         raise ValueError(f"{wanted}, got {folder}, which {_instead(folder)}: {cure}")
+    if not folder.exists() and str(model).count("/") != 1:  # a hub id is owner/name
+        raise ValueError(f"{wanted}, got {str(model)!r}, and there is no such folder: {cure}")
     try:
         return diffusers().DiffusionPipeline.load_config(str(model))
     except (OSError, ValueError) as error:
