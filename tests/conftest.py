@@ -1,6 +1,7 @@
 """Every test runs offline, on one thread, and quietly."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +15,11 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# A shell starts jobs in the background with SIGINT ignored, and children inherit that: then the tests of Ctrl-C could
+# not end a child. A handler of Python's own is not inherited.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
