@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ._company import TOLERANCE
+
 if TYPE_CHECKING:
     from .pipeline import Pipeline
-
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}  # of the maximum
 
 
 def prove(backbone: Pipeline) -> None:
