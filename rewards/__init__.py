@@ -15,8 +15,8 @@ if __name__ != "vidrl.rewards":
         "or install the wheel with `pip install WHEEL_FILE`."
     )
 
-from ._files import score, score_files
-from ._named import load
+from ._files.score_files import score, score_files
+from ._scoring.by_name import load
 from .base import Card, Reward, Samples, Score
 from .compose import Composite, default
 

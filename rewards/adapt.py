@@ -11,8 +11,7 @@ A clip that cannot be scored never becomes a number by itself. `unscored` says w
 
 from __future__ import annotations
 
-from ._hosts import Policy, Unscored
-from ._hosts_classes import (
+from ._hosts.classes import (
     DanceGRPO,
     VideoXFun,
     dance_grpo,
@@ -22,7 +21,7 @@ from ._hosts_classes import (
     unirl,
     videox_fun,
 )
-from ._hosts_in import (
+from ._hosts.inside import (
     Foreign,
     from_fastvideo,
     from_flow_factory,
@@ -31,8 +30,9 @@ from ._hosts_in import (
     from_verl_omni,
     from_videox_fun,
 )
-from ._hosts_out import clips, fastvideo, flow_grpo, verl_omni
-from ._plain import as_reward as from_function
+from ._hosts.outside import clips, fastvideo, flow_grpo, verl_omni
+from ._hosts.shared import Policy, Unscored
+from ._scoring.plain import as_reward as from_function
 
 __all__ = [
     "DanceGRPO", "Foreign", "Policy", "Unscored", "VideoXFun", "clips", "dance_grpo", "fastvideo", "flow_factory",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._hub import Network, published, read_state
-from ._learned import LearnedReward
+from ._networks.hub import Network, published, read_state
+from ._networks.learned import LearnedReward
 from .base import About, Card, Samples
 from .encoders import load_pair
 
@@ -57,7 +57,7 @@ class Aesthetic(LearnedReward):
     @classmethod
     def tiny(cls) -> Aesthetic:
         """A small CLIP and a head of random weights."""
-        from ._tiny import pair, seeded
+        from ._networks.tiny import pair, seeded
 
         reward = cls()
         reward.pair, reward.head = pair(), Network(lambda: seeded(lambda: layers(16)))

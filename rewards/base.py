@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_samples
-from ._samples import About, Samples
-from ._score import STILL, Score, as_score
+from ._scoring.checks import check_samples
+from ._scoring.samples import About, Samples
+from ._scoring.score import STILL, Score, as_score
 
 if TYPE_CHECKING:
     from .flow import Motion
@@ -49,7 +49,7 @@ class Reward(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()  # modules to import beside torch and numpy
     extra: ClassVar[str] = ""  # the extra of pyproject.toml that installs them
     learned: ClassVar[bool] = False  # scores by weights that are not here; tiny() has random ones
-    lowered_by: ClassVar[tuple[str, ...]] = ()  # names of vidrl.corruptions that lower it
+    lowered_by: ClassVar[tuple[str, ...]] = ()  # names of vidrl.synthetic.corruptions that lower it
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     card: ClassVar[Card | None] = None
     support: ClassVar[str] = "frame"
@@ -133,7 +133,7 @@ class Reward(nn.Module):
         """
         if not self.streams:
             raise NotImplementedError(f"{type(self).__name__} cannot score a clip in pieces: pass it whole")
-        from ._stream import Single
+        from ._scoring.long_clips import Single
 
         return Single(self, fps, prompt)
 

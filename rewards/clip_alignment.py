@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from ._learned import LearnedReward, per_prompt
+from ._networks.learned import LearnedReward, per_prompt
 from .base import About, Card, Samples
 from .encoders import cosine, load_pair
 
@@ -45,7 +45,7 @@ class ClipAlignment(LearnedReward):
     @classmethod
     def tiny(cls) -> ClipAlignment:
         """A small CLIP of random weights."""
-        from ._tiny import pair
+        from ._networks.tiny import pair
 
         reward = cls()
         reward.pair = pair()

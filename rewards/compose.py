@@ -12,9 +12,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from ._left_out import reason, where
-from ._plain import as_reward
-from ._score import STILL, SUPPORTS, join
+from ._scoring.left_out import reason, where
+from ._scoring.plain import as_reward
+from ._scoring.score import STILL, SUPPORTS, join
 from .base import Card, Reward, Samples, Score
 from .flow import SIZE
 
@@ -284,8 +284,8 @@ def default() -> Composite:
     return Composite(parts, WEIGHTS, SCALES)
 
 
-# (centre, scale) of each part: mean, and spread among clips of one prompt of vidrl.world, half of them with the faults
-# of web video, rounded; that of pumping by the audit of the scenes of seed 0
+# (centre, scale) of each part: mean, and spread among clips of one prompt of vidrl.synthetic.world, half of them with
+# the faults of web video, rounded; that of pumping by the audit of the scenes of seed 0
 SCALES = {
     "motion_consistency": (0.5, 0.35),
     "warp_error": (0.6, 0.25),
@@ -313,7 +313,7 @@ class _Pieces:
     """A stream of a Composite."""
 
     def __init__(self, composite: Composite, fps: float, prompt: str) -> None:
-        from ._stream import Stream
+        from ._scoring.long_clips import Stream
 
         self.composite = composite
         self.stream = Stream(leaves("whole", composite), fps, prompt)

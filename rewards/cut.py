@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from ._swift import followed, thumbnails, unlike
+from ._flow.swift import followed, thumbnails, unlike
 from .base import About, Card, Reward, Samples
 from .flow import estimate, shrink
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._prompts import camera, pace, rests
+from ._prompts.motion_words import camera, pace, rests
 from .base import Card, Reward, Samples
 from .flow import Motion, around, length
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ._hub import Network, chunked, nearest, pretrained, tokenizer
-from ._pixels import HALF, IMAGENET, Pixels, of_folder
+from ._networks.hub import Network, chunked, nearest, pretrained, tokenizer
+from ._networks.pixels import HALF, IMAGENET, Pixels, of_folder
 
 
 class Encoder(Protocol):
@@ -134,12 +134,12 @@ def load(spec: str | Encoder, chunk: int = 16, dtype: str = "float32", offload: 
         return spec
     name, source = _parsed(spec, (*FAMILIES, *CLIPS, "efficientnet"))
     if name in CLIPS:
-        from ._vjepa2 import VJepa2
+        from ._networks.vjepa2 import VJepa2
 
         place = source or CLIPS[name]
         return VJepa2(Network(lambda: pretrained("VJEPA2Model", place, dtype), offload), chunk)
     if name == "efficientnet":
-        from ._efficientnet import EfficientNetLite
+        from ._networks.efficientnet import EfficientNetLite
 
         return EfficientNetLite(chunk=chunk, offload=offload)
     if name in PAIRS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._learned import LearnedReward
+from ._networks.learned import LearnedReward
 from .base import About, Card, Samples
 from .encoders import Encoder, cosine, load
 
@@ -47,7 +47,7 @@ class FeatureConsistency(LearnedReward):
     @classmethod
     def tiny(cls) -> FeatureConsistency:
         """A small DINOv2 of random weights."""
-        from ._tiny import vision
+        from ._networks.tiny import vision
 
         reward = cls()
         reward.encoder = vision()

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
-from . import _planes
-from ._estimators import METHODS, Estimator, batched, clip_flow, opencv
+from ._flow import planes
+from ._flow.estimators import METHODS, Estimator, batched, clip_flow, opencv
 
 PAIRS = 32  # of frames that an estimator of batches sees at a time
 SIZE = 192  # the shorter side, in pixels, above which frames are measured at this size
@@ -107,7 +107,7 @@ class Motion:
     @cached_property
     def contrast(self) -> Tensor:
         """From 0 on plain ground to 1, (B, F, H, W), no gradient; see `_camera.contrast`."""
-        from ._camera import contrast
+        from ._flow.camera import contrast
 
         return contrast(self.frames)
 
@@ -122,7 +122,7 @@ class Motion:
         return self._camera(self.backward, slice(1, None))
 
     def _camera(self, flow: Tensor, part: slice) -> Tensor:
-        from ._camera import camera
+        from ._flow.camera import camera
 
         found = camera(flow, self.frames[:, part], self.structure[:, part], self.contrast[:, part])
         return found.flow(*self.frames.shape[-2:])
@@ -189,8 +189,8 @@ def warp(image: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
     >>> warp(image, torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 6, 6))[0, 0, 0, :4]
     tensor([1., 2., 3., 4.])
     """
-    if _planes.fits(image, flow) and max(image.shape[-2:]) < 1 << 15:  # OpenCV's limits
-        return _planes.warp(image, flow, mode)
+    if planes.fits(image, flow) and max(image.shape[-2:]) < 1 << 15:  # OpenCV's limits
+        return planes.warp(image, flow, mode)
     height, width = image.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height).to(flow), torch.arange(width).to(flow), indexing="ij")
     at = torch.stack([x, y]) + flow
@@ -265,8 +265,8 @@ def around(image: Tensor, window: float) -> Tensor:
     """Means over a square of `window` times the shorter side about each pixel of (B, T, C, H, W)."""
     reach = max(1, round(min(image.shape[-2:]) * window / 2))
     counts = _counts(image.shape[-2], image.shape[-1], reach)
-    if _planes.fits(image):
-        return _planes.around(image, reach, counts)
+    if planes.fits(image):
+        return planes.around(image, reach, counts)
     return _box(image, reach) / counts.to(image)
 
 
@@ -300,8 +300,8 @@ def quantile(values: Tensor, q: float) -> Tensor:
     >>> quantile(torch.tensor([[[4.0, 1.0, 2.0, 3.0]]]), 0.5)
     tensor([[2.5000]])
     """
-    if _planes.fits(values):
-        return _planes.quantile(values, q)
+    if planes.fits(values):
+        return planes.quantile(values, q)
     at = q * (values.shape[2] - 1)
     top = values.topk(values.shape[2] - int(at), dim=2).values
     above = top[..., -2] if top.shape[2] > 1 else top[..., -1]

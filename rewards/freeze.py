@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ._prompts import rests
+from ._prompts.motion_words import rests
 from .base import About, Card, Reward, Samples
 from .flow import quantile
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ._hub import Network, published, read_state, tokenizer
-from ._learned import LearnedReward, per_prompt
-from ._openclip import cleaned, clip_model
-from ._pixels import OPENAI, Pixels
+from ._networks.hub import Network, published, read_state, tokenizer
+from ._networks.learned import LearnedReward, per_prompt
+from ._networks.openclip import cleaned, clip_model
+from ._networks.pixels import OPENAI, Pixels
 from .base import About, Card, Samples
 from .encoders import TextImage, cosine
 
@@ -48,7 +48,7 @@ class Hps(LearnedReward):
     @classmethod
     def tiny(cls) -> Hps:
         """A small CLIP of random weights."""
-        from ._tiny import pair
+        from ._networks.tiny import pair
 
         reward = cls()
         reward.pair = pair()

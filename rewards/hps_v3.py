@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from . import _judge_prompts, _qwen
-from ._hub import Network, fill, published, read_state, tokenizer
-from ._learned import LearnedReward
+from ._networks import qwen
+from ._networks.hub import Network, fill, published, read_state, tokenizer
+from ._networks.learned import LearnedReward
+from ._prompts import judge_prompts
 from .base import Card, Samples
 
 MARKS = ("<|Reward|>",)
@@ -44,14 +45,14 @@ class HpsV3(LearnedReward):
     ) -> None:  # fmt: skip
         super().__init__(chunk, dtype, offload, frames)
         self.network = Network(lambda: judge(weights, base, dtype), offload)
-        self.words: Callable[[], _qwen.Words] = lambda: _words(tokenizer(base))
-        self._words: _qwen.Words | None = None
+        self.words: Callable[[], qwen.Words] = lambda: _words(tokenizer(base))
+        self._words: qwen.Words | None = None
         self.area = PIXELS
 
     @classmethod
     def tiny(cls) -> HpsV3:
         """A small Qwen2-VL of random weights, which reads frames of 56 x 56."""
-        from ._tiny import qwen_judge, qwen_tokenizer
+        from ._networks.tiny import qwen_judge, qwen_tokenizer
 
         reward = cls()
         reward.network = Network(lambda: qwen_judge(layers))
@@ -69,18 +70,18 @@ class HpsV3(LearnedReward):
         found = []
         with self.network.on(frames) as network:
             for start in range(0, len(frames), self.chunk):
-                some = _qwen.prepared(frames[start : start + self.chunk, None], self.area, self.area)
-                said = _qwen.conversation(some, prompts[start : start + self.chunk], words)
+                some = qwen.prepared(frames[start : start + self.chunk, None], self.area, self.area)
+                said = qwen.conversation(some, prompts[start : start + self.chunk], words)
                 found.append(network(said, words.medium, words.marks)[:, 0, 0].float())
         return torch.cat(found)
 
 
-def judge(weights: str, base: str, dtype: str) -> _qwen.Judge:
+def judge(weights: str, base: str, dtype: str) -> qwen.Judge:
     """The published judge; its head stays in float32."""
-    state, head = _qwen.split(read_state(published(weights)))
+    state, head = qwen.split(read_state(published(weights)))
     made = layers(head["0.weight"].shape[1])
     fill(made, head, "HPSv3's head")
-    return _qwen.Judge(_qwen.body(state, _qwen.configuration(base), dtype), made)
+    return qwen.Judge(qwen.body(state, qwen.configuration(base), dtype), made)
 
 
 def layers(width: int) -> nn.Sequential:
@@ -90,5 +91,5 @@ def layers(width: int) -> nn.Sequential:
     )
 
 
-def _words(tokens: object, template: str = _judge_prompts.HPS_V3) -> _qwen.Words:
-    return _qwen.Words(tokens, template, MARKS, "<|image_pad|>")
+def _words(tokens: object, template: str = judge_prompts.HPS_V3) -> qwen.Words:
+    return qwen.Words(tokens, template, MARKS, "<|image_pad|>")

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._answers import complaint, joined, read, to_device
-from ._post import Again, Answer, Patience, Unreadable, address, failure, post, private
-from ._serve import TOKEN_ENV, Desk, pack_samples
+from ._serving.answers import complaint, joined, read, to_device
+from ._serving.post import Again, Answer, Patience, Unreadable, address, failure, post, private
+from ._serving.serve import TOKEN_ENV, Desk, pack_samples
 from .base import Card, Reward, Samples, Score
 
 LARGEST_ANSWER = 1 << 28  # bytes

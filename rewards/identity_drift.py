@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from ._efficientnet import EfficientNetLite
-from ._weights import looks, spread_out
+from ._networks.efficientnet import EfficientNetLite
+from ._networks.weights import looks, spread_out
 from .base import About, Card, Reward, Samples
 
 REGIONS = ("frame", "centre", "border")

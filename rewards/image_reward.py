@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ._blip import judge
-from ._hub import Network, chunked, published, read_state, tokenizer
-from ._learned import LearnedReward
-from ._pixels import OPENAI, Pixels
+from ._networks.blip import judge
+from ._networks.hub import Network, chunked, published, read_state, tokenizer
+from ._networks.learned import LearnedReward
+from ._networks.pixels import OPENAI, Pixels
 from .base import Card, Samples
 
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
@@ -51,7 +51,7 @@ class ImageReward(LearnedReward):
     @classmethod
     def tiny(cls) -> ImageReward:
         """A small BLIP of random weights."""
-        from ._tiny import bert_tokenizer, blip_judge
+        from ._networks.tiny import bert_tokenizer, blip_judge
 
         reward = cls()
         reward.network, reward.words = Network(blip_judge), bert_tokenizer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ._coarse import coarse_motion
+from ._flow.coarse import coarse_motion
 from .base import Card, Reward, Samples
 from .flow import Motion, around
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ._chat import Endpoint, NoAnswer
+from ._prompts.chat import Endpoint, NoAnswer
 from .base import Card, Reward, Samples, Score, nothing, refusals
 
 Ask = Callable[[dict[str, Any]], str]

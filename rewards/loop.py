@@ -7,8 +7,8 @@ import re
 import torch
 from torch import Tensor
 
-from ._prompts import rests
-from ._swift import thumbnails
+from ._flow.swift import thumbnails
+from ._prompts.motion_words import rests
 from .base import About, Card, Reward, Samples
 
 _CYCLE = (

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ._prompts import camera, rests
+from ._prompts.motion_words import camera, rests
 from .base import Card, Reward, Samples
 from .flow import Motion, length, warp
 

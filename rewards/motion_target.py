@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ._camera import camera_speed, object_speed, shared_split, thing
-from ._coarse import coarse_motion
-from ._prompts import Wanted, wanted
+from ._flow.camera import camera_speed, object_speed, shared_split, thing
+from ._flow.coarse import coarse_motion
+from ._prompts.motion_words import Wanted, wanted
 from .base import About, Card, Reward, Samples
 
 ARM = 0.27  # the mean distance from the centre of a picture, diagonals: what a unit of zoom or roll moves it

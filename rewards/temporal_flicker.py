@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from ._swift import swift
+from ._flow.swift import swift
 from .base import Card, Reward, Samples, Score, finish, nothing, refusals, spread
 from .flow import Motion, around, blocks, warp
 

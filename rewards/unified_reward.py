@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _judge_prompts
-from ._chat import Endpoint, NoAnswer
-from ._ratings import rated, shares
+from ._prompts import judge_prompts
+from ._prompts.chat import Endpoint, NoAnswer
+from ._prompts.ratings import rated, shares
 from .base import Card, Reward, Samples, Score, nothing, refusals
 
 Ask = Callable[[dict[str, Any]], str]
@@ -112,7 +112,7 @@ class UnifiedReward(Reward):
         at = sorted({i * len(clip) // self.count for i in range(self.count)})
         urls = [f"data:image/jpeg;base64,{base64.b64encode(jpeg(frame)).decode()}" for frame in levels(clip[at])]
         content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        content.append({"type": "text", "text": _judge_prompts.UNIFIED_REWARD.replace("{text_prompt}", prompt)})
+        content.append({"type": "text", "text": judge_prompts.UNIFIED_REWARD.replace("{text_prompt}", prompt)})
         return {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0,
                 "seed": self.seed, "max_tokens": 4096}  # fmt: skip
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
-from ._vbench_networks import (
+from ._vbench.networks import (
     ClipImage,
     Dino,
     Network,
@@ -26,7 +26,7 @@ from ._vbench_networks import (
     tiny_dino,
     transformers,
 )
-from ._vbench_pictures import (
+from ._vbench.pictures import (
     CLIP,
     IMAGENET,
     colour,
@@ -45,18 +45,8 @@ from ._vbench_pictures import (
     unit,
     whole_levels,
 )
-from ._vbench_results import read_results
-from ._vbench_totals import (
-    I2V,
-    I2V_QUALITY,
-    QUALITY,
-    SEMANTIC,
-    VBENCH2,
-    aggregate,
-    i2v_totals,
-    totals,
-    vbench2_totals,
-)
+from ._vbench.results import read_results
+from ._vbench.totals import I2V, I2V_QUALITY, QUALITY, SEMANTIC, VBENCH2, aggregate, i2v_totals, totals, vbench2_totals
 from .base import About, Reward, Samples, Score, nothing
 from .flow import moving_edge, norm2, warp
 

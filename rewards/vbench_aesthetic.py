@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ._hub import fill
+from ._networks.hub import fill
 from .base import About, Card, Samples
 from .vbench import Network, Networked, clip, for_clip, tiny_clip
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ._hub import Network
-from ._learned import per_prompt
-from ._vbench_semantic import pictures_for_clip, style_of, unknown
+from ._networks.hub import Network
+from ._networks.learned import per_prompt
+from ._vbench.semantic import pictures_for_clip, style_of, unknown
 from .base import About, Card, Reward, Samples
 from .encoders import TextImage, cosine, load_pair
 from .vbench import colour, unit
@@ -66,7 +66,7 @@ class VbenchAppearanceStyle(Reward):
     @classmethod
     def tiny(cls) -> VbenchAppearanceStyle:
         """A small CLIP of random weights, and one style for every prompt."""
-        from ._tiny import clip_model, clip_tokenizer
+        from ._networks.tiny import clip_model, clip_tokenizer
 
         reward = cls(style="oil painting")
         network = Network(lambda: clip_model(224))

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _umt
-from ._hub import Network, chunked, nearest
-from ._kinetics import ACTIONS
-from ._vbench_semantic import levels, middle_frames
+from ._networks.hub import Network, chunked, nearest
+from ._vbench import umt
+from ._vbench.kinetics import ACTIONS
+from ._vbench.semantic import levels, middle_frames
 from .base import Card, Reward, Samples, Score, finish, nothing, refusals
 from .vbench import IMAGENET, middle, normalised
 
@@ -58,7 +58,7 @@ class VbenchHumanAction(Reward):
     )
 
     def __init__(
-        self, weights: str = _umt.WEIGHTS, action: str = "", chunk: int = 1, offload: bool = False
+        self, weights: str = umt.WEIGHTS, action: str = "", chunk: int = 1, offload: bool = False
     ) -> None:
         super().__init__()
         if action and action.lower() not in ACTIONS:
@@ -66,13 +66,13 @@ class VbenchHumanAction(Reward):
         if chunk < 1:
             raise ValueError(f"expected chunk, clips at a time, to be 1 or more, got {chunk}")
         self.action, self.chunk = action, chunk
-        self.network = Network(lambda: _umt.load(weights), offload)
+        self.network = Network(lambda: umt.load(weights), offload)
 
     @classmethod
     def tiny(cls) -> VbenchHumanAction:
         """A UMT of one layer and random weights; prompts that name no action ask for marching."""
         reward = cls(action="marching")
-        reward.network = Network(_umt.tiny)
+        reward.network = Network(umt.tiny)
         return reward
 
     def forward(self, samples: Samples) -> Score:
@@ -91,7 +91,7 @@ class VbenchHumanAction(Reward):
 
     def logits(self, video: Tensor) -> Tensor:
         """UMT's logits of clips (B, F, C, H, W), (B, 400)."""
-        chosen = video[:, middle_frames(video.shape[1], _umt.FRAMES)]
+        chosen = video[:, middle_frames(video.shape[1], umt.FRAMES)]
         clips = prepared(chosen.flatten(0, 1)).unflatten(0, chosen.shape[:2])
         with self.network.on(clips) as model:
             return chunked(model, self.chunk, clips)
@@ -126,4 +126,4 @@ def prepared(frames: Tensor) -> Tensor:
     resized = bytes_ if min(height, width) == 256 else np.stack(
         [cv2.resize(frame, goal, interpolation=cv2.INTER_LINEAR) for frame in bytes_])
     whole = torch.from_numpy(resized).permute(0, 3, 1, 2).to(frames.device)
-    return normalised(middle(whole, _umt.SIDE).float() / 255, IMAGENET)
+    return normalised(middle(whole, umt.SIDE).float() / 255, IMAGENET)

@@ -7,7 +7,7 @@ import importlib
 import torch
 from torch import Tensor, nn
 
-from ._hub import fill
+from ._networks.hub import fill
 from .base import Card, Samples
 from .vbench import Network, Networked, for_musiq
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._vbench_viclip import FitsPrompt
+from ._vbench.viclip import FitsPrompt
 from .base import Card
 
 

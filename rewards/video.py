@@ -17,13 +17,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ._decord import Decord
-from ._finding import SUFFIXES, find
-from ._media import Unreadable, cut_off, instead_of_file, is_animated, kind, words
-from ._memory import TooLarge, is_out_of_memory
-from ._pictures import Animation, Picture, Pictures, is_still
-from ._reading import PyAV, import_av
-from ._writing import suffix, write
+from ._files.decord_reader import Decord
+from ._files.finding import SUFFIXES, find
+from ._files.media import Unreadable, cut_off, instead_of_file, is_animated, kind, words
+from ._files.memory import TooLarge, is_out_of_memory
+from ._files.pictures import Animation, Picture, Pictures, is_still
+from ._files.reading import PyAV, import_av
+from ._files.writing import suffix, write
 
 __all__ = ["SUFFIXES", "Film", "Unreadable", "Video", "find", "rate", "read", "suffix", "write"]
 PIECE = 32  # frames, at most
@@ -95,16 +95,16 @@ class Video:
         Where the file's are, they are these. A variable frame rate is brought to an even one by true times, see
         `_resample`; what is done is a note of the film. A film with a gap is measured on its longest stretch.
         """
-        from . import _resample
+        from ._files import resampling
 
         times, tick = sorted(set(self.times)), self._source.tick
-        if _resample.is_even(self.times, tick):
+        if resampling.is_even(self.times, tick):
             return Film(self.path, self.size, self.times, self.fps, self.reader, self.notes, self.pieces)
-        first, end = _resample.longest_stretch(times, self._stays)
-        wanted = _resample.even_times(times[first:end], tick)
+        first, end = resampling.longest_stretch(times, self._stays)
+        wanted = resampling.even_times(times[first:end], tick)
         notes = [*self.notes, _about(self, times[first:end], wanted)]
         return Film(self.path, self.size, wanted, rate(wanted) or self.fps, self.reader, notes,
-                    lambda length=0: _resample.resample(self.pieces(length), self.times, wanted))
+                    lambda length=0: resampling.resample(self.pieces(length), self.times, wanted))
 
     def _stays(self, number: int) -> bool:
         """Whether the picture after a gap looks as the one before; `number` counts different times."""

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _judge_prompts, _qwen
-from ._hub import Network, fill, precision, published, read_state, tokenizer
+from ._networks import qwen
+from ._networks.hub import Network, fill, precision, published, read_state, tokenizer
+from ._prompts import judge_prompts
 from .base import Card, Reward, Samples, Score, finish, nothing, refusals
 
 PARTS = ("VQ", "MQ", "TA")
@@ -62,15 +63,15 @@ class VideoAlign(Reward):
             raise ValueError(f"expected chunk, clips a forward pass, to be at least 1, got {chunk}")
         self.model, self.base, self.checkpoint, self.weights, self.chunk = model, base, checkpoint, weights, chunk
         self.network = Network(lambda: self._judge(dtype), offload)
-        self.words: Callable[[], _qwen.Words] = lambda: _words(tokenizer(self._base()))
+        self.words: Callable[[], qwen.Words] = lambda: _words(tokenizer(self._base()))
         self._config: dict[str, Any] | None = None
-        self._words: _qwen.Words | None = None
+        self._words: qwen.Words | None = None
         self.least = LEAST
 
     @classmethod
     def tiny(cls) -> VideoAlign:
         """A small Qwen2-VL of random weights, which reads frames of 56 x 56."""
-        from ._tiny import qwen_judge, qwen_tokenizer
+        from ._networks.tiny import qwen_judge, qwen_tokenizer
 
         reward = cls(chunk=2)
         reward.network = Network(lambda: qwen_judge(lambda width: nn.Linear(width, 1, bias=False)))
@@ -107,7 +108,7 @@ class VideoAlign(Reward):
         with self.network.on(video) as judge:
             found = []
             for clips, prompts in zip(video.split(self.chunk), _groups(samples.prompts, self.chunk), strict=True):
-                said = _qwen.conversation(_qwen.prepared(clips, self.least, most), prompts, words)
+                said = qwen.conversation(qwen.prepared(clips, self.least, most), prompts, words)
                 found.append(read_marks(judge(said, words.medium, words.marks)))
         mean, deviation = (torch.tensor(x, device=video.device) for x in self._moments())
         return (torch.cat(found).float() - mean) / deviation
@@ -131,13 +132,13 @@ class VideoAlign(Reward):
         mean = [float(given.get(f"{p}_mean", default)) for p, default in zip(PARTS, MEAN, strict=True)]
         return mean, [float(given.get(f"{p}_std", default)) for p, default in zip(PARTS, DEVIATION, strict=True)]
 
-    def _judge(self, dtype: str) -> _qwen.Judge:
+    def _judge(self, dtype: str) -> qwen.Judge:
         state = read_state(self._file(f"{self.checkpoint}/model.pth"))
-        body, head = _qwen.split(state, lora_scale(self.config.get("peft_lora_config") or {}))
+        body, head = qwen.split(state, lora_scale(self.config.get("peft_lora_config") or {}))
         rows, width = head.get("weight", torch.empty(1, 1)).shape
         linear = nn.Linear(width, rows, bias=False)
         fill(linear, head, "VideoReward's head")
-        return _qwen.Judge(_qwen.body(body, _qwen.configuration(self._base()), dtype), linear)
+        return qwen.Judge(qwen.body(body, qwen.configuration(self._base()), dtype), linear)
 
 
 def sampled(frames: int, fps: float, rate: float = 2.0) -> list[int]:
@@ -175,8 +176,8 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _words(tokens: Any, template: str = _judge_prompts.VIDEO_REWARD) -> _qwen.Words:
-    return _qwen.Words(tokens, template, MARKS, "<|video_pad|>")
+def _words(tokens: Any, template: str = judge_prompts.VIDEO_REWARD) -> qwen.Words:
+    return qwen.Words(tokens, template, MARKS, "<|video_pad|>")
 
 
 def _groups(prompts: Any, size: int) -> list[list[str]]:

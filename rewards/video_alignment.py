@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._hub import Network, chunked, pretrained, tokenizer
-from ._learned import LearnedReward, middles
-from ._pixels import IMAGENET, Pixels, of_folder
+from ._networks.hub import Network, chunked, pretrained, tokenizer
+from ._networks.learned import LearnedReward, middles
+from ._networks.pixels import IMAGENET, Pixels, of_folder
 from .base import Card, Samples
 
 DEFAULT = Pixels(224, (224, 224), IMAGENET, "bilinear")
@@ -55,7 +55,7 @@ class VideoAlignment(LearnedReward):
     @classmethod
     def tiny(cls) -> VideoAlignment:
         """A small X-CLIP of random weights."""
-        from ._tiny import clip_tokenizer, xclip_model
+        from ._networks.tiny import clip_tokenizer, xclip_model
 
         reward = cls()
         reward.network, reward.words = Network(xclip_model), clip_tokenizer

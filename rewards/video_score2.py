@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _judge_prompts, _qwen, _qwen25
-from ._hub import Network, precision, pretrained, tokenizer
-from ._ratings import rated, shares
+from ._networks import qwen, qwen25
+from ._networks.hub import Network, precision, pretrained, tokenizer
+from ._prompts import judge_prompts
+from ._prompts.ratings import rated, shares
 from .base import Card, Reward, Samples, Score, nothing, refusals
 
 PARTS = {
@@ -83,14 +84,14 @@ class VideoScore2(Reward):
         self.weights = shares(weights)
         kind = "Qwen2_5_VLForConditionalGeneration"
         self.network = Network(lambda: pretrained(kind, model, dtype, revision=revision), offload)
-        self.words: Callable[[], _qwen.Words] = lambda: _words(tokenizer(model, revision=revision))
-        self._words: _qwen.Words | None = None
-        self.least, self.most, self.form = _qwen25.LEAST, 0, False
+        self.words: Callable[[], qwen.Words] = lambda: _words(tokenizer(model, revision=revision))
+        self._words: qwen.Words | None = None
+        self.least, self.most, self.form = qwen25.LEAST, 0, False
 
     @classmethod
     def tiny(cls) -> VideoScore2:
         """A small Qwen2.5-VL of random weights, which reads frames of 56 x 56 and is held to the answer's form."""
-        from ._tiny import qwen25_judge, qwen_tokenizer
+        from ._networks.tiny import qwen25_judge, qwen_tokenizer
 
         reward = cls(dtype="float32")
         reward.network = Network(qwen25_judge)
@@ -116,21 +117,21 @@ class VideoScore2(Reward):
     def ratings(self, samples: Samples) -> Tensor:
         """The three soft scores of each clip, (B, 3); NaN in a row whose answer holds no scores."""
         frames = samples.video.shape[1]
-        video = samples.frames.detach().float()[:, _qwen25.looked_at(frames, samples.fps)]
+        video = samples.frames.detach().float()[:, qwen25.looked_at(frames, samples.fps)]
         words = self._words = self._words or self.words()
         with self.network.on(video) as model:
             rows = [self._rated(model, words, *each) for each in zip(video, samples.prompts, strict=True)]
         return torch.tensor(rows, device=video.device)
 
-    def _rated(self, model: Any, words: _qwen.Words, clip: Tensor, prompt: str) -> list[float]:
-        most = self.most or _qwen25.largest(len(clip))
-        said = _qwen.conversation(_qwen.prepared(clip[None], self.least, most), [prompt], words)
+    def _rated(self, model: Any, words: qwen.Words, clip: Tensor, prompt: str) -> list[float]:
+        most = self.most or qwen25.largest(len(clip))
+        said = qwen.conversation(qwen.prepared(clip[None], self.least, most), [prompt], words)
         form = _form(words.tokenizer) if self.form else None
-        answer = _qwen25.write(model, said, words, SECONDS, self.tokens, self.temperature, self.seed, form)
+        answer = qwen25.write(model, said, words, SECONDS, self.tokens, self.temperature, self.seed, form)
         return soft_scores(answer, words.tokenizer)
 
 
-def soft_scores(answer: _qwen25.Written, tokenizer: Any) -> list[float]:
+def soft_scores(answer: qwen25.Written, tokenizer: Any) -> list[float]:
     """The soft score of each part; all NaN where the answer does not hold all three."""
     at = places(answer.ids, tokenizer)
     if at is None:
@@ -180,8 +181,8 @@ def _token(ids: Sequence[int], end: int, text: str, tokenizer: Any) -> int | Non
     return count - 1 if so_far(count) == text[:end] else None
 
 
-def _words(tokens: Any, template: str = _judge_prompts.VIDEO_SCORE_2) -> _qwen.Words:
-    return _qwen.Words(tokens, template, (), "<|video_pad|>")
+def _words(tokens: Any, template: str = judge_prompts.VIDEO_SCORE_2) -> qwen.Words:
+    return qwen.Words(tokens, template, (), "<|video_pad|>")
 
 
 def _form(tokens: Any) -> list[list[int]]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._epipolar import LEAST, Matcher, compare, matcher
+from ._flow.epipolar import LEAST, Matcher, compare, matcher
 from .base import About, Card, Reward, Samples
 
 PAIR = 5  # numbers of a pair of views, see `compare`

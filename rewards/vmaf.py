@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vidrl.extras import install
+from vidrl.lookup.extras import install
 
 from .base import Card, Reward, Samples, Score, finish, nothing, refusals
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._prompts import camera, rests
+from ._prompts.motion_words import camera, rests
 from .base import Card, Reward, Samples
 from .flow import Motion, around, length, moving_edge, warp
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _vjepa2
-from ._hub import Network, chunked, pretrained
-from ._learned import LearnedReward
+from ._networks import vjepa2
+from ._networks.hub import Network, chunked, pretrained
+from ._networks.learned import LearnedReward
 from .base import Card, Samples, Score, finish, nothing, refusals
 
 
@@ -68,7 +68,7 @@ class WmReward(LearnedReward):
     def tiny(cls) -> WmReward:
         """A small V-JEPA 2 of random weights and windows of 4 frames."""
         reward = cls(window=4, past=2, stride=2)
-        reward.network = Network(_vjepa2.tiny_model)
+        reward.network = Network(vjepa2.tiny_model)
         return reward
 
     @property
@@ -97,9 +97,9 @@ class WmReward(LearnedReward):
     def _windows(self, video: Tensor) -> Tensor:
         """The cosine of each window, (B, W)."""
         with self.network.on(video) as model:
-            ready = _vjepa2.prepared(video, model.config.crop_size)
+            ready = vjepa2.prepared(video, model.config.crop_size)
             windows = ready.unfold(1, self.window, self.step).movedim(-1, 2)
-            found = chunked(partial(_vjepa2.foreseen, model, context=self.past), self.chunk, windows.flatten(0, 1))
+            found = chunked(partial(vjepa2.foreseen, model, context=self.past), self.chunk, windows.flatten(0, 1))
         return found.unflatten(0, windows.shape[:2])
 
 

@@ -27,9 +27,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vidrl import verifier, world
-from vidrl.corruptions import corrupt
-from vidrl.rewards import Samples, _whole, default
+from vidrl.rewards import Samples, default
+from vidrl.rewards._files import whole_file
+from vidrl.synthetic import verifier, world
+from vidrl.synthetic.corruptions import corrupt
 
 tiny.choose(32)  # the studies are of the smaller model
 WORK = tiny.ROOT / "runs" / "local-faults"
@@ -112,7 +113,7 @@ def encoded() -> tuple[Tensor, list[str]]:
             z = vae.encode(2 * torch.stack(clips).transpose(1, 2) - 1).latent_dist.mode()
             latents.append((z - mean) / std)
             captions += texts
-        with _whole.placing(path) as private:
+        with whole_file.placing(path) as private:
             save_file({"latents": torch.cat(latents)}, private, {"captions": json.dumps(captions)})
     with safe_open(path, "pt") as file:
         return file.get_tensor("latents"), json.loads(file.metadata()["captions"])
@@ -170,7 +171,7 @@ def _write(net: nn.Module) -> None:
 def drawn(model: Path, n: int) -> tuple[list[str], Tensor]:
     """Clips (n, F, 3, H, W) of the first held-out captions, 20 steps."""
     from vidrl.backbones.wan import Wan
-    from vidrl.rollout import draws, generate
+    from vidrl.training.rollout import draws, generate
 
     captions = [scene.caption for scene in world.scenes("held_out", n)]
     backbone = Wan(model=str(model), text_length=24)

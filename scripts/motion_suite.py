@@ -3,7 +3,8 @@
 Ten kinds of motion x three speeds x six cameras, once each; six things a kind, which differ in kind of thing and count.
 The thing and its three verbs are written by hand, so that the three speeds of one thing differ in nothing but pace; a
 Latin square says which camera meets which, and how long the clip must be. What has no motion of its own takes its speed
-from the camera. A second file is for models that speak the captions of `vidrl.world` alone: the held-out ones.
+from the camera. A second file is for models that speak the captions of `vidrl.synthetic.world` alone: the held-out
+ones.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidrl import world
-from vidrl.rewards._prompts import Wanted, wanted
+from vidrl.rewards._prompts.motion_words import Wanted, wanted
+from vidrl.synthetic import world
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "suites"
 SPEEDS = {"slow": 0.5, "plain": 1.0, "quick": 2.0}

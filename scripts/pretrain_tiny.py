@@ -1,6 +1,6 @@
 """Train assets/tiny-wan from nothing: a Wan pipeline small enough for two CPU cores.
 
-    python scripts/pretrain_tiny.py vae       # autoencoder, on stills and clips of vidrl.world
+    python scripts/pretrain_tiny.py vae       # autoencoder, on stills and clips of vidrl.synthetic.world
     python scripts/pretrain_tiny.py encode    # latents of the corpus, kept under runs/pretrain-SIZE
     python scripts/pretrain_tiny.py decoder   # more of the decoder alone; may run beside the next stage
     python scripts/pretrain_tiny.py flow      # flow-matching transformer on those latents
@@ -33,9 +33,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vidrl import verifier, world
-from vidrl.corruptions import corrupt
-from vidrl.rewards import _whole
+from vidrl.rewards._files import whole_file
+from vidrl.synthetic import verifier, world
+from vidrl.synthetic.corruptions import corrupt
 
 ROOT = Path(__file__).resolve().parent.parent
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun sets them
@@ -191,7 +191,7 @@ class Run:
         state |= {f"momentum.{k}": m for k, m in zip(self.inner, self.optimiser.momentum, strict=True)}
         for k in self.outer:
             state |= {f"{m}.{k}": value for m, value in self.optimiser.adam.state[self.params[k]].items()}
-        with _whole.placing(self.path) as private:
+        with whole_file.placing(self.path) as private:
             save_file({k: v.contiguous() for k, v in state.items()}, private)
         self.saved = time.time()
 
@@ -354,7 +354,7 @@ def encode(part: int, parts: int) -> None:
         latents.append((z - mean) / std)
         captions += texts
     path = WORK / f"latents-{part}.safetensors"
-    with _whole.placing(path) as private:
+    with whole_file.placing(path) as private:
         save_file({"latents": torch.cat(latents)}, private, {"captions": json.dumps(captions)})
 
 

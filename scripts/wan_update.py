@@ -26,10 +26,10 @@ from vidrl.algorithms.base import Experience
 from vidrl.backbones.base import Denoiser
 from vidrl.backbones.wan import Wan
 from vidrl.cost import skeleton
-from vidrl.parallel import Workers
-from vidrl.policy import Policy
-from vidrl.rollout import Plan, Rollout, decoded, draws, sample
-from vidrl.update import Updater
+from vidrl.training.policy import Policy
+from vidrl.training.processes import Workers
+from vidrl.training.rollout import Plan, Rollout, decoded, draws, sample
+from vidrl.training.update import Updater
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE, CARD = "scripts/recipes/wan_1.3b.toml", "h100-80"

@@ -9,7 +9,8 @@ import pytest
 import toys
 from test_docs import ROOT, blocks, script
 
-from vidrl import plugin, train
+from vidrl import plugin
+from vidrl.training import loop
 
 TABLE = script("algorithms_table")
 PAGE = ROOT / "docs" / "algorithms.md"
@@ -51,5 +52,5 @@ def test_the_example_trains(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_algorithms", raising=False)
     recipe = toys.recipe(tmp_path, algorithm={"name": "my_algorithms:AboveMean",
                                               "options": {"steps": 4, "noises": 2}})
-    rows = [json.loads(line) for line in (train.run(recipe) / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (loop.run(recipe) / "metrics.jsonl").read_text().splitlines()]
     assert rows and all(row["weight"] > 0 and row["kl"] > 0 for row in rows)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidrl import audit, cli, corruptions, world
+from vidrl import audit, cli
 from vidrl.audit import clips as clips_
 from vidrl.audit import search as search_
 from vidrl.audit import verdict as verdicts
@@ -21,6 +21,7 @@ from vidrl.audit.report import Null
 from vidrl.audit.scoring import batches
 from vidrl.rewards import Samples, Score, video
 from vidrl.rewards.base import Reward
+from vidrl.synthetic import corruptions, world
 
 CLIPS = audit.world_clips(6, size=32)
 

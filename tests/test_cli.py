@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidrl import checkpoint, cli, config, rewards
-from vidrl import resume as resume_
+from vidrl import cli, config, rewards
+from vidrl.training import checkpoint
+from vidrl.training import resume as resume_
 
 ROOT = Path(__file__).parent.parent
 
@@ -146,8 +147,9 @@ def test_show_tells_what_the_default_composite_is_made_of(capsys):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """vidrl.train.run, replaced by one that writes what a finished run leaves; holds what it was called with."""
-    from vidrl import train
+    """vidrl.training.loop.run, replaced by one that writes what a finished run leaves; holds what it was called
+    with."""
+    from vidrl.training import loop
 
     calls = []
 
@@ -159,7 +161,7 @@ def trained(monkeypatch):
         checkpoint.write_text(Path(given.run) / "summary.json", json.dumps(summary))
         return Path(given.run)
 
-    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(loop, "run", run)
     return calls
 
 
@@ -207,13 +209,13 @@ def test_plugins_and_options_are_checked_before_anything_runs(capsys, recipe, tr
 
 
 def test_an_interrupted_run_says_how_to_go_on(capsys, recipe, monkeypatch):
-    from vidrl import train
+    from vidrl.training import loop
 
     def run(given, resume=False):
         checkpoint.append(_claimed(recipe) / "metrics.jsonl", {"round": 1})
         return Path(given.run)
 
-    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(loop, "run", run)
     status, out, _ = said(capsys, "train", recipe)
     assert status == 130 and "--resume goes on from" in out
 
@@ -295,8 +297,8 @@ def test_score_asks_a_function_of_the_users_own(tmp_path, monkeypatch):
 
 
 def test_sample_writes_clips_from_the_seeds_it_names(capsys, tmp_path, monkeypatch):
-    from vidrl import rollout
     from vidrl.rewards import video
+    from vidrl.training import rollout
 
     written, seeds = {}, []
     note = lambda path, clip, fps: written.update({path.name: tuple(clip.shape)})  # noqa: E731
@@ -318,7 +320,8 @@ def test_sample_writes_clips_from_the_seeds_it_names(capsys, tmp_path, monkeypat
 
 def test_serve_answers_the_client_with_the_reward_asked_for(monkeypatch):
     """The command, up to the socket: one request of `http_scorer` is answered with the numbers of the reward."""
-    from vidrl.rewards import Samples, _serve
+    from vidrl.rewards import Samples
+    from vidrl.rewards._serving import serve
     from vidrl.rewards.frame_quality import FrameQuality
     from vidrl.rewards.http_scorer import HttpScorer
 
@@ -333,7 +336,7 @@ def test_serve_answers_the_client_with_the_reward_asked_for(monkeypatch):
         worker.join()
 
     samples = Samples(torch.rand(2, 3, 3, 16, 16), ["", ""], 8.0)
-    monkeypatch.setattr(_serve.Server, "serve_forever", once)
+    monkeypatch.setattr(serve.Server, "serve_forever", once)
     assert cli.main(["serve", "frame_quality", "--option", "log=true", "--port", "0"]) == 0
     assert torch.equal(found["score"].value, FrameQuality(log=True)(samples).value)
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vidrl import config, prompts, toml
+from vidrl import config
+from vidrl.data import prompts
+from vidrl.recipe import toml
 
 RECIPES = sorted((Path(__file__).parent.parent / "scripts" / "recipes").glob("*.toml"))
 
@@ -213,8 +215,8 @@ cut = {}
 
 
 def test_parts_are_numbers_or_tables(recipe):
-    from vidrl.evaluate import build_reward
     from vidrl.rewards import default
+    from vidrl.training.evaluate import build_reward
 
     loaded = config.load(recipe(PARTS), ["reward.parts.cut.weight=3", "reward.parts.loop=1"])
     config.check_plugins(loaded)
@@ -231,9 +233,9 @@ def test_parts_are_numbers_or_tables(recipe):
 def test_the_default_and_mine_are_their_weighted_sum(recipe):
     import torch
 
-    from vidrl.evaluate import build_reward
     from vidrl.rewards import Samples, default
     from vidrl.rewards.frame_quality import FrameQuality
+    from vidrl.training.evaluate import build_reward
 
     loaded = config.load(recipe("[reward.parts]\ndefault = 0.5\nframe_quality = {weight = 2, scale = 0.1}"))
     samples = Samples(torch.rand(2, 9, 3, 32, 32), ["", ""], 8.0)
@@ -250,8 +252,8 @@ def test_parts_survive_the_resolved_recipe(recipe):
 
 
 def test_a_reward_may_be_called_default(recipe):
-    from vidrl.evaluate import build_reward
     from vidrl.rewards import default
+    from vidrl.training.evaluate import build_reward
 
     loaded = config.load(recipe("[reward]\nname = 'default'"))
     config.check_plugins(loaded)

@@ -124,13 +124,13 @@ def test_a_skeleton_is_the_model(tmp_path):
                                    ["train.rounds=4", "train.eval_every=1", "train.eval_n=1"],
                                    ["algorithm.options.window=2", "algorithm.options.train_steps=0", "train.rounds=4"]])
 def test_calls_are_those_of_a_run(tmp_path, monkeypatch, given):
-    from vidrl import train
+    from vidrl.training import loop
 
     recipe = config.load(toy(tmp_path), given)
     told = counting.count(recipe, plugin.load("algorithms", "grpo", **recipe.algorithm.options), Toy.tiny(), 32)
     seen, real = [], Toy.predict
     monkeypatch.setattr(Toy, "predict", lambda self, x, t, cond: (seen.append(len(x)), real(self, x, t, cond))[1])
-    train.run(recipe)
+    loop.run(recipe)
     assert sum(seen) == told.run
     assert told.rounds[0] == {"sampling": 20, "update": 8, "reference": 8 if "beta" in str(given) else 0,
                               "divergence": 8}
@@ -142,13 +142,13 @@ def test_calls_of_a_tree_are_those_of_a_run(tmp_path, monkeypatch):
 
     The five steps of a tree have 2 2 4 4 4 calls, and its rows are 2 2 4 4.
     """
-    from vidrl import train
+    from vidrl.training import loop
 
     recipe = config.load(toy(tmp_path, group=4), ["algorithm.name=branch", "algorithm.options.train_steps=0"])
     told = counting.count(recipe, plugin.load("algorithms", "branch", **recipe.algorithm.options), Toy.tiny(), 32)
     seen, real = [], Toy.predict
     monkeypatch.setattr(Toy, "predict", lambda self, x, t, cond: (seen.append(len(x)), real(self, x, t, cond))[1])
-    train.run(recipe)
+    loop.run(recipe)
     assert told.rounds[0] == {"sampling": 2 * 16, "update": 2 * 12, "reference": 0, "divergence": 2 * 12}
     assert sum(seen) == told.run
 
@@ -157,7 +157,7 @@ def test_calls_of_a_tree_are_those_of_a_run(tmp_path, monkeypatch):
     ("nft", {"kl_beta": 0.1}), ("awm", {}), ("dpo", {}), ("kto", {}), ("rwr", {}), ("reward_backprop", {}),
     ("reward_backprop", {"way": "draft", "last": 2}), ("ddpo", {}), ("dpok", {})])
 def test_calls_of_every_family_are_those_of_a_run(tmp_path, monkeypatch, name, options):
-    from vidrl import train
+    from vidrl.training import loop
 
     recipe = config.load(toy(tmp_path, rounds=3, group=4))
     table = recipe.to_dict() | {"algorithm": {"name": name, "options": {"steps": 5} | options}}
@@ -165,7 +165,7 @@ def test_calls_of_every_family_are_those_of_a_run(tmp_path, monkeypatch, name, o
     told = counting.count(recipe, plugin.load("algorithms", name, **recipe.algorithm.options), Toy.tiny(), 32)
     seen, real = [], Toy.predict
     monkeypatch.setattr(Toy, "predict", lambda self, x, t, cond: (seen.append(len(x)), real(self, x, t, cond))[1])
-    train.run(recipe)
+    loop.run(recipe)
     assert sum(seen) == told.run
 
 

@@ -12,9 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent / "backbones"))
 
 from families import FAMILIES
 
-from vidrl import config, cost, train
+from vidrl import config, cost
 from vidrl.backbones.pipeline import Pipeline
 from vidrl.cost import table
+from vidrl.training import loop
 
 
 def recipe(tmp_path: Path, model: str, call: dict, sampler: str):
@@ -77,7 +78,7 @@ def test_calls_are_those_of_a_run(told, monkeypatch):
         return real(self, x, t, cond)
 
     monkeypatch.setattr(Pipeline, "predict", counted)
-    train.run(made)
+    loop.run(made)
     assert sum(seen) == found.calls["run"] and found.calls["sampling"] == 4 * 4
     assert "parameters of vae" in table.text(found) and "unknown" in table.text(found)
 

@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 
-from vidrl import train, verifier, world
 from vidrl.backbones.wan import Wan
-from vidrl.policy import load_adapter
-from vidrl.rollout import generate
+from vidrl.synthetic import verifier, world
+from vidrl.training import loop
+from vidrl.training.policy import load_adapter
+from vidrl.training.rollout import generate
 
 MODEL = "assets/tiny-wan-32"
 
@@ -37,7 +38,7 @@ def run(tmp_path_factory):
         f"run={folder}", "train.rounds=2", "train.prompts_per_round=2", "train.group=4", "data.held_out_n=8",
         "train.eval_every=2", "train.learning_rate=3e-3", "guard.action=warn", "train.show=2",
     ]  # fmt: skip
-    return train.run(config.load("scripts/recipes/study.toml", changes))
+    return loop.run(config.load("scripts/recipes/study.toml", changes))
 
 
 @pytest.mark.slow

@@ -4,9 +4,10 @@ import torch
 from test_docs import script
 from torch.testing import assert_close
 
-from vidrl import credit, segments, transition
+from vidrl import credit
 from vidrl.algorithms.base import clipped
 from vidrl.backbones.toy import Toy
+from vidrl.diffusion import segments, transition
 from vidrl.rewards import Score
 
 EXAMPLE = script("examples/segment_grpo")

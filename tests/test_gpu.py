@@ -6,8 +6,8 @@ from toys import Brightness, experience
 
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.wan import Wan
-from vidrl.policy import Policy
-from vidrl.rollout import draws, sample
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import draws, sample
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,12 +7,14 @@ import pytest
 import torch
 import toys
 
-from vidrl import cli, config, evaluate, plugin, stills, world
+from vidrl import cli, config, plugin
 from vidrl.bench.notes import observed
 from vidrl.bench.protocol import Protocol
-from vidrl.page.film import player
+from vidrl.report.page.film import player
+from vidrl.report.run_folder import read
 from vidrl.rewards import Composite, load, score, score_files, video
-from vidrl.run_folder import read
+from vidrl.synthetic import world
+from vidrl.training import evaluate, stills
 
 LEFT = "motion_consistency, warp_error, flicker, drift, dynamic_degree, pumping, freeze"
 
@@ -148,9 +150,9 @@ def recipe(tmp_path, **more):
 
 
 def test_a_run_on_images_says_what_it_leaves_out_and_shows_pictures(tmp_path):
-    from vidrl import train
+    from vidrl.training import loop
 
-    run = read(train.run(recipe(tmp_path)))
+    run = read(loop.run(recipe(tmp_path)))
     (note,) = [row["message"] for row in run.events if row["kind"] == "note" and "images" in row["message"]]
     assert note == (f"the backbone makes images, clips of one frame: {LEFT} need more frames, and are left out of the "
                     "reward")
@@ -172,7 +174,7 @@ def test_a_run_on_images_says_what_it_leaves_out_and_shows_pictures(tmp_path):
 ])
 def test_a_run_on_images_refuses_what_needs_time_before_any_image_is_made(tmp_path, more, message, monkeypatch):
     from vidrl.backbones.toy import Toy
-    from vidrl.train import Trainer
+    from vidrl.training.loop import Trainer
 
     monkeypatch.setattr(Toy, "decode", lambda *_: pytest.fail("an image was made"))
     with pytest.raises(ValueError, match=message):
@@ -222,8 +224,8 @@ def test_the_recipes_of_images_are_right_but_for_their_weights(name):
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_paths_that_keep_variance_have_samplers_of_their_own(name):
-    from vidrl import transition
-    from vidrl.path import discrete
+    from vidrl.diffusion import transition
+    from vidrl.diffusion.path import discrete
 
     path = discrete(torch.linspace(0.999, 0.005, 1000))
     algorithm = config.load(f"scripts/recipes/{name}.toml").algorithm
@@ -237,10 +239,10 @@ def test_paths_that_keep_variance_have_samplers_of_their_own(name):
 @pytest.mark.slow
 def test_the_recipe_of_images_learns_what_another_reader_sees(tmp_path):
     """The whole recipe, 90 s of CPU time: the reward rises beyond doubt, the judge rises, and the guards hold."""
-    from vidrl import train
+    from vidrl.training import loop
 
     changes = [f"run={tmp_path / 'run'}", "train.show=1"]
-    run = read(train.run(config.load("scripts/recipes/tiny_image.toml", changes)))
+    run = read(loop.run(config.load("scripts/recipes/tiny_image.toml", changes)))
     assert run.held_out["composite"]["low"] > 0 and run.held_out["composite"]["n"] == 256
     assert run.held_out["verifier"]["difference"] > 0
     assert {run.verdict(name) for name in run.config["guard"]["bands"]} == {"stays in band"}

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from vidrl import checkpoint, evaluate, resume
 from vidrl.bench import cache, features, manifest, results
 from vidrl.bench.page import write as write_page
-from vidrl.influence import Influence
+from vidrl.credit.influence import Influence
 from vidrl.lora import writing
-from vidrl.rewards import _whole, video
+from vidrl.rewards import video
+from vidrl.rewards._files import whole_file
+from vidrl.training import checkpoint, evaluate, resume
 
 OPENED = []
 RESULTS = {"suite": {"name": "s", "version": "1", "least": 20}, "protocol": {"decoder": "none", "hash": "abcd"},
@@ -105,12 +106,12 @@ def test_a_file_that_was_written_replaces_the_link_and_has_the_mode_of_any_new_f
         os.umask(mask)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files and {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o640}
-    assert not [path for path in files if path.name.startswith(_whole.PARTIAL)] and found
+    assert not [path for path in files if path.name.startswith(whole_file.PARTIAL)] and found
 
 
 def test_a_writer_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
     (tmp_path / "a.txt").write_text("before")
-    for way in (_whole.replacing, _whole.placing):
+    for way in (whole_file.replacing, whole_file.placing):
         with pytest.raises(ZeroDivisionError), way(tmp_path / "a.txt"):
             1 / 0  # noqa: B018
     assert (tmp_path / "a.txt").read_text() == "before" and len(list(tmp_path.iterdir())) == 1

@@ -18,9 +18,11 @@ from vidrl import plugin
 
 ROOT = Path(__file__).parent.parent
 NEEDED = [
-    "vidrl/py.typed", "vidrl/report.css", "vidrl/audit/page.css", "vidrl/cli/__init__.py", "vidrl/audit/command.py",
+    "vidrl/py.typed", "vidrl/report/report.css", "vidrl/audit/page.css", "vidrl/cli/__init__.py",
+    "vidrl/audit/command.py",
     "vidrl/rewards/base.py", "vidrl/rewards/flicker.py", "vidrl/rewards/adapt.py", "vidrl/rewards/vbench.py",
-    "vidrl/rewards/_serve.py", "vidrl/benchmarks/base.py", "vidrl/algorithms/base.py", "vidrl/backbones/base.py",
+    "vidrl/rewards/_serving/serve.py", "vidrl/benchmarks/base.py", "vidrl/algorithms/base.py",
+    "vidrl/backbones/base.py",
     "vidrl/steering/base.py",
 ]
 
@@ -90,7 +92,7 @@ def check_installed(tmp_path, wheel):
         archive.extractall(installed)
     code = ("import vidrl, vidrl.rewards; from vidrl import plugin; from importlib.resources import files\n"
             "print(vidrl.__file__); print(*plugin.names('rewards'))\n"
-            "for name in ('report.css', 'audit/page.css'): files('vidrl').joinpath(name).read_text()")
+            "for name in ('report/report.css', 'audit/page.css'): files('vidrl').joinpath(name).read_text()")
     made = run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
     assert made.returncode == 0, made.stderr
     where, plugins = made.stdout.splitlines()

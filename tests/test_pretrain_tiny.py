@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidrl import verifier, world
+from vidrl.synthetic import verifier, world
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 

@@ -5,7 +5,10 @@ from pathlib import Path
 from statistics import median, quantiles
 
 ROOT = Path(__file__).parent.parent
-CORE = ["path", "transition", "segments", "credit", "rollout", "train"]
+CORE = [
+    "diffusion/path", "diffusion/transition", "diffusion/segments", "credit/advantages",
+    "training/rollout", "training/loop",
+]  # fmt: skip
 
 
 def sources():

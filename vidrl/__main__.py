@@ -2,7 +2,7 @@
 
 import sys
 
-from vidrl.user_modules import leave_working_folder
+from vidrl.lookup.user_modules import leave_working_folder
 
 leave_working_folder()
 

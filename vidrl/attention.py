@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 
-from vidrl.extras import install
+from vidrl.lookup.extras import install
 from vidrl.plugin import nearest
 
 Kernel = Callable[..., Tensor]  # of query, key and value (B, F, heads, channels), and of a mask where one is given

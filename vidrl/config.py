@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vidrl import clip_files, plugin, prompts, toml
-from vidrl.learning_rate import Schedule
-from vidrl.recipe_text import BadRecipe, Given, apply, plain, read
-from vidrl.rewards import _named, _parts
+from vidrl import plugin
+from vidrl.data import clip_files, prompts
+from vidrl.recipe import toml
+from vidrl.recipe.recipe_text import BadRecipe, Given, apply, plain, read
+from vidrl.rewards._scoring import by_name, recipe_parts
+from vidrl.training.learning_rate import Schedule
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class PolicySection:
 class RewardSection:
     """One reward by its `name` and `options`, or a composite of `parts`; neither means `vidrl.rewards.default()`.
 
-    An entry of `parts` is the name of a reward with its weight, or with a table of weight, options, scale, band and
-    gate; `vidrl.rewards._parts.Part` says what these mean. "default" stands for all parts of the default composite.
+    An entry of `parts` is a reward's name with its weight, or with a table of weight, options, scale, band and gate
+    (`vidrl.rewards._scoring.recipe_parts.Part`). "default" stands for all parts of the default composite.
     """
 
     name: str = ""
@@ -71,10 +73,9 @@ class AlgorithmSection:
 class Data:
     """Prompt files; the first `held_out_n` held-out prompts are evaluated on.
 
-    A prompt file has one prompt a line, # for comments, or is a table (.jsonl, .csv, .parquet) of prompts with images
-    and what else goes with them. `clips`: a table of clips and prompts, or a folder with metadata.jsonl; `pairs`: a
-    table of prompt, chosen and rejected clip. Clips that are missing or do not fit, and rows of prompts that cannot be
-    used, are left out, or refused with `strict`: docs/training_data.md.
+    A prompt file has one prompt a line, # for comments, or is a table (.jsonl, .csv, .parquet) of prompts with images.
+    `clips`: a table of clips and prompts, or a folder with metadata.jsonl; `pairs`: a table of prompt, chosen and
+    rejected clip. What is missing or does not fit is left out, or refused with `strict`: docs/training_data.md.
     """
 
     prompts: str = ""
@@ -94,8 +95,8 @@ class Train:
     those that are shown. Where memory runs out, the size of the stage is halved. `data_weight`: of the loss of sft on
     `data.clips`, added to the algorithm's own loss (DDRL, arXiv 2512.04332).
 
-    `lr_schedule`, `lr_end`, `warmup` (rounds): see `vidrl.learning_rate`. `eval_n`: how many of the held-out prompts,
-    the first ones, are evaluated between rounds; 0 is all, as before the first round and after the last.
+    `lr_schedule`, `lr_end`, `warmup` (rounds): see `training.learning_rate`. `eval_n`: how many held-out prompts, the
+    first ones, are evaluated between rounds; 0 is all, as before the first round and after the last.
     """
 
     rounds: int = 30
@@ -205,21 +206,18 @@ def build(table: Mapping[str, Any], overrides: Sequence[str] = (), where: str = 
 
 
 def check_plugins(recipe: Recipe) -> None:
-    """Look up every plug-in the recipe names and check its options, without building any of them.
-
-    Raises `plugin.UnknownName` or `plugin.BadOption`.
-    """
+    """Look up each plug-in of a recipe and check its options; raises `plugin.UnknownName` or `plugin.BadOption`."""
     Section = Backbone | AlgorithmSection
     named: list[tuple[str, Section]] = [("backbones", recipe.backbone), ("algorithms", recipe.algorithm)]
     for kind, section in named:
         plugin.check(plugin.find(kind, section.name), section.options, f"{kind} {section.name!r}")
     if recipe.reward.name:
-        _named.check(recipe.reward.name, recipe.reward.options)
-    _parts.check_plugins(recipe.reward.parts)
+        by_name.check(recipe.reward.name, recipe.reward.options)
+    recipe_parts.check_plugins(recipe.reward.parts)
 
 
 def read_prompts(path: str | Path, strict: bool = False) -> list[str]:
-    """`vidrl.prompts.read`; a file that cannot be used raises `BadRecipe`."""
+    """`vidrl.data.prompts.read`; a file that cannot be used raises `BadRecipe`."""
     try:
         return prompts.read(path, strict)
     except prompts.BadPrompts as error:
@@ -340,7 +338,7 @@ def _check_values(recipe: Recipe) -> None:
         if not holds:
             raise BadRecipe(message)
     try:
-        _parts.check_values(recipe.reward.parts)
+        recipe_parts.check_values(recipe.reward.parts)
     except ValueError as error:
         raise BadRecipe(f"reward.parts.{error}") from None
 

@@ -20,8 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vidrl import user_modules
-from vidrl.advice import nearest, unknown_options
+from vidrl.lookup import user_modules
+from vidrl.lookup.advice import nearest, unknown_options
 
 BASES = {
     "rewards": "Reward",

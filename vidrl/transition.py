@@ -1,139 +1,19 @@
-"""One denoising step as a Gaussian: x_s ~ N(α_s x̂0 + keep ε̂, std²), (x̂0, ε̂) = path.split(prediction, x_t, t).
+"""The former place of `vidrl.diffusion.transition`, kept for other trainers' code that imports it from here."""
 
-Every sampler of the field is a pair of scalars (std, keep); `std` always is the total standard deviation of the step.
-Legend: t → s < t are times, floats or (B,); η noise level; x (B, C, L, H, W) latents, at least float32.
+from vidrl.diffusion.transition import (
+    SAMPLERS,
+    Step,
+    coefficients,
+    divergence,
+    log_density,
+    step,
+)
 
-| sampler | std | keep | source |
-|---|---|---|---|
-| ode | 0 | σ_s | Euler; DDIM η = 0 |
-| ddim | η (σ_s/σ_t) √(σ_t² − (α_t/α_s)² σ_s²) | √(σ_s² − std²) | arXiv 2010.02502, DDPO 2305.13301 |
-| cps | σ_s sin(ηπ/2) | σ_s cos(ηπ/2) | Flow-CPS 2509.05952 |
-| flow_sde | η √(t/(1−t)) √(t−s) | s − std²/(2t) | Flow-GRPO 2505.05470 |
-| dance_sde | η √(t−s) | s − std²/(2t) | DanceGRPO 2505.07818 |
-"""
-
-from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import log, pi
-
-import torch
-from torch import Tensor
-
-from .path import Path, exact, spread
-
-
-@dataclass(frozen=True)
-class Step:
-    """The Gaussian of one step: mean (B, ...), and std, which broadcasts against it."""
-
-    mean: Tensor
-    std: Tensor
-
-    def sample(self, noise: Tensor) -> Tensor:
-        """mean + std · noise."""
-        return self.mean + self.std * exact(noise)
-
-
-def _ddim(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> tuple[Tensor, Tensor]:
-    bridge = path.sigma(t) ** 2 - (path.alpha(t) / path.alpha(s)) ** 2 * path.sigma(s) ** 2
-    std = eta * path.sigma(s) / path.sigma(t) * bridge.clamp(min=0).sqrt()
-    return std, (path.sigma(s) ** 2 - std**2).clamp(min=0).sqrt()
-
-
-def _cps(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> tuple[Tensor, Tensor]:
-    angle = torch.as_tensor(eta * pi / 2, dtype=torch.float64, device=s.device)
-    return path.sigma(s) * angle.sin(), path.sigma(s) * angle.cos()
-
-
-def _dance_sde(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> tuple[Tensor, Tensor]:
-    std = eta * (t - s).sqrt()
-    return std, s - std**2 / (2 * t)
-
-
-def _flow_sde(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> tuple[Tensor, Tensor]:
-    level = torch.where(t >= 1, second, t)  # t/(1−t) has no value at t = 1; the published code replaces it below only
-    std = eta * (t / (1 - level)).sqrt() * (t - s).sqrt()
-    return std, s - std**2 / (2 * t)
-
-
-_SAMPLERS: dict[str, Callable[[Path, Tensor, Tensor, float, Tensor], tuple[Tensor, Tensor]]] = {
-    "ode": lambda path, t, s, eta, second: (torch.zeros_like(s), path.sigma(s)),
-    "ddim": _ddim,
-    "cps": _cps,
-    "flow_sde": _flow_sde,
-    "dance_sde": _dance_sde,
-}
-SAMPLERS = tuple(_SAMPLERS)
-
-
-def coefficients(
-    path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: Tensor | float | None = None,
-    strict: bool = True,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(std, keep) of a step t → s, float64; a step to s = 0 is ode.
-
-    `second` is the schedule's level after t = 1, which stands for t in flow_sde's 1 − t, as in Flow-GRPO's code.
-    Raises ValueError for an unknown sampler, a flow-path sampler on another path, η < 0, or, if `strict`, a noise that
-    exceeds what the step has room for: keep < 0, the predicted noise with its sign turned.
-
-    Example:
-        >>> from vidrl.path import flow
-        >>> t, s = torch.tensor([0.5, 0.25], dtype=torch.float64)
-        >>> [round(float(c), 4) for c in coefficients(flow(), "dance_sde", t, s, eta=0.4)]
-        [0.2, 0.21]
-    """
-    _check(path, sampler, eta, t, second)
-    level = s if second is None else torch.as_tensor(second, dtype=t.dtype, device=t.device)
-    std, keep = _SAMPLERS[sampler](path, t, s, float(eta), level)
-    std, keep = torch.where(s > 0, std, 0.0), torch.where(s > 0, keep, path.sigma(s))
-    if strict and bool((keep < 0).any()):
-        raise ValueError(f"expected a noise that the step has room for, got {sampler} with eta {eta} and keep = "
-                         f"{float(keep.min()):.3g}: lower eta, take more steps, or let this step draw no noise")
-    return std, keep
-
-
-def _check(path: Path, sampler: str, eta: float, t: Tensor, second: Tensor | float | None) -> None:
-    if sampler not in _SAMPLERS:
-        raise ValueError(f"expected a sampler out of {', '.join(SAMPLERS)}, got {sampler!r}")
-    if sampler.endswith("_sde") and path.kind != "flow":
-        raise ValueError(f"{sampler} needs the flow path (α = 1 − t, σ = t), got a {path.kind} path: use ddim or cps")
-    if not 0 <= eta <= (1 if sampler in ("ddim", "cps") else float("inf")):
-        raise ValueError(f"expected η ≥ 0, and at most 1 for ddim and cps, got {eta} for {sampler}")
-    if sampler == "flow_sde" and second is None and bool((t >= 1).any()):
-        raise ValueError("flow_sde at t = 1 needs `second`, the schedule's next level, got None: pass times[1]")
-
-
-def step(
-    path: Path, sampler: str, raw: Tensor, x: Tensor, t: Tensor | float, s: Tensor | float,
-    eta: float = 0.0, second: Tensor | float | None = None,
-) -> Step:  # fmt: skip
-    """The Gaussian of the step t → s that a network's output `raw` at x_t means.
-
-    Example:
-        >>> from vidrl.path import flow
-        >>> out = step(flow(), "ode", raw=torch.ones(1, 1), x=torch.ones(1, 1), t=0.5, s=0.25)
-        >>> float(out.mean), float(out.std)  # x + (s − t) v
-        (0.75, 0.0)
-    """
-    x0, eps = path.split(raw, x, t)
-    at, to = spread(t, x), spread(s, x)
-    std, keep = coefficients(path, sampler, at, to, eta, None if second is None else spread(second, x))
-    alpha = path.alpha(to)
-    return Step(alpha.to(x0) * x0 + keep.to(x0) * eps, std.to(x0))
-
-
-def log_density(step: Step, x: Tensor) -> Tensor:
-    """log N(x; mean, std²) of each element: −(x − mean)²/(2 std²) − log std − ½ log 2π.
-
-    Raises ValueError where std is 0: such a step is deterministic and has no density.
-    """
-    if not bool((step.std > 0).all()):
-        raise ValueError("expected a step with std > 0, got a deterministic one: leave ode steps out of the plan")
-    return -((exact(x) - step.mean) ** 2) / (2 * step.std**2) - step.std.log() - log(2 * pi) / 2
-
-
-def divergence(step: Step, other: Step) -> Tensor:
-    """KL of two steps of one std, of each element: (mean − mean')²/(2 std²)."""
-    return (step.mean - other.mean) ** 2 / (2 * step.std**2)
+__all__ = [
+    "SAMPLERS",
+    "Step",
+    "coefficients",
+    "divergence",
+    "log_density",
+    "step",
+]

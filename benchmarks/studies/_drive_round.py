@@ -13,8 +13,8 @@ from unittest.mock import patch
 import cv2
 
 from vidrl import config
-from vidrl.record import Clock
-from vidrl.train import Trainer
+from vidrl.training.loop import Trainer
+from vidrl.training.record import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {"grpo": "scripts/recipes/flow_grpo.toml", "nft": "scripts/recipes/demo.toml"}
@@ -52,7 +52,7 @@ def rounds(recipe: str, repeats: int) -> dict[str, list[Mapping[str, float]]]:
     The two take turns, round by round, so that other work of the machine falls on both alike.
     """
     cv2.setNumThreads(1)  # the reward's optical flow
-    with tempfile.TemporaryDirectory() as folder, patch("vidrl.train.Clock", Processor):
+    with tempfile.TemporaryDirectory() as folder, patch("vidrl.training.loop.Clock", Processor):
         made = {name: trainer(recipe, name, Path(folder, name)) for name in OPTIONS}
         found: dict[str, list[Mapping[str, float]]] = {name: [] for name in made}
         for repeat in range(repeats + 1):

@@ -12,9 +12,10 @@ from _time_to_reward_ledger import add as add_line
 from _time_to_reward_ledger import read
 from _time_to_reward_run import PROMPTS, STEPS, commit
 
-from vidrl import config, evaluate, plugin
-from vidrl.rollout import clips, draws
-from vidrl.scored import Scored
+from vidrl import config, plugin
+from vidrl.training import evaluate
+from vidrl.training.rollout import clips, draws
+from vidrl.training.scored import Scored
 
 NAME = "best-of-n"
 EACH = 16  # clips a prompt

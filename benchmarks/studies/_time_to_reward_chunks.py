@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vidrl.algorithms.base import Batch
 from vidrl.algorithms.nft import NFT
-from vidrl.policy import Policy
-from vidrl.segments import borders
+from vidrl.diffusion.segments import borders
+from vidrl.training.policy import Policy
 
 
 def shortened(change: Tensor, segments: int, most: float) -> Tensor:

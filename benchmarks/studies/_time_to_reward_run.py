@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from _time_to_reward_arms import RECIPE, ROOT, Arm
 
-from vidrl import checkpoint, config, evaluate, train
+from vidrl import config
 from vidrl.backbones.base import PromptCache
-from vidrl.policy import Policy
 from vidrl.rewards import Reward
-from vidrl.rollout import clips, draws
-from vidrl.scored import Scored
+from vidrl.training import checkpoint, evaluate, loop
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import clips, draws
+from vidrl.training.scored import Scored
 
 PROMPTS, TWINS, STEPS = 48, 16, 10  # held-out prompts, those with a second clip, denoising steps
 SOON = 2  # rounds
@@ -179,7 +180,7 @@ def run(arm: Arm, rate: float, seed: int, target: float, budget: float, rounds: 
     recipe = config.load(ROOT / RECIPE, [f'run="{folder}"', f"seed={seed}", *arm.overrides(rate)])
     watch = Watch(recipe, arm.every, target, budget, rounds, out / f"base-{commit()}.json", least)
     try:
-        train.run(recipe, look=watch)
+        loop.run(recipe, look=watch)
     except Finished:
         pass
     except RuntimeError as error:  # a gradient that is not finite: the rate is too high

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from vidrl import transition
 from vidrl.algorithms.base import Batch, Experience, Loss, clipped
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.base import Denoiser
-from vidrl.policy import Policy
-from vidrl.rollout import Plan, decoded_pieces
-from vidrl.segments import Span
+from vidrl.diffusion import transition
+from vidrl.diffusion.segments import Span
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan, decoded_pieces
 
 COMPONENTS = 3
 LEAST = 1e-3  # a quarter of a grey level: a feature that varies less is constant

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import estimators
-from vidrl.rewards import _whole
-from vidrl.schedule import equaliser
+from vidrl.credit import estimators
+from vidrl.diffusion.schedule import equaliser
+from vidrl.rewards._files import whole_file
 
 KINDS = ("free", "paired")
 WAYS = ("whole clip", "segment, sum of its frames")
@@ -70,7 +70,7 @@ def collected(run: Path, repeats: int) -> Tensor:
         file = run / f"{number:04d}.npy"
         if not file.exists():
             made_now = _one(bench, sketcher, number, data, weights).numpy()
-            with _whole.replacing(file) as out:
+            with whole_file.replacing(file) as out:
                 np.save(out, made_now)
             print(f"{number}: {time.monotonic() - start:.0f} s", flush=True)
         made.append(torch.from_numpy(np.load(file, allow_pickle=False)))

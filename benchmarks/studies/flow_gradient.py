@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidrl import world
 from vidrl.rewards import Reward, Samples, flow
-from vidrl.rewards._estimators import batched
+from vidrl.rewards._flow.estimators import batched
 from vidrl.rewards.drift import Drift
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.warp_error import WarpError
+from vidrl.synthetic import world
 
 SCENES = (world.Scene("circle", "red", "left", "slow", "speckled"),
           world.Scene("square", "blue", "down", "fast", "light"),
@@ -126,7 +126,7 @@ def report(rows: Sequence[Row], size: int) -> str:
 python benchmarks/studies/flow_gradient.py --out benchmarks/results/flow_gradient.md
 ```
 
-Three scenes of `vidrl.world`, nine frames of {size} x {size} pixels, with grain, float64; all numbers are sums over the
+Three scenes of `synthetic`, nine frames of {size} x {size} pixels, with grain, float64; all numbers are sums over the
 clips. "derivative": along one random direction, by automatic differentiation, with the flow held fixed or with the
 flow differentiated. "quotient": (R(x + h d) - R(x - h d)) / 2h with the flow estimated anew at both places.
 "rise": by how much the reward rises when the clips take a step of 0.001 (root mean square of pixel values in [0, 1])

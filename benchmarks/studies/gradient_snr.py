@@ -47,14 +47,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import composed, config, estimators, plugin, rewards, transition
+from vidrl import config, plugin, rewards
 from vidrl.backbones.base import Cond
-from vidrl.influence import WHOLE, Influence
-from vidrl.policy import Policy
-from vidrl.rewards import _whole
-from vidrl.rollout import Plan, decoded, draws
-from vidrl.schedule import equaliser, stochastic_steps
-from vidrl.segments import borders, frame_spans, pool
+from vidrl.credit import estimators
+from vidrl.credit import parts as composed
+from vidrl.credit.influence import WHOLE, Influence
+from vidrl.diffusion import transition
+from vidrl.diffusion.schedule import equaliser, stochastic_steps
+from vidrl.diffusion.segments import borders, frame_spans, pool
+from vidrl.rewards._files import whole_file
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan, decoded, draws
 
 RECIPE, SEED, PROMPTS, MEMBERS, GROUP = "scripts/recipes/study.toml", 0, 24, 32, 8
 STEPS = (0, 4, 7)  # of the ten, whose gradients are kept; 7 is the last that draws noise
@@ -228,7 +231,7 @@ def collect(run: Path, groups: int, gain_groups: int, branches: int, minutes: fl
         if file.exists() or (minutes and time.monotonic() - start > 60 * minutes):
             continue
         made = ways[kind](number)
-        with _whole.replacing(file) as out:
+        with whole_file.replacing(file) as out:
             np.savez(out, **made)  # type: ignore[arg-type]
         print(f"{kind} {number}: {time.monotonic() - start:.0f} s", flush=True)
 

@@ -2,10 +2,11 @@
 
     python benchmarks/studies/localisation.py --out benchmarks/results/localisation.md
 
-Plants six faults in 1, 3 or 5 frames of clips of vidrl.world and of assets/tiny-wan-32, and in one latent frame before
-tiny-wan-32 decodes it, and asks how much of what each reward takes off lies on those frames. Two harder cases beside:
-a fault of frame 0, and a change that lasts. Finished clips are kept in --work, so that a stopped run goes on; the page,
-and a picture (.svg) beside it, are made from all of them. About eight minutes on one core; `--quick` takes half a one.
+Plants six faults in 1, 3 or 5 frames of clips of vidrl.synthetic.world and of assets/tiny-wan-32, and in one latent
+frame before tiny-wan-32 decodes it, and asks how much of what each reward takes off lies on those frames. Two harder
+cases beside: a fault of frame 0, and a change that lasts. Finished clips are kept in --work, so that a stopped run goes
+on; the page, and a picture (.svg) beside it, are made from all of them. About eight minutes on one core; `--quick`
+takes half a one.
 
 Legend: F frames, L latent frames, M the faulty frames, c and f the curves of the clean and of the faulty clip, (F,);
 drop d = c − f. Higher curves are better.
@@ -36,10 +37,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vidrl import plugin, rollout, world
-from vidrl.corruptions import corrupt
-from vidrl.rewards import Reward, Samples, Score, _whole, default
-from vidrl.segments import Span
+from vidrl import plugin
+from vidrl.diffusion.segments import Span
+from vidrl.rewards import Reward, Samples, Score, default
+from vidrl.rewards._files import whole_file
+from vidrl.synthetic import world
+from vidrl.synthetic.corruptions import corrupt
+from vidrl.training import rollout
 
 LOCAL = ("frame", "pair")  # supports whose entries look at their own place in time
 FAULTS = ("flicker", "jump", "blur", "freeze", "identity", "noise")
@@ -311,7 +315,7 @@ def kept(file: Path, settings: Mapping[str, Any], make: Callable[..., dict[str, 
             return dict(known)
     cell = make(*args)
     file.parent.mkdir(parents=True, exist_ok=True)
-    _whole.write(file, json.dumps({"settings": settings, **cell}).encode())
+    whole_file.write(file, json.dumps({"settings": settings, **cell}).encode())
     return dict(json.loads(json.dumps(cell)))
 
 

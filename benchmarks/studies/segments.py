@@ -38,8 +38,9 @@ import _paired as paired
 import numpy as np
 from tqdm import tqdm
 
-from vidrl import checkpoint, config, evaluate, plugin
-from vidrl.launch import PARENT
+from vidrl import config, plugin
+from vidrl.training import checkpoint, evaluate
+from vidrl.training.launch import PARENT
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "scripts/recipes/study.toml"
@@ -301,9 +302,9 @@ def _stands(job: Job) -> str:
 def measure(words: Sequence[str]) -> None:
     """Measure a run's weights, or with none those of the base model, on FINAL_N held-out prompts."""
     from vidrl.backbones.base import PromptCache
-    from vidrl.held_out import HeldOut
-    from vidrl.parallel import Workers
-    from vidrl.policy import Policy
+    from vidrl.training.held_out import HeldOut
+    from vidrl.training.policy import Policy
+    from vidrl.training.processes import Workers
 
     folder = Path(config.load(RECIPE, words).run)
     trained = [f'policy.lora="{(folder / "lora").as_posix()}"'] if (folder / "lora").exists() else []

@@ -30,7 +30,7 @@ import _time_to_reward_ledger as ledger
 from _time_to_reward_arms import ARMS, PLAIN, PLAIN_ROUNDS, ROOT, SWEEP_SEED, Arm, missing
 from _time_to_reward_times import GUARDS
 
-from vidrl.launch import PARENT, end_with_parent
+from vidrl.training.launch import PARENT, end_with_parent
 
 MARGIN = 1.1  # a run goes on until this much of the higher of target and `HIGH`: the target may still move
 FORK = multiprocessing.get_context("fork")

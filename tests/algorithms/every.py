@@ -16,9 +16,9 @@ from toys import PROMPTS, Brightness, recipe
 from vidrl import config, plugin
 from vidrl.algorithms.base import Algorithm, Batch, Experience
 from vidrl.backbones.base import rows
-from vidrl.policy import Policy
-from vidrl.rewards import _writing
-from vidrl.train import Trainer
+from vidrl.rewards._files import writing
+from vidrl.training.loop import Trainer
+from vidrl.training.policy import Policy
 
 NAMES = plugin.names("algorithms")
 SMALL = {"steps": 6, "noises": 2, "segments": 3}  # of the toy's three latent frames; an algorithm takes what it has
@@ -56,7 +56,7 @@ def table(folder: Path, source: str) -> str:
     lines = []
     for i, prompt in enumerate(PROMPTS):
         for light, name in ((0.7 + 0.05 * i, "bright"), (0.3 - 0.05 * i, "dark")):
-            _writing.write(folder / f"{name}{i}.mp4", torch.full((9, 3, 32, 32), light), 8.0)
+            writing.write(folder / f"{name}{i}.mp4", torch.full((9, 3, 32, 32), light), 8.0)
         bright, dark = f"bright{i}.mp4", f"dark{i}.mp4"
         row = {"chosen": bright, "rejected": dark} if source == "pairs" else {"file_name": bright}
         lines.append(json.dumps({"prompt": prompt} | row))

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vidrl import transition
 from vidrl.backbones.base import Cond, Denoiser
-from vidrl.path import flow
+from vidrl.diffusion import transition
+from vidrl.diffusion.path import flow
 from vidrl.rewards import Reward, Samples, Score
 
 MEAN, REWARD = torch.tensor([0.5, -0.5]), torch.tensor([0.8, -0.6])  # m, and g of length 1

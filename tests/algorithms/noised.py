@@ -9,9 +9,9 @@ from toys import Brightness
 
 from vidrl.algorithms.base import Experience
 from vidrl.backbones.toy import Toy
-from vidrl.policy import Policy
-from vidrl.rollout import draws, sample
-from vidrl.segments import borders
+from vidrl.diffusion.segments import borders
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import draws, sample
 
 N, LATENTS = (
     6,

@@ -11,8 +11,8 @@ import torch
 from toys import Brightness, experience
 
 from vidrl.backbones.toy import Toy
-from vidrl.policy import Policy
-from vidrl.rollout import draws, sample, tree
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import draws, sample, tree
 
 OVER = (1, 2, 3, 4)  # the axes of a latent
 

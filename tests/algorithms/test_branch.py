@@ -12,7 +12,7 @@ from toys import Brightness, experience
 from vidrl.algorithms.branch import Branch, factored
 from vidrl.algorithms.grpo import GRPO
 from vidrl.rewards import Score
-from vidrl.rollout import Plan, draws, sample, tree
+from vidrl.training.rollout import Plan, draws, sample, tree
 
 TREE = {"at": [0, 2, 3], "factors": [2, 3, 2], "steps": 7}
 REWARD = torch.randn(24, generator=torch.Generator().manual_seed(4), dtype=torch.float64)  # two trees of twelve leaves
@@ -141,7 +141,7 @@ def test_shared_steps_are_trained_once_and_count_for_all_their_leaves(updates, b
     plain = _as_grpo(algorithm)
     every = list(GRPO.minibatches(plain, experience(rollout, advantage, group=group)))
     torch.manual_seed(5)
-    from vidrl.policy import Policy
+    from vidrl.training.policy import Policy
 
     policy = Policy(algorithm.backbone, full=True)
     policy.backbone.network.double()

@@ -18,9 +18,9 @@ from toys import Brightness, credited, experience
 from vidrl import config
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.toy import Toy
-from vidrl.policy import Policy
 from vidrl.rewards import Score
-from vidrl.rollout import draws, sample, tree
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import draws, sample, tree
 
 PAGE = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text()
 RECIPES = [made for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
@@ -130,10 +130,10 @@ def test_ratios_kl_loss_and_gradients_are_the_hosts(host, beta):
 
 def test_the_kl_of_a_step_is_the_hosts_over_its_length():
     """Of one step of length 1/6, six times the host's: by hand, (μ − μ')²/(2 g² Δt) against (μ − μ')²/(2 g²)."""
-    from vidrl.schedule import divergence_weight
+    from vidrl.diffusion.schedule import divergence_weight
 
     t, s = torch.tensor([0.5, 0.4], dtype=torch.float64), torch.tensor([0.5 - 1 / 6, 0.3], dtype=torch.float64)
-    from vidrl.path import flow
+    from vidrl.diffusion.path import flow
 
     made = {kl: divergence_weight(flow(), "dance_sde", t, s, 0.3, None, kl) for kl in ("step", "time", "mean")}
     assert made["step"].tolist() == [1, 1] and made["time"].tolist() == pytest.approx([1 / 6, 0.1])

@@ -8,9 +8,9 @@ from toys import Brightness, experience
 
 from vidrl.algorithms.d3po import D3PO, best_and_worst
 from vidrl.backbones.toy import Toy
-from vidrl.policy import Policy
-from vidrl.rollout import draws, sample
-from vidrl.segments import borders
+from vidrl.diffusion.segments import borders
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import draws, sample
 
 GROUP = torch.tensor([0, 0, 0, 1, 1, 1])
 

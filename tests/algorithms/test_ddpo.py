@@ -10,9 +10,9 @@ from published import Exact, exact, log_prob, played, ppo, same
 from published import Step as Gaussian
 
 from vidrl.algorithms.ddpo import DDPO
-from vidrl.path import discrete
+from vidrl.diffusion.path import discrete
+from vidrl.diffusion.transition import log_density
 from vidrl.rewards import Score
-from vidrl.transition import log_density
 
 LEVELS = torch.linspace(0.98, 0.02, 20, dtype=torch.float64)  # ᾱ of 20 trained levels
 

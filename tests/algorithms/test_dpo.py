@@ -7,14 +7,14 @@ import torch
 from torch.nn.functional import logsigmoid
 from toys import Brightness, experience, happened, recipe, rows
 
-from vidrl import train
 from vidrl.algorithms.base import Batch
 from vidrl.algorithms.dpo import DPO
 from vidrl.backbones.toy import Toy
-from vidrl.path import discrete, flow
-from vidrl.policy import Policy
+from vidrl.diffusion.path import discrete, flow
 from vidrl.rewards import Score
-from vidrl.rollout import Plan, draws, sample
+from vidrl.training import loop
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan, draws, sample
 
 SHAPE = (2, 3, 2, 2)
 NAN = float("nan")
@@ -324,7 +324,7 @@ def test_more_pairs_than_a_group_has_are_told_before_any_work(pairs, group, most
 def test_a_round_in_which_all_samples_tie_takes_no_step_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(Brightness, "forward", lambda self, samples: Score(torch.zeros(len(samples.video))))
     options = {"name": "dpo", "options": {"steps": 3}}
-    run = train.run(recipe(tmp_path, algorithm=options, train_rounds=2, train_eval_every=9))
+    run = loop.run(recipe(tmp_path, algorithm=options, train_rounds=2, train_eval_every=9))
     assert [row["round"] for row in rows(run)] == [1, 2] and all("margin" not in row for row in rows(run))
     told = [row for row in happened(run) if row["kind"] == "skipped"]
     assert [row["round"] for row in told] == [1, 2] and "no optimiser step" in told[0]["message"]

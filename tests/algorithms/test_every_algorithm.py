@@ -15,11 +15,12 @@ import torch
 from every import NAMES, apart, backward, begun, kind, made, norm, options, part
 from toys import rows, timeless
 
-from vidrl import checkpoint, config, train
+from vidrl import config
 from vidrl.algorithms.base import Batch
 from vidrl.inference.means import interval
 from vidrl.rewards import Score
-from vidrl.rollout import draws, generate
+from vidrl.training import checkpoint, loop
+from vidrl.training.rollout import draws, generate
 
 STORED = Path(__file__).parent / "first_steps.json"
 SOURCES = [(name, False) for name in NAMES] + [(name, True) for name in NAMES if kind(name).data == "optional pairs"]
@@ -78,9 +79,9 @@ def test_a_group_of_one_trains_or_is_refused_before_any_compute(name, tmp_path):
                   guard={"action": "warn", "bands": {"diversity": [0.0, 9.0]}})  # fmt: skip
     if name not in ALONE:
         with pytest.raises(ValueError, match="train.group: expected at least 2, got 1"):
-            train.run(recipe)
+            loop.run(recipe)
         return
-    run = train.run(recipe)
+    run = loop.run(recipe)
     text = (run / "metrics.jsonl").read_text()
     assert "NaN" not in text and "within_group_std" not in text and "zero_std_share" not in text
     assert len(rows(run)) == 2 and rows(run)[-1]["grad_norm"] > 0
@@ -89,7 +90,7 @@ def test_a_group_of_one_trains_or_is_refused_before_any_compute(name, tmp_path):
 
 def test_pairs_of_files_need_no_group(tmp_path):
     recipe = made(tmp_path, "dpo", pairs=True, train_group=1, train_prompts_per_round=4, train_rounds=1)
-    assert rows(train.run(recipe))[0]["grad_norm"] > 0
+    assert rows(loop.run(recipe))[0]["grad_norm"] > 0
 
 
 # --- the batches and the loss ----------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ SAMPLING = [name for name in NAMES if kind(name).data != "clips" and "updates" i
 @pytest.mark.parametrize("name", SAMPLING)
 def test_more_updates_than_a_round_has_rows_are_told_before_anything_is_sampled(name, tmp_path):
     with pytest.raises(ValueError, match="at least 1000 rows, one an update, got [1-9][0-9]*: lower algorithm.options"):
-        train.Trainer(config.load(made(tmp_path, name, updates=1000)))
+        loop.Trainer(config.load(made(tmp_path, name, updates=1000)))
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -189,19 +190,19 @@ def comparable(value):
 
 @pytest.mark.parametrize("name, pairs", SOURCES)
 def test_a_run_that_was_cut_goes_on_to_the_same_end(name, pairs, tmp_path, monkeypatch):
-    whole = train.run(made(tmp_path / "whole", name, pairs))
-    cut, go_on = made(tmp_path / "cut", name, pairs), train.Trainer._train_round
+    whole = loop.run(made(tmp_path / "whole", name, pairs))
+    cut, go_on = made(tmp_path / "cut", name, pairs), loop.Trainer._train_round
 
     def interrupted(trainer):
         if trainer.round == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return go_on(trainer)
 
-    monkeypatch.setattr(train.Trainer, "_train_round", interrupted)
-    train.run(cut)
+    monkeypatch.setattr(loop.Trainer, "_train_round", interrupted)
+    loop.run(cut)
     monkeypatch.undo()
     assert checkpoint.load(cut["run"])["round"] == 2
-    again = train.run(cut, resume=True)
+    again = loop.run(cut, resume=True)
     ours, theirs = checkpoint.load(again), checkpoint.load(whole)
     assert ours["round"] == theirs["round"] == 3
     for key in ("policy", "algorithm", "optimiser"):
@@ -243,7 +244,7 @@ LEARNING = {"train_prompts_per_round": 4, "train_group": 16, "train_learning_rat
 
 def gain(folder: Path, name: str, pairs: bool, seed: int, rounds: int = 6) -> float:
     """How much brighter the clips of held-out prompts are after a few rounds, from the same noise."""
-    trainer = train.Trainer(config.load(made(folder, name, pairs, **LEARNING) | {"seed": seed}))
+    trainer = loop.Trainer(config.load(made(folder, name, pairs, **LEARNING) | {"seed": seed}))
 
     def light() -> float:
         prompts = [f"a thing {i}" for i in range(16)]

@@ -7,9 +7,10 @@ import torch
 from noised import exact, move, round_of
 from toys import recipe, rows, weights
 
-from vidrl import checkpoint, config, plugin, train
+from vidrl import config, plugin
 from vidrl.algorithms._gate import held, uncertainty, win_rate
 from vidrl.rewards import Score
+from vidrl.training import checkpoint, loop
 
 SCORE = Score(
     torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0]),
@@ -105,7 +106,7 @@ def gated(folder, name: str = "grpo", **options):
 
 @pytest.mark.parametrize("name", ["grpo", "nft"])
 def test_the_reference_of_the_loss_moves_and_a_resumed_run_knows_it(tmp_path, name: str) -> None:
-    whole = train.run(gated(tmp_path / "whole", name))
+    whole = loop.run(gated(tmp_path / "whole", name))
     states = {k: checkpoint.load(whole, f"{k:06d}")["policy"] for k in (1, 2, 3, 4)}
     keys = [key.removeprefix("live/") for key in states[1] if key.startswith("live/")]
     same = lambda k, one, j, other: all(  # noqa: E731
@@ -115,9 +116,9 @@ def test_the_reference_of_the_loss_moves_and_a_resumed_run_knows_it(tmp_path, na
     assert all(row["kl"] > 0 for row in rows(whole))  # it stays that to the base model
     made = gated(tmp_path / "cut", name)
     made["train"]["time_limit"] = 1e-6
-    train.run(made)
+    loop.run(made)
     made["train"]["time_limit"] = 0.0
-    assert weights(train.run(made, resume=True)) == weights(whole)
+    assert weights(loop.run(made, resume=True)) == weights(whole)
 
 
 @pytest.mark.parametrize(("name", "options", "said"), [
@@ -134,4 +135,4 @@ def test_a_gate_that_cannot_be_is_told(name: str, options: dict, said: str) -> N
 def test_a_reward_without_parts_cannot_disagree_with_itself(tmp_path) -> None:
     made = recipe(tmp_path, algorithm={"name": "grpo", "options": {"beta": 0.1, "gate": 0.1}})
     with pytest.raises(ValueError, match="expected a composite of two or more parts for algorithm.options.gate"):
-        train.Trainer(config.load(made))
+        loop.Trainer(config.load(made))

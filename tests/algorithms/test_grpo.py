@@ -6,13 +6,13 @@ import pytest
 import torch
 from toys import Brightness, credited, experience, recipe, rows, summary
 
-from vidrl import train
 from vidrl.algorithms.grpo import GRPO, clipped
 from vidrl.backbones.toy import Toy
-from vidrl.policy import Policy
+from vidrl.diffusion.transition import SAMPLERS
 from vidrl.rewards import Score
-from vidrl.rollout import Rollout, draws, sample
-from vidrl.transition import SAMPLERS
+from vidrl.training import loop
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Rollout, draws, sample
 
 SPANS = [(0, 1), (1, 5), (5, 9)]
 GROUP = torch.tensor([0, 0, 0, 1, 1, 1])
@@ -105,8 +105,8 @@ def test_the_clip_range_widens_with_the_root_of_segments(segments):
 
 
 def algorithm_log(algorithm, policy, batch):
-    from vidrl import transition
-    from vidrl.segments import pool
+    from vidrl.diffusion import transition
+    from vidrl.diffusion.segments import pool
 
     with torch.no_grad():
         return pool(transition.log_density(algorithm.step(policy, batch), batch["after"]), batch.plan.segments)
@@ -114,8 +114,8 @@ def algorithm_log(algorithm, policy, batch):
 
 def test_the_first_gradient_is_the_policy_gradient():
     """At ratio 1 the loss's gradient is that of −A log p, whatever the clip range."""
-    from vidrl import transition
-    from vidrl.segments import pool
+    from vidrl.diffusion import transition
+    from vidrl.diffusion.segments import pool
 
     algorithm, policy = GRPO(steps=4, segments=3, updates=1), toy()
     (batch,) = batches(algorithm, rolled(algorithm, policy), torch.randn(6, 3))
@@ -280,7 +280,7 @@ def test_brightness_rises_on_held_out_prompts(tmp_path, segments):
                   train_rounds=8,
                   data_held_out=str(asked), data_held_out_n=48, train_eval_every=100,
                   train_checkpoint_every=100)  # fmt: skip
-    run = train.run(made)
+    run = loop.run(made)
     composite = summary(run)["held_out"]["composite"]
     assert composite["low"] > 0 and composite["difference"] > 0.02, composite
     means = [row["reward"]["mean"] for row in rows(run)]

@@ -8,8 +8,8 @@ from published import dance_sde, exact, kl, log_prob, played, ppo, same
 
 from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.toy import Toy
-from vidrl.path import discrete, flow
-from vidrl.schedule import sensitivity, step_weights
+from vidrl.diffusion.path import discrete, flow
+from vidrl.diffusion.schedule import sensitivity, step_weights
 
 PARTS = {1: [slice(None)], 3: [slice(0, 1), slice(1, 2), slice(2, 3)]}  # the toy's latent frames of each segment
 GUARD = {"ratio_norm": True, "step_weight": "inverse_length"}
@@ -259,7 +259,7 @@ def test_steps_that_draw_no_noise_are_not_asked_for(options, said):
     algorithm = GRPO(**options)
     with pytest.raises(ValueError, match=said):
         algorithm.setup(exact(), None, 4)
-        from vidrl.segments import frame_spans
+        from vidrl.diffusion.segments import frame_spans
 
         frame_spans(algorithm.backbone.frame_map, algorithm.segments)
 

@@ -10,9 +10,9 @@ from toys import Brightness, experience
 from vidrl.algorithms.base import Batch
 from vidrl.algorithms.kto import KTO
 from vidrl.backbones.toy import Toy
-from vidrl.path import discrete, flow
-from vidrl.policy import Policy
-from vidrl.rollout import Plan, draws, sample
+from vidrl.diffusion.path import discrete, flow
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan, draws, sample
 
 SHAPE = (2, 3, 2, 2)
 

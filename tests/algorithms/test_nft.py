@@ -137,7 +137,7 @@ def test_the_weights_that_sample_are_those_of_the_plan(who):
     first = round_of(algorithm, policy).rollout
     assert first.plan.weights == who
     move(policy, 5)
-    from vidrl.rollout import draws, sample
+    from vidrl.training.rollout import draws, sample
 
     with policy.using(first.plan.weights):
         again = sample(policy, first.cond, draws(0, [(i,) for i in range(N)]), first.plan)

@@ -14,9 +14,9 @@ from gaussian import MEAN, REWARD, Chain, Gaussian, Linear, kl_to, latents, scor
 
 from vidrl import plugin
 from vidrl.algorithms.base import Algorithm, Experience
-from vidrl.policy import Policy
 from vidrl.rewards import Score
-from vidrl.rollout import Rollout, draws, sample, tree
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Rollout, draws, sample, tree
 
 CLOSE = 0.01  # nats; the optima below lie 0.2 to 0.5 nats from where training begins
 TAU = 1.25

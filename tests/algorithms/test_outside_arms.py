@@ -17,9 +17,10 @@ from _time_to_reward_arms import ARMS, RECIPE, ROOT, missing
 from _time_to_reward_chunks import ChunkNFT, shortened
 from _time_to_reward_vipo import ViPO, allocation, features, importance
 
-from vidrl import config, train
+from vidrl import config
 from vidrl.algorithms.grpo import GRPO
 from vidrl.algorithms.nft import NFT
+from vidrl.training import loop
 
 OPTIONS = {"sampler": "flow_sde", "eta": 0.7, "steps": 5, "updates": 2}
 TOY = ('backbone.name="toy"', "backbone.options={latent_frames=5}", "policy.full=true")
@@ -31,7 +32,7 @@ def test_an_outside_arm_trains(name, tmp_path):
     arm = ARMS[name]
     assert missing(arm) == ""
     recipe = config.load(ROOT / RECIPE, [f'run="{tmp_path / "run"}"', *arm.overrides(3e-3), *TOY, *LITTLE])
-    lines = (train.run(recipe) / "metrics.jsonl").read_text().splitlines()
+    lines = (loop.run(recipe) / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2 and '"grad_norm": 0.0,' not in lines[0]
 
 

@@ -7,15 +7,16 @@ import torch
 from torch import nn
 from toys import happened, recipe, rows
 
-from vidrl import plugin, train
+from vidrl import plugin
 from vidrl.algorithms.base import Experience
 from vidrl.algorithms.reward_backprop import RewardBackprop
 from vidrl.backbones.base import Denoiser
 from vidrl.backbones.toy import Toy
-from vidrl.path import flow
-from vidrl.policy import Policy
+from vidrl.diffusion.path import flow
 from vidrl.rewards import Composite, Reward, Samples, Score, default
-from vidrl.rollout import draws, sample
+from vidrl.training import loop
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import draws, sample
 
 WAYS = ("draft", "lv", "alignprop", "refl", "vader")
 
@@ -239,7 +240,7 @@ def test_clips_with_an_undefined_number_are_counted_and_told_and_all_of_them_end
     own = {"algorithm": {"name": "reward_backprop", "options": {"steps": 4, "updates": 1}}, "train_rounds": 3,
            "train_max_unscored": 0.9}  # fmt: skip
     named = {"name": "test_reward_backprop:Spoilt", "options": {"kind": kind}}
-    run = train.run(recipe(tmp_path / "one", reward=named, **own))
+    run = loop.run(recipe(tmp_path / "one", reward=named, **own))
     shares = [row["unscored_share"] for row in rows(run)]
     assert set(shares) == {0.0, 0.5} and all(row["grad_norm"] > 0 for row in rows(run))
     said = [row["message"] for row in happened(run) if row["kind"] == "unscored"]
@@ -250,7 +251,7 @@ def test_clips_with_an_undefined_number_are_counted_and_told_and_all_of_them_end
     held_out.write_text("a fox\n")
     every = recipe(tmp_path / "all", reward=named, data_held_out=str(held_out), data_held_out_n=1, **own)
     with pytest.raises(RuntimeError, match="100% of the samples are unscored.*no finite number, or no finite gradient"):
-        train.run(every)
+        loop.run(every)
 
 
 # --- what is run -----------------------------------------------------------------------------------------------------
@@ -290,9 +291,9 @@ def test_the_loop_decodes_and_scores_nothing_where_the_loss_does(tmp_path, monke
     def never(*_):
         raise AssertionError("decoded in the loop")
 
-    monkeypatch.setattr(train.Trainer, "_decoded", never)
+    monkeypatch.setattr(loop.Trainer, "_decoded", never)
     algorithm = {"name": "reward_backprop", "options": {"steps": 4}}
-    run = train.run(recipe(tmp_path, algorithm=algorithm, reward={"name": "every:Light"}))
+    run = loop.run(recipe(tmp_path, algorithm=algorithm, reward={"name": "every:Light"}))
     table = rows(run)
     assert [set(row["reward"]) for row in table] == [{"mean", "std"}] * 5 and table[-1]["unscored_share"] == 0
     assert 0 < table[0]["reward"]["mean"] < table[-1]["reward"]["mean"] < 1
@@ -315,7 +316,7 @@ def test_too_many_clips_that_the_loss_cannot_score_end_the_run(tmp_path):
                   data_held_out=str(tmp_path / "cats.txt"))  # fmt: skip
     (tmp_path / "cats.txt").write_text("a cat\n")
     with pytest.raises(RuntimeError, match=r"of the samples are unscored, at most 40% may be"):
-        train.run(made)
+        loop.run(made)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -408,7 +409,7 @@ def test_a_recipe_is_refused_before_the_model_is_loaded(tmp_path):
     made = recipe(tmp_path, algorithm={"name": "reward_backprop"}, reward={"name": "default"},
                   backbone={"name": "wan", "options": {"model": "/nowhere"}})  # fmt: skip
     with pytest.raises(ValueError, match="blind_parts"):
-        train.run(made)
+        loop.run(made)
 
 
 @pytest.mark.parametrize("way", WAYS)

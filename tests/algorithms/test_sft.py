@@ -6,9 +6,9 @@ from toys import Brightness, experience
 
 from vidrl.algorithms.sft import SFT
 from vidrl.backbones.toy import Toy
-from vidrl.policy import Policy
-from vidrl.rollout import draws, sample
-from vidrl.segments import borders
+from vidrl.diffusion.segments import borders
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import draws, sample
 
 
 def made(segments: int = 1, frames: int = 3, **options) -> tuple[SFT, Policy, object]:

@@ -12,7 +12,7 @@ from families import FAMILIES, picture
 
 from vidrl.backbones._layout import Layout, _places
 from vidrl.backbones.pipeline import Pipeline
-from vidrl.prompt import Prompt
+from vidrl.data.prompt import Prompt
 
 HOLDS = ["ltx_condition", "wan22_5b_i2v"]  # their first latent frame
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vidrl.backbones.base import rows
 from vidrl.backbones.pipeline import Pipeline
-from vidrl.rollout import draws
+from vidrl.training.rollout import draws
 
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vidrl import transition
 from vidrl.algorithms.base import Batch
 from vidrl.backbones.base import rows
 from vidrl.backbones.pipeline import Pipeline
-from vidrl.policy import Policy, load_adapter
-from vidrl.prompt import Prompt
-from vidrl.rollout import Plan, draws, sample
-from vidrl.segments import pool
+from vidrl.data.prompt import Prompt
+from vidrl.diffusion import transition
+from vidrl.diffusion.segments import pool
+from vidrl.training.policy import Policy, load_adapter
+from vidrl.training.rollout import Plan, draws, sample
 
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
 

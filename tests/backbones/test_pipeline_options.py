@@ -18,9 +18,9 @@ from families import FAMILIES, PROMPTS
 from vidrl import config
 from vidrl.attention import AttentionError
 from vidrl.backbones.pipeline import Pipeline
-from vidrl.policy import Policy
-from vidrl.rollout import draws
-from vidrl.train import Trainer
+from vidrl.training.loop import Trainer
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import draws
 
 MIDDLE = 0.5
 

@@ -14,9 +14,9 @@ from vidrl.algorithms.base import Batch
 from vidrl.algorithms.reward_backprop import RewardBackprop
 from vidrl.backbones._layout import Layout
 from vidrl.backbones.pipeline import Pipeline
-from vidrl.policy import Policy
-from vidrl.prompt import Prompt
-from vidrl.rollout import Plan
+from vidrl.data.prompt import Prompt
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 LONG, SHORT = 17, 9  # pixel frames; each of these families has 4 of them a latent frame
 

@@ -11,13 +11,13 @@ pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
 from families import FAMILIES, PROMPTS
 
-from vidrl import transition
 from vidrl.backbones._joined import _columns
 from vidrl.backbones.base import rows
 from vidrl.backbones.pipeline import Pipeline
-from vidrl.prompt import Prompt
-from vidrl.rollout import draws
-from vidrl.segments import pool
+from vidrl.data.prompt import Prompt
+from vidrl.diffusion import transition
+from vidrl.diffusion.segments import pool
+from vidrl.training.rollout import draws
 
 FAMILY, STEPS, SEED = FAMILIES["ltx2"], 4, 7
 VIDEO = 64  # numbers of a latent frame's video: 4 channels of 4 x 4 latents

@@ -12,10 +12,10 @@ diffusers = pytest.importorskip("diffusers", reason="needs vidrl[train]")
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 
-from vidrl import world
 from vidrl.attention import AttentionError
 from vidrl.backbones.wan import Wan
-from vidrl.prompt import Prompt
+from vidrl.data.prompt import Prompt
+from vidrl.synthetic import world
 
 TINY_WAN = Path(__file__).parents[2] / "assets" / "tiny-wan"
 PROMPTS = ["a red circle moves left", "a blue cross stays still"]

@@ -5,9 +5,9 @@ import torch
 from _browser import Browser
 from _results import NAUGHTY, finish, made
 
-from vidrl import corruptions, world
 from vidrl.bench.page import write
 from vidrl.rewards import video
+from vidrl.synthetic import corruptions, world
 
 pytestmark = pytest.mark.slow
 

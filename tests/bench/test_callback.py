@@ -10,10 +10,12 @@ import torch
 from conditioned import conditioned
 from toys import recipe, rows, weights
 
-from vidrl import cli, config, report, train
+from vidrl import cli, config
 from vidrl.bench import callback, suite
 from vidrl.bench.dims import Dim
-from vidrl.toml import write
+from vidrl.recipe.toml import write
+from vidrl.report import run_report
+from vidrl.training import loop
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -31,7 +33,7 @@ def asked(folder: Path, **changes) -> config.Recipe:
 @pytest.fixture(scope="module")
 def looked(tmp_path_factory):
     made = asked(tmp_path_factory.mktemp("looked"))
-    return train.run(made, look=callback.build(made))
+    return loop.run(made, look=callback.build(made))
 
 
 def test_a_look_every_second_round_and_at_the_end(looked):
@@ -62,7 +64,7 @@ def sets(run, name):
 def test_dims_that_were_trained_on_are_marked(looked):
     dims = json.loads((looked / "bench" / "000002" / "results.json").read_text())["dims"]
     assert {dim["name"]: dim["trained"] for dim in dims} == {"flicker": True, "freeze": False}
-    page = report.write(looked).read_text()
+    page = run_report.write(looked).read_text()
     assert "flicker †" in page and "freeze</h3>" in page and "freeze †" not in page and "The suite mine" in page
 
 
@@ -77,7 +79,7 @@ def test_what_counts_as_trained_on(section, reward, marked):
 
 
 def test_training_is_the_same_to_the_last_bit_with_and_without_looks(looked, tmp_path):
-    plain = train.run(asked(tmp_path))
+    plain = loop.run(asked(tmp_path))
     assert weights(plain) == weights(looked)
     assert rows(plain, "evals") == rows(looked, "evals")
 
@@ -92,9 +94,9 @@ def test_a_resumed_run_looks_as_one_that_was_not_interrupted(looked, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train.run(made, look=killed)
+        loop.run(made, look=killed)
     assert [row["round"] for row in rows(made.run, "bench")] == [0, 2]
-    train.run(made, resume=True, look=callback.build(made))
+    loop.run(made, resume=True, look=callback.build(made))
     assert rows(made.run, "bench") == rows(looked, "bench")
     assert weights(made.run) == weights(looked)
 
@@ -110,17 +112,17 @@ def test_a_look_leaves_global_generators_alone(tmp_path):
         after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()
         assert torch.equal(before[-1][0], after[0]) and (before[-1][1] == after[1]).all() and before[-1][2] == after[2]
 
-    train.run(made, look=watched)
+    loop.run(made, look=watched)
     assert len(before) == 4
 
 
 def test_a_look_that_fails_is_told_and_ends_no_run(tmp_path, capsys, monkeypatch):
     made = asked(tmp_path, train_rounds=2)
     monkeypatch.setattr(callback.measure, "run", lambda *a, **k: 1 / 0)
-    run = train.run(made, look=callback.build(made))
+    run = loop.run(made, look=callback.build(made))
     assert [row["why"] for row in rows(run, "bench")] == ["ZeroDivisionError: division by zero"] * 2
     assert "could not be measured: ZeroDivisionError" in capsys.readouterr().err
-    assert "Not measured: round 0: ZeroDivisionError" not in report.write(run).read_text()  # no dims, no section
+    assert "Not measured: round 0: ZeroDivisionError" not in run_report.write(run).read_text()  # no dims, no section
 
 
 # --- the recipe ------------------------------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ def test_a_suite_without_pictures_is_refused_before_any_clip_of_a_model_that_nee
     made = config.load(conditioned(tmp_path) | {"bench": {"suite": str(tmp_path / "mine.toml")}})
     said = "the suite 'mine' .* expected prompts with image, .* got 'a fox' without image.* .jsonl, .csv or .parquet"
     with pytest.raises(suite.BadSuite, match=said):
-        train.Trainer(made, callback.build(made))
+        loop.Trainer(made, callback.build(made))
     assert not Path(made.run).exists()
 
 
@@ -190,8 +192,8 @@ def test_a_run_without_a_suite_may_be_resumed_with_one(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train.run(plain, look=killed)
-    train.run(made, resume=True, look=callback.build(made))
+        loop.run(plain, look=killed)
+    loop.run(made, resume=True, look=callback.build(made))
     assert [row["round"] for row in rows(made.run, "bench")] == [2, 3]
 
 
@@ -204,7 +206,7 @@ def test_two_processes_share_the_clips_and_measure_all(tmp_path):
         said = child.communicate(timeout=120)[0]
     assert child.returncode == 0, said
     alone = asked(tmp_path / "alone", train_rounds=2)
-    train.run(alone, look=callback.build(alone))
+    loop.run(alone, look=callback.build(alone))
     found = [json.loads((Path(one.run) / "bench" / "000000" / "results.json").read_text()) for one in (made, alone)]
     ids = [[clip["id"] for clip in one["sets"][0]["clips"]] for one in found]
     assert ids[0] == ids[1] and len(ids[0]) == 2 and found[0]["summary"] == found[1]["summary"]

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from vidrl import world
 from vidrl.bench import suite
 from vidrl.bench.breakdown import breakdown
 from vidrl.bench.expectations import (
@@ -20,6 +19,7 @@ from vidrl.bench.expectations import (
     StillCamera,
 )
 from vidrl.rewards import Samples
+from vidrl.synthetic import world
 
 DIMS = {"heading": Heading, "path": Path, "rest": Rest, "camera": CameraMove, "still_camera": StillCamera,
         "pace": Pace}  # fmt: skip

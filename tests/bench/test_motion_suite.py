@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vidrl import world
 from vidrl.bench import suite
 from vidrl.bench.expectations import seconds, things
-from vidrl.rewards._prompts import Wanted, wanted
+from vidrl.rewards._prompts.motion_words import Wanted, wanted
+from vidrl.synthetic import world
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = ("motion.jsonl", "motion_world.jsonl")

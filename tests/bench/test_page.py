@@ -15,7 +15,6 @@ import pytest
 import torch
 from _results import NAUGHTY, finish, made
 
-from vidrl import world
 from vidrl.bench.page import LARGEST, cases, facts, page, write
 from vidrl.bench.page.cases import Case, examples, opened
 from vidrl.bench.page.clips import link
@@ -23,6 +22,7 @@ from vidrl.bench.page.media import maps, media, spaced, thumbnails
 from vidrl.bench.page.summary import axis
 from vidrl.rewards import Samples, video
 from vidrl.rewards.warp_error import WarpError
+from vidrl.synthetic import world
 
 PROTOCOL = {"fps": 0, "side": 0, "frames": 0, "decoder": "decord 0.6.0", "hash": "3f2a"}
 

@@ -13,8 +13,8 @@ from vidrl.bench import preference_page, preferences
 from vidrl.bench import suite as suites
 from vidrl.bench.items import Item
 from vidrl.bench.suite import Suite
-from vidrl.corruptions import corrupt
 from vidrl.rewards import video
+from vidrl.synthetic.corruptions import corrupt
 
 ONE = suites.load("temporal").only(["flicker"])
 

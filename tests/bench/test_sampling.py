@@ -9,8 +9,8 @@ import torch
 from vidrl.backbones.toy import Toy
 from vidrl.bench import items, sampling, suite
 from vidrl.bench.sampling import Changed, Task
-from vidrl.policy import Policy
 from vidrl.rewards import video
+from vidrl.training.policy import Policy
 
 ROOT = Path(__file__).parent.parent.parent
 PROMPTS = ['a "red" fox, <b>running</b>', "a cat; rm -rf $HOME", "eine Kuh läuft"]

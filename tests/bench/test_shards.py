@@ -12,9 +12,9 @@ import torch.distributed as dist
 from _clips import folder
 from toys import ended, forked
 
-from vidrl import launch
 from vidrl.bench import items
 from vidrl.bench.shards import Group
+from vidrl.training import launch
 
 HERE = Path(__file__).parent
 

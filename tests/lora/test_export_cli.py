@@ -9,7 +9,7 @@ from vidrl import lora
 from vidrl.backbones.toy import Toy
 from vidrl.backbones.wan import Wan
 from vidrl.cli import main
-from vidrl.policy import Policy
+from vidrl.training.policy import Policy
 
 
 @pytest.fixture

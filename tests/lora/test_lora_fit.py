@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
 from vidrl import lora
 from vidrl.backbones.wan import Wan
-from vidrl.policy import Policy, load_adapter
+from vidrl.training.policy import Policy, load_adapter
 
 FILE = "pytorch_lora_weights.safetensors"
 

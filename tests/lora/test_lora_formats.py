@@ -21,7 +21,7 @@ from vidrl import lora
 from vidrl.backbones.wan import Wan
 from vidrl.lora import names
 from vidrl.lora.file import Lora
-from vidrl.policy import Policy
+from vidrl.training.policy import Policy
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 ALL = [*ATTENTION, "ffn.net.0.proj", "ffn.net.2"]

@@ -6,7 +6,7 @@ from torch import nn
 pytest.importorskip("diffusers", reason="needs vidrl[train]")
 from vidrl.backbones.wan import Wan
 from vidrl.lora import resolve
-from vidrl.policy import Policy
+from vidrl.training.policy import Policy
 
 
 def trained(targets) -> set[str]:

@@ -20,10 +20,10 @@ import pytest
 import stand_ins
 import torch
 
-from vidrl import world
 from vidrl.rewards import Composite, Reward, Samples, Score, adapt, default
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.frame_quality import FrameQuality
+from vidrl.synthetic import world
 
 SCENES = [world.Scene("circle", "red", "left", "fast", "speckled"), world.Scene("cross", "blue", "up", "slow", "light")]
 VIDEO = torch.stack([world.render(s, 48, 9, seed=i).video for i, s in enumerate(SCENES)])  # (B, F, C, H, W)

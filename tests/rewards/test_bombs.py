@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from vidrl.rewards import _stream, score_files, video
+from vidrl.rewards import score_files, video
+from vidrl.rewards._scoring import long_clips
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.jerk import Jerk
 
@@ -58,7 +59,7 @@ def test_this_process_stays_small(tmp_path):
 
 
 def test_large_frames_at_a_high_rate_are_not_held_back_without_end(monkeypatch):
-    monkeypatch.setattr(_stream, "HELD", 20 * 3 * 64 * 64)
+    monkeypatch.setattr(long_clips, "HELD", 20 * 3 * 64 * 64)
     stream = Jerk().stream(fps=120.0)
     with pytest.raises(MemoryError, match="got 64 x 64 at 120 a second"):
         for _ in range(4):

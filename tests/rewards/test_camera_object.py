@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from vidrl import world
 from vidrl.rewards import Samples
-from vidrl.rewards._camera import Camera, camera, similarity, split
+from vidrl.rewards._flow.camera import Camera, camera, similarity, split
 from vidrl.rewards.camera_object import PARTS, CameraObject
 from vidrl.rewards.flow import Motion
+from vidrl.synthetic import world
 
 SIDE = 64
 DIAGONAL = SIDE * math.sqrt(2)

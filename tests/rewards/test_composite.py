@@ -122,7 +122,7 @@ LEFT = "inapplicable to an image: needs a clip of at least 3 frames, got 1"
 
 
 def test_of_an_image_the_default_is_its_parts_that_score_one_frame():
-    from vidrl.rewards._left_out import left_out
+    from vidrl.rewards._scoring.left_out import left_out
     from vidrl.rewards.frame_quality import FrameQuality
 
     score = default()(IMAGES)
@@ -371,7 +371,7 @@ def test_a_few_clips_at_a_time_give_the_numbers_of_all_at_once(monkeypatch):
 
 
 def world_clip(seed: int) -> torch.Tensor:
-    from vidrl import world
+    from vidrl.synthetic import world
 
     return world.render(world.Scene("circle", "red", "left", "slow", "speckled"), 48, 13, seed=seed).video
 

@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
-from vidrl import corruptions, plugin, world
+from vidrl import plugin
 from vidrl.rewards import Card, Reward, Samples, Score
+from vidrl.synthetic import corruptions, world
 
 NAMES = plugin.names("rewards")
 SCENES = [

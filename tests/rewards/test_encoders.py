@@ -6,8 +6,12 @@ import torch
 
 pytest.importorskip("transformers")
 
-from vidrl.rewards import _hub, _pixels, _qwen, _tiny, _vbench_networks, encoders
-from vidrl.rewards._pixels import HALF, IMAGENET, OPENAI, Pixels
+from vidrl.rewards import encoders
+from vidrl.rewards._networks import hub as _hub
+from vidrl.rewards._networks import pixels as _pixels
+from vidrl.rewards._networks import qwen, tiny
+from vidrl.rewards._networks.pixels import HALF, IMAGENET, OPENAI, Pixels
+from vidrl.rewards._vbench import networks
 
 
 def pictures(height=40, width=56, count=3):
@@ -87,26 +91,26 @@ def test_grey_frames_become_three_channels():
 
 def siglip_model():
     t = _hub.package("transformers")
-    text = {**_tiny.SMALL, "vocab_size": 60, "max_position_embeddings": 8}
-    sight = {**_tiny.SMALL, "image_size": 32, "patch_size": 16}
-    return _tiny.seeded(lambda: t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=sight)))
+    text = {**tiny.SMALL, "vocab_size": 60, "max_position_embeddings": 8}
+    sight = {**tiny.SMALL, "image_size": 32, "patch_size": 16}
+    return tiny.seeded(lambda: t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=sight)))
 
 
 def vit_model():
     t = _hub.package("transformers")
-    return _tiny.seeded(lambda: t.ViTModel(t.ViTConfig(**_tiny.SMALL, image_size=32, patch_size=16)))
+    return tiny.seeded(lambda: t.ViTModel(t.ViTConfig(**tiny.SMALL, image_size=32, patch_size=16)))
 
 
 def dinov3_model():
     t = _hub.package("transformers")
-    return _tiny.seeded(lambda: t.DINOv3ViTModel(t.DINOv3ViTConfig(**_tiny.SMALL, image_size=32, patch_size=16)))
+    return tiny.seeded(lambda: t.DINOv3ViTModel(t.DINOv3ViTConfig(**tiny.SMALL, image_size=32, patch_size=16)))
 
 
 MODELS = {
-    "clip": (_tiny.clip_model, CASES[0], {"size": {"shortest_edge": 36}, "crop_size": 32}),
+    "clip": (tiny.clip_model, CASES[0], {"size": {"shortest_edge": 36}, "crop_size": 32}),
     "siglip": (siglip_model, CASES[1], {"size": {"height": 32, "width": 32}}),
     "dino": (vit_model, CASES[3], {"size": {"height": 32, "width": 32}}),
-    "dinov2": (_tiny.dinov2_model, CASES[2], {"size": {"shortest_edge": 32}, "crop_size": 28}),
+    "dinov2": (tiny.dinov2_model, CASES[2], {"size": {"shortest_edge": 32}, "crop_size": 28}),
     "dinov3": (dinov3_model, CASES[3], {"size": {"height": 32, "width": 32}}),
 }
 
@@ -132,14 +136,14 @@ def test_a_local_folder_gives_the_features_of_transformers(family, tmp_path):
 
 def test_chunks_change_no_number_and_gradients_pass():
     images = pictures().requires_grad_()
-    whole = _tiny.vision(100)(images)
-    torch.testing.assert_close(_tiny.vision(2)(images), whole, atol=1e-6, rtol=1e-5)
+    whole = tiny.vision(100)(images)
+    torch.testing.assert_close(tiny.vision(2)(images), whole, atol=1e-6, rtol=1e-5)
     (gradient,) = torch.autograd.grad(whole[:, 0].sum(), images)
     assert gradient.abs().sum() > 0
 
 
 def test_weights_can_be_bfloat16(tmp_path):
-    _tiny.dinov2_model().save_pretrained(tmp_path)
+    tiny.dinov2_model().save_pretrained(tmp_path)
     images = pictures(28, 28)
     half = encoders.load(f"dinov2:{tmp_path}", dtype="bfloat16")
     half.find = lambda _: Pixels(28, None, IMAGENET)
@@ -186,7 +190,7 @@ def test_a_folder_without_weights_says_what_it_needs(tmp_path):
 
 
 def test_efficientnet_and_callables_are_taken():
-    from vidrl.rewards._efficientnet import EfficientNetLite
+    from vidrl.rewards._networks.efficientnet import EfficientNetLite
 
     assert isinstance(encoders.load("efficientnet"), EfficientNetLite)
     assert encoders.load(len) is len
@@ -209,7 +213,7 @@ def test_what_is_not_there_is_told_with_the_cure(monkeypatch, tmp_path):
     for spec in (f"clip:{tmp_path}/nothing", "clip:nobody/nothing"):
         with pytest.raises(OSError, match="hf download"):
             encoders.load(spec)(pictures())
-    for load in (_vbench_networks.dino, _vbench_networks.clip, _qwen.configuration):
+    for load in (networks.dino, networks.clip, qwen.configuration):
         with pytest.raises(OSError, match=r"cannot load '.*nothing'.*hf download"):
             load(f"{tmp_path}/nothing")
     with pytest.raises(OSError, match="no file.*hf download"):
@@ -295,7 +299,7 @@ def test_a_network_is_built_once_frozen_and_put_away():
 
 
 def test_float64_is_computed_in_float64_and_leaves_the_weights_alone():
-    encoder = _tiny.vision()
+    encoder = tiny.vision()
     images = pictures(28, 28)
     exact = encoder(images.double())
     assert exact.dtype == torch.float64 and encoder(images).dtype == torch.float32

@@ -10,7 +10,7 @@ import torch
 
 from vidrl import cli
 from vidrl.rewards import Samples, score_files, video
-from vidrl.rewards._finding import inside, left_out
+from vidrl.rewards._files.finding import inside, left_out
 from vidrl.rewards.flicker import Flicker
 
 cv2 = pytest.importorskip("cv2")

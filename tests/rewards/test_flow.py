@@ -8,10 +8,12 @@ import cv2
 import pytest
 import torch
 
-from vidrl import corruptions, world
-from vidrl.rewards import Composite, Samples, _estimators, _raft, default, flow
+from vidrl.rewards import Composite, Samples, default, flow
+from vidrl.rewards._flow import estimators
+from vidrl.rewards._flow import raft as _raft
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.warp_error import WarpError
+from vidrl.synthetic import corruptions, world
 
 
 def cloud(frames: int, dx: float, dy: float, size: int = 48) -> torch.Tensor:
@@ -88,8 +90,8 @@ def test_threads_of_opencv_change_nothing_and_are_put_back():
 
 def test_one_flow_a_clip_for_the_whole_composite_and_for_others_built_apart(monkeypatch):
     """Every part of the composite and two rewards made elsewhere, on the same samples: each pair of frames once."""
-    pairs, real = [], _estimators._pair
-    monkeypatch.setattr(_estimators, "_pair", lambda *a: pairs.append(1) or real(*a))
+    pairs, real = [], estimators._pair
+    monkeypatch.setattr(estimators, "_pair", lambda *a: pairs.append(1) or real(*a))
     samples = Samples(cloud(5, 1, 0, 16), ["clouds go by"], 8.0)
     default()(samples)
     WarpError()(samples)
@@ -100,8 +102,8 @@ def test_one_flow_a_clip_for_the_whole_composite_and_for_others_built_apart(monk
 
 
 def test_phases_of_a_clip_share_their_flow_too(monkeypatch):
-    pairs, real = [], _estimators._pair
-    monkeypatch.setattr(_estimators, "_pair", lambda *a: pairs.append(1) or real(*a))
+    pairs, real = [], estimators._pair
+    monkeypatch.setattr(estimators, "_pair", lambda *a: pairs.append(1) or real(*a))
     samples = Samples(cloud(15, 1, 0, 16), ["clouds go by"], 24.0)
     default()(samples)
     Flicker()(samples)
@@ -221,7 +223,7 @@ def test_bytes_are_measured_as_floats_are():
 def test_the_changing_colour_is_the_principal_axis_of_edges():
     """Against the matrix written out, of gradients of the change and of both frames."""
     frames = torch.rand(3, 3, 9, 11, generator=torch.Generator().manual_seed(5))
-    for t, axis in enumerate(_estimators.changing_colour(frames)):
+    for t, axis in enumerate(estimators.changing_colour(frames)):
         change, stay = frames[t + 1] - frames[t], 0.2 * frames[t : t + 2]
         steps = [step for x in (change, *stay) for step in (x.diff(dim=-1), x.diff(dim=-2))]
         edges = torch.cat([step.flatten(1) for step in steps], 1).double()

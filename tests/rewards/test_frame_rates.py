@@ -5,8 +5,9 @@ from functools import lru_cache
 import pytest
 import torch
 
-from vidrl import plugin, world
+from vidrl import plugin
 from vidrl.rewards import Samples
+from vidrl.synthetic import world
 
 RATES, SIZES, SECONDS = (8, 12, 24, 30), (64, 96), 2
 SCENES = [

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidrl import corruptions, world
 from vidrl.rewards import Samples, video
 from vidrl.rewards.freeze import Freeze, amid, change, usual
+from vidrl.synthetic import corruptions, world
 
 MOVING = world.render(world.Scene("circle", "red", "left", "fast", "speckled"), 32, 17).video
 

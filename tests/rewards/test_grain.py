@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from vidrl import corruptions, world
 from vidrl.rewards import Samples, default
 from vidrl.rewards.flow import energy
 from vidrl.rewards.frame_quality import FrameQuality, ratio, sharp, squared_steps
 from vidrl.rewards.freeze import Freeze, above_grain
 from vidrl.rewards.pumping import Pumping
 from vidrl.rewards.warp_error import squared
+from vidrl.synthetic import corruptions, world
 
 KINDS = ("white", "blue", "pink", "grey")
 

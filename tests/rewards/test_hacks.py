@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidrl import corruptions, world
 from vidrl.rewards import Samples, default, video
+from vidrl.synthetic import corruptions, world
 
 MUST_LOSE = ("freeze", "duplicate", "slow", "blur", "dim")
 LOSES_TOO = ("stutter", "cut", "shuffle", "loop", "shake", "flicker", "noise", "fade", "grey", "codec", "grid", "drift")

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples, Score
-from vidrl.rewards._post import Again, Patience, retry_after
-from vidrl.rewards._wire import pack, pack_score
-from vidrl.rewards._words import shown
+from vidrl.rewards._serving.post import Again, Patience, retry_after
+from vidrl.rewards._serving.wire import pack, pack_score
+from vidrl.rewards._serving.words import shown
 from vidrl.rewards.http_scorer import HttpScorer
 from vidrl.rewards.judge import Judge
 

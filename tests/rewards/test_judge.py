@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples
-from vidrl.rewards._chat import LARGEST, Endpoint, NoAnswer, text
+from vidrl.rewards._prompts.chat import LARGEST, Endpoint, NoAnswer, text
 from vidrl.rewards.judge import Judge, drawn, png, small, strict
 
 KEY = "sk-test-0123456789"

@@ -13,9 +13,11 @@ from torch.nn import functional as f
 
 pytest.importorskip("transformers")
 
-from vidrl import plugin, world
-from vidrl.rewards import Samples, _hub, _pixels, _qwen, _tiny
-from vidrl.rewards._pixels import OPENAI
+from vidrl import plugin
+from vidrl.rewards import Samples
+from vidrl.rewards._networks import hub, qwen, tiny
+from vidrl.rewards._networks import pixels as _pixels
+from vidrl.rewards._networks.pixels import OPENAI
 from vidrl.rewards.aesthetic import Aesthetic
 from vidrl.rewards.clip_alignment import ClipAlignment
 from vidrl.rewards.feature_consistency import FeatureConsistency
@@ -25,6 +27,7 @@ from vidrl.rewards.image_reward import ImageReward
 from vidrl.rewards.pick_score import PickScore
 from vidrl.rewards.video_align import VideoAlign, read_marks, sampled
 from vidrl.rewards.video_alignment import VideoAlignment
+from vidrl.synthetic import world
 
 NAMES = ["aesthetic", "clip_alignment", "feature_consistency", "hps", "hps_v3", "image_reward", "pick_score",
          "video_align", "video_alignment"]
@@ -51,7 +54,7 @@ def holders(reward):
 
 
 def networks(reward):
-    return [one for holder in holders(reward) for one in vars(holder).values() if isinstance(one, _hub.Network)]
+    return [one for holder in holders(reward) for one in vars(holder).values() if isinstance(one, hub.Network)]
 
 
 # --- what all keep -----------------------------------------------------------------------------------------------
@@ -152,9 +155,9 @@ def clip_folder(tmp_path):
     """A checkpoint of transformers, with its tokenizer and an image processor that leaves 32 x 32 as it is."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    model = _tiny.clip_model().eval()
+    model = tiny.clip_model().eval()
     model.save_pretrained(tmp_path)
-    _tiny.clip_tokenizer().save_pretrained(tmp_path)
+    tiny.clip_tokenizer().save_pretrained(tmp_path)
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
     return tmp_path, model
 
@@ -169,7 +172,7 @@ def logits(model, video, tokenizer):
 
 def test_clip_alignment_is_transformers_cosine(clip_folder):
     folder, model = clip_folder
-    expected = logits(model, clips(), _tiny.clip_tokenizer())
+    expected = logits(model, clips(), tiny.clip_tokenizer())
     found = ClipAlignment(f"clip:{folder}", logits=True)(samples())
     torch.testing.assert_close(found.frames, expected, atol=1e-5, rtol=1e-4)
     cosine = ClipAlignment(f"clip:{folder}")(samples()).frames
@@ -179,20 +182,20 @@ def test_clip_alignment_is_transformers_cosine(clip_folder):
 def test_pick_score_is_the_scaled_cosine(clip_folder):
     folder, model = clip_folder
     found = PickScore(str(folder), processor=str(folder))(samples()).frames
-    torch.testing.assert_close(found, logits(model, clips(), _tiny.clip_tokenizer()), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, logits(model, clips(), tiny.clip_tokenizer()), atol=1e-5, rtol=1e-4)
 
 
 def test_a_siglip_gives_probabilities(tmp_path):
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    t = _hub.package("transformers")
-    text = {**_tiny.SMALL, "vocab_size": 80, "max_position_embeddings": 24}
-    sight = {**_tiny.SMALL, "image_size": 32, "patch_size": 16}
-    model = _tiny.seeded(lambda: t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=sight))).eval()
+    t = hub.package("transformers")
+    text = {**tiny.SMALL, "vocab_size": 80, "max_position_embeddings": 24}
+    sight = {**tiny.SMALL, "image_size": 32, "patch_size": 16}
+    model = tiny.seeded(lambda: t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=sight))).eval()
     with torch.no_grad():
         model.logit_bias.fill_(-0.5)
     model.save_pretrained(tmp_path)
-    tokenizer = _tiny.clip_tokenizer()
+    tokenizer = tiny.clip_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     ids = tokenizer(PROMPTS, padding="max_length", max_length=24, truncation=True, return_tensors="pt").input_ids
@@ -266,7 +269,7 @@ def openclip_cosines(state, video, tokens):
 def test_hps_from_open_clips_layout(tmp_path):
     state = openclip_state()
     torch.save({"state_dict": state, "epoch": 7}, tmp_path / "HPS_v2.1_compressed.pt")
-    tokenizer = _tiny.clip_tokenizer()
+    tokenizer = tiny.clip_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     tokens = tokenizer(PROMPTS, padding="max_length", max_length=16, truncation=True, return_tensors="pt").input_ids
     with torch.no_grad():
@@ -507,7 +510,7 @@ def blip_rating(state, pixels, ids, mask):
 def test_image_reward_from_its_published_layout(tmp_path):
     state = blip_state()
     torch.save(state, tmp_path / "ImageReward.pt")
-    tokenizer = _tiny.bert_tokenizer()
+    tokenizer = tiny.bert_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     found = ImageReward(f"{tmp_path}/ImageReward.pt", words=str(tmp_path))(samples())
     tokens = tokenizer(PROMPTS, padding="max_length", max_length=35, truncation=True, return_tensors="pt")
@@ -520,10 +523,10 @@ def test_image_reward_from_its_published_layout(tmp_path):
 
 
 def test_image_reward_refuses_other_names():
-    from vidrl.rewards import _blip
+    from vidrl.rewards._networks import blip
 
     with pytest.raises(ValueError, match="text_decoder"):
-        _blip.split({"blip.text_decoder.weight": torch.ones(1)})
+        blip.split({"blip.text_decoder.weight": torch.ones(1)})
 
 
 # --- X-CLIP ------------------------------------------------------------------------------------------------------
@@ -532,9 +535,9 @@ def test_image_reward_refuses_other_names():
 def test_video_alignment_is_x_clips(tmp_path):
     from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
-    model = _tiny.xclip_model().eval()
+    model = tiny.xclip_model().eval()
     model.save_pretrained(tmp_path)
-    tokenizer = _tiny.clip_tokenizer()
+    tokenizer = tiny.clip_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     moments = {"image_mean": OPENAI[0], "image_std": OPENAI[1]}
     VideoMAEImageProcessorPil(size={"shortest_edge": 32}, crop_size=32, **moments).save_pretrained(tmp_path)
@@ -621,12 +624,12 @@ def test_patches_are_cut_in_the_published_order():
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     video = torch.rand(2, 4, 3, 56, 84)
-    flat, grid = _qwen.patches(video)
+    flat, grid = qwen.patches(video)
     assert grid.tolist() == [[2, 4, 6]] * 2
     assert torch.equal(flat, torch.cat([naive_patches(one) for one in video]))
     picture = video[0, :1].expand(2, 3, 56, 84)
     expected, high, wide = Qwen2VLImageProcessorPil().patchify(picture[0].numpy(), 14, 2, 2)
-    assert torch.equal(_qwen.patches(picture[None])[0], torch.tensor(expected)) and (high, wide) == (4, 6)
+    assert torch.equal(qwen.patches(picture[None])[0], torch.tensor(expected)) and (high, wide) == (4, 6)
 
 
 @pytest.mark.parametrize("size", [(480, 832), (720, 1280), (64, 64), (1000, 90), (300, 300)])
@@ -634,7 +637,7 @@ def test_sizes_are_transformers(size):
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
     expected = smart_resize(*size, factor=28, min_pixels=100352, max_pixels=200704)
-    assert _qwen.smart_size(*size, 100352, 200704) == tuple(expected)
+    assert qwen.smart_size(*size, 100352, 200704) == tuple(expected)
 
 
 def older(state):
@@ -645,15 +648,15 @@ def older(state):
 
 def base_folder(folder):
     """Configuration and tokenizer, as a base model's folder has them."""
-    config = _tiny.qwen_config()
+    config = tiny.qwen_config()
     config.save_pretrained(folder)
-    _tiny.qwen_tokenizer().save_pretrained(folder)
+    tiny.qwen_tokenizer().save_pretrained(folder)
     return config
 
 
 def body_of(config):
-    t = _hub.package("transformers")
-    return _tiny.seeded(lambda: t.Qwen2VLModel(config)).eval()
+    t = hub.package("transformers")
+    return tiny.seeded(lambda: t.Qwen2VLModel(config)).eval()
 
 
 def state_at(body, ids, flat, grid, media):
@@ -693,14 +696,14 @@ def published_video_reward(folder):
 
 
 def test_video_reward_from_its_published_layout(tmp_path):
-    from vidrl.rewards._judge_prompts import VIDEO_REWARD
+    from vidrl.rewards._prompts.judge_prompts import VIDEO_REWARD
 
     body, head = published_video_reward(tmp_path)
     reward = VideoAlign(str(tmp_path), dtype="float32", weights=(1.0, 0.5, 2.0))
     reward.least = 56 * 56  # small frames, or the test would take minutes
     video = clips(9, 56)
     score = reward(samples(video, fps=4.0))
-    tokenizer = _tiny.qwen_tokenizer()
+    tokenizer = tiny.qwen_tokenizer()
     marks = [f"<|{part}_reward|>" for part in ("VQ", "MQ", "TA")]
     tokenizer.add_tokens(marks, special_tokens=True)
     for i, prompt in enumerate(PROMPTS):
@@ -727,9 +730,9 @@ def test_video_reward_refuses_another_layout(tmp_path):
     with pytest.raises(ValueError, match="prompt_template_type = 'detailed_special'"):
         VideoAlign(str(tmp_path))(samples(clips(9)))
     with pytest.raises(ValueError, match="rm_head"):
-        _qwen.split({"model.norm.weight": torch.ones(1)})
+        qwen.split({"model.norm.weight": torch.ones(1)})
     with pytest.raises(ValueError, match="lora_embedding_A"):
-        _qwen.merged({"model.embed_tokens.lora_embedding_A.default": torch.ones(1)}, 1.0)
+        qwen.merged({"model.embed_tokens.lora_embedding_A.default": torch.ones(1)}, 1.0)
 
 
 def test_frames_are_sampled_as_published():
@@ -753,7 +756,7 @@ def test_a_prompt_cannot_forge_a_mark():
 def test_hps_v3_from_its_published_layout(tmp_path):
     from safetensors.torch import save_file
 
-    from vidrl.rewards._judge_prompts import HPS_V3
+    from vidrl.rewards._prompts.judge_prompts import HPS_V3
 
     body = body_of(base_folder(tmp_path))
     head = nn.Sequential(nn.Linear(16, 1024), nn.ReLU(), nn.Dropout(0.05), nn.Linear(1024, 16), nn.ReLU(),
@@ -763,7 +766,7 @@ def test_hps_v3_from_its_published_layout(tmp_path):
     reward = HpsV3(f"{tmp_path}/HPSv3.safetensors", str(tmp_path), dtype="float32")
     reward.area = 56 * 56
     video = clips(2, 56, count=1)
-    tokenizer = _tiny.qwen_tokenizer()
+    tokenizer = tiny.qwen_tokenizer()
     tokenizer.add_tokens(["<|Reward|>"], special_tokens=True)
     chat = ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
             + "<|image_pad|>" * 4 + "<|vision_end|>" + HPS_V3.format(text_prompt=PROMPTS[0])

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vidrl import corruptions, world
 from vidrl.rewards import Samples, video
 from vidrl.rewards.loop import Loop, cycles, revisits
+from vidrl.synthetic import corruptions, world
 
 
 def clip(motion: str = "left", background: str = "speckled", fps: float = 8.0, size: int = 32) -> torch.Tensor:

@@ -13,10 +13,11 @@ import psutil
 import pytest
 import torch
 
-from vidrl import world
-from vidrl.rewards import _files, score_files, video
-from vidrl.rewards._workers import each
+from vidrl.rewards import score_files, video
+from vidrl.rewards._files import score_files as clip_scores
+from vidrl.rewards._files.workers import each
 from vidrl.rewards.frame_quality import FrameQuality
+from vidrl.synthetic import world
 
 av = pytest.importorskip("av", reason="PyAV writes video; pip install av")
 COUNT, LIMIT = 500, 20.0
@@ -185,7 +186,7 @@ def mangled(folder: Path, count: int) -> list[Path]:
 
 def probed(path, rewards):
     """A row, and what the process that made it holds."""
-    row = _files._score_file((path, ""), rewards)
+    row = clip_scores._score_file((path, ""), rewards)
     process = psutil.Process()
     return row, process.pid, process.num_fds(), process.memory_info().rss / 2**20
 

@@ -5,8 +5,9 @@ from functools import lru_cache
 import pytest
 import torch
 
-from vidrl import corruptions, plugin, world
+from vidrl import plugin
 from vidrl.rewards import Reward, Samples
+from vidrl.synthetic import corruptions, world
 
 SIZE, FRAMES, FPS = 32, 17, 8.0
 STRENGTHS = (0.25, 0.5, 1.0)

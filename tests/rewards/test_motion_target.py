@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vidrl import world
 from vidrl.rewards import Samples
-from vidrl.rewards._prompts import Wanted, wanted
+from vidrl.rewards._prompts.motion_words import Wanted, wanted
 from vidrl.rewards.motion_target import MotionTarget, band, circling, rested
+from vidrl.synthetic import world
 
 LEFT, RIGHT, UP, DOWN = (-1, 0), (1, 0), (0, -1), (0, 1)
 PAN_LEFT, PAN_RIGHT, TILT_UP, IN, OUT = (-1, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, -1, 0)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from _real import clip
 
-from vidrl import corruptions
 from vidrl.rewards import Samples
 from vidrl.rewards.niqe import CURE, Niqe, features, fitted, luma, normalised
+from vidrl.synthetic import corruptions
 
 needs_statistics = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in Niqe.needs), reason=CURE
@@ -68,7 +68,7 @@ def _published():
     """The modules of scikit-video that hold the features, loaded without the rest of it."""
     import types
 
-    from vidrl.rewards._weights import found
+    from vidrl.rewards._networks.weights import found
 
     root = found("skvideo", "utils/stats.py", CURE).parent.parent
     code = {name: (root / path).read_text() for name, path in (

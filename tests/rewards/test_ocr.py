@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from vidrl import corruptions
 from vidrl.rewards import Samples
 from vidrl.rewards.ocr import CURE, Ocr, distance, likeness, quoted
+from vidrl.synthetic import corruptions
 
 needs_models = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in Ocr.needs), reason=CURE)
 SIGN = ['a neon sign that says "OPEN 24h"']

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vidrl import corruptions
 from vidrl.rewards import Samples, default
+from vidrl.synthetic import corruptions
 
 SIDE, WIDTH, FRAMES = 96, 144, 17
 SPEEDS = (0.5, 1, 2, 4, 6)  # pixels a frame; a diagonal is 173

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from vidrl import world
 from vidrl.rewards import Samples
 from vidrl.rewards.physics import Physics, falls, flight, flights, jumps, stretches, swelling
+from vidrl.synthetic import world
 
 
 def line(speed: float = 0.2, fps: float = 8.0, seconds: float = 2.0) -> np.ndarray:

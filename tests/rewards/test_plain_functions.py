@@ -12,12 +12,12 @@ import torch
 from vidrl import audit, plugin
 from vidrl.bench.dims import Dim
 from vidrl.config import RewardSection
-from vidrl.evaluate import build_reward
 from vidrl.rewards import Composite, Reward, Samples, Score, adapt, load, score
-from vidrl.rewards._plain import as_reward
-from vidrl.rewards._serve import Desk
-from vidrl.rewards._wire import pack_samples, unpack_score
+from vidrl.rewards._scoring.plain import as_reward
+from vidrl.rewards._serving.serve import Desk
+from vidrl.rewards._serving.wire import pack_samples, unpack_score
 from vidrl.rewards.frame_quality import FrameQuality
+from vidrl.training.evaluate import build_reward
 
 STARTS, RISES = torch.linspace(0, 0.75, 4).view(4, 1, 1, 1, 1), torch.linspace(0, 0.2, 5).view(5, 1, 1, 1)
 VIDEO = STARTS.expand(4, 5, 3, 8, 8) + RISES

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vidrl import world
 from vidrl.rewards import Samples
 from vidrl.rewards.evalcrafter_warping_error import EvalcrafterWarpingError
 from vidrl.rewards.lai_warping_error import LaiWarpingError
+from vidrl.synthetic import world
 
 
 def sample(image: np.ndarray, flow: np.ndarray) -> np.ndarray:

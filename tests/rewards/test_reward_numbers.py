@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from vidrl import corruptions, world
 from vidrl.rewards import Samples, flow
 from vidrl.rewards.drift import Drift
 from vidrl.rewards.dynamic_degree import DynamicDegree, band, speeds
@@ -13,6 +12,7 @@ from vidrl.rewards.flicker import Flicker, jump
 from vidrl.rewards.frame_quality import FrameQuality, blockiness, clipped, noise_level
 from vidrl.rewards.motion_consistency import MotionConsistency, steadiness
 from vidrl.rewards.warp_error import WarpError, lai
+from vidrl.synthetic import corruptions, world
 
 STILL = torch.rand(1, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).expand(1, 9, 3, 32, 32)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from _real import clip
 
-from vidrl import corruptions
 from vidrl.rewards import Samples
-from vidrl.rewards._rife import Rife
-from vidrl.rewards._weights import found
+from vidrl.rewards._networks.rife import Rife
+from vidrl.rewards._networks.weights import found
 from vidrl.rewards.rife_smoothness import CURE, FILE, PACKAGE, RifeSmoothness
+from vidrl.synthetic import corruptions
 
 needs_weights = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason=CURE)
 

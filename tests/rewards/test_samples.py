@@ -12,7 +12,7 @@ import torch
 
 from vidrl import rewards
 from vidrl.rewards import Reward, Samples, Score
-from vidrl.rewards._plain import as_reward
+from vidrl.rewards._scoring.plain import as_reward
 from vidrl.rewards.base import spread
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.frame_quality import FrameQuality
@@ -67,7 +67,7 @@ def test_each_pixel_is_checked_once(monkeypatch):
     video[1, 7, 0, 3, 3] = torch.nan
     video[3, 2] = torch.inf
     made = Samples(video, [""] * 4, 24.0)
-    monkeypatch.setattr("vidrl.rewards._samples.check_video", None)
+    monkeypatch.setattr("vidrl.rewards._scoring.samples.check_video", None)
     monkeypatch.setattr(torch, "isfinite", None)
     assert made.broken() == [None, 7, None, 2] and made.broken(first=10) == [None, 17, None, 12]
     assert made.pick([3, 1]).broken() == [2, 7]
@@ -221,8 +221,8 @@ def test_importing_is_light():
 
 
 def test_prompts_are_read_for_rest_pace_and_camera():
-    from vidrl import world
-    from vidrl.rewards._prompts import camera, pace, rests
+    from vidrl.rewards._prompts.motion_words import camera, pace, rests
+    from vidrl.synthetic import world
 
     for scene in world.all_scenes():
         assert rests(scene.caption) == (scene.motion == "rest")

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from vidrl import corruptions, world
+from vidrl.diffusion.segments import frame_spans
 from vidrl.rewards import Samples
 from vidrl.rewards.base import About
 from vidrl.rewards.segment_seam import SegmentSeam, jumps
-from vidrl.segments import frame_spans
+from vidrl.synthetic import corruptions, world
 
 ABOUT = About([""], 8.0, (32, 32))
 BACKGROUNDS = ("dark", "striped", "speckled")

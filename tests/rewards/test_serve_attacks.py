@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from vidrl.rewards import Reward, Samples, _handler, _places, _serve, _wire
-from vidrl.rewards._places import Room
+from vidrl.rewards import Reward, Samples
+from vidrl.rewards._serving import handler, places, serve, wire
+from vidrl.rewards._serving.places import Room
 from vidrl.rewards.flicker import Flicker
 
 TOKEN = "a token of these tests"
@@ -44,7 +45,7 @@ class Waits(Light):
 def served(request):
     """A server of Light in a thread; options by indirect parameters."""
     options = getattr(request, "param", {})
-    server = _serve.make_server(options.pop("reward", Light)(), token=TOKEN, **options)
+    server = serve.make_server(options.pop("reward", Light)(), token=TOKEN, **options)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
@@ -55,7 +56,7 @@ def served(request):
 
 def request(clips=1, **facts):
     video = torch.full((clips, 3, 3, 8, 8), 51, dtype=torch.uint8)
-    return _wire.pack({"video": video}, {"prompts": [""] * clips, "fps": 8.0, **facts})
+    return wire.pack({"video": video}, {"prompts": [""] * clips, "fps": 8.0, **facts})
 
 
 def opened(server, data=b""):
@@ -126,7 +127,7 @@ def test_memory_follows_the_bytes_that_came_and_not_those_announced(served):
 def test_all_requests_together_hold_twice_the_largest(served):
     """Forty clients send 1 MB each at once: 40 MB before; now 2 MB are read, and the others wait their turn."""
     video = torch.zeros(1, 3, 3, 330, 330, dtype=torch.uint8)
-    body = _wire.pack({"video": video}, {"fps": 8.0})
+    body = wire.pack({"video": video}, {"fps": 8.0})
     tracemalloc.start()
     with ThreadPoolExecutor(40) as pool:
         found = [pool.submit(post, served, body) for _ in range(40)]
@@ -189,8 +190,8 @@ def drip(sock, seconds):
     "start", [b"GET /health HTTP/1.1\r\nX: ", head(100_000)], ids=["header", "body"]
 )
 def test_slow_headers_and_slow_bodies_are_given_up_with_a_reason(served, monkeypatch, start, capfd):
-    monkeypatch.setattr(_handler, "PATIENCE", 0.4)
-    monkeypatch.setattr(_handler, "LINGER", 0.1)
+    monkeypatch.setattr(handler, "PATIENCE", 0.4)
+    monkeypatch.setattr(handler, "LINGER", 0.1)
     sock = opened(served, start)
     assert drip(sock, 5.0) < 3.0
     assert b" 408 " in told(sock)
@@ -198,8 +199,8 @@ def test_slow_headers_and_slow_bodies_are_given_up_with_a_reason(served, monkeyp
 
 
 def test_a_slow_line_that_keeps_the_pace_is_served(served, monkeypatch):
-    monkeypatch.setattr(_handler, "PATIENCE", 0.3)
-    monkeypatch.setattr(_handler, "SLOWEST", 1000)
+    monkeypatch.setattr(handler, "PATIENCE", 0.3)
+    monkeypatch.setattr(handler, "SLOWEST", 1000)
     body = request()
     sock = opened(served, head(len(body), b"Connection: close\r\n"))
     for start in range(0, len(body), 100):  # for longer than PATIENCE
@@ -218,8 +219,8 @@ def test_128_clients_at_once_lose_nothing(served):
 
 
 def test_more_connections_than_places_are_told_503_and_when_to_come_again(served, monkeypatch):
-    served.places = _places.Places(3)
-    monkeypatch.setattr(_places, "YOUNG", 60.0)
+    served.places = places.Places(3)
+    monkeypatch.setattr(places, "YOUNG", 60.0)
     before = threading.active_count()
     socks = [opened(served, head(1000)) for _ in range(3)]
     until(lambda: served.room.free <= 2 * served.largest - 3000)
@@ -241,8 +242,8 @@ def test_more_connections_than_places_are_told_503_and_when_to_come_again(served
 
 
 def test_connections_without_the_token_give_way(served, monkeypatch):
-    served.places = _places.Places(4)
-    monkeypatch.setattr(_places, "YOUNG", 0.1)
+    served.places = places.Places(4)
+    monkeypatch.setattr(places, "YOUNG", 0.1)
     socks = [opened(served, b"POST /score HT") for _ in range(4)]
     until(lambda: len(served.places.strangers) == 4)
     time.sleep(0.2)
@@ -323,11 +324,11 @@ def test_a_frame_rate_that_is_no_positive_number_is_refused(served, fps, capfd):
 def test_many_small_frames_do_not_become_many_numbers():
     video = torch.zeros(1, (1 << 20) + 1, 1, 1, 1, dtype=torch.uint8)
     with pytest.raises(ValueError, match="at most 1048576 frames"):
-        _wire.unpack_samples(bytearray(_wire.pack({"video": video}, {"fps": 8.0})))
+        wire.unpack_samples(bytearray(wire.pack({"video": video}, {"fps": 8.0})))
 
 
 def test_a_tensor_of_another_name_is_refused(served):
-    body = _wire.pack({"video": torch.zeros(1, 2, 3, 8, 8), "x": torch.zeros(3)}, {"fps": 8.0})
+    body = wire.pack({"video": torch.zeros(1, 2, 3, 8, 8), "x": torch.zeros(3)}, {"fps": 8.0})
     assert post(served, body)[0] == 400
 
 
@@ -350,7 +351,7 @@ def test_clients_that_break_off_leave_no_trace(served, capfd):
         served, b"POST /score HTTP/1.1\r\n" + BEARER + b"Content-Length: 99999999999\r\n\r\n"
     )
     sock.close()
-    until(lambda: served.places.left._value == _serve.CONNECTIONS)
+    until(lambda: served.places.left._value == serve.CONNECTIONS)
     quiet(served, capfd)
 
 
@@ -371,7 +372,7 @@ def test_curl_waits_for_100_continue(served):
 
 def test_the_served_numbers_are_those_of_the_reward(served):
     status, said, _ = post(served, request(2))
-    assert status == 200 and _wire.unpack_score(said).value.tolist() == pytest.approx([0.2, 0.2])
+    assert status == 200 and wire.unpack_score(said).value.tolist() == pytest.approx([0.2, 0.2])
     samples = Samples(torch.rand(1, 5, 3, 16, 16), [""], 8.0)
-    status, said = _serve.Desk(Flicker()).respond(bytearray(_wire.pack_samples(samples)))
-    assert status == 200 and torch.equal(_wire.unpack_score(said).value, Flicker()(samples).value)
+    status, said = serve.Desk(Flicker()).respond(bytearray(wire.pack_samples(samples)))
+    assert status == 200 and torch.equal(wire.unpack_score(said).value, Flicker()(samples).value)

@@ -7,7 +7,7 @@ import torch
 from _real import clip
 
 from vidrl.rewards import Samples
-from vidrl.rewards._transnet import TransNet, histograms, windows
+from vidrl.rewards._networks.transnet import TransNet, histograms, windows
 from vidrl.rewards.shot_cut import CURE, PACKAGE, ShotCut, thumbnails
 
 needs_weights = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason=CURE)
@@ -86,7 +86,7 @@ def test_the_network_is_the_reference():
 def test_lowered_by_what_it_says():
     from test_contract_rewards import clips
 
-    from vidrl import corruptions
+    from vidrl.synthetic import corruptions
 
     reward, video = ShotCut(), clips(17)
     clean = reward(Samples(video, [""] * 3, 8.0)).value

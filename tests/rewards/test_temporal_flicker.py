@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from vidrl import corruptions, world
 from vidrl.rewards import Samples
-from vidrl.rewards._swift import shifts
+from vidrl.rewards._flow.swift import shifts
 from vidrl.rewards.temporal_flicker import KINDS, TemporalFlicker, reversal
+from vidrl.synthetic import corruptions, world
 
 
 def draw(*shape: int) -> torch.Tensor:

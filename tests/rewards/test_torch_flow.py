@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vidrl import world
 from vidrl.rewards import flow
-from vidrl.rewards._torch_flow import Effort, torch_flow
+from vidrl.rewards._flow.torch_flow import Effort, torch_flow
+from vidrl.synthetic import world
 
 
 def texture(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

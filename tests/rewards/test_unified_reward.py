@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples
-from vidrl.rewards._chat import NoAnswer
+from vidrl.rewards._prompts.chat import NoAnswer
 from vidrl.rewards.unified_reward import UnifiedReward, marks
 
 LINES = "Alignment Score (1-5): 2.4036\nPhysics Score (1-5): 3.0987\nStyle Score (1-5): 3.3889\n"

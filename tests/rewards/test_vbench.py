@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vidrl import world
-from vidrl.rewards import Samples, _vbench_networks, vbench
+from vidrl.rewards import Samples, vbench
+from vidrl.rewards._vbench import networks
 from vidrl.rewards.vbench_aesthetic import VbenchAesthetic
 from vidrl.rewards.vbench_background_consistency import VbenchBackgroundConsistency
 from vidrl.rewards.vbench_camera_motion import VbenchCameraMotion, labels
@@ -21,6 +21,7 @@ from vidrl.rewards.vbench_motion_smoothness import VbenchMotionSmoothness
 from vidrl.rewards.vbench_static_filter import VbenchStaticFilter
 from vidrl.rewards.vbench_subject_consistency import VbenchSubjectConsistency
 from vidrl.rewards.vbench_temporal_flickering import VbenchTemporalFlickering
+from vidrl.synthetic import world
 
 
 def noise(frames: int, height: int = 40, width: int = 56, seed: int = 0, clips: int = 1) -> torch.Tensor:
@@ -189,13 +190,13 @@ def test_without_a_flow_the_error_says_what_to_pass():
 
 
 def test_raft_by_its_path_is_given_zero_to_one(monkeypatch):
-    from vidrl.rewards import _raft
+    from vidrl.rewards._flow import raft
 
     def load(path):
         assert path == "a/file.pth"
         return lambda first, second: constant_flow(255 * first, 255 * second) * (1 if first.max() <= 1 else math.nan)
 
-    monkeypatch.setattr(_raft, "load", load)
+    monkeypatch.setattr(raft, "load", load)
     for case in CASES[:4]:
         by_path, given = VbenchDynamicDegree(flow="raft:a/file.pth"), VbenchDynamicDegree(network=constant_flow)
         assert value(by_path, steps(*case)) == value(given, steps(*case))
@@ -307,7 +308,7 @@ def test_a_vit_of_another_shape_of_picture_uses_them(monkeypatch):
     asked, network = [], vbench.tiny_dino()
     plain = vbench.dino_positions
     held = lambda codes, *grid: asked.append(grid) or plain(codes, *grid)  # noqa: E731
-    monkeypatch.setattr(_vbench_networks, "dino_positions", held)
+    monkeypatch.setattr(networks, "dino_positions", held)
     assert network(torch.rand(1, 3, 224, 398)).shape == (1, 24) and asked == [(14, 24)]
 
 

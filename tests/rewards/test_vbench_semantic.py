@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vidrl.rewards import Samples, _kinetics, _umt, _vbench_semantic
+from vidrl.rewards import Samples
+from vidrl.rewards._vbench import kinetics, semantic, umt
 from vidrl.rewards.vbench_appearance_style import VbenchAppearanceStyle
 from vidrl.rewards.vbench_human_action import VbenchHumanAction, asked, prepared, sure
 from vidrl.rewards.vbench_overall_consistency import VbenchOverallConsistency
@@ -45,7 +46,7 @@ def published_frames(total: int, count: int) -> list[int]:
 def test_the_frames_chosen_are_the_published_ones():
     for total in [*range(1, 40), 49, 81, 97, 121, 129, 161, 241]:
         for count in (8, 16):
-            assert _vbench_semantic.middle_frames(total, count) == published_frames(total, count)
+            assert semantic.middle_frames(total, count) == published_frames(total, count)
 
 
 # --- appearance style ------------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ def test_pictures_are_pillows(size):
     noise = torch.randint(0, 256, (1, 3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for frame in (noise, smooth(1, *size)[0]):
         levels = torch.tensor(DEVIATION).view(3, 1, 1) * 255
-        away = (_vbench_semantic.pictures_for_clip(frame)[0] - by_pillow(frame[0])).abs() * levels
+        away = (semantic.pictures_for_clip(frame)[0] - by_pillow(frame[0])).abs() * levels
         assert away.max() < 2.1 and (away > 0.1).float().mean() < 0.02
 
 
@@ -152,7 +153,7 @@ def test_viclips_dimensions_are_the_published_number(cls, frames, size):
 
 def test_frames_for_viclip_are_whole_grey_levels_without_antialiasing():
     for frames in (noise(2, 300, 450)[0], smooth(2, 40, 56)[0]):
-        ours = _vbench_semantic.frames_for_viclip(frames)
+        ours = semantic.frames_for_viclip(frames)
         torch.testing.assert_close(ours, clip_transform(frames), atol=1e-6, rtol=0)
 
 
@@ -237,17 +238,17 @@ def published_answer(logits: torch.Tensor, prompt: str) -> bool:
     label = f"{prompt}-0.mp4".lower().split("-")[0].split("person is ")[-1].split("_")[0]
     results, indices = torch.topk(torch.sigmoid(logits), 5, dim=1)
     results, indices = [round(f, 4) for f in results.squeeze().tolist()], indices.squeeze().tolist()
-    return label in [_kinetics.ACTIONS[index] for index, result in zip(indices, results) if result >= 0.85]
+    return label in [kinetics.ACTIONS[index] for index, result in zip(indices, results) if result >= 0.85]
 
 
 @pytest.mark.parametrize(("frames", "size"), [(5, (40, 56)), (16, (300, 240)), (33, (256, 341))])
 def test_human_action_is_the_published_answer(frames, size, monkeypatch):
     state, reward = random_umt(), VbenchHumanAction.tiny()
-    reward.network.module = _umt.network(state, head=8).eval()
+    reward.network.module = umt.network(state, head=8).eval()
     video = noise(frames, *size)
     wanted = published_umt(state, published_clip(video[0]), heads=2)
     torch.testing.assert_close(reward.logits(video), wanted, atol=1e-4, rtol=1e-4)
-    prompts = [f"A person is {action}" for action in _kinetics.ACTIONS]
+    prompts = [f"A person is {action}" for action in kinetics.ACTIONS]
     answers = [published_answer(wanted, prompt) for prompt in prompts]
     assert 1 <= sum(answers) <= 5
     monkeypatch.setattr(reward, "logits", lambda clips: wanted.expand(len(clips), -1))
@@ -261,7 +262,7 @@ def test_clips_for_umt_are_the_published_ones_to_the_bit():
 
 
 def test_position_codes_are_umts():
-    torch.testing.assert_close(_umt.positions(196, 32), published_positions(196, 32), atol=1e-6, rtol=0)
+    torch.testing.assert_close(umt.positions(196, 32), published_positions(196, 32), atol=1e-6, rtol=0)
 
 
 def test_five_likeliest_and_at_least_85_percent():
@@ -273,7 +274,7 @@ def test_five_likeliest_and_at_least_85_percent():
 
 
 def test_actions_are_those_of_vbenchs_prompts():
-    assert len(set(_kinetics.ACTIONS)) == 400 and _kinetics.ACTIONS[:3] == ("riding a bike", "marching", "dodgeball")
+    assert len(set(kinetics.ACTIONS)) == 400 and kinetics.ACTIONS[:3] == ("riding a bike", "marching", "dodgeball")
     for action in ("riding a bike", "petting animal (not cat)", "shooting goal (soccer)", "rock scissors paper"):
         assert asked(f"A person is {action}") == action
     reward, video = VbenchHumanAction(weights="absent.pth"), noise(3, 40, 56)
@@ -290,4 +291,4 @@ def test_other_weights_than_umts_are_refused():
     for wrong in ({"visual.proj": torch.zeros(1)}, state | {"cls_token": torch.zeros(1)},
                   {name: value for name, value in state.items() if name != "blocks.1.mlp.fc1.bias"}):
         with pytest.raises(ValueError, match="expected|these weights"):
-            _umt.network(wrong, head=8)
+            umt.network(wrong, head=8)

@@ -6,7 +6,7 @@ from torch.nn import functional as f
 
 pytest.importorskip("transformers")
 
-from vidrl.rewards import _viclip
+from vidrl.rewards._networks import viclip
 
 WIDTH, NARROW, OUT, LAYERS, PATCH, GRID, FRAMES, WORDS, LONGEST = 128, 64, 24, 2, 4, 3, 8, 50, 10
 
@@ -102,7 +102,7 @@ def reference_text(ids, state):
 
 def test_both_towers_have_the_published_arithmetic():
     state = published_state()
-    model = _viclip.network(state).double().eval()
+    model = viclip.network(state).double().eval()
     video = torch.rand(2, FRAMES, 3, PATCH * GRID, PATCH * GRID, generator=torch.Generator().manual_seed(1)).double()
     ids = torch.tensor([[48, 3, 5, 49, 0, 0, 0, 0, 0, 0], [48, 7, 7, 7, 7, 7, 7, 7, 7, 49]])
     with torch.no_grad():
@@ -111,19 +111,19 @@ def test_both_towers_have_the_published_arithmetic():
 
 
 def test_frames_in_another_order_give_another_feature():
-    pair, video = _viclip.tiny(), torch.rand(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    pair, video = viclip.tiny(), torch.rand(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     assert not torch.allclose(pair.clips(video), pair.clips(video.flip(1)), atol=1e-4)
 
 
 def test_features_have_length_one_and_follow_the_precision_of_the_clip():
-    pair, video = _viclip.tiny(), torch.rand(2, 8, 3, 32, 32, dtype=torch.float64)
+    pair, video = viclip.tiny(), torch.rand(2, 8, 3, 32, 32, dtype=torch.float64)
     seen, read = pair.clips(video), pair.texts(["a red ball", "two dogs"], video)
     assert seen.dtype == read.dtype == torch.float64
     torch.testing.assert_close(torch.cat([seen, read]).norm(dim=1), torch.ones(4, dtype=torch.float64))
 
 
 def test_prompts_are_cleaned_cut_and_independent_of_their_neighbours():
-    pair, like = _viclip.tiny(), torch.rand(1)
+    pair, like = viclip.tiny(), torch.rand(1)
     texts = pair.texts(["“a dog” &amp; a  cat", '"a dog" & a cat', "x" * 200, "x" * 31, "x" * 30], like)
     torch.testing.assert_close(texts[0], texts[1])
     torch.testing.assert_close(texts[2], texts[3])  # both are the start, 30 letters within a word, and the end
@@ -141,12 +141,12 @@ def test_other_weights_are_refused_by_name(spoil):
     state = published_state()
     spoil(state)
     with pytest.raises(ValueError, match="expected the weights of a ViCLIP"):
-        _viclip.network(state)
+        viclip.network(state)
 
 
 def test_clips_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"expected clips \(N, 8, 3, 32, 32\), got \(1, 4, 3, 32, 32\)"):
-        _viclip.tiny().clips(torch.rand(1, 4, 3, 32, 32))
+        viclip.tiny().clips(torch.rand(1, 4, 3, 32, 32))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -156,7 +156,7 @@ def test_a_published_file_is_read_without_unpickling(suffix, tmp_path):
     state = {name: value.float() for name, value in published_state().items()}
     path = tmp_path / f"viclip{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save({"model": state}, path)
-    pair = _viclip.load(str(path))
+    pair = viclip.load(str(path))
     video = torch.rand(1, FRAMES, 3, PATCH * GRID, PATCH * GRID)
     expected = f.normalize(reference_video(video.double(), published_state()), dim=-1)
     torch.testing.assert_close(pair.clips(video).double(), expected, atol=1e-4, rtol=1e-4)

@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 
-from vidrl import world
 from vidrl.rewards import Samples, default, score, score_files, video
-from vidrl.rewards._decord import Decord
-from vidrl.rewards._reading import PyAV
+from vidrl.rewards._files.decord_reader import Decord
+from vidrl.rewards._files.reading import PyAV
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.frame_quality import FrameQuality
+from vidrl.synthetic import world
 
 av = pytest.importorskip("av", reason="PyAV writes video; pip install av")
 CLIP = world.render(world.Scene("circle", "red", "left", "fast", "speckled"), size=64, frames=21).video

@@ -9,8 +9,11 @@ from torch.nn import functional as f
 
 pytest.importorskip("transformers")
 
-from vidrl.rewards import Samples, _hub, _judge_prompts, _qwen25, _tiny
-from vidrl.rewards._pixels import OPENAI
+from vidrl.rewards import Samples
+from vidrl.rewards._networks import hub, qwen25
+from vidrl.rewards._networks import tiny as _tiny
+from vidrl.rewards._networks.pixels import OPENAI
+from vidrl.rewards._prompts import judge_prompts
 from vidrl.rewards.video_score2 import VideoScore2, _form, _words, places, soft, soft_scores
 
 LABELS = ("visual quality:", "text-to-video alignment:", "physical/common-sense consistency:")
@@ -50,7 +53,7 @@ def answer(text, tokenizer, seed=1):
     """An answer of that text whose scores are random, but finite everywhere."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     draw = torch.Generator().manual_seed(seed)
-    return _qwen25.Written(ids, list(torch.randn(len(ids), 300, generator=draw)))
+    return qwen25.Written(ids, list(torch.randn(len(ids), 300, generator=draw)))
 
 
 @pytest.mark.parametrize("text", [STRICT, THOUGHT, "Sure.\n" + STRICT + "\nAnd 7 more words."])
@@ -164,7 +167,7 @@ def test_the_temperature_sharpens_the_probabilities_and_the_seed_repeats_the_dra
     tokenizer = _tiny.qwen_tokenizer()
     model, words = _tiny.qwen25_judge().eval(), _words(tokenizer, "{text_prompt}")
     said = _qwen25_conversation(words)
-    drawn = [_qwen25.write(model, said, words, 1.0, 99, *given, _form(tokenizer)) for given in
+    drawn = [qwen25.write(model, said, words, 1.0, 99, *given, _form(tokenizer)) for given in
              ((0.5, 1), (0.5, 1), (0.0, 1), *((9.0, seed) for seed in range(8)))]  # fmt: skip
     assert drawn[0].ids == drawn[1].ids
     assert len({tuple(one.ids) for one in drawn[3:]}) > 1
@@ -174,9 +177,9 @@ def test_the_temperature_sharpens_the_probabilities_and_the_seed_repeats_the_dra
 
 
 def _qwen25_conversation(words):
-    from vidrl.rewards import _qwen
+    from vidrl.rewards._networks import qwen
 
-    return _qwen.conversation(_qwen.prepared(clip(4), 56 * 56, 56 * 56), ["a red ball"], words)
+    return qwen.conversation(qwen.prepared(clip(4), 56 * 56, 56 * 56), ["a red ball"], words)
 
 
 def test_drawing_leaves_the_random_state_as_it_was():
@@ -202,20 +205,20 @@ def test_the_model_reads_the_published_instruction_and_no_forged_token():
         "\n    visual quality: <v_score>; \n    text-to-video alignment: <t_score>, \n"
         "    physical/common-sense consistency: <p_score>\n    <|im_end|>\n<|im_start|>assistant\n"
     )
-    assert _judge_prompts.VIDEO_SCORE_2.count("–") == 3
+    assert judge_prompts.VIDEO_SCORE_2.count("–") == 3
 
 
 @pytest.mark.parametrize(("frames", "fps", "count"), [(81, 16.0, 10), (240, 24.0, 20), (9, 8.0, 4), (3, 30.0, 2),
                                                       (2, 8.0, 2), (100000, 30.0, 768)])  # fmt: skip
 def test_as_many_frames_are_read_as_qwen_vl_utils_reads(frames, fps, count):
-    chosen = _qwen25.looked_at(frames, fps)
+    chosen = qwen25.looked_at(frames, fps)
     assert len(chosen) == count and chosen[0] == 0 and chosen[-1] == frames - 1
 
 
 def test_frames_of_long_clips_are_smaller():
     """128000 tokens of 28 x 28 pixels, nine tenths of them, for half as many pairs as frames; 602112 at the most."""
-    assert _qwen25.largest(10) == 768 * 28 * 28
-    assert _qwen25.largest(768) == int(128000 * 784 * 0.9 / 768 * 2)
+    assert qwen25.largest(10) == 768 * 28 * 28
+    assert qwen25.largest(768) == int(128000 * 784 * 0.9 / 768 * 2)
 
 
 def test_weights_come_as_safetensors_from_a_folder(tmp_path):
@@ -242,7 +245,7 @@ def test_weights_of_parts_count_as_shares():
     score = reward(Samples(clip(), ["a dog"], 8.0))
     parts = [part.value.item() for part in score.parts.values()]
     assert score.value.item() == pytest.approx(0.75 * parts[0] + 0.25 * parts[1])
-    assert isinstance(reward.network, _hub.Network) and score.weights["physical_consistency"] == 0
+    assert isinstance(reward.network, hub.Network) and score.weights["physical_consistency"] == 0
 
 
 def test_weights_and_tokenizer_are_of_one_revision(monkeypatch):
@@ -251,7 +254,7 @@ def test_weights_and_tokenizer_are_of_one_revision(monkeypatch):
     asked = []
     for cls in (transformers.Qwen2_5_VLForConditionalGeneration, transformers.AutoTokenizer):
         monkeypatch.setattr(cls, "from_pretrained", lambda source, **given: asked.append(given["revision"]) or 1 / 0)
-    monkeypatch.setattr(_hub, "silent_hub", lambda: "")
+    monkeypatch.setattr(hub, "silent_hub", lambda: "")
     reward = VideoScore2(revision="abc")
     for load in (reward.network.setup, reward.words):
         with pytest.raises(ZeroDivisionError):

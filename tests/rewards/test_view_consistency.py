@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples
-from vidrl.rewards._epipolar import compare, fundamental, homography, matcher, sampson, transfer
+from vidrl.rewards._flow.epipolar import compare, fundamental, homography, matcher, sampson, transfer
 from vidrl.rewards.view_consistency import ViewConsistency
 
 SIDE = 48

@@ -9,9 +9,9 @@ import pytest
 import torch
 from _real import clip
 
-from vidrl import corruptions
 from vidrl.rewards import Samples
 from vidrl.rewards.vmaf import CURE, Vmaf, call, parsed, raw
+from vidrl.synthetic import corruptions
 
 STAND_IN = """#!{python}
 import json, os, sys, time

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from vidrl.rewards._wire import pack, unpack
+from vidrl.rewards._serving.wire import pack, unpack
 
 A = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 B = {"dtype": "U8", "shape": [8], "data_offsets": [24, 32]}

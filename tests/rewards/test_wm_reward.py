@@ -6,7 +6,8 @@ from torch.nn import functional as f
 
 pytest.importorskip("transformers")
 
-from vidrl.rewards import Samples, _hub, _vjepa2, encoders
+from vidrl.rewards import Samples, encoders
+from vidrl.rewards._networks import hub, vjepa2
 from vidrl.rewards.wm_reward import WmReward, curve, evenly
 
 MEAN, DEVIATION = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -18,7 +19,7 @@ def clip(frames=9, size=32, seed=0):
 
 def model():
     """A V-JEPA 2 whose windows of 8 frames are 4 x 4 tokens, in float64, with mask tokens that are not 0."""
-    made = _vjepa2.tiny_model().double().eval()
+    made = vjepa2.tiny_model().double().eval()
     with torch.no_grad():
         made.predictor.embeddings.mask_tokens.normal_(generator=torch.Generator().manual_seed(5))
     return made
@@ -57,14 +58,14 @@ def surprise(network, pixels, context):
 def test_a_window_has_the_published_surprise():
     network, pixels = model(), torch.randn(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
-        found = _vjepa2.foreseen(network, pixels, context=4)
+        found = vjepa2.foreseen(network, pixels, context=4)
         torch.testing.assert_close(1 - found, surprise(network, pixels, 4)[None], atol=1e-9, rtol=1e-9)
 
 
 def test_a_clip_has_the_published_number():
     """Squeezed to the square, ImageNet's statistics, windows of 8 frames at every fourth, their mean."""
     reward, network = WmReward(window=8, past=4, stride=4), model()
-    reward.network = _hub.Network(lambda: network)
+    reward.network = hub.Network(lambda: network)
     video = torch.rand(1, 19, 3, 40, 56, generator=torch.Generator().manual_seed(2)).double()
     small = f.interpolate(video[0], size=(32, 32), mode="bilinear", antialias=True, align_corners=False)
     pixels = ((small - MEAN) / DEVIATION)[None].double()
@@ -85,7 +86,7 @@ def test_what_comes_later_does_not_leak_into_the_prediction():
     forward = network.predictor.forward
     network.predictor.forward = lambda known, **rest: heard.append(known) or forward(known, **rest)
     with torch.no_grad():
-        _vjepa2.foreseen(network, pixels, context=4)
+        vjepa2.foreseen(network, pixels, context=4)
     torch.testing.assert_close(heard[0][0], heard[0][1])
 
 
@@ -119,7 +120,7 @@ def test_weights_come_as_safetensors_from_a_folder(tmp_path):
     network.save_pretrained(tmp_path)
     reward = WmReward(str(tmp_path), window=4, past=2, stride=2)
     own = WmReward.tiny()
-    own.network = _hub.Network(lambda: network)
+    own.network = hub.Network(lambda: network)
     score = reward(Samples(clip(), [""], 8.0))
     torch.testing.assert_close(score.value, own(Samples(clip(), [""], 8.0)).value)
 

@@ -14,11 +14,13 @@ import psutil
 import pytest
 import torch
 
-from vidrl import cli, world
-from vidrl.rewards import _manifest, score_files, video
-from vidrl.rewards._workers import Failed, each
+from vidrl import cli
+from vidrl.rewards import score_files, video
+from vidrl.rewards._files import manifests
+from vidrl.rewards._files.workers import Failed, each
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.frame_quality import FrameQuality
+from vidrl.synthetic import world
 
 pytest.importorskip("av", reason="PyAV writes video; pip install av")
 SCENES = [world.Scene(s, "red", "left", "fast", "speckled") for s in ("circle", "square", "cross")]
@@ -226,29 +228,29 @@ def timed(folder, jobs):
 def test_a_bad_table_is_told_with_its_line(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=f"(?s){words}"):
-        _manifest.read(tmp_path / name)
+        manifests.read(tmp_path / name)
 
 
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nothing\.csv"):
-        _manifest.read(tmp_path / "nothing.csv")
+        manifests.read(tmp_path / "nothing.csv")
 
 
 def test_prompts_go_to_their_files(folder, tmp_path, monkeypatch):
     names = ["0.mp4", "1.mp4", "1b.mp4", "2.mp4"]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"path": str(folder / n), "prompt": f"p{n}"}) + "\n"
                                               for n in reversed(names)))
-    table = _manifest.read(tmp_path / "p.jsonl")
+    table = manifests.read(tmp_path / "p.jsonl")
     monkeypatch.chdir(folder.parent)
-    files, prompts = _manifest.match([folder.name], table)  # the same files by another path
+    files, prompts = manifests.match([folder.name], table)  # the same files by another path
     assert [prompts[str(file)] for file in files] == [f"p{name}" for name in names]
-    assert [file.name for file in _manifest.match([], table)[0]] == names[::-1]
-    files, prompts = _manifest.match([folder], ["a", "b", "c", "d"])
+    assert [file.name for file in manifests.match([], table)[0]] == names[::-1]
+    files, prompts = manifests.match([folder], ["a", "b", "c", "d"])
     assert [prompts[str(file)] for file in files] == ["a", "b", "c", "d"]
     with pytest.raises(ValueError, match="expected 4 prompts.*got 2 lines"):
-        _manifest.match([folder], ["a", "b"])
+        manifests.match([folder], ["a", "b"])
     with pytest.raises(ValueError, match="expected a table with a row for the files, got .*other"):
-        _manifest.match([folder / "other.mp4"], table)
+        manifests.match([folder / "other.mp4"], table)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

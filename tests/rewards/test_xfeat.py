@@ -6,10 +6,10 @@ import pytest
 import torch
 from _real import clip
 
-from vidrl.rewards import _xfeat
-from vidrl.rewards._xfeat import XFeat, detect, match
+from vidrl.rewards._networks import xfeat
+from vidrl.rewards._networks.xfeat import XFeat, detect, match
 
-needs_weights = pytest.mark.skipif(importlib.util.find_spec(_xfeat.PACKAGE) is None, reason=_xfeat.CURE)
+needs_weights = pytest.mark.skipif(importlib.util.find_spec(xfeat.PACKAGE) is None, reason=xfeat.CURE)
 
 
 def affine(image: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
@@ -39,15 +39,15 @@ def test_a_known_warp_is_found(matrix):
 
 @needs_weights
 def test_the_points_are_those_of_the_reference_network():
-    path = _xfeat.found(_xfeat.PACKAGE, "model.py", "")
+    path = xfeat.found(xfeat.PACKAGE, "model.py", "")
     spec = importlib.util.spec_from_file_location("xfeat_reference", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     reference = module.XFeatModel().eval()
-    reference.load_state_dict(_xfeat.tensors(_xfeat.found(_xfeat.PACKAGE, _xfeat.FILE, "")))
+    reference.load_state_dict(xfeat.tensors(xfeat.found(xfeat.PACKAGE, xfeat.FILE, "")))
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
-        ours, theirs = _xfeat._loaded()(image), reference(image)
+        ours, theirs = xfeat._loaded()(image), reference(image)
     for mine, yours in zip(ours, theirs):
         torch.testing.assert_close(mine, yours, atol=1e-5, rtol=1e-4)
 

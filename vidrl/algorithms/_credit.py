@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vidrl import credit
 from vidrl.credit import MEASURED
-from vidrl.influence import WHOLE, Influence
-from vidrl.policy import Policy
+from vidrl.credit.influence import WHOLE, Influence
+from vidrl.diffusion.schedule import stochastic_steps
+from vidrl.diffusion.segments import frame_spans
 from vidrl.rewards import Reward, Score
-from vidrl.rollout import Plan
-from vidrl.schedule import stochastic_steps
-from vidrl.segments import frame_spans
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 from .base import Algorithm
 
@@ -27,8 +27,8 @@ class Credited(Algorithm):
 
     Options of credit: `segments` S (1 is whole-clip credit); `credit` of the segments, blended by `alpha` with the
     whole clip's; `influence`, a file of `vidrl influence` ("" is the model folder's); `scale` of advantages with
-    `scale_eps` (`vidrl.estimators.normalise`); `per_part` to normalise each part of a composite before they are added;
-    `max_advantage`, the bound of |A|.
+    `scale_eps` (`vidrl.credit.estimators.normalise`); `per_part` to normalise each part of a composite before they are
+    added; `max_advantage`, the bound of |A|.
     """
 
     segments: int = 1

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from vidrl.backbones.base import Denoiser
-from vidrl.policy import Policy
+from vidrl.diffusion.schedule import shares
+from vidrl.diffusion.segments import pool
 from vidrl.rewards import Reward
-from vidrl.rollout import Plan
-from vidrl.schedule import shares
-from vidrl.segments import pool
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 from ._credit import Credited
 from ._gate import Gated

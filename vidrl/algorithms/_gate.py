@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidrl.policy import Policy
 from vidrl.rewards import Reward, Score
+from vidrl.training.policy import Policy
 
 from .base import Algorithm, Experience
 

@@ -10,11 +10,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vidrl.path import Path, exact
-from vidrl.policy import Policy
-from vidrl.rollout import Plan
-from vidrl.schedule import shares
-from vidrl.segments import pool
+from vidrl.diffusion.path import Path, exact
+from vidrl.diffusion.schedule import shares
+from vidrl.diffusion.segments import pool
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 from ._forward import Forward
 from .base import Batch, Experience

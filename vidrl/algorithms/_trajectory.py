@@ -14,25 +14,18 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vidrl import transition
 from vidrl.backbones.base import Denoiser
-from vidrl.policy import Policy
-from vidrl.rollout import Plan
-from vidrl.schedule import (
-    divergence_weight,
-    shares,
-    step_weights,
-    stochastic_steps,
-    usual,
-    window_start,
-)
-from vidrl.segments import pool
+from vidrl.diffusion import transition
+from vidrl.diffusion.schedule import divergence_weight, shares, step_weights, stochastic_steps, usual, window_start
+from vidrl.diffusion.segments import pool
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 from ._gate import Gated
 from .base import Batch, Experience
 
 NOISY = tuple(name for name in transition.SAMPLERS if name != "ode")
-AUTO = "auto"  # as a sampler: that of `vidrl.schedule.usual` for the backbone's path
+AUTO = "auto"  # as a sampler: that of `vidrl.diffusion.schedule.usual` for the backbone's path
 
 
 @dataclass(eq=False, kw_only=True)
@@ -41,7 +34,7 @@ class Trajectory(Gated):
 
     Options of the rollout: `sampler` and its noise level `eta`, where "auto" is dance_sde on the
     straight path of flow models and ddim on a variance-preserving one; `steps`; `window` of stochastic
-    steps (0 is all that `vidrl.schedule.may_draw` noise), moved by `window_schedule` with
+    steps (0 is all that `vidrl.diffusion.schedule.may_draw` noise), moved by `window_schedule` with
     `window_stride`; `same_start` for one first noise a group.
 
     Published rollouts: Flow-GRPO (arXiv 2505.05470), a step of std η √(t/(1 − t)) √(t − s), is
@@ -56,8 +49,8 @@ class Trajectory(Gated):
     Options of the update: `segments` S, each with a ratio of its own; `train_steps` drawn of the
     stochastic steps (0 is all); `updates`, the optimiser steps a round; `clip_range` ε of the ratio
     at S = 1, which widens with √S because means over fewer elements do; `step_weight`, how much a
-    step counts (`vidrl.schedule.step_weights`), or `equalise` to let every step count alike; `beta`
-    of the KL to the reference, measured as `kl` says (`vidrl.schedule.divergence_weight`).
+    step counts (`vidrl.diffusion.schedule.step_weights`), or `equalise` to let every step count alike; `beta`
+    of the KL to the reference, measured as `kl` says (`vidrl.diffusion.schedule.divergence_weight`).
     """
 
     sampler: str = AUTO

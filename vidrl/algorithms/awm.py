@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from vidrl.policy import Policy
 from vidrl.rewards import Reward
+from vidrl.training.policy import Policy
 
 from ._forward import Forward
 from .base import Batch, Loss, clipped

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from vidrl.backbones.base import Cond, Denoiser, rows
-from vidrl.influence import Influence
-from vidrl.policy import Policy
+from vidrl.credit.influence import Influence
 from vidrl.rewards import Reward, Score
-from vidrl.rollout import Plan, Rollout, draws
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan, Rollout, draws
 
 
 @dataclass(frozen=True)

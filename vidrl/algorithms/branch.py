@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vidrl.policy import Policy
 from vidrl.rewards import Reward, Score
-from vidrl.rollout import Plan
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 from ._credit import Credited
 from ._trajectory import Trajectory

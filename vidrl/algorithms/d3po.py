@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from vidrl import transition
-from vidrl.policy import Policy
-from vidrl.schedule import shares
+from vidrl.diffusion import transition
+from vidrl.diffusion.schedule import shares
+from vidrl.training.policy import Policy
 
 from ._credit import Credited
 from ._trajectory import Trajectory

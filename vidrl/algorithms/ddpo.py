@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vidrl import references
 from vidrl.credit import segment_sums
-from vidrl.policy import Policy
+from vidrl.data import references
+from vidrl.diffusion.segments import frame_spans
 from vidrl.rewards import Reward, Score
-from vidrl.rollout import Plan
-from vidrl.segments import frame_spans
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 from ._trajectory import Trajectory
 from .base import Batch, Loss, clipped

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from vidrl.policy import Policy
 from vidrl.rewards import Reward
+from vidrl.training.policy import Policy
 
 from ._preference import Preference
 from .base import Batch, Experience, Loss

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from vidrl.backbones.base import Denoiser
-from vidrl.policy import Policy
 from vidrl.rewards import Reward
-from vidrl.rollout import Plan
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 from ._credit import Credited
 from ._trajectory import Trajectory

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidrl.policy import Policy
+from vidrl.training.policy import Policy
 
 from ._preference import Preference
 from .base import Batch, Experience, Loss

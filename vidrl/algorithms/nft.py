@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from vidrl.policy import Policy
-from vidrl.segments import pool
+from vidrl.diffusion.segments import pool
+from vidrl.training.policy import Policy
 
 from ._forward import Forward
 from .base import Batch, Loss

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vidrl.backbones.base import Denoiser, without_autocast
-from vidrl.path import exact
-from vidrl.policy import Policy
-from vidrl.references import images
+from vidrl.data.references import images
+from vidrl.diffusion.path import exact
+from vidrl.diffusion.segments import borders, frame_spans
 from vidrl.rewards import Reward, Samples, Score
-from vidrl.rollout import Plan
-from vidrl.segments import borders, frame_spans
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 from . import _reward_gradient as gradient
 from .base import Algorithm, Batch, Experience, Loss

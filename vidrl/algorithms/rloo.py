@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vidrl.policy import Policy
+from vidrl.training.policy import Policy
 
 from ._credit import Credited
 from ._trajectory import Trajectory

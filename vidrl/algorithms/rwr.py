@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vidrl.policy import Policy
 from vidrl.rewards import Score
-from vidrl.rollout import Plan
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 from ._forward import Forward
 from .base import Batch, Loss

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from vidrl.backbones.base import Denoiser
-from vidrl.policy import Policy
+from vidrl.diffusion.schedule import shares
+from vidrl.diffusion.segments import pool
 from vidrl.rewards import Score
-from vidrl.rollout import Plan
-from vidrl.schedule import shares
-from vidrl.segments import pool
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan
 
 from ._levels import levels, stratified
 from .base import Algorithm, Batch, Experience, Loss

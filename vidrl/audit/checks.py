@@ -11,7 +11,7 @@ from vidrl.audit.clips import Clip, rendered, scene
 from vidrl.audit.hacks import HACKS
 from vidrl.audit.report import Check, Null, Row, finite
 from vidrl.audit.scoring import Scorer, Values
-from vidrl.charts import number
+from vidrl.report.charts import number
 
 SAME = 1e-4  # of the spread between clips: what rounding may change
 ALIKE = 0.5  # of the spread between clips: what another rate or size of one scene may change

@@ -1,4 +1,4 @@
-"""The clips an audit starts from: scenes of `vidrl.world`, and pieces of real videos."""
+"""The clips an audit starts from: scenes of `vidrl.synthetic.world`, and pieces of real videos."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vidrl import world
 from vidrl.rewards import video as files
+from vidrl.synthetic import world
 
 MOVING = [motion for motion in world.MOTIONS if motion != "rest"]
 LONGEST = 32  # frames of a piece

@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from vidrl import toml
 from vidrl.audit.battery import run
 from vidrl.audit.clips import Clip, Left, file_clips, world_clips
 from vidrl.audit.hacks import QUICK, STRENGTHS
 from vidrl.audit.report import Report
 from vidrl.audit.verdict import STATUS
+from vidrl.recipe import toml
 from vidrl.rewards import load
 
 WRITERS = ("json", "html", "svg")

@@ -1,4 +1,4 @@
-"""What of `vidrl.corruptions` can be told from the clip alone, and what cannot in principle.
+"""What of `vidrl.synthetic.corruptions` can be told from the clip alone, and what cannot in principle.
 
 A hack counts in the verdict from the strength on at which a person who sees only this clip would object. Below it, or
 where that is never, a clip like the hacked one is a clip that somebody might have filmed: a reward that has no caption

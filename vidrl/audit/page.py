@@ -12,14 +12,14 @@ from vidrl.audit.hacks import HACKS
 from vidrl.audit.report import told, told_from
 from vidrl.audit.table import ARROWS, LEGEND, verdict
 from vidrl.audit.verdict import FAIL, OPEN, PASS
-from vidrl.charts import Line, chart, interval, number
+from vidrl.report.charts import Line, chart, interval, number
 
 if TYPE_CHECKING:
     from vidrl.audit.report import Check, Report, Row
     from vidrl.audit.search import Point
 
 SAYS = {PASS: "pass", FAIL: "fail", OPEN: ""}  # the colour of the verdict
-STYLES = ("report.css", "audit/page.css")
+STYLES = ("report/report.css", "audit/page.css")
 LOSS, GAIN, NONE = (194, 87, 26), (11, 122, 117), (245, 245, 242)
 
 

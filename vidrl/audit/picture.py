@@ -10,7 +10,7 @@ from vidrl.audit.page import colour, ink, sides
 from vidrl.audit.report import told
 from vidrl.audit.table import verdict
 from vidrl.audit.verdict import FAIL, OPEN, PASS
-from vidrl.charts import number
+from vidrl.report.charts import number
 
 if TYPE_CHECKING:
     from vidrl.audit.report import Report, Row

@@ -14,8 +14,8 @@ from vidrl.audit import verdict as verdicts
 from vidrl.audit.clips import Clip, Left
 from vidrl.audit.hacks import NEVER, Hack
 from vidrl.audit.verdict import Wins
-from vidrl.charts import number
 from vidrl.inference.means import interval
+from vidrl.report.charts import number
 from vidrl.rewards import Card
 
 Values = np.ndarray

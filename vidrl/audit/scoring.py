@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from vidrl.audit.clips import Clip
-from vidrl.evaluate import score_each
 from vidrl.rewards import Samples
-from vidrl.rewards._plain import as_reward
+from vidrl.rewards._scoring.plain import as_reward
+from vidrl.training.evaluate import score_each
 
 Values = np.ndarray  # float64; NaN: not scored
 PIXELS = 40_000_000  # numbers in one batch of clips, 160 MB

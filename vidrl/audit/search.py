@@ -1,8 +1,8 @@
 """What is left of the truth when somebody optimises against the reward: best-of-N, and a random search over hacks.
 
-Candidates are clips of `vidrl.world` under random mixtures of hacks that can be told from the clip, so the truth is
-known: whether the verifier still reads shape, colour and motion of the caption, and how much of the object's true path
-is kept.
+Candidates are clips of `vidrl.synthetic.world` under random mixtures of hacks that can be told from the clip, so the
+truth is known: whether the verifier still reads shape, colour and motion of the caption, and how much of the object's
+true path is kept.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import verifier
 from vidrl.audit.clips import Clip, rendered, scene
 from vidrl.audit.hacks import HACKS, NEVER
 from vidrl.audit.report import Values
 from vidrl.audit.scoring import Scorer
-from vidrl.charts import number
-from vidrl.corruptions import corrupt
 from vidrl.inference.means import interval
+from vidrl.report.charts import number
+from vidrl.synthetic import verifier
+from vidrl.synthetic.corruptions import corrupt
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 JUDGED = 64  # the verdict is on best of so many

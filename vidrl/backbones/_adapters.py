@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vidrl import lora
-from vidrl.rewards import _whole
+from vidrl.rewards._files import whole_file
 
 FIRST = "pytorch_lora_weights.safetensors"
 
@@ -29,7 +29,7 @@ def save(pipe: Any, trained: Mapping[str, nn.Module], folder: Path, weights: Map
     """Write the adapter of each trained network."""
     plain = {key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    with _whole.filling(folder) as private:
+    with whole_file.filling(folder) as private:
         for name in trained:
             start = f"{name}." if len(trained) > 1 else ""
             own = {key.removeprefix(start): value.detach().cpu().contiguous()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidrl.prompt import is_file
+from vidrl.data.prompt import is_file
 
 from ._drive import Drive
 from ._layout import Layout

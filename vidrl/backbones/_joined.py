@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vidrl.segments import Span
+from vidrl.diffusion.segments import Span
 
 from . import _layout
 from ._drive import FRAMES, Drive

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl.segments import Span
+from vidrl.diffusion.segments import Span
 
 from ._drive import FRAMES, Drive
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidrl.extras import install
+from vidrl.lookup.extras import install
 from vidrl.plugin import nearest
 
 NETWORK = re.compile(

@@ -9,7 +9,7 @@ video, is a probe as well, and calls the same `visit` with its own number.
 
 Three kinds of scheduler cover diffusers: straight paths (flow), variance-preserving paths of
 trained levels (discrete), and noise added to clean latents (EDM). Each becomes a path of
-`vidrl.path`, with times from at most 1 down to 0.
+`vidrl.diffusion.path`, with times from at most 1 down to 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidrl.path import Path, discrete, flow
+from vidrl.diffusion.path import Path, discrete, flow
 
 # (prediction, sample, number of the scheduler) at the end of a turn → the next latents
 Visit = Callable[[Tensor, Tensor, int], Tensor]
@@ -32,7 +32,7 @@ PREDICTS = {
     "epsilon": "eps",
     "v_prediction": "v",
     "sample": "x0",
-}  # diffusers' names → vidrl.path's
+}  # diffusers' names → vidrl.diffusion.path's
 
 
 def single(t: float) -> float:

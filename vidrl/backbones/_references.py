@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidrl import picture
-from vidrl.prompt import Prompt, is_file, of, stem
+from vidrl.data import picture
+from vidrl.data.prompt import Prompt, is_file, of, stem
 
 Size = tuple[int, int] | None  # height and width, None where the pipeline does not say
 GREY = 0.5

@@ -16,11 +16,11 @@ from pathlib import Path as Folder
 import torch
 from torch import Tensor, nn
 
-from vidrl.path import Path
-from vidrl.pieces import Pieces
-from vidrl.prompt import of
-from vidrl.rewards._checks import check_video
-from vidrl.segments import Span
+from vidrl.data.prompt import of
+from vidrl.diffusion.path import Path
+from vidrl.diffusion.segments import Span
+from vidrl.rewards._scoring.checks import check_video
+from vidrl.training.pieces import Pieces
 
 Cond = dict[str, Tensor]  # conditioning by name, each (B, ...)
 CACHE_BYTES = 4 * 2**30  # of conditions in host memory: about 1000 prompts of Wan in bfloat16
@@ -44,14 +44,15 @@ class Generator(ABC):
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """The condition of each prompt, without gradient; a prompt may be a `vidrl.prompt.Prompt` with references."""
+        """The condition of each prompt, without gradient; a prompt may be a `vidrl.data.prompt.Prompt` with
+        references."""
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Raise ValueError where a prompt has references that this family does not read, or lacks one that it needs.
 
         Example:
             >>> from vidrl.backbones.toy import Toy
-            >>> from vidrl.prompt import Prompt
+            >>> from vidrl.data.prompt import Prompt
             >>> Toy.tiny().check_prompts([Prompt("a cat", {"image": "cat.png"})])
             Traceback (most recent call last):
             ValueError: expected prompts of text alone, which is what Toy reads, got 'a cat' with image: ...
@@ -195,7 +196,7 @@ class Denoiser(Generator):
 
     def generate(self, noise: Tensor, cond: Cond, steps: int = 20) -> Tensor:
         """The deterministic sampler."""
-        from vidrl.transition import step
+        from vidrl.diffusion.transition import step
 
         x, times = noise.to(self.device), self.times(steps)
         for t, s in zip(times[:-1], times[1:], strict=True):

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vidrl.prompt import is_file, is_text
+from vidrl.data.prompt import is_file, is_text
 
 from . import _adapters, _checkpointing, _company, _given, _opening, _references, _sizes
 from ._drive import Drive, Row
@@ -160,7 +160,7 @@ class Pipeline(Denoiser):
         """{"row": (B,)}, the numbers of prompts in a table; what a prompt means is computed when it
         is first run.
 
-        A `vidrl.prompt.Prompt` brings what else the pipeline's call takes, as the image of
+        A `vidrl.data.prompt.Prompt` brings what else the pipeline's call takes, as the image of
         image-to-video. Raises ValueError for a prompt without a picture that the pipeline needs,
         and for one with a reference that the pipeline does not take.
         """

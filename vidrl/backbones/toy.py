@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from vidrl.path import flow
+from vidrl.diffusion.path import flow
 
 from .base import Cond, Denoiser
 

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vidrl import lora
-from vidrl.extras import install
+from vidrl.diffusion.path import flow
+from vidrl.diffusion.segments import Span
+from vidrl.lookup.extras import install
 from vidrl.lora import writing
-from vidrl.path import flow
-from vidrl.segments import Span
 
 from .base import Cond, Denoiser
 

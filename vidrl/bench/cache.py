@@ -21,8 +21,8 @@ from typing import Any
 
 from vidrl.bench import schema
 from vidrl.bench.protocol import digest
-from vidrl.rewards import _whole
-from vidrl.rewards._media import instead_of_file
+from vidrl.rewards._files import whole_file
+from vidrl.rewards._files.media import instead_of_file
 
 FORMAT = 1
 INDEX = "files.json"
@@ -70,7 +70,7 @@ def whole(path: Path, text: str) -> None:
     with that escape is read back as the same file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _whole.write(path, text.encode("utf-8", "backslashreplace"))
+    whole_file.write(path, text.encode("utf-8", "backslashreplace"))
 
 
 def key(clip: str, dim: str, protocol: str, **others: Any) -> str:
@@ -88,7 +88,7 @@ def code() -> str:
     import vidrl.rewards
 
     seen = hashlib.sha256(f"{torch.__version__} {numpy.__version__} {cv2.__version__}".encode())
-    for path in sorted(Path(vidrl.rewards.__file__).parent.glob("*.py")):
+    for path in sorted(Path(vidrl.rewards.__file__).parent.rglob("*.py")):
         seen.update(path.name.encode() + path.read_bytes())
     return seen.hexdigest()[:16]
 

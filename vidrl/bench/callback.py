@@ -14,14 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vidrl import checkpoint, config
+from vidrl import config
 from vidrl.backbones.base import Denoiser, PromptCache
 from vidrl.bench import dims, measure, results, sampling, suite
 from vidrl.bench.dims import Dim
 from vidrl.bench.suite import Suite
-from vidrl.held_out import Look
-from vidrl.parallel import Workers
-from vidrl.policy import Policy
+from vidrl.training import checkpoint
+from vidrl.training.held_out import Look
+from vidrl.training.policy import Policy
+from vidrl.training.processes import Workers
 
 MARK = "†"
 

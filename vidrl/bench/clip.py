@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidrl.bench.protocol import Protocol, kept
 from vidrl.bench.written import written
-from vidrl.rewards._pictures import is_still
+from vidrl.rewards._files.pictures import is_still
 from vidrl.rewards.video import LARGEST, Unreadable, Video
 
 

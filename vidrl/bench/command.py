@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidrl import plugin, toml
+from vidrl import plugin
 from vidrl.bench import closed, measure, results, suite
 from vidrl.bench import items as items_
 from vidrl.bench.claims import Claims
@@ -22,7 +22,8 @@ from vidrl.bench.measure import Progress
 from vidrl.bench.shards import Group
 from vidrl.bench.suite import Suite
 from vidrl.bench.table import table
-from vidrl.model_source import ModelSource, resolve
+from vidrl.recipe import toml
+from vidrl.training.model_source import ModelSource, resolve
 
 FORMATS = {"json": "results.json", "csv": "results.csv", "md": "results.md", "latex": "results.tex",
            "html": "report.html", "leaderboard": "leaderboard.json"}
@@ -163,7 +164,7 @@ def _notes(sources: Sequence[Source], found: Sequence[Found]) -> list[str]:
 def _trained(args: argparse.Namespace, asked: Suite) -> list[str]:
     """The dims that the LoRA was trained on; known only for a LoRA in its run folder."""
     from vidrl.bench.dims import trained
-    from vidrl.run_folder import NoRun, read
+    from vidrl.report.run_folder import NoRun, read
 
     if not args.lora:
         return []

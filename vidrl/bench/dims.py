@@ -13,9 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vidrl import plugin, user_modules
+from vidrl import plugin
 from vidrl.bench.cache import stamp
 from vidrl.bench.protocol import digest
+from vidrl.lookup import user_modules
 from vidrl.rewards import compose, load
 from vidrl.rewards.base import Card, Reward
 from vidrl.rewards.compose import Composite

@@ -140,7 +140,7 @@ def _weights(spec: str) -> Any:
     """An identifier of the weights, for an encoder whose weights come in a package; else empty."""
     if spec != "efficientnet":
         return ""
-    from vidrl.rewards._efficientnet import CURE, FILE, PACKAGE
-    from vidrl.rewards._weights import found
+    from vidrl.rewards._networks.efficientnet import CURE, FILE, PACKAGE
+    from vidrl.rewards._networks.weights import found
 
     return _identified(found(PACKAGE, FILE, CURE))

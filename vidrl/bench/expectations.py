@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl import verifier, world
-from vidrl.rewards._camera import object_speed, shared_split
-from vidrl.rewards._coarse import coarse_motion
-from vidrl.rewards._prompts import Wanted, wanted
+from vidrl.rewards._flow.camera import object_speed, shared_split
+from vidrl.rewards._flow.coarse import coarse_motion
+from vidrl.rewards._prompts.motion_words import Wanted, wanted
 from vidrl.rewards.base import About, Card, Reward, Samples
 from vidrl.rewards.motion_target import MotionTarget, _Measured, band
+from vidrl.synthetic import verifier, world
 
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 LEAST = 0.002  # share of the picture below which a moving spot is no thing
@@ -225,7 +225,8 @@ class Length(Reward):
 
 
 class Caption(Reward):
-    """The share of shape, colour and motion that `vidrl.verifier` reads back from the clip of a `vidrl.world` caption.
+    """The share of shape, colour and motion that `vidrl.synthetic.verifier` reads back from the clip of a
+    `vidrl.synthetic.world` caption.
 
     >>> clip = world.render(world.Scene("cross", "blue", "left"))
     >>> Caption()(Samples(clip.video[None], [clip.caption], clip.fps)).value
@@ -234,7 +235,7 @@ class Caption(Reward):
 
     range = (0.0, 1.0)
     support = "clip"
-    lost = "inapplicable: the prompt is no caption of vidrl.world, or the clip is not square"
+    lost = "inapplicable: the prompt is no caption of vidrl.synthetic.world, or the clip is not square"
     side = 64
     card = Card(sees="Shape, colour and motion of the one saturated thing, against the caption.",
                 blind_to="Everything outside the synthetic world; faults that leave the thing recognisable.",

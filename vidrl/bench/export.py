@@ -27,11 +27,11 @@ from vidrl.bench.page.facts import (
     told,
     verdict,
 )
-from vidrl.rewards import _cells
+from vidrl.rewards._files import safe_cells
 
 ABOUT = ("set", "path", "id", "prompt", "seed", "reference", "frames", "fps", "width", "height",
          "container", "codec", "pixels", "bits")
-FORMULA = _cells.FORMULA
+FORMULA = safe_cells.FORMULA
 BESIDE = 3  # sets whose differences follow the table; of more there are letters
 DIFFERENCE = ("difference", "95 % interval", "p (Holm)", "wins / ties / losses")
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
@@ -64,12 +64,12 @@ def csv(results: Results) -> str:
 
 
 def cell(value: Any) -> Any:
-    r"""A cell that no spreadsheet runs and whose line ends end no row, see `vidrl.rewards._cells`.
+    r"""A cell that no spreadsheet runs and whose line ends end no row, see `vidrl.rewards._files.safe_cells`.
 
     >>> cell("=cmd"), cell("\u200b@x"), cell("a\rb"), cell(-0.5), cell(None)
     ("'=cmd", "'\u200b@x", 'a\nb', -0.5, None)
     """
-    return _cells.cell(value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value)
+    return safe_cells.cell(value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value)
 
 
 def _clip(name: str, clip: Row, dims: Sequence[str]) -> list[Any]:

@@ -25,8 +25,8 @@ from vidrl.bench.measure import _one_thread
 from vidrl.bench.pairing import rule
 from vidrl.bench.protocol import Protocol, digest
 from vidrl.bench.statistics import number
-from vidrl.rewards import _whole
-from vidrl.rewards._workers import Done, each
+from vidrl.rewards._files import whole_file
+from vidrl.rewards._files.workers import Done, each
 from vidrl.rewards.video import Unreadable
 
 Array = np.ndarray
@@ -280,4 +280,4 @@ def _write(path: Path, features: Array) -> None:
     from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    _whole.write(path, save({"features": np.ascontiguousarray(features)}))
+    whole_file.write(path, save({"features": np.ascontiguousarray(features)}))

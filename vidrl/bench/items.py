@@ -84,7 +84,7 @@ def files(source: Path, stills: bool = False) -> tuple[list[Path], list[str]]:
 
     Numbered pictures are one film, or, if `stills`, pictures. Raises NoClips.
     """
-    from vidrl.rewards._finding import about_left_out, inside, left_out
+    from vidrl.rewards._files.finding import about_left_out, inside, left_out
 
     if source.is_file():
         return [source], []

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vidrl.bench.cache import whole
-from vidrl.rewards._cells import cell
-from vidrl.rewards._manifest import Row, rows
-from vidrl.rewards._tables import BadTable, text
+from vidrl.rewards._files.manifests import Row, rows
+from vidrl.rewards._files.safe_cells import cell
+from vidrl.rewards._files.tables import BadTable, text
 
 __all__ = ["BESIDE", "BadManifest", "Row", "is_vbench_list", "numbered", "read", "vbench_list", "write"]
 

@@ -16,8 +16,8 @@ from vidrl.bench.dims import Dim
 from vidrl.bench.items import Item
 from vidrl.bench.scoring import Measurer, Outcome, Row, Task, unscored
 from vidrl.bench.suite import Suite
-from vidrl.rewards._memory import MEMORY
-from vidrl.rewards._workers import Done, each
+from vidrl.rewards._files.memory import MEMORY
+from vidrl.rewards._files.workers import Done, each
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 ELSEWHERE = "inapplicable: VBench does not measure this dim on this prompt"

@@ -42,9 +42,9 @@ def run(out: str | os.PathLike[str], clips: str | os.PathLike[str] | None = None
         command: str = "") -> dict[str, Any]:
     """Write bench_meta.json, .md and .svg to the folder `out`, and return what is in the JSON.
 
-    `count` scenes of vidrl.world of `size` pixels, and up to `real` pieces of `seconds` of the videos in `clips`, their
-    shorter side shrunk to `size`. What is computed of a clip stays in out/meta_clips, so that a second run computes
-    only what is missing. Raises ValueError where there is nothing to compare, or a corruption is unknown.
+    `count` scenes of vidrl.synthetic.world of `size` pixels, and up to `real` pieces of `seconds` of the videos in
+    `clips`, their shorter side shrunk to `size`. What is computed of a clip stays in out/meta_clips, so that a second
+    run computes only what is missing. Raises ValueError where there is nothing to compare, or a corruption is unknown.
     """
     folder = Path(out)
     (folder / "meta_clips").mkdir(parents=True, exist_ok=True)

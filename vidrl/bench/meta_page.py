@@ -10,10 +10,10 @@ from vidrl.audit.hacks import HACKS
 from vidrl.audit.page import GAIN, LOSS, NONE
 from vidrl.bench.detection import LEAST
 from vidrl.bench.export import code, inert
-from vidrl.charts import decimals
+from vidrl.report.charts import decimals
 
 CELL, HIGH, LEFT, TOP = 34, 27, 196, 84
-TITLES = {"all": "all clips", "world": "scenes of vidrl.world", "real": "pieces of real videos"}
+TITLES = {"all": "all clips", "world": "scenes of vidrl.synthetic.world", "real": "pieces of real videos"}
 PROFILES = {"vidrl": "vidrl", "vbench": "others' arithmetic"}
 GREY = "#62656b"
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from vidrl.audit.battery import UNTOUCHED
 from vidrl.audit.clips import Clip
 from vidrl.bench.cache import whole
-from vidrl.corruptions import corrupt
 from vidrl.rewards import Reward, Samples
+from vidrl.synthetic.corruptions import corrupt
 
 SAVED = 0.5  # strength of the re-encoding that every clip gets, sound or not
 NULLS = 4  # sound versions of a clip: the same picture, saved with other blocks

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from vidrl.rewards._tables import entries
+from vidrl.rewards._files.tables import entries
 from vidrl.rewards.video import SUFFIXES, find
 
 WORDS = {"a": 1, "b": -1, "tie": 0, "same": 0}
@@ -115,7 +115,7 @@ class _Row:
 
 
 def _rows(path: Path) -> list[_Row]:
-    """The rows of a table by the columns of one of the layouts. Raises BadTable, see `vidrl.rewards._tables`."""
+    """The rows of a table by the columns of one of the layouts. Raises BadTable, see `vidrl.rewards._files.tables`."""
     notes: list[str] = []
     listed = entries(path, lambda names: bool({*COLUMNS} & {_small(name) for name in names}), notes.append)
     return [_Row.of(cells, f"{path}, {where}") for where, cells in listed]

@@ -17,17 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidrl import checkpoint, plugin, references
-from vidrl import prompts as prompt_files
+from vidrl import plugin
 from vidrl.backbones.base import Cond, Denoiser, PromptCache
 from vidrl.bench import dims, manifest
 from vidrl.bench.items import Found, Item
 from vidrl.bench.protocol import digest
 from vidrl.bench.suite import BadSuite, Suite
-from vidrl.policy import Policy, load_adapter
-from vidrl.prompt import of
-from vidrl.rewards import _manifest
-from vidrl.rollout import draws, generate
+from vidrl.data import prompts as prompt_files
+from vidrl.data import references
+from vidrl.data.prompt import of
+from vidrl.rewards._files import manifests
+from vidrl.training import checkpoint
+from vidrl.training.policy import Policy, load_adapter
+from vidrl.training.rollout import draws, generate
 
 Row = Mapping[str, Any]
 Encode = Callable[[Sequence[str]], Cond]
@@ -57,7 +59,7 @@ class Task:
         return draws(self.seed, [("bench", str(self.prompt))])[0]
 
     def item(self, folder: Path) -> Item:
-        own = (*_manifest.COLUMNS, *of(self.prompt), EXPECT)
+        own = (*manifests.COLUMNS, *of(self.prompt), EXPECT)
         given = references.columns(self.prompt)
         image = Path(given.pop("reference")) if "reference" in given else None
         meta = {key: str(value) for key, value in self.row.items() if key not in own} | given
@@ -71,10 +73,11 @@ def sample(
 ) -> Found:  # fmt: skip
     """Clips of the suite's prompts, the first `limit` (0: all), from a model folder or hub id, with or without a LoRA.
 
-    0 for `per_prompt` and `steps` is the suite's. Clip k of a prompt has seed `seed` + k; `vidrl.rollout.draws(seed +
-    k, [("bench", prompt)])` is its noise. What is in the folder already is not made again. `options` are the
-    backbone's; `partial` allows a LoRA of which a part does not fit. Raises Changed where the folder's clips come from
-    something else and not `anew`, BadSuite for a suite without prompts, RuntimeError where no clip could be made.
+    0 for `per_prompt` and `steps` is the suite's. Clip k of a prompt has seed `seed` + k;
+    `vidrl.training.rollout.draws(seed + k, [("bench", prompt)])` is its noise. What is in the folder already is not
+    made again. `options` are the backbone's; `partial` allows a LoRA of which a part does not fit. Raises Changed where
+    the folder's clips come from something else and not `anew`, BadSuite for a suite without prompts, RuntimeError where
+    no clip could be made.
     """
     rows, note = prompts(suite, _folder(model))
     given = {key: value for key, value in suite.sampling.items() if key not in OWN} | dict(options or {})
@@ -97,8 +100,8 @@ def sample(
 def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
     """The rows of the suite's prompts that the model understands, and a note that says which they are.
 
-    A model whose vidrl.json says `"prompts": "world"` knows the captions of `vidrl.world` alone, and gets the file that
-    the suite's [sampling] names `world`. Raises BadSuite where there is none.
+    A model whose vidrl.json says `"prompts": "world"` knows the captions of `vidrl.synthetic.world` alone, and gets the
+    file that the suite's [sampling] names `world`. Raises BadSuite where there is none.
 
     >>> from vidrl.bench import suite
     >>> rows, note = prompts(suite.load("motion"))

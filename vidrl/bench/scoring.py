@@ -20,8 +20,8 @@ from vidrl.bench.clip import Clip, image
 from vidrl.bench.dims import Dim
 from vidrl.bench.items import Item
 from vidrl.bench.protocol import Protocol
-from vidrl.rewards._pictures import is_still
-from vidrl.rewards._stream import Stream
+from vidrl.rewards._files.pictures import is_still
+from vidrl.rewards._scoring.long_clips import Stream
 from vidrl.rewards.base import Reward, Samples, Score
 from vidrl.rewards.compose import gathered, leaves
 from vidrl.rewards.video import Unreadable

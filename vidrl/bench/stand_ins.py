@@ -7,8 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from vidrl.rewards._rife import Rife
-from vidrl.rewards._weights import found, tensors
+from vidrl.rewards._networks.rife import Rife
+from vidrl.rewards._networks.weights import found, tensors
 from vidrl.rewards.rife_smoothness import CURE, FILE, PACKAGE
 from vidrl.rewards.vbench_motion_smoothness import VbenchMotionSmoothness
 

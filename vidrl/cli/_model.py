@@ -30,7 +30,7 @@ def declare(made: Any) -> None:
 
 
 def resolved(args: argparse.Namespace, **given: Any) -> Any:
-    """The `vidrl.model_source.ModelSource` of the arguments; `given` are options of the backbone."""
-    from vidrl.model_source import resolve
+    """The `vidrl.training.model_source.ModelSource` of the arguments; `given` are options of the backbone."""
+    from vidrl.training.model_source import resolve
 
     return resolve(args.model, args.recipe, args.run_folder, args.lora, args.backbone, given, args.lora_partial)

@@ -78,9 +78,9 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from vidrl import toml
+    from vidrl.recipe import toml
     from vidrl.rewards import load
-    from vidrl.rewards._serve import serve
+    from vidrl.rewards._serving.serve import serve
 
     reward = load(args.reward, **toml.options(args.option))
     serve(reward, args.host, args.port, expose=args.expose, device=args.device)

@@ -12,7 +12,7 @@ from ._declare import command
 UNUSED = ("credit", "influence", "window", "window_stride", "window_schedule", "train_steps")
 ABOUT = """\
 Measure what credit by influence reads: how far the noise of each latent frame, at each denoising step, moves the reward
-of each frame (vidrl.influence), for the model, the reward and the sampler of a recipe.
+of each frame (vidrl.credit.influence), for the model, the reward and the sampler of a recipe.
 
   vidrl influence scripts/recipes/demo.toml --out influence.safetensors
   vidrl train scripts/recipes/demo.toml algorithm.options.influence=influence.safetensors algorithm.options.credit=gls
@@ -36,9 +36,11 @@ def _influence(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from vidrl import config, evaluate, influence, plugin
+    from vidrl import config, plugin
     from vidrl.algorithms._trajectory import Trajectory
-    from vidrl.rollout import draws
+    from vidrl.credit import influence
+    from vidrl.training import evaluate
+    from vidrl.training.rollout import draws
 
     folder = Path(args.out).parent
     if not folder.is_dir():

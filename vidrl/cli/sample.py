@@ -53,8 +53,9 @@ def declare(commands: Any) -> None:
 
 
 def _sample(args: argparse.Namespace) -> int:
-    from vidrl import config, references
+    from vidrl import config
     from vidrl.bench import manifest
+    from vidrl.data import references
 
     given = {name: getattr(args, name) for name in BACKBONE_OPTIONS if getattr(args, name) is not None}
     source = _model.resolved(args, **given)
@@ -83,8 +84,8 @@ def _maker(
 
     from vidrl import plugin
     from vidrl.backbones.base import PromptCache
-    from vidrl.policy import load_adapter
-    from vidrl.rollout import generate
+    from vidrl.training.policy import load_adapter
+    from vidrl.training.rollout import generate
 
     backbone = plugin.load("backbones", source.backbone, **source.options)
     backbone.check_prompts(prompts)
@@ -104,7 +105,7 @@ def _maker(
 
 def _tell_left_out(file: str | None) -> None:
     """Tell which rows of a table of prompts are left out, and why."""
-    from vidrl import prompts
+    from vidrl.data import prompts
 
     found = prompts.table(file) if file else prompts.File([])
     for line in [*found.notes, *(f"left out: {file}: {why}" for why in found.left_out)]:

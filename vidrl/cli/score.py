@@ -96,7 +96,7 @@ def _mixed(rows: list[tuple[int, str | None]]) -> str:
 
 def _chosen(names: list[str], words: list[str]) -> dict[str, Any]:
     """The rewards by name, each with its own of the options."""
-    from vidrl import toml
+    from vidrl.recipe import toml
     from vidrl.rewards import load
 
     options: dict[str, dict[str, Any]] = {name: {} for name in names}
@@ -112,19 +112,20 @@ def _chosen(names: list[str], words: list[str]) -> dict[str, Any]:
 
 def _clips(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
     """The files to score, and their prompts."""
-    from vidrl.rewards import _finding, _manifest, video
+    from vidrl.rewards import video
+    from vidrl.rewards._files import finding, manifests
 
     for folder in filter(os.path.isdir, args.paths):
-        if note := _finding.about_left_out(_finding.left_out(Path(folder)), folder):
+        if note := finding.about_left_out(finding.left_out(Path(folder)), folder):
             print(f"vidrl: {note}", file=sys.stderr)
     if args.prompts is None:
         return list(video.find(args.paths)), {}
-    table = _manifest.read(args.prompts, lambda said: print(f"vidrl: {said}", file=sys.stderr))
-    files, prompts = _manifest.match(args.paths, table)
+    table = manifests.read(args.prompts, lambda said: print(f"vidrl: {said}", file=sys.stderr))
+    files, prompts = manifests.match(args.paths, table)
     if bare := [file for file in files if isinstance(table, dict) and Path(os.path.abspath(file)) not in table]:
         print(f"vidrl: {len(bare)} of {len(files)} files have no row in {args.prompts} and are scored without a "
               f"prompt, the first is {bare[0]}", file=sys.stderr)
-    if spare := _manifest.spare(files, table):
+    if spare := manifests.spare(files, table):
         print(f"vidrl: {len(spare)} of {len(table)} rows of {args.prompts} are of files that were not given or are not "
               f"there, the first is {spare[0]}", file=sys.stderr)
     return files, prompts

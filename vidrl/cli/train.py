@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vidrl import changes
+from vidrl.training import changes
 
 from ._declare import command
 
@@ -53,7 +53,8 @@ def declare_report(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from vidrl import config, evaluate, resume
+    from vidrl import config
+    from vidrl.training import evaluate, resume
 
     recipe = config.load(args.recipe, args.overrides)
     evaluate.check_recipe(recipe)
@@ -71,7 +72,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _finished(recipe: Any) -> str:
     """The message for a run that is already finished."""
-    from vidrl import resume
+    from vidrl.training import resume
 
     unused = resume.unused(recipe.run, recipe.to_dict())
     told = [f"not used, because the run is finished: {change}" for change in unused]
@@ -80,18 +81,18 @@ def _finished(recipe: Any) -> str:
 
 
 def _launched(args: argparse.Namespace) -> int:
-    from vidrl import launch
+    from vidrl.training import launch
 
     words = ["train", args.recipe, *args.overrides, *(["--resume"] if args.resume else [])]
     return launch.launch(words, args.processes or launch.automatic())
 
 
 def _trained(recipe: Any, resume: bool) -> int:
-    from vidrl import launch, train
+    from vidrl.training import launch, loop
 
     launch.end_with_parent()
     look = _look(recipe)
-    return _finish(train.run(recipe, resume=resume, **({"look": look} if look else {})))
+    return _finish(loop.run(recipe, resume=resume, **({"look": look} if look else {})))
 
 
 def _look(recipe: Any) -> Any:
@@ -104,7 +105,8 @@ def _look(recipe: Any) -> Any:
 
 
 def _finish(folder: str | Path, note: str = "") -> int:
-    from vidrl import checkpoint, report
+    from vidrl.report import run_report
+    from vidrl.training import checkpoint
 
     if os.environ.get("RANK", "0") != "0":
         return 0
@@ -114,13 +116,13 @@ def _finish(folder: str | Path, note: str = "") -> int:
         return 130
     if stands == "stopped":
         note = "stopped by train.time_limit; the same command with --resume goes on for as long again"
-    print("\n".join(filter(None, [note, report.table(folder), str(report.write(folder))])))
+    print("\n".join(filter(None, [note, run_report.table(folder), str(run_report.write(folder))])))
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    from vidrl import report
+    from vidrl.report import run_report
 
-    print(report.table(args.folder))
-    print(report.write(args.folder))
+    print(run_report.table(args.folder))
+    print(run_report.write(args.folder))
     return 0

@@ -14,7 +14,7 @@ from typing import Any
 from vidrl import config, plugin
 from vidrl.backbones.base import CACHE_BYTES, Denoiser
 from vidrl.config import Recipe
-from vidrl.segments import borders
+from vidrl.diffusion.segments import borders
 
 from . import cards, counting, driven, skeleton, work
 from .calibrate import Bench, Pace

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidrl import evaluate, plugin
+from vidrl import plugin
 from vidrl.algorithms.base import Experience
 from vidrl.backbones.base import Cond, rows
 from vidrl.config import Recipe, members, training_prompts
-from vidrl.parallel import Workers
-from vidrl.policy import Policy
-from vidrl.rollout import Plan, Rollout, decoded, draws, sample
-from vidrl.update import Updater
+from vidrl.training import evaluate
+from vidrl.training.policy import Policy
+from vidrl.training.processes import Workers
+from vidrl.training.rollout import Plan, Rollout, decoded, draws, sample
+from vidrl.training.update import Updater
 
 CLIPS = 32  # decoded and scored to time it
 TRIES = 3  # of each; the median counts

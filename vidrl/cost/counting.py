@@ -19,10 +19,10 @@ from vidrl.algorithms._gate import Gated
 from vidrl.algorithms.base import Algorithm, Experience
 from vidrl.backbones.base import Cond, Denoiser
 from vidrl.config import Recipe, members, offline
-from vidrl.held_out import TWINS
-from vidrl.policy import Policy
 from vidrl.rewards import Reward, Samples, Score
-from vidrl.rollout import Plan, Rollout, draws, sample, tree
+from vidrl.training.held_out import TWINS
+from vidrl.training.policy import Policy
+from vidrl.training.rollout import Plan, Rollout, draws, sample, tree
 
 
 class StandIn(Denoiser):

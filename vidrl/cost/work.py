@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vidrl.backbones.base import Cond, Denoiser
 from vidrl.config import Recipe
-from vidrl.policy import Policy
+from vidrl.training.policy import Policy
 
 from .skeleton import Blueprint
 from .tracing import hollow, shapes, size, trace

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vidrl.extras import install
+from vidrl.lookup.extras import install
 
 from .targets import resolve
 

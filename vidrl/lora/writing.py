@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidrl.rewards import _whole
+from vidrl.rewards._files import whole_file
 
 from .file import BIAS, A, B, Lora
 from .names import KOHYA, to_original
@@ -44,12 +44,12 @@ def folder(weights: Mapping[str, Tensor], config: Mapping[str, Any], form: str, 
         from diffusers import WanPipeline  # every family's writer gives "transformer." and the metadata alike
 
         plain = {key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()}
-        with _whole.filling(out) as private:
+        with whole_file.filling(out) as private:
             WanPipeline.save_lora_weights(private, _ready(weights), transformer_lora_adapter_metadata=plain)
         return file
     from peft import LoraConfig
 
-    with _whole.filling(out) as private:
+    with whole_file.filling(out) as private:
         LoraConfig(**config).save_pretrained(str(private))
     return save({f"base_model.model.{key}": value for key, value in weights.items()}, file)
 
@@ -58,7 +58,7 @@ def save(tensors: Mapping[str, Tensor], file: Path) -> Path:
     """Write tensors as safetensors, whole or not at all, with the mode of any new file; safetensors writes 0600."""
     from safetensors.torch import save_file
 
-    with _whole.placing(file) as private:
+    with whole_file.placing(file) as private:
         save_file(_ready(tensors), private, {"format": "pt"})
     return file
 

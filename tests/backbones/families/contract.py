@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidrl import config, transition
+from vidrl import config
 from vidrl.backbones.base import Cond, rows
 from vidrl.backbones.pipeline import Pipeline
-from vidrl.policy import Policy, load_adapter
-from vidrl.prompt import Prompt
+from vidrl.data.prompt import Prompt
+from vidrl.diffusion import transition
+from vidrl.diffusion.segments import pool
 from vidrl.rewards import Reward, Samples, Score
-from vidrl.rollout import Plan, draws, sample
-from vidrl.segments import pool
-from vidrl.train import Trainer
+from vidrl.training.loop import Trainer
+from vidrl.training.policy import Policy, load_adapter
+from vidrl.training.rollout import Plan, draws, sample
 
 from ._family import FAMILIES, PROMPTS, Family, clips
 

@@ -22,11 +22,11 @@ from vidrl.bench.page.media import LIMIT, media
 from vidrl.bench.page.rest import distances, left_out, made, to_paste, totals
 from vidrl.bench.page.script import SCRIPT
 from vidrl.bench.page.summary import summary
-from vidrl.rewards import _whole
+from vidrl.rewards._files import whole_file
 
 __all__ = ["LARGEST", "media", "page", "write"]
 
-STYLES = ("report.css", "bench/page/page.css")
+STYLES = ("report/report.css", "bench/page/page.css")
 LARGEST = 20_000_000  # bytes of a page
 LINKS = {"differences": "Differences", "summary": "Every dimension", "kinds": "By kind", "clips": "Best and worst",
          "look": "Frame by frame", "left-out": "Left out", "paste": "To paste", "made": "How it was measured"}
@@ -51,7 +51,7 @@ def write(results: Results, out: Path, media: Path | None = None, limit: int = L
     if len(text) > LARGEST:
         raise ValueError(f"expected a page below {LARGEST} bytes, got {len(text)} without any clip: take --format csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    return _whole.write(path, text)
+    return whole_file.write(path, text)
 
 
 def page(results: Results, out: Path, shown: Mapping[str, Mapping[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from vidrl.bench.page.facts import LEVEL, Results, Row, verdict
-from vidrl.charts import number
+from vidrl.report.charts import number
 
 EACH = 2  # clips shown at either end of a dimension where there is one set
 

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from vidrl.bench.page.cases import Case, Example, clip_of, opened
 from vidrl.bench.page.facts import Results, Row, dim_name, hue, short
-from vidrl.charts import Line, chart, number
-from vidrl.page.film import beside
+from vidrl.report.charts import Line, chart, number
+from vidrl.report.page.film import beside
 
 Shown = Mapping[str, Mapping[str, Any]]
 

@@ -26,7 +26,7 @@ from vidrl.bench.page.facts import (
     withheld,
 )
 from vidrl.bench.pairing import NAME, PROMPT, SEED, UNPAIRED
-from vidrl.charts import number
+from vidrl.report.charts import number
 
 REACHES = (0.5, 1.0, 2.0, 3.0)  # where an axis may end, standard deviations
 INSIDE = {"equivalent": "within plus and minus", "not worse": "above minus", "not better": "below plus"}

@@ -20,7 +20,7 @@ from vidrl.bench.verdicts import (
     verdict,
     withheld,
 )
-from vidrl.charts import decimals, places
+from vidrl.report.charts import decimals, places
 
 __all__ = ["LEVEL", "best", "enough", "inapplicable", "least_relevant", "letters", "relevant", "small", "sure",
            "verdict", "withheld"]

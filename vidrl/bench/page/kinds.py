@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from vidrl.bench.page.facts import Results, dim_name
-from vidrl.charts import number
+from vidrl.report.charts import number
 
 
 def kinds(results: Results) -> str:

@@ -13,8 +13,8 @@ from vidrl.bench.page.cases import Case, clip_of, key
 from vidrl.bench.page.clips import Shown, asked, curves, given, player, references
 from vidrl.bench.page.facts import Results, Row, dim_name, hue, plural, short
 from vidrl.bench.page.media import SCALES
-from vidrl.charts import number
-from vidrl.page.film import lane, lanes
+from vidrl.report.charts import number
+from vidrl.report.page.film import lane, lanes
 
 MOST = 400  # values kept of a curve
 ROOM = 3_000_000  # bytes of all curves

@@ -109,7 +109,7 @@ def _recalled(place: Path | None) -> Shown | None:
 
 def _each(make: Callable[[str], Shown], paths: Sequence[str], jobs: int) -> Iterator[Shown]:
     """`make` of every path, in order, where there are many in other processes."""
-    from vidrl.rewards._workers import each
+    from vidrl.rewards._files.workers import each
 
     if not jobs or len(paths) < MANY:
         yield from map(make, paths)

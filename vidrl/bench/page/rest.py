@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from vidrl.bench.page.facts import Results, Row, breaking, dim_name, inapplicable, listed, plural, short
-from vidrl.charts import number
+from vidrl.report.charts import number
 
 MOST = 200  # rows of a list
 

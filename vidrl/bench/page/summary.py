@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from vidrl.bench.page.facts import Results, Row, best, dim_name, few, hue, letters, mean, plural, told
-from vidrl.charts import number
+from vidrl.report.charts import number
 
 FAR = 3.0  # quartile ranges beyond the quartiles: Tukey's far out, drawn at the edge
 

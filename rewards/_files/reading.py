@@ -1,0 +1,295 @@
+"""PyAV as a reader: the frames of a file that `ffmpeg -i FILE -map 0:V:0 -fps_mode passthrough` shows, turned upright.
+
+Shapes: H W pixels; frames are uint8 (F, 3, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidrl.lookup.extras import install
+
+from .media import Unreadable, cut_off
+from .memory import is_out_of_memory
+from .stamps import STATED, best, filled, usable
+
+# What FFmpeg may take a file for. Playlists and their like are left out, because they name other files and addresses.
+FORMATS = ("mov,matroska,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,av1,ivf,flv,asf,ogg,yuv4mpegpipe,nut,mxf,"
+           "rm,dv,wtv")
+COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC, of a stream
+WITHOUT_TIMES = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of a container
+# Where one packet is one frame that is shown, so that packets tell the times; elsewhere a first pass decodes.
+LISTED = {"mov", "matroska"}
+CODECS = {"h264", "hevc", "vp9", "av1", "ffv1", "mjpeg", "prores", "png", "rawvideo"}
+
+
+class PyAV:
+    """A file as PyAV reads it: `size` (width, height), `times` in seconds, `stated` frames a second, `notes`.
+
+    `check` is given the size before anything is decoded, and raises where it is too large.
+    """
+
+    name = "PyAV"
+
+    def __init__(self, path: Path, check: Callable[[tuple[int, int]], None]) -> None:
+        self.path, self.notes = path, list[str]()
+        self.damaged = 0  # packets that could not be decoded
+        self.av = import_av()
+        with self._stream() as (container, stream):
+            self.sized = bool(stream.width and stream.height)  # if not, the first frame tells
+            if self.sized:
+                check((stream.width, stream.height))
+            self.tick, self.stated = float(stream.time_base or 0), _stated(container, stream)
+            self.decode_times = container.format.name == "avi"
+            self.stamps: list[int | None] | None = _of_packets(container, stream)
+        first = self._first()
+        self.turn = upright(first)
+        self._whole = (first.width, first.height)
+        self.size = self._whole if self.turn is None else self.turn(np.empty(self._whole[::-1])).shape[::-1]
+        check(self.size)
+        self.counted = self.stamps is None or cut_off(path) is not None
+        if self.counted:
+            self.stamps = best(list(self._counted()), self.decode_times)
+        assert self.stamps is not None
+        self._tell()
+
+    def pieces(self, length: int) -> Iterator[Tensor]:
+        """The frames in order, `length` at a time. Raises Unreadable where they are not those that were listed."""
+        pixels, turn, number = _Pixels(self.av), self.turn or (lambda picture: picture), 0
+        piece = self._piece(length)
+        for frame in self._frames():
+            self._expect(frame, number)
+            piece[number % length] = turn(pixels.of(frame))
+            number += 1
+            if number % length == 0:
+                yield torch.from_numpy(piece).permute(0, 3, 1, 2)
+                piece = self._piece(length)
+        if number % length:
+            yield torch.from_numpy(piece[: number % length]).permute(0, 3, 1, 2)
+        if number != len(self.times):
+            raise Unreadable(f"{len(self.times)} frames are listed, and {number} can be decoded")
+
+    def _piece(self, length: int) -> np.ndarray:
+        return np.empty((min(length, len(self.times)), self.size[1], self.size[0], 3), np.uint8)
+
+    def _expect(self, frame: Any, number: int) -> None:
+        self._same_size(frame)
+        assert self.stamps is not None
+        if number >= len(self.stamps) or not self.counted and frame.pts != self.stamps[number]:
+            raise Unreadable(f"frame {number} is not the one that is listed: part of the file is damaged")
+
+    def _first(self) -> Any:
+        first = next(self._frames(), None)
+        if first is None:
+            why = cut_off(self.path)
+            size = "" if self.sized else ": its header states no size, or a larger one than can be read"
+            raise Unreadable(f"it is cut off before its first frame: {why}" if why else
+                             f"no frame can be decoded{size}")
+        return first
+
+    def _counted(self) -> Iterator[tuple[int | None, int | None]]:
+        """The stamps of all frames and of their packets, by decoding them."""
+        for frame in self._frames():
+            self._same_size(frame)
+            yield frame.pts, frame.dts
+
+    def _same_size(self, frame: Any) -> None:
+        if (frame.width, frame.height) != self._whole:
+            raise Unreadable(f"the size of its frames changes from {self._whole[0]} x {self._whole[1]} to "
+                             f"{frame.width} x {frame.height}: cut it there, or scale it to one size")
+
+    def _tell(self) -> None:
+        """The times, and what is to be known of them."""
+        stamps = [math.nan if stamp is None else stamp * self.tick for stamp in self.stamps or []]
+        self.times, told = usable(filled(stamps, self.stated), self.stated)
+        if told is not None:
+            self.notes.append(told)
+        why = cut_off(self.path)
+        if why is not None:
+            self.notes.append(f"cut off after {_seconds(self.times):.1f} s: {why}")
+        elif self.damaged:
+            self.notes.append(f"damaged: {self.damaged} packets could not be decoded")
+
+    def _frames(self) -> Iterator[Any]:
+        """The frames that are shown, in order. A packet that cannot be decoded is passed over, as ffmpeg does."""
+        self.damaged = 0
+        with self._stream() as (container, stream):
+            for packet in _packets(self.av, container, stream):
+                try:
+                    yield from packet.decode()
+                except self.av.error.FFmpegError as error:
+                    if is_out_of_memory(error):
+                        raise
+                    self.damaged += 1
+
+    @contextmanager
+    def _stream(self) -> Iterator[tuple[Any, Any]]:
+        """The open container, and its first video stream that is no cover picture."""
+        with opened(self.path) as container:
+            films = without_covers(container)
+            if not films:
+                streams = {stream.type for stream in container.streams}
+                what = "sound alone" if "audio" in streams else "nothing"
+                cover = " with a cover picture" if container.streams.video else ""
+                raise Unreadable(f"no video stream: it holds {what}{cover}")
+            if films[0].codec_context is None:
+                raise Unreadable("no decoder is known for its video stream")
+            films[0].thread_type = "NONE"
+            yield container, films[0]
+
+
+class _Pixels:
+    """Frames as RGB. PyAV scales the colours of an interlaced frame field by field, and those of more than 8 bits from
+    another place than ffmpeg does: these frames go through ffmpeg's own filter."""
+
+    def __init__(self, av: Any) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self.av, self.plain = av, VideoReformatter()
+        self.graph: Any = None
+
+    def of(self, frame: Any) -> np.ndarray:
+        """A frame as uint8 (H, W, 3)."""
+        if not frame.interlaced_frame and max(part.bits for part in frame.format.components) <= 8:
+            return self.plain.reformat(frame, format="rgb24").to_ndarray()
+        if self.graph is None:
+            self.graph = self._graph(frame)
+        self.graph.push(frame)
+        return self.graph.pull().to_ndarray()
+
+    def _graph(self, frame: Any) -> Any:
+        graph = self.av.filter.Graph()
+        start = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name,
+                                 time_base=frame.time_base or Fraction(1, 1000))
+        chain = [start, graph.add("scale", "interl=0"), graph.add("format", "rgb24"), graph.add("buffersink")]
+        graph.link_nodes(*chain).configure()
+        return graph
+
+
+def import_av() -> Any:
+    """The module of PyAV. Raises ImportError that says how it is installed."""
+    try:
+        import av
+        import av.filter
+    except ImportError as error:
+        raise ImportError(f"PyAV is needed here: pip install av, or {install('train')}") from error
+    return av
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The container of a file, open. FFmpeg reads this file alone: none that it names, and no address."""
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    with _named(path) as name, import_av().open(name, options=options) as container:
+        yield container
+
+
+def without_covers(container: Any) -> list[Any]:
+    """The video streams that are no single picture attached to the film."""
+    return [stream for stream in container.streams.video if not int(stream.disposition) & COVER]
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[Any]:
+    """What FFmpeg opens: "file:" and the whole path, so that a name like concat:a|b or %d is a name and nothing else;
+    the open file where the name is not UTF-8, which FFmpeg's interface asks for."""
+    name = os.path.abspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield file
+    else:
+        yield f"file:{name}"
+
+
+def _stated(container: Any, stream: Any) -> float:
+    """The frames a second that a file states, 0 for nothing: its container, or, where that keeps no times or states an
+    impossible rate, its pictures."""
+    context = stream.codec_context
+    rates = [stream.average_rate, context.framerate if context else None, stream.guessed_rate, stream.base_rate]
+    if container.format.flags & WITHOUT_TIMES:
+        rates = [*rates[1:], rates[0]]  # the container's rate is a default of FFmpeg, 25
+    known = [float(rate) for rate in rates if rate]
+    return next((rate for rate in known if rate <= STATED), next(iter(known), 0.0))
+
+
+def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
+    """The packets, the last of which is empty and asks the decoder for what it holds back; also where reading fails."""
+    try:
+        yield from container.demux(stream)
+    except av.error.FFmpegError as error:
+        if is_out_of_memory(error):
+            raise
+        last = av.Packet()
+        last.stream = stream
+        yield last
+
+
+def _of_packets(container: Any, stream: Any) -> list[int | None] | None:
+    """The stamps of the frames by the packets alone; None where packets may hold frames that are not shown."""
+    names = set(container.format.name.split(","))
+    if not names & LISTED or stream.codec_context.codec.canonical_name not in CODECS:
+        return None
+    found: list[int] = []
+    reordered = not stream.codec_context.has_b_frames
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        if packet.pts is None or packet.is_discard or packet.is_corrupt or not (found or packet.is_keyframe):
+            return None
+        found.append(packet.pts)
+        reordered = reordered or packet.pts != packet.dts
+    plain = len(set(found)) == len(found) and min(found, default=0) == next(iter(found), 0)
+    return [*sorted(found)] if found and plain and reordered else None
+
+
+def _seconds(times: list[float]) -> float:
+    """How long the frames last, the last one as long as the others."""
+    return (times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
+
+
+# --- upright ---------------------------------------------------------------------------------------------------------
+
+
+def upright(frame: Any) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What turns and mirrors a picture (H, W, ...) as the file asks for, by the rules of ffmpeg; None for nothing."""
+    matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    return None if matrix is None else turning(np.frombuffer(matrix, np.int32)[:9])
+
+
+def turning(matrix: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The same of a display matrix (9 numbers), as ffmpeg's get_rotation and configure_input_video_filter say.
+
+    >>> quarter = np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30])
+    >>> turning(quarter)(np.array([[1, 2], [3, 4]])).tolist()
+    [[3, 1], [4, 2]]
+    """
+    a, b, c, d = (float(matrix[i]) for i in (0, 1, 3, 4))
+    wide, high = math.hypot(a, c), math.hypot(b, d)
+    if not (wide and high):
+        return None
+    angle = round(math.degrees(math.atan2(b / high, a / wide))) % 360
+    if angle == 0:
+        return np.flipud if d < 0 else None
+    if angle == 90:
+        return _transposed if c > 0 else lambda picture: np.rot90(picture, -1)
+    if angle == 180:
+        return lambda picture: picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    if angle == 270:
+        return (lambda picture: np.rot90(_transposed(picture), 2)) if c < 0 else np.rot90
+    raise Unreadable(f"it is to be shown turned by {angle} degrees: write it again, turned")
+
+
+def _transposed(picture: np.ndarray) -> np.ndarray:
+    return picture.swapaxes(0, 1)

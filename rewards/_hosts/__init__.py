@@ -1,0 +1,1 @@
+"""Adapters between vidrl's rewards and other trainers, both ways."""

@@ -1,0 +1,1 @@
+"""Published networks as torch modules, and where their weights come from."""

@@ -1,0 +1,137 @@
+"""Small networks of random weights and the real architectures: what `tiny()` of a learned reward scores by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..encoders import TextImage, Vision, class_token
+from .hub import Network, package
+from .pixels import IMAGENET, OPENAI, Pixels
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,."
+LAYER = {"num_hidden_layers": 1, "num_attention_heads": 2}
+SMALL = {**LAYER, "hidden_size": 16, "intermediate_size": 16}
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    """`make()` under seed 0, leaving the random state as it was; weights wide enough that inputs tell apart."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make()
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and parameter.numel():
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return model
+
+
+def clip_tokenizer() -> Any:
+    """A CLIP tokenizer of single characters."""
+    pieces = [piece for letter in LETTERS for piece in (letter, f"{letter}</w>")]
+    vocabulary = {piece: i for i, piece in enumerate(["<|startoftext|>", *pieces, "<|endoftext|>"])}
+    return package("transformers").CLIPTokenizer(vocab=vocabulary, merges=[])
+
+
+def clip_model(side: int = 32) -> Any:
+    """A CLIP of one layer a side, `side` x `side` pixels in 4 patches."""
+    t = package("transformers")
+    words = 2 * len(LETTERS) + 2
+    text = {**SMALL, "vocab_size": words, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": words - 1}
+    sight = {**SMALL, "image_size": side, "patch_size": side // 2}
+    return seeded(lambda: t.CLIPModel(t.CLIPConfig(text_config=text, vision_config=sight, projection_dim=16)))
+
+
+def pair(chunk: int = 16) -> TextImage:
+    """A small CLIP with its tokenizer."""
+    return TextImage(Network(clip_model), lambda _: Pixels(32, (32, 32), OPENAI), clip_tokenizer, chunk)
+
+
+def dinov2_model() -> Any:
+    """A DINOv2 of one layer, 28 x 28 pixels in 4 patches."""
+    t = package("transformers")
+    return seeded(lambda: t.Dinov2Model(t.Dinov2Config(**LAYER, hidden_size=16, image_size=28, mlp_ratio=2)))
+
+
+def vision(chunk: int = 16) -> Vision:
+    """A small DINOv2."""
+    return Vision(Network(dinov2_model), lambda _: Pixels(28, (28, 28), IMAGENET), class_token, chunk)
+
+
+def xclip_model() -> Any:
+    """An X-CLIP of one layer a side, 8 frames of 32 x 32 pixels in 4 patches."""
+    t = package("transformers")
+    words = 2 * len(LETTERS) + 2
+    text = {**SMALL, "vocab_size": words, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": words - 1}
+    mit = {"mit_hidden_size": 16, "mit_intermediate_size": 16, "mit_num_hidden_layers": 1, "mit_num_attention_heads": 2}
+    sight = {**SMALL, **mit, "image_size": 32, "patch_size": 16, "num_frames": 8, "drop_path_rate": 0.0}
+    config = t.XCLIPConfig(
+        text_config=text, vision_config=sight, projection_dim=16, prompt_layers=1, prompt_num_attention_heads=2
+    )
+    return seeded(lambda: t.XCLIPModel(config))
+
+
+def bert_tokenizer() -> Any:
+    """A BERT tokenizer of single characters."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    return package("transformers").BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
+
+
+def blip_judge() -> nn.Module:
+    """ImageReward's BLIP of one layer a side, 32 x 32 pixels in 4 patches."""
+    from .blip import Judge, layers
+
+    t = package("transformers")
+    sight = t.BlipVisionConfig(**SMALL, image_size=32, patch_size=16)
+    text = t.BlipTextConfig(**SMALL, vocab_size=96, encoder_hidden_size=16, max_position_embeddings=35)
+    return seeded(lambda: Judge(t.BlipVisionModel(sight), t.BlipTextModel(text), layers(16)))
+
+
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+
+
+def qwen_tokenizer() -> Any:
+    """A Qwen2 tokenizer of single bytes, with the tokens of its chats."""
+    package("transformers")
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = {letter: i for i, letter in enumerate(bytes_to_unicode().values())}
+    tokens = package("transformers").Qwen2Tokenizer(vocab=letters, merges=[])
+    tokens.add_tokens(SPECIAL, special_tokens=True)
+    return tokens
+
+
+def qwen_config() -> Any:
+    """A Qwen2-VL of one layer a side."""
+    t = package("transformers")
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
+    text = {**SMALL, "num_key_value_heads": 1, "vocab_size": 300, "rope_parameters": rope, "pad_token_id": None}
+    sight = {"depth": 1, "embed_dim": 32, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 1}
+    return t.Qwen2VLConfig(text_config=text, vision_config=sight)
+
+
+def qwen_judge(head: Callable[[int], nn.Module]) -> nn.Module:
+    """A judge of that size, with `head` of its width."""
+    from .qwen import Judge
+
+    t = package("transformers")
+    return seeded(lambda: Judge(t.Qwen2VLModel(qwen_config()), head(16)))
+
+
+def qwen25_judge() -> nn.Module:
+    """A Qwen2.5-VL of one layer a side, with its language head."""
+    t = package("transformers")
+    tokens = qwen_tokenizer()
+    video, end = tokens.convert_tokens_to_ids(["<|video_pad|>", "<|im_end|>"])
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
+    text = {**SMALL, "num_key_value_heads": 1, "vocab_size": 300, "rope_parameters": rope, "eos_token_id": end}
+    sight = {
+        "depth": 1, "hidden_size": 32, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16,
+        "fullatt_block_indexes": [0], "tokens_per_second": 2,
+    }  # fmt: skip
+    config = t.Qwen2_5_VLConfig(text_config=text, vision_config=sight, video_token_id=video)
+    model = seeded(lambda: t.Qwen2_5_VLForConditionalGeneration(config))
+    model.generation_config = t.GenerationConfig(eos_token_id=end, pad_token_id=end)
+    return model

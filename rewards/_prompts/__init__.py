@@ -1,0 +1,1 @@
+"""What prompts ask of motion, and the questions that judges are asked."""

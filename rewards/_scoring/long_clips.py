@@ -1,0 +1,180 @@
+"""Scoring one long clip in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._files.memory import TooLarge
+from ..base import LONGEST, About, Reward, Samples, Score, finish, interleave, refusals, spread, too_short
+
+ENOUGH = 24  # small frames that a lane scores at a time
+HELD = 3 * 2**29  # bytes of frames that are held back until it shows how long a clip is
+_Kind = tuple[int, "int | None"]  # of a lane: its stride, and the shorter side of its frames where they are shrunk
+
+
+class Stream:
+    """The scorer that `Reward.stream` gives; several rewards share one flow.
+
+    Frames are dealt out to lanes, one for each phase of each stride and each size that a reward asks for. The first
+    few are held back, because a clip that turns out to be short is not taken apart.
+    """
+
+    def __init__(
+        self,
+        rewards: Mapping[str, Reward],
+        fps: float,
+        prompt: str,
+        reference: Tensor | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.rewards, self.fps = dict(rewards), fps
+        self.prompt = prompt
+        self.given: dict[str, Any] = {"reference": reference, "meta": [meta] if meta else ()}
+        self.strides = {name: reward.stride(fps, 1 << 62) for name, reward in rewards.items()}
+        self.patience = max(self.strides.values()) * LONGEST
+        self.held: list[Tensor] = []
+        self.sides = {name: reward.working_size if reward.shrinks else None for name, reward in rewards.items()}
+        self.lanes: dict[_Kind, list[_Lane]] = {}
+        self.seen = 0
+        self.why: dict[str, str | None] = dict.fromkeys(rewards)
+
+    @torch.no_grad()
+    def update(self, frames: Tensor) -> None:
+        """Take the next frames of the clip, (F, C, H, W), float in [0, 1] or uint8."""
+        samples = self._samples(frames)
+        self._refuse(samples)
+        self.seen += len(frames)
+        if not self.lanes:
+            if self.seen < self.patience:
+                self._hold(frames)
+                return
+            if self.held:  # else no copy: that of a big piece costs as much as decoding
+                samples = self._samples(torch.cat([*self.held, frames]))
+            self.lanes, self.held = self._open(self.strides), []
+        _deal(self.lanes, samples, self.seen - samples.video.shape[1])
+
+    def _hold(self, frames: Tensor) -> None:
+        """Keep frames for later. Raises MemoryError where these are large and, at a high rate, many."""
+        needed = frames.element_size() * frames[0].numel() * self.seen
+        if needed > HELD:
+            raise TooLarge(
+                f"expected frames of which {self.patience} in a row, half a second, fit {HELD / 2**30:g} GiB; got "
+                f"{frames.shape[-1]} x {frames.shape[-2]} at {self.fps:g} a second: shrink them, or lower the rate")
+        self.held.append(frames.clone())
+
+    @torch.no_grad()
+    def result(self) -> dict[str, Score]:
+        """The scores of all frames so far, B = 1."""
+        lanes = self.lanes
+        strides = self.strides if lanes else {name: r.stride(self.fps, self.seen) for name, r in self.rewards.items()}
+        if not lanes and self.held:
+            lanes = self._open(strides)
+            _deal(lanes, self._samples(torch.cat(self.held)), 0)
+        kinds = {name: (strides[name], self.sides[name]) for name in self.rewards}
+        return {name: self._score(name, reward, lanes.get(kinds[name], [])) for name, reward in self.rewards.items()}
+
+    def _samples(self, frames: Tensor) -> Samples:
+        return Samples(frames[None], [self.prompt], self.fps, **self.given)
+
+    def _open(self, strides: Mapping[str, int]) -> dict[_Kind, list[_Lane]]:
+        groups: dict[_Kind, dict[str, Reward]] = {}
+        for name, reward in self.rewards.items():
+            if self.why[name] is None:
+                groups.setdefault((strides[name], self.sides[name]), {})[name] = reward
+        return {kind: [_Lane(group, kind[1]) for _ in range(kind[0])] for kind, group in groups.items()}
+
+    def _refuse(self, samples: Samples) -> None:
+        for name, reward in self.rewards.items():
+            self.why[name] = self.why[name] or refusals(samples, 0, reward.least_side, first=self.seen)[0]
+        for lane in (lane for lanes in self.lanes.values() for lane in lanes):
+            lane.rewards = {name: reward for name, reward in lane.rewards.items() if self.why[name] is None}
+
+    def _score(self, name: str, reward: Reward, lanes: list[_Lane]) -> Score:
+        why = self.why[name]
+        if why is None and self.seen < reward.needed:
+            why = too_short(reward.needed, self.seen)
+        if why is not None:
+            curve = torch.full((1, max(self.seen, 1)), torch.nan)
+            return Score(curve[:, 0].clone(), curve, reward.support, why=[why])
+        curve = interleave([lane.curve(name) for lane in lanes])
+        return finish(curve, reward.support, [None], [0], reward.lost)
+
+
+class _Lane:
+    """The frames of one phase.
+
+    Pieces overlap by the frames that the next terms look back at, and nothing else of the past is kept. The numbers
+    are those of `forward` on the whole clip, because a term looks at no more. Frames of a shorter side of at most
+    `side` are gathered until there are enough that the overlap costs little.
+    """
+
+    def __init__(self, rewards: Mapping[str, Reward], side: int | None) -> None:
+        self.rewards, self.side = dict(rewards), side
+        self.context = max((reward.context for reward in rewards.values()), default=0)
+        self.tail: Tensor | None = None
+        self.waiting: list[Samples] = []
+        self.about: About | None = None
+        self.features: dict[str, list[Tensor]] = {name: [] for name in rewards}
+        self.state: dict[str, Any] = dict.fromkeys(rewards)
+
+    def update(self, samples: Samples) -> None:
+        self.about = samples.about
+        if self.side is not None:
+            samples = Samples(samples.small(self.side).contiguous(), samples.prompts, samples.fps)
+        self.waiting.append(samples)
+        if self.side is None or sum(part.video.shape[1] for part in self.waiting) >= ENOUGH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Score what waits."""
+        if not self.waiting:
+            return
+        samples, self.waiting = _joined(self.tail, self.waiting), []
+        old, frames = 0 if self.tail is None else self.tail.shape[1], samples.video.shape[1]
+        for name, reward in self.rewards.items():
+            if frames > reward.reach:
+                kept, self.state[name] = reward.resume(samples, self.state[name], old)
+                self.features[name].append(kept)
+        self.tail = samples.video[:, max(0, frames - self.context) :].clone()
+
+    def curve(self, name: str) -> Tensor:
+        self.flush()
+        assert self.about is not None  # it has had frames
+        reward = self.rewards[name]
+        return spread(reward.conclude(torch.cat(self.features[name], 1), self.about), reward.reach)
+
+
+class Single:
+    """A stream of one reward: `update(frames)`, `result() -> Score`."""
+
+    def __init__(self, reward: Reward, fps: float, prompt: str) -> None:
+        self.stream = Stream({"only": reward}, fps, prompt)
+
+    def update(self, frames: Tensor) -> None:
+        """Take the next frames of the clip, (F, C, H, W), float in [0, 1] or uint8."""
+        self.stream.update(frames)
+
+    def result(self) -> Score:
+        """The score of all frames so far, B = 1."""
+        return self.stream.result()["only"]
+
+
+def _joined(tail: Tensor | None, parts: list[Samples]) -> Samples:
+    """One piece of several, after the frames that are looked back at."""
+    before = [] if tail is None or not tail.shape[1] else [tail]
+    if len(parts) == 1 and not before:
+        return parts[0]
+    return Samples(torch.cat([*before, *(part.video for part in parts)], 1), parts[0].prompts, parts[0].fps)
+
+
+def _deal(lanes: Mapping[_Kind, list[_Lane]], samples: Samples, start: int) -> None:
+    """Each frame, the first of which is number `start` of the clip, to its lane of every stride."""
+    for (stride, _), ways in lanes.items():
+        for phase, lane in enumerate(ways):
+            first = (phase - start) % stride
+            if first < samples.video.shape[1]:
+                lane.update(samples if stride == 1 else samples.every(stride, first))

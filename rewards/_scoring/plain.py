@@ -1,0 +1,90 @@
+"""A plain function of samples as a reward."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..base import Reward, refusals
+from .samples import Samples
+from .score import Score, as_score
+
+OLD = ("video", "prompts", "fps")  # the parameters of the other signature that is accepted
+
+
+class Plain(Reward):
+    """A function `fn(samples) -> tensor | Score` as a reward; see `as_score` for what it may return.
+
+    A function of three arguments is called as `fn(video (B, F, C, H, W) float in [0, 1], prompts, fps)`. No gradient is
+    kept. A clip with NaN or infinity in its frames is unscored whatever the function says. Raises ValueError where the
+    function can be called in neither way.
+
+    >>> bright = Plain(lambda samples: samples.frames.mean((1, 2, 3, 4)), "bright")
+    >>> bright(Samples(torch.full((2, 3, 3, 8, 8), 0.5), ["", ""], 8.0)).value
+    tensor([0.5000, 0.5000])
+    """
+
+    support = "clip"
+
+    def __init__(self, fn: Callable[..., Any], name: str = "") -> None:
+        super().__init__()
+        self.fn, self.name = fn, name or getattr(fn, "__name__", type(fn).__name__)
+        self.apart = takes_three(fn, self.name)
+
+    def forward(self, samples: Samples) -> Score:
+        """The score of whole clips."""
+        given = (samples.frames, list(samples.prompts), samples.fps) if self.apart else (samples,)
+        score = as_score(self.fn(*given), samples, self.name)
+        faults = refusals(samples, 1, 1)
+        if not any(faults):
+            return score
+        lost = torch.tensor([fault is not None for fault in faults], device=score.value.device)
+        curve = None if score.frames is None else score.frames.masked_fill(lost[:, None], math.nan)
+        why = [fault or reason for fault, reason in zip(faults, score.why, strict=True)]
+        return replace(score, value=score.value.masked_fill(lost, math.nan), frames=curve, why=why)
+
+
+def takes_three(fn: Callable[..., Any], name: str) -> bool:
+    """Whether a function is called as fn(video, prompts, fps), and not as fn(samples); raises ValueError if neither.
+
+    >>> takes_three(lambda samples: 0, "one"), takes_three(lambda video, prompts, fps: 0, "three")
+    (False, True)
+    """
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # of some built-in functions
+        return False
+    positional = [p for p in signature.parameters.values()
+                  if p.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    required = sum(p.default is inspect.Parameter.empty for p in positional)
+    three = required == len(OLD) or tuple(p.name for p in positional[:3]) == OLD
+    try:
+        signature.bind(*([None] * (len(OLD) if three else 1)))
+    except TypeError:
+        raise ValueError(f"expected a function fn(samples) of one argument, got {name}{signature}: samples.frames "
+                         "(B, F, C, H, W), samples.prompts and samples.fps hold all that was made") from None
+    return three
+
+
+def as_reward(reward: Any, name: str = "") -> Reward:
+    """A Reward as it is, and any other callable as one.
+
+    Raises ValueError for a class, of which an instance is wanted, and for what cannot be called.
+
+    >>> as_reward(lambda samples: samples.frames.mean((2, 3, 4)), "bright").support
+    'clip'
+    """
+    if isinstance(reward, Reward):
+        return reward
+    want = "expected a Reward or a function fn(samples) that returns one number a clip"
+    if isinstance(reward, type):
+        raise ValueError(f"{want}, got the class {reward.__name__}: make an instance, as {reward.__name__}()")
+    if not callable(reward):
+        cure = f": vidrl.rewards.load({reward!r}) makes one of a name" if isinstance(reward, str) else ""
+        raise ValueError(f"{want}, got {type(reward).__name__}{cure}")
+    return Plain(reward, name)

@@ -1,0 +1,1 @@
+"""A reward behind HTTP: the server, its connections, the bytes, and the client's requests."""

@@ -1,0 +1,246 @@
+"""One connection of a score server: what is read of it, how much, for how long, and what it is told."""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import math
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any
+
+from .deadline import Clocked
+
+if TYPE_CHECKING:
+    from .serve import Server
+
+LONGEST_HEADER = 1 << 16  # bytes of the first line and the header
+PATIENCE = 10.0  # seconds for a header, and before a body must come at the rate below
+SLOWEST = 1 << 16  # bytes a second of a body, on average
+PIECE = 1 << 20  # bytes read at once
+DRAINED = 1 << 24  # bytes read of a refused request, so that its sender lives to read why
+LINGER = 2.0  # seconds for that
+AGAIN_IN = 2  # seconds, the header Retry-After of a server that is full
+ASKED = "expected POST /score or GET /health"
+FAULTS = {  # what http.server finds wrong with a request by itself
+    400: f"{ASKED} in HTTP/1.1, got something else",
+    414: f"expected a first line of at most {LONGEST_HEADER} bytes",
+    431: f"expected a header of at most {LONGEST_HEADER} bytes and 100 lines",
+    501: ASKED,
+    505: "expected HTTP/1.1",
+}
+
+
+class Refused(Exception):
+    """A request that is answered with an error: HTTP status and message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def body(self) -> bytes:
+        """The error as JSON."""
+        return json.dumps({"status": self.status, "error": str(self)}).encode()
+
+
+class _Incoming(Clocked):
+    """The bytes of one client, of which at most `allowed` come until `deadline`; Refused where it sends otherwise."""
+
+    allowed = math.inf
+    heard = False  # whether any byte of the request has come
+
+    def limit(self, seconds: float, size: float) -> None:
+        """From now on, so many bytes within so many seconds."""
+        self.deadline, self.allowed = time.monotonic() + seconds, size
+
+    def readinto(self, space: Any) -> int:
+        """Some bytes into `space`, and how many; 0 at the end."""
+        try:
+            count = super().readinto(space)
+        except TimeoutError:
+            raise Refused(
+                408,
+                f"expected the header of a request within {PATIENCE:g} s, and of its body at least "
+                f"{SLOWEST} bytes a second",
+            ) from None
+        self.heard, self.allowed = self.heard or count > 0, self.allowed - count
+        if self.allowed < 0:
+            raise Refused(431, FAULTS[431])
+        return count
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The requests of one connection, one after the other."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # so that whatever comes is answered with a status
+    server_version, sys_version = "vidrl", ""
+    raw_requestline = b""
+    requestline = command = ""  # until a first line has come
+    request_version = "HTTP/1.1"
+    unread = True  # whether something of the request may not be read yet
+
+    def setup(self) -> None:
+        """Reads by a deadline and not by a timeout, which would start anew with each byte."""
+        super().setup()
+        self.rfile.close()
+        self.incoming = _Incoming(self.connection)
+        self.rfile = io.BufferedReader(self.incoming)
+
+    def handle(self) -> None:
+        """All requests, until the client closes, breaks off, or is refused."""
+        with suppress(OSError):  # the client has gone: there is nobody to tell
+            super().handle()
+
+    def handle_one_request(self) -> None:
+        """One request. A fault of the server's own is told to the client, and its traceback stands on the server."""
+        self.unread, self.incoming.heard = True, False
+        self.server.stranger(self.connection)
+        self.incoming.limit(PATIENCE, LONGEST_HEADER)
+        try:
+            super().handle_one_request()
+        except Refused as error:
+            self._refuse(error)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the client is told, and the traceback stands here
+            traceback.print_exc(file=sys.stderr)
+            self._refuse(Refused(500, f"the server failed: {type(error).__name__}"))
+
+    def parse_request(self) -> bool:
+        """A first line without a version is HTTP/0.9, in which no header follows that could be waited for."""
+        if len(self.raw_requestline.split()) == 2:
+            self.send_error(505)
+            return False
+        return super().parse_request()
+
+    def do_POST(self) -> None:
+        """Scores for clips."""
+        length = self._admitted("/score")
+        if length > self.server.largest:
+            raise Refused(
+                413, f"expected at most {self.server.largest} bytes, got {length}: send fewer clips"
+            )
+        with self.server.room.held(length):
+            answer = self.server.desk.answer(self._body(length))
+        self._say(200, "application/octet-stream", answer)
+
+    def do_GET(self) -> None:
+        """Whether the server is there, and which reward it has."""
+        if self._admitted("/health", needed=False):
+            raise Refused(400, "expected GET /health without a body")
+        self._say(
+            200,
+            "application/json",
+            json.dumps({"reward": type(self.server.desk.reward).__name__}).encode(),
+        )
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What http.server finds wrong by itself, in the words of `FAULTS`: never in those of the request."""
+        self._refuse(Refused(int(code), FAULTS.get(int(code), ASKED)))
+
+    def handle_expect_100(self) -> bool:
+        """True: whether the client shall send its body is answered when the server has room for it."""
+        return True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a training run asks thousands of times."""
+
+    def _admitted(self, path: str, needed: bool = True) -> int:
+        """The length of the body of a request that shows the token and asks for `path`. Raises Refused."""
+        given = self.headers.get("Authorization", "").encode("latin-1", "replace")
+        if not hmac.compare_digest(given, f"Bearer {self.server.token}".encode()):
+            raise Refused(
+                401, "expected the header 'Authorization: Bearer TOKEN' with the server's token"
+            )
+        self.server.known(self.connection)
+        if self.path != path:
+            raise Refused(404, ASKED)
+        length = announced(self.headers.get_all, needed)
+        self.unread = length > 0
+        return length
+
+    def _body(self, length: int) -> bytearray:
+        """The body, which takes memory as it comes and not as it was announced."""
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.send_response_only(100)
+            self.end_headers()
+        body, begun = bytearray(), time.monotonic()
+        self.incoming.allowed = math.inf
+        while len(body) < length:
+            self.incoming.deadline = begun + PATIENCE + len(body) / SLOWEST
+            part = self.rfile.read1(min(length - len(body), PIECE))  # type: ignore[attr-defined]
+            if not part:
+                raise Refused(400, f"expected {length} bytes, got {len(body)}")
+            body += part
+        self.unread = False
+        return body
+
+    def _refuse(self, error: Refused) -> None:
+        self.close_connection = True
+        if error.status == 408 and not self.incoming.heard:
+            return  # a client that keeps a connection and asks nothing is told nothing
+        self._say(error.status, "application/json", error.body)
+        if self.unread:
+            self._linger()
+
+    def _say(self, status: int, kind: str, body: bytes) -> None:
+        self.connection.settimeout(
+            PATIENCE + len(body) / SLOWEST
+        )  # for all of it: socket.sendall counts so
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 401:
+            self.send_header("WWW-Authenticate", "Bearer")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _linger(self) -> None:
+        """Read on for a moment: a connection that is closed upon unread bytes is reset, and the reason lost."""
+        with suppress(Refused):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.incoming.limit(LINGER, DRAINED)
+            while self.rfile.read1(PIECE):  # type: ignore[attr-defined]
+                pass
+
+
+def announced(headers: Callable[[str], list[str] | None], needed: bool = True) -> int:
+    """The Content-Length that `headers(name)` give; 0 where there is none and none is needed. Raises Refused.
+
+    >>> announced({"Content-Length": ["12"]}.get)
+    12
+    """
+    lengths, chunked = headers("Content-Length") or [], headers("Transfer-Encoding")
+    if len(lengths) > 1 or (lengths and chunked):
+        raise Refused(400, "expected one Content-Length, and no Transfer-Encoding beside it")
+    if headers("Content-Encoding"):
+        raise Refused(
+            415, "expected a body without Content-Encoding: compressed bodies are not read"
+        )
+    if not (lengths or chunked or needed):
+        return 0
+    text = lengths[0].strip() if lengths else ""
+    if not (text.isascii() and text.isdigit()):
+        raise Refused(
+            411, "expected a Content-Length, a natural number; bodies in chunks are not read"
+        )
+    return int(text[-18:]) if not text[:-18].strip("0") else sys.maxsize
+
+
+def full() -> bytes:
+    """The answer of a server that has no place for one more connection."""
+    error = Refused(503, f"all places of the server are taken: come again in {AGAIN_IN} s")
+    head = ("HTTP/1.1 503 Service Unavailable", f"Retry-After: {AGAIN_IN}", "Content-Type: application/json",
+            f"Content-Length: {len(error.body)}", "Connection: close", "", "")  # fmt: skip
+    return "\r\n".join(head).encode() + error.body

@@ -1,0 +1,349 @@
+"""Samples and scores as bytes, and bytes as samples and scores: what does not fit in every detail is refused.
+
+The rules of the format are those of the library safetensors: tensors lie one behind the other from the first byte to
+the last, without gap or overlap. Stricter than the library: a name stands once, no tensor is empty, and a header has
+at most 4 MiB, because JSON takes some twenty times its length in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..base import Samples, Score
+from .words import shown
+
+DTYPES = {
+    "U8": torch.uint8,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+LARGEST_HEADER = 1 << 22  # bytes
+MOST_AXES = 16
+MOST_FRAMES = 1 << 20  # of one request: a curve has a number for each, however small the frame
+DEEPEST = 8  # parts within parts
+FORMAT = "expected a body in the format of safetensors"
+
+
+def pack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """Tensors and JSON facts as bytes in the format of safetensors.
+
+    >>> tensors, facts = unpack(pack({"x": torch.tensor([1.5, float("nan")])}, {"fps": 8}))
+    >>> tensors["x"], facts
+    (tensor([1.5000,    nan]), {'fps': 8})
+    """
+    header: dict[str, Any] = {"__metadata__": {"vidrl": json.dumps(facts)}}
+    parts, place = [], 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].element_size()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        part = (
+            flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().tobytes()
+        )  # one number may have any stride
+        ends = [place, place := place + len(part)]
+        header[name] = {
+            "dtype": CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": ends,
+        }
+        parts.append(part)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+
+
+# --- the format ------------------------------------------------------------------------------------------------------
+
+
+class _Entry(NamedTuple):
+    """Where a tensor lies, in bytes from the end of the header, and what it is."""
+
+    begin: int
+    end: int
+    dtype: torch.dtype
+    shape: list[int]
+
+
+def unpack(body: bytes | bytearray) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `pack` or any writer of safetensors packed; raises ValueError for anything else.
+
+    The tensors share the memory of a bytearray. The facts are the metadata "vidrl", a JSON object.
+    """
+    start = 8 + int.from_bytes(body[:8], "little")
+    if not 8 < start <= len(body):
+        raise ValueError(
+            f"{FORMAT}: eight bytes, the length of a header, and the header, got {len(body)} bytes"
+        )
+    if start > LARGEST_HEADER:
+        raise ValueError(
+            f"{FORMAT} with a header of at most {LARGEST_HEADER} bytes, got {start - 8}"
+        )
+    header = _parsed(bytes(body[8:start]), "the header")
+    facts = _metadata(header.pop("__metadata__", {}))
+    entries = {name: _entry(name, told) for name, told in header.items()}
+    _check_places(entries, len(body) - start)
+    return {name: _tensor(body, start, entry) for name, entry in entries.items()}, facts
+
+
+def _parsed(text: bytes, what: str) -> dict[str, Any]:
+    """The JSON object of a text."""
+    try:
+        found = json.loads(text.decode(), object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError(f"{FORMAT}: {what} is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{FORMAT}: {what} cannot be read: {shown(str(error), 100)}") from None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{FORMAT}: expected {what} to be a JSON object, got {type(found).__name__}"
+        )
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _metadata(told: Any) -> dict[str, Any]:
+    """The facts in the metadata of a header."""
+    if not isinstance(told, dict) or not _all(list(told.values()), str):
+        raise ValueError(f"{FORMAT}: expected the metadata to be an object of strings")
+    return _parsed(told.get("vidrl", "{}").encode("utf-8", "surrogatepass"), "the metadata 'vidrl'")
+
+
+def _entry(name: str, told: Any) -> _Entry:
+    """What a header says of one tensor."""
+    it = f"{FORMAT}: of the tensor {shown(name, 40)!r} expected"
+    if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{it} dtype, shape and data_offsets")
+    dtype = DTYPES.get(told["dtype"]) if isinstance(told["dtype"], str) else None
+    if dtype is None:
+        got = (
+            repr(shown(told["dtype"], 40))
+            if isinstance(told["dtype"], str)
+            else type(told["dtype"]).__name__
+        )
+        raise ValueError(f"{it} one of the dtypes {', '.join(DTYPES)}, got {got}")
+    shape, ends = told["shape"], told["data_offsets"]
+    if not _naturals(shape) or not _naturals(ends) or len(shape) > MOST_AXES or len(ends) != 2:
+        raise ValueError(
+            f"{it} a shape of at most {MOST_AXES} natural numbers and two data_offsets"
+        )
+    size = math.prod(shape) * dtype.itemsize
+    if not 0 < size == ends[1] - ends[0]:
+        raise ValueError(
+            f"{it} {size} bytes, more than 0, for the shape {shape}, got the data_offsets {ends}"
+        )
+    return _Entry(ends[0], ends[1], dtype, shape)
+
+
+def _check_places(entries: Mapping[str, _Entry], size: int) -> None:
+    """Tensors that fill `size` bytes, each beginning where the one before ends: none shares bytes with another."""
+    place = 0
+    for begin, end, *_ in sorted(entries.values(), key=lambda entry: entry[:2]):
+        if begin != place:
+            raise ValueError(
+                f"{FORMAT}: tensors {'overlap' if begin < place else 'leave a gap'} at byte {begin}"
+            )
+        place = end
+    if place != size:
+        raise ValueError(f"{FORMAT}: expected {place} bytes after the header, got {size}")
+
+
+def _tensor(body: bytes | bytearray, start: int, entry: _Entry) -> Tensor:
+    place = start + entry.begin
+    if (
+        isinstance(body, bytes) or place % entry.dtype.itemsize
+    ):  # memory that cannot be written, or is not aligned
+        body, place = bytearray(memoryview(body)[place : start + entry.end]), 0
+    count = math.prod(entry.shape)
+    return torch.frombuffer(body, dtype=entry.dtype, count=count, offset=place).reshape(entry.shape)
+
+
+def _naturals(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        type(n) is int and 0 <= n < 1 << 63 for n in values
+    )  # True is an int too
+
+
+def _all(values: Any, kind: type) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and not isinstance(values, str)
+        and all(isinstance(v, kind) for v in values)
+    )
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def pack_samples(samples: Samples) -> bytes:
+    """A request."""
+    tensors = {"video": samples.video}
+    if samples.reference is not None:
+        tensors["reference"] = samples.reference
+    meta = [dict(entry) for entry in samples.meta]
+    return pack(tensors, {"prompts": list(samples.prompts), "fps": samples.fps, "meta": meta})
+
+
+def unpack_samples(body: bytes | bytearray) -> Samples:
+    """The samples of a request; raises ValueError."""
+    tensors, facts = unpack(body)
+    if "video" not in tensors or tensors["video"].dim() < 2:
+        raise ValueError("expected a tensor 'video', (batch, frames, channels, height, width)")
+    strange = [name for name in tensors if name not in ("video", "reference")]
+    if strange:
+        raise ValueError(
+            f"expected the tensors 'video' and 'reference' alone, got {shown(strange[0], 40)!r} too"
+        )
+    clips, frames = tensors["video"].shape[:2]
+    if clips * frames > MOST_FRAMES:
+        raise ValueError(
+            f"expected at most {MOST_FRAMES} frames in one request, got {clips * frames}: send fewer"
+        )
+    prompts, meta = facts.get("prompts", [""] * clips), facts.get("meta", [])
+    if not _all(prompts, str) or not _all(meta, dict):
+        raise ValueError("expected prompts, a list of strings, and meta, a list of objects")
+    return Samples(
+        tensors["video"], prompts, facts.get("fps", math.nan), tensors.get("reference"), meta
+    )
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def pack_score(score: Score) -> bytes:
+    """An answer."""
+    return pack(dict(_tensors(score, "")), _facts(score))
+
+
+def unpack_score(body: bytes | bytearray) -> Score:
+    """The score of an answer, its words made safe to show; raises ValueError.
+
+    Whether its numbers are those of the clips that were sent is asked by `http_scorer`.
+    """
+    tensors, facts = unpack(body)
+    return _score(tensors, facts, "", 0)
+
+
+def _tensors(score: Score, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    yield f"{prefix}value", score.value
+    if score.frames is not None:
+        yield f"{prefix}frames", score.frames
+    yield from ((f"{prefix}slopes/{name}", slope) for name, slope in score.slopes.items())
+    yield from ((f"{prefix}adds/{name}", add) for name, add in score.adds.items())
+    for name, part in score.parts.items():
+        yield from _tensors(part, f"{prefix}parts/{name}/")
+
+
+def _facts(score: Score) -> dict[str, Any]:
+    parts = {name: _facts(part) for name, part in score.parts.items()}
+    weights = {name: float(weight) for name, weight in score.weights.items()}
+    named = {"slopes": list(score.slopes), "adds": list(score.adds)}
+    return {
+        "support": score.support,
+        "why": list(score.why),
+        "weights": weights,
+        "parts": parts,
+        **named,
+    }
+
+
+def _score(tensors: Mapping[str, Tensor], facts: Any, prefix: str, depth: int) -> Score:
+    if not isinstance(facts, dict) or depth > DEEPEST:
+        raise ValueError(
+            f"expected the facts of a score, an object, with parts at most {DEEPEST} deep"
+        )
+    value = _numbers(tensors, f"{prefix}value")
+    clips = len(value) if value.dim() == 1 else 0
+    if not clips:
+        raise ValueError(
+            f"expected value to have one number a clip, got the shape {tuple(value.shape)}"
+        )
+    frames = (
+        _numbers(tensors, f"{prefix}frames", (clips, None))
+        if f"{prefix}frames" in tensors
+        else None
+    )
+    parts = {name: _score(tensors, told, f"{prefix}parts/{name}/", depth + 1)
+             for name, told in _named(facts, "parts", dict).items()}  # fmt: skip
+    slopes = {
+        name: _numbers(tensors, f"{prefix}slopes/{name}", (clips,))
+        for name in _named(facts, "slopes", list)
+    }
+    adds = {
+        name: _numbers(tensors, f"{prefix}adds/{name}", (clips, 2))
+        for name in _named(facts, "adds", list)
+    }
+    why, weights = _reasons(facts, clips), _weights(facts)
+    return Score(
+        value, frames, facts.get("support", "clip"), parts, why, weights, slopes, adds=adds
+    )
+
+
+def _numbers(
+    tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, ...] | None = None
+) -> Tensor:
+    """A tensor of an answer, of a shape in which None is any size; numbers of 16 bits come as float32."""
+    if name not in tensors:
+        raise ValueError(f"expected a tensor {shown(name, 60)!r}, got none")
+    found = tensors[name]
+    fits = (
+        shape is None
+        or len(shape) == found.dim()
+        and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
+    )
+    if not fits or not found.is_floating_point():
+        want = (
+            ""
+            if shape is None
+            else f" of the shape {tuple('any' if n is None else n for n in shape)}"
+        )
+        got = f"{found.dtype} of the shape {tuple(found.shape)}"
+        raise ValueError(
+            f"expected {shown(name, 60)!r} to be floating point numbers{want}, got {got}"
+        )
+    return found.float() if found.dtype.itemsize == 2 else found
+
+
+def _named(
+    facts: Mapping[str, Any], what: str, kind: type[dict[str, Any]] | type[list[str]]
+) -> Any:
+    """The names of parts, slopes, adds or weights, which tables and terminals show."""
+    found: Any = facts.get(what, kind())
+    if not isinstance(found, kind) or not all(
+        isinstance(name, str) and name.isprintable() for name in found
+    ):
+        raise ValueError(
+            f"expected {what} to be a JSON {'object' if kind is dict else 'list'} of printable names"
+        )
+    return found
+
+
+def _weights(facts: Mapping[str, Any]) -> dict[str, float]:
+    weights = _named(facts, "weights", dict)
+    if not all(type(weight) in (int, float) and abs(weight) < 1e300 for weight in weights.values()):
+        raise ValueError("expected weights to be finite numbers")
+    return {name: float(weight) for name, weight in weights.items()}
+
+
+def _reasons(facts: Mapping[str, Any], clips: int) -> list[str | None]:
+    """The reasons of an answer."""
+    why = facts.get("why", [None] * clips)
+    if (
+        not isinstance(why, list)
+        or len(why) != clips
+        or not all(one is None or isinstance(one, str) for one in why)
+    ):
+        raise ValueError("expected why to have a reason or null for each clip")
+    return [None if not reason else shown(reason) for reason in why]

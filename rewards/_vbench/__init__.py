@@ -1,0 +1,1 @@
+"""VBench: its totals, result files, preparation of pictures, and networks."""

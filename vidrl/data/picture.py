@@ -1,0 +1,99 @@
+"""An image file as a pipeline is given it: upright, three channels, white where transparent.
+
+Legend: H W pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vidrl.rewards._files import whole_file
+from vidrl.rewards._files.media import instead_of_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # for some others Pillow starts a program, as for EPS
+LARGEST = 2**25  # pixels: 8K, 7680 x 4320, has a little less
+
+
+class BadPicture(ValueError):
+    """A file that is no image, or not one that is read; the message names the file and the cure."""
+
+
+def read(path: str | os.PathLike[str]) -> Tensor:
+    """An image file as float32 (3, H, W) in [0, 1].
+
+    It is turned upright as its EXIF says, and what is transparent shows white. Raises
+    FileNotFoundError; BadPicture for what is no image of `FORMATS`, is cut off, is animated, or is
+    larger than 8K; ImportError without Pillow.
+    """
+    import numpy as np
+
+    return torch.from_numpy(np.array(image(path))).permute(2, 0, 1).contiguous().float() / 255
+
+
+def image(path: str | os.PathLike[str]) -> Image:
+    """The same as an RGB image of Pillow, which most pipelines take. Raises what `read` raises."""
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"expected an image, found {instead_of_file(file)} at {file}")
+    try:
+        return _decoded(file)
+    except (BadPicture, MemoryError, ImportError):
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, EOFError, ...
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadPicture(f"expected an image ({', '.join(FORMATS)}), could not read {file}: "
+                         f"{why}") from error
+
+
+def write(path: str | os.PathLike[str], pixels: Tensor) -> None:
+    """Write (3, H, W), float in [0, 1], as a PNG file; no reader sees half of it."""
+    from PIL import Image
+
+    levels = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+    with whole_file.replacing(Path(path)) as file:
+        Image.fromarray(levels.numpy()).save(file, "PNG")
+
+
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is taken for a still image, by its suffix.
+
+    >>> is_picture("cat.PNG"), is_picture("cat.mp4")
+    (True, False)
+    """
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def _decoded(file: Path) -> Image:
+    from PIL import Image
+
+    with Image.open(file, formats=FORMATS) as found:
+        if found.width * found.height > LARGEST:
+            size = f"{found.width} x {found.height}"
+            raise BadPicture(f"expected an image of up to {LARGEST} pixels, got {size} in {file}: "
+                             "shrink it")
+        if found.format != "MPO" and getattr(found, "is_animated", False):  # MPO: JPEG and preview
+            raise BadPicture(f"expected an image, got an animation, {file}: save one of its frames "
+                             "as an image")
+        found.load()
+        return _rgb(found)
+
+
+def _rgb(found: Image) -> Image:
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(found)
+    if upright.mode.startswith("I"):  # 16 bits, which Pillow's `convert` cuts off at 255
+        upright = upright.point(lambda level: level / 257).convert("L")
+    if "A" in upright.getbands() or "transparency" in upright.info:
+        over = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+    return upright.convert("RGB")

@@ -1,0 +1,137 @@
+"""A table of prompts: the column `prompt`, and columns of references, as `image`.
+
+Every row that cannot be used is named with its place. Paths begin in the folder of the table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vidrl import plugin
+from vidrl.rewards._files.manifests import COLUMNS as NAMES
+from vidrl.rewards._files.tables import BadTable, Entry, entries
+
+from . import clip_files, references
+from .prompt import is_file, is_text
+
+EXAMPLE = '{"prompt": "a cat runs", "image": "cat.png"}'
+USUAL = ("image", "last_image", "video", "mask_image", "negative_prompt")  # of many pipelines
+
+
+class BadPrompts(ValueError):
+    """A prompt file that cannot be used; the message names the line and the cure."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A prompt file: its prompts in order, why rows are left out, and remarks on the reading."""
+
+    prompts: list[str]
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read(path: Path) -> File:
+    """The prompts of a table, and which rows are left out, as `vidrl.data.prompts.table` says.
+
+    Raises BadPrompts, which names every row and column that is wrong.
+    """
+    table, notes, left_out, kept = _entries(path), list[str](), list[str](), dict[str, str]()
+    column = _column(path, table, notes)
+    wrong = _unknown(table, column)
+    files = {name for _, cells in table for name in references.named(cells) if is_file(name)}
+    for where, cells in table:
+        made, why = _made(path, where, cells, column, files)
+        bad = [one for one in why if one.startswith("expected ")]  # of another kind: refused
+        wrong += [f"{where}: {one}" for one in bad]
+        why = why or ([f"repeats {kept[made]}"] if made in kept else [])
+        left_out += [f"{where} {one}" for one in why if one not in bad]
+        if not why:
+            kept[made] = where
+    if wrong or not kept:
+        told = "not all rows can be read" if wrong else "no row is left"
+        raise BadPrompts(f"prompt file {path}: {told}:{listed([*wrong, *left_out])}\n"
+                         f"  A row is {EXAMPLE}")
+    return File(list(kept), left_out, notes)
+
+
+def rows(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """The prompt and the cells of each row of a table, which may have any other columns.
+
+    A suite has such a table. Raises BadPrompts, with a line for each row that cannot be used, where
+    there is any.
+    """
+    file, notes = Path(path), list[str]()
+    table = _entries(file)
+    column, wrong = _column(file, table, notes), list[str]()
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for where, cells in table:
+        made, why = _made(file, where, cells, column)
+        wrong += [f"{file}, {where}: expected {EXAMPLE}, but it {one}" for one in why]
+        found.append((made, cells))
+    if wrong:
+        raise BadPrompts("\n".join(wrong))
+    return found
+
+
+def _entries(path: Path) -> list[Entry]:
+    try:
+        table = entries(path, lambda names: bool({*names} & {*NAMES["prompt"]}), lambda said: None)
+    except (BadTable, ImportError) as error:
+        raise BadPrompts(f"prompt file: {error}") from error
+    if not table:
+        raise BadPrompts(f"prompt file {path} is empty: expected rows as {EXAMPLE}")
+    return table
+
+
+def _column(path: Path, table: Sequence[Entry], notes: list[str]) -> str:
+    """The name of the column of prompts: `prompt`, or else one of a usual name, as `caption`."""
+    names = list(dict.fromkeys(name for _, cells in table for name in cells))
+    usual = [one for one in names if one.lower() in NAMES["prompt"]]
+    able = ["prompt"] if "prompt" in names else usual
+    if len(able) != 1:
+        got = ' and '.join(able) if able else ', '.join(names)
+        raise BadPrompts(f"prompt file {path}: expected a column prompt, got {got}: name the "
+                         f"column of prompts prompt; a row is {EXAMPLE}")
+    if able[0] != "prompt":
+        notes.append(f"{path}: the column {able[0]!r} is read as the prompt")
+    return able[0]
+
+
+def _unknown(table: Sequence[Entry], column: str) -> list[str]:
+    """A line for each column that is neither prompt nor reference: the first row that fills it."""
+    first: dict[str, str] = {}
+    for where, cells in table:
+        for name, value in cells.items():
+            if value is not None and name != column and not (is_file(name) or is_text(name)):
+                first.setdefault(name, where)
+    return [f"{where}: unknown column {name!r}: {plugin.nearest(name, USUAL)}; take it out, "
+            "or name it as the argument of the pipeline, which ends in image, video, mask or prompt"
+            for name, where in first.items()]
+
+
+def _made(
+    path: Path, where: str, cells: Mapping[str, Any], column: str, files: Set[str] = frozenset()
+) -> tuple[str, list[str]]:
+    """The prompt of a row, and why it cannot be used; every row must have the `files`."""
+    text = cells.get(column)
+    if text is None or isinstance(text, str) and not text.strip():
+        return "", ["has no prompt"]
+    if not isinstance(text, str) or "\0" in text or re.search("[\ud800-\udfff]", text):
+        return "", [f"expected {column} to be text, got {str(text)[:60]!r}"]
+    found = references.named({name: value for name, value in cells.items() if name != column})
+    try:
+        made = references.prompt(text, found, lambda name: clip_files.inside(path, where, name))
+    except ValueError as error:
+        return "", [f"expected {str(error).partition('expected ')[2]}"]  # without the place
+    return made, [f"has no {name}, which other rows have" for name in sorted(files - {*found})] or [
+        f"has a bad {why}" for why in references.faults(made)]
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Lines below a message, one each."""
+    return "".join(f"\n  {line}" for line in lines)

@@ -1,0 +1,179 @@
+"""Which denoising steps draw noise in which round, and how much each step and segment counts in the update.
+
+Legend: K steps; times fall from 1 to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp
+
+import torch
+from torch import Tensor
+
+from . import transition
+from .path import Path
+from .segments import borders
+
+WINDOWS = ("progressive", "random", "decay", "exp_decay")
+
+
+def usual(path: Path) -> str:
+    """The sampler with noise where none is named: dance_sde on the straight path, else ddim.
+
+    Example:
+        >>> from vidrl.diffusion.path import discrete, flow
+        >>> usual(flow()), usual(discrete([0.9, 0.5]))
+        ('dance_sde', 'ddim')
+    """
+    return "dance_sde" if path.kind == "flow" else "ddim"
+
+
+def may_draw(path: Path, sampler: str, times: Sequence[float], eta: float) -> Tensor:
+    """Whether each step t → s of a time grid may draw noise, (K,): keep ≥ 0 and σ_t ≤ 4 σ_s.
+
+    A step that draws noise keeps less of the predicted noise, so that its end holds about the noise σ_s that the later
+    steps take away. Where keep < 0 there is not enough to make room: what is over stays in the clip. A step with
+    σ_t > 4 σ_s, and the step to 0, end nearly clean: what they draw shows in no clip, while their log-ratio moves by
+    (σ_t − σ_s)/σ_s or more times a change of the prediction. diffusers' flow grids hold such a step, because they end
+    with the smallest level that was trained and then 0.
+
+    Example:
+        >>> from vidrl.diffusion.path import flow
+        >>> may_draw(flow(), "flow_sde", [1.0, 0.6, 0.3, 0.001, 0.0], eta=0.7).tolist()
+        [True, True, False, False]
+    """
+    at = torch.as_tensor(times, dtype=torch.float64)
+    t, s = at[:-1], at[1:]
+    keep = transition.coefficients(path, sampler, t, s, eta, at[1], strict=False)[1]
+    return (s > 0) & (keep >= 0) & (path.sigma(t) <= 4 * path.sigma(s))
+
+
+def stochastic_steps(path: Path, sampler: str, times: Sequence[float], eta: float) -> tuple[int, ...]:
+    """The steps that `may_draw` noise, in some round. Raises ValueError where there are none.
+
+    Example:
+        >>> from vidrl.diffusion.path import flow
+        >>> stochastic_steps(flow(), "dance_sde", [1.0, 0.6, 0.3, 0.0], eta=0.3)
+        (0, 1)
+    """
+    found = tuple(may_draw(path, sampler, times, eta).nonzero().flatten().tolist())
+    if not found:
+        grid = ", ".join(f"{t:.4g}" for t in times)
+        raise ValueError(f"expected a stochastic step, got none of {len(times) - 1} for {sampler} with eta {eta} on "
+                         f"the times {grid}: the last step and steps that end nearly clean draw no noise, nor do steps "
+                         "without room for it (keep < 0); take two steps or more, or lower eta")
+    return found
+
+
+def window_start(round: int, places: int, stride: int, how: str, draw: torch.Generator) -> int:
+    """Where the window of stochastic steps begins in a round, in [0, places) (MixGRPO, arXiv 2507.21802).
+
+    "progressive" stays `stride` rounds at each place, from the noisy end to the clean one, and begins again; "random"
+    draws a place; "decay" stays stride at the first place and linearly fewer at later ones, "exp_decay"
+    stride · exp(−4 l/places) at place l, at least one round: motion and layout are decided early.
+
+    Example:
+        >>> [window_start(r, 3, 2, "progressive", torch.Generator()) for r in range(7)]
+        [0, 0, 1, 1, 2, 2, 0]
+        >>> [window_start(r, 3, 3, "decay", torch.Generator()) for r in range(7)]
+        [0, 0, 0, 1, 1, 2, 0]
+    """
+    if how not in WINDOWS or stride < 1 or places < 1:
+        raise ValueError(f"expected a schedule out of {', '.join(WINDOWS)}, a stride of 1 or more and a place, got "
+                         f"{how!r}, {stride} and {places}")
+    if how == "random":
+        return int(torch.randint(places, (), generator=draw))
+    away = [at / places for at in range(places)]
+    shares = {"progressive": [1.0] * places, "decay": [1 - x for x in away], "exp_decay": [exp(-4 * x) for x in away]}
+    stays = [max(1, int(stride * share + 0.5)) for share in shares[how]]
+    visited = [at for at, stay in enumerate(stays) for _ in range(stay)]
+    return visited[round % len(visited)]
+
+
+def sensitivity(path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: float | None = None) -> Tensor:
+    """How far a step's mean moves, in units of its std, when the prediction moves by one: |∂mean/∂raw|/std, like t.
+
+    The gradient of a log-ratio with respect to the prediction scales with it (Flash-GRPO's c(t), computed).
+
+    Example:
+        >>> from vidrl.diffusion.path import flow
+        >>> t = torch.tensor([0.5], dtype=torch.float64)
+        >>> sensitivity(flow(), "dance_sde", t, t - 0.25, eta=0.3)  # √Δ/η + η√Δ (1 − t)/(2t)
+        tensor([1.7417], dtype=torch.float64)
+    """
+    one, zero = torch.ones_like(t), torch.zeros_like(t)
+    step = transition.step(path, sampler, one, zero, t, s, eta, second)
+    return step.mean.abs() / step.std
+
+
+def divergence_weight(
+    path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: float | None, kl: str
+) -> Tensor:  # fmt: skip
+    """What the KL of a step, (μ − μ')²/(2 std²), is times to be a trainer's own measure of it, like t.
+
+    "step" is the KL itself, 1; "time" (μ − μ')²/(2 g²) with std² = g² (t − s), as Flow-GRPO; "mean" (μ − μ')² and
+    "velocity" the squared difference of the predictions, as Flow-Factory's x-based and v-based.
+
+    Example:
+        >>> from vidrl.diffusion.path import flow
+        >>> t = torch.tensor([0.5], dtype=torch.float64)
+        >>> divergence_weight(flow(), "dance_sde", t, t - 0.25, 0.3, None, "time")
+        tensor([0.2500], dtype=torch.float64)
+    """
+    if kl == "velocity":
+        return 2 / sensitivity(path, sampler, t, s, eta, second) ** 2
+    if kl == "mean":
+        return 2 * transition.coefficients(path, sampler, t, s, eta, second)[0] ** 2
+    return t - s if kl == "time" else torch.ones_like(t)
+
+
+def equaliser(path: Path, sampler: str, times: Sequence[float], steps: Sequence[int], eta: float) -> Tensor:
+    """Weights (K,) of steps, mean 1, inverse to their sensitivity: early steps, which decide the motion, count as late.
+
+    `steps` are all that may be drawn in some round: a mean over those of one round would weigh a step by its company.
+    At flow shift 5 the sensitivities of flow_sde spread 62-fold, of cps 101-fold, of dance_sde 4-fold.
+
+    Example:
+        >>> from vidrl.diffusion.path import flow
+        >>> equaliser(flow(), "cps", [1.0, 0.5, 0.25, 0.0], [0, 1], eta=0.5)  # sensitivities 1.414 and 1.621
+        tensor([1.0682, 0.9318], dtype=torch.float64)
+    """
+    at = torch.tensor(times, dtype=torch.float64)
+    index = torch.tensor(list(steps))
+    inverse = 1 / sensitivity(path, sampler, at[index], at[index + 1], eta, times[1])
+    return inverse / inverse.mean()
+
+
+def step_weights(
+    path: Path, sampler: str, times: Sequence[float], steps: Sequence[int], eta: float, kind: str = "uniform"
+) -> Tensor:  # fmt: skip
+    """How much each of the `steps` counts in a loss, (K,), mean 1, like `times` in float64.
+
+    "uniform" is 1; "rectified" is `equaliser`, Flash-GRPO's 1/c(t); "noise" rises with the std of the step, as
+    TempFlow-GRPO (arXiv 2508.04324), whose code has 2.25 std; "inverse_length" falls as 1/(t − s) does, as GRPO-Guard's
+    (2510.22319).
+    `steps` are all that may be drawn in some round, as for `equaliser`.
+
+    Example:
+        >>> from vidrl.diffusion.path import flow
+        >>> step_weights(flow(), "dance_sde", [1.0, 0.6, 0.5, 0.0], [0, 1], 0.3, "noise")  # 0.3 √0.4 and 0.3 √0.1
+        tensor([1.3333, 0.6667], dtype=torch.float64)
+    """
+    if kind == "rectified":
+        return equaliser(path, sampler, times, steps, eta)
+    at, index = torch.tensor(times, dtype=torch.float64), torch.tensor(list(steps))
+    t, s = at[index], at[index + 1]
+    made = {"uniform": torch.ones_like(t), "inverse_length": 1 / (t - s),
+            "noise": transition.coefficients(path, sampler, t, s, eta, times[1], strict=False)[0]}[kind]
+    return made / made.mean()
+
+
+def shares(frames: int, segments: int) -> Tensor:
+    """S |S_j|/L, mean 1: segments of uneven lengths count by their latent frames, so that every S has one objective.
+
+    Example:
+        >>> shares(5, 2)
+        tensor([1.2000, 0.8000], dtype=torch.float64)
+    """
+    return torch.tensor([(b - a) * segments / frames for a, b in borders(frames, segments)], dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""The text of a recipe: TOML, and overrides with dotted names."""

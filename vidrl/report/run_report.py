@@ -1,0 +1,42 @@
+"""A run folder as one self-contained HTML page, and its before/after table as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vidrl.training import checkpoint
+
+from .page import page
+from .page.headline import warnings
+from .run_folder import Row, Run, read
+
+
+def table(run_dir: str | Path) -> str:
+    """The held-out measures before and after training, with paired 95 % intervals, as text."""
+    run = read(run_dir)
+    if not run.held_out:
+        return f"{run.folder}: no before/after table yet ({len(run.metrics)} rounds done)"
+    width = max(len(name) for name in run.held_out)
+    head = f"{'held out':{width}}  {'before':>9}  {'after':>9}  {'change':>9}   95 % interval"
+    rows = [f"{name:{width}}  {row['before']:9.4f}  {row['after']:9.4f}  {row['difference']:+9.4f}   "
+            f"{_ends(row)}  {_said(run, name)}" for name, row in run.held_out.items()]
+    told = [f"note: {sentence}" for sentence in warnings(run)]
+    return "\n".join([head, "-" * len(head), *map(str.rstrip, rows), *told])
+
+
+def _ends(row: Row) -> str:
+    return f"{'none':18}" if row["low"] is None else f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+
+
+def _said(run: Run, name: str) -> str:
+    return ", ".join(filter(None, [run.verdict(name), run.change(name), run.held_out[name].get("note")]))
+
+
+def write(run_dir: str | Path) -> Path:
+    """Write `report.html` into the run folder and return its path; `checkpoint.WriteError` where the disk refuses."""
+    run = read(run_dir)
+    path = run.folder / "report.html"
+    text = page(run)
+    with checkpoint.writing(run.folder, "the page"):
+        checkpoint.write_text(path, text)
+    return path

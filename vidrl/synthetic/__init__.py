@@ -1,0 +1,1 @@
+"""Synthetic clips whose truth is known, a verifier that reads the truth back, and corruptions that spoil clips."""

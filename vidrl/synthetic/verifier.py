@@ -1,0 +1,195 @@
+"""Read shape, colour and motion back from any clip of `vidrl.synthetic.world`: the held-out truth of every gain.
+
+Objects are the only saturated thing in a world clip, so saturation finds them; nothing here is learned, and no reward
+uses it. Legend: B clips, F frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import nan, pi
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, grid_sample
+
+from . import world
+
+_CANON = 24  # pixels of the normalised mask
+_EXTENT = 1.7  # half-width of the normalised mask, in radii of a disc of the same area
+_SIZE_WEIGHT = 0.35  # of log-size beside position, in widths
+_SPRAWL = 1.35  # coloured grain lies all over the frame
+_AREA = (0.008, 0.6)  # shares of the frame that an object fills; a frame full of colour is none
+_BLURS = (1.0, 1.6)  # pixels of a 32-pixel frame
+_MIN_SCORE = 0.6  # correlation with the best template below which a blob has no shape
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the verifier saw in one clip; None where it saw no object in most frames.
+
+    `identity` in [0, 1] is the share of frames that show the object with the clip's own usual shape and colour: what
+    pops, morphs or changes colour midway has less. An image, a clip of one frame, has no motion (None), and `identity`
+    compares frames with each other, so that it says nothing of an image (NaN).
+    """
+
+    shape: str | None
+    colour: str | None
+    motion: str | None
+    identity: float = 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which words of each caption the clip fulfils, bool tensors (B,), and `Reading.identity`, float (B,).
+
+    Of images, `motion` is None, because one frame shows none, `all` is shape and colour, and `identity` is NaN.
+    """
+
+    shape: Tensor
+    colour: Tensor
+    motion: Tensor | None
+    identity: Tensor
+
+    @property
+    def all(self) -> Tensor:
+        both = self.shape & self.colour
+        return both if self.motion is None else both & self.motion
+
+
+def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
+    """Compare what is seen in clips (B, F, 3, H, W) in [0, 1] with their captions.
+
+    Example:
+        >>> clip = world.render(world.Scene("cross", "blue", "left"))
+        >>> bool(verify(clip.video[None], [clip.caption]).all)
+        True
+    """
+    if len(video) != len(captions):
+        raise ValueError(f"expected one caption a clip, got {len(video)} clips and {len(captions)} captions")
+    seen = [read(clip, fps) for clip in video]
+    said = [world.parse(caption) for caption in captions]
+    words = ("shape", "colour", "motion")
+    rows = [[getattr(a, k) == getattr(b, k) for k in words] for a, b in zip(seen, said, strict=True)]
+    shape, colour, motion = torch.tensor(rows).reshape(-1, 3).T
+    still = video.shape[1] == 1
+    return Verdict(shape, colour, None if still else motion, torch.tensor([reading.identity for reading in seen]))
+
+
+def read(video: Tensor, fps: float = 8.0) -> Reading:
+    """Shape, colour and motion of the object in one clip (F, 3, H, W) in [0, 1].
+
+    Example:
+        >>> read(world.render(world.Scene("cross", "blue", "rest")).video[:1])  # an image
+        Reading(shape='cross', colour='blue', motion=None, identity=nan)
+    """
+    video = video.detach().float().cpu()
+    mask = object_mask(video)
+    area = mask.mean((1, 2))
+    seen = (area > _AREA[0]) & (area < _AREA[1]) & (_sprawl(mask, area) < _SPRAWL)
+    still = len(video) == 1
+    if seen.sum() < (1 if still else 2):
+        return Reading(None, None, None, nan if still else 0.0)
+    centre = centroid(mask)
+    shapes, colours = _shapes(mask[seen], centre[seen], area[seen]), _colours(video[seen], mask[seen])
+    usual = (shapes.argmax(1) == shapes.argmax(1).mode().values) & (colours == colours.mode().values)
+    identity = nan if still else int(usual.sum()) / len(video)
+    if seen.float().mean() < 0.75:
+        return Reading(None, None, None, identity)
+    shape = world.SHAPES[int(shapes.mean(0).argmax())] if shapes.mean(0).amax() > _MIN_SCORE else None
+    colour = list(world.COLOURS)[int(colours.mode().values)]
+    return Reading(shape, colour, None if still else _motion(centre, area, seen, fps), identity)
+
+
+def object_mask(video: Tensor) -> Tensor:
+    """Soft mask (F, H, W) of saturated pixels, one half where a pixel has half of its clip's strongest saturation.
+
+    Relative to the strongest, so that a soft edge does not make the object larger; below 0.3 there is no object.
+    """
+    chroma = video.amax(1) - video.amin(1)
+    strongest = chroma.flatten(1).topk(max(1, chroma[0].numel() // 100)).values.mean(1).median().clamp(min=0.3)
+    return ((chroma / strongest - 0.25) / 0.5).clamp(0, 1)
+
+
+def _sprawl(mask: Tensor, area: Tensor) -> Tensor:
+    """How far a mask's light lies from its centre, as a multiple of a disc's of that area: 1 for a disc, (F,)."""
+    grid = world.pixel_grid(mask.shape[-1])
+    away = (grid - centroid(mask)[:, None, None]).square().sum(-1)
+    spread = (mask * away).sum((1, 2)) / mask.sum((1, 2))
+    return (2 * pi * spread / area).sqrt()
+
+
+def centroid(mask: Tensor) -> Tensor:
+    """Centre of mass (F, 2) as (x, y), in widths; NaN where the mask is empty."""
+    grid = world.pixel_grid(mask.shape[-1])
+    return torch.einsum("fhw,hwc->fc", mask, grid) / mask.sum((1, 2))[:, None]
+
+
+def _colours(video: Tensor, mask: Tensor) -> Tensor:
+    """The palette colour nearest in hue direction, one a frame."""
+    mean = torch.einsum("fchw,fhw->fc", video, mask) / mask.sum((1, 2))[:, None]
+    return (_hue(mean) @ _hue(torch.tensor(list(world.COLOURS.values()))).T).argmax(1)
+
+
+def _hue(rgb: Tensor) -> Tensor:
+    """Unit vector of the colour's deviation from grey."""
+    return torch.nn.functional.normalize(rgb - rgb.mean(-1, keepdim=True), dim=-1)
+
+
+def _canonical(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
+    """Masks moved to the middle and scaled to one area: (F, 24, 24), zero mean, unit norm."""
+    radius = (area / pi).sqrt() * _EXTENT
+    axis = torch.linspace(-1, 1, _CANON)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    points = centre[:, None, None] + torch.stack([x, y], -1) * radius[:, None, None, None]
+    flat = grid_sample(mask[:, None], 2 * points - 1, align_corners=False)[:, 0].flatten(1)
+    return torch.nn.functional.normalize(flat - flat.mean(1, keepdim=True), dim=1)
+
+
+@lru_cache
+def _templates() -> Tensor:
+    """Ideal masks of each shape (K, shapes, pixels), sharp and as soft as a small autoencoder leaves them."""
+    masks = torch.cat([world.coverage(s, torch.tensor([[0.5, 0.5]]), torch.tensor([0.2]), 32) for s in world.SHAPES])
+    soft = [masks, *(_softened(masks, sigma) for sigma in _BLURS)]
+    return torch.stack([_canonical(m, centroid(m), m.mean((1, 2))) for m in soft])
+
+
+def _softened(masks: Tensor, sigma: float) -> Tensor:
+    """Blurred by a Gaussian of `sigma` pixels, then cut as `object_mask` cuts."""
+    at = torch.arange(-4, 5.0)
+    kernel = torch.exp(-(at**2) / (2 * sigma**2))
+    blurred = conv2d(masks[:, None], (kernel[:, None] * kernel / kernel.sum() ** 2)[None, None], padding=4)[:, 0]
+    return ((blurred / blurred.amax((1, 2), keepdim=True) - 0.25) / 0.5).clamp(0, 1)
+
+
+def _shapes(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
+    """Likeness of each frame's mask to each shape, (F, shapes): the best correlation with its templates."""
+    seen = _canonical(mask, centre, area)
+    return torch.einsum("fp,ksp->fks", seen, _templates()).amax(1)
+
+
+@lru_cache
+def _bank(frames: int, fps: float) -> tuple[tuple[str, ...], Tensor]:
+    """Every motion at several rates and phases: names and (N, F, 3) paths."""
+    seconds = torch.arange(frames) / fps
+    names, paths = [], []
+    for motion in world.MOTIONS:
+        phases = [i / 16 for i in range(16)] if motion in ("bounce", "circle") else [0.0]
+        rates = (1.0,) if motion == "rest" else (0.75, 1.0, 1.5, 2.0, 2.6)  # of the slow speed
+        for phase in phases:
+            for rate in rates:
+                names.append(motion)
+                paths.append(world.trajectory(motion, "slow", seconds, phase, rate))
+    return tuple(names), torch.stack(paths)
+
+
+def _motion(centre: Tensor, area: Tensor, seen: Tensor, fps: float) -> str:
+    """The motion whose ideal path lies nearest, after removing the mean position and size."""
+    names, bank = _bank(len(centre), float(fps))
+    path = torch.cat([centre, area.clamp(min=1e-6).log()[:, None] / 2], 1)[seen]
+    weight = torch.tensor([1.0, 1.0, _SIZE_WEIGHT])
+    ideal = bank[:, seen]
+    error = (path - path.mean(0) - ideal + ideal.mean(1, keepdim=True)) * weight
+    return names[int(error.square().sum((1, 2)).argmin())]

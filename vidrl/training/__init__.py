@@ -1,0 +1,1 @@
+"""The training loop, and what a round needs: policy, rollout, update, evaluation, checkpoint, record."""

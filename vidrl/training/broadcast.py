@@ -1,0 +1,83 @@
+"""Send what the main process read to every process, so that only the main process's machine needs the run's files."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checkpoint
+from .processes import Workers
+
+PIECE = 2**26  # bytes that travel at once
+
+
+def from_main(workers: Workers, action: Callable[[], Any]) -> Any:
+    """What `action` gives on the main process, on all of them; the others do not call it.
+
+    It may give what a checkpoint may hold: nested mappings, lists, numbers, text, None, tensors (they arrive on the
+    CPU). Where `action` raises, every process raises.
+    """
+    held: list[Any] = []
+    workers.once(lambda: held.append(action()))
+    if workers.count == 1:
+        return held[0]
+    tensors: dict[str, Tensor] = {}
+    packed = checkpoint.pack(held[0], tensors) if workers.main else None
+    about = {key: [str(value.dtype).removeprefix("torch."), list(value.shape)] for key, value in tensors.items()}
+    text = _bytes(workers, json.dumps([packed, about]).encode() if workers.main else b"")
+    packed, about = json.loads(bytes(text.tolist()))
+    return checkpoint.unpack(packed, {key: _tensor(workers, tensors.get(key), *how) for key, how in about.items()})
+
+
+def unlike(workers: Workers, digest: str) -> list[int]:
+    """The numbers of the processes whose digest, hexadecimal, is not the main process's."""
+    everyone = workers.all(torch.tensor([int(digest[:15], 16)]))
+    return [rank for rank, one in enumerate(everyone.tolist()) if one != everyone[0]]
+
+
+def unseen(workers: Workers, folder: Path) -> list[int]:
+    """The numbers of the processes that do not see what the main process writes into a folder."""
+    mark = from_main(workers, lambda: _marked(folder))
+    seen = workers.all(torch.tensor([int((folder / mark).is_file())])).tolist()
+    workers.once(lambda: (folder / mark).unlink())
+    return [rank for rank, one in enumerate(seen) if not one]
+
+
+def _marked(folder: Path) -> str:
+    """Write a file with a random name, which another machine cannot guess; return the name."""
+    name = f"{checkpoint.PARTIAL}{secrets.token_hex(8)}"
+    (folder / name).touch()
+    return name
+
+
+def _bytes(workers: Workers, data: bytes) -> Tensor:
+    length = torch.tensor([len(data)], device=workers.device)
+    whole = torch.zeros(int(_sent(length)), dtype=torch.uint8)
+    if workers.main:
+        whole = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return _in_pieces(workers, whole)
+
+
+def _tensor(workers: Workers, own: Tensor | None, dtype: str, shape: Sequence[int]) -> Tensor:
+    made = torch.empty(tuple(shape), dtype=getattr(torch, dtype)) if own is None else own
+    if not made.numel():
+        return made
+    flat = _in_pieces(workers, made.reshape(-1).view(torch.uint8))
+    return flat.view(made.dtype).view(made.shape)
+
+
+def _in_pieces(workers: Workers, flat: Tensor) -> Tensor:
+    """The main process's bytes, sent in pieces that fit beside a model on a device."""
+    return torch.cat([_sent(piece.to(workers.device)).cpu() for piece in flat.split(PIECE)])
+
+
+def _sent(values: Tensor) -> Tensor:
+    from accelerate.utils import broadcast
+
+    return broadcast(values)

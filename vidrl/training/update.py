@@ -1,0 +1,237 @@
+"""A round's optimiser steps: micro-batches, gradients over all processes, and the proof that ratio is 1 at first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from vidrl.algorithms.base import Algorithm, Batch, Experience
+from vidrl.config import Train
+
+from .learning_rate import factor
+from .pieces import Pieces
+from .policy import Policy
+from .processes import Workers
+from .rollout import Plan, Rollout
+from .weight_drift import weight_drift
+
+Part = tuple[Algorithm, Batch, float]  # rows of one optimiser step, whose loss they are for, and its weight
+TRAINED = "trained_share"  # of the rows of a round: those in whose prediction a trained weight takes part
+FROZEN = ("no trained network takes part in the steps that were learned from: they are of networks that "
+          "backbone.options.train leaves out")  # fmt: skip
+UNDEFINED = "the reward gave them no finite number, or no finite gradient"
+RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| before the first update
+
+
+class Updater:
+    """Minimises an algorithm's loss over a policy's trained weights."""
+
+    def __init__(self, policy: Policy, algorithm: Algorithm, workers: Workers, options: Train, seed: int):
+        self.policy, self.algorithm, self.workers, self.options, self.seed = policy, algorithm, workers, options, seed
+        self.optimiser = torch.optim.AdamW(
+            policy.weights.values(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=options.weight_decay
+        )
+        cure = "use gradient checkpointing, a smaller clip, or a device of more memory"
+        self.pieces = Pieces(options.micro_batch or workers.first_micro_batch(), "the update of one row", cure)
+        self.proven, self.learns = False, False
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows at once; halved where memory runs out."""
+        return self.pieces.size
+
+    def update(self, experience: Experience, beside: Iterator[Part] | None = None) -> dict[str, Any]:
+        """Take the round's optimiser steps; what the losses reported, over all processes.
+
+        Each step adds to the gradient of the algorithm's loss that of the next batch of `beside`, times that batch's
+        weight.
+        Where the algorithm has no minibatch, there is no `kl`, and the only steps are those of `beside`.
+        """
+        rate = self._set_rate(experience.round)
+        seen: list[dict[str, Tensor]] = []
+        norms: list[float] = []
+        skipped = 0
+        for parts in self._steps(experience, beside):
+            seen.append(self._accumulate(parts))
+            norm = self._step(experience.round)
+            norms, skipped = ([*norms, norm], skipped) if norm is not None else (norms, skipped + 1)
+        names = sorted(set().union(*seen))
+        metrics = {name: torch.cat([part[name] for part in seen if name in part]) for name in names}
+        first = next(self.algorithm.minibatches(experience), None)
+        kl = {} if first is None else {"kl": self._divergence(first)}
+        self.algorithm.after(self.policy, experience.round)
+        row: dict[str, Any] = {"learning_rate": rate} | kl
+        row |= self._summary(metrics) | ({"grad_norm": sum(norms) / len(norms)} if norms else {})
+        row["weight_drift"] = weight_drift(self.policy)
+        scale = self.workers.loss_scale
+        return row if scale is None else row | {"loss_scale": scale, "skipped_steps": skipped}
+
+    def _steps(self, experience: Experience, beside: Iterator[Part] | None) -> Iterator[list[Part]]:
+        """What each optimiser step of a round is made of."""
+        taken = False
+        for batch in self.algorithm.minibatches(experience):
+            taken = True
+            yield [(self.algorithm, batch, 1.0), *([next(beside)] if beside else [])]
+        if beside and not taken:
+            yield from ([next(beside)] for _ in range(getattr(self.algorithm, "updates", 1)))
+
+    def _set_rate(self, round: int) -> float:
+        """Give the optimiser the learning rate of a round, and return it."""
+        o = self.options
+        rate = o.learning_rate * factor(round, o.rounds, o.lr_schedule, o.lr_end, o.warmup)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _accumulate(self, parts: Sequence[Part]) -> dict[str, Tensor]:
+        """Gradients of one optimiser step; where memory runs out, again in micro-batches of half the size."""
+        rows = max(len(batch) for _, batch, _ in parts)
+        return self.pieces.attempt(rows, lambda size: self._backward(parts, size))
+
+    def _backward(self, parts: Sequence[Part], size: int) -> dict[str, Tensor]:
+        seen: dict[str, list[Tensor]] = {}
+        self.optimiser.zero_grad(set_to_none=True)  # what a larger micro-batch added before memory ran out
+        for algorithm, micro, weight in (
+            (a, micro, w) for a, batch, w in parts for micro in batch.by_time().split(size)
+        ):  # fmt: skip
+            with self.workers.autocast():
+                loss = algorithm.loss(self.policy, micro)
+            trained = loss.value.requires_grad  # not where a network that is not trained predicts all rows
+            if trained:
+                self.workers.backward(loss.value * len(micro) * micro.share * weight)
+            seen.setdefault(TRAINED, []).append(torch.full((len(micro),), float(trained)))
+            for name, value in loss.metrics.items():
+                seen.setdefault(name, []).append(value.flatten().cpu())
+        found = {name: torch.cat(values) for name, values in seen.items()}
+        if not self.proven and any(algorithm is self.algorithm for algorithm, _, _ in parts):
+            self._prove(found)
+        return found
+
+    def _prove(self, seen: Mapping[str, Tensor]) -> None:
+        """Before its first update the policy must give its own samples the density it gave them."""
+        self.proven = True
+        tolerance = RATIO_TOLERANCE[self.options.mixed_precision]
+        own = seen.get("ratio", torch.zeros(0))  # a loss without ratios has none to prove
+        ratio = self.workers.all(own)  # of all processes, so that all fail together
+        worst = float((ratio - 1).abs().max()) if len(ratio) else 0.0
+        if not worst <= tolerance:
+            raise RuntimeError(
+                f"expected ratio 1 before the first update, within {tolerance:g}, got {worst:g} off: rollout and "
+                "update do not run the same network; look for dropout, another attention backend or another precision"
+            )
+
+    def _step(self, round: int) -> float | None:
+        """One optimiser step; the gradient's norm, or None where fp16 overflowed and the step was left out."""
+        parameters, scale = list(self.policy.weights.values()), self.workers.loss_scale
+        self.workers.sum_gradients(parameters)
+        self.workers.unscale(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
+        if not bool(norm.isfinite()) and (scale is None or scale < 1):  # a smaller scale would not help
+            cure = "lower train.learning_rate, and see metrics.jsonl"
+            raise RuntimeError(f"round {round}: the gradient is not finite; {cure}")
+        taken = self.workers.step(self.optimiser)
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.options.ema and taken:
+            self.policy.remember("ema", self.options.ema)
+        return float(norm) if taken else None
+
+    def _divergence(self, batch: Batch) -> float:
+        """KL to the reference after the update, on a micro-batch of the round's own steps."""
+        if len(batch):
+            means = [self.pieces.attempt(len(batch), lambda size: self._mean_divergence(batch.split(size)[0]))]
+        else:
+            means = []
+        own = torch.tensor([float(mean) for mean, pairs in means for _ in range(pairs)], dtype=torch.float64)
+        return float(self.workers.all(own).mean())  # a process without pairs here has no say
+
+    def _mean_divergence(self, micro: Batch) -> tuple[Tensor, int]:
+        with torch.no_grad(), self.workers.autocast():
+            return self.algorithm.divergence(self.policy, micro), len(micro)
+
+    def _summary(self, seen: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Means over all processes' pairs; of the ratio also the range."""
+        nothing = torch.zeros(0)  # of a metric that only another process's pairs reported
+        names = self.workers.names(seen)  # processes must gather the same metrics, else each waits for ever
+        everyones = {name: self.workers.all(seen.get(name, nothing).double()) for name in names}
+        row: dict[str, Any] = {name: float(values.mean()) for name, values in everyones.items()}
+        if "ratio" in everyones:
+            low, high = everyones["ratio"].aminmax()
+            row["ratio"] = {"mean": row["ratio"], "min": float(low), "max": float(high)}
+        if "reward" in everyones:
+            row |= rewarded(everyones["reward"])
+        return self._with_trained_share(row)
+
+    def _with_trained_share(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row; it keeps the share where it is below 1. Raises where no round so far has any such row."""
+        share = row.pop(TRAINED, None)
+        if share == 0 and not self.learns:
+            raise RuntimeError(f"{FROZEN}: name those networks there too, or choose steps of the times of the trained "
+                               "ones")  # fmt: skip
+        self.learns = self.learns or bool(share)
+        return row | ({} if share in (None, 1.0) else {TRAINED: share})
+
+
+def rewarded(values: Tensor) -> dict[str, Any]:
+    """What a loss that scores the clips itself says of its rewards (n,), NaN where a clip is unscored.
+
+    Example:
+        >>> rewarded(torch.tensor([1.0, 3.0, float("nan"), 2.0], dtype=torch.float64))["reward"]["mean"]
+        2.0
+    """
+    known = values[values.isfinite()]
+    spread = {"mean": float(known.mean()), "std": float(known.std(correction=0))}
+    return {"reward": spread, "unscored_share": 1 - len(known) / len(values)}
+
+
+def happenings(row: Mapping[str, Any], scored: bool) -> dict[str, str]:
+    """What is to be told of a round, by the kind of event; `scored` is False where the loss scores the clips itself.
+
+    Example:
+        >>> happenings({"kl": 0.0, "unscored_share": 0.25}, scored=False)["unscored"][:42]
+        '25% of the clips were left out of the loss'
+    """
+    told, share = {}, row.get("unscored_share", 0.0)
+    if "kl" not in row:
+        what = "only data.clips were learned from" if "data_error" in row else "no optimiser step"
+        told["skipped"] = f"{what}: the samples gave nothing to learn from, as where those of every group tie"
+    if row.get(TRAINED) == 0:
+        told["skipped"] = FROZEN
+    if row.get("skipped_steps"):
+        told["overflow"] = (f"a gradient overflowed under fp16: {row['skipped_steps']} optimiser step(s) left out; the "
+                            f"loss scale is {row['loss_scale']:g} now")
+    if share and not scored:
+        told["unscored"] = f"{share:.0%} of the clips were left out of the loss: {UNDEFINED}"
+    return told
+
+
+class _Cut(Exception):
+    """The samples of a round were cut into optimiser steps."""
+
+
+class _Rehearsal(Experience):
+    """A round that ends where its samples are cut into optimiser steps."""
+
+    def cut(self, samples: Tensor, updates: int) -> NoReturn:
+        next(super().cut(samples, updates))
+        raise _Cut
+
+
+def rehearse(
+    algorithm: Algorithm, shape: Sequence[int], plan: Plan, prompts: Sequence[str], index: Sequence[int], group: int
+) -> None:  # fmt: skip
+    """Raise, before anything is sampled, what cutting a round into optimiser steps would raise.
+
+    That is fewer rows than steps, or a group in several processes. `shape` is that of a latent, which stands there as
+    zeros that take no memory; no two samples have the same advantage.
+    """
+    zero, n, kept = torch.zeros(()), len(prompts), len(plan.keep)
+    latents, steps = zero.expand(len(index), *shape), zero.expand(len(index), kept, *shape)
+    rollout = Rollout({}, latents, steps, steps, zero.expand(len(index), kept, plan.segments), plan, steps)
+    credit = (1.0 + torch.arange(n))[:, None].expand(-1, plan.segments)
+    seen = _Rehearsal(rollout, credit, torch.arange(n) // group, prompts, torch.tensor(index), 0, 0)
+    with suppress(_Cut):
+        next(iter(algorithm.minibatches(seen)), None)
