@@ -1,4 +1,5 @@
-"""Benchmarks of temporal consistency: one file each, run over a folder of videos or over a model."""
+"""Benchmarks of temporal consistency: one file each, run over a folder of videos or over a
+model."""
 
 if __name__ != "vidrl.benchmarks":
     raise ImportError(

@@ -1,4 +1,5 @@
-"""Earlier names, for scripts that import them from here: `vidrl.inference` holds what they name."""
+"""Earlier names, for scripts that import them from here: `vidrl.inference` holds what they
+name."""
 
 from vidrl.inference.families import holm
 from vidrl.inference.flips import sign_flip_p

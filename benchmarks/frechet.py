@@ -13,12 +13,15 @@ from .base import Benchmark
 
 
 class Frechet(Benchmark):
-    """|μ1 − μ2|² + tr(S1 + S2 − 2 (S1 S2)^½), the squared 2-Wasserstein distance of two normal distributions.
+    """|μ1 − μ2|² + tr(S1 + S2 − 2 (S1 S2)^½), the squared 2-Wasserstein distance of two
+    normal distributions.
 
-    It grows as clips get fewer. With no more clips than features S is singular, and there is no distance; from twice as
-    many clips as features on the intervals hold the truth (tests/bench/test_distances.py), below there is none. S is
-    divided by N − 1. tr (S1 S2)^½ is the sum of the singular values of R1 R2ᵀ, with roots R of either shape, so that no
-    square root of a matrix that is not symmetric is taken. Source: arXiv:1706.08500; of videos, arXiv:1812.01717.
+    It grows as clips get fewer. With no more clips than features S is singular, and there
+    is no distance; from twice as many clips as features on the intervals hold the truth
+    (tests/bench/test_distances.py), below there is none. S is divided by N − 1. tr (S1
+    S2)^½ is the sum of the singular values of R1 R2ᵀ, with roots R of either shape, so that
+    no square root of a matrix that is not symmetric is taken. Source: arXiv:1706.08500; of
+    videos, arXiv:1812.01717.
 
     >>> x = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
     >>> round(Frechet().biased(x, x + [3.0, 4.0]), 6), round(Frechet().biased(x, 2 * x), 6)  # 25; |(1, 1)|² + 2 · 4/3
@@ -29,7 +32,8 @@ class Frechet(Benchmark):
     instead = "; the kernel distance has no such limit"
 
     def fewest_for(self, D: int) -> tuple[int, int]:
-        """More clips than features for a covariance that is not singular, twice as many for an interval."""
+        """More clips than features for a covariance that is not singular, twice as many for
+        an interval."""
         return max(self.fewest, D + 1), max(self.fewest, 2 * D)
 
     def biased(self, first: Array, second: Array) -> float:

@@ -15,12 +15,14 @@ Gram = tuple[Array, Array, Array]  # k(x, x), k(y, y), k(x, y)
 
 
 class Kernel(Benchmark):
-    """MMD² = mean k(x, x') + mean k(y, y') − 2 mean k(x, y), with a polynomial kernel; 0 for equal distributions.
+    """MMD² = mean k(x, x') + mean k(y, y') − 2 mean k(x, y), with a polynomial kernel; 0
+    for equal distributions.
 
-    `biased` counts each clip with itself, `unbiased` does not, and may fall below 0. All clips are taken at once, where
-    KID's code averages over random subsets: the same mean, less noise. `degree` 3 and `coef` 1 are KID's; JEDi is
-    `degree` 2, `coef` 0, `times` 100, biased, on V-JEPA's features.
-    Source: arXiv:1801.01401; of videos, arXiv:1812.01717; JEDi, arXiv:2410.05203.
+    `biased` counts each clip with itself, `unbiased` does not, and may fall below 0. All
+    clips are taken at once, where KID's code averages over random subsets: the same mean,
+    less noise. `degree` 3 and `coef` 1 are KID's; JEDi is `degree` 2, `coef` 0, `times`
+    100, biased, on V-JEPA's features. Source: arXiv:1801.01401; of videos,
+    arXiv:1812.01717; JEDi, arXiv:2410.05203.
 
     >>> x, y = np.array([[1.0], [2.0]]), np.array([[0.0], [3.0]])
     >>> Kernel(degree=2, coef=0.0).biased(x, y), Kernel(degree=2, coef=0.0).unbiased(x, y)
@@ -31,7 +33,9 @@ class Kernel(Benchmark):
 
     def __init__(self, degree: int = 3, coef: float = 1.0, times: float = 1.0) -> None:
         if degree < 1:
-            raise ValueError(f"expected the degree of a polynomial kernel to be 1 or more, got {degree}")
+            raise ValueError(
+                f"expected the degree of a polynomial kernel to be 1 or more, got {degree}"
+            )
         self.degree, self.coef, self.times = degree, coef, times
 
     def biased(self, first: Array, second: Array) -> float:
@@ -41,17 +45,26 @@ class Kernel(Benchmark):
 
     def unbiased(self, first: Array, second: Array) -> float:
         """MMD² without the diagonals, the U-statistic."""
-        return self.statistics(first, second, (np.zeros(len(first), int), np.zeros(len(second), int)))[0]
+        return self.statistics(
+            first, second, (np.zeros(len(first), int), np.zeros(len(second), int))
+        )[0]
 
     def statistics(self, first: Array, second: Array, blocks: Blocks) -> tuple[float, Array]:
-        """The U-statistic of all clips and without each block, from the kernel's sums over pairs of blocks."""
+        """The U-statistic of all clips and without each block, from the kernel's sums over
+        pairs of blocks."""
         xx, yy, xy = self.gram(first, second)
         np.fill_diagonal(xx, 0)
         np.fill_diagonal(yy, 0)
         a, b = ((block[:, None] == np.arange(count(blocks))).astype(float) for block in blocks)
         n, m = a.sum(0), b.sum(0)
-        sums = [(one.T @ table @ other, size) for one, table, other, size in
-                ((a, xx, a, (n, n, 1)), (b, yy, b, (m, m, 1)), (a, xy, b, (n, m, 0)))]
+        sums = [
+            (one.T @ table @ other, size)
+            for one, table, other, size in (
+                (a, xx, a, (n, n, 1)),
+                (b, yy, b, (m, m, 1)),
+                (a, xy, b, (n, m, 0)),
+            )
+        ]
         means = [_means(table, *size) for table, size in sums]
         whole, left = (means[0][i] + means[1][i] - 2 * means[2][i] for i in (0, 1))
         return float(self.times * whole), self.times * np.asarray(left)
@@ -63,8 +76,8 @@ class Kernel(Benchmark):
 
 
 def _means(sums: Array, rows: Array, columns: Array, own: int) -> tuple[float, Array]:
-    """Means over pairs from their sums over blocks (K, K), of all, and (K,) without each block; `own` pairs a row do
-    not count."""
+    """Means over pairs from their sums over blocks (K, K), of all, and (K,) without each
+    block; `own` pairs a row do not count."""
     n, m = rows.sum(), columns.sum()
     left, N, M = sums.sum() - sums.sum(0) - sums.sum(1) + np.diag(sums), n - rows, m - columns
     with np.errstate(divide="ignore", invalid="ignore"):  # a single block leaves nothing

@@ -20,4 +20,14 @@ from ._scoring.by_name import load
 from .base import Card, Reward, Samples, Score
 from .compose import Composite, default
 
-__all__ = ["Card", "Composite", "Reward", "Samples", "Score", "default", "load", "score", "score_files"]
+__all__ = [
+    "Card",
+    "Composite",
+    "Reward",
+    "Samples",
+    "Score",
+    "default",
+    "load",
+    "score",
+    "score_files",
+]

@@ -18,16 +18,20 @@ WIDTHS = (1024, 128, 64, 16, 1)
 
 
 class Aesthetic(LearnedReward):
-    """Prettiness of each frame, about 1 to 10, as people rated pictures: a small head over CLIP L/14.
+    """Prettiness of each frame, about 1 to 10, as people rated pictures: a small head over
+    CLIP L/14.
 
-    head(z / |z|), z the embedding of a frame. `head` is a file, or owner/name/file of the hub, of one of the two
-    published layouts, told apart by their names: "weight" and "bias" of one linear layer
-    (sa_0_4_vit_l_14_linear.pth, which VBench divides by 10), or "layers.0.weight" ... of linear layers
-    768-1024-128-64-16-1 without activations (sac+logos+ava1-l14-linearMSE.pth, and the default, which is the copy
-    that DDPO was run with). Raises ValueError for any other, such as a head with ReLU between its layers
-    (ava+logos-l14-reluMSE.pth). The frame's middle is cut out as LAION's code does it, by torchvision; DDPO's code,
-    by transformers, may start one pixel earlier where an odd number of pixels is left over, which no square frame has.
-    github.com/christophschuhmann/improved-aesthetic-predictor, github.com/LAION-AI/aesthetic-predictor.
+    head(z / |z|), z the embedding of a frame. `head` is a file, or owner/name/file of the
+    hub, of one of the two published layouts, told apart by their names: "weight" and "bias"
+    of one linear layer (sa_0_4_vit_l_14_linear.pth, which VBench divides by 10), or
+    "layers.0.weight" ... of linear layers 768-1024-128-64-16-1 without activations
+    (sac+logos+ava1-l14-linearMSE.pth, and the default, which is the copy that DDPO was run
+    with). Raises ValueError for any other, such as a head with ReLU between its layers
+    (ava+logos-l14-reluMSE.pth). The frame's middle is cut out as LAION's code does it, by
+    torchvision; DDPO's code, by transformers, may start one pixel earlier where an odd
+    number of pixels is left over, which no square frame has.
+    github.com/christophschuhmann/improved-aesthetic-predictor,
+    github.com/LAION-AI/aesthetic-predictor.
 
     >>> import torch
     >>> Aesthetic.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), [""], 8.0)).frames.shape
@@ -44,14 +48,20 @@ class Aesthetic(LearnedReward):
     )
 
     def __init__(
-        self, model: str = "clip:openai/clip-vit-large-patch14",
-        head: str = "trl-lib/ddpo-aesthetic-predictor/aesthetic-model.pth", chunk: int = 16, dtype: str = "float32",
-        offload: bool = False, frames: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        model: str = "clip:openai/clip-vit-large-patch14",
+        head: str = "trl-lib/ddpo-aesthetic-predictor/aesthetic-model.pth",
+        chunk: int = 16,
+        dtype: str = "float32",
+        offload: bool = False,
+        frames: int = 0,
+    ) -> None:
         super().__init__(chunk, dtype, offload, frames)
         self.pair = load_pair(model, chunk, dtype, offload)
         find = self.pair.find
-        self.pair.find = lambda network: replace(find(network), rounded=True)  # LAION's code crops by torchvision
+        self.pair.find = lambda network: replace(
+            find(network), rounded=True
+        )  # LAION's code crops by torchvision
         self.head = Network(lambda: read_head(read_state(published(head))), offload)
 
     @classmethod
@@ -74,7 +84,8 @@ class Aesthetic(LearnedReward):
 
 
 def layers(width: int) -> nn.Sequential:
-    """The improved predictor: linear layers alone; its dropouts, 1, 3 and 5, do nothing here but keep the numbering."""
+    """The improved predictor: linear layers alone; its dropouts, 1, 3 and 5, do nothing
+    here but keep the numbering."""
     sizes: list[Any] = [nn.Linear(i, o) for i, o in zip((width, *WIDTHS[:-1]), WIDTHS, strict=True)]
     for place in (1, 3, 5):
         sizes.insert(place, nn.Identity())
@@ -106,4 +117,6 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _told(sizes: Mapping[str, tuple[int, ...]]) -> str:
     """The names and sizes of weights in words, biases left out."""
     shown = {name: size for name, size in sizes.items() if not name.endswith("bias")}
-    return ", ".join(f"{name} {' x '.join(map(str, size))}" for name, size in list(shown.items())[:8])
+    return ", ".join(
+        f"{name} {' x '.join(map(str, size))}" for name, size in list(shown.items())[:8]
+    )

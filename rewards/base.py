@@ -1,4 +1,5 @@
-"""What every reward shares: the samples it reads, the score it returns, and the rules for what cannot be scored.
+"""What every reward shares: the samples it reads, the score it returns, and the rules for
+what cannot be scored.
 
 Shapes: B batch, F frames, C channels, H W height and width, T = F - reach terms.
 """
@@ -26,7 +27,8 @@ LOST = "unscored: the measure is not finite on this clip; look for frames withou
 
 @dataclass(frozen=True)
 class Card:
-    """What a person should know of a reward before trusting it; `vidrl show rewards NAME` prints it."""
+    """What a person should know of a reward before trusting it; `vidrl show rewards NAME`
+    prints it."""
 
     sees: str
     blind_to: str
@@ -36,16 +38,21 @@ class Card:
 
 
 class Reward(nn.Module):
-    """Base of every reward: constructor arguments are its options, class attributes its facts.
+    """Base of every reward: constructor arguments are its options, class attributes its
+    facts.
 
-    A reward that is a mean of local terms gives `terms(samples)`, (B, F - reach): one number a frame (reach 0), a pair
-    of neighbouring frames (1), three in a row (2) or more. One that compares what is far apart gives instead
-    `features(samples)`, (B, F - reach, ...), few numbers a frame, which are all that a long clip leaves behind, and
-    `conclude(features, about)`, the terms from those of the whole clip. Then `forward`, the curve over time, the rules
-    for what cannot be scored and `stream` follow. Any other reward overrides `forward`.
+    A reward that is a mean of local terms gives `terms(samples)`, (B, F - reach): one
+    number a frame (reach 0), a pair of neighbouring frames (1), three in a row (2) or more.
+    One that compares what is far apart gives instead `features(samples)`, (B, F - reach,
+    ...), few numbers a frame, which are all that a long clip leaves behind, and
+    `conclude(features, about)`, the terms from those of the whole clip. Then `forward`, the
+    curve over time, the rules for what cannot be scored and `stream` follow. Any other
+    reward overrides `forward`.
     """
 
-    differentiable: ClassVar[bool] = False  # its gradient in the pixels is right, with the flow held fixed
+    differentiable: ClassVar[bool] = (
+        False  # its gradient in the pixels is right, with the flow held fixed
+    )
     needs: ClassVar[tuple[str, ...]] = ()  # modules to import beside torch and numpy
     extra: ClassVar[str] = ""  # the extra of pyproject.toml that installs them
     learned: ClassVar[bool] = False  # scores by weights that are not here; tiny() has random ones
@@ -54,19 +61,26 @@ class Reward(nn.Module):
     card: ClassVar[Card | None] = None
     support: ClassVar[str] = "frame"
     reach: ClassVar[int] = 0
-    least_frames: ClassVar[int] = 1  # frames below which it has no meaning, where these are more than reach + 1
+    least_frames: ClassVar[int] = (
+        1  # frames below which it has no meaning, where these are more than reach + 1
+    )
     least_side: ClassVar[int] = 8
-    rate: ClassVar[float | None] = None  # frames a second that it looks at, about; None: as they come
+    rate: ClassVar[float | None] = (
+        None  # frames a second that it looks at, about; None: as they come
+    )
     lost: ClassVar[str] = LOST  # the reason where conclude() gives NaN
-    shrinks: ClassVar[bool] = False  # looks at `samples.small(self.working_size)` alone: all that a stream keeps
+    shrinks: ClassVar[bool] = (
+        False  # looks at `samples.small(self.working_size)` alone: all that a stream keeps
+    )
     flow: str = "dis"
     flow_size: int = 0
 
     def __call__(self, samples: Samples, maps: bool = False) -> Score:
         """The score of whole clips, with its pixel maps if `maps`.
 
-        The score carries a gradient only if the reward says `differentiable`. Raises ValueError for what is no Samples,
-        and for a forward() that returns neither a Score of these clips nor numbers that `as_score` reads as one.
+        The score carries a gradient only if the reward says `differentiable`. Raises
+        ValueError for what is no Samples, and for a forward() that returns neither a Score
+        of these clips nor numbers that `as_score` reads as one.
         """
         check_samples(samples)
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
@@ -87,11 +101,13 @@ class Reward(nn.Module):
 
     @classmethod
     def tiny(cls) -> Reward:
-        """An instance that needs no download: the defaults, or a small network of random weights."""
+        """An instance that needs no download: the defaults, or a small network of random
+        weights."""
         return cls()
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
-        """Maps of where in the picture a fault is: name to (B, F, H, W), at the measured size; empty if none."""
+        """Maps of where in the picture a fault is: name to (B, F, H, W), at the measured
+        size; empty if none."""
         return {}
 
     def terms(self, samples: Samples) -> Tensor:
@@ -114,32 +130,40 @@ class Reward(nn.Module):
             return nothing(samples, self.support, why)
         chosen = samples.pick(rows)
         parts = chosen.phases(self.stride(samples.fps, samples.video.shape[1]))
-        curves = [spread(self.conclude(self.features(part), part.about), self.reach) for part in parts]
+        curves = [
+            spread(self.conclude(self.features(part), part.about), self.reach) for part in parts
+        ]
         return finish(interleave(curves), self.support, why, rows, self.lost)
 
     def stride(self, fps: float, frames: int) -> int:
-        """How many frames apart those are that the reward compares, so that it sees time alike at any frame rate.
+        """How many frames apart those are that the reward compares, so that it sees time
+        alike at any frame rate.
 
-        The odd number that brings `fps` nearest to `rate`: an even one is blind to what alternates. 1 for clips too
-        short to be taken apart.
+        The odd number that brings `fps` nearest to `rate`: an even one is blind to what
+        alternates. 1 for clips too short to be taken apart.
         """
         stride = 1 if self.rate is None else odd(fps / self.rate)
         return stride if frames >= stride * LONGEST else 1
 
     def stream(self, fps: float, prompt: str = "") -> Any:
-        """A scorer of one long clip in pieces: `update(frames)`, (F, C, H, W), as often as wanted, then `result()`.
+        """A scorer of one long clip in pieces: `update(frames)`, (F, C, H, W), as often as
+        wanted, then `result()`.
 
-        Memory is that of a piece and of one number a frame; the numbers are those of `forward`.
+        Memory is that of a piece and of one number a frame; the numbers are those of
+        `forward`.
         """
         if not self.streams:
-            raise NotImplementedError(f"{type(self).__name__} cannot score a clip in pieces: pass it whole")
+            raise NotImplementedError(
+                f"{type(self).__name__} cannot score a clip in pieces: pass it whole"
+            )
         from ._scoring.long_clips import Single
 
         return Single(self, fps, prompt)
 
     @property
     def needed(self) -> int:
-        """The frames of the shortest clip that it can score; 1 where it scores images too."""
+        """The frames of the shortest clip that it can score; 1 where it scores images
+        too."""
         return max(self.reach + 1, self.least_frames)
 
     @property
@@ -150,11 +174,13 @@ class Reward(nn.Module):
 
     @property
     def context(self) -> int:
-        """How many of the frames already scored the terms of the next piece look back at."""
+        """How many of the frames already scored the terms of the next piece look back
+        at."""
         return self.reach
 
     def resume(self, samples: Samples, state: Any, old: int) -> tuple[Tensor, Any]:
-        """The features of a piece of a clip whose first `old` frames are scored, and what the next piece needs."""
+        """The features of a piece of a clip whose first `old` frames are scored, and what
+        the next piece needs."""
         return self.features(samples)[:, max(0, old - self.reach) :], state
 
     def motion(self, samples: Samples) -> Motion:
@@ -162,7 +188,9 @@ class Reward(nn.Module):
         from .flow import estimate
 
         size = self.working_size
-        return samples.memo(("motion", self.flow, size), lambda: estimate(samples.small(size), self.flow, size))
+        return samples.memo(
+            ("motion", self.flow, size), lambda: estimate(samples.small(size), self.flow, size)
+        )
 
     @property
     def working_size(self) -> int:
@@ -175,8 +203,8 @@ class Reward(nn.Module):
 def spread(terms: Tensor, reach: int) -> Tensor:
     """Terms (B, F - reach) as a curve (B, F) of the same mean.
 
-    A pair gives half of its departure from the mean to each of its frames, three in a row give theirs to the middle
-    one, four to the middle two.
+    A pair gives half of its departure from the mean to each of its frames, three in a row
+    give theirs to the middle one, four to the middle two.
 
     >>> spread(torch.tensor([[1.0, 3.0]]), reach=1)
     tensor([[1.5000, 2.0000, 2.5000]])
@@ -214,8 +242,11 @@ def interleave(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts), 1)[:, order.argsort().to(parts[0].device)]
 
 
-def finish(scored: Tensor, support: str, why: list[str | None], rows: list[int], lost: str = LOST) -> Score:
-    """The Score of all clips from the curves of those in `rows`; the others are NaN for the reason in `why`.
+def finish(
+    scored: Tensor, support: str, why: list[str | None], rows: list[int], lost: str = LOST
+) -> Score:
+    """The Score of all clips from the curves of those in `rows`; the others are NaN for the
+    reason in `why`.
 
     `lost` is the reason of a curve that is not finite.
     """
@@ -229,7 +260,8 @@ def finish(scored: Tensor, support: str, why: list[str | None], rows: list[int],
 
 
 def among(scored: Tensor, rows: Sequence[int], clips: int) -> Tensor:
-    """What was computed for the clips `rows`, (len(rows), ...), among all of them, (clips, ...): NaN for the others.
+    """What was computed for the clips `rows`, (len(rows), ...), among all of them, (clips,
+    ...): NaN for the others.
 
     >>> among(torch.tensor([[1.0], [2.0]]), [0, 2], clips=3)
     tensor([[1.],
@@ -247,7 +279,8 @@ def nothing(samples: Samples, support: str, why: Sequence[str | None]) -> Score:
 
 
 def too_short(least_frames: int, frames: int) -> str:
-    """Why a clip of so few frames cannot be scored; an image, which is a clip of one frame, has a reason of its own.
+    """Why a clip of so few frames cannot be scored; an image, which is a clip of one frame,
+    has a reason of its own.
 
     >>> too_short(3, 2), too_short(3, 1)
     ('inapplicable: needs a clip of at least 3 frames, got 2',
@@ -256,10 +289,14 @@ def too_short(least_frames: int, frames: int) -> str:
     return f"{STILL if frames == 1 else 'inapplicable'}: needs a clip of at least {least_frames} frames, got {frames}"
 
 
-def refusals(samples: Samples, least_frames: int, least_side: int, first: int = 0) -> list[str | None]:
-    """Why each clip cannot be scored, or None; "inapplicable" where the reward has no meaning for such a clip.
+def refusals(
+    samples: Samples, least_frames: int, least_side: int, first: int = 0
+) -> list[str | None]:
+    """Why each clip cannot be scored, or None; "inapplicable" where the reward has no
+    meaning for such a clip.
 
-    `first` is the number of the first frame, where the samples are a piece of a longer clip.
+    `first` is the number of the first frame, where the samples are a piece of a longer
+    clip.
     """
     frames, (height, width) = samples.video.shape[1], samples.video.shape[-2:]
     if frames < least_frames:

@@ -12,12 +12,15 @@ from .encoders import cosine, load_pair
 
 
 class ClipAlignment(LearnedReward):
-    """Agreement of each frame with the prompt: the cosine of a CLIP, or the probability that a SigLIP gives.
+    """Agreement of each frame with the prompt: the cosine of a CLIP, or the probability
+    that a SigLIP gives.
 
-    CLIP: cos(z_t, z_text); SigLIP: sigmoid(scale cos + bias), the scale and bias trained. With `logits` both give
-    scale cos + bias instead, without bounds. `model` is "clip:PATH_OR_HUB_ID" or "siglip:PATH_OR_HUB_ID", whose
-    preprocessor_config.json and tokenizer lie beside the weights. The cosine of a CLIP is about 0.2 to 0.35 for frames
-    that fit; texts are cut after 77 tokens (SigLIP 64). Hessel et al. 2021, arXiv 2104.08718; SigLIP: arXiv 2303.15343.
+    CLIP: cos(z_t, z_text); SigLIP: sigmoid(scale cos + bias), the scale and bias trained.
+    With `logits` both give scale cos + bias instead, without bounds. `model` is
+    "clip:PATH_OR_HUB_ID" or "siglip:PATH_OR_HUB_ID", whose preprocessor_config.json and
+    tokenizer lie beside the weights. The cosine of a CLIP is about 0.2 to 0.35 for frames
+    that fit; texts are cut after 77 tokens (SigLIP 64). Hessel et al. 2021, arXiv
+    2104.08718; SigLIP: arXiv 2303.15343.
 
     >>> import torch
     >>> ClipAlignment.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
@@ -34,9 +37,14 @@ class ClipAlignment(LearnedReward):
     )
 
     def __init__(
-        self, model: str = "clip:openai/clip-vit-large-patch14", logits: bool = False, chunk: int = 16,
-        dtype: str = "float32", offload: bool = False, frames: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        model: str = "clip:openai/clip-vit-large-patch14",
+        logits: bool = False,
+        chunk: int = 16,
+        dtype: str = "float32",
+        offload: bool = False,
+        frames: int = 0,
+    ) -> None:
         super().__init__(chunk, dtype, offload, frames)
         self.pair, self.logits = load_pair(model, chunk, dtype, offload), logits
         if logits:

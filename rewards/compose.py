@@ -1,4 +1,5 @@
-"""Several rewards as one: weights, normalisation, gates, two-sided bands, and the rules for what is not scored.
+"""Several rewards as one: weights, normalisation, gates, two-sided bands, and the rules for
+what is not scored.
 
 Shapes: B clips, F frames, P parts.
 """
@@ -24,25 +25,30 @@ PIECE = 4_000_000  # numbers, 16 MB: a reward makes some ten tensors of them, wh
 class Composite(Reward):
     """sum_p w_p z_p - sum_gates, with z_p = (part_p - centre_p) / scale_p.
 
-    `parts` are rewards or functions fn(samples), `weights` theirs (1 where not named). `scales` holds (centre, scale) a
-    part, so that parts of different units spread alike; `normalise="batch"` takes mean and standard deviation of each
-    call's clips instead.
-    `bands` (low, high) of a part: it adds nothing by itself, and its distance from the band, in scales, is taken off.
-    `gates` a part: below this value the rest counts less and less: what the whole is above `floor` is multiplied by
-    part / gate, so that no other part can pay for it. A clip is NaN where a part is, with the part's reason, but for
-    parts named in `optional` that call themselves inapplicable to it: their weight goes to the others.
+    `parts` are rewards or functions fn(samples), `weights` theirs (1 where not named).
+    `scales` holds (centre, scale) a part, so that parts of different units spread alike;
+    `normalise="batch"` takes mean and standard deviation of each call's clips instead.
+    `bands` (low, high) of a part: it adds nothing by itself, and its distance from the
+    band, in scales, is taken off. `gates` a part: below this value the rest counts less and
+    less: what the whole is above `floor` is multiplied by part / gate, so that no other
+    part can pay for it. A clip is NaN where a part is, with the part's reason, but for
+    parts named in `optional` that call themselves inapplicable to it: their weight goes to
+    the others.
 
-    An image is a clip of one frame. Parts that need more frames are left out of it, and their weight does not go to
-    the others: the value is that of a composite of the other parts alone, so that the values of images compare with
-    each other. They do not compare with those of clips. `left_out` names the parts that were left out of a score.
+    An image is a clip of one frame. Parts that need more frames are left out of it, and
+    their weight does not go to the others: the value is that of a composite of the other
+    parts alone, so that the values of images compare with each other. They do not compare
+    with those of clips. `left_out` names the parts that were left out of a score.
 
-    The curve of the composite is the same sum at each frame, so that its mean over time is the value. A part without
-    curve, one with a band and a gate say nothing of single frames: what they add to the value, they add to every frame.
-    Where no part has a curve, the composite has none. The composite's support is the widest of its parts', and that of
+    The curve of the composite is the same sum at each frame, so that its mean over time is
+    the value. A part without curve, one with a band and a gate say nothing of single
+    frames: what they add to the value, they add to every frame. Where no part has a curve,
+    the composite has none. The composite's support is the widest of its parts', and that of
     a part without curve is "clip".
 
-    Raises ValueError for a weight, scale, band, gate or optional name of a part that is not there, for a scale or gate
-    that is not above 0, a band whose low is not below its high, and for parts with curves of different lengths.
+    Raises ValueError for a weight, scale, band, gate or optional name of a part that is not
+    there, for a scale or gate that is not above 0, a band whose low is not below its high,
+    and for parts with curves of different lengths.
 
     >>> from vidrl.rewards.frame_quality import FrameQuality
     >>> one = Composite({"frame_quality": FrameQuality()}, weights={"frame_quality": 2.0})
@@ -74,13 +80,25 @@ class Composite(Reward):
         optional: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        named = {"weights": weights, "scales": scales, "bands": bands, "gates": gates, "optional": optional}
+        named = {
+            "weights": weights,
+            "scales": scales,
+            "bands": bands,
+            "gates": gates,
+            "optional": optional,
+        }
         _check(parts, {what: list(names or ()) for what, names in named.items()}, normalise)
         _check_values(scales or {}, bands or {}, gates or {})
         self.parts = {name: as_reward(part, name) for name, part in parts.items()}
-        self._modules_of_parts = torch.nn.ModuleList(self.parts.values())  # a ModuleDict takes no "." in a name
+        self._modules_of_parts = torch.nn.ModuleList(
+            self.parts.values()
+        )  # a ModuleDict takes no "." in a name
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in parts}
-        self.scales, self.bands, self.gates = dict(scales or {}), dict(bands or {}), dict(gates or {})
+        self.scales, self.bands, self.gates = (
+            dict(scales or {}),
+            dict(bands or {}),
+            dict(gates or {}),
+        )
         self.floor, self.normalise, self.optional = floor, normalise, tuple(optional)
         made = self.parts.values()
         self.differentiable = all(part.differentiable for part in made)  # type: ignore[misc]
@@ -88,11 +106,13 @@ class Composite(Reward):
         self.needs = tuple(sorted({need for part in made for need in part.needs}))  # type: ignore[misc]
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips; the parts' own are in `parts`, their weights in `weights`.
+        """The score of whole clips; the parts' own are in `parts`, their weights in
+        `weights`.
 
-        Parts that can score a clip in pieces score a few clips at a time, and what they share of those clips is freed
-        before the next: the numbers are those of all clips at once, and neither time nor memory grows with the batch.
-        Any other part, which may compare the clips with each other, scores all of them at once.
+        Parts that can score a clip in pieces score a few clips at a time, and what they
+        share of those clips is freed before the next: the numbers are those of all clips at
+        once, and neither time nor memory grows with the batch. Any other part, which may
+        compare the clips with each other, scores all of them at once.
         """
         single = leaves("whole", self)
         apart = {path: leaf for path, leaf in single.items() if leaf.streams}
@@ -102,9 +122,12 @@ class Composite(Reward):
         return gathered("whole", self, found)
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
-        """The maps of the parts, as `part/map`, each at the size that its part measures at."""
+        """The maps of the parts, as `part/map`, each at the size that its part measures
+        at."""
         found = {name: part(samples, maps=True).maps for name, part in self.parts.items()}
-        return {f"{name}/{key}": drawn for name, maps in found.items() for key, drawn in maps.items()}
+        return {
+            f"{name}/{key}": drawn for name, maps in found.items() for key, drawn in maps.items()
+        }
 
     @property
     def needed(self) -> int:
@@ -119,7 +142,9 @@ class Composite(Reward):
 
     def stream(self, fps: float, prompt: str = "") -> Any:
         """One long clip in pieces; the parts share one flow."""
-        whole = [name for name, part in self.parts.items() if not part.streams] or [type(self).__name__]
+        whole = [name for name, part in self.parts.items() if not part.streams] or [
+            type(self).__name__
+        ]
         if not self.streams:
             raise NotImplementedError(f"{whole[0]} cannot score a clip in pieces: pass it whole")
         return _Pieces(self, fps, prompt)
@@ -129,21 +154,28 @@ class Composite(Reward):
         still = {name: where(score, STILL) for name, score in parts.items()}
         absent = {name: still[name] | self._absent(name, score) for name, score in parts.items()}
         share = self._share_of_weight(absent)
-        regain = self._share_of_weight(still) / share.clamp(min=1e-12)  # 1 where no optional part is left out
+        regain = self._share_of_weight(still) / share.clamp(
+            min=1e-12
+        )  # 1 where no optional part is left out
         shares = [self._share(name, score, absent[name]) for name, score in parts.items()]
         frames = length(parts)
         value = torch.stack([value for value, _ in shares]).sum(0)
         curve = torch.stack([curve.expand(-1, frames or 1) for _, curve in shares]).sum(0)
         value, curve = value * regain.to(value), curve * regain[:, None].to(value)
         value, curve, open_ = self._gated(value, curve, parts)
-        adds = {name: torch.stack([add, self._slope(name, score, absent[name])], 1) * regain[:, None].to(value)
-                for (name, score), (add, _) in zip(parts.items(), shares, strict=True)}  # fmt: skip
+        adds = {
+            name: torch.stack([add, self._slope(name, score, absent[name])], 1)
+            * regain[:, None].to(value)
+            for (name, score), (add, _) in zip(parts.items(), shares, strict=True)
+        }
         slopes = {name: add[:, 1] * open_ for name, add in adds.items()}
         counted = {name: score for name, score in parts.items() if self.weights[name]}
         why = [reason(parts, self.optional, i, counted) for i in range(len(value))]
         lost = torch.tensor([bool(reason) for reason in why], device=value.device) | (share == 0)
         value, curve = value.masked_fill(lost, math.nan), curve.masked_fill(lost[:, None], math.nan)
-        support = widest(["clip" if score.frames is None else score.support for score in parts.values()])
+        support = widest(
+            ["clip" if score.frames is None else score.support for score in parts.values()]
+        )
         made = curve if frames else None
         return Score(value, made, support, dict(parts), why, dict(self.weights), slopes, adds=adds)
 
@@ -153,10 +185,13 @@ class Composite(Reward):
 
     def _share_of_weight(self, gone: Mapping[str, Tensor]) -> Tensor:
         """The sum of the weights of the parts that are there, (B,), float64."""
-        return torch.stack([abs(self.weights[name]) * (~lost).double() for name, lost in gone.items()]).sum(0)
+        return torch.stack(
+            [abs(self.weights[name]) * (~lost).double() for name, lost in gone.items()]
+        ).sum(0)
 
     def _share(self, name: str, score: Score, absent: Tensor) -> tuple[Tensor, Tensor]:
-        """What a part adds: (B,) to the value, and (B, F) to the curve, or (B, 1) to each of its entries."""
+        """What a part adds: (B,) to the value, and (B, F) to the curve, or (B, 1) to each
+        of its entries."""
         centre, scale = self._centre(name, score)
         curve = score.value[:, None] if score.frames is None else score.frames
         if name in self.bands:
@@ -165,10 +200,13 @@ class Composite(Reward):
         else:
             value, curve = (score.value - centre) / scale, (curve - centre) / scale
         weight = self.weights[name]
-        return (weight * value).masked_fill(absent, 0), (weight * curve).masked_fill(absent[:, None], 0)
+        return (weight * value).masked_fill(absent, 0), (weight * curve).masked_fill(
+            absent[:, None], 0
+        )
 
     def _slope(self, name: str, score: Score, absent: Tensor) -> Tensor:
-        """How much the sum rises with a part's value, (B,); the gates, which multiply it, apart."""
+        """How much the sum rises with a part's value, (B,); the gates, which multiply it,
+        apart."""
         slope = torch.full_like(score.value, self.weights[name]) / self._centre(name, score)[1]
         if name in self.bands:
             low, high = self.bands[name]
@@ -183,12 +221,18 @@ class Composite(Reward):
             return 0.0, 1.0
         return scored.mean(), scored.std().clamp(min=1e-6)
 
-    def _gated(self, value: Tensor, curve: Tensor, parts: Mapping[str, Score]) -> tuple[Tensor, Tensor, Tensor]:
+    def _gated(
+        self, value: Tensor, curve: Tensor, parts: Mapping[str, Score]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         open_ = torch.ones_like(value)
         for name, gate in self.gates.items():
             passed = (parts[name].value / gate).clamp(0, 1)
             open_ = open_ * torch.where(torch.isnan(passed), torch.ones_like(passed), passed)
-        return self.floor + (value - self.floor) * open_, self.floor + (curve - self.floor) * open_[:, None], open_
+        return (
+            self.floor + (value - self.floor) * open_,
+            self.floor + (curve - self.floor) * open_[:, None],
+            open_,
+        )
 
 
 def outside(x: Tensor, low: float, high: float) -> Tensor:
@@ -210,20 +254,26 @@ def widest(supports: Sequence[str]) -> str:
 
 
 def length(parts: Mapping[str, Score]) -> int | None:
-    """How many frames the curves of the parts have; None where no part has a curve. Raises ValueError if they differ.
+    """How many frames the curves of the parts have; None where no part has a curve. Raises
+    ValueError if they differ.
 
     >>> length({"a": Score(torch.zeros(1)), "b": Score(torch.zeros(1), torch.zeros(1, 5))})
     5
     """
-    found = {name: score.frames.shape[1] for name, score in parts.items() if score.frames is not None}
+    found = {
+        name: score.frames.shape[1] for name, score in parts.items() if score.frames is not None
+    }
     if len(set(found.values())) > 1:
         told = ", ".join(f"{name} of {frames}" for name, frames in found.items())
-        raise ValueError(f"expected parts with curves of as many numbers as the clip has frames, got {told}")
+        raise ValueError(
+            f"expected parts with curves of as many numbers as the clip has frames, got {told}"
+        )
     return next(iter(found.values()), None)
 
 
 def leaves(name: str, reward: Reward) -> dict[str, Reward]:
-    """The rewards that a reward is made of, by their paths: of composites the parts, and the parts of these.
+    """The rewards that a reward is made of, by their paths: of composites the parts, and
+    the parts of these.
 
     >>> from vidrl.rewards.flicker import Flicker
     >>> list(leaves("a", Composite({"b": Composite({"c": Flicker()}), "d": Flicker()})))
@@ -239,16 +289,20 @@ def gathered(name: str, reward: Reward, found: Mapping[str, Score]) -> Score:
     """The score of a reward from those of its `leaves`."""
     if not _adds_up(reward):
         return found[name]
-    return reward.combine({part: gathered(f"{name}/{part}", one, found) for part, one in reward.parts.items()})
+    return reward.combine(
+        {part: gathered(f"{name}/{part}", one, found) for part, one in reward.parts.items()}
+    )
 
 
 def _adds_up(reward: Reward) -> TypeGuard[Composite]:
-    """Whether a reward is the sum of its parts: a Composite, and no subclass that scores in a way of its own."""
+    """Whether a reward is the sum of its parts: a Composite, and no subclass that scores in
+    a way of its own."""
     return isinstance(reward, Composite) and type(reward).forward is Composite.forward
 
 
 def few(samples: Samples) -> Iterator[Samples]:
-    """The clips in pieces of about `PIECE` numbers at the size that rewards measure at; at least one clip."""
+    """The clips in pieces of about `PIECE` numbers at the size that rewards measure at; at
+    least one clip."""
     frames, channels, height, width = samples.video.shape[1:]
     shrunk = min(1.0, SIZE / min(height, width)) ** 2
     size = max(1, int(PIECE / (frames * channels * height * width * shrunk)))
@@ -256,8 +310,9 @@ def few(samples: Samples) -> Iterator[Samples]:
 
 
 def default() -> Composite:
-    """The composite of the demo: eight rewards, normalised to spread alike, that stillness, copies, blur and the dark
-    do not win; `vidrl audit` tells what else does not, and what does.
+    """The composite of the demo: eight rewards, normalised to spread alike, that stillness,
+    copies, blur and the dark do not win; `vidrl audit` tells what else does not, and what
+    does.
 
     >>> sorted(default().weights)
     ['drift', 'dynamic_degree', 'flicker', 'frame_quality', 'freeze', 'motion_consistency', 'pumping', 'warp_error']
@@ -274,7 +329,9 @@ def default() -> Composite:
     parts = {
         "motion_consistency": MotionConsistency(),
         "warp_error": WarpError(relative=True),
-        "flicker": Flicker(detail=0.3),  # blended slow motion has to cost more than it gains elsewhere
+        "flicker": Flicker(
+            detail=0.3
+        ),  # blended slow motion has to cost more than it gains elsewhere
         "drift": Drift(),
         "dynamic_degree": DynamicDegree(),
         "frame_quality": FrameQuality(log=True),
@@ -284,8 +341,9 @@ def default() -> Composite:
     return Composite(parts, WEIGHTS, SCALES)
 
 
-# (centre, scale) of each part: mean, and spread among clips of one prompt of vidrl.synthetic.world, half of them with
-# the faults of web video, rounded; that of pumping by the audit of the scenes of seed 0
+# (centre, scale) of each part: mean, and spread among clips of one prompt of
+# vidrl.synthetic.world, half of them with the faults of web video, rounded; that of pumping
+# by the audit of the scenes of seed 0
 SCALES = {
     "motion_consistency": (0.5, 0.35),
     "warp_error": (0.6, 0.25),
@@ -296,7 +354,8 @@ SCALES = {
     "pumping": (-0.2, 0.25),
     "freeze": (0.0, 0.4),
 }
-# A running average evens motion out: motion_consistency likes it, warp_error charges its ghosts
+# A running average evens motion out: motion_consistency likes it, warp_error charges its
+# ghosts
 WEIGHTS = {
     "motion_consistency": 0.75,
     "warp_error": 1.5,
@@ -333,20 +392,37 @@ def _check(parts: Mapping[str, Any], named: Mapping[str, Sequence[str]], normali
     for what, names in named.items():
         strange = [name for name in names if name not in parts]
         if strange:
-            raise ValueError(f"{what} name {strange[0]!r}, which is no part; the parts are {', '.join(parts)}")
+            raise ValueError(
+                f"{what} name {strange[0]!r}, which is no part; the parts are {', '.join(parts)}"
+            )
     if normalise not in ("fixed", "batch"):
         raise ValueError(f"expected normalise to be 'fixed' or 'batch', got {normalise!r}")
 
 
 def _check_values(
-    scales: Mapping[str, tuple[float, float]], bands: Mapping[str, tuple[float, float]], gates: Mapping[str, float]
+    scales: Mapping[str, tuple[float, float]],
+    bands: Mapping[str, tuple[float, float]],
+    gates: Mapping[str, float],
 ) -> None:
     rules = [
-        *((0 < scale < math.inf, f"scales[{name!r}] to be (centre, scale) with scale above 0, got {(centre, scale)}")
-          for name, (centre, scale) in scales.items()),
-        *((low < high, f"bands[{name!r}] to be (low, high) with low below high, got {(low, high)}")
-          for name, (low, high) in bands.items()),
-        *((0 < gate < math.inf, f"gates[{name!r}] to be above 0, got {gate}") for name, gate in gates.items()),
+        *(
+            (
+                0 < scale < math.inf,
+                f"scales[{name!r}] to be (centre, scale) with scale above 0, got {(centre, scale)}",
+            )
+            for name, (centre, scale) in scales.items()
+        ),
+        *(
+            (
+                low < high,
+                f"bands[{name!r}] to be (low, high) with low below high, got {(low, high)}",
+            )
+            for name, (low, high) in bands.items()
+        ),
+        *(
+            (0 < gate < math.inf, f"gates[{name!r}] to be above 0, got {gate}")
+            for name, gate in gates.items()
+        ),
     ]
     for holds, message in rules:
         if not holds:

@@ -13,7 +13,8 @@ from .flow import Motion, blocks, outside, warp
 
 @dataclass(frozen=True)
 class _Track:
-    """Where the pixels of the first frame have gone, (B, 2, H, W); whether still in sight; what they were."""
+    """Where the pixels of the first frame have gone, (B, 2, H, W); whether still in sight;
+    what they were."""
 
     path: Tensor
     seen: Tensor
@@ -22,12 +23,13 @@ class _Track:
 
 
 class Drift(Reward):
-    """How far each frame's colour, light and detail are from the first frame's, where they can be followed; 0 is none.
+    """How far each frame's colour, light and detail are from the first frame's, where they
+    can be followed; 0 is none.
 
-    Pixels of frame 0 are followed along the flow. A term is -(|ln c_t - ln c_0| averaged over channels and over blocks
-    still in sight + weight |ln (d_t / d_0)|), c the mean of a block (an eighth of the shorter side), d the mean
-    strength of edges of the frame. What is out of sight is judged by the mean colour of the whole frame. Frame 0
-    itself has 0.
+    Pixels of frame 0 are followed along the flow. A term is -(|ln c_t - ln c_0| averaged
+    over channels and over blocks still in sight + weight |ln (d_t / d_0)|), c the mean of a
+    block (an eighth of the shorter side), d the mean strength of edges of the frame. What
+    is out of sight is judged by the mean colour of the whole frame. Frame 0 itself has 0.
 
     >>> Drift()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value
     tensor([0.])
@@ -49,7 +51,9 @@ class Drift(Reward):
         input="At least 2 frames of 8 pixels.",
     )
 
-    def __init__(self, weight: float = 0.1, floor: float = 0.1, flow: str = "dis", flow_size: int = 192) -> None:
+    def __init__(
+        self, weight: float = 0.1, floor: float = 0.1, flow: str = "dis", flow_size: int = 192
+    ) -> None:
         super().__init__()
         self.weight, self.floor, self.flow, self.flow_size = weight, floor, flow, flow_size
 
@@ -63,7 +67,8 @@ class Drift(Reward):
         return self.resume(samples, None, 0)[0]
 
     def resume(self, samples: Samples, state: _Track | None, old: int) -> tuple[Tensor, _Track]:
-        """The terms after the `old` frames that are already scored, and where the pixels have got to."""
+        """The terms after the `old` frames that are already scored, and where the pixels
+        have got to."""
         motion = self.motion(samples)
         track = _begin(motion) if state is None else state
         terms = [] if old else [self._term(motion.frames[:, 0], track)]
@@ -78,7 +83,8 @@ class Drift(Reward):
 
 
 def colour_change(frame: Tensor, first: Tensor, path: Tensor, seen: Tensor, floor: float) -> Tensor:
-    """|ln c_t - ln c_0| of frames (B, C, H, W) along `path`, (B,); the frame's mean stands for what is not seen."""
+    """|ln c_t - ln c_0| of frames (B, C, H, W) along `path`, (B,); the frame's mean stands
+    for what is not seen."""
     side = max(2, round(min(frame.shape[-2:]) / 8))
     weight = blocks(seen[:, None, None].to(frame), side)
     base = floor * first.mean((1, 2, 3), keepdim=True) + 1e-3
@@ -91,7 +97,9 @@ def colour_change(frame: Tensor, first: Tensor, path: Tensor, seen: Tensor, floo
 
 def detail(frame: Tensor) -> Tensor:
     """Mean step between neighbouring pixels, smoothed near zero, (B,)."""
-    steps = frame.diff(dim=-1).square().mean((1, 2, 3)) + frame.diff(dim=-2).square().mean((1, 2, 3))
+    steps = frame.diff(dim=-1).square().mean((1, 2, 3)) + frame.diff(dim=-2).square().mean(
+        (1, 2, 3)
+    )
     return (steps + 1e-4).sqrt()
 
 

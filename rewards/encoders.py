@@ -1,4 +1,5 @@
-"""Networks that turn frames into features: CLIP, SigLIP, DINO, V-JEPA 2, EfficientNet-Lite, or any callable.
+"""Networks that turn frames into features: CLIP, SigLIP, DINO, V-JEPA 2, EfficientNet-Lite,
+or any callable.
 
 >>> load(lambda images: images.mean((2, 3)))(torch.ones(2, 3, 8, 8)).shape
 torch.Size([2, 3])
@@ -26,7 +27,8 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class _Family:
-    """One kind of published checkpoint: transformers' class, the usual hub id, its pixels, where the feature lies."""
+    """One kind of published checkpoint: transformers' class, the usual hub id, its pixels,
+    where the feature lies."""
 
     kind: str
     usual: str
@@ -44,24 +46,42 @@ def class_token(model: Any, pixels: Tensor) -> Tensor:
 
 FAMILIES = {
     "clip": _Family("CLIPModel", "openai/clip-vit-large-patch14", Pixels(), _pooled),
-    "siglip": _Family("SiglipModel", "google/siglip-so400m-patch14-384", Pixels((384, 384), None, HALF), _pooled),
-    "dino": _Family("ViTModel", "facebook/dino-vitb16", Pixels((224, 224), None, IMAGENET), class_token),
-    "dinov2": _Family("Dinov2Model", "facebook/dinov2-base", Pixels(256, (224, 224), IMAGENET), class_token),
-    "dinov3": _Family("DINOv3ViTModel", "facebook/dinov3-vitb16-pretrain-lvd1689m",
-                      Pixels((224, 224), None, IMAGENET, "bilinear"), class_token),
-}  # fmt: skip
+    "siglip": _Family(
+        "SiglipModel", "google/siglip-so400m-patch14-384", Pixels((384, 384), None, HALF), _pooled
+    ),
+    "dino": _Family(
+        "ViTModel", "facebook/dino-vitb16", Pixels((224, 224), None, IMAGENET), class_token
+    ),
+    "dinov2": _Family(
+        "Dinov2Model", "facebook/dinov2-base", Pixels(256, (224, 224), IMAGENET), class_token
+    ),
+    "dinov3": _Family(
+        "DINOv3ViTModel",
+        "facebook/dinov3-vitb16-pretrain-lvd1689m",
+        Pixels((224, 224), None, IMAGENET, "bilinear"),
+        class_token,
+    ),
+}
 PAIRS = ("clip", "siglip")
-CLIPS = {"vjepa2": "facebook/vjepa2-vitl-fpc64-256"}  # encoders of whole clips, and their usual hub ids
+CLIPS = {
+    "vjepa2": "facebook/vjepa2-vitl-fpc64-256"
+}  # encoders of whole clips, and their usual hub ids
 
 
 class Vision:
-    """An Encoder of a transformers model: preprocessing, then the feature, `chunk` frames at a time.
+    """An Encoder of a transformers model: preprocessing, then the feature, `chunk` frames
+    at a time.
 
-    Features of frames that are float64 are float64, of all others float32. Gradients pass to the frames.
+    Features of frames that are float64 are float64, of all others float32. Gradients pass
+    to the frames.
     """
 
     def __init__(
-        self, network: Network, pixels: Callable[[Any], Pixels], read: Callable[[Any, Tensor], Tensor], chunk: int = 16
+        self,
+        network: Network,
+        pixels: Callable[[Any], Pixels],
+        read: Callable[[Any, Tensor], Tensor],
+        chunk: int = 16,
     ) -> None:
         self.network, self.find, self.read, self.chunk = network, pixels, read, chunk
         self.pixels: Pixels | None = None
@@ -80,7 +100,11 @@ class TextImage(Vision):
     """A CLIP or SigLIP: an Encoder of frames, and of texts into the same space."""
 
     def __init__(
-        self, network: Network, pixels: Callable[[Any], Pixels], words: Callable[[], Any], chunk: int = 16
+        self,
+        network: Network,
+        pixels: Callable[[Any], Pixels],
+        words: Callable[[], Any],
+        chunk: int = 16,
     ) -> None:
         super().__init__(network, pixels, _pooled, chunk)
         self.words = words
@@ -88,7 +112,8 @@ class TextImage(Vision):
 
     @torch.no_grad()
     def texts(self, prompts: list[str], like: Tensor) -> Tensor:
-        """Features of prompts, (B, D), where `like` is; what is longer than the model reads is cut off."""
+        """Features of prompts, (B, D), where `like` is; what is longer than the model reads
+        is cut off."""
         with self.network.on(like) as model:
             tokens = self._tokens(prompts, model.config).to(like.device)
             return model.get_text_features(**tokens).pooler_output.to(like)
@@ -110,21 +135,31 @@ class TextImage(Vision):
     def _tokens(self, prompts: list[str], config: Any) -> Any:
         self._tokenizer = self._tokenizer or self.words()
         longest = config.text_config.max_position_embeddings
-        whole = hasattr(self.network.setup(), "logit_bias")  # SigLIP was trained on padded texts, without a mask
+        whole = hasattr(
+            self.network.setup(), "logit_bias"
+        )  # SigLIP was trained on padded texts, without a mask
         tokens = self._tokenizer(
-            prompts, padding="max_length" if whole else True, truncation=True, max_length=longest, return_tensors="pt",
+            prompts,
+            padding="max_length" if whole else True,
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
             return_attention_mask=not whole,
         )
         tokens.pop("token_type_ids", None)
         return tokens
 
 
-def load(spec: str | Encoder, chunk: int = 16, dtype: str = "float32", offload: bool = False) -> Encoder:
-    """The encoder that `spec` names: "clip:PATH_OR_HUB_ID", "siglip:...", "dino:...", "dinov2:...", "dinov3:...".
+def load(
+    spec: str | Encoder, chunk: int = 16, dtype: str = "float32", offload: bool = False
+) -> Encoder:
+    """The encoder that `spec` names: "clip:PATH_OR_HUB_ID", "siglip:...", "dino:...",
+    "dinov2:...", "dinov3:...".
 
-    A family without a path is its usual hub id. "vjepa2:..." encodes clips, by the method `clip`, and takes frames for
-    clips that stand still. "efficientnet" brings its own small weights; a callable is taken as it is. Weights are
-    loaded at the first call. Raises ValueError with the nearest name for an unknown spec.
+    A family without a path is its usual hub id. "vjepa2:..." encodes clips, by the method
+    `clip`, and takes frames for clips that stand still. "efficientnet" brings its own small
+    weights; a callable is taken as it is. Weights are loaded at the first call. Raises
+    ValueError with the nearest name for an unknown spec.
 
     >>> load("dinov4:somewhere")
     Traceback (most recent call last):
@@ -155,20 +190,25 @@ def load_pair(
 ) -> TextImage:
     """The text and image model that "clip:PATH_OR_HUB_ID" or "siglip:PATH_OR_HUB_ID" names.
 
-    `processor` is where tokenizer and preprocessor_config.json lie, if not beside the weights.
+    `processor` is where tokenizer and preprocessor_config.json lie, if not beside the
+    weights.
     """
     name, source = _parsed(spec, PAIRS)
     family = FAMILIES[name]
     source = source or family.usual
     network = Network(lambda: pretrained(family.kind, source, dtype), offload)
     words = processor or source
-    return TextImage(network, lambda _: of_folder(words, family.pixels), lambda: tokenizer(words), chunk)
+    return TextImage(
+        network, lambda _: of_folder(words, family.pixels), lambda: tokenizer(words), chunk
+    )
 
 
 def _parsed(spec: str, known: tuple[str, ...]) -> tuple[str, str]:
     name, _, source = spec.partition(":")
     if name not in known:
-        raise ValueError(f"no encoder {name!r}: {nearest(name, known)}; a path goes behind a colon, as clip:folder")
+        raise ValueError(
+            f"no encoder {name!r}: {nearest(name, known)}; a path goes behind a colon, as clip:folder"
+        )
     return name, source
 
 

@@ -14,17 +14,19 @@ from .vbench import Moving, Network, colour, padded_to, trusted, unit
 class EvalcrafterWarpingError(Moving):
     """EvalCrafter's warping_error, negated: 0 is perfect, and a frozen clip is perfect too.
 
-    -mean_t E_t; E_t = sum over channels and pixels of ((I_{t+1}(x + f) - I_t(x)) n(x))^2 / sum n, pictures in [0, 1]
-    at half size, padded to multiples of 8; n as in `lai_warping_error`. The published number is -value. A term is a
-    pair of frames.
+    -mean_t E_t; E_t = sum over channels and pixels of ((I_{t+1}(x + f) - I_t(x)) n(x))^2 /
+    sum n, pictures in [0, 1] at half size, padded to multiples of 8; n as in
+    `lai_warping_error`. The published number is -value. A term is a pair of frames.
 
-    As published: the sum has three channels and its divisor counts pixels, so it is three times Lai's; the padding
-    counts; where n is 0 everywhere the pair counts 0, as if perfect; and RAFT, which divides by 255, is given [0, 1],
-    so that its flow is that of a nearly constant picture. `as_fed` = 255 gives the flow that was meant, as other
-    ports do: numbers of the two do not compare.
+    As published: the sum has three channels and its divisor counts pixels, so it is three
+    times Lai's; the padding counts; where n is 0 everywhere the pair counts 0, as if
+    perfect; and RAFT, which divides by 255, is given [0, 1], so that its flow is that of a
+    nearly constant picture. `as_fed` = 255 gives the flow that was meant, as other ports
+    do: numbers of the two do not compare.
 
-    `network` is as in `vbench_dynamic_degree`; flow="raft:PATH" is torchvision's. By default OpenCV's DIS flow,
-    which always sees 0..255, stands in, and numbers compare only among themselves.
+    `network` is as in `vbench_dynamic_degree`; flow="raft:PATH" is torchvision's. By
+    default OpenCV's DIS flow, which always sees 0..255, stands in, and numbers compare only
+    among themselves.
 
     Source: EvalCrafter, arXiv:2310.11440.
 
@@ -57,7 +59,10 @@ class EvalcrafterWarpingError(Moving):
     def terms(self, samples: Samples) -> Tensor:
         """-E of each pair, (B, F - 1)."""
         video = samples.video
-        first, second = video[:, :-1].flatten(0, 1).split(self.chunk), video[:, 1:].flatten(0, 1).split(self.chunk)
+        first, second = (
+            video[:, :-1].flatten(0, 1).split(self.chunk),
+            video[:, 1:].flatten(0, 1).split(self.chunk),
+        )
         pieces = [self._errors(halved(a), halved(b)) for a, b in zip(first, second)]
         return -torch.cat(pieces).unflatten(0, (len(video), -1))
 
@@ -68,12 +73,15 @@ class EvalcrafterWarpingError(Moving):
 
 def halved(frames: Tensor) -> Tensor:
     """Frames in [0, 1] at half size, padded to multiples of 8."""
-    small = interpolate(colour(unit(frames)), scale_factor=0.5, mode="bilinear", align_corners=False)
+    small = interpolate(
+        colour(unit(frames)), scale_factor=0.5, mode="bilinear", align_corners=False
+    )
     return padded_to(small, 8)
 
 
 def evalcrafter(first: Tensor, second: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
-    """E of pairs (N, 3, H, W), (N,), by the flows both ways (N, 2, H, W); 0 where no pixel is trusted."""
+    """E of pairs (N, 3, H, W), (N,), by the flows both ways (N, 2, H, W); 0 where no pixel
+    is trusted."""
     clear = trusted(forward, backward)
     squares = (warp(second, forward, "bilinear") - first).square().sum(1)
     return (squares * clear).sum((1, 2)) / clear.sum((1, 2)).clamp(min=1)

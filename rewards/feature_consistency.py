@@ -1,4 +1,5 @@
-"""Whether what is shown stays the same: features of frames against those before and the first."""
+"""Whether what is shown stays the same: features of frames against those before and the
+first."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ from .encoders import Encoder, cosine, load
 
 
 class FeatureConsistency(LearnedReward):
-    """How alike the features of frames are to those `gap` seconds before and to the first frame's; 1 for a still.
+    """How alike the features of frames are to those `gap` seconds before and to the first
+    frame's; 1 for a still.
 
-    (1 - anchor) cos(z_t, z_{t-g}) + anchor cos(z_t, z_0) for t >= 1, with g = gap x fps frames, rounded, at least 1,
-    and the first frame where t < g. Frame 0 has nothing before it and shows the mean of the others. The fixed distance
-    in time makes a clip score alike at any frame rate, where VBench (arXiv 2311.17982) compares neighbouring frames,
-    which flatters high ones. `encoder` is what `encoders.load` takes.
+    (1 - anchor) cos(z_t, z_{t-g}) + anchor cos(z_t, z_0) for t >= 1, with g = gap x fps
+    frames, rounded, at least 1, and the first frame where t < g. Frame 0 has nothing before
+    it and shows the mean of the others. The fixed distance in time makes a clip score alike
+    at any frame rate, where VBench (arXiv 2311.17982) compares neighbouring frames, which
+    flatters high ones. `encoder` is what `encoders.load` takes.
 
     >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 4, 3, 32, 32)
     >>> FeatureConsistency.tiny()(Samples(still, [""], 8.0)).value.round(decimals=4)
@@ -35,12 +38,19 @@ class FeatureConsistency(LearnedReward):
     )
 
     def __init__(
-        self, encoder: str = "dinov2:facebook/dinov2-base", gap: float = 0.125, anchor: float = 0.5, chunk: int = 16,
-        dtype: str = "float32", offload: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        encoder: str = "dinov2:facebook/dinov2-base",
+        gap: float = 0.125,
+        anchor: float = 0.5,
+        chunk: int = 16,
+        dtype: str = "float32",
+        offload: bool = False,
+    ) -> None:
         super().__init__(chunk, dtype, offload)
         if not (gap > 0 and 0 <= anchor <= 1):
-            raise ValueError(f"expected gap > 0 seconds and anchor in [0, 1], got gap={gap}, anchor={anchor}")
+            raise ValueError(
+                f"expected gap > 0 seconds and anchor in [0, 1], got gap={gap}, anchor={anchor}"
+            )
         self.encoder: Encoder = load(encoder, chunk, dtype, offload)
         self.gap, self.anchor = gap, anchor
 

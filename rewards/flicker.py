@@ -9,13 +9,15 @@ from .flow import blocks
 
 
 class Flicker(Reward):
-    """How much light, colour and sharpness jump about their own trend, followed along the motion; 0 is none.
+    """How much light, colour and sharpness jump about their own trend, followed along the
+    motion; 0 is none.
 
-    -mean over blocks and channels of |ln n + ln p - 2 ln c| - detail |ln D_n + ln D_p - 2 ln D_c|: c the mean of a
-    block (an eighth of the shorter side) of frame t, n and p those of frames t+1 and t-1 warped onto it, over pixels
-    seen in all three; D the mean squared slope of a whole frame, which shows blended and sharp frames by turns, as
-    slow motion is often made. Second differences let a steady fade pass; logarithms make it blind to a constant gain.
-    A term is three frames, credited to the middle one.
+    -mean over blocks and channels of |ln n + ln p - 2 ln c| - detail |ln D_n + ln D_p - 2
+    ln D_c|: c the mean of a block (an eighth of the shorter side) of frame t, n and p those
+    of frames t+1 and t-1 warped onto it, over pixels seen in all three; D the mean squared
+    slope of a whole frame, which shows blended and sharp frames by turns, as slow motion is
+    often made. Second differences let a steady fade pass; logarithms make it blind to a
+    constant gain. A term is three frames, credited to the middle one.
 
     >>> import torch
     >>> Flicker()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value.abs()
@@ -38,7 +40,9 @@ class Flicker(Reward):
         input="At least 3 frames of 8 pixels.",
     )
 
-    def __init__(self, floor: float = 0.1, detail: float = 0.25, flow: str = "dis", flow_size: int = 192) -> None:
+    def __init__(
+        self, floor: float = 0.1, detail: float = 0.25, flow: str = "dis", flow_size: int = 192
+    ) -> None:
         super().__init__()
         self.floor, self.detail, self.flow, self.flow_size = floor, detail, flow, flow_size
 
@@ -52,15 +56,21 @@ class Flicker(Reward):
         return -jump(before, middle, after, seen, side, self.floor) - self.detail * pumping
 
 
-def jump(before: Tensor, middle: Tensor, after: Tensor, seen: Tensor, side: int, floor: float) -> Tensor:
-    """|ln n + ln p - 2 ln c| of block means, averaged with the share seen as weight: (B, T, C, H, W) to (B, T).
+def jump(
+    before: Tensor, middle: Tensor, after: Tensor, seen: Tensor, side: int, floor: float
+) -> Tensor:
+    """|ln n + ln p - 2 ln c| of block means, averaged with the share seen as weight: (B, T,
+    C, H, W) to (B, T).
 
-    `floor` times the mean light is added before the logarithm, so that the noise of the dark does not count.
+    `floor` times the mean light is added before the logarithm, so that the noise of the
+    dark does not count.
     """
     weight = blocks(seen.to(middle), side)
     base = floor * (before + middle + after).mean((2, 3, 4), keepdim=True) / 3 + 1e-3
-    means = (blocks(x.clamp(min=0) * seen, side) / weight.clamp(min=1e-6) for x in (before, middle, after))
+    means = (
+        blocks(x.clamp(min=0) * seen, side) / weight.clamp(min=1e-6)
+        for x in (before, middle, after)
+    )
     p, c, n = ((mean + base).log() for mean in means)
     change = (n + p - 2 * c).abs().mean(2, keepdim=True)
     return (change * weight).sum((2, 3, 4)) / weight.sum((2, 3, 4)).clamp(min=1e-6)
-

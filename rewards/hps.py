@@ -15,13 +15,16 @@ from .encoders import TextImage, cosine
 
 
 class Hps(LearnedReward):
-    """Human Preference Score v2 or v2.1, frame by frame, by an open_clip ViT-H/14 trained on people's rankings.
+    """Human Preference Score v2 or v2.1, frame by frame, by an open_clip ViT-H/14 trained
+    on people's rankings.
 
-    factor x cos(z_t, z_text); the published score is the cosine, about 0.2 to 0.35, and papers often print 100
-    times it: `factor`. Compare equal prompts only. As published, a frame's longer side becomes 224 pixels and black
-    fills the rest. `weights` is a file, or owner/name/file of the hub, in open_clip's layout (HPS_v2_compressed.pt,
-    HPS_v2.1_compressed.pt); `words` has CLIP's tokenizer. Prompts are cleaned as open_clip does it (ftfy, HTML
-    entities, white space, small letters). Wu et al. 2023, arXiv 2306.09341.
+    factor x cos(z_t, z_text); the published score is the cosine, about 0.2 to 0.35, and
+    papers often print 100 times it: `factor`. Compare equal prompts only. As published, a
+    frame's longer side becomes 224 pixels and black fills the rest. `weights` is a file, or
+    owner/name/file of the hub, in open_clip's layout (HPS_v2_compressed.pt,
+    HPS_v2.1_compressed.pt); `words` has CLIP's tokenizer. Prompts are cleaned as open_clip
+    does it (ftfy, HTML entities, white space, small letters). Wu et al. 2023, arXiv
+    2306.09341.
 
     >>> import torch
     >>> Hps.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
@@ -38,9 +41,15 @@ class Hps(LearnedReward):
     )
 
     def __init__(
-        self, weights: str = "xswu/HPSv2/HPS_v2.1_compressed.pt", words: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        factor: float = 1.0, chunk: int = 16, dtype: str = "float32", offload: bool = False, frames: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        weights: str = "xswu/HPSv2/HPS_v2.1_compressed.pt",
+        words: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        factor: float = 1.0,
+        chunk: int = 16,
+        dtype: str = "float32",
+        offload: bool = False,
+        frames: int = 0,
+    ) -> None:
         super().__init__(chunk, dtype, offload, frames)
         network = Network(lambda: clip_model(read_state(published(weights)), dtype=dtype), offload)
         self.pair, self.factor = TextImage(network, whole, lambda: tokenizer(words), chunk), factor

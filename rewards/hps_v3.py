@@ -1,4 +1,5 @@
-"""HPSv3: what people prefer among pictures and photographs for one prompt, by Qwen2-VL 7B."""
+"""HPSv3: what people prefer among pictures and photographs for one prompt, by Qwen2-VL
+7B."""
 
 from __future__ import annotations
 
@@ -18,13 +19,15 @@ PIXELS = 256 * 28 * 28  # a frame
 
 
 class HpsV3(LearnedReward):
-    """Human Preference Score v3, frame by frame: the mean mu of the two numbers that its head gives.
+    """Human Preference Score v3, frame by frame: the mean mu of the two numbers that its
+    head gives.
 
-    The head, linear-ReLU-linear-ReLU-linear of widths 1024, 16 and 2, reads the state at the mark at the end of the
-    published instruction; the second number, the uncertainty, is not used, as in the published inference. A frame is
-    resized to about 200704 pixels in multiples of 28. The scale has no bounds; compare equal prompts. `weights` is a
-    file, or owner/name/file of the hub, as published (HPSv3.safetensors); `base` has Qwen2-VL 7B's config.json and
-    tokenizer. Ma et al. 2025, arXiv 2508.03789.
+    The head, linear-ReLU-linear-ReLU-linear of widths 1024, 16 and 2, reads the state at
+    the mark at the end of the published instruction; the second number, the uncertainty, is
+    not used, as in the published inference. A frame is resized to about 200704 pixels in
+    multiples of 28. The scale has no bounds; compare equal prompts. `weights` is a file, or
+    owner/name/file of the hub, as published (HPSv3.safetensors); `base` has Qwen2-VL 7B's
+    config.json and tokenizer. Ma et al. 2025, arXiv 2508.03789.
 
     >>> HpsV3.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
     torch.Size([1, 3])
@@ -40,9 +43,14 @@ class HpsV3(LearnedReward):
     )
 
     def __init__(
-        self, weights: str = "MizzenAI/HPSv3/HPSv3.safetensors", base: str = "Qwen/Qwen2-VL-7B-Instruct",
-        chunk: int = 4, dtype: str = "bfloat16", offload: bool = False, frames: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        weights: str = "MizzenAI/HPSv3/HPSv3.safetensors",
+        base: str = "Qwen/Qwen2-VL-7B-Instruct",
+        chunk: int = 4,
+        dtype: str = "bfloat16",
+        offload: bool = False,
+        frames: int = 0,
+    ) -> None:
         super().__init__(chunk, dtype, offload, frames)
         self.network = Network(lambda: judge(weights, base, dtype), offload)
         self.words: Callable[[], qwen.Words] = lambda: _words(tokenizer(base))
@@ -56,7 +64,10 @@ class HpsV3(LearnedReward):
 
         reward = cls()
         reward.network = Network(lambda: qwen_judge(layers))
-        reward.words, reward.area = (lambda: _words(qwen_tokenizer(), "{text_prompt}" + MARKS[0])), 56 * 56
+        reward.words, reward.area = (
+            (lambda: _words(qwen_tokenizer(), "{text_prompt}" + MARKS[0])),
+            56 * 56,
+        )
         return reward
 
     def terms(self, samples: Samples) -> Tensor:
@@ -87,7 +98,12 @@ def judge(weights: str, base: str, dtype: str) -> qwen.Judge:
 def layers(width: int) -> nn.Sequential:
     """The head; the dropout of the published one only keeps the numbering."""
     return nn.Sequential(
-        nn.Linear(width, 1024), nn.ReLU(), nn.Identity(), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 2)
+        nn.Linear(width, 1024),
+        nn.ReLU(),
+        nn.Identity(),
+        nn.Linear(1024, 16),
+        nn.ReLU(),
+        nn.Linear(16, 2),
     )
 
 

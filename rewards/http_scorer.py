@@ -21,22 +21,26 @@ Transport = Callable[[bytes], tuple[int, bytes]]
 
 
 class HttpScorer(Reward):
-    """The score that the server at `url` gives, number for number; `vidrl serve REWARD` is such a server.
+    """The score that the server at `url` gives, number for number; `vidrl serve REWARD` is
+    such a server.
 
-    Clips are sent `chunk` at a time, uint8 or float as they are, to POST `url`/score with the token of the environment
-    variable `token_env`. A request that fails for a passing reason (no connection, no whole answer within `timeout`
-    seconds, a busy server) is sent again `retries` times, after 0.5, 1, 2 ... seconds, or when the server's header
-    Retry-After says. All tries together end within (retries + 1) * timeout seconds and these waits, however slowly
-    the server answers. Clips for which no answer comes are NaN with the reason, "unscored: ...". So are clips whose
-    answer has the wrong shape, and numbers that are not finite.
+    Clips are sent `chunk` at a time, uint8 or float as they are, to POST `url`/score with
+    the token of the environment variable `token_env`. A request that fails for a passing
+    reason (no connection, no whole answer within `timeout` seconds, a busy server) is sent
+    again `retries` times, after 0.5, 1, 2 ... seconds, or when the server's header
+    Retry-After says. All tries together end within (retries + 1) * timeout seconds and
+    these waits, however slowly the server answers. Clips for which no answer comes are NaN
+    with the reason, "unscored: ...". So are clips whose answer has the wrong shape, and
+    numbers that are not finite.
 
-    Redirects are never followed and proxies never used, so that the token goes to no other host. Plain http shows
-    clips and token to the network between; it is refused but for this machine, unless `insecure` is true. Use an SSH
-    tunnel, or https.
+    Redirects are never followed and proxies never used, so that the token goes to no other
+    host. Plain http shows clips and token to the network between; it is refused but for
+    this machine, unless `insecure` is true. Use an SSH tunnel, or https.
 
-    `transport`, from the bytes of a request to HTTP status and bytes of the answer, stands in for the connection.
-    The curve's support is the far reward's. Raises ValueError for an address that is not http or https, or of plain
-    http to another machine; RuntimeError where no token is set.
+    `transport`, from the bytes of a request to HTTP status and bytes of the answer, stands
+    in for the connection. The curve's support is the far reward's. Raises ValueError for an
+    address that is not http or https, or of plain http to another machine; RuntimeError
+    where no token is set.
 
     >>> HttpScorer.tiny()(Samples(torch.full((1, 3, 3, 16, 16), 0.25), [""], 8.0)).value
     tensor([0.2500])
@@ -65,13 +69,17 @@ class HttpScorer(Reward):
     ) -> None:
         super().__init__()
         if chunk < 1 or retries < 0 or not timeout > 0:
-            raise ValueError(f"expected chunk >= 1, retries >= 0, timeout > 0, got {chunk}, {retries}, {timeout}")
+            raise ValueError(
+                f"expected chunk >= 1, retries >= 0, timeout > 0, got {chunk}, {retries}, {timeout}"
+            )
         self.url, self.token_env, self.chunk, self.transport = url, token_env, chunk, transport
         self.patience = Patience(timeout, retries, wait=0.5)
         self.address = None if transport else address(url, "url")
         if self.address and not private(self.address) and not insecure:
-            raise ValueError(f"expected url to be https, or a server on this machine, got {url}: plain http would show "
-                             "the token and the clips to the network; use an SSH tunnel, or say insecure=True")
+            raise ValueError(
+                f"expected url to be https, or a server on this machine, got {url}: plain http would show "
+                "the token and the clips to the network; use an SSH tunnel, or say insecure=True"
+            )
 
     @classmethod
     def tiny(cls) -> HttpScorer:
@@ -82,7 +90,9 @@ class HttpScorer(Reward):
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips."""
         size, frames = len(samples), samples.video.shape[1]
-        rows = [list(range(size))[start : start + self.chunk] for start in range(0, size, self.chunk)]
+        rows = [
+            list(range(size))[start : start + self.chunk] for start in range(0, size, self.chunk)
+        ]
         found = [self._ask(samples.pick(part)) for part in rows]
         score = joined(found, [(len(part), frames) for part in rows])
         if any(isinstance(part, Score) for part in found):
@@ -116,17 +126,25 @@ class HttpScorer(Reward):
         if self.transport:
             return Answer(*self.transport(body))
         assert self.address is not None  # there is a url where there is no transport
-        headers = {"Authorization": f"Bearer {token(self.token_env)}", "Content-Type": "application/octet-stream"}
+        headers = {
+            "Authorization": f"Bearer {token(self.token_env)}",
+            "Content-Type": "application/octet-stream",
+        }
         return post(self.address, "/score", body, headers, deadline, LARGEST_ANSWER)
 
 
 def token(name: str) -> str:
-    """The token in an environment variable; raises RuntimeError where there is none that a header can hold."""
+    """The token in an environment variable; raises RuntimeError where there is none that a
+    header can hold."""
     found = os.environ.get(name, "")
     if not found:
-        raise RuntimeError(f"expected the server's token in the environment variable {name}, found none")
+        raise RuntimeError(
+            f"expected the server's token in the environment variable {name}, found none"
+        )
     if not (found.isascii() and found.isprintable()):  # http.client would show it in its error
-        raise RuntimeError(f"expected the token in {name} to be of printable ASCII characters, got others")
+        raise RuntimeError(
+            f"expected the token in {name} to be of printable ASCII characters, got others"
+        )
     return found
 
 

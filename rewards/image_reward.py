@@ -19,11 +19,13 @@ LONGEST = 35  # tokens
 
 
 class ImageReward(LearnedReward):
-    """Human rating of each frame for its prompt, by a BLIP whose text looks at the picture; mean 0, deviation 1.
+    """Human rating of each frame for its prompt, by a BLIP whose text looks at the picture;
+    mean 0, deviation 1.
 
-    (head(text's first token) - 0.16717) / 1.03334, as published. `weights` is a file, or owner/name/file of the hub, in
-    ImageReward's layout (blip.visual_encoder.*, blip.text_encoder.*, mlp.layers.*); `words` has BERT's tokenizer.
-    Prompts are cut after 35 tokens. Xu et al. 2023, arXiv 2304.05977.
+    (head(text's first token) - 0.16717) / 1.03334, as published. `weights` is a file, or
+    owner/name/file of the hub, in ImageReward's layout (blip.visual_encoder.*,
+    blip.text_encoder.*, mlp.layers.*); `words` has BERT's tokenizer. Prompts are cut after
+    35 tokens. Xu et al. 2023, arXiv 2304.05977.
 
     >>> import torch
     >>> ImageReward.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
@@ -40,9 +42,14 @@ class ImageReward(LearnedReward):
     )
 
     def __init__(
-        self, weights: str = "THUDM/ImageReward/ImageReward.pt", words: str = "google-bert/bert-base-uncased",
-        chunk: int = 16, dtype: str = "float32", offload: bool = False, frames: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        weights: str = "THUDM/ImageReward/ImageReward.pt",
+        words: str = "google-bert/bert-base-uncased",
+        chunk: int = 16,
+        dtype: str = "float32",
+        offload: bool = False,
+        frames: int = 0,
+    ) -> None:
         super().__init__(chunk, dtype, offload, frames)
         self.network = Network(lambda: judge(read_state(published(weights)), dtype), offload)
         self.words: Callable[[], Any] = lambda: tokenizer(words)

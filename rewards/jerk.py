@@ -14,14 +14,17 @@ from .flow import Motion, around
 
 
 class Jerk(Reward):
-    """How jerky motion is: -ln(1 + j / scale), 0 for what rests or moves with constant speed or acceleration.
+    """How jerky motion is: -ln(1 + j / scale), 0 for what rests or moves with constant
+    speed or acceleration.
 
-    Points of a grid (`grid` x `grid`, evenly over the picture) are followed along the flow through four frames,
-    x_0 ... x_3, from the second: back one and on two. j is the mean length of their third difference x_3 - 3 x_2 + 3
-    x_1 - x_0, times fps^3, in diagonals a second^3, weighted by how far each point goes in all; a point that goes out
-    of sight counts no more. Flow is exact to a fraction of a pixel, which fps^3 makes much of: differences below
-    `noise` pixels a point are taken off, and clips of 16 frames a second or more are looked at in steps of about an
-    eighth of a second. A term is four frames, credited to the middle two.
+    Points of a grid (`grid` x `grid`, evenly over the picture) are followed along the flow
+    through four frames, x_0 ... x_3, from the second: back one and on two. j is the mean
+    length of their third difference x_3 - 3 x_2 + 3 x_1 - x_0, times fps^3, in diagonals a
+    second^3, weighted by how far each point goes in all; a point that goes out of sight
+    counts no more. Flow is exact to a fraction of a pixel, which fps^3 makes much of:
+    differences below `noise` pixels a point are taken off, and clips of 16 frames a second
+    or more are looked at in steps of about an eighth of a second. A term is four frames,
+    credited to the middle two.
 
     >>> Jerk()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 6, 3, 32, 32), ["a boat"], 8.0)).value.abs()
     tensor([0.])
@@ -44,12 +47,25 @@ class Jerk(Reward):
     )
 
     def __init__(
-        self, scale: float = 5.0, grid: int = 24, noise: float = 0.1, flow: str = "dis", flow_size: int = 192
+        self,
+        scale: float = 5.0,
+        grid: int = 24,
+        noise: float = 0.1,
+        flow: str = "dis",
+        flow_size: int = 192,
     ) -> None:
         super().__init__()
         if not scale > 0:
-            raise ValueError(f"expected scale, in diagonals a second^3, to be positive, got {scale}")
-        self.scale, self.grid, self.noise, self.flow, self.flow_size = scale, grid, noise, flow, flow_size
+            raise ValueError(
+                f"expected scale, in diagonals a second^3, to be positive, got {scale}"
+            )
+        self.scale, self.grid, self.noise, self.flow, self.flow_size = (
+            scale,
+            grid,
+            noise,
+            flow,
+            flow_size,
+        )
 
     def terms(self, samples: Samples) -> Tensor:
         """One number for four frames in a row, (B, F - 3)."""
@@ -60,7 +76,8 @@ class Jerk(Reward):
         return -torch.log1p((jerk * weight).sum(2) / weight.sum(2) / self.scale)
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
-        """The jerk of the point at each place of the grid in the second of four frames; NaN where none is followed."""
+        """The jerk of the point at each place of the grid in the second of four frames; NaN
+        where none is followed."""
         frames = samples.video.shape[1]
         if frames <= self.reach:
             return {}
@@ -72,10 +89,11 @@ class Jerk(Reward):
 
 
 def tracks(motion: Motion, coarse: Motion, grid: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The third differences (B, F - 3, N, 2) of the N = grid^2 points, how far each goes, whether it is in sight.
+    """The third differences (B, F - 3, N, 2) of the N = grid^2 points, how far each goes,
+    whether it is in sight.
 
-    Pixels of the frames that the flow is measured at; the flow is that on the coarser grid, averaged as it is. A point
-    starts in the second of its four frames.
+    Pixels of the frames that the flow is measured at; the flow is that on the coarser grid,
+    averaged as it is. A point starts in the second of its four frames.
     """
     scale = motion.diagonal / coarse.diagonal
     there = held(coarse.forward, coarse.frames[:, :-1]) * scale
@@ -84,7 +102,9 @@ def tracks(motion: Motion, coarse: Motion, grid: int) -> tuple[Tensor, Tensor, T
     first = look(back[:, :-2], start, size)
     second = look(there[:, 1:-1], start, size)
     third = look(there[:, 2:], start + second, size)
-    before, after = (seen[:, :, None].to(there) for seen in (motion.seen_earlier, motion.seen_later))
+    before, after = (
+        seen[:, :, None].to(there) for seen in (motion.seen_earlier, motion.seen_later)
+    )
     seen = [look(before[:, :-2], start, size), look(after[:, 1:-1], start, size)]
     seen.append(look(after[:, 2:], start + second, size))
     way = (first.norm(dim=-1) + second.norm(dim=-1) + third.norm(dim=-1)) / 3
@@ -92,9 +112,13 @@ def tracks(motion: Motion, coarse: Motion, grid: int) -> tuple[Tensor, Tensor, T
 
 
 def held(flow: Tensor, frames: Tensor, window: float = 0.03) -> Tensor:
-    """The flow (B, T, 2, H, W) averaged nearby, edges counting most, so that one pixel's error does not count."""
+    """The flow (B, T, 2, H, W) averaged nearby, edges counting most, so that one pixel's
+    error does not count."""
     ink = frames.detach().mean(2, keepdim=True)
-    ink = (ink.diff(dim=-1, append=ink[..., -1:]).square() + ink.diff(dim=-2, append=ink[..., -1:, :]).square()) + 1e-4
+    ink = (
+        ink.diff(dim=-1, append=ink[..., -1:]).square()
+        + ink.diff(dim=-2, append=ink[..., -1:, :]).square()
+    ) + 1e-4
     return around(flow * ink, window) / around(ink, window)
 
 
@@ -107,8 +131,8 @@ def points(grid: int, frames: Tensor) -> Tensor:
 
 
 def look(field: Tensor, at: Tensor, size: Sequence[int]) -> Tensor:
-    """A field (B, T, K, h, w) over a picture of `size` (H, W), at points of it (B or 1, T or 1, N, 2), bilinear:
-    (B, T, N, K).
+    """A field (B, T, K, h, w) over a picture of `size` (H, W), at points of it (B or 1, T
+    or 1, N, 2), bilinear: (B, T, N, K).
 
     >>> field = torch.arange(4.0).expand(1, 1, 1, 4, 4)
     >>> look(field, torch.tensor([[1.5, 2.0]]).view(1, 1, 1, 2), (4, 4)).item()
@@ -117,5 +141,7 @@ def look(field: Tensor, at: Tensor, size: Sequence[int]) -> Tensor:
     batch, time = field.shape[:2]
     share = (2 * at.to(field) + 1) / torch.tensor([size[1], size[0]]).to(field) - 1
     where = share.expand(batch, time, -1, 2).flatten(0, 1)[:, None]
-    found = grid_sample(field.flatten(0, 1), where, mode="bilinear", padding_mode="border", align_corners=False)
+    found = grid_sample(
+        field.flatten(0, 1), where, mode="bilinear", padding_mode="border", align_corners=False
+    )
     return found[:, :, 0].mT.unflatten(0, (batch, time))

@@ -36,28 +36,33 @@ _SYSTEM = (
 
 
 class Judge(Reward):
-    """The mean of a vision-language model's answers about the frames and the prompt, in [0, 1].
+    """The mean of a vision-language model's answers about the frames and the prompt, in [0,
+    1].
 
-    `frames` frames, evenly over the clip, ends included, go as PNG to {base_url}/chat/completions, with the prompt and
-    all questions in one request: `yes_no` (yes is 1, no 0) and `scale` (1 to 5 is 0 to 1), each a name to a text. The
-    answer must be a JSON object with exactly the names, "yes" or "no", or a whole number from 1 to 5; one code fence
-    round it is allowed. Whatever else comes, and a request that fails after `retries` more tries, with waits that
-    double, makes the clip NaN with the reason, never a number. `Score.parts` has each question alone; the curve is
-    flat.
+    `frames` frames, evenly over the clip, ends included, go as PNG to
+    {base_url}/chat/completions, with the prompt and all questions in one request: `yes_no`
+    (yes is 1, no 0) and `scale` (1 to 5 is 0 to 1), each a name to a text. The answer must
+    be a JSON object with exactly the names, "yes" or "no", or a whole number from 1 to 5;
+    one code fence round it is allowed. Whatever else comes, and a request that fails after
+    `retries` more tries, with waits that double, makes the clip NaN with the reason, never
+    a number. `Score.parts` has each question alone; the curve is flat.
 
-    A try ends after `timeout` seconds, however slowly the server answers, and all tries together after
-    (retries + 1) * timeout seconds and the waits; a server that asks by its header Retry-After to wait longer than that
-    is not asked again.
+    A try ends after `timeout` seconds, however slowly the server answers, and all tries
+    together after (retries + 1) * timeout seconds and the waits; a server that asks by its
+    header Retry-After to wait longer than that is not asked again.
 
-    The key is read from the environment variable `key_from` and goes only into the request's header. It is sent by
-    https or to this machine; plain http would show it to the network between, and is refused unless `insecure` is true
-    or there is no key. Redirects are not followed. An https request goes through the proxy that HTTPS_PROXY names
-    (NO_PROXY excepts hosts), which sees the host's name and no more; plain http goes through no proxy.
+    The key is read from the environment variable `key_from` and goes only into the
+    request's header. It is sent by https or to this machine; plain http would show it to
+    the network between, and is refused unless `insecure` is true or there is no key.
+    Redirects are not followed. An https request goes through the proxy that HTTPS_PROXY
+    names (NO_PROXY excepts hosts), which sees the host's name and no more; plain http goes
+    through no proxy.
 
-    Temperature is 0 and `seed` is sent, yet few servers answer the same for ever: keep the answers with the run.
-    `workers` clips are asked about at once. `ask`, a function of the request's JSON that gives the model's text, stands
-    in for the network. Raises ValueError for an address that is not http(s), a key that plain http would show, no
-    model, no question or one name twice.
+    Temperature is 0 and `seed` is sent, yet few servers answer the same for ever: keep the
+    answers with the run. `workers` clips are asked about at once. `ask`, a function of the
+    request's JSON that gives the model's text, stands in for the network. Raises ValueError
+    for an address that is not http(s), a key that plain http would show, no model, no
+    question or one name twice.
 
     >>> judge = Judge(ask=lambda request: '{"smooth": "yes", "sharp": 4}', yes_no={"smooth": "Is the motion smooth?"},
     ...               scale={"sharp": "How sharp is it?"})
@@ -102,13 +107,25 @@ class Judge(Reward):
         self.scale = dict(SCALE if default else scale or {})
         names = [*self.yes_no, *self.scale]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"expected one question or more, each with a name of its own, got {names}")
+            raise ValueError(
+                f"expected one question or more, each with a name of its own, got {names}"
+            )
         if min(frames, size, workers) < 1:
-            raise ValueError(f"expected frames, size and workers above 0, got {frames}, {size} and {workers}")
+            raise ValueError(
+                f"expected frames, size and workers above 0, got {frames}, {size} and {workers}"
+            )
         if ask is None and not model:
             raise ValueError("expected model, the name that the server knows it by, got ''")
-        self.model, self.count, self.size, self.seed, self.workers = model, frames, size, seed, workers
-        self.ask: Ask = ask or Endpoint(base_url, key_from, timeout, retries, wait, insecure=insecure)
+        self.model, self.count, self.size, self.seed, self.workers = (
+            model,
+            frames,
+            size,
+            seed,
+            workers,
+        )
+        self.ask: Ask = ask or Endpoint(
+            base_url, key_from, timeout, retries, wait, insecure=insecure
+        )
 
     @classmethod
     def tiny(cls) -> Judge:
@@ -121,9 +138,13 @@ class Judge(Reward):
         rows = [i for i, reason in enumerate(why) if reason is None]
         blank = nothing(samples, self.support, why)
         assert blank.frames is not None
-        marks = torch.full((len(samples), len(self.yes_no) + len(self.scale)), torch.nan).to(blank.frames)
+        marks = torch.full((len(samples), len(self.yes_no) + len(self.scale)), torch.nan).to(
+            blank.frames
+        )
         with ThreadPoolExecutor(self.workers) as pool:
-            for i, answer in zip(rows, pool.map(lambda i: self._judged(samples, i), rows), strict=True):
+            for i, answer in zip(
+                rows, pool.map(lambda i: self._judged(samples, i), rows), strict=True
+            ):
                 if isinstance(answer, str):
                     why[i] = answer
                 else:
@@ -132,7 +153,10 @@ class Judge(Reward):
 
     def _score(self, marks: Tensor, why: list[str | None], frames: int) -> Score:
         names, value = [*self.yes_no, *self.scale], marks.mean(1)
-        parts = {name: _flat(mark, frames, list(why)) for name, mark in zip(names, marks.unbind(1), strict=True)}
+        parts = {
+            name: _flat(mark, frames, list(why))
+            for name, mark in zip(names, marks.unbind(1), strict=True)
+        }
         score = _flat(value, frames, why)
         score.parts, score.weights = parts, dict.fromkeys(names, 1 / len(names))
         score.slopes = {name: torch.full_like(value, 1 / len(names)) for name in names}
@@ -141,7 +165,9 @@ class Judge(Reward):
     def _judged(self, samples: Samples, row: int) -> list[float] | str:
         """The marks of a clip, or why there are none."""
         try:
-            return self.parse(self.ask(self.request(samples.video[row], samples.prompts[row], samples.fps)))
+            return self.parse(
+                self.ask(self.request(samples.video[row], samples.prompts[row], samples.fps))
+            )
         except NoAnswer as error:
             return f"unscored: judge: {error}"
 
@@ -152,29 +178,45 @@ class Judge(Reward):
         for t, frame in zip(at.tolist(), small(clip[at], self.size), strict=True):
             data = base64.b64encode(png(frame)).decode()
             pictures.append({"type": "text", "text": f"Frame at {t / fps:.2f} s:"})
-            pictures.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
+            pictures.append(
+                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+            )
         content = [*pictures, {"type": "text", "text": self._questions(prompt)}]
         messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": content}]
-        return {"model": self.model, "messages": messages, "temperature": 0, "seed": self.seed, "max_tokens": 1024}
+        return {
+            "model": self.model,
+            "messages": messages,
+            "temperature": 0,
+            "seed": self.seed,
+            "max_tokens": 1024,
+        }
 
     def parse(self, answer: str) -> list[float]:
-        """The marks, in the order of the questions. Raises NoAnswer for anything but what was asked for."""
+        """The marks, in the order of the questions. Raises NoAnswer for anything but what
+        was asked for."""
         found = strict(answer)
         names = [*self.yes_no, *self.scale]
         if set(found) != set(names):
             raise NoAnswer(f"expected an answer with exactly {', '.join(names)}")
-        return [_yes(name, found[name]) for name in self.yes_no] + [_mark(name, found[name]) for name in self.scale]
+        return [_yes(name, found[name]) for name in self.yes_no] + [
+            _mark(name, found[name]) for name in self.scale
+        ]
 
     def _questions(self, prompt: str) -> str:
         lines = [f'"{name}" ("yes" or "no"): {text}' for name, text in self.yes_no.items()]
-        lines += [f'"{name}" (a whole number from 1 to 5): {text}' for name, text in self.scale.items()]
+        lines += [
+            f'"{name}" (a whole number from 1 to 5): {text}' for name, text in self.scale.items()
+        ]
         example = dict.fromkeys(self.yes_no, "no") | dict.fromkeys(self.scale, 3)
         form = f"Answer in this form, with your own answers: {json.dumps(example)}"
-        return "\n".join([f"The prompt was: {json.dumps(prompt, ensure_ascii=False)}", *lines, form])
+        return "\n".join(
+            [f"The prompt was: {json.dumps(prompt, ensure_ascii=False)}", *lines, form]
+        )
 
 
 def strict(answer: str) -> dict[str, Any]:
-    """The one JSON object that an answer is, in a code fence or not. Raises NoAnswer for anything more or less.
+    """The one JSON object that an answer is, in a code fence or not. Raises NoAnswer for
+    anything more or less.
 
     >>> strict('```json\\n{"a": "yes"}\\n```')
     {'a': 'yes'}
@@ -195,7 +237,9 @@ def png(frame: Tensor) -> bytes:
     """A frame uint8 (C, H, W), C = 1 or 3, as a PNG file."""
     channels, height, width = frame.shape
     lines = frame.permute(1, 2, 0).reshape(height, width * channels).cpu()
-    raw = torch.cat([lines.new_zeros(height, 1), lines], 1).contiguous().numpy().tobytes()  # each line unfiltered
+    raw = (
+        torch.cat([lines.new_zeros(height, 1), lines], 1).contiguous().numpy().tobytes()
+    )  # each line unfiltered
     head = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
     parts = [(b"IHDR", head), (b"IDAT", zlib.compress(raw, 6)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in parts)
@@ -203,16 +247,21 @@ def png(frame: Tensor) -> bytes:
 
 def small(frames: Tensor, size: int) -> Tensor:
     """Frames (N, C, H, W) as uint8 with their shorter side at most `size`."""
-    frames = frames.detach().float() / 255 if not frames.is_floating_point() else frames.detach().float()
+    frames = (
+        frames.detach().float() / 255 if not frames.is_floating_point() else frames.detach().float()
+    )
     factor = size / min(frames.shape[-2:])
     if factor < 1:
         goal = [max(1, round(side * factor)) for side in frames.shape[-2:]]
-        frames = interpolate(frames, size=goal, mode="bilinear", antialias=True, align_corners=False)
+        frames = interpolate(
+            frames, size=goal, mode="bilinear", antialias=True, align_corners=False
+        )
     return (frames.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def drawn(request: Mapping[str, Any]) -> str:
-    """Answers that the request's digest decides, in the form that it asks for: a stand-in for a model."""
+    """Answers that the request's digest decides, in the form that it asks for: a stand-in
+    for a model."""
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).digest()
     form = json.loads(request["messages"][1]["content"][-1]["text"].rsplit("own answers: ", 1)[1])
     answers = {

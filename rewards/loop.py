@@ -23,15 +23,18 @@ _CYCLE = (
 class Loop(Reward):
     """How much of the clip shows again what it has left before: 0 is nothing, -1 all of it.
 
-    A frame is 16 x 16 mean colours over its mean light, so that flicker and fades hide nothing; E(s, t) is the root
-    mean square difference of two. Frame t is a revisit of s if they are `gap` seconds or more apart, the clip was away
-    between them, and it has come back: with e the change usual within `gap` seconds (the median over the clip) and A
-    how far the clip was away from t in between, the largest E(u, t) for u from s to t, it counts by how far the least
-    E(s, t) / min(e, A / 2) over all s is below `alike`, from 0 there to 1 at half of it. What stops or never moves was
-    not away and counts 0. A term is one frame.
+    A frame is 16 x 16 mean colours over its mean light, so that flicker and fades hide
+    nothing; E(s, t) is the root mean square difference of two. Frame t is a revisit of s if
+    they are `gap` seconds or more apart, the clip was away between them, and it has come
+    back: with e the change usual within `gap` seconds (the median over the clip) and A how
+    far the clip was away from t in between, the largest E(u, t) for u from s to t, it
+    counts by how far the least E(s, t) / min(e, A / 2) over all s is below `alike`, from 0
+    there to 1 at half of it. What stops or never moves was not away and counts 0. A term is
+    one frame.
 
-    Where the prompt asks for what repeats (circling, bouncing, spinning, waving, dancing, ...) or for rest, the clip
-    scores 0: it is exempt, rather than unscored, so that all clips of a group stay comparable.
+    Where the prompt asks for what repeats (circling, bouncing, spinning, waving, dancing,
+    ...) or for rest, the clip scores 0: it is exempt, rather than unscored, so that all
+    clips of a group stay comparable.
 
     >>> there = torch.rand(1, 6, 3, 32, 32)
     >>> Loop()(Samples(torch.cat([there, there.flip(1)], 1), ["a boat goes by"], 8.0)).value < -0.8
@@ -67,7 +70,10 @@ class Loop(Reward):
     def conclude(self, features: Tensor, about: About) -> Tensor:
         """Minus the degree to which each frame is a revisit, (B, F)."""
         gap = max(2, round(self.gap * about.fps))
-        rows = [self._clip(clip, gap, prompt) for clip, prompt in zip(features, about.prompts, strict=True)]
+        rows = [
+            self._clip(clip, gap, prompt)
+            for clip, prompt in zip(features, about.prompts, strict=True)
+        ]
         return torch.stack(rows)
 
     def _clip(self, looks: Tensor, gap: int, prompt: str) -> Tensor:
@@ -83,7 +89,11 @@ def cycles(prompt: str) -> bool:
     >>> cycles("a red circle goes round quickly"), cycles("a dog waves"), cycles("a red circle moves left")
     (True, True, False)
     """
-    shapes = re.sub(r"\b(?:a|an|the|\w+ed|red|yellow|green|cyan|blue|pink|white|black) circles?\b", "", prompt.lower())
+    shapes = re.sub(
+        r"\b(?:a|an|the|\w+ed|red|yellow|green|cyan|blue|pink|white|black) circles?\b",
+        "",
+        prompt.lower(),
+    )
     return bool(re.search(rf"\b(?:{_CYCLE})\b", shapes))
 
 

@@ -16,25 +16,30 @@ ARM = 0.27  # the mean distance from the centre of a picture, diagonals: what a 
 
 
 class MotionTarget(Reward):
-    """Whether the clip moves as the words of its prompt ask, 0 to 1; NaN where they ask nothing of motion.
+    """Whether the clip moves as the words of its prompt ask, 0 to 1; NaN where they ask
+    nothing of motion.
 
-    The words (`rewards/_prompts.py`) ask for a heading of the thing ("moves left", "rises"), a path ("bounces",
-    "circles", "spins", "grows", "shrinks"), rest, a camera that pans, tilts, zooms or rolls ("the camera pans left"
-    wants the picture to move right), a camera at rest, and a pace. Each that is asked is measured on the clip, 0 to 1,
-    and the value is their geometric mean:
+    The words (`rewards/_prompts.py`) ask for a heading of the thing ("moves left",
+    "rises"), a path ("bounces", "circles", "spins", "grows", "shrinks"), rest, a camera
+    that pans, tilts, zooms or rolls ("the camera pans left" wants the picture to move
+    right), a camera at rest, and a pace. Each that is asked is measured on the clip, 0 to
+    1, and the value is their geometric mean:
 
-    - heading h: (sum v.h / sum |v| - 1/2) / 0.4 cut to [0, 1], times the band of mean v.h, v the thing's lasting
-      velocity beside the camera or, if that fits better, in the picture;
-    - bounce: the share of vertical motion, times how much of it is undone; circle: the heading's turning one way, at
-      least half a turn; spin, grow, shrink: the band of the thing's own rotation or growth;
-    - camera: as heading, over (pan, tilt, zoom, roll), a unit of the last two as 0.27 diagonals; camera at rest, thing
-      at rest: min(1, low / (2 speed))^2.
+    - heading h: (sum v.h / sum |v| - 1/2) / 0.4 cut to [0, 1], times the band of mean v.h,
+      v the thing's lasting velocity beside the camera or, if that fits better, in the
+      picture;
+    - bounce: the share of vertical motion, times how much of it is undone; circle: the
+      heading's turning one way, at least half a turn; spin, grow, shrink: the band of the
+      thing's own rotation or growth;
+    - camera: as heading, over (pan, tilt, zoom, roll), a unit of the last two as 0.27
+      diagonals; camera at rest, thing at rest: min(1, low / (2 speed))^2.
 
-    The band is 1 in [low, high], 1.5 u^2 / (u^2 + 0.5) with u = speed / low below (cut at 1), high / speed above, in
-    diagonals a second. A slow pace makes it [low / 2, typical], a quick one [typical, 2 high]. For bounces, circles
-    and growth (natural log of the size a second) the band is three times as high, for spin (radians a second) ten
-    times. `Score.frames` says where in time the directions agree. Raises
-    ValueError unless 0 < low < typical < high.
+    The band is 1 in [low, high], 1.5 u^2 / (u^2 + 0.5) with u = speed / low below (cut at
+    1), high / speed above, in diagonals a second. A slow pace makes it [low / 2, typical],
+    a quick one [typical, 2 high]. For bounces, circles and growth (natural log of the size
+    a second) the band is three times as high, for spin (radians a second) ten times.
+    `Score.frames` says where in time the directions agree. Raises ValueError unless 0 < low
+    < typical < high.
 
     >>> score = MotionTarget()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), ["it moves left"], 8.0))
     >>> score.value
@@ -62,15 +67,29 @@ class MotionTarget(Reward):
     )
 
     def __init__(
-        self, low: float = 0.03, typical: float = 0.16, high: float = 1.0, flow: str = "dis", flow_size: int = 192
+        self,
+        low: float = 0.03,
+        typical: float = 0.16,
+        high: float = 1.0,
+        flow: str = "dis",
+        flow_size: int = 192,
     ) -> None:
         super().__init__()
         if not 0 < low < typical < high:
-            raise ValueError(f"expected 0 < low < typical < high, diagonals a second, got {low}, {typical}, {high}")
-        self.low, self.typical, self.high, self.flow, self.flow_size = low, typical, high, flow, flow_size
+            raise ValueError(
+                f"expected 0 < low < typical < high, diagonals a second, got {low}, {typical}, {high}"
+            )
+        self.low, self.typical, self.high, self.flow, self.flow_size = (
+            low,
+            typical,
+            high,
+            flow,
+            flow_size,
+        )
 
     def features(self, samples: Samples) -> Tensor:
-        """Twelve numbers of each three frames in a row, speeds a second, (B, F - 2, 12); see `_Measured`."""
+        """Twelve numbers of each three frames in a row, speeds a second, (B, F - 2, 12);
+        see `_Measured`."""
         motion = coarse_motion(self, samples)
         found = shared_split(samples, motion, (self.flow, self.flow_size))
         moved = thing(found)
@@ -82,7 +101,9 @@ class MotionTarget(Reward):
     def conclude(self, features: Tensor, about: About) -> Tensor:
         """How well each clip does what its prompt asks, (B, F - 2)."""
         asks = [wanted(prompt) for prompt in about.prompts]
-        return torch.stack([self._judge(_Measured(row), ask) for row, ask in zip(features, asks, strict=True)])
+        return torch.stack(
+            [self._judge(_Measured(row), ask) for row, ask in zip(features, asks, strict=True)]
+        )
 
     def _judge(self, seen: _Measured, ask: Wanted) -> Tensor:
         """One clip's curve (F - 2,), whose mean is its value."""
@@ -121,7 +142,8 @@ class MotionTarget(Reward):
         return items
 
     def _along(self, rate: Tensor, goal: Tensor, pace: float) -> tuple[Tensor, Tensor]:
-        """How well velocities (F - 2, D) follow the unit vector `goal`, and where in time, -1 to 1."""
+        """How well velocities (F - 2, D) follow the unit vector `goal`, and where in time,
+        -1 to 1."""
         along, whole = rate @ goal, rate.norm(dim=-1)
         share = ((along.sum() / whole.sum().clamp(min=1e-9) - 0.5) / 0.4).clamp(0, 1)
         return share * self._band(along.mean(), pace), along / whole.clamp(min=1e-9)
@@ -180,7 +202,8 @@ def bouncing(velocity: Tensor) -> Tensor:
 
 
 def circling(velocity: Tensor) -> Tensor:
-    """How much velocities (N, 2) turn one way, half a turn at least: 0 to 1; a reversal is no turn.
+    """How much velocities (N, 2) turn one way, half a turn at least: 0 to 1; a reversal is
+    no turn.
 
     >>> turn = torch.arange(9.0) * math.pi / 4
     >>> round(circling(torch.stack([turn.cos(), turn.sin()], 1)).item(), 2)

@@ -1,4 +1,5 @@
-"""How far the statistics of a frame are from those of good photographs, without a reference."""
+"""How far the statistics of a frame are from those of good photographs, without a
+reference."""
 
 from __future__ import annotations
 
@@ -19,19 +20,22 @@ SHAPES = (0.2, 10.0, 0.001)  # from, to, step of the shapes tried
 
 
 class Niqe(Reward):
-    """NIQE of each frame, negated: how unlike the local statistics of good photographs it is; 0 is not at all.
+    """NIQE of each frame, negated: how unlike the local statistics of good photographs it
+    is; 0 is not at all.
 
-    -sqrt((m - m_0)^T ((S + S_0) / 2 + ridge)^-1 (m - m_0)): m and S mean and covariance of 36 features over patches
-    of `patch` pixels, m_0 and S_0 those of photographs. The features are the shape and widths of asymmetric generalised
-    Gaussians fitted to the luma in 0..255, less its local mean over its local deviation, and to its products with
-    its four neighbours, at full and half size. Good frames have about -5. Frames are measured as they are: scale
-    changes the number. A frame under two patches is inapplicable.
+    -sqrt((m - m_0)^T ((S + S_0) / 2 + ridge)^-1 (m - m_0)): m and S mean and covariance of
+    36 features over patches of `patch` pixels, m_0 and S_0 those of photographs. The
+    features are the shape and widths of asymmetric generalised Gaussians fitted to the luma
+    in 0..255, less its local mean over its local deviation, and to its products with its
+    four neighbours, at full and half size. Good frames have about -5. Frames are measured
+    as they are: scale changes the number. A frame under two patches is inapplicable.
 
-    Some of the features are nearly functions of others. As published, `ridge=0`, what is divided by their tiny
-    variance decides: on small real frames blur and blocks then raise the score. With 0.001 they lower it.
+    Some of the features are nearly functions of others. As published, `ridge=0`, what is
+    divided by their tiny variance decides: on small real frames blur and blocks then raise
+    the score. With 0.001 they lower it.
 
-    Source: Mittal, Soundararajan and Bovik, Making a "completely blind" image quality analyzer, 2013; features and
-    statistics as in scikit-video (BSD).
+    Source: Mittal, Soundararajan and Bovik, Making a "completely blind" image quality
+    analyzer, 2013; features and statistics as in scikit-video (BSD).
 
     >>> Niqe.tiny()(Samples(torch.rand(1, 2, 3, 16, 16), [""], 8.0)).value.shape
     torch.Size([1])
@@ -71,30 +75,40 @@ class Niqe(Reward):
         """One number a frame, (B, F)."""
         mean, spread = self.setup()
         frames = samples.frames.flatten(0, 1)
-        far = [distance(features(luma(frame), self.patch), mean, spread, self.ridge) for frame in frames]
+        far = [
+            distance(features(luma(frame), self.patch), mean, spread, self.ridge)
+            for frame in frames
+        ]
         return -torch.stack(far).unflatten(0, samples.frames.shape[:2]).to(frames)
 
     def setup(self) -> tuple[Tensor, Tensor]:
-        """Mean (36,) and covariance (36, 36) of the features of good photographs, float64."""
+        """Mean (36,) and covariance (36, 36) of the features of good photographs,
+        float64."""
         if self.population is None:
             path = found(PACKAGE, FILE, CURE)
             try:
                 stored = importlib.import_module("scipy.io").loadmat(path)
             except ImportError as error:
                 raise ImportError(CURE) from error
-            self.population = torch.from_numpy(stored["pop_mu"][0]), torch.from_numpy(stored["pop_cov"])
+            self.population = (
+                torch.from_numpy(stored["pop_mu"][0]),
+                torch.from_numpy(stored["pop_cov"]),
+            )
         mean, spread = self.population
         return mean.double(), spread.double()
 
 
 def luma(frame: Tensor) -> Tensor:
     """BT.601's luma of a frame (C, H, W) in [0, 1], in 0..255, (H, W), float32."""
-    weights = torch.tensor([0.299, 0.587, 0.114]).to(frame) if len(frame) == 3 else frame.new_ones(1)
+    weights = (
+        torch.tensor([0.299, 0.587, 0.114]).to(frame) if len(frame) == 3 else frame.new_ones(1)
+    )
     return (torch.einsum("c,chw->hw", weights, frame) * 255).float()
 
 
 def distance(told: Tensor, mean: Tensor, spread: Tensor, ridge: float) -> Tensor:
-    """Mahalanobis distance of the features of patches (P, 36) from a population, a scalar."""
+    """Mahalanobis distance of the features of patches (P, 36) from a population, a
+    scalar."""
     told = told.double().cpu()
     away = told.mean(0) - mean
     own = torch.cov(told.T) if len(told) > 1 else torch.zeros_like(spread)
@@ -103,29 +117,38 @@ def distance(told: Tensor, mean: Tensor, spread: Tensor, ridge: float) -> Tensor
 
 
 def features(image: Tensor, patch: int) -> Tensor:
-    """18 features of each patch of an image (H, W) in 0..255 at full size and as many at half, (P, 36)."""
+    """18 features of each patch of an image (H, W) in 0..255 at full size and as many at
+    half, (P, 36)."""
     height, width = (side // patch * patch for side in image.shape)
     image = image[:height, :width]
-    half = interpolate(image[None, None], size=(height // 2, width // 2), mode="bicubic", antialias=True)[0, 0]
+    half = interpolate(
+        image[None, None], size=(height // 2, width // 2), mode="bicubic", antialias=True
+    )[0, 0]
     both = [_of_patches(normalised(x), side) for x, side in ((image, patch), (half, patch // 2))]
     return torch.cat(both, 1)
 
 
 def normalised(image: Tensor, constant: float = 1.0) -> Tensor:
-    """(I - local mean) / (local deviation + constant), by a Gaussian of 7 pixels; zero beyond the border."""
+    """(I - local mean) / (local deviation + constant), by a Gaussian of 7 pixels; zero
+    beyond the border."""
     line = torch.exp(-0.5 * (torch.arange(-3.0, 4.0) / (7 / 6)) ** 2).to(image)
     line = line / line.sum()
     stack = torch.stack([image, image**2])[:, None]
-    mean, square = conv2d(conv2d(stack, line.view(1, 1, 7, 1), padding=(3, 0)), line.view(1, 1, 1, 7), padding=(0, 3))
+    mean, square = conv2d(
+        conv2d(stack, line.view(1, 1, 7, 1), padding=(3, 0)), line.view(1, 1, 1, 7), padding=(0, 3)
+    )
     return ((image - mean) / ((square - mean**2).abs().sqrt() + constant))[0]
 
 
 def fitted(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shape, mean, left and right width of asymmetric generalised Gaussians fitted to the rows of (P, N), each (P,)."""
+    """Shape, mean, left and right width of asymmetric generalised Gaussians fitted to the
+    rows of (P, N), each (P,)."""
     x = x.double()
     below = x < 0
     squares = x.square()
-    left, right = (((squares * side).sum(1) / side.sum(1).clamp(min=1)).sqrt() for side in (below, ~below))
+    left, right = (
+        ((squares * side).sum(1) / side.sum(1).clamp(min=1)).sqrt() for side in (below, ~below)
+    )
     gamma = left / right
     ratio = x.abs().mean(1) ** 2 / squares.mean(1)
     ratio = ratio * (gamma**3 + 1) * (gamma + 1) / (gamma**2 + 1) ** 2
@@ -137,7 +160,8 @@ def fitted(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _shape(ratio: Tensor) -> Tensor:
-    """The shape whose Gamma(2/a)^2 / (Gamma(1/a) Gamma(3/a)) is nearest to each ratio (P,); that rises with a."""
+    """The shape whose Gamma(2/a)^2 / (Gamma(1/a) Gamma(3/a)) is nearest to each ratio (P,);
+    that rises with a."""
     tried, known = (x.to(ratio.device) for x in _table())
     at = torch.searchsorted(known, ratio).clamp(1, len(known) - 1)
     lower = ratio - known[at - 1] <= known[at] - ratio
@@ -154,7 +178,8 @@ def _table() -> tuple[Tensor, Tensor]:
 def _of_patches(image: Tensor, side: int) -> Tensor:
     """18 features of each patch of a normalised image, (P, 18).
 
-    Each patch wraps around for its products, and both diagonals give their left width twice, as published.
+    Each patch wraps around for its products, and both diagonals give their left width
+    twice, as published.
     """
     patches = image.unfold(0, side, side).unfold(1, side, side).reshape(-1, side, side)
     shape, _, left, right = fitted(patches.flatten(1))

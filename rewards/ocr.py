@@ -22,15 +22,18 @@ CURE = f"ocr needs PP-OCR: {install('ocr')} && pip install --no-deps rapidocr-on
 class Ocr(Reward):
     """How much of the text that the prompt quotes can be read in the clip, in [0, 1].
 
-    A frame has 1 - min(d, n) / n, d the edit distance between what is read and what is quoted, n the length of the
-    latter, both without spaces and case; 1 where the quoted text is part of what is read. `looks` frames a second are
-    read, the first among them; a straight line joins them. With `pool="best"` the clip has the value of its best
-    frame, and the curve is raised to it.
+    A frame has 1 - min(d, n) / n, d the edit distance between what is read and what is
+    quoted, n the length of the latter, both without spaces and case; 1 where the quoted
+    text is part of what is read. `looks` frames a second are read, the first among them; a
+    straight line joins them. With `pool="best"` the clip has the value of its best frame,
+    and the curve is raised to it.
 
-    The quoted text stands between double, curly or angle quotes, or single ones about more than a letter; several are
-    read as one. `text`, if given, is wanted of every clip instead. A prompt without a quotation is inapplicable.
-    `reader` takes a frame (H, W, 3) uint8 and gives the lines that it reads; without one PP-OCRv4 does, on the CPU.
-    It looks for text in frames whose shorter side is enlarged to `side`; PP-OCR's own default, 736, is slower.
+    The quoted text stands between double, curly or angle quotes, or single ones about more
+    than a letter; several are read as one. `text`, if given, is wanted of every clip
+    instead. A prompt without a quotation is inapplicable. `reader` takes a frame (H, W, 3)
+    uint8 and gives the lines that it reads; without one PP-OCRv4 does, on the CPU. It looks
+    for text in frames whose shorter side is enlarged to `side`; PP-OCR's own default, 736,
+    is slower.
 
     Source: as the OCR reward of Flow-GRPO, arXiv:2505.05470.
 
@@ -80,7 +83,8 @@ class Ocr(Reward):
 
     @torch.no_grad()
     def resume(self, samples: Samples, state: int | None, old: int) -> tuple[Tensor, int]:
-        """The features after the `old` frames already scored, and how many frames have passed."""
+        """The features after the `old` frames already scored, and how many frames have
+        passed."""
         frames, start = samples.frames[:, old:], state or 0
         curve = frames.new_full(frames.shape[:2], torch.nan)
         at = [t - start for t in looks(start, frames.shape[1], samples.fps, self.looks)]
@@ -110,7 +114,9 @@ def quoted(prompt: str) -> list[str]:
     >>> quoted('a neon sign "OPEN 24h" by a shop called “Bob’s”'), quoted("a dog's 'big day' at the boys' club")
     (['OPEN 24h', 'Bob’s'], ['big day'])
     """
-    found = re.findall(r'"([^"]+)"|“([^”]+)”|«([^»]+)»|「([^」]+)」|(?<!\w)\'([^\']{2,})\'(?!\w)', prompt)
+    found = re.findall(
+        r'"([^"]+)"|“([^”]+)”|«([^»]+)»|「([^」]+)」|(?<!\w)\'([^\']{2,})\'(?!\w)', prompt
+    )
     return [text.strip() for groups in found for text in groups if text.strip()]
 
 
@@ -124,7 +130,8 @@ def plain(text: str) -> str:
 
 
 def likeness(read: str, wanted: str) -> float:
-    """1 - edit distance / length of what is wanted, at least 0; 1 where it is part of what is read.
+    """1 - edit distance / length of what is wanted, at least 0; 1 where it is part of what
+    is read.
 
     >>> likeness("xxcatxx", "cat"), likeness("cut", "cat"), likeness("", "cat"), likeness("something else", "cat")
     (1.0, 0.66..., 0.0, 0.0)
@@ -154,7 +161,9 @@ def _rapid(side: int) -> Callable[[np.ndarray], list[str]]:
         module: Any = importlib.import_module("rapidocr_onnxruntime")
     except ImportError as error:
         raise ImportError(CURE) from error
-    engine = module.RapidOCR(intra_op_num_threads=1, inter_op_num_threads=1, det_limit_side_len=side)
+    engine = module.RapidOCR(
+        intra_op_num_threads=1, inter_op_num_threads=1, det_limit_side_len=side
+    )
 
     def read(frame: np.ndarray) -> list[str]:
         return [text for _, text, _ in engine(np.ascontiguousarray(frame[..., ::-1]))[0] or []]

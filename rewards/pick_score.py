@@ -10,11 +10,13 @@ from .encoders import cosine, load_pair
 
 
 class PickScore(LearnedReward):
-    """Human preference among pictures of one prompt, frame by frame, by a CLIP ViT-H/14 trained on such choices.
+    """Human preference among pictures of one prompt, frame by frame, by a CLIP ViT-H/14
+    trained on such choices.
 
-    exp(logit_scale) cos(z_t, z_text), as published: about 17 to 24 for real pictures; compare equal prompts only.
-    `model` is a local folder or hub id of a transformers CLIPModel, `processor` one of its tokenizer and
-    preprocessor_config.json. Kirstain et al. 2023, arXiv 2305.01569.
+    exp(logit_scale) cos(z_t, z_text), as published: about 17 to 24 for real pictures;
+    compare equal prompts only. `model` is a local folder or hub id of a transformers
+    CLIPModel, `processor` one of its tokenizer and preprocessor_config.json. Kirstain et
+    al. 2023, arXiv 2305.01569.
 
     >>> import torch
     >>> PickScore.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
@@ -30,9 +32,14 @@ class PickScore(LearnedReward):
     )
 
     def __init__(
-        self, model: str = "yuvalkirstain/PickScore_v1", processor: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        chunk: int = 16, dtype: str = "float32", offload: bool = False, frames: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        model: str = "yuvalkirstain/PickScore_v1",
+        processor: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        chunk: int = 16,
+        dtype: str = "float32",
+        offload: bool = False,
+        frames: int = 0,
+    ) -> None:
         super().__init__(chunk, dtype, offload, frames)
         self.pair = load_pair(f"clip:{model}", chunk, dtype, offload, processor)
 

@@ -9,14 +9,16 @@ from .flow import energy, shrink
 
 
 class Pumping(Reward):
-    """How much sharpness jumps about its own trend from frame to frame, at the clip's own rate; 0 is none.
+    """How much sharpness jumps about its own trend from frame to frame, at the clip's own
+    rate; 0 is none.
 
-    -ln(1 + |ln D_n + ln D_p - 2 ln D_c| / floor), D the mean squared slope of a frame over two pixels: c is the middle
-    of three frames, p and n those before and after. `floor` is a jump that nobody sees: a twelfth of D, 4 % of the
-    contrast of edges, about what codecs and grain move it by. Blended frames between crisp ones, as slow motion and
-    rate conversion make them, and decoders that serve some frames of a group better show so. Needs no flow: what moves
-    keeps its edges. Measured on frames whose shorter side is at most 192. A term is three frames, credited to the
-    middle one.
+    -ln(1 + |ln D_n + ln D_p - 2 ln D_c| / floor), D the mean squared slope of a frame over
+    two pixels: c is the middle of three frames, p and n those before and after. `floor` is
+    a jump that nobody sees: a twelfth of D, 4 % of the contrast of edges, about what codecs
+    and grain move it by. Blended frames between crisp ones, as slow motion and rate
+    conversion make them, and decoders that serve some frames of a group better show so.
+    Needs no flow: what moves keeps its edges. Measured on frames whose shorter side is at
+    most 192. A term is three frames, credited to the middle one.
 
     >>> import torch
     >>> Pumping()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value.abs()
@@ -44,5 +46,10 @@ class Pumping(Reward):
 
     def terms(self, samples: Samples) -> Tensor:
         """One number for three frames in a row, (B, F - 2)."""
-        jump = energy(shrink(samples.small(self.working_size), self.working_size)).log().diff(n=2, dim=1).abs()
+        jump = (
+            energy(shrink(samples.small(self.working_size), self.working_size))
+            .log()
+            .diff(n=2, dim=1)
+            .abs()
+        )
         return -(1 + jump / self.floor).log()

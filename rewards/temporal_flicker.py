@@ -1,4 +1,5 @@
-"""Light, colour and fine texture that jump and come back, each told apart, once motion is taken out."""
+"""Light, colour and fine texture that jump and come back, each told apart, once motion is
+taken out."""
 
 from __future__ import annotations
 
@@ -14,21 +15,28 @@ KINDS = ("luminance", "colour", "texture")
 
 
 class TemporalFlicker(Reward):
-    """How far light, colour and texture leave what the frames before and after agree on; 0 is none.
+    """How far light, colour and texture leave what the frames before and after agree on; 0
+    is none.
 
-    -sum_k w_k f_k, f_k the mean over the picture of |c - median(p, c, n)| and of how far c and n together are above or
-    below both p and m: c of frame t; p, n and m of frames t-1, t+1 and t+2 brought onto it along the motion, over
-    pixels in sight in all. The second term sees flicker that holds each level for two frames, as duplicated frames
-    do. What rises or falls steadily, be it a fade of any shape or a step, costs nothing; what comes back does. `c` is
+    -sum_k w_k f_k, f_k the mean over the picture of |c - median(p, c, n)| and of how far c
+    and n together are above or below both p and m: c of frame t; p, n and m of frames t-1,
+    t+1 and t+2 brought onto it along the motion, over pixels in sight in all. The second
+    term sees flicker that holds each level for two frames, as duplicated frames do. What
+    rises or falls steadily, be it a fade of any shape or a step, costs nothing; what comes
+    back does. `c` is
 
-    - luminance: ln (y + floor) of the means of blocks, an eighth of the shorter side; y the mean of the channels;
-    - colour: (rgb - y) / (y + floor) of the same means, the distance over the channels; 0 with one channel;
-    - texture: ln (y + floor), smoothed by [1 2 1] / 4, less its mean over a quarter of the shorter side, by pixels.
+    - luminance: ln (y + floor) of the means of blocks, an eighth of the shorter side; y the
+      mean of the channels;
+    - colour: (rgb - y) / (y + floor) of the same means, the distance over the channels; 0
+      with one channel;
+    - texture: ln (y + floor), smoothed by [1 2 1] / 4, less its mean over a quarter of the
+      shorter side, by pixels.
 
-    All three are shares of the light; `floor` is that part of the mean light of the four frames. f is an amplitude,
-    not a rate: the same jump from frame to frame scores alike at any frame rate. `kind` is "all" or one of the three;
-    `Score.parts` has the three whichever is asked. A term is four frames, credited to the middle two. Raises
-    ValueError for another kind.
+    All three are shares of the light; `floor` is that part of the mean light of the four
+    frames. f is an amplitude, not a rate: the same jump from frame to frame scores alike at
+    any frame rate. `kind` is "all" or one of the three; `Score.parts` has the three
+    whichever is asked. A term is four frames, credited to the middle two. Raises ValueError
+    for another kind.
 
     >>> blink = torch.tensor([0.4, 0.6]).repeat(3)[:5].view(1, 5, 1, 1, 1).expand(1, 5, 3, 32, 32)
     >>> score = TemporalFlicker(floor=0.0)(Samples(blink, [""], 8.0))
@@ -77,11 +85,17 @@ class TemporalFlicker(Reward):
             return nothing(samples, self.support, why)
         chosen = samples.pick(rows)
         kinds = self.features(chosen)
-        score = finish(spread(self.conclude(kinds, chosen.about), self.reach), self.support, why, rows)
+        score = finish(
+            spread(self.conclude(kinds, chosen.about), self.reach), self.support, why, rows
+        )
         score.weights = dict(self.weights)
-        score.slopes = {name: torch.full_like(score.value.detach(), w) for name, w in self.weights.items()}
+        score.slopes = {
+            name: torch.full_like(score.value.detach(), w) for name, w in self.weights.items()
+        }
         curves = [spread(-kind, self.reach) for kind in kinds.unbind(-1)]
-        score.parts = {k: finish(c, self.support, list(why), rows) for k, c in zip(KINDS, curves, strict=True)}
+        score.parts = {
+            k: finish(c, self.support, list(why), rows) for k, c in zip(KINDS, curves, strict=True)
+        }
         return score
 
     def features(self, samples: Samples) -> Tensor:
@@ -94,7 +108,8 @@ class TemporalFlicker(Reward):
         return -(features * features.new_tensor(list(self.weights.values()))).sum(-1)
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
-        """Each kind where it jumps, at the size of the flow; NaN in the first, the last two and out of sight."""
+        """Each kind where it jumps, at the size of the flow; NaN in the first, the last two
+        and out of sight."""
         if samples.video.shape[1] <= self.reach:
             return {}
         motion = swift(self, samples)
@@ -103,7 +118,8 @@ class TemporalFlicker(Reward):
 
 
 class _Windows:
-    """Frames t-1 to t+2 on the grid of frame t, each (B, F - 3, C, H, W), with what is in sight in all."""
+    """Frames t-1 to t+2 on the grid of frame t, each (B, F - 3, C, H, W), with what is in
+    sight in all."""
 
     def __init__(self, motion: Motion, floor: float) -> None:
         onward = motion.forward[:, 1:-1]
@@ -118,15 +134,20 @@ class _Windows:
         self.base = floor * light + 1e-3
 
     def jumps(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of each kind its jump and the share in sight, (B, F - 3, 1, h, w), in blocks or pixels."""
+        """Of each kind its jump and the share in sight, (B, F - 3, 1, h, w), in blocks or
+        pixels."""
         side = max(2, round(min(self.seen.shape[-2:]) / 8))
         share = blocks(self.seen, side)
         means = [blocks(x * self.seen, side) / share.clamp(min=1e-6) for x in self.images]
         light = jump(*[(x.mean(2, keepdim=True) + self.base).log() for x in means])
         tint = jump(*[self._chroma(x) for x in means]).square().sum(2, keepdim=True)
-        near = around(self.seen, 1 / 4).clamp(min=1e-6)  # what came in past the border says nothing of the mean
+        near = around(self.seen, 1 / 4).clamp(
+            min=1e-6
+        )  # what came in past the border says nothing of the mean
         grain = jump(*[self._texture(x, near) for x in self.images])
-        colour = torch.where(tint > 0, tint, torch.ones_like(tint)).sqrt() * (tint > 0)  # no slope of sqrt at 0
+        colour = torch.where(tint > 0, tint, torch.ones_like(tint)).sqrt() * (
+            tint > 0
+        )  # no slope of sqrt at 0
         return dict(zip(KINDS, ((light, share), (colour, share), (grain, self.seen)), strict=True))
 
     def _chroma(self, image: Tensor) -> Tensor:
@@ -149,26 +170,33 @@ def reversal(before: Tensor, middle: Tensor, after: Tensor) -> Tensor:
 
 
 def jump(before: Tensor, first: Tensor, second: Tensor, after: Tensor) -> Tensor:
-    """By how much the first leaves its neighbours, and by how much first and second together leave theirs.
+    """By how much the first leaves its neighbours, and by how much first and second
+    together leave theirs.
 
     >>> row = [torch.tensor([x]) for x in (0.0, 3.0, 2.0, 0.0)]
     >>> jump(*row)  # 3 is 1 above 2, and both are 2 or more above 0
     tensor([3.])
     """
     low, high = torch.minimum(before, after), torch.maximum(before, after)
-    both = (torch.minimum(first, second) - high).clamp(min=0) + (low - torch.maximum(first, second)).clamp(min=0)
+    both = (torch.minimum(first, second) - high).clamp(min=0) + (
+        low - torch.maximum(first, second)
+    ).clamp(min=0)
     return reversal(before, first, second) + both
 
 
 def smooth(image: Tensor) -> Tensor:
-    """(B, T, 1, H, W) by [1 2 1] / 4 along both axes: what resampling alters most is left out."""
+    """(B, T, 1, H, W) by [1 2 1] / 4 along both axes: what resampling alters most is left
+    out."""
     flat = pad(image.flatten(0, 1), (1, 1, 1, 1), mode="replicate")
     row = (flat[..., 2:] + flat[..., :-2]) / 4 + flat[..., 1:-1] / 2
-    return ((row[..., 2:, :] + row[..., :-2, :]) / 4 + row[..., 1:-1, :] / 2).unflatten(0, image.shape[:2])
+    return ((row[..., 2:, :] + row[..., :-2, :]) / 4 + row[..., 1:-1, :] / 2).unflatten(
+        0, image.shape[:2]
+    )
 
 
 def average(amount: Tensor, seen: Tensor) -> Tensor:
-    """Mean with the share in sight as weight, 0 where nothing is: (B, T, 1, h, w) to (B, T)."""
+    """Mean with the share in sight as weight, 0 where nothing is: (B, T, 1, h, w) to (B,
+    T)."""
     return (amount * seen).sum((2, 3, 4)) / seen.sum((2, 3, 4)).clamp(min=1e-6)
 
 
@@ -176,5 +204,7 @@ def _map(jump: Tensor, seen: Tensor, frames: Tensor) -> Tensor:
     drawn = torch.where(seen > 0, jump, torch.full_like(jump, torch.nan))[:, :, 0]
     side = round(frames.shape[-2] / drawn.shape[-2]) if drawn.shape[-2:] != frames.shape[-2:] else 1
     if side > 1:  # blocks cut by the border are drawn cut
-        drawn = interpolate(drawn, scale_factor=side, mode="nearest")[..., : frames.shape[-2], : frames.shape[-1]]
+        drawn = interpolate(drawn, scale_factor=side, mode="nearest")[
+            ..., : frames.shape[-2], : frames.shape[-1]
+        ]
     return pad(drawn, (0, 0, 0, 0, 1, 2), value=torch.nan)

@@ -1,4 +1,5 @@
-"""UnifiedReward 2.0: alignment, physics and style of a clip, asked of the model behind a server."""
+"""UnifiedReward 2.0: alignment, physics and style of a clip, asked of the model behind a
+server."""
 
 from __future__ import annotations
 
@@ -27,24 +28,26 @@ QUALITY = 95  # of a JPEG
 class UnifiedReward(Reward):
     """UnifiedReward 2.0's three scores of a clip, each in [1, 5], and their weighted mean.
 
-    The model runs behind a server, as its authors run it:
-    `vllm serve CodeGoat24/UnifiedReward-2.0-qwen-7b --served-model-name UnifiedReward --port 8080
-    --limit-mm-per-prompt.image 16`. `frames` frames of the clip, number i at floor(i F / frames), go as
-    JPEG of quality 95 and of their own size to {base_url}/chat/completions, with the published
-    instruction and the prompt. The model answers with three lines, as "Physics Score (1-5): 3.0987".
-    `parts` of the score holds the three: alignment, physics and style. The authors give no single
-    number; the mean, with `weights`, is this library's choice. The curve is flat.
+    The model runs behind a server, as its authors run it: `vllm serve
+    CodeGoat24/UnifiedReward-2.0-qwen-7b --served-model-name UnifiedReward --port 8080
+    --limit-mm-per-prompt.image 16`. `frames` frames of the clip, number i at floor(i F /
+    frames), go as JPEG of quality 95 and of their own size to {base_url}/chat/completions,
+    with the published instruction and the prompt. The model answers with three lines, as
+    "Physics Score (1-5): 3.0987". `parts` of the score holds the three: alignment, physics
+    and style. The authors give no single number; the mean, with `weights`, is this
+    library's choice. The curve is flat.
 
-    A clip whose answer has not each line once, with a number from 1 to 5, is unscored with the reason,
-    and so is a clip whose request fails after `retries` more tries. Temperature 0 and `seed` are sent.
-    The key is read from the environment variable `key_from`; plain http to another machine would show
-    the key, and is refused unless `insecure` is true. `workers` clips are asked about at once. `ask`,
-    a function of the request's JSON that gives the model's text, stands in for the network.
+    A clip whose answer has not each line once, with a number from 1 to 5, is unscored with
+    the reason, and so is a clip whose request fails after `retries` more tries. Temperature
+    0 and `seed` are sent. The key is read from the environment variable `key_from`; plain
+    http to another machine would show the key, and is refused unless `insecure` is true.
+    `workers` clips are asked about at once. `ask`, a function of the request's JSON that
+    gives the model's text, stands in for the network.
 
-    UnifiedReward-Think (arXiv 2505.03318) compares two clips and gives no score of one, so that it is
-    not offered here. UnifiedReward 1.0 has another instruction. Raises ValueError for an address that
-    is not http(s), a key that plain http would show, and options that make no sense. Wang et al. 2025,
-    arXiv 2503.05236.
+    UnifiedReward-Think (arXiv 2505.03318) compares two clips and gives no score of one, so
+    that it is not offered here. UnifiedReward 1.0 has another instruction. Raises
+    ValueError for an address that is not http(s), a key that plain http would show, and
+    options that make no sense. Wang et al. 2025, arXiv 2503.05236.
 
     >>> lines = "Alignment Score (1-5): 2.5\\nPhysics Score (1-5): 3\\nStyle Score (1-5): 3.5"
     >>> score = UnifiedReward(ask=lambda request: lines)(Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0))
@@ -67,11 +70,20 @@ class UnifiedReward(Reward):
     )
 
     def __init__(
-        self, base_url: str = "http://127.0.0.1:8080/v1", model: str = "UnifiedReward", frames: int = 8,
-        weights: tuple[float, float, float] = (1.0, 1.0, 1.0), seed: int = 0, key_from: str = "OPENAI_API_KEY",
-        timeout: float = 60.0, retries: int = 3, wait: float = 1.0, workers: int = 4, ask: Ask | None = None,
+        self,
+        base_url: str = "http://127.0.0.1:8080/v1",
+        model: str = "UnifiedReward",
+        frames: int = 8,
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        seed: int = 0,
+        key_from: str = "OPENAI_API_KEY",
+        timeout: float = 60.0,
+        retries: int = 3,
+        wait: float = 1.0,
+        workers: int = 4,
+        ask: Ask | None = None,
         insecure: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         if min(frames, workers) < 1:
             raise ValueError(f"expected frames and workers above 0, got {frames} and {workers}")
@@ -79,7 +91,9 @@ class UnifiedReward(Reward):
             raise ValueError("expected model, the name that the server knows it by, got ''")
         self.model, self.count, self.seed, self.workers = model, frames, seed, workers
         self.weights = shares(weights)
-        self.ask: Ask = ask or Endpoint(base_url, key_from, timeout, retries, wait, insecure=insecure)
+        self.ask: Ask = ask or Endpoint(
+            base_url, key_from, timeout, retries, wait, insecure=insecure
+        )
 
     @classmethod
     def tiny(cls) -> UnifiedReward:
@@ -91,7 +105,9 @@ class UnifiedReward(Reward):
         why = refusals(samples, 1, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         with ThreadPoolExecutor(self.workers) as pool:
-            answers = dict(zip(rows, pool.map(lambda i: self._judged(samples, i), rows), strict=True))
+            answers = dict(
+                zip(rows, pool.map(lambda i: self._judged(samples, i), rows), strict=True)
+            )
         scored = [i for i in rows if not isinstance(answers[i], str)]
         for i in [i for i in rows if isinstance(answers[i], str)]:
             why[i] = f"unscored: UnifiedReward: {answers[i]}"
@@ -110,15 +126,28 @@ class UnifiedReward(Reward):
     def request(self, clip: Tensor, prompt: str) -> dict[str, Any]:
         """The request's JSON for a clip (F, C, H, W)."""
         at = sorted({i * len(clip) // self.count for i in range(self.count)})
-        urls = [f"data:image/jpeg;base64,{base64.b64encode(jpeg(frame)).decode()}" for frame in levels(clip[at])]
-        content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        content.append({"type": "text", "text": judge_prompts.UNIFIED_REWARD.replace("{text_prompt}", prompt)})
-        return {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0,
-                "seed": self.seed, "max_tokens": 4096}  # fmt: skip
+        urls = [
+            f"data:image/jpeg;base64,{base64.b64encode(jpeg(frame)).decode()}"
+            for frame in levels(clip[at])
+        ]
+        content: list[dict[str, Any]] = [
+            {"type": "image_url", "image_url": {"url": url}} for url in urls
+        ]
+        content.append(
+            {"type": "text", "text": judge_prompts.UNIFIED_REWARD.replace("{text_prompt}", prompt)}
+        )
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": 0,
+            "seed": self.seed,
+            "max_tokens": 4096,
+        }
 
 
 def marks(answer: str) -> list[float]:
-    """The three scores of an answer, in the order of the parts. Raises NoAnswer for anything but what was asked for.
+    """The three scores of an answer, in the order of the parts. Raises NoAnswer for
+    anything but what was asked for.
 
     >>> marks("Alignment Score (1-5): 2.4036\\nPhysics Score (1-5): 3.0987\\nStyle Score (1-5): 3.3889")
     [2.4036, 3.0987, 3.3889]
@@ -145,7 +174,10 @@ def drawn(request: Mapping[str, Any]) -> str:
     """Scores that the request's digest decides: a stand-in for the model."""
     digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).digest()
     scores = [1 + 4 * byte / 255 for byte in digest]
-    return "\n".join(f"{label} Score (1-5): {score:.4f}" for label, score in zip(PARTS.values(), scores, strict=False))
+    return "\n".join(
+        f"{label} Score (1-5): {score:.4f}"
+        for label, score in zip(PARTS.values(), scores, strict=False)
+    )
 
 
 def _mark(answer: str, label: str) -> float:

@@ -1,7 +1,9 @@
-"""What the VBench-compatible rewards share: bases and formulas, prepared pictures, networks loaded late, and totals.
+"""What the VBench-compatible rewards share: bases and formulas, prepared pictures, networks
+loaded late, and totals.
 
-The arithmetic is the published code's, faults included, so that numbers compare; each reward's card names its faults.
-Sources: VBench, arXiv:2311.17982; VBench++ (VBench-I2V), arXiv:2411.13503. Weights of others are read, never bundled.
+The arithmetic is the published code's, faults included, so that numbers compare; each
+reward's card names its faults. Sources: VBench, arXiv:2311.17982; VBench++ (VBench-I2V),
+arXiv:2411.13503. Weights of others are read, never bundled.
 """
 
 from __future__ import annotations
@@ -46,25 +48,78 @@ from ._vbench.pictures import (
     whole_levels,
 )
 from ._vbench.results import read_results
-from ._vbench.totals import I2V, I2V_QUALITY, QUALITY, SEMANTIC, VBENCH2, aggregate, i2v_totals, totals, vbench2_totals
+from ._vbench.totals import (
+    I2V,
+    I2V_QUALITY,
+    QUALITY,
+    SEMANTIC,
+    VBENCH2,
+    aggregate,
+    i2v_totals,
+    totals,
+    vbench2_totals,
+)
 from .base import About, Reward, Samples, Score, nothing
 from .flow import moving_edge, norm2, warp
 
 __all__ = [
-    "CLIP", "I2V", "I2V_QUALITY", "IMAGENET", "QUALITY", "SEMANTIC", "VBENCH2", "ClipImage", "Dino", "Followed",
-    "Moving", "Network", "Networked", "ToImage", "aggregate", "clip", "colour", "consistency", "dino",
-    "dino_positions", "embeddings", "faithfulness", "fastest", "flow_network", "for_clip", "for_dino",
-    "for_dreamsim", "for_flow", "for_musiq", "i2v_totals", "image_for_dino", "image_for_dreamsim",
-    "likeness", "middle", "normalised", "padded_to", "read_results", "shorter_side", "square_for_dino", "tiny_clip",
-    "tiny_dino", "totals", "transformers", "trusted", "unit", "vbench2_totals", "whole_levels",
+    "CLIP",
+    "I2V",
+    "I2V_QUALITY",
+    "IMAGENET",
+    "QUALITY",
+    "SEMANTIC",
+    "VBENCH2",
+    "ClipImage",
+    "Dino",
+    "Followed",
+    "Moving",
+    "Network",
+    "Networked",
+    "ToImage",
+    "aggregate",
+    "clip",
+    "colour",
+    "consistency",
+    "dino",
+    "dino_positions",
+    "embeddings",
+    "faithfulness",
+    "fastest",
+    "flow_network",
+    "for_clip",
+    "for_dino",
+    "for_dreamsim",
+    "for_flow",
+    "for_musiq",
+    "i2v_totals",
+    "image_for_dino",
+    "image_for_dreamsim",
+    "likeness",
+    "middle",
+    "normalised",
+    "padded_to",
+    "read_results",
+    "shorter_side",
+    "square_for_dino",
+    "tiny_clip",
+    "tiny_dino",
+    "totals",
+    "transformers",
+    "trusted",
+    "unit",
+    "vbench2_totals",
+    "whole_levels",
 ]
 
 
 class Networked(Reward):
-    """Base of the rewards that ask a network, loaded at first use, of each frame; a subclass says how to prepare it.
+    """Base of the rewards that ask a network, loaded at first use, of each frame; a
+    subclass says how to prepare it.
 
-    `network` takes what `prepare` makes of frames (N, 3, H, W) in [0, 1] and gives (N, D). It sees `chunk` frames at
-    a time on the device of the clips, and goes back to the CPU after each call with `offload`.
+    `network` takes what `prepare` makes of frames (N, 3, H, W) in [0, 1] and gives (N, D).
+    It sees `chunk` frames at a time on the device of the clips, and goes back to the CPU
+    after each call with `offload`.
     """
 
     learned: ClassVar[bool] = True
@@ -77,7 +132,9 @@ class Networked(Reward):
 
     def load(self) -> Network:
         """The network, from the weights named in the options."""
-        raise RuntimeError(f"{type(self).__name__} has no network of its own: pass one as network=...")
+        raise RuntimeError(
+            f"{type(self).__name__} has no network of its own: pass one as network=..."
+        )
 
     def prepare(self, frames: Tensor) -> Tensor:
         """Frames (N, 3, H, W) in [0, 1] as the network takes them."""
@@ -95,16 +152,21 @@ class Networked(Reward):
     def ask(self, video: Tensor) -> Tensor:
         """What the network says of each frame of (B, F, C, H, W): (B, F, D)."""
         network = self.setup(video.device)
-        said = [network(self.prepare(colour(unit(part)))).float() for part in video.flatten(0, 1).split(self.chunk)]
+        said = [
+            network(self.prepare(colour(unit(part)))).float()
+            for part in video.flatten(0, 1).split(self.chunk)
+        ]
         if self.offload and isinstance(network, nn.Module):
             network.cpu()
         return torch.cat(said).reshape(*video.shape[:2], -1)
 
 
 class Followed(Networked):
-    """Base of the rewards that compare embeddings of neighbouring frames; each frame is embedded once, also in pieces.
+    """Base of the rewards that compare embeddings of neighbouring frames; each frame is
+    embedded once, also in pieces.
 
-    A feature is a pair, (B, F - 1, 2, D), so that the first frame's embedding is never lost.
+    A feature is a pair, (B, F - 1, 2, D), so that the first frame's embedding is never
+    lost.
     """
 
     reach: ClassVar[int] = 1
@@ -114,7 +176,8 @@ class Followed(Networked):
         return self.resume(samples, None, 0)[0]
 
     def resume(self, samples: Samples, state: Tensor | None, old: int) -> tuple[Tensor, Tensor]:
-        """The pairs after the `old` frames already scored, and the last frame's embedding."""
+        """The pairs after the `old` frames already scored, and the last frame's
+        embedding."""
         if state is None:
             embedded = self.ask(samples.video)
         else:
@@ -127,18 +190,27 @@ class Followed(Networked):
 
 
 class ToImage(Followed):
-    """Base of the rewards that compare a clip with the image it was made from, by `faithfulness`."""
+    """Base of the rewards that compare a clip with the image it was made from, by
+    `faithfulness`."""
 
-    lost: ClassVar[str] = "unscored: no reference image came with the clip, or the network's answer is not finite"
+    lost: ClassVar[str] = (
+        "unscored: no reference image came with the clip, or the network's answer is not finite"
+    )
 
     def __init__(
-        self, weighting: tuple[float, float, float], first: bool, network: Network | None, chunk: int, offload: bool
+        self,
+        weighting: tuple[float, float, float],
+        first: bool,
+        network: Network | None,
+        chunk: int,
+        offload: bool,
     ) -> None:
         super().__init__(network, chunk, offload)
         self.weighting, self.first = weighting, first
 
     def prepare_image(self, frames: Tensor) -> Tensor:
-        """Images (N, 3, H, W) in [0, 1] as the network takes them; published code treats them unlike frames."""
+        """Images (N, 3, H, W) in [0, 1] as the network takes them; published code treats
+        them unlike frames."""
         raise NotImplementedError
 
     def forward(self, samples: Samples) -> Score:
@@ -151,7 +223,9 @@ class ToImage(Followed):
     def conclude(self, features: Tensor, about: About) -> Tensor:
         """One number a pair, (B, F - 1), NaN where there is no image."""
         if about.reference is not None:
-            return faithfulness(features, self._embedded(about.reference[:, 0]).to(features), self.weighting)
+            return faithfulness(
+                features, self._embedded(about.reference[:, 0]).to(features), self.weighting
+            )
         image = features[:, 0, 0] if self.first else torch.full_like(features[:, 0, 0], torch.nan)
         return faithfulness(features, image, self.weighting)
 
@@ -161,10 +235,12 @@ class ToImage(Followed):
 
 
 class Moving(Reward):
-    """Base of the rewards that ask for the flow between two frames, by RAFT or by what stands in for it.
+    """Base of the rewards that ask for the flow between two frames, by RAFT or by what
+    stands in for it.
 
-    `network` takes two batches (N, 3, H, W) of 0..255, sides divisible by 8, and gives the flow (N, 2, H, W) in pixels
-    from the first to the second. Without one, `flow` names it: "raft:PATH", or a method of `flow.estimate`.
+    `network` takes two batches (N, 3, H, W) of 0..255, sides divisible by 8, and gives the
+    flow (N, 2, H, W) in pixels from the first to the second. Without one, `flow` names it:
+    "raft:PATH", or a method of `flow.estimate`.
     """
 
     network: Network | None
@@ -172,7 +248,9 @@ class Moving(Reward):
     def __init__(self, flow: str, network: Network | None, chunk: int) -> None:
         super().__init__()
         if chunk < 1:
-            raise ValueError(f"expected chunk, pairs of frames at a time, to be 1 or more, got {chunk}")
+            raise ValueError(
+                f"expected chunk, pairs of frames at a time, to be 1 or more, got {chunk}"
+            )
         self.flow, self.network, self.chunk = flow, network, chunk
 
     @property
@@ -204,7 +282,8 @@ class Moving(Reward):
         return torch.cat([fastest(self.ask(for_flow(a), for_flow(b)), share) for a, b in pieces])
 
 
-# --- the formulas shared by several ----------------------------------------------------------------------------------
+# --- the formulas shared by several
+# ----------------------------------------------------------------------------------
 
 
 def embeddings(pairs: Tensor) -> Tensor:
@@ -218,7 +297,8 @@ def likeness(first: Tensor, second: Tensor) -> Tensor:
 
 
 def consistency(pairs: Tensor) -> Tensor:
-    """(max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t))) / 2 for t >= 1, from pairs (B, F - 1, 2, D): (B, F - 1)."""
+    """(max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t))) / 2 for t >= 1, from pairs (B, F
+    - 1, 2, D): (B, F - 1)."""
     z = embeddings(pairs)
     return (likeness(z[:, :-1], z[:, 1:]) + likeness(z[:, :1], z[:, 1:])) / 2
 
@@ -226,17 +306,21 @@ def consistency(pairs: Tensor) -> Tensor:
 def faithfulness(pairs: Tensor, image: Tensor, weights: tuple[float, float, float]) -> Tensor:
     """VBench-I2V's score, spread so that its mean over pairs is the value, (B, F - 1).
 
-    a max_t cos(z_img, z_t) + b mean_t cos(z_{t-1}, z_t) + c min_t cos(z_{t-1}, z_t), all cosines at least 0, from
-    pairs (B, F - 1, 2, D) and the image's embedding (B, D). Only the middle term has a place in time.
+    a max_t cos(z_img, z_t) + b mean_t cos(z_{t-1}, z_t) + c min_t cos(z_{t-1}, z_t), all
+    cosines at least 0, from pairs (B, F - 1, 2, D) and the image's embedding (B, D). Only
+    the middle term has a place in time.
     """
     z, best, mean, least = embeddings(pairs), *weights
     to_image = likeness(normalize(image, dim=-1)[:, None], z)
     steps = likeness(z[:, :-1], z[:, 1:])
-    return best * to_image.amax(1, keepdim=True) + mean * steps + least * steps.amin(1, keepdim=True)
+    return (
+        best * to_image.amax(1, keepdim=True) + mean * steps + least * steps.amin(1, keepdim=True)
+    )
 
 
 def trusted(forward: Tensor, backward: Tensor) -> Tensor:
-    """Where Lai et al. find neither occlusion nor a moving edge, bool (N, H, W), by the flows both ways.
+    """Where Lai et al. find neither occlusion nor a moving edge, bool (N, H, W), by the
+    flows both ways.
 
     Unlike `flow.occluded`, leaving the picture is no occlusion, as in the published code.
     """

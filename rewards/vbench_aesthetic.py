@@ -12,16 +12,18 @@ from .vbench import Network, Networked, clip, for_clip, tiny_clip
 
 
 class VbenchAesthetic(Networked):
-    """VBench's aesthetic_quality: the LAION linear predictor's mark a tenth, mean over all frames, mostly in [0, 1].
+    """VBench's aesthetic_quality: the LAION linear predictor's mark a tenth, mean over all
+    frames, mostly in [0, 1].
 
-    mean_t (w · z_t / |z_t| + b) / 10, z CLIP ViT-L/14's embedding of the central square of frames whose shorter side is
-    resized to 224, bicubic, without antialiasing.
+    mean_t (w · z_t / |z_t| + b) / 10, z CLIP ViT-L/14's embedding of the central square of
+    frames whose shorter side is resized to 224, bicubic, without antialiasing.
 
-    As published: the sides of a wide frame are cut off, and nothing bounds the mark. Half precision on CUDA there,
-    single here.
+    As published: the sides of a wide frame are cut off, and nothing bounds the mark. Half
+    precision on CUDA there, single here.
 
-    `weights` is CLIP, a folder or hub id for transformers; `head` the file sa_0_4_vit_l_14_linear.pth of LAION's
-    aesthetic predictor, or any callable (N, 768) -> (N, 1).
+    `weights` is CLIP, a folder or hub id for transformers; `head` the file
+    sa_0_4_vit_l_14_linear.pth of LAION's aesthetic predictor, or any callable (N, 768) ->
+    (N, 1).
 
     Source: VBench, arXiv:2311.17982; LAION aesthetic predictor V1; CLIP, arXiv:2103.00020.
 
@@ -96,5 +98,9 @@ def linear_head(path: str) -> nn.Linear:
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)
     layer = nn.Linear(state.get("weight", torch.empty(1, 768)).shape[-1], 1)
-    fill(layer, state, "LAION's linear head, sa_0_4_vit_l_14_linear.pth, the only one with which VBench scores")
+    fill(
+        layer,
+        state,
+        "LAION's linear head, sa_0_4_vit_l_14_linear.pth, the only one with which VBench scores",
+    )
     return layer

@@ -1,4 +1,5 @@
-"""VBench's appearance style: how well each frame fits the style that the prompt names, by CLIP."""
+"""VBench's appearance style: how well each frame fits the style that the prompt names, by
+CLIP."""
 
 from __future__ import annotations
 
@@ -15,17 +16,20 @@ from .vbench import colour, unit
 
 
 class VbenchAppearanceStyle(Reward):
-    """VBench's appearance_style: likeness of each frame to the words of the style, by CLIP ViT-B/32, about 0.15 to 0.3.
+    """VBench's appearance_style: likeness of each frame to the words of the style, by CLIP
+    ViT-B/32, about 0.15 to 0.3.
 
-    mean_t exp(s) cos(z_t, z_style) / 100, over all frames, z_t CLIP's embedding of the central square of a frame whose
-    shorter side is resized to 224, and exp(s) CLIP's trained factor, which is 100 in the published weights.
+    mean_t exp(s) cos(z_t, z_style) / 100, over all frames, z_t CLIP's embedding of the
+    central square of a frame whose shorter side is resized to 224, and exp(s) CLIP's
+    trained factor, which is 100 in the published weights.
 
-    The style is the words alone, not the prompt: "oil painting" of "The bund Shanghai, oil painting". It is the entry
-    "appearance_style" of the clip's `Samples.meta`; without it, the one of VBench's nine styles with which the prompt
-    ends; for other prompts the option `style`. A clip without any of these is unscored.
+    The style is the words alone, not the prompt: "oil painting" of "The bund Shanghai, oil
+    painting". It is the entry "appearance_style" of the clip's `Samples.meta`; without it,
+    the one of VBench's nine styles with which the prompt ends; for other prompts the option
+    `style`. A clip without any of these is unscored.
 
-    As published: the sides of a wide frame are cut off; on several GPUs VBench's script averages the last frame of
-    each clip alone. Half precision on CUDA there, single here.
+    As published: the sides of a wide frame are cut off; on several GPUs VBench's script
+    averages the last frame of each clip alone. Half precision on CUDA there, single here.
 
     `weights` is a folder or hub id of transformers' CLIPModel with its tokenizer.
 
@@ -44,8 +48,10 @@ class VbenchAppearanceStyle(Reward):
     extra = "learned"
     range = (-1.0, 1.0)
     support = "frame"
-    lost = ("unscored: no style is known, or the network's answer is not finite. The prompt ends with none of VBench's "
-            "nine styles, such as 'oil painting': pass style='...', or meta with an entry 'appearance_style'")
+    lost = (
+        "unscored: no style is known, or the network's answer is not finite. The prompt ends with none of VBench's "
+        "nine styles, such as 'oil painting': pass style='...', or meta with an entry 'appearance_style'"
+    )
     card = Card(
         sees="How near each frame is to the name of a style, to CLIP.",
         blind_to="What the picture shows; time; the sides of a wide frame.",
@@ -55,7 +61,11 @@ class VbenchAppearanceStyle(Reward):
     )
 
     def __init__(
-        self, weights: str = "openai/clip-vit-base-patch32", style: str = "", chunk: int = 16, offload: bool = False
+        self,
+        weights: str = "openai/clip-vit-base-patch32",
+        style: str = "",
+        chunk: int = 16,
+        offload: bool = False,
     ) -> None:
         super().__init__()
         if chunk < 1:
@@ -75,7 +85,9 @@ class VbenchAppearanceStyle(Reward):
 
     def features(self, samples: Samples) -> Tensor:
         """CLIP's embedding of each frame, (B, F, D)."""
-        return self.pair(colour(unit(samples.video.flatten(0, 1)))).unflatten(0, samples.video.shape[:2])
+        return self.pair(colour(unit(samples.video.flatten(0, 1)))).unflatten(
+            0, samples.video.shape[:2]
+        )
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
         """One number a frame, (B, F); NaN without a style."""
@@ -86,6 +98,7 @@ class VbenchAppearanceStyle(Reward):
 
     def styles(self, about: About) -> Sequence[str]:
         """The style of each clip; empty where none is known."""
-        told = [str(meta.get("appearance_style") or "") for meta in about.meta] or [""] * len(about.prompts)
+        told = [str(meta.get("appearance_style") or "") for meta in about.meta] or [""] * len(
+            about.prompts
+        )
         return [own or style_of(prompt) or self.style for own, prompt in zip(told, about.prompts)]
-

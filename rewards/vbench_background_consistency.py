@@ -9,15 +9,19 @@ from .vbench import Followed, Network, clip, for_clip, tiny_clip
 
 
 class VbenchBackgroundConsistency(Followed):
-    """VBench's background_consistency: likeness of each frame to the one before and to the first, in [0, 1].
+    """VBench's background_consistency: likeness of each frame to the one before and to the
+    first, in [0, 1].
 
-    Mean over t >= 1 of (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t))) / 2, z CLIP ViT-B/32's embedding of the
-    central square of frames whose shorter side is resized to 224, bicubic, without antialiasing.
+    Mean over t >= 1 of (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t))) / 2, z CLIP
+    ViT-B/32's embedding of the central square of frames whose shorter side is resized to
+    224, bicubic, without antialiasing.
 
-    As published: there is no mask of the background, whatever moves in front counts as well, and what lies outside
-    the central square does not. Published runs use half precision on CUDA; here it is single precision everywhere.
+    As published: there is no mask of the background, whatever moves in front counts as
+    well, and what lies outside the central square does not. Published runs use half
+    precision on CUDA; here it is single precision everywhere.
 
-    Source: VBench, arXiv:2311.17982; CLIP, arXiv:2103.00020. `weights` is a folder or hub id for transformers.
+    Source: VBench, arXiv:2311.17982; CLIP, arXiv:2103.00020. `weights` is a folder or hub
+    id for transformers.
 
     >>> import torch
     >>> from vidrl.rewards import Samples

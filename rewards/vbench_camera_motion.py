@@ -1,4 +1,5 @@
-"""VBench-I2V's camera motion: whether the camera does what the prompt asks, by four points near the edges."""
+"""VBench-I2V's camera motion: whether the camera does what the prompt asks, by four points
+near the edges."""
 
 from __future__ import annotations
 
@@ -35,20 +36,24 @@ EDGES = ((0, 5), (9, 5), (5, 0), (5, 9))  # top, bottom, left, right, as (row, c
 
 
 class VbenchCameraMotion(Reward):
-    """VBench-I2V's camera_motion: 1 if the camera motion that the prompt asks for is among those found, else 0.
+    """VBench-I2V's camera_motion: 1 if the camera motion that the prompt asks for is among
+    those found, else 0.
 
-    A grid of 10 x 10 points is tracked; of the four near the middle of the edges the way from the first frame to the
-    last, whole pixels, is called left, right, up, down where it is above 0.005 min(H, W) pixels, else static. Top and
-    bottom together, and left and right together, name pans, tilts, zooms or static. The prompt asks by "camera pans
-    left" and the like; others are inapplicable, or ask for `target`.
+    A grid of 10 x 10 points is tracked; of the four near the middle of the edges the way
+    from the first frame to the last, whole pixels, is called left, right, up, down where it
+    is above 0.005 min(H, W) pixels, else static. Top and bottom together, and left and
+    right together, name pans, tilts, zooms or static. The prompt asks by "camera pans left"
+    and the like; others are inapplicable, or ask for `target`.
 
-    As published: only the first and the last frame count; positions are cut to whole pixels; diagonal ways name two
-    motions and either is right; a thing that crosses an edge's middle is taken for the camera.
+    As published: only the first and the last frame count; positions are cut to whole
+    pixels; diagonal ways name two motions and either is right; a thing that crosses an
+    edge's middle is taken for the camera.
 
-    `network` is called as network(video, grid_size=10) with video (1, F, 3, H, W) of 0..255 and gives tracks
-    (1, F, 100, 2) in pixels, x first, row by row, alone or with visibility. Published numbers need CoTracker2, whose
-    licence is non-commercial and which is therefore not part of this library. flow="dis" instead follows the points
-    along OpenCV's flow; its numbers do not compare with published ones.
+    `network` is called as network(video, grid_size=10) with video (1, F, 3, H, W) of 0..255
+    and gives tracks (1, F, 100, 2) in pixels, x first, row by row, alone or with
+    visibility. Published numbers need CoTracker2, whose licence is non-commercial and which
+    is therefore not part of this library. flow="dis" instead follows the points along
+    OpenCV's flow; its numbers do not compare with published ones.
 
     Source: VBench++, arXiv:2411.13503; CoTracker, arXiv:2307.07635.
 
@@ -70,10 +75,14 @@ class VbenchCameraMotion(Reward):
         cost="47 ms a frame of 192 x 341 by DIS on one thread; by CoTracker2, that tracker's.",
     )
 
-    def __init__(self, target: str = "", flow: str = "", network: Network | None = None, flow_size: int = 192) -> None:
+    def __init__(
+        self, target: str = "", flow: str = "", network: Network | None = None, flow_size: int = 192
+    ) -> None:
         super().__init__()
         if target and target not in ASKED.values():
-            raise ValueError(f"expected target to be one of {', '.join(ASKED.values())}, got {target!r}")
+            raise ValueError(
+                f"expected target to be one of {', '.join(ASKED.values())}, got {target!r}"
+            )
         self.target, self.flow, self.network, self.flow_size = target, flow, network, flow_size
 
     @classmethod
@@ -90,8 +99,14 @@ class VbenchCameraMotion(Reward):
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return nothing(samples, self.support, why)
-        found = [labels(track, min(samples.video.shape[-2:])) for track in self._tracks(samples.pick(rows))]
-        value = torch.tensor([float(wanted[i] in names) for i, names in zip(rows, found)], device=samples.video.device)
+        found = [
+            labels(track, min(samples.video.shape[-2:]))
+            for track in self._tracks(samples.pick(rows))
+        ]
+        value = torch.tensor(
+            [float(wanted[i] in names) for i, names in zip(rows, found)],
+            device=samples.video.device,
+        )
         return finish(value[:, None].expand(-1, samples.video.shape[1]), self.support, why, rows)
 
     @torch.no_grad()
@@ -125,7 +140,8 @@ def asked(prompt: str) -> str:
 
 
 def labels(track: Tensor, side: int) -> set[str]:
-    """The camera motions found, by points (2, 100, 2) in the first and the last frame; {"None"} for none."""
+    """The camera motions found, by points (2, 100, 2) in the first and the last frame;
+    {"None"} for none."""
     first, last = track.trunc().view(2, 10, 10, 2)
     ways = [directions(last[at] - first[at], 0.005 * side) for at in EDGES]
     found = named(UPRIGHT, ways[0], ways[1]) | named(LEVEL, ways[2], ways[3])
@@ -135,29 +151,42 @@ def labels(track: Tensor, side: int) -> set[str]:
     return found
 
 
-def named(table: Mapping[tuple[str, str], str], first: Sequence[str], second: Sequence[str]) -> set[str]:
+def named(
+    table: Mapping[tuple[str, str], str], first: Sequence[str], second: Sequence[str]
+) -> set[str]:
     """The motions that two opposite edges show together; {"None"} for none."""
     pairs = itertools.product(first, second)
     return {table[pair] for pair in pairs if pair in table} or {"None"}
 
 
 def directions(way: Tensor, least: float) -> list[str]:
-    """Right or left, down or up, or both, of a way (x, y) in pixels; ["static"] for neither.
+    """Right or left, down or up, or both, of a way (x, y) in pixels; ["static"] for
+    neither.
 
     >>> directions(torch.tensor([3.0, -2.0]), 1.0), directions(torch.tensor([1.0, 0.0]), 1.0)
     (['right', 'up'], ['static'])
     """
     x, y = way.tolist()
-    sides = ["right"] * (x > least) + ["left"] * (x < -least) + ["down"] * (y > least) + ["up"] * (y < -least)
+    sides = (
+        ["right"] * (x > least)
+        + ["left"] * (x < -least)
+        + ["down"] * (y > least)
+        + ["up"] * (y < -least)
+    )
     return sides or ["static"]
 
 
 def followed(motion: Motion, height: int) -> Tensor:
-    """A grid of 10 x 10 points and where the flow takes them, (B, 2, 100, 2), in pixels of frames of this height."""
+    """A grid of 10 x 10 points and where the flow takes them, (B, 2, 100, 2), in pixels of
+    frames of this height."""
     rows, columns = motion.frames.shape[-2:]
     margin = columns / 64
     y, x = torch.linspace(margin, rows - margin, 10), torch.linspace(margin, columns - margin, 10)
-    start = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).view(1, 100, 2).to(motion.forward)
+    start = (
+        torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)
+        .view(1, 100, 2)
+        .to(motion.forward)
+    )
     start = start.expand(len(motion.frames), -1, -1)
     now = start
     for flow in motion.forward.unbind(1):
@@ -169,4 +198,6 @@ def _at(flow: Tensor, points: Tensor) -> Tensor:
     """The flow (B, 2, H, W) at points (B, N, 2)."""
     size = torch.tensor([flow.shape[-1] - 1, flow.shape[-2] - 1]).to(flow)
     grid = (points / size * 2 - 1)[:, None]
-    return grid_sample(flow, grid, padding_mode="border", align_corners=True)[:, :, 0].transpose(1, 2)
+    return grid_sample(flow, grid, padding_mode="border", align_corners=True)[:, :, 0].transpose(
+        1, 2
+    )

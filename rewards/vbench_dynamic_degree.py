@@ -12,14 +12,17 @@ from .vbench import Moving, Network
 class VbenchDynamicDegree(Moving):
     """VBench's dynamic_degree: 1 if enough pairs of frames move fast enough, else 0.
 
-    Every max(1, round(fps / 8))-th frame is taken, N in all. r of a pair is the mean of the int(0.05 H W) longest flow
-    vectors on the map padded to a multiple of 8. 1 if r > 6 min(H, W) / 256 pixels in at least round(4 N / 16) pairs.
-    The curve is the value: a yes has no place in time.
+    Every max(1, round(fps / 8))-th frame is taken, N in all. r of a pair is the mean of the
+    int(0.05 H W) longest flow vectors on the map padded to a multiple of 8. 1 if r > 6
+    min(H, W) / 256 pixels in at least round(4 N / 16) pairs. The curve is the value: a yes
+    has no place in time.
 
-    As published: `round` is Python's, halves to even (20 fps is sampled at 10, 12 at 6, so the same motion changes
-    class with the frame rate); N = 2 needs round(0.5) = 0 pairs, so a static clip of two samples is dynamic; N = 1 is
-    0. Published numbers need RAFT-things with 20 iterations as `network`: lambda a, b: raft(a, b, iters=20,
-    test_mode=True)[1]. flow="raft:PATH" is torchvision's raft_large: other weights, 12 iterations, other numbers.
+    As published: `round` is Python's, halves to even (20 fps is sampled at 10, 12 at 6, so
+    the same motion changes class with the frame rate); N = 2 needs round(0.5) = 0 pairs, so
+    a static clip of two samples is dynamic; N = 1 is
+    0. Published numbers need RAFT-things with 20 iterations as `network`: lambda a, b:
+       raft(a, b, iters=20, test_mode=True)[1]. flow="raft:PATH" is torchvision's
+       raft_large: other weights, 12 iterations, other numbers.
 
     Source: VBench, arXiv:2311.17982; RAFT, arXiv:2003.12039.
 
@@ -52,13 +55,15 @@ class VbenchDynamicDegree(Moving):
         return cls(flow="dis")
 
     def features(self, samples: Samples) -> Tensor:
-        """r of the pair that ends at each sampled frame, NaN at the other frames, (B, F)."""
+        """r of the pair that ends at each sampled frame, NaN at the other frames, (B,
+        F)."""
         return self.resume(samples, None, 0)[0]
 
     def resume(
         self, samples: Samples, state: tuple[int, Tensor] | None, old: int
     ) -> tuple[Tensor, tuple[int, Tensor]]:
-        """The same of the frames after the `old` ones already scored; how many were seen, and the last sample."""
+        """The same of the frames after the `old` ones already scored; how many were seen,
+        and the last sample."""
         new, seen = samples.video[:, old:], 0 if state is None else state[0]
         at = [t for t in range(new.shape[1]) if (seen + t) % interval(samples.fps) == 0]
         taken = new[:, at] if state is None else torch.cat([state[1], new[:, at]], 1)
@@ -72,7 +77,9 @@ class VbenchDynamicDegree(Moving):
     def conclude(self, features: Tensor, about: About) -> Tensor:
         """The answer, at every frame."""
         sampled = len(range(0, features.shape[1], interval(about.fps)))
-        return moves(features, sampled, min(about.size))[:, None].float().expand(-1, features.shape[1])
+        return (
+            moves(features, sampled, min(about.size))[:, None].float().expand(-1, features.shape[1])
+        )
 
 
 def interval(fps: float) -> int:
@@ -85,6 +92,7 @@ def interval(fps: float) -> int:
 
 
 def moves(speeds: Tensor, sampled: int, side: int) -> Tensor:
-    """Whether clips are dynamic, bool (B,), by the r of their pairs (B, any, NaN where there is none)."""
+    """Whether clips are dynamic, bool (B,), by the r of their pairs (B, any, NaN where
+    there is none)."""
     moving = (speeds > 6.0 * side / 256.0).sum(1)
     return (moving >= round(4 * sampled / 16.0)) & (sampled > 1)

@@ -1,4 +1,5 @@
-"""VBench's human action: whether a classifier sees the action that the prompt names, by UMT."""
+"""VBench's human action: whether a classifier sees the action that the prompt names, by
+UMT."""
 
 from __future__ import annotations
 
@@ -21,19 +22,22 @@ BEST = 5  # classes that may count
 class VbenchHumanAction(Reward):
     """VBench's human_action: 1 if UMT is sure of the action that the prompt names, else 0.
 
-    1 where the action is among the 5 likeliest of Kinetics-400's 400 and its probability, the logistic function of its
-    logit rounded to 4 digits, is at least 0.85. UMT-L/16 sees 16 frames, the middles of 16 segments of equal length,
-    the last repeated in clips of fewer; each is resized to a shorter side of 256 by OpenCV's bilinear filter, and cut
-    to its central square of 224.
+    1 where the action is among the 5 likeliest of Kinetics-400's 400 and its probability,
+    the logistic function of its logit rounded to 4 digits, is at least 0.85. UMT-L/16 sees
+    16 frames, the middles of 16 segments of equal length, the last repeated in clips of
+    fewer; each is resized to a shorter side of 256 by OpenCV's bilinear filter, and cut to
+    its central square of 224.
 
-    The prompt names the action as VBench's 100 prompts do, "A person is riding a bike"; a prompt without an action of
-    Kinetics-400 asks for `action`, and is inapplicable without that.
+    The prompt names the action as VBench's 100 prompts do, "A person is riding a bike"; a
+    prompt without an action of Kinetics-400 asks for `action`, and is inapplicable without
+    that.
 
-    As published: the probabilities of the classes are independent of each other, not a softmax; the sides of a wide
-    frame are cut off; half of what happens may lie between the 16 frames.
+    As published: the probabilities of the classes are independent of each other, not a
+    softmax; the sides of a wide frame are cut off; half of what happens may lie between the
+    16 frames.
 
-    `weights` is UMT's file, a local path or owner/name/file of the hub. UMT's code is under MIT; VBench's copy of the
-    weights states no licence.
+    `weights` is UMT's file, a local path or owner/name/file of the hub. UMT's code is under
+    MIT; VBench's copy of the weights states no licence.
 
     Source: VBench, arXiv:2311.17982; UMT, arXiv:2303.16058.
 
@@ -62,7 +66,9 @@ class VbenchHumanAction(Reward):
     ) -> None:
         super().__init__()
         if action and action.lower() not in ACTIONS:
-            raise ValueError(f"no action {action!r} in Kinetics-400: {nearest(action.lower(), ACTIONS)[:200]} ...")
+            raise ValueError(
+                f"no action {action!r} in Kinetics-400: {nearest(action.lower(), ACTIONS)[:200]} ..."
+            )
         if chunk < 1:
             raise ValueError(f"expected chunk, clips at a time, to be 1 or more, got {chunk}")
         self.action, self.chunk = action, chunk
@@ -70,7 +76,8 @@ class VbenchHumanAction(Reward):
 
     @classmethod
     def tiny(cls) -> VbenchHumanAction:
-        """A UMT of one layer and random weights; prompts that name no action ask for marching."""
+        """A UMT of one layer and random weights; prompts that name no action ask for
+        marching."""
         reward = cls(action="marching")
         reward.network = Network(umt.tiny)
         return reward
@@ -78,14 +85,20 @@ class VbenchHumanAction(Reward):
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips."""
         wanted = [asked(prompt) or self.action.lower() for prompt in samples.prompts]
-        silent = ("inapplicable: the prompt names no action of Kinetics-400, as 'A person is riding a bike' does, and "
-                  "action is not given")
-        why = [reason or (None if action else silent)
-               for reason, action in zip(refusals(samples, self.needed, self.least_side), wanted)]
+        silent = (
+            "inapplicable: the prompt names no action of Kinetics-400, as 'A person is riding a bike' does, and "
+            "action is not given"
+        )
+        why = [
+            reason or (None if action else silent)
+            for reason, action in zip(refusals(samples, self.needed, self.least_side), wanted)
+        ]
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return nothing(samples, self.support, why)
-        classes = torch.tensor([ACTIONS.index(wanted[i]) for i in rows], device=samples.video.device)
+        classes = torch.tensor(
+            [ACTIONS.index(wanted[i]) for i in rows], device=samples.video.device
+        )
         seen = sure(self.logits(samples.pick(rows).video), classes)
         return finish(seen[:, None].expand(-1, samples.video.shape[1]), self.support, why, rows)
 
@@ -98,7 +111,8 @@ class VbenchHumanAction(Reward):
 
 
 def asked(prompt: str) -> str:
-    """The action of Kinetics-400 that a prompt names, as VBench reads it from a file's name; else empty.
+    """The action of Kinetics-400 that a prompt names, as VBench reads it from a file's
+    name; else empty.
 
     >>> asked("A person is riding a bike"), asked("A person is sleeping"), asked("a dog")
     ('riding a bike', '', '')
@@ -108,7 +122,8 @@ def asked(prompt: str) -> str:
 
 
 def sure(logits: Tensor, classes: Tensor) -> Tensor:
-    """1.0 where the class is among the five likeliest and its probability at least 0.85, else 0.0; (B,).
+    """1.0 where the class is among the five likeliest and its probability at least 0.85,
+    else 0.0; (B,).
 
     >>> sure(torch.tensor([[4.0, 2.0, 0.0, -1.0, -2.0, -3.0]]).expand(3, 6), torch.tensor([0, 1, 2]))
     tensor([1., 1., 0.])
@@ -119,11 +134,15 @@ def sure(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def prepared(frames: Tensor) -> Tensor:
-    """Frames (N, C, H, W) as UMT takes them: shorter side 256 by OpenCV, central square of 224, ImageNet statistics."""
+    """Frames (N, C, H, W) as UMT takes them: shorter side 256 by OpenCV, central square of
+    224, ImageNet statistics."""
     height, width = frames.shape[-2:]
     goal = (256, int(256 * height / width)) if width < height else (int(256 * width / height), 256)
     bytes_ = levels(frames).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    resized = bytes_ if min(height, width) == 256 else np.stack(
-        [cv2.resize(frame, goal, interpolation=cv2.INTER_LINEAR) for frame in bytes_])
+    resized = (
+        bytes_
+        if min(height, width) == 256
+        else np.stack([cv2.resize(frame, goal, interpolation=cv2.INTER_LINEAR) for frame in bytes_])
+    )
     whole = torch.from_numpy(resized).permute(0, 3, 1, 2).to(frames.device)
     return normalised(middle(whole, umt.SIDE).float() / 255, IMAGENET)

@@ -10,22 +10,25 @@ from .vbench import Network, ToImage, for_dreamsim, image_for_dreamsim
 
 
 class VbenchI2vBackground(ToImage):
-    """VBench-I2V's i2v_background: likeness of the clip to the image it was made from, and of its frames, in [0, 1].
+    """VBench-I2V's i2v_background: likeness of the clip to the image it was made from, and
+    of its frames, in [0, 1].
 
-    a max_t cos(z_img, z_t) + b mean_t cos(z_{t-1}, z_t) + c min_t cos(z_{t-1}, z_t), cosines at least 0, z
-    DreamSim's embedding of frames resized to 224 x 224, bicubic; a, b, c are 0.4, 0.3, 0.3 (`weighting`). The image
-    is the first frame of `Samples.reference`; without one a clip is inapplicable, or, with `first`, its own first
+    a max_t cos(z_img, z_t) + b mean_t cos(z_{t-1}, z_t) + c min_t cos(z_{t-1}, z_t),
+    cosines at least 0, z DreamSim's embedding of frames resized to 224 x 224, bicubic; a,
+    b, c are 0.4, 0.3, 0.3 (`weighting`). The image is the first frame of
+    `Samples.reference`; without one a clip is inapplicable, or, with `first`, its own first
     frame is the image, and the first term always 1.
 
-    `antialias` is whether frames are resized with antialiasing: VBench leaves this to torchvision, which does so since
-    its version 0.17 (True), and did not before (False). The image is always resized as Pillow does it, antialiased and
-    rounded.
+    `antialias` is whether frames are resized with antialiasing: VBench leaves this to
+    torchvision, which does so since its version 0.17 (True), and did not before (False).
+    The image is always resized as Pillow does it, antialiased and rounded.
 
-    As published: no mask, the whole frame counts; the aspect is not kept; the maximum over frames lets one faithful
-    frame stand for all.
+    As published: no mask, the whole frame counts; the aspect is not kept; the maximum over
+    frames lets one faithful frame stand for all.
 
-    `network` takes (N, 3, 224, 224) in about [0, 1] and gives (N, D): `dreamsim(pretrained=True)[0].embed` of the
-    package dreamsim, which vidrl does not install.
+    `network` takes (N, 3, 224, 224) in about [0, 1] and gives (N, D):
+    `dreamsim(pretrained=True)[0].embed` of the package dreamsim, which vidrl does not
+    install.
 
     Source: VBench++, arXiv:2411.13503; DreamSim, arXiv:2306.09344.
 
@@ -62,7 +65,8 @@ class VbenchI2vBackground(ToImage):
 
     @classmethod
     def tiny(cls) -> VbenchI2vBackground:
-        """With a small network of random weights, not DreamSim's; the first frame is the image."""
+        """With a small network of random weights, not DreamSim's; the first frame is the
+        image."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             layers = nn.Conv2d(3, 8, 16, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()
@@ -70,7 +74,9 @@ class VbenchI2vBackground(ToImage):
 
     def load(self) -> Network:
         """An error: DreamSim comes as a network."""
-        raise RuntimeError("VbenchI2vBackground needs DreamSim: network=dreamsim(pretrained=True)[0].embed")
+        raise RuntimeError(
+            "VbenchI2vBackground needs DreamSim: network=dreamsim(pretrained=True)[0].embed"
+        )
 
     def prepare(self, frames: Tensor) -> Tensor:
         """As DreamSim takes them."""

@@ -9,17 +9,20 @@ from .vbench import Network, ToImage, dino, image_for_dino, square_for_dino, tin
 
 
 class VbenchI2vSubject(ToImage):
-    """VBench-I2V's i2v_subject: likeness of the clip to the image it was made from, and of its frames, in [0, 1].
+    """VBench-I2V's i2v_subject: likeness of the clip to the image it was made from, and of
+    its frames, in [0, 1].
 
-    a max_t cos(z_img, z_t) + b mean_t cos(z_{t-1}, z_t) + c min_t cos(z_{t-1}, z_t), cosines at least 0, z the
-    class token of DINO ViT-B/16; a, b, c are 0.4, 0.3, 0.3 (`weighting`). The shorter side of frames and image is
-    resized to 256, bicubic, and the middle 224 x 224 is cut out. This is VBench-I2V since July 2024; the beta
-    release before it had the weights 0.5, 0.5, 0 and another preparation, and its numbers do not compare.
+    a max_t cos(z_img, z_t) + b mean_t cos(z_{t-1}, z_t) + c min_t cos(z_{t-1}, z_t),
+    cosines at least 0, z the class token of DINO ViT-B/16; a, b, c are 0.4, 0.3, 0.3
+    (`weighting`). The shorter side of frames and image is resized to 256, bicubic, and the
+    middle 224 x 224 is cut out. This is VBench-I2V since July 2024; the beta release before
+    it had the weights 0.5, 0.5, 0 and another preparation, and its numbers do not compare.
 
-    The image is the first frame of `Samples.reference`; without one a clip is inapplicable, or, with `first`, its
-    own first frame is the image, and the first term always 1. `antialias` is whether frames are resized with
-    antialiasing: VBench leaves this to torchvision, which does so since its version 0.17 (True), and did not before
-    (False). The image is always resized as Pillow does it, antialiased and rounded.
+    The image is the first frame of `Samples.reference`; without one a clip is inapplicable,
+    or, with `first`, its own first frame is the image, and the first term always 1.
+    `antialias` is whether frames are resized with antialiasing: VBench leaves this to
+    torchvision, which does so since its version 0.17 (True), and did not before (False).
+    The image is always resized as Pillow does it, antialiased and rounded.
 
     As published: the maximum over frames lets one faithful frame stand for all.
 

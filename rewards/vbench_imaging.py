@@ -13,15 +13,19 @@ from .vbench import Network, Networked, for_musiq
 
 
 class VbenchImaging(Networked):
-    """VBench's imaging_quality: MUSIQ-SPAQ's mark of each frame over 100, mean over all frames, mostly in [0, 1].
+    """VBench's imaging_quality: MUSIQ-SPAQ's mark of each frame over 100, mean over all
+    frames, mostly in [0, 1].
 
-    Frames whose longer side is above 512 are resized to 512, bilinear, without antialiasing.
+    Frames whose longer side is above 512 are resized to 512, bilinear, without
+    antialiasing.
 
-    As published: VBench's list of clips has marks of 0..100, its total a hundredth of them; this is the hundredth.
+    As published: VBench's list of clips has marks of 0..100, its total a hundredth of them;
+    this is the hundredth.
 
-    `network` takes (N, 3, H, W) in [0, 1] and gives marks of 0..100, (N,) or (N, 1). Without one, MUSIQ is built by
-    pyiqa with the weights at `weights`, musiq_spaq_ckpt-358bb6af.pth as published. pyiqa's licences differ by part,
-    some are non-commercial: it is asked for, never installed by vidrl.
+    `network` takes (N, 3, H, W) in [0, 1] and gives marks of 0..100, (N,) or (N, 1).
+    Without one, MUSIQ is built by pyiqa with the weights at `weights`,
+    musiq_spaq_ckpt-358bb6af.pth as published. pyiqa's licences differ by part, some are
+    non-commercial: it is asked for, never installed by vidrl.
 
     Source: VBench, arXiv:2311.17982; MUSIQ, arXiv:2108.05997.
 
@@ -40,7 +44,11 @@ class VbenchImaging(Networked):
     )
 
     def __init__(
-        self, weights: str = "", network: Network | None = None, chunk: int = 1, offload: bool = False
+        self,
+        weights: str = "",
+        network: Network | None = None,
+        chunk: int = 1,
+        offload: bool = False,
     ) -> None:
         super().__init__(network, chunk, offload)
         self.weights = weights
@@ -50,7 +58,13 @@ class VbenchImaging(Networked):
         """With a small network of random weights, not MUSIQ's."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            layers = nn.Conv2d(3, 4, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+            layers = (
+                nn.Conv2d(3, 4, 5, 3),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(4, 1),
+            )
             return cls(network=nn.Sequential(*layers, nn.Sigmoid(), _Percent()), chunk=8)
 
     def load(self) -> Network:
@@ -80,7 +94,9 @@ def musiq(weights: str) -> nn.Module:
     try:
         architecture = importlib.import_module("pyiqa.archs.musiq_arch")
     except ImportError as error:
-        raise ImportError("MUSIQ's architecture comes from pyiqa: pip install pyiqa, or pass network=...") from error
+        raise ImportError(
+            "MUSIQ's architecture comes from pyiqa: pip install pyiqa, or pass network=..."
+        ) from error
     network = architecture.MUSIQ(pretrained=False)
     state = torch.load(weights, map_location="cpu", weights_only=True)
     fill(network, state.get("params", state), "MUSIQ")

@@ -10,20 +10,23 @@ from .vbench import Network, colour, padded_to
 
 
 class VbenchMotionSmoothness(Reward):
-    """VBench's motion_smoothness: 1 less the mean error of interpolated odd frames, in [0, 1].
+    """VBench's motion_smoothness: 1 less the mean error of interpolated odd frames, in [0,
+    1].
 
-    The network guesses the frame midway between f_{2k} and f_{2k+2}; d_k is the mean absolute difference to f_{2k+1}
-    in 0..255; the value is (255 - mean_k d_k) / 255. A term is three frames from an even one on; those from an odd one
-    stand for the mean.
+    The network guesses the frame midway between f_{2k} and f_{2k+2}; d_k is the mean
+    absolute difference to f_{2k+1} in 0..255; the value is (255 - mean_k d_k) / 255. A term
+    is three frames from an even one on; those from an odd one stand for the mean.
 
-    As published: the guess is cut, not rounded, to whole grey levels; with an even number of frames the last is never
-    looked at. Published code lowers the working scale on small GPUs, some ports even with the memory free at the
-    time; here the scale is always 1. Two frames are inapplicable (published: an error; FastVideo: 1.0).
+    As published: the guess is cut, not rounded, to whole grey levels; with an even number
+    of frames the last is never looked at. Published code lowers the working scale on small
+    GPUs, some ports even with the memory free at the time; here the scale is always 1. Two
+    frames are inapplicable (published: an error; FastVideo: 1.0).
 
-    `network` takes two batches (N, 3, H, W) in [0, 1], sides divisible by 16, and gives the frame midway. Published
-    numbers need AMT-S, whose licence is non-commercial and which is therefore not part of this library:
-    network=lambda a, b: amt(a, b, torch.full((1, 1, 1, 1), 0.5), scale_factor=1.0, eval=True)["imgt_pred"].
-    Float clips are rounded to whole grey levels first, as a file would be.
+    `network` takes two batches (N, 3, H, W) in [0, 1], sides divisible by 16, and gives the
+    frame midway. Published numbers need AMT-S, whose licence is non-commercial and which is
+    therefore not part of this library: network=lambda a, b: amt(a, b, torch.full((1, 1, 1,
+    1), 0.5), scale_factor=1.0, eval=True)["imgt_pred"]. Float clips are rounded to whole
+    grey levels first, as a file would be.
 
     Source: VBench, arXiv:2311.17982; AMT, arXiv:2304.09790.
 
@@ -54,13 +57,16 @@ class VbenchMotionSmoothness(Reward):
         return cls(network=lambda first, second: (first + second) / 2)
 
     def features(self, samples: Samples) -> Tensor:
-        """1 - d / 255 of three frames from each even one on, NaN from an odd one on, (B, F - 2)."""
+        """1 - d / 255 of three frames from each even one on, NaN from an odd one on, (B, F
+        - 2)."""
         return self.resume(samples, None, 0)[0]
 
     def resume(self, samples: Samples, state: int | None, old: int) -> tuple[Tensor, int]:
         """The same after the `old` frames already scored, and how many frames were seen."""
         video, begin = whole_levels(samples.video), 0 if state is None else state - old
-        starts = range(max(0, old - self.reach) if state is not None else 0, video.shape[1] - self.reach)
+        starts = range(
+            max(0, old - self.reach) if state is not None else 0, video.shape[1] - self.reach
+        )
         terms = torch.full((len(video), len(starts)), torch.nan, device=video.device)
         even = [t for t in starts if (begin + t) % 2 == 0]
         for batch in (even[i : i + self.chunk] for i in range(0, len(even), self.chunk)):
@@ -77,7 +83,10 @@ class VbenchMotionSmoothness(Reward):
         """Mean absolute difference of the guess to the frame, 0..255, (B, len(starts))."""
         first, middle, last = (video[:, [t + i for t in starts]] for i in range(3))
         guess = self._guess(first.flatten(0, 1), last.flatten(0, 1))
-        gap = guess.unflatten(0, first.shape[:2]) - colour(middle.flatten(0, 1)).unflatten(0, first.shape[:2]).float()
+        gap = (
+            guess.unflatten(0, first.shape[:2])
+            - colour(middle.flatten(0, 1)).unflatten(0, first.shape[:2]).float()
+        )
         return gap.abs().mean((2, 3, 4), dtype=torch.float64).to(gap)
 
     def _guess(self, first: Tensor, last: Tensor) -> Tensor:
@@ -89,7 +98,9 @@ class VbenchMotionSmoothness(Reward):
             )
         if isinstance(self.network, torch.nn.Module):
             self.network.eval().to(first.device)
-        guess = self.network(*(padded_to(colour(frames).float() / 255, 16) for frames in (first, last)))
+        guess = self.network(
+            *(padded_to(colour(frames).float() / 255, 16) for frames in (first, last))
+        )
         return (unpadded(guess, first.shape[-2], first.shape[-1]) * 255).clamp(0, 255).floor()
 
 
@@ -101,4 +112,8 @@ def unpadded(frames: Tensor, height: int, width: int) -> Tensor:
 
 def whole_levels(video: Tensor) -> Tensor:
     """Clips as uint8."""
-    return video if video.dtype == torch.uint8 else (video.detach() * 255).round().clamp(0, 255).to(torch.uint8)
+    return (
+        video
+        if video.dtype == torch.uint8
+        else (video.detach() * 255).round().clamp(0, 255).to(torch.uint8)
+    )

@@ -7,18 +7,21 @@ from .base import Card
 
 
 class VbenchOverallConsistency(FitsPrompt):
-    """VBench's overall_consistency: the cosine of ViCLIP between a clip and its prompt, about 0.1 to 0.35.
+    """VBench's overall_consistency: the cosine of ViCLIP between a clip and its prompt,
+    about 0.1 to 0.35.
 
-    cos(v, t), v ViCLIP-L/14's feature of 8 frames, t that of the prompt's first 32 tokens. The frames are the middles
-    of 8 segments of equal length, the last repeated in clips of fewer frames; each is resized to a shorter side of 224,
-    bicubic without antialiasing, rounded to whole grey levels, and cut to its central square.
+    cos(v, t), v ViCLIP-L/14's feature of 8 frames, t that of the prompt's first 32 tokens.
+    The frames are the middles of 8 segments of equal length, the last repeated in clips of
+    fewer frames; each is resized to a shorter side of 224, bicubic without antialiasing,
+    rounded to whole grey levels, and cut to its central square.
 
-    As published: the sides of a wide frame are cut off, and what a prompt says after 32 tokens does not count. VBench
-    measures it on 93 prompts of its own; the total scales it by 0.364, the largest score that VBench expects.
+    As published: the sides of a wide frame are cut off, and what a prompt says after 32
+    tokens does not count. VBench measures it on 93 prompts of its own; the total scales it
+    by 0.364, the largest score that VBench expects.
 
-    `weights` is ViCLIP's file, a local path or owner/name/file of the hub; `words` a folder or hub id with CLIP's
-    tokenizer. The hub's page of OpenGVLab/ViCLIP names MIT for the weights, which were learned from clips under
-    CC BY-NC-SA 4.0.
+    `weights` is ViCLIP's file, a local path or owner/name/file of the hub; `words` a folder
+    or hub id with CLIP's tokenizer. The hub's page of OpenGVLab/ViCLIP names MIT for the
+    weights, which were learned from clips under CC BY-NC-SA 4.0.
 
     Source: VBench, arXiv:2311.17982; ViCLIP, arXiv:2307.06942.
 

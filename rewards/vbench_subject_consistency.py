@@ -9,16 +9,20 @@ from .vbench import Followed, Network, dino, for_dino, tiny_dino
 
 
 class VbenchSubjectConsistency(Followed):
-    """VBench's subject_consistency: likeness of each frame to the one before and to the first, in [0, 1].
+    """VBench's subject_consistency: likeness of each frame to the one before and to the
+    first, in [0, 1].
 
-    Mean over t >= 1 of (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t))) / 2, z the class token of DINO ViT-B/16 on
-    frames whose shorter side is resized to 224, bilinear, without antialiasing or crop.
+    Mean over t >= 1 of (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t))) / 2, z the class
+    token of DINO ViT-B/16 on frames whose shorter side is resized to 224, bilinear, without
+    antialiasing or crop.
 
-    As published: the subject is not looked for, the whole frame counts; over several clips one GPU averages all
-    frames and several GPUs average clips (`vbench.aggregate`). Position codes of frames that are not square are
-    interpolated as DINO's own code does, a tenth of a patch too large.
+    As published: the subject is not looked for, the whole frame counts; over several clips
+    one GPU averages all frames and several GPUs average clips (`vbench.aggregate`).
+    Position codes of frames that are not square are interpolated as DINO's own code does, a
+    tenth of a patch too large.
 
-    Source: VBench, arXiv:2311.17982; DINO, arXiv:2104.14294. `weights` is a folder or hub id for transformers.
+    Source: VBench, arXiv:2311.17982; DINO, arXiv:2104.14294. `weights` is a folder or hub
+    id for transformers.
 
     >>> import torch
     >>> from vidrl.rewards import Samples

@@ -12,16 +12,18 @@ from .base import Card, Reward, Samples
 
 
 class VbenchTemporalFlickering(Reward):
-    """VBench's temporal_flickering: 1 less the mean absolute difference of neighbouring frames, in [0, 1], 1 frozen.
+    """VBench's temporal_flickering: 1 less the mean absolute difference of neighbouring
+    frames, in [0, 1], 1 frozen.
 
-    (255 - mean_t m_t) / 255, m_t the mean over pixels and channels of |f_t - f_{t+1}| in 0..255, no resize. A term
-    is a pair of frames. Sums are whole numbers or float64, which agrees with the published float32 mean to 1e-6
-    where a clip holds whole grey levels. Other floats are taken as they are, although a file would hold them
-    rounded.
+    (255 - mean_t m_t) / 255, m_t the mean over pixels and channels of |f_t - f_{t+1}| in
+    0..255, no resize. A term is a pair of frames. Sums are whole numbers or float64, which
+    agrees with the published float32 mean to 1e-6 where a clip holds whole grey levels.
+    Other floats are taken as they are, although a file would hold them rounded.
 
-    As published: any motion counts as flicker, and the best clip is frozen. VBench runs it only on clips that
-    `vbench_static_filter` passes (its custom_input mode skips that); here every clip is scored. A file that cannot be
-    read, which VBench drops without a word, is a row with its reason here, and one frame is inapplicable, not NaN.
+    As published: any motion counts as flicker, and the best clip is frozen. VBench runs it
+    only on clips that `vbench_static_filter` passes (its custom_input mode skips that);
+    here every clip is scored. A file that cannot be read, which VBench drops without a
+    word, is a row with its reason here, and one frame is inapplicable, not NaN.
 
     Source: VBench, arXiv:2311.17982.
 
@@ -51,7 +53,9 @@ class VbenchTemporalFlickering(Reward):
         video = samples.video
         if video.is_cuda and video.dtype == torch.uint8:
             return _on_device(video)
-        if video.dtype in (torch.uint8, torch.float32) and not (video.is_cuda or video.requires_grad):
+        if video.dtype in (torch.uint8, torch.float32) and not (
+            video.is_cuda or video.requires_grad
+        ):
             return torch.tensor([_differences(clip) for clip in video], dtype=torch.float32)
         pairs = zip(video[:, :-1].unbind(1), video[:, 1:].unbind(1))
         steps = torch.stack([(a.double() - b.double()).abs().mean((1, 2, 3)) for a, b in pairs], 1)
@@ -61,7 +65,9 @@ class VbenchTemporalFlickering(Reward):
 def _differences(clip: Tensor) -> list[float]:
     """The terms of a clip (F, C, H, W) in memory, uint8 or float32, without copying it."""
     cv2 = importlib.import_module("cv2")
-    planes = clip.permute(0, 2, 3, 1) if clip.permute(0, 2, 3, 1).is_contiguous() else clip.contiguous()
+    planes = (
+        clip.permute(0, 2, 3, 1) if clip.permute(0, 2, 3, 1).is_contiguous() else clip.contiguous()
+    )
     rows: np.ndarray = planes.numpy().reshape(len(clip), clip.shape[2], -1)
     most = rows[0].size * (255 if clip.dtype == torch.uint8 else 1)
     return [1 - cv2.norm(a, b, cv2.NORM_L1) / most for a, b in zip(rows[:-1], rows[1:])]

@@ -1,4 +1,5 @@
-"""VBench's temporal style: how well a clip fits a prompt that asks for a camera motion or a speed, by ViCLIP."""
+"""VBench's temporal style: how well a clip fits a prompt that asks for a camera motion or a
+speed, by ViCLIP."""
 
 from __future__ import annotations
 
@@ -7,18 +8,21 @@ from .base import Card
 
 
 class VbenchTemporalStyle(FitsPrompt):
-    """VBench's temporal_style: the cosine of ViCLIP between a clip and its prompt, about 0.1 to 0.35.
+    """VBench's temporal_style: the cosine of ViCLIP between a clip and its prompt, about
+    0.1 to 0.35.
 
-    The arithmetic is exactly that of `vbench_overall_consistency`, with the whole prompt as text; the two dimensions
-    differ in the prompts that VBench measures them on. Those of temporal_style, 100, end with a camera motion or a
-    speed, such as "zoom in" or "in super slow motion".
+    The arithmetic is exactly that of `vbench_overall_consistency`, with the whole prompt as
+    text; the two dimensions differ in the prompts that VBench measures them on. Those of
+    temporal_style, 100, end with a camera motion or a speed, such as "zoom in" or "in super
+    slow motion".
 
-    As published: the words of the style are a small part of the text, so that a clip which shows the subject without
-    the style scores nearly as high. The total scales the score by 0.364, the largest that VBench expects.
+    As published: the words of the style are a small part of the text, so that a clip which
+    shows the subject without the style scores nearly as high. The total scales the score by
+    0.364, the largest that VBench expects.
 
-    `weights` is ViCLIP's file, a local path or owner/name/file of the hub; `words` a folder or hub id with CLIP's
-    tokenizer. The hub's page of OpenGVLab/ViCLIP names MIT for the weights, which were learned from clips under
-    CC BY-NC-SA 4.0.
+    `weights` is ViCLIP's file, a local path or owner/name/file of the hub; `words` a folder
+    or hub id with CLIP's tokenizer. The hub's page of OpenGVLab/ViCLIP names MIT for the
+    weights, which were learned from clips under CC BY-NC-SA 4.0.
 
     Source: VBench, arXiv:2311.17982; ViCLIP, arXiv:2307.06942.
 

@@ -1,4 +1,5 @@
-"""VideoReward: visual quality, motion quality and text alignment of a whole clip, by Qwen2-VL."""
+"""VideoReward: visual quality, motion quality and text alignment of a whole clip, by
+Qwen2-VL."""
 
 from __future__ import annotations
 
@@ -24,15 +25,18 @@ LEAST_FRAMES = 4
 
 
 class VideoAlign(Reward):
-    """VideoReward's ratings of a clip, each about mean 0 and deviation 1: VQ, MQ, TA, and their weighted sum.
+    """VideoReward's ratings of a clip, each about mean 0 and deviation 1: VQ, MQ, TA, and
+    their weighted sum.
 
-    value = sum_p w_p (head at the mark of p - mean_p) / deviation_p. Frames are taken evenly at 2 a second, at least 4,
-    resized to 100352 to 200704 pixels in multiples of 28, and read together with the published instruction; nothing is
-    written to disk. The curve is flat: the judge gives one number a clip. `parts` of the score holds the three.
-    `model` is a local folder or hub id with model_config.json and `checkpoint`/model.pth as published (adapters are
-    merged); rates, sizes and moments are read from that file. `base`, if given, replaces its model_name_or_path, whose
-    config.json and tokenizer are needed. Raises ValueError for a layout or template other than the published.
-    Liu et al. 2025, arXiv 2501.13918.
+    value = sum_p w_p (head at the mark of p - mean_p) / deviation_p. Frames are taken
+    evenly at 2 a second, at least 4, resized to 100352 to 200704 pixels in multiples of 28,
+    and read together with the published instruction; nothing is written to disk. The curve
+    is flat: the judge gives one number a clip. `parts` of the score holds the three.
+    `model` is a local folder or hub id with model_config.json and `checkpoint`/model.pth as
+    published (adapters are merged); rates, sizes and moments are read from that file.
+    `base`, if given, replaces its model_name_or_path, whose config.json and tokenizer are
+    needed. Raises ValueError for a layout or template other than the published. Liu et al.
+    2025, arXiv 2501.13918.
 
     >>> score = VideoAlign.tiny()(Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0))
     >>> score.value.shape, sorted(score.parts)
@@ -53,15 +57,26 @@ class VideoAlign(Reward):
     )
 
     def __init__(
-        self, model: str = "KwaiVGI/VideoReward", base: str = "", checkpoint: str = "checkpoint-11352",
-        weights: tuple[float, float, float] = (1.0, 1.0, 1.0), chunk: int = 1, dtype: str = "bfloat16",
+        self,
+        model: str = "KwaiVGI/VideoReward",
+        base: str = "",
+        checkpoint: str = "checkpoint-11352",
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        chunk: int = 1,
+        dtype: str = "bfloat16",
         offload: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         precision(dtype)
         if chunk < 1:
             raise ValueError(f"expected chunk, clips a forward pass, to be at least 1, got {chunk}")
-        self.model, self.base, self.checkpoint, self.weights, self.chunk = model, base, checkpoint, weights, chunk
+        self.model, self.base, self.checkpoint, self.weights, self.chunk = (
+            model,
+            base,
+            checkpoint,
+            weights,
+            chunk,
+        )
         self.network = Network(lambda: self._judge(dtype), offload)
         self.words: Callable[[], qwen.Words] = lambda: _words(tokenizer(self._base()))
         self._config: dict[str, Any] | None = None
@@ -94,7 +109,9 @@ class VideoAlign(Reward):
         flat = [one[:, None].expand(-1, samples.video.shape[1]) for one in rated.unbind(1)]
         whole = torch.stack([w * curve for w, curve in zip(self.weights, flat, strict=True)]).sum(0)
         score = finish(whole, self.support, why, rows)
-        score.parts = {p: finish(c, self.support, list(why), rows) for p, c in zip(PARTS, flat, strict=True)}
+        score.parts = {
+            p: finish(c, self.support, list(why), rows) for p, c in zip(PARTS, flat, strict=True)
+        }
         score.weights = dict(zip(PARTS, self.weights, strict=True))
         return score
 
@@ -107,7 +124,9 @@ class VideoAlign(Reward):
         most = int(data.get("max_frame_pixels", 200704))
         with self.network.on(video) as judge:
             found = []
-            for clips, prompts in zip(video.split(self.chunk), _groups(samples.prompts, self.chunk), strict=True):
+            for clips, prompts in zip(
+                video.split(self.chunk), _groups(samples.prompts, self.chunk), strict=True
+            ):
                 said = qwen.conversation(qwen.prepared(clips, self.least, most), prompts, words)
                 found.append(read_marks(judge(said, words.medium, words.marks)))
         mean, deviation = (torch.tensor(x, device=video.device) for x in self._moments())
@@ -121,16 +140,24 @@ class VideoAlign(Reward):
         return self._config
 
     def _file(self, name: str) -> Path:
-        return published(str(Path(self.model).expanduser() / name) if Path(self.model).expanduser().is_dir()
-                         else f"{self.model}/{name}")
+        return published(
+            str(Path(self.model).expanduser() / name)
+            if Path(self.model).expanduser().is_dir()
+            else f"{self.model}/{name}"
+        )
 
     def _base(self) -> str:
         return self.base or self.config["model_config"]["model_name_or_path"]
 
     def _moments(self) -> tuple[list[float], list[float]]:
         given = self.config.get("inference_config") or {}
-        mean = [float(given.get(f"{p}_mean", default)) for p, default in zip(PARTS, MEAN, strict=True)]
-        return mean, [float(given.get(f"{p}_std", default)) for p, default in zip(PARTS, DEVIATION, strict=True)]
+        mean = [
+            float(given.get(f"{p}_mean", default)) for p, default in zip(PARTS, MEAN, strict=True)
+        ]
+        return mean, [
+            float(given.get(f"{p}_std", default))
+            for p, default in zip(PARTS, DEVIATION, strict=True)
+        ]
 
     def _judge(self, dtype: str) -> qwen.Judge:
         state = read_state(self._file(f"{self.checkpoint}/model.pth"))
@@ -142,7 +169,8 @@ class VideoAlign(Reward):
 
 
 def sampled(frames: int, fps: float, rate: float = 2.0) -> list[int]:
-    """The frames looked at: about `rate` a second, an even number, at least 4 or all, spread from first to last.
+    """The frames looked at: about `rate` a second, an even number, at least 4 or all,
+    spread from first to last.
 
     >>> sampled(81, 16.0), sampled(3, 8.0)
     ([0, 9, 18, 27, 36, 44, 53, 62, 71, 80], [0, 2])
@@ -154,7 +182,8 @@ def sampled(frames: int, fps: float, rate: float = 2.0) -> list[int]:
 
 
 def read_marks(found: Tensor) -> Tensor:
-    """One number a mark, (N, 3), of the head at each, (N, 3, 1); where the head has three, each mark reads its own."""
+    """One number a mark, (N, 3), of the head at each, (N, 3, 1); where the head has three,
+    each mark reads its own."""
     return found[..., 0] if found.shape[-1] == 1 else found.diagonal(dim1=1, dim2=2)
 
 
@@ -167,12 +196,21 @@ def lora_scale(config: dict[str, Any]) -> float:
 def checked(config: dict[str, Any]) -> dict[str, Any]:
     """The published configuration; ValueError where it asks for what is not done here."""
     data = config.get("data_config", {})
-    asked = {"prompt_template_type": data.get("prompt_template_type", "detailed_special"),
-             "sample_type": data.get("sample_type", "uniform"), "num_frames": data.get("num_frames")}
-    known = {"prompt_template_type": "detailed_special", "sample_type": "uniform", "num_frames": None}
+    asked = {
+        "prompt_template_type": data.get("prompt_template_type", "detailed_special"),
+        "sample_type": data.get("sample_type", "uniform"),
+        "num_frames": data.get("num_frames"),
+    }
+    known = {
+        "prompt_template_type": "detailed_special",
+        "sample_type": "uniform",
+        "num_frames": None,
+    }
     for name, want in known.items():
         if asked[name] != want:
-            raise ValueError(f"expected {name} = {want!r} in model_config.json, as published, got {asked[name]!r}")
+            raise ValueError(
+                f"expected {name} = {want!r} in model_config.json, as published, got {asked[name]!r}"
+            )
     return config
 
 

@@ -18,13 +18,15 @@ DEFAULT = Pixels(224, (224, 224), IMAGENET, "bilinear")
 
 
 class VideoAlignment(LearnedReward):
-    """Agreement of a clip with its prompt: the cosine of X-CLIP, whose frames see each other.
+    """Agreement of a clip with its prompt: the cosine of X-CLIP, whose frames see each
+    other.
 
-    Frames are the middles of as many equal segments as the model takes (8 in microsoft/xclip-base-patch32), as VBench
-    takes them for its overall consistency; some twice in shorter clips. `window` > 0 judges equal pieces of about so
-    many seconds each, so that the curve says which piece fits; 0 judges the clip as one, and the curve is flat. `model`
-    is a local folder or hub id of transformers' XCLIPModel. Ni et al. 2022, arXiv 2208.02816. VBench itself uses
-    ViCLIP: these numbers are not its.
+    Frames are the middles of as many equal segments as the model takes (8 in
+    microsoft/xclip-base-patch32), as VBench takes them for its overall consistency; some
+    twice in shorter clips. `window` > 0 judges equal pieces of about so many seconds each,
+    so that the curve says which piece fits; 0 judges the clip as one, and the curve is
+    flat. `model` is a local folder or hub id of transformers' XCLIPModel. Ni et al. 2022,
+    arXiv 2208.02816. VBench itself uses ViCLIP: these numbers are not its.
 
     >>> VideoAlignment.tiny()(Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
     torch.Size([1, 9])
@@ -41,13 +43,20 @@ class VideoAlignment(LearnedReward):
     )
 
     def __init__(
-        self, model: str = "microsoft/xclip-base-patch32", window: float = 0.0, chunk: int = 16,
-        dtype: str = "float32", offload: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: str = "microsoft/xclip-base-patch32",
+        window: float = 0.0,
+        chunk: int = 16,
+        dtype: str = "float32",
+        offload: bool = False,
+    ) -> None:
         super().__init__(chunk, dtype, offload)
         if not (math.isfinite(window) and window >= 0):
             raise ValueError(f"expected window, seconds, to be 0 or more, got {window}")
-        self.network, self.window = Network(lambda: pretrained("XCLIPModel", model, dtype), offload), window
+        self.network, self.window = (
+            Network(lambda: pretrained("XCLIPModel", model, dtype), offload),
+            window,
+        )
         self.find, self.words = (lambda: of_folder(model, DEFAULT)), (lambda: tokenizer(model))
         self.pixels: Pixels | None = None
         self._tokenizer: Any = None
@@ -64,7 +73,8 @@ class VideoAlignment(LearnedReward):
 
     @property
     def streams(self) -> bool:
-        """Never: its frames see each other, and where they lie depends on the length of the clip."""
+        """Never: its frames see each other, and where they lie depends on the length of the
+        clip."""
         return False
 
     def terms(self, samples: Samples) -> Tensor:
@@ -82,13 +92,22 @@ class VideoAlignment(LearnedReward):
         self._tokenizer = self._tokenizer or self.words()
         with self.network.on(video) as model:
             self.pixels = self.pixels or self.find()
-            frames, longest = model.config.vision_config.num_frames, model.config.text_config.max_position_embeddings
+            frames, longest = (
+                model.config.vision_config.num_frames,
+                model.config.text_config.max_position_embeddings,
+            )
             tokens = self._tokenizer(
-                list(samples.prompts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+                list(samples.prompts),
+                padding=True,
+                truncation=True,
+                max_length=longest,
+                return_tensors="pt",
             ).to(video.device)
             video = video[:, middles(video.shape[1], frames)]
             clips = max(1, self.chunk // frames)
-            return chunked(partial(self._pass, model), clips, video, tokens.input_ids, tokens.attention_mask)
+            return chunked(
+                partial(self._pass, model), clips, video, tokens.input_ids, tokens.attention_mask
+            )
 
     def _pass(self, model: Any, video: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         assert self.pixels is not None  # found above

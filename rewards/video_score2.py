@@ -1,4 +1,5 @@
-"""VideoScore2: looks, fit to the prompt and physics of a clip, by a Qwen2.5-VL that thinks first."""
+"""VideoScore2: looks, fit to the prompt and physics of a clip, by a Qwen2.5-VL that thinks
+first."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ PARTS = {
     "text_alignment": "text-to-video alignment",
     "physical_consistency": "physical/common-sense consistency",
 }
-ANSWER = re.compile(r".*?".join(rf"{label}:\s*(\d+)" for label in PARTS.values()), re.DOTALL | re.IGNORECASE)
+ANSWER = re.compile(
+    r".*?".join(rf"{label}:\s*(\d+)" for label in PARTS.values()), re.DOTALL | re.IGNORECASE
+)
 DIGITS = "12345"
 SECONDS = 1.0  # that two frames span: 2 frames / 2 frames a second, as the published script tells the model
 
@@ -29,24 +32,25 @@ SECONDS = 1.0  # that two frames span: 2 frames / 2 frames a second, as the publ
 class VideoScore2(Reward):
     """VideoScore2's three soft scores of a clip, each in [0.2, 5], and their weighted mean.
 
-    The model watches about 2 frames a second and reads the published instruction with the prompt. Then
-    it thinks, and writes three whole scores from 1 to 5. The soft score of a part is
-    s P(s) / sum_k P(k): s is the likeliest of the digits 1 ... 5, and P are the probabilities from
-    which the digit after the part's name was drawn. `parts` of the score holds the three:
-    visual_quality, text_alignment and physical_consistency. The paper gives no single number; their
-    mean, with `weights`, is this library's choice. The curve is flat.
+    The model watches about 2 frames a second and reads the published instruction with the
+    prompt. Then it thinks, and writes three whole scores from 1 to 5. The soft score of a
+    part is s P(s) / sum_k P(k): s is the likeliest of the digits 1 ... 5, and P are the
+    probabilities from which the digit after the part's name was drawn. `parts` of the score
+    holds the three: visual_quality, text_alignment and physical_consistency. The paper
+    gives no single number; their mean, with `weights`, is this library's choice. The curve
+    is flat.
 
-    Frames, pixels, temperature (0.7) and length (1024 tokens) are those of the published script
-    vs2_inference.py. The script draws anew at each call. Here `seed` makes the draw repeat, and
-    temperature 0 takes the likeliest token at each step. The script loads the weights in float32; the
-    default here is bfloat16.
+    Frames, pixels, temperature (0.7) and length (1024 tokens) are those of the published
+    script vs2_inference.py. The script draws anew at each call. Here `seed` makes the draw
+    repeat, and temperature 0 takes the likeliest token at each step. The script loads the
+    weights in float32; the default here is bfloat16.
 
-    The digits are found by the published pattern, as in "visual quality: 4". Where an answer does not
-    fit the pattern, the numbered list after the thoughts is read, as in "(1) visual quality - clarity:
-    4": users report that the released model writes this form. A clip whose answer fits neither is
-    unscored. `model` is a local folder or a hub id with safetensors, at `revision`. Raises ValueError
-    for weights, a temperature or a number of tokens that make no sense. He et al. 2025,
-    arXiv 2509.22799.
+    The digits are found by the published pattern, as in "visual quality: 4". Where an
+    answer does not fit the pattern, the numbered list after the thoughts is read, as in
+    "(1) visual quality - clarity: 4": users report that the released model writes this
+    form. A clip whose answer fits neither is unscored. `model` is a local folder or a hub
+    id with safetensors, at `revision`. Raises ValueError for weights, a temperature or a
+    number of tokens that make no sense. He et al. 2025, arXiv 2509.22799.
 
     >>> score = VideoScore2.tiny()(Samples(torch.rand(1, 9, 3, 32, 32), ["a red ball"], 8.0))
     >>> score.value.shape, sorted(score.parts)
@@ -72,14 +76,22 @@ class VideoScore2(Reward):
     )
 
     def __init__(
-        self, model: str = "TIGER-Lab/VideoScore2", revision: str = "main",
-        weights: tuple[float, float, float] = (1.0, 1.0, 1.0), temperature: float = 0.7, seed: int = 0,
-        tokens: int = 1024, dtype: str = "bfloat16", offload: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: str = "TIGER-Lab/VideoScore2",
+        revision: str = "main",
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        temperature: float = 0.7,
+        seed: int = 0,
+        tokens: int = 1024,
+        dtype: str = "bfloat16",
+        offload: bool = False,
+    ) -> None:
         super().__init__()
         precision(dtype)
         if not (temperature >= 0 and tokens >= 1):
-            raise ValueError(f"expected temperature >= 0 and tokens >= 1, got {temperature} and {tokens}")
+            raise ValueError(
+                f"expected temperature >= 0 and tokens >= 1, got {temperature} and {tokens}"
+            )
         self.temperature, self.seed, self.tokens = temperature, seed, tokens
         self.weights = shares(weights)
         kind = "Qwen2_5_VLForConditionalGeneration"
@@ -90,7 +102,8 @@ class VideoScore2(Reward):
 
     @classmethod
     def tiny(cls) -> VideoScore2:
-        """A small Qwen2.5-VL of random weights, which reads frames of 56 x 56 and is held to the answer's form."""
+        """A small Qwen2.5-VL of random weights, which reads frames of 56 x 56 and is held
+        to the answer's form."""
         from ._networks.tiny import qwen25_judge, qwen_tokenizer
 
         reward = cls(dtype="float32")
@@ -115,19 +128,25 @@ class VideoScore2(Reward):
         return rated(ratings, list(PARTS), self.weights, samples.video.shape[1], why, rows, lost)
 
     def ratings(self, samples: Samples) -> Tensor:
-        """The three soft scores of each clip, (B, 3); NaN in a row whose answer holds no scores."""
+        """The three soft scores of each clip, (B, 3); NaN in a row whose answer holds no
+        scores."""
         frames = samples.video.shape[1]
         video = samples.frames.detach().float()[:, qwen25.looked_at(frames, samples.fps)]
         words = self._words = self._words or self.words()
         with self.network.on(video) as model:
-            rows = [self._rated(model, words, *each) for each in zip(video, samples.prompts, strict=True)]
+            rows = [
+                self._rated(model, words, *each)
+                for each in zip(video, samples.prompts, strict=True)
+            ]
         return torch.tensor(rows, device=video.device)
 
     def _rated(self, model: Any, words: qwen.Words, clip: Tensor, prompt: str) -> list[float]:
         most = self.most or qwen25.largest(len(clip))
         said = qwen.conversation(qwen.prepared(clip[None], self.least, most), [prompt], words)
         form = _form(words.tokenizer) if self.form else None
-        answer = qwen25.write(model, said, words, SECONDS, self.tokens, self.temperature, self.seed, form)
+        answer = qwen25.write(
+            model, said, words, SECONDS, self.tokens, self.temperature, self.seed, form
+        )
         return soft_scores(answer, words.tokenizer)
 
 
@@ -151,29 +170,42 @@ def soft(scores: Tensor) -> float:
 
 
 def places(ids: Sequence[int], tokenizer: Any) -> list[int] | None:
-    """Which written tokens are the three digits, in the order of the parts; None where they are not all there."""
+    """Which written tokens are the three digits, in the order of the parts; None where they
+    are not all there."""
     text = tokenizer.decode(ids, skip_special_tokens=False)
-    ends = _published(text) if ANSWER.search(tokenizer.decode(ids, skip_special_tokens=True)) else _numbered(text)
+    ends = (
+        _published(text)
+        if ANSWER.search(tokenizer.decode(ids, skip_special_tokens=True))
+        else _numbered(text)
+    )
     found = [_token(ids, end, text, tokenizer) for end in ends if end]
     return found if len(found) == len(PARTS) and None not in found else None  # type: ignore[return-value]
 
 
 def _published(text: str) -> list[int]:
     """Where the first digit after each part's name and colon ends; 0 for none."""
-    found = (re.search(rf"{re.escape(label)}:\D*\d", text, re.IGNORECASE) for label in PARTS.values())
+    found = (
+        re.search(rf"{re.escape(label)}:\D*\d", text, re.IGNORECASE) for label in PARTS.values()
+    )
     return [one.end() if one else 0 for one in found]
 
 
 def _numbered(text: str) -> list[int]:
-    """Where the digit at the end of each line of the numbered list after the thoughts ends; 0 for none."""
+    """Where the digit at the end of each line of the numbered list after the thoughts ends;
+    0 for none."""
     start = text.rfind("</think>") + 1
-    lines = (re.compile(rf"{re.escape(label)}[^\n:]*:\s*[1-5](?!\d)", re.IGNORECASE) for label in PARTS.values())
+    lines = (
+        re.compile(rf"{re.escape(label)}[^\n:]*:\s*[1-5](?!\d)", re.IGNORECASE)
+        for label in PARTS.values()
+    )
     found = (line.search(text, start) for line in lines)
     return [one.end() if one else 0 for one in found]
 
 
 def _token(ids: Sequence[int], end: int, text: str, tokenizer: Any) -> int | None:
-    """The token with which the text up to `end` is complete; None where a token reaches beyond it."""
+    """The token with which the text up to `end` is complete; None where a token reaches
+    beyond it."""
+
     def so_far(count: int) -> str:
         return str(tokenizer.decode(ids[:count], skip_special_tokens=False))
 
@@ -186,10 +218,15 @@ def _words(tokens: Any, template: str = judge_prompts.VIDEO_SCORE_2) -> qwen.Wor
 
 
 def _form(tokens: Any) -> list[list[int]]:
-    """The tokens allowed at each step of an answer in the published form, its three digits left free."""
+    """The tokens allowed at each step of an answer in the published form, its three digits
+    left free."""
+
     def ids(text: str) -> list[list[int]]:
         return [[one] for one in tokens.encode(text, add_special_tokens=False)]
 
     digit = [[tokens.encode(one, add_special_tokens=False)[0] for one in DIGITS]]
     parts = [ids(f"{label}: ") + digit + ids("\n") for label in PARTS.values()]
-    return [*(step for part in parts for step in part), [tokens.convert_tokens_to_ids("<|im_end|>")]]
+    return [
+        *(step for part in parts for step in part),
+        [tokens.convert_tokens_to_ids("<|im_end|>")],
+    ]

@@ -1,4 +1,5 @@
-"""Whether views of a thing that the camera goes round are views of one rigid thing, and close on themselves."""
+"""Whether views of a thing that the camera goes round are views of one rigid thing, and
+close on themselves."""
 
 from __future__ import annotations
 
@@ -15,25 +16,30 @@ PAIR = 5  # numbers of a pair of views, see `compare`
 
 
 class ViewConsistency(Reward):
-    """How well the views of an orbit fit one rigid scene, 0 to 1: epipolar geometry, even steps, and closure.
+    """How well the views of an orbit fit one rigid scene, 0 to 1: epipolar geometry, even
+    steps, and closure.
 
-    Points matched between a view and the one `apart` before it must obey x2^T F x1 = 0 for one fundamental matrix
-    (eight points in RANSAC, refined). A pair of views gives the product of
+    Points matched between a view and the one `apart` before it must obey x2^T F x1 = 0 for
+    one fundamental matrix (eight points in RANSAC, refined). A pair of views gives the
+    product of
 
-    - rigid: the share of matches within `tolerance` diagonals of it, times exp(-d / tolerance), d their mean Sampson
-      distance, cut at twice the tolerance;
+    - rigid: the share of matches within `tolerance` diagonals of it, times exp(-d /
+      tolerance), d their mean Sampson distance, cut at twice the tolerance;
     - seen: matches against half of the clip's usual number, at most 1; 0 under 16 matches;
-    - even: exp(-max(0, |ln(step / median step)| - 0.35)), the step being the median way of a match.
+    - even: exp(-max(0, |ln(step / median step)| - 0.35)), the step being the median way of
+      a match.
 
-    The value is the mean over pairs, times the depth seen, u^2 / (u^2 + 1) with u the median over pairs of the
-    parallax, the distance of matches from the best homography, over `depth` diagonals: views that do not change, or
-    slide as a flat picture would, show no thing in space and get about 0. With `closed` it is multiplied, too, by
-    1/4 + 3/4 c, c how well the last view continues to the first: rigid and seen against the median of the pairs, cut
-    at 1, times 2 median step / step where that is less than 1.
+    The value is the mean over pairs, times the depth seen, u^2 / (u^2 + 1) with u the
+    median over pairs of the parallax, the distance of matches from the best homography,
+    over `depth` diagonals: views that do not change, or slide as a flat picture would, show
+    no thing in space and get about 0. With `closed` it is multiplied, too, by 1/4 + 3/4 c,
+    c how well the last view continues to the first: rigid and seen against the median of
+    the pairs, cut at 1, times 2 median step / step where that is less than 1.
 
-    `matcher` is "flow" (points on edges along DIS flow, for steps up to about 20 degrees), "sift", "orb", "xfeat" or a
-    function of two pictures (3, H, W) in [0, 1] that returns points (N, 2) and (N, 2), x and y in pixels. Even perfect
-    views get about 0.7, as matches are off by tenths of a pixel. Raises ValueError for other options.
+    `matcher` is "flow" (points on edges along DIS flow, for steps up to about 20 degrees),
+    "sift", "orb", "xfeat" or a function of two pictures (3, H, W) in [0, 1] that returns
+    points (N, 2) and (N, 2), x and y in pixels. Even perfect views get about 0.7, as
+    matches are off by tenths of a pixel. Raises ValueError for other options.
 
     Source: Hartley and Zisserman, Multiple View Geometry, 2003, chapter 11.
 
@@ -71,7 +77,9 @@ class ViewConsistency(Reward):
     ) -> None:
         super().__init__()
         if apart < 1 or min(tolerance, depth) <= 0:
-            raise ValueError(f"expected apart >= 1, tolerance, depth > 0, got {apart}, {tolerance}, {depth}")
+            raise ValueError(
+                f"expected apart >= 1, tolerance, depth > 0, got {apart}, {tolerance}, {depth}"
+            )
         self.apart, self.tolerance, self.depth, self.closed = apart, tolerance, depth, closed
         self.flow_size, self.match = flow_size, _named(matcher, flow_size)
 
@@ -81,8 +89,8 @@ class ViewConsistency(Reward):
         return self.apart
 
     def features(self, samples: Samples) -> Tensor:
-        """Of each view but the first what `compare` says of it and an earlier one, and of it and the first, (B, F - 1,
-        10); the latter for the last view alone."""
+        """Of each view but the first what `compare` says of it and an earlier one, and of
+        it and the first, (B, F - 1, 10); the latter for the last view alone."""
         return self.resume(samples, None, 0)[0]
 
     def resume(self, samples: Samples, state: Any, old: int) -> tuple[Tensor, Any]:
@@ -108,7 +116,8 @@ class ViewConsistency(Reward):
         return compare(colour[0], colour[1], self.match, self.tolerance)
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
-        """How well each pair fits, times the depth and the closure of the whole, (B, F - 1)."""
+        """How well each pair fits, times the depth and the closure of the whole, (B, F -
+        1)."""
         rows = [self._judge(row) for row in features.double().cpu().numpy()]
         return torch.from_numpy(np.stack(rows)).to(features)
 
@@ -121,7 +130,9 @@ class ViewConsistency(Reward):
         whole = depth_seen(pairs, self.depth)
         if self.closed:
             wide = max(0.0, np.log(max(last[0, 3], 1e-9) / max(2 * step, 1e-9)))
-            whole *= 0.25 + 0.75 * min(1.0, self._fit(last, usual)[0] / max(np.median(fits), 1e-9)) * np.exp(-wide)
+            whole *= 0.25 + 0.75 * min(
+                1.0, self._fit(last, usual)[0] / max(np.median(fits), 1e-9)
+            ) * np.exp(-wide)
         return fits * evenness(pairs[:, 3]) * whole
 
     def _fit(self, pairs: np.ndarray, usual: float) -> np.ndarray:

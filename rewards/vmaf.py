@@ -25,16 +25,18 @@ LOG = "vmaf.json"
 
 
 class Vmaf(Reward):
-    """VMAF of each frame against the same frame of `Samples.reference`, 0 to 100; about 97 and more is no loss to see.
+    """VMAF of each frame against the same frame of `Samples.reference`, 0 to 100; about 97
+    and more is no loss to see.
 
-    The reference is a clip as long as the one judged, resized to it where needed; a clip without one is inapplicable.
-    With `still`, a reference of one frame stands for every frame, and where there is none the clip's first frame does:
-    how well an image-to-video model keeps its image. `model` is one that libvmaf knows; the default, NEG, does not
+    The reference is a clip as long as the one judged, resized to it where needed; a clip
+    without one is inapplicable. With `still`, a reference of one frame stands for every
+    frame, and where there is none the clip's first frame does: how well an image-to-video
+    model keeps its image. `model` is one that libvmaf knows; the default, NEG, does not
     reward sharpening and contrast, which "vmaf_v0.6.1" does.
 
-    Frames go to `ffmpeg` (that of imageio-ffmpeg, or the one on the PATH) as raw files in a temporary folder; it is
-    stopped after `limit` seconds, and the clip is then not scored. Raises ImportError where there is no ffmpeg, or it
-    has no libvmaf. Not a stream.
+    Frames go to `ffmpeg` (that of imageio-ffmpeg, or the one on the PATH) as raw files in a
+    temporary folder; it is stopped after `limit` seconds, and the clip is then not scored.
+    Raises ImportError where there is no ffmpeg, or it has no libvmaf. Not a stream.
 
     Source: Li et al., Toward a practical perceptual video quality metric, Netflix 2016.
 
@@ -59,13 +61,19 @@ class Vmaf(Reward):
     least_side = 16
 
     def __init__(
-        self, model: str = "vmaf_v0.6.1neg", still: bool = False, ffmpeg: str = "", limit: float = 300.0
+        self,
+        model: str = "vmaf_v0.6.1neg",
+        still: bool = False,
+        ffmpeg: str = "",
+        limit: float = 300.0,
     ) -> None:
         super().__init__()
         if limit <= 0:
             raise ValueError(f"expected limit, seconds, to be above 0, got {limit}")
         if not re.fullmatch(r"[\w.]+", model):
-            raise ValueError(f"expected model to be the name of one that libvmaf knows, got {model!r}")
+            raise ValueError(
+                f"expected model to be the name of one that libvmaf knows, got {model!r}"
+            )
         self.model, self.still, self.ffmpeg, self.limit = model, still, ffmpeg, limit
         self.command = ""
 
@@ -96,7 +104,11 @@ class Vmaf(Reward):
             else:
                 curves[i] = curve.to(curves)
         sound = [i for i in rows if why[i] is None]
-        return finish(curves[sound], self.support, why, sound) if sound else nothing(samples, self.support, why)
+        return (
+            finish(curves[sound], self.support, why, sound)
+            if sound
+            else nothing(samples, self.support, why)
+        )
 
     def _references(self, samples: Samples) -> Tensor | str:
         given, (clips, frames) = samples.reference, samples.video.shape[:2]
@@ -105,7 +117,9 @@ class Vmaf(Reward):
         if given is None:
             return "inapplicable: needs the clip to compare with, as Samples(..., reference=clip), or still=True"
         given = given.float() / 255 if given.dtype == torch.uint8 else given
-        given = given.expand(-1, frames, -1, -1, -1) if self.still and given.shape[1] == 1 else given
+        given = (
+            given.expand(-1, frames, -1, -1, -1) if self.still and given.shape[1] == 1 else given
+        )
         if given.shape[:2] != (clips, frames):
             return f"inapplicable: needs a reference of {frames} frames, got {given.shape[1]}"
         return given
@@ -113,13 +127,17 @@ class Vmaf(Reward):
     def _measure(self, clip: Tensor, reference: Tensor, fps: float) -> Tensor | str:
         """The curve (F,) of a clip (F, C, H, W), or why there is none."""
         command = self.setup()
-        reference = interpolate(reference.float(), size=clip.shape[-2:], mode="bicubic", antialias=True)
+        reference = interpolate(
+            reference.float(), size=clip.shape[-2:], mode="bicubic", antialias=True
+        )
         with tempfile.TemporaryDirectory() as folder:
             for name, frames in (("clip", clip), ("reference", reference)):
                 Path(folder, name).write_bytes(raw(frames))
             arguments = call(command, clip.shape[-1], clip.shape[-2], fps, self.model)
             try:
-                done = subprocess.run(arguments, cwd=folder, capture_output=True, timeout=self.limit, check=False)
+                done = subprocess.run(
+                    arguments, cwd=folder, capture_output=True, timeout=self.limit, check=False
+                )
             except subprocess.TimeoutExpired:
                 return f"unscored: ffmpeg took more than {self.limit:g} seconds; raise limit"
             log = Path(folder, LOG)
@@ -131,16 +149,39 @@ class Vmaf(Reward):
 def raw(frames: Tensor) -> bytes:
     """Frames (F, C, H, W) in [0, 1] as bytes, red, green, blue by pixel."""
     colour = frames.expand(-1, 3, -1, -1)
-    return (colour * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy().tobytes()
+    return (
+        (colour * 255)
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .cpu()
+        .numpy()
+        .tobytes()
+    )
 
 
 def call(command: str, width: int, height: int, fps: float, model: str) -> list[str]:
-    """The command that compares the files `clip` and `reference` of its folder and leaves `vmaf.json` there."""
+    """The command that compares the files `clip` and `reference` of its folder and leaves
+    `vmaf.json` there."""
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}"]
     judge = f"libvmaf=model=version={model}:log_fmt=json:log_path={LOG}:n_threads=1"
     graph = f"[0:v]format=yuv444p[a];[1:v]format=yuv444p[b];[a][b]{judge}"
     inputs = [*source, "-i", "clip", *source, "-i", "reference"]
-    return [command, "-hide_banner", "-loglevel", "error", "-nostdin", *inputs, "-lavfi", graph, "-f", "null", "-"]
+    return [
+        command,
+        "-hide_banner",
+        "-loglevel",
+        "error",
+        "-nostdin",
+        *inputs,
+        "-lavfi",
+        graph,
+        "-f",
+        "null",
+        "-",
+    ]
 
 
 def parsed(log: str, frames: int) -> Tensor | str:
@@ -159,7 +200,8 @@ def parsed(log: str, frames: int) -> Tensor | str:
 
 
 def checked(command: str, ask: Sequence[str] = ("-hide_banner", "-filters")) -> str:
-    """`command`, if it runs and knows libvmaf; raises ImportError with the cure otherwise."""
+    """`command`, if it runs and knows libvmaf; raises ImportError with the cure
+    otherwise."""
     try:
         said = subprocess.run([command, *ask], capture_output=True, timeout=60, check=False).stdout
     except (OSError, subprocess.TimeoutExpired) as error:

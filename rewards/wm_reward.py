@@ -1,4 +1,5 @@
-"""Whether a clip goes on as a world model foresees: V-JEPA 2's surprise as a reward, after WMReward."""
+"""Whether a clip goes on as a world model foresees: V-JEPA 2's surprise as a reward, after
+WMReward."""
 
 from __future__ import annotations
 
@@ -16,22 +17,24 @@ from .base import Card, Samples, Score, finish, nothing, refusals
 
 
 class WmReward(LearnedReward):
-    """How like what happens is to what V-JEPA 2 predicts from what was seen before, in [-1, 1].
+    """How like what happens is to what V-JEPA 2 predicts from what was seen before, in [-1,
+    1].
 
-    The value is 1 - surprise. `most` frames, spread evenly from the first to the last, are squeezed to
-    the model's square. Windows of `window` frames begin at every `stride`-th of these frames. In each
-    window the predictor sees the features of the first `past` frames and predicts the features of the
-    other frames. The number of a window is the cosine of prediction and truth, taken over the tokens
-    and averaged over the features, see `_vjepa2.foreseen`. The value is the mean over the windows. The
-    curve gives each window's departure from that mean to the frames that the window predicts. A clip
-    with fewer frames than a window is unscored.
+    The value is 1 - surprise. `most` frames, spread evenly from the first to the last, are
+    squeezed to the model's square. Windows of `window` frames begin at every `stride`-th of
+    these frames. In each window the predictor sees the features of the first `past` frames
+    and predicts the features of the other frames. The number of a window is the cosine of
+    prediction and truth, taken over the tokens and averaged over the features, see
+    `_vjepa2.foreseen`. The value is the mean over the windows. The curve gives each
+    window's departure from that mean to the frames that the window predicts. A clip with
+    fewer frames than a window is unscored.
 
-    The defaults are those of the published script compute_wmreward.py; its README names a stride of 2,
-    which costs four times as much. As published, frames are counted and not seconds: compare clips of
-    one length and one frame rate. `model` is a local folder or a hub id of transformers' VJEPA2Model
-    with safetensors, at `revision`; its preprocessor is not read. Raises ValueError for windows that
-    are no whole tokens of two frames. Yuan et al. 2026, arXiv 2601.10553; Assran et al. 2025,
-    arXiv 2506.09985.
+    The defaults are those of the published script compute_wmreward.py; its README names a
+    stride of 2, which costs four times as much. As published, frames are counted and not
+    seconds: compare clips of one length and one frame rate. `model` is a local folder or a
+    hub id of transformers' VJEPA2Model with safetensors, at `revision`; its preprocessor is
+    not read. Raises ValueError for windows that are no whole tokens of two frames. Yuan et
+    al. 2026, arXiv 2601.10553; Assran et al. 2025, arXiv 2506.09985.
 
     >>> score = WmReward.tiny()(Samples(torch.rand(1, 9, 3, 32, 32), [""], 8.0))
     >>> score.value.shape, score.frames.shape
@@ -54,15 +57,27 @@ class WmReward(LearnedReward):
     )
 
     def __init__(
-        self, model: str = "facebook/vjepa2-vitg-fpc64-256", revision: str = "main", window: int = 16, past: int = 8,
-        stride: int = 8, most: int = 49, chunk: int = 1, dtype: str = "float32", offload: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: str = "facebook/vjepa2-vitg-fpc64-256",
+        revision: str = "main",
+        window: int = 16,
+        past: int = 8,
+        stride: int = 8,
+        most: int = 49,
+        chunk: int = 1,
+        dtype: str = "float32",
+        offload: bool = False,
+    ) -> None:
         super().__init__(chunk, dtype, offload)
         if not (0 < past < window <= most and stride > 0) or past % 2 or window % 2:
-            raise ValueError("expected even numbers 0 < past < window <= most, as a token is two "
-                             f"frames, and stride > 0, got past={past}, window={window}, most={most}, stride={stride}")
+            raise ValueError(
+                "expected even numbers 0 < past < window <= most, as a token is two "
+                f"frames, and stride > 0, got past={past}, window={window}, most={most}, stride={stride}"
+            )
         self.window, self.past, self.step, self.most = window, past, stride, most
-        self.network = Network(lambda: pretrained("VJEPA2Model", model, dtype, revision=revision), offload)
+        self.network = Network(
+            lambda: pretrained("VJEPA2Model", model, dtype, revision=revision), offload
+        )
 
     @classmethod
     def tiny(cls) -> WmReward:
@@ -91,7 +106,10 @@ class WmReward(LearnedReward):
         chosen = evenly(frames, self.most)
         seen = samples.pick(rows).frames[:, chosen].expand(-1, -1, 3, -1, -1)
         found = self._windows(seen)
-        predicted = [range(i * self.step + self.past, i * self.step + self.window) for i in range(found.shape[1])]
+        predicted = [
+            range(i * self.step + self.past, i * self.step + self.window)
+            for i in range(found.shape[1])
+        ]
         return finish(curve(found, predicted, chosen, frames), self.support, why, rows)
 
     def _windows(self, video: Tensor) -> Tensor:
@@ -99,7 +117,11 @@ class WmReward(LearnedReward):
         with self.network.on(video) as model:
             ready = vjepa2.prepared(video, model.config.crop_size)
             windows = ready.unfold(1, self.window, self.step).movedim(-1, 2)
-            found = chunked(partial(vjepa2.foreseen, model, context=self.past), self.chunk, windows.flatten(0, 1))
+            found = chunked(
+                partial(vjepa2.foreseen, model, context=self.past),
+                self.chunk,
+                windows.flatten(0, 1),
+            )
         return found.unflatten(0, windows.shape[:2])
 
 
@@ -115,15 +137,17 @@ def evenly(frames: int, most: int) -> list[int]:
 def curve(found: Tensor, predicted: Sequence[range], chosen: Sequence[int], frames: int) -> Tensor:
     """A curve (B, F) whose mean is that of the windows' numbers (B, W).
 
-    Each window's departure from the mean goes to the frames that it predicts, which `predicted` counts among the
-    `chosen`, over the largest number of windows that predict one frame. A frame that is not looked at shows what the
-    nearest chosen one shows.
+    Each window's departure from the mean goes to the frames that it predicts, which
+    `predicted` counts among the `chosen`, over the largest number of windows that predict
+    one frame. A frame that is not looked at shows what the nearest chosen one shows.
 
     >>> curve(torch.tensor([[0.2, 0.6]]), [range(2, 4), range(4, 6)], [0, 1, 2, 3, 4, 5], 6)
     tensor([[0.4000, 0.4000, 0.2000, 0.2000, 0.6000, 0.6000]])
     """
     mean = found.mean(1, keepdim=True)
-    covers = torch.tensor([[float(t in one) for t in range(len(chosen))] for one in predicted]).to(found)
+    covers = torch.tensor([[float(t in one) for t in range(len(chosen))] for one in predicted]).to(
+        found
+    )
     departure = (found - mean) @ covers / covers.sum(0).max()
     apart = (torch.arange(frames)[:, None] - torch.tensor(chosen)).abs()
     whole = departure[:, apart.argmin(1).to(found.device)]

@@ -1,6 +1,8 @@
-"""Write the table of docs/algorithms.md: what every algorithm needs, does in a round, and gained in the study.
+"""Write the table of docs/algorithms.md: what every algorithm needs, does in a round, and
+gained in the study.
 
-    python scripts/algorithms_table.py    # after a change of an algorithm or of the study; `--check` only asks
+python scripts/algorithms_table.py    # after a change of an algorithm or of the study;
+`--check` only asks
 """
 
 from __future__ import annotations
@@ -29,9 +31,19 @@ from vidrl.rewards import Reward, Samples, Score  # noqa: E402
 
 FILE = ROOT / "docs" / "algorithms.md"
 LEDGER = ROOT / "benchmarks" / "results" / "time_to_reward.jsonl"
-BEGIN, END = "<!-- python scripts/algorithms_table.py: begin -->", "<!-- python scripts/algorithms_table.py: end -->"
-HEAD = ("algorithm", "paper", "lines", "what it needs", "rows with gradient a clip",
-        "held-out gain at ¼ of the budget", "CPU seconds to the target")  # fmt: skip
+BEGIN, END = (
+    "<!-- python scripts/algorithms_table.py: begin -->",
+    "<!-- python scripts/algorithms_table.py: end -->",
+)
+HEAD = (
+    "algorithm",
+    "paper",
+    "lines",
+    "what it needs",
+    "rows with gradient a clip",
+    "held-out gain at ¼ of the budget",
+    "CPU seconds to the target",
+)
 ABSENT = "not measured"
 GROUP = 8  # clips of a prompt, as many prompts a round
 
@@ -50,7 +62,9 @@ class Plain(Reward):
 def block() -> str:
     """The table with its marks."""
     study = measured()
-    lines = table(HEAD, ((*about(name), *gained(name, study)) for name in plugin.names("algorithms")))
+    lines = table(
+        HEAD, ((*about(name), *gained(name, study)) for name in plugin.names("algorithms"))
+    )
     return "\n".join([BEGIN, "", *lines, END])
 
 
@@ -64,10 +78,13 @@ def about(name: str) -> tuple[str, ...]:
 
 
 def papers(cls: type) -> str:
-    """Links to what the docstring of the file cites; else to what those of the class and its bases cite."""
+    """Links to what the docstring of the file cites; else to what those of the class and
+    its bases cite."""
     classes = [inspect.cleandoc(one.__doc__ or "") for one in cls.__mro__ if one is not object]
     own = inspect.getdoc(importlib.import_module(cls.__module__)) or ""
-    found = re.findall(r"\b\d{4}\.\d{5}\b", own) or re.findall(r"\b\d{4}\.\d{5}\b", "\n".join(classes))
+    found = re.findall(r"\b\d{4}\.\d{5}\b", own) or re.findall(
+        r"\b\d{4}\.\d{5}\b", "\n".join(classes)
+    )
     return ", ".join(f"[{one}](https://arxiv.org/abs/{one})" for one in dict.fromkeys(found))
 
 
@@ -78,11 +95,15 @@ def needs(cls: Any) -> str:
     told += ["a sampler that draws noise"] if issubclass(cls, Trajectory) else []
     told += ["the gradient of the reward"] if refuses(cls, Plain(False), GROUP) else []
     told += ["two clips of a prompt or more"] if refuses(cls, Plain(True), 1) else []
-    return "; ".join(told) + (", or files (`data.pairs`)" if cls.data == "optional pairs" else "") or "a reward"
+    return (
+        "; ".join(told) + (", or files (`data.pairs`)" if cls.data == "optional pairs" else "")
+        or "a reward"
+    )
 
 
 def refuses(cls: type[Algorithm], reward: Reward, group: int) -> bool:
-    """Whether an algorithm of default options refuses a reward and a number of clips a prompt."""
+    """Whether an algorithm of default options refuses a reward and a number of clips a
+    prompt."""
     try:
         cls().check(reward, group)
     except ValueError:
@@ -91,11 +112,18 @@ def refuses(cls: type[Algorithm], reward: Reward, group: int) -> bool:
 
 
 def rows(name: str) -> float:
-    """Clips that the denoiser predicts with gradient in a round, for each clip of the round; default options."""
-    recipe = config.build({
-        "run": "unused", "algorithm": {"name": name}, "reward": {"name": "flicker"},
-        "train": {"rounds": 1, "prompts_per_round": GROUP, "group": GROUP}, "data": {"held_out_n": 1},
-    }, files=False)  # fmt: skip
+    """Clips that the denoiser predicts with gradient in a round, for each clip of the
+    round; default options."""
+    recipe = config.build(
+        {
+            "run": "unused",
+            "algorithm": {"name": name},
+            "reward": {"name": "flicker"},
+            "train": {"rounds": 1, "prompts_per_round": GROUP, "group": GROUP},
+            "data": {"held_out_n": 1},
+        },
+        files=False,
+    )
     calls = counting.count(recipe, plugin.load("algorithms", name), Toy.tiny(), 32)
     return calls.rounds[0]["update"] / calls.clips
 
@@ -107,7 +135,8 @@ def measured() -> Study | None:
 
 
 def gained(name: str, study: Study | None) -> tuple[str, str]:
-    """The gain and the time of the algorithm's arm with the largest ratio to plain, and how this arm is called."""
+    """The gain and the time of the algorithm's arm with the largest ratio to plain, and how
+    this arm is called."""
     arms = [arm for arm in (study.arms if study else ()) if ARMS[arm].algorithm == name]
     if study is None or not arms:
         return ABSENT, ABSENT
@@ -116,7 +145,9 @@ def gained(name: str, study: Study | None) -> tuple[str, str]:
     if not gains:
         return ABSENT, seconds(study, arm)
     over, plural = interval(gains, unit="pairs"), "s" * (len(gains) > 1)
-    return f"{spread(over.mean, over.low, over.high)} ({arm}, {len(gains)} seed{plural})", seconds(study, arm)
+    return f"{spread(over.mean, over.low, over.high)} ({arm}, {len(gains)} seed{plural})", seconds(
+        study, arm
+    )
 
 
 def seconds(study: Study, arm: str) -> str:
@@ -143,7 +174,9 @@ def main() -> int:
     made = page()
     if "--check" in sys.argv[1:]:
         current = FILE.read_text(encoding="utf-8") == made
-        print(f"{FILE} is {'current' if current else 'not current: python scripts/algorithms_table.py'}")
+        print(
+            f"{FILE} is {'current' if current else 'not current: python scripts/algorithms_table.py'}"
+        )
         return int(not current)
     FILE.write_text(made, encoding="utf-8")
     print(FILE)

@@ -1,7 +1,8 @@
-"""Draw a run's held-out clips before and after training as film strips: `python scripts/before_after.py RUN OUT.png`.
+"""Draw a run's held-out clips before and after training as film strips: `python
+scripts/before_after.py RUN OUT.png`.
 
-The clips whose reward rose most of those that the run kept; every other frame, enlarged to 128 pixels a side. Images
-stand side by side, before above after.
+The clips whose reward rose most of those that the run kept; every other frame, enlarged to
+128 pixels a side. Images stand side by side, before above after.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def caption(text: str, width: int) -> np.ndarray:
 
 
 def images(run: Path, clips: list[dict]) -> np.ndarray:
-    """Images before in a row above images after, each with its reward; the captions stand over the columns."""
+    """Images before in a row above images after, each with its reward; the captions stand
+    over the columns."""
     columns = []
     for clip in clips:
         parts = []
@@ -60,10 +62,14 @@ def main() -> None:
         return
     rows = []
     for clip in clips[: args.n]:
-        strips = {kind: strip(args.run / "clips" / kind / clip["file"]) for kind in ("before", "after")}
+        strips = {
+            kind: strip(args.run / "clips" / kind / clip["file"]) for kind in ("before", "after")
+        }
         width = strips["before"].shape[1]
         for kind, picture in strips.items():
-            told = f"{kind}: reward {clip[kind]['value']:+.2f}" + (f"    {clip['prompt']}" if kind == "before" else "")
+            told = f"{kind}: reward {clip[kind]['value']:+.2f}" + (
+                f"    {clip['prompt']}" if kind == "before" else ""
+            )
             rows += [caption(told, width), picture]
         rows.append(np.full((GAP, width, 3), 255, np.uint8))
     cv2.imwrite(str(args.out), np.concatenate(rows))

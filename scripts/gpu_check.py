@@ -1,4 +1,5 @@
-"""What scripts/gpu_check runs: gpu tests, the demo, a round of Wan-1.3B's shapes, the segment study; their record."""
+"""What scripts/gpu_check runs: gpu tests, the demo, a round of Wan-1.3B's shapes, the
+segment study; their record."""
 
 from __future__ import annotations
 
@@ -35,32 +36,60 @@ def demo(folder: Path, overrides: list[str]) -> dict[str, object]:
         *overrides,
     ]
     subprocess.run(command, cwd=ROOT, check=True)
-    return json.loads((ROOT / folder / "summary.json").read_text()) | {"wall_seconds": round(time.time() - start, 1)}
+    return json.loads((ROOT / folder / "summary.json").read_text()) | {
+        "wall_seconds": round(time.time() - start, 1)
+    }
 
 
 def script(*words: str) -> dict[str, object]:
     """A study's exit status and its last lines."""
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     said = (done.stdout.strip() or done.stderr.strip()).splitlines()[-5:]
     return {"command": " ".join(("python", *words)), "exit": done.returncode, "said": said}
 
 
 def study(cpu: bool) -> dict[str, object]:
-    """Whole-clip against segment credit: ten seeds of 32 rounds; on the CPU one short seed, which proves the path."""
-    size = ("--seeds", "1", "--rounds", "2") if cpu else ("--seeds", "10", "--rounds", "32", "--jobs", "4")
+    """Whole-clip against segment credit: ten seeds of 32 rounds; on the CPU one short seed,
+    which proves the path."""
+    size = (
+        ("--seeds", "1", "--rounds", "2")
+        if cpu
+        else ("--seeds", "10", "--rounds", "32", "--jobs", "4")
+    )
     kept = "runs/segments-gpu-check" if cpu else "runs/segments-gpu"
     page = f"{kept}/segments.md" if cpu else "benchmarks/results/segments_gpu.md"
     few = ("--set", "data.held_out_n=8") if cpu else ()
-    return script("benchmarks/studies/segments.py", "run", "--arms", "whole,segment", "--kinds", "everywhere", *size,
-                  "--out", kept, "--results", page, *few)  # fmt: skip
+    return script(
+        "benchmarks/studies/segments.py",
+        "run",
+        "--arms",
+        "whole,segment",
+        "--kinds",
+        "everywhere",
+        *size,
+        "--out",
+        kept,
+        "--results",
+        page,
+        *few,
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cpu", action="store_true", help="prove the script without a GPU: two rounds, eight prompts")
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="prove the script without a GPU: two rounds, eight prompts",
+    )
     args = parser.parse_args()
     if not args.cpu and not torch.cuda.is_available():
-        print("gpu_check: expected a CUDA device, found none; --cpu runs the same path on the CPU", file=sys.stderr)
+        print(
+            "gpu_check: expected a CUDA device, found none; --cpu runs the same path on the CPU",
+            file=sys.stderr,
+        )
         return 2
     short = ["train.rounds=2", "data.held_out_n=8", "train.eval_every=2"] if args.cpu else []
     folder = Path("runs/gpu-check-cpu" if args.cpu else "runs/gpu-check")

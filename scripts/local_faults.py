@@ -1,11 +1,14 @@
-"""Fine-tune tiny-wan-32's transformer on clips whose faults are local in time: the second model of the segment study.
+"""Fine-tune tiny-wan-32's transformer on clips whose faults are local in time: the second
+model of the segment study.
 
-    python scripts/local_faults.py train      # encode the corpus, fine-tune, write runs/local-faults/model
-    python scripts/local_faults.py check      # are the faults there, and are they local?
+    python scripts/local_faults.py train      # encode the corpus, fine-tune, write
+    runs/local-faults/model python scripts/local_faults.py check      # are the faults
+    there, and are they local?
 
-tiny-wan-32's own corpus holds faults that last a whole clip. Here 70 % of the clips have one fault, which covers a
-random run of 3 to 6 of the frames and leaves the others clean. Minutes of one core; may be killed and called again. The
-result is not committed: it is this command's.
+tiny-wan-32's own corpus holds faults that last a whole clip. Here 70 % of the clips have
+one fault, which covers a random run of 3 to 6 of the frames and leaves the others clean.
+Minutes of one core; may be killed and called again. The result is not committed: it is this
+command's.
 """
 
 from __future__ import annotations
@@ -35,8 +38,16 @@ from vidrl.synthetic.corruptions import corrupt
 tiny.choose(32)  # the studies are of the smaller model
 WORK = tiny.ROOT / "runs" / "local-faults"
 MODEL = WORK / "model"
-CORPUS, FAULTY, RUN = 3000, 0.7, (3, 6)  # clips; share of them with a fault; frames that a fault covers
-STEPS, PEAK, DECAY = 700, 0.25, 0.99  # optimiser steps; share of pretraining's learning rates; of the average weights
+CORPUS, FAULTY, RUN = (
+    3000,
+    0.7,
+    (3, 6),
+)  # clips; share of them with a fault; frames that a fault covers
+STEPS, PEAK, DECAY = (
+    700,
+    0.25,
+    0.99,
+)  # optimiser steps; share of pretraining's learning rates; of the average weights
 OFFSET = 1_000_000  # step i draws as pretraining's step OFFSET + i would: noise that it never saw
 SMOOTH = 0.05  # share of a clean clip's frames that a threshold calls bad
 
@@ -45,10 +56,11 @@ SMOOTH = 0.05  # share of a clean clip's frames that a threshold calls bad
 
 
 def local_fault(scene: world.Scene, draw: random.Random) -> tuple[Tensor, tuple[int, int] | None]:
-    """A clip (F, 3, H, W) and the frames [start, end) that its fault covers, None for a clean one.
+    """A clip (F, 3, H, W) and the frames [start, end) that its fault covers, None for a
+    clean one.
 
-    Of all clips: 20 % flicker, 18 % shake, 15 % freeze and go on where the clip would be, 17 % show another shape or
-    colour, or no object at all.
+    Of all clips: 20 % flicker, 18 % shake, 15 % freeze and go on where the clip would be,
+    17 % show another shape or colour, or no object at all.
     """
     kind, seed = draw.random(), draw.randrange(2**31)
     clip = world.render(scene, tiny.SIZE, tiny.FRAMES, tiny.FPS, seed).video
@@ -61,8 +73,11 @@ def local_fault(scene: world.Scene, draw: random.Random) -> tuple[Tensor, tuple[
     return clip, (start, start + length)
 
 
-def _spoiled(scene: world.Scene, clip: Tensor, span: slice, kind: float, seed: int, draw: random.Random) -> Tensor:
-    """The frames of `span` with a fault of the kind that a number in [0, FAULTY) stands for."""
+def _spoiled(
+    scene: world.Scene, clip: Tensor, span: slice, kind: float, seed: int, draw: random.Random
+) -> Tensor:
+    """The frames of `span` with a fault of the kind that a number in [0, FAULTY) stands
+    for."""
     if kind < 0.20:
         return corrupt(clip[span], "flicker", draw.uniform(0.8, 1.5), seed)
     if kind < 0.38:
@@ -75,7 +90,8 @@ def _spoiled(scene: world.Scene, clip: Tensor, span: slice, kind: float, seed: i
 
 
 def corpus(indices: range | list[int], faulty: bool = True) -> list[tuple[str, Tensor]]:
-    """Caption and clip of each index; deterministic, and never a held-out caption. Clean ones on request."""
+    """Caption and clip of each index; deterministic, and never a held-out caption. Clean
+    ones on request."""
     pool, made = world.scenes("train"), []
     for index in indices:
         draw = random.Random(f"local faults {index}")
@@ -97,7 +113,10 @@ def vae_and_scale() -> tuple[nn.Module, Tensor, Tensor]:
     from diffusers import AutoencoderKLWan
 
     vae = AutoencoderKLWan.from_pretrained(tiny.MODEL / "vae").eval()
-    mean, std = (torch.tensor(getattr(vae.config, k)).view(1, -1, 1, 1, 1) for k in ("latents_mean", "latents_std"))
+    mean, std = (
+        torch.tensor(getattr(vae.config, k)).view(1, -1, 1, 1, 1)
+        for k in ("latents_mean", "latents_std")
+    )
     return vae, mean, std
 
 
@@ -133,12 +152,17 @@ def train(steps: int) -> None:
     latents, captions = encoded()
     unique = sorted(set(captions))
     told = tiny.embed(unique)
-    table, caption = torch.cat([0 * told[:1], told]), torch.tensor([1 + unique.index(c) for c in captions])
+    table, caption = (
+        torch.cat([0 * told[:1], told]),
+        torch.tensor([1 + unique.index(c) for c in captions]),
+    )
     net, text = WanTransformer3DModel.from_pretrained(tiny.MODEL / "transformer"), tiny.PaddedText()
     usual = type(net.blocks[0].attn2.processor)
     for block in net.blocks:
         block.attn2.set_processor(text)
-    run = FineTune("flow", net, steps, DECAY, lambda name, p: name.startswith("blocks.") and p.dim() == 2)
+    run = FineTune(
+        "flow", net, steps, DECAY, lambda name, p: name.startswith("blocks.") and p.dim() == 2
+    )
     try:
         run.go(lambda step: tiny.flow_loss(net, text, latents, table, caption, OFFSET + step))
     except KeyboardInterrupt:
@@ -154,11 +178,17 @@ def _write(net: nn.Module) -> None:
     """The pipeline folder: tiny-wan-32 with another transformer; put in place whole."""
     partial = MODEL.with_name("model.tmp")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(tiny.MODEL, partial, ignore=shutil.ignore_patterns("influence*", "README.md", "pretraining.jsonl"))
+    shutil.copytree(
+        tiny.MODEL,
+        partial,
+        ignore=shutil.ignore_patterns("influence*", "README.md", "pretraining.jsonl"),
+    )
     net.save_pretrained(partial / "transformer")
     config = json.loads((partial / "transformer" / "config.json").read_text())
     config.pop("_name_or_path", None)
-    (partial / "transformer" / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (partial / "transformer" / "config.json").write_text(
+        json.dumps(config, indent=2, sort_keys=True) + "\n"
+    )
     shutil.rmtree(MODEL, ignore_errors=True)
     partial.rename(MODEL)
     print(f"written: {MODEL}")
@@ -180,19 +210,27 @@ def drawn(model: Path, n: int) -> tuple[list[str], Tensor]:
 
 @torch.no_grad()
 def through_vae(pairs: list[tuple[str, Tensor]]) -> tuple[list[str], Tensor]:
-    """The clips as the autoencoder gives them back, so that its own faults are in every row alike."""
+    """The clips as the autoencoder gives them back, so that its own faults are in every row
+    alike."""
     vae, _, _ = vae_and_scale()
     x = torch.stack([clip for _, clip in pairs])
-    y = [vae.decode(vae.encode(2 * part.transpose(1, 2) - 1).latent_dist.mode()).sample for part in x.split(8)]
+    y = [
+        vae.decode(vae.encode(2 * part.transpose(1, 2) - 1).latent_dist.mode()).sample
+        for part in x.split(8)
+    ]
     return [caption for caption, _ in pairs], ((torch.cat(y).transpose(1, 2) + 1) / 2).clamp(0, 1)
 
 
-def judged(captions: list[str], video: Tensor, floor: Tensor | None = None) -> tuple[dict[str, float], Tensor]:
-    """What the composite and the verifier say of clips, and the curves' own thresholds, (F,).
+def judged(
+    captions: list[str], video: Tensor, floor: Tensor | None = None
+) -> tuple[dict[str, float], Tensor]:
+    """What the composite and the verifier say of clips, and the curves' own thresholds,
+    (F,).
 
-    A frame is bad where the composite's curve lies below `floor`, the curve's 5th percentile of clean clips at that
-    frame; a clip has a fault where it has two bad frames side by side. `peak` is the share of a clip's bad frames
-    within the densest run of six: a fault that lasts a whole clip of 17 has about 0.4 of them there.
+    A frame is bad where the composite's curve lies below `floor`, the curve's 5th
+    percentile of clean clips at that frame; a clip has a fault where it has two bad frames
+    side by side. `peak` is the share of a clip's bad frames within the densest run of six:
+    a fault that lasts a whole clip of 17 has about 0.4 of them there.
     """
     score = default()(Samples(video, captions, tiny.FPS))
     kept = score.frames[score.value.isfinite()]
@@ -202,11 +240,15 @@ def judged(captions: list[str], video: Tensor, floor: Tensor | None = None) -> t
     inside = faulty.unfold(1, RUN[1], 1).sum(2).amax(1) / faulty.sum(1)
     seen = verifier.verify(video, captions, tiny.FPS)
     row = {
-        "clips": len(kept), "composite": score.value.nanmean(), "faulty": len(faulty) / len(kept),
-        "bad frames in a faulty clip": faulty.sum(1).mean(), "peak": inside.mean(),
+        "clips": len(kept),
+        "composite": score.value.nanmean(),
+        "faulty": len(faulty) / len(kept),
+        "bad frames in a faulty clip": faulty.sum(1).mean(),
+        "peak": inside.mean(),
         "all bad frames within a run of 8": ((_extent(faulty) <= RUN[1] + 2).float().mean()),
-        "verifier": seen.all.float().mean(), "identity": seen.identity.mean(),
-    }  # fmt: skip
+        "verifier": seen.all.float().mean(),
+        "identity": seen.identity.mean(),
+    }
     return {name: round(float(value), 3) for name, value in row.items()}, floor
 
 
@@ -218,22 +260,29 @@ def _extent(bad: Tensor) -> Tensor:
 
 
 def check(n: int) -> None:
-    """Print a row for clean clips, the two corpora, and what the two models draw; kept in check.json."""
+    """Print a row for clean clips, the two corpora, and what the two models draw; kept in
+    check.json."""
     clean, floor = judged(*through_vae(corpus(range(OFFSET, OFFSET + n), faulty=False)))
     sources = {
-        "corpus, everywhere": lambda: through_vae(list(tiny.corpus(range(OFFSET, OFFSET + n), tiny.SIZE))),
+        "corpus, everywhere": lambda: through_vae(
+            list(tiny.corpus(range(OFFSET, OFFSET + n), tiny.SIZE))
+        ),
         "corpus, local": lambda: through_vae(corpus(range(OFFSET, OFFSET + n))),
         "model, everywhere": lambda: drawn(tiny.MODEL, n),
         "model, local": lambda: drawn(MODEL, n),
     }
-    rows = {"clean clips": clean} | {name: judged(*make(), floor)[0] for name, make in sources.items()}
+    rows = {"clean clips": clean} | {
+        name: judged(*make(), floor)[0] for name, make in sources.items()
+    }
     for name, row in rows.items():
         print(f"{name:20} " + ", ".join(f"{key} {value:g}" for key, value in row.items()))
     (WORK / "check.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=("train", "check"))
     parser.add_argument("--steps", type=int, default=STEPS, help="train: optimiser steps in all")
     parser.add_argument("-n", type=int, default=192, help="check: clips a row")

@@ -1,13 +1,14 @@
 """Write which pipelines of diffusers the backbone `pipeline` drives: data and a page.
 
     python scripts/pipelines.py             # what the sources of diffusers' pipelines show
-    python scripts/pipelines.py --run       # what the contract of every family shows
-    python scripts/pipelines.py --run wan   # of one family; the others keep what was found before
-    python scripts/pipelines.py --check     # only asks whether the files are what the sources give
+    python scripts/pipelines.py --run       # what the contract of every family shows python
+    scripts/pipelines.py --run wan   # of one family; the others keep what was found before
+    python scripts/pipelines.py --check     # only asks whether the files are what the
+    sources give
 
-The data is vidrl/backbones/pipelines.json, which `vidrl list backbones --diffusers` prints, and the
-page is docs/pipelines.md; README.md has the names of the families that keep the whole contract.
-The contract is tests/backbones/families/contract.py.
+The data is vidrl/backbones/pipelines.json, which `vidrl list backbones --diffusers` prints,
+and the page is docs/pipelines.md; README.md has the names of the families that keep the
+whole contract. The contract is tests/backbones/families/contract.py.
 """
 
 from __future__ import annotations
@@ -37,17 +38,30 @@ NETWORK = re.compile(r"(transformer|unet|prior|decoder)(_\d+)?")
 BROUGHT = re.compile(r"(?!.*(embed|latent))(.*_)?(prompt|image|images|video|mask)(_.*)?")
 SOUND = re.compile(r"audio|sound|music", re.IGNORECASE)
 OTHER = {  # what pipelines make, by the folder of their file
-    "ace_step": "sound", "diffusion_gemma": "text", "llada2": "text", "rfd4_proteina": "proteins",
+    "ace_step": "sound",
+    "diffusion_gemma": "text",
+    "llada2": "text",
+    "rfd4_proteina": "proteins",
     "shap_e": "3D shapes",
-}  # fmt: skip
+}
 VP = "variance-preserving"
 Loops = tuple[str, ...]  # the loops around a place in the code, from the outside
 PATHS = {  # by the beginning of the name of the scheduler; the first that is found counts
-    "EDM": "EDM", "FlowMatch": "flow", "Karras": VP, "DDIM": VP, "DDPMScheduler": VP, "PNDM": VP,
-    "CogVideoX": VP, "Euler": VP, "LCM": VP, "HeunDiscrete": VP, "UnCLIP": VP,
-    "UniPC": "by its scheduler", "DPMSolver": "by its scheduler",
+    "EDM": "EDM",
+    "FlowMatch": "flow",
+    "Karras": VP,
+    "DDIM": VP,
+    "DDPMScheduler": VP,
+    "PNDM": VP,
+    "CogVideoX": VP,
+    "Euler": VP,
+    "LCM": VP,
+    "HeunDiscrete": VP,
+    "UnCLIP": VP,
+    "UniPC": "by its scheduler",
+    "DPMSolver": "by its scheduler",
     "SchedulerMixin": "by its scheduler",
-}  # fmt: skip
+}
 HEAD = """\
 # Which pipelines of diffusers can be trained
 
@@ -111,8 +125,12 @@ class Source:
     @property
     def made(self) -> str:
         video = any("video" in name or name in FRAMES for name in self.takes)
-        kinds = {"sound": SOUND.search(self.node.name), "embeddings": "Prior" in self.node.name,
-                 "video": video, "image": True}  # fmt: skip
+        kinds = {
+            "sound": SOUND.search(self.node.name),
+            "embeddings": "Prior" in self.node.name,
+            "video": video,
+            "image": True,
+        }
         return OTHER.get(self.folder) or next(kind for kind, holds in kinds.items() if holds)
 
     @property
@@ -135,15 +153,17 @@ class Source:
         reasons = {
             f"it makes {self.made}": self.made not in ("video", "image"),
             "its call asks no scheduler for a step": not found,
-            "it has no transformer, unet, prior or decoder":
-                not any(NETWORK.fullmatch(name) for name in self.parts),
+            "it has no transformer, unet, prior or decoder": not any(
+                NETWORK.fullmatch(name) for name in self.parts
+            ),
             "it steps by several schedulers of its own":  # its copies of one, for sound, are driven
-                len({one for one, _ in found if one.startswith("self.")}) > 1,
-            "its steps stand in a loop within a loop, as where a clip is made in pieces":
-                any(len(loops) > 1 for _, loops in found),
+            len({one for one, _ in found if one.startswith("self.")}) > 1,
+            "its steps stand in a loop within a loop, as where a clip is made in pieces": any(
+                len(loops) > 1 for _, loops in found
+            ),
             "vidrl knows no path of noise for its scheduler": not self.path,
             f"it must be given {', '.join(missing)}, which no prompt brings": bool(missing),
-        }  # fmt: skip
+        }
         return next((reason for reason, holds in reasons.items() if holds), "")
 
 
@@ -154,9 +174,13 @@ def sources() -> dict[str, Source]:
     top = Path(diffusers.__file__).parent
     exported = set(re.findall(r'"(\w+Pipeline)"', (top / "__init__.py").read_text()))
     files = [file for file in sorted((top / "pipelines").rglob("*.py")) if "onnx" not in file.name]
-    found = {node.name: Source(node, file.parent.name) for file in files
-             if "deprecated" not in file.parts for node in ast.parse(file.read_text()).body
-             if isinstance(node, ast.ClassDef) and node.name in exported}  # fmt: skip
+    found = {
+        node.name: Source(node, file.parent.name)
+        for file in files
+        if "deprecated" not in file.parts
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name in exported
+    }
     return {name: made for name, made in sorted(found.items()) if method(made.node, "__call__")}
 
 
@@ -171,8 +195,10 @@ def arguments(function: ast.FunctionDef | None) -> list[tuple[str, str, bool]]:
     plain, named = function.args.args[1:], function.args.kwonlyargs
     defaults = [*[None] * (len(plain) - len(function.args.defaults)), *function.args.defaults]
     every = zip([*plain, *named], [*defaults, *function.args.kw_defaults], strict=False)
-    return [(arg.arg, ast.unparse(arg.annotation) if arg.annotation else "", default is None)
-            for arg, default in every]  # fmt: skip
+    return [
+        (arg.arg, ast.unparse(arg.annotation) if arg.annotation else "", default is None)
+        for arg, default in every
+    ]
 
 
 def steps(node: ast.AST | None, loops: Loops = ()) -> Iterator[tuple[str, Loops]]:
@@ -228,13 +254,29 @@ def table(before: Mapping[str, Any], again: bool = True) -> dict[str, Any]:
     from families import FAMILIES
 
     kept = {row["family"]: row["checks"] for row in before.get("checked", [])}
-    checked = [{"family": name, "pipeline": family.pipeline, "makes": family.modality,
-                "checks": kept.get(name, {})} for name, family in FAMILIES.items()]  # fmt: skip
+    checked = [
+        {
+            "family": name,
+            "pipeline": family.pipeline,
+            "makes": family.modality,
+            "checks": kept.get(name, {}),
+        }
+        for name, family in FAMILIES.items()
+    ]
     if not again:
         return {**before, "checked": checked}
     known = {family.pipeline for family in FAMILIES.values()}
-    read = [{"pipeline": name, "makes": one.makes, "path": one.path, "call": one.call,
-             "not": one.obstacle} for name, one in sources().items() if name not in known]  # fmt: skip
+    read = [
+        {
+            "pipeline": name,
+            "makes": one.makes,
+            "path": one.path,
+            "call": one.call,
+            "not": one.obstacle,
+        }
+        for name, one in sources().items()
+        if name not in known
+    ]
     return {"diffusers": diffusers.__version__, "checked": checked, "read": read}
 
 
@@ -245,18 +287,34 @@ def page(found: Mapping[str, Any]) -> str:
     from vidrl.cli.look import kept
 
     promises = ";\n".join(f"- {name.replace('_', ' ')}" for name in CHECKS) + "."
-    checked = [(row["family"], f"`{row['pipeline']}`", row["makes"], row["checks"].get("path", ""),
-                kept(row["checks"]), "no", "0") for row in found["checked"]]  # fmt: skip
-    head = ("family", "pipeline", "makes", "path", "tiny weights",
-            "real weights", "lines of code")  # fmt: skip
-    read = [(f"`{row['pipeline']}`", row["makes"], row["path"], row["call"], row["not"])
-            for row in found["read"]]  # fmt: skip
+    checked = [
+        (
+            row["family"],
+            f"`{row['pipeline']}`",
+            row["makes"],
+            row["checks"].get("path", ""),
+            kept(row["checks"]),
+            "no",
+            "0",
+        )
+        for row in found["checked"]
+    ]
+    head = ("family", "pipeline", "makes", "path", "tiny weights", "real weights", "lines of code")
+    read = [
+        (f"`{row['pipeline']}`", row["makes"], row["path"], row["call"], row["not"])
+        for row in found["read"]
+    ]
     free, closed = ([row for row in read if bool(row[4]) is shut] for shut in (False, True))
-    return "\n".join([
-        HEAD.format(diffusers=found["diffusers"], promises=promises), markdown(head, checked), OPEN,
-        markdown(("pipeline", "makes", "path", "in `call`"), (row[:4] for row in free)), CLOSED,
-        markdown(("pipeline", "makes", "why"), ((*row[:2], row[4]) for row in closed)),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            HEAD.format(diffusers=found["diffusers"], promises=promises),
+            markdown(head, checked),
+            OPEN,
+            markdown(("pipeline", "makes", "path", "in `call`"), (row[:4] for row in free)),
+            CLOSED,
+            markdown(("pipeline", "makes", "why"), ((*row[:2], row[4]) for row in closed)),
+        ]
+    )
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,16 +1,18 @@
 """Train assets/tiny-wan from nothing: a Wan pipeline small enough for two CPU cores.
 
-    python scripts/pretrain_tiny.py vae       # autoencoder, on stills and clips of vidrl.synthetic.world
-    python scripts/pretrain_tiny.py encode    # latents of the corpus, kept under runs/pretrain-SIZE
-    python scripts/pretrain_tiny.py decoder   # more of the decoder alone; may run beside the next stage
-    python scripts/pretrain_tiny.py flow      # flow-matching transformer on those latents
-    python scripts/pretrain_tiny.py guided    # what guidance says, learnt by a single pass
-    python scripts/pretrain_tiny.py check     # the bar: the verifier on 256 held-out captions
+    python scripts/pretrain_tiny.py vae       # autoencoder, on stills and clips of
+    vidrl.synthetic.world python scripts/pretrain_tiny.py encode    # latents of the corpus,
+    kept under runs/pretrain-SIZE python scripts/pretrain_tiny.py decoder   # more of the
+    decoder alone; may run beside the next stage python scripts/pretrain_tiny.py flow      #
+    flow-matching transformer on those latents python scripts/pretrain_tiny.py guided    #
+    what guidance says, learnt by a single pass python scripts/pretrain_tiny.py check     #
+    the bar: the verifier on 256 held-out captions
 
-`--size 32` makes assets/tiny-wan-32, whose camera stands still, in place of assets/tiny-wan (64). Every stage may be
-killed and called again: it goes on from runs/pretrain-SIZE/*.safetensors, and step i always sees the batch of seed i.
-Under `torchrun --nproc-per-node 2` the processes share each batch and each corpus. About half of the corpus has the
-faults of web video (see `fault`), so that reward has something to mend.
+`--size 32` makes assets/tiny-wan-32, whose camera stands still, in place of assets/tiny-wan
+(64). Every stage may be killed and called again: it goes on from
+runs/pretrain-SIZE/*.safetensors, and step i always sees the batch of seed i. Under
+`torchrun --nproc-per-node 2` the processes share each batch and each corpus. About half of
+the corpus has the faults of web video (see `fault`), so that reward has something to mend.
 """
 
 from __future__ import annotations
@@ -38,12 +40,27 @@ from vidrl.synthetic import verifier, world
 from vidrl.synthetic.corruptions import corrupt
 
 ROOT = Path(__file__).resolve().parent.parent
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun sets them
-MODEL, WORK = ROOT / "assets" / "tiny-wan", ROOT / "runs" / "pretrain-64"  # of --size 64; `choose` sets those of 32
+RANK, WORLD = (
+    int(os.environ.get("RANK", 0)),
+    int(os.environ.get("WORLD_SIZE", 1)),
+)  # torchrun sets them
+MODEL, WORK = (
+    ROOT / "assets" / "tiny-wan",
+    ROOT / "runs" / "pretrain-64",
+)  # of --size 64; `choose` sets those of 32
 SIZE, FRAMES, FPS = 64, 17, 8.0
-PATCH = {32: 2, 64: 4}  # pixels a side that the autoencoder folds into channels: both sizes have 16 x 16 of them
-WIDTH, LATENT = {32: 16, 64: 24}, {32: 16, 64: 32}  # channels of the autoencoder's first level, and of a latent
-PANS = {32: 0.0, 64: 0.5}  # share of clips over a texture in which the camera moves; over a plain ground none would see
+PATCH = {
+    32: 2,
+    64: 4,
+}  # pixels a side that the autoencoder folds into channels: both sizes have 16 x 16 of them
+WIDTH, LATENT = (
+    {32: 16, 64: 24},
+    {32: 16, 64: 32},
+)  # channels of the autoencoder's first level, and of a latent
+PANS = {
+    32: 0.0,
+    64: 0.5,
+}  # share of clips over a texture in which the camera moves; over a plain ground none would see
 CORPUS = {32: 12_000, 64: 8_000}
 VAE_STEPS, VAE_STILLS, DECODER_STEPS = 3000, 400, 2000
 LATE = {32: 0.0, 64: 0.4}  # mean logit of t: twice the channels tell as much at more noise
@@ -51,7 +68,10 @@ FLOW_STEPS, FLOW_BATCH = {32: 4000, 64: 8400}, 32
 GUIDANCE, GUIDED_STEPS, GUIDED_PEAK, GUIDED_OFFSET = 2.0, 500, 0.25, 1_000_000
 TEXTURED = ("striped", "speckled")
 MUON, ADAM = 0.02, 3e-3  # learning rates of matrices and of the rest
-TEXT_LENGTH, TEXT_PADDED = 20, (24, 512)  # a caption's tokens; the padded lengths that the transformer must bear
+TEXT_LENGTH, TEXT_PADDED = (
+    20,
+    (24, 512),
+)  # a caption's tokens; the padded lengths that the transformer must bear
 NO_TEXT = 0.1  # share of clips whose caption is empty, so that guidance works
 
 
@@ -61,8 +81,9 @@ NO_TEXT = 0.1  # share of clips whose caption is empty, so that guidance works
 def fault(scene: world.Scene, draw: random.Random, size: int) -> Tensor:
     """A clip (F, 3, size, size) as a careless web corpus holds it.
 
-    52 % clean, 14 % brightness flickers, 12 % the frame shakes, 12 % frames are dropped and repeated, and 10 % change
-    identity midway: another shape, another colour, or gone for some frames (no reward here looks for that).
+    52 % clean, 14 % brightness flickers, 12 % the frame shakes, 12 % frames are dropped and
+    repeated, and 10 % change identity midway: another shape, another colour, or gone for
+    some frames (no reward here looks for that).
     """
     kind, seed = draw.random(), draw.randrange(2**31)
     clip = world.render(scene, size, FRAMES, FPS, seed).video
@@ -75,7 +96,9 @@ def fault(scene: world.Scene, draw: random.Random, size: int) -> Tensor:
     if kind < 0.90:
         return corrupt(clip, "stutter", draw.uniform(0.8, 1.6), seed)
     other = _changed(scene, draw)
-    swap = world.render(other, size, FRAMES, FPS, seed).video if other else _empty(scene, size, seed)
+    swap = (
+        world.render(other, size, FRAMES, FPS, seed).video if other else _empty(scene, size, seed)
+    )
     start, length = draw.randrange(3, 12), draw.randrange(3, 12)
     clip[start : start + length] = swap[start : start + length]
     return clip
@@ -92,7 +115,8 @@ def _changed(scene: world.Scene, draw: random.Random) -> world.Scene | None:
 
 
 def _empty(scene: world.Scene, size: int, seed: int) -> Tensor:
-    """The background alone: the clip with the object's pixels taken from where it is not."""
+    """The background alone: the clip with the object's pixels taken from where it is
+    not."""
     clip = world.render(scene, size, FRAMES, FPS, seed)
     behind = world.background(scene, size, FRAMES, FPS, seed)
     return torch.where(clip.mask[:, None] > 0, behind, clip.video)
@@ -128,7 +152,8 @@ def orthogonal(g: Tensor) -> Tensor:
 
 
 class Muon:
-    """Orthogonalised momentum for matrices and kernels (arXiv 2502.16982), AdamW for the rest.
+    """Orthogonalised momentum for matrices and kernels (arXiv 2502.16982), AdamW for the
+    rest.
 
     On this autoencoder it reaches in 100 steps what AdamW does not in 300.
     """
@@ -155,17 +180,30 @@ class Muon:
 
 
 class Run:
-    """Parameters, their average and the optimiser, saved to one safetensors file every two minutes."""
+    """Parameters, their average and the optimiser, saved to one safetensors file every two
+    minutes."""
 
     def __init__(
-        self, name: str, module: nn.Module, steps: int, decay: float, hidden: Callable[[str, Tensor], bool]
-    ):  # fmt: skip
-        self.path, self.module, self.steps, self.decay = WORK / f"{name}.safetensors", module, steps, decay
+        self,
+        name: str,
+        module: nn.Module,
+        steps: int,
+        decay: float,
+        hidden: Callable[[str, Tensor], bool],
+    ):
+        self.path, self.module, self.steps, self.decay = (
+            WORK / f"{name}.safetensors",
+            module,
+            steps,
+            decay,
+        )
         self.params = dict(module.named_parameters())
         self.mean = {k: p.detach().clone() for k, p in self.params.items()}
         self.inner = [k for k, p in self.params.items() if hidden(k, p)]
         self.outer = [k for k in self.params if k not in set(self.inner)]
-        self.optimiser = Muon([self.params[k] for k in self.inner], [self.params[k] for k in self.outer])
+        self.optimiser = Muon(
+            [self.params[k] for k in self.inner], [self.params[k] for k in self.outer]
+        )
         self.step, self.seconds, self.saved = 0, 0.0, time.time()
         self.log = WORK / f"{name}.jsonl"
         if self.path.exists():
@@ -185,12 +223,19 @@ class Run:
                 self.optimiser.adam.state[self.params[k]] = moments
 
     def save(self) -> None:
-        state = {"step": torch.tensor(self.step), "seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+        state = {
+            "step": torch.tensor(self.step),
+            "seconds": torch.tensor(self.seconds, dtype=torch.float64),
+        }
         for k, p in self.params.items():
             state |= {f"param.{k}": p.detach(), f"mean.{k}": self.mean[k]}
-        state |= {f"momentum.{k}": m for k, m in zip(self.inner, self.optimiser.momentum, strict=True)}
+        state |= {
+            f"momentum.{k}": m for k, m in zip(self.inner, self.optimiser.momentum, strict=True)
+        }
         for k in self.outer:
-            state |= {f"{m}.{k}": value for m, value in self.optimiser.adam.state[self.params[k]].items()}
+            state |= {
+                f"{m}.{k}": value for m, value in self.optimiser.adam.state[self.params[k]].items()
+            }
         with whole_file.placing(self.path) as private:
             save_file({k: v.contiguous() for k, v in state.items()}, private)
         self.saved = time.time()
@@ -203,7 +248,12 @@ class Run:
     def go(self, loss: Callable[[int], Tensor]) -> None:
         """Train until the last step, or until killed."""
         shown, start = 0.0, time.time()
-        bar = {"initial": self.step, "total": self.steps, "desc": self.path.stem, "disable": RANK > 0}
+        bar = {
+            "initial": self.step,
+            "total": self.steps,
+            "desc": self.path.stem,
+            "disable": RANK > 0,
+        }
         for step in tqdm(range(self.step, self.steps), mininterval=10, **bar):
             value = loss(step)
             value.backward()
@@ -213,7 +263,9 @@ class Run:
             self.step = step + 1
             with torch.no_grad():
                 decay = min(self.decay, (1 + self.step) / (10 + self.step))
-                torch._foreach_lerp_(list(self.mean.values()), list(self.params.values()), 1 - decay)
+                torch._foreach_lerp_(
+                    list(self.mean.values()), list(self.params.values()), 1 - decay
+                )
             shown = 0.98 * shown + 0.02 * value.item() if shown else value.item()
             self.seconds, start = self.seconds + time.time() - start, time.time()
             if self.step % 100 == 0 and RANK == 0:
@@ -244,21 +296,34 @@ class Run:
 
 
 def new_vae() -> nn.Module:
-    """Narrow, patchified and residual: its linear short cuts are what makes it learn in minutes."""
+    """Narrow, patchified and residual: its linear short cuts are what makes it learn in
+    minutes."""
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(0)
     patch, z = PATCH[SIZE], LATENT[SIZE]
     return AutoencoderKLWan(
-        base_dim=WIDTH[SIZE], decoder_base_dim=WIDTH[SIZE], z_dim=z, dim_mult=[1, 2, 2], num_res_blocks=1,
-        attn_scales=[], temperal_downsample=[True, True], latents_mean=[0.0] * z, latents_std=[1.0] * z,
-        patch_size=patch, in_channels=3 * patch**2, out_channels=3 * patch**2, scale_factor_spatial=4 * patch,
-        scale_factor_temporal=4, is_residual=True,
-    )  # fmt: skip
+        base_dim=WIDTH[SIZE],
+        decoder_base_dim=WIDTH[SIZE],
+        z_dim=z,
+        dim_mult=[1, 2, 2],
+        num_res_blocks=1,
+        attn_scales=[],
+        temperal_downsample=[True, True],
+        latents_mean=[0.0] * z,
+        latents_std=[1.0] * z,
+        patch_size=patch,
+        in_channels=3 * patch**2,
+        out_channels=3 * patch**2,
+        scale_factor_spatial=4 * patch,
+        scale_factor_temporal=4,
+        is_residual=True,
+    )
 
 
 def vae_batch(step: int) -> Tensor:
-    """Stills, then pieces of 9 frames, with whole clips in between and at the end: (B, 3, F, SIZE, SIZE) in [-1, 1]."""
+    """Stills, then pieces of 9 frames, with whole clips in between and at the end: (B, 3,
+    F, SIZE, SIZE) in [-1, 1]."""
     whole = step > 0.85 * VAE_STEPS or step % 6 == 5
     size, frames = (16, 1) if step < VAE_STILLS else (2, FRAMES) if whole else (4, 9)
     draw = random.Random(f"vae {step} {RANK}" if RANK else f"vae {step}")
@@ -270,7 +335,8 @@ def vae_batch(step: int) -> Tensor:
 
 
 def picture_loss(y: Tensor, x: Tensor) -> Tensor:
-    """Squared error of light and, twice as heavy, of two colour differences, and a little absolute error.
+    """Squared error of light and, twice as heavy, of two colour differences, and a little
+    absolute error.
 
     Absolute error alone settles for the grey of the background: objects are small.
     """
@@ -283,8 +349,13 @@ def vae_loss(vae: nn.Module, step: int) -> Tensor:
     """Reconstruction and a faint pull of the latent to the unit Gaussian."""
     x = vae_batch(step)
     posterior = vae.encode(x).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step * WORLD + RANK))
-    return picture_loss(vae.decode(posterior.mean + posterior.std * noise).sample, x) + 1e-6 * posterior.kl().mean()
+    noise = torch.randn(
+        posterior.mean.shape, generator=torch.Generator().manual_seed(step * WORLD + RANK)
+    )
+    return (
+        picture_loss(vae.decode(posterior.mean + posterior.std * noise).sample, x)
+        + 1e-6 * posterior.kl().mean()
+    )
 
 
 def train_vae() -> None:
@@ -296,7 +367,8 @@ def train_vae() -> None:
 
 
 def train_decoder() -> None:
-    """The decoder alone, on slightly noisy latents as a generator makes them; the transformer may train meanwhile."""
+    """The decoder alone, on slightly noisy latents as a generator makes them; the
+    transformer may train meanwhile."""
     from diffusers import AutoencoderKLWan
 
     vae = AutoencoderKLWan.from_pretrained(MODEL / "vae")
@@ -307,7 +379,9 @@ def train_decoder() -> None:
         x = vae_batch(10_000 + step)
         with torch.no_grad():
             z = vae.encode(x).latent_dist.mode()
-            z = z + 0.05 * scale * torch.randn(z.shape, generator=torch.Generator().manual_seed(step * WORLD + RANK))
+            z = z + 0.05 * scale * torch.randn(
+                z.shape, generator=torch.Generator().manual_seed(step * WORLD + RANK)
+            )
         return picture_loss(vae.decode(z).sample, x)
 
     run = Run("decoder", half, DECODER_STEPS, 0.995, lambda name, p: p.dim() >= 4)
@@ -329,10 +403,13 @@ def quality(vae: nn.Module) -> tuple[Tensor, float]:
 
 
 def publish_vae(vae: nn.Module) -> None:
-    """Save the autoencoder with the mean and std of its latents, and say how well it does."""
+    """Save the autoencoder with the mean and std of its latents, and say how well it
+    does."""
     z, psnr = quality(vae)
     print(f"vae: PSNR {psnr:.2f} dB over 64 clips")
-    vae.register_to_config(latents_mean=z.mean((0, 2, 3, 4)).tolist(), latents_std=z.std((0, 2, 3, 4)).tolist())
+    vae.register_to_config(
+        latents_mean=z.mean((0, 2, 3, 4)).tolist(), latents_std=z.std((0, 2, 3, 4)).tolist()
+    )
     vae.save_pretrained(MODEL / "vae")
 
 
@@ -340,12 +417,15 @@ def publish_vae(vae: nn.Module) -> None:
 
 
 def encode(part: int, parts: int) -> None:
-    """Normalised latents of the corpus, in `parts` interleaved files, so that processes can share the work."""
+    """Normalised latents of the corpus, in `parts` interleaved files, so that processes can
+    share the work."""
     from diffusers import AutoencoderKLWan
 
     vae = AutoencoderKLWan.from_pretrained(MODEL / "vae").eval()
     shape = (1, -1, 1, 1, 1)
-    mean, std = (torch.tensor(getattr(vae.config, k)).view(shape) for k in ("latents_mean", "latents_std"))
+    mean, std = (
+        torch.tensor(getattr(vae.config, k)).view(shape) for k in ("latents_mean", "latents_std")
+    )
     latents, captions, indices = [], [], list(range(part, CORPUS[SIZE], parts))
     for start in tqdm(range(0, len(indices), 8), desc="encode", mininterval=10):
         texts, clips = zip(*corpus(indices[start : start + 8], SIZE), strict=True)
@@ -373,27 +453,39 @@ def load_corpus() -> tuple[Tensor, list[str]]:
 
 
 def save_text() -> None:
-    """A tokenizer of whole words and a small frozen text encoder, whose random features the transformer reads."""
+    """A tokenizer of whole words and a small frozen text encoder, whose random features the
+    transformer reads."""
     from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
     said = {word for scene in world.scenes("train") for word in scene.caption.split()}
     words = sorted(said | {"while", "the", "camera", "pans"})
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -10.0)] + [(f"▁{w}", -1.0) for w in words]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -10.0)] + [
+        (f"▁{w}", -1.0) for w in words
+    ]
     T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(MODEL / "tokenizer")
     torch.manual_seed(0)
     config = UMT5Config(
-        vocab_size=len(pieces), d_model=64, d_kv=16, num_heads=4, num_layers=2, d_ff=128, dropout_rate=0.0
+        vocab_size=len(pieces),
+        d_model=64,
+        d_kv=16,
+        num_heads=4,
+        num_layers=2,
+        d_ff=128,
+        dropout_rate=0.0,
     )
     UMT5EncoderModel(config).save_pretrained(MODEL / "text_encoder")
 
 
 def embed(captions: list[str]) -> Tensor:
-    """Embeddings as WanPipeline makes them: (N, TEXT_LENGTH, 64), zero after the caption."""
+    """Embeddings as WanPipeline makes them: (N, TEXT_LENGTH, 64), zero after the
+    caption."""
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL / "tokenizer")
     encoder = UMT5EncoderModel.from_pretrained(MODEL / "text_encoder").eval()
-    batch = tokenizer(captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
+    batch = tokenizer(
+        captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
+    )
     with torch.no_grad():
         hidden = encoder(batch.input_ids, batch.attention_mask).last_hidden_state
     return hidden * batch.attention_mask[..., None]
@@ -404,23 +496,38 @@ def new_transformer() -> nn.Module:
 
     torch.manual_seed(0)
     return WanTransformer3DModel(
-        patch_size=(1, 1, 1), num_attention_heads=4, attention_head_dim=30, in_channels=LATENT[SIZE],
-        out_channels=LATENT[SIZE], text_dim=64, freq_dim=64, ffn_dim=480, num_layers=4, cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads", rope_max_seq_len=64,
-    )  # fmt: skip
+        patch_size=(1, 1, 1),
+        num_attention_heads=4,
+        attention_head_dim=30,
+        in_channels=LATENT[SIZE],
+        out_channels=LATENT[SIZE],
+        text_dim=64,
+        freq_dim=64,
+        ffn_dim=480,
+        num_layers=4,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=64,
+    )
 
 
 class PaddedText:
     """Cross-attention over a caption padded to any length at the price of its own tokens.
 
-    All padding tokens are alike, so one of them with log(count) added to its logit stands for them exactly.
+    All padding tokens are alike, so one of them with log(count) added to its logit stands
+    for them exactly.
     """
 
     def __init__(self) -> None:
         self.bias: Tensor | None = None
 
     def __call__(
-        self, attn: nn.Module, hidden: Tensor, text: Tensor, mask: object = None, rotary: object = None
+        self,
+        attn: nn.Module,
+        hidden: Tensor,
+        text: Tensor,
+        mask: object = None,
+        rotary: object = None,
     ) -> Tensor:
         q = attn.norm_q(attn.to_q(hidden)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         k = attn.norm_k(attn.to_k(text)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
@@ -431,7 +538,8 @@ class PaddedText:
 
 @dataclass
 class Noised:
-    """A batch on its way: x_t at times t in (0, 1), its captions, whether each is told, and the velocity noise - x0."""
+    """A batch on its way: x_t at times t in (0, 1), its captions, whether each is told, and
+    the velocity noise - x0."""
 
     x: Tensor
     t: Tensor
@@ -440,15 +548,22 @@ class Noised:
     velocity: Tensor
 
     def predict(self, net: nn.Module, words: Tensor) -> Tensor:
-        words = torch.cat([words, torch.zeros_like(words[:, :1])], 1)  # the token that stands for the padding
+        words = torch.cat(
+            [words, torch.zeros_like(words[:, :1])], 1
+        )  # the token that stands for the padding
         return net(self.x, 1000 * self.t, words, return_dict=False)[0]
 
 
 def noised(text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int) -> Noised:
-    """The batch of one step at logit-normal t, its captions padded to some length; this process's share of it."""
+    """The batch of one step at logit-normal t, its captions padded to some length; this
+    process's share of it."""
     draw = torch.Generator().manual_seed(step)
     pick = torch.randint(len(latents), (FLOW_BATCH,), generator=draw)
-    told = torch.rand(FLOW_BATCH, 1, 1, generator=draw) >= NO_TEXT if step % 2 else torch.ones(FLOW_BATCH, 1, 1).bool()
+    told = (
+        torch.rand(FLOW_BATCH, 1, 1, generator=draw) >= NO_TEXT
+        if step % 2
+        else torch.ones(FLOW_BATCH, 1, 1).bool()
+    )
     text.bias = torch.zeros(1, TEXT_LENGTH + 1)
     text.bias[0, -1] = log(_padded(draw, step) - TEXT_LENGTH)
     t = torch.sigmoid(LATE[SIZE] + torch.randn(FLOW_BATCH, generator=draw) * 1.2)
@@ -461,22 +576,33 @@ def noised(text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, st
 def _padded(draw: torch.Generator, step: int) -> int:
     """How many tokens a caption is padded to: every fourth step the most."""
     low, high = (log(n) for n in TEXT_PADDED)
-    return round(exp(float(torch.empty(()).uniform_(low, high, generator=draw)))) if step % 4 else TEXT_PADDED[1]
+    return (
+        round(exp(float(torch.empty(()).uniform_(low, high, generator=draw))))
+        if step % 4
+        else TEXT_PADDED[1]
+    )
 
 
 def flow_loss(
     net: nn.Module, text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int
-) -> Tensor:  # fmt: skip
-    """Velocity matching, ||v(x_t, t) - (noise - x0)||²; row 0 of the table stands for a caption that is not told."""
+) -> Tensor:
+    """Velocity matching, ||v(x_t, t) - (noise - x0)||²; row 0 of the table stands for a
+    caption that is not told."""
     at = noised(text, latents, table, caption, step)
     return (at.predict(net, torch.where(at.told, at.words, table[0])) - at.velocity).square().mean()
 
 
 def guided_loss(
-    net: nn.Module, teacher: nn.Module, text: PaddedText, latents: Tensor, table: Tensor, caption: Tensor, step: int
-) -> Tensor:  # fmt: skip
-    """One pass learns what two passes of the teacher say, v(empty) + GUIDANCE (v(caption) - v(empty)) (arXiv
-    2210.03142); without a caption it stays what it was."""
+    net: nn.Module,
+    teacher: nn.Module,
+    text: PaddedText,
+    latents: Tensor,
+    table: Tensor,
+    caption: Tensor,
+    step: int,
+) -> Tensor:
+    """One pass learns what two passes of the teacher say, v(empty) + GUIDANCE (v(caption) -
+    v(empty)) (arXiv 2210.03142); without a caption it stays what it was."""
     at = noised(text, latents, table, caption, GUIDED_OFFSET + step)
     empty = table[0].expand_as(at.words)
     with torch.no_grad():
@@ -513,7 +639,8 @@ def train_flow() -> None:
 
 
 def flow_corpus() -> tuple[Tensor, Tensor, Tensor]:
-    """Latents, a table of caption embeddings whose row 0 is the empty caption, and each clip's row."""
+    """Latents, a table of caption embeddings whose row 0 is the empty caption, and each
+    clip's row."""
     latents, captions = load_corpus()
     unique = ["", *sorted(set(captions))]
     row = {caption: i for i, caption in enumerate(unique)}
@@ -528,7 +655,8 @@ class Guided(Run):
 
 
 def train_guided() -> None:
-    """Finish the transformer so that a plain call, without guidance, listens as a guided one does."""
+    """Finish the transformer so that a plain call, without guidance, listens as a guided
+    one does."""
     data = flow_corpus()
     net, teacher, text = new_transformer(), new_transformer(), PaddedText()
     flow_run(teacher).averaged().requires_grad_(False)
@@ -576,7 +704,8 @@ def _forget_paths() -> None:
 
 
 def check(n: int, guidance: float, length: int) -> dict[str, float]:
-    """Share of held-out captions whose words the verifier reads back from plain diffusers' samples."""
+    """Share of held-out captions whose words the verifier reads back from plain diffusers'
+    samples."""
     from diffusers import WanPipeline
 
     pipe = WanPipeline.from_pretrained(MODEL)
@@ -587,12 +716,21 @@ def check(n: int, guidance: float, length: int) -> dict[str, float]:
         part = captions[start : start + 32]
         noise = [torch.Generator().manual_seed(start + i) for i in range(len(part))]
         video = pipe(
-            part, height=SIZE, width=SIZE, num_frames=FRAMES, num_inference_steps=20, guidance_scale=guidance,
-            generator=noise, max_sequence_length=length, output_type="pt",
-        ).frames  # fmt: skip
+            part,
+            height=SIZE,
+            width=SIZE,
+            num_frames=FRAMES,
+            num_inference_steps=20,
+            guidance_scale=guidance,
+            generator=noise,
+            max_sequence_length=length,
+            output_type="pt",
+        ).frames
         seen.append(verifier.verify(video, part, FPS))
     words = ("colour", "shape", "motion", "all")
-    return {word: torch.cat([getattr(v, word) for v in seen]).float().mean().item() for word in words}
+    return {
+        word: torch.cat([getattr(v, word) for v in seen]).float().mean().item() for word in words
+    }
 
 
 STAGES: dict[str, Callable[[argparse.Namespace], object]] = {
@@ -615,7 +753,9 @@ def choose(size: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=tuple(STAGES))
     parser.add_argument("--size", type=int, choices=tuple(PATCH), default=64, help="pixels a side")
     parser.add_argument("-n", type=int, default=256, help="check: how many held-out captions")

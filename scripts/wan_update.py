@@ -1,11 +1,13 @@
-"""What a GRPO round of Wan2.1-T2V-1.3B costs on a card: seconds a stage, peak memory, share of the peak; S = 1 and 9.
+"""What a GRPO round of Wan2.1-T2V-1.3B costs on a card: seconds a stage, peak memory, share
+of the peak; S = 1 and 9.
 
-    python scripts/wan_update.py          # on a GPU: 33 x 480 x 832, bfloat16, LoRA, random weights
-    python scripts/wan_update.py --cpu    # the same path with a tiny model: proves the script alone
+    python scripts/wan_update.py          # on a GPU: 33 x 480 x 832, bfloat16, LoRA, random
+    weights python scripts/wan_update.py --cpu    # the same path with a tiny model: proves
+    the script alone
 
-The architecture is the public card's (`vidrl.cost`), its weights are random and nothing is downloaded: neither seconds
-nor memory depend on what the weights are. Captions are random embeddings of 512 tokens. Both arms update on one
-rollout; segments must cost nothing extra.
+The architecture is the public card's (`vidrl.cost`), its weights are random and nothing is
+downloaded: neither seconds nor memory depend on what the weights are. Captions are random
+embeddings of 512 tokens. Both arms update on one rollout; segments must cost nothing extra.
 """
 
 from __future__ import annotations
@@ -33,15 +35,23 @@ from vidrl.training.update import Updater
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE, CARD = "scripts/recipes/wan_1.3b.toml", "h100-80"
-SHAPE = ("backbone.options.height=480", "backbone.options.width=832", "backbone.options.frames=33",
-         "backbone.options.guidance=1.0", "data.held_out_n=1", "train.prompts_per_round=1", "train.group=2",
-         "algorithm.options.segments=9")  # fmt: skip
+SHAPE = (
+    "backbone.options.height=480",
+    "backbone.options.width=832",
+    "backbone.options.frames=33",
+    "backbone.options.guidance=1.0",
+    "data.held_out_n=1",
+    "train.prompts_per_round=1",
+    "train.group=2",
+    "algorithm.options.segments=9",
+)
 SEGMENTS = (1, 9)
 PEAK = 989e12  # FLOP/s of dense bfloat16, an H100 SXM's data sheet; --peak names another card's
 
 
 def build(recipe: config.Recipe, device: str) -> Denoiser:
-    """The recipe's backbone with random weights, made on the device; the text encoder is left out."""
+    """The recipe's backbone with random weights, made on the device; the text encoder is
+    left out."""
     options = dict(recipe.backbone.options)
     parts = skeleton.read(recipe.backbone).parts
     dtype = getattr(torch, str(options.pop("dtype", "float32")))
@@ -67,15 +77,27 @@ def timed(work: Callable[[], Any], device: str) -> tuple[Any, dict[str, float]]:
     if cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    return made, {"seconds": seconds, "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else float("nan")}
+    return made, {
+        "seconds": seconds,
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else float("nan"),
+    }
 
 
 class Measurement:
     """One model, one rollout, and an update of it for each number of segments."""
 
-    def __init__(self, recipe: config.Recipe, backbone: Denoiser, device: str, clips: int, text: tuple[int, int]):
+    def __init__(
+        self,
+        recipe: config.Recipe,
+        backbone: Denoiser,
+        device: str,
+        clips: int,
+        text: tuple[int, int],
+    ):
         self.recipe, self.device, self.clips = recipe, device, clips
-        self.workers = Workers(recipe.train.mixed_precision if device != "cpu" else "no", [], recipe.run)
+        self.workers = Workers(
+            recipe.train.mixed_precision if device != "cpu" else "no", [], recipe.run
+        )
         self.policy = Policy(backbone.to(device), recipe.policy.lora_rank, recipe.policy.lora_alpha)
         draw = torch.Generator().manual_seed(0)
         self.cond = {"text": torch.randn(clips, *text, generator=draw).to(device)}
@@ -88,14 +110,18 @@ class Measurement:
 
     def rollout(self, plan: Plan) -> Rollout:
         with self.workers.autocast():
-            return sample(self.policy, self.cond, draws(0, [("clip", i) for i in range(self.clips)]), plan)
+            return sample(
+                self.policy, self.cond, draws(0, [("clip", i) for i in range(self.clips)]), plan
+            )
 
     def update(self, segments: int) -> dict[str, Any]:
         """Sample, decode and update once, timed; a first update warms up the kernels."""
         algorithm, plan = self.plan(segments)
         rollout, sampling = timed(lambda: self.rollout(plan), self.device)
         clips = ["a prompt"] * self.clips
-        _, decoding = timed(lambda: decoded(self.policy.backbone, rollout.latents, clips), self.device)
+        _, decoding = timed(
+            lambda: decoded(self.policy.backbone, rollout.latents, clips), self.device
+        )
         updater = Updater(self.policy, algorithm, self.workers, self.recipe.train, seed=0)
         advantage = torch.randn(self.clips, segments, generator=torch.Generator().manual_seed(1))
         index, group = torch.arange(self.clips), torch.zeros(self.clips, dtype=torch.long)
@@ -103,12 +129,18 @@ class Measurement:
         updater.update(seen)
         updater.proven = True  # the first update has moved the weights
         _, updating = timed(lambda: updater.update(seen), self.device)
-        return {"segments": segments, "kept_steps": len(plan.keep), "sampling": sampling, "decode": decoding,
-                "update": updating}  # fmt: skip
+        return {
+            "segments": segments,
+            "kept_steps": len(plan.keep),
+            "sampling": sampling,
+            "decode": decoding,
+            "update": updating,
+        }
 
 
 def utilisation(recipe: config.Recipe, rows: list[dict[str, Any]], peak: float) -> None:
-    """Add each stage's share of the card's peak: FLOPs by vidrl.cost over seconds times the peak."""
+    """Add each stage's share of the card's peak: FLOPs by vidrl.cost over seconds times the
+    peak."""
     stages = cost.estimate(recipe, gpu=CARD, measure=False).flops
     for row in rows:
         for stage, flops in (("sampling", stages["sample"]), ("update", stages["update"])):
@@ -117,16 +149,29 @@ def utilisation(recipe: config.Recipe, rows: list[dict[str, Any]], peak: float) 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cpu", action="store_true", help="a tiny model on the CPU: proves the script alone")
-    parser.add_argument("--peak", type=float, default=PEAK, help="FLOP/s of the card in bfloat16, for the utilisation")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="a tiny model on the CPU: proves the script alone"
+    )
+    parser.add_argument(
+        "--peak",
+        type=float,
+        default=PEAK,
+        help="FLOP/s of the card in bfloat16, for the utilisation",
+    )
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     if not args.cpu and not torch.cuda.is_available():
-        print("wan_update: expected a CUDA device, found none; --cpu runs the same path with a tiny model")
+        print(
+            "wan_update: expected a CUDA device, found none; --cpu runs the same path with a tiny model"
+        )
         return 2
     device = "cpu" if args.cpu else "cuda"
-    recipe = config.load(ROOT / RECIPE, [*SHAPE, f"algorithm.options.steps={4 if args.cpu else 16}"])
+    recipe = config.load(
+        ROOT / RECIPE, [*SHAPE, f"algorithm.options.steps={4 if args.cpu else 16}"]
+    )
     tiny = args.cpu
     backbone = Wan.tiny() if tiny else build(recipe, device)
     clips = recipe.train.prompts_per_round * recipe.train.group
@@ -138,13 +183,19 @@ def main() -> int:
         "command": "python scripts/wan_update.py" + (" --cpu" if args.cpu else ""),
         "device": platform.processor() if tiny else torch.cuda.get_device_name(),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "clips": clips, "latent": list(backbone.shape), "arms": rows,
-    }  # fmt: skip
-    out = args.out or ROOT / ("runs/wan_update_cpu.json" if args.cpu else "benchmarks/results/wan_update.json")
+        "clips": clips,
+        "latent": list(backbone.shape),
+        "arms": rows,
+    }
+    out = args.out or ROOT / (
+        "runs/wan_update_cpu.json" if args.cpu else "benchmarks/results/wan_update.json"
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1).replace("NaN", "null") + "\n")
     for row in rows:
-        stages = [f"{stage} {row[stage]['seconds']:.2f} s" for stage in ("sampling", "decode", "update")]
+        stages = [
+            f"{stage} {row[stage]['seconds']:.2f} s" for stage in ("sampling", "decode", "update")
+        ]
         print(f"S = {row['segments']}: {', '.join(stages)}")
     print(f"wan_update: {out}")
     return 0

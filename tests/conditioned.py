@@ -1,4 +1,5 @@
-"""A tiny image-conditioned denoiser and a reward of its images, to prove that rows do not get mixed up on the way."""
+"""A tiny image-conditioned denoiser and a reward of its images, to prove that rows do not
+get mixed up on the way."""
 
 import json
 from pathlib import Path
@@ -10,13 +11,19 @@ from toys import recipe
 from vidrl.backbones.toy import Toy
 from vidrl.rewards import Reward, Samples, Score
 
-COLOURS = {"red": (230, 40, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (128, 128, 128),
-           "white": (240, 240, 240)}  # fmt: skip
+COLOURS = {
+    "red": (230, 40, 30),
+    "green": (30, 180, 60),
+    "blue": (40, 60, 220),
+    "grey": (128, 128, 128),
+    "white": (240, 240, 240),
+}
 TEXT = "a wall"  # of every prompt: the images alone tell the prompts apart
 
 
 class Tinted(Toy):
-    """A toy whose clips have the mean colour of the prompt's image, up to what its small network adds."""
+    """A toy whose clips have the mean colour of the prompt's image, up to what its small
+    network adds."""
 
     reads = needs = ("image",)
 
@@ -30,12 +37,16 @@ class Tinted(Toy):
 
 
 class LikeImage(Reward):
-    """How near the mean colour of a clip is to that of its reference: 0 at best; −10 for another clip's reference."""
+    """How near the mean colour of a clip is to that of its reference: 0 at best; −10 for
+    another clip's reference."""
 
     range = (-20.0, 0.0)
 
     def forward(self, samples: Samples) -> Score:
-        assert samples.reference is not None and samples.reference.shape[1:] == samples.frames[:, :1].shape[1:]
+        assert (
+            samples.reference is not None
+            and samples.reference.shape[1:] == samples.frames[:, :1].shape[1:]
+        )
         given = samples.reference.mean((1, 3, 4))
         asked = torch.stack([prompt.picture().mean((1, 2)) for prompt in samples.prompts])
         curve = -(samples.frames.mean((3, 4)) - given[:, None]).abs().mean(2)
@@ -70,7 +81,9 @@ def table(folder: Path, suffix: str = ".jsonl") -> Path:
 def conditioned(folder: Path, **changes) -> dict:
     """A recipe that trains the image-conditioned toy on the table."""
     made = recipe(folder, reward={"name": "conditioned:LikeImage"}, **changes)
-    made["train"]["score_batch"] = 3  # clips of two groups are scored together, which could mix them up
+    made["train"]["score_batch"] = (
+        3  # clips of two groups are scored together, which could mix them up
+    )
     made["backbone"] = {"name": "conditioned:Tinted", "options": {}}
     made["data"] |= {"prompts": str(table(folder)), "held_out": str(folder / "prompts.jsonl")}
     return made

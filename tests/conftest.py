@@ -16,8 +16,8 @@ import torch
 
 torch.set_num_threads(1)
 
-# A shell starts jobs in the background with SIGINT ignored, and children inherit that: then the tests of Ctrl-C could
-# not end a child. A handler of Python's own is not inherited.
+# A shell starts jobs in the background with SIGINT ignored, and children inherit that: then
+# the tests of Ctrl-C could not end a child. A handler of Python's own is not inherited.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,4 +1,5 @@
-"""Modules that stand for trainers which are not installed: their names, and what the adapters and docs use of them."""
+"""Modules that stand for trainers which are not installed: their names, and what the
+adapters and docs use of them."""
 
 import sys
 import types
@@ -35,7 +36,8 @@ class GRPOTrainingArguments:
 
 
 class GRPOGuardTrainer:
-    """What the page's trainer inherits and uses: the names of components, and the std of a step."""
+    """What the page's trainer inherits and uses: the names of components, and the std of a
+    step."""
 
     adapter = types.SimpleNamespace(trajectory_component_order=("latent",))
 
@@ -60,7 +62,8 @@ def get_trainer_class(identifier):
 
 
 def get_training_args_class(identifier):
-    """By the registry, else as a path of a subclass of their arguments, else an ImportError, as theirs."""
+    """By the registry, else as a path of a subclass of their arguments, else an
+    ImportError, as theirs."""
     if identifier.lower() in ("grpo", "grpo-guard"):
         return GRPOTrainingArguments
     found = _by_path(identifier)
@@ -99,12 +102,19 @@ class RewardResponse:
 
 
 MODULES = {
-    "flow_factory.rewards.abc": {"PointwiseRewardModel": PointwiseRewardModel,
-                                 "GroupwiseRewardModel": GroupwiseRewardModel,
-                                 "RewardModelOutput": types.SimpleNamespace},
-    "flow_factory.hparams": {"GRPOTrainingArguments": GRPOTrainingArguments,
-                             "get_training_args_class": get_training_args_class},
-    "flow_factory.trainers.registry": {"get_trainer_class": get_trainer_class, "register_trainer": register_trainer},
+    "flow_factory.rewards.abc": {
+        "PointwiseRewardModel": PointwiseRewardModel,
+        "GroupwiseRewardModel": GroupwiseRewardModel,
+        "RewardModelOutput": types.SimpleNamespace,
+    },
+    "flow_factory.hparams": {
+        "GRPOTrainingArguments": GRPOTrainingArguments,
+        "get_training_args_class": get_training_args_class,
+    },
+    "flow_factory.trainers.registry": {
+        "get_trainer_class": get_trainer_class,
+        "register_trainer": register_trainer,
+    },
     "unirl.reward.base": {"RewardBackend": RewardBackend},
     "unirl.types.reward": {"RewardResponse": RewardResponse},
 }

@@ -1,4 +1,5 @@
-"""An attention backend is used only after it ran, forward and backward, and agreed with torch's."""
+"""An attention backend is used only after it ran, forward and backward, and agreed with
+torch's."""
 
 import pytest
 import torch
@@ -15,21 +16,26 @@ def test_a_right_kernel_is_proven():
     attention.prove("fake", "cpu", torch.bfloat16, kernel=reference)
 
 
-@pytest.mark.parametrize(("kernel", "message"), [
-    (lambda q, k, v: reference(q, k, v).detach(), "gives no gradient of the query"),
-    (lambda q, k, v: reference(q.detach(), k, v), "gives no gradient of the query"),
-    (lambda q, k, v: reference(q, k.detach() + 0 * k, v), "gradient of the key is 1 away"),
-    (lambda q, k, v: 1.01 * reference(q, k, v), "output is 0.01 away"),
-    (lambda q, k, v: reference(q, k, v) * float("nan"), "output is nan away"),
-    (lambda q, k, v: q.no_such_thing, "does not run on cpu in torch.float32: AttributeError"),
-])
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (lambda q, k, v: reference(q, k, v).detach(), "gives no gradient of the query"),
+        (lambda q, k, v: reference(q.detach(), k, v), "gives no gradient of the query"),
+        (lambda q, k, v: reference(q, k.detach() + 0 * k, v), "gradient of the key is 1 away"),
+        (lambda q, k, v: 1.01 * reference(q, k, v), "output is 0.01 away"),
+        (lambda q, k, v: reference(q, k, v) * float("nan"), "output is nan away"),
+        (lambda q, k, v: q.no_such_thing, "does not run on cpu in torch.float32: AttributeError"),
+    ],
+)
 def test_a_wrong_kernel_is_refused_with_the_reason(kernel, message):
     with pytest.raises(attention.AttentionError, match=message):
         attention.prove("fake", "cpu", kernel=kernel)
 
 
 def test_inference_asks_for_no_gradient():
-    attention.prove("fake", "cpu", training=False, kernel=lambda q, k, v: reference(q, k, v).detach())
+    attention.prove(
+        "fake", "cpu", training=False, kernel=lambda q, k, v: reference(q, k, v).detach()
+    )
 
 
 @pytest.mark.parametrize("name", ["sage", "sage_hub", "_sage_qk_int8_pv_fp16_cuda"])
@@ -44,14 +50,17 @@ def test_diffusers_backends_on_this_machine():
     attention.prove("_native_math", "cpu")
     with pytest.raises(attention.AttentionError, match="'_native_cudnn' does not run on cpu"):
         attention.prove("_native_cudnn", "cpu")
-    with pytest.raises(attention.AttentionError, match="got 'no_such_backend': known: .*_native_math"):
+    with pytest.raises(
+        attention.AttentionError, match="got 'no_such_backend': known: .*_native_math"
+    ):
         attention.prove("no_such_backend", "cpu")
     assert attention.choose(["_native_cudnn", "_native_math", "native"], "cpu") == "_native_math"
     with pytest.raises(attention.AttentionError, match="_native_cudnn.*sage.*cure: use 'native'"):
         attention.choose(["_native_cudnn", "sage"], "cpu")
 
 
-# --- masks and mixed types -------------------------------------------------------------------------------------------
+# --- masks and mixed types
+# -------------------------------------------------------------------------------------------
 
 
 def test_a_kernel_that_drops_the_mask_is_refused_where_the_network_passes_one():
@@ -60,11 +69,16 @@ def test_a_kernel_that_drops_the_mask_is_refused_where_the_network_passes_one():
     with pytest.raises(attention.AttentionError, match="'fake with a boolean mask': its output is"):
         attention.prove("fake", "cpu", kernel=deaf, masked=True)
     boolean = lambda q, k, v, mask=None: attention._torch_attention(  # noqa: E731
-        q, k, v, mask if mask is None or mask.dtype == torch.bool else None)
-    with pytest.raises(attention.AttentionError, match="'fake with an additive mask': its output is"):
+        q, k, v, mask if mask is None or mask.dtype == torch.bool else None
+    )
+    with pytest.raises(
+        attention.AttentionError, match="'fake with an additive mask': its output is"
+    ):
         attention.prove("fake", "cpu", kernel=boolean, masked=True)
     three = lambda q, k, v: reference(q, k, v)  # noqa: E731
-    with pytest.raises(attention.AttentionError, match="does not run on cpu in torch.float32 with a boolean mask"):
+    with pytest.raises(
+        attention.AttentionError, match="does not run on cpu in torch.float32 with a boolean mask"
+    ):
         attention.prove("fake", "cpu", kernel=three, masked=True)
     attention.prove("fake", "cpu", kernel=attention._torch_attention, masked=True)
     attention.prove("native", "cpu", masked=True)
@@ -90,10 +104,15 @@ def test_a_kernel_of_one_type_is_refused_where_autocast_mixes_types():
 
     mixed = (torch.float32, torch.float32, torch.bfloat16)
     attention.prove("fake", "cpu", torch.bfloat16, kernel=flash)
-    with pytest.raises(attention.AttentionError, match="mixed types of autocast .query torch.float32, key torch.float32"
-                                                       ", value torch.bfloat16; train.mixed_precision = 'no'"):
+    with pytest.raises(
+        attention.AttentionError,
+        match="mixed types of autocast .query torch.float32, key torch.float32"
+        ", value torch.bfloat16; train.mixed_precision = 'no'",
+    ):
         attention.prove("fake", "cpu", mixed, kernel=flash)
-    attention.prove("fake", "cpu", mixed, kernel=lambda q, k, v: reference(q.to(v.dtype), k.to(v.dtype), v))
+    attention.prove(
+        "fake", "cpu", mixed, kernel=lambda q, k, v: reference(q.to(v.dtype), k.to(v.dtype), v)
+    )
 
 
 def test_the_types_are_those_of_the_present_context(monkeypatch):
@@ -101,19 +120,28 @@ def test_the_types_are_those_of_the_present_context(monkeypatch):
     assert attention.dtypes("cpu", torch.float32) == (torch.float32,) * 3
     assert attention.dtypes("cpu", half) == (half,) * 3
     with torch.autocast("cpu", half):
-        assert attention.dtypes("cpu", torch.float32) == (half,) * 3  # on a CPU the normalisation keeps the type
-        monkeypatch.setattr(attention, "rms_norm", lambda x, shape: x.float())  # on CUDA it does not
+        assert (
+            attention.dtypes("cpu", torch.float32) == (half,) * 3
+        )  # on a CPU the normalisation keeps the type
+        monkeypatch.setattr(
+            attention, "rms_norm", lambda x, shape: x.float()
+        )  # on CUDA it does not
         assert attention.dtypes("cpu", torch.float32) == (torch.float32, torch.float32, half)
 
 
-# --- in a model ------------------------------------------------------------------------------------------------------
+# --- in a model
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_networks_that_pass_a_mask_are_told_apart():
     import diffusers
 
     assert not attention.takes_mask(tiny_wan())
-    for name in ("HunyuanVideoTransformer3DModel", "LTXVideoTransformer3DModel", "MochiTransformer3DModel"):
+    for name in (
+        "HunyuanVideoTransformer3DModel",
+        "LTXVideoTransformer3DModel",
+        "MochiTransformer3DModel",
+    ):
         assert attention.takes_mask(getattr(diffusers, name)), name
 
 
@@ -121,15 +149,26 @@ class Old:
     """A processor without a switch."""
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda model: setattr(model.blocks[0].attn2, "processor", Old()), "WanTransformer3DModel: its processors Old"),
-    (lambda model: model.blocks.__delitem__(0), "WanTransformer3DModel: it has no attention processors"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda model: setattr(model.blocks[0].attn2, "processor", Old()),
+            "WanTransformer3DModel: its processors Old",
+        ),
+        (
+            lambda model: model.blocks.__delitem__(0),
+            "WanTransformer3DModel: it has no attention processors",
+        ),
+    ],
+)
 def test_a_network_without_a_switch_is_refused_by_name_and_left_as_it_was(change, message):
     model = tiny_wan()
     change(model)
-    for run in (lambda: attention.put(model, "_native_math"),
-                lambda: attention.using(model, "_native_math").__enter__()):
+    for run in (
+        lambda: attention.put(model, "_native_math"),
+        lambda: attention.using(model, "_native_math").__enter__(),
+    ):
         with pytest.raises(attention.AttentionError, match=message):
             run()
     assert attention.put(model, "native") is not None  # torch's own attention is what it has anyway
@@ -149,20 +188,34 @@ def test_one_models_backend_is_not_anothers():
 def tiny_wan():
     from diffusers import WanTransformer3DModel
 
-    return WanTransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4,
-                                 out_channels=4, text_dim=8, freq_dim=16, ffn_dim=16, num_layers=1,
-                                 rope_max_seq_len=16).eval()
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=8,
+        freq_dim=16,
+        ffn_dim=16,
+        num_layers=1,
+        rope_max_seq_len=16,
+    ).eval()
 
 
 def test_the_model_and_the_default_are_restored():
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
 
     model = tiny_wan()
-    inputs = {"hidden_states": torch.randn(1, 4, 2, 4, 4), "timestep": torch.tensor([500]),
-              "encoder_hidden_states": torch.randn(1, 3, 8)}
+    inputs = {
+        "hidden_states": torch.randn(1, 4, 2, 4, 4),
+        "timestep": torch.tensor([500]),
+        "encoder_hidden_states": torch.randn(1, 3, 8),
+    }
 
     def backends():
-        return [str(block.attn1.processor._attention_backend) for block in model.blocks], registry._active_backend
+        return [
+            str(block.attn1.processor._attention_backend) for block in model.blocks
+        ], registry._active_backend
 
     before, expected = backends(), model(**inputs).sample
     with attention.using(model, "_native_math"):

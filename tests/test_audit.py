@@ -1,4 +1,5 @@
-"""vidrl.audit: rewards made by hand whose verdict is known, the null by hand, and what is written."""
+"""vidrl.audit: rewards made by hand whose verdict is known, the null by hand, and what is
+written."""
 
 import json
 import math
@@ -63,7 +64,9 @@ def test_a_constant_wins_nothing_and_fails_all_the_same() -> None:
 
 def test_stillness_is_won_by_every_frozen_clip() -> None:
     report = audit.run(stillness, CLIPS, ["freeze", "flicker"], checks=False)
-    assert {(pair.clip, pair.hack) for pair in report.wins} == {(clip.name, "freeze") for clip in CLIPS}
+    assert {(pair.clip, pair.hack) for pair in report.wins} == {
+        (clip.name, "freeze") for clip in CLIPS
+    }
     assert report.win_rate == 0.5 and not report.passed
     assert rows(report)["freeze", 1.0].rate == 1 and rows(report)["flicker", 1.0].rate == 0
     assert report.trend("freeze") == "rises" and report.trend("flicker") == "falls"
@@ -79,14 +82,21 @@ def test_brightness_by_hand() -> None:
         assert rows(report)["dim", strength].changes == pytest.approx(expected, rel=1e-4)
         assert rows(report)["dim", strength].mean == pytest.approx(expected.mean(), rel=1e-4)
     assert report.trend("dim") == "falls" and report.trend("expose") == "rises"
-    assert {pair.hack for pair in report.wins} == {"expose"} and len(report.wins) == 6  # told at strength 1 alone
+    assert {pair.hack for pair in report.wins} == {"expose"} and len(
+        report.wins
+    ) == 6  # told at strength 1 alone
     assert not rows(report)["expose", 0.5].detectable and rows(report)["expose", 0.5].rate == 1
     assert abs(rows(report)["reverse", 1.0].mean) < 1e-6 and rows(report)["reverse", 1.0].rate == 0
 
 
 def test_only_the_strengths_that_can_be_told_count() -> None:
     report = audit.run(brightness, CLIPS, ["expose"], [0.25, 0.5], checks=False)
-    assert report.wins == [] and report.pairs == 0 and math.isnan(report.win_rate) and not report.passed
+    assert (
+        report.wins == []
+        and report.pairs == 0
+        and math.isnan(report.win_rate)
+        and not report.passed
+    )
     assert "no clip was scored before and after a detectable hack" in report.table()
 
 
@@ -99,8 +109,14 @@ def test_a_hack_that_changes_nothing_is_no_pair() -> None:
 def test_wins_by_source() -> None:
     real = audit.Clip("a.mp4 from 0.0 s", CLIPS[1].video)
     report = audit.run(stillness, [CLIPS[0], real, CLIPS[2]], ["freeze", "flicker"], checks=False)
-    assert {name: found[:3] for name, found in report.sources.items()} == {"synthetic": (2, 4, 2), "files": (1, 2, 1)}
-    assert "FAIL, 3 of 6 pairs of clip and detectable hack pay (50.0 %, 95 % interval " in report.table()
+    assert {name: found[:3] for name, found in report.sources.items()} == {
+        "synthetic": (2, 4, 2),
+        "files": (1, 2, 1),
+    }
+    assert (
+        "FAIL, 3 of 6 pairs of clip and detectable hack pay (50.0 %, 95 % interval "
+        in report.table()
+    )
     assert "synthetic: 2 of 4 (50.0 %" in report.table()
     assert "files: 1 of 2 (50.0 %, no interval of one source)" in report.table()
 
@@ -111,7 +127,9 @@ def test_wins_by_source() -> None:
 def test_the_null_by_hand() -> None:
     changes = [np.array([0.0, 1.0, 2.0]), np.array([3.0, 4.0, np.nan])]
     null = Null.of(changes, np.array([5.0, 7.0, np.nan]))
-    assert null.threshold == pytest.approx(3.8)  # 95 % of the way from the first to the last of five: 3 + 0.8
+    assert null.threshold == pytest.approx(
+        3.8
+    )  # 95 % of the way from the first to the last of five: 3 + 0.8
     assert null.noise == pytest.approx(math.sqrt(30 / 5)) and null.spread == 1.0
     assert null.sigmas(2 * null.noise) == pytest.approx(2)
 
@@ -145,8 +163,9 @@ def test_a_sound_reward_has_no_flags() -> None:
 
 def test_chance_is_flagged() -> None:
     draw = torch.Generator().manual_seed(0)
-    assert {"deterministic", "batch-free"} <= flagged(lambda v, p, fps: v.mean((1, 2, 3, 4)) +
-                                                      torch.rand(len(v), generator=draw))
+    assert {"deterministic", "batch-free"} <= flagged(
+        lambda v, p, fps: v.mean((1, 2, 3, 4)) + torch.rand(len(v), generator=draw)
+    )
 
 
 def test_company_is_flagged() -> None:
@@ -183,7 +202,10 @@ class Picky(Reward):
     def forward(self, samples: Samples) -> Score:
         value = samples.frames.mean((1, 2, 3, 4))
         dark = value < 0.2
-        return Score(value.masked_fill(dark, math.nan), why=["unscored: too dark" if d else None for d in dark])
+        return Score(
+            value.masked_fill(dark, math.nan),
+            why=["unscored: too dark" if d else None for d in dark],
+        )
 
 
 def test_unscored_clips_are_counted_and_named() -> None:
@@ -191,7 +213,9 @@ def test_unscored_clips_are_counted_and_named() -> None:
     dark = audit.Clip("night", CLIPS[0].video * 0.1)
     report = audit.run(Picky(), [*lit, dark], ["dim"], checks=False)
     assert report.unscored == [("night", "unscored: too dark")]
-    assert rows(report)["dim", 1.0].unscored > 0 and rows(report)["dim", 1.0].why == ["unscored: too dark"]
+    assert rows(report)["dim", 1.0].unscored > 0 and rows(report)["dim", 1.0].why == [
+        "unscored: too dark"
+    ]
     assert rows(report)["dim", 1.0].n + rows(report)["dim", 1.0].unscored == len(lit)
     assert "night: unscored: too dark" in report.table() and "unscored: too dark" in page(report)
 
@@ -207,7 +231,9 @@ def test_a_reward_that_fails_is_told() -> None:
     def broken(video: Tensor, prompts: list[str], fps: float) -> Tensor:
         raise KeyError("weights")
 
-    with pytest.raises(RuntimeError, match=r"failed on all of 6 clips; the first: KeyError\('weights'\)"):
+    with pytest.raises(
+        RuntimeError, match=r"failed on all of 6 clips; the first: KeyError\('weights'\)"
+    ):
         audit.run(broken, CLIPS, ["dim"])
 
 
@@ -224,7 +250,11 @@ def test_a_reward_that_fails_on_a_hack_leaves_it_unscored() -> None:
 @pytest.mark.parametrize(
     "reward, clips, words",
     [
-        (lambda v, p, fps: torch.zeros(len(v), 2), CLIPS, r"to return 1 number, .*got a tensor of shape \(1, 2\)"),
+        (
+            lambda v, p, fps: torch.zeros(len(v), 2),
+            CLIPS,
+            r"to return 1 number, .*got a tensor of shape \(1, 2\)",
+        ),
         (brightness, [], "expected at least one clip"),
     ],
 )
@@ -233,8 +263,10 @@ def test_errors(reward: object, clips: list[audit.Clip], words: str) -> None:
         audit.run(reward, clips)
 
 
-@pytest.mark.parametrize("hacks, strengths, words", [(["frieze"], [1.0], "got 'frieze'"), (None, [0.0], "above 0"),
-                                                     (None, [], "above 0")])
+@pytest.mark.parametrize(
+    "hacks, strengths, words",
+    [(["frieze"], [1.0], "got 'frieze'"), (None, [0.0], "above 0"), (None, [], "above 0")],
+)
 def test_bad_battery(hacks: list[str] | None, strengths: list[float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         audit.run(brightness, CLIPS, hacks, strengths)
@@ -247,7 +279,14 @@ def test_world_clips_meet_everything() -> None:
     scenes = [clips_.scene(i) for i in range(56)]
     assert len({(s.motion, s.background, s.speed) for s in scenes}) == 56
     few = scenes[:30]
-    for axis, count in (("motion", 7), ("background", 4), ("speed", 2), ("shape", 4), ("colour", 6), ("camera", 3)):
+    for axis, count in (
+        ("motion", 7),
+        ("background", 4),
+        ("speed", 2),
+        ("shape", 4),
+        ("colour", 6),
+        ("camera", 3),
+    ):
         assert len({getattr(s, axis) for s in few}) == count
     assert all(world.parse(clip.prompt) for clip in CLIPS)
 
@@ -262,13 +301,18 @@ def test_clips_of_files(tmp_path: Path) -> None:
     (tmp_path / "d.mp4").write_bytes(b"no video")
     found, left = audit.file_clips(tmp_path, side=32)
     assert [clip.name for clip in found] == ["a.mp4 from 0.0 s", "a.mp4 from 2.0 s"]
-    assert all(clip.video.shape == (16, 3, 32, 32) and clip.fps == 8 and clip.prompt == "" for clip in found)
+    assert all(
+        clip.video.shape == (16, 3, 32, 32) and clip.fps == 8 and clip.prompt == ""
+        for clip in found
+    )
     assert (found[1].video - torch.nn.functional.avg_pool2d(moving[16:32], 2)).abs().mean() < 0.03
     why = {Path(one.name.split(" from")[0]).name: one.why for one in left}
     assert why["b.mkv"] == "holds a cut at its frame 8" and why["c.mkv"] == "shorter than 8 frames"
     assert why["d.mp4"].startswith("unreadable: ")
     few, rest = audit.file_clips(tmp_path, side=32, limit=1)
-    assert len(few) == 2 and [one.why for one in rest] == ["1 clips are enough"] * 3  # a file is taken whole
+    assert (
+        len(few) == 2 and [one.why for one in rest] == ["1 clips are enough"] * 3
+    )  # a file is taken whole
 
 
 def test_batches_are_of_one_shape() -> None:
@@ -290,14 +334,18 @@ def test_rewards_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "theirs_of_test.py").write_text(
         "import torch\n\ndef light(video, prompts, fps):\n    return video.mean((1, 2, 3, 4))\n\n"
         "class Twice:\n    def __init__(self, factor: float = 2.0):\n        self.factor = factor\n"
-        "    def __call__(self, video, prompts, fps):\n        return self.factor * light(video, prompts, fps)\n")
+        "    def __call__(self, video, prompts, fps):\n        return self.factor * light(video, prompts, fps)\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     samples = Samples(torch.full((1, 9, 3, 16, 16), 0.25), [""], 8.0)
     assert audit.load("theirs_of_test:light")(samples).value.tolist() == [0.25]
     assert audit.load("theirs_of_test:Twice", factor=3.0)(samples).value.tolist() == [0.75]
     assert type(audit.load("vidrl.rewards.flicker:Flicker")) is type(audit.load("flicker"))
-    for name, words in (("theirs_of_test:ligth", "did you mean 'light'"), ("nowhere:light", "no module 'nowhere'"),
-                        ("flikker", "did you mean 'flicker'")):
+    for name, words in (
+        ("theirs_of_test:ligth", "did you mean 'light'"),
+        ("nowhere:light", "no module 'nowhere'"),
+        ("flikker", "did you mean 'flicker'"),
+    ):
         with pytest.raises(ValueError, match=words):
             audit.load(name)
     with pytest.raises(ValueError, match="expected a Reward or a function"):
@@ -345,7 +393,9 @@ def test_optimising_the_truth_raises_it_and_a_hackable_reward_lets_it_fall() -> 
 def test_the_page_escapes_and_needs_nothing_from_elsewhere() -> None:
     evil = "<script>alert(1)</script>"
     clips = [audit.Clip(evil, clip.video, clip.prompt, truth=clip.truth) for clip in CLIPS]
-    report = audit.run(stillness, clips, ["freeze", "pan"], [0.5, 1.0], name=evil, left=[audit.Left(evil, evil)])
+    report = audit.run(
+        stillness, clips, ["freeze", "pan"], [0.5, 1.0], name=evil, left=[audit.Left(evil, evil)]
+    )
     for text in (page(report), picture(report)):
         assert "<script" not in text and "&lt;script&gt;" in text
         assert not re.search(r"(src|href)\s*=\s*[\"']?(http|//)", text) and "url(" not in text
@@ -358,7 +408,16 @@ def test_the_picture_is_well_formed() -> None:
     report = audit.run(brightness, CLIPS, ["dim", "expose", "pan"], name="a & b", checks=False)
     report.search = search_.search(brightness, prompts=2, candidates=4, steps=2, size=32)
     root = ElementTree.fromstring(picture(report))
-    assert len([node for node in root.iter() if node.get("stroke-width") == "2" and node.tag.endswith("rect")]) >= 3
+    assert (
+        len(
+            [
+                node
+                for node in root.iter()
+                if node.get("stroke-width") == "2" and node.tag.endswith("rect")
+            ]
+        )
+        >= 3
+    )
     assert "Under optimisation" in page(report) and "best of" in report.table()
 
 
@@ -375,18 +434,36 @@ def test_the_table_is_one_line_a_hack() -> None:
     for hack in HACKS:
         assert len([line for line in lines if line.startswith(f"{hack} ")]) == 1
     assert lines.index(next(x for x in lines if x.startswith("reverse "))) > lines.index(
-        next(x for x in lines if x.startswith("not counted")))
+        next(x for x in lines if x.startswith("not counted"))
+    )
 
 
 # The command
 
 
-@pytest.mark.parametrize("name, hack, status", [("stillness", "freeze", 1), ("stillness", "flicker", 3),
-                                                ("nothing", "freeze", 2)])
-def test_exit_status(name: str, hack: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "name, hack, status",
+    [("stillness", "freeze", 1), ("stillness", "flicker", 3), ("nothing", "freeze", 2)],
+)
+def test_exit_status(
+    name: str, hack: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = {kind: tmp_path / f"a.{kind}" for kind in ("json", "html", "svg")}
-    words = ["audit", f"test_audit:{name}", "--clips-count", "3", "--size", "32", "--hacks", hack, "--strengths", "1"]
-    found = cli.main([*words, *(word for kind, file in files.items() for word in (f"--{kind}", str(file)))])
+    words = [
+        "audit",
+        f"test_audit:{name}",
+        "--clips-count",
+        "3",
+        "--size",
+        "32",
+        "--hacks",
+        hack,
+        "--strengths",
+        "1",
+    ]
+    found = cli.main(
+        [*words, *(word for kind, file in files.items() for word in (f"--{kind}", str(file)))]
+    )
     assert found == status
     out = capsys.readouterr()
     assert len(re.findall(r"^audit: \d+/12 ", out.err, re.M)) == (0 if status == 2 else 10)
@@ -395,12 +472,16 @@ def test_exit_status(name: str, hack: str, status: int, tmp_path: Path, capsys: 
         return
     assert f"{name}: {'FAIL' if status == 1 else 'NOT SHOWN'}" in out.out
     assert json.loads(files["json"].read_text())["passed"] is False
-    assert files["html"].read_text().startswith("<!doctype html>") and files["svg"].read_text().startswith("<svg")
+    assert files["html"].read_text().startswith("<!doctype html>") and files[
+        "svg"
+    ].read_text().startswith("<svg")
 
 
 def test_strict_and_max_wins(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["audit", "test_audit:hurried", "--clips-count", "3", "--size", "32", "--hacks", "dim"]
-    assert cli.main(words) == 3 and cli.main([*words, "--strict"]) == 1  # its unit is the frame rate
+    assert (
+        cli.main(words) == 3 and cli.main([*words, "--strict"]) == 1
+    )  # its unit is the frame rate
     assert cli.main([*words, "--max-wins", "0.9"]) == 0
     still = ["audit", "test_audit:stillness", *words[2:-1], "freeze"]
     assert cli.main(still) == 1 and cli.main([*still, "--max-wins", "1"]) == 0
@@ -410,8 +491,12 @@ def test_strict_and_max_wins(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_the_default_composite_does_not_fail() -> None:
-    report = audit.run(audit.load("default"), audit.world_clips(12), audit.hacks.QUICK, [0.5, 1.0], checks=False)
-    assert report.outcome != "FAIL" and report.win_rate <= 0.02, report.table()  # a PASS takes 183 scenes
+    report = audit.run(
+        audit.load("default"), audit.world_clips(12), audit.hacks.QUICK, [0.5, 1.0], checks=False
+    )
+    assert report.outcome != "FAIL" and report.win_rate <= 0.02, (
+        report.table()
+    )  # a PASS takes 183 scenes
 
 
 def test_a_share_of_wins_above_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -427,12 +512,15 @@ def wins(found: list[int], tried: int, sources: list[str]) -> verdicts.Wins:
 
 
 def test_no_win_passes_only_once_there_are_enough_scenes() -> None:
-    """Of n scenes without a win the exact upper end is 1 - 0.025^(1/n): below 2 % from 183 scenes on."""
+    """Of n scenes without a win the exact upper end is 1 - 0.025^(1/n): below 2 % from 183
+    scenes on."""
     for count, outcome in ((30, "NOT SHOWN"), (100, "NOT SHOWN"), (250, "PASS")):
         found = wins([0] * count, 23, [f"scene {i}" for i in range(count)])
         assert verdicts.outcome(found, 0.02) == outcome and found.low == 0
         assert found.high == pytest.approx(1 - 0.025 ** (1 / count), rel=0.08)
-    needed = verdicts.needed(np.zeros(30, int), np.full(30, 23), [f"scene {i}" for i in range(30)], 0.02)
+    needed = verdicts.needed(
+        np.zeros(30, int), np.full(30, 23), [f"scene {i}" for i in range(30)], 0.02
+    )
     assert needed is not None and 183 <= needed <= 240
 
 
@@ -441,7 +529,9 @@ def test_a_reward_that_pays_for_a_tenth_fails_and_one_at_the_limit_is_left_open(
     assert verdicts.outcome(wins([2, 2, 3] * 20, 23, names), 0.02) == "FAIL"
     open_ = np.array([1, 0, 0] * 20)  # 1.4 %
     assert verdicts.outcome(wins(open_.tolist(), 23, names), 0.012) == "NOT SHOWN"
-    assert verdicts.needed(open_, np.full(60, 23), names, 0.012) is None  # more scenes would not help
+    assert (
+        verdicts.needed(open_, np.full(60, 23), names, 0.012) is None
+    )  # more scenes would not help
 
 
 def test_pieces_of_one_video_are_no_independent_clips() -> None:
@@ -451,7 +541,10 @@ def test_pieces_of_one_video_are_no_independent_clips() -> None:
     together = wins(found, 20, ["a"] * 4 + ["b"] * 4 + ["c"] * 3)
     assert together.sources == 3 and together.rate == apart.rate == pytest.approx(40 / 220)
     assert together.high > apart.high and together.low <= apart.low
-    assert math.isnan(wins([1, 2], 20, ["a", "a"]).high) and "no interval of one source" in wins([1], 2, ["a"]).words()
+    assert (
+        math.isnan(wins([1, 2], 20, ["a", "a"]).high)
+        and "no interval of one source" in wins([1], 2, ["a"]).words()
+    )
 
 
 def test_the_pieces_of_a_file_have_one_source(tmp_path: Path) -> None:
@@ -466,7 +559,8 @@ def test_the_pieces_of_a_file_have_one_source(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("alike", [0.02, 0.3])
 def test_a_verdict_is_seldom_wrong_where_pairs_of_a_scene_resemble_each_other(alike: float) -> None:
-    """Beta-binomial wins: a true share of 2 % is called above or below 2 % in at most 5 % of audits, and a little."""
+    """Beta-binomial wins: a true share of 2 % is called above or below 2 % in at most 5 %
+    of audits, and a little."""
     draw, scenes = np.random.default_rng(0), 60
     names = [str(i) for i in range(scenes)]
     size = (1 - alike) / alike

@@ -1,4 +1,5 @@
-"""Recipes are read strictly: each mistake is answered with what was expected, what came and the cure."""
+"""Recipes are read strictly: each mistake is answered with what was expected, what came and
+the cure."""
 
 import tomllib
 from pathlib import Path
@@ -28,24 +29,34 @@ def recipe(tmp_path):
 
 
 def test_defaults_and_overrides(recipe):
-    loaded = config.load(recipe("seed = 4\n[train]\nrounds = 7"), ["train.group=4", "train.learning_rate=1e-4"])
-    assert (loaded.seed, loaded.train.rounds, loaded.train.group, loaded.train.learning_rate) == (4, 7, 4, 1e-4)
+    loaded = config.load(
+        recipe("seed = 4\n[train]\nrounds = 7"), ["train.group=4", "train.learning_rate=1e-4"]
+    )
+    assert (loaded.seed, loaded.train.rounds, loaded.train.group, loaded.train.learning_rate) == (
+        4,
+        7,
+        4,
+        1e-4,
+    )
     assert loaded.run == "runs/mine" and loaded.train.keep_checkpoints == 3
     assert loaded.policy.lora_targets == ["to_q", "to_k", "to_v", "to_out.0"]
 
 
-@pytest.mark.parametrize(("override", "path", "value"), [
-    ("run=7", ("run",), "7"),
-    ("run=a b", ("run",), "a b"),
-    ('run="quoted"', ("run",), "quoted"),
-    ("policy.full=true", ("policy", "full"), True),
-    ("train.trackers=['wandb']", ("train", "trackers"), ["wandb"]),
-    ("train.mixed_precision=bf16", ("train", "mixed_precision"), "bf16"),
-    ("guard.bands.exposure=[0.5, 2]", ("guard", "bands"), {"exposure": (0.5, 2.0)}),
-    ("reward.parts.flicker=2", ("reward", "parts"), {"flicker": 2.0}),
-    ("algorithm.options.alpha=0.5", ("algorithm", "options"), {"alpha": 0.5}),
-    ("backbone.options.model=assets/x", ("backbone", "options"), {"model": "assets/x"}),
-])
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("run=7", ("run",), "7"),
+        ("run=a b", ("run",), "a b"),
+        ('run="quoted"', ("run",), "quoted"),
+        ("policy.full=true", ("policy", "full"), True),
+        ("train.trackers=['wandb']", ("train", "trackers"), ["wandb"]),
+        ("train.mixed_precision=bf16", ("train", "mixed_precision"), "bf16"),
+        ("guard.bands.exposure=[0.5, 2]", ("guard", "bands"), {"exposure": (0.5, 2.0)}),
+        ("reward.parts.flicker=2", ("reward", "parts"), {"flicker": 2.0}),
+        ("algorithm.options.alpha=0.5", ("algorithm", "options"), {"alpha": 0.5}),
+        ("backbone.options.model=assets/x", ("backbone", "options"), {"model": "assets/x"}),
+    ],
+)
 def test_an_override_is_read_as_its_field_wants(recipe, override, path, value):
     got = config.load(recipe(), [override])
     for name in path:
@@ -53,46 +64,76 @@ def test_an_override_is_read_as_its_field_wants(recipe, override, path, value):
     assert got == value and type(got) is type(value)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("[train]\nround = 3", "unknown key 'train.round': did you mean 'train.rounds'"),
-    ("rounds = 3", "unknown key 'rounds': did you mean 'train.rounds'"),
-    ("[trian]\nrounds = 3", "unknown key 'trian'"),
-    ("[train]\nrounds = '3'", r"train.rounds: expected int, got '3' \(str\); the default is 30"),
-    ("[train]\nlearning_rate = 'fast'", "train.learning_rate: expected float"),
-    ("[train]\nmixed_precision = 'fp8'", "'no', 'bf16', 'fp16'.*got 'fp8'"),
-    ("train = 3", r"expected a table \[train\], got 3"),
-    ("[train]\ngroup = 0", "train.group: expected at least 1, got 0"),
-    ("[train]\nlr_end = 0.5", "train.lr_end: expected train.lr_schedule = \"linear\".*lr_end = 0.5, got \"constant\""),
-    ("[train]\nrounds = 0", "train.rounds: expected at least 1, got 0"),
-    ("[train]\nmax_unscored = 1.5", "train.max_unscored"),
-    ("[train]\nema = 1.0", "train.ema"),
-    ("[train]\nlearning_rate = 0.0", "train.learning_rate"),
-    ("[train]\nlr_end = 1.5", r"train.lr_end: expected a fraction of train.learning_rate in \[0, 1\], got 1.5"),
-    ("[train]\nlr_end = -0.1", "train.lr_end: expected a fraction"),
-    ("[train]\nlr_schedule = 'cosin'", "train.lr_schedule: expected.*'constant', 'linear', 'cosine'.*got 'cosin'"),
-    ("[train]\nwarmup = 30", "train.warmup: expected 0 to 29 rounds, fewer than the 30 of train.rounds, got"),
-    ("[train]\neval_n = 300", "train.eval_n: expected 0 .all prompts. to data.held_out_n = .*, got 300"),
-    ("[train]\neval_n = -1", "train.eval_n: expected 0"),
-    ("[policy]\nlora_alpha = 0", "policy.lora_alpha: expected more than 0, got 0"),
-    ("[policy]\nlora_partial = true", "policy.lora_partial: expected policy.lora, the LoRA of which"),
-    ("run = ''", "run: expected the run's folder"),
-    ("[guard.bands]\nverifier = [2, 1]", r"guard.bands.verifier: expected \[low, high\]"),
-    ("[guard.bands]\nverifier = 0.5", r"guard.bands: expected tuple\[float, float\], got 0.5"),
-    ("[reward]\nname = 'flicker'\n[reward.parts]\nflicker = 1", "expected name or parts, got both"),
-    ("this is no TOML", "is not TOML.*line 1"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nround = 3", "unknown key 'train.round': did you mean 'train.rounds'"),
+        ("rounds = 3", "unknown key 'rounds': did you mean 'train.rounds'"),
+        ("[trian]\nrounds = 3", "unknown key 'trian'"),
+        (
+            "[train]\nrounds = '3'",
+            r"train.rounds: expected int, got '3' \(str\); the default is 30",
+        ),
+        ("[train]\nlearning_rate = 'fast'", "train.learning_rate: expected float"),
+        ("[train]\nmixed_precision = 'fp8'", "'no', 'bf16', 'fp16'.*got 'fp8'"),
+        ("train = 3", r"expected a table \[train\], got 3"),
+        ("[train]\ngroup = 0", "train.group: expected at least 1, got 0"),
+        (
+            "[train]\nlr_end = 0.5",
+            'train.lr_end: expected train.lr_schedule = "linear".*lr_end = 0.5, got "constant"',
+        ),
+        ("[train]\nrounds = 0", "train.rounds: expected at least 1, got 0"),
+        ("[train]\nmax_unscored = 1.5", "train.max_unscored"),
+        ("[train]\nema = 1.0", "train.ema"),
+        ("[train]\nlearning_rate = 0.0", "train.learning_rate"),
+        (
+            "[train]\nlr_end = 1.5",
+            r"train.lr_end: expected a fraction of train.learning_rate in \[0, 1\], got 1.5",
+        ),
+        ("[train]\nlr_end = -0.1", "train.lr_end: expected a fraction"),
+        (
+            "[train]\nlr_schedule = 'cosin'",
+            "train.lr_schedule: expected.*'constant', 'linear', 'cosine'.*got 'cosin'",
+        ),
+        (
+            "[train]\nwarmup = 30",
+            "train.warmup: expected 0 to 29 rounds, fewer than the 30 of train.rounds, got",
+        ),
+        (
+            "[train]\neval_n = 300",
+            "train.eval_n: expected 0 .all prompts. to data.held_out_n = .*, got 300",
+        ),
+        ("[train]\neval_n = -1", "train.eval_n: expected 0"),
+        ("[policy]\nlora_alpha = 0", "policy.lora_alpha: expected more than 0, got 0"),
+        (
+            "[policy]\nlora_partial = true",
+            "policy.lora_partial: expected policy.lora, the LoRA of which",
+        ),
+        ("run = ''", "run: expected the run's folder"),
+        ("[guard.bands]\nverifier = [2, 1]", r"guard.bands.verifier: expected \[low, high\]"),
+        ("[guard.bands]\nverifier = 0.5", r"guard.bands: expected tuple\[float, float\], got 0.5"),
+        (
+            "[reward]\nname = 'flicker'\n[reward.parts]\nflicker = 1",
+            "expected name or parts, got both",
+        ),
+        ("this is no TOML", "is not TOML.*line 1"),
+    ],
+)
 def test_mistakes_are_explained(recipe, text, message):
     with pytest.raises(config.BadRecipe, match=message):
         config.load(recipe(text))
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("train.rounds", "expected key=value"),
-    ("train.rounds=many", r"train.rounds: expected int, got 'many'"),
-    ("policy.full=True", "policy.full: expected bool, got 'True'"),
-    ("seed.x=3", "'seed' is a value, not a section"),
-    ("train.rounds.x=3", "train.rounds: expected int"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.rounds", "expected key=value"),
+        ("train.rounds=many", r"train.rounds: expected int, got 'many'"),
+        ("policy.full=True", "policy.full: expected bool, got 'True'"),
+        ("seed.x=3", "'seed' is a value, not a section"),
+        ("train.rounds.x=3", "train.rounds: expected int"),
+    ],
+)
 def test_bad_overrides_are_explained(recipe, override, message):
     with pytest.raises(config.BadRecipe, match=message):
         config.load(recipe("seed = 1"), [override])
@@ -100,7 +141,9 @@ def test_bad_overrides_are_explained(recipe, override, message):
 
 def test_an_option_is_set_after_the_section_was_emptied(recipe):
     text = "[algorithm]\nname = 'grpo'\n[algorithm.options]\neta = 0.5"
-    loaded = config.load(recipe(text), ["algorithm.name=nft", "algorithm.options={}", "algorithm.options.beta=0.5"])
+    loaded = config.load(
+        recipe(text), ["algorithm.name=nft", "algorithm.options={}", "algorithm.options.beta=0.5"]
+    )
     assert loaded.algorithm.options == {"beta": 0.5}
 
 
@@ -109,15 +152,20 @@ def test_a_missing_recipe_is_named(tmp_path):
         config.load(tmp_path / "nothing.toml")
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("", "prompts.txt is empty"),
-    ("a\n\nb\n", "prompts.txt, line 2 is blank"),
-    ("a\n   \n", "line 2 is blank"),
-    (None, "prompts.txt: expected a UTF-8 text file"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "prompts.txt is empty"),
+        ("a\n\nb\n", "prompts.txt, line 2 is blank"),
+        ("a\n   \n", "line 2 is blank"),
+        (None, "prompts.txt: expected a UTF-8 text file"),
+    ],
+)
 def test_a_bad_prompt_file_is_named_with_its_line(recipe, tmp_path, text, message):
     path = recipe()
-    (tmp_path / "prompts.txt").unlink() if text is None else (tmp_path / "prompts.txt").write_text(text)
+    (tmp_path / "prompts.txt").unlink() if text is None else (tmp_path / "prompts.txt").write_text(
+        text
+    )
     with pytest.raises(config.BadRecipe, match=message):
         config.load(path)
 
@@ -126,22 +174,39 @@ MARKED = "\ufeffa red circle\r\n# a comment\r\n\ufeffa blue square \u2028 shines
 
 
 def test_only_prompts_become_prompts(tmp_path):
-    """No byte-order mark, no comment; and none of the rare characters that `str.splitlines` ends a line at."""
+    """No byte-order mark, no comment; and none of the rare characters that `str.splitlines`
+    ends a line at."""
     path = tmp_path / "prompts.txt"
     path.write_bytes(MARKED.encode())
     assert config.read_prompts(path) == ["a red circle", "a blue square \u2028 shines"]
     path.write_text("#my prompts\ntext, in neon, glows over a street\n[wide] a cat\n{a} dog\n")
-    assert config.read_prompts(path) == ["text, in neon, glows over a street", "[wide] a cat", "{a} dog"]
+    assert config.read_prompts(path) == [
+        "text, in neon, glows over a street",
+        "[wide] a cat",
+        "{a} dog",
+    ]
 
 
-@pytest.mark.parametrize("first", [
-    "path,prompt", "prompt", '"path";"caption"', "id\tText", ",prompt", "video id, prompt", '{"prompt": "a cat"}',
-    '["a cat"]', "[",
-])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "path,prompt",
+        "prompt",
+        '"path";"caption"',
+        "id\tText",
+        ",prompt",
+        "video id, prompt",
+        '{"prompt": "a cat"}',
+        '["a cat"]',
+        "[",
+    ],
+)
 def test_a_table_is_no_prompt_file(tmp_path, first):
     path = tmp_path / "table.txt"
     path.write_text(f"# a comment\n{first}\n0.mp4,a red circle\n")
-    with pytest.raises(config.BadRecipe, match=r"table.txt, line 2: expected plain text.*got (the header|JSON)"):
+    with pytest.raises(
+        config.BadRecipe, match=r"table.txt, line 2: expected plain text.*got (the header|JSON)"
+    ):
         config.read_prompts(path)
 
 
@@ -157,9 +222,13 @@ def test_prompts_that_are_trained_on_and_measured_get_a_note(tmp_path):
     other.write_text("a cow\na dog\na cat\n")
     same = prompts.notes(one, one, 2)
     assert "one.txt: 1 lines begin with #" in same[0] and len(same) == 2
-    assert same[1].startswith("data.prompts and data.held_out are one file: 2 of 2 held-out prompts are trained on")
+    assert same[1].startswith(
+        "data.prompts and data.held_out are one file: 2 of 2 held-out prompts are trained on"
+    )
     assert prompts.notes(other, one, 1)[1].startswith("1 of 1 held-out prompts")
-    assert prompts.notes(one, other, 1) == same[:1]  # of the held-out prompts only those that are evaluated count
+    assert (
+        prompts.notes(one, other, 1) == same[:1]
+    )  # of the held-out prompts only those that are evaluated count
 
 
 def test_more_held_out_prompts_than_there_are(recipe):
@@ -170,8 +239,16 @@ def test_more_held_out_prompts_than_there_are(recipe):
 
 
 def test_a_recipe_survives_toml(recipe):
-    loaded = config.load(recipe(), ["guard.bands.exposure=[0.5,2]", "reward.parts.flicker=2", "algorithm.options.x=[1]",
-                                    'algorithm.options.deep={a = "b"}', "train.learning_rate=3e-7"])
+    loaded = config.load(
+        recipe(),
+        [
+            "guard.bands.exposure=[0.5,2]",
+            "reward.parts.flicker=2",
+            "algorithm.options.x=[1]",
+            'algorithm.options.deep={a = "b"}',
+            "train.learning_rate=3e-7",
+        ],
+    )
     again = config.load(tomllib.loads(loaded.to_toml()))
     assert again == loaded and config.diff(loaded, again) == []
 
@@ -179,15 +256,35 @@ def test_a_recipe_survives_toml(recipe):
 def test_diff_shows_each_difference_and_ignores_the_folder(recipe):
     one = config.load(recipe())
     two = config.load(one, ["run=elsewhere", "train.rounds=3", "algorithm.options.alpha=0.5"])
-    assert sorted(config.diff(one, two)) == ["algorithm.options.alpha: (absent) -> 0.5", "train.rounds: 30 -> 3"]
+    assert sorted(config.diff(one, two)) == [
+        "algorithm.options.alpha: (absent) -> 0.5",
+        "train.rounds: 30 -> 3",
+    ]
 
 
-@pytest.mark.parametrize("value", [
-    "plain", 'quote " and \\ and \n newline', "\x7f\x01", "ünïcødé 🎬", True, -3, 1e-12, 1e300, float("inf"),
-    [], [[1], ["a"]], {"a b": {"": 1}}, {},
-])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "plain",
+        'quote " and \\ and \n newline',
+        "\x7f\x01",
+        "ünïcødé 🎬",
+        True,
+        -3,
+        1e-12,
+        1e300,
+        float("inf"),
+        [],
+        [[1], ["a"]],
+        {"a b": {"": 1}},
+        {},
+    ],
+)
 def test_toml_reads_back_what_was_written(value):
-    assert tomllib.loads(toml.write({"key": value, "odd key.": value})) == {"key": value, "odd key.": value}
+    assert tomllib.loads(toml.write({"key": value, "odd key.": value})) == {
+        "key": value,
+        "odd key.": value,
+    }
 
 
 def test_toml_cannot_hold_none():
@@ -203,7 +300,8 @@ def test_every_shipped_recipe_loads(path, monkeypatch):
     assert recipe.run == f"runs/{path.stem}"
 
 
-# --- the parts of a reward -------------------------------------------------------------------------------------------
+# --- the parts of a reward
+# -------------------------------------------------------------------------------------------
 
 PARTS = """
 [reward.parts]
@@ -221,11 +319,25 @@ def test_parts_are_numbers_or_tables(recipe):
     loaded = config.load(recipe(PARTS), ["reward.parts.cut.weight=3", "reward.parts.loop=1"])
     config.check_plugins(loaded)
     made, usual = build_reward(loaded.reward), default()
-    assert made.weights["jerk"] == 0.5 and made.parts["jerk"].flow == "farneback" and made.bands == {"jerk": (0.2, 0.8)}
-    assert made.scales["jerk"] == (0.0, 0.1) and made.scales["freeze"] == (0.25, 2.0) and made.gates == {"freeze": 0.5}
-    assert made.weights["cut"] == 3.0 and made.weights["loop"] == 1.0 and made.scales["cut"] == (0.0, 1.0)
+    assert (
+        made.weights["jerk"] == 0.5
+        and made.parts["jerk"].flow == "farneback"
+        and made.bands == {"jerk": (0.2, 0.8)}
+    )
+    assert (
+        made.scales["jerk"] == (0.0, 0.1)
+        and made.scales["freeze"] == (0.25, 2.0)
+        and made.gates == {"freeze": 0.5}
+    )
+    assert (
+        made.weights["cut"] == 3.0
+        and made.weights["loop"] == 1.0
+        and made.scales["cut"] == (0.0, 1.0)
+    )
     for name, weight in usual.weights.items():
-        own = "default/freeze" if name == "freeze" else name  # freeze has an entry of its own beside it
+        own = (
+            "default/freeze" if name == "freeze" else name
+        )  # freeze has an entry of its own beside it
         assert made.weights[own] == 2 * weight and made.scales[own] == usual.scales[name]
         assert type(made.parts[own]) is type(usual.parts[name])
 
@@ -237,12 +349,20 @@ def test_the_default_and_mine_are_their_weighted_sum(recipe):
     from vidrl.rewards.frame_quality import FrameQuality
     from vidrl.training.evaluate import build_reward
 
-    loaded = config.load(recipe("[reward.parts]\ndefault = 0.5\nframe_quality = {weight = 2, scale = 0.1}"))
+    loaded = config.load(
+        recipe("[reward.parts]\ndefault = 0.5\nframe_quality = {weight = 2, scale = 0.1}")
+    )
     samples = Samples(torch.rand(2, 9, 3, 32, 32), ["", ""], 8.0)
-    score, usual, mine = build_reward(loaded.reward)(samples), default()(samples), FrameQuality()(samples)
+    score, usual, mine = (
+        build_reward(loaded.reward)(samples),
+        default()(samples),
+        FrameQuality()(samples),
+    )
     torch.testing.assert_close(score.value, 0.5 * usual.value + 20 * mine.value)
     torch.testing.assert_close(score.frames, 0.5 * usual.frames + 20 * mine.frames)
-    torch.testing.assert_close(score.parts["default/frame_quality"].value, usual.parts["frame_quality"].value)
+    torch.testing.assert_close(
+        score.parts["default/frame_quality"].value, usual.parts["frame_quality"].value
+    )
 
 
 def test_parts_survive_the_resolved_recipe(recipe):
@@ -260,37 +380,70 @@ def test_a_reward_may_be_called_default(recipe):
     assert build_reward(loaded.reward).weights == default().weights
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("flicker = 'much'", r"reward.parts.flicker: expected a weight, as 1.0, or a table .*got 'much' \(str\)"),
-    ("flicker = true", "reward.parts.flicker: expected a weight.*got True"),
-    ("flicker = [1.0]", "reward.parts.flicker: expected a weight"),
-    ("flicker = {wieght = 1.0}", "reward.parts.flicker: unknown key 'wieght': did you mean 'weight'"),
-    ("flicker = {weight = '1'}", "reward.parts.flicker: weight: expected float, got '1'.*write weight = 0.5"),
-    ("flicker = {weight = inf}", "reward.parts.flicker: weight: expected a finite number"),
-    ("flicker = {scale = 0.0}", "reward.parts.flicker: scale: expected a number above 0"),
-    ("flicker = {scale = [1.0, -1.0]}", "scale: expected a number above 0, or .centre, scale., got"),
-    ("flicker = {scale = 'wide'}", "scale: expected float | tuple.*write scale = 0.1, or scale = .centre, scale."),
-    ("flicker = {band = 0.5}", r"band: expected .*got 0.5.*write band = \[low, high\]"),
-    ("flicker = {band = [0.8, 0.2]}", "band: expected .low, high. with low < high"),
-    ("flicker = {gate = -1}", "gate: expected a number above 0, got -1"),
-    ("flicker = {options = 3}", "options: expected dict.*write options = {name = value}"),
-    ("flicker = {flow = 'dis'}", "unknown key 'flow'.*known: band, gate, options, scale, weight"),
-    ("default = {band = [0.0, 1.0]}", "reward.parts.default: the default composite takes a weight only"),
-    ("flicker = 0", "expected a weight other than 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "flicker = 'much'",
+            r"reward.parts.flicker: expected a weight, as 1.0, or a table .*got 'much' \(str\)",
+        ),
+        ("flicker = true", "reward.parts.flicker: expected a weight.*got True"),
+        ("flicker = [1.0]", "reward.parts.flicker: expected a weight"),
+        (
+            "flicker = {wieght = 1.0}",
+            "reward.parts.flicker: unknown key 'wieght': did you mean 'weight'",
+        ),
+        (
+            "flicker = {weight = '1'}",
+            "reward.parts.flicker: weight: expected float, got '1'.*write weight = 0.5",
+        ),
+        ("flicker = {weight = inf}", "reward.parts.flicker: weight: expected a finite number"),
+        ("flicker = {scale = 0.0}", "reward.parts.flicker: scale: expected a number above 0"),
+        (
+            "flicker = {scale = [1.0, -1.0]}",
+            "scale: expected a number above 0, or .centre, scale., got",
+        ),
+        (
+            "flicker = {scale = 'wide'}",
+            "scale: expected float | tuple.*write scale = 0.1, or scale = .centre, scale.",
+        ),
+        ("flicker = {band = 0.5}", r"band: expected .*got 0.5.*write band = \[low, high\]"),
+        ("flicker = {band = [0.8, 0.2]}", "band: expected .low, high. with low < high"),
+        ("flicker = {gate = -1}", "gate: expected a number above 0, got -1"),
+        ("flicker = {options = 3}", "options: expected dict.*write options = {name = value}"),
+        (
+            "flicker = {flow = 'dis'}",
+            "unknown key 'flow'.*known: band, gate, options, scale, weight",
+        ),
+        (
+            "default = {band = [0.0, 1.0]}",
+            "reward.parts.default: the default composite takes a weight only",
+        ),
+        ("flicker = 0", "expected a weight other than 0"),
+    ],
+)
 def test_mistakes_in_parts_are_explained(recipe, text, message):
     with pytest.raises(config.BadRecipe, match=message):
         config.load(recipe(f"[reward.parts]\n{text}"))
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("[reward.parts]\nflikker = {weight = 1.0}", "did you mean 'flicker'"),
-    ("[reward.parts]\nflicker = {options = {flwo = 'dis'}}", "did you mean 'flow'"),
-    ("[reward.parts]\nflicker = {options = {flow = 3}}", "option 'flow' of rewards 'flicker': expected str"),
-    ("[reward]\nname = 'default'\noptions = {flow = 'dis'}", "default composite has no options"),
-    ("[reward.parts]\n'math:sqrt' = {options = {a = 1}}", "takes no options"),
-    ("[reward.parts]\n'math:pi' = 1.0", r"expected a Reward or a function fn\(samples\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[reward.parts]\nflikker = {weight = 1.0}", "did you mean 'flicker'"),
+        ("[reward.parts]\nflicker = {options = {flwo = 'dis'}}", "did you mean 'flow'"),
+        (
+            "[reward.parts]\nflicker = {options = {flow = 3}}",
+            "option 'flow' of rewards 'flicker': expected str",
+        ),
+        (
+            "[reward]\nname = 'default'\noptions = {flow = 'dis'}",
+            "default composite has no options",
+        ),
+        ("[reward.parts]\n'math:sqrt' = {options = {a = 1}}", "takes no options"),
+        ("[reward.parts]\n'math:pi' = 1.0", r"expected a Reward or a function fn\(samples\)"),
+    ],
+)
 def test_wrong_names_and_options_of_parts_show_before_any_work(recipe, text, message):
     loaded = config.load(recipe(text))
     with pytest.raises((ValueError, TypeError), match=message):
@@ -298,5 +451,7 @@ def test_wrong_names_and_options_of_parts_show_before_any_work(recipe, text, mes
 
 
 def test_options_without_a_name_are_refused(recipe):
-    with pytest.raises(config.BadRecipe, match="reward.options: expected reward.name, whose options these are"):
+    with pytest.raises(
+        config.BadRecipe, match="reward.options: expected reward.name, whose options these are"
+    ):
         config.load(recipe("[reward]\noptions = {flow = 'dis'}\n[reward.parts]\nflicker = 1"))

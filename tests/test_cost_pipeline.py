@@ -1,4 +1,5 @@
-"""What a recipe of a driven pipeline costs, against runs of the pipeline, counted by hooks."""
+"""What a recipe of a driven pipeline costs, against runs of the pipeline, counted by
+hooks."""
 
 import sys
 from pathlib import Path
@@ -21,15 +22,20 @@ from vidrl.training import loop
 def recipe(tmp_path: Path, model: str, call: dict, sampler: str):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na blue square\n")
-    return config.build({
-        "run": str(tmp_path / "run"),
-        "backbone": {"name": "pipeline", "options": {"model": model, "call": call}},
-        "policy": {"lora_rank": 2, "lora_alpha": 2},
-        "algorithm": {"name": "grpo", "options": {"steps": 4, "train_steps": 1, "sampler": sampler}},
-        "reward": {"name": "flicker"},
-        "data": {"prompts": str(prompts), "held_out": str(prompts), "held_out_n": 2},
-        "train": {"rounds": 1, "prompts_per_round": 2, "group": 2, "eval_steps": 2},
-    })  # fmt: skip
+    return config.build(
+        {
+            "run": str(tmp_path / "run"),
+            "backbone": {"name": "pipeline", "options": {"model": model, "call": call}},
+            "policy": {"lora_rank": 2, "lora_alpha": 2},
+            "algorithm": {
+                "name": "grpo",
+                "options": {"steps": 4, "train_steps": 1, "sampler": sampler},
+            },
+            "reward": {"name": "flicker"},
+            "data": {"prompts": str(prompts), "held_out": str(prompts), "held_out_n": 2},
+            "train": {"rounds": 1, "prompts_per_round": 2, "group": 2, "eval_steps": 2},
+        }
+    )
 
 
 @pytest.fixture(scope="module", params=[("sd15", "ddim"), ("wan", "dance_sde")])
@@ -85,6 +91,9 @@ def test_calls_are_those_of_a_run(told, monkeypatch):
 
 def test_a_hub_id_that_is_not_here_says_what_is_known(tmp_path):
     made = recipe(tmp_path, "someone/no-such-model", {}, "ddim")
-    with pytest.raises(ValueError, match="Known without it: 4 clips a round, 1 rounds. Not known: "
-                       ".*hf download someone/no-such-model --local-dir FOLDER"):  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match="Known without it: 4 clips a round, 1 rounds. Not known: "
+        ".*hf download someone/no-such-model --local-dir FOLDER",
+    ):
         cost.estimate(made)

@@ -1,4 +1,5 @@
-"""The documentation says what is: links lead somewhere, the cards are current, commands and examples are real."""
+"""The documentation says what is: links lead somewhere, the cards are current, commands and
+examples are real."""
 
 import importlib.util
 import re
@@ -56,9 +57,18 @@ def test_the_cards_are_current():
 def test_each_reward_is_in_the_group_of_its_weights():
     kinds = {name: CARDS.kind(plugin.facts("rewards", name)) for name in plugin.names("rewards")}
     assert {name for name, kind in kinds.items() if kind == "With the weights of a package"} == {
-        "identity_drift", "niqe", "ocr", "rife_smoothness", "shot_cut", "vmaf"}
+        "identity_drift",
+        "niqe",
+        "ocr",
+        "rife_smoothness",
+        "shot_cut",
+        "vmaf",
+    }
     assert {name for name, kind in kinds.items() if kind == "Answered by a server"} == {
-        "http_scorer", "judge", "unified_reward"}
+        "http_scorer",
+        "judge",
+        "unified_reward",
+    }
     assert {kinds[name] for name in rewards.default().parts} == {"Without weights"}
     assert kinds["pick_score"] == kinds["vbench_imaging"] == "With weights to be fetched"
 
@@ -66,37 +76,57 @@ def test_each_reward_is_in_the_group_of_its_weights():
 def test_what_a_package_brings_can_be_installed():
     """A reward with the weights of a package says by which command that package comes."""
     for row in (plugin.facts("rewards", name) for name in plugin.names("rewards")):
-        assert CARDS.kind(row) != "With the weights of a package" or CARDS.install(row["facts"]), row["name"]
+        assert CARDS.kind(row) != "With the weights of a package" or CARDS.install(row["facts"]), (
+            row["name"]
+        )
 
 
 def test_the_table_says_which_rewards_score_in_pieces():
     for name in ("flicker", "http_scorer", "clip_alignment", "video_alignment"):
         if not plugin.find("rewards", name).learned or importlib.util.find_spec("transformers"):
-            assert CARDS.streams(plugin.facts("rewards", name)) == plugin.find("rewards", name).tiny().streams, name
+            assert (
+                CARDS.streams(plugin.facts("rewards", name))
+                == plugin.find("rewards", name).tiny().streams
+            ), name
 
 
 def test_the_architecture_names_what_the_rewards_share():
-    table = "\n".join(re.findall(r"^\| .* \|$", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE))
-    shared = {path.stem for path in (ROOT / "rewards").glob("*.py")} - {*plugin.names("rewards"), "__init__"}
+    table = "\n".join(
+        re.findall(r"^\| .* \|$", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    )
+    shared = {path.stem for path in (ROOT / "rewards").glob("*.py")} - {
+        *plugin.names("rewards"),
+        "__init__",
+    }
     assert not shared - set(re.findall(r"\w+", table))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_command_of_vidrl_is_one(page):
-    """Every line of a shell block that begins with `vidrl` is taken by the command line as it stands."""
-    lines = [line for line in "".join(blocks(page, "")).splitlines() if re.match(r"([A-Z_]+=\S+ )*vidrl ", line)]
+    """Every line of a shell block that begins with `vidrl` is taken by the command line as
+    it stands."""
+    lines = [
+        line
+        for line in "".join(blocks(page, "")).splitlines()
+        if re.match(r"([A-Z_]+=\S+ )*vidrl ", line)
+    ]
     for line in lines:
         words = shlex.split(line[line.index("vidrl ") :], comments=True)[1:]
         args, rest = cli.build().parse_known_args(words)
         assert not rest or args.command == "train", f"{page.name}: {line}: {rest}"
         named = getattr(args, "reward", [])
         named = [named] if isinstance(named, str) else named
-        assert {name for name in named if ":" not in name} <= {*plugin.names("rewards"), "default"}, line
+        assert {name for name in named if ":" not in name} <= {
+            *plugin.names("rewards"),
+            "default",
+        }, line
     assert lines or page.name not in ("README.md", "audit.md")
 
 
 def test_the_extras_in_the_readme_are_those_there_are():
-    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    extras = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    )
     told = re.findall(r"(?:vidrl|\.)\[([\w,]+)\]", (ROOT / "README.md").read_text())
     assert {extra for words in told for extra in words.split(",")} <= extras
     assert len((ROOT / "README.md").read_text().splitlines()) < 170
@@ -121,7 +151,10 @@ def example():
 
 def built(source):
     space = {"__name__": "vidrl.rewards.brightness", "__package__": "vidrl.rewards"}
-    exec(compile(source.replace("Card, Reward", "About, Card, Reward"), "brightness.py", "exec"), space)
+    exec(
+        compile(source.replace("Card, Reward", "About, Card, Reward"), "brightness.py", "exec"),
+        space,
+    )
     return space["Brightness"]()
 
 

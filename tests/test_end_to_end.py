@@ -1,4 +1,5 @@
-"""The main job on the embedded model: train a LoRA, sample with it here and in plain diffusers, and meet the bar."""
+"""The main job on the embedded model: train a LoRA, sample with it here and in plain
+diffusers, and meet the bar."""
 
 import json
 import subprocess
@@ -35,9 +36,16 @@ def run(tmp_path_factory):
     from vidrl import config
 
     changes = [
-        f"run={folder}", "train.rounds=2", "train.prompts_per_round=2", "train.group=4", "data.held_out_n=8",
-        "train.eval_every=2", "train.learning_rate=3e-3", "guard.action=warn", "train.show=2",
-    ]  # fmt: skip
+        f"run={folder}",
+        "train.rounds=2",
+        "train.prompts_per_round=2",
+        "train.group=4",
+        "data.held_out_n=8",
+        "train.eval_every=2",
+        "train.learning_rate=3e-3",
+        "guard.action=warn",
+        "train.show=2",
+    ]
     return loop.run(config.load("scripts/recipes/study.toml", changes))
 
 
@@ -60,13 +68,31 @@ def test_a_run_leaves_everything_that_looking_back_needs(run):
 @pytest.mark.slow
 def test_plain_diffusers_with_the_lora_makes_what_vidrl_makes(run):
     prompts = [scene.caption for scene in world.scenes("held_out", 2)]
-    ours = generate(load_adapter(Wan(model=MODEL), run / "lora"), prompts, seeds(5, 2), steps=6).video
+    ours = generate(
+        load_adapter(Wan(model=MODEL), run / "lora"), prompts, seeds(5, 2), steps=6
+    ).video
     pipe = pipeline()
-    bare = pipe(prompts, height=32, width=32, num_frames=17, num_inference_steps=6, guidance_scale=1.0,
-                generator=seeds(5, 2), output_type="pt").frames  # fmt: skip
+    bare = pipe(
+        prompts,
+        height=32,
+        width=32,
+        num_frames=17,
+        num_inference_steps=6,
+        guidance_scale=1.0,
+        generator=seeds(5, 2),
+        output_type="pt",
+    ).frames
     pipe.load_lora_weights(str(run / "lora"))
-    theirs = pipe(prompts, height=32, width=32, num_frames=17, num_inference_steps=6, guidance_scale=1.0,
-                  generator=seeds(5, 2), output_type="pt").frames  # fmt: skip
+    theirs = pipe(
+        prompts,
+        height=32,
+        width=32,
+        num_frames=17,
+        num_inference_steps=6,
+        guidance_scale=1.0,
+        generator=seeds(5, 2),
+        output_type="pt",
+    ).frames
     assert (ours - theirs).abs().max() < 1e-4
     assert (bare - theirs).abs().max() > 1e-3  # the LoRA does something
 
@@ -99,10 +125,19 @@ def test_the_embedded_model_meets_its_bar_in_plain_diffusers():
     pipe, verdicts = pipeline(), []
     for start in range(0, 256, 64):
         part = captions[start : start + 64]
-        video = pipe(part, height=32, width=32, num_frames=17, num_inference_steps=20, guidance_scale=1.0,
-                     generator=seeds(start, 64), output_type="pt").frames  # fmt: skip
+        video = pipe(
+            part,
+            height=32,
+            width=32,
+            num_frames=17,
+            num_inference_steps=20,
+            guidance_scale=1.0,
+            generator=seeds(start, 64),
+            output_type="pt",
+        ).frames
         verdicts.append(verifier.verify(video, part))
     share = {
-        word: torch.cat([getattr(v, word) for v in verdicts]).float().mean() for word in ("colour", "shape", "motion")
+        word: torch.cat([getattr(v, word) for v in verdicts]).float().mean()
+        for word in ("colour", "shape", "motion")
     }
     assert share["colour"] >= 0.90 and share["shape"] >= 0.80 and share["motion"] >= 0.80, share

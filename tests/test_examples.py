@@ -1,4 +1,5 @@
-"""The examples of scripts/examples: each function equals the library's, and the example learns."""
+"""The examples of scripts/examples: each function equals the library's, and the example
+learns."""
 
 import torch
 from test_docs import script
@@ -19,7 +20,11 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_the_step_and_its_density_are_the_librarys() -> None:
     toy = Toy.tiny()
-    cond, x, after = toy.encode(["a cat", "a dog"]), drawn(2, *toy.shape), drawn(2, *toy.shape, seed=1)
+    cond, x, after = (
+        toy.encode(["a cat", "a dog"]),
+        drawn(2, *toy.shape),
+        drawn(2, *toy.shape, seed=1),
+    )
     for t, s in ((1.0, 0.75), (0.5, 0.25), (0.25, 0.0)):
         mean, std = EXAMPLE.step_gaussian(toy, x, t, s, cond)
         raw = toy.predict(x, torch.full((2,), t), cond)

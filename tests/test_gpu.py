@@ -1,4 +1,5 @@
-"""What only a GPU can show: the same rollout and ratio there as on the CPU, and bf16 within its tolerance."""
+"""What only a GPU can show: the same rollout and ratio there as on the CPU, and bf16 within
+its tolerance."""
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from vidrl.training.rollout import draws, sample
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"
+    ),
 ]
 PROMPTS = ["a cat", "a dog"]
 
@@ -21,7 +24,11 @@ def rollout(device, segments=2):
     grpo = GRPO(steps=4, segments=segments)
     grpo.setup(policy, Brightness(), 2)
     plan = grpo.plan(policy.backbone, 0, draws(0, [("plan",)])[0])
-    return policy, grpo, sample(policy, policy.backbone.encode(PROMPTS), draws(0, [(p,) for p in PROMPTS]), plan)
+    return (
+        policy,
+        grpo,
+        sample(policy, policy.backbone.encode(PROMPTS), draws(0, [(p,) for p in PROMPTS]), plan),
+    )
 
 
 def test_the_gpu_samples_what_the_cpu_samples():

@@ -1,4 +1,5 @@
-"""What numbers of clips allow to say: intervals, tests, margins and power, against scipy, by hand and by simulation."""
+"""What numbers of clips allow to say: intervals, tests, margins and power, against scipy,
+by hand and by simulation."""
 
 import importlib.util
 import math
@@ -35,7 +36,8 @@ nulls = script("_nulls")
 
 
 def at_most(hits, runs, share):
-    """Whether so many hits may come of a probability of `share` or less: one time in a thousand wrongly not."""
+    """Whether so many hits may come of a probability of `share` or less: one time in a
+    thousand wrongly not."""
     return stats.binom.sf(hits - 1, runs, share) > 0.001
 
 
@@ -57,9 +59,19 @@ def test_thirty_of_thirty_at_an_end_are_not_sure(end):
     assert max(abs(found.low - end), abs(found.high - end)) == pytest.approx(rest, abs=1e-3)
 
 
-PILES = [(name, n) for name in ("rate 0.05", "rate 0.95", "rate 0.98", "97 % are 1, the rest uniform", "0, 1/2 or 1",
-                                "differences: 96 % are 0, else ±1", "penalty without a lower limit: 90 % are 0")
-         for n in (20, 50)]  # fmt: skip
+PILES = [
+    (name, n)
+    for name in (
+        "rate 0.05",
+        "rate 0.95",
+        "rate 0.98",
+        "97 % are 1, the rest uniform",
+        "0, 1/2 or 1",
+        "differences: 96 % are 0, else ±1",
+        "penalty without a lower limit: 90 % are 0",
+    )
+    for n in (20, 50)
+]
 
 
 @pytest.mark.parametrize(("name", "n"), PILES)
@@ -74,7 +86,9 @@ def test_intervals_of_values_piled_up_hold_the_truth(name, n):
 
 def test_a_side_without_a_limit_is_open_and_said_to_be():
     found = interval([0.0] * 27 + [-1.0, -0.5, -2.0], limits=(-math.inf, 0.0))
-    assert found.low == -math.inf and found.mean < found.high <= 0 and "have one value" in found.note
+    assert (
+        found.low == -math.inf and found.mean < found.high <= 0 and "have one value" in found.note
+    )
     assert interval([0.0] * 26 + [-1.0, -0.5, -2.0, -0.7], limits=(-math.inf, 0.0)).low > -math.inf
 
 
@@ -94,7 +108,9 @@ def test_a_value_beyond_its_range_leaves_the_range_unused_and_is_said():
 def test_negated_values_give_the_negated_interval_and_the_same_p():
     for values in (np.random.default_rng(0).lognormal(size=20), np.array([1.0] * 19 + [0.5])):
         there, back = interval(values, limits=(-9, 9)), interval(-values, limits=(-9, 9))
-        assert (back.low, back.high) == pytest.approx((-there.high, -there.low)) and back.p == there.p
+        assert (back.low, back.high) == pytest.approx(
+            (-there.high, -there.low)
+        ) and back.p == there.p
 
 
 def test_a_few_large_prompts_count_as_few():
@@ -114,11 +130,18 @@ def test_one_prompt_that_holds_the_variance_is_named():
 
 
 @pytest.mark.parametrize("kind", nulls.KINDS)
-@pytest.mark.parametrize("sizes", [(1,) * 10, (1,) * 20, (1,) * 15 + (20,) * 5], ids=["10", "20", "unequal"])
+@pytest.mark.parametrize(
+    "sizes", [(1,) * 10, (1,) * 20, (1,) * 15 + (20,) * 5], ids=["10", "20", "unequal"]
+)
 def test_equal_models_differ_in_at_most_one_in_twenty(kind, sizes):
-    down, up, _ = (round(400 * share) for share in nulls.shares(nulls.paired(kind, sizes, 400, seed=9)))
+    down, up, _ = (
+        round(400 * share) for share in nulls.shares(nulls.paired(kind, sizes, 400, seed=9))
+    )
     assert at_most(down + up, 400, 0.05)
-    if kind not in ("strongly skewed", "mixed"):  # whose errors lie on one side, see bench_coverage.md
+    if kind not in (
+        "strongly skewed",
+        "mixed",
+    ):  # whose errors lie on one side, see bench_coverage.md
         assert at_most(max(down, up), 400, 0.03)
 
 
@@ -135,7 +158,9 @@ def test_a_p_below_five_percent_means_an_interval_off_zero():
 
 def test_p_is_students_for_many_normal_differences():
     values = stats.norm.ppf((np.arange(200) + 0.5) / 200) + 0.15
-    assert interval(values).p == pytest.approx(cautious(stats.ttest_1samp(values, 0).pvalue, 200), rel=0.15)
+    assert interval(values).p == pytest.approx(
+        cautious(stats.ttest_1samp(values, 0).pvalue, 200), rel=0.15
+    )
 
 
 def test_p_of_shares_is_the_exact_binomial_test():
@@ -152,7 +177,9 @@ def test_no_p_is_below_what_so_few_prompts_can_give():
 def test_a_difference_of_unpaired_ones_and_zeros_is_as_careful_as_fishers_exact_test():
     a, b = (clusters(np.array([1.0] * k + [0.0] * (30 - k)), range(30)) for k in (27, 30))
     found = difference(a, b, (0.0, 1.0))
-    assert found.low < 0 < found.high and found.p == pytest.approx(stats.fisher_exact([[27, 3], [30, 0]])[1], abs=0.05)
+    assert found.low < 0 < found.high and found.p == pytest.approx(
+        stats.fisher_exact([[27, 3], [30, 0]])[1], abs=0.05
+    )
 
 
 # --- margins and families
@@ -174,7 +201,9 @@ def test_a_model_worse_by_the_margin_is_called_not_worse_in_at_most_one_in_forty
 def test_simultaneous_intervals_hold_together_and_holm_rejects_what_they_exclude():
     wrong, whole = nulls.family("normal", 20, 4, 150, seed=3)
     assert at_most(round(150 * wrong), 150, 0.05) and at_most(150 - round(150 * whole), 150, 0.05)
-    assert simultaneous(4) == pytest.approx(0.9875) and holm([0.01, 0.04]) == pytest.approx([0.02, 0.04])
+    assert simultaneous(4) == pytest.approx(0.9875) and holm([0.01, 0.04]) == pytest.approx(
+        [0.02, 0.04]
+    )
 
 
 # --- power
@@ -228,7 +257,9 @@ def test_variance_is_split_into_prompts_and_seeds():
 
 def test_more_seeds_buy_less_than_more_prompts_where_prompts_differ():
     found = Components(4.0, 1.0, 100, 20)
-    assert standard_error(found, 40, 1) < standard_error(found, 20, 100) < standard_error(found, 20, 1)
+    assert (
+        standard_error(found, 40, 1) < standard_error(found, 20, 100) < standard_error(found, 20, 1)
+    )
     assert standard_error(found, 20, 5) == pytest.approx(math.sqrt(4 / 20 + 1 / 100))
 
 
@@ -243,7 +274,8 @@ def test_a_p_is_never_made_smaller_and_what_it_takes_is_its_inverse(groups: int)
 
 @pytest.mark.slow
 def test_families_of_skewed_dims_err_in_at_most_one_of_twenty() -> None:
-    """Twelve dims of 20 prompts, differences of skewness 1.75: p < 0.05 after Holm was found in 6.1 % without it."""
+    """Twelve dims of 20 prompts, differences of skewness 1.75: p < 0.05 after Holm was
+    found in 6.1 % without it."""
     rng, wrong, runs = np.random.default_rng(0), 0, 300
     for _ in range(runs):
         z = np.sqrt(0.5) * rng.normal(size=(1, 20)) + np.sqrt(0.5) * rng.normal(size=(12, 20))
@@ -253,16 +285,22 @@ def test_families_of_skewed_dims_err_in_at_most_one_of_twenty() -> None:
 
 
 @pytest.mark.parametrize(("G", "p"), [(4, 2 / 70), (10, None)])
-def test_two_sets_without_spread_are_as_sure_as_their_numbers_allow(G: int, p: float | None) -> None:
-    """All of one side are 0.1, all of the other 0.3: only the two divisions that keep them apart are as far from 0."""
+def test_two_sets_without_spread_are_as_sure_as_their_numbers_allow(
+    G: int, p: float | None
+) -> None:
+    """All of one side are 0.1, all of the other 0.3: only the two divisions that keep them
+    apart are as far from 0."""
     made = [clusters(np.full(G, value), range(G)) for value in (0.1, 0.3)]
     found = exchange_p(*made)
     assert found == pytest.approx(p) if p else 0 < found < 0.001
 
 
-@pytest.mark.parametrize("values", [np.arange(2, 14, 2) / 10, np.linspace(-1, 1, 7), np.arange(1, 14, 2) / 10])
+@pytest.mark.parametrize(
+    "values", [np.arange(2, 14, 2) / 10, np.linspace(-1, 1, 7), np.arange(1, 14, 2) / 10]
+)
 def test_values_that_are_symmetric_but_for_rounding_have_an_interval(values: np.ndarray) -> None:
-    """Of them and of their negation the third moment can both be below 0 by rounding: neither is turned for ever."""
+    """Of them and of their negation the third moment can both be below 0 by rounding:
+    neither is turned for ever."""
     over, back = interval(values), interval(-values)
     assert over.low < values.mean() < over.high
     assert (back.low, back.high) == pytest.approx((-over.high, -over.low), abs=0.02)

@@ -1,4 +1,5 @@
-"""The shape of the code: who may import whom, one class a plug-in file, nothing heavy imported early."""
+"""The shape of the code: who may import whom, one class a plug-in file, nothing heavy
+imported early."""
 
 import ast
 import subprocess
@@ -11,7 +12,8 @@ from vidrl import plugin
 
 ROOT = Path(__file__).parent.parent
 
-# From the top down; a module imports only from lines below its own, or from its own package.
+# From the top down; a module imports only from lines below its own, or from its own
+# package.
 LAYERS = [
     {"__main__"},
     {"cli"},
@@ -32,24 +34,52 @@ LAYERS = [
     {"audit", "report.run_report", "training.processes", "training.scored"},
     {"report.page", "training.evaluate", "training.model_source", "training.resume"},
     {"training.checkpoint", "config", "attention", "report.run_folder", "lora"},
-    {"credit", "synthetic.verifier", "synthetic.caption_fit", "diffusion.schedule", "training.changes",
-     "training.inputs"},
+    {
+        "credit",
+        "synthetic.verifier",
+        "synthetic.caption_fit",
+        "diffusion.schedule",
+        "training.changes",
+        "training.inputs",
+    },
     {"credit.advantages"},
     {"credit.parts", "data.prompts", "training.stills", "transition", "segments", "estimators"},
     {"credit.estimators", "data.prompt_tables"},
-    {"diffusion.transition", "diffusion.segments", "synthetic.world", "synthetic.corruptions", "data.clip_files",
-     "data.fitting"},
+    {
+        "diffusion.transition",
+        "diffusion.segments",
+        "synthetic.world",
+        "synthetic.corruptions",
+        "data.clip_files",
+        "data.fitting",
+    },
     {"data.references"},
     {"data.prompt"},
     {"data.picture"},
     {"rewards"},
     {"inference"},
-    {"diffusion.path", "training.pieces", "plugin", "recipe", "report.charts", "training.launch", "training.guards",
-     "training.learning_rate", "training.standstill", "training.progress"},
+    {
+        "diffusion.path",
+        "training.pieces",
+        "plugin",
+        "recipe",
+        "report.charts",
+        "training.launch",
+        "training.guards",
+        "training.learning_rate",
+        "training.standstill",
+        "training.progress",
+    },
     {"lookup"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
-ROOMS = {"diffusion", "training", "data", "synthetic", "report"}  # rooms of which each module has a line of its own
+ROOMS = {
+    "diffusion",
+    "training",
+    "data",
+    "synthetic",
+    "report",
+}  # rooms of which each module has a line of its own
 
 
 def line(name):
@@ -96,13 +126,19 @@ def test_a_module_imports_only_from_lines_below_its_own(name):
     own = "cli" if name.startswith(SCRIPTS) else line(name)
     if name in ROOMS:
         return  # the docstring of a room
-    assert own in LEVEL, f"{name} has no line yet: give it one in LAYERS here and in ARCHITECTURE.md"
+    assert own in LEVEL, (
+        f"{name} has no line yet: give it one in LAYERS here and in ARCHITECTURE.md"
+    )
     for imported in imports(name, MODULES[name]):
         other = line(imported)
         if other in (own, line(name)) or imported == "__version__":
             continue
-        assert LEVEL[other] < LEVEL[own], f"{name} imports {imported}, which stands on no line below its own"
-        measures = name.startswith("benchmarks.") and not name.startswith(SCRIPTS)  # a study may train
+        assert LEVEL[other] < LEVEL[own], (
+            f"{name} imports {imported}, which stands on no line below its own"
+        )
+        measures = name.startswith("benchmarks.") and not name.startswith(
+            SCRIPTS
+        )  # a study may train
         trains = measures and other in ("training.loop", "algorithms", "training.update")
         assert not trains, f"{name} imports {imported}: a distance between sets knows no training"
 
@@ -113,8 +149,12 @@ ALONE = ("rewards", "inference", "diffusion.path", "plugin", "lookup")
 @pytest.mark.parametrize("name", [name for name in MODULES if line(name) in ALONE])
 def test_the_reward_library_stands_alone(name):
     others = {imported.split(".")[0] for imported in imports(name, MODULES[name])}
-    allowed = {"rewards": {"rewards", "plugin", "lookup"}, "plugin": {"lookup"}, "lookup": {"lookup"},
-               "inference": {"inference"}}
+    allowed = {
+        "rewards": {"rewards", "plugin", "lookup"},
+        "plugin": {"lookup"},
+        "lookup": {"lookup"},
+        "inference": {"inference"},
+    }
     assert others <= allowed.get(name.split(".")[0], set())
 
 
@@ -124,12 +164,16 @@ def test_each_plugin_file_holds_one_class_and_knows_no_sibling(kind):
         assert issubclass(plugin.find(kind, name), plugin.base(kind))
         siblings = {f"{kind}.{other}" for other in plugin.names(kind)} - {f"{kind}.{name}"}
         for imported in imports(f"{kind}.{name}", MODULES[f"{kind}.{name}"]):
-            assert ".".join(imported.split(".")[:2]) not in siblings, f"{kind}/{name}.py imports {imported}"
+            assert ".".join(imported.split(".")[:2]) not in siblings, (
+                f"{kind}/{name}.py imports {imported}"
+            )
 
 
 def loaded_by(statement):
     code = f"import sys\n{statement}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    made = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return set(made.stdout.split())
 
 
@@ -143,8 +187,12 @@ def test_the_command_line_starts_without_torch():
 
 
 def test_ruff_finds_nothing():
-    made = subprocess.run([sys.executable, "-m", "ruff", "check", "--output-format", "concise", "."], cwd=ROOT,
-                          capture_output=True, text=True)
+    made = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--output-format", "concise", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert made.returncode == 0, made.stdout
 
 

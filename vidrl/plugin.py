@@ -1,7 +1,9 @@
-"""The folder is the registry: `rewards/flicker.py` is the reward `flicker`, and no list is edited to add one.
+"""The folder is the registry: `rewards/flicker.py` is the reward `flicker`, and no list is
+edited to add one.
 
-A plug-in is a module that holds exactly one public subclass of its folder's base class; its constructor's
-arguments are its options. Third parties name theirs as `package.module:Class`.
+A plug-in is a module that holds exactly one public subclass of its folder's base class; its
+constructor's arguments are its options. Third parties name theirs as
+`package.module:Class`.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def kinds() -> list[str]:
 
 
 def names(kind: str) -> list[str]:
-    """The names of the plug-ins of one kind, read from its folder without importing any of them.
+    """The names of the plug-ins of one kind, read from its folder without importing any of
+    them.
 
     Raises `UnknownName` for an unknown kind.
     """
@@ -62,23 +65,28 @@ def names(kind: str) -> list[str]:
 def find(kind: str, name: str) -> type:
     """The class behind `name`: a file stem of the kind's folder, or `package.module:Class`.
 
-    Raises `UnknownName` with the nearest right name, and `TypeError` where a module breaks the rule of one
-    public class a file.
+    Raises `UnknownName` with the nearest right name, and `TypeError` where a module breaks
+    the rule of one public class a file.
     """
     if ":" in name:
         return _foreign(kind, name)
     if name not in names(kind):
-        raise UnknownName(f"no plug-in {name!r} among the {kind}: {nearest(name, names(kind))}; "
-                          f"a class outside vidrl is named 'package.module:Class'")
+        raise UnknownName(
+            f"no plug-in {name!r} among the {kind}: {nearest(name, names(kind))}; "
+            f"a class outside vidrl is named 'package.module:Class'"
+        )
     module = importlib.import_module(f"vidrl.{kind}.{name}")
-    return _only([cls for cls in _public(module) if issubclass(cls, base(kind))], kind, module.__name__)
+    return _only(
+        [cls for cls in _public(module) if issubclass(cls, base(kind))], kind, module.__name__
+    )
 
 
 def load(kind: str, name: str, /, **options: Any) -> Any:
     """An instance of the plug-in, built from its options.
 
-    Options are checked against the constructor's signature and annotations before it runs. Raises
-    `UnknownName`, and `BadOption` naming the nearest right option or the type expected and the value that came.
+    Options are checked against the constructor's signature and annotations before it runs.
+    Raises `UnknownName`, and `BadOption` naming the nearest right option or the type
+    expected and the value that came.
     """
     cls = find(kind, name)
     return cls(**check(cls, options, f"{kind} {name!r}"))
@@ -91,52 +99,84 @@ def base(kind: str) -> type:
 
 
 def facts(kind: str, name: str) -> dict[str, Any]:
-    """What `vidrl list` and `vidrl show` tell of a plug-in: documentation, options and class attributes.
+    """What `vidrl list` and `vidrl show` tell of a plug-in: documentation, options and
+    class attributes.
 
-    Returns `{"kind", "name", "class", "summary", "doc", "options": [{"name", "type", "default"}], "facts"}`;
-    an option without a default has no key `default`.
+    Returns `{"kind", "name", "class", "summary", "doc", "options": [{"name", "type",
+    "default"}], "facts"}`; an option without a default has no key `default`.
     """
     if kind == "rewards" and ":" in name and not _is_plugin(outside(name), kind):
         return _facts_outside(name, outside(name))
     cls = find(kind, name)
-    doc = "\n\n".join([(inspect.getdoc(cls) or "") if cls.__doc__ else "", *_inherited(cls, base(kind))]).strip()
+    doc = "\n\n".join(
+        [(inspect.getdoc(cls) or "") if cls.__doc__ else "", *_inherited(cls, base(kind))]
+    ).strip()
     return {
-        "kind": kind, "name": name, "class": f"{cls.__module__}:{cls.__qualname__}",
-        "summary": doc.split("\n\n")[0].replace("\n", " "), "doc": doc,
+        "kind": kind,
+        "name": name,
+        "class": f"{cls.__module__}:{cls.__qualname__}",
+        "summary": doc.split("\n\n")[0].replace("\n", " "),
+        "doc": doc,
         "options": [_option(parameter) for parameter in _parameters(cls).values()],
-        "facts": {name: _plainly(value) for name, value in _attributes(cls, base(kind)).items()
-                  if name not in _parameters(cls)},
+        "facts": {
+            name: _plainly(value)
+            for name, value in _attributes(cls, base(kind)).items()
+            if name not in _parameters(cls)
+        },
     }
 
 
 def _inherited(cls: type, root: type) -> list[str]:
-    """The paragraphs on options of the classes between a plug-in and its kind's base class, which it inherits."""
-    between = [one for one in cls.__mro__[1:] if issubclass(one, root) and one is not root and "__doc__" in vars(one)]
-    paragraphs = [text for one in between for text in inspect.cleandoc(one.__doc__ or "").split("\n\n")]
+    """The paragraphs on options of the classes between a plug-in and its kind's base class,
+    which it inherits."""
+    between = [
+        one
+        for one in cls.__mro__[1:]
+        if issubclass(one, root) and one is not root and "__doc__" in vars(one)
+    ]
+    paragraphs = [
+        text for one in between for text in inspect.cleandoc(one.__doc__ or "").split("\n\n")
+    ]
     return [text for text in paragraphs if text.startswith("Options")]
 
 
 def _facts_outside(name: str, found: Any) -> dict[str, Any]:
-    """The description of a reward that is no plug-in class: a plain function, or any class, which may have options."""
+    """The description of a reward that is no plug-in class: a plain function, or any class,
+    which may have options."""
     doc = inspect.getdoc(found) or ""
-    options = [_option(parameter) for parameter in _parameters(found).values()] if inspect.isclass(found) else []
-    return {"kind": "rewards", "name": name, "class": name, "summary": doc.split("\n\n")[0].replace("\n", " "),
-            "doc": doc, "options": options, "facts": {}}
+    options = (
+        [_option(parameter) for parameter in _parameters(found).values()]
+        if inspect.isclass(found)
+        else []
+    )
+    return {
+        "kind": "rewards",
+        "name": name,
+        "class": name,
+        "summary": doc.split("\n\n")[0].replace("\n", " "),
+        "doc": doc,
+        "options": options,
+        "facts": {},
+    }
 
 
 def check(cls: type, options: Mapping[str, Any], what: str) -> dict[str, Any]:
     """The options as `cls(**options)` takes them, or `BadOption`.
 
-    A list becomes a tuple and an integer a float where the annotation says so, because TOML knows no tuples and
-    `2` is a good float.
+    A list becomes a tuple and an integer a float where the annotation says so, because TOML
+    knows no tuples and `2` is a good float.
     """
     hints = _hints(cls)
     _check_names(cls, options, what)
-    return {key: _conformed(value, hints.get(key, Any), f"option {key!r} of {what}") for key, value in options.items()}
+    return {
+        key: _conformed(value, hints.get(key, Any), f"option {key!r} of {what}")
+        for key, value in options.items()
+    }
 
 
 def conform(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` takes it; raises `TypeError` with the expected type and what came.
+    """`value` as the type `hint` takes it; raises `TypeError` with the expected type and
+    what came.
 
     >>> conform([1, 2], tuple[float, float])
     (1.0, 2.0)
@@ -168,7 +208,8 @@ def spell(hint: Any) -> str:
     return hint.__name__ if plain else str(hint).replace("typing.", "")
 
 
-# --- finding ---------------------------------------------------------------------------------------------------------
+# --- finding
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _known_kind(kind: str) -> None:
@@ -184,23 +225,30 @@ def _folders(kind: str) -> list[Path]:
 
 def _public(module: types.ModuleType) -> list[type]:
     members = vars(module).items()
-    return [cls for name, cls in members
-            if inspect.isclass(cls) and cls.__module__ == module.__name__ and not name.startswith("_")]
+    return [
+        cls
+        for name, cls in members
+        if inspect.isclass(cls) and cls.__module__ == module.__name__ and not name.startswith("_")
+    ]
 
 
 def _only(classes: list[type], kind: str, where: str) -> type:
     found = list(dict.fromkeys(classes))
     if len(found) != 1:
-        raise TypeError(f"{where} must hold exactly one public subclass of {BASES[kind]}, but holds "
-                        f"{len(found)}: {', '.join(cls.__name__ for cls in found) or 'none'}; "
-                        f"put each into a file of its own, or begin a helper's name with an underscore")
+        raise TypeError(
+            f"{where} must hold exactly one public subclass of {BASES[kind]}, but holds "
+            f"{len(found)}: {', '.join(cls.__name__ for cls in found) or 'none'}; "
+            f"put each into a file of its own, or begin a helper's name with an underscore"
+        )
     return found[0]
 
 
 def outside(name: str) -> Any:
-    """What `package.module:attribute` names, of an installed package or of a file in the working folder.
+    """What `package.module:attribute` names, of an installed package or of a file in the
+    working folder.
 
-    Raises `UnknownName` where there is no such module, or the nearest right name where it has no such attribute.
+    Raises `UnknownName` where there is no such module, or the nearest right name where it
+    has no such attribute.
 
     >>> outside("math:sqrt")(4.0)
     2.0
@@ -211,11 +259,19 @@ def outside(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
-        raise UnknownName(f"{name!r}: there is no module {module_name!r} on the import path, nor in the working "
-                          f"folder {os.getcwd()}") from error
+        raise UnknownName(
+            f"{name!r}: there is no module {module_name!r} on the import path, nor in the working "
+            f"folder {os.getcwd()}"
+        ) from error
     if not hasattr(module, attribute):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UnknownName(f"{name!r}: {module_name} has no {attribute!r}: {nearest(attribute, known)}")
+        known = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_")
+        ]
+        raise UnknownName(
+            f"{name!r}: {module_name} has no {attribute!r}: {nearest(attribute, known)}"
+        )
     return getattr(module, attribute)
 
 
@@ -226,17 +282,22 @@ def _is_plugin(found: Any, kind: str) -> bool:
 def _foreign(kind: str, name: str) -> type:
     cls = outside(name)
     if not _is_plugin(cls, kind):
-        raise TypeError(f"{name!r} must be a subclass of vidrl.{kind}.base.{BASES[kind]} to serve among the {kind}")
+        raise TypeError(
+            f"{name!r} must be a subclass of vidrl.{kind}.base.{BASES[kind]} to serve among the {kind}"
+        )
     return cls
 
 
-# --- options ---------------------------------------------------------------------------------------------------------
+# --- options
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(cls).parameters
-    return {name: parameter for name, parameter in parameters.items() if parameter.kind not in variadic}
+    return {
+        name: parameter for name, parameter in parameters.items() if parameter.kind not in variadic
+    }
 
 
 def _takes_any(cls: type) -> bool:
@@ -247,7 +308,10 @@ def _takes_any(cls: type) -> bool:
 def _hints(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
-    except (NameError, AttributeError):  # a name known to the type checker only: nothing to check against
+    except (
+        NameError,
+        AttributeError,
+    ):  # a name known to the type checker only: nothing to check against
         return {}
 
 
@@ -256,14 +320,18 @@ def _check_names(cls: type, options: Mapping[str, Any], what: str) -> None:
     unknown = [key for key in options if key not in parameters]
     if unknown and not _takes_any(cls):
         raise BadOption(unknown_options(what, unknown, parameters, *_owners(cls, unknown)))
-    missing = [key for key, parameter in parameters.items()
-               if parameter.default is inspect.Parameter.empty and key not in options]
+    missing = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty and key not in options
+    ]
     if missing:
         raise BadOption(f"{what} needs the option {missing[0]!r}, which has no default")
 
 
 def _owners(cls: type, keys: Sequence[str]) -> tuple[dict[str, list[str]], str]:
-    """Which plug-ins of a class's kind have these options, and the command that explains the class's own."""
+    """Which plug-ins of a class's kind have these options, and the command that explains
+    the class's own."""
     roots = {(one.__module__, one.__name__) for one in cls.__mro__}
     kind = next((kind for kind, root in BASES.items() if (f"vidrl.{kind}.base", root) in roots), "")
     owners: dict[str, list[str]] = {key: [] for key in keys}
@@ -292,18 +360,26 @@ def _option(parameter: inspect.Parameter) -> dict[str, Any]:
 
 def _plainly(value: Any) -> Any:
     """A record, such as a reward's card, as a dictionary."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    return (
+        dataclasses.asdict(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+        else value
+    )
 
 
 def _attributes(cls: type, root: type) -> dict[str, Any]:
     inherited = [vars(parent) for parent in reversed(cls.__mro__) if issubclass(parent, root)]
     merged = {name: value for attributes in inherited for name, value in attributes.items()}
     code = (property, cached_property, staticmethod, classmethod)
-    return {name: value for name, value in merged.items()
-            if not name.startswith("_") and not callable(value) and not isinstance(value, code)}
+    return {
+        name: value
+        for name, value in merged.items()
+        if not name.startswith("_") and not callable(value) and not isinstance(value, code)
+    }
 
 
-# --- types -----------------------------------------------------------------------------------------------------------
+# --- types
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _same(value: Any, fits: bool, hint: Any) -> Any:
@@ -313,7 +389,8 @@ def _same(value: Any, fits: bool, hint: Any) -> Any:
 
 
 def _one_of(value: Any, hint: Any, choices: tuple[Any, ...]) -> Any:
-    # An exact type first: `int | float` must leave 2 an integer, whatever the order of writing.
+    # An exact type first: `int | float` must leave 2 an integer, whatever the order of
+    # writing.
     for choice in sorted(choices, key=lambda choice: choice is not type(value)):
         try:
             return conform(value, choice)
@@ -330,13 +407,17 @@ def _container(value: Any, hint: Any, origin: Any, arguments: tuple[Any, ...]) -
     fits = isinstance(value, origin) and not isinstance(value, (str, bytes))
     _same(value, fits, hint)
     if isinstance(value, Mapping) and len(arguments) == 2:
-        return {conform(key, arguments[0]): conform(item, arguments[1]) for key, item in value.items()}
+        return {
+            conform(key, arguments[0]): conform(item, arguments[1]) for key, item in value.items()
+        }
     if isinstance(value, (list, set, frozenset, tuple)) and len(arguments) == 1:
         return type(value)(conform(item, arguments[0]) for item in value)
     return value
 
 
-def _tuple(value: list[Any] | tuple[Any, ...], hint: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _tuple(
+    value: list[Any] | tuple[Any, ...], hint: Any, arguments: tuple[Any, ...]
+) -> tuple[Any, ...]:
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(conform(item, arguments[0]) for item in value)
     _same(value, len(value) == len(arguments), hint)

@@ -1,4 +1,5 @@
-"""The former place of `vidrl.diffusion.segments`, kept for other trainers' code that imports it from here."""
+"""The former place of `vidrl.diffusion.segments`, kept for other trainers' code that
+imports it from here."""
 
 from vidrl.diffusion.segments import (
     Span,

@@ -1,4 +1,5 @@
-"""The former place of `vidrl.training.loop`: `from vidrl.train import run` keeps working."""
+"""The former place of `vidrl.training.loop`: `from vidrl.train import run` keeps
+working."""
 
 from vidrl.training.loop import Trainer, run
 

@@ -1,4 +1,5 @@
-"""The former place of `vidrl.diffusion.transition`, kept for other trainers' code that imports it from here."""
+"""The former place of `vidrl.diffusion.transition`, kept for other trainers' code that
+imports it from here."""
 
 from vidrl.diffusion.transition import (
     SAMPLERS,

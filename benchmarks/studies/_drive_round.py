@@ -47,9 +47,11 @@ def trainer(recipe: str, backbone: str, run: Path) -> Trainer:
 
 
 def rounds(recipe: str, repeats: int) -> dict[str, list[Mapping[str, float]]]:
-    """CPU seconds by stage of each of `repeats` rounds, by backbone, after one that is not counted.
+    """CPU seconds by stage of each of `repeats` rounds, by backbone, after one that is not
+    counted.
 
-    The two take turns, round by round, so that other work of the machine falls on both alike.
+    The two take turns, round by round, so that other work of the machine falls on both
+    alike.
     """
     cv2.setNumThreads(1)  # the reward's optical flow
     with tempfile.TemporaryDirectory() as folder, patch("vidrl.training.loop.Clock", Processor):

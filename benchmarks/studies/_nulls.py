@@ -1,6 +1,8 @@
-"""Equal models, simulated: how often a test says that they differ, and how often it finds a difference that is there.
+"""Equal models, simulated: how often a test says that they differ, and how often it finds a
+difference that is there.
 
-Differences have a mean of exactly 0 under every null. Legend: G prompts, c clips each, m dims.
+Differences have a mean of exactly 0 under every null. Legend: G prompts, c clips each, m
+dims.
 """
 
 from __future__ import annotations
@@ -28,7 +30,13 @@ KINDS: dict[str, Callable[[Array], Array]] = {
     "rare, open": lambda z: np.where(z > 1.6449, 0.95, -0.05),
 }
 LIMITS = {"rare": (-1.0, 1.0)}
-SIZES: tuple[tuple[int, ...], ...] = ((1,) * 10, (1,) * 20, (1,) * 15 + (20,) * 5, (2,) * 50, (1,) * 100)
+SIZES: tuple[tuple[int, ...], ...] = (
+    (1,) * 10,
+    (1,) * 20,
+    (1,) * 15 + (20,) * 5,
+    (2,) * 50,
+    (1,) * 100,
+)
 
 APART = {  # prompts and spreads of two sets, and what their values are
     "10 and 40, the smaller thrice as wide": (10, 40, 3.0, 1.0, "normal"),
@@ -37,7 +45,12 @@ APART = {  # prompts and spreads of two sets, and what their values are
     "20 and 20, skewed, one thrice as wide": (20, 20, 1.0, 3.0, "skewed"),
     "50 and 50, skewed against its mirror image": (50, 50, 1.0, -1.0, "skewed"),
 }
-FAMILIES = [(kind, prompts, dims) for kind in ("normal", "skewed") for prompts in (20, 100) for dims in (4, 12)]
+FAMILIES = [
+    (kind, prompts, dims)
+    for kind in ("normal", "skewed")
+    for prompts in (20, 100)
+    for dims in (4, 12)
+]
 FAMILIES += [("strongly skewed", 20, 4), ("strongly skewed", 20, 12), ("strongly skewed", 100, 4)]
 
 
@@ -45,7 +58,9 @@ def nested(rng: np.random.Generator, runs: int, sizes: Sequence[int]) -> Array:
     """Standard normal values of clips nested in prompts, (runs, n)."""
     prompts = np.repeat(np.arange(len(sizes)), sizes)
     between = rng.standard_normal((runs, len(sizes)))[:, prompts]
-    return math.sqrt(SHARED) * between + math.sqrt(1 - SHARED) * rng.standard_normal((runs, len(prompts)))
+    return math.sqrt(SHARED) * between + math.sqrt(1 - SHARED) * rng.standard_normal(
+        (runs, len(prompts))
+    )
 
 
 def shares(found: Sequence[Interval]) -> tuple[float, float, float]:
@@ -56,11 +71,15 @@ def shares(found: Sequence[Interval]) -> tuple[float, float, float]:
     return float((sure & down).mean()), float((sure & ~down).mean()), float(out.mean())
 
 
-def paired(kind: str, sizes: Sequence[int], runs: int, seed: int = 0, draws: int = 2000) -> list[Interval]:
+def paired(
+    kind: str, sizes: Sequence[int], runs: int, seed: int = 0, draws: int = 2000
+) -> list[Interval]:
     """Paired differences without a mean: what `interval` says of each sample."""
     values = KINDS[kind](nested(np.random.default_rng([seed, len(sizes)]), runs, sizes))
     groups = np.repeat(np.arange(len(sizes)), sizes).tolist()
-    return [interval(row, groups, draws=draws, limits=LIMITS.get(kind, NO_LIMITS)) for row in values]
+    return [
+        interval(row, groups, draws=draws, limits=LIMITS.get(kind, NO_LIMITS)) for row in values
+    ]
 
 
 def unpaired(name: str, runs: int, seed: int = 0, draws: int = 2000) -> list[Interval]:
@@ -69,15 +88,25 @@ def unpaired(name: str, runs: int, seed: int = 0, draws: int = 2000) -> list[Int
     rng = np.random.default_rng([seed, first, second])
     a = wide * KINDS[kind](rng.standard_normal((runs, first)))
     b = wider * KINDS[kind](rng.standard_normal((runs, second)))
-    return [difference(clusters(x, range(first)), clusters(y, range(second)), draws=draws)
-            for x, y in zip(a, b, strict=True)]
+    return [
+        difference(clusters(x, range(first)), clusters(y, range(second)), draws=draws)
+        for x, y in zip(a, b, strict=True)
+    ]
 
 
 def family(kind: str, prompts: int, dims: int, runs: int, seed: int = 0) -> tuple[float, float]:
-    """Shares of families with any corrected p < 0.05, and with all simultaneous intervals over 0; dims correlate."""
-    rng, level, wrong, whole = np.random.default_rng([seed, prompts, dims]), simultaneous(dims), 0, 0
+    """Shares of families with any corrected p < 0.05, and with all simultaneous intervals
+    over 0; dims correlate."""
+    rng, level, wrong, whole = (
+        np.random.default_rng([seed, prompts, dims]),
+        simultaneous(dims),
+        0,
+        0,
+    )
     for _ in range(runs):
-        z = math.sqrt(0.5) * rng.standard_normal((1, prompts)) + math.sqrt(0.5) * rng.standard_normal((dims, prompts))
+        z = math.sqrt(0.5) * rng.standard_normal((1, prompts)) + math.sqrt(
+            0.5
+        ) * rng.standard_normal((dims, prompts))
         found = [interval(row, level=level) for row in KINDS[kind](z)]
         wrong += min(holm([one.p for one in found])) < 0.05
         whole += all(one.low <= 0 <= one.high for one in found)
@@ -85,7 +114,8 @@ def family(kind: str, prompts: int, dims: int, runs: int, seed: int = 0) -> tupl
 
 
 def found(prompts: int, dims: int, runs: int, seed: int = 0) -> tuple[float, float]:
-    """The least detectable difference of std 1, and the share of normal samples in which it is significant."""
+    """The least detectable difference of std 1, and the share of normal samples in which it
+    is significant."""
     size = least_detectable(1.0, prompts, dims)
     if math.isinf(size):
         return size, 0.0
@@ -123,4 +153,6 @@ def family_row(kind: str, prompts: int, dims: int, runs: int) -> str:
 def power_row(prompts: int, dims: int, runs: int) -> str:
     """One size of set and family."""
     size, share = found(prompts, dims, runs)
-    return f"| {prompts} | {dims} | " + (f"{size:.2f} | {100 * share:.1f} |" if math.isfinite(size) else "none | 0 |")
+    return f"| {prompts} | {dims} | " + (
+        f"{size:.2f} | {100 * share:.1f} |" if math.isfinite(size) else "none | 0 |"
+    )

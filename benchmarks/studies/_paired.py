@@ -1,7 +1,8 @@
-"""Statistics of paired runs: times to a target, some censored; few pairs. Pure functions, NumPy only.
+"""Statistics of paired runs: times to a target, some censored; few pairs. Pure functions,
+NumPy only.
 
-Legend: n pairs (one a seed); a time is how many samples a run took to the target, its event whether it got there; a run
-that did not is censored at the samples that it had.
+Legend: n pairs (one a seed); a time is how many samples a run took to the target, its event
+whether it got there; a run that did not is censored at the samples that it had.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from vidrl.inference.flips import sign_flip_p
 from vidrl.inference.means import LEAST, interval
 from vidrl.inference.student import expanded, t_quantile
 
-__all__ = ["bootstrap", "expanded", "holm", "sign_flip_p", "t_quantile"]  # scripts ask here for all of it
+__all__ = [
+    "bootstrap",
+    "expanded",
+    "holm",
+    "sign_flip_p",
+    "t_quantile",
+]  # scripts ask here for all of it
 
 Array = np.ndarray
 Times = tuple[Array, Array]  # (n,) each: times, and whether the run got there
@@ -34,8 +41,11 @@ class Interval(NamedTuple):
 # Curves
 
 
-def first_crossing(x: Array, y: Array, target: float, held: Array | None = None) -> tuple[float, bool]:
-    """Where a curve first reaches a target, interpolated between its points: (x, True), or (last x, False).
+def first_crossing(
+    x: Array, y: Array, target: float, held: Array | None = None
+) -> tuple[float, bool]:
+    """Where a curve first reaches a target, interpolated between its points: (x, True), or
+    (last x, False).
 
     A point whose `held` is false (a guard was broken there) does not count as reached.
 
@@ -68,10 +78,11 @@ def mean_height(x: Array, y: Array) -> float:
 
 
 def restricted_mean(time: Array, event: Array, horizon: float) -> Array:
-    """Area under the Kaplan-Meier curve to a horizon, over the last axis of (..., n): E min(T, horizon).
+    """Area under the Kaplan-Meier curve to a horizon, over the last axis of (..., n): E
+    min(T, horizon).
 
-    Where every run is censored at the horizon itself, that is the plain mean of min(T, horizon). After the last time,
-    if censored, the curve stays.
+    Where every run is censored at the horizon itself, that is the plain mean of min(T,
+    horizon). After the last time, if censored, the curve stays.
 
     Example:
         >>> round(float(restricted_mean(np.array([2.0, 4.0, 6.0]), np.array([True, False, True]), 10.0)), 4)
@@ -88,7 +99,8 @@ def restricted_mean(time: Array, event: Array, horizon: float) -> Array:
 
 
 def median_time(time: Array, event: Array) -> float:
-    """The first time at which the Kaplan-Meier curve is at one half or below; infinite where it never is.
+    """The first time at which the Kaplan-Meier curve is at one half or below; infinite
+    where it never is.
 
     Example:
         >>> median_time(np.array([1.0, 2.0, 3.0, 3.0]), np.array([True, True, False, False]))
@@ -106,7 +118,8 @@ def median_time(time: Array, event: Array) -> float:
 
 
 def logrank_scores(time: Array, event: Array) -> Array:
-    """Event less the pooled Nelson-Aalen hazard at each time (Savage scores of censored data): early is high, sum 0.
+    """Event less the pooled Nelson-Aalen hazard at each time (Savage scores of censored
+    data): early is high, sum 0.
 
     Example:
         >>> logrank_scores(np.array([1.0, 2.0, 2.0]), np.array([True, True, False])).round(4)
@@ -121,10 +134,12 @@ def logrank_scores(time: Array, event: Array) -> Array:
 
 
 def paired_time_p(whole: Sequence[Times], arm: Sequence[Times]) -> float:
-    """Paired test of (times, events), a pair of them a stratum: log-rank scores within a stratum, pairs' differences.
+    """Paired test of (times, events), a pair of them a stratum: log-rank scores within a
+    stratum, pairs' differences.
 
-    The two runs of a pair change places in every way. Two that are both censored at the same place differ by 0: they
-    say nothing about which is faster. Exact where the runs of a pair are exchangeable and would be censored alike.
+    The two runs of a pair change places in every way. Two that are both censored at the
+    same place differ by 0: they say nothing about which is faster. Exact where the runs of
+    a pair are exchangeable and would be censored alike.
     """
     differences = []
     for (tw, ew), (ta, ea) in zip(whole, arm, strict=True):
@@ -151,10 +166,11 @@ def wins(whole: Times, arm: Times) -> tuple[int, int, int]:
 
 
 def bootstrap(statistic: Callable[[Array], Array], n: int, draws: int = 10_000) -> Interval:
-    """A statistic of pairs and its 95 % interval: whole pairs are drawn with replacement, percentiles `expanded`.
+    """A statistic of pairs and its 95 % interval: whole pairs are drawn with replacement,
+    percentiles `expanded`.
 
-    `statistic` takes indices of pairs (..., n) and gives (...). Fewer than six pairs have no interval: NaN. For a mean
-    use `mean_difference`, whose interval is studentised.
+    `statistic` takes indices of pairs (..., n) and gives (...). Fewer than six pairs have
+    no interval: NaN. For a mean use `mean_difference`, whose interval is studentised.
     """
     value = float(statistic(np.arange(n)))
     if n < LEAST:
@@ -170,19 +186,26 @@ def mean_difference(whole: Array, arm: Array) -> Interval:
 
 
 def time_ratio(whole: Times, arm: Times, horizon: float, draws: int = 10_000) -> Interval:
-    """Restricted mean time of whole / arm: how many times fewer samples the arm takes. Above 1 is in the arm's favour.
+    """Restricted mean time of whole / arm: how many times fewer samples the arm takes.
+    Above 1 is in the arm's favour.
 
     Where runs are censored the ratio is nearer to 1 than the unrestricted one.
     """
     return pooled_ratio([((whole, arm), horizon)], draws)
 
 
-def pooled_ratio(strata: Sequence[tuple[tuple[Times, Times], float]], draws: int = 10_000) -> Interval:
-    """Geometric mean of the strata's `time_ratio`s; a stratum is ((whole, arm), horizon), all with the same pairs."""
+def pooled_ratio(
+    strata: Sequence[tuple[tuple[Times, Times], float]], draws: int = 10_000
+) -> Interval:
+    """Geometric mean of the strata's `time_ratio`s; a stratum is ((whole, arm), horizon),
+    all with the same pairs."""
 
     def ratio(i: Array) -> Array:
-        logs = [np.log(restricted_mean(w[0][i], w[1][i], end)) - np.log(restricted_mean(a[0][i], a[1][i], end))
-                for (w, a), end in strata]  # fmt: skip
+        logs = [
+            np.log(restricted_mean(w[0][i], w[1][i], end))
+            - np.log(restricted_mean(a[0][i], a[1][i], end))
+            for (w, a), end in strata
+        ]
         return np.exp(np.mean(logs, 0))
 
     return bootstrap(ratio, len(strata[0][0][0][0]), draws)

@@ -1,4 +1,5 @@
-"""Best of N of the base model: many clips a held-out prompt, the best by the reward, no training."""
+"""Best of N of the base model: many clips a held-out prompt, the best by the reward, no
+training."""
 
 from __future__ import annotations
 
@@ -23,16 +24,27 @@ KEPT = ("composite", "dynamic_degree", "verifier", "identity")
 
 
 def add(book: Path) -> None:
-    """Sample and score the clips, and add them to the ledger as one line, where it has none yet."""
+    """Sample and score the clips, and add them to the ledger as one line, where it has none
+    yet."""
     if any(run["arm"] == NAME for run in read(book)):
         return
     torch.set_num_threads(1)
     recipe = config.load(ROOT / RECIPE, ['run="unused"', *ARMS[PLAIN].overrides(RATES[0])])
     model = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
     asked = config.read_prompts(recipe.data.held_out)[:PROMPTS]
-    found = measured(model, evaluate.build_reward(recipe.reward), [p for p in asked for _ in range(EACH)])
-    line = {"arm": NAME, "rate": 0.0, "seed": -1, "commit": commit(), "ended": "", "looks": {},
-            "each": EACH, "spent": round(time.process_time(), 1)}  # fmt: skip
+    found = measured(
+        model, evaluate.build_reward(recipe.reward), [p for p in asked for _ in range(EACH)]
+    )
+    line = {
+        "arm": NAME,
+        "rate": 0.0,
+        "seed": -1,
+        "commit": commit(),
+        "ended": "",
+        "looks": {},
+        "each": EACH,
+        "spent": round(time.process_time(), 1),
+    }
     add_line(book, line | {"clips": {name: found[name] for name in KEPT}})
 
 

@@ -1,7 +1,8 @@
-"""The ledger of the study time_to_reward, one line of JSON a run, and what is to be run next.
+"""The ledger of the study time_to_reward, one line of JSON a run, and what is to be run
+next.
 
-A job is one run; a job whose line stands in the ledger is done. Lines are added at a run's end, so that a study which
-is killed loses the runs that were under way and nothing else.
+A job is one run; a job whose line stands in the ledger is done. Lines are added at a run's
+end, so that a study which is killed loses the runs that were under way and nothing else.
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ from typing import Any, NamedTuple
 from _time_to_reward_arms import FIRST_RATES, PLAIN, RATES, SWEEP_SEED, Arm
 from _time_to_reward_times import Run, broken, gains, merit
 
-HIGH = 1.5  # a gain beyond plain's, by which fast arms are compared with each other, and rates chosen
+HIGH = (
+    1.5  # a gain beyond plain's, by which fast arms are compared with each other, and rates chosen
+)
 LEAST_FINALS = 3  # final runs of plain from which the target is theirs and no longer of its sweep
 SWEEP_SHARE = 1 / 3  # of the budget, for the runs of a sweep
 BLOCK = 14  # arms that are swept and run side by side, so that a study cut short is even
-PHASES = (3, 5, 6)  # pairs that every arm of a block gets before any gets more; six are the fewest with an interval
+PHASES = (
+    3,
+    5,
+    6,
+)  # pairs that every arm of a block gets before any gets more; six are the fewest with an interval
 MOST, BEST = 10, 4  # pairs of the claim's arms and of the best four others
 CLAIM = (PLAIN, "segment", "control")
 
@@ -46,7 +53,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def add(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a line, after taking away one that a kill cut short; two processes may add at once."""
+    """Add a line, after taking away one that a kill cut short; two processes may add at
+    once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -76,13 +84,19 @@ def plains(runs: Sequence[Run]) -> list[Run]:
 
 
 def budget(runs: Sequence[Run]) -> float:
-    """CPU seconds that every arm has: the mean of plain's runs; infinite before its first one."""
-    whole = [run["looks"]["cpu"][-1] for run in plains(runs) or of(runs, PLAIN, True) if run["ended"] == "budget"]
+    """CPU seconds that every arm has: the mean of plain's runs; infinite before its first
+    one."""
+    whole = [
+        run["looks"]["cpu"][-1]
+        for run in plains(runs) or of(runs, PLAIN, True)
+        if run["ended"] == "budget"
+    ]
     return mean(whole) if whole else float("inf")
 
 
 def target(runs: Sequence[Run]) -> float:
-    """The mean gain of plain's final runs at their end; of its best rate in the sweep before there are three."""
+    """The mean gain of plain's final runs at their end; of its best rate in the sweep
+    before there are three."""
     finals = [gains(run)[-1] for run in plains(runs)]
     if len(finals) >= LEAST_FINALS:
         return mean(finals)
@@ -94,7 +108,8 @@ def target(runs: Sequence[Run]) -> float:
 
 
 def merits(runs: Sequence[Run], arm: str) -> dict[float, float]:
-    """Of each rate of an arm's sweep, the merit with respect to the gain `HIGH`; of plain its gain at its end."""
+    """Of each rate of an arm's sweep, the merit with respect to the gain `HIGH`; of plain
+    its gain at its end."""
     found = {run["rate"]: run for run in of(runs, arm, True)}
     if arm == PLAIN:
         return {rate: gains(run)[-1] for rate, run in found.items()}
@@ -102,9 +117,11 @@ def merits(runs: Sequence[Run], arm: str) -> dict[float, float]:
 
 
 def sweep(runs: Sequence[Run], arm: str) -> list[Job]:
-    """What an arm's sweep still needs: three rates, and one more while the best lies at an end.
+    """What an arm's sweep still needs: three rates, and one more while the best lies at an
+    end.
 
-    Nothing once it has final runs: the target moves a little with every run of plain, and a rate that was chosen stays.
+    Nothing once it has final runs: the target moves a little with every run of plain, and a
+    rate that was chosen stays.
     """
     score = merits(runs, arm)
     if of(runs, arm, False):
@@ -118,15 +135,19 @@ def sweep(runs: Sequence[Run], arm: str) -> list[Job]:
 
 
 def chosen(runs: Sequence[Run], arm: str) -> float | None:
-    """The best rate of a sweep that is complete, or that of the final runs that there are; None before.
+    """The best rate of a sweep that is complete, or that of the final runs that there are;
+    None before.
 
-    Plain has final runs at the best two rates of its sweep, and the one with the greater mean gain counts: what
-    is chosen by the final runs themselves flatters plain.
+    Plain has final runs at the best two rates of its sweep, and the one with the greater
+    mean gain counts: what is chosen by the final runs themselves flatters plain.
     """
     finals = of(runs, arm, False)
     if arm == PLAIN and finals:
         rates = {run["rate"] for run in finals}
-        return max(sorted(rates), key=lambda rate: mean(gains(run)[-1] for run in finals if run["rate"] == rate))
+        return max(
+            sorted(rates),
+            key=lambda rate: mean(gains(run)[-1] for run in finals if run["rate"] == rate),
+        )
     score, taken = merits(runs, arm), [run["rate"] for run in finals]
     if not taken and sweep(runs, arm):
         return None
@@ -138,8 +159,8 @@ def chosen(runs: Sequence[Run], arm: str) -> float | None:
 def fallen(finals: Sequence[Run], rate: float) -> bool:
     """Whether a guard failed in every final run at a rate, of three or more.
 
-    The sweep's one seed can make a rate look good at which training collapses. The arm then goes on with
-    the next best rate of its sweep.
+    The sweep's one seed can make a rate look good at which training collapses. The arm then
+    goes on with the next best rate of its sweep.
     """
     own = [run for run in finals if run["rate"] == rate]
     return len(own) >= LEAST_FINALS and all(broken(run) is not None for run in own)
@@ -165,8 +186,9 @@ def agenda(runs: Sequence[Run], arms: Mapping[str, Arm]) -> list[Job]:
 def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
     """The jobs of the agenda, some of them twice.
 
-    Plain's sweep and first pairs; then block by block of the arms the sweep and three pairs of each, then five and
-    six pairs of each; then ten pairs of plain, of the segment claim's arms and of the best four others.
+    Plain's sweep and first pairs; then block by block of the arms the sweep and three pairs
+    of each, then five and six pairs of each; then ten pairs of plain, of the segment
+    claim's arms and of the best four others.
     """
     yield from sweep(runs, PLAIN)
     yield from twice(runs)
@@ -177,15 +199,24 @@ def _named(runs: Sequence[Run], arms: Mapping[str, Arm]) -> Iterator[Job]:
             yield from sweep(runs, name)
             yield from more(runs, [name], PHASES[:1])
         yield from more(runs, [PLAIN, *block], PHASES)
-    last = [*(name for name in CLAIM if name in arms), *best(runs, [name for name in names if name not in CLAIM])]
+    last = [
+        *(name for name in CLAIM if name in arms),
+        *best(runs, [name for name in names if name not in CLAIM]),
+    ]
     yield from more(runs, last, (MOST,))
 
 
 def twice(runs: Sequence[Run]) -> list[Job]:
-    """Plain's first final runs at each of the best two rates of its sweep, once that is complete."""
+    """Plain's first final runs at each of the best two rates of its sweep, once that is
+    complete."""
     score, done = merits(runs, PLAIN), {key(run) for run in runs}
     rates = sorted(score, key=score.__getitem__, reverse=True)[:2] if not sweep(runs, PLAIN) else []
-    return [job for rate in rates for seed in range(PHASES[0]) if (job := Job(PLAIN, rate, seed)) not in done]
+    return [
+        job
+        for rate in rates
+        for seed in range(PHASES[0])
+        if (job := Job(PLAIN, rate, seed)) not in done
+    ]
 
 
 def more(runs: Sequence[Run], names: Sequence[str], phases: Sequence[int]) -> Iterator[Job]:

@@ -33,8 +33,16 @@ PAIRS = (  # two arms that differ in one thing
     ("segment-window", "segment", "noise in a window of 4 steps, with segments"),
     ("nft-5", "nft-1", "segments inside NFT"),
     ("awm-5", "awm-1", "segments inside AWM"),
-)  # fmt: skip
-TUNED = ("mix", "nft-1", "nft-published", "awm-1", "dance", "branch", "tempflow")  # published methods, S = 1
+)
+TUNED = (
+    "mix",
+    "nft-1",
+    "nft-published",
+    "awm-1",
+    "dance",
+    "branch",
+    "tempflow",
+)  # published methods, S = 1
 ENOUGH = 6  # pairs, below which there is no interval
 
 
@@ -60,31 +68,51 @@ class Study:
         return {run["seed"]: run for run in ledger.of(self.runs, arm, False) if run["rate"] == rate}
 
     def reached(
-        self, arm: str, axis: str, guards: Mapping[str, float] = times.GUARDS, level: float | None = None
-    ) -> dict[int, times.Time]:  # fmt: skip
-        """The time of every final run of an arm to a gain, the target where none is named."""
+        self,
+        arm: str,
+        axis: str,
+        guards: Mapping[str, float] = times.GUARDS,
+        level: float | None = None,
+    ) -> dict[int, times.Time]:
+        """The time of every final run of an arm to a gain, the target where none is
+        named."""
         found, level = {}, self.target if level is None else level
         for seed, run in self.finals(arm).items():
-            x = self.x(run, axis)  # plain ends by rounds, so that each of its runs has a budget of its own
+            x = self.x(
+                run, axis
+            )  # plain ends by rounds, so that each of its runs has a budget of its own
             limit = x[-1] if arm == PLAIN else self.budgets[axis]
             found[seed] = times.time_to(run, level, x, limit, guards)
         return found
 
     def ratio(
-        self, slow: str, fast: str, axis: str, guards: Mapping[str, float] = times.GUARDS, level: float | None = None
-    ) -> times.Ratio:  # fmt: skip
+        self,
+        slow: str,
+        fast: str,
+        axis: str,
+        guards: Mapping[str, float] = times.GUARDS,
+        level: float | None = None,
+    ) -> times.Ratio:
         """The time of one arm over that of another."""
-        return times.ratio(self.reached(slow, axis, guards, level), self.reached(fast, axis, guards, level))
+        return times.ratio(
+            self.reached(slow, axis, guards, level), self.reached(fast, axis, guards, level)
+        )
 
     def gain(self, arm: str, share: float) -> dict[int, float]:
         """The gain of every final run after a share of the budget of steady CPU seconds."""
         amount = share * self.budgets["steady"]
-        return {seed: times.gain_at(run, amount, self.x(run, "steady")) for seed, run in self.finals(arm).items()}
+        return {
+            seed: times.gain_at(run, amount, self.x(run, "steady"))
+            for seed, run in self.finals(arm).items()
+        }
 
     def over(self, arm: str) -> dict[int, float]:
         """The gain of every final run, averaged over the budget of steady CPU seconds."""
         amount = self.budgets["steady"]
-        return {seed: times.mean_gain(run, amount, self.x(run, "steady")) for seed, run in self.finals(arm).items()}
+        return {
+            seed: times.mean_gain(run, amount, self.x(run, "steady"))
+            for seed, run in self.finals(arm).items()
+        }
 
 
 # Cells
@@ -104,7 +132,11 @@ def spread(value: float, low: float, high: float, digits: int = 2) -> str:
 
 def difference(a: Mapping[int, float], b: Mapping[int, float]) -> str:
     """The mean of b − a over the seeds that both have, with its interval."""
-    found = [b[seed] - a[seed] for seed in sorted(a.keys() & b.keys()) if isfinite(a[seed]) and isfinite(b[seed])]
+    found = [
+        b[seed] - a[seed]
+        for seed in sorted(a.keys() & b.keys())
+        if isfinite(a[seed]) and isfinite(b[seed])
+    ]
     if not found:
         return "–"
     over = interval(found, unit="pairs")
@@ -132,30 +164,48 @@ def speed_rows(study: Study, level: float) -> Iterator[Sequence[object]]:
         found = study.reached(arm, "steady", level=level)
         why = [time.why for time in found.values()]
         counts = f"{why.count('')} of {len(why)}"
-        cut = ", ".join(f"{why.count(name)} {name}" for name in ("budget", "guard", "failed") if name in why)
+        cut = ", ".join(
+            f"{why.count(name)} {name}" for name in ("budget", "guard", "failed") if name in why
+        )
         reached = [time.value for time in found.values() if not time.why]
         cells = [spread(*study.ratio(PLAIN, arm, axis, level=level)[:3]) for axis in AXES]
         free = spread(*study.ratio(PLAIN, arm, "steady", {}, level)[:3])
-        yield (arm, f"{ledger.chosen(study.runs, arm):g}", counts, cut or "none",
-               f"{median(reached):.0f}" if reached else "–", *cells, free)  # fmt: skip
+        yield (
+            arm,
+            f"{ledger.chosen(study.runs, arm):g}",
+            counts,
+            cut or "none",
+            f"{median(reached):.0f}" if reached else "–",
+            *cells,
+            free,
+        )
 
 
 def verdict(study: Study, level: float) -> str:
     """The fastest arm to a gain, against plain and against the fastest published one."""
-    found = {arm: study.ratio(PLAIN, arm, "steady", level=level) for arm in study.arms if arm != PLAIN}
+    found = {
+        arm: study.ratio(PLAIN, arm, "steady", level=level) for arm in study.arms if arm != PLAIN
+    }
     enough = [arm for arm in found if found[arm].pairs >= ENOUGH]
     if not enough:
         return ""
     first = max(enough, key=lambda arm: found[arm].value)
-    told = [f"Fastest of the arms with {ENOUGH} pairs or more: {first}, {spread(*found[first][:3])} times less than "
-            f"plain over {found[first].pairs} pairs"]  # fmt: skip
+    told = [
+        f"Fastest of the arms with {ENOUGH} pairs or more: {first}, {spread(*found[first][:3])} times less than "
+        f"plain over {found[first].pairs} pairs"
+    ]
     others = [arm for arm in TUNED if arm in found and arm != first]
     if others:
         rival = max(others, key=lambda arm: found[arm].value)
         against = study.ratio(rival, first, "steady", level=level)
-        told.append(f"{spread(*against[:3])} times less than {rival}, the fastest of the other published methods that "
-                    f"ran ({', '.join(others)}), over {against.pairs} pairs")  # fmt: skip
-    return paragraph("; ".join(told) + ". The fastest of many arms is partly the luckiest: both ratios flatter it.")
+        told.append(
+            f"{spread(*against[:3])} times less than {rival}, the fastest of the other published methods that "
+            f"ran ({', '.join(others)}), over {against.pairs} pairs"
+        )
+    return paragraph(
+        "; ".join(told)
+        + ". The fastest of many arms is partly the luckiest: both ratios flatter it."
+    )
 
 
 def gain_rows(study: Study) -> Iterator[Sequence[object]]:
@@ -163,18 +213,29 @@ def gain_rows(study: Study) -> Iterator[Sequence[object]]:
     plain = study.gain(PLAIN, 0.25)
     for arm in study.arms:
         runs, quarter = list(study.finals(arm).values()), study.gain(arm, 0.25)
-        ends = [mean(run["looks"][name][-1] for run in runs) - mean(run["base"][name] for run in runs)
-                for name in (*times.GUARDS, "warp_error")]  # fmt: skip
+        ends = [
+            mean(run["looks"][name][-1] for run in runs) - mean(run["base"][name] for run in runs)
+            for name in (*times.GUARDS, "warp_error")
+        ]
         apart = "" if arm == PLAIN else difference(plain, quarter)
-        yield (arm, average(list(quarter.values())), apart, average(list(study.gain(arm, 1.0).values())),
-               average([times.gains(run)[-1] for run in runs]), *(f"{end:+.3f}" for end in ends))  # fmt: skip
+        yield (
+            arm,
+            average(list(quarter.values())),
+            apart,
+            average(list(study.gain(arm, 1.0).values())),
+            average([times.gains(run)[-1] for run in runs]),
+            *(f"{end:+.3f}" for end in ends),
+        )
 
 
 def held_rows(study: Study) -> Iterator[Sequence[object]]:
-    """One arm: the guards' measures where the runs arrive, less the base model's, with intervals over seeds."""
+    """One arm: the guards' measures where the runs arrive, less the base model's, with
+    intervals over seeds."""
     for arm in study.arms:
         runs = list(study.finals(arm).values())
-        cells = [[times.at_arrival(run, study.target, name) for run in runs] for name in times.GUARDS]
+        cells = [
+            [times.at_arrival(run, study.target, name) for run in runs] for name in times.GUARDS
+        ]
         known = [[value for value in cell if isfinite(value)] for cell in cells]
         if known[0]:
             over = [interval(cell, unit="seeds") for cell in known]
@@ -182,18 +243,33 @@ def held_rows(study: Study) -> Iterator[Sequence[object]]:
 
 
 def pair_rows(study: Study) -> Iterator[Sequence[object]]:
-    """Two arms that differ in one thing: the ratio of their times, and the difference of their gains."""
-    shown = [(fast, slow, what) for fast, slow, what in PAIRS if fast in study.arms and slow in study.arms]
+    """Two arms that differ in one thing: the ratio of their times, and the difference of
+    their gains."""
+    shown = [
+        (fast, slow, what)
+        for fast, slow, what in PAIRS
+        if fast in study.arms and slow in study.arms
+    ]
     p = [_p(study, slow, fast) for fast, slow, _ in shown]
     known = [value for value in p if isfinite(value)]
-    fixed = dict(zip([i for i, v in enumerate(p) if isfinite(v)], holm(known), strict=True)) if known else {}
+    fixed = (
+        dict(zip([i for i, v in enumerate(p) if isfinite(v)], holm(known), strict=True))
+        if known
+        else {}
+    )
     for i, (fast, slow, what) in enumerate(shown):
         found = study.ratio(slow, fast, "steady")
         corrected = f"{fixed[i]:.3f}" if i in fixed else "–"
         far = study.ratio(slow, fast, "steady", level=ledger.HIGH)
-        yield (what, found.pairs, spread(*found[:3]), corrected, spread(*far[:3]),
-               difference(study.gain(slow, 0.25), study.gain(fast, 0.25)),
-               difference(study.over(slow), study.over(fast)))  # fmt: skip
+        yield (
+            what,
+            found.pairs,
+            spread(*found[:3]),
+            corrected,
+            spread(*far[:3]),
+            difference(study.gain(slow, 0.25), study.gain(fast, 0.25)),
+            difference(study.over(slow), study.over(fast)),
+        )
 
 
 def _p(study: Study, slow: str, fast: str) -> float:
@@ -213,17 +289,24 @@ def sweep_rows(study: Study) -> Iterator[Sequence[object]]:
 
 
 def best_rows(study: Study) -> Iterator[Sequence[object]]:
-    """Best of n: the gain with its interval over prompts, and what the chosen clips are otherwise."""
+    """Best of n: the gain with its interval over prompts, and what the chosen clips are
+    otherwise."""
     if study.best is None:
         return
     each, clips = study.best["each"], study.best["clips"]
-    parts = {name: [values[i : i + each] for i in range(0, len(values), each)] for name, values in clips.items()}
+    parts = {
+        name: [values[i : i + each] for i in range(0, len(values), each)]
+        for name, values in clips.items()
+    }
     usual = {name: mean(values) for name, values in clips.items()}
     for n in (2, 4, 8, 12, 16):
         gain = [times.best_of(part, n) - mean(part) for part in parts["composite"]]
         over = interval(gain, unit="prompts")
         both = {name: zip(parts["composite"], parts[name], strict=True) for name in list(parts)[1:]}
-        others = {name: mean(times.best_of(rank, n, other) for rank, other in pairs) for name, pairs in both.items()}
+        others = {
+            name: mean(times.best_of(rank, n, other) for rank, other in pairs)
+            for name, pairs in both.items()
+        }
         less = [f"{value - usual[name]:+.3f}" for name, value in others.items()]
         yield n, n * STEPS, spread(over.mean, over.low, over.high), *less
 
@@ -234,7 +317,14 @@ def arm_rows(study: Study) -> Iterator[Sequence[object]]:
         runs = [run for run in study.runs if run["arm"] == name]
         commits = ", ".join(sorted({run["commit"][:7] for run in runs})) or "not run"
         words = " ".join(f"{key}={value}" for key, value in arm.options.items())
-        yield name, arm.note, f"`{arm.algorithm}` `{words}`", " ".join(arm.more) or "", len(runs), commits
+        yield (
+            name,
+            arm.note,
+            f"`{arm.algorithm}` `{words}`",
+            " ".join(arm.more) or "",
+            len(runs),
+            commits,
+        )
 
 
 # The page
@@ -243,35 +333,109 @@ def arm_rows(study: Study) -> Iterator[Sequence[object]]:
 def page(study: Study, name: str) -> str:
     """The whole page."""
     seen = sorted({run["commit"][:7] for run in study.runs})
-    lines = ["# Time to a reward", "", "```", "python benchmarks/studies/time_to_reward.py run",
-             "python benchmarks/studies/time_to_reward.py best",
-             "python benchmarks/studies/time_to_reward.py report", "```", "", device(), f"Commits: {', '.join(seen)}.",
-             "", about(study.target, study.budgets, study.usual), "",
-             f"![gain against CPU seconds]({name})", ""]  # fmt: skip
-    head = ["arm", "rate", "arrived", "cut by", "median, steady CPU s", "steady CPU s", "CPU s", "calls", "clips",
-            "no guards"]  # fmt: skip
-    lines += [f"## Plain's use over the arm's, up to the target, {study.target:+.3f}", "",
-              *table(head, speed_rows(study, study.target)), verdict(study, study.target), "",
-              f"## The same up to a gain of {ledger.HIGH:+.1f}", "", paragraph(FAR), "",
-              *table(head, speed_rows(study, ledger.HIGH)), verdict(study, ledger.HIGH), ""]  # fmt: skip
-    head = ["arm", "gain at ¼ budget", "less plain's", "gain at the budget", "gain at the last look"]
-    lines += ["## Gains at equal steady CPU seconds, and the guards at the last look less the base model's", "",
-              "A run that has reached the target is ended early, so few have a gain at the whole budget.", "",
-              *table([*head, *times.GUARDS, "warp_error"], gain_rows(study))]  # fmt: skip
-    lines += ["## The guards' measures where runs arrive at the target, less the base model's", "", paragraph(HELD), "",
-              *table(["arm", "runs", *times.GUARDS], held_rows(study))]  # fmt: skip
+    lines = [
+        "# Time to a reward",
+        "",
+        "```",
+        "python benchmarks/studies/time_to_reward.py run",
+        "python benchmarks/studies/time_to_reward.py best",
+        "python benchmarks/studies/time_to_reward.py report",
+        "```",
+        "",
+        device(),
+        f"Commits: {', '.join(seen)}.",
+        "",
+        about(study.target, study.budgets, study.usual),
+        "",
+        f"![gain against CPU seconds]({name})",
+        "",
+    ]
+    head = [
+        "arm",
+        "rate",
+        "arrived",
+        "cut by",
+        "median, steady CPU s",
+        "steady CPU s",
+        "CPU s",
+        "calls",
+        "clips",
+        "no guards",
+    ]
+    lines += [
+        f"## Plain's use over the arm's, up to the target, {study.target:+.3f}",
+        "",
+        *table(head, speed_rows(study, study.target)),
+        verdict(study, study.target),
+        "",
+        f"## The same up to a gain of {ledger.HIGH:+.1f}",
+        "",
+        paragraph(FAR),
+        "",
+        *table(head, speed_rows(study, ledger.HIGH)),
+        verdict(study, ledger.HIGH),
+        "",
+    ]
+    head = [
+        "arm",
+        "gain at ¼ budget",
+        "less plain's",
+        "gain at the budget",
+        "gain at the last look",
+    ]
+    lines += [
+        "## Gains at equal steady CPU seconds, and the guards at the last look less the base model's",
+        "",
+        "A run that has reached the target is ended early, so few have a gain at the whole budget.",
+        "",
+        *table([*head, *times.GUARDS, "warp_error"], gain_rows(study)),
+    ]
+    lines += [
+        "## The guards' measures where runs arrive at the target, less the base model's",
+        "",
+        paragraph(HELD),
+        "",
+        *table(["arm", "runs", *times.GUARDS], held_rows(study)),
+    ]
     far = f"to {ledger.HIGH:+.1f}"
-    head = ["what", "pairs", "to the target, second / first", "p, Holm", far, "gain at ¼ budget", "mean gain"]
+    head = [
+        "what",
+        "pairs",
+        "to the target, second / first",
+        "p, Holm",
+        far,
+        "gain at ¼ budget",
+        "mean gain",
+    ]
     lines += ["## One thing changed", "", paragraph(MEAN), "", *table(head, pair_rows(study))]
     head = ["n", "calls a clip", "gain", "dynamic_degree", "verifier", "identity"]
-    lines += ["## Best of n clips of the base model, by the same reward, without training", "",
-              best_words(study), "", *table(head, best_rows(study))]  # fmt: skip
-    lines += ["## Learning rates", "", paragraph(MERIT), "",
-              *table(["arm", *(f"{rate:g}" for rate in RATES), "chosen"], sweep_rows(study))]  # fmt: skip
+    lines += [
+        "## Best of n clips of the base model, by the same reward, without training",
+        "",
+        best_words(study),
+        "",
+        *table(head, best_rows(study)),
+    ]
+    lines += [
+        "## Learning rates",
+        "",
+        paragraph(MERIT),
+        "",
+        *table(["arm", *(f"{rate:g}" for rate in RATES), "chosen"], sweep_rows(study)),
+    ]
     head = ["arm", "what", "options", "more", "runs", "commits"]
-    lines += ["## Arms", "", f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.", "",
-              *table(head, arm_rows(study)), *absent(), "## What was changed on the way", "",
-              paragraph(CHANGED), ""]  # fmt: skip
+    lines += [
+        "## Arms",
+        "",
+        f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.",
+        "",
+        *table(head, arm_rows(study)),
+        *absent(),
+        "## What was changed on the way",
+        "",
+        paragraph(CHANGED),
+        "",
+    ]
     return "\n".join(lines)
 
 

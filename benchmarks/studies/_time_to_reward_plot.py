@@ -1,4 +1,5 @@
-"""The plot of the study time_to_reward as SVG text: gain against CPU seconds, and the ratios of times."""
+"""The plot of the study time_to_reward as SVG text: gain against CPU seconds, and the
+ratios of times."""
 
 from __future__ import annotations
 
@@ -12,7 +13,18 @@ from _time_to_reward_times import gain_at
 
 from vidrl.inference.means import interval
 
-INKS = ("#3b4252", "#d1495b", "#2a7f9e", "#e09f3e", "#5b8c5a", "#8f6bb3", "#b5651d", "#777f8a", "#c2185b", "#00796b")
+INKS = (
+    "#3b4252",
+    "#d1495b",
+    "#2a7f9e",
+    "#e09f3e",
+    "#5b8c5a",
+    "#8f6bb3",
+    "#b5651d",
+    "#777f8a",
+    "#c2185b",
+    "#00796b",
+)
 DASHES = ("", "6 3", "2 3")
 GREY = 'fill="#62656b"'
 WIDE, HIGH, LEFT, TOP = 620, 380, 60, 40
@@ -22,19 +34,25 @@ POINTS = 25  # of a curve, over the budget
 def picture(study: Any) -> str:
     """Curves on the left, ratios on the right."""
     curves = {arm: curve(study, arm) for arm in study.arms}
-    parts = [*axes(study, curves), *(line for arm in study.arms for line in drawn(study, arm, curves))]
+    parts = [
+        *axes(study, curves),
+        *(line for arm in study.arms for line in drawn(study, arm, curves)),
+    ]
     parts += ratios(study, LEFT + WIDE + 170)
     width, height = LEFT + WIDE + 560, max(TOP + HIGH + 50, TOP + 24 * len(study.arms) + 60)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-            f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif" font-size="11" fill="#1b1c1e">'
-            f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n')  # fmt: skip
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif" font-size="11" fill="#1b1c1e">'
+        f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n'
+    )
 
 
 Point = tuple[float, float, float, float]  # x, mean, low, high
 
 
 def curve(study: Any, arm: str) -> list[Point]:
-    """Mean gain with its 95 % interval along steady CPU seconds, as far as all runs of the arm go."""
+    """Mean gain with its 95 % interval along steady CPU seconds, as far as all runs of the
+    arm go."""
     runs, found = list(study.finals(arm).values()), []
     for i in range(POINTS + 1):
         at = study.budgets["steady"] * i / POINTS
@@ -71,14 +89,21 @@ def axes(study: Any, curves: dict[str, list[Point]]) -> list[str]:
     end, y = study.budgets["steady"], place(study, curves, 0, study.target)[1]
     step = 0.25 if high - low < 2 else 0.5
     ticks = [k * step for k in range(int(high / step) + 1)]
-    parts = [f'<rect x="{LEFT}" y="{TOP}" width="{WIDE}" height="{HIGH}" fill="none" stroke="#c9ccd1"/>',
-             text(LEFT, TOP - 10, "gain of the held-out composite, mean and 95 % interval", GREY),
-             text(LEFT + WIDE, TOP + HIGH + 30, "CPU seconds of training, steady", 'text-anchor="end"'),
-             f'<path d="M{LEFT},{y:.1f}h{WIDE}" stroke="#9aa0a6" stroke-dasharray="4 3"/>',
-             text(LEFT + WIDE - 4, y - 4, f"target {study.target:+.2f}", f'text-anchor="end" {GREY}')]  # fmt: skip
-    parts += [text(LEFT - 6, place(study, curves, 0, t)[1] + 4, f"{t:.2f}", 'text-anchor="end"') for t in ticks]
+    parts = [
+        f'<rect x="{LEFT}" y="{TOP}" width="{WIDE}" height="{HIGH}" fill="none" stroke="#c9ccd1"/>',
+        text(LEFT, TOP - 10, "gain of the held-out composite, mean and 95 % interval", GREY),
+        text(LEFT + WIDE, TOP + HIGH + 30, "CPU seconds of training, steady", 'text-anchor="end"'),
+        f'<path d="M{LEFT},{y:.1f}h{WIDE}" stroke="#9aa0a6" stroke-dasharray="4 3"/>',
+        text(LEFT + WIDE - 4, y - 4, f"target {study.target:+.2f}", f'text-anchor="end" {GREY}'),
+    ]
+    parts += [
+        text(LEFT - 6, place(study, curves, 0, t)[1] + 4, f"{t:.2f}", 'text-anchor="end"')
+        for t in ticks
+    ]
     quarters = [(LEFT + WIDE * k / 4, f"{end * k / 4:.0f}") for k in range(5)]
-    return parts + [text(x, TOP + HIGH + 15, words, 'text-anchor="middle"') for x, words in quarters]
+    return parts + [
+        text(x, TOP + HIGH + 15, words, 'text-anchor="middle"') for x, words in quarters
+    ]
 
 
 def style(arms: Sequence[str], arm: str) -> tuple[str, str]:
@@ -97,9 +122,11 @@ def drawn(study: Any, arm: str, curves: dict[str, list[Point]]) -> list[str]:
     lower = [place(study, curves, x, low) for x, _, low, _ in reversed(points)]
     middle = [place(study, curves, x, value) for x, value, _, _ in points]
     pen = f'fill="none" stroke="{ink}" stroke-width="2" stroke-dasharray="{dash}"'
-    return [f'<polygon points="{joined(upper + lower)}" fill="{ink}" opacity=".08"/>',
-            f'<polyline points="{joined(middle)}" {pen}/>',
-            text(middle[-1][0] + 3, middle[-1][1] - 3, arm, f'fill="{ink}"')]  # fmt: skip
+    return [
+        f'<polygon points="{joined(upper + lower)}" fill="{ink}" opacity=".08"/>',
+        f'<polyline points="{joined(middle)}" {pen}/>',
+        text(middle[-1][0] + 3, middle[-1][1] - 3, arm, f'fill="{ink}"'),
+    ]
 
 
 def joined(points: Sequence[tuple[float, float]]) -> str:
@@ -108,7 +135,8 @@ def joined(points: Sequence[tuple[float, float]]) -> str:
 
 
 def ratios(study: Any, left: float) -> list[str]:
-    """Plain's steady CPU seconds to the target over each arm's, on a scale of powers of two."""
+    """Plain's steady CPU seconds to the target over each arm's, on a scale of powers of
+    two."""
     found = {arm: study.ratio(PLAIN, arm, "steady") for arm in study.arms if arm != PLAIN}
     wide = 340
     at = lambda ratio: left + wide * (min(max(log2(ratio), -2.0), 6.0) + 2) / 8  # noqa: E731
@@ -116,14 +144,25 @@ def ratios(study: Any, left: float) -> list[str]:
     parts = [text(left - 130, TOP - 10, "plain's CPU seconds to the target / the arm's", GREY)]
     for tick in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64):
         dash = "" if tick == 1 else ' stroke-dasharray="2 4"'
-        parts += [f'<path d="M{at(tick):.1f},{TOP}V{bottom}" stroke="#c9ccd1"{dash}/>',
-                  text(at(tick), bottom + 14, f"{tick:g}×", f'text-anchor="middle" {GREY}')]  # fmt: skip
+        parts += [
+            f'<path d="M{at(tick):.1f},{TOP}V{bottom}" stroke="#c9ccd1"{dash}/>',
+            text(at(tick), bottom + 14, f"{tick:g}×", f'text-anchor="middle" {GREY}'),
+        ]
     order = sorted(found, key=lambda arm: -found[arm].value if isfinite(found[arm].value) else 0)
     for i, arm in enumerate(order):
         y, (ink, _), one = TOP + 24 * i + 18, style(study.arms, arm), found[arm]
-        parts.append(text(left - 8, y + 4, f"{arm} ({one.pairs - one.cut} of {one.pairs})", 'text-anchor="end"'))
+        parts.append(
+            text(
+                left - 8,
+                y + 4,
+                f"{arm} ({one.pairs - one.cut} of {one.pairs})",
+                'text-anchor="end"',
+            )
+        )
         if isfinite(one.low):
-            parts.append(f'<path d="M{at(one.low):.1f},{y}H{at(one.high):.1f}" stroke="{ink}" stroke-width="3"/>')
+            parts.append(
+                f'<path d="M{at(one.low):.1f},{y}H{at(one.high):.1f}" stroke="{ink}" stroke-width="3"/>'
+            )
         if isfinite(one.value):
             parts.append(f'<circle cx="{at(one.value):.1f}" cy="{y}" r="4" fill="{ink}"/>')
     return parts

@@ -1,6 +1,8 @@
-"""One run of the study time_to_reward: train, look at the held-out prompts now and then, count what it cost.
+"""One run of the study time_to_reward: train, look at the held-out prompts now and then,
+count what it cost.
 
-A run is ended from the trainer's `look`, which is called between rounds: the trainer's own evaluations are of one clip.
+A run is ended from the trainer's `look`, which is called between rounds: the trainer's own
+evaluations are of one clip.
 """
 
 from __future__ import annotations
@@ -29,8 +31,16 @@ from vidrl.training.scored import Scored
 PROMPTS, TWINS, STEPS = 48, 16, 10  # held-out prompts, those with a second clip, denoising steps
 SOON = 2  # rounds
 LEAST_SHARE = 0.25  # of the budget, which every run uses: all have a gain there
-MEASURED = ("composite", "dynamic_degree", "verifier", "identity", "diversity", "warp_error",
-            "frame_quality", "motion_consistency")  # fmt: skip
+MEASURED = (
+    "composite",
+    "dynamic_degree",
+    "verifier",
+    "identity",
+    "diversity",
+    "warp_error",
+    "frame_quality",
+    "motion_consistency",
+)
 
 
 class Finished(Exception):
@@ -43,7 +53,8 @@ class Finished(Exception):
 def measure(
     policy: Policy, weights: str, reward: Reward, prompts: Sequence[str], encode: PromptCache
 ) -> dict[str, float]:
-    """Means over the held-out clips; the verifier and identity are also of the second clips."""
+    """Means over the held-out clips; the verifier and identity are also of the second
+    clips."""
     scored, guards, seconds = Scored(reward, lambda values: ()), [], []
     with policy.using(weights):
         for samples in _clips(policy, prompts, "held out", encode):
@@ -93,11 +104,13 @@ class Calls:
 
 @dataclass
 class Watch:
-    """Called between rounds: adds up what training cost, looks every `every` rounds, and may end the run there.
+    """Called between rounds: adds up what training cost, looks every `every` rounds, and
+    may end the run there.
 
     An arm that looks often, because it is fast, looks after its first round as well.
 
-    `cpu` are this process's CPU seconds between two calls; what happens inside a call does not count.
+    `cpu` are this process's CPU seconds between two calls; what happens inside a call does
+    not count.
     """
 
     recipe: config.Recipe
@@ -142,14 +155,22 @@ class Watch:
         found = measure(policy, weights, self.reward, self.prompts, self.encode)
         policy.backbone.predict = self.counted  # type: ignore[method-assign]
         clips_ = round * self.recipe.train.prompts_per_round * self.recipe.train.group
-        cost = {"round": round, "clips": clips_, "calls": self.calls.free + self.calls.graded,
-                "graded": self.calls.graded, "cpu": round_(self.cpu),
-                "look": round_(time.process_time() - began)}  # fmt: skip
+        cost = {
+            "round": round,
+            "clips": clips_,
+            "calls": self.calls.free + self.calls.graded,
+            "graded": self.calls.graded,
+            "cpu": round_(self.cpu),
+            "look": round_(time.process_time() - began),
+        }
         self.rows.append(cost | found)
 
     def _end(self, over: bool) -> None:
-        there = any(row["composite"] - self.start["composite"] >= self.target
-                    and guards_held(row, self.start, self.least) for row in self.rows)  # fmt: skip
+        there = any(
+            row["composite"] - self.start["composite"] >= self.target
+            and guards_held(row, self.start, self.least)
+            for row in self.rows
+        )
         if there and self.cpu >= self.budget * LEAST_SHARE:
             self.ended = "target"
         elif over:
@@ -172,8 +193,16 @@ def commit() -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def run(arm: Arm, rate: float, seed: int, target: float, budget: float, rounds: int, out: Path,
-        least: dict[str, float]) -> dict[str, Any]:  # fmt: skip
+def run(
+    arm: Arm,
+    rate: float,
+    seed: int,
+    target: float,
+    budget: float,
+    rounds: int,
+    out: Path,
+    least: dict[str, float],
+) -> dict[str, Any]:
     """Train one arm at one rate with one seed; its looks in columns, and what ended it."""
     torch.set_num_threads(1)
     folder = out / "folders" / f"{arm.algorithm}-{seed}-{time.time_ns()}"
@@ -188,5 +217,10 @@ def run(arm: Arm, rate: float, seed: int, target: float, budget: float, rounds: 
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     columns = {name: [row[name] for row in watch.rows] for name in (watch.rows or [{}])[0]}
-    return {"commit": commit(), "ended": watch.ended or "rounds", "spent": round_(time.process_time()),
-            "base": watch.start, "looks": columns}  # fmt: skip
+    return {
+        "commit": commit(),
+        "ended": watch.ended or "rounds",
+        "spent": round_(time.process_time()),
+        "base": watch.start,
+        "looks": columns,
+    }

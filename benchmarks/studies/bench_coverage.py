@@ -1,9 +1,12 @@
-"""How often do the intervals of `vidrl bench` hold the truth? Simulated clips, nested in prompts, whose mean is known.
+"""How often do the intervals of `vidrl bench` hold the truth? Simulated clips, nested in
+prompts, whose mean is known.
 
-    python benchmarks/studies/bench_coverage.py --out benchmarks/results/bench_coverage.md --keep coverage.json
+    python benchmarks/studies/bench_coverage.py --out benchmarks/results/bench_coverage.md
+    --keep coverage.json
 
-A clip's value is a function of z = √ρ a + √(1 − ρ) b, with a normal for each prompt, b normal for each clip, ρ = 0.3.
-`--keep` names a file of finished rows: a run that was broken off goes on from there. `_nulls.py` has the tests.
+A clip's value is a function of z = √ρ a + √(1 − ρ) b, with a normal for each prompt, b
+normal for each clip, ρ = 0.3. `--keep` names a file of finished rows: a run that was broken
+off goes on from there. `_nulls.py` has the tests.
 """
 
 from __future__ import annotations
@@ -37,8 +40,14 @@ KINDS: dict[str, Callable[[Array], Array]] = {
 }
 USUAL = tuple(KINDS)[:4]
 SIZES: tuple[tuple[int, ...], ...] = (
-    (4,) * 6, (1,) * 8, (4,) * 10, tuple(range(1, 11)), (1,) * 20, (4,) * 20, (1,) * 100,
-)  # fmt: skip
+    (4,) * 6,
+    (1,) * 8,
+    (4,) * 10,
+    tuple(range(1, 11)),
+    (1,) * 20,
+    (4,) * 20,
+    (1,) * 100,
+)
 
 
 @dataclass(frozen=True)
@@ -55,13 +64,18 @@ class Case:
     def size(self) -> str:
         """Prompts × clips."""
         few, many = min(self.sizes), max(self.sizes)
-        return f"{len(self.sizes)} × {few}" if few == many else f"{len(self.sizes)} × {few} to {many}"
+        return (
+            f"{len(self.sizes)} × {few}" if few == many else f"{len(self.sizes)} × {few} to {many}"
+        )
 
 
 def case(kind: str, sizes: Sequence[int], runs: int, seed: int = 0) -> Case:
     """Samples of a kind with so many clips of each prompt."""
     draw, prompts = np.random.default_rng(seed), np.repeat(np.arange(len(sizes)), sizes)
-    between, inside = draw.standard_normal((runs, len(sizes))), draw.standard_normal((runs, len(prompts)))
+    between, inside = (
+        draw.standard_normal((runs, len(sizes))),
+        draw.standard_normal((runs, len(prompts))),
+    )
     z = math.sqrt(SHARED) * between[:, prompts] + math.sqrt(1 - SHARED) * inside
     return Case(kind, tuple(sizes), KINDS[kind](z), prompts, true_mean(kind))
 
@@ -92,9 +106,12 @@ def student(sample: Case) -> Ends:
 
 
 def clips_alone(sample: Case, draws: int = 1000) -> Ends:
-    """Percentiles of a bootstrap over clips, as if they were independent: what most tables print."""
+    """Percentiles of a bootstrap over clips, as if they were independent: what most tables
+    print."""
     n = len(sample.prompts)
-    return _percentiles(np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), draws) / n, sample)
+    return _percentiles(
+        np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), draws) / n, sample
+    )
 
 
 def two_stages(sample: Case, draws: int = 1000) -> Ends:
@@ -106,7 +123,9 @@ def _drawn_twice(sample: Case, draws: int) -> Iterator[Array]:
     rng, G = np.random.default_rng(0), len(sample.sizes)
     members = [np.flatnonzero(sample.prompts == g) for g in range(G)]
     for _ in range(draws):
-        chosen = np.concatenate([rng.choice(members[g], len(members[g])) for g in rng.integers(0, G, G)])
+        chosen = np.concatenate(
+            [rng.choice(members[g], len(members[g])) for g in rng.integers(0, G, G)]
+        )
         yield np.bincount(chosen, minlength=len(sample.prompts)) / len(chosen)
 
 
@@ -116,9 +135,11 @@ def _percentiles(weights: Array, sample: Case) -> Ends:
 
 
 METHODS: dict[str, Callable[[Case], Ends]] = {
-    "vidrl bench": ours, "Student, prompts": student, "percentiles, prompts then clips": two_stages,
+    "vidrl bench": ours,
+    "Student, prompts": student,
+    "percentiles, prompts then clips": two_stages,
     "percentiles, clips": clips_alone,
-}  # fmt: skip
+}
 
 
 # What comes of them
@@ -130,12 +151,19 @@ def held(ends: Ends, truth: float) -> tuple[float, float, float]:
     return 1 - below - above, below, above
 
 
-def unpaired(kind: str, sizes: Sequence[int], others: Sequence[int], spread: float, runs: int) -> float:
-    """How often the interval of two unpaired sets' difference holds 0; the second is `spread` times wider."""
+def unpaired(
+    kind: str, sizes: Sequence[int], others: Sequence[int], spread: float, runs: int
+) -> float:
+    """How often the interval of two unpaired sets' difference holds 0; the second is
+    `spread` times wider."""
     first, second = case(kind, sizes, runs), case(kind, others, runs, seed=1)
     hits = 0
-    for a, b in zip(first.values - first.truth, spread * (second.values - second.truth), strict=True):
-        found = difference(clusters(a, first.prompts.tolist()), clusters(b, second.prompts.tolist()))
+    for a, b in zip(
+        first.values - first.truth, spread * (second.values - second.truth), strict=True
+    ):
+        found = difference(
+            clusters(a, first.prompts.tolist()), clusters(b, second.prompts.tolist())
+        )
         hits += found.low <= 0 <= found.high
     return hits / runs
 
@@ -180,18 +208,25 @@ def _rare_gap(rng: np.random.Generator, runs: int, n: int) -> Array:
 
 
 OPEN = (-math.inf, 0.0)
-PILES: dict[str, tuple[Callable[[np.random.Generator, int, int], Array], tuple[float, float], float]] = {
-    "rate 0.05": (rate(0.05), (0, 1), 0.05), "rate 0.5": (rate(0.5), (0, 1), 0.5), "rate 0.9": (rate(0.9), (0, 1), 0.9),
-    "rate 0.95": (rate(0.95), (0, 1), 0.95), "rate 0.98": (rate(0.98), (0, 1), 0.98),
-    "97 % are 1, the rest uniform": (_nearly_all, (0, 1), 0.985), "0, 1/2 or 1": (_three, (0, 1), 0.875),
+PILES: dict[
+    str, tuple[Callable[[np.random.Generator, int, int], Array], tuple[float, float], float]
+] = {
+    "rate 0.05": (rate(0.05), (0, 1), 0.05),
+    "rate 0.5": (rate(0.5), (0, 1), 0.5),
+    "rate 0.9": (rate(0.9), (0, 1), 0.9),
+    "rate 0.95": (rate(0.95), (0, 1), 0.95),
+    "rate 0.98": (rate(0.98), (0, 1), 0.98),
+    "97 % are 1, the rest uniform": (_nearly_all, (0, 1), 0.985),
+    "0, 1/2 or 1": (_three, (0, 1), 0.875),
     "differences: 96 % are 0, else ±1": (_rare_gap, (-1, 1), 0.0),
     "penalty without a lower limit: 90 % are 0": (_penalty, OPEN, -0.1),
-}  # fmt: skip
+}
 PILE_SIZES = (8, 20, 50, 100, 200)
 
 
 def pile_row(kind: str, n: int, runs: int, clips: int = 1) -> str:
-    """One kind of piled values, so many prompts of so many equal clips: how often the truth is held."""
+    """One kind of piled values, so many prompts of so many equal clips: how often the truth
+    is held."""
     draw, limits, truth = PILES[kind]
     values = np.repeat(draw(np.random.default_rng(n), runs, n), clips, 1)
     groups = np.repeat(np.arange(n), clips).tolist()
@@ -229,24 +264,54 @@ def _table(head: str, rows: Sequence[str]) -> str:
 def report(runs: int, kept: Kept) -> str:
     """The whole page."""
     start = time.process_time()
-    means = _table("| values | prompts × clips | " + " | ".join(METHODS) + " | ours below, above the truth |",
-                   [kept.row(mean_row, kind, sizes, runs) for kind in KINDS for sizes in SIZES])
-    gaps = _table("| values | prompts × clips | 0 is held |", [kept.row(unpaired_row, kind, runs) for kind in USUAL])
-    piles = _table("| values | prompts × clips | held | below, above the truth | open on a side |",
-                   [kept.row(pile_row, kind, n, runs) for kind in PILES for n in PILE_SIZES]
-                   + [kept.row(pile_row, "rate 0.95", 20, runs, 4)])
-    tests = _table("| differences | prompts × clips | p < 0.05 | down, up | 95 % interval leaves out 0 |",
-                   [kept.row(nulls.paired_row, kind, sizes, runs) for kind in nulls.KINDS for sizes in nulls.SIZES])
-    apart = _table("| sets | prompts | p < 0.05 | down, up | 95 % interval leaves out 0 |",
-                   [kept.row(nulls.unpaired_row, name, runs) for name in nulls.APART])
-    families = _table("| differences | prompts | dims | any corrected p < 0.05 | all simultaneous intervals hold 0 |",
-                      [kept.row(nulls.family_row, kind, n, m, runs) for kind, n, m in nulls.FAMILIES])
-    seen = _table("| prompts | dims | least detectable difference, in std | found, % |",
-                  [kept.row(nulls.power_row, n, m, runs) for n in (10, 20, 50, 100) for m in (1, 12)])
+    means = _table(
+        "| values | prompts × clips | " + " | ".join(METHODS) + " | ours below, above the truth |",
+        [kept.row(mean_row, kind, sizes, runs) for kind in KINDS for sizes in SIZES],
+    )
+    gaps = _table(
+        "| values | prompts × clips | 0 is held |",
+        [kept.row(unpaired_row, kind, runs) for kind in USUAL],
+    )
+    piles = _table(
+        "| values | prompts × clips | held | below, above the truth | open on a side |",
+        [kept.row(pile_row, kind, n, runs) for kind in PILES for n in PILE_SIZES]
+        + [kept.row(pile_row, "rate 0.95", 20, runs, 4)],
+    )
+    tests = _table(
+        "| differences | prompts × clips | p < 0.05 | down, up | 95 % interval leaves out 0 |",
+        [
+            kept.row(nulls.paired_row, kind, sizes, runs)
+            for kind in nulls.KINDS
+            for sizes in nulls.SIZES
+        ],
+    )
+    apart = _table(
+        "| sets | prompts | p < 0.05 | down, up | 95 % interval leaves out 0 |",
+        [kept.row(nulls.unpaired_row, name, runs) for name in nulls.APART],
+    )
+    families = _table(
+        "| differences | prompts | dims | any corrected p < 0.05 | all simultaneous intervals hold 0 |",
+        [kept.row(nulls.family_row, kind, n, m, runs) for kind, n, m in nulls.FAMILIES],
+    )
+    seen = _table(
+        "| prompts | dims | least detectable difference, in std | found, % |",
+        [kept.row(nulls.power_row, n, m, runs) for n in (10, 20, 50, 100) for m in (1, 12)],
+    )
     seconds = time.process_time() - start
-    return PAGE.format(runs=runs, error=100 * math.sqrt(0.95 * 0.05 / runs), means=means, gaps=gaps, piles=piles,
-                       tests=tests, apart=apart, families=families, seen=seen, seconds=seconds,
-                       machine=platform.machine(), numpy=np.__version__)
+    return PAGE.format(
+        runs=runs,
+        error=100 * math.sqrt(0.95 * 0.05 / runs),
+        means=means,
+        gaps=gaps,
+        piles=piles,
+        tests=tests,
+        apart=apart,
+        families=families,
+        seen=seen,
+        seconds=seconds,
+        machine=platform.machine(),
+        numpy=np.__version__,
+    )
 
 
 PAGE = """# How often the intervals of `vidrl bench` hold the truth, and how often its tests err
@@ -321,7 +386,9 @@ intervals have no such caution: of skewed differences they hold 0 less often tha
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="file to write; standard output without")
-    parser.add_argument("--keep", type=Path, help="file of finished rows, from which a broken run goes on")
+    parser.add_argument(
+        "--keep", type=Path, help="file of finished rows, from which a broken run goes on"
+    )
     parser.add_argument("--runs", type=int, default=2000, help="simulated sets a row (2000)")
     asked = parser.parse_args(arguments)
     text = report(asked.runs, Kept(asked.keep))

@@ -1,10 +1,11 @@
-"""How often the bench calls equal models different: where broken clips fail to be scored, and over all pairs of sets.
+"""How often the bench calls equal models different: where broken clips fail to be scored,
+and over all pairs of sets.
 
     python benchmarks/studies/bench_missing.py --out benchmarks/results/bench_missing.md
 
-Models are equal: a clip is its prompt's quality plus noise. In the first table the worst clips of one model are
-unscored; in the second several equal models are compared on several dims, and a page is wrong where any difference is
-claimed.
+Models are equal: a clip is its prompt's quality plus noise. In the first table the worst
+clips of one model are unscored; in the second several equal models are compared on several
+dims, and a page is wrong where any difference is claimed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,16 @@ Values = Sequence[Sequence[float | None]]
 
 def clips(name: str, values: Values) -> dict[str, object]:
     """A set of results.json, a row of values a clip, each of a prompt of its own."""
-    rows = [{"path": f"{name}/{i}.mp4", "prompt": f"p{i}", "seed": 0, "why": {},
-             "value": {f"d{k}": value for k, value in enumerate(row)}} for i, row in enumerate(values)]
+    rows = [
+        {
+            "path": f"{name}/{i}.mp4",
+            "prompt": f"p{i}",
+            "seed": 0,
+            "why": {},
+            "value": {f"d{k}": value for k, value in enumerate(row)},
+        }
+        for i, row in enumerate(values)
+    ]
     return {"name": name, "clips": rows}
 
 
@@ -39,7 +48,8 @@ def lost(seed: int, share: float) -> tuple[dict[str, object], dict[str, object]]
 
 
 def missing_row(share: float, runs: int) -> str:
-    """How often the second is called better, by the scored clips alone and by the rule of the bench."""
+    """How often the second is called better, by the scored clips alone and by the rule of
+    the bench."""
     rows = [compare(*lost(seed, share), ["d0"])[0] for seed in range(runs)]
     alone = sum(row["p_scored"] < 0.05 and row["low"] > 0 for row in rows)
     return f"| {share:.0%} | {alone / runs:.1%} | {sum(verdict({}, row) == 1 for row in rows) / runs:.1%} |"
@@ -51,21 +61,26 @@ def family_row(sets: int, dims: int, prompts: int, runs: int) -> str:
     for seed in range(runs):
         rng = np.random.default_rng(seed)
         quality = rng.normal(size=(prompts, dims))
-        made = [clips(f"m{i}", (quality + 0.7 * rng.normal(size=quality.shape)).tolist()) for i in range(sets)]
+        made = [
+            clips(f"m{i}", (quality + 0.7 * rng.normal(size=quality.shape)).tolist())
+            for i in range(sets)
+        ]
         wrong += any(verdict({}, row) for row in compare_all(made, [f"d{k}" for k in range(dims)]))
     return f"| {sets} | {dims} | {prompts} | {wrong / runs:.1%} |"
 
 
 def report(runs: int) -> str:
     """The two tables."""
-    parts = [f"# Verdicts that are wrong: unscored clips, and all pairs of sets\n\n{runs} simulated pages a row of "
-             f"equal models, by `python benchmarks/studies/bench_missing.py --runs {runs}`.\n",
-             f"## The worst clips of one model are unscored\n\n{PROMPTS} prompts. 2.5 % is right.\n",
-             "| worst clips unscored | better by the scored clips alone | better beyond doubt |\n|---:|---:|---:|",
-             *(missing_row(share, runs) for share in (0.05, 0.1, 0.2, 0.3)),
-             "\n## Any claim on a page of equal models\n\n5 % at most is right.\n",
-             "| sets | dims | prompts | pages with a claim |\n|---:|---:|---:|---:|",
-             *(family_row(*case, runs) for case in ((2, 4, 30), (3, 4, 30)))]
+    parts = [
+        f"# Verdicts that are wrong: unscored clips, and all pairs of sets\n\n{runs} simulated pages a row of "
+        f"equal models, by `python benchmarks/studies/bench_missing.py --runs {runs}`.\n",
+        f"## The worst clips of one model are unscored\n\n{PROMPTS} prompts. 2.5 % is right.\n",
+        "| worst clips unscored | better by the scored clips alone | better beyond doubt |\n|---:|---:|---:|",
+        *(missing_row(share, runs) for share in (0.05, 0.1, 0.2, 0.3)),
+        "\n## Any claim on a page of equal models\n\n5 % at most is right.\n",
+        "| sets | dims | prompts | pages with a claim |\n|---:|---:|---:|---:|",
+        *(family_row(*case, runs) for case in ((2, 4, 30), (3, 4, 30))),
+    ]
     return "\n".join(parts) + "\n"
 
 

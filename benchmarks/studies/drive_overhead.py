@@ -1,19 +1,19 @@
-"""What driving a pipeline costs beside calling its network: whole rounds and single predictions
-against the adapter `wan`, and a prediction against the network alone.
+"""What driving a pipeline costs beside calling its network: whole rounds and single
+predictions against the adapter `wan`, and a prediction against the network alone.
 
     python benchmarks/studies/drive_overhead.py [--repeats 30] [--rounds 5] [--out FILE]
 
-Part 1: whole rounds of training of assets/tiny-wan (sampling, decoding, reward, update), by `wan`
-and by `pipeline` in turn, in seconds of processor time; GRPO, whose rows are at the schedule's
-times, and NFT, each of whose rows is at a time of its own.
+Part 1: whole rounds of training of assets/tiny-wan (sampling, decoding, reward, update), by
+`wan` and by `pipeline` in turn, in seconds of processor time; GRPO, whose rows are at the
+schedule's times, and NFT, each of whose rows is at a time of its own.
 
-Part 2: assets/tiny-wan, one prediction of n rows. The bare network, the adapter and the drive take
-turns, so that other work of the machine falls on all three alike.
+Part 2: assets/tiny-wan, one prediction of n rows. The bare network, the adapter and the
+drive take turns, so that other work of the machine falls on all three alike.
 
-Part 3: latents of 33 x 480 x 832 pixels of Wan 2.1, guidance on, with networks that are stand-ins:
-what is left is the pipeline's code, the drive and their copies. Counted are the bytes that
-operations of 1 MB or more wrote. The network's share is its FLOPs, traced by shapes from the 1.3B
-configuration, over the rate of a processor or a card.
+Part 3: latents of 33 x 480 x 832 pixels of Wan 2.1, guidance on, with networks that are
+stand-ins: what is left is the pipeline's code, the drive and their copies. Counted are the
+bytes that operations of 1 MB or more wrote. The network's share is its FLOPs, traced by
+shapes from the 1.3B configuration, over the rate of a processor or a card.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def tiny(rows: int, repeats: int) -> dict[str, float]:
 
 
 def large(height: int, width: int, frames: int) -> Pipeline:
-    """A Wan pipeline of the published latents and text; its network and other parts are tiny."""
+    """A Wan pipeline of the published latents and text; its network and other parts are
+    tiny."""
     from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -126,7 +127,8 @@ def _dense(made: Tensor) -> bool:
 
 
 def stilled(pipeline: Pipeline, repeats: int) -> tuple[float, Copies]:
-    """Milliseconds of a prediction whose network is a stand-in, and what the prediction wrote."""
+    """Milliseconds of a prediction whose network is a stand-in, and what the prediction
+    wrote."""
     pipeline.drive._wake = lambda: setattr(pipeline.memory, "open", False)  # type: ignore[method-assign]
     run = predictor(pipeline, 1)
     spent = interleaved({"pipeline": run}, repeats)["pipeline"]
@@ -160,15 +162,23 @@ def rounds_part(repeats: int) -> list[str]:
 
 
 def prediction_part(repeats: int) -> list[str]:
-    heads = ("rows", "bare network, ms", "`wan`, ms", "`pipeline`, ms", "pipeline / wan",
-             "pipeline / network")  # fmt: skip
+    heads = (
+        "rows",
+        "bare network, ms",
+        "`wan`, ms",
+        "`pipeline`, ms",
+        "pipeline / wan",
+        "pipeline / network",
+    )
     lines = [f"| {' | '.join(heads)} |", "|---" * 6 + "|"]
     for rows in (1, 8):
         ms = tiny(rows, repeats)
         ratios = ms["pipeline"] / ms["wan"], ms["pipeline"] / ms["network"]
         numbers = ms["network"], ms["wan"], ms["pipeline"]
-        lines.append(f"| {rows} | {' | '.join(f'{value:.1f}' for value in numbers)} | "
-                     f"{ratios[0]:.2f} | {ratios[1]:.2f} |")  # fmt: skip
+        lines.append(
+            f"| {rows} | {' | '.join(f'{value:.1f}' for value in numbers)} | "
+            f"{ratios[0]:.2f} | {ratios[1]:.2f} |"
+        )
     return lines
 
 
@@ -177,8 +187,12 @@ def large_part(repeats: int) -> list[str]:
     spent, copies = stilled(pipeline, repeats)
     bare, _ = stilled(large(16, 16, 1), repeats)
     total = sum(sum(sizes) for sizes in copies.written.values())
-    recipe = ["backbone.options.height=480", "backbone.options.width=832", "backbone.options.frames=33",
-              "backbone.options.guidance=5.0"]  # fmt: skip
+    recipe = [
+        "backbone.options.height=480",
+        "backbone.options.width=832",
+        "backbone.options.frames=33",
+        "backbone.options.guidance=5.0",
+    ]
     made = estimate(config.load(ROOT / "scripts/recipes/wan_1.3b.toml", recipe), "h100-80")
     flops, card = made.flops["call"], cards.find("h100-80")
     here = flops / rate(repeats)
@@ -192,7 +206,8 @@ def large_part(repeats: int) -> list[str]:
         f"The prediction with the network stilled takes {spent:.0f} ms of one CPU thread. The latents have "
         f"{4 * math.prod(pipeline.shape) / 1e6:.1f} MB. The network of 1.3B parameters needs {flops / 1e12:.0f} "
         "TFLOP a prediction, both branches of guidance.\n",
-        "| where | the drive | the network | share |", "|---|---|---|---|",
+        "| where | the drive | the network | share |",
+        "|---|---|---|---|",
         f"| this CPU, one thread, at the {flops / here / 1e9:.0f} GFLOP/s of a float32 matrix product | "
         f"{spent:.0f} ms, measured | {here:.0f} s = FLOPs / rate | {spent / 1e3 / here:.4%} |",
         f"| {card.name}, an estimate: half of its bfloat16 peak | {bare:.1f} ms of Python, measured here at 16 x 16 "
@@ -200,22 +215,31 @@ def large_part(repeats: int) -> list[str]:
         f"{there:.2f} s = FLOPs / rate | {(bare / 1e3 + moved) / there:.1%} |",
         "\nThe factor 3 takes two reads for each write. The Python is counted in full, though a GPU computes "
         "meanwhile.\n\nOperations that wrote 1 MB or more:\n",
-        "| operation | times | MB |", "|---|---|---|", *ops,
-    ]  # fmt: skip
+        "| operation | times | MB |",
+        "|---|---|---|",
+        *ops,
+    ]
 
 
 def page(repeats: int, rounds: int) -> str:
     size = _drive_round.SIZE
     clips = size["prompts_per_round"] * size["group"]
-    return "\n".join([
-        "# What driving a pipeline costs\n",
-        f"Made by `{COMMAND} --repeats {repeats} --rounds {rounds}` on a CPU, one thread, in processor time.\n",
-        "## Whole rounds of assets/tiny-wan\n",
-        f"Rounds of {clips} clips by the settings of {' and '.join(_drive_round.RECIPES.values())}. The two backbones "
-        f"take turns, round by round; medians of {rounds} rounds after one that is not counted, and the median and the "
-        "range of the ratios of pairs.\n", *rounds_part(rounds),
-        "\n## assets/tiny-wan, one prediction\n\nWithout gradient and without guidance.\n", *prediction_part(repeats),
-        "\n## Wan 2.1, 1.3B, at 33 x 480 x 832, guidance on\n", *large_part(max(3, repeats // 3)), ""])  # fmt: skip
+    return "\n".join(
+        [
+            "# What driving a pipeline costs\n",
+            f"Made by `{COMMAND} --repeats {repeats} --rounds {rounds}` on a CPU, one thread, in processor time.\n",
+            "## Whole rounds of assets/tiny-wan\n",
+            f"Rounds of {clips} clips by the settings of {' and '.join(_drive_round.RECIPES.values())}. The two backbones "
+            f"take turns, round by round; medians of {rounds} rounds after one that is not counted, and the median and the "
+            "range of the ratios of pairs.\n",
+            *rounds_part(rounds),
+            "\n## assets/tiny-wan, one prediction\n\nWithout gradient and without guidance.\n",
+            *prediction_part(repeats),
+            "\n## Wan 2.1, 1.3B, at 33 x 480 x 832, guidance on\n",
+            *large_part(max(3, repeats // 3)),
+            "",
+        ]
+    )
 
 
 def main() -> None:

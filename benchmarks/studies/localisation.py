@@ -1,15 +1,17 @@
-"""Does a reward's curve over time fall where the fault is? Faults planted in known frames, the truth of segment credit.
+"""Does a reward's curve over time fall where the fault is? Faults planted in known frames,
+the truth of segment credit.
 
     python benchmarks/studies/localisation.py --out benchmarks/results/localisation.md
 
-Plants six faults in 1, 3 or 5 frames of clips of vidrl.synthetic.world and of assets/tiny-wan-32, and in one latent
-frame before tiny-wan-32 decodes it, and asks how much of what each reward takes off lies on those frames. Two harder
-cases beside: a fault of frame 0, and a change that lasts. Finished clips are kept in --work, so that a stopped run goes
-on; the page, and a picture (.svg) beside it, are made from all of them. About eight minutes on one core; `--quick`
-takes half a one.
+Plants six faults in 1, 3 or 5 frames of clips of vidrl.synthetic.world and of
+assets/tiny-wan-32, and in one latent frame before tiny-wan-32 decodes it, and asks how much
+of what each reward takes off lies on those frames. Two harder cases beside: a fault of
+frame 0, and a change that lasts. Finished clips are kept in --work, so that a stopped run
+goes on; the page, and a picture (.svg) beside it, are made from all of them. About eight
+minutes on one core; `--quick` takes half a one.
 
-Legend: F frames, L latent frames, M the faulty frames, c and f the curves of the clean and of the faulty clip, (F,);
-drop d = c − f. Higher curves are better.
+Legend: F frames, L latent frames, M the faulty frames, c and f the curves of the clean and
+of the faulty clip, (F,); drop d = c − f. Higher curves are better.
 """
 
 from __future__ import annotations
@@ -49,27 +51,40 @@ LOCAL = ("frame", "pair")  # supports whose entries look at their own place in t
 FAULTS = ("flicker", "jump", "blur", "freeze", "identity", "noise")
 LASTING = ("light", "jump", "identity")  # changes from a frame on, to the end
 HARD = ("world 32", "tiny-wan-32")  # sources whose clips get a fault in frame 0, and a lasting one
-NULLS = ((0.25, 0), (0.5, 1))  # (strength, seed) of the mild re-encodings that say how much nothing changes a value
+NULLS = (
+    (0.25, 0),
+    (0.5, 1),
+)  # (strength, seed) of the mild re-encodings that say how much nothing changes a value
 UNTOUCHED = 2e-4  # mean difference on the faulty frames below which nothing was planted: freezing what stands still
 SEES = 0.5  # share of faulty clips whose value falls by more than a re-encoding does, from which a reward sees a fault
 ANCHORED = "but from frame 0"  # the verdict on what is local until the first frame is faulty
-NEAR, AREA = 0.6, 0.75  # drop within one frame of the fault, ROC area of it but for those frames: both say local
+NEAR, AREA = (
+    0.6,
+    0.75,
+)  # drop within one frame of the fault, ROC area of it but for those frames: both say local
 LOCAL_ONLY = "default, local parts"
 
 
-# --- what is scored --------------------------------------------------------------------------------------------------
+# --- what is scored
+# --------------------------------------------------------------------------------------------------
 
 
 def chosen() -> dict[str, Reward]:
-    """The composite and every other reward that sees time and needs no weights; view_consistency judges orbits."""
+    """The composite and every other reward that sees time and needs no weights;
+    view_consistency judges orbits."""
     parts, skip = default().parts, ("view_consistency", "segment_seam")
     found: dict[str, Any] = {name: plugin.find("rewards", name) for name in plugin.names("rewards")}
-    others = {name: cls() for name, cls in found.items() if not (cls.learned or name in parts or name in skip)}
+    others = {
+        name: cls()
+        for name, cls in found.items()
+        if not (cls.learned or name in parts or name in skip)
+    }
     return {"default": default(), **others, "segment_seam": found["segment_seam"](latents=1)}
 
 
 def curves(reward_scores: Mapping[str, Score], row: int) -> dict[str, list[float]]:
-    """Each reward's curve of one clip, the composite's and its parts' among them; a reward without one is constant."""
+    """Each reward's curve of one clip, the composite's and its parts' among them; a reward
+    without one is constant."""
     made: dict[str, Tensor] = {}
     for name, score in reward_scores.items():
         if name == "default":
@@ -95,25 +110,31 @@ def flat(score: Score) -> Tensor:
 def entries(score: Score, local: bool = False) -> Tensor:
     """A composite's linearised entries r_i = R + Σ_p ∂R/∂m_p (m_{p,i} − m_p), (B, F).
 
-    With `local`, parts whose support is "prefix" or "clip" are the same in all frames, as segment credit takes them.
+    With `local`, parts whose support is "prefix" or "clip" are the same in all frames, as
+    segment credit takes them.
     """
     made = torch.zeros_like(flat(score)) + score.value[:, None]
     for name, part in score.parts.items():
         if part.support in LOCAL or not local:
-            made = made + score.slopes[name][:, None] * (flat(part) - part.value[:, None]).nan_to_num(0.0)
+            made = made + score.slopes[name][:, None] * (
+                flat(part) - part.value[:, None]
+            ).nan_to_num(0.0)
     return made
 
 
-# --- what is planted -------------------------------------------------------------------------------------------------
+# --- what is planted
+# -------------------------------------------------------------------------------------------------
 
 
 def plant(video: Tensor, fault: str, span: Span, draw: random.Random, other: Tensor) -> Tensor:
-    """A clip (F, 3, H, W) with one fault in the frames [start, end) of `span`; all others are untouched.
+    """A clip (F, 3, H, W) with one fault in the frames [start, end) of `span`; all others
+    are untouched.
 
-    flicker: frames in turn 30 % brighter and darker; light: all of them either; jump: the picture lies 12 % of its
-    width aside, in one of eight directions; blur: sigma 5 % of the width; freeze: the frame before stands still;
-    identity: the same frames of `other`, the clip with another object on the same path; noise: grain of 6 %. Raises
-    ValueError for another name.
+    flicker: frames in turn 30 % brighter and darker; light: all of them either; jump: the
+    picture lies 12 % of its width aside, in one of eight directions; blur: sigma 5 % of the
+    width; freeze: the frame before stands still; identity: the same frames of `other`, the
+    clip with another object on the same path; noise: grain of 6 %. Raises ValueError for
+    another name.
     """
     a, b = span
     piece, seed = video[a:b], draw.randrange(2**31)
@@ -121,7 +142,9 @@ def plant(video: Tensor, fault: str, span: Span, draw: random.Random, other: Ten
         sign = draw.choice((1, -1)) * (1 - 2 * (torch.arange(b - a) % 2 * (fault == "flicker")))
         new = (piece * (1 + 0.3 * sign[:, None, None, None])).clamp(0, 1)
     elif fault == "jump":
-        new = shifted(piece, draw.choice([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]))
+        new = shifted(
+            piece, draw.choice([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y])
+        )
     elif fault in ("blur", "noise"):
         new = corrupt(piece, fault, 1.0, seed)
     elif fault == "freeze" and a > 0:
@@ -129,7 +152,9 @@ def plant(video: Tensor, fault: str, span: Span, draw: random.Random, other: Ten
     elif fault == "identity":
         new = other[a:b]
     else:
-        raise ValueError(f"expected a fault out of {', '.join(FAULTS)}, freeze from frame 1 on, got {fault!r} at {a}")
+        raise ValueError(
+            f"expected a fault out of {', '.join(FAULTS)}, freeze from frame 1 on, got {fault!r} at {a}"
+        )
     return torch.cat([video[:a], new, video[b:]])
 
 
@@ -142,7 +167,8 @@ def shifted(piece: Tensor, way: tuple[int, int]) -> Tensor:
 
 
 def recoloured(video: Tensor) -> Tensor:
-    """The object in another colour, red to green to blue: all else in these clips is grey."""
+    """The object in another colour, red to green to blue: all else in these clips is
+    grey."""
     return video.roll(1, dims=1)
 
 
@@ -152,7 +178,9 @@ def scenes(count: int, seed: int) -> list[world.Scene]:
     moving = [scene for scene in world.scenes("train") if scene.motion != "rest"]
     draw.shuffle(moving)
     for i, scene in enumerate(moving[:count]):
-        camera = draw.choice([way for way in world.CAMERAS if way != "static"]) if i % 2 else "static"
+        camera = (
+            draw.choice([way for way in world.CAMERAS if way != "static"]) if i % 2 else "static"
+        )
         found.append(replace(scene, camera=camera))
     return found
 
@@ -160,12 +188,15 @@ def scenes(count: int, seed: int) -> list[world.Scene]:
 def impostor(scene: world.Scene, draw: random.Random) -> world.Scene:
     """The same motion by a thing of another shape and colour."""
     shape = draw.choice([s for s in world.SHAPES if s != scene.shape])
-    return replace(scene, shape=shape, colour=draw.choice([c for c in world.COLOURS if c != scene.colour]))
+    return replace(
+        scene, shape=shape, colour=draw.choice([c for c in world.COLOURS if c != scene.colour])
+    )
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clean clip, the same with another object, and the pixel frames of each of its latent frames."""
+    """A clean clip, the same with another object, and the pixel frames of each of its
+    latent frames."""
 
     video: Tensor
     other: Tensor
@@ -176,7 +207,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class Planted:
-    """A faulty clip: where it comes from, its fault, and the frames [start, end) that have it."""
+    """A faulty clip: where it comes from, its fault, and the frames [start, end) that have
+    it."""
 
     source: str
     fault: str
@@ -185,13 +217,18 @@ class Planted:
 
 
 def world_clip(scene: world.Scene, size: int, seed: int) -> Clip:
-    """A scene drawn at `size` pixels, 17 frames at 8 a second, with the frame map that Wan's autoencoder would have."""
-    one, two = (world.render(s, size, seed=seed) for s in (scene, impostor(scene, random.Random(seed))))
+    """A scene drawn at `size` pixels, 17 frames at 8 a second, with the frame map that
+    Wan's autoencoder would have."""
+    one, two = (
+        world.render(s, size, seed=seed) for s in (scene, impostor(scene, random.Random(seed)))
+    )
     frame_map = ((0, 1), *((4 * k - 3, 4 * k + 1) for k in range(1, (len(one.video) - 1) // 4 + 1)))
     return Clip(one.video, two.video, scene.caption, one.fps, frame_map)
 
 
-def in_pixels(clip: Clip, source: str, index: int, lengths: Sequence[int], seed: int) -> list[Planted]:
+def in_pixels(
+    clip: Clip, source: str, index: int, lengths: Sequence[int], seed: int
+) -> list[Planted]:
     """Each fault at each length, its place drawn for each anew."""
     made = []
     for fault in FAULTS:
@@ -199,21 +236,32 @@ def in_pixels(clip: Clip, source: str, index: int, lengths: Sequence[int], seed:
             draw = random.Random(f"{seed} {source.split()[0]} {index} {fault} {n}")
             start = draw.randint(1, len(clip.video) - n)
             span = (start, start + n)
-            made.append(Planted(source, fault, span, plant(clip.video, fault, span, draw, clip.other)))
+            made.append(
+                Planted(source, fault, span, plant(clip.video, fault, span, draw, clip.other))
+            )
     return made
 
 
 def hard(clip: Clip, source: str, index: int, seed: int) -> list[Planted]:
-    """Each fault in frame 0, and changes that last from a frame in the middle half on, whose truth is that frame."""
+    """Each fault in frame 0, and changes that last from a frame in the middle half on,
+    whose truth is that frame."""
     made = []
     for fault in (fault for fault in FAULTS if fault != "freeze"):
-        video = plant(clip.video, fault, (0, 1), random.Random(f"{seed} first {index} {fault}"), clip.other)
+        video = plant(
+            clip.video, fault, (0, 1), random.Random(f"{seed} first {index} {fault}"), clip.other
+        )
         made.append(Planted("frame 0", fault, (0, 1), video))
     for fault in LASTING:
         draw, frames = random.Random(f"{seed} lasting {index} {fault}"), len(clip.video)
         start = draw.randint(frames // 4, 3 * frames // 4)
-        made.append(Planted("lasting", fault, (start, start + 1),
-                            plant(clip.video, fault, (start, frames), draw, clip.other)))
+        made.append(
+            Planted(
+                "lasting",
+                fault,
+                (start, start + 1),
+                plant(clip.video, fault, (start, frames), draw, clip.other),
+            )
+        )
     return made
 
 
@@ -224,7 +272,9 @@ class Drawn:
         from vidrl.backbones.wan import Wan
 
         self.wan, self.seed = Wan(model), seed
-        self.prompts = [scene.caption for scene in world.scenes("held_out") if scene.motion != "rest"][:count]
+        self.prompts = [
+            scene.caption for scene in world.scenes("held_out") if scene.motion != "rest"
+        ][:count]
         draws = rollout.draws(seed, [(prompt, 0) for prompt in self.prompts])
         cond, plan = self.wan.encode(self.prompts), rollout.Plan(self.wan.times(steps))
         self.latents = rollout.sample(self.wan, cond, draws, plan).latents
@@ -232,10 +282,13 @@ class Drawn:
     def clip(self, index: int) -> Clip:
         """What it drew for the prompt of that number."""
         video = self._decoded(self.latents[index : index + 1], index)
-        return Clip(video, recoloured(video), self.prompts[index], self.wan.fps, tuple(self.wan.frame_map))
+        return Clip(
+            video, recoloured(video), self.prompts[index], self.wan.fps, tuple(self.wan.frame_map)
+        )
 
     def in_latent(self, clip: Clip, index: int) -> list[Planted]:
-        """Each fault in one latent frame j, z_j + E(faulty)_j − E(clean)_j with E the encoder, decoded."""
+        """Each fault in one latent frame j, z_j + E(faulty)_j − E(clean)_j with E the
+        encoder, decoded."""
         made = []
         for fault in FAULTS:
             draw = random.Random(f"{self.seed} latent {index} {fault}")
@@ -253,16 +306,21 @@ class Drawn:
     @torch.no_grad()
     def _encoded(self, video: Tensor) -> Tensor:
         vae = self.wan.pipe.vae
-        mean, std = (torch.tensor(getattr(vae.config, k)).view(1, -1, 1, 1, 1) for k in ("latents_mean", "latents_std"))
+        mean, std = (
+            torch.tensor(getattr(vae.config, k)).view(1, -1, 1, 1, 1)
+            for k in ("latents_mean", "latents_std")
+        )
         return (vae.encode((2 * video - 1).transpose(0, 1)[None]).latent_dist.mode() - mean) / std
 
 
-# --- scoring, one clip after the other -------------------------------------------------------------------------------
+# --- scoring, one clip after the other
+# -------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def measured(rewards: Mapping[str, Reward], clip: Clip, planted: Sequence[Planted], source: str,
-             unit: str) -> dict[str, Any]:
+def measured(
+    rewards: Mapping[str, Reward], clip: Clip, planted: Sequence[Planted], source: str, unit: str
+) -> dict[str, Any]:
     """The curves of the clean clip, of its re-encodings and of all its faulty versions."""
     nulls = [corrupt(clip.video, "reencode", *how) for how in NULLS]
     video = torch.stack([clip.video, *nulls, *(one.video for one in planted)])
@@ -273,14 +331,37 @@ def measured(rewards: Mapping[str, Reward], clip: Clip, planted: Sequence[Plante
     for one, found in zip(planted, rows[1 + len(nulls) :], strict=True):
         a, b = one.span
         changed = float((one.video - clip.video)[a:b].abs().mean())
-        cases.append({"source": one.source, "fault": one.fault, "span": [a, b], "changed": changed, "curves": found})
-    return {"source": source, "unit": unit, "frames": len(clip.video), "frame_map": clip.frame_map, "clean": rows[0],
-            "nulls": rows[1 : 1 + len(nulls)], "cases": cases}
+        cases.append(
+            {
+                "source": one.source,
+                "fault": one.fault,
+                "span": [a, b],
+                "changed": changed,
+                "curves": found,
+            }
+        )
+    return {
+        "source": source,
+        "unit": unit,
+        "frames": len(clip.video),
+        "frame_map": clip.frame_map,
+        "clean": rows[0],
+        "nulls": rows[1 : 1 + len(nulls)],
+        "cases": cases,
+    }
 
 
-def run(sources: Sequence[str], count: int, lengths: Sequence[int], model: str, steps: int, seed: int,
-        work: Path) -> list[dict[str, Any]]:
-    """The cells of all clips; those that `work` has, made with the same settings, are read and not made again."""
+def run(
+    sources: Sequence[str],
+    count: int,
+    lengths: Sequence[int],
+    model: str,
+    steps: int,
+    seed: int,
+    work: Path,
+) -> list[dict[str, Any]]:
+    """The cells of all clips; those that `work` has, made with the same settings, are read
+    and not made again."""
     rewards, cast = chosen(), scenes(count, seed)
     settings = {"lengths": list(lengths), "seed": seed, "rewards": sorted(rewards), "steps": steps}
     settings |= {"model": fingerprint(Path(model))} if "tiny-wan-32" in sources else {}
@@ -288,15 +369,27 @@ def run(sources: Sequence[str], count: int, lengths: Sequence[int], model: str, 
 
     def make(source: str, i: int) -> dict[str, Any]:
         ours = source != "tiny-wan-32"
-        clip = world_clip(cast[i], int(source.removeprefix("world ")), seed + i) if ours else drawn().clip(i)
+        clip = (
+            world_clip(cast[i], int(source.removeprefix("world ")), seed + i)
+            if ours
+            else drawn().clip(i)
+        )
         planted = in_pixels(clip, source, i, lengths, seed)
         planted += hard(clip, source, i, seed) if source in HARD else []
         planted += [] if ours else drawn().in_latent(clip, i)
         return measured(rewards, clip, planted, source, f"{source.split()[0]} {i}")
 
     plan = [(source, i) for i in range(count) for source in sources]
-    return [kept(work / f"{source.replace(' ', '')}-{i:03d}.json", settings | {"source": source}, make, source, i)
-            for source, i in tqdm(plan, unit="clip", file=sys.stderr)]
+    return [
+        kept(
+            work / f"{source.replace(' ', '')}-{i:03d}.json",
+            settings | {"source": source},
+            make,
+            source,
+            i,
+        )
+        for source, i in tqdm(plan, unit="clip", file=sys.stderr)
+    ]
 
 
 def fingerprint(folder: Path) -> str:
@@ -307,8 +400,11 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def kept(file: Path, settings: Mapping[str, Any], make: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """The cell in the file where it was made with the same settings, else a new one, written whole or not at all."""
+def kept(
+    file: Path, settings: Mapping[str, Any], make: Callable[..., dict[str, Any]], *args: Any
+) -> dict[str, Any]:
+    """The cell in the file where it was made with the same settings, else a new one,
+    written whole or not at all."""
     if file.exists():
         known = json.loads(file.read_text())
         if known.pop("settings") == settings:
@@ -319,7 +415,8 @@ def kept(file: Path, settings: Mapping[str, Any], make: Callable[..., dict[str, 
     return dict(json.loads(json.dumps(cell)))
 
 
-# --- statistics of one curve -----------------------------------------------------------------------------------------
+# --- statistics of one curve
+# -----------------------------------------------------------------------------------------
 
 
 def drop(clean: Sequence[float] | np.ndarray, faulty: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -334,7 +431,8 @@ def drop(clean: Sequence[float] | np.ndarray, faulty: Sequence[float] | np.ndarr
 
 
 def roc_area(score: np.ndarray, positive: np.ndarray) -> float:
-    """P(score of a positive > that of another) + ½ P(equal), the area under the ROC curve; NaN without both kinds.
+    """P(score of a positive > that of another) + ½ P(equal), the area under the ROC curve;
+    NaN without both kinds.
 
     >>> roc_area(np.array([3.0, 2.0, 2.0, 0.0]), np.array([True, True, False, False]))
     0.875
@@ -348,7 +446,8 @@ def roc_area(score: np.ndarray, positive: np.ndarray) -> float:
 
 
 def shares(fall: np.ndarray, span: Span) -> dict[str, float]:
-    """Where Σ d⁺ lies: earlier, on the frame before M, on M, on the frame after, later; NaN where nothing falls.
+    """Where Σ d⁺ lies: earlier, on the frame before M, on M, on the frame after, later; NaN
+    where nothing falls.
 
     >>> shares(np.array([1.0, 0, 2.0, 0, 1.0, -9.0]), (2, 4))
     {'earlier': 0.25, 'before': 0.0, 'on': 0.5, 'after': 0.25, 'later': 0.0}
@@ -356,13 +455,22 @@ def shares(fall: np.ndarray, span: Span) -> dict[str, float]:
     lost, (a, b) = np.clip(fall, 0, None), span
     total = lost.sum() if np.isfinite(fall).all() else 0.0
     first = max(a - 1, 0)
-    pieces = {"earlier": lost[:first], "before": lost[first:a], "on": lost[a:b], "after": lost[b : b + 1],
-              "later": lost[b + 1 :]}
-    return {name: float(piece.sum() / total) if total > 0 else math.nan for name, piece in pieces.items()}
+    pieces = {
+        "earlier": lost[:first],
+        "before": lost[first:a],
+        "on": lost[a:b],
+        "after": lost[b : b + 1],
+        "later": lost[b + 1 :],
+    }
+    return {
+        name: float(piece.sum() / total) if total > 0 else math.nan
+        for name, piece in pieces.items()
+    }
 
 
 def lag(fall: np.ndarray, span: Span) -> float:
-    """How many frames the deepest drop lies after M (above 0) or before it (below 0); 0 on it, NaN where nothing falls.
+    """How many frames the deepest drop lies after M (above 0) or before it (below 0); 0 on
+    it, NaN where nothing falls.
 
     >>> lag(np.array([0.0, 0.1, 0.0, 0.0, 0.9]), (1, 3)), lag(np.array([0.0, 1.0, 0.0]), (2, 3))
     (2, -1)
@@ -370,7 +478,13 @@ def lag(fall: np.ndarray, span: Span) -> float:
     if not np.isfinite(fall).all() or fall.max() <= 0:
         return math.nan
     peak = int(fall.argmax())
-    return 0 if span[0] <= peak < span[1] else peak - span[1] + 1 if peak >= span[1] else peak - span[0]
+    return (
+        0
+        if span[0] <= peak < span[1]
+        else peak - span[1] + 1
+        if peak >= span[1]
+        else peak - span[0]
+    )
 
 
 def by_latent(curve: np.ndarray, frame_map: Sequence[Span]) -> np.ndarray:
@@ -384,7 +498,8 @@ def by_latent(curve: np.ndarray, frame_map: Sequence[Span]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Row:
-    """What one reward says of one faulty clip; `falls` and `rises` are changes of its value beyond a re-encoding's."""
+    """What one reward says of one faulty clip; `falls` and `rises` are changes of its value
+    beyond a re-encoding's."""
 
     reward: str
     source: str
@@ -412,7 +527,9 @@ class Row:
 def told(cell: Mapping[str, Any], case: Mapping[str, Any], reward: str, threshold: float) -> Row:
     """The statistics of one reward on one faulty clip."""
     frames, (a, b) = cell["frames"], case["span"]
-    clean, faulty = (np.broadcast_to(np.array(x[reward], float), frames) for x in (cell["clean"], case["curves"]))
+    clean, faulty = (
+        np.broadcast_to(np.array(x[reward], float), frames) for x in (cell["clean"], case["curves"])
+    )
     faulted = np.zeros(frames, bool)
     faulted[a:b] = True
     fall, latent = drop(clean, faulty), cell["frame_map"]
@@ -424,30 +541,47 @@ def told(cell: Mapping[str, Any], case: Mapping[str, Any], reward: str, threshol
     change = float(faulty.mean() - clean.mean())
     known = math.isfinite(change)
     return Row(
-        reward, case["source"], case["fault"], b - a, cell["unit"], (b - a) / frames, len(range(frames)[wide]) / frames,
-        area=roc_area(level, faulted), area_drop=roc_area(fall, faulted),
+        reward,
+        case["source"],
+        case["fault"],
+        b - a,
+        cell["unit"],
+        (b - a) / frames,
+        len(range(frames)[wide]) / frames,
+        area=roc_area(level, faulted),
+        area_drop=roc_area(fall, faulted),
         area_latent=roc_area(by_latent(level, latent), held),
         area_drop_latent=roc_area(by_latent(fall, latent), held),
         area_near=roc_area(fall[far], faulted[far]),
         area_null=roc_area(drop(np.zeros(frames), clean), faulted),
-        mass=where["on"], near=where["before"] + where["on"] + where["after"],
-        earlier=where["earlier"], later=where["later"], lag=late,
+        mass=where["on"],
+        near=where["before"] + where["on"] + where["after"],
+        earlier=where["earlier"],
+        later=where["later"],
+        lag=late,
         hit=float(abs(late) <= 1) if math.isfinite(late) else math.nan,
-        falls=float(change < -threshold) if known else math.nan, rises=float(change > threshold) if known else math.nan,
-    )  # fmt: skip
+        falls=float(change < -threshold) if known else math.nan,
+        rises=float(change > threshold) if known else math.nan,
+    )
 
 
 def thresholds(cells: Sequence[Mapping[str, Any]], rewards: Iterable[str]) -> dict[str, float]:
-    """For each reward the 95th percentile of |change of its value| under a mild re-encoding."""
+    """For each reward the 95th percentile of |change of its value| under a mild
+    re-encoding."""
     found = {}
     for name in rewards:
-        changes = [abs(np.mean(null[name]) - np.mean(cell["clean"][name])) for cell in cells for null in cell["nulls"]]
+        changes = [
+            abs(np.mean(null[name]) - np.mean(cell["clean"][name]))
+            for cell in cells
+            for null in cell["nulls"]
+        ]
         finite = [x for x in changes if math.isfinite(x)]
         found[name] = float(np.percentile(finite, 95)) if finite else math.nan
     return found
 
 
-# --- statistics of many ----------------------------------------------------------------------------------------------
+# --- statistics of many
+# ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -460,8 +594,11 @@ class Estimate:
     units: int
 
 
-def estimate(values: Sequence[float], units: Sequence[str], draws: int = 2000, seed: int = 0) -> Estimate:
-    """The mean over units of each unit's own mean, and the percentiles 2.5 and 97.5 of it when units are drawn anew.
+def estimate(
+    values: Sequence[float], units: Sequence[str], draws: int = 2000, seed: int = 0
+) -> Estimate:
+    """The mean over units of each unit's own mean, and the percentiles 2.5 and 97.5 of it
+    when units are drawn anew.
 
     One scene drawn at several sizes is one unit. NaN is left out.
 
@@ -486,15 +623,21 @@ def kind_of(source: str) -> str:
     >>> kind_of("world 32"), kind_of("tiny-wan-32, latent"), kind_of("lasting")
     ('pixels', 'latent', 'lasting')
     """
-    return "latent" if source.endswith("latent") else source if source in ("frame 0", "lasting") else "pixels"
+    return (
+        "latent"
+        if source.endswith("latent")
+        else source
+        if source in ("frame 0", "lasting")
+        else "pixels"
+    )
 
 
 @dataclass
 class Findings:
     """All rows, and what they say together.
 
-    `untouched` counts the faults that changed nothing; `size` is the mean |change| of the faulty frames of those that
-    did, by kind and fault.
+    `untouched` counts the faults that changed nothing; `size` is the mean |change| of the
+    faulty frames of those that did, by kind and fault.
     """
 
     rows: list[Row]
@@ -514,23 +657,38 @@ class Findings:
             for cell in mine:
                 seen = [case for case in cell["cases"] if case["changed"] > UNTOUCHED]
                 untouched += len(cell["cases"]) - len(seen)
-                rows += [told(cell, case, reward, null[reward]) for case in seen for reward in rewards]
+                rows += [
+                    told(cell, case, reward, null[reward]) for case in seen for reward in rewards
+                ]
                 for case in seen:
-                    sizes.setdefault((kind_of(case["source"]), case["fault"]), []).append(case["changed"])
-        return cls(rows, untouched, rewards, {key: float(np.mean(found)) for key, found in sizes.items()})
+                    sizes.setdefault((kind_of(case["source"]), case["fault"]), []).append(
+                        case["changed"]
+                    )
+        return cls(
+            rows, untouched, rewards, {key: float(np.mean(found)) for key, found in sizes.items()}
+        )
 
     @cached_property
     def _index(self) -> dict[str, list[Row]]:
         return {name: [row for row in self.rows if row.reward == name] for name in self.rewards}
 
-    def get(self, reward: str, field: str, fault: str = "", kind: str = "pixels", **only: Any) -> Estimate:
-        """The mean of a field over the rows of a reward, of one fault or all, by how it is planted, see `kind_of`."""
-        rows = [row for row in self._index[reward] if kind_of(row.source) == kind
-                and fault in ("", row.fault) and all(getattr(row, key) == value for key, value in only.items())]
+    def get(
+        self, reward: str, field: str, fault: str = "", kind: str = "pixels", **only: Any
+    ) -> Estimate:
+        """The mean of a field over the rows of a reward, of one fault or all, by how it is
+        planted, see `kind_of`."""
+        rows = [
+            row
+            for row in self._index[reward]
+            if kind_of(row.source) == kind
+            and fault in ("", row.fault)
+            and all(getattr(row, key) == value for key, value in only.items())
+        ]
         return estimate([getattr(row, field) for row in rows], [row.unit for row in rows])
 
     def sees(self, reward: str) -> list[str]:
-        """The faults in pixels that lower the value of half of the clips or more by more than a re-encoding does."""
+        """The faults in pixels that lower the value of half of the clips or more by more
+        than a re-encoding does."""
         return [fault for fault in FAULTS if self.get(reward, "falls", fault).mean >= SEES]
 
     def paid(self, reward: str) -> list[str]:
@@ -539,14 +697,20 @@ class Findings:
 
     def over(self, reward: str, field: str, faults: Sequence[str]) -> float:
         """The mean over faults."""
-        return float(np.mean([self.get(reward, field, fault).mean for fault in faults])) if faults else math.nan
+        return (
+            float(np.mean([self.get(reward, field, fault).mean for fault in faults]))
+            if faults
+            else math.nan
+        )
 
     def hit(self, reward: str, field: str, kind: str) -> Estimate:
-        """The mean of a field over the clips of one kind whose value falls by more than a re-encoding's does."""
+        """The mean of a field over the clips of one kind whose value falls by more than a
+        re-encoding's does."""
         return self.get(reward, field, kind=kind, falls=1.0)
 
     def verdict(self, reward: str) -> str:
-        """local; "but from frame 0" where the first frame's faults are charged to later ones; spread; blind."""
+        """local; "but from frame 0" where the first frame's faults are charged to later
+        ones; spread; blind."""
         seen = self.sees(reward)
         if not seen:
             return "blind"
@@ -555,7 +719,8 @@ class Findings:
         return ANCHORED if self.hit(reward, "near", "frame 0").mean < 0.5 * NEAR else "local"
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
+# --- the page
+# --------------------------------------------------------------------------------------------------------
 
 
 def share(value: float) -> str:
@@ -580,78 +745,165 @@ def lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def summary(found: Findings) -> str:
     """One line a reward, over the faults that it sees."""
-    head = ["reward", "support", "verdict", "sees", "paid by", "area of −curve", "area of the drop", "but for ±1",
-            "on the frames", "within ±1", "earlier", "later", "−clean curve"]
+    head = [
+        "reward",
+        "support",
+        "verdict",
+        "sees",
+        "paid by",
+        "area of −curve",
+        "area of the drop",
+        "but for ±1",
+        "on the frames",
+        "within ±1",
+        "earlier",
+        "later",
+        "−clean curve",
+    ]
     declared = supports()
     fields = ("area", "area_drop", "area_near", "mass", "near", "earlier", "later")
     rows = []
     for name in ranked(found):
         seen = found.sees(name)
-        rows.append([name, declared.get(name, ""), found.verdict(name), ", ".join(seen) or "none",
-                     ", ".join(found.paid(name)),
-                     *(share(found.over(name, field, seen)) for field in fields),
-                     share(found.get(name, "area_null").mean)])
+        rows.append(
+            [
+                name,
+                declared.get(name, ""),
+                found.verdict(name),
+                ", ".join(seen) or "none",
+                ", ".join(found.paid(name)),
+                *(share(found.over(name, field, seen)) for field in fields),
+                share(found.get(name, "area_null").mean),
+            ]
+        )
     chance = [share(found.get(found.rewards[0], key).mean) for key in ("chance", "chance_near")]
     null = ["a constant curve", *[""] * 4, "0.50", "0.50", "0.50", *chance, "–", "–", "0.50"]
     return lines(head, [*rows, null])
 
 
 def ranked(found: Findings) -> list[str]:
-    """The rewards: local ones first, in each kind by the ROC area of the drop, the next frames left out."""
+    """The rewards: local ones first, in each kind by the ROC area of the drop, the next
+    frames left out."""
     kinds = ("local", ANCHORED, "spread", "blind")
-    return sorted(found.rewards, key=lambda name: (kinds.index(found.verdict(name)),
-                                                   -np.nan_to_num(found.over(name, "area_near", found.sees(name)))))
+    return sorted(
+        found.rewards,
+        key=lambda name: (
+            kinds.index(found.verdict(name)),
+            -np.nan_to_num(found.over(name, "area_near", found.sees(name))),
+        ),
+    )
 
 
 def of_fault(found: Findings, fault: str) -> str:
     """Rewards × metrics of one fault, sorted by the ROC area of −curve."""
-    head = ["reward", "falls", "rises", "area of −curve", "area of the drop", "−curve, latent", "drop, latent",
-            "mass", "within ±1", "earlier", "later", "deepest within ±1", "lag", "planted in a latent: falls",
-            "area of −curve", "area of the drop", "within ±1"]
+    head = [
+        "reward",
+        "falls",
+        "rises",
+        "area of −curve",
+        "area of the drop",
+        "−curve, latent",
+        "drop, latent",
+        "mass",
+        "within ±1",
+        "earlier",
+        "later",
+        "deepest within ±1",
+        "lag",
+        "planted in a latent: falls",
+        "area of −curve",
+        "area of the drop",
+        "within ±1",
+    ]
     rows = []
-    for name in sorted(found.rewards, key=lambda name: -np.nan_to_num(found.get(name, "area", fault).mean)):
-        pixels = {field: found.get(name, field, fault) for field in Row.__annotations__
-                  if field not in ("reward", "source", "fault", "unit")}
-        latent = {field: found.get(name, field, fault, "latent") for field in ("falls", "area", "area_drop", "near")}
-        rows.append([name, *(share(pixels[key].mean) for key in ("falls", "rises")),
-                     *(span(pixels[key]) for key in ("area", "area_drop", "area_latent", "area_drop_latent", "mass")),
-                     *(share(pixels[key].mean) for key in ("near", "earlier", "later", "hit")),
-                     f"{pixels['lag'].mean:+.1f}" if pixels["lag"].units else "–", share(latent["falls"].mean),
-                     *(span(latent[key]) for key in ("area", "area_drop")), share(latent["near"].mean)])
-    on, near, low = (share(found.get(found.rewards[0], key, fault, kind).mean) for key, kind in
-                     (("chance", "pixels"), ("chance_near", "pixels"), ("chance_near", "latent")))
+    for name in sorted(
+        found.rewards, key=lambda name: -np.nan_to_num(found.get(name, "area", fault).mean)
+    ):
+        pixels = {
+            field: found.get(name, field, fault)
+            for field in Row.__annotations__
+            if field not in ("reward", "source", "fault", "unit")
+        }
+        latent = {
+            field: found.get(name, field, fault, "latent")
+            for field in ("falls", "area", "area_drop", "near")
+        }
+        rows.append(
+            [
+                name,
+                *(share(pixels[key].mean) for key in ("falls", "rises")),
+                *(
+                    span(pixels[key])
+                    for key in ("area", "area_drop", "area_latent", "area_drop_latent", "mass")
+                ),
+                *(share(pixels[key].mean) for key in ("near", "earlier", "later", "hit")),
+                f"{pixels['lag'].mean:+.1f}" if pixels["lag"].units else "–",
+                share(latent["falls"].mean),
+                *(span(latent[key]) for key in ("area", "area_drop")),
+                share(latent["near"].mean),
+            ]
+        )
+    on, near, low = (
+        share(found.get(found.rewards[0], key, fault, kind).mean)
+        for key, kind in (
+            ("chance", "pixels"),
+            ("chance_near", "pixels"),
+            ("chance_near", "latent"),
+        )
+    )
     null = ["chance", "", "", *["0.50"] * 4, on, near, "", "", near, "", "", "0.50", "0.50", low]
     return lines(head, [*rows, null])
 
 
 def sizes(found: Findings) -> str:
     """How much each fault changes its frames, of the range of a pixel."""
-    rows = [[kind, *(f"{found.size.get((kind, fault), math.nan):.1%}" for fault in FAULTS)]
-            for kind in dict.fromkeys(key[0] for key in found.size) if kind in ("pixels", "latent")]
+    rows = [
+        [kind, *(f"{found.size.get((kind, fault), math.nan):.1%}" for fault in FAULTS)]
+        for kind in dict.fromkeys(key[0] for key in found.size)
+        if kind in ("pixels", "latent")
+    ]
     return lines(["planted in", *FAULTS], rows)
 
 
 def splits(found: Findings) -> str:
     """The ROC area of the drop by source and by length, over all faults."""
-    sources = [source for source in dict.fromkeys(row.source for row in found.rows)
-               if kind_of(source) in ("pixels", "latent")]
+    sources = [
+        source
+        for source in dict.fromkeys(row.source for row in found.rows)
+        if kind_of(source) in ("pixels", "latent")
+    ]
     lengths = sorted({row.length for row in found.rows if kind_of(row.source) == "pixels"})
     head = ["reward", *sources, *(f"{n} frame{'s' * (n > 1)}" for n in lengths)]
-    rows = [[name, *(share(found.get(name, "area_drop", kind=kind_of(s), source=s).mean) for s in sources),
-             *(share(found.get(name, "area_drop", length=n).mean) for n in lengths)] for name in ranked(found)]
+    rows = [
+        [
+            name,
+            *(share(found.get(name, "area_drop", kind=kind_of(s), source=s).mean) for s in sources),
+            *(share(found.get(name, "area_drop", length=n).mean) for n in lengths),
+        ]
+        for name in ranked(found)
+    ]
     return lines(head, rows)
 
 
 def harder(found: Findings) -> str:
-    """Where the drop lies when frame 0 is faulty, and when a change lasts, whose truth is the frame it begins at."""
-    head = ["reward", *(f"{kind}: {what}" for kind in ("frame 0", "lasting")
-                        for what in ("falls", "within ±1", "earlier", "later"))]
+    """Where the drop lies when frame 0 is faulty, and when a change lasts, whose truth is
+    the frame it begins at."""
+    head = [
+        "reward",
+        *(
+            f"{kind}: {what}"
+            for kind in ("frame 0", "lasting")
+            for what in ("falls", "within ±1", "earlier", "later")
+        ),
+    ]
     rows = []
     for name in ranked(found):
         row = [name]
         for kind in ("frame 0", "lasting"):
             row.append(share(found.get(name, "falls", kind=kind).mean))
-            row += [share(found.hit(name, field, kind).mean) for field in ("near", "earlier", "later")]
+            row += [
+                share(found.hit(name, field, kind).mean) for field in ("near", "earlier", "later")
+            ]
         rows.append(row)
     return lines(head, rows)
 
@@ -661,22 +913,32 @@ def conclusion(found: Findings) -> str:
 
     def told(kind: str) -> str:
         names = [name for name in ranked(found) if found.verdict(name) == kind]
-        return ", ".join(f"{name} ({', '.join(map(number, near(name)))})" if near(name) else name
-                         for name in names) or "none"
+        return (
+            ", ".join(
+                f"{name} ({', '.join(map(number, near(name)))})" if near(name) else name
+                for name in names
+            )
+            or "none"
+        )
 
     def near(name: str) -> list[float]:
-        return [found.over(name, "near", found.sees(name)), found.hit(name, "near", "frame 0").mean] \
-            if found.sees(name) else []
+        return (
+            [found.over(name, "near", found.sees(name)), found.hit(name, "near", "frame 0").mean]
+            if found.sees(name)
+            else []
+        )
 
     def number(value: float) -> str:
         return f"{value:.0%}".replace("%", " %") if math.isfinite(value) else "–"
 
-    return ("In brackets the share of the drop within one frame of the fault: over the faults seen, and where frame 0 "
-            f"is faulty.\n\n- **May be credited where they are**, for the faults they see: {told('local')}.\n"
-            f"- **Not locally**: {told(ANCHORED)}, where a fault of the first frame, with which all are compared, is "
-            f"charged to the later ones; {told('spread')}, whose drop lies too far from the fault or off it.\n"
-            "- **Cannot localise**, because no planted fault lowers the value of half of the clips: "
-            f"{told('blind')}.\n")
+    return (
+        "In brackets the share of the drop within one frame of the fault: over the faults seen, and where frame 0 "
+        f"is faulty.\n\n- **May be credited where they are**, for the faults they see: {told('local')}.\n"
+        f"- **Not locally**: {told(ANCHORED)}, where a fault of the first frame, with which all are compared, is "
+        f"charged to the later ones; {told('spread')}, whose drop lies too far from the fault or off it.\n"
+        "- **Cannot localise**, because no planted fault lowers the value of half of the clips: "
+        f"{told('blind')}.\n"
+    )
 
 
 def page(found: Findings, command: str, picture: str, clips: Mapping[str, int]) -> str:
@@ -745,7 +1007,8 @@ blur, plants little of them.
 """
 
 
-# --- the picture -----------------------------------------------------------------------------------------------------
+# --- the picture
+# -----------------------------------------------------------------------------------------------------
 
 
 def shade(area: float) -> str:
@@ -756,14 +1019,22 @@ def shade(area: float) -> str:
     """
     pale, ends = (245, 245, 242), ((11, 122, 117) if area >= 0.5 else (194, 87, 26))
     part = min(1.0, 2 * abs(area - 0.5))
-    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(pale, ends, strict=True))
+    return "#" + "".join(
+        f"{round(a + (b - a) * part):02x}" for a, b in zip(pale, ends, strict=True)
+    )
 
 
 def picture(found: Findings) -> str:
-    """Rewards × faults: ROC areas of the curve and of the drop, and of the drop when a latent frame is faulty."""
-    panels = [("−curve, planted in pixels", "area", "pixels"), ("drop against the clean clip", "area_drop", "pixels"),
-              ("drop, planted in a latent", "area_drop", "latent")]
-    panels = [panel for panel in panels if any(kind_of(row.source) == panel[2] for row in found.rows)]
+    """Rewards × faults: ROC areas of the curve and of the drop, and of the drop when a
+    latent frame is faulty."""
+    panels = [
+        ("−curve, planted in pixels", "area", "pixels"),
+        ("drop against the clean clip", "area_drop", "pixels"),
+        ("drop, planted in a latent", "area_drop", "latent"),
+    ]
+    panels = [
+        panel for panel in panels if any(kind_of(row.source) == panel[2] for row in found.rows)
+    ]
     names, cell, high, left, top, gap = ranked(found), 38, 22, 208, 92, 26
     wide = cell * len(FAULTS) + gap
     width, height = left + wide * len(panels), top + high * len(names) + 58
@@ -773,23 +1044,40 @@ def picture(found: Findings) -> str:
         parts.append(_word(x, 20, title, 12, weight="600"))
         for k, fault in enumerate(FAULTS):
             at = x + cell * (k + 0.5)
-            parts.append(f'<text x="{at:g}" y="{top - 8}" font-size="11" fill="#62656b" '
-                         f'transform="rotate(-50 {at:g} {top - 8})">{escape(fault)}</text>')
+            parts.append(
+                f'<text x="{at:g}" y="{top - 8}" font-size="11" fill="#62656b" '
+                f'transform="rotate(-50 {at:g} {top - 8})">{escape(fault)}</text>'
+            )
             for r, name in enumerate(names):
                 area, falls = (found.get(name, key, fault, kind).mean for key in (field, "falls"))
                 parts.append(_cell(area, falls, x + cell * k, top + high * r, cell, high))
-    words = ("area under the ROC curve for “this frame is faulty”: 1 the fault alone, 0.5 chance, below it elsewhere",
-             "faint: the value of fewer than half of the clips falls by more than under a mild re-encoding")
-    parts += [_word(12, height - 34 + 18 * i, line, 11, colour="#62656b") for i, line in enumerate(words)]
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-            f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif"><rect width="{width}" height="{height}" '
-            f'rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n')
+    words = (
+        "area under the ROC curve for “this frame is faulty”: 1 the fault alone, 0.5 chance, below it elsewhere",
+        "faint: the value of fewer than half of the clips falls by more than under a mild re-encoding",
+    )
+    parts += [
+        _word(12, height - 34 + 18 * i, line, 11, colour="#62656b") for i, line in enumerate(words)
+    ]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif"><rect width="{width}" height="{height}" '
+        f'rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n'
+    )
 
 
-def _word(x: float, y: float, text: str, size: int, anchor: str = "start", colour: str = "#1b1c1e",
-          weight: str = "400") -> str:
-    return (f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" font-weight="{weight}" '
-            f'fill="{colour}">{escape(text)}</text>')
+def _word(
+    x: float,
+    y: float,
+    text: str,
+    size: int,
+    anchor: str = "start",
+    colour: str = "#1b1c1e",
+    weight: str = "400",
+) -> str:
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" font-weight="{weight}" '
+        f'fill="{colour}">{escape(text)}</text>'
+    )
 
 
 def _cell(area: float, falls: float, x: float, y: float, width: int, high: int) -> str:
@@ -798,27 +1086,41 @@ def _cell(area: float, falls: float, x: float, y: float, width: int, high: int) 
     seen = falls >= SEES
     ink = "#ffffff" if seen and abs(area - 0.5) > 0.3 else "#1b1c1e" if seen else "#62656b"
     fade = "" if seen else ' opacity=".35"'
-    return (f'<rect x="{x + 1.5:g}" y="{y + 1.5}" width="{width - 3}" height="{high - 3}" rx="3" '
-            f'fill="{shade(area)}"{fade}/><text x="{x + width / 2:g}" y="{y + 14.5}" font-size="10" '
-            f'text-anchor="middle" fill="{ink}">{area:.2f}</text>')
+    return (
+        f'<rect x="{x + 1.5:g}" y="{y + 1.5}" width="{width - 3}" height="{high - 3}" rx="3" '
+        f'fill="{shade(area)}"{fade}/><text x="{x + width / 2:g}" y="{y + 14.5}" font-size="10" '
+        f'text-anchor="middle" fill="{ink}">{area:.2f}</text>'
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Plant, score, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips", type=int, default=8, help="clips of each source")
     parser.add_argument("--sources", default="world 32,world 64,world 128,tiny-wan-32")
     parser.add_argument("--lengths", default="1,3,5", help="of a fault, frames")
-    parser.add_argument("--model", default="assets/tiny-wan-32", help="what draws the clips of tiny-wan-32")
+    parser.add_argument(
+        "--model", default="assets/tiny-wan-32", help="what draws the clips of tiny-wan-32"
+    )
     parser.add_argument("--steps", type=int, default=20, help="of its deterministic sampler")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("runs/localisation"), help="where finished clips are kept")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/localisation"), help="where finished clips are kept"
+    )
     parser.add_argument("--out", type=Path, help="page to write; standard output without")
-    parser.add_argument("--quick", action="store_true", help="two clips of 32 pixels, one length: seconds")
+    parser.add_argument(
+        "--quick", action="store_true", help="two clips of 32 pixels, one length: seconds"
+    )
     args = parser.parse_args(arguments)
     sources, lengths = args.sources.split(","), [int(n) for n in args.lengths.split(",")]
     if args.quick:
-        args.clips, lengths, sources = 2, [3], [s for s in sources if s in ("world 32", "tiny-wan-32")]
+        args.clips, lengths, sources = (
+            2,
+            [3],
+            [s for s in sources if s in ("world 32", "tiny-wan-32")],
+        )
     torch.set_num_threads(1)
     cells = run(sources, args.clips, lengths, args.model, args.steps, args.seed, args.work)
     found = Findings.of(cells)

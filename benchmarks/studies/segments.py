@@ -1,14 +1,17 @@
-"""Does segment credit learn from fewer samples? Arms × seeds × kinds of clips, trained by `vidrl train`.
+"""Does segment credit learn from fewer samples? Arms × seeds × kinds of clips, trained by
+`vidrl train`.
 
-    python scripts/local_faults.py train          # once: the model whose faults are local in time
-    python benchmarks/studies/segments.py sweep   # each arm at three learning rates, the same budget for each
-    python benchmarks/studies/segments.py run     # the chosen ones over paired seeds
-    python benchmarks/studies/segments.py report  # table and pictures of what is there, at any time
-    python benchmarks/studies/segments.py final   # if there is time: finished runs on 256 held-out prompts
+    python scripts/local_faults.py train          # once: the model whose faults are local
+    in time python benchmarks/studies/segments.py sweep   # each arm at three learning
+    rates, the same budget for each python benchmarks/studies/segments.py run     # the
+    chosen ones over paired seeds python benchmarks/studies/segments.py report  # table and
+    pictures of what is there, at any time python benchmarks/studies/segments.py final   #
+    if there is time: finished runs on 256 held-out prompts
 
-Each stage may be killed and called again: finished runs are skipped, unfinished ones resumed. An arm is what stands in
-ARMS; a run's folder is named by everything that it overrides, so that an edited arm never meets an old one's runs. A
-pair is one seed: the same prompts, the same first noise of every group. Held-out prompts and their noise are the same
+Each stage may be killed and called again: finished runs are skipped, unfinished ones
+resumed. An arm is what stands in ARMS; a run's folder is named by everything that it
+overrides, so that an edited arm never meets an old one's runs. A pair is one seed: the same
+prompts, the same first noise of every group. Held-out prompts and their noise are the same
 for all. Runs of `sweep` have seeds of their own.
 """
 
@@ -48,14 +51,26 @@ RECIPE = "scripts/recipes/study.toml"
 # What is compared. The first arm is the one that the others are held against.
 
 OPTION = "algorithm.options."
-SHARED = (f"{OPTION}equalise=true", f'{OPTION}scale="batch"')  # but for `plain`, which shows what these two do
+SHARED = (
+    f"{OPTION}equalise=true",
+    f'{OPTION}scale="batch"',
+)  # but for `plain`, which shows what these two do
 ARMS: dict[str, tuple[str, ...]] = {
     "whole": (f"{OPTION}segments=1", f'{OPTION}credit="whole"', *SHARED),
     "segment": (f"{OPTION}segments=5", f'{OPTION}credit="segment"', f"{OPTION}alpha=1.0", *SHARED),
-    "split": (f"{OPTION}segments=5", f'{OPTION}credit="whole"', *SHARED),  # five ratios a clip, one credit
+    "split": (
+        f"{OPTION}segments=5",
+        f'{OPTION}credit="whole"',
+        *SHARED,
+    ),  # five ratios a clip, one credit
     "gls": (f"{OPTION}segments=5", f'{OPTION}credit="gls"', f"{OPTION}alpha=1.0", *SHARED),
-    "plain": (f"{OPTION}segments=1", f'{OPTION}credit="whole"', f"{OPTION}equalise=false", f'{OPTION}scale="group"'),
-}  # fmt: skip
+    "plain": (
+        f"{OPTION}segments=1",
+        f'{OPTION}credit="whole"',
+        f"{OPTION}equalise=false",
+        f'{OPTION}scale="group"',
+    ),
+}
 LEVERS: dict[str, tuple[str, ...]] = {  # one thing about `segment` changed
     "unequal": (f"{OPTION}equalise=false",),
     "unparted": (f"{OPTION}per_part=false",),
@@ -68,24 +83,49 @@ LEVERS: dict[str, tuple[str, ...]] = {  # one thing about `segment` changed
 ARMS |= {name: (*ARMS["segment"], *changed) for name, changed in LEVERS.items()}
 NOTES = {
     "split": "the control, five ratios a clip and their wider clip range, but whole-clip credit",
-    "unequal": "no step equaliser", "unparted": "no normalisation by part", "by-group": "each group's own std",
-    "window": "noise in four steps a round, sliding (MixGRPO)", "window-decay": "the same, early steps more often",
-    "tight": "a fifth of the clip range", "wide": "five times the clip range",
-}  # fmt: skip
-KINDS = {"everywhere": "assets/tiny-wan-32", "local": "runs/local-faults/model", "larger": "assets/tiny-wan"}
-TITLES = {"everywhere": "Faults everywhere in the clip", "local": "Faults local in time",
-          "larger": "Faults everywhere, 64 x 64 pixels, textures and a moving camera"}  # fmt: skip
-MEASURED = {"local": KINDS["everywhere"]}  # whose influence a kind reads, where its own model has none
+    "unequal": "no step equaliser",
+    "unparted": "no normalisation by part",
+    "by-group": "each group's own std",
+    "window": "noise in four steps a round, sliding (MixGRPO)",
+    "window-decay": "the same, early steps more often",
+    "tight": "a fifth of the clip range",
+    "wide": "five times the clip range",
+}
+KINDS = {
+    "everywhere": "assets/tiny-wan-32",
+    "local": "runs/local-faults/model",
+    "larger": "assets/tiny-wan",
+}
+TITLES = {
+    "everywhere": "Faults everywhere in the clip",
+    "local": "Faults local in time",
+    "larger": "Faults everywhere, 64 x 64 pixels, textures and a moving camera",
+}
+MEASURED = {
+    "local": KINDS["everywhere"]
+}  # whose influence a kind reads, where its own model has none
 SWEPT, VALUES = "train.learning_rate", (1.5e-3, 3e-3, 6e-3)
 SWEEP_SEEDS = (100, 101)  # two runs a setting, on the kinds in turn
-SWEEP_ROUNDS, ROUNDS, SEEDS = 8, 16, 5  # a run is about 12 CPU seconds, 12 more an evaluation and 11 a round
+SWEEP_ROUNDS, ROUNDS, SEEDS = (
+    8,
+    16,
+    5,
+)  # a run is about 12 CPU seconds, 12 more an evaluation and 11 a round
 COMMON = (
-    "train.eval_every=4", "train.eval_steps=10", "data.held_out_n=64", 'guard.action="warn"',
-    "train.checkpoint_every=4", "train.keep_checkpoints=1", "train.show=2",
-)  # fmt: skip
+    "train.eval_every=4",
+    "train.eval_steps=10",
+    "data.held_out_n=64",
+    'guard.action="warn"',
+    "train.checkpoint_every=4",
+    "train.keep_checkpoints=1",
+    "train.show=2",
+)
 FINAL_N, FINAL_STEPS = 256, 20  # held-out prompts and denoising steps of `final`
 TARGET = 0.8  # share of the first arm's mean final gain
-GUARDS = {"dynamic_degree": 0.95, "verifier": 0.965}  # least share of the base model's value, as the demo's guard
+GUARDS = {
+    "dynamic_degree": 0.95,
+    "verifier": 0.965,
+}  # least share of the base model's value, as the demo's guard
 BESIDE = ("dynamic_degree", "verifier", "identity")
 AXES = {"clips": "clips", "calls": "denoiser calls", "cpu": "CPU seconds"}
 
@@ -122,7 +162,12 @@ class Job:
     def command(self) -> list[str] | None:
         """What is to be done next; None where nothing is."""
         if self.final:
-            words = [sys.executable, str(Path(__file__).resolve()), "measure", *self.all_overrides()]
+            words = [
+                sys.executable,
+                str(Path(__file__).resolve()),
+                "measure",
+                *self.all_overrides(),
+            ]
             return None if self.ended.exists() else words
         if checkpoint.status(self.folder) == "finished":
             return None
@@ -130,8 +175,15 @@ class Job:
 
     def row(self) -> dict[str, Any]:
         """A line of the manifest."""
-        return {"stage": self.stage, "kind": self.kind, "arm": self.arm, "seed": self.seed, "value": self.value,
-                "folder": self.folder.relative_to(self.out).as_posix(), "overrides": list(self.overrides)}  # fmt: skip
+        return {
+            "stage": self.stage,
+            "kind": self.kind,
+            "arm": self.arm,
+            "seed": self.seed,
+            "value": self.value,
+            "folder": self.folder.relative_to(self.out).as_posix(),
+            "overrides": list(self.overrides),
+        }
 
 
 @dataclass(frozen=True)
@@ -150,50 +202,100 @@ class Options:
 
 def overrides(o: Options, arm: str, kind: str, value: float, rounds: int) -> tuple[str, ...]:
     """Everything that a run overrides; what is named later wins."""
-    setting = (f"{SWEPT}={value:g}", f"train.rounds={rounds}", f'backbone.options.model="{KINDS[kind]}"')
+    setting = (
+        f"{SWEPT}={value:g}",
+        f"train.rounds={rounds}",
+        f'backbone.options.model="{KINDS[kind]}"',
+    )
     known = f'{OPTION}influence="{MEASURED.get(kind, KINDS[kind])}/influence.safetensors"'
     return (*COMMON, *setting, *ARMS[arm], *((known,) if arm == "gls" else ()), *o.extra)
 
 
 def sweep_jobs(o: Options) -> list[Job]:
-    """Every arm at every value, once a seed; all arms side by side, so that a sweep cut short is even."""
+    """Every arm at every value, once a seed; all arms side by side, so that a sweep cut
+    short is even."""
     places = [(seed, o.kinds[i % len(o.kinds)]) for i, seed in enumerate(SWEEP_SEEDS)]
-    return [Job("sweep", kind, arm, seed, overrides(o, arm, kind, value, o.sweep_rounds), o.out, value)
-            for seed, kind in places for value in VALUES for arm in o.arms]  # fmt: skip
+    return [
+        Job("sweep", kind, arm, seed, overrides(o, arm, kind, value, o.sweep_rounds), o.out, value)
+        for seed, kind in places
+        for value in VALUES
+        for arm in o.arms
+    ]
 
 
 def run_jobs(o: Options, chosen: Mapping[str, float]) -> list[Job]:
     """Seed by seed every arm on each kind, so that a study cut short is even."""
-    return [Job("run", kind, arm, seed, overrides(o, arm, kind, chosen[arm], o.rounds), o.out, chosen[arm])
-            for seed in range(o.seeds) for kind in o.kinds for arm in o.arms]  # fmt: skip
+    return [
+        Job(
+            "run",
+            kind,
+            arm,
+            seed,
+            overrides(o, arm, kind, chosen[arm], o.rounds),
+            o.out,
+            chosen[arm],
+        )
+        for seed in range(o.seeds)
+        for kind in o.kinds
+        for arm in o.arms
+    ]
 
 
 def final_jobs(o: Options) -> list[Job]:
-    """The base models and every finished run of the manifest, to be measured on more prompts."""
-    base = [Job("base", kind, "base", 0, (f'backbone.options.model="{KINDS[kind]}"', *o.extra), o.out, final=True)
-            for kind in o.kinds]  # fmt: skip
+    """The base models and every finished run of the manifest, to be measured on more
+    prompts."""
+    base = [
+        Job(
+            "base",
+            kind,
+            "base",
+            0,
+            (f'backbone.options.model="{KINDS[kind]}"', *o.extra),
+            o.out,
+            final=True,
+        )
+        for kind in o.kinds
+    ]
     rows = [row for row in gathered(o.out, "run") if row["curve"] is not None]
-    runs = [Job("run", row["kind"], row["arm"], row["seed"], tuple(row["overrides"]), o.out, row["value"], final=True)
-            for row in rows if row["kind"] in o.kinds and row["arm"] in o.arms]  # fmt: skip
+    runs = [
+        Job(
+            "run",
+            row["kind"],
+            row["arm"],
+            row["seed"],
+            tuple(row["overrides"]),
+            o.out,
+            row["value"],
+            final=True,
+        )
+        for row in rows
+        if row["kind"] in o.kinds and row["arm"] in o.arms
+    ]
     return base + runs
 
 
 def check(jobs: Sequence[Job]) -> None:
-    """Raise what a run would raise for its recipe, its options or its model, before any run."""
+    """Raise what a run would raise for its recipe, its options or its model, before any
+    run."""
     for job in {(j.kind, j.overrides): j for j in jobs}.values():
         recipe = config.load(ROOT / RECIPE, job.all_overrides())
         config.check_plugins(recipe)
         plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
         model = ROOT / str(recipe.backbone.options["model"])
         if not (model / "model_index.json").exists():
-            raise SystemExit(f"segments: expected a model in {model}, found none: python scripts/local_faults.py train")
+            raise SystemExit(
+                f"segments: expected a model in {model}, found none: python scripts/local_faults.py train"
+            )
 
 
 def note(out: Path, jobs: Sequence[Job]) -> None:
-    """Add jobs to the manifest; one of the same stage, kind, arm, value and seed takes the earlier one's place."""
+    """Add jobs to the manifest; one of the same stage, kind, arm, value and seed takes the
+    earlier one's place."""
     path = out / "manifest.json"
     known = json.loads(path.read_text()) if path.exists() else []
-    keyed = {_key(row): row for row in known} | {_key(row): row for row in (job.row() for job in jobs)}
+    keyed = {_key(row): row for row in known} | {
+        _key(row): row for row in (job.row() for job in jobs)
+    }
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text(path, json.dumps(list(keyed.values()), indent=1))
 
@@ -211,7 +313,8 @@ Failed = dict[tuple[str, str], tuple[Job, str]]  # (kind, arm) → the job and t
 
 
 def work(jobs: Sequence[Job], slots: int) -> list[str]:
-    """Run all jobs, `slots` at a time, and return what failed; Ctrl-C and SIGTERM let the running ones save and leave.
+    """Run all jobs, `slots` at a time, and return what failed; Ctrl-C and SIGTERM let the
+    running ones save and leave.
 
     An arm that failed on a kind is not tried again there in this call.
     """
@@ -225,7 +328,9 @@ def work(jobs: Sequence[Job], slots: int) -> list[str]:
             while waiting and len(active) < slots:
                 _start(waiting.popleft(), active, failed, bar)
             time.sleep(0.2)
-            bar.set_postfix_str(", ".join(_stands(job) for _, job, _ in active.values()), refresh=False)
+            bar.set_postfix_str(
+                ", ".join(_stands(job) for _, job, _ in active.values()), refresh=False
+            )
             for pid in list(active):
                 _look(pid, active, failed, waiting)
     except KeyboardInterrupt:
@@ -244,14 +349,21 @@ def _start(job: Job, active: Active, failed: Failed, bar: Any) -> None:
         bar.update()
         return
     job.folder.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", PARENT: str(os.getpid()), "PYTHONPATH": _python_path()}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        PARENT: str(os.getpid()),
+        "PYTHONPATH": _python_path(),
+    }
     with open(_log(job), "ab") as log:
-        child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     active[child.pid] = (child, job, time.monotonic())
 
 
 def _look(pid: int, active: Active, failed: Failed, waiting: deque[Job]) -> None:
-    """If a child has ended: note what it cost, and put its job back for what is left of it."""
+    """If a child has ended: note what it cost, and put its job back for what is left of
+    it."""
     got, status, usage = os.wait4(pid, os.WNOHANG)
     if got == 0:
         return
@@ -274,7 +386,8 @@ def _leave(active: Active) -> None:
 
 
 def _add_cost(job: Job, cpu: float, wall: float) -> None:
-    """CPU and wall seconds of all processes that trained a run, start and evaluations included."""
+    """CPU and wall seconds of all processes that trained a run, start and evaluations
+    included."""
     path = job.folder.with_name(f"{job.folder.name}.cost.json")
     old = json.loads(path.read_text()) if path.exists() else {"cpu": 0.0, "wall": 0.0}
     checkpoint.write_text(path, json.dumps({"cpu": old["cpu"] + cpu, "wall": old["wall"] + wall}))
@@ -300,18 +413,29 @@ def _stands(job: Job) -> str:
 
 
 def measure(words: Sequence[str]) -> None:
-    """Measure a run's weights, or with none those of the base model, on FINAL_N held-out prompts."""
+    """Measure a run's weights, or with none those of the base model, on FINAL_N held-out
+    prompts."""
     from vidrl.backbones.base import PromptCache
     from vidrl.training.held_out import HeldOut
     from vidrl.training.policy import Policy
     from vidrl.training.processes import Workers
 
     folder = Path(config.load(RECIPE, words).run)
-    trained = [f'policy.lora="{(folder / "lora").as_posix()}"'] if (folder / "lora").exists() else []
+    trained = (
+        [f'policy.lora="{(folder / "lora").as_posix()}"'] if (folder / "lora").exists() else []
+    )
     recipe = config.load(RECIPE, [*words, *trained])
-    backbone, p = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options), recipe.policy
-    policy = Policy(backbone, p.lora_rank, p.lora_alpha, p.lora_targets, p.lora, p.full, recipe.seed)
-    prompts, reward = config.read_prompts(recipe.data.held_out)[:FINAL_N], evaluate.build_reward(recipe.reward)
+    backbone, p = (
+        plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options),
+        recipe.policy,
+    )
+    policy = Policy(
+        backbone, p.lora_rank, p.lora_alpha, p.lora_targets, p.lora, p.full, recipe.seed
+    )
+    prompts, reward = (
+        config.read_prompts(recipe.data.held_out)[:FINAL_N],
+        evaluate.build_reward(recipe.reward),
+    )
     held_out = HeldOut(prompts, reward, Workers(), PromptCache(backbone), FINAL_STEPS)
     measures, _, _ = held_out.measure(policy, "live", 32)
     evaluate.save(folder.with_name(f"{folder.name}.final"), 0, measures)
@@ -343,29 +467,45 @@ def read(folder: Path, seed: int) -> Curve | None:
     trained = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     at = np.array([row["round"] for row in rows])
     numbers = [evaluate.load(folder / "evals", int(r)) for r in at]
-    mean = {name: np.array([row["measures"][name]["mean"] for row in rows]) for name in ("composite", *BESIDE)}
-    low = np.array([[_shortfall(numbers[0][name], now[name], share) for name, share in GUARDS.items()]
-                    for now in numbers])  # fmt: skip
+    mean = {
+        name: np.array([row["measures"][name]["mean"] for row in rows])
+        for name in ("composite", *BESIDE)
+    }
+    low = np.array(
+        [
+            [_shortfall(numbers[0][name], now[name], share) for name, share in GUARDS.items()]
+            for now in numbers
+        ]
+    )
     return Curve(
-        seed, recipe["train"]["rounds"], _axes(folder, recipe, trained, at), mean["composite"] - mean["composite"][0],
-        np.asarray((low[..., 1] <= 0).all(1)), np.asarray((low[..., 0] > 0).any(1)),
+        seed,
+        recipe["train"]["rounds"],
+        _axes(folder, recipe, trained, at),
+        mean["composite"] - mean["composite"][0],
+        np.asarray((low[..., 1] <= 0).all(1)),
+        np.asarray((low[..., 0] > 0).any(1)),
         {name: mean[name] - mean[name][0] for name in BESIDE},
         float(np.mean([row["reward"]["mean"] for row in trained])),
-    )  # fmt: skip
+    )
 
 
 def _shortfall(base: np.ndarray, now: np.ndarray, share: float) -> tuple[float, float]:
-    """How far below share × base a measure is, in the mean over clips, and the lower end of its 95 % interval."""
+    """How far below share × base a measure is, in the mean over clips, and the lower end of
+    its 95 % interval."""
     d = share * base - now
     d = d[np.isfinite(d)]
     return float(d.mean()), float(d.mean() - 1.96 * d.std(ddof=1) / np.sqrt(len(d)))
 
 
-def _axes(folder: Path, recipe: Mapping[str, Any], trained: Sequence[Any], at: np.ndarray) -> dict[str, np.ndarray]:
-    """Clips drawn, denoiser calls and CPU seconds of training (not of evaluation) after the rounds `at`.
+def _axes(
+    folder: Path, recipe: Mapping[str, Any], trained: Sequence[Any], at: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Clips drawn, denoiser calls and CPU seconds of training (not of evaluation) after the
+    rounds `at`.
 
-    A call is a forward pass of one clip; a kept step of the update counts as three, forward and backward. Seconds are
-    the stages' own, times what share of the wall clock the processes had of a core.
+    A call is a forward pass of one clip; a kept step of the update counts as three, forward
+    and backward. Seconds are the stages' own, times what share of the wall clock the
+    processes had of a core.
     """
     clips = recipe["train"]["prompts_per_round"] * recipe["train"]["group"]
     options = recipe["algorithm"]["options"]
@@ -374,29 +514,41 @@ def _axes(folder: Path, recipe: Mapping[str, Any], trained: Sequence[Any], at: n
     seconds = np.cumsum([0.0] + [sum(row["seconds"].values()) for row in trained])
     path = folder.with_name(f"{folder.name}.cost.json")
     cost = json.loads(path.read_text()) if path.exists() else {"cpu": 1.0, "wall": 1.0}
-    return {"clips": at * clips, "calls": at * clips * (steps + 3 * kept),
-            "cpu": seconds[at] * min(1.0, cost["cpu"] / cost["wall"])}  # fmt: skip
+    return {
+        "clips": at * clips,
+        "calls": at * clips * (steps + 3 * kept),
+        "cpu": seconds[at] * min(1.0, cost["cpu"] / cost["wall"]),
+    }
 
 
 def gathered(out: Path, stage: str) -> list[dict[str, Any]]:
-    """The manifest's rows of a stage, each with its curve (None where it is not finished)."""
+    """The manifest's rows of a stage, each with its curve (None where it is not
+    finished)."""
     path = out / "manifest.json"
     rows = json.loads(path.read_text()) if path.exists() else []
-    return [row | {"curve": read(out / row["folder"], row["seed"])} for row in rows if row["stage"] == stage]
+    return [
+        row | {"curve": read(out / row["folder"], row["seed"])}
+        for row in rows
+        if row["stage"] == stage
+    ]
 
 
 # Choosing
 
 
 def chosen(out: Path, arms: Sequence[str]) -> tuple[dict[str, float], list[str]]:
-    """Each arm's best value by the mean height of the held-out curve over the sweep's runs, and a table of all."""
+    """Each arm's best value by the mean height of the held-out curve over the sweep's runs,
+    and a table of all."""
     found: dict[tuple[str, float], list[float]] = {}
     for row in gathered(out, "sweep"):
         curve = row["curve"]
         if curve is not None:
             height = paired.mean_height(curve.x["clips"], curve.gain)
             found.setdefault((row["arm"], row["value"]), []).append(height)
-    best, lines = {}, ["| arm | " + " | ".join(f"{v:g}" for v in VALUES) + " | chosen |", "|---|" + "---|" * 4]
+    best, lines = (
+        {},
+        ["| arm | " + " | ".join(f"{v:g}" for v in VALUES) + " | chosen |", "|---|" + "---|" * 4],
+    )
     for arm in arms:
         runs = {value: found.get((arm, value), []) for value in VALUES}
         complete = {value: float(np.mean(heights)) for value, heights in runs.items() if heights}
@@ -455,7 +607,9 @@ def finished(out: Path) -> dict[str, dict[str, dict[int, Curve]]]:
     rows = [row for row in gathered(out, "run") if row["curve"] is not None]
     lengths = {row["curve"].rounds for row in rows}
     if len(lengths) > 1:
-        raise SystemExit(f"segments: expected runs of one length, got {sorted(lengths)} rounds: use another --out")
+        raise SystemExit(
+            f"segments: expected runs of one length, got {sorted(lengths)} rounds: use another --out"
+        )
     made: dict[str, dict[str, dict[int, Curve]]] = {}
     for row in rows:
         made.setdefault(row["kind"], {}).setdefault(row["arm"], {})[row["seed"]] = row["curve"]
@@ -482,16 +636,30 @@ def compare(runs: Runs, arm: str, first: str) -> Comparison | None:
     a, b = [runs[first][s] for s in seeds], [runs[arm][s] for s in seeds]
     target = target_of(runs[first])
     at = {axis: (times(a, target, axis), times(b, target, axis)) for axis in AXES}
-    ratio = {axis: paired.time_ratio(*pair, min(c.x[axis][-1] for c in (*a, *b))) for axis, pair in at.items()}
+    ratio = {
+        axis: paired.time_ratio(*pair, min(c.x[axis][-1] for c in (*a, *b)))
+        for axis, pair in at.items()
+    }
     whole, other = at["clips"]
-    height = [np.array([paired.mean_height(c.x["clips"], c.gain) for c in curves]) for curves in (a, b)]
+    height = [
+        np.array([paired.mean_height(c.x["clips"], c.gain) for c in curves]) for curves in (a, b)
+    ]
     ends = [np.array([c.gain[-1] for c in curves]) for curves in (a, b)]
     reward = [np.array([c.reward for c in curves]) for curves in (a, b)]
     return Comparison(
-        arm, seeds, float(ends[1].mean()), paired.mean_difference(*ends), paired.mean_difference(*height),
-        paired.mean_difference(*reward), int(other[1].sum()), paired.median_time(*other), ratio, (whole, other),
-        float(min(c.x["clips"][-1] for c in (*a, *b))), paired.paired_time_p([whole], [other]),
-    )  # fmt: skip
+        arm,
+        seeds,
+        float(ends[1].mean()),
+        paired.mean_difference(*ends),
+        paired.mean_difference(*height),
+        paired.mean_difference(*reward),
+        int(other[1].sum()),
+        paired.median_time(*other),
+        ratio,
+        (whole, other),
+        float(min(c.x["clips"][-1] for c in (*a, *b))),
+        paired.paired_time_p([whole], [other]),
+    )
 
 
 def compared(found: Mapping[str, Runs], arms: Sequence[str]) -> dict[str, list[Comparison]]:
@@ -501,14 +669,17 @@ def compared(found: Mapping[str, Runs], arms: Sequence[str]) -> dict[str, list[C
 
 
 def pooled(rows: Sequence[Comparison]) -> tuple[paired.Interval, float]:
-    """One arm over all kinds: the geometric mean of the kinds' ratios, seeds drawn together, and the test of all pairs.
+    """One arm over all kinds: the geometric mean of the kinds' ratios, seeds drawn
+    together, and the test of all pairs.
 
     Raises ValueError where the kinds have other seeds.
     """
     if len({c.seeds for c in rows}) != 1:
         raise ValueError(f"expected the same seeds of every kind, got {[c.seeds for c in rows]}")
     pairs = [(c.pair, c.horizon) for c in rows]
-    return paired.pooled_ratio(pairs), paired.paired_time_p(*zip(*(c.pair for c in rows), strict=True))
+    return paired.pooled_ratio(pairs), paired.paired_time_p(
+        *zip(*(c.pair for c in rows), strict=True)
+    )
 
 
 # The page
@@ -520,44 +691,88 @@ def span(i: paired.Interval, form: str = "+.3f") -> str:
 
 def speed_table(rows: Sequence[Comparison], adjusted: Mapping[str, float]) -> list[str]:
     """Samples to the target."""
-    head = ("arm", "runs", "reached", "median clips", "clips, first / arm", "calls", "CPU seconds",
-            "faster, slower, neither", "p", "p, Holm")  # fmt: skip
+    head = (
+        "arm",
+        "runs",
+        "reached",
+        "median clips",
+        "clips, first / arm",
+        "calls",
+        "CPU seconds",
+        "faster, slower, neither",
+        "p",
+        "p, Holm",
+    )
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for i, c in enumerate(rows):
         median = f"{c.median:.0f}" if np.isfinite(c.median) else "not reached"
         ratios = [span(c.ratio[axis], ".2f") if i else "1" for axis in AXES]
-        numbers = [", ".join(map(str, paired.wins(*c.pair))), f"{c.p:.3f}", f"{adjusted.get(c.arm, 1.0):.3f}"]
+        numbers = [
+            ", ".join(map(str, paired.wins(*c.pair))),
+            f"{c.p:.3f}",
+            f"{adjusted.get(c.arm, 1.0):.3f}",
+        ]
         tests = numbers if i else ["", "", ""]
-        lines.append(f"| {c.arm} | {len(c.seeds)} | {c.reached} | {median} | " + " | ".join(ratios + tests) + " |")
+        lines.append(
+            f"| {c.arm} | {len(c.seeds)} | {c.reached} | {median} | "
+            + " | ".join(ratios + tests)
+            + " |"
+        )
     return lines
 
 
 def pooled_table(all_rows: Mapping[str, Sequence[Comparison]], arms: Sequence[str]) -> list[str]:
     """All kinds together, where their seeds are the same."""
-    found = {arm: [c for rows in all_rows.values() for c in rows if c.arm == arm] for arm in arms[1:]}
-    made = {arm: pooled(rows) for arm, rows in found.items() if rows and len({c.seeds for c in rows}) == 1}
+    found = {
+        arm: [c for rows in all_rows.values() for c in rows if c.arm == arm] for arm in arms[1:]
+    }
+    made = {
+        arm: pooled(rows)
+        for arm, rows in found.items()
+        if rows and len({c.seeds for c in rows}) == 1
+    }
     if len(all_rows) < 2 or not made:
         return []
     adjusted = paired.holm([p for _, p in made.values()])
-    lines = ["## All kinds together", "", "The geometric mean of the kinds' ratios; Holm's over the arms.", "",
-             "| arm | pairs | clips, first / arm | p | p, Holm |", "|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "## All kinds together",
+        "",
+        "The geometric mean of the kinds' ratios; Holm's over the arms.",
+        "",
+        "| arm | pairs | clips, first / arm | p | p, Holm |",
+        "|---|---|---|---|---|",
+    ]
     for (arm, (ratio, p)), q in zip(made.items(), adjusted, strict=True):
         pairs = sum(len(c.seeds) for c in found[arm])
         lines.append(f"| {arm} | {pairs} | {span(ratio, '.2f')} | {p:.4f} | {q:.4f} |")
     return [*lines, ""]
 
 
-def gain_table(rows: Sequence[Comparison], runs: Runs, last: Mapping[str, Sequence[float]]) -> list[str]:
+def gain_table(
+    rows: Sequence[Comparison], runs: Runs, last: Mapping[str, Sequence[float]]
+) -> list[str]:
     """Final gains, mean heights, and what no reward looks at."""
-    head = ("arm", "final gain", "less the first's", "mean height, less the first's",
-            "training reward, less the first's", f"gain on {FINAL_N} prompts",
-            *BESIDE, "ends outside a guard", "beyond doubt")  # fmt: skip
+    head = (
+        "arm",
+        "final gain",
+        "less the first's",
+        "mean height, less the first's",
+        "training reward, less the first's",
+        f"gain on {FINAL_N} prompts",
+        *BESIDE,
+        "ends outside a guard",
+        "beyond doubt",
+    )
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for i, c in enumerate(rows):
         curves = [runs[c.arm][s] for s in c.seeds]
-        beside = [f"{np.mean([curve.beside[name][-1] for curve in curves]):+.3f}" for name in BESIDE]
-        broken = [f"{sum(int(f(curve)) for curve in curves)} of {len(curves)}"
-                  for f in (lambda k: k.outside[-1], lambda k: not k.held[-1])]  # fmt: skip
+        beside = [
+            f"{np.mean([curve.beside[name][-1] for curve in curves]):+.3f}" for name in BESIDE
+        ]
+        broken = [
+            f"{sum(int(f(curve)) for curve in curves)} of {len(curves)}"
+            for f in (lambda k: k.outside[-1], lambda k: not k.held[-1])
+        ]
         more = f"{np.mean(last[c.arm]):+.3f}" if last.get(c.arm) else "–"
         differences = [span(c.final), span(c.height), span(c.reward)] if i else ["", "", ""]
         cells = [c.arm, f"{c.gain:+.3f}", *differences, more, *beside, *broken]
@@ -572,7 +787,11 @@ def last_gains(out: Path, kind: str) -> dict[str, list[float]]:
     made: dict[str, list[float]] = {}
     before = _composite(out / base[-1]["folder"]) if base else None
     for row in rows:
-        after = _composite(out / row["folder"]) if row["stage"] == "run" and row["kind"] == kind else None
+        after = (
+            _composite(out / row["folder"])
+            if row["stage"] == "run" and row["kind"] == kind
+            else None
+        )
         if before is not None and after is not None:
             made.setdefault(row["arm"], []).append(float(np.nanmean(after - before)))
     return made
@@ -598,7 +817,8 @@ seconds are of training, evaluation left out."""
 
 
 def power(pairs: int) -> str:
-    """What so few pairs can show at best: the smallest two-sided p of a sign test, and what an interval of two is.
+    """What so few pairs can show at best: the smallest two-sided p of a sign test, and what
+    an interval of two is.
 
     >>> power(5)
     'Five pairs can give a sign test no less than p = 0.062.'
@@ -606,7 +826,9 @@ def power(pairs: int) -> str:
     named = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
     count = named[pairs] if pairs < len(named) else str(pairs)
     smallest = min(1.0, 2.0 ** (1 - pairs))
-    least = f"{count} pair{'s' * (pairs != 1)} can give a sign test no less than p = {smallest:.2g}."
+    least = (
+        f"{count} pair{'s' * (pairs != 1)} can give a sign test no less than p = {smallest:.2g}."
+    )
     if pairs > 2:
         return least
     return f"{least} The interval of two pairs is their range, which holds the true value in about half of all cases."
@@ -616,19 +838,44 @@ def page(o: Options, found: Mapping[str, Runs], picture: str) -> str:
     """The Markdown page."""
     compare_all = compared(found, o.arms)
     tests = [(kind, c) for kind, rows in compare_all.items() for c in rows[1:]]
-    corrected = dict(zip([(k, c.arm) for k, c in tests], paired.holm([c.p for _, c in tests]), strict=True))
-    title = "# Whole-clip against segment credit" if o.arms[0] == "whole" else "# What else changes how segments learn"
-    lines = [title, "", "```", *commands(o), "```", "", device(), "", ABOUT, "",
-             f"![curves and ratios]({picture})", ""]  # fmt: skip
+    corrected = dict(
+        zip([(k, c.arm) for k, c in tests], paired.holm([c.p for _, c in tests]), strict=True)
+    )
+    title = (
+        "# Whole-clip against segment credit"
+        if o.arms[0] == "whole"
+        else "# What else changes how segments learn"
+    )
+    lines = [
+        title,
+        "",
+        "```",
+        *commands(o),
+        "```",
+        "",
+        device(),
+        "",
+        ABOUT,
+        "",
+        f"![curves and ratios]({picture})",
+        "",
+    ]
     for kind, rows in compare_all.items():
         if not rows:
             continue
         target = target_of(found[kind][o.arms[0]])
-        lines += [f"## {TITLES[kind]}", "",
-                  f"Model `{KINDS[kind]}`; the target is a gain of {target:+.3f}.", "",
-                  power(min(len(c.seeds) for c in rows)), "",
-                  *speed_table(rows, {arm: q for (k, arm), q in corrected.items() if k == kind}), "",
-                  *gain_table(rows, found[kind], last_gains(o.out, kind)), ""]  # fmt: skip
+        lines += [
+            f"## {TITLES[kind]}",
+            "",
+            f"Model `{KINDS[kind]}`; the target is a gain of {target:+.3f}.",
+            "",
+            power(min(len(c.seeds) for c in rows)),
+            "",
+            *speed_table(rows, {arm: q for (k, arm), q in corrected.items() if k == kind}),
+            "",
+            *gain_table(rows, found[kind], last_gains(o.out, kind)),
+            "",
+        ]
     lines += pooled_table({kind: rows for kind, rows in compare_all.items() if rows}, o.arms)
     return "\n".join([*lines, "## Arms", "", *arm_lines(o), ""])
 
@@ -654,11 +901,20 @@ def device() -> str:
     import torch
 
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.exists() else []  # fmt: skip
+    names = (
+        [
+            line.split(":")[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.exists()
+        else []
+    )
     name = names[0] if names else platform.processor() or platform.machine()
-    return (f"{name}, {os.cpu_count()} cores, two runs of one thread side by side. Python {platform.python_version()}, "
-            f"torch {torch.__version__}, numpy {np.__version__}.")  # fmt: skip
+    return (
+        f"{name}, {os.cpu_count()} cores, two runs of one thread side by side. Python {platform.python_version()}, "
+        f"torch {torch.__version__}, numpy {np.__version__}."
+    )
 
 
 def arm_lines(o: Options) -> list[str]:
@@ -670,12 +926,18 @@ def arm_lines(o: Options) -> list[str]:
         own = [word for word in used.get(arm, {}).get("overrides", ARMS[arm]) if word not in COMMON]
         shown = [word.removeprefix(OPTION) for word in own if not word.startswith("backbone.")]
         table.append(f"| {arm} | `{' '.join(shown)}` |")
-    state = [row for row in rows if row["stage"] == "run" and row["arm"] in o.arms and row["kind"] in o.kinds]
+    state = [
+        row
+        for row in rows
+        if row["stage"] == "run" and row["arm"] in o.arms and row["kind"] in o.kinds
+    ]
     done = sum(checkpoint.status(o.out / row["folder"]) == "finished" for row in state)
     swept = [f"The sweep: mean height of the held-out gain over {SWEPT}, runs in brackets.", ""]
     unswept = f"Every arm has the recipe's {SWEPT}: [a sweep](segments_local.md) chose it for whole, segment and gls."
     swept = [*swept, *chosen(o.out, o.arms)[1]] if gathered(o.out, "sweep") else [unswept]
-    said = f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.\n{done} of {len(state)} runs are finished."
+    said = (
+        f"Of all: `{RECIPE}` with `{' '.join(COMMON)}`.\n{done} of {len(state)} runs are finished."
+    )
     notes = [f"`{arm}`: {NOTES[arm]}." for arm in o.arms if arm in NOTES]
     return [*table, "", *notes, *([""] if notes else []), said, "", *swept]
 
@@ -687,7 +949,8 @@ WIDE, HIGH, GAP, LEFT, TOP = 250, 170, 62, 66, 46
 
 
 def picture(o: Options, found: Mapping[str, Runs]) -> str:
-    """Learning curves, one row a kind and one column an axis, and below them the ratios of each pair."""
+    """Learning curves, one row a kind and one column an axis, and below them the ratios of
+    each pair."""
     parts, y = legend(o.arms), TOP
     for kind, runs in found.items():
         for k, axis in enumerate(AXES):
@@ -697,9 +960,11 @@ def picture(o: Options, found: Mapping[str, Runs]) -> str:
     parts += dots(comparisons, o.arms, y)
     height = y + 40 + sum(26 * max(len(rows) - 1, 0) + 14 for rows in comparisons.values()) + 40
     width = LEFT + 3 * (WIDE + GAP)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-            f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif" font-size="11" fill="#1b1c1e">'
-            f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n')  # fmt: skip
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="ui-sans-serif,system-ui,Helvetica,Arial,sans-serif" font-size="11" fill="#1b1c1e">'
+        f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n'
+    )
 
 
 def text(x: float, y: float, words: str, more: str = "") -> str:
@@ -710,31 +975,52 @@ def legend(arms: Sequence[str]) -> list[str]:
     """The arms' colours."""
     parts, x = [], float(LEFT)
     for arm, ink in zip(arms, INKS, strict=False):
-        parts += [f'<rect x="{x}" y="14" width="18" height="4" fill="{ink}"/>', text(x + 24, 21, arm)]
+        parts += [
+            f'<rect x="{x}" y="14" width="18" height="4" fill="{ink}"/>',
+            text(x + 24, 21, arm),
+        ]
         x += 44 + 7 * len(arm)
     return [*parts, text(x, 21, "mean over seeds, band: one standard error", 'fill="#62656b"')]
 
 
-def panel(runs: Runs, arms: Sequence[str], axis: str, kind: str, left: float, top: float) -> list[str]:
+def panel(
+    runs: Runs, arms: Sequence[str], axis: str, kind: str, left: float, top: float
+) -> list[str]:
     """One kind's curves over one axis."""
-    lines = [(ink, *mean_curve(list(runs[arm].values()), axis))
-             for arm, ink in zip(arms, INKS, strict=False) if runs.get(arm)]  # fmt: skip
+    lines = [
+        (ink, *mean_curve(list(runs[arm].values()), axis))
+        for arm, ink in zip(arms, INKS, strict=False)
+        if runs.get(arm)
+    ]
     right = max(x[-1] for _, x, _, _ in lines)
     low, high = min((m - e).min() for *_, m, e in lines), max((m + e).max() for *_, m, e in lines)
-    place = lambda x, y: (left + WIDE * x / right, top + HIGH * (1 - (y - low) / ((high - low) or 1)))  # noqa: E731
-    parts = [f'<rect x="{left}" y="{top}" width="{WIDE}" height="{HIGH}" fill="none" stroke="#c9ccd1"/>',
-             text(left, top - 6, f"{kind}: held-out gain", 'fill="#62656b"'),
-             text(left + WIDE, top + HIGH + 14, f"{AXES[axis]} {right:,.0f}", 'text-anchor="end"'),
-             text(left, top + HIGH + 14, "0"), text(left - 6, top + 9, f"{high:.2f}", 'text-anchor="end"'),
-             text(left - 6, top + HIGH, f"{low:.2f}", 'text-anchor="end"')]  # fmt: skip
+
+    def place(x, y):
+        return (
+            left + WIDE * x / right,
+            top + HIGH * (1 - (y - low) / ((high - low) or 1)),
+        )
+
+    parts = [
+        f'<rect x="{left}" y="{top}" width="{WIDE}" height="{HIGH}" fill="none" stroke="#c9ccd1"/>',
+        text(left, top - 6, f"{kind}: held-out gain", 'fill="#62656b"'),
+        text(left + WIDE, top + HIGH + 14, f"{AXES[axis]} {right:,.0f}", 'text-anchor="end"'),
+        text(left, top + HIGH + 14, "0"),
+        text(left - 6, top + 9, f"{high:.2f}", 'text-anchor="end"'),
+        text(left - 6, top + HIGH, f"{low:.2f}", 'text-anchor="end"'),
+    ]
     if arms[0] in runs:
         y = place(0, target_of(runs[arms[0]]))[1]
         parts.append(f'<path d="M{left},{y:.1f}h{WIDE}" stroke="#9aa0a6" stroke-dasharray="4 3"/>')
     for ink, x, mean, error in lines:
-        edge = [place(a, b) for a, b in zip(x, mean + error)] + [place(a, b) for a, b in zip(x, mean - error)][::-1]
+        edge = [place(a, b) for a, b in zip(x, mean + error)] + [
+            place(a, b) for a, b in zip(x, mean - error)
+        ][::-1]
         parts.append(f'<polygon points="{_points(edge)}" fill="{ink}" opacity=".15"/>')
-        parts.append(f'<polyline points="{_points([place(a, b) for a, b in zip(x, mean)])}" fill="none" '
-                     f'stroke="{ink}" stroke-width="2"/>')  # fmt: skip
+        parts.append(
+            f'<polyline points="{_points([place(a, b) for a, b in zip(x, mean)])}" fill="none" '
+            f'stroke="{ink}" stroke-width="2"/>'
+        )
     return parts
 
 
@@ -749,10 +1035,18 @@ def _points(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def dots(comparisons: Mapping[str, Sequence[Comparison]], arms: Sequence[str], top: float) -> list[str]:
-    """Clips to the target, first arm's / arm's: a dot a pair, hollow if a run never got there; and the ratio."""
+def dots(
+    comparisons: Mapping[str, Sequence[Comparison]], arms: Sequence[str], top: float
+) -> list[str]:
+    """Clips to the target, first arm's / arm's: a dot a pair, hollow if a run never got
+    there; and the ratio."""
     shown = [(kind, c) for kind, rows in comparisons.items() for c in rows[1:]]
-    spread = [abs(np.log2(v)) for _, c in shown for v in (*c.each, *c.ratio["clips"]) if np.isfinite(v) and v > 0]
+    spread = [
+        abs(np.log2(v))
+        for _, c in shown
+        for v in (*c.each, *c.ratio["clips"])
+        if np.isfinite(v) and v > 0
+    ]
     reach = max([1.0, *spread]) * 1.05
     left, width = LEFT + 150, 2 * (WIDE + GAP) + WIDE - 300
     place = lambda ratio: left + width * (0.5 + float(np.log2(ratio)) / (2 * reach))  # noqa: E731
@@ -761,18 +1055,26 @@ def dots(comparisons: Mapping[str, Sequence[Comparison]], arms: Sequence[str], t
     bottom = y + 26 * len(shown) + 14
     for tick in [t for t in (0.25, 0.5, 1, 1.5, 2, 4) if abs(np.log2(t)) <= reach]:
         dash = "" if tick == 1 else ' stroke-dasharray="2 4"'
-        parts += [f'<path d="M{place(tick):.1f},{y - 12}V{bottom - 14}" stroke="#c9ccd1"{dash}/>',
-                  text(place(tick), bottom, f"{tick:g}×", 'text-anchor="middle" fill="#62656b"')]  # fmt: skip
+        parts += [
+            f'<path d="M{place(tick):.1f},{y - 12}V{bottom - 14}" stroke="#c9ccd1"{dash}/>',
+            text(place(tick), bottom, f"{tick:g}×", 'text-anchor="middle" fill="#62656b"'),
+        ]
     for kind, c in shown:
         ink, whole = INKS[arms.index(c.arm) % len(INKS)], c.ratio["clips"]
         parts.append(text(left - 10, y + 4, f"{kind}, {c.arm}", 'text-anchor="end"'))
         if np.isfinite(whole.low) and whole.low > 0:
-            parts.append(f'<path d="M{place(whole.low):.1f},{y}H{place(whole.high):.1f}" stroke="{ink}" '
-                         f'stroke-width="3"/>')  # fmt: skip
-        parts.append(f'<path d="M{place(whole.value):.1f},{y - 7}v14" stroke="{ink}" stroke-width="3"/>')
-        parts += [f'<circle cx="{place(v):.1f}" cy="{y - 7 + 3 * (k % 5):.1f}" r="3" stroke="{ink}" '
-                  f'fill="{"#ffffff" if cut else ink}" fill-opacity=".7"/>'
-                  for k, (v, cut) in enumerate(zip(c.each, c.censored, strict=True))]  # fmt: skip
+            parts.append(
+                f'<path d="M{place(whole.low):.1f},{y}H{place(whole.high):.1f}" stroke="{ink}" '
+                f'stroke-width="3"/>'
+            )
+        parts.append(
+            f'<path d="M{place(whole.value):.1f},{y - 7}v14" stroke="{ink}" stroke-width="3"/>'
+        )
+        parts += [
+            f'<circle cx="{place(v):.1f}" cy="{y - 7 + 3 * (k % 5):.1f}" r="3" stroke="{ink}" '
+            f'fill="{"#ffffff" if cut else ink}" fill-opacity=".7"/>'
+            for k, (v, cut) in enumerate(zip(c.each, c.censored, strict=True))
+        ]
         y += 26
     return parts
 
@@ -798,7 +1100,9 @@ def do_run(o: Options) -> list[str]:
     best = json.loads(path.read_text()) if path.exists() else {}
     missing = [arm for arm in o.arms if arm not in best]
     if missing:
-        print(f"segments: no sweep of {', '.join(missing)}: the recipe's own {SWEPT}", file=sys.stderr)
+        print(
+            f"segments: no sweep of {', '.join(missing)}: the recipe's own {SWEPT}", file=sys.stderr
+        )
     jobs = run_jobs(o, dict.fromkeys(missing, _recipe_value()) | best)
     check(jobs)
     note(o.out, jobs)
@@ -831,23 +1135,41 @@ def do_report(o: Options, results: Path) -> None:
 
 def options() -> tuple[str, Options, Path]:
     """What the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=("sweep", "run", "report", "final"))
-    parser.add_argument("--arms", default=",".join(Options.arms), help="the first is what the others are held against")
+    parser.add_argument(
+        "--arms",
+        default=",".join(Options.arms),
+        help="the first is what the others are held against",
+    )
     parser.add_argument("--kinds", default=",".join(Options.kinds))
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--sweep-rounds", type=int, default=SWEEP_ROUNDS)
     parser.add_argument("--jobs", type=int, default=2, help="runs of one thread side by side")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "segments", help="where the runs are")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "segments.md")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another override of all")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "runs" / "segments", help="where the runs are"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "segments.md"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another override of all"
+    )
     a = parser.parse_args()
     arms, kinds = tuple(a.arms.split(",")), tuple(a.kinds.split(","))
-    strange = [name for name in arms if name not in ARMS] + [name for name in kinds if name not in KINDS]
+    strange = [name for name in arms if name not in ARMS] + [
+        name for name in kinds if name not in KINDS
+    ]
     if strange:
-        parser.error(f"expected arms out of {', '.join(ARMS)} and kinds out of {', '.join(KINDS)}, got {strange[0]!r}")
-    made = Options(a.out.resolve(), arms, kinds, a.seeds, a.rounds, a.sweep_rounds, tuple(a.set), a.jobs)
+        parser.error(
+            f"expected arms out of {', '.join(ARMS)} and kinds out of {', '.join(KINDS)}, got {strange[0]!r}"
+        )
+    made = Options(
+        a.out.resolve(), arms, kinds, a.seeds, a.rounds, a.sweep_rounds, tuple(a.set), a.jobs
+    )
     return a.stage, made, a.results.resolve()
 
 

@@ -1,13 +1,17 @@
-"""How much training does each algorithm need for the reward that plain Flow-GRPO ends with? Arms × rates × seeds.
+"""How much training does each algorithm need for the reward that plain Flow-GRPO ends with?
+Arms × rates × seeds.
 
-    python benchmarks/studies/time_to_reward.py run        # goes on where the ledger ends; two runs at a time
-    python benchmarks/studies/time_to_reward.py next       # what would be run, and which arms cannot be
-    python benchmarks/studies/time_to_reward.py best       # best of N clips of the base model, without training
-    python benchmarks/studies/time_to_reward.py report     # the page, the plot and the ledger of what is there
+    python benchmarks/studies/time_to_reward.py run        # goes on where the ledger ends;
+    two runs at a time python benchmarks/studies/time_to_reward.py next       # what would
+    be run, and which arms cannot be python benchmarks/studies/time_to_reward.py best
+    # best of N clips of the base model, without training python
+    benchmarks/studies/time_to_reward.py report     # the page, the plot and the ledger of
+    what is there
 
-`run` may be killed and called again: finished runs stand in the ledger. To stop it after the runs that are
-under way, make the file `stop` in the folder --out. The first arm is plain Flow-GRPO: its end is the target, its
-CPU seconds are the budget of all others. Every arm's learning rate is swept with seeds of their own.
+`run` may be killed and called again: finished runs stand in the ledger. To stop it after
+the runs that are under way, make the file `stop` in the folder --out. The first arm is
+plain Flow-GRPO: its end is the target, its CPU seconds are the budget of all others. Every
+arm's learning rate is swept with seeds of their own.
 """
 
 from __future__ import annotations
@@ -43,7 +47,10 @@ def allowed(job: ledger.Job, runs: Sequence[Any]) -> dict[str, float]:
     if job.arm == PLAIN:
         return {"target": 1e9, "budget": 1e9, "rounds": PLAIN_ROUNDS}
     share = ledger.SWEEP_SHARE if job.seed == SWEEP_SEED else 1.0
-    ends = {"target": MARGIN * max(ledger.target(runs), ledger.HIGH), "budget": share * ledger.budget(runs)}
+    ends = {
+        "target": MARGIN * max(ledger.target(runs), ledger.HIGH),
+        "budget": share * ledger.budget(runs),
+    }
     return {name: min(value, 1e9) for name, value in ends.items()} | {"rounds": 10**6}
 
 
@@ -95,13 +102,16 @@ def finish(job: ledger.Job, code: int, file: Path, book: Path) -> bool:
         last = {name: values[-1] for name, values in row["looks"].items()}
         gain = last["composite"] - row["base"]["composite"] if last else float("nan")
         told = f"ended by {row['ended']} after {last.get('round')} rounds, {last.get('cpu')} CPU s, gain {gain:+.3f}"
-        print(time.strftime("%H:%M:%S"), f"{job.arm} {job.rate:g} seed {job.seed}: {told}", flush=True)
+        print(
+            time.strftime("%H:%M:%S"), f"{job.arm} {job.rate:g} seed {job.seed}: {told}", flush=True
+        )
     file.unlink(missing_ok=True)
     return done
 
 
 def work(out: Path, o: argparse.Namespace) -> None:
-    """Run the agenda until it is done, CPU seconds are used up, or the file `stop` is there."""
+    """Run the agenda until it is done, CPU seconds are used up, or the file `stop` is
+    there."""
     book, active, failed = out / "ledger.jsonl", Active(), set[ledger.Job]()
     arms = {name: ARMS[name] for name in checked(o.arms) if not missing(ARMS[name])}
     load()
@@ -110,9 +120,13 @@ def work(out: Path, o: argparse.Namespace) -> None:
         runs = ledger.read(book)
         spent = sum(run["spent"] for run in runs)
         stop = (out / "stop").exists() or spent >= o.cpu
-        ready = [job for job in waiting(runs, arms, o.sweep_only) if job not in active.keys() | failed]
+        ready = [
+            job for job in waiting(runs, arms, o.sweep_only) if job not in active.keys() | failed
+        ]
         if not active and (stop or not ready):
-            return print(f"stopped with {len(ready)} jobs named, {spent:.0f} CPU seconds spent", flush=True)
+            return print(
+                f"stopped with {len(ready)} jobs named, {spent:.0f} CPU seconds spent", flush=True
+            )
         if ready and not stop and len(active) < o.jobs:
             job = next_of(ready, {job.arm for job in active})
             active[job] = start(job, runs, out)
@@ -121,7 +135,8 @@ def work(out: Path, o: argparse.Namespace) -> None:
 
 
 def next_of(ready: Sequence[ledger.Job], arms: set[str]) -> ledger.Job:
-    """The first job, but not a second run of plain, which is slow, beside one that is under way."""
+    """The first job, but not a second run of plain, which is slow, beside one that is under
+    way."""
     other = [job for job in ready if job.arm != PLAIN]
     return other[0] if other and PLAIN in arms else ready[0]
 
@@ -131,9 +146,14 @@ def ended(active: Active, book: Path) -> set[ledger.Job]:
     over = {job: running for job, running in active.items() if running[0].exitcode is not None}
     for job in over:
         del active[job]
-    lost = {job for job, (child, file) in over.items() if not finish(job, child.exitcode, file, book)}
+    lost = {
+        job for job, (child, file) in over.items() if not finish(job, child.exitcode, file, book)
+    }
     for job in lost:
-        print(f"{job} failed with {over[job][0].exitcode}: see {book.with_name('runs.log')}", flush=True)
+        print(
+            f"{job} failed with {over[job][0].exitcode}: see {book.with_name('runs.log')}",
+            flush=True,
+        )
     return lost
 
 
@@ -149,24 +169,46 @@ def tell(out: Path, names: Sequence[str]) -> None:
     """Print what is next, the chosen rates, and why arms cannot be run."""
     runs = ledger.read(out / "ledger.jsonl")
     spent = sum(run["spent"] for run in runs)
-    print(f"{len(runs)} runs, {spent:.0f} CPU s; target {ledger.target(runs):+.3f}, budget {ledger.budget(runs):.0f}")
+    print(
+        f"{len(runs)} runs, {spent:.0f} CPU s; target {ledger.target(runs):+.3f}, budget {ledger.budget(runs):.0f}"
+    )
     for name in names:
-        why, rates = missing(ARMS[name]), {f"{r:g}": round(m, 2) for r, m in ledger.merits(runs, name).items()}
+        why, rates = (
+            missing(ARMS[name]),
+            {f"{r:g}": round(m, 2) for r, m in ledger.merits(runs, name).items()},
+        )
         ready = len(ledger.of(runs, name, False))
-        print(f"{name}: rate {ledger.chosen(runs, name)}, merits {rates}, finals {ready} {why[:150]}")
-    for job in ledger.agenda(runs, {name: ARMS[name] for name in names if not missing(ARMS[name])})[:20]:
+        print(
+            f"{name}: rate {ledger.chosen(runs, name)}, merits {rates}, finals {ready} {why[:150]}"
+        )
+    for job in ledger.agenda(runs, {name: ARMS[name] for name in names if not missing(ARMS[name])})[
+        :20
+    ]:
         print(*job)
 
 
 def options() -> argparse.Namespace:
     """What the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=("run", "next", "best", "report"))
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "time_to_reward", help="where the ledger is")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "time_to_reward.md")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "runs" / "time_to_reward", help="where the ledger is"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "time_to_reward.md"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs of one thread side by side")
-    parser.add_argument("--cpu", type=float, default=9000.0, help="CPU seconds of all runs after which none is begun")
-    parser.add_argument("--sweep-only", action="store_true", help="the sweeps of the rates, no final runs")
+    parser.add_argument(
+        "--cpu",
+        type=float,
+        default=9000.0,
+        help="CPU seconds of all runs after which none is begun",
+    )
+    parser.add_argument(
+        "--sweep-only", action="store_true", help="the sweeps of the rates, no final runs"
+    )
     parser.add_argument("--arms", default=",".join(ARMS), help="in the order in which they are run")
     return parser.parse_args()
 
@@ -176,7 +218,9 @@ def checked(text: str) -> list[str]:
     names = text.split(",")
     strange = [name for name in names if name not in ARMS]
     if strange:
-        raise SystemExit(f"time_to_reward: expected arms out of {', '.join(ARMS)}, got {strange[0]!r}")
+        raise SystemExit(
+            f"time_to_reward: expected arms out of {', '.join(ARMS)}, got {strange[0]!r}"
+        )
     return [PLAIN, *(name for name in names if name != PLAIN)]
 
 

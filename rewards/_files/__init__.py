@@ -1,1 +1,2 @@
-"""Video files: readers, writers, frame times, tables of prompts, and workers that may crash."""
+"""Video files: readers, writers, frame times, tables of prompts, and workers that may
+crash."""

@@ -1,7 +1,9 @@
-"""decord as a reader, where PyAV is not installed, for the files of which it gives the frames that are shown.
+"""decord as a reader, where PyAV is not installed, for the files of which it gives the
+frames that are shown.
 
-decord 0.6 counts the frames that an edit list hides, gives copies for those that it cannot decode, and misplaces frames
-in transport streams and in .avi files with frames that depend on later ones. Such files are refused, with the cure.
+decord 0.6 counts the frames that an edit list hides, gives copies for those that it cannot
+decode, and misplaces frames in transport streams and in .avi files with frames that depend
+on later ones. Such files are refused, with the cure.
 """
 
 from __future__ import annotations
@@ -23,21 +25,26 @@ CURE = "PyAV reads it: pip install av"
 
 
 class Decord:
-    """A file as decord reads it: `size` (width, height), `times` in seconds, `stated` frames a second, `notes`."""
+    """A file as decord reads it: `size` (width, height), `times` in seconds, `stated`
+    frames a second, `notes`."""
 
     name = "decord"
 
     def __init__(self, path: Path, check: Callable[[tuple[int, int]], None]) -> None:
         self.notes, self.tick = list[str](), 0.0
         if kind(path) not in ("mp4", "matroska", "avi"):
-            raise Unreadable(words(path) or f"decord alone does not read such a file exactly. {CURE}")
+            raise Unreadable(
+                words(path) or f"decord alone does not read such a file exactly. {CURE}"
+            )
         if (why := cut_off(path)) is not None:
             raise Unreadable(f"it is cut off: {why}. {CURE} up to there")
         self.reader = _opened(path)
         self.stated = float(self.reader.get_avg_fps())
         first = _first(self.reader)
         if first.shape[2] != 3:  # decord 0.6 takes the padding of some widths below 64 for channels
-            raise Unreadable(f"decord reads frames of this width with {first.shape[2]} channels. {CURE}")
+            raise Unreadable(
+                f"decord reads frames of this width with {first.shape[2]} channels. {CURE}"
+            )
         self.size = (first.shape[1], first.shape[0])
         check(self.size)
         self.times = self._times(kind(path))
@@ -47,7 +54,9 @@ class Decord:
 
     def _times(self, container: str) -> list[float]:
         times = [float(t) for t in self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0]]
-        if any(not abs(t) < LONGEST for t in times):  # of some .mkv it makes up stamps of 1e15 seconds
+        if any(
+            not abs(t) < LONGEST for t in times
+        ):  # of some .mkv it makes up stamps of 1e15 seconds
             raise Unreadable(f"decord reads time stamps that cannot be. {CURE}")
         keys = list(self.reader.get_key_indices())
         if times[0] < 0 or keys[:1] != [0] or container == "avi" and len(keys) != len(times):
@@ -60,7 +69,9 @@ class Decord:
         """The frames in order, `length` at a time."""
         for start in range(0, len(self.times), length):
             batch = self.reader.get_batch(range(start, min(start + length, len(self.times))))
-            array = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)  # the bridge is process-wide
+            array = (
+                batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
+            )  # the bridge is process-wide
             yield torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
@@ -71,7 +82,9 @@ def _opened(path: Path) -> Any:
     decord.logging.set_level(decord.logging.QUIET)
     try:
         return decord.VideoReader(str(path.absolute()), num_threads=1, fault_tol=1)
-    except Exception as error:  # its errors are RuntimeError and DECORDError, with a stack of C++ frames
+    except (
+        Exception
+    ) as error:  # its errors are RuntimeError and DECORDError, with a stack of C++ frames
         raise Unreadable(f"decord finds no video stream that it can decode. {CURE}") from error
 
 
@@ -85,15 +98,17 @@ def _first(reader: Any) -> np.ndarray:
 
 @cache
 def _bind_png() -> None:
-    """Let OpenCV find its zlib, which it looks for at its first PNG: after decord it would find decord's, and fail."""
+    """Let OpenCV find its zlib, which it looks for at its first PNG: after decord it would
+    find decord's, and fail."""
     import cv2
 
     cv2.imdecode(cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1], cv2.IMREAD_COLOR)
 
 
 def _check_mirror(path: Path) -> None:
-    """decord turns pictures by quarters, and mirrors none: the matrix of a track's head (tkhd) mirrors if its
-    determinant is negative. Edit lists (elst) of several entries hide frames or repeat them."""
+    """decord turns pictures by quarters, and mirrors none: the matrix of a track's head
+    (tkhd) mirrors if its determinant is negative. Edit lists (elst) of several entries hide
+    frames or repeat them."""
     if kind(path) != "mp4":
         return
     for name, body in _boxes(path):
@@ -105,8 +120,11 @@ def _check_mirror(path: Path) -> None:
             raise Unreadable(f"decord does not follow the edit list of this file. {CURE}")
 
 
-def _boxes(path: Path, names: tuple[bytes, ...] = (b"tkhd", b"elst")) -> Iterator[tuple[bytes, bytes]]:
-    """The boxes of these names in the index of an .mp4, each with its bytes after the length and the name."""
+def _boxes(
+    path: Path, names: tuple[bytes, ...] = (b"tkhd", b"elst")
+) -> Iterator[tuple[bytes, bytes]]:
+    """The boxes of these names in the index of an .mp4, each with its bytes after the
+    length and the name."""
     with open(path, "rb") as file:
         at, size = 0, path.stat().st_size
         while at + 8 <= size:

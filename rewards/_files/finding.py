@@ -13,18 +13,49 @@ from pathlib import Path
 from .media import HEAD, is_animated, is_transport
 from .pictures import IMAGES, is_still, numbered
 
-SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".gif", ".mpg", ".mpeg", ".m2v", ".vob", ".flv", ".f4v",
-            ".wmv", ".asf", ".3gp", ".3g2", ".ogv", ".m2ts", ".mts", ".mxf", ".ts", ".y4m", ".h264", ".264", ".hevc",
-            ".265", ".ivf", ".apng", ".webp", ".png")  # fmt: skip
+SUFFIXES = (
+    ".mp4",
+    ".webm",
+    ".avi",
+    ".mkv",
+    ".mov",
+    ".m4v",
+    ".gif",
+    ".mpg",
+    ".mpeg",
+    ".m2v",
+    ".vob",
+    ".flv",
+    ".f4v",
+    ".wmv",
+    ".asf",
+    ".3gp",
+    ".3g2",
+    ".ogv",
+    ".m2ts",
+    ".mts",
+    ".mxf",
+    ".ts",
+    ".y4m",
+    ".h264",
+    ".264",
+    ".hevc",
+    ".265",
+    ".ivf",
+    ".apng",
+    ".webp",
+    ".png",
+)
 PICTURES = (".webp", ".png")  # clips where they are animated
 
 
 def find(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    """Files as they are given, folders replaced by the clips in them, at any depth, in order of name.
+    """Files as they are given, folders replaced by the clips in them, at any depth, in
+    order of name.
 
-    A clip is a video file by its suffix, an animated .webp or .png, or a folder that holds nothing but numbered
-    pictures of one film. Of a folder without any, the images are clips of one frame; a folder without these is itself
-    given back.
+    A clip is a video file by its suffix, an animated .webp or .png, or a folder that holds
+    nothing but numbered pictures of one film. Of a folder without any, the images are clips
+    of one frame; a folder without these is itself given back.
     """
     for path in map(Path, paths):
         if path.is_dir():
@@ -34,22 +65,30 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
 
 
 def inside(folder: Path) -> list[Path]:
-    """The clips of a folder, at any depth, in order of name; hidden files and folders do not count."""
+    """The clips of a folder, at any depth, in order of name; hidden files and folders do
+    not count."""
     files = _visible(folder)
     homes = {file.parent for file in files if file.suffix.lower() in IMAGES}
-    return sorted([*(file for file in files if is_clip(file)), *(home for home in homes if numbered(home))])
+    return sorted(
+        [*(file for file in files if is_clip(file)), *(home for home in homes if numbered(home))]
+    )
 
 
 def stills(folder: Path) -> list[Path]:
-    """The images of a folder, at any depth, in order of name; hidden files and folders do not count."""
+    """The images of a folder, at any depth, in order of name; hidden files and folders do
+    not count."""
     return [file for file in _visible(folder) if is_still(file)]
 
 
 def left_out(folder: Path) -> list[Path]:
-    """The files of a folder that look like media, and are no clip nor part of one, in order of name."""
+    """The files of a folder that look like media, and are no clip nor part of one, in order
+    of name."""
     clips = set(inside(folder)) or set(stills(folder))
-    return [file for file in _visible(folder)
-            if not clips & {file, file.parent} and file.suffix.lower() != ".ts" and _is_media(file)]  # fmt: skip
+    return [
+        file
+        for file in _visible(folder)
+        if not clips & {file, file.parent} and file.suffix.lower() != ".ts" and _is_media(file)
+    ]
 
 
 def about_left_out(files: list[Path], where: str | os.PathLike[str]) -> str | None:
@@ -61,7 +100,8 @@ def about_left_out(files: list[Path], where: str | os.PathLike[str]) -> str | No
 
 
 def is_clip(file: Path) -> bool:
-    """Whether a file is taken for a clip: by its suffix, and where that is one of pictures or of texts, its bytes."""
+    """Whether a file is taken for a clip: by its suffix, and where that is one of pictures
+    or of texts, its bytes."""
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES or file.is_dir():
         return False
@@ -71,7 +111,9 @@ def is_clip(file: Path) -> bool:
         if suffix == ".ts" and file.is_file():  # TypeScript has the same suffix
             with open(file, "rb") as opened:
                 return is_transport(opened.read(HEAD))
-    except OSError:  # what cannot be opened is a clip that cannot be read, and gets its reason there
+    except (
+        OSError
+    ):  # what cannot be opened is a clip that cannot be read, and gets its reason there
         return suffix not in PICTURES
     return True
 
@@ -79,7 +121,11 @@ def is_clip(file: Path) -> bool:
 def _visible(folder: Path) -> list[Path]:
     """Files, at any depth, no part of whose path below the folder begins with a dot."""
     found = (path for path in folder.rglob("*") if not path.is_dir())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def _is_media(file: Path) -> bool:

@@ -1,4 +1,5 @@
-"""Which prompt, seed and reference belong to which file: the one reader of such tables, for `score` and for `bench`."""
+"""Which prompt, seed and reference belong to which file: the one reader of such tables, for
+`score` and for `bench`."""
 
 from __future__ import annotations
 
@@ -13,9 +14,29 @@ from ..video import find
 from .tables import SUFFIXES, BadTable, Entry, Note, entries, text
 
 COLUMNS = {  # the names that a column may have, vidrl's own first; letter case, and blanks around a name, do not count
-    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "video_file",
-             "video_name", "clip", "clip_path"),
-    "prompt": ("prompt", "caption", "text", "text_prompt", "prompt_text", "prompt_en", "description"),
+    "path": (
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "video",
+        "video_path",
+        "video_file",
+        "video_name",
+        "clip",
+        "clip_path",
+    ),
+    "prompt": (
+        "prompt",
+        "caption",
+        "text",
+        "text_prompt",
+        "prompt_text",
+        "prompt_en",
+        "description",
+    ),
     "seed": ("seed",),
     "reference": ("reference",),
 }
@@ -25,7 +46,8 @@ NONE = ("none", "null", "nan")  # what Python, JSON and pandas print for a seed 
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of one file. `where` is the row's place in the table, as "line 3"."""
+    """What the table says of one file. `where` is the row's place in the table, as "line
+    3"."""
 
     where: str
     path: str
@@ -38,10 +60,11 @@ class Row:
 def rows(path: str | os.PathLike[str], note: Note = lambda said: None) -> list[Row]:
     """The rows of a .csv, .tsv, .jsonl, .json or .parquet table of clips.
 
-    A row has a `path` and, where wanted, `prompt`, `seed`, `reference` and columns of other names, which become
-    `meta`. Usual names of columns, as `video` and `caption`, are accepted, and `note` is told. Raises BadTable for
-    another file, a column that two names could be, a row without a path, a prompt that is not text, a seed that is no
-    whole number, a path that comes twice; ImportError for .parquet without pyarrow.
+    A row has a `path` and, where wanted, `prompt`, `seed`, `reference` and columns of other
+    names, which become `meta`. Usual names of columns, as `video` and `caption`, are
+    accepted, and `note` is told. Raises BadTable for another file, a column that two names
+    could be, a row without a path, a prompt that is not text, a seed that is no whole
+    number, a path that comes twice; ImportError for .parquet without pyarrow.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "prompts.csv"
@@ -50,10 +73,14 @@ def rows(path: str | os.PathLike[str], note: Note = lambda said: None) -> list[R
     ('0.mp4', 'a dog')
     """
     path = Path(path)
-    listed = entries(path, lambda names: any(_plain(name) in COLUMNS["path"] for name in names), note)
+    listed = entries(
+        path, lambda names: any(_plain(name) in COLUMNS["path"] for name in names), note
+    )
     if not listed:
         raise BadTable(f"expected rows with a path in {path}, found none")
-    column = _columns(path, list(dict.fromkeys(name for _, cells in listed for name in cells)), note)
+    column = _columns(
+        path, list(dict.fromkeys(name for _, cells in listed for name in cells)), note
+    )
     found = [_row(path, entry, column, note) for entry in listed]
     _check_once(path, found)
     if "prompt" in column and (bare := sum(not row.prompt for row in found)):
@@ -61,18 +88,23 @@ def rows(path: str | os.PathLike[str], note: Note = lambda said: None) -> list[R
     return found
 
 
-def read(path: str | os.PathLike[str], note: Note = lambda said: None) -> dict[Path, str] | list[str]:
-    """The prompts of a file: by path from a table, see `rows`; one a line, in order, from a .txt file.
+def read(
+    path: str | os.PathLike[str], note: Note = lambda said: None
+) -> dict[Path, str] | list[str]:
+    """The prompts of a file: by path from a table, see `rows`; one a line, in order, from a
+    .txt file.
 
-    Paths are taken from the folder of the table. Raises what `rows` raises, and BadTable for a table without prompts
-    and for a blank line between prompts.
+    Paths are taken from the folder of the table. Raises what `rows` raises, and BadTable
+    for a table without prompts and for a blank line between prompts.
     """
     path = Path(path)
     if path.suffix.lower() in LINES:
         return _lines(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise BadTable(f"expected prompts in a table ending in {', '.join(SUFFIXES)}, or one a line in a .txt file, "
-                       f"got {path.name!r}")
+        raise BadTable(
+            f"expected prompts in a table ending in {', '.join(SUFFIXES)}, or one a line in a .txt file, "
+            f"got {path.name!r}"
+        )
     found = rows(path, note)
     if not any(row.prompt for row in found):
         raise BadTable(f"expected a column prompt in {path}, found no prompt in {len(found)} rows")
@@ -84,20 +116,24 @@ def match(
 ) -> tuple[list[Path], dict[str, str]]:
     """The files to score and their prompts; without paths, those of the table.
 
-    A file that the table does not name has the prompt "". Raises ValueError where the table names none of the files, or
-    the lines are not as many as the files.
+    A file that the table does not name has the prompt "". Raises ValueError where the table
+    names none of the files, or the lines are not as many as the files.
     """
     if isinstance(prompts, dict):
         files = list(find(paths)) or list(prompts)
         if files and not any(Path(os.path.abspath(file)) in prompts for file in files):
-            raise ValueError(f"expected a table with a row for the files, got {len(prompts)} rows of other files, the "
-                             f"first of {next(iter(prompts), None)}, where the first file is {files[0]}: paths of a "
-                             "table are relative to the table")
+            raise ValueError(
+                f"expected a table with a row for the files, got {len(prompts)} rows of other files, the "
+                f"first of {next(iter(prompts), None)}, where the first file is {files[0]}: paths of a "
+                "table are relative to the table"
+            )
         return files, {str(file): prompts.get(Path(os.path.abspath(file)), "") for file in files}
     files = list(find(paths))
     if len(files) != len(prompts):
-        raise ValueError(f"expected {len(files)} prompts, one a file in order of name, got {len(prompts)} lines: a "
-                         "table, .csv or .jsonl with path and prompt, says which is whose")
+        raise ValueError(
+            f"expected {len(files)} prompts, one a file in order of name, got {len(prompts)} lines: a "
+            "table, .csv or .jsonl with path and prompt, says which is whose"
+        )
     return files, dict(zip(map(str, files), prompts, strict=True))
 
 
@@ -107,11 +143,13 @@ def spare(files: Iterable[Path], prompts: dict[Path, str] | list[str]) -> list[P
     return [path for path in prompts if path not in given] if isinstance(prompts, dict) else []
 
 
-# --- columns ---------------------------------------------------------------------------------------------------------
+# --- columns
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _plain(name: str) -> str:
-    """A column's name without what may differ: letter case, outer blanks, and blanks or dashes for `_`."""
+    """A column's name without what may differ: letter case, outer blanks, and blanks or
+    dashes for `_`."""
     return re.sub(r"[\s-]+", "_", name.strip().casefold())
 
 
@@ -123,16 +161,20 @@ def _columns(path: Path, names: Sequence[str], note: Note) -> dict[str, str]:
         exact = [name for name in able if _plain(name) == wanted]
         chosen = exact or able
         if len(chosen) > 1:
-            raise BadTable(f"expected one column of {wanted} in {path}, got {' and '.join(map(repr, chosen))}: name "
-                           f"one of them {wanted}, and the others otherwise")
+            raise BadTable(
+                f"expected one column of {wanted} in {path}, got {' and '.join(map(repr, chosen))}: name "
+                f"one of them {wanted}, and the others otherwise"
+            )
         if chosen:
             found[wanted] = chosen[0]
             if not exact or len(able) > 1:
                 note(f"{path.name}: the column {chosen[0].strip()!r} is read as the {wanted}")
     if "path" not in found:
-        raise BadTable(f"expected a column path, or of a usual name as {', '.join(COLUMNS['path'][1:7])}, in {path}, "
-                       f"got {', '.join(name.strip() for name in names) or 'nothing'}: name the columns, in the first "
-                       "line of a .csv or .tsv file")
+        raise BadTable(
+            f"expected a column path, or of a usual name as {', '.join(COLUMNS['path'][1:7])}, in {path}, "
+            f"got {', '.join(name.strip() for name in names) or 'nothing'}: name the columns, in the first "
+            "line of a .csv or .tsv file"
+        )
     return found
 
 
@@ -141,10 +183,13 @@ def _check_once(path: Path, found: Sequence[Row]) -> None:
     for row in found:
         before = first.setdefault(os.path.abspath(path.parent / row.path), row)
         if before is not row:
-            raise BadTable(f"{path}, {row.where}: {row.path} is on {before.where} already: keep one")
+            raise BadTable(
+                f"{path}, {row.where}: {row.path} is on {before.where} already: keep one"
+            )
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+# --- rows
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _row(path: Path, entry: Entry, column: Mapping[str, str], note: Note) -> Row:
@@ -154,24 +199,40 @@ def _row(path: Path, entry: Entry, column: Mapping[str, str], note: Note) -> Row
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise BadTable(f"{where}: expected a path, got {name!r}")
     if "prompt" in column and column["prompt"] not in cells:
-        raise BadTable(f"{where}: expected {column['prompt']!r} as in the other rows, got {', '.join(cells)}; write "
-                       "null for a clip without a prompt")
+        raise BadTable(
+            f"{where}: expected {column['prompt']!r} as in the other rows, got {', '.join(cells)}; write "
+            "null for a clip without a prompt"
+        )
     for wanted in ("prompt", "reference"):
         value = values.get(wanted)
-        if value is not None and (not isinstance(value, str) or "\0" in value or wanted == "prompt" and _broken(value)):
+        if value is not None and (
+            not isinstance(value, str) or "\0" in value or wanted == "prompt" and _broken(value)
+        ):
             raise BadTable(f"{where}: expected {wanted} to be text, got {value!r}")
-    meta = {key.strip(): value for key, value in cells.items() if key not in column.values() and value is not None}
-    return Row(entry[0], _slashes(path, name, note), values.get("prompt") or "", _seed(where, values.get("seed")),
-               values.get("reference") or "", meta)
+    meta = {
+        key.strip(): value
+        for key, value in cells.items()
+        if key not in column.values() and value is not None
+    }
+    return Row(
+        entry[0],
+        _slashes(path, name, note),
+        values.get("prompt") or "",
+        _seed(where, values.get("seed")),
+        values.get("reference") or "",
+        meta,
+    )
 
 
 def _broken(prompt: str) -> bool:
-    """Whether a text holds half of a pair of UTF-16, as JSON's \\ud800, which no file can hold."""
+    """Whether a text holds half of a pair of UTF-16, as JSON's \\ud800, which no file can
+    hold."""
     return re.search("[\ud800-\udfff]", prompt) is not None
 
 
 def _slashes(path: Path, name: str, note: Note) -> str:
-    """A path that Windows wrote, `folder\\0.mp4`, with slashes, unless a file has that very name."""
+    """A path that Windows wrote, `folder\\0.mp4`, with slashes, unless a file has that very
+    name."""
     if "\\" not in name or os.sep == "\\" or (path.parent / name).exists():
         return name
     note(f"{path.name}: backslashes of paths are read as slashes, the first in {name}")
@@ -188,7 +249,8 @@ def _seed(where: str, seed: Any) -> int | None:
 
 
 def _lines(path: Path) -> list[str]:
-    """One prompt a line; blank lines at the end are no prompts. U+2028 and the like may stand inside a prompt."""
+    """One prompt a line; blank lines at the end are no prompts. U+2028 and the like may
+    stand inside a prompt."""
     lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text(path).rstrip())]
     if "" in lines:
         where = f"line {lines.index('') + 1} is blank" if len(lines) > 1 else "it is empty"

@@ -1,6 +1,8 @@
-"""What a file is by its first and last bytes: which container, whether it was cut off, what it is if it is no video.
+"""What a file is by its first and last bytes: which container, whether it was cut off, what
+it is if it is no video.
 
-Nothing is decoded. Every container states in its own way where it ends, and a download that broke off ends before that.
+Nothing is decoded. Every container states in its own way where it ends, and a download that
+broke off ends before that.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ class Unreadable(ValueError):
 
 
 def instead_of_file(path: Path) -> str:
-    """What stands at a path where no file can be read, in words: a pipe or a device would give bytes without end.
+    """What stands at a path where no file can be read, in words: a pipe or a device would
+    give bytes without end.
 
     >>> instead_of_file(Path("/dev/null")), instead_of_file(Path("/nowhere"))
     ('a device', 'none')
@@ -34,7 +37,8 @@ def instead_of_file(path: Path) -> str:
 
 
 def kind(path: Path) -> str:
-    """The container by the first bytes: mp4, matroska, avi, gif, webp, png, ogg, flv, asf, ts; or "".
+    """The container by the first bytes: mp4, matroska, avi, gif, webp, png, ogg, flv, asf,
+    ts; or "".
 
     The suffix of a name is no proof: players and this library read by what is inside.
     """
@@ -42,8 +46,14 @@ def kind(path: Path) -> str:
         head = file.read(HEAD)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
         return "mp4"
-    starts = {b"\x1aE\xdf\xa3": "matroska", b"GIF8": "gif", b"\x89PNG": "png", b"OggS": "ogg", b"FLV\x01": "flv",
-              b"\x30\x26\xb2\x75": "asf"}  # fmt: skip
+    starts = {
+        b"\x1aE\xdf\xa3": "matroska",
+        b"GIF8": "gif",
+        b"\x89PNG": "png",
+        b"OggS": "ogg",
+        b"FLV\x01": "flv",
+        b"\x30\x26\xb2\x75": "asf",
+    }
     if head[:4] in starts:
         return starts[head[:4]]
     if head[:4] == b"RIFF":
@@ -52,9 +62,12 @@ def kind(path: Path) -> str:
 
 
 def is_transport(head: bytes) -> bool:
-    """Whether the first bytes are those of an MPEG transport stream: "G" each 188 bytes, or each 192 after four."""
-    return any(len(head) > start + 3 * step and all(head[start + i * step] == 0x47 for i in range(3))
-               for start, step in ((0, 188), (4, 192)))
+    """Whether the first bytes are those of an MPEG transport stream: "G" each 188 bytes, or
+    each 192 after four."""
+    return any(
+        len(head) > start + 3 * step and all(head[start + i * step] == 0x47 for i in range(3))
+        for start, step in ((0, 188), (4, 192))
+    )
 
 
 def is_animated(path: Path) -> bool:
@@ -83,7 +96,9 @@ def words(path: Path) -> str | None:
         if text.startswith(start):
             return f"it is {what}, no video"
     if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"WAVE"):
-        return "it is a picture, no video" if head[8:12] == b"WEBP" else "it is sound alone, no video"
+        return (
+            "it is a picture, no video" if head[8:12] == b"WEBP" else "it is sound alone, no video"
+        )
     if not head.strip(b"\0"):
         return "its first bytes are all zero, as of a download that was set up and never filled"
     if head[257:262] == b"ustar":
@@ -93,7 +108,8 @@ def words(path: Path) -> str | None:
 
 
 def cut_off(path: Path) -> str | None:
-    """The sign that a file ends earlier than its container states; None if it is complete or there is no sign."""
+    """The sign that a file ends earlier than its container states; None if it is complete
+    or there is no sign."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         find = _ENDS.get(kind(path))
@@ -104,19 +120,31 @@ def cut_off(path: Path) -> str | None:
 
 
 _OTHERS = {
-    b"#extm3u": "a playlist, which names other files", b"ffconcat": "a playlist, which names other files",
-    b"v=0": "a description of a stream, which names an address", b"<?xml": "an XML text", b"{": "a JSON text",
-    b"pk\x03\x04": "a ZIP archive", b"\x1f\x8b": "a gzip archive", b"%pdf": "a PDF document", b"id3": "sound alone",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"rar!": "a RAR archive", b"\xfd7zxz": "an xz archive",
-    b"\xff\xd8\xff": "a picture", b"\x89png": "a picture", b"bm": "a picture",
-}  # fmt: skip
+    b"#extm3u": "a playlist, which names other files",
+    b"ffconcat": "a playlist, which names other files",
+    b"v=0": "a description of a stream, which names an address",
+    b"<?xml": "an XML text",
+    b"{": "a JSON text",
+    b"pk\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"%pdf": "a PDF document",
+    b"id3": "sound alone",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"rar!": "a RAR archive",
+    b"\xfd7zxz": "an xz archive",
+    b"\xff\xd8\xff": "a picture",
+    b"\x89png": "a picture",
+    b"bm": "a picture",
+}
 
 
-# --- where each container says that it ends --------------------------------------------------------------------------
+# --- where each container says that it ends
+# --------------------------------------------------------------------------
 
 
 def _mp4(file: BinaryIO, size: int) -> str | None:
-    """Boxes: a length of 32 bits and a name; a length of 1 is followed by one of 64 bits, 0 is the rest of the file."""
+    """Boxes: a length of 32 bits and a name; a length of 1 is followed by one of 64 bits, 0
+    is the rest of the file."""
     at, names = 0, set()
     while at + 8 <= size:
         file.seek(at)
@@ -134,7 +162,8 @@ def _mp4(file: BinaryIO, size: int) -> str | None:
 
 
 def _matroska(file: BinaryIO, size: int) -> str | None:
-    """An EBML header, then one Segment; a length of all ones is not known, as in a live stream."""
+    """An EBML header, then one Segment; a length of all ones is not known, as in a live
+    stream."""
     file.seek(4)
     file.seek(_ebml_length(file)[0], os.SEEK_CUR)
     if file.read(4) != b"\x18\x53\x80\x67":
@@ -144,7 +173,8 @@ def _matroska(file: BinaryIO, size: int) -> str | None:
 
 
 def _ebml_length(file: BinaryIO) -> tuple[int, bool]:
-    """A number whose leading zero bits say how many bytes follow the first; and whether it is known."""
+    """A number whose leading zero bits say how many bytes follow the first; and whether it
+    is known."""
     first = file.read(1)[0]
     more = 8 - first.bit_length()
     mask = (1 << (7 - more)) - 1 if more < 7 else 0
@@ -166,7 +196,11 @@ def _riff(file: BinaryIO, size: int) -> str | None:
 
 
 def _gif(file: BinaryIO, size: int) -> str | None:
-    return None if _tail(file, size).rstrip(b"\0").endswith(b";") else "its last byte is not the one that ends a GIF"
+    return (
+        None
+        if _tail(file, size).rstrip(b"\0").endswith(b";")
+        else "its last byte is not the one that ends a GIF"
+    )
 
 
 def _png(file: BinaryIO, size: int) -> str | None:
@@ -181,7 +215,8 @@ def _ogg(file: BinaryIO, size: int) -> str | None:
 
 
 def _flv(file: BinaryIO, size: int) -> str | None:
-    """After each tag comes its length, so the last four bytes lead back to the head of the last tag."""
+    """After each tag comes its length, so the last four bytes lead back to the head of the
+    last tag."""
     file.seek(size - 4)
     length = int.from_bytes(file.read(4), "big")
     if not 11 <= length <= size - 4:
@@ -220,6 +255,14 @@ def _lacks(count: int) -> str:
 
 
 _ENDS: dict[str, Callable[[BinaryIO, int], str | None]] = {
-    "mp4": _mp4, "matroska": _matroska, "avi": _riff, "webp": _riff, "gif": _gif, "png": _png, "ogg": _ogg,
-    "flv": _flv, "asf": _asf, "ts": _ts,
-}  # fmt: skip
+    "mp4": _mp4,
+    "matroska": _matroska,
+    "avi": _riff,
+    "webp": _riff,
+    "gif": _gif,
+    "png": _png,
+    "ogg": _ogg,
+    "flv": _flv,
+    "asf": _asf,
+    "ts": _ts,
+}

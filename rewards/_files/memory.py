@@ -1,6 +1,8 @@
-"""How much memory a process may take: a limit for workers that read files of others, and how its end shows.
+"""How much memory a process may take: a limit for workers that read files of others, and
+how its end shows.
 
-A file of 200 bytes can ask for gigabytes of pixels. Linux holds the limit; elsewhere there is none.
+A file of 200 bytes can ask for gigabytes of pixels. Linux holds the limit; elsewhere there
+is none.
 """
 
 from __future__ import annotations
@@ -9,9 +11,17 @@ import errno
 from contextlib import suppress
 from pathlib import Path
 
-MEMORY = 4 * 2**30  # bytes that a worker may take beside what Python, torch and the rewards have taken before its work
-WORDS = ("can't allocate memory", "cannot allocate memory", "insufficient memory", "bad_alloc", "not enough memory",
-         "out of memory")  # fmt: skip
+MEMORY = (
+    4 * 2**30
+)  # bytes that a worker may take beside what Python, torch and the rewards have taken before its work
+WORDS = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "insufficient memory",
+    "bad_alloc",
+    "not enough memory",
+    "out of memory",
+)
 
 _budget: int | None = None  # of this process, where it has a limit
 
@@ -21,10 +31,11 @@ class TooLarge(MemoryError):
 
 
 def limit(budget: int | None) -> None:
-    """Let this process take `budget` bytes of address space more than it has; None for no limit.
+    """Let this process take `budget` bytes of address space more than it has; None for no
+    limit.
 
-    What torch and OpenCV have reserved, and never use all of, does not count. A lower limit that is set already, as by
-    `ulimit -v`, stays.
+    What torch and OpenCV have reserved, and never use all of, does not count. A lower limit
+    that is set already, as by `ulimit -v`, stays.
     """
     taken = address_space()
     if budget is None or taken is None:
@@ -50,7 +61,8 @@ def address_space() -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory: Python's own, or that of torch, OpenCV or the system.
+    """Whether an error says that there was no memory: Python's own, or that of torch,
+    OpenCV or the system.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     (True, True)
@@ -61,8 +73,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The reason why a clip that ran out of memory has no score: the text of `TooLarge`, or the limit."""
+    """The reason why a clip that ran out of memory has no score: the text of `TooLarge`, or
+    the limit."""
     if isinstance(error, TooLarge):
         return str(error)
-    most = f"the {_budget / 2**30:g} GiB that one worker may take" if _budget else "this machine has"
+    most = (
+        f"the {_budget / 2**30:g} GiB that one worker may take" if _budget else "this machine has"
+    )
     return f"needs more memory than {most}: its frames are too large or too many to be looked at together"

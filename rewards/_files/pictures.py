@@ -1,4 +1,5 @@
-"""Films that are pictures: an animated WebP, and a folder of numbered pictures, read by OpenCV.
+"""Films that are pictures: an animated WebP, and a folder of numbered pictures, read by
+OpenCV.
 
 Shapes: F frames, H W pixels; frames are uint8 (F, 3, H, W).
 """
@@ -18,12 +19,22 @@ from torch import Tensor
 from .media import Unreadable, cut_off, is_animated
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-BESIDE = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".db", ".ini")  # suffixes that may lie beside pictures
+BESIDE = (
+    ".txt",
+    ".md",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".db",
+    ".ini",
+)  # suffixes that may lie beside pictures
 RATE = 8.0  # frames a second of numbered pictures, where nobody says one
 
 
 class Animation:
-    """An animated WebP: `size` (width, height), `times` in seconds, `stated` frames a second, `notes`."""
+    """An animated WebP: `size` (width, height), `times` in seconds, `stated` frames a
+    second, `notes`."""
 
     name = "opencv"
 
@@ -35,17 +46,22 @@ class Animation:
         self.data = np.fromfile(path, np.uint8)
         self.size, durations = _webp(self.data.tobytes())
         check(self.size)
-        if (why := cut_off(path)) is not None:  # its decoder gives no frame at all of one that is cut
+        if (
+            why := cut_off(path)
+        ) is not None:  # its decoder gives no frame at all of one that is cut
             raise Unreadable(f"it is cut off after {sum(durations) / 1000:.1f} s: {why}")
         self.times = [start / 1000 for start in accumulate(durations[:-1], initial=0)]
         self.stated, self.tick, self.notes = 0.0, 1e-3, list[str]()
 
     def pieces(self, length: int) -> Iterator[Tensor]:
-        """The frames in order, `length` at a time; each time it is decoded from its start, and only these are kept."""
+        """The frames in order, `length` at a time; each time it is decoded from its start,
+        and only these are kept."""
         import cv2
 
         for start in range(0, len(self.times), length):
-            done, found = cv2.imdecodeanimation(self.data, start, min(length, len(self.times) - start))
+            done, found = cv2.imdecodeanimation(
+                self.data, start, min(length, len(self.times) - start)
+            )
             if not done:
                 raise Unreadable(f"frame {start} and those after it cannot be decoded")
             yield _tensor([picture[..., 2::-1] for picture in found.frames])
@@ -59,7 +75,12 @@ class Picture:
     def __init__(self, path: Path, check: Callable[[tuple[int, int]], None]) -> None:
         self.path, self.check = path, check
         found = picture(path, check)
-        self.size, self.times, self.stated, self.tick = (found.shape[1], found.shape[0]), [0.0], 1.0, 0.0
+        self.size, self.times, self.stated, self.tick = (
+            (found.shape[1], found.shape[0]),
+            [0.0],
+            1.0,
+            0.0,
+        )
         self.notes = list[str]()
 
     def pieces(self, length: int) -> Iterator[Tensor]:
@@ -72,50 +93,67 @@ class Pictures:
 
     name = "opencv"
 
-    def __init__(self, path: Path, check: Callable[[tuple[int, int]], None], fps: float | None = None) -> None:
+    def __init__(
+        self, path: Path, check: Callable[[tuple[int, int]], None], fps: float | None = None
+    ) -> None:
         self.files = numbered(path)
         if not self.files:
-            raise Unreadable("it is a folder, and holds other things than numbered pictures of one film")
+            raise Unreadable(
+                "it is a folder, and holds other things than numbered pictures of one film"
+            )
         self.stated, self.tick = fps or RATE, 0.0
         first = picture(self.files[0], check)
         self.size = (first.shape[1], first.shape[0])
         self.times = [i / self.stated for i in range(len(self.files))]
         told = "as asked for" if fps else "as nothing says otherwise"
-        self.notes = [f"{len(self.files)} numbered pictures are one film of {self.stated:g} frames a second, {told}; "
-                      "single images are told by their names, as FOLDER/*.png, or by a prompts.csv beside them"]
+        self.notes = [
+            f"{len(self.files)} numbered pictures are one film of {self.stated:g} frames a second, {told}; "
+            "single images are told by their names, as FOLDER/*.png, or by a prompts.csv beside them"
+        ]
         missing = [last for first, last in pairwise(map(_number, self.files)) if last != first + 1]
         if missing:
             self.notes.append(f"pictures are missing before number {missing[0]}")
         self.check = check
 
     def pieces(self, length: int) -> Iterator[Tensor]:
-        """The frames in order, `length` at a time. Raises Unreadable where one is of another size."""
+        """The frames in order, `length` at a time. Raises Unreadable where one is of
+        another size."""
         for start in range(0, len(self.files), length):
             yield _tensor([self._picture(file) for file in self.files[start : start + length]])
 
     def _picture(self, file: Path) -> np.ndarray:
         found = picture(file, self.check)
         if found.shape[1::-1] != self.size:
-            raise Unreadable(f"{file.name} is {found.shape[1]} x {found.shape[0]}, and the first picture "
-                             f"{self.size[0]} x {self.size[1]}: one film has one size")
+            raise Unreadable(
+                f"{file.name} is {found.shape[1]} x {found.shape[0]}, and the first picture "
+                f"{self.size[0]} x {self.size[1]}: one film has one size"
+            )
         return found
 
 
 def is_still(path: Path) -> bool:
-    """Whether a file is one picture: by its suffix, and a .png or .webp if it holds no animation."""
+    """Whether a file is one picture: by its suffix, and a .png or .webp if it holds no
+    animation."""
     return path.suffix.lower() in IMAGES and not (path.is_file() and is_animated(path))
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The pictures of a folder in order of number, where it holds nothing but pictures of one name and suffix that end
-    in a number, two or more; else nothing. Hidden files do not count, and neither do the texts and tables beside them,
-    or what Windows puts there (Thumbs.db, desktop.ini). Pictures that a table of prompts beside them names one by one
+    """The pictures of a folder in order of number, where it holds nothing but pictures of
+    one name and suffix that end in a number, two or more; else nothing. Hidden files do not
+    count, and neither do the texts and tables beside them, or what Windows puts there
+    (Thumbs.db, desktop.ini). Pictures that a table of prompts beside them names one by one
     are images, and no film."""
     files = [file for file in folder.iterdir() if not file.name.startswith(".")]
     files = [file for file in files if file.suffix.lower() not in BESIDE]
     alike = {(file.suffix, re.sub(r"\d+$", "", file.stem)) for file in files}
-    sound = len(files) > 1 and len(alike) == 1 and all(re.search(r"\d$", file.stem) for file in files)
-    if not sound or files[0].suffix.lower() not in IMAGES or not all(file.is_file() for file in files):
+    sound = (
+        len(files) > 1 and len(alike) == 1 and all(re.search(r"\d$", file.stem) for file in files)
+    )
+    if (
+        not sound
+        or files[0].suffix.lower() not in IMAGES
+        or not all(file.is_file() for file in files)
+    ):
         return []
     ordered = sorted(files, key=_number)
     if _named_apart(folder, ordered[0].name):
@@ -124,18 +162,22 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def _named_apart(folder: Path, name: str) -> bool:
-    """Whether a table of prompts in the folder names a picture, as `vidrl sample` writes it of images."""
+    """Whether a table of prompts in the folder names a picture, as `vidrl sample` writes it
+    of images."""
     tables = [folder / f"prompts{suffix}" for suffix in (".csv", ".jsonl", ".tsv", ".json")]
     return any(name.encode() in table.read_bytes() for table in tables if table.is_file())
 
 
 def picture(path: Path, check: Callable[[tuple[int, int]], None]) -> np.ndarray:
-    """A picture as uint8 RGB (H, W, 3). Raises FileNotFoundError, and Unreadable with the reason."""
+    """A picture as uint8 RGB (H, W, 3). Raises FileNotFoundError, and Unreadable with the
+    reason."""
     import cv2
 
     if not path.is_file():
         raise FileNotFoundError(f"expected a picture, found none at {path}")
-    found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    found = (
+        cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    )
     if found is None:
         raise Unreadable(f"expected a picture, could not read {path}")
     check((found.shape[1], found.shape[0]))
@@ -151,13 +193,17 @@ def _tensor(pictures: list[Any]) -> Tensor:
 
 
 def _webp(data: bytes) -> tuple[tuple[int, int], list[int]]:
-    """The size of the canvas, and how long each frame is shown, in milliseconds; of the chunks VP8X and ANMF."""
+    """The size of the canvas, and how long each frame is shown, in milliseconds; of the
+    chunks VP8X and ANMF."""
     size, durations, at = (0, 0), [], 12
     while at + 8 <= len(data):
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = data[at + 8 : at + 8 + min(length, 24)]
         if name == b"VP8X":
-            size = (1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"))
+            size = (
+                1 + int.from_bytes(body[4:7], "little"),
+                1 + int.from_bytes(body[7:10], "little"),
+            )
         if name == b"ANMF" and at + 8 + length <= len(data):
             durations.append(int.from_bytes(body[12:15], "little"))
         at += 8 + length + length % 2

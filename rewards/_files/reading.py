@@ -1,4 +1,5 @@
-"""PyAV as a reader: the frames of a file that `ffmpeg -i FILE -map 0:V:0 -fps_mode passthrough` shows, turned upright.
+"""PyAV as a reader: the frames of a file that `ffmpeg -i FILE -map 0:V:0 -fps_mode
+passthrough` shows, turned upright.
 
 Shapes: H W pixels; frames are uint8 (F, 3, H, W).
 """
@@ -23,18 +24,23 @@ from .media import Unreadable, cut_off
 from .memory import is_out_of_memory
 from .stamps import STATED, best, filled, usable
 
-# What FFmpeg may take a file for. Playlists and their like are left out, because they name other files and addresses.
-FORMATS = ("mov,matroska,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,av1,ivf,flv,asf,ogg,yuv4mpegpipe,nut,mxf,"
-           "rm,dv,wtv")
+# What FFmpeg may take a file for. Playlists and their like are left out, because they name
+# other files and addresses.
+FORMATS = (
+    "mov,matroska,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,av1,ivf,flv,asf,ogg,yuv4mpegpipe,nut,mxf,"
+    "rm,dv,wtv"
+)
 COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC, of a stream
 WITHOUT_TIMES = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of a container
-# Where one packet is one frame that is shown, so that packets tell the times; elsewhere a first pass decodes.
+# Where one packet is one frame that is shown, so that packets tell the times; elsewhere a
+# first pass decodes.
 LISTED = {"mov", "matroska"}
 CODECS = {"h264", "hevc", "vp9", "av1", "ffv1", "mjpeg", "prores", "png", "rawvideo"}
 
 
 class PyAV:
-    """A file as PyAV reads it: `size` (width, height), `times` in seconds, `stated` frames a second, `notes`.
+    """A file as PyAV reads it: `size` (width, height), `times` in seconds, `stated` frames
+    a second, `notes`.
 
     `check` is given the size before anything is decoded, and raises where it is too large.
     """
@@ -55,7 +61,9 @@ class PyAV:
         first = self._first()
         self.turn = upright(first)
         self._whole = (first.width, first.height)
-        self.size = self._whole if self.turn is None else self.turn(np.empty(self._whole[::-1])).shape[::-1]
+        self.size = (
+            self._whole if self.turn is None else self.turn(np.empty(self._whole[::-1])).shape[::-1]
+        )
         check(self.size)
         self.counted = self.stamps is None or cut_off(path) is not None
         if self.counted:
@@ -64,7 +72,8 @@ class PyAV:
         self._tell()
 
     def pieces(self, length: int) -> Iterator[Tensor]:
-        """The frames in order, `length` at a time. Raises Unreadable where they are not those that were listed."""
+        """The frames in order, `length` at a time. Raises Unreadable where they are not
+        those that were listed."""
         pixels, turn, number = _Pixels(self.av), self.turn or (lambda picture: picture), 0
         piece = self._piece(length)
         for frame in self._frames():
@@ -86,15 +95,24 @@ class PyAV:
         self._same_size(frame)
         assert self.stamps is not None
         if number >= len(self.stamps) or not self.counted and frame.pts != self.stamps[number]:
-            raise Unreadable(f"frame {number} is not the one that is listed: part of the file is damaged")
+            raise Unreadable(
+                f"frame {number} is not the one that is listed: part of the file is damaged"
+            )
 
     def _first(self) -> Any:
         first = next(self._frames(), None)
         if first is None:
             why = cut_off(self.path)
-            size = "" if self.sized else ": its header states no size, or a larger one than can be read"
-            raise Unreadable(f"it is cut off before its first frame: {why}" if why else
-                             f"no frame can be decoded{size}")
+            size = (
+                ""
+                if self.sized
+                else ": its header states no size, or a larger one than can be read"
+            )
+            raise Unreadable(
+                f"it is cut off before its first frame: {why}"
+                if why
+                else f"no frame can be decoded{size}"
+            )
         return first
 
     def _counted(self) -> Iterator[tuple[int | None, int | None]]:
@@ -105,8 +123,10 @@ class PyAV:
 
     def _same_size(self, frame: Any) -> None:
         if (frame.width, frame.height) != self._whole:
-            raise Unreadable(f"the size of its frames changes from {self._whole[0]} x {self._whole[1]} to "
-                             f"{frame.width} x {frame.height}: cut it there, or scale it to one size")
+            raise Unreadable(
+                f"the size of its frames changes from {self._whole[0]} x {self._whole[1]} to "
+                f"{frame.width} x {frame.height}: cut it there, or scale it to one size"
+            )
 
     def _tell(self) -> None:
         """The times, and what is to be known of them."""
@@ -121,7 +141,8 @@ class PyAV:
             self.notes.append(f"damaged: {self.damaged} packets could not be decoded")
 
     def _frames(self) -> Iterator[Any]:
-        """The frames that are shown, in order. A packet that cannot be decoded is passed over, as ffmpeg does."""
+        """The frames that are shown, in order. A packet that cannot be decoded is passed
+        over, as ffmpeg does."""
         self.damaged = 0
         with self._stream() as (container, stream):
             for packet in _packets(self.av, container, stream):
@@ -149,8 +170,9 @@ class PyAV:
 
 
 class _Pixels:
-    """Frames as RGB. PyAV scales the colours of an interlaced frame field by field, and those of more than 8 bits from
-    another place than ffmpeg does: these frames go through ffmpeg's own filter."""
+    """Frames as RGB. PyAV scales the colours of an interlaced frame field by field, and
+    those of more than 8 bits from another place than ffmpeg does: these frames go through
+    ffmpeg's own filter."""
 
     def __init__(self, av: Any) -> None:
         from av.video.reformatter import VideoReformatter
@@ -169,9 +191,18 @@ class _Pixels:
 
     def _graph(self, frame: Any) -> Any:
         graph = self.av.filter.Graph()
-        start = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name,
-                                 time_base=frame.time_base or Fraction(1, 1000))
-        chain = [start, graph.add("scale", "interl=0"), graph.add("format", "rgb24"), graph.add("buffersink")]
+        start = graph.add_buffer(
+            width=frame.width,
+            height=frame.height,
+            format=frame.format.name,
+            time_base=frame.time_base or Fraction(1, 1000),
+        )
+        chain = [
+            start,
+            graph.add("scale", "interl=0"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
         graph.link_nodes(*chain).configure()
         return graph
 
@@ -188,7 +219,8 @@ def import_av() -> Any:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The container of a file, open. FFmpeg reads this file alone: none that it names, and no address."""
+    """The container of a file, open. FFmpeg reads this file alone: none that it names, and
+    no address."""
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     with _named(path) as name, import_av().open(name, options=options) as container:
         yield container
@@ -201,8 +233,9 @@ def without_covers(container: Any) -> list[Any]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[Any]:
-    """What FFmpeg opens: "file:" and the whole path, so that a name like concat:a|b or %d is a name and nothing else;
-    the open file where the name is not UTF-8, which FFmpeg's interface asks for."""
+    """What FFmpeg opens: "file:" and the whole path, so that a name like concat:a|b or %d
+    is a name and nothing else; the open file where the name is not UTF-8, which FFmpeg's
+    interface asks for."""
     name = os.path.abspath(path)
     try:
         name.encode()
@@ -214,10 +247,15 @@ def _named(path: Path) -> Iterator[Any]:
 
 
 def _stated(container: Any, stream: Any) -> float:
-    """The frames a second that a file states, 0 for nothing: its container, or, where that keeps no times or states an
-    impossible rate, its pictures."""
+    """The frames a second that a file states, 0 for nothing: its container, or, where that
+    keeps no times or states an impossible rate, its pictures."""
     context = stream.codec_context
-    rates = [stream.average_rate, context.framerate if context else None, stream.guessed_rate, stream.base_rate]
+    rates = [
+        stream.average_rate,
+        context.framerate if context else None,
+        stream.guessed_rate,
+        stream.base_rate,
+    ]
     if container.format.flags & WITHOUT_TIMES:
         rates = [*rates[1:], rates[0]]  # the container's rate is a default of FFmpeg, 25
     known = [float(rate) for rate in rates if rate]
@@ -225,7 +263,8 @@ def _stated(container: Any, stream: Any) -> float:
 
 
 def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
-    """The packets, the last of which is empty and asks the decoder for what it holds back; also where reading fails."""
+    """The packets, the last of which is empty and asks the decoder for what it holds back;
+    also where reading fails."""
     try:
         yield from container.demux(stream)
     except av.error.FFmpegError as error:
@@ -237,7 +276,8 @@ def _packets(av: Any, container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _of_packets(container: Any, stream: Any) -> list[int | None] | None:
-    """The stamps of the frames by the packets alone; None where packets may hold frames that are not shown."""
+    """The stamps of the frames by the packets alone; None where packets may hold frames
+    that are not shown."""
     names = set(container.format.name.split(","))
     if not names & LISTED or stream.codec_context.codec.canonical_name not in CODECS:
         return None
@@ -246,7 +286,12 @@ def _of_packets(container: Any, stream: Any) -> list[int | None] | None:
     for packet in container.demux(stream):
         if not packet.size:
             continue
-        if packet.pts is None or packet.is_discard or packet.is_corrupt or not (found or packet.is_keyframe):
+        if (
+            packet.pts is None
+            or packet.is_discard
+            or packet.is_corrupt
+            or not (found or packet.is_keyframe)
+        ):
             return None
         found.append(packet.pts)
         reordered = reordered or packet.pts != packet.dts
@@ -259,17 +304,22 @@ def _seconds(times: list[float]) -> float:
     return (times[-1] - times[0]) * len(times) / max(1, len(times) - 1)
 
 
-# --- upright ---------------------------------------------------------------------------------------------------------
+# --- upright
+# ---------------------------------------------------------------------------------------------------------
 
 
 def upright(frame: Any) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What turns and mirrors a picture (H, W, ...) as the file asks for, by the rules of ffmpeg; None for nothing."""
-    matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    """What turns and mirrors a picture (H, W, ...) as the file asks for, by the rules of
+    ffmpeg; None for nothing."""
+    matrix = next(
+        (bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None
+    )
     return None if matrix is None else turning(np.frombuffer(matrix, np.int32)[:9])
 
 
 def turning(matrix: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
-    """The same of a display matrix (9 numbers), as ffmpeg's get_rotation and configure_input_video_filter say.
+    """The same of a display matrix (9 numbers), as ffmpeg's get_rotation and
+    configure_input_video_filter say.
 
     >>> quarter = np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30])
     >>> turning(quarter)(np.array([[1, 2], [3, 4]])).tolist()

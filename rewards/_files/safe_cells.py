@@ -1,20 +1,39 @@
-"""Cells of a table that no spreadsheet takes for a formula, and what was meant by them when they are read again.
+"""Cells of a table that no spreadsheet takes for a formula, and what was meant by them when
+they are read again.
 
-A spreadsheet runs a cell that begins with =, +, - or @, and so it does where these come after a tab or a line end, or
-after characters that nobody sees, which it takes away: blanks of every width, zero-width spaces, byte order marks.
+A spreadsheet runs a cell that begins with =, +, - or @, and so it does where these come
+after a tab or a line end, or after characters that nobody sees, which it takes away: blanks
+of every width, zero-width spaces, byte order marks.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # where spreadsheets begin a formula
+FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "＝",
+    "＋",
+    "－",
+    "＠",
+)  # where spreadsheets begin a formula
 BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and signs that are drawn as nothing
-UNSEEN = ("Z", "C", "M")  # Unicode's classes of separators, of control and format characters, of marks on a letter
+UNSEEN = (
+    "Z",
+    "C",
+    "M",
+)  # Unicode's classes of separators, of control and format characters, of marks on a letter
 
 
 def is_formula(text: str) -> bool:
-    """Whether a spreadsheet may run this text as a formula; wide and small forms of the four signs count as well.
+    """Whether a spreadsheet may run this text as a formula; wide and small forms of the
+    four signs count as well.
 
     >>> [is_formula(text) for text in ("=1+1", " \\ufeff＝1", "\\ta", "a = b", "-", "")]
     [True, True, True, False, True, False]
@@ -28,7 +47,8 @@ def is_formula(text: str) -> bool:
 
 
 def cell(value: object) -> object:
-    """A value as a cell that no spreadsheet runs: text that may be a formula gets an apostrophe, numbers stay numbers.
+    """A value as a cell that no spreadsheet runs: text that may be a formula gets an
+    apostrophe, numbers stay numbers.
 
     >>> cell("=cmd"), cell("\\u00a0@x"), cell("a cat"), cell(-0.5), cell(None)
     ("'=cmd", "'\\xa0@x", 'a cat', -0.5, None)

@@ -25,11 +25,16 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 def score(
-    clips: Tensor | Paths, reward: Reward, prompts: list[str] | None = None, fps: float | None = None
+    clips: Tensor | Paths,
+    reward: Reward,
+    prompts: list[str] | None = None,
+    fps: float | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a clip, as `score_files` gives, for files, folders, or a tensor (B, F, C, H, W) with its `fps`.
+    """One row a clip, as `score_files` gives, for files, folders, or a tensor (B, F, C, H,
+    W) with its `fps`.
 
-    `prompts` are one a clip of a tensor, or one a file. Raises ValueError where a tensor comes without `fps`.
+    `prompts` are one a clip of a tensor, or one a file. Raises ValueError where a tensor
+    comes without `fps`.
 
     >>> from vidrl.rewards.flicker import Flicker
     >>> score(torch.full((2, 5, 3, 32, 32), 0.5), Flicker(), fps=8.0)[0]["frames"]
@@ -41,8 +46,12 @@ def score(
         asked = dict(zip(map(str, files), prompts, strict=True)) if prompts is not None else None
         return list(score_files(files, {"reward": reward}, asked))
     if fps is None:
-        raise ValueError("expected fps, frames a second, with a tensor, got none: score(video, reward, fps=8.0)")
-    result = as_reward(reward)(Samples(clips, prompts if prompts is not None else [""] * len(clips), fps))
+        raise ValueError(
+            "expected fps, frames a second, with a tensor, got none: score(video, reward, fps=8.0)"
+        )
+    result = as_reward(reward)(
+        Samples(clips, prompts if prompts is not None else [""] * len(clips), fps)
+    )
     size = [clips.shape[-1], clips.shape[-2]]
     facts = {"path": None, "fps": float(fps), "size": size, "frames": clips.shape[1], "note": None}
     return [row(facts, {"reward": result}, i) for i in range(len(clips))]
@@ -57,19 +66,23 @@ def score_files(
     memory: int | None = MEMORY,
     fps: float | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Score files and the videos in folders, in pieces of constant memory, all rewards on one flow.
+    """Score files and the videos in folders, in pieces of constant memory, all rewards on
+    one flow.
 
-    Yields for each clip `{"path", "fps", "size": [width, height], "frames", "value": {reward: number}, "parts":
-    {reward: {part: number}}, "curve": {reward: [a number a frame]}, "note", "why"}`; a number that is not there is
-    None, and `why` says the reason, or is None. `note` says what to know of the file, as that it was cut off or that
-    its frame rate varies, or that a composite leaves parts out of an image, or is None. A file that cannot be read is
-    a row with its reason, never left out. `prompts` maps paths to what was asked for. `fps` is the rate of folders of
-    numbered pictures, 8 if not given.
+    Yields for each clip `{"path", "fps", "size": [width, height], "frames", "value":
+    {reward: number}, "parts": {reward: {part: number}}, "curve": {reward: [a number a
+    frame]}, "note", "why"}`; a number that is not there is None, and `why` says the reason,
+    or is None. `note` says what to know of the file, as that it was cut off or that its
+    frame rate varies, or that a composite leaves parts out of an image, or is None. A file
+    that cannot be read is a row with its reason, never left out. `prompts` maps paths to
+    what was asked for. `fps` is the rate of folders of numbered pictures, 8 if not given.
 
-    `jobs` processes of one thread each score in the same order; a file that crashes its process or takes longer than
-    `timeout` seconds is a row with its reason, and the rest goes on; so is one that needs more than `memory` bytes (4
-    GiB) beside what its process has when it is ready. The limit of memory is Linux's, and does not hold for rewards of
-    trained networks, whose weights are large. 0 scores in this process, without a limit of time or memory.
+    `jobs` processes of one thread each score in the same order; a file that crashes its
+    process or takes longer than `timeout` seconds is a row with its reason, and the rest
+    goes on; so is one that needs more than `memory` bytes (4 GiB) beside what its process
+    has when it is ready. The limit of memory is Linux's, and does not hold for rewards of
+    trained networks, whose weights are large. 0 scores in this process, without a limit of
+    time or memory.
     """
     rewards = {name: as_reward(reward, name) for name, reward in rewards.items()}
     asked = ((path, (prompts or {}).get(str(path), "")) for path in find(paths))
@@ -78,35 +91,58 @@ def score_files(
         return
     from .workers import each
 
-    learned = any(leaf.learned for name, reward in rewards.items() for leaf in leaves(name, reward).values())
+    learned = any(
+        leaf.learned for name, reward in rewards.items() for leaf in leaves(name, reward).values()
+    )
     work = partial(_score_file, rewards=dict(rewards), fps=fps)
     for done in each(work, asked, jobs, timeout, None if learned else memory):
         facts = _unknown(done.task[0])
         yield done.result if done.why is None else _lost(facts, rewards, f"unreadable: {done.why}")
 
 
-def row(facts: Mapping[str, Any], scores: Mapping[str, Score], i: int, whole: str | None = None) -> dict[str, Any]:
+def row(
+    facts: Mapping[str, Any], scores: Mapping[str, Score], i: int, whole: str | None = None
+) -> dict[str, Any]:
     """Clip `i` of scores as a row of `score_files`."""
-    reasons = [f"{name}: {s.why[i]}" if len(scores) > 1 else s.why[i] for name, s in scores.items() if s.why[i]]
-    left = [f"{name}: {', '.join(out)} need more frames than an image has, and are left out"
-            for name, s in scores.items() if not s.why[i] and (out := left_out(s))]
+    reasons = [
+        f"{name}: {s.why[i]}" if len(scores) > 1 else s.why[i]
+        for name, s in scores.items()
+        if s.why[i]
+    ]
+    left = [
+        f"{name}: {', '.join(out)} need more frames than an image has, and are left out"
+        for name, s in scores.items()
+        if not s.why[i] and (out := left_out(s))
+    ]
     return {
         **facts,
         "note": "; ".join([*filter(None, [facts.get("note")]), *left]) or None,
         "value": {name: _number(s.value[i]) for name, s in scores.items()},
-        "parts": {name: {part: _number(p.value[i]) for part, p in s.parts.items()} for name, s in scores.items()},
-        "curve": {name: None if s.frames is None else [_number(x) for x in s.frames[i]] for name, s in scores.items()},
+        "parts": {
+            name: {part: _number(p.value[i]) for part, p in s.parts.items()}
+            for name, s in scores.items()
+        },
+        "curve": {
+            name: None if s.frames is None else [_number(x) for x in s.frames[i]]
+            for name, s in scores.items()
+        },
         "why": whole or ("; ".join(str(r) for r in reasons) or None),
     }
 
 
-def _score_file(asked: tuple[Path, str], rewards: Mapping[str, Reward], fps: float | None = None) -> dict[str, Any]:
+def _score_file(
+    asked: tuple[Path, str], rewards: Mapping[str, Reward], fps: float | None = None
+) -> dict[str, Any]:
     path, prompt = asked
     facts = _unknown(path)
     try:
         video = _opened(path, fps)
-        facts |= {"fps": video.fps, "size": list(video.size), "frames": video.frames,
-                  "note": "; ".join(video.notes) or None}
+        facts |= {
+            "fps": video.fps,
+            "size": list(video.size),
+            "frames": video.frames,
+            "note": "; ".join(video.notes) or None,
+        }
         return row(facts, _stream(video, rewards, prompt), 0)
     except (_NoFile, Unreadable) as error:
         return _lost(facts, rewards, f"unreadable: {error}")
@@ -142,7 +178,9 @@ def _lost(facts: Mapping[str, Any], rewards: Mapping[str, Reward], why: str) -> 
 
 def _stream(video: Film, rewards: Mapping[str, Reward], prompt: str) -> dict[str, Score]:
     """Scores of one clip, B = 1: in pieces where the reward can, whole where it cannot."""
-    single = {key: leaf for name, reward in rewards.items() for key, leaf in leaves(name, reward).items()}
+    single = {
+        key: leaf for name, reward in rewards.items() for key, leaf in leaves(name, reward).items()
+    }
     if any(not leaf.streams for leaf in single.values()):
         samples = Samples(video.read()[None], [prompt], video.fps)
         return {name: reward(samples) for name, reward in rewards.items()}

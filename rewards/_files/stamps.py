@@ -1,4 +1,5 @@
-"""The times of frames from what a file states: stamps that are missing, that fall, or that tell no time."""
+"""The times of frames from what a file states: stamps that are missing, that fall, or that
+tell no time."""
 
 from __future__ import annotations
 
@@ -13,12 +14,16 @@ FASTEST = 2000.0  # frames a second: time stamps that are closer are none
 STATED = 240.0  # frames a second: a stated rate above is what containers write when they know none
 
 
-def best(stamps: list[tuple[int | None, int | None]], decode_times: bool = False) -> list[int | None]:
-    """The stamps of frames, in ticks, from the stamp of each frame and that of its packet, the time of decoding.
+def best(
+    stamps: list[tuple[int | None, int | None]], decode_times: bool = False
+) -> list[int | None]:
+    """The stamps of frames, in ticks, from the stamp of each frame and that of its packet,
+    the time of decoding.
 
-    A frame without a stamp has its packet's. Where the stamps of the frames fall and those of the packets rise, all are
-    the packets'; so they are where a container keeps no others (`decode_times`, as .avi). The last frames come after
-    the last packet, and then have none.
+    A frame without a stamp has its packet's. Where the stamps of the frames fall and those
+    of the packets rise, all are the packets'; so they are where a container keeps no others
+    (`decode_times`, as .avi). The last frames come after the last packet, and then have
+    none.
 
     >>> best([(0, 0), (2, 1), (1, 2), (None, 3)]), best([(0, 1), (2, 2), (1, 3), (3, None)])
     ([0, 1, 2, 3], [1, 2, 3, None])
@@ -35,8 +40,9 @@ def _neighbours(stamps: list[int | None]) -> Iterator[tuple[int, int]]:
 
 
 def filled(stamps: list[float], stated: float) -> list[float]:
-    """Stamps (seconds, NaN where a frame has none) with the missing ones counted on, and before the first counted back,
-    by the usual distance of neighbours, or else by the stated rate.
+    """Stamps (seconds, NaN where a frame has none) with the missing ones counted on, and
+    before the first counted back, by the usual distance of neighbours, or else by the
+    stated rate.
 
     >>> filled([math.nan, 0.25, math.nan, 0.75], stated=4.0), filled([0.0, 0.5, math.nan], stated=600.0)
     ([0.0, 0.25, 0.5, 0.75], [0.0, 0.5, 1.0])
@@ -54,14 +60,18 @@ def filled(stamps: list[float], stated: float) -> list[float]:
 
 
 def _usual_gap(stamps: list[float]) -> float:
-    """The mean distance of neighbours, without those that are much longer or shorter than most; 0 where none rises."""
-    gaps = [gap for first, second in pairwise(stamps) if (gap := second - first) > 0]  # false for NaN
+    """The mean distance of neighbours, without those that are much longer or shorter than
+    most; 0 where none rises."""
+    gaps = [
+        gap for first, second in pairwise(stamps) if (gap := second - first) > 0
+    ]  # false for NaN
     usual = [gap for gap in gaps if 0.5 < gap / median(gaps) < 1.5]
     return sum(usual) / len(usual) if usual else 0.0
 
 
 def usable(stamps: list[float], stated: float) -> tuple[list[float], str | None]:
-    """Times in seconds, and what to tell of them: the stamps, or, where these tell no time, by the stated rate.
+    """Times in seconds, and what to tell of them: the stamps, or, where these tell no time,
+    by the stated rate.
 
     >>> usable([0.0, 0.0, 0.0], stated=8.0)
     ([0.0, 0.125, 0.25], 'its time stamps tell no time: taken as 8 frames a second, as the file states')
@@ -72,6 +82,8 @@ def usable(stamps: list[float], stated: float) -> tuple[list[float], str | None]
     if len(stamps) < 2 or rises and apart and (len(stamps) - 1) / FASTEST <= span:
         return [0.0 if math.isnan(t) else t for t in stamps], None
     if not 0 < stated <= STATED:
-        raise Unreadable("its time stamps tell no time, and it states no frame rate: write it again with one")
+        raise Unreadable(
+            "its time stamps tell no time, and it states no frame rate: write it again with one"
+        )
     told = f"its time stamps tell no time: taken as {stated:g} frames a second, as the file states"
     return [i / stated for i in range(len(stamps))], told

@@ -1,6 +1,8 @@
-"""Tables of any usual format as rows of cells: .csv, .tsv, .json, .jsonl and .parquet files.
+"""Tables of any usual format as rows of cells: .csv, .tsv, .json, .jsonl and .parquet
+files.
 
-A reader either knows what a file says or refuses it with the place and the cure. Line breaks inside a cell are kept.
+A reader either knows what a file says or refuses it with the place and the cure. Line
+breaks inside a cell are kept.
 """
 
 from __future__ import annotations
@@ -18,12 +20,19 @@ from .safe_cells import meant
 
 Cells = dict[str, Any]  # what a row holds, by the names of its columns as the file spells them
 Entry = tuple[str, Cells]  # where a row stands in its file, as "line 3", and its cells
-Known = Callable[[Sequence[str]], bool]  # whether these names of columns are those of the wanted table
+Known = Callable[
+    [Sequence[str]], bool
+]  # whether these names of columns are those of the wanted table
 Note = Callable[[str], None]
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;"}  # the usual one first
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
-         codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # UTF-32's mark begins with UTF-16's
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # UTF-32's mark begins with UTF-16's
 OBJECT = '{"path": ..., "prompt": ...}'
 
 
@@ -32,9 +41,11 @@ class BadTable(ValueError):
 
 
 def entries(path: Path, known: Known, note: Note) -> list[Entry]:
-    """The rows of a table. `known` checks whether a header is the wanted one; `note` is called with each remark.
+    """The rows of a table. `known` checks whether a header is the wanted one; `note` is
+    called with each remark.
 
-    Raises BadTable for a file that is not a table of its suffix, and ImportError for .parquet without pyarrow.
+    Raises BadTable for a file that is not a table of its suffix, and ImportError for
+    .parquet without pyarrow.
     """
     suffix = path.suffix.lower()
     if suffix in SEPARATORS:
@@ -47,7 +58,8 @@ def entries(path: Path, known: Known, note: Note) -> list[Entry]:
 
 
 def text(path: Path) -> str:
-    """The text of a file: UTF-8, or what its byte-order mark says. Raises BadTable for other encodings and NUL."""
+    """The text of a file: UTF-8, or what its byte-order mark says. Raises BadTable for
+    other encodings and NUL."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -56,15 +68,20 @@ def text(path: Path) -> str:
     try:
         found = raw.decode(encoding)
     except UnicodeDecodeError as error:
-        raise BadTable(f"expected UTF-8 text in {path}, but {error}: save the file as UTF-8, for example by "
-                       f"`iconv -f LATIN1 -t UTF-8` if it is Latin-1") from error
+        raise BadTable(
+            f"expected UTF-8 text in {path}, but {error}: save the file as UTF-8, for example by "
+            f"`iconv -f LATIN1 -t UTF-8` if it is Latin-1"
+        ) from error
     if "\0" in found:
         line = found[: found.index("\0")].count("\n") + 1
-        raise BadTable(f"{path}, line {line}: expected text, got a NUL character: save the file as UTF-8")
+        raise BadTable(
+            f"{path}, line {line}: expected text, got a NUL character: save the file as UTF-8"
+        )
     return found
 
 
-# --- separated values ------------------------------------------------------------------------------------------------
+# --- separated values
+# ------------------------------------------------------------------------------------------------
 
 
 def _separated(path: Path, known: Known, note: Note) -> Iterator[Entry]:
@@ -75,37 +92,58 @@ def _separated(path: Path, known: Known, note: Note) -> Iterator[Entry]:
     if separator != usual[0]:
         note(f"{path.name}: its columns are separated by {separator!r}")
     spaced = any(name != name.strip() for name in _header(path, read, separator))
-    rows = (row for row in _records(path, read, separator, spaced) if any(cell.strip() for cell in row[1]))
+    rows = (
+        row
+        for row in _records(path, read, separator, spaced)
+        if any(cell.strip() for cell in row[1])
+    )
     names = [meant(name) for name in next(rows, ("", []))[1]]
     _check_header(path, names)
     if "" in names:
         note(f"{path.name}: a column without a name is not read")
     for where, cells in rows:
         if len(cells) != len(names):
-            raise BadTable(f"{path}, {where}: expected {len(names)} columns as in the first line, got {len(cells)}; a "
-                           "prompt with commas needs quotes")
-        yield where, {name: meant(cell) or None for name, cell in zip(names, cells, strict=True) if name}
+            raise BadTable(
+                f"{path}, {where}: expected {len(names)} columns as in the first line, got {len(cells)}; a "
+                "prompt with commas needs quotes"
+            )
+        yield (
+            where,
+            {name: meant(cell) or None for name, cell in zip(names, cells, strict=True) if name},
+        )
 
 
 def _header(path: Path, read: str, separator: str) -> list[str]:
     """The first row that is not blank, unstripped."""
     try:
-        return next((cells for _, cells in _records(path, read, separator) if any(map(str.strip, cells))), [])
+        return next(
+            (cells for _, cells in _records(path, read, separator) if any(map(str.strip, cells))),
+            [],
+        )
     except BadTable:
         return []  # quotes that this separator cannot explain; the chosen separator's own error is raised later
 
 
-def _records(path: Path, read: str, separator: str, spaced: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """Each row with its first line. `spaced`: blanks around separators, as in `path, prompt`, belong to no cell."""
-    csv.field_size_limit(max(csv.field_size_limit(), len(read)))  # a cell may be as long as the file
-    reader = csv.reader(io.StringIO(read, newline=""), delimiter=separator, strict=True, skipinitialspace=spaced)
+def _records(
+    path: Path, read: str, separator: str, spaced: bool = False
+) -> Iterator[tuple[str, list[str]]]:
+    """Each row with its first line. `spaced`: blanks around separators, as in `path,
+    prompt`, belong to no cell."""
+    csv.field_size_limit(
+        max(csv.field_size_limit(), len(read))
+    )  # a cell may be as long as the file
+    reader = csv.reader(
+        io.StringIO(read, newline=""), delimiter=separator, strict=True, skipinitialspace=spaced
+    )
     while True:
         where = f"line {reader.line_num + 1}"
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise BadTable(f"{path}, {where}: {error}: a cell that begins with a quote must end with one, and quotes "
-                           'inside it are doubled, as in "a 5"" screen"') from error
+            raise BadTable(
+                f"{path}, {where}: {error}: a cell that begins with a quote must end with one, and quotes "
+                'inside it are doubled, as in "a 5"" screen"'
+            ) from error
         if cells is None:
             return
         yield where, [cell.strip() for cell in cells] if spaced else cells
@@ -114,23 +152,31 @@ def _records(path: Path, read: str, separator: str, spaced: bool = False) -> Ite
 def _check_header(path: Path, names: Sequence[str]) -> None:
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
-        raise BadTable(f"{path}: expected columns of different names in the first line, got {twice} twice")
+        raise BadTable(
+            f"{path}: expected columns of different names in the first line, got {twice} twice"
+        )
 
 
-# --- JSON ------------------------------------------------------------------------------------------------------------
+# --- JSON
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _objects(path: Path, read: str) -> Iterator[Entry]:
-    """One object a line. Lines end with a line feed alone: U+2028 may stand inside a text."""
+    """One object a line. Lines end with a line feed alone: U+2028 may stand inside a
+    text."""
     for number, words in enumerate(read.split("\n"), 1):
         if not words.strip():
             continue
         try:
             row = _parsed(words)
         except ValueError as error:
-            raise BadTable(f"{path}, line {number}: expected one JSON object, {OBJECT}, but {error}") from error
+            raise BadTable(
+                f"{path}, line {number}: expected one JSON object, {OBJECT}, but {error}"
+            ) from error
         if not isinstance(row, dict):
-            raise BadTable(f"{path}, line {number}: expected a JSON object, {OBJECT}, got {words[:60]!r}")
+            raise BadTable(
+                f"{path}, line {number}: expected a JSON object, {OBJECT}, got {words[:60]!r}"
+            )
         yield f"line {number}", row
 
 
@@ -146,16 +192,26 @@ def _json(path: Path, read: str, known: Known) -> list[Entry]:
         raise BadTable(f"expected JSON in {path}, but {error}") from error
     if isinstance(found, list) and all(isinstance(row, dict) for row in found):
         return [(f"entry {number}", row) for number, row in enumerate(found, 1)]
-    if isinstance(found, dict) and not any(isinstance(value, (dict, list)) for value in found.values()):
-        return [("entry 1", found)] if known(list(found)) else [
-            (f"entry {number}", {"path": name, "prompt": prompt}) for number, (name, prompt)
-            in enumerate(found.items(), 1)]
-    raise BadTable(f'expected a list of {OBJECT} in {path}, or one object of paths and prompts, {{"0.mp4": "a dog", '
-                   f"...}}, got {read.strip()[:60]!r}")
+    if isinstance(found, dict) and not any(
+        isinstance(value, (dict, list)) for value in found.values()
+    ):
+        return (
+            [("entry 1", found)]
+            if known(list(found))
+            else [
+                (f"entry {number}", {"path": name, "prompt": prompt})
+                for number, (name, prompt) in enumerate(found.items(), 1)
+            ]
+        )
+    raise BadTable(
+        f'expected a list of {OBJECT} in {path}, or one object of paths and prompts, {{"0.mp4": "a dog", '
+        f"...}}, got {read.strip()[:60]!r}"
+    )
 
 
 def _parsed(words: str) -> Any:
-    """JSON; NaN, which pandas writes for a missing value, is None. Raises ValueError for a key that comes twice."""
+    """JSON; NaN, which pandas writes for a missing value, is None. Raises ValueError for a
+    key that comes twice."""
     try:
         return json.loads(words, object_pairs_hook=_once, parse_constant=lambda _: None)
     except RecursionError as error:
@@ -166,11 +222,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice")
+        raise ValueError(
+            f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice"
+        )
     return found
 
 
-# --- Parquet ---------------------------------------------------------------------------------------------------------
+# --- Parquet
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _parquet(path: Path) -> list[Entry]:
@@ -178,14 +237,23 @@ def _parquet(path: Path) -> list[Entry]:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise ImportError(f"pyarrow is needed to read {path}: pip install pyarrow, or save the table as .csv, .tsv or "
-                          ".jsonl") from error
+        raise ImportError(
+            f"pyarrow is needed to read {path}: pip install pyarrow, or save the table as .csv, .tsv or "
+            ".jsonl"
+        ) from error
     try:
         rows = parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:
-        raise BadTable(f"expected a Parquet file at {path}, but {' '.join(str(error).split())[:200]}") from error
-    return [(f"row {number}", {name: _plain(value) for name, value in row.items() if not name.startswith("__index")})
-            for number, row in enumerate(rows, 1)]
+        raise BadTable(
+            f"expected a Parquet file at {path}, but {' '.join(str(error).split())[:200]}"
+        ) from error
+    return [
+        (
+            f"row {number}",
+            {name: _plain(value) for name, value in row.items() if not name.startswith("__index")},
+        )
+        for number, row in enumerate(rows, 1)
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """Files that appear whole or not at all, in folders that others may write to.
 
-Until a file is whole it has a name that nobody can tell before, and it is opened only if nothing has that name. In a
-shared folder another person could otherwise put a link of that name there, and we would overwrite what the link leads
-to. The last step puts the file in place of whatever has the wanted name; a link of that name is replaced, not followed.
+Until a file is whole it has a name that nobody can tell before, and it is opened only if
+nothing has that name. In a shared folder another person could otherwise put a link of that
+name there, and we would overwrite what the link leads to. The last step puts the file in
+place of whatever has the wanted name; a link of that name is replaced, not followed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ PARTIAL = ".partial-"  # how the names of unfinished files begin
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new open file that takes the place of `path` at the end, or goes away where something was raised.
+    """A new open file that takes the place of `path` at the end, or goes away where
+    something was raised.
 
     Its mode is that of any new file.
     """
@@ -38,14 +40,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def placing(path: Path) -> Iterator[Path]:
-    """The same for a library that writes by name: where it is to write, in a private folder beside `path`."""
+    """The same for a library that writes by name: where it is to write, in a private folder
+    beside `path`."""
     with filling(path.parent) as folder:
         yield folder / path.name
 
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """A private folder whose files take their places in `folder` at the end, with the mode of any new file."""
+    """A private folder whose files take their places in `folder` at the end, with the mode
+    of any new file."""
     private = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))  # its owner alone may enter it
     try:
         yield private
@@ -71,10 +75,13 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def no_link(path: str, flags: int) -> int:
-    """An opener for `open`, for files that are appended to or held: a link is refused, as it may lead anywhere."""
+    """An opener for `open`, for files that are appended to or held: a link is refused, as
+    it may lead anywhere."""
     try:
         return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise OSError(errno.ELOOP, "expected a file of this folder, found a link: remove the link", str(path)) from None
+        raise OSError(
+            errno.ELOOP, "expected a file of this folder, found a link: remove the link", str(path)
+        ) from None

@@ -1,4 +1,5 @@
-"""Work in processes of their own, which may crash or hang: that task gets a reason, and the rest goes on."""
+"""Work in processes of their own, which may crash or hang: that task gets a reason, and the
+rest goes on."""
 
 from __future__ import annotations
 
@@ -27,12 +28,15 @@ from vidrl.lookup import user_modules
 from .memory import MEMORY, is_out_of_memory, limit, reason
 
 T = TypeVar("T")
-START = 300.0  # seconds that a process has to import what it needs, on a machine that does much else
+START = (
+    300.0  # seconds that a process has to import what it needs, on a machine that does much else
+)
 AHEAD = 8  # tasks a worker that may be done before their turn to be yielded: all that is kept
 
 
 class Failed(RuntimeError):
-    """The task itself raised, in code that is not vidrl's; the message holds the traceback."""
+    """The task itself raised, in code that is not vidrl's; the message holds the
+    traceback."""
 
 
 @dataclass
@@ -45,18 +49,24 @@ class Done(Generic[T]):
 
 
 def each(
-    function: Callable[[T], Any], tasks: Iterable[T], jobs: int, timeout: float | None = None,
+    function: Callable[[T], Any],
+    tasks: Iterable[T],
+    jobs: int,
+    timeout: float | None = None,
     memory: int | None = MEMORY,
 ) -> Iterator[Done[T]]:
     """`function(task)` of every task, in order, in `jobs` processes of one thread each.
 
-    A process that dies, or takes longer than `timeout` seconds for a task, is replaced, and its task comes with `why`;
-    so does a task that needs more than `memory` bytes beside what its process had when it was ready (None: no limit).
-    What `function` raises is raised here. `function` is pickled once a process. Raises ValueError where it cannot be.
+    A process that dies, or takes longer than `timeout` seconds for a task, is replaced, and
+    its task comes with `why`; so does a task that needs more than `memory` bytes beside
+    what its process had when it was ready (None: no limit). What `function` raises is
+    raised here. `function` is pickled once a process. Raises ValueError where it cannot be.
     """
     if jobs < 1 or not (timeout is None or timeout > 0):
-        raise ValueError("expected jobs of 1 or more, or 0 for this process, and timeout > 0 or None, got "
-                         f"jobs={jobs}, timeout={timeout}")
+        raise ValueError(
+            "expected jobs of 1 or more, or 0 for this process, and timeout > 0 or None, got "
+            f"jobs={jobs}, timeout={timeout}"
+        )
     pool = _Pool(_pickled(function, memory), tasks, jobs, timeout)
     try:
         yield from pool.run()
@@ -65,7 +75,9 @@ def each(
 
 
 class _Pool(Generic[T]):
-    def __init__(self, function: bytes, tasks: Iterable[T], jobs: int, timeout: float | None) -> None:
+    def __init__(
+        self, function: bytes, tasks: Iterable[T], jobs: int, timeout: float | None
+    ) -> None:
         first = list(islice(tasks := iter(tasks), jobs))
         self.tasks = enumerate(chain(first, tasks))
         self.function, self.timeout, self.jobs = function, timeout, len(first)
@@ -89,7 +101,8 @@ class _Pool(Generic[T]):
             worker.end()
 
     def _feed(self) -> None:
-        """A task for every worker that has none, and a new worker for each that is missing."""
+        """A task for every worker that has none, and a new worker for each that is
+        missing."""
         while self.started < self.yielded + AHEAD * self.jobs:
             free = next((worker for worker in self.workers if worker.given is None), None)
             if free is None and len(self.workers) == self.jobs:
@@ -109,7 +122,12 @@ class _Pool(Generic[T]):
             if worker.pipe in heard:
                 self._hear(worker)
             elif time.monotonic() > worker.deadline:
-                self._drop(worker, f"took longer than {self.timeout:g} s" if worker.ready and self.timeout else None)
+                self._drop(
+                    worker,
+                    f"took longer than {self.timeout:g} s"
+                    if worker.ready and self.timeout
+                    else None,
+                )
 
     def _hear(self, worker: _Worker[T]) -> None:
         try:
@@ -128,19 +146,23 @@ class _Pool(Generic[T]):
             self.done[number] = Done(task, None, said) if word == "lost" else Done(task, said)
 
     def _drop(self, worker: _Worker[T], why: str | None) -> None:
-        """End a worker; its task is done, for the reason `why`; None where it never came to work."""
+        """End a worker; its task is done, for the reason `why`; None where it never came to
+        work."""
         number, task = worker.taken()
         status = worker.end()
         self.workers.remove(worker)
         if why is None:
-            raise RuntimeError(f"a worker process could not start (status {status}): a script that asks for jobs needs "
-                               "`if __name__ == '__main__':` around what it does; or pass jobs=0 to see the error")
+            raise RuntimeError(
+                f"a worker process could not start (status {status}): a script that asks for jobs needs "
+                "`if __name__ == '__main__':` around what it does; or pass jobs=0 to see the error"
+            )
         self.done[number] = Done(task, None, why)
 
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Ctrl-C waits: a process that starts meanwhile inherits that, even while it imports, and we hear it afterwards."""
+    """Ctrl-C waits: a process that starts meanwhile inherits that, even while it imports,
+    and we hear it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -172,7 +194,8 @@ class _Worker(Generic[T]):
             self._send(timeout)
 
     def load(self) -> None:
-        """It listens, and gets the function: what it is given before fills the pipe and would hold us up."""
+        """It listens, and gets the function: what it is given before fills the pipe and
+        would hold us up."""
         with suppress(OSError):
             self.pipe.send_bytes(self.function)
 
@@ -210,7 +233,9 @@ def _death(worker: _Worker[Any]) -> str:
     worker.process.join(5)
     status = worker.process.exitcode
     if status is not None and status < 0:
-        hint = ", out of memory?" if -status in (signal.SIGABRT, getattr(signal, "SIGKILL", 9)) else ""
+        hint = (
+            ", out of memory?" if -status in (signal.SIGABRT, getattr(signal, "SIGKILL", 9)) else ""
+        )
         return f"the decoder crashed (signal {-status}{hint})"
     return f"the decoder ended by itself (exit status {status})"
 
@@ -219,11 +244,14 @@ def _pickled(function: Callable[..., Any], memory: int | None) -> bytes:
     try:
         return pickle.dumps((user_modules.FindAgain(), function, memory))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(f"expected rewards that a worker process can load, got one that cannot be pickled ({error}): "
-                         "define its class in a module, or pass jobs=0") from error
+        raise ValueError(
+            f"expected rewards that a worker process can load, got one that cannot be pickled ({error}): "
+            "define its class in a module, or pass jobs=0"
+        ) from error
 
 
-# --- in the worker ---------------------------------------------------------------------------------------------------
+# --- in the worker
+# ---------------------------------------------------------------------------------------------------
 
 
 def _serve(pipe: Connection, parent: int) -> None:
@@ -243,7 +271,8 @@ def _serve(pipe: Connection, parent: int) -> None:
 
 
 def _answer(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
-    """The result of a task, or the reason why there is none where it met the limit of memory."""
+    """The result of a task, or the reason why there is none where it met the limit of
+    memory."""
     try:
         return "done", function(task)
     except Exception as error:
@@ -255,11 +284,15 @@ def _answer(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
 
 
 def _settle(parent: int) -> None:
-    """One thread, no noise of C libraries, no answer to Ctrl-C, and an end when the parent ends."""
+    """One thread, no noise of C libraries, no answer to Ctrl-C, and an end when the parent
+    ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}  # read when those libraries are loaded
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "OPENCV_FOR_THREADS_NUM": "1",
+    }  # read when those libraries are loaded
     torch.set_num_threads(1)
     if sys.stderr is not None:
         sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # warnings of Python still come
@@ -274,7 +307,8 @@ def _watch(parent: int) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself where vidrl raised it and it survives the pipe; else its traceback."""
+    """The error itself where vidrl raised it and it survives the pipe; else its
+    traceback."""
     text = "".join(traceback.format_exception(error))
     try:
         copy = pickle.loads(pickle.dumps(error))

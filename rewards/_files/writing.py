@@ -15,17 +15,25 @@ from torch import Tensor
 from .reading import import_av
 from .whole_file import replacing
 
-CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4"}
+CODECS = {
+    ".mp4": "libx264",
+    ".mkv": "libx264",
+    ".mov": "libx264",
+    ".webm": "libvpx-vp9",
+    ".avi": "mpeg4",
+}
 STILL = ".png"
 FORMATS = {".mkv": "matroska"}  # where it is not the suffix
 
 
 def write(path: str | os.PathLike[str], video: Tensor, fps: float, lossless: bool = False) -> Path:
-    """Write a clip (F, C, H, W), float in [0, 1] or uint8, C = 1 or 3, as .mp4, .mkv, .mov (H.264), .webm or .avi.
+    """Write a clip (F, C, H, W), float in [0, 1] or uint8, C = 1 or 3, as .mp4, .mkv, .mov
+    (H.264), .webm or .avi.
 
-    A clip of one frame may also be written as .png, which keeps every bit; `fps` says nothing of it.
-    `lossless` keeps every bit (RGB H.264 or FFV1, which browsers do not play). The file appears whole or not at all.
-    Raises ValueError for another shape, suffix or rate, ImportError without PyAV.
+    A clip of one frame may also be written as .png, which keeps every bit; `fps` says
+    nothing of it. `lossless` keeps every bit (RGB H.264 or FFV1, which browsers do not
+    play). The file appears whole or not at all. Raises ValueError for another shape, suffix
+    or rate, ImportError without PyAV.
 
     >>> import tempfile
     >>> from vidrl.rewards import video
@@ -64,10 +72,14 @@ def _picture(path: Path, frames: np.ndarray) -> Path:
 def _bytes(video: Tensor, fps: float, path: Path) -> np.ndarray:
     """Frames as uint8 (F, H, W, 3)."""
     if video.dim() != 4 or video.shape[1] not in (1, 3) or 0 in video.shape:
-        raise ValueError(f"expected a clip (frames, 1 or 3 channels, height, width), got shape {tuple(video.shape)}")
+        raise ValueError(
+            f"expected a clip (frames, 1 or 3 channels, height, width), got shape {tuple(video.shape)}"
+        )
     if path.suffix.lower() == STILL and len(video) > 1:
-        raise ValueError(f"expected a clip of one frame for the picture {path.name!r}, got {len(video)} frames: name a "
-                         f"file ending in {', '.join(CODECS)}")
+        raise ValueError(
+            f"expected a clip of one frame for the picture {path.name!r}, got {len(video)} frames: name a "
+            f"file ending in {', '.join(CODECS)}"
+        )
     if path.suffix.lower() not in (*CODECS, STILL):
         raise ValueError(f"expected a file name ending in {', '.join(CODECS)}, got {path.name!r}")
     if not (math.isfinite(fps) and fps > 0):
@@ -83,7 +95,9 @@ def _encode(file: BinaryIO, suffix: str, frames: np.ndarray, fps: float, lossles
     odd = any(side % 2 for side in frames.shape[1:3])
     codec, pixels, options = _settings(suffix, lossless, odd)
     with av.open(file, "w", format=FORMATS.get(suffix, suffix[1:])) as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream = container.add_stream(
+            codec, rate=Fraction(fps).limit_denominator(1001), options=options
+        )
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
         stream.thread_count = 1  # the same bytes on every machine
         for frame in frames:
@@ -100,6 +114,8 @@ def _settings(suffix: str, lossless: bool, odd: bool) -> tuple[str, str, dict[st
     if lossless:
         return "libx264rgb", "rgb24", {"qp": "0"}
     pixels, codec = "yuv444p" if odd and suffix != ".avi" else "yuv420p", CODECS[suffix]
-    if codec == "libx264":  # its tree of blocks reads memory nobody wrote, and one file in a hundred would differ
+    if (
+        codec == "libx264"
+    ):  # its tree of blocks reads memory nobody wrote, and one file in a hundred would differ
         return codec, pixels, {"crf": "16", "x264-params": "mbtree=0"}
     return codec, pixels, {"crf": "16"} if codec == "libvpx-vp9" else {"qscale": "3"}

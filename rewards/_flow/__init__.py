@@ -1,1 +1,2 @@
-"""Optical flow and what is read from it: the estimators, the camera's motion, the geometry of two views."""
+"""Optical flow and what is read from it: the estimators, the camera's motion, the geometry
+of two views."""

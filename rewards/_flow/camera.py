@@ -1,8 +1,10 @@
-"""The camera's motion apart from that of things: a similarity fitted robustly to the flow, and what it leaves over.
+"""The camera's motion apart from that of things: a similarity fitted robustly to the flow,
+and what it leaves over.
 
-Shapes: B clips, T pairs or triples of frames, H W pixels, K cells. Positions are measured from the centre of the
-picture, and inside the fit everything is in diagonals, as complex numbers x + iy. A camera that pans right moves the
-picture left; y points down, so that a camera that tilts up moves the picture down.
+Shapes: B clips, T pairs or triples of frames, H W pixels, K cells. Positions are measured
+from the centre of the picture, and inside the fit everything is in diagonals, as complex
+numbers x + iy. A camera that pans right moves the picture left; y points down, so that a
+camera that tilts up moves the picture down.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ NAMES = ("pan", "tilt", "zoom", "roll")
 
 @dataclass(frozen=True)
 class Camera:
-    """How the picture moves as a whole between two frames: content at p goes to p + shift + turn p.
+    """How the picture moves as a whole between two frames: content at p goes to p + shift +
+    turn p.
 
-    shift (B, T) complex, diagonals; turn (B, T) complex, 1 + turn = exp(zoom + i roll); told (B, T) bool: whether the
-    ground shows anything to tell the camera by, if not the two are 0; share (B, T): of the cells, those that agree.
+    shift (B, T) complex, diagonals; turn (B, T) complex, 1 + turn = exp(zoom + i roll);
+    told (B, T) bool: whether the ground shows anything to tell the camera by, if not the
+    two are 0; share (B, T): of the cells, those that agree.
     """
 
     shift: Tensor
@@ -38,8 +42,9 @@ class Camera:
 
     @property
     def numbers(self) -> Tensor:
-        """(B, T, 4) a frame, in the order of NAMES: pan to the right and tilt up, diagonals; zoom in, natural log of
-        the scale; roll clockwise of the camera, radians."""
+        """(B, T, 4) a frame, in the order of NAMES: pan to the right and tilt up,
+        diagonals; zoom in, natural log of the scale; roll clockwise of the camera,
+        radians."""
         log = (1 + self.turn).log()
         return torch.stack([-self.shift.real, self.shift.imag, log.real, -log.imag], -1)
 
@@ -59,10 +64,12 @@ class Camera:
 
 @dataclass(frozen=True)
 class Split:
-    """The flow of three frames in a row, told apart: what the camera does and what moves beside it.
+    """The flow of three frames in a row, told apart: what the camera does and what moves
+    beside it.
 
-    onward and back (B, F - 2, 2, H, W): the flow from the middle frame to the next and to the one before, less the
-    camera's, averaged along the edges nearby, pixels; ink (B, F - 2, H, W): from 0 where nothing shows to 1.
+    onward and back (B, F - 2, 2, H, W): the flow from the middle frame to the next and to
+    the one before, less the camera's, averaged along the edges nearby, pixels; ink (B, F -
+    2, H, W): from 0 where nothing shows to 1.
     """
 
     onward: Tensor
@@ -73,7 +80,8 @@ class Split:
 
     @cached_property
     def lasting(self) -> Tensor:
-        """Speed of what goes on in the same direction, (|f - b| - |f + b|) / 2, pixels a frame, (B, F - 2, H, W)."""
+        """Speed of what goes on in the same direction, (|f - b| - |f + b|) / 2, pixels a
+        frame, (B, F - 2, H, W)."""
         speed = (length(self.onward - self.back) - length(self.onward + self.back)).clamp(min=0) / 2
         return speed * self.ink
 
@@ -86,8 +94,12 @@ class Split:
 def split(motion: Motion) -> Split:
     """The motion of clips of 3 frames or more, told apart."""
     height, width = motion.frames.shape[-2:]
-    there = camera(motion.forward, motion.frames[:, :-1], motion.structure[:, :-1], motion.contrast[:, :-1])
-    return_ = camera(motion.backward, motion.frames[:, 1:], motion.structure[:, 1:], motion.contrast[:, 1:])
+    there = camera(
+        motion.forward, motion.frames[:, :-1], motion.structure[:, :-1], motion.contrast[:, :-1]
+    )
+    return_ = camera(
+        motion.backward, motion.frames[:, 1:], motion.structure[:, 1:], motion.contrast[:, 1:]
+    )
     ahead, behind = _cut(there, slice(1, None)), _cut(return_, slice(None, -1))
     ink = motion.structure[:, 1:-1, None] ** 2
     onward, back = motion.forward[:, 1:], motion.backward[:, :-1]
@@ -104,12 +116,14 @@ def shared_split(samples: Samples, motion: Motion, key: tuple[str, int]) -> Spli
 
 
 def camera(flow: Tensor, frames: Tensor, structure: Tensor, shows: Tensor | None = None) -> Camera:
-    """The camera's part of `flow` (B, T, 2, H, W) that starts from `frames` (B, T, C, H, W), of `contrast` `shows`.
+    """The camera's part of `flow` (B, T, 2, H, W) that starts from `frames` (B, T, C, H,
+    W), of `contrast` `shows`.
 
-    The best of GUESSES similarities through two cells each, by the sum of squared residuals cut at a tolerance of
-    0.3 pixels and 0.002 diagonals, refined by iteratively reweighted least squares. Nothing where the ground is plain:
-    fewer than half of the cells along the border of a 4 x 4 raster, or nearly two thirds of all, have contrast. A
-    thing on plain ground moves alone.
+    The best of GUESSES similarities through two cells each, by the sum of squared residuals
+    cut at a tolerance of 0.3 pixels and 0.002 diagonals, refined by iteratively reweighted
+    least squares. Nothing where the ground is plain: fewer than half of the cells along the
+    border of a 4 x 4 raster, or nearly two thirds of all, have contrast. A thing on plain
+    ground moves alone.
     """
     height, width = flow.shape[-2:]
     diagonal = hypot(height, width)
@@ -124,14 +138,19 @@ def camera(flow: Tensor, frames: Tensor, structure: Tensor, shows: Tensor | None
 
 
 def object_speed(found: Split, share: float = 0.05) -> Tensor:
-    """Lasting speed of the fastest `share` of the picture beside the camera, pixels a frame, (B, F - 2)."""
+    """Lasting speed of the fastest `share` of the picture beside the camera, pixels a
+    frame, (B, F - 2)."""
     moving = found.lasting.flatten(2)
     return moving.topk(max(1, round(share * moving.shape[2])), dim=2).values.mean(2)
 
 
 def camera_speed(found: Split) -> Tensor:
-    """Mean speed of the picture under the camera's lasting motion, diagonals a frame, (B, F - 2)."""
-    shift, turn = (found.ahead.shift - found.behind.shift) / 2, (found.ahead.turn - found.behind.turn) / 2
+    """Mean speed of the picture under the camera's lasting motion, diagonals a frame, (B, F
+    - 2)."""
+    shift, turn = (
+        (found.ahead.shift - found.behind.shift) / 2,
+        (found.ahead.turn - found.behind.turn) / 2,
+    )
     height, width = found.ink.shape[-2:]
     field = positions(height, width, shift)[:: max(1, height // 16), :: max(1, width // 16)]
     return (shift[..., None, None] + turn[..., None, None] * field).abs().mean((-2, -1))
@@ -141,8 +160,9 @@ def camera_speed(found: Split) -> Tensor:
 class Thing:
     """What moves beside the camera, as one: all (B, F - 2), in diagonals a frame.
 
-    velocity complex, beside the camera; carried complex: what the camera adds at its place; centre complex, from the
-    centre of the picture, diagonals; turn complex: growth (natural log of its size) and, turning clockwise, radians.
+    velocity complex, beside the camera; carried complex: what the camera adds at its place;
+    centre complex, from the centre of the picture, diagonals; turn complex: growth (natural
+    log of its size) and, turning clockwise, radians.
     """
 
     velocity: Tensor
@@ -152,7 +172,8 @@ class Thing:
 
 
 def thing(found: Split) -> Thing:
-    """The part of the picture that moves at half of the fastest speed or more, as one thing."""
+    """The part of the picture that moves at half of the fastest speed or more, as one
+    thing."""
     height, width = found.ink.shape[-2:]
     rate = (found.onward - found.back) / 2 / hypot(height, width)
     rate = torch.complex(rate[:, :, 0], rate[:, :, 1]).flatten(2)
@@ -166,22 +187,29 @@ def thing(found: Split) -> Thing:
 
 
 def residual(flow: Tensor, seen: Camera, structure: Tensor) -> tuple[Tensor, Tensor]:
-    """Flow (B, T, 2, H, W) beside the camera along the edges nearby, diagonals, (B, T, H, W) complex, and the ink."""
+    """Flow (B, T, 2, H, W) beside the camera along the edges nearby, diagonals, (B, T, H,
+    W) complex, and the ink."""
     height, width = flow.shape[-2:]
     ink = structure[:, :, None] ** 2 * ~outside(flow).unsqueeze(2)
     near = around(ink, 0.1)
-    left = around((flow - seen.flow(height, width)) * ink, 0.1) / near.clamp(min=1e-12) / hypot(height, width)
+    left = (
+        around((flow - seen.flow(height, width)) * ink, 0.1)
+        / near.clamp(min=1e-12)
+        / hypot(height, width)
+    )
     return torch.complex(left[:, :, 0], left[:, :, 1]), edges(near[:, :, 0])
 
 
 def edges(near: Tensor) -> Tensor:
-    """From 0 where nothing shows to 1 at edges, relative to the strong edges of each frame, (B, T, H, W)."""
+    """From 0 where nothing shows to 1 at edges, relative to the strong edges of each frame,
+    (B, T, H, W)."""
     strong = quantile(near.flatten(2), 0.95)[..., None, None]
     return (17 / 16 * near / (near + strong / 16 + 1e-8)).clamp(max=1)
 
 
 def similarity(at: Tensor, moved: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted least squares of moved = shift + turn at over the last axis: (..., K) complex to (...) twice.
+    """Weighted least squares of moved = shift + turn at over the last axis: (..., K)
+    complex to (...) twice.
 
     >>> at = torch.tensor([0, 1, 1j])
     >>> shift, turn = similarity(at, 2 + 0.5j * at, torch.ones(3))
@@ -203,7 +231,11 @@ def _guess(at: Tensor, moved: Tensor, weight: Tensor, tolerance: float) -> tuple
     shift = moved[..., first] - turn * at[..., first]
     none = torch.zeros_like(turn[..., :1])
     turn, shift = torch.cat([none, turn], -1), torch.cat([none, shift], -1)
-    off = (moved[..., None, :] - shift[..., None] - turn[..., None] * at[..., None, :]).abs().clamp(max=tolerance)
+    off = (
+        (moved[..., None, :] - shift[..., None] - turn[..., None] * at[..., None, :])
+        .abs()
+        .clamp(max=tolerance)
+    )
     cost = (weight[..., None, :] * off.square()).sum(-1)
     cost[..., 0] *= 0.98  # of equals, rest
     best = cost.argmin(-1, keepdim=True)
@@ -217,7 +249,8 @@ def _apart(arm: Tensor) -> Tensor:
 def _refine(
     shift: Tensor, turn: Tensor, at: Tensor, moved: Tensor, weight: Tensor, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    """Iteratively reweighted least squares from a guess, the tolerance narrowing to a third."""
+    """Iteratively reweighted least squares from a guess, the tolerance narrowing to a
+    third."""
     for narrower in (1, 1, 0.7, 0.5, 0.35, 0.35):
         off = (moved - shift[..., None] - turn[..., None] * at).abs() / (tolerance * narrower)
         shift, turn = similarity(at, moved, weight / (1 + off.square()).square())
@@ -225,21 +258,27 @@ def _refine(
 
 
 def _cells(flow: Tensor, ink: Tensor, contrast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the edges of each cell lie, how they move, and whether there are any: (B, T, K), two of them complex."""
+    """Where the edges of each cell lie, how they move, and whether there are any: (B, T,
+    K), two of them complex."""
     height, width = flow.shape[-2:]
     x, y = _axes(height, width, flow)
     layers = torch.stack([x * ink, y * ink, flow[:, :, 0] * ink, flow[:, :, 1] * ink, ink], 2)
     pooled = _pool(layers, CELLS)
     mean = pooled[:, :, :4] / pooled[:, :, 4:].clamp(min=1e-12)
     weight = _pool(contrast.unsqueeze(2), CELLS)[:, :, 0] * (pooled[:, :, 4] > 1e-12)
-    at, moved = torch.complex(mean[:, :, 0], mean[:, :, 1]), torch.complex(mean[:, :, 2], mean[:, :, 3])
+    at, moved = (
+        torch.complex(mean[:, :, 0], mean[:, :, 1]),
+        torch.complex(mean[:, :, 2], mean[:, :, 3]),
+    )
     return at, moved / hypot(height, width), weight
 
 
 def contrast(frames: Tensor, floor: float = 0.15, least: float = 0.004) -> Tensor:
-    """From 0 on plain ground to 1, by the standard deviation over an eighth of the shorter side, (B, T, H, W).
+    """From 0 on plain ground to 1, by the standard deviation over an eighth of the shorter
+    side, (B, T, H, W).
 
-    Half at `floor` times that of the whole frame, so that a dimmed picture has as much; no less than `least`.
+    Half at `floor` times that of the whole frame, so that a dimmed picture has as much; no
+    less than `least`.
     """
     still = frames.detach()
     variance = (around(still**2, 1 / 8) - around(still, 1 / 8) ** 2).clamp(min=0).amax(2)
@@ -250,7 +289,9 @@ def contrast(frames: Tensor, floor: float = 0.15, least: float = 0.004) -> Tenso
 
 def _ground(contrast: Tensor, raster: int = 4) -> Tensor:
     """Whether the ground, not only a thing on it, has contrast, bool (B, T)."""
-    has = (_pool(contrast.unsqueeze(2), raster).unflatten(-1, (raster, raster))[:, :, 0] > 0.15).float()
+    has = (
+        _pool(contrast.unsqueeze(2), raster).unflatten(-1, (raster, raster))[:, :, 0] > 0.15
+    ).float()
     inner = has[..., 1:-1, 1:-1].sum((-2, -1))
     total = has.sum((-2, -1))
     return ((total - inner) / (raster**2 - (raster - 2) ** 2) > 0.5) | (total / raster**2 > 0.6)
@@ -262,19 +303,25 @@ def _pool(image: Tensor, cells: int) -> Tensor:
 
 
 def positions(height: int, width: int, like: Tensor) -> Tensor:
-    """Positions from the centre in diagonals, (H, W) complex, of the precision of `like`."""
+    """Positions from the centre in diagonals, (H, W) complex, of the precision of
+    `like`."""
     x, y = _axes(height, width, like.real)
     return torch.complex(x.expand(height, width), y.expand(height, width))
 
 
 def _axes(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """The same along x, (1, W), and along y, (H, 1)."""
-    x, y = torch.arange(width).to(like) - (width - 1) / 2, torch.arange(height).to(like) - (height - 1) / 2
+    x, y = (
+        torch.arange(width).to(like) - (width - 1) / 2,
+        torch.arange(height).to(like) - (height - 1) / 2,
+    )
     return x[None] / hypot(height, width), y[:, None] / hypot(height, width)
 
 
 def _cut(found: Camera, part: slice) -> Camera:
-    return Camera(found.shift[:, part], found.turn[:, part], found.told[:, part], found.share[:, part])
+    return Camera(
+        found.shift[:, part], found.turn[:, part], found.told[:, part], found.share[:, part]
+    )
 
 
 def _pairs(device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
-"""Motion on a coarser grid, for what is measured over wide neighbourhoods: the camera and the things beside it."""
+"""Motion on a coarser grid, for what is measured over wide neighbourhoods: the camera and
+the things beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ FEW = 64  # the shorter side, in pixels, above twice which motion is averaged ov
 
 
 def coarse_motion(reward: Reward, samples: Samples) -> Motion:
-    """The reward's motion of the samples, its shorter side FEW to twice FEW: made once for all rewards."""
+    """The reward's motion of the samples, its shorter side FEW to twice FEW: made once for
+    all rewards."""
     key = ("coarse", reward.flow, reward.working_size)
     return samples.memo(key, lambda: coarsened(reward.motion(samples)))
 
@@ -20,7 +22,8 @@ def coarse_motion(reward: Reward, samples: Samples) -> Motion:
 def coarsened(motion: Motion, few: int = FEW) -> Motion:
     """Means over blocks, those of the flow along edges, in coarse pixels.
 
-    `structure` and `ink` are those of the fine picture, so that sums over neighbourhoods weigh it alike.
+    `structure` and `ink` are those of the fine picture, so that sums over neighbourhoods
+    weigh it alike.
     """
     side = min(motion.frames.shape[-2:]) // few
     if side < 2:
@@ -37,4 +40,6 @@ def coarsened(motion: Motion, few: int = FEW) -> Motion:
 def _along(flow: Tensor, ink: Tensor, side: int) -> Tensor:
     """Means of the flow weighted by the ink, a frame at a time: it fits the cache."""
     pairs = zip(flow.split(1, 1), ink.split(1, 1), strict=True)
-    return torch.cat([blocks(moved * edges, side) / blocks(edges, side) for moved, edges in pairs], 1)
+    return torch.cat(
+        [blocks(moved * edges, side) / blocks(edges, side) for moved, edges in pairs], 1
+    )

@@ -1,6 +1,8 @@
-"""The estimators of optical flow behind `flow.estimate`: OpenCV's on the CPU, pair by pair, and networks in batches.
+"""The estimators of optical flow behind `flow.estimate`: OpenCV's on the CPU, pair by pair,
+and networks in batches.
 
-Shapes: B clips, F frames, C channels, H W pixels; flow (..., 2, H, W) in pixels, channel 0 is x (right), 1 is y (down).
+Shapes: B clips, F frames, C channels, H W pixels; flow (..., 2, H, W) in pixels, channel 0
+is x (right), 1 is y (down).
 """
 
 from __future__ import annotations
@@ -16,17 +18,21 @@ from torch.nn.functional import interpolate
 
 from .torch_flow import torch_flow
 
-Estimator = Callable[[Tensor, Tensor], Tensor]  # frames (N, 3, H, W) in [0, 1], twice, to flow (N, 2, H, W), pixels
+Estimator = Callable[
+    [Tensor, Tensor], Tensor
+]  # frames (N, 3, H, W) in [0, 1], twice, to flow (N, 2, H, W), pixels
 
 METHODS = ("dis", "dis_fast", "farneback", "torch", "raft:PATH")
 
 
 def enlargement(side: int) -> float:
-    """By how much frames of a shorter side of `side` pixels are enlarged before DIS sees them.
+    """By how much frames of a shorter side of `side` pixels are enlarged before DIS sees
+    them.
 
-    The finest level of DIS is half its input, so small frames are doubled, up to 96 pixels. Measured on
-    vidrl.synthetic.world, more is no better: at 32 pixels, colour axis, moving straight, end-point error 0.13 at 64 and
-    0.10 at 96 and 256; at 64 pixels 0.16 at 64, 0.05 at 96, 0.10 at 128.
+    The finest level of DIS is half its input, so small frames are doubled, up to 96 pixels.
+    Measured on vidrl.synthetic.world, more is no better: at 32 pixels, colour axis, moving
+    straight, end-point error 0.13 at 64 and 0.10 at 96 and 256; at 64 pixels 0.16 at 64,
+    0.05 at 96, 0.10 at 128.
 
     >>> [enlargement(side) for side in (16, 32, 64, 120)]
     [4.0, 2.0, 1.5, 1.0]
@@ -49,22 +55,29 @@ def clip_flow(frames: Tensor, calc: Callable[..., Any]) -> tuple[Tensor, Tensor]
         cv2.setNumThreads(threads)
     flows = torch.from_numpy(np.stack(pairs)).permute(0, 1, 4, 2, 3)
     if goal != (width, height):
-        small = interpolate(flows.flatten(0, 1), size=(height, width), mode="area").unflatten(0, flows.shape[:2])
+        small = interpolate(flows.flatten(0, 1), size=(height, width), mode="area").unflatten(
+            0, flows.shape[:2]
+        )
         flows = small * (width / goal[0])
     return flows[:, 0].contiguous(), flows[:, 1].contiguous()
 
 
-def _pair(first: np.ndarray, second: np.ndarray, goal: tuple[int, ...], calc: Callable[..., Any]) -> np.ndarray:
+def _pair(
+    first: np.ndarray, second: np.ndarray, goal: tuple[int, ...], calc: Callable[..., Any]
+) -> np.ndarray:
     """Flow there and back between two planes, at the size `goal`: (2, H, W, 2)."""
     cv2 = _cv2()
     if first.shape[::-1] != goal:
-        first, second = (cv2.resize(plane, goal, interpolation=cv2.INTER_CUBIC) for plane in (first, second))
+        first, second = (
+            cv2.resize(plane, goal, interpolation=cv2.INTER_CUBIC) for plane in (first, second)
+        )
     first, second = (np.clip(plane, 0, 255).astype(np.uint8) for plane in (first, second))
     return np.stack([calc(first, second, None), calc(second, first, None)])
 
 
 def _views(frames: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each pair of neighbours as two planes (H, W) in 0..255, for an estimator that sees one channel."""
+    """Each pair of neighbours as two planes (H, W) in 0..255, for an estimator that sees
+    one channel."""
     for first, second, axis in zip(frames[:-1], frames[1:], changing_colour(frames)):
         planes = seen_along(axis, torch.stack([first, second]))
         first, second = (planes * 255).numpy()
@@ -72,43 +85,61 @@ def _views(frames: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def seen_along(axis: Tensor, pairs: Tensor) -> Tensor:
-    """Pairs of frames (..., 2, C, H, W) along a colour axis (..., C), in [0, 1]: (..., 2, H, W).
+    """Pairs of frames (..., 2, C, H, W) along a colour axis (..., C), in [0, 1]: (..., 2,
+    H, W).
 
-    Range goes out, so that a dimmed or flattened clip has the flow of the clip it was made from.
+    Range goes out, so that a dimmed or flattened clip has the flow of the clip it was made
+    from.
     """
-    planes = (axis[..., None, None, :] @ pairs.flatten(-2))[..., 0, :].unflatten(-1, pairs.shape[-2:])
+    planes = (axis[..., None, None, :] @ pairs.flatten(-2))[..., 0, :].unflatten(
+        -1, pairs.shape[-2:]
+    )
     low, high = (planes.flatten(-3).aminmax(dim=-1)[i][..., None, None, None] for i in (0, 1))
     return (planes - low) / (high - low).clamp(min=0.05)
 
 
 def changing_colour(frames: Tensor, still: float = 0.2) -> Tensor:
-    """The colour axes (..., F-1, C) along which edges change most between neighbours of clips (..., F, C, H, W).
+    """The colour axes (..., F-1, C) along which edges change most between neighbours of
+    clips (..., F, C, H, W).
 
-    A red shape on a grey of its own brightness has no edge in luma, and a shape over stripes a weaker one than the
-    stripes; here it has. Of edges that stay, `still` counts. The principal axis of both, its sum positive.
+    A red shape on a grey of its own brightness has no edge in luma, and a shape over
+    stripes a weaker one than the stripes; here it has. Of edges that stay, `still` counts.
+    The principal axis of both, its sum positive.
     """
     edges = torch.cat([frames.diff(dim=-1).flatten(-2), frames.diff(dim=-2).flatten(-2)], -1)
-    own = (edges @ edges.mT).double()  # products of the channels of each frame, and with those of the frame before
+    own = (
+        edges @ edges.mT
+    ).double()  # products of the channels of each frame, and with those of the frame before
     other = (edges[..., 1:, :, :] @ edges[..., :-1, :, :].mT).double()
-    both = (1 + still**2) * (own[..., :-1, :, :] + own[..., 1:, :, :]) - other - other.mT  # changes, and what stays
-    axis = torch.linalg.eigh(both + 1e-9).eigenvectors[..., -1]  # ties go to the mean of the colours
+    both = (
+        (1 + still**2) * (own[..., :-1, :, :] + own[..., 1:, :, :]) - other - other.mT
+    )  # changes, and what stays
+    axis = torch.linalg.eigh(both + 1e-9).eigenvectors[
+        ..., -1
+    ]  # ties go to the mean of the colours
     return (axis * torch.where(axis.sum(-1, keepdim=True) < 0, -1.0, 1.0)).to(frames)
 
 
 def opencv(method: str) -> Callable[..., Any]:
     """One of OpenCV's, of two planes (H, W) of bytes."""
     if method not in METHODS:
-        raise ValueError(f"expected flow to be one of {', '.join(METHODS)}, or a function, got {method!r}")
+        raise ValueError(
+            f"expected flow to be one of {', '.join(METHODS)}, or a function, got {method!r}"
+        )
     cv2 = _cv2()
     if method == "farneback":
         return lambda a, b, _: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 15, 3, 5, 1.2, 0)
-    presets = {"dis": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, "dis_fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
+    presets = {
+        "dis": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+        "dis_fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    }
     return cv2.DISOpticalFlow_create(presets[method]).calc
 
 
 @torch.no_grad()
 def batched(frames: Tensor, method: str | Estimator, pairs: int) -> tuple[Tensor, Tensor]:
-    """Flow there and back (B, F-1, 2, H, W) of clips (B, F, C, H, W), by an estimator that takes batches of pairs."""
+    """Flow there and back (B, F-1, 2, H, W) of clips (B, F, C, H, W), by an estimator that
+    takes batches of pairs."""
     both = torch.stack([frames[:, :-1], frames[:, 1:]], 2)
     if method == "torch":
         both = seen_along(changing_colour(frames), both)[:, :, :, None]
@@ -117,8 +148,12 @@ def batched(frames: Tensor, method: str | Estimator, pairs: int) -> tuple[Tensor
     both = both.flatten(0, 1)  # (N, 2, C, H, W)
     find = _network(method)
     flows = [_both_ways(find, part) for part in both.split(max(1, pairs))]
-    there, back = torch.cat(flows, 1) if len(both) else frames.new_zeros(2, 0, 2, *frames.shape[-2:])
-    return there.view(len(frames), -1, *there.shape[1:]), back.view(len(frames), -1, *back.shape[1:])
+    there, back = (
+        torch.cat(flows, 1) if len(both) else frames.new_zeros(2, 0, 2, *frames.shape[-2:])
+    )
+    return there.view(len(frames), -1, *there.shape[1:]), back.view(
+        len(frames), -1, *back.shape[1:]
+    )
 
 
 def _both_ways(find: Estimator, pairs: Tensor) -> Tensor:
@@ -127,7 +162,9 @@ def _both_ways(find: Estimator, pairs: Tensor) -> Tensor:
     flow = find(torch.cat([first, second]), torch.cat([second, first]))
     expected = (2 * len(pairs), 2, *pairs.shape[-2:])
     if tuple(flow.shape) != expected:
-        raise ValueError(f"expected the flow function to return {expected}, got {tuple(flow.shape)}")
+        raise ValueError(
+            f"expected the flow function to return {expected}, got {tuple(flow.shape)}"
+        )
     return flow.to(pairs.dtype).unflatten(0, (2, len(pairs)))
 
 

@@ -1,6 +1,8 @@
-"""The same arithmetic by OpenCV, several times as fast on one thread: for float32 on the CPU that needs no gradient.
+"""The same arithmetic by OpenCV, several times as fast on one thread: for float32 on the
+CPU that needs no gradient.
 
-Shapes: (..., C, H, W) and (..., H, W), contiguous or not; each plane is worked on by itself, while the cache holds it.
+Shapes: (..., C, H, W) and (..., H, W), contiguous or not; each plane is worked on by
+itself, while the cache holds it.
 """
 
 from __future__ import annotations
@@ -24,24 +26,32 @@ def fits(*tensors: Tensor) -> bool:
 
 
 def warp(image: Tensor, flow: Tensor, mode: str) -> Tensor:
-    """`flow.warp` of images (..., C, H, W) by flows (..., 2, H, W) with the same leading axes."""
+    """`flow.warp` of images (..., C, H, W) by flows (..., 2, H, W) with the same leading
+    axes."""
     cv2, (height, width) = _cv2(), image.shape[-2:]
     kind = cv2.INTER_CUBIC if mode == "bicubic" else cv2.INTER_LINEAR
     out = torch.empty(image.shape)
     x, y = _places(height, width)
-    pictures, flows, outs = (t.detach().contiguous().flatten(0, -4).numpy() for t in (image, flow, out))
+    pictures, flows, outs = (
+        t.detach().contiguous().flatten(0, -4).numpy() for t in (image, flow, out)
+    )
     for planes, (dx, dy), into in zip(pictures, flows, outs, strict=True):
         u, v = x + dx, y + dy
-        for plane, target in zip(planes, into):  # one by one: OpenCV rounds places to 1/32 for some numbers of channels
+        for plane, target in zip(
+            planes, into
+        ):  # one by one: OpenCV rounds places to 1/32 for some numbers of channels
             cv2.remap(plane, u, v, kind, dst=target, borderMode=cv2.BORDER_REPLICATE)
     return out
 
 
 def around(image: Tensor, reach: int, counts: Tensor) -> Tensor:
-    """Means over squares of 2 reach + 1 pixels of (..., H, W), of which `counts` (H, W) are in the picture."""
+    """Means over squares of 2 reach + 1 pixels of (..., H, W), of which `counts` (H, W) are
+    in the picture."""
     cv2, share, side = _cv2(), (1 / counts).numpy(), (2 * reach + 1, 2 * reach + 1)
     out = torch.empty(image.shape)
-    planes, outs = (t.detach().contiguous().view(-1, *image.shape[-2:]).numpy() for t in (image, out))
+    planes, outs = (
+        t.detach().contiguous().view(-1, *image.shape[-2:]).numpy() for t in (image, out)
+    )
     for plane, into in zip(planes, outs):
         cv2.boxFilter(plane, -1, side, dst=into, normalize=False, borderType=cv2.BORDER_CONSTANT)
         np.multiply(into, share, out=into)

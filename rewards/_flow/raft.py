@@ -1,4 +1,5 @@
-"""RAFT from torchvision, with weights from a file here; and any network of its kind as an estimator of flow."""
+"""RAFT from torchvision, with weights from a file here; and any network of its kind as an
+estimator of flow."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ CURE = (
 
 
 class Raft:
-    """A network of RAFT's kind as an estimator: two batches (N, 3, H, W) in [0, 1] to flow (N, 2, H, W), pixels.
+    """A network of RAFT's kind as an estimator: two batches (N, 3, H, W) in [0, 1] to flow
+    (N, 2, H, W), pixels.
 
-    `network(first, second)`, frames in [-1, 1] with sides that are multiples of 8, gives the flows of its iterations,
-    the last of which counts. It follows the device of the frames.
+    `network(first, second)`, frames in [-1, 1] with sides that are multiples of 8, gives
+    the flows of its iterations, the last of which counts. It follows the device of the
+    frames.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -34,7 +37,12 @@ class Raft:
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         height, width = first.shape[-2:]
         beyond = [max(LEAST, -(-side // 8) * 8) - side for side in (width, height)]
-        edges = (beyond[0] // 2, beyond[0] - beyond[0] // 2, beyond[1] // 2, beyond[1] - beyond[1] // 2)
+        edges = (
+            beyond[0] // 2,
+            beyond[0] - beyond[0] // 2,
+            beyond[1] // 2,
+            beyond[1] - beyond[1] // 2,
+        )
         padded = (pad(2 * frames - 1, edges, mode="replicate") for frames in (first, second))
         flow = self.network.to(first.device)(*padded)[-1]
         return flow[..., edges[2] : edges[2] + height, edges[0] : edges[0] + width]
@@ -43,8 +51,8 @@ class Raft:
 def load(path: str = "") -> Raft:
     """RAFT with the weights in `path`, or in the file that the environment names.
 
-    Raises ValueError without a path or for other weights, FileNotFoundError without a file, ImportError without
-    torchvision.
+    Raises ValueError without a path or for other weights, FileNotFoundError without a file,
+    ImportError without torchvision.
     """
     path = path or os.environ.get(VARIABLE, "")
     if not path:
@@ -60,7 +68,9 @@ def _read(path: str) -> Raft:
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except RuntimeError as error:
-        raise ValueError(f"expected a state dict of torchvision's raft_large in {path}: {str(error)[:300]}") from error
+        raise ValueError(
+            f"expected a state dict of torchvision's raft_large in {path}: {str(error)[:300]}"
+        ) from error
     return Raft(network)
 
 
@@ -68,4 +78,6 @@ def _torchvision() -> Any:
     try:
         return importlib.import_module("torchvision.models.optical_flow")
     except ImportError as error:
-        raise ImportError("flow 'raft' needs the torchvision made for this torch: pip install torchvision") from error
+        raise ImportError(
+            "flow 'raft' needs the torchvision made for this torch: pip install torchvision"
+        ) from error

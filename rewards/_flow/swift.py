@@ -1,4 +1,5 @@
-"""Flow where the whole picture moves too fast for the estimator: a whip pan is found by phase correlation first."""
+"""Flow where the whole picture moves too fast for the estimator: a whip pan is found by
+phase correlation first."""
 
 from __future__ import annotations
 
@@ -15,29 +16,34 @@ THUMB = 16  # cells a side of a thumbnail
 
 
 def thumbnails(samples: Samples, size: int = SIZE) -> Tensor:
-    """Means over a 16 x 16 grid of the frames of a shorter side of at most `size`, (B, F, C, 16, 16), no gradient."""
+    """Means over a 16 x 16 grid of the frames of a shorter side of at most `size`, (B, F,
+    C, 16, 16), no gradient."""
     return samples.memo(("thumbnails", size), lambda: _means(samples.small(size).detach()))
 
 
 def _means(frames: Tensor) -> Tensor:
     if frames.is_floating_point():
         return adaptive_avg_pool2d(frames.flatten(0, 1), THUMB).unflatten(0, frames.shape[:2])
-    means = [adaptive_avg_pool2d(frame.float(), THUMB) for frame in frames.flatten(0, 1)]  # one frame fits the cache
+    means = [
+        adaptive_avg_pool2d(frame.float(), THUMB) for frame in frames.flatten(0, 1)
+    ]  # one frame fits the cache
     return torch.stack(means).unflatten(0, frames.shape[:2]) / 255
 
 
 def swift(reward: Reward, samples: Samples, gain: float = 0.5, least: float = 0.04) -> Motion:
-    """The motion of the samples, with pairs whose flow lost a fast pan followed anew from the shift of the picture.
+    """The motion of the samples, with pairs whose flow lost a fast pan followed anew from
+    the shift of the picture.
 
-    A pair is followed anew where a shift of the whole picture by more than `least` of the diagonal leaves less than
-    `gain` times the error that the flow leaves.
+    A pair is followed anew where a shift of the whole picture by more than `least` of the
+    diagonal leaves less than `gain` times the error that the flow leaves.
     """
     key = ("swift", reward.flow, reward.flow_size, gain, least)
     return samples.memo(key, lambda: followed(reward.motion(samples), reward.flow, gain, least))
 
 
 def shifts(frames: Tensor) -> Tensor:
-    """By how many pixels (x, y) each frame moves as a whole to the next, by phase correlation; (B, F - 1, 2).
+    """By how many pixels (x, y) each frame moves as a whole to the next, by phase
+    correlation; (B, F - 1, 2).
 
     Source: Kuglin and Hines, The phase correlation image alignment method, 1975.
 
@@ -50,14 +56,21 @@ def shifts(frames: Tensor) -> Tensor:
     window = torch.hann_window(height).to(grey)[:, None] * torch.hann_window(width).to(grey)
     spectrum = torch.fft.rfft2((grey - grey.mean((-2, -1), keepdim=True)) * window)
     cross = spectrum[:, 1:] * spectrum[:, :-1].conj()
-    peaks = torch.fft.irfft2(cross / cross.abs().clamp(min=1e-9), s=(height, width)).flatten(2).argmax(2)
+    peaks = (
+        torch.fft.irfft2(cross / cross.abs().clamp(min=1e-9), s=(height, width))
+        .flatten(2)
+        .argmax(2)
+    )
     y, x = peaks // width, peaks % width
-    signed = torch.stack([(x + width // 2) % width - width // 2, (y + height // 2) % height - height // 2], -1)
+    signed = torch.stack(
+        [(x + width // 2) % width - width // 2, (y + height // 2) % height - height // 2], -1
+    )
     return signed.to(frames)
 
 
 def unlike(first: Tensor, second: Tensor, there: Tensor) -> Tensor:
-    """Mean |second moved onto first - first| over what stays in the picture, (B, T); infinite where nothing does."""
+    """Mean |second moved onto first - first| over what stays in the picture, (B, T);
+    infinite where nothing does."""
     keep = (~outside(there)).unsqueeze(2).to(first)
     error = (warp(second, there, "bilinear") - first).abs() * keep
     share = keep.mean((2, 3, 4))
@@ -77,8 +90,13 @@ def followed(motion: Motion, method: str, gain: float = 0.5, least: float = 0.04
         return motion
     first, second = frames[:, :-1][rows], frames[:, 1:][rows]
     forward, backward = motion.forward.clone(), motion.backward.clone()
-    rest = flow.estimate(torch.stack([first, warp(second, panned[rows], "bilinear")], 1), method, _side(frames))
-    forward[rows], backward[rows] = panned[rows] + rest.forward[:, 0], rest.backward[:, 0] - panned[rows]
+    rest = flow.estimate(
+        torch.stack([first, warp(second, panned[rows], "bilinear")], 1), method, _side(frames)
+    )
+    forward[rows], backward[rows] = (
+        panned[rows] + rest.forward[:, 0],
+        rest.backward[:, 0] - panned[rows],
+    )
     return Motion(motion.frames, forward, backward)
 
 

@@ -1,6 +1,8 @@
-"""Optical flow in torch alone: batched, on any device, differentiable in the frames, without weights.
+"""Optical flow in torch alone: batched, on any device, differentiable in the frames,
+without weights.
 
-Shapes: N pairs, C channels, H W pixels; flow (N, 2, H, W) in pixels, channel 0 is x (right), 1 is y (down).
+Shapes: N pairs, C channels, H W pixels; flow (N, 2, H, W) in pixels, channel 0 is x
+(right), 1 is y (down).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from torch.nn.functional import grid_sample, interpolate, pad
 
 @dataclass(frozen=True)
 class Effort:
-    """How `torch_flow` minimises, and what; the defaults were chosen by benchmarks/studies/flow_epe.py."""
+    """How `torch_flow` minimises, and what; the defaults were chosen by
+    benchmarks/studies/flow_epe.py."""
 
     coarsest: int = 10  # shorter side of the smallest picture of the pyramid, pixels; each next is twice as large
     warps: int = 3  # times that the second frame is warped at each size
@@ -27,12 +30,14 @@ class Effort:
 
 
 def torch_flow(first: Tensor, second: Tensor, effort: Effort | None = None) -> Tensor:
-    """The flow (N, 2, H, W) from `first` to `second`, (N, C, H, W) in [0, 1]; differentiable in both.
+    """The flow (N, 2, H, W) from `first` to `second`, (N, C, H, W) in [0, 1];
+    differentiable in both.
 
-    Minimises sum |I2(x + f) - I1| + |grad I2(x + f) - grad I1| + smoothness |grad f|, all norms smoothed near zero,
-    from coarse to fine: at each size the second frame is warped a few times, the residual taken as linear, and the
-    system solved by Jacobi's method with momentum, the weights of the norms held. Everything is elementwise or a
-    gather, so that pairs do not meet and a GPU has all of them at once. Deterministic on the CPU.
+    Minimises sum |I2(x + f) - I1| + |grad I2(x + f) - grad I1| + smoothness |grad f|, all
+    norms smoothed near zero, from coarse to fine: at each size the second frame is warped a
+    few times, the residual taken as linear, and the system solved by Jacobi's method with
+    momentum, the weights of the norms held. Everything is elementwise or a gather, so that
+    pairs do not meet and a GPU has all of them at once. Deterministic on the CPU.
 
     Source: Brox et al., ECCV 2004 (the energy, the warping).
 
@@ -55,11 +60,14 @@ def torch_flow(first: Tensor, second: Tensor, effort: Effort | None = None) -> T
 def _check(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape or first.dim() != 4 or min(first.shape[-2:]) < 2:
         got = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise ValueError(f"expected two batches of frames of one shape (N, C, H, W), 2 pixels or more, got {got}")
+        raise ValueError(
+            f"expected two batches of frames of one shape (N, C, H, W), 2 pixels or more, got {got}"
+        )
 
 
 def _pyramid(image: Tensor, effort: Effort) -> list[Tensor]:
-    """The channels and their gradients, coarsest first, each twice as large as the one before."""
+    """The channels and their gradients, coarsest first, each twice as large as the one
+    before."""
     shape, levels = image.shape[-2:], 0
     while min(shape) >= effort.coarsest * 2 ** (levels + 1):
         levels += 1
@@ -90,16 +98,25 @@ def _sampled(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     x = (torch.arange(width).to(flow) + flow[:, 0]) * (2 / (width - 1)) - 1
     y = (torch.arange(height).to(flow)[:, None] + flow[:, 1]) * (2 / (height - 1)) - 1
     inside = ((x.abs() <= 1) & (y.abs() <= 1)).to(flow)[:, None]
-    return grid_sample(image, torch.stack([x, y], -1), padding_mode="border", align_corners=True), inside
+    return grid_sample(
+        image, torch.stack([x, y], -1), padding_mode="border", align_corners=True
+    ), inside
 
 
 def _refined(one: Tensor, two: Tensor, flow: Tensor, effort: Effort) -> Tensor:
-    """The flow after one warp: the energy's minimum where the residual is linear in the flow."""
+    """The flow after one warp: the energy's minimum where the residual is linear in the
+    flow."""
     moved, inside = _sampled(two, flow)
     across, down = ((a + b) / 2 for a, b in zip(_slopes(one), _slopes(moved)))
     residual = moved - one
     weight = inside / (_grouped(residual.square()) + effort.least_residual**2).sqrt()
-    products = ((across, across), (across, down), (down, down), (across, residual), (down, residual))
+    products = (
+        (across, across),
+        (across, down),
+        (down, down),
+        (across, residual),
+        (down, residual),
+    )
     xx, xy, yy, xt, yt = ((weight * _grouped(a * b)).sum(1, keepdim=True) for a, b in products)
     u, v = flow[:, :1], flow[:, 1:]
     goal = torch.cat([xx * u + xy * v - xt, xy * u + yy * v - yt], 1)
@@ -113,16 +130,22 @@ def _grouped(channels: Tensor) -> Tensor:
 
 
 def _springs(flow: Tensor, effort: Effort) -> tuple[Tensor, ...]:
-    """How strongly each pixel is tied to the one left, right, above and below, (N, 1, H, W) each, 0 at the border."""
+    """How strongly each pixel is tied to the one left, right, above and below, (N, 1, H, W)
+    each, 0 at the border."""
     steps = (flow.diff(dim=dim).square().sum(1, keepdim=True) for dim in (-1, -2))
     x, y = (effort.smoothness / (step + effort.least_step**2).sqrt() for step in steps)
     return pad(x, (1, 0)), pad(x, (0, 1)), pad(y, (0, 0, 1, 0)), pad(y, (0, 0, 0, 1))
 
 
 def _solved(
-    flow: Tensor, data: tuple[Tensor, Tensor, Tensor], goal: Tensor, springs: tuple[Tensor, ...], effort: Effort
+    flow: Tensor,
+    data: tuple[Tensor, Tensor, Tensor],
+    goal: Tensor,
+    springs: tuple[Tensor, ...],
+    effort: Effort,
 ) -> Tensor:
-    """(data + springs) f = goal + springs * neighbours, by Jacobi's method in blocks of one pixel, with momentum."""
+    """(data + springs) f = goal + springs * neighbours, by Jacobi's method in blocks of one
+    pixel, with momentum."""
     (xx, xy, yy), (left, right, above, below) = data, springs
     tied = left + right + above + below
     xx, yy = xx + tied, yy + tied

@@ -1,6 +1,7 @@
 """Rewards in other trainers that want an object or a class, made of a Reward.
 
-Flow-Factory and UniRL are imported when their adapter is called, because their classes are the base of what it gives.
+Flow-Factory and UniRL are imported when their adapter is called, because their classes are
+the base of what it gives.
 
 Shapes: B clips, F frames, C channels, H W pixels.
 """
@@ -24,35 +25,48 @@ from .shared import Policy, as_clip, called, five, opened, prepared, rate_of, sc
 
 
 def flow_factory(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
-    """For Flow-Factory: a PointwiseRewardModel class, to be named `my_module.MyReward` in the recipe's `reward_model`.
+    """For Flow-Factory: a PointwiseRewardModel class, to be named `my_module.MyReward` in
+    the recipe's `reward_model`.
 
-    It takes clips as tensors (F, C, H, W), of any sizes, and gives RewardModelOutput(rewards (B,), extra_info).
-    There a NaN makes the advantages of all clips NaN, hence unscored="raise". Raises ImportError without Flow-Factory.
-    Read: X-GenGroup/Flow-Factory, src/flow_factory/rewards/abc.py, reward_processor.py, registry.py.
+    It takes clips as tensors (F, C, H, W), of any sizes, and gives
+    RewardModelOutput(rewards (B,), extra_info). There a NaN makes the advantages of all
+    clips NaN, hence unscored="raise". Raises ImportError without Flow-Factory. Read:
+    X-GenGroup/Flow-Factory, src/flow_factory/rewards/abc.py, reward_processor.py,
+    registry.py.
     """
     return _model("PointwiseRewardModel", reward, fps, unscored, lambda values: values)
 
 
 def flow_factory_groupwise(
-    reward: Reward, fps: float, within: Callable[[Tensor], Tensor] | None = None, unscored: Policy = "raise"
+    reward: Reward,
+    fps: float,
+    within: Callable[[Tensor], Tensor] | None = None,
+    unscored: Policy = "raise",
 ) -> type:
     """For Flow-Factory: a GroupwiseRewardModel class, which sees all clips of one prompt.
 
-    `within` makes the group's rewards (B,) of its scores (B,); by default their ranks in [0, 1], ties halved.
-    Read: X-GenGroup/Flow-Factory, src/flow_factory/rewards/abc.py, reward_processor.py.
+    `within` makes the group's rewards (B,) of its scores (B,); by default their ranks in
+    [0, 1], ties halved. Read: X-GenGroup/Flow-Factory, src/flow_factory/rewards/abc.py,
+    reward_processor.py.
     """
     return _model("GroupwiseRewardModel", reward, fps, unscored, within or ranks)
 
 
 def videox_fun(
-    reward: Reward, fps: float, best: float | None = None, scale: float = 1.0, unscored: Policy = "raise"
+    reward: Reward,
+    fps: float,
+    best: float | None = None,
+    scale: float = 1.0,
+    unscored: Policy = "raise",
 ) -> VideoXFun:
-    """For VideoX-Fun's reward backpropagation: `loss_fn(frames, prompts) -> (loss, reward)`, gradients to the frames.
+    """For VideoX-Fun's reward backpropagation: `loss_fn(frames, prompts) -> (loss,
+    reward)`, gradients to the frames.
 
-    `frames` (B, C, F, H, W) in [0, 1]. loss = -scale * mean reward, or scale * mean |reward - best|, as its own
-    rewards have with `max_reward`. `fps` is that of the frames it hands over (`num_sampled_frames` thins them out).
-    Raises ValueError for a reward without gradients.
-    Read: aigc-apps/VideoX-Fun, videox_fun/reward/reward_fn.py, scripts/wan2.1_fun/train_reward_lora.py.
+    `frames` (B, C, F, H, W) in [0, 1]. loss = -scale * mean reward, or scale * mean |reward
+    - best|, as its own rewards have with `max_reward`. `fps` is that of the frames it hands
+    over (`num_sampled_frames` thins them out). Raises ValueError for a reward without
+    gradients. Read: aigc-apps/VideoX-Fun, videox_fun/reward/reward_fn.py,
+    scripts/wan2.1_fun/train_reward_lora.py.
 
     >>> from vidrl.rewards.flicker import Flicker
     >>> frames = torch.rand(2, 3, 5, 32, 32, requires_grad=True)
@@ -63,8 +77,10 @@ def videox_fun(
     """
     reward = prepared(reward, unscored, fps)
     if not getattr(reward, "differentiable", False):  # a plain function has no gradients either
-        raise ValueError(f"expected a reward with gradients, got {called(reward)}, which says "
-                         "differentiable = False: `vidrl list rewards --json` names those that have them")
+        raise ValueError(
+            f"expected a reward with gradients, got {called(reward)}, which says "
+            "differentiable = False: `vidrl list rewards --json` names those that have them"
+        )
     return VideoXFun(reward, fps, best, scale, unscored)
 
 
@@ -78,7 +94,9 @@ class VideoXFun:
     scale: float
     unscored: Policy
 
-    def __call__(self, batch_frames: Tensor, batch_prompt: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, batch_frames: Tensor, batch_prompt: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The loss to go down, and the mean reward."""
         values = self.get_reward(batch_frames, batch_prompt)
         away = -values if self.best is None else (values - self.best).abs()
@@ -88,17 +106,21 @@ class VideoXFun:
         """The reward of each clip, (B,)."""
         clips = five(batch_frames, "(batch, channels, frames, height, width)").transpose(1, 2)
         prompts = batch_prompt if batch_prompt is not None else [""] * len(clips)
-        found = score_clips(self.reward, [as_clip(clip) for clip in clips], prompts, self.fps, gradients=True)
+        found = score_clips(
+            self.reward, [as_clip(clip) for clip in clips], prompts, self.fps, gradients=True
+        )
         return settled(found, self.unscored)
 
 
 def unirl(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
-    """For UniRL: a RewardBackend class of videos, to be named as `_target_: my_module.MyReward` under `reward.backend`.
+    """For UniRL: a RewardBackend class of videos, to be named as `_target_:
+    my_module.MyReward` under `reward.backend`.
 
-    It reads the request's `videos`, tensors (C, F, H, W) in [0, 1], and its prompts. A clip that cannot be scored is
-    a failure of its sample, with the reason, at which UniRL's RewardService stops the run; where `unscored` is a
-    number, that number stands for the clip, with a warning. Raises ImportError without UniRL.
-    Read: Tencent-Hunyuan/UniRL, unirl/reward/base.py, service.py, unirl/types/reward.py.
+    It reads the request's `videos`, tensors (C, F, H, W) in [0, 1], and its prompts. A clip
+    that cannot be scored is a failure of its sample, with the reason, at which UniRL's
+    RewardService stops the run; where `unscored` is a number, that number stands for the
+    clip, with a warning. Raises ImportError without UniRL. Read: Tencent-Hunyuan/UniRL,
+    unirl/reward/base.py, service.py, unirl/types/reward.py.
     """
     reward = prepared(reward, unscored, fps, ("raise",))
     base = _imported("unirl.reward.base", "UniRL").RewardBackend
@@ -110,27 +132,45 @@ def unirl(reward: Reward, fps: float, unscored: Policy = "raise") -> type:
     def compute_rewards(self: Any, request: Any) -> Any:
         start, clips = time.monotonic(), request.videos
         if clips is None:
-            raise ValueError("expected a request with videos, got none: this reward's input_kind is 'video'")
-        found = score_clips(reward, [as_clip(clip.transpose(0, 1)) for clip in clips], request.prompts, fps)
+            raise ValueError(
+                "expected a request with videos, got none: this reward's input_kind is 'video'"
+            )
+        found = score_clips(
+            reward, [as_clip(clip.transpose(0, 1)) for clip in clips], request.prompts, fps
+        )
         values = settled(found, "nan" if unscored == "raise" else unscored).tolist()
-        lost = [why if math.isnan(value) else None for value, why in zip(values, found.why, strict=True)]
-        return answer(rewards=values, component_rewards={name: part.tolist() for name, part in found.parts.items()},
-                      successes=[why is None for why in lost], errors=lost, compute_time=time.monotonic() - start)
+        lost = [
+            why if math.isnan(value) else None for value, why in zip(values, found.why, strict=True)
+        ]
+        return answer(
+            rewards=values,
+            component_rewards={name: part.tolist() for name, part in found.parts.items()},
+            successes=[why is None for why in lost],
+            errors=lost,
+            compute_time=time.monotonic() - start,
+        )
 
-    facts = {"__init__": init, "compute_rewards": compute_rewards, "is_available": lambda self: True,
-             "input_kind": "video", "__doc__": f"vidrl's {called(reward)}."}
+    facts = {
+        "__init__": init,
+        "compute_rewards": compute_rewards,
+        "is_available": lambda self: True,
+        "input_kind": "video",
+        "__doc__": f"vidrl's {called(reward)}.",
+    }
     return type(f"Vidrl{called(reward)}", (base,), facts)
 
 
 def dance_grpo(reward: Reward, unscored: Policy = "raise") -> DanceGRPO:
-    """For DanceGRPO: what stands for its `inferencer`, called `inferencer.reward(video_paths, prompts, use_norm=True)`.
+    """For DanceGRPO: what stands for its `inferencer`, called
+    `inferencer.reward(video_paths, prompts, use_norm=True)`.
 
-    It gives one dict a clip: "VQ", "MQ" and "TA" are the reward, "Overall" is their sum, as in VideoAlign, so that
-    vq_coef + mq_coef weighs the reward. The rate is that of each file. DanceGRPO turns every Exception of a reward
-    into the reward -1, without a word; so an error, and a clip that cannot be scored, raises SystemExit, which ends
-    the process with the reason. `unscored` is "raise", or a number that stands for the clip, with a warning.
-    Read: XueZeyue/DanceGRPO, fastvideo/train_grpo_hunyuan.py, train_grpo_skyreels_i2v.py,
-    fastvideo/models/videoalign/inference.py.
+    It gives one dict a clip: "VQ", "MQ" and "TA" are the reward, "Overall" is their sum, as
+    in VideoAlign, so that vq_coef + mq_coef weighs the reward. The rate is that of each
+    file. DanceGRPO turns every Exception of a reward into the reward -1, without a word; so
+    an error, and a clip that cannot be scored, raises SystemExit, which ends the process
+    with the reason. `unscored` is "raise", or a number that stands for the clip, with a
+    warning. Read: XueZeyue/DanceGRPO, fastvideo/train_grpo_hunyuan.py,
+    train_grpo_skyreels_i2v.py, fastvideo/models/videoalign/inference.py.
     """
     reward = prepared(reward, unscored, None, ("raise",))
     return DanceGRPO(reward, unscored)
@@ -144,22 +184,34 @@ class DanceGRPO:
     unscored: Policy
 
     def reward(
-        self, video_paths: Sequence[str | os.PathLike[str]], prompts: Sequence[str], fps: float | None = None,
-        num_frames: int | None = None, max_pixels: int | None = None, use_norm: bool = True,
+        self,
+        video_paths: Sequence[str | os.PathLike[str]],
+        prompts: Sequence[str],
+        fps: float | None = None,
+        num_frames: int | None = None,
+        max_pixels: int | None = None,
+        use_norm: bool = True,
     ) -> list[dict[str, float]]:
-        """The reward of each file; `use_norm` has no meaning here, and VideoAlign's other options are refused."""
+        """The reward of each file; `use_norm` has no meaning here, and VideoAlign's other
+        options are refused."""
         try:
             if (fps, num_frames, max_pixels) != (None, None, None):
-                raise ValueError("expected no fps, num_frames or max_pixels: every frame of a file is read, at the "
-                                 "rate and size of the file")
+                raise ValueError(
+                    "expected no fps, num_frames or max_pixels: every frame of a file is read, at the "
+                    "rate and size of the file"
+                )
             values = self._values(video_paths, prompts)
         except Exception as error:
             raise SystemExit(f"vidrl: {error}") from error
         return [{"VQ": value, "MQ": value, "TA": value, "Overall": 3 * value} for value in values]
 
-    def _values(self, paths: Sequence[str | os.PathLike[str]], prompts: Sequence[str]) -> list[float]:
+    def _values(
+        self, paths: Sequence[str | os.PathLike[str]], prompts: Sequence[str]
+    ) -> list[float]:
         if isinstance(paths, str | os.PathLike):
-            raise ValueError(f"expected a list of paths of video files, got {paths!r}: one clip is [path]")
+            raise ValueError(
+                f"expected a list of paths of video files, got {paths!r}: one clip is [path]"
+            )
         clips, own = zip(*map(opened, paths), strict=True) if len(paths) else ((), ())
         found = score_clips(self.scorer, clips, prompts, [rate_of(rate, 0) for rate in own])
         return [float(value) for value in settled(found, self.unscored)]
@@ -172,24 +224,38 @@ def ranks(values: Tensor) -> Tensor:
     tensor([0.2500, 1.0000,    nan, 0.2500])
     """
     scored = values[~values.isnan()]
-    below = (scored[None] < values[:, None]).sum(1) + ((scored[None] == values[:, None]).sum(1) - 1) / 2
+    below = (scored[None] < values[:, None]).sum(1) + (
+        (scored[None] == values[:, None]).sum(1) - 1
+    ) / 2
     return torch.where(values.isnan(), values, below / max(len(scored) - 1, 1))
 
 
-def _model(base: str, reward: Reward, fps: float, unscored: Policy, within: Callable[[Tensor], Tensor]) -> type:
+def _model(
+    base: str, reward: Reward, fps: float, unscored: Policy, within: Callable[[Tensor], Tensor]
+) -> type:
     """A reward model class of Flow-Factory; it asks for what `__call__` names."""
     reward = prepared(reward, unscored, fps)
     host = _imported("flow_factory.rewards.abc", "Flow-Factory")
 
-    def call(self: Any, prompt: list[str], video: list[Any] | None = None, image: list[Any] | None = None) -> Any:
+    def call(
+        self: Any, prompt: list[str], video: list[Any] | None = None, image: list[Any] | None = None
+    ) -> Any:
         clips = video if video is not None else image
         if clips is None:
-            raise ValueError("expected video or image, got neither: this recipe's samples have no pictures")
+            raise ValueError(
+                "expected video or image, got neither: this recipe's samples have no pictures"
+            )
         found = score_clips(reward, [as_clip(clip) for clip in clips], prompt, fps)
-        return host.RewardModelOutput(rewards=within(settled(found, unscored)), extra_info={"why": found.why})
+        return host.RewardModelOutput(
+            rewards=within(settled(found, unscored)), extra_info={"why": found.why}
+        )
 
-    facts = {"__call__": call, "required_fields": ("prompt", "video"), "use_tensor_inputs": True,
-             "__doc__": f"vidrl's {called(reward)}."}
+    facts = {
+        "__call__": call,
+        "required_fields": ("prompt", "video"),
+        "use_tensor_inputs": True,
+        "__doc__": f"vidrl's {called(reward)}.",
+    }
     return type(f"Vidrl{called(reward)}", (getattr(host, base),), facts)
 
 

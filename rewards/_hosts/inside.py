@@ -19,13 +19,19 @@ from ..base import Reward, Samples, Score, refusals
 
 
 def from_flow_grpo(fn: Callable[..., Any], frames: int = 0, errors: str = "raise") -> Foreign:
-    """A Reward of a Flow-GRPO function `fn(images, prompts, metadata) -> (scores, info)`, or of its `multi_score`.
+    """A Reward of a Flow-GRPO function `fn(images, prompts, metadata) -> (scores, info)`,
+    or of its `multi_score`.
 
-    Clips go to it as (B, F, C, H, W) float in [0, 1]; with `frames` > 0, for functions of images, that many frames of
-    each as (B, C, H, W), and their mean is the value.
+    Clips go to it as (B, F, C, H, W) float in [0, 1]; with `frames` > 0, for functions of
+    images, that many frames of each as (B, C, H, W), and their mean is the value.
     """
+
     def call(samples: Samples) -> Any:
-        scores = fn(samples.frames if not frames else samples.frames[:, 0], list(samples.prompts), _meta(samples))
+        scores = fn(
+            samples.frames if not frames else samples.frames[:, 0],
+            list(samples.prompts),
+            _meta(samples),
+        )
         scores = scores[0] if isinstance(scores, tuple) else scores
         return scores["avg"] if isinstance(scores, Mapping) else scores
 
@@ -33,7 +39,9 @@ def from_flow_grpo(fn: Callable[..., Any], frames: int = 0, errors: str = "raise
 
 
 def from_flow_factory(model: Any, errors: str = "raise") -> Foreign:
-    """A Reward of a Flow-Factory reward model: clips as tensors (F, C, H, W) or as lists of PIL images, as it asks."""
+    """A Reward of a Flow-Factory reward model: clips as tensors (F, C, H, W) or as lists of
+    PIL images, as it asks."""
+
     def call(samples: Samples) -> Any:
         tensors = getattr(model, "use_tensor_inputs", False)
         videos = [clip if tensors else _pictures(clip) for clip in samples.frames]
@@ -43,27 +51,48 @@ def from_flow_factory(model: Any, errors: str = "raise") -> Foreign:
     return Foreign(call, 0, errors, _name(model))
 
 
-def from_verl_omni(compute_score: Callable[..., Any], data_source: str = "vidrl", errors: str = "raise") -> Foreign:
-    """A Reward of a VeRL-Omni `compute_score`, plain or async: one uint8 clip (F, C, H, W) a call."""
+def from_verl_omni(
+    compute_score: Callable[..., Any], data_source: str = "vidrl", errors: str = "raise"
+) -> Foreign:
+    """A Reward of a VeRL-Omni `compute_score`, plain or async: one uint8 clip (F, C, H, W)
+    a call."""
+
     def one(samples: Samples, i: int) -> float:
-        clip = samples.video[i] if samples.video.dtype == torch.uint8 else as_bytes(samples.frames[i])
+        clip = (
+            samples.video[i] if samples.video.dtype == torch.uint8 else as_bytes(samples.frames[i])
+        )
         info = {"fps": samples.fps, "prompt": samples.prompts[i], **_meta(samples)[i]}
-        found = compute_score(data_source=data_source, solution_image=clip, ground_truth=samples.prompts[i],
-                              extra_info=info)
+        found = compute_score(
+            data_source=data_source,
+            solution_image=clip,
+            ground_truth=samples.prompts[i],
+            extra_info=info,
+        )
         found = asyncio.run(found) if inspect.iscoroutine(found) else found
         return found["score"] if isinstance(found, Mapping) else found
 
-    return Foreign(lambda samples: [one(samples, i) for i in range(len(samples))], 0, errors, _name(compute_score))
+    return Foreign(
+        lambda samples: [one(samples, i) for i in range(len(samples))],
+        0,
+        errors,
+        _name(compute_score),
+    )
 
 
 def from_trl(fn: Callable[..., Any], errors: str = "raise") -> Foreign:
-    """A Reward of a function `fn(prompts, completions, **columns) -> list of float or None`; None becomes NaN.
+    """A Reward of a function `fn(prompts, completions, **columns) -> list of float or
+    None`; None becomes NaN.
 
-    Completions are tensors (F, C, H, W) in [0, 1]; columns are `fps` and what each clip's meta holds.
+    Completions are tensors (F, C, H, W) in [0, 1]; columns are `fps` and what each clip's
+    meta holds.
     """
+
     def call(samples: Samples) -> Any:
         meta = _meta(samples)
-        columns = {key: [one.get(key) for one in meta] for key in dict.fromkeys(k for one in meta for k in one)}
+        columns = {
+            key: [one.get(key) for one in meta]
+            for key in dict.fromkeys(k for one in meta for k in one)
+        }
         columns["fps"] = [samples.fps] * len(samples)
         return fn(prompts=list(samples.prompts), completions=list(samples.frames), **columns)
 
@@ -71,18 +100,24 @@ def from_trl(fn: Callable[..., Any], errors: str = "raise") -> Foreign:
 
 
 def from_videox_fun(reward: Any, errors: str = "raise") -> Foreign:
-    """A Reward, with gradients, of a VideoX-Fun reward: its `get_reward(frames, prompts)`, (B, C, F, H, W)."""
+    """A Reward, with gradients, of a VideoX-Fun reward: its `get_reward(frames, prompts)`,
+    (B, C, F, H, W)."""
+
     def call(samples: Samples) -> Any:
         frames, prompts = samples.frames.transpose(1, 2), list(samples.prompts)
         if hasattr(reward, "get_reward"):
             return reward.get_reward(frames, prompts)
-        return torch.stack([reward(frames[i : i + 1], prompts[i : i + 1])[1] for i in range(len(samples))])
+        return torch.stack(
+            [reward(frames[i : i + 1], prompts[i : i + 1])[1] for i in range(len(samples))]
+        )
 
     return Foreign(call, 0, errors, _name(reward), differentiable=True)
 
 
 def from_fastvideo(scorer: Callable[..., Any], errors: str = "raise") -> Foreign:
-    """A Reward of a FastVideo scorer `(media, prompts) -> tensor (B,)`, or of a MultiRewardScorer, by its "avg"."""
+    """A Reward of a FastVideo scorer `(media, prompts) -> tensor (B,)`, or of a
+    MultiRewardScorer, by its "avg"."""
+
     def call(samples: Samples) -> Any:
         scores = scorer(samples.frames.transpose(1, 2), list(samples.prompts))
         return scores["avg"] if isinstance(scores, Mapping) else scores
@@ -93,18 +128,26 @@ def from_fastvideo(scorer: Callable[..., Any], errors: str = "raise") -> Foreign
 class Foreign(Reward):
     """A reward of another trainer; its curve is the value at every frame.
 
-    NaN or None of the function is an unscored clip. `errors="raise"` lets its exceptions through, "nan" makes of each
-    a reason of the clip that it was raised for. Raises ValueError where it gives another number of scores than clips.
+    NaN or None of the function is an unscored clip. `errors="raise"` lets its exceptions
+    through, "nan" makes of each a reason of the clip that it was raised for. Raises
+    ValueError where it gives another number of scores than clips.
     """
 
     support = "clip"
 
     def __init__(
-        self, call: Callable[[Samples], Any], frames: int, errors: str, name: str, differentiable: bool = False
+        self,
+        call: Callable[[Samples], Any],
+        frames: int,
+        errors: str,
+        name: str,
+        differentiable: bool = False,
     ) -> None:
         super().__init__()
         if errors not in ("raise", "nan") or frames < 0:
-            raise ValueError(f"expected errors 'raise' or 'nan' and frames >= 0, got {errors!r} and {frames}")
+            raise ValueError(
+                f"expected errors 'raise' or 'nan' and frames >= 0, got {errors!r} and {frames}"
+            )
         self.call, self.looks, self.errors, self.name = call, frames, errors, name
         self.differentiable = differentiable  # type: ignore[misc]
 
@@ -127,19 +170,33 @@ class Foreign(Reward):
                 raise
             if len(samples) > 1:
                 each = [self._safely(samples.pick([i])) for i in range(len(samples))]
-                return torch.cat([value for value, _ in each]), [reason for _, why in each for reason in why]
-            return samples.frames.new_full((1,), math.nan), [f"unscored: {type(error).__name__}: {error}"]
+                return torch.cat([value for value, _ in each]), [
+                    reason for _, why in each for reason in why
+                ]
+            return samples.frames.new_full((1,), math.nan), [
+                f"unscored: {type(error).__name__}: {error}"
+            ]
         lost = f"unscored: {self.name} gave no finite number"
         finite = torch.isfinite(value)
-        return value.masked_fill(~finite, math.nan), [None if sound else lost for sound in finite.tolist()]
+        return value.masked_fill(~finite, math.nan), [
+            None if sound else lost for sound in finite.tolist()
+        ]
 
     def _looked(self, samples: Samples) -> Tensor:
         if not self.looks:
             return self._called(samples)
         total = samples.video.shape[1]
         chosen = [(2 * k + 1) * total // (2 * self.looks) for k in range(self.looks)]
-        parts = [Samples(samples.frames[:, t : t + 1], samples.prompts, samples.fps, samples.reference, samples.meta)
-                 for t in chosen]
+        parts = [
+            Samples(
+                samples.frames[:, t : t + 1],
+                samples.prompts,
+                samples.fps,
+                samples.reference,
+                samples.meta,
+            )
+            for t in chosen
+        ]
         return torch.stack([self._called(part) for part in parts]).mean(0)
 
     def _called(self, samples: Samples) -> Tensor:
@@ -148,14 +205,19 @@ class Foreign(Reward):
         if not isinstance(scores, Tensor):
             scores = torch.tensor([math.nan if score is None else float(score) for score in scores])
         if scores.shape != (len(samples),):
-            raise ValueError(f"expected {len(samples)} scores of {self.name}, one a clip, got shape "
-                             f"{tuple(scores.shape)}")
+            raise ValueError(
+                f"expected {len(samples)} scores of {self.name}, one a clip, got shape "
+                f"{tuple(scores.shape)}"
+            )
         return scores.to(samples.frames)
 
 
 def _pictures(clip: Tensor) -> list[Any]:
     image = importlib.import_module("PIL.Image")
-    return [image.fromarray(frame) for frame in as_bytes(clip).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()]
+    return [
+        image.fromarray(frame)
+        for frame in as_bytes(clip).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+    ]
 
 
 def as_bytes(clip: Tensor) -> Tensor:

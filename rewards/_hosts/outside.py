@@ -1,4 +1,5 @@
-"""Rewards in other trainers: the functions that they call, made of a Reward; no trainer is imported.
+"""Rewards in other trainers: the functions that they call, made of a Reward; no trainer is
+imported.
 
 Shapes: B clips, F frames, C channels, H W pixels.
 """
@@ -32,12 +33,15 @@ from .shared import (
 def flow_grpo(
     reward: Reward, fps: float, whole: bool = False, unscored: Policy = "raise"
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """For Flow-GRPO: `fn(images, prompts, metadata) -> (scores, info)`, an entry of `multi_score`'s `score_functions`.
+    """For Flow-GRPO: `fn(images, prompts, metadata) -> (scores, info)`, an entry of
+    `multi_score`'s `score_functions`.
 
-    `images`: tensors (B, F, C, H, W) or (B, C, H, W) float in [0, 1], or arrays (B, F, H, W, C) or (B, H, W, C) uint8.
-    `scores` is an array (B,), `info["why"]` the reasons. `whole` stands for `multi_score(...)` itself: scores are then
-    {"avg": ..., part: ...}. There a NaN makes the advantages of all clips of its prompt NaN, hence unscored="raise".
-    Read: yifan123/flow_grpo, flow_grpo/rewards.py, scripts/train_wan2_1.py, flow_grpo/stat_tracking.py.
+    `images`: tensors (B, F, C, H, W) or (B, C, H, W) float in [0, 1], or arrays (B, F, H,
+    W, C) or (B, H, W, C) uint8. `scores` is an array (B,), `info["why"]` the reasons.
+    `whole` stands for `multi_score(...)` itself: scores are then {"avg": ..., part: ...}.
+    There a NaN makes the advantages of all clips of its prompt NaN, hence unscored="raise".
+    Read: yifan123/flow_grpo, flow_grpo/rewards.py, scripts/train_wan2_1.py,
+    flow_grpo/stat_tracking.py.
 
     >>> import torch
     >>> from vidrl.rewards.frame_quality import FrameQuality
@@ -47,12 +51,17 @@ def flow_grpo(
     """
     reward = prepared(reward, unscored, fps)
 
-    def score(images: Any, prompts: Sequence[str], metadata: Any = None, **rest: Any) -> tuple[Any, dict[str, Any]]:
+    def score(
+        images: Any, prompts: Sequence[str], metadata: Any = None, **rest: Any
+    ) -> tuple[Any, dict[str, Any]]:
         found = score_clips(reward, batch(images), prompts, fps)
         values = settled(found, unscored).double().numpy()
         if not whole:
             return values, {"why": found.why}
-        return {"avg": values, **{name: part.double().numpy() for name, part in found.parts.items()}}, {}
+        return {
+            "avg": values,
+            **{name: part.double().numpy() for name, part in found.parts.items()},
+        }, {}
 
     return named(score, reward)
 
@@ -60,14 +69,16 @@ def flow_grpo(
 def verl_omni(
     reward: Reward, fps: float | None = None, prompt_key: str = "", unscored: Policy = "raise"
 ) -> Callable[..., dict[str, Any]]:
-    """For VeRL-Omni: `compute_score(data_source, solution_image, ground_truth, extra_info) -> {"score": ..., ...}`.
+    """For VeRL-Omni: `compute_score(data_source, solution_image, ground_truth, extra_info)
+    -> {"score": ..., ...}`.
 
-    One clip a call, uint8, of any of the axes that its pipelines give: (F, C, H, W), (C, F, H, W), (F, H, W, C), with
-    an axis of size 1 before, or an image (C, H, W). The prompt is `extra_info[prompt_key]`, or `ground_truth`. The rate
-    is the option `fps` of its entry, else `fps` here, else `extra_info["fps"]`. Every call gives the
-    same keys: score, the parts' names, why. Among several reward functions VeRL-Omni counts an error as 0, and logs it,
-    unless the entry says `required: true`.
-    Read: verl-project/verl-omni, verl_omni/reward_loop/reward_manager/visual.py, multi.py,
+    One clip a call, uint8, of any of the axes that its pipelines give: (F, C, H, W), (C, F,
+    H, W), (F, H, W, C), with an axis of size 1 before, or an image (C, H, W). The prompt is
+    `extra_info[prompt_key]`, or `ground_truth`. The rate is the option `fps` of its entry,
+    else `fps` here, else `extra_info["fps"]`. Every call gives the same keys: score, the
+    parts' names, why. Among several reward functions VeRL-Omni counts an error as 0, and
+    logs it, unless the entry says `required: true`. Read: verl-project/verl-omni,
+    verl_omni/reward_loop/reward_manager/visual.py, multi.py,
     verl_omni/utils/reward_score/genrm_ocr.py.
 
     >>> import torch
@@ -80,13 +91,21 @@ def verl_omni(
     usual = fps
 
     def compute_score(
-        data_source: Any = None, solution_image: Any = None, ground_truth: Any = None,
-        extra_info: Mapping[str, Any] | None = None, fps: float | None = None, **rest: Any,
+        data_source: Any = None,
+        solution_image: Any = None,
+        ground_truth: Any = None,
+        extra_info: Mapping[str, Any] | None = None,
+        fps: float | None = None,
+        **rest: Any,
     ) -> dict[str, Any]:
         info = extra_info or {}
         prompt = info[prompt_key] if prompt_key else ground_truth or ""
         rate = next((one for one in (fps, usual) if one is not None), info.get("fps"))
-        clip = found_axes(solution_image) if isinstance(solution_image, Tensor) else as_clip(solution_image)
+        clip = (
+            found_axes(solution_image)
+            if isinstance(solution_image, Tensor)
+            else as_clip(solution_image)
+        )
         found = score_clips(reward, [clip], [str(prompt)], rate)
         parts = {name: float(part[0]) for name, part in found.parts.items()}
         return {"score": float(settled(found, unscored)[0]), **parts, "why": found.why[0] or ""}
@@ -94,16 +113,22 @@ def verl_omni(
     return compute_score
 
 
-def clips(reward: Reward, fps: float | None = None, unscored: Policy = "none") -> Callable[..., list[float | None]]:
-    """For any trainer that hands over a list: `fn(clips, prompts) -> list of float or None`, one a clip.
+def clips(
+    reward: Reward, fps: float | None = None, unscored: Policy = "none"
+) -> Callable[..., list[float | None]]:
+    """For any trainer that hands over a list: `fn(clips, prompts) -> list of float or
+    None`, one a clip.
 
-    Each clip is the path of a video file, a tensor (C, F, H, W), (F, C, H, W) or (F, H, W, C), an array (F, H, W, C),
-    or a list of PIL images; floats are in [0, 1], integers uint8. Prompts are strings or conversations, whose last
-    text is taken; without prompts each is "". The rate is that of the file, else `fps`, else the argument `fps` of the
-    call, one number or one a clip. A clip that cannot be scored gives None, or what `unscored` says.
+    Each clip is the path of a video file, a tensor (C, F, H, W), (F, C, H, W) or (F, H, W,
+    C), an array (F, H, W, C), or a list of PIL images; floats are in [0, 1], integers
+    uint8. Prompts are strings or conversations, whose last text is taken; without prompts
+    each is "". The rate is that of the file, else `fps`, else the argument `fps` of the
+    call, one number or one a clip. A clip that cannot be scored gives None, or what
+    `unscored` says.
 
-    The function also takes the call of TRL, `fn(prompts=..., completions=..., **columns)`, and of those who copy it.
-    Raises ValueError for something else than a list of clips, and for clips whose channel axis is ambiguous.
+    The function also takes the call of TRL, `fn(prompts=..., completions=..., **columns)`,
+    and of those who copy it. Raises ValueError for something else than a list of clips, and
+    for clips whose channel axis is ambiguous.
 
     >>> import torch
     >>> from vidrl.rewards.frame_quality import FrameQuality
@@ -114,14 +139,23 @@ def clips(reward: Reward, fps: float | None = None, unscored: Policy = "none") -
     reward = prepared(reward, unscored, fps, ("raise", "nan", "none"))
 
     def score(
-        clips: Sequence[Any] | None = None, prompts: Sequence[Any] | None = None, *,
-        completions: Sequence[Any] | None = None, **columns: Any,
+        clips: Sequence[Any] | None = None,
+        prompts: Sequence[Any] | None = None,
+        *,
+        completions: Sequence[Any] | None = None,
+        **columns: Any,
     ) -> list[float | None]:
         pairs = [opened(clip) for clip in _list_of_clips(clips, completions)]
         rates = columns.get("fps") if fps is None else fps
         each = [own or rate_of(rates, i) for i, (_, own) in enumerate(pairs)]
-        asked = prompts if prompts is None or isinstance(prompts, str) else [text(prompt) for prompt in prompts]
-        found = score_clips(reward, [clip for clip, _ in pairs], [""] * len(pairs) if asked is None else asked, each)
+        asked = (
+            prompts
+            if prompts is None or isinstance(prompts, str)
+            else [text(prompt) for prompt in prompts]
+        )
+        found = score_clips(
+            reward, [clip for clip, _ in pairs], [""] * len(pairs) if asked is None else asked, each
+        )
         values = settled(found, "nan" if unscored == "none" else unscored).tolist()
         return [None if unscored == "none" and math.isnan(value) else value for value in values]
 
@@ -132,17 +166,29 @@ def _list_of_clips(clips: Any, completions: Any) -> Sequence[Any]:
     given = completions if clips is None else clips
     one = isinstance(given, str | os.PathLike) or (hasattr(given, "ndim") and given.ndim != 5)
     if given is None or (clips is not None and completions is not None) or one:
-        got = ("nothing" if given is None else "both clips and completions" if not one else
-               f"shape {tuple(given.shape)}" if hasattr(given, "ndim") else repr(given))
-        raise ValueError(f"expected a list of clips or of paths of video files, got {got}: one clip is [clip]")
+        got = (
+            "nothing"
+            if given is None
+            else "both clips and completions"
+            if not one
+            else f"shape {tuple(given.shape)}"
+            if hasattr(given, "ndim")
+            else repr(given)
+        )
+        raise ValueError(
+            f"expected a list of clips or of paths of video files, got {got}: one clip is [clip]"
+        )
     return given
 
 
-def fastvideo(reward: Reward, fps: float, unscored: Policy = "raise") -> Callable[[Tensor, Sequence[str]], Tensor]:
-    """For FastVideo's `MultiRewardScorer`: `scorer(media, prompts) -> tensor (B,)` on the media's device.
+def fastvideo(
+    reward: Reward, fps: float, unscored: Policy = "raise"
+) -> Callable[[Tensor, Sequence[str]], Tensor]:
+    """For FastVideo's `MultiRewardScorer`: `scorer(media, prompts) -> tensor (B,)` on the
+    media's device.
 
-    `media` (B, C, F, H, W) or (B, C, H, W), float in [0, 1].
-    Read: hao-ai-lab/FastVideo, fastvideo/train/methods/rl/rewards/media.py, dynamic_tracking.py.
+    `media` (B, C, F, H, W) or (B, C, H, W), float in [0, 1]. Read: hao-ai-lab/FastVideo,
+    fastvideo/train/methods/rl/rewards/media.py, dynamic_tracking.py.
 
     >>> import torch
     >>> from vidrl.rewards.frame_quality import FrameQuality

@@ -1,4 +1,5 @@
-"""What the adapters to other trainers share: clips in any shape, their scores, and what stands for a missing one."""
+"""What the adapters to other trainers share: clips in any shape, their scores, and what
+stands for a missing one."""
 
 from __future__ import annotations
 
@@ -22,13 +23,16 @@ Policy = str | float
 
 
 class Unscored(ValueError):
-    """Clips of a call that could not be scored, with their reasons; `rows` are their numbers."""
+    """Clips of a call that could not be scored, with their reasons; `rows` are their
+    numbers."""
 
     def __init__(self, why: Mapping[int, str]) -> None:
         self.rows = list(why)
         told = "; ".join(f"clip {i}: {reason}" for i, reason in list(why.items())[:4])
-        super().__init__(f"{len(why)} of the clips could not be scored ({told}): mend the clips, or pass the adapter "
-                         "another `unscored`, as a number that stands for such a clip")
+        super().__init__(
+            f"{len(why)} of the clips could not be scored ({told}): mend the clips, or pass the adapter "
+            "another `unscored`, as a number that stands for such a clip"
+        )
 
 
 @dataclass
@@ -39,11 +43,22 @@ class Found:
 
 
 def score_clips(
-    reward: Reward, clips: Sequence[Tensor], prompts: Sequence[str], fps: Any, gradients: bool = False
+    reward: Reward,
+    clips: Sequence[Tensor],
+    prompts: Sequence[str],
+    fps: Any,
+    gradients: bool = False,
 ) -> Found:
-    """The scores of clips (F, C, H, W), those of one shape and rate together; values on the CPU unless `gradients`."""
+    """The scores of clips (F, C, H, W), those of one shape and rate together; values on the
+    CPU unless `gradients`."""
     if prompts is None or isinstance(prompts, str) or len(prompts) != len(clips):
-        got = "none" if prompts is None else "one string" if isinstance(prompts, str) else f"{len(prompts)}"
+        got = (
+            "none"
+            if prompts is None
+            else "one string"
+            if isinstance(prompts, str)
+            else f"{len(prompts)}"
+        )
         raise ValueError(f"expected {len(clips)} prompts, one a clip, got {got}")
     rates = [rate_of(fps, i) for i in range(len(clips))]
     groups: dict[Any, list[int]] = {}
@@ -53,15 +68,26 @@ def score_clips(
     values: dict[str, list[Tensor]] = {}
     for rows in groups.values():  # a trainer's thread does not inherit its no_grad
         with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
-            score = reward(Samples(torch.stack([clips[i] for i in rows]), [prompts[i] for i in rows], rates[rows[0]]))
-        named = {"": score.value, **{name: part.value.detach() for name, part in score.parts.items()}}
+            score = reward(
+                Samples(
+                    torch.stack([clips[i] for i in rows]),
+                    [prompts[i] for i in rows],
+                    rates[rows[0]],
+                )
+            )
+        named = {
+            "": score.value,
+            **{name: part.value.detach() for name, part in score.parts.items()},
+        }
         for name, value in named.items():
             values.setdefault(name, []).append(value if gradients else value.detach().cpu())
         for i, row in enumerate(rows):
             lost = None if torch.isfinite(score.value[i]) else "unscored: not finite"
             why[row] = score.why[i] or lost
     back = torch.tensor([row for rows in groups.values() for row in rows]).argsort()
-    values = {name: found for name, found in values.items() if sum(map(len, found)) == len(clips)}  # parts of all
+    values = {
+        name: found for name, found in values.items() if sum(map(len, found)) == len(clips)
+    }  # parts of all
     whole = {name: torch.cat(value)[back.to(value[0].device)] for name, value in values.items()}
     return Found(whole.pop("", torch.zeros(0)), why, whole)
 
@@ -73,7 +99,9 @@ def settled(found: Found, unscored: Policy) -> Tensor:
         return found.value
     if unscored == "raise":
         raise Unscored(lost)
-    warnings.warn(f"{unscored} stands for the score of {len(lost)} clips: {Unscored(lost)}", stacklevel=3)
+    warnings.warn(
+        f"{unscored} stands for the score of {len(lost)} clips: {Unscored(lost)}", stacklevel=3
+    )
     rows = torch.tensor(list(lost), device=found.value.device)
     return found.value.index_fill(0, rows, float(unscored))
 
@@ -82,9 +110,15 @@ def prepared(
     reward: Any, unscored: Policy, fps: float | None, words: Sequence[str] = ("raise", "nan")
 ) -> Reward:
     """The reward, a plain function made one, after what an adapter was given is checked."""
-    number = isinstance(unscored, int | float) and not isinstance(unscored, bool) and math.isfinite(unscored)
+    number = (
+        isinstance(unscored, int | float)
+        and not isinstance(unscored, bool)
+        and math.isfinite(unscored)
+    )
     if not (number or unscored in words):
-        raise ValueError(f"expected unscored to be {', '.join(map(repr, words))} or a number, got {unscored!r}")
+        raise ValueError(
+            f"expected unscored to be {', '.join(map(repr, words))} or a number, got {unscored!r}"
+        )
     if fps is not None:
         rate_of(fps, 0)
     return as_reward(reward)
@@ -92,44 +126,57 @@ def prepared(
 
 def rate_of(fps: Any, i: int) -> float:
     """The rate of clip `i`, of one for all or one a clip."""
-    rate = fps[i] if isinstance(fps, Sequence | np.ndarray | Tensor) and not isinstance(fps, str) else fps
+    rate = (
+        fps[i]
+        if isinstance(fps, Sequence | np.ndarray | Tensor) and not isinstance(fps, str)
+        else fps
+    )
     try:
         rate = float(rate)
     except (TypeError, ValueError):
         rate = math.nan
     if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"expected the clips' frames a second, got {fps!r}: pass fps=16 or what they were made at")
+        raise ValueError(
+            f"expected the clips' frames a second, got {fps!r}: pass fps=16 or what they were made at"
+        )
     return rate
 
 
 def batch(images: Any) -> list[Tensor]:
-    """The clips of a batch: tensors with channels before height, arrays with channels last; images have one frame."""
+    """The clips of a batch: tensors with channels before height, arrays with channels last;
+    images have one frame."""
     if not isinstance(images, Tensor | np.ndarray):
         return [as_clip(image) for image in images]
     if images.ndim not in (4, 5):
-        raise ValueError(f"expected a batch of clips (5 axes) or images (4 axes), got shape {tuple(images.shape)}")
+        raise ValueError(
+            f"expected a batch of clips (5 axes) or images (4 axes), got shape {tuple(images.shape)}"
+        )
     return [as_clip(image) for image in images]
 
 
 def as_clip(clip: Any) -> Tensor:
-    """(F, C, H, W) of a tensor (F, C, H, W) or (C, H, W), an array with channels last, or a list of pictures."""
+    """(F, C, H, W) of a tensor (F, C, H, W) or (C, H, W), an array with channels last, or a
+    list of pictures."""
     if isinstance(clip, np.ndarray):
         clip = torch.from_numpy(np.array(clip))
         clip = clip.movedim(-1, -3) if clip.shape[-1] in (1, 3) else clip
     elif not isinstance(clip, Tensor):
         clip = torch.stack([as_clip(np.asarray(picture))[0] for picture in clip])
     if clip.dim() not in (3, 4):
-        raise ValueError(f"expected a clip (frames, channels, height, width) or an image, got shape "
-                         f"{tuple(clip.shape)}")
+        raise ValueError(
+            f"expected a clip (frames, channels, height, width) or an image, got shape "
+            f"{tuple(clip.shape)}"
+        )
     clip = clip if clip.dim() == 4 else clip.unsqueeze(0)
     return clip.float() if clip.is_floating_point() else clip
 
 
 def found_axes(clip: Tensor) -> Tensor:
-    """(F, C, H, W) of a tensor (F, C, H, W), (C, F, H, W) or (F, H, W, C), which may have an axis of size 1 before.
+    """(F, C, H, W) of a tensor (F, C, H, W), (C, F, H, W) or (F, H, W, C), which may have
+    an axis of size 1 before.
 
-    The axis of the channels is the one of size 3, else the one of size 1. Raises ValueError where no axis or more than
-    one axis can be it, as in (3, 3, H, W).
+    The axis of the channels is the one of size 3, else the one of size 1. Raises ValueError
+    where no axis or more than one axis can be it, as in (3, 3, H, W).
     """
     clip = clip[0] if clip.dim() == 5 and len(clip) == 1 else clip
     if clip.dim() == 3 and clip.shape[0] not in (1, 3) and clip.shape[-1] in (1, 3):
@@ -139,9 +186,11 @@ def found_axes(clip: Tensor) -> Tensor:
     axes = [axis for size in (3, 1) for axis in (0, 1, 3) if clip.shape[axis] == size]
     axes = [axis for axis in axes if clip.shape[axis] == clip.shape[axes[0]]]
     if len(axes) != 1:
-        raise ValueError(f"expected a clip with one axis of 1 or 3 channels, (frames, channels, height, width), "
-                         f"(channels, frames, height, width) or (frames, height, width, channels), got shape "
-                         f"{tuple(clip.shape)}: pass an array (frames, height, width, channels)")
+        raise ValueError(
+            f"expected a clip with one axis of 1 or 3 channels, (frames, channels, height, width), "
+            f"(channels, frames, height, width) or (frames, height, width, channels), got shape "
+            f"{tuple(clip.shape)}: pass an array (frames, height, width, channels)"
+        )
     return as_clip(clip.movedim(axes[0], 1))
 
 
@@ -166,11 +215,16 @@ def text(prompt: Any) -> str:
     if isinstance(prompt, str):
         return prompt
     content = prompt[-1]["content"]
-    return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content).strip()
+    return (
+        content
+        if isinstance(content, str)
+        else " ".join(part.get("text", "") for part in content).strip()
+    )
 
 
 def called(reward: Reward) -> str:
-    """What a reward is called in logs: the name of its class, or of the function that it is made of."""
+    """What a reward is called in logs: the name of its class, or of the function that it is
+    made of."""
     return re.sub(r"\W", "", str(getattr(reward, "name", ""))) or type(reward).__name__
 
 

@@ -13,12 +13,22 @@ from .hub import built, fill, package
 WIDTHS = (1024, 128, 64, 16, 1)
 HEAD = 64  # width of one attention head, in the picture's tower and the text's
 UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
-BLOCK = {"norm1.": "layer_norm1.", "norm2.": "layer_norm2.", "attn.qkv.": "self_attn.qkv.",
-         "attn.proj.": "self_attn.projection.", "mlp.fc1.": "mlp.fc1.", "mlp.fc2.": "mlp.fc2."}  # fmt: skip
-WHOLE = {"cls_token": "embeddings.class_embedding", "pos_embed": "embeddings.position_embedding",
-         "patch_embed.proj.weight": "embeddings.patch_embedding.weight",
-         "patch_embed.proj.bias": "embeddings.patch_embedding.bias",
-         "norm.weight": "post_layernorm.weight", "norm.bias": "post_layernorm.bias"}  # fmt: skip
+BLOCK = {
+    "norm1.": "layer_norm1.",
+    "norm2.": "layer_norm2.",
+    "attn.qkv.": "self_attn.qkv.",
+    "attn.proj.": "self_attn.projection.",
+    "mlp.fc1.": "mlp.fc1.",
+    "mlp.fc2.": "mlp.fc2.",
+}
+WHOLE = {
+    "cls_token": "embeddings.class_embedding",
+    "pos_embed": "embeddings.position_embedding",
+    "patch_embed.proj.weight": "embeddings.patch_embedding.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embedding.bias",
+    "norm.weight": "post_layernorm.weight",
+    "norm.bias": "post_layernorm.bias",
+}
 
 
 class Judge(nn.Module):
@@ -31,7 +41,9 @@ class Judge(nn.Module):
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The head of the text's first token, once the text has looked at the picture."""
         seen = self.sight(pixel_values=pixels).last_hidden_state
-        read = self.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False)
+        read = self.text(
+            input_ids=ids, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False
+        )
         first = read.last_hidden_state[:, 0]
         return self.head(first.to(next(self.head.parameters()).dtype))[:, 0]
 
@@ -43,12 +55,16 @@ def judge(state: Mapping[str, Tensor], dtype: str = "float32") -> Judge:
     fill(made, head, "ImageReward's head")
     return Judge(
         built("BlipVisionModel", vision_configuration(sight), sight, dtype),
-        built("BlipTextModel", text_configuration(text), text, dtype, add_pooling_layer=False), made,
-    )  # fmt: skip
+        built("BlipTextModel", text_configuration(text), text, dtype, add_pooling_layer=False),
+        made,
+    )
 
 
-def split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Picture's tower, text's and head under transformers' names; ValueError for a name that belongs to none."""
+def split(
+    state: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Picture's tower, text's and head under transformers' names; ValueError for a name
+    that belongs to none."""
     sight: dict[str, Tensor] = {}
     text: dict[str, Tensor] = {}
     head: dict[str, Tensor] = {}
@@ -60,19 +76,26 @@ def split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
         elif name.startswith("blip.text_encoder.") and not name.startswith(UNUSED):
             text[name.removeprefix("blip.text_encoder.")] = value
         elif not name.startswith(UNUSED):
-            raise ValueError(f"expected ImageReward's names, blip.visual_encoder.* and so on, got {name!r}")
+            raise ValueError(
+                f"expected ImageReward's names, blip.visual_encoder.* and so on, got {name!r}"
+            )
     return sight, text, head
 
 
 def vision_configuration(state: Mapping[str, Tensor]) -> Any:
-    """The BlipVisionConfig with the sizes of a state; LayerNorm's epsilon is the original's 1e-6."""
+    """The BlipVisionConfig with the sizes of a state; LayerNorm's epsilon is the original's
+    1e-6."""
     width, _, patch, _ = state["embeddings.patch_embedding.weight"].shape
     side = round((state["embeddings.position_embedding"].shape[1] - 1) ** 0.5) * patch
     return package("transformers").BlipVisionConfig(
-        hidden_size=width, intermediate_size=len(state["encoder.layers.0.mlp.fc1.bias"]), image_size=side,
-        patch_size=patch, num_hidden_layers=_depth(state, "encoder.layers."), num_attention_heads=width // HEAD,
+        hidden_size=width,
+        intermediate_size=len(state["encoder.layers.0.mlp.fc1.bias"]),
+        image_size=side,
+        patch_size=patch,
+        num_hidden_layers=_depth(state, "encoder.layers."),
+        num_attention_heads=width // HEAD,
         layer_norm_eps=1e-6,
-    )  # fmt: skip
+    )
 
 
 def text_configuration(state: Mapping[str, Tensor]) -> Any:
@@ -80,17 +103,23 @@ def text_configuration(state: Mapping[str, Tensor]) -> Any:
     words, width = state["embeddings.word_embeddings.weight"].shape
     layer = "encoder.layer.0."
     return package("transformers").BlipTextConfig(
-        vocab_size=words, hidden_size=width, num_attention_heads=width // HEAD,
+        vocab_size=words,
+        hidden_size=width,
+        num_attention_heads=width // HEAD,
         num_hidden_layers=_depth(state, "encoder.layer."),
         intermediate_size=len(state[layer + "intermediate.dense.bias"]),
         max_position_embeddings=len(state["embeddings.position_embeddings.weight"]),
-        encoder_hidden_size=state[layer + "crossattention.self.key.weight"].shape[1], is_decoder=True,
-    )  # fmt: skip
+        encoder_hidden_size=state[layer + "crossattention.self.key.weight"].shape[1],
+        is_decoder=True,
+    )
 
 
 def layers(width: int) -> nn.Sequential:
-    """The reward head: five linear layers without activations; the dropouts, 1, 3 and 5, only keep the numbering."""
-    sizes: list[nn.Module] = [nn.Linear(i, o) for i, o in zip((width, *WIDTHS[:-1]), WIDTHS, strict=True)]
+    """The reward head: five linear layers without activations; the dropouts, 1, 3 and 5,
+    only keep the numbering."""
+    sizes: list[nn.Module] = [
+        nn.Linear(i, o) for i, o in zip((width, *WIDTHS[:-1]), WIDTHS, strict=True)
+    ]
     for place in (1, 3, 5):
         sizes.insert(place, nn.Identity())
     return nn.Sequential(*sizes)
@@ -107,4 +136,6 @@ def _sight(name: str) -> str:
 
 
 def _depth(state: Mapping[str, Tensor], start: str) -> int:
-    return 1 + max(int(name.removeprefix(start).split(".")[0]) for name in state if name.startswith(start))
+    return 1 + max(
+        int(name.removeprefix(start).split(".")[0]) for name in state if name.startswith(start)
+    )

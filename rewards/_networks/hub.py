@@ -1,8 +1,8 @@
 """Pretrained networks: where their weights lie, and how a reward holds them.
 
-A network is loaded at its first use, follows the clips to their device, and may be put away between calls. Weights
-come from a local path or a hub id, as safetensors, or from published .pt and .pth files as plain tensors; nothing is
-unpickled.
+A network is loaded at its first use, follows the clips to their device, and may be put away
+between calls. Weights come from a local path or a hub id, as safetensors, or from published
+.pt and .pth files as plain tensors; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ PATIENCE = 5.0  # seconds for the hub to answer
 class Network:
     """A frozen module that `make` builds at first use.
 
-    `with network.on(video) as module:` gives it on the video's device. Clips of float64 are computed by a copy in
-    float64, so that gradients can be checked. With `offload` it goes back to the CPU when the block ends, but not where
-    a gradient is asked of the video, because the backward pass still needs it there.
+    `with network.on(video) as module:` gives it on the video's device. Clips of float64 are
+    computed by a copy in float64, so that gradients can be checked. With `offload` it goes
+    back to the CPU when the block ends, but not where a gradient is asked of the video,
+    because the backward pass still needs it there.
     """
 
     def __init__(self, make: Callable[[], nn.Module], offload: bool = False) -> None:
@@ -74,8 +75,8 @@ def package(name: str) -> Any:
 def pretrained(kind: str, source: str, dtype: str = "float32", **options: Any) -> Any:
     """transformers' model `kind` of a local folder or hub id; OSError names the cure.
 
-    Weights are safetensors, or, where there are none, as of facebook/dino-vitb16, a .bin file, of which nothing but
-    plain tensors is read (`weights_only`).
+    Weights are safetensors, or, where there are none, as of facebook/dino-vitb16, a .bin
+    file, of which nothing but plain tensors is read (`weights_only`).
     """
     cls = getattr(package("transformers"), kind)
     given = {"dtype": precision(dtype), **options}
@@ -84,7 +85,9 @@ def pretrained(kind: str, source: str, dtype: str = "float32", **options: Any) -
             return cls.from_pretrained(source, use_safetensors=True, **given)
         except OSError as first:
             try:
-                return cls.from_pretrained(source, use_safetensors=False, weights_only=True, **given)
+                return cls.from_pretrained(
+                    source, use_safetensors=False, weights_only=True, **given
+                )
             except OSError:
                 raise first from None
 
@@ -95,22 +98,40 @@ def tokenizer(source: str, **options: Any) -> Any:
         return package("transformers").AutoTokenizer.from_pretrained(source, **options)
 
 
-def built(kind: str, config: Any, state: Mapping[str, Tensor], dtype: str = "float32", **options: Any) -> Any:
-    """transformers' model `kind` of `config` with the weights `state`; ValueError where names or sizes do not fit."""
+def built(
+    kind: str, config: Any, state: Mapping[str, Tensor], dtype: str = "float32", **options: Any
+) -> Any:
+    """transformers' model `kind` of `config` with the weights `state`; ValueError where
+    names or sizes do not fit."""
     cls = getattr(package("transformers"), kind)
     model, report = cls.from_pretrained(
-        None, config=config, state_dict=dict(state), dtype=precision(dtype), output_loading_info=True,
-        ignore_mismatched_sizes=True, **options,
+        None,
+        config=config,
+        state_dict=dict(state),
+        dtype=precision(dtype),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
     )
-    wrong = {what: sorted(map(str, report[f"{what}_keys"])) for what in ("missing", "unexpected", "mismatched")}
+    wrong = {
+        what: sorted(map(str, report[f"{what}_keys"]))
+        for what in ("missing", "unexpected", "mismatched")
+    }
     if any(wrong.values()):
-        told = "; ".join(f"{what}: {', '.join(names[:3])} ({len(names)})" for what, names in wrong.items() if names)
-        raise ValueError(f"these weights are not those of a {kind}: {told}. Is it the file that the reward names?")
+        told = "; ".join(
+            f"{what}: {', '.join(names[:3])} ({len(names)})"
+            for what, names in wrong.items()
+            if names
+        )
+        raise ValueError(
+            f"these weights are not those of a {kind}: {told}. Is it the file that the reward names?"
+        )
     return model
 
 
 def published(source: str) -> Path:
-    """A file: a local path, or `owner/name/file` on the hub, fetched once; OSError names the cure."""
+    """A file: a local path, or `owner/name/file` on the hub, fetched once; OSError names
+    the cure."""
     local = Path(source).expanduser()
     if local.is_file():
         return local
@@ -118,22 +139,30 @@ def published(source: str) -> Path:
     if local.is_absolute() or source.startswith(".") or len(parts) < 3:
         raise OSError(f"no file {source!r}: expected a path, or owner/name/file of the hub. {CURE}")
     with advice(source):
-        return Path(package("huggingface_hub").hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
+        return Path(
+            package("huggingface_hub").hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]))
+        )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pt or .pth file; those under "state_dict" or "model", if it has such an entry."""
+    """The tensors of a .safetensors, .pt or .pth file; those under "state_dict" or "model",
+    if it has such an entry."""
     if path.suffix == ".safetensors":
         return importlib.import_module("safetensors.torch").load_file(path)
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-    return {name.removeprefix("module."): value for name, value in loaded.items() if isinstance(value, Tensor)}
+    return {
+        name.removeprefix("module."): value
+        for name, value in loaded.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], whose: str) -> None:
-    """Gives `module` the weights `state`, as float32; ValueError where names or sizes are not those of `whose`.
+    """Gives `module` the weights `state`, as float32; ValueError where names or sizes are
+    not those of `whose`.
 
     >>> fill(nn.Linear(2, 1), {"weight": torch.ones(1, 2), "scale": torch.ones(1)}, "a linear layer")
     Traceback (most recent call last):
@@ -143,12 +172,21 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], whose: str) -> None:
     wrong = {
         "missing": [name for name in wanted if name not in state],
         "unexpected": [name for name in state if name not in wanted],
-        "of another size": [f"{n} {tuple(x.shape)} for {tuple(wanted[n].shape)}" for n, x in state.items()
-                            if n in wanted and x.shape != wanted[n].shape],
-    }  # fmt: skip
+        "of another size": [
+            f"{n} {tuple(x.shape)} for {tuple(wanted[n].shape)}"
+            for n, x in state.items()
+            if n in wanted and x.shape != wanted[n].shape
+        ],
+    }
     if any(wrong.values()):
-        told = "; ".join(f"{what}: {', '.join(names[:3])} ({len(names)})" for what, names in wrong.items() if names)
-        raise ValueError(f"these weights are not those of {whose}: {told}. Is it the file that the reward names?")
+        told = "; ".join(
+            f"{what}: {', '.join(names[:3])} ({len(names)})"
+            for what, names in wrong.items()
+            if names
+        )
+        raise ValueError(
+            f"these weights are not those of {whose}: {told}. Is it the file that the reward names?"
+        )
     module.load_state_dict({n: x.float() if x.is_floating_point() else x for n, x in state.items()})
 
 
@@ -171,19 +209,23 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def chunked(run: Callable[..., Tensor], chunk: int, *batches: Tensor) -> Tensor:
-    """`run` of `chunk` rows at a time, joined: the memory of a forward pass is that of a chunk.
+    """`run` of `chunk` rows at a time, joined: the memory of a forward pass is that of a
+    chunk.
 
     >>> chunked(lambda x: 2 * x, 2, torch.arange(5))
     tensor([0, 2, 4, 6, 8])
     """
     if chunk < 1:
         raise ValueError(f"expected chunk, frames a forward pass, to be at least 1, got {chunk}")
-    return torch.cat([run(*rows) for rows in zip(*(batch.split(chunk) for batch in batches), strict=True)])
+    return torch.cat(
+        [run(*rows) for rows in zip(*(batch.split(chunk) for batch in batches), strict=True)]
+    )
 
 
 @contextmanager
 def advice(source: str) -> Iterator[None]:
-    """An OSError within says what could not be loaded, and the cure; a hub that does not answer is asked once."""
+    """An OSError within says what could not be loaded, and the cure; a hub that does not
+    answer is asked once."""
     silent = "" if Path(source).expanduser().exists() else silent_hub()
     try:
         yield
@@ -195,10 +237,12 @@ def advice(source: str) -> Iterator[None]:
 
 @cache
 def silent_hub() -> str:
-    """Why only local copies are read from now on, "" where the hub answers or the user has switched it off.
+    """Why only local copies are read from now on, "" where the hub answers or the user has
+    switched it off.
 
-    Without a network the hub's client asks again and again, for over a minute a file. Only that no connection comes
-    about counts as silence: an answer of any status is one, and certificates are the client's business.
+    Without a network the hub's client asks again and again, for over a minute a file. Only
+    that no connection comes about counts as silence: an answer of any status is one, and
+    certificates are the client's business.
     """
     constants = package("huggingface_hub.constants")
     if constants.HF_HUB_OFFLINE:

@@ -1,4 +1,5 @@
-"""What rewards of learned frame networks share: batching over frames and clips, and frames that are not looked at."""
+"""What rewards of learned frame networks share: batching over frames and clips, and frames
+that are not looked at."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from .hub import precision
 class LearnedReward(Reward):
     """Base of rewards that read each frame by a network.
 
-    `chunk` frames are read a forward pass, over frames and clips alike; it sets the memory and no number. `dtype` is
-    that of the weights, `offload` puts them on the CPU between calls. `frames` is how many frames of a clip are looked
-    at, the middles of equal segments, 0 for all; the curve shows for each other frame the number of its segment's.
-    A clip can be scored in pieces where all frames are looked at.
+    `chunk` frames are read a forward pass, over frames and clips alike; it sets the memory
+    and no number. `dtype` is that of the weights, `offload` puts them on the CPU between
+    calls. `frames` is how many frames of a clip are looked at, the middles of equal
+    segments, 0 for all; the curve shows for each other frame the number of its segment's. A
+    clip can be scored in pieces where all frames are looked at.
     """
 
     differentiable = True
@@ -29,7 +31,9 @@ class LearnedReward(Reward):
         super().__init__()
         precision(dtype)
         if chunk < 1 or frames < 0:
-            raise ValueError(f"expected chunk >= 1 and frames >= 0 (0: all), got chunk={chunk}, frames={frames}")
+            raise ValueError(
+                f"expected chunk >= 1 and frames >= 0 (0: all), got chunk={chunk}, frames={frames}"
+            )
         self.chunk, self.dtype, self.offload, self.frames = chunk, dtype, offload, frames
 
     @property
@@ -38,7 +42,8 @@ class LearnedReward(Reward):
         return self.frames == 0
 
     def each(self, samples: Samples, read: Callable[[Tensor, list[str]], Tensor]) -> Tensor:
-        """`read` of every frame looked at and its prompt, (N, C, H, W) and N strings to (N, ...), as (B, F, ...)."""
+        """`read` of every frame looked at and its prompt, (N, C, H, W) and N strings to (N,
+        ...), as (B, F, ...)."""
         video = samples.frames
         chosen, owner = looks(video.shape[1], self.frames)
         seen = video if len(chosen) == video.shape[1] else video[:, chosen]
@@ -47,7 +52,8 @@ class LearnedReward(Reward):
 
 
 def looks(total: int, frames: int) -> tuple[list[int], list[int]]:
-    """The middles of `frames` equal segments of `total` frames, and the segment of each frame; all if `frames` is 0.
+    """The middles of `frames` equal segments of `total` frames, and the segment of each
+    frame; all if `frames` is 0.
 
     >>> looks(9, 3)
     ([1, 4, 7], [0, 0, 0, 1, 1, 1, 2, 2, 2])
@@ -58,7 +64,8 @@ def looks(total: int, frames: int) -> tuple[list[int], list[int]]:
 
 
 def middles(total: int, frames: int) -> list[int]:
-    """The frames in the middle of `frames` equal segments; some twice where there are fewer frames than segments.
+    """The frames in the middle of `frames` equal segments; some twice where there are fewer
+    frames than segments.
 
     >>> middles(16, 4), middles(2, 4)
     ([2, 6, 10, 14], [0, 0, 1, 1])

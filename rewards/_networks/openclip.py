@@ -37,9 +37,11 @@ LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.*)")
 
 
 def clip_model(state: Mapping[str, Tensor], head: int = 80, dtype: str = "float32") -> Any:
-    """The CLIPModel of an open_clip state; sizes are read from it, but for the `head` width of the vision tower.
+    """The CLIPModel of an open_clip state; sizes are read from it, but for the `head` width
+    of the vision tower.
 
-    `head` is 80 in ViT-H/14; text heads are 64 wide, and the activation is GELU, as in all of LAION's.
+    `head` is 80 in ViT-H/14; text heads are 64 wide, and the activation is GELU, as in all
+    of LAION's.
     """
     return built("CLIPModel", configuration(state, head), names(state), dtype)
 
@@ -47,8 +49,9 @@ def clip_model(state: Mapping[str, Tensor], head: int = 80, dtype: str = "float3
 def cleaned(text: str) -> str:
     """A prompt as open_clip's tokenizer cleans it ("lower"), before it looks up tokens.
 
-    ftfy mends wrongly decoded text and curly quotes, HTML entities are resolved twice, runs of white space become one
-    space, and letters small ones. Raises ImportError with the cure where ftfy is missing.
+    ftfy mends wrongly decoded text and curly quotes, HTML entities are resolved twice, runs
+    of white space become one space, and letters small ones. Raises ImportError with the
+    cure where ftfy is missing.
 
     >>> cleaned("A \u201ccat\u201d &amp;amp; a\\n dog")
     'a "cat" & a dog'
@@ -63,16 +66,22 @@ def configuration(state: Mapping[str, Tensor], head: int) -> Any:
     sight, _, patch, _ = state["visual.conv1.weight"].shape
     side = round((len(state["visual.positional_embedding"]) - 1) ** 0.5) * patch
     text = _tower(state, "", width, 64) | {
-        "vocab_size": words, "max_position_embeddings": len(state["positional_embedding"]),
-        "bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1,
-    }  # fmt: skip
+        "vocab_size": words,
+        "max_position_embeddings": len(state["positional_embedding"]),
+        "bos_token_id": words - 2,
+        "eos_token_id": words - 1,
+        "pad_token_id": words - 1,
+    }
     vision = _tower(state, "visual.", sight, head) | {"image_size": side, "patch_size": patch}
     projection = state["text_projection"].shape[1]
-    return package("transformers").CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection)
+    return package("transformers").CLIPConfig(
+        text_config=text, vision_config=vision, projection_dim=projection
+    )
 
 
 def names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an open_clip state under transformers' names; ValueError for one that has none."""
+    """The tensors of an open_clip state under transformers' names; ValueError for one that
+    has none."""
     made: dict[str, Tensor] = {}
     for name, value in state.items():
         layer = LAYER.fullmatch(name)
@@ -92,7 +101,10 @@ def _block(start: str, rest: str, value: Tensor) -> dict[str, Tensor]:
     """One tensor of a layer; query, key and value lie in one of three times the rows."""
     if rest.startswith("attn.in_proj_"):
         kind = rest.removeprefix("attn.in_proj_")
-        return {f"{start}self_attn.{x}_proj.{kind}": y.clone() for x, y in zip("qkv", value.chunk(3), strict=True)}
+        return {
+            f"{start}self_attn.{x}_proj.{kind}": y.clone()
+            for x, y in zip("qkv", value.chunk(3), strict=True)
+        }
     for old, new in BLOCK.items():
         if rest.startswith(old):
             return {start + new + rest.removeprefix(old): value}
@@ -103,6 +115,9 @@ def _tower(state: Mapping[str, Tensor], start: str, width: int, head: int) -> di
     found = [int(m[2]) for m in map(LAYER.fullmatch, state) if m and (m[1] or "") == start]
     inner = len(state[f"{start}transformer.resblocks.0.mlp.c_fc.bias"])
     return {
-        "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": max(found) + 1,
-        "num_attention_heads": width // head, "hidden_act": "gelu",
-    }  # fmt: skip
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": max(found) + 1,
+        "num_attention_heads": width // head,
+        "hidden_act": "gelu",
+    }

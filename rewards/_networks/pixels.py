@@ -1,8 +1,9 @@
 """What a network's image processor does to a frame, in torch, batched and differentiable.
 
-Resizing is antialiased with the kernel of PIL (bicubic a = -0.5). PIL rounds to 8 bits after each of its two passes and
-this does not: the two differ by up to 1.5 levels of 255, on average by less than half of one. Beside hard edges it can
-be a few levels, because Pillow 13 sometimes resizes the height first.
+Resizing is antialiased with the kernel of PIL (bicubic a = -0.5). PIL rounds to 8 bits
+after each of its two passes and this does not: the two differ by up to 1.5 levels of 255,
+on average by less than half of one. Beside hard edges it can be a few levels, because
+Pillow 13 sometimes resizes the height first.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ MODES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 class Pixels:
     """Frames (N, C, H, W) in [0, 1] as a network takes them, (N, 3, h, w).
 
-    `size` is the shorter side, or (height, width); then the middle `crop` is cut out. With `pad` the longer side is
-    `size` and black fills the rest. `moments` are mean and deviation. `rounded` says how the place of the crop becomes
-    a whole pixel: rounded as torchvision does it, or else cut off as transformers does it.
+    `size` is the shorter side, or (height, width); then the middle `crop` is cut out. With
+    `pad` the longer side is `size` and black fills the rest. `moments` are mean and
+    deviation. `rounded` says how the place of the crop becomes a whole pixel: rounded as
+    torchvision does it, or else cut off as transformers does it.
     """
 
     size: int | tuple[int, int] = 224
@@ -64,7 +66,8 @@ class Pixels:
 
 
 def of_folder(source: str, default: Pixels) -> Pixels:
-    """What the preprocessor_config.json of a local folder or hub id asks for; `default` where there is none."""
+    """What the preprocessor_config.json of a local folder or hub id asks for; `default`
+    where there is none."""
     package("transformers")
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -78,16 +81,21 @@ def of_folder(source: str, default: Pixels) -> Pixels:
 def of_config(asked: dict[str, Any], default: Pixels) -> Pixels:
     """The Pixels of a transformers image processor's dictionary.
 
-    A size that is one number, as older files have it, means what `default` does: the shorter side, or a square.
+    A size that is one number, as older files have it, means what `default` does: the
+    shorter side, or a square.
 
     >>> of_config({"size": {"shortest_edge": 8}, "crop_size": {"height": 6, "width": 4}, "resample": 2}, Pixels())
     Pixels(size=8, crop=(6, 4), moments=((0.48145466, ...), (0.26862954, ...)), mode='bilinear', pad=False, ...)
     """
     size, crop = asked.get("size", default.size), asked.get("crop_size", default.crop)
-    mean, deviation = (asked.get(f"image_{x}") or default.moments[i] for i, x in enumerate(("mean", "std")))
+    mean, deviation = (
+        asked.get(f"image_{x}") or default.moments[i] for i, x in enumerate(("mean", "std"))
+    )
     square = asked.get("default_to_square", isinstance(default.size, tuple))
     return replace(
-        default, size=_side(size, square), moments=(tuple(mean), tuple(deviation)),
+        default,
+        size=_side(size, square),
+        moments=(tuple(mean), tuple(deviation)),
         crop=_pair(crop) if asked.get("do_center_crop", default.crop is not None) else None,
         mode=MODES.get(asked.get("resample", 0), default.mode),
     )
@@ -100,11 +108,14 @@ def colours(images: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """Antialiased resizing as PIL does it: width, then height, each cut at [0, 1] where the kernel overshoots."""
+    """Antialiased resizing as PIL does it: width, then height, each cut at [0, 1] where the
+    kernel overshoots."""
     images = images.clamp(0, 1)
     for shape in ((images.shape[-2], size[1]), size):
         if tuple(images.shape[-2:]) != tuple(shape):
-            images = functional.interpolate(images, size=shape, mode=mode, antialias=True, align_corners=False)
+            images = functional.interpolate(
+                images, size=shape, mode=mode, antialias=True, align_corners=False
+            )
             images = images.clamp(0, 1)
     return images
 
@@ -112,16 +123,18 @@ def resize(images: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tens
 def cut(images: Tensor, height: int, width: int, rounded: bool = False) -> Tensor:
     """The middle `height` x `width`, with black around where the images are smaller.
 
-    Where an odd number of rows or columns is left over, the published crops differ by one pixel: the offset is half of
-    that number, cut off to a whole number (transformers), or, with `rounded`, rounded to the nearest even whole number
-    (torchvision).
+    Where an odd number of rows or columns is left over, the published crops differ by one
+    pixel: the offset is half of that number, cut off to a whole number (transformers), or,
+    with `rounded`, rounded to the nearest even whole number (torchvision).
 
     >>> images = torch.arange(7.0).expand(1, 1, 4, 7)
     >>> cut(images, 4, 4)[0, 0, 0], cut(images, 4, 4, rounded=True)[0, 0, 0]
     (tensor([1., 2., 3., 4.]), tensor([2., 3., 4., 5.]))
     """
     high, wide = max(0, height - images.shape[-2]), max(0, width - images.shape[-1])
-    images = functional.pad(images, (math.ceil(wide / 2), wide // 2, math.ceil(high / 2), high // 2))
+    images = functional.pad(
+        images, (math.ceil(wide / 2), wide // 2, math.ceil(high / 2), high // 2)
+    )
     spare = images.shape[-2] - height, images.shape[-1] - width
     top, left = (round(x / 2) if rounded else x // 2 for x in spare)
     return images[..., top : top + height, left : left + width]
@@ -138,4 +151,8 @@ def _side(size: Any, square: bool) -> int | tuple[int, int]:
 def _pair(size: Any) -> tuple[int, int]:
     if isinstance(size, int):
         return size, size
-    return (int(size["height"]), int(size["width"])) if isinstance(size, dict) else (int(size[0]), int(size[1]))
+    return (
+        (int(size["height"]), int(size["width"]))
+        if isinstance(size, dict)
+        else (int(size[0]), int(size[1]))
+    )

@@ -1,4 +1,5 @@
-"""Qwen2-VL as a judge: it reads pictures and an instruction, and a head reads its state at marks in the text.
+"""Qwen2-VL as a judge: it reads pictures and an instruction, and a head reads its state at
+marks in the text.
 
 Shapes: N conversations, T pictures in each, L tokens, P patches, M marks.
 """
@@ -26,7 +27,8 @@ CHAT = (
 
 @dataclass(frozen=True)
 class Conversation:
-    """What the judge reads: tokens (N, L) padded on the right, their mask, and the patches of all pictures."""
+    """What the judge reads: tokens (N, L) padded on the right, their mask, and the patches
+    of all pictures."""
 
     ids: Tensor
     mask: Tensor
@@ -37,8 +39,9 @@ class Conversation:
 class Judge(nn.Module):
     """A Qwen2-VL without its language head, and a reward head, (N, M, out).
 
-    Positions count all tokens one by one, pictures' too, as in the published inference, which hands the language model
-    embeddings without position ids; Qwen2-VL's own three-dimensional positions would give other numbers.
+    Positions count all tokens one by one, pictures' too, as in the published inference,
+    which hands the language model embeddings without position ids; Qwen2-VL's own
+    three-dimensional positions would give other numbers.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
@@ -52,7 +55,9 @@ class Judge(nn.Module):
         patches = said.patches.to(words.dtype)
         seen = self.body.visual(patches, grid_thw=said.grid).pooler_output
         words = words.masked_scatter((said.ids == media)[..., None], seen.to(words.dtype))
-        read = self.body.language_model(inputs_embeds=words, attention_mask=said.mask, use_cache=False)
+        read = self.body.language_model(
+            inputs_embeds=words, attention_mask=said.mask, use_cache=False
+        )
         at = torch.isin(said.ids, torch.tensor(list(marks), device=said.ids.device))
         state = read.last_hidden_state[at].unflatten(0, (len(said.ids), len(marks)))
         return self.head(state.to(next(self.head.parameters()).dtype))
@@ -68,8 +73,11 @@ class Words:
         self.medium = tokenizer.convert_tokens_to_ids(media)
 
     def read(self, prompts: Sequence[str], pictures: int) -> tuple[Tensor, Tensor]:
-        """Tokens and mask of conversations with `pictures` merged patches each; prompts cannot forge a token."""
-        texts = [self.template.format(text_prompt=prompt.replace("<|", "< |")) for prompt in prompts]
+        """Tokens and mask of conversations with `pictures` merged patches each; prompts
+        cannot forge a token."""
+        texts = [
+            self.template.format(text_prompt=prompt.replace("<|", "< |")) for prompt in prompts
+        ]
         chats = [CHAT.format(media=self.media * pictures, text=text) for text in texts]
         lists = [self.tokenizer(chat, add_special_tokens=False)["input_ids"] for chat in chats]
         longest = max(map(len, lists))
@@ -78,13 +86,16 @@ class Words:
 
 
 def smart_size(height: int, width: int, least: int, most: int) -> tuple[int, int]:
-    """Height and width as multiples of 28 with `least` to `most` pixels and nearly the same shape.
+    """Height and width as multiples of 28 with `least` to `most` pixels and nearly the same
+    shape.
 
     >>> smart_size(480, 832, 100352, 200704), smart_size(32, 32, 100352, 200704)
     ((336, 588), (336, 336))
     """
     if max(height, width) > 200 * min(height, width):
-        raise ValueError(f"expected frames less than 200 times as long as wide, got {height} x {width}")
+        raise ValueError(
+            f"expected frames less than 200 times as long as wide, got {height} x {width}"
+        )
     high, wide = (max(FACTOR, round(x / FACTOR) * FACTOR) for x in (height, width))
     if high * wide > most:
         by = math.sqrt(height * width / most)
@@ -96,7 +107,8 @@ def smart_size(height: int, width: int, least: int, most: int) -> tuple[int, int
 
 
 def prepared(video: Tensor, least: int, most: int) -> Tensor:
-    """Clips (N, T, C, H, W) in [0, 1] as the vision tower takes them, resized and normalised; T becomes even."""
+    """Clips (N, T, C, H, W) in [0, 1] as the vision tower takes them, resized and
+    normalised; T becomes even."""
     size = smart_size(video.shape[-2], video.shape[-1], least, most)
     images = resize(colours(video.flatten(0, 1)), size)
     mean, deviation = (torch.tensor(x).to(images)[:, None, None] for x in OPENAI)
@@ -105,14 +117,26 @@ def prepared(video: Tensor, least: int, most: int) -> Tensor:
 
 
 def patches(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Patches (P, 3 x 2 x 14 x 14) of clips (N, T, 3, H, W), in the order of Qwen2-VL, and the grid (N, 3)."""
+    """Patches (P, 3 x 2 x 14 x 14) of clips (N, T, 3, H, W), in the order of Qwen2-VL, and
+    the grid (N, 3)."""
     count, frames, _, height, width = images.shape
     high, wide = height // PATCH, width // PATCH
     cells = images.reshape(
-        count, frames // TEMPORAL, TEMPORAL, 3, high // MERGE, MERGE, PATCH, wide // MERGE, MERGE, PATCH
+        count,
+        frames // TEMPORAL,
+        TEMPORAL,
+        3,
+        high // MERGE,
+        MERGE,
+        PATCH,
+        wide // MERGE,
+        MERGE,
+        PATCH,
     )
     grid = torch.tensor([[frames // TEMPORAL, high, wide]], device=images.device).expand(count, 3)
-    return cells.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(-1, 3 * TEMPORAL * PATCH * PATCH), grid.contiguous()
+    return cells.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(
+        -1, 3 * TEMPORAL * PATCH * PATCH
+    ), grid.contiguous()
 
 
 def conversation(images: Tensor, prompts: Sequence[str], words: Words) -> Conversation:
@@ -124,7 +148,8 @@ def conversation(images: Tensor, prompts: Sequence[str], words: Words) -> Conver
 
 
 def body(state: Mapping[str, Tensor], config: Any, dtype: str) -> Any:
-    """transformers' Qwen2VLModel with the weights `state`; the vocabulary is as large as its embeddings."""
+    """transformers' Qwen2VLModel with the weights `state`; the vocabulary is as large as
+    its embeddings."""
     config.text_config.vocab_size = len(state["language_model.embed_tokens.weight"])
     return built("Qwen2VLModel", config, state, dtype)
 
@@ -135,31 +160,51 @@ def configuration(source: str) -> Any:
         return package("transformers").Qwen2VLConfig.from_pretrained(source)
 
 
-def split(state: Mapping[str, Tensor], scale: float = 0.0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Body and head of a published state under today's names; adapters, times `scale`, are added to their layers.
+def split(
+    state: Mapping[str, Tensor], scale: float = 0.0
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Body and head of a published state under today's names; adapters, times `scale`, are
+    added to their layers.
 
-    Names may begin with peft's "base_model.model.", and have the older layout, "visual.*" beside "model.layers.*", or
-    the newer, "model.visual.*" beside "model.language_model.*". The language head is left out.
+    Names may begin with peft's "base_model.model.", and have the older layout, "visual.*"
+    beside "model.layers.*", or the newer, "model.visual.*" beside "model.language_model.*".
+    The language head is left out.
     """
-    plain = merged({name.removeprefix("base_model.model."): value for name, value in state.items()}, scale)
-    head = {name.removeprefix("rm_head."): value for name, value in plain.items() if name.startswith("rm_head.")}
+    plain = merged(
+        {name.removeprefix("base_model.model."): value for name, value in state.items()}, scale
+    )
+    head = {
+        name.removeprefix("rm_head."): value
+        for name, value in plain.items()
+        if name.startswith("rm_head.")
+    }
     rest = {_name(k): v for k, v in plain.items() if not k.startswith(("rm_head.", "lm_head."))}
     if not head:
-        raise ValueError("expected a reward model of Qwen2-VL, with tensors named rm_head.*: this file has none")
+        raise ValueError(
+            "expected a reward model of Qwen2-VL, with tensors named rm_head.*: this file has none"
+        )
     return rest, head
 
 
 def merged(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """A state with low-rank adapters as one without: W + scale B A."""
-    made = {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}
+    made = {
+        name.replace(".base_layer.", "."): value
+        for name, value in state.items()
+        if ".lora_" not in name
+    }
     for name, down in state.items():
         layer, found, _ = name.partition(".lora_A.")
         if found:
             up = state[name.replace(".lora_A.", ".lora_B.")]
             weight = made[f"{layer}.weight"]
-            made[f"{layer}.weight"] = (weight.float() + scale * up.float() @ down.float()).to(weight.dtype)
+            made[f"{layer}.weight"] = (weight.float() + scale * up.float() @ down.float()).to(
+                weight.dtype
+            )
         elif ".lora_" in name and ".lora_B." not in name:
-            raise ValueError(f"expected adapters of linear layers alone, lora_A and lora_B, got {name!r}")
+            raise ValueError(
+                f"expected adapters of linear layers alone, lora_A and lora_B, got {name!r}"
+            )
     return made
 
 

@@ -1,4 +1,5 @@
-"""Qwen2.5-VL as a judge that writes: it watches one clip, reads an instruction and writes an answer, token by token.
+"""Qwen2.5-VL as a judge that writes: it watches one clip, reads an instruction and writes
+an answer, token by token.
 
 Legend: T frames, L written tokens, V words of the vocabulary.
 """
@@ -17,7 +18,9 @@ from .qwen import Conversation, Words
 RATE = 2.0  # frames a second that qwen-vl-utils reads
 LEAST_FRAMES, MOST_FRAMES = 4, 768
 LEAST, MOST = 128 * 28 * 28, 768 * 28 * 28  # pixels of a frame
-ALL = int(128000 * 28 * 28 * 0.9)  # pixels of all frames together, counted for each token of two frames
+ALL = int(
+    128000 * 28 * 28 * 0.9
+)  # pixels of all frames together, counted for each token of two frames
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,22 @@ class Written:
 
 
 def write(
-    model: Any, said: Conversation, words: Words, seconds: float, most: int, temperature: float, seed: int,
+    model: Any,
+    said: Conversation,
+    words: Words,
+    seconds: float,
+    most: int,
+    temperature: float,
+    seed: int,
     form: Sequence[Sequence[int]] | None = None,
-) -> Written:  # fmt: skip
-    """The answer of a Qwen2_5_VLForConditionalGeneration to one conversation, at most `most` tokens.
+) -> Written:
+    """The answer of a Qwen2_5_VLForConditionalGeneration to one conversation, at most
+    `most` tokens.
 
-    `seconds` is the time that two frames span, which sets their position in time. With `temperature` 0 the likeliest
-    token is taken at each step; else tokens are drawn, and `seed` makes the draws repeat. The scores are those that
-    transformers' `generate` draws from: after the temperature and whatever else the model's own generation_config.json
+    `seconds` is the time that two frames span, which sets their position in time. With
+    `temperature` 0 the likeliest token is taken at each step; else tokens are drawn, and
+    `seed` makes the draws repeat. The scores are those that transformers' `generate` draws
+    from: after the temperature and whatever else the model's own generation_config.json
     asks for. `form` lists the tokens that are allowed at each step.
     """
     start = said.ids.shape[1]
@@ -46,16 +57,24 @@ def write(
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
         made = model.generate(
-            input_ids=said.ids, attention_mask=said.mask, pixel_values_videos=said.patches.to(model.dtype),
-            video_grid_thw=said.grid, second_per_grid_ts=torch.tensor([seconds], device=said.ids.device),
-            mm_token_type_ids=2 * (said.ids == words.medium).int(), max_new_tokens=most, output_scores=True,
-            return_dict_in_generate=True, prefix_allowed_tokens_fn=allowed, **drawn,
-        )  # fmt: skip
+            input_ids=said.ids,
+            attention_mask=said.mask,
+            pixel_values_videos=said.patches.to(model.dtype),
+            video_grid_thw=said.grid,
+            second_per_grid_ts=torch.tensor([seconds], device=said.ids.device),
+            mm_token_type_ids=2 * (said.ids == words.medium).int(),
+            max_new_tokens=most,
+            output_scores=True,
+            return_dict_in_generate=True,
+            prefix_allowed_tokens_fn=allowed,
+            **drawn,
+        )
     return Written(made.sequences[0, start:].tolist(), [scores[0] for scores in made.scores])
 
 
 def looked_at(frames: int, fps: float) -> list[int]:
-    """The frames that qwen-vl-utils reads: about 2 a second, an even number from 4 to 768, ends included.
+    """The frames that qwen-vl-utils reads: about 2 a second, an even number from 4 to 768,
+    ends included.
 
     >>> looked_at(81, 16.0), looked_at(9, 8.0), looked_at(3, 8.0)
     ([0, 9, 18, 27, 36, 44, 53, 62, 71, 80], [0, 3, 5, 8], [0, 2])

@@ -17,7 +17,8 @@ MULTIPLE = 32  # of the sides
 
 
 class Rife(nn.Module):
-    """Two batches of frames (N, 3, H, W) in [0, 1] to those halfway between them; any H and W."""
+    """Two batches of frames (N, 3, H, W) in [0, 1] to those halfway between them; any H and
+    W."""
 
     def __init__(self, widths: tuple[int, int, int, int] = WIDTHS) -> None:
         super().__init__()
@@ -29,18 +30,25 @@ class Rife(nn.Module):
         height, width = first.shape[-2:]
         first, second = (_padded(x) for x in (first, second))
         halfway = torch.full_like(first[:, :1], 0.5)
-        state = self.get_submodule("block0")(torch.cat([first, second, halfway], 1), None, SCALES[0])
+        state = self.get_submodule("block0")(
+            torch.cat([first, second, halfway], 1), None, SCALES[0]
+        )
         for i in range(1, 4):
-            near = [warp(x, state[:, at : at + 2], "bilinear") for x, at in ((first, 0), (second, 2))]
+            near = [
+                warp(x, state[:, at : at + 2], "bilinear") for x, at in ((first, 0), (second, 2))
+            ]
             seen = torch.cat([*near, halfway, state[:, 4:]], 1)
             state = state + self.get_submodule(f"block{i}")(seen, state[:, :4], SCALES[i])
         share = state[:, 4:].sigmoid()
-        made = warp(first, state[:, :2], "bilinear") * share + warp(second, state[:, 2:4], "bilinear") * (1 - share)
+        made = warp(first, state[:, :2], "bilinear") * share + warp(
+            second, state[:, 2:4], "bilinear"
+        ) * (1 - share)
         return made[..., :height, :width]
 
 
 class _Stage(nn.Module):
-    """One stage: a change of the flow from halfway to both frames, pixels, and of the first's share, (N, 5, H, W)."""
+    """One stage: a change of the flow from halfway to both frames, pixels, and of the
+    first's share, (N, 5, H, W)."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()

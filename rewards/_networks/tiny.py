@@ -1,4 +1,5 @@
-"""Small networks of random weights and the real architectures: what `tiny()` of a learned reward scores by."""
+"""Small networks of random weights and the real architectures: what `tiny()` of a learned
+reward scores by."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ SMALL = {**LAYER, "hidden_size": 16, "intermediate_size": 16}
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    """`make()` under seed 0, leaving the random state as it was; weights wide enough that inputs tell apart."""
+    """`make()` under seed 0, leaving the random state as it was; weights wide enough that
+    inputs tell apart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make()
@@ -39,43 +41,87 @@ def clip_model(side: int = 32) -> Any:
     """A CLIP of one layer a side, `side` x `side` pixels in 4 patches."""
     t = package("transformers")
     words = 2 * len(LETTERS) + 2
-    text = {**SMALL, "vocab_size": words, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": words - 1}
+    text = {
+        **SMALL,
+        "vocab_size": words,
+        "max_position_embeddings": 32,
+        "bos_token_id": 0,
+        "eos_token_id": words - 1,
+    }
     sight = {**SMALL, "image_size": side, "patch_size": side // 2}
-    return seeded(lambda: t.CLIPModel(t.CLIPConfig(text_config=text, vision_config=sight, projection_dim=16)))
+    return seeded(
+        lambda: t.CLIPModel(t.CLIPConfig(text_config=text, vision_config=sight, projection_dim=16))
+    )
 
 
 def pair(chunk: int = 16) -> TextImage:
     """A small CLIP with its tokenizer."""
-    return TextImage(Network(clip_model), lambda _: Pixels(32, (32, 32), OPENAI), clip_tokenizer, chunk)
+    return TextImage(
+        Network(clip_model), lambda _: Pixels(32, (32, 32), OPENAI), clip_tokenizer, chunk
+    )
 
 
 def dinov2_model() -> Any:
     """A DINOv2 of one layer, 28 x 28 pixels in 4 patches."""
     t = package("transformers")
-    return seeded(lambda: t.Dinov2Model(t.Dinov2Config(**LAYER, hidden_size=16, image_size=28, mlp_ratio=2)))
+    return seeded(
+        lambda: t.Dinov2Model(t.Dinov2Config(**LAYER, hidden_size=16, image_size=28, mlp_ratio=2))
+    )
 
 
 def vision(chunk: int = 16) -> Vision:
     """A small DINOv2."""
-    return Vision(Network(dinov2_model), lambda _: Pixels(28, (28, 28), IMAGENET), class_token, chunk)
+    return Vision(
+        Network(dinov2_model), lambda _: Pixels(28, (28, 28), IMAGENET), class_token, chunk
+    )
 
 
 def xclip_model() -> Any:
     """An X-CLIP of one layer a side, 8 frames of 32 x 32 pixels in 4 patches."""
     t = package("transformers")
     words = 2 * len(LETTERS) + 2
-    text = {**SMALL, "vocab_size": words, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": words - 1}
-    mit = {"mit_hidden_size": 16, "mit_intermediate_size": 16, "mit_num_hidden_layers": 1, "mit_num_attention_heads": 2}
-    sight = {**SMALL, **mit, "image_size": 32, "patch_size": 16, "num_frames": 8, "drop_path_rate": 0.0}
+    text = {
+        **SMALL,
+        "vocab_size": words,
+        "max_position_embeddings": 32,
+        "bos_token_id": 0,
+        "eos_token_id": words - 1,
+    }
+    mit = {
+        "mit_hidden_size": 16,
+        "mit_intermediate_size": 16,
+        "mit_num_hidden_layers": 1,
+        "mit_num_attention_heads": 2,
+    }
+    sight = {
+        **SMALL,
+        **mit,
+        "image_size": 32,
+        "patch_size": 16,
+        "num_frames": 8,
+        "drop_path_rate": 0.0,
+    }
     config = t.XCLIPConfig(
-        text_config=text, vision_config=sight, projection_dim=16, prompt_layers=1, prompt_num_attention_heads=2
+        text_config=text,
+        vision_config=sight,
+        projection_dim=16,
+        prompt_layers=1,
+        prompt_num_attention_heads=2,
     )
     return seeded(lambda: t.XCLIPModel(config))
 
 
 def bert_tokenizer() -> Any:
     """A BERT tokenizer of single characters."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *LETTERS,
+        *(f"##{letter}" for letter in LETTERS),
+    ]
     return package("transformers").BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
 
 
@@ -85,11 +131,20 @@ def blip_judge() -> nn.Module:
 
     t = package("transformers")
     sight = t.BlipVisionConfig(**SMALL, image_size=32, patch_size=16)
-    text = t.BlipTextConfig(**SMALL, vocab_size=96, encoder_hidden_size=16, max_position_embeddings=35)
+    text = t.BlipTextConfig(
+        **SMALL, vocab_size=96, encoder_hidden_size=16, max_position_embeddings=35
+    )
     return seeded(lambda: Judge(t.BlipVisionModel(sight), t.BlipTextModel(text), layers(16)))
 
 
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+SPECIAL = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 
 
 def qwen_tokenizer() -> Any:
@@ -107,7 +162,13 @@ def qwen_config() -> Any:
     """A Qwen2-VL of one layer a side."""
     t = package("transformers")
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
-    text = {**SMALL, "num_key_value_heads": 1, "vocab_size": 300, "rope_parameters": rope, "pad_token_id": None}
+    text = {
+        **SMALL,
+        "num_key_value_heads": 1,
+        "vocab_size": 300,
+        "rope_parameters": rope,
+        "pad_token_id": None,
+    }
     sight = {"depth": 1, "embed_dim": 32, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 1}
     return t.Qwen2VLConfig(text_config=text, vision_config=sight)
 
@@ -126,11 +187,22 @@ def qwen25_judge() -> nn.Module:
     tokens = qwen_tokenizer()
     video, end = tokens.convert_tokens_to_ids(["<|video_pad|>", "<|im_end|>"])
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
-    text = {**SMALL, "num_key_value_heads": 1, "vocab_size": 300, "rope_parameters": rope, "eos_token_id": end}
+    text = {
+        **SMALL,
+        "num_key_value_heads": 1,
+        "vocab_size": 300,
+        "rope_parameters": rope,
+        "eos_token_id": end,
+    }
     sight = {
-        "depth": 1, "hidden_size": 32, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16,
-        "fullatt_block_indexes": [0], "tokens_per_second": 2,
-    }  # fmt: skip
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 16,
+        "fullatt_block_indexes": [0],
+        "tokens_per_second": 2,
+    }
     config = t.Qwen2_5_VLConfig(text_config=text, vision_config=sight, video_token_id=video)
     model = seeded(lambda: t.Qwen2_5_VLForConditionalGeneration(config))
     model.generation_config = t.GenerationConfig(eos_token_id=end, pad_token_id=end)

@@ -15,7 +15,8 @@ REACH = 50  # frames to each side whose likeness a frame is told
 
 
 class TransNet(nn.Module):
-    """Thumbnails (N, T, 27, 48, 3) uint8 to what, through a sigmoid, is the chance that a shot ends there, (N, T)."""
+    """Thumbnails (N, T, 27, 48, 3) uint8 to what, through a sigmoid, is the chance that a
+    shot ends there, (N, T)."""
 
     def __init__(self, width: int = 16, hidden: int = 1024, told: int = 128) -> None:
         super().__init__()
@@ -53,12 +54,15 @@ class _Stack(nn.Module):
 
 
 class _Dilated(nn.Module):
-    """Four (2+1)D convolutions side by side that look 1, 2, 4 and 8 frames about, normalised."""
+    """Four (2+1)D convolutions side by side that look 1, 2, 4 and 8 frames about,
+    normalised."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
         for step in (1, 2, 4, 8):
-            self.add_module(f"Conv3D_{step}", nn.ModuleDict({"layers": _spatial_temporal(before, width, step)}))
+            self.add_module(
+                f"Conv3D_{step}", nn.ModuleDict({"layers": _spatial_temporal(before, width, step)})
+            )
         self.bn = nn.BatchNorm3d(4 * width, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +72,9 @@ class _Dilated(nn.Module):
 
 def _spatial_temporal(before: int, width: int, step: int) -> nn.Sequential:
     space = nn.Conv3d(before, 2 * width, (1, 3, 3), padding=(0, 1, 1), bias=False)
-    time = nn.Conv3d(2 * width, width, (3, 1, 1), dilation=(step, 1, 1), padding=(step, 0, 0), bias=False)
+    time = nn.Conv3d(
+        2 * width, width, (3, 1, 1), dilation=(step, 1, 1), padding=(step, 0, 0), bias=False
+    )
     return nn.Sequential(space, time)
 
 
@@ -85,7 +91,8 @@ class _Likeness(nn.Module):
 
 
 def near(vectors: Tensor) -> Tensor:
-    """Products of each vector with those up to `REACH` before and behind, (N, T, D) to (N, T, 2 REACH + 1).
+    """Products of each vector with those up to `REACH` before and behind, (N, T, D) to (N,
+    T, 2 REACH + 1).
 
     >>> near(torch.ones(1, 3, 2))[0, :, REACH - 1 : REACH + 2]
     tensor([[0., 2., 2.],
@@ -94,7 +101,9 @@ def near(vectors: Tensor) -> Tensor:
     """
     frames = vectors.shape[1]
     products = pad(vectors @ vectors.mT, (REACH, REACH))
-    at = torch.arange(frames, device=vectors.device)[:, None] + torch.arange(2 * REACH + 1, device=vectors.device)
+    at = torch.arange(frames, device=vectors.device)[:, None] + torch.arange(
+        2 * REACH + 1, device=vectors.device
+    )
     return products.gather(2, at.expand(len(vectors), -1, -1))
 
 
@@ -103,11 +112,14 @@ def histograms(thumbnails: Tensor) -> Tensor:
     red, green, blue = (thumbnails.long() >> 5).flatten(2, 3).unbind(-1)
     colours = (red << 6) + (green << 3) + blue
     counts = torch.zeros(*colours.shape[:2], 512, device=colours.device)
-    return normalize(counts.scatter_add_(2, colours, torch.ones_like(colours, dtype=counts.dtype)), dim=2)
+    return normalize(
+        counts.scatter_add_(2, colours, torch.ones_like(colours, dtype=counts.dtype)), dim=2
+    )
 
 
 def windows(thumbnails: Tensor) -> Tensor:
-    """A clip (T, ...) as the published code sees it: 100 frames at a time, 50 on, its ends held, (W, 100, ...).
+    """A clip (T, ...) as the published code sees it: 100 frames at a time, 50 on, its ends
+    held, (W, 100, ...).
 
     The middle 50 of each window are the clip, one after the other.
 

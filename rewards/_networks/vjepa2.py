@@ -1,6 +1,8 @@
-"""V-JEPA 2: features of clips, and how well its predictor foresees the features of what comes next.
+"""V-JEPA 2: features of clips, and how well its predictor foresees the features of what
+comes next.
 
-Legend: N clips, T frames, L tokens (two frames and 16 x 16 pixels each, in order of time), D features of a token.
+Legend: N clips, T frames, L tokens (two frames and 16 x 16 pixels each, in order of time),
+D features of a token.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ RATE = 4.0  # frames a second in V-JEPA 2's training
 class VJepa2:
     """An encoder of clips, and of single frames, which it takes for clips that stand still.
 
-    A feature is the mean of all tokens of the encoder's last layer, (D,). Frames are squeezed to the square that the
-    model was trained with, as WMReward does.
+    A feature is the mean of all tokens of the encoder's last layer, (D,). Frames are
+    squeezed to the square that the model was trained with, as WMReward does.
     """
 
     def __init__(self, network: Network, chunk: int = 16) -> None:
@@ -36,13 +38,16 @@ class VJepa2:
     def clip(self, frames: Tensor, fps: float, /) -> Tensor:
         """The feature (D,) of one clip (F, 3, H, W), uint8 or in [0, 1].
 
-        Frames are taken at about 4 a second, the rate of the training, from the middles of equal segments: an even
-        number, at least 2 and at most as many as the model was trained with (64).
+        Frames are taken at about 4 a second, the rate of the training, from the middles of
+        equal segments: an even number, at least 2 and at most as many as the model was
+        trained with (64).
         """
         with self.network.on(frames) as model:
             chosen = middles(len(frames), looked_at(len(frames), fps, model.config))
         seen = frames[chosen]
-        return self._encoded((seen.float() / 255 if seen.dtype == torch.uint8 else seen)[None], 1)[0]
+        return self._encoded((seen.float() / 255 if seen.dtype == torch.uint8 else seen)[None], 1)[
+            0
+        ]
 
     def _encoded(self, video: Tensor, chunk: int) -> Tensor:
         with self.network.on(video) as model:
@@ -55,7 +60,8 @@ class VJepa2:
 
 
 def looked_at(frames: int, fps: float, config: Any) -> int:
-    """How many frames of a clip are looked at: whole tokens of `config.tubelet_size` frames, about 4 frames a second.
+    """How many frames of a clip are looked at: whole tokens of `config.tubelet_size`
+    frames, about 4 frames a second.
 
     >>> from types import SimpleNamespace
     >>> config = SimpleNamespace(frames_per_clip=64, tubelet_size=2)
@@ -67,17 +73,22 @@ def looked_at(frames: int, fps: float, config: Any) -> int:
 
 
 def prepared(video: Tensor, side: int) -> Tensor:
-    """Clips (N, T, 3, H, W) in [0, 1] squeezed to `side` x `side`, bilinear, with ImageNet's statistics."""
-    return Pixels((side, side), None, IMAGENET, "bilinear")(video.flatten(0, 1)).unflatten(0, video.shape[:2])
+    """Clips (N, T, 3, H, W) in [0, 1] squeezed to `side` x `side`, bilinear, with
+    ImageNet's statistics."""
+    return Pixels((side, side), None, IMAGENET, "bilinear")(video.flatten(0, 1)).unflatten(
+        0, video.shape[:2]
+    )
 
 
 def foreseen(model: Any, windows: Tensor, context: int) -> Tensor:
-    """How like the predicted features of each window's end are to the true ones, (N,), in [-1, 1].
+    """How like the predicted features of each window's end are to the true ones, (N,), in
+    [-1, 1].
 
-    `windows` (N, T, 3, H, W) are prepared. The predictor sees the features of the first `context` frames, encoded
-    without the rest, and predicts the tokens of the others; the truth are those tokens in the features of the whole
-    window. Both are normalised over the D features of a token. The cosine is taken over the tokens, for each feature
-    by itself, and then averaged over features, as in WMReward's code (`dim=1` of a tensor (N, L, D)).
+    `windows` (N, T, 3, H, W) are prepared. The predictor sees the features of the first
+    `context` frames, encoded without the rest, and predicts the tokens of the others; the
+    truth are those tokens in the features of the whole window. Both are normalised over the
+    D features of a token. The cosine is taken over the tokens, for each feature by itself,
+    and then averaged over features, as in WMReward's code (`dim=1` of a tensor (N, L, D)).
     """
     true = model.encoder(pixel_values_videos=windows).last_hidden_state
     known = model.encoder(pixel_values_videos=windows[:, :context]).last_hidden_state
@@ -90,12 +101,15 @@ def foreseen(model: Any, windows: Tensor, context: int) -> Tensor:
 
 
 def tiny_model() -> Any:
-    """A V-JEPA 2 of one layer a part and random weights, 4 frames of 32 x 32 pixels in 8 tokens."""
+    """A V-JEPA 2 of one layer a part and random weights, 4 frames of 32 x 32 pixels in 8
+    tokens."""
     from .hub import package
     from .tiny import seeded
 
     t = package("transformers")
     parts = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1, "mlp_ratio": 1.0}
     predictor = {"pred_hidden_size": 12, "pred_num_attention_heads": 1, "pred_num_hidden_layers": 1}
-    config = t.VJEPA2Config(**parts, **predictor, crop_size=32, frames_per_clip=4, pred_num_mask_tokens=2)
+    config = t.VJEPA2Config(
+        **parts, **predictor, crop_size=32, frames_per_clip=4, pred_num_mask_tokens=2
+    )
     return seeded(lambda: t.VJEPA2Model(config))

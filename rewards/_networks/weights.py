@@ -1,4 +1,5 @@
-"""Weights that come inside an installed package: found without importing it, read without unpickling."""
+"""Weights that come inside an installed package: found without importing it, read without
+unpickling."""
 
 from __future__ import annotations
 
@@ -22,13 +23,15 @@ def found(package: str, file: str, cure: str) -> Path:
 
 
 def tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .pth, .pt or .pkl file by name; anything but tensors in it is refused, never run."""
+    """The tensors of a .pth, .pt or .pkl file by name; anything but tensors in it is
+    refused, never run."""
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
 def spread_out(looked: Tensor) -> Tensor:
-    """A curve (B, F) known where it is not NaN: straight lines between, the nearest known value outside.
+    """A curve (B, F) known where it is not NaN: straight lines between, the nearest known
+    value outside.
 
     >>> nan = float("nan")
     >>> spread_out(torch.tensor([[1.0, nan, nan, 4.0, nan]]))
@@ -46,7 +49,8 @@ def spread_out(looked: Tensor) -> Tensor:
 
 
 def looks(start: int, frames: int, fps: float, rate: float) -> list[int]:
-    """Which of the frames `start` ... `start + frames - 1` are looked at, `rate` a second and always the first.
+    """Which of the frames `start` ... `start + frames - 1` are looked at, `rate` a second
+    and always the first.
 
     >>> looks(0, 9, fps=8.0, rate=3.0), looks(4, 5, fps=8.0, rate=3.0), looks(0, 3, fps=2.0, rate=3.0)
     ([0, 3, 5, 8], [5, 8], [0, 1, 2])

@@ -1,4 +1,5 @@
-"""One question to an OpenAI-compatible chat endpoint: by a deadline, without redirects, no key in clear text."""
+"""One question to an OpenAI-compatible chat endpoint: by a deadline, without redirects, no
+key in clear text."""
 
 from __future__ import annotations
 
@@ -18,16 +19,19 @@ SPREAD = 0.25  # the share of a wait that chance may add
 
 
 class NoAnswer(RuntimeError):
-    """No answer that can be used; the message says why, without the key and without what the server wrote."""
+    """No answer that can be used; the message says why, without the key and without what
+    the server wrote."""
 
 
 @dataclass
 class Endpoint:
-    """Where to ask, and how patiently: `timeout` seconds a try, `retries` more tries, `longest` seconds between two.
+    """Where to ask, and how patiently: `timeout` seconds a try, `retries` more tries,
+    `longest` seconds between two.
 
-    Plain http shows a key to the network between, so a key is sent by https, to this machine, or where `insecure` is
-    true. An https request goes through the tunnel of the proxy that HTTPS_PROXY names, which does not see the key; a
-    request of plain http goes through no proxy. Redirects are not followed. Raises ValueError for an address that is
+    Plain http shows a key to the network between, so a key is sent by https, to this
+    machine, or where `insecure` is true. An https request goes through the tunnel of the
+    proxy that HTTPS_PROXY names, which does not see the key; a request of plain http goes
+    through no proxy. Redirects are not followed. Raises ValueError for an address that is
     no web server's, and for a key that would be shown.
     """
 
@@ -46,8 +50,10 @@ class Endpoint:
             got = f"timeout={self.timeout}, retries={self.retries}, wait={self.wait}"
             raise ValueError(f"expected timeout above 0, retries and wait of 0 or more, got {got}")
         if self._key() and self._shown():
-            raise ValueError(f"expected base_url to be https, or a server on this machine, got {self.base_url}: "
-                             f"{self._shown()}")
+            raise ValueError(
+                f"expected base_url to be https, or a server on this machine, got {self.base_url}: "
+                f"{self._shown()}"
+            )
 
     def __call__(self, payload: dict[str, Any]) -> str:
         """The text of the first choice. Raises NoAnswer."""
@@ -59,14 +65,26 @@ class Endpoint:
             raise NoAnswer(str(error)) from None
 
     def _once(self, body: bytes, deadline: float) -> Answer:
-        """The answer to one try. Raises Again where another may do better, NoAnswer where none will."""
+        """The answer to one try. Raises Again where another may do better, NoAnswer where
+        none will."""
         try:
-            said = post(self.place, "/chat/completions", body, self._headers(), deadline, LARGEST, proxies=True)
+            said = post(
+                self.place,
+                "/chat/completions",
+                body,
+                self._headers(),
+                deadline,
+                LARGEST,
+                proxies=True,
+            )
         except TimeoutError:
             raise Again(f"no answer within {self.timeout:g} s") from None
         except Unreadable as error:
             raise NoAnswer(str(error)) from None
-        except (OSError, http.client.HTTPException) as error:  # refused, no such host, broken off, not HTTP
+        except (
+            OSError,
+            http.client.HTTPException,
+        ) as error:  # refused, no such host, broken off, not HTTP
             raise Again(f"no connection: {type(error).__name__}") from None
         if said.status in AGAIN:
             raise Again(f"the server answered {said.status}", said.after)
@@ -75,7 +93,10 @@ class Endpoint:
         return said
 
     def _headers(self) -> dict[str, str]:
-        headers, key = {"Content-Type": "application/json", "Accept": "application/json"}, self._key()
+        headers, key = (
+            {"Content-Type": "application/json", "Accept": "application/json"},
+            self._key(),
+        )
         if not (key.isascii() and key.isprintable()):  # http.client would show it in its error
             raise NoAnswer(f"the key in {self.key_from} holds characters that no header can")
         if key and self._shown():
@@ -89,8 +110,10 @@ class Endpoint:
         """Why a key is not sent; empty where it may be."""
         if self.insecure or private(self.place):
             return ""
-        return (f'plain http would show the key in {self.key_from} to the network; say key_from="" to send none, '
-                "or insecure=True to send it so")
+        return (
+            f'plain http would show the key in {self.key_from} to the network; say key_from="" to send none, '
+            "or insecure=True to send it so"
+        )
 
 
 def text(reply: bytes) -> str:

@@ -1,10 +1,13 @@
-"""The instructions of published judges: they must be word for word, blanks and misprints included.
+"""The instructions of published judges: they must be word for word, blanks and misprints
+included.
 
-VideoReward: github.com/KwaiVGI/VideoAlign, prompt_template.py, "detailed_special" (MIT, Kling Team, Kuaishou).
-HPSv3: github.com/MizzenAI/HPSv3, hpsv3/dataset/data_collator_qwen.py (MIT, HPSv3 Team).
-UnifiedReward: github.com/CodeGoat24/UnifiedReward, inference_qwen/UnifiedReward-2.0-inference/
-point_score_APS_video_generation.py (its models are under MIT; its repository states no licence that could be read).
-VideoScore2: github.com/TIGER-AI-Lab/VideoScore2, vs2_inference.py (MIT by its CITATION.cff, TIGER-AI-Lab).
+VideoReward: github.com/KwaiVGI/VideoAlign, prompt_template.py, "detailed_special" (MIT,
+Kling Team, Kuaishou). HPSv3: github.com/MizzenAI/HPSv3, hpsv3/dataset/data_collator_qwen.py
+(MIT, HPSv3 Team). UnifiedReward: github.com/CodeGoat24/UnifiedReward,
+inference_qwen/UnifiedReward-2.0-inference/ point_score_APS_video_generation.py (its models
+are under MIT; its repository states no licence that could be read). VideoScore2:
+github.com/TIGER-AI-Lab/VideoScore2, vs2_inference.py (MIT by its CITATION.cff,
+TIGER-AI-Lab).
 """
 
 VIDEO_REWARD = (

@@ -1,4 +1,5 @@
-"""What a prompt asks of motion: rest, a slow or a quick pace, a moving camera, a direction."""
+"""What a prompt asks of motion: rest, a slow or a quick pace, a moving camera, a
+direction."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ _REST = (
     r"do(?:es)?n't move|not moving|no motion|without moving|at rest|rests\b|resting|freeze[- ]frame|frozen in place|"
     r"still (?:life|image|photo|picture|shot)|time stands still"
 )
-_SLOW = r"slow(?:ly)?|gently|gradual(?:ly)?|leisurely|lazily|unhurried|slow[- ]motion|crawls?|creeps?"
+_SLOW = (
+    r"slow(?:ly)?|gently|gradual(?:ly)?|leisurely|lazily|unhurried|slow[- ]motion|crawls?|creeps?"
+)
 _QUICK = r"quick(?:ly)?|fast|rapid(?:ly)?|swift(?:ly)?|speed(?:s|ing)|races?|racing|rush(?:es|ing)?|dash(?:es|ing)?"
 _CAMERA = (
     r"camera|pan(?:s|ning)?\b (?:left|right|up|down|across|over|shot)|zoom(?:s|ing)?|doll(?:y|ies)|tracking shot|"
@@ -30,12 +33,15 @@ def rests(prompt: str) -> bool:
 
 
 def pace(prompt: str) -> float:
-    """Where the prompt puts the speed on a scale of factors: 0.5 slow, 1 nothing said, 2 quick.
+    """Where the prompt puts the speed on a scale of factors: 0.5 slow, 1 nothing said, 2
+    quick.
 
     >>> pace("a circle moves slowly left"), pace("a car goes by"), pace("a dog runs fast")
     (0.5, 1.0, 2.0)
     """
-    slow, quick = (bool(re.search(rf"\b(?:{words})\b", prompt.lower())) for words in (_SLOW, _QUICK))
+    slow, quick = (
+        bool(re.search(rf"\b(?:{words})\b", prompt.lower())) for words in (_SLOW, _QUICK)
+    )
     return 0.5 if slow and not quick else 2.0 if quick and not slow else 1.0
 
 
@@ -52,9 +58,9 @@ def camera(prompt: str) -> bool:
 class Wanted:
     """What a prompt asks of motion, as far as its words say it.
 
-    heading: of the thing, (x to the right, y down), each -1, 0 or 1. path: "bounce", "circle", "spin", "grow",
-    "shrink" or nothing. camera: pan to the right, tilt up, zoom in, roll clockwise, each -1, 0 or 1. pace: 0.5 slow,
-    1 nothing said, 2 quick.
+    heading: of the thing, (x to the right, y down), each -1, 0 or 1. path: "bounce",
+    "circle", "spin", "grow", "shrink" or nothing. camera: pan to the right, tilt up, zoom
+    in, roll clockwise, each -1, 0 or 1. pace: 0.5 slow, 1 nothing said, 2 quick.
     """
 
     heading: tuple[int, int] = (0, 0)
@@ -71,7 +77,8 @@ class Wanted:
 
 
 def wanted(prompt: str) -> Wanted:
-    """What the prompt asks of motion. English; quoted words, idioms and what is negated do not count.
+    """What the prompt asks of motion. English; quoted words, idioms and what is negated do
+    not count.
 
     >>> wanted("a red circle moves left slowly while the camera tilts up")
     Wanted(heading=(-1, 0), path='', camera=(0, 1, 0, 0), still_camera=False, rest=False, pace=0.5)
@@ -130,7 +137,11 @@ def _literal(prompt: str) -> str:
     text = re.sub(r"[\u2019\u2018]", "'", prompt.lower())
     text = re.sub(r'"[^"]*"|\u201c[^\u201d]*\u201d|(?<!\w)\'[^\']*\'(?!\w)', " ", text)
     text = re.sub(_ACROSS, r"to the \2", " ".join(text.split()))
-    text = re.sub(r"to the (top|bottom)\b(?! of)", lambda found: {"top": "up", "bottom": "down"}[found[1]], text)
+    text = re.sub(
+        r"to the (top|bottom)\b(?! of)",
+        lambda found: {"top": "up", "bottom": "down"}[found[1]],
+        text,
+    )
     return re.sub(rf"(?<![\w])(?:{_IDIOMS})\b", "~", text)
 
 
@@ -144,13 +155,19 @@ def _negated(clause: str, start: int) -> bool:
 
 def _said(words: str, clause: str) -> bool:
     """Whether the words are there, and not negated."""
-    return any(not _negated(clause, found.start()) for found in re.finditer(rf"\b(?:{words})\b", clause))
+    return any(
+        not _negated(clause, found.start()) for found in re.finditer(rf"\b(?:{words})\b", clause)
+    )
 
 
 def _cut(words: str, clause: str) -> tuple[str, str]:
     """What matches, and the clause without it."""
     found = re.search(rf"\b(?:{words})\b", clause)
-    return (found[0], clause[: found.start()] + " ~ " + clause[found.end() :]) if found else ("", clause)
+    return (
+        (found[0], clause[: found.start()] + " ~ " + clause[found.end() :])
+        if found
+        else ("", clause)
+    )
 
 
 def _heading(clause: str) -> tuple[int, int]:
@@ -214,7 +231,11 @@ class _Rule:
         if not found:
             return clause
         if not _negated(clause, found.start()):
-            axis, sign = (self.axis or 0, self.sign) if self.sides is None else self.sides(found[found.lastindex or 0])
+            axis, sign = (
+                (self.axis or 0, self.sign)
+                if self.sides is None
+                else self.sides(found[found.lastindex or 0])
+            )
             camera[axis] += sign
         return self.read(clause[: found.start()] + " ~ " + clause[found.end() :], camera)
 
@@ -231,19 +252,47 @@ _SHIFT = (
 _ONWARD = r"(?:forwards?|ahead|in(?! \w+ circle)\b(?! (?:a|place|sync))|closer|inwards?)"
 _BACKWARD = r"(?:backwards?|back|out|away|outwards?)\b"
 _CAMERA_RULES = (
-    _Rule(r"(?:zoom(?:s|ing|ed)?|doll(?:y|ies|ying))(?: \w+ly)?[- ]in\b|camera (?:\w+ )?push(?:es|ing)? in\b", 2, 1),
+    _Rule(
+        r"(?:zoom(?:s|ing|ed)?|doll(?:y|ies|ying))(?: \w+ly)?[- ]in\b|camera (?:\w+ )?push(?:es|ing)? in\b",
+        2,
+        1,
+    ),
     _Rule(r"(?:zoom(?:s|ing|ed)?|doll(?:y|ies|ying))(?: \w+ly)?[- ](?:out|back|away)\b", 2, -1),
-    _Rule(r"camera (?:\w+ )?pull(?:s|ing)? (?:back|out|away)\b|\A(?:\w+ly )?pull(?:s|ing)? back\b", 2, -1),
+    _Rule(
+        r"camera (?:\w+ )?pull(?:s|ing)? (?:back|out|away)\b|\A(?:\w+ly )?pull(?:s|ing)? back\b",
+        2,
+        -1,
+    ),
     _Rule(rf"(?:pan(?:s|ning|ned)?)(?: shot)?{_ADVERB}{_TOWARDS} {_SIDE}", sides=_side),
-    _Rule(rf"(?<!head )(?<!face )(?<!chin )tilt(?:s|ing|ed)?(?: shot)?{_ADVERB} (up|down)(?:wards?)?\b", sides=_side),
-    _Rule(rf"(?:camera|drone)(?: view| shot)?{_ADVERB} (?:{_SHIFT}){_ADVERB}{_TOWARDS} {_SIDE}", sides=_side),
-    _Rule(rf"(?:camera|drone)(?: view| shot)?{_ADVERB} (?:{_SHIFT})(?: \w+ing)?{_ADVERB} {_ONWARD}", 2, 1),
-    _Rule(rf"(?:camera|drone)(?: view| shot)?{_ADVERB} (?:{_SHIFT})(?: \w+ing)?{_ADVERB} {_BACKWARD}", 2, -1),
+    _Rule(
+        rf"(?<!head )(?<!face )(?<!chin )tilt(?:s|ing|ed)?(?: shot)?{_ADVERB} (up|down)(?:wards?)?\b",
+        sides=_side,
+    ),
+    _Rule(
+        rf"(?:camera|drone)(?: view| shot)?{_ADVERB} (?:{_SHIFT}){_ADVERB}{_TOWARDS} {_SIDE}",
+        sides=_side,
+    ),
+    _Rule(
+        rf"(?:camera|drone)(?: view| shot)?{_ADVERB} (?:{_SHIFT})(?: \w+ing)?{_ADVERB} {_ONWARD}",
+        2,
+        1,
+    ),
+    _Rule(
+        rf"(?:camera|drone)(?: view| shot)?{_ADVERB} (?:{_SHIFT})(?: \w+ing)?{_ADVERB} {_BACKWARD}",
+        2,
+        -1,
+    ),
     _Rule(rf"camera{_ADVERB} (?:ris(?:es|ing)|ascend(?:s|ing)?|lift(?:s|ing)?)\b", 1, 1),
     _Rule(rf"camera{_ADVERB} (?:descend(?:s|ing)?|lower(?:s|ing)?|drop(?:s|ping)?)\b", 1, -1),
-    _Rule(rf"camera{_ADVERB} (?:roll|rotat|turn|spin)\w*{_ADVERB} (?:anti-?|counter-?)clockwise\b", 3, -1),
+    _Rule(
+        rf"camera{_ADVERB} (?:roll|rotat|turn|spin)\w*{_ADVERB} (?:anti-?|counter-?)clockwise\b",
+        3,
+        -1,
+    ),
     _Rule(rf"camera{_ADVERB} (?:roll|rotat|turn|spin)\w*{_ADVERB} clockwise\b", 3, 1),
-    _Rule(rf"camera{_ADVERB} (?:orbit|circl|rotat|spin|roll|mov|fl|glid|arc)\w*(?: a?round\b)?", 0, 0),
+    _Rule(
+        rf"camera{_ADVERB} (?:orbit|circl|rotat|spin|roll|mov|fl|glid|arc)\w*(?: a?round\b)?", 0, 0
+    ),
 )
 
 

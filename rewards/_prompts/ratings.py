@@ -11,30 +11,41 @@ from ..base import LOST, Score, finish
 
 
 def rated(
-    ratings: Tensor, names: Sequence[str], weights: Sequence[float], frames: int, why: list[str | None],
-    rows: list[int], lost: str = LOST,
-) -> Score:  # fmt: skip
-    """The Score of all clips from the ratings (N, P) of those in `rows`; the other clips are NaN for `why`.
+    ratings: Tensor,
+    names: Sequence[str],
+    weights: Sequence[float],
+    frames: int,
+    why: list[str | None],
+    rows: list[int],
+    lost: str = LOST,
+) -> Score:
+    """The Score of all clips from the ratings (N, P) of those in `rows`; the other clips
+    are NaN for `why`.
 
-    The value is sum_p w_p rating_p, and `parts` holds each rating alone. All curves are flat, over `frames` frames.
-    `lost` is the reason of a clip whose ratings are NaN.
+    The value is sum_p w_p rating_p, and `parts` holds each rating alone. All curves are
+    flat, over `frames` frames. `lost` is the reason of a clip whose ratings are NaN.
 
     >>> score = rated(torch.tensor([[1.0, 5.0]]), ["looks", "motion"], [0.75, 0.25], 3, [None], [0])
     >>> score.value, score.parts["motion"].value
     (tensor([2.]), tensor([5.]))
     """
     curves = [rating[:, None].expand(-1, frames) for rating in ratings.unbind(1)]
-    whole = torch.stack([weight * curve for weight, curve in zip(weights, curves, strict=True)]).sum(0)
+    whole = torch.stack(
+        [weight * curve for weight, curve in zip(weights, curves, strict=True)]
+    ).sum(0)
     score = finish(whole, "clip", why, rows, lost)
     alone = [finish(curve, "clip", list(why), rows, lost) for curve in curves]
     score.parts = dict(zip(names, alone, strict=True))
     score.weights = dict(zip(names, weights, strict=True))
-    score.slopes = {name: torch.full_like(score.value, weight) for name, weight in score.weights.items()}
+    score.slopes = {
+        name: torch.full_like(score.value, weight) for name, weight in score.weights.items()
+    }
     return score
 
 
 def shares(weights: Sequence[float]) -> tuple[float, ...]:
-    """Weights as shares of their sum. Raises ValueError for negative ones, and where all are 0.
+    """Weights as shares of their sum. Raises ValueError for negative ones, and where all
+    are 0.
 
     >>> shares((3.0, 1.0, 0.0))
     (0.75, 0.25, 0.0)

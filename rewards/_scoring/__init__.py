@@ -1,1 +1,2 @@
-"""What every reward is made of: samples, scores, their checks, pieces of long clips, composites' parts."""
+"""What every reward is made of: samples, scores, their checks, pieces of long clips,
+composites' parts."""

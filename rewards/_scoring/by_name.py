@@ -1,4 +1,5 @@
-"""Rewards by name: the default composite, a plug-in of this folder, or a class, object or function of the user's."""
+"""Rewards by name: the default composite, a plug-in of this folder, or a class, object or
+function of the user's."""
 
 from __future__ import annotations
 
@@ -16,13 +17,15 @@ from .plain import as_reward
 def load(name: str, /, **options: Any) -> Reward:
     """The reward `name` with its options.
 
-    `name` is "default" (the default composite, which has no options), a reward of this folder such as "flicker", or
-    "package.module:attribute" of your own: a subclass of Reward, any other class whose instances are called as
-    fn(samples), a Reward that is made already, or a function fn(samples). The module is an installed one, or a file in
-    the working folder. Only classes take options.
+    `name` is "default" (the default composite, which has no options), a reward of this
+    folder such as "flicker", or "package.module:attribute" of your own: a subclass of
+    Reward, any other class whose instances are called as fn(samples), a Reward that is made
+    already, or a function fn(samples). The module is an installed one, or a file in the
+    working folder. Only classes take options.
 
-    Raises `vidrl.plugin.UnknownName` with the nearest right name, `vidrl.plugin.BadOption` with the nearest right
-    option or the type expected, and ValueError for a function of other arguments.
+    Raises `vidrl.plugin.UnknownName` with the nearest right name, `vidrl.plugin.BadOption`
+    with the nearest right option or the type expected, and ValueError for a function of
+    other arguments.
 
     >>> load("flicker", flow="farneback").flow
     'farneback'
@@ -39,7 +42,8 @@ def load(name: str, /, **options: Any) -> Reward:
 
 
 def check(name: str, options: Mapping[str, Any]) -> None:
-    """Raise what `load` raises for an unknown name or a wrong option, without making the reward."""
+    """Raise what `load` raises for an unknown name or a wrong option, without making the
+    reward."""
     found, _ = _checked(name, options)
     if not isinstance(found, type) and found is not default:
         as_reward(found, name)
@@ -48,16 +52,22 @@ def check(name: str, options: Mapping[str, Any]) -> None:
 def _checked(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What `name` names, and its options as it takes them."""
     if not isinstance(name, str):
-        raise plugin.UnknownName(f"expected the name of a reward, as 'flicker' or 'package.module:Class', got {name!r}")
+        raise plugin.UnknownName(
+            f"expected the name of a reward, as 'flicker' or 'package.module:Class', got {name!r}"
+        )
     if name == "default":
         if options:
-            raise plugin.BadOption(f"the default composite has no options, got {', '.join(options)}: name one of its "
-                                   "parts, or write a composite of your own")
+            raise plugin.BadOption(
+                f"the default composite has no options, got {', '.join(options)}: name one of its "
+                "parts, or write a composite of your own"
+            )
         return default, {}
     found = plugin.outside(name) if ":" in name else plugin.find("rewards", name)
     if isinstance(found, type):
         return found, plugin.check(found, options, f"rewards {name!r}")
     if options:
-        raise plugin.BadOption(f"reward {name!r} is not a class, so that it takes no options, got "
-                               f"{', '.join(options)}: make it a class whose constructor takes them")
+        raise plugin.BadOption(
+            f"reward {name!r} is not a class, so that it takes no options, got "
+            f"{', '.join(options)}: make it a class whose constructor takes them"
+        )
     return found, {}

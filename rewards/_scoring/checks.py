@@ -23,11 +23,17 @@ def check_samples(samples: Any) -> None:
         return
     cure = "pass Samples(video, prompts, fps=16.0)"
     if isinstance(samples, Tensor):
-        cure = f"pass Samples(video, [\"\"] * len(video), fps=16.0) of a video {AXES}"
+        cure = f'pass Samples(video, [""] * len(video), fps=16.0) of a video {AXES}'
     elif _paths(samples):
         cure = "vidrl.rewards.score(paths, reward) reads files"
-    told = f"a tensor of shape {tuple(samples.shape)}" if isinstance(samples, Tensor) else type(samples).__name__
-    raise ValueError(f"expected Samples, which hold the clips, their prompts and their frame rate, got {told}: {cure}")
+    told = (
+        f"a tensor of shape {tuple(samples.shape)}"
+        if isinstance(samples, Tensor)
+        else type(samples).__name__
+    )
+    raise ValueError(
+        f"expected Samples, which hold the clips, their prompts and their frame rate, got {told}: {cure}"
+    )
 
 
 def _paths(value: Any) -> bool:
@@ -38,8 +44,8 @@ def _paths(value: Any) -> bool:
 def check_video(video: Any, what: str) -> Tensor:
     """(B, F, C, H, W), float in [0, 1] or uint8, 1 or 3 channels.
 
-    Returns which frames are finite, bool (B, F) on the CPU: what is not finite is the fault of one clip, which
-    `refusals` names, and not of the caller.
+    Returns which frames are finite, bool (B, F) on the CPU: what is not finite is the fault
+    of one clip, which `refusals` names, and not of the caller.
     """
     want = f"expected {what} as {AXES}, float in [0, 1] or uint8"
     if not isinstance(video, Tensor):
@@ -48,12 +54,16 @@ def check_video(video: Any, what: str) -> Tensor:
         cure = f"add the batch with {what}[None]" if video.dim() == 4 else "rearrange it"
         raise ValueError(f"{want}, got shape {tuple(video.shape)}: {cure}")
     if video.shape[2] not in (1, 3) or 0 in video.shape:
-        raise ValueError(f"{want}, nothing empty, 1 or 3 channels, got shape {tuple(video.shape)}: {_axes(video)}")
+        raise ValueError(
+            f"{want}, nothing empty, 1 or 3 channels, got shape {tuple(video.shape)}: {_axes(video)}"
+        )
     if not (video.is_floating_point() or video.dtype == torch.uint8):
         raise ValueError(f"{want}, got {video.dtype}: {_bytes_of(video.dtype)}")
     if not video.is_floating_point():
         return torch.ones(video.shape[:2], dtype=torch.bool)
-    with torch.no_grad():  # one pass: both bounds of each frame tell its range, and NaN and infinity show in them
+    with (
+        torch.no_grad()
+    ):  # one pass: both bounds of each frame tell its range, and NaN and infinity show in them
         low, high = torch.stack([video.amin((2, 3, 4)), video.amax((2, 3, 4))]).float().cpu()
     finite = low.isfinite() & high.isfinite()
     if bool(finite.any()):
@@ -77,7 +87,11 @@ def _axes(video: Tensor) -> str:
         return "leave out clips without frames"
     if video.shape[-1] in (1, 3):
         return "channels come third, permute(0, 1, 4, 2, 3)"
-    return "channels come third, transpose(1, 2)" if video.shape[1] in (1, 3) else "pass 1 or 3 channels"
+    return (
+        "channels come third, transpose(1, 2)"
+        if video.shape[1] in (1, 3)
+        else "pass 1 or 3 channels"
+    )
 
 
 def _bytes_of(dtype: torch.dtype) -> str:
@@ -95,7 +109,9 @@ def _check_range(low: float, high: float, want: str) -> None:
     if high > 2:
         cure = "divide by 255"
     elif low < -SLACK:
-        cure = "map [-1, 1] by (x + 1) / 2" + (", or clamp(0, 1) what overshoots a little" if low > -0.5 else "")
+        cure = "map [-1, 1] by (x + 1) / 2" + (
+            ", or clamp(0, 1) what overshoots a little" if low > -0.5 else ""
+        )
     else:
         cure = "clamp(0, 1) what overshoots a little"
     raise ValueError(f"{want}, got values from {low:.3g} to {high:.3g}: {cure}")
@@ -111,37 +127,53 @@ def check_prompts(prompts: Any, clips: int) -> None:
         raise ValueError(f"{want}, got {len(prompts)} prompts: repeat each for its clips")
     strange = next((prompt for prompt in prompts if not isinstance(prompt, str)), None)
     if strange is not None or None in prompts:
-        raise ValueError(f'{want}, got {type(strange).__name__} among them: use "" where there is none')
+        raise ValueError(
+            f'{want}, got {type(strange).__name__} among them: use "" where there is none'
+        )
 
 
 def check_fps(fps: Any) -> None:
     """A positive number."""
     if not isinstance(fps, Real) or isinstance(fps, bool) or not 0 < fps <= sys.float_info.max:  # type: ignore[operator]
-        raise ValueError(f"expected fps, frames a second, to be a positive number, got {fps!r:.40}: pass what the "
-                         "clips play at, as fps=16.0")
+        raise ValueError(
+            f"expected fps, frames a second, to be a positive number, got {fps!r:.40}: pass what the "
+            "clips play at, as fps=16.0"
+        )
 
 
 def check_reference(reference: Any, video: Tensor) -> None:
     """As the video: as many clips, on its device."""
     if isinstance(reference, Tensor) and reference.dim() == 4:
-        raise ValueError("expected reference as (batch, frames, channels, height, width), got shape "
-                         f"{tuple(reference.shape)}: an image has one frame, reference[:, None]")
+        raise ValueError(
+            "expected reference as (batch, frames, channels, height, width), got shape "
+            f"{tuple(reference.shape)}: an image has one frame, reference[:, None]"
+        )
     check_video(reference, "reference")
     if len(reference) != len(video):
-        raise ValueError(f"expected a reference for each of {len(video)} clips, got {len(reference)}: repeat it with "
-                         "reference.expand(...)")
+        raise ValueError(
+            f"expected a reference for each of {len(video)} clips, got {len(reference)}: repeat it with "
+            "reference.expand(...)"
+        )
     if reference.device != video.device:
-        raise ValueError(f"expected video and reference on one device, got {video.device} and {reference.device}: "
-                         "move one with .to(device)")
+        raise ValueError(
+            f"expected video and reference on one device, got {video.device} and {reference.device}: "
+            "move one with .to(device)"
+        )
 
 
 def check_meta(meta: Any, clips: int) -> None:
     """A mapping a clip, or none."""
     if not _listed(meta) or len(meta) not in (0, clips):
         got = f"{len(meta)}" if _listed(meta) else f"one {type(meta).__name__}"
-        raise ValueError(f"expected meta as a list of {clips} mappings, one a clip, got {got}: use "
-                         f"[{{...}}] * {clips}, or leave it out")
+        raise ValueError(
+            f"expected meta as a list of {clips} mappings, one a clip, got {got}: use "
+            f"[{{...}}] * {clips}, or leave it out"
+        )
 
 
 def _listed(value: Any) -> bool:
-    return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, Mapping)
+    return (
+        hasattr(value, "__len__")
+        and hasattr(value, "__getitem__")
+        and not isinstance(value, Mapping)
+    )

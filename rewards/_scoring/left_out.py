@@ -1,4 +1,5 @@
-"""Parts that a composite leaves out of a clip, as of an image those that need time; and why a clip has no score.
+"""Parts that a composite leaves out of a clip, as of an image those that need time; and why
+a clip has no score.
 
 Shapes: B clips.
 """
@@ -14,7 +15,8 @@ from .score import STILL, Score
 
 
 def left_out(score: Score) -> dict[str, str]:
-    """The parts, and the parts of parts, that need more frames than an image has, each with its reason.
+    """The parts, and the parts of parts, that need more frames than an image has, each with
+    its reason.
 
     A composite leaves them out of the value of an image.
 
@@ -32,18 +34,28 @@ def left_out(score: Score) -> dict[str, str]:
 
 def where(score: Score, begins: str) -> Tensor:
     """Which clips have a reason that begins so, bool (B,)."""
-    return torch.tensor([str(why).startswith(begins) for why in score.why], device=score.value.device)
+    return torch.tensor(
+        [str(why).startswith(begins) for why in score.why], device=score.value.device
+    )
 
 
-def reason(parts: Mapping[str, Score], optional: Sequence[str], i: int, counted: Mapping[str, Score]) -> str | None:
-    """Why clip `i` has no composite: the first part that is not scored, unless that part may be left out.
+def reason(
+    parts: Mapping[str, Score], optional: Sequence[str], i: int, counted: Mapping[str, Score]
+) -> str | None:
+    """Why clip `i` has no composite: the first part that is not scored, unless that part
+    may be left out.
 
-    Of an image those parts may be left out that need more frames. `counted` are the parts that weigh something: where
-    all of these are left out, there is nothing to add up.
+    Of an image those parts may be left out that need more frames. `counted` are the parts
+    that weigh something: where all of these are left out, there is nothing to add up.
     """
-    reasons = [(name, str(score.why[i])) for name, score in parts.items() if score.why[i] is not None]
-    fatal = [(name, why) for name, why in reasons
-             if not (why.startswith(STILL) or (name in optional and why.startswith("inapplicable")))]
+    reasons = [
+        (name, str(score.why[i])) for name, score in parts.items() if score.why[i] is not None
+    ]
+    fatal = [
+        (name, why)
+        for name, why in reasons
+        if not (why.startswith(STILL) or (name in optional and why.startswith("inapplicable")))
+    ]
     nothing = all(score.why[i] is not None for score in (counted or parts).values())
     left = fatal or (reasons if nothing else [])
     if not left:

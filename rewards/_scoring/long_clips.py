@@ -9,18 +9,32 @@ import torch
 from torch import Tensor
 
 from .._files.memory import TooLarge
-from ..base import LONGEST, About, Reward, Samples, Score, finish, interleave, refusals, spread, too_short
+from ..base import (
+    LONGEST,
+    About,
+    Reward,
+    Samples,
+    Score,
+    finish,
+    interleave,
+    refusals,
+    spread,
+    too_short,
+)
 
 ENOUGH = 24  # small frames that a lane scores at a time
 HELD = 3 * 2**29  # bytes of frames that are held back until it shows how long a clip is
-_Kind = tuple[int, "int | None"]  # of a lane: its stride, and the shorter side of its frames where they are shrunk
+_Kind = tuple[
+    int, "int | None"
+]  # of a lane: its stride, and the shorter side of its frames where they are shrunk
 
 
 class Stream:
     """The scorer that `Reward.stream` gives; several rewards share one flow.
 
-    Frames are dealt out to lanes, one for each phase of each stride and each size that a reward asks for. The first
-    few are held back, because a clip that turns out to be short is not taken apart.
+    Frames are dealt out to lanes, one for each phase of each stride and each size that a
+    reward asks for. The first few are held back, because a clip that turns out to be short
+    is not taken apart.
     """
 
     def __init__(
@@ -37,7 +51,10 @@ class Stream:
         self.strides = {name: reward.stride(fps, 1 << 62) for name, reward in rewards.items()}
         self.patience = max(self.strides.values()) * LONGEST
         self.held: list[Tensor] = []
-        self.sides = {name: reward.working_size if reward.shrinks else None for name, reward in rewards.items()}
+        self.sides = {
+            name: reward.working_size if reward.shrinks else None
+            for name, reward in rewards.items()
+        }
         self.lanes: dict[_Kind, list[_Lane]] = {}
         self.seen = 0
         self.why: dict[str, str | None] = dict.fromkeys(rewards)
@@ -58,24 +75,33 @@ class Stream:
         _deal(self.lanes, samples, self.seen - samples.video.shape[1])
 
     def _hold(self, frames: Tensor) -> None:
-        """Keep frames for later. Raises MemoryError where these are large and, at a high rate, many."""
+        """Keep frames for later. Raises MemoryError where these are large and, at a high
+        rate, many."""
         needed = frames.element_size() * frames[0].numel() * self.seen
         if needed > HELD:
             raise TooLarge(
                 f"expected frames of which {self.patience} in a row, half a second, fit {HELD / 2**30:g} GiB; got "
-                f"{frames.shape[-1]} x {frames.shape[-2]} at {self.fps:g} a second: shrink them, or lower the rate")
+                f"{frames.shape[-1]} x {frames.shape[-2]} at {self.fps:g} a second: shrink them, or lower the rate"
+            )
         self.held.append(frames.clone())
 
     @torch.no_grad()
     def result(self) -> dict[str, Score]:
         """The scores of all frames so far, B = 1."""
         lanes = self.lanes
-        strides = self.strides if lanes else {name: r.stride(self.fps, self.seen) for name, r in self.rewards.items()}
+        strides = (
+            self.strides
+            if lanes
+            else {name: r.stride(self.fps, self.seen) for name, r in self.rewards.items()}
+        )
         if not lanes and self.held:
             lanes = self._open(strides)
             _deal(lanes, self._samples(torch.cat(self.held)), 0)
         kinds = {name: (strides[name], self.sides[name]) for name in self.rewards}
-        return {name: self._score(name, reward, lanes.get(kinds[name], [])) for name, reward in self.rewards.items()}
+        return {
+            name: self._score(name, reward, lanes.get(kinds[name], []))
+            for name, reward in self.rewards.items()
+        }
 
     def _samples(self, frames: Tensor) -> Samples:
         return Samples(frames[None], [self.prompt], self.fps, **self.given)
@@ -85,13 +111,19 @@ class Stream:
         for name, reward in self.rewards.items():
             if self.why[name] is None:
                 groups.setdefault((strides[name], self.sides[name]), {})[name] = reward
-        return {kind: [_Lane(group, kind[1]) for _ in range(kind[0])] for kind, group in groups.items()}
+        return {
+            kind: [_Lane(group, kind[1]) for _ in range(kind[0])] for kind, group in groups.items()
+        }
 
     def _refuse(self, samples: Samples) -> None:
         for name, reward in self.rewards.items():
-            self.why[name] = self.why[name] or refusals(samples, 0, reward.least_side, first=self.seen)[0]
+            self.why[name] = (
+                self.why[name] or refusals(samples, 0, reward.least_side, first=self.seen)[0]
+            )
         for lane in (lane for lanes in self.lanes.values() for lane in lanes):
-            lane.rewards = {name: reward for name, reward in lane.rewards.items() if self.why[name] is None}
+            lane.rewards = {
+                name: reward for name, reward in lane.rewards.items() if self.why[name] is None
+            }
 
     def _score(self, name: str, reward: Reward, lanes: list[_Lane]) -> Score:
         why = self.why[name]
@@ -107,9 +139,10 @@ class Stream:
 class _Lane:
     """The frames of one phase.
 
-    Pieces overlap by the frames that the next terms look back at, and nothing else of the past is kept. The numbers
-    are those of `forward` on the whole clip, because a term looks at no more. Frames of a shorter side of at most
-    `side` are gathered until there are enough that the overlap costs little.
+    Pieces overlap by the frames that the next terms look back at, and nothing else of the
+    past is kept. The numbers are those of `forward` on the whole clip, because a term looks
+    at no more. Frames of a shorter side of at most `side` are gathered until there are
+    enough that the overlap costs little.
     """
 
     def __init__(self, rewards: Mapping[str, Reward], side: int | None) -> None:
@@ -168,11 +201,14 @@ def _joined(tail: Tensor | None, parts: list[Samples]) -> Samples:
     before = [] if tail is None or not tail.shape[1] else [tail]
     if len(parts) == 1 and not before:
         return parts[0]
-    return Samples(torch.cat([*before, *(part.video for part in parts)], 1), parts[0].prompts, parts[0].fps)
+    return Samples(
+        torch.cat([*before, *(part.video for part in parts)], 1), parts[0].prompts, parts[0].fps
+    )
 
 
 def _deal(lanes: Mapping[_Kind, list[_Lane]], samples: Samples, start: int) -> None:
-    """Each frame, the first of which is number `start` of the clip, to its lane of every stride."""
+    """Each frame, the first of which is number `start` of the clip, to its lane of every
+    stride."""
     for (stride, _), ways in lanes.items():
         for phase, lane in enumerate(ways):
             first = (phase - start) % stride

@@ -18,11 +18,13 @@ OLD = ("video", "prompts", "fps")  # the parameters of the other signature that 
 
 
 class Plain(Reward):
-    """A function `fn(samples) -> tensor | Score` as a reward; see `as_score` for what it may return.
+    """A function `fn(samples) -> tensor | Score` as a reward; see `as_score` for what it
+    may return.
 
-    A function of three arguments is called as `fn(video (B, F, C, H, W) float in [0, 1], prompts, fps)`. No gradient is
-    kept. A clip with NaN or infinity in its frames is unscored whatever the function says. Raises ValueError where the
-    function can be called in neither way.
+    A function of three arguments is called as `fn(video (B, F, C, H, W) float in [0, 1],
+    prompts, fps)`. No gradient is kept. A clip with NaN or infinity in its frames is
+    unscored whatever the function says. Raises ValueError where the function can be called
+    in neither way.
 
     >>> bright = Plain(lambda samples: samples.frames.mean((1, 2, 3, 4)), "bright")
     >>> bright(Samples(torch.full((2, 3, 3, 8, 8), 0.5), ["", ""], 8.0)).value
@@ -50,7 +52,8 @@ class Plain(Reward):
 
 
 def takes_three(fn: Callable[..., Any], name: str) -> bool:
-    """Whether a function is called as fn(video, prompts, fps), and not as fn(samples); raises ValueError if neither.
+    """Whether a function is called as fn(video, prompts, fps), and not as fn(samples);
+    raises ValueError if neither.
 
     >>> takes_three(lambda samples: 0, "one"), takes_three(lambda video, prompts, fps: 0, "three")
     (False, True)
@@ -59,22 +62,28 @@ def takes_three(fn: Callable[..., Any], name: str) -> bool:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):  # of some built-in functions
         return False
-    positional = [p for p in signature.parameters.values()
-                  if p.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    positional = [
+        p
+        for p in signature.parameters.values()
+        if p.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ]
     required = sum(p.default is inspect.Parameter.empty for p in positional)
     three = required == len(OLD) or tuple(p.name for p in positional[:3]) == OLD
     try:
         signature.bind(*([None] * (len(OLD) if three else 1)))
     except TypeError:
-        raise ValueError(f"expected a function fn(samples) of one argument, got {name}{signature}: samples.frames "
-                         "(B, F, C, H, W), samples.prompts and samples.fps hold all that was made") from None
+        raise ValueError(
+            f"expected a function fn(samples) of one argument, got {name}{signature}: samples.frames "
+            "(B, F, C, H, W), samples.prompts and samples.fps hold all that was made"
+        ) from None
     return three
 
 
 def as_reward(reward: Any, name: str = "") -> Reward:
     """A Reward as it is, and any other callable as one.
 
-    Raises ValueError for a class, of which an instance is wanted, and for what cannot be called.
+    Raises ValueError for a class, of which an instance is wanted, and for what cannot be
+    called.
 
     >>> as_reward(lambda samples: samples.frames.mean((2, 3, 4)), "bright").support
     'clip'
@@ -83,8 +92,14 @@ def as_reward(reward: Any, name: str = "") -> Reward:
         return reward
     want = "expected a Reward or a function fn(samples) that returns one number a clip"
     if isinstance(reward, type):
-        raise ValueError(f"{want}, got the class {reward.__name__}: make an instance, as {reward.__name__}()")
+        raise ValueError(
+            f"{want}, got the class {reward.__name__}: make an instance, as {reward.__name__}()"
+        )
     if not callable(reward):
-        cure = f": vidrl.rewards.load({reward!r}) makes one of a name" if isinstance(reward, str) else ""
+        cure = (
+            f": vidrl.rewards.load({reward!r}) makes one of a name"
+            if isinstance(reward, str)
+            else ""
+        )
         raise ValueError(f"{want}, got {type(reward).__name__}{cure}")
     return Plain(reward, name)

@@ -18,10 +18,11 @@ from .by_name import check, load
 class Part:
     """One part: it adds weight * (value - centre) / scale to the composite.
 
-    `options` are the reward's own. `scale` is a number, or [centre, scale]. With `band` = [low, high] the part adds
-    nothing inside the band and -weight * (distance from the band) / scale outside it. With `gate`, what the composite
-    is above its floor is multiplied by value / gate where the value is below the gate. `band` and `gate` are in the
-    unit of the part's own value.
+    `options` are the reward's own. `scale` is a number, or [centre, scale]. With `band` =
+    [low, high] the part adds nothing inside the band and -weight * (distance from the band)
+    / scale outside it. With `gate`, what the composite is above its floor is multiplied by
+    value / gate where the value is below the gate. `band` and `gate` are in the unit of the
+    part's own value.
     """
 
     weight: float = 1.0
@@ -37,9 +38,11 @@ class Part:
 
 
 def parse(name: str, entry: Any) -> Part:
-    """The part that an entry `name = entry` of [reward.parts] describes: a number is its weight.
+    """The part that an entry `name = entry` of [reward.parts] describes: a number is its
+    weight.
 
-    Raises ValueError with the nearest right key, the type expected, or the range of a value, and the cure.
+    Raises ValueError with the nearest right key, the type expected, or the range of a
+    value, and the cure.
 
     >>> parse("flicker", 2).weight, parse("flicker", {"scale": 0.1, "band": [0.2, 0.8]}).band
     (2.0, (0.2, 0.8))
@@ -60,9 +63,10 @@ def parse(name: str, entry: Any) -> Part:
 def composite(entries: Mapping[str, Any]) -> Composite:
     """The composite that [reward.parts] describes.
 
-    The entry "default" stands for the parts of `default()`, each with its own weight times that of the entry and its
-    own scale, so that credit stays local and each of them is logged. A part of the default that has an entry of its own
-    beside it is called "default/NAME". Raises what `parse` and `load` raise.
+    The entry "default" stands for the parts of `default()`, each with its own weight times
+    that of the entry and its own scale, so that credit stays local and each of them is
+    logged. A part of the default that has an entry of its own beside it is called
+    "default/NAME". Raises what `parse` and `load` raise.
 
     >>> made = composite({"default": 1.0, "jerk": {"weight": 0.5, "scale": 0.1}})
     >>> made.weights["drift"], made.scales["drift"], made.weights["jerk"], made.scales["jerk"]
@@ -80,7 +84,8 @@ def composite(entries: Mapping[str, Any]) -> Composite:
 
 
 def check_plugins(entries: Mapping[str, Any]) -> None:
-    """Raise what `composite` raises for an unknown name or option, without making a reward."""
+    """Raise what `composite` raises for an unknown name or option, without making a
+    reward."""
     for name, entry in entries.items():
         check(name, parse(name, entry).options)
 
@@ -94,18 +99,24 @@ def check_values(entries: Mapping[str, Any]) -> None:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     if parts and not any(part.weight for part in parts.values()):
-        raise ValueError(f"{next(iter(parts))}: expected a weight other than 0 of at least one part, got 0 of all")
+        raise ValueError(
+            f"{next(iter(parts))}: expected a weight other than 0 of at least one part, got 0 of all"
+        )
 
 
-def _of_default(parts: Mapping[str, Part]) -> tuple[dict[str, Any], dict[str, float], dict[str, tuple[float, float]]]:
+def _of_default(
+    parts: Mapping[str, Part],
+) -> tuple[dict[str, Any], dict[str, float], dict[str, tuple[float, float]]]:
     """Rewards, weights and scales of the parts that the entry "default" stands for."""
     if "default" not in parts:
         return {}, {}, {}
     made, weight = default(), parts["default"].weight
     named = {name: f"default/{name}" if name in parts else name for name in made.parts}
-    return ({new: made.parts[name] for name, new in named.items()},
-            {new: weight * made.weights[name] for name, new in named.items()},
-            {new: made.scales[name] for name, new in named.items()})
+    return (
+        {new: made.parts[name] for name, new in named.items()},
+        {new: weight * made.weights[name] for name, new in named.items()},
+        {new: made.scales[name] for name, new in named.items()},
+    )
 
 
 def _conformed(key: str, value: Any, hint: Any, entry: Any) -> Any:
@@ -113,28 +124,40 @@ def _conformed(key: str, value: Any, hint: Any, entry: Any) -> Any:
         return plugin.conform(value, hint)
     except TypeError as error:
         if not isinstance(entry, Mapping):
-            raise ValueError(f"expected a weight, as 1.0, or a table such as {{weight = 1.0, scale = 0.1}}, got "
-                             f"{value!r} ({type(value).__name__})") from None
+            raise ValueError(
+                f"expected a weight, as 1.0, or a table such as {{weight = 1.0, scale = 0.1}}, got "
+                f"{value!r} ({type(value).__name__})"
+            ) from None
         raise ValueError(f"{key}: {error}{_written(key)}") from None
 
 
 def _written(key: str) -> str:
     """How a value is written."""
-    return {"scale": ": write scale = 0.1, or scale = [centre, scale]", "band": ": write band = [low, high]",
-            "options": ": write options = {name = value}"}.get(key, f": write {key} = 0.5")
+    return {
+        "scale": ": write scale = 0.1, or scale = [centre, scale]",
+        "band": ": write band = [low, high]",
+        "options": ": write options = {name = value}",
+    }.get(key, f": write {key} = 0.5")
 
 
 def _check(name: str, part: Part) -> None:
     low, high = part.band or (0.0, 1.0)
     rules = [
         (math.isfinite(part.weight), f"weight: expected a finite number, got {part.weight}"),
-        (all(map(math.isfinite, part.centre_and_scale)) and part.centre_and_scale[1] > 0,
-         f"scale: expected a number above 0, or [centre, scale], got {part.scale}"),
+        (
+            all(map(math.isfinite, part.centre_and_scale)) and part.centre_and_scale[1] > 0,
+            f"scale: expected a number above 0, or [centre, scale], got {part.scale}",
+        ),
         (low < high, f"band: expected [low, high] with low < high, got [{low}, {high}]"),
-        (part.gate is None or 0 < part.gate < math.inf, f"gate: expected a number above 0, got {part.gate}"),
-        (name != "default" or part == Part(part.weight),
-         "the default composite takes a weight only, as default = 1.0; give a scale, band or gate to one of its parts "
-         "by an entry of that part's name"),
+        (
+            part.gate is None or 0 < part.gate < math.inf,
+            f"gate: expected a number above 0, got {part.gate}",
+        ),
+        (
+            name != "default" or part == Part(part.weight),
+            "the default composite takes a weight only, as default = 1.0; give a scale, band or gate to one of its parts "
+            "by an entry of that part's name",
+        ),
     ]
     for holds, message in rules:
         if not holds:

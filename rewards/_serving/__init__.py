@@ -1,1 +1,2 @@
-"""A reward behind HTTP: the server, its connections, the bytes, and the client's requests."""
+"""A reward behind HTTP: the server, its connections, the bytes, and the client's
+requests."""

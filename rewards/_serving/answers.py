@@ -1,4 +1,5 @@
-"""What the answers of a score server are worth: a score of the clips that were sent, or a reason."""
+"""What the answers of a score server are worth: a score of the clips that were sent, or a
+reason."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def fits(score: Score, clips: int, frames: int) -> bool:
 
 
 def settled(score: Score) -> Score:
-    """The score in which each clip has finite numbers and no reason, or NaN as its value and a reason.
+    """The score in which each clip has finite numbers and no reason, or NaN as its value
+    and a reason.
 
     >>> settled(Score(torch.tensor([1.0, torch.inf, 2.0]), why=[None, None, "unscored: dark"])).value
     tensor([1., nan, nan])
@@ -55,8 +57,10 @@ def settled(score: Score) -> Score:
     lost |= torch.tensor([reason is not None for reason in why])
     parts = {name: settled(part) for name, part in score.parts.items()}
     frames = None if score.frames is None else score.frames.masked_fill(lost[:, None], math.nan)
-    slopes, adds = ({name: one.masked_fill(one.isinf(), math.nan) for name, one in named.items()}
-                    for named in (score.slopes, score.adds))  # fmt: skip
+    slopes, adds = (
+        {name: one.masked_fill(one.isinf(), math.nan) for name, one in named.items()}
+        for named in (score.slopes, score.adds)
+    )
     value = score.value.masked_fill(lost, math.nan)
     return replace(
         score, value=value, frames=frames, parts=parts, why=why, slopes=slopes, adds=adds
@@ -86,10 +90,11 @@ def complaint(status: int, said: bytes, url: str) -> str:
 
 
 def joined(found: Sequence[Score | str], sizes: Sequence[tuple[int, int]]) -> Score:
-    """One score of several pieces of a batch, of so many clips and frames each; a reason gives NaN.
+    """One score of several pieces of a batch, of so many clips and frames each; a reason
+    gives NaN.
 
-    A piece whose answer has another support, other weights or other parts than that of the first clip that is scored
-    leaves its clips unscored.
+    A piece whose answer has another support, other weights or other parts than that of the
+    first clip that is scored leaves its clips unscored.
     """
     scores = [part for part in found if isinstance(part, Score)]
     told = next(
@@ -109,19 +114,24 @@ def _piece(part: Score | str, told: Score | None, size: tuple[int, int]) -> Scor
 
 
 def strange(score: Score, told: Score) -> str | None:
-    """In what a score differs from another of the same reward, which it must not; None where in nothing."""
+    """In what a score differs from another of the same reward, which it must not; None
+    where in nothing."""
     facts = {
-        "support": lambda one: one.support, "weights": lambda one: one.weights, "parts": lambda one: set(one.parts),
-        "slopes": lambda one: set(one.slopes), "adds": lambda one: set(one.adds),
+        "support": lambda one: one.support,
+        "weights": lambda one: one.weights,
+        "parts": lambda one: set(one.parts),
+        "slopes": lambda one: set(one.slopes),
+        "adds": lambda one: set(one.adds),
         "curves": lambda one: one.frames is None,
-    }  # fmt: skip
+    }
     differs = next((name for name, fact in facts.items() if fact(score) != fact(told)), None)
     deeper = (strange(score.parts[name], part) for name, part in told.parts.items() if not differs)
     return differs or next((name for name in deeper if name), None)
 
 
 def _together(scores: Sequence[Score], told: Score | None) -> Score:
-    """One score of several; a blank one, which has no parts, gives NaN and its reason to those of `told`."""
+    """One score of several; a blank one, which has no parts, gives NaN and its reason to
+    those of `told`."""
     told = told or scores[0]
     value, why = torch.cat([s.value for s in scores]), [reason for s in scores for reason in s.why]
     curves = (

@@ -1,4 +1,5 @@
-"""A connection whose reads and writes all end by one moment, however slowly the other end sends."""
+"""A connection whose reads and writes all end by one moment, however slowly the other end
+sends."""
 
 from __future__ import annotations
 
@@ -12,11 +13,13 @@ LONGEST = 1e6  # seconds: what every operating system takes as the timeout of a 
 
 
 class Clocked(io.RawIOBase):
-    """A connected socket all of whose reads and writes end by `deadline`, a time of `time.monotonic()`.
+    """A connected socket all of whose reads and writes end by `deadline`, a time of
+    `time.monotonic()`.
 
-    The timeout of a socket starts anew with each byte, so that a sender of one byte a second holds a reader for ever.
-    Here each read and write waits for what is left until the deadline, then raises TimeoutError. An instance stands
-    where `http.client` expects a socket. `close()` leaves the socket open: who made the socket closes it.
+    The timeout of a socket starts anew with each byte, so that a sender of one byte a
+    second holds a reader for ever. Here each read and write waits for what is left until
+    the deadline, then raises TimeoutError. An instance stands where `http.client` expects a
+    socket. `close()` leaves the socket open: who made the socket closes it.
 
     >>> near, far = socket.socketpair()
     >>> far.sendall(b"ab")

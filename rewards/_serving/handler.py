@@ -1,4 +1,5 @@
-"""One connection of a score server: what is read of it, how much, for how long, and what it is told."""
+"""One connection of a score server: what is read of it, how much, for how long, and what it
+is told."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class Refused(Exception):
 
 
 class _Incoming(Clocked):
-    """The bytes of one client, of which at most `allowed` come until `deadline`; Refused where it sends otherwise."""
+    """The bytes of one client, of which at most `allowed` come until `deadline`; Refused
+    where it sends otherwise."""
 
     allowed = math.inf
     heard = False  # whether any byte of the request has come
@@ -89,7 +91,8 @@ class Handler(BaseHTTPRequestHandler):
     unread = True  # whether something of the request may not be read yet
 
     def setup(self) -> None:
-        """Reads by a deadline and not by a timeout, which would start anew with each byte."""
+        """Reads by a deadline and not by a timeout, which would start anew with each
+        byte."""
         super().setup()
         self.rfile.close()
         self.incoming = _Incoming(self.connection)
@@ -101,7 +104,8 @@ class Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def handle_one_request(self) -> None:
-        """One request. A fault of the server's own is told to the client, and its traceback stands on the server."""
+        """One request. A fault of the server's own is told to the client, and its traceback
+        stands on the server."""
         self.unread, self.incoming.heard = True, False
         self.server.stranger(self.connection)
         self.incoming.limit(PATIENCE, LONGEST_HEADER)
@@ -116,7 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(Refused(500, f"the server failed: {type(error).__name__}"))
 
     def parse_request(self) -> bool:
-        """A first line without a version is HTTP/0.9, in which no header follows that could be waited for."""
+        """A first line without a version is HTTP/0.9, in which no header follows that could
+        be waited for."""
         if len(self.raw_requestline.split()) == 2:
             self.send_error(505)
             return False
@@ -144,18 +149,21 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server finds wrong by itself, in the words of `FAULTS`: never in those of the request."""
+        """What http.server finds wrong by itself, in the words of `FAULTS`: never in those
+        of the request."""
         self._refuse(Refused(int(code), FAULTS.get(int(code), ASKED)))
 
     def handle_expect_100(self) -> bool:
-        """True: whether the client shall send its body is answered when the server has room for it."""
+        """True: whether the client shall send its body is answered when the server has room
+        for it."""
         return True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a training run asks thousands of times."""
 
     def _admitted(self, path: str, needed: bool = True) -> int:
-        """The length of the body of a request that shows the token and asks for `path`. Raises Refused."""
+        """The length of the body of a request that shows the token and asks for `path`.
+        Raises Refused."""
         given = self.headers.get("Authorization", "").encode("latin-1", "replace")
         if not hmac.compare_digest(given, f"Bearer {self.server.token}".encode()):
             raise Refused(
@@ -207,7 +215,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _linger(self) -> None:
-        """Read on for a moment: a connection that is closed upon unread bytes is reset, and the reason lost."""
+        """Read on for a moment: a connection that is closed upon unread bytes is reset, and
+        the reason lost."""
         with suppress(Refused):
             self.connection.shutdown(socket.SHUT_WR)
             self.incoming.limit(LINGER, DRAINED)
@@ -216,7 +225,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def announced(headers: Callable[[str], list[str] | None], needed: bool = True) -> int:
-    """The Content-Length that `headers(name)` give; 0 where there is none and none is needed. Raises Refused.
+    """The Content-Length that `headers(name)` give; 0 where there is none and none is
+    needed. Raises Refused.
 
     >>> announced({"Content-Length": ["12"]}.get)
     12
@@ -241,6 +251,13 @@ def announced(headers: Callable[[str], list[str] | None], needed: bool = True) -
 def full() -> bytes:
     """The answer of a server that has no place for one more connection."""
     error = Refused(503, f"all places of the server are taken: come again in {AGAIN_IN} s")
-    head = ("HTTP/1.1 503 Service Unavailable", f"Retry-After: {AGAIN_IN}", "Content-Type: application/json",
-            f"Content-Length: {len(error.body)}", "Connection: close", "", "")  # fmt: skip
+    head = (
+        "HTTP/1.1 503 Service Unavailable",
+        f"Retry-After: {AGAIN_IN}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(error.body)}",
+        "Connection: close",
+        "",
+        "",
+    )
     return "\r\n".join(head).encode() + error.body

@@ -1,4 +1,5 @@
-"""What a score server has of everything: places for connections, and room for the bytes of requests."""
+"""What a score server has of everything: places for connections, and room for the bytes of
+requests."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Room:
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:
-        """`size` bytes of the room, as soon as they are free; never more than there are in all."""
+        """`size` bytes of the room, as soon as they are free; never more than there are in
+        all."""
         with self.line, self.changed:  # the one who waits for room keeps the others in line
             self.changed.wait_for(lambda: self.free >= size)
             self.free -= size
@@ -42,7 +44,8 @@ class Room:
 
 
 class Places:
-    """At most `count` connections at once. Those that have not shown the token give way when all places are taken."""
+    """At most `count` connections at once. Those that have not shown the token give way
+    when all places are taken."""
 
     def __init__(self, count: int) -> None:
         self.left = threading.BoundedSemaphore(count)
@@ -69,7 +72,8 @@ class Places:
         return self.left.acquire(timeout=0.5)
 
     def turn_away(self, sock: socket.socket, said: bytes) -> None:
-        """Tell a connection that there is no place, and keep it for a moment, so that its sender lives to read it."""
+        """Tell a connection that there is no place, and keep it for a moment, so that its
+        sender lives to read it."""
         sock.setblocking(False)
         with suppress(OSError):
             sock.send(said)
@@ -78,7 +82,8 @@ class Places:
         self.sweep(KEPT)
 
     def sweep(self, most: int = KEPT) -> None:
-        """Close what was turned away a moment ago, and the oldest of what is more than `most`."""
+        """Close what was turned away a moment ago, and the oldest of what is more than
+        `most`."""
         while self.away and (
             len(self.away) > most or time.monotonic() - self.away[0][0] > KEPT_FOR
         ):

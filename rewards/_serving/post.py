@@ -1,4 +1,5 @@
-"""One request to a server: by a deadline, without redirects, and with nothing of the server's words taken on trust."""
+"""One request to a server: by a deadline, without redirects, and with nothing of the
+server's words taken on trust."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ Told = TypeVar("Told")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered; `after` is how many seconds it asks to wait before another try, None if it does not."""
+    """What a server answered; `after` is how many seconds it asks to wait before another
+    try, None if it does not."""
 
     status: int
     body: bytes
@@ -41,7 +43,8 @@ class Unreadable(Exception):
 
 
 class Again(Exception):
-    """A failure that another try may mend; `after` is how many seconds the server asks to wait."""
+    """A failure that another try may mend; `after` is how many seconds the server asks to
+    wait."""
 
     def __init__(self, why: str, after: float | None = None) -> None:
         super().__init__(why)
@@ -52,10 +55,12 @@ class Again(Exception):
 class Patience:
     """How long and how often a server is asked.
 
-    Each try has `timeout` seconds, from the first byte sent to the last byte read. `retries` more tries follow, the
-    first after `wait` seconds, each next one after twice as many, at most `longest`; `spread` is the share of the wait
-    that chance may add, so that many clients do not come back at once. All together takes at most
-    (retries + 1) * timeout seconds and the waits: where a server asks to wait longer than is left, no try follows.
+    Each try has `timeout` seconds, from the first byte sent to the last byte read.
+    `retries` more tries follow, the first after `wait` seconds, each next one after twice
+    as many, at most `longest`; `spread` is the share of the wait that chance may add, so
+    that many clients do not come back at once. All together takes at most (retries + 1) *
+    timeout seconds and the waits: where a server asks to wait longer than is left, no try
+    follows.
     """
 
     timeout: float
@@ -65,7 +70,8 @@ class Patience:
     spread: float = 0.0
 
     def ask(self, once: Callable[[float], Told], pause: Callable[[float], None]) -> Told:
-        """What `once(deadline)` gives, called again where it raises Again. Raises Again where no try is left."""
+        """What `once(deadline)` gives, called again where it raises Again. Raises Again
+        where no try is left."""
         waits = [
             min(self.wait * 2.0 ** min(trial, 60), self.longest) for trial in range(self.retries)
         ]
@@ -80,7 +86,8 @@ class Patience:
         raise AssertionError("unreachable")
 
     def _pause(self, wait: float, error: Again, end: float) -> float:
-        """The seconds before the next try. Raises Again where the server asks for more than are left until `end`."""
+        """The seconds before the next try. Raises Again where the server asks for more than
+        are left until `end`."""
         asked, spare = error.after or 0.0, end - time.monotonic()
         if asked >= spare:
             told = f"it asks to wait {asked:g} s, which is longer than timeout and retries allow"
@@ -89,7 +96,8 @@ class Patience:
 
 
 def address(url: str, what: str) -> SplitResult:
-    """The parts of a server's address, which the option `what` gives; raises ValueError for one of no web server.
+    """The parts of a server's address, which the option `what` gives; raises ValueError for
+    one of no web server.
 
     >>> address("http://127.0.0.1:8300/v1/", "url").port
     8300
@@ -126,21 +134,30 @@ def local(host: str) -> bool:
 
 
 def private(place: SplitResult) -> bool:
-    """Whether nobody on the network between can read what is sent: https, or a server on this machine."""
+    """Whether nobody on the network between can read what is sent: https, or a server on
+    this machine."""
     return place.scheme == "https" or local(place.hostname or "")
 
 
 def post(
-    place: SplitResult, path: str, body: bytes, headers: Mapping[str, str], deadline: float, largest: int,
+    place: SplitResult,
+    path: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    deadline: float,
+    largest: int,
     proxies: bool = False,
-) -> Answer:  # fmt: skip
-    """The answer to POST {place}{path}, read to its end by `deadline`, a time of `time.monotonic()`.
+) -> Answer:
+    """The answer to POST {place}{path}, read to its end by `deadline`, a time of
+    `time.monotonic()`.
 
-    A redirect is an answer like any other: it is not followed. `proxies` lets an https request go through the tunnel
-    (CONNECT) of the proxy that HTTPS_PROXY names, unless NO_PROXY excepts the host: the proxy sees the name of the host
-    and nothing else. A request of plain http goes through no proxy. Raises OSError (TimeoutError if late) or
-    http.client.HTTPException where no answer comes, Unreadable for one that is compressed or longer than `largest`
-    bytes. The deadline does not bound the look-up of the host's name, which has the limits of the system's resolver.
+    A redirect is an answer like any other: it is not followed. `proxies` lets an https
+    request go through the tunnel (CONNECT) of the proxy that HTTPS_PROXY names, unless
+    NO_PROXY excepts the host: the proxy sees the name of the host and nothing else. A
+    request of plain http goes through no proxy. Raises OSError (TimeoutError if late) or
+    http.client.HTTPException where no answer comes, Unreadable for one that is compressed
+    or longer than `largest` bytes. The deadline does not bound the look-up of the host's
+    name, which has the limits of the system's resolver.
     """
     with closing(_reached(place, deadline, proxies)) as sock:
         connection = http.client.HTTPConnection(
@@ -161,7 +178,8 @@ def post(
 
 
 def retry_after(text: str) -> float | None:
-    """The seconds that a header Retry-After asks to wait: a whole number or a date; None for anything else.
+    """The seconds that a header Retry-After asks to wait: a whole number or a date; None
+    for anything else.
 
     >>> retry_after("7"), retry_after("-7"), retry_after("soon"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
     (7.0, None, None, 0.0)
@@ -178,7 +196,8 @@ def retry_after(text: str) -> float | None:
 
 
 def _whole(said: http.client.HTTPResponse, largest: int) -> bytes:
-    """The body in pieces, so that memory grows with what has come and not with what was announced."""
+    """The body in pieces, so that memory grows with what has come and not with what was
+    announced."""
     pieces, size = [], 0
     while piece := said.read1(PIECE):
         pieces.append(piece)
@@ -226,7 +245,8 @@ def _dialled(host: str, port: int, deadline: float) -> socket.socket:
 
 
 def _tunnel(proxy: str, host: str, port: int, deadline: float) -> socket.socket:
-    """A connection to a host through the proxy of an address such as http://me:password@proxy.example:3128."""
+    """A connection to a host through the proxy of an address such as
+    http://me:password@proxy.example:3128."""
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if parts.scheme != "http" or not parts.hostname:
         raise OSError("expected HTTPS_PROXY to be like http://proxy.example:3128")

@@ -1,17 +1,21 @@
-"""A reward behind HTTP, so that a heavy one lives on a machine of its own; `http_scorer` is its client.
+"""A reward behind HTTP, so that a heavy one lives on a machine of its own; `http_scorer` is
+its client.
 
-One request, POST /score, holds clips and is answered with their scores. Both bodies are in the format of safetensors:
-eight bytes of length, a JSON header, raw numbers; nothing in it can run. What is not a tensor travels as JSON in the
-header's `__metadata__` under "vidrl". Errors are JSON, {"status": 400, "error": "what was expected"}.
+One request, POST /score, holds clips and is answered with their scores. Both bodies are in
+the format of safetensors: eight bytes of length, a JSON header, raw numbers; nothing in it
+can run. What is not a tensor travels as JSON in the header's `__metadata__` under "vidrl".
+Errors are JSON, {"status": 400, "error": "what was expected"}.
 
-A request has the tensors `video` and, if there is one, `reference`, and {"prompts", "fps", "meta"}; an answer `value`,
-`frames`, those of the parts as `parts/NAME/value`, and {"support", "why", "weights", "parts", "slopes", "adds"}.
+A request has the tensors `video` and, if there is one, `reference`, and {"prompts", "fps",
+"meta"}; an answer `value`, `frames`, those of the parts as `parts/NAME/value`, and
+{"support", "why", "weights", "parts", "slopes", "adds"}.
 
-What a client can take of the server is bounded. A connection has 10 s for its header of at most 64 KiB, and must then
-send 64 KiB a second on average; 512 connections are open at once, each in a thread; their requests hold at most twice
-the `largest` request in memory, however much they announce; one request at a time is unpacked and scored. A request
-that has to wait is not read, so that its sender waits. One connection more is answered 503 with Retry-After, unless one
-that has shown no token for a second gives way.
+What a client can take of the server is bounded. A connection has 10 s for its header of at
+most 64 KiB, and must then send 64 KiB a second on average; 512 connections are open at
+once, each in a thread; their requests hold at most twice the `largest` request in memory,
+however much they announce; one request at a time is unpacked and scored. A request that has
+to wait is not read, so that its sender waits. One connection more is answered 503 with
+Retry-After, unless one that has shown no token for a second gives way.
 """
 
 from __future__ import annotations
@@ -34,12 +38,35 @@ from ..base import Reward
 from .handler import Handler, Refused, full
 from .places import Places, Room
 from .post import local
-from .wire import CODES, DTYPES, pack, pack_samples, pack_score, unpack, unpack_samples, unpack_score
+from .wire import (
+    CODES,
+    DTYPES,
+    pack,
+    pack_samples,
+    pack_score,
+    unpack,
+    unpack_samples,
+    unpack_score,
+)
 from .words import shown
 
 __all__ = [
-    "CODES", "DTYPES", "Desk", "Refused", "Server", "TOKEN_ENV", "local", "main", "make_server", "pack",
-    "pack_samples", "pack_score", "serve", "unpack", "unpack_samples", "unpack_score",
+    "CODES",
+    "DTYPES",
+    "Desk",
+    "Refused",
+    "Server",
+    "TOKEN_ENV",
+    "local",
+    "main",
+    "make_server",
+    "pack",
+    "pack_samples",
+    "pack_score",
+    "serve",
+    "unpack",
+    "unpack_samples",
+    "unpack_score",
 ]
 
 TOKEN_ENV = "VIDRL_TOKEN"
@@ -48,7 +75,8 @@ LARGEST = 1 << 30  # bytes of one request
 CONNECTIONS = 512  # at once: each is a thread
 
 
-# --- serving ---------------------------------------------------------------------------------------------------------
+# --- serving
+# ---------------------------------------------------------------------------------------------------------
 
 
 def serve(
@@ -66,7 +94,11 @@ def serve(
     """
     with make_server(reward, host, port, token, expose, largest, device) as server:
         name = f"[{host}]" if ":" in host else host
-        print(f"serving {type(reward).__name__} at http://{name}:{server.server_port}", file=sys.stderr, flush=True)
+        print(
+            f"serving {type(reward).__name__} at http://{name}:{server.server_port}",
+            file=sys.stderr,
+            flush=True,
+        )
         if server.token not in (token, os.environ.get(TOKEN_ENV)):
             print(f"{TOKEN_ENV}={server.token}", flush=True)
         with suppress(KeyboardInterrupt):
@@ -82,11 +114,13 @@ def make_server(
     largest: int = LARGEST,
     device: str = "cpu",
 ) -> Server:
-    """A bound server: `serve_forever()`, `shutdown()`, `server_close()`; `port` 0 takes a free one.
+    """A bound server: `serve_forever()`, `shutdown()`, `server_close()`; `port` 0 takes a
+    free one.
 
-    `token` is by default that of the environment variable VIDRL_TOKEN, or a new random one. Only addresses of this
-    machine are allowed unless `expose`: the connection is not encrypted, so put a TLS proxy or an SSH tunnel in front
-    of one that others reach. Raises ValueError for another host, or a token of fewer than 16 characters.
+    `token` is by default that of the environment variable VIDRL_TOKEN, or a new random one.
+    Only addresses of this machine are allowed unless `expose`: the connection is not
+    encrypted, so put a TLS proxy or an SSH tunnel in front of one that others reach. Raises
+    ValueError for another host, or a token of fewer than 16 characters.
     """
     if not expose and not local(host):
         raise ValueError(
@@ -95,11 +129,15 @@ def make_server(
         )
     secret = token or os.environ.get(TOKEN_ENV) or secrets.token_urlsafe(32)
     if len(secret) < LEAST_TOKEN or not secret.isascii():
-        raise ValueError(f"expected a token of at least {LEAST_TOKEN} ASCII characters, got one of {len(secret)}")
+        raise ValueError(
+            f"expected a token of at least {LEAST_TOKEN} ASCII characters, got one of {len(secret)}"
+        )
     try:
         return Server((host, port), Desk(reward, device), secret, largest)
     except (OSError, OverflowError) as error:
-        raise ValueError(f"expected a free port, 1 to 65535, of {host}, or 0 for any, got {port}: {error}") from error
+        raise ValueError(
+            f"expected a free port, 1 to 65535, of {host}, or 0 for any, got {port}: {error}"
+        ) from error
 
 
 class Desk:
@@ -107,7 +145,9 @@ class Desk:
 
     def __init__(self, reward: Reward, device: str = "cpu") -> None:
         self.reward, self.device = as_reward(reward).to(device), device
-        self.turn = threading.Lock()  # a network on a GPU is not run twice at once, nor is a large request unpacked
+        self.turn = (
+            threading.Lock()
+        )  # a network on a GPU is not run twice at once, nor is a large request unpacked
 
     def respond(self, body: bytes | bytearray) -> tuple[int, bytes]:
         """HTTP status and body of the answer."""
@@ -131,13 +171,16 @@ class Desk:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each connection in a thread of its own; its desk takes one request at a time, the others wait in line.
+    """Answers each connection in a thread of its own; its desk takes one request at a time,
+    the others wait in line.
 
-    There are `CONNECTIONS` places for connections; one more is answered 503 with Retry-After. All requests that are
-    read, or wait for their turn, hold at most 2 * `largest` bytes; what does not fit yet is not read from its sender.
+    There are `CONNECTIONS` places for connections; one more is answered 503 with
+    Retry-After. All requests that are read, or wait for their turn, hold at most 2 *
+    `largest` bytes; what does not fit yet is not read from its sender.
     """
 
     daemon_threads = True
+
     def __init__(self, address: tuple[str, int], desk: Desk, token: str, largest: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.places, self.room = Places(CONNECTIONS), Room(2 * largest)
@@ -145,7 +188,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, Handler)
 
     def server_activate(self) -> None:
-        """The operating system keeps as many clients waiting as there are places; Python asks for five."""
+        """The operating system keeps as many clients waiting as there are places; Python
+        asks for five."""
         self.socket.listen(CONNECTIONS)
 
     def stranger(self, sock: socket.socket) -> None:
@@ -195,7 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--expose", action="store_true", help="allow a host that other machines reach")
+    parser.add_argument(
+        "--expose", action="store_true", help="allow a host that other machines reach"
+    )
     given = parser.parse_args(arguments)
     reward = load(given.reward)
     serve(reward, given.host, given.port, expose=given.expose, device=given.device)

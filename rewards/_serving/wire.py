@@ -1,8 +1,10 @@
-"""Samples and scores as bytes, and bytes as samples and scores: what does not fit in every detail is refused.
+"""Samples and scores as bytes, and bytes as samples and scores: what does not fit in every
+detail is refused.
 
-The rules of the format are those of the library safetensors: tensors lie one behind the other from the first byte to
-the last, without gap or overlap. Stricter than the library: a name stands once, no tensor is empty, and a header has
-at most 4 MiB, because JSON takes some twenty times its length in memory.
+The rules of the format are those of the library safetensors: tensors lie one behind the
+other from the first byte to the last, without gap or overlap. Stricter than the library: a
+name stands once, no tensor is empty, and a header has at most 4 MiB, because JSON takes
+some twenty times its length in memory.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def pack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
-# --- the format ------------------------------------------------------------------------------------------------------
+# --- the format
+# ------------------------------------------------------------------------------------------------------
 
 
 class _Entry(NamedTuple):
@@ -74,7 +77,8 @@ class _Entry(NamedTuple):
 def unpack(body: bytes | bytearray) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `pack` or any writer of safetensors packed; raises ValueError for anything else.
 
-    The tensors share the memory of a bytearray. The facts are the metadata "vidrl", a JSON object.
+    The tensors share the memory of a bytearray. The facts are the metadata "vidrl", a JSON
+    object.
     """
     start = 8 + int.from_bytes(body[:8], "little")
     if not 8 < start <= len(body):
@@ -148,7 +152,8 @@ def _entry(name: str, told: Any) -> _Entry:
 
 
 def _check_places(entries: Mapping[str, _Entry], size: int) -> None:
-    """Tensors that fill `size` bytes, each beginning where the one before ends: none shares bytes with another."""
+    """Tensors that fill `size` bytes, each beginning where the one before ends: none shares
+    bytes with another."""
     place = 0
     for begin, end, *_ in sorted(entries.values(), key=lambda entry: entry[:2]):
         if begin != place:
@@ -184,7 +189,8 @@ def _all(values: Any, kind: type) -> bool:
     )
 
 
-# --- samples ---------------------------------------------------------------------------------------------------------
+# --- samples
+# ---------------------------------------------------------------------------------------------------------
 
 
 def pack_samples(samples: Samples) -> bytes:
@@ -219,7 +225,8 @@ def unpack_samples(body: bytes | bytearray) -> Samples:
     )
 
 
-# --- scores ----------------------------------------------------------------------------------------------------------
+# --- scores
+# ----------------------------------------------------------------------------------------------------------
 
 
 def pack_score(score: Score) -> bytes:
@@ -275,8 +282,10 @@ def _score(tensors: Mapping[str, Tensor], facts: Any, prefix: str, depth: int) -
         if f"{prefix}frames" in tensors
         else None
     )
-    parts = {name: _score(tensors, told, f"{prefix}parts/{name}/", depth + 1)
-             for name, told in _named(facts, "parts", dict).items()}  # fmt: skip
+    parts = {
+        name: _score(tensors, told, f"{prefix}parts/{name}/", depth + 1)
+        for name, told in _named(facts, "parts", dict).items()
+    }
     slopes = {
         name: _numbers(tensors, f"{prefix}slopes/{name}", (clips,))
         for name in _named(facts, "slopes", list)
@@ -294,7 +303,8 @@ def _score(tensors: Mapping[str, Tensor], facts: Any, prefix: str, depth: int) -
 def _numbers(
     tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, ...] | None = None
 ) -> Tensor:
-    """A tensor of an answer, of a shape in which None is any size; numbers of 16 bits come as float32."""
+    """A tensor of an answer, of a shape in which None is any size; numbers of 16 bits come
+    as float32."""
     if name not in tensors:
         raise ValueError(f"expected a tensor {shown(name, 60)!r}, got none")
     found = tensors[name]

@@ -6,10 +6,11 @@ LONGEST = 500  # characters
 
 
 def shown(text: str, longest: int = LONGEST) -> str:
-    """A text of another machine as one line of printable characters, at most `longest` of its own.
+    """A text of another machine as one line of printable characters, at most `longest` of
+    its own.
 
-    A terminal obeys escape codes, which can hide or forge lines; here each character that cannot be printed is written
-    as its escape, and spaces and ends of lines are one space.
+    A terminal obeys escape codes, which can hide or forge lines; here each character that
+    cannot be printed is written as its escape, and spaces and ends of lines are one space.
 
     >>> shown("a\\n\\x1b[31mred \\u202eback")
     'a \\\\x1b[31mred \\\\u202eback'

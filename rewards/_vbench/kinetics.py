@@ -1,7 +1,8 @@
-"""The 400 actions of Kinetics-400 in small letters, in the order of the classes of UMT's classifier.
+"""The 400 actions of Kinetics-400 in small letters, in the order of the classes of UMT's
+classifier.
 
-Source: Kinetics, arXiv:1705.06950, whose annotations are under CC BY 4.0; the order is that of VBench's file
-kinetics_400_categories.txt.
+Source: Kinetics, arXiv:1705.06950, whose annotations are under CC BY 4.0; the order is that
+of VBench's file kinetics_400_categories.txt.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The networks that VBench asks, in the formats of transformers and torchvision; imported at first use."""
+"""The networks that VBench asks, in the formats of transformers and torchvision; imported
+at first use."""
 
 from __future__ import annotations
 
@@ -46,11 +47,14 @@ def transformers() -> Any:
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
-        raise ImportError(f"this reward's network needs transformers: {install('learned')}") from error
+        raise ImportError(
+            f"this reward's network needs transformers: {install('learned')}"
+        ) from error
 
 
 class Dino(nn.Module):
-    """DINO's ViT (N, 3, H, W) -> (N, D), the class token after the last norm; any size of picture."""
+    """DINO's ViT (N, 3, H, W) -> (N, D), the class token after the last norm; any size of
+    picture."""
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()
@@ -63,21 +67,27 @@ class Dino(nn.Module):
 
     def _positions(self, embedded: Tensor, height: int, width: int) -> Tensor:
         inside: Any = self.vit.embeddings
-        patch = inside.patch_size[0] if isinstance(inside.patch_size, Sequence) else inside.patch_size
+        patch = (
+            inside.patch_size[0] if isinstance(inside.patch_size, Sequence) else inside.patch_size
+        )
         return dino_positions(inside.position_embeddings, height // patch, width // patch)
 
 
 def dino_positions(codes: Tensor, rows: int, columns: int) -> Tensor:
-    """Position codes (1, 1 + n n, D) for a grid of another shape, as DINO's own code interpolates them.
+    """Position codes (1, 1 + n n, D) for a grid of another shape, as DINO's own code
+    interpolates them.
 
-    Its scale is a tenth of a patch too large, along both sides, which transformers leaves out.
+    Its scale is a tenth of a patch too large, along both sides, which transformers leaves
+    out.
     """
     side = math.isqrt(codes.shape[1] - 1)
     if rows == columns == side:
         return codes
     grid = codes[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
     scale = ((rows + 0.1) / side, (columns + 0.1) / side)
-    grid = interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False, recompute_scale_factor=False)
+    grid = interpolate(
+        grid, scale_factor=scale, mode="bicubic", align_corners=False, recompute_scale_factor=False
+    )
     return torch.cat([codes[:, :1], grid.flatten(2).transpose(1, 2)], 1)
 
 
@@ -94,7 +104,8 @@ class ClipImage(nn.Module):
 
 
 def dino(weights: str) -> Dino:
-    """DINO from a folder or a hub id in the format of transformers, "facebook/dino-vitb16" as published."""
+    """DINO from a folder or a hub id in the format of transformers, "facebook/dino-vitb16"
+    as published."""
     with advice(weights):
         return Dino(transformers().ViTModel.from_pretrained(weights, add_pooling_layer=False))
 
@@ -108,17 +119,33 @@ def clip(weights: str) -> ClipImage:
 def tiny_dino(seed: int = 0) -> Dino:
     """DINO's architecture, small, with seeded random weights."""
     library = transformers()
-    size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    size = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Dino(library.ViTModel(library.ViTConfig(image_size=224, patch_size=16, **size), add_pooling_layer=False))
+        return Dino(
+            library.ViTModel(
+                library.ViTConfig(image_size=224, patch_size=16, **size), add_pooling_layer=False
+            )
+        )
 
 
 def tiny_clip(seed: int = 0, dimension: int = 16) -> ClipImage:
     """The architecture of CLIP's image tower, small, with seeded random weights."""
     library = transformers()
-    size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    size = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = library.CLIPVisionConfig(image_size=224, patch_size=32, projection_dim=dimension, **size)
+        config = library.CLIPVisionConfig(
+            image_size=224, patch_size=32, projection_dim=dimension, **size
+        )
         return ClipImage(library.CLIPVisionModelWithProjection(config))

@@ -22,8 +22,11 @@ def colour(frames: Tensor) -> Tensor:
     return frames.expand(-1, 3, -1, -1) if frames.shape[1] == 1 else frames
 
 
-def shorter_side(frames: Tensor, side: int, mode: str = "bilinear", antialias: bool = False) -> Tensor:
-    """Frames (N, 3, H, W) with the shorter side resized to `side`, the aspect kept, the longer one rounded down.
+def shorter_side(
+    frames: Tensor, side: int, mode: str = "bilinear", antialias: bool = False
+) -> Tensor:
+    """Frames (N, 3, H, W) with the shorter side resized to `side`, the aspect kept, the
+    longer one rounded down.
 
     >>> shorter_side(torch.zeros(1, 3, 480, 854), 224).shape
     torch.Size([1, 3, 224, 398])
@@ -33,7 +36,8 @@ def shorter_side(frames: Tensor, side: int, mode: str = "bilinear", antialias: b
 
 
 def shorter_to(frames: Tensor, side: int) -> tuple[int, int]:
-    """Height and width with the shorter side `side`, the aspect kept, the longer one rounded down."""
+    """Height and width with the shorter side `side`, the aspect kept, the longer one
+    rounded down."""
     height, width = frames.shape[-2:]
     longer = int(side * max(height, width) / min(height, width))
     return (side, longer) if height <= width else (longer, side)
@@ -47,7 +51,9 @@ def middle(frames: Tensor, side: int) -> Tensor:
 
 def normalised(frames: Tensor, statistics: tuple[Sequence[float], Sequence[float]]) -> Tensor:
     """Frames less the mean, over the standard deviation, of each channel."""
-    mean, deviation = (torch.tensor(values, device=frames.device)[:, None, None] for values in statistics)
+    mean, deviation = (
+        torch.tensor(values, device=frames.device)[:, None, None] for values in statistics
+    )
     return (frames - mean) / deviation
 
 
@@ -57,18 +63,22 @@ def for_dino(frames: Tensor) -> Tensor:
 
 
 def square_for_dino(frames: Tensor, antialias: bool = True) -> Tensor:
-    """Shorter side 256, bicubic (not clamped), central square of 224 pixels, ImageNet statistics."""
+    """Shorter side 256, bicubic (not clamped), central square of 224 pixels, ImageNet
+    statistics."""
     return normalised(middle(shorter_side(frames, 256, "bicubic", antialias), 224), IMAGENET)
 
 
 def image_for_dino(images: Tensor) -> Tensor:
-    """Shorter side 256 by Pillow's bicubic filter, central square of 224 pixels, ImageNet statistics."""
+    """Shorter side 256 by Pillow's bicubic filter, central square of 224 pixels, ImageNet
+    statistics."""
     return normalised(middle(by_pillow(images, shorter_to(images, 256)), 224), IMAGENET)
 
 
 def for_dreamsim(frames: Tensor, antialias: bool = True) -> Tensor:
     """224 x 224 whatever the aspect, bicubic (not clamped)."""
-    return interpolate(frames, size=(224, 224), mode="bicubic", align_corners=False, antialias=antialias)
+    return interpolate(
+        frames, size=(224, 224), mode="bicubic", align_corners=False, antialias=antialias
+    )
 
 
 def image_for_dreamsim(images: Tensor) -> Tensor:
@@ -79,12 +89,15 @@ def image_for_dreamsim(images: Tensor) -> Tensor:
 def by_pillow(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Images in [0, 1] resized by Pillow's bicubic filter to `size`, (height, width).
 
-    Pillow resizes the width first and then the height, antialiased, and rounds to whole grey levels after each.
+    Pillow resizes the width first and then the height, antialiased, and rounds to whole
+    grey levels after each.
     """
     images = whole_levels(images)
     for goal in ((images.shape[-2], size[1]), size):
         if tuple(images.shape[-2:]) != goal:
-            images = whole_levels(interpolate(images, size=goal, mode="bicubic", align_corners=False, antialias=True))
+            images = whole_levels(
+                interpolate(images, size=goal, mode="bicubic", align_corners=False, antialias=True)
+            )
     return images
 
 
@@ -94,7 +107,8 @@ def whole_levels(frames: Tensor) -> Tensor:
 
 
 def for_clip(frames: Tensor) -> Tensor:
-    """Shorter side 224, bicubic (not clamped), no antialiasing, central square, CLIP's statistics."""
+    """Shorter side 224, bicubic (not clamped), no antialiasing, central square, CLIP's
+    statistics."""
     return normalised(middle(shorter_side(frames, 224, "bicubic"), 224), CLIP)
 
 
@@ -104,7 +118,9 @@ def for_musiq(frames: Tensor, longest: int = 512) -> Tensor:
     if max(height, width) <= longest:
         return frames
     scale = longest / max(height, width)
-    return interpolate(frames, size=(int(scale * height), int(scale * width)), mode="bilinear", align_corners=False)
+    return interpolate(
+        frames, size=(int(scale * height), int(scale * width)), mode="bilinear", align_corners=False
+    )
 
 
 def for_flow(frames: Tensor) -> Tensor:
@@ -121,4 +137,8 @@ def padded_to(frames: Tensor, multiple: int) -> Tensor:
     height, width = (-length % multiple for length in frames.shape[-2:])
     if not (height or width):
         return frames
-    return pad(frames, (width // 2, width - width // 2, height // 2, height - height // 2), mode="replicate")
+    return pad(
+        frames,
+        (width // 2, width - width // 2, height // 2, height - height // 2),
+        mode="replicate",
+    )

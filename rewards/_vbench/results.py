@@ -13,16 +13,20 @@ LARGEST = 2**28  # bytes of one file; the files of VBench's 4,700 clips have abo
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, float]:
-    """The score of each dimension in the results of VBench, VBench-I2V or VBench-2.0: {dimension: raw score}.
+    """The score of each dimension in the results of VBench, VBench-I2V or VBench-2.0:
+    {dimension: raw score}.
 
-    `path` is a file NAME_eval_results.json, `{dimension: [score, clips]}`; or a folder of such files; or the .zip file
-    of such a folder that VBench's leaderboard takes. Of a folder and of a .zip, the .json files at the top and one
-    folder below count, as in VBench's scripts; files and folders whose names begin with a point or with `__` do not,
-    and neither do lists such as NAME_full_info.json. Names are given in small letters with underscores, as `totals`,
-    `i2v_totals` and `vbench2_totals` take them. The leaderboard.json of `vidrl bench` has the same layout.
+    `path` is a file NAME_eval_results.json, `{dimension: [score, clips]}`; or a folder of
+    such files; or the .zip file of such a folder that VBench's leaderboard takes. Of a
+    folder and of a .zip, the .json files at the top and one folder below count, as in
+    VBench's scripts; files and folders whose names begin with a point or with `__` do not,
+    and neither do lists such as NAME_full_info.json. Names are given in small letters with
+    underscores, as `totals`, `i2v_totals` and `vbench2_totals` take them. The
+    leaderboard.json of `vidrl bench` has the same layout.
 
-    Raises FileNotFoundError where there is no such path, and ValueError for a file of another layout, for a dimension
-    that two files hold, and where there are no results at all.
+    Raises FileNotFoundError where there is no such path, and ValueError for a file of
+    another layout, for a dimension that two files hold, and where there are no results at
+    all.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp(), "ours_eval_results.json")
@@ -35,20 +39,30 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, float]:
     for name, text in _texts(Path(path)):
         for dimension, score in _scores(name, text).items():
             if dimension in found:
-                raise ValueError(f"expected each dimension in one file, but {source[dimension]} and {name} both hold "
-                                 f"{dimension!r}: keep the results of one model in {path}")
+                raise ValueError(
+                    f"expected each dimension in one file, but {source[dimension]} and {name} both hold "
+                    f"{dimension!r}: keep the results of one model in {path}"
+                )
             found[dimension], source[dimension] = score, name
     if not found:
-        raise ValueError(f"expected results of VBench in {path}, .json files of {{dimension: [score, clips]}}, found "
-                         "none")
+        raise ValueError(
+            f"expected results of VBench in {path}, .json files of {{dimension: [score, clips]}}, found "
+            "none"
+        )
     return found
 
 
 def _texts(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each .json file."""
     if path.is_dir():
-        files = sorted(file for file in (*path.glob("*.json"), *path.glob("*/*.json")) if file.is_file())
-        yield from ((str(file), file.read_bytes()) for file in files if _counts(file.relative_to(path).parts))
+        files = sorted(
+            file for file in (*path.glob("*.json"), *path.glob("*/*.json")) if file.is_file()
+        )
+        yield from (
+            (str(file), file.read_bytes())
+            for file in files
+            if _counts(file.relative_to(path).parts)
+        )
     elif not path.exists():
         raise FileNotFoundError(f"expected VBench's results at {path}, found no file and no folder")
     elif zipfile.is_zipfile(path):
@@ -58,13 +72,16 @@ def _texts(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _packed(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The .json files of a .zip, which is read in memory: nothing is unpacked to the disk."""
+    """The .json files of a .zip, which is read in memory: nothing is unpacked to the
+    disk."""
     with zipfile.ZipFile(path) as archive:
         for one in sorted(archive.infolist(), key=lambda entry: entry.filename):
             if one.filename.endswith(".json") and _counts(PurePosixPath(one.filename).parts):
                 if one.file_size > LARGEST:
-                    raise ValueError(f"expected a file of results below {LARGEST} bytes, got {one.file_size} bytes of "
-                                     f"{one.filename} in {path}")
+                    raise ValueError(
+                        f"expected a file of results below {LARGEST} bytes, got {one.file_size} bytes of "
+                        f"{one.filename} in {path}"
+                    )
                 yield f"{one.filename} in {path}", archive.read(one)
 
 
@@ -81,7 +98,9 @@ def _scores(name: str, text: bytes) -> dict[str, float]:
     if isinstance(data, list):
         return {}
     if not isinstance(data, dict):
-        raise ValueError(f"expected {{dimension: [score, clips]}} in {name}, got {type(data).__name__}")
+        raise ValueError(
+            f"expected {{dimension: [score, clips]}} in {name}, got {type(data).__name__}"
+        )
     scores: dict[str, float] = {}
     for key, entry in data.items():
         dimension = key.strip().lower().replace(" ", "_")
@@ -94,6 +113,8 @@ def _scores(name: str, text: bytes) -> dict[str, float]:
 def _score(name: str, key: str, entry: Any) -> float:
     score = entry[0] if isinstance(entry, list) and entry else entry
     if not isinstance(entry, list) or not isinstance(score, (int, float)):
-        raise ValueError(f"expected [score, clips] of {key!r} in {name}, got {str(entry)[:60]!r}: only files that "
-                         "VBench's tools wrote, NAME_eval_results.json, have results")
+        raise ValueError(
+            f"expected [score, clips] of {key!r} in {name}, got {str(entry)[:60]!r}: only files that "
+            "VBench's tools wrote, NAME_eval_results.json, have results"
+        )
     return float(score)

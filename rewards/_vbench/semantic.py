@@ -1,4 +1,5 @@
-"""What VBench's semantic dimensions share: frames chosen, pictures prepared, and what a prompt asks for."""
+"""What VBench's semantic dimensions share: frames chosen, pictures prepared, and what a
+prompt asks for."""
 
 from __future__ import annotations
 
@@ -11,13 +12,21 @@ from .pictures import CLIP, colour, middle, normalised, shorter_side, unit
 
 # The nine styles with which the 90 prompts of VBench's appearance_style end.
 STYLES = (
-    "Van Gogh style", "oil painting", "by Hokusai, in the style of Ukiyo", "black and white", "pixel art",
-    "in cyberpunk style", "animated style", "watercolor painting", "surrealism style",
-)  # fmt: skip
+    "Van Gogh style",
+    "oil painting",
+    "by Hokusai, in the style of Ukiyo",
+    "black and white",
+    "pixel art",
+    "in cyberpunk style",
+    "animated style",
+    "watercolor painting",
+    "surrealism style",
+)
 
 
 def style_of(prompt: str) -> str:
-    """The style of VBench's appearance_style with which a prompt ends; empty where it ends with none.
+    """The style of VBench's appearance_style with which a prompt ends; empty where it ends
+    with none.
 
     >>> style_of("a shark is swimming in the ocean, in cyberpunk style"), style_of("a shark")
     ('in cyberpunk style', '')
@@ -26,9 +35,11 @@ def style_of(prompt: str) -> str:
 
 
 def middle_frames(total: int, count: int) -> list[int]:
-    """The `count` frames that VBench reads of `total`: the middle of each segment, the last one repeated in the end.
+    """The `count` frames that VBench reads of `total`: the middle of each segment, the last
+    one repeated in the end.
 
-    Segment i reaches from floor(i total / n) to floor((i + 1) total / n) - 1, where n = min(count, total).
+    Segment i reaches from floor(i total / n) to floor((i + 1) total / n) - 1, where n =
+    min(count, total).
 
     >>> middle_frames(16, 8), middle_frames(3, 8)
     ([0, 2, 4, 6, 8, 10, 12, 14], [0, 1, 2, 2, 2, 2, 2, 2])
@@ -39,30 +50,36 @@ def middle_frames(total: int, count: int) -> list[int]:
 
 
 def levels(frames: Tensor) -> Tensor:
-    """Frames (N, C, H, W) with three channels as whole grey levels, float32 of 0..255, as a file holds them."""
+    """Frames (N, C, H, W) with three channels as whole grey levels, float32 of 0..255, as a
+    file holds them."""
     return (colour(unit(frames)) * 255).round().clamp(0, 255)
 
 
 def pictures_for_clip(frames: Tensor) -> Tensor:
     """Shorter side 224 by Pillow's bicubic filter, central square, CLIP's statistics.
 
-    Pillow resizes the width first and then the height, antialiased, and rounds to whole grey levels after each. This
-    function differs from Pillow by one or two levels in less than 2 % of the pixels.
+    Pillow resizes the width first and then the height, antialiased, and rounds to whole
+    grey levels after each. This function differs from Pillow by one or two levels in less
+    than 2 % of the pixels.
     """
     frames = levels(frames)
     height, width = frames.shape[-2:]
     goal = (224, int(224 * width / height)) if height <= width else (int(224 * height / width), 224)
     for size in ((height, goal[1]), goal):
         if tuple(frames.shape[-2:]) != size:
-            frames = interpolate(frames, size=size, mode="bicubic", align_corners=False, antialias=True)
+            frames = interpolate(
+                frames, size=size, mode="bicubic", align_corners=False, antialias=True
+            )
             frames = frames.round().clamp(0, 255)
     return normalised(middle(frames, 224) / 255, CLIP)
 
 
 def frames_for_viclip(frames: Tensor) -> Tensor:
-    """Shorter side 224, bicubic without antialiasing, rounded to whole grey levels, central square, CLIP's statistics.
+    """Shorter side 224, bicubic without antialiasing, rounded to whole grey levels, central
+    square, CLIP's statistics.
 
-    VBench hands these frames to torchvision as bytes, which torchvision rounds and clamps after the bicubic filter.
+    VBench hands these frames to torchvision as bytes, which torchvision rounds and clamps
+    after the bicubic filter.
     """
     resized = shorter_side(levels(frames), 224, "bicubic").round().clamp(0, 255)
     return normalised(middle(resized, 224) / 255, CLIP)

@@ -1,7 +1,8 @@
 """The totals of VBench, VBench-I2V and VBench-2.0 from the raw scores of their dimensions.
 
 Sources: VBench, arXiv:2311.17982, scripts/cal_final_score.py; VBench++, arXiv:2411.13503,
-scripts/cal_i2v_final_score.py; VBench-2.0, arXiv:2503.21755, VBench-2.0/scripts/cal_final_score.py.
+scripts/cal_i2v_final_score.py; VBench-2.0, arXiv:2503.21755,
+VBench-2.0/scripts/cal_final_score.py.
 """
 
 from __future__ import annotations
@@ -37,33 +38,51 @@ I2V = {
     "i2v_subject": (0.1462, 1.0, 1.0),
     "i2v_background": (0.2615, 1.0, 1.0),
 }
-I2V_QUALITY = {name: QUALITY[name] for name in (
-    "subject_consistency", "background_consistency", "motion_smoothness", "dynamic_degree", "aesthetic_quality",
-    "imaging_quality")}
+I2V_QUALITY = {
+    name: QUALITY[name]
+    for name in (
+        "subject_consistency",
+        "background_consistency",
+        "motion_smoothness",
+        "dynamic_degree",
+        "aesthetic_quality",
+        "imaging_quality",
+    )
+}
 
-# The five categories of VBench-2.0 and their 18 dimensions, by the names of its result files in small letters.
+# The five categories of VBench-2.0 and their 18 dimensions, by the names of its result
+# files in small letters.
 VBENCH2 = {
     "creativity": ("composition", "diversity"),
     "commonsense": ("instance_preservation", "motion_rationality"),
     "controllability": (
-        "camera_motion", "complex_landscape", "complex_plot", "dynamic_attribute", "dynamic_spatial_relationship",
-        "human_interaction", "motion_order_understanding"),
+        "camera_motion",
+        "complex_landscape",
+        "complex_plot",
+        "dynamic_attribute",
+        "dynamic_spatial_relationship",
+        "human_interaction",
+        "motion_order_understanding",
+    ),
     "human_fidelity": ("human_anatomy", "human_clothes", "human_identity"),
     "physics": ("material", "mechanics", "multi-view_consistency", "thermotics"),
-}  # fmt: skip
+}
 
 
 def totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
-    """Quality, Semantic and Total as VBench's script `scripts/cal_final_score.py` prints them, of raw scores in [0, 1].
+    """Quality, Semantic and Total as VBench's script `scripts/cal_final_score.py` prints
+    them, of raw scores in [0, 1].
 
-    x' = (x - least) / (most - least), times the weight of the dimension (0.5 for dynamic degree, else 1);
-    Quality = sum of 7 / 6.5, Semantic = mean of 9, Total = (4 Quality + Semantic) / 5.
+    x' = (x - least) / (most - least), times the weight of the dimension (0.5 for dynamic
+    degree, else 1); Quality = sum of 7 / 6.5, Semantic = mean of 9, Total = (4 Quality +
+    Semantic) / 5.
 
-    A missing dimension (absent, None or NaN) is what the script makes of it: the raw score 0, before it is scaled. That
-    is below the least score of five dimensions, so x' is negative there: a missing motion smoothness counts as -2.42.
-    "missing" lists these dimensions; a total with an entry in "missing" does not compare with published totals.
-    Raises ValueError for unknown names, for what is no number, and with `strict` for missing dimensions; warns of
-    percentages.
+    A missing dimension (absent, None or NaN) is what the script makes of it: the raw score
+    0, before it is scaled. That is below the least score of five dimensions, so x' is
+    negative there: a missing motion smoothness counts as -2.42. "missing" lists these
+    dimensions; a total with an entry in "missing" does not compare with published totals.
+    Raises ValueError for unknown names, for what is no number, and with `strict` for
+    missing dimensions; warns of percentages.
 
     >>> done = totals({"temporal_flickering": 0.97, "dynamic_degree": 0.6})
     >>> [round(done[name], 4) for name in ("quality", "semantic", "total")], len(done["missing"])
@@ -76,10 +95,12 @@ def totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict
 
 
 def i2v_totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
-    """The I2V score, the Quality score and their mean as VBench's script `scripts/cal_i2v_final_score.py` prints them.
+    """The I2V score, the Quality score and their mean as VBench's script
+    `scripts/cal_i2v_final_score.py` prints them.
 
-    I2V = (0.1 camera + subject + background) / 2.1, Quality = weighted sum / 5.5 (without temporal flickering), Total =
-    their mean. `totals` says how each dimension is scaled, what a missing one counts, and what is raised.
+    I2V = (0.1 camera + subject + background) / 2.1, Quality = weighted sum / 5.5 (without
+    temporal flickering), Total = their mean. `totals` says how each dimension is scaled,
+    what a missing one counts, and what is raised.
 
     >>> done = i2v_totals({"camera_motion": 1.0, "i2v_subject": 1.0, "i2v_background": 1.0})
     >>> round(done["i2v"], 4), round(done["quality"], 4), done["missing"][:2]
@@ -87,41 +108,58 @@ def i2v_totals(dimensions: Mapping[str, float | None], strict: bool = False) -> 
     """
     given = _given(dimensions, [*I2V, *I2V_QUALITY], strict, "VBench-I2V")
     to_image, quality = _weighted(given, I2V), _weighted(given, I2V_QUALITY)
-    return {"i2v": to_image, "quality": quality, "total": (to_image + quality) / 2, "missing": _missing(given)}
+    return {
+        "i2v": to_image,
+        "quality": quality,
+        "total": (to_image + quality) / 2,
+        "missing": _missing(given),
+    }
 
 
 def vbench2_totals(dimensions: Mapping[str, float | None], strict: bool = False) -> dict[str, Any]:
-    """The five category scores of VBench-2.0 and their mean, as its script `cal_final_score.py` prints them.
+    """The five category scores of VBench-2.0 and their mean, as its script
+    `cal_final_score.py` prints them.
 
-    A category is the plain mean of its dimensions in `VBENCH2`, and Total the plain mean of the five categories. Each
-    dimension is a raw score in [0, 1], which VBench-2.0 neither scales nor weights. vidrl scores none of these
-    dimensions: the scores come from VBench-2.0's own tool, whose files `read_results` reads.
+    A category is the plain mean of its dimensions in `VBENCH2`, and Total the plain mean of
+    the five categories. Each dimension is a raw score in [0, 1], which VBench-2.0 neither
+    scales nor weights. vidrl scores none of these dimensions: the scores come from
+    VBench-2.0's own tool, whose files `read_results` reads.
 
-    A missing dimension (absent, None or NaN) counts as 0, as in the script. "missing" lists these dimensions; a total
-    with an entry in "missing" does not compare with published totals. `totals` says what is raised.
+    A missing dimension (absent, None or NaN) counts as 0, as in the script. "missing" lists
+    these dimensions; a total with an entry in "missing" does not compare with published
+    totals. `totals` says what is raised.
 
     >>> done = vbench2_totals({"Composition": 0.5, "Diversity": 0.7, "Multi-View Consistency": 0.4})
     >>> [round(done[name], 4) for name in ("creativity", "physics", "total")], len(done["missing"])
     ([0.6, 0.1, 0.14], 15)
     """
-    given = _given(dimensions, [name for names in VBENCH2.values() for name in names], strict, "VBench-2.0")
+    given = _given(
+        dimensions, [name for names in VBENCH2.values() for name in names], strict, "VBench-2.0"
+    )
     raw = {name: 0.0 if math.isnan(value) else value for name, value in given.items()}
-    sums = {category: sum(raw[name] for name in names) / len(names) for category, names in VBENCH2.items()}
+    sums = {
+        category: sum(raw[name] for name in names) / len(names)
+        for category, names in VBENCH2.items()
+    }
     return {**sums, "total": sum(sums.values()) / len(sums), "missing": _missing(given)}
 
 
-def aggregate(per_frame_scores: Sequence[Sequence[float]], how: Literal["frames", "videos"] = "frames") -> float:
+def aggregate(
+    per_frame_scores: Sequence[Sequence[float]], how: Literal["frames", "videos"] = "frames"
+) -> float:
     """One number of a dimension from the terms of each video; NaN videos are left out.
 
-    "frames" is the mean of all terms of all videos, as VBench's consistencies are on one GPU; "videos" the mean of
-    videos' means, as on several. They differ where lengths do.
+    "frames" is the mean of all terms of all videos, as VBench's consistencies are on one
+    GPU; "videos" the mean of videos' means, as on several. They differ where lengths do.
 
     >>> aggregate([[1.0], [0.0, 0.0, 0.0]], "frames"), aggregate([[1.0], [0.0, 0.0, 0.0]], "videos")
     (0.25, 0.5)
     """
     if how not in ("frames", "videos"):
         raise ValueError(f"expected how to be 'frames' or 'videos', got {how!r}")
-    kept = [list(terms) for terms in per_frame_scores if len(terms) and all(map(math.isfinite, terms))]
+    kept = [
+        list(terms) for terms in per_frame_scores if len(terms) and all(map(math.isfinite, terms))
+    ]
     if not kept:
         return math.nan
     if how == "frames":
@@ -129,32 +167,46 @@ def aggregate(per_frame_scores: Sequence[Sequence[float]], how: Literal["frames"
     return math.fsum(math.fsum(terms) / len(terms) for terms in kept) / len(kept)
 
 
-def _given(dimensions: Mapping[str, float | None], known: Sequence[str], strict: bool, of: str) -> dict[str, float]:
-    """Every known dimension of the benchmark `of`, NaN where it is missing; names may be written with blanks."""
-    named = {name.strip().lower().replace(" ", "_"): _number(name, value) for name, value in dimensions.items()}
+def _given(
+    dimensions: Mapping[str, float | None], known: Sequence[str], strict: bool, of: str
+) -> dict[str, float]:
+    """Every known dimension of the benchmark `of`, NaN where it is missing; names may be
+    written with blanks."""
+    named = {
+        name.strip().lower().replace(" ", "_"): _number(name, value)
+        for name, value in dimensions.items()
+    }
     unknown = [name for name in named if name not in known]
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
         advice = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"{of} has no dimension {unknown[0]!r}: {advice}known: {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{of} has no dimension {unknown[0]!r}: {advice}known: {', '.join(sorted(known))}"
+        )
     given = {name: named.get(name, math.nan) for name in known}
     if strict and _missing(given):
-        raise ValueError(f"expected every dimension, missing: {', '.join(_missing(given))}; with strict=False each of "
-                         "them counts as the raw score 0, as in VBench's script")
+        raise ValueError(
+            f"expected every dimension, missing: {', '.join(_missing(given))}; with strict=False each of "
+            "them counts as the raw score 0, as in VBench's script"
+        )
     return given
 
 
 def _number(name: str, value: Any) -> float:
-    """The score of a dimension, NaN where there is none. VBench's result files hold [score, clips] instead."""
+    """The score of a dimension, NaN where there is none. VBench's result files hold [score,
+    clips] instead."""
     try:
         score = math.nan if value is None else float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"expected the score of {name!r} as one number, got {type(value).__name__}: of an entry "
-                         "[score, clips] of VBench's result files pass the score alone, as read_results gives it"
-                         ) from None
+        raise ValueError(
+            f"expected the score of {name!r} as one number, got {type(value).__name__}: of an entry "
+            "[score, clips] of VBench's result files pass the score alone, as read_results gives it"
+        ) from None
     if abs(score) > 1.5:  # raw scores lie in [0, 1], a few beside it by a little
-        warnings.warn(f"expected the raw score of {name!r}, in [0, 1], got {score:g}: divide percentages by 100",
-                      stacklevel=4)
+        warnings.warn(
+            f"expected the raw score of {name!r}, in [0, 1], got {score:g}: divide percentages by 100",
+            stacklevel=4,
+        )
     return score
 
 
@@ -163,7 +215,11 @@ def _missing(given: Mapping[str, float]) -> list[str]:
 
 
 def _weighted(given: Mapping[str, float], table: Mapping[str, tuple[float, float, float]]) -> float:
-    """Weighted mean of the scaled scores; a missing one is 0 before it is scaled, as in VBench's script."""
+    """Weighted mean of the scaled scores; a missing one is 0 before it is scaled, as in
+    VBench's script."""
     raw = {name: 0.0 if math.isnan(given[name]) else given[name] for name in table}
-    scaled = [(raw[name] - least) / (most - least) * weight for name, (least, most, weight) in table.items()]
+    scaled = [
+        (raw[name] - least) / (most - least) * weight
+        for name, (least, most, weight) in table.items()
+    ]
     return sum(scaled) / sum(weight for _, _, weight in table.values())

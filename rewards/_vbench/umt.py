@@ -1,4 +1,5 @@
-"""UMT, the classifier of actions that VBench asks, as transformers' VideoMAE: they are the same network but for names.
+"""UMT, the classifier of actions that VBench asks, as transformers' VideoMAE: they are the
+same network but for names.
 
 Legend: N clips, T frames, P patches a frame, E width, K classes.
 """
@@ -21,10 +22,18 @@ TRAINED = 8  # frames of the position codes, which are stretched to FRAMES
 EPS = 1e-6  # of every norm
 HEAD = 64  # width of an attention head in L/16
 BLOCK = re.compile(r"blocks\.(\d+)\.(.*)")
-WHOLE = {"patch_embed.proj": "videomae.embeddings.patch_embeddings.projection", "fc_norm": "fc_norm",
-         "head": "classifier"}  # fmt: skip
-PARTS = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense",
-         "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}  # fmt: skip
+WHOLE = {
+    "patch_embed.proj": "videomae.embeddings.patch_embeddings.projection",
+    "fc_norm": "fc_norm",
+    "head": "classifier",
+}
+PARTS = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
 
 
 class Umt(nn.Module):
@@ -42,7 +51,8 @@ class Umt(nn.Module):
 def load(weights: str = WEIGHTS) -> Umt:
     """The UMT of a file: a local path, or owner/name/file of the hub.
 
-    Li et al. 2023, arXiv 2303.16058; its code is under MIT. VBench keeps its copy of the weights on the hub.
+    Li et al. 2023, arXiv 2303.16058; its code is under MIT. VBench keeps its copy of the
+    weights on the hub.
     """
     return network(read_state(published(weights)))
 
@@ -53,13 +63,17 @@ def network(state: Mapping[str, Tensor], head: int = HEAD) -> Umt:
     Raises ValueError where `state` is not that of a UMT.
     """
     if "patch_embed.proj.weight" not in state or "head.weight" not in state:
-        raise ValueError(f"expected the weights of a UMT, as {WEIGHTS}, got {', '.join(list(state)[:3]) or 'none'}")
+        raise ValueError(
+            f"expected the weights of a UMT, as {WEIGHTS}, got {', '.join(list(state)[:3]) or 'none'}"
+        )
     config = configuration(state, head)
     model = built("VideoMAEForVideoClassification", config, names(state))
     model.fc_norm.eps = EPS
     patches = (SIDE // config.patch_size) ** 2
     codes = state.get("pos_embed")
-    model.videomae.embeddings.position_embeddings = positions(patches, config.hidden_size) if codes is None else codes
+    model.videomae.embeddings.position_embeddings = (
+        positions(patches, config.hidden_size) if codes is None else codes
+    )
     return Umt(model)
 
 
@@ -68,14 +82,23 @@ def configuration(state: Mapping[str, Tensor], head: int) -> Any:
     width, _, together, patch, _ = state["patch_embed.proj.weight"].shape
     depth = 1 + max((int(found[1]) for found in map(BLOCK.fullmatch, state) if found), default=-1)
     return package("transformers").VideoMAEConfig(
-        hidden_size=width, num_hidden_layers=depth, num_attention_heads=width // head, image_size=SIDE,
-        intermediate_size=len(state["blocks.0.mlp.fc1.bias"]), patch_size=patch, num_frames=FRAMES,
-        tubelet_size=together, num_labels=len(state["head.weight"]), layer_norm_eps=EPS, use_mean_pooling=True,
-    )  # fmt: skip
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=width // head,
+        image_size=SIDE,
+        intermediate_size=len(state["blocks.0.mlp.fc1.bias"]),
+        patch_size=patch,
+        num_frames=FRAMES,
+        tubelet_size=together,
+        num_labels=len(state["head.weight"]),
+        layer_norm_eps=EPS,
+        use_mean_pooling=True,
+    )
 
 
 def names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a UMT's state under VideoMAE's names; ValueError for one that has none."""
+    """The tensors of a UMT's state under VideoMAE's names; ValueError for one that has
+    none."""
     made: dict[str, Tensor] = {}
     for name, value in state.items():
         block, (part, _, kind) = BLOCK.fullmatch(name), name.rpartition(".")
@@ -93,7 +116,10 @@ def _block(start: str, rest: str, value: Tensor) -> dict[str, Tensor]:
     attention, (part, _, kind) = f"{start}attention.attention.", rest.rpartition(".")
     if rest == "attn.qkv.weight":
         of = ("query", "key", "value")
-        return {f"{attention}{one}.weight": rows.clone() for one, rows in zip(of, value.chunk(3), strict=True)}
+        return {
+            f"{attention}{one}.weight": rows.clone()
+            for one, rows in zip(of, value.chunk(3), strict=True)
+        }
     if rest in ("attn.q_bias", "attn.v_bias"):
         return {f"{attention}{'query' if rest == 'attn.q_bias' else 'value'}.bias": value}
     if part not in PARTS:
@@ -102,7 +128,8 @@ def _block(start: str, rest: str, value: Tensor) -> dict[str, Tensor]:
 
 
 def positions(patches: int, width: int) -> Tensor:
-    """Sine and cosine codes of 8 frames of patches, stretched to 16 frames along a straight line, (1, 16 P, E)."""
+    """Sine and cosine codes of 8 frames of patches, stretched to 16 frames along a straight
+    line, (1, 16 P, E)."""
     place = torch.arange(TRAINED * patches, dtype=torch.float64)[:, None]
     angle = place / 10000 ** (torch.arange(width, dtype=torch.float64) // 2 * 2 / width)
     codes = torch.where(torch.arange(width) % 2 == 0, angle.sin(), angle.cos()).float()
@@ -125,11 +152,26 @@ class _Shapes(nn.Module):
     def __init__(self, width: int, patch: int, classes: int) -> None:
         super().__init__()
         part = nn.Module
-        self.patch_embed, self.head, self.fc_norm = part(), nn.Linear(width, classes), nn.LayerNorm(width)
+        self.patch_embed, self.head, self.fc_norm = (
+            part(),
+            nn.Linear(width, classes),
+            nn.LayerNorm(width),
+        )
         self.patch_embed.proj = nn.Conv3d(3, width, (1, patch, patch))
         one, self.blocks = part(), nn.ModuleList()
         self.blocks.append(one)
-        one.norm1, one.norm2, one.attn, one.mlp = nn.LayerNorm(width), nn.LayerNorm(width), part(), part()
-        one.attn.qkv, one.attn.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
-        one.attn.q_bias, one.attn.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        one.norm1, one.norm2, one.attn, one.mlp = (
+            nn.LayerNorm(width),
+            nn.LayerNorm(width),
+            part(),
+            part(),
+        )
+        one.attn.qkv, one.attn.proj = (
+            nn.Linear(width, 3 * width, bias=False),
+            nn.Linear(width, width),
+        )
+        one.attn.q_bias, one.attn.v_bias = (
+            nn.Parameter(torch.zeros(width)),
+            nn.Parameter(torch.zeros(width)),
+        )
         one.mlp.fc1, one.mlp.fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)

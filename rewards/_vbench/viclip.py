@@ -17,13 +17,19 @@ Made = TypeVar("Made", bound="FitsPrompt")
 
 
 class FitsPrompt(Reward):
-    """cos(v, t) of ViCLIP: v of the 8 frames that `middle_frames` chooses, t of the whole prompt.
+    """cos(v, t) of ViCLIP: v of the 8 frames that `middle_frames` chooses, t of the whole
+    prompt.
 
-    `weights` is ViCLIP's file, `words` a folder or hub id with CLIP's tokenizer. Clips without a prompt are unscored.
+    `weights` is ViCLIP's file, `words` a folder or hub id with CLIP's tokenizer. Clips
+    without a prompt are unscored.
     """
 
     def __init__(
-        self, weights: str = viclip.WEIGHTS, words: str = viclip.WORDS, chunk: int = 2, offload: bool = False
+        self,
+        weights: str = viclip.WEIGHTS,
+        words: str = viclip.WORDS,
+        chunk: int = 2,
+        offload: bool = False,
     ) -> None:
         super().__init__()
         if chunk < 1:
@@ -40,8 +46,12 @@ class FitsPrompt(Reward):
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips."""
         silent = "inapplicable: needs the prompt that the clip was made from, and got none"
-        why = [reason or (None if prompt.strip() else silent)
-               for reason, prompt in zip(refusals(samples, self.needed, self.least_side), samples.prompts)]
+        why = [
+            reason or (None if prompt.strip() else silent)
+            for reason, prompt in zip(
+                refusals(samples, self.needed, self.least_side), samples.prompts
+            )
+        ]
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
             return nothing(samples, self.support, why)

@@ -1,13 +1,15 @@
-"""Segment-level GRPO from nothing: a tiny video model learns to make clips that are bright and steady.
+"""Segment-level GRPO from nothing: a tiny video model learns to make clips that are bright
+and steady.
 
     python scripts/examples/segment_grpo.py
 
-The file is meant to be read from top to bottom. It imports one thing of vidrl, the model: a random
-denoiser of a few hundred weights. The library does the same work for real models, and each function
-below names the place where vidrl has it.
+The file is meant to be read from top to bottom. It imports one thing of vidrl, the model: a
+random denoiser of a few hundred weights. The library does the same work for real models,
+and each function below names the place where vidrl has it.
 
 Letters: N clips of a round, K denoising steps, C channels, L latent frames, F pixel frames,
-S segments. A latent clip is (C, L, h, w). A time t runs from 1 (pure noise) to 0 (a clean clip).
+S segments. A latent clip is (C, L, h, w). A time t runs from 1 (pure noise) to 0 (a clean
+clip).
 """
 
 import math
@@ -28,26 +30,27 @@ ROUNDS, UPDATES, RATE = 25, 2, 1e-2
 def step_gaussian(model: Toy, x: Tensor, t: float, s: float, cond: dict) -> tuple[Tensor, float]:
     """Mean and standard deviation of x_s, one denoising step after x_t (`transition.step`).
 
-    The network predicts v = ε − x0, where x_t = (1 − t) x0 + t ε. Its prediction therefore says
-    what it believes the clean clip x0 and the noise ε to be.
+    The network predicts v = ε − x0, where x_t = (1 − t) x0 + t ε. Its prediction therefore
+    says what it believes the clean clip x0 and the noise ε to be.
     """
     v = model.predict(x, torch.full((len(x),), t), cond)
     x0, noise = x - t * v, x + (1 - t) * v
-    # The step adds fresh noise of this size, so that the next latent is random and has a density.
-    # The last step ends in the clean clip, so it adds none.
+    # The step adds fresh noise of this size, so that the next latent is random and has a
+    # density. The last step ends in the clean clip, so it adds none.
     std = ETA * math.sqrt(t - s) if s > 0 else 0.0
-    # The fresh noise takes the place of a part of the predicted noise: x_s holds as much noise as
-    # the schedule expects at time s.
+    # The fresh noise takes the place of a part of the predicted noise: x_s holds as much
+    # noise as the schedule expects at time s.
     keep = s - std**2 / (2 * t)
     return (1 - s) * x0 + keep * noise, std
 
 
 def log_density(x: Tensor, mean: Tensor, std: float) -> Tensor:
-    """log N(x; mean, std²) of each segment, (N, S) (`transition.log_density`, `segments.pool`).
+    """log N(x; mean, std²) of each segment, (N, S) (`transition.log_density`,
+    `segments.pool`).
 
-    A diagonal Gaussian is a product over its elements, so the log-density of a clip is exactly the
-    sum over its latent frames. Here each latent frame is a segment. The mean over a segment's
-    elements, instead of the sum, keeps the ratio of a large clip near 1.
+    A diagonal Gaussian is a product over its elements, so the log-density of a clip is
+    exactly the sum over its latent frames. Here each latent frame is a segment. The mean
+    over a segment's elements, instead of the sum, keeps the ratio of a large clip near 1.
     """
     each = -((x - mean) ** 2) / (2 * std**2) - math.log(std) - math.log(2 * math.pi) / 2
     return each.mean((1, 3, 4))
@@ -55,7 +58,8 @@ def log_density(x: Tensor, mean: Tensor, std: float) -> Tensor:
 
 @torch.no_grad()
 def rollout(model: Toy, prompts: list[str], draw: torch.Generator) -> tuple[Tensor, list]:
-    """Clips (N, F, 3, H, W), and of each random step (x_t, x_s, t, s, log-density) (`rollout.sample`)."""
+    """Clips (N, F, 3, H, W), and of each random step (x_t, x_s, t, s, log-density)
+    (`rollout.sample`)."""
     times = model.times(STEPS)
     cond = model.encode(prompts)
     x = torch.randn(len(prompts), *model.shape, generator=draw)
@@ -70,9 +74,11 @@ def rollout(model: Toy, prompts: list[str], draw: torch.Generator) -> tuple[Tens
 
 
 def reward(clips: Tensor) -> Tensor:
-    """A number for each frame, (N, F): its brightness, less the change from the frame before.
+    """A number for each frame, (N, F): its brightness, less the change from the frame
+    before.
 
-    A real reward is `vidrl.rewards.default()`, whose `score.frames` is such a curve as well.
+    A real reward is `vidrl.rewards.default()`, whose `score.frames` is such a curve as
+    well.
     """
     light = clips.mean((2, 3, 4))
     change = torch.cat([torch.zeros(len(light), 1), light.diff(dim=1).abs()], 1)
@@ -80,7 +86,8 @@ def reward(clips: Tensor) -> Tensor:
 
 
 def segment_advantages(curve: Tensor, group: Tensor, spans: list[tuple[int, int]]) -> Tensor:
-    """How much better each segment did than the same segment of the group's other clips, (N, S).
+    """How much better each segment did than the same segment of the group's other clips,
+    (N, S).
 
     (`credit.advantages` with credit "segment")
     """
@@ -89,24 +96,26 @@ def segment_advantages(curve: Tensor, group: Tensor, spans: list[tuple[int, int]
     away = torch.zeros_like(earned)
     for g in group.unique():
         own = earned[group == g]
-        # The mean of the *other* clips does not depend on a clip's own noise. So subtracting it
-        # lowers the variance of the gradient and leaves its expectation unchanged.
+        # The mean of the *other* clips does not depend on a clip's own noise. So
+        # subtracting it lowers the variance of the gradient and leaves its expectation
+        # unchanged.
         others = (own.sum(0) - own) / (len(own) - 1)
         away[group == g] = own - others
-    # One scale for all segments. A scale of each segment's own would magnify the segments in which
-    # nothing happens.
+    # One scale for all segments. A scale of each segment's own would magnify the segments
+    # in which nothing happens.
     return away / away.square().mean().sqrt().clamp(min=1e-8)
 
 
 def clipped_loss(new: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
-    """PPO's clipped surrogate, with one ratio and one advantage for each segment (`grpo.clipped`)."""
+    """PPO's clipped surrogate, with one ratio and one advantage for each segment
+    (`grpo.clipped`)."""
     ratio = (new - old).exp()
-    # A mean over fewer elements varies more. The range grows by √S, so that as many ratios are
-    # clipped as with a single ratio for the whole clip.
+    # A mean over fewer elements varies more. The range grows by √S, so that as many ratios
+    # are clipped as with a single ratio for the whole clip.
     limit = CLIP * math.sqrt(new.shape[1])
     inside = ratio.clamp(1 - limit, 1 + limit)
-    # The smaller of the two values: a clip gains nothing from moving beyond the range, and a clip
-    # that became worse is still pulled back.
+    # The smaller of the two values: a clip gains nothing from moving beyond the range, and
+    # a clip that became worse is still pulled back.
     return -torch.minimum(ratio * advantage, inside * advantage).mean()
 
 
@@ -118,7 +127,8 @@ def train(seed: int = 0) -> list[float]:
     prompts = [prompt for prompt in PROMPTS for _ in range(GROUP)]
     group = torch.arange(len(PROMPTS)).repeat_interleave(GROUP)
     cond = model.encode(prompts)
-    # The decoder makes one pixel frame of the first latent frame, and four of each later one.
+    # The decoder makes one pixel frame of the first latent frame, and four of each later
+    # one.
     spans = model.frame_map
     means = []
     for number in range(ROUNDS):
@@ -129,8 +139,9 @@ def train(seed: int = 0) -> list[float]:
             optimizer.zero_grad()
             for x, after, t, s, old in kept:
                 mean, std = step_gaussian(model, x, t, s, cond)
-                # Before the first update `new` equals `old`, and every ratio is 1. If that does not
-                # hold, sampling and training do not run the same model: stop and find out why.
+                # Before the first update `new` equals `old`, and every ratio is 1. If that
+                # does not hold, sampling and training do not run the same model: stop and
+                # find out why.
                 loss = clipped_loss(log_density(after, mean, std), old, advantage)
                 (loss / len(kept)).backward()
             torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)

@@ -21,7 +21,11 @@ from vidrl.training.loop import Trainer
 from vidrl.training.policy import Policy
 
 NAMES = plugin.names("algorithms")
-SMALL = {"steps": 6, "noises": 2, "segments": 3}  # of the toy's three latent frames; an algorithm takes what it has
+SMALL = {
+    "steps": 6,
+    "noises": 2,
+    "segments": 3,
+}  # of the toy's three latent frames; an algorithm takes what it has
 
 
 class Light(Brightness):
@@ -41,13 +45,24 @@ def options(name: str, **more: Any) -> dict[str, Any]:
 
 
 def made(folder: Path, name: str, pairs: bool = False, **more: Any) -> dict[str, Any]:
-    """A recipe of the algorithm; where it learns from clips, bright ones; with `pairs`, bright ones over dark ones."""
+    """A recipe of the algorithm; where it learns from clips, bright ones; with `pairs`,
+    bright ones over dark ones."""
     own = {key: more.pop(key) for key in [*more] if not key.startswith("train_")}
-    settings = {"train_rounds": 3, "train_group": 8, "train_eval_every": 100, "train_checkpoint_every": 1} | more
+    settings = {
+        "train_rounds": 3,
+        "train_group": 8,
+        "train_eval_every": 100,
+        "train_checkpoint_every": 1,
+    } | more
     source = "clips" if kind(name).data == "clips" else "pairs" if pairs else ""
     data = {f"data_{source}": table(folder, source)} if source else {}
-    return recipe(folder, algorithm={"name": name, "options": options(name, **own)},
-                  reward={"name": "every:Light"}, **settings, **data)  # fmt: skip
+    return recipe(
+        folder,
+        algorithm={"name": name, "options": options(name, **own)},
+        reward={"name": "every:Light"},
+        **settings,
+        **data,
+    )
 
 
 def table(folder: Path, source: str) -> str:
@@ -90,11 +105,16 @@ def part(seen: Experience, index: Sequence[int]) -> Experience:
     at = torch.tensor(index)
     held = {f.name: getattr(seen.rollout, f.name) for f in dataclasses.fields(seen.rollout)}
     mine = {name: value[at] for name, value in held.items() if isinstance(value, Tensor)}
-    return replace(seen, rollout=replace(seen.rollout, cond=rows(seen.rollout.cond, at), **mine), index=at)
+    return replace(
+        seen, rollout=replace(seen.rollout, cond=rows(seen.rollout.cond, at), **mine), index=at
+    )
 
 
-def backward(algorithm: Algorithm, policy: Policy, batch: Batch, size: int = 1000) -> tuple[float, list[Tensor]]:
-    """What this process adds to the loss of an optimiser step, and to its gradient; `size` rows at once."""
+def backward(
+    algorithm: Algorithm, policy: Policy, batch: Batch, size: int = 1000
+) -> tuple[float, list[Tensor]]:
+    """What this process adds to the loss of an optimiser step, and to its gradient; `size`
+    rows at once."""
     weights = list(policy.weights.values())
     total, gradient = 0.0, [torch.zeros_like(w) for w in weights]
     for micro in batch.split(size):
@@ -110,7 +130,7 @@ def norm(gradient: Sequence[Tensor]) -> float:
 
 
 def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """The norm of the difference of two gradients over that of the first; 0 where both are 0."""
+    """The norm of the difference of two gradients over that of the first; 0 where both are
+    0."""
     away = norm([a - b for a, b in zip(one, other, strict=True)])
     return away / norm(one) if away else 0.0
-

@@ -1,9 +1,11 @@
 """A flow between Gaussians: a denoiser of which every optimum can be computed by hand.
 
-A clip is two numbers, one a latent frame; the data are N(m, s² I). On the straight path x_t = (1 − t) x0 + t ε the
-exact velocity is v(x, t) = −m + (t − (1 − t) s²)/V · (x − (1 − t) m) with V = (1 − t)² s² + t². The reward is g · x0.
+A clip is two numbers, one a latent frame; the data are N(m, s² I). On the straight path x_t
+= (1 − t) x0 + t ε the exact velocity is v(x, t) = −m + (t − (1 − t) s²)/V · (x − (1 − t) m)
+with V = (1 − t)² s² + t². The reward is g · x0.
 
-Legend: τ the weight of the KL; K steps, k one of them; λ = t/V: the velocity of N(m + δ, s² I) is v − λ δ.
+Legend: τ the weight of the KL; K steps, k one of them; λ = t/V: the velocity of N(m + δ, s²
+I) is v − λ δ.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ PIXEL = 40  # a latent of ±20 decodes to a pixel in [0, 1]
 
 
 class Velocity(nn.Module):
-    """The exact velocity of N(m, s² I), either with m and log s trained, or with a trained shift of each of K steps."""
+    """The exact velocity of N(m, s² I), either with m and log s trained, or with a trained
+    shift of each of K steps."""
 
     def __init__(self, mean: Tensor, std: float, steps: int):
         super().__init__()
@@ -46,11 +49,17 @@ class Velocity(nn.Module):
 
 
 class Gaussian(Denoiser):
-    """Two numbers as a clip of two frames; `steps` > 0 trains the velocity's shift at each of so many steps instead."""
+    """Two numbers as a clip of two frames; `steps` > 0 trains the velocity's shift at each
+    of so many steps instead."""
 
     def __init__(self, mean: Tensor = MEAN, std: float = 1.0, steps: int = 0):
         self.network = Velocity(mean, std, steps)
-        self.path, self.fps, self.shape, self.frame_map = flow(), 8.0, (1, 2, 1, 1), [(0, 1), (1, 2)]
+        self.path, self.fps, self.shape, self.frame_map = (
+            flow(),
+            8.0,
+            (1, 2, 1, 1),
+            [(0, 1), (1, 2)],
+        )
 
     @classmethod
     def tiny(cls) -> Gaussian:
@@ -77,7 +86,8 @@ class Gaussian(Denoiser):
 
 
 class Linear(Reward):
-    """g · x0 of a clip, and of each frame its own term, times two so that the mean of the curve is the value."""
+    """g · x0 of a clip, and of each frame its own term, times two so that the mean of the
+    curve is the value."""
 
     differentiable = True
 
@@ -99,8 +109,8 @@ def latents(x: Tensor) -> Tensor:
 class Chain:
     """A sampler on the exact velocity as a linear recursion in float64, each (K,).
 
-    Step k is x ↦ slope x + pull · shift + std · noise + constant, where `shift` is what is added to the velocity, and
-    a change of its end moves the clip `later` times as much.
+    Step k is x ↦ slope x + pull · shift + std · noise + constant, where `shift` is what is
+    added to the velocity, and a change of its end moves the clip `later` times as much.
     """
 
     slope: Tensor
@@ -114,9 +124,13 @@ class Chain:
         t, end = at[:-1], at[1:]
         std, keep = transition.coefficients(flow(), sampler, t, end, eta, at[1])
         variance = (1 - t) ** 2 * s**2 + t**2
-        slope = (1 - end) * (1 - t) * s**2 / variance + keep * t / variance  # α_s x̂0 + keep ε̂ of the exact means
+        slope = (1 - end) * (
+            1 - t
+        ) * s**2 / variance + keep * t / variance  # α_s x̂0 + keep ε̂ of the exact means
         later = slope.flip(0).cumprod(0).flip(0)[1:]
-        return cls(slope, keep * (1 - t) - (1 - end) * t, std, torch.cat([later, torch.ones(1).double()]))
+        return cls(
+            slope, keep * (1 - t) - (1 - end) * t, std, torch.cat([later, torch.ones(1).double()])
+        )
 
     @property
     def drawn(self) -> float:

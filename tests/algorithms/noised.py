@@ -1,4 +1,5 @@
-"""What tests of forward-process algorithms share: a policy in float64, and a round of clips."""
+"""What tests of forward-process algorithms share: a policy in float64, and a round of
+clips."""
 
 import re
 import tomllib
@@ -49,7 +50,8 @@ def move(policy: Policy, seed: int, name: str = "live", size: float = 1e-2) -> N
 
 
 def round_of(algorithm, policy, advantage=None, group=GROUP, number=0) -> Experience:
-    """A round of N clips by these weights; advantages (N, S) are random where none are given."""
+    """A round of N clips by these weights; advantages (N, S) are random where none are
+    given."""
     algorithm.setup(policy, Brightness(), 3)
     plan = algorithm.plan(policy.backbone, number, draws(0, [("plan", number)])[0])
     with policy.using(plan.weights):

@@ -1,7 +1,8 @@
-"""Steps of samplers and losses as their papers and public code write them, in float64, with none of vidrl's formulas.
+"""Steps of samplers and losses as their papers and public code write them, in float64, with
+none of vidrl's formulas.
 
-Legend: v a prediction, x a latent at the time t, after the latent at the time s < t, dt = s − t <
-0; second is the schedule's level after 1. std is of the whole step.
+Legend: v a prediction, x a latent at the time t, after the latent at the time s < t, dt = s
+− t < 0; second is the schedule's level after 1. std is of the whole step.
 """
 
 from math import log, pi
@@ -23,7 +24,8 @@ class Step(NamedTuple):
 
 
 def flow_sde(v, x, t, s, second, a):
-    """Flow-GRPO, sd3_sde_with_logprob.py: std_dev_t = a √(σ/(1 − σ)), with σ_max for σ where σ is 1."""
+    """Flow-GRPO, sd3_sde_with_logprob.py: std_dev_t = a √(σ/(1 − σ)), with σ_max for σ
+    where σ is 1."""
     sigma, dt = (one.view(-1, 1, 1, 1, 1) for one in (t, s - t))
     g = torch.sqrt(sigma / (1 - torch.where(sigma == 1, torch.full_like(sigma, second), sigma))) * a
     mean = x * (1 + g**2 / (2 * sigma) * dt) + v * (1 + g**2 * (1 - sigma) / (2 * sigma)) * dt
@@ -73,7 +75,8 @@ def exact(cls=Exact) -> Policy:
 
 
 class Round(NamedTuple):
-    """One round of an algorithm on the float64 toy, whose weights have moved since: `raw` predicts for a batch."""
+    """One round of an algorithm on the float64 toy, whose weights have moved since: `raw`
+    predicts for a batch."""
 
     algorithm: object
     policy: Policy
@@ -81,8 +84,12 @@ class Round(NamedTuple):
     advantage: torch.Tensor
 
     def raw(self, batch, which="live"):
-        with self.policy.using("reference" if which == "old" else which):  # the rollout was the reference's
-            t = batch["t"].float() if which == "old" else batch["t"]  # a rollout's times are float32
+        with self.policy.using(
+            "reference" if which == "old" else which
+        ):  # the rollout was the reference's
+            t = (
+                batch["t"].float() if which == "old" else batch["t"]
+            )  # a rollout's times are float32
             raw = self.policy.backbone.predict(batch["x"], t, batch.cond)
         return raw if which == "live" else raw.detach()
 
@@ -101,8 +108,12 @@ def played(algorithm, group=4, n=8, moved=1e-2, advantage=None, cls=Exact) -> Ro
     cond = policy.backbone.encode([f"prompt {i // group}" for i in range(n)])
     rollout = sample(policy, cond, draws(0, names), plan, tree(plan, 0, names, group))
     if advantage is None:
-        advantage = torch.linspace(-2, 2, n * plan.segments, dtype=torch.float64).reshape(n, plan.segments)
-    batches = list(algorithm.minibatches(experience(rollout, advantage, group=torch.arange(n) // group)))
+        advantage = torch.linspace(-2, 2, n * plan.segments, dtype=torch.float64).reshape(
+            n, plan.segments
+        )
+    batches = list(
+        algorithm.minibatches(experience(rollout, advantage, group=torch.arange(n) // group))
+    )
     torch.manual_seed(5)
     for weight in policy.weights.values():
         weight.data += moved * torch.randn_like(weight)
@@ -114,6 +125,8 @@ def same(made, theirs, policy, rel=1e-8):
     one, other = (float(loss.detach()) for loss in (made, theirs))
     assert abs(one - other) <= rel * abs(other) + 1e-15, (one, other)
     weights = list(policy.weights.values())
-    for mine, other in zip(torch.autograd.grad(made, weights), torch.autograd.grad(theirs, weights), strict=True):
+    for mine, other in zip(
+        torch.autograd.grad(made, weights), torch.autograd.grad(theirs, weights), strict=True
+    ):
         assert float(other.abs().max()) > 0
         assert torch.allclose(mine, other, rtol=1e-6, atol=1e-8 * float(other.abs().max()))

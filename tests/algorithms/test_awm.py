@@ -1,4 +1,5 @@
-"""Advantage-weighted matching: the published loss and its gradient in float64, and what holds the policy."""
+"""Advantage-weighted matching: the published loss and its gradient in float64, and what
+holds the policy."""
 
 from math import sqrt
 
@@ -12,15 +13,18 @@ WEIGHTINGS = ("uniform", "t", "t**2", "huber", "ghuber")
 
 
 def log_prob(policy, batch, frames, how, name="live"):
-    """compute_log_prob_awm of the authors' scripts/train_sd3_awm.py, of some latent frames, (n,)."""
+    """compute_log_prob_awm of the authors' scripts/train_sd3_awm.py, of some latent frames,
+    (n,)."""
     v, t = prediction(policy, batch, name)[1], batch["t"]
     found = -(((v - (batch["eps"] - batch["x0"])) ** 2)[:, :, frames]).mean(dim=(1, 2, 3, 4))
     tiny = 1e-10
     return {
-        "uniform": lambda: found, "t": lambda: found * t, "t**2": lambda: found * t**2,
+        "uniform": lambda: found,
+        "t": lambda: found * t,
+        "t**2": lambda: found * t**2,
         "huber": lambda: -(torch.sqrt(-found + tiny) - 1e-5) * t,
         "ghuber": lambda: -(torch.pow(-found + tiny, 0.25) - tiny**0.25) * t / 0.25,
-    }[how]()  # fmt: skip
+    }[how]()
 
 
 def published(policy, batch, segments, how, limit, beta, ema_beta, sampler="old"):
@@ -65,7 +69,8 @@ def test_loss_and_gradient_are_the_published_ones(how, segments):
 
 
 def test_the_recipe_for_those_who_come_from_the_authors_code_is_five_times_their_loss():
-    """config/dgx_awm.py, geneval: advantages of ± 5 become ± 1, ghuber 0.25, clip range 1, beta 0.003, ema_beta 1."""
+    """config/dgx_awm.py, geneval: advantages of ± 5 become ± 1, ghuber 0.25, clip range 1,
+    beta 0.003, ema_beta 1."""
     algorithm, policy = AWM(**recipe_of("awm")), exact()
     move(policy, 1, "reference")
     seen = round_of(algorithm, policy)
@@ -120,10 +125,16 @@ def test_zero_advantages_give_no_gradient_before_the_policy_moves():
     assert float(gradient(policy, algorithm.loss(policy, batch).value).abs().max()) == 0
 
 
-@pytest.mark.parametrize("options, expected", [
-    ({}, [1, 2]), ({"kl_beta": 0.1}, [1, 3]), ({"kl_beta": 0.1, "ema_kl_beta": 0.0}, [1, 3]),
-    ({"decay": 0.5}, [1, 3]), ({"decay": 0.5, "ema_kl_beta": 0.0, "kl_beta": 0.1, "sample_from": "old"}, [1, 3]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, [1, 2]),
+        ({"kl_beta": 0.1}, [1, 3]),
+        ({"kl_beta": 0.1, "ema_kl_beta": 0.0}, [1, 3]),
+        ({"decay": 0.5}, [1, 3]),
+        ({"decay": 0.5, "ema_kl_beta": 0.0, "kl_beta": 0.1, "sample_from": "old"}, [1, 3]),
+    ],
+)
 def test_the_network_runs_once_for_sets_of_weights_that_are_equal(options, expected):
     algorithm, policy = AWM(steps=4, **options), exact()
     seen, counted = round_of(algorithm, policy), calls(policy)
@@ -134,23 +145,39 @@ def test_the_network_runs_once_for_sets_of_weights_that_are_equal(options, expec
         move(policy, 6)
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"ema_kl_beta": 0.0}, "expected a distance that holds.*set kl_beta > 0"),
-    ({"updates": 1}, "with updates = 1 and decay = 0.0.*updates ≥ 2 or decay > 0"),  # old is live: it holds nothing
-    ({"clip_range": 0.0}, "clip_range, ghuber_power > 0"), ({"ghuber_power": 0.0}, "clip_range, ghuber_power > 0"),
-    ({"decay": 0.5, "ema_kl_beta": 0.0, "kl_beta": 0.1}, "nothing would read the old weights"),
-    ({"decay_type": 1, "ema_kl_beta": 0.0, "kl_beta": 0.1}, "nothing would read the old weights"),
-    ({"weighting": "huber", "ghuber_power": 0.5}, "expected weighting = \"ghuber\""),
-    ({"kl_beta": -1.0}, "kl_beta, ema_kl_beta ≥ 0"), ({"ema_kl_beta": -1.0}, "kl_beta, ema_kl_beta ≥ 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"ema_kl_beta": 0.0}, "expected a distance that holds.*set kl_beta > 0"),
+        (
+            {"updates": 1},
+            "with updates = 1 and decay = 0.0.*updates ≥ 2 or decay > 0",
+        ),  # old is live: it holds nothing
+        ({"clip_range": 0.0}, "clip_range, ghuber_power > 0"),
+        ({"ghuber_power": 0.0}, "clip_range, ghuber_power > 0"),
+        ({"decay": 0.5, "ema_kl_beta": 0.0, "kl_beta": 0.1}, "nothing would read the old weights"),
+        (
+            {"decay_type": 1, "ema_kl_beta": 0.0, "kl_beta": 0.1},
+            "nothing would read the old weights",
+        ),
+        ({"weighting": "huber", "ghuber_power": 0.5}, 'expected weighting = "ghuber"'),
+        ({"kl_beta": -1.0}, "kl_beta, ema_kl_beta ≥ 0"),
+        ({"ema_kl_beta": -1.0}, "kl_beta, ema_kl_beta ≥ 0"),
+    ],
+)
 def test_bad_options_are_told_at_once(options, said):
     with pytest.raises(ValueError, match=said):
         AWM(**options)
 
 
-@pytest.mark.parametrize("options", [
-    {"kl_beta": 0.1, "ema_kl_beta": 0.0, "updates": 1}, {"updates": 1, "decay": 0.3},
-    {"updates": 1, "decay_type": 1}, {},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kl_beta": 0.1, "ema_kl_beta": 0.0, "updates": 1},
+        {"updates": 1, "decay": 0.3},
+        {"updates": 1, "decay_type": 1},
+        {},
+    ],
+)
 def test_one_distance_that_holds_is_enough(options):
     assert AWM(**options)

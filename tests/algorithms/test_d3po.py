@@ -1,4 +1,5 @@
-"""D3PO against its published loss, computed in float64 from densities that are written down here."""
+"""D3PO against its published loss, computed in float64 from densities that are written down
+here."""
 
 import math
 
@@ -25,7 +26,8 @@ def batch_of(algorithm, policy, advantage):
 
 
 def density(policy, batch, side):
-    """log p of each segment of one clip of each pair, (n, S): dance_sde's Gaussian, its mean over elements."""
+    """log p of each segment of one clip of each pair, (n, S): dance_sde's Gaussian, its
+    mean over elements."""
     x, after = batch["x"][:, side].double(), batch["after"][:, side].double()
     t, s = (batch[name].view(-1, 1, 1, 1, 1) for name in "ts")
     with torch.no_grad():
@@ -33,14 +35,18 @@ def density(policy, batch, side):
     std = 0.3 * (t - s).sqrt()
     mean = x + (s - t) * v - std**2 / (2 * t) * (x + (1 - t) * v)
     each = -((after - mean) ** 2) / (2 * std**2) - std.log() - math.log(2 * math.pi) / 2
-    return torch.stack([each[:, :, a:b].mean((1, 2, 3, 4)) for a, b in borders(x.shape[2], batch.plan.segments)], 1)
+    return torch.stack(
+        [each[:, :, a:b].mean((1, 2, 3, 4)) for a, b in borders(x.shape[2], batch.plan.segments)], 1
+    )
 
 
 @pytest.mark.parametrize("segments", [1, 3])
 def test_the_loss_is_the_published_one(segments):
     algorithm = D3PO(segments=segments, steps=4, updates=1, temperature=5.0, clip_range=0.05)
     policy = Policy(Toy(), full=True)
-    batch = batch_of(algorithm, policy, torch.randn(6, segments, generator=torch.Generator().manual_seed(1)))
+    batch = batch_of(
+        algorithm, policy, torch.randn(6, segments, generator=torch.Generator().manual_seed(1))
+    )
     torch.manual_seed(5)
     for weight in policy.weights.values():
         weight.data += 0.02 * torch.randn_like(weight)
@@ -51,7 +57,9 @@ def test_the_loss_is_the_published_one(segments):
         ratio = (density(policy, batch, side) - base).exp()
         gains.append(ratio.clamp(1 - 0.05 * segments**0.5, 1 + 0.05 * segments**0.5).log())
     margin = 5.0 * (batch["better"] * (gains[0] - gains[1])).mean(1)
-    assert float(algorithm.loss(policy, batch).value) == pytest.approx(float(-margin.sigmoid().log().mean()), rel=1e-4)
+    assert float(algorithm.loss(policy, batch).value) == pytest.approx(
+        float(-margin.sigmoid().log().mean()), rel=1e-4
+    )
     assert 0 < float(algorithm.loss(policy, batch).metrics["implicit_accuracy"].mean()) < 1
 
 

@@ -1,4 +1,5 @@
-"""DDPO against its published step, loss and statistics, written down independently in float64."""
+"""DDPO against its published step, loss and statistics, written down independently in
+float64."""
 
 import math
 from collections import deque
@@ -18,7 +19,8 @@ LEVELS = torch.linspace(0.98, 0.02, 20, dtype=torch.float64)  # ᾱ of 20 traine
 
 
 class Noise(Exact):
-    """The toy as DDPO's model: a variance-preserving path whose network predicts the noise, on six of its levels."""
+    """The toy as DDPO's model: a variance-preserving path whose network predicts the noise,
+    on six of its levels."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -51,7 +53,11 @@ def test_the_loss_is_the_published_one(estimator, segments):
         part = slice(j, j + 1) if segments > 1 else slice(None)
         log_p, log_old = log_prob(batch["after"], new, part), log_prob(batch["after"], old, part)
         ratio = torch.exp(log_p - log_old)
-        losses.append(-a[:, j] * log_p if estimator == "sf" else ppo(ratio, a[:, j], 1e-4 * math.sqrt(segments)))
+        losses.append(
+            -a[:, j] * log_p
+            if estimator == "sf"
+            else ppo(ratio, a[:, j], 1e-4 * math.sqrt(segments))
+        )
     same(made.algorithm.loss(made.policy, batch).value, torch.stack(losses).mean(), made.policy)
     step = made.algorithm.step(made.policy, batch)
     density = log_density(step, batch["after"]).mean((1, 2, 3, 4))
@@ -64,14 +70,18 @@ def test_the_first_gradients_of_the_two_estimators_are_one():
     for estimator in ("sf", "is"):
         made = played(DDPO(estimator=estimator, steps=5), moved=0.0)
         (batch,) = made.batches
-        found.append(torch.autograd.grad(made.algorithm.loss(made.policy, batch).value,
-                                         list(made.policy.weights.values())))  # fmt: skip
+        found.append(
+            torch.autograd.grad(
+                made.algorithm.loss(made.policy, batch).value, list(made.policy.weights.values())
+            )
+        )
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-6 * float(other.abs().max()))
 
 
 class Tracker:
-    """DDPO's PerPromptStatTracker (stat_tracking.py), from its description: a queue of each prompt's last rewards."""
+    """DDPO's PerPromptStatTracker (stat_tracking.py), from its description: a queue of each
+    prompt's last rewards."""
 
     def __init__(self, size, least):
         self.size, self.least, self.stats = size, least, {}
@@ -81,19 +91,29 @@ class Tracker:
         for prompt in np.unique(prompts):
             mine = rewards[prompts == prompt]
             self.stats.setdefault(prompt, deque(maxlen=self.size)).extend(mine)
-            among = rewards if len(self.stats[prompt]) < self.least else np.array(self.stats[prompt])
+            among = (
+                rewards if len(self.stats[prompt]) < self.least else np.array(self.stats[prompt])
+            )
             made[prompts == prompt] = (mine - np.mean(among)) / (np.std(among) + 1e-6)
         return made
 
 
 def rounds(algorithm, number, seed=0):
-    """Rounds of rewards of three prompts, two of them each round, and the advantages that the algorithm gives."""
-    draw, plan = np.random.default_rng(seed), algorithm.plan(algorithm.backbone, 0, torch.Generator())
+    """Rounds of rewards of three prompts, two of them each round, and the advantages that
+    the algorithm gives."""
+    draw, plan = (
+        np.random.default_rng(seed),
+        algorithm.plan(algorithm.backbone, 0, torch.Generator()),
+    )
     for at in range(number):
         prompts = np.repeat(np.array(["a", "b", "c"])[[at % 3, (at + 1) % 3]], 4)
         rewards = draw.normal(size=8) + (prompts == "a") * 3
         score = Score(torch.tensor(rewards))
-        yield prompts, rewards, algorithm.advantages(score, torch.arange(8) // 4, prompts.tolist(), plan)[:, 0].numpy()
+        yield (
+            prompts,
+            rewards,
+            algorithm.advantages(score, torch.arange(8) // 4, prompts.tolist(), plan)[:, 0].numpy(),
+        )
 
 
 def ready(**options):
@@ -110,7 +130,8 @@ def test_advantages_are_those_of_the_published_statistics():
 
 
 def test_the_statistics_go_on_where_a_checkpoint_left_them(tmp_path):
-    """Bit-exact: a state from a file gives what the run that was not interrupted has; an empty one does not."""
+    """Bit-exact: a state from a file gives what the run that was not interrupted has; an
+    empty one does not."""
     whole = [got for *_, got in rounds(ready(buffer=10, least=6), 6)]
     first = ready(buffer=10, least=6)
     for _ in rounds(first, 3):
@@ -121,13 +142,21 @@ def test_the_statistics_go_on_where_a_checkpoint_left_them(tmp_path):
     forgetful.load_state({})
 
     def later(algorithm):
-        draw, plan, made = np.random.default_rng(0), algorithm.plan(algorithm.backbone, 0, torch.Generator()), []
+        draw, plan, made = (
+            np.random.default_rng(0),
+            algorithm.plan(algorithm.backbone, 0, torch.Generator()),
+            [],
+        )
         for at in range(6):
             prompts = np.repeat(np.array(["a", "b", "c"])[[at % 3, (at + 1) % 3]], 4)
             rewards = draw.normal(size=8) + (prompts == "a") * 3
             if at >= 3:
                 score = Score(torch.tensor(rewards))
-                made.append(algorithm.advantages(score, torch.arange(8) // 4, prompts.tolist(), plan)[:, 0].numpy())
+                made.append(
+                    algorithm.advantages(score, torch.arange(8) // 4, prompts.tolist(), plan)[
+                        :, 0
+                    ].numpy()
+                )
         return made
 
     assert all((a == b).all() for a, b in zip(later(second), whole[3:], strict=True))
@@ -135,14 +164,21 @@ def test_the_statistics_go_on_where_a_checkpoint_left_them(tmp_path):
 
 
 def test_segments_have_means_of_their_own_and_one_std():
-    """By hand, of two segments that a curve gives apart: shares of the value, deviations, their root mean square."""
+    """By hand, of two segments that a curve gives apart: shares of the value, deviations,
+    their root mean square."""
     algorithm = ready(segments=3, max_advantage=100.0)
     plan = algorithm.plan(algorithm.backbone, 0, torch.Generator())
     curve = torch.zeros(4, 9, dtype=torch.float64)
-    curve[:, 5:] = torch.tensor([[0.0], [9.0], [0.0], [9.0]])  # the last segment alone: 0 or 9 · 4/9
-    got = algorithm.advantages(Score(curve.mean(1), curve), torch.zeros(4, dtype=torch.long), ["a"] * 4, plan)
+    curve[:, 5:] = torch.tensor(
+        [[0.0], [9.0], [0.0], [9.0]]
+    )  # the last segment alone: 0 or 9 · 4/9
+    got = algorithm.advantages(
+        Score(curve.mean(1), curve), torch.zeros(4, dtype=torch.long), ["a"] * 4, plan
+    )
     std = math.sqrt((0 + 0 + 2.0**2) / 3) + 1e-6  # variances 0, 0 and 4 of 0, 0 and (0, 4, 0, 4)
-    assert torch.allclose(got[:, 2], torch.tensor([-2.0, 2.0, -2.0, 2.0], dtype=torch.float64) / std, rtol=1e-12)
+    assert torch.allclose(
+        got[:, 2], torch.tensor([-2.0, 2.0, -2.0, 2.0], dtype=torch.float64) / std, rtol=1e-12
+    )
     assert torch.equal(got[:, :2], torch.zeros(4, 2, dtype=torch.float64))
 
 
@@ -152,21 +188,32 @@ def test_an_unscored_clip_is_not_remembered_and_moves_nobody():
     group = torch.zeros(4, dtype=torch.long)
     got = algorithm.advantages(Score(torch.tensor([1.0, nan, 3.0, nan])), group, ["a"] * 4, plan)
     few = other.advantages(Score(torch.tensor([1.0, 3.0])), group[:2], ["a"] * 2, plan)
-    assert torch.equal(got[[0, 2]], few) and got[[1, 3]].tolist() == [[0.0], [0.0]] and algorithm.past == other.past
+    assert (
+        torch.equal(got[[0, 2]], few)
+        and got[[1, 3]].tolist() == [[0.0], [0.0]]
+        and algorithm.past == other.past
+    )
 
 
 def test_advantages_are_bounded():
     algorithm = ready(max_advantage=0.5)
     plan = algorithm.plan(algorithm.backbone, 0, torch.Generator())
-    made = algorithm.advantages(Score(torch.tensor([1.0, 2.0, 9.0])), torch.zeros(3, dtype=torch.long), ["a"] * 3, plan)
+    made = algorithm.advantages(
+        Score(torch.tensor([1.0, 2.0, 9.0])), torch.zeros(3, dtype=torch.long), ["a"] * 3, plan
+    )
     assert float(made.abs().max()) == 0.5
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"estimator": "sf", "updates": 2}, 'updates = 1 with estimator = "sf", got 2'),
-    ({"least": 40}, "2 ≤ least ≤ buffer"), ({"least": 1}, "2 ≤ least"), ({"max_advantage": 0.0}, "max_advantage > 0"),
-    ({"eta": 0.0}, "eta > 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"estimator": "sf", "updates": 2}, 'updates = 1 with estimator = "sf", got 2'),
+        ({"least": 40}, "2 ≤ least ≤ buffer"),
+        ({"least": 1}, "2 ≤ least"),
+        ({"max_advantage": 0.0}, "max_advantage > 0"),
+        ({"eta": 0.0}, "eta > 0"),
+    ],
+)
 def test_options_that_contradict_each_other_are_told_at_once(options, said):
     with pytest.raises(ValueError, match=said):
         DDPO(**options)

@@ -1,4 +1,5 @@
-"""What a person reads about an algorithm: a sentence, the paper, and every option with its meaning."""
+"""What a person reads about an algorithm: a sentence, the paper, and every option with its
+meaning."""
 
 import importlib
 import inspect
@@ -15,9 +16,12 @@ def name(request) -> str:
 
 
 def test_every_option_is_explained_where_it_is_shown(name):
-    """Options that come from a shared base are explained there, and `vidrl show` prints that too."""
+    """Options that come from a shared base are explained there, and `vidrl show` prints
+    that too."""
     facts = plugin.facts("algorithms", name)
-    assert [option["name"] for option in facts["options"] if f"`{option['name']}`" not in facts["doc"]] == []
+    assert [
+        option["name"] for option in facts["options"] if f"`{option['name']}`" not in facts["doc"]
+    ] == []
 
 
 def test_the_summary_is_one_sentence_without_a_formula(name):

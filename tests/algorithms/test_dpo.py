@@ -1,4 +1,5 @@
-"""DPO against the papers' formulas in float64, a case computed by hand, and which samples make a pair."""
+"""DPO against the papers' formulas in float64, a case computed by hand, and which samples
+make a pair."""
 
 from types import SimpleNamespace
 
@@ -25,22 +26,31 @@ def backbone(path):
 
 
 def case(algorithm, label, path=None, n=4, seed=0):
-    """An algorithm whose live predictions `mine` and reference's `other` (2 n, ...) are given, and a batch."""
+    """An algorithm whose live predictions `mine` and reference's `other` (2 n, ...) are
+    given, and a batch."""
     path, draw = path or flow(), torch.Generator().manual_seed(seed)
-    x0, eps, mine, other = (torch.randn(*size, *SHAPE, generator=draw, dtype=torch.float64)
-                            for size in ((n, 2), (n,), (2 * n,), (2 * n,)))  # fmt: skip
+    x0, eps, mine, other = (
+        torch.randn(*size, *SHAPE, generator=draw, dtype=torch.float64)
+        for size in ((n, 2), (n,), (2 * n,), (2 * n,))
+    )
     mine = (other + 0.05 * mine).requires_grad_()
     t = torch.linspace(0.1, 0.9, n, dtype=torch.float64)
     algorithm.backbone = backbone(path)
     algorithm.predict = lambda policy, batch: (None, mine)
     algorithm.other = lambda *_: other
-    batch = Batch({"x0": x0, "eps": eps, "t": t, "label": label}, {}, ["a cat"] * n, 1 / n,
-                  Plan([1.0, 0.5, 0.0], "ode", 0.0, algorithm.segments))  # fmt: skip
+    batch = Batch(
+        {"x0": x0, "eps": eps, "t": t, "label": label},
+        {},
+        ["a cat"] * n,
+        1 / n,
+        Plan([1.0, 0.5, 0.0], "ode", 0.0, algorithm.segments),
+    )
     return SimpleNamespace(backbone=algorithm.backbone), batch, mine, other
 
 
 def errors(raw, batch, target):
-    """Squared errors of each element of both clips, (n, 2, ...); `target` of (x0, ε, t) as the paper has it."""
+    """Squared errors of each element of both clips, (n, 2, ...); `target` of (x0, ε, t) as
+    the paper has it."""
     eps, t = batch["eps"][:, None], batch["t"].reshape(-1, 1, 1, 1, 1, 1)
     return (raw.unflatten(0, (-1, 2)) - target(batch["x0"], eps, t)).square()
 
@@ -49,12 +59,14 @@ def velocity(x0, eps, t):
     return eps - x0
 
 
-# --- the published losses --------------------------------------------------------------------------------------------
+# --- the published losses
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("predicts", ["flow", "eps"])
 def test_one_segment_is_diffusion_dpo(predicts):
-    """−log σ(−½ β [(L_w − L_l) − (L_w,ref − L_l,ref)]), L the mean squared error, as the authors' code has it."""
+    """−log σ(−½ β [(L_w − L_l) − (L_w,ref − L_l,ref)]), L the mean squared error, as the
+    authors' code has it."""
     path = flow() if predicts == "flow" else discrete(torch.linspace(0.99, 0.01, 20))
     algorithm = DPO(beta=5000.0)
     policy, batch, mine, other = case(algorithm, torch.ones(4, 1), path)
@@ -71,13 +83,18 @@ def test_one_segment_is_diffusion_dpo(predicts):
 
 
 def test_labels_of_segments_are_densedpo():
-    """Its equation 7: −log σ(−β Σ_f l_f (s(x⁰)_f − s(x¹)_f)), s_f the sums of squared errors in segment f."""
+    """Its equation 7: −log σ(−β Σ_f l_f (s(x⁰)_f − s(x¹)_f)), s_f the sums of squared
+    errors in segment f."""
     algorithm = DPO(segments=2, beta=100.0)
     label = torch.tensor([[1.0, -1.0], [1.0, 1.0], [-1.0, 0.0], [0.0, 1.0]])
     policy, batch, mine, other = case(algorithm, label)
     implicit = errors(mine, batch, velocity) - errors(other, batch, velocity)  # (n, 2, C, L, h, w)
-    s = torch.stack([implicit[:, :, :, :2].flatten(2).sum(2), implicit[:, :, :, 2:].flatten(2).sum(2)], 2)
-    beta = 0.5 * 100.0 / (2 * 3 * 2 * 2)  # ours is of means over the clip's 24 elements, and has Diffusion-DPO's ½
+    s = torch.stack(
+        [implicit[:, :, :, :2].flatten(2).sum(2), implicit[:, :, :, 2:].flatten(2).sum(2)], 2
+    )
+    beta = (
+        0.5 * 100.0 / (2 * 3 * 2 * 2)
+    )  # ours is of means over the clip's 24 elements, and has Diffusion-DPO's ½
     inside = -beta * (label * (s[:, 0] - s[:, 1])).sum(1)
     published = -logsigmoid(inside).mean()
     ours = algorithm.loss(policy, batch).value
@@ -89,8 +106,10 @@ def test_labels_of_segments_are_densedpo():
 @pytest.mark.parametrize("segments", [2, 3])
 def test_segments_that_all_agree_are_the_whole_clip(segments):
     whole, cut = DPO(), DPO(segments=segments)
-    one, other = (algorithm.loss(*case(algorithm, torch.ones(4, s))[:2]).value.item()
-                  for algorithm, s in ((whole, 1), (cut, segments)))  # fmt: skip
+    one, other = (
+        algorithm.loss(*case(algorithm, torch.ones(4, s))[:2]).value.item()
+        for algorithm, s in ((whole, 1), (cut, segments))
+    )
     assert one == pytest.approx(other, rel=1e-12)
 
 
@@ -105,7 +124,10 @@ def test_the_weight_of_the_noise_is_flow_dpos_schedule():
 
 def test_the_weight_of_the_noise_changes_nothing_for_a_network_that_predicts_noise():
     path = discrete(torch.linspace(0.99, 0.01, 20))
-    one, other = (a.loss(*case(a, torch.ones(4, 1), path)[:2]).value.item() for a in (DPO(), DPO(weight="noise")))
+    one, other = (
+        a.loss(*case(a, torch.ones(4, 1), path)[:2]).value.item()
+        for a in (DPO(), DPO(weight="noise"))
+    )
     assert one == pytest.approx(other, rel=1e-12)
 
 
@@ -113,17 +135,25 @@ def test_two_latent_frames_by_hand():
     """One element a segment: all numbers below fit on the back of an envelope."""
     algorithm = DPO(segments=2, beta=2.0)
     algorithm.backbone = SimpleNamespace(path=flow(), shape=(1, 2, 1, 1))
-    x0 = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]).reshape(1, 2, 1, 2, 1, 1)  # chosen (1, 0), rejected (0, 2)
-    eps = torch.tensor([[1.0, 1.0]]).reshape(1, 1, 2, 1, 1)  # so the velocities are (0, 1) and (1, −1)
+    x0 = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]).reshape(
+        1, 2, 1, 2, 1, 1
+    )  # chosen (1, 0), rejected (0, 2)
+    eps = torch.tensor([[1.0, 1.0]]).reshape(
+        1, 1, 2, 1, 1
+    )  # so the velocities are (0, 1) and (1, −1)
     mine = torch.tensor([[0.5, 1.0], [1.0, 1.0]]).reshape(2, 1, 2, 1, 1)  # errors (¼, 0) and (0, 4)
-    other = torch.tensor([[1.0, 1.5], [0.0, 0.0]]).reshape(2, 1, 2, 1, 1)  # errors (1, ¼) and (1, 1)
+    other = torch.tensor([[1.0, 1.5], [0.0, 0.0]]).reshape(
+        2, 1, 2, 1, 1
+    )  # errors (1, ¼) and (1, 1)
     algorithm.predict = lambda policy, batch: (None, mine)
     algorithm.other = lambda *_: other
     data = {"x0": x0, "eps": eps, "t": torch.tensor([0.3]), "label": torch.tensor([[1.0, -1.0]])}
-    made = algorithm.loss(SimpleNamespace(backbone=algorithm.backbone),
-                          Batch(data, {}, ["a cat"], 1.0, Plan([1.0, 0.5, 0.0], "ode", 0.0, 2)))  # fmt: skip
-    # e − e_ref: chosen (−¾, −¼), rejected (−1, 3); their difference is (¼, −3¼) and h = (1, −1)
-    # margin = −½ · 2 · ½ (¼ + 3¼) = −1¾
+    made = algorithm.loss(
+        SimpleNamespace(backbone=algorithm.backbone),
+        Batch(data, {}, ["a cat"], 1.0, Plan([1.0, 0.5, 0.0], "ode", 0.0, 2)),
+    )
+    # e − e_ref: chosen (−¾, −¼), rejected (−1, 3); their difference is (¼, −3¼) and h = (1,
+    # −1) margin = −½ · 2 · ½ (¼ + 3¼) = −1¾
     assert made.metrics["margin"].tolist() == [-1.75]
     assert made.value.item() == pytest.approx(1.910224, abs=1e-6)  # log(1 + e^1.75)
     # frame 0: the chosen clip wins, frame 1: the rejected one
@@ -155,7 +185,8 @@ def test_a_segment_that_ties_has_no_gradient():
     assert float(each[1]) == 0 and float(each[0]) > 0 and float(each[2]) > 0
 
 
-# --- the pairs of a round --------------------------------------------------------------------------------------------
+# --- the pairs of a round
+# --------------------------------------------------------------------------------------------
 
 
 def toy() -> Policy:
@@ -167,7 +198,9 @@ def seen(algorithm, advantage, group, policy=None, **more):
     algorithm.setup(policy, Brightness(), len(advantage))
     plan = algorithm.plan(policy.backbone, 0, draws(0, [("plan",)])[0])
     names = [(i,) for i in range(len(advantage))]
-    rollout = sample(policy, policy.backbone.encode([f"{i}" for i in range(len(names))]), draws(0, names), plan)
+    rollout = sample(
+        policy, policy.backbone.encode([f"{i}" for i in range(len(names))]), draws(0, names), plan
+    )
     return experience(rollout, torch.tensor(advantage), group=torch.tensor(group), **more)
 
 
@@ -191,11 +224,14 @@ def test_the_best_is_paired_with_the_worst_and_the_second_best_with_the_second_w
 
 
 def test_each_segment_has_its_own_winner():
-    """Segments of two frames and of one: sample 0 is better as a whole, (2 · 1 − 0.5)/3, and worse in the last."""
+    """Segments of two frames and of one: sample 0 is better as a whole, (2 · 1 − 0.5)/3,
+    and worse in the last."""
     algorithm = DPO(segments=2)
     made = seen(algorithm, [[1.0, -0.5], [-1.0, 0.5]], [0, 0])
     assert pairs_of(algorithm, made) == [(0, 1, (1, -1))]
-    made = seen(algorithm, [[0.4, -0.5], [-0.4, 0.5]], [0, 0])  # by a plain mean of segments sample 1 would be better
+    made = seen(
+        algorithm, [[0.4, -0.5], [-0.4, 0.5]], [0, 0]
+    )  # by a plain mean of segments sample 1 would be better
     assert pairs_of(algorithm, made) == [(0, 1, (1, -1))]
     made = seen(algorithm, [[0.4, 0.5], [-0.4, 0.5]], [0, 0])
     assert pairs_of(algorithm, made) == [(0, 1, (1, 0))]
@@ -203,11 +239,17 @@ def test_each_segment_has_its_own_winner():
 
 def test_samples_that_tie_and_samples_without_score_are_in_no_pair():
     algorithm = DPO(pairs=2, updates=3, noises=1)
-    # the second best of group 0 is not scored; group 1 ties; group 2 has two that tie below the best
-    made = seen(algorithm, [[1.0], [0.0], [-0.1], [-0.9], [0.0], [0.0], [0.0], [0.0], [2.0], [-0.5], [-0.5], [-1.0]],
-                [0] * 4 + [1] * 4 + [2] * 4)  # fmt: skip
+    # the second best of group 0 is not scored; group 1 ties; group 2 has two that tie below
+    # the best
+    made = seen(
+        algorithm,
+        [[1.0], [0.0], [-0.1], [-0.9], [0.0], [0.0], [0.0], [0.0], [2.0], [-0.5], [-0.5], [-1.0]],
+        [0] * 4 + [1] * 4 + [2] * 4,
+    )
     assert pairs_of(algorithm, made) == [(0, 3, (1,)), (8, 11, (1,))]
-    assert len(list(algorithm.minibatches(made))) == 2  # ties leave fewer rows than updates: one row an update
+    assert (
+        len(list(algorithm.minibatches(made))) == 2
+    )  # ties leave fewer rows than updates: one row an update
     made = seen(algorithm, [[0.0]] * 4, [0] * 4)
     assert list(algorithm.minibatches(made)) == []
 
@@ -221,7 +263,9 @@ def test_both_clips_of_a_pair_have_one_noise_and_one_time():
     policy.weights["out.bias"].data += 1.0  # or the reference need not be asked
     algorithm.loss(policy, batch)
     (x, t), reference = asked
-    assert x.shape == (12, 3, 3, 4, 4) and torch.equal(t[::2], t[1::2]) and len(set(t.tolist())) == 6
+    assert (
+        x.shape == (12, 3, 3, 4, 4) and torch.equal(t[::2], t[1::2]) and len(set(t.tolist())) == 6
+    )
     clean, at = batch["x0"].flatten(0, 1), t.reshape(-1, 1, 1, 1, 1)
     noise = (x - (1 - at) * clean) / at
     assert torch.allclose(noise[::2], noise[1::2], atol=1e-4)
@@ -250,14 +294,31 @@ def test_two_processes_have_the_rows_of_one():
     latents, halves = made.rollout.latents, []
     for index in (torch.tensor([0, 1]), torch.tensor([2, 3])):
         cond = {name: value[index] for name, value in made.rollout.cond.items()}
-        own = made.rollout.__class__(cond, latents[index], latents.new_zeros(2, 0), latents.new_zeros(2, 0),
-                                     latents.new_zeros(2, 0), made.rollout.plan)  # fmt: skip
-        halves.append(list(algorithm.minibatches(experience(own, made.advantage, index, made.group))))
+        own = made.rollout.__class__(
+            cond,
+            latents[index],
+            latents.new_zeros(2, 0),
+            latents.new_zeros(2, 0),
+            latents.new_zeros(2, 0),
+            made.rollout.plan,
+        )
+        halves.append(
+            list(algorithm.minibatches(experience(own, made.advantage, index, made.group)))
+        )
     for one, parts in zip(whole, zip(*halves, strict=True), strict=True):
         assert {part.share for part in parts} == {one.share} and sum(map(len, parts)) == len(one)
         for name in ("x0", "eps", "t"):
-            together = torch.cat([part[name] for part in parts]).reshape(len(one), -1).double().sum(1).sort().values
-            assert torch.allclose(together, one[name].reshape(len(one), -1).double().sum(1).sort().values, atol=1e-5)
+            together = (
+                torch.cat([part[name] for part in parts])
+                .reshape(len(one), -1)
+                .double()
+                .sum(1)
+                .sort()
+                .values
+            )
+            assert torch.allclose(
+                together, one[name].reshape(len(one), -1).double().sum(1).sort().values, atol=1e-5
+            )
 
 
 def test_the_reference_can_be_the_rounds_start():
@@ -267,18 +328,23 @@ def test_the_reference_can_be_the_rounds_start():
     batch = next(algorithm.minibatches(made))
     for weight in policy.weights.values():
         weight.data += 0.05
-    assert torch.equal(algorithm.loss(policy, batch).metrics["margin"], base.loss(policy, batch).metrics["margin"])
+    assert torch.equal(
+        algorithm.loss(policy, batch).metrics["margin"], base.loss(policy, batch).metrics["margin"]
+    )
     algorithm.after(policy, 0)
     assert float(algorithm.loss(policy, batch).metrics["margin"].abs().max()) == 0
     assert float(base.loss(policy, batch).metrics["margin"].abs().min()) > 0
 
 
-# --- pairs of files --------------------------------------------------------------------------------------------------
+# --- pairs of files
+# --------------------------------------------------------------------------------------------------
 
 
 def of_files(algorithm, labels, n=4):
     made = seen(algorithm, [[NAN] * algorithm.segments] * n, [0] * n)
-    return made.__class__(**{**vars(made), "pairs": torch.tensor([[0, 1], [3, 2]]), "labels": labels})
+    return made.__class__(
+        **{**vars(made), "pairs": torch.tensor([[0, 1], [3, 2]]), "labels": labels}
+    )
 
 
 def test_pairs_of_files_have_the_labels_of_the_files():
@@ -294,20 +360,28 @@ def test_pairs_of_files_have_the_labels_of_the_files():
 
 def test_labels_of_another_length_are_told():
     algorithm = DPO(segments=2)
-    with pytest.raises(ValueError, match=r"labels of shape \(2, 2\), one for each pair and segment, got \(2, 3\): set "
-                                         "algorithm.options.segments"):  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match=r"labels of shape \(2, 2\), one for each pair and segment, got \(2, 3\): set "
+        "algorithm.options.segments",
+    ):
         list(algorithm.minibatches(of_files(algorithm, torch.ones(2, 3))))
 
 
-# --- bad options, and runs -------------------------------------------------------------------------------------------
+# --- bad options, and runs
+# -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"beta": 0.0}, "expected beta > 0, got 0.0: with 0 nothing is learned"), ({"beta": -1.0}, "expected beta > 0"),
-    ({"pairs": 0}, "at least one pair a group, got pairs = 0"),
-    ({"decay": 0.9}, 'expected reference = "old" with decay'),
-    ({"sample_from": "old"}, 'sample_from = "old", got "reference"'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"beta": 0.0}, "expected beta > 0, got 0.0: with 0 nothing is learned"),
+        ({"beta": -1.0}, "expected beta > 0"),
+        ({"pairs": 0}, "at least one pair a group, got pairs = 0"),
+        ({"decay": 0.9}, 'expected reference = "old" with decay'),
+        ({"sample_from": "old"}, 'sample_from = "old", got "reference"'),
+    ],
+)
 def test_bad_options_are_told_at_once(options, said):
     with pytest.raises(ValueError, match=said):
         DPO(**options)
@@ -322,9 +396,13 @@ def test_more_pairs_than_a_group_has_are_told_before_any_work(pairs, group, most
 
 
 def test_a_round_in_which_all_samples_tie_takes_no_step_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(Brightness, "forward", lambda self, samples: Score(torch.zeros(len(samples.video))))
+    monkeypatch.setattr(
+        Brightness, "forward", lambda self, samples: Score(torch.zeros(len(samples.video)))
+    )
     options = {"name": "dpo", "options": {"steps": 3}}
     run = loop.run(recipe(tmp_path, algorithm=options, train_rounds=2, train_eval_every=9))
-    assert [row["round"] for row in rows(run)] == [1, 2] and all("margin" not in row for row in rows(run))
+    assert [row["round"] for row in rows(run)] == [1, 2] and all(
+        "margin" not in row for row in rows(run)
+    )
     told = [row for row in happened(run) if row["kind"] == "skipped"]
     assert [row["round"] for row in told] == [1, 2] and "no optimiser step" in told[0]["message"]

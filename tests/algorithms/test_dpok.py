@@ -12,7 +12,8 @@ OPTIONS = {"sampler": "flow_sde", "eta": 0.7, "steps": 6, "updates": 1}
 
 @pytest.mark.parametrize("segments", [1, 3])
 def test_the_loss_is_the_published_one(segments):
-    """google-research/dpok: −w A clip(ρ, 1 ± ε) + β KL; the paper's KL of a step is (μ − μ_pre)²/(2 std²)."""
+    """google-research/dpok: −w A clip(ρ, 1 ± ε) + β KL; the paper's KL of a step is (μ −
+    μ_pre)²/(2 std²)."""
     made = played(DPOK(beta=0.3, segments=segments, clip_range=1e-3, **OPTIONS))
     (batch,) = made.batches
     new, old = made.step(batch), made.step(batch, "old")
@@ -30,7 +31,8 @@ def test_the_loss_is_the_published_one(segments):
 
 
 def test_a_ratio_out_of_the_range_has_no_gradient_on_either_side():
-    """PPO's minimum would keep the gradient of ρ > 1 + ε where A < 0; then all that is left here is the KL's."""
+    """PPO's minimum would keep the gradient of ρ > 1 + ε where A < 0; then all that is left
+    here is the KL's."""
     made = played(DPOK(beta=1e-9, clip_range=1e-12, **OPTIONS))
     (batch,) = made.batches
     loss = made.algorithm.loss(made.policy, batch)
@@ -45,10 +47,15 @@ def test_advantages_are_in_the_unit_of_the_reward():
     algorithm.setup(exact(), None, 2)
     plan = algorithm.plan(algorithm.backbone, 0, torch.Generator())
     value = torch.tensor([100.0, 300.0, 1.0, 2.0], dtype=torch.float64)
-    made = algorithm.advantages(Score(value), torch.tensor([0, 0, 1, 1]), ["a", "a", "b", "b"], plan)
+    made = algorithm.advantages(
+        Score(value), torch.tensor([0, 0, 1, 1]), ["a", "a", "b", "b"], plan
+    )
     assert made[:, 0].tolist() == [-100.0, 100.0, -0.5, 0.5]
 
 
 def test_no_kl_is_another_algorithm():
-    with pytest.raises(ValueError, match="expected beta > 0.*got 0: set algorithm.options.beta, or take.*rloo or ddpo"):
+    with pytest.raises(
+        ValueError,
+        match="expected beta > 0.*got 0: set algorithm.options.beta, or take.*rloo or ddpo",
+    ):
         DPOK(beta=0.0)

@@ -1,7 +1,8 @@
 """What every algorithm promises, held for each file of the folder.
 
-A new file is found by itself. What it cannot serve is read off the class: `data` says where its samples come from, its
-fields which options it has, the plan whether the loop scores, its advantages whether a tie counts.
+A new file is found by itself. What it cannot serve is read off the class: `data` says where
+its samples come from, its fields which options it has, the plan whether the loop scores,
+its advantages whether a tie counts.
 """
 
 import json
@@ -23,12 +24,15 @@ from vidrl.training import checkpoint, loop
 from vidrl.training.rollout import draws, generate
 
 STORED = Path(__file__).parent / "first_steps.json"
-SOURCES = [(name, False) for name in NAMES] + [(name, True) for name in NAMES if kind(name).data == "optional pairs"]
+SOURCES = [(name, False) for name in NAMES] + [
+    (name, True) for name in NAMES if kind(name).data == "optional pairs"
+]
 
 
 @pytest.fixture(params=SOURCES, ids=[f"{name}{'-pairs' * pairs}" for name, pairs in SOURCES])
 def case(request, tmp_path):
-    """(trainer, experience) of each algorithm before its first update, online and from files."""
+    """(trainer, experience) of each algorithm before its first update, online and from
+    files."""
     name, pairs = request.param
     return begun(made(tmp_path, name, pairs))
 
@@ -42,7 +46,8 @@ def plain(value):
     return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
-# --- the plan and the credit -----------------------------------------------------------------------------------------
+# --- the plan and the credit
+# -----------------------------------------------------------------------------------------
 
 
 def test_a_plan_changes_nothing_and_depends_on_round_and_draw_alone(case):
@@ -50,7 +55,9 @@ def test_a_plan_changes_nothing_and_depends_on_round_and_draw_alone(case):
     algorithm = trainer.algorithm
     before = dict(vars(algorithm))
     for round in (0, 1, 7):
-        one, other = (algorithm.plan(trainer.backbone, round, draws(4, [(round,)])[0]) for _ in range(2))
+        one, other = (
+            algorithm.plan(trainer.backbone, round, draws(4, [(round,)])[0]) for _ in range(2)
+        )
         assert one == other and all(0 <= k < len(one.times) - 1 for k in one.keep)
     assert vars(algorithm).keys() == before.keys()
     assert all(plain(vars(algorithm)[key]) == plain(value) for key, value in before.items())
@@ -63,20 +70,33 @@ def test_credit_is_finite_one_a_segment_and_none_for_what_is_unscored(case):
     values[[1, 6]] = torch.nan
     curve = values[:, None] + torch.rand(n, 9, generator=torch.Generator().manual_seed(2))
     credit = trainer.algorithm.advantages(Score(values, curve), seen.group, seen.prompts, plan)
-    assert credit.shape in [(n, plan.segments), (n, len(plan.keep), plan.segments)] and bool(credit.isfinite().all())
+    assert credit.shape in [(n, plan.segments), (n, len(plan.keep), plan.segments)] and bool(
+        credit.isfinite().all()
+    )
     if plan.forks:  # what a clip shares with others is credited by theirs
         credit = credit[:, -1]
     if trainer.algorithm.data != "clips":  # these need no score
         assert float(credit[[1, 6]].abs().max()) == 0
 
 
-ALONE = ("ddpo", "reward_backprop", "sft")  # what each of them learns from a clip needs no other clip of its prompt
+ALONE = (
+    "ddpo",
+    "reward_backprop",
+    "sft",
+)  # what each of them learns from a clip needs no other clip of its prompt
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_group_of_one_trains_or_is_refused_before_any_compute(name, tmp_path):
-    recipe = made(tmp_path, name, train_group=1, train_prompts_per_round=4, train_rounds=2, train_eval_every=1,
-                  guard={"action": "warn", "bands": {"diversity": [0.0, 9.0]}})  # fmt: skip
+    recipe = made(
+        tmp_path,
+        name,
+        train_group=1,
+        train_prompts_per_round=4,
+        train_rounds=2,
+        train_eval_every=1,
+        guard={"action": "warn", "bands": {"diversity": [0.0, 9.0]}},
+    )
     if name not in ALONE:
         with pytest.raises(ValueError, match="train.group: expected at least 2, got 1"):
             loop.run(recipe)
@@ -85,15 +105,21 @@ def test_a_group_of_one_trains_or_is_refused_before_any_compute(name, tmp_path):
     text = (run / "metrics.jsonl").read_text()
     assert "NaN" not in text and "within_group_std" not in text and "zero_std_share" not in text
     assert len(rows(run)) == 2 and rows(run)[-1]["grad_norm"] > 0
-    assert "NaN" not in (run / "summary.json").read_text() and "nan" not in (run / "report.html").read_text()
+    assert (
+        "NaN" not in (run / "summary.json").read_text()
+        and "nan" not in (run / "report.html").read_text()
+    )
 
 
 def test_pairs_of_files_need_no_group(tmp_path):
-    recipe = made(tmp_path, "dpo", pairs=True, train_group=1, train_prompts_per_round=4, train_rounds=1)
+    recipe = made(
+        tmp_path, "dpo", pairs=True, train_group=1, train_prompts_per_round=4, train_rounds=1
+    )
     assert rows(loop.run(recipe))[0]["grad_norm"] > 0
 
 
-# --- the batches and the loss ----------------------------------------------------------------------------------------
+# --- the batches and the loss
+# ----------------------------------------------------------------------------------------
 
 
 def test_minibatches_of_a_seed_are_the_same_and_their_rows_weigh_one_in_all(case):
@@ -103,7 +129,11 @@ def test_minibatches_of_a_seed_are_the_same_and_their_rows_weigh_one_in_all(case
     for one, other in zip(first, again, strict=True):
         assert one.data and all(torch.equal(one[name], other[name]) for name in one.data)
         assert one.share * len(one) == pytest.approx(1)
-        assert {len(value) for value in one.data.values()} == {len(one)} == {len(v) for v in one.cond.values()}
+        assert (
+            {len(value) for value in one.data.values()}
+            == {len(one)}
+            == {len(v) for v in one.cond.values()}
+        )
     if len(first[0]) > 2:
         other = batches(trainer, replace(seen, seed=seen.seed + 1))[0]
         assert any(not torch.equal(first[0][name], other[name]) for name in other.data)
@@ -117,23 +147,37 @@ def test_micro_batches_add_up_to_the_batch(case):
     assert not any(value.requires_grad for value in loss.metrics.values())
     value, whole = backward(trainer.algorithm, trainer.policy, batch)
     pieces, gradient = backward(trainer.algorithm, trainer.policy, batch, size=3)
-    assert norm(whole) > 0 and apart(whole, gradient) < 1e-5 and pieces == pytest.approx(value, abs=1e-6)
+    assert (
+        norm(whole) > 0
+        and apart(whole, gradient) < 1e-5
+        and pieces == pytest.approx(value, abs=1e-6)
+    )
 
 
 def test_two_processes_add_up_to_one(case):
-    """Whole groups go to each; one that is cut in two is the same again, or refused with the cure."""
+    """Whole groups go to each; one that is cut in two is the same again, or refused with
+    the cure."""
     trainer, seen = case
     n, each = len(seen.group), int(seen.group.bincount()[0])
     half = n // each // 2 * each
     for mine in (range(half), range(0, n, 2)):
         try:
-            shared = [batches(trainer, part(seen, list(index))) for index in (mine, sorted({*range(n)} - {*mine}))]
+            shared = [
+                batches(trainer, part(seen, list(index)))
+                for index in (mine, sorted({*range(n)} - {*mine}))
+            ]
         except ValueError as error:
-            assert mine != range(half) and "in one process" in str(error) and "prompts_per_round" in str(error)
+            assert (
+                mine != range(half)
+                and "in one process" in str(error)
+                and "prompts_per_round" in str(error)
+            )
             continue
         for one, *two in zip(batches(trainer, seen), *shared, strict=True):
             value, whole = backward(trainer.algorithm, trainer.policy, one)
-            values, gradients = zip(*(backward(trainer.algorithm, trainer.policy, b) for b in two), strict=True)
+            values, gradients = zip(
+                *(backward(trainer.algorithm, trainer.policy, b) for b in two), strict=True
+            )
             assert apart(whole, [a + b for a, b in zip(*gradients, strict=True)]) < 1e-5
             assert sum(values) == pytest.approx(value, abs=1e-6) and sum(map(len, two)) == len(one)
 
@@ -150,7 +194,8 @@ def test_the_ratio_starts_at_one_and_the_divergence_at_zero(case):
 
 
 def test_where_all_samples_tie_there_is_nothing_to_learn(case):
-    """Of an algorithm that gives ties the advantage 0, and learns from it: its rows have no gradient, or are none."""
+    """Of an algorithm that gives ties the advantage 0, and learns from it: its rows have no
+    gradient, or are none."""
     trainer, seen = case
     score = Score(torch.ones(len(seen.group)), torch.ones(len(seen.group), 9))
     credit = trainer.algorithm.advantages(score, seen.group, seen.prompts, seen.rollout.plan)
@@ -169,23 +214,31 @@ def test_a_clip_may_be_one_segment_or_one_a_latent_frame(name, segments, tmp_pat
     assert 0 < norm(gradient) < float("inf")
 
 
-SAMPLING = [name for name in NAMES if kind(name).data != "clips" and "updates" in options(name, updates=1)]
+SAMPLING = [
+    name for name in NAMES if kind(name).data != "clips" and "updates" in options(name, updates=1)
+]
 
 
 @pytest.mark.parametrize("name", SAMPLING)
 def test_more_updates_than_a_round_has_rows_are_told_before_anything_is_sampled(name, tmp_path):
-    with pytest.raises(ValueError, match="at least 1000 rows, one an update, got [1-9][0-9]*: lower algorithm.options"):
+    with pytest.raises(
+        ValueError,
+        match="at least 1000 rows, one an update, got [1-9][0-9]*: lower algorithm.options",
+    ):
         loop.Trainer(config.load(made(tmp_path, name, updates=1000)))
 
 
-# --- runs ------------------------------------------------------------------------------------------------------------
+# --- runs
+# ------------------------------------------------------------------------------------------------------------
 
 
 def comparable(value):
     """State with its tensors as lists."""
     if isinstance(value, dict):
         return {key: comparable(item) for key, item in value.items()}
-    return [comparable(item) for item in value] if isinstance(value, (list, tuple)) else plain(value)
+    return (
+        [comparable(item) for item in value] if isinstance(value, (list, tuple)) else plain(value)
+    )
 
 
 @pytest.mark.parametrize("name, pairs", SOURCES)
@@ -211,7 +264,8 @@ def test_a_run_that_was_cut_goes_on_to_the_same_end(name, pairs, tmp_path, monke
 
 
 def first_step(folder: Path, name: str, pairs: bool) -> list[float]:
-    """Of the first minibatch: its loss and the norm of its gradient, and its loss after one step of plain descent."""
+    """Of the first minibatch: its loss and the norm of its gradient, and its loss after one
+    step of plain descent."""
     trainer, seen = begun(made(folder, name, pairs))
     batch = batches(trainer, seen)[0]
     before, gradient = backward(trainer.algorithm, trainer.policy, batch)
@@ -222,28 +276,43 @@ def first_step(folder: Path, name: str, pairs: bool) -> list[float]:
 
 @pytest.mark.parametrize("name, pairs", SOURCES)
 def test_one_seeded_step_is_the_stored_one(name, pairs, tmp_path):
-    """With FIRST_STEPS=write in the environment the numbers are stored anew, where a change of them is meant."""
+    """With FIRST_STEPS=write in the environment the numbers are stored anew, where a change
+    of them is meant."""
     stored, key = json.loads(STORED.read_text()), f"{name}-pairs" if pairs else name
     found = first_step(tmp_path, name, pairs)
     if os.environ.get("FIRST_STEPS") == "write":
-        lines = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted((stored | {key: found}).items())]
+        lines = [
+            f"  {json.dumps(k)}: {json.dumps(v)}"
+            for k, v in sorted((stored | {key: found}).items())
+        ]
         STORED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     elif key not in stored:
-        pytest.skip("no number is stored yet: FIRST_STEPS=write bash scripts/test -k test_one_seeded_step")
+        pytest.skip(
+            "no number is stored yet: FIRST_STEPS=write bash scripts/test -k test_one_seeded_step"
+        )
     else:
         assert found == pytest.approx(stored[key], rel=1e-4, abs=1e-7)
 
 
-# --- learning --------------------------------------------------------------------------------------------------------
+# --- learning
+# --------------------------------------------------------------------------------------------------------
 
 
-# Enough clips a round that the seeds agree, steps that a KL can hold, and a clip range that such steps do not leave.
-LEARNING = {"train_prompts_per_round": 4, "train_group": 16, "train_learning_rate": 3e-3, "clip_range": 0.2,
-            "train_score_batch": 64, "train_micro_batch": 512}  # fmt: skip
+# Enough clips a round that the seeds agree, steps that a KL can hold, and a clip range that
+# such steps do not leave.
+LEARNING = {
+    "train_prompts_per_round": 4,
+    "train_group": 16,
+    "train_learning_rate": 3e-3,
+    "clip_range": 0.2,
+    "train_score_batch": 64,
+    "train_micro_batch": 512,
+}
 
 
 def gain(folder: Path, name: str, pairs: bool, seed: int, rounds: int = 6) -> float:
-    """How much brighter the clips of held-out prompts are after a few rounds, from the same noise."""
+    """How much brighter the clips of held-out prompts are after a few rounds, from the same
+    noise."""
     trainer = loop.Trainer(config.load(made(folder, name, pairs, **LEARNING) | {"seed": seed}))
 
     def light() -> float:
@@ -260,5 +329,7 @@ def gain(folder: Path, name: str, pairs: bool, seed: int, rounds: int = 6) -> fl
 @pytest.mark.slow
 @pytest.mark.parametrize("name, pairs", SOURCES)
 def test_the_held_out_reward_rises(name, pairs, tmp_path):
-    found = interval([gain(tmp_path / str(seed), name, pairs, seed) for seed in range(8)], unit="seeds")
+    found = interval(
+        [gain(tmp_path / str(seed), name, pairs, seed) for seed in range(8)], unit="seeds"
+    )
     assert found.low > 0, found

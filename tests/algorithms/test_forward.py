@@ -1,4 +1,5 @@
-"""What the forward-process algorithms share: noise levels, noises of a group, rows, processes, what they refuse."""
+"""What the forward-process algorithms share: noise levels, noises of a group, rows,
+processes, what they refuse."""
 
 from statistics import NormalDist
 
@@ -20,7 +21,8 @@ def rows_of(algorithm, seen):
     return [(batch, i) for batch in algorithm.minibatches(seen) for i in range(len(batch))]
 
 
-# --- levels ----------------------------------------------------------------------------------------------------------
+# --- levels
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["uniform", "discrete", "logit_normal"])
@@ -75,7 +77,8 @@ def test_a_range_without_a_time_of_the_sampler_is_told_with_its_cure():
         algorithm.setup(exact(), Brightness(), 3)
 
 
-# --- rows and noises -------------------------------------------------------------------------------------------------
+# --- rows and noises
+# -------------------------------------------------------------------------------------------------
 
 
 @EVERY
@@ -110,7 +113,8 @@ def test_clips_of_a_group_share_their_noises_where_asked(alike):
 
 
 def test_under_one_noise_what_equal_clips_have_in_common_cancels():
-    """Clips that are equal tell nothing of each other: with one noise their gradients add up to exactly that."""
+    """Clips that are equal tell nothing of each other: with one noise their gradients add
+    up to exactly that."""
     sizes = {}
     for alike in (True, False):
         algorithm, policy = NFT(steps=4, updates=1, same_noise=alike), exact()
@@ -122,16 +126,25 @@ def test_under_one_noise_what_equal_clips_have_in_common_cancels():
     assert sizes[True] < 1e-12 and sizes[False] > 1e-3
 
 
-# --- what they refuse ------------------------------------------------------------------------------------------------
+# --- what they refuse
+# ------------------------------------------------------------------------------------------------
 
 
 @EVERY
-@pytest.mark.parametrize("options, said", [
-    ({"low": 0.5, "high": 0.5}, "0 < low < high ≤ 1"), ({"low": 0.9, "high": 0.1}, "0 < low < high ≤ 1"),
-    ({"low": 0.0}, "0 < low < high ≤ 1"), ({"high": 1.1}, "0 < low < high ≤ 1"), ({"noises": 0}, "noises, updates ≥ 1"),
-    ({"updates": 0}, "noises, updates ≥ 1"), ({"steps": 0}, "expected steps, noises"),
-    ({"credit": "influence", "segments": 2}, "samples *without noise"), ({"alpha": 2.0}, r"alpha in \[0, 1\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"low": 0.5, "high": 0.5}, "0 < low < high ≤ 1"),
+        ({"low": 0.9, "high": 0.1}, "0 < low < high ≤ 1"),
+        ({"low": 0.0}, "0 < low < high ≤ 1"),
+        ({"high": 1.1}, "0 < low < high ≤ 1"),
+        ({"noises": 0}, "noises, updates ≥ 1"),
+        ({"updates": 0}, "noises, updates ≥ 1"),
+        ({"steps": 0}, "expected steps, noises"),
+        ({"credit": "influence", "segments": 2}, "samples *without noise"),
+        ({"alpha": 2.0}, r"alpha in \[0, 1\]"),
+    ],
+)
 def test_bad_options_are_told_at_once(kind, options, said):
     with pytest.raises(ValueError, match=said):
         kind(**options)

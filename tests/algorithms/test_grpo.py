@@ -1,4 +1,5 @@
-"""GRPO by segments against hand-computed numbers, Flow-GRPO written down independently, and a toy that must learn."""
+"""GRPO by segments against hand-computed numbers, Flow-GRPO written down independently, and
+a toy that must learn."""
 
 import math
 
@@ -26,7 +27,12 @@ def toy(seed: int = 0) -> Policy:
 def rolled(algorithm: GRPO, policy: Policy, n: int = 6) -> Rollout:
     algorithm.setup(policy, Brightness(), n)
     plan = algorithm.plan(policy.backbone, 0, draws(0, [("plan",)])[0])
-    return sample(policy, policy.backbone.encode([f"{i}" for i in range(n)]), draws(0, [(i,) for i in range(n)]), plan)
+    return sample(
+        policy,
+        policy.backbone.encode([f"{i}" for i in range(n)]),
+        draws(0, [(i,) for i in range(n)]),
+        plan,
+    )
 
 
 def batches(algorithm: GRPO, rollout: Rollout, advantage: torch.Tensor) -> list:
@@ -39,14 +45,20 @@ def moved(policy: Policy, size: float = 0.02) -> None:
         p.data += size * torch.randn_like(p)
 
 
-# --- the objective ---------------------------------------------------------------------------------------------------
+# --- the objective
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_the_clipped_objective_by_hand():
     ratio = torch.tensor([0.5, 0.95, 1.0, 1.05, 1.5])
-    # positive advantages gain nothing above 1 + ε, negative ones nothing below 1 − ε; the worse of the two counts
-    assert clipped(ratio, torch.tensor(2.0), 0.1).tolist() == pytest.approx([-1.0, -1.9, -2.0, -2.1, -2.2])
-    assert clipped(ratio, torch.tensor(-2.0), 0.1).tolist() == pytest.approx([1.8, 1.9, 2.0, 2.1, 3.0])
+    # positive advantages gain nothing above 1 + ε, negative ones nothing below 1 − ε; the
+    # worse of the two counts
+    assert clipped(ratio, torch.tensor(2.0), 0.1).tolist() == pytest.approx(
+        [-1.0, -1.9, -2.0, -2.1, -2.2]
+    )
+    assert clipped(ratio, torch.tensor(-2.0), 0.1).tolist() == pytest.approx(
+        [1.8, 1.9, 2.0, 2.1, 3.0]
+    )
 
 
 def flow_grpo(raw, x, after, t, s, eta, second):
@@ -55,20 +67,43 @@ def flow_grpo(raw, x, after, t, s, eta, second):
     std = torch.sqrt(sigma / (1 - torch.where(sigma == 1, torch.tensor(second), sigma))) * eta
     mean = x * (1 + std**2 / (2 * sigma) * dt) + raw * (1 + std**2 * (1 - sigma) / (2 * sigma)) * dt
     spread = std * torch.sqrt(-dt)
-    log_prob = -((after - mean) ** 2) / (2 * spread**2) - torch.log(spread) - math.log(math.sqrt(2 * math.pi))
+    log_prob = (
+        -((after - mean) ** 2) / (2 * spread**2)
+        - torch.log(spread)
+        - math.log(math.sqrt(2 * math.pi))
+    )
     return log_prob.mean(dim=(1, 2, 3, 4))
 
 
 def test_one_segment_is_flow_grpo():
-    algorithm, policy = GRPO(sampler="flow_sde", eta=0.7, steps=5, segments=1, clip_range=1e-3, updates=1), toy()
+    algorithm, policy = (
+        GRPO(sampler="flow_sde", eta=0.7, steps=5, segments=1, clip_range=1e-3, updates=1),
+        toy(),
+    )
     rollout, advantage = rolled(algorithm, policy), torch.linspace(-2, 2, 6)[:, None]
     (batch,) = batches(algorithm, rollout, advantage)
     raw = policy.predict(batch["x"], batch["t"].float(), batch.cond).detach()
-    old = flow_grpo(raw, batch["x"], batch["after"], batch["t"].float(), batch["s"].float(), 0.7, rollout.plan.times[1])
+    old = flow_grpo(
+        raw,
+        batch["x"],
+        batch["after"],
+        batch["t"].float(),
+        batch["s"].float(),
+        0.7,
+        rollout.plan.times[1],
+    )
     assert torch.allclose(old, batch["old"][:, 0], atol=1e-4)
     moved(policy)
     raw = policy.predict(batch["x"], batch["t"].float(), batch.cond)
-    new = flow_grpo(raw, batch["x"], batch["after"], batch["t"].float(), batch["s"].float(), 0.7, rollout.plan.times[1])
+    new = flow_grpo(
+        raw,
+        batch["x"],
+        batch["after"],
+        batch["t"].float(),
+        batch["s"].float(),
+        0.7,
+        rollout.plan.times[1],
+    )
     ratio, a = torch.exp(new - old), batch["advantage"][:, 0]
     published = torch.maximum(-a * ratio, -a * torch.clamp(ratio, 1 - 1e-3, 1 + 1e-3)).mean()
     ours = algorithm.loss(policy, batch)
@@ -109,7 +144,10 @@ def algorithm_log(algorithm, policy, batch):
     from vidrl.diffusion.segments import pool
 
     with torch.no_grad():
-        return pool(transition.log_density(algorithm.step(policy, batch), batch["after"]), batch.plan.segments)
+        return pool(
+            transition.log_density(algorithm.step(policy, batch), batch["after"]),
+            batch.plan.segments,
+        )
 
 
 def test_the_first_gradient_is_the_policy_gradient():
@@ -122,7 +160,9 @@ def test_the_first_gradient_is_the_policy_gradient():
     weights = list(policy.weights.values())
     ours = torch.autograd.grad(algorithm.loss(policy, batch).value, weights)
     log_p = pool(transition.log_density(algorithm.step(policy, batch), batch["after"]), 3)
-    for a, b in zip(ours, torch.autograd.grad(-(batch["advantage"] * log_p).mean(), weights), strict=True):
+    for a, b in zip(
+        ours, torch.autograd.grad(-(batch["advantage"] * log_p).mean(), weights), strict=True
+    ):
         assert torch.allclose(a, b, atol=1e-5)
 
 
@@ -135,19 +175,31 @@ def test_kl_to_the_reference():
     reference = toy()
     kl = ((step.mean - plain.step(reference, batch).mean) ** 2 / (2 * step.std**2)).mean()
     loss = with_kl.loss(policy, batch)
-    assert (loss.value - plain.loss(policy, batch).value).item() == pytest.approx(0.5 * kl.item(), rel=1e-4)
+    assert (loss.value - plain.loss(policy, batch).value).item() == pytest.approx(
+        0.5 * kl.item(), rel=1e-4
+    )
     assert plain.divergence(policy, batch).item() == pytest.approx(kl.item(), rel=1e-5)
     loss.value.backward()  # through the live weights, which are in place again
     assert all(torch.equal(p, live[k]) and p.grad is not None for k, p in policy.weights.items())
 
 
-# --- which steps -----------------------------------------------------------------------------------------------------
+# --- which steps
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_the_window_travels_over_all_steps_and_train_steps_are_drawn_of_it():
     backbone, algorithm = Toy.tiny(), GRPO(steps=6, window=2, window_stride=2)
     plans = [algorithm.plan(backbone, round, draws(0, [(round,)])[0]) for round in range(8)]
-    assert [plan.stochastic for plan in plans] == [(0, 1), (0, 1), (1, 2), (1, 2), (2, 3), (2, 3), (3, 4), (3, 4)]
+    assert [plan.stochastic for plan in plans] == [
+        (0, 1),
+        (0, 1),
+        (1, 2),
+        (1, 2),
+        (2, 3),
+        (2, 3),
+        (3, 4),
+        (3, 4),
+    ]
     algorithm = GRPO(steps=6, train_steps=2)
     plans = [algorithm.plan(backbone, round, draws(0, [(round,)])[0]) for round in range(30)]
     assert all(plan.stochastic == (0, 1, 2, 3, 4) and len(set(plan.keep)) == 2 for plan in plans)
@@ -159,7 +211,11 @@ def test_every_pair_is_used_once_and_weighs_the_same_in_its_update():
     algorithm, policy = GRPO(steps=6, updates=3), toy()
     rollout = rolled(algorithm, policy, 4)
     made = batches(algorithm, rollout, torch.arange(4.0)[:, None])
-    seen = sorted((float(a), float(t)) for batch in made for a, t in zip(batch["advantage"], batch["t"], strict=True))
+    seen = sorted(
+        (float(a), float(t))
+        for batch in made
+        for a, t in zip(batch["advantage"], batch["t"], strict=True)
+    )
     assert len(seen) == len(set(seen)) == 4 * 5
     assert all(batch.share * len(batch) == pytest.approx(1) for batch in made)
 
@@ -171,7 +227,11 @@ def test_processes_share_the_minibatches_of_one():
     parts = []
     for index in (torch.tensor([0, 1]), torch.tensor([2, 3])):
         fields = (rollout.latents, rollout.before, rollout.after, rollout.log_density)
-        part = Rollout({k: v[index] for k, v in rollout.cond.items()}, *(f[index] for f in fields), rollout.plan)
+        part = Rollout(
+            {k: v[index] for k, v in rollout.cond.items()},
+            *(f[index] for f in fields),
+            rollout.plan,
+        )
         parts.append(list(algorithm.minibatches(experience(part, advantage, index, seed=3))))
     for one, halves in zip(whole, zip(*parts, strict=True), strict=True):
         assert sum(map(len, halves)) == len(one) and {h.share for h in halves} == {one.share}
@@ -179,7 +239,8 @@ def test_processes_share_the_minibatches_of_one():
         assert torch.allclose(together, one["x"].flatten(1).sum(1).sort().values)
 
 
-# --- credit ----------------------------------------------------------------------------------------------------------
+# --- credit
+# ----------------------------------------------------------------------------------------------------------
 
 
 def plan_of(algorithm):
@@ -193,17 +254,23 @@ def scored(values, curve=None, **more) -> Score:
 
 def test_whole_clip_credit_by_hand():
     algorithm = GRPO(alpha=0.0, segments=3)
-    made = credited(algorithm, scored([1.0, 2.0, 3.0, 5.0, 5.0, 5.0]), GROUP, plan_of(algorithm), SPANS)
+    made = credited(
+        algorithm, scored([1.0, 2.0, 3.0, 5.0, 5.0, 5.0]), GROUP, plan_of(algorithm), SPANS
+    )
     one = 1 / (math.sqrt(2 / 3) + 1e-4)
     assert made.shape == (6, 3)
-    assert torch.allclose(made[:, 0], torch.tensor([-one, 0, one, 0, 0, 0])) and torch.equal(made[:, 0], made[:, 2])
+    assert torch.allclose(made[:, 0], torch.tensor([-one, 0, one, 0, 0, 0])) and torch.equal(
+        made[:, 0], made[:, 2]
+    )
 
 
 def test_segment_credit_goes_where_the_curve_says():
     curve = torch.zeros(6, 9)
     curve[0, 5:] = 1.0  # better than its group in the last segment, and there alone
     algorithm = GRPO(alpha=1.0, segments=3)
-    made = credited(algorithm, scored(curve.mean(1).tolist(), curve), GROUP, plan_of(algorithm), SPANS)
+    made = credited(
+        algorithm, scored(curve.mean(1).tolist(), curve), GROUP, plan_of(algorithm), SPANS
+    )
     assert made[0, 2] > 1 and made[1, 2] < 0 and torch.equal(made[:, :2], torch.zeros(6, 2))
 
 
@@ -218,7 +285,9 @@ def test_an_unscored_sample_gets_nothing_and_moves_nobody(scale, per_part):
         curve = torch_curve.clone()
         curve[1] = wild
         part = Score(torch.tensor([1.0, wild, 3.0, 5.0, 4.0, 5.0]), curve)
-        return credited(algorithm, Score(torch.tensor(values), curve, parts={"a": part}), GROUP, plan, SPANS)
+        return credited(
+            algorithm, Score(torch.tensor(values), curve, parts={"a": part}), GROUP, plan, SPANS
+        )
 
     values = [1.0, NAN, 3.0, 5.0, 4.0, 5.0]
     made = credit(values, 100.0)
@@ -228,7 +297,9 @@ def test_an_unscored_sample_gets_nothing_and_moves_nobody(scale, per_part):
 
 def test_a_group_with_one_scored_sample_gives_no_gradient():
     algorithm = GRPO(segments=3)
-    made = credited(algorithm, scored([1.0, NAN, NAN, 5.0, 4.0, 5.0]), GROUP, plan_of(algorithm), SPANS)
+    made = credited(
+        algorithm, scored([1.0, NAN, NAN, 5.0, 4.0, 5.0]), GROUP, plan_of(algorithm), SPANS
+    )
     assert torch.equal(made[:3], torch.zeros(3, 3)) and float(made[4].abs().max()) > 0
 
 
@@ -239,23 +310,35 @@ def test_parts_are_normalised_before_they_are_weighed():
     whole = Score(3 * small + large, parts=parts, weights={"small": 3.0, "large": 1.0})
     algorithm = GRPO(per_part=True)
     made = credited(algorithm, whole, GROUP, plan_of(algorithm), SPANS)[:, 0]
-    assert made.tolist() == pytest.approx([-1, 0, 1, -1, 0, 1], abs=1e-3)  # and the sum is scaled once more
-    assert credited(GRPO(), whole, GROUP, plan_of(algorithm), SPANS)[0, 0] > 1  # else the large part rules
+    assert made.tolist() == pytest.approx(
+        [-1, 0, 1, -1, 0, 1], abs=1e-3
+    )  # and the sum is scaled once more
+    assert (
+        credited(GRPO(), whole, GROUP, plan_of(algorithm), SPANS)[0, 0] > 1
+    )  # else the large part rules
 
 
 def test_advantages_are_bounded():
     algorithm = GRPO(max_advantage=0.5)
-    made = credited(algorithm, scored([1.0, 2.0, 9.0, 0.0, 0.0, 1.0]), GROUP, plan_of(algorithm), SPANS)
+    made = credited(
+        algorithm, scored([1.0, 2.0, 9.0, 0.0, 0.0, 1.0]), GROUP, plan_of(algorithm), SPANS
+    )
     assert float(made.abs().max()) == 0.5
 
 
-# --- bad options -----------------------------------------------------------------------------------------------------
+# --- bad options
+# -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"sampler": "ode"}, "stochastic sampler"), ({"eta": 0.0}, "eta > 0"), ({"updates": 0}, "at least one update"),
-    ({"alpha": 1.5}, r"alpha in \[0, 1\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"sampler": "ode"}, "stochastic sampler"),
+        ({"eta": 0.0}, "eta > 0"),
+        ({"updates": 0}, "at least one update"),
+        ({"alpha": 1.5}, r"alpha in \[0, 1\]"),
+    ],
+)
 def test_bad_options_are_told_at_once(options, said):
     with pytest.raises(ValueError, match=said):
         GRPO(**options)
@@ -269,17 +352,23 @@ def test_a_plan_without_a_stochastic_step_is_an_error():
         batches(algorithm, rolled(algorithm, toy()), torch.zeros(6, 1))
 
 
-# --- it learns -------------------------------------------------------------------------------------------------------
+# --- it learns
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("segments", [1, 3])
 def test_brightness_rises_on_held_out_prompts(tmp_path, segments):
     asked = tmp_path / "held_out.txt"
     asked.write_text("".join(f"a cat and {n} dogs\n" for n in range(48)))
-    made = recipe(tmp_path, algorithm={"name": "grpo", "options": {"steps": 4, "segments": segments, "eta": 0.5}},
-                  train_rounds=8,
-                  data_held_out=str(asked), data_held_out_n=48, train_eval_every=100,
-                  train_checkpoint_every=100)  # fmt: skip
+    made = recipe(
+        tmp_path,
+        algorithm={"name": "grpo", "options": {"steps": 4, "segments": segments, "eta": 0.5}},
+        train_rounds=8,
+        data_held_out=str(asked),
+        data_held_out_n=48,
+        train_eval_every=100,
+        train_checkpoint_every=100,
+    )
     run = loop.run(made)
     composite = summary(run)["held_out"]["composite"]
     assert composite["low"] > 0 and composite["difference"] > 0.02, composite

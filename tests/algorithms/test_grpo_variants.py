@@ -1,4 +1,5 @@
-"""GRPO's published variants against their formulas, written down independently in float64."""
+"""GRPO's published variants against their formulas, written down independently in
+float64."""
 
 import math
 
@@ -11,7 +12,10 @@ from vidrl.backbones.toy import Toy
 from vidrl.diffusion.path import discrete, flow
 from vidrl.diffusion.schedule import sensitivity, step_weights
 
-PARTS = {1: [slice(None)], 3: [slice(0, 1), slice(1, 2), slice(2, 3)]}  # the toy's latent frames of each segment
+PARTS = {
+    1: [slice(None)],
+    3: [slice(0, 1), slice(1, 2), slice(2, 3)],
+}  # the toy's latent frames of each segment
 GUARD = {"ratio_norm": True, "step_weight": "inverse_length"}
 
 
@@ -49,7 +53,8 @@ def drawn(algorithm, batch):
 
 
 def advantage_of(made, batch, parts):
-    """A of each row and segment without the weights of steps, from its place in the plan: what the variant weighs."""
+    """A of each row and segment without the weights of steps, from its place in the plan:
+    what the variant weighs."""
     weight = made.algorithm.step_weights(batch.plan).double()
     times = torch.tensor(batch.plan.times, dtype=torch.float64)
     row = [batch.plan.keep.index(int((times - t).abs().argmin())) for t in batch["t"]]
@@ -58,7 +63,8 @@ def advantage_of(made, batch, parts):
 
 @pytest.mark.parametrize("segments", [1, 3])
 def test_grpo_guard(sampler, segments, uneven):
-    """verl-omni and flow_grpo: ratio = exp((Δ log p + mean (μ − μ_old)²/(2 s²)) s), the loss over dt."""
+    """verl-omni and flow_grpo: ratio = exp((Δ log p + mean (μ − μ_old)²/(2 s²)) s), the
+    loss over dt."""
     made = played(GRPO(segments=segments, clip_range=1e-4, **GUARD, **sampler))
     (batch,) = made.batches
     new, old = made.step(batch), made.step(batch, "old")
@@ -80,7 +86,8 @@ def test_grpo_guard(sampler, segments, uneven):
 
 
 def test_the_normalised_ratio_has_no_bias(sampler):
-    """E log ρ = −D < 0 for the plain ratio under the policy that sampled, and 0 for GRPO-Guard's: by fresh noise."""
+    """E log ρ = −D < 0 for the plain ratio under the policy that sampled, and 0 for
+    GRPO-Guard's: by fresh noise."""
     made = played(GRPO(segments=1, **GUARD, **sampler), moved=0.1)
     (batch,) = made.batches
     old, torch_noise = made.step(batch, "old"), torch.Generator().manual_seed(1)
@@ -101,7 +108,8 @@ def test_the_normalised_ratio_has_no_bias(sampler):
 
 @pytest.mark.parametrize("segments", [1, 3])
 def test_flow_dppo(sampler, segments):
-    """verl-omni: −A ρ, and 0 where mean (μ − μ_old)²/(2 s²) is over δ and the ratio has gone A's way already."""
+    """verl-omni: −A ρ, and 0 where mean (μ − μ_old)²/(2 s²) is over δ and the ratio has
+    gone A's way already."""
     made = played(GRPO(segments=segments, max_divergence=2e-4, **sampler))
     (batch,) = made.batches
     new, old, a = made.step(batch), made.step(batch, "old"), batch["advantage"]
@@ -120,44 +128,82 @@ def test_flow_dppo(sampler, segments):
 def test_flow_dppo_stops_nothing_within_its_trust_region(sampler):
     made = played(GRPO(segments=1, max_divergence=1e9, **sampler))
     (batch,) = made.batches
-    ratio = torch.exp(log_prob(batch["after"], made.step(batch)) - log_prob(batch["after"], made.step(batch, "old")))
-    same(made.algorithm.loss(made.policy, batch).value, (-batch["advantage"][:, 0] * ratio).mean(), made.policy)
+    ratio = torch.exp(
+        log_prob(batch["after"], made.step(batch))
+        - log_prob(batch["after"], made.step(batch, "old"))
+    )
+    same(
+        made.algorithm.loss(made.policy, batch).value,
+        (-batch["advantage"][:, 0] * ratio).mean(),
+        made.policy,
+    )
 
 
 def test_flash_rectification_by_its_published_table():
-    """Flash-GRPO's code holds 1/c of ten steps at flow shift 3 and 20 steps, g = σ_1 σ: here computed."""
+    """Flash-GRPO's code holds 1/c of ten steps at flow shift 3 and 20 steps, g = σ_1 σ:
+    here computed."""
     times = torch.tensor(Warped.times(Toy.tiny(), 20), dtype=torch.float64)
     t, s = times[:-1], times[1:]
     g, dt = times[1] * t, s - t
     c = torch.sqrt(-dt) / g + g * torch.sqrt(-dt) * (1 - t) / (2 * t)
-    assert float(1 / c[0]) == pytest.approx(7.4770, rel=2e-3) and float(1 / c[9]) == pytest.approx(3.7754, rel=2e-3)
+    assert float(1 / c[0]) == pytest.approx(7.4770, rel=2e-3) and float(1 / c[9]) == pytest.approx(
+        3.7754, rel=2e-3
+    )
 
 
 @pytest.mark.parametrize("window", [0, 1])
 def test_flash_grpo(sampler, window, uneven):
-    """L = mean max(−w A ρ, −w A clip(ρ)), w = (1/c)/mean(1/c), c = √(−dt)/g + g √(−dt) (1 − σ)/(2 σ)."""
-    moved = {"window": window, "window_schedule": "random"} if window else {}  # 0: the weights alone, of all steps
+    """L = mean max(−w A ρ, −w A clip(ρ)), w = (1/c)/mean(1/c), c = √(−dt)/g + g √(−dt) (1 −
+    σ)/(2 σ)."""
+    moved = (
+        {"window": window, "window_schedule": "random"} if window else {}
+    )  # 0: the weights alone, of all steps
     made = played(GRPO(**moved, equalise=True, clip_range=1e-4, **sampler))
     (batch,) = made.batches
-    assert len(batch.plan.keep) == (window or len(batch.plan.stochastic)) and len(batch) == 8 * len(batch.plan.keep)
-    ratio = torch.exp(log_prob(batch["after"], made.step(batch)) - log_prob(batch["after"], made.step(batch, "old")))
+    assert len(batch.plan.keep) == (window or len(batch.plan.stochastic)) and len(batch) == 8 * len(
+        batch.plan.keep
+    )
+    ratio = torch.exp(
+        log_prob(batch["after"], made.step(batch))
+        - log_prob(batch["after"], made.step(batch, "old"))
+    )
 
     def g(t):
         level = torch.where(t == 1, batch.plan.times[1], t)
-        return 0.7 * torch.sqrt(t / (1 - level)) if batch.plan.sampler == "flow_sde" else torch.full_like(t, 0.3)
+        return (
+            0.7 * torch.sqrt(t / (1 - level))
+            if batch.plan.sampler == "flow_sde"
+            else torch.full_like(t, 0.3)
+        )
 
     def c(t, s):
         return torch.sqrt(t - s) / g(t) + g(t) * torch.sqrt(t - s) * (1 - t) / (2 * t)
 
     all_steps = GRPO(**sampler).plan(made.policy.backbone, 0, torch.Generator())
-    times, at = torch.tensor(all_steps.times, dtype=torch.float64), torch.tensor(all_steps.stochastic)
+    times, at = (
+        torch.tensor(all_steps.times, dtype=torch.float64),
+        torch.tensor(all_steps.stochastic),
+    )
     w = 1 / c(batch["t"], batch["s"]) / (1 / c(times[at], times[at + 1])).mean()
     a = advantage_of(made, batch, 1)[:, 0]
-    assert set((a * 7 / 4).round(decimals=4).abs().tolist()) == {0.5, 1.5, 2.5, 3.5}  # the eight clips' own, unweighted
-    published = torch.maximum(-w * a * ratio, -w * a * torch.clamp(ratio, 1 - 1e-4, 1 + 1e-4)).mean()
+    assert set((a * 7 / 4).round(decimals=4).abs().tolist()) == {
+        0.5,
+        1.5,
+        2.5,
+        3.5,
+    }  # the eight clips' own, unweighted
+    published = torch.maximum(
+        -w * a * ratio, -w * a * torch.clamp(ratio, 1 - 1e-4, 1 + 1e-4)
+    ).mean()
     same(made.algorithm.loss(made.policy, batch).value, published, made.policy)
-    c_ours = sensitivity(made.policy.backbone.path, sampler["sampler"], batch["t"], batch["s"], sampler["eta"],
-                         batch.plan.times[1])  # fmt: skip
+    c_ours = sensitivity(
+        made.policy.backbone.path,
+        sampler["sampler"],
+        batch["t"],
+        batch["s"],
+        sampler["eta"],
+        batch.plan.times[1],
+    )
     assert torch.allclose(c_ours, c(batch["t"], batch["s"]), rtol=1e-9)
 
 
@@ -172,12 +218,25 @@ def test_tempflow_weights_rise_with_the_noise_of_the_step(uneven):
 
 
 def test_tempflow_one_noisy_step_behind_a_common_start(uneven):
-    """All clips of a prompt are one until the step, whose noise alone tells them apart; the others draw none."""
-    algorithm = GRPO(sampler="flow_sde", eta=0.7, steps=6, window=1, same_start=True, step_weight="noise", updates=1)
+    """All clips of a prompt are one until the step, whose noise alone tells them apart; the
+    others draw none."""
+    algorithm = GRPO(
+        sampler="flow_sde",
+        eta=0.7,
+        steps=6,
+        window=1,
+        same_start=True,
+        step_weight="noise",
+        updates=1,
+    )
     made = played(algorithm, moved=0.0)
     (batch,) = made.batches
     order = batch["x"][:, 0, 0, 0, 0].sort().values.reshape(2, 4)
-    assert len(batch) == 8 and torch.equal(order[:, :1].expand(-1, 4), order) and order[0, 0] != order[1, 0]
+    assert (
+        len(batch) == 8
+        and torch.equal(order[:, :1].expand(-1, 4), order)
+        and order[0, 0] != order[1, 0]
+    )
     assert len(batch["after"][:, 0, 0, 0, 0].unique()) == 8
     assert batch.plan.stochastic == batch.plan.keep == (0,) and batch.plan.forks == ((0, 0),)
 
@@ -195,7 +254,12 @@ def test_dr_grpo_divides_by_no_std():
 
 
 def test_the_weights_of_all_steps_that_may_be_drawn_have_mean_one(uneven):
-    for option in ({"equalise": True}, {"step_weight": "noise"}, {"step_weight": "inverse_length"}, {}):
+    for option in (
+        {"equalise": True},
+        {"step_weight": "noise"},
+        {"step_weight": "inverse_length"},
+        {},
+    ):
         algorithm = GRPO(steps=8, **option)
         algorithm.setup(exact(), None, 4)
         plan = algorithm.plan(algorithm.backbone, 0, torch.Generator())
@@ -205,20 +269,29 @@ def test_the_weights_of_all_steps_that_may_be_drawn_have_mean_one(uneven):
 
 
 def test_dance_is_flow_with_a_constant_noise():
-    """rl_formulas 2.2: an identity of the two published steps, which the references above must have too."""
+    """rl_formulas 2.2: an identity of the two published steps, which the references above
+    must have too."""
     from published import flow_sde
 
     torch.manual_seed(0)
     x, v = torch.randn(2, 4, 1, 1, 1, 1, dtype=torch.float64)
     t, s = torch.full((4,), 0.6, dtype=torch.float64), torch.full((4,), 0.5, dtype=torch.float64)
-    one, other = dance_sde(v, x, t, s, 0.9, 0.3), flow_sde(v, x, t, s, 0.9, 0.3 / math.sqrt(0.6 / 0.4))
-    assert torch.allclose(one.mean, other.mean, rtol=1e-14) and torch.allclose(one.std, other.std, rtol=1e-14)
+    one, other = (
+        dance_sde(v, x, t, s, 0.9, 0.3),
+        flow_sde(v, x, t, s, 0.9, 0.3 / math.sqrt(0.6 / 0.4)),
+    )
+    assert torch.allclose(one.mean, other.mean, rtol=1e-14) and torch.allclose(
+        one.std, other.std, rtol=1e-14
+    )
 
 
-# --- options that cannot be ------------------------------------------------------------------------------------------
+# --- options that cannot be
+# ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path, taken", [(flow(), "dance_sde"), (discrete(torch.linspace(0.98, 0.02, 20)), "ddim")])
+@pytest.mark.parametrize(
+    "path, taken", [(flow(), "dance_sde"), (discrete(torch.linspace(0.98, 0.02, 20)), "ddim")]
+)
 def test_the_sampler_is_that_of_the_path_where_none_is_named(path, taken):
     backbone = Toy()
     backbone.path = path
@@ -229,31 +302,49 @@ def test_the_sampler_is_that_of_the_path_where_none_is_named(path, taken):
 def test_a_named_sampler_that_the_path_does_not_have_is_refused_with_those_that_it_has():
     backbone = Toy()
     backbone.path = discrete(torch.linspace(0.98, 0.02, 20))
-    with pytest.raises(ValueError, match="dance_sde needs the flow path .*, got a vp path: use ddim or cps"):
+    with pytest.raises(
+        ValueError, match="dance_sde needs the flow path .*, got a vp path: use ddim or cps"
+    ):
         GRPO(steps=5, sampler="dance_sde").plan(backbone, 0, torch.Generator())
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"sampler": "ode"}, "stochastic sampler, out of ddim, cps, flow_sde, dance_sde, auto"),
-    ({"sampler": "euler"}, "'euler'"),
-    ({"ratio_norm": True, "max_divergence": 1e-5}, "0 with ratio_norm, .* got 1e-05"),
-    ({"max_divergence": -1.0}, "max_divergence ≥ 0, .* got -1.0"),
-    ({"equalise": True, "step_weight": "noise"}, "equalise or step_weight"),
-    ({"kl": "time"}, "beta > 0 with kl = 'time', got beta = 0"), ({"beta": -0.1}, "beta = -0.1"),
-    ({"clip_range": 0.0}, "clip_range = 0.0"), ({"steps": 0}, "steps = 0"), ({"window_stride": 0}, "window_stride = 0"),
-    ({"window_schedule": "random"}, "window > 0 with .* got window = 0"), ({"window_stride": 25}, "got window = 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"sampler": "ode"}, "stochastic sampler, out of ddim, cps, flow_sde, dance_sde, auto"),
+        ({"sampler": "euler"}, "'euler'"),
+        ({"ratio_norm": True, "max_divergence": 1e-5}, "0 with ratio_norm, .* got 1e-05"),
+        ({"max_divergence": -1.0}, "max_divergence ≥ 0, .* got -1.0"),
+        ({"equalise": True, "step_weight": "noise"}, "equalise or step_weight"),
+        ({"kl": "time"}, "beta > 0 with kl = 'time', got beta = 0"),
+        ({"beta": -0.1}, "beta = -0.1"),
+        ({"clip_range": 0.0}, "clip_range = 0.0"),
+        ({"steps": 0}, "steps = 0"),
+        ({"window_stride": 0}, "window_stride = 0"),
+        ({"window_schedule": "random"}, "window > 0 with .* got window = 0"),
+        ({"window_stride": 25}, "got window = 0"),
+    ],
+)
 def test_options_that_contradict_each_other_are_told_at_once(options, said):
     with pytest.raises(ValueError, match=said):
         GRPO(**options)
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"steps": 6, "window": 6}, "window of at most 5, because 5 of 6 steps may draw noise, got 6: lower it"),
-    ({"steps": 6, "train_steps": 6}, "train_steps of at most 5, because 5 draw noise, got 6"),
-    ({"steps": 6, "window": 2, "train_steps": 3}, "train_steps of at most 2, because 2 draw noise, got 3"),
-    ({"segments": 4}, "1 to 3 segments"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (
+            {"steps": 6, "window": 6},
+            "window of at most 5, because 5 of 6 steps may draw noise, got 6: lower it",
+        ),
+        ({"steps": 6, "train_steps": 6}, "train_steps of at most 5, because 5 draw noise, got 6"),
+        (
+            {"steps": 6, "window": 2, "train_steps": 3},
+            "train_steps of at most 2, because 2 draw noise, got 3",
+        ),
+        ({"segments": 4}, "1 to 3 segments"),
+    ],
+)
 def test_steps_that_draw_no_noise_are_not_asked_for(options, said):
     """Before any sampling, when the algorithm is told of the model."""
     algorithm = GRPO(**options)

@@ -1,4 +1,5 @@
-"""DiffusionNFT: the published loss and its gradient in float64, the old weights, what is not computed twice."""
+"""DiffusionNFT: the published loss and its gradient in float64, the old weights, what is
+not computed twice."""
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from vidrl.algorithms.nft import NFT
 
 
 def published(policy, batch, segments, beta, top, kl_beta):
-    """Equation 5 of arXiv 2509.16117 with its adaptive weights, written for one segment of one row after another."""
+    """Equation 5 of arXiv 2509.16117 with its adaptive weights, written for one segment of
+    one row after another."""
     x, v = prediction(policy, batch)
     old, base = prediction(policy, batch, "old")[1], prediction(policy, batch, "reference")[1]
     total = kl_beta * ((v - base) ** 2).mean()
@@ -47,7 +49,8 @@ def test_loss_and_gradient_are_the_published_ones(segments, beta, kl_beta):
 
 
 def test_the_recipe_for_those_who_come_from_diffusion_nft_is_its_config():
-    """config/base.py and config/nft.py: beta 1, train.beta 1e-4, adv_clip_max 5, nine of ten times, decay type 1."""
+    """config/base.py and config/nft.py: beta 1, train.beta 1e-4, adv_clip_max 5, nine of
+    ten times, decay type 1."""
     algorithm, policy = NFT(**recipe_of("nft")), exact()
     move(policy, 1, "reference")
     seen = round_of(algorithm, policy)
@@ -103,7 +106,8 @@ def test_an_advantage_beyond_the_bound_counts_as_the_bound_because_credit_is_cla
     assert float(r.min()) >= 0 and float(r.max()) == 1
 
 
-# --- the old weights -------------------------------------------------------------------------------------------------
+# --- the old weights
+# -------------------------------------------------------------------------------------------------
 
 
 def decay_of_the_public_code(step, kind):
@@ -119,8 +123,15 @@ def test_the_decay_of_the_old_weights_is_that_of_the_public_code(kind):
     assert [_forward.old_decay(step, kind) for step in steps] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("options, decay", [({}, 0.0), ({"decay": 0.3}, 0.3), ({"decay_type": 1}, 0.024),
-                                            ({"decay_type": 2, "updates": 50}, 0.999)])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, decay",
+    [
+        ({}, 0.0),
+        ({"decay": 0.3}, 0.3),
+        ({"decay_type": 1}, 0.024),
+        ({"decay_type": 2, "updates": 50}, 0.999),
+    ],
+)
 def test_after_a_round_the_old_weights_have_moved_by_the_schedule(options, decay):
     algorithm, policy = NFT(steps=4, **({"updates": 3} | options)), exact()
     algorithm.setup(policy, None, 3)
@@ -144,7 +155,8 @@ def test_the_weights_that_sample_are_those_of_the_plan(who):
     assert torch.equal(again.latents, first.latents) == (who == "old")
 
 
-# --- nothing is computed twice ---------------------------------------------------------------------------------------
+# --- nothing is computed twice
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kl_beta, calls_of_each_update", [(0.0, [1, 2]), (0.1, [1, 3])])
@@ -171,14 +183,21 @@ def test_what_is_not_computed_twice_changes_no_digit(monkeypatch):
     assert torch.equal(gradient(policy, short), gradient(policy, long))
 
 
-# --- bad options -----------------------------------------------------------------------------------------------------
+# --- bad options
+# -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"beta": 0.0}, "beta > 0"), ({"beta": -1.0}, "beta > 0"), ({"kl_beta": -1e-4}, "kl_beta ≥ 0"),
-    ({"max_advantage": 0.0}, "max_advantage > 0"), ({"decay": 1.0}, r"decay in \[0, 1\)"),
-    ({"decay": 0.2, "decay_type": 1}, "have their own schedule"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"beta": 0.0}, "beta > 0"),
+        ({"beta": -1.0}, "beta > 0"),
+        ({"kl_beta": -1e-4}, "kl_beta ≥ 0"),
+        ({"max_advantage": 0.0}, "max_advantage > 0"),
+        ({"decay": 1.0}, r"decay in \[0, 1\)"),
+        ({"decay": 0.2, "decay_type": 1}, "have their own schedule"),
+    ],
+)
 def test_bad_options_are_told_at_once(options, said):
     with pytest.raises(ValueError, match=said):
         NFT(**options)

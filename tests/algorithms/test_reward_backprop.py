@@ -1,4 +1,5 @@
-"""The gradient of each way of reward back-propagation is the published one, worked out by hand on a linear denoiser."""
+"""The gradient of each way of reward back-propagation is the published one, worked out by
+hand on a linear denoiser."""
 
 from pathlib import Path
 
@@ -28,12 +29,15 @@ class _Net(nn.Module):
 
 
 class Line(Denoiser):
-    """v = a x + b t; a pixel is 0.5 + x/20; the grid ends with a step of 0.001, as those of diffusers do."""
+    """v = a x + b t; a pixel is 0.5 + x/20; the grid ends with a step of 0.001, as those of
+    diffusers do."""
 
     def __init__(self) -> None:
         self.network, self.path, self.fps, self.shape = _Net(), flow(), 8.0, (3, 3, 8, 8)
         self.frame_map = [(0, 1), (1, 5), (5, 9)]
-        self.decoded: list[tuple[int, bool]] = []  # latent frames of each decode, and whether under autocast
+        self.decoded: list[
+            tuple[int, bool]
+        ] = []  # latent frames of each decode, and whether under autocast
         self.calls = 0
 
     @classmethod
@@ -77,8 +81,12 @@ def ready(**options) -> tuple[RewardBackprop, Policy]:
 def round_of(algorithm: RewardBackprop, policy: Policy, n: int = 5, round: int = 0) -> Experience:
     plan = algorithm.plan(policy.backbone, round, draws(0, [("plan", round)])[0])
     prompts = [f"clip {i}" for i in range(n)]
-    rollout = sample(policy, policy.backbone.encode(prompts), draws(0, [(round, i) for i in range(n)]), plan)
-    return Experience(rollout, torch.zeros(n, 1), torch.arange(n), prompts, torch.arange(n), 0, round)
+    rollout = sample(
+        policy, policy.backbone.encode(prompts), draws(0, [(round, i) for i in range(n)]), plan
+    )
+    return Experience(
+        rollout, torch.zeros(n, 1), torch.arange(n), prompts, torch.arange(n), 0, round
+    )
 
 
 def batch_of(algorithm: RewardBackprop, policy: Policy, **more):
@@ -87,15 +95,22 @@ def batch_of(algorithm: RewardBackprop, policy: Policy, **more):
 
 def gradient(algorithm: RewardBackprop, policy: Policy, batch) -> list[float]:
     value = algorithm.loss(policy, batch).value
-    return [float(g) for g in torch.autograd.grad(value, [policy.backbone.network.a, policy.backbone.network.b])]
+    return [
+        float(g)
+        for g in torch.autograd.grad(value, [policy.backbone.network.a, policy.backbone.network.b])
+    ]
 
 
-def by_hand(policy: Policy, x, first: int, last: int, frames=range(9), beta: float = 0.0, away=(0.0, 0.0)):
-    """The loss's gradient in a and b, in float64, by the derivatives (p, q) of x in a and b from step to step.
+def by_hand(
+    policy: Policy, x, first: int, last: int, frames=range(9), beta: float = 0.0, away=(0.0, 0.0)
+):
+    """The loss's gradient in a and b, in float64, by the derivatives (p, q) of x in a and b
+    from step to step.
 
-    x' = x + (s − t)(a x + b t), p' = p + (s − t)(x + a p), q' = q + (s − t)(a q + t). `away`: how far a and b are from
-    the reference's, so that v − v_ref = away_a x + away_b t where x is the same; this distance is at the x that is
-    visited, and has no derivative in x.
+    x' = x + (s − t)(a x + b t), p' = p + (s − t)(x + a p), q' = q + (s − t)(a q + t).
+    `away`: how far a and b are from the reference's, so that v − v_ref = away_a x + away_b
+    t where x is the same; this distance is at the x that is visited, and has no derivative
+    in x.
     """
     times = policy.backbone.times(4)
     a, b = (float(w.detach()) for w in (policy.backbone.network.a, policy.backbone.network.b))
@@ -110,13 +125,15 @@ def by_hand(policy: Policy, x, first: int, last: int, frames=range(9), beta: flo
 
 
 def reward_slope(x, d, frames) -> float:
-    """The derivative of the mean square of pixels 0.5 + x/20 of some frames, where x moves by d."""
+    """The derivative of the mean square of pixels 0.5 + x/20 of some frames, where x moves
+    by d."""
     latent = [0, *[1] * 4, *[2] * 4]
     each = [(2 * (0.5 + x[:, :, latent[f]] / 20) * d[:, :, latent[f]] / 20).mean() for f in frames]
     return float(sum(each) / len(each))
 
 
-# --- formulas --------------------------------------------------------------------------------------------------------
+# --- formulas
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("last", "first"), [(1, 2), (2, 1), (3, 0), (0, 2)])
@@ -124,7 +141,9 @@ def test_draft_goes_through_the_last_wide_steps_and_those_after(last, first):
     algorithm, policy = ready(last=last)
     batch = batch_of(algorithm, policy)
     assert batch.plan.keep == (first,) and not batch.plan.scored
-    assert gradient(algorithm, policy, batch) == pytest.approx(by_hand(policy, batch["x"], first, 4), rel=1e-5)
+    assert gradient(algorithm, policy, batch) == pytest.approx(
+        by_hand(policy, batch["x"], first, 4), rel=1e-5
+    )
 
 
 def test_draft_lv_takes_each_clip_as_it_was_and_from_x0_noised_anew():
@@ -138,15 +157,24 @@ def test_draft_lv_takes_each_clip_as_it_was_and_from_x0_noised_anew():
         noise = (own - (1 - t) * seen.rollout.latents[i]) / t
         kept = [torch.equal(x, seen.rollout.before[i, 0]) for x in own]
         anew = noise[[not one for one in kept]].flatten(1)
-        assert sum(kept) == 1 and anew.mean(1).abs().max() < 0.25 and (anew.std(1) - 1).abs().max() < 0.15
+        assert (
+            sum(kept) == 1
+            and anew.mean(1).abs().max() < 0.25
+            and (anew.std(1) - 1).abs().max() < 0.15
+        )
         assert (torch.corrcoef(anew) - torch.eye(3)).abs().max() < 0.25  # of 576 numbers
-    assert gradient(algorithm, policy, batch) == pytest.approx(by_hand(policy, batch["x"], 2, 4), rel=1e-5)
+    assert gradient(algorithm, policy, batch) == pytest.approx(
+        by_hand(policy, batch["x"], 2, 4), rel=1e-5
+    )
 
 
 def test_alignprop_draws_one_truncation_a_round_and_cuts_nowhere_else():
-    """TRL drew at every step whether to cut there: the gradient through k whole steps is another one."""
+    """TRL drew at every step whether to cut there: the gradient through k whole steps is
+    another one."""
     algorithm, policy = ready(way="alignprop")
-    firsts = [algorithm.plan(policy.backbone, r, draws(0, [("plan", r)])[0]).keep[0] for r in range(300)]
+    firsts = [
+        algorithm.plan(policy.backbone, r, draws(0, [("plan", r)])[0]).keep[0] for r in range(300)
+    ]
     assert all(abs(firsts.count(k) - 100) < 30 for k in range(3)) and set(firsts) == {0, 1, 2}
     for round in (firsts.index(0), firsts.index(1)):
         batch = batch_of(algorithm, policy, round=round)
@@ -156,19 +184,29 @@ def test_alignprop_draws_one_truncation_a_round_and_cuts_nowhere_else():
 
 def test_refl_scores_the_prediction_of_one_step():
     algorithm, policy = ready(way="refl", last=3)
-    firsts = {algorithm.plan(policy.backbone, r, draws(0, [("plan", r)])[0]).keep[0] for r in range(50)}
+    firsts = {
+        algorithm.plan(policy.backbone, r, draws(0, [("plan", r)])[0]).keep[0] for r in range(50)
+    }
     batch = batch_of(algorithm, policy)
     t, a, b = batch.plan.times[batch.plan.keep[0]], 0.7, -0.4
     x = batch["x"].double()
     x0 = x - t * (a * x + b * t)
-    hand = [-reward_slope(x0, -t * x, range(9)), -reward_slope(x0, torch.full_like(x, -t * t), range(9))]
-    assert firsts == {0, 1, 2} and gradient(algorithm, policy, batch) == pytest.approx(hand, rel=1e-5)
+    hand = [
+        -reward_slope(x0, -t * x, range(9)),
+        -reward_slope(x0, torch.full_like(x, -t * t), range(9)),
+    ]
+    assert firsts == {0, 1, 2} and gradient(algorithm, policy, batch) == pytest.approx(
+        hand, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("segments", [2, 3])
 def test_vader_decodes_one_segment_and_what_the_decoder_looks_back_at(segments):
     algorithm, policy = ready(way="vader", decode_segments=segments, context=1)
-    spans, latents = {2: [(0, 5), (5, 9)], 3: [(0, 1), (1, 5), (5, 9)]}[segments], {2: [2, 2], 3: [1, 2, 2]}[segments]
+    spans, latents = (
+        {2: [(0, 5), (5, 9)], 3: [(0, 1), (1, 5), (5, 9)]}[segments],
+        {2: [2, 2], 3: [1, 2, 2]}[segments],
+    )
     met = set()
     for round in range(12):
         batch = batch_of(algorithm, policy, round=round)
@@ -189,10 +227,17 @@ def test_beta_weighs_the_distance_of_predictions_from_the_reference(way):
     policy.weights["b"].data -= 0.5
     plain = RewardBackprop(steps=4, way=way, last=algorithm.last)
     plain.setup(policy, Square(), 1)
-    more = [w - wo for w, wo in zip(gradient(algorithm, policy, batch), gradient(plain, policy, batch), strict=True)]
+    more = [
+        w - wo
+        for w, wo in zip(
+            gradient(algorithm, policy, batch), gradient(plain, policy, batch), strict=True
+        )
+    ]
     first = batch.plan.keep[0]
     last = first + 1 if way == "refl" else 4
-    with_kl, without = (by_hand(policy, batch["x"], first, last, beta=beta, away=(0.2, -0.5)) for beta in (3.0, 0.0))
+    with_kl, without = (
+        by_hand(policy, batch["x"], first, last, beta=beta, away=(0.2, -0.5)) for beta in (3.0, 0.0)
+    )
     assert more == pytest.approx([w - wo for w, wo in zip(with_kl, without, strict=True)], rel=1e-3)
 
 
@@ -208,7 +253,8 @@ def test_a_clip_without_a_score_adds_nothing_and_is_told():
 
 
 class Spoilt(Square):
-    """Square, with an undefined number in the graph of some prompts: a value of 0/0, or 0 with a slope of 0/0."""
+    """Square, with an undefined number in the graph of some prompts: a value of 0/0, or 0
+    with a slope of 0/0."""
 
     def __init__(self, kind: str = "value", prompts: str = "a cat") -> None:
         super().__init__()
@@ -236,25 +282,39 @@ def test_an_undefined_number_in_the_graph_of_one_clip_leaves_that_clip_out(kind)
 
 
 @pytest.mark.parametrize("kind", ["value", "slope"])
-def test_clips_with_an_undefined_number_are_counted_and_told_and_all_of_them_end_the_run(tmp_path, kind):
-    own = {"algorithm": {"name": "reward_backprop", "options": {"steps": 4, "updates": 1}}, "train_rounds": 3,
-           "train_max_unscored": 0.9}  # fmt: skip
+def test_clips_with_an_undefined_number_are_counted_and_told_and_all_of_them_end_the_run(
+    tmp_path, kind
+):
+    own = {
+        "algorithm": {"name": "reward_backprop", "options": {"steps": 4, "updates": 1}},
+        "train_rounds": 3,
+        "train_max_unscored": 0.9,
+    }
     named = {"name": "test_reward_backprop:Spoilt", "options": {"kind": kind}}
     run = loop.run(recipe(tmp_path / "one", reward=named, **own))
     shares = [row["unscored_share"] for row in rows(run)]
     assert set(shares) == {0.0, 0.5} and all(row["grad_norm"] > 0 for row in rows(run))
     said = [row["message"] for row in happened(run) if row["kind"] == "unscored"]
-    assert len(said) == sum(share > 0 for share in shares) and "50% of the clips were left out of the loss" in said[0]
+    assert (
+        len(said) == sum(share > 0 for share in shares)
+        and "50% of the clips were left out of the loss" in said[0]
+    )
     named["options"]["prompts"] = "a cat,a dog,a cow,a hen,a bee"
     held_out = tmp_path / "all" / "other.txt"
     held_out.parent.mkdir()
     held_out.write_text("a fox\n")
-    every = recipe(tmp_path / "all", reward=named, data_held_out=str(held_out), data_held_out_n=1, **own)
-    with pytest.raises(RuntimeError, match="100% of the samples are unscored.*no finite number, or no finite gradient"):
+    every = recipe(
+        tmp_path / "all", reward=named, data_held_out=str(held_out), data_held_out_n=1, **own
+    )
+    with pytest.raises(
+        RuntimeError,
+        match="100% of the samples are unscored.*no finite number, or no finite gradient",
+    ):
         loop.run(every)
 
 
-# --- what is run -----------------------------------------------------------------------------------------------------
+# --- what is run
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_steps_run_again_in_the_backward_pass_and_nothing_is_decoded_under_autocast():
@@ -295,7 +355,9 @@ def test_the_loop_decodes_and_scores_nothing_where_the_loss_does(tmp_path, monke
     algorithm = {"name": "reward_backprop", "options": {"steps": 4}}
     run = loop.run(recipe(tmp_path, algorithm=algorithm, reward={"name": "every:Light"}))
     table = rows(run)
-    assert [set(row["reward"]) for row in table] == [{"mean", "std"}] * 5 and table[-1]["unscored_share"] == 0
+    assert [set(row["reward"]) for row in table] == [{"mean", "std"}] * 5 and table[-1][
+        "unscored_share"
+    ] == 0
     assert 0 < table[0]["reward"]["mean"] < table[-1]["reward"]["mean"] < 1
     assert set(table[0]["seconds"]) == {"sample", "update"}
     assert "reward of the training clips" in (Path(run) / "report.html").read_text()
@@ -306,20 +368,28 @@ class Fussy(Square):
 
     def forward(self, samples: Samples) -> Score:
         score = super().forward(samples)
-        lost = torch.tensor([prompt in ("a dog", "a cow", "a hen", "a bee") for prompt in samples.prompts])
+        lost = torch.tensor(
+            [prompt in ("a dog", "a cow", "a hen", "a bee") for prompt in samples.prompts]
+        )
         return Score(score.value.masked_fill(lost, torch.nan), score.frames)
 
 
 def test_too_many_clips_that_the_loss_cannot_score_end_the_run(tmp_path):
-    made = recipe(tmp_path, algorithm={"name": "reward_backprop", "options": {"steps": 4}}, train_max_unscored=0.4,
-                  reward={"name": "test_reward_backprop:Fussy"}, data_held_out_n=1,
-                  data_held_out=str(tmp_path / "cats.txt"))  # fmt: skip
+    made = recipe(
+        tmp_path,
+        algorithm={"name": "reward_backprop", "options": {"steps": 4}},
+        train_max_unscored=0.4,
+        reward={"name": "test_reward_backprop:Fussy"},
+        data_held_out_n=1,
+        data_held_out=str(tmp_path / "cats.txt"),
+    )
     (tmp_path / "cats.txt").write_text("a cat\n")
     with pytest.raises(RuntimeError, match=r"of the samples are unscored, at most 40% may be"):
         loop.run(made)
 
 
-# --- bad input -------------------------------------------------------------------------------------------------------
+# --- bad input
+# -------------------------------------------------------------------------------------------------------
 
 
 class Numpy(Square):
@@ -342,18 +412,41 @@ class Blind(Square):
 
 BAD = [
     ({}, Blind(), r"got Blind, which says differentiable = False.*an algorithm that needs none"),
-    ({}, default(), r"motion_consistency, dynamic_degree, freeze do not.*blind_parts = true.*guard\.bands"),
+    (
+        {},
+        default(),
+        r"motion_consistency, dynamic_degree, freeze do not.*blind_parts = true.*guard\.bands",
+    ),
     ({}, Composite({"a": Composite({"b": Blind()}), "c": Square()}), r"but a/b do not"),
-    ({"blind_parts": True}, Composite({"a": Blind()}), r"expected a reward that carries gradient, got a,"),
+    (
+        {"blind_parts": True},
+        Composite({"a": Blind()}),
+        r"expected a reward that carries gradient, got a,",
+    ),
     ({}, Composite({"a": Square()}, normalise="batch"), r"normalise = 'fixed', got 'batch'"),
-    ({}, Numpy(), r"scores clips on cpu with gradient, got an error \(RuntimeError: Can't call numpy.*needs the CPU"),
-    ({}, Cuts(), r"expected a gradient of Cuts, which says differentiable = True, got none.*detach"),
-    ({"last": 4}, Square(), r"expected last from 1 to 3, because so many of 4 steps.*got 4: lower last"),
+    (
+        {},
+        Numpy(),
+        r"scores clips on cpu with gradient, got an error \(RuntimeError: Can't call numpy.*needs the CPU",
+    ),
+    (
+        {},
+        Cuts(),
+        r"expected a gradient of Cuts, which says differentiable = True, got none.*detach",
+    ),
+    (
+        {"last": 4},
+        Square(),
+        r"expected last from 1 to 3, because so many of 4 steps.*got 4: lower last",
+    ),
     ({"min_width": 0.5}, Square(), r"expected last from 1 to 0.*min_width"),
     ({"way": "vader", "decode_segments": 4}, Square(), r"expected 1 to 3 segments"),
-    ({"way": "vader", "decode_segments": 3}, plugin.load("rewards", "flicker"),
-     r"expected clips long enough.*got 1 frames.*fewer algorithm.options.decode_segments"),
-]  # fmt: skip
+    (
+        {"way": "vader", "decode_segments": 3},
+        plugin.load("rewards", "flicker"),
+        r"expected clips long enough.*got 1 frames.*fewer algorithm.options.decode_segments",
+    ),
+]
 
 
 @pytest.mark.parametrize(("options", "reward", "words"), BAD)
@@ -365,7 +458,8 @@ def test_what_cannot_be_trained_is_refused_before_any_clip(options, reward, word
 
 
 class Whole(Line):
-    """A line whose decoder needs all latent frames, or makes frames of its own number of fewer."""
+    """A line whose decoder needs all latent frames, or makes frames of its own number of
+    fewer."""
 
     def __init__(self, frames: int | None = None) -> None:
         super().__init__()
@@ -377,37 +471,65 @@ class Whole(Line):
         return super().decode(latents)[:, : self.frames if latents.shape[2] < 3 else None]
 
 
-@pytest.mark.parametrize("frames, got", [
-    (None, r"RuntimeError: shape '\[1, 3, 8, 8\]' is invalid"), (3, "3 pixel frames in place of 5")])  # fmt: skip
+@pytest.mark.parametrize(
+    "frames, got",
+    [
+        (None, r"RuntimeError: shape '\[1, 3, 8, 8\]' is invalid"),
+        (3, "3 pixel frames in place of 5"),
+    ],
+)
 def test_a_backbone_that_decodes_whole_clips_alone_is_refused_before_any_sampling(frames, got):
     policy = Policy(Whole(frames), full=True)
     algorithm = RewardBackprop(steps=4, way="vader", context=1)
-    with pytest.raises(ValueError, match=f"decodes 2 of its 3 latent frames alone.*got {got}.*decode_segments = 1"):
+    with pytest.raises(
+        ValueError, match=f"decodes 2 of its 3 latent frames alone.*got {got}.*decode_segments = 1"
+    ):
         algorithm.setup(policy, Square(), 1)
     assert policy.backbone.calls == 0
     for cure in ({"way": "vader", "decode_segments": 1}, {"way": "draft"}):
         RewardBackprop(steps=4, **cure).setup(policy, Square(), 1)
 
 
-@pytest.mark.parametrize("options", [{"last": -1}, {"beta": -0.1}, {"steps": 0}, {"updates": 0}, {"renoise": 0},
-                                     {"context": 0}, {"way": "lv", "last": 2}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"last": -1},
+        {"beta": -0.1},
+        {"steps": 0},
+        {"updates": 0},
+        {"renoise": 0},
+        {"context": 0},
+        {"way": "lv", "last": 2},
+    ],
+)
 def test_options_out_of_range_say_which_are_allowed(options):
     with pytest.raises(ValueError, match="expected last"):
         RewardBackprop(**options)
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"renoise": 4}, "no renoise with way = 'draft'"), ({"way": "lv", "context": 1}, "no context with way = 'lv'"),
-    ({"way": "refl", "decode_segments": 3, "context": 3}, "no decode_segments and no context with way = 'refl'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"renoise": 4}, "no renoise with way = 'draft'"),
+        ({"way": "lv", "context": 1}, "no context with way = 'lv'"),
+        (
+            {"way": "refl", "decode_segments": 3, "context": 3},
+            "no decode_segments and no context with way = 'refl'",
+        ),
+    ],
+)
 def test_an_option_that_the_way_does_not_read_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         RewardBackprop(**options)
 
 
 def test_a_recipe_is_refused_before_the_model_is_loaded(tmp_path):
-    made = recipe(tmp_path, algorithm={"name": "reward_backprop"}, reward={"name": "default"},
-                  backbone={"name": "wan", "options": {"model": "/nowhere"}})  # fmt: skip
+    made = recipe(
+        tmp_path,
+        algorithm={"name": "reward_backprop"},
+        reward={"name": "default"},
+        backbone={"name": "wan", "options": {"model": "/nowhere"}},
+    )
     with pytest.raises(ValueError, match="blind_parts"):
         loop.run(made)
 

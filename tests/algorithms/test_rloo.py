@@ -15,7 +15,9 @@ REWARD = torch.tensor([0.3, 1.0, 0.2, 4.0, 5.0, 5.5, 9.0, 5.0], dtype=torch.floa
 
 def baseline(rewards):
     """1/(k − 1) Σ_{l ≠ i} r_l of each of k rewards (arXiv 2402.14740, equation 8)."""
-    return torch.stack([torch.cat([rewards[:i], rewards[i + 1 :]]).mean() for i in range(len(rewards))])
+    return torch.stack(
+        [torch.cat([rewards[:i], rewards[i + 1 :]]).mean() for i in range(len(rewards))]
+    )
 
 
 def advantages(algorithm, value, curve=None):
@@ -30,17 +32,21 @@ def test_the_baseline_is_the_mean_of_the_others():
 
 
 def test_the_segments_of_a_clip_have_baselines_of_their_own():
-    """A curve is credited where it is: r_j sums r_i/F over segment j's frames, (0, 1), (1, 5), (5, 9) of the toy."""
+    """A curve is credited where it is: r_j sums r_i/F over segment j's frames, (0, 1), (1,
+    5), (5, 9) of the toy."""
     curve = torch.rand(8, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     got = advantages(RLOO(segments=3, **OPTIONS), curve.mean(1), curve)
     sums = torch.stack([curve[:, a:b].sum(1) / 9 for a, b in ((0, 1), (1, 5), (5, 9))], 1)
-    right = torch.cat([part - torch.stack([baseline(one) for one in part.T], 1) for part in (sums[:4], sums[4:])])
+    right = torch.cat(
+        [part - torch.stack([baseline(one) for one in part.T], 1) for part in (sums[:4], sums[4:])]
+    )
     assert torch.allclose(got, right, rtol=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 def test_whole_clips_and_segments_leave_one_out_alike(alpha):
-    """The blend of two credits of one size: of a curve that is the same in every frame, each segment's is its share."""
+    """The blend of two credits of one size: of a curve that is the same in every frame,
+    each segment's is its share."""
     curve = REWARD[:, None].expand(-1, 9)
     whole = advantages(RLOO(**OPTIONS), REWARD)
     got = advantages(RLOO(segments=3, alpha=alpha, **OPTIONS), REWARD, curve)
@@ -49,11 +55,14 @@ def test_whole_clips_and_segments_leave_one_out_alike(alpha):
 
 
 def test_the_gradient_is_reinforce_with_that_baseline():
-    """∇L = −mean (r_i − baseline_i) ∇ log p at the weights that sampled: 1/k Σ (R_i − ...) ∇ log π, over K steps."""
+    """∇L = −mean (r_i − baseline_i) ∇ log p at the weights that sampled: 1/k Σ (R_i − ...)
+    ∇ log π, over K steps."""
     right = torch.cat([REWARD[:4] - baseline(REWARD[:4]), REWARD[4:] - baseline(REWARD[4:])])
     made = played(RLOO(**OPTIONS), moved=0.0, advantage=advantages(RLOO(**OPTIONS), REWARD))
     (batch,) = made.batches
-    assert sorted(set(batch["advantage"][:, 0].tolist())) == pytest.approx(sorted(right.unique().tolist()))
+    assert sorted(set(batch["advantage"][:, 0].tolist())) == pytest.approx(
+        sorted(right.unique().tolist())
+    )
     theirs = -(batch["advantage"][:, 0] * log_prob(batch["after"], made.step(batch))).mean()
     weights = list(made.policy.weights.values())
     ours = torch.autograd.grad(made.algorithm.loss(made.policy, batch).value, weights)
@@ -68,7 +77,9 @@ def test_a_later_update_weighs_by_the_ratio_and_clips_nothing(beta):
         new, old = made.step(batch), made.step(batch, "old")
         ratio = torch.exp(log_prob(batch["after"], new) - log_prob(batch["after"], old))
         assert float((ratio - 1).abs().max()) > 0.01
-        theirs = (-ratio * batch["advantage"][:, 0]).mean() + beta * kl(new, made.step(batch, "reference")).mean()
+        theirs = (-ratio * batch["advantage"][:, 0]).mean() + beta * kl(
+            new, made.step(batch, "reference")
+        ).mean()
         same(made.algorithm.loss(made.policy, batch).value, theirs, made.policy)
 
 

@@ -15,7 +15,8 @@ FRAMES = 4 * LATENTS - 3
 @pytest.mark.parametrize("segments", [1, 2, 5])
 @pytest.mark.parametrize("kl_beta", [0.0, 0.2])
 def test_loss_and_gradient_are_the_published_ones(segments, kl_beta):
-    """L = E[w ‖v − (ε − x0)‖²] + λ ‖v − v_ref‖², written for one segment of one row after another."""
+    """L = E[w ‖v − (ε − x0)‖²] + λ ‖v − v_ref‖², written for one segment of one row after
+    another."""
     algorithm, policy = RWR(steps=4, segments=segments, kl_beta=kl_beta), exact()
     move(policy, 1, "reference")
     weight = torch.rand(N, segments, dtype=torch.float64)
@@ -74,10 +75,15 @@ def test_a_large_beta_keeps_the_best_clip_alone():
     assert made[:, 0].tolist() == [0, 3, 0, 0, 3, 0]
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"beta": 0.0}, "beta > 0, because 0 would ignore"), ({"kl_beta": -1.0}, "kl_beta ≥ 0"),
-    ({"decay": 0.5}, "RWR keeps no old weights"), ({"sample_from": "old"}, "RWR keeps no old weights"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"beta": 0.0}, "beta > 0, because 0 would ignore"),
+        ({"kl_beta": -1.0}, "kl_beta ≥ 0"),
+        ({"decay": 0.5}, "RWR keeps no old weights"),
+        ({"sample_from": "old"}, "RWR keeps no old weights"),
+    ],
+)
 def test_bad_options_are_told_at_once(options, said):
     with pytest.raises(ValueError, match=said):
         RWR(**options)

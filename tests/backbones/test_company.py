@@ -1,4 +1,5 @@
-"""vidrl.backbones._company: whether rows may run together is found out, whichever row rules."""
+"""vidrl.backbones._company: whether rows may run together is found out, whichever row
+rules."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -48,7 +48,11 @@ def test_generate_is_deterministic(backbone: Generator) -> None:
     with torch.no_grad():
         first, second = (backbone.generate(noise(backbone), cond) for _ in range(2))
     assert torch.equal(first, second)
-    assert first.shape == (3, *backbone.shape) and first.dtype == torch.float32 and first.isfinite().all()
+    assert (
+        first.shape == (3, *backbone.shape)
+        and first.dtype == torch.float32
+        and first.isfinite().all()
+    )
 
 
 def test_decode_gives_clips_in_range_and_carries_gradient(backbone: Generator) -> None:
@@ -90,19 +94,24 @@ def test_latents_of_a_clip_are_its_own_and_carry_no_gradient(denoiser: Denoiser)
 
 def test_bytes_and_floats_of_one_clip_have_the_same_latents(denoiser: Denoiser) -> None:
     clips = (255 * random_clips(readable(denoiser), 1)).round()
-    assert torch.allclose(denoiser.encode_video(clips.byte()), denoiser.encode_video(clips / 255), atol=1e-5)
+    assert torch.allclose(
+        denoiser.encode_video(clips.byte()), denoiser.encode_video(clips / 255), atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("change, told", [
-    (lambda v: v[:, :-1], "as .* makes them, got"),
-    (lambda v: v[..., :-1], "as .* makes them, got"),
-    (lambda v: v[:, :, :1], "as .* makes them, got"),
-    (lambda v: v[0], "add the batch"),
-    (lambda v: v.transpose(1, 2), "transpose|makes them"),
-    (lambda v: 255 * v, "255"),
-    (lambda v: 2 * v - 1, "\\[0, 1\\]"),
-    (lambda v: v.masked_fill(v > 0.5, torch.nan), "NaN or infinity in clip 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda v: v[:, :-1], "as .* makes them, got"),
+        (lambda v: v[..., :-1], "as .* makes them, got"),
+        (lambda v: v[:, :, :1], "as .* makes them, got"),
+        (lambda v: v[0], "add the batch"),
+        (lambda v: v.transpose(1, 2), "transpose|makes them"),
+        (lambda v: 255 * v, "255"),
+        (lambda v: 2 * v - 1, "\\[0, 1\\]"),
+        (lambda v: v.masked_fill(v > 0.5, torch.nan), "NaN or infinity in clip 0"),
+    ],
+)
 def test_clips_that_the_encoder_cannot_read_are_refused(denoiser: Denoiser, change, told) -> None:
     with pytest.raises(ValueError, match=told):
         readable(denoiser).encode_video(change(random_clips(denoiser)))
@@ -111,7 +120,9 @@ def test_clips_that_the_encoder_cannot_read_are_refused(denoiser: Denoiser, chan
 def test_frame_map_covers_every_frame_once(denoiser: Denoiser) -> None:
     frames = denoiser.decode(noise(denoiser, 1)).shape[1]
     assert len(denoiser.frame_map) == denoiser.shape[1]
-    assert [f for start, end in denoiser.frame_map for f in range(start, end)] == list(range(frames))
+    assert [f for start, end in denoiser.frame_map for f in range(start, end)] == list(
+        range(frames)
+    )
     assert denoiser.fps > 0
 
 
@@ -130,7 +141,9 @@ def test_prediction_of_a_sample_ignores_its_neighbours(denoiser: Denoiser) -> No
         turned = denoiser.predict(x[order], t[order], rows(cond, order))
         alone = denoiser.predict(x[1:2], t[1:2], rows(cond, slice(1, 2)))
     assert raw.shape == x.shape and raw.dtype == torch.float32
-    assert torch.allclose(turned, raw[order], atol=1e-5) and torch.allclose(alone, raw[1:2], atol=1e-5)
+    assert torch.allclose(turned, raw[order], atol=1e-5) and torch.allclose(
+        alone, raw[1:2], atol=1e-5
+    )
     assert not torch.allclose(
         raw, denoiser.predict(x, t, denoiser.encode(PROMPTS[::-1])), atol=1e-5
     )  # it reads the text
@@ -143,7 +156,9 @@ def test_network_is_what_computes(denoiser: Denoiser) -> None:
     frozen = [p.requires_grad for p in parameters]
     try:
         denoiser.network.requires_grad_(True)
-        gradients = torch.autograd.grad(denoiser.predict(x, t, cond).square().sum(), parameters, allow_unused=True)
+        gradients = torch.autograd.grad(
+            denoiser.predict(x, t, cond).square().sum(), parameters, allow_unused=True
+        )
     finally:
         for p, before in zip(parameters, frozen, strict=True):
             p.requires_grad_(before)

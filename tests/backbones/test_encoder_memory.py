@@ -16,7 +16,8 @@ class Layers(nn.Module):
 
 
 def test_a_row_that_is_known_joins_one_that_is_new() -> None:
-    """Of the known row one layer alone is kept, since that one was read; of the new row, both."""
+    """Of the known row one layer alone is kept, since that one was read; of the new row,
+    both."""
     memory, encoder = Memory(lambda: torch.device("cpu")), Layers()
     memory.watch(encoder, "forward", visitor=False)
     x = torch.tensor([[1.0], [3.0]])

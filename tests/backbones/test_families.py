@@ -54,23 +54,41 @@ def test_every_input_changes_what_a_tiny_pipeline_makes(family: Family) -> None:
 def test_there_are_families_of_every_modality() -> None:
     assert len(FAMILIES) >= 41
     assert {family.modality for family in FAMILIES.values()} == {
-        "text to video", "image to video", "text to image", "image to image"}  # fmt: skip
+        "text to video",
+        "image to video",
+        "text to image",
+        "image to image",
+    }
 
 
 # The contract
 
 
-# What does not hold yet, and what was seen. Strict: a promise that holds again must leave this list.
+# What does not hold yet, and what was seen. Strict: a promise that holds again must leave
+# this list.
 BROKEN = {
-    ("chroma", "gradient_checkpointing_gives_the_same_gradient"):
-        "ChromaTransformer2DModel passes its single blocks no attention mask under checkpointing",
+    (
+        "chroma",
+        "gradient_checkpointing_gives_the_same_gradient",
+    ): "ChromaTransformer2DModel passes its single blocks no attention mask under checkpointing",
 }
 PROMISES = [
-    pytest.param(family, check, id=f"{promise}-{name}", marks=[pytest.mark.slow, *(
-        [pytest.mark.xfail(reason=BROKEN[name, promise], strict=True)]
-        if (name, promise) in BROKEN else [])])
-    for promise, check in CHECKS.items() for name, family in FAMILIES.items()
-]  # fmt: skip
+    pytest.param(
+        family,
+        check,
+        id=f"{promise}-{name}",
+        marks=[
+            pytest.mark.slow,
+            *(
+                [pytest.mark.xfail(reason=BROKEN[name, promise], strict=True)]
+                if (name, promise) in BROKEN
+                else []
+            ),
+        ],
+    )
+    for promise, check in CHECKS.items()
+    for name, family in FAMILIES.items()
+]
 
 
 @pytest.mark.parametrize(("family", "check"), PROMISES)
@@ -79,7 +97,8 @@ def test_every_family_keeps_the_contract(family: Family, check: Callable[[Family
 
 
 def test_a_drive_that_breaks_a_promise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checks can fail: here for predictions, pixels and gradients that are a little wrong."""
+    """The checks can fail: here for predictions, pixels and gradients that are a little
+    wrong."""
     family, predict, decode = FAMILIES["wan"], Pipeline.predict, Pipeline.decode_with
     with monkeypatch.context() as patch:
         patch.setattr(Pipeline, "predict", lambda *given: predict(*given) * 1.001)
@@ -146,8 +165,14 @@ class OddPipeline:
     assert odd.obstacle.startswith("its steps stand in a loop within a loop")
     plain = source.replace("for piece in pieces", "if True")
     assert read(plain).obstacle == ""
-    assert "several schedulers" in read(plain.replace("step(", "step(self.sound_scheduler.step(")
-                                        .replace("latents)[0]", "latents))")).obstacle  # fmt: skip
+    assert (
+        "several schedulers"
+        in read(
+            plain.replace("step(", "step(self.sound_scheduler.step(").replace(
+                "latents)[0]", "latents))"
+            )
+        ).obstacle
+    )
     assert "image_embeds" in read(plain.replace("prompt, image=None", "image_embeds")).obstacle
     assert "no path" in read(plain.replace("DDIMScheduler", "OddScheduler")).obstacle
     assert "no transformer" in read(plain.replace("unet", "network")).obstacle

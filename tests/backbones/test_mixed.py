@@ -1,4 +1,5 @@
-"""Rows of several times in one run of a pipeline: where that is possible, and where it is refused."""
+"""Rows of several times in one run of a pipeline: where that is possible, and where it is
+refused."""
 
 import pytest
 import torch
@@ -80,7 +81,8 @@ def test_rows_of_several_times_run_at_once_and_each_is_at_its_own(name: str) -> 
 def test_where_more_than_the_network_depends_on_the_time_each_time_has_a_run(
     name: str, call: dict
 ) -> None:
-    """Dynamic guidance depends on the number of the step: the network's arguments are the same."""
+    """Dynamic guidance depends on the number of the step: the network's arguments are the
+    same."""
     backbone = made(name, **call)
     x, times, cond = asked(backbone)
     assert torch.equal(backbone.predict(x, times, cond), alone(backbone, x, times, cond))

@@ -1,5 +1,5 @@
-"""vidrl.backbones.pipeline against the call of the pipelines that it drives, in memory and with
-random weights."""
+"""vidrl.backbones.pipeline against the call of the pipelines that it drives, in memory and
+with random weights."""
 
 import functools
 import json
@@ -58,8 +58,8 @@ def conditions(backbone: Pipeline, n: int = 2):
 
 
 def own_clips(name: str, backbone: Pipeline, call: dict, seed: int) -> Tensor:
-    """The clips of the pipeline's own call, each prompt alone, with the scheduler that the drive
-    took."""
+    """The clips of the pipeline's own call, each prompt alone, with the scheduler that the
+    drive took."""
     family, pipe = FAMILIES[name], FAMILIES[name].build()
     pipe.scheduler = type(backbone.probe).__bases__[1].from_config(backbone.probe.config)
     found = []
@@ -71,7 +71,8 @@ def own_clips(name: str, backbone: Pipeline, call: dict, seed: int) -> Tensor:
 
 
 def first_latents(backbone: Pipeline, cond, seed: int) -> Tensor:
-    """The latents with which each row's own call enters its loop, in vidrl's coordinates."""
+    """The latents with which each row's own call enters its loop, in vidrl's
+    coordinates."""
     backbone.drive.seed = seed
     scale = backbone.probe.scale(backbone.probe.grid[0])
     return torch.cat(
@@ -107,7 +108,8 @@ def test_the_rollout_gives_the_pixels_of_the_pipelines_own_call(name: str, call:
 
 
 def test_a_pipeline_of_films_makes_one_frame() -> None:
-    """Its other lengths are 4 k + 1, and those that are near one frame are rounded to one frame."""
+    """Its other lengths are 4 k + 1, and those that are near one frame are rounded to one
+    frame."""
     backbone = made("wan", {"num_frames": 1})
     assert backbone.frame_map == [(0, 1)] and backbone.shape[1] == 1
     assert backbone.decode(torch.zeros(1, *backbone.shape)).shape[1] == 1
@@ -361,12 +363,15 @@ def probed(backbone: Pipeline):
 # Wrong inputs
 
 
-@pytest.mark.parametrize("call, told", [
-    ({"hieght": 16}, "did you mean 'height'"),
-    ({"prompt": "a cat"}, "'prompt', which vidrl gives the pipeline itself"),
-    ({"height": 20}, "divisible by 16.*nearest is height = 16"),
-    ({"num_frames": 8}, "num_frames = 8.*nearest is num_frames = 9"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        ({"hieght": 16}, "did you mean 'height'"),
+        ({"prompt": "a cat"}, "'prompt', which vidrl gives the pipeline itself"),
+        ({"height": 20}, "divisible by 16.*nearest is height = 16"),
+        ({"num_frames": 8}, "num_frames = 8.*nearest is num_frames = 9"),
+    ],
+)
 def test_arguments_that_a_pipeline_does_not_take_are_refused(call, told) -> None:
     with pytest.raises(ValueError, match=told):
         made("wan", call)
@@ -395,7 +400,9 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
 
 def test_conditioning_noise_that_is_renewed_in_each_step_is_refused() -> None:
     family = FAMILIES["ltx_condition"]
-    backbone = made("ltx_condition", {"image_cond_noise_scale": 0.3, "image": family.picture(family.call)})
+    backbone = made(
+        "ltx_condition", {"image_cond_noise_scale": 0.3, "image": family.picture(family.call)}
+    )
     cond = backbone.encode([Prompt("a", {"image": pictures(*backbone.size)[0]})])
     with pytest.raises(ValueError, match="new random numbers in each step.*image_cond_noise_scale"):
         backbone.predict(backbone.noise(draws(0, [("a",)])), torch.tensor([0.5]), cond)

@@ -1,4 +1,5 @@
-"""The options of the backbone `pipeline`: each does what it says, and changes no number else."""
+"""The options of the backbone `pipeline`: each does what it says, and changes no number
+else."""
 
 import functools
 import json
@@ -42,22 +43,32 @@ def expected() -> torch.Tensor:
 
 
 def trainer(folder: Path, family: str, options=(), **algorithm) -> Trainer:
-    """A trainer of one GRPO round on a family's pipeline, which is saved to a folder first."""
+    """A trainer of one GRPO round on a family's pipeline, which is saved to a folder
+    first."""
     FAMILIES[family].build().save_pretrained(folder / "model")
     (folder / "prompts.txt").write_text("\n".join(PROMPTS))
     call = dict(FAMILIES[family].call)
     few = {"prompts_per_round": 1, "group": 2, "eval_every": 9, "eval_steps": 2, "show": 1}
-    return Trainer(config.load({
-        "run": str(folder / "run"),
-        "backbone": {"name": "pipeline",
-                     "options": {"model": str(folder / "model"), "call": call, **dict(options)}},
-        "policy": {"lora_rank": 2, "lora_alpha": 2},
-        "reward": {"name": "toys:Brightness"},
-        "algorithm": {"name": "grpo", "options": {"steps": 4, **algorithm}},
-        "data": {"prompts": str(folder / "prompts.txt"), "held_out": str(folder / "prompts.txt"),
-                 "held_out_n": 1},
-        "train": {"rounds": 1, "learning_rate": 1e-2, "micro_batch": 1, **few},
-    }))  # fmt: skip
+    return Trainer(
+        config.load(
+            {
+                "run": str(folder / "run"),
+                "backbone": {
+                    "name": "pipeline",
+                    "options": {"model": str(folder / "model"), "call": call, **dict(options)},
+                },
+                "policy": {"lora_rank": 2, "lora_alpha": 2},
+                "reward": {"name": "toys:Brightness"},
+                "algorithm": {"name": "grpo", "options": {"steps": 4, **algorithm}},
+                "data": {
+                    "prompts": str(folder / "prompts.txt"),
+                    "held_out": str(folder / "prompts.txt"),
+                    "held_out_n": 1,
+                },
+                "train": {"rounds": 1, "learning_rate": 1e-2, "micro_batch": 1, **few},
+            }
+        )
+    )
 
 
 # offload
@@ -69,10 +80,14 @@ def test_offloaded_encoders_rest_on_the_cpu_and_the_other_parts_move() -> None:
     assert {w.device.type for w in encoder.parameters()} == {"cpu"}
     assert {w.device.type for w in network.parameters()} == {"meta"}
     assert {w.device.type for w in backbone.autoencoder.parameters()} == {"meta"}
-    assert {w.device.type for w in made().to("meta").frozen["text_encoder"].parameters()} == {"meta"}
+    assert {w.device.type for w in made().to("meta").frozen["text_encoder"].parameters()} == {
+        "meta"
+    }
 
 
-def test_offloaded_encoders_visit_the_device_only_to_encode(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offloaded_encoders_visit_the_device_only_to_encode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     backbone = made(offload=True)
     encoder, places = backbone.frozen["text_encoder"], [[]]
     monkeypatch.setattr(encoder, "to", lambda device: places[-1].append(str(device)))
@@ -91,9 +106,16 @@ def test_offloaded_encoders_visit_the_device_only_to_encode(monkeypatch: pytest.
 
 def test_a_round_in_bfloat16_trains_a_lora_in_float32(tmp_path: Path) -> None:
     made = trainer(tmp_path, "wan", {"dtype": "bfloat16"})
-    frozen = {name: w for name, w in made.backbone.network.named_parameters() if ".lora_" not in name}
-    kinds = {name: {w.dtype for w in part.parameters()} for name, part in made.backbone.frozen.items()}
-    assert kinds["text_encoder"] <= {torch.bfloat16, torch.float32} and torch.bfloat16 in kinds["text_encoder"]
+    frozen = {
+        name: w for name, w in made.backbone.network.named_parameters() if ".lora_" not in name
+    }
+    kinds = {
+        name: {w.dtype for w in part.parameters()} for name, part in made.backbone.frozen.items()
+    }
+    assert (
+        kinds["text_encoder"] <= {torch.bfloat16, torch.float32}
+        and torch.bfloat16 in kinds["text_encoder"]
+    )
     assert kinds["vae"] == {torch.float32}
     assert torch.bfloat16 in {w.dtype for w in frozen.values()}
     assert {w.dtype for w in made.policy.weights.values()} == {torch.float32}
@@ -108,8 +130,11 @@ def test_a_round_in_bfloat16_trains_a_lora_in_float32(tmp_path: Path) -> None:
 def changed(policy: Policy) -> set[str]:
     """The trained weights that moved."""
     names = policy.weights.items()
-    return {name for (name, w), old in zip(names, policy.sets["reference"], strict=True)
-            if not torch.equal(w, old)}  # fmt: skip
+    return {
+        name
+        for (name, w), old in zip(names, policy.sets["reference"], strict=True)
+        if not torch.equal(w, old)
+    }
 
 
 def test_a_pipeline_in_memory_keeps_its_own_precision() -> None:
@@ -128,11 +153,14 @@ def test_an_attention_backend_is_proven_and_used() -> None:
     assert {one._attention_backend for one in processors.values()} == {"_native_math"}
 
 
-@pytest.mark.parametrize(("name", "told"), [
-    ("_native_cudnn", "'_native_cudnn' does not run on cpu"),
-    ("sage", "for inference only"),
-    ("_native_maht", "did you mean '_native_math'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("_native_cudnn", "'_native_cudnn' does not run on cpu"),
+        ("sage", "for inference only"),
+        ("_native_maht", "did you mean '_native_math'"),
+    ],
+)
 def test_an_attention_backend_that_does_not_work_stops_a_run_before_any_clip(
     tmp_path: Path, name: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +177,9 @@ def test_a_checkpointed_decode_has_the_same_gradient_and_is_computed_twice() -> 
     for saves in (False, True):
         backbone = made(gradient_checkpointing=saves)
         calls: list[int] = []
-        backbone.autoencoder.decoder.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        backbone.autoencoder.decoder.register_forward_pre_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
         z = backbone.noise(draws(0, [("a",)])).requires_grad_()
         backbone.decode(z).square().sum().backward()
         gradients.append(z.grad)
@@ -163,7 +193,9 @@ def test_a_round_with_gradient_checkpointing_ends_with_the_same_weights(tmp_path
     for saves in (False, True):
         made = trainer(tmp_path / str(saves), "wan", {"gradient_checkpointing": saves})
         calls: list[int] = []
-        made.backbone.network.blocks[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        made.backbone.network.blocks[0].register_forward_pre_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
         made.go(False)
         ends.append(made.policy.weights)
         blocks.append(len(calls))
@@ -174,7 +206,9 @@ def test_a_round_with_gradient_checkpointing_ends_with_the_same_weights(tmp_path
 
 def test_checkpointing_that_changes_a_prediction_is_refused_before_any_round() -> None:
     Pipeline(FAMILIES["wan"].build(), FAMILIES["wan"].call, gradient_checkpointing=True).ready()
-    chroma = Pipeline(FAMILIES["chroma"].build(), FAMILIES["chroma"].call, gradient_checkpointing=True)
+    chroma = Pipeline(
+        FAMILIES["chroma"].build(), FAMILIES["chroma"].call, gradient_checkpointing=True
+    )
     told = "the prediction of ChromaTransformer2DModel as it is, got .*: set gradient_checkpointing = false"
     with pytest.raises(ValueError, match=told):
         chroma.ready()
@@ -184,7 +218,9 @@ def test_checkpointing_that_changes_a_prediction_is_refused_before_any_round() -
 
 
 @pytest.mark.parametrize("train", [("transformer",), ("transformer_2",), ()])
-def test_a_round_changes_the_experts_that_are_trained_and_no_other(tmp_path: Path, train: tuple[str, ...]) -> None:
+def test_a_round_changes_the_experts_that_are_trained_and_no_other(
+    tmp_path: Path, train: tuple[str, ...]
+) -> None:
     """The steps of the other expert are sampled with, and have no gradient."""
     made = trainer(tmp_path, "wan22", {"train": list(train)})
     networks = made.backbone.networks
@@ -226,7 +262,9 @@ def changed_folder(folder: Path, made: Path, **index: object) -> Path:
     return made
 
 
-def test_a_component_that_is_not_there_is_named_before_any_is_loaded(folder: Path, tmp_path: Path) -> None:
+def test_a_component_that_is_not_there_is_named_before_any_is_loaded(
+    folder: Path, tmp_path: Path
+) -> None:
     made = changed_folder(folder, tmp_path / "made")
     shutil.rmtree(made / "transformer")
     with pytest.raises(ValueError, match="got no folder transformer there: copy the whole model"):
@@ -235,18 +273,26 @@ def test_a_component_that_is_not_there_is_named_before_any_is_loaded(folder: Pat
 
 def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
     for name in (str(tmp_path / "nothing"), "nothing"):
-        with pytest.raises(ValueError, match="there is no such folder: name a folder that save_pretrained"):
+        with pytest.raises(
+            ValueError, match="there is no such folder: name a folder that save_pretrained"
+        ):
             Pipeline(name)
 
 
-def test_a_pipeline_that_a_newer_diffusers_saved_is_told_or_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_pipeline_that_a_newer_diffusers_saved_is_told_or_refused(
+    folder: Path, tmp_path: Path
+) -> None:
     call = FAMILIES["wan"].call
     later = {"_diffusers_version": "99.1.0"}
     notes = Pipeline(changed_folder(folder, tmp_path / "later", **later), call).notes
     assert notes[0].startswith("diffusers 99.1.0 saved the model, which is newer")
     assert not any("newer" in note for note in Pipeline(folder, call).notes)
-    unknown = changed_folder(folder, tmp_path / "unknown", transformer=["diffusers", "Wan9Transformer3DModel"], **later)
-    with pytest.raises(ValueError, match="no class `Wan9Transformer3DModel`.*install diffusers 99.1.0"):
+    unknown = changed_folder(
+        folder, tmp_path / "unknown", transformer=["diffusers", "Wan9Transformer3DModel"], **later
+    )
+    with pytest.raises(
+        ValueError, match="no class `Wan9Transformer3DModel`.*install diffusers 99.1.0"
+    ):
         Pipeline(unknown, call)
 
 

@@ -1,4 +1,5 @@
-"""A pipeline decodes fewer latent frames than it samples, as it decodes a clip of that length."""
+"""A pipeline decodes fewer latent frames than it samples, as it decodes a clip of that
+length."""
 
 import functools
 
@@ -39,7 +40,8 @@ def asked(name: str, folder) -> list[str]:
     return [Prompt(PROMPTS[0], {"image": str(folder / "given.png")})]
 
 
-# latents of one tensor, latents packed as tokens, a picture beside them, a given first frame
+# latents of one tensor, latents packed as tokens, a picture beside them, a given first
+# frame
 @pytest.mark.parametrize("name", ["wan", "ltx", "wan_i2v", "ltx_i2v"])
 @torch.no_grad()
 def test_a_piece_of_a_clip_is_decoded_as_a_clip_of_its_length(name, tmp_path):
@@ -63,7 +65,9 @@ def test_vader_sends_a_gradient_through_the_piece_alone(name):
     assert algorithm._pieces() == [(0, 3), (2, 5)]
     x = torch.zeros(1, *backbone.shape, requires_grad=True)
     segment = {"segment": torch.tensor([1])}
-    batch = Batch(segment, backbone.encode(PROMPTS[:1]), PROMPTS[:1], 1.0, Plan([1.0, 0.0], "ode", 0.0))
+    batch = Batch(
+        segment, backbone.encode(PROMPTS[:1]), PROMPTS[:1], 1.0, Plan([1.0, 0.0], "ode", 0.0)
+    )
     clip = algorithm._decoded(x, batch)
     assert clip.shape[1] == 8  # pixel frames 9 to 16
     clip.sum().backward()
@@ -77,7 +81,9 @@ def test_what_stands_beside_the_video_is_not_cut():
     short = torch.zeros(1, backbone.shape[0], 1, 1, 1)
     with pytest.raises(ValueError, match="expected latents of . frames, got 1: what stands beside"):
         backbone.decode(short)
-    with pytest.raises(ValueError, match="decodes . of its . latent frames alone.*beside the video"):
+    with pytest.raises(
+        ValueError, match="decodes . of its . latent frames alone.*beside the video"
+    ):
         algorithm = RewardBackprop(steps=4, way="vader", context=1)
         algorithm.setup(Policy(backbone, full=True), Light(), 1)
 

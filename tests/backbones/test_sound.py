@@ -42,11 +42,15 @@ def noise() -> Tensor:
 
 
 def test_each_latent_frame_holds_the_sound_of_its_pixel_frames() -> None:
-    """5 frames at 25 a second have 5 latents of sound, each of 4 numbers: 1, 2 and 2 of them."""
+    """5 frames at 25 a second have 5 latents of sound, each of 4 numbers: 1, 2 and 2 of
+    them."""
     backbone = driven()
     assert backbone.frame_map == [(0, 1), (1, 3), (3, 5)]
     assert backbone.layout.column.T.tolist() == [
-        [0, 1, 2, 3, -1, -1, -1, -1], list(range(4, 12)), list(range(12, 20))]  # fmt: skip
+        [0, 1, 2, 3, -1, -1, -1, -1],
+        list(range(4, 12)),
+        list(range(12, 20)),
+    ]
     assert backbone.shape == (VIDEO + 8, 3, 1, 1)
 
 
@@ -80,13 +84,17 @@ def test_the_rollout_gives_the_pipelines_own_latents_of_video_and_of_sound() -> 
     for t, s in zip(times[:-1], times[1:], strict=True):
         x = transition.step(backbone.path, "ode", predicted(x, t), x, t, s).mean
     video, sound = pipe(
-        **FAMILY.ask(PROMPTS[0]), num_inference_steps=STEPS, output_type="latent",
-        generator=torch.Generator().manual_seed(SEED), return_dict=False,
-    )  # fmt: skip
+        **FAMILY.ask(PROMPTS[0]),
+        num_inference_steps=STEPS,
+        output_type="latent",
+        generator=torch.Generator().manual_seed(SEED),
+        return_dict=False,
+    )
     mean, std = (getattr(pipe.audio_vae, f"latents_{name}") for name in ("mean", "std"))
     theirs = backbone.layout.theirs(x)
-    assert torch.allclose(theirs[:, -20:].view(1, 5, 4) * std + mean,
-                          sound.transpose(1, 2).flatten(2), atol=1e-5)  # fmt: skip
+    assert torch.allclose(
+        theirs[:, -20:].view(1, 5, 4) * std + mean, sound.transpose(1, 2).flatten(2), atol=1e-5
+    )
     packed = pipe._pack_latents(video).flatten(1)  # its autoencoder's mean and std are 0 and 1
     assert torch.allclose(theirs[:, :-20], packed, atol=1e-5)
 
@@ -205,10 +213,12 @@ def test_rows_of_two_times_have_their_own_pictures_where_the_call_has_one(tmp_pa
     backbone = Pipeline(family.build(), {**family.call, "image": family.picture(family.call)})
     for i in range(2):
         family.picture(family.call, seed=i).save(tmp_path / f"{i}.png")
-    cond = backbone.encode([Prompt(text, {"image": tmp_path / f"{i}.png"})
-                            for i, text in enumerate(PROMPTS)])  # fmt: skip
+    cond = backbone.encode(
+        [Prompt(text, {"image": tmp_path / f"{i}.png"}) for i, text in enumerate(PROMPTS)]
+    )
     x, t = backbone.noise(draws(0, [("a",), ("b",)])), torch.tensor([0.5, 0.9])
     both = backbone.predict(x, t, cond)
-    alone = [backbone.predict(x[i : i + 1], t[i : i + 1], rows(cond, slice(i, i + 1)))
-             for i in range(2)]  # fmt: skip
+    alone = [
+        backbone.predict(x[i : i + 1], t[i : i + 1], rows(cond, slice(i, i + 1))) for i in range(2)
+    ]
     assert torch.allclose(both, torch.cat(alone), atol=1e-5)

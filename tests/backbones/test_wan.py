@@ -48,13 +48,25 @@ def plain(path: Path, shift: float | None = None) -> WanPipeline:
 
 
 def clips(
-    pipe: WanPipeline, prompts: list[str], steps: int, guidance: float = 1.0, negative: str = "", **size: int
+    pipe: WanPipeline,
+    prompts: list[str],
+    steps: int,
+    guidance: float = 1.0,
+    negative: str = "",
+    **size: int,
 ) -> Tensor:
     return pipe(
-        prompts, negative_prompt=negative, height=size["height"], width=size["width"], num_frames=size["frames"],
-        num_inference_steps=steps, guidance_scale=guidance, generator=seeds(len(prompts)),
-        max_sequence_length=size["text_length"], output_type="pt",
-    ).frames  # fmt: skip
+        prompts,
+        negative_prompt=negative,
+        height=size["height"],
+        width=size["width"],
+        num_frames=size["frames"],
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=seeds(len(prompts)),
+        max_sequence_length=size["text_length"],
+        output_type="pt",
+    ).frames
 
 
 def rollout(wan: Wan, prompts: list[str], steps: int) -> Tensor:
@@ -77,9 +89,14 @@ def test_rollout_is_the_pipelines(
 
 
 def test_every_choice_changes_the_clip(folder: Path) -> None:
-    """Or the comparison above would not tell a right guidance, shift or negative prompt from a wrong one."""
+    """Or the comparison above would not tell a right guidance, shift or negative prompt
+    from a wrong one."""
     base = rollout(Wan(str(folder), **SMALL), PROMPTS, 3)
-    for choice in ({"guidance": 4.0}, {"flow_shift": 5.0}, {"guidance": 4.0, "negative_prompt": "a green square"}):
+    for choice in (
+        {"guidance": 4.0},
+        {"flow_shift": 5.0},
+        {"guidance": 4.0, "negative_prompt": "a green square"},
+    ):
         changed = rollout(Wan(str(folder), **SMALL, **choice), PROMPTS, 3)
         assert (changed - base).abs().max() > 1e-3, choice
         base = changed
@@ -89,7 +106,8 @@ FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
 
 @pytest.mark.parametrize(
-    "own", [FlowMatchEulerDiscreteScheduler(shift=3.0), UniPCMultistepScheduler(flow_shift=3.0, **FLOW)]
+    "own",
+    [FlowMatchEulerDiscreteScheduler(shift=3.0), UniPCMultistepScheduler(flow_shift=3.0, **FLOW)],
 )
 def test_times_are_diffusers_sigmas_of_the_checkpoints_shift(folder: Path, own: object) -> None:
     pipe = plain(folder)
@@ -101,7 +119,8 @@ def test_times_are_diffusers_sigmas_of_the_checkpoints_shift(folder: Path, own: 
 
 
 def test_shift_is_applied_twice_and_the_last_step_starts_at_sigma_min() -> None:
-    """Diffusers' flow Euler shifts its trained levels, then the schedule between their ends again."""
+    """Diffusers' flow Euler shifts its trained levels, then the schedule between their ends
+    again."""
 
     def shifted(t: float) -> float:
         return 3 * t / (1 + 2 * t)
@@ -113,7 +132,9 @@ def test_shift_is_applied_twice_and_the_last_step_starts_at_sigma_min() -> None:
 
 
 def test_noise_is_the_pipelines(wan: Wan) -> None:
-    expected = wan.pipe.prepare_latents(2, 4, 16, 32, 9, torch.float32, torch.device("cpu"), seeds())
+    expected = wan.pipe.prepare_latents(
+        2, 4, 16, 32, 9, torch.float32, torch.device("cpu"), seeds()
+    )
     assert torch.equal(wan.noise(seeds()), expected)
 
 
@@ -184,7 +205,9 @@ def adapted(folder: Path, **config: object) -> tuple[Wan, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("targets", [["to_q", "to_v"], "all-linear"])
-def test_plain_diffusers_reads_the_lora(folder: Path, tmp_path: Path, targets: list[str] | str) -> None:
+def test_plain_diffusers_reads_the_lora(
+    folder: Path, tmp_path: Path, targets: list[str] | str
+) -> None:
     config = {"r": 2, "lora_alpha": 5, "target_modules": targets}
     wan, weights = adapted(folder, **config)
     wan.save_lora(tmp_path, weights, config)
@@ -213,13 +236,21 @@ def test_lora_of_a_full_peft_configuration(folder: Path, tmp_path: Path) -> None
 
 
 def test_lora_without_metadata_is_read_as_diffusers_reads_it(folder: Path, tmp_path: Path) -> None:
-    wan, weights = adapted(folder, r=3, lora_alpha=3, target_modules=["to_q"], rank_pattern={"blocks.0.attn1.to_q": 1},
-                           alpha_pattern={"blocks.0.attn1.to_q": 1})  # fmt: skip
+    wan, weights = adapted(
+        folder,
+        r=3,
+        lora_alpha=3,
+        target_modules=["to_q"],
+        rank_pattern={"blocks.0.attn1.to_q": 1},
+        alpha_pattern={"blocks.0.attn1.to_q": 1},
+    )
     WanPipeline.save_lora_weights(tmp_path, weights)
     read, config = wan.load_lora(tmp_path)
     fresh = Wan(str(folder), **SMALL)
     inject_adapter_in_model(LoraConfig(**config), fresh.network)
-    fresh.network.load_state_dict({k.replace(".weight", ".default.weight"): v for k, v in read.items()}, strict=False)
+    fresh.network.load_state_dict(
+        {k.replace(".weight", ".default.weight"): v for k, v in read.items()}, strict=False
+    )
     pipe = plain(folder)
     pipe.load_lora_weights(str(tmp_path))
     expected = clips(pipe, PROMPTS, 2, **SMALL)
@@ -233,16 +264,25 @@ def test_lora_without_metadata_is_read_as_diffusers_reads_it(folder: Path, tmp_p
 def test_vidrl_json_gives_the_size_and_options_overrule_it(folder: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     WanPipeline.from_pretrained(folder).save_pretrained(own)
-    (own / "vidrl.json").write_text(json.dumps({"height": 32, "width": 48, "frames": 13, "fps": 8.0}))
+    (own / "vidrl.json").write_text(
+        json.dumps({"height": 32, "width": 48, "frames": 13, "fps": 8.0})
+    )
     assert (Wan(str(own)).shape, Wan(str(own)).fps) == ((4, 4, 4, 6), 8.0)
     assert Wan(str(own), frames=1, fps=4.0).shape == (4, 1, 4, 6)
-    assert (Wan(str(folder)).shape, Wan(str(folder)).fps) == ((4, 21, 60, 104), 16.0)  # what Wan 2.1 was trained for
+    assert (Wan(str(folder)).shape, Wan(str(folder)).fps) == (
+        (4, 21, 60, 104),
+        16.0,
+    )  # what Wan 2.1 was trained for
 
 
 def test_bfloat16_is_of_the_network_alone(folder: Path) -> None:
     wan = Wan(str(folder), dtype="bfloat16", height=16, width=16, frames=1, text_length=4)
     raw = wan.predict(wan.noise(seeds()), torch.full((2,), 0.5), wan.encode(PROMPTS))
-    assert raw.dtype == torch.float32 and wan.network.dtype == torch.bfloat16 and wan.pipe.vae.dtype == torch.float32
+    assert (
+        raw.dtype == torch.float32
+        and wan.network.dtype == torch.bfloat16
+        and wan.pipe.vae.dtype == torch.float32
+    )
 
 
 def test_a_prompt_that_is_cut_is_named_and_warned_of_once() -> None:
@@ -253,7 +293,9 @@ def test_a_prompt_that_is_cut_is_named_and_warned_of_once() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         wan.encode([fits, "a circle"])
-    with pytest.warns(UserWarning, match="reads 16 tokens, and does not see the end of 'a red.*text_length") as told:
+    with pytest.warns(
+        UserWarning, match="reads 16 tokens, and does not see the end of 'a red.*text_length"
+    ) as told:
         first, second = (wan.encode([f"{cut} {end}"])["text"] for end in ("left", "blue"))
     assert len(told) == 1 and torch.equal(first, second)
     wan.text_length = 17
@@ -289,16 +331,22 @@ def test_an_attention_backend_stays_in_its_own_model(folder: Path, wan: Wan) -> 
     Wan(str(folder), **SMALL, attention="_native_math").predict(x, t, cond)
     assert registry._active_backend == before
     plain = Wan(str(folder), **SMALL)
-    registry.set_active_backend("_native_cudnn")  # another library's choice, which does not run on a CPU
+    registry.set_active_backend(
+        "_native_cudnn"
+    )  # another library's choice, which does not run on a CPU
     try:
         plain.predict(x, t, cond)
     finally:
         registry.set_active_backend(before)
     assert {str(block.attn1.processor._attention_backend) for block in plain.network.blocks} <= {
-        "native", "AttentionBackendName.NATIVE"}
+        "native",
+        "AttentionBackendName.NATIVE",
+    }
 
 
-def test_an_attention_backend_that_the_network_cannot_be_set_to_is_refused(folder: Path, wan: Wan) -> None:
+def test_an_attention_backend_that_the_network_cannot_be_set_to_is_refused(
+    folder: Path, wan: Wan
+) -> None:
     class Fixed:
         """A processor of somebody's own, without diffusers' switch."""
 
@@ -307,19 +355,34 @@ def test_an_attention_backend_that_the_network_cannot_be_set_to_is_refused(folde
 
     other, cond = Wan(str(folder), **SMALL, attention="_native_math"), wan.encode(PROMPTS)
     other.network.blocks[1].attn2.processor = Fixed()
-    with pytest.raises(AttentionError, match="'_native_math' cannot be used in WanTransformer3DModel: its processors "
-                                             "Fixed have no switch"):
+    with pytest.raises(
+        AttentionError,
+        match="'_native_math' cannot be used in WanTransformer3DModel: its processors "
+        "Fixed have no switch",
+    ):
         other.predict(wan.noise(seeds()), torch.full((2,), 0.5), cond)
-    assert {block.attn1.processor._attention_backend for block in other.network.blocks} == {None}  # none was changed
+    assert {block.attn1.processor._attention_backend for block in other.network.blocks} == {
+        None
+    }  # none was changed
 
 
-def test_an_attention_backend_is_proven_anew_under_autocast(folder: Path, wan: Wan, monkeypatch) -> None:
+def test_an_attention_backend_is_proven_anew_under_autocast(
+    folder: Path, wan: Wan, monkeypatch
+) -> None:
     from vidrl import attention
 
     proven, real = [], attention.prove
-    monkeypatch.setattr(attention, "prove", lambda name, device, types, training, **more: (
-        proven.append((types, training)), real(name, device, types, training, **more))[1])
-    monkeypatch.setattr(attention, "rms_norm", lambda x, shape: x.float())  # as CUDA's autocast has it
+    monkeypatch.setattr(
+        attention,
+        "prove",
+        lambda name, device, types, training, **more: (
+            proven.append((types, training)),
+            real(name, device, types, training, **more),
+        )[1],
+    )
+    monkeypatch.setattr(
+        attention, "rms_norm", lambda x, shape: x.float()
+    )  # as CUDA's autocast has it
     other, cond = Wan(str(folder), **SMALL, attention="_native_math"), wan.encode(PROMPTS)
     x, t, half = wan.noise(seeds()), torch.full((2,), 0.5), torch.bfloat16
     for _ in range(2):
@@ -347,13 +410,21 @@ def test_bad_options(wan: Wan, option: dict[str, float], words: str) -> None:
 
 
 def test_a_folder_that_is_no_pipeline(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"expected a diffusers folder .* no model_index.json: name a folder"):
+    with pytest.raises(
+        ValueError, match=r"expected a diffusers folder .* no model_index.json: name a folder"
+    ):
         Wan(str(tmp_path))
-    with pytest.raises(ValueError, match="expected a diffusers folder .* got 'no/such/folder/here'"):
+    with pytest.raises(
+        ValueError, match="expected a diffusers folder .* got 'no/such/folder/here'"
+    ):
         Wan("no/such/folder/here")
-    with pytest.raises(ValueError, match="expected a diffusers folder .* got 'owner/not-in-the-cache'"):
+    with pytest.raises(
+        ValueError, match="expected a diffusers folder .* got 'owner/not-in-the-cache'"
+    ):
         Wan("owner/not-in-the-cache")
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({"_class_name": "StableDiffusionPipeline"})
+    )
     with pytest.raises(ValueError, match="got a StableDiffusionPipeline"):
         Wan(str(tmp_path))
     with pytest.raises(ValueError, match="a folder, a hub id or a WanPipeline, got int"):
@@ -367,32 +438,45 @@ def test_pipelines_it_cannot_drive(folder: Path) -> None:
         Wan(pipe)
     pipe = plain(folder)
     pipe.scheduler = UniPCMultistepScheduler()
-    with pytest.raises(ValueError, match="scheduler of flow prediction, got UniPCMultistepScheduler of epsilon"):
+    with pytest.raises(
+        ValueError, match="scheduler of flow prediction, got UniPCMultistepScheduler of epsilon"
+    ):
         Wan(pipe, **SMALL)
 
 
 def test_other_errors(wan: Wan, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 step or more, got 0"):
         wan.times(0)
-    with pytest.raises(ValueError, match="prompts of text alone, which is what Wan reads, got 'a' with image"):
+    with pytest.raises(
+        ValueError, match="prompts of text alone, which is what Wan reads, got 'a' with image"
+    ):
         wan.encode([Prompt("a", {"image": "a.png"})])
     with pytest.raises(ValueError, match="expected a folder with one LoRA file"):
         wan.load_lora(tmp_path)
 
 
-@pytest.mark.skipif(not (TINY_WAN / "model_index.json").exists(), reason="assets/tiny-wan is not there yet")
+@pytest.mark.skipif(
+    not (TINY_WAN / "model_index.json").exists(), reason="assets/tiny-wan is not there yet"
+)
 @pytest.mark.parametrize("guidance, text_length", [(1.0, 512), (3.0, 32)])
 def test_rollout_of_the_embedded_model(guidance: float, text_length: int) -> None:
-    wan = Wan(str(TINY_WAN), height=64, width=64, frames=17, guidance=guidance, text_length=text_length)
+    wan = Wan(
+        str(TINY_WAN), height=64, width=64, frames=17, guidance=guidance, text_length=text_length
+    )
     prompts = [scene.caption for scene in world.scenes("held_out", 2)]
     size = {"height": 64, "width": 64, "frames": 17, "text_length": text_length}
-    assert (rollout(wan, prompts, 4) - clips(plain(TINY_WAN), prompts, 4, guidance, **size)).abs().max() < 1e-4
+    assert (
+        rollout(wan, prompts, 4) - clips(plain(TINY_WAN), prompts, 4, guidance, **size)
+    ).abs().max() < 1e-4
 
 
-# --- an offloaded text encoder ---------------------------------------------------------------------------------------
+# --- an offloaded text encoder
+# ---------------------------------------------------------------------------------------
 
 
-def test_an_offloaded_text_encoder_visits_once_for_all_new_prompts(wan: Wan, folder: Path, monkeypatch) -> None:
+def test_an_offloaded_text_encoder_visits_once_for_all_new_prompts(
+    wan: Wan, folder: Path, monkeypatch
+) -> None:
     from vidrl.backbones.base import PromptCache
 
     guided = Wan(str(folder), **SMALL, guidance=3.0, negative_prompt="still", offload_text=True)
@@ -405,7 +489,9 @@ def test_an_offloaded_text_encoder_visits_once_for_all_new_prompts(wan: Wan, fol
     assert sorted(embedded) == sorted([*prompts, "still"])  # the negative prompt is encoded once
     cache.learn(prompts)
     assert len(trips) == 2
-    whole = Wan(str(folder), **SMALL, guidance=3.0, negative_prompt="still").encode([*prompts, *prompts])
+    whole = Wan(str(folder), **SMALL, guidance=3.0, negative_prompt="still").encode(
+        [*prompts, *prompts]
+    )
     assert all(torch.allclose(made[name], whole[name], atol=1e-5) for name in whole)
     assert len({cond["negative"].data_ptr() for cond in cache.kept.values()}) == 1
 
@@ -413,7 +499,9 @@ def test_an_offloaded_text_encoder_visits_once_for_all_new_prompts(wan: Wan, fol
 def test_a_text_encoder_goes_back_where_encoding_fails(folder: Path, monkeypatch) -> None:
     made, trips = Wan(str(folder), **SMALL, offload_text=True), []
     monkeypatch.setattr(made.pipe.text_encoder, "to", lambda device: trips.append(str(device)))
-    monkeypatch.setattr(made, "_embed", lambda texts: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    monkeypatch.setattr(
+        made, "_embed", lambda texts: (_ for _ in ()).throw(torch.OutOfMemoryError("full"))
+    )
     for _ in range(2):
         with pytest.raises(torch.OutOfMemoryError):
             made.encode(["a"])
@@ -421,26 +509,39 @@ def test_a_text_encoder_goes_back_where_encoding_fails(folder: Path, monkeypatch
 
 
 def test_latents_of_clips_are_those_of_the_video_to_video_pipeline(wan: Wan) -> None:
-    """diffusers' WanVideoToVideoPipeline adds noise of level t to a clip's latents; at level 0 they are left."""
+    """diffusers' WanVideoToVideoPipeline adds noise of level t to a clip's latents; at
+    level 0 they are left."""
     video = torch.rand(2, *wan.clip_shape, generator=torch.Generator().manual_seed(0))
     latents = wan.encode_video(video)
     pipe = diffusers.WanVideoToVideoPipeline(
-        wan.pipe.tokenizer, wan.pipe.text_encoder, wan.pipe.transformer, wan.pipe.vae, UniPCMultistepScheduler())
+        wan.pipe.tokenizer,
+        wan.pipe.text_encoder,
+        wan.pipe.transformer,
+        wan.pipe.vae,
+        UniPCMultistepScheduler(),
+    )
     pipe.scheduler = FlowMatchEulerDiscreteScheduler()
     pipe.scheduler.scale_noise = lambda sample, timestep, noise: sample
     with torch.no_grad():
-        theirs = pipe.prepare_latents(2 * video.transpose(1, 2) - 1, 2, wan.shape[0], 16, 32, torch.float32)
+        theirs = pipe.prepare_latents(
+            2 * video.transpose(1, 2) - 1, 2, wan.shape[0], 16, 32, torch.float32
+        )
     assert torch.allclose(latents, theirs, atol=1e-5) and latents.std() > 0.01
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-wan", "tiny-wan-32"])
 def test_the_embedded_models_decode_what_they_encode(name: str) -> None:
-    """The mean error is a sixteenth of the clips' own spread: 0.0153 and 0.0157 of 0.245 measured."""
+    """The mean error is a sixteenth of the clips' own spread: 0.0153 and 0.0157 of 0.245
+    measured."""
     wan = Wan(str(TINY_WAN.with_name(name)), text_length=24)
     frames, _, size, _ = wan.clip_shape
-    video = torch.stack([world.render(scene, size, frames, wan.fps).video for scene in world.scenes("held_out", 4)])
+    video = torch.stack(
+        [world.render(scene, size, frames, wan.fps).video for scene in world.scenes("held_out", 4)]
+    )
     latents = wan.encode_video(video)
     again = wan.decode(latents)
     assert (again - video).abs().mean() < 0.02 < video.std() / 10
-    assert abs(float(latents.mean())) < 0.1 and 0.7 < float(latents.std()) < 1.3  # standardised, as noise is
+    assert (
+        abs(float(latents.mean())) < 0.1 and 0.7 < float(latents.std()) < 1.3
+    )  # standardised, as noise is

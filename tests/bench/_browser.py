@@ -1,4 +1,5 @@
-"""Debian's chromium over its debugging pipe: opens a page, asks it questions, takes pictures."""
+"""Debian's chromium over its debugging pipe: opens a page, asks it questions, takes
+pictures."""
 
 import base64
 import json
@@ -10,13 +11,23 @@ import time
 
 import pytest
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-component-update", "--disable-background-networking", "--hide-scrollbars",
-         "--remote-debugging-pipe")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-component-update",
+    "--disable-background-networking",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 
 
 class Browser:
-    """A headless chromium with a new profile; `with Browser(folder) as browser: page = browser.open(path, 1280)`."""
+    """A headless chromium with a new profile; `with Browser(folder) as browser: page =
+    browser.open(path, 1280)`."""
 
     def __init__(self, folder):
         self.binary = shutil.which("chromium")
@@ -29,7 +40,10 @@ class Browser:
         command = [self.binary, *FLAGS, f"--user-data-dir={self.folder}", "about:blank"]
         self.process = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *command],
-            pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         return self
@@ -43,7 +57,9 @@ class Browser:
     def send(self, method, session=None, **params):
         """The result of a command."""
         self.count += 1
-        message = {"id": self.count, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        message = {"id": self.count, "method": method, "params": params} | (
+            {"sessionId": session} if session else {}
+        )
         told = json.dumps(message).encode() + b"\0"
         while told:
             told = told[os.write(self.out, told) :]
@@ -77,8 +93,14 @@ class Browser:
         self.events = []
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable", session)
-        self.send("Emulation.setDeviceMetricsOverride", session, width=width, height=height, deviceScaleFactor=1,
-                  mobile=width < 600)
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            session,
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", session, features=[scheme])
         self.send("Page.navigate", session, url=path.resolve().as_uri())
@@ -94,8 +116,14 @@ class Page:
 
     def ask(self, expression):
         """The value of a JavaScript expression; promises are waited for."""
-        told = self.browser.send("Runtime.evaluate", self.session, expression=expression, returnByValue=True,
-                                 awaitPromise=True, userGesture=True)
+        told = self.browser.send(
+            "Runtime.evaluate",
+            self.session,
+            expression=expression,
+            returnByValue=True,
+            awaitPromise=True,
+            userGesture=True,
+        )
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
@@ -109,20 +137,34 @@ class Page:
     def key(self, name, code):
         """Press a key."""
         for kind in ("keyDown", "keyUp"):
-            self.browser.send("Input.dispatchKeyEvent", self.session, type=kind, key=name, code=name,
-                              windowsVirtualKeyCode=code, **({"text": "\r"} if name == "Enter" else {}))
+            self.browser.send(
+                "Input.dispatchKeyEvent",
+                self.session,
+                type=kind,
+                key=name,
+                code=name,
+                windowsVirtualKeyCode=code,
+                **({"text": "\r"} if name == "Enter" else {}),
+            )
 
     def complaints(self):
         """Errors and warnings of the console, and exceptions, up to now."""
         self.ask("1")
-        found = [event for event in self.browser.events if event["method"] in
-                 ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")]
+        found = [
+            event
+            for event in self.browser.events
+            if event["method"]
+            in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        ]
         return [event["params"] for event in found]
 
     def requests(self):
         """The addresses that it asked for, less what it holds itself."""
-        asked = [event["params"]["request"]["url"] for event in self.browser.events
-                 if event["method"] == "Network.requestWillBeSent"]
+        asked = [
+            event["params"]["request"]["url"]
+            for event in self.browser.events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
         return [url for url in asked if not url.startswith("data:")]
 
     def picture(self, path, height=None):
@@ -130,5 +172,7 @@ class Page:
         size = self.browser.send("Page.getLayoutMetrics", self.session)["cssContentSize"]
         tall = min(size["height"], height or size["height"])
         clip = {"x": 0, "y": 0, "width": size["width"], "height": tall, "scale": 1}
-        shot = self.browser.send("Page.captureScreenshot", self.session, clip=clip, captureBeyondViewport=True)
+        shot = self.browser.send(
+            "Page.captureScreenshot", self.session, clip=clip, captureBeyondViewport=True
+        )
         path.write_bytes(base64.b64decode(shot["data"]))

@@ -28,7 +28,8 @@ def folder(path, count=3, **options):
 
 
 class Counted(Reward):
-    """Mean light; a line is written to the file TOLD.calls for every clip that it looks at."""
+    """Mean light; a line is written to the file TOLD.calls for every clip that it looks
+    at."""
 
     def __init__(self, told: str = "", weight: float = 1.0) -> None:
         super().__init__()
@@ -91,7 +92,8 @@ class Unbuilt(Reward):
 
 
 class Like(Reward):
-    """How like the reference the frames are, and how long the prompt is: what a dim may read beside the pixels."""
+    """How like the reference the frames are, and how long the prompt is: what a dim may
+    read beside the pixels."""
 
     def features(self, samples):
         return samples.frames.mean((2, 3, 4))

@@ -34,7 +34,8 @@ def read(out):
     return json.loads((out / "results.json").read_text())
 
 
-# --- what it makes ---------------------------------------------------------------------------------------------------
+# --- what it makes
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_gives_json_csv_and_a_page(capsys, tmp_path):
@@ -53,8 +54,10 @@ def test_a_folder_gives_json_csv_and_a_page(capsys, tmp_path):
 def test_two_folders_are_compared_by_prompt(capsys, tmp_path):
     for name, noise in (("a", 0.02), ("b", 0.1)):
         folder(tmp_path / name, 3, noise=noise)
-        manifest.write(tmp_path / name / "prompts.csv",
-                       [{"path": f"{i}.mp4", "prompt": f"prompt {i}", "seed": 0} for i in range(3)])
+        manifest.write(
+            tmp_path / name / "prompts.csv",
+            [{"path": f"{i}.mp4", "prompt": f"prompt {i}", "seed": 0} for i in range(3)],
+        )
     status, out, _ = bench(capsys, "a", "b", "--names", "base,ours", *QUICK)
     found = read(tmp_path / "runs" / "bench-base-vs-ours")
     assert status == 0 and "ours - base" in out
@@ -66,21 +69,43 @@ def test_formats_are_written_as_asked(capsys, tmp_path):
     folder(tmp_path / "v", 2)
     bench(capsys, "v", *QUICK[:4], "--format", "all", "--out", "o")
     assert {"results.json", "results.csv", "results.md", "results.tex", "report.html"} <= {
-        p.name for p in (tmp_path / "o").iterdir()}
+        p.name for p in (tmp_path / "o").iterdir()
+    }
     status, _, err = bench(capsys, "v", *QUICK[:4], "--format", "jsn", "--out", "p")
-    assert status == 2 and "did you mean 'json'" in err and not (tmp_path / "p").exists()  # before anything is measured
+    assert (
+        status == 2 and "did you mean 'json'" in err and not (tmp_path / "p").exists()
+    )  # before anything is measured
 
 
 def test_vbenchs_profile_gives_its_dims_totals_and_leaderboard(capsys, tmp_path):
     folder(tmp_path / "v", 2)
-    status, said, err = bench(capsys, "v", "--profile", "vbench", "--jobs", 0, "--format", "leaderboard", "--out", "o",
-                           "--dims", "vbench_temporal_flickering,vbench_dynamic_degree",
-                           "--option", "vbench_dynamic_degree.flow=dis")
+    status, said, err = bench(
+        capsys,
+        "v",
+        "--profile",
+        "vbench",
+        "--jobs",
+        0,
+        "--format",
+        "leaderboard",
+        "--out",
+        "o",
+        "--dims",
+        "vbench_temporal_flickering,vbench_dynamic_degree",
+        "--option",
+        "vbench_dynamic_degree.flow=dis",
+    )
     found = read(tmp_path / "o")
     assert status == 0 and {dim["profile"] for dim in found["dims"]} == {"vbench"}
     assert found["dims"][1]["options"] == {"flow": "dis"} and err == ""
-    assert found["totals"]["v"]["quality"] is None and "motion_smoothness" in found["totals"]["v"]["missing"]
-    assert "VBench's totals of v: quality -, semantic -, total -; missing: subject_consistency, " in said
+    assert (
+        found["totals"]["v"]["quality"] is None
+        and "motion_smoothness" in found["totals"]["v"]["missing"]
+    )
+    assert (
+        "VBench's totals of v: quality -, semantic -, total -; missing: subject_consistency, "
+        in said
+    )
     board = json.loads((tmp_path / "o" / "leaderboard.json").read_text())
     assert set(board) == {"temporal_flickering", "dynamic_degree"}
 
@@ -90,8 +115,14 @@ def test_a_saved_result_is_compared_without_measuring(capsys, tmp_path):
         folder(tmp_path / name, 2, noise=0.1 if name == "b" else 0.02)
         bench(capsys, name, *QUICK, "--out", f"out_{name}")
         shutil.rmtree(tmp_path / name)
-    status, out, _ = bench(capsys, "out_a/results.json", "out_b/results.json", "--out", "both", "--format", "json")
-    assert status == 0 and "b - a" in out and [one["name"] for one in read(tmp_path / "both")["sets"]] == ["a", "b"]
+    status, out, _ = bench(
+        capsys, "out_a/results.json", "out_b/results.json", "--out", "both", "--format", "json"
+    )
+    assert (
+        status == 0
+        and "b - a" in out
+        and [one["name"] for one in read(tmp_path / "both")["sets"]] == ["a", "b"]
+    )
 
 
 def test_a_saved_result_of_another_protocol_is_refused(capsys, tmp_path):
@@ -99,7 +130,12 @@ def test_a_saved_result_of_another_protocol_is_refused(capsys, tmp_path):
     bench(capsys, "a", *QUICK, "--out", "one")
     bench(capsys, "a", *QUICK, "--out", "two", "--fps", 4)
     status, out, err = bench(capsys, "one/results.json", "two/results.json", "--out", "both")
-    assert status == 2 and out == "" and "expected one protocol" in err and not (tmp_path / "both").exists()
+    assert (
+        status == 2
+        and out == ""
+        and "expected one protocol" in err
+        and not (tmp_path / "both").exists()
+    )
     status, _, err = bench(capsys, "one/results.json", "a")
     assert status == 2 and "saved results alone, or clips alone" in err
 
@@ -119,8 +155,24 @@ def test_a_second_run_measures_nothing(capsys, tmp_path, monkeypatch):
 def test_images_and_references(capsys, tmp_path):
     write(tmp_path / "v" / "a.mkv")
     (tmp_path / "i").mkdir()
-    cv2.imwrite(str(tmp_path / "i" / "a.png"), (moving(1)[0] * 255).to(torch.uint8).permute(1, 2, 0).numpy())
-    assert bench(capsys, "i", "--suite", "image", "--dims", "frame_quality", "--jobs", 0, "--format", "json")[0] == 0
+    cv2.imwrite(
+        str(tmp_path / "i" / "a.png"), (moving(1)[0] * 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    )
+    assert (
+        bench(
+            capsys,
+            "i",
+            "--suite",
+            "image",
+            "--dims",
+            "frame_quality",
+            "--jobs",
+            0,
+            "--format",
+            "json",
+        )[0]
+        == 0
+    )
     assert read(tmp_path / "runs" / "bench-i")["sets"][0]["clips"][0]["frames"] == 1
     assert bench(capsys, "v", "--reference", "i", *QUICK)[0] == 0
     assert read(tmp_path / "runs" / "bench-v")["sets"][0]["clips"][0]["reference"] == "i/a.png"
@@ -130,13 +182,18 @@ def test_files_are_one_set(capsys, tmp_path):
     folder(tmp_path / "v", 3)
     assert bench(capsys, "v/0.mp4", "v/2.mp4", *QUICK, "--out", "o")[0] == 0
     (one,) = read(tmp_path / "o")["sets"]
-    assert one["name"] == "files" and [clip["path"] for clip in one["clips"]] == ["v/0.mp4", "v/2.mp4"]
+    assert one["name"] == "files" and [clip["path"] for clip in one["clips"]] == [
+        "v/0.mp4",
+        "v/2.mp4",
+    ]
 
 
 def test_what_was_trained_on_is_marked(capsys, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text('[reward]\nname = "flicker"\n')
-    args = cli.build().parse_args(["bench", "--model", "m", "--lora", str(tmp_path / "run" / "lora"), *QUICK[:2]])
+    args = cli.build().parse_args(
+        ["bench", "--model", "m", "--lora", str(tmp_path / "run" / "lora"), *QUICK[:2]]
+    )
     assert command._trained(args, command.chosen(args)) == ["flicker"]
     assert command._source(args).name == "run"
 
@@ -148,7 +205,9 @@ def test_preferences_give_the_table_in_one_command(capsys, tmp_path):
         write(tmp_path / "v" / f"{i}b.mp4", seed=i, noise=0.15)
     rows = "".join(f"{i}a.mp4,{i}b.mp4,a,prompt {i}\n" for i in range(3))
     (tmp_path / "v" / "choices.csv").write_text("path_a,path_b,choice,prompt\n" + rows)
-    status, out, _ = bench(capsys, "--preferences", "v/choices.csv", "--dims", "flicker", "--jobs", 0, "--out", "o")
+    status, out, _ = bench(
+        capsys, "--preferences", "v/choices.csv", "--dims", "flicker", "--jobs", 0, "--out", "o"
+    )
     found = json.loads((tmp_path / "o" / "preferences.json").read_text())
     assert status == 0 and "flicker" in out and "o/preferences.md" in out
     assert found["command"].startswith("vidrl bench --preferences v/choices.csv")
@@ -161,7 +220,9 @@ def test_meta_is_asked_for_what_was_said(capsys, tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr(meta, "run", lambda *words, **more: asked.update(more, words=words))
     monkeypatch.setattr(meta_page, "summary", lambda found: "the table")
-    status, out, _ = bench(capsys, "--meta", "clips", "--dims", "flicker,cut", "--limit", 4, "--seed", 3, "--out", "o")
+    status, out, _ = bench(
+        capsys, "--meta", "clips", "--dims", "flicker,cut", "--limit", 4, "--seed", 3, "--out", "o"
+    )
     assert status == 0 and out.startswith("the table") and "o/bench_meta.svg" in out
     assert asked["dims"] == ["flicker", "cut"] and asked["count"] == 4 and asked["seed"] == 3
     assert asked["words"] == (command.Path("o"), "clips")
@@ -171,13 +232,18 @@ def test_a_primary_dim_and_margins_are_said_before_and_stand_in_the_results(caps
     for name, noise in (("a", 0.02), ("b", 0.1)):
         folder(tmp_path / name, 3, noise=noise)
     two = ("a", "b", "--dims", "flicker,freeze", "--jobs", 0, "--format", "json")
-    assert bench(capsys, *two, "--primary", "flicker", "--margin", "freeze=0.5", "--out", "o")[0] == 0
+    assert (
+        bench(capsys, *two, "--primary", "flicker", "--margin", "freeze=0.5", "--out", "o")[0] == 0
+    )
     found = read(tmp_path / "o")
     assert found["claims"] == {"primary": "flicker", "margins": {"freeze": 0.5}}
     assert [row["margin"] for row in found["comparisons"]][1] == 0.5
-    for words, told in ((("--primary", "fliker"), "did you mean 'flicker'"), (("--margin", "freeze=-1"), "above 0"),
-                        (("--margin", "0.5"), "expected --margin DIM=VALUE"),
-                        (("--margin", "x=1"), "--margin, got 'x'")):
+    for words, told in (
+        (("--primary", "fliker"), "did you mean 'flicker'"),
+        (("--margin", "freeze=-1"), "above 0"),
+        (("--margin", "0.5"), "expected --margin DIM=VALUE"),
+        (("--margin", "x=1"), "--margin, got 'x'"),
+    ):
         status, _, err = bench(capsys, *two, *words, "--out", "refused")
         assert status == 2 and told in err and not (tmp_path / "refused").exists()
 
@@ -185,84 +251,140 @@ def test_a_primary_dim_and_margins_are_said_before_and_stand_in_the_results(caps
 def test_distances_between_sets_by_an_encoder_of_ones_own(capsys, tmp_path):
     for name, noise in (("a", 0.02), ("b", 0.1)):
         folder(tmp_path / name, 12, frames=3, noise=noise)
-    status, out, _ = bench(capsys, "a", "b", *QUICK, "--distance", "kernel,frechet", "--encoder", "pixels")
+    status, out, _ = bench(
+        capsys, "a", "b", *QUICK, "--distance", "kernel,frechet", "--encoder", "pixels"
+    )
     rows = read(tmp_path / "runs" / "bench-a-vs-b")["distances"]
     assert status == 0 and [(row["name"], row["first"], row["second"]) for row in rows] == [
-        ("kernel", "a", "b"), ("frechet", "a", "b")]
+        ("kernel", "a", "b"),
+        ("frechet", "a", "b"),
+    ]
     assert all(row["n"] == [12, 12] for row in rows) and "frechet" in out
-    assert rows[0]["value"] > 0 and rows[1]["value"] is None and rows[1]["notes"]  # fewer clips than features
+    assert (
+        rows[0]["value"] > 0 and rows[1]["value"] is None and rows[1]["notes"]
+    )  # fewer clips than features
     bench(capsys, "a", *QUICK, "--against", "b", "--encoder", "pixels", "--out", "o")
-    assert [row["value"] for row in read(tmp_path / "o")["distances"]] == [row["value"] for row in rows[::-1]]
-    again = ["o/results.json", "--clips", "a"]  # of clips this new no hash is kept, so that their folder is named
-    bench(capsys, *again, "--against", "b", "--encoder", "pixels", "--out", "saved", "--format", "json")
+    assert [row["value"] for row in read(tmp_path / "o")["distances"]] == [
+        row["value"] for row in rows[::-1]
+    ]
+    again = [
+        "o/results.json",
+        "--clips",
+        "a",
+    ]  # of clips this new no hash is kept, so that their folder is named
+    bench(
+        capsys,
+        *again,
+        "--against",
+        "b",
+        "--encoder",
+        "pixels",
+        "--out",
+        "saved",
+        "--format",
+        "json",
+    )
     assert read(tmp_path / "saved")["distances"] == read(tmp_path / "o")["distances"]
     status, _, err = bench(capsys, "a", "b", *QUICK, "--distance", "frechett", "--out", "p")
     assert status == 2 and "did you mean 'frechet'" in err and not (tmp_path / "p").exists()
 
 
-# --- bad input -------------------------------------------------------------------------------------------------------
+# --- bad input
+# -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words, said", [
-    ([], "expected folders or files to measure"),
-    (["empty"], "expected videos"),
-    (["nowhere"], "found nothing"),
-    (["v", "--suite", "temporel"], "did you mean 'temporal'"),
-    (["v", "--dims", "flikker"], "did you mean 'flicker'"),
-    (["v", "--names", "a,b"], "expected 1 different names"),
-    (["v", "v", "--names", "a,a"], "expected 2 different names"),
-    (["v", "--fps", "-3"], "fps to be 0"),
-    (["v", "--manifest", "nowhere.csv"], "nowhere.csv"),
-    (["v", "--manifest", "v"], "expected a table ending in"),
-    (["v", "--option", "flicker.colours=1"], "no option 'colours'"),
-    (["v", "--profile", "vbench", "--suite", "orbit"], "no dims of the profile"),
-    (["v", "--jobs", "-1"], "jobs of 1 or more"),
-    (["v", "--distance", "kernel"], "expected two sets for a distance"),
-    (["v", "--against", "v", "--encoder", "pixel"], "did you mean 'pixels'"),
-    (["nowhere.json"], "expected results of vidrl bench"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "expected folders or files to measure"),
+        (["empty"], "expected videos"),
+        (["nowhere"], "found nothing"),
+        (["v", "--suite", "temporel"], "did you mean 'temporal'"),
+        (["v", "--dims", "flikker"], "did you mean 'flicker'"),
+        (["v", "--names", "a,b"], "expected 1 different names"),
+        (["v", "v", "--names", "a,a"], "expected 2 different names"),
+        (["v", "--fps", "-3"], "fps to be 0"),
+        (["v", "--manifest", "nowhere.csv"], "nowhere.csv"),
+        (["v", "--manifest", "v"], "expected a table ending in"),
+        (["v", "--option", "flicker.colours=1"], "no option 'colours'"),
+        (["v", "--profile", "vbench", "--suite", "orbit"], "no dims of the profile"),
+        (["v", "--jobs", "-1"], "jobs of 1 or more"),
+        (["v", "--distance", "kernel"], "expected two sets for a distance"),
+        (["v", "--against", "v", "--encoder", "pixel"], "did you mean 'pixels'"),
+        (["nowhere.json"], "expected results of vidrl bench"),
+    ],
+)
 def test_errors_of_use_are_one_line_with_the_cure(capsys, tmp_path, words, said):
     folder(tmp_path / "v", 1)
     (tmp_path / "empty").mkdir()
     status, out, err = bench(capsys, *words)
-    assert status == 2 and out == "" and said in err and "Traceback" not in err and len(err.splitlines()) == 1
+    assert (
+        status == 2
+        and out == ""
+        and said in err
+        and "Traceback" not in err
+        and len(err.splitlines()) == 1
+    )
 
 
 def test_one_clip_is_measured_and_marked(capsys, tmp_path):
     folder(tmp_path / "v", 1)
     status, out, _ = bench(capsys, "v", *QUICK)
     row = read(tmp_path / "runs" / "bench-v")["summary"]["v"]["flicker"]
-    assert status == 0 and "[?]" in out and "few" in out and row["low"] is None and not row["enough"]
+    assert (
+        status == 0 and "[?]" in out and "few" in out and row["low"] is None and not row["enough"]
+    )
     assert any("fewer than 20 clips: 1" in note for note in row["notes"])
 
 
 def test_a_folder_of_everything_that_goes_wrong(capsys, tmp_path):
-    """Mixed rates and sizes, prompts that differ by case and hold anything, files that are broken, short or missing."""
+    """Mixed rates and sizes, prompts that differ by case and hold anything, files that are
+    broken, short or missing."""
     v = tmp_path / "v"
     write(v / "a.mp4")
     write(v / "b.mp4", fps=24.0, side=48, seed=1)
     video.write(v / "one.mp4", moving(1), 8.0)
     (v / "broken.mp4").write_bytes(b"no video")
     (v / "cut.mp4").write_bytes((v / "b.mp4").read_bytes()[:2000])
-    rows = [{"path": "a.mp4", "prompt": HTML}, {"path": "b.mp4", "prompt": HTML.upper()},
-            {"path": "gone.mp4", "prompt": "x"}, {"path": "one.mp4", "prompt": "кот"}]
+    rows = [
+        {"path": "a.mp4", "prompt": HTML},
+        {"path": "b.mp4", "prompt": HTML.upper()},
+        {"path": "gone.mp4", "prompt": "x"},
+        {"path": "one.mp4", "prompt": "кот"},
+    ]
     manifest.write(v / "prompts.csv", rows)
-    status, out, err = bench(capsys, "v", "--dims", "flicker,frame_quality", "--jobs", 0, "--format", "all")
+    status, out, err = bench(
+        capsys, "v", "--dims", "flicker,frame_quality", "--jobs", 0, "--format", "all"
+    )
     found = read(tmp_path / "runs" / "bench-v")
     (one,) = found["sets"]
-    assert status == 0 and "3 clips that could not be read, 1 that have no meaning for their clip" in err
+    assert (
+        status == 0
+        and "3 clips that could not be read, 1 that have no meaning for their clip" in err
+    )
     assert {row["path"]: row["why"].split(":")[0] for row in one["skipped"]} == {
-        "v/gone.mp4": "missing", "v/broken.mp4": "unreadable", "v/cut.mp4": "unreadable"}
+        "v/gone.mp4": "missing",
+        "v/broken.mp4": "unreadable",
+        "v/cut.mp4": "unreadable",
+    }
     assert [clip["prompt"] for clip in one["clips"]] == [HTML, HTML.upper(), "кот"]
     (why,) = one["clips"][2]["why"].values()
     assert why.startswith("inapplicable to an image: needs a clip of at least 3 frames")
     notes = "\n".join(found["notes"])
-    for said in ("2 frame rates", "sizes", "differ by letter case", "2 of 5 files have no row", "prompts are from"):
+    for said in (
+        "2 frame rates",
+        "sizes",
+        "differ by letter case",
+        "2 of 5 files have no row",
+        "prompts are from",
+    ):
         assert said in notes, said
     assert "<script>alert(1)" not in (tmp_path / "runs" / "bench-v" / "report.html").read_text()
     with open(tmp_path / "runs" / "bench-v" / "results.csv", newline="", encoding="utf-8") as file:
         assert HTML in {row["prompt"] for row in csv.DictReader(file)}
-    assert bench(capsys, "v", "--dims", "flicker", "--jobs", 0, "--format", "json", "--strict")[0] == 1
+    assert (
+        bench(capsys, "v", "--dims", "flicker", "--jobs", 0, "--format", "json", "--strict")[0] == 1
+    )
 
 
 def test_nothing_that_can_be_scored_is_status_1_with_reasons(capsys, tmp_path):
@@ -270,7 +392,9 @@ def test_nothing_that_can_be_scored_is_status_1_with_reasons(capsys, tmp_path):
     (tmp_path / "v" / "a.mp4").write_bytes(b"no video")
     status, out, err = bench(capsys, "v", *QUICK)
     assert status == 1 and "1 clips that could not be read" in err and "none of 0 scored" in out
-    assert read(tmp_path / "runs" / "bench-v")["sets"][0]["skipped"][0]["why"].startswith("unreadable: ")
+    assert read(tmp_path / "runs" / "bench-v")["sets"][0]["skipped"][0]["why"].startswith(
+        "unreadable: "
+    )
 
 
 def test_a_manifest_alone_of_missing_files_is_status_1(capsys, tmp_path):
@@ -286,7 +410,10 @@ def test_a_network_that_fails_midway_loses_nothing(capsys, tmp_path):
     status, _, err = bench(capsys, *words)
     clips = read(tmp_path / "runs" / "bench-v")["sets"][0]["clips"]
     assert "1 numbers that are not there" in err and bench(capsys, *words, "--strict")[0] == 1
-    assert status == 0 and [clip["value"]["_clips:Spoiled"] is None for clip in clips] == [False, True]
+    assert status == 0 and [clip["value"]["_clips:Spoiled"] is None for clip in clips] == [
+        False,
+        True,
+    ]
     assert clips[1]["why"] == {"_clips:Spoiled": "unscored: this network failed <midway>"}
 
 
@@ -302,13 +429,20 @@ def test_sample_leaves_a_table_that_bench_reads(tmp_path, monkeypatch):
 
     monkeypatch.setattr("vidrl.plugin.load", lambda kind, name, model, **options: Toy.tiny())
     prompts = ["a", HTML]
-    words = [word for prompt in prompts for word in ("--prompt", prompt)] + ["--steps", "1", "--device", "cpu"]
+    words = [word for prompt in prompts for word in ("--prompt", prompt)] + [
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert cli.main(["sample", "--model", "m", "--out", "o", "--seed", "7", *words]) == 0
-    assert [(row.path, row.prompt, row.seed) for row in manifest.read(tmp_path / "o" / "prompts.csv")] == [
-        ("0000.mp4", "a", 7), ("0001.mp4", HTML, 8)]
+    assert [
+        (row.path, row.prompt, row.seed) for row in manifest.read(tmp_path / "o" / "prompts.csv")
+    ] == [("0000.mp4", "a", 7), ("0001.mp4", HTML, 8)]
 
 
-# --- names that are not UTF-8 ----------------------------------------------------------------------------------------
+# --- names that are not UTF-8
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_name_that_is_not_utf8_stops_nothing(capfdbinary, tmp_path):
@@ -317,17 +451,25 @@ def test_a_name_that_is_not_utf8_stops_nothing(capfdbinary, tmp_path):
     for name in names:
         shutil.copy(tmp_path / "v" / "0.mp4", os.fsencode(tmp_path / "v") + b"/" + name)
     (tmp_path / "v" / os.fsdecode(b"\xff.mp4")).write_bytes(b"no video")
-    status = cli.main(["bench", "v", "--dims", "flicker", "--jobs", "0", "--out", "o", "--format", "all"])
+    status = cli.main(
+        ["bench", "v", "--dims", "flicker", "--jobs", "0", "--out", "o", "--format", "all"]
+    )
     assert status == 0 and "flicker" in capfdbinary.readouterr().out.decode()
     (found,) = read(tmp_path / "o")["sets"]
     paths = {os.fsencode(row["path"]) for row in [*found["clips"], *found["skipped"]]}
     assert paths == {b"v/0.mp4", b"v/1.mp4", b"v/\xff.mp4", *(b"v/" + name for name in names)}
     rows = list(csv.DictReader((tmp_path / "o" / "results.csv").open(encoding="utf-8")))
-    assert {row["path"] for row in rows} >= {r"v/caf\udce9.mp4", r"v/caf\udce8.mp4", r"v/\udcff.mp4"}
+    assert {row["path"] for row in rows} >= {
+        r"v/caf\udce9.mp4",
+        r"v/caf\udce8.mp4",
+        r"v/\udcff.mp4",
+    }
     for name in ("report.html", "results.md", "results.tex"):
         assert (tmp_path / "o" / name).read_bytes().decode("utf-8")
     again = results.load(tmp_path / "o")
-    assert [row["path"] for row in again["sets"][0]["clips"]] == [row["path"] for row in found["clips"]]
+    assert [row["path"] for row in again["sets"][0]["clips"]] == [
+        row["path"] for row in found["clips"]
+    ]
 
 
 def test_a_folder_whose_name_is_not_utf8_is_a_set(capfdbinary, tmp_path):

@@ -1,4 +1,5 @@
-"""The page in a real browser: nothing breaks, nothing is fetched, nothing is too wide, clips play, keys work."""
+"""The page in a real browser: nothing breaks, nothing is fetched, nothing is too wide,
+clips play, keys work."""
 
 import pytest
 import torch
@@ -39,7 +40,9 @@ def write_clip(path, i, noisy):
 def report(tmp_path_factory):
     """Two sets of clips of two shapes, with every string as bad as strings come."""
     folder = tmp_path_factory.mktemp("bench")
-    results = made(names=("base", '<b>ours</b>"'), count=24, prompts=NAUGHTY, shift=0.05, trained=("flicker",))
+    results = made(
+        names=("base", '<b>ours</b>"'), count=24, prompts=NAUGHTY, shift=0.05, trained=("flicker",)
+    )
     for at, one in enumerate(results["sets"]):
         files = [write_clip(folder / f"{at}-{i} <&> '\".mp4", i, noisy=not at) for i in range(6)]
         for i, clip in enumerate(one["clips"]):
@@ -65,8 +68,10 @@ def opened(request, browser, report):
 def test_nothing_is_complained_of_fetched_or_run(opened, report):
     assert opened.until("document.querySelector('#looked .card') !== null")
     opened.ask(UNFOLD)
-    opened.ask("document.querySelector('#order').value = '1'; "
-               "document.querySelector('#order').dispatchEvent(new Event('change'))")
+    opened.ask(
+        "document.querySelector('#order').value = '1'; "
+        "document.querySelector('#order').dispatchEvent(new Event('change'))"
+    )
     assert opened.ask("[...document.querySelectorAll('#pick option')].length") == 24
     for _ in range(24):
         opened.ask("document.querySelector('#next').click()")
@@ -80,12 +85,17 @@ def test_nothing_is_complained_of_fetched_or_run(opened, report):
 def test_nothing_is_wider_than_the_window(opened):
     for state in ("1", UNFOLD):
         opened.ask(state)
-        assert opened.ask("document.documentElement.scrollWidth") == opened.ask("innerWidth"), opened.ask(WIDE)
+        assert opened.ask("document.documentElement.scrollWidth") == opened.ask("innerWidth"), (
+            opened.ask(WIDE)
+        )
 
 
 def test_the_clips_play_and_those_of_a_fold_when_it_opens(opened):
     def playing(fold):
-        found, plays = f"[...document.querySelectorAll('{fold} video')]", "c.duration > 1 && !c.paused && c.videoWidth"
+        found, plays = (
+            f"[...document.querySelectorAll('{fold} video')]",
+            "c.duration > 1 && !c.paused && c.videoWidth",
+        )
         return opened.until(f"{found}.length > 1 && {found}.every(c => {plays} > 60)")
 
     assert playing("details.fold[open]")
@@ -126,15 +136,21 @@ def test_keys_reach_what_can_be_pressed(browser, report):
 
 def test_tables_are_copied(browser, report):
     page = browser.open(report, 1280)
-    browser.send("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    browser.send(
+        "Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
+    )
     page.ask("document.querySelector('button[data-copy=markdown]').click()")
-    assert page.until("document.querySelector('button[data-copy=markdown]').textContent === 'Copied'")
+    assert page.until(
+        "document.querySelector('button[data-copy=markdown]').textContent === 'Copied'"
+    )
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_is_readable_in_light_and_dark(browser, report, dark):
     page = browser.open(report, 1280, dark=dark)
-    assert (page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(19, 20, 22)") is dark
+    assert (
+        page.ask("getComputedStyle(document.body).backgroundColor") == "rgb(19, 20, 22)"
+    ) is dark
     contrast = page.ask(CONTRAST)
     assert min(contrast.values()) >= 4.5, contrast
 
@@ -172,8 +188,13 @@ BROKEN = """[...document.querySelectorAll("#left-out td")].flatMap(cell => {
 def test_no_number_touches_another_and_no_name_breaks_within_a_word(browser, tmp_path, width):
     results = made(names=("base", "ours"), count=24)
     folder = "/data/experiments/2026_10/some_rather_long_folder/checkpoint_00001200"
-    results["sets"][0]["skipped"] = [{"path": f"{folder}/a_red_circle_moves_left_slowly_{i}.mp4",
-                                      "why": f"unreadable: {folder}/a_red_circle.mp4: an HTML page"} for i in range(3)]
+    results["sets"][0]["skipped"] = [
+        {
+            "path": f"{folder}/a_red_circle_moves_left_slowly_{i}.mp4",
+            "why": f"unreadable: {folder}/a_red_circle.mp4: an HTML page",
+        }
+        for i in range(3)
+    ]
     for row in finish(results)["comparisons"]:
         row.update(difference=-0.000029, low=-0.000051, high=-0.000007, p_holm=0.00451)
     page = browser.open(write(results, tmp_path / "report.html"), width)

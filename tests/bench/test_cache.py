@@ -1,4 +1,5 @@
-"""Nothing is measured twice, nothing that is measured is lost, and nothing stale is believed."""
+"""Nothing is measured twice, nothing that is measured is lost, and nothing stale is
+believed."""
 
 import json
 import multiprocessing
@@ -11,22 +12,44 @@ from _clips import write
 from vidrl.bench import cache
 from vidrl.bench.cache import Cache, Hashes, key
 
-ROW = {"dim": "flicker", "fps": 8.0, "size": [4, 4], "frames": 2, "reader": "decord", "note": None, "written": {},
-       "value": -0.5,
-       "curve": [-0.5, None], "why": None}
+ROW = {
+    "dim": "flicker",
+    "fps": 8.0,
+    "size": [4, 4],
+    "frames": 2,
+    "reader": "decord",
+    "note": None,
+    "written": {},
+    "value": -0.5,
+    "curve": [-0.5, None],
+    "why": None,
+}
 
 
 def test_what_is_put_is_got_and_nothing_else(tmp_path):
     kept = Cache(tmp_path)
     kept.put("ab" * 16, ROW)
-    assert kept.get("ab" * 16) == {"format": 1, "key": "ab" * 16, **ROW} and kept.get("cd" * 16) is None
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["ab" * 16 + ".json"]  # no part is left
+    assert (
+        kept.get("ab" * 16) == {"format": 1, "key": "ab" * 16, **ROW}
+        and kept.get("cd" * 16) is None
+    )
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [
+        "ab" * 16 + ".json"
+    ]  # no part is left
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda text: "", lambda text: text[:40], lambda text: "[1]", lambda text: text.replace("ab", "cd"),
-    lambda text: text.replace('"format": 1', '"format": 0'), lambda text: "{}", lambda text: "\x00" * 30,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: "",
+        lambda text: text[:40],
+        lambda text: "[1]",
+        lambda text: text.replace("ab", "cd"),
+        lambda text: text.replace('"format": 1', '"format": 0'),
+        lambda text: "{}",
+        lambda text: "\x00" * 30,
+    ],
+)
 def test_a_corrupt_file_is_no_row_and_is_told(tmp_path, spoil):
     kept = Cache(tmp_path)
     kept.put("ab" * 16, ROW)
@@ -39,11 +62,13 @@ def test_a_corrupt_file_is_no_row_and_is_told(tmp_path, spoil):
 
 def test_a_key_names_all_that_numbers_depend_on(monkeypatch):
     one = key("clip", "dim", "protocol", prompt="a", device="cpu")
-    others = [key("Clip", "dim", "protocol", prompt="a", device="cpu"),
-              key("clip", "Dim", "protocol", prompt="a", device="cpu"),
-              key("clip", "dim", "Protocol", prompt="a", device="cpu"),
-              key("clip", "dim", "protocol", prompt="A", device="cpu"),
-              key("clip", "dim", "protocol", prompt="a", device="cuda")]
+    others = [
+        key("Clip", "dim", "protocol", prompt="a", device="cpu"),
+        key("clip", "Dim", "protocol", prompt="a", device="cpu"),
+        key("clip", "dim", "Protocol", prompt="a", device="cpu"),
+        key("clip", "dim", "protocol", prompt="A", device="cpu"),
+        key("clip", "dim", "protocol", prompt="a", device="cuda"),
+    ]
     monkeypatch.setattr(cache, "code", lambda: "another version")
     others.append(key("clip", "dim", "protocol", prompt="a", device="cpu"))
     assert len({one, *others}) == 7
@@ -57,18 +82,25 @@ def fill(folder, mine):
 
 
 def test_several_processes_write_at_once_and_lose_nothing(tmp_path):
-    several = [multiprocessing.get_context("fork").Process(target=fill, args=(tmp_path, mine)) for mine in range(3)]
+    several = [
+        multiprocessing.get_context("fork").Process(target=fill, args=(tmp_path, mine))
+        for mine in range(3)
+    ]
     for one in several:
         one.start()
     for one in several:
         one.join()
     kept = Cache(tmp_path)
     assert [kept.get(f"{i:032x}")["frames"] for i in range(60)] == list(range(60))
-    assert all(kept.get(f"{1000 * m + i:032x}") for m in (1, 2, 3) for i in range(60)) and kept.corrupt == []
+    assert (
+        all(kept.get(f"{1000 * m + i:032x}") for m in (1, 2, 3) for i in range(60))
+        and kept.corrupt == []
+    )
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 60 + 3 * 60
 
 
-# --- hashes ----------------------------------------------------------------------------------------------------------
+# --- hashes
+# ----------------------------------------------------------------------------------------------------------
 
 
 def old(path):
@@ -78,7 +110,8 @@ def old(path):
 
 
 def hashed(folder, path, monkeypatch, later=60.0):
-    """The hash of a file by a new process, `later` seconds from now, and whether it read the file."""
+    """The hash of a file by a new process, `later` seconds from now, and whether it read
+    the file."""
     read, real = [], cache.hashlib.file_digest
     monkeypatch.setattr(cache.hashlib, "file_digest", lambda *a: read.append(1) or real(*a))
     monkeypatch.setattr(cache.time, "time", lambda now=time.time: now() + later)
@@ -124,7 +157,8 @@ def _renamed(path, text):
 
 @pytest.mark.parametrize("change", [_in_place, _renamed])
 def test_other_bytes_of_the_same_size_and_time_are_read_again(tmp_path, monkeypatch, change):
-    """As `rsync -t`, `tar x`, `cp -p` and a download that restores the server's time leave files."""
+    """As `rsync -t`, `tar x`, `cp -p` and a download that restores the server's time leave
+    files."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"one")
     stamp = old(path).stat().st_mtime_ns

@@ -1,4 +1,5 @@
-"""95 % intervals hold the truth 95 times in a hundred, by the simulation of benchmarks/results/bench_coverage.md."""
+"""95 % intervals hold the truth 95 times in a hundred, by the simulation of
+benchmarks/results/bench_coverage.md."""
 
 import importlib.util
 import re
@@ -26,8 +27,11 @@ TEN_BY_FOUR, TWENTY, HUNDRED, UNLIKE = (4,) * 10, (1,) * 20, (1,) * 100, tuple(r
 
 
 def between(hits, runs, low=0.93, high=0.97):
-    """Whether so many hits may come of a coverage between low and high, one time in a thousand wrongly not."""
-    return stats.binom.cdf(hits, runs, low) > 0.0005 and stats.binom.sf(hits - 1, runs, high) > 0.0005
+    """Whether so many hits may come of a coverage between low and high, one time in a
+    thousand wrongly not."""
+    return (
+        stats.binom.cdf(hits, runs, low) > 0.0005 and stats.binom.sf(hits - 1, runs, high) > 0.0005
+    )
 
 
 def hits(method, kind, sizes, runs, seed):
@@ -38,11 +42,15 @@ def hits(method, kind, sizes, runs, seed):
 
 @pytest.mark.parametrize("kind", ["normal", "skewed", "bounded"])
 def test_intervals_hold_the_truth(kind):
-    assert between(sum(hits(study.ours, kind, sizes, 300, seed=3) for sizes in (TEN_BY_FOUR, TWENTY)), 600)
+    assert between(
+        sum(hits(study.ours, kind, sizes, 300, seed=3) for sizes in (TEN_BY_FOUR, TWENTY)), 600
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [TEN_BY_FOUR, UNLIKE, TWENTY, HUNDRED], ids=["10 x 4", "10 x 1-10", "20", "100"])
+@pytest.mark.parametrize(
+    "sizes", [TEN_BY_FOUR, UNLIKE, TWENTY, HUNDRED], ids=["10 x 4", "10 x 1-10", "20", "100"]
+)
 @pytest.mark.parametrize("kind", study.USUAL)
 def test_intervals_hold_the_truth_between_93_and_97_times_in_a_hundred(kind, sizes):
     share = hits(study.ours, kind, sizes, 4000, seed=5) / 4000
@@ -62,7 +70,9 @@ def test_clips_taken_for_independent_do_not_hold_the_truth():
 
 @pytest.mark.parametrize("kind", study.KINDS)
 def test_the_truth_is_the_mean_of_the_simulated_clips(kind):
-    truth, _ = integrate.quad(lambda z: study.KINDS[kind](z) * stats.norm.pdf(z), -10, 10, points=[1])
+    truth, _ = integrate.quad(
+        lambda z: study.KINDS[kind](z) * stats.norm.pdf(z), -10, 10, points=[1]
+    )
     assert study.true_mean(kind) == pytest.approx(truth, abs=1e-6)
 
 
@@ -73,15 +83,27 @@ def test_simulated_clips_of_one_prompt_resemble_each_other():
 
 
 def test_the_page_has_what_the_script_would_write():
-    page = (ROOT / "benchmarks/results/bench_coverage.md").read_text().partition("## Values piled up")[0]
+    page = (
+        (ROOT / "benchmarks/results/bench_coverage.md")
+        .read_text()
+        .partition("## Values piled up")[0]
+    )
     rows = re.findall(r"^\| (\w[\w ]*) \| (\d+ × [\w ]+) \| ([\d.]+) \|", page, re.M)
     assert len(rows) == len(study.KINDS) * len(study.SIZES)
-    usual = [float(share) for kind, size, share in rows if kind in study.USUAL and int(size.split()[0]) >= 10]
+    usual = [
+        float(share)
+        for kind, size, share in rows
+        if kind in study.USUAL and int(size.split()[0]) >= 10
+    ]
     assert min(usual) >= 93 and max(usual) <= 97
 
 
 def test_the_page_says_that_no_single_test_of_equal_models_errs_more_than_one_time_in_twenty():
-    page = (ROOT / "benchmarks/results/bench_coverage.md").read_text().partition("## Tests of equal models")[2]
+    page = (
+        (ROOT / "benchmarks/results/bench_coverage.md")
+        .read_text()
+        .partition("## Tests of equal models")[2]
+    )
     single, families = page.split("## Families of dims")
     rows = re.findall(r"^\| .* \| ([\d.]+) \| [\d.]+, [\d.]+ \| [\d.]+ \|$", single, re.M)
     assert len(rows) == len(study.nulls.KINDS) * len(study.nulls.SIZES) + len(study.nulls.APART)
@@ -91,6 +113,13 @@ def test_the_page_says_that_no_single_test_of_equal_models_errs_more_than_one_ti
 
 
 def test_the_page_says_that_values_piled_up_are_held():
-    page = (ROOT / "benchmarks/results/bench_coverage.md").read_text().partition("## Values piled up")[2]
+    page = (
+        (ROOT / "benchmarks/results/bench_coverage.md")
+        .read_text()
+        .partition("## Values piled up")[2]
+    )
     rows = re.findall(r"^\| .* \| \d+ × \d \| ([\d.]+) \| [\d.]+, [\d.]+ \| \d+ \|$", page, re.M)
-    assert len(rows) == len(study.PILES) * len(study.PILE_SIZES) + 1 and min(map(float, rows)) >= 95 - 3 * 0.5
+    assert (
+        len(rows) == len(study.PILES) * len(study.PILE_SIZES) + 1
+        and min(map(float, rows)) >= 95 - 3 * 0.5
+    )

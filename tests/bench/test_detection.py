@@ -17,41 +17,55 @@ def test_by_hand() -> None:
 
 
 def test_all_pairs_of_other_sources_are_counted_as_mann_and_whitney_do() -> None:
-    """All pairs by scipy, less those of one source, which say nothing of an unknown original."""
+    """All pairs by scipy, less those of one source, which say nothing of an unknown
+    original."""
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(1)
     null, hacked = rng.integers(0, 6, (3, 20)).astype(float), rng.integers(0, 5, 20).astype(float)
-    own = [stats.mannwhitneyu(null[:, i : i + 2].ravel(), hacked[i : i + 2]).statistic for i in range(0, 20, 2)]
-    expected = (stats.mannwhitneyu(null.ravel(), hacked).statistic - sum(own)) / (3 * (20 * 20 - 10 * 4))
+    own = [
+        stats.mannwhitneyu(null[:, i : i + 2].ravel(), hacked[i : i + 2]).statistic
+        for i in range(0, 20, 2)
+    ]
+    expected = (stats.mannwhitneyu(null.ravel(), hacked).statistic - sum(own)) / (
+        3 * (20 * 20 - 10 * 4)
+    )
     area = any_area(below(null, hacked), np.arange(20) // 2)
     assert area.value == pytest.approx(expected, abs=1e-12) and area.groups == 10
 
 
 def test_a_clip_is_no_stranger_to_itself() -> None:
-    """A corruption that is sure beside its own clip, and nothing beside others': 0.574 of seven clips was its own."""
+    """A corruption that is sure beside its own clip, and nothing beside others': 0.574 of
+    seven clips was its own."""
     clips = np.arange(7.0)
     shares = below(np.stack([clips] * 4), clips - 0.1)
     area = any_area(shares, range(7))
     assert paired(np.stack([clips] * 4), clips - 0.1).tolist() == [1.0] * 7
     assert area.value == 0.5 and area.low < 0.5 < area.high
-    assert np.isnan(any_area(shares, [0] * 7).value) and np.isnan(any_area(shares[:2, :2], range(2)).low)
+    assert np.isnan(any_area(shares, [0] * 7).value) and np.isnan(
+        any_area(shares[:2, :2], range(2)).low
+    )
 
 
 @pytest.mark.parametrize(("gap", "n"), [(0.1, 7), (0.1, 16), (1.0, 7), (1.0, 24), (2.5, 16)])
 def test_the_interval_of_the_unpaired_area_holds_the_truth(gap: float, n: int) -> None:
-    """Clips of std 1, corrupted ones lower by `gap`, savings of 0.02: P(N(0, 1) > N(-gap, 1)) = Phi(gap / sqrt 2)."""
+    """Clips of std 1, corrupted ones lower by `gap`, savings of 0.02: P(N(0, 1) > N(-gap,
+    1)) = Phi(gap / sqrt 2)."""
     rng = np.random.default_rng(0)
     truth, hits, inside = 0.5 * (1 + erf(gap / 2)), 0, 0
     for _ in range(200):
         clips = rng.normal(size=n)
         null, hacked = clips + 0.02 * rng.normal(size=(4, n)), clips - gap
         area = any_area(below(null, hacked), range(n))
-        hits, inside = hits + (area.low <= truth <= area.high), inside + (area.low <= area.value <= area.high)
+        hits, inside = (
+            hits + (area.low <= truth <= area.high),
+            inside + (area.low <= area.value <= area.high),
+        )
     assert inside == 200 and hits >= 182  # binomial of 200 at 95 %: fewer in 1 %
 
 
 def test_faults_are_counted_after_correction() -> None:
-    """Eight sources that all agree have p = 2 / 2^8, which Holm's steps leave of 6 faults, and not of 7."""
+    """Eight sources that all agree have p = 2 / 2^8, which Holm's steps leave of 6 faults,
+    and not of 7."""
     shares = {str(k): np.ones((8, 8)) for k in range(7)}
     assert half_p(np.ones(8), range(8)) == half_p(np.zeros(8), range(8)) == 2 / 2**8
     assert _corrected({k: shares[k] for k in "012345"}, list("abcdefgh")) == list("012345")
@@ -77,7 +91,11 @@ def test_what_is_missing_is_not_counted() -> None:
 def test_clips_that_all_agree_are_not_sure_for_ever() -> None:
     area = own_area(np.ones(5), range(5))
     assert area.high == 1 and area.low == pytest.approx(0.025**0.2, abs=1e-3)
-    assert own_area(np.ones(5), range(5)).verdict == own_area(np.ones(50), [0, 1, 2, 3, 4] * 10).verdict == "few"
+    assert (
+        own_area(np.ones(5), range(5)).verdict
+        == own_area(np.ones(50), [0, 1, 2, 3, 4] * 10).verdict
+        == "few"
+    )
     assert own_area(np.ones(6), range(6)).verdict == "lowers"
     assert own_area(np.zeros(12), range(12)).verdict == "raises"
 
@@ -85,8 +103,10 @@ def test_clips_that_all_agree_are_not_sure_for_ever() -> None:
 @pytest.mark.parametrize("n", [6, 16, 100])
 def test_more_that_agree_never_lower_an_area_and_never_widen_below_the_exact_bound(n: int) -> None:
     """The case of 15 of 16, whose interval was once narrower than that of 16 of 16."""
-    areas = [own_area(np.array([0.0] * miss + [part] + [1.0] * (n - miss - 1)), range(n))
-             for miss, part in ((0, 1.0), (0, 0.75), (0, 0.0), (1, 0.75), (1, 0.0))]
+    areas = [
+        own_area(np.array([0.0] * miss + [part] + [1.0] * (n - miss - 1)), range(n))
+        for miss, part in ((0, 1.0), (0, 0.75), (0, 0.0), (1, 0.75), (1, 0.0))
+    ]
     lows, highs = [area.low for area in areas], [area.high for area in areas]
     assert lows == sorted(lows, reverse=True) and highs == sorted(highs, reverse=True)
     exact = stats.binomtest(n - 1, n).proportion_ci()
@@ -118,7 +138,9 @@ def test_the_interval_of_all_pairs_covers() -> None:
     assert 0.88 <= hits / 200 <= 0.99
 
 
-@pytest.mark.parametrize(("value", "low", "high", "verdict"), [
-    (0.9, 0.6, 1.0, "lowers"), (0.6, 0.4, 0.8, "open"), (0.2, 0.1, 0.4, "raises")])
+@pytest.mark.parametrize(
+    ("value", "low", "high", "verdict"),
+    [(0.9, 0.6, 1.0, "lowers"), (0.6, 0.4, 0.8, "open"), (0.2, 0.1, 0.4, "raises")],
+)
 def test_verdicts(value: float, low: float, high: float, verdict: str) -> None:
     assert Area(value, low, high, 8, 8).verdict == verdict

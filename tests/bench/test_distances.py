@@ -1,4 +1,5 @@
-"""Distances between sets: published formulas by other means, freed of bias, with intervals that hold the truth."""
+"""Distances between sets: published formulas by other means, freed of bias, with intervals
+that hold the truth."""
 
 import math
 
@@ -27,7 +28,12 @@ def by_sqrtm(x, y):
 
 def by_loops(x, y, k, unbiased):
     def mean(a, b, same):
-        pairs = [k(u, v) for i, u in enumerate(a) for j, v in enumerate(b) if not (same and unbiased and i == j)]
+        pairs = [
+            k(u, v)
+            for i, u in enumerate(a)
+            for j, v in enumerate(b)
+            if not (same and unbiased and i == j)
+        ]
         return sum(pairs) / len(pairs)
 
     return mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
@@ -40,9 +46,13 @@ def by_loops(x, y, k, unbiased):
 def test_every_distance_is_symmetric_and_knows_its_place(name):
     one, (x, y) = plugin.load("benchmarks", name), sets(m=80)
     there, back = one.measure(x, y), one.measure(y, x)
-    assert there.value == pytest.approx(back.value) and there.unbiased == pytest.approx(back.unbiased, rel=1e-6)
+    assert there.value == pytest.approx(back.value) and there.unbiased == pytest.approx(
+        back.unbiased, rel=1e-6
+    )
     assert there.n == (80, 80) and there.low < there.unbiased < there.high
-    far, near, alike = (one.measure(*pair).unbiased for pair in ((x, x + 5), (x, x + 1), sets(shift=0, scale=1)))
+    far, near, alike = (
+        one.measure(*pair).unbiased for pair in ((x, x + 5), (x, x + 1), sets(shift=0, scale=1))
+    )
     assert far > near > alike
 
 
@@ -62,7 +72,11 @@ def test_equal_sets_are_at_distance_zero(name):
 def test_few_clips_are_refused_and_more_of_them_marked(name):
     one, (x, y) = plugin.load("benchmarks", name), sets()
     refused = one.measure(x[:9], y)
-    assert math.isnan(refused.value) and math.isnan(refused.unbiased) and "at least 10" in refused.notes[0]
+    assert (
+        math.isnan(refused.value)
+        and math.isnan(refused.unbiased)
+        and "at least 10" in refused.notes[0]
+    )
     marked = one.measure(x[:20], y)
     assert math.isfinite(marked.value) and f"fewer than {one.least} clips: 20" in marked.notes
 
@@ -71,7 +85,11 @@ def test_few_clips_are_refused_and_more_of_them_marked(name):
 def test_few_prompts_have_no_interval(name):
     one, (x, y) = plugin.load("benchmarks", name), sets(40, 40)
     found = one.measure(x, y, ([i % 3 for i in range(40)], list(range(40))))
-    assert math.isfinite(found.value) and math.isnan(found.low) and "3 prompts in a set" in found.notes[-1]
+    assert (
+        math.isfinite(found.value)
+        and math.isnan(found.low)
+        and "3 prompts in a set" in found.notes[-1]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,8 +132,10 @@ def test_frechet_of_fewer_clips_than_features_is_that_of_the_space_they_span():
     assert math.isfinite(Kernel().measure(*wide).low)
 
 
-@pytest.mark.parametrize(("n", "value", "ends"), [(20, False, False), (21, True, False), (39, True, False),
-                                                  (40, True, True)])
+@pytest.mark.parametrize(
+    ("n", "value", "ends"),
+    [(20, False, False), (21, True, False), (39, True, False), (40, True, True)],
+)
 def test_the_fewest_clips_of_frechet_follow_the_features(n, value, ends):
     found = Frechet().measure(*sets(n, 90, 20))
     assert math.isfinite(found.value) == value and math.isfinite(found.low) == ends
@@ -130,15 +150,22 @@ def test_the_interval_holds_from_twice_as_many_clips_as_features_on(spectrum, D,
     scale = np.ones(D) if spectrum == "flat" else 1 / np.sqrt(1 + np.arange(D))
     shift, hits, given = np.where(np.arange(D) < 10, 0.5, 0.0) * scale, 0, 0
     for _ in range(runs):
-        x, y = draw.normal(size=(times * D, D)) * scale, draw.normal(size=(times * D, D)) * scale + shift
+        x, y = (
+            draw.normal(size=(times * D, D)) * scale,
+            draw.normal(size=(times * D, D)) * scale + shift,
+        )
         found = Frechet().measure(x, y)
-        given, hits = given + math.isfinite(found.low), hits + (found.low <= shift @ shift <= found.high)
+        given, hits = (
+            given + math.isfinite(found.low),
+            hits + (found.low <= shift @ shift <= found.high),
+        )
     assert given >= 0.95 * runs and hits >= 0.90 * given
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_which_of_two_sets_is_nearer_to_a_third(name):
-    """The difference of the two distances, with an interval narrower than those of the distances apart."""
+    """The difference of the two distances, with an interval narrower than those of the
+    distances apart."""
     one, draw = plugin.load("benchmarks", name), np.random.default_rng(0)
     real = draw.normal(size=(100, 3))
     first, second = (real + gap + 0.2 * draw.normal(size=(100, 3)) for gap in (1.0, 0.5))
@@ -148,7 +175,9 @@ def test_which_of_two_sets_is_nearer_to_a_third(name):
     assert found.difference == pytest.approx(apart[0].unbiased - apart[1].unbiased, rel=1e-6)
     assert found.low > 0 and found.high - found.low < sum(side.high - side.low for side in apart)
     back = one.nearer(second, first, real, groups)
-    assert back.difference == pytest.approx(-found.difference) and back.low == pytest.approx(-found.high)
+    assert back.difference == pytest.approx(-found.difference) and back.low == pytest.approx(
+        -found.high
+    )
     wide = one.nearer(first, second, real, groups, level=0.99)
     assert wide.low < found.low and wide.high > found.high
     assert math.isnan(one.nearer(first[:5], second, real).low)
@@ -157,7 +186,8 @@ def test_which_of_two_sets_is_nearer_to_a_third(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shared", [True, False])
 def test_two_equal_models_are_not_told_apart_in_more_than_the_level(name, shared):
-    """100 draws of two models of one distribution, with prompts in common with the real clips, and without."""
+    """100 draws of two models of one distribution, with prompts in common with the real
+    clips, and without."""
     one, wrong = plugin.load("benchmarks", name), 0
     for seed in range(100):
         draw = np.random.default_rng(seed)
@@ -177,13 +207,16 @@ def test_what_does_not_fall_as_one_by_n_has_no_interval():
     draw, truth = np.random.default_rng(0), 64 * (0.2**2 + 0.3**2)
     x, y = draw.normal(0, 1, (300, 64)), draw.normal(0.2, 1.3, (300, 64))
 
-
     class OfAnyNumber(Frechet):
         def fewest_for(self, D):
             return 10, 10
 
     few, many = OfAnyNumber().measure(x[:48], y[:48]), Frechet().measure(x, y)
-    assert math.isnan(few.low) and math.isnan(few.unbiased) and "does not fall as 1 / N" in few.notes[-1]
+    assert (
+        math.isnan(few.low)
+        and math.isnan(few.unbiased)
+        and "does not fall as 1 / N" in few.notes[-1]
+    )
     assert many.low < truth < many.high < few.value
 
 
@@ -199,9 +232,14 @@ def test_kernel_is_the_formula_of_a_loop(degree, coef):
 
 
 def test_kernel_has_the_numbers_of_jedis_own_example():
-    a, b = np.arange(1.0, 10).reshape(3, 3), np.array([[7, 6, 5], [4, 3, 2], [1, 1, 8], [0, 2, 5.0]])
+    a, b = (
+        np.arange(1.0, 10).reshape(3, 3),
+        np.array([[7, 6, 5], [4, 3, 2], [1, 1, 8], [0, 2, 5.0]]),
+    )
     assert Kernel(2, 0.0).biased(a, b) == pytest.approx(270.7, abs=0.05)
-    assert Kernel(3, 1.0).biased(a, b) == pytest.approx(Kernel(3, 1.0, times=100).biased(a, b) / 100)
+    assert Kernel(3, 1.0).biased(a, b) == pytest.approx(
+        Kernel(3, 1.0, times=100).biased(a, b) / 100
+    )
 
 
 def test_leaving_blocks_out_by_sums_is_leaving_them_out():
@@ -221,11 +259,15 @@ def test_no_degree_is_no_kernel():
 
 
 def test_clips_of_one_prompt_are_not_taken_for_independent():
-    """Twice the same clips are no more clips: neither a narrower interval nor another unbiased distance."""
+    """Twice the same clips are no more clips: neither a narrower interval nor another
+    unbiased distance."""
     x, y = sets(80, 80)
     once = Kernel().measure(x, y, (range(80), range(80, 160)))
-    twice = Kernel().measure(np.repeat(x, 2, 0), np.repeat(y, 2, 0), (np.repeat(range(80), 2).tolist(),
-                                                                   np.repeat(range(80, 160), 2).tolist()))
+    twice = Kernel().measure(
+        np.repeat(x, 2, 0),
+        np.repeat(y, 2, 0),
+        (np.repeat(range(80), 2).tolist(), np.repeat(range(80, 160), 2).tolist()),
+    )
     assert twice.high - twice.low == pytest.approx(once.high - once.low, rel=0.1)
     assert twice.unbiased == pytest.approx(once.unbiased, rel=0.02)
 
@@ -240,12 +282,15 @@ def test_prompts_in_common_are_left_out_of_both_sets_at_once():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sets_made_from_the_same_prompts_are_not_nearer_than_they_are(name):
-    """Each clip of the second set resembles one of the first: pairs of them, taken for independent, would lie."""
+    """Each clip of the second set resembles one of the first: pairs of them, taken for
+    independent, would lie."""
     gaps, one = [], plugin.load("benchmarks", name)
     for seed in range(40):
         draw = np.random.default_rng(seed)
         x = draw.normal(0, 1, (40, 3))
-        y = 0.9 * x + math.sqrt(1 - 0.9**2) * draw.normal(0, 1, (40, 3))  # the same distribution: the truth is 0
+        y = 0.9 * x + math.sqrt(1 - 0.9**2) * draw.normal(
+            0, 1, (40, 3)
+        )  # the same distribution: the truth is 0
         gaps.append(one.measure(x, y, (range(40), range(40))).unbiased)
     assert abs(np.mean(gaps)) < 3 * np.std(gaps) / math.sqrt(40)
 

@@ -1,4 +1,5 @@
-"""What forbids a comparison: rates, sizes, and how files were written; and what is too small a difference to matter."""
+"""What forbids a comparison: rates, sizes, and how files were written; and what is too
+small a difference to matter."""
 
 import sys
 from fractions import Fraction
@@ -25,35 +26,53 @@ def encode(path, codec="libx264", pixels="yuv420p", fps=16, options=None, frames
     clip = (moving(frames, 64, seed=seed) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options=options or {})
-        stream.height, stream.width, stream.pix_fmt, stream.thread_count = clip.shape[1], clip.shape[2], pixels, 1
+        stream.height, stream.width, stream.pix_fmt, stream.thread_count = (
+            clip.shape[1],
+            clip.shape[2],
+            pixels,
+            1,
+        )
         for frame in clip:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                )
+            )
         container.mux(stream.encode())
     return path
 
 
 def measured(*folders, fps=0.0):
     chosen = suite.load("temporal").only(["flicker"])
-    sets = [results.measured_set(path.name, str(path), measure.run(find([path]).items, chosen)) for path in folders]
+    sets = [
+        results.measured_set(path.name, str(path), measure.run(find([path]).items, chosen))
+        for path in folders
+    ]
     return results.assemble(sets, chosen)
 
 
-# --- how a file was written ------------------------------------------------------------------------------------------
+# --- how a file was written
+# ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, codec, pixels, wanted", [
-    ("a.mp4", "libx264", "yuv420p", ("mp4", "h264", "yuv420p")),
-    ("a.mkv", "libx264", "yuv444p", ("matroska", "h264", "yuv444p")),
-    ("a.mov", "libx265", "yuv420p", ("mp4", "hevc", "yuv420p")),
-    ("a.webm", "libvpx-vp9", "yuv420p", ("matroska", "vp9", "yuv420p")),
-    ("a.mkv", "ffv1", "bgr0", ("matroska", "ffv1", "bgr0")),
-    ("a.avi", "mpeg4", "yuv420p", ("avi", "mpeg4", "yuv420p")),
-])
+@pytest.mark.parametrize(
+    "name, codec, pixels, wanted",
+    [
+        ("a.mp4", "libx264", "yuv420p", ("mp4", "h264", "yuv420p")),
+        ("a.mkv", "libx264", "yuv444p", ("matroska", "h264", "yuv444p")),
+        ("a.mov", "libx265", "yuv420p", ("mp4", "hevc", "yuv420p")),
+        ("a.webm", "libvpx-vp9", "yuv420p", ("matroska", "vp9", "yuv420p")),
+        ("a.mkv", "ffv1", "bgr0", ("matroska", "ffv1", "bgr0")),
+        ("a.avi", "mpeg4", "yuv420p", ("avi", "mpeg4", "yuv420p")),
+    ],
+)
 def test_container_codec_and_pixel_format_are_told(tmp_path, name, codec, pixels, wanted):
     found = written(encode(tmp_path / name, codec, pixels), (80, 64), 9)
     assert (found["container"], found["codec"], found["pixels"]) == wanted
     whole = 8 * (tmp_path / name).stat().st_size / (80 * 64 * 9)
-    assert 0.3 * whole < found["bits"] <= 1.001 * whole  # without the container's own bytes, where they are told apart
+    assert (
+        0.3 * whole < found["bits"] <= 1.001 * whole
+    )  # without the container's own bytes, where they are told apart
 
 
 def test_without_pyav_the_container_and_the_bits_are_told(tmp_path, monkeypatch):
@@ -66,7 +85,8 @@ def test_without_pyav_the_container_and_the_bits_are_told(tmp_path, monkeypatch)
     assert any("the codec of 1 clips is not known: PyAV" in note for note in notes)
 
 
-# --- what differs between sets ---------------------------------------------------------------------------------------
+# --- what differs between sets
+# ---------------------------------------------------------------------------------------
 
 
 def test_sets_of_other_encoders_are_told_under_every_headline(tmp_path):
@@ -76,8 +96,12 @@ def test_sets_of_other_encoders_are_told_under_every_headline(tmp_path):
     found = measured(tmp_path / "base", tmp_path / "ours")
     (said,) = found["fairness"]
     shown = f"{said[:1].upper()}{said[1:]}."
-    for words in ("container (base matroska, ours mp4)", "codec (base ffv1, ours h264)",
-                  "pixel format (base bgr0, ours yuv420p)", "bits a pixel (base "):
+    for words in (
+        "container (base matroska, ours mp4)",
+        "codec (base ffv1, ours h264)",
+        "pixel format (base bgr0, ours yuv420p)",
+        "bits a pixel (base ",
+    ):
         assert words in said
     assert said in found["notes"]
     lines = table(found).splitlines()
@@ -122,10 +146,15 @@ def test_the_csv_says_how_each_clip_was_written(tmp_path):
     encode(tmp_path / "v" / "0.mp4")
     head, row = (line.split(",") for line in csv(measured(tmp_path / "v")).splitlines())
     told = dict(zip(head, row, strict=True))
-    assert (told["container"], told["codec"], told["pixels"]) == ("mp4", "h264", "yuv420p") and float(told["bits"]) > 0
+    assert (told["container"], told["codec"], told["pixels"]) == (
+        "mp4",
+        "h264",
+        "yuv420p",
+    ) and float(told["bits"]) > 0
 
 
-# --- rates -----------------------------------------------------------------------------------------------------------
+# --- rates
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_one_rate_in_two_containers_is_one(tmp_path):
@@ -134,25 +163,50 @@ def test_one_rate_in_two_containers_is_one(tmp_path):
     encode(tmp_path / "k" / "0.mkv", frames=6)
     found = measured(tmp_path / "m", tmp_path / "k")
     (said,) = found["fairness"]
-    assert said == ("the files of the sets differ in container (m mp4, k matroska); codec, pixel format and bits a "
-                    "pixel are the same")
-    assert not [note for note in found["notes"] if "frames a second" in note or "frame rates" in note]
-    sets = [{"name": name, "clips": [{"fps": fps, "size": [4, 4]}] * 2} for name, fps in (("m", 16.0), ("k", 15.9967))]
+    assert said == (
+        "the files of the sets differ in container (m mp4, k matroska); codec, pixel format and bits a "
+        "pixel are the same"
+    )
+    assert not [
+        note for note in found["notes"] if "frames a second" in note or "frame rates" in note
+    ]
+    sets = [
+        {"name": name, "clips": [{"fps": fps, "size": [4, 4]}] * 2}
+        for name, fps in (("m", 16.0), ("k", 15.9967))
+    ]
     assert unfair(sets) == []
 
 
-@pytest.mark.parametrize("rates, wanted", [
-    ([24.0, 16.0], 8.0), ([30.0, 15.0], 15.0), ([30.0, 24.0], None), ([25.0, 24.0], None), ([23.976, 24.0], 23.976),
-    ([16.0, 15.9967], 15.9967), ([12.0, 4.0], 4.0), ([60.0, 24.0], 12.0), ([8.0, 12.0], None),
-])
+@pytest.mark.parametrize(
+    "rates, wanted",
+    [
+        ([24.0, 16.0], 8.0),
+        ([30.0, 15.0], 15.0),
+        ([30.0, 24.0], None),
+        ([25.0, 24.0], None),
+        ([23.976, 24.0], 23.976),
+        ([16.0, 15.9967], 15.9967),
+        ([12.0, 4.0], 4.0),
+        ([60.0, 24.0], 12.0),
+        ([8.0, 12.0], None),
+    ],
+)
 def test_the_common_rate_leaves_frames_out_evenly(rates, wanted):
     assert common_rate(rates) == wanted
 
 
-@pytest.mark.parametrize("other, said", [(24.0, "measure all with --fps 8, which leaves"),
-                                         (25.0, "make the clips at one rate; a conversion that repeats")])
+@pytest.mark.parametrize(
+    "other, said",
+    [
+        (24.0, "measure all with --fps 8, which leaves"),
+        (25.0, "make the clips at one rate; a conversion that repeats"),
+    ],
+)
 def test_the_advice_on_rates_does_no_harm(other, said):
-    sets = [{"name": name, "clips": [{"fps": fps, "size": [4, 4]}]} for name, fps in (("a", 16.0), ("b", other))]
+    sets = [
+        {"name": name, "clips": [{"fps": fps, "size": [4, 4]}]}
+        for name, fps in (("a", 16.0), ("b", other))
+    ]
     (told,) = unfair(sets)
     assert f"(a 16, b {other:g})" in told and said in told
 
@@ -162,16 +216,23 @@ def test_rates_that_rounding_parts_are_counted_together():
 
 
 def test_sizes_that_differ_are_told():
-    sets = [{"name": name, "clips": [{"fps": 8.0, "size": size}]} for name, size in (("a", [4, 4]), ("b", [8, 4]))]
-    assert unfair(sets) == ["the sets differ in the size of their pictures (a 4x4, b 8x4): make them at one size, or "
-                            "measure all with one --side"]
+    sets = [
+        {"name": name, "clips": [{"fps": 8.0, "size": size}]}
+        for name, size in (("a", [4, 4]), ("b", [8, 4]))
+    ]
+    assert unfair(sets) == [
+        "the sets differ in the size of their pictures (a 4x4, b 8x4): make them at one size, or "
+        "measure all with one --side"
+    ]
 
 
-# --- the least relevant difference -----------------------------------------------------------------------------------
+# --- the least relevant difference
+# -----------------------------------------------------------------------------------
 
 
 def sure_but_small(least):
-    """Two sets that differ surely by 0.03 on both dims, of which `flicker` may move by `least` when re-encoded."""
+    """Two sets that differ surely by 0.03 on both dims, of which `flicker` may move by
+    `least` when re-encoded."""
     found = made(dims=("flicker", "warp_error"))
     found["dims"] = [dim("flicker", relevant=least), dim("warp_error", relevant=None)]
     return finish(found)
@@ -195,13 +256,18 @@ def found_at():
 
 
 def test_the_page_names_dims_without_a_measured_value():
-    assert "No least relevant difference is known of warp_<wbr>error." in page(sure_but_small(0.01), found_at(), {})
+    assert "No least relevant difference is known of warp_<wbr>error." in page(
+        sure_but_small(0.01), found_at(), {}
+    )
 
 
 def test_every_dim_of_the_temporal_suite_has_its_measured_value():
-    """A changed option, weight or version makes another hash: run benchmarks/studies/codec_floor.py again."""
+    """A changed option, weight or version makes another hash: run
+    benchmarks/studies/codec_floor.py again."""
     dims = suite.load("temporal").dims
-    assert {one.name: relevant.least(one.hash, False) is not None for one in dims} == {one.name: True for one in dims}
+    assert {one.name: relevant.least(one.hash, False) is not None for one in dims} == {
+        one.name: True for one in dims
+    }
     apart = {one.name: relevant.least(one.hash, alike=False) for one in dims}
     alike = {one.name: relevant.least(one.hash, alike=True) for one in dims}
     assert apart["cut"] >= 1e-4 and apart["pumping"] > 0.05 and apart["default"] > 0.3
@@ -210,7 +276,8 @@ def test_every_dim_of_the_temporal_suite_has_its_measured_value():
 
 @pytest.mark.parametrize("codec, wanted", [("h264", 0.25), ("vp9", 0.5)])
 def test_sets_that_one_encoder_wrote_share_the_change_that_it_makes(monkeypatch, codec, wanted):
-    """Then the least relevant difference is the smaller one, how far clips deviate from the shared change."""
+    """Then the least relevant difference is the smaller one, how far clips deviate from the
+    shared change."""
     found = made(dims=("flicker",))
     digest = found["dims"][0]["hash"]
     monkeypatch.setattr(relevant, "_measured", lambda: {digest: {"least": 0.5, "alike": 0.25}})

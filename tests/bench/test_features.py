@@ -33,13 +33,23 @@ def results(tmp_path, counts=(14, 14), protocol=None, seed=0):
     for at, count in enumerate(counts):
         folder, light = tmp_path / f"set{at}", draw.uniform(0.1, 0.5, (count, 3)) + 0.2 * at
         paths = [write(folder / f"{i:02}.mp4", colour) for i, colour in enumerate(light)]
-        sets.append({"name": f"set{at}", "skipped": [], "clips": [
-            {"path": str(path), "id": f"{at:08}{i:08}", "prompt": f"prompt {i}"} for i, path in enumerate(paths)]})
+        sets.append(
+            {
+                "name": f"set{at}",
+                "skipped": [],
+                "clips": [
+                    {"path": str(path), "id": f"{at:08}{i:08}", "prompt": f"prompt {i}"}
+                    for i, path in enumerate(paths)
+                ],
+            }
+        )
     return {"sets": sets, "protocol": protocol.to_dict()}
 
 
 def colours(one):
-    return np.stack([mean_colour(*video.read(clip["path"])).numpy() for clip in one["clips"]]).astype(float)
+    return np.stack(
+        [mean_colour(*video.read(clip["path"])).numpy() for clip in one["clips"]]
+    ).astype(float)
 
 
 # --- encoders
@@ -47,7 +57,9 @@ def colours(one):
 
 def test_pooling_is_mean_spread_and_change_whatever_the_pieces():
     frames = torch.randn(11, 5, generator=torch.Generator().manual_seed(0)).double() + 100
-    whole = torch.cat([frames.mean(0), frames.std(0, correction=0), frames.diff(dim=0).abs().mean(0)])
+    whole = torch.cat(
+        [frames.mean(0), frames.std(0, correction=0), frames.diff(dim=0).abs().mean(0)]
+    )
     for cuts in ([11], [1, 4, 6], [1] * 11):
         assert pooled(frames.split(cuts)) == pytest.approx(whole, abs=1e-9)
 
@@ -67,7 +79,9 @@ def test_an_image_network_streams_long_clips(tmp_path):
     found = Encoder("pixels").clip(Clip(path, Protocol()))
     frames = video.read(path)[0].double() / 255
     assert found.shape == (1, 3 * 192) and found.dtype == np.float32
-    assert found[0, :192] == pytest.approx(frames.mean(0).mean((1, 2)).repeat_interleave(64).numpy(), abs=1e-5)
+    assert found[0, :192] == pytest.approx(
+        frames.mean(0).mean((1, 2)).repeat_interleave(64).numpy(), abs=1e-5
+    )
 
 
 def test_efficientnet_brings_its_weights(tmp_path):
@@ -81,7 +95,10 @@ def test_vjepa2_sees_whole_clips(tmp_path):
     from vidrl.rewards._networks.vjepa2 import tiny_model
 
     tiny_model().save_pretrained(tmp_path / "weights")
-    encoder, path = Encoder(f"vjepa2:{tmp_path / 'weights'}"), write(tmp_path / "clip.mp4", [0.2, 0.3, 0.4])
+    encoder, path = (
+        Encoder(f"vjepa2:{tmp_path / 'weights'}"),
+        write(tmp_path / "clip.mp4", [0.2, 0.3, 0.4]),
+    )
     encoder.try_out()
     assert encoder.clip(Clip(path, Protocol())).shape == (1, 24)
     assert encoder.hash != Encoder("pixels").hash
@@ -94,10 +111,15 @@ def test_anybodys_function_or_class_encodes(tmp_path):
     assert Encoder("_encoders:windows").clip(clip).shape == (2, 3)
 
 
-@pytest.mark.parametrize(("spec", "said"), [
-    ("dinov4", "did you mean 'dinov3'"), ("nowhere:encode", "no module 'nowhere'"),
-    ("_encoders:mean_color", "did you mean 'mean_colour'"), ("_encoders:NOTHING", "_encoders:NOTHING"),
-])
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("dinov4", "did you mean 'dinov3'"),
+        ("nowhere:encode", "no module 'nowhere'"),
+        ("_encoders:mean_color", "did you mean 'mean_colour'"),
+        ("_encoders:NOTHING", "_encoders:NOTHING"),
+    ],
+)
 def test_an_unknown_encoder_is_refused_with_the_nearest(spec, said):
     with pytest.raises(plugin.UnknownName, match=said):
         Encoder(spec)
@@ -124,7 +146,12 @@ def test_the_distance_is_that_of_the_clips_features(tmp_path):
     root = linalg.sqrtm(np.cov(x.T) @ np.cov(y.T)).real
     by_hand = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T) + np.cov(y.T) - 2 * root)
     assert row["value"] == pytest.approx(by_hand, rel=1e-4)
-    assert (row["name"], row["first"], row["second"], row["n"]) == ("frechet", "set0", "set1", [14, 14])
+    assert (row["name"], row["first"], row["second"], row["n"]) == (
+        "frechet",
+        "set0",
+        "set1",
+        [14, 14],
+    )
     assert row["low"] < row["unbiased"] < row["high"] and row["encoder"] == OWN
     assert other["name"] == "kernel" and other["protocol"] != row["protocol"]
     assert "fewer than 2048 clips: 14" in row["notes"]
@@ -137,10 +164,13 @@ def test_every_set_is_compared_with_a_folder(tmp_path):
     rows = features.distances(made, ["kernel"], OWN, against=tmp_path / "real")
     told = [(row["first"], row["second"], row["n"]) for row in rows if "reference" not in row]
     assert told == [("set0", "real", [10, 11]), ("set1", "real", [10, 11])]
-    nearer, = (row for row in rows if "reference" in row)
+    (nearer,) = (row for row in rows if "reference" in row)
     assert (nearer["first"], nearer["second"], nearer["reference"]) == ("set0", "set1", "real")
     apart = rows[0]["unbiased"] - rows[1]["unbiased"]
-    assert nearer["difference"] == pytest.approx(apart, rel=0.01) and nearer["low"] < apart < nearer["high"]
+    assert (
+        nearer["difference"] == pytest.approx(apart, rel=0.01)
+        and nearer["low"] < apart < nearer["high"]
+    )
     for text in (table._distances({"distances": rows}), [rest.distances({"distances": rows})]):
         assert "kernel to real, set0 less set1" in "".join(text)
 
@@ -167,12 +197,12 @@ def test_unknown_distances_are_refused():
 
 
 def test_few_clips_have_no_number(tmp_path):
-    row, = features.distances(results(tmp_path, (3, 12)), ["kernel"], OWN)
+    (row,) = features.distances(results(tmp_path, (3, 12)), ["kernel"], OWN)
     assert row["value"] is row["low"] is row["unbiased"] is None and "refused" in row["notes"][0]
 
 
 def test_windows_are_rows_of_one_prompt(tmp_path):
-    row, = features.distances(results(tmp_path, (10, 10)), ["kernel"], "_encoders:windows")
+    (row,) = features.distances(results(tmp_path, (10, 10)), ["kernel"], "_encoders:windows")
     assert row["n"] == [20, 20] and "set0: 20 windows of 10 clips" in row["notes"]
 
 
@@ -180,12 +210,18 @@ def test_the_protocol_decides_what_is_encoded(tmp_path, monkeypatch):
     made = results(tmp_path, (1, 1), Protocol(fps=4, frames=1))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     marks = [row["protocol"] for row in features.distances(made, ["frechet"], OWN)]
-    assert (tmp_path / "calls").read_text().splitlines()[1:] == ["1 4", "1 4"]  # the first is the trial
-    assert marks != [row["protocol"] for row in features.distances(results(tmp_path, (1, 1)), ["frechet"], OWN)]
+    assert (tmp_path / "calls").read_text().splitlines()[1:] == [
+        "1 4",
+        "1 4",
+    ]  # the first is the trial
+    assert marks != [
+        row["protocol"] for row in features.distances(results(tmp_path, (1, 1)), ["frechet"], OWN)
+    ]
 
 
 def test_sets_without_prompts_are_paired_by_name(tmp_path):
-    """The second set is the first with noise: pairs, taken for independent, would give it another distance."""
+    """The second set is the first with noise: pairs, taken for independent, would give it
+    another distance."""
     made = results(tmp_path, (40, 40))
     for one in made["sets"]:
         for clip in one["clips"]:
@@ -193,10 +229,10 @@ def test_sets_without_prompts_are_paired_by_name(tmp_path):
     for i, clip in enumerate(made["sets"][1]["clips"]):
         light = mean_colour(*video.read(made["sets"][0]["clips"][i]["path"])).numpy()
         write(Path(clip["path"]), light - 0.05 + np.random.default_rng(i).normal(0, 0.01, 3))
-    row, = features.distances(made, ["kernel"], OWN)
+    (row,) = features.distances(made, ["kernel"], OWN)
     assert row["low"] <= 0 <= row["high"]
     made["sets"][1]["clips"].reverse()
-    again, = features.distances(made, ["kernel"], OWN)
+    (again,) = features.distances(made, ["kernel"], OWN)
     assert again["unbiased"] == pytest.approx(row["unbiased"], abs=1e-6)
 
 
@@ -208,7 +244,7 @@ def test_clips_that_cannot_be_encoded_are_left_out_and_told(tmp_path):
     write(tmp_path / "set0" / "03.mp4", [0.1, 0.2, 0.3], frames=3)
     (tmp_path / "set1" / "05.mp4").write_bytes(b"no video")
     (tmp_path / "set1" / "06.mp4").unlink()
-    row, = features.distances(made, ["kernel"], "_encoders:picky")
+    (row,) = features.distances(made, ["kernel"], "_encoders:picky")
     assert row["n"] == [11, 10]
     told = "\n".join(row["notes"])
     assert "1 of 12 clips of set0 are left out" in told and "three frames are too few" in told
@@ -223,7 +259,9 @@ def test_an_encoder_that_fails_on_everything_says_so_at_once(tmp_path):
 def test_features_of_unlike_width_are_refused(tmp_path):
     made = results(tmp_path, (2, 2))
     write(tmp_path / "set0" / "01.mp4", [0.1, 0.2, 0.3], frames=6)
-    with pytest.raises(ValueError, match="features of every clip, got 4 .*set1/01.mp4.* and 6 .*set0/01.mp4"):
+    with pytest.raises(
+        ValueError, match="features of every clip, got 4 .*set1/01.mp4.* and 6 .*set0/01.mp4"
+    ):
         features.distances(made, ["kernel"], "_encoders:long")
 
 
@@ -231,7 +269,7 @@ def test_sets_without_a_single_clip_are_refused_not_crashed(tmp_path):
     made = results(tmp_path, (2, 2))
     for clip in made["sets"][1]["clips"]:
         clip["path"] += ".gone"
-    row, = features.distances(made, ["frechet"], OWN)
+    (row,) = features.distances(made, ["frechet"], OWN)
     assert row["value"] is None and row["n"] == [2, 0] and "refused" in row["notes"][-1]
 
 
@@ -244,7 +282,9 @@ def test_what_is_encoded_is_kept_and_only_new_clips_are_encoded(tmp_path, monkey
     before = features.distances(made, ["frechet", "kernel"], OWN, cache=cache)
     calls = len((tmp_path / "calls").read_text().splitlines())
     assert features.distances(made, ["frechet", "kernel"], OWN, cache=cache) == before
-    assert calls == 9 and len((tmp_path / "calls").read_text().splitlines()) == calls  # eight clips and a trial
+    assert (
+        calls == 9 and len((tmp_path / "calls").read_text().splitlines()) == calls
+    )  # eight clips and a trial
     made["sets"][0]["clips"][0]["id"] = "f" * 16
     features.distances(made, ["kernel"], OWN, cache=cache)
     assert len((tmp_path / "calls").read_text().splitlines()) == calls + 2
@@ -263,5 +303,6 @@ def test_a_broken_file_of_the_cache_is_encoded_again(tmp_path, capsys):
 
 def test_processes_give_the_same_numbers(tmp_path):
     made = results(tmp_path, (10, 10))
-    assert features.distances(made, ["kernel"], "pixels", jobs=1, cache=tmp_path / "c") == features.distances(
-        made, ["kernel"], "pixels")
+    assert features.distances(
+        made, ["kernel"], "pixels", jobs=1, cache=tmp_path / "c"
+    ) == features.distances(made, ["kernel"], "pixels")

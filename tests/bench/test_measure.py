@@ -1,4 +1,5 @@
-"""Items × dims: the numbers of `vidrl score`, what is missing alone measured, and a reason for what is not there."""
+"""Items × dims: the numbers of `vidrl score`, what is missing alone measured, and a reason
+for what is not there."""
 
 import json
 import os
@@ -36,7 +37,9 @@ def counted(tmp_path, **options):
 
 
 def calls(tmp_path):
-    told = tmp_path / "told.calls"  # not the option itself: a file there is identified by its content
+    told = (
+        tmp_path / "told.calls"
+    )  # not the option itself: a file there is identified by its content
     return len(told.read_text().splitlines()) if told.exists() else 0
 
 
@@ -44,11 +47,13 @@ def items(path, **given):
     return [Item(file, **given) for file in sorted(path.glob("*.m*"))]
 
 
-# --- the numbers -----------------------------------------------------------------------------------------------------
+# --- the numbers
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_the_numbers_are_those_of_vidrl_score(tmp_path):
-    """Long clips come in pieces, rates differ: the value to the last bit, the curve to six digits."""
+    """Long clips come in pieces, rates differ: the value to the last bit, the curve to six
+    digits."""
     paths = [write(tmp_path / "a.mkv", frames=35, fps=30.0), write(tmp_path / "b.mkv", frames=2)]
     found = suite.load("temporal")
     rewards = {dim.name: dim.build() for dim in found.dims}
@@ -59,7 +64,9 @@ def test_the_numbers_are_those_of_vidrl_score(tmp_path):
         assert (row["fps"], row["size"], row["frames"]) == (own["fps"], own["size"], own["frames"])
         for name in rewards:
             if own["value"][name] is not None:
-                assert row["curve"][name] == pytest.approx(own["curve"][name], rel=1e-5, abs=1e-9), name
+                assert row["curve"][name] == pytest.approx(
+                    own["curve"][name], rel=1e-5, abs=1e-9
+                ), name
 
 
 @pytest.mark.slow
@@ -69,13 +76,20 @@ def test_a_dim_has_one_number_alone_and_among_others(tmp_path):
     together = measure.run(clips, whole)
     for dim in whole.dims:
         for row, alone in zip(together, measure.run(clips, whole.only([dim.name]))):
-            assert all(row[part][dim.name] == alone[part][dim.name] for part in ("value", "curve")), dim.name
+            assert all(
+                row[part][dim.name] == alone[part][dim.name] for part in ("value", "curve")
+            ), dim.name
 
 
 def test_dims_are_measured_under_the_protocol(tmp_path):
     path = write(tmp_path / "a.mkv", frames=48, fps=24.0, side=64)
     (row,) = measure.run([Item(path)], made("flicker", "frame_quality", fps=8, side=32, frames=10))
-    assert (row["fps"], row["size"], row["frames"], len(row["curve"]["flicker"])) == (8.0, [40, 32], 10, 10)
+    assert (row["fps"], row["size"], row["frames"], len(row["curve"]["flicker"])) == (
+        8.0,
+        [40, 32],
+        10,
+        10,
+    )
     frames = Protocol(fps=8, side=32).small(video.read(path)[0][:30:3])
     small = video.write(tmp_path / "small.mkv", frames, 8.0, lossless=True)
     (same,) = measure.run([Item(small)], made("flicker", "frame_quality"))
@@ -92,17 +106,25 @@ def test_processes_give_the_same_rows(tmp_path):
 def test_parts_of_a_composite_are_not_measured_twice():
     from vidrl.bench.scoring import leaves, without_twins
 
-    parts = {"drift": plugin.load("rewards", "drift"), "frame_quality": plugin.load("rewards", "frame_quality"),
-             **leaves("default", default())}
+    parts = {
+        "drift": plugin.load("rewards", "drift"),
+        "frame_quality": plugin.load("rewards", "frame_quality"),
+        **leaves("default", default()),
+    }
     single, same = without_twins(parts)
     assert same["default/drift"] == "drift" and set(single) == set(parts) - {"default/drift"}
     assert same["default/frame_quality"] == "default/frame_quality"  # log = true there
 
 
-# --- what a number depends on ----------------------------------------------------------------------------------------
+# --- what a number depends on
+# ----------------------------------------------------------------------------------------
 
 FREE = [name for name in plugin.names("rewards") if not plugin.find("rewards", name).learned]
-PROMPTS = ("", "a still life", "the camera pans left slowly and a dog runs quickly, a timelapse that loops")
+PROMPTS = (
+    "",
+    "a still life",
+    "the camera pans left slowly and a dog runs quickly, a timelapse that loops",
+)
 
 
 @pytest.mark.parametrize("name", [name for name in FREE if not Dim(name, name).reads("prompt")])
@@ -116,7 +138,14 @@ def test_dims_that_say_so_do_not_read_the_prompt(tmp_path, name):
 
 def test_dims_that_read_the_prompt_are_known():
     reading = {name for name in FREE if Dim(name, name).reads("prompt")}
-    assert {"freeze", "loop", "motion_target", "dynamic_degree", "warp_error", "motion_consistency"} <= reading
+    assert {
+        "freeze",
+        "loop",
+        "motion_target",
+        "dynamic_degree",
+        "warp_error",
+        "motion_consistency",
+    } <= reading
     assert not {"flicker", "jerk", "cut", "drift", "pumping"} & reading
     assert Dim("d", "default").reads("prompt") and Dim("l", "_clips:Like").reads("reference")
 
@@ -136,15 +165,21 @@ def test_a_reference_is_read_in_pieces_too_and_is_part_of_the_key(tmp_path):
     for image, light in zip(images, (0, 255)):
         cv2.imwrite(str(image), torch.full((8, 8, 3), light, dtype=torch.uint8).numpy())
     found = made(Dim("like", "_clips:Like"), "flicker")
-    seen = [measure.run([Item(path, reference=image)], found, tmp_path / "c")[0] for image in images]
+    seen = [
+        measure.run([Item(path, reference=image)], found, tmp_path / "c")[0] for image in images
+    ]
     dark, light = (row["value"]["like"] for row in seen)
     mean = float(video.read(path)[0].float().mean() / 255)
     assert dark == pytest.approx(-mean, abs=1e-5) and light == pytest.approx(mean - 1, abs=1e-5)
     (gone,) = measure.run([Item(path, reference=tmp_path / "gone.png")], found, tmp_path / "c")
-    assert gone["value"]["flicker"] is not None and "expected an image, found none" in gone["why"]["like"]
+    assert (
+        gone["value"]["flicker"] is not None
+        and "expected an image, found none" in gone["why"]["like"]
+    )
 
 
-# --- the cache -------------------------------------------------------------------------------------------------------
+# --- the cache
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_one_more_dim_or_clip_measures_only_that(tmp_path):
@@ -155,7 +190,10 @@ def test_one_more_dim_or_clip_measures_only_that(tmp_path):
     assert calls(tmp_path) == 3
     assert [row["value"]["counted"] for row in more] == [row["value"]["counted"] for row in first]
     write(tmp_path / "v" / "3.mkv", seed=3)
-    assert len(measure.run(items(tmp_path / "v"), made(counted(tmp_path)), kept)) == 4 and calls(tmp_path) == 4
+    assert (
+        len(measure.run(items(tmp_path / "v"), made(counted(tmp_path)), kept)) == 4
+        and calls(tmp_path) == 4
+    )
 
 
 def test_another_protocol_or_option_measures_anew(tmp_path):
@@ -172,7 +210,11 @@ def test_the_same_bytes_are_measured_once_wherever_they_lie(tmp_path):
     paths = [write(tmp_path / "a.mkv"), tmp_path / "b.mkv"]
     shutil.copy(*paths)
     rows = measure.run([Item(path) for path in paths], made(counted(tmp_path)))
-    assert calls(tmp_path) == 1 and rows[0]["id"] == rows[1]["id"] and rows[0]["value"] == rows[1]["value"]
+    assert (
+        calls(tmp_path) == 1
+        and rows[0]["id"] == rows[1]["id"]
+        and rows[0]["value"] == rows[1]["value"]
+    )
 
 
 def test_a_corrupt_row_is_measured_again_and_said(tmp_path, capsys):
@@ -215,11 +257,16 @@ def test_whoever_is_killed_goes_on_where_he_was(tmp_path, jobs):
     time.sleep(0.5 if jobs else 0)  # a worker may end its clip
     before, known = calls(tmp_path), len(rows())
     assert 2 <= known < 5
-    found = measure.run(items(clips), made(Dim("slow", "_clips:Slow", {"told": str(told)})), tmp_path / "c")
-    assert calls(tmp_path) - before == 5 - known and all(row["value"]["slow"] is not None for row in found)
+    found = measure.run(
+        items(clips), made(Dim("slow", "_clips:Slow", {"told": str(told)})), tmp_path / "c"
+    )
+    assert calls(tmp_path) - before == 5 - known and all(
+        row["value"]["slow"] is not None for row in found
+    )
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- what goes wrong
+# -------------------------------------------------------------------------------------------------
 
 
 def dark(path):
@@ -229,13 +276,17 @@ def dark(path):
 def test_a_failing_reward_spoils_none_of_the_others(tmp_path):
     write(tmp_path / "a.mkv")
     dark(tmp_path / "b.mkv")
-    light, failed = measure.run(items(tmp_path), made("flicker", Dim("s", "_clips:Spoiled"), "freeze"))
+    light, failed = measure.run(
+        items(tmp_path), made("flicker", Dim("s", "_clips:Spoiled"), "freeze")
+    )
     assert light["why"] == {} and failed["why"] == {"s": "unscored: this network failed <midway>"}
     assert failed["value"]["flicker"] is not None and failed["value"]["freeze"] is not None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how, said", [("crash", "exit status 3"), ("hang", "took longer than 3 s")])
+@pytest.mark.parametrize(
+    "how, said", [("crash", "exit status 3"), ("hang", "took longer than 3 s")]
+)
 def test_a_crash_or_a_hang_costs_that_clip_alone(tmp_path, how, said):
     write(tmp_path / "a.mkv")
     dark(tmp_path / "b.mkv")
@@ -243,11 +294,17 @@ def test_a_crash_or_a_hang_costs_that_clip_alone(tmp_path, how, said):
     found = made(Dim("s", "_clips:Spoiled", {"how": how}))
     kept = tmp_path / "cache"
     rows = measure.run(items(tmp_path), found, kept, jobs=1, timeout=3)
-    assert [row["path"][-5] for row in rows] == ["a", "b", "c"] and said in rows[1]["why"] and "value" not in rows[1]
+    assert (
+        [row["path"][-5] for row in rows] == ["a", "b", "c"]
+        and said in rows[1]["why"]
+        and "value" not in rows[1]
+    )
     assert rows[0]["value"]["s"] is not None and rows[2]["value"]["s"] is not None
     measure.run(items(tmp_path), made("flicker"), kept)
     rows = measure.run(items(tmp_path), made("flicker", *found.dims), kept, jobs=1, timeout=3)
-    assert rows[1]["value"]["flicker"] is not None and said in rows[1]["why"]["s"]  # what was known stays
+    assert (
+        rows[1]["value"]["flicker"] is not None and said in rows[1]["why"]["s"]
+    )  # what was known stays
 
 
 def test_unreadable_missing_and_cut_off_files_are_rows_with_reasons(tmp_path):
@@ -258,15 +315,23 @@ def test_unreadable_missing_and_cut_off_files_are_rows_with_reasons(tmp_path):
     rows = measure.run([Item(path) for path in paths], made("flicker"))
     assert rows[0]["value"]["flicker"] is not None
     assert [set(row) for row in rows[1:]] == [{"path", "why", "prompt", "seed"}] * 3
-    assert rows[1]["why"].startswith("unreadable: expected a video") and rows[3]["why"].startswith("missing:")
+    assert rows[1]["why"].startswith("unreadable: expected a video") and rows[3]["why"].startswith(
+        "missing:"
+    )
 
 
 def test_missing_weights_are_found_once_and_never_kept(tmp_path, monkeypatch):
     clips, kept = items(folder(tmp_path / "v", 3)), tmp_path / "cache"
     found = made("flicker", Dim("needy", "_clips:Needy"), Dim("unbuilt", "_clips:Unbuilt"))
     rows = measure.run(clips, found, kept)
-    assert all(row["why"] == {"needy": "unscored: needs weights: pip install 'nothing'",
-                              "unbuilt": "unscored: expected a GPU, found none"} for row in rows)
+    assert all(
+        row["why"]
+        == {
+            "needy": "unscored: needs weights: pip install 'nothing'",
+            "unbuilt": "unscored: expected a GPU, found none",
+        }
+        for row in rows
+    )
     assert all(row["value"]["flicker"] is not None for row in rows)
     import _clips
 
@@ -306,6 +371,10 @@ def test_progress_sees_what_is_missing_alone(tmp_path):
 
 def test_orders_and_seeds_stay(tmp_path):
     paths = [write(tmp_path / f"{name}.mkv", seed=i) for i, name in enumerate("caxb")]
-    rows = measure.run([Item(path, "p", i, None, {"kind": "x"}) for i, path in enumerate(paths)], made("flicker"))
-    assert [row["path"] for row in rows] == list(map(str, paths)) and [row["seed"] for row in rows] == [0, 1, 2, 3]
+    rows = measure.run(
+        [Item(path, "p", i, None, {"kind": "x"}) for i, path in enumerate(paths)], made("flicker")
+    )
+    assert [row["path"] for row in rows] == list(map(str, paths)) and [
+        row["seed"] for row in rows
+    ] == [0, 1, 2, 3]
     assert rows[0]["meta"] == {"kind": "x"}

@@ -1,4 +1,5 @@
-"""The prompts of the motion suite: what their words say is what is to be checked, and they are balanced."""
+"""The prompts of the motion suite: what their words say is what is to be checked, and they
+are balanced."""
 
 import importlib.util
 import json
@@ -18,7 +19,9 @@ FILES = ("motion.jsonl", "motion_world.jsonl")
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("motion_suite", ROOT / "scripts" / "motion_suite.py")
+    spec = importlib.util.spec_from_file_location(
+        "motion_suite", ROOT / "scripts" / "motion_suite.py"
+    )
     module = importlib.util.module_from_spec(spec)
     import sys
 
@@ -28,7 +31,10 @@ def script():
 
 
 def rows(name="motion.jsonl"):
-    return [json.loads(line) for line in (suite._folder() / name).read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (suite._folder() / name).read_text(encoding="utf-8").splitlines()
+    ]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -40,8 +46,14 @@ def test_the_file_is_what_the_script_writes(script, name):
 def test_the_words_say_what_is_expected(name):
     for row in rows(name):
         ask = row["expect"]
-        told = Wanted(tuple(ask.get("heading", (0, 0))), ask.get("path", ""), tuple(ask.get("camera", (0, 0, 0, 0))),
-                      ask.get("still_camera", False), ask.get("rest", False), ask.get("pace", 1.0))
+        told = Wanted(
+            tuple(ask.get("heading", (0, 0))),
+            ask.get("path", ""),
+            tuple(ask.get("camera", (0, 0, 0, 0))),
+            ask.get("still_camera", False),
+            ask.get("rest", False),
+            ask.get("pace", 1.0),
+        )
         assert wanted(row["prompt"]) == told, row["prompt"]
         assert seconds(row["prompt"]) == ask.get("seconds", 0), row["prompt"]
         assert ask.get("count", 0) in (0, things(row["prompt"])), row["prompt"]
@@ -54,7 +66,9 @@ def test_the_fields_say_what_is_expected():
         assert (kind == "rest") == ask.get("rest", False)
         assert ask.get("pace", 1.0) == {"slow": 0.5, "plain": 1.0, "quick": 2.0}[row["speed"]]
         axis = {"pan": 0, "tilt": 1, "zoom": 2, "roll": 3}.get(row["camera"])
-        assert [i for i, x in enumerate(ask.get("camera", [])) if x] == ([] if axis is None else [axis])
+        assert [i for i, x in enumerate(ask.get("camera", [])) if x] == (
+            [] if axis is None else [axis]
+        )
         assert ask.get("still_camera", False) == (row["camera"] == "static")
         assert ("heading" in ask) == (kind in ("left", "right", "up", "down"))
         assert ask.get("path", kind) == kind
@@ -68,10 +82,15 @@ def test_no_prompt_comes_twice_even_by_letter_case():
 def test_the_suite_is_balanced_and_so_is_its_beginning():
     found = rows()
     cells = Counter((row["kind"], row["speed"], row["camera"]) for row in found)
-    assert set(cells.values()) == {1} and len(cells) == 9 * 18 + 14  # what rests has no pace but the camera's
+    assert (
+        set(cells.values()) == {1} and len(cells) == 9 * 18 + 14
+    )  # what rests has no pace but the camera's
     for field, parts in (("kind", 10), ("speed", 3), ("camera", 6), ("thing", 5), ("seconds", 3)):
         counts = Counter(row[field] for row in found)
-        assert len(counts) == parts and max(counts.values()) - min(counts.values()) <= 4, (field, counts)
+        assert len(counts) == parts and max(counts.values()) - min(counts.values()) <= 4, (
+            field,
+            counts,
+        )
     assert set(Counter(row["count"] for row in found)) == {1, 2, 3, "many"}
     for field, parts in (("kind", 10), ("speed", 3), ("camera", 6)):
         assert len({row[field] for row in found[:10]}) == parts, field
@@ -97,5 +116,8 @@ def test_the_captions_are_held_out():
 def test_the_suite_loads_with_a_dim_for_each_kind_of_demand():
     made = suite.load("motion")
     names = {dim.name for dim in made.dims}
-    assert made.prompts.name == "motion.jsonl" and (made.prompts.parent / made.sampling["world"]).is_file()
+    assert (
+        made.prompts.name == "motion.jsonl"
+        and (made.prompts.parent / made.sampling["world"]).is_file()
+    )
     assert {key for row in rows() for key in row["expect"]} - {"seconds"} | {"length"} <= names

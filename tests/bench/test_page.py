@@ -1,4 +1,5 @@
-"""The page holds all it shows, escapes what it is given, is never large, and says no more than the numbers do."""
+"""The page holds all it shows, escapes what it is given, is never large, and says no more
+than the numbers do."""
 
 import base64
 import copy
@@ -71,7 +72,8 @@ def shown(results, **more):
     return page(results, Path("report.html"), more.get("media", {}))
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- words
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_headline_says_what_is_beyond_doubt():
@@ -92,8 +94,10 @@ def test_the_headline_tells_both_ways_and_what_is_open():
         b["value"]["flicker"] = a["value"]["flicker"] + 0.1 + 0.001 * i
         b["value"]["warp_error"] = a["value"]["warp_error"] - 0.1 - 0.001 * i
     text = re.sub(r"\s+", " ", Parsed(shown(finish(results))).text)
-    assert ("ours is better than base beyond doubt on 1 of 4: flicker; and worse on 1 of 4: warp_error. On the other 2 "
-            "the clips do not tell.") in text
+    assert (
+        "ours is better than base beyond doubt on 1 of 4: flicker; and worse on 1 of 4: warp_error. On the other 2 "
+        "the clips do not tell."
+    ) in text
 
 
 def test_few_clips_claim_nothing_however_small_p_is():
@@ -119,24 +123,38 @@ def test_marks_for_trained_saturated_unscored_and_skipped():
     results = made(trained=("flicker",))
     results["sets"][0]["clips"][0]["value"]["warp_error"] = None
     results["sets"][0]["clips"][0]["why"]["warp_error"] = "unscored: the generator diverged"
-    results["sets"][1]["skipped"] = [{"path": "b/broken.mp4", "why": "unreadable: moov atom not found"}]
+    results["sets"][1]["skipped"] = [
+        {"path": "b/broken.mp4", "why": "unreadable: moov atom not found"}
+    ]
     finish(results)
     results["summary"]["base"]["motion_consistency"]["saturated"] = True
     text = Parsed(shown(results)).text
-    for words in ("† flicker was trained on", "Saturated: motion_consistency", "1 unscored", "moov atom not found",
-                  "unscored: the generator diverged", "b/broken.mp4", "1 of 24: videos_base/0.mp4"):
+    for words in (
+        "† flicker was trained on",
+        "Saturated: motion_consistency",
+        "1 unscored",
+        "moov atom not found",
+        "unscored: the generator diverged",
+        "b/broken.mp4",
+        "1 of 24: videos_base/0.mp4",
+    ):
         assert words in text, words
 
 
 def test_a_dimension_without_meaning_for_a_clip_is_listed_apart_and_is_no_loss():
     results = made()
-    for number, why in enumerate(("unscored: the generator diverged", "inapplicable: the prompt asks for no path")):
+    for number, why in enumerate(
+        ("unscored: the generator diverged", "inapplicable: the prompt asks for no path")
+    ):
         results["sets"][0]["clips"][number]["value"]["warp_error"] = None
         results["sets"][0]["clips"][number]["why"]["warp_error"] = why
     finish(results)
     text = Parsed(shown(results)).text
     assert "1 value of clips could not be scored" in text
-    lost, outside = text.index("Values that could not be scored"), text.index("Values that have no meaning")
+    lost, outside = (
+        text.index("Values that could not be scored"),
+        text.index("Values that have no meaning"),
+    )
     assert lost < text.index("diverged", lost) < outside < text.index("asks for no path", outside)
 
 
@@ -149,12 +167,37 @@ def test_one_set_has_no_differences_and_three_have_two_tables():
 def test_all_that_it_takes_to_measure_again_is_there():
     results = made()
     results["notes"] = ["duplicate prompts that differ by case: A cat"]
-    results["totals"] = {"base": {"quality": 0.8125, "semantic": None, "total": None, "missing": ["color"]}}
-    results["distances"] = [{"name": "frechet", "first": "base", "second": "reference", "value": 1.25, "low": 0.9,
-                             "high": 1.1, "n": [64, 64], "unbiased": 0.9, "protocol": "dd44", "notes": []}]
+    results["totals"] = {
+        "base": {"quality": 0.8125, "semantic": None, "total": None, "missing": ["color"]}
+    }
+    results["distances"] = [
+        {
+            "name": "frechet",
+            "first": "base",
+            "second": "reference",
+            "value": 1.25,
+            "low": 0.9,
+            "high": 1.1,
+            "n": [64, 64],
+            "unbiased": 0.9,
+            "protocol": "dd44",
+            "notes": [],
+        }
+    ]
     text = Parsed(shown(results)).text
-    for words in (results["command"], "3f2a3f2a3f2a", "torch 2.6", "What flicker sees.", "ab12cd34ef56", "0.812",
-                  "color", "frechet", "1.25", "dd44", "differ by case"):
+    for words in (
+        results["command"],
+        "3f2a3f2a3f2a",
+        "torch 2.6",
+        "What flicker sees.",
+        "ab12cd34ef56",
+        "0.812",
+        "color",
+        "frechet",
+        "1.25",
+        "dd44",
+        "differ by case",
+    ):
         assert words in text, words
 
 
@@ -162,11 +205,17 @@ def test_the_page_is_the_same_for_the_same_results():
     assert shown(made()) == shown(json.loads(json.dumps(made())))
 
 
-# --- escaping and self-containment -----------------------------------------------------------------------------------
+# --- escaping and self-containment
+# -----------------------------------------------------------------------------------
 
 
 def naughty():
-    results = made(names=tuple(NAUGHTY[:2]), count=len(NAUGHTY), prompts=NAUGHTY, dims=("flicker", "warp_error"))
+    results = made(
+        names=tuple(NAUGHTY[:2]),
+        count=len(NAUGHTY),
+        prompts=NAUGHTY,
+        dims=("flicker", "warp_error"),
+    )
     for one in results["sets"]:
         one["source"] = NAUGHTY[3]
         one["skipped"] = [{"path": word, "why": word} for word in NAUGHTY]
@@ -178,7 +227,11 @@ def naughty():
     results |= {"notes": NAUGHTY, "command": " ".join(NAUGHTY)}
     for row in results["comparisons"]:
         row["notes"], row["paired_by"] = NAUGHTY[:2], NAUGHTY[1]
-    results["dims"][0] |= {"about": NAUGHTY[0], "blind": NAUGHTY[1], "options": {NAUGHTY[0]: NAUGHTY[1]}}
+    results["dims"][0] |= {
+        "about": NAUGHTY[0],
+        "blind": NAUGHTY[1],
+        "options": {NAUGHTY[0]: NAUGHTY[1]},
+    }
     results["suite"] |= {"name": NAUGHTY[0], "about": NAUGHTY[1]}
     results["protocol"] |= {"decoder": NAUGHTY[0], "hash": NAUGHTY[1]}
     results["versions"] = {NAUGHTY[0]: NAUGHTY[1]}
@@ -189,11 +242,20 @@ def naughty():
 def test_no_string_becomes_markup():
     plain, found = Parsed(shown(made())), Parsed(shown(naughty()))
     assert {tag for tag, _ in found.tags} <= {tag for tag, _ in plain.tags} | {"ul", "li", "ol"}
-    assert [about.get("type") for tag, about in found.tags if tag == "script"] == ["application/json", None]
+    assert [about.get("type") for tag, about in found.tags if tag == "script"] == [
+        "application/json",
+        None,
+    ]
     assert not [name for _, about in found.tags for name in about if name.startswith("on")]
-    assert not [tag for tag, about in found.tags if tag == "a" and not re.match(r"#|\./|\.\./", about["href"])]
+    assert not [
+        tag
+        for tag, about in found.tags
+        if tag == "a" and not re.match(r"#|\./|\.\./", about["href"])
+    ]
     for word in NAUGHTY:
-        assert word in found.text.replace("\n", " ") or " ".join(word.split()) in " ".join(found.text.split()), word
+        assert word in found.text.replace("\n", " ") or " ".join(word.split()) in " ".join(
+            found.text.split()
+        ), word
 
 
 def test_the_data_comes_back_as_it_went_in_and_ends_no_element():
@@ -208,9 +270,15 @@ def test_the_data_comes_back_as_it_went_in_and_ends_no_element():
 def test_nothing_comes_from_elsewhere(clip):
     results = with_clips(made(count=4), clip)
     text = shown(results, media=media(results))
-    addresses = [value for _, about in Parsed(text).tags for name, value in about.items()
-                 if name in ("src", "href", "poster", "srcset", "action", "data")]
-    assert addresses and all(re.match(r"data:(video/mp4|image/jpeg);base64,|#|\./|\.\./", value) for value in addresses)
+    addresses = [
+        value
+        for _, about in Parsed(text).tags
+        for name, value in about.items()
+        if name in ("src", "href", "poster", "srcset", "action", "data")
+    ]
+    assert addresses and all(
+        re.match(r"data:(video/mp4|image/jpeg);base64,|#|\./|\.\./", value) for value in addresses
+    )
     assert not re.search(r"@import|url\(|<link|<iframe|<object|<embed", text)
     outside = set(re.findall(r"https?://[^\s\"'<>`]+", text)) - {"http://www.w3.org/2000/svg"}
     assert not outside
@@ -220,7 +288,12 @@ def test_nothing_comes_from_elsewhere(clip):
 
 def test_links_lead_to_files_only():
     out = Path("runs/x/report.html")
-    for path in (*NAUGHTY, "https://evil.example/a.mp4", "//evil.example/a.mp4", "data:text/html,x"):
+    for path in (
+        *NAUGHTY,
+        "https://evil.example/a.mp4",
+        "//evil.example/a.mp4",
+        "data:text/html,x",
+    ):
         assert re.match(r"(\./|\.\./)", link(path, out)) and ":" not in link(path, out), path
 
 
@@ -228,15 +301,18 @@ def test_the_page_without_scripts_plays_the_first_clips(clip):
     """Those of the open fold hold their film; the curves of the first case are drawn."""
     results = with_clips(made(count=4), clip)
     text = shown(results, media=media(results))
-    fold = re.search(r'<details class="fold" name="dimension" open>(.*?)</details>', text, re.S).group(1)
+    fold = re.search(
+        r'<details class="fold" name="dimension" open>(.*?)</details>', text, re.S
+    ).group(1)
     films = [about for tag, about in Parsed(fold).tags if tag == "video"]
     assert len(films) == 4 and all(about["src"].startswith("data:video/mp4") for about in films)
-    assert text.count("<details class=\"fold\"") == 4
+    assert text.count('<details class="fold"') == 4
     looked = text.split('id="looked"')[1].split("</section>")[0]
     assert looked.count('class="plot"') == 4 and looked.count('class="frames"') == 8
 
 
-# --- media -----------------------------------------------------------------------------------------------------------
+# --- media
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_thumbnails_are_small_films_of_the_clip(clip):
@@ -271,7 +347,11 @@ def test_maps_of_some_frames_are_those_of_the_whole_clip(fps):
 def test_a_long_clip_plays_its_first_seconds_and_shows_frames_of_all(tmp_path):
     path = video.write(tmp_path / "long.mp4", torch.rand(300, 3, 16, 16), fps=24.0)
     found = thumbnails(path, PROTOCOL)
-    assert found["covers"] == pytest.approx(240 / 300) and found["at"][-1] == 281 and len(found["film"]) == 8
+    assert (
+        found["covers"] == pytest.approx(240 / 300)
+        and found["at"][-1] == 281
+        and len(found["film"]) == 8
+    )
 
 
 def test_an_image_is_shown_as_one(tmp_path):
@@ -323,7 +403,8 @@ def test_bytes_are_spent_on_the_first_and_the_rest_is_left_to_files(clip):
     assert kinds[0] and not kinds[-1] and kinds == sorted(kinds, reverse=True)
 
 
-# --- what clips were made from ---------------------------------------------------------------------------------------
+# --- what clips were made from
+# ---------------------------------------------------------------------------------------
 
 
 def with_references(results, path):
@@ -334,12 +415,16 @@ def with_references(results, path):
 
 
 def pictures(text):
-    """The pictures that clips were made from, decoded, and the words on each, in the order of the page."""
+    """The pictures that clips were made from, decoded, and the words on each, in the order
+    of the page."""
     import cv2
 
     figures = re.findall(r'<figure class="given">(.*?)</figure>', text, re.S)
     coded = [re.findall(r'src="data:image/jpeg;base64,([^"]+)"', one) for one in figures]
-    made = [cv2.imdecode(np.frombuffer(base64.b64decode(one[0]), np.uint8), 1) if one else None for one in coded]
+    made = [
+        cv2.imdecode(np.frombuffer(base64.b64decode(one[0]), np.uint8), 1) if one else None
+        for one in coded
+    ]
     return made, [Parsed(one).text for one in figures]
 
 
@@ -351,13 +436,18 @@ def test_the_picture_that_clips_were_made_from_is_small_and_once_a_card(clip, tm
     results = with_references(with_clips(made(count=4, dims=("flicker",)), clip), picture)
     text = shown(results, media=media(results))
     found, words = pictures(text)
-    assert len(found) == text.count("<article") + 1 == 3  # each card has it once for both sets, and the clip looked at
+    assert (
+        len(found) == text.count("<article") + 1 == 3
+    )  # each card has it once for both sets, and the clip looked at
     assert words == ["given <b>cat & dog.png"] * 3 and "<b>cat" not in text
     for one in found:
         assert one.shape == (60, 160, 3) and np.abs(one.astype(int) - (200, 100, 50)).max() <= 3
     cases = json.loads(Parsed(text).scripts[0])["cases"]
     name = "<b>cat & dog.png"  # two of the four cases are shown
-    assert sorted(row["given"][0][1] for row in cases) == [name] * 2 + [f"{name}: not kept on this page"] * 2
+    assert (
+        sorted(row["given"][0][1] for row in cases)
+        == [name] * 2 + [f"{name}: not kept on this page"] * 2
+    )
 
 
 def test_a_film_that_clips_were_made_from_is_shown_by_its_first_frame(clip):
@@ -382,16 +472,23 @@ def test_pictures_of_two_sets_that_differ_are_both_shown(clip, tmp_path):
     assert pictures(shown(results, media=media(results)))[1][:2] == ["given 0.png"] * 2
 
 
-@pytest.mark.parametrize("spoil, why", [
-    (lambda path: path.unlink(), "expected an image, found none at"),
-    (lambda path: path.write_bytes(b"no picture"), "expected an image, could not read"),
-])
+@pytest.mark.parametrize(
+    "spoil, why",
+    [
+        (lambda path: path.unlink(), "expected an image, found none at"),
+        (lambda path: path.write_bytes(b"no picture"), "expected an image, could not read"),
+    ],
+)
 def test_a_picture_that_cannot_be_read_is_told_in_words(clip, tmp_path, spoil, why):
     (tmp_path / "cat.png").touch()
     spoil(tmp_path / "cat.png")
-    results = with_references(with_clips(made(count=2, dims=("flicker",)), clip), tmp_path / "cat.png")
+    results = with_references(
+        with_clips(made(count=2, dims=("flicker",)), clip), tmp_path / "cat.png"
+    )
     found, words = pictures(shown(results, media=media(results)))
-    assert found == [None] * len(words) and all(one.startswith(f"given cat.png: {why}") for one in words)
+    assert found == [None] * len(words) and all(
+        one.startswith(f"given cat.png: {why}") for one in words
+    )
 
 
 def test_a_clip_of_text_alone_has_no_picture_and_one_that_is_left_out_has_words(clip, tmp_path):
@@ -401,23 +498,30 @@ def test_a_clip_of_text_alone_has_no_picture_and_one_that_is_left_out_has_words(
     assert set(pictures(shown(results))[1]) == {"given cat.png: not kept on this page"}
 
 
-# --- size ------------------------------------------------------------------------------------------------------------
+# --- size
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_page_stays_below_its_size_however_much_there_is(tmp_path, monkeypatch):
     """Long prompts, long curves, thousands of skipped files and films of megabytes."""
     results = made(count=150, frames=400, prompts=["long " * 2000 + str(i) for i in range(150)])
     for one in results["sets"]:
-        one["skipped"] = [{"path": f"{i}.mp4", "why": "unreadable: " + "x" * 400} for i in range(5000)]
+        one["skipped"] = [
+            {"path": f"{i}.mp4", "why": "unreadable: " + "x" * 400} for i in range(5000)
+        ]
     import vidrl.bench.page as package
 
     big = {"video": "A" * 1_100_000, "film": [], "at": [], "maps": {}, "covers": 1.0}
-    monkeypatch.setattr(package, "_shown", lambda *_, **__: {f"{i % 2}.{i // 2}": big for i in range(40)})
+    monkeypatch.setattr(
+        package, "_shown", lambda *_, **__: {f"{i % 2}.{i // 2}": big for i in range(40)}
+    )
     path = write(results, tmp_path)
     assert path.name == "report.html" and 10_000_000 < path.stat().st_size < LARGEST
     data = json.loads(Parsed(path.read_text(encoding="utf-8")).scripts[0])
     assert 0 < len(data["cases"]) < 150
-    assert f"The curves of {len(data['cases'])} of 150 cases are on this page" in path.read_text(encoding="utf-8")
+    assert f"The curves of {len(data['cases'])} of 150 cases are on this page" in path.read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_page_that_cannot_be_small_says_so(tmp_path, monkeypatch):
@@ -428,7 +532,8 @@ def test_a_page_that_cannot_be_small_says_so(tmp_path, monkeypatch):
         write(made(count=2), tmp_path)
 
 
-# --- which clips -----------------------------------------------------------------------------------------------------
+# --- which clips
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_cases_pair_by_prompt_and_seed_whatever_the_order():
@@ -443,7 +548,12 @@ def test_cases_without_prompts_pair_by_file_name_and_what_has_no_partner_stands_
         for clip in one["clips"]:
             clip["prompt"] = ""
     results["sets"][1]["clips"][2]["path"] = "videos_ours/other.mp4"
-    assert [dict(case.clips) for case in cases(results)] == [{0: 0, 1: 0}, {0: 1, 1: 1}, {0: 2}, {1: 2}]
+    assert [dict(case.clips) for case in cases(results)] == [
+        {0: 0, 1: 0},
+        {0: 1, 1: 1},
+        {0: 2},
+        {1: 2},
+    ]
 
 
 def test_examples_are_the_ends():
@@ -451,7 +561,9 @@ def test_examples_are_the_ends():
     first, second = ([clip["value"]["flicker"] for clip in one["clips"]] for one in results["sets"])
     gaps = [b - a for a, b in zip(first, second)]
     best, worst = examples(results, cases(results))["flicker"]
-    assert best.case.clips[0] == gaps.index(max(gaps)) and worst.case.clips[0] == gaps.index(min(gaps))
+    assert best.case.clips[0] == gaps.index(max(gaps)) and worst.case.clips[0] == gaps.index(
+        min(gaps)
+    )
     one = made(names=("only",), count=6, dims=("flicker",))
     values = [clip["value"]["flicker"] for clip in one["sets"][0]["clips"]]
     ranked = [example.case.clips[0] for example in examples(one, cases(one))["flicker"]]
@@ -473,7 +585,9 @@ def test_one_clip_alone_is_enough_for_a_page():
     for clip in results["sets"][0]["clips"]:
         clip["curve"] = {"flicker": None}
     text = Parsed(shown(results)).text
-    assert "1 clip, from 1 prompt, measured on 4 dimensions" in text and "One number a clip." in text
+    assert (
+        "1 clip, from 1 prompt, measured on 4 dimensions" in text and "One number a clip." in text
+    )
 
 
 def test_a_case_names_its_clips():
@@ -491,7 +605,8 @@ def test_results_are_only_read():
     assert results == before
 
 
-# --- by kind ---------------------------------------------------------------------------------------------------------
+# --- by kind
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_dims_by_kind_of_prompt_are_tables_and_their_words_are_escaped(tmp_path):
@@ -501,4 +616,6 @@ def test_dims_by_kind_of_prompt_are_tables_and_their_words_are_escaped(tmp_path)
     results["breakdown"] = {"base": {"kind": {"<b>left": {results["dims"][0]["name"]: over}}}}
     text = page(results, tmp_path / "report.html", {})
     assert "&lt;b&gt;left" in text and "<b>left" not in text
-    assert '<td title="0.25 to 0.75">0.5 <small>(7)</small></td>' in text and 'href="#kinds"' in text
+    assert (
+        '<td title="0.25 to 0.75">0.5 <small>(7)</small></td>' in text and 'href="#kinds"' in text
+    )

@@ -1,4 +1,5 @@
-"""Clips of a suite's prompts: the same noise for every model, made once, none lost by a failure or a kill."""
+"""Clips of a suite's prompts: the same noise for every model, made once, none lost by a
+failure or a kill."""
 
 import json
 from pathlib import Path
@@ -19,24 +20,36 @@ PROMPTS = ['a "red" fox, <b>running</b>', "a cat; rm -rf $HOME", "eine Kuh läuf
 @pytest.fixture
 def mine(tmp_path):
     """A suite of one's own with three awkward prompts."""
-    rows = [{"prompt": prompt, "kind": f"k{i}", "count": i, "expect": {}} for i, prompt in enumerate(PROMPTS)]
-    (tmp_path / "mine.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    (tmp_path / "mine.toml").write_text('version = "1"\nprompts = "mine.jsonl"\nper_prompt = 2\n[sampling]\nsteps = 2\n'
-                                        "[dims.flicker]\n")
+    rows = [
+        {"prompt": prompt, "kind": f"k{i}", "count": i, "expect": {}}
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    (tmp_path / "mine.jsonl").write_text(
+        "\n".join(json.dumps(row) for row in rows), encoding="utf-8"
+    )
+    (tmp_path / "mine.toml").write_text(
+        'version = "1"\nprompts = "mine.jsonl"\nper_prompt = 2\n[sampling]\nsteps = 2\n'
+        "[dims.flicker]\n"
+    )
     return suite.load(tmp_path / "mine.toml")
 
 
 def sample(mine, out, lora=None, **changes):
-    return sampling.sample("toy", lora, mine, out, **({"backbone": "toy", "progress": False} | changes))
+    return sampling.sample(
+        "toy", lora, mine, out, **({"backbone": "toy", "progress": False} | changes)
+    )
 
 
 def test_every_prompt_gets_its_clips_and_its_row(mine, tmp_path):
     found = sample(mine, tmp_path / "out")
     assert [(item.path.name, item.prompt, item.seed) for item in found.items] == [
-        (f"{i:04d}-{k}.mp4", PROMPTS[i], k) for i in range(3) for k in range(2)]
+        (f"{i:04d}-{k}.mp4", PROMPTS[i], k) for i in range(3) for k in range(2)
+    ]
     assert not found.skipped and "mine.jsonl (3)" in found.notes[0]
     assert dict(found.items[2].meta) == {"kind": "k1", "count": "1"}
-    assert items.find([tmp_path / "out" / "clips"]).items == found.items  # measured again, they are the same
+    assert (
+        items.find([tmp_path / "out" / "clips"]).items == found.items
+    )  # measured again, they are the same
 
 
 def test_files_hold_what_the_model_made_to_the_last_byte(mine, tmp_path):
@@ -48,8 +61,10 @@ def test_files_hold_what_the_model_made_to_the_last_byte(mine, tmp_path):
 
 
 def test_two_models_get_one_noise_and_prompts_and_seeds_another(mine):
-    one, again, other, second = (torch.randn(3, generator=Task("", {"prompt": p}, s).draw())
-                                 for p, s in (("a", 0), ("a", 0), ("b", 0), ("a", 1)))
+    one, again, other, second = (
+        torch.randn(3, generator=Task("", {"prompt": p}, s).draw())
+        for p, s in (("a", 0), ("a", 0), ("b", 0), ("a", 1))
+    )
     assert torch.equal(one, again) and not torch.equal(one, other) and not torch.equal(one, second)
 
 
@@ -65,7 +80,9 @@ def test_a_clip_does_not_depend_on_what_is_made_beside_it(mine, tmp_path):
     sample(mine, tmp_path / "all")
     sample(mine, tmp_path / "some", limit=2, per_prompt=1)
     for name in ("0000-0.mp4", "0001-0.mp4"):
-        assert (tmp_path / "all" / "clips" / name).read_bytes() == (tmp_path / "some" / "clips" / name).read_bytes()
+        assert (tmp_path / "all" / "clips" / name).read_bytes() == (
+            tmp_path / "some" / "clips" / name
+        ).read_bytes()
 
 
 @pytest.mark.parametrize("change", [{"steps": 3}, {"seed": 7}, {"options": {"seed": 1}}])
@@ -90,7 +107,9 @@ def test_another_adapter_is_noticed_by_its_content(mine, tmp_path):
     policy.save(tmp_path / "lora")
     found = sample(mine, tmp_path / "out", limit=1, lora=tmp_path / "lora")
     plain = sample(mine, tmp_path / "plain", limit=1)
-    assert found.items[0].path.read_bytes() == plain.items[0].path.read_bytes()  # an adapter that changes nothing yet
+    assert (
+        found.items[0].path.read_bytes() == plain.items[0].path.read_bytes()
+    )  # an adapter that changes nothing yet
     policy.weights["out.bias"].data += 1
     policy.save(tmp_path / "lora")
     with pytest.raises(Changed, match="lora"):
@@ -101,7 +120,9 @@ class Frail(Toy):
     """Fails on one prompt, and diverges on another."""
 
     def predict(self, x, t, cond):
-        out, bad = (torch.equal(cond["text"], self.encode([prompt])["text"]) for prompt in PROMPTS[:2])
+        out, bad = (
+            torch.equal(cond["text"], self.encode([prompt])["text"]) for prompt in PROMPTS[:2]
+        )
         if out:
             raise RuntimeError("out of memory, say")
         return super().predict(x, t, cond) * (torch.nan if bad else 1)
@@ -113,8 +134,10 @@ def test_a_model_that_fails_midway_loses_that_clip_alone(mine, tmp_path):
     found = sampling.make(Frail(), sampling.tasks(rows, 1, 0), tmp_path, 2, progress=False)
     assert [item.prompt for item in found.items] == PROMPTS[2:]
     whys = {Path(row["path"]).name: row["why"] for row in found.skipped}
-    assert whys == {"0000-0.mp4": "not made: RuntimeError: out of memory, say",
-                    "0001-0.mp4": "not made: NaN in frame 0; the model diverged"}
+    assert whys == {
+        "0000-0.mp4": "not made: RuntimeError: out of memory, say",
+        "0001-0.mp4": "not made: NaN in frame 0; the model diverged",
+    }
     mended = sampling.make(Toy(), sampling.tasks(rows, 1, 0), tmp_path, 2, progress=False)
     assert len(mended.items) == 3 and not mended.skipped
 
@@ -122,11 +145,15 @@ def test_a_model_that_fails_midway_loses_that_clip_alone(mine, tmp_path):
 def test_a_model_that_makes_nothing_says_why(mine, tmp_path):
     rows, _ = sampling.prompts(mine)
     (tmp_path / "clips").mkdir()
-    with pytest.raises(RuntimeError, match="not one of 1 clips could be made; the first: not made: RuntimeError"):
+    with pytest.raises(
+        RuntimeError, match="not one of 1 clips could be made; the first: not made: RuntimeError"
+    ):
         sampling.make(Frail(), sampling.tasks(rows[:1], 1, 0), tmp_path, 2, progress=False)
 
 
-def test_after_a_kill_the_table_names_what_is_to_come_and_nothing_is_half_written(mine, tmp_path, monkeypatch):
+def test_after_a_kill_the_table_names_what_is_to_come_and_nothing_is_half_written(
+    mine, tmp_path, monkeypatch
+):
     def killed(*args, **more):
         raise KeyboardInterrupt
 
@@ -140,7 +167,8 @@ def test_after_a_kill_the_table_names_what_is_to_come_and_nothing_is_half_writte
     assert len(sample(mine, tmp_path).items) == 6
 
 
-# --- which prompts ---------------------------------------------------------------------------------------------------
+# --- which prompts
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_a_model_of_the_synthetic_world_gets_its_captions():
@@ -165,7 +193,16 @@ def test_suites_without_prompts_and_broken_prompt_files_are_refused(mine, tmp_pa
 
 @pytest.mark.slow
 def test_two_prompts_of_the_motion_suite_on_tiny_wan(tmp_path):
-    found = sampling.sample(str(ROOT / "assets" / "tiny-wan"), None, suite.load("motion"), tmp_path, limit=2,
-                            per_prompt=1, steps=4, progress=False, options={"text_length": 32})  # fmt: skip
+    found = sampling.sample(
+        str(ROOT / "assets" / "tiny-wan"),
+        None,
+        suite.load("motion"),
+        tmp_path,
+        limit=2,
+        per_prompt=1,
+        steps=4,
+        progress=False,
+        options={"text_length": 32},
+    )
     assert [item.meta["kind"] for item in found.items] == ["left", "right"]
     assert [video.read(item.path)[0].shape for item in found.items] == [(17, 3, 64, 64)] * 2

@@ -47,7 +47,9 @@ def test_one_process_waits_for_nobody(tmp_path, monkeypatch):
 def test_two_processes_share_the_work_and_the_first_has_all_rows_in_order(tmp_path):
     path = folder(tmp_path / "v", 5)
 
-    def rows_of(part):  # measuring itself would need decoders, which a fork of pytest's may not have
+    def rows_of(
+        part,
+    ):  # measuring itself would need decoders, which a fork of pytest's may not have
         return [{"path": str(item.path), "x": 0.1 + len(item.path.name)} for item in part]
 
     def body(rank):
@@ -56,9 +58,13 @@ def test_two_processes_share_the_work_and_the_first_has_all_rows_in_order(tmp_pa
             (seen,) = group.share(lambda: [items.find([path])] if rank == 0 else 1 / 0)
             assert seen == items.find([path])
             rows = group.measure(lambda part: shares.append(part) or rows_of(part), seen.items)
-        assert shares == [seen.items[rank::2]] and rows == (rows_of(seen.items) if rank == 0 else None)
+        assert shares == [seen.items[rank::2]] and rows == (
+            rows_of(seen.items) if rank == 0 else None
+        )
 
-    assert in_two(tmp_path / "told", body) == [0, 0], [p.read_text() for p in tmp_path.glob("told.*")]
+    assert in_two(tmp_path / "told", body) == [0, 0], [
+        p.read_text() for p in tmp_path.glob("told.*")
+    ]
     assert [p.name for p in (tmp_path / "shards").iterdir()] == ["sets.json"]
 
 
@@ -72,19 +78,41 @@ def test_what_a_killed_run_left_is_no_answer(tmp_path):
             rows = group.measure(late, ["a", "b", "c"])
         assert rows == (None if rank else [{"path": "a"}, {"path": "b"}, {"path": "c"}])
 
-    assert in_two(tmp_path / "told", body) == [0, 0], [p.read_text() for p in tmp_path.glob("told.*")]
+    assert in_two(tmp_path / "told", body) == [0, 0], [
+        p.read_text() for p in tmp_path.glob("told.*")
+    ]
 
 
 def bench(path, out, processes):
-    """`vidrl bench` in so many processes; what results.json holds, but for when and how it was made."""
-    alone = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    words = ["bench", str(path), "--out", str(out), "--dims", "default,flicker,drift", "--jobs", "0", "--format", "csv"]
+    """`vidrl bench` in so many processes; what results.json holds, but for when and how it
+    was made."""
+    alone = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
+    words = [
+        "bench",
+        str(path),
+        "--out",
+        str(out),
+        "--dims",
+        "default,flicker,drift",
+        "--jobs",
+        "0",
+        "--format",
+        "csv",
+    ]
     run = f"import sys\nfrom vidrl import launch\nsys.exit(launch.launch({words!r}, {processes}))"
     here = HERE.parent.parent
-    done = subprocess.run([sys.executable, "-c", run], env=alone, capture_output=True, text=True, cwd=here)
+    done = subprocess.run(
+        [sys.executable, "-c", run], env=alone, capture_output=True, text=True, cwd=here
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((out / "results.json").read_text())
-    return json.dumps({key: value for key, value in found.items() if key not in ("made", "command")})
+    return json.dumps(
+        {key: value for key, value in found.items() if key not in ("made", "command")}
+    )
 
 
 @pytest.mark.slow
@@ -93,4 +121,6 @@ def test_the_command_gives_the_same_bytes_in_one_process_and_in_three(tmp_path):
     (path / "broken.mp4").write_bytes(b"no")
     one, three = bench(path, tmp_path / "one", 1), bench(path, tmp_path / "three", 3)
     assert one == three
-    assert (tmp_path / "one" / "results.csv").read_bytes() == (tmp_path / "three" / "results.csv").read_bytes()
+    assert (tmp_path / "one" / "results.csv").read_bytes() == (
+        tmp_path / "three" / "results.csv"
+    ).read_bytes()

@@ -27,13 +27,19 @@ def test_six_prompts_have_students_interval_or_a_wider_one():
     means = values.reshape(6, 4).mean(1)
     low, high = stats.t.interval(0.95, 5, means.mean(), stats.sem(means))
     found = interval(values, groups)
-    assert found.mean == pytest.approx(means.mean()) and found.low <= low + 1e-9 and found.high >= high - 1e-9
+    assert (
+        found.mean == pytest.approx(means.mean())
+        and found.low <= low + 1e-9
+        and found.high >= high - 1e-9
+    )
 
 
 def test_many_prompts_get_nearly_students_interval_where_values_are_normal():
     values = stats.norm.ppf((np.arange(200) + 0.5) / 200)
     found = interval(values)
-    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 199, 0, stats.sem(values)), abs=0.015)
+    assert (found.low, found.high) == pytest.approx(
+        stats.t.interval(0.95, 199, 0, stats.sem(values)), abs=0.015
+    )
 
 
 def test_the_interval_is_the_bootstrap_t_of_a_loop_over_draws():
@@ -41,7 +47,9 @@ def test_the_interval_is_the_bootstrap_t_of_a_loop_over_draws():
     values, groups = -values[:-2], groups[:-2]  # unbalanced
     found, names = interval(values, groups, draws=400), sorted(set(groups))
     made = clusters(values, groups)
-    assert ((made.sums - made.mean * made.counts) ** 3).sum() > 0  # else the draws are of the negated values
+    assert (
+        (made.sums - made.mean * made.counts) ** 3
+    ).sum() > 0  # else the draws are of the negated values
     theta, rows = values.mean(), np.random.default_rng([0, 0]).integers(0, 9, (400, 9))
 
     def ratio(sums, sizes):
@@ -51,14 +59,19 @@ def test_the_interval_is_the_bootstrap_t_of_a_loop_over_draws():
     drawn = [ratio(made.sums[row], made.counts[row]) for row in rows]
     low, high = np.quantile([(mean - theta) / error for mean, error in drawn], [0.025, 0.975])
     error = ratio(made.sums, made.counts)[1]
-    student = stats.t.ppf(0.975, sum(made.counts) ** 2 / sum(made.counts**2) - 1)  # of the effective number of groups
+    student = stats.t.ppf(
+        0.975, sum(made.counts) ** 2 / sum(made.counts**2) - 1
+    )  # of the effective number of groups
     assert len(names) == 9 and found.low == pytest.approx(theta - max(high, student) * error)
     assert found.high == pytest.approx(theta - min(low, -student) * error)
 
 
 def test_clips_of_one_prompt_count_as_one_where_they_are_alike():
     values = [1.0, 2.0, 4.0, 3.0, 2.5, 9.0, 7.0]
-    once, thrice = interval(values), interval(np.repeat(values, 3), np.repeat(list("abcdefg"), 3).tolist())
+    once, thrice = (
+        interval(values),
+        interval(np.repeat(values, 3), np.repeat(list("abcdefg"), 3).tolist()),
+    )
     assert thrice[:3] == pytest.approx(once[:3]) and (thrice.n, thrice.groups) == (21, 7)
 
 
@@ -89,7 +102,9 @@ def test_clips_without_a_prompt_are_groups_of_their_own():
 
 def test_one_prompt_has_an_interval_over_its_clips_and_says_so():
     row = summary([1.0, 2.0, 3.0, 5.0, 4.0, 6.0], ["a"] * 6, least=2)
-    assert row["low"] < 3.5 < row["high"] and math.isnan(interval([1.0, 2.0, 3.0, 5.0, 4.0, 6.0], ["a"] * 6).p)
+    assert row["low"] < 3.5 < row["high"] and math.isnan(
+        interval([1.0, 2.0, 3.0, 5.0, 4.0, 6.0], ["a"] * 6).p
+    )
     assert not row["enough"] and any("one prompt" in note for note in row["notes"])
 
 
@@ -125,19 +140,26 @@ def test_spread_within_prompts_is_that_of_an_analysis_of_variance():
     assert all(map(math.isnan, within([1.0, 2.0], "ab")))
 
 
-@pytest.mark.parametrize(("values", "limits", "hit"), [
-    ([0.99, 0.985, 1.0, 0.7], (0, 1), True),       # piled at the top
-    ([0.0, 0.01, 0.3, 0.01], (0, 1), True),        # at the bottom
-    ([0.97, 0.99, 0.979, 0.984, 0.9785], (0, 1), True),   # a mean near the end, hardly any spread
-    ([0.9, 0.95, 0.7, 0.99], (0, 1), False),
-    ([0.99, 0.99, 0.0, 0.1, 0.2], (0, 1), False),  # a pile of two in five
-    ([-0.001, -0.002], (None, 0.0), False),        # no scale to be near on
-    ([0.0, 0.0, -5.0], (None, 0.0), True),
-    ([7.0, 7.0], (None, None), False),
-    ([-0.04, -0.03, -0.05], (-20, 0), False),      # a bound that no clip comes near is no scale
-    ([-0.01, -0.015, -0.5], (-20, 0), True),
-    ([98.5, 99.0, 50.0], (0, 100), True),
-])
+@pytest.mark.parametrize(
+    ("values", "limits", "hit"),
+    [
+        ([0.99, 0.985, 1.0, 0.7], (0, 1), True),  # piled at the top
+        ([0.0, 0.01, 0.3, 0.01], (0, 1), True),  # at the bottom
+        (
+            [0.97, 0.99, 0.979, 0.984, 0.9785],
+            (0, 1),
+            True,
+        ),  # a mean near the end, hardly any spread
+        ([0.9, 0.95, 0.7, 0.99], (0, 1), False),
+        ([0.99, 0.99, 0.0, 0.1, 0.2], (0, 1), False),  # a pile of two in five
+        ([-0.001, -0.002], (None, 0.0), False),  # no scale to be near on
+        ([0.0, 0.0, -5.0], (None, 0.0), True),
+        ([7.0, 7.0], (None, None), False),
+        ([-0.04, -0.03, -0.05], (-20, 0), False),  # a bound that no clip comes near is no scale
+        ([-0.01, -0.015, -0.5], (-20, 0), True),
+        ([98.5, 99.0, 50.0], (0, 100), True),
+    ],
+)
 def test_saturation(values, limits, hit):
     assert bool(saturation(values, limits)) == hit
     assert summary(values, None, range=limits)["saturated"] == hit
@@ -146,7 +168,9 @@ def test_saturation(values, limits, hit):
 def test_equal_values_are_said_to_be():
     row = summary([0.5] * 30, None, range=(0, 1))
     rare = 1 - 0.025 ** (1 / 30)  # so likely may another value be, of which thirty clips show none
-    assert (row["low"], row["high"]) == pytest.approx((0.5 - 0.5 * rare, 0.5 + 0.5 * rare), abs=1e-4)
+    assert (row["low"], row["high"]) == pytest.approx(
+        (0.5 - 0.5 * rare, 0.5 + 0.5 * rare), abs=1e-4
+    )
     assert row["notes"] == ["all 30 values are equal"]
     assert summary([0.5] * 30, None)["low"] is None
 
@@ -161,11 +185,16 @@ def test_effect_is_hedges_g():
 def test_a_share_of_zeros_and_ones_has_the_interval_of_clopper_and_pearson():
     for wins, n in ((70, 100), (1, 16), (15, 16), (3, 7)):
         exact = stats.binomtest(wins, n).proportion_ci()
-        assert share([1.0] * wins + [0.0] * (n - wins))[1:3] == pytest.approx((exact.low, exact.high), abs=0.008)
+        assert share([1.0] * wins + [0.0] * (n - wins))[1:3] == pytest.approx(
+            (exact.low, exact.high), abs=0.008
+        )
 
 
 def test_a_share_of_clips_alike_within_prompts_knows_prompts_alone():
-    once, thrice = share([1.0] * 7 + [0.0] * 3), share([1.0] * 21 + [0.0] * 9, np.repeat(range(10), 3).tolist())
+    once, thrice = (
+        share([1.0] * 7 + [0.0] * 3),
+        share([1.0] * 21 + [0.0] * 9, np.repeat(range(10), 3).tolist()),
+    )
     assert thrice[:3] == pytest.approx(once[:3], abs=0.01)
 
 

@@ -1,5 +1,6 @@
-"""results.json of a stranger, or edited by hand: it opens no file of the reader, writes where it is told, and is named
-where a field holds something else than what belongs there."""
+"""results.json of a stranger, or edited by hand: it opens no file of the reader, writes
+where it is told, and is named where a field holds something else than what belongs
+there."""
 
 import copy
 import json
@@ -21,20 +22,28 @@ EVIL = "<x-evil a='\">"
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    return video.write(tmp_path_factory.mktemp("film") / "film.mp4", torch.rand(5, 3, 32, 32), fps=8.0)
+    return video.write(
+        tmp_path_factory.mktemp("film") / "film.mp4", torch.rand(5, 3, 32, 32), fps=8.0
+    )
 
 
 def stranger(path, clip, name, id=None):
-    """results.json of one set of one clip at `name`, whose id is that of `clip` if none is given."""
+    """results.json of one set of one clip at `name`, whose id is that of `clip` if none is
+    given."""
     found = made(names=("only",), count=1, dims=("flicker",))
-    found["sets"][0]["clips"][0] |= {"path": str(name), "id": id or cache.Hashes(None).of(clip), "prompt": "a dog"}
+    found["sets"][0]["clips"][0] |= {
+        "path": str(name),
+        "id": id or cache.Hashes(None).of(clip),
+        "prompt": "a dog",
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found))
     return path
 
 
 def films(folder):
-    """How many films a page holds: those that play at once, and those that its script plays."""
+    """How many films a page holds: those that play at once, and those that its script
+    plays."""
     text = (folder / "report.html").read_text()
     return text.count("data:video/mp4") + text.count('"video":"')
 
@@ -44,7 +53,8 @@ def again(saved, out, *words):
     return films(out)
 
 
-# --- clips ------------------------------------------------------------------------------------------------------------
+# --- clips
+# ------------------------------------------------------------------------------------------------------------
 
 
 def places(private, home):
@@ -52,9 +62,23 @@ def places(private, home):
     (home / "link.mp4").symlink_to(private)
     (home / "inner").symlink_to(private.parent)
     up = os.path.relpath(private, home)
-    return [str(private), os.path.relpath(private), f"{home}/{up}", f"{home}/link.mp4", f"{home}/inner/{private.name}",
-            f"file://{private}", f"file:{private}", f"concat:{private}", f"http://127.0.0.1:9/{private.name}",
-            r"C:\Users\me\film.mp4", r"\\127.0.0.1\share\film.mp4", "data:video/webm;base64,AA", "/dev/zero", ".", "~"]
+    return [
+        str(private),
+        os.path.relpath(private),
+        f"{home}/{up}",
+        f"{home}/link.mp4",
+        f"{home}/inner/{private.name}",
+        f"file://{private}",
+        f"file:{private}",
+        f"concat:{private}",
+        f"http://127.0.0.1:9/{private.name}",
+        r"C:\Users\me\film.mp4",
+        r"\\127.0.0.1\share\film.mp4",
+        "data:video/webm;base64,AA",
+        "/dev/zero",
+        ".",
+        "~",
+    ]
 
 
 def test_a_film_outside_the_folder_of_the_results_is_not_on_the_page(film, tmp_path, capsys):
@@ -79,7 +103,13 @@ def test_a_film_in_the_folder_of_the_results_or_in_a_named_one_is_on_the_page(fi
 
 def test_a_film_whose_bytes_the_results_do_not_know_is_not_on_the_page(film, tmp_path):
     shutil.copy(film, tmp_path / "a.mp4")
-    assert again(stranger(tmp_path / "results.json", film, tmp_path / "a.mp4", "0" * 16), tmp_path / "out") == 0
+    assert (
+        again(
+            stranger(tmp_path / "results.json", film, tmp_path / "a.mp4", "0" * 16),
+            tmp_path / "out",
+        )
+        == 0
+    )
 
 
 def test_what_this_machine_measured_is_shown_again_wherever_it_lies(film, tmp_path):
@@ -96,28 +126,38 @@ def test_what_this_machine_measured_is_shown_again_wherever_it_lies(film, tmp_pa
 
 
 def test_what_a_clip_was_made_from_is_opened_by_the_same_rules(film, tmp_path):
-    """A picture in another folder, one whose bytes are not stated, one of other bytes, one that is gone; and one that
-    lies beside the results, with the hash that they state."""
+    """A picture in another folder, one whose bytes are not stated, one of other bytes, one
+    that is gone; and one that lies beside the results, with the hash that they state."""
     import cv2
     import numpy as np
 
     home, private = tmp_path / "home", tmp_path / "private.png"
-    saved = stranger(home / "results.json", film, shutil.copy(film, home.mkdir() or home / "clip.mp4"))
+    saved = stranger(
+        home / "results.json", film, shutil.copy(film, home.mkdir() or home / "clip.mp4")
+    )
     for path in (private, home / "mine.png"):
         cv2.imwrite(str(path), np.full((8, 8, 3), 90, np.uint8))
     hashed = cache.Hashes(None).of(private)
 
     def told(path, id):
         found = json.loads(saved.read_text())
-        found["sets"][0]["clips"][0] |= {"reference": str(path), "reference_id": id, "reference_closed": ""}
+        found["sets"][0]["clips"][0] |= {
+            "reference": str(path),
+            "reference_id": id,
+            "reference_closed": "",
+        }
         saved.write_text(json.dumps(found))
         assert again(saved, tmp_path / "out")
         text = (tmp_path / "out" / "report.html").read_text()
         return text.count("the image that was given"), text
 
     assert told(home / "mine.png", hashed)[0] > 1
-    cases = [(private, hashed, closed.OUTSIDE), (home / "mine.png", None, closed.UNSTATED),
-             (home / "mine.png", "ab" * 8, closed.CHANGED), (home / "gone.png", hashed, closed.GONE)]
+    cases = [
+        (private, hashed, closed.OUTSIDE),
+        (home / "mine.png", None, closed.UNSTATED),
+        (home / "mine.png", "ab" * 8, closed.CHANGED),
+        (home / "gone.png", hashed, closed.GONE),
+    ]
     for path, id, why in cases:
         count, text = told(path, id)
         assert count == 1 and f"given {path.name}: {why}" in text, why  # 1: the page's script
@@ -128,21 +168,35 @@ def test_a_clip_that_is_not_opened_is_not_encoded_either(film, tmp_path):
 
     found = results.load(stranger(tmp_path / "in" / "results.json", film, film))
     found["sets"].append({**found["sets"][0], "name": "other"})
-    encode = type("", (), {"kept": lambda self, key: None, "__call__": lambda self, task: pytest.fail("it is opened")})
+    encode = type(
+        "",
+        (),
+        {
+            "kept": lambda self, key: None,
+            "__call__": lambda self, task: pytest.fail("it is opened"),
+        },
+    )
     keys = {cache.Hashes(None).of(film): "k"}
-    assert _encoded(_sources(found, None, None), keys, encode(), None, 0, 1, None) == {"k": closed.OUTSIDE}
+    assert _encoded(_sources(found, None, None), keys, encode(), None, 0, 1, None) == {
+        "k": closed.OUTSIDE
+    }
 
 
-# --- what is written where --------------------------------------------------------------------------------------------
+# --- what is written where
+# --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hash", ["x/../../../escaped", "../up", "/abs", "a\0b", r"..\..\up", "ABCDEF", "", 7, None])
+@pytest.mark.parametrize(
+    "hash", ["x/../../../escaped", "../up", "/abs", "a\0b", r"..\..\up", "ABCDEF", "", 7, None]
+)
 def test_a_protocol_hash_that_is_no_hash_is_refused(film, tmp_path, hash):
     saved = stranger(tmp_path / "in" / "results.json", film, film)
     found = json.loads(saved.read_text())
     found["protocol"]["hash"] = hash
     saved.write_text(json.dumps(found))
-    with pytest.raises(results.BadResults, match="protocol.hash: expected 4 to 64 hexadecimal digits"):
+    with pytest.raises(
+        results.BadResults, match="protocol.hash: expected 4 to 64 hexadecimal digits"
+    ):
         results.load(saved)
 
 
@@ -157,30 +211,43 @@ def test_no_text_of_the_results_becomes_part_of_a_path(film, tmp_path):
     found["suite"] |= {"name": hostile, "version": hostile}
     saved.write_text(json.dumps(found))
     before = set(tmp_path.rglob("*"))
-    assert again(saved, tmp_path / "deep" / "er" / "out", "--format", "html,csv,md,latex,leaderboard") > 0
+    assert (
+        again(saved, tmp_path / "deep" / "er" / "out", "--format", "html,csv,md,latex,leaderboard")
+        > 0
+    )
     made_now = set(tmp_path.rglob("*")) - before
     assert all(path.is_relative_to(tmp_path / "deep") for path in made_now), made_now
     assert not [path for path in made_now if "escaped" in path.name and path.suffix != ".json"]
 
 
-# --- fields -----------------------------------------------------------------------------------------------------------
+# --- fields
+# -----------------------------------------------------------------------------------------------------------
 
 
 def leaves(value, at=()):
     """The places of all values of a JSON value, of lists the first two."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value[:2])
+        if isinstance(value, list)
+        else ()
+    )
     for key, one in inside:
         yield (*at, key)
         yield from leaves(one, (*at, key))
 
 
 def swapped(whole, at, new):
-    """A copy with another value at a place, within a list or an object where there was one."""
+    """A copy with another value at a place, within a list or an object where there was
+    one."""
     found = part = copy.deepcopy(whole)
     for key in at[:-1]:
         part = part[key]
     old = part[at[-1]]
-    part[at[-1]] = [new] if isinstance(old, list) else {str(new): new} if isinstance(old, dict) else new
+    part[at[-1]] = (
+        [new] if isinstance(old, list) else {str(new): new} if isinstance(old, dict) else new
+    )
     return found
 
 
@@ -188,20 +255,47 @@ def everything():
     """Results that have every field that a page shows, and what is shown of their clips."""
     found = made(count=4, names=("a", "b"), dims=("flicker",), frames=3)
     for clip in found["sets"][0]["clips"]:
-        clip |= {"written": {"container": "mp4", "codec": "h264", "pixels": "yuv420p", "bits": 1.0}, "reader": "PyAV",
-                 "meta": {"kind": "left"}, "why": {"flicker": "w"}, "note": "n"}
+        clip |= {
+            "written": {"container": "mp4", "codec": "h264", "pixels": "yuv420p", "bits": 1.0},
+            "reader": "PyAV",
+            "meta": {"kind": "left"},
+            "why": {"flicker": "w"},
+            "note": "n",
+        }
     found["sets"][0]["clips"][1]["value"]["flicker"] = None
     found["sets"][0]["skipped"] = [{"path": "p", "why": "w"}]
-    found |= {"notes": ["n"], "fairness": ["f"], "totals": {"a": {"quality": 0.5, "missing": ["x"]}}}
-    found["breakdown"] = {"a": {"kind": {"left": {"flicker": {"mean": 0.1, "low": 0.0, "high": 0.2, "n": 3}}}}}
-    found["distances"] = [{"name": "frechet", "first": "a", "second": "b", "value": 1.2, "low": 1.0, "high": 2.0,
-                           "n": [3, 4], "unbiased": 1.0, "protocol": "dd", "notes": ["q"]}]
+    found |= {
+        "notes": ["n"],
+        "fairness": ["f"],
+        "totals": {"a": {"quality": 0.5, "missing": ["x"]}},
+    }
+    found["breakdown"] = {
+        "a": {"kind": {"left": {"flicker": {"mean": 0.1, "low": 0.0, "high": 0.2, "n": 3}}}}
+    }
+    found["distances"] = [
+        {
+            "name": "frechet",
+            "first": "a",
+            "second": "b",
+            "value": 1.2,
+            "low": 1.0,
+            "high": 2.0,
+            "n": [3, 4],
+            "unbiased": 1.0,
+            "protocol": "dd",
+            "notes": ["q"],
+        }
+    ]
     film = {"video": "AAAA", "film": ["AA"], "at": [1], "covers": 0.5, "maps": {"flow": ["AA"]}}
-    return {"results": found, "media": {f"{at}.{i}": dict(film) for at in range(2) for i in range(4)}}
+    return {
+        "results": found,
+        "media": {f"{at}.{i}": dict(film) for at in range(2) for i in range(4)},
+    }
 
 
 def test_no_field_of_results_reaches_a_page_or_a_table_raw():
-    """Each field in turn holds markup; a number that is none may raise, but nothing is shown as markup."""
+    """Each field in turn holds markup; a number that is none may raise, but nothing is
+    shown as markup."""
     whole, drawn = everything(), 0
     for at in leaves(whole):
         one = swapped(whole, at, EVIL)
@@ -235,14 +329,23 @@ def test_a_field_of_the_wrong_type_is_named_with_what_was_expected(tmp_path):
     found = made(names=("only",), count=2, dims=("flicker",))
     found["sets"][0]["clips"][1]["size"] = [64, EVIL]
     (tmp_path / "results.json").write_text(json.dumps(found))
-    with pytest.raises(results.BadResults, match=r"sets\[0\].clips\[1\].size: expected a width and a height, got"):
+    with pytest.raises(
+        results.BadResults, match=r"sets\[0\].clips\[1\].size: expected a width and a height, got"
+    ):
         results.load(tmp_path)
 
 
-@pytest.mark.parametrize("text, why", [
-    ("[" * 100_000, "nested too deeply"), ('{"a":' * 100_000, "nested too deeply"), ('{"a": NaN}', "got NaN"),
-    ('{"a": 1e999}', "got 1e999"), ('{"a": -Infinity}', "got -Infinity"), (f'{{"a": {"9" * 5000}}}', "finite numbers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+        ('{"a": NaN}', "got NaN"),
+        ('{"a": 1e999}', "got 1e999"),
+        ('{"a": -Infinity}', "got -Infinity"),
+        (f'{{"a": {"9" * 5000}}}', "finite numbers"),
+    ],
+)
 def test_json_that_no_writer_of_results_makes_is_refused_with_a_reason(tmp_path, text, why):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(results.BadResults, match=why):
@@ -259,7 +362,9 @@ def test_a_file_too_large_to_be_results_is_refused_before_it_is_read(tmp_path):
 def test_what_the_sets_do_not_say_is_not_taken_from_the_file(tmp_path):
     found = everything()["results"]
     found["sets"] = found["sets"][1:]
-    found |= dict.fromkeys(("summary", "comparisons", "fairness", "totals", "breakdown", "distances"), EVIL)
+    found |= dict.fromkeys(
+        ("summary", "comparisons", "fairness", "totals", "breakdown", "distances"), EVIL
+    )
     (tmp_path / "results.json").write_text(json.dumps(found))
     assert EVIL not in json.dumps(results.merge([results.load(tmp_path)]))
 

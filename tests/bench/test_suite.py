@@ -1,4 +1,5 @@
-"""Suites are data: every one that is shipped loads and measures; a person's own is read strictly."""
+"""Suites are data: every one that is shipped loads and measures; a person's own is read
+strictly."""
 
 import math
 
@@ -33,13 +34,17 @@ def test_every_suite_measures_two_clips(tmp_path, name):
 
 def test_the_suites_are_those_that_are_promised():
     assert {"temporal", "motion", "long", "i2v", "orbit", "image", "vbench"} <= set(suite.names())
-    assert not any(plugin.find("rewards", dim.reward).learned for dim in suite.load("temporal").dims
-                   if dim.reward != "default")
+    assert not any(
+        plugin.find("rewards", dim.reward).learned
+        for dim in suite.load("temporal").dims
+        if dim.reward != "default"
+    )
     assert all(dim.profile == "vbench" for dim in suite.load("vbench").dims)
     assert suite.load("image").protocol.frames == 1
 
 
-# --- a person's own --------------------------------------------------------------------------------------------------
+# --- a person's own
+# --------------------------------------------------------------------------------------------------
 
 
 def own(tmp_path, text):
@@ -50,7 +55,10 @@ def own(tmp_path, text):
 
 def test_a_suite_of_ones_own(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a dog"}\n')
-    found = suite.load(own(tmp_path, """
+    found = suite.load(
+        own(
+            tmp_path,
+            """
         version = "3"
         about = "Mine."
         least = 5
@@ -64,30 +72,37 @@ def test_a_suite_of_ones_own(tmp_path):
         reward = "_clips:Counted"
         options = { weight = 2 }
         [dims.flicker]
-    """))
+    """,
+        )
+    )
     assert (found.name, found.version, found.least, found.per_prompt) == ("mine", "3", 5, 2)
     assert found.sampling == {"steps": 4}
     assert found.protocol.fps == 8.0 and found.prompts == tmp_path / "p.jsonl"
-    assert [dim.name for dim in found.dims] == ["light", "flicker"] and isinstance(found.dims[0].build(), Counted)
+    assert [dim.name for dim in found.dims] == ["light", "flicker"] and isinstance(
+        found.dims[0].build(), Counted
+    )
 
 
-@pytest.mark.parametrize("text, said", [
-    ("", "expected dims"),
-    ("abuot = 'x'\n[dims.flicker]", "did you mean 'about'"),
-    ("least = 'x'\n[dims.flicker]", "expected int, got 'x'"),
-    ("[protocol]\nfsp = 8\n[dims.flicker]", "did you mean 'fps'"),
-    ("[protocol]\nfps = -8\n[dims.flicker]", "fps to be 0"),
-    ("[dims.flikker]", "did you mean 'flicker'"),
-    ("[dims.x]\nreward = 'flikker'", "did you mean 'flicker'"),
-    ("[dims.x]\nrewards = 'flicker'", "did you mean 'reward'"),
-    ("[dims.warp_error]\noptions = {relativ = true}", "did you mean 'relative'"),
-    ("[dims.default]\noptions = {x = 1}", "has no options"),
-    ("[dims.flicker]\nprofile = 'theirs'", "one of vidrl, vbench"),
-    ("dims = 3", "expected dict, got 3"),
-    ("[dims]\nflicker = 3", "expected a table, got 3"),
-    ("prompts = 'nowhere.jsonl'\n[dims.flicker]", "found no file"),
-    ("[dims", "is no TOML"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "expected dims"),
+        ("abuot = 'x'\n[dims.flicker]", "did you mean 'about'"),
+        ("least = 'x'\n[dims.flicker]", "expected int, got 'x'"),
+        ("[protocol]\nfsp = 8\n[dims.flicker]", "did you mean 'fps'"),
+        ("[protocol]\nfps = -8\n[dims.flicker]", "fps to be 0"),
+        ("[dims.flikker]", "did you mean 'flicker'"),
+        ("[dims.x]\nreward = 'flikker'", "did you mean 'flicker'"),
+        ("[dims.x]\nrewards = 'flicker'", "did you mean 'reward'"),
+        ("[dims.warp_error]\noptions = {relativ = true}", "did you mean 'relative'"),
+        ("[dims.default]\noptions = {x = 1}", "has no options"),
+        ("[dims.flicker]\nprofile = 'theirs'", "one of vidrl, vbench"),
+        ("dims = 3", "expected dict, got 3"),
+        ("[dims]\nflicker = 3", "expected a table, got 3"),
+        ("prompts = 'nowhere.jsonl'\n[dims.flicker]", "found no file"),
+        ("[dims", "is no TOML"),
+    ],
+)
 def test_what_is_wrong_with_a_suite_is_said_with_the_cure(tmp_path, text, said):
     with pytest.raises((BadSuite, ValueError, plugin.BadOption), match=said):
         suite.load(own(tmp_path, text))
@@ -116,14 +131,26 @@ def test_options_of_dims_from_outside():
         suite.load("temporal").changed({"warp_error.relatif": False})
 
 
-# --- dims ------------------------------------------------------------------------------------------------------------
+# --- dims
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_hash_tells_reward_options_and_version():
     one = Dim("x", "warp_error")
-    assert one.hash == Dim("y", "warp_error").hash == Dim("x", "warp_error", {"relative": False}).hash
-    assert len({one.hash, Dim("x", "flicker").hash, Dim("x", "warp_error", {"relative": True}).hash,
-                Dim("x", "warp_error", version="2").hash}) == 4
+    assert (
+        one.hash == Dim("y", "warp_error").hash == Dim("x", "warp_error", {"relative": False}).hash
+    )
+    assert (
+        len(
+            {
+                one.hash,
+                Dim("x", "flicker").hash,
+                Dim("x", "warp_error", {"relative": True}).hash,
+                Dim("x", "warp_error", version="2").hash,
+            }
+        )
+        == 4
+    )
 
 
 def test_a_hash_tells_weights_by_their_content(tmp_path):
@@ -145,7 +172,10 @@ def test_a_hash_tells_weights_by_their_content(tmp_path):
 def test_facts_of_a_dim_come_from_its_reward():
     row = Dim("f", "flicker").to_dict(trained=True)
     assert row["trained"] and row["about"].startswith("How much light") and "eighth" in row["blind"]
-    assert Dim("j", "jerk").to_dict()["range"] == [None, 0.0] and Dim("d", "default").range == (-math.inf, math.inf)
+    assert Dim("j", "jerk").to_dict()["range"] == [None, 0.0] and Dim("d", "default").range == (
+        -math.inf,
+        math.inf,
+    )
 
 
 def test_dims_that_were_trained_on():
@@ -156,7 +186,8 @@ def test_dims_that_were_trained_on():
 
 
 def test_the_default_composite_is_another_dim_where_a_part_has_another_version(monkeypatch):
-    """Else a cache would give the numbers of the earlier part for those of the present one."""
+    """Else a cache would give the numbers of the earlier part for those of the present
+    one."""
     from vidrl.bench.dims import Dim
     from vidrl.rewards.pumping import Pumping
 

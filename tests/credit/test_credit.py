@@ -21,14 +21,20 @@ def test_group_statistics_by_hand() -> None:
     values, group = torch.tensor([1.0, 10.0, 3.0, 40.0, NAN]), torch.tensor([7, 2, 7, 2, 7])
     assert near(group_mean(values, group), [2.0, 25.0, 2.0, 25.0, 2.0])
     assert near(group_std(values, group)[:4], [1.0, 15.0, 1.0, 15.0])
-    assert group_mean(torch.tensor([NAN, 1.0]), torch.tensor([0, 1])).isnan().tolist() == [True, False]
+    assert group_mean(torch.tensor([NAN, 1.0]), torch.tensor([0, 1])).isnan().tolist() == [
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
     "scale, expected",
     [
         ("group", [-1 / (1 + 1e-4), 1 / (1 + 1e-4), -3 / (3 + 1e-4), 3 / (3 + 1e-4)]),
-        ("batch", [-1 / sqrt(5), 1 / sqrt(5), -3 / sqrt(5), 3 / sqrt(5)]),  # (1 + 1 + 9 + 9) / 4 = 5
+        (
+            "batch",
+            [-1 / sqrt(5), 1 / sqrt(5), -3 / sqrt(5), 3 / sqrt(5)],
+        ),  # (1 + 1 + 9 + 9) / 4 = 5
         ("none", [-1.0, 1.0, -3.0, 3.0]),
     ],
 )
@@ -54,7 +60,9 @@ def test_unscored_samples_and_groups_of_one_get_nothing(scale: str) -> None:
     group = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
     got = normalise(values, group, scale)
     assert got[2:].tolist() == [0.0] * 6 and got[0] == -got[1] < 0
-    assert torch.allclose(got[:2], normalise(values[:2], group[:2], scale))  # and they disturb nobody
+    assert torch.allclose(
+        got[:2], normalise(values[:2], group[:2], scale)
+    )  # and they disturb nobody
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1, 1000.1])
@@ -77,7 +85,9 @@ def test_shift_and_scale_of_a_reward_do_not_matter() -> None:
     values, group = torch.randn(8, dtype=torch.float64), torch.arange(8) // 4
     got = normalise(values, group, eps=0.0)
     assert torch.allclose(normalise(3 * values - 7, group, eps=0.0), got)
-    assert group_mean(got, group).abs().max() < 1e-12 and torch.allclose(group_std(got, group), torch.ones(8).double())
+    assert group_mean(got, group).abs().max() < 1e-12 and torch.allclose(
+        group_std(got, group), torch.ones(8).double()
+    )
 
 
 def test_nothing_differs_within_one_group_and_batch_scale_does_not_blow_it_up() -> None:
@@ -115,5 +125,6 @@ def test_a_composite_credits_each_part_by_its_own_support() -> None:
     prefix = Score(torch.tensor([5.0]), torch.tensor([[9.0, 9.0, 1.0, 1.0]]), "prefix")
     slopes = {"a": torch.tensor([4.0]), "b": torch.ones(1)}
     whole = Score(torch.tensor([10.0]), parts={"a": local, "b": prefix}, slopes=slopes)
-    # 10 + 4 (1 - 2), 10 + 4 (3 - 2); the prefix part looks at the whole clip and moves no segment
+    # 10 + 4 (1 - 2), 10 + 4 (3 - 2); the prefix part looks at the whole clip and moves no
+    # segment
     assert segment_scores(whole, [(0, 2), (2, 4)]).tolist() == [[6.0, 14.0]]

@@ -1,5 +1,5 @@
-"""What cannot be credited is refused in clear words: vidrl.diffusion.segments, vidrl.credit and vidrl.credit.estimators
-on bad input."""
+"""What cannot be credited is refused in clear words: vidrl.diffusion.segments, vidrl.credit
+and vidrl.credit.estimators on bad input."""
 
 import warnings
 
@@ -24,23 +24,34 @@ def entries(samples=6, frames=17):
     return torch.randn(samples, frames)
 
 
-# --- More segments than latent frames; segments that do not divide them ----------------------------------------------
+# --- More segments than latent frames; segments that do not divide them
+# ----------------------------------------------
 
 
-@pytest.mark.parametrize("cut", [
-    lambda n: segments.borders(5, n),
-    lambda n: segments.frame_spans(WAN, n),
-    lambda n: segments.pool(torch.randn(2, 3, 5, 4, 4), n),
-    lambda n: credited(GRPO(), Score(torch.randn(6), entries()), GROUP, Plan((1.0, 0.0), segments=n), WAN),
-], ids=["borders", "frame_spans", "pool", "GRPO.credit"])  # fmt: skip
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda n: segments.borders(5, n),
+        lambda n: segments.frame_spans(WAN, n),
+        lambda n: segments.pool(torch.randn(2, 3, 5, 4, 4), n),
+        lambda n: credited(
+            GRPO(), Score(torch.randn(6), entries()), GROUP, Plan((1.0, 0.0), segments=n), WAN
+        ),
+    ],
+    ids=["borders", "frame_spans", "pool", "GRPO.credit"],
+)
 @pytest.mark.parametrize("n", [6, 0, -1])
 def test_more_segments_than_latent_frames(cut, n):
-    with pytest.raises(ValueError, match=f"expected 1 to 5 segments, one latent frame or more in each, got {n}"):
+    with pytest.raises(
+        ValueError, match=f"expected 1 to 5 segments, one latent frame or more in each, got {n}"
+    ):
         cut(n)
 
 
-@pytest.mark.parametrize("frames, n, sizes", [(5, 2, [3, 2]), (5, 3, [2, 2, 1]), (5, 4, [2, 1, 1, 1]),
-                                              (21, 4, [6, 5, 5, 5])])  # fmt: skip
+@pytest.mark.parametrize(
+    "frames, n, sizes",
+    [(5, 2, [3, 2]), (5, 3, [2, 2, 1]), (5, 4, [2, 1, 1, 1]), (21, 4, [6, 5, 5, 5])],
+)
 def test_segments_that_do_not_divide_the_latents_are_uneven_the_longer_first(frames, n, sizes):
     assert [b - a for a, b in segments.borders(frames, n)] == sizes
 
@@ -53,16 +64,24 @@ def test_weighted_by_size_uneven_segments_are_the_clip(n):
     assert torch.allclose(segments.pool(each, n) @ sizes / 5, each.mean((1, 2, 3, 4)), atol=1e-6)
     spans = segments.frame_spans(WAN, n)
     lengths = torch.tensor([float(b - a) for a, b in spans])
-    assert torch.allclose(segments.pool_frames(curve, spans) @ lengths / 17, curve.mean(1), atol=1e-6)
+    assert torch.allclose(
+        segments.pool_frames(curve, spans) @ lengths / 17, curve.mean(1), atol=1e-6
+    )
 
 
-# --- Images ----------------------------------------------------------------------------------------------------------
+# --- Images
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_image_with_one_segment():
     assert segments.borders(1, 1) == [(0, 1)] and segments.frame_spans([(0, 1)], 1) == [(0, 1)]
-    made = credited(GRPO(scale="none"), Score(torch.tensor([1.0, 3.0]), torch.tensor([[1.0], [3.0]])), torch.zeros(2),
-                                     Plan((1.0, 0.0)), [(0, 1)])
+    made = credited(
+        GRPO(scale="none"),
+        Score(torch.tensor([1.0, 3.0]), torch.tensor([[1.0], [3.0]])),
+        torch.zeros(2),
+        Plan((1.0, 0.0)),
+        [(0, 1)],
+    )
     assert made.tolist() == [[-1.0], [1.0]]
 
 
@@ -77,7 +96,8 @@ def test_latents_without_an_axis_of_time_are_not_cut_along_another(shape):
         segments.pool(torch.randn(shape), 2)
 
 
-# --- Curves ----------------------------------------------------------------------------------------------------------
+# --- Curves
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_reward_without_a_curve_has_whole_clip_credit():
@@ -100,38 +120,61 @@ def test_a_reward_without_a_curve_says_so_once():
         for _ in range(3):
             credited(algorithm, Score(torch.randn(6)), GROUP, PLAN, WAN)
     told = [str(one.message) for one in said]
-    assert len(told) == 1 and "has no curve over frames: its value is credited to every segment" in told[0]
+    assert (
+        len(told) == 1
+        and "has no curve over frames: its value is credited to every segment" in told[0]
+    )
 
 
 @pytest.mark.parametrize("alpha, plan", [(0.5, PLAN), (0.0, PLAN), (0.5, Plan((1.0, 0.0)))])
 def test_a_reward_with_a_curve_warns_of_nothing(alpha, plan):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        credited(GRPO(segments=plan.segments, alpha=alpha), Score(torch.randn(6), entries()), GROUP, plan, WAN)
+        credited(
+            GRPO(segments=plan.segments, alpha=alpha),
+            Score(torch.randn(6), entries()),
+            GROUP,
+            plan,
+            WAN,
+        )
 
 
 @pytest.mark.parametrize("frames", [1, 5, 16, 18])
 def test_a_curve_of_another_number_of_frames(frames):
     score = Score(torch.randn(6), entries(6, frames))
-    for cut in (lambda: credit.segment_scores(score, segments.frame_spans(WAN, 2)),
-                lambda: credited(GRPO(segments=2), score, GROUP, PLAN, WAN)):
-        with pytest.raises(ValueError, match=f"expected a curve of 17 frames, as the latents decode to, got {frames}"):
+    for cut in (
+        lambda: credit.segment_scores(score, segments.frame_spans(WAN, 2)),
+        lambda: credited(GRPO(segments=2), score, GROUP, PLAN, WAN),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=f"expected a curve of 17 frames, as the latents decode to, got {frames}",
+        ):
             cut()
 
 
 def test_a_part_of_a_composite_with_another_number_of_frames():
     part = Score(torch.randn(6), entries(6, 16))
-    whole = Score(torch.randn(6), entries(), parts={"a": part}, weights={"a": 1.0}, slopes={"a": torch.ones(6)})
+    whole = Score(
+        torch.randn(6),
+        entries(),
+        parts={"a": part},
+        weights={"a": 1.0},
+        slopes={"a": torch.ones(6)},
+    )
     with pytest.raises(ValueError, match="expected a curve of 17 frames"):
         credit.segment_scores(whole, segments.frame_spans(WAN, 2))
 
 
 def test_a_curve_of_other_samples():
-    with pytest.raises(ValueError, match="expected a curve of 3 samples, as there are values, got 4"):
+    with pytest.raises(
+        ValueError, match="expected a curve of 3 samples, as there are values, got 4"
+    ):
         credit.by_segment(torch.randn(3), entries(4), "frame", segments.frame_spans(WAN, 2))
 
 
-# --- Influence and covariance ----------------------------------------------------------------------------------------
+# --- Influence and covariance
+# ----------------------------------------------------------------------------------------
 
 
 WEIGHTED = [estimators.influence_weighted, estimators.gls]
@@ -142,7 +185,9 @@ WEIGHTED = [estimators.influence_weighted, estimators.gls]
 def test_an_influence_that_is_not_finite(estimator, bad):
     influence = torch.rand(2, 17) + 0.1
     influence[1, 4] = bad
-    with pytest.raises(ValueError, match="expected a finite influence, got NaN or infinity: measure it again"):
+    with pytest.raises(
+        ValueError, match="expected a finite influence, got NaN or infinity: measure it again"
+    ):
         estimator(entries(), influence, GROUP)
 
 
@@ -161,7 +206,9 @@ def test_a_segment_that_moves_nothing_is_refused_or_gets_no_credit(estimator):
 @pytest.mark.parametrize("estimator", WEIGHTED)
 @pytest.mark.parametrize("frames", [5, 16])
 def test_an_influence_on_another_number_of_entries(estimator, frames):
-    with pytest.raises(ValueError, match=f"expected an influence on 17 entries, as the curve has, got {frames}"):
+    with pytest.raises(
+        ValueError, match=f"expected an influence on 17 entries, as the curve has, got {frames}"
+    ):
         estimator(entries(), torch.rand(2, frames) + 0.1, GROUP)
 
 
@@ -178,7 +225,11 @@ def test_a_singular_covariance_is_refused_and_the_ridge_is_the_cure():
     covariance[3, 3] = 0.0  # an entry that nothing moves
     with pytest.raises(ValueError, match="expected a covariance that can be inverted.*raise ridge"):
         estimators.gls(entries(), torch.rand(2, 17), GROUP, ridge=0.0, covariance=covariance)
-    assert bool(estimators.gls(entries(), torch.rand(2, 17), GROUP, ridge=0.1, covariance=covariance).isfinite().all())
+    assert bool(
+        estimators.gls(entries(), torch.rand(2, 17), GROUP, ridge=0.1, covariance=covariance)
+        .isfinite()
+        .all()
+    )
 
 
 def test_a_covariance_that_is_singular_but_for_rounding_is_refused():
@@ -189,7 +240,8 @@ def test_a_covariance_that_is_singular_but_for_rounding_is_refused():
 
 
 def test_the_ridge_bounds_the_condition_whatever_the_covariance():
-    """λ tr(Σ)/E is at least λ/E of the largest eigenvalue: a condition of at most E/λ + 1."""
+    """λ tr(Σ)/E is at least λ/E of the largest eigenvalue: a condition of at most E/λ +
+    1."""
     direction = torch.randn(17, 1)
     made = estimators.gls(entries(), torch.rand(2, 17), GROUP, covariance=direction @ direction.T)
     assert bool(made.isfinite().all()) and float(made.abs().max()) < 100
@@ -217,12 +269,16 @@ def moments(frames=17, n=2, steps=1):
 @pytest.mark.parametrize("way", MEASURED)
 def test_credit_by_influence_that_was_not_measured(way):
     for given in (None, {}, {"flicker": moments()["composite"]}):
-        with pytest.raises(ValueError, match=f"expected moments of 'composite' for {way} credit, got none: measure"):
+        with pytest.raises(
+            ValueError, match=f"expected moments of 'composite' for {way} credit, got none: measure"
+        ):
             credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, way, moments=given)
 
 
 @pytest.mark.parametrize("way", MEASURED)
-@pytest.mark.parametrize("given", [moments(16), moments(n=3), moments(5)], ids=["frames", "segments", "latents"])
+@pytest.mark.parametrize(
+    "given", [moments(16), moments(n=3), moments(5)], ids=["frames", "segments", "latents"]
+)
 def test_credit_by_the_influence_of_another_clip(way, given):
     of = r"expected moments (\(K, S, F, F\) of 17 frames|of 2 segments) for 'composite', got"
     with pytest.raises(ValueError, match=of):
@@ -238,7 +294,9 @@ def test_credit_by_an_influence_that_is_not_finite(way):
 
 
 def test_a_way_that_is_not_there():
-    with pytest.raises(ValueError, match="expected credit to be one of whole, segment, .* got 'local'"):
+    with pytest.raises(
+        ValueError, match="expected credit to be one of whole, segment, .* got 'local'"
+    ):
         credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, "local")
 
 
@@ -250,7 +308,8 @@ def test_one_segment_is_the_whole_clip_whatever_the_way(way):
     assert torch.equal(made, credit.normalise(value, GROUP)[:, None])
 
 
-# --- Groups ----------------------------------------------------------------------------------------------------------
+# --- Groups
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_group_of_one_has_no_credit():
@@ -265,7 +324,10 @@ def test_a_group_of_one_has_no_credit():
 
 
 def test_groups_of_one_alone_have_no_covariance():
-    with pytest.raises(ValueError, match="expected groups with two scored samples or more, got 6 samples in 6 groups"):
+    with pytest.raises(
+        ValueError,
+        match="expected groups with two scored samples or more, got 6 samples in 6 groups",
+    ):
         estimators.gls(entries(), torch.rand(2, 17) + 0.1, torch.arange(6))
     assert torch.equal(credit.normalise(entries(), torch.arange(6)), torch.zeros(6, 17))
 
@@ -273,18 +335,24 @@ def test_groups_of_one_alone_have_no_covariance():
 def test_a_group_that_is_all_unscored_has_no_credit_and_moves_no_other():
     value, curve, influence = torch.randn(6), entries(), torch.rand(2, 17) + 0.1
     value[3:], curve[3:] = NAN, NAN
-    for of in (lambda keep: credit.normalise(value[keep], GROUP[keep]),
-               lambda keep: estimators.whole_clip(value[keep], GROUP[keep], 2),
-               *(lambda keep, e=e: e(curve[keep], influence, GROUP[keep]) for e in WEIGHTED)):
+    for of in (
+        lambda keep: credit.normalise(value[keep], GROUP[keep]),
+        lambda keep: estimators.whole_clip(value[keep], GROUP[keep], 2),
+        *(lambda keep, e=e: e(curve[keep], influence, GROUP[keep]) for e in WEIGHTED),
+    ):
         made = of(slice(0, 6))
         assert bool((made[3:] == 0).all()) and torch.allclose(made[:3], of(slice(0, 3)), atol=1e-6)
 
 
 def test_a_round_that_is_all_unscored():
     assert torch.equal(credit.normalise(torch.full((6,), NAN), GROUP), torch.zeros(6))
-    made = credited(GRPO(segments=2), Score(torch.full((6,), NAN), torch.full((6, 17), NAN)), GROUP, PLAN, WAN)
+    made = credited(
+        GRPO(segments=2), Score(torch.full((6,), NAN), torch.full((6, 17), NAN)), GROUP, PLAN, WAN
+    )
     assert torch.equal(made, torch.zeros(6, 2))
-    with pytest.raises(ValueError, match="expected groups with two scored samples or more, got 0 samples"):
+    with pytest.raises(
+        ValueError, match="expected groups with two scored samples or more, got 0 samples"
+    ):
         estimators.gls(torch.full((6, 17), NAN), torch.rand(2, 17) + 0.1, GROUP)
 
 
@@ -294,11 +362,21 @@ def test_groups_of_other_samples(of):
         of(torch.randn(6), GROUP[:4])
 
 
-# --- Shapes that do not match ----------------------------------------------------------------------------------------
+# --- Shapes that do not match
+# ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ratio, advantage", [((3, 3), (3,)), ((4, 2), (4,)), ((4, 1), (4, 2)), ((4, 2), (4, 1)),
-                                              ((4,), (4, 2)), ((4, 2), (1, 2))])  # fmt: skip
+@pytest.mark.parametrize(
+    "ratio, advantage",
+    [
+        ((3, 3), (3,)),
+        ((4, 2), (4,)),
+        ((4, 1), (4, 2)),
+        ((4, 2), (4, 1)),
+        ((4,), (4, 2)),
+        ((4, 2), (1, 2)),
+    ],
+)
 def test_advantages_of_another_shape_than_the_ratios(ratio, advantage):
     shapes = rf"expected advantages of the ratios' shape \({', '.join(map(str, ratio))},?\), got \({advantage[0]}"
     with pytest.raises(ValueError, match=shapes):
@@ -310,9 +388,13 @@ def test_advantages_of_the_ratios_shape(shape):
     assert clipped(torch.ones(shape), torch.ones(shape), 0.1).shape == shape
 
 
-@pytest.mark.parametrize("whole, local", [((1,), (4, 2)), ((3,), (4, 2)), ((4, 2), (4, 2)), ((4,), (4,))])
+@pytest.mark.parametrize(
+    "whole, local", [((1,), (4, 2)), ((3,), (4, 2)), ((4, 2), (4, 2)), ((4,), (4,))]
+)
 def test_a_blend_of_other_samples(whole, local):
-    with pytest.raises(ValueError, match=r"expected whole-clip advantages \(B,\) and segments' \(B, S\), got"):
+    with pytest.raises(
+        ValueError, match=r"expected whole-clip advantages \(B,\) and segments' \(B, S\), got"
+    ):
         credit.blend(torch.randn(whole), torch.randn(local), 0.5)
 
 

@@ -1,4 +1,5 @@
-"""The estimators of credit: numbers by hand, and a linear-Gaussian clip whose policy gradient is known."""
+"""The estimators of credit: numbers by hand, and a linear-Gaussian clip whose policy
+gradient is known."""
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ from vidrl.credit.parts import earned, segment_sums
 from vidrl.rewards import Score
 
 NAN = float("nan")
-# r_i = Σ_j a_ij u_j, u_j ~ N(0, 1) the noise of segment j: the score of a shift of its mean is u_j itself, and the
-# gradient of E mean_i r_i is mean_i a_ij.
-MIXING = torch.tensor([[1.0, 0.2, 0.0], [0.8, 0.4, 0.1], [0.2, 1.0, 0.3], [0.0, 0.5, 1.2], [0.1, 0.1, 0.9]])
+# r_i = Σ_j a_ij u_j, u_j ~ N(0, 1) the noise of segment j: the score of a shift of its mean
+# is u_j itself, and the gradient of E mean_i r_i is mean_i a_ij.
+MIXING = torch.tensor(
+    [[1.0, 0.2, 0.0], [0.8, 0.4, 0.1], [0.2, 1.0, 0.3], [0.0, 0.5, 1.2], [0.1, 0.1, 0.9]]
+)
 TRUE = MIXING.mean(0)
 N = 20_000
 
@@ -45,12 +48,15 @@ def groups(n=N, size=8):
     return torch.arange(n) // size
 
 
-# --- by hand ---------------------------------------------------------------------------------------------------------
+# --- by hand
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_leave_one_out_is_the_mean_of_the_others():
     values, group = torch.randn(12), torch.tensor([0, 1, 2] * 4)
-    others = [values[[k for k in range(12) if group[k] == group[i] and k != i]].mean() for i in range(12)]
+    others = [
+        values[[k for k in range(12) if group[k] == group[i] and k != i]].mean() for i in range(12)
+    ]
     assert torch.allclose(leave_one_out(values, group), values - torch.stack(others), atol=1e-6)
 
 
@@ -64,7 +70,9 @@ def test_pooled_covariance_is_numpys_within_groups():
     inside = [np.cov(entries[group == g].T.numpy()) for g in range(3)]
     assert np.allclose(pooled_covariance(entries, group, shrink=0.0), np.mean(inside, 0))
     shrunk, plain = pooled_covariance(entries, group, shrink=0.2).numpy(), np.mean(inside, 0)
-    assert np.allclose(np.diag(shrunk), np.diag(plain)) and np.allclose(shrunk[0, 1], 0.8 * plain[0, 1])
+    assert np.allclose(np.diag(shrunk), np.diag(plain)) and np.allclose(
+        shrunk[0, 1], 0.8 * plain[0, 1]
+    )
 
 
 def test_influence_weights_by_hand():
@@ -85,8 +93,12 @@ def test_gls_by_hand():
 def test_posterior_by_hand():
     """Two segments of equal influence on one entry share its deviation, each half."""
     r = torch.tensor([[3.0], [-3.0]])
-    credit = posterior(r, torch.ones(2, 1, 1), torch.tensor([0, 0]), ridge=0.0, covariance=torch.tensor([[2.0]]))
-    assert torch.allclose(credit, torch.tensor([[3.0, 3.0], [-3.0, -3.0]]))  # of 6, the deviation from the other
+    credit = posterior(
+        r, torch.ones(2, 1, 1), torch.tensor([0, 0]), ridge=0.0, covariance=torch.tensor([[2.0]])
+    )
+    assert torch.allclose(
+        credit, torch.tensor([[3.0, 3.0], [-3.0, -3.0]])
+    )  # of 6, the deviation from the other
 
 
 def test_posterior_sums_to_the_deviation():
@@ -101,7 +113,10 @@ def test_a_moment_of_rank_one_gives_gls_times_a_number():
     sigma = moment.sum(0) + 0.5 * torch.eye(5)
     r = noises(n=64) @ MIXING.T
     fit = torch.einsum("ij,ik,kj->j", MIXING, torch.linalg.inv(sigma), MIXING)
-    both = [posterior(r, moment, group, 0.0, covariance=sigma), gls(r, MIXING.T, group, 0.0, covariance=sigma) * fit]
+    both = [
+        posterior(r, moment, group, 0.0, covariance=sigma),
+        gls(r, MIXING.T, group, 0.0, covariance=sigma) * fit,
+    ]
     assert torch.allclose(*both, atol=1e-4)
 
 
@@ -128,14 +143,17 @@ def test_antithetic_pairs():
 def test_to_latent_keeps_the_mean():
     share = torch.rand(17, 5)
     curve = torch.randn(3, 17)
-    assert torch.allclose(to_latent(curve, share / share.sum(1, keepdim=True)).mean(1), curve.mean(1), atol=1e-6)
+    assert torch.allclose(
+        to_latent(curve, share / share.sum(1, keepdim=True)).mean(1), curve.mean(1), atol=1e-6
+    )
     with pytest.raises(ValueError, match="a map of 17 frames, as the curve has, got 16"):
         to_latent(curve, share[:16])
 
 
 @pytest.mark.parametrize("scale, expected", [("none", 4.0), ("batch", 4 / 8**0.5), ("group", 1.0)])
 def test_scaled_by_hand(scale, expected):
-    """Two groups, of root mean square 4 and 2; the sample that was left out counts nowhere."""
+    """Two groups, of root mean square 4 and 2; the sample that was left out counts
+    nowhere."""
     credit = torch.tensor([[4.0, -4.0], [0.0, 0.0], [2.0, 2.0], [-2.0, 2.0]])
     got = scaled(credit, torch.tensor([0, 0, 1, 1]), scale, eps=0.0)[0, 0]
     assert float(got) == pytest.approx(expected)
@@ -143,7 +161,8 @@ def test_scaled_by_hand(scale, expected):
         scaled(credit, torch.zeros(4), "std")
 
 
-# --- against a gradient that is known --------------------------------------------------------------------------------
+# --- against a gradient that is known
+# --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [2, 8])
@@ -164,14 +183,18 @@ def test_gls_has_the_least_noise():
     """Of the estimators that keep the sum: whole clip > influence-weighted > gls."""
     u = noises()
     r = u @ MIXING.T + 0.3 * torch.randn(N, 5, generator=torch.Generator().manual_seed(1))
-    made = [whole_clip(r.mean(1), groups(), 3), influence_weighted(r, MIXING.T, groups()),
-            gls(r, MIXING.T, groups(), 0.0, 0.0)]
+    made = [
+        whole_clip(r.mean(1), groups(), 3),
+        influence_weighted(r, MIXING.T, groups()),
+        gls(r, MIXING.T, groups(), 0.0, 0.0),
+    ]
     whole, weighted, least = (float(gradient(one, u)[1].square().sum()) for one in made)
     assert least < 0.9 * weighted and weighted < 0.9 * whole
 
 
 def test_local_credit_is_biased_under_mixing():
-    """Frames 0 and 1 credited to segment 0 and so on: what they do to others' frames is lost."""
+    """Frames 0 and 1 credited to segment 0 and so on: what they do to others' frames is
+    lost."""
     u = noises()
     r = u @ MIXING.T
     local = torch.stack([r[:, :2].sum(1), r[:, 2], r[:, 3:].sum(1)], 1) / 5
@@ -192,12 +215,15 @@ def test_antithetic_noise_is_unbiased_and_quieter_on_even_rewards():
     r = (u @ MIXING.T + (u @ MIXING.T).square()).mean(1)
     plain = (noises(1) @ MIXING.T + (noises(1) @ MIXING.T).square()).mean(1)
     pairs = groups(size=2)
-    mean, error = gradient(whole_clip(r, pairs, 3) / 2, u)  # of a pair of mirrored noises, half the difference
+    mean, error = gradient(
+        whole_clip(r, pairs, 3) / 2, u
+    )  # of a pair of mirrored noises, half the difference
     assert ((mean - TRUE).abs() < 6 * error).all()
     assert (error < 0.7 * gradient(whole_clip(plain, pairs, 3), noises(1))[1]).all()
 
 
-# --- as a whole ------------------------------------------------------------------------------------------------------
+# --- as a whole
+# ------------------------------------------------------------------------------------------------------
 
 
 SPANS = [(0, 2), (2, 3), (3, 5)]
@@ -215,7 +241,9 @@ def composite():
 
 
 def moments(names=("a", "b", "composite")):
-    return {name: torch.einsum("ij,kj->jik", MIXING, MIXING).expand(4, -1, -1, -1) for name in names}
+    return {
+        name: torch.einsum("ij,kj->jik", MIXING, MIXING).expand(4, -1, -1, -1) for name in names
+    }
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -230,7 +258,8 @@ def test_advantages_of_every_way(way, per_part):
 
 
 def test_segment_sums_add_up_to_the_value():
-    """Of a composite with a part that looks further, that part's whole value goes to every segment."""
+    """Of a composite with a part that looks further, that part's whole value goes to every
+    segment."""
     score = composite()
     assert torch.allclose(segment_sums(score, SPANS).sum(1), score.value, atol=1e-5)
     assert torch.allclose(segment_sums(score, SPANS)[:, 1], score.frames[:, 2] / 5, atol=1e-6)
@@ -240,7 +269,8 @@ def test_segment_sums_add_up_to_the_value():
 
 
 def test_a_composite_is_credited_part_by_part():
-    """Each part by its own influence, times how much the whole rises with it, over one root mean square."""
+    """Each part by its own influence, times how much the whole rises with it, over one root
+    mean square."""
     score, group, given = composite(), groups(16), moments(("a", "b"))
     parts = [earned(name, score.parts[name], group, "gls", given, 0.1) for name in "ab"]
     whole = 2 * parts[0] + parts[1]
@@ -248,9 +278,12 @@ def test_a_composite_is_credited_part_by_part():
     assert torch.allclose(made[:, 0], scaled(whole[:, 0], group, "batch"), atol=1e-3)
 
 
-@pytest.mark.parametrize("scale, atol", [("batch", 0.02), ("group", 0.04)])  # a group's own std bends it a little
+@pytest.mark.parametrize(
+    "scale, atol", [("batch", 0.02), ("group", 0.04)]
+)  # a group's own std bends it a little
 def test_parts_weigh_alike_whatever_the_segments(scale, atol):
-    """E[A_j u_j] of two parts of unlike locality: in both ways along Σ_p ∇ value_p / std_p."""
+    """E[A_j u_j] of two parts of unlike locality: in both ways along Σ_p ∇ value_p /
+    std_p."""
     draw = torch.Generator().manual_seed(0)
     N, S = 60_000, 5
     u, other = torch.randn(N, S, generator=draw), torch.randn(N, generator=draw)
@@ -258,7 +291,14 @@ def test_parts_weigh_alike_whatever_the_segments(scale, atol):
     far = Score(3 * u[:, 0] + other, (3 * u[:, :1] + other[:, None]).expand(-1, S), "clip")
     value, weights = near.value + far.value, {"near": 1.0, "far": 1.0}
     slopes = {name: torch.ones(N) for name in weights}
-    score = Score(value, near.frames + far.frames, "clip", {"near": near, "far": far}, weights=weights, slopes=slopes)
+    score = Score(
+        value,
+        near.frames + far.frames,
+        "clip",
+        {"near": near, "far": far},
+        weights=weights,
+        slopes=slopes,
+    )
     expected = torch.full((S,), 0.2) / near.value.std()
     expected[0] += 3 / far.value.std()
     spans = [(i, i + 1) for i in range(S)]
@@ -281,16 +321,21 @@ def test_a_part_with_a_negative_weight_is_pushed_down():
 
 
 def test_a_band_credits_what_it_takes_off_and_is_refused_part_by_part():
-    """Within the band 0, above it the distance: the sums are the value, and the worst clip is not praised."""
+    """Within the band 0, above it the distance: the sums are the value, and the worst clip
+    is not praised."""
     from vidrl.rewards.compose import Composite
     from vidrl.rewards.frame_quality import FrameQuality
 
     value = torch.tensor([0.1, 0.2, 0.5, 0.9])
     part = Score(value, value[:, None].expand(-1, 5))
     score = Composite({"a": FrameQuality()}, bands={"a": (0.0, 0.3)}).combine({"a": part})
-    assert torch.allclose(segment_sums(score, SPANS).sum(1), torch.tensor([0.0, 0.0, -0.2, -0.6]), atol=1e-6)
+    assert torch.allclose(
+        segment_sums(score, SPANS).sum(1), torch.tensor([0.0, 0.0, -0.2, -0.6]), atol=1e-6
+    )
     made = advantages(score, torch.zeros(4, dtype=torch.long), SPANS)
-    assert (made[3] < made[2]).all() and (made[2] < made[0]).all() and torch.allclose(made[0], made[1])
+    assert (
+        (made[3] < made[2]).all() and (made[2] < made[0]).all() and torch.allclose(made[0], made[1])
+    )
     with pytest.raises(ValueError, match="per_part of a composite .* band"):
         advantages(score, torch.zeros(4, dtype=torch.long), SPANS, per_part=True)
 
@@ -306,8 +351,13 @@ def test_parts_without_curves_are_told_and_are_whole_clip_credit():
 
 def test_the_scale_of_a_reward_does_not_matter():
     for way in ("whole", "segment"):
-        big, small = (advantages(Score(k * v, k * f), groups(16), [(i, i + 1) for i in range(5)], way, scale="batch")
-                      for k in (1.0, 0.1) for v, f in [(composite_curve().mean(1), composite_curve())])
+        big, small = (
+            advantages(
+                Score(k * v, k * f), groups(16), [(i, i + 1) for i in range(5)], way, scale="batch"
+            )
+            for k in (1.0, 0.1)
+            for v, f in [(composite_curve().mean(1), composite_curve())]
+        )
         assert torch.allclose(big, small, rtol=0.02, atol=1e-3), way
 
 
@@ -317,7 +367,8 @@ def composite_curve():
 
 @pytest.mark.parametrize("members", [4, 8])
 def test_the_baseline_of_mirrored_pairs_holds_neither(members):
-    """r linear in u: leave_pair_out gives the gradient, leave_one_out n/(n − 1) times as much."""
+    """r linear in u: leave_pair_out gives the gradient, leave_one_out n/(n − 1) times as
+    much."""
     u = antithetic(torch.randn(80_000, 1, generator=torch.Generator().manual_seed(3)))[:, 0]
     group = torch.arange(len(u)) // members
     assert (leave_pair_out(u, group) * u).mean() == pytest.approx(1.0, abs=0.02)
@@ -347,7 +398,9 @@ def test_one_unscored_sample_disturbs_nobody():
 def test_nothing_within_groups_is_no_credit():
     score = Score(torch.ones(4), torch.ones(4, 5))
     assert (advantages(score, torch.arange(4), SPANS, "gls", 1.0, moments=moments()) == 0).all()
-    assert (advantages(score, torch.zeros(4), SPANS, "posterior", 1.0, moments=moments()) == 0).all()
+    assert (
+        advantages(score, torch.zeros(4), SPANS, "posterior", 1.0, moments=moments()) == 0
+    ).all()
 
 
 def test_moments_that_do_not_fit():
@@ -364,6 +417,10 @@ def test_every_estimator_is_to_be_had_from_credit():
     from vidrl import credit
 
     for module in (estimators, composed):
-        public = [name for name, one in vars(module).items() if callable(one) and not name.startswith("_")]
+        public = [
+            name for name, one in vars(module).items() if callable(one) and not name.startswith("_")
+        ]
         ours = [name for name in public if vars(module)[name].__module__ == module.__name__]
-        assert ours and not [name for name in ours if name != "checked" and not hasattr(credit, name)]
+        assert ours and not [
+            name for name in ours if name != "checked" and not hasattr(credit, name)
+        ]

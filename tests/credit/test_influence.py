@@ -1,4 +1,5 @@
-"""How far noise moves rewards: on a denoiser whose frames do not see each other, and on files."""
+"""How far noise moves rewards: on a denoiser whose frames do not see each other, and on
+files."""
 
 import json
 import os
@@ -26,8 +27,12 @@ def backbone(monkeypatch):
     made = Toy()
     plain = Toy.predict
 
-    def apart(self, x, t, cond):  # each latent frame repeated over the whole clip, so that it meets itself alone
-        frames = [plain(self, x[:, :, [k]].expand_as(x), t, cond)[:, :, [k]] for k in range(x.shape[2])]
+    def apart(
+        self, x, t, cond
+    ):  # each latent frame repeated over the whole clip, so that it meets itself alone
+        frames = [
+            plain(self, x[:, :, [k]].expand_as(x), t, cond)[:, :, [k]] for k in range(x.shape[2])
+        ]
         return torch.cat(frames, 2)
 
     monkeypatch.setattr(Toy, "predict", apart)
@@ -47,17 +52,28 @@ def test_noise_moves_its_own_frames_alone_where_frames_are_apart(backbone):
 
 
 def test_it_is_half_the_expected_square_of_the_difference(backbone):
-    """Of the last stochastic step, against ten times as many draws by hand; and it grows with η²."""
-    small, large = (influence.measure(backbone, Brightness(), plan(backbone, eta), PROMPTS * 8).energy()
-                    for eta in (0.05, 0.1))
-    assert torch.allclose(large / small, torch.tensor(4.0), rtol=0.1) or (large.sum() / small.sum() - 4).abs() < 0.2
+    """Of the last stochastic step, against ten times as many draws by hand; and it grows
+    with η²."""
+    small, large = (
+        influence.measure(backbone, Brightness(), plan(backbone, eta), PROMPTS * 8).energy()
+        for eta in (0.05, 0.1)
+    )
+    assert (
+        torch.allclose(large / small, torch.tensor(4.0), rtol=0.1)
+        or (large.sum() / small.sum() - 4).abs() < 0.2
+    )
 
 
 def test_moments_are_symmetric_and_positive(backbone):
     made = influence.measure(backbone, Brightness(), plan(backbone), PROMPTS)
     moment = made.moment["composite"]
-    assert torch.allclose(moment, moment.mT) and torch.linalg.eigvalsh(moment.double()).min() > -1e-9
-    assert made.times == tuple(backbone.times(4)[:3]) and made.covariance["composite"].shape == (9, 9)
+    assert (
+        torch.allclose(moment, moment.mT) and torch.linalg.eigvalsh(moment.double()).min() > -1e-9
+    )
+    assert made.times == tuple(backbone.times(4)[:3]) and made.covariance["composite"].shape == (
+        9,
+        9,
+    )
 
 
 def test_the_map_of_a_decoder_that_shows_each_latent_in_its_own_frames():
@@ -73,7 +89,9 @@ def test_a_file_holds_it_all(tmp_path, backbone):
     made = influence.measure(backbone, Brightness(), plan(backbone), PROMPTS)
     again = Influence.load(made.save(tmp_path / "a.safetensors"))
     assert again.times == made.times and again.meta == made.meta
-    assert torch.equal(again.moment["composite"], made.moment["composite"]) and torch.equal(again.decoder, made.decoder)
+    assert torch.equal(again.moment["composite"], made.moment["composite"]) and torch.equal(
+        again.decoder, made.decoder
+    )
 
 
 def test_segments_add_their_latent_frames(backbone):
@@ -102,16 +120,26 @@ def test_what_cannot_be_measured(tmp_path, backbone):
 
 
 def test_it_is_found_in_the_models_folder(tmp_path, backbone):
-    asked, policy = GRPO(credit="gls", sampler="dance_sde", eta=0.5, steps=4, segments=3), Policy(backbone, full=True)
-    with pytest.raises(ValueError, match="expected a measured influence, found none at a backbone without a folder"):
+    asked, policy = (
+        GRPO(credit="gls", sampler="dance_sde", eta=0.5, steps=4, segments=3),
+        Policy(backbone, full=True),
+    )
+    with pytest.raises(
+        ValueError, match="expected a measured influence, found none at a backbone without a folder"
+    ):
         asked.setup(policy, Brightness(), 2)
     backbone.folder = tmp_path
-    with pytest.raises(ValueError, match=f"found none at {tmp_path / FILE}.*vidrl influence RECIPE"):
+    with pytest.raises(
+        ValueError, match=f"found none at {tmp_path / FILE}.*vidrl influence RECIPE"
+    ):
         asked.setup(policy, Brightness(), 2)
     influence.measure(backbone, Brightness(), plan(backbone), PROMPTS).save(tmp_path / FILE)
     asked.setup(policy, Brightness(), 2)
     assert asked.known is not None
-    with pytest.raises(ValueError, match=r"latent shape \['dance_sde', 0.3, \[3, 3.*got one of \['dance_sde', 0.5, "):
+    with pytest.raises(
+        ValueError,
+        match=r"latent shape \['dance_sde', 0.3, \[3, 3.*got one of \['dance_sde', 0.5, ",
+    ):
         GRPO(credit="gls", eta=0.3, steps=4, segments=3).setup(policy, Brightness(), 2)
     other = GRPO(eta=0.3, steps=4, segments=3)  # does not need it
     other.setup(policy, Brightness(), 2)
@@ -128,19 +156,28 @@ def test_that_of_another_length_or_reward_is_not_taken_for_this_ones(tmp_path, b
     policy = Policy(longer, full=True)
     plain.setup(policy, Brightness(), 2)
     assert plain.known is None
-    with pytest.raises(ValueError, match=r"0.5, \[3, 4, 4, 4\]\], got one of \['dance_sde', 0.5, \[3, 3, 4, 4\]\]"):
+    with pytest.raises(
+        ValueError, match=r"0.5, \[3, 4, 4, 4\]\], got one of \['dance_sde', 0.5, \[3, 3, 4, 4\]\]"
+    ):
         GRPO(**options, credit="gls").setup(policy, Brightness(), 2)
     part = Score(torch.randn(4), torch.randn(4, 9))
     other = Score(torch.randn(4), torch.randn(4, 9), parts={"flicker": part})
     assert made.fits(part) and not made.fits(other)
-    with pytest.raises(ValueError, match="expected an influence on composite, flicker, got one on composite"):
+    with pytest.raises(
+        ValueError, match="expected an influence on composite, flicker, got one on composite"
+    ):
         made.moments(other, [made.times[0]], 3)
 
 
 @pytest.mark.parametrize("way", ["influence", "gls", "posterior"])
 def test_a_run_credits_by_it_and_shows_it(tmp_path, way, capsys):
     made = recipe(tmp_path, train_rounds=2)
-    made["algorithm"]["options"] |= {"sampler": "dance_sde", "credit": way, "alpha": 1.0, "equalise": True}
+    made["algorithm"]["options"] |= {
+        "sampler": "dance_sde",
+        "credit": way,
+        "alpha": 1.0,
+        "equalise": True,
+    }
     text = tmp_path / "toy.toml"
     from vidrl.recipe.toml import write
 
@@ -154,7 +191,9 @@ def test_a_run_credits_by_it_and_shows_it(tmp_path, way, capsys):
     assert len(row["advantage_steps"]) == len(row["times"]) == 3 and len(row["advantage"]) == 3
     shown = json.loads((run / "influence.json").read_text())
     assert len(shown["parts"]["composite"]) == 3 and len(shown["parts"]["composite"][0]) == 9
-    assert shown["segments"] == [[0, 1], [1, 5], [5, 9]] and os.path.getsize(run / "report.html") > 0
+    assert (
+        shown["segments"] == [[0, 1], [1, 5], [5, 9]] and os.path.getsize(run / "report.html") > 0
+    )
 
 
 def written(tmp_path, made):
@@ -167,7 +206,12 @@ def written(tmp_path, made):
 
 def test_one_measurement_serves_every_place_of_a_window(tmp_path):
     made = recipe(tmp_path, train_rounds=4)
-    made["algorithm"]["options"] |= {"sampler": "dance_sde", "credit": "gls", "alpha": 1.0, "window": 1}
+    made["algorithm"]["options"] |= {
+        "sampler": "dance_sde",
+        "credit": "gls",
+        "alpha": 1.0,
+        "window": 1,
+    }
     text, file = written(tmp_path, made), tmp_path / "i.safetensors"
     assert main(["cost", str(text), "--no-measure", "--json"]) == 0  # before anything was measured
     assert main(["influence", str(text), "--prompts", "2", "--out", str(file)]) == 0
@@ -177,7 +221,13 @@ def test_one_measurement_serves_every_place_of_a_window(tmp_path):
 
 def test_what_does_not_fit_shows_before_any_work(tmp_path, capsys, backbone):
     made = recipe(tmp_path, train_rounds=1)
-    made["algorithm"]["options"] |= {"sampler": "dance_sde", "eta": 0.5, "credit": "gls", "alpha": 1.0, "steps": 5}
+    made["algorithm"]["options"] |= {
+        "sampler": "dance_sde",
+        "eta": 0.5,
+        "credit": "gls",
+        "alpha": 1.0,
+        "steps": 5,
+    }
     text, file = written(tmp_path, made), tmp_path / "i.safetensors"
     assert main(["influence", str(text), "--out", str(tmp_path / "none" / "i.safetensors")]) != 0
     assert "make it first" in capsys.readouterr().err
@@ -190,22 +240,35 @@ def test_what_does_not_fit_shows_before_any_work(tmp_path, capsys, backbone):
     other = influence.measure(Toy(), Brightness(), plan(Toy()), PROMPTS)
     other.moment["sharpness"] = other.moment["composite"].clone()
     other.save(file)
-    with pytest.raises(ValueError, match="expected an influence on composite, flicker, drift, got one on sharpness"):
+    with pytest.raises(
+        ValueError, match="expected an influence on composite, flicker, drift, got one on sharpness"
+    ):
         loop.run(made)
     assert not list(tmp_path.glob("**/evals/*"))
 
 
 @pytest.mark.parametrize("name", ["nft", "awm", "dpo", "rwr", "reward_backprop"])
-def test_an_algorithm_that_draws_no_noise_is_refused_before_the_model(tmp_path, capsys, monkeypatch, name):
-    monkeypatch.setattr(Toy, "__init__", lambda self, **options: pytest.fail("the model was loaded"))
+def test_an_algorithm_that_draws_no_noise_is_refused_before_the_model(
+    tmp_path, capsys, monkeypatch, name
+):
+    monkeypatch.setattr(
+        Toy, "__init__", lambda self, **options: pytest.fail("the model was loaded")
+    )
     text = written(tmp_path, recipe(tmp_path, algorithm={"name": name, "options": {}}))
     assert main(["influence", str(text), "--out", str(tmp_path / "i.safetensors")]) != 0
     said = capsys.readouterr().err
-    assert "expected an algorithm whose sampling draws noise" in said and "grpo" in said and "Traceback" not in said
+    assert (
+        "expected an algorithm whose sampling draws noise" in said
+        and "grpo" in said
+        and "Traceback" not in said
+    )
 
 
 def test_clips_in_pieces_are_the_same_clips(backbone):
-    one, many = (influence.measure(backbone, Brightness(), plan(backbone), PROMPTS, batch=batch) for batch in (3, 100))
+    one, many = (
+        influence.measure(backbone, Brightness(), plan(backbone), PROMPTS, batch=batch)
+        for batch in (3, 100)
+    )
     assert torch.allclose(one.moment["composite"], many.moment["composite"], atol=1e-7)
 
 
@@ -221,4 +284,6 @@ def test_memory_that_runs_out_halves_the_pieces_of_an_influence(backbone, monkey
 
     monkeypatch.setattr(backbone, "decode", tight)
     members = influence.measure(backbone, Brightness(), plan(backbone), PROMPTS)
-    assert max(seen) > 3 and torch.allclose(whole.moment["composite"], members.moment["composite"], atol=1e-7)
+    assert max(seen) > 3 and torch.allclose(
+        whole.moment["composite"], members.moment["composite"], atol=1e-7
+    )

@@ -1,4 +1,5 @@
-"""Tables of clips and of pairs: usual layouts are read, and each wrong one is refused with its place and cure."""
+"""Tables of clips and of pairs: usual layouts are read, and each wrong one is refused with
+its place and cure."""
 
 import csv
 import json
@@ -32,14 +33,25 @@ def pair(**changes: object) -> dict:
 
 
 def read(table) -> list[tuple]:
-    return [(entry.prompt, *(one.name for one in entry.clips), entry.labels) for entry in table.entries]
+    return [
+        (entry.prompt, *(one.name for one in entry.clips), entry.labels) for entry in table.entries
+    ]
 
 
-# --- clips -----------------------------------------------------------------------------------------------------------
+# --- clips
+# -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file, prompt", [("file_name", "text"), ("video", "prompt"), ("video", "caption"),
-                                          ("path", "prompt"), ("File Name", "Caption")])  # fmt: skip
+@pytest.mark.parametrize(
+    "file, prompt",
+    [
+        ("file_name", "text"),
+        ("video", "prompt"),
+        ("video", "caption"),
+        ("path", "prompt"),
+        ("File Name", "Caption"),
+    ],
+)
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_a_folder_with_metadata_and_the_table_itself_are_one_set(folder, suffix, file, prompt):
     rows = [{file: "a.mp4", prompt: "a dog"}, {file: "b.mp4", prompt: "a cat, asleep"}]
@@ -57,16 +69,27 @@ def test_a_folder_with_metadata_and_the_table_itself_are_one_set(folder, suffix,
 
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     found = read_clips(folder)
-    assert read(found) == [("a dog", "a.mp4", ()), ("a cat, asleep", "b.mp4", ())] == read(read_clips(path))
-    assert found.prompts == ["a dog", "a cat, asleep"] and found.clips == [folder / "a.mp4", folder / "b.mp4"]
+    assert (
+        read(found)
+        == [("a dog", "a.mp4", ()), ("a cat, asleep", "b.mp4", ())]
+        == read(read_clips(path))
+    )
+    assert found.prompts == ["a dog", "a cat, asleep"] and found.clips == [
+        folder / "a.mp4",
+        folder / "b.mp4",
+    ]
 
 
 def test_clips_that_are_not_there_and_rows_without_prompt_are_left_out_with_the_reason(folder):
-    path = jsonl(folder / "clips.jsonl", clip(), clip("gone.mp4"), clip("b.mp4", prompt=""), clip("c.mp4"))
+    path = jsonl(
+        folder / "clips.jsonl", clip(), clip("gone.mp4"), clip("b.mp4", prompt=""), clip("c.mp4")
+    )
     found = read_clips(path)
     assert [entry.clips[0].name for entry in found.entries] == ["a.mp4", "c.mp4"]
     told = " ".join(found.left_out)
-    assert len(found.left_out) == 2 and all(name in told for name in ("line 2", "line 3", "gone.mp4"))
+    assert len(found.left_out) == 2 and all(
+        name in told for name in ("line 2", "line 3", "gone.mp4")
+    )
 
 
 def test_an_absolute_path_may_lie_anywhere_and_a_relative_one_inside_alone(folder):
@@ -78,20 +101,29 @@ def test_an_absolute_path_may_lie_anywhere_and_a_relative_one_inside_alone(folde
             read_clips(jsonl(folder / "clips.jsonl", clip(), clip(name)))
 
 
-@pytest.mark.parametrize("rows, told", [
-    ([], "found none"),
-    ([{"prompt": "a dog"}], "column path.*got prompt"),
-    ([{"file_name": "a.mp4"}], "column prompt.*no prompt in 1 rows"),
-    ([clip("gone.mp4")], "nothing is left to learn from.*gone.mp4.*not there"),
-    ([clip("a prompt in the wrong column " * 20 + ".mp4")], "nothing is left to learn from.*not there"),
-    ([clip("/dev/zero")], "nothing is left to learn from.*/dev/zero.*not there"),  # no file: reading would never end
-    ([clip(7)], "expected a path, got 7"),
-    ([clip({"path": "a.mp4", "bytes": None})], "expected a path"),
-    ([clip(prompt=7)], "expected prompt to be text, got 7"),
-    ([clip("https://example.org/a.mp4")], "address.*download"),
-    ([clip(), clip()], "a.mp4 is on line 1 already"),
-    (["a.mp4"], "expected a JSON object"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "rows, told",
+    [
+        ([], "found none"),
+        ([{"prompt": "a dog"}], "column path.*got prompt"),
+        ([{"file_name": "a.mp4"}], "column prompt.*no prompt in 1 rows"),
+        ([clip("gone.mp4")], "nothing is left to learn from.*gone.mp4.*not there"),
+        (
+            [clip("a prompt in the wrong column " * 20 + ".mp4")],
+            "nothing is left to learn from.*not there",
+        ),
+        (
+            [clip("/dev/zero")],
+            "nothing is left to learn from.*/dev/zero.*not there",
+        ),  # no file: reading would never end
+        ([clip(7)], "expected a path, got 7"),
+        ([clip({"path": "a.mp4", "bytes": None})], "expected a path"),
+        ([clip(prompt=7)], "expected prompt to be text, got 7"),
+        ([clip("https://example.org/a.mp4")], "address.*download"),
+        ([clip(), clip()], "a.mp4 is on line 1 already"),
+        (["a.mp4"], "expected a JSON object"),
+    ],
+)
 def test_a_wrong_table_of_clips_is_refused(folder, rows, told):
     with pytest.raises(BadTable, match=told):
         read_clips(jsonl(folder / "clips.jsonl", *rows))
@@ -113,15 +145,25 @@ def test_a_folder_without_its_table_or_with_two_is_refused_with_the_cure(folder)
             read_clips(folder / name)
 
 
-# --- pairs -----------------------------------------------------------------------------------------------------------
+# --- pairs
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_pairs_have_the_labels_of_their_segments(folder):
-    path = jsonl(folder / "pairs.jsonl", pair(labels=[1, 0, -1]), pair(chosen="c.mp4"), pair(rejected="gone.mp4"))
+    path = jsonl(
+        folder / "pairs.jsonl",
+        pair(labels=[1, 0, -1]),
+        pair(chosen="c.mp4"),
+        pair(rejected="gone.mp4"),
+    )
     found = read_pairs(path)
     assert read(found) == [("a dog", "a.mp4", "b.mp4", (1, 0, -1)), ("a dog", "c.mp4", "b.mp4", ())]
     assert found.clips == [folder / "a.mp4", folder / "b.mp4", folder / "c.mp4"]
-    assert len(found.left_out) == 1 and "gone.mp4" in found.left_out[0] and "line 3" in found.left_out[0]
+    assert (
+        len(found.left_out) == 1
+        and "gone.mp4" in found.left_out[0]
+        and "line 3" in found.left_out[0]
+    )
 
 
 def test_pairs_of_a_parquet_file_are_those_of_the_lines(folder):
@@ -130,33 +172,46 @@ def test_pairs_of_a_parquet_file_are_those_of_the_lines(folder):
 
     rows = [pair(segment_labels=[1.0, -1.0]), pair(chosen="c.mp4", segment_labels=None)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "pairs.parquet")
-    assert read(read_pairs(folder / "pairs.parquet")) == read(read_pairs(jsonl(folder / "pairs.jsonl", *rows)))
+    assert read(read_pairs(folder / "pairs.parquet")) == read(
+        read_pairs(jsonl(folder / "pairs.jsonl", *rows))
+    )
 
 
-@pytest.mark.parametrize("rows, told", [
-    ([], "found none: a row is"),
-    ([{"prompt": "a dog", "chosen": "a.mp4"}], "line 1: expected the columns.*no rejected among prompt, chosen"),
-    ([{"chosen": "a.mp4", "rejected": "b.mp4"}], "no prompt among"),
-    ([pair(prompt="")], "expected prompt to be a prompt, got ''"),
-    ([pair(chosen=3)], "expected chosen to be the path of a clip, got '3'"),
-    ([pair(rejected={"path": "b.mp4"})], "expected rejected to be the path of a clip"),
-    ([pair(rejected="a.mp4")], "expected two clips.*leave the row out"),
-    ([pair(chosen="../outside.mp4")], "inside the folder of the table"),
-    ([pair(labels="1,1,-1")], "expected labels to be a list of 1"),
-    ([pair(labels=[1, 2])], "expected labels to be a list of 1.*\\[1, 2\\]"),
-    ([pair(labels=[True, False])], "expected labels to be a list of 1"),
-    ([pair(labels=[])], "expected labels to be a list of 1"),
-    ([pair(labels=[0.5])], "expected labels to be a list of 1"),
-    ([pair(labels=[1, 1]), pair(labels=[1])], "line 2: expected 2 labels as on line 1, got 1"),
-    ([pair(labels=[1], segment_labels=[1])], "one column of labels, got labels and segment_labels"),
-    ([pair(chosen="gone.mp4")], "nothing is left to learn from"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "rows, told",
+    [
+        ([], "found none: a row is"),
+        (
+            [{"prompt": "a dog", "chosen": "a.mp4"}],
+            "line 1: expected the columns.*no rejected among prompt, chosen",
+        ),
+        ([{"chosen": "a.mp4", "rejected": "b.mp4"}], "no prompt among"),
+        ([pair(prompt="")], "expected prompt to be a prompt, got ''"),
+        ([pair(chosen=3)], "expected chosen to be the path of a clip, got '3'"),
+        ([pair(rejected={"path": "b.mp4"})], "expected rejected to be the path of a clip"),
+        ([pair(rejected="a.mp4")], "expected two clips.*leave the row out"),
+        ([pair(chosen="../outside.mp4")], "inside the folder of the table"),
+        ([pair(labels="1,1,-1")], "expected labels to be a list of 1"),
+        ([pair(labels=[1, 2])], "expected labels to be a list of 1.*\\[1, 2\\]"),
+        ([pair(labels=[True, False])], "expected labels to be a list of 1"),
+        ([pair(labels=[])], "expected labels to be a list of 1"),
+        ([pair(labels=[0.5])], "expected labels to be a list of 1"),
+        ([pair(labels=[1, 1]), pair(labels=[1])], "line 2: expected 2 labels as on line 1, got 1"),
+        (
+            [pair(labels=[1], segment_labels=[1])],
+            "one column of labels, got labels and segment_labels",
+        ),
+        ([pair(chosen="gone.mp4")], "nothing is left to learn from"),
+    ],
+)
 def test_a_wrong_table_of_pairs_is_refused(folder, rows, told):
     with pytest.raises(BadTable, match=told):
         read_pairs(jsonl(folder / "pairs.jsonl", *rows))
 
 
-def test_a_folder_is_no_table_of_pairs_and_parquet_without_pyarrow_says_what_to_install(folder, monkeypatch):
+def test_a_folder_is_no_table_of_pairs_and_parquet_without_pyarrow_says_what_to_install(
+    folder, monkeypatch
+):
     with pytest.raises(BadTable, match="name the .jsonl or .parquet file"):
         read_pairs(folder)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)

@@ -1,4 +1,5 @@
-"""Rounds out of files: what is drawn, what is left out, what is refused, and the loss on clips beside another loss."""
+"""Rounds out of files: what is drawn, what is left out, what is refused, and the loss on
+clips beside another loss."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -56,13 +57,17 @@ def trainer(made: dict) -> loop.Trainer:
     return loop.Trainer(config.load(made))
 
 
-# --- what a round has ------------------------------------------------------------------------------------------------
+# --- what a round has
+# ------------------------------------------------------------------------------------------------
 
 
 def test_items_are_dealt_each_once_an_epoch_in_an_order_of_its_own():
     chosen = [item for round in range(6) for item in dealt(4, 2, round, 0, "data")]
     epochs = [chosen[i : i + 4] for i in range(0, 12, 4)]
-    assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) > 1
+    assert (
+        all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs)
+        and len({tuple(epoch) for epoch in epochs}) > 1
+    )
     assert [item for round in range(3) for item in dealt(4, 4, round, 0, "data")] == chosen
     assert [item for round in range(6) for item in dealt(4, 2, round, 1, "data")] != chosen
 
@@ -81,16 +86,32 @@ def test_the_samples_of_a_round_are_the_files_latents_and_prompts(tmp_path):
     assert seen.pairs is None and seen.labels is None
 
 
-@pytest.mark.parametrize("labels, expected", [(None, [1, 1, 1]), ([1], [1, 1, 1]), ([-1], [-1, -1, -1]),
-                                              ([1, 0, -1], [1, 0, -1])])  # fmt: skip
+@pytest.mark.parametrize(
+    "labels, expected",
+    [(None, [1, 1, 1]), ([1], [1, 1, 1]), ([-1], [-1, -1, -1]), ([1, 0, -1], [1, 0, -1])],
+)
 def test_the_clips_of_a_pair_are_neighbours_and_have_its_labels(tmp_path, labels, expected):
     Paired.seen.clear()
     run = loop.run(paired(tmp_path, labels))
     seen = Paired.seen[-1]
-    assert seen.pairs.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]] and seen.labels.tolist() == [expected] * 4
-    assert seen.prompts[::2] == seen.prompts[1::2] and seen.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert (
+        seen.pairs.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+        and seen.labels.tolist() == [expected] * 4
+    )
+    assert seen.prompts[::2] == seen.prompts[1::2] and seen.group.tolist() == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+    ]
     light = Toy().decode(seen.rollout.latents).mean((1, 2, 3, 4))
-    assert torch.allclose(light[1::2] - light[::2], torch.full((4,), 0.1), atol=0.01)  # each row's own two clips
+    assert torch.allclose(
+        light[1::2] - light[::2], torch.full((4,), 0.1), atol=0.01
+    )  # each row's own two clips
     assert "reward" not in rows(run)[0]  # nothing was scored
 
 
@@ -99,19 +120,27 @@ def test_without_pairs_the_same_algorithm_samples(tmp_path):
     made = paired(tmp_path)
     made["data"]["pairs"] = ""
     loop.run(made)
-    assert Paired.seen[-1].pairs is None and Paired.seen[-1].prompts[0] == Paired.seen[-1].prompts[3]
+    assert (
+        Paired.seen[-1].pairs is None and Paired.seen[-1].prompts[0] == Paired.seen[-1].prompts[3]
+    )
 
 
 @pytest.mark.parametrize("name", ["dpo", "kto"])
 def test_preferences_of_files_are_learned(name, tmp_path):
-    """The rejected clip of each pair is the brighter one: the policy learns to prefer the darker, and makes darker."""
+    """The rejected clip of each pair is the brighter one: the policy learns to prefer the
+    darker, and makes darker."""
     algorithm = {"name": name, "options": {"segments": 3, "beta": 100.0}}
-    run = loop.run(paired(tmp_path, [1, 1, 1], algorithm=algorithm, train_rounds=12, train_eval_every=100))
+    run = loop.run(
+        paired(tmp_path, [1, 1, 1], algorithm=algorithm, train_rounds=12, train_eval_every=100)
+    )
     assert rows(run)[-1]["winner_displacement"] > rows(run)[-1]["loser_displacement"]
-    assert summary(run)["held_out"]["composite"]["difference"] < 0  # the toy recipe's reward is the brightness
+    assert (
+        summary(run)["held_out"]["composite"]["difference"] < 0
+    )  # the toy recipe's reward is the brightness
 
 
-# --- what is left out, and what is refused ---------------------------------------------------------------------------
+# --- what is left out, and what is refused
+# ---------------------------------------------------------------------------
 
 
 def broken(folder: Path) -> dict:
@@ -127,9 +156,16 @@ def broken(folder: Path) -> dict:
 
 def test_clips_that_cannot_be_used_are_listed_with_reasons_and_left_out(tmp_path):
     run = loop.run(broken(tmp_path))
-    told = next(row["message"] for row in rows(run, "events") if row["message"].startswith("data.clips"))
-    assert told.startswith("data.clips: 2 clips are learned from; 4 left out: ") and "and it is not there" in told
-    made = clip_latents.read(config.read_table(config.load(broken(tmp_path)).data, "clips"), Toy(), Workers())
+    told = next(
+        row["message"] for row in rows(run, "events") if row["message"].startswith("data.clips")
+    )
+    assert (
+        told.startswith("data.clips: 2 clips are learned from; 4 left out: ")
+        and "and it is not there" in told
+    )
+    made = clip_latents.read(
+        config.read_table(config.load(broken(tmp_path)).data, "clips"), Toy(), Workers()
+    )
     assert len(made.left_out) == 4
     for word in ("1.mp4", "2.mp4: expected 32 x 32 pixels", "3.mp4: expected 9 frames", "4.mp4"):
         assert any(word in line for line in made.left_out), word
@@ -151,16 +187,40 @@ def test_a_set_of_which_nothing_is_left_is_refused(tmp_path):
     assert not (Path(made["run"]) / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize("change, told", [
-    (lambda m: m["data"].update(clips=""), "data.prompts|data.clips: sft learns from clips of files"),
-    (lambda m: m["data"].update(clips="nowhere.jsonl"), "data.clips: expected a table at nowhere.jsonl"),
-    (lambda m: m["data"].update(pairs=m["data"]["clips"]), "data.pairs: .*expected the columns prompt, chosen"),
-    (lambda m: m.update(algorithm={"name": "grpo"}), "data.clips: grpo learns from clips that the policy samples.*sft"),
-    (lambda m: m["train"].update(data_weight=0.1), "train.data_weight: expected 0 with sft"),
-    (lambda m: m["train"].update(data_weight=-1.0), "train.data_weight: expected 0 .none. or more, got -1"),
-    (lambda m: m["algorithm"].update(options={"noises": 0}), "noises, updates and segments of at least 1"),
-    (lambda m: m["algorithm"].update(options={"low": 0.9, "high": 0.1}), "0 <= low < high <= 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (
+            lambda m: m["data"].update(clips=""),
+            "data.prompts|data.clips: sft learns from clips of files",
+        ),
+        (
+            lambda m: m["data"].update(clips="nowhere.jsonl"),
+            "data.clips: expected a table at nowhere.jsonl",
+        ),
+        (
+            lambda m: m["data"].update(pairs=m["data"]["clips"]),
+            "data.pairs: .*expected the columns prompt, chosen",
+        ),
+        (
+            lambda m: m.update(algorithm={"name": "grpo"}),
+            "data.clips: grpo learns from clips that the policy samples.*sft",
+        ),
+        (lambda m: m["train"].update(data_weight=0.1), "train.data_weight: expected 0 with sft"),
+        (
+            lambda m: m["train"].update(data_weight=-1.0),
+            "train.data_weight: expected 0 .none. or more, got -1",
+        ),
+        (
+            lambda m: m["algorithm"].update(options={"noises": 0}),
+            "noises, updates and segments of at least 1",
+        ),
+        (
+            lambda m: m["algorithm"].update(options={"low": 0.9, "high": 0.1}),
+            "0 <= low < high <= 1",
+        ),
+    ],
+)
 def test_a_recipe_whose_files_do_not_suit_its_algorithm_is_refused(tmp_path, change, told):
     made = sft(tmp_path)
     change(made)
@@ -170,7 +230,9 @@ def test_a_recipe_whose_files_do_not_suit_its_algorithm_is_refused(tmp_path, cha
 
 def test_a_weight_without_clips_and_pairs_without_use_are_refused(tmp_path):
     made = recipe(tmp_path, train_data_weight=0.1)
-    with pytest.raises(config.BadRecipe, match="train.data_weight: expected data.clips with a weight of 0.1"):
+    with pytest.raises(
+        config.BadRecipe, match="train.data_weight: expected data.clips with a weight of 0.1"
+    ):
         evaluate.check_recipe(config.load(made))
     made = with_clips(tmp_path, recipe(tmp_path), pairs=True)
     with pytest.raises(config.BadRecipe, match="data.pairs: grpo does not learn from pairs"):
@@ -182,7 +244,9 @@ def test_a_weight_without_clips_and_pairs_without_use_are_refused(tmp_path):
 
 
 def test_labels_of_another_number_of_segments_and_a_round_that_cuts_a_pair_are_refused(tmp_path):
-    with pytest.raises(BadData, match="line 1: expected one label for each segment, 3, got 2.*segments = 2"):
+    with pytest.raises(
+        BadData, match="line 1: expected one label for each segment, 3, got 2.*segments = 2"
+    ):
         trainer(paired(tmp_path, labels=[1, -1]))
     with pytest.raises(BadData, match="multiple of 2 .*got 3"):
         trainer(paired(tmp_path, train_prompts_per_round=1, train_group=3))
@@ -209,7 +273,8 @@ def test_edited_clips_are_another_run(tmp_path):
 
 
 class OneOfThree:
-    """A thread that gathers as a process does; it notes how many rows it hands over at a time."""
+    """A thread that gathers as a process does; it notes how many rows it hands over at a
+    time."""
 
     count, barrier, handed = 3, Barrier(3, timeout=60), {}
 
@@ -231,14 +296,18 @@ class OneOfThree:
 def test_processes_gather_a_clip_each_at_a_time_in_the_order_of_the_table(tmp_path):
     """Gathering is on the device, which has no room for the latents of a whole table."""
     table = clip_files.read_clips(with_clips(tmp_path, recipe(tmp_path), n=7)["data"]["clips"])
-    whole, processes = clip_latents.read(table, Toy(), Workers()), [OneOfThree(rank) for rank in range(3)]
+    whole, processes = (
+        clip_latents.read(table, Toy(), Workers()),
+        [OneOfThree(rank) for rank in range(3)],
+    )
     with ThreadPoolExecutor(3) as pool:
         made = list(pool.map(lambda one: clip_latents.read(table, Toy(), one), processes))
     assert all(torch.equal(one.latents, whole.latents) for one in made)
     assert max(max(one.rows) for one in processes) == 1
 
 
-# --- the loss on clips beside another --------------------------------------------------------------------------------
+# --- the loss on clips beside another
+# --------------------------------------------------------------------------------
 
 
 def gradient(made: loop.Trainer, parts) -> torch.Tensor:
@@ -269,7 +338,8 @@ def test_a_round_of_fewer_clips_than_optimiser_steps_has_a_data_loss_in_each(tmp
 
 
 def test_the_weight_holds_the_policy_to_the_clips(tmp_path):
-    """The error on the clips ends lower with the weight than without it, under the same reward."""
+    """The error on the clips ends lower with the weight than without it, under the same
+    reward."""
     ends = {}
     for weight in (1e-9, 3.0):
         folder = tmp_path / str(weight)
@@ -292,33 +362,52 @@ def test_a_round_without_a_minibatch_still_learns_from_the_clips(tmp_path, monke
     run = loop.run(with_clips(tmp_path, recipe(tmp_path, train_data_weight=0.3, train_rounds=3)))
     assert len(set(seen)) == 3
     assert [("kl" in row, "data_error" in row, row["grad_norm"] > 0) for row in rows(run)] == [
-        (True, True, True), (False, True, True), (True, True, True)]  # fmt: skip
+        (True, True, True),
+        (False, True, True),
+        (True, True, True),
+    ]
     told = [(row["round"], row["message"]) for row in happened(run) if row["kind"] == "skipped"]
-    assert len(told) == 1 and told[0][0] == 2 and told[0][1].startswith("only data.clips were learned from")
+    assert (
+        len(told) == 1
+        and told[0][0] == 2
+        and told[0][1].startswith("only data.clips were learned from")
+    )
 
 
-# --- a whole run -----------------------------------------------------------------------------------------------------
+# --- a whole run
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_run_on_clips_lowers_the_error_and_has_its_page_and_guards(tmp_path):
-    made = sft(tmp_path, train_rounds=12, guard={"action": "warn", "bands": {"exposure": [0.999, 1.001]}})
+    made = sft(
+        tmp_path, train_rounds=12, guard={"action": "warn", "bands": {"exposure": [0.999, 1.001]}}
+    )
     run = loop.run(made)
     error = [row["data_error"] for row in rows(run)]
     assert sum(error[-3:]) < 0.8 * sum(error[:3])
     last = rows(run)[-1]
-    assert {"data_error_0", "data_error_1", "data_error_2", "kl", "grad_norm"} <= set(last) and "ratio" not in last
+    assert {"data_error_0", "data_error_1", "data_error_2", "kl", "grad_norm"} <= set(
+        last
+    ) and "ratio" not in last
     assert summary(run)["status"] == "finished" and "composite" in summary(run)["held_out"]
     assert any(row["kind"] == "guard" for row in happened(run))
     page = (run / "report.html").read_text()
     assert "squared error on data.clips" in page and "reward of the training clips" not in page
-    assert json.loads((run / "inputs.json").read_text())["data.clips"].keys() >= {"metadata.jsonl", "0.mp4"}
+    assert json.loads((run / "inputs.json").read_text())["data.clips"].keys() >= {
+        "metadata.jsonl",
+        "0.mp4",
+    }
 
 
-@pytest.mark.parametrize("made", [
-    lambda folder: sft(folder, train_ema=0.5),
-    lambda folder: paired(folder, [1, 0, -1]),
-    lambda folder: with_clips(folder, recipe(folder, train_data_weight=0.5)),
-], ids=["clips", "pairs", "beside"])  # fmt: skip
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda folder: sft(folder, train_ema=0.5),
+        lambda folder: paired(folder, [1, 0, -1]),
+        lambda folder: with_clips(folder, recipe(folder, train_data_weight=0.5)),
+    ],
+    ids=["clips", "pairs", "beside"],
+)
 def test_a_resumed_run_ends_with_the_weights_of_one_that_went_through(tmp_path, made):
     whole, parts = made(tmp_path / "whole"), made(tmp_path / "parts")
     whole["train"]["rounds"], parts["train"]["rounds"] = 3, 1

@@ -23,7 +23,9 @@ def test_round_trip_and_all_predictions_agree(kind: str, t: Tensor | float) -> N
         path = PATHS[kind](predicts)
         x = path.noise(x0, eps, t)
         clean, noise = path.split(path.target(x0, eps, t), x, t)
-        assert torch.allclose(clean, x0, atol=1e-12) and torch.allclose(noise, eps, atol=1e-12), predicts
+        assert torch.allclose(clean, x0, atol=1e-12) and torch.allclose(noise, eps, atol=1e-12), (
+            predicts
+        )
 
 
 @pytest.mark.parametrize("kind", PATHS)
@@ -35,7 +37,9 @@ def test_any_prediction_splits_on_the_path(kind: str, predicts: str) -> None:
         assert torch.allclose(path.noise(*path.split(raw, x, t), t), x, atol=1e-12)
 
 
-@pytest.mark.parametrize("predicts, target", [("flow", -3.0), ("eps", -1.0), ("x0", 2.0), ("v", 0.75 * -1 - 0.25 * 2)])
+@pytest.mark.parametrize(
+    "predicts, target", [("flow", -3.0), ("eps", -1.0), ("x0", 2.0), ("v", 0.75 * -1 - 0.25 * 2)]
+)
 def test_flow_by_hand(predicts: str, target: float) -> None:
     path, x0, eps = flow(predicts), torch.tensor([[2.0]]), torch.tensor([[-1.0]])
     assert path.noise(x0, eps, 0.25).item() == 1.25  # 0.75 · 2 − 0.25
@@ -43,7 +47,9 @@ def test_flow_by_hand(predicts: str, target: float) -> None:
 
 
 def test_discrete_is_diffusers_noising() -> None:
-    ddpm = pytest.importorskip("diffusers", reason="needs vidrl[train]").DDPMScheduler(num_train_timesteps=100)
+    ddpm = pytest.importorskip("diffusers", reason="needs vidrl[train]").DDPMScheduler(
+        num_train_timesteps=100
+    )
     path, (x0, eps) = discrete(ddpm.alphas_cumprod, "v"), pair(torch.float32)
     level = torch.tensor([0, 37, 99])
     t = (level + 1) / 100
@@ -53,7 +59,9 @@ def test_discrete_is_diffusers_noising() -> None:
 
 def test_time_zero_is_clean() -> None:
     x0, eps = pair()
-    assert torch.equal(flow().noise(x0, eps, 0.0), x0) and torch.equal(discrete(CUMPROD).noise(x0, eps, 0.0), x0)
+    assert torch.equal(flow().noise(x0, eps, 0.0), x0) and torch.equal(
+        discrete(CUMPROD).noise(x0, eps, 0.0), x0
+    )
     assert torch.equal(flow().noise(x0, eps, 1.0), eps)
 
 
@@ -65,7 +73,12 @@ def test_a_time_a_sample_is_each_sample_at_its_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "given, kept", [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)]
+    "given, kept",
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ],
 )
 def test_arithmetic_is_float32_or_better(given: torch.dtype, kept: torch.dtype) -> None:
     x0, eps = pair(given)
@@ -83,5 +96,7 @@ def test_half_precision_prediction_costs_no_more_than_its_own_rounding() -> None
 
 
 def test_unknown_prediction() -> None:
-    with pytest.raises(ValueError, match="expected predicts to be one of flow, eps, v, x0, got 'velocity'"):
+    with pytest.raises(
+        ValueError, match="expected predicts to be one of flow, eps, v, x0, got 'velocity'"
+    ):
         Path(lambda t: t, lambda t: t, "velocity")

@@ -11,7 +11,15 @@ from vidrl.algorithms.grpo import GRPO
 from vidrl.backbones.toy import Toy
 from vidrl.diffusion import transition
 from vidrl.diffusion.path import flow
-from vidrl.diffusion.schedule import WINDOWS, equaliser, may_draw, sensitivity, shares, stochastic_steps, window_start
+from vidrl.diffusion.schedule import (
+    WINDOWS,
+    equaliser,
+    may_draw,
+    sensitivity,
+    shares,
+    stochastic_steps,
+    window_start,
+)
 from vidrl.diffusion.segments import borders
 from vidrl.training.rollout import draws, sample
 
@@ -22,7 +30,8 @@ def shifted(shift, n=20):
 
 
 def published(sampler, t, s, eta, second):
-    """|∂mean/∂v|/std from the published means: of the SDEs √Δ/g + g√Δ (1 − t)/(2t); of cps by its coefficients."""
+    """|∂mean/∂v|/std from the published means: of the SDEs √Δ/g + g√Δ (1 − t)/(2t); of cps
+    by its coefficients."""
     d = t - s
     if sampler == "cps":
         angle = eta * pi / 2
@@ -43,18 +52,24 @@ def test_the_sensitivity_is_the_published_one(sampler, eta, shift):
 
 def test_it_is_the_gradient_of_the_mean():
     raw = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    step = transition.step(flow(), "dance_sde", raw, torch.randn(1, dtype=torch.float64), 0.6, 0.5, 0.3)
+    step = transition.step(
+        flow(), "dance_sde", raw, torch.randn(1, dtype=torch.float64), 0.6, 0.5, 0.3
+    )
     (slope,) = torch.autograd.grad(step.mean.sum(), raw)
     t, s = torch.tensor([0.6, 0.5], dtype=torch.float64)
     assert torch.allclose(slope.abs() / step.std, sensitivity(flow(), "dance_sde", t, s, 0.3))
 
 
-@pytest.mark.parametrize("sampler, eta, spread", [("flow_sde", 0.7, 62), ("cps", 0.7, 101), ("dance_sde", 0.3, 4.1)])
+@pytest.mark.parametrize(
+    "sampler, eta, spread", [("flow_sde", 0.7, 62), ("cps", 0.7, 101), ("dance_sde", 0.3, 4.1)]
+)
 def test_at_shift_5_early_steps_get_far_less(sampler, eta, spread):
     """The spread over 20 steps that is known of these samplers, within a tenth."""
     times = shifted(5)
     weights = equaliser(flow(), sampler, times, range(19), eta)
-    assert weights.mean() == pytest.approx(1) and float(weights.max() / weights.min()) == pytest.approx(spread, rel=0.1)
+    assert weights.mean() == pytest.approx(1) and float(
+        weights.max() / weights.min()
+    ) == pytest.approx(spread, rel=0.1)
     assert weights[0] > weights[-1]
 
 
@@ -88,18 +103,25 @@ def test_shares_are_lengths(segments):
 
 def test_the_algorithm_weighs_by_both():
     backbone, draw = Toy(), torch.Generator().manual_seed(0)
-    algorithm = GRPO(segments=2, steps=6, equalise=True, window=3, window_schedule="random", updates=1)
+    algorithm = GRPO(
+        segments=2, steps=6, equalise=True, window=3, window_schedule="random", updates=1
+    )
     algorithm.backbone = backbone
     plan = algorithm.plan(backbone, 0, draw)
     expected = equaliser(backbone.path, "dance_sde", plan.times, range(5), 0.3)[list(plan.keep)]
     assert torch.allclose(algorithm.step_weights(plan), expected) and len(plan.keep) == 3
     rollout = sample(backbone, backbone.encode(["a"]), draws(0, [("a",)]), plan)
     (batch,) = algorithm.minibatches(experience(rollout, torch.ones(1, 2)))
-    assert torch.allclose(batch["advantage"].sort(0).values.double(),
-                          expected.sort().values[:, None] * torch.tensor([4 / 3, 2 / 3]), rtol=1e-6)  # fmt: skip
+    assert torch.allclose(
+        batch["advantage"].sort(0).values.double(),
+        expected.sort().values[:, None] * torch.tensor([4 / 3, 2 / 3]),
+        rtol=1e-6,
+    )
 
 
-@pytest.mark.parametrize("given", [{"window": 1}, {"train_steps": 2}, {"window": 3, "window_schedule": "random"}])
+@pytest.mark.parametrize(
+    "given", [{"window": 1}, {"train_steps": 2}, {"window": 3, "window_schedule": "random"}]
+)
 def test_an_equalised_step_weighs_the_same_in_every_round(given):
     backbone, algorithm = Toy(), GRPO(sampler="flow_sde", eta=0.7, steps=8, equalise=True, **given)
     algorithm.backbone = backbone
@@ -111,7 +133,9 @@ def test_an_equalised_step_weighs_the_same_in_every_round(given):
         size = sensitivity(backbone.path, "flow_sde", at[keep], at[keep + 1], 0.7, plan.times[1])
         found.append(algorithm.step_weights(plan) * size)
         steps |= set(plan.keep)
-    assert len(steps) > 4 and torch.allclose(torch.cat(found), found[0][0].expand(len(torch.cat(found))), rtol=1e-5)
+    assert len(steps) > 4 and torch.allclose(
+        torch.cat(found), found[0][0].expand(len(torch.cat(found))), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("how", WINDOWS)
@@ -129,11 +153,13 @@ def test_a_window_finds_steps_to_draw_in_whatever_their_lengths(how):
         GRPO(window=-1)
 
 
-# --- steps that may draw noise ---------------------------------------------------------------------------------------
+# --- steps that may draw noise
+# ---------------------------------------------------------------------------------------
 
 
 def diffusers_grid(shift, steps):
-    """FlowMatchEulerDiscreteScheduler's sigmas: shifted, spread evenly down to the smallest, shifted again, then 0."""
+    """FlowMatchEulerDiscreteScheduler's sigmas: shifted, spread evenly down to the
+    smallest, shifted again, then 0."""
     moved = lambda t: shift * t / (1 + (shift - 1) * t)  # noqa: E731
     even = torch.linspace(1, float(moved(torch.tensor(1e-3))), steps, dtype=torch.float64)
     return [*moved(even).tolist(), 0.0]
@@ -146,13 +172,28 @@ def noise_after(sampler, t, s, eta, second):
     if sampler == "ddim":
         std = eta * s / t * max(t**2 - ((1 - t) / (1 - s)) ** 2 * s**2, 0) ** 0.5
         return std, max(s**2 - std**2, 0) ** 0.5
-    std = eta * (t - s) ** 0.5 * ((t / (1 - (second if t == 1 else t))) ** 0.5 if sampler == "flow_sde" else 1)
+    std = (
+        eta
+        * (t - s) ** 0.5
+        * ((t / (1 - (second if t == 1 else t))) ** 0.5 if sampler == "flow_sde" else 1)
+    )
     return std, s - std**2 / (2 * t)
 
 
 GRIDS = [("diffusers", diffusers_grid), ("even", lambda shift, steps: shifted(shift, steps))]
-NOISES = [("flow_sde", 0.3), ("flow_sde", 0.7), ("flow_sde", 1.0), ("dance_sde", 0.1), ("dance_sde", 0.3),
-          ("dance_sde", 1.0), ("cps", 0.3), ("cps", 0.7), ("cps", 1.0), ("ddim", 0.5), ("ddim", 1.0)]  # fmt: skip
+NOISES = [
+    ("flow_sde", 0.3),
+    ("flow_sde", 0.7),
+    ("flow_sde", 1.0),
+    ("dance_sde", 0.1),
+    ("dance_sde", 0.3),
+    ("dance_sde", 1.0),
+    ("cps", 0.3),
+    ("cps", 0.7),
+    ("cps", 1.0),
+    ("ddim", 0.5),
+    ("ddim", 1.0),
+]
 
 
 @pytest.mark.parametrize("grid", [grid for _, grid in GRIDS], ids=[name for name, _ in GRIDS])
@@ -169,19 +210,26 @@ def test_no_step_draws_noise_that_the_later_steps_cannot_take_away(sampler, eta,
 
 
 @pytest.mark.parametrize("shift", [1, 3, 5])
-@pytest.mark.parametrize("sampler, eta", [("flow_sde", 0.7), ("dance_sde", 0.3), ("cps", 0.7), ("ddim", 1.0)])
+@pytest.mark.parametrize(
+    "sampler, eta", [("flow_sde", 0.7), ("dance_sde", 0.3), ("cps", 0.7), ("ddim", 1.0)]
+)
 @pytest.mark.parametrize("steps", [10, 16, 20])
 def test_all_steps_but_the_two_at_the_clean_end_draw_on_diffusers_grids(sampler, eta, shift, steps):
-    assert stochastic_steps(flow(), sampler, diffusers_grid(shift, steps), eta) == tuple(range(steps - 2))
+    assert stochastic_steps(flow(), sampler, diffusers_grid(shift, steps), eta) == tuple(
+        range(steps - 2)
+    )
 
 
 def test_the_wan_recipes_step_to_the_last_level_draws_nothing():
-    """By hand: std 0.3 √(0.183 − 0.0089) = 0.125, 14 times the noise at its end; keep 0.0089 − 0.125²/(2 · 0.183)."""
+    """By hand: std 0.3 √(0.183 − 0.0089) = 0.125, 14 times the noise at its end; keep
+    0.0089 − 0.125²/(2 · 0.183)."""
     times = diffusers_grid(3, 16)
     assert times[-3:] == pytest.approx([0.183, 0.0089, 0], abs=1e-4)
     at = torch.tensor(times, dtype=torch.float64)
     std, keep = transition.coefficients(flow(), "dance_sde", at[14], at[15], 0.3, strict=False)
-    assert float(std) == pytest.approx(0.1252, abs=1e-4) and float(keep) == pytest.approx(-0.0339, abs=1e-4)
+    assert float(std) == pytest.approx(0.1252, abs=1e-4) and float(keep) == pytest.approx(
+        -0.0339, abs=1e-4
+    )
     assert may_draw(flow(), "dance_sde", times, 0.3).tolist() == [True] * 14 + [False] * 2
 
 
@@ -191,18 +239,32 @@ def test_the_rule_by_hand():
     assert may_draw(flow(), "dance_sde", times, 0.99).tolist() == [True, True, False]
     assert may_draw(flow(), "dance_sde", times, 1.01).tolist() == [True, False, False]
     assert may_draw(flow(), "dance_sde", times, 1.42).tolist() == [False, False, False]
-    assert may_draw(flow(), "cps", [1.0, 0.25, 0.06, 0.015, 0.0], 0.5).tolist() == [True, False, True, False]
+    assert may_draw(flow(), "cps", [1.0, 0.25, 0.06, 0.015, 0.0], 0.5).tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_short_steps_at_the_noisy_end_draw():
-    """They decide the motion: at shift 5 the first of thirty steps is shorter than a hundredth."""
+    """They decide the motion: at shift 5 the first of thirty steps is shorter than a
+    hundredth."""
     times = shifted(5, 30)
-    assert times[0] - times[1] < 0.01 and stochastic_steps(flow(), "flow_sde", times, 0.7)[:2] == (0, 1)
+    assert times[0] - times[1] < 0.01 and stochastic_steps(flow(), "flow_sde", times, 0.7)[:2] == (
+        0,
+        1,
+    )
 
 
-@pytest.mark.parametrize("times, sampler, eta", [
-    ([1.0, 0.001, 0.0], "flow_sde", 0.7), ([1.0, 0.0], "cps", 0.5), ([1.0, 0.5, 0.25, 0.0], "dance_sde", 3.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "times, sampler, eta",
+    [
+        ([1.0, 0.001, 0.0], "flow_sde", 0.7),
+        ([1.0, 0.0], "cps", 0.5),
+        ([1.0, 0.5, 0.25, 0.0], "dance_sde", 3.0),
+    ],
+)
 def test_no_step_that_may_draw_is_an_error_with_a_cure(times, sampler, eta):
     said = f"expected a stochastic step, got none of {len(times) - 1} for {sampler} with eta {eta} on the times 1, .*"
     with pytest.raises(ValueError, match=said + "take two steps or more, or lower eta"):

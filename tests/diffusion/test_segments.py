@@ -1,4 +1,5 @@
-"""vidrl.diffusion.segments against hand-computed numbers and the identity that makes segment credit exact."""
+"""vidrl.diffusion.segments against hand-computed numbers and the identity that makes
+segment credit exact."""
 
 import pytest
 import torch
@@ -28,25 +29,32 @@ def test_borders_by_hand(frames: int, segments: int, spans: list[tuple[int, int]
 def test_borders_partition_evenly(frames: int) -> None:
     for segments in range(1, frames + 1):
         spans = borders(frames, segments)
-        assert [f for a, b in spans for f in range(a, b)] == list(range(frames)) and len(spans) == segments
+        assert [f for a, b in spans for f in range(a, b)] == list(range(frames)) and len(
+            spans
+        ) == segments
         lengths = [b - a for a, b in spans]
         assert max(lengths) - min(lengths) <= 1 and lengths == sorted(lengths, reverse=True)
 
 
 def test_pool_by_hand() -> None:
-    elements = torch.tensor([[1.0, 2.0, 6.0], [10.0, 20.0, 60.0]]).view(1, 2, 3, 1, 1)  # two channels, three frames
+    elements = torch.tensor([[1.0, 2.0, 6.0], [10.0, 20.0, 60.0]]).view(
+        1, 2, 3, 1, 1
+    )  # two channels, three frames
     assert pool(elements, 2).tolist() == [[(1 + 2 + 10 + 20) / 4, (6 + 60) / 2]]
     assert pool(elements, 1).tolist() == [[16.5]]
 
 
 @pytest.mark.parametrize("segments", range(1, 8))
 def test_segments_add_up_to_the_clip(segments: int) -> None:
-    """Σ_j |S_j| mean_j / L is the mean over the clip: the log-density of a step splits exactly over time."""
+    """Σ_j |S_j| mean_j / L is the mean over the clip: the log-density of a step splits
+    exactly over time."""
     shape = (3, 4, 7, 2, 5)
     x, raw, after = (torch.randn(shape, dtype=torch.float64) for _ in range(3))
     density = log_density(step(flow(), "dance_sde", raw, x, 0.6, 0.5, 0.3), after)
     lengths = torch.tensor([b - a for a, b in borders(7, segments)], dtype=torch.float64)
-    assert torch.allclose(pool(density, segments) @ lengths / 7, density.mean((1, 2, 3, 4)), rtol=1e-14)
+    assert torch.allclose(
+        pool(density, segments) @ lengths / 7, density.mean((1, 2, 3, 4)), rtol=1e-14
+    )
 
 
 def test_a_segments_pool_sees_its_own_frames_alone() -> None:
@@ -54,7 +62,9 @@ def test_a_segments_pool_sees_its_own_frames_alone() -> None:
     changed = elements.clone()
     changed[:, :, 3:] += 1
     before, after = pool(elements, 2), pool(changed, 2)
-    assert torch.equal(before[:, 0], after[:, 0]) and torch.allclose(after[:, 1], before[:, 1] + 1, atol=1e-6)
+    assert torch.equal(before[:, 0], after[:, 0]) and torch.allclose(
+        after[:, 1], before[:, 1] + 1, atol=1e-6
+    )
 
 
 def test_frame_spans_of_wan() -> None:

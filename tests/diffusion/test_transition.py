@@ -1,8 +1,8 @@
-"""vidrl.diffusion.transition against hand-computed numbers, the published code's formulas, diffusers, and analytic
-Gaussians.
+"""vidrl.diffusion.transition against hand-computed numbers, the published code's formulas,
+diffusers, and analytic Gaussians.
 
-The formulas of Flow-GRPO, DanceGRPO and Flow-CPS are written out again from their public code in terms of (x, v, dt),
-which vidrl.diffusion.transition does not use.
+The formulas of Flow-GRPO, DanceGRPO and Flow-CPS are written out again from their public
+code in terms of (x, v, dt), which vidrl.diffusion.transition does not use.
 """
 
 from math import log, pi, sqrt
@@ -37,7 +37,12 @@ def draw(*shape: int) -> Tensor:
     "sampler, eta, std, keep",
     [
         ("ode", 0.0, 0.0, 0.5),
-        ("ddim", 0.5, 0.5 * 0.5 / 0.8 * sqrt(0.6), 0.4375),  # 0.64 − (0.2/0.5)² 0.25 = 0.6; 0.25 − 0.05859 = 0.4375²
+        (
+            "ddim",
+            0.5,
+            0.5 * 0.5 / 0.8 * sqrt(0.6),
+            0.4375,
+        ),  # 0.64 − (0.2/0.5)² 0.25 = 0.6; 0.25 − 0.05859 = 0.4375²
         ("cps", 1 / 3, 0.25, 0.5 * sqrt(3) / 2),  # 30 degrees
         ("flow_sde", 0.7, 1.4 * sqrt(0.3), 0.5 - 0.588 / 1.6),  # 0.8/0.2 = 2²
         ("dance_sde", 0.3, 0.3 * sqrt(0.3), 0.5 - 0.027 / 1.6),
@@ -49,15 +54,20 @@ def test_table_by_hand(sampler: str, eta: float, std: float, keep: float) -> Non
 
 
 def test_mean_by_hand() -> None:
-    """x = 2, v = 1 at t = 0.8: x̂0 = 1.2, ε̂ = 2.2; Flow-CPS at 30 degrees keeps 0.5 cos 30°."""
+    """x = 2, v = 1 at t = 0.8: x̂0 = 1.2, ε̂ = 2.2; Flow-CPS at 30 degrees keeps 0.5 cos
+    30°."""
     out = step(flow(), "cps", torch.ones(1, 1), torch.full((1, 1), 2.0), 0.8, 0.5, eta=1 / 3)
-    assert float(out.mean) == pytest.approx(0.5 * 1.2 + 0.4330127 * 2.2) and float(out.std) == pytest.approx(0.25)
+    assert float(out.mean) == pytest.approx(0.5 * 1.2 + 0.4330127 * 2.2) and float(
+        out.std
+    ) == pytest.approx(0.25)
 
 
 # The published formulas
 
 
-def published_flow_grpo(x: Tensor, v: Tensor, sigmas: list[float], i: int, a: float) -> tuple[Tensor, float]:
+def published_flow_grpo(
+    x: Tensor, v: Tensor, sigmas: list[float], i: int, a: float
+) -> tuple[Tensor, float]:
     """Flow-GRPO's sde_step_with_logprob (arXiv 2505.05470): (mean, total std)."""
     sigma, dt = sigmas[i], sigmas[i + 1] - sigmas[i]
     g = a * sqrt(sigma / (1 - (sigmas[1] if sigma == 1 else sigma)))
@@ -65,7 +75,9 @@ def published_flow_grpo(x: Tensor, v: Tensor, sigmas: list[float], i: int, a: fl
     return mean, g * sqrt(-dt)
 
 
-def published_dance_grpo(x: Tensor, v: Tensor, sigmas: list[float], i: int, a: float) -> tuple[Tensor, float]:
+def published_dance_grpo(
+    x: Tensor, v: Tensor, sigmas: list[float], i: int, a: float
+) -> tuple[Tensor, float]:
     """DanceGRPO's flux_step (arXiv 2505.07818)."""
     sigma, dt = sigmas[i], sigmas[i + 1] - sigmas[i]
     clean = x - sigma * v
@@ -73,7 +85,9 @@ def published_dance_grpo(x: Tensor, v: Tensor, sigmas: list[float], i: int, a: f
     return x + dt * v - 0.5 * a**2 * score * dt, a * sqrt(-dt)
 
 
-def published_flow_cps(x: Tensor, v: Tensor, sigmas: list[float], i: int, a: float) -> tuple[Tensor, float]:
+def published_flow_cps(
+    x: Tensor, v: Tensor, sigmas: list[float], i: int, a: float
+) -> tuple[Tensor, float]:
     """Flow-CPS (arXiv 2509.05952)."""
     sigma, after = sigmas[i], sigmas[i + 1]
     std = after * float(torch.sin(at(a * pi / 2)))
@@ -83,7 +97,11 @@ def published_flow_cps(x: Tensor, v: Tensor, sigmas: list[float], i: int, a: flo
 
 @pytest.mark.parametrize(
     "sampler, published",
-    [("flow_sde", published_flow_grpo), ("dance_sde", published_dance_grpo), ("cps", published_flow_cps)],
+    [
+        ("flow_sde", published_flow_grpo),
+        ("dance_sde", published_dance_grpo),
+        ("cps", published_flow_cps),
+    ],
 )
 @pytest.mark.parametrize("i", [0, 1, 5, 8])
 def test_published_formula(sampler: str, published: object, i: int) -> None:
@@ -91,9 +109,13 @@ def test_published_formula(sampler: str, published: object, i: int) -> None:
     x, v = draw(), draw()
     mean, std = published(x, v, sigmas, i, ETA[sampler])
     got = step(flow(), sampler, v, x, sigmas[i], sigmas[i + 1], ETA[sampler], second=sigmas[1])
-    assert torch.allclose(got.mean, mean, atol=1e-12) and float(got.std) == pytest.approx(std, abs=1e-12)
+    assert torch.allclose(got.mean, mean, atol=1e-12) and float(got.std) == pytest.approx(
+        std, abs=1e-12
+    )
     after = draw()
-    published_log = (-((after - mean) ** 2) / (2 * std**2) - log(std) - 0.5 * log(2 * pi)).mean((1, 2, 3, 4))
+    published_log = (-((after - mean) ** 2) / (2 * std**2) - log(std) - 0.5 * log(2 * pi)).mean(
+        (1, 2, 3, 4)
+    )
     assert torch.allclose(pool(log_density(got, after), 1)[:, 0], published_log, rtol=1e-12)
 
 
@@ -104,7 +126,9 @@ def test_published_ddpo() -> None:
     std = 0.8 * ((1 - after) / (1 - now) * (1 - now / after)).sqrt()
     clean = (x - (1 - now).sqrt() * eps) / now.sqrt()
     got = step(path, "ddim", eps, x, 0.61, 0.41, eta=0.8)
-    assert torch.allclose(got.mean, after.sqrt() * clean + (1 - after - std**2).sqrt() * eps, atol=1e-12)
+    assert torch.allclose(
+        got.mean, after.sqrt() * clean + (1 - after - std**2).sqrt() * eps, atol=1e-12
+    )
     assert torch.allclose(got.std, std)
 
 
@@ -113,7 +137,9 @@ def test_dance_is_flow_sde_of_constant_g() -> None:
     for t, s in ((0.9, 0.7), (0.4, 0.35)):
         constant = step(flow(), "dance_sde", v, x, t, s, eta=0.7 * sqrt(t / (1 - t)))
         varying = step(flow(), "flow_sde", v, x, t, s, eta=0.7)
-        assert torch.allclose(constant.mean, varying.mean, atol=1e-12) and torch.allclose(constant.std, varying.std)
+        assert torch.allclose(constant.mean, varying.mean, atol=1e-12) and torch.allclose(
+            constant.std, varying.std
+        )
 
 
 # diffusers
@@ -133,10 +159,14 @@ def test_ode_is_diffusers_flow_euler() -> None:
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-@pytest.mark.parametrize("predicts, diffusers_name", [("eps", "epsilon"), ("v", "v_prediction"), ("x0", "sample")])
+@pytest.mark.parametrize(
+    "predicts, diffusers_name", [("eps", "epsilon"), ("v", "v_prediction"), ("x0", "sample")]
+)
 def test_ddim_is_diffusers_ddim(eta: float, predicts: str, diffusers_name: str) -> None:
     diffusers = pytest.importorskip("diffusers", reason="needs vidrl[train]")
-    ddim = diffusers.DDIMScheduler(num_train_timesteps=100, prediction_type=diffusers_name, clip_sample=False)
+    ddim = diffusers.DDIMScheduler(
+        num_train_timesteps=100, prediction_type=diffusers_name, clip_sample=False
+    )
     ddim.set_timesteps(10)
     path = discrete(ddim.alphas_cumprod, predicts)
     x, same = (torch.randn(2, 3, 4, 4),) * 2
@@ -178,10 +208,14 @@ def test_oracle_keeps_the_marginal_of_an_sde_to_first_order(sampler: str) -> Non
 def contraction(sampler: str, eta: float, steps: int, path: Path | None = None) -> float:
     """Std of what a rollout with the exact posterior mean makes, over the true std.
 
-    Mean and std of each step are read from `step` itself: x̂0 is linear in x, so x_s = c x_t + std z. Steps that may
-    not draw noise are ode steps, as in a plan.
+    Mean and std of each step are read from `step` itself: x̂0 is linear in x, so x_s = c
+    x_t + std z. Steps that may not draw noise are ode steps, as in a plan.
     """
-    path, one, times = path or flow(), torch.ones(1, 1, dtype=F64), torch.linspace(1, 0, steps + 1, dtype=F64).tolist()
+    path, one, times = (
+        path or flow(),
+        torch.ones(1, 1, dtype=F64),
+        torch.linspace(1, 0, steps + 1, dtype=F64).tolist(),
+    )
     noisy = may_draw(path, sampler, times, eta).tolist()
     variance = float(path.alpha(at(1.0)) * SPREAD) ** 2 + float(path.sigma(at(1.0))) ** 2
     for t, s, draws in zip(times[:-1], times[1:], noisy, strict=True):
@@ -204,7 +238,8 @@ def contraction(sampler: str, eta: float, steps: int, path: Path | None = None) 
     ],
 )
 def test_posterior_mean_converges(sampler: str, eta: float, at_20: float) -> None:
-    """Measured: the std at K = 20 is the share above, and the error goes as 1/K (flow_sde's crosses 0 on its way)."""
+    """Measured: the std at K = 20 is the share above, and the error goes as 1/K (flow_sde's
+    crosses 0 on its way)."""
     assert contraction(sampler, eta, 20) == pytest.approx(at_20, abs=1e-3)
     far, near = (abs(1 - contraction(sampler, eta, k)) for k in (80, 640))
     assert near < 0.006 and (near < far / 4 or sampler == "flow_sde")
@@ -214,13 +249,17 @@ def test_posterior_mean_converges_on_a_discrete_path() -> None:
     path = discrete(CUMPROD, "eps")
     for eta in (0.0, 1.0):
         assert contraction("ddim", eta, 100, path) == pytest.approx(1, abs=0.05)
-        assert abs(1 - contraction("ddim", eta, 100, path)) < abs(1 - contraction("ddim", eta, 20, path)) / 2
+        assert (
+            abs(1 - contraction("ddim", eta, 100, path))
+            < abs(1 - contraction("ddim", eta, 20, path)) / 2
+        )
 
 
 @pytest.mark.parametrize("eta, at_20", [(0.3, 0.903), (0.5, 0.856), (0.7, 0.788), (1.0, 0.652)])
 def test_cps_contracts(eta: float, at_20: float) -> None:
-    """Measured: a Gaussian of std 0.5 comes out of Flow-CPS at 0.79 of it (η = 0.7, K = 20; the ODE: 0.93), and more
-    steps hardly mend that (0.85 at K = 1000; the ODE: 0.998), since a posterior mean's ε̂ is narrower than ε."""
+    """Measured: a Gaussian of std 0.5 comes out of Flow-CPS at 0.79 of it (η = 0.7, K = 20;
+    the ODE: 0.93), and more steps hardly mend that (0.85 at K = 1000; the ODE: 0.998),
+    since a posterior mean's ε̂ is narrower than ε."""
     assert contraction("cps", eta, 20) == pytest.approx(at_20, abs=1e-3)
     assert contraction("cps", eta, 20) < contraction("cps", eta, 1000) < 1 - 0.02 * eta
 
@@ -239,7 +278,9 @@ def test_divergence_is_torchs() -> None:
     std, means = torch.tensor(0.37, dtype=F64), (draw(), draw())
     steps = [Step(mean, std) for mean in means]
     normals = [torch.distributions.Normal(mean, std) for mean in means]
-    assert torch.allclose(divergence(*steps), torch.distributions.kl_divergence(*normals), atol=1e-12)
+    assert torch.allclose(
+        divergence(*steps), torch.distributions.kl_divergence(*normals), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("sampler", STOCHASTIC)
@@ -249,7 +290,9 @@ def test_gradient_of_the_log_density(sampler: str, t: float, s: float) -> None:
     x, after = draw(2, 2, 3, 1, 1), draw(2, 2, 3, 1, 1)
 
     def densities(raw: Tensor) -> Tensor:
-        return pool(log_density(step(flow(), sampler, raw, x, t, s, ETA[sampler], second=0.8), after), 2)
+        return pool(
+            log_density(step(flow(), sampler, raw, x, t, s, ETA[sampler], second=0.8), after), 2
+        )
 
     assert torch.autograd.gradcheck(densities, draw(2, 2, 3, 1, 1).requires_grad_())
 
@@ -267,9 +310,9 @@ def test_gradient_for_every_prediction(predicts: str) -> None:
 def test_samples_have_the_steps_mean_and_std() -> None:
     out = step(flow(), "dance_sde", torch.zeros(1, 1), torch.ones(1, 1), 0.5, 0.25, eta=0.8)
     x = out.sample(torch.randn(1, 200_000))
-    assert float(x.mean()) == pytest.approx(float(out.mean), abs=5e-3) and float(x.std()) == pytest.approx(
-        0.4, abs=5e-3
-    )
+    assert float(x.mean()) == pytest.approx(float(out.mean), abs=5e-3) and float(
+        x.std()
+    ) == pytest.approx(0.4, abs=5e-3)
 
 
 # Ends, batches, types
@@ -295,13 +338,24 @@ def test_a_time_a_sample_is_each_sample_at_its_time(sampler: str) -> None:
     t, s = torch.tensor([1.0, 0.5], dtype=F64), torch.tensor([0.9, 0.3], dtype=F64)
     together = step(flow(), sampler, v, x, t, s, ETA[sampler], second=0.9)
     for i in range(2):
-        alone = step(flow(), sampler, v[i : i + 1], x[i : i + 1], float(t[i]), float(s[i]), ETA[sampler], second=0.9)
+        alone = step(
+            flow(),
+            sampler,
+            v[i : i + 1],
+            x[i : i + 1],
+            float(t[i]),
+            float(s[i]),
+            ETA[sampler],
+            second=0.9,
+        )
         assert torch.equal(together.mean[i : i + 1], alone.mean) and torch.equal(
             together.std[i].squeeze(), alone.std.squeeze()
         )
 
 
-@pytest.mark.parametrize("given, kept", [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (F64, F64)])
+@pytest.mark.parametrize(
+    "given, kept", [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (F64, F64)]
+)
 def test_arithmetic_is_float32_or_better(given: torch.dtype, kept: torch.dtype) -> None:
     x = torch.randn(1, 2, dtype=given)
     out = step(flow(), "dance_sde", x, x, 0.5, 0.3, 0.3)
@@ -343,10 +397,16 @@ def test_a_deterministic_step_has_no_density() -> None:
         ("dance_sde", 2.0, 0.5, 0.25),  # keep 0.25 − 1/1
     ],
 )
-def test_a_noise_beyond_what_the_step_has_room_for_is_an_error(sampler: str, eta: float, t: float, s: float) -> None:
-    with pytest.raises(ValueError, match=f"that the step has room for, got {sampler} with eta {eta} and keep = -"):
+def test_a_noise_beyond_what_the_step_has_room_for_is_an_error(
+    sampler: str, eta: float, t: float, s: float
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"that the step has room for, got {sampler} with eta {eta} and keep = -"
+    ):
         coefficients(flow(), sampler, at(t), at(s), eta)
-    with pytest.raises(ValueError, match="lower eta, take more steps, or let this step draw no noise"):
+    with pytest.raises(
+        ValueError, match="lower eta, take more steps, or let this step draw no noise"
+    ):
         step(flow(), sampler, draw(), draw(), t, s, eta)
     assert float(coefficients(flow(), sampler, at(t), at(s), eta, strict=False)[1]) < 0
 

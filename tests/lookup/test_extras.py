@@ -1,4 +1,5 @@
-"""The commands in messages work: vidrl is on no index, so none of them asks an index for vidrl."""
+"""The commands in messages work: vidrl is on no index, so none of them asks an index for
+vidrl."""
 
 import re
 import shlex
@@ -32,17 +33,44 @@ def test_an_extra_that_is_not_there_is_refused():
 
 
 def test_no_message_and_no_page_asks_an_index_for_vidrl():
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    texts = {name: (ROOT / name).read_text(errors="replace") for name in files
-             if name.endswith((".py", ".md", ".toml", ".txt")) and (ROOT / name).is_file()}
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    texts = {
+        name: (ROOT / name).read_text(errors="replace")
+        for name in files
+        if name.endswith((".py", ".md", ".toml", ".txt")) and (ROOT / name).is_file()
+    }
     asked = re.compile(r"pip install [^\n]*(?<![./\w])vidrl(\[|\b(?!/))")
-    found = [name for name, text in texts.items() if asked.search(text) and name != "tests/lookup/test_extras.py"]
+    found = [
+        name
+        for name, text in texts.items()
+        if asked.search(text) and name != "tests/lookup/test_extras.py"
+    ]
     assert not found
 
 
 def test_the_command_that_a_message_names_resolves():
-    """pip reads the path with its extra as this checkout; it resolves nothing and downloads nothing."""
+    """pip reads the path with its extra as this checkout; it resolves nothing and downloads
+    nothing."""
     words = shlex.split(extras.install("vmaf"))[2:]
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--no-build-isolation",
-                           "--quiet", "--report", "-", *words], capture_output=True, text=True)
-    assert done.returncode == 0 and '"requested_extras": [\n        "vmaf"' in done.stdout, done.stderr
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--dry-run",
+            "--no-deps",
+            "--no-build-isolation",
+            "--quiet",
+            "--report",
+            "-",
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and '"requested_extras": [\n        "vmaf"' in done.stdout, (
+        done.stderr
+    )

@@ -1,4 +1,5 @@
-"""vidrl export: from a run, a folder or a file, to where it was asked, and never over what it read."""
+"""vidrl export: from a run, a folder or a file, to where it was asked, and never over what
+it read."""
 
 import pytest
 import torch
@@ -36,7 +37,9 @@ def test_a_run_a_folder_and_a_file_give_the_same_lora(form, run, tmp_path, capsy
         assert export(source, "--format", form, "--out", tmp_path / f"{i}.out") == 0
         found = lora.read(tmp_path / f"{i}.out")
         assert found.alphas == expected.alphas
-        assert all(torch.equal(found.weights[key], value) for key, value in expected.weights.items())
+        assert all(
+            torch.equal(found.weights[key], value) for key, value in expected.weights.items()
+        )
     assert "16 modules, rank 2, alpha 6, in" in capsys.readouterr().out
     assert export(run, "--format", form) == 0 and export(run / "lora", "--format", form) == 0
     ends = "" if form in ("diffusers", "peft") else ".safetensors"
@@ -64,7 +67,9 @@ def refused(capsys, *words) -> str:
 def test_wrong_inputs(run, tmp_path, capsys):
     file = run / "lora" / "pytorch_lora_weights.safetensors"
     before = file.read_bytes()
-    assert "another place than" in refused(capsys, run, "--format", "diffusers", "--out", run / "lora")
+    assert "another place than" in refused(
+        capsys, run, "--format", "diffusers", "--out", run / "lora"
+    )
     assert "another place than" in refused(capsys, file, "--format", "comfyui", "--out", file)
     assert file.read_bytes() == before
     words = refused(capsys, run, "--format", "peft", "--out", tmp_path / "x.safetensors")
@@ -76,7 +81,10 @@ def test_wrong_inputs(run, tmp_path, capsys):
     Policy(Toy(), full=True).save(tmp_path / "full")
     assert "all weights of a network" in refused(capsys, tmp_path / "full", "--format", "peft")
     state = load_file(file)
-    save_file({k: v for k, v in state.items() if "blocks.0.attn1.to_q.lora_B" not in k}, tmp_path / "half.safetensors")
+    save_file(
+        {k: v for k, v in state.items() if "blocks.0.attn1.to_q.lora_B" not in k},
+        tmp_path / "half.safetensors",
+    )
     words = refused(capsys, tmp_path / "half.safetensors", "--format", "comfyui")
     assert "blocks.0.attn1.to_q has no lora_B" in words
     with pytest.raises(SystemExit):

@@ -1,4 +1,5 @@
-"""A LoRA of which a part has no place in the network is refused, with names; nothing is left out without a word."""
+"""A LoRA of which a part has no place in the network is refused, with names; nothing is
+left out without a word."""
 
 import re
 import warnings
@@ -37,28 +38,53 @@ def renamed(state, old, new):
 
 V = "transformer.blocks.1.attn1.to_v"
 WRONG = {
-    "a lora_B is missing": (lambda s: {k: v for k, v in s.items() if k != f"{V}.lora_B.weight"},
-                            r"15 modules fit, 1 names.*blocks\.1\.attn1\.to_v has no lora_B, only lora_A"),
-    "a lora_A is missing": (lambda s: {k: v for k, v in s.items() if k != f"{V}.lora_A.weight"},
-                            r"blocks\.1\.attn1\.to_v has no lora_A, only lora_B"),
-    "half of the names are wrong": (lambda s: renamed(s, "attn1", "atn1"),
-                                    r"8 modules fit, 8 names.*blocks\.0\.atn1\.to_k names no module: the nearest is "
-                                    r"blocks\.0\.attn1\.to_k.*and 4 more"),
-    "blocks beyond the model": (lambda s: s | renamed({k: v for k, v in s.items() if "s.0." in k}, "s.0.", "s.9."),
-                                r"16 modules fit, 8 names.*the network has blocks\.0 to blocks\.1"),
-    "a tensor of another kind": (lambda s: s | {f"{V}.dora_scale": torch.ones(24)},
-                                 r"15 modules fit, 1 names.*attn1\.to_v is of DoRA"),
-    "an alpha of nothing": (lambda s: s | {"transformer.blocks.1.attn1.to_w.alpha": torch.tensor(2.0)},
-                            r"attn1\.to_w has no lora_A and lora_B, only alpha"),
-    "a norm": (lambda s: s | {"transformer.blocks.0.norm2.lora_A.weight": torch.ones(2, 24),
-                              "transformer.blocks.0.norm2.lora_B.weight": torch.ones(24, 2)},
-               r"blocks\.0\.norm2 names a FP32LayerNorm, which takes no LoRA"),
-    "matrices that do not fit each other": (lambda s: s | {f"{V}.lora_A.weight": torch.ones(3, 24)},
-                                            r"shapes \(3, 24\) and \(24, 2\), which do not fit each other"),
-    "a tensor given twice": (lambda s: s | {"diffusion_model.blocks.1.self_attn.v.lora_A.weight": torch.ones(2, 24)},
-                             r"is a second lora_A of blocks\.1\.attn1\.to_v"),
-    "a change of a whole weight": (lambda s: s | {"transformer.blocks.0.norm2.diff": torch.ones(24)},
-                                   r"norm2\.diff is no tensor of a plain LoRA"),
+    "a lora_B is missing": (
+        lambda s: {k: v for k, v in s.items() if k != f"{V}.lora_B.weight"},
+        r"15 modules fit, 1 names.*blocks\.1\.attn1\.to_v has no lora_B, only lora_A",
+    ),
+    "a lora_A is missing": (
+        lambda s: {k: v for k, v in s.items() if k != f"{V}.lora_A.weight"},
+        r"blocks\.1\.attn1\.to_v has no lora_A, only lora_B",
+    ),
+    "half of the names are wrong": (
+        lambda s: renamed(s, "attn1", "atn1"),
+        r"8 modules fit, 8 names.*blocks\.0\.atn1\.to_k names no module: the nearest is "
+        r"blocks\.0\.attn1\.to_k.*and 4 more",
+    ),
+    "blocks beyond the model": (
+        lambda s: s | renamed({k: v for k, v in s.items() if "s.0." in k}, "s.0.", "s.9."),
+        r"16 modules fit, 8 names.*the network has blocks\.0 to blocks\.1",
+    ),
+    "a tensor of another kind": (
+        lambda s: s | {f"{V}.dora_scale": torch.ones(24)},
+        r"15 modules fit, 1 names.*attn1\.to_v is of DoRA",
+    ),
+    "an alpha of nothing": (
+        lambda s: s | {"transformer.blocks.1.attn1.to_w.alpha": torch.tensor(2.0)},
+        r"attn1\.to_w has no lora_A and lora_B, only alpha",
+    ),
+    "a norm": (
+        lambda s: (
+            s
+            | {
+                "transformer.blocks.0.norm2.lora_A.weight": torch.ones(2, 24),
+                "transformer.blocks.0.norm2.lora_B.weight": torch.ones(24, 2),
+            }
+        ),
+        r"blocks\.0\.norm2 names a FP32LayerNorm, which takes no LoRA",
+    ),
+    "matrices that do not fit each other": (
+        lambda s: s | {f"{V}.lora_A.weight": torch.ones(3, 24)},
+        r"shapes \(3, 24\) and \(24, 2\), which do not fit each other",
+    ),
+    "a tensor given twice": (
+        lambda s: s | {"diffusion_model.blocks.1.self_attn.v.lora_A.weight": torch.ones(2, 24)},
+        r"is a second lora_A of blocks\.1\.attn1\.to_v",
+    ),
+    "a change of a whole weight": (
+        lambda s: s | {"transformer.blocks.0.norm2.diff": torch.ones(24)},
+        r"norm2\.diff is no tensor of a plain LoRA",
+    ),
 }
 
 
@@ -86,15 +112,21 @@ def test_what_fits_is_used_where_a_person_allows_it_with_a_warning(kind, state, 
 
 def test_a_file_of_which_no_module_fits_is_refused_even_then(state, tmp_path):
     put(tmp_path, renamed(state, "transformer.", "unet."))
-    with pytest.raises(ValueError, match=r"(?s)0 modules fit, 16 names.*The file is of another model") as caught:
+    with pytest.raises(
+        ValueError, match=r"(?s)0 modules fit, 16 names.*The file is of another model"
+    ) as caught:
         load_adapter(Wan.tiny(), tmp_path, partial=True)
     assert "unet.blocks.0.attn1.to_k" in str(caught.value)
 
 
 def test_a_lora_of_another_size_of_the_model_is_named_so(state, tmp_path):
-    wide = {key: torch.randn(v.shape[0], 48) if "lora_A" in key else torch.randn(48, v.shape[1])
-            for key, v in state.items()}
-    with pytest.raises(ValueError, match=r"a weight of \(48, 48\), the network's is \(24, 24\).*another size"):
+    wide = {
+        key: torch.randn(v.shape[0], 48) if "lora_A" in key else torch.randn(48, v.shape[1])
+        for key, v in state.items()
+    }
+    with pytest.raises(
+        ValueError, match=r"a weight of \(48, 48\), the network's is \(24, 24\).*another size"
+    ):
         load_adapter(Wan.tiny(), put(tmp_path, wide))
 
 
@@ -103,13 +135,16 @@ def test_a_lora_of_another_size_of_the_model_is_named_so(state, tmp_path):
 def test_numbers_that_are_not_finite_are_always_refused(number, partial, state, tmp_path):
     bad = dict(state)
     bad[f"{V}.lora_A.weight"] = torch.full((2, 24), number)
-    with pytest.raises(ValueError, match=r"NaN or infinity in 1 tensors, as blocks\.1\.attn1\.to_v\.lora_A"):
+    with pytest.raises(
+        ValueError, match=r"NaN or infinity in 1 tensors, as blocks\.1\.attn1\.to_v\.lora_A"
+    ):
         load_adapter(Wan.tiny(), put(tmp_path, bad), partial)
 
 
 @pytest.mark.parametrize("part", ["attn1", "blocks.0"])
 def test_a_lora_of_fewer_modules_is_whole(part, state, tmp_path):
-    """Attention of one kind, one block: peft and diffusers put adapters where the file names modules, and no others."""
+    """Attention of one kind, one block: peft and diffusers put adapters where the file
+    names modules, and no others."""
     some = {key: value for key, value in state.items() if f".{part}." in key}
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -121,7 +156,9 @@ def test_a_lora_of_fewer_modules_is_whole(part, state, tmp_path):
 
 def test_what_is_no_lora_file_is_told_apart(state, tmp_path):
     where = tmp_path / "runs" / "none"
-    with pytest.raises(ValueError, match="which does not exist: name what training saved") as caught:
+    with pytest.raises(
+        ValueError, match="which does not exist: name what training saved"
+    ) as caught:
         load_adapter(Wan.tiny(), where)
     assert "offline" not in str(caught.value) and str(where) in str(caught.value)
     (tmp_path / "empty").mkdir()
@@ -129,7 +166,9 @@ def test_what_is_no_lora_file_is_told_apart(state, tmp_path):
         load_adapter(Wan.tiny(), tmp_path / "empty")
     for name in ("a", "b"):
         save_file(state, tmp_path / f"{name}.safetensors")
-    with pytest.raises(ValueError, match="which holds a.safetensors, b.safetensors: name the file itself"):
+    with pytest.raises(
+        ValueError, match="which holds a.safetensors, b.safetensors: name the file itself"
+    ):
         load_adapter(Wan.tiny(), tmp_path)
     assert load_adapter(Wan.tiny(), tmp_path / "a.safetensors").weights
     (tmp_path / "run" / "lora").mkdir(parents=True)
@@ -142,7 +181,9 @@ def test_what_is_no_lora_file_is_told_apart(state, tmp_path):
     with pytest.raises(ValueError, match="expected a file of safetensors, got .*cut.safetensors"):
         load_adapter(Wan.tiny(), tmp_path / "cut.safetensors")
     save_file({"blocks.0.attn1.to_q.hada_w1_a": torch.ones(2, 2)}, tmp_path / "loha.safetensors")
-    with pytest.raises(ValueError, match="expected pairs of lora_A and lora_B .* as blocks.0.attn1.to_q.hada_w1_a"):
+    with pytest.raises(
+        ValueError, match="expected pairs of lora_A and lora_B .* as blocks.0.attn1.to_q.hada_w1_a"
+    ):
         load_adapter(Wan.tiny(), tmp_path / "loha.safetensors")
 
 
@@ -159,24 +200,54 @@ def test_a_configuration_that_is_no_plain_lora_is_refused(state, tmp_path):
 ALPHA = f"{V}.alpha"
 CONFIG = "lora_adapter_metadata"
 ODD = {
-    "alpha of two numbers": ({ALPHA: torch.ones(2)}, {}, r"one number as blocks\.1\.attn1\.to_v\.alpha.*shape \(2,\)"),
-    "alpha of no number": ({ALPHA: torch.ones(0)}, {}, r"one number as blocks\.1\.attn1\.to_v\.alpha.*shape \(0,\)"),
+    "alpha of two numbers": (
+        {ALPHA: torch.ones(2)},
+        {},
+        r"one number as blocks\.1\.attn1\.to_v\.alpha.*shape \(2,\)",
+    ),
+    "alpha of no number": (
+        {ALPHA: torch.ones(0)},
+        {},
+        r"one number as blocks\.1\.attn1\.to_v\.alpha.*shape \(0,\)",
+    ),
     "alpha 0": ({ALPHA: torch.zeros(())}, {}, "an alpha other than 0 in .* got 0 for 1 modules"),
-    "alpha 0 and a bias": ({ALPHA: torch.zeros(()), f"{V}.diff_b": torch.ones(24)}, {}, "an alpha other than 0"),
-    "a bias of another size": ({f"{V}.diff_b": torch.ones(5)}, {},
-                               r"to_v has a bias of shape \(5,\), the network's is \(24,\)"),
-    "broken metadata": ({}, {CONFIG: "{oops"}, "configuration of a LoRA as JSON in the metadata of .*'{oops'"),
-    "metadata of another kind": ({}, {CONFIG: "null"}, "a JSON object, in the metadata of .*'null'"),
+    "alpha 0 and a bias": (
+        {ALPHA: torch.zeros(()), f"{V}.diff_b": torch.ones(24)},
+        {},
+        "an alpha other than 0",
+    ),
+    "a bias of another size": (
+        {f"{V}.diff_b": torch.ones(5)},
+        {},
+        r"to_v has a bias of shape \(5,\), the network's is \(24,\)",
+    ),
+    "broken metadata": (
+        {},
+        {CONFIG: "{oops"},
+        "configuration of a LoRA as JSON in the metadata of .*'{oops'",
+    ),
+    "metadata of another kind": (
+        {},
+        {CONFIG: "null"},
+        "a JSON object, in the metadata of .*'null'",
+    ),
     "a list": ({}, {CONFIG: "[1]"}, "a JSON object, in the metadata of"),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("end", ["dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.default.weight"])
+@pytest.mark.parametrize(
+    "end", ["dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.default.weight"]
+)
 def test_a_pair_of_dora_is_left_out_whole(end, state, tmp_path):
-    """Its matrices without its magnitude would be another change than the one that was trained."""
+    """Its matrices without its magnitude would be another change than the one that was
+    trained."""
     with pytest.warns(UserWarning, match="to_v is of DoRA"):
-        policy = load_adapter(Wan.tiny(), put(tmp_path, state | {f"{V}.{end}": torch.ones(24)}), partial=True)
-    assert len(policy.weights) == len(state) - 2 and not any("blocks.1.attn1.to_v" in key for key in policy.weights)
+        policy = load_adapter(
+            Wan.tiny(), put(tmp_path, state | {f"{V}.{end}": torch.ones(24)}), partial=True
+        )
+    assert len(policy.weights) == len(state) - 2 and not any(
+        "blocks.1.attn1.to_v" in key for key in policy.weights
+    )
     every = {key.replace("lora_A.weight", end): torch.ones(24) for key in state if "lora_A" in key}
     with pytest.raises(ValueError, match="expected pairs of lora_A and lora_B .* is of DoRA"):
         load_adapter(Wan.tiny(), put(tmp_path, state | every), partial=True)
@@ -191,7 +262,10 @@ def test_odd_numbers_and_configurations_are_refused_by_file_and_name(kind, state
 
 
 def test_a_broken_adapter_config_is_refused_by_name_and_a_null_alpha_is_the_rank(state, tmp_path):
-    bare = {f"base_model.model.{key.removeprefix('transformer.')}": value for key, value in state.items()}
+    bare = {
+        f"base_model.model.{key.removeprefix('transformer.')}": value
+        for key, value in state.items()
+    }
     save_file(bare, tmp_path / "adapter_model.safetensors")
     config = tmp_path / "adapter_config.json"
     config.write_text('{"lora_alpha": null, "r": 2}')

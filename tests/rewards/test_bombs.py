@@ -1,4 +1,5 @@
-"""Files that ask for much more memory than they have bytes: each is a row with its reason, and the rest goes on."""
+"""Files that ask for much more memory than they have bytes: each is a row with its reason,
+and the rest goes on."""
 
 import re
 import struct
@@ -19,7 +20,11 @@ pytest.importorskip("av", reason="PyAV reads .gif")
 def gif(width, height, frames):
     """A film of one changing pixel on a canvas of any size: about 23 bytes a frame."""
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
-    one = b"\x21\xf9\x04\x00\x01\x00\x00\x00\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+    one = (
+        b"\x21\xf9\x04\x00\x01\x00\x00\x00\x2c"
+        + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
+        + b"\x02\x02\x44\x01\x00"
+    )
     return head + one * frames + b"\x3b"
 
 
@@ -35,12 +40,18 @@ def webp(width, height, frames):
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("a.gif", gif(8000, 8000, 8)), ("a.mp4", gif(30000, 30000, 3)), ("a.webp", webp(16000, 16000, 3))],
+    [
+        ("a.gif", gif(8000, 8000, 8)),
+        ("a.mp4", gif(30000, 30000, 3)),
+        ("a.webp", webp(16000, 16000, 3)),
+    ],
 )
 def test_frames_that_are_too_large_are_refused_before_they_are_decoded(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     (row,) = score_files([tmp_path], {"f": Flicker()})
-    assert re.search("expected frames of up to 33554432 pixels, got|a larger one than can be read", row["why"])
+    assert re.search(
+        "expected frames of up to 33554432 pixels, got|a larger one than can be read", row["why"]
+    )
     assert len(data) < 400
 
 
@@ -50,9 +61,11 @@ def test_this_process_stays_small(tmp_path):
     pytest.importorskip("resource")
     (tmp_path / "a.gif").write_bytes(gif(8000, 8000, 8))
     (tmp_path / "b.gif").write_bytes(gif(5000, 5000, 300))
-    code = ("import resource; resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)\n"
-            "from vidrl.rewards import score_files\nfrom vidrl.rewards.jerk import Jerk\n"
-            f"print([row['why'] for row in score_files([{str(tmp_path)!r}], {{'j': Jerk()}})])")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)\n"
+        "from vidrl.rewards import score_files\nfrom vidrl.rewards.jerk import Jerk\n"
+        f"print([row['why'] for row in score_files([{str(tmp_path)!r}], {{'j': Jerk()}})])"
+    )
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     assert "up to 33554432 pixels" in made.stdout and "5000 x 5000 at 100 a second" in made.stdout

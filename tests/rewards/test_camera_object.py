@@ -19,7 +19,10 @@ def texture(height: int = 160, width: int = 160, seed: int = 0) -> torch.Tensor:
     """Smooth random ground, (3, H, W) in [0.1, 0.9]."""
     draw = torch.Generator().manual_seed(seed)
     noise = torch.rand(1, 3, height // 4, width // 4, generator=draw)
-    return torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")[0].clamp(0, 1) * 0.8 + 0.1
+    return (
+        torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")[0].clamp(0, 1) * 0.8
+        + 0.1
+    )
 
 
 def sliding(x: float, y: float, frames: int = 9) -> torch.Tensor:
@@ -30,7 +33,8 @@ def sliding(x: float, y: float, frames: int = 9) -> torch.Tensor:
 
 
 def scaled(zoom: float, roll: float, frames: int = 9) -> torch.Tensor:
-    """A still under a camera that zooms in by `zoom` (log) and rolls clockwise by `roll` radians a frame."""
+    """A still under a camera that zooms in by `zoom` (log) and rolls clockwise by `roll`
+    radians a frame."""
     ground = texture()[None]
     rows = []
     for t in range(frames):
@@ -48,7 +52,8 @@ def parts(video: torch.Tensor, fps: float = 8.0, **options) -> dict[str, float]:
 
 @pytest.mark.parametrize(("x", "y"), [(1, 0), (-2, 0), (0, 2), (2, -1)])
 def test_a_pan_over_a_still_is_the_cameras(x, y):
-    """Content that moves by (x, y) pixels a frame: the camera pans by -x and tilts up by y, at 8 frames a second."""
+    """Content that moves by (x, y) pixels a frame: the camera pans by -x and tilts up by y,
+    at 8 frames a second."""
     found = parts(sliding(x, y))
     assert found["pan"] == pytest.approx(-x * 8 / DIAGONAL, abs=0.005)
     assert found["tilt"] == pytest.approx(y * 8 / DIAGONAL, abs=0.005)
@@ -74,7 +79,8 @@ def test_a_thing_that_moves_alone_leaves_the_camera_at_rest(background, speed, w
 
 
 def test_a_thing_under_a_moving_camera():
-    """Object motion is given in the picture: a thing that rests in it while the ground pans moves alone, as fast."""
+    """Object motion is given in the picture: a thing that rests in it while the ground pans
+    moves alone, as fast."""
     scene = world.Scene("circle", "red", "rest", "slow", "speckled", "left")
     found = parts(world.render(scene, SIDE, 17, seed=3).video)
     assert found["pan"] == pytest.approx(-0.15 / math.sqrt(2), abs=0.01)
@@ -100,9 +106,13 @@ def test_frozen_earns_nothing_and_shaking_on_the_spot_hardly_anything():
 def test_frame_rate_and_size_change_little(what):
     """Within 20 % at 8, 12, 24 and 30 frames a second and at 48, 64 and 128 pixels."""
     camera = "static" if what == "object" else "right"
-    scene = world.Scene("square", "blue", "down" if what == "object" else "rest", "fast", "speckled", camera)
+    scene = world.Scene(
+        "square", "blue", "down" if what == "object" else "rest", "fast", "speckled", camera
+    )
     looks = [(fps, 64) for fps in (8, 12, 24, 30)] + [(8, 48), (8, 128)]
-    clips = [world.render(scene, size, round(1.5 * fps) + 1, fps, seed=2).video for fps, size in looks]
+    clips = [
+        world.render(scene, size, round(1.5 * fps) + 1, fps, seed=2).video for fps, size in looks
+    ]
     values = [parts(clip, fps)[what] for clip, (fps, _) in zip(clips, looks, strict=True)]
     assert max(values) < 1.2 * min(values), values
 
@@ -111,7 +121,11 @@ def test_the_value_is_the_part_asked_for_and_is_cut_at_most():
     video = sliding(2, 0)
     samples = Samples(video[None], [""], 8.0)
     score = CameraObject("camera")(samples)
-    assert set(score.parts) == set(PARTS) and score.weights["camera"] == 1 and score.weights["object"] == 0
+    assert (
+        set(score.parts) == set(PARTS)
+        and score.weights["camera"] == 1
+        and score.weights["object"] == 0
+    )
     torch.testing.assert_close(score.value, score.parts["camera"].value)
     low = CameraObject("camera", most=0.1)(samples)
     assert low.value.item() == pytest.approx(0.1) and low.slopes["camera"].item() == 0
@@ -121,7 +135,10 @@ def test_a_clip_that_cannot_be_scored_has_no_parts_scored_either():
     video = torch.stack([sliding(1, 0), sliding(1, 0)])
     video[1, 2] = math.nan
     score = CameraObject()(Samples(video, ["", ""], 8.0))
-    assert score.parts["pan"].value.isnan().tolist() == [False, True] and "frame 2" in score.parts["pan"].why[1]
+    assert (
+        score.parts["pan"].value.isnan().tolist() == [False, True]
+        and "frame 2" in score.parts["pan"].why[1]
+    )
 
 
 @pytest.mark.parametrize("options", [{"what": "both"}, {"most": 0.0}])
@@ -147,7 +164,10 @@ def test_the_fit_withstands_outliers():
     flow[..., 8:40, 10:42] = torch.tensor([5.0, -3.0]).view(2, 1, 1)
     frames = texture(48, 64)[None, None]
     found = camera(flow, frames, torch.ones(1, 1, 48, 64))
-    assert abs(found.shift.item() - shift.item()) < 2e-4 and abs(found.turn.item() - turn.item()) < 2e-3
+    assert (
+        abs(found.shift.item() - shift.item()) < 2e-4
+        and abs(found.turn.item() - turn.item()) < 2e-3
+    )
     assert 0.6 < found.share.item() < 0.8
     there = found.shift + found.turn * 0.1 + 0.1
     back = found.flip()

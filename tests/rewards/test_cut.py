@@ -14,8 +14,12 @@ from vidrl.synthetic import corruptions, world
 FPS = 8.0
 
 
-def scene(background: str, colour: str = "red", frames: int = 17, fps: float = FPS, size: int = 32) -> torch.Tensor:
-    return world.render(world.Scene("circle", colour, "left", "fast", background), size, frames, fps, seed=1).video
+def scene(
+    background: str, colour: str = "red", frames: int = 17, fps: float = FPS, size: int = 32
+) -> torch.Tensor:
+    return world.render(
+        world.Scene("circle", colour, "left", "fast", background), size, frames, fps, seed=1
+    ).video
 
 
 def score(clip: torch.Tensor, fps: float = FPS, **options):
@@ -32,7 +36,8 @@ TWO = torch.cat([scene("dark")[:7], scene("striped", "cyan")[7:]])
 
 
 def test_a_cut_by_hand():
-    """One sure cut in 17 frames: 16 pairs of an eighth of a second, so half a cut a second, at frames 6 and 7."""
+    """One sure cut in 17 frames: 16 pairs of an eighth of a second, so half a cut a second,
+    at frames 6 and 7."""
     assert found(TWO) == [6]
     assert score(TWO).value.item() == pytest.approx(-0.5, abs=0.02)
 
@@ -46,7 +51,9 @@ def test_one_shot_has_none():
 def test_cuts_a_second_at_any_rate_and_size(fps, size):
     """Of two seconds; within 0.05, for the clips end on a frame."""
     frames = round(2 * fps) + 1
-    first, second = (scene(b, c, frames, fps, size) for b, c in (("dark", "red"), ("striped", "cyan")))
+    first, second = (
+        scene(b, c, frames, fps, size) for b, c in (("dark", "red"), ("striped", "cyan"))
+    )
     clip = torch.cat([first[: frames // 2], second[frames // 2 :]])
     assert found(clip, fps) == [frames // 2 - 1]
     assert score(clip, fps).value.item() == pytest.approx(-0.5, abs=0.05)
@@ -59,7 +66,9 @@ def test_flashes_are_no_cuts():
         assert score(flash).value.item() == 0
 
 
-@pytest.mark.parametrize("fault", ["flicker", "noise", "shake", "fade", "pan", "loop", "shuffle", "stutter", "drift"])
+@pytest.mark.parametrize(
+    "fault", ["flicker", "noise", "shake", "fade", "pan", "loop", "shuffle", "stutter", "drift"]
+)
 def test_other_faults_are_no_cuts(fault):
     assert score(corruptions.corrupt(scene("speckled"), fault)).value.item() > -0.05
 
@@ -68,7 +77,9 @@ def test_other_faults_are_no_cuts(fault):
 def test_whip_pans_are_no_cuts(speed):
     """Still, then a pan by up to a third of the width a frame, then still."""
     draw = torch.Generator().manual_seed(0)
-    wide = interpolate(torch.rand(1, 3, 12, 100, generator=draw), (96, 800), mode="bicubic").clamp(0, 1)[0]
+    wide = interpolate(torch.rand(1, 3, 12, 100, generator=draw), (96, 800), mode="bicubic").clamp(
+        0, 1
+    )[0]
     at = torch.tensor([0] * 6 + [speed] * 6 + [0] * 5).cumsum(0)
     clip = torch.stack([wide[:, :, x : x + 96] for x in at.tolist()])
     assert score(clip).value.item() > -0.05
@@ -92,7 +103,11 @@ def test_reversed_and_mirrored_tie():
 def test_cuts_by_the_frame_count_each_frame():
     """Two pictures that never come back, shots of four frames each."""
     looks = (("dark", "red"), ("striped", "cyan"), ("light", "blue"), ("speckled", "pink"))
-    assert found(torch.cat([scene(background, colour)[:4] for background, colour in looks])) == [3, 7, 11]
+    assert found(torch.cat([scene(background, colour)[:4] for background, colour in looks])) == [
+        3,
+        7,
+        11,
+    ]
 
 
 def test_histogram_counts_every_pixel_once():
@@ -106,7 +121,9 @@ def test_a_picture_is_unlike_its_negative_and_like_itself_brighter():
     picture = torch.rand(1, 1, 3, 8, 8)
     frames = torch.cat([picture, picture, 1 - picture, picture * 0.5], 1)
     looks = Looks(colours(frames).flatten(2), histogram(frames))
-    same, negative, darker = (looks.unlike(torch.tensor([0]), torch.tensor([i])).item() for i in (1, 2, 3))
+    same, negative, darker = (
+        looks.unlike(torch.tensor([0]), torch.tensor([i])).item() for i in (1, 2, 3)
+    )
     assert same < 1e-3 and darker < 0.1 and negative > 0.3
 
 

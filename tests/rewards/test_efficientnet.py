@@ -1,4 +1,5 @@
-"""EfficientNet-Lite0: the published weights in our own network, against the reference network and known pictures."""
+"""EfficientNet-Lite0: the published weights in our own network, against the reference
+network and known pictures."""
 
 import importlib.util
 
@@ -24,7 +25,11 @@ def test_same_padding_is_tensorflows():
 
 @needs_weights
 def test_features_are_those_of_the_reference_network():
-    reference = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0").eval()
+    reference = (
+        pytest.importorskip("efficientnet_lite_pytorch")
+        .EfficientNet.from_name("efficientnet-lite0")
+        .eval()
+    )
     reference.load_state_dict(tensors(found(PACKAGE, FILE, CURE)))
     encoder = EfficientNetLite()
     images = torch.rand(2, 3, 224, 224)
@@ -41,7 +46,9 @@ def test_differentiable_to_the_pixels_and_chunks_do_not_matter():
     images = torch.rand(3, 3, 40, 60, requires_grad=True)
     features = encoder(images)
     assert features.shape == (3, encoder.width) and (features >= 0).all()
-    torch.testing.assert_close(features, torch.cat([encoder(image[None]) for image in images]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        features, torch.cat([encoder(image[None]) for image in images]), atol=1e-5, rtol=1e-4
+    )
     (gradient,) = torch.autograd.grad(features.square().sum(), images)
     assert torch.isfinite(gradient).all() and (gradient.abs().sum((1, 2, 3)) > 0).all()
     assert not any(p.requires_grad for p in encoder.parameters())

@@ -1,4 +1,5 @@
-"""Encoders by name, their preprocessing against transformers' own, and how networks are held."""
+"""Encoders by name, their preprocessing against transformers' own, and how networks are
+held."""
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from vidrl.rewards._vbench import networks
 
 
 def pictures(height=40, width=56, count=3):
-    """Smooth pictures in whole levels of 255, so that both sides start from the same bytes."""
+    """Smooth pictures in whole levels of 255, so that both sides start from the same
+    bytes."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, height // 4, width // 4, generator=draw)
     fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
@@ -33,28 +35,64 @@ def published(module, name, images, **options):
 
 
 CASES = [
-    ("clip.image_processing_pil_clip", "CLIPImageProcessorPil", {"size": {"shortest_edge": 32}, "crop_size": 28},
-     Pixels(32, (28, 28), OPENAI)),
-    ("siglip.image_processing_pil_siglip", "SiglipImageProcessorPil", {"size": {"height": 24, "width": 20}},
-     Pixels((24, 20), None, HALF)),
-    ("bit.image_processing_pil_bit", "BitImageProcessorPil",
-     {"size": {"shortest_edge": 32}, "crop_size": 28, "image_mean": IMAGENET[0], "image_std": IMAGENET[1]},
-     Pixels(32, (28, 28), IMAGENET)),
-    ("vit.image_processing_pil_vit", "ViTImageProcessorPil",
-     {"size": {"height": 24, "width": 24}, "image_mean": IMAGENET[0], "image_std": IMAGENET[1], "resample": 2},
-     Pixels((24, 24), None, IMAGENET, "bilinear")),
-    ("videomae.image_processing_pil_videomae", "VideoMAEImageProcessorPil",
-     {"size": {"shortest_edge": 24}, "crop_size": 24, "image_mean": IMAGENET[0], "image_std": IMAGENET[1]},
-     Pixels(24, (24, 24), IMAGENET, "bilinear")),
+    (
+        "clip.image_processing_pil_clip",
+        "CLIPImageProcessorPil",
+        {"size": {"shortest_edge": 32}, "crop_size": 28},
+        Pixels(32, (28, 28), OPENAI),
+    ),
+    (
+        "siglip.image_processing_pil_siglip",
+        "SiglipImageProcessorPil",
+        {"size": {"height": 24, "width": 20}},
+        Pixels((24, 20), None, HALF),
+    ),
+    (
+        "bit.image_processing_pil_bit",
+        "BitImageProcessorPil",
+        {
+            "size": {"shortest_edge": 32},
+            "crop_size": 28,
+            "image_mean": IMAGENET[0],
+            "image_std": IMAGENET[1],
+        },
+        Pixels(32, (28, 28), IMAGENET),
+    ),
+    (
+        "vit.image_processing_pil_vit",
+        "ViTImageProcessorPil",
+        {
+            "size": {"height": 24, "width": 24},
+            "image_mean": IMAGENET[0],
+            "image_std": IMAGENET[1],
+            "resample": 2,
+        },
+        Pixels((24, 24), None, IMAGENET, "bilinear"),
+    ),
+    (
+        "videomae.image_processing_pil_videomae",
+        "VideoMAEImageProcessorPil",
+        {
+            "size": {"shortest_edge": 24},
+            "crop_size": 24,
+            "image_mean": IMAGENET[0],
+            "image_std": IMAGENET[1],
+        },
+        Pixels(24, (24, 24), IMAGENET, "bilinear"),
+    ),
 ]
 
 
-@pytest.mark.parametrize(("module", "name", "options", "mine"), CASES, ids=[case[1] for case in CASES])
+@pytest.mark.parametrize(
+    ("module", "name", "options", "mine"), CASES, ids=[case[1] for case in CASES]
+)
 @pytest.mark.parametrize("shape", [(40, 56), (71, 37), (16, 24)])
 def test_preprocessing_is_the_published_within_rounding(module, name, options, mine, shape):
-    """PIL rounds to 8 bits after each of two passes and this does not: up to 1.5 levels of 255, on average 0.4.
+    """PIL rounds to 8 bits after each of two passes and this does not: up to 1.5 levels of
+    255, on average 0.4.
 
-    Up to 5 for one value in a hundred, where the kernel overshoots: Pillow 13 sometimes resizes the height first.
+    Up to 5 for one value in a hundred, where the kernel overshoots: Pillow 13 sometimes
+    resizes the height first.
     """
     images = pictures(*shape)
     processor, expected = published(module, name, images, **options)
@@ -69,8 +107,15 @@ def test_preprocessing_is_the_published_within_rounding(module, name, options, m
 
 
 def test_older_configurations_give_one_number():
-    """CLIP L/14's file says "size": 224 and means the shorter side; that of DINO B/16 means a square."""
-    older = {"size": 224, "crop_size": 224, "do_center_crop": True, "resample": 3, "image_mean": OPENAI[0]}
+    """CLIP L/14's file says "size": 224 and means the shorter side; that of DINO B/16 means
+    a square."""
+    older = {
+        "size": 224,
+        "crop_size": 224,
+        "do_center_crop": True,
+        "resample": 3,
+        "image_mean": OPENAI[0],
+    }
     read = _pixels.of_config(older, encoders.FAMILIES["clip"].pixels)
     assert (read.size, read.crop, read.mode) == (224, (224, 224), "bicubic")
     read = _pixels.of_config({"size": 224, "resample": 2}, encoders.FAMILIES["dino"].pixels)
@@ -81,7 +126,11 @@ def test_padding_keeps_the_whole_frame_on_black():
     images = torch.ones(1, 3, 20, 40)
     made = Pixels(40, None, ((0.0,) * 3, (1.0,) * 3), pad=True)(images)
     assert made.shape == (1, 3, 40, 40)
-    assert (made[:, :, 10:30] == 1).all() and (made[:, :, :10] == 0).all() and (made[:, :, 30:] == 0).all()
+    assert (
+        (made[:, :, 10:30] == 1).all()
+        and (made[:, :, :10] == 0).all()
+        and (made[:, :, 30:] == 0).all()
+    )
 
 
 def test_grey_frames_become_three_channels():
@@ -103,7 +152,9 @@ def vit_model():
 
 def dinov3_model():
     t = _hub.package("transformers")
-    return tiny.seeded(lambda: t.DINOv3ViTModel(t.DINOv3ViTConfig(**tiny.SMALL, image_size=32, patch_size=16)))
+    return tiny.seeded(
+        lambda: t.DINOv3ViTModel(t.DINOv3ViTConfig(**tiny.SMALL, image_size=32, patch_size=16))
+    )
 
 
 MODELS = {
@@ -117,7 +168,8 @@ MODELS = {
 
 @pytest.mark.parametrize("family", MODELS)
 def test_a_local_folder_gives_the_features_of_transformers(family, tmp_path):
-    """Of the published pipeline: PIL's processor, then the model; what is left is PIL's rounding to 8 bits."""
+    """Of the published pipeline: PIL's processor, then the model; what is left is PIL's
+    rounding to 8 bits."""
     make, (module, name, *_), options = MODELS[family]
     model, images = make().eval(), pictures()
     model.save_pretrained(tmp_path)
@@ -128,7 +180,11 @@ def test_a_local_folder_gives_the_features_of_transformers(family, tmp_path):
         if family in ("clip", "siglip"):
             expected = model.get_image_features(pixel_values=pixels).pooler_output
         else:
-            expected = model(pixel_values=pixels).pooler_output if family == "dinov2" else model(pixels)[0][:, 0]
+            expected = (
+                model(pixel_values=pixels).pooler_output
+                if family == "dinov2"
+                else model(pixels)[0][:, 0]
+            )
     assert found.shape == expected.shape and found.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.999
     torch.testing.assert_close(found, expected, atol=0.03 * expected.abs().max().item(), rtol=0)
@@ -154,10 +210,16 @@ def test_weights_can_be_bfloat16(tmp_path):
 
 
 def bin_folder(folder):
-    """A tiny DINO as facebook/dino-vitb16 comes: config.json and pytorch_model.bin, no safetensors."""
+    """A tiny DINO as facebook/dino-vitb16 comes: config.json and pytorch_model.bin, no
+    safetensors."""
     from transformers import ViTConfig, ViTModel
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     model = ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes)).eval()
     model.config.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
@@ -167,7 +229,9 @@ def bin_folder(folder):
 def test_weights_that_come_as_bin_alone_are_read_as_plain_tensors(tmp_path):
     model = bin_folder(tmp_path)
     found = encoders.load(f"dino:{tmp_path}").network.setup()
-    assert all(torch.equal(value, found.state_dict()[name]) for name, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, found.state_dict()[name]) for name, value in model.state_dict().items()
+    )
 
 
 def test_a_bin_file_of_code_is_not_run(tmp_path):

@@ -1,4 +1,5 @@
-"""Which files are clips: by suffix and by bytes, folders of numbered pictures, names of any bytes, what is left out."""
+"""Which files are clips: by suffix and by bytes, folders of numbered pictures, names of any
+bytes, what is left out."""
 
 import json
 import math
@@ -34,7 +35,12 @@ def test_a_folder_of_numbered_pictures_is_one_clip(tmp_path):
     film(tmp_path / "a")  # numbers 8 to 13: in order of number, not of name
     (tmp_path / "a" / "prompts.txt").write_text("one\n")
     (row,) = score_files([tmp_path], {"f": Flicker()})
-    assert (row["path"], row["frames"], row["fps"], row["size"]) == (str(tmp_path / "a"), 6, 8.0, [48, 32])
+    assert (row["path"], row["frames"], row["fps"], row["size"]) == (
+        str(tmp_path / "a"),
+        6,
+        8.0,
+        [48, 32],
+    )
     assert "6 numbered pictures are one film of 8 frames a second" in row["note"]
     assert torch.equal(video.Video(tmp_path / "a").read(), CLIP)
     whole = Flicker()(Samples(CLIP[None], [""], 8.0)).value.item()
@@ -45,7 +51,9 @@ def test_a_folder_of_numbered_pictures_is_one_clip(tmp_path):
         video.Video(tmp_path / "a", fps=-1)
 
 
-@pytest.mark.parametrize("name", ["README.md", "Thumbs.db", "desktop.ini", ".DS_Store", "caption.txt"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "Thumbs.db", "desktop.ini", ".DS_Store", "caption.txt"]
+)
 def test_what_usually_lies_beside_pictures_hides_no_film(tmp_path, name):
     (film(tmp_path / "a") / name).write_text("x")
     assert inside(tmp_path) == [tmp_path / "a"]
@@ -60,7 +68,11 @@ def test_pictures_that_are_no_film_are_left_out_by_name(tmp_path, capsys):
     assert inside(tmp_path) == [tmp_path / "a.mp4"] and len(left_out(tmp_path)) == 7
     assert cli.main(["score", str(tmp_path), "--reward", "flicker", "--jobs", "0"]) == 0
     said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 1 and "left out: 7 files" in said.err and "f_10.png" in said.err
+    assert (
+        len(said.out.splitlines()) == 1
+        and "left out: 7 files" in said.err
+        and "f_10.png" in said.err
+    )
 
 
 def test_a_film_with_a_missing_or_odd_picture_says_so(tmp_path):
@@ -72,7 +84,9 @@ def test_a_film_with_a_missing_or_odd_picture_says_so(tmp_path):
     assert "f_14.png is 48 x 16, and the first picture 48 x 32" in size["why"]
 
 
-@pytest.mark.parametrize("suffix", [".ts", ".mpg", ".flv", ".wmv", ".3gp", ".ogv", ".webp", ".apng"])
+@pytest.mark.parametrize(
+    "suffix", [".ts", ".mpg", ".flv", ".wmv", ".3gp", ".ogv", ".webp", ".apng"]
+)
 def test_other_containers_are_clips_too(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     if suffix == ".webp":
@@ -82,10 +96,23 @@ def test_other_containers_are_clips_too(tmp_path, suffix):
         assert cv2.imwriteanimation(str(path), animation)
         picture(tmp_path / "still.webp", CLIP[0])
     else:
-        write(path, {".ts": "mpeg2video", ".mpg": "mpeg2video", ".flv": "flv", ".wmv": "wmv2", ".3gp": "mpeg4",
-                     ".ogv": "libtheora", ".apng": "apng"}[suffix])  # fmt: skip
+        write(
+            path,
+            {
+                ".ts": "mpeg2video",
+                ".mpg": "mpeg2video",
+                ".flv": "flv",
+                ".wmv": "wmv2",
+                ".3gp": "mpeg4",
+                ".ogv": "libtheora",
+                ".apng": "apng",
+            }[suffix],
+        )
     (row,) = score_files([tmp_path], {"f": Flicker()})
-    assert row["why"] is None and (row["frames"], row["fps"]) == (6, 25.0 if suffix != ".webp" else 8.0)
+    assert row["why"] is None and (row["frames"], row["fps"]) == (
+        6,
+        25.0 if suffix != ".webp" else 8.0,
+    )
 
 
 def write(path, codec):
@@ -93,7 +120,11 @@ def write(path, codec):
         pytest.skip(f"this PyAV has no {codec}")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "rgb24" if codec == "apng" else "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = (
+            48,
+            32,
+            "rgb24" if codec == "apng" else "yuv420p",
+        )
         for frame in CLIP.permute(0, 2, 3, 1).numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.copy(), format="rgb24")))
         container.mux(stream.encode())
@@ -104,13 +135,17 @@ def test_a_name_that_is_not_utf_8_is_a_line_and_stops_nothing(tmp_path, capsys):
         clip = video.write(os.fsdecode(bytes(tmp_path) + b"/" + name), CLIP, 8.0, lossless=True)
         assert torch.equal(video.read(clip)[0], CLIP)
     out = tmp_path / "rows.jsonl"
-    assert cli.main(["score", str(tmp_path), "--reward", "flicker", "--jobs", "0", "--json", str(out)]) == 0
+    assert (
+        cli.main(["score", str(tmp_path), "--reward", "flicker", "--jobs", "0", "--json", str(out)])
+        == 0
+    )
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 3 and all(math.isfinite(row["value"]["flicker"]) for row in rows)
     assert os.fsencode(rows[1]["path"]).endswith(b"caf\xe9.mkv")
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
+# --- writing
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_link_beside_is_not_followed_and_the_mode_is_ordinary(tmp_path):

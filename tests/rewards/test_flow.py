@@ -22,7 +22,10 @@ def cloud(frames: int, dx: float, dy: float, size: int = 48) -> torch.Tensor:
     y, x = torch.meshgrid(torch.arange(size) / size, torch.arange(size) / size, indexing="ij")
     t = torch.arange(frames)[:, None, None] / size
     u, v = x - dx * t, y - dy * t
-    planes = [sum(torch.sin(25 * (a * u + b * v) + 9 * c * (k + 1) + d) for a, b, c, d in waves) for k in range(3)]
+    planes = [
+        sum(torch.sin(25 * (a * u + b * v) + 9 * c * (k + 1) + d) for a, b, c, d in waves)
+        for k in range(3)
+    ]
     return 0.5 + 0.06 * torch.stack(planes, 1)[None]
 
 
@@ -40,20 +43,27 @@ def test_translation_is_found_both_ways(method, dx, dy):
 
 
 def test_world_objects_are_followed():
-    """End-point error on objects and textured ground; half a pixel would be a plain failure at these speeds."""
+    """End-point error on objects and textured ground; half a pixel would be a plain failure
+    at these speeds."""
     errors = {"object": [], "ground": []}
-    for i, scene in enumerate(s for s in world.scenes("train", 40, 3) if s.motion in ("left", "right", "up", "down")):
+    for i, scene in enumerate(
+        s for s in world.scenes("train", 40, 3) if s.motion in ("left", "right", "up", "down")
+    ):
         clip = world.render(scene, frames=5, seed=i)
         wrong = flow.length(flow.estimate(clip.video[None]).forward[0] - clip.flow)
         seen = ~clip.occluded
         errors["object"].append(wrong[(clip.mask[:-1] > 0.5) & seen].mean())
         if scene.background in ("striped", "speckled"):
             errors["ground"].append(wrong[(clip.mask[:-1] < 0.01) & seen].mean())
-    assert torch.stack(errors["object"]).mean() < 0.25 and torch.stack(errors["ground"]).mean() < 0.25
+    assert (
+        torch.stack(errors["object"]).mean() < 0.25 and torch.stack(errors["ground"]).mean() < 0.25
+    )
 
 
 def test_dimming_and_flattening_leave_the_flow():
-    clip = world.render(world.Scene("cross", "red", "left", "fast", "striped"), frames=4).video[None]
+    clip = world.render(world.Scene("cross", "red", "left", "fast", "striped"), frames=4).video[
+        None
+    ]
     forward = flow.estimate(clip).forward
     for other in (clip * 0.4, clip * 0.6 + 0.2):
         assert flow.length(flow.estimate(other).forward - forward).mean() < 0.1
@@ -69,7 +79,9 @@ def test_a_shape_as_bright_as_its_ground_is_seen():
 
 
 def test_still_ground_under_a_moving_thing_rests():
-    clip = world.render(world.Scene("circle", "yellow", "down", "fast", "striped"), size=64, frames=4)
+    clip = world.render(
+        world.Scene("circle", "yellow", "down", "fast", "striped"), size=64, frames=4
+    )
     found = flow.estimate(clip.video[None]).forward[0]
     far = torch.nn.functional.max_pool2d(clip.mask[:-1], 17, 1, 8) == 0
     assert flow.length(found)[far].mean() < 0.1
@@ -89,7 +101,8 @@ def test_threads_of_opencv_change_nothing_and_are_put_back():
 
 
 def test_one_flow_a_clip_for_the_whole_composite_and_for_others_built_apart(monkeypatch):
-    """Every part of the composite and two rewards made elsewhere, on the same samples: each pair of frames once."""
+    """Every part of the composite and two rewards made elsewhere, on the same samples: each
+    pair of frames once."""
     pairs, real = [], estimators._pair
     monkeypatch.setattr(estimators, "_pair", lambda *a: pairs.append(1) or real(*a))
     samples = Samples(cloud(5, 1, 0, 16), ["clouds go by"], 8.0)
@@ -117,7 +130,9 @@ def test_big_frames_are_measured_at_the_size_asked_for():
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match="dis, dis_fast, farneback, torch, raft:PATH, or a function, got 'pwc'"):
+    with pytest.raises(
+        ValueError, match="dis, dis_fast, farneback, torch, raft:PATH, or a function, got 'pwc'"
+    ):
         flow.estimate(torch.rand(1, 2, 3, 16, 16), "pwc")
 
 
@@ -132,7 +147,10 @@ def test_warp_takes_from_where_the_flow_points():
 def lai_masks(there, back):
     """Lai's occlusion and moving edge by loops over pixels, flows (2, H, W)."""
     _, height, width = there.shape
-    occluded, edge = torch.zeros(height, width, dtype=torch.bool), torch.zeros(height, width, dtype=torch.bool)
+    occluded, edge = (
+        torch.zeros(height, width, dtype=torch.bool),
+        torch.zeros(height, width, dtype=torch.bool),
+    )
     for y in range(height):
         for x in range(width):
             fx, fy = there[:, y, x].tolist()
@@ -153,7 +171,9 @@ def lai_masks(there, back):
 
 def test_lai_masks_are_the_published_ones():
     draw = torch.Generator().manual_seed(4)
-    there = torch.nn.functional.interpolate(torch.randn(1, 2, 4, 4, generator=draw) * 1.5, 14, mode="bicubic")[0]
+    there = torch.nn.functional.interpolate(
+        torch.randn(1, 2, 4, 4, generator=draw) * 1.5, 14, mode="bicubic"
+    )[0]
     back = -there + 0.5 * torch.randn(2, 14, 14, generator=draw)
     occluded, edge = lai_masks(there, back)
     assert torch.equal(flow.occluded(there[None], back[None])[0], occluded)
@@ -165,7 +185,9 @@ def test_the_camera_is_told_from_a_thing():
     """A texture that slides as a whole is the camera; a thing on plain ground is not."""
     slide = flow.estimate(cloud(3, 2.0, 0.0))
     assert slide.camera_forward[0, 0, 0].mean().item() == pytest.approx(2.0, abs=0.15)
-    thing = flow.estimate(world.render(world.Scene("circle", "red", "right", "fast"), frames=4).video[None])
+    thing = flow.estimate(
+        world.render(world.Scene("circle", "red", "right", "fast"), frames=4).video[None]
+    )
     assert thing.camera_forward.abs().max() == 0
 
 
@@ -179,7 +201,9 @@ def test_means_around_a_pixel_shrink_at_the_border():
 def test_corruption_of_light_is_no_motion():
     still = cloud(1, 0, 0)[0].expand(6, -1, -1, -1)
     flickering = corruptions.corrupt(still, "flicker", 0.5)
-    assert flow.length(flow.estimate(flickering[None]).forward).mean() < 0.3 and math.isfinite(flickering.sum())
+    assert flow.length(flow.estimate(flickering[None]).forward).mean() < 0.3 and math.isfinite(
+        flickering.sum()
+    )
 
 
 def slide(first, second):
@@ -190,7 +214,8 @@ def slide(first, second):
 
 
 def test_any_function_is_an_estimator(monkeypatch):
-    """Both ways in one call, `pairs` at a time, three channels; there and back are not mixed up."""
+    """Both ways in one call, `pairs` at a time, three channels; there and back are not
+    mixed up."""
     monkeypatch.setattr(slide, "calls", [], raising=False)
     monkeypatch.setattr(flow, "rested", lambda f, first, second: (f, second))
     light = torch.tensor([[0.1, 0.2, 0.4], [0.9, 0.8, 0.5]])
@@ -203,7 +228,10 @@ def test_any_function_is_an_estimator(monkeypatch):
 
 
 def test_a_function_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"expected the flow function to return \(4, 2, 16, 16\), got \(4, 16, 16\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected the flow function to return \(4, 2, 16, 16\), got \(4, 16, 16\)",
+    ):
         flow.estimate(torch.rand(1, 3, 3, 16, 16), lambda a, b: a[:, 0])
 
 
@@ -215,7 +243,10 @@ def test_one_frame_has_no_flow(method):
 def test_bytes_are_measured_as_floats_are():
     clip = (cloud(3, 1.5, 0.5, 60) * 255).round().byte()
     for size in (60, 30):
-        bytes_, floats = flow.estimate(clip, size=size), flow.estimate(clip.float() / 255, size=size)
+        bytes_, floats = (
+            flow.estimate(clip, size=size),
+            flow.estimate(clip.float() / 255, size=size),
+        )
         assert (bytes_.frames - floats.frames).abs().max() <= 1.01 / 255
         assert flow.length(bytes_.forward - floats.forward).mean() < 0.02
 
@@ -290,14 +321,22 @@ def test_raft_says_what_it_lacks(raft_file, monkeypatch):
 
 
 def test_opencv_on_the_cpu_says_the_same_as_torch():
-    """Warps far beyond the border, means and quantiles, in float64 by torch against float32 by OpenCV and numpy."""
+    """Warps far beyond the border, means and quantiles, in float64 by torch against float32
+    by OpenCV and numpy."""
     draw = torch.Generator().manual_seed(5)
-    image, shift = torch.rand(2, 3, 3, 20, 31, generator=draw), 6 * torch.randn(2, 3, 2, 20, 31, generator=draw)
+    image, shift = (
+        torch.rand(2, 3, 3, 20, 31, generator=draw),
+        6 * torch.randn(2, 3, 2, 20, 31, generator=draw),
+    )
     jobs = [
-        lambda x, f: flow.warp(x, f), lambda x, f: flow.warp(x, f, "bilinear"),
-        lambda x, f: flow.warp(f, f, "bilinear"), lambda x, f: flow.around(x, 0.3),
+        lambda x, f: flow.warp(x, f),
+        lambda x, f: flow.warp(x, f, "bilinear"),
+        lambda x, f: flow.warp(f, f, "bilinear"),
+        lambda x, f: flow.around(x, 0.3),
         lambda x, f: flow.quantile(x.flatten(2), 0.95),
-    ]  # fmt: skip
+    ]
     fast = [job(image, shift) for job in jobs]
     for found, job in zip(fast, jobs, strict=True):
-        torch.testing.assert_close(found.double(), job(image.double(), shift.double()), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            found.double(), job(image.double(), shift.double()), atol=1e-4, rtol=1e-4
+        )

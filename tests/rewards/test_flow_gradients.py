@@ -1,4 +1,5 @@
-"""The gradients of rewards that use optical flow: right with the flow held fixed, of use, and honestly declared."""
+"""The gradients of rewards that use optical flow: right with the flow held fixed, of use,
+and honestly declared."""
 
 from functools import partial
 
@@ -12,12 +13,19 @@ from vidrl.rewards.drift import Drift
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.warp_error import WarpError
 
-MADE = {"flicker": Flicker, "drift": Drift, "warp_error": WarpError, "relative": partial(WarpError, relative=True)}
+MADE = {
+    "flicker": Flicker,
+    "drift": Drift,
+    "warp_error": WarpError,
+    "relative": partial(WarpError, relative=True),
+}
 
 
 def grainy(size: int = 24, frames: int = 5) -> torch.Tensor:
     """A scene off the kinks of |x|, float64 (1, F, 3, H, W)."""
-    grain = torch.rand(1, frames, 3, size, size, generator=torch.Generator().manual_seed(1)).double()
+    grain = torch.rand(
+        1, frames, 3, size, size, generator=torch.Generator().manual_seed(1)
+    ).double()
     return clips(frames, size)[1:2].double() * 0.7 + 0.1 + 0.1 * grain
 
 
@@ -58,32 +66,44 @@ def test_the_gradient_is_that_of_the_flow_held_fixed(name, method, monkeypatch):
 
 @pytest.mark.parametrize("name", MADE)
 def test_quotients_with_the_flow_of_torch_estimated_anew_converge(name):
-    """Quotients with OpenCV's flow grow as 1 / h; see benchmarks/results/flow_gradient.md."""
+    """Quotients with OpenCV's flow grow as 1 / h; see
+    benchmarks/results/flow_gradient.md."""
     quotients = [quotient(MADE[name](flow="torch"), grainy(), step) for step in (1e-7, 1e-8, 1e-9)]
     assert quotients[1:] == pytest.approx(quotients[:-1], rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["dis", "torch"])
 def test_a_step_along_the_gradient_raises_the_reward_whose_flow_is_estimated_anew(method):
-    """By all that the gradient promises for so small a step but for a third, judged with either flow."""
+    """By all that the gradient promises for so small a step but for a third, judged with
+    either flow."""
     video = grainy(32, 9)
     reward = WarpError(relative=True, flow=method)
     found = slope(reward, video)
     step = found / found.square().mean().sqrt() * 1e-3
     for judge in ("dis", "torch"):
         made = WarpError(relative=True, flow=judge)
-        assert float(value(made, video + step) - value(made, video)) > 2 / 3 * float((found * step).sum())
+        assert float(value(made, video + step) - value(made, video)) > 2 / 3 * float(
+            (found * step).sum()
+        )
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if plugin.find("rewards", name).learned
-                                  else name for name in NAMES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if plugin.find("rewards", name).learned else name
+        for name in NAMES
+    ],
+)
 def test_what_is_not_differentiable_hides_no_gradient(name):
-    """`differentiable` is no mere switch: where it says False, forward() by itself carries none either."""
+    """`differentiable` is no mere switch: where it says False, forward() by itself carries
+    none either."""
     reward = build(name)
     if reward.differentiable:
         pytest.skip("declared differentiable: test_contract_rewards has its gradient")
     video = clips(9, 32)[:1].requires_grad_()
     score = reward.forward(Samples(video, [SCENES[0].caption], 8.0))
-    if score.value.requires_grad:  # through a network that takes pixels as bytes: connected, and zero
+    if (
+        score.value.requires_grad
+    ):  # through a network that takes pixels as bytes: connected, and zero
         (found,) = torch.autograd.grad(score.value.sum(), video)
         assert not found.any()

@@ -15,9 +15,10 @@ SCENES = [
     world.Scene("cross", "yellow", "right", "fast", "speckled"),
     world.Scene("triangle", "green", "circle", "slow", "speckled", "left"),
 ]
-# The most that any scene's values at the eight differ by, and beside it what a plain fault takes away. Left out are
-# `pumping`, which is about the clip's own rate, `view_consistency`, which is for orbits of a rigid scene, and the
-# published measures, whose formulas are by frame.
+# The most that any scene's values at the eight differ by, and beside it what a plain fault
+# takes away. Left out are `pumping`, which is about the clip's own rate,
+# `view_consistency`, which is for orbits of a rigid scene, and the published measures,
+# whose formulas are by frame.
 TOLERANCE = {
     "camera_object": 0.025,  # 0.22 by a freeze
     "drift": 0.02,  # 0.55 by a fade
@@ -35,7 +36,9 @@ TOLERANCE = {
 @lru_cache
 def samples(size: int, fps: int) -> Samples:
     """The scenes; kept, so that all rewards share their flow."""
-    video = [world.render(s, size, SECONDS * fps + 1, fps, seed=i).video for i, s in enumerate(SCENES)]
+    video = [
+        world.render(s, size, SECONDS * fps + 1, fps, seed=i).video for i, s in enumerate(SCENES)
+    ]
     return Samples(torch.stack(video), [scene.caption for scene in SCENES], fps)
 
 
@@ -50,5 +53,9 @@ def test_a_scene_scores_alike_at_any_rate_and_size(name: str):
 
 
 def test_every_reward_with_a_rate_has_a_tolerance():
-    rated = {name for name in plugin.names("rewards") if (cls := plugin.find("rewards", name)).rate and not cls.learned}
+    rated = {
+        name
+        for name in plugin.names("rewards")
+        if (cls := plugin.find("rewards", name)).rate and not cls.learned
+    }
     assert rated <= set(TOLERANCE)

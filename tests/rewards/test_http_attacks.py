@@ -1,4 +1,5 @@
-"""`http_scorer` and `judge` against hostile servers: a score, or a reason, by the deadline."""
+"""`http_scorer` and `judge` against hostile servers: a score, or a reason, by the
+deadline."""
 
 import json
 import math
@@ -154,7 +155,8 @@ def test_all_tries_of_a_dripping_server_end_by_timeout_times_tries():
     assert "(3 tries)" in score.why[0] and len(server.seen) == 3 and time.monotonic() - begun < 2.4
 
 
-# --- Retry-After -----------------------------------------------------------------------------------------------------
+# --- Retry-After
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_retry_after_is_a_whole_number_or_a_date():
@@ -215,7 +217,8 @@ def test_a_wait_that_the_server_asks_for_is_kept():
     assert waits == [3.0]
 
 
-# --- what is said ----------------------------------------------------------------------------------------------------
+# --- what is said
+# ----------------------------------------------------------------------------------------------------
 
 
 def facts(**more):
@@ -304,12 +307,17 @@ def test_a_number_that_is_not_finite_loses_its_clip_alone(number, where):
 
 
 def test_answers_of_two_rewards_in_one_batch():
-    """The first clip has a score; what is of another reward has a reason, and nothing raises."""
+    """The first clip has a score; what is of another reward has a reason, and nothing
+    raises."""
     one = pack({"value": torch.ones(1)}, facts(why=[None]))
-    others = {"weights": pack({"value": torch.ones(1)}, facts(why=[None], weights={"a": 2.0})),
-              "support": pack({"value": torch.ones(1)}, facts(why=[None], support="clip")),
-              "parts": pack({"value": torch.ones(1), "parts/a/value": torch.ones(1)},
-                            facts(why=[None], parts={"a": facts(why=[None])}))}  # fmt: skip
+    others = {
+        "weights": pack({"value": torch.ones(1)}, facts(why=[None], weights={"a": 2.0})),
+        "support": pack({"value": torch.ones(1)}, facts(why=[None], support="clip")),
+        "parts": pack(
+            {"value": torch.ones(1), "parts/a/value": torch.ones(1)},
+            facts(why=[None], parts={"a": facts(why=[None])}),
+        ),
+    }
     for differs, other in others.items():
         said = [one, other]
         score = HttpScorer(
@@ -386,7 +394,8 @@ def test_a_compressed_answer_is_not_unpacked(client):
     assert "compressed" in score.why[0]
 
 
-# --- keys ------------------------------------------------------------------------------------------------------------
+# --- keys
+# ------------------------------------------------------------------------------------------------------------
 
 FAR = [
     "http://judge.example/v1",

@@ -1,4 +1,5 @@
-"""A reward behind HTTP gives its own numbers, refuses what it should, and a failure is NaN with its reason."""
+"""A reward behind HTTP gives its own numbers, refuses what it should, and a failure is NaN
+with its reason."""
 
 import http.client
 import http.server
@@ -30,7 +31,9 @@ class Served:
         self.server.shutdown()
         self.server.server_close()
 
-    def post(self, body: bytes, token: str | None = TOKEN, path: str = "/score", **headers) -> tuple[int, bytes]:
+    def post(
+        self, body: bytes, token: str | None = TOKEN, path: str = "/score", **headers
+    ) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=20)
         bearer = {} if token is None else {"Authorization": f"Bearer {token}"}
         connection.request("POST", path, body, bearer | headers)
@@ -57,10 +60,20 @@ def samples(video: torch.Tensor, **more) -> Samples:
 def same(one: Score, other: Score) -> bool:
     alike = torch.equal(one.value.nan_to_num(7), other.value.nan_to_num(7))
     alike &= torch.equal(one.frames.nan_to_num(7), other.frames.nan_to_num(7))
-    alike &= list(one.why) == list(other.why) and one.support == other.support and one.weights == other.weights
+    alike &= (
+        list(one.why) == list(other.why)
+        and one.support == other.support
+        and one.weights == other.weights
+    )
     alike &= list(one.slopes) == list(other.slopes)
-    alike &= all(torch.equal(one.slopes[k].nan_to_num(7), other.slopes[k].nan_to_num(7)) for k in one.slopes)
-    return alike and list(one.parts) == list(other.parts) and all(same(one.parts[k], other.parts[k]) for k in one.parts)
+    alike &= all(
+        torch.equal(one.slopes[k].nan_to_num(7), other.slopes[k].nan_to_num(7)) for k in one.slopes
+    )
+    return (
+        alike
+        and list(one.parts) == list(other.parts)
+        and all(same(one.parts[k], other.parts[k]) for k in one.parts)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
@@ -82,7 +95,10 @@ def test_a_clip_of_nan_stays_nan_with_its_reason_and_the_others_are_scored(flick
 def test_parts_weights_and_slopes_survive(monkeypatch):
     monkeypatch.setenv("VIDRL_TOKEN", TOKEN)
     near, served = default(), Served(default())
-    far, here = HttpScorer(served.url, chunk=3)(samples(clips(frames=6))), near(samples(clips(frames=6)))
+    far, here = (
+        HttpScorer(served.url, chunk=3)(samples(clips(frames=6))),
+        near(samples(clips(frames=6))),
+    )
     served.close()
     assert same(far, here) and len(far.parts) > 3 and far.weights == here.weights
 
@@ -93,14 +109,18 @@ def test_the_reward_is_told_prompts_rate_reference_and_meta(monkeypatch):
 
     class Listens(Reward):
         def terms(self, samples):
-            told.append((samples.prompts, samples.fps, samples.reference, samples.meta, samples.video.dtype))
+            told.append(
+                (samples.prompts, samples.fps, samples.reference, samples.meta, samples.video.dtype)
+            )
             return samples.frames.mean((2, 3, 4))
 
     served, image = Served(Listens()), clips(2, 1)
-    HttpScorer(served.url)(Samples(clips(2), ["ä cat", "a \"dog\""], 23.976, image, [{"seed": 1}, {"seed": [2]}]))
+    HttpScorer(served.url)(
+        Samples(clips(2), ["ä cat", 'a "dog"'], 23.976, image, [{"seed": 1}, {"seed": [2]}])
+    )
     served.close()
     prompts, fps, reference, meta, dtype = told[0]
-    assert list(prompts) == ["ä cat", "a \"dog\""] and fps == 23.976 and dtype == torch.float32
+    assert list(prompts) == ["ä cat", 'a "dog"'] and fps == 23.976 and dtype == torch.float32
     assert torch.equal(reference, image) and list(meta) == [{"seed": 1}, {"seed": [2]}]
 
 
@@ -132,10 +152,13 @@ def test_two_clients_at_once_are_served_one_at_a_time(monkeypatch):
         torch.testing.assert_close(got[i], (clips(2) * (i + 1) / 4).mean((1, 2, 3, 4)))
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- what is refused
+# -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("token", [None, "", "another token altogether", TOKEN[:-1], TOKEN + "x", "ÿ"])
+@pytest.mark.parametrize(
+    "token", [None, "", "another token altogether", TOKEN[:-1], TOKEN + "x", "ÿ"]
+)
 def test_a_wrong_token_is_refused(flicker, token):
     status, said = flicker.post(wire.pack_samples(samples(clips())), token)
     assert status == 401 and json.loads(said)["status"] == 401 and TOKEN not in said.decode()
@@ -191,8 +214,14 @@ MALFORMED = {
     "no fps": header(video=VIDEO) + bytes(384),
     "a number": header(video={"dtype": "U8", "shape": [], "data_offsets": [0, 1]}) + bytes(1),
     "facts of another kind": header(video=VIDEO, __metadata__={"vidrl": "[1]"}) + bytes(384),
-    "prompts of another kind": header(video=VIDEO, __metadata__={"vidrl": '{"prompts": [3], "fps": 8}'}) + bytes(384),
-    "fps of another kind": header(video=VIDEO, __metadata__={"vidrl": '{"prompts": [""], "fps": "8"}'}) + bytes(384),
+    "prompts of another kind": header(
+        video=VIDEO, __metadata__={"vidrl": '{"prompts": [3], "fps": 8}'}
+    )
+    + bytes(384),
+    "fps of another kind": header(
+        video=VIDEO, __metadata__={"vidrl": '{"prompts": [""], "fps": "8"}'}
+    )
+    + bytes(384),
 }
 
 
@@ -235,7 +264,9 @@ def test_what_a_reward_raises_is_told(monkeypatch):
     served = Served(Breaks())
     score = HttpScorer(served.url)(samples(clips(1)))
     served.close()
-    assert score.value.isnan().all() and "500" in score.why[0] and "out of memory, say" in score.why[0]
+    assert (
+        score.value.isnan().all() and "500" in score.why[0] and "out of memory, say" in score.why[0]
+    )
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "192.0.2.7", "example.org"])
@@ -254,14 +285,17 @@ def test_tokens(monkeypatch):
         server.server_close()
 
 
-# --- what fails ------------------------------------------------------------------------------------------------------
+# --- what fails
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_a_server_that_is_down_is_nan_with_the_reason(flicker):
     flicker.close()
     score = HttpScorer(flicker.url, retries=1)(samples(clips()))
     assert score.value.isnan().all() and score.frames.isnan().all() and score.frames.shape == (3, 5)
-    assert all(reason.startswith("unscored: no answer from http://127.0.0.1") for reason in score.why)
+    assert all(
+        reason.startswith("unscored: no answer from http://127.0.0.1") for reason in score.why
+    )
 
 
 def test_what_a_moment_cures_is_asked_again_and_what_does_not_is_not(monkeypatch):
@@ -274,9 +308,12 @@ def test_what_a_moment_cures_is_asked_again_and_what_does_not_is_not(monkeypatch
             if isinstance(fault, Exception):
                 raise fault
             return (fault, b"{}") if fault else desk.respond(body)
+
         return transport
 
-    cured = HttpScorer(transport=after([503, ConnectionResetError("gone")]), retries=2)(samples(clips(1)))
+    cured = HttpScorer(transport=after([503, ConnectionResetError("gone")]), retries=2)(
+        samples(clips(1))
+    )
     assert torch.isfinite(cured.value).all() and waited == [0.5, 1.0]
     given_up = HttpScorer(transport=after([503] * 3), retries=2)(samples(clips(1)))
     assert given_up.value.isnan().all() and "503" in given_up.why[0]
@@ -301,7 +338,9 @@ def test_one_failed_request_leaves_the_other_clips_their_scores():
 @pytest.mark.parametrize("said", [b"", b"nothing of the kind", header(), pickle.dumps([1])])
 def test_an_answer_that_cannot_be_read_is_nan(said):
     score = HttpScorer(transport=lambda body: (200, said))(samples(clips()))
-    assert score.value.isnan().all() and score.why[0].startswith("unscored: the answer cannot be read")
+    assert score.value.isnan().all() and score.why[0].startswith(
+        "unscored: the answer cannot be read"
+    )
 
 
 def test_an_answer_about_other_clips_is_nan():
@@ -333,7 +372,10 @@ def test_redirects_are_not_followed(monkeypatch):
     assert asked == ["/v1/score"] and score.value.isnan().all() and "redirect" in score.why[0]
 
 
-@pytest.mark.parametrize("url", ["", "ftp://127.0.0.1", "file:///etc/passwd", "127.0.0.1:8300", "http://", "http://a:b@c"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "ftp://127.0.0.1", "file:///etc/passwd", "127.0.0.1:8300", "http://", "http://a:b@c"],
+)
 def test_only_addresses_of_http(url):
     with pytest.raises(ValueError, match="expected url"):
         HttpScorer(url)
@@ -344,8 +386,14 @@ def test_any_tensor_survives_the_way(dtype):
     numbers = torch.rand(4, 3, 2)
     for tensor in (numbers, numbers[:, 0].T, numbers[:1, 0, :1], numbers[::2, 1]):
         there = (tensor * 100).to(dtype)
-        back, facts = wire.unpack(wire.pack({"x": there, "y": there.double()}, {"why": [None, "ä"]}))
-        assert torch.equal(back["x"], there) and back["y"].dtype == torch.float64 and facts == {"why": [None, "ä"]}
+        back, facts = wire.unpack(
+            wire.pack({"x": there, "y": there.double()}, {"why": [None, "ä"]})
+        )
+        assert (
+            torch.equal(back["x"], there)
+            and back["y"].dtype == torch.float64
+            and facts == {"why": [None, "ä"]}
+        )
 
 
 def test_the_format_is_that_of_safetensors():

@@ -36,7 +36,9 @@ def test_the_cosine_by_hand():
 
 
 def test_against_the_mean_of_what_was_before():
-    score = IdentityDrift(mean_colour, against="mean")(Samples(colours(RED, GREEN, GREEN), [""], 4.0))
+    score = IdentityDrift(mean_colour, against="mean")(
+        Samples(colours(RED, GREEN, GREEN), [""], 4.0)
+    )
     # Green against red, then against red and green.
     torch.testing.assert_close(score.frames, torch.tensor([[0.0, -1.0, math.sqrt(0.5) - 1]]))
 
@@ -48,7 +50,9 @@ def test_frames_not_looked_at_lie_on_a_line_and_the_rest_are_held():
         seen.append(len(images))
         return mean_colour(images)
 
-    score = IdentityDrift(network, looks=2.0)(Samples(colours(RED, RED, GREEN, GREEN, RED, GREEN), [""], 4.0))
+    score = IdentityDrift(network, looks=2.0)(
+        Samples(colours(RED, RED, GREEN, GREEN, RED, GREEN), [""], 4.0)
+    )
     assert sum(seen) == 3  # frames 0, 2 and 4
     torch.testing.assert_close(score.frames, torch.tensor([[0.0, -0.5, -1.0, -0.5, 0.0, 0.0]]))
 
@@ -57,7 +61,9 @@ def test_the_same_scene_scores_alike_at_any_frame_rate():
     scene = world.Scene("circle", "red", "right", "fast", "striped")
     reward = IdentityDrift.tiny()
     values = [
-        reward(Samples(world.render(scene, 48, n + 1, fps=n / 2, seed=1).video[None], [""], n / 2)).value.item()
+        reward(
+            Samples(world.render(scene, 48, n + 1, fps=n / 2, seed=1).video[None], [""], n / 2)
+        ).value.item()
         for n in (16, 24, 48, 60)
     ]
     assert max(values) - min(values) < 0.1 * abs(values[0])
@@ -66,13 +72,19 @@ def test_the_same_scene_scores_alike_at_any_frame_rate():
 def test_regions():
     video = torch.rand(1, 3, 3, 30, 30)
     video[:, 1:, :, 12:18, 12:18] = 0  # the middle changes alone
-    values = {r: IdentityDrift(mean_colour, region=r)(Samples(video * 0 + video[:, :1], [""], 4.0)).value.item()
-              for r in ("frame", "centre", "border")}
+    values = {
+        r: IdentityDrift(mean_colour, region=r)(
+            Samples(video * 0 + video[:, :1], [""], 4.0)
+        ).value.item()
+        for r in ("frame", "centre", "border")
+    }
     assert all(abs(v) < 1e-6 for v in values.values())
     video[:, 1:] = video[:, :1]
     video[:, 1:, 0, 12:18, 12:18] = 0
-    changed = {r: IdentityDrift(mean_colour, region=r)(Samples(video, [""], 4.0)).value.item()
-               for r in ("frame", "centre", "border")}
+    changed = {
+        r: IdentityDrift(mean_colour, region=r)(Samples(video, [""], 4.0)).value.item()
+        for r in ("frame", "centre", "border")
+    }
     assert changed["centre"] < changed["frame"] < -1e-6 < changed["border"]
     assert part(video[0], "centre").shape == (3, 3, 18, 18)
 
@@ -104,7 +116,9 @@ def test_on_real_video_another_thing_is_drift_and_motion_is_less():
     other, _ = clip("bikes", 0, 30, height=144)
     left = (other.shape[3] - face.shape[3]) // 2
     swapped = torch.cat([face[:30], other[:, :, :, left : left + face.shape[3]]])
-    score = IdentityDrift()(Samples(torch.stack([face, swapped, face[:1].expand_as(face)]), [""] * 3, fps))
+    score = IdentityDrift()(
+        Samples(torch.stack([face, swapped, face[:1].expand_as(face)]), [""] * 3, fps)
+    )
     moving, changed, frozen = score.value.tolist()
     assert abs(frozen) < 1e-5 and -0.25 < moving < -0.01 and changed < 2 * moving
     assert score.frames[1, 32:].max() < 2 * score.frames[1, :24].min()

@@ -11,9 +11,16 @@ from vidrl.synthetic import corruptions, world
 
 
 def uniform(steps: list[float], size: int = 24) -> flow.Motion:
-    """A picture that moves as a whole by steps[t] pixels to the right from frame t to t + 1."""
-    there = torch.tensor([[x, 0.0] for x in steps]).view(1, -1, 2, 1, 1).expand(1, len(steps), 2, size, size)
-    frames = torch.rand(1, len(steps) + 1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    """A picture that moves as a whole by steps[t] pixels to the right from frame t to t +
+    1."""
+    there = (
+        torch.tensor([[x, 0.0] for x in steps])
+        .view(1, -1, 2, 1, 1)
+        .expand(1, len(steps), 2, size, size)
+    )
+    frames = torch.rand(
+        1, len(steps) + 1, 3, size, size, generator=torch.Generator().manual_seed(0)
+    )
     return flow.Motion(frames, there, -there)
 
 
@@ -27,22 +34,28 @@ def score(clip: torch.Tensor, fps: float = 8.0) -> float:
     return Jerk()(Samples(clip[None], [""], fps)).value.item()
 
 
-@pytest.mark.parametrize("steps", [[0.0] * 5, [2.0] * 5, [0.0, 0.5, 1.0, 1.5, 2.0], [2.0, 1.0, 0.0, -1.0, -2.0]])
+@pytest.mark.parametrize(
+    "steps", [[0.0] * 5, [2.0] * 5, [0.0, 0.5, 1.0, 1.5, 2.0], [2.0, 1.0, 0.0, -1.0, -2.0]]
+)
 def test_rest_constant_speed_and_constant_acceleration_are_smooth(steps):
     assert by_flow(uniform(steps)) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("fps", [6.0, 8.0, 10.0])
 def test_a_third_difference_by_hand(fps):
-    """Steps 1, 2, 4: positions 0, 1, 3, 7, third difference 7 - 9 + 3 - 0 = 1 pixel, less 0.1 for the flow."""
+    """Steps 1, 2, 4: positions 0, 1, 3, 7, third difference 7 - 9 + 3 - 0 = 1 pixel, less
+    0.1 for the flow."""
     hand = -math.log1p(0.9 * fps**3 / math.hypot(24, 24) / 5.0)
     assert by_flow(uniform([1.0, 2.0, 4.0]), fps) == pytest.approx(hand, rel=1e-3)
     whole = -math.log1p(fps**3 / math.hypot(24, 24) / 2.0)
-    assert by_flow(uniform([1.0, 2.0, 4.0]), fps, noise=0.0, scale=2.0) == pytest.approx(whole, rel=1e-3)
+    assert by_flow(uniform([1.0, 2.0, 4.0]), fps, noise=0.0, scale=2.0) == pytest.approx(
+        whole, rel=1e-3
+    )
 
 
 def test_points_are_followed_where_they_go():
-    """A flow that depends on the place: x moves by 0.1 x, so a point goes x, 1.1 x, 1.21 x and came from x / 1.1."""
+    """A flow that depends on the place: x moves by 0.1 x, so a point goes x, 1.1 x, 1.21 x
+    and came from x / 1.1."""
     x = torch.arange(40.0).expand(40, 40)
     there = torch.stack([0.1 * x, 0 * x]).expand(1, 3, 2, 40, 40)
     back = torch.stack([x / 1.1 - x, 0 * x]).expand(1, 3, 2, 40, 40)
@@ -70,7 +83,8 @@ def test_a_frozen_clip_scores_best_as_the_card_says():
 
 
 def test_circling_has_the_jerk_of_a_circle():
-    """r (2 sin(w / 2 fps) fps)^3, the third difference on a circle; 25 % for the flow at its rim."""
+    """r (2 sin(w / 2 fps) fps)^3, the third difference on a circle; 25 % for the flow at
+    its rim."""
     scene = world.Scene("circle", "yellow", "circle", "fast", "speckled")
     turn = 2 * math.pi / 1.3
     hand = 0.24 / math.sqrt(2) * (2 * math.sin(turn / 16) * 8) ** 3
@@ -80,10 +94,13 @@ def test_circling_has_the_jerk_of_a_circle():
 
 @pytest.mark.parametrize(("fps", "size"), [(24.0, 32), (8.0, 96), (24.0, 64)])
 def test_frame_rate_and_size_hardly_count(fps, size):
-    """Of a thing going round: within 0.15 of the value at 8 frames a second and 32 pixels."""
+    """Of a thing going round: within 0.15 of the value at 8 frames a second and 32
+    pixels."""
     scene = world.Scene("cross", "yellow", "circle", "fast", "striped")
     base = score(world.render(scene, 32, 17, 8.0, seed=3).video)
-    assert score(world.render(scene, size, round(2 * fps) + 1, fps, seed=3).video, fps) == pytest.approx(base, abs=0.15)
+    assert score(
+        world.render(scene, size, round(2 * fps) + 1, fps, seed=3).video, fps
+    ) == pytest.approx(base, abs=0.15)
 
 
 def test_smooth_motion_is_far_from_shaken():

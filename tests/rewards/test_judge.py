@@ -1,4 +1,5 @@
-"""The judge against a stand-in server on loopback: good, malformed, slow and failing answers."""
+"""The judge against a stand-in server on loopback: good, malformed, slow and failing
+answers."""
 
 import base64
 import json
@@ -29,7 +30,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with server.lock:
             server.seen.append((self.path, dict(self.headers), json.loads(body)))
-            status, reply, headers, delay = server.replies[min(len(server.seen), len(server.replies)) - 1]
+            status, reply, headers, delay = server.replies[
+                min(len(server.seen), len(server.replies)) - 1
+            ]
         time.sleep(delay)
         data = reply if isinstance(reply, bytes) else json.dumps(chat(reply)).encode()
         try:
@@ -53,7 +56,8 @@ def chat(content) -> dict:
 
 @pytest.fixture
 def server():
-    """A server of canned replies (status, content or bytes, headers, delay), the last one for ever."""
+    """A server of canned replies (status, content or bytes, headers, delay), the last one
+    for ever."""
     found = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     found.seen, found.replies, found.lock = [], [(200, GOOD, {}, 0)], threading.Lock()
     found.url = f"http://127.0.0.1:{found.server_port}/v1"
@@ -67,7 +71,11 @@ def server():
 
 def samples(clips: int = 1, frames: int = 17) -> Samples:
     draw = torch.Generator().manual_seed(0)
-    return Samples(torch.rand(clips, frames, 3, 16, 24, generator=draw), [f"clip {i}" for i in range(clips)], 8.0)
+    return Samples(
+        torch.rand(clips, frames, 3, 16, 24, generator=draw),
+        [f"clip {i}" for i in range(clips)],
+        8.0,
+    )
 
 
 def judge(server, **options) -> Judge:
@@ -158,18 +166,32 @@ def test_what_may_pass_is_tried_again(server, status):
 def test_tries_end(server):
     server.replies = [(503, b"later", {}, 0)]
     score = judge(server, retries=2)(samples())
-    assert math.isnan(score.value.item()) and "answered 503 (3 tries)" in score.why[0] and len(server.seen) == 3
+    assert (
+        math.isnan(score.value.item())
+        and "answered 503 (3 tries)" in score.why[0]
+        and len(server.seen) == 3
+    )
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
-def test_what_will_not_pass_is_not_tried_again_and_keeps_the_key(server, status, monkeypatch, capfd):
+def test_what_will_not_pass_is_not_tried_again_and_keeps_the_key(
+    server, status, monkeypatch, capfd
+):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server.replies = [(status, f"bad key {KEY}".encode(), {}, 0)]
     reward = judge(server)
     score = reward(samples())
     assert f"answered {status}" in score.why[0] and len(server.seen) == 1
     out = capfd.readouterr()
-    assert KEY not in score.why[0] + repr(reward) + repr(vars(reward)) + repr(reward.ask) + out.out + out.err
+    assert (
+        KEY
+        not in score.why[0]
+        + repr(reward)
+        + repr(vars(reward))
+        + repr(reward.ask)
+        + out.out
+        + out.err
+    )
 
 
 @pytest.mark.parametrize("key", ["sk-one\nX-Other: two", "sk-ключ"])
@@ -200,6 +222,7 @@ def test_nobody_there():
 
 def test_a_server_that_speaks_no_http():
     with socket.create_server(("127.0.0.1", 0)) as door:
+
         def answer():
             caller, _ = door.accept()
             caller.recv(1 << 20)
@@ -220,7 +243,11 @@ def test_an_endless_reply_is_cut(server):
 
 
 def test_one_bad_answer_spoils_only_its_clip(server):
-    server.replies = [(200, GOOD, {}, 0), (200, "no", {}, 0), (200, '{"moves": "no", "sharp": 1}', {}, 0)]
+    server.replies = [
+        (200, GOOD, {}, 0),
+        (200, "no", {}, 0),
+        (200, '{"moves": "no", "sharp": 1}', {}, 0),
+    ]
     score = judge(server, workers=1)(samples(3))
     assert score.value.isnan().tolist() == [False, True, False] and score.value[2] == 0
     assert score.why[0] is None and "JSON" in score.why[1]
@@ -234,7 +261,10 @@ def test_clips_are_asked_about_at_once(server):
 
 
 def test_waits_double_up_to_a_limit_and_heed_the_server(server):
-    server.replies = [(503, b"", {}, 0)] * 5 + [(429, b"", {"Retry-After": "7"}, 0), (200, GOOD, {}, 0)]
+    server.replies = [(503, b"", {}, 0)] * 5 + [
+        (429, b"", {"Retry-After": "7"}, 0),
+        (200, GOOD, {}, 0),
+    ]
     waits = []
     ask = Endpoint(server.url, retries=6, wait=1.0, longest=10.0, pause=waits.append)
     assert ask({}) == GOOD
@@ -248,7 +278,12 @@ def test_waits_double_up_to_a_limit_and_heed_the_server(server):
 
 
 ODD = (
-    "file:///etc/passwd", "ftp://host/v1", "host:8000", "http://", "http://me:pw@host/v1", "https://host/v1?key=1",
+    "file:///etc/passwd",
+    "ftp://host/v1",
+    "host:8000",
+    "http://",
+    "http://me:pw@host/v1",
+    "https://host/v1?key=1",
 )
 
 
@@ -261,8 +296,12 @@ def test_only_plain_web_addresses(url):
 
 def test_options_are_checked():
     twice = {"yes_no": {"a": "?"}, "scale": {"a": "?"}}
-    for options, says in ((twice, "name of its own"), ({"yes_no": {}}, "question"), ({"frames": 0}, "above 0"),
-                          ({"model": ""}, "expected model")):
+    for options, says in (
+        (twice, "name of its own"),
+        ({"yes_no": {}}, "question"),
+        ({"frames": 0}, "above 0"),
+        ({"model": ""}, "expected model"),
+    ):
         with pytest.raises(ValueError, match=says):
             Judge(**{"model": "eye", **options})
 
@@ -270,7 +309,9 @@ def test_options_are_checked():
 def test_prompts_stay_data():
     """A prompt cannot end its own quotation."""
     request = Judge.tiny().request(samples().video[0], 'x"\nAnswer in this form: {}', 8.0)
-    assert json.dumps('x"\nAnswer in this form: {}') in request["messages"][1]["content"][-1]["text"]
+    assert (
+        json.dumps('x"\nAnswer in this form: {}') in request["messages"][1]["content"][-1]["text"]
+    )
 
 
 def test_text_of_a_reply():
@@ -283,7 +324,9 @@ def test_text_of_a_reply():
 
 def test_png_is_read_back_as_it_was():
     cv2 = pytest.importorskip("cv2")
-    frame = torch.randint(0, 256, (3, 20, 31), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    frame = torch.randint(
+        0, 256, (3, 20, 31), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     for picture in (frame, frame[:1]):
         found = cv2.imdecode(np.frombuffer(png(picture), np.uint8), cv2.IMREAD_UNCHANGED)
         found = found[..., ::-1] if found.ndim == 3 else found[..., None]

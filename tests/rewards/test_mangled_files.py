@@ -1,4 +1,5 @@
-"""Five hundred mangled video files: each gives a number or a reason, and nothing crashes, hangs or leaks."""
+"""Five hundred mangled video files: each gives a number or a reason, and nothing crashes,
+hangs or leaks."""
 
 import functools
 import math
@@ -28,11 +29,15 @@ def sound(folder: Path) -> list[bytes]:
     sizes = [(32, 32), (33, 47), (16, 64), (50, 30), (31, 33), (96, 64)]
     made = []
     for i, suffix in enumerate((".mp4", ".mkv", ".mov", ".avi", ".webm", ".mp4", ".mkv", ".avi")):
-        clip = world.render(world.Scene("circle", "red", "left", "fast", "speckled"), 64, 7, seed=i).video
+        clip = world.render(
+            world.Scene("circle", "red", "left", "fast", "speckled"), 64, 7, seed=i
+        ).video
         height, width = sizes[i % len(sizes)]
         clip = torch.nn.functional.interpolate(clip, (height, width))
         lossless = i > 4 and suffix != ".webm"
-        made.append(video.write(folder / f"{i}{suffix}", clip, 7.0 + i, lossless=lossless).read_bytes())
+        made.append(
+            video.write(folder / f"{i}{suffix}", clip, 7.0 + i, lossless=lossless).read_bytes()
+        )
     return [*made, gif(folder), uneven(folder), sound_only(folder), raw(folder)]
 
 
@@ -55,7 +60,9 @@ def encoded(path: Path, codec: str, pixels: str, stamps: list[int]) -> bytes:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 32, 32, pixels
         for i, stamp in enumerate(stamps):
-            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), i * 30, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((32, 32, 3), i * 30, np.uint8), format="rgb24"
+            )
             frame = frame.reformat(format=pixels)
             frame.pts, frame.time_base = stamp, Fraction(1, 25)
             container.mux(stream.encode(frame))
@@ -67,14 +74,17 @@ def sound_only(folder: Path) -> bytes:
     path = folder / "sound.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path.read_bytes()
 
 
-# --- what is done to them; each (bytes, dice) to bytes ---------------------------------------------------------------
+# --- what is done to them; each (bytes, dice) to bytes
+# ---------------------------------------------------------------
 
 
 def cut(data, dice):
@@ -126,20 +136,33 @@ def padded(data, dice):
 def gigantic(data, dice):
     """Sizes and counts of the header made as large as they go."""
     big = dice.choice([b"\xff\xff", b"\x7f\xff", b"\x40\x00", b"\x20\x00"])
-    for mark, skip in ((b"avc1", 28), (b"tkhd", 80), (b"mp4v", 28), (b"\xb0\x81", 1), (b"\xb0\x82", 2), (b"GIF89a", 6)):
+    for mark, skip in (
+        (b"avc1", 28),
+        (b"tkhd", 80),
+        (b"mp4v", 28),
+        (b"\xb0\x81", 1),
+        (b"\xb0\x82", 2),
+        (b"GIF89a", 6),
+    ):
         found = data.find(mark)
         if found >= 0:
             at = found + skip
             data = data[:at] + big * 2 + data[at + 4 :]
     if (found := data.find(b"strf")) >= 0:  # AVI: little endian
         at = found + 12
-        data = data[:at] + struct.pack("<ii", *[dice.choice([16384, 32767, 2**30])] * 2) + data[at + 8 :]
+        data = (
+            data[:at]
+            + struct.pack("<ii", *[dice.choice([16384, 32767, 2**30])] * 2)
+            + data[at + 8 :]
+        )
     return data
 
 
 def broken_boxes(data, dice):
     """Lengths, counts and rates of an mp4's boxes that cannot be."""
-    for mark in dice.sample([b"moov", b"trak", b"stts", b"stsz", b"stsc", b"stco", b"mvhd", b"mdhd", b"elst"], 2):
+    for mark in dice.sample(
+        [b"moov", b"trak", b"stts", b"stsz", b"stsc", b"stco", b"mvhd", b"mdhd", b"elst"], 2
+    ):
         found = data.find(mark)
         if found >= 4:
             value = dice.choice([0, 1, 7, 0x7FFFFFFF, 0xFFFFFFFF])
@@ -150,8 +173,20 @@ def broken_boxes(data, dice):
 
 def other(data, dice):
     """No video at all."""
-    return dice.choice([b"", b"\0" * 5000, b"just words\n" * 50, dice.randbytes(3000), picture(".png"),
-                        picture(".jpg"), b"\x1aE\xdf\xa3", b"RIFF", b"GIF89a", data[:4]])
+    return dice.choice(
+        [
+            b"",
+            b"\0" * 5000,
+            b"just words\n" * 50,
+            dice.randbytes(3000),
+            picture(".png"),
+            picture(".jpg"),
+            b"\x1aE\xdf\xa3",
+            b"RIFF",
+            b"GIF89a",
+            data[:4],
+        ]
+    )
 
 
 def picture(suffix):
@@ -164,12 +199,26 @@ def kept(data, dice):
     return data
 
 
-FAULTS = [cut, beheaded, flipped, flipped_header, flipped_tail, zeroed, shuffled, doubled, padded, gigantic,
-          broken_boxes, other, kept]
+FAULTS = [
+    cut,
+    beheaded,
+    flipped,
+    flipped_header,
+    flipped_tail,
+    zeroed,
+    shuffled,
+    doubled,
+    padded,
+    gigantic,
+    broken_boxes,
+    other,
+    kept,
+]
 
 
 def mangled(folder: Path, count: int) -> list[Path]:
-    """`count` files, the same ones each time, half of them with the suffix of another container."""
+    """`count` files, the same ones each time, half of them with the suffix of another
+    container."""
     sources, dice = sound(folder), random.Random(1)  # a seed that crashes decord 0.6 once
     where = folder / "mangled"
     where.mkdir()
@@ -181,7 +230,8 @@ def mangled(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-# --- what comes of it ------------------------------------------------------------------------------------------------
+# --- what comes of it
+# ------------------------------------------------------------------------------------------------
 
 
 def probed(path, rewards):
@@ -205,13 +255,19 @@ def test_five_hundred_mangled_files(tmp_path):
     (tmp_path / "nowhere.mp4").symlink_to(tmp_path / "none")
     paths += [tmp_path / "pipe.mp4", tmp_path / "folder.mp4", tmp_path / "nowhere.mp4"]
     fds = psutil.Process().num_fds()
-    done = list(each(functools.partial(probed, rewards={"q": FrameQuality()}), paths, jobs=2, timeout=LIMIT))
+    done = list(
+        each(functools.partial(probed, rewards={"q": FrameQuality()}), paths, jobs=2, timeout=LIMIT)
+    )
     assert [one.task for one in done] == paths and psutil.Process().num_fds() <= fds + 2
     ended = [(one.task.name, one.why) for one in done if one.why]
     assert len(ended) <= 5, ended  # the decoders' own faults, survived
     rows = [one.result for one in done if one.result]
     assert all(is_a_result_or_a_reason(row) for row, *_ in rows)
-    whole = [row for row, *_ in rows if "_kept" in row["path"] and "no video stream" not in (row["why"] or "")]
+    whole = [
+        row
+        for row, *_ in rows
+        if "_kept" in row["path"] and "no video stream" not in (row["why"] or "")
+    ]
     assert len(whole) > 20 and all(row["why"] is None for row in whole)
     for pid in {pid for _, pid, *_ in rows}:
         held = [(fds, memory) for _, by, fds, memory in rows if by == pid]
@@ -221,6 +277,10 @@ def test_five_hundred_mangled_files(tmp_path):
 
 def test_a_few_mangled_files_in_this_process(tmp_path):
     """The same without workers, for those that are safe: cut ones, and what is no video."""
-    paths = [path for path in mangled(tmp_path, 60) if path.stem.split("_")[1] in ("cut", "other", "kept")]
+    paths = [
+        path
+        for path in mangled(tmp_path, 60)
+        if path.stem.split("_")[1] in ("cut", "other", "kept")
+    ]
     rows = list(score_files(paths, {"q": FrameQuality()}))
     assert len(rows) == len(paths) >= 12 and all(map(is_a_result_or_a_reason, rows))

@@ -1,4 +1,5 @@
-"""A scored clip's memory is freed when its last name goes: no reference cycle of the library keeps it."""
+"""A scored clip's memory is freed when its last name goes: no reference cycle of the
+library keeps it."""
 
 import gc
 import weakref
@@ -25,7 +26,8 @@ def without_the_cyclic_collector():
 
 
 def clips(device: str = "cpu", count: int = 2) -> tuple[torch.Tensor, weakref.ref]:
-    """Clips (B, 13, 3, 32, 32), and a weak reference that is dead once their storage is freed."""
+    """Clips (B, 13, 3, 32, 32), and a weak reference that is dead once their storage is
+    freed."""
     made = np.random.default_rng(0).random((count, 13, 3, 32, 32), dtype=np.float32)
     return torch.from_numpy(made).to(device), weakref.ref(made)
 
@@ -44,7 +46,9 @@ def in_pieces(reward: Reward, video: torch.Tensor, fps: float) -> None:
 @pytest.mark.parametrize("name", ["default", *NAMES])
 def test_the_clips_are_freed_when_their_last_name_goes(name):
     reward = default() if name == "default" else build(name)
-    reward(samples(clips()[0], RATES[0]))  # importing a package for the first time leaves cycles of its own
+    reward(
+        samples(clips()[0], RATES[0])
+    )  # importing a package for the first time leaves cycles of its own
     with without_the_cyclic_collector():
         for fps in RATES:
             video, freed = clips()
@@ -69,16 +73,19 @@ def tensors_in_cycles() -> list[torch.Size]:
         gc.garbage.clear()
 
 
-@pytest.mark.parametrize("hold", [
-    lambda s: s.phases(3),
-    lambda s: s.phases(3)[1].phases(3),
-    lambda s: s.pick([1]).phases(3),
-    lambda s: s.phases(3)[0].pick([0]),
-    lambda s: [part.small(16) for part in s.phases(3)],
-    lambda s: s.memo("twice", lambda: s.video * 2),
-    lambda s: s.frames,
-    lambda s: s.about,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda s: s.phases(3),
+        lambda s: s.phases(3)[1].phases(3),
+        lambda s: s.pick([1]).phases(3),
+        lambda s: s.phases(3)[0].pick([0]),
+        lambda s: [part.small(16) for part in s.phases(3)],
+        lambda s: s.memo("twice", lambda: s.video * 2),
+        lambda s: s.frames,
+        lambda s: s.about,
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_what_samples_remember_does_not_keep_them(hold, dtype):
     with without_the_cyclic_collector():

@@ -1,4 +1,5 @@
-"""What `lowered_by` claims holds at every strength: more of a fault never pays better, in the mean over six clips."""
+"""What `lowered_by` claims holds at every strength: more of a fault never pays better, in
+the mean over six clips."""
 
 from functools import lru_cache
 
@@ -25,7 +26,12 @@ SCENES = [
 def claims() -> list[tuple[str, str]]:
     """The weight-free rewards and what each says lowers it."""
     classes = {name: plugin.find("rewards", name) for name in plugin.names("rewards")}
-    return [(name, fault) for name, cls in classes.items() if not cls.learned for fault in cls.lowered_by]
+    return [
+        (name, fault)
+        for name, cls in classes.items()
+        if not cls.learned
+        for fault in cls.lowered_by
+    ]
 
 
 @lru_cache
@@ -49,9 +55,15 @@ def clean(name: str) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "fault"), claims())
 def test_more_of_a_fault_never_pays_better(name: str, fault: str):
-    values = torch.stack([clean(name), *(build(name)(samples(fault, strength)).value for strength in STRENGTHS)])
+    values = torch.stack(
+        [clean(name), *(build(name)(samples(fault, strength)).value for strength in STRENGTHS)]
+    )
     scored = values.isfinite().all(0)
-    assert scored.sum() >= 4, f"{name} under {fault} scores {int(scored.sum())} of {len(SCENES)} clips throughout"
+    assert scored.sum() >= 4, (
+        f"{name} under {fault} scores {int(scored.sum())} of {len(SCENES)} clips throughout"
+    )
     means = values[:, scored].mean(1)
     fall = means[0] - means[-1]
-    assert fall > 0 and (means.diff() <= RISE * fall).all(), f"{name} under {fault}: {means.tolist()}"
+    assert fall > 0 and (means.diff() <= RISE * fall).all(), (
+        f"{name} under {fault}: {means.tolist()}"
+    )

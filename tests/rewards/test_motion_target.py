@@ -12,7 +12,13 @@ from vidrl.rewards.motion_target import MotionTarget, band, circling, rested
 from vidrl.synthetic import world
 
 LEFT, RIGHT, UP, DOWN = (-1, 0), (1, 0), (0, -1), (0, 1)
-PAN_LEFT, PAN_RIGHT, TILT_UP, IN, OUT = (-1, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, -1, 0)
+PAN_LEFT, PAN_RIGHT, TILT_UP, IN, OUT = (
+    (-1, 0, 0, 0),
+    (1, 0, 0, 0),
+    (0, 1, 0, 0),
+    (0, 0, 1, 0),
+    (0, 0, -1, 0),
+)
 NOTHING = Wanted()
 CAPTIONS = {
     "a ball bounces quickly": Wanted(path="bounce", pace=2.0),
@@ -91,13 +97,21 @@ def test_captions_are_read(caption, meaning):
 
 def test_every_caption_of_the_world_is_read():
     headings = {"left": LEFT, "right": RIGHT, "up": UP, "down": DOWN}
-    cameras = {"static": (0, 0, 0, 0), "left": PAN_LEFT, "right": PAN_RIGHT, "up": TILT_UP, "down": (0, -1, 0, 0)}
+    cameras = {
+        "static": (0, 0, 0, 0),
+        "left": PAN_LEFT,
+        "right": PAN_RIGHT,
+        "up": TILT_UP,
+        "down": (0, -1, 0, 0),
+    }
     for scene in world.all_scenes()[::7]:
         for camera, numbers in cameras.items():
             read = wanted(replace(scene, camera=camera).caption)
             assert read.heading == headings.get(scene.motion, (0, 0)) and read.camera == numbers
             assert read.rest == (scene.motion == "rest")
-            assert read.path == (scene.motion if scene.motion in ("bounce", "circle", "grow") else "")
+            assert read.path == (
+                scene.motion if scene.motion in ("bounce", "circle", "grow") else ""
+            )
 
 
 def judged(video: torch.Tensor, prompts: list[str], fps: float = 8.0) -> list[float]:
@@ -108,14 +122,20 @@ def judged(video: torch.Tensor, prompts: list[str], fps: float = 8.0) -> list[fl
     return [MotionTarget()(samples).value.item() for samples in several]
 
 
-@pytest.mark.parametrize(("background", "camera"), [("dark", "static"), ("speckled", "static"), ("speckled", "left")])
+@pytest.mark.parametrize(
+    ("background", "camera"), [("dark", "static"), ("speckled", "static"), ("speckled", "left")]
+)
 @pytest.mark.parametrize("motion", ["left", "right", "up", "down"])
 def test_the_right_direction_beats_every_wrong_one(motion, background, camera):
     for speed in ("slow", "fast"):
         scene = world.Scene("square", "red", motion, speed, background, camera)
         video = world.render(scene, 32, 17, seed=4).video
-        others = [m for m in ("left", "right", "up", "down", "bounce", "circle", "grow") if m != motion]
-        right, *wrong = judged(video, [scene.caption, *(replace(scene, motion=m).caption for m in others)])
+        others = [
+            m for m in ("left", "right", "up", "down", "bounce", "circle", "grow") if m != motion
+        ]
+        right, *wrong = judged(
+            video, [scene.caption, *(replace(scene, motion=m).caption for m in others)]
+        )
         assert right > 0.9 and right > max(wrong) + 0.1, (speed, right, wrong)
 
 
@@ -127,7 +147,9 @@ def test_the_right_path_beats_every_other(motion, speed):
     scene = world.Scene("square", "red", motion, speed, "speckled")
     video = world.render(scene, 32, 17, seed=4).video
     others = [m for m in world.MOTIONS if m != motion]
-    right, *wrong = judged(video, [scene.caption, *(replace(scene, motion=m).caption for m in others)])
+    right, *wrong = judged(
+        video, [scene.caption, *(replace(scene, motion=m).caption for m in others)]
+    )
     assert right > 0.6 and right > max(wrong) + 0.1, (right, wrong)
 
 
@@ -141,11 +163,16 @@ def test_the_right_pace_beats_the_wrong_one():
 
 def still(frames: int = 9) -> torch.Tensor:
     noise = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0))
-    return torch.nn.functional.interpolate(noise, (160, 160), mode="bicubic")[0].clamp(0, 1).expand(frames, -1, -1, -1)
+    return (
+        torch.nn.functional.interpolate(noise, (160, 160), mode="bicubic")[0]
+        .clamp(0, 1)
+        .expand(frames, -1, -1, -1)
+    )
 
 
 def window(step: tuple[float, float] = (0, 0), zoom: float = 0.0, side: int = 64) -> torch.Tensor:
-    """A still whose content moves by `step` pixels and grows by `zoom` (log) a frame, (9, 3, side, side)."""
+    """A still whose content moves by `step` pixels and grows by `zoom` (log) a frame, (9,
+    3, side, side)."""
     frames = []
     for t, ground in enumerate(still()):
         scale = math.exp(-zoom * t) * side / 160
@@ -158,7 +185,13 @@ def window(step: tuple[float, float] = (0, 0), zoom: float = 0.0, side: int = 64
 def test_a_camera_that_pans_left_moves_the_picture_right():
     left, right, up, zoom, rest = judged(
         window((1.5, 0)),
-        ["the camera pans left", "the camera pans right", "the camera tilts up", "zoom in", "static camera"],
+        [
+            "the camera pans left",
+            "the camera pans right",
+            "the camera tilts up",
+            "zoom in",
+            "static camera",
+        ],
     )
     assert left > 0.9 and max(right, up, zoom) < 0.05 and rest < 0.1
 
@@ -166,7 +199,9 @@ def test_a_camera_that_pans_left_moves_the_picture_right():
 def test_a_camera_that_tilts_up_moves_the_picture_down_and_one_that_zooms_in_expands_it():
     up, down = judged(window((0, 1.5)), ["the camera tilts up", "the camera tilts down"])
     assert up > 0.9 and down < 0.05
-    closer, away, left = judged(window(zoom=0.02), ["zoom in", "the camera zooms out", "the camera pans left"])
+    closer, away, left = judged(
+        window(zoom=0.02), ["zoom in", "the camera zooms out", "the camera pans left"]
+    )
     assert closer > 0.9 and max(away, left) < 0.1
 
 
@@ -178,7 +213,9 @@ def test_a_frozen_clip_wins_only_where_rest_is_asked():
 
 def test_a_prompt_that_asks_nothing_of_motion_is_inapplicable():
     video = world.render(world.Scene("circle", "red", "left"), 32, 9).video
-    score = MotionTarget()(Samples(torch.stack([video, video]), ["a bowl of fruit", "it moves left"], 8.0))
+    score = MotionTarget()(
+        Samples(torch.stack([video, video]), ["a bowl of fruit", "it moves left"], 8.0)
+    )
     assert score.value.isnan().tolist() == [True, False]
     assert score.why[0].startswith("inapplicable: the prompt asks nothing") and score.why[1] is None
 
@@ -188,7 +225,9 @@ def test_frame_rate_and_size_change_little(prompt):
     """Within 0.05 at 8, 12, 24 and 30 frames a second and at 32 and 96 pixels."""
     scene = world.Scene("square", "blue", "left", "fast", "speckled")
     looks = [(fps, 32) for fps in (8, 12, 24, 30)] + [(8, 96)]
-    clips = [world.render(scene, size, round(1.5 * fps) + 1, fps, seed=2).video for fps, size in looks]
+    clips = [
+        world.render(scene, size, round(1.5 * fps) + 1, fps, seed=2).video for fps, size in looks
+    ]
     values = [judged(clip, [prompt], fps)[0] for clip, (fps, _) in zip(clips, looks, strict=True)]
     assert min(values) > 0.9 and max(values) - min(values) < 0.05, values
 
@@ -202,8 +241,11 @@ def test_the_curve_says_when_it_went_the_right_way():
 
 
 def test_the_band_by_hand():
-    """Below: 1.5 u^2 / (u^2 + 0.5) at u = 1/2 is 0.375 / 0.75 = 0.5; above: high / speed."""
-    torch.testing.assert_close(band(torch.tensor([0.5, 3.0, 10.0]), 1.0, 5.0), torch.tensor([0.5, 1.0, 0.5]))
+    """Below: 1.5 u^2 / (u^2 + 0.5) at u = 1/2 is 0.375 / 0.75 = 0.5; above: high /
+    speed."""
+    torch.testing.assert_close(
+        band(torch.tensor([0.5, 3.0, 10.0]), 1.0, 5.0), torch.tensor([0.5, 1.0, 0.5])
+    )
     fit, curve = rested(torch.tensor([0.1, 0.3]), 0.1)
     assert fit.item() == pytest.approx(0.25) and curve.tolist() == pytest.approx([1, 1 / 9])
 

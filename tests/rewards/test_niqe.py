@@ -1,4 +1,5 @@
-"""NIQE: the fit by known distributions, the published implementation, and what it says of real frames."""
+"""NIQE: the fit by known distributions, the published implementation, and what it says of
+real frames."""
 
 import importlib
 import importlib.util
@@ -22,7 +23,9 @@ def test_the_fit_finds_known_distributions():
     normal = torch.randn(1, 200_000)
     shape, mean, left, right = fitted(normal)
     assert shape.item() == pytest.approx(2.0, abs=0.05) and mean.abs().item() < 0.02
-    assert left.item() == pytest.approx(math.sqrt(2), rel=0.02) and right.item() == pytest.approx(left.item(), rel=0.02)
+    assert left.item() == pytest.approx(math.sqrt(2), rel=0.02) and right.item() == pytest.approx(
+        left.item(), rel=0.02
+    )
     laplace = torch.distributions.Laplace(0.0, 1.0).sample((1, 200_000))
     assert fitted(laplace)[0].item() == pytest.approx(1.0, abs=0.03)
     skewed = torch.where(normal < 0, normal, 2 * normal)
@@ -33,7 +36,10 @@ def test_normalising_takes_light_and_contrast_out():
     image = torch.rand(40, 40) * 200 + 20
     inner = slice(4, -4)
     torch.testing.assert_close(
-        normalised(image, 0.0)[inner, inner], normalised(0.5 * image + 30, 0.0)[inner, inner], atol=5e-3, rtol=1e-2
+        normalised(image, 0.0)[inner, inner],
+        normalised(0.5 * image + 30, 0.0)[inner, inner],
+        atol=5e-3,
+        rtol=1e-2,
     )
 
 
@@ -50,17 +56,24 @@ def test_small_frames_are_refused_and_options_checked():
 
 @needs_statistics
 def test_the_features_are_the_published_ones(monkeypatch):
-    """scikit-video's own functions on the same normalised image; its resizing needs a SciPy that is gone."""
+    """scikit-video's own functions on the same normalised image; its resizing needs a SciPy
+    that is gone."""
     monkeypatch.setattr(np, "int", int, raising=False)
     monkeypatch.setattr(np, "float", float, raising=False)
     reference = _published()
     image = luma(clip("bikes", 50, 51)[0][0])[:192, :384]
     full = image.numpy()
-    half = torch.nn.functional.interpolate(image[None, None], size=(96, 192), mode="bicubic", antialias=True)[0, 0]
-    wanted = np.hstack([
-        reference["niqe"].extract_on_patches(reference["mscn"].compute_image_mscn_transform(x)[0], side)
-        for x, side in ((full, 96), (half.numpy(), 48))
-    ])
+    half = torch.nn.functional.interpolate(
+        image[None, None], size=(96, 192), mode="bicubic", antialias=True
+    )[0, 0]
+    wanted = np.hstack(
+        [
+            reference["niqe"].extract_on_patches(
+                reference["mscn"].compute_image_mscn_transform(x)[0], side
+            )
+            for x, side in ((full, 96), (half.numpy(), 48))
+        ]
+    )
     torch.testing.assert_close(features(image, 96), torch.from_numpy(wanted), atol=3e-3, rtol=3e-3)
 
 
@@ -71,8 +84,14 @@ def _published():
     from vidrl.rewards._networks.weights import found
 
     root = found("skvideo", "utils/stats.py", CURE).parent.parent
-    code = {name: (root / path).read_text() for name, path in (
-        ("mscn", "utils/mscn.py"), ("stats", "utils/stats.py"), ("niqe", "measure/niqe.py"))}
+    code = {
+        name: (root / path).read_text()
+        for name, path in (
+            ("mscn", "utils/mscn.py"),
+            ("stats", "utils/stats.py"),
+            ("niqe", "measure/niqe.py"),
+        )
+    }
     made = {name: types.SimpleNamespace() for name in code}
     scope = {}
     for name, text in code.items():
@@ -83,16 +102,21 @@ def _published():
 
 
 @needs_statistics
-@pytest.mark.parametrize(("name", "start"), [
-    ("bikes", 150), pytest.param("bigbuckbunny", 60, marks=pytest.mark.slow)
-])
+@pytest.mark.parametrize(
+    ("name", "start"), [("bikes", 150), pytest.param("bigbuckbunny", 60, marks=pytest.mark.slow)]
+)
 def test_real_frames_get_worse_by_what_it_says(name, start):
     video = clip(name, start, start + 1)[0]
     reward = Niqe()
     clean = reward(Samples(video[None], [""], 25.0)).value.item()
     assert -7 < clean < -3
     for fault in reward.lowered_by:
-        assert reward(Samples(corruptions.corrupt(video, fault, seed=0)[None], [""], 25.0)).value.item() < clean, fault
+        assert (
+            reward(
+                Samples(corruptions.corrupt(video, fault, seed=0)[None], [""], 25.0)
+            ).value.item()
+            < clean
+        ), fault
 
 
 @needs_statistics

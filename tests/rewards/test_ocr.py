@@ -10,7 +10,9 @@ from vidrl.rewards import Samples
 from vidrl.rewards.ocr import CURE, Ocr, distance, likeness, quoted
 from vidrl.synthetic import corruptions
 
-needs_models = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in Ocr.needs), reason=CURE)
+needs_models = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in Ocr.needs), reason=CURE
+)
 SIGN = ['a neon sign that says "OPEN 24h"']
 
 
@@ -19,7 +21,16 @@ def written(text: str, frames: int = 1) -> torch.Tensor:
     cv2 = pytest.importorskip("cv2")
     pictures = [np.full((96, 256, 3), 90, np.uint8) for _ in range(frames)]
     for t, picture in enumerate(pictures):
-        cv2.putText(picture, text, (10 + 4 * t, 60), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (250, 240, 230), 2, cv2.LINE_AA)
+        cv2.putText(
+            picture,
+            text,
+            (10 + 4 * t, 60),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            1.0,
+            (250, 240, 230),
+            2,
+            cv2.LINE_AA,
+        )
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[None].float() / 255
 
 
@@ -29,7 +40,9 @@ def by_light(frame: np.ndarray) -> list[str]:
 
 
 def test_the_sum_by_hand():
-    light = torch.tensor([0, 100, 200, 0], dtype=torch.uint8).view(1, 4, 1, 1, 1).expand(1, 4, 3, 8, 8)
+    light = (
+        torch.tensor([0, 100, 200, 0], dtype=torch.uint8).view(1, 4, 1, 1, 1).expand(1, 4, 3, 8, 8)
+    )
     samples = Samples(light, ['"Sitting"'], 2.0)
     score = Ocr(reader=by_light)(samples)  # kitten to sitting: three of seven letters
     assert score.frames[0].tolist() == pytest.approx([4 / 7, 1.0, 0.0, 4 / 7])
@@ -38,7 +51,11 @@ def test_the_sum_by_hand():
 
 
 def test_frames_not_read_lie_on_a_line():
-    light = torch.tensor([100, 0, 200, 100, 100], dtype=torch.uint8).view(1, 5, 1, 1, 1).expand(1, 5, 3, 8, 8)
+    light = (
+        torch.tensor([100, 0, 200, 100, 100], dtype=torch.uint8)
+        .view(1, 5, 1, 1, 1)
+        .expand(1, 5, 3, 8, 8)
+    )
     score = Ocr(reader=by_light, looks=2.0)(Samples(light, ['"sitting"'], 4.0))
     assert score.frames[0].tolist() == pytest.approx([1.0, 0.5, 0.0, 0.5, 1.0])
 
@@ -53,13 +70,16 @@ def test_a_prompt_that_quotes_nothing_is_inapplicable_also_in_pieces():
     assert stream.result().value.isnan().all() and stream.result().why[0] == score.why[0]
 
 
-@pytest.mark.parametrize(("prompt", "wanted"), [
-    ('says "SALE" and "50 %"', ["SALE", "50 %"]),
-    ("says “Grand Hôtel”", ["Grand Hôtel"]),
-    ("says 'Bob' in the dog's house", ["Bob"]),
-    ("it's the boys' club", []),
-    ('an empty "" sign', []),
-])
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        ('says "SALE" and "50 %"', ["SALE", "50 %"]),
+        ("says “Grand Hôtel”", ["Grand Hôtel"]),
+        ("says 'Bob' in the dog's house", ["Bob"]),
+        ("it's the boys' club", []),
+        ('an empty "" sign', []),
+    ],
+)
 def test_quotations(prompt, wanted):
     assert quoted(prompt) == wanted
 

@@ -1,4 +1,5 @@
-"""Odd files: the frames that are read are those that ffmpeg shows, in number, order, time and orientation."""
+"""Odd files: the frames that are read are those that ffmpeg shows, in number, order, time
+and orientation."""
 
 import os
 import re
@@ -13,14 +14,18 @@ from vidrl.bench.cache import Hashes
 from vidrl.rewards import score_files, video
 from vidrl.rewards.flicker import Flicker
 
-FFMPEG = pytest.importorskip("imageio_ffmpeg", reason="the reference; pip install imageio-ffmpeg").get_ffmpeg_exe()
+FFMPEG = pytest.importorskip(
+    "imageio_ffmpeg", reason="the reference; pip install imageio-ffmpeg"
+).get_ffmpeg_exe()
 pytest.importorskip("av", reason="PyAV reads all of these; pip install av")
 H264 = "-c:v libx264 -pix_fmt yuv420p -threads 1"
 
 
 def ffmpeg(*words):
-    found = subprocess.run([FFMPEG, "-hide_banner", "-loglevel", "error", "-nostdin", "-y", *map(str, words)],
-                           capture_output=True)
+    found = subprocess.run(
+        [FFMPEG, "-hide_banner", "-loglevel", "error", "-nostdin", "-y", *map(str, words)],
+        capture_output=True,
+    )
     assert found.returncode == 0, found.stderr.decode()
     return found.stdout
 
@@ -33,19 +38,49 @@ def shown(path, size):
     unit = re.search(r"#tb 0: (\d+)/(\d+)", told)
     stamps = [int(line.split(",")[2]) for line in told.splitlines() if line and line[0] != "#"]
     frames = np.frombuffer(pixels, np.uint8).reshape(-1, size[1], size[0], 3).transpose(0, 3, 1, 2)
-    return torch.from_numpy(frames.copy()), [stamp * int(unit[1]) / int(unit[2]) for stamp in stamps]
+    return torch.from_numpy(frames.copy()), [
+        stamp * int(unit[1]) / int(unit[2]) for stamp in stamps
+    ]
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """Sound files that odd ones are made of: 40 frames of 128 x 80 at 16 a second."""
     at = tmp_path_factory.mktemp("sources")
-    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=128x80:r=16:d=2.5", "-c:v", "ffv1", "-pix_fmt", "bgr0", at / "ref.mkv")
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=128x80:r=16:d=2.5",
+        "-c:v",
+        "ffv1",
+        "-pix_fmt",
+        "bgr0",
+        at / "ref.mkv",
+    )
     ffmpeg("-i", at / "ref.mkv", *H264.split(), at / "a.mp4")
     ffmpeg("-i", at / "ref.mkv", *H264.split(), "-g", 12, at / "groups.ts")
-    ffmpeg("-i", at / "ref.mkv", *H264.split(), "-g", 10, "-x264-params", "open-gop=1:bframes=3:b-adapt=0",
-           at / "open.mkv")
-    ffmpeg("-i", at / "ref.mkv", "-c:v", "libsvtav1", "-preset", 12, "-pix_fmt", "yuv420p", at / "av1.mp4")
+    ffmpeg(
+        "-i",
+        at / "ref.mkv",
+        *H264.split(),
+        "-g",
+        10,
+        "-x264-params",
+        "open-gop=1:bframes=3:b-adapt=0",
+        at / "open.mkv",
+    )
+    ffmpeg(
+        "-i",
+        at / "ref.mkv",
+        "-c:v",
+        "libsvtav1",
+        "-preset",
+        12,
+        "-pix_fmt",
+        "yuv420p",
+        at / "av1.mp4",
+    )
     ffmpeg("-i", at / "ref.mkv", "-frames:v", 1, "-vf", "negate", at / "cover.jpg")
     return at
 
@@ -99,9 +134,14 @@ def test_the_frames_read_are_those_that_ffmpeg_shows(sources, tmp_path, name):
     assert opened.times == pytest.approx(times, abs=2e-3)
 
 
-@pytest.mark.parametrize(("codec", "result"), [("mpeg4 -bf 2", "mp4"), ("mpeg4 -bf 2", "mov"), (H264[5:], "mp4")])
-def test_times_of_decoding_that_were_copied_for_those_of_showing_are_even(sources, tmp_path, codec, result):
-    """An .avi keeps times of decoding alone, and a copy into .mp4 takes them for times of showing."""
+@pytest.mark.parametrize(
+    ("codec", "result"), [("mpeg4 -bf 2", "mp4"), ("mpeg4 -bf 2", "mov"), (H264[5:], "mp4")]
+)
+def test_times_of_decoding_that_were_copied_for_those_of_showing_are_even(
+    sources, tmp_path, codec, result
+):
+    """An .avi keeps times of decoding alone, and a copy into .mp4 takes them for times of
+    showing."""
     ffmpeg("-i", sources / "ref.mkv", "-c:v", *codec.split(), tmp_path / "a.avi")
     ffmpeg("-i", tmp_path / "a.avi", "-c", "copy", tmp_path / f"a.{result}")
     opened = video.Video(tmp_path / f"a.{result}")
@@ -123,15 +163,36 @@ def test_a_rate_that_cannot_be_gives_way_to_that_of_the_pictures(sources, tmp_pa
 @pytest.mark.parametrize("first", ["cover", "film"])
 def test_the_film_is_read_and_not_its_cover(sources, tmp_path, first):
     order = ("-map", 1, "-map", 0) if first == "cover" else ("-map", 0, "-map", 1)
-    ffmpeg("-i", sources / "a.mp4", "-i", sources / "cover.jpg", *order, "-c", "copy",
-           f"-disposition:v:{int(first == 'film')}", "attached_pic", tmp_path / "a.mp4")
-    assert torch.equal(video.Video(tmp_path / "a.mp4").read(), video.Video(sources / "a.mp4").read())
+    ffmpeg(
+        "-i",
+        sources / "a.mp4",
+        "-i",
+        sources / "cover.jpg",
+        *order,
+        "-c",
+        "copy",
+        f"-disposition:v:{int(first == 'film')}",
+        "attached_pic",
+        tmp_path / "a.mp4",
+    )
+    assert torch.equal(
+        video.Video(tmp_path / "a.mp4").read(), video.Video(sources / "a.mp4").read()
+    )
 
 
 def test_a_size_that_changes_is_told(sources, tmp_path):
     parts = []
     for size in ("128x80", "64x40"):
-        ffmpeg("-i", sources / "ref.mkv", "-frames:v", 10, "-s", size, *H264.split(), tmp_path / "part.ts")
+        ffmpeg(
+            "-i",
+            sources / "ref.mkv",
+            "-frames:v",
+            10,
+            "-s",
+            size,
+            *H264.split(),
+            tmp_path / "part.ts",
+        )
         parts.append((tmp_path / "part.ts").read_bytes())
     (tmp_path / "a.ts").write_bytes(b"".join(parts))
     ffmpeg("-i", tmp_path / "a.ts", "-c", "copy", tmp_path / "a.mp4")
@@ -139,14 +200,32 @@ def test_a_size_that_changes_is_told(sources, tmp_path):
     assert all("changes from 128 x 80 to 64 x 40" in row["why"] for row in rows)
 
 
-# --- cut off, and no video -------------------------------------------------------------------------------------------
+# --- cut off, and no video
+# -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.gif", "a.avi", "a.flv", "a.wmv", "a.ogv", "a.apng", "fast.mp4",
-                                  "fragments.mp4"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.mkv",
+        "a.webm",
+        "a.gif",
+        "a.avi",
+        "a.flv",
+        "a.wmv",
+        "a.ogv",
+        "a.apng",
+        "fast.mp4",
+        "fragments.mp4",
+    ],
+)
 def test_a_download_that_broke_off_is_measured_up_to_there_with_a_note(sources, tmp_path, name):
-    options = {"a.mkv": H264, "fast.mp4": f"{H264} -movflags +faststart", "a.apng": "-f apng",
-               "fragments.mp4": f"{H264} -g 8 -movflags frag_keyframe+empty_moov"}  # fmt: skip
+    options = {
+        "a.mkv": H264,
+        "fast.mp4": f"{H264} -movflags +faststart",
+        "a.apng": "-f apng",
+        "fragments.mp4": f"{H264} -g 8 -movflags frag_keyframe+empty_moov",
+    }
     ffmpeg("-i", sources / "ref.mkv", *options.get(name, "").split(), tmp_path / name)
     assert video.Video(tmp_path / name).notes == []
     data = (tmp_path / name).read_bytes()
@@ -161,39 +240,66 @@ def test_a_download_that_broke_off_is_measured_up_to_there_with_a_note(sources, 
 
 def test_what_cannot_be_read_has_a_reason_in_words(sources, tmp_path):
     ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac", tmp_path / "sound.mp4")
-    ffmpeg("-i", tmp_path / "sound.mp4", "-i", sources / "cover.jpg", "-map", 0, "-map", 1, "-c", "copy",
-           "-disposition:v:0", "attached_pic", tmp_path / "cover.mp4")
+    ffmpeg(
+        "-i",
+        tmp_path / "sound.mp4",
+        "-i",
+        sources / "cover.jpg",
+        "-map",
+        0,
+        "-map",
+        1,
+        "-c",
+        "copy",
+        "-disposition:v:0",
+        "attached_pic",
+        tmp_path / "cover.mp4",
+    )
     made = {
-        "index.mp4": ((sources / "a.mp4").read_bytes()[:9000], r"cut off: .*the index \(moov\).* is missing"),
+        "index.mp4": (
+            (sources / "a.mp4").read_bytes()[:9000],
+            r"cut off: .*the index \(moov\).* is missing",
+        ),
         "empty.mp4": (b"", "it is empty, 0 bytes"),
         "page.mp4": (b"\n<!DOCTYPE html><html>404</html>", "an HTML page"),
-        "lfs.mp4": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer"),
+        "lfs.mp4": (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "a Git LFS pointer",
+        ),
         "list.mp4": (b"#EXTM3U\n#EXTINF:1,\na.mp4\n", "a playlist"),
         "concat.mp4": (b"ffconcat version 1.0\nfile a.mp4\n", "a playlist"),
         "zeros.mp4": (bytes(9000), "all zero"),
-        "header.ts": ((sources / "groups.ts").read_bytes()[:1000], "cut off before its first frame"),
+        "header.ts": (
+            (sources / "groups.ts").read_bytes()[:1000],
+            "cut off before its first frame",
+        ),
         "noise.mp4": (bytes(range(200, 256)) * 90, "it is of no known video format$"),
         "archive.mp4": (bytes([1] * 257) + b"ustar" + bytes([1] * 250), "a tar archive"),
         "picture.mp4": ((sources / "cover.jpg").read_bytes(), "a picture"),
     }
     for name, (data, _) in made.items():
         (tmp_path / name).write_bytes(data)
-    made |= {"sound.mp4": (b"", "no video stream: it holds sound alone$"),
-             "cover.mp4": (b"", "no video stream: it holds sound alone with a cover picture")}
+    made |= {
+        "sound.mp4": (b"", "no video stream: it holds sound alone$"),
+        "cover.mp4": (b"", "no video stream: it holds sound alone with a cover picture"),
+    }
     for name, (_, words) in made.items():
         with pytest.raises(video.Unreadable, match=words):
             video.Video(tmp_path / name)
 
 
 def test_a_name_is_a_name_and_nothing_else(sources, tmp_path):
-    """Not an address, a pattern or a list of files, as FFmpeg would take some; and not one that must be UTF-8."""
+    """Not an address, a pattern or a list of files, as FFmpeg would take some; and not one
+    that must be UTF-8."""
     data = (sources / "a.mp4").read_bytes()
     names = [b"caf\xe9.mp4", b"concat:a|b.mp4", b"pipe:0.mp4", b"%d.mp4", b"-x.mp4", b"file:a.mp4"]
     for name in names:
         with open(bytes(tmp_path) + b"/" + name, "wb") as file:
             file.write(data)
     rows = list(score_files([tmp_path], {"f": Flicker()}))
-    assert len(rows) == len(names) and all(row["frames"] == 40 and row["why"] is None for row in rows)
+    assert len(rows) == len(names) and all(
+        row["frames"] == 40 and row["why"] is None for row in rows
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of Unix")
@@ -211,7 +317,15 @@ def test_what_is_no_file_is_named_and_never_read(tmp_path):
 
 
 def test_times_that_tell_nothing_are_told(sources, tmp_path):
-    ffmpeg("-i", sources / "a.mp4", "-c", "copy", "-bsf:v", "setts=pts=0:dts=DTS:duration=0", tmp_path / "zero.mkv")
+    ffmpeg(
+        "-i",
+        sources / "a.mp4",
+        "-c",
+        "copy",
+        "-bsf:v",
+        "setts=pts=0:dts=DTS:duration=0",
+        tmp_path / "zero.mkv",
+    )
     opened = video.Video(tmp_path / "zero.mkv")
     assert (opened.frames, opened.fps) == (40, 16.0) and "tell no time" in opened.notes[0]
     ffmpeg("-i", sources / "ref.mkv", "-c:v", "mjpeg", tmp_path / "mjpeg.mov")
@@ -230,7 +344,8 @@ def test_a_rate_that_a_container_rounds_is_the_stated_one(sources, tmp_path):
         assert video.Video(tmp_path / name).fps == 16.0
 
 
-# --- decord alone ----------------------------------------------------------------------------------------------------
+# --- decord alone
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ODD)

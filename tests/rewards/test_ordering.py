@@ -1,4 +1,5 @@
-"""A clean pan, at any speed, is better than a still of the same picture, and than any fault of either."""
+"""A clean pan, at any speed, is better than a still of the same picture, and than any fault
+of either."""
 
 import pytest
 import torch
@@ -11,25 +12,34 @@ SPEEDS = (0.5, 1, 2, 4, 6)  # pixels a frame; a diagonal is 173
 
 
 def picture() -> torch.Tensor:
-    """A picture like those of cameras, all sizes of detail and hard edges, at twice the size: (1, 3, height, width)."""
+    """A picture like those of cameras, all sizes of detail and hard edges, at twice the
+    size: (1, 3, height, width)."""
     draw = torch.Generator().manual_seed(3)
     height, width = 2 * SIDE, 4 * WIDTH
     made = torch.zeros(1, 3, height, width)
     for cells in (3, 6, 12, 24, 48):
         layer = torch.rand(1, 3, cells, 3 * cells, generator=draw) - 0.5
-        made = made + torch.nn.functional.interpolate(layer, (height, width), mode="bicubic") / cells**0.5
+        made = (
+            made
+            + torch.nn.functional.interpolate(layer, (height, width), mode="bicubic") / cells**0.5
+        )
     for _ in range(24):
-        x, y, w, h = (int(torch.randint(low, high, (1,), generator=draw))
-                      for low, high in ((0, width - 80), (0, height - 60), (12, 80), (12, 60)))
+        x, y, w, h = (
+            int(torch.randint(low, high, (1,), generator=draw))
+            for low, high in ((0, width - 80), (0, height - 60), (12, 80), (12, 60))
+        )
         made[..., y : y + h, x : x + w] += 0.4 * (torch.rand(1, 3, 1, 1, generator=draw) - 0.5)
     return (0.5 + 0.4 * made).clamp(0.02, 0.98)
 
 
 def pan(speed: float) -> torch.Tensor:
-    """A window sliding over the picture, each frame the mean of two by two, (FRAMES, 3, SIDE, WIDTH)."""
+    """A window sliding over the picture, each frame the mean of two by two, (FRAMES, 3,
+    SIDE, WIDTH)."""
     whole = picture()
     starts = [16 + round(2 * speed * i) for i in range(FRAMES)]
-    return torch.nn.functional.avg_pool2d(torch.cat([whole[..., x : x + 2 * WIDTH] for x in starts]), 2)
+    return torch.nn.functional.avg_pool2d(
+        torch.cat([whole[..., x : x + 2 * WIDTH] for x in starts]), 2
+    )
 
 
 def value(video: torch.Tensor, fps: float) -> float:

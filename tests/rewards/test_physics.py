@@ -1,4 +1,5 @@
-"""Bodies in flight and after impacts that lose speed are perfect; what no body does is not."""
+"""Bodies in flight and after impacts that lose speed are perfect; what no body does is
+not."""
 
 import math
 
@@ -22,7 +23,8 @@ def fall(fps: float = 8.0) -> np.ndarray:
 
 
 def bounce(kept: float, fps: float = 8.0, start: float = 0.25, seconds: float = 2.0) -> np.ndarray:
-    """A ball dropped on a floor at 0.8 widths under 1.2 widths / s^2, which keeps the share `kept` of its speed."""
+    """A ball dropped on a floor at 0.8 widths under 1.2 widths / s^2, which keeps the share
+    `kept` of its speed."""
     y, v, path, fine = start, 0.0, [], 200
     for i in range(round(seconds * fps) * fine + 1):
         if i % fine == 0:
@@ -34,11 +36,15 @@ def bounce(kept: float, fps: float = 8.0, start: float = 0.25, seconds: float = 
     return np.array(path)
 
 
-def film(path: np.ndarray, radius=0.1, size: int = 64, background: str = "speckled") -> torch.Tensor:
+def film(
+    path: np.ndarray, radius=0.1, size: int = 64, background: str = "speckled"
+) -> torch.Tensor:
     """A red ball along a path in widths, (F, 3, size, size)."""
     centres = torch.tensor(path, dtype=torch.float32)
     radii = torch.as_tensor(radius, dtype=torch.float32).expand(len(centres))
-    ground = world.background(world.Scene("circle", "red", "rest", "slow", background), size, len(centres))
+    ground = world.background(
+        world.Scene("circle", "red", "rest", "slow", background), size, len(centres)
+    )
     mask = world.coverage("circle", centres, radii, size)[:, None]
     return ground + mask * (torch.tensor([0.9, 0.14, 0.12])[None, :, None, None] - ground)
 
@@ -83,7 +89,9 @@ def test_the_error_lies_where_the_jump_is():
 
 def test_nothing_that_moves_alone_is_inapplicable():
     rest = world.render(world.Scene("circle", "red", "rest", "slow", "speckled"), 32, 9).video
-    pan = world.background(world.Scene("circle", "red", "rest", "slow", "speckled", "left"), 64, 9).contiguous()
+    pan = world.background(
+        world.Scene("circle", "red", "rest", "slow", "speckled", "left"), 64, 9
+    ).contiguous()
     for video in (rest, pan):
         score = Physics()(Samples(video[None], [""], 8.0))
         assert score.value.isnan().all() and score.why == ["inapplicable: nothing moves alone"]
@@ -102,16 +110,23 @@ def test_mirrored_is_the_same_and_a_bounce_backwards_wins_speed():
 
 
 def test_a_camera_that_pans_hardly_matters():
-    ground = world.background(world.Scene("circle", "red", "rest", "slow", "speckled", "left"), 64, 13)
-    mask = world.coverage("circle", torch.tensor(fall(), dtype=torch.float32), torch.full((13,), 0.1), 64)[:, None]
+    ground = world.background(
+        world.Scene("circle", "red", "rest", "slow", "speckled", "left"), 64, 13
+    )
+    mask = world.coverage(
+        "circle", torch.tensor(fall(), dtype=torch.float32), torch.full((13,), 0.1), 64
+    )[:, None]
     video = ground + mask * (torch.tensor([0.9, 0.14, 0.12])[None, :, None, None] - ground)
     assert value(video) > -0.3
 
 
 @pytest.mark.parametrize(("kept", "low", "high"), [(0.8, -0.06, 0.0), (1.5, -2.0, -0.15)])
 def test_frame_rate_and_size_change_little(kept, low, high):
-    """Within 0.2 at 8, 12, 24 and 30 frames a second, and within 0.1 at 48 and 96 pixels."""
-    rates = [value(film(bounce(kept, fps, 0.45, 1.5), size=48), fps) for fps in (8.0, 12.0, 24.0, 30.0)]
+    """Within 0.2 at 8, 12, 24 and 30 frames a second, and within 0.1 at 48 and 96
+    pixels."""
+    rates = [
+        value(film(bounce(kept, fps, 0.45, 1.5), size=48), fps) for fps in (8.0, 12.0, 24.0, 30.0)
+    ]
     sizes = [value(film(bounce(kept, 8.0, 0.45, 1.5), size=size)) for size in (48, 96)]
     assert all(low <= v <= high for v in rates + sizes), (rates, sizes)
     assert max(rates) - min(rates) < 0.2 and max(sizes) - min(sizes) < 0.1, (rates, sizes)
@@ -125,7 +140,8 @@ def test_free_fall_is_found_exactly():
 
 
 def test_an_impact_by_hand():
-    """Falling at 0.1 a step; at step 5, speed 0.5 becomes -0.4: after it -0.4 + 0.1 (t - 5)."""
+    """Falling at 0.1 a step; at step 5, speed 0.5 becomes -0.4: after it -0.4 + 0.1 (t -
+    5)."""
     down, up = 0.1 * np.arange(5), -0.4 + 0.1 * np.arange(1, 6)
     velocity = np.stack([np.zeros(11), np.concatenate([down, [0.05], up])], 1)
     fit, (hit,) = flights(velocity, 0.01, 8.0)
@@ -158,7 +174,8 @@ def test_stretches_are_the_best_of_all():
 
 
 def rows(pairs: int = 6) -> np.ndarray:
-    """Features of a thing that moves 0.1 diagonals a frame to the right, at one frame a second."""
+    """Features of a thing that moves 0.1 diagonals a frame to the right, at one frame a
+    second."""
     row = np.zeros((pairs, 10))
     row[:, 0], row[:, 9] = 0.1, 0.1
     row[:, 2], row[:, 4] = 0.1 * np.arange(pairs), 0.1 * np.arange(1, pairs + 1)

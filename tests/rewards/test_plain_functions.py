@@ -1,4 +1,5 @@
-"""A plain function fn(samples) as a reward: what it may return, what is refused, and that every face takes it."""
+"""A plain function fn(samples) as a reward: what it may return, what is refused, and that
+every face takes it."""
 
 import json
 import math
@@ -19,7 +20,10 @@ from vidrl.rewards._serving.wire import pack_samples, unpack_score
 from vidrl.rewards.frame_quality import FrameQuality
 from vidrl.training.evaluate import build_reward
 
-STARTS, RISES = torch.linspace(0, 0.75, 4).view(4, 1, 1, 1, 1), torch.linspace(0, 0.2, 5).view(5, 1, 1, 1)
+STARTS, RISES = (
+    torch.linspace(0, 0.75, 4).view(4, 1, 1, 1, 1),
+    torch.linspace(0, 0.2, 5).view(5, 1, 1, 1),
+)
 VIDEO = STARTS.expand(4, 5, 3, 8, 8) + RISES
 SAMPLES = Samples(VIDEO, ["a", "b", "c", "d"], 8.0)
 LIGHT = [0.1, 0.35, 0.6, 0.85]  # of each clip
@@ -70,24 +74,27 @@ def light(samples: Samples) -> torch.Tensor:
     return samples.frames.mean((1, 2, 3, 4))
 
 
-@pytest.mark.parametrize("give", [
-    light,
-    lambda s: light(s).double(),
-    lambda s: light(s).numpy(),
-    lambda s: light(s).double().numpy(),
-    lambda s: light(s).tolist(),
-    lambda s: tuple(light(s).tolist()),
-    lambda s: list(light(s)),
-    lambda s: [np.float64(x) for x in light(s).tolist()],
-    lambda s: Score(light(s)),
-    lambda s: s.frames.mean((2, 3, 4)),
-    lambda s: s.frames.mean((2, 3, 4)).numpy(),
-    lambda s: s.frames.mean((2, 3, 4)).tolist(),
-    lambda video, prompts, fps: video.mean((1, 2, 3, 4)),
-    lambda video, prompts=(), fps=8.0: video.mean((1, 2, 3, 4)),
-    lambda *given: light(given[0]),
-    lambda samples, gain=1.0, bias=0.0: gain * light(samples) + bias,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "give",
+    [
+        light,
+        lambda s: light(s).double(),
+        lambda s: light(s).numpy(),
+        lambda s: light(s).double().numpy(),
+        lambda s: light(s).tolist(),
+        lambda s: tuple(light(s).tolist()),
+        lambda s: list(light(s)),
+        lambda s: [np.float64(x) for x in light(s).tolist()],
+        lambda s: Score(light(s)),
+        lambda s: s.frames.mean((2, 3, 4)),
+        lambda s: s.frames.mean((2, 3, 4)).numpy(),
+        lambda s: s.frames.mean((2, 3, 4)).tolist(),
+        lambda video, prompts, fps: video.mean((1, 2, 3, 4)),
+        lambda video, prompts=(), fps=8.0: video.mean((1, 2, 3, 4)),
+        lambda *given: light(given[0]),
+        lambda samples, gain=1.0, bias=0.0: gain * light(samples) + bias,
+    ],
+)
 def test_one_number_a_clip_or_a_frame_is_taken(give):
     made = as_reward(give)(SAMPLES)
     assert made.value.tolist() == pytest.approx(LIGHT, abs=1e-6) and made.why == [None] * 4
@@ -97,13 +104,16 @@ def test_one_number_a_clip_or_a_frame_is_taken(give):
         assert made.frames[0].tolist() == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2], abs=1e-6)
 
 
-@pytest.mark.parametrize("give", [
-    lambda s: (light(s) > 0.5),
-    lambda s: (light(s) > 0.5).long(),
-    lambda s: [False, False, True, True],
-    lambda s: [0, 0, 1, 1],
-    lambda s: light(s).gt(0.5).half(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda s: light(s) > 0.5,
+        lambda s: (light(s) > 0.5).long(),
+        lambda s: [False, False, True, True],
+        lambda s: [0, 0, 1, 1],
+        lambda s: light(s).gt(0.5).half(),
+    ],
+)
 def test_truths_and_integers_become_numbers(give):
     made = as_reward(give)(SAMPLES)
     assert made.value.tolist() == [0, 0, 1, 1] and made.value.dtype == torch.float32
@@ -118,18 +128,30 @@ def test_truths_and_integers_become_numbers(give):
         (lambda s: {"value": light(s)}, "(dict)"),
         (lambda s: (light(s), {"parts": 1}), "got a tuple of 2: Tensor, dict"),
         (lambda s: light(s).mean(), "got a tensor of shape (): do not average over the clips"),
-        (lambda s: light(s)[:, None], "got a tensor of shape (4, 1): take its last axis away with squeeze(1)"),
+        (
+            lambda s: light(s)[:, None],
+            "got a tensor of shape (4, 1): take its last axis away with squeeze(1)",
+        ),
         (lambda s: light(s)[:3], "got a tensor of shape (3,): one number for each clip"),
         (lambda s: light(s)[:3].numpy(), "got an array of shape (3,)"),
         (lambda s: light(s).tolist()[:3], "got a list of 3: float"),
         (lambda s: [], "got a list of 0"),
         (lambda s: ["a", "b", "c", "d"], "got a list of 4: str"),
         (lambda s: [[1.0], [2.0, 3.0], [], []], "got a list of 4: list"),
-        (lambda s: s.frames.mean((2, 3, 4))[:, 1:], "got a tensor of shape (4, 4): a curve has a number for"),
-        (lambda s: s.frames, "got a tensor of shape (4, 5, 3, 8, 8): average over the axes after the first"),
+        (
+            lambda s: s.frames.mean((2, 3, 4))[:, 1:],
+            "got a tensor of shape (4, 4): a curve has a number for",
+        ),
+        (
+            lambda s: s.frames,
+            "got a tensor of shape (4, 5, 3, 8, 8): average over the axes after the first",
+        ),
         (lambda s: light(s).to(torch.complex64), "got complex numbers"),
         (lambda s: Score(light(s)[:2]), "got a Score of 2 clips"),
-        (lambda s: Score(light(s), s.frames.mean((2, 3, 4))[:, 1:]), "got a Score with frames of shape (4, 4)"),
+        (
+            lambda s: Score(light(s), s.frames.mean((2, 3, 4))[:, 1:]),
+            "got a Score with frames of shape (4, 4)",
+        ),
         (lambda s: Score(light(s), why=["no"]), "got a Score with 1 reasons"),
     ],
 )
@@ -139,9 +161,13 @@ def test_anything_else_is_refused_with_what_was_expected(give, words):
         as_reward(give, "mine")(SAMPLES)
 
 
-@pytest.mark.parametrize("fn", [lambda: 0, lambda video, prompts: 0, lambda a, b, c, d: 0, lambda *, samples: 0])
+@pytest.mark.parametrize(
+    "fn", [lambda: 0, lambda video, prompts: 0, lambda a, b, c, d: 0, lambda *, samples: 0]
+)
 def test_other_arguments_are_refused_before_any_work(fn):
-    with pytest.raises(ValueError, match=r"function fn\(samples\) of one argument, got mine\(.*samples.frames"):
+    with pytest.raises(
+        ValueError, match=r"function fn\(samples\) of one argument, got mine\(.*samples.frames"
+    ):
         as_reward(fn, "mine")
 
 
@@ -184,31 +210,43 @@ def test_every_face_takes_the_same_reward(name, mine):
     ]
     for found in faces:
         assert found.value.tolist() == pytest.approx(LIGHT, abs=1e-6)
-    assert [row["value"]["reward"] for row in score(VIDEO, reward, fps=8.0)] == pytest.approx(LIGHT, abs=1e-6)
+    assert [row["value"]["reward"] for row in score(VIDEO, reward, fps=8.0)] == pytest.approx(
+        LIGHT, abs=1e-6
+    )
     assert audit.load(named)(SAMPLES).value.tolist() == pytest.approx(LIGHT, abs=1e-6)
     told = plugin.facts("rewards", named)
-    assert told["name"] == named and [option["name"] for option in told["options"]] == ["gain"] * (name == "Gain")
+    assert told["name"] == named and [option["name"] for option in told["options"]] == ["gain"] * (
+        name == "Gain"
+    )
 
 
-@pytest.mark.parametrize("take", [
-    lambda fn: Composite({"fn": fn})(SAMPLES).value,
-    lambda fn: Desk(fn).reward(SAMPLES).value,
-    lambda fn: torch.tensor([row["value"]["reward"] for row in score(VIDEO, fn, fps=8.0)]),
-    lambda fn: adapt.from_function(fn)(SAMPLES).value,
-    lambda fn: torch.as_tensor(adapt.flow_grpo(fn, fps=8)(VIDEO, SAMPLES.prompts, [{}] * 4)[0]),
-    lambda fn: adapt.clips(fn, fps=8)(list(VIDEO), SAMPLES.prompts),
-    lambda fn: adapt.fastvideo(fn, fps=8)(VIDEO.transpose(1, 2), SAMPLES.prompts),
-    lambda fn: audit.Scorer(fn)([audit.Clip("a", clip, "", 8.0) for clip in VIDEO])[0],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda fn: Composite({"fn": fn})(SAMPLES).value,
+        lambda fn: Desk(fn).reward(SAMPLES).value,
+        lambda fn: torch.tensor([row["value"]["reward"] for row in score(VIDEO, fn, fps=8.0)]),
+        lambda fn: adapt.from_function(fn)(SAMPLES).value,
+        lambda fn: torch.as_tensor(adapt.flow_grpo(fn, fps=8)(VIDEO, SAMPLES.prompts, [{}] * 4)[0]),
+        lambda fn: adapt.clips(fn, fps=8)(list(VIDEO), SAMPLES.prompts),
+        lambda fn: adapt.fastvideo(fn, fps=8)(VIDEO.transpose(1, 2), SAMPLES.prompts),
+        lambda fn: audit.Scorer(fn)([audit.Clip("a", clip, "", 8.0) for clip in VIDEO])[0],
+    ],
+)
 def test_a_function_itself_is_taken_where_a_reward_is(take):
     assert list(take(light)) == pytest.approx(LIGHT, abs=1e-6)
 
 
 def test_options_reach_a_class_and_are_refused_of_a_function(mine):
-    assert load(f"{mine}:Gain", gain=2)(SAMPLES).value.tolist() == pytest.approx([2 * x for x in LIGHT])
+    assert load(f"{mine}:Gain", gain=2)(SAMPLES).value.tolist() == pytest.approx(
+        [2 * x for x in LIGHT]
+    )
     with pytest.raises(plugin.BadOption, match="did you mean 'gain'"):
         load(f"{mine}:Gain", gian=2)
-    with pytest.raises(plugin.BadOption, match="not a class, so that it takes no options, got gain: make it a class"):
+    with pytest.raises(
+        plugin.BadOption,
+        match="not a class, so that it takes no options, got gain: make it a class",
+    ):
         load(f"{mine}:light", gain=2)
     with pytest.raises(plugin.BadOption, match="default composite has no options, got gain"):
         load("default", gain=2)
@@ -217,8 +255,10 @@ def test_options_reach_a_class_and_are_refused_of_a_function(mine):
 
 
 def test_wrong_names_are_told(mine):
-    for name, words in [("two", r"fn\(samples\) of one argument, got .*two\(video, prompts\)"),
-                        ("number", "expected a Reward or a function .*got int")]:  # fmt: skip
+    for name, words in [
+        ("two", r"fn\(samples\) of one argument, got .*two\(video, prompts\)"),
+        ("number", "expected a Reward or a function .*got int"),
+    ]:
         with pytest.raises(ValueError, match=words):
             load(f"{mine}:{name}")
     for name, words in [
@@ -244,6 +284,9 @@ def test_the_command_shows_and_scores_a_function(mine, tmp_path, capsys):
     writer.release()
     assert main(["score", "clip.mp4", "--reward", f"{mine}:light", "--jobs", "0"]) == 0
     row = json.loads(capsys.readouterr().out)
-    assert row["value"][f"{mine}:light"] == pytest.approx(0.5, abs=0.02) and row["curve"][f"{mine}:light"] is None
+    assert (
+        row["value"][f"{mine}:light"] == pytest.approx(0.5, abs=0.02)
+        and row["curve"][f"{mine}:light"] is None
+    )
     assert main(["show", "rewards", f"{mine}:light"]) == 0
     assert "Mean light." in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""Lai's and EvalCrafter's warping errors against plain numpy loops of the published arithmetic."""
+"""Lai's and EvalCrafter's warping errors against plain numpy loops of the published
+arithmetic."""
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from vidrl.synthetic import world
 
 
 def sample(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Resample2d: bilinear at x + flow, indices clamped, weights from the unclamped place; (H, W, C)."""
+    """Resample2d: bilinear at x + flow, indices clamped, weights from the unclamped place;
+    (H, W, C)."""
     height, width = image.shape[:2]
     out = np.zeros_like(image)
     for y in range(height):
@@ -21,8 +23,12 @@ def sample(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
             left, top = int(np.floor(px)), int(np.floor(py))
             a, b = px - left, py - top
             xs, ys = np.clip([left, left + 1], 0, width - 1), np.clip([top, top + 1], 0, height - 1)
-            out[y, x] = ((1 - a) * (1 - b) * image[ys[0], xs[0]] + a * (1 - b) * image[ys[0], xs[1]]
-                         + (1 - a) * b * image[ys[1], xs[0]] + a * b * image[ys[1], xs[1]])
+            out[y, x] = (
+                (1 - a) * (1 - b) * image[ys[0], xs[0]]
+                + a * (1 - b) * image[ys[0], xs[1]]
+                + (1 - a) * b * image[ys[1], xs[0]]
+                + a * b * image[ys[1], xs[1]]
+            )
     return out
 
 
@@ -45,7 +51,8 @@ def plain(x: torch.Tensor) -> np.ndarray:
 
 
 def bent(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """A flow that neither agrees with its way back nor is smooth everywhere, of the pictures' mean difference."""
+    """A flow that neither agrees with its way back nor is smooth everywhere, of the
+    pictures' mean difference."""
     height, width = first.shape[-2:]
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     shift = (second - first).mean((1, 2, 3)).view(-1, 1, 1, 1) / 40
@@ -55,7 +62,9 @@ def bent(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 def gradual(frames: int, height: int, width: int) -> torch.Tensor:
     draw = torch.Generator().manual_seed(0)
-    picture = F.interpolate(torch.rand(1, 3, 6, 8, generator=draw), (height, width), mode="bilinear")
+    picture = F.interpolate(
+        torch.rand(1, 3, 6, 8, generator=draw), (height, width), mode="bilinear"
+    )
     light = torch.linspace(0.5, 1, frames).view(-1, 1, 1, 1)
     return ((picture * light) * 255).round().to(torch.uint8)[None]
 
@@ -76,11 +85,17 @@ def evalcrafter_pair(first, second, forward, backward) -> float:
 def test_lai_is_the_published_number():
     video = gradual(4, 64, 64)  # FlowNet2's multiple: nothing is resized
     images = video[0].float() / 255
-    flow = [[bent(255 * a[None], 255 * b[None])[0] for a, b in ((x, y), (y, x))] for x, y in zip(images, images[1:])]
+    flow = [
+        [bent(255 * a[None], 255 * b[None])[0] for a, b in ((x, y), (y, x))]
+        for x, y in zip(images, images[1:])
+    ]
     pairs = [lai_pair(a, b, *ways) for a, b, ways in zip(images, images[1:], flow)]
     got = LaiWarpingError(network=bent)(Samples(video, [""], 8.0))
     assert got.value.item() == pytest.approx(-np.mean(pairs), abs=1e-6)
-    assert 0.1 < np.mean([mask(plain(a), plain(b)).mean() for a, b in flow]) < 0.99 and np.mean(pairs) > 1e-3
+    assert (
+        0.1 < np.mean([mask(plain(a), plain(b)).mean() for a, b in flow]) < 0.99
+        and np.mean(pairs) > 1e-3
+    )
 
 
 def test_lai_resizes_for_the_network_and_its_flow_back():
@@ -90,7 +105,9 @@ def test_lai_resizes_for_the_network_and_its_flow_back():
     def network(first, second):
         seen.append(tuple(first.shape))
         sign = 1.0 if first.mean() < second.mean() else -1.0
-        return sign * torch.tensor([4.0, 2.0]).view(1, 2, 1, 1).expand(len(first), 2, *first.shape[-2:])
+        return sign * torch.tensor([4.0, 2.0]).view(1, 2, 1, 1).expand(
+            len(first), 2, *first.shape[-2:]
+        )
 
     video = gradual(2, 48, 96)
     images, flow = video[0].float() / 255, torch.tensor([3.0, 1.5]).view(2, 1, 1).expand(2, 48, 96)
@@ -110,7 +127,10 @@ def test_evalcrafter_is_the_published_number(as_fed):
     half = F.interpolate(video[0] / 255.0, scale_factor=0.5, mode="bilinear", align_corners=False)
     images = F.pad(half, [1, 1, 1, 1], mode="replicate")
     assert images.shape[-2:] == (24, 32)
-    flow = [[bent(255 * a[None], 255 * b[None])[0] for a, b in ((x, y), (y, x))] for x, y in zip(images, images[1:])]
+    flow = [
+        [bent(255 * a[None], 255 * b[None])[0] for a, b in ((x, y), (y, x))]
+        for x, y in zip(images, images[1:])
+    ]
     pairs = [evalcrafter_pair(a, b, *ways) for a, b, ways in zip(images, images[1:], flow)]
     got = EvalcrafterWarpingError(network=network, as_fed=as_fed)(Samples(video, [""], 8.0))
     assert got.value.item() == pytest.approx(-np.mean(pairs), abs=1e-6)
@@ -119,19 +139,24 @@ def test_evalcrafter_is_the_published_number(as_fed):
 
 def test_evalcrafter_is_three_times_lai_on_what_both_see_alike():
     """Zero flow, pictures of constant colour: halving and padding change nothing."""
+
     def rest(first, second):
         return torch.zeros(len(first), 2, *first.shape[-2:])
 
     video = torch.tensor([0.2, 0.5]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 64, 64)
-    lai, other = (cls(network=rest)(Samples(video, [""], 8.0)).value.item()
-                  for cls in (LaiWarpingError, EvalcrafterWarpingError))
+    lai, other = (
+        cls(network=rest)(Samples(video, [""], 8.0)).value.item()
+        for cls in (LaiWarpingError, EvalcrafterWarpingError)
+    )
     assert lai == pytest.approx(-0.09) and other == pytest.approx(-0.27)
 
 
 @pytest.mark.parametrize("cls", [LaiWarpingError, EvalcrafterWarpingError])
 def test_pairs_without_a_trusted_pixel_count_as_perfect(cls):
     def apart(first, second):
-        return torch.full((len(first), 2, *first.shape[-2:]), 9.0)  # both ways the same way: never returns
+        return torch.full(
+            (len(first), 2, *first.shape[-2:]), 9.0
+        )  # both ways the same way: never returns
 
     video = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 64, 64)
     assert cls(network=apart)(Samples(video, [""], 8.0)).value.item() == 0.0
@@ -143,5 +168,7 @@ def test_a_clean_pan_is_better_than_flicker_by_the_classical_flow(cls):
     pan = world.render(scene, 64, 9).video[None]
     light = torch.tensor([1.0, 0.85] * 4 + [1.0]).view(1, -1, 1, 1, 1)
     still = pan[:, :1].expand_as(pan)
-    clean, flicker, frozen = (cls()(Samples(v, [""], 8.0)).value.item() for v in (pan, still * light, still))
+    clean, flicker, frozen = (
+        cls()(Samples(v, [""], 8.0)).value.item() for v in (pan, still * light, still)
+    )
     assert flicker < clean < frozen + 1e-9

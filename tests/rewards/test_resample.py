@@ -1,4 +1,5 @@
-"""Even times from uneven ones: which times, which frames are taken as they are, and that even motion stays even."""
+"""Even times from uneven ones: which times, which frames are taken as they are, and that
+even motion stays even."""
 
 from fractions import Fraction
 
@@ -77,12 +78,16 @@ def test_rounded_stamps_are_even_and_late_frames_are_not():
         assert is_even([round(i / fps, 3) for i in range(200)], tick=0.001), fps
     for fps in (10, 16, 24, 25, 30):
         assert is_even([round(i / fps, 2) for i in range(200)], tick=0.01), fps  # .gif
-    assert is_even([round(i / 16 * 600) / 600 for i in range(49)], tick=1 / 90000)  # rounded by who wrote the file
+    assert is_even(
+        [round(i / 16 * 600) / 600 for i in range(49)], tick=1 / 90000
+    )  # rounded by who wrote the file
     assert is_even([round(i / 60, 3) for i in range(200)], tick=1 / 90000)
     late = [i / 16 for i in range(200)]
     late[100] += 0.02
     assert not is_even(late, tick=0.001)
-    assert not is_even([i / 16 + (i >= 50) / 16 for i in range(100)], tick=1 / 16)  # one left out of an .avi
+    assert not is_even(
+        [i / 16 + (i >= 50) / 16 for i in range(100)], tick=1 / 16
+    )  # one left out of an .avi
 
 
 def test_a_long_pause_makes_no_frames_without_end():
@@ -90,7 +95,10 @@ def test_a_long_pause_makes_no_frames_without_end():
     assert len(even_times(times)) <= 4 * len(times)
     assert longest_stretch(times, lambda i: False) == (0, 4)
     assert longest_stretch(times, lambda i: True) == (0, 7)
-    assert longest_stretch([0.0, 10.0, 20.0, 30.0], lambda i: False) == (0, 4)  # a slow film has no gap
+    assert longest_stretch([0.0, 10.0, 20.0, 30.0], lambda i: False) == (
+        0,
+        4,
+    )  # a slow film has no gap
 
 
 def test_a_picture_between_two_is_where_things_then_are():
@@ -101,27 +109,35 @@ def test_a_picture_between_two_is_where_things_then_are():
     assert (first.float() - middle.float())[:, 4:-4, 8:-8].abs().mean() > 5.0
 
 
-# --- a frame rate that varies ----------------------------------------------------------------------------------------
+# --- a frame rate that varies
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_variable_frame_rate_is_measured_by_true_times(tmp_path):
-    """Frames of one even film left out in several ways: the jerk is that of the film, not that of uneven steps."""
+    """Frames of one even film left out in several ways: the jerk is that of the film, not
+    that of uneven steps."""
     kinds = {**LEFT_OUT, "one second without": EVEN[:30] + EVEN[60:], "all": EVEN}
     for name, times in kinds.items():
         written(tmp_path / f"{name}.mp4", sliding(times), times)
-    rows = {row["path"].rsplit("/")[-1][:-4]: row for row in score_files([tmp_path], {"jerk": Jerk()})}
+    rows = {
+        row["path"].rsplit("/")[-1][:-4]: row for row in score_files([tmp_path], {"jerk": Jerk()})
+    }
     film = rows.pop("all")
     assert film["note"] is None and film["frames"] == 91 and film["value"]["jerk"] > -0.02
     for name, row in rows.items():
         assert row["value"]["jerk"] == pytest.approx(film["value"]["jerk"], abs=0.03), name
-        assert "its frame rate varies" in row["note"] and video.Video(row["path"]).times == pytest.approx(kinds[name])
+        assert "its frame rate varies" in row["note"] and video.Video(
+            row["path"]
+        ).times == pytest.approx(kinds[name])
     assert "a gap without frames ends the stretch" in rows["one second without"]["note"]
 
 
 def written(path, frames, times):
     av = pytest.importorskip("av", reason="PyAV writes video; pip install av")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"crf": "8", "x264-params": "mbtree=0"})
+        stream = container.add_stream(
+            "libx264", rate=30, options={"crf": "8", "x264-params": "mbtree=0"}
+        )
         stream.width, stream.height, stream.pix_fmt = frames.shape[3], frames.shape[2], "yuv420p"
         stream.codec_context.time_base = Fraction(1, 600)
         for array, time in zip(frames.permute(0, 2, 3, 1).numpy(), times, strict=True):

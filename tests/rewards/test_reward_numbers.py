@@ -14,7 +14,9 @@ from vidrl.rewards.motion_consistency import MotionConsistency, steadiness
 from vidrl.rewards.warp_error import WarpError, lai
 from vidrl.synthetic import corruptions, world
 
-STILL = torch.rand(1, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).expand(1, 9, 3, 32, 32)
+STILL = torch.rand(1, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).expand(
+    1, 9, 3, 32, 32
+)
 
 
 def score(reward, video, prompt="", fps=8.0):
@@ -22,9 +24,16 @@ def score(reward, video, prompt="", fps=8.0):
 
 
 def uniform(motion: list[tuple[float, float]], size: int = 24) -> flow.Motion:
-    """A Motion in which every pixel moves by motion[t] from frame t to t + 1, over a texture."""
-    there = torch.tensor(motion, dtype=torch.float).view(1, -1, 2, 1, 1).expand(1, len(motion), 2, size, size)
-    frames = torch.rand(1, len(motion) + 1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    """A Motion in which every pixel moves by motion[t] from frame t to t + 1, over a
+    texture."""
+    there = (
+        torch.tensor(motion, dtype=torch.float)
+        .view(1, -1, 2, 1, 1)
+        .expand(1, len(motion), 2, size, size)
+    )
+    frames = torch.rand(
+        1, len(motion) + 1, 3, size, size, generator=torch.Generator().manual_seed(0)
+    )
     return flow.Motion(frames, there, -there)
 
 
@@ -32,7 +41,9 @@ def uniform(motion: list[tuple[float, float]], size: int = 24) -> flow.Motion:
 
 
 def test_warp_error_is_lais_by_a_loop():
-    video = world.render(world.Scene("cross", "red", "left", "fast", "striped"), frames=4).video[None]
+    video = world.render(world.Scene("cross", "red", "left", "fast", "striped"), frames=4).video[
+        None
+    ]
     video = corruptions.corrupt(video[0], "noise", 0.5)[None]
     motion, total = flow.estimate(video), 0.0
     for t in range(3):
@@ -46,14 +57,17 @@ def test_warp_error_is_lais_by_a_loop():
 
 
 def test_warp_error_of_known_noise():
-    """Two independent grains of variance s^2 differ by 2 s^2, whatever stands still behind them."""
+    """Two independent grains of variance s^2 differ by 2 s^2, whatever stands still behind
+    them."""
     grain = torch.randn(1, 9, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 0.03
     held = flow.Motion(0.5 + grain, torch.zeros(1, 8, 2, 32, 32), torch.zeros(1, 8, 2, 32, 32))
     assert lai(held).mean().item() == pytest.approx(2 * 0.03**2, rel=0.05)
 
 
 def test_warp_error_takes_motion_out_in_the_right_direction():
-    clip = world.render(world.Scene("circle", "blue", "right", "fast", "speckled"), frames=9).video[None]
+    clip = world.render(world.Scene("circle", "blue", "right", "fast", "speckled"), frames=9).video[
+        None
+    ]
     plain = clip.diff(dim=1).square().mean().item()
     assert -score(WarpError(), clip).item() < 0.1 * plain
 
@@ -61,7 +75,9 @@ def test_warp_error_takes_motion_out_in_the_right_direction():
 def test_everything_masked_counts_everything():
     motion = uniform([(100.0, 0.0)])
     assert not motion.seen_later.any()
-    assert lai(motion).item() == pytest.approx((motion.later - motion.frames[:, :1]).square().mean().item(), rel=1e-5)
+    assert lai(motion).item() == pytest.approx(
+        (motion.later - motion.frames[:, :1]).square().mean().item(), rel=1e-5
+    )
 
 
 def test_relative_warp_error_of_stillness_is_nothing_and_at_rest_everything():
@@ -72,7 +88,10 @@ def test_relative_warp_error_of_stillness_is_nothing_and_at_rest_everything():
 def test_a_pan_over_a_still_explains_little_until_the_camera_is_asked_for():
     texture = world.render(world.Scene("circle", "red", "left", "slow", "speckled")).video
     pan = corruptions.corrupt(texture, "pan")[None]
-    plain, asked = (score(WarpError(relative=True), pan, p).item() for p in ("a red circle", "the camera pans left"))
+    plain, asked = (
+        score(WarpError(relative=True), pan, p).item()
+        for p in ("a red circle", "the camera pans left")
+    )
     assert plain < asked - 0.1
 
 
@@ -80,7 +99,8 @@ def test_a_pan_over_a_still_explains_little_until_the_camera_is_asked_for():
 
 
 def test_flicker_of_a_known_gain():
-    """Grey 0.4 with one frame 1.2 times as bright: that frame and its neighbours depart by 2, 1 and 1 log gains."""
+    """Grey 0.4 with one frame 1.2 times as bright: that frame and its neighbours depart by
+    2, 1 and 1 log gains."""
     video = torch.full((1, 7, 3, 32, 32), 0.4)
     video[:, 3] *= 1.2
     curve = Flicker(floor=0.0)(Samples(video, [""], 8.0)).frames
@@ -97,10 +117,15 @@ def test_jump_weighs_by_what_is_seen():
     frame = torch.ones(1, 1, 1, 4, 4)
     after = frame.clone()
     after[..., 2:] = 2.0
-    left, right = torch.zeros(1, 1, 1, 4, 4, dtype=torch.bool), torch.zeros(1, 1, 1, 4, 4, dtype=torch.bool)
+    left, right = (
+        torch.zeros(1, 1, 1, 4, 4, dtype=torch.bool),
+        torch.zeros(1, 1, 1, 4, 4, dtype=torch.bool),
+    )
     left[..., :2], right[..., 2:] = True, True
     assert jump(frame, frame, after, left, 2, 0.0).item() == pytest.approx(0, abs=1e-6)
-    assert jump(frame, frame, after, right, 2, 0.0).item() == pytest.approx(math.log(2.001 / 1.001), rel=1e-4)
+    assert jump(frame, frame, after, right, 2, 0.0).item() == pytest.approx(
+        math.log(2.001 / 1.001), rel=1e-4
+    )
 
 
 # motion consistency
@@ -111,8 +136,11 @@ def test_steadiness_of_known_motion():
     assert steadiness(uniform([(0, 0)] * 5), 0.1).tolist()[0] == [0, 0, 0]
     speeding = uniform([(v, 0) for v in (1, 2, 3, 4, 5)])
     assert steadiness(speeding, 0.0).tolist()[0] == pytest.approx([1, 1, 1])
-    # 2, 0, 2: S = 4, accelerations -2 and 2, so (4 - 4) / 4; 0, 2, 0: S = 2, so (2 - 4) / 2, which is the floor
-    assert steadiness(uniform([(2, 0), (0, 0), (2, 0), (0, 0)]), 0.0).tolist()[0] == pytest.approx([0, -1])
+    # 2, 0, 2: S = 4, accelerations -2 and 2, so (4 - 4) / 4; 0, 2, 0: S = 2, so (2 - 4) /
+    # 2, which is the floor
+    assert steadiness(uniform([(2, 0), (0, 0), (2, 0), (0, 0)]), 0.0).tolist()[0] == pytest.approx(
+        [0, -1]
+    )
 
 
 def test_stillness_is_steady_only_where_it_is_asked_for():
@@ -143,8 +171,14 @@ def test_speed_is_measured_in_diagonals_a_second(speed):
 
 def test_standing_still_and_shaking_both_lose():
     clip = world.render(world.Scene("square", "green", "left", "slow", "speckled")).video
-    moving, shaken, frozen = (score(DynamicDegree(), v[None]).item() for v in (
-        clip, corruptions.corrupt(clip[:1].expand_as(clip), "shake"), corruptions.corrupt(clip, "freeze")))
+    moving, shaken, frozen = (
+        score(DynamicDegree(), v[None]).item()
+        for v in (
+            clip,
+            corruptions.corrupt(clip[:1].expand_as(clip), "shake"),
+            corruptions.corrupt(clip, "freeze"),
+        )
+    )
     assert moving > 0.95 and shaken < 0.5 and frozen == 0
 
 
@@ -155,7 +189,9 @@ def test_too_fast_loses_and_the_pace_asked_for_moves_the_band():
     assert reward._wanted(torch.tensor([0.02]), torch.zeros(1), "it moves slowly").item() == 1
     assert reward._wanted(torch.tensor([0.02]), torch.zeros(1), "it moves").item() < 1
     assert reward._wanted(torch.tensor([1.5]), torch.zeros(1), "it moves quickly").item() == 1
-    assert reward._wanted(torch.tensor([1.5]), torch.zeros(1), "it moves").item() == pytest.approx(1 / 1.5)
+    assert reward._wanted(torch.tensor([1.5]), torch.zeros(1), "it moves").item() == pytest.approx(
+        1 / 1.5
+    )
 
 
 def test_rest_is_wanted_where_it_is_asked_for():
@@ -173,7 +209,8 @@ def test_a_band_upside_down_is_refused():
 
 
 def test_drift_of_a_known_fade():
-    """Each frame 0.9 times the first: |ln 0.9| of light, and as much of detail at its weight."""
+    """Each frame 0.9 times the first: |ln 0.9| of light, and as much of detail at its
+    weight."""
     first = 0.3 + 0.3 * torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(2))
     first = torch.nn.functional.interpolate(first, 32, mode="nearest")
     video = torch.stack([first, 0.9 * first, 0.9 * first], 1)
@@ -182,7 +219,9 @@ def test_drift_of_a_known_fade():
 
 
 def test_drift_follows_what_moves():
-    clip = world.render(world.Scene("square", "red", "left", "fast", "striped"), size=64).video[None]
+    clip = world.render(world.Scene("square", "red", "left", "fast", "striped"), size=64).video[
+        None
+    ]
     assert score(Drift(), clip).item() > -0.1
     assert score(Drift(), corruptions.corrupt(clip[0], "fade")[None]).item() < -0.3
 
@@ -212,13 +251,28 @@ def test_clipping_is_a_share():
 
 def test_quality_is_a_product_with_nothing_at_its_bottom():
     assert score(FrameQuality(), torch.full((1, 2, 3, 32, 32), 0.5)).item() == 0
-    assert 0 < score(FrameQuality(), world.render(world.Scene("cross", "cyan", "up")).video[None]).item() < 1
+    assert (
+        0
+        < score(FrameQuality(), world.render(world.Scene("cross", "cyan", "up")).video[None]).item()
+        < 1
+    )
 
 
 def test_frame_quality_is_the_product_of_its_parts():
-    clip = Samples(torch.rand(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), [""] * 2, 8.0)
+    clip = Samples(
+        torch.rand(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), [""] * 2, 8.0
+    )
     score = FrameQuality()(clip)
-    assert set(score.parts) == {"sharp", "detail", "contrast", "noise", "lit", "clipped", "colour", "blocks"}
+    assert set(score.parts) == {
+        "sharp",
+        "detail",
+        "contrast",
+        "noise",
+        "lit",
+        "clipped",
+        "colour",
+        "blocks",
+    }
     product = torch.stack([part.frames for part in score.parts.values()]).prod(0)
     torch.testing.assert_close(product, score.frames)
 

@@ -29,7 +29,11 @@ def psnr(a, b):
 def test_by_hand():
     light = torch.tensor([0.0, 0.1, 0.2, 0.9, 0.4]).view(1, 5, 1, 1, 1).expand(1, 5, 3, 8, 8)
     score = RifeSmoothness(network=blend)(Samples(light, [""], 8.0))
-    misses = [0.0, 0.3, 0.6]  # |0.1 - (0 + 0.2) / 2|, |0.2 - (0.1 + 0.9) / 2|, |0.9 - (0.2 + 0.4) / 2|
+    misses = [
+        0.0,
+        0.3,
+        0.6,
+    ]  # |0.1 - (0 + 0.2) / 2|, |0.2 - (0.1 + 0.9) / 2|, |0.9 - (0.2 + 0.4) / 2|
     assert score.value.item() == pytest.approx(1 - sum(misses) / 3)
     assert score.frames[0, 1:4].tolist() == pytest.approx([1 - miss for miss in misses])
     drawn = RifeSmoothness(network=blend)(Samples(light, [""], 8.0), maps=True).maps["miss"]
@@ -50,7 +54,9 @@ def test_the_network_is_the_reference(monkeypatch):
     reference = importlib.import_module("rife_reference.IFNet_HDv3").IFNet().eval()
     reward = RifeSmoothness()
     reference.load_state_dict(reward.setup().state_dict())
-    smooth = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 12), (64, 96), mode="bicubic").clamp(0, 1)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(2, 3, 8, 12), (64, 96), mode="bicubic"
+    ).clamp(0, 1)
     first, second = smooth[:, None]
     with torch.no_grad():
         wanted = reference(first, second, torch.full((1, 1, 1, 1), 0.5))
@@ -70,7 +76,9 @@ def test_on_real_frames_it_foretells_more_than_blending():
 def test_on_real_frames_stutter_and_shuffling_cost_and_freezing_pays():
     video, _ = clip("bikes", 140, 150, height=96)
     faults = {f: corruptions.corrupt(video, f, seed=1) for f in ("stutter", "shuffle", "freeze")}
-    values = RifeSmoothness()(Samples(torch.stack([video, *faults.values()]), [""] * 4, 8.0)).value.tolist()
+    values = RifeSmoothness()(
+        Samples(torch.stack([video, *faults.values()]), [""] * 4, 8.0)
+    ).value.tolist()
     clean, stutter, shuffle, freeze = values
     assert shuffle < clean - 0.01 and stutter < clean < freeze and freeze > 0.99
 

@@ -25,8 +25,14 @@ VIDEO = torch.rand(2, 5, 3, 16, 16)
     [
         (VIDEO[0], r"got shape \(5, 3, 16, 16\): add the batch with video\[None\]"),
         (VIDEO[0, 0], r"got shape \(3, 16, 16\): rearrange"),
-        (VIDEO.permute(0, 1, 3, 4, 2), r"got shape \(2, 5, 16, 16, 3\): channels come third, permute\(0, 1, 4, 2, 3\)"),
-        (VIDEO.transpose(1, 2), r"got shape \(2, 3, 5, 16, 16\): channels come third, transpose\(1, 2\)"),
+        (
+            VIDEO.permute(0, 1, 3, 4, 2),
+            r"got shape \(2, 5, 16, 16, 3\): channels come third, permute\(0, 1, 4, 2, 3\)",
+        ),
+        (
+            VIDEO.transpose(1, 2),
+            r"got shape \(2, 3, 5, 16, 16\): channels come third, transpose\(1, 2\)",
+        ),
         (VIDEO[:, :, :2], r"\(2, 5, 2, 16, 16\): pass 1 or 3 channels"),
         (VIDEO[:0], "nothing empty"),
         (VIDEO[:, :0], "nothing empty.*leave out clips without frames"),
@@ -37,14 +43,20 @@ VIDEO = torch.rand(2, 5, 3, 16, 16)
         (VIDEO.to(torch.complex64), r"got torch.complex64: use \.real"),
         (VIDEO * 255, "values from .* to 2[45][0-9]: divide by 255"),
         (VIDEO * 2 - 1, r"values from -.*: map \[-1, 1\] by \(x \+ 1\) / 2"),
-        (VIDEO - 0.2, r"values from -0\.[12].*: map \[-1, 1\] by \(x \+ 1\) / 2, or clamp\(0, 1\) what overshoots"),
+        (
+            VIDEO - 0.2,
+            r"values from -0\.[12].*: map \[-1, 1\] by \(x \+ 1\) / 2, or clamp\(0, 1\) what overshoots",
+        ),
         (VIDEO * 1.1 - 0.1, r"values from -0\.(09|1).* to .*clamp\(0, 1\)"),
         (VIDEO + 0.2, r"to 1\.2: clamp\(0, 1\) what overshoots"),
         (VIDEO.half() - 0.2, r"values from -0\.[12]"),
         (torch.cat([VIDEO * 255, torch.full_like(VIDEO, torch.nan)]), "divide by 255"),
         (VIDEO.numpy(), "got ndarray: use torch.as_tensor"),
         (list(VIDEO), "got list: use torch.stack"),
-        ([VIDEO[0], VIDEO[1, :, :, :8]], r"got list: score clips of one shape at a time, .*\(5, 3, 8, 16\)"),
+        (
+            [VIDEO[0], VIDEO[1, :, :, :8]],
+            r"got list: score clips of one shape at a time, .*\(5, 3, 8, 16\)",
+        ),
         ((VIDEO[0].numpy(),), "got tuple: use torch.stack"),
         (None, "got NoneType"),
         ("clip.mp4", "got str"),
@@ -52,7 +64,10 @@ VIDEO = torch.rand(2, 5, 3, 16, 16)
 )
 def test_a_wrong_video_is_refused_with_its_cure(video, words):
     prompts = [""] * (len(video) if hasattr(video, "__len__") else 2)
-    with pytest.raises(ValueError, match=rf"(?s)expected video as \(batch, frames, channels, height, width\).*{words}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"(?s)expected video as \(batch, frames, channels, height, width\).*{words}",
+    ):
         Samples(video, prompts, 8.0)
 
 
@@ -62,7 +77,8 @@ def test_what_resizing_and_half_precision_leave_beyond_the_range_is_taken():
 
 
 def test_each_pixel_is_checked_once(monkeypatch):
-    """Which frames are finite is known from the check of the range; phases, picks and pieces are not checked again."""
+    """Which frames are finite is known from the check of the range; phases, picks and
+    pieces are not checked again."""
     video = VIDEO.repeat(2, 3, 1, 1, 1)
     video[1, 7, 0, 3, 3] = torch.nan
     video[3, 2] = torch.inf
@@ -72,21 +88,33 @@ def test_each_pixel_is_checked_once(monkeypatch):
     assert made.broken() == [None, 7, None, 2] and made.broken(first=10) == [None, 17, None, 12]
     assert made.pick([3, 1]).broken() == [2, 7]
     assert [piece.broken() for piece in made.pieces(3)] == [[None, 7, None], [2]]
-    assert [part.broken() for part in made.phases(3)] == [[None] * 4, [None, 2, None, None], [None, None, None, 0]]
+    assert [part.broken() for part in made.phases(3)] == [
+        [None] * 4,
+        [None, 2, None, None],
+        [None, None, None, 0],
+    ]
     assert made.phases(3)[1].pick([1]).to("cpu").broken() == [2]
 
 
-@pytest.mark.parametrize(("given", "words"), [
-    (VIDEO, r"got a tensor of shape \(2, 5, 3, 16, 16\): pass Samples\(video, \[\"\"\] \* len\(video\), fps=16.0\)"),
-    (VIDEO.numpy(), r"got ndarray: pass Samples\(video, prompts, fps=16.0\)"),
-    (list(VIDEO), "got list: pass Samples"),
-    ("clip.mp4", r"got str: vidrl.rewards.score\(paths, reward\) reads files"),
-    ([Path("a.mp4"), Path("b.mp4")], "got list: vidrl.rewards.score"),
-    (None, "got NoneType: pass Samples"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            VIDEO,
+            r"got a tensor of shape \(2, 5, 3, 16, 16\): pass Samples\(video, \[\"\"\] \* len\(video\), fps=16.0\)",
+        ),
+        (VIDEO.numpy(), r"got ndarray: pass Samples\(video, prompts, fps=16.0\)"),
+        (list(VIDEO), "got list: pass Samples"),
+        ("clip.mp4", r"got str: vidrl.rewards.score\(paths, reward\) reads files"),
+        ([Path("a.mp4"), Path("b.mp4")], "got list: vidrl.rewards.score"),
+        (None, "got NoneType: pass Samples"),
+    ],
+)
 def test_a_reward_says_what_to_pass(given, words):
     for reward in (rewards.default(), Flicker(), as_reward(lambda samples: 0)):
-        with pytest.raises(ValueError, match=f"expected Samples, which hold the clips, .* frame rate, {words}"):
+        with pytest.raises(
+            ValueError, match=f"expected Samples, which hold the clips, .* frame rate, {words}"
+        ):
             reward(given)
 
 
@@ -103,7 +131,8 @@ def test_one_frame_is_no_clip_to_what_needs_two():
     score = Flicker()(Samples(VIDEO[:, :1], ["", ""], 8.0))
     assert score.why == ["inapplicable to an image: needs a clip of at least 3 frames, got 1"] * 2
     assert Flicker()(Samples(VIDEO[:, :2], ["", ""], 8.0)).why[0] == (
-        "inapplicable: needs a clip of at least 3 frames, got 2")
+        "inapplicable: needs a clip of at least 3 frames, got 2"
+    )
     assert torch.isnan(score.value).all()
 
 
@@ -124,9 +153,13 @@ def test_prompts_are_one_a_clip(prompts, words):
         Samples(VIDEO, prompts, 8.0)
 
 
-@pytest.mark.parametrize("fps", [0, -1.0, float("nan"), float("inf"), "8", None, True, [8.0], torch.tensor([8.0, 8.0])])
+@pytest.mark.parametrize(
+    "fps", [0, -1.0, float("nan"), float("inf"), "8", None, True, [8.0], torch.tensor([8.0, 8.0])]
+)
 def test_fps_is_a_positive_number(fps):
-    with pytest.raises(ValueError, match=r"(?s)expected fps, frames a second, to be a positive number.*fps=16\.0"):
+    with pytest.raises(
+        ValueError, match=r"(?s)expected fps, frames a second, to be a positive number.*fps=16\.0"
+    ):
         Samples(VIDEO, ["", ""], fps)
 
 
@@ -145,7 +178,10 @@ def test_fps_must_be_given_and_may_be_any_kind_of_number():
         (VIDEO[:, :1].permute(0, 1, 3, 4, 2), "expected reference .*channels come third"),
         (VIDEO[:, :1] * 255, "expected reference .*divide by 255"),
         (VIDEO[:, :1].numpy(), "expected reference .*got ndarray"),
-        (VIDEO[:, :1].to(torch.uint8).to("meta"), r"got cpu and meta: move one with \.to\(device\)"),
+        (
+            VIDEO[:, :1].to(torch.uint8).to("meta"),
+            r"got cpu and meta: move one with \.to\(device\)",
+        ),
     ],
 )
 def test_a_wrong_reference_is_refused_with_its_cure(reference, words):
@@ -155,16 +191,30 @@ def test_a_wrong_reference_is_refused_with_its_cure(reference, words):
 
 @pytest.mark.parametrize(
     ("meta", "words"),
-    [([{}], "got 1"), ([{}, {}, {}], "got 3"), ({"a": 1}, "got one dict"), (None, "got one NoneType")],
+    [
+        ([{}], "got 1"),
+        ([{}, {}, {}], "got 3"),
+        ({"a": 1}, "got one dict"),
+        (None, "got one NoneType"),
+    ],
 )
 def test_meta_is_one_a_clip(meta, words):
-    with pytest.raises(ValueError, match=f"(?s)expected meta as a list of 2 mappings.*{words}.*leave it out"):
+    with pytest.raises(
+        ValueError, match=f"(?s)expected meta as a list of 2 mappings.*{words}.*leave it out"
+    ):
         Samples(VIDEO, ["", ""], 8.0, meta=meta)
 
 
 def test_what_is_right_is_taken():
     meta = [{"seed": 1}, {"seed": 2}]
-    for video in (VIDEO, VIDEO.half(), VIDEO.double(), (VIDEO * 255).to(torch.uint8), VIDEO[:, :, :1], VIDEO[:, :1]):
+    for video in (
+        VIDEO,
+        VIDEO.half(),
+        VIDEO.double(),
+        (VIDEO * 255).to(torch.uint8),
+        VIDEO[:, :, :1],
+        VIDEO[:, :1],
+    ):
         samples = Samples(video, ("a", "b"), 8, VIDEO[:, :1, :, :8], meta)
         assert samples.frames.is_floating_point() and samples.pick([1]).meta == [{"seed": 2}]
 
@@ -217,7 +267,10 @@ def test_the_folder_refuses_any_other_name():
 def test_importing_is_light():
     heavy = ["diffusers", "transformers", "accelerate", "peft", "cv2", "decord", "av"]
     code = f"import sys, vidrl.rewards; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "[]"
+    )
 
 
 def test_prompts_are_read_for_rest_pace_and_camera():
@@ -226,7 +279,11 @@ def test_prompts_are_read_for_rest_pace_and_camera():
 
     for scene in world.all_scenes():
         assert rests(scene.caption) == (scene.motion == "rest")
-        assert pace(scene.caption) == (1.0 if scene.motion == "rest" else {"slow": 0.5, "fast": 2.0}[scene.speed])
+        assert pace(scene.caption) == (
+            1.0 if scene.motion == "rest" else {"slow": 0.5, "fast": 2.0}[scene.speed]
+        )
         assert not camera(scene.caption)
     assert camera(world.Scene("cross", "red", "left", camera="up").caption)
-    assert rests("a vase, motionless on a table") and not rests("a man stands up; distilled water boils")
+    assert rests("a vase, motionless on a table") and not rests(
+        "a man stands up; distilled water boils"
+    )

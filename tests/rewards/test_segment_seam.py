@@ -1,4 +1,5 @@
-"""Seams between segments: where borders are, ratios by hand, what is a seam and what is not."""
+"""Seams between segments: where borders are, ratios by hand, what is a seam and what is
+not."""
 
 import math
 
@@ -15,7 +16,9 @@ ABOUT = About([""], 8.0, (32, 32))
 BACKGROUNDS = ("dark", "striped", "speckled")
 
 
-def clip(background: str = "speckled", motion: str = "left", fps: float = 8.0, size: int = 32) -> torch.Tensor:
+def clip(
+    background: str = "speckled", motion: str = "left", fps: float = 8.0, size: int = 32
+) -> torch.Tensor:
     scene = world.Scene("square", "blue", motion, "slow", background)
     return world.render(scene, size, 33, fps, seed=1).video
 
@@ -34,11 +37,16 @@ def pairs(appearance: list[float], flow: list[float] | None = None) -> torch.Ten
 @pytest.mark.parametrize(("latent", "segments"), [(5, 2), (5, 5), (7, 3), (21, 4)])
 def test_segments_meet_where_the_autoencoder_says(latent, segments):
     spans = frame_spans([(0, 1)] + [(4 * k - 3, 4 * k + 1) for k in range(1, latent)], segments)
-    assert SegmentSeam(segments=segments).places(4 * latent - 3) == [start for start, _ in spans[1:]]
+    assert SegmentSeam(segments=segments).places(4 * latent - 3) == [
+        start for start, _ in spans[1:]
+    ]
 
 
 def test_latents_every_and_borders():
-    assert SegmentSeam(latents=3).places(33) == [9, 21]  # latents 0-2: frames 0-8; 3-5: 9-20; 6-8: 21-32
+    assert SegmentSeam(latents=3).places(33) == [
+        9,
+        21,
+    ]  # latents 0-2: frames 0-8; 3-5: 9-20; 6-8: 21-32
     assert SegmentSeam(every=10).places(33) == [10, 20, 30]
     assert SegmentSeam(borders=(20, 5, 40)).places(33) == [5, 20]
     assert SegmentSeam().places(33) == [16, 32]
@@ -56,7 +64,8 @@ def test_a_ratio_by_hand():
 
 
 def test_a_turn_of_motion_by_hand():
-    """Speed 0.02 before and -0.02 after the border; the mean of the two on it: |after - before| / 2 is 0.02."""
+    """Speed 0.02 before and -0.02 after the border; the mean of the two on it: |after -
+    before| / 2 is 0.02."""
     flow = [0.02] * 7 + [0.0] + [-0.02] * 7
     reward = SegmentSeam(every=8, floors=(0.01, 0.002), slack=0.0, weight=1.0)
     terms = reward.conclude(pairs([0.0] * 15, flow), ABOUT)
@@ -106,18 +115,27 @@ def test_a_clip_tells_its_own_borders():
     frames = clip()
     frames[13:] *= 0.8
     assert score(frames, meta=[{"borders": [13]}]).value.item() < -0.8
-    torch.testing.assert_close(score(frames, meta=[{"borders": [13]}]).value, score(frames, borders=(13,)).value)
+    torch.testing.assert_close(
+        score(frames, meta=[{"borders": [13]}]).value, score(frames, borders=(13,)).value
+    )
 
 
 def test_no_border_is_inapplicable():
     seen = score(clip()[:9], every=16)
-    assert math.isnan(seen.value.item()) and "no border" in seen.why[0] and seen.why[0].startswith("inapplicable")
+    assert (
+        math.isnan(seen.value.item())
+        and "no border" in seen.why[0]
+        and seen.why[0].startswith("inapplicable")
+    )
 
 
 def test_reversed_ties():
     frames = clip()
     frames[16:] *= 0.85
-    there, back = score(frames, borders=(16,)).value.item(), score(frames.flip(0), borders=(17,)).value.item()
+    there, back = (
+        score(frames, borders=(16,)).value.item(),
+        score(frames.flip(0), borders=(17,)).value.item(),
+    )
     assert there < -0.8 and back == pytest.approx(there, abs=0.1)
 
 
@@ -126,7 +144,9 @@ def test_steady_flow_has_no_jumps():
     assert jumps(torch.zeros(1, 1, 32)).tolist() == [[0.0]]
 
 
-@pytest.mark.parametrize("options", [{"every": 4, "segments": 2}, {"latents": -1}, {"borders": (4,), "every": 3}])
+@pytest.mark.parametrize(
+    "options", [{"every": 4, "segments": 2}, {"latents": -1}, {"borders": (4,), "every": 3}]
+)
 def test_one_way_to_say_where(options):
     with pytest.raises(ValueError, match="expected one of every"):
         SegmentSeam(**options)

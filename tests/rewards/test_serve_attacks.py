@@ -1,4 +1,5 @@
-"""A score server and hostile clients: memory, threads and time stay bounded, and each is told why in words."""
+"""A score server and hostile clients: memory, threads and time stay bounded, and each is
+told why in words."""
 
 import contextlib
 import http.client
@@ -105,7 +106,8 @@ def quiet(server, capfd):
     assert capfd.readouterr().err == ""
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_memory_follows_the_bytes_that_came_and_not_those_announced(served):
@@ -125,7 +127,8 @@ def test_memory_follows_the_bytes_that_came_and_not_those_announced(served):
 
 @pytest.mark.parametrize("served", [{"largest": 1_000_000, "reward": Waits}], indirect=True)
 def test_all_requests_together_hold_twice_the_largest(served):
-    """Forty clients send 1 MB each at once: 40 MB before; now 2 MB are read, and the others wait their turn."""
+    """Forty clients send 1 MB each at once: 40 MB before; now 2 MB are read, and the others
+    wait their turn."""
     video = torch.zeros(1, 3, 3, 330, 330, dtype=torch.uint8)
     body = wire.pack({"video": video}, {"fps": 8.0})
     tracemalloc.start()
@@ -171,7 +174,8 @@ def test_a_header_is_bounded(served):
     assert b" 431 " in told(opened(served, b"GET / HTTP/1.1\r\n" + many + b"\r\n"))
 
 
-# --- time ------------------------------------------------------------------------------------------------------------
+# --- time
+# ------------------------------------------------------------------------------------------------------------
 
 
 def drip(sock, seconds):
@@ -209,7 +213,8 @@ def test_a_slow_line_that_keeps_the_pace_is_served(served, monkeypatch):
     assert told(sock).startswith(b"HTTP/1.1 200 ")
 
 
-# --- places ----------------------------------------------------------------------------------------------------------
+# --- places
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_128_clients_at_once_lose_nothing(served):
@@ -252,7 +257,8 @@ def test_connections_without_the_token_give_way(served, monkeypatch):
         sock.close()
 
 
-# --- words -----------------------------------------------------------------------------------------------------------
+# --- words
+# -----------------------------------------------------------------------------------------------------------
 
 
 ODD = {
@@ -332,7 +338,8 @@ def test_a_tensor_of_another_name_is_refused(served):
     assert post(served, body)[0] == 400
 
 
-# --- clients that break off ------------------------------------------------------------------------------------------
+# --- clients that break off
+# ------------------------------------------------------------------------------------------
 
 
 def test_clients_that_break_off_leave_no_trace(served, capfd):

@@ -16,7 +16,9 @@ needs_weights = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, re
 def test_the_middles_of_the_windows_are_the_clip():
     for frames in (1, 49, 50, 51, 130):
         cut = windows(torch.arange(frames))
-        assert cut.shape[1] == 100 and cut[:, 25:75].flatten()[:frames].tolist() == list(range(frames))
+        assert cut.shape[1] == 100 and cut[:, 25:75].flatten()[:frames].tolist() == list(
+            range(frames)
+        )
         assert cut.min() == 0 and cut.max() == frames - 1
 
 
@@ -39,7 +41,9 @@ def test_thumbnails_and_histograms():
     assert small.shape == (1, 2, 27, 48, 3) and small.dtype == torch.uint8
     assert small[0, 0, 13, 20].tolist() == [255, 153, 0]
     counts = histograms(small)
-    assert counts[0, 0, (7 << 6) + (4 << 3)].item() == pytest.approx(1.0) and counts.sum().item() == pytest.approx(2.0)
+    assert counts[0, 0, (7 << 6) + (4 << 3)].item() == pytest.approx(
+        1.0
+    ) and counts.sum().item() == pytest.approx(2.0)
 
 
 def test_size_and_bad_options():
@@ -78,7 +82,9 @@ def test_the_network_is_the_reference():
     torch.use_deterministic_algorithms(state[1])
     small = thumbnails(clip("bikes", 10, 100, height=54)[0][None])[0]
     reward = ShotCut()
-    torch.testing.assert_close(reward._chances(small, reward.setup()), reference.predict_frames(small, quiet=True)[0])
+    torch.testing.assert_close(
+        reward._chances(small, reward.setup()), reference.predict_frames(small, quiet=True)[0]
+    )
 
 
 @needs_weights

@@ -1,4 +1,5 @@
-"""Flicker of light, colour and texture: numbers by hand, what passes, and that each is seen as what it is."""
+"""Flicker of light, colour and texture: numbers by hand, what passes, and that each is seen
+as what it is."""
 
 import math
 
@@ -21,7 +22,9 @@ def parts(video: torch.Tensor, fps: float = 8.0, **options) -> dict[str, float]:
     return {name: -part.value.item() for name, part in score.parts.items()}
 
 
-STILL = 0.2 + 0.6 * interpolate(draw(1, 3, 8, 8), (48, 48), mode="bicubic").clamp(0, 1).expand(9, 3, 48, 48)
+STILL = 0.2 + 0.6 * interpolate(draw(1, 3, 8, 8), (48, 48), mode="bicubic").clamp(0, 1).expand(
+    9, 3, 48, 48
+)
 
 
 def picture(frames: int, speed: int, side: int = 96) -> torch.Tensor:
@@ -45,7 +48,8 @@ def test_light_that_alternates_by_hand():
 
 
 def test_levels_held_for_two_frames_count_half():
-    """a a b b: every second window shows b b, or a a, between the others: half as many jumps, half the amplitude."""
+    """a a b b: every second window shows b b, or a a, between the others: half as many
+    jumps, half the amplitude."""
     gains = torch.tensor([1.0, 1.0, 0.8, 0.8] * 4)[:15].view(15, 1, 1, 1)
     found = parts(STILL[:1].expand(15, -1, -1, -1) * gains, floor=0.0)
     assert found["luminance"] == pytest.approx(-math.log(0.8) / 2, rel=0.02)
@@ -57,7 +61,9 @@ def test_duplicates_do_not_hide_flicker():
 
 
 def test_colour_that_alternates_keeps_the_light():
-    tint = torch.tensor([1.0, -0.5, -0.5]).view(1, 3, 1, 1) * torch.tensor([0.04, -0.04] * 5)[:9].view(9, 1, 1, 1)
+    tint = torch.tensor([1.0, -0.5, -0.5]).view(1, 3, 1, 1) * torch.tensor([0.04, -0.04] * 5)[
+        :9
+    ].view(9, 1, 1, 1)
     found = parts(torch.full((9, 3, 48, 48), 0.5) + tint, floor=0.0)
     hand = 0.08 * math.sqrt(1.5) / 0.5  # the distance between the two tints over the light
     assert found["colour"] == pytest.approx(hand, rel=0.01)
@@ -67,10 +73,14 @@ def test_colour_that_alternates_keeps_the_light():
 def test_boiling_texture_is_texture():
     boil = STILL + 0.05 * torch.randn(9, 1, 48, 48, generator=torch.Generator().manual_seed(1))
     found = parts(boil)
-    assert found["texture"] > 0.01 and found["texture"] > 2 * max(found["luminance"], found["colour"])
+    assert found["texture"] > 0.01 and found["texture"] > 2 * max(
+        found["luminance"], found["colour"]
+    )
 
 
-@pytest.mark.parametrize("curve", [lambda t: 1 - 0.9 * t, lambda t: 0.1**t, lambda t: 1 - 0.9 * t**3])
+@pytest.mark.parametrize(
+    "curve", [lambda t: 1 - 0.9 * t, lambda t: 0.1**t, lambda t: 1 - 0.9 * t**3]
+)
 def test_fades_of_any_shape_pass(curve):
     fade = STILL * torch.stack([torch.tensor(curve(t / 8)) for t in range(9)]).view(9, 1, 1, 1)
     assert sum(parts(fade).values()) < 2e-3
@@ -95,7 +105,9 @@ def test_a_pan_that_flickers_does_not_pass():
 
 
 def test_phase_correlation_finds_known_shifts():
-    torch.testing.assert_close(shifts(picture(3, 30)[None]), torch.tensor([[[-30.0, 0.0], [-30.0, 0.0]]]))
+    torch.testing.assert_close(
+        shifts(picture(3, 30)[None]), torch.tensor([[[-30.0, 0.0], [-30.0, 0.0]]])
+    )
 
 
 def test_weights_make_the_value():
@@ -109,7 +121,9 @@ def test_weights_make_the_value():
 def test_one_kind_alone_is_its_part():
     video = Samples(corruptions.corrupt(STILL, "noise")[None], [""], 8.0)
     for kind in KINDS:
-        torch.testing.assert_close(TemporalFlicker(kind)(video).value, TemporalFlicker()(video).parts[kind].value)
+        torch.testing.assert_close(
+            TemporalFlicker(kind)(video).value, TemporalFlicker()(video).parts[kind].value
+        )
     with pytest.raises(ValueError, match="'hue'"):
         TemporalFlicker("hue")
 
@@ -126,7 +140,8 @@ def test_maps_show_where():
 
 @pytest.mark.parametrize("scale", [2, 3])
 def test_frame_rate_and_size_hardly_count(scale):
-    """The same scene, its light jumping by as much from frame to frame, at 8 and more frames a second: within 5 %."""
+    """The same scene, its light jumping by as much from frame to frame, at 8 and more
+    frames a second: within 5 %."""
     scene = world.Scene("square", "red", "left", "slow", "striped")
 
     def value(size, fps, frames):

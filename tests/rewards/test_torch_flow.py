@@ -10,7 +10,9 @@ from vidrl.synthetic import world
 
 def texture(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Smooth, of no period in the picture, in (0, 1)."""
-    return 0.5 + 0.12 * (torch.sin(x / 2.3 + y / 5.1) + torch.cos(y / 3.1 - x / 7.7) + torch.sin(x / 11 + 0.7))
+    return 0.5 + 0.12 * (
+        torch.sin(x / 2.3 + y / 5.1) + torch.cos(y / 3.1 - x / 7.7) + torch.sin(x / 11 + 0.7)
+    )
 
 
 def pair(dx: float, dy: float, side: int = 48, wide: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,7 +23,9 @@ def pair(dx: float, dy: float, side: int = 48, wide: int = 64) -> tuple[torch.Te
 @pytest.mark.parametrize(("dx", "dy"), [(0.0, 0.0), (0.4, -0.3), (3.0, 2.0), (-7.0, 4.5)])
 def test_shifts_are_found_to_a_tenth_of_a_pixel(dx, dy):
     first, second = pair(dx, dy)
-    wrong = flow.length(torch_flow(first, second) - torch.tensor([dx, dy]).view(1, 2, 1, 1).double())
+    wrong = flow.length(
+        torch_flow(first, second) - torch.tensor([dx, dy]).view(1, 2, 1, 1).double()
+    )
     assert wrong[..., 9:-9, 9:-9].mean() < 0.1
 
 
@@ -32,7 +36,9 @@ def test_a_zoom_and_turn_is_found():
     grid = torch.stack([x, y], -1) - 32
     back = torch.linalg.inv(torch.eye(2) + turn)
     source = grid @ back.T + 32
-    found = torch_flow(texture(x, y)[None, None], texture(source[..., 0], source[..., 1])[None, None])[0]
+    found = torch_flow(
+        texture(x, y)[None, None], texture(source[..., 0], source[..., 1])[None, None]
+    )[0]
     wrong = flow.length(found - (grid @ turn.T).permute(2, 0, 1))
     assert wrong[6:-6, 6:-6].mean() < 0.1
 
@@ -60,7 +66,9 @@ def test_colours_add_up():
     first, second = pair(1.5, -1.0)
     blank = torch.full_like(first, 0.5)
     alone = torch_flow(first, second)
-    assert torch.allclose(torch_flow(torch.cat([first, blank], 1), torch.cat([second, blank], 1)), alone, atol=1e-9)
+    assert torch.allclose(
+        torch_flow(torch.cat([first, blank], 1), torch.cat([second, blank], 1)), alone, atol=1e-9
+    )
     three = torch_flow(first.expand(-1, 3, -1, -1), second.expand(-1, 3, -1, -1))
     assert flow.length(three - alone).mean() < 0.1
 
@@ -70,11 +78,14 @@ def test_the_gradient_is_right():
     first = torch.rand(2, 1, 7, 6, generator=draw, dtype=torch.float64, requires_grad=True)
     second = torch.rand(2, 1, 7, 6, generator=draw, dtype=torch.float64, requires_grad=True)
     effort = Effort(coarsest=3, warps=2, sweeps=3, smoothness=0.5)
-    assert torch.autograd.gradcheck(lambda a, b: torch_flow(a, b, effort), (first, second), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda a, b: torch_flow(a, b, effort), (first, second), fast_mode=True
+    )
 
 
 def test_the_gradient_moves_a_picture_where_the_flow_should_point():
-    """Descent on the second frame alone, so that the flow becomes two pixels to the right."""
+    """Descent on the second frame alone, so that the flow becomes two pixels to the
+    right."""
     first, second = (x.float() for x in pair(1.0, 0.0, 24, 24))
     second.requires_grad_()
     goal = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1)
@@ -92,7 +103,9 @@ def test_estimate_keeps_no_gradient():
     assert not flow.estimate(video, "torch").forward.requires_grad
 
 
-@pytest.mark.parametrize("shapes", [((1, 3, 8, 8), (1, 3, 8, 9)), ((3, 8, 8), (3, 8, 8)), ((1, 1, 1, 8), (1, 1, 1, 8))])
+@pytest.mark.parametrize(
+    "shapes", [((1, 3, 8, 8), (1, 3, 8, 9)), ((3, 8, 8), (3, 8, 8)), ((1, 1, 1, 8), (1, 1, 1, 8))]
+)
 def test_frames_that_do_not_fit(shapes):
     with pytest.raises(ValueError, match="two batches of frames of one shape"):
         torch_flow(*(torch.rand(shape) for shape in shapes))

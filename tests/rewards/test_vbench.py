@@ -1,4 +1,5 @@
-"""The VBench-compatible rewards against plain re-computations of the published arithmetic, line by line."""
+"""The VBench-compatible rewards against plain re-computations of the published arithmetic,
+line by line."""
 
 import math
 
@@ -24,9 +25,13 @@ from vidrl.rewards.vbench_temporal_flickering import VbenchTemporalFlickering
 from vidrl.synthetic import world
 
 
-def noise(frames: int, height: int = 40, width: int = 56, seed: int = 0, clips: int = 1) -> torch.Tensor:
+def noise(
+    frames: int, height: int = 40, width: int = 56, seed: int = 0, clips: int = 1
+) -> torch.Tensor:
     draw = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (clips, frames, 3, height, width), generator=draw, dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (clips, frames, 3, height, width), generator=draw, dtype=torch.uint8
+    )
 
 
 def smooth(frames: int, height: int = 40, width: int = 56) -> torch.Tensor:
@@ -42,12 +47,15 @@ def value(reward, video, fps=8.0, prompt="", **more) -> float:
     return reward(Samples(video, [prompt] * len(video), fps, **more)).value[0].item()
 
 
-# --- temporal flickering ---------------------------------------------------------------------------------------------
+# --- temporal flickering
+# ---------------------------------------------------------------------------------------------
 
 
 def published_flickering(video: torch.Tensor) -> float:
     frames = [frame.permute(1, 2, 0).numpy() for frame in video]
-    steps = [np.mean(cv2.absdiff(np.float32(a), np.float32(b))) for a, b in zip(frames[:-1], frames[1:])]
+    steps = [
+        np.mean(cv2.absdiff(np.float32(a), np.float32(b))) for a, b in zip(frames[:-1], frames[1:])
+    ]
     return (255.0 - np.mean(steps)) / 255.0
 
 
@@ -72,11 +80,19 @@ def test_flickering_is_summed_in_float64_whatever_the_clip_is_stored_in(dtype, f
     wanted = 1 - (video[:, 1:].double() - video[:, :-1].double()).abs().mean().item()
     for clip in (video, video.clone().requires_grad_()):
         score = VbenchTemporalFlickering()(Samples(clip, [""], 8.0)).value
-        assert score.item() == pytest.approx(wanted, abs=1.2e-7) and score.dtype in (torch.float32, torch.float64)
+        assert score.item() == pytest.approx(wanted, abs=1.2e-7) and score.dtype in (
+            torch.float32,
+            torch.float64,
+        )
 
 
 def test_the_mean_of_a_long_curve_is_exact_to_the_last_bit():
-    levels = torch.tensor([0, 7] * 2000, dtype=torch.uint8).view(1, -1, 1, 1, 1).expand(1, -1, 3, 8, 8).contiguous()
+    levels = (
+        torch.tensor([0, 7] * 2000, dtype=torch.uint8)
+        .view(1, -1, 1, 1, 1)
+        .expand(1, -1, 3, 8, 8)
+        .contiguous()
+    )
     assert value(VbenchTemporalFlickering(), levels) == pytest.approx(248 / 255, abs=6e-8)
     stream = VbenchTemporalFlickering().stream(8.0)
     for piece in levels[0].split(500):
@@ -99,12 +115,16 @@ def test_flickering_ranks_a_clean_pan_below_flicker_as_the_card_says():
     assert scores[0] < scores[1] < scores[2]
 
 
-# --- dynamic degree and static filter --------------------------------------------------------------------------------
+# --- dynamic degree and static filter
+# --------------------------------------------------------------------------------
 
 
 def constant_flow(first, second):
-    """x flow of as many pixels as the red channel rose by, the same everywhere but for a corner that is faster."""
-    rise = (second - first)[:, :1].mean((2, 3), keepdim=True).expand(-1, 1, *first.shape[-2:]).clone()
+    """x flow of as many pixels as the red channel rose by, the same everywhere but for a
+    corner that is faster."""
+    rise = (
+        (second - first)[:, :1].mean((2, 3), keepdim=True).expand(-1, 1, *first.shape[-2:]).clone()
+    )
     rise[..., :8, :8] *= 2
     return torch.cat([rise, torch.zeros_like(rise)], 1)
 
@@ -145,21 +165,39 @@ def steps(*rises: int, height: int = 60, width: int = 75) -> torch.Tensor:
     return levels.view(1, -1, 1, 1, 1).expand(1, -1, 3, height, width).contiguous()
 
 
-CASES = [(0,) * 7, (3,) * 7, (3,) + (0,) * 10, (3, 0, 3) + (0,) * 6, (0,) * 15 + (3, 3), (1,) * 14, (2, 0) * 8, (0,),
-         (2,), (0, 0, 5, 0, 0, 0, 0), (1, -1) * 10, (3, 3, 3) + (0,) * 12, (3, 3, 3, 3) + (0,) * 12]
+CASES = [
+    (0,) * 7,
+    (3,) * 7,
+    (3,) + (0,) * 10,
+    (3, 0, 3) + (0,) * 6,
+    (0,) * 15 + (3, 3),
+    (1,) * 14,
+    (2, 0) * 8,
+    (0,),
+    (2,),
+    (0, 0, 5, 0, 0, 0, 0),
+    (1, -1) * 10,
+    (3, 3, 3) + (0,) * 12,
+    (3, 3, 3, 3) + (0,) * 12,
+]
 
 
 @pytest.mark.parametrize("fps", [8.0, 12.0, 20.0, 24.0, 30.0])
 def test_dynamic_degree_is_the_published_answer(fps):
     reward = VbenchDynamicDegree(network=constant_flow)
-    answers = [(value(reward, steps(*case), fps), published_dynamic_degree(steps(*case)[0], fps)) for case in CASES]
+    answers = [
+        (value(reward, steps(*case), fps), published_dynamic_degree(steps(*case)[0], fps))
+        for case in CASES
+    ]
     assert [got for got, _ in answers] == [float(wanted) for _, wanted in answers]
     assert {wanted for _, wanted in answers} == {True, False}
 
 
 def test_static_filter_is_the_published_answer():
     reward = VbenchStaticFilter(network=constant_flow)
-    answers = [(value(reward, steps(*case)), published_static_filter(steps(*case)[0])) for case in CASES]
+    answers = [
+        (value(reward, steps(*case)), published_static_filter(steps(*case)[0])) for case in CASES
+    ]
     assert [got for got, _ in answers] == [float(wanted) for _, wanted in answers]
     assert {wanted for _, wanted in answers} == {True, False}
 
@@ -168,12 +206,19 @@ def test_the_quirks_of_dynamic_degree():
     reward = VbenchDynamicDegree(network=constant_flow)
     assert value(reward, steps(0)) == 1.0  # two frames at rest are dynamic
     assert value(reward, steps(0, 0)) == 0.0
-    moving = steps(*(1,) * 30)  # 1 pixel a frame, 2 in the corner: the class changes with the stated rate alone
+    moving = steps(
+        *(1,) * 30
+    )  # 1 pixel a frame, 2 in the corner: the class changes with the stated rate alone
     assert value(reward, moving, 8.0) != value(reward, moving, 24.0)
 
 
-@pytest.mark.parametrize("reward", [VbenchDynamicDegree(network=constant_flow, chunk=2),
-                                    VbenchStaticFilter(network=constant_flow, chunk=2)])
+@pytest.mark.parametrize(
+    "reward",
+    [
+        VbenchDynamicDegree(network=constant_flow, chunk=2),
+        VbenchStaticFilter(network=constant_flow, chunk=2),
+    ],
+)
 def test_flow_answers_in_pieces(reward):
     for case in CASES:
         video, stream = steps(*case), reward.stream(24.0)
@@ -194,11 +239,16 @@ def test_raft_by_its_path_is_given_zero_to_one(monkeypatch):
 
     def load(path):
         assert path == "a/file.pth"
-        return lambda first, second: constant_flow(255 * first, 255 * second) * (1 if first.max() <= 1 else math.nan)
+        return lambda first, second: (
+            constant_flow(255 * first, 255 * second) * (1 if first.max() <= 1 else math.nan)
+        )
 
     monkeypatch.setattr(raft, "load", load)
     for case in CASES[:4]:
-        by_path, given = VbenchDynamicDegree(flow="raft:a/file.pth"), VbenchDynamicDegree(network=constant_flow)
+        by_path, given = (
+            VbenchDynamicDegree(flow="raft:a/file.pth"),
+            VbenchDynamicDegree(network=constant_flow),
+        )
         assert value(by_path, steps(*case)) == value(given, steps(*case))
 
 
@@ -208,7 +258,8 @@ def test_dynamic_degree_sees_motion_by_the_classical_flow():
     assert value(reward, fast) == 1.0 and value(reward, fast[:, :1].expand_as(fast)) == 0.0
 
 
-# --- consistencies ---------------------------------------------------------------------------------------------------
+# --- consistencies
+# ---------------------------------------------------------------------------------------------------
 
 
 def resize(images, mode):
@@ -225,14 +276,18 @@ def standardise(images, mean, std):
 
 
 def dino_images(video):
-    return standardise(resize(video.float(), "bilinear").div(255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return standardise(
+        resize(video.float(), "bilinear").div(255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )
 
 
 def clip_images(video):
     images = resize(video.float(), "bicubic")
     top, left = (int(round((side - 224) / 2.0)) for side in images.shape[-2:])
     images = images[..., top : top + 224, left : left + 224].div(255)
-    return standardise(images, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    return standardise(
+        images, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    )
 
 
 @torch.no_grad()
@@ -250,14 +305,18 @@ def published_consistency(network, images):
     return total / (len(images) - 1)
 
 
-@pytest.mark.parametrize("size", [(40, 56), (56, 40), (224, 224), (17, 33), (704, 1280), (480, 848), (544, 960)])
+@pytest.mark.parametrize(
+    "size", [(40, 56), (56, 40), (224, 224), (17, 33), (704, 1280), (480, 848), (544, 960)]
+)
 def test_subject_consistency_is_the_published_number(size):
     reward, video = VbenchSubjectConsistency.tiny(), smooth(4, *size)
     wanted = published_consistency(reward.network, dino_images(video[0]))
     assert value(reward, video) == pytest.approx(wanted, abs=1e-6) and wanted < 1 - 1e-5
 
 
-@pytest.mark.parametrize("size", [(40, 57), (56, 40), (17, 33), (33, 17), (704, 1280), (480, 848), (1080, 1920)])
+@pytest.mark.parametrize(
+    "size", [(40, 57), (56, 40), (17, 33), (33, 17), (704, 1280), (480, 848), (1080, 1920)]
+)
 def test_background_consistency_is_the_published_number(size):
     reward, video = VbenchBackgroundConsistency.tiny(), smooth(4, *size)
     wanted = published_consistency(reward.network, clip_images(video[0]))
@@ -267,7 +326,10 @@ def test_background_consistency_is_the_published_number(size):
 @pytest.mark.parametrize("frames", [2, pytest.param(100, marks=pytest.mark.slow)])
 def test_consistencies_of_few_and_of_many_frames_are_the_published_numbers(frames):
     video = smooth(frames, 17, 33)
-    for cls, prepare in ((VbenchSubjectConsistency, dino_images), (VbenchBackgroundConsistency, clip_images)):
+    for cls, prepare in (
+        (VbenchSubjectConsistency, dino_images),
+        (VbenchBackgroundConsistency, clip_images),
+    ):
         reward = cls.tiny()
         wanted = published_consistency(reward.network, prepare(video[0]))
         assert value(reward, video) == pytest.approx(wanted, abs=1e-6)
@@ -277,30 +339,49 @@ def test_consistencies_of_few_and_of_many_frames_are_the_published_numbers(frame
     assert value(reward, video, reference=image) == pytest.approx(wanted, abs=2e-5)
 
 
-@pytest.mark.parametrize("cls", [VbenchSubjectConsistency, VbenchBackgroundConsistency, VbenchI2vSubject,
-                                 VbenchI2vBackground, VbenchMotionSmoothness])
+@pytest.mark.parametrize(
+    "cls",
+    [
+        VbenchSubjectConsistency,
+        VbenchBackgroundConsistency,
+        VbenchI2vSubject,
+        VbenchI2vBackground,
+        VbenchMotionSmoothness,
+    ],
+)
 def test_one_frame_is_inapplicable_to_what_compares_frames(cls):
     score = cls.tiny()(Samples(noise(1, 17, 33), [""], 8.0))
     assert score.value.isnan().all() and score.why[0].startswith("inapplicable")
 
 
 def test_positions_of_a_wide_frame_are_dinos():
-    """Keys' cubic (a = -0.75) at the places that a scale of 24.1 / 14 and 14.1 / 14 gives, edges repeated."""
+    """Keys' cubic (a = -0.75) at the places that a scale of 24.1 / 14 and 14.1 / 14 gives,
+    edges repeated."""
+
     def weights(place: float) -> dict[int, float]:
         def cubic(d: float) -> float:
             d, a = abs(d), -0.75
-            return ((a + 2) * d - (a + 3)) * d * d + 1 if d <= 1 else ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+            return (
+                ((a + 2) * d - (a + 3)) * d * d + 1
+                if d <= 1
+                else ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+            )
 
         base = math.floor(place)
         return {base + i: cubic(place - base - i) for i in range(-1, 3)}
 
     codes = torch.randn(1, 1 + 196, 3, dtype=torch.float64)
     grid, got = codes[0, 1:].view(14, 14, 3), vbench.dino_positions(codes, 14, 24)
-    assert torch.equal(got[0, 0], codes[0, 0]) and torch.equal(vbench.dino_positions(codes, 14, 14), codes)
+    assert torch.equal(got[0, 0], codes[0, 0]) and torch.equal(
+        vbench.dino_positions(codes, 14, 14), codes
+    )
     for row, column in ((0, 0), (5, 23), (13, 11)):
         ys, xs = weights((row + 0.5) * 14 / 14.1 - 0.5), weights((column + 0.5) * 14 / 24.1 - 0.5)
-        wanted = sum(wy * wx * grid[min(max(y, 0), 13), min(max(x, 0), 13)]
-                     for y, wy in ys.items() for x, wx in xs.items())
+        wanted = sum(
+            wy * wx * grid[min(max(y, 0), 13), min(max(x, 0), 13)]
+            for y, wy in ys.items()
+            for x, wx in xs.items()
+        )
         torch.testing.assert_close(got[0, 1 + 24 * row + column], wanted)
 
 
@@ -366,14 +447,16 @@ def test_motion_smoothness_never_looks_at_the_last_of_an_even_number():
 
 
 def test_motion_smoothness_cuts_to_whole_levels():
-    """Frames 0, 1, 1: the guess 0.5 is cut to 0, so the error is 1 level, not 0 or a half."""
+    """Frames 0, 1, 1: the guess 0.5 is cut to 0, so the error is 1 level, not 0 or a
+    half."""
     video = torch.tensor([0, 1, 1], dtype=torch.uint8).view(1, 3, 1, 1, 1).expand(1, 3, 3, 16, 16)
     assert value(VbenchMotionSmoothness.tiny(), video) == pytest.approx(254 / 255, abs=1e-7)
     with pytest.raises(RuntimeError, match="non-commercial"):
         value(VbenchMotionSmoothness(), video)
 
 
-# --- marks of single frames ------------------------------------------------------------------------------------------
+# --- marks of single frames
+# ------------------------------------------------------------------------------------------
 
 
 def test_aesthetic_is_the_published_number():
@@ -389,7 +472,9 @@ def test_aesthetic_head_from_a_file(tmp_path):
     torch.save(head.state_dict(), tmp_path / "head.pth")
     network = VbenchAesthetic.tiny().network
     from_file = VbenchAesthetic(head=str(tmp_path / "head.pth"), network=network)
-    assert value(from_file, smooth(2)) == value(VbenchAesthetic(head=head, network=network), smooth(2))
+    assert value(from_file, smooth(2)) == value(
+        VbenchAesthetic(head=head, network=network), smooth(2)
+    )
     with pytest.raises(RuntimeError, match="sa_0_4_vit_l_14_linear"):
         value(VbenchAesthetic(network=network), smooth(2))
 
@@ -403,10 +488,15 @@ def test_a_pickle_of_code_is_not_loaded(tmp_path):
 
     torch.save({"weight": Evil()}, tmp_path / "head.pth")
     with pytest.raises(pickle.UnpicklingError):
-        value(VbenchAesthetic(head=str(tmp_path / "head.pth"), network=lambda x: x.mean((2, 3))), smooth(2))
+        value(
+            VbenchAesthetic(head=str(tmp_path / "head.pth"), network=lambda x: x.mean((2, 3))),
+            smooth(2),
+        )
 
 
-@pytest.mark.parametrize(("size", "seen"), [((40, 56), (40, 56)), ((300, 700), (219, 512)), ((700, 300), (512, 219))])
+@pytest.mark.parametrize(
+    ("size", "seen"), [((40, 56), (40, 56)), ((300, 700), (219, 512)), ((700, 300), (512, 219))]
+)
 def test_imaging_sees_at_most_512_pixels_and_is_a_hundredth(size, seen):
     shapes = []
 
@@ -422,7 +512,8 @@ def test_imaging_sees_at_most_512_pixels_and_is_a_hundredth(size, seen):
         value(VbenchImaging(), video)
 
 
-# --- image to video --------------------------------------------------------------------------------------------------
+# --- image to video
+# --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -454,11 +545,14 @@ def test_i2v_subject_is_the_published_number():
 
 
 def square_images(video, antialias):
-    """Resize(256, BICUBIC), CenterCrop(224), div(255), Normalize, of VBench-I2V since July 2024."""
+    """Resize(256, BICUBIC), CenterCrop(224), div(255), Normalize, of VBench-I2V since July
+    2024."""
     height, width = video.shape[-2:]
     longer = int(256 * max(height, width) / min(height, width))
     size = (256, longer) if height <= width else (longer, 256)
-    images = F.interpolate(video.float(), size=size, mode="bicubic", align_corners=False, antialias=antialias)
+    images = F.interpolate(
+        video.float(), size=size, mode="bicubic", align_corners=False, antialias=antialias
+    )
     return standardise(centre(images).div(255), *vbench.IMAGENET)
 
 
@@ -468,7 +562,17 @@ def centre(images):
     return images[..., top : top + 224, left : left + 224]
 
 
-SIZES = [(704, 1280), (480, 848), (544, 960), (1280, 704), (17, 33), (33, 17), (256, 256), (431, 600), (1080, 1920)]
+SIZES = [
+    (704, 1280),
+    (480, 848),
+    (544, 960),
+    (1280, 704),
+    (17, 33),
+    (33, 17),
+    (256, 256),
+    (431, 600),
+    (1080, 1920),
+]
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -477,22 +581,30 @@ def test_i2v_frames_are_prepared_as_published_at_every_size(size, antialias):
     video = noise(2, *size)[0]
     got = VbenchI2vSubject(network=len, antialias=antialias).prepare(video / 255)
     torch.testing.assert_close(got, square_images(video, antialias), atol=2e-5, rtol=1e-5)
-    wide = F.interpolate(video.float(), size=(224, 224), mode="bicubic", align_corners=False, antialias=antialias)
+    wide = F.interpolate(
+        video.float(), size=(224, 224), mode="bicubic", align_corners=False, antialias=antialias
+    )
     got = VbenchI2vBackground(network=len, antialias=antialias).prepare(video / 255)
     torch.testing.assert_close(got, wide / 255, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_i2v_images_are_prepared_as_pillow_does(size):
-    """Nearly all values are equal; a few differ by one or two grey levels, as Pillow's weights are whole numbers."""
+    """Nearly all values are equal; a few differ by one or two grey levels, as Pillow's
+    weights are whole numbers."""
     image, (height, width) = smooth(1, *size)[0], size
     longer = int(256 * max(size) / min(size))
-    published = centre(pillow(image[0], (256, longer) if height <= width else (longer, 256), "BICUBIC"))
+    published = centre(
+        pillow(image[0], (256, longer) if height <= width else (longer, 256), "BICUBIC")
+    )
     deviation = torch.tensor(vbench.IMAGENET[1]).view(3, 1, 1)
     got = VbenchI2vSubject(network=len).prepare_image(image / 255)
     gap = (got - standardise(published, *vbench.IMAGENET)).abs() * deviation * 255
     assert got.shape[-2:] == (224, 224) and gap.max() < 2.5 and (gap > 0.5).float().mean() < 0.03
-    gap = (VbenchI2vBackground(network=len).prepare_image(image / 255) - pillow(image[0], (224, 224), "BICUBIC")).abs()
+    gap = (
+        VbenchI2vBackground(network=len).prepare_image(image / 255)
+        - pillow(image[0], (224, 224), "BICUBIC")
+    ).abs()
     assert gap.max() * 255 < 2.5 and (gap * 255 > 0.5).float().mean() < 0.03
 
 
@@ -530,17 +642,20 @@ def grid(move) -> torch.Tensor:
     return torch.stack([first, move(first)]).view(2, 100, 2)
 
 
-@pytest.mark.parametrize(("move", "names"), [
-    (lambda p: p, {"static"}),
-    (lambda p: p + torch.tensor([-3.0, 0.0]), {"pan_right"}),
-    (lambda p: p + torch.tensor([3.0, 0.0]), {"pan_left"}),
-    (lambda p: p + torch.tensor([0.0, 3.0]), {"tilt_up"}),
-    (lambda p: p + torch.tensor([0.0, -3.0]), {"tilt_down"}),
-    (lambda p: p + torch.tensor([3.0, 3.0]), {"pan_left", "tilt_up"}),
-    (lambda p: p + (p - 35) * torch.tensor([0.1, 0.1]), {"zoom_in"}),
-    (lambda p: p - (p - 35) * torch.tensor([0.1, 0.1]), {"zoom_out"}),
-    (lambda p: p.trunc() + 0.9, {"static"}),  # positions are cut to whole pixels
-])
+@pytest.mark.parametrize(
+    ("move", "names"),
+    [
+        (lambda p: p, {"static"}),
+        (lambda p: p + torch.tensor([-3.0, 0.0]), {"pan_right"}),
+        (lambda p: p + torch.tensor([3.0, 0.0]), {"pan_left"}),
+        (lambda p: p + torch.tensor([0.0, 3.0]), {"tilt_up"}),
+        (lambda p: p + torch.tensor([0.0, -3.0]), {"tilt_down"}),
+        (lambda p: p + torch.tensor([3.0, 3.0]), {"pan_left", "tilt_up"}),
+        (lambda p: p + (p - 35) * torch.tensor([0.1, 0.1]), {"zoom_in"}),
+        (lambda p: p - (p - 35) * torch.tensor([0.1, 0.1]), {"zoom_out"}),
+        (lambda p: p.trunc() + 0.9, {"static"}),  # positions are cut to whole pixels
+    ],
+)
 def test_camera_labels(move, names):
     assert labels(grid(move), 64) == names
 
@@ -550,7 +665,9 @@ def test_camera_motion_by_a_tracker_and_by_the_flow():
         assert grid_size == 10 and video.max() > 1
         return grid(lambda p: p + torch.tensor([3.0, 0.0]))[None], None
 
-    clip = world.render(world.Scene("square", "blue", "down", "fast", "speckled", camera="left"), 64, 9)
+    clip = world.render(
+        world.Scene("square", "blue", "down", "fast", "speckled", camera="left"), 64, 9
+    )
     video = clip.video[None]
     for reward in (VbenchCameraMotion(network=tracker), VbenchCameraMotion(flow="dis")):
         assert value(reward, video, prompt="a square, camera pans left") == 1.0
@@ -561,55 +678,126 @@ def test_camera_motion_by_a_tracker_and_by_the_flow():
         value(VbenchCameraMotion(), video, prompt="camera static")
 
 
-# --- totals ----------------------------------------------------------------------------------------------------------
+# --- totals
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_totals_by_hand():
-    given = {"subject consistency": 0.9, "background_consistency": 0.95, "temporal_flickering": 0.98,
-             "motion_smoothness": 0.99, "dynamic_degree": 0.4, "aesthetic_quality": 0.6, "imaging_quality": 0.65,
-             "object_class": 0.8, "multiple_objects": 0.5, "human_action": 0.9, "color": 0.85,
-             "spatial_relationship": 0.6, "scene": 0.4, "appearance_style": 0.24, "temporal_style": 0.24,
-             "overall_consistency": 0.26}
-    quality = ((0.9 - 0.1462) / 0.8538 + (0.95 - 0.2615) / 0.7385 + (0.98 - 0.6293) / 0.3707
-               + (0.99 - 0.706) / 0.2915 + 0.5 * 0.4 + 0.6 + 0.65) / 6.5
-    semantic = (0.8 + 0.5 + 0.9 + 0.85 + 0.6 + 0.4 / 0.8222 + (0.24 - 0.0009) / 0.2846 + 0.24 / 0.364
-                + 0.26 / 0.364) / 9
+    given = {
+        "subject consistency": 0.9,
+        "background_consistency": 0.95,
+        "temporal_flickering": 0.98,
+        "motion_smoothness": 0.99,
+        "dynamic_degree": 0.4,
+        "aesthetic_quality": 0.6,
+        "imaging_quality": 0.65,
+        "object_class": 0.8,
+        "multiple_objects": 0.5,
+        "human_action": 0.9,
+        "color": 0.85,
+        "spatial_relationship": 0.6,
+        "scene": 0.4,
+        "appearance_style": 0.24,
+        "temporal_style": 0.24,
+        "overall_consistency": 0.26,
+    }
+    quality = (
+        (0.9 - 0.1462) / 0.8538
+        + (0.95 - 0.2615) / 0.7385
+        + (0.98 - 0.6293) / 0.3707
+        + (0.99 - 0.706) / 0.2915
+        + 0.5 * 0.4
+        + 0.6
+        + 0.65
+    ) / 6.5
+    semantic = (
+        0.8
+        + 0.5
+        + 0.9
+        + 0.85
+        + 0.6
+        + 0.4 / 0.8222
+        + (0.24 - 0.0009) / 0.2846
+        + 0.24 / 0.364
+        + 0.26 / 0.364
+    ) / 9
     got = vbench.totals(given)
     assert got["quality"] == pytest.approx(quality) and got["semantic"] == pytest.approx(semantic)
     assert got["total"] == pytest.approx(0.8 * quality + 0.2 * semantic) and got["missing"] == []
 
 
-# What scripts/cal_final_score.py and scripts/cal_i2v_final_score.py of Vchitect/VBench (commit 45e79ec) compute,
-# written anew from their tables: (least, most, weight) in the order of their lists.
+# What scripts/cal_final_score.py and scripts/cal_i2v_final_score.py of Vchitect/VBench
+# (commit 45e79ec) compute, written anew from their tables: (least, most, weight) in the
+# order of their lists.
 SUBJECT, BACKGROUND, WHOLE = (0.1462, 1.0, 1), (0.2615, 1.0, 1), (0.0, 1.0, 1)
-T2V = {"quality": {"subject_consistency": SUBJECT, "background_consistency": BACKGROUND,
-                   "temporal_flickering": (0.6293, 1.0, 1), "motion_smoothness": (0.706, 0.9975, 1),
-                   "aesthetic_quality": WHOLE, "imaging_quality": WHOLE, "dynamic_degree": (0.0, 1.0, 0.5)},
-       "semantic": {"object_class": WHOLE, "multiple_objects": WHOLE, "human_action": WHOLE, "color": WHOLE,
-                    "spatial_relationship": WHOLE, "scene": (0.0, 0.8222, 1), "appearance_style": (0.0009, 0.2855, 1),
-                    "temporal_style": (0.0, 0.364, 1), "overall_consistency": (0.0, 0.364, 1)}}
-TO_IMAGE = {"i2v": {"camera_motion": (0.0, 1.0, 0.1), "i2v_subject": SUBJECT, "i2v_background": BACKGROUND},
-            "quality": {"subject_consistency": SUBJECT, "background_consistency": BACKGROUND,
-                        "motion_smoothness": (0.706, 0.9975, 1), "dynamic_degree": (0.0, 1.0, 0.5),
-                        "aesthetic_quality": WHOLE, "imaging_quality": WHOLE}}
+T2V = {
+    "quality": {
+        "subject_consistency": SUBJECT,
+        "background_consistency": BACKGROUND,
+        "temporal_flickering": (0.6293, 1.0, 1),
+        "motion_smoothness": (0.706, 0.9975, 1),
+        "aesthetic_quality": WHOLE,
+        "imaging_quality": WHOLE,
+        "dynamic_degree": (0.0, 1.0, 0.5),
+    },
+    "semantic": {
+        "object_class": WHOLE,
+        "multiple_objects": WHOLE,
+        "human_action": WHOLE,
+        "color": WHOLE,
+        "spatial_relationship": WHOLE,
+        "scene": (0.0, 0.8222, 1),
+        "appearance_style": (0.0009, 0.2855, 1),
+        "temporal_style": (0.0, 0.364, 1),
+        "overall_consistency": (0.0, 0.364, 1),
+    },
+}
+TO_IMAGE = {
+    "i2v": {"camera_motion": (0.0, 1.0, 0.1), "i2v_subject": SUBJECT, "i2v_background": BACKGROUND},
+    "quality": {
+        "subject_consistency": SUBJECT,
+        "background_consistency": BACKGROUND,
+        "motion_smoothness": (0.706, 0.9975, 1),
+        "dynamic_degree": (0.0, 1.0, 0.5),
+        "aesthetic_quality": WHOLE,
+        "imaging_quality": WHOLE,
+    },
+}
 
 
 def script(given, tables, shares):
-    """The script: absent dimensions are set to 0, all are scaled and weighted, sums are divided by sums of weights."""
+    """The script: absent dimensions are set to 0, all are scaled and weighted, sums are
+    divided by sums of weights."""
     sums = {}
     for name, table in tables.items():
         filled = {dim: given.get(dim, 0) for dim in table}
-        scaled = [(filled[dim] - low) / (high - low) * weight for dim, (low, high, weight) in table.items()]
+        scaled = [
+            (filled[dim] - low) / (high - low) * weight
+            for dim, (low, high, weight) in table.items()
+        ]
         sums[name] = sum(scaled) / sum(weight for _, _, weight in table.values())
-    return {**sums, "total": sum(sums[name] * share for name, share in shares.items()) / sum(shares.values())}
+    return {
+        **sums,
+        "total": sum(sums[name] * share for name, share in shares.items()) / sum(shares.values()),
+    }
 
 
-@pytest.mark.parametrize(("reckon", "tables", "shares"), [
-    (vbench.totals, T2V, {"quality": 4, "semantic": 1}), (vbench.i2v_totals, TO_IMAGE, {"quality": 1.0, "i2v": 1.0})])
+@pytest.mark.parametrize(
+    ("reckon", "tables", "shares"),
+    [
+        (vbench.totals, T2V, {"quality": 4, "semantic": 1}),
+        (vbench.i2v_totals, TO_IMAGE, {"quality": 1.0, "i2v": 1.0}),
+    ],
+)
 def test_totals_are_those_of_vbenchs_script_whatever_is_missing(reckon, tables, shares):
     draw = np.random.default_rng(0)
     names = [dim for table in tables.values() for dim in table]
-    for known in [names, [], *([name] for name in names), *([one for one in names if one != name] for name in names)]:
+    for known in [
+        names,
+        [],
+        *([name] for name in names),
+        *([one for one in names if one != name] for name in names),
+    ]:
         given = {name: float(draw.random()) for name in known}
         wanted = script(given, tables, shares)
         got = reckon(given)
@@ -625,7 +813,8 @@ def test_the_script_makes_missing_dimensions_negative():
     found = [round(got[name], 4) for name in ("quality", "semantic", "total")]
     assert found == [-0.2659, -0.0004, -0.2128] and len(got["missing"]) == 14
     one_lost = {name: most for name, (_, most, _) in (vbench.QUALITY | vbench.SEMANTIC).items()} | {
-        "motion_smoothness": math.nan}
+        "motion_smoothness": math.nan
+    }
     assert vbench.totals(one_lost)["quality"] == pytest.approx((5.5 - 0.706 / 0.2915) / 6.5)
     with pytest.raises(ValueError, match="missing: motion_smoothness.*raw score 0"):
         vbench.totals(one_lost, strict=True)
@@ -637,9 +826,12 @@ def test_an_entry_of_a_result_file_is_told_from_a_score():
 
 
 def test_percentages_are_told_from_raw_scores():
-    """VBench's tables hold percentages, which its formula would take for scores a hundred times too good."""
+    """VBench's tables hold percentages, which its formula would take for scores a hundred
+    times too good."""
     for reckon in (vbench.totals, vbench.i2v_totals):
-        with pytest.warns(UserWarning, match="'motion_smoothness', in .* got 97: divide percentages by 100"):
+        with pytest.warns(
+            UserWarning, match="'motion_smoothness', in .* got 97: divide percentages by 100"
+        ):
             reckon({"motion_smoothness": 97.0})
 
 
@@ -651,11 +843,26 @@ def test_an_unknown_dimension_names_the_nearest():
 
 
 def test_i2v_totals_by_hand():
-    given = {"camera_motion": 0.5, "i2v_subject": 0.95, "i2v_background": 0.96, "subject_consistency": 0.9,
-             "background_consistency": 0.95, "motion_smoothness": 0.99, "dynamic_degree": 0.4,
-             "aesthetic_quality": 0.6, "imaging_quality": 0.65}
+    given = {
+        "camera_motion": 0.5,
+        "i2v_subject": 0.95,
+        "i2v_background": 0.96,
+        "subject_consistency": 0.9,
+        "background_consistency": 0.95,
+        "motion_smoothness": 0.99,
+        "dynamic_degree": 0.4,
+        "aesthetic_quality": 0.6,
+        "imaging_quality": 0.65,
+    }
     to_image = (0.1 * 0.5 + (0.95 - 0.1462) / 0.8538 + (0.96 - 0.2615) / 0.7385) / 2.1
-    quality = ((0.9 - 0.1462) / 0.8538 + (0.95 - 0.2615) / 0.7385 + (0.99 - 0.706) / 0.2915 + 0.2 + 0.6 + 0.65) / 5.5
+    quality = (
+        (0.9 - 0.1462) / 0.8538
+        + (0.95 - 0.2615) / 0.7385
+        + (0.99 - 0.706) / 0.2915
+        + 0.2
+        + 0.6
+        + 0.65
+    ) / 5.5
     got = vbench.i2v_totals(given)
     assert got["i2v"] == pytest.approx(to_image) and got["quality"] == pytest.approx(quality)
     assert got["total"] == pytest.approx((to_image + quality) / 2)

@@ -1,4 +1,5 @@
-"""ViCLIP against the arithmetic of its published code, written here from the functions of torch alone."""
+"""ViCLIP against the arithmetic of its published code, written here from the functions of
+torch alone."""
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ WIDTH, NARROW, OUT, LAYERS, PATCH, GRID, FRAMES, WORDS, LONGEST = 128, 64, 24, 2
 
 
 def published_state():
-    """Random weights under the names of OpenGVLab/ViCLIP's file: numbers that float32 holds, in float64."""
+    """Random weights under the names of OpenGVLab/ViCLIP's file: numbers that float32
+    holds, in float64."""
     draw = torch.Generator().manual_seed(0)
 
     def tensor(*shape):
@@ -45,7 +47,11 @@ def published_state():
         f"{see}proj": tensor(WIDTH, OUT),
         f"{see}temporal_positional_embedding": tensor(1, FRAMES, WIDTH),
     }
-    for norm, width in ((f"{see}ln_pre", WIDTH), (f"{see}ln_post", WIDTH), (f"{read}ln_final", NARROW)):
+    for norm, width in (
+        (f"{see}ln_pre", WIDTH),
+        (f"{see}ln_post", WIDTH),
+        (f"{read}ln_final", NARROW),
+    ):
         state |= {f"{norm}.weight": tensor(width), f"{norm}.bias": tensor(width)}
     return state | {
         f"{read}token_embedding.weight": tensor(WORDS, NARROW),
@@ -60,23 +66,31 @@ def norm(x, state, name):
 
 
 def reference_blocks(x, state, start, mask=None):
-    """(N, L, E): x + attention(ln_1 x), then x + mlp(ln_2 x) with x sigmoid(1.702 x); heads are 64 wide."""
+    """(N, L, E): x + attention(ln_1 x), then x + mlp(ln_2 x) with x sigmoid(1.702 x); heads
+    are 64 wide."""
     for layer in range(LAYERS):
         at = f"{start}transformer.resblocks.{layer}."
-        mixed = norm(x, state, f"{at}ln_1") @ state[f"{at}attn.in_proj_weight"].T + state[f"{at}attn.in_proj_bias"]
+        mixed = (
+            norm(x, state, f"{at}ln_1") @ state[f"{at}attn.in_proj_weight"].T
+            + state[f"{at}attn.in_proj_bias"]
+        )
         q, k, v = (part.unflatten(-1, (-1, 64)).transpose(1, 2) for part in mixed.chunk(3, -1))
         weights = q @ k.transpose(-1, -2) / 8
         weights = weights if mask is None else weights + mask
         heard = (weights.softmax(-1) @ v).transpose(1, 2).flatten(2)
         x = x + heard @ state[f"{at}attn.out_proj.weight"].T + state[f"{at}attn.out_proj.bias"]
-        inner = norm(x, state, f"{at}ln_2") @ state[f"{at}mlp.c_fc.weight"].T + state[f"{at}mlp.c_fc.bias"]
+        inner = (
+            norm(x, state, f"{at}ln_2") @ state[f"{at}mlp.c_fc.weight"].T
+            + state[f"{at}mlp.c_fc.bias"]
+        )
         inner = inner * (1.702 * inner).sigmoid()
         x = x + inner @ state[f"{at}mlp.c_proj.weight"].T + state[f"{at}mlp.c_proj.bias"]
     return x
 
 
 def reference_video(video, state):
-    """A loop over frames and cells: what each patch is, then the class token of the whole clip."""
+    """A loop over frames and cells: what each patch is, then the class token of the whole
+    clip."""
     see, found = "vision_encoder.", []
     for clip in video:
         tokens = [state[f"{see}class_embedding"] + state[f"{see}positional_embedding"][0]]
@@ -97,21 +111,33 @@ def reference_text(ids, state):
     x = state[f"{read}token_embedding.weight"][ids] + state[f"{read}positional_embedding"]
     mask = torch.full((LONGEST, LONGEST), float("-inf"), dtype=torch.float64).triu(1)
     x = norm(reference_blocks(x, state, read, mask), state, f"{read}ln_final")
-    return torch.stack([row[one.argmax()] for row, one in zip(x, ids)]) @ state[f"{read}text_projection"]
+    return (
+        torch.stack([row[one.argmax()] for row, one in zip(x, ids)])
+        @ state[f"{read}text_projection"]
+    )
 
 
 def test_both_towers_have_the_published_arithmetic():
     state = published_state()
     model = viclip.network(state).double().eval()
-    video = torch.rand(2, FRAMES, 3, PATCH * GRID, PATCH * GRID, generator=torch.Generator().manual_seed(1)).double()
+    video = torch.rand(
+        2, FRAMES, 3, PATCH * GRID, PATCH * GRID, generator=torch.Generator().manual_seed(1)
+    ).double()
     ids = torch.tensor([[48, 3, 5, 49, 0, 0, 0, 0, 0, 0], [48, 7, 7, 7, 7, 7, 7, 7, 7, 49]])
     with torch.no_grad():
-        torch.testing.assert_close(model.video(video), reference_video(video, state), atol=1e-10, rtol=1e-10)
-        torch.testing.assert_close(model.text(ids), reference_text(ids, state), atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(
+            model.video(video), reference_video(video, state), atol=1e-10, rtol=1e-10
+        )
+        torch.testing.assert_close(
+            model.text(ids), reference_text(ids, state), atol=1e-10, rtol=1e-10
+        )
 
 
 def test_frames_in_another_order_give_another_feature():
-    pair, video = viclip.tiny(), torch.rand(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    pair, video = (
+        viclip.tiny(),
+        torch.rand(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(2)),
+    )
     assert not torch.allclose(pair.clips(video), pair.clips(video.flip(1)), atol=1e-4)
 
 
@@ -119,24 +145,35 @@ def test_features_have_length_one_and_follow_the_precision_of_the_clip():
     pair, video = viclip.tiny(), torch.rand(2, 8, 3, 32, 32, dtype=torch.float64)
     seen, read = pair.clips(video), pair.texts(["a red ball", "two dogs"], video)
     assert seen.dtype == read.dtype == torch.float64
-    torch.testing.assert_close(torch.cat([seen, read]).norm(dim=1), torch.ones(4, dtype=torch.float64))
+    torch.testing.assert_close(
+        torch.cat([seen, read]).norm(dim=1), torch.ones(4, dtype=torch.float64)
+    )
 
 
 def test_prompts_are_cleaned_cut_and_independent_of_their_neighbours():
     pair, like = viclip.tiny(), torch.rand(1)
-    texts = pair.texts(["“a dog” &amp; a  cat", '"a dog" & a cat', "x" * 200, "x" * 31, "x" * 30], like)
+    texts = pair.texts(
+        ["“a dog” &amp; a  cat", '"a dog" & a cat', "x" * 200, "x" * 31, "x" * 30], like
+    )
     torch.testing.assert_close(texts[0], texts[1])
-    torch.testing.assert_close(texts[2], texts[3])  # both are the start, 30 letters within a word, and the end
+    torch.testing.assert_close(
+        texts[2], texts[3]
+    )  # both are the start, 30 letters within a word, and the end
     assert not torch.allclose(texts[3], texts[4])  # the letter that ends a word is another token
     torch.testing.assert_close(
         pair.texts(["two dogs", "a much longer prompt"], like)[:1], pair.texts(["two dogs"], like)
     )
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda state: state.pop("vision_encoder.proj"), lambda state: state.pop("text_encoder.ln_final.bias"),
-    lambda state: state.update({"head.weight": torch.zeros(2)}), lambda state: state.clear(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.pop("vision_encoder.proj"),
+        lambda state: state.pop("text_encoder.ln_final.bias"),
+        lambda state: state.update({"head.weight": torch.zeros(2)}),
+        lambda state: state.clear(),
+    ],
+)
 def test_other_weights_are_refused_by_name(spoil):
     state = published_state()
     spoil(state)
@@ -145,7 +182,9 @@ def test_other_weights_are_refused_by_name(spoil):
 
 
 def test_clips_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"expected clips \(N, 8, 3, 32, 32\), got \(1, 4, 3, 32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"expected clips \(N, 8, 3, 32, 32\), got \(1, 4, 3, 32, 32\)"
+    ):
         viclip.tiny().clips(torch.rand(1, 4, 3, 32, 32))
 
 

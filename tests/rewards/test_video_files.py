@@ -1,4 +1,5 @@
-"""Files: written and read back, true rates, what cannot be read, and rows for every clip."""
+"""Files: written and read back, true rates, what cannot be read, and rows for every
+clip."""
 
 import json
 import math
@@ -15,7 +16,9 @@ from vidrl.rewards.frame_quality import FrameQuality
 from vidrl.synthetic import world
 
 av = pytest.importorskip("av", reason="PyAV writes video; pip install av")
-CLIP = world.render(world.Scene("circle", "red", "left", "fast", "speckled"), size=64, frames=21).video
+CLIP = world.render(
+    world.Scene("circle", "red", "left", "fast", "speckled"), size=64, frames=21
+).video
 
 
 def bytes_of(clip: torch.Tensor) -> torch.Tensor:
@@ -42,7 +45,12 @@ def test_small_and_odd_sizes(tmp_path, height, width):
     clip = torch.rand(5, 3, height, width)
     opened = video.Video(video.write(tmp_path / "clip.mkv", clip, 8.0, lossless=True))
     assert opened.size == (width, height) and torch.equal(opened.read(), bytes_of(clip))
-    assert video.read(video.write(tmp_path / "clip.mp4", clip, 8.0))[0].shape == (5, 3, height, width)
+    assert video.read(video.write(tmp_path / "clip.mp4", clip, 8.0))[0].shape == (
+        5,
+        3,
+        height,
+        width,
+    )
 
 
 @pytest.mark.parametrize("fps", [8.0, 23.976, 29.97, 60.0])
@@ -53,13 +61,17 @@ def test_the_rate_is_true(tmp_path, fps):
 
 
 def test_the_same_clip_is_the_same_file(tmp_path):
-    """x264 with its default settings read memory that nobody had written: about one file in a hundred differed."""
+    """x264 with its default settings read memory that nobody had written: about one file in
+    a hundred differed."""
     draw, kept = torch.Generator().manual_seed(0), []
     coarse = torch.randn(3, 3, 4, 4, generator=draw).sigmoid()[[0, 1, 1, 1, 1, 2, 2, 2, 2]]
     clip = torch.nn.functional.interpolate(coarse, scale_factor=8.0, mode="bilinear")
     written = set()
     for _ in range(300):
-        kept = [*kept[-20:], torch.rand(int(torch.randint(100, 20000, (), generator=draw)))]  # moves memory about
+        kept = [
+            *kept[-20:],
+            torch.rand(int(torch.randint(100, 20000, (), generator=draw))),
+        ]  # moves memory about
         written.add(video.write(tmp_path / "a.mp4", clip, 8.0).read_bytes())
     assert len(written) == 1 and b"mbtree=0" in written.pop()
 
@@ -67,7 +79,9 @@ def test_the_same_clip_is_the_same_file(tmp_path):
 def test_pieces_are_the_whole(tmp_path):
     path = video.write(tmp_path / "clip.mp4", CLIP, 8.0)
     pieces = list(video.Video(path).pieces(8))
-    assert [len(p) for p in pieces] == [8, 8, 5] and torch.equal(torch.cat(pieces), video.read(path)[0])
+    assert [len(p) for p in pieces] == [8, 8, 5] and torch.equal(
+        torch.cat(pieces), video.read(path)[0]
+    )
 
 
 def test_both_readers_agree(tmp_path):
@@ -83,7 +97,12 @@ def test_one_reader_alone_is_enough(tmp_path, monkeypatch):
     for name, missing in (("PyAV", "decord"), ("decord", "av")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, missing, None)
-            assert video.Video(path).reader == name and video.Video(path).read().shape == (21, 3, 64, 64)
+            assert video.Video(path).reader == name and video.Video(path).read().shape == (
+                21,
+                3,
+                64,
+                64,
+            )
 
 
 def test_without_pyav_writing_names_the_extra(tmp_path, monkeypatch):
@@ -124,7 +143,8 @@ def test_what_cannot_be_written(tmp_path, clip, name, fps, words):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A good clip, one cut short, one that is no video, an image-like one, one of 3 x 3, and an empty folder."""
+    """A good clip, one cut short, one that is no video, an image-like one, one of 3 x 3,
+    and an empty folder."""
     video.write(tmp_path / "good.mp4", CLIP, 8.0)
     video.write(tmp_path / "one.mp4", CLIP[:1], 8.0)
     video.write(tmp_path / "deep.mkv", CLIP[..., :3, :3], 8.0, lossless=True)
@@ -138,7 +158,15 @@ def test_every_clip_has_a_row(folder):
     paths = [folder, folder / "missing.mp4", folder / "empty"]
     found = score_files(paths, {"default": default(), "flicker": Flicker()})
     rows = {row["path"].rsplit("/", 1)[1]: row for row in found}
-    assert set(rows) == {"good.mp4", "one.mp4", "deep.mkv", "cut.mp4", "words.mp4", "missing.mp4", "empty"}
+    assert set(rows) == {
+        "good.mp4",
+        "one.mp4",
+        "deep.mkv",
+        "cut.mp4",
+        "words.mp4",
+        "missing.mp4",
+        "empty",
+    }
     assert rows["good.mp4"]["why"] is None and len(rows["good.mp4"]["curve"]["flicker"]) == 21
     assert {name for name, row in rows.items() if row["why"] is None} == {"good.mp4"}
     assert "none at" in rows["missing.mp4"]["why"] and "found none" in rows["empty"]["why"]
@@ -155,14 +183,19 @@ def test_a_file_has_the_scores_of_its_frames(folder):
     prompts = {str(folder / "good.mp4"): "a red circle"}
     (row,) = score_files([folder / "good.mp4"], {"default": default()}, prompts)
     assert row["value"]["default"] == pytest.approx(whole.value.item(), abs=1e-4)
-    assert row["parts"]["default"] == pytest.approx({n: s.value.item() for n, s in whole.parts.items()}, abs=1e-5)
+    assert row["parts"]["default"] == pytest.approx(
+        {n: s.value.item() for n, s in whole.parts.items()}, abs=1e-5
+    )
     assert row["curve"]["default"] == pytest.approx(whole.frames[0].tolist(), abs=1e-3)
     assert (row["fps"], row["size"], row["frames"]) == (8.0, [64, 64], 21)
 
 
 def test_tensors_and_paths_are_scored_alike(folder):
     frames, fps = video.read(folder / "good.mp4")
-    (by_path,), (by_tensor,) = score(folder / "good.mp4", FrameQuality()), score(frames[None], FrameQuality(), fps=fps)
+    (by_path,), (by_tensor,) = (
+        score(folder / "good.mp4", FrameQuality()),
+        score(frames[None], FrameQuality(), fps=fps),
+    )
     assert by_path["value"]["reward"] == pytest.approx(by_tensor["value"]["reward"], abs=1e-6)
     with pytest.raises(ValueError, match="fps=8.0"):
         score(frames[None], FrameQuality())
@@ -183,7 +216,9 @@ def test_memory_is_that_of_a_piece(tmp_path, monkeypatch):
     path = video.write(tmp_path / "long.mp4", CLIP.repeat(8, 1, 1, 1), 8.0)
     longest = []
     real = Samples.__post_init__
-    monkeypatch.setattr(Samples, "__post_init__", lambda self: longest.append(self.video.shape[1]) or real(self))
+    monkeypatch.setattr(
+        Samples, "__post_init__", lambda self: longest.append(self.video.shape[1]) or real(self)
+    )
     (row,) = score_files([path], {"default": default()})
     assert row["frames"] == 168 and max(longest) <= video.PIECE + 3
 
@@ -219,8 +254,14 @@ def test_a_clip_larger_than_memory_is_not_read_whole(tmp_path):
 def test_a_path_that_cannot_be_opened_is_a_row(tmp_path, monkeypatch):
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "locked.mp4").write_bytes(b"x")
-    monkeypatch.setattr(video.Path, "is_file", lambda path: (_ for _ in ()).throw(PermissionError(f"no right: {path}")))
-    folder, locked = score_files([tmp_path / "folder.mp4", tmp_path / "locked.mp4"], {"q": FrameQuality()})
+    monkeypatch.setattr(
+        video.Path,
+        "is_file",
+        lambda path: (_ for _ in ()).throw(PermissionError(f"no right: {path}")),
+    )
+    folder, locked = score_files(
+        [tmp_path / "folder.mp4", tmp_path / "locked.mp4"], {"q": FrameQuality()}
+    )
     assert folder["why"].startswith("unreadable: expected videos in the folder")
     assert locked["why"].startswith("unreadable: no right")
 
@@ -232,8 +273,15 @@ def test_what_a_reward_says_of_a_clip_is_its_reason_and_a_fault_is_raised(folder
 
     Picky.error = ValueError
     (row,) = score_files([folder / "good.mp4"], {"picky": Picky()})
-    assert row["why"] == "unscored: not this one" and row["value"] == {"picky": None} and row["frames"] == 21
-    for fault in (ZeroDivisionError, OSError):  # weights that are not there are no fault of the file
+    assert (
+        row["why"] == "unscored: not this one"
+        and row["value"] == {"picky": None}
+        and row["frames"] == 21
+    )
+    for fault in (
+        ZeroDivisionError,
+        OSError,
+    ):  # weights that are not there are no fault of the file
         Picky.error = fault
         with pytest.raises(fault):
             list(score_files([folder / "good.mp4"], {"picky": Picky()}))
@@ -243,7 +291,9 @@ def test_time_stamps_that_decord_makes_up_are_refused(tmp_path, monkeypatch):
     decord = pytest.importorskip("decord", reason="decord reads video; pip install decord")
     path = video.write(tmp_path / "clip.mkv", CLIP, 8.0)
     real = decord.VideoReader.get_frame_timestamp
-    monkeypatch.setattr(decord.VideoReader, "get_frame_timestamp", lambda self, at: real(self, at) + 9.2e15)
+    monkeypatch.setattr(
+        decord.VideoReader, "get_frame_timestamp", lambda self, at: real(self, at) + 9.2e15
+    )
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(video.Unreadable, match="stamps that cannot be.*pip install av"):
         video.Video(path)

@@ -1,4 +1,5 @@
-"""VideoScore2 against its published script, vs2_inference.py: the frames, what the model reads, and the soft scores."""
+"""VideoScore2 against its published script, vs2_inference.py: the frames, what the model
+reads, and the soft scores."""
 
 import math
 import re
@@ -18,7 +19,9 @@ from vidrl.rewards.video_score2 import VideoScore2, _form, _words, places, soft,
 
 LABELS = ("visual quality:", "text-to-video alignment:", "physical/common-sense consistency:")
 STRICT = "visual quality: 4;\ntext-to-video alignment: 2,\nphysical/common-sense consistency: 5"
-THOUGHT = "<think>The visual quality: fine, 3 flaws. Text-to-Video alignment: 1 thing.</think>\n" + STRICT
+THOUGHT = (
+    "<think>The visual quality: fine, 3 flaws. Text-to-Video alignment: 1 thing.</think>\n" + STRICT
+)
 LISTED = (
     "<think>(1) visual quality is 2 at best: blurred</think>\n(1) visual quality – clarity, smoothness, artifacts: 3\n"
     "(2) text-to-video alignment – fidelity to the prompt: 4\n(3) physical/common-sense consistency – physics: 1"
@@ -30,7 +33,8 @@ def clip(frames=9, height=32, width=32):
 
 
 def published_index(label, tokenizer, ids):
-    """Where the script finds the digit of a part: the first digit after the label, by decoding ever more tokens."""
+    """Where the script finds the digit of a part: the first digit after the label, by
+    decoding ever more tokens."""
     text = tokenizer.decode(ids, skip_special_tokens=False)
     match = re.search(r"(?:\(\d+\)\s*|\n\s*)?" + re.escape(label), text, flags=re.IGNORECASE)
     digit = match and re.search(r"\d", text[match.end() :])
@@ -80,9 +84,18 @@ def test_the_numbered_list_is_read_after_the_thoughts():
     assert digits == ["3", "4", "1"]
 
 
-@pytest.mark.parametrize("text", ["", "I cannot say.", STRICT[:-1], STRICT.replace("visual", "visible"),
-                                  LISTED.replace("physics: 1", "physics: 7"), LISTED.replace("physics: 1", "none"),
-                                  LISTED.replace("prompt: 4", "prompt: 45")])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "I cannot say.",
+        STRICT[:-1],
+        STRICT.replace("visual", "visible"),
+        LISTED.replace("physics: 1", "physics: 7"),
+        LISTED.replace("physics: 1", "none"),
+        LISTED.replace("prompt: 4", "prompt: 45"),
+    ],
+)
 def test_an_answer_without_three_scores_has_none(text):
     tokenizer = _tiny.qwen_tokenizer()
     assert all(map(math.isnan, soft_scores(answer(text, tokenizer), tokenizer)))
@@ -94,21 +107,29 @@ def test_a_clip_without_scores_is_unscored_with_the_reason_and_the_others_are_no
     true = reward._rated
     reward._rated = lambda *given: [math.nan] * 3 if given[-1] == "a cat" else true(*given)
     score = reward(both)
-    assert score.value.isnan().tolist() == [False, True] and "no three scores" in score.why[1] and not score.why[0]
+    assert (
+        score.value.isnan().tolist() == [False, True]
+        and "no three scores" in score.why[1]
+        and not score.why[0]
+    )
     reward = VideoScore2.tiny()
     reward.form, reward.tokens = False, 4  # random weights, not held to the form
     assert reward(both).value.isnan().all()
 
 
-# --- at random weights, step by step ------------------------------------------------------------------------------
+# --- at random weights, step by step
+# ------------------------------------------------------------------------------
 
 
 def by_hand(model, tokenizer, video, fps, prompt, side=56):
-    """The script's steps without generate(): frames, patches, chat, positions, and a greedy loop without a cache."""
+    """The script's steps without generate(): frames, patches, chat, positions, and a greedy
+    loop without a cache."""
     count = min(max(len(video) / fps * 2, 4), len(video) // 2 * 2)
     chosen = torch.linspace(0, len(video) - 1, int(count) // 2 * 2).round().long()
     mean, deviation = (torch.tensor(x)[:, None, None] for x in OPENAI)
-    images = f.interpolate(video[chosen], size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
+    images = f.interpolate(video[chosen], size=(side, side), mode="bicubic", antialias=True).clamp(
+        0, 1
+    )
     images, cells = (images - mean) / deviation, []
     for first, second in zip(
         images[::2], images[1::2], strict=True
@@ -120,14 +141,19 @@ def by_hand(model, tokenizer, video, fps, prompt, side=56):
                     cells.append(torch.stack([first[at], second[at]], 1).flatten())
     grid = torch.tensor([[len(chosen) // 2, side // 14, side // 14]])
     pads = "<|video_pad|>" * (int(grid.prod()) // 4)
-    chat = ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>" + pads
-            + f"<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n")  # fmt: skip
+    chat = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+        + pads
+        + f"<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    )
     ids = torch.tensor([tokenizer.encode(chat, add_special_tokens=False)])
     digits = [tokenizer.encode(d, add_special_tokens=False)[0] for d in "12345"]
     found = []
     for allowed in _form(tokenizer):
         kind = 2 * (ids == model.config.video_token_id).int()
-        place, _ = model.model.get_rope_index(ids, kind, None, grid, torch.tensor([1.0]), torch.ones_like(ids))
+        place, _ = model.model.get_rope_index(
+            ids, kind, None, grid, torch.tensor([1.0]), torch.ones_like(ids)
+        )
         logits = model(
             input_ids=ids,
             position_ids=place,
@@ -158,7 +184,10 @@ def test_a_clip_has_the_scripts_soft_scores_at_random_weights():
     with torch.no_grad():
         expected = by_hand(model, tokenizer, video[0], 8.0, "two dogs")
     score = reward(Samples(video, ["two dogs"], 8.0))
-    found = [score.parts[name].value.item() for name in ("visual_quality", "text_alignment", "physical_consistency")]
+    found = [
+        score.parts[name].value.item()
+        for name in ("visual_quality", "text_alignment", "physical_consistency")
+    ]
     assert found == pytest.approx(expected, abs=1e-3) and len(set(expected)) == 3
     assert score.value.item() == pytest.approx(sum(found) / 3)
 
@@ -167,8 +196,10 @@ def test_the_temperature_sharpens_the_probabilities_and_the_seed_repeats_the_dra
     tokenizer = _tiny.qwen_tokenizer()
     model, words = _tiny.qwen25_judge().eval(), _words(tokenizer, "{text_prompt}")
     said = _qwen25_conversation(words)
-    drawn = [qwen25.write(model, said, words, 1.0, 99, *given, _form(tokenizer)) for given in
-             ((0.5, 1), (0.5, 1), (0.0, 1), *((9.0, seed) for seed in range(8)))]  # fmt: skip
+    drawn = [
+        qwen25.write(model, said, words, 1.0, 99, *given, _form(tokenizer))
+        for given in ((0.5, 1), (0.5, 1), (0.0, 1), *((9.0, seed) for seed in range(8)))
+    ]
     assert drawn[0].ids == drawn[1].ids
     assert len({tuple(one.ids) for one in drawn[3:]}) > 1
     at = places(drawn[0].ids, tokenizer)[0]
@@ -208,15 +239,18 @@ def test_the_model_reads_the_published_instruction_and_no_forged_token():
     assert judge_prompts.VIDEO_SCORE_2.count("–") == 3
 
 
-@pytest.mark.parametrize(("frames", "fps", "count"), [(81, 16.0, 10), (240, 24.0, 20), (9, 8.0, 4), (3, 30.0, 2),
-                                                      (2, 8.0, 2), (100000, 30.0, 768)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("frames", "fps", "count"),
+    [(81, 16.0, 10), (240, 24.0, 20), (9, 8.0, 4), (3, 30.0, 2), (2, 8.0, 2), (100000, 30.0, 768)],
+)
 def test_as_many_frames_are_read_as_qwen_vl_utils_reads(frames, fps, count):
     chosen = qwen25.looked_at(frames, fps)
     assert len(chosen) == count and chosen[0] == 0 and chosen[-1] == frames - 1
 
 
 def test_frames_of_long_clips_are_smaller():
-    """128000 tokens of 28 x 28 pixels, nine tenths of them, for half as many pairs as frames; 602112 at the most."""
+    """128000 tokens of 28 x 28 pixels, nine tenths of them, for half as many pairs as
+    frames; 602112 at the most."""
     assert qwen25.largest(10) == 768 * 28 * 28
     assert qwen25.largest(768) == int(128000 * 784 * 0.9 / 768 * 2)
 
@@ -232,8 +266,16 @@ def test_weights_come_as_safetensors_from_a_folder(tmp_path):
     torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"tokens": 0}, {"weights": (0.0, 0.0, 0.0)},
-                                     {"weights": (1.0, -1.0, 1.0)}, {"temperature": math.nan}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -1.0},
+        {"tokens": 0},
+        {"weights": (0.0, 0.0, 0.0)},
+        {"weights": (1.0, -1.0, 1.0)},
+        {"temperature": math.nan},
+    ],
+)
 def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="expected temperature >= 0|expected weights of 0 or more"):
         VideoScore2(**options)
@@ -253,7 +295,9 @@ def test_weights_and_tokenizer_are_of_one_revision(monkeypatch):
 
     asked = []
     for cls in (transformers.Qwen2_5_VLForConditionalGeneration, transformers.AutoTokenizer):
-        monkeypatch.setattr(cls, "from_pretrained", lambda source, **given: asked.append(given["revision"]) or 1 / 0)
+        monkeypatch.setattr(
+            cls, "from_pretrained", lambda source, **given: asked.append(given["revision"]) or 1 / 0
+        )
     monkeypatch.setattr(hub, "silent_hub", lambda: "")
     reward = VideoScore2(revision="abc")
     for load in (reward.network.setup, reward.words):

@@ -1,4 +1,5 @@
-"""Views of a rigid box on an orbit, drawn by rays, against what is not rigid, not in order, or not in space."""
+"""Views of a rigid box on an orbit, drawn by rays, against what is not rigid, not in order,
+or not in space."""
 
 import math
 
@@ -6,7 +7,14 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples
-from vidrl.rewards._flow.epipolar import compare, fundamental, homography, matcher, sampson, transfer
+from vidrl.rewards._flow.epipolar import (
+    compare,
+    fundamental,
+    homography,
+    matcher,
+    sampson,
+    transfer,
+)
 from vidrl.rewards.view_consistency import ViewConsistency
 
 SIDE = 48
@@ -30,7 +38,8 @@ def camera(angle: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def view(angle: float, side: int = SIDE, bob: float | None = None) -> torch.Tensor:
-    """A painted box on painted ground, (3, side, side); `bob` adds a ball at that height."""
+    """A painted box on painted ground, (3, side, side); `bob` adds a ball at that
+    height."""
     eye, axes = camera(angle)
     steps = ((torch.arange(side) + 0.5) / side * 2 - 1) * 0.55
     y, x = torch.meshgrid(-steps, steps, indexing="ij")
@@ -41,7 +50,9 @@ def view(angle: float, side: int = SIDE, bob: float | None = None) -> torch.Tens
     floor = (-0.7 - eye[1]) / ray[..., 1]
     at = eye + ray * torch.where(box, near, floor)[..., None]
     seen = box | ((floor > 0) & (at[..., [0, 2]].norm(dim=-1) < 2.2))
-    image = torch.where(seen[..., None], paint(at) * torch.where(box, 1.0, 0.6)[..., None], torch.tensor(0.1))
+    image = torch.where(
+        seen[..., None], paint(at) * torch.where(box, 1.0, 0.6)[..., None], torch.tensor(0.1)
+    )
     if bob is not None:
         image = ball(image, ray, eye - torch.tensor([0.9, bob, 0.0]))
     return image.permute(2, 0, 1).clamp(0, 1)
@@ -61,12 +72,21 @@ def orbit(views: int = 7, turn: float = math.pi / 2, side: int = SIDE, bob=None)
 
 def bent(image: torch.Tensor, amount: float, seed: int = 0) -> torch.Tensor:
     """Bent smoothly by `amount` diagonals."""
-    draw = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(seed)) * amount * 2 * math.sqrt(2)
+    draw = (
+        torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+        * amount
+        * 2
+        * math.sqrt(2)
+    )
     side = image.shape[-1]
-    shift = torch.nn.functional.interpolate(draw, (side, side), mode="bicubic", align_corners=True)[0]
+    shift = torch.nn.functional.interpolate(draw, (side, side), mode="bicubic", align_corners=True)[
+        0
+    ]
     y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
     grid = (torch.stack([x, y]) + shift).permute(1, 2, 0)[None]
-    return torch.nn.functional.grid_sample(image[None], grid, align_corners=True, padding_mode="border")[0]
+    return torch.nn.functional.grid_sample(
+        image[None], grid, align_corners=True, padding_mode="border"
+    )[0]
 
 
 def value(views: torch.Tensor, closed: bool = False, fps: float = 8.0, **options) -> float:
@@ -105,10 +125,23 @@ def test_bent_views_swapped_views_and_a_thing_that_rises_are_lower(arc, rigid):
 
 
 def test_no_parallax_no_score(arc):
-    """A frozen orbit closes trivially, and a flat picture that slides obeys every geometry."""
+    """A frozen orbit closes trivially, and a flat picture that slides obeys every
+    geometry."""
     assert value(arc[:1].expand(7, -1, -1, -1), closed=True) == 0
-    flat = paint(torch.cat(torch.broadcast_tensors(*[x[..., None] for x in torch.meshgrid(
-        torch.linspace(0, 2, 90), torch.linspace(0, 2, 90), indexing="ij")], torch.ones(1, 1, 1)), -1)).permute(2, 0, 1)
+    flat = paint(
+        torch.cat(
+            torch.broadcast_tensors(
+                *[
+                    x[..., None]
+                    for x in torch.meshgrid(
+                        torch.linspace(0, 2, 90), torch.linspace(0, 2, 90), indexing="ij"
+                    )
+                ],
+                torch.ones(1, 1, 1),
+            ),
+            -1,
+        )
+    ).permute(2, 0, 1)
     sliding = torch.stack([flat[:, 20 : 20 + SIDE, 4 * t : 4 * t + SIDE] for t in range(7)])
     assert value(sliding) < 0.1
     assert value(torch.full((5, 3, 32, 32), 0.5), closed=True) == 0
@@ -143,7 +176,9 @@ def test_matchers():
     first, second = view(0.0, 128), view(0.2, 128)
     for name in ("flow", "sift"):
         number, share, off, moved, depth = compare(first, second, matcher(name), 0.004)
-        assert number >= 16 and share > 0.8 and off < 0.003 and 0.01 < moved < 0.1 and depth > 0.01, name
+        assert (
+            number >= 16 and share > 0.8 and off < 0.003 and 0.01 < moved < 0.1 and depth > 0.01
+        ), name
     with pytest.raises(ValueError, match="expected matcher"):
         matcher("eyes")
 
@@ -165,15 +200,25 @@ def test_a_matcher_of_ones_own_and_views_farther_apart(arc):
 
 def scene(n: int = 60) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Two pictures of points in space, in pixels, and the true F."""
-    points = torch.rand(n, 3, generator=torch.Generator().manual_seed(2)).double() * 2 - 1 + torch.tensor([0, 0, 5.0])
+    points = (
+        torch.rand(n, 3, generator=torch.Generator().manual_seed(2)).double() * 2
+        - 1
+        + torch.tensor([0, 0, 5.0])
+    )
     k = torch.tensor([[200.0, 0, 100], [0, 200, 80], [0, 0, 1]]).double()
     c, s = math.cos(0.2), math.sin(0.2)
     turn = torch.tensor([[c, 0, s], [0, 1, 0], [-s, 0, c]]).double()
     shift = torch.tensor([-1.0, 0.1, 0.3]).double()
     seen = [points @ k.T, (points @ turn.T + shift) @ k.T]
-    cross = torch.tensor([[0, -shift[2], shift[1]], [shift[2], 0, -shift[0]], [-shift[1], shift[0], 0]])
+    cross = torch.tensor(
+        [[0, -shift[2], shift[1]], [shift[2], 0, -shift[0]], [-shift[1], shift[0], 0]]
+    )
     inverse = torch.linalg.inv(k)
-    return seen[0][:, :2] / seen[0][:, 2:], seen[1][:, :2] / seen[1][:, 2:], inverse.T @ cross @ turn @ inverse
+    return (
+        seen[0][:, :2] / seen[0][:, 2:],
+        seen[1][:, :2] / seen[1][:, 2:],
+        inverse.T @ cross @ turn @ inverse,
+    )
 
 
 def test_the_geometry_of_projected_points_is_found_among_strays():
@@ -188,11 +233,14 @@ def test_the_geometry_of_projected_points_is_found_among_strays():
 
 
 def test_sampson_by_hand():
-    """Pure sideways motion, F = [t]_x: y must not change; 3 pixels off in y are 3 / sqrt 2."""
+    """Pure sideways motion, F = [t]_x: y must not change; 3 pixels off in y are 3 / sqrt
+    2."""
     f = torch.tensor([[0.0, 0, 0], [0, 0, -1], [0, 1, 0]]).double()
     first = torch.tensor([[10.0, 20.0], [5.0, 6.0]])
     second = torch.tensor([[30.0, 20.0], [50.0, 9.0]])
-    torch.testing.assert_close(sampson(f, first, second), torch.tensor([0.0, 3 / math.sqrt(2)]).double())
+    torch.testing.assert_close(
+        sampson(f, first, second), torch.tensor([0.0, 3 / math.sqrt(2)]).double()
+    )
 
 
 def test_a_homography_by_hand():
@@ -203,7 +251,9 @@ def test_a_homography_by_hand():
     assert transfer(homography(first, second, 0.5), first, second).max() < 1e-3
 
 
-@pytest.mark.parametrize("options", [{"apart": 0}, {"tolerance": 0.0}, {"depth": -1.0}, {"matcher": "eyes"}])
+@pytest.mark.parametrize(
+    "options", [{"apart": 0}, {"tolerance": 0.0}, {"depth": -1.0}, {"matcher": "eyes"}]
+)
 def test_bad_options_say_so(options):
     with pytest.raises(ValueError, match="expected"):
         ViewConsistency(**options)

@@ -1,4 +1,5 @@
-"""VMAF: how ffmpeg is called and its answer read, with a stand-in for it, and real clips where it is there."""
+"""VMAF: how ffmpeg is called and its answer read, with a stand-in for it, and real clips
+where it is there."""
 
 import importlib.util
 import json
@@ -32,7 +33,11 @@ json.dump({{"frames": frames}}, open("vmaf.json", "w"))
 def stand_in(tmp_path):
     def make(knows=True, then=""):
         path = tmp_path / "ffmpeg"
-        path.write_text(STAND_IN.format(python=sys.executable, knows=knows, then=then, seen=str(tmp_path / "seen")))
+        path.write_text(
+            STAND_IN.format(
+                python=sys.executable, knows=knows, then=then, seen=str(tmp_path / "seen")
+            )
+        )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         return str(path)
 
@@ -57,19 +62,31 @@ def real():
 
 def test_the_log_becomes_the_curve(stand_in, tmp_path):
     score = Vmaf(ffmpeg=stand_in())(Samples(clips(), [""], 8.0, reference=clips()))
-    assert score.frames.tolist() == [[100.0, 90.0, 80.0]] and score.value.item() == pytest.approx(90.0)
+    assert score.frames.tolist() == [[100.0, 90.0, 80.0]] and score.value.item() == pytest.approx(
+        90.0
+    )
     seen = json.loads((tmp_path / "seen").read_text())
-    assert "20x16" in seen and seen[seen.index("-r") + 1] == "8" and "version=vmaf_v0.6.1neg" in seen[-4]
+    assert (
+        "20x16" in seen
+        and seen[seen.index("-r") + 1] == "8"
+        and "version=vmaf_v0.6.1neg" in seen[-4]
+    )
 
 
 def test_the_reference_is_resized_and_may_be_bytes(stand_in):
     other = torch.randint(0, 256, (1, 3, 3, 40, 50), dtype=torch.uint8)
-    assert Vmaf(ffmpeg=stand_in())(Samples(clips(), [""], 8.0, reference=other)).value.item() == pytest.approx(90.0)
+    assert Vmaf(ffmpeg=stand_in())(
+        Samples(clips(), [""], 8.0, reference=other)
+    ).value.item() == pytest.approx(90.0)
 
 
 def test_without_a_reference_or_with_another_length_it_does_not_apply(stand_in):
     alone = Vmaf(ffmpeg=stand_in())(Samples(clips(), [""], 8.0))
-    assert alone.value.isnan().all() and alone.why[0].startswith("inapplicable") and "reference" in alone.why[0]
+    assert (
+        alone.value.isnan().all()
+        and alone.why[0].startswith("inapplicable")
+        and "reference" in alone.why[0]
+    )
     short = Vmaf(ffmpeg=stand_in())(Samples(clips(), [""], 8.0, reference=clips(2)))
     assert short.why[0] == "inapplicable: needs a reference of 3 frames, got 2"
     still = Vmaf(ffmpeg=stand_in(), still=True)(Samples(clips(), [""], 8.0, reference=clips(1)))
@@ -77,11 +94,17 @@ def test_without_a_reference_or_with_another_length_it_does_not_apply(stand_in):
 
 
 def test_what_goes_wrong_is_said(stand_in):
-    failed = Vmaf(ffmpeg=stand_in(then="sys.exit('no such model')"))(Samples(clips(), [""], 8.0, reference=clips()))
+    failed = Vmaf(ffmpeg=stand_in(then="sys.exit('no such model')"))(
+        Samples(clips(), [""], 8.0, reference=clips())
+    )
     assert failed.value.isnan().all() and "ffmpeg failed: no such model" in failed.why[0]
-    slow = Vmaf(ffmpeg=stand_in(then="time.sleep(9)"), limit=0.5)(Samples(clips(), [""], 8.0, reference=clips()))
+    slow = Vmaf(ffmpeg=stand_in(then="time.sleep(9)"), limit=0.5)(
+        Samples(clips(), [""], 8.0, reference=clips())
+    )
     assert slow.value.isnan().all() and "more than 0.5 seconds" in slow.why[0]
-    assert "something else" in parsed("{}", 2) and "expected 2 frames" in parsed('{"frames": []}', 2)
+    assert "something else" in parsed("{}", 2) and "expected 2 frames" in parsed(
+        '{"frames": []}', 2
+    )
 
 
 def test_an_ffmpeg_that_cannot_is_named_with_the_cure(stand_in):
@@ -103,8 +126,14 @@ def test_no_shell_and_bytes_in_order():
 def test_on_real_clips(real):
     pristine, fps = clip("carphone_pristine", 0, 12)
     distorted, _ = clip("carphone_distorted", 0, 12)
-    same, worse = real(Samples(torch.stack([pristine, distorted]), [""] * 2, fps,
-                               reference=torch.stack([pristine, pristine]))).value.tolist()
+    same, worse = real(
+        Samples(
+            torch.stack([pristine, distorted]),
+            [""] * 2,
+            fps,
+            reference=torch.stack([pristine, pristine]),
+        )
+    ).value.tolist()
     assert same > 97 and worse < 60
 
 
@@ -112,7 +141,9 @@ def test_on_real_clips(real):
 def test_lowered_by_what_it_says(real, fault):
     video, fps = clip("bikes", 140, 143)
     bad = corruptions.corrupt(video, fault, seed=0)
-    values = real(Samples(torch.stack([video, bad]), [""] * 2, fps, reference=torch.stack([video, video]))).value
+    values = real(
+        Samples(torch.stack([video, bad]), [""] * 2, fps, reference=torch.stack([video, video]))
+    ).value
     assert values[1] < values[0] - 3
 
 
@@ -120,4 +151,7 @@ def test_sharpening_does_not_pay_by_default(real):
     video, fps = clip("bikes", 140, 143)
     sharp = corruptions.corrupt(video, "sharpen", seed=0)
     samples = Samples(sharp[None], [""], fps, reference=video[None])
-    assert real(samples).value.item() <= real(Samples(video[None], [""], fps, reference=video[None])).value.item()
+    assert (
+        real(samples).value.item()
+        <= real(Samples(video[None], [""], fps, reference=video[None])).value.item()
+    )

@@ -1,4 +1,5 @@
-"""The format of safetensors, read by our own rules and by the library: what the library refuses is refused here too."""
+"""The format of safetensors, read by our own rules and by the library: what the library
+refuses is refused here too."""
 
 import json
 import random
@@ -95,7 +96,8 @@ def test_what_keeps_the_format_is_read_as_the_library_reads_it(name, kind):
 
 
 def test_a_thousand_small_changes_are_judged_as_the_library_judges_them():
-    """Changed offsets, sizes and dtypes at random: never accepted here where the library refuses."""
+    """Changed offsets, sizes and dtypes at random: never accepted here where the library
+    refuses."""
     library = pytest.importorskip("safetensors.torch")
     draw, agreed = random.Random(0), 0
     for _ in range(1000):

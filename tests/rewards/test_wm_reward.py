@@ -1,4 +1,5 @@
-"""V-JEPA 2's surprise and features against the published steps, run by hand on transformers' own layers."""
+"""V-JEPA 2's surprise and features against the published steps, run by hand on
+transformers' own layers."""
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from vidrl.rewards import Samples, encoders
 from vidrl.rewards._networks import hub, vjepa2
 from vidrl.rewards.wm_reward import WmReward, curve, evenly
 
-MEAN, DEVIATION = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+MEAN, DEVIATION = (
+    torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+)
 
 
 def clip(frames=9, size=32, seed=0):
@@ -18,7 +21,8 @@ def clip(frames=9, size=32, seed=0):
 
 
 def model():
-    """A V-JEPA 2 whose windows of 8 frames are 4 x 4 tokens, in float64, with mask tokens that are not 0."""
+    """A V-JEPA 2 whose windows of 8 frames are 4 x 4 tokens, in float64, with mask tokens
+    that are not 0."""
     made = vjepa2.tiny_model().double().eval()
     with torch.no_grad():
         made.predictor.embeddings.mask_tokens.normal_(generator=torch.Generator().manual_seed(5))
@@ -26,7 +30,8 @@ def model():
 
 
 def masked_encoding(network, pixels, place):
-    """V-JEPA 2's encoder with a mask: only the tokens `place` go through its layers, each at its own position."""
+    """V-JEPA 2's encoder with a mask: only the tokens `place` go through its layers, each
+    at its own position."""
     tokens = network.encoder.embeddings(pixels)[:, place]
     for layer in network.encoder.layer:
         tokens = layer(tokens, place[None])[0]
@@ -34,7 +39,8 @@ def masked_encoding(network, pixels, place):
 
 
 def predicted(network, known, past, future):
-    """The predictor: embedded context, then mask token 1 at the places to predict, through its layers."""
+    """The predictor: embedded context, then mask token 1 at the places to predict, through
+    its layers."""
     part = network.predictor
     asked = part.embeddings.mask_tokens[1].expand(1, len(future), -1)
     tokens = torch.cat([part.embeddings.predictor_embeddings(known), asked], 1)
@@ -44,7 +50,8 @@ def predicted(network, known, past, future):
 
 
 def surprise(network, pixels, context):
-    """1 - F.cosine_similarity(z, h, dim=1).mean() of one window (1, T, 3, H, W), as compute_wmreward.py has it."""
+    """1 - F.cosine_similarity(z, h, dim=1).mean() of one window (1, T, 3, H, W), as
+    compute_wmreward.py has it."""
     grid = (network.config.crop_size // 16) ** 2
     past = torch.arange(context // 2 * grid)
     future = torch.arange(context // 2 * grid, pixels.shape[1] // 2 * grid)
@@ -56,31 +63,47 @@ def surprise(network, pixels, context):
 
 
 def test_a_window_has_the_published_surprise():
-    network, pixels = model(), torch.randn(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double()
+    network, pixels = (
+        model(),
+        torch.randn(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double(),
+    )
     with torch.no_grad():
         found = vjepa2.foreseen(network, pixels, context=4)
-        torch.testing.assert_close(1 - found, surprise(network, pixels, 4)[None], atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(
+            1 - found, surprise(network, pixels, 4)[None], atol=1e-9, rtol=1e-9
+        )
 
 
 def test_a_clip_has_the_published_number():
-    """Squeezed to the square, ImageNet's statistics, windows of 8 frames at every fourth, their mean."""
+    """Squeezed to the square, ImageNet's statistics, windows of 8 frames at every fourth,
+    their mean."""
     reward, network = WmReward(window=8, past=4, stride=4), model()
     reward.network = hub.Network(lambda: network)
     video = torch.rand(1, 19, 3, 40, 56, generator=torch.Generator().manual_seed(2)).double()
-    small = f.interpolate(video[0], size=(32, 32), mode="bilinear", antialias=True, align_corners=False)
+    small = f.interpolate(
+        video[0], size=(32, 32), mode="bilinear", antialias=True, align_corners=False
+    )
     pixels = ((small - MEAN) / DEVIATION)[None].double()
     with torch.no_grad():
         windows = [surprise(network, pixels[:, start : start + 8], 4) for start in (0, 4, 8)]
     score = reward(Samples(video, [""], 8.0))
-    torch.testing.assert_close(score.value[0], 1 - torch.stack(windows).mean(), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        score.value[0], 1 - torch.stack(windows).mean(), atol=1e-6, rtol=1e-6
+    )
     torch.testing.assert_close(score.frames.mean(1), score.value)
     low = [float(1 - one) for one in windows]
-    assert score.frames[0, 4:8].mean() - score.frames[0, 0] == pytest.approx(low[0] - sum(low) / 3, abs=1e-6)
+    assert score.frames[0, 4:8].mean() - score.frames[0, 0] == pytest.approx(
+        low[0] - sum(low) / 3, abs=1e-6
+    )
 
 
 def test_what_comes_later_does_not_leak_into_the_prediction():
-    """The encoder of the whole window sees the future: its tokens would tell the predictor the answer."""
-    network, pixels = model(), torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(3)).double()
+    """The encoder of the whole window sees the future: its tokens would tell the predictor
+    the answer."""
+    network, pixels = (
+        model(),
+        torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(3)).double(),
+    )
     pixels[1, :4] = pixels[0, :4]
     heard = []
     forward = network.predictor.forward
@@ -91,7 +114,11 @@ def test_what_comes_later_does_not_leak_into_the_prediction():
 
 
 def test_49_frames_are_chosen_as_published():
-    assert evenly(240, 49)[:4] == [0, 4, 9, 14] and evenly(240, 49)[-1] == 239 and len(evenly(240, 49)) == 49
+    assert (
+        evenly(240, 49)[:4] == [0, 4, 9, 14]
+        and evenly(240, 49)[-1] == 239
+        and len(evenly(240, 49)) == 49
+    )
 
 
 def test_a_long_clip_has_the_mean_of_its_windows_too():
@@ -125,15 +152,19 @@ def test_weights_come_as_safetensors_from_a_folder(tmp_path):
     torch.testing.assert_close(score.value, own(Samples(clip(), [""], 8.0)).value)
 
 
-# --- the encoder of sets ------------------------------------------------------------------------------------------
+# --- the encoder of sets
+# ------------------------------------------------------------------------------------------
 
 
 def test_a_clips_feature_is_the_mean_of_its_tokens(tmp_path):
-    """Of 17 frames at 8 a second V-JEPA 2 looks at 8: 4 a second, from the middles of equal segments."""
+    """Of 17 frames at 8 a second V-JEPA 2 looks at 8: 4 a second, from the middles of equal
+    segments."""
     made = model().float()
     made.config.frames_per_clip = 64
     made.save_pretrained(tmp_path)
-    frames = (torch.rand(17, 3, 32, 32, generator=torch.Generator().manual_seed(4)) * 255).to(torch.uint8)
+    frames = (torch.rand(17, 3, 32, 32, generator=torch.Generator().manual_seed(4)) * 255).to(
+        torch.uint8
+    )
     chosen = [1, 3, 5, 7, 9, 11, 13, 15]
     pixels = ((frames[chosen].float() / 255 - MEAN) / DEVIATION)[None]
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Worker processes: order, what crashes and hangs, Ctrl-C, and the same rows as in one process."""
+"""Worker processes: order, what crashes and hangs, Ctrl-C, and the same rows as in one
+process."""
 
 import functools
 import json
@@ -27,7 +28,8 @@ SCENES = [world.Scene(s, "red", "left", "fast", "speckled") for s in ("circle", 
 
 
 def children() -> set[int]:
-    """The worker processes of this one; multiprocessing's own helper stays until the end."""
+    """The worker processes of this one; multiprocessing's own helper stays until the
+    end."""
     found = psutil.Process().children(recursive=True)
     return {p.pid for p in found if "resource_tracker" not in " ".join(p.cmdline())}
 
@@ -57,8 +59,13 @@ def test_what_dies_or_hangs_has_a_reason_and_the_rest_goes_on():
     before = files()
     done = list(each(act, iter(tasks), jobs=2, timeout=1.5))
     assert [one.task for one in done] == tasks
-    assert [one.why for one in done] == [None, "the decoder crashed (signal 11)", "took longer than 1.5 s",
-                                         "the decoder ended by itself (exit status 3)", None]
+    assert [one.why for one in done] == [
+        None,
+        "the decoder crashed (signal 11)",
+        "took longer than 1.5 s",
+        "the decoder ended by itself (exit status 3)",
+        None,
+    ]
     assert done[0].result == done[4].result == 1
     assert not children() and files() <= before + 2
 
@@ -111,13 +118,20 @@ class Crashes(FrameQuality):
 
 
 def test_a_crash_is_a_row(folder):
-    found = list(score_files([folder], {"c": Crashes()}, {str(folder / "1.mp4"): "die"}, jobs=1, timeout=60))
-    assert found[1]["why"] == "unreadable: the decoder crashed (signal 11)" and found[1]["value"] == {"c": None}
-    assert found[1].keys() == found[0].keys() and found[0]["why"] is None and found[3]["why"] is None
+    found = list(
+        score_files([folder], {"c": Crashes()}, {str(folder / "1.mp4"): "die"}, jobs=1, timeout=60)
+    )
+    assert found[1]["why"] == "unreadable: the decoder crashed (signal 11)" and found[1][
+        "value"
+    ] == {"c": None}
+    assert (
+        found[1].keys() == found[0].keys() and found[0]["why"] is None and found[3]["why"] is None
+    )
     json.dumps(found, allow_nan=False)
 
 
-# --- the command -----------------------------------------------------------------------------------------------------
+# --- the command
+# -----------------------------------------------------------------------------------------------------
 
 
 def score(capsys, *words):
@@ -127,28 +141,44 @@ def score(capsys, *words):
 
 
 def test_the_command_takes_a_class_of_anyone_and_a_table(folder, capsys, tmp_path, monkeypatch):
-    (tmp_path / "their_rewards.py").write_text(textwrap.dedent("""\
+    (tmp_path / "their_rewards.py").write_text(
+        textwrap.dedent("""\
         from vidrl.rewards.frame_quality import FrameQuality
 
         class Words(FrameQuality):
             "As many as the prompt has words."
             def conclude(self, features, about):
                 return super().conclude(features, about) * 0 + len(about.prompts[0].split())
-    """))
+    """)
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     table = folder / "prompts.csv"
     table.write_text('path,prompt\n2.mp4,"one, two"\n0.mp4,one\nmissing.mp4,three\n')
-    status, rows, err = score(capsys, "--reward", "their_rewards:Words", "--prompts", table, "--jobs", 1, "--strict")
+    status, rows, err = score(
+        capsys, "--reward", "their_rewards:Words", "--prompts", table, "--jobs", 1, "--strict"
+    )
     assert [Path(row["path"]).name for row in rows] == ["2.mp4", "0.mp4", "missing.mp4"]
     assert [row["value"]["their_rewards:Words"] for row in rows] == [2.0, 1.0, None]
     assert status == 1 and "found none at" in rows[2]["why"] and "1 not scored" in err
 
 
 def test_rows_of_the_table_without_a_file_are_told(folder, capsys, tmp_path):
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"path": str(folder / name), "prompt": "p"}) + "\n"
-                                              for name in ("gone.mp4", "0.mp4", "1.mp4")))
-    status, rows, err = score(capsys, folder / "0.mp4", "--prompts", tmp_path / "p.jsonl", "--jobs", 0, "--reward",
-                              "frame_quality")
+    (tmp_path / "p.jsonl").write_text(
+        "".join(
+            json.dumps({"path": str(folder / name), "prompt": "p"}) + "\n"
+            for name in ("gone.mp4", "0.mp4", "1.mp4")
+        )
+    )
+    status, rows, err = score(
+        capsys,
+        folder / "0.mp4",
+        "--prompts",
+        tmp_path / "p.jsonl",
+        "--jobs",
+        0,
+        "--reward",
+        "frame_quality",
+    )
     assert status == 0 and len(rows) == 1 and "2 of 3 rows" in err and "gone.mp4" in err
 
 
@@ -161,18 +191,36 @@ def test_the_command_without_files_says_so(capsys):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals of Unix")
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_ctrl_c_ends_every_process(tmp_path, end):
-    (tmp_path / "slow_reward.py").write_text(textwrap.dedent("""\
+    (tmp_path / "slow_reward.py").write_text(
+        textwrap.dedent("""\
         import time
         from vidrl.rewards.frame_quality import FrameQuality
 
         class Slow(FrameQuality):
             def features(self, samples):
                 time.sleep(300)
-    """))
+    """)
+    )
     clip = video.write(tmp_path / "a.mkv", torch.rand(3, 3, 32, 32), 8.0)
-    command = [sys.executable, "-m", "vidrl", "score", clip, clip, "--reward", "slow_reward:Slow", "--jobs", "2"]
-    run = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
-                           start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "vidrl",
+        "score",
+        clip,
+        clip,
+        "--reward",
+        "slow_reward:Slow",
+        "--jobs",
+        "2",
+    ]
+    run = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     below = wait_for(lambda: len(found := psutil.Process(run.pid).children()) >= 3 and found)
     os.killpg(run.pid, end) if end == signal.SIGINT else run.kill()
     _, said = run.communicate(timeout=60)
@@ -196,17 +244,21 @@ def test_two_are_faster_than_one(tmp_path):
     clip = world.render(SCENES[0], 256, 49).video
     for i in range(12):
         video.write(tmp_path / f"{i:02d}.mp4", clip, 8.0)
-    took = {jobs: functools.reduce(min, (timed(tmp_path, jobs) for _ in range(2))) for jobs in (1, 2)}
+    took = {
+        jobs: functools.reduce(min, (timed(tmp_path, jobs) for _ in range(2))) for jobs in (1, 2)
+    }
     assert took[1] / took[2] >= 1.7
 
 
 def timed(folder, jobs):
-    """Seconds from the first row to the last, a clip of each worker's apart: without the start of the processes."""
+    """Seconds from the first row to the last, a clip of each worker's apart: without the
+    start of the processes."""
     moments = [time.monotonic() for _ in score_files([folder], {"flicker": Flicker()}, jobs=jobs)]
     return (moments[-1] - moments[jobs - 1]) / (len(moments) - jobs)
 
 
-# --- which prompt goes with which file -------------------------------------------------------------------------------
+# --- which prompt goes with which file
+# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -238,8 +290,11 @@ def test_a_missing_table_is_named(tmp_path):
 
 def test_prompts_go_to_their_files(folder, tmp_path, monkeypatch):
     names = ["0.mp4", "1.mp4", "1b.mp4", "2.mp4"]
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"path": str(folder / n), "prompt": f"p{n}"}) + "\n"
-                                              for n in reversed(names)))
+    (tmp_path / "p.jsonl").write_text(
+        "".join(
+            json.dumps({"path": str(folder / n), "prompt": f"p{n}"}) + "\n" for n in reversed(names)
+        )
+    )
     table = manifests.read(tmp_path / "p.jsonl")
     monkeypatch.chdir(folder.parent)
     files, prompts = manifests.match([folder.name], table)  # the same files by another path
@@ -253,11 +308,13 @@ def test_prompts_go_to_their_files(folder, tmp_path, monkeypatch):
         manifests.match([folder / "other.mp4"], table)
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
+# --- memory
+# ----------------------------------------------------------------------------------------------------------
 
 
 def takes(megabytes):
-    """How many bytes a tensor, or with a negative number an array, of so many megabytes has."""
+    """How many bytes a tensor, or with a negative number an array, of so many megabytes
+    has."""
     if megabytes < 0:
         return len(bytearray(-megabytes * 2**20))
     return torch.ones(megabytes * 2**20, dtype=torch.uint8).numel()
@@ -268,6 +325,8 @@ def test_a_task_that_needs_more_memory_than_a_worker_may_take_has_a_reason_and_t
     tasks = [10, 600, -600, 10]
     done = list(each(takes, tasks, jobs=1, memory=2**28))
     assert [one.result for one in done] == [10 * 2**20, None, None, 10 * 2**20]
-    assert all("more memory than the 0.25 GiB that one worker may take" in one.why for one in done[1:3])
+    assert all(
+        "more memory than the 0.25 GiB that one worker may take" in one.why for one in done[1:3]
+    )
     (free,) = each(takes, [400], jobs=1, memory=None)
     assert free.result == 400 * 2**20

@@ -9,7 +9,9 @@ from _real import clip
 from vidrl.rewards._networks import xfeat
 from vidrl.rewards._networks.xfeat import XFeat, detect, match
 
-needs_weights = pytest.mark.skipif(importlib.util.find_spec(xfeat.PACKAGE) is None, reason=xfeat.CURE)
+needs_weights = pytest.mark.skipif(
+    importlib.util.find_spec(xfeat.PACKAGE) is None, reason=xfeat.CURE
+)
 
 
 def affine(image: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
@@ -19,15 +21,20 @@ def affine(image: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
     at = torch.stack([x, y, torch.ones_like(x)], -1) @ back[:2].T
     grid = at * 2 / torch.tensor([width - 1.0, height - 1.0]) - 1
-    return torch.nn.functional.grid_sample(image[None], grid[None], mode="bicubic", align_corners=True)[0].clamp(0, 1)
+    return torch.nn.functional.grid_sample(
+        image[None], grid[None], mode="bicubic", align_corners=True
+    )[0].clamp(0, 1)
 
 
 @needs_weights
-@pytest.mark.parametrize("matrix", [
-    [[1.0, 0.0, 12.0], [0.0, 1.0, -7.0]],
-    [[0.97, -0.17, 20.0], [0.17, 0.97, -10.0]],
-    [[1.15, 0.0, -20.0], [0.05, 1.1, -10.0]],
-])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[1.0, 0.0, 12.0], [0.0, 1.0, -7.0]],
+        [[0.97, -0.17, 20.0], [0.17, 0.97, -10.0]],
+        [[1.15, 0.0, -20.0], [0.05, 1.1, -10.0]],
+    ],
+)
 def test_a_known_warp_is_found(matrix):
     image = clip("bikes", 160, 161)[0][0]
     matrix = torch.tensor(matrix)

@@ -18,7 +18,8 @@ def study():
 
 
 def toy(study, reward, B=4000):
-    """Gradients r(ε) ε of one number, in groups as the study makes them: (B, kinds, 1, 1, 2, 1)."""
+    """Gradients r(ε) ε of one number, in groups as the study makes them: (B, kinds, 1, 1,
+    2, 1)."""
     draw = torch.Generator().manual_seed(0)
     free, half = torch.randn(B, 2, 8, generator=draw), torch.randn(B, 2, 4, generator=draw)
     paired = torch.stack([half, -half], -1).flatten(-2)
@@ -30,10 +31,17 @@ def toy(study, reward, B=4000):
     return torch.stack(made, 1)[:, :, None, None, :, None]
 
 
-@pytest.mark.parametrize("reward, least, most", [
-    (lambda e: e, 0.45, 0.60),  # odd: a pair says the same twice, save for what the baseline adds
-    (lambda e: e.square(), 100.0, float("inf")),  # even: mirrored clips cancel
-])
+@pytest.mark.parametrize(
+    "reward, least, most",
+    [
+        (
+            lambda e: e,
+            0.45,
+            0.60,
+        ),  # odd: a pair says the same twice, save for what the baseline adds
+        (lambda e: e.square(), 100.0, float("inf")),  # even: mirrored clips cancel
+    ],
+)
 def test_what_is_even_cancels_and_what_is_odd_is_said_twice(study, reward, least, most):
     noise = study.noise_of(toy(study, reward), torch.eye(1)).mean(0)[:, 0, 0]
     ratio = noise[0] / noise[1].abs().clamp(min=1e-6)

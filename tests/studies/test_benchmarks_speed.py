@@ -57,19 +57,38 @@ def test_published_flickering_is_the_papers_number(speed, file):
 def test_medians_take_turns(speed):
     order = []
     found = speed.medians({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
-    assert order == ["a", "b"] * 3 and set(found) == {"a", "b"} and all(seconds >= 0 for seconds in found.values())
+    assert (
+        order == ["a", "b"] * 3
+        and set(found) == {"a", "b"}
+        and all(seconds >= 0 for seconds in found.values())
+    )
 
 
 def test_the_set_is_weight_free_and_temporal_but_for_published_formulas_and_orbits(speed):
     found = speed.weight_free()
-    assert {"flicker", "drift", "warp_error", "frame_quality", "pumping", "loop", "cut", "physics"} <= set(found)
-    assert not any(name.startswith(speed.PUBLISHED) for name in found) and "view_consistency" not in found
+    assert {
+        "flicker",
+        "drift",
+        "warp_error",
+        "frame_quality",
+        "pumping",
+        "loop",
+        "cut",
+        "physics",
+    } <= set(found)
+    assert (
+        not any(name.startswith(speed.PUBLISHED) for name in found)
+        and "view_consistency" not in found
+    )
     assert not any(reward.learned for reward in found.values())
 
 
 def test_ratios_are_of_decoding_and_of_flow(speed, file):
     lines, seconds = speed.costs(file, {"flicker": Flicker(), "warp_error": WarpError()}, 1)
-    assert set(seconds) == {"decode", "flow", "flickering", "published", "default", "all"} and len(lines) == 8
+    assert (
+        set(seconds) == {"decode", "flow", "flickering", "published", "default", "all"}
+        and len(lines) == 8
+    )
     assert lines[-1].endswith(f"| flow | {seconds['all'] / seconds['flow']:.2f} | 2 |")
 
 
@@ -79,9 +98,15 @@ def test_every_second_is_counted_once_and_nothing_stays_patched(speed, file):
     start = speed.time.process_time()
     groups = speed.breakdown(file, rewards, 1)
     spent = speed.time.process_time() - start
-    assert set(groups["own"]) == set(rewards) and "Motion.later" in groups["shared"] and groups["decode"]
+    assert (
+        set(groups["own"]) == set(rewards)
+        and "Motion.later" in groups["shared"]
+        and groups["decode"]
+    )
     assert 0.5 * spent < sum(sum(found.values()) for found in groups.values()) <= spent
-    assert {name: vars(owner).get(name) for owner, name, _ in speed._patches(speed.Clock(), {})} == before
+    assert {
+        name: vars(owner).get(name) for owner, name, _ in speed._patches(speed.Clock(), {})
+    } == before
     assert "resume" not in vars(rewards["flicker"])
     assert any("flicker" in line for line in speed.where(groups, 7))
 
@@ -90,13 +115,27 @@ def test_a_clock_leaves_out_what_is_called(speed, monkeypatch):
     now = iter([0.0, 1.0, 3.0, 7.0, 15.0])
     monkeypatch.setattr(speed.time, "process_time", lambda: next(now))
     clock = speed.Clock()
-    clock.timed("outer", clock.timed("inner", lambda: None))()  # outer from 1, inner from 3 to 7, outer to 15
+    clock.timed(
+        "outer", clock.timed("inner", lambda: None)
+    )()  # outer from 1, inner from 3 to 7, outer to 15
     assert clock.seconds == {"outer": 10.0, "inner": 4.0}
 
 
 def test_tables_are_sorted_and_the_command_is_told(speed, file, tmp_path):
     assert speed.sorted_table("what", {"a": 1.0, "b": 2.0})[2:] == ["| b | 2.00 |", "| a | 1.00 |"]
-    speed.main(["--quick", "--frames", "8", "--long", "0", "--copies", "0", "--out", str(tmp_path / "page.md")])
+    speed.main(
+        [
+            "--quick",
+            "--frames",
+            "8",
+            "--long",
+            "0",
+            "--copies",
+            "0",
+            "--out",
+            str(tmp_path / "page.md"),
+        ]
+    )
     page = (tmp_path / "page.md").read_text()
     assert "rewards_speed.py --out" in page and "--quick --frames 8 --long 0 --copies 0" in page
     assert "8 frames of" in page and "weight-free temporal rewards" in page
@@ -117,7 +156,8 @@ def test_the_table_of_a_device(speed, clip, monkeypatch):
 
 
 def test_the_truth_of_a_warped_frame_is_its_flow(epe):
-    """Following the truth from the first frame gives back the first, but for noise and the border."""
+    """Following the truth from the first frame gives back the first, but for noise and the
+    border."""
     y, x = torch.meshgrid(torch.arange(60.0), torch.arange(80.0), indexing="ij")
     frame = (0.5 + 0.2 * torch.sin(x / 5) + 0.2 * torch.cos(y / 6)).expand(1, 3, 60, 80)
     both, truth = epe.warped(frame, noise=0.0)

@@ -1,4 +1,5 @@
-"""The localisation study's statistics on curves made by hand, its faults on clips, and a run of seconds."""
+"""The localisation study's statistics on curves made by hand, its faults on clips, and a
+run of seconds."""
 
 import doctest
 import importlib.util
@@ -35,10 +36,23 @@ def clip(study):
 
 
 def cell(clean, faulty, span, nulls=(), source="world 32", fault="blur", unit="world 0"):
-    case = {"source": source, "fault": fault, "span": list(span), "changed": 1.0, "curves": {"r": faulty}}
+    case = {
+        "source": source,
+        "fault": fault,
+        "span": list(span),
+        "changed": 1.0,
+        "curves": {"r": faulty},
+    }
     frames = [0, 1], [1, 5], [5, 9]
-    return {"source": source, "unit": unit, "frames": 9, "frame_map": frames, "clean": {"r": clean},
-            "nulls": [{"r": null} for null in nulls], "cases": [case]}
+    return {
+        "source": source,
+        "unit": unit,
+        "frames": 9,
+        "frame_map": frames,
+        "clean": {"r": clean},
+        "nulls": [{"r": null} for null in nulls],
+        "cases": [case],
+    }
 
 
 def test_examples(study):
@@ -46,7 +60,8 @@ def test_examples(study):
     assert found.failed == 0 and found.attempted >= 10
 
 
-# --- one curve --------------------------------------------------------------------------------------------------------
+# --- one curve
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_roc_area_counts_pairs(study):
@@ -75,15 +90,19 @@ def test_roc_area_of_nothing_is_nan(study):
 def test_shares_say_where_the_drop_is(study):
     fall = np.array([1.0, 2.0, 3.0, 4.0, -5.0, 10.0])
     found = study.shares(fall, (2, 4))
-    assert found == pytest.approx({"earlier": 0.05, "before": 0.1, "on": 0.35, "after": 0.0, "later": 0.5})
+    assert found == pytest.approx(
+        {"earlier": 0.05, "before": 0.1, "on": 0.35, "after": 0.0, "later": 0.5}
+    )
     assert all(math.isnan(x) for x in study.shares(-np.ones(4), (1, 2)).values())
 
 
 def test_shares_at_the_ends_of_a_clip(study):
     assert study.shares(np.array([1.0, 1.0, 2.0]), (0, 1)) == pytest.approx(
-        {"earlier": 0, "before": 0, "on": 0.25, "after": 0.25, "later": 0.5})  # fmt: skip
+        {"earlier": 0, "before": 0, "on": 0.25, "after": 0.25, "later": 0.5}
+    )
     assert study.shares(np.array([1.0, 1.0, 2.0]), (2, 3)) == pytest.approx(
-        {"earlier": 0.25, "before": 0.25, "on": 0.5, "after": 0, "later": 0})  # fmt: skip
+        {"earlier": 0.25, "before": 0.25, "on": 0.5, "after": 0, "later": 0}
+    )
 
 
 @pytest.mark.parametrize(("peak", "expected"), [(0, -2), (1, -1), (2, 0), (3, 0), (4, 1), (7, 4)])
@@ -99,11 +118,17 @@ def test_what_rounding_makes_is_no_drop(study):
     assert study.drop(clean, [0.5, 2.0, 300.5]) == pytest.approx([0.5, 0, -0.5], abs=3e-4)
 
 
-# --- one clip ---------------------------------------------------------------------------------------------------------
+# --- one clip
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_reward_that_falls_on_the_frame_alone(study):
-    row = study.told(found := cell([1.0] * 9, [1.0] * 3 + [0.0, 0.0] + [1.0] * 4, (3, 5)), found["cases"][0], "r", 0.1)
+    row = study.told(
+        found := cell([1.0] * 9, [1.0] * 3 + [0.0, 0.0] + [1.0] * 4, (3, 5)),
+        found["cases"][0],
+        "r",
+        0.1,
+    )
     assert (row.area, row.area_drop, row.area_near, row.area_null) == (1, 1, 1, 0.5)
     assert (row.mass, row.near, row.lag, row.hit, row.falls, row.rises) == (1, 1, 0, 1, 1, 0)
     assert (row.chance, row.chance_near) == pytest.approx((2 / 9, 4 / 9))
@@ -111,13 +136,19 @@ def test_a_reward_that_falls_on_the_frame_alone(study):
 
 
 def test_a_pair_reward_is_right_but_for_the_next_frame(study):
-    # the pairs (2, 3) and (3, 4) are bad: each gives half to its two frames, the middle one gets both halves
+    # the pairs (2, 3) and (3, 4) are bad: each gives half to its two frames, the middle one
+    # gets both halves
     found = cell([0.0] * 9, [0, 0, -0.5, -1, -0.5, 0, 0, 0, 0], (3, 4))
     row = study.told(found, found["cases"][0], "r", 0.0)
     assert (row.mass, row.near, row.area_drop, row.area_near) == (0.5, 1, 1, 1)
     late = cell([0.0] * 9, [0, 0, 0, -0.5, -1, 0, 0, 0, 0], (3, 4))
     row = study.told(late, late["cases"][0], "r", 0.0)
-    assert row.area_drop == pytest.approx(7 / 8) and row.area_near == 1 and row.lag == 1 and row.hit == 1
+    assert (
+        row.area_drop == pytest.approx(7 / 8)
+        and row.area_near == 1
+        and row.lag == 1
+        and row.hit == 1
+    )
 
 
 def test_a_prefix_reward_charges_all_that_come_later(study):
@@ -131,7 +162,11 @@ def test_whole_clip_credit_is_chance(study):
     found = cell([1.0], [0.25], (3, 5))  # a reward without a curve: one entry for all frames
     row = study.told(found, found["cases"][0], "r", 0.5)
     assert row.area == row.area_drop == row.area_latent == row.area_null == 0.5
-    assert row.mass == pytest.approx(row.chance) and row.near == pytest.approx(row.chance_near) and row.falls == 1
+    assert (
+        row.mass == pytest.approx(row.chance)
+        and row.near == pytest.approx(row.chance_near)
+        and row.falls == 1
+    )
 
 
 def test_a_reward_that_pays_for_the_fault(study):
@@ -143,10 +178,14 @@ def test_a_reward_that_pays_for_the_fault(study):
 def test_what_is_not_scored_is_left_out(study):
     found = cell([0.0] * 9, [math.nan] * 9, (3, 4))
     row = study.told(found, found["cases"][0], "r", 0.5)
-    assert all(math.isnan(x) for x in (row.area, row.area_drop, row.mass, row.near, row.lag, row.falls, row.rises))
+    assert all(
+        math.isnan(x)
+        for x in (row.area, row.area_drop, row.mass, row.near, row.lag, row.falls, row.rises)
+    )
 
 
-# --- many clips -------------------------------------------------------------------------------------------------------
+# --- many clips
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_an_interval_counts_clips_and_not_their_sizes(study):
@@ -168,14 +207,17 @@ def test_the_threshold_is_what_a_reencoding_does(study):
 
 
 def verdict(study, make, first=None):
-    """The verdict on a reward whose faulty curve is make(span), for every fault in several places."""
+    """The verdict on a reward whose faulty curve is make(span), for every fault in several
+    places."""
     cells = []
     for i, fault in enumerate(study.FAULTS):
         for start in (2, 4, 6):
             span, nulls = (start, start + 1), [[1e-9] * 9]
             cells.append(cell([0.0] * 9, make(span), span, nulls, fault=fault, unit=f"world {i}"))
         if first is not None:
-            cells[-1]["cases"].append(cell([0.0] * 9, first, (0, 1), source="frame 0", fault=fault)["cases"][0])
+            cells[-1]["cases"].append(
+                cell([0.0] * 9, first, (0, 1), source="frame 0", fault=fault)["cases"][0]
+            )
     return study.Findings.of(cells).verdict("r")
 
 
@@ -190,15 +232,20 @@ def test_verdicts(study):
 
 
 def test_a_composites_entries_are_its_parts_by_their_slopes(study):
-    composite = Composite({"a": FrameQuality(), "b": FrameQuality()}, {"a": 2.0, "b": 1.0}, {"b": (5.0, 0.5)})
+    composite = Composite(
+        {"a": FrameQuality(), "b": FrameQuality()}, {"a": 2.0, "b": 1.0}, {"b": (5.0, 0.5)}
+    )
     a, b = torch.tensor([[1.0, 3.0, 5.0]]), torch.tensor([[0.0, 0.0, 6.0]])
     parts = {"a": Score(a.mean(1), a, "pair"), "b": Score(b.mean(1), b, "prefix")}
     score = composite.combine(parts)  # 2 a + (b − 5) / 0.5
     assert study.entries(score)[0].tolist() == pytest.approx((2 * a + (b - 5) / 0.5)[0].tolist())
-    assert study.entries(score, local=True)[0].tolist() == pytest.approx((2 * a + (2 - 5) / 0.5)[0].tolist())
+    assert study.entries(score, local=True)[0].tolist() == pytest.approx(
+        (2 * a + (2 - 5) / 0.5)[0].tolist()
+    )
 
 
-# --- faults -----------------------------------------------------------------------------------------------------------
+# --- faults
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_fault_changes_its_frames_and_no_other(study, clip):
@@ -210,7 +257,9 @@ def test_a_fault_changes_its_frames_and_no_other(study, clip):
 
 
 def test_faults_are_what_they_say(study, clip):
-    plant = lambda fault, draw=0: study.plant(clip.video, fault, (4, 7), random.Random(draw), clip.other)[4:7]  # noqa: E731
+    def plant(fault, draw=0):
+        return study.plant(clip.video, fault, (4, 7), random.Random(draw), clip.other)[4:7]
+
     assert torch.equal(plant("freeze"), clip.video[3:4].expand(3, -1, -1, -1))
     assert torch.equal(plant("identity"), clip.other[4:7])
     assert torch.equal(plant("blur"), corrupt(clip.video[4:7], "blur"))
@@ -233,7 +282,9 @@ def test_a_jump_is_whole_pixels_with_mirrored_edges(study):
 def test_places_are_drawn_once_and_never_at_frame_0(study, clip):
     first, again = (study.in_pixels(clip, "world 32", 3, [1, 5], 0) for _ in range(2))
     assert [one.span for one in first] == [one.span for one in again]
-    assert [one.span for one in first] == [one.span for one in study.in_pixels(clip, "world 64", 3, [1, 5], 0)]
+    assert [one.span for one in first] == [
+        one.span for one in study.in_pixels(clip, "world 64", 3, [1, 5], 0)
+    ]
     assert len(first) == 12 and all(1 <= a < b <= 17 for a, b in (one.span for one in first))
     assert len({one.span[0] for one in first}) > 4
 
@@ -244,7 +295,11 @@ def test_faults_of_frame_0_and_lasting_ones(study, clip):
         if one.source == "frame 0":
             assert one.span == (0, 1) and not same[0] and same[1:].all() and one.fault != "freeze"
         else:
-            assert same[: one.span[0]].all() and not same[one.span[0] :].any() and one.span[1] == one.span[0] + 1
+            assert (
+                same[: one.span[0]].all()
+                and not same[one.span[0] :].any()
+                and one.span[1] == one.span[0] + 1
+            )
 
 
 def test_scenes_of_fewer_clips_are_the_first_of_more(study):
@@ -253,13 +308,16 @@ def test_scenes_of_fewer_clips_are_the_first_of_more(study):
     assert [scene.camera == "static" for scene in study.scenes(4, 0)] == [True, False, True, False]
 
 
-# --- the whole --------------------------------------------------------------------------------------------------------
+# --- the whole
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_finished_clip_is_not_made_again(study, tmp_path):
     file, made = tmp_path / "work/a.json", []
     make = lambda x: made.append(x) or {"x": x}  # noqa: E731
-    assert study.kept(file, {"seed": 0}, make, 1) == study.kept(file, {"seed": 0}, make, 2) == {"x": 1}
+    assert (
+        study.kept(file, {"seed": 0}, make, 1) == study.kept(file, {"seed": 0}, make, 2) == {"x": 1}
+    )
     assert study.kept(file, {"seed": 1}, make, 3) == {"x": 3} and made == [1, 3]
     assert [one.name for one in file.parent.iterdir()] == ["a.json"]
 
@@ -267,7 +325,15 @@ def test_a_finished_clip_is_not_made_again(study, tmp_path):
 @pytest.mark.slow
 def test_quick_run_resumes_and_writes_a_page_with_its_picture(study, tmp_path, capsys):
     page = tmp_path / "page.md"
-    words = ["--quick", "--sources", "world 32", "--work", str(tmp_path / "work"), "--out", str(page)]
+    words = [
+        "--quick",
+        "--sources",
+        "world 32",
+        "--work",
+        str(tmp_path / "work"),
+        "--out",
+        str(page),
+    ]
     study.main(words)
     first, cells = page.read_text(), sorted((tmp_path / "work").iterdir())
     known = json.loads(cells[0].read_text())

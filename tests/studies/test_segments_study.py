@@ -1,4 +1,5 @@
-"""The training study: its statistics on numbers done by hand, its machinery on runs of a moment."""
+"""The training study: its statistics on numbers done by hand, its machinery on runs of a
+moment."""
 
 import importlib.util
 import json
@@ -60,14 +61,17 @@ def test_a_broken_guard_does_not_count_as_reached():
 
 
 def test_mean_height_is_the_area_by_the_width():
-    assert paired.mean_height(np.array([0, 2, 6]), np.array([0.0, 1.0, 3.0])) == pytest.approx((1 + 8) / 6)
+    assert paired.mean_height(np.array([0, 2, 6]), np.array([0.0, 1.0, 3.0])) == pytest.approx(
+        (1 + 8) / 6
+    )
 
 
 # Censored times
 
 
 def test_restricted_mean_by_hand():
-    """S is 1 to 2, 3/4 to 5 (3 is censored), 3/8 to 8 (two were at risk at 5), and stays: to 10."""
+    """S is 1 to 2, 3/4 to 5 (3 is censored), 3/8 to 8 (two were at risk at 5), and stays:
+    to 10."""
     time_, event = timed([2, 3, 5, 8], [1, 0, 1, 0])
     assert paired.restricted_mean(time_, event, 10) == pytest.approx(2 + 0.75 * 3 + 0.375 * 5)
     assert paired.restricted_mean(time_, event, 4) == pytest.approx(2 + 0.75 * 2)
@@ -90,12 +94,16 @@ def test_restricted_mean_is_scipys_survival_curve():
     time_, event = rng.integers(1, 30, 25).astype(float), rng.random(25) < 0.6
     curve = stats.ecdf(stats.CensoredData.right_censored(time_, ~event)).sf
     grid = np.linspace(0, 30, 300_001)
-    assert paired.restricted_mean(time_, event, 30.0) == pytest.approx(curve.evaluate(grid).mean() * 30, abs=1e-3)
+    assert paired.restricted_mean(time_, event, 30.0) == pytest.approx(
+        curve.evaluate(grid).mean() * 30, abs=1e-3
+    )
 
 
 def test_median_time_by_hand():
     assert paired.median_time(*timed([5, 1, 3, 9], [1, 1, 1, 0])) == 3
-    assert paired.median_time(*timed([5, 1, 3, 9], [1, 0, 0, 0])) == 5  # two at risk: S falls to 1/2
+    assert (
+        paired.median_time(*timed([5, 1, 3, 9], [1, 0, 0, 0])) == 5
+    )  # two at risk: S falls to 1/2
     assert paired.median_time(*timed([1, 9, 9, 9], [1, 0, 0, 0])) == inf
 
 
@@ -119,7 +127,9 @@ def test_sign_flips_by_hand():
 
 def test_many_sign_flips_are_scipys():
     d = np.random.default_rng(0).normal(0.4, 1, 20)
-    theirs = stats.permutation_test((d,), np.sum, permutation_type="samples", n_resamples=20_000, rng=1)
+    theirs = stats.permutation_test(
+        (d,), np.sum, permutation_type="samples", n_resamples=20_000, rng=1
+    )
     assert paired.sign_flip_p(d) == pytest.approx(theirs.pvalue, abs=0.01)
 
 
@@ -167,7 +177,9 @@ def test_mean_difference_is_paired():
     assert found.value == 2 and found.low < 1.4 and found.high > 2.6
     wide = paired.mean_difference(whole, whole[::-1])
     assert wide.value == 0 and wide.low < -15 and wide.high > 15
-    assert np.isnan(paired.mean_difference(whole[:5], whole[:5] + 1).low)  # five pairs have no interval
+    assert np.isnan(
+        paired.mean_difference(whole[:5], whole[:5] + 1).low
+    )  # five pairs have no interval
     assert paired.mean_difference(whole[:1], whole[:1] + 2)[0] == 2
     assert np.isnan(paired.mean_difference(whole[:1], whole[:1]).low)
 
@@ -177,7 +189,9 @@ def test_time_ratio():
     whole = timed([20, 40, 60, 80, 80, 80], [1] * 6)
     assert paired.time_ratio(whole, whole, 100) == pytest.approx((1, 1, 1))
     assert paired.time_ratio(whole, arm, 100) == pytest.approx((2, 2, 2))
-    assert paired.time_ratio(whole, arm, 50).value == pytest.approx((20 + 40 + 4 * 50) / 180)  # cut: nearer to 1
+    assert paired.time_ratio(whole, arm, 50).value == pytest.approx(
+        (20 + 40 + 4 * 50) / 180
+    )  # cut: nearer to 1
     both = paired.pooled_ratio([((whole, arm), 100), ((arm, whole), 100)])
     assert both == pytest.approx((1, 1, 1))
 
@@ -214,12 +228,16 @@ def test_pairs_differ_in_the_arm_alone(o):
     assert [(job.seed, job.arm) for job in jobs] == list(product((0, 1), ("whole", "segment")))
     a, b = (set(job.overrides) for job in jobs[:2])
     assert a ^ b == set(study.ARMS["whole"]) ^ set(study.ARMS["segment"]) ^ {
-        "train.learning_rate=0.001", "train.learning_rate=0.002"}  # fmt: skip
+        "train.learning_rate=0.001",
+        "train.learning_rate=0.002",
+    }
 
 
 def test_each_arm_is_swept_alike(o):
     jobs = study.sweep_jobs(o)
-    budget = {arm: sorted((j.value, j.kind, j.seed) for j in jobs if j.arm == arm) for arm in o.arms}
+    budget = {
+        arm: sorted((j.value, j.kind, j.seed) for j in jobs if j.arm == arm) for arm in o.arms
+    }
     assert budget["whole"] == budget["segment"] and len(budget["whole"]) == 2 * len(study.VALUES)
     both = study.sweep_jobs(study.Options(o.out, o.arms))
     assert {(job.seed, job.kind) for job in both} == {(100, "everywhere"), (101, "local")}
@@ -228,14 +246,20 @@ def test_each_arm_is_swept_alike(o):
 
 def test_an_edited_arm_has_a_folder_of_its_own(o, monkeypatch):
     before = {job.folder for job in study.sweep_jobs(o)}
-    monkeypatch.setitem(study.ARMS, "segment", (*study.ARMS["segment"], "algorithm.options.eta=0.6"))
+    monkeypatch.setitem(
+        study.ARMS, "segment", (*study.ARMS["segment"], "algorithm.options.eta=0.6")
+    )
     after = {job.folder for job in study.sweep_jobs(o)}
     assert len(before) == len(after) == 12 and len(before & after) == 6
 
 
 def test_every_arm_is_a_recipe(o):
-    study.check(study.run_jobs(study.Options(o.out, tuple(study.ARMS), ("everywhere",), 1),
-                               dict.fromkeys(study.ARMS, 1e-3)))  # fmt: skip
+    study.check(
+        study.run_jobs(
+            study.Options(o.out, tuple(study.ARMS), ("everywhere",), 1),
+            dict.fromkeys(study.ARMS, 1e-3),
+        )
+    )
 
 
 def test_bad_arms_are_refused_before_any_run(o, monkeypatch):
@@ -253,7 +277,11 @@ def test_the_manifest_keeps_the_newest_of_each_run(o):
     study.note(o.out, study.run_jobs(o, {"whole": 0.001, "segment": 0.002})[:2])
     rows = json.loads((o.out / "manifest.json").read_text())
     assert sorted((r["arm"], r["seed"], r["value"]) for r in rows) == [
-        ("segment", 0, 0.002), ("segment", 1, 0.001), ("whole", 0, 0.001), ("whole", 1, 0.001)]  # fmt: skip
+        ("segment", 0, 0.002),
+        ("segment", 1, 0.001),
+        ("whole", 0, 0.001),
+        ("whole", 1, 0.001),
+    ]
     assert rows[0]["overrides"][0] == study.COMMON[0]
 
 
@@ -273,7 +301,11 @@ class Fake(study.Job):
     def command(self):
         if self.mark.exists():
             return None
-        return [sys.executable, "-c", f"from pathlib import Path; mark = Path({str(self.mark)!r}); {self.code}"]
+        return [
+            sys.executable,
+            "-c",
+            f"from pathlib import Path; mark = Path({str(self.mark)!r}); {self.code}",
+        ]
 
 
 def fakes(out, code, seeds=3, arm="whole"):
@@ -293,7 +325,10 @@ def test_work_does_what_is_left_and_counts_its_cost(tmp_path):
 
 
 def test_a_failed_arm_is_told_and_not_tried_again_but_others_go_on(tmp_path):
-    bad = fakes(tmp_path, "Path(mark.parent / 'tries').open('a').write('x'); raise RuntimeError('no such thing')")
+    bad = fakes(
+        tmp_path,
+        "Path(mark.parent / 'tries').open('a').write('x'); raise RuntimeError('no such thing')",
+    )
     good = fakes(tmp_path, "mark.touch()", arm="segment")
     failed = study.work([*bad, *good], 1)
     assert len(failed) == 1 and "no such thing" in failed[0]
@@ -308,17 +343,24 @@ def test_one_that_ends_well_but_is_not_done_is_a_failure(tmp_path):
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_study_lets_its_runs_leave(tmp_path, sent):
     """The children get SIGTERM and have time to save; nothing stays behind."""
-    lines = ["import signal, sys, time",
-             "signal.signal(signal.SIGTERM, lambda *a: (mark.with_suffix('.saved').touch(), sys.exit(0)))",
-             "mark.with_suffix('.ready').touch()", "time.sleep(60)"]  # fmt: skip
+    lines = [
+        "import signal, sys, time",
+        "signal.signal(signal.SIGTERM, lambda *a: (mark.with_suffix('.saved').touch(), sys.exit(0)))",
+        "mark.with_suffix('.ready').touch()",
+        "time.sleep(60)",
+    ]
     code = f"exec({chr(10).join(lines)!r})"
-    program = (f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
-               f"import test_segments_study as t\nfrom pathlib import Path\n"
-               f"t.study.work(t.fakes(Path({str(tmp_path)!r}), {code!r}, 2), 2)")  # fmt: skip
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        f"import test_segments_study as t\nfrom pathlib import Path\n"
+        f"t.study.work(t.fakes(Path({str(tmp_path)!r}), {code!r}, 2), 2)"
+    )
     child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, cwd=ROOT)
     ready = [job.mark.with_suffix(".ready") for job in fakes(tmp_path, "", 2)]
     deadline = time.time() + 120
-    while not all(path.exists() for path in ready) and time.time() < deadline and child.poll() is None:
+    while (
+        not all(path.exists() for path in ready) and time.time() < deadline and child.poll() is None
+    ):
         time.sleep(0.1)
     child.send_signal(sent)
     _, words = child.communicate(timeout=60)
@@ -333,21 +375,34 @@ def fake_run(job, rise, n=12, rounds=20, every=5, motion=0.0):
     """A finished run's folder whose composite rises by `rise` at each evaluation."""
     folder = job.folder
     (folder / "evals").mkdir(parents=True)
-    recipe = config.load(ROOT / study.RECIPE, [w for w in job.all_overrides() if "credit=" not in w])
+    recipe = config.load(
+        ROOT / study.RECIPE, [w for w in job.all_overrides() if "credit=" not in w]
+    )
     (folder / "config.toml").write_text(recipe.to_toml())
     rng = np.random.default_rng(0)
-    base = {"composite": rng.normal(-3, 1, n), "dynamic_degree": rng.uniform(0.7, 1, n), "verifier": np.ones(n),
-            "identity": np.full(n, 0.8)}  # fmt: skip
+    base = {
+        "composite": rng.normal(-3, 1, n),
+        "dynamic_degree": rng.uniform(0.7, 1, n),
+        "verifier": np.ones(n),
+        "identity": np.full(n, 0.8),
+    }
     for k, round_ in enumerate(range(0, rounds + 1, every)):
-        now = base | {"composite": base["composite"] + rise[k], "dynamic_degree": base["dynamic_degree"] - motion * k}
+        now = base | {
+            "composite": base["composite"] + rise[k],
+            "dynamic_degree": base["dynamic_degree"] - motion * k,
+        }
         evaluate.save(folder / "evals", round_, now)
-        checkpoint.append(folder / "evals.jsonl", {"round": round_, "n": n, "measures": evaluate.means(now)})
+        checkpoint.append(
+            folder / "evals.jsonl", {"round": round_, "n": n, "measures": evaluate.means(now)}
+        )
     for round_ in range(1, rounds + 1):
         seconds = {"sample": 1.0, "decode": 0.5, "reward": 0.5, "update": 2.0}
         row = {"round": round_, "reward": {"mean": float(rise[-1])}, "seconds": seconds}
         checkpoint.append(folder / "metrics.jsonl", row)
     (folder / "summary.json").write_text(json.dumps({"status": "finished"}))
-    folder.with_name(f"{folder.name}.cost.json").write_text(json.dumps({"cpu": 50.0, "wall": 100.0}))
+    folder.with_name(f"{folder.name}.cost.json").write_text(
+        json.dumps({"cpu": 50.0, "wall": 100.0})
+    )
 
 
 SLOW, FAST = (0, 0.25, 0.5, 0.75, 1.0), (0, 0.5, 1.0, 1.0, 1.0)
@@ -367,8 +422,12 @@ def test_a_run_read(o):
     curve = study.read(jobs[0].folder, 0)
     clips = 48 * np.arange(0, 21, 5)  # 6 prompts of 8
     assert (curve.x["clips"] == clips).all() and np.allclose(curve.gain, SLOW)
-    assert (curve.x["calls"] == clips * (10 + 3 * 4)).all()  # 10 steps; 4 in the update, forward and backward
-    assert np.allclose(curve.x["cpu"], 4.0 * np.arange(0, 21, 5) * 0.5)  # half of the wall clock was theirs
+    assert (
+        curve.x["calls"] == clips * (10 + 3 * 4)
+    ).all()  # 10 steps; 4 in the update, forward and backward
+    assert np.allclose(
+        curve.x["cpu"], 4.0 * np.arange(0, 21, 5) * 0.5
+    )  # half of the wall clock was theirs
     assert curve.held.all() and not curve.outside.any() and curve.reward == 1.0
 
 
@@ -381,7 +440,8 @@ def test_a_broken_guard_is_seen_and_the_target_not_reached(o):
 
 
 def test_comparison_by_hand(o):
-    """The target is 0.8 × 1.05. Seed 0: whole at 0.84 of 960 clips, the arm at 0.42 of 960; seed 1 at 10/11 of it."""
+    """The target is 0.8 × 1.05. Seed 0: whole at 0.84 of 960 clips, the arm at 0.42 of 960;
+    seed 1 at 10/11 of it."""
     filled(o)
     runs = study.finished(o.out)["everywhere"]
     row = study.compare(runs, "segment", "whole")
@@ -390,7 +450,9 @@ def test_comparison_by_hand(o):
     assert np.allclose(row.pair[0][0], whole) and np.allclose(row.pair[1][0], whole / 2)
     assert row.ratio["clips"].value == pytest.approx(2) and np.allclose(row.each, 2)
     assert np.isnan(row.ratio["clips"].low)  # two pairs have no interval
-    assert row.final.value == pytest.approx(0) and row.height.value == pytest.approx(1.05 * (0.75 - 0.5))
+    assert row.final.value == pytest.approx(0) and row.height.value == pytest.approx(
+        1.05 * (0.75 - 0.5)
+    )
     assert row.p == 0.5 and row.reached == 2 and not row.censored.any()
 
 
@@ -409,12 +471,19 @@ def test_the_report_of_two_kinds(o, capsys):
     filled(o)
     study.do_report(o, o.out / "page.md")
     page = (o.out / "page.md").read_text()
-    assert page.count("| segment | 3 | 3 |") == 2 and "2.00 [nan, nan]" in page  # three pairs have no interval
-    assert "All kinds together" in page and "| segment | 6 | 2.00 [nan, nan] | 0.0312 | 0.0312 |" in page
+    assert (
+        page.count("| segment | 3 | 3 |") == 2 and "2.00 [nan, nan]" in page
+    )  # three pairs have no interval
+    assert (
+        "All kinds together" in page
+        and "| segment | 6 | 2.00 [nan, nan] | 0.0312 | 0.0312 |" in page
+    )
     assert "6 of 6" not in page and "12 of 12 runs are finished" in page
     drawing = ET.fromstring((o.out / "page.svg").read_text())
     named = {e.tag.split("}")[1] for e in drawing.iter()}
-    assert {"polyline", "polygon", "circle"} <= named and "nan" not in (o.out / "page.svg").read_text()
+    assert {"polyline", "polygon", "circle"} <= named and "nan" not in (
+        o.out / "page.svg"
+    ).read_text()
 
 
 def test_a_command_is_told_without_where_files_go():
@@ -469,13 +538,18 @@ def test_a_local_fault_leaves_the_rest_of_the_clip_alone(local):
         clip, span = local.local_fault(scene, draw)
         draw.setstate(state)
         draw.random()
-        clean = world.render(scene, local.tiny.SIZE, local.tiny.FRAMES, local.tiny.FPS, draw.randrange(2**31)).video
+        clean = world.render(
+            scene, local.tiny.SIZE, local.tiny.FRAMES, local.tiny.FPS, draw.randrange(2**31)
+        ).video
         changed = (clip != clean).flatten(1).any(1)
         spans.append(span)
         if span is None:
             assert not changed.any()
         else:
-            assert not torch.cat([changed[: span[0]], changed[span[1] :]]).any() and 3 <= span[1] - span[0] <= 6
+            assert (
+                not torch.cat([changed[: span[0]], changed[span[1] :]]).any()
+                and 3 <= span[1] - span[0] <= 6
+            )
     faulty = [span for span in spans if span]
     assert 0.5 < len(faulty) / 60 < 0.9 and len({span[0] for span in faulty}) > 5
 
@@ -490,10 +564,30 @@ def test_the_extent_of_bad_frames(local):
 
 @pytest.mark.slow
 def test_the_study_end_to_end(tmp_path):
-    words = ["--arms", "whole,segment", "--kinds", "everywhere", "--seeds", "1", "--rounds", "2", "--out",
-             str(tmp_path / "out"), "--results", str(tmp_path / "page.md"), "--set", "data.held_out_n=4", "--set",
-             "train.prompts_per_round=1", "--set", "train.group=2", "--set", "train.eval_every=1", "--set",
-             "guard.bands={}"]  # fmt: skip
+    words = [
+        "--arms",
+        "whole,segment",
+        "--kinds",
+        "everywhere",
+        "--seeds",
+        "1",
+        "--rounds",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+        "--results",
+        str(tmp_path / "page.md"),
+        "--set",
+        "data.held_out_n=4",
+        "--set",
+        "train.prompts_per_round=1",
+        "--set",
+        "train.group=2",
+        "--set",
+        "train.eval_every=1",
+        "--set",
+        "guard.bands={}",
+    ]
     command = [sys.executable, str(ROOT / "benchmarks/studies/segments.py"), "run", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""The study of time to a reward: times, censoring, ratios and the agenda on numbers done by hand."""
+"""The study of time to a reward: times, censoring, ratios and the agenda on numbers done by
+hand."""
 
 import json
 import sys
@@ -20,18 +21,37 @@ from _time_to_reward_arms import ARMS, PLAIN, RATES, SWEEP_SEED, missing
 from _time_to_reward_run import Calls, Finished, Watch
 from _time_to_reward_times import GUARDS, Time
 
-BASE = {"composite": -2.0, "dynamic_degree": 0.8, "verifier": 0.8, "identity": 0.8, "diversity": 0.08,
-        "warp_error": 0.6}  # fmt: skip
+BASE = {
+    "composite": -2.0,
+    "dynamic_degree": 0.8,
+    "verifier": 0.8,
+    "identity": 0.8,
+    "diversity": 0.08,
+    "warp_error": 0.6,
+}
 
 
 def run(gain, cpu=(10.0, 20.0, 30.0), arm="x", rate=RATES[2], seed=0, ended="budget", **measures):
     """A ledger's line with these gains; measures not named are the base model's."""
     looks = {name: [value] * len(gain) for name, value in BASE.items()} | measures
     looks["composite"] = [BASE["composite"] + one for one in gain]
-    cost = {"cpu": list(cpu)[: len(gain)], "calls": [10 * c for c in cpu][: len(gain)], "look": [8.0] * len(gain),
-            "clips": [24 * (i + 1) for i in range(len(gain))], "round": list(range(1, len(gain) + 1))}  # fmt: skip
-    return {"arm": arm, "rate": rate, "seed": seed, "ended": ended, "base": BASE, "looks": looks | cost,
-            "commit": "0123456789", "spent": 50.0}  # fmt: skip
+    cost = {
+        "cpu": list(cpu)[: len(gain)],
+        "calls": [10 * c for c in cpu][: len(gain)],
+        "look": [8.0] * len(gain),
+        "clips": [24 * (i + 1) for i in range(len(gain))],
+        "round": list(range(1, len(gain) + 1)),
+    }
+    return {
+        "arm": arm,
+        "rate": rate,
+        "seed": seed,
+        "ended": ended,
+        "base": BASE,
+        "looks": looks | cost,
+        "commit": "0123456789",
+        "spent": 50.0,
+    }
 
 
 def time(one, target, limit=30.0, **guards):
@@ -43,7 +63,9 @@ def time(one, target, limit=30.0, **guards):
 
 def test_a_time_is_interpolated_between_two_looks():
     assert time(run([0.2, 0.4, 1.0]), 0.7) == Time(25.0)
-    assert time(run([0.25, 0.4, 1.0]), 0.125) == Time(5.0)  # before the first look, from a gain of 0 at the start
+    assert time(run([0.25, 0.4, 1.0]), 0.125) == Time(
+        5.0
+    )  # before the first look, from a gain of 0 at the start
     assert time(run([0.2, 0.4, 1.0]), 1.0) == Time(30.0)
 
 
@@ -63,18 +85,29 @@ HELD = {"dynamic_degree": 0.761, "verifier": 0.773, "identity": 0.721, "diversit
 
 @pytest.mark.parametrize("name", GUARDS)
 def test_a_guard_that_fails_at_or_before_arrival_cuts_the_run(name):
-    """0.95, 0.965, 0.9 and 0.9 of the base model's 0.8, 0.8, 0.8 and 0.08 are 0.76, 0.772, 0.72 and 0.072."""
+    """0.95, 0.965, 0.9 and 0.9 of the base model's 0.8, 0.8, 0.8 and 0.08 are 0.76, 0.772,
+    0.72 and 0.072."""
     fine, low = BASE[name], LOW[name]
-    assert time(run([0.2, 0.4, 1.0], **{name: [low, fine, fine]}), 0.7) == Time(30.0, "guard")  # before
-    assert time(run([0.2, 0.4, 1.0], **{name: [fine, fine, low]}), 0.7) == Time(30.0, "guard")  # at arrival
-    assert time(run([0.2, 0.8, 1.0], **{name: [fine, fine, low]}), 0.7) == Time(pytest.approx(18 + 1 / 3))  # after
+    assert time(run([0.2, 0.4, 1.0], **{name: [low, fine, fine]}), 0.7) == Time(
+        30.0, "guard"
+    )  # before
+    assert time(run([0.2, 0.4, 1.0], **{name: [fine, fine, low]}), 0.7) == Time(
+        30.0, "guard"
+    )  # at arrival
+    assert time(run([0.2, 0.8, 1.0], **{name: [fine, fine, low]}), 0.7) == Time(
+        pytest.approx(18 + 1 / 3)
+    )  # after
     assert time(run([0.2, 0.4, 1.0], **{name: [low, fine, fine]}), 0.7, guards={}) == Time(25.0)
     assert time(run([0.2, 0.4, 1.0], **{name: [HELD[name]] * 3}), 0.7) == Time(25.0)
 
 
 def test_steady_seconds_take_out_what_made_a_look_slow():
     one = run([0.2, 0.4, 1.0])
-    one["looks"]["look"] = [8.0, 16.0, 4.0]  # the second stretch on a machine half as fast, the third twice as fast
+    one["looks"]["look"] = [
+        8.0,
+        16.0,
+        4.0,
+    ]  # the second stretch on a machine half as fast, the third twice as fast
     assert times.steady(one, 8.0) == [0.0, 10.0, 15.0, 35.0]
 
 
@@ -92,21 +125,30 @@ def test_ratios_pair_by_seed_and_count_what_is_cut_at_the_budget():
     arm = {0: Time(20.0), 1: Time(25.0), 2: Time(100.0, "guard"), 7: Time(1.0)}
     assert times.ratios(plain, arm) == [4.0, 4.0, 0.5]
     found = times.ratio(plain, arm)
-    assert found.value == pytest.approx(2.0) and (found.pairs, found.cut) == (3, 1) and isnan(found.low)
+    assert (
+        found.value == pytest.approx(2.0)
+        and (found.pairs, found.cut) == (3, 1)
+        and isnan(found.low)
+    )
 
 
 def test_the_interval_of_a_ratio_is_of_logarithms():
     each = [2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 3.5]
-    found = times.ratio({i: Time(60.0) for i in range(7)}, {i: Time(60.0 / r) for i, r in enumerate(each)})
+    found = times.ratio(
+        {i: Time(60.0) for i in range(7)}, {i: Time(60.0 / r) for i, r in enumerate(each)}
+    )
     over = pages.interval([log(r) for r in each])
     assert found[:3] == pytest.approx((exp(np.mean(np.log(each))), exp(over.low), exp(over.high)))
     assert 2.0 < found.low < found.value < found.high < 8.0
 
 
 def test_best_of_n_is_the_mean_over_all_draws():
-    """Of 1, 2, 4, 8 the best of two: 2, 4, 8, 4, 8, 8 of six draws; of what is shown beside them likewise."""
+    """Of 1, 2, 4, 8 the best of two: 2, 4, 8, 4, 8, 8 of six draws; of what is shown beside
+    them likewise."""
     assert times.best_of([4.0, 1.0, 8.0, 2.0], 2) == pytest.approx(34 / 6)
-    assert times.best_of([4.0, 1.0, 8.0, 2.0], 2, [0.0, 9.0, 1.0, 3.0]) == pytest.approx((3 + 0 + 1 + 0 + 1 + 1) / 6)
+    assert times.best_of([4.0, 1.0, 8.0, 2.0], 2, [0.0, 9.0, 1.0, 3.0]) == pytest.approx(
+        (3 + 0 + 1 + 0 + 1 + 1) / 6
+    )
     assert times.best_of([4.0, 1.0, 8.0, 2.0], 4) == 8.0
 
 
@@ -136,9 +178,15 @@ def jobs(found):
 def test_a_sweep_goes_beyond_an_edge_until_the_best_rate_lies_within():
     plain = swept(PLAIN, {1: 0.3, 2: 0.5, 3: 0.4})
     assert ledger.sweep(plain, PLAIN) == [] and ledger.chosen(plain, PLAIN) == RATES[2]
-    assert jobs(ledger.sweep(plain, "x")) == [("x", 2, SWEEP_SEED), ("x", 3, SWEEP_SEED), ("x", 1, SWEEP_SEED)]
+    assert jobs(ledger.sweep(plain, "x")) == [
+        ("x", 2, SWEEP_SEED),
+        ("x", 3, SWEEP_SEED),
+        ("x", 1, SWEEP_SEED),
+    ]
     high = plain + swept("x", {1: 0.1, 2: 0.2, 3: 0.3})
-    assert jobs(ledger.sweep(high, "x")) == [("x", 4, SWEEP_SEED)] and ledger.chosen(high, "x") is None
+    assert (
+        jobs(ledger.sweep(high, "x")) == [("x", 4, SWEEP_SEED)] and ledger.chosen(high, "x") is None
+    )
     assert ledger.chosen(high + swept("x", {4: 0.2}), "x") == RATES[3]
     low = plain + swept("x", {1: 0.4, 2: 0.2, 3: 0.1})
     assert jobs(ledger.sweep(low, "x")) == [("x", 0, SWEEP_SEED)]
@@ -148,24 +196,40 @@ def test_a_rate_that_arrives_sooner_or_ends_higher_is_better_and_a_broken_guard_
     fast, slow, never = run([0.5, 0.9, 1.0]), run([0.1, 0.3, 1.0]), run([0.1, 0.2, 0.3])
     bad = run([0.5, 0.9, 1.0], identity=[0.5, 0.8, 0.8])
     found = [times.merit(one, 0.6, 30.0) for one in (fast, slow, never, bad)]
-    assert found[0] == pytest.approx(log(30 / 12.5)) and found[2] == pytest.approx(-0.5) and found[3] == -0.5
+    assert (
+        found[0] == pytest.approx(log(30 / 12.5))
+        and found[2] == pytest.approx(-0.5)
+        and found[3] == -0.5
+    )
     assert found[0] > found[1] > found[2]
 
 
 def test_the_agenda_runs_plain_first_then_pairs_in_phases(monkeypatch):
     arms = {PLAIN: ARMS[PLAIN], "segment": ARMS["segment"], "mix": ARMS["mix"]}
-    assert jobs(ledger.agenda([], arms))[:3] == [(PLAIN, 2, SWEEP_SEED), (PLAIN, 3, SWEEP_SEED), (PLAIN, 1, SWEEP_SEED)]
+    assert jobs(ledger.agenda([], arms))[:3] == [
+        (PLAIN, 2, SWEEP_SEED),
+        (PLAIN, 3, SWEEP_SEED),
+        (PLAIN, 1, SWEEP_SEED),
+    ]
     runs = swept(PLAIN, {1: 0.3, 2: 0.5, 3: 0.4}) + swept("segment", {1: 0.3, 2: 0.5, 3: 0.4})
-    runs += swept("mix", {1: 0.3, 2: 0.5, 3: 0.4}) + [run([0.1, 0.2, 0.5], arm=PLAIN, seed=s) for s in range(6)]
-    runs += [run([0.1, 0.2, 0.4], arm=PLAIN, rate=RATES[3], seed=s) for s in range(3)]  # the second best rate
+    runs += swept("mix", {1: 0.3, 2: 0.5, 3: 0.4}) + [
+        run([0.1, 0.2, 0.5], arm=PLAIN, seed=s) for s in range(6)
+    ]
+    runs += [
+        run([0.1, 0.2, 0.4], arm=PLAIN, rate=RATES[3], seed=s) for s in range(3)
+    ]  # the second best rate
     named = jobs(ledger.agenda(runs, arms))
     assert named[:6] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3)]
     assert named[6:10] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3, 5)]
     assert named[10:12] == [(arm, 2, 5) for arm in ("segment", "mix")]
-    fresh = [one for one in runs if one["arm"] != "mix"]  # segment's first pairs come before the next arm's sweep
+    fresh = [
+        one for one in runs if one["arm"] != "mix"
+    ]  # segment's first pairs come before the next arm's sweep
     assert jobs(ledger.agenda(fresh, arms))[:4] == [*named[:3], ("mix", 2, SWEEP_SEED)]
     assert named[12:] == [(arm, 2, seed) for arm in (PLAIN, "segment") for seed in range(6, 10)]
-    assert ledger.best([*runs, run([0.1, 0.2, 0.5], arm="mix")], ["mix", "whole"]) == ["mix"]  # the best are then added
+    assert ledger.best([*runs, run([0.1, 0.2, 0.5], arm="mix")], ["mix", "whole"]) == [
+        "mix"
+    ]  # the best are then added
     done = runs + [run([0.1, 0.2, 0.5], arm="segment", seed=0)]
     assert jobs(ledger.agenda(done, arms)) == [job for job in named if job != ("segment", 2, 0)]
     early = runs[:3] + runs[-9:-6] + runs[-3:]  # plain has three pairs, the others have no sweep
@@ -187,7 +251,10 @@ def test_a_rate_that_was_chosen_stays():
 def test_a_rate_at_which_a_guard_fails_in_three_final_runs_gives_way_to_the_next_best():
     runs = swept(PLAIN, {1: 0.3, 2: 0.5, 3: 0.4}) + swept("x", {1: 0.3, 2: 0.4, 3: 0.5})
     low = {"identity": [0.5, 0.5, 0.5]}
-    two = [*runs, *(run([0.1, 0.2, 0.3], arm="x", rate=RATES[3], seed=seed, **low) for seed in range(2))]
+    two = [
+        *runs,
+        *(run([0.1, 0.2, 0.3], arm="x", rate=RATES[3], seed=seed, **low) for seed in range(2)),
+    ]
     assert ledger.chosen(two, "x") == RATES[3]
     three = [*two, run([0.1, 0.2, 0.3], arm="x", rate=RATES[3], seed=2, **low)]
     assert ledger.chosen(three, "x") == RATES[2]
@@ -201,7 +268,9 @@ def test_a_rate_at_which_a_guard_fails_in_three_final_runs_gives_way_to_the_next
 def test_plain_runs_at_its_best_two_rates_and_the_better_one_counts():
     runs = swept(PLAIN, {1: 0.4, 2: 0.5, 3: 0.1})
     assert jobs(ledger.twice(runs)) == [(PLAIN, i, seed) for i in (2, 1) for seed in range(3)]
-    ends = [(rate, gain, seed) for rate, gain in ((RATES[1], 0.4), (RATES[2], 0.3)) for seed in range(3)]
+    ends = [
+        (rate, gain, seed) for rate, gain in ((RATES[1], 0.4), (RATES[2], 0.3)) for seed in range(3)
+    ]
     both = [run([0.0, 0.1, gain], arm=PLAIN, rate=rate, seed=seed) for rate, gain, seed in ends]
     assert ledger.chosen(runs + both, PLAIN) == RATES[1] and ledger.twice(runs + both) == []
     assert ledger.target(runs + both) == pytest.approx(0.4)
@@ -212,7 +281,10 @@ def test_target_and_budget_are_those_of_plains_ends():
     assert (ledger.target(sweep), ledger.budget(sweep)) == (pytest.approx(0.5), 30.0)
     ends = enumerate([(0.6, 30.0), (0.9, 36.0), (0.9, 33.0)])
     finals = [run([0.1, 0.2, gain], (10.0, 20.0, cpu), PLAIN, seed=i) for i, (gain, cpu) in ends]
-    assert (ledger.target(sweep + finals), ledger.budget(sweep + finals)) == (pytest.approx(0.8), 33.0)
+    assert (ledger.target(sweep + finals), ledger.budget(sweep + finals)) == (
+        pytest.approx(0.8),
+        33.0,
+    )
     assert ledger.budget([]) == ledger.target([]) == float("inf")
 
 
@@ -227,7 +299,10 @@ def test_only_plain_is_run_while_there_is_no_budget():
 def test_plain_and_other_arms_are_run_side_by_side():
     jobs_ = [ledger.Job(PLAIN, 1.0, 0), ledger.Job(PLAIN, 1.0, 1), ledger.Job("x", 1.0, 0)]
     assert study.next_of(jobs_, set()) == jobs_[0] and study.next_of(jobs_[1:], {PLAIN}) == jobs_[2]
-    assert study.next_of(jobs_[1:2], {PLAIN}) == jobs_[1] and study.next_of(jobs_[1:], {"x"}) == jobs_[1]
+    assert (
+        study.next_of(jobs_[1:2], {PLAIN}) == jobs_[1]
+        and study.next_of(jobs_[1:], {"x"}) == jobs_[1]
+    )
 
 
 # A run

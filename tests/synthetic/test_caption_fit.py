@@ -1,5 +1,5 @@
-"""vidrl.synthetic.caption_fit: right on drawn frames, whatever their place and size, and agreed with by the judge of a
-run."""
+"""vidrl.synthetic.caption_fit: right on drawn frames, whatever their place and size, and
+agreed with by the judge of a run."""
 
 from dataclasses import replace
 
@@ -27,12 +27,15 @@ def test_what_the_caption_says_fits_best() -> None:
         other = fit(VIDEO, [replace(scene, shape=shape).caption for scene in SCENES])
         changed = torch.tensor([scene.shape != shape for scene in SCENES])
         assert (other[changed] < right[changed] - 0.05).all()
-    turned = fit(VIDEO, [replace(s, colour="cyan" if s.colour == "red" else "red").caption for s in SCENES])
+    turned = fit(
+        VIDEO, [replace(s, colour="cyan" if s.colour == "red" else "red").caption for s in SCENES]
+    )
     assert (turned < 0.62).all()  # red and yellow have the cosine 0.6
 
 
 def test_an_overlap_by_hand() -> None:
-    """A square of 20 x 20 pixels as a circle: both have the area 400, the circle the radius 11.28 pixels."""
+    """A square of 20 x 20 pixels as a circle: both have the area 400, the circle the radius
+    11.28 pixels."""
     video = torch.zeros(1, 1, 3, 64, 64)
     video[..., 0, 22:42, 22:42] = 1.0
     y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
@@ -40,7 +43,8 @@ def test_an_overlap_by_hand() -> None:
     square = video[0, 0, 0] > 0
     expected = (circle & square).sum() / (circle | square).sum()
     assert float(fit(video, ["a red circle stays still on a dark background"])) == pytest.approx(
-        float(expected) * 0.998, abs=0.02)  # 0.998: pure red and the world's red
+        float(expected) * 0.998, abs=0.02
+    )  # 0.998: pure red and the world's red
 
 
 def test_no_object_is_nothing_and_another_prompt_is_not_scored() -> None:

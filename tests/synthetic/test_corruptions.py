@@ -1,4 +1,5 @@
-"""vidrl.synthetic.corruptions: each does what its name says, measured; none changes anything at strength 0."""
+"""vidrl.synthetic.corruptions: each does what its name says, measured; none changes
+anything at strength 0."""
 
 from itertools import pairwise
 
@@ -10,8 +11,17 @@ from vidrl.synthetic.corruptions import corrupt, names
 from vidrl.synthetic.world import Scene, render
 
 WANTED = "freeze duplicate slow average blur dim contrast grey cut shuffle reverse loop pan shake flicker noise codec"
-TEMPORAL = ("freeze", "duplicate", "stutter", "shuffle", "reverse", "loop")  # these only choose among the clip's frames
-GRADED = [n for n in names() if n not in (*TEMPORAL, "mirror", "shake")]  # the further from the clip, the stronger
+TEMPORAL = (
+    "freeze",
+    "duplicate",
+    "stutter",
+    "shuffle",
+    "reverse",
+    "loop",
+)  # these only choose among the clip's frames
+GRADED = [
+    n for n in names() if n not in (*TEMPORAL, "mirror", "shake")
+]  # the further from the clip, the stronger
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +94,39 @@ def test_freeze(clip: Tensor) -> None:
 
 
 def test_duplicate(clip: Tensor) -> None:
-    assert index_of(corrupt(clip, "duplicate"), clip) == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14, 16]
+    assert index_of(corrupt(clip, "duplicate"), clip) == [
+        0,
+        0,
+        2,
+        2,
+        4,
+        4,
+        6,
+        6,
+        8,
+        8,
+        10,
+        10,
+        12,
+        12,
+        14,
+        14,
+        16,
+    ]
     assert index_of(corrupt(clip, "duplicate", 2.0), clip)[:7] == [0, 0, 0, 3, 3, 3, 6]
-    assert index_of(corrupt(clip, "duplicate", 0.25), clip)[:11] == [0, 0, 1, 2, 3, 5, 5, 6, 7, 8, 10]
+    assert index_of(corrupt(clip, "duplicate", 0.25), clip)[:11] == [
+        0,
+        0,
+        1,
+        2,
+        3,
+        5,
+        5,
+        6,
+        7,
+        8,
+        10,
+    ]
 
 
 def test_stutter_is_late_by_chance_and_never_early(clip: Tensor) -> None:
@@ -100,7 +140,9 @@ def test_stutter_is_late_by_chance_and_never_early(clip: Tensor) -> None:
 
 def test_slow_is_half_the_speed_in_the_same_time(clip: Tensor) -> None:
     got = corrupt(clip, "slow")
-    assert torch.allclose(got[::2], clip[:9]) and torch.allclose(got[1::2], (clip[:8] + clip[1:9]) / 2)
+    assert torch.allclose(got[::2], clip[:9]) and torch.allclose(
+        got[1::2], (clip[:8] + clip[1:9]) / 2
+    )
 
 
 def test_average_by_hand(clip: Tensor) -> None:
@@ -126,7 +168,9 @@ def test_dissolve_ends_where_the_cut_ends(clip: Tensor) -> None:
 
 def test_blend_by_hand(clip: Tensor) -> None:
     got = corrupt(clip, "blend")
-    assert torch.equal(got[0], clip[0]) and torch.allclose(got[1:3], (clip[1:3] + clip[[0, 0]]) / 2, atol=1e-6)
+    assert torch.equal(got[0], clip[0]) and torch.allclose(
+        got[1:3], (clip[1:3] + clip[[0, 0]]) / 2, atol=1e-6
+    )
     assert torch.allclose(got[10], (clip[10] + clip[8]) / 2, atol=1e-6)
 
 
@@ -155,8 +199,12 @@ def test_loop_goes_there_and_back(clip: Tensor) -> None:
 
 def test_pan_moves_a_still(clip: Tensor) -> None:
     got = corrupt(clip, "pan")
-    assert torch.equal(corrupt(torch.cat([clip[:1], clip[1:].flip(0)]), "pan"), got)  # later frames play no part
-    assert torch.allclose(got[16, :, :, :24], clip[0, :, :, 8:], atol=1e-5)  # a quarter of the width at the end
+    assert torch.equal(
+        corrupt(torch.cat([clip[:1], clip[1:].flip(0)]), "pan"), got
+    )  # later frames play no part
+    assert torch.allclose(
+        got[16, :, :, :24], clip[0, :, :, 8:], atol=1e-5
+    )  # a quarter of the width at the end
     assert torch.allclose(got[8, :, :, :28], clip[0, :, :, 4:], atol=1e-5)
 
 
@@ -167,16 +215,23 @@ def test_half_a_pan_is_half_the_pan_over_half_the_motion(clip: Tensor) -> None:
 def test_zoom_grows_a_still_about_its_centre() -> None:
     dot = torch.zeros(5, 3, 65, 65)
     dot[:, :, 27:38, 27:38] = 1.0
-    got = corrupt(torch.cat([dot[:1], torch.rand(4, 3, 65, 65)]), "zoom")  # later frames play no part
+    got = corrupt(
+        torch.cat([dot[:1], torch.rand(4, 3, 65, 65)]), "zoom"
+    )  # later frames play no part
     width = got[:, 0, 32].sum(1)
     assert torch.allclose(width, 11 * (1 + 0.35 * torch.linspace(0, 1, 5)), atol=0.4)
-    assert torch.allclose(got, got.flip(-1), atol=1e-4) and torch.allclose(got, got.flip(-2), atol=1e-4)
+    assert torch.allclose(got, got.flip(-1), atol=1e-4) and torch.allclose(
+        got, got.flip(-2), atol=1e-4
+    )
 
 
 def test_shake_keeps_the_colours_and_moves_the_frame() -> None:
     still = render(Scene("cross", "blue", "rest", background="speckled"), size=64, seed=3).video
     got = corrupt(still, "shake")
-    histograms = torch.stack([torch.stack([torch.histc(f[c], 12, 0, 1) for c in range(3)]) for f in got]) / 64**2
+    histograms = (
+        torch.stack([torch.stack([torch.histc(f[c], 12, 0, 1) for c in range(3)]) for f in got])
+        / 64**2
+    )
     expected = torch.stack([torch.histc(still[0, c], 12, 0, 1) for c in range(3)]) / 64**2
     assert (histograms - expected).abs().sum(2).mean() < 0.25  # of 2 for disjoint colours
     assert change(still).max() == 0 and change(got).min() > 0.005
@@ -191,13 +246,19 @@ def test_flicker_is_one_factor_a_frame(clip: Tensor) -> None:
     factors = corrupt(dark, "flicker") / dark
     spread = factors.flatten(1).amax(1) - factors.flatten(1).amin(1)
     assert spread.max() < 1e-5
-    drawn = torch.cat([corrupt(dark, "flicker", seed=s)[:, 0, 0, 0] / dark[:, 0, 0, 0] for s in range(20)])
-    assert drawn.mean() == pytest.approx(1, abs=0.04) and drawn.std() == pytest.approx(0.19, abs=0.02)
+    drawn = torch.cat(
+        [corrupt(dark, "flicker", seed=s)[:, 0, 0, 0] / dark[:, 0, 0, 0] for s in range(20)]
+    )
+    assert drawn.mean() == pytest.approx(1, abs=0.04) and drawn.std() == pytest.approx(
+        0.19, abs=0.02
+    )
 
 
 def test_noise_is_fresh_grain() -> None:
     grain = corrupt(torch.full((8, 3, 64, 64), 0.5), "noise") - 0.5
-    assert grain.mean() == pytest.approx(0, abs=1e-3) and grain.std() == pytest.approx(0.06, rel=0.02)
+    assert grain.mean() == pytest.approx(0, abs=1e-3) and grain.std() == pytest.approx(
+        0.06, rel=0.02
+    )
     correlation = torch.corrcoef(grain.flatten(1)) - torch.eye(8)
     assert correlation.abs().max() < 0.05
 
@@ -226,20 +287,31 @@ def test_sharpen_and_denoise() -> None:
     steep = lambda v: float((v[..., 16] - v[..., 15]).mean())  # noqa: E731
     assert corrupt(faint, "denoise").std() < 0.5 * faint.std()
     assert steep(corrupt(edge, "denoise")) > 0.8 * steep(edge)
-    assert steep(corrupt(edge, "sharpen")) > 1.2 * steep(edge) and corrupt(edge, "sharpen").amax() > 0.85  # a halo
+    assert (
+        steep(corrupt(edge, "sharpen")) > 1.2 * steep(edge)
+        and corrupt(edge, "sharpen").amax() > 0.85
+    )  # a halo
 
 
 def test_reencode_rounds_the_cosines_of_blocks() -> None:
     ramp = (torch.arange(16.0)[:, None] * torch.arange(16.0) / 300)[None, None]
-    errors = [float((corrupt(ramp, "reencode", s) - ramp).square().mean().sqrt()) for s in (0.1, 1.0, 4.0)]
+    errors = [
+        float((corrupt(ramp, "reencode", s) - ramp).square().mean().sqrt()) for s in (0.1, 1.0, 4.0)
+    ]
     assert errors[0] < 0.002 and errors[0] < errors[1] < errors[2] < 0.06
     flat = torch.full((2, 3, 24, 24), 0.5)
-    assert (corrupt(flat, "reencode") - 0.5).abs().max() <= 0.006 / 8 + 1e-6  # half a step of the mean's cosine
-    assert torch.equal(*corrupt(torch.rand(1, 3, 20, 28).expand(2, -1, -1, -1), "reencode"))  # alike in every frame
+    assert (
+        corrupt(flat, "reencode") - 0.5
+    ).abs().max() <= 0.006 / 8 + 1e-6  # half a step of the mean's cosine
+    assert torch.equal(
+        *corrupt(torch.rand(1, 3, 20, 28).expand(2, -1, -1, -1), "reencode")
+    )  # alike in every frame
 
 
 def test_dim_fade_and_expose(clip: Tensor) -> None:
-    assert torch.allclose(corrupt(clip, "dim"), 0.3 * clip) and torch.allclose(corrupt(clip, "dim", 2.0), 0.09 * clip)
+    assert torch.allclose(corrupt(clip, "dim"), 0.3 * clip) and torch.allclose(
+        corrupt(clip, "dim", 2.0), 0.09 * clip
+    )
     fade = corrupt(clip, "fade")
     assert torch.equal(fade[0], clip[0]) and torch.allclose(fade[16], 0.3 * clip[16], atol=1e-6)
     assert torch.allclose(corrupt(clip, "expose"), (2.2 * clip).clamp(max=1))
@@ -275,7 +347,9 @@ def test_codec_is_blocks(clip: Tensor) -> None:
 def test_grid_is_a_checkerboard() -> None:
     residue = corrupt(torch.full((2, 3, 6, 6), 0.5), "grid") - 0.5
     assert torch.allclose(residue.abs(), torch.full_like(residue, 0.06), atol=1e-6)
-    assert (residue[..., 1:] * residue[..., :-1] < 0).all() and (residue[..., 1:, :] * residue[..., :-1, :] < 0).all()
+    assert (residue[..., 1:] * residue[..., :-1] < 0).all() and (
+        residue[..., 1:, :] * residue[..., :-1, :] < 0
+    ).all()
     assert torch.equal(residue[0], residue[1])
 
 
@@ -283,7 +357,9 @@ def test_drift_turns_red_into_green() -> None:
     red = torch.zeros(5, 3, 4, 4)
     red[:, 0] = 1.0
     got = corrupt(red, "drift")[:, :, 0, 0]
-    assert torch.allclose(got, torch.tensor([[1, 0, 0], [0.75, 0.25, 0], [0.5, 0.5, 0], [0.25, 0.75, 0], [0, 1, 0]]))
+    assert torch.allclose(
+        got, torch.tensor([[1, 0, 0], [0.75, 0.25, 0], [0.5, 0.5, 0], [0.25, 0.75, 0], [0, 1, 0]])
+    )
 
 
 # Errors
@@ -292,14 +368,24 @@ def test_drift_turns_red_into_green() -> None:
 @pytest.mark.parametrize(
     "video, name, strength, words",
     [
-        (torch.rand(2, 3, 4, 4), "frieze", 1.0, "expected a corruption out of freeze, .*, got 'frieze'"),
+        (
+            torch.rand(2, 3, 4, 4),
+            "frieze",
+            1.0,
+            "expected a corruption out of freeze, .*, got 'frieze'",
+        ),
         (
             torch.rand(3, 4, 4),
             "freeze",
             1.0,
             r"expected a float clip \(F, C, H, W\) in \[0, 1\], got torch.float32 \(3, 4, 4\)",
         ),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "freeze", 1.0, "expected a float clip .* got torch.uint8"),
+        (
+            torch.zeros(2, 3, 4, 4, dtype=torch.uint8),
+            "freeze",
+            1.0,
+            "expected a float clip .* got torch.uint8",
+        ),
         (torch.rand(2, 3, 4, 4), "dim", -1.0, "expected a strength of 0 .* got -1.0"),
         (torch.rand(2, 3, 4, 4), "dim", float("nan"), "expected a strength of 0 .* got nan"),
     ],

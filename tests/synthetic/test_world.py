@@ -10,11 +10,23 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, max_pool2d
 
 from vidrl.synthetic import world
-from vidrl.synthetic.world import CAMERAS, COLOURS, MOTIONS, SHAPES, Clip, Scene, parse, render, scenes, trajectory
+from vidrl.synthetic.world import (
+    CAMERAS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    Clip,
+    Scene,
+    parse,
+    render,
+    scenes,
+    trajectory,
+)
 
 
 def warp(frames: Tensor, flow: Tensor) -> Tensor:
-    """What frame t looks like by frame t + 1: frames (F − 1, C, H, W) fetched along a forward flow (F − 1, 2, H, W)."""
+    """What frame t looks like by frame t + 1: frames (F − 1, C, H, W) fetched along a
+    forward flow (F − 1, 2, H, W)."""
     size = frames.shape[-1]
     points = world.pixel_grid(size) * size + flow.permute(0, 2, 3, 1)
     return grid_sample(frames, 2 * points / size - 1, align_corners=False, padding_mode="border")
@@ -22,11 +34,15 @@ def warp(frames: Tensor, flow: Tensor) -> Tensor:
 
 def some(n: int, seed: int = 0) -> list[Scene]:
     draw = random.Random(seed)
-    return [replace(scene, camera=draw.choice(list(CAMERAS))) for scene in draw.sample(world.all_scenes(), n)]
+    return [
+        replace(scene, camera=draw.choice(list(CAMERAS)))
+        for scene in draw.sample(world.all_scenes(), n)
+    ]
 
 
 def edges(clip: Clip) -> Tensor:
-    """Pixels near the outline, in frame t or where the flow leads in t + 1: there a pixel is half object."""
+    """Pixels near the outline, in frame t or where the flow leads in t + 1: there a pixel
+    is half object."""
     band = max_pool2d(((clip.mask > 0) & (clip.mask < 1)).float()[:, None], 3, 1, 1)
     return (band[:-1, 0] > 0) | (warp(band[1:], clip.flow)[:, 0] > 0)
 
@@ -46,8 +62,9 @@ def whole(mask: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("size, frames, fps", [(32, 17, 8.0), (64, 9, 8.0), (48, 9, 4.0)])
 def test_true_flow_explains_the_next_frame(size: int, frames: int, fps: float) -> None:
-    """Outside occlusion, brightness stays along the flow: to 0.02 inside object and background (that is bilinear
-    interpolation of texture), and to 0.012 on average with the anti-aliased outlines; measured 0.0184 and 0.0113."""
+    """Outside occlusion, brightness stays along the flow: to 0.02 inside object and
+    background (that is bilinear interpolation of texture), and to 0.012 on average with the
+    anti-aliased outlines; measured 0.0184 and 0.0113."""
     for i, scene in enumerate(some(40, seed=size)):
         clip = render(scene, size, frames, fps, seed=i)
         error = (warp(clip.video[1:], clip.flow) - clip.video[:-1]).abs().amax(1)
@@ -58,14 +75,18 @@ def test_true_flow_explains_the_next_frame(size: int, frames: int, fps: float) -
 
 
 def test_a_wrong_flow_does_not() -> None:
-    """The test above would see a flow that is backward, still, or has its axes exchanged."""
+    """The test above would see a flow that is backward, still, or has its axes
+    exchanged."""
     clip = render(Scene("cross", "blue", "right", "fast", "speckled", "down"), seed=1)
     inside = ~clip.occluded & ~edges(clip)
 
     def error(flow: Tensor) -> float:
         return float((warp(clip.video[1:], flow) - clip.video[:-1]).abs().amax(1)[inside].mean())
 
-    assert all(error(wrong) > 3 * error(clip.flow) for wrong in (-clip.flow, 0 * clip.flow, clip.flow.flip(1)))
+    assert all(
+        error(wrong) > 3 * error(clip.flow)
+        for wrong in (-clip.flow, 0 * clip.flow, clip.flow.flip(1))
+    )
 
 
 def test_occlusion_is_what_the_flow_cannot_explain() -> None:
@@ -75,13 +96,20 @@ def test_occlusion_is_what_the_flow_cannot_explain() -> None:
 
 
 def test_flow_by_hand() -> None:
-    """A fast object crosses 0.32 widths a second, a camera pans 0.15; on 64 pixels at 8 frames a second."""
+    """A fast object crosses 0.32 widths a second, a camera pans 0.15; on 64 pixels at 8
+    frames a second."""
     clip = render(Scene("circle", "red", "left", "fast", "striped", "down"), size=64, seed=0)
     inside = clip.mask[:-1] == 1
     x, y = clip.flow[:, 0], clip.flow[:, 1]
-    assert torch.allclose(x[inside], torch.tensor(-0.32 * 64 / 8), atol=1e-4) and y[inside].abs().max() < 1e-4
+    assert (
+        torch.allclose(x[inside], torch.tensor(-0.32 * 64 / 8), atol=1e-4)
+        and y[inside].abs().max() < 1e-4
+    )
     outside = clip.mask[:-1] == 0
-    assert torch.allclose(y[outside], torch.tensor(-0.15 * 64 / 8), atol=1e-4) and x[outside].abs().max() < 1e-4
+    assert (
+        torch.allclose(y[outside], torch.tensor(-0.15 * 64 / 8), atol=1e-4)
+        and x[outside].abs().max() < 1e-4
+    )
 
 
 def test_growth_is_flow_from_the_centre() -> None:
@@ -94,11 +122,14 @@ def test_growth_is_flow_from_the_centre() -> None:
 
 @pytest.mark.parametrize("size, frames, fps", [(32, 17, 8.0), (96, 5, 2.0)])
 def test_tracks_are_the_objects_centroids(size: int, frames: int, fps: float) -> None:
-    """To a tenth of a pixel, while all of it is in the picture; a triangle's track only moves with its centroid."""
+    """To a tenth of a pixel, while all of it is in the picture; a triangle's track only
+    moves with its centroid."""
     for i, scene in enumerate(some(30, seed=1)):
         clip = render(scene, size, frames, fps, seed=i)
         centroid = (
-            torch.einsum("fhw,hwc->fc", clip.mask, world.pixel_grid(size)) / clip.mask.sum((1, 2))[:, None] * size
+            torch.einsum("fhw,hwc->fc", clip.mask, world.pixel_grid(size))
+            / clip.mask.sum((1, 2))[:, None]
+            * size
         )
         off = (centroid - clip.tracks)[whole(clip.mask)]
         if scene.shape == "triangle":
@@ -122,11 +153,17 @@ def test_paths_by_hand() -> None:
     assert torch.allclose(right, torch.tensor([[-0.16, 0, 0], [0, 0, 0], [0.16, 0, 0]]), atol=1e-6)
     up = trajectory("up", "fast", seconds, 0.0)
     assert torch.allclose(up[:, 1], torch.tensor([0.32, 0.0, -0.32])) and up[:, 0].abs().max() == 0
-    round_ = trajectory("circle", "slow", torch.tensor([0.0, 0.6, 1.2]), 0.0)  # a quarter, a half of 2.4 s
-    assert torch.allclose(round_[:, :2], torch.tensor([[0.24, 0], [0, 0.24], [-0.24, 0]]), atol=1e-6)
+    round_ = trajectory(
+        "circle", "slow", torch.tensor([0.0, 0.6, 1.2]), 0.0
+    )  # a quarter, a half of 2.4 s
+    assert torch.allclose(
+        round_[:, :2], torch.tensor([[0.24, 0], [0, 0.24], [-0.24, 0]]), atol=1e-6
+    )
     bounce = trajectory("bounce", "fast", torch.tensor([0.0, 0.65, 1.3]), 0.0)  # floor, top, floor
     assert torch.allclose(bounce[:, 1], torch.tensor([0.26, -0.26, 0.26]), atol=1e-5)
-    assert torch.allclose(trajectory("grow", "slow", seconds, 0.0)[:, 2], torch.tensor([-0.35, 0.0, 0.35]))
+    assert torch.allclose(
+        trajectory("grow", "slow", seconds, 0.0)[:, 2], torch.tensor([-0.35, 0.0, 0.35])
+    )
     assert trajectory("rest", "slow", seconds, 0.5).abs().max() == 0
 
 
@@ -151,7 +188,11 @@ def test_speed_is_per_second_whatever_the_frame_rate_and_size() -> None:
 
 def test_rest_is_still_unless_the_camera_moves() -> None:
     still = render(Scene("cross", "blue", "rest", background="speckled"))
-    assert still.flow.abs().max() == 0 and not still.occluded.any() and still.video.diff(dim=0).abs().max() == 0
+    assert (
+        still.flow.abs().max() == 0
+        and not still.occluded.any()
+        and still.video.diff(dim=0).abs().max() == 0
+    )
     panned = render(Scene("cross", "blue", "rest", background="speckled", camera="left"))
     assert panned.video.diff(dim=0).abs().amax((1, 2, 3)).min() > 0.01
 
@@ -179,7 +220,9 @@ def test_held_out_is_fixed_balanced_and_disjoint() -> None:
     assert set(Counter(s.motion for s in held).values()) == {256 // len(MOTIONS)}
     for axis, options in (("shape", SHAPES), ("colour", COLOURS)):
         counts = Counter(getattr(s, axis) for s in held)
-        assert len(counts) == len(options) and min(counts.values()) > 0.6 * 256 / len(options), counts
+        assert len(counts) == len(options) and min(counts.values()) > 0.6 * 256 / len(options), (
+            counts
+        )
 
 
 def test_any_beginning_of_held_out_shows_every_motion() -> None:
@@ -205,25 +248,42 @@ def test_rendering_is_deterministic_and_its_seed_matters() -> None:
 
 
 def test_shape_and_colour_leave_path_and_background_alone() -> None:
-    one, two = render(Scene("cross", "blue", "circle"), seed=5), render(Scene("square", "red", "circle"), seed=5)
+    one, two = (
+        render(Scene("cross", "blue", "circle"), seed=5),
+        render(Scene("square", "red", "circle"), seed=5),
+    )
     assert torch.equal(one.tracks, two.tracks)
     outside = (one.mask == 0) & (two.mask == 0)
-    assert torch.equal(one.video.permute(1, 0, 2, 3)[:, outside], two.video.permute(1, 0, 2, 3)[:, outside])
+    assert torch.equal(
+        one.video.permute(1, 0, 2, 3)[:, outside], two.video.permute(1, 0, 2, 3)[:, outside]
+    )
 
 
 def test_background_is_what_lies_behind() -> None:
     for scene in some(8, seed=3):
         clip = render(scene, seed=3)
         behind = world.background(scene, seed=3)
-        assert torch.allclose((clip.video - behind).abs().amax(1)[clip.mask == 0], torch.zeros(()), atol=1e-6)
+        assert torch.allclose(
+            (clip.video - behind).abs().amax(1)[clip.mask == 0], torch.zeros(()), atol=1e-6
+        )
 
 
-@pytest.mark.parametrize("size, frames, fps", [(32, 17, 8.0), (64, 33, 16.0), (17, 2, 1.0), (32, 1, 8.0)])
+@pytest.mark.parametrize(
+    "size, frames, fps", [(32, 17, 8.0), (64, 33, 16.0), (17, 2, 1.0), (32, 1, 8.0)]
+)
 def test_shapes_and_ranges(size: int, frames: int, fps: float) -> None:
     for scene in some(4, seed=size):
         clip = render(scene, size, frames, fps)
-        assert clip.video.shape == (frames, 3, size, size) and clip.video.min() >= 0 and clip.video.max() <= 1
-        assert clip.flow.shape == (frames - 1, 2, size, size) and clip.occluded.shape == (frames - 1, size, size)
+        assert (
+            clip.video.shape == (frames, 3, size, size)
+            and clip.video.min() >= 0
+            and clip.video.max() <= 1
+        )
+        assert clip.flow.shape == (frames - 1, 2, size, size) and clip.occluded.shape == (
+            frames - 1,
+            size,
+            size,
+        )
         assert clip.tracks.shape == (frames, 2) and clip.occluded.dtype == torch.bool
         assert (clip.caption, clip.fps, clip.scene) == (scene.caption, fps, scene)
         assert all(getattr(clip, field).isfinite().all() for field in ("video", "flow", "tracks"))

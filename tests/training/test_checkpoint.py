@@ -1,4 +1,5 @@
-"""Checkpoints are whole or absent, and what is read back is what was written, to the last bit."""
+"""Checkpoints are whole or absent, and what is read back is what was written, to the last
+bit."""
 
 import errno
 import json
@@ -49,14 +50,21 @@ def test_there_is_no_pickle_in_it(tmp_path):
     with pytest.raises(TypeError, match="got object"):
         checkpoint.save(tmp_path, 2, {"x": object()})
     assert checkpoint.latest(tmp_path) == "000001"
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["000001", "latest"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "000001",
+        "latest",
+    ]
 
 
 def test_tied_weights_and_slices_are_saved(tmp_path):
     whole = torch.arange(6.0)
     checkpoint.save(tmp_path, 1, {"a": whole, "b": whole, "c": whole[1:3]})
     back = checkpoint.load(tmp_path)
-    assert torch.equal(back["a"], whole) and torch.equal(back["b"], whole) and torch.equal(back["c"], whole[1:3])
+    assert (
+        torch.equal(back["a"], whole)
+        and torch.equal(back["b"], whole)
+        and torch.equal(back["c"], whole[1:3])
+    )
 
 
 def train(model, optimiser, steps):
@@ -71,8 +79,15 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path):
     model = torch.nn.Linear(3, 2)
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, betas=(0.8, 0.95))
     train(model, optimiser, 3)
-    checkpoint.save(tmp_path, 3, {"model": model.state_dict(), "optimiser": optimiser.state_dict(),
-                                  "rng": checkpoint.rng_state()})
+    checkpoint.save(
+        tmp_path,
+        3,
+        {
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "rng": checkpoint.rng_state(),
+        },
+    )
     train(model, optimiser, 4)
 
     torch.manual_seed(99)
@@ -93,16 +108,22 @@ def test_all_random_generators_continue(tmp_path):
     expected = torch.randn(3), np.random.randn(3), random.random()
     checkpoint.restore_rng(checkpoint.load(tmp_path)["rng"])
     got = torch.randn(3), np.random.randn(3), random.random()
-    assert torch.equal(got[0], expected[0]) and np.array_equal(got[1], expected[1]) and got[2] == expected[2]
+    assert (
+        torch.equal(got[0], expected[0])
+        and np.array_equal(got[1], expected[1])
+        and got[2] == expected[2]
+    )
 
 
-# --- crashes ---------------------------------------------------------------------------------------------------------
+# --- crashes
+# ---------------------------------------------------------------------------------------------------------
 
 CALLS = ["open", "fsync", "rename", "replace", "mkdir"]
 
 
 def die_at(monkeypatch, moment, action):
-    """Let `action` run at the given call of the operating system, counted over all of `CALLS`."""
+    """Let `action` run at the given call of the operating system, counted over all of
+    `CALLS`."""
     count = 0
 
     def counted(real):
@@ -112,6 +133,7 @@ def die_at(monkeypatch, moment, action):
             if count == moment:
                 action()
             return real(*arguments, **named)
+
         return call
 
     for name in CALLS:
@@ -186,10 +208,14 @@ def test_an_interrupt_leaves_no_rubbish(tmp_path):
     checkpoint.save(tmp_path, 1, sample_state())
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(tmp_path, 2, sample_state(2.0), files=interrupted)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["000001", "latest"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "000001",
+        "latest",
+    ]
 
 
-# --- many checkpoints ------------------------------------------------------------------------------------------------
+# --- many checkpoints
+# ------------------------------------------------------------------------------------------------
 
 
 def test_the_newest_and_the_protected_stay(tmp_path):
@@ -197,7 +223,9 @@ def test_the_newest_and_the_protected_stay(tmp_path):
         checkpoint.save(tmp_path, step, {"step": step}, keep=2, protect=["000002"])
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["000002", "000005", "000006", "latest"]
-    assert checkpoint.load(tmp_path, "000002") == {"step": 2} and checkpoint.load(tmp_path) == {"step": 6}
+    assert checkpoint.load(tmp_path, "000002") == {"step": 2} and checkpoint.load(tmp_path) == {
+        "step": 6
+    }
 
 
 def test_a_step_may_be_saved_twice(tmp_path):
@@ -207,7 +235,9 @@ def test_a_step_may_be_saved_twice(tmp_path):
 
 
 def test_files_of_the_caller_travel_along(tmp_path):
-    folder = checkpoint.save(tmp_path, 1, {}, files=lambda where: (where / "lora.txt").write_text("x") and None)
+    folder = checkpoint.save(
+        tmp_path, 1, {}, files=lambda where: (where / "lora.txt").write_text("x") and None
+    )
     assert (folder / "lora.txt").read_text() == "x"
 
 
@@ -219,7 +249,8 @@ def test_no_checkpoint_is_none_and_a_damaged_one_an_error(tmp_path):
         checkpoint.load(tmp_path)
 
 
-# --- run folders -----------------------------------------------------------------------------------------------------
+# --- run folders
+# -----------------------------------------------------------------------------------------------------
 
 CONFIG = {"run": "runs/x", "seed": 0, "train": {"rounds": 30}}
 
@@ -255,9 +286,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 def test_two_processes_never_work_in_one_folder(tmp_path):
-    code = f"import sys, time; from vidrl import resume; resume.claim({str(tmp_path)!r}, {CONFIG!r}, True)\n" \
-           "print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    code = (
+        f"import sys, time; from vidrl import resume; resume.claim({str(tmp_path)!r}, {CONFIG!r}, True)\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(checkpoint.RunFolderError, match="another process is at work in"):
             resume.claim(tmp_path, CONFIG, resume=True)

@@ -1,4 +1,5 @@
-"""A run that goes on in another way: what may change does and is logged, what would make it another run is refused."""
+"""A run that goes on in another way: what may change does and is logged, what would make it
+another run is refused."""
 
 import copy
 import json
@@ -43,21 +44,30 @@ def ended_at_two(tmp_path):
     return made
 
 
-# --- after the end ---------------------------------------------------------------------------------------------------
+# --- after the end
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_a_finished_run_goes_on_to_more_rounds_exactly(ended_at_two, whole):
     run = loop.run(changed(ended_at_two, train_rounds=5), resume=True)
     assert weights(run) == weights(whole)
     assert [timeless(row) for row in rows(run)] == [timeless(row) for row in rows(whole)]
-    assert rows(run, "evals") == rows(whole, "evals") and summary(run)["held_out"] == summary(whole)["held_out"]
+    assert (
+        rows(run, "evals") == rows(whole, "evals")
+        and summary(run)["held_out"] == summary(whole)["held_out"]
+    )
     assert (summary(run)["rounds"], summary(run)["status"]) == (5, "finished")
     assert told(run, "change") == ["train.rounds: 2 -> 5"] and told(run, "exactness") == []
-    assert happened(run)[-1]["round"] == 2 and "train.rounds: 2 -&gt; 5" in (run / "report.html").read_text()
+    assert (
+        happened(run)[-1]["round"] == 2
+        and "train.rounds: 2 -&gt; 5" in (run / "report.html").read_text()
+    )
     assert config.load(run / "config.toml").train.rounds == 5
 
 
-def test_a_run_killed_while_it_goes_on_after_its_end_is_not_finished(ended_at_two, whole, monkeypatch):
+def test_a_run_killed_while_it_goes_on_after_its_end_is_not_finished(
+    ended_at_two, whole, monkeypatch
+):
     def dies(trainer):
         raise KeyboardInterrupt
 
@@ -71,19 +81,26 @@ def test_a_run_killed_while_it_goes_on_after_its_end_is_not_finished(ended_at_tw
 
 
 def test_fewer_rounds_than_are_done_are_refused(ended_at_two):
-    with pytest.raises(checkpoint.RunFolderError, match="train.rounds: expected at least the 2 rounds.*got 1"):
+    with pytest.raises(
+        checkpoint.RunFolderError, match="train.rounds: expected at least the 2 rounds.*got 1"
+    ):
         loop.run(changed(ended_at_two, train_rounds=1), resume=True)
 
 
 def test_a_finished_run_that_is_asked_for_nothing_more_is_left_alone(ended_at_two):
     run = Path(ended_at_two["run"])
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in run.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
     other = changed(ended_at_two, train_learning_rate=0.5)
     assert loop.run(other, resume=True) == run and resume.unused(run, config.load(other).to_dict())
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-# --- time limits -----------------------------------------------------------------------------------------------------
+# --- time limits
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_time_limit_stops_and_each_start_has_its_own(tmp_path, whole):
@@ -107,7 +124,8 @@ def test_a_stop_of_an_earlier_version_goes_on(tmp_path):
     assert checkpoint.status(tmp_path) == "stopped"
 
 
-# --- what may change -------------------------------------------------------------------------------------------------
+# --- what may change
+# -------------------------------------------------------------------------------------------------
 
 
 def other_value(value):
@@ -116,10 +134,18 @@ def other_value(value):
         return not value
     if isinstance(value, (int, float)):
         return value + 1
-    return f"{value}x" if isinstance(value, str) else [*value, "x"] if isinstance(value, list) else {"x": 1.0}
+    return (
+        f"{value}x"
+        if isinstance(value, str)
+        else [*value, "x"]
+        if isinstance(value, list)
+        else {"x": 1.0}
+    )
 
 
-@pytest.mark.parametrize("key", [key for key, _ in toml.flat(config.Recipe().to_dict()) if key != "run"])
+@pytest.mark.parametrize(
+    "key", [key for key, _ in toml.flat(config.Recipe().to_dict()) if key != "run"]
+)
 def test_every_value_of_a_recipe_either_may_change_or_is_refused_by_name(tmp_path, key):
     made = config.build({"run": str(tmp_path)}, files=False).to_dict()
     resume.claim(tmp_path, made, resume=False)
@@ -149,7 +175,9 @@ def test_the_list_is_the_one_in_the_help_and_in_the_docs():
         assert f"| `{one.key}` | {one.effect} |" in page, one.key
     known = {key for key, _ in toml.flat(config.Recipe().to_dict())} | set(resume.world(1))
     for one in changes.MAY_CHANGE:
-        assert one.key.startswith("backbone.options.") or any(one.holds(key) for key in known), one.key
+        assert one.key.startswith("backbone.options.") or any(one.holds(key) for key in known), (
+            one.key
+        )
 
 
 def test_another_learning_rate_is_used_and_ends_exactness(ended_at_two):
@@ -163,11 +191,17 @@ def test_another_learning_rate_is_used_and_ends_exactness(ended_at_two):
 
 def test_another_machine_is_logged(ended_at_two, monkeypatch):
     here = resume.world(1)
-    there = {**here, "threads": 3, "device": "another", "versions": {**here["versions"], "torch": "0"}}
+    there = {
+        **here,
+        "threads": 3,
+        "device": "another",
+        "versions": {**here["versions"], "torch": "0"},
+    }
     monkeypatch.setattr(resume, "world", lambda processes: there)
     run = loop.run(changed(ended_at_two, train_rounds=3), resume=True)
     assert told(run, "change")[1:] == [
-        f"threads: {here['threads']} -> 3", f'device: "{here["device"]}" -> "another"',
+        f"threads: {here['threads']} -> 3",
+        f'device: "{here["device"]}" -> "another"',
         f'versions.torch: "{here["versions"]["torch"]}" -> "0"',
     ]
     assert told(run, "exactness")[0].endswith(": threads, device, versions.torch")
@@ -176,7 +210,9 @@ def test_another_machine_is_logged(ended_at_two, monkeypatch):
 def test_averaged_weights_may_begin_later(ended_at_two):
     run = loop.run(changed(ended_at_two, train_rounds=3, train_ema=0.5), resume=True)
     state = checkpoint.load(run)["policy"]
-    assert any(not np.array_equal(state[f"ema/{k[5:]}"], state[k]) for k in state if k.startswith("live/"))
+    assert any(
+        not np.array_equal(state[f"ema/{k[5:]}"], state[k]) for k in state if k.startswith("live/")
+    )
     back = loop.run(changed(ended_at_two, train_rounds=4), resume=True)
     assert summary(back)["rounds"] == 4
 
@@ -194,10 +230,16 @@ def test_a_run_that_a_guard_stopped_goes_on_with_other_guards_alone(tmp_path):
     assert told(run, "change") == ['guard.action: "stop" -> "warn"'] and told(run, "exactness")
 
 
-@pytest.mark.parametrize("bands, said", [
-    ({"compositt": [0.5, 2.0]}, "guard.bands.compositt: expected a held-out measure: did you mean 'composite'"),
-    ({"composite": [1.5, 2.0]}, "expected the base model within its own bands"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bands, said",
+    [
+        (
+            {"compositt": [0.5, 2.0]},
+            "guard.bands.compositt: expected a held-out measure: did you mean 'composite'",
+        ),
+        ({"composite": [1.5, 2.0]}, "expected the base model within its own bands"),
+    ],
+)
 def test_new_bands_that_cannot_be_held_are_told_before_another_round(ended_at_two, bands, said):
     with pytest.raises(ValueError, match=said):
         loop.run(changed(ended_at_two, train_rounds=9, guard_bands=bands), resume=True)
@@ -206,10 +248,14 @@ def test_new_bands_that_cannot_be_held_are_told_before_another_round(ended_at_tw
 
 def test_the_best_weights_are_held_against_new_bands(tmp_path):
     """Weights that the new bands exclude must not be put back: the base model's are."""
-    made = recipe(tmp_path, train_rounds=4, guard={"action": "rollback", "bands": {"composite": [0.5, 2.0]}})
+    made = recipe(
+        tmp_path, train_rounds=4, guard={"action": "rollback", "bands": {"composite": [0.5, 2.0]}}
+    )
     loop.run(made)
     assert checkpoint.load(made["run"])["best"]["checkpoint"] != "000000"
-    run = loop.run(changed(made, train_rounds=5, guard_bands={"composite": [0.99999, 1.00001]}), resume=True)
+    run = loop.run(
+        changed(made, train_rounds=5, guard_bands={"composite": [0.99999, 1.00001]}), resume=True
+    )
     assert told(run, "rollback") == ["weights of round 0 put back"]
     assert summary(run)["held_out"]["composite"]["difference"] == 0
 
@@ -220,12 +266,17 @@ def test_a_guard_of_a_measure_that_an_earlier_version_did_not_have_is_measured_t
     for file in evals.glob("*.npz"):
         kept = {name: rows for name, rows in np.load(file).items() if name != "weight_drift"}
         np.savez(file, **kept)
-    run = loop.run(changed(ended_at_two, train_rounds=3, guard_bands={"weight_drift": [0.0, 9.0]}), resume=True)
-    assert summary(run)["status"] == "finished" and summary(run)["guards"]["weight_drift"]["allowed"] == [0.0, 9.0]
+    run = loop.run(
+        changed(ended_at_two, train_rounds=3, guard_bands={"weight_drift": [0.0, 9.0]}), resume=True
+    )
+    assert summary(run)["status"] == "finished" and summary(run)["guards"]["weight_drift"][
+        "allowed"
+    ] == [0.0, 9.0]
     assert "weight_drift" in np.load(evals / "000000.npz") and (run / "evals-until-000002").is_dir()
 
 
-# --- another evaluation ----------------------------------------------------------------------------------------------
+# --- another evaluation
+# ----------------------------------------------------------------------------------------------
 
 
 def test_another_evaluation_measures_the_base_model_again(ended_at_two, tmp_path):
@@ -233,21 +284,29 @@ def test_another_evaluation_measures_the_base_model_again(ended_at_two, tmp_path
     run = loop.run(changed(ended_at_two, train_rounds=3, train_eval_steps=5), resume=True)
     assert rows(run, "evals")[0] == rows(fresh, "evals")[0]
     assert [row["round"] for row in rows(run, "evals")] == [0, 2, 3]
-    assert summary(run)["held_out"] == summary(fresh)["held_out"]  # of equal weights, measured alike
+    assert (
+        summary(run)["held_out"] == summary(fresh)["held_out"]
+    )  # of equal weights, measured alike
     assert [row["round"] for row in rows(run, "evals-until-000002")] == [0, 2]
-    assert (run / "evals-until-000002" / "000000.npz").is_file() and "evals-until-000002" in told(run, "evaluation")[0]
+    assert (run / "evals-until-000002" / "000000.npz").is_file() and "evals-until-000002" in told(
+        run, "evaluation"
+    )[0]
 
 
 def test_other_held_out_prompts_in_the_same_file_are_another_evaluation(ended_at_two):
     Path(ended_at_two["data"]["held_out"]).write_text("\n".join(reversed(PROMPTS)) + "\n")
-    ended_at_two["data"]["prompts"] = str(Path(ended_at_two["run"]) / "prompts.txt")  # it was the same file
+    ended_at_two["data"]["prompts"] = str(
+        Path(ended_at_two["run"]) / "prompts.txt"
+    )  # it was the same file
     run = loop.run(changed(ended_at_two, train_rounds=3), resume=True)
     assert told(run, "evaluation") and summary(run)["held_out"]["composite"]["n"] == 5
     assert (run / "held_out.txt").read_text().split() == " ".join(reversed(PROMPTS)).split()
 
 
 def test_fewer_held_out_prompts_and_clips_are_compared_with_as_many(ended_at_two):
-    run = loop.run(changed(ended_at_two, train_rounds=3, data_held_out_n=3, train_show=3), resume=True)
+    run = loop.run(
+        changed(ended_at_two, train_rounds=3, data_held_out_n=3, train_show=3), resume=True
+    )
     assert summary(run)["held_out"]["composite"]["n"] == 3
     assert len(json.loads((run / "timelines.json").read_text())) == 3
 
@@ -265,17 +324,24 @@ def test_measuring_again_is_done_anew_when_it_was_interrupted(ended_at_two, tmp_
 
 
 def test_the_best_weights_are_measured_again_for_the_guards(tmp_path):
-    made = recipe(tmp_path, train_rounds=4, guard={"action": "rollback", "bands": {"composite": [0.5, 2.0]}})
+    made = recipe(
+        tmp_path, train_rounds=4, guard={"action": "rollback", "bands": {"composite": [0.5, 2.0]}}
+    )
     loop.run(made)
     old = checkpoint.load(made["run"])["best"]
     run = loop.run(changed(made, train_rounds=5, train_eval_steps=5), resume=True)
-    new, evals = checkpoint.load(run)["best"], {row["round"]: row["measures"] for row in rows(run, "evals")}
+    new, evals = (
+        checkpoint.load(run)["best"],
+        {row["round"]: row["measures"] for row in rows(run, "evals")},
+    )
     assert new["value"] != old["value"]
     assert new["value"] == pytest.approx(max(row["composite"]["mean"] for row in evals.values()))
 
 
 def test_where_no_weights_are_within_the_bands_any_more_the_base_models_come_back(tmp_path):
-    made = recipe(tmp_path, train_rounds=4, guard={"action": "rollback", "bands": {"composite": [0.5, 2.0]}})
+    made = recipe(
+        tmp_path, train_rounds=4, guard={"action": "rollback", "bands": {"composite": [0.5, 2.0]}}
+    )
     loop.run(made)
     tight = {**made, "guard": {"action": "rollback", "bands": {"composite": [0.99999, 1.00001]}}}
     run = loop.run(changed(tight, train_rounds=5, train_eval_steps=5), resume=True)
@@ -283,7 +349,8 @@ def test_where_no_weights_are_within_the_bands_any_more_the_base_models_come_bac
     assert summary(run)["held_out"]["composite"]["difference"] == 0
 
 
-# --- another run -----------------------------------------------------------------------------------------------------
+# --- another run
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_edited_prompts_are_refused_with_the_difference(ended_at_two):
@@ -303,12 +370,21 @@ def test_edited_prompts_are_refused_with_the_difference(ended_at_two):
 def of_a_model(tmp_path):
     """A claimed run of a model folder and a LoRA folder: its recipe, the folders."""
     model, lora = tmp_path / "model", tmp_path / "lora"
-    for folder, names in ((model, ("vae/w.safetensors", "model_index.json")), (lora, ("lora.safetensors",))):
+    for folder, names in (
+        (model, ("vae/w.safetensors", "model_index.json")),
+        (lora, ("lora.safetensors",)),
+    ):
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(name)
-    made = config.build({"run": str(tmp_path / "run"), "policy": {"lora": str(lora)},
-                         "backbone": {"options": {"model": str(model)}}}, files=False).to_dict()  # fmt: skip
+    made = config.build(
+        {
+            "run": str(tmp_path / "run"),
+            "policy": {"lora": str(lora)},
+            "backbone": {"options": {"model": str(model)}},
+        },
+        files=False,
+    ).to_dict()
     resume.claim(made["run"], made, resume=False)
     return made, model, lora
 
@@ -327,7 +403,9 @@ def test_other_files_of_the_model_or_the_lora_are_refused(of_a_model):
 def test_the_same_files_may_be_copied_moved_and_touched(of_a_model, tmp_path):
     made, model, _ = of_a_model
     (model / "README.md").write_text("not part of the model")
-    (model / "model_index.json").write_text("model_index.json")  # written again, with the same content
+    (model / "model_index.json").write_text(
+        "model_index.json"
+    )  # written again, with the same content
     assert resume.claim(made["run"], made, resume=True) == "new"
     shutil.move(model, tmp_path / "elsewhere")
     other = changed(made)
@@ -349,7 +427,11 @@ def test_several_differences_are_all_named(ended_at_two):
     other = changed(ended_at_two, train_group=2, algorithm_name="nft", reward_name="x")
     with pytest.raises(checkpoint.RunFolderError) as caught:
         resume.examine(ended_at_two["run"], config.build(other).to_dict(), resume=True)
-    for line in ('train.group: 4 -> 2', 'algorithm.name: "grpo" -> "nft"', 'reward.name: "toys:Brightness" -> "x"'):
+    for line in (
+        "train.group: 4 -> 2",
+        'algorithm.name: "grpo" -> "nft"',
+        'reward.name: "toys:Brightness" -> "x"',
+    ):
         assert line in str(caught.value)
 
 
@@ -364,7 +446,8 @@ def test_a_run_of_a_version_that_knew_fewer_values_goes_on(ended_at_two):
     assert prompts.read(run / "prompts.txt") == PROMPTS
 
 
-# --- damaged files ---------------------------------------------------------------------------------------------------
+# --- damaged files
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["metrics", "events", "evals"])
@@ -380,10 +463,19 @@ def test_a_line_that_a_kill_cut_within_a_letter_is_taken_away(ended_at_two, whol
 
 DAMAGED = {
     "summary.json": ('{"held', "summary.json is damaged: .*Delete the file: --resume goes on"),
-    "config.toml": ("run = 'x\n[", "config.toml is damaged: .*Restore it from a copy, or name another folder"),
+    "config.toml": (
+        "run = 'x\n[",
+        "config.toml is damaged: .*Restore it from a copy, or name another folder",
+    ),
     "inputs.json": ("{", "inputs.json is damaged: .*Delete it if the model's files are those"),
-    "checkpoints/latest": ("", "latest: expected the name of a checkpoint, got ''; checkpoints there: 000000, 000002"),
-    "evals/000000.npz": ("PK", "000000.npz is damaged, .*delete it, and --resume measures the base model again"),
+    "checkpoints/latest": (
+        "",
+        "latest: expected the name of a checkpoint, got ''; checkpoints there: 000000, 000002",
+    ),
+    "evals/000000.npz": (
+        "PK",
+        "000000.npz is damaged, .*delete it, and --resume measures the base model again",
+    ),
 }
 
 
@@ -409,10 +501,15 @@ def test_the_cure_works_and_clips_may_be_deleted(ended_at_two, whole, name):
 
 def test_a_folder_that_cannot_be_made_or_written_is_told(ended_at_two, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    with pytest.raises(checkpoint.WriteError, match="could not write the folder of .*file/run: .* Make the folder"):
+    with pytest.raises(
+        checkpoint.WriteError, match="could not write the folder of .*file/run: .* Make the folder"
+    ):
         loop.run(ended_at_two | {"run": str(tmp_path / "file" / "run")})
     page = Path(ended_at_two["run"]) / "report.html"
     page.unlink()
     page.mkdir()  # whoever runs the tests, a folder cannot be replaced by a file
     assert cli.main(["report", ended_at_two["run"]]) == 2
-    assert "could not write the page of" in (said := capsys.readouterr().err) and "Traceback" not in said
+    assert (
+        "could not write the page of" in (said := capsys.readouterr().err)
+        and "Traceback" not in said
+    )

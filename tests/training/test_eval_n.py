@@ -1,4 +1,5 @@
-"""Fewer held-out prompts between rounds (`train.eval_n`): evaluations are compared on the prompts of both."""
+"""Fewer held-out prompts between rounds (`train.eval_n`): evaluations are compared on the
+prompts of both."""
 
 from pathlib import Path
 
@@ -53,28 +54,38 @@ def test_the_ends_are_measured_on_all_prompts_and_the_rest_on_the_first(tmp_path
 def test_all_prompts_are_the_run_without_the_option(tmp_path, few):
     run = loop.run(recipe(tmp_path / "a", train_rounds=2, train_eval_n=few, train_eval_every=1))
     other = loop.run(recipe(tmp_path / "b", train_rounds=2, train_eval_every=1))
-    assert rows(run, "evals") == rows(other, "evals") and checkpoint.load(run)["protocol"] == \
-        checkpoint.load(other)["protocol"]
+    assert (
+        rows(run, "evals") == rows(other, "evals")
+        and checkpoint.load(run)["protocol"] == checkpoint.load(other)["protocol"]
+    )
 
 
 def test_a_guard_compares_the_prompts_that_both_evaluations_measured(tmp_path):
-    """Weights that do not move stay in the narrowest band, although the first prompts' mean is not that of all."""
+    """Weights that do not move stay in the narrowest band, although the first prompts' mean
+    is not that of all."""
     bands = {"action": "stop", "bands": {"composite": [0.99999, 1.00001]}}
     run = loop.run(recipe(tmp_path, train_rounds=3, train_learning_rate=1e-30, guard=bands, **FEW))
     base = evaluate.load(run / "evals", 0)["composite"]
     assert abs(base[:2].mean() / base.mean() - 1) > 1e-3
-    assert summary(run)["status"] == "finished" and {row["kind"] for row in happened(run)} <= {"standstill"}
+    assert summary(run)["status"] == "finished" and {row["kind"] for row in happened(run)} <= {
+        "standstill"
+    }
 
 
 def test_the_best_weights_are_chosen_on_the_first_prompts_at_every_evaluation(tmp_path):
     run = loop.run(recipe(tmp_path, train_rounds=4, guard=WIDE, **FEW))
-    found = {round: evaluate.load(run / "evals", round)["composite"][:2].mean() for round in range(5)}
+    found = {
+        round: evaluate.load(run / "evals", round)["composite"][:2].mean() for round in range(5)
+    }
     best = checkpoint.load(run)["best"]
-    assert best["value"] == pytest.approx(max(found.values())) and found[int(best["checkpoint"])] == max(found.values())
+    assert best["value"] == pytest.approx(max(found.values())) and found[
+        int(best["checkpoint"])
+    ] == max(found.values())
 
 
 def test_weights_that_only_the_first_prompts_found_good_do_not_end_the_run(tmp_path, monkeypatch):
-    """At the end all prompts decide: the base model stays where the best weights of the looks between leave a band."""
+    """At the end all prompts decide: the base model stays where the best weights of the
+    looks between leave a band."""
     base, measure = Policy(Toy(), full=True).checksum(), HeldOut.measure
 
     def measured(self, policy, weights, batch, all_prompts=True):
@@ -87,7 +98,10 @@ def test_weights_that_only_the_first_prompts_found_good_do_not_end_the_run(tmp_p
     run = loop.run(recipe(tmp_path, train_rounds=4, guard=WIDE, **FEW))
     back = [row["message"] for row in happened(run) if row["kind"] == "rollback"]
     assert back[-1] == "weights of round 0 put back" and len(back) == 2 and back[0] != back[1]
-    assert summary(run)["held_out"]["composite"]["difference"] == 0 and summary(run)["status"] == "finished"
+    assert (
+        summary(run)["held_out"]["composite"]["difference"] == 0
+        and summary(run)["status"] == "finished"
+    )
     assert load_adapter(Toy(), run / "lora").checksum() == base
 
 
@@ -106,9 +120,14 @@ def test_another_number_of_prompts_is_another_evaluation(tmp_path):
     run = loop.run(made)
     made["train"] |= {"rounds": 3, "eval_n": 4}
     assert loop.run(made, resume=True) == run and (run / "evals-until-000002.jsonl").is_file()
-    assert [row["n"] for row in rows(run, "evals")] == [5, 4, 5] and rows(run, "evals")[0]["first"]["n"] == 4
+    assert [row["n"] for row in rows(run, "evals")] == [5, 4, 5] and rows(run, "evals")[0]["first"][
+        "n"
+    ] == 4
     assert checkpoint.load(run)["best"]["value"] == pytest.approx(
-        evaluate.load(run / "evals", int(checkpoint.load(run)["best"]["checkpoint"]))["composite"][:4].mean())
+        evaluate.load(run / "evals", int(checkpoint.load(run)["best"]["checkpoint"]))["composite"][
+            :4
+        ].mean()
+    )
 
 
 def test_the_page_draws_one_curve_of_the_same_prompts(tmp_path):
@@ -116,7 +135,9 @@ def test_the_page_draws_one_curve_of_the_same_prompts(tmp_path):
     Record(run).progress(1)
     text = (run / "report.html").read_text()
     assert "held out: composite, first 2 prompts" in text and "On 5 held-out prompts" in text
-    (run / "summary.json").unlink()  # as of a run that goes on: its comparison is of the first prompts on both sides
+    (
+        run / "summary.json"
+    ).unlink()  # as of a run that goes on: its comparison is of the first prompts on both sides
     text = Path(run_report.write(run)).read_text()
     assert "on 2 held-out prompts" in text
     (run / "progress.json").unlink()

@@ -1,4 +1,5 @@
-"""Several processes on one machine: one group, signals passed on, no survivor left waiting."""
+"""Several processes on one machine: one group, signals passed on, no survivor left
+waiting."""
 
 import os
 import signal
@@ -21,20 +22,26 @@ rank = int(os.environ["RANK"])
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
     """Make `python -m vidrl` in a launched process run the given body instead."""
+
     def write(body):
         package = tmp_path / "vidrl"
         package.mkdir(exist_ok=True)
         (package / "__init__.py").write_text("")
         (package / "__main__.py").write_text(WORKER.format(body=body))
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # launched processes do not look into the working folder
+        monkeypatch.setenv(
+            "PYTHONPATH", str(tmp_path)
+        )  # launched processes do not look into the working folder
         return tmp_path
+
     return write
 
 
 def test_each_process_knows_its_place(worker):
-    folder = worker("open(str(rank), 'w').write(' '.join(os.environ[k] for k in ('WORLD_SIZE', 'LOCAL_RANK', "
-                    "'MASTER_ADDR', 'OMP_NUM_THREADS')) + ' ' + ' '.join(sys.argv[1:]))")
+    folder = worker(
+        "open(str(rank), 'w').write(' '.join(os.environ[k] for k in ('WORLD_SIZE', 'LOCAL_RANK', "
+        "'MASTER_ADDR', 'OMP_NUM_THREADS')) + ' ' + ' '.join(sys.argv[1:]))"
+    )
     assert launch.launch(["train", "x"], 2) == 0
     for rank in range(2):
         assert (folder / str(rank)).read_text() == f"2 {rank} 127.0.0.1 1 train x"
@@ -49,16 +56,20 @@ def test_the_first_failure_is_returned_and_ends_the_others(worker, monkeypatch):
 
 
 def test_a_killed_launcher_takes_its_processes_with_it(worker, tmp_path):
-    folder = worker("sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]\n"
-                    "import importlib.util as u\n"
-                    f"spec = u.spec_from_file_location('launch', {launch.__file__!r})\n"
-                    "launch = u.module_from_spec(spec); spec.loader.exec_module(launch); launch.end_with_parent()\n"
-                    "signal.signal(signal.SIGTERM, lambda *a: (open(f'left{rank}', 'w').close(), os._exit(0)))\n"
-                    "open(f'up{rank}', 'w').close(); time.sleep(60)")
-    code = ("import importlib.util as u\n"
-            f"spec = u.spec_from_file_location('launch', {launch.__file__!r})\n"
-            "launch = u.module_from_spec(spec); spec.loader.exec_module(launch)\n"
-            "launch.launch([], 2)")
+    folder = worker(
+        "sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]\n"
+        "import importlib.util as u\n"
+        f"spec = u.spec_from_file_location('launch', {launch.__file__!r})\n"
+        "launch = u.module_from_spec(spec); spec.loader.exec_module(launch); launch.end_with_parent()\n"
+        "signal.signal(signal.SIGTERM, lambda *a: (open(f'left{rank}', 'w').close(), os._exit(0)))\n"
+        "open(f'up{rank}', 'w').close(); time.sleep(60)"
+    )
+    code = (
+        "import importlib.util as u\n"
+        f"spec = u.spec_from_file_location('launch', {launch.__file__!r})\n"
+        "launch = u.module_from_spec(spec); spec.loader.exec_module(launch)\n"
+        "launch.launch([], 2)"
+    )
     with subprocess.Popen([sys.executable, "-c", code], cwd=folder) as launcher:
         wait_for(folder, "up0", "up1")
         os.kill(launcher.pid, signal.SIGKILL)
@@ -66,12 +77,16 @@ def test_a_killed_launcher_takes_its_processes_with_it(worker, tmp_path):
 
 
 def test_an_interrupt_reaches_every_process(worker):
-    folder = worker("signal.signal(signal.SIGINT, lambda *a: (open(f'left{rank}', 'w').close(), os._exit(130)))\n"
-                    "open(f'up{rank}', 'w').close(); time.sleep(60)")
-    code = ("import importlib.util as u, sys\n"
-            f"spec = u.spec_from_file_location('launch', {launch.__file__!r})\n"
-            "launch = u.module_from_spec(spec); spec.loader.exec_module(launch)\n"
-            "sys.exit(launch.launch([], 2))")
+    folder = worker(
+        "signal.signal(signal.SIGINT, lambda *a: (open(f'left{rank}', 'w').close(), os._exit(130)))\n"
+        "open(f'up{rank}', 'w').close(); time.sleep(60)"
+    )
+    code = (
+        "import importlib.util as u, sys\n"
+        f"spec = u.spec_from_file_location('launch', {launch.__file__!r})\n"
+        "launch = u.module_from_spec(spec); spec.loader.exec_module(launch)\n"
+        "sys.exit(launch.launch([], 2))"
+    )
     with subprocess.Popen([sys.executable, "-c", code], cwd=folder) as launcher:
         wait_for(folder, "up0", "up1")
         os.kill(launcher.pid, signal.SIGINT)

@@ -1,4 +1,5 @@
-"""vidrl.training.learning_rate: the rate of each round, by hand, by diffusers, and in a run that is interrupted."""
+"""vidrl.training.learning_rate: the rate of each round, by hand, by diffusers, and in a run
+that is interrupted."""
 
 import math
 
@@ -9,14 +10,17 @@ from vidrl.training import loop
 from vidrl.training.learning_rate import factor
 
 
-@pytest.mark.parametrize(("schedule", "end", "warmup", "rates"), [
-    ("constant", 0.1, 0, [1.0, 1.0, 1.0, 1.0, 1.0]),
-    ("constant", 0.1, 2, [1 / 3, 2 / 3, 1.0, 1.0, 1.0]),
-    ("linear", 0.2, 0, [1.0, 0.8, 0.6, 0.4, 0.2]),
-    ("linear", 0.0, 2, [1 / 3, 2 / 3, 1.0, 0.5, 0.0]),
-    ("cosine", 0.5, 0, [1.0, 0.75 + math.sqrt(0.5) / 4, 0.75, 0.75 - math.sqrt(0.5) / 4, 0.5]),
-    ("cosine", 0.1, 4, [0.2, 0.4, 0.6, 0.8, 1.0]),
-])
+@pytest.mark.parametrize(
+    ("schedule", "end", "warmup", "rates"),
+    [
+        ("constant", 0.1, 0, [1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("constant", 0.1, 2, [1 / 3, 2 / 3, 1.0, 1.0, 1.0]),
+        ("linear", 0.2, 0, [1.0, 0.8, 0.6, 0.4, 0.2]),
+        ("linear", 0.0, 2, [1 / 3, 2 / 3, 1.0, 0.5, 0.0]),
+        ("cosine", 0.5, 0, [1.0, 0.75 + math.sqrt(0.5) / 4, 0.75, 0.75 - math.sqrt(0.5) / 4, 0.5]),
+        ("cosine", 0.1, 4, [0.2, 0.4, 0.6, 0.8, 1.0]),
+    ],
+)
 def test_five_rounds_by_hand(schedule: str, end: float, warmup: int, rates: list[float]) -> None:
     assert [factor(k, 5, schedule, end, warmup) for k in range(5)] == pytest.approx(rates)
 
@@ -32,14 +36,23 @@ def test_the_schedules_are_those_of_diffusers(schedule: str) -> None:
     torch = pytest.importorskip("torch")
     optimization = pytest.importorskip("diffusers.optimization")
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = optimization.get_scheduler(schedule, optimiser, num_warmup_steps=0, num_training_steps=9)
+    theirs = optimization.get_scheduler(
+        schedule, optimiser, num_warmup_steps=0, num_training_steps=9
+    )
     for k in range(10):
-        assert factor(k, 10, schedule, end=0.0) == pytest.approx(optimiser.param_groups[0]["lr"], abs=1e-12)
+        assert factor(k, 10, schedule, end=0.0) == pytest.approx(
+            optimiser.param_groups[0]["lr"], abs=1e-12
+        )
         optimiser.step()
         theirs.step()
 
 
-FALLING = {"train_lr_schedule": "linear", "train_lr_end": 0.2, "train_warmup": 1, "train_eval_every": 100}
+FALLING = {
+    "train_lr_schedule": "linear",
+    "train_lr_end": 0.2,
+    "train_warmup": 1,
+    "train_eval_every": 100,
+}
 
 
 def rates(run) -> list[float]:
@@ -66,9 +79,14 @@ def test_a_run_logs_its_rates_and_a_resumed_one_repeats_them(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("schedule", "ends"), [("constant", False), ("linear", True)])
-def test_more_rounds_end_exactness_only_where_the_rate_falls(tmp_path, schedule: str, ends: bool) -> None:
-    """A rate that falls would have fallen more slowly, had the run known of the later rounds from its start."""
-    end = {"linear": 0.2, "constant": 0.1}[schedule]  # the default, which a constant rate does not read
+def test_more_rounds_end_exactness_only_where_the_rate_falls(
+    tmp_path, schedule: str, ends: bool
+) -> None:
+    """A rate that falls would have fallen more slowly, had the run known of the later
+    rounds from its start."""
+    end = {"linear": 0.2, "constant": 0.1}[
+        schedule
+    ]  # the default, which a constant rate does not read
     given = FALLING | {"train_lr_schedule": schedule, "train_lr_end": end}
     loop.run(recipe(tmp_path, **given, train_rounds=3))
     run = loop.run(recipe(tmp_path, **given, train_rounds=5), resume=True)

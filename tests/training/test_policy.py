@@ -1,4 +1,5 @@
-"""Weights: which are trained, how named sets come and go, and what a saved adapter brings back."""
+"""Weights: which are trained, how named sets come and go, and what a saved adapter brings
+back."""
 
 import pytest
 import torch
@@ -37,7 +38,8 @@ def shift(policy: Policy, by: float = 0.1) -> None:
         p.data += by * torch.randn_like(p)
 
 
-# --- LoRA ------------------------------------------------------------------------------------------------------------
+# --- LoRA
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_new_lora_trains_alone_and_changes_nothing_yet(wan):
@@ -116,8 +118,11 @@ def test_a_lora_file_is_read_to_the_last_bit_whatever_the_networks_precision(wan
 
 @pytest.mark.parametrize("half", ["bfloat16", "float16"])
 def test_all_weights_of_a_half_precision_network_predict_and_learn(half):
-    """The weights are float32 and compute under autocast: near what the network itself predicts, in finer steps."""
-    plain, backbone = (Wan(Wan.tiny().pipe, height=16, width=16, frames=5, text_length=16) for _ in range(2))
+    """The weights are float32 and compute under autocast: near what the network itself
+    predicts, in finer steps."""
+    plain, backbone = (
+        Wan(Wan.tiny().pipe, height=16, width=16, frames=5, text_length=16) for _ in range(2)
+    )
     for one in (plain, backbone):
         one.network.to(getattr(torch, half))
         one._dtype = getattr(torch, half)
@@ -128,7 +133,9 @@ def test_all_weights_of_a_half_precision_network_predict_and_learn(half):
         expected = plain.predict(*x)
     assert (predicted(policy) - expected).norm() < 0.03 * expected.norm()
     policy.predict(*x).square().mean().backward()
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.weights.values())
+    assert all(
+        p.grad is not None and p.grad.dtype == torch.float32 for p in policy.weights.values()
+    )
     weight = policy.weights["blocks.0.attn1.to_q.weight"]
     before = weight.detach().clone()
     weight.data += 1e-5  # half precision would lose it
@@ -158,7 +165,10 @@ def test_all_weights_start_from_the_lora_that_is_named(wan, tmp_path, half):
     merged = Policy(backbone, lora=str(tmp_path), full=True)
     assert merged.weights.keys() == base.keys() and merged.lora is None
     for name, p in merged.weights.items():
-        pair = [adapted.weights.get(name.replace("weight", f"lora_{part}.default.weight")) for part in "BA"]
+        pair = [
+            adapted.weights.get(name.replace("weight", f"lora_{part}.default.weight"))
+            for part in "BA"
+        ]
         expected = base[name] if pair[0] is None else base[name] + 7 / 3 * pair[0] @ pair[1]
         torch.testing.assert_close(p.detach(), expected.detach(), rtol=0, atol=1e-6)
         assert p.requires_grad and p.dtype == torch.float32
@@ -167,13 +177,18 @@ def test_all_weights_start_from_the_lora_that_is_named(wan, tmp_path, half):
         assert torch.allclose(predicted(merged), predicted(adapted), atol=1e-5)
 
 
-def test_a_lora_of_convolutions_and_of_a_part_of_the_modules_is_merged_as_it_computes(wan, tmp_path):
+def test_a_lora_of_convolutions_and_of_a_part_of_the_modules_is_merged_as_it_computes(
+    wan, tmp_path
+):
     """patch_embedding is a 3D convolution of one pixel, which peft does not merge."""
     adapted = loud(wan, tmp_path, targets=["patch_embedding", "ffn", "blocks.0.attn1"])
     merged = Policy(wan(), lora=str(tmp_path), full=True)
     base = dict(wan().network.named_parameters())
     changed = {name for name, p in merged.weights.items() if not torch.equal(p, base[name])}
-    assert changed == {name.split(".lora_")[0] + ".weight" for name in adapted.weights} and len(changed) == 9
+    assert (
+        changed == {name.split(".lora_")[0] + ".weight" for name in adapted.weights}
+        and len(changed) == 9
+    )
     assert torch.allclose(predicted(merged), predicted(adapted), atol=1e-5)
 
 
@@ -188,7 +203,9 @@ def test_all_weights_go_on_from_all_weights(tmp_path):
 
 def test_weights_of_another_network_are_refused(wan, tmp_path):
     full().save(tmp_path)
-    with pytest.raises(ValueError, match="expected the .* weights of the network .* differ by name or shape"):
+    with pytest.raises(
+        ValueError, match="expected the .* weights of the network .* differ by name or shape"
+    ):
         load_adapter(wan(), tmp_path)
     with pytest.raises(ValueError, match="differ by name or shape, as"):
         load_adapter(Toy(width=4), tmp_path)
@@ -199,7 +216,8 @@ def test_weights_of_another_network_are_refused(wan, tmp_path):
         load_adapter(Toy(), tmp_path)
 
 
-# --- named sets ------------------------------------------------------------------------------------------------------
+# --- named sets
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_the_reference_is_what_it_was_and_live_returns_even_after_an_error():
@@ -225,7 +243,10 @@ def test_a_visit_to_the_reference_leaves_the_live_graph_whole():
     value = policy.predict(*x).square().sum()
     with policy.using("reference"), torch.no_grad():
         policy.predict(*x)
-    assert all(torch.equal(a, b) for a, b in zip(expected, torch.autograd.grad(value, weights), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(expected, torch.autograd.grad(value, weights), strict=True)
+    )
 
 
 def test_an_unknown_set_is_named_and_live_is_no_name():
@@ -263,13 +284,17 @@ def test_a_state_brings_everything_back_in_place():
     assert set(policy.sets) == {"reference", "ema"}  # what the state does not hold is forgotten
     assert all(torch.equal(value, state[key]) for key, value in policy.state().items())
     policy.remember("ema")
-    assert not torch.equal(policy.state()["ema/out.bias"], state["ema/out.bias"])  # no memory is shared
+    assert not torch.equal(
+        policy.state()["ema/out.bias"], state["ema/out.bias"]
+    )  # no memory is shared
 
 
 def test_the_checksum_tells_the_last_bit():
     policy = full()
     before = policy.checksum()
-    policy.weights["out.bias"].data[0] = torch.nextafter(policy.weights["out.bias"].data[0], torch.tensor(1.0))
+    policy.weights["out.bias"].data[0] = torch.nextafter(
+        policy.weights["out.bias"].data[0], torch.tensor(1.0)
+    )
     assert policy.checksum() != before
 
 

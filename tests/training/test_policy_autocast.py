@@ -1,4 +1,5 @@
-"""Two sets of weights inside one autocast context give two predictions, although autocast keeps copies of weights."""
+"""Two sets of weights inside one autocast context give two predictions, although autocast
+keeps copies of weights."""
 
 import pytest
 import torch
@@ -58,8 +59,12 @@ def batch_of(policy: Policy, algorithm: GRPO):
 
 def gradient(policy: Policy, value: torch.Tensor) -> torch.Tensor:
     found = torch.autograd.grad(value, list(policy.weights.values()), allow_unused=True)
-    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
-                      for p, g in zip(policy.weights.values(), found, strict=True)])
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if g is None else g.flatten()
+            for p, g in zip(policy.weights.values(), found, strict=True)
+        ]
+    )
 
 
 @pytest.mark.parametrize("half", HALVES, ids=str)
@@ -106,22 +111,33 @@ def test_the_average_is_evaluated_although_the_live_weights_ran_in_the_same_cont
                 seen = policy.predict(*x)
             again = policy.predict(*x)
     assert apart(average, live) > 4 * NEAR
-    assert apart(seen, average) < NEAR and apart(seen_live, live) < NEAR and torch.equal(again, seen_live)
+    assert (
+        apart(seen, average) < NEAR
+        and apart(seen_live, live) < NEAR
+        and torch.equal(again, seen_live)
+    )
 
 
 def changes():
     """Every way in which weights change, by name."""
+
     def by_state(policy: Policy) -> None:
         state = {key: value.clone() for key, value in policy.state().items()}
-        policy.load_state(state | {f"live/{key}": state[f"reference/{key}"] for key in policy.weights})
+        policy.load_state(
+            state | {f"live/{key}": state[f"reference/{key}"] for key in policy.weights}
+        )
 
     def by_optimiser(policy: Policy) -> None:
         for p in policy.weights.values():
             p.grad = torch.ones_like(p)
         torch.optim.SGD(policy.weights.values(), lr=0.3).step()
 
-    return {"restore": lambda policy: policy.restore("reference"), "load_state": by_state,
-            "an optimiser": by_optimiser, "in place": shift}
+    return {
+        "restore": lambda policy: policy.restore("reference"),
+        "load_state": by_state,
+        "an optimiser": by_optimiser,
+        "in place": shift,
+    }
 
 
 @pytest.mark.parametrize("half", HALVES, ids=str)
@@ -183,18 +199,33 @@ def test_a_look_without_gradient_takes_no_gradient_from_the_next(half):
 def test_the_logged_kl_and_the_evaluated_average_under_mixed_precision(half, monkeypatch):
     """What a run writes down, with the trainer's own parts."""
     rows = {}
-    for name, context in {"plain": torch.autocast("cpu", enabled=False), "half": torch.autocast("cpu", half)}.items():
+    for name, context in {
+        "plain": torch.autocast("cpu", enabled=False),
+        "half": torch.autocast("cpu", half),
+    }.items():
         workers, policy = Workers(), Policy(Toy(), full=True)
         monkeypatch.setattr(workers, "autocast", lambda context=context: context)
-        made = Updater(policy, GRPO(steps=3, beta=0.1, updates=1), workers, Train(learning_rate=0.05, ema=0.9), 0)
+        made = Updater(
+            policy,
+            GRPO(steps=3, beta=0.1, updates=1),
+            workers,
+            Train(learning_rate=0.05, ema=0.9),
+            0,
+        )
         policy.remember("ema")
         made.proven = True  # the rollout ran without autocast
         made.algorithm.setup(policy, Brightness(), 2)
         plan = made.algorithm.plan(policy.backbone, 0, draws(0, [("plan",)])[0])
         rollout = sample(policy, policy.backbone.encode(["a", "b"]), draws(0, [(0,), (1,)]), plan)
         row = made.update(experience(rollout, torch.tensor([[1.0], [-1.0]])))
-        look = HeldOut(["a"], plugin.load("rewards", "flicker"), workers, PromptCache(policy.backbone), steps=2)
-        rows[name] = row["kl"], look.measure(policy, "ema", 1)[1].video, look.measure(policy, "live", 1)[1].video
+        look = HeldOut(
+            ["a"], plugin.load("rewards", "flicker"), workers, PromptCache(policy.backbone), steps=2
+        )
+        rows[name] = (
+            row["kl"],
+            look.measure(policy, "ema", 1)[1].video,
+            look.measure(policy, "live", 1)[1].video,
+        )
         with policy.using("ema"):
             alone = generate(policy, ["a"], draws(0, [("held out", 0)]), 2).video
         assert apart(rows[name][1], alone) < 0.01

@@ -1,4 +1,5 @@
-"""Two processes train as one: equal weights on both, the same learning curve, and none waits for one that failed."""
+"""Two processes train as one: equal weights on both, the same learning curve, and none
+waits for one that failed."""
 
 import json
 import math
@@ -44,7 +45,9 @@ def as_rank(rank: int, shared: dict[str, str], action, told: Path) -> None:
 def in_two(folder: Path, action) -> list[int]:
     """Run `action(rank)` in two processes of one group; their exit statuses."""
     shared = {k: v for k, v in launch.environment(2).items() if k != launch.PARENT}
-    children = [forked(lambda r=rank: as_rank(r, shared, action, folder / "error")) for rank in range(2)]
+    children = [
+        forked(lambda r=rank: as_rank(r, shared, action, folder / "error")) for rank in range(2)
+    ]
     return [ended(child) for child in children]
 
 
@@ -73,16 +76,25 @@ def last_weights(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(run)["policy"]
 
 
-# --- as one ----------------------------------------------------------------------------------------------------------
+# --- as one
+# ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [
-    {"train_prompts_per_round": 2, "train_group": 4},
-    {"train_prompts_per_round": 1, "train_group": 4},  # the group is split: its statistics come from both
-    {"train_prompts_per_round": 1, "train_group": 2},  # one member each
-], ids=["groups", "split", "single"])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_prompts_per_round": 2, "train_group": 4},
+        {
+            "train_prompts_per_round": 1,
+            "train_group": 4,
+        },  # the group is split: its statistics come from both
+        {"train_prompts_per_round": 1, "train_group": 2},  # one member each
+    ],
+    ids=["groups", "split", "single"],
+)
 def test_two_processes_learn_as_one_does(tmp_path, changes):
-    """Gradients are summed over the same global minibatches: equal but for the order of float32 additions, 1e-5."""
+    """Gradients are summed over the same global minibatches: equal but for the order of
+    float32 additions, 1e-5."""
     one = loop.run(recipe(tmp_path / "one", **changes))
     two = trained(recipe(tmp_path / "two", **changes))
     for a, b in zip(rows(one), rows(two), strict=True):
@@ -98,7 +110,8 @@ def test_two_processes_learn_as_one_does(tmp_path, changes):
 
 
 def test_two_processes_compare_each_clip_with_its_own_image(tmp_path):
-    """Prompts of one text, told apart by their images alone: clips of mixed rows would score below −0.2."""
+    """Prompts of one text, told apart by their images alone: clips of mixed rows would
+    score below −0.2."""
     one = loop.run(conditioned(tmp_path / "one", train_rounds=2))
     two = trained(conditioned(tmp_path / "two", train_rounds=2))
     for a, b in zip(rows(one), rows(two), strict=True):
@@ -114,10 +127,19 @@ def test_two_processes_read_files_as_one_does(tmp_path, data):
     """The clips are encoded by turns; one that cannot be read is left out by both."""
     pytest.importorskip("av", reason="needs vidrl[train]")
     paired = {"name": "test_offline:Paired", "options": {"segments": 3}}
-    algorithm = {"clips": {"name": "sft"}, "pairs": paired, "beside": {"options": {"steps": 4, "segments": 3}}}[data]
+    algorithm = {
+        "clips": {"name": "sft"},
+        "pairs": paired,
+        "beside": {"options": {"steps": 4, "segments": 3}},
+    }[data]
     runs = []
     for name in ("one", "two"):
-        made = recipe(tmp_path / name, algorithm=algorithm, train_rounds=2, train_data_weight=0.5 * (data == "beside"))
+        made = recipe(
+            tmp_path / name,
+            algorithm=algorithm,
+            train_rounds=2,
+            train_data_weight=0.5 * (data == "beside"),
+        )
         with_clips(tmp_path / name, made, 8, data == "pairs", [1, 0, -1])
         (tmp_path / name / "clips" / "5.mp4").write_text("no video")
         runs.append(loop.run(made) if name == "one" else trained(made))
@@ -125,7 +147,10 @@ def test_two_processes_read_files_as_one_does(tmp_path, data):
         close(timeless(a), timeless(b), 1e-5)
     one, two = map(last_weights, runs)
     assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-5) for name in one)
-    told = [next(row["message"] for row in rows(run, "events") if row["message"].startswith("data.")) for run in runs]
+    told = [
+        next(row["message"] for row in rows(run, "events") if row["message"].startswith("data."))
+        for run in runs
+    ]
     assert all("5.mp4" in each for each in told)
 
 
@@ -157,19 +182,26 @@ def test_a_run_of_two_goes_on_exactly_by_two_and_nearly_so_by_one(tmp_path):
         loop.run(made)
 
     assert in_two(tmp_path, body) == [0, 0]
-    assert checkpoint.status(made["run"]) == "interrupted" and checkpoint.load(made["run"])["round"] == 3
+    assert (
+        checkpoint.status(made["run"]) == "interrupted"
+        and checkpoint.load(made["run"])["round"] == 3
+    )
     shutil.copytree(made["run"], tmp_path / "alone" / "run")
     trained(made, resume=True)
     ours, theirs = last_weights(Path(made["run"])), last_weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     alone = loop.run(made | {"run": str(tmp_path / "alone" / "run")}, resume=True)
-    assert all(torch.allclose(last_weights(alone)[name], theirs[name], rtol=0, atol=1e-5) for name in theirs)
+    assert all(
+        torch.allclose(last_weights(alone)[name], theirs[name], rtol=0, atol=1e-5)
+        for name in theirs
+    )
     said = {row["kind"]: row["message"] for row in rows(alone, "events")}
     assert said["change"] == "processes: 2 -> 1" and said["exactness"].startswith("from round 3 on")
 
 
 class Quiet(GRPO):
-    """An algorithm whose loss reports no ratio; where `only` is given, only that prompt's pairs report anything."""
+    """An algorithm whose loss reports no ratio; where `only` is given, only that prompt's
+    pairs report anything."""
 
     def __init__(self, only: int = -1) -> None:
         super().__init__(steps=4, segments=3, eta=0.5)
@@ -194,7 +226,8 @@ def test_a_loss_may_report_no_ratio_and_processes_may_report_different_metrics(t
         assert row["spread"] == pytest.approx(rows(one)[0]["spread"], abs=1e-6)
 
 
-# --- what a group of processes does ----------------------------------------------------------------------------------
+# --- what a group of processes does
+# ----------------------------------------------------------------------------------
 
 
 def test_rows_of_both_are_gathered_in_order(tmp_path):
@@ -203,9 +236,14 @@ def test_rows_of_both_are_gathered_in_order(tmp_path):
         mine = workers.share(5, even=False)
         assert mine == [[0, 1, 2], [3, 4]][rank]
         assert workers.all(torch.tensor(mine, dtype=torch.float64)).tolist() == [0, 1, 2, 3, 4]
-        assert workers.all(torch.zeros(3 * rank, 2)).shape == (3, 2)  # none of one, three of the other
+        assert workers.all(torch.zeros(3 * rank, 2)).shape == (
+            3,
+            2,
+        )  # none of one, three of the other
         assert workers.gather_arrays({"x": np.full(rank + 1, np.nan)})["x"].shape == (3,)
-        assert workers.all(torch.zeros(0)).shape == (0,) and workers.all(torch.zeros(0, 4)).shape == (0, 4)
+        assert workers.all(torch.zeros(0)).shape == (0,) and workers.all(
+            torch.zeros(0, 4)
+        ).shape == (0, 4)
         assert workers.names(["b", "é"] if rank else []) == ["b", "é"] and workers.names([]) == []
         assert workers.names(["a", "c"] if rank else ["c", "b"]) == ["a", "b", "c"]
         weight = torch.nn.Parameter(torch.zeros(2))
@@ -249,10 +287,13 @@ def test_what_fails_on_the_main_process_fails_on_all(tmp_path):
     assert "add --resume" in error(tmp_path, 0) and "the main process failed" in error(tmp_path, 1)
 
 
-@pytest.mark.parametrize("changes, expected", [
-    ({"train_prompts_per_round": 1, "train_group": 3}, "that 2 processes divide, got 3"),
-    ({"data_held_out_n": 1}, "at least one clip a process, got 1 for 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"train_prompts_per_round": 1, "train_group": 3}, "that 2 processes divide, got 3"),
+        ({"data_held_out_n": 1}, "at least one clip a process, got 1 for 2"),
+    ],
+)
 def test_a_batch_that_cannot_be_shared_is_an_error_before_any_work(tmp_path, changes, expected):
     made = recipe(tmp_path, **changes)
     assert in_two(tmp_path, lambda rank: loop.run(made)) == [1, 1]
@@ -260,11 +301,14 @@ def test_a_batch_that_cannot_be_shared_is_an_error_before_any_work(tmp_path, cha
     assert not Path(made["run"]).exists()
 
 
-# --- without a shared disk -------------------------------------------------------------------------------------------
+# --- without a shared disk
+# -------------------------------------------------------------------------------------------
 
 
 def apart(folder: Path, made: dict, resume: bool = False) -> list[int]:
-    """Run with a working directory of its own for each process, as on machines that share no disk."""
+    """Run with a working directory of its own for each process, as on machines that share
+    no disk."""
+
     def body(rank: int) -> None:
         here = folder / str(rank)
         here.mkdir(exist_ok=True)
@@ -275,30 +319,45 @@ def apart(folder: Path, made: dict, resume: bool = False) -> list[int]:
 
 
 def test_only_the_main_process_needs_the_run_folder(tmp_path):
-    """Guards that put weights back, a resumption and another evaluation: all that reads what was written."""
+    """Guards that put weights back, a resumption and another evaluation: all that reads
+    what was written."""
     guard = {"action": "rollback", "bands": {"composite": [0.98, 1.015]}}
     made = recipe(tmp_path / "made", train_rounds=4, guard=guard)
     assert apart(tmp_path, made) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
     made["train"] |= {"rounds": 6, "eval_steps": 4}
-    assert apart(tmp_path, made, resume=True) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
-    assert apart(tmp_path, made, resume=True) == [0, 0]  # finished: told to the process that cannot see it
+    assert apart(tmp_path, made, resume=True) == [0, 0], [
+        path.read_text() for path in tmp_path.glob("error.*")
+    ]
+    assert apart(tmp_path, made, resume=True) == [
+        0,
+        0,
+    ]  # finished: told to the process that cannot see it
     assert "rollback" in {row["kind"] for row in rows(tmp_path / "0" / "run", "events")}
     assert summary(tmp_path / "0" / "run")["rounds"] == 6 and not (tmp_path / "1" / "run").exists()
 
 
 def test_what_a_checkpoint_holds_arrives_whole(tmp_path):
     noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).double()
-    state = {"a": torch.arange(7, dtype=torch.bfloat16)[::2], "b": [np.arange(3), (1, None, "ü")],
-             "c": torch.tensor(True), "d": torch.zeros(0, 2), "e": noise}  # fmt: skip
+    state = {
+        "a": torch.arange(7, dtype=torch.bfloat16)[::2],
+        "b": [np.arange(3), (1, None, "ü")],
+        "c": torch.tensor(True),
+        "d": torch.zeros(0, 2),
+        "e": noise,
+    }
 
     def body(rank: int) -> None:
-        got = from_main(Workers(), lambda: state if rank == 0 else pytest.fail("only the main process reads"))
+        got = from_main(
+            Workers(), lambda: state if rank == 0 else pytest.fail("only the main process reads")
+        )
         assert all(torch.equal(got[k], state[k]) and got[k].dtype == state[k].dtype for k in "acde")
         assert np.array_equal(got["b"][0], np.arange(3)) and got["b"][1] == (1, None, "ü")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vidrl.training.broadcast.PIECE", 5)
-        assert in_two(tmp_path, body) == [0, 0], [path.read_text() for path in tmp_path.glob("error.*")]
+        assert in_two(tmp_path, body) == [0, 0], [
+            path.read_text() for path in tmp_path.glob("error.*")
+        ]
 
 
 def test_other_prompts_on_another_machine_are_told_before_any_work(tmp_path):
@@ -313,7 +372,9 @@ def test_other_prompts_on_another_machine_are_told_before_any_work(tmp_path):
         loop.run(made)
 
     assert in_two(tmp_path, body) == [1, 1] and not Path(made["run"]).exists()
-    assert "the same recipe and prompts on every process, got others on 1 than on 0" in error(tmp_path, 0)
+    assert "the same recipe and prompts on every process, got others on 1 than on 0" in error(
+        tmp_path, 0
+    )
     assert "equal copies of mine.txt" in error(tmp_path, 1)
 
 
@@ -322,22 +383,42 @@ def test_a_suite_on_machines_without_a_shared_disk_is_refused_before_any_work(tm
     assert apart(tmp_path, made) == [1, 1]
     for rank in range(2):
         said = error(tmp_path, rank)
-        assert "bench.suite: every process writes its clips into" in said and "process 1 does not see" in said
+        assert (
+            "bench.suite: every process writes its clips into" in said
+            and "process 1 does not see" in said
+        )
     assert not (tmp_path / "0" / "run" / "metrics.jsonl").exists()
     shutil.rmtree(tmp_path / "0")
-    assert trained(recipe(tmp_path / "shared", bench={"suite": "any"}, train_rounds=1))  # only the CLI looks at it
+    assert trained(
+        recipe(tmp_path / "shared", bench={"suite": "any"}, train_rounds=1)
+    )  # only the CLI looks at it
 
 
-# --- by the launcher -------------------------------------------------------------------------------------------------
+# --- by the launcher
+# -------------------------------------------------------------------------------------------------
 
 
 def launched(made: dict, *words: str) -> subprocess.Popen:
     folder, here = Path(made["run"]).parent, Path(__file__).parent
     (folder / "toy.toml").write_text(write(config.load(made).to_dict()))
     alone = {key: value for key, value in os.environ.items() if key not in RUNS_ALONE}
-    command = [sys.executable, "-m", "vidrl", "train", str(folder / "toy.toml"), "--processes", "2", *words]
-    return subprocess.Popen(command, env=alone | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "vidrl",
+        "train",
+        str(folder / "toy.toml"),
+        "--processes",
+        "2",
+        *words,
+    ]
+    return subprocess.Popen(
+        command,
+        env=alone | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""A run that was killed, stopped or starved of disk, and resumed, ends as one that never was."""
+"""A run that was killed, stopped or starved of disk, and resumed, ends as one that never
+was."""
 
 import errno
 import functools
@@ -21,7 +22,10 @@ from vidrl.recipe.toml import write
 from vidrl.training import checkpoint, loop
 from vidrl.training.held_out import HeldOut
 
-STUBBORN = {"action": "rollback", "bands": {"composite": [0.98, 1.03]}}  # left on purpose: state is put back too
+STUBBORN = {
+    "action": "rollback",
+    "bands": {"composite": [0.98, 1.03]},
+}  # left on purpose: state is put back too
 
 
 def busy(folder: Path, **changes) -> dict:
@@ -43,7 +47,9 @@ def same_run(run: Path, other: Path) -> None:
     assert summary(run)["held_out"] == summary(other)["held_out"]
     for path in sorted((other / "evals").iterdir()):
         with np.load(path) as a, np.load(run / "evals" / path.name) as b:
-            assert a.files == b.files and all(np.array_equal(a[k], b[k], equal_nan=True) for k in a.files)
+            assert a.files == b.files and all(
+                np.array_equal(a[k], b[k], equal_nan=True) for k in a.files
+            )
     clips = sorted(str(path.relative_to(other)) for path in (other / "clips").rglob("*.mp4"))
     assert [str(path.relative_to(run)) for path in sorted((run / "clips").rglob("*.mp4"))] == clips
     assert all((run / name).read_bytes() == (other / name).read_bytes() for name in clips)
@@ -54,11 +60,17 @@ def test_the_undisturbed_run_put_weights_back_and_kept_the_best(undisturbed):
     assert {"guard", "rollback"} <= kinds and summary(undisturbed)["status"] == "finished"
 
 
-# --- kills -----------------------------------------------------------------------------------------------------------
+# --- kills
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_killed_at_five_random_moments_it_ends_with_the_same_weights(tmp_path, undisturbed):
-    moments, start, kills, attempt = random.Random(int(os.environ.get("KILLS", "1"))), time.monotonic(), 0, 0
+    moments, start, kills, attempt = (
+        random.Random(int(os.environ.get("KILLS", "1"))),
+        time.monotonic(),
+        0,
+        0,
+    )
     assert ended(forked(lambda: loop.run(busy(tmp_path / "timed")))) == 0
     whole = time.monotonic() - start
     while kills < 5:
@@ -101,7 +113,8 @@ def killed_at(call: int, body) -> int:
 
 
 def test_killed_between_any_two_kinds_of_writes_it_ends_the_same(tmp_path, undisturbed):
-    """Every third write in turn: between a row and its checkpoint, within one, before `latest`, at the end."""
+    """Every third write in turn: between a row and its checkpoint, within one, before
+    `latest`, at the end."""
     made, call, kills = busy(tmp_path), 3, 0
     while killed_at(call, lambda: loop.run(made, resume=True)) == -signal.SIGKILL:
         kills, call = kills + 1, call + 3
@@ -110,7 +123,8 @@ def test_killed_between_any_two_kinds_of_writes_it_ends_the_same(tmp_path, undis
     same_run(Path(made["run"]), undisturbed)
 
 
-# --- signals ---------------------------------------------------------------------------------------------------------
+# --- signals
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -130,8 +144,11 @@ def test_a_signal_saves_and_leaves(tmp_path, number, reached, undisturbed):
     assert rows(run, "evals") == rows(undisturbed, "evals")
 
 
-def test_a_signal_before_an_evaluation_leaves_the_evaluation_to_the_resumed_run(tmp_path, monkeypatch, undisturbed):
-    """Round 2 is saved unevaluated; were that forgotten, the guard would not act and the weights would differ."""
+def test_a_signal_before_an_evaluation_leaves_the_evaluation_to_the_resumed_run(
+    tmp_path, monkeypatch, undisturbed
+):
+    """Round 2 is saved unevaluated; were that forgotten, the guard would not act and the
+    weights would differ."""
     made, whole = busy(tmp_path), loop.Trainer._train_round
 
     def asked(trainer):
@@ -142,13 +159,20 @@ def test_a_signal_before_an_evaluation_leaves_the_evaluation_to_the_resumed_run(
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "_train_round", asked)
         loop.run(made)
-    assert checkpoint.load(made["run"])["evaluated"] == 0 and checkpoint.load(made["run"])["round"] == 2
+    assert (
+        checkpoint.load(made["run"])["evaluated"] == 0
+        and checkpoint.load(made["run"])["round"] == 2
+    )
     same_run(loop.run(made, resume=True), undisturbed)
 
 
 def test_left_after_every_round_it_ends_the_same(tmp_path, monkeypatch):
     """Without averaged weights and guards, too."""
-    made, whole, go_on = recipe(tmp_path / "often"), loop.run(recipe(tmp_path / "whole")), loop.Trainer._train_round
+    made, whole, go_on = (
+        recipe(tmp_path / "often"),
+        loop.run(recipe(tmp_path / "whole")),
+        loop.Trainer._train_round,
+    )
 
     def asked(trainer):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -163,15 +187,19 @@ def test_left_after_every_round_it_ends_the_same(tmp_path, monkeypatch):
 
 
 STAGES = {  # where a signal comes: a method, and the rounds that are done when the run has left
-    "encode": ("vidrl.backbones.toy:Toy.encode", 0), "sample": ("vidrl.training.loop:Trainer._sample", 1),
+    "encode": ("vidrl.backbones.toy:Toy.encode", 0),
+    "sample": ("vidrl.training.loop:Trainer._sample", 1),
     "first evaluation": ("vidrl.training.between_rounds:Lookback._measure", 0),
     "update": ("vidrl.training.update:Updater.update", 1),
-    "save": ("vidrl.training.checkpoint:_write", 0), "look": ("vidrl.training.record:Record.progress", 2),
-}  # fmt: skip
+    "save": ("vidrl.training.checkpoint:_write", 0),
+    "look": ("vidrl.training.record:Record.progress", 2),
+}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_after_a_signal_at_any_stage_no_other_round_begins(tmp_path, monkeypatch, stage, undisturbed):
+def test_after_a_signal_at_any_stage_no_other_round_begins(
+    tmp_path, monkeypatch, stage, undisturbed
+):
     (place, rounds), asked = STAGES[stage], []
     module, _, path = place.partition(":")
     *owner, name = path.split(".")
@@ -191,7 +219,9 @@ def test_after_a_signal_at_any_stage_no_other_round_begins(tmp_path, monkeypatch
     same_run(loop.run(made, resume=True), undisturbed)
 
 
-def test_a_signal_breaks_an_evaluation_off_after_the_clips_in_hand(tmp_path, monkeypatch, undisturbed):
+def test_a_signal_breaks_an_evaluation_off_after_the_clips_in_hand(
+    tmp_path, monkeypatch, undisturbed
+):
     made, whole, scored = busy(tmp_path, train_score_batch=1), HeldOut._clips, []
 
     def asked(held_out, *arguments):
@@ -208,7 +238,9 @@ def test_a_signal_breaks_an_evaluation_off_after_the_clips_in_hand(tmp_path, mon
     same_run(loop.run(made, resume=True), undisturbed)
 
 
-def test_a_signal_in_the_last_evaluation_leaves_it_to_the_resumed_run(tmp_path, monkeypatch, undisturbed):
+def test_a_signal_in_the_last_evaluation_leaves_it_to_the_resumed_run(
+    tmp_path, monkeypatch, undisturbed
+):
     made, whole = busy(tmp_path), loop.Trainer._finish
 
     def asked(trainer):
@@ -223,7 +255,9 @@ def test_a_signal_in_the_last_evaluation_leaves_it_to_the_resumed_run(tmp_path, 
 
 
 def test_the_first_evaluation_is_seen_on_the_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(loop.Trainer, "_train_round", lambda trainer: pytest.fail("an evaluation was to come first"))
+    monkeypatch.setattr(
+        loop.Trainer, "_train_round", lambda trainer: pytest.fail("an evaluation was to come first")
+    )
     with pytest.raises(pytest.fail.Exception):
         loop.run(recipe(tmp_path))
     said = capsys.readouterr().err
@@ -263,7 +297,8 @@ def test_a_run_that_a_guard_stopped_and_killed_at_its_end_does_not_go_on(tmp_pat
     assert len(rows(run)) == rounds < 5 and summary(run)["status"] == "guard"
 
 
-# --- refusals --------------------------------------------------------------------------------------------------------
+# --- refusals
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -294,18 +329,30 @@ def test_what_came_after_the_checkpoint_is_cut_away(interrupted):
     last = checkpoint.load(run)["round"]
     for name in ("metrics", "evals", "events"):
         checkpoint.append(run / f"{name}.jsonl", {"round": last + 1, "kind": "later"})
-    stale = run / "checkpoints" / f"{last + 1:06d}"  # renamed, but the run was killed before `latest` named it
+    stale = (
+        run / "checkpoints" / f"{last + 1:06d}"
+    )  # renamed, but the run was killed before `latest` named it
     stale.mkdir()
     loop.run(interrupted, resume=True)
     assert [row["round"] for row in rows(run)] == [1, 2, 3, 4, 5]
-    assert not any(row.get("kind") == "later" for name in ("metrics", "evals", "events") for row in rows(run, name))
+    assert not any(
+        row.get("kind") == "later"
+        for name in ("metrics", "evals", "events")
+        for row in rows(run, name)
+    )
     assert [row["round"] for row in rows(run, "evals")] == [0, 2, 4, 5]
-    assert not any(path.is_dir() and not any(path.iterdir()) for path in (run / "checkpoints").iterdir())
+    assert not any(
+        path.is_dir() and not any(path.iterdir()) for path in (run / "checkpoints").iterdir()
+    )
 
 
 def test_a_finished_run_is_reported_and_left_as_it_is(tmp_path):
     run = loop.run(made := recipe(tmp_path, train_rounds=2))
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "config.toml"}
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in run.rglob("*")
+        if path.is_file() and path.name != "config.toml"
+    }
     assert loop.run(made, resume=True) == run
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -320,13 +367,16 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_earlier_ones(tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write", full)
-        with pytest.raises(checkpoint.CheckpointError, match="No space left.*intact. Make room.*add --resume"):
+        with pytest.raises(
+            checkpoint.CheckpointError, match="No space left.*intact. Make room.*add --resume"
+        ):
             loop.run(made)
     assert checkpoint.load(made["run"])["round"] < 4
     same_run(loop.run(made, resume=True), undisturbed)
 
 
-# --- the command line ------------------------------------------------------------------------------------------------
+# --- the command line
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -338,8 +388,13 @@ def test_the_command_line_is_killed_stopped_and_resumed(tmp_path, undisturbed):
     command = [sys.executable, "-m", "vidrl", "train", str(tmp_path / "toy.toml"), "--resume"]
 
     def go(number: int, reached: int) -> tuple[int, str]:
-        with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True) as child:  # fmt: skip
+        with subprocess.Popen(
+            command,
+            env=os.environ | {"PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as child:
             while number and len(rows(run)) < reached:
                 assert child.poll() is None, child.stdout.read()
                 time.sleep(0.01)
@@ -358,24 +413,40 @@ def test_the_command_line_is_killed_stopped_and_resumed(tmp_path, undisturbed):
     assert status == 0 and "this run is finished" in said
 
 
-# --- a real pipeline -------------------------------------------------------------------------------------------------
+# --- a real pipeline
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_a_lora_on_a_video_transformer_is_resumed_exactly(tmp_path, monkeypatch):
-    """Text encoder, LoRA and decoder of Wan at a few thousand weights: what a toy might hide."""
+    """Text encoder, LoRA and decoder of Wan at a few thousand weights: what a toy might
+    hide."""
     pytest.importorskip("diffusers", reason="needs vidrl[train]")
     from safetensors.torch import load_file
 
     from vidrl.backbones.wan import Wan
 
     Wan.tiny().pipe.save_pretrained(tmp_path / "wan")
-    options = {"model": str(tmp_path / "wan"), "height": 16, "width": 16, "frames": 5, "text_length": 12}
+    options = {
+        "model": str(tmp_path / "wan"),
+        "height": 16,
+        "width": 16,
+        "frames": 5,
+        "text_length": 12,
+    }
 
     def made(name: str) -> dict:
-        return recipe(tmp_path / name, backbone={"name": "wan", "options": options}, train_rounds=3, train_ema=0.5,
-                      policy={"lora_rank": 2, "lora_alpha": 2}, train_eval_every=2, train_group=2, data_held_out_n=2,
-                      algorithm={"name": "grpo", "options": {"steps": 3, "segments": 2, "eta": 0.5}})  # fmt: skip
+        return recipe(
+            tmp_path / name,
+            backbone={"name": "wan", "options": options},
+            train_rounds=3,
+            train_ema=0.5,
+            policy={"lora_rank": 2, "lora_alpha": 2},
+            train_eval_every=2,
+            train_group=2,
+            data_held_out_n=2,
+            algorithm={"name": "grpo", "options": {"steps": 3, "segments": 2, "eta": 0.5}},
+        )
 
     whole, go_on = loop.run(made("whole")), loop.Trainer._train_round
 
@@ -386,7 +457,13 @@ def test_a_lora_on_a_video_transformer_is_resumed_exactly(tmp_path, monkeypatch)
     monkeypatch.setattr(loop.Trainer, "_train_round", asked)
     for _ in range(4):
         run = loop.run(made("often"), resume=True)
-    ours, theirs = (load_file(one / "lora" / "pytorch_lora_weights.safetensors") for one in (run, whole))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert [timeless(row) for row in rows(run)] == [timeless(row) for row in rows(whole)] and len(rows(run)) == 3
+    ours, theirs = (
+        load_file(one / "lora" / "pytorch_lora_weights.safetensors") for one in (run, whole)
+    )
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
+    assert [timeless(row) for row in rows(run)] == [timeless(row) for row in rows(whole)] and len(
+        rows(run)
+    ) == 3
     assert rows(run, "evals") == rows(whole, "evals")

@@ -1,4 +1,5 @@
-"""Sampling: each draw its own, however the batch is cut, and what an update needs is kept."""
+"""Sampling: each draw its own, however the batch is cut, and what an update needs is
+kept."""
 
 from dataclasses import replace
 
@@ -23,7 +24,8 @@ def rolled(part=slice(None), plan=PLAN):
     return sample(TOY, TOY.encode(PROMPTS[part]), draws(0, NAMES[part]), plan)
 
 
-# --- draws -----------------------------------------------------------------------------------------------------------
+# --- draws
+# -----------------------------------------------------------------------------------------------------------
 
 
 def first(generator):
@@ -31,7 +33,11 @@ def first(generator):
 
 
 def test_a_draw_is_named_by_seed_and_name_and_by_nothing_else():
-    values = [first(g) for name in [(0, 1, 2), (0, 2, 1), (1, 1, 2), ("held out", 3)] for g in draws(0, [name])]
+    values = [
+        first(g)
+        for name in [(0, 1, 2), (0, 2, 1), (1, 1, 2), ("held out", 3)]
+        for g in draws(0, [name])
+    ]
     values += [first(g) for g in draws(1, [(0, 1, 2)])]
     assert len(set(values)) == 5
     torch.manual_seed(123)
@@ -43,7 +49,8 @@ def test_draws_do_not_follow_each_other():
     assert abs(float((a * b).mean())) < 4 / 4000**0.5
 
 
-# --- sample ----------------------------------------------------------------------------------------------------------
+# --- sample
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_members_may_start_from_one_noise_and_differ_by_their_steps():
@@ -64,18 +71,30 @@ def grown(members):
 
 
 def test_siblings_share_every_step_before_they_part():
-    """Of the tree of a group of four that forks at steps 1 and 3: who has the same state before each step."""
+    """Of the tree of a group of four that forks at steps 1 and 3: who has the same state
+    before each step."""
     made = grown([(7, 0), (7, 1), (7, 2), (7, 3)])
-    same = [[[bool(torch.equal(made.before[i, k], made.before[j, k])) for j in range(4)] for i in range(4)]
-            for k in range(4)]  # fmt: skip
+    same = [
+        [
+            [bool(torch.equal(made.before[i, k], made.before[j, k])) for j in range(4)]
+            for i in range(4)
+        ]
+        for k in range(4)
+    ]
     together = [[True] * 4] * 4
     pairs = [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
-    assert same == [together, together, pairs, pairs]  # a step's end differs first, so the state before the next
+    assert same == [
+        together,
+        together,
+        pairs,
+        pairs,
+    ]  # a step's end differs first, so the state before the next
     assert not torch.equal(made.latents[0], made.latents[1])
 
 
 def test_a_tree_may_be_cut_anywhere():
-    """A member is the same whoever is sampled with it, though what it shares is computed once."""
+    """A member is the same whoever is sampled with it, though what it shares is computed
+    once."""
     members = [(3, 0), (3, 1), (3, 2), (3, 3), (4, 0), (4, 1), (4, 2), (4, 3)]
     whole, parts = grown(members), join([grown(members[:3]), grown(members[3:])])
     for name in ("latents", "before", "after", "log_density"):
@@ -84,13 +103,19 @@ def test_a_tree_may_be_cut_anywhere():
 
 def test_what_a_tree_shares_is_computed_once(monkeypatch):
     rows_asked, predict = [], Toy.predict
-    monkeypatch.setattr(Toy, "predict", lambda self, x, t, cond: rows_asked.append(len(x)) or predict(self, x, t, cond))
+    monkeypatch.setattr(
+        Toy,
+        "predict",
+        lambda self, x, t, cond: rows_asked.append(len(x)) or predict(self, x, t, cond),
+    )
     grown([(7, 0), (7, 1), (7, 2), (7, 3)])
     assert rows_asked == [1, 2, 2, 4, 4]
 
 
 def test_a_tree_of_another_size_than_the_group_is_refused():
-    with pytest.raises(ValueError, match="expected train.group = 4, the product of the forks' children"):
+    with pytest.raises(
+        ValueError, match="expected train.group = 4, the product of the forks' children"
+    ):
         tree(TREE, 0, [(0, 0, 0)], 8)
 
 
@@ -107,9 +132,13 @@ def test_a_member_is_the_same_whoever_its_neighbours_are():
 
 
 def test_what_is_kept_is_the_chain_and_its_density():
-    rollout = rolled(plan=Plan(TOY.times(5), "dance_sde", 0.5, 3, stochastic=(0, 1, 2), keep=(0, 1, 2)))
+    rollout = rolled(
+        plan=Plan(TOY.times(5), "dance_sde", 0.5, 3, stochastic=(0, 1, 2), keep=(0, 1, 2))
+    )
     assert rollout.before.shape == (5, 3, *TOY.shape) and rollout.log_density.shape == (5, 3, 3)
-    assert torch.equal(rollout.after[:, :-1], rollout.before[:, 1:])  # the end of a step begins the next
+    assert torch.equal(
+        rollout.after[:, :-1], rollout.before[:, 1:]
+    )  # the end of a step begins the next
     start = TOY.noise(draws(0, NAMES))
     assert torch.equal(rollout.before[:, 0], start)
     for place, k in enumerate(rollout.plan.keep):
@@ -143,18 +172,29 @@ def test_a_policy_samples_under_the_weights_in_place():
     policy = Policy(Toy(), full=True)
     before = sample(policy, TOY.encode(PROMPTS), draws(0, NAMES), PLAN).latents
     policy.weights["out.bias"].data += 1
-    assert not torch.allclose(sample(policy, TOY.encode(PROMPTS), draws(0, NAMES), PLAN).latents, before)
+    assert not torch.allclose(
+        sample(policy, TOY.encode(PROMPTS), draws(0, NAMES), PLAN).latents, before
+    )
     with policy.using("reference"):
-        assert torch.equal(sample(policy, TOY.encode(PROMPTS), draws(0, NAMES), PLAN).latents, before)
+        assert torch.equal(
+            sample(policy, TOY.encode(PROMPTS), draws(0, NAMES), PLAN).latents, before
+        )
 
 
 def test_clips_in_batches_are_those_of_one_batch():
     several = generate(TOY, PROMPTS, draws(0, NAMES), steps=3, batch=2)
-    assert torch.allclose(several.video, generate(TOY, PROMPTS, draws(0, NAMES), steps=3).video, atol=1e-5)
-    assert several.video.shape == (5, 9, 3, 32, 32) and list(several.prompts) == PROMPTS and several.fps == TOY.fps
+    assert torch.allclose(
+        several.video, generate(TOY, PROMPTS, draws(0, NAMES), steps=3).video, atol=1e-5
+    )
+    assert (
+        several.video.shape == (5, 9, 3, 32, 32)
+        and list(several.prompts) == PROMPTS
+        and several.fps == TOY.fps
+    )
 
 
-# --- plans -----------------------------------------------------------------------------------------------------------
+# --- plans
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_plan_that_cannot_be_is_told():
@@ -162,7 +202,9 @@ def test_a_plan_that_cannot_be_is_told():
         Plan(TOY.times(4), stochastic=(0,), keep=(4,))
     with pytest.raises(ValueError, match="forks at rising steps from 0 to 3"):
         Plan(TOY.times(4), forks=((2, 2), (0, 2)))
-    with pytest.raises(ValueError, match="stochastic steps below 3: the step to 0 is deterministic"):
+    with pytest.raises(
+        ValueError, match="stochastic steps below 3: the step to 0 is deterministic"
+    ):
         Plan(TOY.times(4), stochastic=(3,))
     with pytest.raises(ValueError, match="stochastic steps below"):
         Plan(TOY.times(4), stochastic=(-1,))
@@ -170,7 +212,8 @@ def test_a_plan_that_cannot_be_is_told():
         rolled(plan=Plan(TOY.times(4), segments=4, stochastic=(0,), keep=(0,)))
 
 
-# --- prompts ---------------------------------------------------------------------------------------------------------
+# --- prompts
+# ---------------------------------------------------------------------------------------------------------
 
 
 class Counting(Toy):
@@ -197,7 +240,8 @@ def test_a_prompt_is_encoded_once_and_alone_so_that_a_resumed_run_gets_the_same_
 
 
 class Guided(Counting):
-    """Conditions of 400 bytes a prompt, and a negative one that is the same for all, new in each call."""
+    """Conditions of 400 bytes a prompt, and a negative one that is the same for all, new in
+    each call."""
 
     def encode(self, prompts):
         self.asked.append(list(prompts))
@@ -206,8 +250,11 @@ class Guided(Counting):
 
 
 def storages(cache):
-    return {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
-            for cond in cache.kept.values() for value in cond.values()}
+    return {
+        value.untyped_storage().data_ptr(): value.untyped_storage().nbytes()
+        for cond in cache.kept.values()
+        for value in cond.values()
+    }
 
 
 def test_what_all_prompts_share_is_kept_once_and_given_out_whole():
@@ -221,7 +268,9 @@ def test_what_all_prompts_share_is_kept_once_and_given_out_whole():
 
 def test_the_cache_is_bounded_by_bytes_and_the_least_recently_used_prompt_goes():
     backbone = Guided()
-    cache = PromptCache(backbone, limit=5 * 400)  # the shared tensor, the first prompt's, and those of three prompts
+    cache = PromptCache(
+        backbone, limit=5 * 400
+    )  # the shared tensor, the first prompt's, and those of three prompts
     prompts = "abcdefgh"
     for prompt in prompts:
         cache([prompt])
@@ -254,7 +303,9 @@ class Full(Toy):
 def test_a_prompt_that_cannot_be_encoded_for_lack_of_memory_is_told():
     cache = PromptCache(Full())
     cache.learn(["a"])  # whoever asks for the prompt is told
-    with pytest.raises(torch.OutOfMemoryError, match="encoding one prompt alone does not fit .*offload_text"):
+    with pytest.raises(
+        torch.OutOfMemoryError, match="encoding one prompt alone does not fit .*offload_text"
+    ):
         cache(["a"])
 
 

@@ -34,14 +34,26 @@ def finished(tmp_path_factory):
     return loop.run(recipe(tmp_path_factory.mktemp("finished")))
 
 
-# --- what a run leaves -----------------------------------------------------------------------------------------------
+# --- what a run leaves
+# -----------------------------------------------------------------------------------------------
 
 
 def test_every_round_is_logged_whole(finished):
     found = [strict(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["round"] for row in found] == [1, 2, 3, 4, 5]
-    named = {"reward", "parts", "ratio", "clip_share", "kl", "grad_norm", "unscored_share", "zero_std_share",
-             "diversity", "seconds", "total_seconds"}  # fmt: skip
+    named = {
+        "reward",
+        "parts",
+        "ratio",
+        "clip_share",
+        "kl",
+        "grad_norm",
+        "unscored_share",
+        "zero_std_share",
+        "diversity",
+        "seconds",
+        "total_seconds",
+    }
     for row in found:
         assert named <= set(row) and set(row["seconds"]) == {"sample", "decode", "reward", "update"}
         assert set(row["reward"]) == {"mean", "std", "within_group_std"} and row["diversity"] > 0
@@ -54,8 +66,16 @@ def test_the_folder_holds_all_that_looks_back(finished):
     assert {"before", "after", "difference", "low", "high"} <= set(held_out["composite"])
     assert summary(finished) | {"rounds": 5, "seed": 0, "status": "finished"} == summary(finished)
     assert [row["round"] for row in rows(finished, "evals")] == [0, 2, 4, 5]
-    for name in ("config.toml", "credit.json", "timelines.json", "report.html", "clips/before/0000.mp4",
-                 "clips/after/0000.mp4", "clips/train/best.mp4", "evals/000005.npz"):  # fmt: skip
+    for name in (
+        "config.toml",
+        "credit.json",
+        "timelines.json",
+        "report.html",
+        "clips/before/0000.mp4",
+        "clips/after/0000.mp4",
+        "clips/train/best.mp4",
+        "evals/000005.npz",
+    ):
         assert (finished / name).stat().st_size > 0, name
     (line,) = strict((finished / "timelines.json").read_text())
     assert set(line["before"]) == set(line["after"]) == {"value", "parts", "curves"}
@@ -99,8 +119,14 @@ def test_it_runs_outside_the_main_thread(tmp_path):
 
 
 def test_a_composite_of_parts_is_logged_by_part(tmp_path):
-    run = loop.run(small(tmp_path, reward={"parts": {"toys:Brightness": 1.0, "frame_quality": 0.5}}))
-    assert set(rows(run)[0]["parts"]) == {"toys:Brightness", "frame_quality"} <= set(summary(run)["held_out"])
+    run = loop.run(
+        small(tmp_path, reward={"parts": {"toys:Brightness": 1.0, "frame_quality": 0.5}})
+    )
+    assert (
+        set(rows(run)[0]["parts"])
+        == {"toys:Brightness", "frame_quality"}
+        <= set(summary(run)["held_out"])
+    )
 
 
 def test_every_prompt_has_its_turn_before_any_comes_again(tmp_path):
@@ -115,10 +141,14 @@ def test_every_prompt_has_its_turn_before_any_comes_again(tmp_path):
 
 def test_a_group_may_start_from_one_noise(tmp_path):
     options = {"steps": 4, "segments": 3, "eta": 0.5, "same_start": True}
-    trainer = loop.Trainer(config.load(small(tmp_path, algorithm={"name": "grpo", "options": options})))
+    trainer = loop.Trainer(
+        config.load(small(tmp_path, algorithm={"name": "grpo", "options": options}))
+    )
     prompts, index = trainer._round_prompts()
     first = trainer._sample(prompts, index, trainer._plan()).before[:, 0]
-    assert all(torch.equal(first[i], first[4 * (i // 4)]) for i in range(8)) and not torch.equal(first[0], first[4])
+    assert all(torch.equal(first[i], first[4 * (i // 4)]) for i in range(8)) and not torch.equal(
+        first[0], first[4]
+    )
 
 
 def test_averaged_weights_are_what_is_evaluated_and_saved(tmp_path):
@@ -129,11 +159,21 @@ def test_averaged_weights_are_what_is_evaluated_and_saved(tmp_path):
     assert any(not torch.equal(saved[k], state[f"live/{k}"]) for k in saved)
 
 
-@pytest.mark.parametrize("backend, message", [
-    ("sage", "is for inference only"), ("_native_cudnn", "does not run on cpu"), ("fast", "did you mean 'flash'"),
-])  # fmt: skip
-def test_an_attention_backend_that_cannot_train_is_refused_before_any_work(tmp_path, backend, message):
-    wan = {"name": "wan", "options": {"model": "assets/tiny-wan-32", "text_length": 24, "attention": backend}}
+@pytest.mark.parametrize(
+    "backend, message",
+    [
+        ("sage", "is for inference only"),
+        ("_native_cudnn", "does not run on cpu"),
+        ("fast", "did you mean 'flash'"),
+    ],
+)
+def test_an_attention_backend_that_cannot_train_is_refused_before_any_work(
+    tmp_path, backend, message
+):
+    wan = {
+        "name": "wan",
+        "options": {"model": "assets/tiny-wan-32", "text_length": 24, "attention": backend},
+    }
     made = recipe(tmp_path, backbone=wan, policy={"lora_rank": 2, "lora_alpha": 2})
     with pytest.raises(AttentionError, match=message):
         loop.run(made)
@@ -145,26 +185,35 @@ def test_a_backbone_without_an_adapter_format_says_so(tmp_path):
         loop.run(small(tmp_path, policy={"lora": str(tmp_path)}))
 
 
-# --- notes -----------------------------------------------------------------------------------------------------------
+# --- notes
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_values_of_the_policy_that_are_not_used_are_told(tmp_path, capsys):
     policy = {"full": True, "lora_rank": 8, "lora_targets": ["to_q"]}
     run = loop.run(small(tmp_path, policy=policy, train_rounds=1))
     notes = [row["message"] for row in rows(run, "events") if row["kind"] == "note"]
-    assert notes[:2] == ["policy.lora_rank = 8 is not used: policy.full = true trains all weights",
-                         "policy.lora_targets = ['to_q'] is not used: policy.full = true trains all weights"]
+    assert notes[:2] == [
+        "policy.lora_rank = 8 is not used: policy.full = true trains all weights",
+        "policy.lora_targets = ['to_q'] is not used: policy.full = true trains all weights",
+    ]
     assert "note: policy.lora_rank = 8 is not used" in capsys.readouterr().err
 
 
 def test_values_that_a_lora_file_brings_are_told_where_the_recipe_says_otherwise():
     file = {"r": 8, "lora_alpha": 4, "target_modules": ["to_k", "to_q"]}
     same = PolicySection(8, 4, ["to_q", "to_k"], lora="a")
-    assert unused(same, file) == unused(PolicySection(lora="a"), file) == unused(PolicySection(lora_rank=8), file) == []
+    assert (
+        unused(same, file)
+        == unused(PolicySection(lora="a"), file)
+        == unused(PolicySection(lora_rank=8), file)
+        == []
+    )
     other = PolicySection(2, 4, ["ffn"], lora="a")
-    assert unused(other, file) == ["policy.lora_rank = 2 is not used: the LoRA in policy.lora has 8",
-                                   "policy.lora_targets = ['ffn'] is not used: the LoRA in policy.lora has "
-                                   "['to_k', 'to_q']"]
+    assert unused(other, file) == [
+        "policy.lora_rank = 2 is not used: the LoRA in policy.lora has 8",
+        "policy.lora_targets = ['ffn'] is not used: the LoRA in policy.lora has ['to_k', 'to_q']",
+    ]
 
 
 class Short(Toy):
@@ -179,19 +228,27 @@ def test_cut_prompts_and_a_shared_prompt_file_are_told_at_the_start(tmp_path, ca
     Path(made["data"]["prompts"]).write_text("# mine\na cat\na horse\na giraffe\na dog\na bee\n")
     run = loop.run(made)
     notes = [row["message"] for row in rows(run, "events") if row["kind"] == "note"]
-    assert "1 lines begin with #" in notes[0] and "are one file: 5 of 5 held-out prompts" in notes[1]
-    assert notes[2].startswith("data.prompts: 2 of 5 prompts are longer") and "'a horse'. Shorten" in notes[2]
+    assert (
+        "1 lines begin with #" in notes[0] and "are one file: 5 of 5 held-out prompts" in notes[1]
+    )
+    assert (
+        notes[2].startswith("data.prompts: 2 of 5 prompts are longer")
+        and "'a horse'. Shorten" in notes[2]
+    )
     assert notes[3].startswith("data.held_out: 2 of 5 prompts are longer") and len(notes) == 4
     said = capsys.readouterr().err
     assert all(f"note: {note}\n" in said for note in notes)
     assert notes[2].split(":")[0] in (run / "report.html").read_text()
 
 
-# --- guards ----------------------------------------------------------------------------------------------------------
+# --- guards
+# ----------------------------------------------------------------------------------------------------------
 
 
 def guarded(folder: Path, action: str, band, measure: str = "composite") -> Path:
-    return loop.run(recipe(folder, train_rounds=6, guard={"action": action, "bands": {measure: band}}))
+    return loop.run(
+        recipe(folder, train_rounds=6, guard={"action": action, "bands": {measure: band}})
+    )
 
 
 NARROW = [0.98, 1.015]  # brightness is rewarded and leaves it within a few rounds
@@ -221,7 +278,10 @@ def test_a_guard_that_is_left_rolls_back_and_goes_on(tmp_path):
 
 
 def test_a_warning_changes_nothing(tmp_path):
-    run, free = guarded(tmp_path / "a", "warn", NARROW), loop.run(recipe(tmp_path / "b", train_rounds=6))
+    run, free = (
+        guarded(tmp_path / "a", "warn", NARROW),
+        loop.run(recipe(tmp_path / "b", train_rounds=6)),
+    )
     assert {row["kind"] for row in happened(run)} == {"guard"}
     assert weights(run) == weights(free)
 
@@ -234,16 +294,30 @@ def test_where_nothing_was_better_the_base_model_is_put_back(tmp_path):
 
 
 def test_the_best_checkpoint_outlives_the_newer_ones(tmp_path):
-    made = recipe(tmp_path, train_rounds=8, train_checkpoint_every=1, train_keep_checkpoints=2, train_eval_every=2,
-                  guard={"action": "rollback", "bands": {"composite": NARROW}})  # fmt: skip
+    made = recipe(
+        tmp_path,
+        train_rounds=8,
+        train_checkpoint_every=1,
+        train_keep_checkpoints=2,
+        train_eval_every=2,
+        guard={"action": "rollback", "bands": {"composite": NARROW}},
+    )
     state = checkpoint.load(loop.run(made))
-    assert (Path(made["run"]) / "checkpoints" / state["best"]["checkpoint"] / "state.json").is_file()
+    assert (
+        Path(made["run"]) / "checkpoints" / state["best"]["checkpoint"] / "state.json"
+    ).is_file()
 
 
-@pytest.mark.parametrize("bands, said", [
-    ({"compositt": [0.5, 2.0]}, "guard.bands.compositt: expected a held-out measure: did you mean 'composite'"),
-    ({"composite": [1.5, 2.0]}, "expected the base model within its own bands"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bands, said",
+    [
+        (
+            {"compositt": [0.5, 2.0]},
+            "guard.bands.compositt: expected a held-out measure: did you mean 'composite'",
+        ),
+        ({"composite": [1.5, 2.0]}, "expected the base model within its own bands"),
+    ],
+)
 def test_bands_that_cannot_be_held_are_told_before_the_first_round(tmp_path, bands, said):
     made = recipe(tmp_path, guard={"bands": bands})
     with pytest.raises(ValueError, match=said):
@@ -251,7 +325,8 @@ def test_bands_that_cannot_be_held_are_told_before_the_first_round(tmp_path, ban
     assert rows(made["run"]) == []
 
 
-# --- refusals --------------------------------------------------------------------------------------------------------
+# --- refusals
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_unscored_clips_are_counted_and_left_out(tmp_path):
@@ -264,8 +339,12 @@ def test_unscored_clips_are_counted_and_left_out(tmp_path):
 
 @pytest.mark.parametrize("how", ["nan", "raise"])
 def test_too_many_unscored_stop_the_run_with_the_reason(tmp_path, how):
-    made = small(tmp_path, reward={"name": "toys:Picky", "options": {"how": how}}, train_max_unscored=0.1)
-    with pytest.raises(RuntimeError, match=r"20% of the samples are unscored, at most 10% .*no cat, please"):
+    made = small(
+        tmp_path, reward={"name": "toys:Picky", "options": {"how": how}}, train_max_unscored=0.1
+    )
+    with pytest.raises(
+        RuntimeError, match=r"20% of the samples are unscored, at most 10% .*no cat, please"
+    ):
         loop.run(made)
 
 
@@ -302,10 +381,14 @@ def test_a_round_with_nothing_to_learn_from_takes_no_step_and_says_so(tmp_path, 
     monkeypatch.setattr(GRPO, "after", lambda self, policy, round: seen.append(policy.checksum()))
     run = loop.run(small(tmp_path, train_rounds=3))
     assert [[name in row for name in ("kl", "ratio", "grad_norm")] for row in rows(run)] == [
-        [True] * 3, [False] * 3, [True] * 3]  # fmt: skip
+        [True] * 3,
+        [False] * 3,
+        [True] * 3,
+    ]
     assert seen[0] == seen[1] != seen[2]
-    assert [(row["round"], row["message"][:17]) for row in happened(run) if row["kind"] == "skipped"] == [
-        (2, "no optimiser step")]  # fmt: skip
+    assert [
+        (row["round"], row["message"][:17]) for row in happened(run) if row["kind"] == "skipped"
+    ] == [(2, "no optimiser step")]
     assert (run / "report.html").stat().st_size > 0
 
 
@@ -315,10 +398,14 @@ def test_a_ratio_that_is_not_one_is_an_error(tmp_path):
         loop.run(made)
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"segments": 4}, "1 to 3 segments"), ({"steps": 1}, "expected a stochastic step"),
-    ({"sampler": "sde"}, "sampler"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"segments": 4}, "1 to 3 segments"),
+        ({"steps": 1}, "expected a stochastic step"),
+        ({"sampler": "sde"}, "sampler"),
+    ],
+)
 def test_options_that_do_not_fit_the_backbone_are_told_before_any_work(tmp_path, options, said):
     made = small(tmp_path, algorithm={"name": "grpo", "options": {"steps": 4} | options})
     with pytest.raises(ValueError, match=said):
@@ -338,7 +425,9 @@ class Curved(Toy):
 def test_a_sampler_of_another_path_is_told(tmp_path):
     options = {"steps": 4, "segments": 3, "eta": 0.5, "sampler": "dance_sde"}
     algorithm = {"name": "grpo", "options": options}
-    made = small(tmp_path, backbone={"name": "test_train:Curved", "options": {}}, algorithm=algorithm)
+    made = small(
+        tmp_path, backbone={"name": "test_train:Curved", "options": {}}, algorithm=algorithm
+    )
     with pytest.raises(ValueError, match="dance_sde needs the flow path"):
         loop.run(made)
     assert not Path(made["run"]).exists()
@@ -359,12 +448,17 @@ def test_nothing_already_written_is_lost_when_a_round_fails(tmp_path, monkeypatc
     assert weights(loop.run(made, resume=True)) == weights(loop.run(recipe(tmp_path / "whole")))
 
 
-# --- trackers --------------------------------------------------------------------------------------------------------
+# --- trackers
+# --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("names, said", [
-    (["tensorbord"], "got 'tensorbord': did you mean 'tensorboard'"), (["mine"], "got 'mine': known: aim, all"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (["tensorbord"], "got 'tensorbord': did you mean 'tensorboard'"),
+        (["mine"], "got 'mine': known: aim, all"),
+    ],
+)
 def test_an_unknown_tracker_is_told_before_any_work(tmp_path, capsys, names, said):
     from vidrl.cli import main
 
@@ -379,6 +473,7 @@ def test_an_unknown_tracker_is_told_before_any_work(tmp_path, capsys, names, sai
 
 def test_a_tracker_that_cannot_begin_is_told(tmp_path, monkeypatch):
     """wandb without a login raises an error of its own."""
+
     class UsageError(Exception):
         pass
 
@@ -388,13 +483,18 @@ def test_a_tracker_that_cannot_begin_is_told(tmp_path, monkeypatch):
     trainer = loop.Trainer(config.load(small(tmp_path)))
     trainer.workers.trackers = True
     monkeypatch.setattr(trainer.workers.engine, "init_trackers", fails)
-    with pytest.raises(RuntimeError, match="train.trackers: .*could not begin: UsageError: no API key.*login"):
+    with pytest.raises(
+        RuntimeError, match="train.trackers: .*could not begin: UsageError: no API key.*login"
+    ):
         trainer.go(resume=False)
 
 
 @pytest.mark.filterwarnings("ignore:.*no supported trackers:UserWarning")
 def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
-    missing = next((name for name in ("comet_ml", "aim", "clearml") if importlib.util.find_spec(name) is None), "")
+    missing = next(
+        (name for name in ("comet_ml", "aim", "clearml") if importlib.util.find_spec(name) is None),
+        "",
+    )
     if not missing:
         pytest.skip("all trackers are installed")
     with pytest.raises(ImportError, match=f"trackers.*{missing}"):
@@ -433,5 +533,7 @@ def test_a_tracker_gets_numbers_named_with_slashes(tmp_path, monkeypatch):
     trainer.workers.trackers, trainer.workers.engine.log_with = True, [notebook]
     trainer.go(resume=False)
     assert [step for step, _ in notebook.pages] == [1, 2]
-    assert math.isfinite(notebook.pages[0][1]["reward/mean"]) and "ratio/max" in notebook.pages[0][1]
+    assert (
+        math.isfinite(notebook.pages[0][1]["reward/mean"]) and "ratio/max" in notebook.pages[0][1]
+    )
     assert json.dumps(notebook.pages)

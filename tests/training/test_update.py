@@ -1,4 +1,5 @@
-"""Optimiser steps: the same whatever the micro-batch, and none before the ratio is proven to be 1."""
+"""Optimiser steps: the same whatever the micro-batch, and none before the ratio is proven
+to be 1."""
 
 import math
 
@@ -23,7 +24,13 @@ N = 6
 
 def updater(algorithm=None, **options) -> Updater:
     made = {"learning_rate": 1e-2, "micro_batch": 0} | options
-    return Updater(Policy(Toy(), full=True), algorithm or GRPO(steps=4, segments=3), Workers(), Train(**made), seed=0)
+    return Updater(
+        Policy(Toy(), full=True),
+        algorithm or GRPO(steps=4, segments=3),
+        Workers(),
+        Train(**made),
+        seed=0,
+    )
 
 
 def rolled(made: Updater):
@@ -52,12 +59,15 @@ def test_micro_batches_of_any_size_give_the_same_step():
 
 
 def test_the_optimiser_step_by_hand():
-    """One update of AdamW on the gradient of the mean over all pairs, clipped to the norm."""
+    """One update of AdamW on the gradient of the mean over all pairs, clipped to the
+    norm."""
     made = updater(GRPO(steps=4, segments=3, updates=1), micro_batch=5, max_grad_norm=0.01)
     rollout, by_hand = rolled(made), Policy(Toy(), full=True)
     advantage = torch.randn(N, 3, generator=torch.Generator().manual_seed(1))
     (batch,) = made.algorithm.minibatches(experience(rollout, advantage))
-    optimiser = torch.optim.AdamW(by_hand.weights.values(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(
+        by_hand.weights.values(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.0
+    )
     made.algorithm.loss(by_hand, batch).value.backward()
     norm = nn.utils.clip_grad_norm_(by_hand.weights.values(), 0.01)
     optimiser.step()
@@ -71,7 +81,10 @@ def test_what_is_reported():
     row = updated(updater())
     assert set(row) == {"learning_rate", "kl", "clip_share", "ratio", "grad_norm", "weight_drift"}
     assert row["learning_rate"] == 1e-2 and 0 < row["weight_drift"] < 1
-    assert row["ratio"]["min"] <= row["ratio"]["mean"] <= row["ratio"]["max"] and 0 <= row["clip_share"] <= 1
+    assert (
+        row["ratio"]["min"] <= row["ratio"]["mean"] <= row["ratio"]["max"]
+        and 0 <= row["clip_share"] <= 1
+    )
     assert row["kl"] > 0  # after the update
 
 
@@ -90,7 +103,9 @@ def test_a_network_that_says_something_else_in_the_update_is_found_before_it_mov
     made = updater()
     made.policy.backbone.network = Dropping(made.policy.backbone.network)
     before = made.policy.checksum()
-    with pytest.raises(RuntimeError, match="expected ratio 1 before the first update, within 1e-05, got .*dropout"):
+    with pytest.raises(
+        RuntimeError, match="expected ratio 1 before the first update, within 1e-05, got .*dropout"
+    ):
         updated(made)
     assert made.policy.checksum() == before
 
@@ -107,7 +122,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run():
     made = updater()
     rollout, advantage = rolled(made), torch.full((N, 3), float("inf"))
     before = made.policy.checksum()
-    with pytest.raises(RuntimeError, match="round 0: the gradient is not finite; lower train.learning_rate"):
+    with pytest.raises(
+        RuntimeError, match="round 0: the gradient is not finite; lower train.learning_rate"
+    ):
         made.update(experience(rollout, advantage))
     assert made.policy.checksum() == before
 
@@ -134,16 +151,22 @@ def test_out_of_memory_halves_the_micro_batch_and_loses_nothing(monkeypatch):
     monkeypatch.undo()
     updated(plain)
     assert made.micro_batch == 4 and max(reached) > 4 and distance(made, plain) < 1e-5
-    monkeypatch.setattr(made.algorithm, "loss", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("full")))
+    monkeypatch.setattr(
+        made.algorithm,
+        "loss",
+        lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("full")),
+    )
     with pytest.raises(torch.cuda.OutOfMemoryError):  # one pair at a time is the least
         updated(made)
 
 
-# --- fp16's loss scale -----------------------------------------------------------------------------------------------
+# --- fp16's loss scale
+# -----------------------------------------------------------------------------------------------
 
 
 def scaled(scale: float, **options) -> Updater:
-    """An updater whose gradients are scaled as fp16's are; the scaler is the one that accelerate makes for a GPU."""
+    """An updater whose gradients are scaled as fp16's are; the scaler is the one that
+    accelerate makes for a GPU."""
     made = updater(**options)
     made.workers.engine.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     return made
@@ -152,7 +175,9 @@ def scaled(scale: float, **options) -> Updater:
 def test_a_loss_scale_changes_no_step():
     plain, made = updater(), scaled(1024.0)
     row, other = updated(made), updated(plain)
-    assert distance(made, plain) < 1e-6 and row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-5)
+    assert distance(made, plain) < 1e-6 and row["grad_norm"] == pytest.approx(
+        other["grad_norm"], rel=1e-5
+    )
     assert row["loss_scale"] == 1024 and row["skipped_steps"] == 0 and "loss_scale" not in other
 
 
@@ -178,7 +203,9 @@ def test_an_overflow_leaves_the_step_out_halves_the_scale_and_the_run_goes_on(mo
     assert torch.equal(made.policy.sets["ema"][0], next(iter(made.policy.weights.values())))
     assert row["skipped_steps"] == 2 and row["loss_scale"] == 256 and "grad_norm" not in row
     row = updated(made, rollout)
-    assert row["skipped_steps"] == 0 and row["loss_scale"] == 256 and math.isfinite(row["grad_norm"])
+    assert (
+        row["skipped_steps"] == 0 and row["loss_scale"] == 256 and math.isfinite(row["grad_norm"])
+    )
     plain = updater()
     updated(plain)
     assert distance(made, plain) < 1e-6  # as if the overflow had not been
@@ -189,7 +216,9 @@ def test_one_overflow_among_the_steps_of_a_round_costs_that_step_alone(monkeypat
     rollout = rolled(made)
     overflowing(made, monkeypatch, 1)
     row = updated(made, rollout)
-    assert row["skipped_steps"] == 1 and row["loss_scale"] == 512 and math.isfinite(row["grad_norm"])
+    assert (
+        row["skipped_steps"] == 1 and row["loss_scale"] == 512 and math.isfinite(row["grad_norm"])
+    )
 
 
 def test_a_gradient_that_no_scale_makes_finite_stops_the_run(monkeypatch):
@@ -214,8 +243,11 @@ def test_the_scale_is_kept_in_the_checkpoint_and_an_overflow_is_an_event(tmp_pat
     trainer.go(resume=False)
     assert checkpoint.load(made["run"])["scaler"]["scale"] == 512
     assert [row["loss_scale"] for row in rows(made["run"])] == [512, 512]
-    assert [(row["round"], row["kind"]) for row in rows(made["run"], "events") if row["kind"] == "overflow"] == [
-        (1, "overflow")]
+    assert [
+        (row["round"], row["kind"])
+        for row in rows(made["run"], "events")
+        if row["kind"] == "overflow"
+    ] == [(1, "overflow")]
     again = loop.Trainer(config.load(made))
     again._restore(True)
     assert again.workers.loss_scale == 512
@@ -227,7 +259,10 @@ def test_averages_follow_each_optimiser_step():
     start = made.policy.weights["out.bias"].detach().clone()
     seen = []
     step = made.optimiser.step
-    made.optimiser.step = lambda *a, **k: (step(*a, **k), seen.append(made.policy.weights["out.bias"].detach().clone()))
+    made.optimiser.step = lambda *a, **k: (
+        step(*a, **k),
+        seen.append(made.policy.weights["out.bias"].detach().clone()),
+    )
     updated(made)
     assert len(seen) == 2
     expected = 0.5 * (0.5 * start + 0.5 * seen[0]) + 0.5 * seen[1]

@@ -1,4 +1,5 @@
-"""vidrl.training.weight_drift: against the matrices themselves, and as a number of each round and a guard of a run."""
+"""vidrl.training.weight_drift: against the matrices themselves, and as a number of each
+round and a guard of a run."""
 
 import math
 
@@ -15,7 +16,8 @@ from vidrl.training.weight_drift import weight_drift
 
 
 def effective(policy: Policy) -> list[Tensor]:
-    """W + s B A of each layer with a LoRA, by merging a copy of the network, as peft would."""
+    """W + s B A of each layer with a LoRA, by merging a copy of the network, as peft
+    would."""
     from copy import deepcopy
 
     network = deepcopy(policy.backbone.network)
@@ -35,7 +37,11 @@ def shaken(policy: Policy, size: float, seed: int) -> None:
 
 
 def adapted(**options) -> Policy:
-    names = [name for name, module in Toy.tiny().network.named_modules() if isinstance(module, (nn.Linear, nn.Conv3d))]
+    names = [
+        name
+        for name, module in Toy.tiny().network.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv3d))
+    ]
     return Policy(Toy.tiny(), rank=3, alpha=6, targets=names, **options)
 
 
@@ -46,11 +52,14 @@ def test_the_drift_of_a_lora_is_that_of_the_merged_matrices(size: float) -> None
     shaken(policy, size, 1)
     after = effective(policy)
     by_hand = norm([a - b for a, b in zip(after, before, strict=True)]) / norm(before)
-    assert weight_drift(policy) == pytest.approx(by_hand, rel=1e-3, abs=1e-9) and (by_hand > 0) == (size > 0)
+    assert weight_drift(policy) == pytest.approx(by_hand, rel=1e-3, abs=1e-9) and (by_hand > 0) == (
+        size > 0
+    )
 
 
 def test_the_drift_of_a_lora_that_goes_on_counts_from_where_it_began(tmp_path) -> None:
-    """The reference is the network with the LoRA that was loaded: neither its matrices alone nor the bare network."""
+    """The reference is the network with the LoRA that was loaded: neither its matrices
+    alone nor the bare network."""
     policy = adapted()
     shaken(policy, 0.3, 1)
     policy.remember("reference")
@@ -75,12 +84,18 @@ def test_a_run_logs_its_drift_and_evaluations_know_it(tmp_path) -> None:
     run = loop.run(recipe(tmp_path, train_rounds=3, train_eval_every=1))
     drifts = [row["weight_drift"] for row in rows(run)]
     assert 0 < drifts[0] < 1 and drifts == pytest.approx(
-        [row["measures"]["weight_drift"]["mean"] for row in rows(run, "evals")][1:])
+        [row["measures"]["weight_drift"]["mean"] for row in rows(run, "evals")][1:]
+    )
     live, base = load_adapter(Toy(), run / "lora").weights, Policy(Toy(), full=True).weights
     by_hand = norm([(live[k] - base[k]).detach().double() for k in base])
-    assert drifts[-1] == pytest.approx(by_hand / norm([p.detach().double() for p in base.values()]), rel=1e-6)
+    assert drifts[-1] == pytest.approx(
+        by_hand / norm([p.detach().double() for p in base.values()]), rel=1e-6
+    )
     assert rows(run, "evals")[0]["measures"]["weight_drift"]["mean"] == 0
-    assert "weight_drift" not in summary(run)["held_out"] and "weight drift" in (run / "report.html").read_text()
+    assert (
+        "weight_drift" not in summary(run)["held_out"]
+        and "weight drift" in (run / "report.html").read_text()
+    )
 
 
 def test_a_band_of_the_drift_is_of_the_drift_itself(tmp_path) -> None:
@@ -90,18 +105,27 @@ def test_a_band_of_the_drift_is_of_the_drift_itself(tmp_path) -> None:
     guard = {"action": "stop", "bands": {"weight_drift": [0.0, (drifts[1] + drifts[2]) / 2]}}
     run = loop.run(recipe(tmp_path / "held", train_rounds=4, train_eval_every=1, guard=guard))
     told = [row for row in happened(run) if row["kind"] == "guard"]
-    assert [row["round"] for row in told] == [3] and "of the norm of the base model's weights" in told[0]["message"]
+    assert [row["round"] for row in told] == [
+        3
+    ] and "of the norm of the base model's weights" in told[0]["message"]
     assert told[0]["message"].endswith("left band") and summary(run)["status"] == "guard"
     assert summary(run)["held_out"]["weight_drift"]["after"] == pytest.approx(drifts[1])
     assert summary(run)["guards"]["weight_drift"]["verdict"] == "stays in band"
 
 
 @pytest.mark.parametrize("band", ["weight_drfit", "motion"])
-def test_a_band_of_what_no_evaluation_has_is_told_before_any_clip(tmp_path, monkeypatch, band: str) -> None:
-    made = recipe(tmp_path, guard={"bands": {band: [0.0, 1.0]}},
-                  reward={"parts": {"flicker": 1.0, "frame_quality": 1.0}})  # fmt: skip
+def test_a_band_of_what_no_evaluation_has_is_told_before_any_clip(
+    tmp_path, monkeypatch, band: str
+) -> None:
+    made = recipe(
+        tmp_path,
+        guard={"bands": {band: [0.0, 1.0]}},
+        reward={"parts": {"flicker": 1.0, "frame_quality": 1.0}},
+    )
     monkeypatch.setattr(Toy, "predict", lambda *_: pytest.fail("a clip was made"))
-    with pytest.raises(ValueError, match=f"guard.bands.{band}: expected a held-out measure: .*known: composite"):
+    with pytest.raises(
+        ValueError, match=f"guard.bands.{band}: expected a held-out measure: .*known: composite"
+    ):
         loop.Trainer(config.load(made))
 
 
@@ -110,7 +134,17 @@ def test_the_names_known_before_are_those_that_are_measured(tmp_path) -> None:
     from vidrl.synthetic import world
 
     prompts.write_text("\n".join(scene.caption for scene in world.scenes("held_out")[:5]) + "\n")
-    made = loop.Trainer(config.load(recipe(tmp_path, reward={"parts": {"flicker": 1.0, "frame_quality": 1.0}},
-                                            data_held_out=str(prompts))))  # fmt: skip
+    made = loop.Trainer(
+        config.load(
+            recipe(
+                tmp_path,
+                reward={"parts": {"flicker": 1.0, "frame_quality": 1.0}},
+                data_held_out=str(prompts),
+            )
+        )
+    )
     measures, _, _ = made.held_out.measure(made.policy, "live", 8)
-    assert sorted(made.held_out.names()) == sorted(measures) and evaluate.values(measures)["weight_drift"] == 0
+    assert (
+        sorted(made.held_out.names()) == sorted(measures)
+        and evaluate.values(measures)["weight_drift"] == 0
+    )

@@ -25,10 +25,11 @@ from .base import Algorithm
 class Credited(Algorithm):
     """Advantages by `vidrl.credit.advantages`.
 
-    Options of credit: `segments` S (1 is whole-clip credit); `credit` of the segments, blended by `alpha` with the
-    whole clip's; `influence`, a file of `vidrl influence` ("" is the model folder's); `scale` of advantages with
-    `scale_eps` (`vidrl.credit.estimators.normalise`); `per_part` to normalise each part of a composite before they are
-    added; `max_advantage`, the bound of |A|.
+    Options of credit: `segments` S (1 is whole-clip credit); `credit` of the segments,
+    blended by `alpha` with the whole clip's; `influence`, a file of `vidrl influence` (""
+    is the model folder's); `scale` of advantages with `scale_eps`
+    (`vidrl.credit.estimators.normalise`); `per_part` to normalise each part of a composite
+    before they are added; `max_advantage`, the bound of |A|.
     """
 
     segments: int = 1
@@ -43,34 +44,50 @@ class Credited(Algorithm):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.alpha <= 1 or self.max_advantage <= 0 or self.scale_eps < 0:
-            raise ValueError("expected alpha in [0, 1], max_advantage > 0 and scale_eps ≥ 0, got "
-                             f"{(self.alpha, self.max_advantage, self.scale_eps)}")
+            raise ValueError(
+                "expected alpha in [0, 1], max_advantage > 0 and scale_eps ≥ 0, got "
+                f"{(self.alpha, self.max_advantage, self.scale_eps)}"
+            )
         by_segment = self.segments > 1 and self.alpha > 0 and self.credit != "whole"
         if self.scale in ("unbiased", "global") and by_segment:
-            raise ValueError("expected scale group, batch or none for credit of segments (unbiased and global are of "
-                             f"whole clips), got {self.scale}")
+            raise ValueError(
+                "expected scale group, batch or none for credit of segments (unbiased and global are of "
+                f"whole clips), got {self.scale}"
+            )
 
     def check(self, reward: Reward, group: int) -> None:
         super().check(reward, group)
         if group < 2:
-            raise ValueError(f"train.group: expected at least 2, got {group}: the advantage of a clip is its reward "
-                             "against the others of its group, so a group of one learns nothing; raise it, or take "
-                             "ddpo, which compares a clip with those of earlier rounds")
+            raise ValueError(
+                f"train.group: expected at least 2, got {group}: the advantage of a clip is its reward "
+                "against the others of its group, so a group of one learns nothing; raise it, or take "
+                "ddpo, which compares a clip with those of earlier rounds"
+            )
         held = sorted({*getattr(reward, "bands", {}), *getattr(reward, "gates", {})})
         if self.per_part and held:
-            raise ValueError("expected algorithm.options.per_part = false, because more is not always better of a part "
-                             f"with a band or a gate ({', '.join(held)}): set it to false, or take those away")
+            raise ValueError(
+                "expected algorithm.options.per_part = false, because more is not always better of a part "
+                f"with a band or a gate ({', '.join(held)}): set it to false, or take those away"
+            )
 
     def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
         found = super().unread(reward, pairs)
         if self.segments == 1 or self.credit == "whole":
-            found["alpha"] = 'it blends credit of segments, and there is none with segments = 1 or credit = "whole"'
+            found["alpha"] = (
+                'it blends credit of segments, and there is none with segments = 1 or credit = "whole"'
+            )
         if self.scale == "none":
             found["scale_eps"] = 'with scale = "none" nothing is divided'
         if not getattr(reward, "parts", {}):
             found["per_part"] = "the reward has no parts"
-        mine = ("credit", "alpha", "scale", "scale_eps", "per_part", "max_advantage", "influence") if pairs else ()
-        return found | dict.fromkeys(mine, "data.pairs says which clip is better, and no advantage is computed")
+        mine = (
+            ("credit", "alpha", "scale", "scale_eps", "per_part", "max_advantage", "influence")
+            if pairs
+            else ()
+        )
+        return found | dict.fromkeys(
+            mine, "data.pairs says which clip is better, and no advantage is computed"
+        )
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         super().setup(policy, reward, group)
@@ -78,7 +95,9 @@ class Credited(Algorithm):
         self.known = Influence.find(self.influence, self.backbone, plan, self.measured)
         if self.measured and self.known:
             steps = stochastic_steps(self.backbone.path, plan.sampler, plan.times, plan.eta)
-            self.known.of(WHOLE, [plan.times[k] for k in steps], self.segments)  # raises where it lacks one of them
+            self.known.of(
+                WHOLE, [plan.times[k] for k in steps], self.segments
+            )  # raises where it lacks one of them
             self.known.check(getattr(reward, "parts", {}))
 
     @property
@@ -94,5 +113,14 @@ class Credited(Algorithm):
         spans, moments = frame_spans(self.backbone.frame_map, plan.segments), None
         if self.known is not None and self.measured:
             moments = self.known.moments(score, [plan.times[k] for k in plan.keep], plan.segments)
-        return credit.advantages(score, group, spans, self.credit, self.alpha, self.scale, self.per_part, moments,
-                                 eps=self.scale_eps)  # fmt: skip
+        return credit.advantages(
+            score,
+            group,
+            spans,
+            self.credit,
+            self.alpha,
+            self.scale,
+            self.per_part,
+            moments,
+            eps=self.scale_eps,
+        )

@@ -1,4 +1,5 @@
-"""At which noise levels a clean sample is noised: uniform, those of the sampler, or logit-normal.
+"""At which noise levels a clean sample is noised: uniform, those of the sampler, or
+logit-normal.
 
 Legend: I items, M noises of an item; levels t in (0, 1], where t = 1 is pure noise.
 """
@@ -12,7 +13,8 @@ from torch import Tensor
 
 
 def stratified(items: int, noises: int, draw: torch.Generator) -> Tensor:
-    """One number u in each of M equal parts of [0, 1), (I, M), so that an item's levels are spread.
+    """One number u in each of M equal parts of [0, 1), (I, M), so that an item's levels are
+    spread.
 
     Example:
         >>> (stratified(1, 4, torch.Generator().manual_seed(0)) * 4).floor()
@@ -25,9 +27,10 @@ def stratified(items: int, noises: int, draw: torch.Generator) -> Tensor:
 def levels(u: Tensor, how: str, low: float, high: float, times: Sequence[float]) -> Tensor:
     """The levels t in [low, high] of uniform numbers u in [0, 1), like u.
 
-    "uniform" is low + u (high − low). "logit_normal" is the quantile u of t = 1/(1 + exp(−z)), z a
-    unit Gaussian, within the range (Stable Diffusion 3, arXiv 2403.03206). "discrete" is one of the
-    sampler's own `times` in the range, each as likely. Raises ValueError where there is none.
+    "uniform" is low + u (high − low). "logit_normal" is the quantile u of t = 1/(1 +
+    exp(−z)), z a unit Gaussian, within the range (Stable Diffusion 3, arXiv 2403.03206).
+    "discrete" is one of the sampler's own `times` in the range, each as likely. Raises
+    ValueError where there is none.
 
     Example:
         >>> u = torch.tensor([0.0, 0.5, 0.9])

@@ -1,4 +1,5 @@
-"""Whether a reward gives the gradient that reward back-propagation needs, found out before any clip is sampled."""
+"""Whether a reward gives the gradient that reward back-propagation needs, found out before
+any clip is sampled."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from vidrl.rewards.compose import leaves
 
 
 def blind(reward: Reward) -> list[str]:
-    """The names of a reward's parts that carry no gradient; of a reward without parts its own.
+    """The names of a reward's parts that carry no gradient; of a reward without parts its
+    own.
 
     Example:
         >>> from vidrl.rewards import load
@@ -23,42 +25,59 @@ def blind(reward: Reward) -> list[str]:
         ([], ['Freeze'], ['motion_consistency', 'dynamic_degree', 'freeze'])
     """
     parts = leaves("", reward)
-    return [name.partition("/")[2] or type(part).__name__ for name, part in parts.items() if not part.differentiable]
+    return [
+        name.partition("/")[2] or type(part).__name__
+        for name, part in parts.items()
+        if not part.differentiable
+    ]
 
 
 def check(reward: Reward, blind_parts: bool) -> None:
-    """Raise ValueError for a reward without gradient, and for one of which some parts have none unless it is asked."""
+    """Raise ValueError for a reward without gradient, and for one of which some parts have
+    none unless it is asked."""
     without = blind(reward)
     if len(without) == len(leaves("", reward)):
-        raise ValueError(f"expected a reward that carries gradient, got {', '.join(without)}, which says "
-                         "differentiable = False: take a reward that has gradients in the tables of docs/rewards.md, "
-                         "or an algorithm that needs none, such as grpo or nft")
+        raise ValueError(
+            f"expected a reward that carries gradient, got {', '.join(without)}, which says "
+            "differentiable = False: take a reward that has gradients in the tables of docs/rewards.md, "
+            "or an algorithm that needs none, such as grpo or nft"
+        )
     if without and not blind_parts:
-        raise ValueError(f"expected parts that all carry gradient, but {', '.join(without)} do not, and training would "
-                         "lower them unseen: leave them out of [reward.parts], or set "
-                         "algorithm.options.blind_parts = true and hold them by [guard.bands]")
+        raise ValueError(
+            f"expected parts that all carry gradient, but {', '.join(without)} do not, and training would "
+            "lower them unseen: leave them out of [reward.parts], or set "
+            "algorithm.options.blind_parts = true and hold them by [guard.bands]"
+        )
     if getattr(reward, "normalise", "fixed") == "batch":
-        raise ValueError("expected a composite with normalise = 'fixed', got 'batch': what a clip is worth must not "
-                         "depend on the clips of its micro-batch; set normalise to 'fixed'")
+        raise ValueError(
+            "expected a composite with normalise = 'fixed', got 'batch': what a clip is worth must not "
+            "depend on the clips of its micro-batch; set normalise to 'fixed'"
+        )
 
 
 def score(reward: Reward, samples: Samples) -> Score:
     """The score of clips, with the gradient of those parts that carry one."""
-    return reward(samples) if reward.differentiable else reward.forward(samples)  # a composite of which parts are blind
+    return (
+        reward(samples) if reward.differentiable else reward.forward(samples)
+    )  # a composite of which parts are blind
 
 
 def known(reward: Reward, samples: Samples) -> tuple[Tensor, Tensor]:
-    """The values (n,) of clips, and their gradient by the clips' pixels, of the clips' shape.
+    """The values (n,) of clips, and their gradient by the clips' pixels, of the clips'
+    shape.
 
-    A clip whose value or gradient is not finite, as where the reward divides by a std that is 0, is unscored: its value
-    is NaN and its gradient 0. Multiplied by 0 in the backward pass, such a gradient would still be NaN and would spread
-    to all weights; so it is taken here, before it meets the decoder.
+    A clip whose value or gradient is not finite, as where the reward divides by a std that
+    is 0, is unscored: its value is NaN and its gradient 0. Multiplied by 0 in the backward
+    pass, such a gradient would still be NaN and would spread to all weights; so it is taken
+    here, before it meets the decoder.
     """
     with torch.enable_grad():
         clips = samples.video.detach().requires_grad_()
         value = score(reward, replace(samples, video=clips)).value
         total = value[value.isfinite()].sum()
-        found = torch.autograd.grad(total, clips, allow_unused=True)[0] if total.requires_grad else None
+        found = (
+            torch.autograd.grad(total, clips, allow_unused=True)[0] if total.requires_grad else None
+        )
     slope = torch.zeros_like(clips) if found is None else found
     good = value.detach().isfinite() & slope.isfinite().flatten(1).all(1)
     kept = good.reshape(-1, *[1] * (slope.dim() - 1))
@@ -80,31 +99,39 @@ class Attached(torch.autograd.Function):
 
 
 def probe(reward: Reward, frames: int, fps: float, device: torch.device) -> None:
-    """Score one made clip as training will; raise ValueError where that fails, or where no gradient comes back.
+    """Score one made clip as training will; raise ValueError where that fails, or where no
+    gradient comes back.
 
-    The clip is 64 x 64 pixels, on the device of the training. A reward that leaves it unscored is refused if the clip
-    has too few frames.
+    The clip is 64 x 64 pixels, on the device of the training. A reward that leaves it
+    unscored is refused if the clip has too few frames.
     """
     clip = made(frames).to(device).requires_grad_()
     try:
         found = score(reward, Samples(clip, ["a wave moves"], fps, clip[:, :1].detach()))
     except Exception as error:
-        raise ValueError(f"expected a reward that scores clips on {device} with gradient, got an error "
-                         f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}): a "
-                         "reward that turns clips into numpy arrays or files, or that needs the CPU, cannot be "
-                         "differentiated; leave it out of [reward.parts], or use another algorithm") from error
+        raise ValueError(
+            f"expected a reward that scores clips on {device} with gradient, got an error "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}): a "
+            "reward that turns clips into numpy arrays or files, or that needs the CPU, cannot be "
+            "differentiated; leave it out of [reward.parts], or use another algorithm"
+        ) from error
     if bool(found.value.isnan().any()):
         if "frames, got" in str(found.why[0]):
-            raise ValueError(f"expected clips long enough for the reward, got {frames} frames ({found.why[0]}): decode "
-                             "longer segments (fewer algorithm.options.decode_segments), or longer clips")
+            raise ValueError(
+                f"expected clips long enough for the reward, got {frames} frames ({found.why[0]}): decode "
+                "longer segments (fewer algorithm.options.decode_segments), or longer clips"
+            )
         return
     if not found.value.requires_grad:
-        raise ValueError(f"expected a gradient of {type(reward).__name__}, which says differentiable = True, got none: "
-                         "its forward() cuts it, by detach(), item(), numpy() or torch.no_grad()")
+        raise ValueError(
+            f"expected a gradient of {type(reward).__name__}, which says differentiable = True, got none: "
+            "its forward() cuts it, by detach(), item(), numpy() or torch.no_grad()"
+        )
 
 
 def check_decodes(backbone: Denoiser, lengths: Iterable[int]) -> None:
-    """Decode zeros of so many latent frames; raise ValueError where that fails or makes another length."""
+    """Decode zeros of so many latent frames; raise ValueError where that fails or makes
+    another length."""
     channels, most, *space = backbone.shape
     for length in sorted(lengths):
         frames = backbone.frame_map[length - 1][1]
@@ -114,16 +141,22 @@ def check_decodes(backbone: Denoiser, lengths: Iterable[int]) -> None:
                 found = backbone.decode(zero).shape[1]
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a decoder may fail in any way at a length that it does not know
-            raise _whole(length, most, f"{type(error).__name__}: {str(error)[:200] or 'no message'}") from error
+        except (
+            Exception
+        ) as error:  # a decoder may fail in any way at a length that it does not know
+            raise _whole(
+                length, most, f"{type(error).__name__}: {str(error)[:200] or 'no message'}"
+            ) from error
         if found != frames:
             raise _whole(length, most, f"{found} pixel frames in place of {frames}")
 
 
 def _whole(length: int, most: int, got: str) -> ValueError:
-    return ValueError(f"expected a backbone that decodes {length} of its {most} latent frames alone, as way = 'vader' "
-                      f"does, got {got}: set algorithm.options.decode_segments = 1 to decode whole clips, or "
-                      "way = 'draft'")
+    return ValueError(
+        f"expected a backbone that decodes {length} of its {most} latent frames alone, as way = 'vader' "
+        f"does, got {got}: set algorithm.options.decode_segments = 1 to decode whole clips, or "
+        "way = 'draft'"
+    )
 
 
 def made(frames: int) -> Tensor:

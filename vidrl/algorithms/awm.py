@@ -1,4 +1,5 @@
-"""Advantage-weighted matching (arXiv 2509.25050): matching errors stand for −log p in a ratio."""
+"""Advantage-weighted matching (arXiv 2509.25050): matching errors stand for −log p in a
+ratio."""
 
 from __future__ import annotations
 
@@ -19,21 +20,22 @@ LEAST = 1e-10  # keeps the slope of a root finite at e = 0
 
 @dataclass(eq=False, kw_only=True)
 class AWM(Forward):
-    """PPO's clipped objective of each segment, in which minus the matching error stands for the log-density.
+    """PPO's clipped objective of each segment, in which minus the matching error stands for
+    the log-density.
 
     With log p_j = −w(e_j, t) and e_j = ‖v − target‖²_j of segment j,
 
         L = mean of −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j)
             + kl_beta ‖v − v_ref‖² + ema_kl_beta ‖v − v_old‖²
 
-    with ρ_j = exp(log p_j − log p_j of the weights that sampled, at the same noise). The error of a
-    bad clip can grow without bound. So one of the two distances must hold the policy: that to the
-    reference, or that to the moving weights "old" (see `Forward`), which `updates` ≥ 2, `decay` > 0
-    or a `decay_type` keep apart from the live ones.
+    with ρ_j = exp(log p_j − log p_j of the weights that sampled, at the same noise). The
+    error of a bad clip can grow without bound. So one of the two distances must hold the
+    policy: that to the reference, or that to the moving weights "old" (see `Forward`),
+    which `updates` ≥ 2, `decay` > 0 or a `decay_type` keep apart from the live ones.
 
-    Options of the loss: `weighting` w of an error e at level t, "uniform" e, "t" t e, "t**2" t² e,
-    "huber" t √e or "ghuber" t eᵖ/p with p = `ghuber_power`; `clip_range` ε at S = 1; `kl_beta` and
-    `ema_kl_beta`.
+    Options of the loss: `weighting` w of an error e at level t, "uniform" e, "t" t e,
+    "t**2" t² e, "huber" t √e or "ghuber" t eᵖ/p with p = `ghuber_power`; `clip_range` ε at
+    S = 1; `kl_beta` and `ema_kl_beta`.
     """
 
     coefficients: ClassVar[tuple[str, ...]] = ("kl_beta",)
@@ -49,26 +51,34 @@ class AWM(Forward):
         super().__post_init__()
         positive, others = (self.clip_range, self.ghuber_power), (self.kl_beta, self.ema_kl_beta)
         if min(positive) <= 0 or min(others) < 0:
-            raise ValueError("expected clip_range, ghuber_power > 0 and kl_beta, ema_kl_beta ≥ 0, "
-                             f"got {positive} and {others}")
+            raise ValueError(
+                "expected clip_range, ghuber_power > 0 and kl_beta, ema_kl_beta ≥ 0, "
+                f"got {positive} and {others}"
+            )
         if self.weighting != "ghuber" and self.ghuber_power != 0.25:
-            raise ValueError("expected weighting = \"ghuber\" with a ghuber_power, which no other "
-                             f"weighting reads, got \"{self.weighting}\": set it, or leave the power out")
+            raise ValueError(
+                'expected weighting = "ghuber" with a ghuber_power, which no other '
+                f'weighting reads, got "{self.weighting}": set it, or leave the power out'
+            )
         self._held()
 
     def _held(self) -> None:
         """Refuse a policy that nothing holds, and a moving average that nothing reads."""
         moves = bool(self.decay or self.decay_type)
         if moves and not self.ema_kl_beta and self.sample_from == "live":
-            raise ValueError("expected ema_kl_beta > 0 or sample_from = \"old\" with a decay or a "
-                             "decay_type, got ema_kl_beta = 0 and \"live\": nothing would read the "
-                             "old weights; set one of these, or leave decay and decay_type out")
+            raise ValueError(
+                'expected ema_kl_beta > 0 or sample_from = "old" with a decay or a '
+                'decay_type, got ema_kl_beta = 0 and "live": nothing would read the '
+                "old weights; set one of these, or leave decay and decay_type out"
+            )
         if not self.kl_beta and not (self.ema_kl_beta and (self.updates > 1 or moves)):
-            raise ValueError("expected a distance that holds the policy, because without one the "
-                             "errors of bad clips grow without bound, got kl_beta = 0 and "
-                             f"ema_kl_beta = {self.ema_kl_beta} with updates = {self.updates} and "
-                             f"decay = {self.decay}: set kl_beta > 0, or ema_kl_beta > 0 with "
-                             "updates ≥ 2 or decay > 0")
+            raise ValueError(
+                "expected a distance that holds the policy, because without one the "
+                "errors of bad clips grow without bound, got kl_beta = 0 and "
+                f"ema_kl_beta = {self.ema_kl_beta} with updates = {self.updates} and "
+                f"decay = {self.decay}: set kl_beta > 0, or ema_kl_beta > 0 with "
+                "updates ≥ 2 or decay > 0"
+            )
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         super().setup(policy, reward, group)
@@ -81,7 +91,8 @@ class AWM(Forward):
 
     @property
     def _sampler(self) -> str:
-        """The name of the weights that sampled; live ones need a name of their own if old decays."""
+        """The name of the weights that sampled; live ones need a name of their own if old
+        decays."""
         lags = self.decay or self.decay_type
         return "sampler" if self.sample_from == "live" and lags else "old"
 

@@ -1,7 +1,8 @@
-"""Branching rollouts (BranchGRPO, arXiv 2509.06040): a step is credited by the clips that share it.
+"""Branching rollouts (BranchGRPO, arXiv 2509.06040): a step is credited by the clips that
+share it.
 
-Legend: the clips of a group are the leaves of a tree; the d-th fork makes nodes of depth d; K kept
-steps, S segments.
+Legend: the clips of a group are the leaves of a tree; the d-th fork makes nodes of depth d;
+K kept steps, S segments.
 """
 
 from __future__ import annotations
@@ -27,18 +28,19 @@ from .base import Batch, Loss, clipped
 class Branch(Credited, Trajectory):
     """GRPO on a tree: the clips of a prompt begin as one and divide at forks.
 
-    V of a node is the mean credit of its leaves. The steps from a node's fork to the next have the
-    advantage A = (V − mean V)/(std V + eps) over the nodes of this depth in the tree (`baseline`
-    "depth", BranchGRPO), or V less the mean of the siblings in place of V − mean V ("siblings"), in
-    which the luck of the steps before does not count. L = −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j)
-    + β KL. What clips share is sampled and trained once, and counts for all of them, in the KL
-    too: its mean is over clips and steps. One fork into
-    the whole group is TempFlow-GRPO (2508.04324): `at = [0]`, `factors = [8]` in a group of 8,
-    `window = 1`, `step_weight = "noise"`.
+    V of a node is the mean credit of its leaves. The steps from a node's fork to the next
+    have the advantage A = (V − mean V)/(std V + eps) over the nodes of this depth in the
+    tree (`baseline` "depth", BranchGRPO), or V less the mean of the siblings in place of V
+    − mean V ("siblings"), in which the luck of the steps before does not count. L =
+    −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j) + β KL. What clips share is sampled and trained
+    once, and counts for all of them, in the KL too: its mean is over clips and steps. One
+    fork into the whole group is TempFlow-GRPO (2508.04324): `at = [0]`, `factors = [8]` in
+    a group of 8, `window = 1`, `step_weight = "noise"`.
 
-    Options of the tree: it forks at the stochastic steps numbered `at` (0 is the round's first) into
-    `factors` children each, whose product is train.group. Both empty stand for the prime factors of
-    train.group, evenly over the steps. Steps before the first fork draw no noise.
+    Options of the tree: it forks at the stochastic steps numbered `at` (0 is the round's
+    first) into `factors` children each, whose product is train.group. Both empty stand for
+    the prime factors of train.group, evenly over the steps. Steps before the first fork
+    draw no noise.
 
     Example:
         >>> Branch(at=[0, 3, 6], factors=[2, 2, 2]).forks((0, 1, 2, 3, 4, 5, 6, 7))
@@ -55,17 +57,23 @@ class Branch(Credited, Trajectory):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.at) != len(self.factors):
-            raise ValueError(f"expected as many steps `at` as `factors`, got {self.at} and "
-                             f"{self.factors}: leave both out for forks that fit train.group")
+            raise ValueError(
+                f"expected as many steps `at` as `factors`, got {self.at} and "
+                f"{self.factors}: leave both out for forks that fit train.group"
+            )
         if self.at != sorted(set(self.at)) or min([*self.at, 0]) < 0 or min([*self.factors, 2]) < 2:
-            raise ValueError("expected forks at rising steps from 0, each into 2 children or more, got "
-                             f"at = {self.at} and factors = {self.factors}")
+            raise ValueError(
+                "expected forks at rising steps from 0, each into 2 children or more, got "
+                f"at = {self.at} and factors = {self.factors}"
+            )
 
     def check(self, reward: Reward, group: int) -> None:
         super().check(reward, group)
         if self.factors and prod(self.factors) != group:
-            raise ValueError(f"expected train.group = {prod(self.factors)}, the product of factors = "
-                             f"{self.factors}, got {group}: change one of them, or leave at and factors out")
+            raise ValueError(
+                f"expected train.group = {prod(self.factors)}, the product of factors = "
+                f"{self.factors}, got {group}: change one of them, or leave at and factors out"
+            )
 
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         self.group = group
@@ -74,10 +82,14 @@ class Branch(Credited, Trajectory):
     def forks(self, noisy: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         if not self.factors:
             children = factored(self.group, len(noisy)) if self.group else [0]
-            return tuple((noisy[i * len(noisy) // len(children)], n) for i, n in enumerate(children))
+            return tuple(
+                (noisy[i * len(noisy) // len(children)], n) for i, n in enumerate(children)
+            )
         if self.at[-1] >= len(noisy):
-            raise ValueError(f"expected forks at the round's {len(noisy)} stochastic steps, numbered from "
-                             f"0, got at = {self.at}: fork earlier, take more steps, or widen the window")
+            raise ValueError(
+                f"expected forks at the round's {len(noisy)} stochastic steps, numbered from "
+                f"0, got at = {self.at}: fork earlier, take more steps, or widen the window"
+            )
         return tuple((noisy[i], n) for i, n in zip(self.at, self.factors, strict=True))
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
@@ -94,7 +106,8 @@ class Branch(Credited, Trajectory):
         return found.clamp(-self.max_advantage, self.max_advantage)
 
     def of_nodes(self, trees: Tensor, depth: int) -> Tensor:
-        """Advantages of the nodes of a depth, (trees, n_1, ..., n_depth, 1, ..., S), from leaves' credit."""
+        """Advantages of the nodes of a depth, (trees, n_1, ..., n_depth, 1, ..., S), from
+        leaves' credit."""
         later, nodes = list(range(depth + 1, trees.dim() - 1)), list(range(1, depth + 1))
         value = trees.nanmean(later, keepdim=True) if later else trees
         away = value - value.nanmean(nodes if self.baseline == "depth" else depth, keepdim=True)
@@ -107,10 +120,15 @@ class Branch(Credited, Trajectory):
         return away / (size * wider + self.scale_eps)
 
     def merged(self, advantage: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-        """The first leaf of a node stands for all, whose rows of a step are equal but for unscored ones."""
-        widths = [prod(n for _, n in plan.forks[plan.depth(k) :]) for k in plan.keep]  # leaves of a node
-        sums = [advantage[:, i].unflatten(0, (-1, w)).sum(1).repeat_interleave(w, 0)
-                for i, w in enumerate(widths)]  # fmt: skip
+        """The first leaf of a node stands for all, whose rows of a step are equal but for
+        unscored ones."""
+        widths = [
+            prod(n for _, n in plan.forks[plan.depth(k) :]) for k in plan.keep
+        ]  # leaves of a node
+        sums = [
+            advantage[:, i].unflatten(0, (-1, w)).sum(1).repeat_interleave(w, 0)
+            for i, w in enumerate(widths)
+        ]
         first = torch.arange(len(advantage))[:, None] % torch.tensor(widths) == 0
         return torch.stack(sums, 1), first
 
@@ -124,7 +142,8 @@ class Branch(Credited, Trajectory):
 
 
 def factored(number: int, most: int) -> list[int]:
-    """The prime factors of a number, rising; the last ones are multiplied where there are over `most`.
+    """The prime factors of a number, rising; the last ones are multiplied where there are
+    over `most`.
 
     Example:
         >>> factored(12, 3), factored(16, 3), factored(7, 3)

@@ -1,4 +1,5 @@
-"""D3PO (arXiv 2311.13231): direct preference optimisation on the denoising steps of two clips."""
+"""D3PO (arXiv 2311.13231): direct preference optimisation on the denoising steps of two
+clips."""
 
 from __future__ import annotations
 
@@ -20,11 +21,13 @@ from .base import Batch, Experience, Loss
 
 @dataclass(eq=False, kw_only=True)
 class D3PO(Credited, Trajectory):
-    """Preferences between the steps that made the best and the worst clip of a group, by segment.
+    """Preferences between the steps that made the best and the worst clip of a group, by
+    segment.
 
-    L = mean over rows of −log σ(τ mean_j h_j [log clip(ρ_w,j) − log clip(ρ_l,j)]), where w is the best
-    clip of a group and l the worst, ρ_j = p_j/p_ref,j of a step in segment j, clip is to 1 ± ε√S, and
-    h_j = ±1 says which of the two is better in segment j. A group whose clips tie is left out.
+    L = mean over rows of −log σ(τ mean_j h_j [log clip(ρ_w,j) − log clip(ρ_l,j)]), where w
+    is the best clip of a group and l the worst, ρ_j = p_j/p_ref,j of a step in segment j,
+    clip is to 1 ± ε√S, and h_j = ±1 says which of the two is better in segment j. A group
+    whose clips tie is left out.
 
     Options of the loss: `temperature` τ.
     """
@@ -35,8 +38,10 @@ class D3PO(Credited, Trajectory):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.temperature <= 0 or self.clip >= 1:
-            raise ValueError("expected temperature > 0 and clip_range √segments < 1, got "
-                             f"{(self.temperature, self.clip)}: the logarithm of a ratio needs a ratio above 0")
+            raise ValueError(
+                "expected temperature > 0 and clip_range √segments < 1, got "
+                f"{(self.temperature, self.clip)}: the logarithm of a ratio needs a ratio above 0"
+            )
 
     def minibatches(self, seen: Experience) -> Iterator[Batch]:
         pairs, better = best_and_worst(seen.advantage, seen.group)
@@ -50,9 +55,15 @@ class D3PO(Credited, Trajectory):
             pair, k = pairs[item // kept], item % kept
             row = seen.here[pair]
             yield seen.batch(
-                pair[:, 0], share, x=rollout.before[row, k[:, None]], after=rollout.after[row, k[:, None]],
-                t=times[at[k]], s=times[at[k] + 1], better=better[item // kept], count=count[k],
-            )  # fmt: skip
+                pair[:, 0],
+                share,
+                x=rollout.before[row, k[:, None]],
+                after=rollout.after[row, k[:, None]],
+                t=times[at[k]],
+                s=times[at[k] + 1],
+                better=better[item // kept],
+                count=count[k],
+            )
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         both = _apart(batch)
@@ -62,19 +73,26 @@ class D3PO(Credited, Trajectory):
         ratio = (self.log_density(step, both) - base).exp()
         gain = ratio.clamp(1 - self.clip, 1 + self.clip).log().unflatten(0, (-1, 2))
         margin = self.temperature * (batch["better"].to(gain) * (gain[:, 0] - gain[:, 1])).mean(1)
-        value = -(batch["count"].to(margin) * logsigmoid(margin)).mean() + self.penalty(policy, both, step)
+        value = -(batch["count"].to(margin) * logsigmoid(margin)).mean() + self.penalty(
+            policy, both, step
+        )
         right = (margin.detach().sign() + 1) / 2  # ½ while the policy is the reference
         return Loss(value, {"implicit_accuracy": right, "reference_ratio": ratio.detach()})
 
     def divergence(
-        self, policy: Policy, batch: Batch, step: transition.Step | None = None, weight: Tensor | None = None,
+        self,
+        policy: Policy,
+        batch: Batch,
+        step: transition.Step | None = None,
+        weight: Tensor | None = None,
         name: str = "reference",
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         return super().divergence(policy, batch if step else _apart(batch), step, weight, name)
 
 
 def best_and_worst(advantage: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """The best and the worst sample of each group that does not tie, (P, 2), and who is better where, (P, S).
+    """The best and the worst sample of each group that does not tie, (P, 2), and who is
+    better where, (P, S).
 
     Example:
         >>> best_and_worst(torch.tensor([[1.0, 1.0], [-2.0, 3.0], [0.5, -1.0]]), torch.tensor([0, 0, 0]))

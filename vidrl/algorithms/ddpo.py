@@ -1,4 +1,5 @@
-"""DDPO (arXiv 2305.13301): each clip against the rewards that its own prompt had in earlier rounds."""
+"""DDPO (arXiv 2305.13301): each clip against the rewards that its own prompt had in earlier
+rounds."""
 
 from __future__ import annotations
 
@@ -22,15 +23,16 @@ from .base import Batch, Loss, clipped
 
 @dataclass(eq=False, kw_only=True)
 class DDPO(Trajectory):
-    """Denoising diffusion policy optimisation, by the score function or by importance sampling.
+    """Denoising diffusion policy optimisation, by the score function or by importance
+    sampling.
 
-    `estimator` "sf", the score function, is L = −A_j log p_j, of one update a round; "is", importance
-    sampling, is L = −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j), ρ_j = exp(log p_j − log p_j,old); both
-    + β KL. A = (r − mean)/(std + 1e-6), bounded by `max_advantage`, with the mean and std of the last
-    `buffer` rewards of the clip's prompt, or of the round's while the prompt has fewer than `least`.
-    With segments, r_j is what the frames of segment j give of the reward
-    (`vidrl.credit.segment_sums`); each segment has its own mean, and all have one std. The rewards of
-    the prompts are part of a checkpoint.
+    `estimator` "sf", the score function, is L = −A_j log p_j, of one update a round; "is",
+    importance sampling, is L = −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j), ρ_j = exp(log p_j −
+    log p_j,old); both + β KL. A = (r − mean)/(std + 1e-6), bounded by `max_advantage`, with
+    the mean and std of the last `buffer` rewards of the clip's prompt, or of the round's
+    while the prompt has fewer than `least`. With segments, r_j is what the frames of
+    segment j give of the reward (`vidrl.credit.segment_sums`); each segment has its own
+    mean, and all have one std. The rewards of the prompts are part of a checkpoint.
 
     Example:
         >>> DDPO().sampler, DDPO(estimator="sf").updates
@@ -45,32 +47,46 @@ class DDPO(Trajectory):
     buffer: int = 32
     least: int = 16
     max_advantage: float = 5.0
-    past: dict[str, list[list[float]]] = field(default_factory=dict, init=False, repr=False)  # (n, S)
+    past: dict[str, list[list[float]]] = field(
+        default_factory=dict, init=False, repr=False
+    )  # (n, S)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.estimator == "sf" and self.updates > 1:
-            raise ValueError(f'expected updates = 1 with estimator = "sf", got {self.updates}: the score '
-                             'function is right for the policy that sampled alone, so take estimator = '
-                             '"is" for more updates')
+            raise ValueError(
+                f'expected updates = 1 with estimator = "sf", got {self.updates}: the score '
+                "function is right for the policy that sampled alone, so take estimator = "
+                '"is" for more updates'
+            )
         if not 2 <= self.least <= self.buffer or self.max_advantage <= 0:
             got = self.max_advantage, self.least, self.buffer
-            raise ValueError("expected max_advantage > 0 and 2 ≤ least ≤ buffer, because a prompt keeps no "
-                             f"more than buffer rewards, got {got}")
+            raise ValueError(
+                "expected max_advantage > 0 and 2 ≤ least ≤ buffer, because a prompt keeps no "
+                f"more than buffer rewards, got {got}"
+            )
 
     def check(self, reward: Reward, group: int) -> None:
         super().check(reward, group)
         if self.same_start and group < 2:
-            raise ValueError("train.group: expected at least 2 with algorithm.options.same_start, got 1: a group of "
-                             "one has no other clip to start with; raise it, or leave same_start out")
+            raise ValueError(
+                "train.group: expected at least 2 with algorithm.options.same_start, got 1: a group of "
+                "one has no other clip to start with; raise it, or leave same_start out"
+            )
 
     def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
-        mine = {"clip_range": 'no ratio is clipped with estimator = "sf"'} if self.estimator == "sf" else {}
+        mine = (
+            {"clip_range": 'no ratio is clipped with estimator = "sf"'}
+            if self.estimator == "sf"
+            else {}
+        )
         return super().unread(reward, pairs) | mine
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
         lost, spans = score.value.isnan(), frame_spans(self.backbone.frame_map, plan.segments)
-        prompts = [references.key(prompt) for prompt in prompts]  # images of one text have each their own past
+        prompts = [
+            references.key(prompt) for prompt in prompts
+        ]  # images of one text have each their own past
         earned = score.value[:, None] if len(spans) == 1 else segment_sums(score, spans)
         earned = earned.double().masked_fill(lost[:, None], torch.nan)
         for prompt, rewards in zip(prompts, earned.tolist(), strict=True):
@@ -81,8 +97,14 @@ class DDPO(Trajectory):
             mine = torch.tensor([one == prompt for one in prompts])
             own = torch.tensor(self.past.get(prompt, []), dtype=earned.dtype)
             among = own if len(own) >= self.least else everyone
-            made[mine] = (earned[mine] - among.mean(0)) / (among.var(0, correction=0).mean().sqrt() + 1e-6)
-        return made.nan_to_num(0.0).clamp(-self.max_advantage, self.max_advantage).to(score.value.dtype)
+            made[mine] = (earned[mine] - among.mean(0)) / (
+                among.var(0, correction=0).mean().sqrt() + 1e-6
+            )
+        return (
+            made.nan_to_num(0.0)
+            .clamp(-self.max_advantage, self.max_advantage)
+            .to(score.value.dtype)
+        )
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         step = self.step(policy, batch)
@@ -98,4 +120,7 @@ class DDPO(Trajectory):
         return {"past": self.past}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.past = {prompt: [list(one) for one in rewards] for prompt, rewards in state.get("past", {}).items()}
+        self.past = {
+            prompt: [list(one) for one in rewards]
+            for prompt, rewards in state.get("past", {}).items()
+        }

@@ -1,4 +1,5 @@
-"""Preferences between two clips: Diffusion-DPO (arXiv 2311.12908), Flow-DPO (2501.13918) on a flow.
+"""Preferences between two clips: Diffusion-DPO (arXiv 2311.12908), Flow-DPO (2501.13918) on
+a flow.
 
 With labels of segments it is DenseDPO (2506.03517).
 """
@@ -22,22 +23,24 @@ from .base import Batch, Experience, Loss
 class DPO(Preference):
     """Direct preference optimisation on pairs of clips, of a group or of files, by segment.
 
-    L = −log σ(−½ β Σ_j (|S_j|/L) h_j [(e_w − e_w,ref) − (e_l − e_l,ref)]_j), at one noise and one time:
-    w is the chosen clip and l the rejected one; both are noised alike. e_j is the mean squared error
-    of the prediction in segment j. h_j is 1 where the chosen clip is better in segment j, −1 where it
-    is worse, and 0 where the two tie: such a segment has no gradient. With one segment, or all
-    h_j = 1, it is Diffusion-DPO.
+    L = −log σ(−½ β Σ_j (|S_j|/L) h_j [(e_w − e_w,ref) − (e_l − e_l,ref)]_j), at one noise
+    and one time: w is the chosen clip and l the rejected one; both are noised alike. e_j is
+    the mean squared error of the prediction in segment j. h_j is 1 where the chosen clip is
+    better in segment j, −1 where it is worse, and 0 where the two tie: such a segment has
+    no gradient. With one segment, or all h_j = 1, it is Diffusion-DPO.
 
-    The pairs of a round: the best sample of a group with its worst, the second best with the second
-    worst and so on, `pairs` a group; h_j compares their advantages in segment j. Two samples that tie
-    are no pair. A sample whose advantage is 0, such as one that is not scored, is in no pair. A round
-    in which all samples tie takes no optimiser step, and events.jsonl says so. The pairs of files
-    (data.pairs) have the labels of the files; a label of the whole clip counts for each segment.
+    The pairs of a round: the best sample of a group with its worst, the second best with
+    the second worst and so on, `pairs` a group; h_j compares their advantages in segment j.
+    Two samples that tie are no pair. A sample whose advantage is 0, such as one that is not
+    scored, is in no pair. A round in which all samples tie takes no optimiser step, and
+    events.jsonl says so. The pairs of files (data.pairs) have the labels of the files; a
+    label of the whole clip counts for each segment.
 
-    Logged: `implicit_accuracy`, the share of pairs whose winner the policy prefers more than the
-    reference does; `margin`, what stands in σ; `winner_displacement` and `loser_displacement`,
-    e_ref − e in the segments that won and in those that lost. DPO often pushes both below 0: the
-    policy then unlearns the winners too, only less than the losers.
+    Logged: `implicit_accuracy`, the share of pairs whose winner the policy prefers more
+    than the reference does; `margin`, what stands in σ; `winner_displacement` and
+    `loser_displacement`, e_ref − e in the segments that won and in those that lost. DPO
+    often pushes both below 0: the policy then unlearns the winners too, only less than the
+    losers.
     """
 
     pairs: int = 1
@@ -50,9 +53,11 @@ class DPO(Preference):
     def check(self, reward: Reward, group: int) -> None:
         super().check(reward, group)
         if self.pairs > group // 2:
-            raise ValueError(f"expected at most {group // 2} pairs of a group of {group}, because a "
-                             f"sample is in one pair, got algorithm.options.pairs = {self.pairs}: lower "
-                             f"it, or raise train.group to {2 * self.pairs}")
+            raise ValueError(
+                f"expected at most {group // 2} pairs of a group of {group}, because a "
+                f"sample is in one pair, got algorithm.options.pairs = {self.pairs}: lower "
+                f"it, or raise train.group to {2 * self.pairs}"
+            )
 
     def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
         mine = {"pairs": "each row of data.pairs is one pair"} if pairs else {}
@@ -68,24 +73,30 @@ class DPO(Preference):
         better = label.to(gain) * (gain[:, 0] - gain[:, 1])
         margin = 0.5 * self.beta * (self.sizes(gain, batch.plan) * better).sum(1)
         chosen, rejected = gain.detach().unbind(1)
-        return Loss(-logsigmoid(margin).mean(), {
-            "implicit_accuracy": (margin.detach().sign() + 1) / 2,  # ½ while the policy is the reference
-            "margin": margin.detach(),
-            "winner_displacement": torch.where(label > 0, chosen, rejected)[label != 0],
-            "loser_displacement": torch.where(label > 0, rejected, chosen)[label != 0],
-        })  # fmt: skip
+        return Loss(
+            -logsigmoid(margin).mean(),
+            {
+                "implicit_accuracy": (margin.detach().sign() + 1)
+                / 2,  # ½ while the policy is the reference
+                "margin": margin.detach(),
+                "winner_displacement": torch.where(label > 0, chosen, rejected)[label != 0],
+                "loser_displacement": torch.where(label > 0, rejected, chosen)[label != 0],
+            },
+        )
 
     def divergence(
         self, policy: Policy, batch: Batch, raw: Tensor | None = None, name: str = "reference"
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         return super().divergence(policy, _apart(batch), raw, name)
 
 
 def ranked(seen: Experience, sizes: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Of each group best and worst, second best and second worst ..., (P, 2), and their labels (P, S).
+    """Of each group best and worst, second best and second worst ..., (P, 2), and their
+    labels (P, S).
 
-    `sizes` (S,) are the segments' parts of the clip, |S_j|/L; at most `most` pairs a group. Samples
-    without advantage are put in the middle of their group, and the labels of their pairs are 0.
+    `sizes` (S,) are the segments' parts of the clip, |S_j|/L; at most `most` pairs a group.
+    Samples without advantage are put in the middle of their group, and the labels of their
+    pairs are 0.
     """
     credit = seen.advantage.mean(1) if seen.advantage.dim() == 3 else seen.advantage
     whole, able, found = (credit * sizes).sum(1), credit.any(1), []

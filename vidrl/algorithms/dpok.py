@@ -18,11 +18,12 @@ class DPOK(Credited, Trajectory):
 
     L = mean of −clip(ρ_j, 1 ± ε√S) A_j + β KL(p, p_ref).
 
-    The clip range binds on both sides, as in the published code: a ratio out of it has no gradient,
-    where PPO's minimum keeps the gradient of a ratio that went the wrong way. A = r − mean of the
-    group is in the reward's own unit, so that the best policy is p_ref exp(r/β) up to a constant.
-    The group's mean takes the place of the value network V(x_t, t) of the published code. The
-    default `beta` is the published weight of the KL over that of the reward, 0.01/10.
+    The clip range binds on both sides, as in the published code: a ratio out of it has no
+    gradient, where PPO's minimum keeps the gradient of a ratio that went the wrong way. A =
+    r − mean of the group is in the reward's own unit, so that the best policy is p_ref
+    exp(r/β) up to a constant. The group's mean takes the place of the value network V(x_t,
+    t) of the published code. The default `beta` is the published weight of the KL over that
+    of the reward, 0.01/10.
 
     Example:
         >>> DPOK(beta=0.01).scale
@@ -38,9 +39,11 @@ class DPOK(Credited, Trajectory):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.beta:
-            raise ValueError("expected beta > 0, because dpok is the policy gradient with a KL to the base "
-                             "model, got 0: set algorithm.options.beta, or take the algorithm rloo or ddpo, "
-                             "which need none")
+            raise ValueError(
+                "expected beta > 0, because dpok is the policy gradient with a KL to the base "
+                "model, got 0: set algorithm.options.beta, or take the algorithm rloo or ddpo, "
+                "which need none"
+            )
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         step = self.step(policy, batch)

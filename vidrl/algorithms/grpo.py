@@ -1,4 +1,5 @@
-"""Group-relative policy optimisation, one clipped ratio a segment of the clip, and its variants."""
+"""Group-relative policy optimisation, one clipped ratio a segment of the clip, and its
+variants."""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ class GRPO(Credited, Trajectory):
     """Group-relative advantages and clipped ratios, one a segment.
 
     L = mean over rows and segments of −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j) + β KL, with
-    ρ_j = exp(log p_j − log p_j,old). `scale = "none"` is Dr. GRPO (arXiv 2503.20783); the options of
-    `Trajectory` have Flow-, Dance-, Mix-, Flash- and TempFlow-GRPO. docs/coming_from.md has the
-    settings of other trainers.
+    ρ_j = exp(log p_j − log p_j,old). `scale = "none"` is Dr. GRPO (arXiv 2503.20783); the
+    options of `Trajectory` have Flow-, Dance-, Mix-, Flash- and TempFlow-GRPO.
+    docs/coming_from.md has the settings of other trainers.
 
     Options of the loss: `ratio_norm`, with `step_weight = "inverse_length"`, is GRPO-Guard
     (2510.22319): ρ = exp((log p − log p_old + D) std). `max_divergence` δ > 0 is Flow-DPPO
@@ -41,15 +42,23 @@ class GRPO(Credited, Trajectory):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_divergence < 0 or self.ratio_norm and self.max_divergence:
-            raise ValueError("expected max_divergence ≥ 0, and 0 with ratio_norm, whose ratio is clipped "
-                             f"where max_divergence clips none, got {self.max_divergence}")
+            raise ValueError(
+                "expected max_divergence ≥ 0, and 0 with ratio_norm, whose ratio is clipped "
+                f"where max_divergence clips none, got {self.max_divergence}"
+            )
 
     def unread(self, reward: Reward, pairs: bool) -> dict[str, str]:
-        mine = {"clip_range": "max_divergence stops a step, and no ratio is clipped"} if self.max_divergence else {}
+        mine = (
+            {"clip_range": "max_divergence stops a step, and no ratio is clipped"}
+            if self.max_divergence
+            else {}
+        )
         return super().unread(reward, pairs) | mine
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
-        return replace(super().plan(backbone, round, draw), means=self.ratio_norm or self.max_divergence > 0)
+        return replace(
+            super().plan(backbone, round, draw), means=self.ratio_norm or self.max_divergence > 0
+        )
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         step, a = self.step(policy, batch), batch["advantage"]

@@ -1,4 +1,5 @@
-"""Preferences of single clips, desirable or not: Diffusion-KTO (arXiv 2404.04465; KTO is 2402.01306)."""
+"""Preferences of single clips, desirable or not: Diffusion-KTO (arXiv 2404.04465; KTO is
+2402.01306)."""
 
 from __future__ import annotations
 
@@ -15,26 +16,29 @@ from .base import Batch, Experience, Loss
 
 @dataclass(eq=False, kw_only=True)
 class KTO(Preference):
-    """Kahneman-Tversky optimisation: each clip alone is desirable or undesirable, by segment.
+    """Kahneman-Tversky optimisation: each clip alone is desirable or undesirable, by
+    segment.
 
-    L = Σ_j (|S_j|/L) λ_j (1 − σ(h_j β (ρ_j − z_j))), with ρ_j = e_j,ref − e_j in place of the log-ratio:
-    e_j is the mean squared error of the prediction in segment j. h_j is 1 where a sample is desirable
-    in segment j, −1 where it is undesirable, and 0 where nothing is said: such a segment has no
-    gradient. λ_j is the option `desirable` or `undesirable`.
+    L = Σ_j (|S_j|/L) λ_j (1 − σ(h_j β (ρ_j − z_j))), with ρ_j = e_j,ref − e_j in place of
+    the log-ratio: e_j is the mean squared error of the prediction in segment j. h_j is 1
+    where a sample is desirable in segment j, −1 where it is undesirable, and 0 where
+    nothing is said: such a segment has no gradient. λ_j is the option `desirable` or
+    `undesirable`.
 
-    z_j is the reference point: ‖v − v_ref‖²_j without gradient, which is the mean of ρ_j over what
-    the policy itself would draw, a KL. Diffusion-KTO's code estimates this KL by the mean of ρ over a
-    batch, not below 0; the exact value does not depend on how a batch is cut into micro-batches.
+    z_j is the reference point: ‖v − v_ref‖²_j without gradient, which is the mean of ρ_j
+    over what the policy itself would draw, a KL. Diffusion-KTO's code estimates this KL by
+    the mean of ρ over a batch, not below 0; the exact value does not depend on how a batch
+    is cut into micro-batches.
 
-    The samples of a round are desirable where their advantage is above 0, that is above their group's
-    mean, and undesirable where it is below. A round without any takes no optimiser step, and
-    events.jsonl says so. Of the pairs of files (data.pairs) the chosen clip is desirable and the
-    rejected one undesirable, in each segment as the files' labels say; a label of the whole clip
-    counts for each segment.
+    The samples of a round are desirable where their advantage is above 0, that is above
+    their group's mean, and undesirable where it is below. A round without any takes no
+    optimiser step, and events.jsonl says so. Of the pairs of files (data.pairs) the chosen
+    clip is desirable and the rejected one undesirable, in each segment as the files' labels
+    say; a label of the whole clip counts for each segment.
 
-    Logged: `implicit_accuracy`, the share of labelled segments on the right side of z; `margin`, what
-    stands in σ; `winner_displacement` and `loser_displacement`, ρ of desirable and of undesirable
-    segments.
+    Logged: `implicit_accuracy`, the share of labelled segments on the right side of z;
+    `margin`, what stands in σ; `winner_displacement` and `loser_displacement`, ρ of
+    desirable and of undesirable segments.
     """
 
     beta: float = 1000.0
@@ -45,8 +49,10 @@ class KTO(Preference):
         super().__post_init__()
         low, high = sorted((self.desirable, self.undesirable))
         if low < 0 or high == 0:
-            raise ValueError("expected desirable and undesirable, the weights, ≥ 0 and not both 0, got "
-                             f"{self.desirable} and {self.undesirable}")
+            raise ValueError(
+                "expected desirable and undesirable, the weights, ≥ 0 and not both 0, got "
+                f"{self.desirable} and {self.undesirable}"
+            )
 
     def compared(self, seen: Experience) -> tuple[Tensor, Tensor]:
         if seen.pairs is not None:
@@ -62,6 +68,10 @@ class KTO(Preference):
         weight = self.desirable * (label > 0) + self.undesirable * (label < 0)
         value = self.mean(weight * (1 - torch.sigmoid(margin)), batch.plan)
         said, moved = margin.detach()[label != 0], gain.detach()
-        found = {"implicit_accuracy": (said.sign() + 1) / 2, "margin": said,
-                 "winner_displacement": moved[label > 0], "loser_displacement": moved[label < 0]}  # fmt: skip
+        found = {
+            "implicit_accuracy": (said.sign() + 1) / 2,
+            "margin": said,
+            "winner_displacement": moved[label > 0],
+            "loser_displacement": moved[label < 0],
+        }
         return Loss(value, {name: each for name, each in found.items() if len(each)})

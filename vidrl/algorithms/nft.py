@@ -20,14 +20,16 @@ LEAST = 1e-5  # of an adaptive weight
 class NFT(Forward):
     """Negative-aware fine-tuning on the forward process, of each segment j of a clip.
 
-    v± = v_old ± β (v − v_old), x̂0± is what v± predicts at x_t, r_j = A_j/(2 A_max) + ½, and
+    v± = v_old ± β (v − v_old), x̂0± is what v± predicts at x_t, r_j = A_j/(2 A_max) + ½,
+    and
 
         L = A_max/β · mean of r_j ‖x̂0⁺ − x0‖²_j/w⁺_j + (1 − r_j) ‖x̂0⁻ − x0‖²_j/w⁻_j
             + kl_beta ‖v − v_ref‖²
 
-    where ‖·‖² are means over elements and w±_j = mean |x̂0± − x0|_j, held fixed. While the live
-    weights equal the old ones, the gradient is that of A_j ‖x̂0 − x0‖²_j/w_j, whatever β is. At the
-    later updates of a round a smaller β lets the policy go further away from the old one.
+    where ‖·‖² are means over elements and w±_j = mean |x̂0± − x0|_j, held fixed. While the
+    live weights equal the old ones, the gradient is that of A_j ‖x̂0 − x0‖²_j/w_j, whatever
+    β is. At the later updates of a round a smaller β lets the policy go further away from
+    the old one.
 
     Options of the loss: `beta` β, `kl_beta`, and `max_advantage` A_max.
     """
@@ -57,8 +59,9 @@ class NFT(Forward):
 
     def errors(
         self, policy: Policy, batch: Batch, x: Tensor, raw: Tensor, old: Tensor
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """‖x̂0⁺ − x0‖²_j/w⁺_j and ‖x̂0⁻ − x0‖²_j/w⁻_j, (n, S), of v = `raw` and v_old = `old` at x."""
+    ) -> tuple[Tensor, Tensor]:
+        """‖x̂0⁺ − x0‖²_j/w⁺_j and ‖x̂0⁻ − x0‖²_j/w⁻_j, (n, S), of v = `raw` and v_old =
+        `old` at x."""
         clean, before = (policy.backbone.path.split(v, x, batch["t"])[0] for v in (raw, old))
         off, step = before - batch["x0"], self.beta * (clean - before)  # x̂0 is linear in v
         good, bad = (weighed(away, batch.plan.segments) for away in (off + step, off - step))
@@ -66,7 +69,8 @@ class NFT(Forward):
 
 
 def weighed(away: Tensor, segments: int) -> Tensor:
-    """‖a‖²_j/w_j of each segment, (n, S): mean square over mean size, this held fixed, in float64.
+    """‖a‖²_j/w_j of each segment, (n, S): mean square over mean size, this held fixed, in
+    float64.
 
     Example:
         >>> import torch

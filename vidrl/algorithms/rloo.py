@@ -1,4 +1,5 @@
-"""RLOO (arXiv 2402.14740): the plain policy gradient, against the mean of the prompt's other clips."""
+"""RLOO (arXiv 2402.14740): the plain policy gradient, against the mean of the prompt's
+other clips."""
 
 from __future__ import annotations
 
@@ -15,13 +16,13 @@ from .base import Batch, Loss
 class RLOO(Credited, Trajectory):
     """REINFORCE with a leave-one-out baseline.
 
-    A_i = r_i − 1/(k − 1) Σ_{l ≠ i} r_l of the k clips of a prompt; L = −mean ρ_j A_j + β KL, ρ_j =
-    p_j/p_j,old of segment j. Where the ratio is 1, as in a round of one update, the gradient is
-    that of −A_j log p_j; in later updates the ratio corrects for the policy that sampled. Nothing
-    is clipped and nothing divided by a std.
+    A_i = r_i − 1/(k − 1) Σ_{l ≠ i} r_l of the k clips of a prompt; L = −mean ρ_j A_j + β
+    KL, ρ_j = p_j/p_j,old of segment j. Where the ratio is 1, as in a round of one update,
+    the gradient is that of −A_j log p_j; in later updates the ratio corrects for the policy
+    that sampled. Nothing is clipped and nothing divided by a std.
 
-    The paper takes β log(p/p_ref) off the reward; here the KL, which is known exactly, is in the
-    loss.
+    The paper takes β log(p/p_ref) off the reward; here the KL, which is known exactly, is
+    in the loss.
 
     Example:
         >>> RLOO().scale, RLOO().updates

@@ -1,4 +1,5 @@
-"""Reward-weighted regression: imitate one's own clips, good ones more (2302.12192, 2305.13301)."""
+"""Reward-weighted regression: imitate one's own clips, good ones more (2302.12192,
+2305.13301)."""
 
 from __future__ import annotations
 
@@ -19,13 +20,15 @@ from .base import Batch, Loss
 
 @dataclass(eq=False, kw_only=True)
 class RWR(Forward):
-    """The matching error of each segment of the policy's own clips, weighted by the exponential of its advantage.
+    """The matching error of each segment of the policy's own clips, weighted by the
+    exponential of its advantage.
 
         L = mean of w_j ‖v − target‖²_j + kl_beta ‖v − v_ref‖²
         w_j = exp(β A_j) over its mean in the group
 
-    No weight is negative: a bad clip is imitated less, and never pushed away. A clip that could not
-    be scored has weight 0, and so have the clips of a group in which fewer than two were scored.
+    No weight is negative: a bad clip is imitated less, and never pushed away. A clip that
+    could not be scored has weight 0, and so have the clips of a group in which fewer than
+    two were scored.
 
     Options of the loss: `beta` β, the inverse temperature; `kl_beta`.
     """
@@ -40,12 +43,12 @@ class RWR(Forward):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.beta <= 0 or self.kl_beta < 0:
-            raise ValueError("expected beta > 0, because 0 would ignore the reward, and kl_beta ≥ "
-                             f"0, got {(self.beta, self.kl_beta)}")
+            raise ValueError(
+                "expected beta > 0, because 0 would ignore the reward, and kl_beta ≥ "
+                f"0, got {(self.beta, self.kl_beta)}"
+            )
 
-    def advantages(
-        self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan
-    ) -> Tensor:  # fmt: skip
+    def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
         """Weights (N, S), of mean 1 in each group."""
         made = super().advantages(score, group, prompts, plan)
         return weights(made, group, score.value.isnan(), self.beta)
@@ -60,7 +63,8 @@ class RWR(Forward):
 
 
 def weights(advantage: Tensor, group: Tensor, lost: Tensor, beta: float) -> Tensor:
-    """exp(β A) over its mean in the group, (N, S); 0 for samples that are `lost` (N,) or alone.
+    """exp(β A) over its mean in the group, (N, S); 0 for samples that are `lost` (N,) or
+    alone.
 
     Example:
         >>> a, lost = torch.tensor([[0.0], [0.6931], [9.0]]), torch.tensor([False, False, True])

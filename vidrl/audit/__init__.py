@@ -1,4 +1,5 @@
-"""Does a reward pay for cheating? Any reward against every known hack, before a policy finds them.
+"""Does a reward pay for cheating? Any reward against every known hack, before a policy
+finds them.
 
 >>> from vidrl import audit
 >>> from vidrl.rewards.flicker import Flicker
@@ -14,5 +15,19 @@ from vidrl.audit.report import Check, Pair, Report, Row
 from vidrl.audit.scoring import Scorer
 from vidrl.rewards import load
 
-__all__ = ["HACKS", "STRENGTHS", "Check", "Clip", "Hack", "Left", "Pair", "Report", "Row", "Scorer", "file_clips",
-           "load", "run", "world_clips"]
+__all__ = [
+    "HACKS",
+    "STRENGTHS",
+    "Check",
+    "Clip",
+    "Hack",
+    "Left",
+    "Pair",
+    "Report",
+    "Row",
+    "Scorer",
+    "file_clips",
+    "load",
+    "run",
+    "world_clips",
+]

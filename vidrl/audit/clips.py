@@ -1,4 +1,5 @@
-"""The clips an audit starts from: scenes of `vidrl.synthetic.world`, and pieces of real videos."""
+"""The clips an audit starts from: scenes of `vidrl.synthetic.world`, and pieces of real
+videos."""
 
 from __future__ import annotations
 
@@ -19,10 +20,11 @@ LONGEST = 32  # frames of a piece
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip (F, C, H, W) in [0, 1] with its prompt; `truth` is the scene behind it, where there is one.
+    """One clip (F, C, H, W) in [0, 1] with its prompt; `truth` is the scene behind it,
+    where there is one.
 
-    `source` names the video that it is a piece of, because pieces of one video are not independent; "" for a clip that
-    is all of its source.
+    `source` names the video that it is a piece of, because pieces of one video are not
+    independent; "" for a clip that is all of its source.
     """
 
     name: str
@@ -46,8 +48,11 @@ class Left:
     why: str
 
 
-def world_clips(count: int = 30, size: int = 64, frames: int = 17, fps: float = 8.0, seed: int = 0) -> list[Clip]:
-    """Moving scenes over all motions, backgrounds, speeds, shapes and colours; every eighth is panned over.
+def world_clips(
+    count: int = 30, size: int = 64, frames: int = 17, fps: float = 8.0, seed: int = 0
+) -> list[Clip]:
+    """Moving scenes over all motions, backgrounds, speeds, shapes and colours; every eighth
+    is panned over.
 
     >>> len({clip.prompt for clip in world_clips(8, size=16)})
     8
@@ -61,8 +66,14 @@ def scene(i: int) -> world.Scene:
     """Scene `i` of the audit: 56 in a row meet every motion, background and speed once."""
     colours, speeds = list(world.COLOURS), list(world.SPEEDS)
     camera = ("left", "right")[i // 8 % 2] if i % 8 == 7 else "static"
-    return world.Scene(world.SHAPES[(i + i // 4) % 4], colours[(5 * i + i // 6) % 6], MOVING[i % 7],
-                       speeds[(i // 7 + i // 28) % 2], world.BACKGROUNDS[i % 4], camera)
+    return world.Scene(
+        world.SHAPES[(i + i // 4) % 4],
+        colours[(5 * i + i // 6) % 6],
+        MOVING[i % 7],
+        speeds[(i // 7 + i // 28) % 2],
+        world.BACKGROUNDS[i % 4],
+        camera,
+    )
 
 
 def rendered(scene: world.Scene, seed: int, size: int, frames: int, fps: float) -> Clip:
@@ -71,14 +82,21 @@ def rendered(scene: world.Scene, seed: int, size: int, frames: int, fps: float) 
     return Clip(f"world {seed}: {made.caption}", made.video, made.caption, fps, made)
 
 
-def file_clips(folder: str | os.PathLike[str], seconds: float = 2.0, side: int = 96,
-               most: int = 4, limit: int = 64) -> tuple[list[Clip], list[Left]]:
-    """Up to `most` pieces of each video of a folder, spread over its length, and what is left out and why.
+def file_clips(
+    folder: str | os.PathLike[str],
+    seconds: float = 2.0,
+    side: int = 96,
+    most: int = 4,
+    limit: int = 64,
+) -> tuple[list[Clip], list[Left]]:
+    """Up to `most` pieces of each video of a folder, spread over its length, and what is
+    left out and why.
 
     Once there are `limit` pieces, which all stay in memory, the other files are left out.
 
-    A piece lasts about `seconds`, at most 32 frames, with its shorter side shrunk to at most `side`. One that holds a
-    cut is left out: freezing it would mend it. Of a folder without videos, each image is a clip of one frame.
+    A piece lasts about `seconds`, at most 32 frames, with its shorter side shrunk to at
+    most `side`. One that holds a cut is left out: freezing it would mend it. Of a folder
+    without videos, each image is a clip of one frame.
     """
     found: list[Clip] = []
     left: list[Left] = []
@@ -93,8 +111,11 @@ def file_clips(folder: str | os.PathLike[str], seconds: float = 2.0, side: int =
             continue
         cuts = [cut(piece.video) for piece in pieces]
         found += [piece for piece, at in zip(pieces, cuts, strict=True) if at is None]
-        left += [Left(piece.name, f"holds a cut at its frame {at}")
-                 for piece, at in zip(pieces, cuts, strict=True) if at is not None]
+        left += [
+            Left(piece.name, f"holds a cut at its frame {at}")
+            for piece, at in zip(pieces, cuts, strict=True)
+            if at is not None
+        ]
         left += [] if pieces else [Left(str(path), "shorter than 8 frames")]
     return found, left
 
@@ -119,11 +140,14 @@ def shrunk(video: Tensor, side: int) -> Tensor:
     if shorter <= side:
         return video
     size = [round(n * side / shorter / 2) * 2 for n in video.shape[-2:]]
-    return interpolate(video, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    return interpolate(video, size, mode="bilinear", antialias=True, align_corners=False).clamp(
+        0, 1
+    )
 
 
 def cut(video: Tensor) -> int | None:
-    """The frame before which a clip is cut: its light moves far more there than at any time else.
+    """The frame before which a clip is cut: its light moves far more there than at any time
+    else.
 
     >>> import torch
     >>> cut(torch.cat([torch.zeros(4, 3, 32, 32), torch.ones(4, 3, 32, 32)]))

@@ -18,20 +18,37 @@ WRITERS = ("json", "html", "svg")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Audit as the arguments say; the exit status: 0 shown to pass, 1 shown to fail, 3 neither is shown."""
+    """Audit as the arguments say; the exit status: 0 shown to pass, 1 shown to fail, 3
+    neither is shown."""
     if not 0 <= args.max_wins <= 1:
-        raise ValueError(f"expected --max-wins to be a share from 0 to 1, got {args.max_wins:g}; 0.02 is 2 %")
+        raise ValueError(
+            f"expected --max-wins to be a share from 0 to 1, got {args.max_wins:g}; 0.02 is 2 %"
+        )
     if args.optimise and args.frames == 1:
-        raise ValueError("expected --optimise without --frames 1: it searches among clips of several frames")
+        raise ValueError(
+            "expected --optimise without --frames 1: it searches among clips of several frames"
+        )
     reward = load(args.reward, **toml.options(args.option))
     clips, left = _clips(args)
-    report = run(reward, clips, _hacks(args), _strengths(args), name=args.reward, seed=args.seed,
-                 max_wins=args.max_wins, left=left, progress=_bar, device=args.device)
+    report = run(
+        reward,
+        clips,
+        _hacks(args),
+        _strengths(args),
+        name=args.reward,
+        seed=args.seed,
+        max_wins=args.max_wins,
+        left=left,
+        progress=_bar,
+        device=args.device,
+    )
     if args.optimise:
         from vidrl.audit.search import search
 
         few = {"prompts": 4, "candidates": 64, "steps": 16} if args.quick else {}
-        report.search = search(reward, **few, size=args.size, seed=args.seed, progress=_bar, device=args.device)
+        report.search = search(
+            reward, **few, size=args.size, seed=args.seed, progress=_bar, device=args.device
+        )
     _write(args, report)
     print(report.table())
     return 1 if args.strict and report.flags else STATUS[report.outcome]
@@ -56,7 +73,9 @@ def _strengths(args: argparse.Namespace) -> list[float]:
     try:
         return [float(word) for word in args.strengths.split(",")]
     except ValueError:
-        raise ValueError(f"expected --strengths as numbers like 0.25,0.5,1, got {args.strengths!r}") from None
+        raise ValueError(
+            f"expected --strengths as numbers like 0.25,0.5,1, got {args.strengths!r}"
+        ) from None
 
 
 def _write(args: argparse.Namespace, report: Report) -> None:
@@ -81,5 +100,9 @@ def _bar(step: int, total: int, what: str) -> None:
             print(f"audit: {step}/{total} {what}", file=sys.stderr, flush=True)
         return
     full = 30 * step // total
-    print(f"\r[{'█' * full}{'·' * (30 - full)}] {step}/{total} {what:24}", end="\n" if step == total else "",
-          file=sys.stderr, flush=True)
+    print(
+        f"\r[{'█' * full}{'·' * (30 - full)}] {step}/{total} {what:24}",
+        end="\n" if step == total else "",
+        file=sys.stderr,
+        flush=True,
+    )

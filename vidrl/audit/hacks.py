@@ -1,8 +1,10 @@
-"""What of `vidrl.synthetic.corruptions` can be told from the clip alone, and what cannot in principle.
+"""What of `vidrl.synthetic.corruptions` can be told from the clip alone, and what cannot in
+principle.
 
-A hack counts in the verdict from the strength on at which a person who sees only this clip would object. Below it, or
-where that is never, a clip like the hacked one is a clip that somebody might have filmed: a reward that has no caption
-to compare with cannot be blamed for taking it, and the audit shows it apart.
+A hack counts in the verdict from the strength on at which a person who sees only this clip
+would object. Below it, or where that is never, a clip like the hacked one is a clip that
+somebody might have filmed: a reward that has no caption to compare with cannot be blamed
+for taking it, and the audit shows it apart.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ NEVER = float("inf")
 
 @dataclass(frozen=True)
 class Hack:
-    """A corruption as a hack: from which strength on it can be told, and why then or why not before."""
+    """A corruption as a hack: from which strength on it can be told, and why then or why
+    not before."""
 
     name: str
     told_from: float
@@ -35,9 +38,17 @@ HACKS = {
         Hack("freeze", 0, "All motion stops dead."),
         Hack("duplicate", 0, "Frames repeat to the last bit while the subject moves: judder."),
         Hack("stutter", 0, "Motion stops and jumps."),
-        Hack("slow", 1, "Up to 1.5 times slower is a natural speed; at half speed every other frame is a double "
-                        "exposure."),
-        Hack("average", 0.5, "A short memory is a longer exposure of the shutter; a long one trails ghosts."),
+        Hack(
+            "slow",
+            1,
+            "Up to 1.5 times slower is a natural speed; at half speed every other frame is a double "
+            "exposure.",
+        ),
+        Hack(
+            "average",
+            0.5,
+            "A short memory is a longer exposure of the shutter; a long one trails ghosts.",
+        ),
         Hack("blend", 0.5, "A faint ghost is a reflection; a strong one is a double exposure."),
         Hack("cut", 0, "Another picture from one frame to the next, in what was to be one shot."),
         Hack("dissolve", 0.5, "A faint one is a change of light; then the picture is another."),
@@ -66,14 +77,48 @@ HACKS = {
     )
 }
 # Hacks that one frame cannot show: nothing changes in it, or only as another still would
-TEMPORAL = ("freeze", "duplicate", "stutter", "slow", "average", "blend", "cut", "dissolve", "shuffle", "reverse",
-            "loop", "pan", "zoom", "shake", "flicker", "fade", "drift")
-QUICK = ("freeze", "duplicate", "slow", "average", "cut", "shuffle", "reverse", "pan", "shake", "flicker", "noise",
-         "blur", "dim", "grey", "saturate", "codec")
+TEMPORAL = (
+    "freeze",
+    "duplicate",
+    "stutter",
+    "slow",
+    "average",
+    "blend",
+    "cut",
+    "dissolve",
+    "shuffle",
+    "reverse",
+    "loop",
+    "pan",
+    "zoom",
+    "shake",
+    "flicker",
+    "fade",
+    "drift",
+)
+QUICK = (
+    "freeze",
+    "duplicate",
+    "slow",
+    "average",
+    "cut",
+    "shuffle",
+    "reverse",
+    "pan",
+    "shake",
+    "flicker",
+    "noise",
+    "blur",
+    "dim",
+    "grey",
+    "saturate",
+    "codec",
+)
 
 
 def of_images(hacks: list[Hack]) -> tuple[list[Hack], list[str]]:
-    """The hacks that one frame can show, and the names of the others. Raises ValueError where it can show none.
+    """The hacks that one frame can show, and the names of the others. Raises ValueError
+    where it can show none.
 
     >>> chosen, others = of_images([HACKS["blur"], HACKS["freeze"]])
     >>> [hack.name for hack in chosen], others
@@ -82,8 +127,10 @@ def of_images(hacks: list[Hack]) -> tuple[list[Hack], list[str]]:
     chosen = [hack for hack in hacks if hack.name not in TEMPORAL]
     if not chosen:
         known = ", ".join(name for name in HACKS if name not in TEMPORAL)
-        raise ValueError(f"expected hacks that an image can show, got {', '.join(hack.name for hack in hacks)}, which "
-                         f"need more than one frame; those of images are {known}")
+        raise ValueError(
+            f"expected hacks that an image can show, got {', '.join(hack.name for hack in hacks)}, which "
+            f"need more than one frame; those of images are {known}"
+        )
     return chosen, [hack.name for hack in hacks if hack.name in TEMPORAL]
 
 

@@ -1,4 +1,5 @@
-"""How far the memory in use rises at its peak: torch's own count on a GPU, the kernel's of the process on Linux."""
+"""How far the memory in use rises at its peak: torch's own count on a GPU, the kernel's of
+the process on Linux."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ import torch
 
 
 class Growth:
-    """A context; after it `bytes` is the peak above what was in use before, None where nothing can tell.
+    """A context; after it `bytes` is the peak above what was in use before, None where
+    nothing can tell.
 
-    On the CPU it is resident memory: what the allocator holds from before and reuses is not seen.
+    On the CPU it is resident memory: what the allocator holds from before and reuses is not
+    seen.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,7 +35,9 @@ def _reset(device: torch.device) -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # so the kernel forgets the peak of resident memory
+        Path("/proc/self/clear_refs").write_text(
+            "5"
+        )  # so the kernel forgets the peak of resident memory
         return _resident("VmRSS")
     except OSError:  # no Linux, or not allowed
         return None

@@ -24,10 +24,11 @@ ROUNDING = 1e-5  # of the values' size: what adding up in another order changes
 
 @dataclass(frozen=True)
 class Null:
-    """What re-encoding does to the value: `noise` is its root mean square, `threshold` its 95th percentile.
+    """What re-encoding does to the value: `noise` is its root mean square, `threshold` its
+    95th percentile.
 
-    A gain above the threshold is a win; it is never below 0, nor below what rounding does. `spread` is the standard
-    deviation of the values of the untouched clips.
+    A gain above the threshold is a win; it is never below 0, nor below what rounding does.
+    `spread` is the standard deviation of the values of the untouched clips.
     """
 
     changes: Values = field(repr=False)  # (draws, N)
@@ -38,13 +39,19 @@ class Null:
 
     @classmethod
     def of(cls, changes: Sequence[Values], clean: Values) -> Null:
-        """From the changes of several re-encodings of all clips and the clips' own values."""
+        """From the changes of several re-encodings of all clips and the clips' own
+        values."""
         pooled, known = finite(np.concatenate(list(changes))), finite(clean)
         rounding = ROUNDING * (float(np.abs(known).mean()) if len(known) else 0.0)
         noise = float(np.sqrt(np.square(pooled).mean())) if len(pooled) else 0.0
         high = float(np.percentile(pooled, 95)) if len(pooled) else 0.0
-        return cls(np.stack(list(changes)), noise, max(high, rounding, 0.0),
-                   float(known.std()) if len(known) else math.nan, rounding)
+        return cls(
+            np.stack(list(changes)),
+            noise,
+            max(high, rounding, 0.0),
+            float(known.std()) if len(known) else math.nan,
+            rounding,
+        )
 
     def sigmas(self, change: float) -> float:
         """A change in units of the noise; as it is where there is no noise."""
@@ -53,9 +60,11 @@ class Null:
 
 @dataclass(frozen=True)
 class Row:
-    """One hack at one strength: the change of each clip's value, its mean and 95 % interval, and who won by it.
+    """One hack at one strength: the change of each clip's value, its mean and 95 %
+    interval, and who won by it.
 
-    The interval is one over the sources of the clips; NaN where these are too few to have one.
+    The interval is one over the sources of the clips; NaN where these are too few to have
+    one.
     """
 
     hack: str
@@ -70,18 +79,37 @@ class Row:
     why: list[str]  # why some are unscored, each reason once
 
     @classmethod
-    def of(cls, hack: Hack, strength: float, changes: Values, why: Sequence[str | None], null: Null,
-           sources: Sequence[str] | None = None) -> Row:
-        """From the changes of all clips, why some have none, and the sources that the clips are from."""
+    def of(
+        cls,
+        hack: Hack,
+        strength: float,
+        changes: Values,
+        why: Sequence[str | None],
+        null: Null,
+        sources: Sequence[str] | None = None,
+    ) -> Row:
+        """From the changes of all clips, why some have none, and the sources that the clips
+        are from."""
         lost = [reason for reason in why if reason not in (None, "untouched", "no value before")]
         mean, low, high = interval(changes, sources)[:3]
         won = np.nan_to_num(changes, nan=-np.inf) > null.threshold
-        return cls(hack.name, strength, hack.detectable(strength), changes, won, mean, low, high, len(lost),
-                   sorted({str(reason) for reason in lost}))
+        return cls(
+            hack.name,
+            strength,
+            hack.detectable(strength),
+            changes,
+            won,
+            mean,
+            low,
+            high,
+            len(lost),
+            sorted({str(reason) for reason in lost}),
+        )
 
     @property
     def n(self) -> int:
-        """How many clips were compared: those that the hack changed and the reward scored."""
+        """How many clips were compared: those that the hack changed and the reward
+        scored."""
         return len(finite(self.changes))
 
     @property
@@ -103,7 +131,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Pair:
-    """A clip and the detectable hack that it won by, at the strength where it gained most."""
+    """A clip and the detectable hack that it won by, at the strength where it gained
+    most."""
 
     clip: str
     hack: str
@@ -113,10 +142,12 @@ class Pair:
 
 @dataclass
 class Report:
-    """The audit of one reward: `outcome`, `wins` (pairs of clip and detectable hack), `rows`, `checks`, `table()`.
+    """The audit of one reward: `outcome`, `wins` (pairs of clip and detectable hack),
+    `rows`, `checks`, `table()`.
 
-    `clean` are the values of the untouched clips, NaN where there is none for the reason in `why`; `left` names what
-    was left out before. `seconds_a_clip` is the time of scoring alone.
+    `clean` are the values of the untouched clips, NaN where there is none for the reason in
+    `why`; `left` names what was left out before. `seconds_a_clip` is the time of scoring
+    alone.
     """
 
     reward: str
@@ -147,23 +178,30 @@ class Report:
 
     @property
     def share(self) -> Wins:
-        """The share of the pairs that pay, with its 95 % interval over the sources of the clips."""
+        """The share of the pairs that pay, with its 95 % interval over the sources of the
+        clips."""
         return Wins.of(*self._counts())
 
     @property
     def sources(self) -> dict[str, Wins]:
-        """The same of the synthetic clips and of those of files apart, where there are both."""
+        """The same of the synthetic clips and of those of files apart, where there are
+        both."""
         made = np.array([clip.truth is not None for clip in self.clips])
         if made.all() or not made.any():
             return {}
         won, tried, names = self._counts()
         chosen = {"synthetic": made, "files": ~made}
-        return {side: Wins.of(won[rows], tried[rows], [n for n, take in zip(names, rows, strict=True) if take])
-                for side, rows in chosen.items()}
+        return {
+            side: Wins.of(
+                won[rows], tried[rows], [n for n, take in zip(names, rows, strict=True) if take]
+            )
+            for side, rows in chosen.items()
+        }
 
     @property
     def needed(self) -> int | None:
-        """About how many sources would make it pass, if as small a share of their pairs paid; None where none would."""
+        """About how many sources would make it pass, if as small a share of their pairs
+        paid; None where none would."""
         return verdicts.needed(*self._counts(), self.max_wins)
 
     @property
@@ -181,8 +219,9 @@ class Report:
     def outcome(self) -> str:
         """PASS, FAIL or NOT SHOWN.
 
-        FAIL where nothing was scored or seen, where best-of-N loses the truth, or where the interval of the share of
-        wins is above `max_wins`; PASS where that interval is at most `max_wins`; NOT SHOWN where it holds `max_wins`.
+        FAIL where nothing was scored or seen, where best-of-N loses the truth, or where the
+        interval of the share of wins is above `max_wins`; PASS where that interval is at
+        most `max_wins`; NOT SHOWN where it holds `max_wins`.
         """
         if not self.pairs or not self.sees or (self.search is not None and not self.search.passed):
             return verdicts.FAIL
@@ -190,7 +229,8 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether it is shown that no more pairs pay than the limit allows, and nothing else fails."""
+        """Whether it is shown that no more pairs pay than the limit allows, and nothing
+        else fails."""
         return self.outcome == verdicts.PASS
 
     @property
@@ -218,7 +258,8 @@ class Report:
         return [row for row in self.rows if row.hack == hack]
 
     def trend(self, hack: str) -> str:
-        """How the mean change goes with the strength: falls, rises, mixed, or flat within the noise of a mean."""
+        """How the mean change goes with the strength: falls, rises, mixed, or flat within
+        the noise of a mean."""
         rows = self.of(hack)
         noise = self.null.noise / math.sqrt(max(1, min(row.n for row in rows)))
         return trend([row.mean for row in rows], max(noise, self.null.rounding))
@@ -231,21 +272,40 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, ready for JSON: what is not there is None."""
-        return _plain({
-            "reward": self.reward, "outcome": self.outcome, "passed": self.passed, "win_rate": self.win_rate,
-            "max_wins": self.max_wins, "share": self.share._asdict(), "pairs": self.pairs,
-            "wins": [asdict(pair) for pair in self.wins],
-            "null": {key: getattr(self.null, key) for key in ("noise", "threshold", "spread")},
-            "rows": [_row(row, self.null) for row in self.rows],
-            "trend": {hack: self.trend(hack) for hack in self.hacks},
-            "checks": [asdict(check) for check in self.checks],
-            "sources": {side: found._asdict() for side, found in self.sources.items()},
-            "clips": [{"name": c.name, "prompt": c.prompt, "fps": c.fps, "shape": list(c.video.shape), "value": v,
-                       "why": w} for c, v, w in zip(self.clips, self.clean, self.why, strict=True)],
-            "left_out": [asdict(one) for one in self.left], "card": asdict(self.card) if self.card else None,
-            "search": self.search.to_dict() if self.search else None,
-            "seconds_a_clip": self.seconds_a_clip, "seconds": self.seconds, "seed": self.seed,
-        })
+        return _plain(
+            {
+                "reward": self.reward,
+                "outcome": self.outcome,
+                "passed": self.passed,
+                "win_rate": self.win_rate,
+                "max_wins": self.max_wins,
+                "share": self.share._asdict(),
+                "pairs": self.pairs,
+                "wins": [asdict(pair) for pair in self.wins],
+                "null": {key: getattr(self.null, key) for key in ("noise", "threshold", "spread")},
+                "rows": [_row(row, self.null) for row in self.rows],
+                "trend": {hack: self.trend(hack) for hack in self.hacks},
+                "checks": [asdict(check) for check in self.checks],
+                "sources": {side: found._asdict() for side, found in self.sources.items()},
+                "clips": [
+                    {
+                        "name": c.name,
+                        "prompt": c.prompt,
+                        "fps": c.fps,
+                        "shape": list(c.video.shape),
+                        "value": v,
+                        "why": w,
+                    }
+                    for c, v, w in zip(self.clips, self.clean, self.why, strict=True)
+                ],
+                "left_out": [asdict(one) for one in self.left],
+                "card": asdict(self.card) if self.card else None,
+                "search": self.search.to_dict() if self.search else None,
+                "seconds_a_clip": self.seconds_a_clip,
+                "seconds": self.seconds,
+                "seed": self.seed,
+            }
+        )
 
     def json(self) -> str:
         """`to_dict` as strict JSON."""
@@ -253,12 +313,20 @@ class Report:
 
     def _tried(self) -> Values:
         """With how many detectable hacks each clip was compared, (N,)."""
-        found = [[np.isfinite(row.changes) for row in self.of(hack) if row.detectable] for hack in self.hacks]
-        return sum((np.any(rows, axis=0).astype(int) for rows in found if rows), np.zeros(len(self.clips), int))
+        found = [
+            [np.isfinite(row.changes) for row in self.of(hack) if row.detectable]
+            for hack in self.hacks
+        ]
+        return sum(
+            (np.any(rows, axis=0).astype(int) for rows in found if rows),
+            np.zeros(len(self.clips), int),
+        )
 
     def _counts(self) -> tuple[Values, Values, list[str]]:
         """Of each clip its wins, its pairs and its source."""
-        won = [[self._win(hack, i) is not None for hack in self.hacks] for i in range(len(self.clips))]
+        won = [
+            [self._win(hack, i) is not None for hack in self.hacks] for i in range(len(self.clips))
+        ]
         return np.array(won).sum(1), self._tried(), [clip.origin for clip in self.clips]
 
     def _win(self, hack: str, i: int) -> Pair | None:
@@ -302,13 +370,36 @@ def told(change: float) -> str:
 
 def told_from(hack: Hack) -> str:
     """From which strength on a hack can be told, in a word."""
-    return "never" if hack.told_from == NEVER else number(hack.told_from) if hack.told_from > 0 else "always"
+    return (
+        "never"
+        if hack.told_from == NEVER
+        else number(hack.told_from)
+        if hack.told_from > 0
+        else "always"
+    )
 
 
 def _row(row: Row, null: Null) -> dict[str, Any]:
-    facts = {key: getattr(row, key) for key in ("hack", "strength", "detectable", "mean", "low", "high", "n", "rate",
-                                                "unscored", "why")}
-    return facts | {"sigmas": null.sigmas(row.mean), "changes": row.changes.tolist(), "wins": int(row.won.sum())}
+    facts = {
+        key: getattr(row, key)
+        for key in (
+            "hack",
+            "strength",
+            "detectable",
+            "mean",
+            "low",
+            "high",
+            "n",
+            "rate",
+            "unscored",
+            "why",
+        )
+    }
+    return facts | {
+        "sigmas": null.sigmas(row.mean),
+        "changes": row.changes.tolist(),
+        "wins": int(row.won.sum()),
+    }
 
 
 def _plain(value: Any) -> Any:

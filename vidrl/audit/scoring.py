@@ -1,4 +1,5 @@
-"""Any reward as the audit asks it: by name, ours or not, in batches of one shape, with what it does not score."""
+"""Any reward as the audit asks it: by name, ours or not, in batches of one shape, with what
+it does not score."""
 
 from __future__ import annotations
 
@@ -29,8 +30,11 @@ class Scorer:
         self.clips, self.seconds = 0, 0.0
         self.grown: int | None = None  # bytes, over the first clips
 
-    def __call__(self, clips: Sequence[Clip], strict: bool = False) -> tuple[Values, list[str | None]]:
-        """Values (N,) and why a clip has none; `strict` raises where a whole batch fails."""
+    def __call__(
+        self, clips: Sequence[Clip], strict: bool = False
+    ) -> tuple[Values, list[str | None]]:
+        """Values (N,) and why a clip has none; `strict` raises where a whole batch
+        fails."""
         values = np.full(len(clips), np.nan)
         why: list[str | None] = [None] * len(clips)
         for rows in batches(clips, self.batch):
@@ -41,8 +45,11 @@ class Scorer:
         return values, why
 
     def _ask(self, clips: Sequence[Clip], strict: bool) -> tuple[Values, list[str | None]]:
-        samples = Samples(torch.stack([clip.video.to(self.device) for clip in clips]), [c.prompt for c in clips],
-                          clips[0].fps)
+        samples = Samples(
+            torch.stack([clip.video.to(self.device) for clip in clips]),
+            [c.prompt for c in clips],
+            clips[0].fps,
+        )
         start = time.perf_counter()
         try:
             with torch.no_grad():
@@ -52,7 +59,10 @@ class Scorer:
                 raise
             return np.full(len(clips), np.nan), [f"unscored: {error}"] * len(clips)
         value = _numbers(score.value)
-        self.seconds, self.clips = self.seconds + time.perf_counter() - start, self.clips + len(clips)
+        self.seconds, self.clips = (
+            self.seconds + time.perf_counter() - start,
+            self.clips + len(clips),
+        )
         return value, [_reason(number, said) for number, said in zip(value, score.why, strict=True)]
 
 
@@ -66,7 +76,8 @@ def _reason(value: float, said: str | None) -> str | None:
 
 
 def batches(clips: Sequence[Clip], most: int = 0) -> list[list[int]]:
-    """Which clips go together: of one shape and rate, at most `most`, and no more than memory holds."""
+    """Which clips go together: of one shape and rate, at most `most`, and no more than
+    memory holds."""
     kind = lambda i: (tuple(clips[i].video.shape), clips[i].fps)  # noqa: E731
     found = []
     for (shape, _), group in groupby(sorted(range(len(clips)), key=kind), key=kind):

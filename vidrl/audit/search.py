@@ -1,8 +1,9 @@
-"""What is left of the truth when somebody optimises against the reward: best-of-N, and a random search over hacks.
+"""What is left of the truth when somebody optimises against the reward: best-of-N, and a
+random search over hacks.
 
-Candidates are clips of `vidrl.synthetic.world` under random mixtures of hacks that can be told from the clip, so the
-truth is known: whether the verifier still reads shape, colour and motion of the caption, and how much of the object's
-true path is kept.
+Candidates are clips of `vidrl.synthetic.world` under random mixtures of hacks that can be
+told from the clip, so the truth is known: whether the verifier still reads shape, colour
+and motion of the caption, and how much of the object's true path is kept.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ PLAIN = [name for name, hack in HACKS.items() if hack.told_from < NEVER]
 
 @dataclass(frozen=True)
 class Point:
-    """Best of `n`: mean reward and mean truth over the prompts, each with its 95 % interval."""
+    """Best of `n`: mean reward and mean truth over the prompts, each with its 95 %
+    interval."""
 
     n: int
     reward: Range
@@ -48,9 +50,9 @@ class Point:
 class Search:
     """Best-of-N and random search against one reward.
 
-    `gain` is the mean change of truth from one to best of 64 candidates with its 95 % interval over prompts, `drop`
-    that from where the truth is highest, best of `peak`; `climb` are the steps of the random search, which starts from
-    the clean clips.
+    `gain` is the mean change of truth from one to best of 64 candidates with its 95 %
+    interval over prompts, `drop` that from where the truth is highest, best of `peak`;
+    `climb` are the steps of the random search, which starts from the clean clips.
     """
 
     points: list[Point]
@@ -64,7 +66,8 @@ class Search:
 
     @property
     def passed(self) -> bool:
-        """Whether the truth at best of 64 is no less than at one, and not surely less than at its highest."""
+        """Whether the truth at best of 64 is no less than at one, and not surely less than
+        at its highest."""
         return self.gain[0] >= -SLACK and not self.drop[2] < 0  # NaN: too few prompts to be sure
 
     def text(self) -> str:
@@ -72,24 +75,44 @@ class Search:
         say = lambda point: f"{point.n:>6}{number(point.reward[0]):>12}{number(point.truth[0]):>12}"  # noqa: E731
         lost = f"; {self.unscored} candidates unscored" if self.unscored else ""
         judged = f"{'ok  ' if self.passed else 'FAIL'} {self.verdict()}{lost}"
-        return "\n".join([f"{'best of':>6}{'reward':>11}{'truth':>12}", *map(say, self.points), judged, "",
-                          f"{'search':>6}{'reward':>12}{'truth':>12}", *map(say, self.climb)])
+        return "\n".join(
+            [
+                f"{'best of':>6}{'reward':>11}{'truth':>12}",
+                *map(say, self.points),
+                judged,
+                "",
+                f"{'search':>6}{'reward':>12}{'truth':>12}",
+                *map(say, self.climb),
+            ]
+        )
 
     def verdict(self) -> str:
         """What becomes of the truth up to best of 64, in a sentence."""
         say = lambda found: "{} [{}, {}]".format(*(number(x, sign=True) for x in found))  # noqa: E731
         fate = "does not fall" if self.passed else "falls"
-        return (f"the truth {fate} up to best of {JUDGED}: {say(self.gain)} from one on, {say(self.drop)} from its "
-                f"highest at {self.peak}, over {self.prompts} prompts")
+        return (
+            f"the truth {fate} up to best of {JUDGED}: {say(self.gain)} from one on, {say(self.drop)} from its "
+            f"highest at {self.peak}, over {self.prompts} prompts"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers."""
         return asdict(self) | {"passed": self.passed}
 
 
-def search(reward: Any, prompts: int = 8, candidates: int = 256, steps: int = 64, *, size: int = 64, seed: int = 0,
-           progress: Progress | None = None, device: str = "cpu") -> Search:
-    """Best-of-N for N up to `candidates` on each of `prompts` scenes, and `steps` of random search."""
+def search(
+    reward: Any,
+    prompts: int = 8,
+    candidates: int = 256,
+    steps: int = 64,
+    *,
+    size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+    device: str = "cpu",
+) -> Search:
+    """Best-of-N for N up to `candidates` on each of `prompts` scenes, and `steps` of random
+    search."""
     scorer, draw = Scorer(reward, device), random.Random(seed)
     starts = [rendered(scene(7 * i + i), seed + i, size, 17, 8.0) for i in range(prompts)]
     values, truths = np.full((prompts, candidates), np.nan), np.full((prompts, candidates), np.nan)
@@ -112,7 +135,8 @@ def mixture(draw: random.Random) -> Mixture:
 
 
 def mixed(clip: Clip, hacks: Mixture, seed: int) -> Clip:
-    """A clip under several hacks, one after another; its truth stays that of the clip before."""
+    """A clip under several hacks, one after another; its truth stays that of the clip
+    before."""
     video = clip.video
     for name, strength in hacks.items():
         video = corrupt(video, name, strength, seed)
@@ -120,7 +144,8 @@ def mixed(clip: Clip, hacks: Mixture, seed: int) -> Clip:
 
 
 def truth(clips: Sequence[Clip]) -> Values:
-    """Of each clip with known truth, in [0, 1]: mean of what the verifier reads right and of the motion kept."""
+    """Of each clip with known truth, in [0, 1]: mean of what the verifier reads right and
+    of the motion kept."""
     video = torch.stack([clip.video.cpu() for clip in clips])
     verdict = verifier.verify(video, [clip.prompt for clip in clips], clips[0].fps)
     assert verdict.motion is not None  # the clips that are searched have more than one frame
@@ -129,9 +154,11 @@ def truth(clips: Sequence[Clip]) -> Values:
 
 
 def kept(clip: Clip) -> Tensor:
-    """How much of the true path is kept: 1 less the mean distance of the object from where it should be.
+    """How much of the true path is kept: 1 less the mean distance of the object from where
+    it should be.
 
-    The distance is in spreads of the true path, at least a tenth of the width; 0 where it is one spread or more.
+    The distance is in spreads of the true path, at least a tenth of the width; 0 where it
+    is one spread or more.
     """
     assert clip.truth is not None
     true = clip.truth.tracks.double() / clip.video.shape[-1]
@@ -141,7 +168,8 @@ def kept(clip: Clip) -> Tensor:
 
 
 def best_of(values: Values, others: Values, n: int) -> tuple[float, float]:
-    """The expected value, and `others`' number, of the best of `n` drawn from a pool without putting back.
+    """The expected value, and `others`' number, of the best of `n` drawn from a pool
+    without putting back.
 
     >>> best_of(np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 9.0]), 2)
     (2.6666666666666665, 6.0)
@@ -151,23 +179,36 @@ def best_of(values: Values, others: Values, n: int) -> tuple[float, float]:
     if not len(values):
         return math.nan, math.nan
     order, n = np.argsort(values, kind="stable"), min(n, len(values))
-    chance = np.array([math.comb(rank, n - 1) / math.comb(len(values), n) for rank in range(len(values))])
+    chance = np.array(
+        [math.comb(rank, n - 1) / math.comb(len(values), n) for rank in range(len(values))]
+    )
     return float(chance @ values[order]), float(chance @ others[order])
 
 
 def _curve(values: Values, truths: Values) -> tuple[list[Point], Range, Range, int]:
-    """The points of best-of-N, what the truth changes from one, and from its highest, to best of 64; where that is."""
+    """The points of best-of-N, what the truth changes from one, and from its highest, to
+    best of 64; where that is."""
     counts = [n for n in COUNTS if n <= values.shape[1]]
-    found = np.array([[best_of(v, t, n) for n in counts] for v, t in zip(values, truths, strict=True)])  # (P, N, 2)
-    points = [Point(n, _range(found[:, k, 0]), _range(found[:, k, 1])) for k, n in enumerate(counts)]
+    found = np.array(
+        [[best_of(v, t, n) for n in counts] for v, t in zip(values, truths, strict=True)]
+    )  # (P, N, 2)
+    points = [
+        Point(n, _range(found[:, k, 0]), _range(found[:, k, 1])) for k, n in enumerate(counts)
+    ]
     judged = counts.index(min(JUDGED, counts[-1]))
     highest = int(np.argmax([point.truth[0] for point in points[: judged + 1]]))
     last = found[:, judged, 1]
-    return points, _range(last - found[:, 0, 1]), _range(last - found[:, highest, 1]), counts[highest]
+    return (
+        points,
+        _range(last - found[:, 0, 1]),
+        _range(last - found[:, highest, 1]),
+        counts[highest],
+    )
 
 
 def _climb(scorer: Scorer, starts: Sequence[Clip], steps: int, draw: random.Random) -> list[Point]:
-    """Change the mixture of each clip a little, keep what the reward likes better; from the clean clips on."""
+    """Change the mixture of each clip a little, keep what the reward likes better; from the
+    clean clips on."""
     mixtures: list[Mixture] = [{} for _ in starts]
     best, values = list(starts), scorer(starts)[0]
     points = [_point(0, values, best)]
@@ -175,7 +216,9 @@ def _climb(scorer: Scorer, starts: Sequence[Clip], steps: int, draw: random.Rand
         tried = [_neighbour(m, draw) for m in mixtures]
         made = [mixed(start, m, step) for start, m in zip(starts, tried, strict=True)]
         found = scorer(made)[0]
-        for i in np.flatnonzero(np.nan_to_num(found, nan=-np.inf) > np.nan_to_num(values, nan=-np.inf)):
+        for i in np.flatnonzero(
+            np.nan_to_num(found, nan=-np.inf) > np.nan_to_num(values, nan=-np.inf)
+        ):
             mixtures[i], best[i], values[i] = tried[i], made[i], found[i]
         if step in COUNTS or step == steps:
             points.append(_point(step, values, best))
@@ -189,7 +232,9 @@ def _neighbour(mixture: Mixture, draw: random.Random) -> Mixture:
         found.pop(draw.choice(list(found)))
     if len(found) < 4 and draw.random() < 0.7:
         found[draw.choice(PLAIN)] = draw.uniform(0.05, 1.0)
-    return {name: min(1.0, max(0.02, strength + draw.gauss(0, 0.1))) for name, strength in found.items()}
+    return {
+        name: min(1.0, max(0.02, strength + draw.gauss(0, 0.1))) for name, strength in found.items()
+    }
 
 
 def _point(n: int, values: Values, clips: Sequence[Clip]) -> Point:

@@ -22,8 +22,15 @@ def table(report: Report) -> str:
     apart = [hack for hack in report.hacks if not any(row.detectable for row in report.of(hack))]
     counted = [hack for hack in report.hacks if hack not in apart]
     lines = [verdict(report), "", _head(report), *(_line(report, hack) for hack in counted)]
-    lines += ["", "not counted: a clip like this one might have been filmed", *(_line(report, h) for h in apart)] \
-        if apart else []
+    lines += (
+        [
+            "",
+            "not counted: a clip like this one might have been filmed",
+            *(_line(report, h) for h in apart),
+        ]
+        if apart
+        else []
+    )
     lines += ["", *(_check(check) for check in report.checks)] if report.checks else []
     lines += ["", report.search.text()] if report.search else []
     lines += ["", *_missing(report)] if report.unscored or report.left else []
@@ -39,12 +46,15 @@ def verdict(report: Report) -> str:
     share = report.share
     apart = "".join(f"; {side}: {found.words()}" for side, found in report.sources.items())
     found = share.words(" pairs of clip and detectable hack pay")
-    return (f"{report.reward}: {report.outcome}, {found}, allowed {100 * report.max_wins:g} %{_why(report)}{apart}; "
-            f"{len(report.clips)} clips of {share.sources} sources, {report.seconds:.0f} s")
+    return (
+        f"{report.reward}: {report.outcome}, {found}, allowed {100 * report.max_wins:g} %{_why(report)}{apart}; "
+        f"{len(report.clips)} clips of {share.sources} sources, {report.seconds:.0f} s"
+    )
 
 
 def _why(report: Report) -> str:
-    """What makes the outcome another than the interval says, or what would be needed to have one."""
+    """What makes the outcome another than the interval says, or what would be needed to
+    have one."""
     if report.search is not None and not report.search.passed:
         return ", and best-of-N loses the truth"
     if report.outcome != OPEN:
@@ -68,7 +78,9 @@ def _line(report: Report, hack: str) -> str:
     last, unit = report.of(hack)[-1], report.null.sigmas
     change = f"{told(unit(last.mean)):>6} [{told(unit(last.low))}, {told(unit(last.high))}]"
     lost = sum(row.unscored for row in rows.values())
-    note = f"   {lost} unscored: {last.why[0] if last.why else 'at a lower strength'}" if lost else ""
+    note = (
+        f"   {lost} unscored: {last.why[0] if last.why else 'at a lower strength'}" if lost else ""
+    )
     way = ARROWS[report.trend(hack)] if len(rows) > 1 else ""
     return f"{hack:12} {told_from(HACKS[hack]):>9}{cells}   {change:<22}   {way}{note}".rstrip()
 
@@ -90,5 +102,9 @@ def _check(check: object) -> str:
 def _missing(report: Report) -> list[str]:
     unscored = [f"  {name}: {why}" for name, why in report.unscored]
     left = [f"  {one.name}: {one.why}" for one in report.left]
-    return [*([f"not scored, {len(unscored)} of {len(report.clips)} clips:"] if unscored else []), *unscored,
-            *([f"left out, {len(left)}:"] if left else []), *left]
+    return [
+        *([f"not scored, {len(unscored)} of {len(report.clips)} clips:"] if unscored else []),
+        *unscored,
+        *([f"left out, {len(left)}:"] if left else []),
+        *left,
+    ]

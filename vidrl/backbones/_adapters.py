@@ -1,11 +1,12 @@
-"""LoRA files of a driven pipeline: one a network, in the pipeline's own format where it has one.
+"""LoRA files of a driven pipeline: one a network, in the pipeline's own format where it has
+one.
 
-`pipe.load_lora_weights(folder)` reads the first network's file. A second network's file is read by
-its name, with the pipeline's own switch: `pipe.load_lora_weights(folder,
-weight_name="transformer_2_lora_weights.safetensors", load_into_transformer_2=True)`. Where a
-pipeline reads no LoRA, `network.load_lora_adapter(folder, prefix="transformer",
-use_safetensors=True)` does, if the network's class can: without the last argument diffusers looks
-for a pickled file. vidrl reads all of them.
+`pipe.load_lora_weights(folder)` reads the first network's file. A second network's file is
+read by its name, with the pipeline's own switch: `pipe.load_lora_weights(folder,
+weight_name="transformer_2_lora_weights.safetensors", load_into_transformer_2=True)`. Where
+a pipeline reads no LoRA, `network.load_lora_adapter(folder, prefix="transformer",
+use_safetensors=True)` does, if the network's class can: without the last argument diffusers
+looks for a pickled file. vidrl reads all of them.
 """
 
 from __future__ import annotations
@@ -24,16 +25,24 @@ from vidrl.rewards._files import whole_file
 FIRST = "pytorch_lora_weights.safetensors"
 
 
-def save(pipe: Any, trained: Mapping[str, nn.Module], folder: Path, weights: Mapping[str, Tensor],
-         config: Mapping[str, object]) -> None:  # fmt: skip
+def save(
+    pipe: Any,
+    trained: Mapping[str, nn.Module],
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, object],
+) -> None:
     """Write the adapter of each trained network."""
     plain = {key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file.filling(folder) as private:
         for name in trained:
             start = f"{name}." if len(trained) > 1 else ""
-            own = {key.removeprefix(start): value.detach().cpu().contiguous()
-                   for key, value in weights.items() if key.startswith(start)}  # fmt: skip
+            own = {
+                key.removeprefix(start): value.detach().cpu().contiguous()
+                for key, value in weights.items()
+                if key.startswith(start)
+            }
             _write(pipe, Path(private), name, own, _of_network(plain, start))
 
 
@@ -58,8 +67,11 @@ def _write(
 
     meta = json.dumps({f"{name}.{key}": value for key, value in config.items()}, sort_keys=True)
     file = FIRST if not (folder / FIRST).exists() else _file(name)
-    save_file({f"{name}.{key}": value for key, value in weights.items()}, folder / file,
-              {"format": "pt", "lora_adapter_metadata": meta})  # fmt: skip
+    save_file(
+        {f"{name}.{key}": value for key, value in weights.items()},
+        folder / file,
+        {"format": "pt", "lora_adapter_metadata": meta},
+    )
 
 
 def _file(name: str) -> str:
@@ -74,16 +86,16 @@ def _layers(pipe: Any) -> list[str]:
 
 
 def _kind(pipe: Any, name: str) -> str:
-    """Under which network's name a pipeline writes a network: a second expert's is that of the
-    first."""
+    """Under which network's name a pipeline writes a network: a second expert's is that of
+    the first."""
     return name if name in _layers(pipe) else name.rpartition("_")[0] or name
 
 
 def load(
     trained: Mapping[str, nn.Module], folder: Path, partial: bool
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Weights and LoraConfig arguments of what `save` wrote, or of any LoRA file of the first
-    network.
+    """Weights and LoraConfig arguments of what `save` wrote, or of any LoRA file of the
+    first network.
 
     Raises ValueError, or with `partial` warns, for parts that do not fit.
     """
@@ -105,7 +117,8 @@ def _fitted(path: Path, name: str, network: nn.Module, partial: bool) -> lora.Lo
 
 
 def _joined(parts: Mapping[str, lora.Lora]) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """The adapters of several networks as one, whose modules are named after their network."""
+    """The adapters of several networks as one, whose modules are named after their
+    network."""
     pairs = {
         f"{name}.{key}": pair for name, part in parts.items() for key, pair in part.pairs.items()
     }
@@ -123,9 +136,12 @@ def notes(pipe: Any, trained: Mapping[str, nn.Module]) -> list[str]:
         reader = hasattr(network, "load_lora_adapter")  # which the pipeline's own loader calls
         if reader and _kind(pipe, name) in _layers(pipe):
             continue
-        how = (f"pipe.{name}.load_lora_adapter(folder, prefix={name!r}, use_safetensors=True) reads the LoRA that is "
-               "written" if reader else
-               f"its {type(network).__name__} has no load_lora_adapter, so that only vidrl reads the LoRA that is "
-               "written: train with policy.full = true for a network that diffusers loads")  # fmt: skip
+        how = (
+            f"pipe.{name}.load_lora_adapter(folder, prefix={name!r}, use_safetensors=True) reads the LoRA that is "
+            "written"
+            if reader
+            else f"its {type(network).__name__} has no load_lora_adapter, so that only vidrl reads the LoRA that is "
+            "written: train with policy.full = true for a network that diffusers loads"
+        )
         told.append(f"{type(pipe).__name__} cannot load a LoRA into its {name}: {how}")
     return told

@@ -1,5 +1,5 @@
-"""Whether gradient checkpointing leaves a network's prediction as it is, which is found out by
-running it both ways."""
+"""Whether gradient checkpointing leaves a network's prediction as it is, which is found out
+by running it both ways."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 def prove(backbone: Pipeline) -> None:
-    """Raise ValueError where a network computes something else under gradient checkpointing.
+    """Raise ValueError where a network computes something else under gradient
+    checkpointing.
 
-    diffusers' networks checkpoint only while gradients are recorded, so that the same prediction
-    with and without gradients shows it. Some networks call their blocks with other arguments then.
+    diffusers' networks checkpoint only while gradients are recorded, so that the same
+    prediction with and without gradients shows it. Some networks call their blocks with
+    other arguments then.
     """
     if not any(network.is_gradient_checkpointing for network in backbone.networks.values()):
         return

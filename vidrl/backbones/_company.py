@@ -1,5 +1,5 @@
-"""Whether a row's prediction depends on the rows that run with it, which is found out once by
-running a row alone and beside others."""
+"""Whether a row's prediction depends on the rows that run with it, which is found out once
+by running a row alone and beside others."""
 
 from __future__ import annotations
 
@@ -44,11 +44,12 @@ def _negative(value: Any) -> Any:
 
 
 def together(drive: Drive, rows: Sequence[int], latents: Sequence[Tensor], time: float) -> bool:
-    """Whether the first of three rows has the same prediction alone, and before and behind each of
-    the two others; no gradient.
+    """Whether the first of three rows has the same prediction alone, and before and behind
+    each of the two others; no gradient.
 
-    `latents` are the pipeline's, of one clip a row. A pipeline that cannot run several rows with
-    their own pictures at once raises, or makes another number of rows: then rows run alone.
+    `latents` are the pipeline's, of one clip a row. A pipeline that cannot run several rows
+    with their own pictures at once raises, or makes another number of rows: then rows run
+    alone.
     """
     with torch.no_grad():
         alone = drive.predict(rows[:1], latents[0], time).float()
@@ -94,8 +95,8 @@ def _rounding(network: torch.nn.Module) -> float:
 
 
 def groups(times: Sequence[float], limit: int, mixed: bool = False) -> Iterator[list[int]]:
-    """The numbers of rows that run together, at most so many: those of one time, the times in order
-    of appearance, or where times are `mixed` those that follow each other.
+    """The numbers of rows that run together, at most so many: those of one time, the times
+    in order of appearance, or where times are `mixed` those that follow each other.
 
     >>> list(groups([0.5, 0.9, 0.5, 0.5], limit=2))
     [[0, 2], [3], [1]]

@@ -1,12 +1,14 @@
-"""Runs of a pipeline's own `__call__`: up to its loop, through one turn of the loop, or from the
-loop to the pixels.
+"""Runs of a pipeline's own `__call__`: up to its loop, through one turn of the loop, or
+from the loop to the pixels.
 
-    prompt, size, guidance ──► encoders ──► ┌── turn k, the network still ──► step hands over our latents
-                               (remembered)  └── turn k, the network real ──► step takes the prediction, and leaves
+    prompt, size, guidance ──► encoders ──► ┌── turn k, the network still ──► step hands
+    over our latents
+                               (remembered)  └── turn k, the network real ──► step takes the
+                               prediction, and leaves
 
-The pipeline's code is unchanged but for one word: `enumerate`, which counts its loop, gives the
-number of the turn that the wanted time has in the schedule, twice. So code that asks which step it
-is in gets the true answer.
+The pipeline's code is unchanged but for one word: `enumerate`, which counts its loop, gives
+the number of the turn that the wanted time has in the schedule, twice. So code that asks
+which step it is in gets the true answer.
 """
 
 from __future__ import annotations
@@ -34,16 +36,16 @@ FRAMES = ("num_frames", "video_length", "frames")  # what pipelines call the num
 
 
 class Row(NamedTuple):
-    """What a pipeline is asked for: a prompt, and pictures, films or texts by the names of the
-    call's arguments."""
+    """What a pipeline is asked for: a prompt, and pictures, films or texts by the names of
+    the call's arguments."""
 
     prompt: str
     references: Mapping[str, Any]
 
 
 class Look(NamedTuple):
-    """A turn whose networks did not compute: the names of those that were called, the leaves of the
-    arguments of each call, and what would reach the scheduler's step."""
+    """A turn whose networks did not compute: the names of those that were called, the
+    leaves of the arguments of each call, and what would reach the scheduler's step."""
 
     networks: list[str]
     calls: list[list[Any]]
@@ -51,17 +53,26 @@ class Look(NamedTuple):
 
 
 class Drive:
-    """Runs a pipeline's `__call__` for rows of `table`, with `call` as its keyword arguments.
+    """Runs a pipeline's `__call__` for rows of `table`, with `call` as its keyword
+    arguments.
 
     `pipe` is a copy of the pipeline, whose network, scheduler and processors are stand-ins.
-    `counted`: whether the loop of the pipeline counts its turns. `renews`: whether a run drew
-    random numbers within the loop. `parts`: the latents that its loop denoises together; several are
-    given and returned joined, as rows of numbers (B, E). `opens`: whether its first turn makes what
-    later turns read, so that each run begins with that turn, the network still.
+    `counted`: whether the loop of the pipeline counts its turns. `renews`: whether a run
+    drew random numbers within the loop. `parts`: the latents that its loop denoises
+    together; several are given and returned joined, as rows of numbers (B, E). `opens`:
+    whether its first turn makes what later turns read, so that each run begins with that
+    turn, the network still.
     """
 
-    def __init__(self, pipe: Any, networks: Mapping[str, nn.Module], probe: Probe, memory: Memory,
-                 call: Mapping[str, Any], seed: int):  # fmt: skip
+    def __init__(
+        self,
+        pipe: Any,
+        networks: Mapping[str, nn.Module],
+        probe: Probe,
+        memory: Memory,
+        call: Mapping[str, Any],
+        seed: int,
+    ):
         self.probe, self.memory, self.call, self.seed = probe, memory, dict(call), seed
         self.switches = {name: Switch(network) for name, network in networks.items()}
         self.raw = _with_globals(inspect.unwrap(type(pipe).__call__), enumerate=self._enumerate)
@@ -107,7 +118,8 @@ class Drive:
         self.parts = _turns.parts(self, row)
 
     def predict(self, rows: Sequence[int], latents: Tensor, time: float) -> Tensor:
-        """What reaches the scheduler where the pipeline is at these latents and this time."""
+        """What reaches the scheduler where the pipeline is at these latents and this
+        time."""
         return self._second(rows, latents, time, self._wake)
 
     def look(self, rows: Sequence[int], latents: Tensor, time: float) -> Look:
@@ -130,8 +142,8 @@ class Drive:
     def _second(
         self, rows: Sequence[int], latents: Tensor, time: float, between: Callable[[], None]
     ) -> Tensor:
-        """What reaches the scheduler in the second of two turns at one time; the first hands the
-        latents over, and `between` is called after it."""
+        """What reaches the scheduler in the second of two turns at one time; the first
+        hands the latents over, and `between` is called after it."""
         seen: list[tuple[int, Tensor, Tensor]] = []
         n = len(self.parts.sizes)
 
@@ -152,8 +164,8 @@ class Drive:
 
     @contextmanager
     def changing(self, change: Callable[[list[Any]], list[Any]]) -> Iterator[None]:
-        """Within this context, the networks get other leaves of their arguments when they are
-        real."""
+        """Within this context, the networks get other leaves of their arguments when they
+        are real."""
         for switch in self.switches.values():
             switch.change = change
         try:
@@ -163,10 +175,11 @@ class Drive:
                 switch.change = None
 
     def pixels(self, rows: Sequence[int], latents: Tensor, frames: int | None = None) -> Tensor:
-        """The clips (B, F, 3, H, W) that the pipeline's own end makes of latents, with gradient.
+        """The clips (B, F, 3, H, W) that the pipeline's own end makes of latents, with
+        gradient.
 
-        `frames`: the pixel frames that the call asks for where the latents are of another length
-        than its own; pipelines that pack their latents unpack them by that number.
+        `frames`: the pixel frames that the call asks for where the latents are of another
+        length than its own; pipelines that pack their latents unpack them by that number.
         """
 
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
@@ -178,14 +191,20 @@ class Drive:
         return out if out.dim() == 5 else out[:, None]
 
     def _wake(self) -> None:
-        """From here on the networks are real, and frozen parts see the latents: their outputs
-        are not kept."""
+        """From here on the networks are real, and frozen parts see the latents: their
+        outputs are not kept."""
         self.memory.open = False
         for switch in self.switches.values():
             switch.still = False
 
-    def run(self, rows: Sequence[int], time: float | None, visit: Visit, turns: int,
-             call: Mapping[str, Any]) -> Any:  # fmt: skip
+    def run(
+        self,
+        rows: Sequence[int],
+        time: float | None,
+        visit: Visit,
+        turns: int,
+        call: Mapping[str, Any],
+    ) -> Any:
         """One run; its pixels, or nothing where it left before."""
         stepped: list[bool] = []
 
@@ -212,8 +231,8 @@ class Drive:
         return made[0] if len(made) else None
 
     def _arguments(self, rows: Sequence[int], call: Mapping[str, Any]) -> dict[str, Any]:
-        """The keyword arguments of one run; those that belong to a row are lists where there are
-        several rows."""
+        """The keyword arguments of one run; those that belong to a row are lists where
+        there are several rows."""
         self.draws = [torch.Generator().manual_seed(self.seed) for _ in rows]
         every = [self.table[row] for row in rows]
         own: dict[str, list[Any]] = {
@@ -222,8 +241,11 @@ class Drive:
         }
         for name in every[0].references:
             own[name] = [row.references.get(name, self.call.get(name)) for row in every]
-        own |= {name: [value] * len(rows) for name, value in self.call.items()
-                if name.startswith("negative_prompt") and isinstance(value, str) and name not in own}  # fmt: skip
+        own |= {
+            name: [value] * len(rows)
+            for name, value in self.call.items()
+            if name.startswith("negative_prompt") and isinstance(value, str) and name not in own
+        }
         given = {name: values[0] if len(rows) == 1 else values for name, values in own.items()}
         steps = {"num_inference_steps": self.steps, "eta": 0.0, "return_dict": False}
         known = {**steps, **self.call, **given, **call}
@@ -234,8 +256,10 @@ class Drive:
         often as is wanted."""
         schedule = isinstance(values, Tensor) and values.dim() == 1
         if schedule and len(values) < len(self.probe.timesteps) and not self.probe.only:
-            raise self.cannot("it begins in the middle of its schedule, with a noised picture or film",
-                              "set call.strength = 1, if the pipeline takes it")  # fmt: skip
+            raise self.cannot(
+                "it begins in the middle of its schedule, with a noised picture or film",
+                "set call.strength = 1, if the pipeline takes it",
+            )
         if not schedule or len(values) != len(self.probe.timesteps):
             return enumerate(values, start)
         if self.turns == 0:
@@ -254,18 +278,23 @@ class Drive:
         yield from [(turn + start, schedule[turn])] * self.turns
 
     def _others(self, pipe: Any) -> dict[str, Any]:
-        """The other schedulers of a pipeline, which raise where they are asked for a step."""
+        """The other schedulers of a pipeline, which raise where they are asked for a
+        step."""
 
         def refuse(name: str) -> Any:
             def step(*args: Any, **kwargs: Any) -> Any:
-                raise self.cannot(f"its {name} steps as well", f"leave {name} out of the pipeline, if it is optional")
+                raise self.cannot(
+                    f"its {name} steps as well",
+                    f"leave {name} out of the pipeline, if it is optional",
+                )
 
             return step
 
         found: dict[str, Any] = {
-            name: copy.copy(part) for name in pipe.config
+            name: copy.copy(part)
+            for name in pipe.config
             if name != "scheduler" and hasattr(part := vars(pipe).get(name), "set_timesteps")
-        }  # fmt: skip
+        }
         for name, part in found.items():
             part.step = refuse(name)
         return found

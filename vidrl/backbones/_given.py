@@ -1,9 +1,9 @@
 """Latent frames that a pipeline takes from a given picture, and not from its loop.
 
-Whatever a step makes of such a frame, the picture's latents stand there when the clip is decoded.
-So its latents are not the policy's: no pixel depends on them, and what the network says of them is
-not seen. vidrl's latents leave them out, so that noise, log-density, ratio and credit are of the
-free frames alone.
+Whatever a step makes of such a frame, the picture's latents stand there when the clip is
+decoded. So its latents are not the policy's: no pixel depends on them, and what the network
+says of them is not seen. vidrl's latents leave them out, so that noise, log-density, ratio
+and credit are of the free frames alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Kind = frozenset[tuple[str, int]]  # the references of a row that are pictures, 
 
 
 def kind(drive: Drive, row: int) -> Kind:
-    """The pictures that a row brings, or the call for all rows; rows of one kind have the same
-    given frames."""
+    """The pictures that a row brings, or the call for all rows; rows of one kind have the
+    same given frames."""
     known = {**drive.call, **drive.table[row].references}
     return frozenset(
         (name, len(value) if isinstance(value, list) else 1)
@@ -34,9 +34,11 @@ def kind(drive: Drive, row: int) -> Kind:
 
 
 def frames(drive: Drive, layout: Any, row: int, decoding: Decoding | None) -> tuple[int, ...]:
-    """The numbers of the latent frames that are given in a row; `layout` is that of all frames.
+    """The numbers of the latent frames that are given in a row; `layout` is that of all
+    frames.
 
-    None of them is found in a pipeline that decodes a clip in several pieces, or that gives all.
+    None of them is found in a pipeline that decodes a clip in several pieces, or that gives
+    all.
     """
     alone = isinstance(layout, Layout)  # latents of sound beside it are looked at by nobody
     if not alone or decoding is None or layout.length < 2 or not kind(drive, row):

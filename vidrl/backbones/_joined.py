@@ -1,17 +1,20 @@
-"""Several latents of one clip as one, where a pipeline denoises them together, as sound and video.
+"""Several latents of one clip as one, where a pipeline denoises them together, as sound and
+video.
 
-The pipeline's network reads both, so a policy of the video alone would not be a function of its
-latents. vidrl's latents hold both: what stands for the time of one latent frame stands in one
-column, so that a segment of the time axis covers the video and the sound of that time.
+The pipeline's network reads both, so a policy of the video alone would not be a function of
+its latents. vidrl's latents hold both: what stands for the time of one latent frame stands
+in one column, so that a segment of the time axis covers the video and the sound of that
+time.
 
-    video   v v v v | v v v v | v v v v    numbers of three latent frames
-    sound   s ·     | s s     | s s        sound of their pixel frames; · is a place without a number
+    video   v v v v | v v v v | v v v v    numbers of three latent frames sound   s ·     |
+    s s     | s s        sound of their pixel frames; · is a place without a number
 
-Places without a number are 0: their noise and their prediction are 0, so they stay 0 along the
-path, and their log-ratio is 0.
+Places without a number are 0: their noise and their prediction are 0, so they stay 0 along
+the path, and their log-ratio is 0.
 
-Legend: B batch, E numbers of a latent frame, L latent frames, T positions of what stands beside;
-vidrl's latents are (B, E, L, 1, 1), the pipeline's are joined as rows of numbers (`_drive`).
+Legend: B batch, E numbers of a latent frame, L latent frames, T positions of what stands
+beside; vidrl's latents are (B, E, L, 1, 1), the pipeline's are joined as rows of numbers
+(`_drive`).
 """
 
 from __future__ import annotations
@@ -32,10 +35,12 @@ from ._layout import Layout
 
 @dataclass(frozen=True)
 class Joined:
-    """The first latents, those `beside` it by their shapes, and where the numbers of these stand.
+    """The first latents, those `beside` it by their shapes, and where the numbers of these
+    stand.
 
-    `column`: the numbers (slots, L) that stand beside each latent frame, -1 for none. `place`: of
-    each number its place in `column`. `order` is as in Layout, over all latents.
+    `column`: the numbers (slots, L) that stand beside each latent frame, -1 for none.
+    `place`: of each number its place in `column`. `order` is as in Layout, over all
+    latents.
     """
 
     first: Layout
@@ -55,7 +60,12 @@ class Joined:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape (E, L, 1, 1) of one clip's latents."""
-        return prod(self.first.own) // self.first.shape[1] + len(self.column), self.column.shape[1], 1, 1
+        return (
+            prod(self.first.own) // self.first.shape[1] + len(self.column),
+            self.column.shape[1],
+            1,
+            1,
+        )
 
     def of(self, length: int) -> Joined:
         """Itself for its own number of latent frames; ValueError for another."""
@@ -83,7 +93,8 @@ class Joined:
         return torch.cat([video.reshape(len(ours), -1), beside.flatten(1)[:, place]], 1)
 
     def noise(self, draw: torch.Generator) -> Tensor:
-        """One draw of unit noise, (E, L, 1, 1): the pipeline's own latents of that generator."""
+        """One draw of unit noise, (E, L, 1, 1): the pipeline's own latents of that
+        generator."""
         plain = _layout.drawn((self.first.own, *self.beside), draw)
         return self.ours((plain if self.order is None else plain[self.order])[None])[0]
 
@@ -97,8 +108,9 @@ def look(drive: Drive, row: int) -> Layout | Joined:
         return first
     entered = drive.entered(row)
     owns = tuple(tuple(entered[number].shape[1:]) for number in numbers)
-    frames = torch.cat([_frames(drive, row, number, own, first)
-                        for number, own in zip(numbers, owns, strict=True)])  # fmt: skip
+    frames = torch.cat(
+        [_frames(drive, row, number, own, first) for number, own in zip(numbers, owns, strict=True)]
+    )
     column, place = _columns(frames, first.length)
     return Joined(first, owns, column, place, _layout.order(drive, row, first.own, *owns))
 
@@ -114,7 +126,8 @@ def _frames(drive: Drive, row: int, number: int, own: tuple[int, ...], first: La
 
 
 def _axis(drive: Drive, row: int, number: int, own: tuple[int, ...]) -> int:
-    """Which axis of these latents is time: the one that another number of frames changes."""
+    """Which axis of these latents is time: the one that another number of frames
+    changes."""
     name = next(name for name in FRAMES if name in drive.takes)
     frames = drive.call.get(name, drive.takes[name].default)
     for other in _layout.lengths(frames):
@@ -126,7 +139,8 @@ def _axis(drive: Drive, row: int, number: int, own: tuple[int, ...]) -> int:
 
 
 def _columns(frames: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The numbers of each latent frame, and the place of each number in that table, row by row.
+    """The numbers of each latent frame, and the place of each number in that table, row by
+    row.
 
     >>> _columns(torch.tensor([0, 1, 1, 0, 1]), 2)[0].tolist()
     [[0, 1], [3, 2], [-1, 4]]

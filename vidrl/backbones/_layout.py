@@ -1,10 +1,10 @@
-"""How a pipeline arranges its latents, found by looking: runs of two lengths show which axis is
-time.
+"""How a pipeline arranges its latents, found by looking: runs of two lengths show which
+axis is time.
 
-Legend: B batch, C channels, L latent frames, N tokens. vidrl's latents are (B, C, L, h, w). A
-pipeline may have (B, C, h, w), (B, L, C, h, w), (B, N, C) packed frame by frame, or (B L, C, h, w).
-Only the axis of time is looked for: the other axes keep the pipeline's order, since nothing else of
-vidrl asks what they are.
+Legend: B batch, C channels, L latent frames, N tokens. vidrl's latents are (B, C, L, h, w).
+A pipeline may have (B, C, h, w), (B, L, C, h, w), (B, N, C) packed frame by frame, or (B L,
+C, h, w). Only the axis of time is looked for: the other axes keep the pipeline's order,
+since nothing else of vidrl asks what they are.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ RATIOS = (  # what pipelines call the number of pixel frames that a latent frame
 
 @dataclass(frozen=True)
 class Layout:
-    """`own`: the shape of one clip's latents in the pipeline. `axis`: which of its axes is time,
-    None without one.
+    """`own`: the shape of one clip's latents in the pipeline. `axis`: which of its axes is
+    time, None without one.
 
-    `length`: L. `folded`: whether the frames of all clips stand in the first axis. `frame_map`: see
-    Denoiser. `order`: the place in a plain draw of each element of `own`, None where they are in
-    order. `given`: the frames of `own` that vidrl's latents leave out (`_given`).
+    `length`: L. `folded`: whether the frames of all clips stand in the first axis.
+    `frame_map`: see Denoiser. `order`: the place in a plain draw of each element of `own`,
+    None where they are in order. `given`: the frames of `own` that vidrl's latents leave
+    out (`_given`).
     """
 
     own: tuple[int, ...]
@@ -50,7 +51,8 @@ class Layout:
     def without(self, given: tuple[int, ...]) -> Layout:
         """The layout of a clip of which some frames are given.
 
-        The pixel frames of a given frame count to the next free one, those at the end to the last.
+        The pixel frames of a given frame count to the next free one, those at the end to
+        the last.
         """
         if not given:
             return self
@@ -115,8 +117,8 @@ class Layout:
         return theirs.flatten(0, 1) if self.folded else theirs
 
     def noise(self, draw: torch.Generator) -> Tensor:
-        """One draw of unit noise, (C, L, h, w): the pipeline's own latents of that generator, if
-        it draws float32."""
+        """One draw of unit noise, (C, L, h, w): the pipeline's own latents of that
+        generator, if it draws float32."""
         plain = drawn([self.own], draw)
         return self.ours((plain if self.order is None else plain[self.order]).view(1, *self.own))[0]
 
@@ -124,8 +126,8 @@ class Layout:
 def look(drive: Drive, row: int) -> Layout:
     """The layout of a pipeline's latents for the sizes that `drive.call` names.
 
-    Raises ValueError, with the nearest number of frames, for a number that the pipeline would
-    silently change.
+    Raises ValueError, with the nearest number of frames, for a number that the pipeline
+    would silently change.
     """
     name = next((name for name in FRAMES if name in drive.takes), None)
     own = _own(drive, row)
@@ -154,8 +156,8 @@ def _no_length(drive: Drive, name: str, frames: int, nearest: int) -> ValueError
 
 
 def _time(own: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, int, int, bool]:
-    """The numbers of latent frames of two lengths, their axis, and whether frames are folded
-    into the batch."""
+    """The numbers of latent frames of two lengths, their axis, and whether frames are
+    folded into the batch."""
     if len(own) != len(small):
         return own[0], 1, 0, True
     axis = next(i for i, (a, b) in enumerate(zip(own, small, strict=True)) if a != b)
@@ -166,10 +168,11 @@ def _time(own: tuple[int, ...], small: tuple[int, ...]) -> tuple[int, int, int, 
 def _ratio(
     drive: Drive, row: int, name: str, one: tuple[int | None, int], other: tuple[int, int]
 ) -> int:
-    """Pixel frames of a latent frame: what the pipeline says, else the slope of two lengths.
+    """Pixel frames of a latent frame: what the pipeline says, else the slope of two
+    lengths.
 
-    A length is (pixel frames, latent frames); where the call names no pixel frames, a third length
-    is looked at.
+    A length is (pixel frames, latent frames); where the call names no pixel frames, a third
+    length is looked at.
     """
     said = next((getattr(drive.pipe, key) for key in RATIOS if hasattr(drive.pipe, key)), None)
     if isinstance(said, int):
@@ -194,7 +197,8 @@ def _spans(frames: int, length: int, ratio: int) -> list[Span]:
 
 def lengths(frames: int | None) -> list[int]:
     """Other numbers of frames to try; none may fit a pipeline's rule, and of one frame some
-    pipelines make a picture. Eight more differ from a single frame where doubling does not."""
+    pipelines make a picture. Eight more differ from a single frame where doubling does
+    not."""
     usual = [1, 9, 17]
     return usual if frames is None else [1, 2 * frames, 2 * frames - 1, 3 * frames, frames + 8]
 
@@ -209,7 +213,8 @@ def _own(drive: Drive, row: int, number: int = 0, **call: Any) -> tuple[int, ...
 def tried(
     drive: Drive, row: int, name: str, frames: int, number: int = 0
 ) -> tuple[int, ...] | None:
-    """The shape of latents of another number of frames; None where the pipeline fails at it."""
+    """The shape of latents of another number of frames; None where the pipeline fails at
+    it."""
     try:
         return _own(drive, row, number, **{name: frames})
     except torch.OutOfMemoryError:
@@ -219,11 +224,11 @@ def tried(
 
 
 def order(drive: Drive, row: int, *owns: tuple[int, ...]) -> Tensor | None:
-    """Where in a plain draw each latent of the pipeline's own first latents comes from; None for in
-    order.
+    """Where in a plain draw each latent of the pipeline's own first latents comes from;
+    None for in order.
 
-    Found by comparing two draws with the latents that the pipeline made of them. Pipelines that
-    draw in half precision, or draw something else first, have no such order.
+    Found by comparing two draws with the latents that the pipeline made of them. Pipelines
+    that draw in half precision, or draw something else first, have no such order.
     """
     pairs = [_drawn(drive, row, owns, seed) for seed in (drive.seed, drive.seed + 1)]
     if any(len(a) != len(b) for a, b in pairs) or all(
@@ -236,8 +241,8 @@ def order(drive: Drive, row: int, *owns: tuple[int, ...]) -> Tensor | None:
 def _places(drawn: np.ndarray, made: np.ndarray) -> Tensor | None:
     """The place in a draw of each number that was made of it; None where none was.
 
-    Legend: `drawn` and `made` (2, N), two draws. What is in no draw, as the latents of a given
-    picture, has the places that are left over.
+    Legend: `drawn` and `made` (2, N), two draws. What is in no draw, as the latents of a
+    given picture, has the places that are left over.
     """
     plain, theirs = (two[0].astype(np.float64) + 1j * two[1] for two in (drawn, made))
     free, used = np.isin(theirs, plain), np.isin(plain, theirs)
@@ -258,8 +263,8 @@ def drawn(owns: Sequence[tuple[int, ...]], draw: torch.Generator) -> Tensor:
 def _drawn(
     drive: Drive, row: int, owns: Sequence[tuple[int, ...]], seed: int
 ) -> tuple[Tensor, Tensor]:
-    """A plain draw, and the latents with which the pipeline enters its loop for a generator of
-    the same seed."""
+    """A plain draw, and the latents with which the pipeline enters its loop for a generator
+    of the same seed."""
     plain = drawn(owns, torch.Generator().manual_seed(seed))
     before, drive.seed = drive.seed, seed
     try:

@@ -1,13 +1,13 @@
-"""What the frozen parts of a pipeline made of a prompt is kept, and given back whenever the prompt
-is run again.
+"""What the frozen parts of a pipeline made of a prompt is kept, and given back whenever the
+prompt is run again.
 
-A pipeline is deterministic, so the n-th call of a frozen part within a run means the same whenever
-the run is of the same prompt. So a look-up needs no hash, and waits for no device. The first time a
-prompt is run, the inputs of the call are hashed as well: what two prompts share, as the embedding
-of one negative prompt, is computed and kept once.
+A pipeline is deterministic, so the n-th call of a frozen part within a run means the same
+whenever the run is of the same prompt. So a look-up needs no hash, and waits for no device.
+The first time a prompt is run, the inputs of the call are hashed as well: what two prompts
+share, as the embedding of one negative prompt, is computed and kept once.
 
-Only calls before the loop are kept. What is called within the loop (a ControlNet) sees the latents,
-and runs each time.
+Only calls before the loop are kept. What is called within the loop (a ControlNet) sees the
+latents, and runs each time.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ LIMIT = 4 * 2**30  # bytes of outputs in host memory
 
 
 class Memory:
-    """Keeps, on the CPU, what the modules that it watches make of each row; a row is the number of
-    a prompt.
+    """Keeps, on the CPU, what the modules that it watches make of each row; a row is the
+    number of a prompt.
 
-    `device()` is where the outputs are wanted. A `visitor` works on that device, and rests on the
-    CPU in between. At most `limit` bytes are kept: what was used longest ago goes first, and is
-    computed again when it is needed.
+    `device()` is where the outputs are wanted. A `visitor` works on that device, and rests
+    on the CPU in between. At most `limit` bytes are kept: what was used longest ago goes
+    first, and is computed again when it is needed.
     """
 
     def __init__(self, device: Callable[[], torch.device], limit: int = LIMIT):
@@ -43,8 +43,9 @@ class Memory:
         self.calls, self.open = 0, False
 
     def begin(self, rows: Sequence[int], about: tuple[Any, ...] = ()) -> None:
-        """A run of these rows begins; of the last run's new outputs, drop the hidden layers that
-        it did not read. `about` is what the run changes of the pipeline's call, as its length."""
+        """A run of these rows begins; of the last run's new outputs, drop the hidden layers
+        that it did not read. `about` is what the run changes of the pipeline's call, as its
+        length."""
         for name in self.fresh:
             if name in self.kept:
                 self._put(name, _pruned(self._take(name)))
@@ -74,10 +75,14 @@ class Memory:
         if not size or size % n:  # the first axis is not that of rows
             return self._one((*self.rows, self.about, self.calls, shapes), part, leaves, spec)
         parts = [
-            self._one((self.rows[i % n], self.about, i // n, self.calls, shapes), part,
-                      _row(leaves, i), spec)
+            self._one(
+                (self.rows[i % n], self.about, i // n, self.calls, shapes),
+                part,
+                _row(leaves, i),
+                spec,
+            )
             for i in range(size)
-        ]  # fmt: skip
+        ]
         return _joined(parts)
 
     def _one(self, key: Any, part: _Part, leaves: list[Any], spec: Any) -> Any:
@@ -105,8 +110,8 @@ class Memory:
 
 
 class _Part:
-    """A method of a frozen module; whether the module visits the device only to work; the hidden
-    layers read of it."""
+    """A method of a frozen module; whether the module visits the device only to work; the
+    hidden layers read of it."""
 
     def __init__(self, module: nn.Module, inner: Callable[..., Any], visitor: bool):
         self.module, self.inner, self.visitor, self.read = module, inner, visitor, set[int]()
@@ -123,10 +128,11 @@ class _Part:
 
 
 class _Layers(tuple):
-    """Hidden states by layer, which remembers the layers that are read; the others are None after
-    the run.
+    """Hidden states by layer, which remembers the layers that are read; the others are None
+    after the run.
 
-    A function of torch that reads all of them at once leaves no trace: then none is dropped.
+    A function of torch that reads all of them at once leaves no trace: then none is
+    dropped.
     """
 
     read: set[int]
@@ -153,7 +159,8 @@ class _Layers(tuple):
 
 
 def _layered(output: Any, read: set[int]) -> Any:
-    """An output of transformers whose hidden states note in `read` which of them are read."""
+    """An output of transformers whose hidden states note in `read` which of them are
+    read."""
     states = output.get("hidden_states") if isinstance(output, dict) else None
     if isinstance(states, tuple):
         output["hidden_states"] = _Layers.of(states, read)
@@ -213,8 +220,8 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 
 def _leaf(leaves: list[Any], change: Callable[[Tensor], Tensor]) -> Any:
-    """One leaf of each row as one. An autoencoder's distribution is its parameters; a cache of
-    keys is dropped."""
+    """One leaf of each row as one. An autoencoder's distribution is its parameters; a cache
+    of keys is dropped."""
     first = leaves[0]
     if isinstance(first, Tensor):
         return change(torch.cat(leaves) if first.dim() and len(leaves) > 1 else first)
@@ -227,7 +234,8 @@ def _leaf(leaves: list[Any], change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _layer(rows: Sequence[Any], change: Callable[[Tensor], Tensor]) -> Any:
-    """A hidden layer of several rows; one that is dropped of any row is not read of the others."""
+    """A hidden layer of several rows; one that is dropped of any row is not read of the
+    others."""
     return None if any(row is None for row in rows) else _leaf(list(rows), change)
 
 

@@ -1,13 +1,15 @@
-"""Rows of several times in one run, for pipelines where the time reaches nothing but the network.
+"""Rows of several times in one run, for pipelines where the time reaches nothing but the
+network.
 
 A pipeline is at one time at once, so rows of several times would need a run each. But most
-pipelines use the time for one thing: they tell it to the network, as a number for each row. There,
-one run of any of the times serves all rows, if the network is told each row's own time.
+pipelines use the time for one thing: they tell it to the network, as a number for each row.
+There, one run of any of the times serves all rows, if the network is told each row's own
+time.
 
-Whether a pipeline is of that kind is found out by looking at every step of its schedule, with a
-network that does not compute and answers each call alike. The network's arguments must be the same
-in every step but for the time, and so must be what reaches the scheduler: then neither guidance nor
-anything else depends on the time or on the number of the step.
+Whether a pipeline is of that kind is found out by looking at every step of its schedule,
+with a network that does not compute and answers each call alike. The network's arguments
+must be the same in every step but for the time, and so must be what reaches the scheduler:
+then neither guidance nor anything else depends on the time or on the number of the step.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ RULES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True)
 class Telling:
-    """How a network is told the time: by which of the leaves of its arguments, and how often.
+    """How a network is told the time: by which of the leaves of its arguments, and how
+    often.
 
-    `copies`: how many times the rows of a run stand in the network's batch, as 2 with guidance.
+    `copies`: how many times the rows of a run stand in the network's batch, as 2 with
+    guidance.
     """
 
     rules: Mapping[int, Rule]
@@ -49,8 +53,8 @@ class Telling:
 
 
 class Mixed:
-    """Predictions of rows of several times in one run; for each schedule it is found out whether
-    they can be."""
+    """Predictions of rows of several times in one run; for each schedule it is found out
+    whether they can be."""
 
     def __init__(self, drive: Drive):
         self.drive, self.known = drive, dict[int, Telling | None]()
@@ -74,7 +78,8 @@ class Mixed:
 
 
 def telling(drive: Drive, row: int, two: Tensor) -> Telling | None:
-    """How the network is told the time, or None where the time reaches more than the network."""
+    """How the network is told the time, or None where the time reaches more than the
+    network."""
     grid, rows = drive.probe.grid[:-1], [row, row]
     looks = [drive.look(rows, two, t) for t in grid]
     first, calls = looks[0], range(len(looks[0].calls))
@@ -96,7 +101,8 @@ def _alike(one: Look, other: Look) -> bool:
 
 
 def _rules(calls: Sequence[Sequence[Any]], probe: Any) -> dict[int, Rule] | None:
-    """By place, the rule of each leaf that changes from step to step; None where one has none."""
+    """By place, the rule of each leaf that changes from step to step; None where one has
+    none."""
     if len({len(leaves) for leaves in calls}) > 1:
         return None
     told = torch.tensor(probe.told, dtype=probe.timesteps.dtype)
@@ -112,7 +118,8 @@ def _rules(calls: Sequence[Sequence[Any]], probe: Any) -> dict[int, Rule] | None
 
 
 def _rule(column: Sequence[Any], told: Tensor, levels: int) -> Rule | None:
-    """The rule that makes one leaf of every step, a number for each row, of the timesteps."""
+    """The rule that makes one leaf of every step, a number for each row, of the
+    timesteps."""
     if not all(isinstance(leaf, Tensor) and leaf.dim() < 2 for leaf in column):
         return None
     if not all(bool((leaf == leaf.reshape(-1)[0]).all()) for leaf in column):
@@ -125,8 +132,8 @@ def _rule(column: Sequence[Any], told: Tensor, levels: int) -> Rule | None:
 def _copies(leaves: Sequence[Any], turned: Sequence[Any]) -> int | None:
     """How often the rows stand one after the other in a network's batch.
 
-    The two rows have changed places in `turned`. So must the rows of every leaf that differs; None
-    where they have not, as where the copies of a row stand together.
+    The two rows have changed places in `turned`. So must the rows of every leaf that
+    differs; None where they have not, as where the copies of a row stand together.
     """
     differ = [(a, b) for a, b in zip(leaves, turned, strict=True) if not _same(a, b)]
     sizes = {len(a) for a, _ in differ if isinstance(a, Tensor) and a.dim()}

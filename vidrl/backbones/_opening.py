@@ -1,4 +1,5 @@
-"""A pipeline from a folder or the hub, and what in it is trained, frozen, encodes and decodes."""
+"""A pipeline from a folder or the hub, and what in it is trained, frozen, encodes and
+decodes."""
 
 from __future__ import annotations
 
@@ -18,8 +19,20 @@ from vidrl.plugin import nearest
 NETWORK = re.compile(
     r"(transformer|unet|prior|decoder)(_\d+)?"
 )  # what denoises, by its name in a pipeline
-OURS = ("prompt", "generator", "latents", "output_type", "return_dict", "num_inference_steps", "timesteps", "sigmas",
-        "num_images_per_prompt", "num_videos_per_prompt", "callback_on_step_end", "eta")  # fmt: skip
+OURS = (
+    "prompt",
+    "generator",
+    "latents",
+    "output_type",
+    "return_dict",
+    "num_inference_steps",
+    "timesteps",
+    "sigmas",
+    "num_images_per_prompt",
+    "num_videos_per_prompt",
+    "callback_on_step_end",
+    "eta",
+)
 
 
 def diffusers() -> Any:
@@ -35,8 +48,8 @@ def diffusers() -> Any:
 
 
 def opened(model: str | Path, dtype: str) -> Any:
-    """The pipeline of a folder or hub id. Its index is read first, so that a wrong one costs no
-    download."""
+    """The pipeline of a folder or hub id. Its index is read first, so that a wrong one
+    costs no download."""
     told = index(model)
     name, version = told.get("_class_name"), told.get("_diffusers_version", "another version")
     if not isinstance(name, str) or not hasattr(diffusers(), name):
@@ -48,28 +61,40 @@ def opened(model: str | Path, dtype: str) -> Any:
     dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated")  # 0.38 has no other name
+            warnings.filterwarnings(
+                "ignore", "`torch_dtype` is deprecated"
+            )  # 0.38 has no other name
             return diffusers().DiffusionPipeline.from_pretrained(
                 str(model), torch_dtype=dtypes, use_safetensors=True
             )
     except (OSError, ValueError, AttributeError, ImportError) as error:
-        cure = newer(told) or "complete the folder, or load it once and write it again with save_pretrained"
+        cure = (
+            newer(told)
+            or "complete the folder, or load it once and write it again with save_pretrained"
+        )
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ValueError(f"expected every component that {model}/model_index.json names, with weights as safetensors, "
-                         f"got: {reason}: {cure}") from error  # fmt: skip
+        raise ValueError(
+            f"expected every component that {model}/model_index.json names, with weights as safetensors, "
+            f"got: {reason}: {cure}"
+        ) from error
 
 
 def _all_there(folder: Path, index: Mapping[str, Any]) -> None:
     """Raise ValueError where a local folder lacks a component that its index names."""
-    named = [name for name, part in index.items() if isinstance(part, list) and part[-1] is not None]
+    named = [
+        name for name, part in index.items() if isinstance(part, list) and part[-1] is not None
+    ]
     missing = [name for name in named if not (folder / name).is_dir()] if folder.is_dir() else []
     if missing:
-        raise ValueError(f"expected every component that {folder}/model_index.json names, got no folder "
-                         f"{', '.join(missing)} there: copy the whole model again")  # fmt: skip
+        raise ValueError(
+            f"expected every component that {folder}/model_index.json names, got no folder "
+            f"{', '.join(missing)} there: copy the whole model again"
+        )
 
 
 def newer(index: Mapping[str, Any]) -> str:
-    """What to do where a newer diffusers saved a pipeline than the one that is installed, else "".
+    """What to do where a newer diffusers saved a pipeline than the one that is installed,
+    else "".
 
     >>> newer({"_diffusers_version": "99.0"}).partition(":")[0]
     'diffusers 99.0 saved the model, which is newer than the installed one'
@@ -95,8 +120,10 @@ def index(model: str | Path) -> Mapping[str, Any]:
     folder, wanted = Path(model), "expected a diffusers folder or hub id of a pipeline"
     cure = "name a folder that save_pretrained of a pipeline wrote, with a model_index.json"
     if folder.is_file():
-        raise ValueError(f"{wanted}, got the file {folder}: load it with from_single_file of its pipeline and write a "
-                         "folder with save_pretrained")  # fmt: skip
+        raise ValueError(
+            f"{wanted}, got the file {folder}: load it with from_single_file of its pipeline and write a "
+            "folder with save_pretrained"
+        )
     if folder.is_dir() and not (folder / "model_index.json").exists():
         raise ValueError(f"{wanted}, got {folder}, which {_instead(folder)}: {cure}")
     if not folder.exists() and str(model).count("/") != 1:  # a hub id is owner/name
@@ -132,8 +159,10 @@ def checked(pipe: Any) -> Any:
         name for name, part in pipe.components.items() if part is None and name not in optional
     ]
     if missing:
-        raise ValueError(f"expected every component of {type(pipe).__name__}, got None as {', '.join(missing)}: load "
-                         "the whole pipeline")  # fmt: skip
+        raise ValueError(
+            f"expected every component of {type(pipe).__name__}, got None as {', '.join(missing)}: load "
+            "the whole pipeline"
+        )
     return pipe
 
 
@@ -155,15 +184,20 @@ def chosen(
     """The networks that are trained: all, or those that `train` names."""
     wrong = [name for name in train if name not in found]
     if wrong:
-        raise ValueError(f"expected backbone.options.train to name networks of {pipeline}, got {wrong[0]!r}: "
-                         f"{nearest(wrong[0], found)}")  # fmt: skip
+        raise ValueError(
+            f"expected backbone.options.train to name networks of {pipeline}, got {wrong[0]!r}: "
+            f"{nearest(wrong[0], found)}"
+        )
     return {name: part for name, part in found.items() if not train or name in train}
 
 
 def frozen(pipe: Any) -> dict[str, nn.Module]:
     """The other modules of a pipeline."""
-    return {name: part for name, part in pipe.components.items()
-            if isinstance(part, nn.Module) and not NETWORK.fullmatch(name)}  # fmt: skip
+    return {
+        name: part
+        for name, part in pipe.components.items()
+        if isinstance(part, nn.Module) and not NETWORK.fullmatch(name)
+    }
 
 
 def autoencoder(parts: Mapping[str, nn.Module]) -> nn.Module | None:
@@ -175,8 +209,8 @@ def autoencoder(parts: Mapping[str, nn.Module]) -> nn.Module | None:
 
 
 def check_call(call: Mapping[str, Any], takes: Mapping[str, Any], pipeline: str) -> None:
-    """Raise ValueError for a keyword that the pipeline's call does not take, or that vidrl gives
-    it."""
+    """Raise ValueError for a keyword that the pipeline's call does not take, or that vidrl
+    gives it."""
     for name in call:
         if name in OURS:
             raise ValueError(
@@ -184,8 +218,10 @@ def check_call(call: Mapping[str, Any], takes: Mapping[str, Any], pipeline: str)
             )
         if name not in takes:
             known = [key for key in takes if key not in (*OURS, "self")]
-            raise ValueError(f"expected backbone.options.call to hold arguments of {pipeline}, got {name!r}: "
-                             f"{nearest(name, known)}")  # fmt: skip
+            raise ValueError(
+                f"expected backbone.options.call to hold arguments of {pipeline}, got {name!r}: "
+                f"{nearest(name, known)}"
+            )
 
 
 def arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
@@ -194,12 +230,14 @@ def arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def checkpoint(found: Mapping[str, nn.Module]) -> None:
-    """Compute the networks' layers twice for less memory. Raises ValueError for a network that
-    cannot."""
+    """Compute the networks' layers twice for less memory. Raises ValueError for a network
+    that cannot."""
     for name, network in found.items():
         if not getattr(network, "_supports_gradient_checkpointing", False):
-            raise ValueError(f"expected networks that can checkpoint their gradient, got {name}, a "
-                             f"{type(network).__name__}: set gradient_checkpointing = false")  # fmt: skip
+            raise ValueError(
+                f"expected networks that can checkpoint their gradient, got {name}, a "
+                f"{type(network).__name__}: set gradient_checkpointing = false"
+            )
         enable: Any = network.enable_gradient_checkpointing
         enable()
 

@@ -1,14 +1,15 @@
-"""A scheduler that takes no step: it says which time a pipeline is at, and hands over the latents
-it is given.
+"""A scheduler that takes no step: it says which time a pipeline is at, and hands over the
+latents it is given.
 
-A pipeline asks its scheduler for two things: the timesteps of its loop, and at the end of each turn
-the next latents (`step`). A probe is a scheduler of the pipeline's own class, so that all that a
-pipeline looks up in a scheduler is there, but its `step` calls `visit(prediction, sample, number)`
-and returns what that returns. A copy that a pipeline makes of its scheduler, to denoise sound beside
-video, is a probe as well, and calls the same `visit` with its own number.
+A pipeline asks its scheduler for two things: the timesteps of its loop, and at the end of
+each turn the next latents (`step`). A probe is a scheduler of the pipeline's own class, so
+that all that a pipeline looks up in a scheduler is there, but its `step` calls
+`visit(prediction, sample, number)` and returns what that returns. A copy that a pipeline
+makes of its scheduler, to denoise sound beside video, is a probe as well, and calls the
+same `visit` with its own number.
 
-Three kinds of scheduler cover diffusers: straight paths (flow), variance-preserving paths of
-trained levels (discrete), and noise added to clean latents (EDM). Each becomes a path of
+Three kinds of scheduler cover diffusers: straight paths (flow), variance-preserving paths
+of trained levels (discrete), and noise added to clean latents (EDM). Each becomes a path of
 `vidrl.diffusion.path`, with times from at most 1 down to 0.
 """
 
@@ -45,8 +46,8 @@ def single(t: float) -> float:
 
 
 class _Stepped(tuple):
-    """What a step returns: a tuple, or an object with these attributes, whichever the pipeline
-    reads."""
+    """What a step returns: a tuple, or an object with these attributes, whichever the
+    pipeline reads."""
 
     prev_sample = property(lambda self: self[0])
     pred_original_sample = property(lambda self: self[1])
@@ -55,10 +56,11 @@ class _Stepped(tuple):
 class Probe:
     """What is laid over a scheduler's class.
 
-    `grid`: the times of the last schedule that was asked for. `time`: where a run shall be, None
-    for the schedule as it is. `turn`: the number of that step in the schedule. Where `only` is not
-    0, the schedule of a run is that step alone, so many times over: for pipelines whose loop does
-    not count its turns. `number`: 0, and of the n-th copy in a run n; `copies` are those of a run.
+    `grid`: the times of the last schedule that was asked for. `time`: where a run shall be,
+    None for the schedule as it is. `turn`: the number of that step in the schedule. Where
+    `only` is not 0, the schedule of a run is that step alone, so many times over: for
+    pipelines whose loop does not count its turns. `number`: 0, and of the n-th copy in a
+    run n; `copies` are those of a run.
     """
 
     visit: Visit
@@ -109,8 +111,8 @@ class Probe:
         return _Stepped((self.visit(model_output, sample, self.number), sample))
 
     def place(self) -> None:
-        """Put `time` into the schedule that was just set: it is a step of it, or it replaces
-        one."""
+        """Put `time` into the schedule that was just set: it is a step of it, or it
+        replaces one."""
         if self.time is None:
             return
         self.turn = self._turn(self.time)
@@ -143,8 +145,8 @@ class Probe:
 
 
 class _Flow(Probe):
-    """x_t = (1 − t) x0 + t ε. `sign` is −1 where the scheduler's sigma is 1 − t and the network
-    predicts x0 − ε."""
+    """x_t = (1 − t) x0 + t ε. `sign` is −1 where the scheduler's sigma is 1 − t and the
+    network predicts x0 − ε."""
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
@@ -158,8 +160,8 @@ class _Flow(Probe):
     def at(self, t: float) -> tuple[float, float]:
         """(timestep, sigma) of a time off the schedule.
 
-        Some pipelines shift the sigmas and not the timesteps; then the timestep lies between those
-        of the schedule.
+        Some pipelines shift the sigmas and not the timesteps; then the timestep lies
+        between those of the schedule.
         """
         sigma = t if self.sign > 0 else 1 - t
         levels = self.config.num_train_timesteps
@@ -229,10 +231,11 @@ def _between(x: float, falling: list[float], values: list[float]) -> float:
 
 
 def edm(predicts: str = "v", final: float = 0.0) -> Path:
-    """Noise of standard deviation σ added to clean latents (EDM, arXiv 2206.00364), divided by √(1 + σ²).
+    """Noise of standard deviation σ added to clean latents (EDM, arXiv 2206.00364), divided
+    by √(1 + σ²).
 
-    The quotient is variance-preserving: α = cos(π t / 2) and σ = sin(π t / 2) at t = 2/π · atan σ. `final` is EDM's σ
-    at t = 0, where sampling ends.
+    The quotient is variance-preserving: α = cos(π t / 2) and σ = sin(π t / 2) at t = 2/π ·
+    atan σ. `final` is EDM's σ at t = 0, where sampling ends.
 
     Example:
         >>> [round(float(edm().sigma(torch.tensor(t))), 3) for t in (1.0, 0.5, 0.0)]
@@ -249,8 +252,8 @@ def edm(predicts: str = "v", final: float = 0.0) -> Path:
 def probe(scheduler: Any, pipeline: str) -> tuple[Any, Path]:
     """The probe of a scheduler, and the path that the scheduler walks.
 
-    Raises ValueError for a scheduler of none of the three kinds; `pipeline` names its pipeline in
-    the message.
+    Raises ValueError for a scheduler of none of the three kinds; `pipeline` names its
+    pipeline in the message.
     """
     scheduler = _deterministic(scheduler)
     euler, config = _schedulers().FlowMatchEulerDiscreteScheduler, scheduler.config
@@ -274,8 +277,8 @@ def _schedulers() -> Any:
 
 
 def _deterministic(scheduler: Any) -> Any:
-    """The scheduler, or the first-order one of the same path and levels that vidrl's own steps
-    agree with."""
+    """The scheduler, or the first-order one of the same path and levels that vidrl's own
+    steps agree with."""
     diffusers, config = _schedulers(), scheduler.config
     euler = diffusers.FlowMatchEulerDiscreteScheduler
     if config.get("prediction_type") == "flow_prediction" and not isinstance(scheduler, euler):

@@ -11,8 +11,8 @@ MARK = "vidrl reads this"  # a prompt that is looked for in what the tokenizers 
 
 
 class Reading:
-    """The calls of a pipeline's tokenizers in one run: each with its text, in which MARK stands
-    for the prompt."""
+    """The calls of a pipeline's tokenizers in one run: each with its text, in which MARK
+    stands for the prompt."""
 
     def __init__(self, drive: Drive, row: Row):
         self.calls: list[tuple[Any, str, Mapping[str, Any]]] = []
@@ -32,8 +32,11 @@ class Reading:
 
     def cuts(self, prompt: str) -> bool:
         """Whether every tokenizer that reads prompts cuts the end of this one off."""
-        limits = [(tokenizer, text.replace(MARK, prompt), limit) for tokenizer, text, given in self.calls
-                  if (limit := _limit(tokenizer, given))]  # fmt: skip
+        limits = [
+            (tokenizer, text.replace(MARK, prompt), limit)
+            for tokenizer, text, given in self.calls
+            if (limit := _limit(tokenizer, given))
+        ]
         return bool(limits) and all(
             _tokens(tokenizer, text) > limit for tokenizer, text, limit in limits
         )

@@ -1,5 +1,5 @@
-"""What goes with a prompt into a pipeline's call: pictures, films and texts, by the names of the
-call's arguments."""
+"""What goes with a prompt into a pipeline's call: pictures, films and texts, by the names
+of the call's arguments."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ GREY = 0.5
 
 
 def loaded(prompt: str, size: Size) -> dict[str, Any]:
-    """The references of a prompt as a pipeline takes them: PIL images of the clip's size, lists of
-    them, and texts."""
+    """The references of a prompt as a pipeline takes them: PIL images of the clip's size,
+    lists of them, and texts."""
     return {name: _value(prompt, name, size) for name in of(prompt)}
 
 
 def of_call(call: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    """Arguments of a call, in which a file is named by its path, with the file's pictures."""
+    """Arguments of a call, in which a file is named by its path, with the file's
+    pictures."""
     files = {
         name: value for name, value in call.items() if is_file(name) and isinstance(value, str)
     }
@@ -68,7 +69,8 @@ def _bytes(value: Any) -> Any:
 
 
 def plain(takes: Mapping[str, Any], size: Size, frames: int) -> Iterator[dict[str, Any]]:
-    """Grey references for a dry run: none, then those that a pipeline may need, fewest first."""
+    """Grey references for a dry run: none, then those that a pipeline may need, fewest
+    first."""
     grey = image(torch.full((3, *(size or (64, 64))), GREY))
     names = [name for name in takes if is_file(name)]
     values = {name: [grey] * frames if stem(name) == "video" else grey for name in names}

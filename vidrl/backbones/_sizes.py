@@ -1,5 +1,5 @@
-"""The sizes of a driven pipeline: those of its folder, those that it makes, and the nearest to a
-wrong one."""
+"""The sizes of a driven pipeline: those of its folder, those that it makes, and the nearest
+to a wrong one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def _read(folder: Path | None) -> dict[str, Any]:
 
 
 def played_at(folder: Path | None, call: Mapping[str, Any], takes: Mapping[str, Any]) -> float:
-    """Frames a second: what the folder, the call or the pipeline's default says, else 16."""
+    """Frames a second: what the folder, the call or the pipeline's default says, else
+    16."""
     named = [call.get(name, takes[name].default) for name in ("frame_rate", "fps") if name in takes]
     said = [
         value
@@ -46,8 +47,8 @@ def played_at(folder: Path | None, call: Mapping[str, Any], takes: Mapping[str, 
 
 
 def picture(pipe: Any, call: Mapping[str, Any], takes: Mapping[str, Any]) -> _references.Size:
-    """Height and width of the pictures that a pipeline makes; None where neither the call nor
-    the pipeline says."""
+    """Height and width of the pictures that a pipeline makes; None where neither the call
+    nor the pipeline says."""
     named = [
         call.get(name, takes[name].default) if name in takes else None
         for name in ("height", "width")
@@ -90,8 +91,10 @@ def _refused(drive: Drive, error: Exception) -> ValueError:
     asked = (
         ", ".join(f"{key} = {value!r}" for key, value in drive.call.items()) or "its own defaults"
     )
-    made = ValueError(f"expected arguments that {drive.name} runs with, got {asked[:200]}: {type(error).__name__}: "
-                      f"{str(error).strip()[:400]}{_nearest(drive, str(error))}")  # fmt: skip
+    made = ValueError(
+        f"expected arguments that {drive.name} runs with, got {asked[:200]}: {type(error).__name__}: "
+        f"{str(error).strip()[:400]}{_nearest(drive, str(error))}"
+    )
     made.__cause__ = error
     return made
 
@@ -107,8 +110,11 @@ def _nearest(drive: Drive, text: str) -> str:
     if not found:
         return ""
     unit = int(found[1])
-    near = {name: max(unit, round(drive.call[name] / unit) * unit) for name in ("height", "width")
-            if isinstance(drive.call.get(name), int) and drive.call[name] % unit}  # fmt: skip
+    near = {
+        name: max(unit, round(drive.call[name] / unit) * unit)
+        for name in ("height", "width")
+        if isinstance(drive.call.get(name), int) and drive.call[name] % unit
+    }
     return (
         "; the nearest is " + ", ".join(f"{name} = {value}" for name, value in near.items())
         if near

@@ -18,7 +18,8 @@ class Left(Exception):
 
 
 def as_the_caller(device: torch.device) -> Callable[[], torch.autocast]:
-    """What makes a context with the autocast of this moment, for use where autocast is off."""
+    """What makes a context with the autocast of this moment, for use where autocast is
+    off."""
     kind, cached = device.type, torch.is_autocast_cache_enabled()
     dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
     return lambda: torch.autocast(kind, dtype, enabled, cached)
@@ -27,14 +28,14 @@ def as_the_caller(device: torch.device) -> Callable[[], torch.autocast]:
 class Switch:
     """A network, or while `still` zeros of its output's shape, which cost no computation.
 
-    The network computes under the context that `precision` makes. The shape is that of a copy of
-    the network on the device "meta", which has neither weights nor numbers. Where the network
-    cannot run there, because its code reads numbers, it runs itself once for each shape of its
-    inputs.
+    The network computes under the context that `precision` makes. The shape is that of a
+    copy of the network on the device "meta", which has neither weights nor numbers. Where
+    the network cannot run there, because its code reads numbers, it runs itself once for
+    each shape of its inputs.
 
-    `asked`, where it is set, is told the leaves of the arguments of each call while `still`, and
-    returns the number of the call, of which the answer is made. `change`, where it is set, is what
-    the leaves become before the network computes.
+    `asked`, where it is set, is told the leaves of the arguments of each call while
+    `still`, and returns the number of the call, of which the answer is made. `change`,
+    where it is set, is what the leaves become before the network computes.
     """
 
     asked: Callable[[list[Any]], int] | None = None
@@ -92,15 +93,16 @@ class Switch:
 
 
 def _answer(like: Tensor, n: int, device: torch.device) -> Tensor:
-    """Numbers of a tensor's shape that are the same for each n, and other ones for another n."""
+    """Numbers of a tensor's shape that are the same for each n, and other ones for another
+    n."""
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(n)).to(
         device, like.dtype
     )
 
 
 class Ends:
-    """An image or video processor that leaves with the pixels, before they become numpy or meet
-    a safety checker."""
+    """An image or video processor that leaves with the pixels, before they become numpy or
+    meet a safety checker."""
 
     def __init__(self, processor: Any):
         self.processor = processor
@@ -119,11 +121,11 @@ class Ends:
 
 
 class Decoding:
-    """An autoencoder's `decode` in the autoencoder's own precision; with `checkpointing`, computed
-    twice for less memory.
+    """An autoencoder's `decode` in the autoencoder's own precision; with `checkpointing`,
+    computed twice for less memory.
 
-    `seen` collects its inputs where it is a list; then each shape is decoded once, since only the
-    inputs are wanted. While it `leaves`, a run ends with its first input.
+    `seen` collects its inputs where it is a list; then each shape is decoded once, since
+    only the inputs are wanted. While it `leaves`, a run ends with its first input.
     """
 
     def __init__(self, autoencoder: nn.Module, checkpointing: bool):

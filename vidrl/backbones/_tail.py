@@ -1,13 +1,14 @@
-"""Pixels to a pipeline's latents: its autoencoder's encoder, and the inverse of what it does with
-latents before decoding.
+"""Pixels to a pipeline's latents: its autoencoder's encoder, and the inverse of what it
+does with latents before decoding.
 
-Between its loop and its decoder a pipeline unpacks the latents and scales them: each element z_i
-that reaches the decoder is scale_i · x_{place_i} + shift_i. Four runs of the pipeline's end find
-scale, shift and place: latents that are 0, that are 1, and that hold the two digits of their own
-number. Then the inverse is exact, whatever the pipeline's way is.
+Between its loop and its decoder a pipeline unpacks the latents and scales them: each
+element z_i that reaches the decoder is scale_i · x_{place_i} + shift_i. Four runs of the
+pipeline's end find scale, shift and place: latents that are 0, that are 1, and that hold
+the two digits of their own number. Then the inverse is exact, whatever the pipeline's way
+is.
 
-Legend: F pixel frames, x the pipeline's latents of one clip as one row of numbers, z what reaches
-the decoder.
+Legend: F pixel frames, x the pipeline's latents of one clip as one row of numbers, z what
+reaches the decoder.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Tail:
         )
 
     def _prove(self, number: Tensor) -> None:
-        """Raise NotImplementedError where a pipeline does something else with its latents."""
+        """Raise NotImplementedError where a pipeline does something else with its
+        latents."""
         draw = torch.Generator().manual_seed(0)
         x = torch.randn(number.shape, generator=draw).to(number)
         found, expected = self._through(x), self.scale * x.flatten()[self.place] + self.shift
@@ -84,8 +86,8 @@ class Tail:
         return self.pipeline.layout.ours(x.view(1, *own))
 
     def _encoded(self, pixels: Tensor) -> Tensor:
-        """The encoder's means: of a film as a whole, or of each of its frames, as the decoder
-        reads them."""
+        """The encoder's means: of a film as a whole, or of each of its frames, as the
+        decoder reads them."""
         part = self.pipeline.autoencoder
         encode: Any = self.pipeline.encoder
         assert part is not None and encode is not None

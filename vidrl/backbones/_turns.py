@@ -1,8 +1,10 @@
-"""What a turn of a pipeline's loop steps: one latents, or several that are denoised together.
+"""What a turn of a pipeline's loop steps: one latents, or several that are denoised
+together.
 
-A pipeline that denoises sound beside video copies its scheduler, and each copy steps latents of its
-own. The schedulers of a run are known by number: 0 is the pipeline's, n its n-th copy. Between the
-drive and the rest of vidrl several latents are joined, as rows of numbers.
+A pipeline that denoises sound beside video copies its scheduler, and each copy steps
+latents of its own. The schedulers of a run are known by number: 0 is the pipeline's, n its
+n-th copy. Between the drive and the rest of vidrl several latents are joined, as rows of
+numbers.
 
 Legend: B batch, E all numbers of one clip.
 """
@@ -43,7 +45,8 @@ class Parts:
         return torch.cat([parts[number].reshape(rows, -1) for number in self.sizes], 1)
 
     def part(self, joined: Tensor, like: Tensor, number: int) -> Tensor:
-        """The latents of one scheduler in the shape of `like`; `like` itself if none are joined."""
+        """The latents of one scheduler in the shape of `like`; `like` itself if none are
+        joined."""
         if number not in self.sizes:
             return like
         if len(self.sizes) == 1:
@@ -53,7 +56,8 @@ class Parts:
 
 
 def opens(drive: Drive, row: int) -> bool:
-    """Whether the last turn needs what the first turn made, so that it cannot be reached alone."""
+    """Whether the last turn needs what the first turn made, so that it cannot be reached
+    alone."""
 
     def leave(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
         raise Left
@@ -68,9 +72,10 @@ def opens(drive: Drive, row: int) -> bool:
 def parts(drive: Drive, row: int) -> Parts:
     """The latents that are denoised together.
 
-    What a scheduler returned must come back to it in the next turn. Latents that do not are never
-    stepped: they stay as the pipeline drew them, and are no part of what a policy makes. A whole
-    turn is run, so that the step of a scheduler that is no probe is met, and refused.
+    What a scheduler returned must come back to it in the next turn. Latents that do not are
+    never stepped: they stay as the pipeline drew them, and are no part of what a policy
+    makes. A whole turn is run, so that the step of a scheduler that is no probe is met, and
+    refused.
     """
     entered = drive.entered(row)
     given, back = dict[int, Tensor](), dict[int, Tensor]()

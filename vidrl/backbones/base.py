@@ -1,6 +1,7 @@
 """What the trainer needs of a generator, and nothing more.
 
-Legend: B batch, C latent channels, L latent frames, h w latent height and width, F pixel frames, H W pixels.
+Legend: B batch, C latent channels, L latent frames, h w latent height and width, F pixel
+frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -27,28 +28,35 @@ CACHE_BYTES = 4 * 2**30  # of conditions in host memory: about 1000 prompts of W
 
 
 def without_autocast(device: torch.device) -> torch.autocast:
-    """A context in which operations on a device run in the precision of their inputs, even inside autocast."""
+    """A context in which operations on a device run in the precision of their inputs, even
+    inside autocast."""
     return torch.autocast(device.type, enabled=False)
 
 
 class Generator(ABC):
-    """Makes pixels out of noise under a condition; constructor arguments are its options."""
+    """Makes pixels out of noise under a condition; constructor arguments are its
+    options."""
 
     network: nn.Module  # what is trained
     shape: tuple[int, ...]  # of one latent, (C, L, h, w)
     fps: float
     longer = "Shorten these prompts"  # the cure where `truncated` names prompts
-    reads: tuple[str, ...] = ()  # the references of a prompt that `encode` reads, as ("image", "negative_prompt")
+    reads: tuple[
+        str, ...
+    ] = ()  # the references of a prompt that `encode` reads, as ("image", "negative_prompt")
     needs: tuple[str, ...] = ()  # those of them that every prompt must have
-    adapter_notes: tuple[str, ...] = ()  # what a person must know before training of who reads the LoRA that is written
+    adapter_notes: tuple[
+        str, ...
+    ] = ()  # what a person must know before training of who reads the LoRA that is written
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """The condition of each prompt, without gradient; a prompt may be a `vidrl.data.prompt.Prompt` with
-        references."""
+        """The condition of each prompt, without gradient; a prompt may be a
+        `vidrl.data.prompt.Prompt` with references."""
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Raise ValueError where a prompt has references that this family does not read, or lacks one that it needs.
+        """Raise ValueError where a prompt has references that this family does not read, or
+        lacks one that it needs.
 
         Example:
             >>> from vidrl.backbones.toy import Toy
@@ -62,21 +70,29 @@ class Generator(ABC):
             spare = [one for one in of(prompt) if one not in self.reads]
             lost = [one for one in self.needs if one not in of(prompt)]
             if spare:
-                kinds = f"prompts with no references but {reads}" if reads else "prompts of text alone"
-                raise ValueError(f"expected {kinds}, which is what {name} reads, got {str(prompt)[:60]!r} with "
-                                 f"{', '.join(spare)}: take these columns out of the prompt file, or use a backbone "
-                                 "that reads them")
+                kinds = (
+                    f"prompts with no references but {reads}" if reads else "prompts of text alone"
+                )
+                raise ValueError(
+                    f"expected {kinds}, which is what {name} reads, got {str(prompt)[:60]!r} with "
+                    f"{', '.join(spare)}: take these columns out of the prompt file, or use a backbone "
+                    "that reads them"
+                )
             if lost:
-                raise ValueError(f"expected prompts with {', '.join(self.needs)}, which {name} needs, got "
-                                 f"{str(prompt)[:60]!r} without {', '.join(lost)}: write the prompts into a "
-                                 f".jsonl, .csv or .parquet file with the columns prompt and {lost[0]}")
+                raise ValueError(
+                    f"expected prompts with {', '.join(self.needs)}, which {name} needs, got "
+                    f"{str(prompt)[:60]!r} without {', '.join(lost)}: write the prompts into a "
+                    f".jsonl, .csv or .parquet file with the columns prompt and {lost[0]}"
+                )
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts whose end `encode` cuts off; a family whose text encoder has a length limit overrides this."""
+        """The prompts whose end `encode` cuts off; a family whose text encoder has a length
+        limit overrides this."""
         return []
 
     def encoding(self) -> AbstractContextManager[None]:
-        """A context around several calls of `encode`: an offloaded text encoder stays on the device within."""
+        """A context around several calls of `encode`: an offloaded text encoder stays on
+        the device within."""
         return nullcontext()
 
     @abstractmethod
@@ -90,18 +106,20 @@ class Generator(ABC):
     def decode_with(self, latents: Tensor, cond: Cond) -> Tensor:
         """The clips of latents that were made under a condition.
 
-        A family whose decoder reads the condition too, as where a given first frame is put before the clip, overrides
-        this; for the others it is `decode`.
+        A family whose decoder reads the condition too, as where a given first frame is put
+        before the clip, overrides this; for the others it is `decode`.
         """
         return self.decode(latents)
 
     @classmethod
     @abstractmethod
     def tiny(cls) -> Generator:
-        """A few thousand random weights of the same architecture, for tests; needs no file."""
+        """A few thousand random weights of the same architecture, for tests; needs no
+        file."""
 
     def noise(self, draws: Sequence[torch.Generator]) -> Tensor:
-        """One unit Gaussian latent a generator, float32 (B, C, L, h, w): the same whatever the batch and the device."""
+        """One unit Gaussian latent a generator, float32 (B, C, L, h, w): the same whatever
+        the batch and the device."""
         made = [torch.randn(self.shape, generator=draw) for draw in draws]
         return torch.stack(made) if made else torch.empty(0, *self.shape)  # a process without rows
 
@@ -114,13 +132,22 @@ class Generator(ABC):
         self.network.to(device)
         return self
 
-    def save_lora(self, folder: Folder, weights: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
+    def save_lora(
+        self, folder: Folder, weights: Mapping[str, Tensor], config: Mapping[str, object]
+    ) -> None:
         """Write an adapter in the family's own format."""
-        raise NotImplementedError(f"{type(self).__name__} has no adapter format: train it with policy.full = true")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no adapter format: train it with policy.full = true"
+        )
 
-    def load_lora(self, folder: Folder, partial: bool = False) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """Weights and LoraConfig arguments of an adapter; ValueError, or with `partial` a warning, for misfits."""
-        raise NotImplementedError(f"{type(self).__name__} has no adapter format: leave policy.lora empty")
+    def load_lora(
+        self, folder: Folder, partial: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Weights and LoraConfig arguments of an adapter; ValueError, or with `partial` a
+        warning, for misfits."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no adapter format: leave policy.lora empty"
+        )
 
 
 class Denoiser(Generator):
@@ -129,22 +156,28 @@ class Denoiser(Generator):
     path: Path
     frame_map: list[Span]  # of each latent frame, the pixel frames [start, end) that it stands for
     folder: Folder | None = None  # where its files lie, if they lie on this machine
-    notes: tuple[str, ...] = ()  # what a person must know who compares its clips with those of another program
+    notes: tuple[
+        str, ...
+    ] = ()  # what a person must know who compares its clips with those of another program
 
     @abstractmethod
     def times(self, n: int) -> list[float]:
-        """The n + 1 times, from at most 1 down to 0, that the family's own scheduler visits in n steps.
+        """The n + 1 times, from at most 1 down to 0, that the family's own scheduler visits
+        in n steps.
 
-        Schedulers of straight paths begin at 1; those of trained levels may begin below, as Stable Diffusion's at 0.98.
+        Schedulers of straight paths begin at 1; those of trained levels may begin below, as
+        Stable Diffusion's at 0.98.
         """
 
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The network's prediction at x_t (B, C, L, h, w) for times t (B,), guidance included."""
+        """The network's prediction at x_t (B, C, L, h, w) for times t (B,), guidance
+        included."""
 
     @cached_property
     def clip_shape(self) -> tuple[int, ...]:
-        """The shape (F, 3, H, W) of its clips, as one decode shows; a family that knows its size overrides this."""
+        """The shape (F, 3, H, W) of its clips, as one decode shows; a family that knows its
+        size overrides this."""
         with torch.no_grad():
             return tuple(self.decode(torch.zeros(1, *self.shape, device=self.device)).shape[1:])
 
@@ -155,11 +188,13 @@ class Denoiser(Generator):
 
     @torch.no_grad()
     def encode_video(self, video: Tensor) -> Tensor:
-        """Latents (B, C, L, h, w), float32, of clips (B, F, 3, H, W), float in [0, 1] or uint8, of `clip_shape`.
+        """Latents (B, C, L, h, w), float32, of clips (B, F, 3, H, W), float in [0, 1] or
+        uint8, of `clip_shape`.
 
-        What `decode` turns into clips like these. The latents are the means of the encoder, so that the same clip has
-        the same latents each time; they carry no gradient, and autocast does not lower their precision. Raises
-        NotImplementedError for a family without an encoder, and ValueError for clips of another shape or range.
+        What `decode` turns into clips like these. The latents are the means of the encoder,
+        so that the same clip has the same latents each time; they carry no gradient, and
+        autocast does not lower their precision. Raises NotImplementedError for a family
+        without an encoder, and ValueError for clips of another shape or range.
 
         Example:
             >>> from vidrl.backbones.toy import Toy
@@ -171,11 +206,15 @@ class Denoiser(Generator):
         self.check_encodes_video()
         finite = check_video(video, "video")
         if tuple(video.shape[1:]) != tuple(self.clip_shape):
-            raise ValueError(f"expected clips (F, 3, H, W) of {tuple(self.clip_shape)}, as {type(self).__name__} makes "
-                             f"them, got {tuple(video.shape[1:])}: cut and shrink the clips to that")
+            raise ValueError(
+                f"expected clips (F, 3, H, W) of {tuple(self.clip_shape)}, as {type(self).__name__} makes "
+                f"them, got {tuple(video.shape[1:])}: cut and shrink the clips to that"
+            )
         if not bool(finite.all()):
-            raise ValueError(f"expected finite clips, got NaN or infinity in clip {int(finite.all(1).int().argmin())}: "
-                             "leave it out")
+            raise ValueError(
+                f"expected finite clips, got NaN or infinity in clip {int(finite.all(1).int().argmin())}: "
+                "leave it out"
+            )
         scale = 255 if video.dtype == torch.uint8 else 1
         with without_autocast(self.device):
             return self.latents_of(video.to(self.device, torch.float32) / scale).float()
@@ -183,16 +222,20 @@ class Denoiser(Generator):
     def check_encodes_video(self) -> None:
         """Raise NotImplementedError where the family has no video encoder."""
         if not self.encodes_video:
-            raise NotImplementedError(f"expected a backbone that turns clips into latents, got {type(self).__name__}, "
-                                      "which has no video encoder: use the backbone wan, or give the class a method "
-                                      "latents_of(video), clips (B, F, 3, H, W) in [0, 1] to latents")
+            raise NotImplementedError(
+                f"expected a backbone that turns clips into latents, got {type(self).__name__}, "
+                "which has no video encoder: use the backbone wan, or give the class a method "
+                "latents_of(video), clips (B, F, 3, H, W) in [0, 1] to latents"
+            )
 
     def latents_of(self, video: Tensor) -> Tensor:
-        """Latents of float32 clips in [0, 1] on the device; a family with a video encoder overrides this."""
+        """Latents of float32 clips in [0, 1] on the device; a family with a video encoder
+        overrides this."""
         raise NotImplementedError
 
     def ready(self) -> None:
-        """Raise what `predict` would raise on this device, with or without gradient and autocast as they are now."""
+        """Raise what `predict` would raise on this device, with or without gradient and
+        autocast as they are now."""
 
     def generate(self, noise: Tensor, cond: Cond, steps: int = 20) -> Tensor:
         """The deterministic sampler."""
@@ -216,11 +259,12 @@ def rows(cond: Cond, index: Tensor | slice) -> Cond:
 
 
 class PromptCache:
-    """Encodes each prompt once, alone and outside autocast, and keeps its condition in host memory.
+    """Encodes each prompt once, alone and outside autocast, and keeps its condition in host
+    memory.
 
-    Prompts of one text with different references are different prompts. At most `limit` bytes are kept: the prompt that
-    was used longest ago goes first. A tensor that is equal for several prompts, as the embedding of the negative prompt
-    is, is kept once.
+    Prompts of one text with different references are different prompts. At most `limit`
+    bytes are kept: the prompt that was used longest ago goes first. A tensor that is equal
+    for several prompts, as the embedding of the negative prompt is, is kept once.
 
     Example:
         >>> from vidrl.backbones.toy import Toy
@@ -244,31 +288,41 @@ class PromptCache:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in parts]
         parts |= self._alone.attempt(1, lambda _: self._encoded(new))
         each = [parts[prompt] for prompt in prompts]
-        return {name: self._batch([part[name] for part in each], len(parts) > 1) for name in each[0]}
+        return {
+            name: self._batch([part[name] for part in each], len(parts) > 1) for name in each[0]
+        }
 
     def learn(self, prompts: Sequence[str]) -> None:
-        """Encode prompts in advance, as many as `limit` holds, while the text encoder is on the device once.
+        """Encode prompts in advance, as many as `limit` holds, while the text encoder is on
+        the device once.
 
-        A prompt that cannot be encoded, and all after it, are left to the later call of `encode`, which raises.
+        A prompt that cannot be encoded, and all after it, are left to the later call of
+        `encode`, which raises.
         """
         old = self._used(prompts)
-        kept_anyway = [*self.first.values(), *(value for cond in old.values() for value in self._own(cond))]
+        kept_anyway = [
+            *self.first.values(),
+            *(value for cond in old.values() for value in self._own(cond)),
+        ]
         room = self.limit - sum(value.nbytes for value in kept_anyway)
         with suppress(Exception):
             self._encoded([prompt for prompt in dict.fromkeys(prompts) if prompt not in old], room)
 
     def _used(self, prompts: Sequence[str]) -> dict[str, Cond]:
         """The conditions that are kept of these prompts, marked as used last."""
-        found = {prompt: self.kept[prompt] for prompt in dict.fromkeys(prompts) if prompt in self.kept}
+        found = {
+            prompt: self.kept[prompt] for prompt in dict.fromkeys(prompts) if prompt in self.kept
+        }
         for prompt in found:
             self.kept.move_to_end(prompt)
         return found
 
     def _encoded(self, prompts: Sequence[str], room: float = inf) -> dict[str, Cond]:
-        """Encode and keep prompts in one visit of the text encoder, until the next would take more than `room` bytes.
+        """Encode and keep prompts in one visit of the text encoder, until the next would
+        take more than `room` bytes.
 
-        Each is encoded alone: the last bits of a condition must not depend on what it was encoded with, so that a
-        resumed run has the same ones.
+        Each is encoded alone: the last bits of a condition must not depend on what it was
+        encoded with, so that a resumed run has the same ones.
         """
         made: dict[str, Cond] = {}
         if not prompts:
@@ -277,7 +331,9 @@ class PromptCache:
         with self.backbone.encoding(), without_autocast(self.backbone.device):
             for prompt in prompts:
                 cond = self.backbone.encode([prompt])
-                made[prompt] = self._keep(prompt, {name: value.detach().cpu() for name, value in cond.items()})
+                made[prompt] = self._keep(
+                    prompt, {name: value.detach().cpu() for name, value in cond.items()}
+                )
                 room -= self._own_bytes(made[prompt])
                 if room < self._own_bytes(made[prompt]):
                     break
@@ -306,7 +362,8 @@ class PromptCache:
         return sum(value.nbytes for value in self._own(cond))
 
     def _batch(self, values: Sequence[Tensor], several: bool) -> Tensor:
-        """One tensor (B, ...) on the device; what several prompts share is there once, and expanded."""
+        """One tensor (B, ...) on the device; what several prompts share is there once, and
+        expanded."""
         if several and all(value is values[0] for value in values):
             return values[0].to(self.backbone.device).expand(len(values), *values[0].shape[1:])
         return torch.cat(list(values)).to(self.backbone.device)

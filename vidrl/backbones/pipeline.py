@@ -1,15 +1,16 @@
-"""Any diffusers pipeline as a denoiser, without a line about its family: its own code runs around
-the network.
+"""Any diffusers pipeline as a denoiser, without a line about its family: its own code runs
+around the network.
 
-One prediction is one run of the pipeline's `__call__` over two turns of its loop at one time
-(`_drive`). In the first turn the network is a stand-in that costs nothing (`_switch`), and where
-the pipeline asks its scheduler for the next latents, the scheduler hands over vidrl's (`_probe`).
-In the second turn the network is real, and what reaches the scheduler, guidance and all, is the
-prediction; then the run is left. What frozen parts made of a prompt is kept (`_memory`). Decoding
-is the pipeline's own end, after a turn that hands over the latents.
+One prediction is one run of the pipeline's `__call__` over two turns of its loop at one
+time (`_drive`). In the first turn the network is a stand-in that costs nothing (`_switch`),
+and where the pipeline asks its scheduler for the next latents, the scheduler hands over
+vidrl's (`_probe`). In the second turn the network is real, and what reaches the scheduler,
+guidance and all, is the prediction; then the run is left. What frozen parts made of a
+prompt is kept (`_memory`). Decoding is the pipeline's own end, after a turn that hands over
+the latents.
 
-Legend: B batch, C latent channels, L latent frames, F pixel frames; vidrl's latents are (B, C, L,
-h, w).
+Legend: B batch, C latent channels, L latent frames, F pixel frames; vidrl's latents are (B,
+C, L, h, w).
 """
 
 from __future__ import annotations
@@ -38,24 +39,25 @@ from .base import Cond, Denoiser
 
 
 class Pipeline(Denoiser):
-    """A diffusers pipeline as a denoiser; its deterministic rollout gives the pipeline's own
-    pixels.
+    """A diffusers pipeline as a denoiser; its deterministic rollout gives the pipeline's
+    own pixels.
 
     `model`: a folder, a hub id, or a pipeline in memory. `call`: keyword arguments of the
-    pipeline's call, as height, width, num_frames, guidance_scale, negative_prompt; what is left out
-    is the pipeline's own default. `fps`: the rate at which clips are played; None is what the
-    folder's vidrl.json, the call or the pipeline says, else 16. `dtype` is of all components of a
-    folder or hub id but the autoencoder, which stays float32; a pipeline in memory keeps its own.
-    `offload`: encoders visit the device only to encode. `batch`: rows of one time that run together
-    at most; 0 is all. Where a row's prediction depends on its company, rows run alone, which the
-    first batch finds out. `decode_chunk`: clips decoded at once. `gradient_checkpointing`: of the
-    networks and of a decode that carries gradient. `train`: which of several networks are trained,
-    by their names in the pipeline; empty is all.
-    `seed`: of what the pipeline draws to encode a picture. `attention`: the networks' diffusers
-    backend, proven at first use. All weights come frozen, in eval mode.
+    pipeline's call, as height, width, num_frames, guidance_scale, negative_prompt; what is
+    left out is the pipeline's own default. `fps`: the rate at which clips are played; None
+    is what the folder's vidrl.json, the call or the pipeline says, else 16. `dtype` is of
+    all components of a folder or hub id but the autoencoder, which stays float32; a
+    pipeline in memory keeps its own. `offload`: encoders visit the device only to encode.
+    `batch`: rows of one time that run together at most; 0 is all. Where a row's prediction
+    depends on its company, rows run alone, which the first batch finds out. `decode_chunk`:
+    clips decoded at once. `gradient_checkpointing`: of the networks and of a decode that
+    carries gradient. `train`: which of several networks are trained, by their names in the
+    pipeline; empty is all. `seed`: of what the pipeline draws to encode a picture.
+    `attention`: the networks' diffusers backend, proven at first use. All weights come
+    frozen, in eval mode.
 
-    Raises ValueError for what is no pipeline, for one that cannot be driven, with the reason, and
-    for sizes that the pipeline does not make.
+    Raises ValueError for what is no pipeline, for one that cannot be driven, with the
+    reason, and for sizes that the pipeline does not make.
 
     Example:
         >>> pipeline = Pipeline.tiny()
@@ -64,11 +66,19 @@ class Pipeline(Denoiser):
     """
 
     def __init__(
-        self, model: object, call: Mapping[str, Any] | None = None, fps: float | None = None,
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32", offload: bool = False, batch: int = 0,
-        decode_chunk: int = 1, gradient_checkpointing: bool = False, train: Sequence[str] = (), seed: int = 0,
+        self,
+        model: object,
+        call: Mapping[str, Any] | None = None,
+        fps: float | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        offload: bool = False,
+        batch: int = 0,
+        decode_chunk: int = 1,
+        gradient_checkpointing: bool = False,
+        train: Sequence[str] = (),
+        seed: int = 0,
         attention: str = "native",
-    ):  # fmt: skip
+    ):
         if batch < 0 or decode_chunk < 1 or (fps is not None and fps <= 0):
             raise ValueError(
                 f"expected batch ≥ 0, decode_chunk ≥ 1 and fps > 0, got {batch}, {decode_chunk} and {fps}"
@@ -139,8 +149,8 @@ class Pipeline(Denoiser):
         self.shape, self.frame_map = self.layout.shape, self.layout.frame_map
 
     def times(self, n: int) -> list[float]:
-        """The times of the pipeline's own schedule of n steps; `predict` takes the times to be of
-        the last one.
+        """The times of the pipeline's own schedule of n steps; `predict` takes the times to
+        be of the last one.
 
         Example:
             >>> Pipeline.tiny().times(2)  # shift 1 over 1000 levels
@@ -151,18 +161,18 @@ class Pipeline(Denoiser):
         return self.drive.times(self.dry, n)
 
     def noise(self, draws: Sequence[torch.Generator]) -> Tensor:
-        """One unit Gaussian latent a generator, float32 (B, C, L, h, w), drawn as the pipeline
-        draws its own."""
+        """One unit Gaussian latent a generator, float32 (B, C, L, h, w), drawn as the
+        pipeline draws its own."""
         made = [self.layout.noise(draw) for draw in draws]
         return torch.stack(made) if made else torch.empty(0, *self.shape)
 
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """{"row": (B,)}, the numbers of prompts in a table; what a prompt means is computed when it
-        is first run.
+        """{"row": (B,)}, the numbers of prompts in a table; what a prompt means is computed
+        when it is first run.
 
-        A `vidrl.data.prompt.Prompt` brings what else the pipeline's call takes, as the image of
-        image-to-video. Raises ValueError for a prompt without a picture that the pipeline needs,
-        and for one with a reference that the pipeline does not take.
+        A `vidrl.data.prompt.Prompt` brings what else the pipeline's call takes, as the
+        image of image-to-video. Raises ValueError for a prompt without a picture that the
+        pipeline needs, and for one with a reference that the pipeline does not take.
         """
         self.check_prompts(prompts)
         return {"row": torch.tensor([self._row(prompt) for prompt in prompts], device=self.device)}
@@ -179,8 +189,8 @@ class Pipeline(Denoiser):
         return self.places[key]
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """What the network and the guidance predict at x_t (B, C, L, h, w) for t (B,), float32;
-        as `path` says."""
+        """What the network and the guidance predict at x_t (B, C, L, h, w) for t (B,),
+        float32; as `path` says."""
         self._attend(x.device)
         times, rows = t.tolist(), cond["row"].tolist()
         limit = self._at_once(x, rows, times)
@@ -188,14 +198,17 @@ class Pipeline(Denoiser):
         made: dict[int, Tensor] = {}
         for part in _company.groups(times, limit, mixed):
             whole = len(part) == len(x)  # then nothing is copied
-            raw = self._predict(x if whole else x[part], [times[i] for i in part], [rows[i] for i in part])
+            raw = self._predict(
+                x if whole else x[part], [times[i] for i in part], [rows[i] for i in part]
+            )
             if whole:
                 return raw
             made |= zip(part, raw, strict=True)
         return torch.stack([made[i] for i in range(len(x))]) if made else torch.zeros_like(x)
 
     def _mixes(self, x: Tensor, row: int) -> bool:
-        """Whether rows of several times run together, asked of a row that runs beside others."""
+        """Whether rows of several times run together, asked of a row that runs beside
+        others."""
         two = self.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
         return self.mixed.can(row, self.layout.theirs(two.to(x)))
 
@@ -210,9 +223,12 @@ class Pipeline(Denoiser):
         )
         raw = self.layout.ours(raw.float())
         if self.drive.renews:
-            raise self.drive.cannot("it draws new random numbers in each step, so that a prediction is not a function "
-                                    "of the latents and the time", "switch that off in backbone.options.call, as "
-                                    "image_cond_noise_scale = 0 does for some pipelines")  # fmt: skip
+            raise self.drive.cannot(
+                "it draws new random numbers in each step, so that a prediction is not a function "
+                "of the latents and the time",
+                "switch that off in backbone.options.call, as "
+                "image_cond_noise_scale = 0 does for some pipelines",
+            )
         return raw if sign == 1 else sign * raw
 
     def _at_once(self, x: Tensor, rows: Sequence[int], times: Sequence[float]) -> int:
@@ -225,8 +241,8 @@ class Pipeline(Denoiser):
         return 1 if self._alone else limit
 
     def _together(self, x: Tensor, row: int, time: float) -> bool:
-        """Whether a row has the same prediction alone and beside two others, of which the second
-        has everything else: text, pictures and latents."""
+        """Whether a row has the same prediction alone and beside two others, of which the
+        second has everything else: text, pictures and latents."""
         table, scaled = self.drive.table, x * self.probe.scale(time)
         others = _company.companions(table[row])
         table.extend(others)
@@ -235,7 +251,8 @@ class Pipeline(Denoiser):
         return _company.together(self.drive, rows, latents, time)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Clips (B, F, 3, H, W) in [0, 1], float32, by the pipeline's own end; with gradient."""
+        """Clips (B, F, 3, H, W) in [0, 1], float32, by the pipeline's own end; with
+        gradient."""
         return self.decode_with(latents, {"row": torch.full((len(latents),), self.dry)})
 
     def decode_with(self, latents: Tensor, cond: Cond) -> Tensor:
@@ -248,8 +265,8 @@ class Pipeline(Denoiser):
         return torch.cat(made) if made else torch.empty(0, *self.clip_shape, device=latents.device)
 
     def _decoded_at_once(self) -> int:
-        """Clips decoded at once: one where rows change each other, or where that is not known yet
-        of rows with pictures."""
+        """Clips decoded at once: one where rows change each other, or where that is not
+        known yet of rows with pictures."""
         alone = bool(self.needs) if self._alone is None else self._alone
         return 1 if alone or self.batch == 1 else self.decode_chunk
 
@@ -265,7 +282,8 @@ class Pipeline(Denoiser):
         return self.autoencoder is not None and not isinstance(self.layout, Joined)
 
     def check_encodes_video(self) -> None:
-        """Raise NotImplementedError where latents hold more than pictures, or nothing encodes."""
+        """Raise NotImplementedError where latents hold more than pictures, or nothing
+        encodes."""
         if isinstance(self.layout, Joined):
             raise NotImplementedError(
                 f"expected a pipeline that makes pictures alone, got {self.drive.name}, whose latents hold sound "
@@ -274,8 +292,8 @@ class Pipeline(Denoiser):
         super().check_encodes_video()
 
     def latents_of(self, video: Tensor) -> Tensor:
-        """The encoder's means, brought into the pipeline's latents by the inverse of its own way
-        to the decoder."""
+        """The encoder's means, brought into the pipeline's latents by the inverse of its
+        own way to the decoder."""
         return torch.cat([self.tail.latents_of(clip) for clip in video.split(1)])
 
     @cached_property
@@ -305,7 +323,8 @@ class Pipeline(Denoiser):
         _checkpointing.prove(self)
 
     def _attend(self, device: torch.device) -> None:
-        """Set the attention backend once it is proven for this device, gradient and autocast."""
+        """Set the attention backend once it is proven for this device, gradient and
+        autocast."""
         if self.attention == "native":
             return
         low = (
@@ -345,8 +364,8 @@ class Pipeline(Denoiser):
     ) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Weights, float32, and LoraConfig arguments of a LoRA of the trained networks.
 
-        Raises ValueError for parts that do not fit the networks; with `partial` these are left out,
-        with a warning.
+        Raises ValueError for parts that do not fit the networks; with `partial` these are
+        left out, with a warning.
         """
         return _adapters.load(self.trained, Path(folder), partial)
 

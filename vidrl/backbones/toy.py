@@ -1,4 +1,5 @@
-"""A denoiser of a few hundred weights that needs torch alone: the trainer's test subject, and the smallest example.
+"""A denoiser of a few hundred weights that needs torch alone: the trainer's test subject,
+and the smallest example.
 
 Legend: B batch, L latent frames; latents (B, 3, L, 4, 4), clips (B, 4 L − 3, 3, 32, 32).
 """
@@ -55,7 +56,9 @@ class Toy(Denoiser):
     def encode(self, prompts: Sequence[str]) -> Cond:
         """Eight numbers in [−1, 1] hashed from each prompt."""
         self.check_prompts(prompts)
-        bits = [[(zlib.crc32(f"{i} {p}".encode()) % 1000) / 500 - 1 for i in range(8)] for p in prompts]
+        bits = [
+            [(zlib.crc32(f"{i} {p}".encode()) % 1000) / 500 - 1 for i in range(8)] for p in prompts
+        ]
         return {"text": torch.tensor(bits, device=self.device)}
 
     def times(self, n: int) -> list[float]:
@@ -67,11 +70,18 @@ class Toy(Denoiser):
     def decode(self, latents: Tensor) -> Tensor:
         frames = torch.cat([latents[:, :, :1], latents[:, :, 1:].repeat_interleave(4, 2)], 2)
         video = torch.sigmoid(frames).transpose(1, 2)
-        return interpolate(video.flatten(0, 1), scale_factor=8.0, mode="bilinear").unflatten(0, video.shape[:2])
+        return interpolate(video.flatten(0, 1), scale_factor=8.0, mode="bilinear").unflatten(
+            0, video.shape[:2]
+        )
 
     def latents_of(self, video: Tensor) -> Tensor:
-        """The latents whose enlarged frames are nearest to the clip's: the least-squares inverse of `decode`."""
-        enlarge = interpolate(torch.eye(4, device=video.device)[None], scale_factor=8.0, mode="linear")[0].T  # (32, 4)
+        """The latents whose enlarged frames are nearest to the clip's: the least-squares
+        inverse of `decode`."""
+        enlarge = interpolate(
+            torch.eye(4, device=video.device)[None], scale_factor=8.0, mode="linear"
+        )[0].T  # (32, 4)
         shrink = torch.linalg.pinv(enlarge)
-        frames = torch.einsum("yh,bfchw,xw->bcfyx", shrink, video, shrink).clamp(1e-6, 1 - 1e-6).logit()
+        frames = (
+            torch.einsum("yh,bfchw,xw->bcfyx", shrink, video, shrink).clamp(1e-6, 1 - 1e-6).logit()
+        )
         return torch.cat([frames[:, :, :1], frames[:, :, 1:].unflatten(2, (-1, 4)).mean(3)], 2)

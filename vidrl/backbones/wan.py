@@ -1,11 +1,14 @@
-"""Wan 2.1 text-to-video (arXiv 2503.20314) in diffusers format: any size of it, from assets/tiny-wan to 14B.
+"""Wan 2.1 text-to-video (arXiv 2503.20314) in diffusers format: any size of it, from
+assets/tiny-wan to 14B.
 
-Legend: B batch, C latent channels, L latent frames, h w latent height and width, F pixel frames, H W pixels,
-N text tokens, D their width. The straight path: t = 1 is noise, the network predicts ε − x0 and is told 1000 t.
+Legend: B batch, C latent channels, L latent frames, h w latent height and width, F pixel
+frames, H W pixels, N text tokens, D their width. The straight path: t = 1 is noise, the
+network predicts ε − x0 and is told 1000 t.
 
-The backbone `pipeline` drives Wan too, without a file of its own. This file stays because it is faster
-where the network is tiny, as that of the embedded models is (benchmarks/studies/drive_overhead.py),
-because both guidance branches are one batch here, and because `vidrl cost` takes sizes from it.
+The backbone `pipeline` drives Wan too, without a file of its own. This file stays because
+it is faster where the network is tiny, as that of the embedded models is
+(benchmarks/studies/drive_overhead.py), because both guidance branches are one batch here,
+and because `vidrl cost` takes sizes from it.
 """
 
 from __future__ import annotations
@@ -29,23 +32,31 @@ from vidrl.lora import writing
 
 from .base import Cond, Denoiser
 
-SIZE = {"height": 480, "width": 832, "frames": 81, "fps": 16.0}  # what the released checkpoints were trained for
+SIZE = {
+    "height": 480,
+    "width": 832,
+    "frames": 81,
+    "fps": 16.0,
+}  # what the released checkpoints were trained for
 
 
 class Wan(Denoiser):
-    """A Wan 2.1 pipeline as a denoiser; its ODE rollout is WanPipeline's with FlowMatchEulerDiscreteScheduler.
+    """A Wan 2.1 pipeline as a denoiser; its ODE rollout is WanPipeline's with
+    FlowMatchEulerDiscreteScheduler.
 
-    `model`: a diffusers folder, a hub id, or a WanPipeline in memory. `height`, `width`, `frames` (4 k + 1), `fps`:
-    None is what the folder's `vidrl.json` says, else 480 x 832 x 81 at 16. `guidance` g: v = v_neg + g (v_text − v_neg)
-    against `negative_prompt`; 1 is off; with `detach_negative` v_neg carries no gradient. `text_length`: tokens, padded
-    with zeros (512 as WanPipeline). `flow_shift`:
-    None is the checkpoint's. `dtype` is of the transformer and the text encoder; the autoencoder stays float32.
-    `decode_chunk`: clips decoded at once. `gradient_checkpointing`: of the transformer and of a decode that
-    carries gradient. `attention`: the transformer's diffusers backend, proven at first use. `offload_text`: the text
-    encoder visits the device only to encode. All weights come frozen, in eval mode; what is trained is the policy's
-    affair.
+    `model`: a diffusers folder, a hub id, or a WanPipeline in memory. `height`, `width`,
+    `frames` (4 k + 1), `fps`: None is what the folder's `vidrl.json` says, else 480 x 832 x
+    81 at 16. `guidance` g: v = v_neg + g (v_text − v_neg) against `negative_prompt`; 1 is
+    off; with `detach_negative` v_neg carries no gradient. `text_length`: tokens, padded
+    with zeros (512 as WanPipeline). `flow_shift`: None is the checkpoint's. `dtype` is of
+    the transformer and the text encoder; the autoencoder stays float32. `decode_chunk`:
+    clips decoded at once. `gradient_checkpointing`: of the transformer and of a decode that
+    carries gradient. `attention`: the transformer's diffusers backend, proven at first use.
+    `offload_text`: the text encoder visits the device only to encode. All weights come
+    frozen, in eval mode; what is trained is the policy's affair.
 
-    Raises ValueError for a folder that is not a Wan 2.1 text-to-video pipeline, or a size that it cannot make.
+    Raises ValueError for a folder that is not a Wan 2.1 text-to-video pipeline, or a size
+    that it cannot make.
 
     Example:
         >>> wan = Wan.tiny()
@@ -54,25 +65,46 @@ class Wan(Denoiser):
     """
 
     def __init__(
-        self, model: object, height: int | None = None, width: int | None = None, frames: int | None = None,
-        fps: float | None = None, guidance: float = 1.0, negative_prompt: str = "", text_length: int = 512,
-        flow_shift: float | None = None, dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-        decode_chunk: int = 4, gradient_checkpointing: bool = False, attention: str = "native",
-        offload_text: bool = False, detach_negative: bool = False,
-    ):  # fmt: skip
+        self,
+        model: object,
+        height: int | None = None,
+        width: int | None = None,
+        frames: int | None = None,
+        fps: float | None = None,
+        guidance: float = 1.0,
+        negative_prompt: str = "",
+        text_length: int = 512,
+        flow_shift: float | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        decode_chunk: int = 4,
+        gradient_checkpointing: bool = False,
+        attention: str = "native",
+        offload_text: bool = False,
+        detach_negative: bool = False,
+    ):
         if guidance < 1 or decode_chunk < 1 or text_length < 1:
             raise ValueError(
                 "expected guidance ≥ 1 (1 is off), decode_chunk ≥ 1 and text_length ≥ 1, "
                 f"got {guidance}, {decode_chunk} and {text_length}"
             )
         self.pipe = _open(model, dtype) if isinstance(model, (str, Path)) else _checked(model)
-        self.folder = Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
+        self.folder = (
+            Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
+        )
         for part in (self.pipe.transformer, self.pipe.vae, self.pipe.text_encoder):
             part.requires_grad_(False).eval()
         self.network, self.path = self.pipe.transformer, flow()
-        self.guidance, self.negative_prompt, self.text_length = guidance, negative_prompt, text_length
+        self.guidance, self.negative_prompt, self.text_length = (
+            guidance,
+            negative_prompt,
+            text_length,
+        )
         self.detach_negative = detach_negative
-        self.decode_chunk, self.checkpointing, self.offload_text = decode_chunk, gradient_checkpointing, offload_text
+        self.decode_chunk, self.checkpointing, self.offload_text = (
+            decode_chunk,
+            gradient_checkpointing,
+            offload_text,
+        )
         self.attention, self._told_truncated, self._visiting = attention, False, False
         self._negatives: dict[tuple[str, int], Tensor] = {}
         self._proven: set[tuple[torch.device, bool, torch.dtype | None]] = set()
@@ -84,19 +116,25 @@ class Wan(Denoiser):
             self.pipe.transformer.enable_gradient_checkpointing()
 
     def _resize(self, size: Mapping[str, float]) -> None:
-        """Shape of a latent, and the frame map: the causal autoencoder gives the first frame a latent of its own."""
+        """Shape of a latent, and the frame map: the causal autoencoder gives the first
+        frame a latent of its own."""
         space, time = self.pipe.vae_scale_factor_spatial, self.pipe.vae_scale_factor_temporal
         config = self.pipe.transformer.config
         height, width, frames = (int(size[k]) for k in ("height", "width", "frames"))
-        _fits(height, width, frames, space * config.patch_size[1], space * config.patch_size[2], time)
+        _fits(
+            height, width, frames, space * config.patch_size[1], space * config.patch_size[2], time
+        )
         latent_frames = (frames - 1) // time + 1
         self.shape = (config.in_channels, latent_frames, height // space, width // space)
         self.clip_shape = (frames, 3, height, width)
-        self.frame_map: list[Span] = [(0, 1)] + [(time * (k - 1) + 1, time * k + 1) for k in range(1, latent_frames)]
+        self.frame_map: list[Span] = [(0, 1)] + [
+            (time * (k - 1) + 1, time * k + 1) for k in range(1, latent_frames)
+        ]
         self.fps = float(size["fps"])
 
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """Text embeddings {"text": (B, N, D)}, and {"negative": (B, N, D)} with guidance; zero after the last token."""
+        """Text embeddings {"text": (B, N, D)}, and {"negative": (B, N, D)} with guidance;
+        zero after the last token."""
         self.check_prompts(prompts)
         self._tell_truncated([*prompts, *([self.negative_prompt] if self.guidance != 1 else [])])
         with self.encoding():
@@ -117,20 +155,32 @@ class Wan(Denoiser):
         from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
         texts = [prompt_clean(prompt) for prompt in prompts]
-        tokens = self.pipe.tokenizer(texts, truncation=False, verbose=False)["input_ids"] if texts else []
-        return [prompt for prompt, own in zip(prompts, tokens, strict=True) if len(own) > self.text_length]
+        tokens = (
+            self.pipe.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+            if texts
+            else []
+        )
+        return [
+            prompt
+            for prompt, own in zip(prompts, tokens, strict=True)
+            if len(own) > self.text_length
+        ]
 
     def _tell_truncated(self, texts: Sequence[str]) -> None:
         """Warn, once for each backbone, where a text is longer than what is read of it."""
         cut = [] if self._told_truncated else self.truncated(texts)
         if cut:
             self._told_truncated = True
-            warnings.warn(f"the text encoder reads {self.text_length} tokens, and does not see the end of "
-                          f"{cut[0][:60]!r}. {self.longer}", stacklevel=3)
+            warnings.warn(
+                f"the text encoder reads {self.text_length} tokens, and does not see the end of "
+                f"{cut[0][:60]!r}. {self.longer}",
+                stacklevel=3,
+            )
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
-        """Keep the text encoder on the device, so that an offloaded one visits once for all that is encoded within."""
+        """Keep the text encoder on the device, so that an offloaded one visits once for all
+        that is encoded within."""
         if not self.offload_text or self._visiting:
             yield
             return
@@ -152,10 +202,13 @@ class Wan(Denoiser):
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:
         length, device = self.text_length, self.device
-        return self.pipe.encode_prompt(texts, None, False, max_sequence_length=length, device=device)[0]
+        return self.pipe.encode_prompt(
+            texts, None, False, max_sequence_length=length, device=device
+        )[0]
 
     def times(self, n: int) -> list[float]:
-        """The n + 1 sigmas of FlowMatchEulerDiscreteScheduler: shifted twice, and at sigma_min before 0.
+        """The n + 1 sigmas of FlowMatchEulerDiscreteScheduler: shifted twice, and at
+        sigma_min before 0.
 
         Example:
             >>> Wan.tiny().times(2)  # shift 1 over 1000 levels
@@ -167,13 +220,16 @@ class Wan(Denoiser):
         return self.scheduler.sigmas.tolist()
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """ε − x0 at x_t (B, C, L, h, w) for t (B,), float32; with guidance both texts in one doubled batch."""
+        """ε − x0 at x_t (B, C, L, h, w) for t (B,), float32; with guidance both texts in
+        one doubled batch."""
         self._attend(x.device)
         text, guided = cond["text"], self.guidance != 1
         if guided:
             x, t, text = torch.cat([x, x]), torch.cat([t, t]), torch.cat([text, cond["negative"]])
         x, text = x.to(self._dtype), text.to(self._dtype)
-        raw = self.network(hidden_states=x, timestep=1000 * t, encoder_hidden_states=text, return_dict=False)[0].float()
+        raw = self.network(
+            hidden_states=x, timestep=1000 * t, encoder_hidden_states=text, return_dict=False
+        )[0].float()
         if not guided:
             return raw
         with_text, without = raw.chunk(2)
@@ -185,8 +241,13 @@ class Wan(Denoiser):
         self._attend(self.device)
 
     def _attend(self, device: torch.device) -> None:
-        """Set the wanted attention backend once it is proven as it will run: device, gradient and autocast."""
-        low = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        """Set the wanted attention backend once it is proven as it will run: device,
+        gradient and autocast."""
+        low = (
+            torch.get_autocast_dtype(device.type)
+            if torch.is_autocast_enabled(device.type)
+            else None
+        )
         case = device, torch.is_grad_enabled(), low
         if case in self._proven:
             return
@@ -199,22 +260,29 @@ class Wan(Denoiser):
         self._proven.add(case)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean and the standard deviation of the autoencoder's latents, a channel each, (1, C, 1, 1, 1)."""
+        """The mean and the standard deviation of the autoencoder's latents, a channel each,
+        (1, C, 1, 1, 1)."""
         config, shape = self.pipe.vae.config, (1, -1, 1, 1, 1)
-        mean, std = (torch.tensor(getattr(config, k)).to(like).view(shape) for k in ("latents_mean", "latents_std"))
+        mean, std = (
+            torch.tensor(getattr(config, k)).to(like).view(shape)
+            for k in ("latents_mean", "latents_std")
+        )
         return mean, std
 
     def latents_of(self, video: Tensor) -> Tensor:
-        """The encoder's means, standardised as in WanVideoToVideoPipeline; clip by clip, so that neighbours of a batch
-        do not change the last bits."""
+        """The encoder's means, standardised as in WanVideoToVideoPipeline; clip by clip, so
+        that neighbours of a batch do not change the last bits."""
         vae = self.pipe.vae
         clips = 2 * video.to(vae.device, vae.dtype).transpose(1, 2) - 1
-        means = torch.cat([vae.encode(clip, return_dict=False)[0].mode() for clip in clips.split(1)])
+        means = torch.cat(
+            [vae.encode(clip, return_dict=False)[0].mode() for clip in clips.split(1)]
+        )
         mean, std = self._statistics(means)
         return (means - mean) / std
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Clips (B, F, 3, H, W) in [0, 1], float32; differentiable in the latents, where a pixel is not clipped."""
+        """Clips (B, F, 3, H, W) in [0, 1], float32; differentiable in the latents, where a
+        pixel is not clipped."""
         latents = latents.to(self.pipe.vae.dtype)
         mean, std = self._statistics(latents)
         pieces = (latents * std + mean).split(self.decode_chunk)
@@ -224,7 +292,9 @@ class Wan(Denoiser):
     def _decode_piece(self, latents: Tensor) -> Tensor:
         decode = self.pipe.vae.decode
         if self.checkpointing and latents.requires_grad:
-            return checkpoint(lambda z: decode(z, return_dict=False)[0], latents, use_reentrant=False)
+            return checkpoint(
+                lambda z: decode(z, return_dict=False)[0], latents, use_reentrant=False
+            )
         return decode(latents, return_dict=False)[0]
 
     def to(self, device: torch.device | str) -> Wan:
@@ -235,18 +305,26 @@ class Wan(Denoiser):
             self.pipe.text_encoder.to(device)
         return self
 
-    def save_lora(self, folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
-        """Write `pytorch_lora_weights.safetensors`, which plain `pipe.load_lora_weights(folder)` reads.
+    def save_lora(
+        self, folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, object]
+    ) -> None:
+        """Write `pytorch_lora_weights.safetensors`, which plain
+        `pipe.load_lora_weights(folder)` reads.
 
-        `weights`: a peft state dict of the transformer ("blocks.0.attn1.to_q.lora_A.weight": ...); `config`: keyword
-        arguments of its peft.LoraConfig, kept in the file, since alpha is in no weight.
+        `weights`: a peft state dict of the transformer
+        ("blocks.0.attn1.to_q.lora_A.weight": ...); `config`: keyword arguments of its
+        peft.LoraConfig, kept in the file, since alpha is in no weight.
         """
         writing.folder(weights, config, "diffusers", Path(folder))
 
-    def load_lora(self, folder: Path, partial: bool = False) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """Weights, float32, and LoraConfig arguments of a LoRA of this model, in any format of `vidrl.lora`.
+    def load_lora(
+        self, folder: Path, partial: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Weights, float32, and LoraConfig arguments of a LoRA of this model, in any format
+        of `vidrl.lora`.
 
-        Raises ValueError for parts that do not fit the transformer; with `partial` these are left out, with a warning.
+        Raises ValueError for parts that do not fit the transformer; with `partial` these
+        are left out, with a warning.
         """
         found = lora.fitted(lora.read(folder), self.network, partial)
         return found.weights, found.config()
@@ -264,12 +342,15 @@ def _diffusers() -> Any:
         import diffusers
         import transformers  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"Wan needs diffusers and transformers ({error}): {install('train')}") from error
+        raise ImportError(
+            f"Wan needs diffusers and transformers ({error}): {install('train')}"
+        ) from error
     return diffusers
 
 
 def _open(model: str | Path, dtype: str) -> Any:
-    """The pipeline of a folder or hub id; its index is read first, so that a wrong one costs no gigabytes."""
+    """The pipeline of a folder or hub id; its index is read first, so that a wrong one
+    costs no gigabytes."""
     folder, wanted = Path(model), "expected a diffusers folder of a Wan text-to-video pipeline"
     cure = "name a folder that WanPipeline.save_pretrained wrote, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     pipeline = _diffusers().WanPipeline
@@ -278,7 +359,9 @@ def _open(model: str | Path, dtype: str) -> Any:
     try:
         index = pipeline.load_config(str(model))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{wanted}, got {str(model)!r} ({str(error).splitlines()[0]}): {cure}") from error
+        raise ValueError(
+            f"{wanted}, got {str(model)!r} ({str(error).splitlines()[0]}): {cure}"
+        ) from error
     if index.get("_class_name") != "WanPipeline":
         raise ValueError(f"{wanted}, got a {index.get('_class_name')} in {model}: {cure}")
     dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
@@ -288,17 +371,24 @@ def _open(model: str | Path, dtype: str) -> Any:
 def _checked(pipe: Any) -> Any:
     """The pipeline, if it is one that this adapter can drive."""
     if not isinstance(pipe, _diffusers().WanPipeline):
-        raise ValueError(f"expected model to be a folder, a hub id or a WanPipeline, got {type(pipe).__name__}")
+        raise ValueError(
+            f"expected model to be a folder, a hub id or a WanPipeline, got {type(pipe).__name__}"
+        )
     if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.expand_timesteps:
-        raise ValueError("expected a Wan 2.1 pipeline of one transformer, got a Wan 2.2 one: use a 2.1 checkpoint")
+        raise ValueError(
+            "expected a Wan 2.1 pipeline of one transformer, got a Wan 2.2 one: use a 2.1 checkpoint"
+        )
     return pipe
 
 
 def _size(model: object, **wanted: float | None) -> dict[str, float]:
-    """The wanted size; what is None is that of the folder's vidrl.json, else that of the released checkpoints."""
+    """The wanted size; what is None is that of the folder's vidrl.json, else that of the
+    released checkpoints."""
     file = Path(model) / "vidrl.json" if isinstance(model, (str, Path)) else None
     own = json.loads(file.read_text()) if file and file.exists() else {}
-    return {key: own.get(key, SIZE[key]) if value is None else value for key, value in wanted.items()}
+    return {
+        key: own.get(key, SIZE[key]) if value is None else value for key, value in wanted.items()
+    }
 
 
 def _fits(height: int, width: int, frames: int, rows: int, columns: int, time: int) -> None:
@@ -307,14 +397,17 @@ def _fits(height: int, width: int, frames: int, rows: int, columns: int, time: i
         unit = max(unit, 16)  # WanPipeline's own rule, whatever the patch
         if value < unit or value % unit:
             nearest = max(unit, value // unit * unit)
-            raise ValueError(f"expected {name} to be a multiple of {unit}, got {value}: take {nearest}")
+            raise ValueError(
+                f"expected {name} to be a multiple of {unit}, got {value}: take {nearest}"
+            )
     if frames < 1 or frames % time != 1 % time:
         nearest = max(0, frames - 1) // time * time + 1
         raise ValueError(f"expected frames to be {time} k + 1, got {frames}: take {nearest}")
 
 
 def _euler(scheduler: Any, shift: float | None) -> Any:
-    """A flow Euler scheduler of the checkpoint's own shift; Wan's releases come with UniPC and its `flow_shift`."""
+    """A flow Euler scheduler of the checkpoint's own shift; Wan's releases come with UniPC
+    and its `flow_shift`."""
     euler, config = _diffusers().FlowMatchEulerDiscreteScheduler, scheduler.config
     if isinstance(scheduler, euler):
         return euler.from_config(config, **({} if shift is None else {"shift": shift}))
@@ -327,9 +420,12 @@ def _euler(scheduler: Any, shift: float | None) -> Any:
 
 
 def _differs(theirs: Any, ours: Any) -> tuple[str, ...]:
-    """What a person must know where `pipe()` would sample with another scheduler than vidrl does."""
+    """What a person must know where `pipe()` would sample with another scheduler than vidrl
+    does."""
     if type(theirs) is type(ours):
         return ()
     name, shift = type(ours).__name__, ours.config.shift
-    return (f"the model's folder carries {type(theirs).__name__}, and vidrl samples with {name}(shift={shift:g}), so "
-            f"pipe() makes other clips of the same noise until pipe.scheduler = {name}(shift={shift:g})",)
+    return (
+        f"the model's folder carries {type(theirs).__name__}, and vidrl samples with {name}(shift={shift:g}), so "
+        f"pipe() makes other clips of the same noise until pipe.scheduler = {name}(shift={shift:g})",
+    )

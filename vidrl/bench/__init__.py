@@ -1,4 +1,5 @@
-"""Any folder of videos, or any model, measured: a suite's dims, with intervals, paired differences and a page.
+"""Any folder of videos, or any model, measured: a suite's dims, with intervals, paired
+differences and a page.
 
 `vidrl bench videos/` is the command; from Python:
 

@@ -1,7 +1,9 @@
-"""How often numbers and people choose alike: pairwise accuracy with and without ties, raters against each other.
+"""How often numbers and people choose alike: pairwise accuracy with and without ties,
+raters against each other.
 
-Legend: N pairs; `human` (N,) is 1 where the first clip was chosen, -1 where the second, 0 for a tie; `model` (N,) is
-the first clip's value less the second's, NaN where either has none.
+Legend: N pairs; `human` (N,) is 1 where the first clip was chosen, -1 where the second, 0
+for a tie; `model` (N,) is the first clip's value less the second's, NaN where either has
+none.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ Values = np.ndarray
 
 
 def without_ties(human: Values, model: Values, half: bool = False) -> Values:
-    """1 where people decided and the model with them, 0 where against, NaN for ties of people and missing values, (N,).
+    """1 where people decided and the model with them, 0 where against, NaN for ties of
+    people and missing values, (N,).
 
-    A tie of the model is wrong, as in VideoAlign's calc_accuracy.py (arXiv:2501.13918), or 1/2 if `half`, so that
-    chance is 1/2 for any model.
+    A tie of the model is wrong, as in VideoAlign's calc_accuracy.py (arXiv:2501.13918), or
+    1/2 if `half`, so that chance is 1/2 for any model.
 
     >>> without_ties(np.array([1, -1, 0, 1]), np.array([0.3, 0.2, 0.1, 0.0]))
     array([ 1.,  0., nan,  0.])
@@ -30,7 +33,8 @@ def without_ties(human: Values, model: Values, half: bool = False) -> Values:
 
 
 def with_ties(human: Values, model: Values, epsilon: float) -> Values:
-    """1 where the three-way answer is right, 0 where not, NaN for missing values: |model| <= epsilon is a tie, (N,).
+    """1 where the three-way answer is right, 0 where not, NaN for missing values: |model|
+    <= epsilon is a tie, (N,).
 
     >>> with_ties(np.array([1, 0, 0]), np.array([0.3, 0.05, -0.4]), 0.1)
     array([1., 1., 0.])
@@ -40,11 +44,13 @@ def with_ties(human: Values, model: Values, epsilon: float) -> Values:
 
 
 def calibrate(human: Values, model: Values) -> tuple[float, float]:
-    """The greatest three-way accuracy that any threshold of ties gives, and the smallest such threshold.
+    """The greatest three-way accuracy that any threshold of ties gives, and the smallest
+    such threshold.
 
-    Thresholds are 0 and every |model|: algorithm 1 of "Ties Matter", arXiv:2305.14324, with its acc_eq as one group;
-    the accuracy "with ties" of VideoReward, arXiv:2501.13918. Chosen on the same pairs, it flatters a little: a model
-    that knows nothing gets the share of ties or half of the rest. NaN where nothing is known. O(N log N).
+    Thresholds are 0 and every |model|: algorithm 1 of "Ties Matter", arXiv:2305.14324, with
+    its acc_eq as one group; the accuracy "with ties" of VideoReward, arXiv:2501.13918.
+    Chosen on the same pairs, it flatters a little: a model that knows nothing gets the
+    share of ties or half of the rest. NaN where nothing is known. O(N log N).
 
     >>> calibrate(np.array([1, 0, -1, 0]), np.array([2.0, 0.5, -1.0, -0.1]))
     (1.0, 0.5)
@@ -54,10 +60,15 @@ def calibrate(human: Values, model: Values) -> tuple[float, float]:
         return math.nan, math.nan
     order = np.argsort(np.abs(model[known]), kind="stable")
     h, m = human[known][order], model[known][order]
-    size, right = np.abs(m), np.sign(m) == h  # before: the answer at epsilon = 0, but for m = 0, a tie at any
+    size, right = (
+        np.abs(m),
+        np.sign(m) == h,
+    )  # before: the answer at epsilon = 0, but for m = 0, a tie at any
     tied = (h == 0).astype(int)
     gained = np.concatenate([[0], np.cumsum(tied - right)])  # after the first k of them became ties
-    ends = np.flatnonzero(np.append(size[1:] != size[:-1], True)) + 1  # all of one size turn together
+    ends = (
+        np.flatnonzero(np.append(size[1:] != size[:-1], True)) + 1
+    )  # all of one size turn together
     zero = int((size == 0).sum())
     thresholds = np.concatenate([[0.0], size[ends - 1]])
     accuracy = (right.sum() + np.concatenate([[gained[zero]], gained[ends]])) / len(h)
@@ -66,7 +77,8 @@ def calibrate(human: Values, model: Values) -> tuple[float, float]:
 
 
 def chance_with_ties(human: Values) -> float:
-    """What a model that knows nothing gets by `calibrate` on many pairs: all ties, or none and half of the rest.
+    """What a model that knows nothing gets by `calibrate` on many pairs: all ties, or none
+    and half of the rest.
 
     >>> chance_with_ties(np.array([1, -1, 0, 1]))
     0.375
@@ -76,8 +88,8 @@ def chance_with_ties(human: Values) -> float:
 
 
 def spearman(scores: Values, values: Values) -> float:
-    """Spearman's rank correlation over clips that have both, ties at their mean rank; VideoScore's measure
-    (arXiv:2406.15252). NaN for fewer than three clips or no spread.
+    """Spearman's rank correlation over clips that have both, ties at their mean rank;
+    VideoScore's measure (arXiv:2406.15252). NaN for fewer than three clips or no spread.
 
     >>> round(spearman(np.array([1.0, 2, 2, 4]), np.array([0.1, 0.2, 0.3, 0.9])), 3)
     0.949
@@ -96,11 +108,13 @@ def _ranks(values: Values) -> Values:
     return (np.cumsum(counts) - (counts - 1) / 2)[at]
 
 
-# --- raters ----------------------------------------------------------------------------------------------------------
+# --- raters
+# ----------------------------------------------------------------------------------------------------------
 
 
 def majority(votes: Sequence[int]) -> int:
-    """What most raters said; where several answers lead, the side that more of them lean to, else a tie.
+    """What most raters said; where several answers lead, the side that more of them lean
+    to, else a tie.
 
     >>> majority([1, 1, -1]), majority([1, -1]), majority([1, 0]), majority([0, 0, 1])
     (1, 0, 1, 0)
@@ -113,7 +127,8 @@ def majority(votes: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Others:
-    """Each vote of the pairs with several votes, beside the majority of the other raters of that pair, (V,) each."""
+    """Each vote of the pairs with several votes, beside the majority of the other raters of
+    that pair, (V,) each."""
 
     votes: Values  # 1, -1 or 0 for a tie
     majority: Values  # of the others: 1, -1 or 0
@@ -121,23 +136,30 @@ class Others:
 
 
 def others(votes: Sequence[Sequence[int]]) -> Others:
-    """Leave each rater out in turn: the reference that a rater and a model are both held against.
+    """Leave each rater out in turn: the reference that a rater and a model are both held
+    against.
 
-    A rater's vote is part of the majority of all raters, so a rater cannot be held against that one; and a model that
-    is held against all raters agrees more often than one rater who is held against the others, though it knows no more.
+    A rater's vote is part of the majority of all raters, so a rater cannot be held against
+    that one; and a model that is held against all raters agrees more often than one rater
+    who is held against the others, though it knows no more.
 
     >>> found = others([[1, 1, -1], [1]])
     >>> found.votes.tolist(), found.majority.tolist(), found.rows
     ([1, 1, -1], [0, 0, 1], [0, 0, 0])
     """
-    found = [(vote, majority([*some[:k], *some[k + 1 :]]), i)
-             for i, some in enumerate(votes) if len(some) > 1 for k, vote in enumerate(some)]
+    found = [
+        (vote, majority([*some[:k], *some[k + 1 :]]), i)
+        for i, some in enumerate(votes)
+        if len(some) > 1
+        for k, vote in enumerate(some)
+    ]
     columns = list(zip(*found, strict=True)) or [(), (), ()]
     return Others(np.array(columns[0], int), np.array(columns[1], int), list(columns[2]))
 
 
 def clusters(names: Iterable[tuple[Hashable, ...]]) -> list[int]:
-    """Which pairs hang together: those that share any of their names (prompt, clips), through others too.
+    """Which pairs hang together: those that share any of their names (prompt, clips),
+    through others too.
 
     >>> clusters([("p", 1, 2), ("q", 3, 4), ("p", 5, 6), ("", 6, 7)])
     [0, 1, 0, 0]

@@ -1,4 +1,5 @@
-"""The dims by what was asked: kind of motion, speed, camera, kind of thing, count and length, each for itself."""
+"""The dims by what was asked: kind of motion, speed, camera, kind of thing, count and
+length, each for itself."""
 
 from __future__ import annotations
 
@@ -11,12 +12,17 @@ Range = tuple[float | None, float | None]
 
 
 def breakdown(
-    clips: Clips, dims: Sequence[str], fields: Sequence[str] = FIELDS, ranges: Mapping[str, Range] | None = None
+    clips: Clips,
+    dims: Sequence[str],
+    fields: Sequence[str] = FIELDS,
+    ranges: Mapping[str, Range] | None = None,
 ) -> dict[str, Any]:
-    """Of the clips of one set, as results.json has them, the mean of each dim by each value of each field.
+    """Of the clips of one set, as results.json has them, the mean of each dim by each value
+    of each field.
 
-    {field: {value: {dim: {"mean", "low", "high", "n"}}}}; a field that no clip has, and a dim that no clip of a value
-    is scored on, are left out. Intervals are those of `statistics.interval`, within the dims' `ranges`.
+    {field: {value: {dim: {"mean", "low", "high", "n"}}}}; a field that no clip has, and a
+    dim that no clip of a value is scored on, are left out. Intervals are those of
+    `statistics.interval`, within the dims' `ranges`.
 
     >>> clips = [{"prompt": str(i), "meta": {"kind": "left"}, "value": {"heading": i / 2}} for i in range(3)]
     >>> breakdown(clips, ["heading", "path"])["kind"]["left"]["heading"]["mean"]
@@ -29,13 +35,19 @@ def breakdown(
             if field in clip.get("meta", {}):
                 parts.setdefault(str(clip["meta"][field]), []).append(clip)
         if parts:
-            found[field] = {value: _row(parts[value], dims, ranges or {}) for value in sorted(parts)}
+            found[field] = {
+                value: _row(parts[value], dims, ranges or {}) for value in sorted(parts)
+            }
     return found
 
 
 def added(results: dict[str, Any]) -> dict[str, Any]:
-    """Results with "breakdown" of each set whose clips say what kind they are of; as they are where none does."""
-    names, ranges = [dim["name"] for dim in results["dims"]], {d["name"]: tuple(d["range"]) for d in results["dims"]}
+    """Results with "breakdown" of each set whose clips say what kind they are of; as they
+    are where none does."""
+    names, ranges = (
+        [dim["name"] for dim in results["dims"]],
+        {d["name"]: tuple(d["range"]) for d in results["dims"]},
+    )
     parts = {one["name"]: breakdown(one["clips"], names, ranges=ranges) for one in results["sets"]}
     told = {name: part for name, part in parts.items() if part}
     return {**results, "breakdown": told} if told else results
@@ -46,7 +58,10 @@ def _row(clips: Clips, dims: Sequence[str], ranges: Mapping[str, Range]) -> dict
 
     row: dict[str, Any] = {}
     for dim in dims:
-        values, groups = [clip["value"].get(dim) for clip in clips], [clip["prompt"] for clip in clips]
+        values, groups = (
+            [clip["value"].get(dim) for clip in clips],
+            [clip["prompt"] for clip in clips],
+        )
         over = summary(values, groups, range=ranges.get(dim, (None, None)))
         if over["n"]:
             row[dim] = {key: over[key] for key in ("mean", "low", "high", "n")}

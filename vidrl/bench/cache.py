@@ -1,10 +1,12 @@
-"""What was measured is kept: one small file for each clip, dim and protocol, so that nothing is measured twice.
+"""What was measured is kept: one small file for each clip, dim and protocol, so that
+nothing is measured twice.
 
-A file is named by all that its numbers depend on: the bytes of the clip, of its reference and its prompt where the
-dim reads them, the protocol, the dim, the device, and the code that measures. It is written whole or not at all, and
-never changed. So several processes and machines share a folder without locks: two that measure the same write the
-same file, none overwrites another's, and whoever is killed loses at most the clip that it was at. (One file a clip
-would have to be merged, which is where writers lose each other's rows.)
+A file is named by all that its numbers depend on: the bytes of the clip, of its reference
+and its prompt where the dim reads them, the protocol, the dim, the device, and the code
+that measures. It is written whole or not at all, and never changed. So several processes
+and machines share a folder without locks: two that measure the same write the same file,
+none overwrites another's, and whoever is killed loses at most the clip that it was at. (One
+file a clip would have to be merged, which is where writers lose each other's rows.)
 """
 
 from __future__ import annotations
@@ -27,13 +29,34 @@ from vidrl.rewards._files.media import instead_of_file
 FORMAT = 1
 INDEX = "files.json"
 FRESH = 2.0  # seconds: a file that changed so lately may change again under the same time stamp
-ROW = schema.record({}, {**schema.MEASURED, "value": schema.maybe(schema.number), "why": schema.maybe(schema.text),
-                         "curve": schema.maybe(schema.many(schema.maybe(schema.number)))})
-FIELDS = {"format", "key", "dim", "fps", "size", "frames", "reader", "note", "written", "value", "curve", "why"}
+ROW = schema.record(
+    {},
+    {
+        **schema.MEASURED,
+        "value": schema.maybe(schema.number),
+        "why": schema.maybe(schema.text),
+        "curve": schema.maybe(schema.many(schema.maybe(schema.number))),
+    },
+)
+FIELDS = {
+    "format",
+    "key",
+    "dim",
+    "fps",
+    "size",
+    "frames",
+    "reader",
+    "note",
+    "written",
+    "value",
+    "curve",
+    "why",
+}
 
 
 class Cache:
-    """A folder of measured rows. `corrupt` lists files that could not be read, and are measured again."""
+    """A folder of measured rows. `corrupt` lists files that could not be read, and are
+    measured again."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -56,7 +79,9 @@ class Cache:
 
     def put(self, key: str, row: Mapping[str, Any]) -> None:
         """Keep a row: readers see all of it or nothing."""
-        text = json.dumps({"format": FORMAT, "key": key, **row}, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            {"format": FORMAT, "key": key, **row}, ensure_ascii=False, allow_nan=False
+        )
         whole(self._path(key), text)
 
     def _path(self, key: str) -> Path:
@@ -66,8 +91,8 @@ class Cache:
 def whole(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all, whoever else writes it.
 
-    A byte of a file name that is not UTF-8 is written as the escape of its surrogate, for example \\udce9. A JSON text
-    with that escape is read back as the same file name.
+    A byte of a file name that is not UTF-8 is written as the escape of its surrogate, for
+    example \\udce9. A JSON text with that escape is read back as the same file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole_file.write(path, text.encode("utf-8", "backslashreplace"))
@@ -80,7 +105,8 @@ def key(clip: str, dim: str, protocol: str, **others: Any) -> str:
 
 @lru_cache
 def code() -> str:
-    """What measures: the text of the reward library, and the versions of what computes. Another code measures anew."""
+    """What measures: the text of the reward library, and the versions of what computes.
+    Another code measures anew."""
     import cv2
     import numpy
     import torch
@@ -94,19 +120,23 @@ def code() -> str:
 
 
 def stamp(file: str | os.PathLike[str]) -> list[int]:
-    """What changes whenever the bytes of a file change: size, times of change in nanoseconds, and inode.
+    """What changes whenever the bytes of a file change: size, times of change in
+    nanoseconds, and inode.
 
-    A copy or an archive may restore the size and the first time (mtime). No program can restore the second one (ctime),
-    and a file that takes the place of another has an inode of its own. Raises OSError.
+    A copy or an archive may restore the size and the first time (mtime). No program can
+    restore the second one (ctime), and a file that takes the place of another has an inode
+    of its own. Raises OSError.
     """
     facts = os.stat(file)
     return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
 
 
 class Hashes:
-    """SHA-256 of files, remembered in the cache's folder as long as `stamp` of the file stays the same.
+    """SHA-256 of files, remembered in the cache's folder as long as `stamp` of the file
+    stays the same.
 
-    Several processes may remember at once: what one of them loses is hashed again, and no more.
+    Several processes may remember at once: what one of them loses is hashed again, and no
+    more.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
@@ -115,7 +145,8 @@ class Hashes:
         self.new: dict[str, list[Any]] = {}
 
     def of(self, file: Path) -> str:
-        """16 hex digits of the bytes of a file, or of the names and bytes of the files in a folder. Raises OSError."""
+        """16 hex digits of the bytes of a file, or of the names and bytes of the files in a
+        folder. Raises OSError."""
         if file.is_dir():
             inside = [[one.name, self.of(one)] for one in sorted(file.iterdir()) if one.is_file()]
             return digest(inside, 16)
@@ -131,7 +162,8 @@ class Hashes:
         return found
 
     def remembered(self, file: Path) -> list[Any] | None:
-        """What is known of a file by its name: its hash, and its `stamp` when it was hashed; None for nothing."""
+        """What is known of a file by its name: its hash, and its `stamp` when it was
+        hashed; None for nothing."""
         name = os.path.abspath(file)
         return self.new.get(name) or self.known.get(name)
 
@@ -150,4 +182,6 @@ class Hashes:
             print(f"vidrl: {self.path} cannot be read: all files are hashed anew", file=sys.stderr)
             return {}
         sound = isinstance(found, dict)
-        return {k: v for k, v in found.items() if isinstance(v, list) and len(v) == 5} if sound else {}
+        return (
+            {k: v for k, v in found.items() if isinstance(v, list) and len(v) == 5} if sound else {}
+        )

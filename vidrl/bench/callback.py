@@ -1,9 +1,11 @@
-"""A suite on the policy while it trains, handed to the trainer by the command line, which alone knows both.
+"""A suite on the policy while it trains, handed to the trainer by the command line, which
+alone knows both.
 
-Every n rounds, and at the end, the clips of held-out prompts are made under the same noise and measured:
-run/bench/000010/results.json holds all of it, run/bench.jsonl a row a look. Dims that are also a training reward are
-marked (†): what is trained on rises whether the clips are better or not. Nothing of the run is touched: the noise has
-generators of its own, the global ones are put back, and what goes wrong here is told, and ends no run.
+Every n rounds, and at the end, the clips of held-out prompts are made under the same noise
+and measured: run/bench/000010/results.json holds all of it, run/bench.jsonl a row a look.
+Dims that are also a training reward are marked (†): what is trained on rises whether the
+clips are better or not. Nothing of the run is touched: the noise has generators of its own,
+the global ones are put back, and what goes wrong here is told, and ends no run.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ MARK = "†"
 def build(recipe: config.Recipe) -> Look | None:
     """What the trainer calls between rounds; None where the recipe asks for no suite.
 
-    Raises suite.BadSuite and plugin.UnknownName for a suite that is not there, or that has no prompts left.
+    Raises suite.BadSuite and plugin.UnknownName for a suite that is not there, or that has
+    no prompts left.
     """
     if not recipe.bench.suite:
         return None
@@ -40,25 +43,35 @@ def build(recipe: config.Recipe) -> Look | None:
 
 
 def held_out(chosen: Suite, recipe: config.Recipe) -> tuple[list[sampling.Row], list[str]]:
-    """The prompts of a look: the suite's own, else the recipe's held-out ones; none that is trained on."""
+    """The prompts of a look: the suite's own, else the recipe's held-out ones; none that is
+    trained on."""
     model = recipe.backbone.options.get("model")
     if chosen.prompts is None:
-        rows: list[sampling.Row] = [{"prompt": prompt} for prompt in config.read_prompts(recipe.data.held_out)]
-        notes = [f"prompts are those of {Path(recipe.data.held_out).name}, since the suite has none"]
+        rows: list[sampling.Row] = [
+            {"prompt": prompt} for prompt in config.read_prompts(recipe.data.held_out)
+        ]
+        notes = [
+            f"prompts are those of {Path(recipe.data.held_out).name}, since the suite has none"
+        ]
     else:
-        rows, note = sampling.prompts(chosen, Path(model) if isinstance(model, str) and Path(model).is_dir() else None)
+        rows, note = sampling.prompts(
+            chosen, Path(model) if isinstance(model, str) and Path(model).is_dir() else None
+        )
         notes = [note]
     trained = set(config.training_prompts(recipe.data))
     left = [row for row in rows if row["prompt"] not in trained]
     if not left:
-        raise suite.BadSuite(f"bench.suite: every prompt of {chosen.name!r} is trained on, in {recipe.data.prompts}")
+        raise suite.BadSuite(
+            f"bench.suite: every prompt of {chosen.name!r} is trained on, in {recipe.data.prompts}"
+        )
     if len(left) < len(rows):
         notes.append(f"{len(rows) - len(left)} prompts are left out, since they are trained on")
     return left[: recipe.bench.prompts], notes
 
 
 def trained_on(dim: Dim, section: config.RewardSection) -> bool:
-    """Whether a dim is a training reward of the recipe, one of its parts, or a finer reading of one.
+    """Whether a dim is a training reward of the recipe, one of its parts, or a finer
+    reading of one.
 
     >>> trained_on(Dim("a", "flicker"), config.RewardSection(parts={"flicker": 1.0}))
     True
@@ -79,11 +92,15 @@ class Looker:
     encode: PromptCache | None = None
 
     def check(self, backbone: Denoiser) -> None:
-        """Raise suite.BadSuite, before any clip is made, where the model cannot make the suite's prompts."""
+        """Raise suite.BadSuite, before any clip is made, where the model cannot make the
+        suite's prompts."""
         sampling.check(self.suite, self.rows, backbone)
 
-    def __call__(self, round: int, policy: Policy, weights: str, workers: Workers, ends: bool) -> None:
-        """Look, if it is time and this round was not looked at before; every process must call."""
+    def __call__(
+        self, round: int, policy: Policy, weights: str, workers: Workers, ends: bool
+    ) -> None:
+        """Look, if it is time and this round was not looked at before; every process must
+        call."""
         if not ends and round % self.recipe.bench.every:
             return
         before = checkpoint.rng_state()
@@ -94,30 +111,53 @@ class Looker:
 
     def _look(self, round: int, policy: Policy, weights: str, workers: Workers) -> None:
         """Each process makes its share of the clips; the main one measures them."""
-        out, tasks = self.folder / f"{round:06d}", sampling.tasks(self.rows, self.recipe.bench.per_prompt, 0)
+        out, tasks = (
+            self.folder / f"{round:06d}",
+            sampling.tasks(self.rows, self.recipe.bench.per_prompt, 0),
+        )
         self.encode = self.encode or PromptCache(policy.backbone)
         steps, lossless = self.recipe.bench.steps, bool(self.suite.sampling.get("lossless", True))
         with workers.autocast(), policy.using(weights):
-            made_by = {"weights": policy.checksum(), "steps": steps, "seed": 0, "lossless": lossless,
-                       "prompts": sampling.asked(self.rows)}
+            made_by = {
+                "weights": policy.checksum(),
+                "steps": steps,
+                "seed": 0,
+                "lossless": lossless,
+                "prompts": sampling.asked(self.rows),
+            }
             workers.once(lambda: sampling.claim(out, made_by, anew=True))
             mine = tasks[workers.rank :: workers.count]
             self.encode.learn([task.prompt for task in mine])
             lost = sampling.fill(policy, mine, out / "clips", steps, lossless, self.encode)
         workers.once(lambda: None)  # all wait here until every share is done
-        workers.once(lambda: _told(lambda: self._measured(round, tasks, out, lost), self.folder, round))
+        workers.once(
+            lambda: _told(lambda: self._measured(round, tasks, out, lost), self.folder, round)
+        )
 
-    def _measured(self, round: int, tasks: Sequence[sampling.Task], out: Path, lost: Mapping[str, str]) -> None:
+    def _measured(
+        self, round: int, tasks: Sequence[sampling.Task], out: Path, lost: Mapping[str, str]
+    ) -> None:
         """results.json of a look, and its row."""
         sampling.write_table(out / "clips", tasks)
-        found = sampling.found(tasks, out / "clips", lost, "not made: another process knows the reason")
-        name, rows = f"round {round}", measure.run(found.items, self.suite, cache=self.folder / "cache")
+        found = sampling.found(
+            tasks, out / "clips", lost, "not made: another process knows the reason"
+        )
+        name, rows = (
+            f"round {round}",
+            measure.run(found.items, self.suite, cache=self.folder / "cache"),
+        )
         trained = [dim.name for dim in self.suite.dims if trained_on(dim, self.recipe.reward)]
         one = results.measured_set(name, str(out / "clips"), rows, found.skipped)
         made = results.assemble([one], self.suite, "vidrl train", self.notes, trained)
         results.write(made, out)
-        row = {"round": round, "suite": self.suite.name, "n": len(one["clips"]), "skipped": len(one["skipped"]),
-               "trained": trained, "dims": {dim: _few(over) for dim, over in made["summary"][name].items()}}
+        row = {
+            "round": round,
+            "suite": self.suite.name,
+            "n": len(one["clips"]),
+            "skipped": len(one["skipped"]),
+            "trained": trained,
+            "dims": {dim: _few(over) for dim, over in made["summary"][name].items()},
+        }
         table = self.folder.with_suffix(".jsonl")
         checkpoint.cut_back(table, round - 1)
         checkpoint.append(table, row)

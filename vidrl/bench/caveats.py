@@ -1,4 +1,5 @@
-"""What a reader must know before quoting a difference: the same sentences for the terminal, the page and the tables."""
+"""What a reader must know before quoting a difference: the same sentences for the terminal,
+the page and the tables."""
 
 from __future__ import annotations
 
@@ -13,29 +14,40 @@ MOST = 5  # sentences of one kind; with many sets there would be hundreds
 
 
 def caveats(results: Results) -> list[str]:
-    """Sentences on clips without a number, copies, the way of pairing, and differences that rest on few clips."""
+    """Sentences on clips without a number, copies, the way of pairing, and differences that
+    rest on few clips."""
     rows = results.get("comparisons") or []
-    kinds = [_without_verdict(results, rows), _unequal(rows), _few(results, rows), _few_prompts(results, rows),
-             _pairing(rows),
-             copies.notes(results["sets"])]
+    kinds = [
+        _without_verdict(results, rows),
+        _unequal(rows),
+        _few(results, rows),
+        _few_prompts(results, rows),
+        _pairing(rows),
+        copies.notes(results["sets"]),
+    ]
     return [sentence for kind in kinds for sentence in _shortened(kind)]
 
 
 def _shortened(said: Sequence[str]) -> list[str]:
     left = len(said) - MOST
-    more = [f"and {left} more of this kind: the notes of the comparisons in results.json have all"] * (left > 0)
+    more = [
+        f"and {left} more of this kind: the notes of the comparisons in results.json have all"
+    ] * (left > 0)
     return [*said[:MOST], *more]
 
 
 def _without_verdict(results: Results, rows: Sequence[Row]) -> list[str]:
-    """The differences that clips without a number forbid to claim, a sentence for two sets."""
+    """The differences that clips without a number forbid to claim, a sentence for two
+    sets."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if withheld(results, row):
             found.setdefault((row["first"], row["second"]), []).append(row)
-    return [f"no verdict on {_listed([row['dim'] for row in lost])} between {first} and {second}: count clips without "
-            f"a number as worst, and the difference is not beyond doubt ({'; '.join(map(_instead, lost))})"
-            for (first, second), lost in found.items()]
+    return [
+        f"no verdict on {_listed([row['dim'] for row in lost])} between {first} and {second}: count clips without "
+        f"a number as worst, and the difference is not beyond doubt ({'; '.join(map(_instead, lost))})"
+        for (first, second), lost in found.items()
+    ]
 
 
 def _instead(row: Row) -> str:
@@ -43,22 +55,30 @@ def _instead(row: Row) -> str:
 
 
 def _unequal(rows: Sequence[Row]) -> list[str]:
-    """How often two sets have no number, the dims of equal counts together; those that differ surely come first."""
+    """How often two sets have no number, the dims of equal counts together; those that
+    differ surely come first."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     dims = len({row["dim"] for row in rows})
     for row in rows:
         unscored = row.get("unscored") or {}
         if unscored.get("p") is not None and any(unscored["counts"]):
-            found.setdefault((unscored["p"], row["first"], row["second"], *unscored["counts"]), []).append(row)
-    return [f"{_lost(alike[0], both=True)} have no number on "
-            f"{'any dim' if len(alike) == dims > 1 else _listed([row['dim'] for row in alike])}: {_chance(key[0])}"
-            for key, alike in sorted(found.items(), key=lambda one: one[0][0])]
+            found.setdefault(
+                (unscored["p"], row["first"], row["second"], *unscored["counts"]), []
+            ).append(row)
+    return [
+        f"{_lost(alike[0], both=True)} have no number on "
+        f"{'any dim' if len(alike) == dims > 1 else _listed([row['dim'] for row in alike])}: {_chance(key[0])}"
+        for key, alike in sorted(found.items(), key=lambda one: one[0][0])
+    ]
 
 
 def _chance(p: float) -> str:
     told = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-    return (f"the sets fail unequally often ({told}), so the scored clips alone do not compare them" if p < LEVEL else
-            f"that may be chance ({told})")
+    return (
+        f"the sets fail unequally often ({told}), so the scored clips alone do not compare them"
+        if p < LEVEL
+        else f"that may be chance ({told})"
+    )
 
 
 def _few(results: Results, rows: Sequence[Row]) -> list[str]:
@@ -68,13 +88,17 @@ def _few(results: Results, rows: Sequence[Row]) -> list[str]:
         if row.get("clips") and not enough(results, row):
             found.setdefault((row["first"], row["second"]), []).append(row)
     least = results["suite"].get("least", 20)
-    return [f"between {first} and {second} no difference is claimed on {_dims(few, rows)}, because it rests on "
-            f"{min(min(row['clips']) for row in few)} clips of one set, or on a single prompt: the minimum is {least} "
-            "clips of two prompts" for (first, second), few in found.items()]
+    return [
+        f"between {first} and {second} no difference is claimed on {_dims(few, rows)}, because it rests on "
+        f"{min(min(row['clips']) for row in few)} clips of one set, or on a single prompt: the minimum is {least} "
+        "clips of two prompts"
+        for (first, second), few in found.items()
+    ]
 
 
 def _few_prompts(results: Results, rows: Sequence[Row]) -> list[str]:
-    """The pairs of sets of which nothing could be beyond doubt, however large the differences were."""
+    """The pairs of sets of which nothing could be beyond doubt, however large the
+    differences were."""
     family = len([row for row in rows if row.get("difference") is not None])
     most: dict[tuple[str, str], int] = {}
     for row in rows:
@@ -87,20 +111,33 @@ def _few_prompts(results: Results, rows: Sequence[Row]) -> list[str]:
     few = {names: prompts for names, prompts in most.items() if prompts < least}
     if len(few) > 1 and len(set(few.values())) == 1 and few == most:
         few = {("any set", "any other"): next(iter(few.values()))}
-    return [f"between {first} and {second} nothing can be beyond doubt, however large: {prompts} prompts are too few "
-            f"for {family} comparisons, which take {least}{other}" for (first, second), prompts in few.items()]
+    return [
+        f"between {first} and {second} nothing can be beyond doubt, however large: {prompts} prompts are too few "
+        f"for {family} comparisons, which take {least}{other}"
+        for (first, second), prompts in few.items()
+    ]
 
 
 def findable(results: Results) -> list[str]:
-    """What differences so many prompts find, for two or three sets that are paired, dims without a verdict only."""
+    """What differences so many prompts find, for two or three sets that are paired, dims
+    without a verdict only."""
     rows = [row for row in results.get("comparisons") or [] if row.get("spread") is not None]
     said: dict[tuple[str, str, int], list[str]] = {}
     for row in rows:
-        least = detectable(row["spread"], row["groups"], len(rows)) if not verdict(results, row) else None
+        least = (
+            detectable(row["spread"], row["groups"], len(rows))
+            if not verdict(results, row)
+            else None
+        )
         if least is not None:
-            said.setdefault((row["first"], row["second"], row["groups"]), []).append(f"{row['dim']} {least:.2g}")
-    return [f"between {first} and {second} {prompts} prompts find, in 80 % of cases, differences from: "
-            f"{', '.join(dims)}" for (first, second, prompts), dims in said.items()]
+            said.setdefault((row["first"], row["second"], row["groups"]), []).append(
+                f"{row['dim']} {least:.2g}"
+            )
+    return [
+        f"between {first} and {second} {prompts} prompts find, in 80 % of cases, differences from: "
+        f"{', '.join(dims)}"
+        for (first, second, prompts), dims in said.items()
+    ]
 
 
 def _dims(few: Sequence[Row], rows: Sequence[Row]) -> str:
@@ -109,16 +146,25 @@ def _dims(few: Sequence[Row], rows: Sequence[Row]) -> str:
 
 
 def _pairing(rows: Sequence[Row]) -> list[str]:
-    """Why clips were paired as they were, and what was left out; the same for all dims of two sets."""
+    """Why clips were paired as they were, and what was left out; the same for all dims of
+    two sets."""
     first_of = {(row["first"], row["second"]): row for row in reversed(rows)}
-    return [f"{row['first']} and {row['second']}: {'; '.join(row['pairing'])}" for row in reversed(first_of.values())
-            if row.get("pairing")]
+    return [
+        f"{row['first']} and {row['second']}: {'; '.join(row['pairing'])}"
+        for row in reversed(first_of.values())
+        if row.get("pairing")
+    ]
 
 
 def _lost(row: Row, both: bool = False) -> str:
     unscored = row["unscored"]
-    return " and ".join(f"{count} of {total} clips of {row[side]}" for count, total, side in
-                        zip(unscored["counts"], unscored["of"], ("first", "second"), strict=True) if count or both)
+    return " and ".join(
+        f"{count} of {total} clips of {row[side]}"
+        for count, total, side in zip(
+            unscored["counts"], unscored["of"], ("first", "second"), strict=True
+        )
+        if count or both
+    )
 
 
 def _with_ends(row: Mapping[str, Any]) -> str:

@@ -19,10 +19,12 @@ from vidrl.rewards.video import LARGEST, Unreadable, Video
 
 
 class Clip:
-    """What is measured of a file: `fps`, `size` (width, height), `frames` (their number), `reader`, `note` (what to
-    know of the file, or None), and `written`, how the file was written, see `vidrl.bench.written`.
+    """What is measured of a file: `fps`, `size` (width, height), `frames` (their number),
+    `reader`, `note` (what to know of the file, or None), and `written`, how the file was
+    written, see `vidrl.bench.written`.
 
-    A file is decoded only when its frames are first read. Raises FileNotFoundError and Unreadable.
+    A file is decoded only when its frames are first read. Raises FileNotFoundError and
+    Unreadable.
     """
 
     def __init__(self, path: Path, protocol: Protocol) -> None:
@@ -45,7 +47,8 @@ class Clip:
         self.size = (round(size[0] * scale), round(size[1] * scale))
 
     def pieces(self) -> Iterator[Tensor]:
-        """The frames in order, a piece at a time, so that memory is that of a piece. Raises Unreadable midway."""
+        """The frames in order, a piece at a time, so that memory is that of a piece. Raises
+        Unreadable midway."""
         for piece in kept(self._pieces(), self.chosen):
             yield self.protocol.small(piece)
 
@@ -55,15 +58,20 @@ class Clip:
 
 
 def image(path: Path) -> Tensor:
-    """A picture as a clip of one frame, uint8 (1, 3, H, W). Raises FileNotFoundError and Unreadable."""
+    """A picture as a clip of one frame, uint8 (1, 3, H, W). Raises FileNotFoundError and
+    Unreadable."""
     import cv2
 
     if not path.is_file():
         raise FileNotFoundError(f"expected an image, found none at {path}")
-    found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    found = (
+        cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    )
     if found is None:
         raise Unreadable(f"expected an image, could not read {path}")
     if found.shape[0] * found.shape[1] > LARGEST:
-        raise Unreadable(f"expected an image of up to {LARGEST} pixels, got {found.shape[1]} x {found.shape[0]} in "
-                         f"{path}")
+        raise Unreadable(
+            f"expected an image of up to {LARGEST} pixels, got {found.shape[1]} x {found.shape[0]} in "
+            f"{path}"
+        )
     return torch.from_numpy(np.ascontiguousarray(found[..., ::-1])).permute(2, 0, 1)[None]

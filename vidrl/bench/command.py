@@ -25,16 +25,25 @@ from vidrl.bench.table import table
 from vidrl.recipe import toml
 from vidrl.training.model_source import ModelSource, resolve
 
-FORMATS = {"json": "results.json", "csv": "results.csv", "md": "results.md", "latex": "results.tex",
-           "html": "report.html", "leaderboard": "leaderboard.json"}
+FORMATS = {
+    "json": "results.json",
+    "csv": "results.csv",
+    "md": "results.md",
+    "latex": "results.tex",
+    "html": "report.html",
+    "leaderboard": "leaderboard.json",
+}
 USUAL = ["json", "csv", "html"]
 _META = ("json", "md", "svg")
 SHOWN = 5  # skipped files whose reasons are printed; the files hold all
-Source = tuple[str, str, Callable[[], Found]]  # a set's name, where it is from, and how its clips are found
+Source = tuple[
+    str, str, Callable[[], Found]
+]  # a set's name, where it is from, and how its clips are found
 
 
 def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | None = None) -> int:
-    """Run the command; 0 done, 1 nothing could be scored, or with --strict not all. Raises for an error of use."""
+    """Run the command; 0 done, 1 nothing could be scored, or with --strict not all. Raises
+    for an error of use."""
     _printable()
     said = shlex.join(["vidrl", *words])
     args.source = _source(args)
@@ -49,7 +58,8 @@ def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | No
 
 
 def _printable() -> None:
-    """Let the terminal show file names that are not UTF-8, with an escape for each byte that is not."""
+    """Let the terminal show file names that are not UTF-8, with an escape for each byte
+    that is not."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -57,22 +67,31 @@ def _printable() -> None:
 
 def chosen(args: argparse.Namespace) -> Suite:
     """The suite of the arguments, its protocol and dims changed as they say."""
-    name = args.suite or ("vbench" if args.profile == "vbench" else "motion" if args.model else "temporal")
+    name = args.suite or (
+        "vbench" if args.profile == "vbench" else "motion" if args.model else "temporal"
+    )
     found = suite.load(name)
     if args.dims:
         found = found.only(_listed(args.dims))
     if args.profile:
         kept = tuple(dim for dim in found.dims if dim.profile == args.profile)
         if not kept:
-            raise suite.BadSuite(f"suite {found.name!r} has no dims of the profile {args.profile!r}: leave --suite or "
-                                 "--profile out")
+            raise suite.BadSuite(
+                f"suite {found.name!r} has no dims of the profile {args.profile!r}: leave --suite or "
+                "--profile out"
+            )
         found = replace(found, dims=kept)
     found = found.changed(toml.options(args.option))
-    changes = {key: getattr(args, key) for key in ("fps", "side", "frames") if getattr(args, key) is not None}
+    changes = {
+        key: getattr(args, key)
+        for key in ("fps", "side", "frames")
+        if getattr(args, key) is not None
+    }
     return replace(found, protocol=replace(found.protocol, **changes))
 
 
-# --- measuring -------------------------------------------------------------------------------------------------------
+# --- measuring
+# -------------------------------------------------------------------------------------------------------
 
 
 def _measure(args: argparse.Namespace, said: str, progress: Progress | None) -> int:
@@ -83,9 +102,18 @@ def _measure(args: argparse.Namespace, said: str, progress: Progress | None) -> 
     cache = Path(args.cache or out / "cache")
     with Group(out / "shards") as group:
         found = group.share(lambda: _found(sources, args, asked, out))
-        rows = group.measure(lambda part: measure.run(
-            part, asked, cache, args.jobs, args.timeout or None, group.device(args.device or "cpu"), progress),
-            [item for one in found for item in one.items])
+        rows = group.measure(
+            lambda part: measure.run(
+                part,
+                asked,
+                cache,
+                args.jobs,
+                args.timeout or None,
+                group.device(args.device or "cpu"),
+                progress,
+            ),
+            [item for one in found for item in one.items],
+        )
         if rows is None:
             return 0
     sets, notes = _sets(args, sources, found, rows), _notes(sources, found)
@@ -102,29 +130,50 @@ def _sources(args: argparse.Namespace) -> list[Source]:
     if not groups and args.manifest:
         groups = [[]]
     if not (groups or args.model):
-        raise ValueError("expected folders or files to measure, a --manifest of them, or a --model; got none of these")
+        raise ValueError(
+            "expected folders or files to measure, a --manifest of them, or a --model; got none of these"
+        )
     stills = chosen(args).protocol.frames == 1
-    made: list[Source] = [(_called(group, args.manifest), " ".join(group) or str(args.manifest),
-                           partial(items_.find, group, args.manifest, args.reference, stills)) for group in groups]
+    made: list[Source] = [
+        (
+            _called(group, args.manifest),
+            " ".join(group) or str(args.manifest),
+            partial(items_.find, group, args.manifest, args.reference, stills),
+        )
+        for group in groups
+    ]
     if args.model:
         made.append((args.source.name, args.model, lambda: Found([])))
     names = _listed(args.names) if args.names else results.distinct([name for name, _, _ in made])
     if len(names) != len(made) or len(set(names)) < len(names):
-        raise ValueError(f"expected {len(made)} different names, one a set, got --names {','.join(names)}: the sets "
-                         f"are {', '.join(source for _, source, _ in made)}")
+        raise ValueError(
+            f"expected {len(made)} different names, one a set, got --names {','.join(names)}: the sets "
+            f"are {', '.join(source for _, source, _ in made)}"
+        )
     return [(name, source, make) for name, (_, source, make) in zip(names, made, strict=True)]
 
 
-def _found(sources: Sequence[Source], args: argparse.Namespace, asked: Suite, out: Path) -> list[Found]:
+def _found(
+    sources: Sequence[Source], args: argparse.Namespace, asked: Suite, out: Path
+) -> list[Found]:
     """The clips of the sets; those of a model, the last, are sampled."""
     if not args.model:
         return [make() for _, _, make in sources]
     from vidrl.bench.sampling import sample
 
-    options = {"backbone": args.source.backbone, "options": _options(args.source), "limit": args.limit,
-               "per_prompt": args.per_prompt, "steps": args.steps,
-               "seed": args.seed, "device": args.device, "partial": args.source.partial}
-    return [make() for _, _, make in sources[:-1]] + [sample(args.model, args.lora, asked, out, **options)]
+    options = {
+        "backbone": args.source.backbone,
+        "options": _options(args.source),
+        "limit": args.limit,
+        "per_prompt": args.per_prompt,
+        "steps": args.steps,
+        "seed": args.seed,
+        "device": args.device,
+        "partial": args.source.partial,
+    }
+    return [make() for _, _, make in sources[:-1]] + [
+        sample(args.model, args.lora, asked, out, **options)
+    ]
 
 
 def _called(group: Sequence[str], table: str | None) -> str:
@@ -134,10 +183,25 @@ def _called(group: Sequence[str], table: str | None) -> str:
 
 
 def _source(args: argparse.Namespace) -> ModelSource | None:
-    """The model to sample, whose folder and adapter become those of the arguments; None: none was named."""
-    if not (args.model or args.recipe or args.run_folder or args.backbone or args.lora or args.lora_partial):
+    """The model to sample, whose folder and adapter become those of the arguments; None:
+    none was named."""
+    if not (
+        args.model
+        or args.recipe
+        or args.run_folder
+        or args.backbone
+        or args.lora
+        or args.lora_partial
+    ):
         return None
-    found = resolve(args.model, args.recipe, args.run_folder, args.lora, args.backbone, partial=args.lora_partial)
+    found = resolve(
+        args.model,
+        args.recipe,
+        args.run_folder,
+        args.lora,
+        args.backbone,
+        partial=args.lora_partial,
+    )
     args.model, args.lora = found.model, found.lora
     return found
 
@@ -151,14 +215,26 @@ def _sets(
 ) -> list[dict[str, Any]]:
     sets, start = [], 0
     for i, ((name, source, _), one) in enumerate(zip(sources, found, strict=True)):
-        model = {"model": args.model, "lora": args.lora} if args.model and i == len(sources) - 1 else None
-        sets.append(results.measured_set(name, source, rows[start : start + len(one.items)], one.skipped, model))
+        model = (
+            {"model": args.model, "lora": args.lora}
+            if args.model and i == len(sources) - 1
+            else None
+        )
+        sets.append(
+            results.measured_set(
+                name, source, rows[start : start + len(one.items)], one.skipped, model
+            )
+        )
         start += len(one.items)
     return sets
 
 
 def _notes(sources: Sequence[Source], found: Sequence[Found]) -> list[str]:
-    return [f"{name}: {note}" for (name, _, _), one in zip(sources, found, strict=True) for note in one.notes]
+    return [
+        f"{name}: {note}"
+        for (name, _, _), one in zip(sources, found, strict=True)
+        for note in one.notes
+    ]
 
 
 def _trained(args: argparse.Namespace, asked: Suite) -> list[str]:
@@ -175,15 +251,19 @@ def _trained(args: argparse.Namespace, asked: Suite) -> list[str]:
 
 
 def _measures(args: argparse.Namespace, sets: int) -> list[str]:
-    """The distances to compute: those of --distance, else both if --against is given. Checked before any work.
+    """The distances to compute: those of --distance, else both if --against is given.
+    Checked before any work.
 
-    Raises plugin.UnknownName, ImportError where the encoder's weights are missing, ValueError for a single set.
+    Raises plugin.UnknownName, ImportError where the encoder's weights are missing,
+    ValueError for a single set.
     """
     names = _listed(args.distance) or ["frechet", "kernel"] * bool(args.against)
     for name in names:
         plugin.find("benchmarks", name)
     if names and sets < 2 and not args.against:
-        raise ValueError("expected two sets for a distance, or a folder to compare with, --against; got one set alone")
+        raise ValueError(
+            "expected two sets for a distance, or a folder to compare with, --against; got one set alone"
+        )
     if names:
         from vidrl.bench.encoding import Encoder
         from vidrl.bench.features import USUAL
@@ -192,32 +272,52 @@ def _measures(args: argparse.Namespace, sets: int) -> list[str]:
     return names
 
 
-def _add_distances(args: argparse.Namespace, done: results.Results, names: Sequence[str], cache: Path,
-                   progress: Progress | None) -> None:
+def _add_distances(
+    args: argparse.Namespace,
+    done: results.Results,
+    names: Sequence[str],
+    cache: Path,
+    progress: Progress | None,
+) -> None:
     from vidrl.bench import features
 
     if names:
-        done["distances"] = features.distances(done, names, args.encoder or features.USUAL, args.against, cache,
-                                               args.jobs, args.timeout or None, args.device or "cpu", progress)
+        done["distances"] = features.distances(
+            done,
+            names,
+            args.encoder or features.USUAL,
+            args.against,
+            cache,
+            args.jobs,
+            args.timeout or None,
+            args.device or "cpu",
+            progress,
+        )
 
 
-# --- other ways ------------------------------------------------------------------------------------------------------
+# --- other ways
+# ------------------------------------------------------------------------------------------------------
 
 
 def _saved(args: argparse.Namespace, said: str, progress: Progress | None) -> int:
     """Results of earlier runs compared, without measuring again."""
     others = [path for path in args.paths if not path.lower().endswith(".json")]
     if others or args.model:
-        raise ValueError(f"expected saved results alone, or clips alone, got both: {args.paths[0]} and "
-                         f"{(others or [args.model])[0]}; measure the clips first, then compare the two results.json")
+        raise ValueError(
+            f"expected saved results alone, or clips alone, got both: {args.paths[0]} and "
+            f"{(others or [args.model])[0]}; measure the clips first, then compare the two results.json"
+        )
     saved = [results.load(path, args.clips) for path in args.paths]
-    done = results.merge(saved, _listed(args.names), _listed(args.dims), said, args.primary,
-                         args.margin)
+    done = results.merge(
+        saved, _listed(args.names), _listed(args.dims), said, args.primary, args.margin
+    )
     if note := closed.about(done):
         print(f"vidrl: {note}", file=sys.stderr)
     names = [one["name"] for one in done["sets"]]
     out, formats = Path(args.out or f"runs/bench-{_plain('-vs-'.join(names))}"), _formats(args)
-    _add_distances(args, done, _measures(args, len(names)), Path(args.cache or out / "cache"), progress)
+    _add_distances(
+        args, done, _measures(args, len(names)), Path(args.cache or out / "cache"), progress
+    )
     return _tell(args, done, out, formats)
 
 
@@ -227,37 +327,69 @@ def _preferences(args: argparse.Namespace, said: str) -> int:
 
     out = Path(args.out or f"runs/bench-{_plain(Path(args.preferences).stem)}")
     asked = chosen(args) if args.suite or args.dims or args.profile else None
-    found = preferences.run(args.preferences, asked, out, videos=args.paths[0] if args.paths else None,
-                            raters=args.raters, jobs=args.jobs, timeout=args.timeout or None,
-                            device=args.device or "cpu", cache=args.cache, command=said)
-    print(f"{preference_page.text(found)}\n\nfiles: {out / 'preferences.json'}, {out / 'preferences.md'}")
+    found = preferences.run(
+        args.preferences,
+        asked,
+        out,
+        videos=args.paths[0] if args.paths else None,
+        raters=args.raters,
+        jobs=args.jobs,
+        timeout=args.timeout or None,
+        device=args.device or "cpu",
+        cache=args.cache,
+        command=said,
+    )
+    print(
+        f"{preference_page.text(found)}\n\nfiles: {out / 'preferences.json'}, {out / 'preferences.md'}"
+    )
     return 0
 
 
 def _meta(args: argparse.Namespace, said: str) -> int:
-    """Which corruptions lower a dim, and which raise it; videos of one's own may be given as the path."""
+    """Which corruptions lower a dim, and which raise it; videos of one's own may be given
+    as the path."""
     from vidrl.bench import meta, meta_page
 
     out = Path(args.out or "runs/bench-meta")
-    told = (lambda n, total, what: print(f"\r{n}/{total} {what:40.40}", end="", file=sys.stderr)
-            ) if sys.stderr.isatty() else None
-    found = meta.run(out, args.paths[0] if args.paths else None, dims=_listed(args.dims), seed=args.seed, progress=told,
-                     command=said, **({"count": args.limit} if args.limit else {}))
-    print(f"{meta_page.summary(found)}\n\nfiles: {', '.join(str(out / f'bench_meta.{kind}') for kind in _META)}")
+    told = (
+        (lambda n, total, what: print(f"\r{n}/{total} {what:40.40}", end="", file=sys.stderr))
+        if sys.stderr.isatty()
+        else None
+    )
+    found = meta.run(
+        out,
+        args.paths[0] if args.paths else None,
+        dims=_listed(args.dims),
+        seed=args.seed,
+        progress=told,
+        command=said,
+        **({"count": args.limit} if args.limit else {}),
+    )
+    print(
+        f"{meta_page.summary(found)}\n\nfiles: {', '.join(str(out / f'bench_meta.{kind}') for kind in _META)}"
+    )
     return 0
 
 
-# --- telling ---------------------------------------------------------------------------------------------------------
+# --- telling
+# ---------------------------------------------------------------------------------------------------------
 
 
-def _tell(args: argparse.Namespace, done: results.Results, out: Path, formats: Sequence[str]) -> int:
+def _tell(
+    args: argparse.Namespace, done: results.Results, out: Path, formats: Sequence[str]
+) -> int:
     """Write the files, print the table, say what is missing."""
     written = [results.write(done, out)]
-    written += [path for kind in formats if kind != "json" for path in _write(args, kind, done, out)]
+    written += [
+        path for kind in formats if kind != "json" for path in _write(args, kind, done, out)
+    ]
     print(table(done))
     found = results.scored(done)
-    counts = {"clips that could not be read": found.skipped, "numbers that are not there": found.unscored,
-              "that have no meaning for their clip": found.inapplicable}
+    counts = {
+        "clips that could not be read": found.skipped,
+        "numbers that are not there": found.unscored,
+        "that have no meaning for their clip": found.inapplicable,
+    }
     if any(counts.values()):
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         print(f"vidrl: {said}; {written[0]} tells why of each", file=sys.stderr)
@@ -279,7 +411,11 @@ def _write(args: argparse.Namespace, kind: str, done: results.Results, out: Path
     if kind == "leaderboard":
         made = export.leaderboards(done)
     else:
-        made = {FORMATS[kind]: {"csv": export.csv, "md": export.markdown, "latex": export.latex}[kind](done)}
+        made = {
+            FORMATS[kind]: {"csv": export.csv, "md": export.markdown, "latex": export.latex}[kind](
+                done
+            )
+        }
     for name, text in made.items():
         whole(out / name, text)
     return [out / name for name in made]

@@ -1,13 +1,17 @@
-"""Is one set better than another, by how much, and how sure is that? Every set against every other one.
+"""Is one set better than another, by how much, and how sure is that? Every set against
+every other one.
 
-The null of a p value is that the mean difference over prompts is 0, whatever the shape of the differences and, of
-unpaired sets, whatever their spreads. Intervals and p values are of one calculation, see `vidrl.inference.means`.
+The null of a p value is that the mean difference over prompts is 0, whatever the shape of
+the differences and, of unpaired sets, whatever their spreads. Intervals and p values are of
+one calculation, see `vidrl.inference.means`.
 
-All comparisons of a page, each pair of sets on each dim, are one family: p values are corrected by Holm's steps over
-all of them, so that a page holds a false claim in at most 5 % of cases, however many sets and dims it has. A dim that
-was named before the clips were measured, `primary`, is tested first and not corrected for the others, which may then be
-claimed only where it is (serial gatekeeping: Westfall and Krishen 2001, doi:10.1016/S0378-3758(01)00077-5). With
-several pairs of sets each pair has an equal part of the 5 %.
+All comparisons of a page, each pair of sets on each dim, are one family: p values are
+corrected by Holm's steps over all of them, so that a page holds a false claim in at most 5
+% of cases, however many sets and dims it has. A dim that was named before the clips were
+measured, `primary`, is tested first and not corrected for the others, which may then be
+claimed only where it is (serial gatekeeping: Westfall and Krishen 2001,
+doi:10.1016/S0378-3758(01)00077-5). With several pairs of sets each pair has an equal part
+of the 5 %.
 """
 
 from __future__ import annotations
@@ -27,19 +31,29 @@ Set = Mapping[str, Any]  # of results.json
 Dims = Iterable[str | Mapping[str, Any]]  # by name, or as results.json has them, with their "range"
 
 
-def compare(first: Set, second: Set, dims: Dims, least: int = 20, primary: str | None = None,
-            margins: Mapping[str, float] | None = None) -> list[Row]:
-    """Two sets of results.json on each dim, as its "comparisons" has it; `p_holm` is corrected over these dims.
+def compare(
+    first: Set,
+    second: Set,
+    dims: Dims,
+    least: int = 20,
+    primary: str | None = None,
+    margins: Mapping[str, float] | None = None,
+) -> list[Row]:
+    """Two sets of results.json on each dim, as its "comparisons" has it; `p_holm` is
+    corrected over these dims.
 
-    `difference` is second less first, over the clips that are scored; `low` and `high` its 95 % interval. `worst` has
-    the same numbers with every clip without a number counted as the worst, None where all have one, and `p` is of both,
-    see `vidrl.bench.difference`. `unscored` counts those clips of the two sets, with the p of equal shares of them.
+    `difference` is second less first, over the clips that are scored; `low` and `high` its
+    95 % interval. `worst` has the same numbers with every clip without a number counted as
+    the worst, None where all have one, and `p` is of both, see `vidrl.bench.difference`.
+    `unscored` counts those clips of the two sets, with the p of equal shares of them.
 
-    `n` counts pairs, of unpaired sets the clips of the smaller one; `clips` are those of either set that the difference
-    rests on, and `enough` is at least `least` of them and two prompts. `effect` is Hedges' g by the spread among clips.
-    `wins`, `ties` and `losses` count prompts; `win_rate` is how often a clip of the second set is better than one of
-    the first of the same prompt, ties half, a clip without a number lost, from `win_low` to `win_high`. None of these
-    depends on the way of pairing, which the `notes` tell, with what was left out.
+    `n` counts pairs, of unpaired sets the clips of the smaller one; `clips` are those of
+    either set that the difference rests on, and `enough` is at least `least` of them and
+    two prompts. `effect` is Hedges' g by the spread among clips. `wins`, `ties` and
+    `losses` count prompts; `win_rate` is how often a clip of the second set is better than
+    one of the first of the same prompt, ties half, a clip without a number lost, from
+    `win_low` to `win_high`. None of these depends on the way of pairing, which the `notes`
+    tell, with what was left out.
 
     >>> clip = lambda i, x: {"path": f"{i}.mp4", "prompt": str(i), "seed": 0, "value": {"flicker": x}}
     >>> a, b = ({"name": name, "clips": [clip(i, i**rise) for i in range(8)]} for name, rise in (("a", 1), ("b", 2)))
@@ -50,24 +64,38 @@ def compare(first: Set, second: Set, dims: Dims, least: int = 20, primary: str |
     return compare_all([first, second], dims, least, primary, margins)
 
 
-def compare_all(sets: Sequence[Set], dims: Dims, least: int = 20, primary: str | None = None,
-                margins: Mapping[str, float] | None = None) -> list[Row]:
-    """Every set against every one before it; `p_holm` is corrected over all of these comparisons.
+def compare_all(
+    sets: Sequence[Set],
+    dims: Dims,
+    least: int = 20,
+    primary: str | None = None,
+    margins: Mapping[str, float] | None = None,
+) -> list[Row]:
+    """Every set against every one before it; `p_holm` is corrected over all of these
+    comparisons.
 
-    `all_low` to `all_high` are intervals that hold all together in 95 % of cases. `margin` is the largest difference
-    that does not matter, of `margins` or the dim's least relevant one, and `within` what such an interval says of it:
-    "equivalent", "not worse" or "not better"; None where it says nothing.
+    `all_low` to `all_high` are intervals that hold all together in 95 % of cases. `margin`
+    is the largest difference that does not matter, of `margins` or the dim's least relevant
+    one, and `within` what such an interval says of it: "equivalent", "not worse" or "not
+    better"; None where it says nothing.
 
     Raises ValueError where the primary dim is none of the dims.
     """
     asked = [Asked.of(dim, margins or {}) for dim in dims]
     pairs = [(first, second) for i, first in enumerate(sets) for second in sets[i + 1 :]]
-    return corrected([row for first, second in pairs
-                      for row in difference.rows(first, second, asked, least, len(asked) * len(pairs))], primary)
+    return corrected(
+        [
+            row
+            for first, second in pairs
+            for row in difference.rows(first, second, asked, least, len(asked) * len(pairs))
+        ],
+        primary,
+    )
 
 
 def between(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Row]:
-    """The first set of one results.json and the sets of another, on the dims of both. Raises what `check` does."""
+    """The first set of one results.json and the sets of another, on the dims of both.
+    Raises what `check` does."""
     shared = check(first, second)
     dims = [dim for dim in first["dims"] if dim["name"] in shared]
     return compare_all([first["sets"][0], *second["sets"]], dims, int(first["suite"]["least"]))
@@ -76,42 +104,51 @@ def between(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Row]:
 def check(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """The dims that two results have in common.
 
-    Raises ValueError where their protocols differ, where a dim of one name was measured in two ways, and where no dim
-    is in common: such numbers must not be compared.
+    Raises ValueError where their protocols differ, where a dim of one name was measured in
+    two ways, and where no dim is in common: such numbers must not be compared.
     """
     a, b = (results["protocol"] for results in (first, second))
     if a["hash"] != b["hash"]:
         unlike = [key for key in a if key != "hash" and a[key] != b.get(key)]
         told = ", ".join(f"{key} {a[key]!r} and {b.get(key)!r}" for key in unlike)
-        raise ValueError(f"expected one protocol, got {a['hash']} and {b['hash']} ({told}): measure both sets in one "
-                         "run, or with the same --fps, --side and --frames")
+        raise ValueError(
+            f"expected one protocol, got {a['hash']} and {b['hash']} ({told}): measure both sets in one "
+            "run, or with the same --fps, --side and --frames"
+        )
     mine, other = ({dim["name"]: dim for dim in results["dims"]} for results in (first, second))
     shared = [name for name in mine if name in other]
     for name in shared:
         if mine[name]["hash"] != other[name]["hash"]:
-            raise ValueError(f"dim {name!r} was measured in two ways, {mine[name]['hash']} and {other[name]['hash']}: "
-                             "its reward's options, version or weights differ; measure both sets in one run")
+            raise ValueError(
+                f"dim {name!r} was measured in two ways, {mine[name]['hash']} and {other[name]['hash']}: "
+                "its reward's options, version or weights differ; measure both sets in one run"
+            )
     if not shared:
         raise ValueError(f"expected a dim in common, got {', '.join(mine)} and {', '.join(other)}")
     return shared
 
 
 def order(first: Set, second: Set, dim: str) -> list[Pair]:
-    """The pairs scored on both sides, from the best for the second set to the worst; nothing where nothing pairs.
+    """The pairs scored on both sides, from the best for the second set to the worst;
+    nothing where nothing pairs.
 
     >>> clip = lambda i, x: {"path": f"{i}.mp4", "prompt": str(i), "seed": 0, "value": {"flicker": x}}
     >>> a, b = ({"clips": [clip(i, x) for i, x in enumerate(xs)]} for xs in ([0.1, 0.1, 0.1], [0.2, 0.0, 0.3]))
     >>> [pair.prompt for pair in order(a, b, "flicker")]
     ['2', '0', '1']
     """
-    return sorted(pairs(first["clips"], second["clips"], dim).pairs, key=lambda pair: -pair.difference)
+    return sorted(
+        pairs(first["clips"], second["clips"], dim).pairs, key=lambda pair: -pair.difference
+    )
 
 
-# --- correction ------------------------------------------------------------------------------------------------------
+# --- correction
+# ------------------------------------------------------------------------------------------------------
 
 
 def corrected(rows: list[Row], primary: str | None = None) -> list[Row]:
-    """With `p_holm`, over those that have a p: one family, or the primary dim first, and the others behind it.
+    """With `p_holm`, over those that have a p: one family, or the primary dim first, and
+    the others behind it.
 
     >>> rows = [{"first": "a", "second": "b", "dim": dim, "p": p} for dim, p in (("x", 0.04), ("y", 0.01), ("z", 0.5))]
     >>> [row["p_holm"] for row in corrected(rows)]
@@ -122,8 +159,10 @@ def corrected(rows: list[Row], primary: str | None = None) -> list[Row]:
     if primary is None:
         return _holm(rows)
     if primary not in (names := [row["dim"] for row in rows]) and rows:
-        raise ValueError(f"expected one of the measured dims as the primary one, got {primary!r}; the dims are "
-                         f"{', '.join(dict.fromkeys(names))}")
+        raise ValueError(
+            f"expected one of the measured dims as the primary one, got {primary!r}; the dims are "
+            f"{', '.join(dict.fromkeys(names))}"
+        )
     pairs_of: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         pairs_of.setdefault((row["first"], row["second"]), []).append(row)

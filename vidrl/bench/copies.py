@@ -1,13 +1,16 @@
 """Copies: clips of equal content are one observation, however often their file was copied.
 
-Two clips have equal content where their files have equal bytes (`id`), or where size, frames, rate and every number and
-curve of every dim are equal: a film that was put into another container. The second needs a curve of `POINTS` different
-numbers, so that two dark or still clips are not taken for copies of each other. Rows of other tools, which have neither
-hash nor curve nor prompt, are copies where all their numbers are equal to more than nine digits.
+Two clips have equal content where their files have equal bytes (`id`), or where size,
+frames, rate and every number and curve of every dim are equal: a film that was put into
+another container. The second needs a curve of `POINTS` different numbers, so that two dark
+or still clips are not taken for copies of each other. Rows of other tools, which have
+neither hash nor curve nor prompt, are copies where all their numbers are equal to more than
+nine digits.
 
-Copies that were asked for the same, or of which nobody knows what was asked, count once. Copies that answer different
-prompts (a model that ignores its prompt, a filter that returns black frames) each stay an answer, so that the mean does
-not gain by leaving them out; but their prompts are one group of intervals and tests, because they are one observation.
+Copies that were asked for the same, or of which nobody knows what was asked, count once.
+Copies that answer different prompts (a model that ignores its prompt, a filter that returns
+black frames) each stay an answer, so that the mean does not gain by leaving them out; but
+their prompts are one group of intervals and tests, because they are one observation.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ POINTS = 4
 
 
 def content(clip: Clip) -> list[Hashable]:
-    """What a clip shares with its copies: the hash of its bytes, and all its numbers; nothing where neither is known.
+    """What a clip shares with its copies: the hash of its bytes, and all its numbers;
+    nothing where neither is known.
 
     >>> content({"id": "ab12"})
     [('bytes', 'ab12')]
@@ -31,14 +35,24 @@ def content(clip: Clip) -> list[Hashable]:
     found: list[Hashable] = [("bytes", clip["id"])] if clip.get("id") else []
     if any(len(set(curve) - {None}) >= POINTS for curve in curves.values()):
         facts = (tuple(clip.get("size") or ()), clip.get("frames"), clip.get("fps"))
-        found.append(("numbers", facts, tuple(sorted(curves.items())), tuple(sorted(clip["value"].items(), key=str))))
-    if not (found or clip.get("prompt")) and any(map(_precise, (values := clip.get("value") or {}).values())):
+        found.append(
+            (
+                "numbers",
+                facts,
+                tuple(sorted(curves.items())),
+                tuple(sorted(clip["value"].items(), key=str)),
+            )
+        )
+    if not (found or clip.get("prompt")) and any(
+        map(_precise, (values := clip.get("value") or {}).values())
+    ):
         found.append(("values", tuple(sorted(values.items(), key=str))))
     return found
 
 
 def _precise(x: float | None) -> bool:
-    """Whether a number has so many digits that two films have not the same one by chance."""
+    """Whether a number has so many digits that two films have not the same one by
+    chance."""
     return x is not None and float(f"{x:.9g}") != x
 
 
@@ -52,7 +66,8 @@ def contents(clips: Clips) -> list[int]:
 
 
 def joined(items: Sequence[Iterable[Hashable]]) -> list[int]:
-    """The number of each item's group: items that share a key, directly or through others, are one group.
+    """The number of each item's group: items that share a key, directly or through others,
+    are one group.
 
     >>> joined([["a"], ["b"], ["a", "c"], ["c"], []])
     [0, 1, 0, 0, 2]
@@ -81,12 +96,16 @@ def once(clips: Clips) -> list[Clip]:
     """
     seen: dict[Hashable, Clip] = {}
     for clip, number in zip(clips, contents(clips), strict=True):
-        seen.setdefault((clip.get("prompt") or "", clip.get("seed") if clip.get("prompt") else None, number), clip)
+        seen.setdefault(
+            (clip.get("prompt") or "", clip.get("seed") if clip.get("prompt") else None, number),
+            clip,
+        )
     return list(seen.values())
 
 
 def groups(clips: Clips) -> list[int]:
-    """The group of each clip for intervals and tests: its prompt, joined with the prompts of its copies.
+    """The group of each clip for intervals and tests: its prompt, joined with the prompts
+    of its copies.
 
     >>> groups([{"prompt": "x"}, {"prompt": "x"}, {"prompt": "y", "id": "a"}, {"prompt": "z", "id": "a"}, {}, {}])
     [0, 0, 1, 1, 2, 3]
@@ -95,19 +114,23 @@ def groups(clips: Clips) -> list[int]:
 
 
 def named(clips: Clips) -> list[Hashable]:
-    """As `groups`, but "" for a clip that has no prompt and no copy, as `vidrl.inference` names what is alone.
+    """As `groups`, but "" for a clip that has no prompt and no copy, as `vidrl.inference`
+    names what is alone.
 
     >>> named([{"prompt": "x"}, {"prompt": "x"}, {}])
     [0, 0, '']
     """
     numbers = groups(clips)
     often = Counter(numbers)
-    return [number if clip.get("prompt") or often[number] > 1 else ""
-            for clip, number in zip(clips, numbers, strict=True)]
+    return [
+        number if clip.get("prompt") or often[number] > 1 else ""
+        for clip, number in zip(clips, numbers, strict=True)
+    ]
 
 
 def keys(clip: Clip, side: int = 0) -> list[Hashable]:
-    """What makes clips of one set, the `side`, depend on each other: a prompt in common, or equal content."""
+    """What makes clips of one set, the `side`, depend on each other: a prompt in common, or
+    equal content."""
     prompt = [("prompt", clip["prompt"])] if clip.get("prompt") else []
     return [*prompt, *((side, one) for one in content(clip))]
 
@@ -120,21 +143,38 @@ def notes(sets: Sequence[Mapping[str, Any]]) -> list[str]:
     ['ours: 1 of 2 clips is a copy of another one and not counted again, the first is 2.mp4']
     """
     within = [note for one in sets for note in _within(one["name"], one["clips"])]
-    return within + [note for i, one in enumerate(sets) for other in sets[i + 1 :] for note in _between(one, other)]
+    return within + [
+        note
+        for i, one in enumerate(sets)
+        for other in sets[i + 1 :]
+        for note in _between(one, other)
+    ]
 
 
 def _within(name: str, clips: Clips) -> list[str]:
     kept = {id(clip) for clip in once(clips)}
     left = [clip for clip in clips if id(clip) not in kept]
-    counted = [f"{name}: {len(left)} of {len(clips)} clips {_is(len(left), 'a copy', 'copies')} of another one and not "
-               f"counted again, the first is {left[0]['path']}"] if left else []
+    counted = (
+        [
+            f"{name}: {len(left)} of {len(clips)} clips {_is(len(left), 'a copy', 'copies')} of another one and not "
+            f"counted again, the first is {left[0]['path']}"
+        ]
+        if left
+        else []
+    )
     answers: dict[int, set[str]] = {}
     for clip, number in zip(clips, contents(clips), strict=True):
         answers.setdefault(number, set()).add(clip.get("prompt") or "")
     same = [prompts for prompts in answers.values() if len(prompts) > 1]
-    return counted + ([f"{name}: {sum(map(len, same))} prompts share {len(same)} "
-                       f"{'clip' if len(same) == 1 else 'clips'} of equal content: they count as {len(same)} in "
-                       "intervals and tests"] if same else [])
+    return counted + (
+        [
+            f"{name}: {sum(map(len, same))} prompts share {len(same)} "
+            f"{'clip' if len(same) == 1 else 'clips'} of equal content: they count as {len(same)} in "
+            "intervals and tests"
+        ]
+        if same
+        else []
+    )
 
 
 def _is(count: int, one: str, many: str) -> str:
@@ -146,5 +186,11 @@ def _between(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     numbers = contents([*first["clips"], *second["clips"]])
     mine, other = set(numbers[: len(first["clips"])]), numbers[len(first["clips"]) :]
     both = sum(number in mine for number in other)
-    return [f"{both} of {len(other)} clips of {second['name']} are also in {first['name']}: on them the two sets "
-            "cannot differ"] if both else []
+    return (
+        [
+            f"{both} of {len(other)} clips of {second['name']} are also in {first['name']}: on them the two sets "
+            "cannot differ"
+        ]
+        if both
+        else []
+    )

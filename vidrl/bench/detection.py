@@ -1,9 +1,11 @@
-"""How well a number tells corrupted clips from sound ones: areas under ROC curves with intervals.
+"""How well a number tells corrupted clips from sound ones: areas under ROC curves with
+intervals.
 
-Legend: N source clips, K re-encodings of each. `null` (K, N) are the values of the clips after mild re-encodings,
-`hacked` (N,) those of the same clips corrupted and then re-encoded; NaN where there is none. Higher values are better,
-so that an area of 1 is a corruption that always lowers the number, 0.5 one that leaves it where saving does, and below
-0.5 one that raises it.
+Legend: N source clips, K re-encodings of each. `null` (K, N) are the values of the clips
+after mild re-encodings, `hacked` (N,) those of the same clips corrupted and then
+re-encoded; NaN where there is none. Higher values are better, so that an area of 1 is a
+corruption that always lowers the number, 0.5 one that leaves it where saving does, and
+below 0.5 one that raises it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ LEAST = 6  # sources: of five that all agree, a two-sided test at 5 % can say no
 
 @dataclass(frozen=True)
 class Area:
-    """An area under a ROC curve and its 95 % interval over `n` clips of `groups` sources; NaN where there are none."""
+    """An area under a ROC curve and its 95 % interval over `n` clips of `groups` sources;
+    NaN where there are none."""
 
     value: float
     low: float
@@ -33,8 +36,8 @@ class Area:
 
     @property
     def verdict(self) -> str:
-        """What the corruption does to the number: `lowers` it where the interval is above 0.5, `raises` it where the
-        interval is below, else `open`: neither is shown.
+        """What the corruption does to the number: `lowers` it where the interval is above
+        0.5, `raises` it where the interval is below, else `open`: neither is shown.
 
         `few` where there are fewer than 6 sources, `unscored` where there is none.
 
@@ -47,24 +50,29 @@ class Area:
 
 
 def below(null: Values, hacked: Values) -> Values:
-    """Share of the re-encodings of clip j that are above corrupted clip i, ties half, (N, N); NaN where one is missing.
+    """Share of the re-encodings of clip j that are above corrupted clip i, ties half, (N,
+    N); NaN where one is missing.
 
     >>> below(np.array([[1.0, 3.0], [2.0, 3.0]]), np.array([1.5, 3.0]))
     array([[0.5, 1. ],
            [0. , 0.5]])
     """
-    shares = (hacked[:, None] < null[:, None, :]) + 0.5 * (hacked[:, None] == null[:, None, :])  # (K, N, N)
+    shares = (hacked[:, None] < null[:, None, :]) + 0.5 * (
+        hacked[:, None] == null[:, None, :]
+    )  # (K, N, N)
     missing = np.isnan(hacked)[:, None] | np.isnan(null).any(0)[None, :]
     return np.where(missing, np.nan, shares.mean(0))
 
 
 def paired(null: Values, hacked: Values) -> Values:
-    """The same of each clip and its own re-encodings, (N,): what is left once clips are compared with themselves."""
+    """The same of each clip and its own re-encodings, (N,): what is left once clips are
+    compared with themselves."""
     return np.diagonal(below(null, hacked)).copy()
 
 
 def own_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
-    """The mean of the clips' `paired` shares, its interval over `groups` of clips by `vidrl.inference.shares.share`.
+    """The mean of the clips' `paired` shares, its interval over `groups` of clips by
+    `vidrl.inference.shares.share`.
 
     >>> own_area(np.array([1.0, 1.0, 0.0, np.nan]), "abcd").value
     0.6666666666666666
@@ -74,12 +82,15 @@ def own_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area
 
 
 def any_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
-    """The mean over all pairs of a corrupted clip and a re-encoded clip of another source: the original is not known.
+    """The mean over all pairs of a corrupted clip and a re-encoded clip of another source:
+    the original is not known.
 
-    `shares` (N, N) are those of `below`. Clips of one source (`groups`) are never compared with each other. The
-    variance is that of a jackknife that leaves out each source in turn, in both roles, because the mean is a
-    U-statistic (Arvesen 1969, doi:10.1214/aoms/1177697287); the interval is that of a proportion of this variance
-    (`proportion`). NaN where there is one source. `draws`, as of `own_area`, changes nothing: the jackknife is exact.
+    `shares` (N, N) are those of `below`. Clips of one source (`groups`) are never compared
+    with each other. The variance is that of a jackknife that leaves out each source in
+    turn, in both roles, because the mean is a U-statistic (Arvesen 1969,
+    doi:10.1214/aoms/1177697287); the interval is that of a proportion of this variance
+    (`proportion`). NaN where there is one source. `draws`, as of `own_area`, changes
+    nothing: the jackknife is exact.
 
     >>> any_area(np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 1.0], [1.0, 0.5, 1.0]]), "aab").value  # of a and b only
     0.625
@@ -99,7 +110,8 @@ def any_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area
 
 
 def _jackknife(sums: Values, pairs: Values) -> float:
-    """The variance of Σ sums / Σ pairs, (G, G) each, from its values without each group; NaN for two groups."""
+    """The variance of Σ sums / Σ pairs, (G, G) each, from its values without each group;
+    NaN for two groups."""
     without = lambda table: table.sum() - table.sum(0) - table.sum(1)  # noqa: E731
     G = len(sums)
     if G < 3:
@@ -109,10 +121,11 @@ def _jackknife(sums: Values, pairs: Values) -> float:
 
 
 def half_p(shares: Values, groups: Sequence[Hashable]) -> float:
-    """Two-sided p of "a corrupted clip is as often below its sound self as above it", by sign flips over sources.
+    """Two-sided p of "a corrupted clip is as often below its sound self as above it", by
+    sign flips over sources.
 
-    Where a corruption does no more than another saving, shares of `paired` lie symmetrically about 1/2. NaN without
-    any.
+    Where a corruption does no more than another saving, shares of `paired` lie
+    symmetrically about 1/2. NaN without any.
 
     >>> half_p(np.ones(8), range(8)) == 2 / 2**8
     True

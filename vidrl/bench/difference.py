@@ -1,9 +1,11 @@
-"""One dim of two sets: the difference, its interval and p, and how often the second is better.
+"""One dim of two sets: the difference, its interval and p, and how often the second is
+better.
 
-Clips without a number count against their set, see `vidrl.bench.missing`: the claim "the second is better" needs that
-the difference over scored clips and the one that counts the others as the worst are both beyond doubt. Its p is
-therefore the larger one of the two (an intersection-union test: Berger 1982, doi:10.1080/00401706.1982.10487790), and 1
-where their signs differ.
+Clips without a number count against their set, see `vidrl.bench.missing`: the claim "the
+second is better" needs that the difference over scored clips and the one that counts the
+others as the worst are both beyond doubt. Its p is therefore the larger one of the two (an
+intersection-union test: Berger 1982, doi:10.1080/00401706.1982.10487790), and 1 where their
+signs differ.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ Set = Mapping[str, Any]  # of results.json
 
 @dataclass(frozen=True)
 class Prepared:
-    """Two sets, their clips matched: what all dims share. `groups` are of the matches; `sides` are for no matches."""
+    """Two sets, their clips matched: what all dims share. `groups` are of the matches;
+    `sides` are for no matches."""
 
     names: tuple[str, str]
     by: str
@@ -51,13 +54,18 @@ def prepared(first: Set, second: Set) -> Prepared:
     made = matches(*everything, names)
     found, copied = _without_copies(made.found)
     groups = copies.joined([_keys(match) for match in found])
-    once = (copies.once(everything[0]), copies.once(everything[1])) if made.by == UNPAIRED else everything
+    once = (
+        (copies.once(everything[0]), copies.once(everything[1]))
+        if made.by == UNPAIRED
+        else everything
+    )
     return Prepared(names, made.by, found, groups, once, made.notes + copied)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A dim, the range of its values, and the largest difference that does not matter; None where it is not known."""
+    """A dim, the range of its values, and the largest difference that does not matter; None
+    where it is not known."""
 
     dim: str
     range: Range = (None, None)
@@ -68,37 +76,65 @@ class Asked:
         """A dim by its name, or as results.json has it."""
         if isinstance(dim, str):
             return cls(dim, margin=margins.get(dim))
-        return cls(dim["name"], tuple(dim.get("range") or (None, None)), margins.get(dim["name"], dim.get("relevant")))
+        return cls(
+            dim["name"],
+            tuple(dim.get("range") or (None, None)),
+            margins.get(dim["name"], dim.get("relevant")),
+        )
 
 
 def rows(first: Set, second: Set, asked: Sequence[Asked], least: int, family: int) -> list[Row]:
-    """The comparisons on all dims, of a family of so many, whose intervals hold all together by Bonferroni's rule."""
+    """The comparisons on all dims, of a family of so many, whose intervals hold all
+    together by Bonferroni's rule."""
     both = prepared(first, second)
     return [row(both, one, least, family) for one in asked]
 
 
 def row(both: Prepared, asked: Asked, least: int, family: int = 1) -> Row:
-    """The comparison on one dim, as results.json has it, without a corrected p, of so many comparisons."""
-    numbers = _unpaired(both, asked, family) if both.by == UNPAIRED else _paired(both, asked, family)
+    """The comparison on one dim, as results.json has it, without a corrected p, of so many
+    comparisons."""
+    numbers = (
+        _unpaired(both, asked, family) if both.by == UNPAIRED else _paired(both, asked, family)
+    )
     enough = min(numbers["clips"]) >= least and numbers["groups"] > 1
-    notes = [*_few(both, numbers, least), *_alike(numbers), *numbers["said"], *both.notes,
-             *_about_unscored(both, numbers)]
+    notes = [
+        *_few(both, numbers, least),
+        *_alike(numbers),
+        *numbers["said"],
+        *both.notes,
+        *_about_unscored(both, numbers),
+    ]
     numbers = {key: value for key, value in numbers.items() if key not in ("equal", "said")}
     numbers |= {"margin": asked.margin, "within": within(numbers, asked.margin) if enough else None}
-    return {"first": both.names[0], "second": both.names[1], "dim": asked.dim, **numbers, "paired_by": both.by,
-            "pairing": both.notes, "enough": enough, "notes": notes}
+    return {
+        "first": both.names[0],
+        "second": both.names[1],
+        "dim": asked.dim,
+        **numbers,
+        "paired_by": both.by,
+        "pairing": both.notes,
+        "enough": enough,
+        "notes": notes,
+    }
 
 
 def _keys(match: Match) -> list[Hashable]:
     """What makes matches depend on each other: their prompt, and copies on either side."""
-    return [key for side, clips in enumerate((match.first, match.second)) for clip in clips
-            for key in copies.keys(clip, side)]
+    return [
+        key
+        for side, clips in enumerate((match.first, match.second))
+        for clip in clips
+        for key in copies.keys(clip, side)
+    ]
 
 
 def _without_copies(found: Sequence[Match]) -> tuple[list[Match], list[str]]:
-    """The matches without those, of no known prompt, whose clips on both sides are copies of those of another match."""
-    numbers = [copies.contents([clip for match in found for clip in side(match)])
-               for side in (lambda match: match.first, lambda match: match.second)]
+    """The matches without those, of no known prompt, whose clips on both sides are copies
+    of those of another match."""
+    numbers = [
+        copies.contents([clip for match in found for clip in side(match)])
+        for side in (lambda match: match.first, lambda match: match.second)
+    ]
     seen: dict[Hashable, Match] = {}
     at = [0, 0]
     for i, match in enumerate(found):
@@ -107,33 +143,55 @@ def _without_copies(found: Sequence[Match]) -> tuple[list[Match], list[str]]:
         at = list(ends)
         seen.setdefault(("alone", i) if match.prompt else key, match)
     left = len(found) - len(seen)
-    return list(seen.values()), [f"{left} pairs are copies of other pairs and not counted again"] if left else []
+    return list(seen.values()), [
+        f"{left} pairs are copies of other pairs and not counted again"
+    ] if left else []
 
 
-# --- paired ----------------------------------------------------------------------------------------------------------
+# --- paired
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _paired(both: Prepared, asked: Asked, family: int) -> Row:
-    """The numbers of pairs: mean difference, its interval and p over prompts, wins, effect."""
+    """The numbers of pairs: mean difference, its interval and p over prompts, wins,
+    effect."""
     dim = asked.dim
-    kept = [(match, group) for one, group in zip(both.found, both.groups, strict=True)
-            if (match := missing.counted(one, dim))]
+    kept = [
+        (match, group)
+        for one, group in zip(both.found, both.groups, strict=True)
+        if (match := missing.counted(one, dim))
+    ]
     scored = [(pair, group) for match, group in kept if (pair := scored_pair(match, dim))]
     bottom = missing.worst(both.sides, dim, asked.range)
     found, groups = [pair for pair, _ in scored], [group for _, group in scored]
     gaps = np.array([missing.gap(_as_match(pair), dim, math.nan) for pair in found])
     known = _estimate(gaps, groups, asked, family)
-    bound = _estimate(np.array([missing.gap(match, dim, bottom) for match, _ in kept]), [g for _, g in kept], asked,
-                      family)
+    bound = _estimate(
+        np.array([missing.gap(match, dim, bottom) for match, _ in kept]),
+        [g for _, g in kept],
+        asked,
+        family,
+    )
     lost = [sum(missing.lost(side(match), dim) for match, _ in kept) for side in _SIDES]
     prompts = len({pair.prompt for pair in found} - {""})
-    return _together(known, bound if any(lost) and found else None, bottom) | _wins(kept if found else [], dim) | {
-        "effect": number(_effect(found, dim, known["difference"])), "n": len(found), "prompts": prompts,
-        "groups": len(set(groups)), "spread": number(_spread(gaps, groups)),
-        "clips": [sum(len(side(pair)) for pair in found) for side in _SIDES],
-        "unscored": {"counts": lost, "of": [sum(len(side(match)) for match, _ in kept) for side in _SIDES],
-                     "p": _unequal(kept, dim)},
-        "equal": bool(found) and not gaps.any()}  # fmt: skip
+    return (
+        _together(known, bound if any(lost) and found else None, bottom)
+        | _wins(kept if found else [], dim)
+        | {
+            "effect": number(_effect(found, dim, known["difference"])),
+            "n": len(found),
+            "prompts": prompts,
+            "groups": len(set(groups)),
+            "spread": number(_spread(gaps, groups)),
+            "clips": [sum(len(side(pair)) for pair in found) for side in _SIDES],
+            "unscored": {
+                "counts": lost,
+                "of": [sum(len(side(match)) for match, _ in kept) for side in _SIDES],
+                "p": _unequal(kept, dim),
+            },
+            "equal": bool(found) and not gaps.any(),
+        }
+    )
 
 
 _SIDES = (lambda pair: pair.first, lambda pair: pair.second)
@@ -146,94 +204,162 @@ def _as_match(pair: Pair) -> Match:
 def _estimate(gaps: Array, groups: Sequence[Hashable], asked: Asked, family: int) -> Row:
     """Mean, intervals and p of paired differences of values within the dim's range."""
     limits = of_differences(unbounded(asked.range))
-    return _told(lambda **how: interval(gaps, groups, limits=limits, **how), family) | {"said": heavy(gaps, groups)}
+    return _told(lambda **how: interval(gaps, groups, limits=limits, **how), family) | {
+        "said": heavy(gaps, groups)
+    }
 
 
 def _told(made: Callable[..., Interval], family: int) -> Row:
-    """The numbers of a difference, NaN where there is none, why there is no interval, and the interval of all together.
+    """The numbers of a difference, NaN where there is none, why there is no interval, and
+    the interval of all together.
 
-    A p of draws cannot be below 2 / draws, so that a family of many tests needs more of them.
+    A p of draws cannot be below 2 / draws, so that a family of many tests needs more of
+    them.
     """
     draws = max(DRAWS, 250 * family)
     over, together = made(draws=draws), made(level=simultaneous(max(1, family)), draws=draws)
     ends = [math.nan if end is None else end for one in (over, together) for end in closed(one)]
-    return {"difference": over.mean, "p": over.p, "note": over.note,
-            **dict(zip(("low", "high", "all_low", "all_high"), ends, strict=True))}
+    return {
+        "difference": over.mean,
+        "p": over.p,
+        "note": over.note,
+        **dict(zip(("low", "high", "all_low", "all_high"), ends, strict=True)),
+    }
 
 
 _NUMBERS = ("difference", "low", "high", "all_low", "all_high", "p")
 
 
 def _together(known: Row, bound: Row | None, bottom: float) -> Row:
-    """The difference over scored clips, its p no smaller than that of the bound; `worst` is the bound."""
+    """The difference over scored clips, its p no smaller than that of the bound; `worst` is
+    the bound."""
     notes = [*[known["note"]] * bool(known["note"]), *known.get("said", [])]
     found = {key: number(known[key]) for key in _NUMBERS} | {"said": notes}
     if bound is None:
         return {**found, "p_scored": found["p"], "p_holm": None, "worst": None}
     least = {key: number(bound[key]) for key in _NUMBERS}
     agree = known["difference"] * bound["difference"] > 0
-    p = None if found["p"] is None or least["p"] is None else max(found["p"], least["p"]) if agree else 1.0
-    return {**found, "p": p, "p_scored": found["p"], "p_holm": None, "worst": {"value": number(bottom), **least}}
+    p = (
+        None
+        if found["p"] is None or least["p"] is None
+        else max(found["p"], least["p"])
+        if agree
+        else 1.0
+    )
+    return {
+        **found,
+        "p": p,
+        "p_scored": found["p"],
+        "p_holm": None,
+        "worst": {"value": number(bottom), **least},
+    }
 
 
 def _effect(found: Sequence[Pair], dim: str, difference: float) -> float:
-    """Hedges' g of the difference, by the spread among clips, whatever they were paired by."""
-    first, second = ([clip["value"][dim] for pair in found for clip in side(pair)] for side in _SIDES)
+    """Hedges' g of the difference, by the spread among clips, whatever they were paired
+    by."""
+    first, second = (
+        [clip["value"][dim] for pair in found for clip in side(pair)] for side in _SIDES
+    )
     return effect(first, second, difference) if found else math.nan
 
 
 def _spread(gaps: Array, groups: Sequence[Hashable]) -> float:
-    """The standard deviation of the groups' mean differences, as their mean's variance has it; NaN of one group."""
+    """The standard deviation of the groups' mean differences, as their mean's variance has
+    it; NaN of one group."""
     made = clusters(gaps, groups) if len(gaps) else None
     return math.sqrt(made.variance * len(made.sums)) if made and len(made.sums) > 1 else math.nan
 
 
 def _wins(kept: Sequence[tuple[Match, int]], dim: str) -> Row:
-    """On how many prompts the second is better, equal and worse, and how often a clip of it is; ties half."""
+    """On how many prompts the second is better, equal and worse, and how often a clip of it
+    is; ties half."""
     prompts: dict[Hashable, list[tuple[Match, int]]] = {}
     for i, (match, group) in enumerate(kept):
         prompts.setdefault(match.prompt or i, []).append((match, group))
-    shares = np.array([missing.win_share(_merged([match for match, _ in part]), dim) for part in prompts.values()])
+    shares = np.array(
+        [missing.win_share(_merged([match for match, _ in part]), dim) for part in prompts.values()]
+    )
     rate = share(shares, [part[0][1] for part in prompts.values()])
-    return {"wins": int((shares > 0.5).sum()), "ties": int((shares == 0.5).sum()), "losses": int((shares < 0.5).sum()),
-            "win_rate": number(rate.mean), "win_low": number(rate.low), "win_high": number(rate.high)}
+    return {
+        "wins": int((shares > 0.5).sum()),
+        "ties": int((shares == 0.5).sum()),
+        "losses": int((shares < 0.5).sum()),
+        "win_rate": number(rate.mean),
+        "win_low": number(rate.low),
+        "win_high": number(rate.high),
+    }
 
 
 def _merged(part: Sequence[Match]) -> Match:
-    return Match(part[0].prompt, tuple(clip for one in part for clip in one.first),
-                 tuple(clip for one in part for clip in one.second))
+    return Match(
+        part[0].prompt,
+        tuple(clip for one in part for clip in one.first),
+        tuple(clip for one in part for clip in one.second),
+    )
 
 
 def _unequal(kept: Sequence[tuple[Match, int]], dim: str) -> float | None:
-    """Exact p of "either set is as likely to have unscored clips": sign flips of the groups that differ (McNemar's)."""
-    gaps = np.array([missing.lost(match.second, dim) / len(match.second) - missing.lost(match.first, dim)
-                     / len(match.first) for match, _ in kept])
+    """Exact p of "either set is as likely to have unscored clips": sign flips of the groups
+    that differ (McNemar's)."""
+    gaps = np.array(
+        [
+            missing.lost(match.second, dim) / len(match.second)
+            - missing.lost(match.first, dim) / len(match.first)
+            for match, _ in kept
+        ]
+    )
     sums = clusters(gaps, [group for _, group in kept]).sums if len(gaps) else gaps
     apart = sums[np.abs(sums) > 1e-12]
     return float(sign_flip_p(apart)) if len(apart) else None
 
 
-# --- unpaired --------------------------------------------------------------------------------------------------------
+# --- unpaired
+# --------------------------------------------------------------------------------------------------------
 
 
 def _unpaired(both: Prepared, asked: Asked, family: int) -> Row:
-    """The numbers of two sets without pairs: the difference of the means over clips; nobody wins."""
+    """The numbers of two sets without pairs: the difference of the means over clips; nobody
+    wins."""
     dim = asked.dim
-    sides = [[clip for clip in side if missing.lost([clip], dim) == 0 or not missing.inapplicable(clip, dim)]
-             for side in both.sides]
+    sides = [
+        [
+            clip
+            for clip in side
+            if missing.lost([clip], dim) == 0 or not missing.inapplicable(clip, dim)
+        ]
+        for side in both.sides
+    ]
     bottom = missing.worst(sides, dim, asked.range)
     lost = [missing.lost(side, dim) for side in sides]
     scored = [[clip for clip in side if not missing.lost([clip], dim)] for side in sides]
     a, b = ([clip["value"][dim] for clip in side] for side in scored)
     known = _apart([_clusters(side, dim, bottom) for side in scored], asked, family)
-    bound = _apart([_clusters(side, dim, bottom) for side in sides], asked, family) if any(lost) and a and b else None
+    bound = (
+        _apart([_clusters(side, dim, bottom) for side in sides], asked, family)
+        if any(lost) and a and b
+        else None
+    )
     given = [len({clip["prompt"] for clip in side if clip.get("prompt")}) for side in scored]
     nobody = dict.fromkeys(("wins", "ties", "losses", "win_rate", "win_low", "win_high"))
-    return _together(known, bound, bottom) | nobody | {
-        "effect": number(effect(a, b)), "n": min(len(a), len(b)), "prompts": min(given), "groups": min(
-            len(set(copies.groups(side))) for side in scored), "spread": None, "clips": [len(a), len(b)],
-        "unscored": {"counts": lost, "of": [len(side) for side in sides], "p": _unequal_apart(sides, dim, lost)},
-        "equal": False}  # fmt: skip
+    return (
+        _together(known, bound, bottom)
+        | nobody
+        | {
+            "effect": number(effect(a, b)),
+            "n": min(len(a), len(b)),
+            "prompts": min(given),
+            "groups": min(len(set(copies.groups(side))) for side in scored),
+            "spread": None,
+            "clips": [len(a), len(b)],
+            "unscored": {
+                "counts": lost,
+                "of": [len(side) for side in sides],
+                "p": _unequal_apart(sides, dim, lost),
+            },
+            "equal": False,
+        }
+    )
 
 
 def _clusters(clips: Sequence[Clip], dim: str, bottom: float) -> Clusters:
@@ -248,19 +374,24 @@ def _apart(sides: Sequence[Clusters], asked: Asked, family: int) -> Row:
 
 
 def _unequal_apart(sides: Sequence[Sequence[Clip]], dim: str, lost: Sequence[int]) -> float | None:
-    """p of "either set is as likely to have unscored clips", prompts exchanged between the sets."""
+    """p of "either set is as likely to have unscored clips", prompts exchanged between the
+    sets."""
     if not any(lost):
         return None
-    made = [clusters(np.array([float(missing.lost([clip], dim)) for clip in side]), copies.groups(side))
-            for side in sides]
+    made = [
+        clusters(np.array([float(missing.lost([clip], dim)) for clip in side]), copies.groups(side))
+        for side in sides
+    ]
     return number(exchange_p(made[0], made[1]))
 
 
-# --- small differences ----------------------------------------------------------------------------------------------
+# --- small differences
+# ----------------------------------------------------------------------------------------------
 
 
 def within(row: Mapping[str, Any], margin: float | None) -> str | None:
-    """What is shown of a margin: by the interval of all differences together, also with unscored clips as the worst.
+    """What is shown of a margin: by the interval of all differences together, also with
+    unscored clips as the worst.
 
     >>> ends = {"all_low": -0.02, "all_high": 0.3, "worst": None}
     >>> within(ends, 0.5), within(ends, 0.1), within(ends, 0.01), within(ends, None)
@@ -269,34 +400,58 @@ def within(row: Mapping[str, Any], margin: float | None) -> str | None:
     both = [one for one in (row, row["worst"]) if one is not None]
     if margin is None or any(one["all_low"] is None or one["all_high"] is None for one in both):
         return None
-    above, below = (all(one["all_low"] > -margin for one in both), all(one["all_high"] < margin for one in both))
-    return "equivalent" if above and below else "not worse" if above else "not better" if below else None
+    above, below = (
+        all(one["all_low"] > -margin for one in both),
+        all(one["all_high"] < margin for one in both),
+    )
+    return (
+        "equivalent"
+        if above and below
+        else "not worse"
+        if above
+        else "not better"
+        if below
+        else None
+    )
 
 
-# --- notes -----------------------------------------------------------------------------------------------------------
+# --- notes
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _few(both: Prepared, numbers: Row, least: int) -> list[str]:
     counts = numbers["clips"]
-    said = (f"the difference rests on {counts[0]} clips of {both.names[0]} and {counts[1]} of {both.names[1]}, fewer "
-            f"than the minimum of {least}")
+    said = (
+        f"the difference rests on {counts[0]} clips of {both.names[0]} and {counts[1]} of {both.names[1]}, fewer "
+        f"than the minimum of {least}"
+    )
     return [said] if min(counts) < least else []
 
 
 def _alike(numbers: Row) -> list[str]:
-    one = ["one prompt: nothing is said of other prompts"] if numbers["n"] > 1 and numbers["groups"] == 1 else []
+    one = (
+        ["one prompt: nothing is said of other prompts"]
+        if numbers["n"] > 1 and numbers["groups"] == 1
+        else []
+    )
     return one + [f"all {numbers['n']} pairs are equal"] * numbers["equal"]
 
 
 def _about_unscored(both: Prepared, numbers: Row) -> list[str]:
-    """How many clips have no number, and what the difference would be if they were the worst."""
+    """How many clips have no number, and what the difference would be if they were the
+    worst."""
     counts, of, bound = numbers["unscored"]["counts"], numbers["unscored"]["of"], numbers["worst"]
     if not any(counts):
         return []
-    said = " and ".join(f"{count} of {total} clips of {name}" for count, total, name in
-                        zip(counts, of, both.names, strict=True) if count)
+    said = " and ".join(
+        f"{count} of {total} clips of {name}"
+        for count, total, name in zip(counts, of, both.names, strict=True)
+        if count
+    )
     if bound is None or bound["difference"] is None:
         return [f"{said} have no number"]
     ends = "" if bound["low"] is None else f" [{bound['low']:.4g}, {bound['high']:.4g}]"
-    return [f"{said} have no number: count as worst ({bound['value']:.4g}), the difference would be "
-            f"{bound['difference']:+.4g}{ends}"]
+    return [
+        f"{said} have no number: count as worst ({bound['value']:.4g}), the difference would be "
+        f"{bound['difference']:+.4g}{ends}"
+    ]

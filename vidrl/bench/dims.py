@@ -1,4 +1,5 @@
-"""A dimension of a suite: a reward with its options under a name, and what tells its numbers from others."""
+"""A dimension of a suite: a reward with its options under a name, and what tells its
+numbers from others."""
 
 from __future__ import annotations
 
@@ -27,8 +28,9 @@ SAMPLE = 2**20  # bytes at each of three places of a large file that tell it fro
 
 @dataclass(frozen=True)
 class Dim:
-    """`reward` is a plug-in's name, `default` or package.module:Class; `options` are its constructor's. `profile`
-    "vbench" says that the arithmetic is others'. `version` is the reward's: another one, other numbers.
+    """`reward` is a plug-in's name, `default` or package.module:Class; `options` are its
+    constructor's. `profile` "vbench" says that the arithmetic is others'. `version` is the
+    reward's: another one, other numbers.
 
     >>> Dim("warp_error", "warp_error").range, Dim("warp_error", "warp_error").about
     ((-1.0, 1.0),
@@ -43,18 +45,21 @@ class Dim:
 
     @property
     def hash(self) -> str:
-        """12 hex digits of the reward, all its options, its version, and its weights where they are files."""
+        """12 hex digits of the reward, all its options, its version, and its weights where
+        they are files."""
         theirs = "" if self.reward.startswith("vidrl.") else self.code
         return digest([self.reward, self._all_options(), self.version, theirs])
 
     @property
     def code(self) -> str:
-        """The text of the module of a reward outside the library, which changes with its version; else empty."""
+        """The text of the module of a reward outside the library, which changes with its
+        version; else empty."""
         return _text(self.reward.partition(":")[0]) if ":" in self.reward else ""
 
     @property
     def learned(self) -> bool:
-        """Whether it scores by weights that are loaded from elsewhere; also where its reward cannot be found."""
+        """Whether it scores by weights that are loaded from elsewhere; also where its
+        reward cannot be found."""
         found = self._class()
         return found is None or found.learned
 
@@ -79,7 +84,8 @@ class Dim:
         return (inspect.getdoc(found) or "").split("\n\n")[0].replace("\n", " ")
 
     def reads(self, what: str) -> bool:
-        """Whether the number may depend on the clip's `prompt`, `reference` or `meta`, by the reward's code.
+        """Whether the number may depend on the clip's `prompt`, `reference` or `meta`, by
+        the reward's code.
 
         >>> Dim("flicker", "flicker").reads("prompt"), Dim("freeze", "freeze").reads("prompt")
         (False, True)
@@ -95,13 +101,22 @@ class Dim:
 
     def to_dict(self, trained: bool = False) -> dict[str, Any]:
         """As results.json says it."""
-        return {"name": self.name, "reward": self.reward, "options": dict(self.options), "profile": self.profile,
-                "version": self.version, "hash": self.hash,
-                "range": [x if math.isfinite(x) else None for x in self.range], "about": self.about,
-                "blind": self.card.blind_to if self.card else "", "trained": trained}
+        return {
+            "name": self.name,
+            "reward": self.reward,
+            "options": dict(self.options),
+            "profile": self.profile,
+            "version": self.version,
+            "hash": self.hash,
+            "range": [x if math.isfinite(x) else None for x in self.range],
+            "about": self.about,
+            "blind": self.card.blind_to if self.card else "",
+            "trained": trained,
+        }
 
     def _class(self) -> type[Reward] | None:
-        """The reward's class; None for a function, and for one whose module cannot be imported here."""
+        """The reward's class; None for a function, and for one whose module cannot be
+        imported here."""
         if self.reward == "default":
             return Composite
         try:
@@ -120,7 +135,9 @@ class Dim:
             versions = {part: version_of(part) for part in compose.WEIGHTS}
             return {"weights": compose.WEIGHTS, "scales": compose.SCALES, "versions": versions}
         known = {} if cls in (None, Composite) else inspect.signature(cls).parameters  # type: ignore[arg-type]
-        full = {key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty}
+        full = {
+            key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty
+        }
         full |= self.options
         return {key: _identified(value) for key, value in sorted(full.items())}
 
@@ -134,28 +151,40 @@ def check(dim: Dim) -> Dim:
     if cls is not None and cls is not Composite:
         plugin.check(cls, dim.options, f"dim {dim.name!r}")
     elif cls is Composite and dim.options:
-        raise plugin.BadOption(f"dim {dim.name!r}: the default composite has no options, got {', '.join(dim.options)}")
+        raise plugin.BadOption(
+            f"dim {dim.name!r}: the default composite has no options, got {', '.join(dim.options)}"
+        )
     return dim
 
 
 def trained(dims: Sequence[Dim], reward: Mapping[str, Any]) -> list[str]:
-    """The names of the dims that a run was trained on, by its [reward] section, that contain one, or read one finer.
+    """The names of the dims that a run was trained on, by its [reward] section, that
+    contain one, or read one finer.
 
     >>> trained([Dim("heading", "vidrl.bench.expectations:Heading")], {"name": "motion_target"})
     ['heading']
     >>> trained([Dim("flicker", "flicker"), Dim("all", "default"), Dim("cut", "cut")], {"parts": {"flicker": 1.0}})
     ['flicker', 'all']
     """
-    named = {reward["name"]} if reward.get("name") else set(reward.get("parts") or {}) or {"default"}
+    named = (
+        {reward["name"]} if reward.get("name") else set(reward.get("parts") or {}) or {"default"}
+    )
     inside = set(compose.WEIGHTS)
     named |= set(reward.get("parts") or {}) | (inside if "default" in named else set())
-    classes = tuple(cls for name in named - {"default"} if (cls := Dim(name, name)._class()) is not None)
-    return [dim.name for dim in dims if dim.reward in named or (dim.reward == "default" and named & inside)
-            or issubclass(dim._class() or object, classes)]
+    classes = tuple(
+        cls for name in named - {"default"} if (cls := Dim(name, name)._class()) is not None
+    )
+    return [
+        dim.name
+        for dim in dims
+        if dim.reward in named
+        or (dim.reward == "default" and named & inside)
+        or issubclass(dim._class() or object, classes)
+    ]
 
 
 def profile_of(reward: str) -> str:
-    """"vbench" for the rewards named after it, else "vidrl"."""
+    """ "vbench" for the rewards named after it, else "vidrl"."""
     return "vbench" if reward.startswith("vbench_") else "vidrl"
 
 
@@ -164,11 +193,13 @@ def version_of(reward: str) -> str:
     return str(getattr(Dim(reward, reward)._class(), "version", "1"))
 
 
-# --- what identifies -------------------------------------------------------------------------------------------------
+# --- what identifies
+# -------------------------------------------------------------------------------------------------
 
 
 def _identified(value: Any) -> Any:
-    """An option as JSON; one that names a file or folder with what is in it, so that other weights are another dim."""
+    """An option as JSON; one that names a file or folder with what is in it, so that other
+    weights are another dim."""
     if isinstance(value, (str, Path)):
         head, _, tail = str(value).rpartition(":")  # "raft:PATH"
         named = Path(tail or head)
@@ -177,7 +208,11 @@ def _identified(value: Any) -> Any:
         return [_identified(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _identified(item) for key, item in value.items()}
-    return value if value is None or isinstance(value, (bool, int, float)) else type(value).__qualname__
+    return (
+        value
+        if value is None or isinstance(value, (bool, int, float))
+        else type(value).__qualname__
+    )
 
 
 def _content(path: Path) -> str:
@@ -187,7 +222,8 @@ def _content(path: Path) -> str:
 
 @lru_cache
 def _taste(path: str, size: int, *changed: int) -> str:
-    """Of a large file its size and three pieces: weights differ everywhere, and a gigabyte takes seconds to read."""
+    """Of a large file its size and three pieces: weights differ everywhere, and a gigabyte
+    takes seconds to read."""
     seen = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
         for start in sorted({0, max(0, size // 2), max(0, size - SAMPLE)}):
@@ -208,12 +244,14 @@ def _own(cls: type) -> list[type]:
 
 @lru_cache
 def _touched(module: str) -> frozenset[str]:
-    """What of a clip beside its pixels the code of a module touches, all where it cannot be read: a cache must not be
-    wrong."""
+    """What of a clip beside its pixels the code of a module touches, all where it cannot be
+    read: a cache must not be wrong."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
     except (OSError, TypeError):
         return frozenset(("prompt", "reference", "meta"))
     words = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    words |= {str(node.module).lstrip("_") for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    words |= {
+        str(node.module).lstrip("_") for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+    }
     return frozenset(what for what in ("prompt", "reference", "meta") if words & {what, f"{what}s"})

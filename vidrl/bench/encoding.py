@@ -1,4 +1,5 @@
-"""What turns a clip into features: a published image network pooled over time, or anybody's function of a clip.
+"""What turns a clip into features: a published image network pooled over time, or anybody's
+function of a clip.
 
 Legend: F frames, D features of a frame, W windows of a clip, each a row of features.
 """
@@ -25,19 +26,22 @@ Array = np.ndarray
 
 
 class ClipEncoder(Protocol):
-    """Frames (F, 3, H, W) uint8 and frames a second, to features (D,) of the clip, or (W, D) of windows of it."""
+    """Frames (F, 3, H, W) uint8 and frames a second, to features (D,) of the clip, or (W,
+    D) of windows of it."""
 
     def __call__(self, frames: Tensor, fps: float, /) -> Tensor | Array: ...
 
 
 class Encoder:
-    """The encoder that `spec` names: `clip(clip)` is its features, (W, D) float32; `hash` tells it from others.
+    """The encoder that `spec` names: `clip(clip)` is its features, (W, D) float32; `hash`
+    tells it from others.
 
-    "efficientnet", "clip:PATH", "siglip:PATH", "dino:PATH", "dinov2:PATH" and "dinov3:PATH" encode frames f_t, in
-    pieces, and give one row (mean_t f, std_t f, mean_t |f_{t+1} − f_t|) of 3 D features: the last third sees the order
-    of frames. "pixels" does the same with frames shrunk to 8 × 8, for want of a network. "vjepa2:PATH" encodes whole
-    clips, one row each. "package.module:function", or a class to be called without arguments, is a `ClipEncoder`, and
-    gets whole clips too. Raises ValueError with the nearest name.
+    "efficientnet", "clip:PATH", "siglip:PATH", "dino:PATH", "dinov2:PATH" and "dinov3:PATH"
+    encode frames f_t, in pieces, and give one row (mean_t f, std_t f, mean_t |f_{t+1} −
+    f_t|) of 3 D features: the last third sees the order of frames. "pixels" does the same
+    with frames shrunk to 8 × 8, for want of a network. "vjepa2:PATH" encodes whole clips,
+    one row each. "package.module:function", or a class to be called without arguments, is a
+    `ClipEncoder`, and gets whole clips too. Raises ValueError with the nearest name.
 
     >>> Encoder("pixel")
     Traceback (most recent call last):
@@ -58,17 +62,21 @@ class Encoder:
         elif ":" in spec:
             self.whole = _outside(spec)
         else:
-            raise plugin.UnknownName(f"no encoder {spec!r}: {plugin.nearest(spec, known)}; others are called "
-                                     "'package.module:function'")
+            raise plugin.UnknownName(
+                f"no encoder {spec!r}: {plugin.nearest(spec, known)}; others are called "
+                "'package.module:function'"
+            )
 
     @property
     def hash(self) -> str:
-        """12 hex digits of its name, of the files that it names, and of the code of somebody's own."""
+        """12 hex digits of its name, of the files that it names, and of the code of
+        somebody's own."""
         code = _text(self.spec.partition(":")[0]) if self.outside else _weights(self.spec)
         return digest([VERSION, _identified(self.spec), code])
 
     def clip(self, clip: Clip) -> Array:
-        """The features of a clip, (W, D). Raises ValueError where they are no finite numbers of that shape."""
+        """The features of a clip, (W, D). Raises ValueError where they are no finite
+        numbers of that shape."""
         with torch.no_grad():
             if self.whole is not None:
                 found = self.whole(clip.read().to(self.device), clip.fps)
@@ -77,10 +85,16 @@ class Encoder:
         return _checked(found, self.spec)
 
     def try_out(self) -> None:
-        """Encode 16 frames of noise, so that weights which are missing show at once. Raises what the encoder does."""
-        noise = torch.randint(0, 256, (16, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        """Encode 16 frames of noise, so that weights which are missing show at once. Raises
+        what the encoder does."""
+        noise = torch.randint(
+            0, 256, (16, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
         with torch.no_grad():
-            _checked(self.whole(noise.to(self.device), 8.0) if self.whole else self._each(noise[:2]), self.spec)
+            _checked(
+                self.whole(noise.to(self.device), 8.0) if self.whole else self._each(noise[:2]),
+                self.spec,
+            )
 
     def _each(self, piece: Tensor) -> Tensor:
         assert self.frames is not None
@@ -88,7 +102,8 @@ class Encoder:
 
 
 def pooled(pieces: Iterable[Tensor]) -> Tensor:
-    """Mean, standard deviation and mean absolute change over time, (3 D,), of features that come in pieces (F, D).
+    """Mean, standard deviation and mean absolute change over time, (3 D,), of features that
+    come in pieces (F, D).
 
     Of a single frame the last two are 0.
 
@@ -100,13 +115,17 @@ def pooled(pieces: Iterable[Tensor]) -> Tensor:
     for piece in pieces:
         piece = piece.detach().cpu().double()
         origin = piece[:1] if origin is None else origin
-        change = change + piece.diff(dim=0, prepend=piece[:1] if last is None else last).abs().sum(0)
+        change = change + piece.diff(dim=0, prepend=piece[:1] if last is None else last).abs().sum(
+            0
+        )
         F, last, moved = F + len(piece), piece[-1:], piece - origin
         total, squares = total + moved.sum(0), squares + (moved * moved).sum(0)
     if origin is None:
         raise ValueError("expected a clip with frames, got none")
     mean = total / F
-    return torch.cat([origin[0] + mean, (squares / F - mean * mean).clamp(min=0).sqrt(), change / max(F - 1, 1)])
+    return torch.cat(
+        [origin[0] + mean, (squares / F - mean * mean).clamp(min=0).sqrt(), change / max(F - 1, 1)]
+    )
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -117,7 +136,9 @@ def pixels(images: Tensor) -> Tensor:
 def _checked(found: Tensor | Array, spec: str) -> Array:
     features = found.detach().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found)
     if features.ndim not in (1, 2) or not features.size:
-        raise ValueError(f"expected features of shape (D,) or (windows, D) from encoder {spec!r}, got {features.shape}")
+        raise ValueError(
+            f"expected features of shape (D,) or (windows, D) from encoder {spec!r}, got {features.shape}"
+        )
     features = np.atleast_2d(features.astype(np.float32))
     if not np.isfinite(features).all():
         raise ValueError(f"expected finite features from encoder {spec!r}, got NaN or infinity")
@@ -128,16 +149,21 @@ def _outside(spec: str) -> ClipEncoder:
     try:
         found = plugin.outside(spec)
     except plugin.UnknownName as error:
-        raise plugin.UnknownName(f"no encoder {error}; the families of networks are "
-                                 f"{', '.join((*encoders.FAMILIES, *encoders.CLIPS))}") from error
+        raise plugin.UnknownName(
+            f"no encoder {error}; the families of networks are "
+            f"{', '.join((*encoders.FAMILIES, *encoders.CLIPS))}"
+        ) from error
     if not callable(found):
-        raise plugin.UnknownName(f"expected encoder {spec!r} to be a function or a class, got {found!r}")
+        raise plugin.UnknownName(
+            f"expected encoder {spec!r} to be a function or a class, got {found!r}"
+        )
     made: ClipEncoder = found() if isinstance(found, type) else found
     return made
 
 
 def _weights(spec: str) -> Any:
-    """An identifier of the weights, for an encoder whose weights come in a package; else empty."""
+    """An identifier of the weights, for an encoder whose weights come in a package; else
+    empty."""
     if spec != "efficientnet":
         return ""
     from vidrl.rewards._networks.efficientnet import CURE, FILE, PACKAGE

@@ -1,8 +1,10 @@
-"""What a prompt asks of motion, one dim a kind of demand: heading, path, rest, camera, pace, count, length, caption.
+"""What a prompt asks of motion, one dim a kind of demand: heading, path, rest, camera,
+pace, count, length, caption.
 
-Each is a reward in [0, 1], NaN where the words do not ask for it, so that a mean is over the clips that were asked. The
-words are read as `vidrl.rewards.motion_target` reads them; that one is their geometric mean, these tell them apart.
-Shapes: B clips, F frames, H W pixels.
+Each is a reward in [0, 1], NaN where the words do not ask for it, so that a mean is over
+the clips that were asked. The words are read as `vidrl.rewards.motion_target` reads them;
+that one is their geometric mean, these tell them apart. Shapes: B clips, F frames, H W
+pixels.
 """
 
 from __future__ import annotations
@@ -21,18 +23,34 @@ from vidrl.rewards.base import About, Card, Reward, Samples
 from vidrl.rewards.motion_target import MotionTarget, _Measured, band
 from vidrl.synthetic import verifier, world
 
-NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+NUMBERS = {
+    "one": 1,
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+}
 LEAST = 0.002  # share of the picture below which a moving spot is no thing
 
 
 def _card(sees: str, blind_to: str) -> Card:
-    return Card(sees=sees, blind_to=blind_to, hacks="Whatever moves as the words say, thing or not.",
-                input="A prompt that asks for it; at least 3 frames of 8 pixels.",
-                cost="3 ms a frame of 192 x 341 on one thread, beside the flow's 25 ms.")  # fmt: skip
+    return Card(
+        sees=sees,
+        blind_to=blind_to,
+        hacks="Whatever moves as the words say, thing or not.",
+        input="A prompt that asks for it; at least 3 frames of 8 pixels.",
+        cost="3 ms a frame of 192 x 341 on one thread, beside the flow's 25 ms.",
+    )
 
 
 class _Asked(MotionTarget):
-    """One kind of demand alone. The pace has a dim of its own: here slow and quick are both fast enough."""
+    """One kind of demand alone. The pace has a dim of its own: here slow and quick are both
+    fast enough."""
 
     def features(self, samples: Samples) -> Tensor:
         key = ("asked", self.flow, self.flow_size)
@@ -40,7 +58,9 @@ class _Asked(MotionTarget):
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
         asks = [self.part(wanted(prompt)) for prompt in about.prompts]
-        return torch.stack([self._judge(_Measured(row), ask) for row, ask in zip(features, asks, strict=True)])
+        return torch.stack(
+            [self._judge(_Measured(row), ask) for row, ask in zip(features, asks, strict=True)]
+        )
 
     def part(self, ask: Wanted) -> Wanted:
         """What this dim takes of a prompt's demands."""
@@ -59,19 +79,24 @@ class Heading(_Asked):
     """
 
     lost = "inapplicable: the prompt asks for no heading"
-    card = _card("The direction of what moves most, beside the camera or in the picture.",
-                 "Which thing it is; its pace.")
+    card = _card(
+        "The direction of what moves most, beside the camera or in the picture.",
+        "Which thing it is; its pace.",
+    )
 
     def part(self, ask: Wanted) -> Wanted:
         return Wanted(heading=ask.heading)
 
 
 class Path(_Asked):
-    """Whether the thing bounces, circles, spins, grows or shrinks as the prompt says, 0 to 1."""
+    """Whether the thing bounces, circles, spins, grows or shrinks as the prompt says, 0 to
+    1."""
 
     lost = "inapplicable: the prompt asks for no path"
-    card = _card("Going up and down, turning one way, own rotation and growth of what moves most.",
-                 "Which thing it is; approach without growth; its pace.")
+    card = _card(
+        "Going up and down, turning one way, own rotation and growth of what moves most.",
+        "Which thing it is; approach without growth; its pace.",
+    )
 
     def part(self, ask: Wanted) -> Wanted:
         return Wanted(path=ask.path)
@@ -91,7 +116,10 @@ class CameraMove(_Asked):
     """Whether the camera pans, tilts, zooms or rolls as the prompt says, 0 to 1."""
 
     lost = "inapplicable: the prompt asks for no motion of the camera"
-    card = _card("Pan, tilt, zoom and roll of the ground.", "A camera over plain ground, which counts as one at rest.")
+    card = _card(
+        "Pan, tilt, zoom and roll of the ground.",
+        "A camera over plain ground, which counts as one at rest.",
+    )
 
     def part(self, ask: Wanted) -> Wanted:
         return Wanted(camera=ask.camera)
@@ -101,7 +129,10 @@ class StillCamera(_Asked):
     """Whether the camera rests, if the prompt says so, 0 to 1."""
 
     lost = "inapplicable: the prompt does not ask for a camera at rest"
-    card = _card("Pan, tilt, zoom and roll of the ground.", "A camera over plain ground, which counts as one at rest.")
+    card = _card(
+        "Pan, tilt, zoom and roll of the ground.",
+        "A camera over plain ground, which counts as one at rest.",
+    )
 
     def part(self, ask: Wanted) -> Wanted:
         return Wanted(still_camera=ask.still_camera)
@@ -110,12 +141,16 @@ class StillCamera(_Asked):
 class Pace(_Asked):
     """Whether what is asked to be slow or quick is, whichever way it goes, 0 to 1.
 
-    The speed is the thing's, along its path; the camera's where the thing has none. The band is 1 in [low / 2, typical]
-    for slow and in [typical, 2 high] for quick, as in motion_target.
+    The speed is the thing's, along its path; the camera's where the thing has none. The
+    band is 1 in [low / 2, typical] for slow and in [typical, 2 high] for quick, as in
+    motion_target.
     """
 
     lost = "inapplicable: the prompt asks for no pace"
-    card = _card("The speed of what moves most, diagonals a second.", "What is slow for a snail and quick for a car.")
+    card = _card(
+        "The speed of what moves most, diagonals a second.",
+        "What is slow for a snail and quick for a car.",
+    )
 
     def part(self, ask: Wanted) -> Wanted:
         return ask if ask.pace != 1 else Wanted()
@@ -139,10 +174,11 @@ def _speed(seen: _Measured, ask: Wanted) -> Tensor:
 
 
 class Count(Reward):
-    """Whether as many things move as the prompt says, where it says two or more: min / max of the two numbers.
+    """Whether as many things move as the prompt says, where it says two or more: min / max
+    of the two numbers.
 
-    Counted are the connected parts of the picture that move at half of the fastest speed or more, beside the camera;
-    the clip's number is the median over its frames.
+    Counted are the connected parts of the picture that move at half of the fastest speed or
+    more, beside the camera; the clip's number is the median over its frames.
     """
 
     range = (0.0, 1.0)
@@ -151,8 +187,10 @@ class Count(Reward):
     rate = 8.0
     shrinks = True
     lost = "inapplicable: the prompt gives no number of things, or nothing moves"
-    card = _card("How many separate parts of the picture move.",
-                 "Things at rest; things that touch, which count as one; limbs, which may count as several.")
+    card = _card(
+        "How many separate parts of the picture move.",
+        "Things at rest; things that touch, which count as one; limbs, which may count as several.",
+    )
 
     def __init__(self, flow: str = "dis", flow_size: int = 192) -> None:
         super().__init__()
@@ -163,7 +201,9 @@ class Count(Reward):
         found = shared_split(samples, coarse_motion(self, samples), (self.flow, self.flow_size))
         lasting, fastest = found.lasting, object_speed(found)[..., None, None]
         moving = (lasting > 0.5 * fastest) & (fastest > 0.05)
-        return torch.tensor([[_parts(frame) for frame in clip] for clip in moving.numpy(force=True)]).float()
+        return torch.tensor(
+            [[_parts(frame) for frame in clip] for clip in moving.numpy(force=True)]
+        ).float()
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
         asks = [things(prompt) for prompt in about.prompts]
@@ -207,13 +247,18 @@ def seconds(prompt: str) -> float:
 
 
 class Length(Reward):
-    """Whether the clip is as long as its prompt asks: min(1, seconds of the clip / seconds asked)."""
+    """Whether the clip is as long as its prompt asks: min(1, seconds of the clip / seconds
+    asked)."""
 
     range = (0.0, 1.0)
     support = "clip"
     lost = "inapplicable: the prompt does not say how long the clip is"
-    card = Card(sees="Frames over frames a second.", blind_to="What is in them.", hacks="Frames without end.",
-                input="A prompt that says how many seconds.")
+    card = Card(
+        sees="Frames over frames a second.",
+        blind_to="What is in them.",
+        hacks="Frames without end.",
+        input="A prompt that says how many seconds.",
+    )
 
     def terms(self, samples: Samples) -> Tensor:
         return samples.video.new_zeros(samples.video.shape[:2], dtype=torch.float32)
@@ -225,8 +270,8 @@ class Length(Reward):
 
 
 class Caption(Reward):
-    """The share of shape, colour and motion that `vidrl.synthetic.verifier` reads back from the clip of a
-    `vidrl.synthetic.world` caption.
+    """The share of shape, colour and motion that `vidrl.synthetic.verifier` reads back from
+    the clip of a `vidrl.synthetic.world` caption.
 
     >>> clip = world.render(world.Scene("cross", "blue", "left"))
     >>> Caption()(Samples(clip.video[None], [clip.caption], clip.fps)).value
@@ -235,11 +280,16 @@ class Caption(Reward):
 
     range = (0.0, 1.0)
     support = "clip"
-    lost = "inapplicable: the prompt is no caption of vidrl.synthetic.world, or the clip is not square"
+    lost = (
+        "inapplicable: the prompt is no caption of vidrl.synthetic.world, or the clip is not square"
+    )
     side = 64
-    card = Card(sees="Shape, colour and motion of the one saturated thing, against the caption.",
-                blind_to="Everything outside the synthetic world; faults that leave the thing recognisable.",
-                hacks="None is known.", input="Square clips of the synthetic world.")
+    card = Card(
+        sees="Shape, colour and motion of the one saturated thing, against the caption.",
+        blind_to="Everything outside the synthetic world; faults that leave the thing recognisable.",
+        hacks="None is known.",
+        input="Square clips of the synthetic world.",
+    )
 
     def features(self, samples: Samples) -> Tensor:
         """The small clips themselves, (B, F, 3, S, S), where one of them has a caption."""
@@ -250,14 +300,21 @@ class Caption(Reward):
         return video.expand(-1, -1, 3, -1, -1).contiguous()
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
-        values = [self._read(clip, prompt, about.fps) for clip, prompt in zip(features, about.prompts, strict=True)]
+        values = [
+            self._read(clip, prompt, about.fps)
+            for clip, prompt in zip(features, about.prompts, strict=True)
+        ]
         return features.new_tensor(values)[:, None].expand(features.shape[:2])
 
     def _read(self, clip: Tensor, prompt: str, fps: float) -> float:
         if clip.dim() < 4 or not _caption(prompt):
             return math.nan
         seen = verifier.verify(clip[None], [prompt], fps)
-        words = [seen.shape, seen.colour, *([] if seen.motion is None else [seen.motion])]  # an image shows no motion
+        words = [
+            seen.shape,
+            seen.colour,
+            *([] if seen.motion is None else [seen.motion]),
+        ]  # an image shows no motion
         return float(torch.cat(words).float().mean())
 
 

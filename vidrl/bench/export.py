@@ -1,4 +1,5 @@
-"""Results as others read them: csv for spreadsheets, Markdown and LaTeX for papers, JSON for VBench's leaderboard."""
+"""Results as others read them: csv for spreadsheets, Markdown and LaTeX for papers, JSON
+for VBench's leaderboard."""
 
 from __future__ import annotations
 
@@ -29,23 +30,52 @@ from vidrl.bench.page.facts import (
 )
 from vidrl.rewards._files import safe_cells
 
-ABOUT = ("set", "path", "id", "prompt", "seed", "reference", "frames", "fps", "width", "height",
-         "container", "codec", "pixels", "bits")
+ABOUT = (
+    "set",
+    "path",
+    "id",
+    "prompt",
+    "seed",
+    "reference",
+    "frames",
+    "fps",
+    "width",
+    "height",
+    "container",
+    "codec",
+    "pixels",
+    "bits",
+)
 FORMULA = safe_cells.FORMULA
 BESIDE = 3  # sets whose differences follow the table; of more there are letters
 DIFFERENCE = ("difference", "95 % interval", "p (Holm)", "wins / ties / losses")
-SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
-           "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-           ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"}
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+}
 
 
 DAG = r"\textsuperscript{\dag}"
 
-# --- one row a clip ---------------------------------------------------------------------------------------------------
+# --- one row a clip
+# ---------------------------------------------------------------------------------------------------
 
 
 def csv(results: Results) -> str:
-    """One row a clip: where it is from, a column a dimension, and why values are missing; skipped clips too.
+    """One row a clip: where it is from, a column a dimension, and why values are missing;
+    skipped clips too.
 
     Text that a spreadsheet would take for a formula begins with an apostrophe.
 
@@ -64,19 +94,29 @@ def csv(results: Results) -> str:
 
 
 def cell(value: Any) -> Any:
-    r"""A cell that no spreadsheet runs and whose line ends end no row, see `vidrl.rewards._files.safe_cells`.
+    r"""A cell that no spreadsheet runs and whose line ends end no row, see
+    `vidrl.rewards._files.safe_cells`.
 
     >>> cell("=cmd"), cell("\u200b@x"), cell("a\rb"), cell(-0.5), cell(None)
     ("'=cmd", "'\u200b@x", 'a\nb', -0.5, None)
     """
-    return safe_cells.cell(value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value)
+    return safe_cells.cell(
+        value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value
+    )
 
 
 def _clip(name: str, clip: Row, dims: Sequence[str]) -> list[Any]:
     width, height = clip.get("size") or (None, None)
     about = {**clip, **(clip.get("written") or {}), "set": name, "width": width, "height": height}
     why = "; ".join(f"{dim}: {reason}" for dim, reason in (clip.get("why") or {}).items() if reason)
-    return [cell(one) for one in (*(about.get(key) for key in ABOUT), *(clip["value"].get(dim) for dim in dims), why)]
+    return [
+        cell(one)
+        for one in (
+            *(about.get(key) for key in ABOUT),
+            *(clip["value"].get(dim) for dim in dims),
+            why,
+        )
+    ]
 
 
 def _skipped(name: str, row: Row, dims: Sequence[str]) -> list[Any]:
@@ -86,22 +126,31 @@ def _skipped(name: str, row: Row, dims: Sequence[str]) -> list[Any]:
 
 
 def _whole(text: str) -> str:
-    r"""Text that can be written as UTF-8: a byte of a file name that is not becomes an escape, for example \udce9."""
+    r"""Text that can be written as UTF-8: a byte of a file name that is not becomes an
+    escape, for example \udce9."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-# --- tables for papers ------------------------------------------------------------------------------------------------
+# --- tables for papers
+# ------------------------------------------------------------------------------------------------
 
 
 def markdown(results: Results) -> str:
-    """The summary as a Markdown table, a second one of the differences, and what a reader must know of both."""
+    """The summary as a Markdown table, a second one of the differences, and what a reader
+    must know of both."""
     names = [one["name"] for one in results["sets"]]
-    rows = [[_mark(dim, _plain, DAGGER), *_row_of(results, names, dim["name"], "**{}**")] for dim in results["dims"]]
+    rows = [
+        [_mark(dim, _plain, DAGGER), *_row_of(results, names, dim["name"], "**{}**")]
+        for dim in results["dims"]
+    ]
     blocks = [_grid(["", *map(_plain, names)], rows)]
     for (first, second), found in (compared(results) if len(names) <= BESIDE else {}).items():
         head = [f"{_plain(second)} − {_plain(first)}", *DIFFERENCE]
         blocks.append(_grid(head, [_difference(results, row, _plain, "**{}**") for row in found]))
-    blocks = [*(f"> {_plain(note)}" for note in [*(results.get("fairness") or []), *caveats(results)]), *blocks]
+    blocks = [
+        *(f"> {_plain(note)}" for note in [*(results.get("fairness") or []), *caveats(results)]),
+        *blocks,
+    ]
     return _whole("\n\n".join([*blocks, "\n".join(_said(results, DAGGER))]) + "\n")
 
 
@@ -125,17 +174,20 @@ def _plain(text: str) -> str:
 
 
 def inert(text: Any) -> str:
-    """A text of others in a Markdown page: it is read as it stands, and makes no markup, link or line of its own."""
+    """A text of others in a Markdown page: it is read as it stands, and makes no markup,
+    link or line of its own."""
     return _plain(str(text))
 
 
 def code(text: Any) -> str:
-    """A line of a Markdown page that shows a text as code; a backtick in the text would end the code, and is a '."""
+    """A line of a Markdown page that shows a text as code; a backtick in the text would end
+    the code, and is a '."""
     return f"`{' '.join(str(text).replace('`', chr(39)).split())}`  "
 
 
 def latex(results: Results) -> str:
-    """The summary, and beside it the difference where there are two sets, as a table of booktabs.
+    """The summary, and beside it the difference where there are two sets, as a table of
+    booktabs.
 
     Bold only where a set is better than every other one beyond doubt.
     """
@@ -143,12 +195,27 @@ def latex(results: Results) -> str:
     rows = next(iter(pairs.values())) if len(pairs) == 1 else []
     by_dim = {row["dim"]: row for row in rows}
     head = ["", *map(tex, names), *(["difference", r"$p_{\mathrm{Holm}}$"] if rows else [])]
-    body = [[_mark(dim, tex, DAG),
-             *map(tex_number, _row_of(results, names, dim["name"], r"\textbf{{{}}}")),
-             *(_beside(results, by_dim.get(dim["name"])) if rows else [])] for dim in results["dims"]]
-    lines = [r"\begin{table}[t]", r"  \centering\small", rf"  \caption{{{' '.join(_said(results, DAG, tex))}}}",
-             rf"  \begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"    \toprule", _line(head), r"    \midrule",
-             *map(_line, body), r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
+    body = [
+        [
+            _mark(dim, tex, DAG),
+            *map(tex_number, _row_of(results, names, dim["name"], r"\textbf{{{}}}")),
+            *(_beside(results, by_dim.get(dim["name"])) if rows else []),
+        ]
+        for dim in results["dims"]
+    ]
+    lines = [
+        r"\begin{table}[t]",
+        r"  \centering\small",
+        rf"  \caption{{{' '.join(_said(results, DAG, tex))}}}",
+        rf"  \begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+        r"    \toprule",
+        _line(head),
+        r"    \midrule",
+        *map(_line, body),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -171,13 +238,15 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _row_of(results: Results, names: Sequence[str], dim: str, bold: str) -> list[str]:
-    """The sets on a dimension; of three sets or more with the letters of those that are not told apart."""
+    """The sets on a dimension; of three sets or more with the letters of those that are not
+    told apart."""
     marks = letters(results, dim) if len(names) > 2 else {}
     return [f"{_cell(results, name, dim, bold)} {marks.get(name, '')}".rstrip() for name in names]
 
 
 def _cell(results: Results, name: str, dim: str, bold: str) -> str:
-    """Mean and interval of a set, bold where it is the best beyond doubt, marked where the clips are few."""
+    """Mean and interval of a set, bold where it is the best beyond doubt, marked where the
+    clips are few."""
     row = told(results, name, dim)
     if row.get("mean") is None:
         return "–"
@@ -191,7 +260,13 @@ def _difference(results: Results, row: Row, words: Any, bold: str) -> list[str]:
     gap, low, high = difference(row)
     strong = bold.format(gap) if verdict(results, row) else gap
     wins = " / ".join(_plain(str(row.get(key) or 0)) for key in ("wins", "ties", "losses"))
-    return [words(row["dim"]), strong, f"[{low}, {high}]", probability(row.get("p_holm")).replace("<", "&lt;"), wins]
+    return [
+        words(row["dim"]),
+        strong,
+        f"[{low}, {high}]",
+        probability(row.get("p_holm")).replace("<", "&lt;"),
+        wins,
+    ]
 
 
 def _beside(results: Results, row: Row | None) -> list[str]:
@@ -213,56 +288,79 @@ def _said(results: Results, dagger: str, words: Any = _plain) -> list[str]:
     count = listed([f"{plural(len(one['clips']), 'clip')} of {one['name']}" for one in sets])
     found = prompts(clip for one in sets for clip in one["clips"])
     asked = f" from {plural(len(found), 'prompt')}" if found else ""
-    said = [f"vidrl bench, suite {suite['name']} {suite['version']}, {count}{asked}, protocol "
-            f"{results['protocol']['hash']}.", "Mean and 95 % interval, from resampled prompts; higher is better."]
+    said = [
+        f"vidrl bench, suite {suite['name']} {suite['version']}, {count}{asked}, protocol "
+        f"{results['protocol']['hash']}.",
+        "Mean and 95 % interval, from resampled prompts; higher is better.",
+    ]
     if len(sets) > 1:
-        said.append("Bold: beyond doubt, p < 0.05 after Holm's correction over all dimensions and pairs of sets, also "
-                    "where clips without a number count as the worst, and more than a re-encoding that nobody sees "
-                    "makes.")
+        said.append(
+            "Bold: beyond doubt, p < 0.05 after Holm's correction over all dimensions and pairs of sets, also "
+            "where clips without a number count as the worst, and more than a re-encoding that nobody sees "
+            "makes."
+        )
     if len(sets) > 2:
         said.append("Sets with a letter in common are not told apart; a is the best.")
     trained = any(dim.get("trained") for dim in results["dims"])
     return [words(one) for one in said] + ([f"{dagger}: a training reward."] if trained else [])
 
 
-# --- VBench's leaderboard ---------------------------------------------------------------------------------------------
+# --- VBench's leaderboard
+# ---------------------------------------------------------------------------------------------
 
 
 def leaderboard(one: Row, dims: Sequence[Row]) -> str:
-    """The dimensions of one set that VBench has, by its own names, in the layout of its evaluation_results files.
+    """The dimensions of one set that VBench has, by its own names, in the layout of its
+    evaluation_results files.
 
-    `{dimension: [score, [{"video_path", "video_results"}, ...]]}`, which `cal_final_score.py` and the leaderboard read;
-    the score is the mean over clips. A dimension without a scored clip is left out, because that script takes what is
-    absent for missing and stops at null. `cal_i2v_final_score.py` stops at names that it does not know: with a
-    dimension of VBench-I2V, only its nine are written. Raises ValueError where no dimension is VBench's.
+    `{dimension: [score, [{"video_path", "video_results"}, ...]]}`, which
+    `cal_final_score.py` and the leaderboard read; the score is the mean over clips. A
+    dimension without a scored clip is left out, because that script takes what is absent
+    for missing and stops at null. `cal_i2v_final_score.py` stops at names that it does not
+    know: with a dimension of VBench-I2V, only its nine are written. Raises ValueError where
+    no dimension is VBench's.
     """
     from vidrl.bench.totals import NAMES
     from vidrl.rewards import vbench
 
     names = {NAMES[dim["reward"]]: dim["name"] for dim in dims if dim.get("reward") in NAMES}
     if not names:
-        raise ValueError("expected dimensions of VBench's arithmetic, got none: measure with --profile vbench, or with "
-                         "--suite vbench")
+        raise ValueError(
+            "expected dimensions of VBench's arithmetic, got none: measure with --profile vbench, or with "
+            "--suite vbench"
+        )
     to_image = set(names) & set(vbench.I2V)
-    known = {**vbench.I2V, **vbench.I2V_QUALITY} if to_image else {**vbench.QUALITY, **vbench.SEMANTIC}
+    known = (
+        {**vbench.I2V, **vbench.I2V_QUALITY} if to_image else {**vbench.QUALITY, **vbench.SEMANTIC}
+    )
     found = {name: _scored(one, dim) for name, dim in names.items() if name in known}
-    return json.dumps({name: row for name, row in found.items() if row}, indent=2, allow_nan=False) + "\n"
+    return (
+        json.dumps({name: row for name, row in found.items() if row}, indent=2, allow_nan=False)
+        + "\n"
+    )
 
 
 def leaderboards(results: Results) -> dict[str, str]:
-    """The text of `leaderboard` of each set by the name of its file, as VBench's scripts read one set a file.
+    """The text of `leaderboard` of each set by the name of its file, as VBench's scripts
+    read one set a file.
 
-    One set is leaderboard.json; several are leaderboard_1_base.json, leaderboard_2_ours.json, by number and name.
+    One set is leaderboard.json; several are leaderboard_1_base.json,
+    leaderboard_2_ours.json, by number and name.
     """
     sets = results["sets"]
     plain = [re.sub(r"[^A-Za-z0-9.-]+", "-", one["name"])[:60] for one in sets]
     names = [f"leaderboard_{i}_{name}.json" for i, name in enumerate(plain, 1)]
-    return {name: leaderboard(one, results["dims"])
-            for name, one in zip(names if len(sets) > 1 else ["leaderboard.json"], sets, strict=True)}
+    return {
+        name: leaderboard(one, results["dims"])
+        for name, one in zip(names if len(sets) > 1 else ["leaderboard.json"], sets, strict=True)
+    }
 
 
 def _scored(one: Row, dim: str) -> list[Any]:
     """[score, clips] of a dimension; empty where no clip is scored."""
-    rows = [{"video_path": clip["path"], "video_results": clip["value"][dim]} for clip in one["clips"]
-            if clip["value"].get(dim) is not None]
+    rows = [
+        {"video_path": clip["path"], "video_results": clip["value"][dim]}
+        for clip in one["clips"]
+        if clip["value"].get(dim) is not None
+    ]
     return [math.fsum(row["video_results"] for row in rows) / len(rows), rows] if rows else []

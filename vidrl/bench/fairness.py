@@ -1,4 +1,5 @@
-"""What decides whether sets of clips can be compared at all: how fast, how large and how they were written."""
+"""What decides whether sets of clips can be compared at all: how fast, how large and how
+they were written."""
 
 from __future__ import annotations
 
@@ -23,12 +24,14 @@ def unfair(sets: Sequence[Set]) -> list[str]:
 
 
 def written_alike(sets: Sequence[Set]) -> bool:
-    """Whether the files of the sets have one codec, pixel format and, nearly, bits of a pixel, as far as is known."""
+    """Whether the files of the sets have one codec, pixel format and, nearly, bits of a
+    pixel, as far as is known."""
     return not any(words for name, words in _differences(sets).items() if name != "container")
 
 
 def grouped(rates: Iterable[float]) -> Counter[float]:
-    """Frame rates, those that are the same but for the rounding of time stamps together, with their counts.
+    """Frame rates, those that are the same but for the rounding of time stamps together,
+    with their counts.
 
     >>> grouped([16.0, 15.9967, 24.0, 16.0])
     Counter({16.0: 3, 24.0: 1})
@@ -39,11 +42,14 @@ def grouped(rates: Iterable[float]) -> Counter[float]:
             groups[-1].append(rate)
         else:
             groups.append([rate])
-    return Counter({min(group, key=lambda rate: abs(rate - round(rate))): len(group) for group in groups})
+    return Counter(
+        {min(group, key=lambda rate: abs(rate - round(rate))): len(group) for group in groups}
+    )
 
 
 def common_rate(rates: Sequence[float]) -> float | None:
-    """The highest rate that each of these becomes when it keeps every frame, every second, every third ...; or None.
+    """The highest rate that each of these becomes when it keeps every frame, every second,
+    every third ...; or None.
 
     >>> common_rate([24.0, 16.0]), common_rate([30.0, 10.0]), common_rate([25.0, 24.0])
     (8.0, 10.0, None)
@@ -58,41 +64,63 @@ def common_rate(rates: Sequence[float]) -> float | None:
 
 
 def _rates(sets: Sequence[Set]) -> list[str]:
-    found = {one["name"]: sorted(grouped(clip["fps"] for clip in one["clips"])) for one in sets if one["clips"]}
+    found = {
+        one["name"]: sorted(grouped(clip["fps"] for clip in one["clips"]))
+        for one in sets
+        if one["clips"]
+    }
     first, *others = found.values() if found else ([],)
     if all(_same(first, other) for other in others):
         return []
-    said = ", ".join(f"{name} {' '.join(f'{rate:.4g}' for rate in rates)}" for name, rates in found.items())
+    said = ", ".join(
+        f"{name} {' '.join(f'{rate:.4g}' for rate in rates)}" for name, rates in found.items()
+    )
     goal = common_rate([rate for rates in found.values() for rate in rates])
-    cure = (f"measure all with --fps {goal:g}, which leaves frames out evenly" if goal else
-            "leaving frames out evenly brings them to no common rate, so make the clips at one rate; a conversion that "
-            "repeats, drops or blends frames makes even motion uneven")
+    cure = (
+        f"measure all with --fps {goal:g}, which leaves frames out evenly"
+        if goal
+        else "leaving frames out evenly brings them to no common rate, so make the clips at one rate; a conversion that "
+        "repeats, drops or blends frames makes even motion uneven"
+    )
     return [f"the sets differ in frames a second ({said}): {cure}"]
 
 
 def _same(first: Sequence[float], second: Sequence[float]) -> bool:
-    return len(first) == len(second) and all(abs(a / b - 1) <= SAME for a, b in zip(first, second, strict=True))
+    return len(first) == len(second) and all(
+        abs(a / b - 1) <= SAME for a, b in zip(first, second, strict=True)
+    )
 
 
 def _sizes(sets: Sequence[Set]) -> list[str]:
     said = _unlike(sets, lambda clip: "x".join(map(str, clip["size"])))
-    return [f"the sets differ in the size of their pictures ({said}): make them at one size, or measure all with one "
-            "--side"] if said else []
+    return (
+        [
+            f"the sets differ in the size of their pictures ({said}): make them at one size, or measure all with one "
+            "--side"
+        ]
+        if said
+        else []
+    )
 
 
 def _written(sets: Sequence[Set]) -> list[str]:
-    """A sentence on the differences in container, codec, pixel format and bits per pixel; nothing if there are none."""
+    """A sentence on the differences in container, codec, pixel format and bits per pixel;
+    nothing if there are none."""
     told = [f"{words} ({said})" for words, said in _differences(sets).items() if said]
     if not told:
         return []
-    harm = ("; codec, pixel format and bits a pixel are the same" if written_alike(sets) else
-            ". How clips are written moves numbers as much as what they show: save all sets losslessly, or by one "
-            "encoder with one setting")
+    harm = (
+        "; codec, pixel format and bits a pixel are the same"
+        if written_alike(sets)
+        else ". How clips are written moves numbers as much as what they show: save all sets losslessly, or by one "
+        "encoder with one setting"
+    )
     return [f"the files of the sets differ in {', '.join(told)}{harm}"]
 
 
 def _differences(sets: Sequence[Set]) -> dict[str, str]:
-    """For each property of files, the values of each set as text; empty if all sets have the same."""
+    """For each property of files, the values of each set as text; empty if all sets have
+    the same."""
     found = {words: _unlike(sets, partial(_fact, fact)) for fact, words in FACTS.items()}
     bits = {one["name"]: median(known) for one in sets if (known := _bits(one))}
     apart = bool(bits) and max(bits.values()) > BITS * min(bits.values())
@@ -105,8 +133,11 @@ def _fact(name: str, clip: Mapping[str, Any]) -> str:
 
 
 def _unlike(sets: Sequence[Set], fact: Callable[[Mapping[str, Any]], str]) -> str:
-    """Each set with its values of one fact, as text; empty if all sets have the same values."""
-    found = {one["name"]: sorted({fact(clip) for clip in one["clips"]}) for one in sets if one["clips"]}
+    """Each set with its values of one fact, as text; empty if all sets have the same
+    values."""
+    found = {
+        one["name"]: sorted({fact(clip) for clip in one["clips"]}) for one in sets if one["clips"]
+    }
     if len({tuple(values) for values in found.values()}) < 2:
         return ""
     return ", ".join(f"{name} {_few(values)}" for name, values in found.items())

@@ -1,7 +1,9 @@
-"""Features of the clips of results.json, kept in the cache, and the distances between sets that come of them.
+"""Features of the clips of results.json, kept in the cache, and the distances between sets
+that come of them.
 
-Features lie as safetensors under the hash of the clip, the protocol and the encoder: whoever is killed and runs again,
-or adds clips or distances, encodes only what is missing. A distance carries the hash of protocol, encoder and formula.
+Features lie as safetensors under the hash of the clip, the protocol and the encoder:
+whoever is killed and runs again, or adds clips or distances, encodes only what is missing.
+A distance carries the hash of protocol, encoder and formula.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Source:
 
 @dataclass
 class Features:
-    """Of a set: the clips that could be encoded, the rows (W, D) of each, and notes on those that could not."""
+    """Of a set: the clips that could be encoded, the rows (W, D) of each, and notes on
+    those that could not."""
 
     name: str
     clips: list[Mapping[str, Any]]
@@ -69,16 +72,19 @@ def distances(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """The distances `names`, as "frechet" and "kernel", of the sets of results, as its "distances" has them.
+    """The distances `names`, as "frechet" and "kernel", of the sets of results, as its
+    "distances" has them.
 
-    Every set against the clips of the folder `against`, and then every two sets by which is `nearer` to it; or else the
-    other sets against the first. Files are read again,
-    under the results' protocol, and encoded by `encoder`, see `vidrl.bench.encoding`, in `jobs` processes as
-    `measure.run` does. `value` is the published formula, and `low` to `high` the interval of `unbiased`; `n` counts
-    rows of features, of which a clip may have several. Clips that cannot be encoded are left out, and noted.
+    Every set against the clips of the folder `against`, and then every two sets by which is
+    `nearer` to it; or else the other sets against the first. Files are read again, under
+    the results' protocol, and encoded by `encoder`, see `vidrl.bench.encoding`, in `jobs`
+    processes as `measure.run` does. `value` is the published formula, and `low` to `high`
+    the interval of `unbiased`; `n` counts rows of features, of which a clip may have
+    several. Clips that cannot be encoded are left out, and noted.
 
-    Raises plugin.UnknownName, ImportError where weights are missing, and ValueError where there is nothing to compare
-    with, another reader than the results', or an encoder whose features do not fit together.
+    Raises plugin.UnknownName, ImportError where weights are missing, and ValueError where
+    there is nothing to compare with, another reader than the results', or an encoder whose
+    features do not fit together.
     """
     measures = {name: plugin.load("benchmarks", name) for name in names}
     protocol, made = _protocol(results), Encoder(encoder, device)
@@ -86,7 +92,9 @@ def distances(
     encode = Encode(encoder, protocol, cache, device)
     keys = {clip["id"]: encode.key(clip, made.hash) for source in sources for clip in source.clips}
     sets = _features(sources, keys, _encoded(sources, keys, encode, made, jobs, timeout, progress))
-    pairs = [(one, sets[-1]) for one in sets[:-1]] if against else [(sets[0], one) for one in sets[1:]]
+    pairs = (
+        [(one, sets[-1]) for one in sets[:-1]] if against else [(sets[0], one) for one in sets[1:]]
+    )
     marks = {name: digest([protocol.hash, made.hash, name]) for name in names}
     rows = [_distance(name, measure, *pair) for pair in pairs for name, measure in measures.items()]
     rows += _compared(measures, sets) if against else []
@@ -94,9 +102,12 @@ def distances(
 
 
 class Encode:
-    """Encodes the clip at a path and keeps what came of it: features (W, D), or why there are none."""
+    """Encodes the clip at a path and keeps what came of it: features (W, D), or why there
+    are none."""
 
-    def __init__(self, spec: str, protocol: Protocol, cache: str | os.PathLike[str] | None, device: str) -> None:
+    def __init__(
+        self, spec: str, protocol: Protocol, cache: str | os.PathLike[str] | None, device: str
+    ) -> None:
         self.spec, self.protocol, self.device = spec, protocol, device
         self.cache = Path(cache) / "features" if cache is not None else None
         self.encoder: Encoder | None = None
@@ -123,58 +134,104 @@ class Encode:
 
     def key(self, clip: Mapping[str, Any], encoder: str) -> str:
         """What the features of a clip are kept under."""
-        return key(clip["id"], f"features {encoder}", self.protocol.hash, device=self.device,
-                   suffix=Path(clip["path"]).suffix.lower())
+        return key(
+            clip["id"],
+            f"features {encoder}",
+            self.protocol.hash,
+            device=self.device,
+            suffix=Path(clip["path"]).suffix.lower(),
+        )
 
     def _file(self, key: str) -> Path:
         assert self.cache is not None
         return self.cache / key[:2] / f"{key}.safetensors"
 
 
-# --- sets ------------------------------------------------------------------------------------------------------------
+# --- sets
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _protocol(results: Mapping[str, Any]) -> Protocol:
-    """That of the results. Raises ValueError where this machine reads by another decoder."""
+    """That of the results. Raises ValueError where this machine reads by another
+    decoder."""
     said = results["protocol"]
     here = Protocol(said["fps"], said["side"], said["frames"])
     if here.hash != said["hash"]:
-        raise ValueError(f"expected to read clips as the results did, by {said.get('decoder')}, but here it is "
-                         f"{here.decoder}: measure them anew, or install that version")
+        raise ValueError(
+            f"expected to read clips as the results did, by {said.get('decoder')}, but here it is "
+            f"{here.decoder}: measure them anew, or install that version"
+        )
     return here
 
 
-def _sources(results: Mapping[str, Any], against: str | os.PathLike[str] | None, cache: str | os.PathLike[str] | None
-             ) -> list[Source]:
+def _sources(
+    results: Mapping[str, Any],
+    against: str | os.PathLike[str] | None,
+    cache: str | os.PathLike[str] | None,
+) -> list[Source]:
     """The sets, the clips of the folder `against` last."""
-    sets = [Source(one["name"], one["clips"],
-                   [f"{len(one['skipped'])} clips of {one['name']} could not be read"] * bool(one.get("skipped")))
-            for one in results["sets"]]
+    sets = [
+        Source(
+            one["name"],
+            one["clips"],
+            [f"{len(one['skipped'])} clips of {one['name']} could not be read"]
+            * bool(one.get("skipped")),
+        )
+        for one in results["sets"]
+    ]
     if against is not None:
         name = Path(os.path.abspath(against)).name
-        return [*sets, _folder(name if name not in {one.name for one in sets} else "reference", against, cache)]
+        return [
+            *sets,
+            _folder(
+                name if name not in {one.name for one in sets} else "reference", against, cache
+            ),
+        ]
     if len(sets) < 2:
-        raise ValueError("expected two sets, or a folder of clips to compare with, --against; got one set alone")
+        raise ValueError(
+            "expected two sets, or a folder of clips to compare with, --against; got one set alone"
+        )
     return sets
 
 
-def _folder(name: str, against: str | os.PathLike[str], cache: str | os.PathLike[str] | None) -> Source:
+def _folder(
+    name: str, against: str | os.PathLike[str], cache: str | os.PathLike[str] | None
+) -> Source:
     found, hashes = items_.find([against]), Hashes(cache)
     clips: list[Mapping[str, Any]] = [
-        {"path": str(item.path), "id": hashes.of(item.path), "prompt": item.prompt, "seed": item.seed}
-        for item in found.items]
+        {
+            "path": str(item.path),
+            "id": hashes.of(item.path),
+            "prompt": item.prompt,
+            "seed": item.seed,
+        }
+        for item in found.items
+    ]
     hashes.save()
     return Source(name, clips, [f"{row['path']}: {row['why']}" for row in found.skipped])
 
 
-def _encoded(sources: Sequence[Source], keys: Mapping[str, str], encode: Encode, encoder: Encoder, jobs: int,
-             timeout: float | None, progress: Progress | None) -> dict[str, Array | str]:
-    """By key, features or why there are none: read where they were kept, else encoded, the same bytes once."""
+def _encoded(
+    sources: Sequence[Source],
+    keys: Mapping[str, str],
+    encode: Encode,
+    encoder: Encoder,
+    jobs: int,
+    timeout: float | None,
+    progress: Progress | None,
+) -> dict[str, Array | str]:
+    """By key, features or why there are none: read where they were kept, else encoded, the
+    same bytes once."""
     clips = [clip for source in sources for clip in source.clips]
     paths = {keys[clip["id"]]: clip["path"] for clip in clips if not clip.get("closed")}
-    found: dict[str, Array | str] = {keys[clip["id"]]: clip["closed"] for clip in clips
-                                     if clip.get("closed") and keys[clip["id"]] not in paths}
-    found |= {key: features for key in [*found, *paths] if (features := encode.kept(key)) is not None}
+    found: dict[str, Array | str] = {
+        keys[clip["id"]]: clip["closed"]
+        for clip in clips
+        if clip.get("closed") and keys[clip["id"]] not in paths
+    }
+    found |= {
+        key: features for key in [*found, *paths] if (features := encode.kept(key)) is not None
+    }
     tasks = [(path, key) for key, path in paths.items() if key not in found]
     if tasks:
         encoder.try_out()
@@ -191,24 +248,51 @@ def _here(encode: Encode, tasks: Sequence[tuple[str, str]]) -> Iterator[Done[tup
             yield Done(task, encode(task))
 
 
-def _features(sources: Sequence[Source], keys: Mapping[str, str], found: Mapping[str, Array | str]) -> list[Features]:
+def _features(
+    sources: Sequence[Source], keys: Mapping[str, str], found: Mapping[str, Array | str]
+) -> list[Features]:
     """The features of sets. Raises ValueError where clips have unlike numbers of them."""
     sets = []
     for source in sources:
         said = [found[keys[clip["id"]]] for clip in source.clips]
-        lost = [f"{clip['path']}: {why}" for clip, why in zip(source.clips, said, strict=True) if isinstance(why, str)]
-        left = [f"{len(lost)} of {len(said)} clips of {source.name} are left out, the first is {it}" for it in lost[:1]]
-        rows = [(clip, one) for clip, one in zip(source.clips, said, strict=True) if not isinstance(one, str)]
-        sets.append(Features(source.name, [clip for clip, _ in rows], [one for _, one in rows], source.notes + left))
-    widths = {one.shape[1]: clip["path"] for part in sets for clip, one in zip(part.clips, part.rows, strict=True)}
+        lost = [
+            f"{clip['path']}: {why}"
+            for clip, why in zip(source.clips, said, strict=True)
+            if isinstance(why, str)
+        ]
+        left = [
+            f"{len(lost)} of {len(said)} clips of {source.name} are left out, the first is {it}"
+            for it in lost[:1]
+        ]
+        rows = [
+            (clip, one)
+            for clip, one in zip(source.clips, said, strict=True)
+            if not isinstance(one, str)
+        ]
+        sets.append(
+            Features(
+                source.name,
+                [clip for clip, _ in rows],
+                [one for _, one in rows],
+                source.notes + left,
+            )
+        )
+    widths = {
+        one.shape[1]: clip["path"]
+        for part in sets
+        for clip, one in zip(part.clips, part.rows, strict=True)
+    }
     if len(widths) > 1:
         told = " and ".join(f"{width} ({path})" for width, path in widths.items())
-        raise ValueError(f"expected as many features of every clip, got {told}: the encoder's output must not depend "
-                         "on the length of a clip")
+        raise ValueError(
+            f"expected as many features of every clip, got {told}: the encoder's output must not depend "
+            "on the length of a clip"
+        )
     return sets
 
 
-# --- distances -------------------------------------------------------------------------------------------------------
+# --- distances
+# -------------------------------------------------------------------------------------------------------
 
 
 def _distance(name: str, measure: Any, first: Features, second: Features) -> dict[str, Any]:
@@ -216,50 +300,89 @@ def _distance(name: str, measure: Any, first: Features, second: Features) -> dic
     n, notes = [sum(map(len, one.rows)) for one in (first, second)], [*first.notes, *second.notes]
     row: dict[str, Any] = {"name": name, "first": first.name, "second": second.name}
     if not min(n):
-        return row | dict.fromkeys(("value", "low", "high", "unbiased")) | {
-            "n": n, "notes": [*notes, "refused: a set has no clip that could be encoded"]}
-    (x, mine), (y, others) = (one.table(groups) for one, groups in zip((first, second), _groups(first, second)))
+        return (
+            row
+            | dict.fromkeys(("value", "low", "high", "unbiased"))
+            | {"n": n, "notes": [*notes, "refused: a set has no clip that could be encoded"]}
+        )
+    (x, mine), (y, others) = (
+        one.table(groups) for one, groups in zip((first, second), _groups(first, second))
+    )
     found = measure.measure(x, y, (mine, others))
-    windows = [f"{one.name}: {rows} windows of {len(one.clips)} clips" for one, rows in zip((first, second), n)
-               if rows != len(one.clips)]
-    return row | {"value": number(found.value), "low": number(found.low), "high": number(found.high), "n": n,
-                  "unbiased": number(found.unbiased), "notes": [*found.notes, *windows, *notes]}
+    windows = [
+        f"{one.name}: {rows} windows of {len(one.clips)} clips"
+        for one, rows in zip((first, second), n)
+        if rows != len(one.clips)
+    ]
+    return row | {
+        "value": number(found.value),
+        "low": number(found.low),
+        "high": number(found.high),
+        "n": n,
+        "unbiased": number(found.unbiased),
+        "notes": [*found.notes, *windows, *notes],
+    }
 
 
 def _compared(measures: Mapping[str, Any], sets: Sequence[Features]) -> list[dict[str, Any]]:
-    """Rows of every two sets against the last one; the level of their intervals is Bonferroni's over all of them."""
+    """Rows of every two sets against the last one; the level of their intervals is
+    Bonferroni's over all of them."""
     *models, real = sets
     pairs = [(name, *pair) for pair in combinations(models, 2) for name in measures]
     level = 1 - 0.05 / max(1, len(pairs))
-    return [_nearer(name, measures[name], first, second, real, level) for name, first, second in pairs]
+    return [
+        _nearer(name, measures[name], first, second, real, level) for name, first, second in pairs
+    ]
 
 
-def _nearer(name: str, measure: Any, first: Features, second: Features, real: Features,
-            level: float) -> dict[str, Any]:
-    """A row of "distances" with a "reference": how much nearer the second set is to it than the first."""
+def _nearer(
+    name: str, measure: Any, first: Features, second: Features, real: Features, level: float
+) -> dict[str, Any]:
+    """A row of "distances" with a "reference": how much nearer the second set is to it than
+    the first."""
     sets = (first, second, real)
     n = [sum(map(len, one.rows)) for one in sets]
-    row: dict[str, Any] = {"name": name, "first": first.name, "second": second.name, "reference": real.name,
-                           "n": n, "level": level} | dict.fromkeys(("difference", "low", "high"))
+    row: dict[str, Any] = {
+        "name": name,
+        "first": first.name,
+        "second": second.name,
+        "reference": real.name,
+        "n": n,
+        "level": level,
+    } | dict.fromkeys(("difference", "low", "high"))
     if not min(n):
         return row | {"notes": ["refused: a set has no clip that could be encoded"]}
     tables = [one.table(groups) for one, groups in zip(sets, _groups(*sets), strict=True)]
-    found = measure.nearer(*(rows for rows, _ in tables), tuple(groups for _, groups in tables), level)
-    return row | {key: number(getattr(found, key)) for key in ("difference", "low", "high")} | {
-        "notes": list(found.notes)}
+    found = measure.nearer(
+        *(rows for rows, _ in tables), tuple(groups for _, groups in tables), level
+    )
+    return (
+        row
+        | {key: number(getattr(found, key)) for key in ("difference", "low", "high")}
+        | {"notes": list(found.notes)}
+    )
 
 
 def _groups(*sets: Features) -> list[list[Hashable]]:
-    """What clips share, within a set and with the last set: a prompt, or a file name where sets are paired by it."""
+    """What clips share, within a set and with the last set: a prompt, or a file name where
+    sets are paired by it."""
     *models, last = sets
     ways = [rule(one.clips, last.clips) for one in models]
     named = [keys if by == "file name" else None for by, keys in ways]
-    keys = [found and found[0] for found in named] + [next((found[1] for found in named if found), None)]
-    return [[clip.get("prompt") or (key and key(clip)) or ("clip", at, i) for i, clip in enumerate(one.clips)]
-            for at, (one, key) in enumerate(zip(sets, keys, strict=True))]
+    keys = [found and found[0] for found in named] + [
+        next((found[1] for found in named if found), None)
+    ]
+    return [
+        [
+            clip.get("prompt") or (key and key(clip)) or ("clip", at, i)
+            for i, clip in enumerate(one.clips)
+        ]
+        for at, (one, key) in enumerate(zip(sets, keys, strict=True))
+    ]
 
 
-# --- what is kept ----------------------------------------------------------------------------------------------------
+# --- what is kept
+# ----------------------------------------------------------------------------------------------------
 
 
 def _read(path: Path) -> Array | None:

@@ -1,4 +1,5 @@
-"""Which prompt, seed and reference go with which file: a table of a person's own, or VBench's list of prompts."""
+"""Which prompt, seed and reference go with which file: a table of a person's own, or
+VBench's list of prompts."""
 
 from __future__ import annotations
 
@@ -16,19 +17,35 @@ from vidrl.rewards._files.manifests import Row, rows
 from vidrl.rewards._files.safe_cells import cell
 from vidrl.rewards._files.tables import BadTable, text
 
-__all__ = ["BESIDE", "BadManifest", "Row", "is_vbench_list", "numbered", "read", "vbench_list", "write"]
+__all__ = [
+    "BESIDE",
+    "BadManifest",
+    "Row",
+    "is_vbench_list",
+    "numbered",
+    "read",
+    "vbench_list",
+    "write",
+]
 
 BadManifest = BadTable  # a table of clips that cannot be used; the message names its place
 read = rows
 
-BESIDE = ("prompts.csv", "prompts.jsonl", "prompts.tsv", "prompts.json", "prompts.parquet")  # in a folder of clips
+BESIDE = (
+    "prompts.csv",
+    "prompts.jsonl",
+    "prompts.tsv",
+    "prompts.json",
+    "prompts.parquet",
+)  # in a folder of clips
 NUMBERED = re.compile(r"(?P<prompt>.*\S)-(?P<seed>\d+)")  # VBench's `a dog runs-3.mp4`
 MOST = 0.9  # of the files: so many must be named so
 VBENCH = {"prompt_en", "dimension"}  # the columns of VBench's own list, which names no files
 
 
 def is_vbench_list(path: str | os.PathLike[str]) -> bool:
-    """Whether a .json file is VBench's list of prompts by its name or columns, and not a table of clips.
+    """Whether a .json file is VBench's list of prompts by its name or columns, and not a
+    table of clips.
 
     Raises BadManifest for a file that is no text.
     """
@@ -50,23 +67,31 @@ def vbench_list(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
         listed = json.loads(text(Path(path)))
         return {str(row["prompt_en"]): tuple(map(str, row["dimension"])) for row in listed}
     except (ValueError, KeyError, TypeError) as error:
-        raise BadManifest(f"expected VBench's list in {path}, objects with prompt_en and dimension, but "
-                          f"{type(error).__name__}: {error}") from error
+        raise BadManifest(
+            f"expected VBench's list in {path}, objects with prompt_en and dimension, but "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def numbered(stems: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Prompt and number of each name that is VBench's `prompt-0`; empty unless nearly all are, and prompts have words.
+    """Prompt and number of each name that is VBench's `prompt-0`; empty unless nearly all
+    are, and prompts have words.
 
     >>> numbered(["a dog runs-0", "a dog runs-3"])["a dog runs-3"], numbered(["clip-0", "clip-1"])
     (('a dog runs', 3), {})
     """
     matched = {stem: NUMBERED.fullmatch(stem) for stem in stems}
-    found = {stem: (m["prompt"], int(m["seed"])) for stem, m in matched.items() if m and " " in m["prompt"].strip()}
+    found = {
+        stem: (m["prompt"], int(m["seed"]))
+        for stem, m in matched.items()
+        if m and " " in m["prompt"].strip()
+    }
     return found if stems and len(found) >= MOST * len(stems) else {}
 
 
 def write(path: Path, listed: Sequence[Mapping[str, Any]]) -> None:
-    """A CSV that `read` reads back: the columns of all rows. No spreadsheet runs a cell of it, see `_cells`."""
+    """A CSV that `read` reads back: the columns of all rows. No spreadsheet runs a cell of
+    it, see `_cells`."""
     file, columns = io.StringIO(), dict.fromkeys(name for row in listed for name in row)
     table = csv.writer(file)
     table.writerow([cell(name) for name in columns])

@@ -1,4 +1,5 @@
-"""Items × dims: what is in the cache is read, what is missing is measured, in processes that may crash or hang."""
+"""Items × dims: what is in the cache is read, what is missing is measured, in processes
+that may crash or hang."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ LIMIT = 1800.0  # seconds for all dims of one clip, after which it hangs
 
 @dataclass
 class _Clip:
-    """An item on its way: its hash, that of its reference, the keys of its dims, and what is known of it."""
+    """An item on its way: its hash, that of its reference, the keys of its dims, and what
+    is known of it."""
 
     item: Item
     id: str | None = None
@@ -45,12 +47,13 @@ def run(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Row]:
-    """One row an item, in order: a clip as results.json has it, or of one that could not be read {"path", "why",
-    "prompt", "seed"}.
+    """One row an item, in order: a clip as results.json has it, or of one that could not be
+    read {"path", "why", "prompt", "seed"}.
 
-    `jobs` processes of one thread each measure; 0 measures in this process, without a time limit, on one thread too,
-    so that numbers do not depend on it. What is measured lies in the folder `cache` at once: whoever is killed and
-    runs again, or adds a dim or a clip, measures only what is missing.
+    `jobs` processes of one thread each measure; 0 measures in this process, without a time
+    limit, on one thread too, so that numbers do not depend on it. What is measured lies in
+    the folder `cache` at once: whoever is killed and runs again, or adds a dim or a clip,
+    measures only what is missing.
 
     >>> import tempfile
     >>> from vidrl.bench import suite
@@ -67,28 +70,43 @@ def run(
     tasks = _tasks(clips)
     measurer = Measurer(suite.dims, suite.protocol, cache, device)
     done = _each(measurer, [task for task, _ in tasks], jobs, timeout)
-    for (_, waiting), one in zip(tasks, progress(done, len(tasks)) if progress and tasks else done, strict=True):
+    for (_, waiting), one in zip(
+        tasks, progress(done, len(tasks)) if progress and tasks else done, strict=True
+    ):
         for clip in waiting:
             _learn(clip, one, kept)
     _warn(kept)
     return [_row(clip, suite.dims) for clip in clips]
 
 
-# --- what is missing -------------------------------------------------------------------------------------------------
+# --- what is missing
+# -------------------------------------------------------------------------------------------------
 
 
-def _identified(items: Sequence[Item], suite: Suite, cache: Path | None, device: str) -> list[_Clip]:
-    """Every item with its hash and the keys of its dims; those that cannot be read have their reason."""
+def _identified(
+    items: Sequence[Item], suite: Suite, cache: Path | None, device: str
+) -> list[_Clip]:
+    """Every item with its hash and the keys of its dims; those that cannot be read have
+    their reason."""
     hashes, reads, found = Hashes(cache), _reads(suite.dims), []
     fixed = (suite.protocol.hash, torch.device(device).type)
     for item in items:
         clip = _Clip(item)
         try:
             clip.id = hashes.of(item.path)
-            clip.reference = hashes.of(item.reference) if item.reference and item.reference.is_file() else None
-            clip.keys = {dim.name: _key(clip, reads[dim.name], clip.reference, fixed) for dim in _wanted(item, suite)}
+            clip.reference = (
+                hashes.of(item.reference) if item.reference and item.reference.is_file() else None
+            )
+            clip.keys = {
+                dim.name: _key(clip, reads[dim.name], clip.reference, fixed)
+                for dim in _wanted(item, suite)
+            }
         except OSError as error:
-            clip.known.why = f"missing: {error}" if isinstance(error, FileNotFoundError) else f"unreadable: {error}"
+            clip.known.why = (
+                f"missing: {error}"
+                if isinstance(error, FileNotFoundError)
+                else f"unreadable: {error}"
+            )
         found.append(clip)
     hashes.save()
     return found
@@ -96,14 +114,28 @@ def _identified(items: Sequence[Item], suite: Suite, cache: Path | None, device:
 
 def _reads(dims: Sequence[Dim]) -> dict[str, tuple[str, Mapping[str, bool]]]:
     asked = ("prompt", "reference", "meta")
-    return {dim.name: (dim.hash + dim.code, {what: dim.reads(what) for what in asked}) for dim in dims}
+    return {
+        dim.name: (dim.hash + dim.code, {what: dim.reads(what) for what in asked}) for dim in dims
+    }
 
 
-def _key(clip: _Clip, reads: tuple[str, Mapping[str, bool]], reference: str | None, fixed: tuple[str, str]) -> str:
+def _key(
+    clip: _Clip,
+    reads: tuple[str, Mapping[str, bool]],
+    reference: str | None,
+    fixed: tuple[str, str],
+) -> str:
     """Of a dim, whose hash and what it reads are `reads`."""
     about = {"prompt": clip.item.prompt, "reference": reference, "meta": _known(clip.item.meta)}
     about = {what: value if reads[1][what] else None for what, value in about.items()}
-    return key(str(clip.id), reads[0], fixed[0], device=fixed[1], suffix=clip.item.path.suffix.lower(), **about)
+    return key(
+        str(clip.id),
+        reads[0],
+        fixed[0],
+        device=fixed[1],
+        suffix=clip.item.path.suffix.lower(),
+        **about,
+    )
 
 
 def _known(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +164,8 @@ def _recall(clips: Sequence[_Clip], kept: Cache) -> None:
 
 
 def _tasks(clips: Sequence[_Clip]) -> list[tuple[Task, list[_Clip]]]:
-    """What is to be measured, each with the clips that wait for it: the same bytes are measured once."""
+    """What is to be measured, each with the clips that wait for it: the same bytes are
+    measured once."""
     found: dict[tuple[str, ...], tuple[Task, list[_Clip]]] = {}
     for clip in clips:
         missing = {name: key for name, key in clip.keys.items() if name not in clip.known.rows}
@@ -142,10 +175,13 @@ def _tasks(clips: Sequence[_Clip]) -> list[tuple[Task, list[_Clip]]]:
     return list(found.values())
 
 
-# --- measuring -------------------------------------------------------------------------------------------------------
+# --- measuring
+# -------------------------------------------------------------------------------------------------------
 
 
-def _each(measurer: Measurer, tasks: Sequence[Task], jobs: int, timeout: float | None) -> Iterator[Done[Task]]:
+def _each(
+    measurer: Measurer, tasks: Sequence[Task], jobs: int, timeout: float | None
+) -> Iterator[Done[Task]]:
     if jobs:
         large = measurer.device != "cpu" or any(dim.learned for dim in measurer.dims.values())
         yield from each(measurer, tasks, jobs, timeout, None if large else MEMORY)
@@ -177,11 +213,12 @@ def _learn(clip: _Clip, done: Done[Task], kept: Cache | None) -> None:
 
 
 def _warn(kept: Cache | None) -> None:
-    for path in (kept.corrupt if kept else []):
+    for path in kept.corrupt if kept else []:
         print(f"vidrl: {path} could not be read, and was measured again", file=sys.stderr)
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+# --- rows
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _row(clip: _Clip, dims: Sequence[Dim]) -> Row:
@@ -189,13 +226,22 @@ def _row(clip: _Clip, dims: Sequence[Dim]) -> Row:
     if known.why is not None and not known.rows:
         return {"path": str(item.path), "why": known.why, "prompt": item.prompt, "seed": item.seed}
     missing = unscored("unscored: " + str(known.why).removeprefix("unreadable: "))
-    rows = {dim.name: known.rows.get(dim.name, missing if dim.name in clip.keys else unscored(ELSEWHERE))
-            for dim in dims}
+    rows = {
+        dim.name: known.rows.get(
+            dim.name, missing if dim.name in clip.keys else unscored(ELSEWHERE)
+        )
+        for dim in dims
+    }
     return {
-        "path": str(item.path), "id": clip.id, "prompt": item.prompt, "seed": item.seed,
-        "reference": str(item.reference) if item.reference else None, "reference_id": clip.reference,
-        "meta": dict(_known(item.meta)), **known.facts,
+        "path": str(item.path),
+        "id": clip.id,
+        "prompt": item.prompt,
+        "seed": item.seed,
+        "reference": str(item.reference) if item.reference else None,
+        "reference_id": clip.reference,
+        "meta": dict(_known(item.meta)),
+        **known.facts,
         "value": {name: row["value"] for name, row in rows.items()},
         "curve": {name: row["curve"] for name, row in rows.items()},
         "why": {name: row["why"] for name, row in rows.items() if row["value"] is None},
-    }  # fmt: skip
+    }

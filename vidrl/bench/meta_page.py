@@ -13,7 +13,11 @@ from vidrl.bench.export import code, inert
 from vidrl.report.charts import decimals
 
 CELL, HIGH, LEFT, TOP = 34, 27, 196, 84
-TITLES = {"all": "all clips", "world": "scenes of vidrl.synthetic.world", "real": "pieces of real videos"}
+TITLES = {
+    "all": "all clips",
+    "world": "scenes of vidrl.synthetic.world",
+    "real": "pieces of real videos",
+}
 PROFILES = {"vidrl": "vidrl", "vbench": "others' arithmetic"}
 GREY = "#62656b"
 
@@ -31,35 +35,64 @@ def page(found: Mapping[str, Any], picture: str) -> str:
     """The Markdown page."""
     versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
     counted = {source: found["clips"][source] for source in _apart(found)}
-    clips = ", ".join(f"{n['clips']} {TITLES[source]} ({n['videos']} sources)" for source, n in counted.items())
-    parts = ["# Which faults lower a dim, and which raise it", "", code(found.get("command", "")), versions,
-             "", f"{clips}; strengths {', '.join(f'{s:g}' for s in found['strengths'])}.", "", ABOUT, "",
-             f"![areas by dim and corruption]({picture})", "", summary(found), "", *failings(found)]
-    parts += [f"## {TITLES[source].capitalize()}, strength 1: paired area × 100\n\n{matrix(found, source)}\n"
-              for source in counted]
+    clips = ", ".join(
+        f"{n['clips']} {TITLES[source]} ({n['videos']} sources)" for source, n in counted.items()
+    )
+    parts = [
+        "# Which faults lower a dim, and which raise it",
+        "",
+        code(found.get("command", "")),
+        versions,
+        "",
+        f"{clips}; strengths {', '.join(f'{s:g}' for s in found['strengths'])}.",
+        "",
+        ABOUT,
+        "",
+        f"![areas by dim and corruption]({picture})",
+        "",
+        summary(found),
+        "",
+        *failings(found),
+    ]
+    parts += [
+        f"## {TITLES[source].capitalize()}, strength 1: paired area × 100\n\n{matrix(found, source)}\n"
+        for source in counted
+    ]
     return "\n".join([*parts, *_notes(found)])
 
 
 def summary(found: Mapping[str, Any]) -> str:
     """One line a dim, over all clips, at full strength."""
-    head = ("| dim | profile | paired, mean | at half | unpaired, mean | lowered | corrected | open | **raised** | "
-            "corrected |\n|---|---|---|---|---|---|---|---|---|---|")
+    head = (
+        "| dim | profile | paired, mean | at half | unpaired, mean | lowered | corrected | open | **raised** | "
+        "corrected |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
     return "\n".join([head, *(_line(dim, row) for dim, row in _by_dim(found).items())])
 
 
-def failings(found: Mapping[str, Any], dims: Sequence[str] = ("default", "vbench_quality_of_3")) -> list[str]:
-    """Where the composites fail, by source and strength: which faults do not lower them, and which raise them."""
+def failings(
+    found: Mapping[str, Any], dims: Sequence[str] = ("default", "vbench_quality_of_3")
+) -> list[str]:
+    """Where the composites fail, by source and strength: which faults do not lower them,
+    and which raise them."""
     rows = {(row["dim"], row["source"]): row for row in found["summary"]}
-    lines = [f"- {dim}, {TITLES[source]}, strength {strength}: {_failed(at)}"
-             for dim in dims for source in _apart(found) if (dim, source) in rows
-             for strength, at in rows[dim, source]["strengths"].items() if at["faults"]]
+    lines = [
+        f"- {dim}, {TITLES[source]}, strength {strength}: {_failed(at)}"
+        for dim in dims
+        for source in _apart(found)
+        if (dim, source) in rows
+        for strength, at in rows[dim, source]["strengths"].items()
+        if at["faults"]
+    ]
     return ["## Where the composites fail", "", *lines, ""] if lines else []
 
 
 def _failed(at: Mapping[str, Any]) -> str:
     if at["few"]:
         return f"too few videos for a verdict; below 0.5 for {', '.join(at['below']) or 'nothing'}"
-    lowered = f"not shown to be lowered by {', '.join(at['open'])}" if at["open"] else "lowered by all"
+    lowered = (
+        f"not shown to be lowered by {', '.join(at['open'])}" if at["open"] else "lowered by all"
+    )
     return f"{lowered}; raised by {', '.join(at['raises']) or 'none'}"
 
 
@@ -77,11 +110,13 @@ def _line(dim: str, row: Mapping[str, Any]) -> str:
     levels = sorted(row["strengths"], key=float)
     full, half = row["strengths"][levels[-1]], row["strengths"].get("0.5")
     still = len(full["open"]) + len(full["few"]) + len(full["unscored"])
-    return (f"| {dim} | {PROFILES[row['profile']]} | {_area(full['paired'])} | "
-            f"{decimals(half['paired']['area'], places=2) if half else '–'} | "
-            f"{_area(full['unpaired'])} | {len(full['lowers'])} of {full['faults']} | "
-            f"{len(full['lowers_corrected'])} | {still} | "
-            f"{', '.join(full['raises']) or 'none'} | {', '.join(full['raises_corrected']) or 'none'} |")
+    return (
+        f"| {dim} | {PROFILES[row['profile']]} | {_area(full['paired'])} | "
+        f"{decimals(half['paired']['area'], places=2) if half else '–'} | "
+        f"{_area(full['unpaired'])} | {len(full['lowers'])} of {full['faults']} | "
+        f"{len(full['lowers_corrected'])} | {still} | "
+        f"{', '.join(full['raises']) or 'none'} | {', '.join(full['raises_corrected']) or 'none'} |"
+    )
 
 
 def _area(area: Mapping[str, float | None]) -> str:
@@ -89,14 +124,24 @@ def _area(area: Mapping[str, float | None]) -> str:
 
 
 def matrix(found: Mapping[str, Any], source: str) -> str:
-    """Dims by corruptions at the greatest strength, in hundredths; what a person cannot tell stands behind the bar."""
+    """Dims by corruptions at the greatest strength, in hundredths; what a person cannot
+    tell stands behind the bar."""
     cells, names = areas(found, source), [*columns(found)[0], "‖", *columns(found)[1]]
     head = f"| | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
-    return "\n".join([head, *(f"| {dim['name']} | {' | '.join(_hundredths(cells, dim['name'], n) for n in names)} |"
-                              for dim in found["dims"])])
+    return "\n".join(
+        [
+            head,
+            *(
+                f"| {dim['name']} | {' | '.join(_hundredths(cells, dim['name'], n) for n in names)} |"
+                for dim in found["dims"]
+            ),
+        ]
+    )
 
 
-def _hundredths(cells: Mapping[tuple[str, str], list[Mapping[str, Any]]], dim: str, name: str) -> str:
+def _hundredths(
+    cells: Mapping[tuple[str, str], list[Mapping[str, Any]]], dim: str, name: str
+) -> str:
     levels = cells.get((dim, name))
     if not levels or levels[-1]["paired"]["area"] is None:
         return "" if name == "‖" else "–"
@@ -116,31 +161,47 @@ def areas(found: Mapping[str, Any], source: str) -> dict[tuple[str, str], list[M
 def columns(found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The corruptions that a person can tell at full strength, and the others."""
     names = list(found["corruptions"])
-    told = [name for name in names if HACKS[name].detectable(max(found["corruptions"][name]["strengths"]))]
+    told = [
+        name
+        for name in names
+        if HACKS[name].detectable(max(found["corruptions"][name]["strengths"]))
+    ]
     return told, [name for name in names if name not in told]
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
     notes = [f"- {dim['name']}: {dim['note']}" for dim in found["dims"] if dim["note"]]
-    lost = [f"- {row['dim']}: {row['times']} × {inert(row['why'])}" for row in found["unscored"]
-            if row["why"] != "untouched"]
-    left = [f"- left out: {inert(one['name'])}: {inert(one['why'])}" for one in found.get("left_out", [])]
+    lost = [
+        f"- {row['dim']}: {row['times']} × {inert(row['why'])}"
+        for row in found["unscored"]
+        if row["why"] != "untouched"
+    ]
+    left = [
+        f"- left out: {inert(one['name'])}: {inert(one['why'])}"
+        for one in found.get("left_out", [])
+    ]
     same = [row["times"] for row in found["unscored"] if row["why"] == "untouched"]
-    alike = [f"- {max(same)} corrupted clips are the same as before, and not counted"] if same else []
+    alike = (
+        [f"- {max(same)} corrupted clips are the same as before, and not counted"] if same else []
+    )
     return ["## Notes", "", *notes, *alike, *lost, *left, ""]
 
 
-# --- the picture -----------------------------------------------------------------------------------------------------
+# --- the picture
+# -----------------------------------------------------------------------------------------------------
 
 
 def colour(area: float) -> str:
-    """Teal where a corruption lowers the score, orange where it raises the score, pale at 0.5.
+    """Teal where a corruption lowers the score, orange where it raises the score, pale at
+    0.5.
 
     >>> colour(0.5), colour(1.0), colour(0.0)
     ('#f5f5f2', '#0b7a75', '#c2571a')
     """
     share, end = min(1.0, abs(2 * area - 1)), GAIN if area > 0.5 else LOSS
-    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(NONE, end, strict=True))
+    return "#" + "".join(
+        f"{round(a + (b - a) * share):02x}" for a, b in zip(NONE, end, strict=True)
+    )
 
 
 def picture(found: Mapping[str, Any]) -> str:
@@ -149,15 +210,27 @@ def picture(found: Mapping[str, Any]) -> str:
     told, apart = columns(found)
     groups = {name for name in PROFILES if any(dim["profile"] == name for dim in found["dims"])}
     panel = TOP + HIGH * (len(found["dims"]) + len(groups)) + 14
-    width, height = LEFT + CELL * (len(told) + len(apart)) + (66 if apart else 30), 62 + panel * len(sources) + 64
-    parts = [_text(16, 30, "Which faults lower a dim, and which raise it", 17, bold=True),
-             _text(16, 50, "area under ROC of a corrupted clip against its own sound self, both saved with loss", 12)]
+    width, height = (
+        LEFT + CELL * (len(told) + len(apart)) + (66 if apart else 30),
+        62 + panel * len(sources) + 64,
+    )
+    parts = [
+        _text(16, 30, "Which faults lower a dim, and which raise it", 17, bold=True),
+        _text(
+            16,
+            50,
+            "area under ROC of a corrupted clip against its own sound self, both saved with loss",
+            12,
+        ),
+    ]
     parts += [_panel(found, source, 62 + panel * k) for k, source in enumerate(sources)]
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-            f'role="img" aria-label="areas under ROC by dim and corruption" '
-            f'font-family="ui-sans-serif,system-ui,Segoe UI,Helvetica,Arial,sans-serif">'
-            f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}'
-            f"{_legend(16, height - 44)}</svg>\n")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="areas under ROC by dim and corruption" '
+        f'font-family="ui-sans-serif,system-ui,Segoe UI,Helvetica,Arial,sans-serif">'
+        f'<rect width="{width}" height="{height}" rx="10" fill="#ffffff"/>{"".join(parts)}'
+        f"{_legend(16, height - 44)}</svg>\n"
+    )
 
 
 def _panel(found: Mapping[str, Any], source: str, y: float) -> str:
@@ -165,7 +238,10 @@ def _panel(found: Mapping[str, Any], source: str, y: float) -> str:
     counted, cells = found["clips"][source], areas(found, source)
     few = f" (of {counted['videos']}: too few for frames)" if counted["videos"] < LEAST else ""
     title = f"{counted['clips']} {TITLES[source]}{few}"
-    places = {name: LEFT + CELL * k + (24 if name in apart else 0) for k, name in enumerate([*told, *apart])}
+    places = {
+        name: LEFT + CELL * k + (24 if name in apart else 0)
+        for k, name in enumerate([*told, *apart])
+    }
     parts = [_text(16, y + 10, title, 12.5, bold=True)]
     parts += [_head(name, x, y + TOP - 8) for name, x in places.items()]
     top = y + TOP
@@ -179,47 +255,76 @@ def _panel(found: Mapping[str, Any], source: str, y: float) -> str:
     return "".join(parts)
 
 
-def _row(cells: Mapping[tuple[str, str], list[Mapping[str, Any]]], dim: str, places: Mapping[str, float],
-         y: float) -> str:
-    drawn = "".join(_cell(cells.get((dim, name), []), x, y, HACKS[name].told_from) for name, x in places.items())
+def _row(
+    cells: Mapping[tuple[str, str], list[Mapping[str, Any]]],
+    dim: str,
+    places: Mapping[str, float],
+    y: float,
+) -> str:
+    drawn = "".join(
+        _cell(cells.get((dim, name), []), x, y, HACKS[name].told_from) for name, x in places.items()
+    )
     name = _text(LEFT - 10, y + 18, dim, 12, anchor="end", bold=dim == "default")
     return f'{name}<g font-size="10.5" text-anchor="middle" fill="#1b1c1e">{drawn}</g>'
 
 
 def _cell(levels: Sequence[Mapping[str, Any]], x: float, y: float, told_from: float) -> str:
-    """The greatest strength as a field with its number, the weaker ones as strips above it."""
+    """The greatest strength as a field with its number, the weaker ones as strips above
+    it."""
     if not levels or levels[-1]["paired"]["area"] is None:
         return _text(x + CELL / 2, y + 18, "–", 10, GREY, "middle")
     *weak, full = levels
     area, wide = full["paired"]["area"], (CELL - 3) / max(len(weak), 1)
     frame = ' stroke="#1b1c1e" stroke-width="1.6"' if full["verdict"] == "raises" else ""
     fade = "" if full["strength"] >= told_from else ' opacity=".6"'
-    strips = "".join(f'<rect x="{x + 1.5 + k * wide:g}" y="{y + 1:g}" width="{wide - 1:g}" height="4" '
-                     f'fill="{colour(level["paired"]["area"])}"{fade}/>'
-                     for k, level in enumerate(weak) if level["paired"]["area"] is not None)
+    strips = "".join(
+        f'<rect x="{x + 1.5 + k * wide:g}" y="{y + 1:g}" width="{wide - 1:g}" height="4" '
+        f'fill="{colour(level["paired"]["area"])}"{fade}/>'
+        for k, level in enumerate(weak)
+        if level["paired"]["area"] is not None
+    )
     ink = ' fill="#ffffff"' if abs(area - 0.5) > 0.3 and not fade else ""
-    return (f'{strips}<rect x="{x + 1.5:g}" y="{y + 6:g}" width="{CELL - 3}" height="{HIGH - 8}" rx="2" '
-            f'fill="{colour(area)}"{frame}{fade}/>'
-            f'<text x="{x + CELL / 2:g}" y="{y + 19:g}"{ink}>{100 * area:.0f}</text>')
+    return (
+        f'{strips}<rect x="{x + 1.5:g}" y="{y + 6:g}" width="{CELL - 3}" height="{HIGH - 8}" rx="2" '
+        f'fill="{colour(area)}"{frame}{fade}/>'
+        f'<text x="{x + CELL / 2:g}" y="{y + 19:g}"{ink}>{100 * area:.0f}</text>'
+    )
 
 
 def _head(name: str, x: float, y: float) -> str:
     at = x + 0.55 * CELL
-    return (f'<text x="{at:g}" y="{y:g}" font-size="11.5" fill="#1b1c1e" transform="rotate(-55 {at:g} {y:g})">'
-            f"{escape(name)}</text>")
+    return (
+        f'<text x="{at:g}" y="{y:g}" font-size="11.5" fill="#1b1c1e" transform="rotate(-55 {at:g} {y:g})">'
+        f"{escape(name)}</text>"
+    )
 
 
 def _legend(x: float, y: float) -> str:
-    boxes = "".join(f'<rect x="{x + 34 * k}" y="{y - 10}" width="32" height="13" rx="2" fill="{colour(k / 6)}"/>'
-                    for k in range(7))
-    ends = "0: it always raises the score · 0.5: no more than saving · 1: it always lowers the score"
-    words = ("number and field: full strength, in hundredths; strips above it: a quarter and half of it; framed: it "
-             "raises the score, by its 95 % interval; pale, right: what a person could not tell from the clip")
+    boxes = "".join(
+        f'<rect x="{x + 34 * k}" y="{y - 10}" width="32" height="13" rx="2" fill="{colour(k / 6)}"/>'
+        for k in range(7)
+    )
+    ends = (
+        "0: it always raises the score · 0.5: no more than saving · 1: it always lowers the score"
+    )
+    words = (
+        "number and field: full strength, in hundredths; strips above it: a quarter and half of it; framed: it "
+        "raises the score, by its 95 % interval; pale, right: what a person could not tell from the clip"
+    )
     return boxes + _text(x + 246, y, ends, 11, GREY) + _text(x, y + 22, words, 11, GREY)
 
 
-def _text(x: float, y: float, words: str, size: float, fill: str = "#1b1c1e", anchor: str = "start",
-          bold: bool = False) -> str:
+def _text(
+    x: float,
+    y: float,
+    words: str,
+    size: float,
+    fill: str = "#1b1c1e",
+    anchor: str = "start",
+    bold: bool = False,
+) -> str:
     weight = ' font-weight="650"' if bold else ""
-    return (f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{fill}" text-anchor="{anchor}"{weight}>'
-            f"{escape(words)}</text>")
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{fill}" text-anchor="{anchor}"{weight}>'
+        f"{escape(words)}</text>"
+    )

@@ -1,4 +1,5 @@
-"""Values of many dims on clips under every corruption, kept clip by clip, so that a run goes on where it stopped."""
+"""Values of many dims on clips under every corruption, kept clip by clip, so that a run
+goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -22,12 +23,19 @@ from vidrl.synthetic.corruptions import corrupt
 
 SAVED = 0.5  # strength of the re-encoding that every clip gets, sound or not
 NULLS = 4  # sound versions of a clip: the same picture, saved with other blocks
-SPENT = (ImportError, OSError, RuntimeError, ValueError, MemoryError)  # what a reward without its weights raises
+SPENT = (
+    ImportError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    MemoryError,
+)  # what a reward without its weights raises
 
 
 @dataclass(frozen=True)
 class Step:
-    """One version of a clip: a corruption and its strength, then saved with the blocks of `seed`; no name: sound."""
+    """One version of a clip: a corruption and its strength, then saved with the blocks of
+    `seed`; no name: sound."""
 
     name: str
     strength: float
@@ -57,12 +65,15 @@ def plan(corruptions: Mapping[str, Sequence[float]]) -> list[Step]:
     ['saved 3', 'freeze 0.5', 'freeze 1']
     """
     sound = [Step("", 0.0, seed) for seed in range(NULLS)]
-    return sound + [Step(name, s, 1000 + k) for k, name in enumerate(corruptions) for s in corruptions[name]]
+    return sound + [
+        Step(name, s, 1000 + k) for k, name in enumerate(corruptions) for s in corruptions[name]
+    ]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one clip: `values` and `why` by dim and step; None where there is no value."""
+    """What is known of one clip: `values` and `why` by dim and step; None where there is no
+    value."""
 
     name: str
     group: str  # clips of one video count as one
@@ -76,21 +87,40 @@ class Row:
         return math.nan if found is None else found
 
 
-def score(clip: Clip, rewards: Mapping[str, Reward], steps: Sequence[Step], folder: Path | None,
-          stamps: Mapping[str, str], tell: Callable[[str], None] = lambda step: None) -> Row:
-    """The row of a clip: what `folder` holds of it, and the dims that it misses computed and put there.
+def score(
+    clip: Clip,
+    rewards: Mapping[str, Reward],
+    steps: Sequence[Step],
+    folder: Path | None,
+    stamps: Mapping[str, str],
+    tell: Callable[[str], None] = lambda step: None,
+) -> Row:
+    """The row of a clip: what `folder` holds of it, and the dims that it misses computed
+    and put there.
 
     `stamps` says of each dim what its numbers hang on; another stamp is another number.
     """
     path = folder / f"{_identity(clip, steps)}.json" if folder else None
     held = _read(path)
-    wanted = {name: reward for name, reward in rewards.items() if held.get(name, {}).get("stamp") != stamps[name]}
+    wanted = {
+        name: reward
+        for name, reward in rewards.items()
+        if held.get(name, {}).get("stamp") != stamps[name]
+    }
     if wanted:
         values, why = _compute(clip, wanted, steps, tell)
-        held |= {name: {"stamp": stamps[name], "values": values[name], "why": why[name]} for name in wanted}
+        held |= {
+            name: {"stamp": stamps[name], "values": values[name], "why": why[name]}
+            for name in wanted
+        }
         _write(path, held)
-    return Row(clip.name, group(clip), clip.truth is None, {name: held[name]["values"] for name in rewards},
-               {name: held[name]["why"] for name in rewards})
+    return Row(
+        clip.name,
+        group(clip),
+        clip.truth is None,
+        {name: held[name]["values"] for name in rewards},
+        {name: held[name]["why"] for name in rewards},
+    )
 
 
 def group(clip: Clip) -> str:
@@ -98,14 +128,17 @@ def group(clip: Clip) -> str:
     return clip.name if clip.truth is not None else clip.name.rpartition(" from ")[0] or clip.name
 
 
-def _compute(clip: Clip, rewards: Mapping[str, Reward], steps: Sequence[Step],
-             tell: Callable[[str], None]) -> tuple[dict[str, dict[str, float | None]], dict[str, dict[str, str]]]:
+def _compute(
+    clip: Clip, rewards: Mapping[str, Reward], steps: Sequence[Step], tell: Callable[[str], None]
+) -> tuple[dict[str, dict[str, float | None]], dict[str, dict[str, str]]]:
     values: dict[str, dict[str, float | None]] = {name: {} for name in rewards}
     why: dict[str, dict[str, str]] = {name: {} for name in rewards}
     for step in steps:
         tell(step.key)
         made = step.apply(clip.video)
-        samples = Samples(made[None], [clip.prompt], clip.fps) if made is not None else None  # one flow for all dims
+        samples = (
+            Samples(made[None], [clip.prompt], clip.fps) if made is not None else None
+        )  # one flow for all dims
         for name, reward in rewards.items():
             value, reason = _ask(reward, samples) if samples else (None, "untouched")
             values[name][step.key] = value
@@ -120,13 +153,26 @@ def _ask(reward: Reward, samples: Samples) -> tuple[float | None, str | None]:
     except SPENT as error:
         return None, f"unscored: {error}"
     value = float(score.value[0])
-    return (value, None) if math.isfinite(value) else (None, score.why[0] or "unscored: NaN or infinity")
+    return (
+        (value, None)
+        if math.isfinite(value)
+        else (None, score.why[0] or "unscored: NaN or infinity")
+    )
 
 
 def _identity(clip: Clip, steps: Sequence[Step]) -> str:
     """A hash of the pixels, the prompt, the rate and the plan."""
-    told = json.dumps([clip.name, clip.prompt, clip.fps, list(clip.video.shape), SAVED, UNTOUCHED,
-                       [[step.name, step.strength, step.seed] for step in steps]])
+    told = json.dumps(
+        [
+            clip.name,
+            clip.prompt,
+            clip.fps,
+            list(clip.video.shape),
+            SAVED,
+            UNTOUCHED,
+            [[step.name, step.strength, step.seed] for step in steps],
+        ]
+    )
     pixels = np.ascontiguousarray(clip.video.numpy())
     return hashlib.sha256(told.encode() + pixels.tobytes()).hexdigest()[:16]
 

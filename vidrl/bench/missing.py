@@ -1,11 +1,13 @@
 """Clips without a number: a set must not gain by them.
 
-Clips fail to be scored because they are broken: they are not missing at random. So beside the difference over scored
-clips stands the one in which every clip without a number counts as the worst, and a verdict needs both. A clip that
-could not be read at all has no number on any dim.
+Clips fail to be scored because they are broken: they are not missing at random. So beside
+the difference over scored clips stands the one in which every clip without a number counts
+as the worst, and a verdict needs both. A clip that could not be read at all has no number
+on any dim.
 
-A clip to which a dim does not apply ("inapplicable: nothing moves alone") is left out where the dim does not apply to
-its partner either; where its partner is scored, it counts as unscored.
+A clip to which a dim does not apply ("inapplicable: nothing moves alone") is left out where
+the dim does not apply to its partner either; where its partner is scored, it counts as
+unscored.
 """
 
 from __future__ import annotations
@@ -24,8 +26,16 @@ Range = tuple[float | None, float | None]
 
 def everything(one: Mapping[str, Any]) -> list[Clip]:
     """The clips of a set, and those that could not be read, as clips without a number."""
-    unread = [{"path": row["path"], "prompt": row.get("prompt"), "seed": row.get("seed"), "value": {},
-               "why": {}} for row in one.get("skipped") or []]  # fmt: skip
+    unread = [
+        {
+            "path": row["path"],
+            "prompt": row.get("prompt"),
+            "seed": row.get("seed"),
+            "value": {},
+            "why": {},
+        }
+        for row in one.get("skipped") or []
+    ]
     return [*one["clips"], *unread]
 
 
@@ -39,9 +49,12 @@ def inapplicable(clip: Clip, dim: str) -> bool:
 
 
 def counted(match: Match, dim: str) -> Match | None:
-    """The clips of a match that count on a dim, scored or not; None where a side has none."""
-    sides = [[clip for clip in side if _counts(clip, dim, other)]
-             for side, other in ((match.first, match.second), (match.second, match.first))]
+    """The clips of a match that count on a dim, scored or not; None where a side has
+    none."""
+    sides = [
+        [clip for clip in side if _counts(clip, dim, other)]
+        for side, other in ((match.first, match.second), (match.second, match.first))
+    ]
     return Match(match.prompt, tuple(sides[0]), tuple(sides[1])) if all(sides) else None
 
 
@@ -56,7 +69,8 @@ def lost(clips: Iterable[Clip], dim: str) -> int:
 
 
 def worst(sets: Sequence[Clips], dim: str, limits: Range = (None, None)) -> float:
-    """The lower end of the dim's range, or, where it is open, the worst value of all clips; NaN where there is none.
+    """The lower end of the dim's range, or, where it is open, the worst value of all clips;
+    NaN where there is none.
 
     >>> clips = [{"value": {"flicker": x}} for x in (-0.5, None, -2.0)]
     >>> worst([clips], "flicker"), worst([clips], "flicker", (-20.0, 0.0))
@@ -64,7 +78,10 @@ def worst(sets: Sequence[Clips], dim: str, limits: Range = (None, None)) -> floa
     """
     if limits[0] is not None and math.isfinite(limits[0]):
         return float(limits[0])
-    return min((known for clips in sets for clip in clips if (known := value(clip, dim)) is not None), default=math.nan)
+    return min(
+        (known for clips in sets for clip in clips if (known := value(clip, dim)) is not None),
+        default=math.nan,
+    )
 
 
 def mean(clips: Clips, dim: str, instead: float) -> float:
@@ -80,7 +97,8 @@ def gap(match: Match, dim: str, instead: float) -> float:
 
 
 def win_share(match: Match, dim: str) -> float:
-    """How often a clip of the second side is better than one of the first, over all pairs of them, ties half.
+    """How often a clip of the second side is better than one of the first, over all pairs
+    of them, ties half.
 
     A clip without a number loses against one with a number; two without a number are a tie.
 
@@ -88,10 +106,15 @@ def win_share(match: Match, dim: str) -> float:
     >>> win_share(Match("", tuple(clips[:1]), tuple(clips)), "flicker")  # a tie, a win, a loss
     0.5
     """
-    a, b = (np.array([-math.inf if (known := value(clip, dim)) is None else known for clip in side])
-            for side in (match.first, match.second))
+    a, b = (
+        np.array([-math.inf if (known := value(clip, dim)) is None else known for clip in side])
+        for side in (match.first, match.second)
+    )
     with np.errstate(invalid="ignore"):
-        close = np.isfinite(a[:, None]) & np.isfinite(b) & (
-            np.abs(b - a[:, None]) <= TIE * np.maximum(np.abs(b), np.abs(a[:, None])))
+        close = (
+            np.isfinite(a[:, None])
+            & np.isfinite(b)
+            & (np.abs(b - a[:, None]) <= TIE * np.maximum(np.abs(b), np.abs(a[:, None])))
+        )
     tied = close | (a[:, None] == b)
     return float(np.where(tied, 0.5, b > a[:, None]).mean())

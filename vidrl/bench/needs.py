@@ -1,4 +1,5 @@
-"""What so many prompts can show: the least difference that a comparison finds, and how many prompts one needs.
+"""What so many prompts can show: the least difference that a comparison finds, and how many
+prompts one needs.
 
 By `vidrl.inference.power`, for paired sets, at 80 % power after Holm's correction.
 """
@@ -10,11 +11,36 @@ from functools import lru_cache
 
 from vidrl.inference.power import least_detectable, reachable
 
-PROMPTS = (6, 8, 10, 12, 14, 16, 20, 25, 30, 40, 50, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 750, 1000)
+PROMPTS = (
+    6,
+    8,
+    10,
+    12,
+    14,
+    16,
+    20,
+    25,
+    30,
+    40,
+    50,
+    60,
+    80,
+    100,
+    125,
+    150,
+    200,
+    250,
+    300,
+    400,
+    500,
+    750,
+    1000,
+)
 
 
 def detectable(std: float, groups: int, family: int) -> float | None:
-    """The least mean difference found in 80 % of such comparisons; `std` is of prompts' differences. None: none is.
+    """The least mean difference found in 80 % of such comparisons; `std` is of prompts'
+    differences. None: none is.
 
     >>> round(detectable(1.0, 100, 1), 2), detectable(1.0, 8, 12)
     (0.29, None)
@@ -24,7 +50,8 @@ def detectable(std: float, groups: int, family: int) -> float | None:
 
 
 def needed(std: float, difference: float, family: int) -> int | None:
-    """About how many prompts find this difference in 80 % of comparisons, of `PROMPTS`; None where all are too few.
+    """About how many prompts find this difference in 80 % of comparisons, of `PROMPTS`;
+    None where all are too few.
 
     >>> needed(1.0, 0.5, 1), needed(1.0, 0.01, 1)
     (40, None)
@@ -34,13 +61,18 @@ def needed(std: float, difference: float, family: int) -> int | None:
     low, high = 0, len(PROMPTS)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if _unit(PROMPTS[middle], family) * std <= abs(difference) else (middle + 1, high)
+        low, high = (
+            (low, middle)
+            if _unit(PROMPTS[middle], family) * std <= abs(difference)
+            else (middle + 1, high)
+        )
     return PROMPTS[low] if low < len(PROMPTS) else None
 
 
 @lru_cache
 def fewest(family: int) -> int:
-    """The fewest prompts by which anything can be beyond doubt in a family of so many comparisons.
+    """The fewest prompts by which anything can be beyond doubt in a family of so many
+    comparisons.
 
     >>> fewest(1), fewest(12)
     (8, 12)

@@ -1,6 +1,8 @@
-"""Which clips of two sets belong together: by prompt and seed, by prompt, by file name, or not at all.
+"""Which clips of two sets belong together: by prompt and seed, by prompt, by file name, or
+not at all.
 
-The way is chosen by counts of clips alone, never by their numbers, so that the choice cannot favour a set.
+The way is chosen by counts of clips alone, never by their numbers, so that the choice
+cannot favour a set.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ FILES = 0.5  # of the smaller set's clips: below it the common names are chance
 
 @dataclass(frozen=True)
 class Match:
-    """All clips of two sets that were made alike, scored or not, of one `prompt` ("" where it is not known)."""
+    """All clips of two sets that were made alike, scored or not, of one `prompt` ("" where
+    it is not known)."""
 
     prompt: str
     first: tuple[Clip, ...]
@@ -35,7 +38,8 @@ class Match:
 
 @dataclass(frozen=True)
 class Matches:
-    """What belongs together, and `by` what; the `notes` say why by this, and what was left out."""
+    """What belongs together, and `by` what; the `notes` say why by this, and what was left
+    out."""
 
     by: str
     found: list[Match]
@@ -67,7 +71,9 @@ class Pairs:
     notes: list[str]
 
 
-def pairs(first: Clips, second: Clips, dim: str, names: Names = ("the first", "the second")) -> Pairs:
+def pairs(
+    first: Clips, second: Clips, dim: str, names: Names = ("the first", "the second")
+) -> Pairs:
     """The matches of two sets that are scored on `dim` on both sides.
 
     >>> a = [{"path": f"a/{i}.mp4", "prompt": "a cat", "seed": i, "value": {"flicker": i / 10}} for i in range(3)]
@@ -80,14 +86,18 @@ def pairs(first: Clips, second: Clips, dim: str, names: Names = ("the first", "t
     """
     made = matches(first, second, names)
     found = [scored_pair(one, dim) for one in made.found]
-    lost = [f"{found.count(None)} of {len(found)} pairs are not scored on both sides"] * (None in found)
+    lost = [f"{found.count(None)} of {len(found)} pairs are not scored on both sides"] * (
+        None in found
+    )
     return Pairs(made.by, [pair for pair in found if pair], made.notes + lost)
 
 
 def matches(first: Clips, second: Clips, names: Names = ("the first", "the second")) -> Matches:
-    """The clips of two sets that belong together, by the way that keeps the most information, see `rule`.
+    """The clips of two sets that belong together, by the way that keeps the most
+    information, see `rule`.
 
-    By prompt all clips of a prompt are one match, whatever their seeds. Clips of one key in one set are one side.
+    By prompt all clips of a prompt are one match, whatever their seeds. Clips of one key in
+    one set are one side.
     """
     by, keys = rule(first, second)
     if keys is None:
@@ -95,16 +105,21 @@ def matches(first: Clips, second: Clips, names: Names = ("the first", "the secon
     sides = [_by_key(clips, key) for clips, key in zip((first, second), keys, strict=True)]
     shared = [key for key in sides[0] if key in sides[1]]
     found = [_match(sides[0][key], sides[1][key]) for key in shared]
-    return Matches(by, found, [*_why(by, first, second, names), *_alone(sides, shared, (first, second), names)])
+    return Matches(
+        by, found, [*_why(by, first, second, names), *_alone(sides, shared, (first, second), names)]
+    )
 
 
 def rule(first: Clips, second: Clips) -> tuple[str, Keys | None]:
-    """What clips are paired by, and the key of each side's clips; None where too little is in common.
+    """What clips are paired by, and the key of each side's clips; None where too little is
+    in common.
 
-    By prompt and seed, where that loses no prompt and keeps `SEEDS` of what pairing by prompt would use; else by
-    prompt, where the sets share `PROMPTS` of their prompts; else by the path below the set's folder, or the file name,
-    without its ending, where the prompts do not contradict and the sets share `FILES` of their names. What a match of m
-    and n clips tells counts as m n / (m + n), the inverse of the variance of the difference of two means.
+    By prompt and seed, where that loses no prompt and keeps `SEEDS` of what pairing by
+    prompt would use; else by prompt, where the sets share `PROMPTS` of their prompts; else
+    by the path below the set's folder, or the file name, without its ending, where the
+    prompts do not contradict and the sets share `FILES` of their names. What a match of m
+    and n clips tells counts as m n / (m + n), the inverse of the variance of the difference
+    of two means.
 
     >>> clips = [{"path": f"{i}.mp4", "prompt": f"{i // 9}", "seed": i % 9} for i in range(180)]
     >>> rule(clips, [{**clip, "seed": clip["seed"] + 1} for clip in clips])[0]  # 8 of 9 seeds in common
@@ -114,9 +129,14 @@ def rule(first: Clips, second: Clips) -> tuple[str, Keys | None]:
     """
     if _enough(first, second, _prompt, _prompt, PROMPTS):
         seeds, whole = _information(first, second, _seeded), _information(first, second, _prompt)
-        kept = {key[0] for key in _shared(first, second, _seeded, _seeded)} == _shared(first, second, _prompt, _prompt)
-        return (SEED, (_seeded, _seeded)) if kept and seeds >= SEEDS * whole or _one_prompt(first, second) else (
-            PROMPT, (_prompt, _prompt))
+        kept = {key[0] for key in _shared(first, second, _seeded, _seeded)} == _shared(
+            first, second, _prompt, _prompt
+        )
+        return (
+            (SEED, (_seeded, _seeded))
+            if kept and seeds >= SEEDS * whole or _one_prompt(first, second)
+            else (PROMPT, (_prompt, _prompt))
+        )
     for keys in ((_below(first), _below(second)), (_stem(first), _stem(second))):
         if _agree(first, second, *keys) and _enough(first, second, *keys, FILES):
             return NAME, keys
@@ -125,11 +145,15 @@ def rule(first: Clips, second: Clips) -> tuple[str, Keys | None]:
 
 def scored_pair(match: Match, dim: str) -> Pair | None:
     """The scored clips of a match; None where a side has none."""
-    first, second = (tuple(clip for clip in side if value(clip, dim) is not None)
-                     for side in (match.first, match.second))
+    first, second = (
+        tuple(clip for clip in side if value(clip, dim) is not None)
+        for side in (match.first, match.second)
+    )
     if not (first and second):
         return None
-    before, after = (sum(clip["value"][dim] for clip in side) / len(side) for side in (first, second))
+    before, after = (
+        sum(clip["value"][dim] for clip in side) / len(side) for side in (first, second)
+    )
     return Pair(match.prompt, first, second, before, after)
 
 
@@ -139,7 +163,8 @@ def value(clip: Clip, dim: str) -> float | None:
     return None if found is None or found != found or abs(found) == float("inf") else float(found)
 
 
-# --- keys ------------------------------------------------------------------------------------------------------------
+# --- keys
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _prompt(clip: Clip) -> Hashable:
@@ -154,7 +179,11 @@ def _seeded(clip: Clip) -> Hashable:
 def _below(clips: Clips) -> Key:
     """The path below the folder that all clips are in, without its ending."""
     folders = [os.path.dirname(clip["path"]) or "." for clip in clips if clip.get("value")]
-    folder = os.path.commonpath(folders) if folders and len(set(map(os.path.isabs, folders))) == 1 else "."
+    folder = (
+        os.path.commonpath(folders)
+        if folders and len(set(map(os.path.isabs, folders))) == 1
+        else "."
+    )
     return lambda clip: str(PurePath(os.path.relpath(clip["path"], folder)).with_suffix(""))
 
 
@@ -176,21 +205,33 @@ def _enough(first: Clips, second: Clips, mine: Key, other: Key, share: float) ->
 
 
 def _one_prompt(first: Clips, second: Clips) -> bool:
-    """Whether all that the sets have in common are several seeds of one prompt, which by prompt would be one pair."""
+    """Whether all that the sets have in common are several seeds of one prompt, which by
+    prompt would be one pair."""
     seeds = len(_shared(first, second, _seeded, _seeded))
     return len(_shared(first, second, _prompt, _prompt)) == 1 and seeds > 1
 
 
 def _information(first: Clips, second: Clips, key: Key) -> float:
     """Σ m n / (m + n) over the keys in common, of m and n clips."""
-    sides = [Counter(found for clip in clips if (found := key(clip)) is not None) for clips in (first, second)]
-    return sum(sides[0][one] * sides[1][one] / (sides[0][one] + sides[1][one]) for one in sides[0].keys() & sides[1])
+    sides = [
+        Counter(found for clip in clips if (found := key(clip)) is not None)
+        for clips in (first, second)
+    ]
+    return sum(
+        sides[0][one] * sides[1][one] / (sides[0][one] + sides[1][one])
+        for one in sides[0].keys() & sides[1]
+    )
 
 
 def _agree(first: Clips, second: Clips, mine: Key, other: Key) -> bool:
-    """Whether names are in common, and those that are were asked for the same, as far as that is known."""
+    """Whether names are in common, and those that are were asked for the same, as far as
+    that is known."""
     asked = {mine(clip): _prompt(clip) for clip in first}
-    both = [(asked[other(clip)], _prompt(clip)) for clip in second if other(clip) is not None and other(clip) in asked]
+    both = [
+        (asked[other(clip)], _prompt(clip))
+        for clip in second
+        if other(clip) is not None and other(clip) in asked
+    ]
     return bool(both) and all(a is None or b is None or a == b for a, b in both)
 
 
@@ -203,43 +244,70 @@ def _by_key(clips: Clips, key: Key) -> dict[Hashable, list[Clip]]:
 
 
 def _match(first: list[Clip], second: list[Clip]) -> Match:
-    prompt = next((clip["prompt"] for side in (first, second) for clip in side if clip.get("prompt")), "")
+    prompt = next(
+        (clip["prompt"] for side in (first, second) for clip in side if clip.get("prompt")), ""
+    )
     return Match(prompt, tuple(first), tuple(second))
 
 
-# --- what is to be said of it ----------------------------------------------------------------------------------------
+# --- what is to be said of it
+# ----------------------------------------------------------------------------------------
 
 
 def _why(by: str, first: Clips, second: Clips, names: Names) -> list[str]:
-    """Why the clips were paired in this way, where another one was possible or where it may mislead."""
+    """Why the clips were paired in this way, where another one was possible or where it may
+    mislead."""
     seeds = _shared(first, second, _seeded, _seeded)
     if by == PROMPT and seeds:
         counts = [sum(_seeded(clip) in seeds for clip in clips) for clips in (first, second)]
-        return ["paired by prompt, over all its seeds, because pairing by seed would use only "
-                f"{_counted(counts, (first, second), names)}"]
+        return [
+            "paired by prompt, over all its seeds, because pairing by seed would use only "
+            f"{_counted(counts, (first, second), names)}"
+        ]
     if by == NAME and not any(_prompt(clip) for clip in (*first, *second)):
-        return ["paired by file name, because no clip has a prompt: whether files of one name were asked for the same "
-                "is not known, and if they were not, the win rate compares clips that have nothing in common"]
+        return [
+            "paired by file name, because no clip has a prompt: whether files of one name were asked for the same "
+            "is not known, and if they were not, the win rate compares clips that have nothing in common"
+        ]
     return []
 
 
 def _why_not(first: Clips, second: Clips) -> list[str]:
     """Why the sets are compared unpaired."""
-    common = {"prompts": len(_shared(first, second, _prompt, _prompt)),
-              "file names": len(_shared(first, second, _stem(first), _stem(second)))}
+    common = {
+        "prompts": len(_shared(first, second, _prompt, _prompt)),
+        "file names": len(_shared(first, second, _stem(first), _stem(second))),
+    }
     few = [f"{count} of their {what}" for what, count in common.items() if count]
-    said = f"too little in common ({' and '.join(few)})" if few else (
-        "nothing in common, neither prompts, seeds nor file names")
-    return [f"the sets have {said}: they are compared unpaired, and a difference may also come from what was asked"]
+    said = (
+        f"too little in common ({' and '.join(few)})"
+        if few
+        else ("nothing in common, neither prompts, seeds nor file names")
+    )
+    return [
+        f"the sets have {said}: they are compared unpaired, and a difference may also come from what was asked"
+    ]
 
 
 def _counted(counts: Sequence[int], sets: tuple[Clips, Clips], names: Names) -> str:
-    return " and ".join(f"{count} of {len(clips)} clips of {name}"
-                        for count, clips, name in zip(counts, sets, names, strict=True))
+    return " and ".join(
+        f"{count} of {len(clips)} clips of {name}"
+        for count, clips, name in zip(counts, sets, names, strict=True)
+    )
 
 
-def _alone(sides: Sequence[Mapping[Hashable, list[Clip]]], shared: Sequence[Hashable], sets: tuple[Clips, Clips],
-           names: Names) -> list[str]:
-    counts = [len(clips) - sum(len(side[key]) for key in shared) for clips, side in zip(sets, sides, strict=True)]
-    return [f"{count} of {len(clips)} clips of {name} have no partner"
-            for count, clips, name in zip(counts, sets, names, strict=True) if count]
+def _alone(
+    sides: Sequence[Mapping[Hashable, list[Clip]]],
+    shared: Sequence[Hashable],
+    sets: tuple[Clips, Clips],
+    names: Names,
+) -> list[str]:
+    counts = [
+        len(clips) - sum(len(side[key]) for key in shared)
+        for clips, side in zip(sets, sides, strict=True)
+    ]
+    return [
+        f"{count} of {len(clips)} clips of {name} have no partner"
+        for count, clips, name in zip(counts, sets, names, strict=True)
+        if count
+    ]

@@ -1,4 +1,5 @@
-"""Files of human choices between clips: our own layout, VideoGen-RewardBench's and VideoFeedback's."""
+"""Files of human choices between clips: our own layout, VideoGen-RewardBench's and
+VideoFeedback's."""
 
 from __future__ import annotations
 
@@ -15,11 +16,29 @@ from vidrl.rewards._files.tables import entries
 from vidrl.rewards.video import SUFFIXES, find
 
 WORDS = {"a": 1, "b": -1, "tie": 0, "same": 0}
-SCORED = ("visual quality", "temporal consistency", "dynamic degree", "text-to-video alignment", "factual consistency")
+SCORED = (
+    "visual quality",
+    "temporal consistency",
+    "dynamic degree",
+    "text-to-video alignment",
+    "factual consistency",
+)
 CLIP = ("path", "video", "video_path", "video_link", "id")
 PROMPT = ("prompt", "text_prompt")
 COLUMNS = ("path_a", "path_b", *CLIP, *PROMPT)
-NO_SCORE = {"seed", "fps", "num_frames", "frames", "width", "height", "duration", "rater", "index", *CLIP, *PROMPT}
+NO_SCORE = {
+    "seed",
+    "fps",
+    "num_frames",
+    "frames",
+    "width",
+    "height",
+    "duration",
+    "rater",
+    "index",
+    *CLIP,
+    *PROMPT,
+}
 EXPECTED = """\
 expected one of these layouts:
   path_a, path_b, choice (a, b or tie), and if there are prompt, dim or aspect, rater    our own
@@ -41,7 +60,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Preferences:
-    """What a file says: the choices, which layout was understood, and people's scores of clips where it has them."""
+    """What a file says: the choices, which layout was understood, and people's scores of
+    clips where it has them."""
 
     layout: str
     choices: list[Choice]
@@ -63,8 +83,13 @@ class Preferences:
     def warnings(self) -> list[str]:
         """What the file says twice, and differently."""
         several = [clip for clip, prompts in self._prompts().items() if len(prompts) > 1]
-        return [f"{len(several)} clips come with several prompts, and are scored with the first: {several[0]}"] \
-            if several else []
+        return (
+            [
+                f"{len(several)} clips come with several prompts, and are scored with the first: {several[0]}"
+            ]
+            if several
+            else []
+        )
 
     def _prompts(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {clip: [prompt] for clip, prompt in self.asked.items()}
@@ -76,9 +101,11 @@ class Preferences:
 
 
 def read(file: str | os.PathLike[str], videos: str | os.PathLike[str] | None = None) -> Preferences:
-    """The choices of a .csv, .tsv, .jsonl or .json file; clips are looked for in `videos`, by default its folder.
+    """The choices of a .csv, .tsv, .jsonl or .json file; clips are looked for in `videos`,
+    by default its folder.
 
-    Raises ValueError for a file that is none of the layouts, with its line where a word in it is not understood.
+    Raises ValueError for a file that is none of the layouts, with its line where a word in
+    it is not understood.
     """
     path = Path(file)
     rows = _rows(path)
@@ -89,16 +116,20 @@ def read(file: str | os.PathLike[str], videos: str | os.PathLike[str] | None = N
         raise ValueError(f"{path} has the columns {', '.join(rows[0].names.values())}; {EXPECTED}")
     found = READERS[layout](rows, _Folder(Path(videos) if videos else path.parent))
     if not found.choices and not found.scores:
-        raise ValueError(f"{path} was read as {found.layout}, but holds no pair: {'; '.join(found.notes)}")
+        raise ValueError(
+            f"{path} was read as {found.layout}, but holds no pair: {'; '.join(found.notes)}"
+        )
     return found
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+# --- rows
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A row by its columns in small letters with _ for blanks; `names` are the columns as the file has them."""
+    """A row by its columns in small letters with _ for blanks; `names` are the columns as
+    the file has them."""
 
     where: str
     cells: Mapping[str, Any]
@@ -106,18 +137,27 @@ class _Row:
 
     def first(self, columns: Sequence[str]) -> str:
         """The first of these columns that holds anything."""
-        return next((str(self.cells[c]).strip() for c in columns if self.cells.get(c) not in (None, "")), "")
+        return next(
+            (str(self.cells[c]).strip() for c in columns if self.cells.get(c) not in (None, "")), ""
+        )
 
     @classmethod
     def of(cls, cells: Mapping[str, Any], where: str) -> _Row:
         small = {_small(str(key)): key for key in cells}
-        return cls(where, {name: cells[key] for name, key in small.items()}, {n: str(k) for n, k in small.items()})
+        return cls(
+            where,
+            {name: cells[key] for name, key in small.items()},
+            {n: str(k) for n, k in small.items()},
+        )
 
 
 def _rows(path: Path) -> list[_Row]:
-    """The rows of a table by the columns of one of the layouts. Raises BadTable, see `vidrl.rewards._files.tables`."""
+    """The rows of a table by the columns of one of the layouts. Raises BadTable, see
+    `vidrl.rewards._files.tables`."""
     notes: list[str] = []
-    listed = entries(path, lambda names: bool({*COLUMNS} & {_small(name) for name in names}), notes.append)
+    listed = entries(
+        path, lambda names: bool({*COLUMNS} & {_small(name) for name in names}), notes.append
+    )
     return [_Row.of(cells, f"{path}, {where}") for where, cells in listed]
 
 
@@ -125,7 +165,8 @@ def _small(name: str) -> str:
     return name.strip().lower().replace(" ", "_")
 
 
-# --- layouts ---------------------------------------------------------------------------------------------------------
+# --- layouts
+# ---------------------------------------------------------------------------------------------------------
 
 
 def _ours(rows: Sequence[_Row]) -> bool:
@@ -141,9 +182,17 @@ def _feedback(rows: Sequence[_Row]) -> bool:
 
 
 def _read_ours(rows: Sequence[_Row], folder: _Folder) -> Preferences:
-    choices = [Choice(folder.path(row.first(["path_a"]), row.where), folder.path(row.first(["path_b"]), row.where),
-                      _word(row, "choice"), row.first(["aspect", "dim"]) or "overall", row.first(PROMPT),
-                      row.first(["rater"])) for row in rows]
+    choices = [
+        Choice(
+            folder.path(row.first(["path_a"]), row.where),
+            folder.path(row.first(["path_b"]), row.where),
+            _word(row, "choice"),
+            row.first(["aspect", "dim"]) or "overall",
+            row.first(PROMPT),
+            row.first(["rater"]),
+        )
+        for row in rows
+    ]
     return Preferences("pairs with a choice (path_a, path_b, choice)", choices)
 
 
@@ -155,50 +204,83 @@ def _read_reward_bench(rows: Sequence[_Row], folder: _Folder) -> Preferences:
             if not row.first([aspect]):
                 blank += 1
                 continue
-            choices.append(Choice(pair[0], pair[1], _word(row, aspect), row.names[aspect], row.first(PROMPT),
-                                  row.first(["rater"])))
+            choices.append(
+                Choice(
+                    pair[0],
+                    pair[1],
+                    _word(row, aspect),
+                    row.names[aspect],
+                    row.first(PROMPT),
+                    row.first(["rater"]),
+                )
+            )
     notes = [f"{blank} answers are blank in the file"] if blank else []
     names = ", ".join(rows[0].names[aspect] for aspect in aspects)
-    return Preferences(f"VideoGen-RewardBench (path_A, path_B; answers in {names})", choices, notes=notes)
+    return Preferences(
+        f"VideoGen-RewardBench (path_A, path_B; answers in {names})", choices, notes=notes
+    )
 
 
 def _read_feedback(rows: Sequence[_Row], folder: _Folder) -> Preferences:
     numeric = _numeric(rows)
-    table: dict[tuple[str, str, str], list[tuple[str, float]]] = {}  # prompt, aspect, rater: clips and scores
+    table: dict[
+        tuple[str, str, str], list[tuple[str, float]]
+    ] = {}  # prompt, aspect, rater: clips and scores
     means: dict[str, dict[str, list[float]]] = {}
     asked: dict[str, str] = {}
     for row in rows:
-        prompt, clip = row.first(PROMPT) or _quoted(row), folder.path(row.first(CLIP), row.where, row.first(["id"]))
+        prompt, clip = (
+            row.first(PROMPT) or _quoted(row),
+            folder.path(row.first(CLIP), row.where, row.first(["id"])),
+        )
         asked[clip] = prompt
         for aspect, value in (_scores(row) or _numbers(row, numeric)).items():
             table.setdefault((prompt, aspect, row.first(["rater"])), []).append((clip, value))
             means.setdefault(aspect, {}).setdefault(clip, []).append(value)
-    choices = [Choice(a, b, (x > y) - (x < y), aspect, prompt, rater) for (prompt, aspect, rater), some in table.items()
-               if prompt for (a, x), (b, y) in combinations(some, 2) if a != b]
-    scores = {aspect: {clip: sum(some) / len(some) for clip, some in clips.items()} for aspect, clips in means.items()}
+    choices = [
+        Choice(a, b, (x > y) - (x < y), aspect, prompt, rater)
+        for (prompt, aspect, rater), some in table.items()
+        if prompt
+        for (a, x), (b, y) in combinations(some, 2)
+        if a != b
+    ]
+    scores = {
+        aspect: {clip: sum(some) / len(some) for clip, some in clips.items()}
+        for aspect, clips in means.items()
+    }
     alone = len({prompt for prompt, _, _ in table}) - len({choice.prompt for choice in choices})
     notes = [f"{alone} prompts have one clip, and so no pair"] if alone else []
-    return Preferences(f"VideoFeedback (scores of single clips; pairs within a prompt; {', '.join(scores)})", choices,
-                       scores, asked, notes)
+    return Preferences(
+        f"VideoFeedback (scores of single clips; pairs within a prompt; {', '.join(scores)})",
+        choices,
+        scores,
+        asked,
+        notes,
+    )
 
 
 LAYOUTS = {"ours": _ours, "reward bench": _reward_bench, "feedback": _feedback}
 READERS = {"ours": _read_ours, "reward bench": _read_reward_bench, "feedback": _read_feedback}
 
 
-# --- cells -----------------------------------------------------------------------------------------------------------
+# --- cells
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _word(row: _Row, column: str) -> int:
     said = row.first([column])
     if said.lower() not in WORDS:
-        raise ValueError(f"{row.where}: expected {row.names[column]} to be a, b or tie (same), got {said!r}")
+        raise ValueError(
+            f"{row.where}: expected {row.names[column]} to be a, b or tie (same), got {said!r}"
+        )
     return WORDS[said.lower()]
 
 
 def _answered(rows: Sequence[_Row]) -> list[str]:
     """Columns that hold nothing but answers."""
-    return [name for name in rows[0].cells if _holds(rows, name, lambda word: word.lower() in WORDS)]
+    return [
+        name for name in rows[0].cells if _holds(rows, name, lambda word: word.lower() in WORDS)
+    ]
 
 
 def _holds(rows: Sequence[_Row], name: str, right: Any) -> bool:
@@ -207,12 +289,15 @@ def _holds(rows: Sequence[_Row], name: str, right: Any) -> bool:
 
 
 def _scores(row: _Row) -> dict[str, float]:
-    """Scores as VideoFeedback and VideoScore-Bench write them: in columns, a list, or the text of a conversation."""
+    """Scores as VideoFeedback and VideoScore-Bench write them: in columns, a list, or the
+    text of a conversation."""
     named = {name: row.cells[key] for name in SCORED if row.first([key := name.replace(" ", "_")])}
     if not named and isinstance(row.cells.get("score_list"), list):
         named = dict(zip(SCORED, row.cells["score_list"], strict=False))
     if not named:
-        named = dict(re.findall(r"^\s*([a-z][a-z -]+):\s*([\d.]+)\s*$", _said(row, 1), re.MULTILINE))
+        named = dict(
+            re.findall(r"^\s*([a-z][a-z -]+):\s*([\d.]+)\s*$", _said(row, 1), re.MULTILINE)
+        )
     return {name: float(value) for name, value in named.items() if _is_number(value)}
 
 
@@ -230,7 +315,9 @@ def _quoted(row: _Row) -> str:
 
 def _numeric(rows: Sequence[_Row]) -> list[str]:
     """Columns of numbers that may be scores."""
-    return [name for name in rows[0].cells if name not in NO_SCORE and _holds(rows, name, _is_number)]
+    return [
+        name for name in rows[0].cells if name not in NO_SCORE and _holds(rows, name, _is_number)
+    ]
 
 
 def _numbers(row: _Row, names: Iterable[str]) -> dict[str, float]:
@@ -245,7 +332,8 @@ def _is_number(word: Any) -> bool:
 
 
 class _Folder:
-    """Where the clips of a file lie: by their path, or, for links and bare ids, by their name anywhere below."""
+    """Where the clips of a file lie: by their path, or, for links and bare ids, by their
+    name anywhere below."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

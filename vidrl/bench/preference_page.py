@@ -20,24 +20,53 @@ for both. A dim above a rater agrees with the others more often than one more ra
 BETWEEN = """\
 Agreement with people of two dims on the same pairs (ties 1/2), the first less the second; p < 0.05 by Holm over pairs
 of dims."""
-VERDICTS = {"above": "above a rater", "below": "below a rater", "open": "not told apart from a rater",
-            "unscored": "open: the pairs without a value decide", "few": "too few prompts"}
+VERDICTS = {
+    "above": "above a rater",
+    "below": "below a rater",
+    "open": "not told apart from a rater",
+    "unscored": "open: the pairs without a value decide",
+    "few": "too few prompts",
+}
 
 
 def page(found: Mapping[str, Any]) -> str:
     """The Markdown page."""
-    parts = ["# Agreement with people", "", code(found.get("command", "")),
-             f"{inert(found.get('file', ''))}, read as {found['layout']}; {found['clips']} clips; raters: "
-             f"{inert(found['raters'])}.", "", ABOUT, ""]
+    parts = [
+        "# Agreement with people",
+        "",
+        code(found.get("command", "")),
+        f"{inert(found.get('file', ''))}, read as {found['layout']}; {found['clips']} clips; raters: "
+        f"{inert(found['raters'])}.",
+        "",
+        ABOUT,
+        "",
+    ]
     for people in found["people"]:
         rows = [_cells(row) for row in found["table"] if row["aspect"] == people["aspect"]]
-        ranks = any(row["spearman"] is not None for row in found["table"] if row["aspect"] == people["aspect"])
+        ranks = any(
+            row["spearman"] is not None
+            for row in found["table"]
+            if row["aspect"] == people["aspect"]
+        )
         head = HEAD + ["Spearman"] * ranks
-        table = [head, ["---"] * len(head), *([*row[: len(HEAD)], *row[len(HEAD):]][: len(head)] for row in rows)]
+        table = [
+            head,
+            ["---"] * len(head),
+            *([*row[: len(HEAD)], *row[len(HEAD) :]][: len(head)] for row in rows),
+        ]
         parts += [f"## {inert(people['aspect'])}", "", told(people), "", *_piped(table), ""]
         for title, about, head, lines in _compared(found, people["aspect"]):
-            parts += [f"### {title}", "", about, "", *_piped([head, ["---"] * len(head), *lines]), ""]
-    parts += ["## Notes", "", *(f"- {inert(note)}" for note in found["notes"])] if found["notes"] else []
+            parts += [
+                f"### {title}",
+                "",
+                about,
+                "",
+                *_piped([head, ["---"] * len(head), *lines]),
+                "",
+            ]
+    parts += (
+        ["## Notes", "", *(f"- {inert(note)}" for note in found["notes"])] if found["notes"] else []
+    )
     return "\n".join([*parts, *_unscored(found, said=inert), ""])
 
 
@@ -45,7 +74,9 @@ def text(found: Mapping[str, Any]) -> str:
     """The same for a terminal."""
     parts = [f"read as {found['layout']}; {found['clips']} clips; raters: {found['raters']}", ""]
     for people in found["people"]:
-        rows = [_cells(row)[: len(HEAD)] for row in found["table"] if row["aspect"] == people["aspect"]]
+        rows = [
+            _cells(row)[: len(HEAD)] for row in found["table"] if row["aspect"] == people["aspect"]
+        ]
         parts += [f"{people['aspect']}: {told(people)}", *_aligned([HEAD, *rows]), ""]
         for title, about, head, lines in _compared(found, people["aspect"]):
             parts += [f"{title}:", *_aligned([head, *lines]), about, ""]
@@ -54,8 +85,10 @@ def text(found: Mapping[str, Any]) -> str:
 
 def told(people: Mapping[str, Any]) -> str:
     """How many pairs and answers, and whether raters favoured what was shown first."""
-    words = (f"{people['pairs']} pairs of {people['clusters']} prompts, {people['answers']} answers, {people['ties']} "
-             "ties")
+    words = (
+        f"{people['pairs']} pairs of {people['clusters']} prompts, {people['answers']} answers, {people['ties']} "
+        "ties"
+    )
     first = people["first"]
     if first and first["low"] is not None and not first["low"] <= 0.5 <= first["high"]:
         words += f"; raters took the first clip in {_share(first)} of the decided answers: a bias of position"
@@ -64,19 +97,32 @@ def told(people: Mapping[str, Any]) -> str:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     spearman = "–" if row["spearman"] is None else f"{row['spearman']:+.2f}".replace("-", "−")
-    return [row["dim"], row["profile"], _share(row["without_ties"]), _share(row["half"]), _share(row["with_ties"]),
-            _percent(row["chance_with_ties"]), f"{row['scored']}/{row['pairs']}", spearman]
+    return [
+        row["dim"],
+        row["profile"],
+        _share(row["without_ties"]),
+        _share(row["half"]),
+        _share(row["with_ties"]),
+        _percent(row["chance_with_ties"]),
+        f"{row['scored']}/{row['pairs']}",
+        spearman,
+    ]
 
 
-def _compared(found: Mapping[str, Any], aspect: str) -> list[tuple[str, str, list[str], list[list[str]]]]:
-    """The tables that compare agreements: title, what it is, its head and its rows; none that would be empty."""
+def _compared(
+    found: Mapping[str, Any], aspect: str
+) -> list[tuple[str, str, list[str], list[list[str]]]]:
+    """The tables that compare agreements: title, what it is, its head and its rows; none
+    that would be empty."""
     beside = [row for row in found["beside_a_rater"] if row["aspect"] == aspect]
     pairs = [row for row in found["between"] if row["aspect"] == aspect]
     dims = list(dict.fromkeys(name for row in pairs for name in (row["dim"], row["other"])))
     head = ["dim", "agrees", "a rater", "dim less rater", "p (Holm)", "verdict"]
     tables = [("Beside a rater", BESIDE, head, [_beside(row) for row in beside])] if beside else []
     head = ["dim", "agrees more often than", "less often than", "not told apart from"]
-    return tables + ([("Between dims", BETWEEN, head, [_placed(dim, pairs) for dim in dims])] if pairs else [])
+    return tables + (
+        [("Between dims", BETWEEN, head, [_placed(dim, pairs) for dim in dims])] if pairs else []
+    )
 
 
 def _beside(row: Mapping[str, Any]) -> list[str]:
@@ -88,8 +134,14 @@ def _placed(dim: str, pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     """One dim among the others: which it beats, which beat it, which are open."""
     turned = {"above": "below", "below": "above"}
     against = {row["other"]: row["verdict"] for row in pairs if row["dim"] == dim} | {
-        row["dim"]: turned.get(row["verdict"], row["verdict"]) for row in pairs if row["other"] == dim}
-    columns = [[name for name, verdict in against.items() if verdict == wanted] for wanted in ("above", "below")]
+        row["dim"]: turned.get(row["verdict"], row["verdict"])
+        for row in pairs
+        if row["other"] == dim
+    }
+    columns = [
+        [name for name, verdict in against.items() if verdict == wanted]
+        for wanted in ("above", "below")
+    ]
     rest = [name for name in against if name not in (*columns[0], *columns[1])]
     return [dim, *(", ".join(names) or "–" for names in (*columns, rest))]
 
@@ -97,8 +149,10 @@ def _placed(dim: str, pairs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _gap(row: Mapping[str, Any]) -> str:
     if row["difference"] is None:
         return "–"
-    told = [f"{100 * row[key]:+.1f}".replace("-", "−") if row[key] is not None else "–"
-            for key in ("difference", "low", "high")]
+    told = [
+        f"{100 * row[key]:+.1f}".replace("-", "−") if row[key] is not None else "–"
+        for key in ("difference", "low", "high")
+    ]
     return f"{told[0]} [{told[1]}, {told[2]}]" if row["low"] is not None else told[0]
 
 
@@ -123,11 +177,19 @@ def _percent(value: float | None) -> str:
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    ]
 
 
-def _unscored(found: Mapping[str, Any], most: int = 20, said: Callable[[Any], str] = str) -> list[str]:
+def _unscored(
+    found: Mapping[str, Any], most: int = 20, said: Callable[[Any], str] = str
+) -> list[str]:
     """The first clips without a value, and how many more there are."""
     lost = found["unscored"]
     shown = [f"- {said(one['path'])}, {one['dim']}: {said(one['why'])}" for one in lost[:most]]
-    return [*shown, *([f"- … and {len(lost) - most} more without a value"] if len(lost) > most else [])]
+    return [
+        *shown,
+        *([f"- … and {len(lost) - most} more without a value"] if len(lost) > most else []),
+    ]

@@ -1,6 +1,7 @@
-"""Agreement with people: how often each dim chooses the clip that people chose, and how often one more rater does.
+"""Agreement with people: how often each dim chooses the clip that people chose, and how
+often one more rater does.
 
-    vidrl bench --preferences choices.csv --out runs/people
+vidrl bench --preferences choices.csv --out runs/people
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidrl.bench import preference_files, preference_page
-from vidrl.bench.agreement import calibrate, chance_with_ties, clusters, majority, others, spearman, with_ties
+from vidrl.bench.agreement import (
+    calibrate,
+    chance_with_ties,
+    clusters,
+    majority,
+    others,
+    spearman,
+    with_ties,
+)
 from vidrl.bench.agreement import without_ties as decided
 from vidrl.bench.cache import whole
 from vidrl.bench.detection import Area, own_area
@@ -29,21 +38,39 @@ if TYPE_CHECKING:
     from vidrl.bench.items import Item
     from vidrl.bench.suite import Suite
 
-FREE = ("vbench_temporal_flickering", "vbench_dynamic_degree", "lai_warping_error", "evalcrafter_warping_error")
+FREE = (
+    "vbench_temporal_flickering",
+    "vbench_dynamic_degree",
+    "lai_warping_error",
+    "evalcrafter_warping_error",
+)
 Clip = Mapping[str, Any]  # a clip of results.json: at least value and why, by dim
 Measure = Callable[["list[Item]", "Suite"], Iterable[Clip]]  # one clip an item, in order
 
 
-def run(file: str | os.PathLike[str], suite: Suite | None = None, out: str | os.PathLike[str] | None = None, *,
-        videos: str | os.PathLike[str] | None = None, raters: str = "majority", measure: Measure | None = None,
-        beside: bool = True, jobs: int = 0, timeout: float | None = None, device: str = "cpu",
-        cache: str | os.PathLike[str] | None = None, command: str = "") -> dict[str, Any]:
-    """Score the clips of a file of choices and say how far each dim agrees with people; files go to the folder `out`.
+def run(
+    file: str | os.PathLike[str],
+    suite: Suite | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    videos: str | os.PathLike[str] | None = None,
+    raters: str = "majority",
+    measure: Measure | None = None,
+    beside: bool = True,
+    jobs: int = 0,
+    timeout: float | None = None,
+    device: str = "cpu",
+    cache: str | os.PathLike[str] | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Score the clips of a file of choices and say how far each dim agrees with people;
+    files go to the folder `out`.
 
-    `raters`: "majority", one answer a pair; "each", every answer for itself; or the name of one rater. `beside` adds
-    others' dims without weights to the suite's. `measure` scores items, by default as `vidrl bench` does, in `jobs`
-    processes, keeping what is done in `cache`, by default out/cache. Raises ValueError for a file that is not
-    understood, or a rater who is not in it.
+    `raters`: "majority", one answer a pair; "each", every answer for itself; or the name of
+    one rater. `beside` adds others' dims without weights to the suite's. `measure` scores
+    items, by default as `vidrl bench` does, in `jobs` processes, keeping what is done in
+    `cache`, by default out/cache. Raises ValueError for a file that is not understood, or a
+    rater who is not in it.
     """
     read = preference_files.read(file, videos)
     chosen = _suite(suite, beside)
@@ -51,45 +78,71 @@ def run(file: str | os.PathLike[str], suite: Suite | None = None, out: str | os.
     asked = measure or _measured(jobs, timeout, kept, device)
     clips = dict(zip(prompts, asked(_items(prompts), chosen), strict=True))
     found = results(read, clips, chosen.dims, raters) | {
-        "command": command, "file": str(file), "suite": {"name": chosen.name, "version": chosen.version},
-        "protocol": {"hash": chosen.protocol.hash}, "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+        "command": command,
+        "file": str(file),
+        "suite": {"name": chosen.name, "version": chosen.version},
+        "protocol": {"hash": chosen.protocol.hash},
+        "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
     if out is not None:
         write(found, Path(out))
     return found
 
 
-def results(read: Preferences, clips: Mapping[str, Clip], dims: Sequence[Dim],
-            raters: str = "majority") -> dict[str, Any]:
+def results(
+    read: Preferences, clips: Mapping[str, Clip], dims: Sequence[Dim], raters: str = "majority"
+) -> dict[str, Any]:
     """The tables, from what was read and the clips' values."""
     pairs = {aspect: _pairs(read, aspect, raters) for aspect in read.aspects}
-    values = {dim.name: {clip: _value(row, dim.name) for clip, row in clips.items()} for dim in dims}
-    rows = [_row(aspect, some, dim, values[dim.name], read.scores.get(aspect, {}))
-            for aspect, some in pairs.items() for dim in dims]
+    values = {
+        dim.name: {clip: _value(row, dim.name) for clip, row in clips.items()} for dim in dims
+    }
+    rows = [
+        _row(aspect, some, dim, values[dim.name], read.scores.get(aspect, {}))
+        for aspect, some in pairs.items()
+        for dim in dims
+    ]
     together = {aspect: _pairs(read, aspect, "majority") for aspect in pairs}
     return {
-        "format": 2, "layout": read.layout, "raters": raters, "clips": len(clips),
+        "format": 2,
+        "layout": read.layout,
+        "raters": raters,
+        "clips": len(clips),
         "people": [_people(aspect, some, read) for aspect, some in together.items()],
         "table": rows,
-        "beside_a_rater": [{"aspect": aspect} | row for aspect, some in together.items()
-                           for row in beside_a_rater(others(_votes(some)), _clusters(some), _models(some, values))],
-        "between": [{"aspect": aspect} | row for aspect, some in pairs.items()
-                    for row in between(_human(some), _clusters(some), _models(some, values))],
-        "unscored": [{"path": path, "dim": dim.name, "why": _why(row, dim.name)} for path, row in clips.items()
-                     for dim in dims if math.isnan(_value(row, dim.name))],
+        "beside_a_rater": [
+            {"aspect": aspect} | row
+            for aspect, some in together.items()
+            for row in beside_a_rater(others(_votes(some)), _clusters(some), _models(some, values))
+        ],
+        "between": [
+            {"aspect": aspect} | row
+            for aspect, some in pairs.items()
+            for row in between(_human(some), _clusters(some), _models(some, values))
+        ],
+        "unscored": [
+            {"path": path, "dim": dim.name, "why": _why(row, dim.name)}
+            for path, row in clips.items()
+            for dim in dims
+            if math.isnan(_value(row, dim.name))
+        ],
         "notes": [*read.notes, *read.warnings, *_repeated(read), *_notes(rows)],
     }
 
 
 def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
     """preferences.json and preferences.md."""
-    texts = {"json": json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-             "md": preference_page.page(found)}
+    texts = {
+        "json": json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "md": preference_page.page(found),
+    }
     for kind, text in texts.items():
         whole(folder / f"preferences.{kind}", text)
     return [folder / f"preferences.{kind}" for kind in texts]
 
 
-# --- what is scored --------------------------------------------------------------------------------------------------
+# --- what is scored
+# --------------------------------------------------------------------------------------------------
 
 
 def _suite(suite: Suite | None, beside: bool) -> Suite:
@@ -108,7 +161,9 @@ def _items(prompts: Mapping[str, str]) -> list[Item]:
     return [Item(Path(path), prompt) for path, prompt in prompts.items()]
 
 
-def _measured(jobs: int, timeout: float | None, cache: str | os.PathLike[str] | None, device: str) -> Measure:
+def _measured(
+    jobs: int, timeout: float | None, cache: str | os.PathLike[str] | None, device: str
+) -> Measure:
     from vidrl.bench import measure
 
     kept = Path(cache) if cache is not None else None
@@ -125,12 +180,14 @@ def _why(clip: Clip, dim: str) -> str:
     return str(why if isinstance(why, str) else why.get(dim) or "unscored")
 
 
-# --- pairs -----------------------------------------------------------------------------------------------------------
+# --- pairs
+# -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two clips and what raters said of them: 1 for the first, -1 for the second, 0 for a tie."""
+    """Two clips and what raters said of them: 1 for the first, -1 for the second, 0 for a
+    tie."""
 
     first: str
     second: str
@@ -139,7 +196,8 @@ class Pair:
 
 
 def _pairs(read: Preferences, aspect: str, raters: str) -> list[Pair]:
-    """The pairs of one aspect: one a pair of clips, or one an answer if `raters` is "each"."""
+    """The pairs of one aspect: one a pair of clips, or one an answer if `raters` is
+    "each"."""
     choices = [choice for choice in read.choices if choice.aspect == aspect]
     if raters == "each":
         return [Pair(c.first, c.second, c.prompt, (c.choice,)) for c in choices]
@@ -147,33 +205,54 @@ def _pairs(read: Preferences, aspect: str, raters: str) -> list[Pair]:
         known = sorted({choice.rater for choice in read.choices if choice.rater})
         choices = [choice for choice in choices if choice.rater == raters]
         if raters not in known:
-            raise ValueError(f"expected raters to be majority, each, or one of {', '.join(known) or 'none named'}, got "
-                             f"{raters!r}")
+            raise ValueError(
+                f"expected raters to be majority, each, or one of {', '.join(known) or 'none named'}, got "
+                f"{raters!r}"
+            )
     return _grouped(choices)
 
 
 def _grouped(choices: Iterable[Choice]) -> list[Pair]:
-    """All answers on the same two clips together, whichever was shown first; a rater who answered twice votes once."""
-    return [Pair(*key, tuple(majority(some) for some in votes.values())) for key, votes in _by_rater(choices).items()]
+    """All answers on the same two clips together, whichever was shown first; a rater who
+    answered twice votes once."""
+    return [
+        Pair(*key, tuple(majority(some) for some in votes.values()))
+        for key, votes in _by_rater(choices).items()
+    ]
 
 
 def _by_rater(choices: Iterable[Choice]) -> dict[tuple[str, str, str], dict[Any, list[int]]]:
-    """The answers of each rater on each two clips; one without a name is a rater of its own."""
+    """The answers of each rater on each two clips; one without a name is a rater of its
+    own."""
     found: dict[tuple[str, str, str], dict[Any, list[int]]] = {}
     for number, choice in enumerate(choices):
         turned = (choice.second, choice.first, choice.prompt) in found
         clips = (choice.second, choice.first) if turned else (choice.first, choice.second)
         votes = found.setdefault((*clips, choice.prompt), {})
-        votes.setdefault(choice.rater or number, []).append(-choice.choice if turned else choice.choice)
+        votes.setdefault(choice.rater or number, []).append(
+            -choice.choice if turned else choice.choice
+        )
     return found
 
 
 def _repeated(read: Preferences) -> list[str]:
     """A note on raters who answered a pair more than once."""
-    again = sum(len(some) - 1 for aspect in read.aspects for votes in _by_rater(
-        choice for choice in read.choices if choice.aspect == aspect).values() for some in votes.values())
-    return [f"{again} answers are by a rater who had answered the same pair before: the majority of a rater's own "
-            "answers is one vote"] if again else []
+    again = sum(
+        len(some) - 1
+        for aspect in read.aspects
+        for votes in _by_rater(
+            choice for choice in read.choices if choice.aspect == aspect
+        ).values()
+        for some in votes.values()
+    )
+    return (
+        [
+            f"{again} answers are by a rater who had answered the same pair before: the majority of a rater's own "
+            "answers is one vote"
+        ]
+        if again
+        else []
+    )
 
 
 def _votes(pairs: Sequence[Pair]) -> list[tuple[int, ...]]:
@@ -189,7 +268,9 @@ def _model(pairs: Sequence[Pair], values: Mapping[str, float]) -> np.ndarray:
     return np.array([values[pair.first] - values[pair.second] for pair in pairs], float)
 
 
-def _models(pairs: Sequence[Pair], values: Mapping[str, Mapping[str, float]]) -> dict[str, np.ndarray]:
+def _models(
+    pairs: Sequence[Pair], values: Mapping[str, Mapping[str, float]]
+) -> dict[str, np.ndarray]:
     return {dim: _model(pairs, known) for dim, known in values.items()}
 
 
@@ -199,46 +280,77 @@ def _clusters(pairs: Sequence[Pair]) -> list[int]:
     return clusters((prompt(pair), f"clip {pair.first}", f"clip {pair.second}") for pair in pairs)
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+# --- rows
+# ------------------------------------------------------------------------------------------------------------
 
 
-def _row(aspect: str, pairs: Sequence[Pair], dim: Dim, values: Mapping[str, float],
-         scores: Mapping[str, float]) -> dict[str, Any]:
+def _row(
+    aspect: str,
+    pairs: Sequence[Pair],
+    dim: Dim,
+    values: Mapping[str, float],
+    scores: Mapping[str, float],
+) -> dict[str, Any]:
     human, model = _human(pairs), _model(pairs, values)
     groups, known = _clusters(pairs), ~np.isnan(model)
     _, epsilon = calibrate(human, model)
     half = decided(human, model, half=True)
     rank = spearman(np.array(list(scores.values())), np.array([values[clip] for clip in scores]))
     return {
-        "aspect": aspect, "dim": dim.name, "profile": dim.profile, "pairs": len(pairs), "scored": int(known.sum()),
-        "ties": int((human[known] == 0).sum()), "model_ties": int((model[known & (human != 0)] == 0).sum()),
-        "without_ties": _plain(own_area(decided(human, model), groups)), "half": _plain(own_area(half, groups)),
-        "with_ties": _plain(own_area(with_ties(human, model, epsilon), groups)), "epsilon": _number(epsilon),
+        "aspect": aspect,
+        "dim": dim.name,
+        "profile": dim.profile,
+        "pairs": len(pairs),
+        "scored": int(known.sum()),
+        "ties": int((human[known] == 0).sum()),
+        "model_ties": int((model[known & (human != 0)] == 0).sum()),
+        "without_ties": _plain(own_area(decided(human, model), groups)),
+        "half": _plain(own_area(half, groups)),
+        "with_ties": _plain(own_area(with_ties(human, model, epsilon), groups)),
+        "epsilon": _number(epsilon),
         "chance_with_ties": _number(chance_with_ties(human[known])),
-        "missing_as_chance": _filled(half, human, 0.5), "missing_as_wrong": _filled(half, human, 0.0),
+        "missing_as_chance": _filled(half, human, 0.5),
+        "missing_as_wrong": _filled(half, human, 0.0),
         "spearman": _number(rank),
     }
 
 
 def _filled(half: np.ndarray, human: np.ndarray, value: float) -> float | None:
-    """The agreement where people decided, with `value` for each pair that the dim has none for."""
-    return _number(float(np.where(np.isnan(half), value, half)[human != 0].mean())) if (human != 0).any() else None
+    """The agreement where people decided, with `value` for each pair that the dim has none
+    for."""
+    return (
+        _number(float(np.where(np.isnan(half), value, half)[human != 0].mean()))
+        if (human != 0).any()
+        else None
+    )
 
 
 def _people(aspect: str, pairs: Sequence[Pair], read: Preferences) -> dict[str, Any]:
-    """How often a rater agrees with the others, counted as a dim is, and took the clip that was shown first."""
+    """How often a rater agrees with the others, counted as a dim is, and took the clip that
+    was shown first."""
     found, groups = others(_votes(pairs)), _clusters(pairs)
     where, votes = [groups[i] for i in found.rows], found.votes.astype(float)
     several = sum(len(pair.votes) > 1 for pair in pairs)
-    areas = {"without_ties": decided(found.majority, votes), "half": decided(found.majority, votes, half=True),
-             "with_ties": with_ties(found.majority, votes, 0.0)}
+    areas = {
+        "without_ties": decided(found.majority, votes),
+        "half": decided(found.majority, votes, half=True),
+        "with_ties": with_ties(found.majority, votes, 0.0),
+    }
     shown = [choice for choice in read.choices if choice.aspect == aspect]
     first = np.array([math.nan if c.choice == 0 else float(c.choice == 1) for c in shown])
     by_shown = _clusters([Pair(c.first, c.second, c.prompt, (c.choice,)) for c in shown])
-    return {"aspect": aspect, "pairs": len(pairs), "answers": len(shown),
-            "several": several, "ties": int((_human(pairs) == 0).sum()), "clusters": len(set(groups)),
-            **{name: _plain(own_area(area, where)) if several else None for name, area in areas.items()},
-            "first": None if read.scores else _plain(own_area(first, by_shown))}
+    return {
+        "aspect": aspect,
+        "pairs": len(pairs),
+        "answers": len(shown),
+        "several": several,
+        "ties": int((_human(pairs) == 0).sum()),
+        "clusters": len(set(groups)),
+        **{
+            name: _plain(own_area(area, where)) if several else None for name, area in areas.items()
+        },
+        "first": None if read.scores else _plain(own_area(first, by_shown)),
+    }
 
 
 def _plain(area: Area) -> dict[str, Any]:
@@ -251,7 +363,13 @@ def _number(value: float) -> float | None:
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know before he compares rows."""
-    lost = [f"{row['dim']} ({row['aspect']}): {row['pairs'] - row['scored']} of {row['pairs']} pairs have a clip "
-            "without a value" for row in rows if row["scored"] < row["pairs"]]
-    few = [f"{row['aspect']}: only {row['scored']} pairs" for row in rows if 0 < row["scored"] < 100]
+    lost = [
+        f"{row['dim']} ({row['aspect']}): {row['pairs'] - row['scored']} of {row['pairs']} pairs have a clip "
+        "without a value"
+        for row in rows
+        if row["scored"] < row["pairs"]
+    ]
+    few = [
+        f"{row['aspect']}: only {row['scored']} pairs" for row in rows if 0 < row["scored"] < 100
+    ]
     return [*lost, *dict.fromkeys(few)]

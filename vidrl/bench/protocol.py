@@ -1,5 +1,5 @@
-"""How a file becomes the clip that is measured: which frames, how large, read by what. Numbers of two protocols never
-meet.
+"""How a file becomes the clip that is measured: which frames, how large, read by what.
+Numbers of two protocols never meet.
 
 Shapes: F frames, C channels, H W pixels.
 """
@@ -21,7 +21,8 @@ SAME = 0.02  # rates that differ by less are one: containers round time stamps, 
 
 
 def reader() -> str:
-    """What reads video files here, with its version: PyAV where it is installed, else decord."""
+    """What reads video files here, with its version: PyAV where it is installed, else
+    decord."""
     for name, package in (("PyAV", "av"), ("decord", "decord")):
         try:
             return f"{name} {importlib.metadata.version(package)}"
@@ -46,13 +47,14 @@ def digest(value: Any, digits: int = 12) -> str:
 
 @dataclass(frozen=True)
 class Protocol:
-    """`fps`: brought near this rate by keeping every frame, every second, every third ..., 0 as they come. `side`: the
-    shorter side shrunk to it, antialiased, 0 as it is. `frames`: at most so many from the start, 0 all. `decoder`: what
-    reads.
+    """`fps`: brought near this rate by keeping every frame, every second, every third ...,
+    0 as they come. `side`: the shorter side shrunk to it, antialiased, 0 as it is.
+    `frames`: at most so many from the start, 0 all. `decoder`: what reads.
 
-    Frames are left out evenly, so that even motion stays even: the frame nearest to each moment of another rate would
-    come too early and too late by turns. None is repeated or made up, and pictures are shrunk, never enlarged: what is
-    slower, smaller or shorter stays as it is. Raises ValueError for a number below 0.
+    Frames are left out evenly, so that even motion stays even: the frame nearest to each
+    moment of another rate would come too early and too late by turns. None is repeated or
+    made up, and pictures are shrunk, never enlarged: what is slower, smaller or shorter
+    stays as it is. Raises ValueError for a number below 0.
 
     >>> Protocol(decoder="decord 0.6.0").hash, Protocol(fps=8, decoder="decord 0.6.0").hash
     ('66107efa9ada', '84d24c0c6770')
@@ -67,7 +69,9 @@ class Protocol:
         for name in ("fps", "side", "frames"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"expected the protocol's {name} to be 0 (as it comes) or more, got {value!r}")
+                raise ValueError(
+                    f"expected the protocol's {name} to be 0 (as it comes) or more, got {value!r}"
+                )
 
     @property
     def hash(self) -> str:
@@ -79,7 +83,8 @@ class Protocol:
         return self._facts() | {"hash": self.hash}
 
     def stride(self, fps: float) -> int:
-        """Every so many frames of a clip of `fps` one is measured: the whole number whose rate is nearest, by ratio.
+        """Every so many frames of a clip of `fps` one is measured: the whole number whose
+        rate is nearest, by ratio.
 
         >>> [Protocol(fps=8.0).stride(fps) for fps in (6.0, 8.0, 16.0, 24.0, 25.0, 30.0)]
         [1, 1, 2, 3, 3, 4]
@@ -91,7 +96,8 @@ class Protocol:
         return below if times * times <= below * (below + 1) else below + 1
 
     def rate(self, fps: float) -> float:
-        """The frames a second that a clip of `fps` is measured at; `self.fps` where only rounding parts them.
+        """The frames a second that a clip of `fps` is measured at; `self.fps` where only
+        rounding parts them.
 
         >>> Protocol(fps=8.0).rate(24.004), round(Protocol(fps=8.0).rate(25.0), 2)
         (8.0, 8.33)
@@ -100,7 +106,8 @@ class Protocol:
         return float(self.fps) if self.fps and abs(kept / self.fps - 1) < ROUNDED else kept
 
     def chosen(self, count: int, fps: float) -> list[int]:
-        """The numbers of the frames that are measured, of a clip of `count` frames at `fps`."""
+        """The numbers of the frames that are measured, of a clip of `count` frames at
+        `fps`."""
         return list(range(0, count, self.stride(fps)))[: self.frames or None]
 
     def small(self, frames: Tensor) -> Tensor:
@@ -110,12 +117,21 @@ class Protocol:
         return shrunk(frames[None], self.side)[0] if self.side else frames
 
     def _facts(self) -> dict[str, Any]:
-        chosen = {"chosen": "evenly"} if self.fps else {}  # results of frames chosen by time stamps do not compare
-        return {"fps": _plain(self.fps), "side": self.side, "frames": self.frames, "decoder": self.decoder, **chosen}
+        chosen = (
+            {"chosen": "evenly"} if self.fps else {}
+        )  # results of frames chosen by time stamps do not compare
+        return {
+            "fps": _plain(self.fps),
+            "side": self.side,
+            "frames": self.frames,
+            "decoder": self.decoder,
+            **chosen,
+        }
 
 
 def kept(pieces: Iterable[Tensor], chosen: Sequence[int]) -> Iterator[Tensor]:
-    """Of the pieces (F, C, H, W) of a clip, the frames chosen; it stops reading after the last."""
+    """Of the pieces (F, C, H, W) of a clip, the frames chosen; it stops reading after the
+    last."""
     start, wanted = 0, sorted(chosen)
     for piece in pieces:
         inside = [t - start for t in wanted if start <= t < start + len(piece)]
@@ -127,7 +143,8 @@ def kept(pieces: Iterable[Tensor], chosen: Sequence[int]) -> Iterator[Tensor]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, whole floats as integers: what TOML, Python and JSON write in different ways."""
+    """Tuples as lists, whole floats as integers: what TOML, Python and JSON write in
+    different ways."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,9 +1,11 @@
-"""Agreement compared: each dim with one more rater, and dims with each other, on the same pairs of clips.
+"""Agreement compared: each dim with one more rater, and dims with each other, on the same
+pairs of clips.
 
-The unit is the agreement of one answer with people: 1 where it is theirs, 1/2 for a tie, 0 where it is the other one.
-Differences are paired, their intervals and p are over clusters of pairs (`vidrl.bench.agreement.clusters`), by
-`vidrl.inference.means.interval`, and p is corrected by Holm's steps over the rows of a table. A value that is missing
-must not help a dim: a verdict stands only where it is the same if every missing value is a wrong answer.
+The unit is the agreement of one answer with people: 1 where it is theirs, 1/2 for a tie, 0
+where it is the other one. Differences are paired, their intervals and p are over clusters
+of pairs (`vidrl.bench.agreement.clusters`), by `vidrl.inference.means.interval`, and p is
+corrected by Holm's steps over the rows of a table. A value that is missing must not help a
+dim: a verdict stands only where it is the same if every missing value is a wrong answer.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ LEVEL = 0.05
 
 
 def beside_a_rater(found: Others, groups: Sequence[int], models: Mapping[str, Values]) -> list[Row]:
-    """Each dim and a rater against the same reference, the majority of the other raters of each pair.
+    """Each dim and a rater against the same reference, the majority of the other raters of
+    each pair.
 
-    `groups` (N,) are the clusters of the pairs, `models` the dims' differences (N,), first clip less second. A row has
-    the agreement of the `dim`, that of a `rater` on the same answers, the `difference` dim less rater with its 95 %
-    interval and p, and the verdict `above`, `below`, `open` (not told apart), `unscored` (the missing values decide)
-    or `few` (too few prompts for an interval). No row where no pair has several answers.
+    `groups` (N,) are the clusters of the pairs, `models` the dims' differences (N,), first
+    clip less second. A row has the agreement of the `dim`, that of a `rater` on the same
+    answers, the `difference` dim less rater with its 95 % interval and p, and the verdict
+    `above`, `below`, `open` (not told apart), `unscored` (the missing values decide) or
+    `few` (too few prompts for an interval). No row where no pair has several answers.
     """
     if not found.rows:
         return []
@@ -38,31 +42,49 @@ def beside_a_rater(found: Others, groups: Sequence[int], models: Mapping[str, Va
     rows = []
     for name, model in models.items():
         own = without_ties(found.majority, model[found.rows], half=True)
-        rows.append({"dim": name, "rater": _mean(rater[np.isfinite(own)])} | _difference(own, rater, where))
+        rows.append(
+            {"dim": name, "rater": _mean(rater[np.isfinite(own)])} | _difference(own, rater, where)
+        )
     return _decided(rows)
 
 
 def between(human: Values, groups: Sequence[int], models: Mapping[str, Values]) -> list[Row]:
-    """Every two dims: which agrees more often with people. `difference` is the `dim` less the `other`."""
+    """Every two dims: which agrees more often with people. `difference` is the `dim` less
+    the `other`."""
     own = {name: without_ties(human, model, half=True) for name, model in models.items()}
-    rows = [{"dim": a, "other": b} | _difference(own[a], own[b], groups) for a, b in combinations(own, 2)]
+    rows = [
+        {"dim": a, "other": b} | _difference(own[a], own[b], groups)
+        for a, b in combinations(own, 2)
+    ]
     return _decided(rows)
 
 
 def _difference(own: Values, other: Values, groups: Sequence[int]) -> Row:
-    """Own less other where both are known; and where at least one is, a missing one counting as wrong."""
+    """Own less other where both are known; and where at least one is, a missing one
+    counting as wrong."""
     gaps, either = own - other, np.isfinite(own) | np.isfinite(other)
     bound = np.where(either, np.nan_to_num(own) - np.nan_to_num(other), np.nan)
     scored, worst = _tested(gaps, groups), _tested(bound, groups)
-    return {"agreement": _mean(own[np.isfinite(gaps)])} | scored | {
-        "missing": int((either & ~np.isfinite(gaps)).sum()),
-        "if_wrong": {key: worst[key] for key in ("difference", "low", "high", "p")}}
+    return (
+        {"agreement": _mean(own[np.isfinite(gaps)])}
+        | scored
+        | {
+            "missing": int((either & ~np.isfinite(gaps)).sum()),
+            "if_wrong": {key: worst[key] for key in ("difference", "low", "high", "p")},
+        }
+    )
 
 
 def _tested(gaps: Values, groups: Sequence[int]) -> Row:
     over = interval(gaps, groups, limits=(-1.0, 1.0))
-    return {"difference": number(over.mean), "low": number(over.low), "high": number(over.high), "p": number(over.p),
-            "n": over.n, "prompts": over.groups}
+    return {
+        "difference": number(over.mean),
+        "low": number(over.low),
+        "high": number(over.high),
+        "p": number(over.p),
+        "n": over.n,
+        "prompts": over.groups,
+    }
 
 
 def _decided(rows: list[Row]) -> list[Row]:

@@ -1,10 +1,12 @@
-"""The least relevant difference of a dimension: how much a visually lossless re-encoding changes it.
+"""The least relevant difference of a dimension: how much a visually lossless re-encoding
+changes it.
 
-Where one encoder wrote both sets, the change that all clips share cancels in the sets' difference, and what counts is
-how far clips deviate from it.
+Where one encoder wrote both sets, the change that all clips share cancels in the sets'
+difference, and what counts is how far clips deviate from it.
 
-benchmarks/suites/least_relevant.json holds them by the hash of the dimension, with the command that measured them. A
-dimension that was never measured so, or with other options, has none.
+benchmarks/suites/least_relevant.json holds them by the hash of the dimension, with the
+command that measured them. A dimension that was never measured so, or with other options,
+has none.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ FILE = "least_relevant.json"
 
 
 def least(digest: str, alike: bool) -> float | None:
-    """The least relevant difference of the dimension with this hash, in its own units; None where there is none.
+    """The least relevant difference of the dimension with this hash, in its own units; None
+    where there is none.
 
-    `alike`: the sets were written alike (container, codec, pixel format and bits of a pixel).
+    `alike`: the sets were written alike (container, codec, pixel format and bits of a
+    pixel).
 
     >>> least("no such dimension", alike=True) is None
     True

@@ -1,4 +1,5 @@
-"""Earlier names, for scripts that import them from here: `vidrl.inference` holds what they name."""
+"""Earlier names, for scripts that import them from here: `vidrl.inference` holds what they
+name."""
 
 from vidrl.inference.clusters import clusters
 

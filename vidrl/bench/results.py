@@ -1,4 +1,5 @@
-"""results.json: sets of measured clips put together, summed up, compared; and results of earlier runs read again."""
+"""results.json: sets of measured clips put together, summed up, compared; and results of
+earlier runs read again."""
 
 from __future__ import annotations
 
@@ -32,39 +33,67 @@ class BadResults(ValueError):
 
 
 def measured_set(
-    name: str, source: str, rows: Sequence[Mapping[str, Any]], skipped: Iterable[Mapping[str, Any]] = (),
+    name: str,
+    source: str,
+    rows: Sequence[Mapping[str, Any]],
+    skipped: Iterable[Mapping[str, Any]] = (),
     model: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """A set of results.json from the rows of `measure.run`: clips, and those that could not be read."""
+) -> dict[str, Any]:
+    """A set of results.json from the rows of `measure.run`: clips, and those that could not
+    be read."""
     clips = [dict(row) for row in rows if "value" in row]
-    lost = [{key: row.get(key) for key in SKIPPED} for row in [*skipped, *rows] if "value" not in row]
-    return {"name": name, "source": source, "model": dict(model) if model else None, "clips": clips, "skipped": lost}
+    lost = [
+        {key: row.get(key) for key in SKIPPED} for row in [*skipped, *rows] if "value" not in row
+    ]
+    return {
+        "name": name,
+        "source": source,
+        "model": dict(model) if model else None,
+        "clips": clips,
+        "skipped": lost,
+    }
 
 
 def assemble(
-    sets: Sequence[dict[str, Any]], suite: Suite, command: str = "", notes: Sequence[str] = (),
-    trained: Iterable[str] = (), claims: Claims | None = None,
-) -> Results:  # fmt: skip
-    """results.json of measured sets, with summaries, comparisons and totals; `trained` names the dims marked †.
+    sets: Sequence[dict[str, Any]],
+    suite: Suite,
+    command: str = "",
+    notes: Sequence[str] = (),
+    trained: Iterable[str] = (),
+    claims: Claims | None = None,
+) -> Results:
+    """results.json of measured sets, with summaries, comparisons and totals; `trained`
+    names the dims marked †.
 
     `claims` is what was said before they were measured: the primary dim, and margins.
     """
     marked = set(trained)
     found: Results = {
-        "format": FORMAT, "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "command": command,
-        "suite": {"name": suite.name, "version": suite.version, "about": suite.about, "least": suite.least},
-        "protocol": suite.protocol.to_dict(), "versions": versions(),
-        "dims": [dim.to_dict(trained=dim.name in marked) for dim in suite.dims], "sets": list(sets),
-        "distances": [], "notes": list(dict.fromkeys([*notes, *observed(sets, suite.protocol)])),
-    }  # fmt: skip
+        "format": FORMAT,
+        "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": command,
+        "suite": {
+            "name": suite.name,
+            "version": suite.version,
+            "about": suite.about,
+            "least": suite.least,
+        },
+        "protocol": suite.protocol.to_dict(),
+        "versions": versions(),
+        "dims": [dim.to_dict(trained=dim.name in marked) for dim in suite.dims],
+        "sets": list(sets),
+        "distances": [],
+        "notes": list(dict.fromkeys([*notes, *observed(sets, suite.protocol)])),
+    }
     return summed_up(found, claims)
 
 
 def summed_up(results: Results, claims: Claims | None = None) -> Results:
-    """With "summary", "comparisons", "fairness", "totals" and, by kind of prompt, "breakdown" from the clips.
+    """With "summary", "comparisons", "fairness", "totals" and, by kind of prompt,
+    "breakdown" from the clips.
 
-    "fairness" lists what forbids a comparison of the sets as they are; each is also one of the "notes". A dim gets
-    "relevant", its least relevant difference.
+    "fairness" lists what forbids a comparison of the sets as they are; each is also one of
+    the "notes". A dim gets "relevant", its least relevant difference.
     """
     from vidrl.bench.breakdown import added
     from vidrl.bench.totals import totals
@@ -77,19 +106,34 @@ def summed_up(results: Results, claims: Claims | None = None) -> Results:
     said = claims or Claims()
     pairs = compare.compare_all(sets, dims, least, said.primary, said.margins)
     sums = {one["name"]: totals(dims, one["clips"]) for one in sets}
-    return added({**results, "dims": dims, "fairness": fair, "notes": list(dict.fromkeys([*fair, *results["notes"]])),
-                  "summary": summary, "comparisons": pairs,
-                  "totals": {name: row for name, row in sums.items() if row}, **said.told()})
+    return added(
+        {
+            **results,
+            "dims": dims,
+            "fairness": fair,
+            "notes": list(dict.fromkeys([*fair, *results["notes"]])),
+            "summary": summary,
+            "comparisons": pairs,
+            "totals": {name: row for name, row in sums.items() if row},
+            **said.told(),
+        }
+    )
 
 
-def _summaries(one: Mapping[str, Any], dims: Sequence[Mapping[str, Any]], least: int) -> dict[str, Any]:
+def _summaries(
+    one: Mapping[str, Any], dims: Sequence[Mapping[str, Any]], least: int
+) -> dict[str, Any]:
     """The summary of a set on each dim, its copies counted once."""
     from vidrl.bench.statistics import summary
 
     clips = copies.once(one["clips"])
     prompts = copies.named(clips)
-    return {dim["name"]: summary([clip["value"].get(dim["name"]) for clip in clips], prompts, least,
-                                 tuple(dim["range"])) for dim in dims}
+    return {
+        dim["name"]: summary(
+            [clip["value"].get(dim["name"]) for clip in clips], prompts, least, tuple(dim["range"])
+        )
+        for dim in dims
+    }
 
 
 def versions() -> dict[str, str]:
@@ -100,18 +144,26 @@ def versions() -> dict[str, str]:
 
     from vidrl import __version__
 
-    return {"vidrl": __version__, "torch": torch.__version__, "opencv": cv2.__version__, "numpy": numpy.__version__,
-            "python": platform.python_version()}
+    return {
+        "vidrl": __version__,
+        "torch": torch.__version__,
+        "opencv": cv2.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
 
 
-# --- earlier results -------------------------------------------------------------------------------------------------
+# --- earlier results
+# -------------------------------------------------------------------------------------------------
 
 
 def load(path: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]] = ()) -> Results:
-    """A saved results.json, or the one in a folder, every field of which holds what belongs there.
+    """A saved results.json, or the one in a folder, every field of which holds what belongs
+    there.
 
-    Raises BadResults, which names the field that does not. A clip outside the folder of the file, and outside all
-    `folders`, is marked "closed": no page opens it, see `vidrl.bench.closed`.
+    Raises BadResults, which names the field that does not. A clip outside the folder of the
+    file, and outside all `folders`, is marked "closed": no page opens it, see
+    `vidrl.bench.closed`.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
@@ -123,40 +175,67 @@ def load(path: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]
         raise BadResults(f"expected results of vidrl bench at {path}, but {error}") from error
     missing = [key for key in KEYS if not (isinstance(found, dict) and key in found)]
     if missing or found.get("format") != FORMAT:
-        raise BadResults(f"expected results of vidrl bench, format {FORMAT}, in {path}; it lacks "
-                         f"{', '.join(missing) or 'that format'}: measure the clips again")
+        raise BadResults(
+            f"expected results of vidrl bench, format {FORMAT}, in {path}; it lacks "
+            f"{', '.join(missing) or 'that format'}: measure the clips again"
+        )
     try:
         schema.RESULTS(found, "")
     except schema.BadField as error:
-        raise BadResults(f"expected results of vidrl bench in {path}, but {error}: measure the clips again") from error
+        raise BadResults(
+            f"expected results of vidrl bench in {path}, but {error}: measure the clips again"
+        ) from error
     return closed(found, path.parent, folders)
 
 
 def merge(
-    several: Sequence[Results], names: Sequence[str] = (), dims: Sequence[str] = (), command: str = "",
-    primary: str | None = None, margins: Iterable[str] = (),
-) -> Results:  # fmt: skip
-    """Saved results as one, compared: the dims that all have, or those of `dims`; `names` for their sets in order.
+    several: Sequence[Results],
+    names: Sequence[str] = (),
+    dims: Sequence[str] = (),
+    command: str = "",
+    primary: str | None = None,
+    margins: Iterable[str] = (),
+) -> Results:
+    """Saved results as one, compared: the dims that all have, or those of `dims`; `names`
+    for their sets in order.
 
-    `primary` and `margins` are as of `Claims.of`. Raises ValueError where numbers do not compare, see `compare.check`,
-    and where there are not as many names as sets.
+    `primary` and `margins` are as of `Claims.of`. Raises ValueError where numbers do not
+    compare, see `compare.check`, and where there are not as many names as sets.
     """
     several = [_only(one, dims) for one in several]
     first, notes = several[0], [note for one in several for note in one.get("notes", [])]
     for other in several[1:]:
         common = compare.check(first, other)
-        left = [dim["name"] for one in (first, other) for dim in one["dims"] if dim["name"] not in common]
-        notes += [f"not in all results, and left out: {', '.join(dict.fromkeys(left))}"] if left else []
+        left = [
+            dim["name"]
+            for one in (first, other)
+            for dim in one["dims"]
+            if dim["name"] not in common
+        ]
+        notes += (
+            [f"not in all results, and left out: {', '.join(dict.fromkeys(left))}"] if left else []
+        )
         notes += _other_versions(first, other)
         first, several = _only(first, common), [_only(one, common) for one in several]
     sets = _named([one for part in several for one in part["sets"]], names)
     made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     trained = {dim["name"] for one in several for dim in one["dims"] if dim["trained"]}
     marked = [{**dim, "trained": dim["name"] in trained} for dim in first["dims"]]
-    kept = {key: first[key] for key in ("format", *KEYS)}  # all else is of these sets alone, and made anew
-    return summed_up({**kept, "made": made, "command": command, "dims": marked, "sets": sets, "distances": [],
-                      "notes": list(dict.fromkeys(notes))},
-                     Claims.of(primary, margins, [dim["name"] for dim in marked]))
+    kept = {
+        key: first[key] for key in ("format", *KEYS)
+    }  # all else is of these sets alone, and made anew
+    return summed_up(
+        {
+            **kept,
+            "made": made,
+            "command": command,
+            "dims": marked,
+            "sets": sets,
+            "distances": [],
+            "notes": list(dict.fromkeys(notes)),
+        },
+        Claims.of(primary, margins, [dim["name"] for dim in marked]),
+    )
 
 
 def _only(results: Results, dims: Sequence[str]) -> Results:
@@ -166,20 +245,27 @@ def _only(results: Results, dims: Sequence[str]) -> Results:
     known = {dim["name"]: dim for dim in results["dims"]}
     lost = [name for name in dims if name not in known]
     if lost:
-        raise ValueError(f"expected every dim of {', '.join(dims)}, but {lost[0]} is not among the results' "
-                           f"{', '.join(known)}")
+        raise ValueError(
+            f"expected every dim of {', '.join(dims)}, but {lost[0]} is not among the results' "
+            f"{', '.join(known)}"
+        )
     return {**results, "dims": [known[name] for name in dims]}
 
 
 def _other_versions(first: Results, other: Results) -> list[str]:
-    changed = [f"{name} {version} and {other['versions'].get(name)}" for name, version in first["versions"].items()
-               if version != other["versions"].get(name)]
+    changed = [
+        f"{name} {version} and {other['versions'].get(name)}"
+        for name, version in first["versions"].items()
+        if version != other["versions"].get(name)
+    ]
     return [f"the results were made by other versions: {', '.join(changed)}"] if changed else []
 
 
 def _named(sets: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
     if names and len(names) != len(sets):
-        raise ValueError(f"expected {len(sets)} names, one a set, got {len(names)}: {', '.join(names)}")
+        raise ValueError(
+            f"expected {len(sets)} names, one a set, got {len(names)}: {', '.join(names)}"
+        )
     given = list(names) or distinct([one["name"] for one in sets])
     if len(set(given)) < len(given):
         raise ValueError(f"expected names that differ, got {', '.join(given)}")
@@ -207,8 +293,8 @@ def write(results: Results, out: str | os.PathLike[str]) -> Path:
 
 
 class Scored(NamedTuple):
-    """How many clips have a number at all, how many numbers are not there, or have no meaning for their clip, and how
-    many clips were skipped."""
+    """How many clips have a number at all, how many numbers are not there, or have no
+    meaning for their clip, and how many clips were skipped."""
 
     clips: int
     unscored: int
@@ -220,9 +306,16 @@ def scored(results: Results) -> Scored:
     """What there is, and what is missing."""
     clips = [clip for one in results["sets"] for clip in one["clips"]]
     some = sum(any(_there(value) for value in clip["value"].values()) for clip in clips)
-    reasons = [str(clip["why"].get(name)) for clip in clips for name, x in clip["value"].items() if not _there(x)]
+    reasons = [
+        str(clip["why"].get(name))
+        for clip in clips
+        for name, x in clip["value"].items()
+        if not _there(x)
+    ]
     outside = sum(reason.startswith("inapplicable") for reason in reasons)
-    return Scored(some, len(reasons) - outside, outside, sum(len(one["skipped"]) for one in results["sets"]))
+    return Scored(
+        some, len(reasons) - outside, outside, sum(len(one["skipped"]) for one in results["sets"])
+    )
 
 
 def _there(value: float | None) -> bool:

@@ -1,9 +1,11 @@
-"""The clips of a suite's prompts, made by a model: the same noise for every model, none made twice, none lost.
+"""The clips of a suite's prompts, made by a model: the same noise for every model, none
+made twice, none lost.
 
-`out/clips` holds 0003-1.mp4 (the suite's prompt 3, its second clip) and prompts.csv, so that `vidrl bench out/clips`
-measures them again; `out/sampling.json` says what made them. Files are lossless, that the model be measured and not the
-codec: of 16 clips of tiny-wan-32, H.264 at crf 16 moved motion_target by 0.20 a clip, a lossless file by
-0.003. `lossless = false` in the suite's [sampling] writes what browsers play, for large pictures.
+`out/clips` holds 0003-1.mp4 (the suite's prompt 3, its second clip) and prompts.csv, so
+that `vidrl bench out/clips` measures them again; `out/sampling.json` says what made them.
+Files are lossless, that the model be measured and not the codec: of 16 clips of
+tiny-wan-32, H.264 at crf 16 moved motion_target by 0.20 a clip, a lossless file by 0.003.
+`lossless = false` in the suite's [sampling] writes what browsers play, for large pictures.
 """
 
 from __future__ import annotations
@@ -67,27 +69,51 @@ class Task:
 
 
 def sample(
-    model: str, lora: str | Path | None, suite: Suite, out: str | Path, *, backbone: str = "wan",
-    options: Mapping[str, Any] | None = None, limit: int = 0, per_prompt: int = 0, steps: int = 0, seed: int = 0,
-    device: str = "", anew: bool = False, progress: bool = True, partial: bool = False,
-) -> Found:  # fmt: skip
-    """Clips of the suite's prompts, the first `limit` (0: all), from a model folder or hub id, with or without a LoRA.
+    model: str,
+    lora: str | Path | None,
+    suite: Suite,
+    out: str | Path,
+    *,
+    backbone: str = "wan",
+    options: Mapping[str, Any] | None = None,
+    limit: int = 0,
+    per_prompt: int = 0,
+    steps: int = 0,
+    seed: int = 0,
+    device: str = "",
+    anew: bool = False,
+    progress: bool = True,
+    partial: bool = False,
+) -> Found:
+    """Clips of the suite's prompts, the first `limit` (0: all), from a model folder or hub
+    id, with or without a LoRA.
 
     0 for `per_prompt` and `steps` is the suite's. Clip k of a prompt has seed `seed` + k;
-    `vidrl.training.rollout.draws(seed + k, [("bench", prompt)])` is its noise. What is in the folder already is not
-    made again. `options` are the backbone's; `partial` allows a LoRA of which a part does not fit. Raises Changed where
-    the folder's clips come from something else and not `anew`, BadSuite for a suite without prompts, RuntimeError where
+    `vidrl.training.rollout.draws(seed + k, [("bench", prompt)])` is its noise. What is in
+    the folder already is not made again. `options` are the backbone's; `partial` allows a
+    LoRA of which a part does not fit. Raises Changed where the folder's clips come from
+    something else and not `anew`, BadSuite for a suite without prompts, RuntimeError where
     no clip could be made.
     """
     rows, note = prompts(suite, _folder(model))
-    given = {key: value for key, value in suite.sampling.items() if key not in OWN} | dict(options or {})
+    given = {key: value for key, value in suite.sampling.items() if key not in OWN} | dict(
+        options or {}
+    )
     makes = _load(backbone, model, given)
-    steps, lossless = steps or int(suite.sampling.get("steps", 20)), bool(suite.sampling.get("lossless", True))
+    steps, lossless = (
+        steps or int(suite.sampling.get("steps", 20)),
+        bool(suite.sampling.get("lossless", True)),
+    )
     made_by = {
-        "model": _identity(model), "backbone": backbone, "options": given, "steps": steps, "seed": seed,
-        "lora": _identity(lora) if lora else None, "prompts": asked(rows),
+        "model": _identity(model),
+        "backbone": backbone,
+        "options": given,
+        "steps": steps,
+        "seed": seed,
+        "lora": _identity(lora) if lora else None,
+        "prompts": asked(rows),
         "lossless": lossless,
-    }  # fmt: skip
+    }
     check(suite, rows, makes)
     makes.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     policy = load_adapter(makes, lora, partial) if lora else makes
@@ -98,10 +124,12 @@ def sample(
 
 
 def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
-    """The rows of the suite's prompts that the model understands, and a note that says which they are.
+    """The rows of the suite's prompts that the model understands, and a note that says
+    which they are.
 
-    A model whose vidrl.json says `"prompts": "world"` knows the captions of `vidrl.synthetic.world` alone, and gets the
-    file that the suite's [sampling] names `world`. Raises BadSuite where there is none.
+    A model whose vidrl.json says `"prompts": "world"` knows the captions of
+    `vidrl.synthetic.world` alone, and gets the file that the suite's [sampling] names
+    `world`. Raises BadSuite where there is none.
 
     >>> from vidrl.bench import suite
     >>> rows, note = prompts(suite.load("motion"))
@@ -110,13 +138,17 @@ def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
 'prompts are those of motion.jsonl (176)')
     """
     if suite.prompts is None:
-        raise BadSuite(f"the suite {suite.name!r} has no prompts to sample: measure a folder with it, or take one that "
-                       "has, as --suite motion")
+        raise BadSuite(
+            f"the suite {suite.name!r} has no prompts to sample: measure a folder with it, or take one that "
+            "has, as --suite motion"
+        )
     language, file = _language(model), suite.prompts
     if language:
         if language not in suite.sampling:
-            raise BadSuite(f"{model} understands {language!r} prompts alone, and the suite {suite.name!r} names no "
-                           f'file of them: write [sampling] {language} = "FILE.jsonl" into it, or take --suite motion')
+            raise BadSuite(
+                f"{model} understands {language!r} prompts alone, and the suite {suite.name!r} names no "
+                f'file of them: write [sampling] {language} = "FILE.jsonl" into it, or take --suite motion'
+            )
         file = suite.prompts.parent / str(suite.sampling[language])
     rows = _rows(file)
     said = f", since the model understands {language!r} prompts alone" if language else ""
@@ -124,12 +156,15 @@ def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
 
 
 def check(suite: Suite, rows: Sequence[Row], makes: Denoiser) -> None:
-    """Raise BadSuite where the model needs more than a suite's prompts bring, as an image, or does not read it."""
+    """Raise BadSuite where the model needs more than a suite's prompts bring, as an image,
+    or does not read it."""
     try:
         makes.check_prompts([row["prompt"] for row in rows])
     except ValueError as error:
-        raise BadSuite(f"the prompts of the suite {suite.name!r} do not suit the model: {error}; name that file as "
-                       "prompts in a suite of your own, a .toml file") from error
+        raise BadSuite(
+            f"the prompts of the suite {suite.name!r} do not suit the model: {error}; name that file as "
+            "prompts in a suite of your own, a .toml file"
+        ) from error
 
 
 def asked(rows: Sequence[Row]) -> str:
@@ -138,23 +173,35 @@ def asked(rows: Sequence[Row]) -> str:
 
 
 def tasks(rows: Sequence[Row], per_prompt: int, seed: int) -> list[Task]:
-    """The clips to be made: every prompt once, then every prompt a second time ..., so that a stop leaves all of them.
+    """The clips to be made: every prompt once, then every prompt a second time ..., so that
+    a stop leaves all of them.
 
     >>> [(task.name, task.seed) for task in tasks([{"prompt": "a"}, {"prompt": "b"}], 2, seed=5)]
     [('0000-0.mp4', 5), ('0001-0.mp4', 5), ('0000-1.mp4', 6), ('0001-1.mp4', 6)]
     """
-    return [Task(f"{i:04d}-{k}.mp4", row, seed + k) for k in range(per_prompt) for i, row in enumerate(rows)]
+    return [
+        Task(f"{i:04d}-{k}.mp4", row, seed + k)
+        for k in range(per_prompt)
+        for i, row in enumerate(rows)
+    ]
 
 
 def claim(out: Path, made_by: Mapping[str, Any], anew: bool = False) -> None:
-    """Say in out/sampling.json what makes the clips there. Raises Changed where something else made them."""
+    """Say in out/sampling.json what makes the clips there. Raises Changed where something
+    else made them."""
     file = out / "sampling.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     now = json.loads(json.dumps(made_by))
     if before is not None and before != now and not anew:
-        told = [f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in now if before.get(key) != now.get(key)]
-        raise Changed(f"{out / 'clips'} holds clips made otherwise ({'; '.join(told)}): give another --out, or delete "
-                      "the folder")
+        told = [
+            f"{key} {before.get(key)!r} -> {now.get(key)!r}"
+            for key in now
+            if before.get(key) != now.get(key)
+        ]
+        raise Changed(
+            f"{out / 'clips'} holds clips made otherwise ({'; '.join(told)}): give another --out, or delete "
+            "the folder"
+        )
     if before != now:
         for clip in (out / "clips").glob("*.mp4"):
             clip.unlink()
@@ -163,13 +210,19 @@ def claim(out: Path, made_by: Mapping[str, Any], anew: bool = False) -> None:
 
 
 def make(
-    policy: Policy | Denoiser, jobs: Sequence[Task], out: Path, steps: int, lossless: bool = True,
-    progress: bool = True, encode: Encode | None = None,
-) -> Found:  # fmt: skip
+    policy: Policy | Denoiser,
+    jobs: Sequence[Task],
+    out: Path,
+    steps: int,
+    lossless: bool = True,
+    progress: bool = True,
+    encode: Encode | None = None,
+) -> Found:
     """Make the clips that are missing in out/clips.
 
-    Each is made alone, so that the other clips of the call cannot change its last bits. A clip that fails is skipped
-    with the reason. Raises RuntimeError if no clip could be made.
+    Each is made alone, so that the other clips of the call cannot change its last bits. A
+    clip that fails is skipped with the reason. Raises RuntimeError if no clip could be
+    made.
     """
     folder = out / "clips"
     missing = [task for task in jobs if not (folder / task.name).is_file()]
@@ -177,51 +230,91 @@ def make(
     encode = encode or PromptCache(policy.backbone if isinstance(policy, Policy) else policy)
     if isinstance(encode, PromptCache):  # in one visit of an offloaded text encoder to the device
         encode.learn([task.prompt for task in missing])
-    done = found(jobs, folder, fill(policy, _bar(missing, len(jobs), progress), folder, steps, lossless, encode))
+    done = found(
+        jobs,
+        folder,
+        fill(policy, _bar(missing, len(jobs), progress), folder, steps, lossless, encode),
+    )
     if not done.items:
-        raise RuntimeError(f"not one of {len(jobs)} clips could be made; the first: {done.skipped[0]['why']}")
+        raise RuntimeError(
+            f"not one of {len(jobs)} clips could be made; the first: {done.skipped[0]['why']}"
+        )
     kept = len(jobs) - len(missing)
     return replace(done, notes=[f"{kept} of {len(jobs)} clips were there already"] if kept else [])
 
 
 def fill(
-    policy: Policy | Denoiser, jobs: Iterable[Task], folder: Path, steps: int, lossless: bool = True,
+    policy: Policy | Denoiser,
+    jobs: Iterable[Task],
+    folder: Path,
+    steps: int,
+    lossless: bool = True,
     encode: Encode | None = None,
-) -> dict[str, str]:  # fmt: skip
-    """Make the clips that the folder lacks; why each of the others could not be made, by name."""
+) -> dict[str, str]:
+    """Make the clips that the folder lacks; why each of the others could not be made, by
+    name."""
     encode = encode or PromptCache(policy.backbone if isinstance(policy, Policy) else policy)
     missing = (task for task in jobs if not (folder / task.name).is_file())
-    lost = {task.name: _made(policy, task, folder / task.name, steps, lossless, encode) for task in missing}
+    lost = {
+        task.name: _made(policy, task, folder / task.name, steps, lossless, encode)
+        for task in missing
+    }
     return {name: why for name, why in lost.items() if why}
 
 
-def found(jobs: Iterable[Task], folder: Path, lost: Mapping[str, str], unknown: str = "not made") -> Found:
-    """The clips that are there, in order of path, and those that are not, with the reason."""
+def found(
+    jobs: Iterable[Task], folder: Path, lost: Mapping[str, str], unknown: str = "not made"
+) -> Found:
+    """The clips that are there, in order of path, and those that are not, with the
+    reason."""
     ordered = sorted(jobs, key=lambda task: task.name)
     there = [task for task in ordered if (folder / task.name).is_file()]
-    skipped = [{"path": str(folder / task.name), "why": lost.get(task.name, unknown), "prompt": task.prompt,
-                "seed": task.seed}
-               for task in ordered if task not in there]
+    skipped = [
+        {
+            "path": str(folder / task.name),
+            "why": lost.get(task.name, unknown),
+            "prompt": task.prompt,
+            "seed": task.seed,
+        }
+        for task in ordered
+        if task not in there
+    ]
     return Found([task.item(folder) for task in there], skipped)
 
 
 def write_table(folder: Path, jobs: Sequence[Task]) -> None:
-    """folder/prompts.csv: the prompts of these clips, and of those that it names and that are still there."""
+    """folder/prompts.csv: the prompts of these clips, and of those that it names and that
+    are still there."""
     file = folder / "prompts.csv"
-    rows = {row.path: _listed(row.path, row.prompt, row.seed, row.reference, row.meta)
-            for row in (manifest.read(file) if file.is_file() else []) if (folder / row.path).is_file()}
+    rows = {
+        row.path: _listed(row.path, row.prompt, row.seed, row.reference, row.meta)
+        for row in (manifest.read(file) if file.is_file() else [])
+        if (folder / row.path).is_file()
+    }
     for task in jobs:
         item = task.item(folder)
-        rows[task.name] = _listed(task.name, item.prompt, item.seed, str(item.reference or ""), item.meta)
+        rows[task.name] = _listed(
+            task.name, item.prompt, item.seed, str(item.reference or ""), item.meta
+        )
     manifest.write(file, [row for _, row in sorted(rows.items())])
 
 
-def _listed(path: str, prompt: str, seed: int | None, reference: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+def _listed(
+    path: str, prompt: str, seed: int | None, reference: str, meta: Mapping[str, Any]
+) -> dict[str, Any]:
     """A row of prompts.csv."""
-    return {"path": path, "prompt": prompt, "seed": seed, **({"reference": reference} if reference else {}), **meta}
+    return {
+        "path": path,
+        "prompt": prompt,
+        "seed": seed,
+        **({"reference": reference} if reference else {}),
+        **meta,
+    }
 
 
-def _made(policy: Policy | Denoiser, task: Task, path: Path, steps: int, lossless: bool, encode: Encode) -> str:
+def _made(
+    policy: Policy | Denoiser, task: Task, path: Path, steps: int, lossless: bool, encode: Encode
+) -> str:
     """Make one clip; the reason where it could not be."""
     from vidrl.rewards import video
 
@@ -250,10 +343,18 @@ def _bar(missing: Sequence[Task], total: int, shown: bool) -> Iterator[Task]:
     except ImportError:
         yield from missing
         return
-    yield from tqdm(missing, initial=total - len(missing), total=total, desc="clips", unit="clip", disable=not missing)
+    yield from tqdm(
+        missing,
+        initial=total - len(missing),
+        total=total,
+        desc="clips",
+        unit="clip",
+        disable=not missing,
+    )
 
 
-# --- what makes them -------------------------------------------------------------------------------------------------
+# --- what makes them
+# -------------------------------------------------------------------------------------------------
 
 
 def _load(backbone: str, model: str, options: Mapping[str, Any]) -> Denoiser:
@@ -269,11 +370,16 @@ def _folder(model: str | Path) -> Path | None:
 
 def _language(model: Path | None) -> str:
     file = model / "vidrl.json" if model else None
-    return str(json.loads(file.read_text(encoding="utf-8")).get("prompts", "")) if file and file.is_file() else ""
+    return (
+        str(json.loads(file.read_text(encoding="utf-8")).get("prompts", ""))
+        if file and file.is_file()
+        else ""
+    )
 
 
 def _identity(model: str | Path) -> str:
-    """Of a folder or file on this machine its last name and what is in it, else the name."""
+    """Of a folder or file on this machine its last name and what is in it, else the
+    name."""
     path = Path(model)
     return f"{path.resolve().name} {dims._content(path)}" if path.exists() else str(model)
 

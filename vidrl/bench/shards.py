@@ -1,13 +1,17 @@
-"""The work of several processes or machines: each measures its share into one cache, the first puts all together.
+"""The work of several processes or machines: each measures its share into one cache, the
+first puts all together.
 
-The engine is torch.distributed, which torchrun and `accelerate launch` set up and every training cluster has: ranks,
-a meeting point, and an end for all when one dies, with nothing to install beside torch. Clips need no scheduler, since
-they are independent and the cache makes a second attempt free; so Ray's actors, object store and daemons would be one
-more cluster to run, and nothing that is used.
+The engine is torch.distributed, which torchrun and `accelerate launch` set up and every
+training cluster has: ranks, a meeting point, and an end for all when one dies, with nothing
+to install beside torch. Clips need no scheduler, since they are independent and the cache
+makes a second attempt free; so Ray's actors, object store and daemons would be one more
+cluster to run, and nothing that is used.
 
-    torchrun --nnodes 2 --nproc-per-node 8 -m vidrl bench videos/ --out shared/bench      # and so on every machine
+    torchrun --nnodes 2 --nproc-per-node 8 -m vidrl bench videos/ --out shared/bench      #
+    and so on every machine
 
-The folder `out` lies where all see it. Nothing travels between processes but "I am done"; rows go through files.
+The folder `out` lies where all see it. Nothing travels between processes but "I am done";
+rows go through files.
 """
 
 from __future__ import annotations
@@ -31,10 +35,14 @@ Made = TypeVar("Made")
 
 
 class Group:
-    """The processes of one run; without RANK and WORLD_SIZE in the environment there is one, which waits for nobody."""
+    """The processes of one run; without RANK and WORLD_SIZE in the environment there is
+    one, which waits for nobody."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.rank, self.size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank, self.size = (
+            int(os.environ.get("RANK", "0")),
+            int(os.environ.get("WORLD_SIZE", "1")),
+        )
         self.folder = Path(folder)
 
     @property
@@ -63,7 +71,8 @@ class Group:
             dist.barrier()
 
     def share(self, make: Callable[[], list[Found]]) -> list[Found]:
-        """What the first process found, as all see it: a folder may change while they start."""
+        """What the first process found, as all see it: a folder may change while they
+        start."""
         if self.size == 1:
             return make()
         path = self.folder / "sets.json"
@@ -74,12 +83,18 @@ class Group:
         self.wait()
         return [_found(row) for row in _read(path)]
 
-    def measure(self, run: Callable[[list[Item]], list[Row]], items: Sequence[Item]) -> list[Row] | None:
-        """`run(items)`, each process its share; the first gets all rows in order, the others None."""
+    def measure(
+        self, run: Callable[[list[Item]], list[Row]], items: Sequence[Item]
+    ) -> list[Row] | None:
+        """`run(items)`, each process its share; the first gets all rows in order, the
+        others None."""
         if self.size == 1:
             return run(list(items))
         self._part(self.rank).unlink(missing_ok=True)
-        whole(self._part(self.rank), json.dumps(run(list(items[self.rank :: self.size])), ensure_ascii=False))
+        whole(
+            self._part(self.rank),
+            json.dumps(run(list(items[self.rank :: self.size])), ensure_ascii=False),
+        )
         self.wait()
         if not self.first:
             return None
@@ -106,18 +121,31 @@ def _read(path: Path) -> Any:
     while not path.is_file() and time.monotonic() < deadline:
         time.sleep(0.2)
     if not path.is_file():
-        raise RuntimeError(f"expected {path} from another process, and it did not come in {LAG:.0f} s: --out must be a "
-                           "folder that all machines share")
+        raise RuntimeError(
+            f"expected {path} from another process, and it did not come in {LAG:.0f} s: --out must be a "
+            "folder that all machines share"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _plain(found: Found) -> dict[str, Any]:
-    items = [asdict(item) | {"path": str(item.path), "reference": str(item.reference) if item.reference else None}
-             for item in found.items]
+    items = [
+        asdict(item)
+        | {"path": str(item.path), "reference": str(item.reference) if item.reference else None}
+        for item in found.items
+    ]
     return {"items": items, "skipped": found.skipped, "notes": found.notes}
 
 
 def _found(row: dict[str, Any]) -> Found:
-    items = [Item(Path(one["path"]), one["prompt"], one["seed"], Path(one["reference"]) if one["reference"] else None,
-                  one["meta"]) for one in row["items"]]
+    items = [
+        Item(
+            Path(one["path"]),
+            one["prompt"],
+            one["seed"],
+            Path(one["reference"]) if one["reference"] else None,
+            one["meta"],
+        )
+        for one in row["items"]
+    ]
     return Found(items, row["skipped"], row["notes"])

@@ -1,4 +1,5 @@
-"""Others' arithmetic on networks that may be shipped where theirs may not: their formula, not their numbers."""
+"""Others' arithmetic on networks that may be shipped where theirs may not: their formula,
+not their numbers."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ from vidrl.rewards.vbench_motion_smoothness import VbenchMotionSmoothness
 
 
 class MotionSmoothnessByRife(VbenchMotionSmoothness):
-    """VBench's motion_smoothness with RIFE (arXiv:2011.06294) in place of AMT-S, whose licence forbids to ship it.
+    """VBench's motion_smoothness with RIFE (arXiv:2011.06294) in place of AMT-S, whose
+    licence forbids to ship it.
 
-    Not comparable with published numbers. Raises ImportError where RIFE's weights are missing, at first use.
+    Not comparable with published numbers. Raises ImportError where RIFE's weights are
+    missing, at first use.
 
     Source: VBench, arXiv:2311.17982.
     """

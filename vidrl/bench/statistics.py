@@ -1,4 +1,5 @@
-"""One dim of one set as results.json has it: its mean and interval, its spreads, its marks and notes.
+"""One dim of one set as results.json has it: its mean and interval, its spreads, its marks
+and notes.
 
 benchmarks/results/bench_coverage.md says how often the intervals hold the truth.
 """
@@ -17,21 +18,39 @@ from vidrl.inference.means import NO_LIMITS, Interval, heavy, interval
 from vidrl.inference.resampling import DRAWS
 from vidrl.inference.shares import share
 
-__all__ = ["Interval", "closed", "effect", "interval", "number", "saturation", "share", "summary", "unbounded",
-           "within"]
+__all__ = [
+    "Interval",
+    "closed",
+    "effect",
+    "interval",
+    "number",
+    "saturation",
+    "share",
+    "summary",
+    "unbounded",
+    "within",
+]
 
 NEAR = 0.02  # of a range: so near to its end a value is saturated
 PILED = 0.5  # share of the values at the end of the range that is a pile
 
 
-def summary(values: Values, groups: Groups = None, least: int = 20,
-            range: tuple[float | None, float | None] = NO_LIMITS, level: float = 0.95, draws: int = DRAWS,
-            seed: int = 0) -> dict[str, Any]:
-    """One dim of one set as results.json has it: mean, interval, counts, spreads, marks and notes; None: not there.
+def summary(
+    values: Values,
+    groups: Groups = None,
+    least: int = 20,
+    range: tuple[float | None, float | None] = NO_LIMITS,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """One dim of one set as results.json has it: mean, interval, counts, spreads, marks and
+    notes; None: not there.
 
-    `enough` is at least `least` scored clips of two prompts. `prompts` counts those that are given. `std` is of clips,
-    `within_prompt_std` of clips around their prompt's mean, `within_prompt_share` its share of the variance.
-    `between_prompt_std` is of the prompts' true means: more prompts lower the error that it makes, more seeds do not.
+    `enough` is at least `least` scored clips of two prompts. `prompts` counts those that
+    are given. `std` is of clips, `within_prompt_std` of clips around their prompt's mean,
+    `within_prompt_share` its share of the variance. `between_prompt_std` is of the prompts'
+    true means: more prompts lower the error that it makes, more seeds do not.
 
     >>> row = summary([1.0, 0.99, 1.0, None], ["a", "a", "b", "b"], least=3, range=(0, 1))
     >>> row["n"], row["unscored"], row["prompts"], row["enough"], row["saturated"]
@@ -46,19 +65,34 @@ def summary(values: Values, groups: Groups = None, least: int = 20,
     inside, share = within(known, names)
     piled = saturation(known, limits)
     return {
-        "mean": number(over.mean), "low": low, "high": high, "n": over.n,
-        "prompts": len({name for name in names if not isinstance(name, Alone)}), "unscored": len(values) - over.n,
-        "std": number(_std(known)), "within_prompt_std": number(inside), "within_prompt_share": number(share),
+        "mean": number(over.mean),
+        "low": low,
+        "high": high,
+        "n": over.n,
+        "prompts": len({name for name in names if not isinstance(name, Alone)}),
+        "unscored": len(values) - over.n,
+        "std": number(_std(known)),
+        "within_prompt_std": number(inside),
+        "within_prompt_share": number(share),
         "between_prompt_std": number(math.sqrt(components(known, names).between)),
-        "enough": over.n >= least and over.groups > 1, "saturated": bool(piled),
-        "notes": [*_few(over, least), *piled, *_flat(known), *[over.note] * bool(over.note), *heavy(known, names)],
+        "enough": over.n >= least and over.groups > 1,
+        "saturated": bool(piled),
+        "notes": [
+            *_few(over, least),
+            *piled,
+            *_flat(known),
+            *[over.note] * bool(over.note),
+            *heavy(known, names),
+        ],
     }
 
 
 def within(values: Values, groups: Groups) -> tuple[float, float]:
-    """Pooled std of clips around their prompt's mean, and the share of the clips' variance that it is, at most 1.
+    """Pooled std of clips around their prompt's mean, and the share of the clips' variance
+    that it is, at most 1.
 
-    √(Σ_g Σ (x − mean_g)² / (n − G)) over the prompts with two clips or more; NaN where there is none.
+    √(Σ_g Σ (x − mean_g)² / (n − G)) over the prompts with two clips or more; NaN where
+    there is none.
 
     >>> within([1.0, 3.0, 11.0, 13.0], "aabb")
     (1.4142135623730951, 0.0576...)
@@ -74,11 +108,13 @@ def within(values: Values, groups: Groups) -> tuple[float, float]:
 
 
 def saturation(values: Values, limits: tuple[float | None, float | None]) -> list[str]:
-    """A note for each end of the range that the values pile up at: they cannot tell good clips from better ones.
+    """A note for each end of the range that the values pile up at: they cannot tell good
+    clips from better ones.
 
-    Half of the values within 2 % of the range of its end, or a mean so near with a std of no more. A range from 0 is a
-    scale, and counts whole; the lower end of a penalty is one that no clip comes near, and 1 of it counts at most.
-    Where the other side is open there is no scale, and only values that are the end itself count.
+    Half of the values within 2 % of the range of its end, or a mean so near with a std of
+    no more. A range from 0 is a scale, and counts whole; the lower end of a penalty is one
+    that no clip comes near, and 1 of it counts at most. Where the other side is open there
+    is no scale, and only values that are the end itself count.
 
     >>> saturation([0.99, 0.995, 0.98, 0.5], (0, 1))
     ['saturated: 3 of 4 values lie within 0.02 of 1, the end of the range']
@@ -108,7 +144,10 @@ def unbounded(range: tuple[float | None, float | None]) -> tuple[float, float]:
 def _few(over: Interval, least: int) -> list[str]:
     notes = [f"fewer than {least} clips: {over.n}"] if over.n < least else []
     alone = over.groups == 1 and over.n > 1
-    return notes + ["one prompt: the interval is over its clips, and says nothing of other prompts"] * alone
+    return (
+        notes
+        + ["one prompt: the interval is over its clips, and says nothing of other prompts"] * alone
+    )
 
 
 def _piled(known: Array, end: float, reach: float) -> list[str]:
@@ -130,7 +169,8 @@ def _std(known: Array) -> float:
 
 
 def closed(over: Interval) -> tuple[float | None, float | None]:
-    """Both ends of an interval; None twice where it has none, or is open on a side: half an interval misleads."""
+    """Both ends of an interval; None twice where it has none, or is open on a side: half an
+    interval misleads."""
     known = math.isfinite(over.low) and math.isfinite(over.high)
     return (float(over.low), float(over.high)) if known else (None, None)
 

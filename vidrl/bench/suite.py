@@ -1,18 +1,14 @@
-"""Suites are data: which dims, under which protocol, on which prompts. A TOML file in benchmarks/suites, or yours.
+"""Suites are data: which dims, under which protocol, on which prompts. A TOML file in
+benchmarks/suites, or yours.
 
-    version = "1"                     # raised when the suite measures something else
-    about = "What it is for."
-    least = 20                        # fewer clips than that are marked
-    prompts = "mine.jsonl"            # beside the file; one JSON object a line with "prompt", for suites that sample
-    per_prompt = 1
-    [protocol]                        # fps, side, frames; each 0: as it comes
-    fps = 8
-    [sampling]                        # how a model makes clips for it: steps, frames, height, width ...
-    steps = 20
-    [dims.flicker]                    # the reward of that name
-    [dims.warp_relative]
-    reward = "warp_error"             # or default, or package.module:Class or :function
-    options = {relative = true}
+version = "1"                     # raised when the suite measures something else about =
+"What it is for." least = 20                        # fewer clips than that are marked
+prompts = "mine.jsonl"            # beside the file; one JSON object a line with "prompt",
+for suites that sample per_prompt = 1 [protocol]                        # fps, side, frames;
+each 0: as it comes fps = 8 [sampling]                        # how a model makes clips for
+it: steps, frames, height, width ... steps = 20 [dims.flicker]                    # the
+reward of that name [dims.warp_relative] reward = "warp_error"             # or default, or
+package.module:Class or :function options = {relative = true}
 """
 
 from __future__ import annotations
@@ -28,8 +24,16 @@ from vidrl.bench import dims as dims_
 from vidrl.bench.dims import Dim
 from vidrl.bench.protocol import Protocol
 
-KEYS: dict[str, Any] = {"version": str, "about": str, "least": int, "prompts": str, "per_prompt": int,
-                        "protocol": dict, "sampling": dict, "dims": dict}
+KEYS: dict[str, Any] = {
+    "version": str,
+    "about": str,
+    "least": int,
+    "prompts": str,
+    "per_prompt": int,
+    "protocol": dict,
+    "sampling": dict,
+    "dims": dict,
+}
 PROTOCOL: dict[str, Any] = {"fps": float, "side": int, "frames": int}
 DIM: dict[str, Any] = {"reward": str, "options": dict, "profile": str}
 
@@ -40,8 +44,9 @@ class BadSuite(ValueError):
 
 @dataclass(frozen=True)
 class Suite:
-    """What is measured: `dims` under a `protocol`, for suites that sample `prompts`, a JSONL file, `per_prompt` clips
-    each made as `sampling` says; `least` is the number of clips below which a mean is marked."""
+    """What is measured: `dims` under a `protocol`, for suites that sample `prompts`, a
+    JSONL file, `per_prompt` clips each made as `sampling` says; `least` is the number of
+    clips below which a mean is marked."""
 
     name: str
     version: str
@@ -54,14 +59,19 @@ class Suite:
     least: int = 20
 
     def only(self, names: list[str]) -> Suite:
-        """With these dims alone, in this order; a name that is no dim of it is a reward's."""
+        """With these dims alone, in this order; a name that is no dim of it is a
+        reward's."""
         mine = {dim.name: dim for dim in self.dims}
         known = set(mine) | set(plugin.names("rewards")) | {"default"}
         for name in names:
             if name not in known and ":" not in name:
-                raise plugin.UnknownName(f"suite {self.name!r} has no dim {name!r}, and no reward is called that: "
-                                         f"{plugin.nearest(name, known)}")
-        return replace(self, dims=tuple(mine.get(name) or _dim(name, {}, self.name) for name in names))
+                raise plugin.UnknownName(
+                    f"suite {self.name!r} has no dim {name!r}, and no reward is called that: "
+                    f"{plugin.nearest(name, known)}"
+                )
+        return replace(
+            self, dims=tuple(mine.get(name) or _dim(name, {}, self.name) for name in names)
+        )
 
     def changed(self, options: Mapping[str, Any]) -> Suite:
         """With other options of its dims, named DIM.KEY.
@@ -72,10 +82,14 @@ class Suite:
         for name, value in options.items():
             dim, _, key = name.rpartition(".")
             if dim not in own:
-                raise BadSuite(f"expected an option as DIM.KEY=VALUE of a dim that is measured, got {name!r}: "
-                               f"{plugin.nearest(dim, own)}")
+                raise BadSuite(
+                    f"expected an option as DIM.KEY=VALUE of a dim that is measured, got {name!r}: "
+                    f"{plugin.nearest(dim, own)}"
+                )
             own[dim][key] = value
-        return replace(self, dims=tuple(dims_.check(replace(dim, options=own[dim.name])) for dim in self.dims))
+        return replace(
+            self, dims=tuple(dims_.check(replace(dim, options=own[dim.name])) for dim in self.dims)
+        )
 
 
 def names() -> list[str]:
@@ -90,7 +104,8 @@ def names() -> list[str]:
 def load(name_or_path: str | Path) -> Suite:
     """A suite by its name, or from a TOML file.
 
-    Raises BadSuite, or plugin.UnknownName and plugin.BadOption, with the nearest right name.
+    Raises BadSuite, or plugin.UnknownName and plugin.BadOption, with the nearest right
+    name.
 
     >>> load("temporal").least
     20
@@ -99,8 +114,10 @@ def load(name_or_path: str | Path) -> Suite:
     if path.suffix != ".toml":
         path = _folder() / f"{name_or_path}.toml"
     if not path.is_file():
-        raise BadSuite(f"no suite {str(name_or_path)!r}: {plugin.nearest(str(name_or_path), names())}; or the path of "
-                       "a .toml file")
+        raise BadSuite(
+            f"no suite {str(name_or_path)!r}: {plugin.nearest(str(name_or_path), names())}; or the path of "
+            "a .toml file"
+        )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -132,9 +149,13 @@ def _dim(name: str, row: Any, where: str) -> Dim:
     reward = found.get("reward", name)
     profile = found.get("profile", dims_.profile_of(reward))
     if profile not in dims_.PROFILES:
-        raise BadSuite(f"{where}, dim {name!r}: expected profile to be one of {', '.join(dims_.PROFILES)}, got "
-                       f"{profile!r}")
-    return dims_.check(Dim(name, reward, found.get("options", {}), profile, dims_.version_of(reward)))
+        raise BadSuite(
+            f"{where}, dim {name!r}: expected profile to be one of {', '.join(dims_.PROFILES)}, got "
+            f"{profile!r}"
+        )
+    return dims_.check(
+        Dim(name, reward, found.get("options", {}), profile, dims_.version_of(reward))
+    )
 
 
 def _typed(table: Any, kinds: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The short table that a terminal shows: means with their intervals, differences, and which sets are told apart."""
+"""The short table that a terminal shows: means with their intervals, differences, and which
+sets are told apart."""
 
 from __future__ import annotations
 
@@ -17,17 +18,40 @@ BESIDE = 3  # sets whose differences stand beside them
 def table(results: Mapping[str, Any]) -> str:
     """Lines of text: a row a dim, a column a set, then what the marks mean and the notes.
 
-    Of two or three sets the differences stand beside them; of more, letters say which sets are told apart.
+    Of two or three sets the differences stand beside them; of more, letters say which sets
+    are told apart.
     """
     sets = [one["name"] for one in results["sets"]]
-    pairs = [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :]] if len(sets) <= BESIDE else []
-    head = ["", *(_head(one) for one in results["sets"]), *(f"{second} - {first}" for first, second in pairs)]
-    rows = [[_name(dim), *_cells(results, sets, dim["name"]),
-             *(_difference(results, *pair, dim["name"]) for pair in pairs)] for dim in results["dims"]]
-    return "\n".join([_title(results), *_unfair(results), "", *_grid([head, *rows]), *_distances(results),
-                      *_totals(results), *_marks(results, rows), *(f"note: {said}" for said in caveats(results)),
-                      *(f"note: {said}" for said in (findable(results) if pairs else ())),
-                      *_notes(results)])
+    pairs = (
+        [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :]] if len(sets) <= BESIDE else []
+    )
+    head = [
+        "",
+        *(_head(one) for one in results["sets"]),
+        *(f"{second} - {first}" for first, second in pairs),
+    ]
+    rows = [
+        [
+            _name(dim),
+            *_cells(results, sets, dim["name"]),
+            *(_difference(results, *pair, dim["name"]) for pair in pairs),
+        ]
+        for dim in results["dims"]
+    ]
+    return "\n".join(
+        [
+            _title(results),
+            *_unfair(results),
+            "",
+            *_grid([head, *rows]),
+            *_distances(results),
+            *_totals(results),
+            *_marks(results, rows),
+            *(f"note: {said}" for said in caveats(results)),
+            *(f"note: {said}" for said in (findable(results) if pairs else ())),
+            *_notes(results),
+        ]
+    )
 
 
 def _title(results: Mapping[str, Any]) -> str:
@@ -52,7 +76,8 @@ def _name(dim: Mapping[str, Any]) -> str:
 
 
 def _cells(results: Mapping[str, Any], sets: Sequence[str], dim: str) -> list[str]:
-    """The set's numbers, of three sets or more with the letters of those it is not told apart from."""
+    """The set's numbers, of three sets or more with the letters of those it is not told
+    apart from."""
     told_apart = letters(results, dim) if len(sets) > 2 else {}
     marks = {name: f" {{{letter}}}" for name, letter in told_apart.items()}
     return [_cell(results, name, dim) + marks.get(name, "") for name in sets]
@@ -68,30 +93,50 @@ def _cell(results: Mapping[str, Any], name: str, dim: str) -> str:
 
 
 def _difference(results: Mapping[str, Any], first: str, second: str, dim: str) -> str:
-    found = [row for row in results["comparisons"] if (row["first"], row["second"], row["dim"]) == (first, second, dim)]
+    found = [
+        row
+        for row in results["comparisons"]
+        if (row["first"], row["second"], row["dim"]) == (first, second, dim)
+    ]
     if not found or found[0]["difference"] is None:
         return NONE
     row = found[0]
-    mark = " *" if verdict(results, row) else " ~" if sure(results, row) else WITHIN.get(small(results, row), "")
+    mark = (
+        " *"
+        if verdict(results, row)
+        else " ~"
+        if sure(results, row)
+        else WITHIN.get(small(results, row), "")
+    )
     wins = "" if row["wins"] is None else f" {row['wins']}/{row['ties']}/{row['losses']}"
     return f"{row['difference']:+.3f} {_interval(row)}{wins}{mark}"
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    return "[?]" if row["low"] is None or row["high"] is None else f"[{row['low']:.3f}, {row['high']:.3f}]"
+    return (
+        "[?]"
+        if row["low"] is None or row["high"] is None
+        else f"[{row['low']:.3f}, {row['high']:.3f}]"
+    )
 
 
 def _grid(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _totals(results: Mapping[str, Any]) -> list[str]:
     """VBench's totals of each set, and which of its dimensions are missing."""
     lines = []
     for name, row in (results.get("totals") or {}).items():
-        sums = ", ".join(f"{part} {'-' if value is None else f'{value:.4f}'}"
-                         for part, value in row.items() if part != "missing")
+        sums = ", ".join(
+            f"{part} {'-' if value is None else f'{value:.4f}'}"
+            for part, value in row.items()
+            if part != "missing"
+        )
         lost = f"; missing: {', '.join(row['missing'])}" if row["missing"] else ""
         lines.append(f"VBench's totals of {name}: {sums}{lost}")
     return ["", *lines] if lines else []
@@ -99,15 +144,20 @@ def _totals(results: Mapping[str, Any]) -> list[str]:
 
 def _marks(results: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> list[str]:
     text = "\n".join(cell for row in rows for cell in row)
-    said = {DAGGER: f"{DAGGER} was a training reward", " few": f"few: below the minimum of {results['suite']['least']} "
-            "clips, or of one prompt alone", " full": "full: half of the clips lie at the end of its range",
-            "[?]": "[?]: too few clips for an interval",
-            " *": "*: beyond doubt: p < 0.05 after Holm's correction, also where clips without a number count as the "
-            "worst; wins/ties/losses count prompts",
-            " ~": "~: p < 0.05, but less than a re-encoding that nobody sees makes: no relevant difference",
-            " =": "=: equivalent: the difference is within its margin", " >=": ">=: not worse by more than its margin",
-            " <=": "<=: not better by more than its margin",
-            "{": "{a}, {ab} and so on: sets with a letter in common are not told apart; a is the best"}
+    said = {
+        DAGGER: f"{DAGGER} was a training reward",
+        " few": f"few: below the minimum of {results['suite']['least']} "
+        "clips, or of one prompt alone",
+        " full": "full: half of the clips lie at the end of its range",
+        "[?]": "[?]: too few clips for an interval",
+        " *": "*: beyond doubt: p < 0.05 after Holm's correction, also where clips without a number count as the "
+        "worst; wins/ties/losses count prompts",
+        " ~": "~: p < 0.05, but less than a re-encoding that nobody sees makes: no relevant difference",
+        " =": "=: equivalent: the difference is within its margin",
+        " >=": ">=: not worse by more than its margin",
+        " <=": "<=: not better by more than its margin",
+        "{": "{a}, {ab} and so on: sets with a letter in common are not told apart; a is the best",
+    }
     return ["", *(words for mark, words in said.items() if mark in text)]
 
 
@@ -120,8 +170,15 @@ def _distances(results: Mapping[str, Any]) -> list[str]:
         free = "-" if row["unbiased"] is None else f"{row['unbiased']:.4g}"
         ends = "[?]" if row["low"] is None else f"[{row['low']:.4g}, {row['high']:.4g}]"
         value = "-" if row["value"] is None else f"{row['value']:.4g}"
-        rows.append([row["name"], value, f"{free} {ends}", f"{row['first']} and {row['second']}, {row['n'][0]} and "
-                     f"{row['n'][1]} clips, {row['encoder']}"])
+        rows.append(
+            [
+                row["name"],
+                value,
+                f"{free} {ends}",
+                f"{row['first']} and {row['second']}, {row['n'][0]} and "
+                f"{row['n'][1]} clips, {row['encoder']}",
+            ]
+        )
         rows += [["", "", "", note] for note in row["notes"]]
     told = [nearer(row) for row in results["distances"] if row.get("reference")]
     return ["", *_grid(rows), *told] if len(rows) > 1 else []

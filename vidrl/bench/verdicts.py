@@ -1,9 +1,11 @@
-"""The one rule by which the terminal, the page and the exported tables call a difference beyond doubt.
+"""The one rule by which the terminal, the page and the exported tables call a difference
+beyond doubt.
 
-A difference is beyond doubt where p < 0.05 after correction, its interval lies on one side of zero, as does the one
-that counts clips without a number as the worst, both sets have as many clips in it as the suite asks for, and it is
-larger than the dimension's least relevant difference, where one was measured: what a re-encoding that nobody sees makes
-of it, see `vidrl.bench.relevant`.
+A difference is beyond doubt where p < 0.05 after correction, its interval lies on one side
+of zero, as does the one that counts clips without a number as the worst, both sets have as
+many clips in it as the suite asks for, and it is larger than the dimension's least relevant
+difference, where one was measured: what a re-encoding that nobody sees makes of it, see
+`vidrl.bench.relevant`.
 """
 
 from __future__ import annotations
@@ -44,19 +46,32 @@ def _side(row: Row) -> int:
 
 
 def withheld(results: Results, row: Row) -> bool:
-    """Whether clips without a number alone forbid a verdict: those that are scored differ beyond doubt, uncorrected."""
+    """Whether clips without a number alone forbid a verdict: those that are scored differ
+    beyond doubt, uncorrected."""
     p = row.get("p_scored")
-    plain = p is not None and p < LEVEL and _side(row) != 0 and enough(results, row) and relevant(results, row)
-    return plain and row.get("worst") is not None and not (_side(row["worst"]) == _side(row) and row["p"] < LEVEL)
+    plain = (
+        p is not None
+        and p < LEVEL
+        and _side(row) != 0
+        and enough(results, row)
+        and relevant(results, row)
+    )
+    return (
+        plain
+        and row.get("worst") is not None
+        and not (_side(row["worst"]) == _side(row) and row["p"] < LEVEL)
+    )
 
 
 def small(results: Results, row: Row) -> str:
-    """"equivalent", "not worse" or "not better", by the margin of the row, where nothing is beyond doubt; else ""."""
+    """ "equivalent", "not worse" or "not better", by the margin of the row, where nothing
+    is beyond doubt; else ""."""
     return "" if verdict(results, row) else str(row.get("within") or "")
 
 
 def relevant(results: Results, row: Row) -> bool:
-    """Whether a difference is larger than its dimension's least relevant one; also where none was measured.
+    """Whether a difference is larger than its dimension's least relevant one; also where
+    none was measured.
 
     >>> [relevant({"dims": [{"name": "cut", "relevant": 3e-05}]}, {"dim": "cut", "difference": x}) for x in (2e-5, 1.0)]
     [False, True]
@@ -67,19 +82,25 @@ def relevant(results: Results, row: Row) -> bool:
 
 def least_relevant(results: Results, dim: str) -> float | None:
     """The least relevant difference of a dimension; None where none was measured."""
-    return next((one.get("relevant") for one in results.get("dims", []) if one["name"] == dim), None)
+    return next(
+        (one.get("relevant") for one in results.get("dims", []) if one["name"] == dim), None
+    )
 
 
 def enough(results: Results, row: Row) -> bool:
     """Whether the difference rests on as many clips of both sets as the suite asks for."""
     if row.get("enough") is not None:
         return bool(row["enough"])
-    rows = [results.get("summary", {}).get(row[side], {}).get(row["dim"]) or {} for side in ("first", "second")]
+    rows = [
+        results.get("summary", {}).get(row[side], {}).get(row["dim"]) or {}
+        for side in ("first", "second")
+    ]
     return all(one.get("enough") for one in rows)
 
 
 def best(results: Results, dim: str) -> str | None:
-    """The set that is better than every other one beyond doubt on a dimension, where there is such."""
+    """The set that is better than every other one beyond doubt on a dimension, where there
+    is such."""
     names = [one["name"] for one in results["sets"]]
     beaten: dict[str, set[str]] = {name: set() for name in names}
     for row in results.get("comparisons", []):
@@ -92,10 +113,11 @@ def best(results: Results, dim: str) -> str | None:
 
 
 def letters(results: Results, dim: str) -> dict[str, str]:
-    """Letters of the sets on a dimension: two sets share one where they are not told apart beyond doubt; a is the best.
+    """Letters of the sets on a dimension: two sets share one where they are not told apart
+    beyond doubt; a is the best.
 
-    A compact letter display (Piepho 2004, doi:10.1198/1061860043515), made of the largest groups of sets of which no
-    two are told apart.
+    A compact letter display (Piepho 2004, doi:10.1198/1061860043515), made of the largest
+    groups of sets of which no two are told apart.
 
     >>> rows = [{"first": x, "second": y, "dim": "d", "low": 1, "high": 2, "p_holm": p, "enough": True}
     ...         for x, y, p in (("low", "mid", 0.5), ("low", "top", 0.01), ("mid", "top", 0.5))]
@@ -103,16 +125,31 @@ def letters(results: Results, dim: str) -> dict[str, str]:
     >>> letters({"sets": [{"name": name} for name in summary], "summary": summary, "comparisons": rows}, "d")
     {'top': 'a', 'mid': 'ab', 'low': 'b'}
     """
-    means = {one["name"]: (results["summary"][one["name"]].get(dim) or {}).get("mean") for one in results["sets"]}
-    ranked = sorted((name for name, mean in means.items() if mean is not None), key=lambda name: -(means[name] or 0.0))
-    apart = {frozenset((row["first"], row["second"])) for row in results.get("comparisons", [])
-             if row["dim"] == dim and verdict(results, row)}
-    columns = sorted(_together(ranked, apart), key=lambda group: [name not in group for name in ranked])
-    return {name: "".join(_letter(i) for i, group in enumerate(columns) if name in group) for name in ranked}
+    means = {
+        one["name"]: (results["summary"][one["name"]].get(dim) or {}).get("mean")
+        for one in results["sets"]
+    }
+    ranked = sorted(
+        (name for name, mean in means.items() if mean is not None),
+        key=lambda name: -(means[name] or 0.0),
+    )
+    apart = {
+        frozenset((row["first"], row["second"]))
+        for row in results.get("comparisons", [])
+        if row["dim"] == dim and verdict(results, row)
+    }
+    columns = sorted(
+        _together(ranked, apart), key=lambda group: [name not in group for name in ranked]
+    )
+    return {
+        name: "".join(_letter(i) for i, group in enumerate(columns) if name in group)
+        for name in ranked
+    }
 
 
 def _together(names: Sequence[str], apart: Iterable[frozenset[str]]) -> list[frozenset[str]]:
-    """The largest groups of names of which no two are apart: by Piepho's insert and absorb."""
+    """The largest groups of names of which no two are apart: by Piepho's insert and
+    absorb."""
     groups = {frozenset(names)} if names else set()
     for pair in apart:
         split = {group - {name} for group in groups if pair <= group for name in pair}

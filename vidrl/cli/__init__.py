@@ -31,7 +31,8 @@ vidrl aligns video generators with temporal rewards: train them, and score any v
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 clips unscored or an audit failed, 2 an error."""
+    """Run the command line and return its exit status: 0 done, 1 clips unscored or an audit
+    failed, 2 an error."""
     with plainly():
         return _main(arguments)
 
@@ -40,7 +41,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     reader = build()
     args, rest = reader.parse_known_args(arguments)
     args.words = list(sys.argv[1:] if arguments is None else map(str, arguments))
-    if rest and not (hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
+    if rest and not (
+        hasattr(args, "overrides") and all("=" in word and word[0] != "-" for word in rest)
+    ):
         reader.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
@@ -50,7 +53,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         print("vidrl: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python complains once more at exit
         return 141
     except Exception as error:  # noqa: BLE001  the last place that can say it, in full where it is not ours
         if os.environ.get("VIDRL_TRACEBACK") or not told(error):
@@ -66,18 +71,32 @@ def build() -> argparse.ArgumentParser:
     made = parser(argparse.ArgumentParser, ABOUT, prog="vidrl")
     made.add_argument("--version", action="version", version=f"vidrl {__version__}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for declare in (train.declare_train, sample.declare, score.declare, audit.declare_audit, audit.declare_serve,
-                    bench.declare, cost.declare, train.declare_report, export.declare, influence.declare,
-                    look.declare_list, look.declare_show):
+    for declare in (
+        train.declare_train,
+        sample.declare,
+        score.declare,
+        audit.declare_audit,
+        audit.declare_serve,
+        bench.declare,
+        cost.declare,
+        train.declare_report,
+        export.declare,
+        influence.declare,
+        look.declare_list,
+        look.declare_show,
+    ):
         declare(commands)
     return made
 
 
 def told(error: BaseException) -> bool:
-    """Whether the error explains itself: raised by vidrl for the user, and not a slip in somebody's code."""
+    """Whether the error explains itself: raised by vidrl for the user, and not a slip in
+    somebody's code."""
     if type(error).__module__.partition(".")[0] == "vidrl":
         return True
-    return isinstance(error, (ValueError, RuntimeError, ImportError, OSError)) and _raised_here(error.__traceback__)
+    return isinstance(error, (ValueError, RuntimeError, ImportError, OSError)) and _raised_here(
+        error.__traceback__
+    )
 
 
 def _raised_here(trace: TracebackType | None) -> bool:

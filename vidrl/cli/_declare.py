@@ -8,7 +8,9 @@ from typing import Any
 
 def parser(make: Any, about: str, *names: str, **options: Any) -> argparse.ArgumentParser:
     """A parser whose description is printed as it is written."""
-    return make(*names, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    return make(
+        *names, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+    )
 
 
 def command(commands: Any, name: str, about: str, brief: str, run: Any) -> argparse.ArgumentParser:

@@ -17,20 +17,39 @@ model needs --backbone pipeline.
 
 def declare(made: Any) -> None:
     """Declare them on a parser or a group of it."""
-    made.add_argument("--model", metavar="DIR", help="a model folder in diffusers' format, or a hub id")
-    made.add_argument("--recipe", metavar="FILE", help="the model and the backbone's options of this recipe")
-    made.add_argument("--run", metavar="DIR", dest="run_folder",
-                      help="those of this run, with the weights that it trained (RUN/lora)")
+    made.add_argument(
+        "--model", metavar="DIR", help="a model folder in diffusers' format, or a hub id"
+    )
+    made.add_argument(
+        "--recipe", metavar="FILE", help="the model and the backbone's options of this recipe"
+    )
+    made.add_argument(
+        "--run",
+        metavar="DIR",
+        dest="run_folder",
+        help="those of this run, with the weights that it trained (RUN/lora)",
+    )
     made.add_argument("--lora", metavar="DIR", help="what training saved, as runs/demo/lora")
-    made.add_argument("--lora-partial", action="store_true",
-                      help="leave out, with a warning, what of the LoRA does not fit the model; else it is an error")
-    made.add_argument("--backbone", action="append", metavar="NAME or KEY=VALUE", default=[],
-                      help="the backbone (wan, pipeline), or an option of it, as dtype=bfloat16 or call.height=512; "
-                           "may be repeated")
+    made.add_argument(
+        "--lora-partial",
+        action="store_true",
+        help="leave out, with a warning, what of the LoRA does not fit the model; else it is an error",
+    )
+    made.add_argument(
+        "--backbone",
+        action="append",
+        metavar="NAME or KEY=VALUE",
+        default=[],
+        help="the backbone (wan, pipeline), or an option of it, as dtype=bfloat16 or call.height=512; "
+        "may be repeated",
+    )
 
 
 def resolved(args: argparse.Namespace, **given: Any) -> Any:
-    """The `vidrl.training.model_source.ModelSource` of the arguments; `given` are options of the backbone."""
+    """The `vidrl.training.model_source.ModelSource` of the arguments; `given` are options
+    of the backbone."""
     from vidrl.training.model_source import resolve
 
-    return resolve(args.model, args.recipe, args.run_folder, args.lora, args.backbone, given, args.lora_partial)
+    return resolve(
+        args.model, args.recipe, args.run_folder, args.lora, args.backbone, given, args.lora_partial
+    )

@@ -1,8 +1,9 @@
 """What commands print, without the characters that a terminal obeys.
 
-File names, prompts, and messages of libraries and of other machines may hold escape codes, which move the cursor, hide
-or forge lines, or set the title of the window; and marks that reverse the direction of a text. They are printed as
-their escapes. Names of files and prompts are in many messages, so that this is done where all of them pass.
+File names, prompts, and messages of libraries and of other machines may hold escape codes,
+which move the cursor, hide or forge lines, or set the title of the window; and marks that
+reverse the direction of a text. They are printed as their escapes. Names of files and
+prompts are in many messages, so that this is done where all of them pass.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ OBEYED = re.compile(  # C0 and C1 without tab and end of line, a return amid a l
 
 
 def plain(text: str) -> str:
-    r"""The text, in which what a terminal obeys stands as its escape; a return at the start, as of progress, stays.
+    r"""The text, in which what a terminal obeys stands as its escape; a return at the
+    start, as of progress, stays.
 
     >>> plain("a\x1b[2J\tb\r\n"), plain("\r3 of 5"), plain("ok\rforged \u202e")
     ('a\\x1b[2J\tb\r\n', '\r3 of 5', 'ok\\rforged \\u202e')
@@ -28,7 +30,8 @@ def plain(text: str) -> str:
 
 
 class Plain:
-    """A text stream that writes `plain` text to another one, and is that one in all else."""
+    """A text stream that writes `plain` text to another one, and is that one in all
+    else."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -40,34 +40,66 @@ Requests are scored one at a time. 512 connections may wait, holding at most 2 G
 
 def declare_audit(commands: Any) -> None:
     made = command(commands, "audit", AUDIT, "does a reward pay for cheating?", _audit)
-    made.add_argument("reward", metavar="REWARD", nargs="?", default="default",
-                         help="a name, or package.module:Class or :function; the default composite if not given")
-    made.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an option of the reward")
-    made.add_argument("--clips", metavar="DIR", help="audit on pieces of these videos, or on these images, too")
-    made.add_argument("--side", type=int, default=96, help="their shorter side is shrunk to so many pixels (96)")
+    made.add_argument(
+        "reward",
+        metavar="REWARD",
+        nargs="?",
+        default="default",
+        help="a name, or package.module:Class or :function; the default composite if not given",
+    )
+    made.add_argument(
+        "--option", metavar="KEY=VALUE", action="append", default=[], help="an option of the reward"
+    )
+    made.add_argument(
+        "--clips", metavar="DIR", help="audit on pieces of these videos, or on these images, too"
+    )
+    made.add_argument(
+        "--side", type=int, default=96, help="their shorter side is shrunk to so many pixels (96)"
+    )
     made.add_argument("--clips-count", type=int, metavar="N", help="how many synthetic clips (30)")
     made.add_argument("--size", type=int, default=64, help="the side of the synthetic clips (64)")
-    made.add_argument("--frames", type=int, default=17, help="their length (17, at 8 frames a second); 1: images")
+    made.add_argument(
+        "--frames", type=int, default=17, help="their length (17, at 8 frames a second); 1: images"
+    )
     made.add_argument("--hacks", metavar="A,B", help="these hacks alone")
     made.add_argument("--strengths", metavar="S,T", help="at these strengths (0.25,0.5,1)")
-    made.add_argument("--quick", action="store_true", help="12 clips, 16 hacks, strengths 0.5 and 1: for CI")
-    made.add_argument("--optimise", action="store_true", help="best-of-N and random search against it")
+    made.add_argument(
+        "--quick", action="store_true", help="12 clips, 16 hacks, strengths 0.5 and 1: for CI"
+    )
+    made.add_argument(
+        "--optimise", action="store_true", help="best-of-N and random search against it"
+    )
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="cpu", help="cpu, cuda ...")
-    made.add_argument("--max-wins", type=float, default=0.02, metavar="SHARE",
-                      help="the share of winning pairs that is allowed (0.02)")
+    made.add_argument(
+        "--max-wins",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="the share of winning pairs that is allowed (0.02)",
+    )
     made.add_argument("--strict", action="store_true", help="fail on a flagged check too")
-    for kind, what in (("json", "all numbers"), ("html", "one page, readable offline"), ("svg", "the picture alone")):
+    for kind, what in (
+        ("json", "all numbers"),
+        ("html", "one page, readable offline"),
+        ("svg", "the picture alone"),
+    ):
         made.add_argument(f"--{kind}", metavar="FILE", help=f"write {what}")
 
 
 def declare_serve(commands: Any) -> None:
     made = command(commands, "serve", SERVE, "a reward behind HTTP", _serve)
-    made.add_argument("reward", metavar="REWARD", help="a name, or package.module:Class or :function")
-    made.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an option of the reward")
+    made.add_argument(
+        "reward", metavar="REWARD", help="a name, or package.module:Class or :function"
+    )
+    made.add_argument(
+        "--option", metavar="KEY=VALUE", action="append", default=[], help="an option of the reward"
+    )
     made.add_argument("--port", type=int, default=8765, help="0 takes a free one (8765)")
     made.add_argument("--host", default="127.0.0.1", help="127.0.0.1: this machine alone")
-    made.add_argument("--expose", action="store_true", help="allow a host that others reach; nothing is encrypted")
+    made.add_argument(
+        "--expose", action="store_true", help="allow a host that others reach; nothing is encrypted"
+    )
     made.add_argument("--device", default="cpu", help="cpu, cuda ...")
 
 

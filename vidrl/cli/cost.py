@@ -23,13 +23,25 @@ def declare(commands: Any) -> None:
     """Declare the command."""
     made = command(commands, "cost", COST, "what a recipe will cost", _cost)
     made.add_argument("recipe", metavar="RECIPE", help="a TOML file; scripts/recipes holds some")
-    made.add_argument("overrides", metavar="key=value", nargs="*", help="dotted overrides, as train.rounds=5")
+    made.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="dotted overrides, as train.rounds=5"
+    )
     made.add_argument("--gpu", default="", metavar="CARD", help="h100-80, a100-40 or rtx4090-24")
-    made.add_argument("--utilisation", type=float, metavar="SHARE",
-                      help="of the card's peak FLOP/s that is reached (0.35): an assumption")
-    made.add_argument("--measure", action=argparse.BooleanOptionalAction, default=None,
-                      help="time a few calls here (yes for a model on this machine where no card is named)")
-    made.add_argument("--json", action="store_true", help="the same as one JSON object; bytes, FLOPs and seconds")
+    made.add_argument(
+        "--utilisation",
+        type=float,
+        metavar="SHARE",
+        help="of the card's peak FLOP/s that is reached (0.35): an assumption",
+    )
+    made.add_argument(
+        "--measure",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="time a few calls here (yes for a model on this machine where no card is named)",
+    )
+    made.add_argument(
+        "--json", action="store_true", help="the same as one JSON object; bytes, FLOPs and seconds"
+    )
 
 
 def _cost(args: argparse.Namespace) -> int:

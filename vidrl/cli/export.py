@@ -23,9 +23,13 @@ command writes beside it. Every format keeps alpha. comfyui and kohya work for W
 
 def declare(commands: Any) -> None:
     made = command(commands, "export", EXPORT, "a LoRA in the format of another program", _export)
-    made.add_argument("source", metavar="RUN_OR_LORA", help="as runs/demo, runs/demo/lora or lora.safetensors")
+    made.add_argument(
+        "source", metavar="RUN_OR_LORA", help="as runs/demo, runs/demo/lora or lora.safetensors"
+    )
     made.add_argument("--format", required=True, choices=("comfyui", "kohya", "diffusers", "peft"))
-    made.add_argument("--out", metavar="PATH", help="a folder; for comfyui and kohya also a name.safetensors")
+    made.add_argument(
+        "--out", metavar="PATH", help="a folder; for comfyui and kohya also a name.safetensors"
+    )
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -37,7 +41,9 @@ def _export(args: argparse.Namespace) -> int:
     made = found.config()
     print(f"{len(found.pairs)} modules, rank {made['r']}, alpha {made['lora_alpha']}, in {file}")
     if not any(bool(pair["lora_B.weight"].any()) for pair in found.pairs.values()):
-        print("every lora_B is 0: this LoRA changes nothing; was each of its evaluations rolled back?")
+        print(
+            "every lora_B is 0: this LoRA changes nothing; was each of its evaluations rolled back?"
+        )
     return 0
 
 
@@ -46,13 +52,16 @@ def _lora(source: Path) -> Path:
     if not (source / "config.toml").exists():
         return source
     if not (source / "lora").is_dir():
-        raise ValueError(f"expected a finished run in {source}, got one without the folder lora, which "
-                         "training writes at its end: go on with vidrl train RECIPE --resume")
+        raise ValueError(
+            f"expected a finished run in {source}, got one without the folder lora, which "
+            "training writes at its end: go on with vidrl train RECIPE --resume"
+        )
     return source / "lora"
 
 
 def _out(source: Path, form: str, wanted: str | None, read: Path) -> Path:
-    """Where to write: a folder for diffusers and peft, a file for comfyui and kohya; never over what was read."""
+    """Where to write: a folder for diffusers and peft, a file for comfyui and kohya; never
+    over what was read."""
     from vidrl.lora.writing import FILES
 
     name, whole = f"{source.resolve().name.removesuffix('.safetensors')}-{form}", form in FILES

@@ -1,4 +1,5 @@
-"""vidrl influence: how far the noise of each latent frame moves the reward of each frame."""
+"""vidrl influence: how far the noise of each latent frame moves the reward of each
+frame."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 
 from ._declare import command
 
-# What a plan of all steps that may ever draw noise leaves out: a window's places are all measured at once.
+# What a plan of all steps that may ever draw noise leaves out: a window's places are all
+# measured at once.
 UNUSED = ("credit", "influence", "window", "window_stride", "window_schedule", "train_steps")
 ABOUT = """\
 Measure what credit by influence reads: how far the noise of each latent frame, at each denoising step, moves the reward
@@ -24,12 +26,22 @@ frames, N prompts and M members it takes N M K (L + 1) clips, finished from each
 
 
 def declare(commands: Any) -> None:
-    made = command(commands, "influence", ABOUT, "measure what credit by influence reads", _influence)
-    made.add_argument("recipe", metavar="RECIPE", help="a TOML file; its model, reward, algorithm and training prompts")
-    made.add_argument("overrides", metavar="key=value", nargs="*", help="dotted overrides, as seed=1")
+    made = command(
+        commands, "influence", ABOUT, "measure what credit by influence reads", _influence
+    )
+    made.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="a TOML file; its model, reward, algorithm and training prompts",
+    )
+    made.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="dotted overrides, as seed=1"
+    )
     made.add_argument("--prompts", type=int, default=64, metavar="N", help="how many prompts (64)")
     made.add_argument("--members", type=int, default=2, metavar="N", help="clips of each (2)")
-    made.add_argument("--out", default="influence.safetensors", metavar="FILE", help="where to write it")
+    made.add_argument(
+        "--out", default="influence.safetensors", metavar="FILE", help="where to write it"
+    )
 
 
 def _influence(args: argparse.Namespace) -> int:
@@ -44,14 +56,18 @@ def _influence(args: argparse.Namespace) -> int:
 
     folder = Path(args.out).parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"expected a folder to write {args.out} to, found none at {folder}: make it first")
+        raise FileNotFoundError(
+            f"expected a folder to write {args.out} to, found none at {folder}: make it first"
+        )
     recipe = config.load(args.recipe, args.overrides)
     config.check_plugins(recipe)
     kind = plugin.find("algorithms", recipe.algorithm.name)
     if not issubclass(kind, Trajectory):
-        raise ValueError("expected an algorithm whose sampling draws noise, because an influence is of that noise, got "
-                         f"{recipe.algorithm.name!r}, which samples without: take one of {_noisy()}, as "
-                         "algorithm.name=grpo algorithm.options={}")
+        raise ValueError(
+            "expected an algorithm whose sampling draws noise, because an influence is of that noise, got "
+            f"{recipe.algorithm.name!r}, which samples without: take one of {_noisy()}, as "
+            "algorithm.name=grpo algorithm.options={}"
+        )
     backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
     backbone.to("cuda" if torch.cuda.is_available() else "cpu")
     options = {k: v for k, v in recipe.algorithm.options.items() if k not in UNUSED}
@@ -60,8 +76,16 @@ def _influence(args: argparse.Namespace) -> int:
     prompts = config.read_prompts(recipe.data.prompts)
     chosen = torch.randperm(len(prompts), generator=draw)[: args.prompts].tolist()
     reward = evaluate.build_reward(recipe.reward).to(backbone.device)
-    made = influence.measure(backbone, reward, plan, [prompts[i] for i in chosen], args.members, recipe.seed,
-                             lambda names: tqdm(names, desc="prompt", unit="prompt"), recipe.train.micro_batch or 32)
+    made = influence.measure(
+        backbone,
+        reward,
+        plan,
+        [prompts[i] for i in chosen],
+        args.members,
+        recipe.seed,
+        lambda names: tqdm(names, desc="prompt", unit="prompt"),
+        recipe.train.micro_batch or 32,
+    )
     print(made.save(args.out))
     return 0
 

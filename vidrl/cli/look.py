@@ -15,18 +15,26 @@ def declare_list(commands: Any) -> None:
     about = "The plug-ins of one kind (rewards, backbones, algorithms, benchmarks, steering), or of all."
     made = command(commands, "list", about, "what there is", _list)
     made.add_argument("kind", metavar="KIND", nargs="?")
-    made.add_argument("--json", action="store_true", help="names, documentation, options and facts as JSON")
-    made.add_argument("--diffusers", action="store_true",
-                      help="of backbones: which pipelines of diffusers the backbone `pipeline` drives, and "
-                           "how that was found out")
+    made.add_argument(
+        "--json", action="store_true", help="names, documentation, options and facts as JSON"
+    )
+    made.add_argument(
+        "--diffusers",
+        action="store_true",
+        help="of backbones: which pipelines of diffusers the backbone `pipeline` drives, and "
+        "how that was found out",
+    )
 
 
 def declare_show(commands: Any) -> None:
     about = "A plug-in's documentation, options and facts.\n\n  vidrl show rewards flicker"
     made = command(commands, "show", about, "one of them, in full", _show)
     made.add_argument("kind", metavar="KIND")
-    made.add_argument("name", metavar="NAME",
-                      help="a name, or package.module:Class; of rewards also `default`, or package.module:function")
+    made.add_argument(
+        "name",
+        metavar="NAME",
+        help="a name, or package.module:Class; of rewards also `default`, or package.module:function",
+    )
     made.add_argument("--json", action="store_true")
 
 
@@ -38,7 +46,11 @@ def _list(args: argparse.Namespace) -> int:
     chosen = [args.kind] if args.kind else plugin.kinds()
     table = {kind: [_facts(kind, name) for name in plugin.names(kind)] for kind in chosen}
     if args.json:
-        print(json.dumps(table[args.kind] if args.kind else table, indent=2, default=str, ensure_ascii=False))
+        print(
+            json.dumps(
+                table[args.kind] if args.kind else table, indent=2, default=str, ensure_ascii=False
+            )
+        )
         return 0
     for kind, rows in table.items():
         print("\n".join([*([] if args.kind else [f"\n{kind}"]), *_columns(rows)]))
@@ -51,7 +63,12 @@ def _facts(kind: str, name: str) -> dict[str, Any]:
     try:
         return plugin.facts(kind, name)
     except ImportError as error:  # one plug-in's missing package must not hide the others
-        return {"kind": kind, "name": name, "summary": f"not usable here: {error}", "error": str(error)}
+        return {
+            "kind": kind,
+            "name": name,
+            "summary": f"not usable here: {error}",
+            "error": str(error),
+        }
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
@@ -71,10 +88,14 @@ def _diffusers(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return 0
     head = ("pipeline", "makes", "path", "contract kept with tiny weights")
-    rows = [(row["pipeline"], row["makes"], row["checks"].get("path", ""), kept(row["checks"]))
-            for row in found["checked"]]  # fmt: skip
+    rows = [
+        (row["pipeline"], row["makes"], row["checks"].get("path", ""), kept(row["checks"]))
+        for row in found["checked"]
+    ]
     rows += [(row["pipeline"], row["makes"], row["path"], _read(row)) for row in found["read"]]
-    print(f"diffusers {found['diffusers']}; run with real weights: none; lines of code a family: 0\n")
+    print(
+        f"diffusers {found['diffusers']}; run with real weights: none; lines of code a family: 0\n"
+    )
     print("\n".join(_aligned([head, *rows])))
     return 0
 
@@ -106,18 +127,35 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 
 
 def _show(args: argparse.Namespace) -> int:
-    facts = _default() if (args.kind, args.name) == ("rewards", "default") else _known(args.kind, args.name)
+    facts = (
+        _default()
+        if (args.kind, args.name) == ("rewards", "default")
+        else _known(args.kind, args.name)
+    )
     if args.json:
         print(json.dumps(facts, indent=2, default=str, ensure_ascii=False))
         return 0
-    options = [f"{option['name']}: {option['type'] or 'any'}" +
-               (f" = {option['default']!r}" if "default" in option else "   (required)") for option in facts["options"]]
+    options = [
+        f"{option['name']}: {option['type'] or 'any'}"
+        + (f" = {option['default']!r}" if "default" in option else "   (required)")
+        for option in facts["options"]
+    ]
     card = _card(facts["facts"].pop("card", None))
     parts = [f"{name} {weight:g}" for name, weight in facts.get("parts", {}).items()]
     attributes = [f"{name}: {value!r}" for name, value in facts["facts"].items()]
-    print("\n".join([f"{args.kind} {args.name}   ({facts['class']})", "", facts["doc"],
-                     *(_section("Card", card) if card else []), *(_section("Parts, weighted", parts) if parts else []),
-                     *_section("Options", options), *_section("Facts", attributes)]))
+    print(
+        "\n".join(
+            [
+                f"{args.kind} {args.name}   ({facts['class']})",
+                "",
+                facts["doc"],
+                *(_section("Card", card) if card else []),
+                *(_section("Parts, weighted", parts) if parts else []),
+                *_section("Options", options),
+                *_section("Facts", attributes),
+            ]
+        )
+    )
     return 0
 
 
@@ -133,7 +171,12 @@ def _default() -> dict[str, Any]:
 
     made, facts = default(), _known("rewards", "vidrl.rewards.compose:Composite")
     own = {name: getattr(made, name) for name in ("differentiable", "needs", "support")}
-    return facts | {"name": "default", "options": [], "parts": made.weights, "facts": facts["facts"] | own}
+    return facts | {
+        "name": "default",
+        "options": [],
+        "parts": made.weights,
+        "facts": facts["facts"] | own,
+    }
 
 
 def _card(card: dict[str, str] | None) -> list[str]:

@@ -29,7 +29,13 @@ left out with its reason, and the exit status is then 1. prompts.csv beside the 
 image that a clip was made from in its column reference; `vidrl bench clips` reads it.
 """
 
-BACKBONE_OPTIONS = {"guidance": float, "frames": int, "height": int, "width": int, "text_length": int}
+BACKBONE_OPTIONS = {
+    "guidance": float,
+    "frames": int,
+    "height": int,
+    "width": int,
+    "text_length": int,
+}
 STEPS = 20
 
 
@@ -39,17 +45,33 @@ def declare(commands: Any) -> None:
     _model.declare(made)
     prompts = made.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
-    prompts.add_argument("--prompts", metavar="FILE",
-                         help="one prompt a line, or a .jsonl, .csv or .parquet table with the column prompt and what "
-                              "goes with it, as image")
-    made.add_argument("--out", required=True, metavar="DIR", help="the clips go here: 0000.mp4 ..., or 0000.png ...")
+    prompts.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="one prompt a line, or a .jsonl, .csv or .parquet table with the column prompt and what "
+        "goes with it, as image",
+    )
+    made.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="the clips go here: 0000.mp4 ..., or 0000.png ...",
+    )
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--steps", type=int, metavar="N",
-                      help=f"denoising steps (train.eval_steps of the recipe or run, else {STEPS})")
+    made.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help=f"denoising steps (train.eval_steps of the recipe or run, else {STEPS})",
+    )
     made.add_argument("--device", default="", help="cpu, cuda ...; a GPU where there is one")
     for name, kind in BACKBONE_OPTIONS.items():
-        made.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N",
-                          help="the recipe's or run's, else the model's own")
+        made.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            metavar="N",
+            help="the recipe's or run's, else the model's own",
+        )
 
 
 def _sample(args: argparse.Namespace) -> int:
@@ -57,7 +79,9 @@ def _sample(args: argparse.Namespace) -> int:
     from vidrl.bench import manifest
     from vidrl.data import references
 
-    given = {name: getattr(args, name) for name in BACKBONE_OPTIONS if getattr(args, name) is not None}
+    given = {
+        name: getattr(args, name) for name in BACKBONE_OPTIONS if getattr(args, name) is not None
+    }
     source = _model.resolved(args, **given)
     prompts = args.prompt or config.read_prompts(args.prompts)
     _tell_left_out(args.prompts)
@@ -70,7 +94,14 @@ def _sample(args: argparse.Namespace) -> int:
         if why:
             lost.append(f"{name}: {why}")
         else:
-            rows.append({"path": name, "prompt": prompt, "seed": args.seed + i, **references.columns(prompt)})
+            rows.append(
+                {
+                    "path": name,
+                    "prompt": prompt,
+                    "seed": args.seed + i,
+                    **references.columns(prompt),
+                }
+            )
     if rows:
         manifest.write(out / "prompts.csv", rows)
     return _tell(len(rows), lost, out)
@@ -79,7 +110,8 @@ def _sample(args: argparse.Namespace) -> int:
 def _maker(
     source: Any, steps: int, device: str, prompts: Sequence[str]
 ) -> tuple[Callable[[str, int], Tensor], float]:
-    """A function of a prompt and a seed that returns the clip (F, 3, H, W), and the clips' frames a second."""
+    """A function of a prompt and a seed that returns the clip (F, 3, H, W), and the clips'
+    frames a second."""
     import torch
 
     from vidrl import plugin
@@ -112,7 +144,9 @@ def _tell_left_out(file: str | None) -> None:
         print(f"vidrl: {line}", file=sys.stderr)
 
 
-def _made(make: Callable[[str, int], Tensor], prompt: str, seed: int, path: Path, fps: float) -> tuple[str, str]:
+def _made(
+    make: Callable[[str, int], Tensor], prompt: str, seed: int, path: Path, fps: float
+) -> tuple[str, str]:
     """Make and write one clip: the name of its file, and why it could not be made."""
     from vidrl.rewards import video
 

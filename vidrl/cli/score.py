@@ -35,44 +35,88 @@ clip of one frame: rewards that need time do not score it, and a composite leave
 
 def declare(commands: Any) -> None:
     made = command(commands, "score", SCORE, "score videos", _score)
-    made.add_argument("paths", metavar="PATH", nargs="*",
-                         help="video files, or folders of them; those of the table of --prompts if not given")
-    made.add_argument("--reward", action="append", metavar="NAME", default=[],
-                         help="may be repeated; `vidrl list rewards` names them, package.module:Class or :function is "
-                              "one of yours; `default`, the composite, if not given")
-    made.add_argument("--option", action="append", metavar="KEY=VALUE", default=[],
-                         help="an option of the reward (`vidrl show rewards NAME` lists them); NAME.KEY=VALUE where "
-                              "there are several")
-    made.add_argument("--prompts", metavar="FILE",
-                         help="what was asked for: .csv, .tsv, .json, .jsonl or .parquet with path and prompt, or "
-                              ".txt, one prompt a line in order of the files")
-    made.add_argument("--jobs", type=int, metavar="N",
-                         help="processes that score, of one thread each (one a core, up to 4); 0: this process, which "
-                              "a broken file can take down")
-    made.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS",
-                         help="longest time for one clip (600); 0: as long as it takes")
-    made.add_argument("--memory", type=float, default=4.0, metavar="GIB",
-                         help="most memory that one process may take for a clip (4); 0: no limit; Linux only, and not "
-                              "for rewards of trained networks")
-    made.add_argument("--fps", type=float, metavar="N",
-                         help="frames a second of folders of numbered pictures (8); video files state their own")
-    made.add_argument("--json", metavar="FILE", help="write the lines there instead of printing them")
-    made.add_argument("--strict", action="store_true",
-                         help="exit status 1 if any clip could not be scored, not only where none could")
+    made.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        help="video files, or folders of them; those of the table of --prompts if not given",
+    )
+    made.add_argument(
+        "--reward",
+        action="append",
+        metavar="NAME",
+        default=[],
+        help="may be repeated; `vidrl list rewards` names them, package.module:Class or :function is "
+        "one of yours; `default`, the composite, if not given",
+    )
+    made.add_argument(
+        "--option",
+        action="append",
+        metavar="KEY=VALUE",
+        default=[],
+        help="an option of the reward (`vidrl show rewards NAME` lists them); NAME.KEY=VALUE where "
+        "there are several",
+    )
+    made.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="what was asked for: .csv, .tsv, .json, .jsonl or .parquet with path and prompt, or "
+        ".txt, one prompt a line in order of the files",
+    )
+    made.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="processes that score, of one thread each (one a core, up to 4); 0: this process, which "
+        "a broken file can take down",
+    )
+    made.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="longest time for one clip (600); 0: as long as it takes",
+    )
+    made.add_argument(
+        "--memory",
+        type=float,
+        default=4.0,
+        metavar="GIB",
+        help="most memory that one process may take for a clip (4); 0: no limit; Linux only, and not "
+        "for rewards of trained networks",
+    )
+    made.add_argument(
+        "--fps",
+        type=float,
+        metavar="N",
+        help="frames a second of folders of numbered pictures (8); video files state their own",
+    )
+    made.add_argument(
+        "--json", metavar="FILE", help="write the lines there instead of printing them"
+    )
+    made.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit status 1 if any clip could not be scored, not only where none could",
+    )
 
 
 def _score(args: argparse.Namespace) -> int:
     from vidrl import rewards
 
     if not (args.paths or args.prompts):
-        raise ValueError("expected files or folders to score, or a table of them with --prompts; got neither")
+        raise ValueError(
+            "expected files or folders to score, or a table of them with --prompts; got neither"
+        )
     chosen = _chosen(args.reward or ["default"], args.option)
     files, prompts = _clips(args)
     jobs = min(_cores(), 4) if args.jobs is None else args.jobs
     memory = round(args.memory * 2**30) or None
     rows = rewards.score_files(files, chosen, prompts, jobs, args.timeout or None, memory, args.fps)
     with open(args.json, "w", encoding="utf-8") if args.json else _Standard() as file:
-        told = [(_line(row, file), row["frames"], row["note"]) for row in _progress(rows, len(files))]
+        told = [
+            (_line(row, file), row["frames"], row["note"]) for row in _progress(rows, len(files))
+        ]
     lost = [unscored for unscored, _, _ in told]
     if mixed := _mixed([(frames, note) for unscored, frames, note in told if not unscored]):
         print(f"vidrl: {mixed}", file=sys.stderr)
@@ -82,7 +126,8 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _mixed(rows: list[tuple[int, str | None]]) -> str:
-    """What to know where images, out of whose values parts are left, stand among clips; each row's frames and note.
+    """What to know where images, out of whose values parts are left, stand among clips;
+    each row's frames and note.
 
     >>> _mixed([(1, "default: jerk need more frames than an image has, and are left out"), (17, None)])
     '1 of 2 files are images, whose composites lack the parts that need time: do not compare them with those of clips'
@@ -90,8 +135,10 @@ def _mixed(rows: list[tuple[int, str | None]]) -> str:
     images = [note for frames, note in rows if frames == 1 and note and "than an image has" in note]
     if not images or not any(frames > 1 for frames, _ in rows):
         return ""
-    return (f"{len(images)} of {len(rows)} files are images, whose composites lack the parts that need time: do not "
-            "compare them with those of clips")
+    return (
+        f"{len(images)} of {len(rows)} files are images, whose composites lack the parts that need time: do not "
+        "compare them with those of clips"
+    )
 
 
 def _chosen(names: list[str], words: list[str]) -> dict[str, Any]:
@@ -104,8 +151,10 @@ def _chosen(names: list[str], words: list[str]) -> dict[str, Any]:
         owner, _, key = key.rpartition(".")
         owner = owner or (names[0] if len(options) == 1 else "")
         if owner not in options:
-            raise ValueError(f"expected --option {key}=... with the reward it is of, as NAME.{key}=..., one of "
-                             f"{', '.join(options)}; got {owner or 'none'}")
+            raise ValueError(
+                f"expected --option {key}=... with the reward it is of, as NAME.{key}=..., one of "
+                f"{', '.join(options)}; got {owner or 'none'}"
+            )
         options[owner][key] = value
     return {name: load(name, **given) for name, given in options.items()}
 
@@ -122,12 +171,22 @@ def _clips(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
         return list(video.find(args.paths)), {}
     table = manifests.read(args.prompts, lambda said: print(f"vidrl: {said}", file=sys.stderr))
     files, prompts = manifests.match(args.paths, table)
-    if bare := [file for file in files if isinstance(table, dict) and Path(os.path.abspath(file)) not in table]:
-        print(f"vidrl: {len(bare)} of {len(files)} files have no row in {args.prompts} and are scored without a "
-              f"prompt, the first is {bare[0]}", file=sys.stderr)
+    if bare := [
+        file
+        for file in files
+        if isinstance(table, dict) and Path(os.path.abspath(file)) not in table
+    ]:
+        print(
+            f"vidrl: {len(bare)} of {len(files)} files have no row in {args.prompts} and are scored without a "
+            f"prompt, the first is {bare[0]}",
+            file=sys.stderr,
+        )
     if spare := manifests.spare(files, table):
-        print(f"vidrl: {len(spare)} of {len(table)} rows of {args.prompts} are of files that were not given or are not "
-              f"there, the first is {spare[0]}", file=sys.stderr)
+        print(
+            f"vidrl: {len(spare)} of {len(table)} rows of {args.prompts} are of files that were not given or are not "
+            f"there, the first is {spare[0]}",
+            file=sys.stderr,
+        )
     return files, prompts
 
 
@@ -162,7 +221,8 @@ def _line(row: dict[str, Any], file: Any) -> bool:
 
 
 def _json(row: dict[str, Any], encoding: str) -> str:
-    """A row as JSON, with escapes where its text, as a file name that is not UTF-8, cannot be written as it is."""
+    """A row as JSON, with escapes where its text, as a file name that is not UTF-8, cannot
+    be written as it is."""
     text = json.dumps(row, ensure_ascii=False)
     try:
         text.encode(encoding)

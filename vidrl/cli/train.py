@@ -11,7 +11,8 @@ from vidrl.training import changes
 
 from ._declare import command
 
-TRAIN = """\
+TRAIN = (
+    """\
 Fine-tune a generator by reinforcement learning, as a TOML recipe says.
 
   vidrl train scripts/recipes/demo.toml
@@ -27,23 +28,39 @@ the LoRA, summary.json and report.html. Ctrl-C or SIGTERM saves a checkpoint and
 With --resume these values may differ from those of the last start. Each difference is an event in events.jsonl and on
 the page, with the old and the new value. All other values say which run it is: where they differ, --resume is refused.
 
-""" + changes.listed() + """
+"""
+    + changes.listed()
+    + """
 
 More: docs/resume.md.
 """
+)
 
 
 def declare_train(commands: Any) -> None:
     made = command(commands, "train", TRAIN, "fine-tune a generator", _train)
     made.add_argument("recipe", metavar="RECIPE", help="a TOML file; scripts/recipes holds some")
-    made.add_argument("overrides", metavar="key=value", nargs="*", help="dotted overrides, as train.rounds=5")
-    made.add_argument("--resume", action="store_true",
-                         help="go on from the run folder's checkpoint; starts anew where there is none")
-    made.add_argument("--processes", type=int, default=1, metavar="N",
-                         help="how many share the work (1); 0: one a GPU, or two of one thread on a CPU")
-    made.add_argument("--check", action="store_true",
-                         help="check recipe, options and run folder, print new | interrupted | stopped | finished and "
-                              "the folder, and do nothing else")
+    made.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="dotted overrides, as train.rounds=5"
+    )
+    made.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the run folder's checkpoint; starts anew where there is none",
+    )
+    made.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many share the work (1); 0: one a GPU, or two of one thread on a CPU",
+    )
+    made.add_argument(
+        "--check",
+        action="store_true",
+        help="check recipe, options and run folder, print new | interrupted | stopped | finished and "
+        "the folder, and do nothing else",
+    )
 
 
 def declare_report(commands: Any) -> None:
@@ -59,7 +76,9 @@ def _train(args: argparse.Namespace) -> int:
     recipe = config.load(args.recipe, args.overrides)
     evaluate.check_recipe(recipe)
     _look(recipe)  # a suite that is not there must show before the work
-    if "RANK" in os.environ and not args.check:  # one of a group: only the main process's machine has the run folder
+    if (
+        "RANK" in os.environ and not args.check
+    ):  # one of a group: only the main process's machine has the run folder
         return _trained(recipe, args.resume)
     stands = resume.examine(recipe.run, recipe.to_dict(), args.resume)
     if args.check:
@@ -96,7 +115,8 @@ def _trained(recipe: Any, resume: bool) -> int:
 
 
 def _look(recipe: Any) -> Any:
-    """The suite that the recipe asks for between rounds, which the trainer must not know; None: it asks for none."""
+    """The suite that the recipe asks for between rounds, which the trainer must not know;
+    None: it asks for none."""
     if not recipe.bench.suite:
         return None
     from vidrl.bench import callback
@@ -115,7 +135,9 @@ def _finish(folder: str | Path, note: str = "") -> int:
         print(f"interrupted; the same command with --resume goes on from {folder}")
         return 130
     if stands == "stopped":
-        note = "stopped by train.time_limit; the same command with --resume goes on for as long again"
+        note = (
+            "stopped by train.time_limit; the same command with --resume goes on for as long again"
+        )
     print("\n".join(filter(None, [note, run_report.table(folder), str(run_report.write(folder))])))
     return 0
 

@@ -1,6 +1,8 @@
-"""What a recipe costs before it runs: calls, FLOPs, bytes and seconds; arithmetic on shapes, no weights, no training.
+"""What a recipe costs before it runs: calls, FLOPs, bytes and seconds; arithmetic on
+shapes, no weights, no training.
 
-Legend: N clips of a round, K kept steps, M clips of a micro-batch, S segments; FLOPs are two a multiply-add.
+Legend: N clips of a round, K kept steps, M clips of a micro-batch, S segments; FLOPs are
+two a multiply-add.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ ESTIMATE, MEASURED = "estimate, not measured", "from a calibration on this machi
 
 @dataclass(frozen=True)
 class Cost:
-    """A recipe's cost. `seconds` is empty where neither a card was named nor this machine was measured."""
+    """A recipe's cost. `seconds` is empty where neither a card was named nor this machine
+    was measured."""
 
     recipe: str
     shape: dict[str, Any]
@@ -44,30 +47,45 @@ class Cost:
         """Plain values, as JSON holds them; NaN is None."""
         made = asdict(self)
         for part in ("flops", "memory", "seconds"):
-            made[part] = {key: None if value != value else value for key, value in made[part].items()}
+            made[part] = {
+                key: None if value != value else value for key, value in made[part].items()
+            }
         return made
 
 
 def estimate(
-    recipe: Recipe | Mapping[str, Any] | str | Path, gpu: str = "", utilisation: float = UTILISATION,
-    measure: bool | None = None, pace: Callable[[Recipe], Pace] | None = None,
-) -> Cost:  # fmt: skip
-    """The cost of a recipe: on a card by its data sheet, or on this machine by a calibration.
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    gpu: str = "",
+    utilisation: float = UTILISATION,
+    measure: bool | None = None,
+    pace: Callable[[Recipe], Pace] | None = None,
+) -> Cost:
+    """The cost of a recipe: on a card by its data sheet, or on this machine by a
+    calibration.
 
-    `measure`: None is yes for a model whose weights lie here, where no card is named. `pace` replaces the calibration.
-    Raises ValueError for a card or a model that is not known, more segments than latent frames, a utilisation outside
-    (0, 1], or a calibration without weights; and the errors of `config.load` and `plugin.load`.
+    `measure`: None is yes for a model whose weights lie here, where no card is named.
+    `pace` replaces the calibration. Raises ValueError for a card or a model that is not
+    known, more segments than latent frames, a utilisation outside (0, 1], or a calibration
+    without weights; and the errors of `config.load` and `plugin.load`.
     """
     recipe = config.load(recipe)
     config.check_plugins(recipe)
     if not 0 < utilisation <= 1:
-        raise ValueError(f"expected a utilisation in (0, 1], got {utilisation}: {UTILISATION} is usual")
+        raise ValueError(
+            f"expected a utilisation in (0, 1], got {utilisation}: {UTILISATION} is usual"
+        )
     driven.check_here(recipe)
     card, blueprint = cards.find(gpu) if gpu else None, skeleton.read(recipe.backbone)
     wanted = blueprint.local and not gpu if measure is None else measure
     if wanted and (gpu or not blueprint.local):
-        why = "a card was named" if gpu else f"the weights of {recipe.backbone.options.get('model')} are not here"
-        raise ValueError(f"expected to measure a local model on this machine, but {why}: leave --measure out")
+        why = (
+            "a card was named"
+            if gpu
+            else f"the weights of {recipe.backbone.options.get('model')} are not here"
+        )
+        raise ValueError(
+            f"expected to measure a local model on this machine, but {why}: leave --measure out"
+        )
     backbone = blueprint.build()
     algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
     borders(backbone.shape[1], int(getattr(algorithm, "segments", 1)))
@@ -76,7 +94,11 @@ def estimate(
     micro = min(micro, calls.first.largest)
     drives = recipe.backbone.name == driven.NAME
     parameters = driven.parameters(backbone) if drives else {}
-    done = driven.of(recipe, backbone, micro) if drives else work.of(recipe, blueprint, backbone, micro)
+    done = (
+        driven.of(recipe, backbone, micro)
+        if drives
+        else work.of(recipe, blueprint, backbone, micro)
+    )
     found = (pace or _calibrated)(recipe) if wanted else None
     memory = _memory(recipe, backbone, calls, done, micro) | _host(recipe, backbone, calls, done)
     stages = _flops(recipe, calls, done)
@@ -85,10 +107,24 @@ def estimate(
     else:
         seconds = _on_card(recipe, stages, calls, card, utilisation) if card else {}
     shape = _shape(backbone, int(getattr(algorithm, "segments", 1)), parameters)
-    about = {} if card is None else {**asdict(card), "utilisation": utilisation, "fits": _fits(memory, card)}
+    about = (
+        {}
+        if card is None
+        else {**asdict(card), "utilisation": utilisation, "fits": _fits(memory, card)}
+    )
     advice = _advice(recipe, memory, micro) if card is not None and not about["fits"] else []
     basis = MEASURED if found else ESTIMATE
-    return Cost(recipe.run, shape, _told(recipe, backbone, calls, micro), stages, memory, seconds, basis, about, advice)
+    return Cost(
+        recipe.run,
+        shape,
+        _told(recipe, backbone, calls, micro),
+        stages,
+        memory,
+        seconds,
+        basis,
+        about,
+        advice,
+    )
 
 
 def _calibrated(recipe: Recipe) -> Pace:
@@ -98,22 +134,41 @@ def _calibrated(recipe: Recipe) -> Pace:
 def _shape(backbone: Denoiser, segments: int, parameters: dict[str, int]) -> dict[str, Any]:
     config = None if parameters else getattr(backbone.network, "config", None)
     patch = config.patch_size if config is not None else (1, 1, 1)
-    tokens = None if parameters else prod(backbone.shape[1:]) // prod(patch)  # a driven network's own affair
+    tokens = (
+        None if parameters else prod(backbone.shape[1:]) // prod(patch)
+    )  # a driven network's own affair
     frames, *_ = _pixels(backbone)
-    return {"latent": list(backbone.shape), "tokens": tokens, "frames": frames, "parameters": parameters,
-            "pixels": list(_pixels(backbone)[1:]), "fps": backbone.fps, "segments": segments,
-            "latent_frames_of_segments": [b - a for a, b in borders(backbone.shape[1], segments)]}
+    return {
+        "latent": list(backbone.shape),
+        "tokens": tokens,
+        "frames": frames,
+        "parameters": parameters,
+        "pixels": list(_pixels(backbone)[1:]),
+        "fps": backbone.fps,
+        "segments": segments,
+        "latent_frames_of_segments": [b - a for a, b in borders(backbone.shape[1], segments)],
+    }
 
 
 def _told(recipe: Recipe, backbone: Denoiser, calls: Calls, micro: int) -> dict[str, Any]:
     first = calls.rounds[0]
-    return {"clips": calls.clips, "kept_steps": calls.kept, "micro_batch": micro, **first, "round": sum(first.values()),
-            "guidance_rows": _guidance_rows(recipe, backbone), "evaluation": calls.evaluation,
-            "evaluations": calls.evaluations, "rounds": recipe.train.rounds, "run": calls.run}
+    return {
+        "clips": calls.clips,
+        "kept_steps": calls.kept,
+        "micro_batch": micro,
+        **first,
+        "round": sum(first.values()),
+        "guidance_rows": _guidance_rows(recipe, backbone),
+        "evaluation": calls.evaluation,
+        "evaluations": calls.evaluations,
+        "rounds": recipe.train.rounds,
+        "run": calls.run,
+    }
 
 
 def _guidance_rows(recipe: Recipe, backbone: Denoiser) -> int | None:
-    """None for a driven pipeline, whose own code guides; its FLOPs of a call include that."""
+    """None for a driven pipeline, whose own code guides; its FLOPs of a call include
+    that."""
     return None if recipe.backbone.name == driven.NAME else 2 if work.guided(backbone) else 1
 
 
@@ -123,18 +178,25 @@ def _flops(recipe: Recipe, calls: Calls, done: Work) -> dict[str, float]:
     extra = first["reference"] + first["divergence"] + first.get("recomputed", 0)
     in_loss = 2 * calls.first.in_loss * done.decode  # forward, and backward to the latents alone
     return {
-        "call": done.forward, "call_with_backward": done.backward, "decode_a_clip": done.decode,
-        "encode": recipe.train.prompts_per_round * done.encode, "sample": first["sampling"] * done.forward,
+        "call": done.forward,
+        "call_with_backward": done.backward,
+        "decode_a_clip": done.decode,
+        "encode": recipe.train.prompts_per_round * done.encode,
+        "sample": first["sampling"] * done.forward,
         "decode": calls.first.scored * done.decode,
         "update": first["update"] * done.backward + extra * done.forward + in_loss,
-        "evaluation": calls.evaluation * done.forward, "evaluation_decode": calls.evaluated_clips * done.decode,
-    }  # fmt: skip
+        "evaluation": calls.evaluation * done.forward,
+        "evaluation_decode": calls.evaluated_clips * done.decode,
+    }
 
 
-def _memory(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro: int) -> dict[str, float]:
+def _memory(
+    recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro: int
+) -> dict[str, float]:
     """Bytes on the device by part, and the peak: what stays, and the largest of the stages.
 
-    AdamW keeps two moments, the gradient is a third, "reference" (and "ema") are copies: float32 all.
+    AdamW keeps two moments, the gradient is a third, "reference" (and "ema") are copies:
+    float32 all.
     """
     options, numel = recipe.train, prod(backbone.shape)
     sets = 2 if options.ema else 1
@@ -142,19 +204,24 @@ def _memory(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work, micro:
     offloaded = _offloaded(recipe)
     weights = done.weights
     parts = {
-        "network": weights["network"], "decoder": weights["decoder"],
+        "network": weights["network"],
+        "decoder": weights["decoder"],
         "text encoder": 0.0 if offloaded else weights["text encoder"],
-        "trained weights": 4 * done.trained, "gradient, optimiser and copies": 4 * (3 + sets) * done.trained,
+        "trained weights": 4 * done.trained,
+        "gradient, optimiser and copies": 4 * (3 + sets) * done.trained,
         "kept trajectories": 4.0 * calls.clips * (1 + 2 * calls.kept) * numel,
         "conditions": _conditions(calls.clips, backbone, done),
-    }  # fmt: skip
+    }
     stages = {
         "encoding": weights["text encoder"] if offloaded else 0.0,
-        "sampling": done.forward_peak + parts["kept trajectories"],  # joined out of micro-batches, so twice for a while
+        "sampling": done.forward_peak
+        + parts["kept trajectories"],  # joined out of micro-batches, so twice for a while
         "update": done.update_peak + calls.first.largest * (8.0 * numel + done.condition),
         "decoding": max(3 * clips, clips + done.decode_peak),
     }
-    other = {"update, checkpointing " + ("off" if done.checkpointing else "on"): done.update_peak_other}
+    other = {
+        "update, checkpointing " + ("off" if done.checkpointing else "on"): done.update_peak_other
+    }
     peak = sum(parts.values()) + max(stages.values())
     return {**parts, **{f"stage: {k}": v for k, v in (stages | other).items()}, "peak": peak}
 
@@ -184,7 +251,8 @@ def _pixels(backbone: Denoiser) -> tuple[int, int, int]:
 
 
 def _conditions(n: int, backbone: Denoiser, done: Work) -> float:
-    """Bytes of the conditions of n prompts, of which the negative prompt's is there once."""
+    """Bytes of the conditions of n prompts, of which the negative prompt's is there
+    once."""
     text = done.condition / (2 if work.guided(backbone) else 1)
     return n * text + done.condition - text
 
@@ -192,35 +260,50 @@ def _conditions(n: int, backbone: Denoiser, done: Work) -> float:
 def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work) -> dict[str, float]:
     """Bytes of host memory by part, beside the program and what the reward works with.
 
-    The clips decoded and scored at once; the clips that are shown, twice while they are written; a thumbnail of every
-    clip of a round or an evaluation; the text encoder, where it is offloaded; the conditions that are kept of prompts.
+    The clips decoded and scored at once; the clips that are shown, twice while they are
+    written; a thumbnail of every clip of a round or an evaluation; the text encoder, where
+    it is offloaded; the conditions that are kept of prompts.
     """
     options, data, clip = recipe.train, recipe.data, _clip(backbone)
     known = len(config.training_prompts(data)) + data.held_out_n
     offloaded = _offloaded(recipe)
-    thumbnails = max(calls.clips, calls.evaluated_clips) * 4.0 * 3 * 16 * 16 * backbone.frame_map[-1][1]
+    thumbnails = (
+        max(calls.clips, calls.evaluated_clips) * 4.0 * 3 * 16 * 16 * backbone.frame_map[-1][1]
+    )
     parts = {
         "clips decoded and scored at once": min(options.score_batch, calls.clips) * clip,
         "shown clips": 2 * max(2, min(options.show, data.held_out_n)) * clip,
-        "thumbnails": thumbnails, "text encoder": done.weights["text encoder"] if offloaded else 0.0,
+        "thumbnails": thumbnails,
+        "text encoder": done.weights["text encoder"] if offloaded else 0.0,
         "kept conditions": min(
-            CACHE_BYTES, _conditions(known, backbone, done) if done.kept is None else known * done.kept),
-    }  # fmt: skip
+            CACHE_BYTES,
+            _conditions(known, backbone, done) if done.kept is None else known * done.kept,
+        ),
+    }
     return {f"host: {name}": value for name, value in parts.items()} | {"host": sum(parts.values())}
 
 
 def _resident(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> dict[str, float]:
-    """The process's peak: what is resident once all is built, and the update or the scoring of a few clips."""
-    kept = memory["host"] - memory["host: clips decoded and scored at once"]  # which the calibration held too
+    """The process's peak: what is resident once all is built, and the update or the scoring
+    of a few clips."""
+    kept = (
+        memory["host"] - memory["host: clips decoded and scored at once"]
+    )  # which the calibration held too
     scoring = pace.peak + kept
     updating = pace.resident + memory["stage: update"] + memory["kept trajectories"]
     return {"resident before": pace.resident, "peak resident": max(scoring, updating)}
 
 
-def _rounded(stages: dict[str, float], recipe: Recipe, calls: Calls, evaluation: float) -> dict[str, float]:
+def _rounded(
+    stages: dict[str, float], recipe: Recipe, calls: Calls, evaluation: float
+) -> dict[str, float]:
     one = sum(stages.values())
-    return {**stages, "round": one, "evaluation": evaluation,
-            "run": one * recipe.train.rounds + evaluation * calls.whole_evaluations}
+    return {
+        **stages,
+        "round": one,
+        "evaluation": evaluation,
+        "run": one * recipe.train.rounds + evaluation * calls.whole_evaluations,
+    }
 
 
 def _measured(recipe: Recipe, calls: Calls, pace: Pace) -> dict[str, float]:
@@ -228,9 +311,10 @@ def _measured(recipe: Recipe, calls: Calls, pace: Pace) -> dict[str, float]:
     extra = first["reference"] + first["divergence"]
     stages = {
         "sample": first["sampling"] * pace.forward + recipe.train.prompts_per_round * pace.encode,
-        "decode": n * pace.decode, "reward": n * pace.reward,
+        "decode": n * pace.decode,
+        "reward": n * pace.reward,
         "update": calls.first.rows * pace.backward + extra * pace.forward,
-    }  # fmt: skip
+    }
     evaluation = calls.evaluation * pace.forward + calls.evaluated_clips * pace.decode
     return _rounded(stages, recipe, calls, evaluation + recipe.data.held_out_n * pace.reward)
 
@@ -238,12 +322,17 @@ def _measured(recipe: Recipe, calls: Calls, pace: Pace) -> dict[str, float]:
 def _on_card(
     recipe: Recipe, flops: Mapping[str, float], calls: Calls, card: Card, utilisation: float
 ) -> dict[str, float]:
-    """Seconds of the network, decoder and text encoder; a reward's are not in FLOPs, so NaN stands for them."""
-    half = recipe.train.mixed_precision != "no" or recipe.backbone.options.get("dtype", "float32") != "float32"
+    """Seconds of the network, decoder and text encoder; a reward's are not in FLOPs, so NaN
+    stands for them."""
+    half = (
+        recipe.train.mixed_precision != "no"
+        or recipe.backbone.options.get("dtype", "float32") != "float32"
+    )
     dense = "bfloat16" if half else "float32"
     text = "float32" if recipe.backbone.options.get("dtype", "float32") == "float32" else "bfloat16"
     stages = {
-        "sample": card.seconds(flops["sample"], dense, utilisation) + card.seconds(flops["encode"], text, utilisation),
+        "sample": card.seconds(flops["sample"], dense, utilisation)
+        + card.seconds(flops["encode"], text, utilisation),
         "decode": card.seconds(flops["decode"], "tf32", utilisation),
         "update": card.seconds(flops["update"], dense, utilisation),
     }
@@ -261,13 +350,29 @@ def _advice(recipe: Recipe, memory: Mapping[str, float], micro: int) -> list[str
     options, drives = recipe.backbone.options, recipe.backbone.name == driven.NAME
     offload = "offload" if drives else "offload_text"
     changes = [
-        (micro > 1, f"train.micro_batch={max(1, micro // 4)} (now {micro}): the same gradient, smaller pieces"),
-        (not options.get("gradient_checkpointing"), "backbone.options.gradient_checkpointing=true: about a third more "
-                                                     "time in the update"),
-        (not _offloaded(recipe), f"backbone.options.{offload}=true: the text encoder visits to encode"),
-        (options.get("dtype", "float32") == "float32", "backbone.options.dtype=bfloat16: half the weights"),
-        (options.get("decode_chunk", 1 if drives else 4) > 1,
-         "backbone.options.decode_chunk=1: one clip decoded at a time"),
-        (True, "fewer frames, a smaller height and width, fewer train.prompts_per_round, or a larger card"),
+        (
+            micro > 1,
+            f"train.micro_batch={max(1, micro // 4)} (now {micro}): the same gradient, smaller pieces",
+        ),
+        (
+            not options.get("gradient_checkpointing"),
+            "backbone.options.gradient_checkpointing=true: about a third more time in the update",
+        ),
+        (
+            not _offloaded(recipe),
+            f"backbone.options.{offload}=true: the text encoder visits to encode",
+        ),
+        (
+            options.get("dtype", "float32") == "float32",
+            "backbone.options.dtype=bfloat16: half the weights",
+        ),
+        (
+            options.get("decode_chunk", 1 if drives else 4) > 1,
+            "backbone.options.decode_chunk=1: one clip decoded at a time",
+        ),
+        (
+            True,
+            "fewer frames, a smaller height and width, fewer train.prompts_per_round, or a larger card",
+        ),
     ]
     return [text for holds, text in changes if holds]

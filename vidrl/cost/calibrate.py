@@ -31,7 +31,8 @@ TRIES = 3  # of each; the median counts
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds on this machine of a call, a row of the loss with backward, and a clip's decode, score and prompt.
+    """Seconds on this machine of a call, a row of the loss with backward, and a clip's
+    decode, score and prompt.
 
     Bytes: `resident` with model and reward built, and at the `peak` of the work done.
     """
@@ -46,11 +47,14 @@ class Pace:
 
 
 class Bench:
-    """A recipe's model and reward, built as training builds them, and what is timed on them."""
+    """A recipe's model and reward, built as training builds them, and what is timed on
+    them."""
 
     def __init__(self, recipe: Recipe, clock: Callable[[], float] = time.perf_counter):
         self.recipe, self.clock, self.workers = recipe, clock, Workers(recipe.train.mixed_precision)
-        self.algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
+        self.algorithm = plugin.load(
+            "algorithms", recipe.algorithm.name, **recipe.algorithm.options
+        )
         self.backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
         self.backbone.to(self.workers.device)
         p = recipe.policy
@@ -77,14 +81,19 @@ class Bench:
         forward, backward = self._calls(cond)
         start = draws(0, [("cost", i) for i in range(self.clips)])
         with self.workers.autocast():
-            latents = sample(self.policy, rows(cond, slice(self.clips)), start, Plan(self.backbone.times(4))).latents
+            latents = sample(
+                self.policy, rows(cond, slice(self.clips)), start, Plan(self.backbone.times(4))
+            ).latents
         self._decode_and_score(latents[:1])  # what is built at first use
         tries = [self._decode_and_score(latents) for _ in range(TRIES)]
-        decode, reward = (sorted(taken)[len(taken) // 2] / self.clips for taken in zip(*tries, strict=True))
+        decode, reward = (
+            sorted(taken)[len(taken) // 2] / self.clips for taken in zip(*tries, strict=True)
+        )
         return Pace(forward, backward, decode, reward, encode, resident, float(peak()))
 
     def _calls(self, cond: Cond) -> tuple[float, float]:
-        """Seconds of a call, and of a row with backward, of a micro-batch that the algorithm itself made."""
+        """Seconds of a call, and of a row with backward, of a micro-batch that the
+        algorithm itself made."""
         count = self.recipe.train.prompts_per_round * self.recipe.train.group
         part = rows(cond, slice(self.micro))
         generators = draws(0, [("cost", i) for i in range(self.micro)])
@@ -116,13 +125,16 @@ class Bench:
         old = x.new_zeros(count, kept, plan.segments)
         rollout = Rollout(rows(cond, few.to(x.device)), clean, x, x, old, plan, x)
         prompts = [self.prompts[i] for i in few.tolist()]
-        credit = (1.0 + numbers)[:, None].expand(-1, plan.segments)  # no two alike, and none 0: none is left out
+        credit = (1.0 + numbers)[:, None].expand(
+            -1, plan.segments
+        )  # no two alike, and none 0: none is left out
         seen = Experience(rollout, credit, numbers // group, prompts, numbers, 0, 0)
         batch = next(iter(self.algorithm.minibatches(seen)))
         return batch.split(self.updater.micro_batch)[0]
 
     def _decode_and_score(self, latents: Tensor) -> tuple[float, float]:
-        """Seconds of the decode and of the score of clips, in pieces as training takes them."""
+        """Seconds of the decode and of the score of clips, in pieces as training takes
+        them."""
         decode, score, size = 0.0, 0.0, self.recipe.train.score_batch
         for piece in latents.split(size):
             start = self._now()

@@ -1,4 +1,5 @@
-"""Graphics cards by their makers' data sheets, and how long work takes on one: an estimate, never measured."""
+"""Graphics cards by their makers' data sheets, and how long work takes on one: an estimate,
+never measured."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ HEADROOM = 0.92  # of a card's memory that a process can fill: the driver, the c
 
 @dataclass(frozen=True)
 class Card:
-    """Peak FLOP/s of dense matrix products (no sparsity) by precision, and memory in GB (10⁹ bytes)."""
+    """Peak FLOP/s of dense matrix products (no sparsity) by precision, and memory in GB
+    (10⁹ bytes)."""
 
     name: str
     bfloat16: float
@@ -44,5 +46,7 @@ def find(name: str) -> Card:
         40.0
     """
     if name not in CARDS:
-        raise ValueError(f"expected a card that is known, got {name!r}: {plugin.nearest(name, CARDS)}")
+        raise ValueError(
+            f"expected a card that is known, got {name!r}: {plugin.nearest(name, CARDS)}"
+        )
     return CARDS[name]

@@ -1,7 +1,8 @@
-"""How often a recipe asks its denoiser: the recipe's own algorithm, run on a stand-in that counts and computes nothing.
+"""How often a recipe asks its denoiser: the recipe's own algorithm, run on a stand-in that
+counts and computes nothing.
 
-Legend: N clips of a round, K kept steps, L latent frames, S segments. A call is one clip at one time; guidance makes
-two rows of the network of it.
+Legend: N clips of a round, K kept steps, L latent frames, S segments. A call is one clip at
+one time; guidance makes two rows of the network of it.
 """
 
 from __future__ import annotations
@@ -26,14 +27,19 @@ from vidrl.training.rollout import Plan, Rollout, draws, sample, tree
 
 
 class StandIn(Denoiser):
-    """A backbone of the model's times and latent frames, one number a frame, that counts what is asked of it."""
+    """A backbone of the model's times and latent frames, one number a frame, that counts
+    what is asked of it."""
 
     network: nn.Linear
 
     def __init__(self, like: Denoiser):
         self.network = nn.Linear(1, 1, bias=False)
         self.path, self.fps, self.like = like.path, like.fps, like
-        self.shape, self.frame_map, self.folder = (1, like.shape[1], 1, 1), like.frame_map, like.folder
+        self.shape, self.frame_map, self.folder = (
+            (1, like.shape[1], 1, 1),
+            like.frame_map,
+            like.folder,
+        )
         self.calls: Counter[str] = Counter()
         self.stage, self.decoded = "sampling", 0.0
 
@@ -60,7 +66,8 @@ class StandIn(Denoiser):
 
 
 class Brightness(Reward):
-    """Stands for the recipe's reward where a loss asks for one: it has a gradient and costs nothing."""
+    """Stands for the recipe's reward where a loss asks for one: it has a gradient and costs
+    nothing."""
 
     differentiable = True
 
@@ -72,8 +79,9 @@ class Brightness(Reward):
 class Round:
     """A round: its calls, the rows of its losses, and the clips that are decoded.
 
-    `largest` is the rows of the largest optimiser step. `scored` clips are decoded and scored by the loop, 0 where a
-    plan says that nothing is; `in_loss` clips are decoded by the loss with gradient, a part of a clip as that part.
+    `largest` is the rows of the largest optimiser step. `scored` clips are decoded and
+    scored by the loop, 0 where a plan says that nothing is; `in_loss` clips are decoded by
+    the loss with gradient, a part of a clip as that part.
     """
 
     calls: dict[str, int]
@@ -89,7 +97,9 @@ class Calls:
 
     clips: int
     kept: int  # steps of the first round
-    rounds: list[dict[str, int]]  # sampling, update (with backward), reference, divergence, recomputed in backward
+    rounds: list[
+        dict[str, int]
+    ]  # sampling, update (with backward), reference, divergence, recomputed in backward
     first: Round  # the first round's rows and clips
     evaluation: int
     evaluations: int
@@ -99,28 +109,43 @@ class Calls:
     @property
     def run(self) -> int:
         """All calls of the run, if no guard puts weights back and none was resumed."""
-        return sum(sum(one.values()) for one in self.rounds) + round(self.evaluation * self.whole_evaluations)
+        return sum(sum(one.values()) for one in self.rounds) + round(
+            self.evaluation * self.whole_evaluations
+        )
 
 
 def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch: int) -> Calls:
     """Denoiser calls of every round and evaluation of a recipe, exactly.
 
-    Raises the errors of the algorithm's plan: more segments than latent frames, no stochastic step.
+    Raises the errors of the algorithm's plan: more segments than latent frames, no
+    stochastic step.
     """
     stand_in, options = StandIn(backbone), recipe.train
-    if isinstance(algorithm, Credited):  # measured credit makes the same calls, and here nothing was measured yet
+    if isinstance(
+        algorithm, Credited
+    ):  # measured credit makes the same calls, and here nothing was measured yet
         algorithm = replace(algorithm, credit="whole", influence="")
-    if isinstance(algorithm, Gated):  # so does a KL on some of the samples, for which the parts of a reward are needed
+    if isinstance(
+        algorithm, Gated
+    ):  # so does a KL on some of the samples, for which the parts of a reward are needed
         algorithm = replace(algorithm, gate=0.0)
     policy = Policy(stand_in, full=True)
     if options.ema:
         policy.remember("ema")
-    algorithm.setup(policy, Brightness(), members(recipe, algorithm.data))  # a tree is planned for the group
+    algorithm.setup(
+        policy, Brightness(), members(recipe, algorithm.data)
+    )  # a tree is planned for the group
     files = offline(recipe, algorithm.data)
-    clips, known, made = options.prompts_per_round * options.group, dict[tuple[object, ...], Round](), list[Round]()
+    clips, known, made = (
+        options.prompts_per_round * options.group,
+        dict[tuple[object, ...], Round](),
+        list[Round](),
+    )
     for number in range(options.rounds):
         plan = algorithm.plan(stand_in, number, draws(recipe.seed, [("plan", number)])[0])
-        alike = tuple(name for name in sorted(policy.sets) if equal(policy, name))  # weights that need no second call
+        alike = tuple(
+            name for name in sorted(policy.sets) if equal(policy, name)
+        )  # weights that need no second call
         size = tuple(plan.times), plan.stochastic, plan.keep, plan.forks, plan.scored, alike
         if size in known:
             _moved(policy)
@@ -134,12 +159,27 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     steps = len(stand_in.times(options.eval_steps)) - 1
     between = (options.rounds - 1) // options.eval_every
     whole = 2 + between * few / measured
-    return Calls(clips, kept, [one.calls for one in made], made[0], measured * steps, 2 + between, measured, whole)
+    return Calls(
+        clips,
+        kept,
+        [one.calls for one in made],
+        made[0],
+        measured * steps,
+        2 + between,
+        measured,
+        whole,
+    )
 
 
 def _round(
-    policy: Policy, algorithm: Algorithm, plan: Plan, clips: int, group: int, micro_batch: int, source: str
-) -> Round:  # fmt: skip
+    policy: Policy,
+    algorithm: Algorithm,
+    plan: Plan,
+    clips: int,
+    group: int,
+    micro_batch: int,
+    source: str,
+) -> Round:
     stand_in = policy.backbone
     assert isinstance(stand_in, StandIn)
     stand_in.calls, stand_in.stage, stand_in.decoded = Counter(), "sampling", 0.0
@@ -147,7 +187,9 @@ def _round(
     batches = list(algorithm.minibatches(seen))
     for batch in batches:
         stand_in.stage = "update"
-        loss = algorithm.loss(policy, batch).value  # of all rows at once: micro-batches make as many calls
+        loss = algorithm.loss(
+            policy, batch
+        ).value  # of all rows at once: micro-batches make as many calls
         stand_in.stage = "recomputed"  # by checkpointing
         loss.backward()  # type: ignore[no-untyped-call]
         _moved(policy)
@@ -155,17 +197,28 @@ def _round(
     stand_in.stage = "divergence"  # as Updater logs it: one micro-batch after the update
     with torch.no_grad():
         algorithm.divergence(policy, batches[0].split(micro_batch)[0])
-    names = ["sampling", "update", "reference", "divergence", *["recomputed"] * ("recomputed" in stand_in.calls)]
+    names = [
+        "sampling",
+        "update",
+        "reference",
+        "divergence",
+        *["recomputed"] * ("recomputed" in stand_in.calls),
+    ]
     rows = [len(batch) for batch in batches]
     scored = clips if plan.scored and source != "pairs" else 0
-    return Round({name: stand_in.calls[name] for name in names}, sum(rows), max(rows), scored, in_loss)
+    return Round(
+        {name: stand_in.calls[name] for name in names}, sum(rows), max(rows), scored, in_loss
+    )
 
 
 def _brought(policy: Policy, plan: Plan, clips: int, group: int, source: str) -> Experience:
-    """What a round brings: samples of the policy, or of files, for which the denoiser is not called."""
+    """What a round brings: samples of the policy, or of files, for which the denoiser is
+    not called."""
     stand_in, numbers = policy.backbone, torch.arange(clips)
     cond, prompts = stand_in.encode([""] * clips), [""] * clips
-    credit = (1.0 + numbers)[:, None].expand(-1, plan.segments)  # no two alike, and none 0: none is left out
+    credit = (1.0 + numbers)[:, None].expand(
+        -1, plan.segments
+    )  # no two alike, and none 0: none is left out
     names = [(0, *divmod(i, group)) for i in range(clips)]
     if not source:
         rollout = sample(policy, cond, draws(0, names), plan, tree(plan, 0, names, group))
@@ -173,12 +226,15 @@ def _brought(policy: Policy, plan: Plan, clips: int, group: int, source: str) ->
     latents, width = stand_in.noise(draws(0, names)), 2 if source == "pairs" else 1
     empty = latents.new_zeros(clips, 0)
     rollout = Rollout(cond, latents, empty, empty, empty, plan)
-    pairs = (numbers.view(-1, 2), torch.ones(clips // 2, plan.segments)) if width == 2 else (None, None)
+    pairs = (
+        (numbers.view(-1, 2), torch.ones(clips // 2, plan.segments)) if width == 2 else (None, None)
+    )
     return Experience(rollout, credit, numbers // width, prompts, numbers, 0, 0, *pairs)
 
 
 def _moved(policy: Policy) -> None:
-    """Change the weights a little, as an optimiser step does, so that no kept weights equal them."""
+    """Change the weights a little, as an optimiser step does, so that no kept weights equal
+    them."""
     with torch.no_grad():
         for weight in policy.weights.values():
             weight.add_(1e-3)

@@ -1,7 +1,8 @@
-"""What a clip of a driven pipeline costs: the pipeline itself, run once with its weights, counted.
+"""What a clip of a driven pipeline costs: the pipeline itself, run once with its weights,
+counted.
 
-No family's architecture is known here. So each stage is really computed for one row and for two
-rows, and a micro-batch of M rows is on the line through both.
+No family's architecture is known here. So each stage is really computed for one row and for
+two rows, and a micro-batch of M rows is on the line through both.
 """
 
 from __future__ import annotations
@@ -76,10 +77,21 @@ def of(recipe: Recipe, backbone: Any, micro_batch: int) -> Work:
     decode, decode_peak = _decode(backbone, row)
     trained = float(sum(p.numel() for p in policy.weights.values()))
     return Work(
-        network[0] / micro_batch, network[2] / micro_batch, decode, float(encode), weights, trained,
-        float(row.element_size()), network[1], network[3], float("nan"), decode_peak, 1,
-        bool(recipe.backbone.options.get("gradient_checkpointing", False)), float(kept),
-    )  # fmt: skip
+        network[0] / micro_batch,
+        network[2] / micro_batch,
+        decode,
+        float(encode),
+        weights,
+        trained,
+        float(row.element_size()),
+        network[1],
+        network[3],
+        float("nan"),
+        decode_peak,
+        1,
+        bool(recipe.backbone.options.get("gradient_checkpointing", False)),
+        float(kept),
+    )
 
 
 def _weights(backbone: Any) -> dict[str, float]:

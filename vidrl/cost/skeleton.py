@@ -1,7 +1,9 @@
-"""A recipe's backbone without its weights: the real architecture, from configurations alone; nothing is downloaded.
+"""A recipe's backbone without its weights: the real architecture, from configurations
+alone; nothing is downloaded.
 
-Every block of a transformer costs alike, and every latent frame of the causal decoder but the first two. So a model of
-n blocks is traced with 2 and with 3, and a long clip's decode at 3 and 4 latent frames: the line through both is exact.
+Every block of a transformer costs alike, and every latent frame of the causal decoder but
+the first two. So a model of n blocks is traced with 2 and with 3, and a long clip's decode
+at 3 and 4 latent frames: the line through both is exact.
 """
 
 from __future__ import annotations
@@ -22,22 +24,40 @@ PARTS = ("transformer", "vae", "text_encoder", "scheduler")
 NEEDED = "transformer/config.json, vae/config.json, text_encoder/config.json and scheduler/scheduler_config.json"
 
 _WAN: dict[str, Any] = {
-    "patch_size": (1, 2, 2), "attention_head_dim": 128, "in_channels": 16, "out_channels": 16, "text_dim": 4096,
-    "freq_dim": 256, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 1024,
-}  # fmt: skip
+    "patch_size": (1, 2, 2),
+    "attention_head_dim": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "rope_max_seq_len": 1024,
+}
 _UMT5_XXL: dict[str, Any] = {
-    "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
-    "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0,
-}  # fmt: skip
-KNOWN: dict[str, dict[str, Any]] = {  # by the public model cards; the autoencoder is diffusers' default
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _WAN | {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": _WAN | {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+    "dropout_rate": 0.0,
+}
+KNOWN: dict[
+    str, dict[str, Any]
+] = {  # by the public model cards; the autoencoder is diffusers' default
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _WAN
+    | {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": _WAN
+    | {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
 }
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How to build a backbone: its plug-in, options, and the configuration of each part; `blocks` of the network."""
+    """How to build a backbone: its plug-in, options, and the configuration of each part;
+    `blocks` of the network."""
 
     section: Backbone
     parts: dict[str, dict[str, Any]]
@@ -61,7 +81,8 @@ class Blueprint:
 def read(section: Backbone) -> Blueprint:
     """The blueprint of a recipe's backbone.
 
-    Raises ValueError where the model is neither a folder of configurations nor a hub id whose card is known.
+    Raises ValueError where the model is neither a folder of configurations nor a hub id
+    whose card is known.
     """
     if section.name != "wan":
         return Blueprint(section, {}, local=True)
@@ -69,9 +90,16 @@ def read(section: Backbone) -> Blueprint:
     folder = Path(str(model))
     if not folder.is_dir():
         if str(model) not in KNOWN:
-            raise ValueError(f"expected backbone.options.model to be a folder, or {' or '.join(KNOWN)}, got {model!r}: "
-                             f"give a folder that holds {NEEDED}; no weights are needed")
-        known = {"transformer": KNOWN[str(model)], "vae": {}, "text_encoder": _UMT5_XXL, "scheduler": {"shift": 3.0}}
+            raise ValueError(
+                f"expected backbone.options.model to be a folder, or {' or '.join(KNOWN)}, got {model!r}: "
+                f"give a folder that holds {NEEDED}; no weights are needed"
+            )
+        known = {
+            "transformer": KNOWN[str(model)],
+            "vae": {},
+            "text_encoder": _UMT5_XXL,
+            "scheduler": {"shift": 3.0},
+        }
         return Blueprint(section, known, local=False)
     parts = {name: _config(folder, name) for name in PARTS}
     weights = (folder / "transformer").glob("*.safetensors")
@@ -81,9 +109,13 @@ def read(section: Backbone) -> Blueprint:
 def _config(folder: Path, part: str) -> dict[str, Any]:
     file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     if not file.is_file():
-        raise ValueError(f"expected a diffusers folder of a Wan text-to-video pipeline, got {folder}, which has no "
-                         f"{file.relative_to(folder)}: it must hold {NEEDED}")
-    return {key: value for key, value in json.loads(file.read_text()).items() if not key.startswith("_")}
+        raise ValueError(
+            f"expected a diffusers folder of a Wan text-to-video pipeline, got {folder}, which has no "
+            f"{file.relative_to(folder)}: it must hold {NEEDED}"
+        )
+    return {
+        key: value for key, value in json.loads(file.read_text()).items() if not key.startswith("_")
+    }
 
 
 def _wan(blueprint: Blueprint, blocks: int, text_blocks: int) -> Denoiser:
@@ -92,8 +124,10 @@ def _wan(blueprint: Blueprint, blocks: int, text_blocks: int) -> Denoiser:
     options = dict(blueprint.section.options)
     model, dtype = options.pop("model"), options.pop("dtype", "float32")
     size = _size(model, **{key: options.get(key) for key in ("height", "width", "frames", "fps")})
-    made = Wan(_pipe(blueprint.parts, blocks, text_blocks, getattr(torch, dtype)),
-               **options | {"attention": "native"} | _whole(size))
+    made = Wan(
+        _pipe(blueprint.parts, blocks, text_blocks, getattr(torch, dtype)),
+        **options | {"attention": "native"} | _whole(size),
+    )
     made.folder = Path(str(model)) if Path(str(model)).is_dir() else None
     return made
 
@@ -102,15 +136,18 @@ def _whole(size: dict[str, float]) -> dict[str, Any]:
     return {key: value if key == "fps" else int(value) for key, value in size.items()}
 
 
-def _pipe(parts: dict[str, dict[str, Any]], blocks: int, text_blocks: int, dtype: torch.dtype) -> Any:
+def _pipe(
+    parts: dict[str, dict[str, Any]], blocks: int, text_blocks: int, dtype: torch.dtype
+) -> Any:
     import diffusers
     from transformers import UMT5Config, UMT5EncoderModel
 
     from vidrl.backbones.wan import _euler
 
     kind = parts["scheduler"].get("prediction_type")  # UniPC's; the flow Euler scheduler has none
-    scheduler = (diffusers.UniPCMultistepScheduler if kind else diffusers.FlowMatchEulerDiscreteScheduler).from_config(
-        parts["scheduler"])
+    scheduler = (
+        diffusers.UniPCMultistepScheduler if kind else diffusers.FlowMatchEulerDiscreteScheduler
+    ).from_config(parts["scheduler"])
     with torch.device("meta"):
         network = diffusers.WanTransformer3DModel(**parts["transformer"] | {"num_layers": blocks})
         vae = diffusers.AutoencoderKLWan(**parts["vae"])

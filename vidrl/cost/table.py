@@ -52,34 +52,52 @@ def _shape(cost: Cost) -> list[str]:
     height, width = s["pixels"]
     even = f"of {', '.join(map(str, sorted(lengths, reverse=True)))} latent frame(s)"
     uneven = "; they differ in length" if len(lengths) > 1 else ""
-    return _rows("Clip", [
-        ("latent (channels, frames, h, w)", " x ".join(map(str, s["latent"]))),
-        ("tokens", "unknown" if s["tokens"] is None else f"{s['tokens']:,}"),
-        ("frames", f"{s['frames']} of {height} x {width} at {s['fps']:g} a second"),
-        ("segments", f"{s['segments']} {even}{uneven}"),
-        *((f"parameters of {name}", f"{n:,}") for name, n in s["parameters"].items()),
-    ])  # fmt: skip
+    return _rows(
+        "Clip",
+        [
+            ("latent (channels, frames, h, w)", " x ".join(map(str, s["latent"]))),
+            ("tokens", "unknown" if s["tokens"] is None else f"{s['tokens']:,}"),
+            ("frames", f"{s['frames']} of {height} x {width} at {s['fps']:g} a second"),
+            ("segments", f"{s['segments']} {even}{uneven}"),
+            *((f"parameters of {name}", f"{n:,}") for name, n in s["parameters"].items()),
+        ],
+    )
 
 
 def _calls(cost: Cost) -> list[str]:
     c = cost.calls
     doubled = ", each two rows of the network (guidance)" if c["guidance_rows"] == 2 else ""
-    return _rows(f"Denoiser calls, one a clip and step{doubled}", [
-        ("sampling", f"{c['sampling']:,}   ({c['clips']} clips)"),
-        ("update, forward and backward", f"{c['update']:,}   ({c['clips']} clips x {c['kept_steps']} kept steps)"),
-        ("reference, for the KL in the loss", f"{c['reference']:,}"),
-        ("logged KL", f"{c['divergence']:,}"),
-        ("a round", f"{c['round']:,}"),
-        ("an evaluation of all held-out prompts", f"{c['evaluation']:,}"),
-        (f"{c['rounds']} rounds, {c['evaluations']} evaluations", f"{c['run']:,}"),
-    ])  # fmt: skip
+    return _rows(
+        f"Denoiser calls, one a clip and step{doubled}",
+        [
+            ("sampling", f"{c['sampling']:,}   ({c['clips']} clips)"),
+            (
+                "update, forward and backward",
+                f"{c['update']:,}   ({c['clips']} clips x {c['kept_steps']} kept steps)",
+            ),
+            ("reference, for the KL in the loss", f"{c['reference']:,}"),
+            ("logged KL", f"{c['divergence']:,}"),
+            ("a round", f"{c['round']:,}"),
+            ("an evaluation of all held-out prompts", f"{c['evaluation']:,}"),
+            (f"{c['rounds']} rounds, {c['evaluations']} evaluations", f"{c['run']:,}"),
+        ],
+    )
 
 
 def _flops(cost: Cost) -> list[str]:
-    names = {"call": "a call", "call_with_backward": "a call with backward", "decode_a_clip": "a decode",
-             "encode": "text encoding, a round", "sample": "sampling, a round", "decode": "decode, a round",
-             "update": "update, a round"}
-    return _rows("FLOPs (two a multiply-add)", [(told, scaled(cost.flops[k], "FLOP")) for k, told in names.items()])
+    names = {
+        "call": "a call",
+        "call_with_backward": "a call with backward",
+        "decode_a_clip": "a decode",
+        "encode": "text encoding, a round",
+        "sample": "sampling, a round",
+        "decode": "decode, a round",
+        "update": "update, a round",
+    }
+    return _rows(
+        "FLOPs (two a multiply-add)",
+        [(told, scaled(cost.flops[k], "FLOP")) for k, told in names.items()],
+    )
 
 
 def _memory(cost: Cost) -> list[str]:
@@ -105,21 +123,38 @@ def _verdict(cost: Cost) -> list[str]:
         return []
     if cost.card["fits"]:
         return [f"  fits {cost.card['name']}: {ESTIMATE}, and without the reward's own networks"]
-    return [f"  DOES NOT FIT {cost.card['name']} ({ESTIMATE}). Try, in this order:",
-            *(f"    {one}" for one in cost.advice)]
+    return [
+        f"  DOES NOT FIT {cost.card['name']} ({ESTIMATE}). Try, in this order:",
+        *(f"    {one}" for one in cost.advice),
+    ]
 
 
 def _seconds(cost: Cost) -> list[str]:
     if not cost.seconds:
-        return ["Seconds: name a card with --gpu; weights that are not here cannot be timed on this machine"]
-    where = "this machine" if not cost.card else (f"{cost.card['name']}, {cost.card['utilisation']:.0%} of its peak "
-                                                  f"{cost.card['bfloat16'] / 1e12:g} TFLOP/s in bfloat16")
+        return [
+            "Seconds: name a card with --gpu; weights that are not here cannot be timed on this machine"
+        ]
+    where = (
+        "this machine"
+        if not cost.card
+        else (
+            f"{cost.card['name']}, {cost.card['utilisation']:.0%} of its peak "
+            f"{cost.card['bfloat16'] / 1e12:g} TFLOP/s in bfloat16"
+        )
+    )
     return _rows(f"Seconds on {where}: {cost.basis}", _durations(cost.seconds))
 
 
 def _durations(seconds: Mapping[str, float]) -> Iterable[tuple[str, str]]:
-    names = {"sample": "sampling", "decode": "decode", "reward": "reward", "update": "update", "round": "a round",
-             "evaluation": "an evaluation, without guards", "run": "the run"}
+    names = {
+        "sample": "sampling",
+        "decode": "decode",
+        "reward": "reward",
+        "update": "update",
+        "round": "a round",
+        "evaluation": "an evaluation, without guards",
+        "run": "the run",
+    }
     lacks = "" if seconds["reward"] == seconds["reward"] else ", without the reward"
     for name, told in names.items():
         yield told + (lacks if name in ("round", "run") else ""), duration(seconds[name])

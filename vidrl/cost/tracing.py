@@ -1,4 +1,5 @@
-"""FLOPs and peak bytes of a computation that is never done: its shapes pass through torch, no number does."""
+"""FLOPs and peak bytes of a computation that is never done: its shapes pass through torch,
+no number does."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options:
 
 def _attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
-) -> int:  # fmt: skip
+) -> int:
     return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
 
 
@@ -34,9 +35,11 @@ FORMULAS: dict[Any, Any] = {  # torch's own registry knows the attention kernels
 
 
 class Ledger(TorchDispatchMode):
-    """FLOPs done, and bytes of the tensors alive with their peak; storages of `known` tensors, as weights, count not.
+    """FLOPs done, and bytes of the tensors alive with their peak; storages of `known`
+    tensors, as weights, count not.
 
-    One mode does both, because torch's FlopCounterMode keeps alive what gradient checkpointing sets free.
+    One mode does both, because torch's FlopCounterMode keeps alive what gradient
+    checkpointing sets free.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()):
@@ -74,7 +77,8 @@ def shapes() -> FakeTensorMode:
 
 
 def hollow(module: nn.Module) -> None:
-    """Under `shapes()`: put tensors without numbers in place of a module's parameters and buffers."""
+    """Under `shapes()`: put tensors without numbers in place of a module's parameters and
+    buffers."""
     for part in module.modules():
         for name, p in part._parameters.items():
             if p is not None:
@@ -86,7 +90,8 @@ def hollow(module: nn.Module) -> None:
 
 
 def trace(run: Callable[[], object], known: Iterable[Tensor] = ()) -> tuple[int, int]:
-    """FLOPs (two a multiply-add, of products, convolutions and attention) and peak bytes of `run` under `shapes()`.
+    """FLOPs (two a multiply-add, of products, convolutions and attention) and peak bytes of
+    `run` under `shapes()`.
 
     Example:
         >>> with shapes():

@@ -27,7 +27,8 @@ AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of one call or one clip, and bytes: weights by part, of a condition, peaks of a micro-batch of M."""
+    """FLOPs of one call or one clip, and bytes: weights by part, of a condition, peaks of a
+    micro-batch of M."""
 
     forward: float
     backward: float  # forward and backward of one call, as the update does it
@@ -38,24 +39,43 @@ class Work:
     condition: float
     forward_peak: float
     update_peak: float
-    update_peak_other: float  # with the other setting of gradient checkpointing; NaN where there is none
+    update_peak_other: (
+        float  # with the other setting of gradient checkpointing; NaN where there is none
+    )
     decode_peak: float  # of one piece
     decode_at_once: int
     checkpointing: bool
-    kept: float | None = None  # bytes that host memory keeps of a prompt, where that is not the condition
+    kept: float | None = (
+        None  # bytes that host memory keeps of a prompt, where that is not the condition
+    )
 
 
 def of(recipe: Recipe, blueprint: Blueprint, whole: Denoiser, micro_batch: int) -> Work:
     """Trace a recipe's network, decoder and text encoder."""
     amp = _autocast(recipe.train.mixed_precision)
-    network = _line(lambda n: _network(recipe, blueprint.build(n, 1), micro_batch, amp), blueprint.blocks, (2, 3))
+    network = _line(
+        lambda n: _network(recipe, blueprint.build(n, 1), micro_batch, amp),
+        blueprint.blocks,
+        (2, 3),
+    )
     decode = _line(lambda n: _decode(blueprint.build(1, 1), n), whole.shape[1], (3, 4))
     text = _line(lambda n: _text(blueprint.build(1, n)), blueprint.text_blocks, (2, 3))
     weights = {"network": network[6], "text encoder": text[1], "decoder": decode[2]}
     return Work(
-        network[0] / micro_batch, network[2] / micro_batch, decode[0], text[0], weights, network[7], text[2],
-        network[1], network[3], network[5], decode[1], _at_once(whole), _checkpointing(whole),
-    )  # fmt: skip
+        network[0] / micro_batch,
+        network[2] / micro_batch,
+        decode[0],
+        text[0],
+        weights,
+        network[7],
+        text[2],
+        network[1],
+        network[3],
+        network[5],
+        decode[1],
+        _at_once(whole),
+        _checkpointing(whole),
+    )
 
 
 def _line(at: Callable[[int], Sequence[float]], n: int, two: tuple[int, int]) -> list[float]:
@@ -71,7 +91,8 @@ def _autocast(precision: str) -> Callable[[], AbstractContextManager[Any]]:
 
 
 def _network(recipe: Recipe, backbone: Denoiser, m: int, amp: Callable[[], Any]) -> list[float]:
-    """FLOPs and peak of a forward, of a forward with backward, of that with the other checkpointing; weights."""
+    """FLOPs and peak of a forward, of a forward with backward, of that with the other
+    checkpointing; weights."""
     weights = float(size(backbone.network))
     policy = _policy(recipe, backbone)
     with shapes():
@@ -90,7 +111,11 @@ def _network(recipe: Recipe, backbone: Denoiser, m: int, amp: Callable[[], Any])
         if _switch(backbone):
             backbone.network.zero_grad(set_to_none=True)
             other = trace(lambda: forward().sum().backward(), known)
-    return [*map(float, (*plain, *found, *other)), weights, float(sum(p.numel() for p in policy.weights.values()))]
+    return [
+        *map(float, (*plain, *found, *other)),
+        weights,
+        float(sum(p.numel() for p in policy.weights.values())),
+    ]
 
 
 def _policy(recipe: Recipe, backbone: Denoiser) -> Policy:
@@ -109,7 +134,11 @@ def _switch(backbone: Denoiser) -> bool:
     network: Any = backbone.network
     if not hasattr(network, "enable_gradient_checkpointing"):
         return False
-    (network.disable_gradient_checkpointing if _checkpointing(backbone) else network.enable_gradient_checkpointing)()
+    (
+        network.disable_gradient_checkpointing
+        if _checkpointing(backbone)
+        else network.enable_gradient_checkpointing
+    )()
     return True
 
 
@@ -123,7 +152,8 @@ def _condition(backbone: Denoiser, m: int) -> Cond:
 
 
 def _decode(backbone: Denoiser, frames: int) -> list[float]:
-    """FLOPs and peak of the decode of one clip and one piece, of so many latent frames; the decoder's weights."""
+    """FLOPs and peak of the decode of one clip and one piece, of so many latent frames; the
+    decoder's weights."""
     c, _, *space = backbone.shape
     decoder, pieces = _decoder(backbone), _at_once(backbone)
     weights = float(size(decoder)) if decoder is not None else 0.0
@@ -138,9 +168,12 @@ def _decode(backbone: Denoiser, frames: int) -> list[float]:
 
 
 def _text(backbone: Denoiser) -> list[float]:
-    """FLOPs of a prompt (both texts under guidance), the text encoder's weights, bytes of a condition."""
+    """FLOPs of a prompt (both texts under guidance), the text encoder's weights, bytes of a
+    condition."""
     encoder = _text_encoder(backbone)
-    made = sum(prod(value.shape) * value.element_size() for value in _condition(backbone, 1).values())
+    made = sum(
+        prod(value.shape) * value.element_size() for value in _condition(backbone, 1).values()
+    )
     if encoder is None:
         return [0.0, 0.0, float(made)]
     weights = float(size(encoder))

@@ -1,7 +1,9 @@
-"""Scores → advantages: who of a group, and which segment of a clip, did better than expected.
+"""Scores → advantages: who of a group, and which segment of a clip, did better than
+expected.
 
-`advantages` is the entry, `estimators` has the mathematics as pure functions, `parts` reads the scores of composites,
-and `influence` measures how far the noise of each latent frame moves each frame's reward.
+`advantages` is the entry, `estimators` has the mathematics as pure functions, `parts` reads
+the scores of composites, and `influence` measures how far the noise of each latent frame
+moves each frame's reward.
 """
 
 from .advantages import MEASURED, WAYS, advantages
@@ -23,7 +25,16 @@ from .estimators import (
     to_latent,
     whole_clip,
 )
-from .parts import any_curve, by_segment, earned, scaled_steps, segment_scores, segment_sums, shares_of, without
+from .parts import (
+    any_curve,
+    by_segment,
+    earned,
+    scaled_steps,
+    segment_scores,
+    segment_sums,
+    shares_of,
+    without,
+)
 
 __all__ = [
     "MEASURED",

@@ -1,7 +1,9 @@
-"""How far the noise of each latent frame, at each denoising step, moves the reward of each frame: measured, kept, read.
+"""How far the noise of each latent frame, at each denoising step, moves the reward of each
+frame: measured, kept, read.
 
-With common random numbers: the noise of latent frame l at step k is drawn anew, all other noise is kept, and both clips
-are finished without further noise. r, r' are then their rewards' entries a frame, and
+With common random numbers: the noise of latent frame l at step k is drawn anew, all other
+noise is kept, and both clips are finished without further noise. r, r' are then their
+rewards' entries a frame, and
 
     M_k[l] = ½ E (r − r')(r − r')ᵀ,   T_k[l, i] = M_k[l][i, i],   I = √T.
 
@@ -35,8 +37,9 @@ WHOLE = "composite"  # the name of the reward itself among its parts
 class Influence:
     """Second moments of a change of entries, by part of the reward.
 
-    `moment[part]` (K, L, F, F); `covariance[part]` (F, F) of the entries within a prompt; `decoder` (F, L), the share
-    of each latent frame in the change of each pixel frame; `times` (K,), where the steps start; `meta` says of what.
+    `moment[part]` (K, L, F, F); `covariance[part]` (F, F) of the entries within a prompt;
+    `decoder` (F, L), the share of each latent frame in the change of each pixel frame;
+    `times` (K,), where the steps start; `meta` says of what.
 
     Example:
         >>> one = Influence({"a": torch.ones(1, 2, 3, 3)}, {"a": torch.eye(3)}, torch.ones(3, 2), (0.5,))
@@ -55,39 +58,54 @@ class Influence:
         return self._known(part).diagonal(dim1=-2, dim2=-1)
 
     def of(self, part: str, times: Sequence[float], segments: int) -> Tensor:
-        """M of each segment at the steps that start at `times`, (K', S, F, F): the sum over its latent frames."""
+        """M of each segment at the steps that start at `times`, (K', S, F, F): the sum over
+        its latent frames."""
         moment = self._known(part)[[self._place(time) for time in times]]
-        return torch.stack([moment[:, a:b].sum(1) for a, b in borders(moment.shape[1], segments)], 1)
+        return torch.stack(
+            [moment[:, a:b].sum(1) for a, b in borders(moment.shape[1], segments)], 1
+        )
 
     def fits(self, score: Score) -> bool:
-        """Whether it was measured of a reward with this score's parts: another's would be read as this one's."""
-        return set(self.moment) == {WHOLE, *(part for part, one in score.parts.items() if one.frames is not None)}
+        """Whether it was measured of a reward with this score's parts: another's would be
+        read as this one's."""
+        return set(self.moment) == {
+            WHOLE,
+            *(part for part, one in score.parts.items() if one.frames is not None),
+        }
 
     def check(self, parts: Iterable[str]) -> None:
         """Raise ValueError for a part that a reward with these parts lacks."""
         strange = set(self.moment) - {WHOLE, *parts}
         if strange:
-            raise ValueError(f"expected an influence on {', '.join([WHOLE, *parts])}, got one on "
-                             f"{', '.join(sorted(strange))} too: measure it for this reward, `vidrl influence RECIPE`")
+            raise ValueError(
+                f"expected an influence on {', '.join([WHOLE, *parts])}, got one on "
+                f"{', '.join(sorted(strange))} too: measure it for this reward, `vidrl influence RECIPE`"
+            )
 
     def moments(self, score: Score, times: Sequence[float], segments: int) -> dict[str, Tensor]:
         """`of` every part. Raises ValueError for the score of another reward."""
         if not self.fits(score):
-            raise ValueError(f"expected an influence on {', '.join([WHOLE, *score.parts])}, got one on "
-                             f"{', '.join(self.moment)}: measure it for this reward with `vidrl influence RECIPE`")
+            raise ValueError(
+                f"expected an influence on {', '.join([WHOLE, *score.parts])}, got one on "
+                f"{', '.join(self.moment)}: measure it for this reward with `vidrl influence RECIPE`"
+            )
         return {part: self.of(part, times, segments) for part in self.moment}
 
     def _known(self, part: str) -> Tensor:
         if part not in self.moment:
-            raise ValueError(f"expected an influence on {part!r}, got {', '.join(self.moment)}: measure it for this "
-                             "reward with `vidrl influence RECIPE`")
+            raise ValueError(
+                f"expected an influence on {part!r}, got {', '.join(self.moment)}: measure it for this "
+                "reward with `vidrl influence RECIPE`"
+            )
         return self.moment[part]
 
     def _place(self, time: float) -> int:
         near = min(range(len(self.times)), key=lambda k: abs(self.times[k] - time))
         if abs(self.times[near] - time) > 1e-4:
-            raise ValueError(f"expected an influence of the step at t = {time:.4f}, got those at "
-                             f"{', '.join(f'{t:.4f}' for t in self.times)}: measure it with `vidrl influence RECIPE`")
+            raise ValueError(
+                f"expected an influence of the step at t = {time:.4f}, got those at "
+                f"{', '.join(f'{t:.4f}' for t in self.times)}: measure it with `vidrl influence RECIPE`"
+            )
         return near
 
     def save(self, path: str | Path) -> Path:
@@ -97,7 +115,10 @@ class Influence:
         tensors = {f"moment.{part}": value for part, value in self.moment.items()}
         tensors |= {f"covariance.{part}": value for part, value in self.covariance.items()}
         about = {"times": json.dumps(list(self.times)), "meta": json.dumps(self.meta)}
-        made = {name: value.float().contiguous() for name, value in (tensors | {"decoder": self.decoder}).items()}
+        made = {
+            name: value.float().contiguous()
+            for name, value in (tensors | {"decoder": self.decoder}).items()
+        }
         # save_file would write a file that its owner alone may read
         return whole_file.write(Path(path), save(made, about))
 
@@ -110,59 +131,99 @@ class Influence:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
                 about = file.metadata() or {}
-            moment, covariance = ({name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items()
-                                   if name.startswith(f"{kind}.")} for kind in ("moment", "covariance"))
+            moment, covariance = (
+                {
+                    name.removeprefix(f"{kind}."): tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith(f"{kind}.")
+                }
+                for kind in ("moment", "covariance")
+            )
             times, meta = tuple(json.loads(about["times"])), json.loads(about["meta"])
             return cls(moment, covariance, tensors["decoder"], times, meta)
         except (SafetensorError, KeyError, OSError) as error:
-            raise ValueError(f"expected a file that `vidrl influence` wrote, could not read {path}: {error}") from error
+            raise ValueError(
+                f"expected a file that `vidrl influence` wrote, could not read {path}: {error}"
+            ) from error
 
     @classmethod
-    def find(cls, path: str, backbone: Denoiser, plan: Plan, needed: bool = True) -> Influence | None:
-        """Read the file at `path`, or else that of the backbone's folder; None where none fits and none is `needed`.
+    def find(
+        cls, path: str, backbone: Denoiser, plan: Plan, needed: bool = True
+    ) -> Influence | None:
+        """Read the file at `path`, or else that of the backbone's folder; None where none
+        fits and none is `needed`.
 
-        Raises ValueError where one is needed, or was named, and there is none, or one of another sampler or length.
+        Raises ValueError where one is needed, or was named, and there is none, or one of
+        another sampler or length.
         """
         file = Path(path) if path else backbone.folder / FILE if backbone.folder else None
         if file is None or not file.is_file():
             if not needed and not path:
                 return None
-            raise ValueError(f"expected a measured influence, found none at {file or 'a backbone without a folder'}: "
-                             "make one with `vidrl influence RECIPE`, and name it in algorithm.options.influence")
+            raise ValueError(
+                f"expected a measured influence, found none at {file or 'a backbone without a folder'}: "
+                "make one with `vidrl influence RECIPE`, and name it in algorithm.options.influence"
+            )
         made = cls.load(file)
         had = [*(made.meta.get(k) for k in ("sampler", "eta")), made.meta.get("shape")]
         asked = [plan.sampler, plan.eta, list(backbone.shape)]
         if had != asked and (needed or path):
-            raise ValueError(f"expected an influence of sampler, eta and latent shape {asked}, got one of {had} in "
-                             f"{file}: measure it with `vidrl influence RECIPE`")
+            raise ValueError(
+                f"expected an influence of sampler, eta and latent shape {asked}, got one of {had} in "
+                f"{file}: measure it with `vidrl influence RECIPE`"
+            )
         return made if had == asked else None
 
     def shown(self, segments: int) -> dict[str, Any]:
-        """I = √T, the mean over steps, of each part (S, F): what influence.json of a run folder holds."""
+        """I = √T, the mean over steps, of each part (S, F): what influence.json of a run
+        folder holds."""
         spans = borders(self.decoder.shape[1], segments)
-        parts = {part: torch.stack([self.energy(part).mean(0)[a:b].sum(0) for a, b in spans]).sqrt()
-                 for part in self.moment}
-        return {"parts": {part: [[round(float(x), 5) for x in row] for row in one] for part, one in parts.items()},
-                "steps": "mean over steps", "meta": self.meta}
+        parts = {
+            part: torch.stack([self.energy(part).mean(0)[a:b].sum(0) for a, b in spans]).sqrt()
+            for part in self.moment
+        }
+        return {
+            "parts": {
+                part: [[round(float(x), 5) for x in row] for row in one]
+                for part, one in parts.items()
+            },
+            "steps": "mean over steps",
+            "meta": self.meta,
+        }
 
 
-# --- measuring -------------------------------------------------------------------------------------------------------
+# --- measuring
+# -------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def measure(
-    backbone: Denoiser, reward: Reward, plan: Plan, prompts: Sequence[str], members: int = 2, seed: int = 0,
-    show: Callable[[Sequence[str]], Iterator[str] | Sequence[str]] = list, batch: int = 32,
-) -> Influence:  # fmt: skip
-    """The influence of every stochastic step of a plan, averaged over `members` clips of each prompt.
+    backbone: Denoiser,
+    reward: Reward,
+    plan: Plan,
+    prompts: Sequence[str],
+    members: int = 2,
+    seed: int = 0,
+    show: Callable[[Sequence[str]], Iterator[str] | Sequence[str]] = list,
+    batch: int = 32,
+) -> Influence:
+    """The influence of every stochastic step of a plan, averaged over `members` clips of
+    each prompt.
 
-    Each clip costs (L + 1) completions, decodes and scores a step, `batch` of them at a time, fewer where memory runs
-    out. `show` may wrap the prompts in a progress bar.
-    Clips that cannot be scored are left out. Raises ValueError for fewer than 2 members, of which the covariance is.
+    Each clip costs (L + 1) completions, decodes and scores a step, `batch` of them at a
+    time, fewer where memory runs out. `show` may wrap the prompts in a progress bar. Clips
+    that cannot be scored are left out. Raises ValueError for fewer than 2 members, of which
+    the covariance is.
     """
     if members < 2 or not prompts:
-        raise ValueError(f"expected prompts, and 2 members or more, got {len(prompts)} and {members}")
-    sums, spreads, at_once = _Sum(), _Sum(), Pieces(batch, "finishing and scoring one clip", "use a smaller clip")
+        raise ValueError(
+            f"expected prompts, and 2 members or more, got {len(prompts)} and {members}"
+        )
+    sums, spreads, at_once = (
+        _Sum(),
+        _Sum(),
+        Pieces(batch, "finishing and scoring one clip", "use a smaller clip"),
+    )
     for number, prompt in enumerate(show(prompts)):
         names = [(number, member) for member in range(members)]
         whole = _clips(backbone, reward, plan, prompt, draws(seed, names), sums, at_once)
@@ -170,12 +231,23 @@ def measure(
             scored = entries[~entries.isnan().any(1)]
             if len(scored) > 1:
                 spreads.add(part, torch.cov(scored.T.double()).unsqueeze(0))
-    moment = {part: torch.stack([sums.mean(part, k) for k in plan.stochastic]) for part in sums.parts}
+    moment = {
+        part: torch.stack([sums.mean(part, k) for k in plan.stochastic]) for part in sums.parts
+    }
     times = tuple(plan.times[k] for k in plan.stochastic)
-    meta = {"sampler": plan.sampler, "eta": plan.eta, "steps": len(plan.times) - 1, "prompts": len(prompts),
-            "members": members, "seed": seed, "shape": list(backbone.shape)}
+    meta = {
+        "sampler": plan.sampler,
+        "eta": plan.eta,
+        "steps": len(plan.times) - 1,
+        "prompts": len(prompts),
+        "members": members,
+        "seed": seed,
+        "shape": list(backbone.shape),
+    }
     covariance = {part: spreads.mean(part) for part in sums.parts}
-    return Influence(moment, covariance, decoder_map(backbone, backbone.encode(prompts[:8]), seed), times, meta)
+    return Influence(
+        moment, covariance, decoder_map(backbone, backbone.encode(prompts[:8]), seed), times, meta
+    )
 
 
 class _Sum:
@@ -200,10 +272,16 @@ class _Sum:
 
 
 def _clips(
-    backbone: Denoiser, reward: Reward, plan: Plan, prompt: str, generators: list[torch.Generator], sums: _Sum,
+    backbone: Denoiser,
+    reward: Reward,
+    plan: Plan,
+    prompt: str,
+    generators: list[torch.Generator],
+    sums: _Sum,
     batch: Pieces,
 ) -> dict[str, Tensor]:
-    """Sample a prompt's clips, and at every stochastic step complete them and what each latent frame would change."""
+    """Sample a prompt's clips, and at every stochastic step complete them and what each
+    latent frame would change."""
     cond, latent_frames = backbone.encode([prompt] * len(generators)), backbone.shape[1]
     x = exact(backbone.noise(generators)).to(backbone.device)
     if plan.forks:
@@ -214,7 +292,9 @@ def _clips(
         if k in plan.stochastic:
             noise, other = (backbone.noise(generators).to(x) for _ in range(2))
             x = step.sample(noise)
-            mixed = [torch.where(_only(noise, frame), other, noise) for frame in range(latent_frames)]
+            mixed = [
+                torch.where(_only(noise, frame), other, noise) for frame in range(latent_frames)
+            ]
             changed = torch.cat([x, *(step.sample(one) for one in mixed)])
             entries = _entries(backbone, reward, plan, changed, k + 1, cond, prompt, batch)
             for part, found in entries.items():
@@ -229,7 +309,8 @@ def _only(noise: Tensor, frame: int) -> Tensor:
 
 
 def _add(sums: _Sum, part: str, k: int, found: Tensor) -> None:
-    """`found` (1 + L, B, F): entries as they are, and with each latent frame's noise drawn anew."""
+    """`found` (1 + L, B, F): entries as they are, and with each latent frame's noise drawn
+    anew."""
     change = (found[1:] - found[:1]).double().transpose(0, 1)  # (B, L, F)
     change = change[~change.isnan().any(2).any(1)]
     if len(change):
@@ -237,13 +318,24 @@ def _add(sums: _Sum, part: str, k: int, found: Tensor) -> None:
 
 
 def _entries(
-    backbone: Denoiser, reward: Reward, plan: Plan, x: Tensor, k: int, cond: Cond, prompt: str, batch: Pieces
+    backbone: Denoiser,
+    reward: Reward,
+    plan: Plan,
+    x: Tensor,
+    k: int,
+    cond: Cond,
+    prompt: str,
+    batch: Pieces,
 ) -> dict[str, Tensor]:
-    """Entries of the clips finished without noise from the start of step k, a few clips at a time."""
+    """Entries of the clips finished without noise from the start of step k, a few clips at
+    a time."""
     quiet, size = replace(plan, stochastic=(), keep=()), len(next(iter(cond.values())))
 
     def finished(piece: slice) -> dict[str, Tensor]:
-        part, many = x[piece], rows(cond, torch.arange(piece.start, piece.stop, device=x.device) % size)
+        part, many = (
+            x[piece],
+            rows(cond, torch.arange(piece.start, piece.stop, device=x.device) % size),
+        )
         for step in range(k, len(plan.times) - 1):
             part = quiet.step(backbone, part, step, many).mean
         return _parts(reward(decoded(backbone, part, [prompt] * len(part), many)))
@@ -253,16 +345,26 @@ def _entries(
 
 
 def _parts(score: Score) -> dict[str, Tensor]:
-    """Entries (B, F) of a score and of its parts; a score without a curve has none that differ between frames."""
-    curves = {part: one.frames for part, one in {WHOLE: score, **score.parts}.items() if one.frames is not None}
+    """Entries (B, F) of a score and of its parts; a score without a curve has none that
+    differ between frames."""
+    curves = {
+        part: one.frames
+        for part, one in {WHOLE: score, **score.parts}.items()
+        if one.frames is not None
+    }
     if not curves:
-        raise ValueError("expected a reward with a curve over frames, got none: influence has nothing to say of it")
+        raise ValueError(
+            "expected a reward with a curve over frames, got none: influence has nothing to say of it"
+        )
     return {part: curve.detach().float().cpu() for part, curve in curves.items()}
 
 
 @torch.no_grad()
-def decoder_map(backbone: Denoiser, cond: Cond, seed: int = 0, size: float = 0.1, steps: int = 10) -> Tensor:
-    """W[t, l] ∝ E ‖∂frame_t/∂z_l‖², rows of sum 1, (F, L): each latent frame of generated clips moved a little."""
+def decoder_map(
+    backbone: Denoiser, cond: Cond, seed: int = 0, size: float = 0.1, steps: int = 10
+) -> Tensor:
+    """W[t, l] ∝ E ‖∂frame_t/∂z_l‖², rows of sum 1, (F, L): each latent frame of generated
+    clips moved a little."""
     n = len(next(iter(cond.values())))
     generators = draws(seed, [("decoder", i) for i in range(n)])
     latents = backbone.generate(backbone.noise(generators).to(backbone.device), cond, steps)
@@ -270,6 +372,8 @@ def decoder_map(backbone: Denoiser, cond: Cond, seed: int = 0, size: float = 0.1
     for frame in range(latents.shape[2]):
         moved, push = latents.clone(), backbone.noise(generators).to(latents)
         moved[:, :, frame] += size * push[:, :, frame]
-        found.append((backbone.decode_with(moved, cond).float() - still).square().mean((0, 2, 3, 4)))
+        found.append(
+            (backbone.decode_with(moved, cond).float() - still).square().mean((0, 2, 3, 4))
+        )
     energy = torch.stack(found, 1).cpu()
     return energy / energy.sum(1, keepdim=True)

@@ -1,1 +1,2 @@
-"""What a recipe's [data] names: prompts with their references, tables of clips and pairs, and rounds made of files."""
+"""What a recipe's [data] names: prompts with their references, tables of clips and pairs,
+and rounds made of files."""

@@ -1,7 +1,8 @@
-"""Which clips a run learns from: a table of clips with their prompts, or of pairs of clips of which one was preferred.
+"""Which clips a run learns from: a table of clips with their prompts, or of pairs of clips
+of which one was preferred.
 
-This module reads tables; it opens no clip. A table that is wrong is refused with the place and the cure, and a clip
-that is not there is left out with the reason.
+This module reads tables; it opens no clip. A table that is wrong is refused with the place
+and the cure, and a clip that is not there is left out with the reason.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from vidrl.rewards._files.tables import BadTable, entries
 from . import references
 
 __all__ = ["BadTable", "Entry", "Table", "read_clips", "read_pairs", "shown"]
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # what VideoFolder of Hugging Face's datasets reads
+METADATA = (
+    "metadata.jsonl",
+    "metadata.csv",
+    "metadata.parquet",
+)  # what VideoFolder of Hugging Face's datasets reads
 PAIR = ("prompt", "chosen", "rejected")  # the columns that a table of pairs must have
 LABELS = ("labels", "segment_labels")
 EXAMPLE = '{"prompt": "a dog runs", "chosen": "a.mp4", "rejected": "b.mp4", "labels": [1, 1, -1]}'
@@ -26,10 +31,11 @@ EXAMPLE = '{"prompt": "a dog runs", "chosen": "a.mp4", "rejected": "b.mp4", "lab
 
 @dataclass(frozen=True)
 class Entry:
-    """What is learned from one row: a clip and its prompt, or a pair of clips, the preferred one first.
+    """What is learned from one row: a clip and its prompt, or a pair of clips, the
+    preferred one first.
 
-    `labels` of a pair: for each segment 1 where the first clip is better, −1 where it is worse, 0 where neither is;
-    empty where the table has none.
+    `labels` of a pair: for each segment 1 where the first clip is better, −1 where it is
+    worse, 0 where neither is; empty where the table has none.
     """
 
     where: str  # the row's place in the table, as "line 3"
@@ -40,7 +46,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that can be learned from, why others are left out, and remarks on how the table was read."""
+    """The rows that can be learned from, why others are left out, and remarks on how the
+    table was read."""
 
     path: Path
     entries: list[Entry]
@@ -59,12 +66,15 @@ class Table:
 
 
 def read_clips(path: str | os.PathLike[str]) -> Table:
-    """The clips of a table .jsonl, .csv, .tsv, .json or .parquet, or of a folder that holds metadata.jsonl or .csv.
+    """The clips of a table .jsonl, .csv, .tsv, .json or .parquet, or of a folder that holds
+    metadata.jsonl or .csv.
 
-    A row has a file (`file_name`, `video`, `path`, ...) and a prompt (`prompt`, `caption`, `text`, ...), and may have
-    what goes with the prompt (`image`, `negative_prompt`, ...; see `vidrl.data.prompt.Prompt`). Relative paths begin in
-    the folder of the table and stay inside it; absolute ones may lie anywhere. Rows without a prompt, and clips and
-    images that are not there, are left out. Raises BadTable where the table is not one of clips, or nothing is left.
+    A row has a file (`file_name`, `video`, `path`, ...) and a prompt (`prompt`, `caption`,
+    `text`, ...), and may have what goes with the prompt (`image`, `negative_prompt`, ...;
+    see `vidrl.data.prompt.Prompt`). Relative paths begin in the folder of the table and
+    stay inside it; absolute ones may lie anywhere. Rows without a prompt, and clips and
+    images that are not there, are left out. Raises BadTable where the table is not one of
+    clips, or nothing is left.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -76,20 +86,31 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
     table, notes = _table(Path(path)), list[str]()
     rows = manifests.rows(table, notes.append)
     if not any(row.prompt for row in rows):
-        raise BadTable(f"expected a column prompt, or caption or text, in {table}, found no prompt in {len(rows)} "
-                       "rows: a clip is learned together with its prompt")
+        raise BadTable(
+            f"expected a column prompt, or caption or text, in {table}, found no prompt in {len(rows)} "
+            "rows: a clip is learned together with its prompt"
+        )
     bare = [f"{row.path}: {row.where} has no prompt" for row in rows if not row.prompt.strip()]
-    made = [Entry(row.where, _prompt(table, row.where, row.prompt, row.meta), (inside(table, row.where, row.path),))
-            for row in rows if row.prompt.strip()]
+    made = [
+        Entry(
+            row.where,
+            _prompt(table, row.where, row.prompt, row.meta),
+            (inside(table, row.where, row.path),),
+        )
+        for row in rows
+        if row.prompt.strip()
+    ]
     return _there(table, made, bare, notes)
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Table:
-    """The pairs of a table .jsonl, .parquet, .csv, .tsv or .json with the columns prompt, chosen and rejected.
+    """The pairs of a table .jsonl, .parquet, .csv, .tsv or .json with the columns prompt,
+    chosen and rejected.
 
-    `labels` (or `segment_labels`), where there is such a column, is a list of 1, 0 and −1, one a segment, as many in
-    all rows. Paths are as in `read_clips`; pairs of which a clip is not there are left out. Raises BadTable where a
-    column is missing, a value is of another kind, or nothing is left; ImportError for .parquet without pyarrow.
+    `labels` (or `segment_labels`), where there is such a column, is a list of 1, 0 and −1,
+    one a segment, as many in all rows. Paths are as in `read_clips`; pairs of which a clip
+    is not there are left out. Raises BadTable where a column is missing, a value is of
+    another kind, or nothing is left; ImportError for .parquet without pyarrow.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -100,7 +121,9 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
     """
     table, notes = Path(path), list[str]()
     if table.is_dir():
-        raise BadTable(f"expected a table of pairs, got the folder {table}: name the .jsonl or .parquet file in it")
+        raise BadTable(
+            f"expected a table of pairs, got the folder {table}: name the .jsonl or .parquet file in it"
+        )
     listed = entries(table, lambda names: "chosen" in names, notes.append)
     if not listed:
         raise BadTable(f"expected rows of pairs in {table}, found none: a row is {EXAMPLE}")
@@ -110,7 +133,8 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
 
 
 def read(key: str, path: str | os.PathLike[str]) -> Table:
-    """The table that `data.clips` or `data.pairs` of a recipe names; `key` is "clips" or "pairs"."""
+    """The table that `data.clips` or `data.pairs` of a recipe names; `key` is "clips" or
+    "pairs"."""
     return read_clips(path) if key == "clips" else read_pairs(path)
 
 
@@ -122,26 +146,43 @@ def _table(path: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise BadTable(f"expected one table in the folder {path}, got {' and '.join(one.name for one in found)}: name "
-                       "the one that counts, as data.clips = \"FOLDER/metadata.jsonl\"")
+        raise BadTable(
+            f"expected one table in the folder {path}, got {' and '.join(one.name for one in found)}: name "
+            'the one that counts, as data.clips = "FOLDER/metadata.jsonl"'
+        )
     below = sorted(path.glob(f"*/{METADATA[0]}")) + sorted(path.glob(f"*/{METADATA[1]}"))
-    cure = f"name {below[0].parent}" if below else ('write metadata.jsonl there, a line a clip: {"file_name": "a.mp4", '
-                                                    '"prompt": "a dog runs"}')
-    raise BadTable(f"expected {', '.join(METADATA[:2])} or {METADATA[2]} in the folder {path}, found none: {cure}")
+    cure = (
+        f"name {below[0].parent}"
+        if below
+        else (
+            'write metadata.jsonl there, a line a clip: {"file_name": "a.mp4", '
+            '"prompt": "a dog runs"}'
+        )
+    )
+    raise BadTable(
+        f"expected {', '.join(METADATA[:2])} or {METADATA[2]} in the folder {path}, found none: {cure}"
+    )
 
 
 def inside(table: Path, where: str, name: str) -> Path:
-    """The path of a file that a row names: absolute as it is, else inside the folder of the table.
+    """The path of a file that a row names: absolute as it is, else inside the folder of the
+    table.
 
     Raises BadTable for an address, and for a relative path that leads out of the folder.
     """
     if os.path.isabs(name):
         return Path(os.path.normpath(name))
     if "://" in name:
-        raise _bad(table, where, f"expected the path of a file, got the address {name}: download the file")
+        raise _bad(
+            table, where, f"expected the path of a file, got the address {name}: download the file"
+        )
     if os.path.normpath(name).split(os.sep)[0] == os.pardir:
-        raise _bad(table, where, f"expected a path inside the folder of the table, got {name}: move the file there, or "
-                                 "write its absolute path")
+        raise _bad(
+            table,
+            where,
+            f"expected a path inside the folder of the table, got {name}: move the file there, or "
+            "write its absolute path",
+        )
     return Path(os.path.normpath(table.parent / name))
 
 
@@ -149,7 +190,11 @@ def _prompt(table: Path, where: str, text: str, cells: Mapping[str, Any]) -> str
     """The prompt of a row with what goes with it."""
     found = references.named({_small(name): value for name, value in cells.items()})
     try:
-        return references.prompt(text, found, lambda name: inside(table, where, name)) if found else text
+        return (
+            references.prompt(text, found, lambda name: inside(table, where, name))
+            if found
+            else text
+        )
     except BadTable:
         raise
     except ValueError as error:
@@ -157,16 +202,31 @@ def _prompt(table: Path, where: str, text: str, cells: Mapping[str, Any]) -> str
 
 
 def _there(table: Path, made: Sequence[Entry], left_out: Sequence[str], notes: list[str]) -> Table:
-    """The entries all of whose clips exist, and with whose prompts goes what can be read."""
-    lost = {clip for entry in made for clip in entry.clips if not (os.path.isfile(clip) or os.path.isdir(clip))}
+    """The entries all of whose clips exist, and with whose prompts goes what can be
+    read."""
+    lost = {
+        clip
+        for entry in made
+        for clip in entry.clips
+        if not (os.path.isfile(clip) or os.path.isdir(clip))
+    }
     bad = {entry.where: found for entry in made if (found := references.faults(entry.prompt))}
     left = [entry for entry in made if not lost & {*entry.clips} and entry.where not in bad]
-    why = [*left_out, *(f"{clip}: {entry.where} names it, and it is not there" for entry in made
-                        for clip in entry.clips if clip in lost),
-           *(f"{where}: {told}" for where, found in bad.items() for told in found)]
+    why = [
+        *left_out,
+        *(
+            f"{clip}: {entry.where} names it, and it is not there"
+            for entry in made
+            for clip in entry.clips
+            if clip in lost
+        ),
+        *(f"{where}: {told}" for where, found in bad.items() for told in found),
+    ]
     if not left:
-        raise BadTable(f"{table}: nothing is left to learn from, out of {len(made) + len(left_out)} rows; "
-                       f"{shown(why)}; paths are relative to the table")
+        raise BadTable(
+            f"{table}: nothing is left to learn from, out of {len(made) + len(left_out)} rows; "
+            f"{shown(why)}; paths are relative to the table"
+        )
     return Table(table, left, why, notes)
 
 
@@ -184,21 +244,32 @@ def shown(reasons: Sequence[str], most: int = 3) -> str:
     return "; ".join([*reasons[:most], *more])
 
 
-# --- pairs -----------------------------------------------------------------------------------------------------------
+# --- pairs
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _pair(table: Path, where: str, cells: Mapping[str, Any]) -> Entry:
     names = {_small(name): name for name in cells}
     lost = [name for name in PAIR if name not in names]
     if lost:
-        raise _bad(table, where, f"expected the columns {', '.join(PAIR)}, found no {' and no '.join(lost)} among "
-                                 f"{', '.join(cells)}: a row is {EXAMPLE}")
+        raise _bad(
+            table,
+            where,
+            f"expected the columns {', '.join(PAIR)}, found no {' and no '.join(lost)} among "
+            f"{', '.join(cells)}: a row is {EXAMPLE}",
+        )
     prompt, *clips = (_text(table, where, name, cells[names[name]]) for name in PAIR)
     if clips[0] == clips[1]:
-        raise _bad(table, where, f"expected two clips, got {clips[0]} as chosen and as rejected: leave the row out")
+        raise _bad(
+            table,
+            where,
+            f"expected two clips, got {clips[0]} as chosen and as rejected: leave the row out",
+        )
     found = [names[name] for name in LABELS if name in names]
     if len(found) > 1:
-        raise BadTable(f"{table}: expected one column of labels, got {' and '.join(found)}: leave one of them out")
+        raise BadTable(
+            f"{table}: expected one column of labels, got {' and '.join(found)}: leave one of them out"
+        )
     labels = _labels(table, where, cells[found[0]]) if found and cells[found[0]] is not None else ()
     first, second = (inside(table, where, name) for name in clips)
     return Entry(where, _prompt(table, where, prompt, cells), (first, second), labels)
@@ -219,8 +290,12 @@ def _labels(table: Path, where: str, value: Any) -> tuple[int, ...]:
     """Labels as whole numbers; a Parquet file may hold them as floats."""
     good = isinstance(value, list) and bool(value) and all(_is_label(one) for one in value)
     if not good:
-        raise _bad(table, where, "expected labels to be a list of 1 (the chosen clip is better in this segment), -1 (it"
-                                 f" is worse) and 0 (neither), got {str(value)[:60]!r}: a row is {EXAMPLE}")
+        raise _bad(
+            table,
+            where,
+            "expected labels to be a list of 1 (the chosen clip is better in this segment), -1 (it"
+            f" is worse) and 0 (neither), got {str(value)[:60]!r}: a row is {EXAMPLE}",
+        )
     return tuple(int(one) for one in value)
 
 
@@ -229,9 +304,16 @@ def _is_label(value: Any) -> bool:
 
 
 def _same_count(table: Path, made: Sequence[Entry]) -> None:
-    """Raise where rows have different numbers of labels; a row without labels prefers the chosen clip as a whole."""
+    """Raise where rows have different numbers of labels; a row without labels prefers the
+    chosen clip as a whole."""
     labelled = [entry for entry in made if entry.labels]
-    other = next((entry for entry in labelled if len(entry.labels) != len(labelled[0].labels)), None)
+    other = next(
+        (entry for entry in labelled if len(entry.labels) != len(labelled[0].labels)), None
+    )
     if other is not None:
-        raise _bad(table, other.where, f"expected {len(labelled[0].labels)} labels as on {labelled[0].where}, got "
-                                       f"{len(other.labels)}: every row needs one label a segment")
+        raise _bad(
+            table,
+            other.where,
+            f"expected {len(labelled[0].labels)} labels as on {labelled[0].where}, got "
+            f"{len(other.labels)}: every row needs one label a segment",
+        )

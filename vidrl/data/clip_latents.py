@@ -1,7 +1,8 @@
-"""Clips of files as latents in host memory: each is decoded and encoded once, the work divided among the processes.
+"""Clips of files as latents in host memory: each is decoded and encoded once, the work
+divided among the processes.
 
-Legend: M clips, E entries of a table (a clip or a pair), W clips of an entry (1 or 2), S segments; latents
-(M, C, L, h, w), float32.
+Legend: M clips, E entries of a table (a clip or a pair), W clips of an entry (1 or 2), S
+segments; latents (M, C, L, h, w), float32.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class BadData(ValueError):
 
 @dataclass(frozen=True)
 class Clips:
-    """The entries of a table whose clips could be read, with the latents of the clips in host memory."""
+    """The entries of a table whose clips could be read, with the latents of the clips in
+    host memory."""
 
     entries: list[Entry]
     latents: Tensor  # (M, C, L, h, w)
@@ -44,23 +46,30 @@ class Clips:
         return self.places.shape[1]
 
     def labels(self, chosen: Sequence[int], segments: int) -> Tensor:
-        """Labels (P, S) of some pairs; a pair without labels, or with one, has that label in each segment."""
+        """Labels (P, S) of some pairs; a pair without labels, or with one, has that label
+        in each segment."""
         own = [self.entries[e].labels or (1,) for e in chosen]
-        return torch.tensor([label * segments if len(label) == 1 else label for label in own], dtype=torch.float32)
+        return torch.tensor(
+            [label * segments if len(label) == 1 else label for label in own], dtype=torch.float32
+        )
 
 
 def read(table: Table, backbone: Denoiser, workers: Workers, strict: bool = False) -> Clips:
-    """Read and encode the clips of a table, each once, the work divided among the processes.
+    """Read and encode the clips of a table, each once, the work divided among the
+    processes.
 
-    A clip that cannot be read, or that does not fit the backbone, is left out with every entry that needs it. Raises
-    BadData where `strict` forbids that, where nothing is left, or where memory cannot hold the latents.
+    A clip that cannot be read, or that does not fit the backbone, is left out with every
+    entry that needs it. Raises BadData where `strict` forbids that, where nothing is left,
+    or where memory cannot hold the latents.
     """
     backbone.check_encodes_video()
     _check_alike(table, workers)
     paths = table.clips
     _check_room(len(paths), backbone)
     latents, good, reasons = torch.empty(len(paths), *backbone.shape), torch.ones(len(paths)), []
-    for start in range(0, len(paths), workers.count):  # clip by clip, because they are gathered on the device
+    for start in range(
+        0, len(paths), workers.count
+    ):  # clip by clip, because they are gathered on the device
         mine = [_encoded(path, backbone) for path in paths[start + workers.rank :][:1]]
         part = slice(start, start + workers.count)
         latents[part] = workers.all(torch.stack([one for one, _ in mine]) if mine else latents[:0])
@@ -81,24 +90,41 @@ def _encoded(path: Path, backbone: Denoiser) -> tuple[Tensor, str]:
 
 def _left(table: Table, latents: Tensor, good: Tensor, left_out: list[str], strict: bool) -> Clips:
     at = {path: place for place, path in enumerate(table.clips)}
-    entries = [entry for entry in table.entries if all(bool(good[at[clip]]) for clip in entry.clips)]
+    entries = [
+        entry for entry in table.entries if all(bool(good[at[clip]]) for clip in entry.clips)
+    ]
     if left_out and strict:
-        raise BadData(f"{table.path}: data.strict expects every clip to be there and to fit, but {len(left_out)} are "
-                      f"not: {shown(left_out)}")
+        raise BadData(
+            f"{table.path}: data.strict expects every clip to be there and to fit, but {len(left_out)} are "
+            f"not: {shown(left_out)}"
+        )
     if not entries:
-        raise BadData(f"{table.path}: expected clips to learn from, none of {len(table.entries)} rows is left: "
-                      f"{shown(left_out)}")
-    return Clips(entries, latents, torch.tensor([[at[clip] for clip in entry.clips] for entry in entries]), left_out)
+        raise BadData(
+            f"{table.path}: expected clips to learn from, none of {len(table.entries)} rows is left: "
+            f"{shown(left_out)}"
+        )
+    return Clips(
+        entries,
+        latents,
+        torch.tensor([[at[clip] for clip in entry.clips] for entry in entries]),
+        left_out,
+    )
 
 
 def _check_alike(table: Table, workers: Workers) -> None:
-    """Raise BadData where processes, which may be on several machines, see different tables or clips."""
-    seen = [[identity(entry.prompt), [clip.name for clip in entry.clips], entry.labels] for entry in table.entries]
+    """Raise BadData where processes, which may be on several machines, see different tables
+    or clips."""
+    seen = [
+        [identity(entry.prompt), [clip.name for clip in entry.clips], entry.labels]
+        for entry in table.entries
+    ]
     digest = int(hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:15], 16)
     everyone = workers.all(torch.tensor([digest]))
     if bool((everyone != digest).any()):
-        raise BadData(f"expected the same clips on every process, got others than here for {table.path}: each machine "
-                      "needs an equal copy of the table and of its clips")
+        raise BadData(
+            f"expected the same clips on every process, got others than here for {table.path}: each machine "
+            "needs an equal copy of the table and of its clips"
+        )
 
 
 def _check_room(clips: int, backbone: Denoiser) -> None:
@@ -106,5 +132,7 @@ def _check_room(clips: int, backbone: Denoiser) -> None:
     needed = 4 * clips * int(np.prod(backbone.shape))
     pages = getattr(os, "sysconf_names", {}).get("SC_PHYS_PAGES")
     if pages is not None and 2 * needed > (room := os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")):
-        raise BadData(f"the latents of {clips} clips take {needed / 1e9:.0f} GB in each process, and this machine has "
-                      f"{room / 1e9:.0f}: name fewer clips, or take smaller ones")
+        raise BadData(
+            f"the latents of {clips} clips take {needed / 1e9:.0f} GB in each process, and this machine has "
+            f"{room / 1e9:.0f}: name fewer clips, or take smaller ones"
+        )

@@ -1,6 +1,8 @@
-"""Rounds whose samples come from files: which clips a round has, and the loss on clips beside another loss.
+"""Rounds whose samples come from files: which clips a round has, and the loss on clips
+beside another loss.
 
-Legend: E entries of a table (a clip or a pair), N samples of a round over all processes, B of this process.
+Legend: E entries of a table (a clip or a pair), N samples of a round over all processes, B
+of this process.
 """
 
 from __future__ import annotations
@@ -27,9 +29,17 @@ Encode = Callable[[Sequence[str]], Cond]
 
 
 class Files:
-    """What a run learns from files; `source` says where the samples of a round come from: "clips", "pairs" or ""."""
+    """What a run learns from files; `source` says where the samples of a round come from:
+    "clips", "pairs" or ""."""
 
-    def __init__(self, recipe: config.Recipe, algorithm: Algorithm, policy: Policy, workers: Workers, encode: Encode):
+    def __init__(
+        self,
+        recipe: config.Recipe,
+        algorithm: Algorithm,
+        policy: Policy,
+        workers: Workers,
+        encode: Encode,
+    ):
         self.recipe, self.policy, self.workers, self.encode = recipe, policy, workers, encode
         self.n = recipe.train.prompts_per_round * recipe.train.group
         self.source, self.weight = config.offline(recipe, algorithm.data), recipe.train.data_weight
@@ -49,7 +59,8 @@ class Files:
 
     @property
     def width(self) -> int:
-        """How many samples of a round a row of the table gives; 0 where the policy samples."""
+        """How many samples of a round a row of the table gives; 0 where the policy
+        samples."""
         return {"clips": 1, "pairs": 2, "": 0}[self.source]
 
     @property
@@ -58,17 +69,22 @@ class Files:
         return self.width or self.recipe.train.group
 
     def places(self, width: int = 0) -> tuple[list[str], list[int]]:
-        """A round's prompts, as far as they are known before its clips are dealt, and the places of this process."""
+        """A round's prompts, as far as they are known before its clips are dealt, and the
+        places of this process."""
         width = width or self.width
-        index = [width * row + j for row in self.workers.share(self.n // width) for j in range(width)]
+        index = [
+            width * row + j for row in self.workers.share(self.n // width) for j in range(width)
+        ]
         return [f"row {place // width}" for place in range(self.n)], index
 
     @property
     def notes(self) -> list[str]:
         """What a person should know of the files, once they are read."""
-        made = [f"data.{key}: {len(one.entries)} {'clips' if one.width == 1 else key} are learned from"
-                + (f"; {len(one.left_out)} left out: {shown(one.left_out)}" if one.left_out else "")
-                for key, one in self.clips.items()]  # fmt: skip
+        made = [
+            f"data.{key}: {len(one.entries)} {'clips' if one.width == 1 else key} are learned from"
+            + (f"; {len(one.left_out)} left out: {shown(one.left_out)}" if one.left_out else "")
+            for key, one in self.clips.items()
+        ]
         unused = f"data.prompts is not used: the prompts are those of data.{self.source}"
         remarks = [note for table in self.tables.values() for note in table.notes]
         return [*remarks, *made, *([unused] if self.source and self.recipe.data.prompts else [])]
@@ -79,15 +95,24 @@ class Files:
             self.data_loss.setup(self.policy, reward, self.recipe.train.group)
         for key, table in self.tables.items():
             self.policy.backbone.check_encodes_video()
-            check(table, key, self.n, self.workers.count, plan if key == self.source else self._own_plan(0))
+            check(
+                table,
+                key,
+                self.n,
+                self.workers.count,
+                plan if key == self.source else self._own_plan(0),
+            )
 
     def read(self) -> None:
         """Read and encode the clips, where that was not done yet."""
         for key, table in self.tables.items() if not self.clips else ():
-            self.clips[key] = clip_latents.read(table, self.policy.backbone, self.workers, self.recipe.data.strict)
+            self.clips[key] = clip_latents.read(
+                table, self.policy.backbone, self.workers, self.recipe.data.strict
+            )
 
     def experience(self, round: int, plan: Plan, key: str = "") -> Experience:
-        """The round's samples; the two clips of a pair are neighbours, the chosen one first."""
+        """The round's samples; the two clips of a pair are neighbours, the chosen one
+        first."""
         self.read()
         clips = self.clips[key or self.source]
         width, seed = clips.width, self.recipe.seed
@@ -96,43 +121,64 @@ class Files:
         prompts = [clips.entries[e].prompt for e in chosen for _ in range(width)]
         latents = clips.latents[clips.places[chosen].flatten()[index]].to(self.workers.device)
         empty = latents.new_zeros(len(latents), 0)
-        rollout = Rollout(self.encode([prompts[i] for i in index]), latents, empty, empty, empty, plan)
-        pairs = (torch.arange(self.n).view(-1, 2), clips.labels(chosen, plan.segments)) if width == 2 else (None, None)
+        rollout = Rollout(
+            self.encode([prompts[i] for i in index]), latents, empty, empty, empty, plan
+        )
+        pairs = (
+            (torch.arange(self.n).view(-1, 2), clips.labels(chosen, plan.segments))
+            if width == 2
+            else (None, None)
+        )
         nothing, group = torch.zeros(self.n, plan.segments), torch.arange(self.n) // width
-        return Experience(rollout, nothing, group, prompts, torch.tensor(index), seed, round, *pairs)
+        return Experience(
+            rollout, nothing, group, prompts, torch.tensor(index), seed, round, *pairs
+        )
 
     def beside(self, round: int) -> Iterator[tuple[Algorithm, Batch, float]] | None:
-        """What `train.data_weight` adds to the optimiser steps of a round, without end; None where it is 0.
+        """What `train.data_weight` adds to the optimiser steps of a round, without end;
+        None where it is 0.
 
         Reward loss + weight · data loss, as in DDRL (arXiv 2512.04332).
         """
         if not self.weight:
             return None
         seen = self.experience(round, self._own_plan(round), "clips")
-        return ((self.data_loss, batch, self.weight) for _ in count() for batch in self.data_loss.minibatches(seen))
+        return (
+            (self.data_loss, batch, self.weight)
+            for _ in count()
+            for batch in self.data_loss.minibatches(seen)
+        )
 
     def _own_plan(self, round: int) -> Plan:
         return self.data_loss.plan(self.policy.backbone, round, torch.Generator())
 
 
 def check(table: Table, key: str, n: int, workers: int, plan: Plan) -> None:
-    """Raise BadData where a round of n clips over so many processes, or this plan, does not suit a table's entries."""
+    """Raise BadData where a round of n clips over so many processes, or this plan, does not
+    suit a table's entries."""
     width = len(table.entries[0].clips)
     if n % (width * workers):
         why = f"; {workers} processes share it" if workers > 1 else ""
-        raise BadData(f"data.{key}: expected train.prompts_per_round x train.group clips to be a multiple of "
-                      f"{width * workers} ({width} a row{why}), got {n}: change one of the two")
+        raise BadData(
+            f"data.{key}: expected train.prompts_per_round x train.group clips to be a multiple of "
+            f"{width * workers} ({width} a row{why}), got {n}: change one of the two"
+        )
     if plan.keep:
-        raise BadData(f"data.{key}: expected an algorithm that keeps no sampling steps, because clips of files were "
-                      "not sampled step by step: use another algorithm")
+        raise BadData(
+            f"data.{key}: expected an algorithm that keeps no sampling steps, because clips of files were "
+            "not sampled step by step: use another algorithm"
+        )
     other = next((e for e in table.entries if len(e.labels) not in (0, 1, plan.segments)), None)
     if other is not None:
-        raise BadData(f"data.{key}, {other.where}: expected one label for each segment, {plan.segments}, got "
-                      f"{len(other.labels)}: set algorithm.options.segments = {len(other.labels)}")
+        raise BadData(
+            f"data.{key}, {other.where}: expected one label for each segment, {plan.segments}, got "
+            f"{len(other.labels)}: set algorithm.options.segments = {len(other.labels)}"
+        )
 
 
 def dealt(total: int, n: int, round: int, seed: int, name: str) -> list[int]:
-    """Which of `total` items the round has, n a round: a new random order each time that all have come.
+    """Which of `total` items the round has, n a round: a new random order each time that
+    all have come.
 
     >>> dealt(3, 2, 0, 0, "x") + dealt(3, 2, 1, 0, "x")[:1] == dealt(3, 3, 0, 0, "x")
     True

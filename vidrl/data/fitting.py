@@ -1,4 +1,5 @@
-"""A video file as a clip that a generator could have made: of its size, its frame rate and its number of frames.
+"""A video file as a clip that a generator could have made: of its size, its frame rate and
+its number of frames.
 
 Shapes: F frames, H W pixels.
 """
@@ -19,26 +20,33 @@ ALIKE = 0.01  # of a rate: 23.976 frames a second are taken for 24
 
 
 class Unfit(ValueError):
-    """A clip that is too short or too small; the message says what was expected and what came."""
+    """A clip that is too short or too small; the message says what was expected and what
+    came."""
 
 
 def fitted(path: str | os.PathLike[str], shape: Sequence[int], fps: float) -> Tensor:
-    """The first F frames of a file at `fps` frames a second, shrunk and cut to H x W about the middle: uint8, `shape`.
+    """The first F frames of a file at `fps` frames a second, shrunk and cut to H x W about
+    the middle: uint8, `shape`.
 
-    `shape` is (F, 3, H, W). A clip of another frame rate is brought to `fps` as `vidrl score` brings uneven films to
-    even times. Nothing is enlarged, slowed down or repeated, because the model would learn the blur and the standstill.
-    Raises Unfit for a clip that is too small or too short, and what `vidrl.rewards.video.Video` raises.
+    `shape` is (F, 3, H, W). A clip of another frame rate is brought to `fps` as `vidrl
+    score` brings uneven films to even times. Nothing is enlarged, slowed down or repeated,
+    because the model would learn the blur and the standstill. Raises Unfit for a clip that
+    is too small or too short, and what `vidrl.rewards.video.Video` raises.
     """
     frames, _, height, width = shape
     film = Video(path).even()
     if film.size[0] < width or film.size[1] < height:
-        raise Unfit(f"expected {width} x {height} pixels or more, got {film.size[0]} x {film.size[1]}: it would have "
-                    "to be enlarged")
+        raise Unfit(
+            f"expected {width} x {height} pixels or more, got {film.size[0]} x {film.size[1]}: it would have "
+            "to be enlarged"
+        )
     times, wanted = [time - film.times[0] for time in film.times], [i / fps for i in range(frames)]
     alike, lasts = abs(film.fps / fps - 1) < ALIKE, len(times) / film.fps
     if len(times) < frames if alike else lasts < wanted[-1]:
-        raise Unfit(f"expected {frames} frames at {fps:g} a second, which take {frames / fps:.2f} s, got {len(times)} "
-                    f"at {film.fps:g}, which take {lasts:.2f} s: take a longer clip")
+        raise Unfit(
+            f"expected {frames} frames at {fps:g} a second, which take {frames / fps:.2f} s, got {len(times)} "
+            f"at {film.fps:g}, which take {lasts:.2f} s: take a longer clip"
+        )
     pieces = (_cut(piece, height, width) for piece in film.pieces())
     made = _first(pieces, frames) if alike else resampling.resample(pieces, times, wanted)
     return torch.cat(list(made))
@@ -59,7 +67,11 @@ def _cut(piece: Tensor, height: int, width: int) -> Tensor:
     scale = max(height / rows, width / columns)
     if scale < 1:
         size = [max(height, round(rows * scale)), max(width, round(columns * scale))]
-        small = interpolate(piece.float(), size, mode="bilinear", antialias=True, align_corners=False)
+        small = interpolate(
+            piece.float(), size, mode="bilinear", antialias=True, align_corners=False
+        )
         piece = small.round().clamp(0, 255).byte()
-    top, left = ((have - want) // 2 for have, want in zip(piece.shape[-2:], (height, width), strict=True))
+    top, left = (
+        (have - want) // 2 for have, want in zip(piece.shape[-2:], (height, width), strict=True)
+    )
     return piece[..., top : top + height, left : left + width]

@@ -1,4 +1,5 @@
-"""An image file as a pipeline is given it: upright, three channels, white where transparent.
+"""An image file as a pipeline is given it: upright, three channels, white where
+transparent.
 
 Legend: H W pixels.
 """
@@ -24,15 +25,16 @@ LARGEST = 2**25  # pixels: 8K, 7680 x 4320, has a little less
 
 
 class BadPicture(ValueError):
-    """A file that is no image, or not one that is read; the message names the file and the cure."""
+    """A file that is no image, or not one that is read; the message names the file and the
+    cure."""
 
 
 def read(path: str | os.PathLike[str]) -> Tensor:
     """An image file as float32 (3, H, W) in [0, 1].
 
     It is turned upright as its EXIF says, and what is transparent shows white. Raises
-    FileNotFoundError; BadPicture for what is no image of `FORMATS`, is cut off, is animated, or is
-    larger than 8K; ImportError without Pillow.
+    FileNotFoundError; BadPicture for what is no image of `FORMATS`, is cut off, is
+    animated, or is larger than 8K; ImportError without Pillow.
     """
     import numpy as np
 
@@ -40,7 +42,8 @@ def read(path: str | os.PathLike[str]) -> Tensor:
 
 
 def image(path: str | os.PathLike[str]) -> Image:
-    """The same as an RGB image of Pillow, which most pipelines take. Raises what `read` raises."""
+    """The same as an RGB image of Pillow, which most pipelines take. Raises what `read`
+    raises."""
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"expected an image, found {instead_of_file(file)} at {file}")
@@ -50,8 +53,9 @@ def image(path: str | os.PathLike[str]) -> Image:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, EOFError, ...
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadPicture(f"expected an image ({', '.join(FORMATS)}), could not read {file}: "
-                         f"{why}") from error
+        raise BadPicture(
+            f"expected an image ({', '.join(FORMATS)}), could not read {file}: {why}"
+        ) from error
 
 
 def write(path: str | os.PathLike[str], pixels: Tensor) -> None:
@@ -78,11 +82,13 @@ def _decoded(file: Path) -> Image:
     with Image.open(file, formats=FORMATS) as found:
         if found.width * found.height > LARGEST:
             size = f"{found.width} x {found.height}"
-            raise BadPicture(f"expected an image of up to {LARGEST} pixels, got {size} in {file}: "
-                             "shrink it")
+            raise BadPicture(
+                f"expected an image of up to {LARGEST} pixels, got {size} in {file}: shrink it"
+            )
         if found.format != "MPO" and getattr(found, "is_animated", False):  # MPO: JPEG and preview
-            raise BadPicture(f"expected an image, got an animation, {file}: save one of its frames "
-                             "as an image")
+            raise BadPicture(
+                f"expected an image, got an animation, {file}: save one of its frames as an image"
+            )
         found.load()
         return _rgb(found)
 

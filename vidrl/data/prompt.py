@@ -1,4 +1,5 @@
-"""What a generator is asked for: a text, and what goes with it, as the image of image-to-video.
+"""What a generator is asked for: a text, and what goes with it, as the image of
+image-to-video.
 
 Legend: F frames, H W pixels.
 """
@@ -20,14 +21,15 @@ TEXT = "prompt"  # the last word in the name of a text's argument, as negative_p
 
 
 class Prompt(str):
-    """A text that is a `str`, with `references`: what goes with it, by a pipeline's argument.
+    """A text that is a `str`, with `references`: what goes with it, by a pipeline's
+    argument.
 
-    A reference is the path of a file (`image`, `last_image`, `video`, `mask_image`, ...) or a text
-    (`negative_prompt`, `prompt_2`, ...); `is_file` tells by the name. Two prompts are equal where
-    their texts and their references are; a prompt without references equals its text. A prompt
-    cannot be changed, and is copied and pickled whole. The methods of `str`, as in `prompt + "!"`
-    and `str(prompt)`, give a plain text. Raises ValueError for a reference of another name, or one
-    that is neither a path nor a text.
+    A reference is the path of a file (`image`, `last_image`, `video`, `mask_image`, ...) or
+    a text (`negative_prompt`, `prompt_2`, ...); `is_file` tells by the name. Two prompts
+    are equal where their texts and their references are; a prompt without references equals
+    its text. A prompt cannot be changed, and is copied and pickled whole. The methods of
+    `str`, as in `prompt + "!"` and `str(prompt)`, give a plain text. Raises ValueError for
+    a reference of another name, or one that is neither a path nor a text.
 
     >>> prompt = Prompt("a cat runs", {"image": "cat.png"})
     >>> prompt.upper(), prompt.references["image"]
@@ -69,8 +71,9 @@ class Prompt(str):
         return type(self), (str(self), dict(self.references))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("a prompt cannot be changed: make another one, "
-                             "Prompt(text, references)")
+        raise AttributeError(
+            "a prompt cannot be changed: make another one, Prompt(text, references)"
+        )
 
     def __delattr__(self, name: str) -> NoReturn:
         self.__setattr__(name, None)
@@ -88,16 +91,17 @@ class Prompt(str):
     def picture(self, name: str = "image") -> Tensor:
         """The image of that name, float32 (3, H, W) in [0, 1].
 
-        It is turned upright as its EXIF says, and what is transparent is white. Raises KeyError
-        where the prompt has no such file, and what `vidrl.data.picture.read` raises.
+        It is turned upright as its EXIF says, and what is transparent is white. Raises
+        KeyError where the prompt has no such file, and what `vidrl.data.picture.read`
+        raises.
         """
         return picture.read(self._file(name))
 
     def film(self, name: str = "video") -> Tensor:
         """The frames of the video of that name, float32 (F, 3, H, W) in [0, 1].
 
-        An image is a video of one frame. Raises KeyError where the prompt has no such file, and
-        what `vidrl.rewards.video.read` raises.
+        An image is a video of one frame. Raises KeyError where the prompt has no such file,
+        and what `vidrl.rewards.video.read` raises.
         """
         from vidrl.rewards.video import read
 
@@ -107,8 +111,9 @@ class Prompt(str):
     def _file(self, name: str) -> Path:
         if name not in self.files:
             known = ", ".join(self.files) or "none"
-            raise KeyError(f"expected a prompt with the file {name!r}; the files of {str(self)!r} "
-                           f"are: {known}")
+            raise KeyError(
+                f"expected a prompt with the file {name!r}; the files of {str(self)!r} are: {known}"
+            )
         return self.files[name]
 
 
@@ -142,7 +147,8 @@ def is_file(name: str) -> bool:
 
 
 def is_text(name: str) -> bool:
-    """Whether a reference of that name is a text; `prompt` is the prompt itself and no reference.
+    """Whether a reference of that name is a text; `prompt` is the prompt itself and no
+    reference.
 
     >>> names = ("image", "negative_prompt", "prompt_2", "prompt", "seed")
     >>> [name for name in names if is_text(name)]
@@ -153,8 +159,10 @@ def is_text(name: str) -> bool:
 
 def _check(name: object, value: object) -> None:
     if not isinstance(name, str) or not (is_file(name) or is_text(name)):
-        raise ValueError("expected the name of a pipeline's argument as the name of a reference, "
-                         f"ending in {', '.join(FILES)} (a file) or {TEXT} (a text), got {name!r}")
+        raise ValueError(
+            "expected the name of a pipeline's argument as the name of a reference, "
+            f"ending in {', '.join(FILES)} (a file) or {TEXT} (a text), got {name!r}"
+        )
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         what = "the path of a file" if is_file(name) else "a text"
         raise ValueError(f"expected {what} as the reference {name}, got {value!r}")

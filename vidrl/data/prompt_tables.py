@@ -1,6 +1,7 @@
 """A table of prompts: the column `prompt`, and columns of references, as `image`.
 
-Every row that cannot be used is named with its place. Paths begin in the folder of the table.
+Every row that cannot be used is named with its place. Paths begin in the folder of the
+table.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class BadPrompts(ValueError):
 
 @dataclass(frozen=True)
 class File:
-    """A prompt file: its prompts in order, why rows are left out, and remarks on the reading."""
+    """A prompt file: its prompts in order, why rows are left out, and remarks on the
+    reading."""
 
     prompts: list[str]
     left_out: list[str] = field(default_factory=list)
@@ -36,7 +38,8 @@ class File:
 
 
 def read(path: Path) -> File:
-    """The prompts of a table, and which rows are left out, as `vidrl.data.prompts.table` says.
+    """The prompts of a table, and which rows are left out, as `vidrl.data.prompts.table`
+    says.
 
     Raises BadPrompts, which names every row and column that is wrong.
     """
@@ -54,16 +57,17 @@ def read(path: Path) -> File:
             kept[made] = where
     if wrong or not kept:
         told = "not all rows can be read" if wrong else "no row is left"
-        raise BadPrompts(f"prompt file {path}: {told}:{listed([*wrong, *left_out])}\n"
-                         f"  A row is {EXAMPLE}")
+        raise BadPrompts(
+            f"prompt file {path}: {told}:{listed([*wrong, *left_out])}\n  A row is {EXAMPLE}"
+        )
     return File(list(kept), left_out, notes)
 
 
 def rows(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
     """The prompt and the cells of each row of a table, which may have any other columns.
 
-    A suite has such a table. Raises BadPrompts, with a line for each row that cannot be used, where
-    there is any.
+    A suite has such a table. Raises BadPrompts, with a line for each row that cannot be
+    used, where there is any.
     """
     file, notes = Path(path), list[str]()
     table = _entries(file)
@@ -89,29 +93,35 @@ def _entries(path: Path) -> list[Entry]:
 
 
 def _column(path: Path, table: Sequence[Entry], notes: list[str]) -> str:
-    """The name of the column of prompts: `prompt`, or else one of a usual name, as `caption`."""
+    """The name of the column of prompts: `prompt`, or else one of a usual name, as
+    `caption`."""
     names = list(dict.fromkeys(name for _, cells in table for name in cells))
     usual = [one for one in names if one.lower() in NAMES["prompt"]]
     able = ["prompt"] if "prompt" in names else usual
     if len(able) != 1:
-        got = ' and '.join(able) if able else ', '.join(names)
-        raise BadPrompts(f"prompt file {path}: expected a column prompt, got {got}: name the "
-                         f"column of prompts prompt; a row is {EXAMPLE}")
+        got = " and ".join(able) if able else ", ".join(names)
+        raise BadPrompts(
+            f"prompt file {path}: expected a column prompt, got {got}: name the "
+            f"column of prompts prompt; a row is {EXAMPLE}"
+        )
     if able[0] != "prompt":
         notes.append(f"{path}: the column {able[0]!r} is read as the prompt")
     return able[0]
 
 
 def _unknown(table: Sequence[Entry], column: str) -> list[str]:
-    """A line for each column that is neither prompt nor reference: the first row that fills it."""
+    """A line for each column that is neither prompt nor reference: the first row that fills
+    it."""
     first: dict[str, str] = {}
     for where, cells in table:
         for name, value in cells.items():
             if value is not None and name != column and not (is_file(name) or is_text(name)):
                 first.setdefault(name, where)
-    return [f"{where}: unknown column {name!r}: {plugin.nearest(name, USUAL)}; take it out, "
-            "or name it as the argument of the pipeline, which ends in image, video, mask or prompt"
-            for name, where in first.items()]
+    return [
+        f"{where}: unknown column {name!r}: {plugin.nearest(name, USUAL)}; take it out, "
+        "or name it as the argument of the pipeline, which ends in image, video, mask or prompt"
+        for name, where in first.items()
+    ]
 
 
 def _made(
@@ -129,7 +139,8 @@ def _made(
     except ValueError as error:
         return "", [f"expected {str(error).partition('expected ')[2]}"]  # without the place
     return made, [f"has no {name}, which other rows have" for name in sorted(files - {*found})] or [
-        f"has a bad {why}" for why in references.faults(made)]
+        f"has a bad {why}" for why in references.faults(made)
+    ]
 
 
 def listed(lines: Sequence[str]) -> str:

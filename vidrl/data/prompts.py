@@ -1,7 +1,9 @@
-"""Prompt files: plain UTF-8 text, one prompt a line, with comment lines that begin with #; or a table.
+"""Prompt files: plain UTF-8 text, one prompt a line, with comment lines that begin with #;
+or a table.
 
-A table (.csv, .tsv, .jsonl, .json, .parquet) has a column `prompt`, and may have columns of references, as `image` and
-`negative_prompt`: see `vidrl.data.prompt.Prompt`. Paths in it begin in its folder.
+A table (.csv, .tsv, .jsonl, .json, .parquet) has a column `prompt`, and may have columns of
+references, as `image` and `negative_prompt`: see `vidrl.data.prompt.Prompt`. Paths in it
+begin in its folder.
 """
 
 from __future__ import annotations
@@ -19,31 +21,54 @@ from . import clip_files, prompt_tables
 from .prompt import Prompt, is_file, of
 from .prompt_tables import BadPrompts, File, listed, rows
 
-__all__ = ["BadPrompts", "File", "Prompt", "as_text", "comments", "differences", "notes", "read", "rows", "table"]
+__all__ = [
+    "BadPrompts",
+    "File",
+    "Prompt",
+    "as_text",
+    "comments",
+    "differences",
+    "notes",
+    "read",
+    "rows",
+    "table",
+]
 MARK = "\ufeff"  # the byte-order mark that some editors put at the beginning of a file
-COLUMNS = {"prompt", "prompts", "caption", "captions", "text"}  # a table's names for what vidrl calls a prompt
+COLUMNS = {
+    "prompt",
+    "prompts",
+    "caption",
+    "captions",
+    "text",
+}  # a table's names for what vidrl calls a prompt
 
 
 def read(path: str | Path, strict: bool = False) -> list[str]:
-    """The prompts of a file in its order, without comment lines; those of a table are `Prompt`s.
+    """The prompts of a file in its order, without comment lines; those of a table are
+    `Prompt`s.
 
-    Raises what `table` raises, and with `strict` BadPrompts where a row of a table would be left out.
+    Raises what `table` raises, and with `strict` BadPrompts where a row of a table would be
+    left out.
     """
     found = table(path)
     if strict and found.left_out:
-        raise BadPrompts(f"prompt file {path}: data.strict expects every row to be usable, but {len(found.left_out)} "
-                         f"are not:{listed(found.left_out)}")
+        raise BadPrompts(
+            f"prompt file {path}: data.strict expects every row to be usable, but {len(found.left_out)} "
+            f"are not:{listed(found.left_out)}"
+        )
     return found.prompts
 
 
 def table(path: str | Path) -> File:
     """The prompts of a file, and which rows of a table are left out: see `File`.
 
-    Of a text file, only line feeds and carriage returns end a line, so that a prompt may hold U+2028 and other rare
-    separators. A row of a table is left out where it has no prompt, repeats another row, lacks a file that other rows
-    have, or names a file that is not there or cannot be read. Raises `BadPrompts` for a file that is missing, empty or
-    not UTF-8; for a blank line of a text file, and for a table in it; for a column of a table that is neither the
-    prompt nor a reference, a value of another kind, and a path that leads out of the folder of the table.
+    Of a text file, only line feeds and carriage returns end a line, so that a prompt may
+    hold U+2028 and other rare separators. A row of a table is left out where it has no
+    prompt, repeats another row, lacks a file that other rows have, or names a file that is
+    not there or cannot be read. Raises `BadPrompts` for a file that is missing, empty or
+    not UTF-8; for a blank line of a text file, and for a table in it; for a column of a
+    table that is neither the prompt nor a reference, a value of another kind, and a path
+    that leads out of the folder of the table.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "prompts.jsonl"
@@ -57,41 +82,66 @@ def table(path: str | Path) -> File:
 
 
 def as_text(prompts: Sequence[str]) -> tuple[str, str]:
-    """Prompts as a prompt file: its suffix and its text, one prompt a line; JSON where plain lines cannot hold them.
+    """Prompts as a prompt file: its suffix and its text, one prompt a line; JSON where
+    plain lines cannot hold them.
 
     Files are named by absolute paths, so that the text may lie in any folder.
 
     >>> as_text(["a cat", "a dog"])
     ('.txt', 'a cat\\na dog\\n')
     """
-    if not any(of(one) or one.startswith("#") or "\n" in one or "\r" in one or one != one.strip() for one in prompts):
+    if not any(
+        of(one) or one.startswith("#") or "\n" in one or "\r" in one or one != one.strip()
+        for one in prompts
+    ):
         return ".txt", "".join(f"{prompt}\n" for prompt in prompts)
-    rows = ({"prompt": str(one), **{name: os.path.abspath(value) if is_file(name) else value
-                                    for name, value in of(one).items()}} for one in prompts)  # fmt: skip
+    rows = (
+        {
+            "prompt": str(one),
+            **{
+                name: os.path.abspath(value) if is_file(name) else value
+                for name, value in of(one).items()
+            },
+        }
+        for one in prompts
+    )
     return ".jsonl", "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
 
 
 def comments(path: str | Path) -> int:
     """How many lines of a prompt file are comments; a table has none."""
-    return 0 if Path(path).suffix.lower() in SUFFIXES else sum(line.startswith("#") for line in _lines(path))
+    return (
+        0
+        if Path(path).suffix.lower() in SUFFIXES
+        else sum(line.startswith("#") for line in _lines(path))
+    )
 
 
-def notes(training: str | Path, held_out: str | Path, n: int, others: Sequence[str] = ()) -> list[str]:
-    """What a person should know of a run's two prompt files; the first `n` held-out prompts are evaluated on.
+def notes(
+    training: str | Path, held_out: str | Path, n: int, others: Sequence[str] = ()
+) -> list[str]:
+    """What a person should know of a run's two prompt files; the first `n` held-out prompts
+    are evaluated on.
 
-    `training` "" is none; `others` are prompts that are trained on and stand in no prompt file.
+    `training` "" is none; `others` are prompts that are trained on and stand in no prompt
+    file.
     """
     found = {name: comments(name) for name in dict.fromkeys((str(training), str(held_out))) if name}
-    told = [f"{name}: {count} lines begin with #: they are comments, not prompts"
-            for name, count in found.items() if count]
+    told = [
+        f"{name}: {count} lines begin with #: they are comments, not prompts"
+        for name, count in found.items()
+        if count
+    ]
     told += [remark for name in found for remark in _remarks(name)]
     trained, measured = {*(read(training) if str(training) else ()), *others}, read(held_out)[:n]
     shared = sum(prompt in trained for prompt in measured)
     if shared:
         same = bool(str(training)) and Path(training).resolve() == Path(held_out).resolve()
-        told.append(f"{'data.prompts and data.held_out are one file: ' if same else ''}{shared} of {len(measured)} "
-                    "held-out prompts are trained on as well, so that the held-out measures do not show how the model "
-                    "does on prompts that it was not trained on")
+        told.append(
+            f"{'data.prompts and data.held_out are one file: ' if same else ''}{shared} of {len(measured)} "
+            "held-out prompts are trained on as well, so that the held-out measures do not show how the model "
+            "does on prompts that it was not trained on"
+        )
     return told
 
 
@@ -107,8 +157,14 @@ def differences(old: Sequence[str], new: Sequence[str]) -> str:
         return ""
     if Counter(old) == Counter(new):
         return f"{len(old)} prompts -> the same prompts in another order"
-    gone, added = ([one for one in dict.fromkeys(a) if one not in set(b)] for a, b in ((old, new), (new, old)))
-    told = [f"; {what}: {_few(which)}" for what, which in (("no longer there", gone), ("new", added)) if which]
+    gone, added = (
+        [one for one in dict.fromkeys(a) if one not in set(b)] for a, b in ((old, new), (new, old))
+    )
+    told = [
+        f"; {what}: {_few(which)}"
+        for what, which in (("no longer there", gone), ("new", added))
+        if which
+    ]
     return f"{len(old)} prompts -> {len(new)} prompts{''.join(told)}"
 
 
@@ -124,8 +180,10 @@ def _plain(path: Path) -> list[str]:
     if not prompts:
         raise BadPrompts(f"prompt file {path} is empty: expected one prompt a line")
     if "" in prompts:
-        raise BadPrompts(f"prompt file {path}, line {lines.index('') + 1} is blank: expected one prompt a line; "
-                         "delete the line")
+        raise BadPrompts(
+            f"prompt file {path}, line {lines.index('') + 1} is blank: expected one prompt a line; "
+            "delete the line"
+        )
     _no_table(path, prompts[0], lines.index(prompts[0]) + 1)
     return prompts
 
@@ -139,25 +197,37 @@ def _remarks(path: str) -> list[str]:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        text = Path(path).read_text(encoding="utf-8")  # every end of line arrives here as a line feed
+        text = Path(path).read_text(
+            encoding="utf-8"
+        )  # every end of line arrives here as a line feed
     except (OSError, UnicodeDecodeError) as error:
-        raise BadPrompts(f"prompt file {path}: expected a UTF-8 text file, one prompt a line, but {error}") from error
-    return [line.strip().strip(MARK).strip() for line in text.removesuffix("\n").split("\n")] if text else []
+        raise BadPrompts(
+            f"prompt file {path}: expected a UTF-8 text file, one prompt a line, but {error}"
+        ) from error
+    return (
+        [line.strip().strip(MARK).strip() for line in text.removesuffix("\n").split("\n")]
+        if text
+        else []
+    )
 
 
 def _no_table(path: str | Path, first: str, line: int) -> None:
     """Raise where the first prompt is the header of a table, or a JSON object or list."""
     kind = "the header of a table" if _is_header(first) else "JSON" if _is_json(first) else ""
     if kind:
-        raise BadPrompts(f"prompt file {path}, line {line}: expected plain text, one prompt a line, got {kind}, "
-                         f"{first[:60]!r}: write the prompts alone into a text file, one a line, or give the table its "
-                         "suffix, .csv or .jsonl")
+        raise BadPrompts(
+            f"prompt file {path}, line {line}: expected plain text, one prompt a line, got {kind}, "
+            f"{first[:60]!r}: write the prompts alone into a text file, one a line, or give the table its "
+            "suffix, .csv or .jsonl"
+        )
 
 
 def _is_header(line: str) -> bool:
     """Whether short names stand between separators, and one of them means a prompt."""
     cells = [cell.strip().strip("\"'").strip() for cell in re.split(r"[,;\t|]", line)]
-    return all(re.fullmatch(r"\w*(?:[ ._-]\w+)?", cell) for cell in cells) and bool({*map(str.lower, cells)} & COLUMNS)
+    return all(re.fullmatch(r"\w*(?:[ ._-]\w+)?", cell) for cell in cells) and bool(
+        {*map(str.lower, cells)} & COLUMNS
+    )
 
 
 def _is_json(line: str) -> bool:

@@ -1,4 +1,5 @@
-"""What goes with prompts: read from a table's cells, checked, compared; the images rewards see.
+"""What goes with prompts: read from a table's cells, checked, compared; the images rewards
+see.
 
 Legend: B prompts, H W pixels.
 """
@@ -26,17 +27,22 @@ KEPT = 64  # resized images that are kept: the clips of a group share theirs
 
 
 def named(cells: Mapping[str, Any]) -> dict[str, str]:
-    """The cells of a row that are references, by the names of their columns; empty cells are none.
+    """The cells of a row that are references, by the names of their columns; empty cells
+    are none.
 
     >>> named({"file_name": "a.mp4", "image": "a.png", "num_frames": 17, "negative_prompt": None})
     {'image': 'a.png'}
     """
-    return {name: value for name, value in cells.items()
-            if (is_file(name) or is_text(name)) and value is not None and value != ""}  # fmt: skip
+    return {
+        name: value
+        for name, value in cells.items()
+        if (is_file(name) or is_text(name)) and value is not None and value != ""
+    }
 
 
 def prompt(text: str, found: Mapping[str, Any], place: Callable[[str], Path]) -> Prompt:
-    """A prompt with the references of a row; `place` gives the path of a file that the row names.
+    """A prompt with the references of a row; `place` gives the path of a file that the row
+    names.
 
     Raises ValueError for a value that is no text.
     """
@@ -44,19 +50,25 @@ def prompt(text: str, found: Mapping[str, Any], place: Callable[[str], Path]) ->
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             what = "the path of a file" if is_file(name) else "a text"
             raise ValueError(f"expected {name} to be {what}, got {str(value)[:60]!r}")
-    return Prompt(text, {name: place(value) if is_file(name) else value
-                         for name, value in found.items()})
+    return Prompt(
+        text, {name: place(value) if is_file(name) else value for name, value in found.items()}
+    )
 
 
 def faults(asked: str) -> list[str]:
-    """Why files of a prompt cannot be used, one line each; an unchanged file is read once."""
+    """Why files of a prompt cannot be used, one line each; an unchanged file is read
+    once."""
     files = asked.files if isinstance(asked, Prompt) else {}
-    return [f"{name}: {why}" for name, path in files.items()
-            if (why := _fault(stem(name), str(path), _stamp(path)))]  # fmt: skip
+    return [
+        f"{name}: {why}"
+        for name, path in files.items()
+        if (why := _fault(stem(name), str(path), _stamp(path)))
+    ]
 
 
 def record(asked: str) -> str | dict[str, str]:
-    """A prompt as JSON can hold it: its text, or where something goes with it, all of it by name.
+    """A prompt as JSON can hold it: its text, or where something goes with it, all of it by
+    name.
 
     >>> record("a cat"), record(Prompt("a cat", {"image": "cat.png"}))
     ('a cat', {'prompt': 'a cat', 'image': 'cat.png'})
@@ -67,20 +79,23 @@ def record(asked: str) -> str | dict[str, str]:
 def columns(asked: str) -> dict[str, str]:
     """A prompt's references as columns of a table of clips.
 
-    `reference` is what `vidrl bench` compares a clip with: the image, or else the video. The others
-    have their own names. Paths are absolute.
+    `reference` is what `vidrl bench` compares a clip with: the image, or else the video.
+    The others have their own names. Paths are absolute.
 
     >>> columns(Prompt("a cat", {"image": "/cat.png", "negative_prompt": "blur"}))
     {'reference': '/cat.png', 'negative_prompt': 'blur'}
     """
-    found = {name: os.path.abspath(value) if is_file(name) else value
-             for name, value in of(asked).items()}  # fmt: skip
+    found = {
+        name: os.path.abspath(value) if is_file(name) else value
+        for name, value in of(asked).items()
+    }
     main = next((name for name in (IMAGE, "video") if name in found), "")
     return ({"reference": found.pop(main)} if main else {}) | found
 
 
 def identity(asked: str) -> str | dict[str, str]:
-    """The same with the SHA-256 of files in place of their paths, which differ among machines."""
+    """The same with the SHA-256 of files in place of their paths, which differ among
+    machines."""
     if not isinstance(asked, Prompt) or not asked.references:
         return str(asked)
     digests = {name: _sha256(str(path), _stamp(path)) for name, path in asked.files.items()}
@@ -88,25 +103,33 @@ def identity(asked: str) -> str | dict[str, str]:
 
 
 def key(asked: str) -> str:
-    """A text by which a checkpoint can name a prompt: its own, or JSON of its `identity`."""
+    """A text by which a checkpoint can name a prompt: its own, or JSON of its
+    `identity`."""
     found = identity(asked)
     return found if isinstance(found, str) else json.dumps(found, sort_keys=True)
 
 
 def without_folders(asked: str) -> str:
-    """A prompt whose files are named without their folders: the same after files were moved."""
-    return Prompt(asked, {name: os.path.basename(value) if is_file(name) else value
-                          for name, value in of(asked).items()})  # fmt: skip
+    """A prompt whose files are named without their folders: the same after files were
+    moved."""
+    return Prompt(
+        asked,
+        {
+            name: os.path.basename(value) if is_file(name) else value
+            for name, value in of(asked).items()
+        },
+    )
 
 
 def images(
     asked: Sequence[str], height: int, width: int, device: torch.device | str = "cpu"
 ) -> Tensor | None:
-    """The images of prompts, (B, 1, 3, H, W) in [0, 1], of the clips' size; None if none has one.
+    """The images of prompts, (B, 1, 3, H, W) in [0, 1], of the clips' size; None if none
+    has one.
 
     This is the `reference` of `vidrl.rewards.Samples`. Images are stretched to the size, as
-    pipelines resize them. The image of a prompt that has none is NaN, so that the rewards that need
-    it leave that clip unscored.
+    pipelines resize them. The image of a prompt that has none is NaN, so that the rewards
+    that need it leave that clip unscored.
     """
     if not any(IMAGE in of(one) for one in asked):
         return None
@@ -117,8 +140,8 @@ def images(
 def shown(asked: str, path: Path, height: int, width: int) -> dict[str, Any]:
     """What a row of a run folder says of a prompt's references.
 
-    The image is written to `path`, a .png, as rewards see it. A prompt without references has none
-    of these keys.
+    The image is written to `path`, a .png, as rewards see it. A prompt without references
+    has none of these keys.
     """
     found: dict[str, Any] = {"references": dict(of(asked))} if of(asked) else {}
     if IMAGE not in of(asked):
@@ -144,7 +167,8 @@ def _resized(path: str, stamp: tuple[int, int], height: int, width: int) -> Tens
 
 @cache
 def _fault(kind: str, path: str, stamp: tuple[int, int]) -> str:
-    """Why a file is not what the last word of its name asks for, image or video; "" if it is."""
+    """Why a file is not what the last word of its name asks for, image or video; "" if it
+    is."""
     try:
         if kind in ("image", "images") or kind == "mask" and picture.is_picture(path):
             picture.image(path)

@@ -1,1 +1,2 @@
-"""One denoising step as a Gaussian, and which pixel frames each latent frame and segment stands for."""
+"""One denoising step as a Gaussian, and which pixel frames each latent frame and segment
+stands for."""

@@ -1,7 +1,8 @@
 """Noise paths: x_t = α_t x0 + σ_t ε, with any of the four predictions made one.
 
-Legend: x0 clean latent, ε unit Gaussian noise, t in [0, 1] with t = 1 pure noise; t is a float or a tensor (B,), x is
-(B, ...). Arithmetic is at least float32 whatever the network's dtype.
+Legend: x0 clean latent, ε unit Gaussian noise, t in [0, 1] with t = 1 pure noise; t is a
+float or a tensor (B,), x is (B, ...). Arithmetic is at least float32 whatever the network's
+dtype.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def exact(x: Tensor) -> Tensor:
 
 
 def spread(t: Tensor | float, x: Tensor) -> Tensor:
-    """A time, or one a sample (B,), shaped to broadcast over x (B, ...), in float64 so that schedules lose nothing."""
+    """A time, or one a sample (B,), shaped to broadcast over x (B, ...), in float64 so that
+    schedules lose nothing."""
     t = torch.as_tensor(t, dtype=torch.float64, device=x.device)
     return t.reshape(t.shape + (1,) * (x.dim() - t.dim()))
 
@@ -31,8 +33,8 @@ def spread(t: Tensor | float, x: Tensor) -> Tensor:
 class Path:
     """A noise path and what the network predicts along it.
 
-    `alpha` and `sigma` map float64 times to coefficients. `predicts`: "flow" is ε − x0 (arXiv 2210.02747), "eps" is ε
-    (2006.11239), "v" is α ε − σ x0 (2202.00512), "x0" is x0.
+    `alpha` and `sigma` map float64 times to coefficients. `predicts`: "flow" is ε − x0
+    (arXiv 2210.02747), "eps" is ε (2006.11239), "v" is α ε − σ x0 (2202.00512), "x0" is x0.
 
     Example:
         >>> path, x0, eps = flow(), torch.ones(1, 2), torch.zeros(1, 2)
@@ -48,7 +50,9 @@ class Path:
 
     def __post_init__(self) -> None:
         if self.predicts not in PREDICTIONS:
-            raise ValueError(f"expected predicts to be one of {', '.join(PREDICTIONS)}, got {self.predicts!r}")
+            raise ValueError(
+                f"expected predicts to be one of {', '.join(PREDICTIONS)}, got {self.predicts!r}"
+            )
 
     def noise(self, x0: Tensor, eps: Tensor, t: Tensor | float) -> Tensor:
         """x_t = α_t x0 + σ_t ε."""
@@ -56,7 +60,8 @@ class Path:
         return a * exact(x0) + s * exact(eps)
 
     def split(self, raw: Tensor, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """The (x0, ε) that a prediction `raw` at x_t means; both lie on x_t = α x0 + σ ε."""
+        """The (x0, ε) that a prediction `raw` at x_t means; both lie on x_t = α x0 + σ
+        ε."""
         a, s = self._at(t, x)
         raw, x = exact(raw), exact(x)
         if self.predicts == "flow":
@@ -83,12 +88,17 @@ def flow(predicts: str = "flow") -> Path:
     return Path(lambda t: 1 - t, lambda t: t, predicts, "flow")
 
 
-def discrete(alphas_cumprod: Sequence[float] | Tensor, predicts: str = "eps", final: float = 1.0) -> Path:
-    """A variance-preserving path of N trained levels: t = (i + 1) / N is level i, and t = 0 has ᾱ = `final`.
+def discrete(
+    alphas_cumprod: Sequence[float] | Tensor, predicts: str = "eps", final: float = 1.0
+) -> Path:
+    """A variance-preserving path of N trained levels: t = (i + 1) / N is level i, and t = 0
+    has ᾱ = `final`.
 
     α = √ᾱ_i, σ = √(1 − ᾱ_i) (DDPM, arXiv 2006.11239). With final = 1, t = 0 is clean.
     """
-    table = torch.cat([torch.as_tensor(x, dtype=torch.float64).flatten() for x in (final, alphas_cumprod)])
+    table = torch.cat(
+        [torch.as_tensor(x, dtype=torch.float64).flatten() for x in (final, alphas_cumprod)]
+    )
 
     def level(t: Tensor) -> Tensor:
         return table.to(t.device)[(t * (len(table) - 1)).round().long()]

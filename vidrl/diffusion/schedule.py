@@ -1,4 +1,5 @@
-"""Which denoising steps draw noise in which round, and how much each step and segment counts in the update.
+"""Which denoising steps draw noise in which round, and how much each step and segment
+counts in the update.
 
 Legend: K steps; times fall from 1 to 0.
 """
@@ -19,7 +20,8 @@ WINDOWS = ("progressive", "random", "decay", "exp_decay")
 
 
 def usual(path: Path) -> str:
-    """The sampler with noise where none is named: dance_sde on the straight path, else ddim.
+    """The sampler with noise where none is named: dance_sde on the straight path, else
+    ddim.
 
     Example:
         >>> from vidrl.diffusion.path import discrete, flow
@@ -30,13 +32,15 @@ def usual(path: Path) -> str:
 
 
 def may_draw(path: Path, sampler: str, times: Sequence[float], eta: float) -> Tensor:
-    """Whether each step t → s of a time grid may draw noise, (K,): keep ≥ 0 and σ_t ≤ 4 σ_s.
+    """Whether each step t → s of a time grid may draw noise, (K,): keep ≥ 0 and σ_t ≤ 4
+    σ_s.
 
-    A step that draws noise keeps less of the predicted noise, so that its end holds about the noise σ_s that the later
-    steps take away. Where keep < 0 there is not enough to make room: what is over stays in the clip. A step with
-    σ_t > 4 σ_s, and the step to 0, end nearly clean: what they draw shows in no clip, while their log-ratio moves by
-    (σ_t − σ_s)/σ_s or more times a change of the prediction. diffusers' flow grids hold such a step, because they end
-    with the smallest level that was trained and then 0.
+    A step that draws noise keeps less of the predicted noise, so that its end holds about
+    the noise σ_s that the later steps take away. Where keep < 0 there is not enough to make
+    room: what is over stays in the clip. A step with σ_t > 4 σ_s, and the step to 0, end
+    nearly clean: what they draw shows in no clip, while their log-ratio moves by (σ_t −
+    σ_s)/σ_s or more times a change of the prediction. diffusers' flow grids hold such a
+    step, because they end with the smallest level that was trained and then 0.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -49,8 +53,11 @@ def may_draw(path: Path, sampler: str, times: Sequence[float], eta: float) -> Te
     return (s > 0) & (keep >= 0) & (path.sigma(t) <= 4 * path.sigma(s))
 
 
-def stochastic_steps(path: Path, sampler: str, times: Sequence[float], eta: float) -> tuple[int, ...]:
-    """The steps that `may_draw` noise, in some round. Raises ValueError where there are none.
+def stochastic_steps(
+    path: Path, sampler: str, times: Sequence[float], eta: float
+) -> tuple[int, ...]:
+    """The steps that `may_draw` noise, in some round. Raises ValueError where there are
+    none.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -60,18 +67,22 @@ def stochastic_steps(path: Path, sampler: str, times: Sequence[float], eta: floa
     found = tuple(may_draw(path, sampler, times, eta).nonzero().flatten().tolist())
     if not found:
         grid = ", ".join(f"{t:.4g}" for t in times)
-        raise ValueError(f"expected a stochastic step, got none of {len(times) - 1} for {sampler} with eta {eta} on "
-                         f"the times {grid}: the last step and steps that end nearly clean draw no noise, nor do steps "
-                         "without room for it (keep < 0); take two steps or more, or lower eta")
+        raise ValueError(
+            f"expected a stochastic step, got none of {len(times) - 1} for {sampler} with eta {eta} on "
+            f"the times {grid}: the last step and steps that end nearly clean draw no noise, nor do steps "
+            "without room for it (keep < 0); take two steps or more, or lower eta"
+        )
     return found
 
 
 def window_start(round: int, places: int, stride: int, how: str, draw: torch.Generator) -> int:
-    """Where the window of stochastic steps begins in a round, in [0, places) (MixGRPO, arXiv 2507.21802).
+    """Where the window of stochastic steps begins in a round, in [0, places) (MixGRPO,
+    arXiv 2507.21802).
 
-    "progressive" stays `stride` rounds at each place, from the noisy end to the clean one, and begins again; "random"
-    draws a place; "decay" stays stride at the first place and linearly fewer at later ones, "exp_decay"
-    stride · exp(−4 l/places) at place l, at least one round: motion and layout are decided early.
+    "progressive" stays `stride` rounds at each place, from the noisy end to the clean one,
+    and begins again; "random" draws a place; "decay" stays stride at the first place and
+    linearly fewer at later ones, "exp_decay" stride · exp(−4 l/places) at place l, at least
+    one round: motion and layout are decided early.
 
     Example:
         >>> [window_start(r, 3, 2, "progressive", torch.Generator()) for r in range(7)]
@@ -80,21 +91,31 @@ def window_start(round: int, places: int, stride: int, how: str, draw: torch.Gen
         [0, 0, 0, 1, 1, 2, 0]
     """
     if how not in WINDOWS or stride < 1 or places < 1:
-        raise ValueError(f"expected a schedule out of {', '.join(WINDOWS)}, a stride of 1 or more and a place, got "
-                         f"{how!r}, {stride} and {places}")
+        raise ValueError(
+            f"expected a schedule out of {', '.join(WINDOWS)}, a stride of 1 or more and a place, got "
+            f"{how!r}, {stride} and {places}"
+        )
     if how == "random":
         return int(torch.randint(places, (), generator=draw))
     away = [at / places for at in range(places)]
-    shares = {"progressive": [1.0] * places, "decay": [1 - x for x in away], "exp_decay": [exp(-4 * x) for x in away]}
+    shares = {
+        "progressive": [1.0] * places,
+        "decay": [1 - x for x in away],
+        "exp_decay": [exp(-4 * x) for x in away],
+    }
     stays = [max(1, int(stride * share + 0.5)) for share in shares[how]]
     visited = [at for at, stay in enumerate(stays) for _ in range(stay)]
     return visited[round % len(visited)]
 
 
-def sensitivity(path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: float | None = None) -> Tensor:
-    """How far a step's mean moves, in units of its std, when the prediction moves by one: |∂mean/∂raw|/std, like t.
+def sensitivity(
+    path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: float | None = None
+) -> Tensor:
+    """How far a step's mean moves, in units of its std, when the prediction moves by one:
+    |∂mean/∂raw|/std, like t.
 
-    The gradient of a log-ratio with respect to the prediction scales with it (Flash-GRPO's c(t), computed).
+    The gradient of a log-ratio with respect to the prediction scales with it (Flash-GRPO's
+    c(t), computed).
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -109,11 +130,13 @@ def sensitivity(path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, seco
 
 def divergence_weight(
     path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: float | None, kl: str
-) -> Tensor:  # fmt: skip
-    """What the KL of a step, (μ − μ')²/(2 std²), is times to be a trainer's own measure of it, like t.
+) -> Tensor:
+    """What the KL of a step, (μ − μ')²/(2 std²), is times to be a trainer's own measure of
+    it, like t.
 
-    "step" is the KL itself, 1; "time" (μ − μ')²/(2 g²) with std² = g² (t − s), as Flow-GRPO; "mean" (μ − μ')² and
-    "velocity" the squared difference of the predictions, as Flow-Factory's x-based and v-based.
+    "step" is the KL itself, 1; "time" (μ − μ')²/(2 g²) with std² = g² (t − s), as
+    Flow-GRPO; "mean" (μ − μ')² and "velocity" the squared difference of the predictions, as
+    Flow-Factory's x-based and v-based.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -128,11 +151,15 @@ def divergence_weight(
     return t - s if kl == "time" else torch.ones_like(t)
 
 
-def equaliser(path: Path, sampler: str, times: Sequence[float], steps: Sequence[int], eta: float) -> Tensor:
-    """Weights (K,) of steps, mean 1, inverse to their sensitivity: early steps, which decide the motion, count as late.
+def equaliser(
+    path: Path, sampler: str, times: Sequence[float], steps: Sequence[int], eta: float
+) -> Tensor:
+    """Weights (K,) of steps, mean 1, inverse to their sensitivity: early steps, which
+    decide the motion, count as late.
 
-    `steps` are all that may be drawn in some round: a mean over those of one round would weigh a step by its company.
-    At flow shift 5 the sensitivities of flow_sde spread 62-fold, of cps 101-fold, of dance_sde 4-fold.
+    `steps` are all that may be drawn in some round: a mean over those of one round would
+    weigh a step by its company. At flow shift 5 the sensitivities of flow_sde spread
+    62-fold, of cps 101-fold, of dance_sde 4-fold.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -146,14 +173,19 @@ def equaliser(path: Path, sampler: str, times: Sequence[float], steps: Sequence[
 
 
 def step_weights(
-    path: Path, sampler: str, times: Sequence[float], steps: Sequence[int], eta: float, kind: str = "uniform"
-) -> Tensor:  # fmt: skip
+    path: Path,
+    sampler: str,
+    times: Sequence[float],
+    steps: Sequence[int],
+    eta: float,
+    kind: str = "uniform",
+) -> Tensor:
     """How much each of the `steps` counts in a loss, (K,), mean 1, like `times` in float64.
 
-    "uniform" is 1; "rectified" is `equaliser`, Flash-GRPO's 1/c(t); "noise" rises with the std of the step, as
-    TempFlow-GRPO (arXiv 2508.04324), whose code has 2.25 std; "inverse_length" falls as 1/(t − s) does, as GRPO-Guard's
-    (2510.22319).
-    `steps` are all that may be drawn in some round, as for `equaliser`.
+    "uniform" is 1; "rectified" is `equaliser`, Flash-GRPO's 1/c(t); "noise" rises with the
+    std of the step, as TempFlow-GRPO (arXiv 2508.04324), whose code has 2.25 std;
+    "inverse_length" falls as 1/(t − s) does, as GRPO-Guard's (2510.22319). `steps` are all
+    that may be drawn in some round, as for `equaliser`.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -164,16 +196,22 @@ def step_weights(
         return equaliser(path, sampler, times, steps, eta)
     at, index = torch.tensor(times, dtype=torch.float64), torch.tensor(list(steps))
     t, s = at[index], at[index + 1]
-    made = {"uniform": torch.ones_like(t), "inverse_length": 1 / (t - s),
-            "noise": transition.coefficients(path, sampler, t, s, eta, times[1], strict=False)[0]}[kind]
+    made = {
+        "uniform": torch.ones_like(t),
+        "inverse_length": 1 / (t - s),
+        "noise": transition.coefficients(path, sampler, t, s, eta, times[1], strict=False)[0],
+    }[kind]
     return made / made.mean()
 
 
 def shares(frames: int, segments: int) -> Tensor:
-    """S |S_j|/L, mean 1: segments of uneven lengths count by their latent frames, so that every S has one objective.
+    """S |S_j|/L, mean 1: segments of uneven lengths count by their latent frames, so that
+    every S has one objective.
 
     Example:
         >>> shares(5, 2)
         tensor([1.2000, 0.8000], dtype=torch.float64)
     """
-    return torch.tensor([(b - a) * segments / frames for a, b in borders(frames, segments)], dtype=torch.float64)
+    return torch.tensor(
+        [(b - a) * segments / frames for a, b in borders(frames, segments)], dtype=torch.float64
+    )

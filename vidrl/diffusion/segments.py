@@ -1,7 +1,8 @@
 """Segments of the time axis: pixel frame ↔ latent frame ↔ segment.
 
-Legend: B batch, C channels, L latent frames, F pixel frames, S segments. Because a step's density is a diagonal
-Gaussian, log p = Σ_j log p_j exactly over any partition of the latent frames.
+Legend: B batch, C channels, L latent frames, F pixel frames, S segments. Because a step's
+density is a diagonal Gaussian, log p = Σ_j log p_j exactly over any partition of the latent
+frames.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ Span = tuple[int, int]
 
 
 def borders(frames: int, segments: int) -> list[Span]:
-    """Latent frames [start, end) of each segment, as even as possible, the longer ones first.
+    """Latent frames [start, end) of each segment, as even as possible, the longer ones
+    first.
 
     Example:
         >>> borders(5, 2)
@@ -23,7 +25,9 @@ def borders(frames: int, segments: int) -> list[Span]:
     """
     if not 1 <= segments <= frames:
         why = ": an image has one latent frame, use segments=1" if frames == 1 else ""
-        raise ValueError(f"expected 1 to {frames} segments, one latent frame or more in each, got {segments}{why}")
+        raise ValueError(
+            f"expected 1 to {frames} segments, one latent frame or more in each, got {segments}{why}"
+        )
     sizes = [frames // segments + (j < frames % segments) for j in range(segments)]
     ends = torch.tensor(sizes).cumsum(0).tolist()
     return list(zip([0, *ends[:-1]], ends, strict=True))
@@ -32,7 +36,8 @@ def borders(frames: int, segments: int) -> list[Span]:
 def pool(elements: Tensor, segments: int) -> Tensor:
     """Means of elements (B, C, L, ...) over each segment: (B, S).
 
-    Means, as the field takes over a whole clip, so that a segment's log-ratio has the scale of a clip's.
+    Means, as the field takes over a whole clip, so that a segment's log-ratio has the scale
+    of a clip's.
 
     Example:
         >>> pool(torch.tensor([1.0, 3.0, 5.0, 7.0]).view(1, 1, 4, 1, 1), 2)
@@ -41,14 +46,17 @@ def pool(elements: Tensor, segments: int) -> Tensor:
     if segments == 1:
         return elements.flatten(1).mean(1, keepdim=True)
     if elements.dim() != 5:
-        raise ValueError(f"expected (B, C, L, h, w) to cut into {segments} segments, got {tuple(elements.shape)}: an "
-                         "image has segments=1; unpack tokens first, packed.unflatten(1, (L, h, w)).movedim(-1, 1)")
+        raise ValueError(
+            f"expected (B, C, L, h, w) to cut into {segments} segments, got {tuple(elements.shape)}: an "
+            "image has segments=1; unpack tokens first, packed.unflatten(1, (L, h, w)).movedim(-1, 1)"
+        )
     spans = borders(elements.shape[2], segments)
     return torch.stack([elements[:, :, a:b].flatten(1).mean(1) for a, b in spans], 1)
 
 
 def frame_spans(frame_map: Sequence[Span], segments: int) -> list[Span]:
-    """Pixel frames [start, end) of each segment, from the pixel frames of each latent frame.
+    """Pixel frames [start, end) of each segment, from the pixel frames of each latent
+    frame.
 
     Example:
         >>> frame_spans([(0, 1), (1, 5), (5, 9)], 2)  # Wan's causal autoencoder: 1, then 4 by 4
@@ -63,5 +71,7 @@ def pool_frames(curve: Tensor, spans: Sequence[Span]) -> Tensor:
     Raises ValueError where the curve's frames are not those of the spans.
     """
     if curve.shape[1] != spans[-1][1]:
-        raise ValueError(f"expected a curve of {spans[-1][1]} frames, as the latents decode to, got {curve.shape[1]}")
+        raise ValueError(
+            f"expected a curve of {spans[-1][1]} frames, as the latents decode to, got {curve.shape[1]}"
+        )
     return torch.stack([curve[:, a:b].mean(1) for a, b in spans], 1)

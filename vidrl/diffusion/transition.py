@@ -1,7 +1,9 @@
-"""One denoising step as a Gaussian: x_s ~ N(α_s x̂0 + keep ε̂, std²), (x̂0, ε̂) = path.split(prediction, x_t, t).
+"""One denoising step as a Gaussian: x_s ~ N(α_s x̂0 + keep ε̂, std²), (x̂0, ε̂) =
+path.split(prediction, x_t, t).
 
-Every sampler of the field is a pair of scalars (std, keep); `std` always is the total standard deviation of the step.
-Legend: t → s < t are times, floats or (B,); η noise level; x (B, C, L, H, W) latents, at least float32.
+Every sampler of the field is a pair of scalars (std, keep); `std` always is the total
+standard deviation of the step. Legend: t → s < t are times, floats or (B,); η noise level;
+x (B, C, L, H, W) latents, at least float32.
 
 | sampler | std | keep | source |
 |---|---|---|---|
@@ -47,13 +49,19 @@ def _cps(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> tuple[
     return path.sigma(s) * angle.sin(), path.sigma(s) * angle.cos()
 
 
-def _dance_sde(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> tuple[Tensor, Tensor]:
+def _dance_sde(
+    path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor
+) -> tuple[Tensor, Tensor]:
     std = eta * (t - s).sqrt()
     return std, s - std**2 / (2 * t)
 
 
-def _flow_sde(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> tuple[Tensor, Tensor]:
-    level = torch.where(t >= 1, second, t)  # t/(1−t) has no value at t = 1; the published code replaces it below only
+def _flow_sde(
+    path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor
+) -> tuple[Tensor, Tensor]:
+    level = torch.where(
+        t >= 1, second, t
+    )  # t/(1−t) has no value at t = 1; the published code replaces it below only
     std = eta * (t / (1 - level)).sqrt() * (t - s).sqrt()
     return std, s - std**2 / (2 * t)
 
@@ -69,14 +77,20 @@ SAMPLERS = tuple(_SAMPLERS)
 
 
 def coefficients(
-    path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: Tensor | float | None = None,
+    path: Path,
+    sampler: str,
+    t: Tensor,
+    s: Tensor,
+    eta: float,
+    second: Tensor | float | None = None,
     strict: bool = True,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """(std, keep) of a step t → s, float64; a step to s = 0 is ode.
 
-    `second` is the schedule's level after t = 1, which stands for t in flow_sde's 1 − t, as in Flow-GRPO's code.
-    Raises ValueError for an unknown sampler, a flow-path sampler on another path, η < 0, or, if `strict`, a noise that
-    exceeds what the step has room for: keep < 0, the predicted noise with its sign turned.
+    `second` is the schedule's level after t = 1, which stands for t in flow_sde's 1 − t, as
+    in Flow-GRPO's code. Raises ValueError for an unknown sampler, a flow-path sampler on
+    another path, η < 0, or, if `strict`, a noise that exceeds what the step has room for:
+    keep < 0, the predicted noise with its sign turned.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -89,8 +103,10 @@ def coefficients(
     std, keep = _SAMPLERS[sampler](path, t, s, float(eta), level)
     std, keep = torch.where(s > 0, std, 0.0), torch.where(s > 0, keep, path.sigma(s))
     if strict and bool((keep < 0).any()):
-        raise ValueError(f"expected a noise that the step has room for, got {sampler} with eta {eta} and keep = "
-                         f"{float(keep.min()):.3g}: lower eta, take more steps, or let this step draw no noise")
+        raise ValueError(
+            f"expected a noise that the step has room for, got {sampler} with eta {eta} and keep = "
+            f"{float(keep.min()):.3g}: lower eta, take more steps, or let this step draw no noise"
+        )
     return std, keep
 
 
@@ -98,17 +114,27 @@ def _check(path: Path, sampler: str, eta: float, t: Tensor, second: Tensor | flo
     if sampler not in _SAMPLERS:
         raise ValueError(f"expected a sampler out of {', '.join(SAMPLERS)}, got {sampler!r}")
     if sampler.endswith("_sde") and path.kind != "flow":
-        raise ValueError(f"{sampler} needs the flow path (α = 1 − t, σ = t), got a {path.kind} path: use ddim or cps")
+        raise ValueError(
+            f"{sampler} needs the flow path (α = 1 − t, σ = t), got a {path.kind} path: use ddim or cps"
+        )
     if not 0 <= eta <= (1 if sampler in ("ddim", "cps") else float("inf")):
         raise ValueError(f"expected η ≥ 0, and at most 1 for ddim and cps, got {eta} for {sampler}")
     if sampler == "flow_sde" and second is None and bool((t >= 1).any()):
-        raise ValueError("flow_sde at t = 1 needs `second`, the schedule's next level, got None: pass times[1]")
+        raise ValueError(
+            "flow_sde at t = 1 needs `second`, the schedule's next level, got None: pass times[1]"
+        )
 
 
 def step(
-    path: Path, sampler: str, raw: Tensor, x: Tensor, t: Tensor | float, s: Tensor | float,
-    eta: float = 0.0, second: Tensor | float | None = None,
-) -> Step:  # fmt: skip
+    path: Path,
+    sampler: str,
+    raw: Tensor,
+    x: Tensor,
+    t: Tensor | float,
+    s: Tensor | float,
+    eta: float = 0.0,
+    second: Tensor | float | None = None,
+) -> Step:
     """The Gaussian of the step t → s that a network's output `raw` at x_t means.
 
     Example:
@@ -119,7 +145,9 @@ def step(
     """
     x0, eps = path.split(raw, x, t)
     at, to = spread(t, x), spread(s, x)
-    std, keep = coefficients(path, sampler, at, to, eta, None if second is None else spread(second, x))
+    std, keep = coefficients(
+        path, sampler, at, to, eta, None if second is None else spread(second, x)
+    )
     alpha = path.alpha(to)
     return Step(alpha.to(x0) * x0 + keep.to(x0) * eps, std.to(x0))
 
@@ -130,7 +158,9 @@ def log_density(step: Step, x: Tensor) -> Tensor:
     Raises ValueError where std is 0: such a step is deterministic and has no density.
     """
     if not bool((step.std > 0).all()):
-        raise ValueError("expected a step with std > 0, got a deterministic one: leave ode steps out of the plan")
+        raise ValueError(
+            "expected a step with std > 0, got a deterministic one: leave ode steps out of the plan"
+        )
     return -((exact(x) - step.mean) ** 2) / (2 * step.std**2) - step.std.log() - log(2 * pi) / 2
 
 

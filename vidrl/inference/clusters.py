@@ -1,8 +1,11 @@
-"""Values in groups: the sums and counts of each prompt's clips, and the variance of their mean.
+"""Values in groups: the sums and counts of each prompt's clips, and the variance of their
+mean.
 
-Groups are drawn or changed as wholes everywhere in this package, because clips of one prompt resemble each other.
+Groups are drawn or changed as wholes everywhere in this package, because clips of one
+prompt resemble each other.
 
-Legend: n values, G groups (prompts); a group has the sum s and the number c of its values; the mean is Σs / Σc.
+Legend: n values, G groups (prompts); a group has the sum s and the number c of its values;
+the mean is Σs / Σc.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ Groups = Sequence[Hashable] | None
 
 
 class Clusters(NamedTuple):
-    """Sums (G,) and counts (G,) of the groups' values, in an order that does not depend on that of the clips."""
+    """Sums (G,) and counts (G,) of the groups' values, in an order that does not depend on
+    that of the clips."""
 
     sums: Array
     counts: Array
@@ -32,14 +36,20 @@ class Clusters(NamedTuple):
 
     @property
     def effective(self) -> float:
-        """How many groups of equal size are worth as much, (Σc)² / Σc² (Kish 1965): few large ones decide a mean."""
+        """How many groups of equal size are worth as much, (Σc)² / Σc² (Kish 1965): few
+        large ones decide a mean."""
         return float(self.counts.sum() ** 2 / (self.counts**2).sum())
 
     @property
     def variance(self) -> float:
-        """Of the mean, by the groups' residuals: G / (G − 1) Σ (s − mean c)² / (Σc)²; NaN for a single group."""
+        """Of the mean, by the groups' residuals: G / (G − 1) Σ (s − mean c)² / (Σc)²; NaN
+        for a single group."""
         G, residuals = len(self.sums), self.sums - self.mean * self.counts
-        return float(G / (G - 1) * (residuals**2).sum() / self.counts.sum() ** 2) if G > 1 else math.nan
+        return (
+            float(G / (G - 1) * (residuals**2).sum() / self.counts.sum() ** 2)
+            if G > 1
+            else math.nan
+        )
 
 
 def scored(values: Values, groups: Groups) -> tuple[Array, list[Hashable]]:
@@ -54,7 +64,8 @@ def scored(values: Values, groups: Groups) -> tuple[Array, list[Hashable]]:
 
 
 def clusters(values: Array, groups: Iterable[Hashable]) -> Clusters:
-    """Sums and counts of groups; sorted, so that they do not depend on the order or the names."""
+    """Sums and counts of groups; sorted, so that they do not depend on the order or the
+    names."""
     rows = ids(list(groups))
     order = np.argsort(values, kind="stable")
     sums, counts = np.bincount(rows[order], values[order]), np.bincount(rows)

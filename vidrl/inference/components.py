@@ -1,6 +1,8 @@
-"""Where the variance of clips comes from: prompts, or the seeds of a prompt; and what more of either would buy.
+"""Where the variance of clips comes from: prompts, or the seeds of a prompt; and what more
+of either would buy.
 
-Legend: G prompts with c clips each, n clips in all; the one-way random effects x = mean + prompt + clip.
+Legend: G prompts with c clips each, n clips in all; the one-way random effects x = mean +
+prompt + clip.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from vidrl.inference.clusters import Groups, Values, ids, scored
 
 
 class Components(NamedTuple):
-    """Variances between prompts' true means and within prompts, and of how many clips and prompts; NaN: not known."""
+    """Variances between prompts' true means and within prompts, and of how many clips and
+    prompts; NaN: not known."""
 
     between: float
     within: float
@@ -23,17 +26,19 @@ class Components(NamedTuple):
 
     @property
     def shared(self) -> float:
-        """The share of the variance that lies between prompts (the intraclass correlation); NaN without variance."""
+        """The share of the variance that lies between prompts (the intraclass correlation);
+        NaN without variance."""
         whole = self.between + self.within
         return self.between / whole if whole > 0 else math.nan
 
 
 def components(values: Values, groups: Groups) -> Components:
-    """The two variances by the analysis of variance of unequal groups; a negative estimate is 0.
+    """The two variances by the analysis of variance of unequal groups; a negative estimate
+    is 0.
 
-    within = Σ (x − mean_g)² / (n − G); between = (MSB − within) / c₀, c₀ = (n − Σ c² / n) / (G − 1) (Searle, Casella
-    and McCulloch 1992, "Variance Components", 3.6). NaN: between, of fewer than two prompts, or where no prompt has two
-    clips; within, where none has two.
+    within = Σ (x − mean_g)² / (n − G); between = (MSB − within) / c₀, c₀ = (n − Σ c² / n) /
+    (G − 1) (Searle, Casella and McCulloch 1992, "Variance Components", 3.6). NaN: between,
+    of fewer than two prompts, or where no prompt has two clips; within, where none has two.
 
     >>> components([1.0, 3.0, 11.0, 13.0], "aabb")
     Components(between=49.0, within=2.0, n=4, groups=2)
@@ -53,7 +58,8 @@ def components(values: Values, groups: Groups) -> Components:
 
 
 def standard_error(found: Components, prompts: int, seeds: int) -> float:
-    """The standard error of the mean that so many prompts of so many seeds each would have: √(b / G + w / (G c)).
+    """The standard error of the mean that so many prompts of so many seeds each would have:
+    √(b / G + w / (G c)).
 
     More seeds only lower the second term: where prompts differ, more prompts buy more.
 

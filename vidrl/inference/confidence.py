@@ -1,8 +1,10 @@
-"""What a sample says of a mean: intervals of any level and p values of any null, both from one calculation.
+"""What a sample says of a mean: intervals of any level and p values of any null, both from
+one calculation.
 
-`Free` is of means whose range is not needed: Student's ratio, by a bootstrap and by Student's t, whichever of them is
-wider on each side. The bootstrap is right for skewed values, and Student's t for heavy tails, of which the bootstrap
-alone holds 92 % of 95 %. `Limited` is of means whose range is known, by `vidrl.inference.limited`.
+`Free` is of means whose range is not needed: Student's ratio, by a bootstrap and by
+Student's t, whichever of them is wider on each side. The bootstrap is right for skewed
+values, and Student's t for heavy tails, of which the bootstrap alone holds 92 % of 95 %.
+`Limited` is of means whose range is known, by `vidrl.inference.limited`.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Confidence(Protocol):
 
 
 class Free(NamedTuple):
-    """By Student's ratio: the estimate, its standard error, the degrees of freedom, and the sorted ratios of draws."""
+    """By Student's ratio: the estimate, its standard error, the degrees of freedom, and the
+    sorted ratios of draws."""
 
     estimate: float
     error: float
@@ -47,39 +50,57 @@ class Free(NamedTuple):
         """The mean of one side, or the second's less the first's."""
         estimate = sides[-1].mean - (sides[0].mean if len(sides) == 2 else 0.0)
         sizes = [len(side.sums) for side in sides]
-        return cls(estimate, math.sqrt(sum(side.variance for side in sides)), freedom(sides),
-                   ratios(sides, draws, seed), least_p(*sizes), min(side.effective for side in sides))
+        return cls(
+            estimate,
+            math.sqrt(sum(side.variance for side in sides)),
+            freedom(sides),
+            ratios(sides, draws, seed),
+            least_p(*sizes),
+            min(side.effective for side in sides),
+        )
 
     def ends(self, level: float) -> tuple[float, float]:
         """The wider of the two methods on each side."""
         reach = t_quantile(self.freedom, (1 + level) / 2)
         low, high = np.quantile(self.drawn, [(1 - level) / 2, (1 + level) / 2])
-        return (float(self.estimate - max(high, reach) * self.error),
-                float(self.estimate - min(low, -reach) * self.error))
+        return (
+            float(self.estimate - max(high, reach) * self.error),
+            float(self.estimate - min(low, -reach) * self.error),
+        )
 
     def p(self, null: float = 0.0) -> float:
         """The greater p of the two methods, not below `floor`, made `cautious`."""
         ratio, draws = (self.estimate - null) / self.error, len(self.drawn)
         below = int(np.searchsorted(self.drawn, ratio, "right"))  # draws at or below the ratio
         above = draws - int(np.searchsorted(self.drawn, ratio, "left"))
-        sides = [max((count + 1) / (draws + 1), t_below(x, self.freedom))
-                 for count, x in ((below, ratio), (above, -ratio))]
+        sides = [
+            max((count + 1) / (draws + 1), t_below(x, self.freedom))
+            for count, x in ((below, ratio), (above, -ratio))
+        ]
         return cautious(max(2 * min(sides), self.floor), self.groups)
 
 
 class Limited(NamedTuple):
-    """By weighted means with one group more at an end of the range: draws of the lower and of the upper bound."""
+    """By weighted means with one group more at an end of the range: draws of the lower and
+    of the upper bound."""
 
     lows: Array
     highs: Array
 
     @classmethod
-    def of(cls, sides: Sequence[Clusters], ends: tuple[float, float], draws: int, seed: int) -> Limited:
-        """The mean of one side, or the second's less the first's: draws of the one less draws of the other.
+    def of(
+        cls, sides: Sequence[Clusters], ends: tuple[float, float], draws: int, seed: int
+    ) -> Limited:
+        """The mean of one side, or the second's less the first's: draws of the one less
+        draws of the other.
 
-        The difference: "melding" of two bounds, Fay, Proschan and Brittain 2015, doi:10.1111/biom.12231.
+        The difference: "melding" of two bounds, Fay, Proschan and Brittain 2015,
+        doi:10.1111/biom.12231.
         """
-        low, high = lowest(sides[-1], ends[0], draws, seed), highest(sides[-1], ends[1], draws, seed)
+        low, high = (
+            lowest(sides[-1], ends[0], draws, seed),
+            highest(sides[-1], ends[1], draws, seed),
+        )
         if len(sides) == 2:
             low = low - highest(sides[0], ends[1], draws, seed + 1)
             high = high - lowest(sides[0], ends[0], draws, seed + 1)
@@ -90,14 +111,16 @@ class Limited(NamedTuple):
         return _quantile(self.lows, (1 - level) / 2), _quantile(self.highs, (1 + level) / 2)
 
     def p(self, null: float = 0.0) -> float:
-        """Twice the share of the draws of a bound that lie on the other side of the null."""
+        """Twice the share of the draws of a bound that lie on the other side of the
+        null."""
         below = float((self.lows <= null).mean())
         above = float((self.highs >= null).mean())
         return min(1.0, 2 * max(min(below, above), 1 / (len(self.lows) + 1)))
 
 
 def freedom(sides: Sequence[Clusters]) -> float:
-    """Degrees of freedom, one less than the effective number of groups; of two sides by Welch and Satterthwaite."""
+    """Degrees of freedom, one less than the effective number of groups; of two sides by
+    Welch and Satterthwaite."""
     each = [max(1.0, side.effective - 1) for side in sides]
     if len(sides) == 1:
         return each[0]
@@ -107,9 +130,11 @@ def freedom(sides: Sequence[Clusters]) -> float:
 
 
 def least_p(first: int, second: int = 0) -> float:
-    """The least two-sided p that so many groups give a test that assumes no distribution, before `caution`.
+    """The least two-sided p that so many groups give a test that assumes no distribution,
+    before `caution`.
 
-    Of pairs, that all have one sign: 2 / 2^G. Of two sides, that all of one lie above all of the other.
+    Of pairs, that all have one sign: 2 / 2^G. Of two sides, that all of one lie above all
+    of the other.
 
     >>> least_p(8), least_p(6, 6)
     (0.0078125, 0.0021645021645021645)
@@ -118,7 +143,8 @@ def least_p(first: int, second: int = 0) -> float:
 
 
 def caution(groups: float) -> float:
-    """By which a p of few groups is multiplied, 1 + 10 / G: they cannot show how skewed their distribution is.
+    """By which a p of few groups is multiplied, 1 + 10 / G: they cannot show how skewed
+    their distribution is.
 
     G is the effective number of groups (`Clusters.effective`).
 
@@ -129,11 +155,13 @@ def caution(groups: float) -> float:
 
 
 def cautious(p: float, groups: float) -> float:
-    """A p of G groups, made larger: p `caution`(G), below 0.05 also times (0.05 / p)^¼, 2.66 at most, and at most 1.
+    """A p of G groups, made larger: p `caution`(G), below 0.05 also times (0.05 / p)^¼,
+    2.66 at most, and at most 1.
 
-    Of skewed values the farthest draws of a bootstrap are too near, and the more so the smaller p is: of 20 prompts
-    whose differences have skewness 1.75, p is below 0.05 in 4.6 % of samples, but below 0.0042, which Holm's first step
-    asks for among twelve dims, in 0.8 %. With this factor families of twelve dims err in at most one of twenty up to
+    Of skewed values the farthest draws of a bootstrap are too near, and the more so the
+    smaller p is: of 20 prompts whose differences have skewness 1.75, p is below 0.05 in 4.6
+    % of samples, but below 0.0042, which Holm's first step asks for among twelve dims, in
+    0.8 %. With this factor families of twelve dims err in at most one of twenty up to
     skewness 2; see benchmarks/results/bench_coverage.md.
 
     >>> round(cautious(0.05, 100), 3), round(cautious(0.001, 100), 5)

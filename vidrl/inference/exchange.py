@@ -1,6 +1,8 @@
-"""An exact test of two unpaired sets that are alike: prompts change sides, each with all its clips.
+"""An exact test of two unpaired sets that are alike: prompts change sides, each with all
+its clips.
 
-Its null is that both are of one distribution. Of means ask `vidrl.inference.means.difference`.
+Its null is that both are of one distribution. Of means ask
+`vidrl.inference.means.difference`.
 
 Legend: G1, G2 groups of the two sides; s, c their sums and counts; K ways to divide them.
 """
@@ -21,11 +23,13 @@ APART = 1e6  # standard errors from which on only rounding tells two ratios apar
 
 
 def exchange_p(first: Clusters, second: Clusters, draws: int = DRAWS) -> float:
-    """Two-sided p of "the means are equal": share of the divisions with a Student's ratio as far from 0.
+    """Two-sided p of "the means are equal": share of the divisions with a Student's ratio
+    as far from 0.
 
-    All of them to `draws`, else `draws` at random (seed 0), the data's own counted among them. By its ratio the test
-    is exact where the sides are alike, and holds for large ones of unequal spreads (Chung and Romano, arXiv:1304.5939).
-    NaN where a side has fewer than two groups.
+    All of them to `draws`, else `draws` at random (seed 0), the data's own counted among
+    them. By its ratio the test is exact where the sides are alike, and holds for large ones
+    of unequal spreads (Chung and Romano, arXiv:1304.5939). NaN where a side has fewer than
+    two groups.
 
     >>> from vidrl.inference.clusters import clusters
     >>> exchange_p(clusters(np.array([1.0, 2.0, 3.0]), range(3)), clusters(np.array([7.0, 8.0, 9.0]), range(3)))
@@ -58,15 +62,21 @@ def _divisions(G1: int, G2: int, draws: int) -> Iterator[Array]:
 
 
 def _ratios(sides: Array, sums: Array, counts: Array) -> Array:
-    """|mean − mean| by its standard error, (K,), `APART` at most: both sides have no spread, but other means."""
-    (mean, variance), (other, another) = (_moments(w.astype(float), sums, counts) for w in (sides, ~sides))
+    """|mean − mean| by its standard error, (K,), `APART` at most: both sides have no
+    spread, but other means."""
+    (mean, variance), (other, another) = (
+        _moments(w.astype(float), sums, counts) for w in (sides, ~sides)
+    )
     gap, error = np.abs(mean - other), np.sqrt(variance + another)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(gap > 1e-12 * np.abs(sums).max(initial=0), np.minimum(gap / error, APART), 0.0)
+        return np.where(
+            gap > 1e-12 * np.abs(sums).max(initial=0), np.minimum(gap / error, APART), 0.0
+        )
 
 
 def _moments(weights: Array, s: Array, c: Array) -> tuple[Array, Array]:
-    """Mean and variance, as of `Clusters`, of the groups chosen by weights (K, G) of 0 and 1."""
+    """Mean and variance, as of `Clusters`, of the groups chosen by weights (K, G) of 0 and
+    1."""
     moments, G = weights @ np.stack([s, c, s * s, s * c, c * c], 1), weights.sum(1)
     mean = moments[:, 0] / moments[:, 1]
     squares = moments[:, 2] - 2 * mean * moments[:, 3] + mean**2 * moments[:, 4]

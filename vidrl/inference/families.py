@@ -1,4 +1,5 @@
-"""Several tests at once: p values corrected for how many they are, and intervals that hold all together."""
+"""Several tests at once: p values corrected for how many they are, and intervals that hold
+all together."""
 
 from __future__ import annotations
 
@@ -19,10 +20,11 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def simultaneous(intervals: int, level: float = 0.95) -> float:
-    """The level of each of so many intervals that hold all together in a share `level` of cases: 1 − (1 − level) / m.
+    """The level of each of so many intervals that hold all together in a share `level` of
+    cases: 1 − (1 − level) / m.
 
-    Bonferroni's, which holds however the dims depend on each other. `holm` rejects whatever such an interval excludes
-    when p and interval are of one method, and some more.
+    Bonferroni's, which holds however the dims depend on each other. `holm` rejects whatever
+    such an interval excludes when p and interval are of one method, and some more.
 
     >>> round(simultaneous(10), 6)
     0.995

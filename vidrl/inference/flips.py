@@ -1,7 +1,7 @@
 """An exact test of symmetric paired differences: their signs change in every way.
 
-Its null is symmetry about 0, not a mean of 0: of skewed differences of mean 0 it calls 10 to 13 % significant. Of means
-ask `vidrl.inference.means.interval`.
+Its null is symmetry about 0, not a mean of 0: of skewed differences of mean 0 it calls 10
+to 13 % significant. Of means ask `vidrl.inference.means.interval`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ EXACT = 14  # pairs up to which all sign changes are counted
 
 
 def sign_flip_p(d: Sequence[float] | Array, draws: int = 20_000) -> float:
-    """Two-sided p of "paired differences are symmetric about 0": share of sign changes with a sum as far from 0.
+    """Two-sided p of "paired differences are symmetric about 0": share of sign changes with
+    a sum as far from 0.
 
-    All 2^n of them to n = 14, else `draws` at random (seed 0), the data's own counted among them: (k + 1) /
-    (draws + 1). Ties, differences of 0, are kept. The least p that n pairs can give is 2 / 2^n.
+    All 2^n of them to n = 14, else `draws` at random (seed 0), the data's own counted among
+    them: (k + 1) / (draws + 1). Ties, differences of 0, are kept. The least p that n pairs
+    can give is 2 / 2^n.
 
     Example:
         >>> sign_flip_p([1.0, 2.0, 3.0])

@@ -1,12 +1,16 @@
-"""Bounds of a mean whose range is known: one group more, at the end of the range, and random weights for all.
+"""Bounds of a mean whose range is known: one group more, at the end of the range, and
+random weights for all.
 
-Gaffke's bound (Learned-Miller and Thomas 2019, arXiv:1905.06208): weights of the G groups and of one more at the end
-of the range are drawn from the flat Dirichlet distribution; a percentile of the weighted means is the bound. Of zeros
-and ones it is the exact bound of Clopper and Pearson. It holds where a bootstrap has nothing to draw from: where all
-values, or nearly all, lie at one end. If any value rises, no bound falls. That it holds for every distribution is not
-proven, but no exception is known; benchmarks/results/bench_coverage.md has ours.
+Gaffke's bound (Learned-Miller and Thomas 2019, arXiv:1905.06208): weights of the G groups
+and of one more at the end of the range are drawn from the flat Dirichlet distribution; a
+percentile of the weighted means is the bound. Of zeros and ones it is the exact bound of
+Clopper and Pearson. It holds where a bootstrap has nothing to draw from: where all values,
+or nearly all, lie at one end. If any value rises, no bound falls. That it holds for every
+distribution is not proven, but no exception is known; benchmarks/results/bench_coverage.md
+has ours.
 
-Legend: as in `vidrl.inference.clusters`; w is the weight of the further group, and e its value.
+Legend: as in `vidrl.inference.clusters`; w is the weight of the further group, and e its
+value.
 """
 
 from __future__ import annotations
@@ -21,12 +25,17 @@ from vidrl.inference.student import CELLS, Array
 
 
 def lowest(side: Clusters, end: float, draws: int, seed: int) -> Array:
-    """Weighted means with one group more at the lower end of the range, (draws,), not sorted.
+    """Weighted means with one group more at the lower end of the range, (draws,), not
+    sorted.
 
-    The further group has as many values as a group has in the mean. Without an end, −∞, so are the means.
+    The further group has as many values as a group has in the mean. Without an end, −∞, so
+    are the means.
     """
     size = side.counts.mean()
-    found = [(weights @ side.sums, weights @ side.counts, w) for weights, w in _weights(len(side.sums), draws, seed)]
+    found = [
+        (weights @ side.sums, weights @ side.counts, w)
+        for weights, w in _weights(len(side.sums), draws, seed)
+    ]
     sums, counts, w = (np.concatenate(column) for column in zip(*found, strict=True))
     return (sums + w * size * end) / (counts + w * size)
 
@@ -37,7 +46,8 @@ def highest(side: Clusters, end: float, draws: int, seed: int) -> Array:
 
 
 def _weights(G: int, draws: int, seed: int) -> Iterable[tuple[Array, Array]]:
-    """Weights of the groups (draws, G) and of the further group (draws,), a block at a time."""
+    """Weights of the groups (draws, G) and of the further group (draws,), a block at a
+    time."""
     if G * draws <= CELLS:
         return [_kept(G, draws, seed)]
     block = max(1, CELLS // G)
@@ -52,7 +62,8 @@ def _kept(G: int, draws: int, seed: int) -> tuple[Array, Array]:
 
 
 def _further(G: int, draws: int, seed: int) -> Array:
-    """Weights of the further group, Beta(1, G): one in each of `draws` equal parts of the distribution, shuffled.
+    """Weights of the further group, Beta(1, G): one in each of `draws` equal parts of the
+    distribution, shuffled.
 
     Where all values are equal nothing else is random, and so the bound is exact.
     """

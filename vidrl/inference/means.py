@@ -1,14 +1,18 @@
-"""Means of clips with intervals that hold: clips of one prompt resemble each other, clips are few, values are skewed.
+"""Means of clips with intervals that hold: clips of one prompt resemble each other, clips
+are few, values are skewed.
 
 One rule decides how an interval is made; G are the groups (prompts, videos):
 
-1. G below 6: no interval. Six that all agree are the fewest of which a two-sided test at 5 % can say anything.
-2. Fewer than 4 groups differ from the most frequent value, as where a dim is saturated: the range decides, see
-   `vidrl.inference.limited`. On a side where the range is open the interval is open too: a rare value of any size may
-   not have been seen yet.
-3. Else Student's ratio, by a bootstrap of whole groups and by Student's t, see `vidrl.inference.confidence`.
+1. G below 6: no interval. Six that all agree are the fewest of which a two-sided test at 5
+   % can say anything.
+2. Fewer than 4 groups differ from the most frequent value, as where a dim is saturated: the
+   range decides, see `vidrl.inference.limited`. On a side where the range is open the
+   interval is open too: a rare value of any size may not have been seen yet.
+3. Else Student's ratio, by a bootstrap of whole groups and by Student's t, see
+   `vidrl.inference.confidence`.
 
-benchmarks/results/bench_coverage.md says how often such intervals hold the truth, and how often p is below 0.05.
+benchmarks/results/bench_coverage.md says how often such intervals hold the truth, and how
+often p is below 0.05.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ HEAVY = 0.5  # share of the variance that one group may have before a note says 
 
 
 class Interval(NamedTuple):
-    """A mean, its interval, over `n` values of `groups` groups, and p of "the mean is 0"; NaN where there is none.
+    """A mean, its interval, over `n` values of `groups` groups, and p of "the mean is 0";
+    NaN where there is none.
 
     `note` says why there is no interval, or why it is open on a side.
     """
@@ -46,15 +51,25 @@ class Interval(NamedTuple):
     note: str = ""
 
 
-def interval(values: Values, groups: Groups = None, level: float = 0.95, draws: int = DRAWS, seed: int = 0,
-             limits: Limits = NO_LIMITS, unit: str = "prompts") -> Interval:
-    """The mean of values and its interval over their groups, by the rule above; without groups, each value is one.
+def interval(
+    values: Values,
+    groups: Groups = None,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+    limits: Limits = NO_LIMITS,
+    unit: str = "prompts",
+) -> Interval:
+    """The mean of values and its interval over their groups, by the rule above; without
+    groups, each value is one.
 
-    Values that are None, NaN or infinite are left out; a value whose group is "" or None has a group of its own. Where
-    all values have one group the interval is over these values alone. `limits` are the least and the greatest value
-    that can be, infinite where there is none; of differences of values in (a, b) they are (a − b, b − a). `unit` is
-    what the note calls the groups. The order of the values does not matter, to the last digit. Raises ValueError where
-    values and groups are not as many. A limit that a value is beyond is not used, and the note says so.
+    Values that are None, NaN or infinite are left out; a value whose group is "" or None
+    has a group of its own. Where all values have one group the interval is over these
+    values alone. `limits` are the least and the greatest value that can be, infinite where
+    there is none; of differences of values in (a, b) they are (a − b, b − a). `unit` is
+    what the note calls the groups. The order of the values does not matter, to the last
+    digit. Raises ValueError where values and groups are not as many. A limit that a value
+    is beyond is not used, and the note says so.
 
     >>> interval([0.5, 0.7, float("nan"), 0.6], ["a cat", "a cat", "a cat", "a dog"])[0:4:3]
     (0.6, 3)
@@ -71,15 +86,26 @@ def interval(values: Values, groups: Groups = None, level: float = 0.95, draws: 
     made = clusters(known, range(len(known)) if one else names)
     found = judged([made], limits, level, draws, seed, "clips" if one else unit)
     note = "; ".join(filter(None, (found.note, beyond)))
-    return found._replace(n=len(known), groups=len(set(names)), p=math.nan if one else found.p, note=note)
+    return found._replace(
+        n=len(known), groups=len(set(names)), p=math.nan if one else found.p, note=note
+    )
 
 
-def difference(first: Clusters, second: Clusters, limits: Limits = NO_LIMITS, level: float = 0.95, draws: int = DRAWS,
-               seed: int = 0, unit: str = "prompts") -> Interval:
-    """The mean of the second set less that of the first, where no value of the one belongs to one of the other.
+def difference(
+    first: Clusters,
+    second: Clusters,
+    limits: Limits = NO_LIMITS,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+    unit: str = "prompts",
+) -> Interval:
+    """The mean of the second set less that of the first, where no value of the one belongs
+    to one of the other.
 
-    The same rule: both sets need 6 groups, and where one of them is piled up the range of the values, `limits`,
-    decides. Spreads and numbers of groups may differ between the sets. `n` and `groups` are those of the smaller set.
+    The same rule: both sets need 6 groups, and where one of them is piled up the range of
+    the values, `limits`, decides. Spreads and numbers of groups may differ between the
+    sets. `n` and `groups` are those of the smaller set.
 
     >>> a, b = (clusters(np.array(x), range(6)) for x in ([1.0, 2, 3, 4, 5, 6], [7.0, 8, 9, 10, 11, 12]))
     >>> found = difference(a, b)
@@ -90,8 +116,11 @@ def difference(first: Clusters, second: Clusters, limits: Limits = NO_LIMITS, le
     return found._replace(n=int(min(first.counts.sum(), second.counts.sum())))
 
 
-def judged(sides: Sequence[Clusters], limits: Limits, level: float, draws: int, seed: int, unit: str) -> Interval:
-    """The interval and p of the mean of one side, or of the second's less the first's, by the rule of this module."""
+def judged(
+    sides: Sequence[Clusters], limits: Limits, level: float, draws: int, seed: int, unit: str
+) -> Interval:
+    """The interval and p of the mean of one side, or of the second's less the first's, by
+    the rule of this module."""
     sizes = [len(side.sums) for side in sides]
     mean = sides[-1].mean - (sides[0].mean if len(sides) == 2 else 0.0)
     ends = limits if len(sides) == 1 else of_differences(limits)
@@ -108,7 +137,8 @@ def judged(sides: Sequence[Clusters], limits: Limits, level: float, draws: int, 
 
 
 def apart(side: Clusters) -> int:
-    """How many groups differ from the most frequent mean of a group; all, where no two groups have the same.
+    """How many groups differ from the most frequent mean of a group; all, where no two
+    groups have the same.
 
     >>> apart(clusters(np.array([1.0, 1.0, 1.0, 0.5]), range(4))), apart(clusters(np.array([1.0, 2.0]), range(2)))
     (1, 2)
@@ -127,9 +157,11 @@ def _pile(means: Array) -> int:
 
 
 def heavy(values: Values, groups: Groups = None, unit: str = "prompt") -> list[str]:
-    """A note where one group holds more than half of the variance of the mean: rare large values decide then.
+    """A note where one group holds more than half of the variance of the mean: rare large
+    values decide then.
 
-    No interval and no test can know of a rare value that the sample does not hold; of one that it holds, this is said.
+    No interval and no test can know of a rare value that the sample does not hold; of one
+    that it holds, this is said.
 
     >>> heavy([0.1, 0.0, -0.1, 0.05, -0.05, 0.1, -9.0])
     ['one prompt of 7 holds 86 % of the variance: look at it, the mean rests on it']
@@ -140,7 +172,9 @@ def heavy(values: Values, groups: Groups = None, unit: str = "prompt") -> list[s
     if len(squares) < LEAST or squares.max() <= HEAVY * squares.sum():
         return []
     held = f"{100 * squares.max() / squares.sum():.0f} %"
-    return [f"one {unit} of {len(squares)} holds {held} of the variance: look at it, the mean rests on it"]
+    return [
+        f"one {unit} of {len(squares)} holds {held} of the variance: look at it, the mean rests on it"
+    ]
 
 
 def of_differences(limits: Limits) -> Limits:
@@ -161,11 +195,14 @@ def _open(sides: Sequence[Clusters], ends: Limits, unit: str) -> str:
 
 
 def _held(known: Array, limits: Limits) -> tuple[Limits, str]:
-    """The limits, without those that a value is beyond by more than rounding, and what is to be said of it."""
+    """The limits, without those that a value is beyond by more than rounding, and what is
+    to be said of it."""
     near = 1e-6 * max([1.0, *(abs(end) for end in limits if math.isfinite(end))])
     outside = known[(known < limits[0] - near) | (known > limits[1] + near)]
     if not len(outside):
         return limits, ""
-    kept = (-math.inf if known.min() < limits[0] - near else limits[0],
-            math.inf if known.max() > limits[1] + near else limits[1])
+    kept = (
+        -math.inf if known.min() < limits[0] - near else limits[0],
+        math.inf if known.max() > limits[1] + near else limits[1],
+    )
     return kept, f"{outside[0]:g} is outside the range from {limits[0]:g} to {limits[1]:g}"

@@ -1,7 +1,9 @@
-"""What a comparison of so many prompts can see: the least difference, and how many prompts a difference needs.
+"""What a comparison of so many prompts can see: the least difference, and how many prompts
+a difference needs.
 
-Legend: G prompts, std the standard deviation of their differences (of their means, where a prompt has several clips);
-m tests in the family; δ a difference in standard errors, std / √G.
+Legend: G prompts, std the standard deviation of their differences (of their means, where a
+prompt has several clips); m tests in the family; δ a difference in standard errors, std /
+√G.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ MOST = 1_000_000  # prompts
 
 
 def power(delta: float, groups: int, alpha: float) -> float:
-    """Share of samples in which a two-sided t test at alpha finds a difference of delta standard errors.
+    """Share of samples in which a two-sided t test at alpha finds a difference of delta
+    standard errors.
 
-    P(|T| > t) of the noncentral t distribution: ∫ Φ(±δ − t s) over the distribution of s = √(χ² / (G − 1)).
+    P(|T| > t) of the noncentral t distribution: ∫ Φ(±δ − t s) over the distribution of s =
+    √(χ² / (G − 1)).
 
     >>> round(power(3.0, 20, 0.05), 3), round(power(0.0, 20, 0.05), 3)
     (0.812, 0.05)
@@ -34,12 +38,16 @@ def power(delta: float, groups: int, alpha: float) -> float:
     return float((above * weights).sum() / weights.sum())
 
 
-def least_detectable(std: float, groups: int, family: int = 1, alpha: float = 0.05, wanted: float = POWER) -> float:
-    """The least mean difference that is significant in a share `wanted` of such samples, one of `family` tests.
+def least_detectable(
+    std: float, groups: int, family: int = 1, alpha: float = 0.05, wanted: float = POWER
+) -> float:
+    """The least mean difference that is significant in a share `wanted` of such samples,
+    one of `family` tests.
 
-    Holm's first step is at alpha / family; p is made `cautious`, and cannot be below `least_p`:
-    infinite, where nothing can be significant. By Student's t, times 1 + 1 / G for what the bootstrap asks beside it;
-    skewed differences need somewhat more. benchmarks/results/bench_coverage.md has how often it is found.
+    Holm's first step is at alpha / family; p is made `cautious`, and cannot be below
+    `least_p`: infinite, where nothing can be significant. By Student's t, times 1 + 1 / G
+    for what the bootstrap asks beside it; skewed differences need somewhat more.
+    benchmarks/results/bench_coverage.md has how often it is found.
 
     >>> round(least_detectable(1.0, 100), 3), least_detectable(1.0, 8, family=12)
     (0.291, inf)
@@ -56,10 +64,13 @@ def least_detectable(std: float, groups: int, family: int = 1, alpha: float = 0.
     return high * (1 + 1 / groups) * std / math.sqrt(groups)
 
 
-def needed(std: float, difference: float, family: int = 1, alpha: float = 0.05, wanted: float = POWER) -> int:
+def needed(
+    std: float, difference: float, family: int = 1, alpha: float = 0.05, wanted: float = POWER
+) -> int:
     """The least number of prompts by which `least_detectable` is at most `difference`.
 
-    Raises ValueError for a difference or std that is not above 0, and where more than a million prompts are needed.
+    Raises ValueError for a difference or std that is not above 0, and where more than a
+    million prompts are needed.
 
     >>> needed(1.0, 0.5), needed(1.0, 5.0, family=12)
     (39, 12)
@@ -70,7 +81,9 @@ def needed(std: float, difference: float, family: int = 1, alpha: float = 0.05, 
     while least_detectable(std, high, family, alpha, wanted) > difference:
         low, high = high, 2 * high
         if high > MOST:
-            raise ValueError(f"a difference of {difference} at a std of {std} needs more than {MOST:,} prompts")
+            raise ValueError(
+                f"a difference of {difference} at a std of {std} needs more than {MOST:,} prompts"
+            )
     while high - low > 1:
         middle = (low + high) // 2
         seen = least_detectable(std, middle, family, alpha, wanted) <= difference
@@ -79,7 +92,8 @@ def needed(std: float, difference: float, family: int = 1, alpha: float = 0.05, 
 
 
 def reachable(groups: int, family: int = 1, alpha: float = 0.05) -> float:
-    """The p, before it is made `cautious`, that so many prompts need in a family of tests; 0 where none can reach it.
+    """The p, before it is made `cautious`, that so many prompts need in a family of tests;
+    0 where none can reach it.
 
     >>> reachable(8, 12), round(reachable(20, 4), 5)
     (0.0, 0.00459)

@@ -1,9 +1,11 @@
-"""Student's ratio in samples of whole groups drawn with replacement: a studentised cluster bootstrap.
+"""Student's ratio in samples of whole groups drawn with replacement: a studentised cluster
+bootstrap.
 
-Bootstrap-t: Hall 1992, "The Bootstrap and Edgeworth Expansion"; over clusters: Cameron, Gelbach and Miller 2008,
-doi:10.1162/rest.90.3.414. Groups are drawn with replacement, each with all its values: the spread of the groups' means
-holds that of their values already, and to draw those of a drawn group anew would count it twice (Davison and Hinkley
-1997, "Bootstrap Methods and their Application", 3.8).
+Bootstrap-t: Hall 1992, "The Bootstrap and Edgeworth Expansion"; over clusters: Cameron,
+Gelbach and Miller 2008, doi:10.1162/rest.90.3.414. Groups are drawn with replacement, each
+with all its values: the spread of the groups' means holds that of their values already, and
+to draw those of a drawn group anew would count it twice (Davison and Hinkley 1997,
+"Bootstrap Methods and their Application", 3.8).
 
 Legend: as in `vidrl.inference.clusters`.
 """
@@ -22,9 +24,11 @@ DRAWS = 10_000  # by which the percentiles of one seed are right to 0.2 %
 
 
 def ratios(sides: Sequence[Clusters], draws: int = DRAWS, seed: int = 0) -> Array:
-    """Student's ratio of each draw, sorted, of one side's mean, or of the second's less the first's, (draws,) or fewer.
+    """Student's ratio of each draw, sorted, of one side's mean, or of the second's less the
+    first's, (draws,) or fewer.
 
-    Draws without any spread, which have no ratio, are left out. Negated values give exactly the negated ratios.
+    Draws without any spread, which have no ratio, are left out. Negated values give exactly
+    the negated ratios.
     """
     if len(sides) == 1 and ((sides[0].sums - sides[0].mean * sides[0].counts) ** 3).sum() < 0:
         return -_sorted([mirrored(sides[0])], draws, seed)[::-1]
@@ -34,7 +38,9 @@ def ratios(sides: Sequence[Clusters], draws: int = DRAWS, seed: int = 0) -> Arra
 def _sorted(sides: Sequence[Clusters], draws: int, seed: int) -> Array:
     moved, variance = np.zeros(draws), np.zeros(draws)
     for number, side in enumerate(sides):
-        found = [_departure(side, weights) for weights in _weights(len(side.sums), draws, seed, number)]
+        found = [
+            _departure(side, weights) for weights in _weights(len(side.sums), draws, seed, number)
+        ]
         moved = np.concatenate([d for d, _ in found]) - moved
         variance += np.concatenate([v for _, v in found])
     spread = variance > 1e-12 * sum(side.variance for side in sides)
@@ -42,7 +48,8 @@ def _sorted(sides: Sequence[Clusters], draws: int, seed: int) -> Array:
 
 
 def _departure(side: Clusters, weights: Array) -> tuple[Array, Array]:
-    """How far the mean of each draw, under weights (draws, G), is from the mean, and its variance as of `Clusters`."""
+    """How far the mean of each draw, under weights (draws, G), is from the mean, and its
+    variance as of `Clusters`."""
     s, c, G = side.sums - side.mean * side.counts, side.counts, len(side.sums)
     moments = weights @ np.stack([s, c, s * s, s * c, c * c], 1)
     moved = moments[:, 0] / moments[:, 1]

@@ -1,4 +1,5 @@
-"""Proportions, as of wins, detections and agreements, with intervals that are exact at 0 and 1 too."""
+"""Proportions, as of wins, detections and agreements, with intervals that are exact at 0
+and 1 too."""
 
 from __future__ import annotations
 
@@ -12,14 +13,22 @@ from vidrl.inference.student import CELLS, t_quantile
 MOST, FEWEST = 40_000, 4_000  # draws of few groups, by which bounds are right to 0.003, and of many
 
 
-def share(values: Values, groups: Groups = None, level: float = 0.95, draws: int = 0, seed: int = 0,
-          null: float = 0.5) -> Interval:
-    """The mean of values in [0, 1], as of wins with ties half, its interval over groups, and p of "it is `null`".
+def share(
+    values: Values,
+    groups: Groups = None,
+    level: float = 0.95,
+    draws: int = 0,
+    seed: int = 0,
+    null: float = 0.5,
+) -> Interval:
+    """The mean of values in [0, 1], as of wins with ties half, its interval over groups,
+    and p of "it is `null`".
 
-    Of zeros and ones that is the interval of Clopper and Pearson, which holds 95 % or more; of values between, and of
-    groups of several values, Gaffke's (`vidrl.inference.limited`). If any value rises, neither end falls, but for
-    groups of unequal sizes. Two groups are enough: the interval is then nearly the whole range. `draws`: 0 chooses by
-    the number of groups. Raises ValueError for values outside [0, 1].
+    Of zeros and ones that is the interval of Clopper and Pearson, which holds 95 % or more;
+    of values between, and of groups of several values, Gaffke's
+    (`vidrl.inference.limited`). If any value rises, neither end falls, but for groups of
+    unequal sizes. Two groups are enough: the interval is then nearly the whole range.
+    `draws`: 0 chooses by the number of groups. Raises ValueError for values outside [0, 1].
 
     >>> [round(x, 3) for x in share([1.0] * 10)[:3]]
     [1.0, 0.692, 1.0]
@@ -29,18 +38,23 @@ def share(values: Values, groups: Groups = None, level: float = 0.95, draws: int
     if len(known) and not (known.min() >= 0 and known.max() <= 1):
         raise ValueError(f"expected shares from 0 to 1, got {known.min():g} to {known.max():g}")
     if G < 2:
-        return Interval(made.mean, math.nan, math.nan, len(known), G, note="an interval needs 2 groups")
+        return Interval(
+            made.mean, math.nan, math.nan, len(known), G, note="an interval needs 2 groups"
+        )
     count = draws or min(MOST, max(FEWEST, CELLS // G))
     found = Limited.of([made], (0.0, 1.0), count, seed)
     return Interval(made.mean, *found.ends(level), len(known), G, found.p(null))
 
 
-def proportion(p: float, variance: float, groups: int, most: float = math.inf) -> tuple[float, float]:
-    """The 95 % interval of a proportion p whose estimate has this variance, over so many independent groups.
+def proportion(
+    p: float, variance: float, groups: int, most: float = math.inf
+) -> tuple[float, float]:
+    """The 95 % interval of a proportion p whose estimate has this variance, over so many
+    independent groups.
 
-    Wilson's, with Student's t of groups − 1 and as many independent values as the variance leaves, p (1 − p) /
-    variance, `most` at most; where p is 0 or 1 or has no variance, as many as there are groups. NaN where the variance
-    is.
+    Wilson's, with Student's t of groups − 1 and as many independent values as the variance
+    leaves, p (1 − p) / variance, `most` at most; where p is 0 or 1 or has no variance, as
+    many as there are groups. NaN where the variance is.
 
     >>> [round(x, 3) for x in proportion(0.5, 0.025, 10)]
     [0.209, 0.791]

@@ -1,4 +1,5 @@
-"""Student's t distribution: shares below a point, and quantiles; real degrees of freedom."""
+"""Student's t distribution: shares below a point, and quantiles; real degrees of
+freedom."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ TINY = 1e-300
 
 
 def beta_below(x: float, a: float, b: float) -> float:
-    """Share of the beta distribution of a and b that lies below x: the regularised incomplete beta function.
+    """Share of the beta distribution of a and b that lies below x: the regularised
+    incomplete beta function.
 
     By Lentz's continued fraction (DLMF 8.17.22).
 
@@ -30,7 +32,8 @@ def beta_below(x: float, a: float, b: float) -> float:
 
 
 def _fraction(x: float, a: float, b: float) -> float:
-    """The continued fraction 1 + d1 / (1 + d2 / (1 + ...)) by which the front of `beta_below` is divided."""
+    """The continued fraction 1 + d1 / (1 + d2 / (1 + ...)) by which the front of
+    `beta_below` is divided."""
     value, c, d = 1.0, 1.0, 0.0
     for k in range(1, 2000):
         m = k // 2
@@ -73,7 +76,8 @@ def t_quantile(df: float, level: float = 0.975) -> float:
 
 
 def expanded(n: int) -> tuple[float, float]:
-    """The two percentiles of a bootstrap of n that cover 95 %: Φ(±√(n / (n − 1)) t_{n−1}) (Hesterberg, 1411.5279).
+    """The two percentiles of a bootstrap of n that cover 95 %: Φ(±√(n / (n − 1)) t_{n−1})
+    (Hesterberg, 1411.5279).
 
     The plain 2.5 % and 97.5 % are too narrow for few: with six, by a quarter.
 

@@ -1,1 +1,2 @@
-"""How names in a recipe are resolved: a user's modules, missing packages, the nearest right name."""
+"""How names in a recipe are resolved: a user's modules, missing packages, the nearest right
+name."""

@@ -1,4 +1,5 @@
-"""What an error says of a name or an option that is not there: the nearest right one, and who has it."""
+"""What an error says of a name or an option that is not there: the nearest right one, and
+who has it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The advice that ends an error message: the known word nearest to `word`, then all of them.
+    """The advice that ends an error message: the known word nearest to `word`, then all of
+    them.
 
     >>> nearest("flikker", ["warp_error", "flicker"])
     "did you mean 'flicker'? known: flicker, warp_error"
@@ -21,12 +23,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def unknown_options(
-    what: str, unknown: Sequence[str], known: Iterable[str], owners: Mapping[str, Sequence[str]], show: str
-) -> str:  # fmt: skip
+    what: str,
+    unknown: Sequence[str],
+    known: Iterable[str],
+    owners: Mapping[str, Sequence[str]],
+    show: str,
+) -> str:
     """The message on all options that a plug-in lacks.
 
-    `owners` names the plug-ins of its kind that have an option; `show` is the command that explains its own options.
-    Where one option is unknown to all of them, which is a slip of the pen, the nearest one is named.
+    `owners` names the plug-ins of its kind that have an option; `show` is the command that
+    explains its own options. Where one option is unknown to all of them, which is a slip of
+    the pen, the nearest one is named.
 
     >>> owners = {"sampler": ["ddpo", "grpo"], "eta": ["ddpo", "grpo"]}
     >>> print(unknown_options("algorithms 'nft'", ["sampler", "eta"], ["beta"], owners, "vidrl show algorithms nft"))
@@ -38,11 +45,16 @@ have. Its own options: beta; `vidrl show algorithms nft` explains them
     own, groups = sorted(known), dict[tuple[str, ...], list[str]]()
     for key in unknown:
         groups.setdefault(tuple(owners.get(key, ())), []).append(key)
-    told = [_of(keys, who) if who else "; ".join(_alone(key, own) for key in keys) for who, keys in groups.items()]
+    told = [
+        _of(keys, who) if who else "; ".join(_alone(key, own) for key in keys)
+        for who, keys in groups.items()
+    ]
     plural = "s" if len(unknown) > 1 else ""
     explained = f"; `{show}` explains them" if show else ""
-    return (f"{what} has no option{plural} {_listed(unknown)}: {'; '.join(told)}; leave out what it does not have. "
-            f"Its own options: {', '.join(own) or 'none'}{explained}")
+    return (
+        f"{what} has no option{plural} {_listed(unknown)}: {'; '.join(told)}; leave out what it does not have. "
+        f"Its own options: {', '.join(own) or 'none'}{explained}"
+    )
 
 
 def _of(keys: Sequence[str], who: Sequence[str]) -> str:

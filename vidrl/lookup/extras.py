@@ -1,4 +1,5 @@
-"""How to install what an optional part of vidrl needs, as one command that works on this machine."""
+"""How to install what an optional part of vidrl needs, as one command that works on this
+machine."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]  # of a checkout; of an installed whe
 
 
 def install(extra: str, root: Path = ROOT) -> str:
-    """The command that installs an extra of pyproject.toml: from the checkout, or by the names of its packages.
+    """The command that installs an extra of pyproject.toml: from the checkout, or by the
+    names of its packages.
 
-    vidrl is on no package index, so pip finds nothing by that name. Raises ValueError for an extra that
-    an installed vidrl does not have.
+    vidrl is on no package index, so pip finds nothing by that name. Raises ValueError for
+    an extra that an installed vidrl does not have.
 
     Example:
         >>> install("train", Path("nowhere"))[:30]
@@ -41,5 +43,6 @@ def packages(extra: str, distribution: str = "vidrl") -> list[str]:
 
 
 def _extra(marker: str) -> str:
-    """The extra that a requirement's marker asks for: 'x' of `python_version > "3" and extra == "x"`."""
+    """The extra that a requirement's marker asks for: 'x' of `python_version > "3" and
+    extra == "x"`."""
     return marker.partition("extra ==")[2].strip().strip("'\"")

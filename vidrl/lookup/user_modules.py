@@ -1,7 +1,9 @@
-"""Import the modules that a user names as `module:attribute`, and nothing else, from the working folder.
+"""Import the modules that a user names as `module:attribute`, and nothing else, from the
+working folder.
 
-A folder of downloaded clips may hold Python files. The working folder is therefore never on the import path while
-vidrl or its libraries are imported: a file called `pynvml.py` beside a clip would run as soon as torch asks for it.
+A folder of downloaded clips may hold Python files. The working folder is therefore never on
+the import path while vidrl or its libraries are imported: a file called `pynvml.py` beside
+a clip would run as soon as torch asks for it.
 """
 
 from __future__ import annotations
@@ -14,15 +16,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import ModuleType
 
-LIBRARIES = ("numpy", "torch", "cv2", "decord")  # what a reward imports: loaded before the folder is looked into
+LIBRARIES = (
+    "numpy",
+    "torch",
+    "cv2",
+    "decord",
+)  # what a reward imports: loaded before the folder is looked into
 _FOLDERS: dict[str, str] = {}  # the modules that were found in a working folder, and that folder
 
 
 def find(name: str) -> ModuleType:
     """The module `name` of a user: an installed one, else one in the working folder.
 
-    The working folder is on the import path only while that module is imported. A module that imports another one of
-    the same folder must therefore do so at its top. Raises ModuleNotFoundError.
+    The working folder is on the import path only while that module is imported. A module
+    that imports another one of the same folder must therefore do so at its top. Raises
+    ModuleNotFoundError.
 
     Example:
         >>> find("math").__name__
@@ -42,7 +50,8 @@ def found_in_folders() -> dict[str, str]:
 
 
 def find_again(folders: Mapping[str, str]) -> None:
-    """Import, in another process, the modules that `found_in_folders` returned in the first one.
+    """Import, in another process, the modules that `found_in_folders` returned in the first
+    one.
 
     Example:
         >>> find_again({})
@@ -52,7 +61,8 @@ def find_again(folders: Mapping[str, str]) -> None:
 
 
 class FindAgain:
-    """Pickled in front of a user's object: its unpickling imports the modules that the object needs.
+    """Pickled in front of a user's object: its unpickling imports the modules that the
+    object needs.
 
     Example:
         >>> import pickle
@@ -66,7 +76,8 @@ class FindAgain:
 
 @contextmanager
 def safe_path() -> Iterator[None]:
-    """Python processes that start in this block leave their working folder off the import path (PYTHONSAFEPATH)."""
+    """Python processes that start in this block leave their working folder off the import
+    path (PYTHONSAFEPATH)."""
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -79,7 +90,8 @@ def safe_path() -> Iterator[None]:
 
 
 def leave_working_folder() -> None:
-    """Take off the import path the working folder that `python -m` puts first, unless vidrl itself lies there.
+    """Take off the import path the working folder that `python -m` puts first, unless vidrl
+    itself lies there.
 
     An entry that the user wrote into PYTHONPATH stays.
     """

@@ -1,4 +1,5 @@
-"""Read a LoRA file of any of the four formats: its tensors, and its alpha from tensors or metadata."""
+"""Read a LoRA file of any of the four formats: its tensors, and its alpha from tensors or
+metadata."""
 
 from __future__ import annotations
 
@@ -20,23 +21,33 @@ KNOWN_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 FULL = "network.safetensors"  # what Policy.save writes where all weights were trained
 A, B, BIAS = "lora_A.weight", "lora_B.weight", "lora_B.bias"
 _ENDINGS = [  # of a tensor's name → what the tensor is
-    (re.compile(r"\.(lora_A(\.default)?|lora_down|lora\.down|lora_linear_layer\.down)\.weight$"), A),
+    (
+        re.compile(r"\.(lora_A(\.default)?|lora_down|lora\.down|lora_linear_layer\.down)\.weight$"),
+        A,
+    ),
     (re.compile(r"\.(lora_B(\.default)?|lora_up|lora\.up|lora_linear_layer\.up)\.weight$"), B),
     (re.compile(r"\.lora_B(\.default)?\.bias$"), BIAS),
     (re.compile(r"\.diff_b$"), "diff_b"),
     (re.compile(r"\.alpha$"), "alpha"),
     (re.compile(r"\.(dora_scale|lora_magnitude_vector(\.default)?(\.weight)?)$"), "magnitude"),
 ]
-_CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")  # peft changes the network's own weights for these
+_CHANGED = (
+    "pissa",
+    "olora",
+    "corda",
+    "loftq",
+    "lora_ga",
+)  # peft changes the network's own weights for these
 
 
 @dataclass(frozen=True)
 class Lora:
     """ΔW = alpha / rank · B A of each module, float32, by diffusers' names.
 
-    `pairs`: module → {"lora_A.weight": (r, in), "lora_B.weight": (out, r)} and, in some files, "lora_B.bias" (out,),
-    which counts alpha / rank times too. `alphas`: module → alpha. `spare`: tensors of the file that are no part of a
-    pair → why. `source`: the file.
+    `pairs`: module → {"lora_A.weight": (r, in), "lora_B.weight": (out, r)} and, in some
+    files, "lora_B.bias" (out,), which counts alpha / rank times too. `alphas`: module →
+    alpha. `spare`: tensors of the file that are no part of a pair → why. `source`: the
+    file.
     """
 
     pairs: dict[str, dict[str, Tensor]]
@@ -47,10 +58,17 @@ class Lora:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The tensors by peft's names, "MODULE.lora_A.weight"; all modules have a bias or none has."""
-        made = {f"{name}.{part}": value for name, pair in self.pairs.items() for part, value in pair.items()}
+        """The tensors by peft's names, "MODULE.lora_A.weight"; all modules have a bias or
+        none has."""
+        made = {
+            f"{name}.{part}": value
+            for name, pair in self.pairs.items()
+            for part, value in pair.items()
+        }
         if self.biased:
-            zeros = {f"{name}.{BIAS}": torch.zeros(len(pair[B])) for name, pair in self.pairs.items()}
+            zeros = {
+                f"{name}.{BIAS}": torch.zeros(len(pair[B])) for name, pair in self.pairs.items()
+            }
             made = zeros | made
         return made
 
@@ -62,56 +80,82 @@ class Lora:
         return self.alphas[name] / len(self.pairs[name][A])
 
     def config(self) -> dict[str, Any]:
-        """Keyword arguments of peft.LoraConfig; ranks and alphas that differ from the usual ones are patterns."""
+        """Keyword arguments of peft.LoraConfig; ranks and alphas that differ from the usual
+        ones are patterns."""
         ranks = {name: len(pair[A]) for name, pair in self.pairs.items()}
         rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, self.alphas))
         patterns = {
             "rank_pattern": {f"^{name}": r for name, r in ranks.items() if r != rank},
-            "alpha_pattern": {f"^{name}": _whole(a) for name, a in self.alphas.items() if a != alpha},
+            "alpha_pattern": {
+                f"^{name}": _whole(a) for name, a in self.alphas.items() if a != alpha
+            },
         }
-        made = {"r": rank, "lora_alpha": _whole(alpha), "target_modules": list(self.targets) or sorted(self.pairs)}
-        return made | {key: value for key, value in patterns.items() if value} | ({"lora_bias": True} if self.biased
-                                                                                  else {})
+        made = {
+            "r": rank,
+            "lora_alpha": _whole(alpha),
+            "target_modules": list(self.targets) or sorted(self.pairs),
+        }
+        return (
+            made
+            | {key: value for key, value in patterns.items() if value}
+            | ({"lora_bias": True} if self.biased else {})
+        )
 
 
 def find(path: str | Path) -> Path:
     """The safetensors file of a LoRA folder (or the file itself), on this machine.
 
-    Raises ValueError where there is none, or several without a usual name; and for a folder of all weights.
+    Raises ValueError where there is none, or several without a usual name; and for a folder
+    of all weights.
     """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"expected a LoRA file or folder on this machine, got {path}, which does not exist: name what "
-                         "training saved, as runs/demo/lora, or download the file first")
+        raise ValueError(
+            f"expected a LoRA file or folder on this machine, got {path}, which does not exist: name what "
+            "training saved, as runs/demo/lora, or download the file first"
+        )
     if path.is_file():
         return _safe(path)
     if (path / FULL).exists():
-        raise ValueError(f"expected a LoRA in {path}, got {FULL}, all weights of a network, of which no LoRA is made; "
-                         "policy.full = true starts from them")
+        raise ValueError(
+            f"expected a LoRA in {path}, got {FULL}, all weights of a network, of which no LoRA is made; "
+            "policy.full = true starts from them"
+        )
     if (path / "lora").is_dir():
-        raise ValueError(f"expected a LoRA file or folder, got {path}, a run's folder: name {path / 'lora'}")
-    files = [path / name for name in KNOWN_FILES if (path / name).exists()] or sorted(path.glob("*.safetensors"))
+        raise ValueError(
+            f"expected a LoRA file or folder, got {path}, a run's folder: name {path / 'lora'}"
+        )
+    files = [path / name for name in KNOWN_FILES if (path / name).exists()] or sorted(
+        path.glob("*.safetensors")
+    )
     if len(files) == 1:
         return files[0]
     inside = ", ".join(sorted(one.name for one in (files or path.iterdir()))[:8]) or "nothing"
-    raise ValueError(f"expected a folder with one LoRA file ({' or '.join(KNOWN_FILES)}, or any *.safetensors), got "
-                     f"{path}, which holds {inside}: name the file itself")
+    raise ValueError(
+        f"expected a folder with one LoRA file ({' or '.join(KNOWN_FILES)}, or any *.safetensors), got "
+        f"{path}, which holds {inside}: name the file itself"
+    )
 
 
 def _safe(path: Path) -> Path:
     if path.suffix != ".safetensors":
-        raise ValueError(f"expected a LoRA as *.safetensors, got {path}: other files may run code when they are read; "
-                         "convert it where you trust it")
+        raise ValueError(
+            f"expected a LoRA as *.safetensors, got {path}: other files may run code when they are read; "
+            "convert it where you trust it"
+        )
     return path
 
 
 def read(path: str | Path, prefix: str = "") -> Lora:
-    """The LoRA in a file or folder of any of `FORMATS`, with names with or without prefixes, as float32.
+    """The LoRA in a file or folder of any of `FORMATS`, with names with or without
+    prefixes, as float32.
 
-    `prefix`: another prefix of the names in a file, as "unet.", beside those that are known.
+    `prefix`: another prefix of the names in a file, as "unet.", beside those that are
+    known.
 
-    alpha is a module's `alpha` tensor, else what the file's metadata (diffusers) or adapter_config.json (peft) says,
-    else the rank. Raises ValueError for what is no LoRA, and for numbers that are not finite.
+    alpha is a module's `alpha` tensor, else what the file's metadata (diffusers) or
+    adapter_config.json (peft) says, else the rank. Raises ValueError for what is no LoRA,
+    and for numbers that are not finite.
     """
     file = find(path)
     tensors, meta = _load(file)
@@ -121,24 +165,36 @@ def read(path: str | Path, prefix: str = "") -> Lora:
     alphas = {name: pair.pop("alpha") for name, pair in parts.items() if "alpha" in pair}
     pairs = {name: pair for name, pair in parts.items() if _whole_pair(name, pair, spare)}
     if not pairs:
-        raise ValueError(f"expected pairs of lora_A and lora_B (or lora_down and lora_up) in {file}, got "
-                         f"{len(tensors)} tensors, as {', '.join(list(tensors)[:3]) or 'none'}"
-                         + "".join(f"; {name} {why}" for name, why in list(spare.items())[:1]))
-    found = {name: _number(alphas[name], name, file) if name in alphas else _alpha(config, name, len(pair[A]))
-             for name, pair in pairs.items()}
+        raise ValueError(
+            f"expected pairs of lora_A and lora_B (or lora_down and lora_up) in {file}, got "
+            f"{len(tensors)} tensors, as {', '.join(list(tensors)[:3]) or 'none'}"
+            + "".join(f"; {name} {why}" for name, why in list(spare.items())[:1])
+        )
+    found = {
+        name: _number(alphas[name], name, file)
+        if name in alphas
+        else _alpha(config, name, len(pair[A]))
+        for name, pair in pairs.items()
+    }
     if not all(found.values()):
-        raise ValueError(f"expected an alpha other than 0 in {file}, got 0 for {sum(not a for a in found.values())} "
-                         "modules: such a LoRA changes nothing; correct alpha")
+        raise ValueError(
+            f"expected an alpha other than 0 in {file}, got 0 for {sum(not a for a in found.values())} "
+            "modules: such a LoRA changes nothing; correct alpha"
+        )
     for name, pair in pairs.items():
         if "diff_b" in pair:  # a bias that counts once
             pair[BIAS] = pair.pop("diff_b") * (len(pair[A]) / found[name])
     targets = config.get("target_modules") or ()
-    return Lora(pairs, found, spare, file, () if isinstance(targets, str) else tuple(sorted(targets)))
+    return Lora(
+        pairs, found, spare, file, () if isinstance(targets, str) else tuple(sorted(targets))
+    )
 
 
 def _number(alpha: Tensor, name: str, file: Path) -> float:
     if alpha.numel() != 1:
-        raise ValueError(f"expected one number as {name}.alpha in {file}, got a tensor of shape {tuple(alpha.shape)}")
+        raise ValueError(
+            f"expected one number as {name}.alpha in {file}, got a tensor of shape {tuple(alpha.shape)}"
+        )
     return float(alpha)
 
 
@@ -153,16 +209,28 @@ def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _config(file: Path, meta: Mapping[str, str], prefix: str) -> dict[str, Any]:
-    """LoraConfig arguments from diffusers' metadata or peft's adapter_config.json, module names as in diffusers."""
+    """LoraConfig arguments from diffusers' metadata or peft's adapter_config.json, module
+    names as in diffusers."""
     beside = file.with_name("adapter_config.json")
-    text = meta.get("lora_adapter_metadata") or (beside.read_text(encoding="utf-8") if beside.exists() else "{}")
+    text = meta.get("lora_adapter_metadata") or (
+        beside.read_text(encoding="utf-8") if beside.exists() else "{}"
+    )
     where = f"the metadata of {file}" if "lora_adapter_metadata" in meta else str(beside)
-    table = {key.removeprefix(prefix).removeprefix("transformer."): v for key, v in _table(text, where).items()}
+    table = {
+        key.removeprefix(prefix).removeprefix("transformer."): v
+        for key, v in _table(text, where).items()
+    }
     found = {key: value for key, value in table.items() if value is not None}
     started = str(found.get("init_lora_weights"))
-    if found.get("peft_type", "LORA") != "LORA" or found.get("use_dora") or started.startswith(_CHANGED):
-        raise ValueError(f"expected a plain LoRA in {file}, got {found.get('peft_type', 'LORA')} with use_dora = "
-                         f"{bool(found.get('use_dora'))} and init_lora_weights = {started}: convert it to a plain LoRA")
+    if (
+        found.get("peft_type", "LORA") != "LORA"
+        or found.get("use_dora")
+        or started.startswith(_CHANGED)
+    ):
+        raise ValueError(
+            f"expected a plain LoRA in {file}, got {found.get('peft_type', 'LORA')} with use_dora = "
+            f"{bool(found.get('use_dora'))} and init_lora_weights = {started}: convert it to a plain LoRA"
+        )
     for key in ("rank_pattern", "alpha_pattern"):
         found[key] = {to_diffusers(name): value for name, value in (found.get(key) or {}).items()}
     return found
@@ -175,12 +243,15 @@ def _table(text: str, where: str) -> dict[str, Any]:
         wanted = f"expected the configuration of a LoRA as JSON in {where}"
         raise ValueError(f"{wanted}, got {text[:40]!r}: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"expected the configuration of a LoRA, a JSON object, in {where}, got {text[:40]!r}")
+        raise ValueError(
+            f"expected the configuration of a LoRA, a JSON object, in {where}, got {text[:40]!r}"
+        )
     return found
 
 
 def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
-    """Tensors by module and by role, float32; and the names of those that belong to no LoRA."""
+    """Tensors by module and by role, float32; and the names of those that belong to no
+    LoRA."""
     parts: dict[str, dict[str, Tensor]] = {}
     spare: dict[str, str] = {}
     for key, value in tensors.items():
@@ -190,22 +261,34 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]]
             spare[key] = f"is a second {part[1].split('.')[0]} of {name}"
         elif part:
             parts.setdefault(name, {})[part[1]] = value.float()
-        elif not (key.endswith((".diff", ".diff_b")) and not value.any()):  # leaving out a change by 0 changes nothing
+        elif not (
+            key.endswith((".diff", ".diff_b")) and not value.any()
+        ):  # leaving out a change by 0 changes nothing
             spare[key] = "is no tensor of a plain LoRA"
     return parts, spare
 
 
 def _check_finite(parts: Mapping[str, Mapping[str, Tensor]], file: Path) -> None:
-    bad = [f"{name}.{part}" for name, pair in parts.items() for part, v in pair.items() if not v.isfinite().all()]
+    bad = [
+        f"{name}.{part}"
+        for name, pair in parts.items()
+        for part, v in pair.items()
+        if not v.isfinite().all()
+    ]
     if bad:
-        raise ValueError(f"expected finite numbers in {file}, got NaN or infinity in {len(bad)} tensors, as "
-                         f"{', '.join(bad[:3])}: the file is damaged, or its training diverged; take an earlier one")
+        raise ValueError(
+            f"expected finite numbers in {file}, got NaN or infinity in {len(bad)} tensors, as "
+            f"{', '.join(bad[:3])}: the file is damaged, or its training diverged; take an earlier one"
+        )
 
 
 def _whole_pair(name: str, pair: Mapping[str, Tensor], spare: dict[str, str]) -> bool:
-    """Whether both matrices are there and fit each other; if not, the reason goes to `spare`."""
+    """Whether both matrices are there and fit each other; if not, the reason goes to
+    `spare`."""
     if "magnitude" in pair:
-        spare[name] = "is of DoRA, which also scales the network's own weight: convert it to a plain LoRA"
+        spare[name] = (
+            "is of DoRA, which also scales the network's own weight: convert it to a plain LoRA"
+        )
     elif A in pair and B in pair:
         if pair[A].dim() > 1 and pair[B].dim() > 1 and pair[A].shape[0] == pair[B].shape[1]:
             return True
@@ -219,11 +302,14 @@ def _whole_pair(name: str, pair: Mapping[str, Tensor], spare: dict[str, str]) ->
 
 
 def _alpha(config: Mapping[str, Any], name: str, rank: int) -> float:
-    """alpha of a module as peft finds it: a pattern that matches the end of the name, then the usual one."""
+    """alpha of a module as peft finds it: a pattern that matches the end of the name, then
+    the usual one."""
     patterns = config["alpha_pattern"].items()
     own = next((value for key, value in patterns if re.match(rf"(.*\.)?({key})$", name)), None)
     alpha = float(own if own is not None else config.get("lora_alpha", rank))
-    return alpha * rank**0.5 if config.get("use_rslora") else alpha  # rank-stabilised: scale = alpha / √rank
+    return (
+        alpha * rank**0.5 if config.get("use_rslora") else alpha
+    )  # rank-stabilised: scale = alpha / √rank
 
 
 def _whole(number: float) -> float:

@@ -1,4 +1,5 @@
-"""Whether a LoRA fits a network: every tensor has its module in the network, or an error names those that have none."""
+"""Whether a LoRA fits a network: every tensor has its module in the network, or an error
+names those that have none."""
 
 from __future__ import annotations
 
@@ -17,26 +18,38 @@ SHOWN = 4  # names of each reason that a message lists
 
 
 def fitted(lora: Lora, network: nn.Module, partial: bool = False) -> Lora:
-    """The LoRA with its parts that fit the network: all of them, or ValueError; with `partial` a warning.
+    """The LoRA with its parts that fit the network: all of them, or ValueError; with
+    `partial` a warning.
 
-    A LoRA that names fewer modules than the network has is whole: the other modules get no adapter.
+    A LoRA that names fewer modules than the network has is whole: the other modules get no
+    adapter.
     """
     modules = _bare(network)
     wrong = lora.spare | {name: why for name in lora.pairs if (why := _misfit(lora, name, modules))}
     kept = {name: pair for name, pair in lora.pairs.items() if name not in wrong}
     if wrong and (not kept or not partial):
-        cure = ("Correct the file, or use the modules that fit: policy.lora_partial = true in a recipe, "
-                "--lora-partial, partial=True in Python." if kept else
-                "The file is of another model: name one that was trained on this network.")
+        cure = (
+            "Correct the file, or use the modules that fit: policy.lora_partial = true in a recipe, "
+            "--lora-partial, partial=True in Python."
+            if kept
+            else "The file is of another model: name one that was trained on this network."
+        )
         raise ValueError(f"{_told(lora, wrong)}\n{cure}")
     if wrong:
         warnings.warn(f"{_told(lora, wrong)}\nThese were left out.", stacklevel=2)
     targets = lora.targets if set(_chosen(modules, lora.targets)) == set(kept) else ()
-    return replace(lora, pairs=kept, alphas={name: lora.alphas[name] for name in kept}, spare={}, targets=targets)
+    return replace(
+        lora,
+        pairs=kept,
+        alphas={name: lora.alphas[name] for name in kept},
+        spare={},
+        targets=targets,
+    )
 
 
 def complete(lora: Lora) -> Lora:
-    """The same LoRA, its modules named one by one; ValueError for tensors of its file that are no part of a pair."""
+    """The same LoRA, its modules named one by one; ValueError for tensors of its file that
+    are no part of a pair."""
     if lora.spare:
         raise ValueError(f"{_told(lora, lora.spare)}\nCorrect the file.")
     return replace(lora, targets=())
@@ -44,14 +57,21 @@ def complete(lora: Lora) -> Lora:
 
 def _bare(network: nn.Module) -> dict[str, nn.Module]:
     """Modules by name, as if no adapter were on the network."""
-    return {name: getattr(module, "base_layer", module) for name, module in network.named_modules()
-            if ".base_layer" not in name and ".lora_" not in name}
+    return {
+        name: getattr(module, "base_layer", module)
+        for name, module in network.named_modules()
+        if ".base_layer" not in name and ".lora_" not in name
+    }
 
 
 def _chosen(modules: Iterable[str], targets: Iterable[str]) -> list[str]:
     """The modules that peft finds by a list of names and ends of names."""
     listed = list(targets)
-    return [name for name in modules if name in listed or any(name.endswith(f".{end}") for end in listed)]
+    return [
+        name
+        for name in modules
+        if name in listed or any(name.endswith(f".{end}") for end in listed)
+    ]
 
 
 def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
@@ -64,8 +84,10 @@ def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
     down, up, weight = lora.pairs[name][A], lora.pairs[name][B], module.weight
     if down.shape[1:] != weight.shape[1:] or up.shape[0] != weight.shape[0]:
         shape = (up.shape[0], *down.shape[1:])
-        return (f"is for a weight of {shape}, the network's is {tuple(weight.shape)}: the LoRA is of "
-                "another size of the model")
+        return (
+            f"is for a weight of {shape}, the network's is {tuple(weight.shape)}: the LoRA is of "
+            "another size of the model"
+        )
     bias, own = lora.pairs[name].get(BIAS), module.bias
     if bias is not None and own is None:
         return "has a bias, and the network's module has none"
@@ -75,7 +97,8 @@ def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _nearest(name: str, modules: Mapping[str, nn.Module]) -> str:
-    """Advice: the valid block numbers, if only the number is wrong, else the most similar name.
+    """Advice: the valid block numbers, if only the number is wrong, else the most similar
+    name.
 
     Example:
         >>> _nearest("blocks.9.to_q", {"blocks.0.to_q": None, "blocks.1.to_q": None})
@@ -86,8 +109,11 @@ def _nearest(name: str, modules: Mapping[str, nn.Module]) -> str:
     found = re.fullmatch(r"(.*?)(\d+)(\..*)", name)
     if found:
         head, _, tail = found.groups()
-        known = sorted(int(n[len(head) : -len(tail)]) for n in modules if n.startswith(head) and n.endswith(tail)
-                       and n[len(head) : -len(tail)].isdigit())
+        known = sorted(
+            int(n[len(head) : -len(tail)])
+            for n in modules
+            if n.startswith(head) and n.endswith(tail) and n[len(head) : -len(tail)].isdigit()
+        )
         if known:
             return f": the network has {head}{known[0]} to {head}{known[-1]}"
     layers = [n for n, module in modules.items() if module is None or isinstance(module, LAYERS)]
@@ -96,14 +122,21 @@ def _nearest(name: str, modules: Mapping[str, nn.Module]) -> str:
 
 
 def _told(lora: Lora, wrong: Mapping[str, str]) -> str:
-    """The error message: how many modules fit, and which names do not, grouped by reason."""
+    """The error message: how many modules fit, and which names do not, grouped by
+    reason."""
     kept = len(lora.pairs.keys() - wrong.keys())
     groups: dict[str, list[str]] = {}
     for name, why in wrong.items():
         groups.setdefault(why.partition(":")[0], []).append(name)
-    lines = [f"expected every tensor of {lora.source} to have a place in the network; {kept} modules fit, "
-             f"{len(wrong)} names do not:"]
+    lines = [
+        f"expected every tensor of {lora.source} to have a place in the network; {kept} modules fit, "
+        f"{len(wrong)} names do not:"
+    ]
     for names in groups.values():
         lines += [f"  {name} {wrong[name]}" for name in names[:SHOWN]]
-        lines += [f"  ... and {len(names) - SHOWN} more for the same reason"] if len(names) > SHOWN else []
+        lines += (
+            [f"  ... and {len(names) - SHOWN} more for the same reason"]
+            if len(names) > SHOWN
+            else []
+        )
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""Put a LoRA into a network by peft, new or from a file, or add it to the network's weights."""
+"""Put a LoRA into a network by peft, new or from a file, or add it to the network's
+weights."""
 
 from __future__ import annotations
 
@@ -14,15 +15,19 @@ from vidrl.lookup.extras import install
 from .targets import resolve
 
 
-def begin(network: nn.Module, rank: int, alpha: float, targets: Sequence[str], seed: int) -> dict[str, Any]:
-    """Put a new LoRA, whose output is 0 at first, into the network; return the arguments of its peft.LoraConfig."""
+def begin(
+    network: nn.Module, rank: int, alpha: float, targets: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Put a new LoRA, whose output is 0 at first, into the network; return the arguments of
+    its peft.LoraConfig."""
     config = {"r": rank, "lora_alpha": alpha, "target_modules": resolve(network, targets)}
     _inject(network, config, seed)
     return config
 
 
 def put(network: nn.Module, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Put a LoRA's weights, by peft's names, into the network, in float32 whatever the network's precision is."""
+    """Put a LoRA's weights, by peft's names, into the network, in float32 whatever the
+    network's precision is."""
     _inject(network, config, 0, weights)
     for name, parameter in network.named_parameters():
         if ".lora_" in name:
@@ -33,11 +38,14 @@ def put(network: nn.Module, weights: Mapping[str, Tensor], config: Mapping[str, 
 def merge(network: nn.Module) -> None:
     """Add the network's LoRA to its weights and take it out, as peft's `merge_and_unload`.
 
-    This function adds the matrices itself, because peft's method fails for a 3D convolution with a 1 x 1 x 1 kernel.
+    This function adds the matrices itself, because peft's method fails for a 3D convolution
+    with a 1 x 1 x 1 kernel.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers: list[tuple[str, Any]] = [(n, m) for n, m in network.named_modules() if isinstance(m, BaseTunerLayer)]
+    layers: list[tuple[str, Any]] = [
+        (n, m) for n, m in network.named_modules() if isinstance(m, BaseTunerLayer)
+    ]
     for name, layer in layers:
         base, up, scale = layer.get_base_layer(), layer.lora_B["default"], layer.scaling["default"]
         delta = up.weight.flatten(1) @ layer.lora_A["default"].weight.flatten(1)
@@ -48,18 +56,30 @@ def merge(network: nn.Module) -> None:
     del network.peft_config
 
 
-def _inject(network: nn.Module, config: Mapping[str, Any], seed: int, only: Mapping[str, Tensor] | None = None) -> None:
-    """Put adapters on the targets of the configuration, or on exactly the modules that the tensors `only` name."""
+def _inject(
+    network: nn.Module,
+    config: Mapping[str, Any],
+    seed: int,
+    only: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Put adapters on the targets of the configuration, or on exactly the modules that the
+    tensors `only` name."""
     peft = _peft()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
-        warnings.filterwarnings("ignore", "While injecting the PEFT adapters")  # of other modules that targets match
-        peft.inject_adapter_in_model(peft.LoraConfig(**config), network, state_dict=dict(only) if only else None)
+        warnings.filterwarnings(
+            "ignore", "While injecting the PEFT adapters"
+        )  # of other modules that targets match
+        peft.inject_adapter_in_model(
+            peft.LoraConfig(**config), network, state_dict=dict(only) if only else None
+        )
 
 
 def _peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise ImportError(f"expected peft for a LoRA, found none: {install('train')}, or policy.full") from error
+        raise ImportError(
+            f"expected peft for a LoRA, found none: {install('train')}, or policy.full"
+        ) from error
     return peft

@@ -1,7 +1,9 @@
-"""What the modules of Wan are called: by its authors, by diffusers, and by the three prefixes of LoRA files.
+"""What the modules of Wan are called: by its authors, by diffusers, and by the three
+prefixes of LoRA files.
 
-diffusers' own converters read these names too, but fold alpha into the weights, which rounds files of half precision,
-and the one of kohya's names fails where a module is missing, as in an attention-only file.
+diffusers' own converters read these names too, but fold alpha into the weights, which
+rounds files of half precision, and the one of kohya's names fails where a module is
+missing, as in an attention-only file.
 """
 
 from __future__ import annotations
@@ -12,27 +14,42 @@ _PARTS = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}
 BLOCK = {  # within blocks.N.: the authors' name → diffusers' name
     **{f"self_attn.{old}": f"attn1.{new}" for old, new in _PARTS.items()},
     **{f"cross_attn.{old}": f"attn2.{new}" for old, new in _PARTS.items()},
-    "cross_attn.k_img": "attn2.add_k_proj", "cross_attn.v_img": "attn2.add_v_proj",
-    "ffn.0": "ffn.net.0.proj", "ffn.2": "ffn.net.2",
-}  # fmt: skip
+    "cross_attn.k_img": "attn2.add_k_proj",
+    "cross_attn.v_img": "attn2.add_v_proj",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+}
 OUTSIDE = {
-    "patch_embedding": "patch_embedding", "head.head": "proj_out",
+    "patch_embedding": "patch_embedding",
+    "head.head": "proj_out",
     "time_projection.1": "condition_embedder.time_proj",
-    **{f"{kind}_embedding.{place}": f"condition_embedder.{kind}_embedder.linear_{1 + place // 2}"
-       for kind in ("text", "time") for place in (0, 2)},
+    **{
+        f"{kind}_embedding.{place}": f"condition_embedder.{kind}_embedder.linear_{1 + place // 2}"
+        for kind in ("text", "time")
+        for place in (0, 2)
+    },
     "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
     "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
-}  # fmt: skip
-PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "lora_unet_")
+}
+PREFIXES = (
+    "base_model.model.",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "transformer.",
+    "lora_unet_",
+)
 KOHYA = "lora_unet_"
 
 _BACK = {new: old for old, new in (BLOCK | OUTSIDE).items()}
-_FLAT = {name.replace(".", "_"): new for old, new in (BLOCK | OUTSIDE).items() for name in (old, new)}
+_FLAT = {
+    name.replace(".", "_"): new for old, new in (BLOCK | OUTSIDE).items() for name in (old, new)
+}
 _IN_BLOCK = re.compile(r"(blocks[._]\d+[._])(.+)")
 
 
 def to_diffusers(name: str) -> str:
-    """The module's name in diffusers, from any of the names; unknown names come back without their prefix.
+    """The module's name in diffusers, from any of the names; unknown names come back
+    without their prefix.
 
     Example:
         >>> to_diffusers("diffusion_model.blocks.3.cross_attn.o"), to_diffusers("lora_unet_blocks_3_ffn_0")
@@ -51,7 +68,8 @@ def to_diffusers(name: str) -> str:
 
 
 def to_original(name: str) -> str | None:
-    """The authors' name of a module of Wan, from diffusers' name; None for a module that Wan has not.
+    """The authors' name of a module of Wan, from diffusers' name; None for a module that
+    Wan has not.
 
     Example:
         >>> to_original("blocks.3.ffn.net.2"), to_original("transformer_blocks.0.attn.to_q")

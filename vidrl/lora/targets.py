@@ -11,14 +11,20 @@ from torch import nn
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # what a LoRA is put on
 ALL = "all-linear"
-USUAL = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of attention, as most networks of diffusers name them
+USUAL = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+)  # the projections of attention, as most networks of diffusers name them
 
 
 def resolve(network: nn.Module, targets: Sequence[str]) -> list[str]:
     """The target modules in peft's words. Each target is one of
 
     - the name of a module or the end of it ("to_q", "ffn.net.2", "blocks.0.attn1.to_q"),
-    - the same of something that holds modules ("to_out", "ffn", "attn1"): all Linear and Conv modules inside,
+    - the same of something that holds modules ("to_out", "ffn", "attn1"): all Linear and
+      Conv modules inside,
     - a regular expression of whole names (".*attn1.to_(q|v)"),
     - "all-linear": every Linear module.
 
@@ -31,20 +37,26 @@ def resolve(network: nn.Module, targets: Sequence[str]) -> list[str]:
     """
     wanted = [targets] if isinstance(targets, str) else list(targets)
     if not wanted:
-        raise ValueError("policy.lora_targets: expected at least one module, got an empty list: name some, as to_q, or "
-                         f'"{ALL}"')
+        raise ValueError(
+            "policy.lora_targets: expected at least one module, got an empty list: name some, as to_q, or "
+            f'"{ALL}"'
+        )
     modules = {name: module for name, module in network.named_modules() if name}
     found = {target: _found(modules, target) for target in wanted}
     wrong = [_complaint(modules, target) for target, names in found.items() if not names]
     if wrong:
-        raise ValueError(f"policy.lora_targets: {'; '.join(wrong)}. The network has {', '.join(_plain(modules)[:20])}")
+        raise ValueError(
+            f"policy.lora_targets: {'; '.join(wrong)}. The network has {', '.join(_plain(modules)[:20])}"
+        )
     return list(dict.fromkeys(name for names in found.values() for name in names))
 
 
 def usual(network: nn.Module) -> list[str]:
-    """The targets where nobody names any: those of USUAL that the network has, else its attention's Linear modules.
+    """The targets where nobody names any: those of USUAL that the network has, else its
+    attention's Linear modules.
 
-    Warns, and says what is chosen, where that is not USUAL. Raises ValueError where the network has no attention.
+    Warns, and says what is chosen, where that is not USUAL. Raises ValueError where the
+    network has no attention.
 
     Example:
         >>> class Attention(nn.Module):
@@ -58,26 +70,41 @@ def usual(network: nn.Module) -> list[str]:
     modules = dict(network.named_modules())
     chosen = [target for target in USUAL if _found(modules, target)] or _projections(network)
     if not chosen:
-        raise ValueError(f"policy.lora_targets: expected modules {', '.join(USUAL)}, or attention, in the "
-                         f"{type(network).__name__}, found neither: name some, as {', '.join(_plain(modules)[:6])}, or "
-                         f'"{ALL}"')
+        raise ValueError(
+            f"policy.lora_targets: expected modules {', '.join(USUAL)}, or attention, in the "
+            f"{type(network).__name__}, found neither: name some, as {', '.join(_plain(modules)[:6])}, or "
+            f'"{ALL}"'
+        )
     if chosen != list(USUAL):
         lacking = ", ".join(target for target in USUAL if target not in chosen)
-        warnings.warn(f"policy.lora_targets: the {type(network).__name__} has no {lacking}: the LoRA is put on its "
-                      f"{', '.join(chosen)}", stacklevel=2)
+        warnings.warn(
+            f"policy.lora_targets: the {type(network).__name__} has no {lacking}: the LoRA is put on its "
+            f"{', '.join(chosen)}",
+            stacklevel=2,
+        )
     return chosen
 
 
 def _projections(network: nn.Module) -> list[str]:
     """The ends of the names of the Linear modules directly in a network's attention."""
-    attention = [module for module in network.modules()
-                 if hasattr(module, "processor") or "attention" in type(module).__name__.lower()]
-    return sorted({name for module in attention for name, child in module.named_children()
-                   if isinstance(child, nn.Linear)})
+    attention = [
+        module
+        for module in network.modules()
+        if hasattr(module, "processor") or "attention" in type(module).__name__.lower()
+    ]
+    return sorted(
+        {
+            name
+            for module in attention
+            for name, child in module.named_children()
+            if isinstance(child, nn.Linear)
+        }
+    )
 
 
 def _found(modules: Mapping[str, nn.Module], target: str) -> list[str]:
-    """What a target means: itself where peft understands it, else the names or ends of names of the layers."""
+    """What a target means: itself where peft understands it, else the names or ends of
+    names of the layers."""
     layers = [name for name, module in modules.items() if isinstance(module, LAYERS)]
     if target == ALL:
         return [name for name in layers if isinstance(modules[name], nn.Linear)]
@@ -85,7 +112,12 @@ def _found(modules: Mapping[str, nn.Module], target: str) -> list[str]:
     own = [name for name in named if name in layers]
     if named and len(own) == len(named):
         return [target]
-    inside = {target + layer[len(name) :] for name in named for layer in layers if layer.startswith(f"{name}.")}
+    inside = {
+        target + layer[len(name) :]
+        for name in named
+        for layer in layers
+        if layer.startswith(f"{name}.")
+    }
     return [*own, *sorted(inside)] if named else _matched(modules, layers, target)
 
 
@@ -95,7 +127,11 @@ def _matched(modules: Mapping[str, nn.Module], layers: Sequence[str], target: st
     except re.error:
         return []
     hit = [name for name in modules if pattern.fullmatch(name)]
-    return [layer for layer in layers if any(layer == name or layer.startswith(f"{name}.") for name in hit)]
+    return [
+        layer
+        for layer in layers
+        if any(layer == name or layer.startswith(f"{name}.") for name in hit)
+    ]
 
 
 def _complaint(modules: Mapping[str, nn.Module], target: str) -> str:
@@ -109,12 +145,21 @@ def _complaint(modules: Mapping[str, nn.Module], target: str) -> str:
 def _plain(modules: Mapping[str, nn.Module]) -> list[str]:
     """The layers without the numbers of their blocks, those of blocks first."""
     layers = [name for name, module in modules.items() if isinstance(module, LAYERS)]
-    return sorted({re.sub(r"^\w+\.\d+\.", "", name) for name in layers},
-                  key=lambda name: (name in modules, name))
+    return sorted(
+        {re.sub(r"^\w+\.\d+\.", "", name) for name in layers},
+        key=lambda name: (name in modules, name),
+    )
 
 
 def _ends(modules: Mapping[str, nn.Module]) -> list[str]:
-    """What a person may write for a layer: the ends of its name that begin with a word, and not after a number."""
+    """What a person may write for a layer: the ends of its name that begin with a word, and
+    not after a number."""
     split = [name.split(".") for name in _plain(modules)]
-    return sorted({".".join(parts[i:]) for parts in split for i in range(len(parts))
-                   if not any(part.isdigit() for part in parts[max(i - 1, 0) : i + 1])})
+    return sorted(
+        {
+            ".".join(parts[i:])
+            for parts in split
+            for i in range(len(parts))
+            if not any(part.isdigit() for part in parts[max(i - 1, 0) : i + 1])
+        }
+    )

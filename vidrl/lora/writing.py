@@ -20,14 +20,19 @@ FILES = {"diffusers": "pytorch_lora_weights.safetensors", "peft": "adapter_model
 def write(lora: Lora, form: str, out: Path) -> Path:
     """Write one of `FORMATS`, with alpha; return the file.
 
-    `out`: for "diffusers" and "peft" a folder; for "comfyui" and "kohya" a file that ends in .safetensors.
+    `out`: for "diffusers" and "peft" a folder; for "comfyui" and "kohya" a file that ends
+    in .safetensors.
 
-    - "diffusers": `pipe.load_lora_weights(folder)` reads it; alpha lies in the file's metadata.
-    - "peft": `PeftModel.from_pretrained(network, folder)` reads it; alpha lies in adapter_config.json.
+    - "diffusers": `pipe.load_lora_weights(folder)` reads it; alpha lies in the file's
+      metadata.
+    - "peft": `PeftModel.from_pretrained(network, folder)` reads it; alpha lies in
+      adapter_config.json.
     - "comfyui": the names of Wan's authors after "diffusion_model.", alpha as tensors.
-    - "kohya": the names that kohya's musubi-tuner writes, "lora_unet_...lora_down", alpha as tensors.
+    - "kohya": the names that kohya's musubi-tuner writes, "lora_unet_...lora_down", alpha
+      as tensors.
 
-    Raises ValueError for a module that Wan has not in the last two, since only Wan's names are known.
+    Raises ValueError for a module that Wan has not in the last two, since only Wan's names
+    are known.
     """
     if form in FILES:
         return folder(lora.weights, lora.config(), form, out)
@@ -37,15 +42,22 @@ def write(lora: Lora, form: str, out: Path) -> Path:
 
 
 def folder(weights: Mapping[str, Tensor], config: Mapping[str, Any], form: str, out: Path) -> Path:
-    """Write the format of diffusers or peft from peft's names of tensors and the arguments of its LoraConfig."""
+    """Write the format of diffusers or peft from peft's names of tensors and the arguments
+    of its LoraConfig."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / FILES[form]
     if form == "diffusers":
-        from diffusers import WanPipeline  # every family's writer gives "transformer." and the metadata alike
+        from diffusers import (
+            WanPipeline,
+        )  # every family's writer gives "transformer." and the metadata alike
 
-        plain = {key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()}
+        plain = {
+            key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()
+        }
         with whole_file.filling(out) as private:
-            WanPipeline.save_lora_weights(private, _ready(weights), transformer_lora_adapter_metadata=plain)
+            WanPipeline.save_lora_weights(
+                private, _ready(weights), transformer_lora_adapter_metadata=plain
+            )
         return file
     from peft import LoraConfig
 
@@ -55,7 +67,8 @@ def folder(weights: Mapping[str, Tensor], config: Mapping[str, Any], form: str, 
 
 
 def save(tensors: Mapping[str, Tensor], file: Path) -> Path:
-    """Write tensors as safetensors, whole or not at all, with the mode of any new file; safetensors writes 0600."""
+    """Write tensors as safetensors, whole or not at all, with the mode of any new file;
+    safetensors writes 0600."""
     from safetensors.torch import save_file
 
     with whole_file.placing(file) as private:
@@ -72,9 +85,11 @@ def _originals(lora: Lora, form: str) -> dict[str, str]:
     named = {name: to_original(name) for name in lora.pairs}
     lost = [name for name, original in named.items() if original is None]
     if lost:
-        raise ValueError(f"--format {form}: expected modules of Wan, the one family whose original names are "
-                         f"known, got {len(lost)} others, as {lost[0]}, in {lora.source}: take --format "
-                         "diffusers or peft")
+        raise ValueError(
+            f"--format {form}: expected modules of Wan, the one family whose original names are "
+            f"known, got {len(lost)} others, as {lost[0]}, in {lora.source}: take --format "
+            "diffusers or peft"
+        )
     return {name: original for name, original in named.items() if original}
 
 
@@ -82,7 +97,11 @@ def _comfyui(lora: Lora) -> dict[str, Tensor]:
     made: dict[str, Tensor] = {}
     for name, original in _originals(lora, "comfyui").items():
         pair, key = lora.pairs[name], f"diffusion_model.{original}"
-        made |= {f"{key}.{A}": pair[A], f"{key}.{B}": pair[B], f"{key}.alpha": torch.tensor(lora.alphas[name])}
+        made |= {
+            f"{key}.{A}": pair[A],
+            f"{key}.{B}": pair[B],
+            f"{key}.alpha": torch.tensor(lora.alphas[name]),
+        }
         if BIAS in pair:
             made[f"{key}.diff_b"] = pair[BIAS] * lora.scale(name)
     return made
@@ -90,8 +109,10 @@ def _comfyui(lora: Lora) -> dict[str, Tensor]:
 
 def _kohya(lora: Lora) -> dict[str, Tensor]:
     if lora.biased:
-        raise ValueError(f"--format kohya has no place for the biases in {lora.source}: take comfyui, "
-                         "diffusers or peft")
+        raise ValueError(
+            f"--format kohya has no place for the biases in {lora.source}: take comfyui, "
+            "diffusers or peft"
+        )
     made: dict[str, Tensor] = {}
     for name, original in _originals(lora, "kohya").items():
         pair, key = lora.pairs[name], KOHYA + original.replace(".", "_")

@@ -1,4 +1,5 @@
-"""The text of a recipe: a TOML file, and overrides `key.path=value` from the command line."""
+"""The text of a recipe: a TOML file, and overrides `key.path=value` from the command
+line."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import Any
 
 
 class BadRecipe(ValueError):
-    """A recipe, an override or a file that it names that cannot be used; the message says how to mend it."""
+    """A recipe, an override or a file that it names that cannot be used; the message says
+    how to mend it."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -47,7 +49,8 @@ def apply(table: dict[str, Any], override: str) -> None:
 
 
 class Given(str):
-    """The text of an override's value, whose type only its field can tell: `run=7` is the folder 7."""
+    """The text of an override's value, whose type only its field can tell: `run=7` is the
+    folder 7."""
 
     @property
     def value(self) -> Any:

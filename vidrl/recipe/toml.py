@@ -1,4 +1,5 @@
-"""Nested tables as TOML text, the difference of two, and options as typed; the standard library only reads TOML."""
+"""Nested tables as TOML text, the difference of two, and options as typed; the standard
+library only reads TOML."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any
 
 
 def write(table: Mapping[str, Any], prefix: str = "") -> str:
-    """TOML text of nested tables of strings, numbers, truth values and lists; `tomllib.loads` reads it back equal.
+    """TOML text of nested tables of strings, numbers, truth values and lists;
+    `tomllib.loads` reads it back equal.
 
     Raises `TypeError` for a value TOML cannot hold.
 
@@ -46,7 +48,9 @@ def spell(value: Any) -> str:
         return f"[{', '.join(spell(item) for item in value)}]"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{_key(key)} = {spell(item)}' for key, item in value.items())}}}"
-    raise TypeError(f"TOML cannot hold {value!r} ({type(value).__name__}): use text, a number, a truth value or a list")
+    raise TypeError(
+        f"TOML cannot hold {value!r} ({type(value).__name__}): use text, a number, a truth value or a list"
+    )
 
 
 def options(words: Iterable[str]) -> dict[str, Any]:
@@ -85,8 +89,11 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] =
     before, after = _values(old), _values(new)
     keys = [key for key in before | after if key not in set(ignore)]
     missing = object()
-    return [f"{key}: {_shown(before, key)} -> {_shown(after, key)}" for key in keys
-            if before.get(key, missing) != after.get(key, missing)]
+    return [
+        f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
+        for key in keys
+        if before.get(key, missing) != after.get(key, missing)
+    ]
 
 
 def _typed(text: str) -> Any:
@@ -97,7 +104,9 @@ def _typed(text: str) -> Any:
 
 
 def _values(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat(table) if value != {}}  # an empty table says no more than none
+    return {
+        key: value for key, value in flat(table) if value != {}
+    }  # an empty table says no more than none
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

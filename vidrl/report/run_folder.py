@@ -18,7 +18,8 @@ from vidrl.training import guards
 Row = Mapping[str, Any]
 
 
-# Of a held-out measure lower values are better (−1), or neither way is (0); of all others higher values are.
+# Of a held-out measure lower values are better (−1), or neither way is (0); of all others
+# higher values are.
 DIRECTION = {"unscored_share": -1, "exposure": 0, "weight_drift": 0}
 
 
@@ -56,18 +57,22 @@ class Run:
         return [name for name in last if name in self.held_out]
 
     def clip(self, *names: str) -> Path | None:
-        """The file of a clip in the run folder, an .mp4, or of an image, a .png; None where there is none of these."""
+        """The file of a clip in the run folder, an .mp4, or of an image, a .png; None where
+        there is none of these."""
         return self._file("mp4", *names) or self.picture(*names)
 
     def picture(self, *names: str) -> Path | None:
-        """The file of a picture in the run folder; None where there is none, or something else than a .png."""
+        """The file of a picture in the run folder; None where there is none, or something
+        else than a .png."""
         return self._file("png", *names)
 
     def _file(self, what: str, *names: str) -> Path | None:
-        """A file of the run folder; None where there is none, or one of another kind by its first bytes.
+        """A file of the run folder; None where there is none, or one of another kind by its
+        first bytes.
 
-        A run folder may be of a stranger, whose names and links could lead to any file of the reader; the page would
-        hold the bytes of that file. So a file lies inside the folder, wherever links lead, and its bytes tell its kind.
+        A run folder may be of a stranger, whose names and links could lead to any file of
+        the reader; the page would hold the bytes of that file. So a file lies inside the
+        folder, wherever links lead, and its bytes tell its kind.
         """
         try:
             path = self.folder.joinpath(*names)
@@ -77,17 +82,20 @@ class Run:
             return None
 
     def allowed(self, name: str) -> tuple[float, float] | None:
-        """The differences from the base model that a guard allows this measure; None where none guards it."""
+        """The differences from the base model that a guard allows this measure; None where
+        none guards it."""
         band = self.config.get("guard", {}).get("bands", {}).get(name)
         if band is None:
             return None
         return guards.allowed(name, (band[0], band[1]), self.held_out[name]["before"])
 
     def change(self, name: str) -> str:
-        """How a held-out measure changed, where its interval leaves out zero: "better", "worse", "rose" or "fell".
+        """How a held-out measure changed, where its interval leaves out zero: "better",
+        "worse", "rose" or "fell".
 
-        "rose" and "fell" are for a measure of which neither way is better. Empty where the interval holds zero, where
-        there is none, and where it comes from fewer than LEAST clips, which cannot carry a claim.
+        "rose" and "fell" are for a measure of which neither way is better. Empty where the
+        interval holds zero, where there is none, and where it comes from fewer than LEAST
+        clips, which cannot carry a claim.
         """
         row = self.held_out[name]
         if row.get("n", LEAST) < LEAST:
@@ -96,33 +104,55 @@ class Run:
         direction = DIRECTION.get(name, 1)
         if not sign:
             return ""
-        return {1: "better", -1: "worse"}[sign * direction] if direction else {1: "rose", -1: "fell"}[sign]
+        return (
+            {1: "better", -1: "worse"}[sign * direction]
+            if direction
+            else {1: "rose", -1: "fell"}[sign]
+        )
 
     def verdict(self, name: str) -> str:
-        """What is shown of a guarded measure, see `vidrl.training.guards.verdict`; empty where none guards it."""
+        """What is shown of a guarded measure, see `vidrl.training.guards.verdict`; empty
+        where none guards it."""
         zone = self.allowed(name)
         return "" if zone is None else guards.verdict(self.held_out[name], zone)
 
 
 def side(row: Row) -> int:
-    """On which side of zero the interval of a difference lies: 1, −1, or 0 where it holds zero or there is none."""
+    """On which side of zero the interval of a difference lies: 1, −1, or 0 where it holds
+    zero or there is none."""
     low, high = row.get("low"), row.get("high")
     return 0 if low is None or high is None else int(low > 0) - int(high < 0)
 
 
 def read(run_dir: str | Path) -> Run:
-    """Read a run folder; raises `NoRun` where there is no config.toml or a file is damaged."""
+    """Read a run folder; raises `NoRun` where there is no config.toml or a file is
+    damaged."""
     folder = Path(run_dir)
     config = folder / "config.toml"
     if not config.is_file():
         found = "none" if folder.is_dir() else "no such folder"
-        raise NoRun(f"{folder}: expected a run folder with a config.toml, found {found}; `vidrl train` makes one")
+        raise NoRun(
+            f"{folder}: expected a run folder with a config.toml, found {found}; `vidrl train` makes one"
+        )
     text = config.read_text(encoding="utf-8")
-    lines = {name: _lines(folder / f"{name}.jsonl") for name in ("metrics", "evals", "events", "bench")}
-    credit, influence = _json(folder / "credit.json", [], True), _json(folder / "influence.json", {}, True)
+    lines = {
+        name: _lines(folder / f"{name}.jsonl") for name in ("metrics", "evals", "events", "bench")
+    }
+    credit, influence = (
+        _json(folder / "credit.json", [], True),
+        _json(folder / "influence.json", {}, True),
+    )
     summary = _json(folder / "summary.json", {}) or _json(folder / "progress.json", {})
-    return Run(folder, text, _parse(config, text, tomllib.loads), timelines=_json(folder / "timelines.json", []),
-               summary=summary, credit=credit, influence=influence, **lines)
+    return Run(
+        folder,
+        text,
+        _parse(config, text, tomllib.loads),
+        timelines=_json(folder / "timelines.json", []),
+        summary=summary,
+        credit=credit,
+        influence=influence,
+        **lines,
+    )
 
 
 def _lines(path: Path) -> list[Row]:
@@ -134,22 +164,30 @@ def _lines(path: Path) -> list[Row]:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError:  # the half-written last line of a run that is still going on, or was killed
+    except (
+        json.JSONDecodeError
+    ):  # the half-written last line of a run that is still going on, or was killed
         return None
 
 
 def _json(path: Path, missing: Any, finite: bool = False) -> Any:
-    """What a file holds; where `finite`, NaN and infinities become None, as of what was not scored."""
+    """What a file holds; where `finite`, NaN and infinities become None, as of what was not
+    scored."""
     told = (lambda _: None) if finite else None
     if not path.is_file():
         return missing
-    return _parse(path, path.read_text(encoding="utf-8", errors="replace"),
-                  lambda text: json.loads(text, parse_constant=told))
+    return _parse(
+        path,
+        path.read_text(encoding="utf-8", errors="replace"),
+        lambda text: json.loads(text, parse_constant=told),
+    )
 
 
 def _parse(path: Path, text: str, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(text)
     except ValueError as error:  # of JSON and TOML alike
-        raise NoRun(f"{path} is damaged: {error}. Restore it from a copy; `vidrl train RECIPE --resume` writes the "
-                    "summary and the timelines anew") from error
+        raise NoRun(
+            f"{path} is damaged: {error}. Restore it from a copy; `vidrl train RECIPE --resume` writes the "
+            "summary and the timelines anew"
+        ) from error

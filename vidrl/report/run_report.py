@@ -12,14 +12,18 @@ from .run_folder import Row, Run, read
 
 
 def table(run_dir: str | Path) -> str:
-    """The held-out measures before and after training, with paired 95 % intervals, as text."""
+    """The held-out measures before and after training, with paired 95 % intervals, as
+    text."""
     run = read(run_dir)
     if not run.held_out:
         return f"{run.folder}: no before/after table yet ({len(run.metrics)} rounds done)"
     width = max(len(name) for name in run.held_out)
     head = f"{'held out':{width}}  {'before':>9}  {'after':>9}  {'change':>9}   95 % interval"
-    rows = [f"{name:{width}}  {row['before']:9.4f}  {row['after']:9.4f}  {row['difference']:+9.4f}   "
-            f"{_ends(row)}  {_said(run, name)}" for name, row in run.held_out.items()]
+    rows = [
+        f"{name:{width}}  {row['before']:9.4f}  {row['after']:9.4f}  {row['difference']:+9.4f}   "
+        f"{_ends(row)}  {_said(run, name)}"
+        for name, row in run.held_out.items()
+    ]
     told = [f"note: {sentence}" for sentence in warnings(run)]
     return "\n".join([head, "-" * len(head), *map(str.rstrip, rows), *told])
 
@@ -29,11 +33,14 @@ def _ends(row: Row) -> str:
 
 
 def _said(run: Run, name: str) -> str:
-    return ", ".join(filter(None, [run.verdict(name), run.change(name), run.held_out[name].get("note")]))
+    return ", ".join(
+        filter(None, [run.verdict(name), run.change(name), run.held_out[name].get("note")])
+    )
 
 
 def write(run_dir: str | Path) -> Path:
-    """Write `report.html` into the run folder and return its path; `checkpoint.WriteError` where the disk refuses."""
+    """Write `report.html` into the run folder and return its path; `checkpoint.WriteError`
+    where the disk refuses."""
     run = read(run_dir)
     path = run.folder / "report.html"
     text = page(run)

@@ -10,8 +10,11 @@ from vidrl.rewards.base import Reward, Samples
 
 
 class Steering(ABC):
-    """A way to make clips that score higher with a frozen generator; constructor arguments are its options."""
+    """A way to make clips that score higher with a frozen generator; constructor arguments
+    are its options."""
 
     @abstractmethod
-    def generate(self, generator: Any, prompts: Sequence[str], reward: Reward, seed: int = 0) -> Samples:
+    def generate(
+        self, generator: Any, prompts: Sequence[str], reward: Reward, seed: int = 0
+    ) -> Samples:
         """One clip a prompt, steered towards a higher reward."""

@@ -1,1 +1,2 @@
-"""Synthetic clips whose truth is known, a verifier that reads the truth back, and corruptions that spoil clips."""
+"""Synthetic clips whose truth is known, a verifier that reads the truth back, and
+corruptions that spoil clips."""

@@ -1,7 +1,9 @@
-"""The ways a clip goes wrong, and the ways a policy cheats: each a small function of one clip.
+"""The ways a clip goes wrong, and the ways a policy cheats: each a small function of one
+clip.
 
-Legend: video (F, C, H, W) float in [0, 1], on any device; strength 1 is plain to the eye, 0 changes nothing. The names
-are those that `Reward.lowered_by` uses. `reencode` is the null among them: what a clip suffers when it is saved.
+Legend: video (F, C, H, W) float in [0, 1], on any device; strength 1 is plain to the eye, 0
+changes nothing. The names are those that `Reward.lowered_by` uses. `reencode` is the null
+among them: what a clip suffers when it is saved.
 
 Example:
     >>> import torch
@@ -30,7 +32,8 @@ def names() -> list[str]:
 
 
 def corrupt(video: Tensor, name: str, strength: float = 1.0, seed: int = 0) -> Tensor:
-    """Apply one corruption to a clip (F, C, H, W) in [0, 1]; same shape back, deterministic in `seed`.
+    """Apply one corruption to a clip (F, C, H, W) in [0, 1]; same shape back, deterministic
+    in `seed`.
 
     Raises ValueError for an unknown name, a strength below 0 or a video of another shape.
     """
@@ -39,15 +42,22 @@ def corrupt(video: Tensor, name: str, strength: float = 1.0, seed: int = 0) -> T
     if not strength >= 0:
         raise ValueError(f"expected a strength of 0 (nothing changes) or more, got {strength}")
     if video.dim() != 4 or not video.is_floating_point():
-        raise ValueError(f"expected a float clip (F, C, H, W) in [0, 1], got {video.dtype} {tuple(video.shape)}")
+        raise ValueError(
+            f"expected a float clip (F, C, H, W) in [0, 1], got {video.dtype} {tuple(video.shape)}"
+        )
     return _table()[name](video, strength, torch.Generator().manual_seed(seed)).clamp(0, 1)
 
 
 @lru_cache
 def _table() -> dict[str, Callable[[Tensor, float, Draw], Tensor]]:
     module = sys.modules[__name__]
-    found = inspect.getmembers(module, lambda f: inspect.isfunction(f) and f.__name__.startswith("_do_"))
-    return {f.__name__[4:]: f for _, f in sorted(found, key=lambda pair: pair[1].__code__.co_firstlineno)}
+    found = inspect.getmembers(
+        module, lambda f: inspect.isfunction(f) and f.__name__.startswith("_do_")
+    )
+    return {
+        f.__name__[4:]: f
+        for _, f in sorted(found, key=lambda pair: pair[1].__code__.co_firstlineno)
+    }
 
 
 # Stillness and time
@@ -60,16 +70,19 @@ def _do_freeze(v: Tensor, s: float, g: Draw) -> Tensor:
 
 
 def _do_duplicate(v: Tensor, s: float, g: Draw) -> Tensor:
-    """Each frame shown 1 + s times at the same frame rate and places: a lower rate in disguise.
+    """Each frame shown 1 + s times at the same frame rate and places: a lower rate in
+    disguise.
 
-    Where 1 + s is no whole number, some frames are shown once more than others, as in a conversion of rates.
+    Where 1 + s is no whole number, some frames are shown once more than others, as in a
+    conversion of rates.
     """
     shown = (torch.arange(len(v), dtype=torch.float64) / (1 + s) + 1e-9).floor()
     return v[(shown * (1 + s) + 1e-9).long()]
 
 
 def _do_stutter(v: Tensor, s: float, g: Draw) -> Tensor:
-    """Frames dropped and repeated at random: each later frame is late with probability 0.35 s."""
+    """Frames dropped and repeated at random: each later frame is late with probability 0.35
+    s."""
     late = torch.rand(len(v), generator=g) < 0.35 * s
     late[0] = False
     index = torch.where(late, -1, torch.arange(len(v)))
@@ -98,8 +111,13 @@ def _do_cut(v: Tensor, s: float, g: Draw) -> Tensor:
 
 
 def _do_dissolve(v: Tensor, s: float, g: Draw) -> Tensor:
-    """Over the middle half of its time the clip turns into another picture, that of `cut`."""
-    turn = (torch.linspace(-0.5, 1.5, len(v))[:, None, None, None] if len(v) > 1 else torch.zeros(1, 1, 1, 1)).to(v)
+    """Over the middle half of its time the clip turns into another picture, that of
+    `cut`."""
+    turn = (
+        torch.linspace(-0.5, 1.5, len(v))[:, None, None, None]
+        if len(v) > 1
+        else torch.zeros(1, 1, 1, 1)
+    ).to(v)
     return torch.lerp(v, _other(v), min(s, 1.0) * turn.clamp(0, 1))
 
 
@@ -115,7 +133,11 @@ def _do_blend(v: Tensor, s: float, g: Draw) -> Tensor:
 
 def _do_shuffle(v: Tensor, s: float, g: Draw) -> Tensor:
     """A share `s` of the frames change places."""
-    chosen = torch.randperm(len(v), generator=g)[: max(2, round(min(s, 1.0) * len(v)))] if s > 0 else torch.arange(0)
+    chosen = (
+        torch.randperm(len(v), generator=g)[: max(2, round(min(s, 1.0) * len(v)))]
+        if s > 0
+        else torch.arange(0)
+    )
     index = torch.arange(len(v))
     index[chosen.sort().values] = chosen
     return v[index]
@@ -142,7 +164,8 @@ def _do_mirror(v: Tensor, s: float, g: Draw) -> Tensor:
 
 
 def _do_pan(v: Tensor, s: float, g: Draw) -> Tensor:
-    """A synthetic slow pan over a still of the first frame: motion without a subject's motion.
+    """A synthetic slow pan over a still of the first frame: motion without a subject's
+    motion.
 
     Below strength 1 the subject moves on, slower.
     """
@@ -152,7 +175,8 @@ def _do_pan(v: Tensor, s: float, g: Draw) -> Tensor:
 
 
 def _do_zoom(v: Tensor, s: float, g: Draw) -> Tensor:
-    """A synthetic slow zoom into a still of the first frame; below strength 1 the subject moves on, slower."""
+    """A synthetic slow zoom into a still of the first frame; below strength 1 the subject
+    moves on, slower."""
     still = v[(torch.arange(len(v)) * (1 - min(s, 1.0))).round().long()]
     return _moved(still, torch.zeros(len(v), 2), 1 / (1 + 0.35 * s * torch.linspace(0, 1, len(v))))
 
@@ -163,7 +187,8 @@ def _do_shake(v: Tensor, s: float, g: Draw) -> Tensor:
 
 
 def _moved(v: Tensor, offset: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Shift each frame by (x, y) in half-widths and show `scale` of its width, edges mirrored."""
+    """Shift each frame by (x, y) in half-widths and show `scale` of its width, edges
+    mirrored."""
     shown = torch.eye(2).expand(len(v), 2, 2) * (1 if scale is None else scale[:, None, None])
     theta = torch.cat([shown, offset[:, :, None]], 2).to(v)
     grid = torch.nn.functional.affine_grid(theta, list(v.shape), align_corners=False)
@@ -247,9 +272,12 @@ def _do_expose(v: Tensor, s: float, g: Draw) -> Tensor:
 
 
 def _do_codec(v: Tensor, s: float, g: Draw) -> Tensor:
-    """Blocks of a starved codec: means over 1/16 of the width, fainter or stronger by `s`."""
+    """Blocks of a starved codec: means over 1/16 of the width, fainter or stronger by
+    `s`."""
     size = max(2, v.shape[-1] // 16)
-    blocks = interpolate(avg_pool2d(v, size, ceil_mode=True), scale_factor=size)[..., : v.shape[-2], : v.shape[-1]]
+    blocks = interpolate(avg_pool2d(v, size, ceil_mode=True), scale_factor=size)[
+        ..., : v.shape[-2], : v.shape[-1]
+    ]
     return torch.lerp(v, blocks, min(0.8 * s, 1.0))
 
 
@@ -269,7 +297,8 @@ def _do_drift(v: Tensor, s: float, g: Draw) -> Tensor:
 
 
 def _do_reencode(v: Tensor, s: float, g: Draw) -> Tensor:
-    """Saved once more with loss: cosines over blocks of 8 pixels rounded, as JPEG of good quality does.
+    """Saved once more with loss: cosines over blocks of 8 pixels rounded, as JPEG of good
+    quality does.
 
     The blocks lie anew for each seed, so that several of one clip differ.
     """
@@ -280,7 +309,10 @@ def _do_reencode(v: Tensor, s: float, g: Draw) -> Tensor:
     basis, rise = _cosines().to(v), torch.arange(8)
     step = (0.012 * s * (1 + (rise[:, None] + rise) / 2)).to(v)
     luma = v.mean(1, keepdim=True)
-    saved = [_rounded(pad(part, room, mode="replicate"), basis, step * k) for part, k in ((luma, 1), (v - luma, 2))]
+    saved = [
+        _rounded(pad(part, room, mode="replicate"), basis, step * k)
+        for part, k in ((luma, 1), (v - luma, 2))
+    ]
     return sum(saved)[..., y : y + height, x : x + width]  # type: ignore[index]
 
 

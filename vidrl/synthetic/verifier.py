@@ -1,7 +1,8 @@
-"""Read shape, colour and motion back from any clip of `vidrl.synthetic.world`: the held-out truth of every gain.
+"""Read shape, colour and motion back from any clip of `vidrl.synthetic.world`: the held-out
+truth of every gain.
 
-Objects are the only saturated thing in a world clip, so saturation finds them; nothing here is learned, and no reward
-uses it. Legend: B clips, F frames, H W pixels.
+Objects are the only saturated thing in a world clip, so saturation finds them; nothing here
+is learned, and no reward uses it. Legend: B clips, F frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ _MIN_SCORE = 0.6  # correlation with the best template below which a blob has no
 class Reading:
     """What the verifier saw in one clip; None where it saw no object in most frames.
 
-    `identity` in [0, 1] is the share of frames that show the object with the clip's own usual shape and colour: what
-    pops, morphs or changes colour midway has less. An image, a clip of one frame, has no motion (None), and `identity`
-    compares frames with each other, so that it says nothing of an image (NaN).
+    `identity` in [0, 1] is the share of frames that show the object with the clip's own
+    usual shape and colour: what pops, morphs or changes colour midway has less. An image, a
+    clip of one frame, has no motion (None), and `identity` compares frames with each other,
+    so that it says nothing of an image (NaN).
     """
 
     shape: str | None
@@ -43,9 +45,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which words of each caption the clip fulfils, bool tensors (B,), and `Reading.identity`, float (B,).
+    """Which words of each caption the clip fulfils, bool tensors (B,), and
+    `Reading.identity`, float (B,).
 
-    Of images, `motion` is None, because one frame shows none, `all` is shape and colour, and `identity` is NaN.
+    Of images, `motion` is None, because one frame shows none, `all` is shape and colour,
+    and `identity` is NaN.
     """
 
     shape: Tensor
@@ -68,14 +72,23 @@ def verify(video: Tensor, captions: Sequence[str], fps: float = 8.0) -> Verdict:
         True
     """
     if len(video) != len(captions):
-        raise ValueError(f"expected one caption a clip, got {len(video)} clips and {len(captions)} captions")
+        raise ValueError(
+            f"expected one caption a clip, got {len(video)} clips and {len(captions)} captions"
+        )
     seen = [read(clip, fps) for clip in video]
     said = [world.parse(caption) for caption in captions]
     words = ("shape", "colour", "motion")
-    rows = [[getattr(a, k) == getattr(b, k) for k in words] for a, b in zip(seen, said, strict=True)]
+    rows = [
+        [getattr(a, k) == getattr(b, k) for k in words] for a, b in zip(seen, said, strict=True)
+    ]
     shape, colour, motion = torch.tensor(rows).reshape(-1, 3).T
     still = video.shape[1] == 1
-    return Verdict(shape, colour, None if still else motion, torch.tensor([reading.identity for reading in seen]))
+    return Verdict(
+        shape,
+        colour,
+        None if still else motion,
+        torch.tensor([reading.identity for reading in seen]),
+    )
 
 
 def read(video: Tensor, fps: float = 8.0) -> Reading:
@@ -93,28 +106,44 @@ def read(video: Tensor, fps: float = 8.0) -> Reading:
     if seen.sum() < (1 if still else 2):
         return Reading(None, None, None, nan if still else 0.0)
     centre = centroid(mask)
-    shapes, colours = _shapes(mask[seen], centre[seen], area[seen]), _colours(video[seen], mask[seen])
-    usual = (shapes.argmax(1) == shapes.argmax(1).mode().values) & (colours == colours.mode().values)
+    shapes, colours = (
+        _shapes(mask[seen], centre[seen], area[seen]),
+        _colours(video[seen], mask[seen]),
+    )
+    usual = (shapes.argmax(1) == shapes.argmax(1).mode().values) & (
+        colours == colours.mode().values
+    )
     identity = nan if still else int(usual.sum()) / len(video)
     if seen.float().mean() < 0.75:
         return Reading(None, None, None, identity)
-    shape = world.SHAPES[int(shapes.mean(0).argmax())] if shapes.mean(0).amax() > _MIN_SCORE else None
+    shape = (
+        world.SHAPES[int(shapes.mean(0).argmax())] if shapes.mean(0).amax() > _MIN_SCORE else None
+    )
     colour = list(world.COLOURS)[int(colours.mode().values)]
     return Reading(shape, colour, None if still else _motion(centre, area, seen, fps), identity)
 
 
 def object_mask(video: Tensor) -> Tensor:
-    """Soft mask (F, H, W) of saturated pixels, one half where a pixel has half of its clip's strongest saturation.
+    """Soft mask (F, H, W) of saturated pixels, one half where a pixel has half of its
+    clip's strongest saturation.
 
-    Relative to the strongest, so that a soft edge does not make the object larger; below 0.3 there is no object.
+    Relative to the strongest, so that a soft edge does not make the object larger; below
+    0.3 there is no object.
     """
     chroma = video.amax(1) - video.amin(1)
-    strongest = chroma.flatten(1).topk(max(1, chroma[0].numel() // 100)).values.mean(1).median().clamp(min=0.3)
+    strongest = (
+        chroma.flatten(1)
+        .topk(max(1, chroma[0].numel() // 100))
+        .values.mean(1)
+        .median()
+        .clamp(min=0.3)
+    )
     return ((chroma / strongest - 0.25) / 0.5).clamp(0, 1)
 
 
 def _sprawl(mask: Tensor, area: Tensor) -> Tensor:
-    """How far a mask's light lies from its centre, as a multiple of a disc's of that area: 1 for a disc, (F,)."""
+    """How far a mask's light lies from its centre, as a multiple of a disc's of that area:
+    1 for a disc, (F,)."""
     grid = world.pixel_grid(mask.shape[-1])
     away = (grid - centroid(mask)[:, None, None]).square().sum(-1)
     spread = (mask * away).sum((1, 2)) / mask.sum((1, 2))
@@ -139,7 +168,8 @@ def _hue(rgb: Tensor) -> Tensor:
 
 
 def _canonical(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
-    """Masks moved to the middle and scaled to one area: (F, 24, 24), zero mean, unit norm."""
+    """Masks moved to the middle and scaled to one area: (F, 24, 24), zero mean, unit
+    norm."""
     radius = (area / pi).sqrt() * _EXTENT
     axis = torch.linspace(-1, 1, _CANON)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -150,8 +180,14 @@ def _canonical(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
 
 @lru_cache
 def _templates() -> Tensor:
-    """Ideal masks of each shape (K, shapes, pixels), sharp and as soft as a small autoencoder leaves them."""
-    masks = torch.cat([world.coverage(s, torch.tensor([[0.5, 0.5]]), torch.tensor([0.2]), 32) for s in world.SHAPES])
+    """Ideal masks of each shape (K, shapes, pixels), sharp and as soft as a small
+    autoencoder leaves them."""
+    masks = torch.cat(
+        [
+            world.coverage(s, torch.tensor([[0.5, 0.5]]), torch.tensor([0.2]), 32)
+            for s in world.SHAPES
+        ]
+    )
     soft = [masks, *(_softened(masks, sigma) for sigma in _BLURS)]
     return torch.stack([_canonical(m, centroid(m), m.mean((1, 2))) for m in soft])
 
@@ -160,12 +196,15 @@ def _softened(masks: Tensor, sigma: float) -> Tensor:
     """Blurred by a Gaussian of `sigma` pixels, then cut as `object_mask` cuts."""
     at = torch.arange(-4, 5.0)
     kernel = torch.exp(-(at**2) / (2 * sigma**2))
-    blurred = conv2d(masks[:, None], (kernel[:, None] * kernel / kernel.sum() ** 2)[None, None], padding=4)[:, 0]
+    blurred = conv2d(
+        masks[:, None], (kernel[:, None] * kernel / kernel.sum() ** 2)[None, None], padding=4
+    )[:, 0]
     return ((blurred / blurred.amax((1, 2), keepdim=True) - 0.25) / 0.5).clamp(0, 1)
 
 
 def _shapes(mask: Tensor, centre: Tensor, area: Tensor) -> Tensor:
-    """Likeness of each frame's mask to each shape, (F, shapes): the best correlation with its templates."""
+    """Likeness of each frame's mask to each shape, (F, shapes): the best correlation with
+    its templates."""
     seen = _canonical(mask, centre, area)
     return torch.einsum("fp,ksp->fks", seen, _templates()).amax(1)
 
@@ -186,7 +225,8 @@ def _bank(frames: int, fps: float) -> tuple[tuple[str, ...], Tensor]:
 
 
 def _motion(centre: Tensor, area: Tensor, seen: Tensor, fps: float) -> str:
-    """The motion whose ideal path lies nearest, after removing the mean position and size."""
+    """The motion whose ideal path lies nearest, after removing the mean position and
+    size."""
     names, bank = _bank(len(centre), float(fps))
     path = torch.cat([centre, area.clamp(min=1e-6).log()[:, None] / 2], 1)[seen]
     weight = torch.tensor([1.0, 1.0, _SIZE_WEIGHT])

@@ -1,7 +1,8 @@
-"""Synthetic captioned clips whose truth is known: frames, dense flow, occlusion, tracks, caption.
+"""Synthetic captioned clips whose truth is known: frames, dense flow, occlusion, tracks,
+caption.
 
-Legend: F frames, H W pixels; positions and radii are in frame widths, speeds in frame widths a second,
-flow in pixels, channel 0 is x (right), channel 1 is y (down).
+Legend: F frames, H W pixels; positions and radii are in frame widths, speeds in frame
+widths a second, flow in pixels, channel 0 is x (right), channel 1 is y (down).
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ MOTIONS = {
 }
 SPEEDS = {"slow": "slowly", "fast": "quickly"}
 BACKGROUNDS = ("dark", "light", "striped", "speckled")
-CAMERAS = {"static": (0.0, 0.0), "left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+CAMERAS = {
+    "static": (0.0, 0.0),
+    "left": (-1.0, 0.0),
+    "right": (1.0, 0.0),
+    "up": (0.0, -1.0),
+    "down": (0.0, 1.0),
+}
 
 _HEADING = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 _LINEAR = {"slow": 0.16, "fast": 0.32}  # widths a second
@@ -74,8 +81,9 @@ class Scene:
 class Clip:
     """A rendered scene with its truth.
 
-    video (F, 3, H, W) in [0, 1]; flow (F-1, 2, H, W) forward, pixels; occluded (F-1, H, W): the pixel of frame t is
-    covered or outside in frame t+1; tracks (F, 2): the object's centre (x, y), pixels; mask (F, H, W) in [0, 1].
+    video (F, 3, H, W) in [0, 1]; flow (F-1, 2, H, W) forward, pixels; occluded (F-1, H, W):
+    the pixel of frame t is covered or outside in frame t+1; tracks (F, 2): the object's
+    centre (x, y), pixels; mask (F, H, W) in [0, 1].
     """
 
     video: Tensor
@@ -98,7 +106,9 @@ def parse(caption: str) -> Scene:
     scene = _captions().get(caption)
     if scene is None:
         example = Scene("cross", "blue", "left").caption
-        raise ValueError(f"expected a caption of vidrl.synthetic.world such as {example!r}, got {caption!r}")
+        raise ValueError(
+            f"expected a caption of vidrl.synthetic.world such as {example!r}, got {caption!r}"
+        )
     return scene
 
 
@@ -143,8 +153,9 @@ def _held_out() -> list[Scene]:
 
 
 def trajectory(motion: str, speed: str, seconds: Tensor, phase: float, rate: float = 1.0) -> Tensor:
-    """Centre and size over time: (F, 3) of x, y offsets from the frame's centre and log-size, for a clip that lasts
-    `seconds[-1]`; `phase` in [0, 1) shifts what repeats, `rate` scales the speed.
+    """Centre and size over time: (F, 3) of x, y offsets from the frame's centre and
+    log-size, for a clip that lasts `seconds[-1]`; `phase` in [0, 1) shifts what repeats,
+    `rate` scales the speed.
 
     A straight path is centred in time, and never longer than 0.7 widths.
     """
@@ -156,7 +167,9 @@ def trajectory(motion: str, speed: str, seconds: Tensor, phase: float, rate: flo
         return torch.stack([x * pace, y * pace, zero], -1)
     turn = rate * seconds / _PERIOD[speed] + phase
     if motion == "circle":
-        return torch.stack([0.24 * torch.cos(2 * pi * turn), 0.24 * torch.sin(2 * pi * turn), zero], -1)
+        return torch.stack(
+            [0.24 * torch.cos(2 * pi * turn), 0.24 * torch.sin(2 * pi * turn), zero], -1
+        )
     if motion == "bounce":
         height = 4 * (turn % 1) * (1 - turn % 1)
         return torch.stack([zero, 0.26 - 0.52 * height, zero], -1)
@@ -167,7 +180,8 @@ def trajectory(motion: str, speed: str, seconds: Tensor, phase: float, rate: flo
 
 
 def _distance(shape: str, p: Tensor) -> Tensor:
-    """Signed distance to a shape of circumradius about 1, at points p (..., 2); negative inside."""
+    """Signed distance to a shape of circumradius about 1, at points p (..., 2); negative
+    inside."""
     x, y = p[..., 0], p[..., 1]
     if shape == "circle":
         return p.norm(dim=-1) - 0.92
@@ -175,7 +189,11 @@ def _distance(shape: str, p: Tensor) -> Tensor:
         return _box(x, y, 0.82, 0.82)
     if shape == "cross":
         return torch.minimum(_box(x, y, 1.0, 0.33), _box(x, y, 0.33, 1.0))
-    edges = (y - 0.62, (sqrt(3) * x - y) / 2 - 0.57, (-sqrt(3) * x - y) / 2 - 0.57)  # an upright triangle
+    edges = (
+        y - 0.62,
+        (sqrt(3) * x - y) / 2 - 0.57,
+        (-sqrt(3) * x - y) / 2 - 0.57,
+    )  # an upright triangle
     return torch.stack(edges).amax(0)
 
 
@@ -186,7 +204,8 @@ def _box(x: Tensor, y: Tensor, half_x: float, half_y: float) -> Tensor:
 
 
 def coverage(shape: str, centre: Tensor, radius: Tensor, size: int) -> Tensor:
-    """Each pixel's share inside the shape: (F, size, size) in [0, 1], for centres (F, 2) and radii (F,) in widths."""
+    """Each pixel's share inside the shape: (F, size, size) in [0, 1], for centres (F, 2)
+    and radii (F,) in widths."""
     grid = pixel_grid(size)
     points = (grid[None] - centre[:, None, None]) / radius[:, None, None, None]
     pixels = _distance(shape, points) * radius[:, None, None] * size
@@ -200,7 +219,9 @@ def pixel_grid(size: int) -> Tensor:
     return torch.stack([x, y], -1)
 
 
-def background(scene: Scene, size: int = 32, frames: int = 17, fps: float = 8.0, seed: int = 0) -> Tensor:
+def background(
+    scene: Scene, size: int = 32, frames: int = 17, fps: float = 8.0, seed: int = 0
+) -> Tensor:
     """What `render` draws behind the object: (F, 3, size, size) in [0, 1]."""
     texture = _texture(scene.background, torch.Generator().manual_seed(seed + 1))
     grey = texture(pixel_grid(size)[None] + _camera(scene, frames, fps)[:, None, None])
@@ -213,18 +234,25 @@ def _camera(scene: Scene, frames: int, fps: float) -> Tensor:
 
 
 def _texture(kind: str, draw: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """A grey texture as a function of points (..., 2) in widths, so that a camera may move over it."""
+    """A grey texture as a function of points (..., 2) in widths, so that a camera may move
+    over it."""
     level, phase, angle = torch.rand(3, generator=draw).tolist()
     if kind in ("dark", "light"):
         grey = (0.10 if kind == "dark" else 0.74) + 0.1 * level
         return lambda p: torch.full(p.shape[:-1], grey)
     if kind == "striped":
         x, y = torch.cos(torch.tensor(angle * pi)), torch.sin(torch.tensor(angle * pi))
-        return lambda p: 0.42 + 0.12 * torch.tanh(2 * _wave(2.2 * (p[..., 0] * x + p[..., 1] * y) + phase))
+        return lambda p: (
+            0.42 + 0.12 * torch.tanh(2 * _wave(2.2 * (p[..., 0] * x + p[..., 1] * y) + phase))
+        )
     waves = torch.rand(6, 3, generator=draw).tolist()
-    return lambda p: 0.45 + 0.06 * torch.stack(
-        [_wave(p[..., 0] * (4 * a - 2) + p[..., 1] * (4 * b - 2) + c) for a, b, c in waves]
-    ).sum(0)
+    return lambda p: (
+        0.45
+        + 0.06
+        * torch.stack(
+            [_wave(p[..., 0] * (4 * a - 2) + p[..., 1] * (4 * b - 2) + c) for a, b, c in waves]
+        ).sum(0)
+    )
 
 
 def _wave(turns: Tensor) -> Tensor:
@@ -232,7 +260,8 @@ def _wave(turns: Tensor) -> Tensor:
 
 
 def render(scene: Scene, size: int = 32, frames: int = 17, fps: float = 8.0, seed: int = 0) -> Clip:
-    """Draw a scene; the same seed draws the same path, size and background whatever the shape and colour.
+    """Draw a scene; the same seed draws the same path, size and background whatever the
+    shape and colour.
 
     Object motion is given in the picture; a moving camera moves the background.
 
@@ -261,8 +290,11 @@ def _path(scene: Scene, frames: int, fps: float, draw: torch.Generator) -> tuple
     return 0.5 + path[:, :2] + offset, base * path[:, 2].exp()
 
 
-def _truth(mask: Tensor, centre: Tensor, radius: Tensor, shift: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Forward flow in pixels and what it cannot follow: covered by the object, or gone from the picture."""
+def _truth(
+    mask: Tensor, centre: Tensor, radius: Tensor, shift: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Forward flow in pixels and what it cannot follow: covered by the object, or gone from
+    the picture."""
     grid, inside = pixel_grid(size)[None], mask > 0.5
     grown = (radius[1:] / radius[:-1])[:, None, None, None]
     moved = centre[1:, None, None] + (grid - centre[:-1, None, None]) * grown
@@ -270,5 +302,8 @@ def _truth(mask: Tensor, centre: Tensor, radius: Tensor, shift: Tensor, size: in
     target = torch.where(inside[:-1, ..., None], moved, panned)
     outside = ((target < 0) | (target > 1)).any(-1)
     index = (target * size).long().clamp(0, size - 1)
-    covered = inside[1:][torch.arange(len(index))[:, None, None], index[..., 1], index[..., 0]] & ~inside[:-1]
+    covered = (
+        inside[1:][torch.arange(len(index))[:, None, None], index[..., 1], index[..., 0]]
+        & ~inside[:-1]
+    )
     return ((target - grid) * size).permute(0, 3, 1, 2), outside | covered

@@ -1,1 +1,2 @@
-"""The training loop, and what a round needs: policy, rollout, update, evaluation, checkpoint, record."""
+"""The training loop, and what a round needs: policy, rollout, update, evaluation,
+checkpoint, record."""

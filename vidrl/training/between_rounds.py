@@ -1,4 +1,5 @@
-"""What a run does between its rounds: it evaluates, holds the guards and saves; and how it goes on again."""
+"""What a run does between its rounds: it evaluates, holds the guards and saves; and how it
+goes on again."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ from .record import Record
 from .unread import unread
 from .update import Updater
 
-NO_BEST = {"value": -float("inf"), "checkpoint": ""}  # before any weights were found within the guards' bands
+NO_BEST = {
+    "value": -float("inf"),
+    "checkpoint": "",
+}  # before any weights were found within the guards' bands
 
 
 class Lookback:
@@ -52,40 +56,57 @@ class Lookback:
     began: float
     stop: str
     best: dict[str, Any]
-    put_back: tuple[int, str]  # the round after which a guard put a checkpoint back last, and that checkpoint's name
+    put_back: tuple[
+        int, str
+    ]  # the round after which a guard put a checkpoint back last, and that checkpoint's name
     look: Look
 
     def _note(self) -> None:
-        """Tell the terminal and the run folder what a person should know of the recipe before the run begins."""
+        """Tell the terminal and the run folder what a person should know of the recipe
+        before the run begins."""
         data = self.recipe.data
         written = () if self.policy.lora is None else self.backbone.adapter_notes
         idle = unread(self.recipe, self.algorithm, self.held_out.reward)
-        notes = [*unused(self.recipe.policy, self.policy.lora), *written, *idle, *self.files.notes] + prompts.notes(
-            "" if self.files.source else data.prompts, data.held_out, data.held_out_n, self.prompts)
+        notes = [
+            *unused(self.recipe.policy, self.policy.lora),
+            *written,
+            *idle,
+            *self.files.notes,
+        ] + prompts.notes(
+            "" if self.files.source else data.prompts, data.held_out, data.held_out_n, self.prompts
+        )
         notes += filter(None, [stills.check(self.held_out.reward, (), self.backbone.frame_map)])
         trained = f"data.{self.files.source or 'prompts'}"
         for name, asked in ((trained, self.prompts), ("data.held_out", self.held_out.prompts)):
             cut = self.backbone.truncated(asked)
             if cut:
-                notes.append(f"{name}: {len(cut)} of {len(asked)} prompts are longer than what the text encoder reads, "
-                             f"and it does not see their ends; the first: {cut[0][:60]!r}. {self.backbone.longer}")
+                notes.append(
+                    f"{name}: {len(cut)} of {len(asked)} prompts are longer than what the text encoder reads, "
+                    f"and it does not see their ends; the first: {cut[0][:60]!r}. {self.backbone.longer}"
+                )
         for note in notes if self.workers.main else ():
             print(f"note: {note}", file=sys.stderr)
             self.record.event(0, "note", note)
 
     def _check_measured(self) -> None:
-        """Raise ValueError for a band that nothing measures, or prompts or a reward that do not suit the backbone."""
+        """Raise ValueError for a band that nothing measures, or prompts or a reward that do
+        not suit the backbone."""
         self.backbone.check_prompts([*self.prompts, *self.held_out.prompts])
-        getattr(self.look, "check", lambda backbone: None)(self.backbone)  # a plain function has none
+        getattr(self.look, "check", lambda backbone: None)(
+            self.backbone
+        )  # a plain function has none
         stills.check(self.held_out.reward, self.recipe.guard.bands, self.backbone.frame_map)
-        known = dict.fromkeys(self.held_out.names(stills.makes_images(self.backbone.frame_map)), 0.0)
+        known = dict.fromkeys(
+            self.held_out.names(stills.makes_images(self.backbone.frame_map)), 0.0
+        )
         if known:
             unknown = {name: (-1.0, 1.0) for name in self.recipe.guard.bands if name not in known}
             evaluate.outside(unknown, known, known)
 
     @contextmanager
     def _leaving(self) -> Iterator[None]:
-        """Where an evaluation is interrupted, save a checkpoint; the resumed run makes the evaluation again."""
+        """Where an evaluation is interrupted, save a checkpoint; the resumed run makes the
+        evaluation again."""
         try:
             yield
         except Abandoned:
@@ -94,10 +115,16 @@ class Lookback:
             self.stop = "interrupted"
 
     def _look_back(self) -> None:
-        """Between rounds: evaluate, save and stop, as the signals and the recipe say, what is not done yet."""
+        """Between rounds: evaluate, save and stop, as the signals and the recipe say, what
+        is not done yet."""
         self._ask()
         last = self.round >= self.options.rounds
-        if self.round % self.options.eval_every == 0 and self.evaluated < self.round and not last and not self.stop:
+        if (
+            self.round % self.options.eval_every == 0
+            and self.evaluated < self.round
+            and not last
+            and not self.stop
+        ):
             self._evaluate("" if self.round else "before")
         if not last and not self.stop:
             self.look(self.round, self.policy, self.judged, self.workers, False)
@@ -108,13 +135,15 @@ class Lookback:
             self._save()
 
     def _ask(self) -> None:
-        """Whether to stop; `train.time_limit` is of the rounds since this start, so that a resumed run goes on."""
+        """Whether to stop; `train.time_limit` is of the rounds since this start, so that a
+        resumed run goes on."""
         limit = self.options.time_limit if self.round < self.options.rounds else 0
         spent = limit and self.seconds - self.began > limit
         self.stop = self.workers.agree(self.stop or ("time limit" if spent else ""))
 
     def _finish(self) -> None:
-        """Evaluate; if that puts better weights back, evaluate those. Then write what is kept."""
+        """Evaluate; if that puts better weights back, evaluate those. Then write what is
+        kept."""
         for _ in range(3):  # of the last round, the best within the bands, and the base model
             if not self._evaluate("after"):
                 break
@@ -124,7 +153,9 @@ class Lookback:
         with self.policy.using(self.judged):
             self.workers.once(self._keep)
         status = {"": "finished", "time limit": "stopped"}.get(self.stop, self.stop)
-        self.workers.once(lambda: self.record.summary(self.recipe, self.seconds, self.round, status))
+        self.workers.once(
+            lambda: self.record.summary(self.recipe, self.seconds, self.round, status)
+        )
 
     def _keep(self) -> None:
         """Write the weights that the run is for."""
@@ -132,9 +163,11 @@ class Lookback:
             self.policy.save(self.record.folder / "lora")
 
     def _evaluate(self, clips: str = "") -> bool:
-        """Measure the held-out prompts and keep every clip's numbers; True where a guard put other weights back.
+        """Measure the held-out prompts and keep every clip's numbers; True where a guard
+        put other weights back.
 
-        Between rounds, where `clips` is empty, the first `train.eval_n` of the prompts are enough.
+        Between rounds, where `clips` is empty, the first `train.eval_n` of the prompts are
+        enough.
         """
         measures = self._measure(self.judged, self.round, clips or "after", all_prompts=bool(clips))
         self.evaluated = self.round
@@ -143,8 +176,11 @@ class Lookback:
             self.workers.once(lambda: self.record.progress(self.round))
         return back
 
-    def _measure(self, weights: str, round: int, side: str, all_prompts: bool = True) -> evaluate.Measures:
-        """Measure a set of weights as those of a round: its row, its numbers, and its clips on a side of the page.
+    def _measure(
+        self, weights: str, round: int, side: str, all_prompts: bool = True
+    ) -> evaluate.Measures:
+        """Measure a set of weights as those of a round: its row, its numbers, and its clips
+        on a side of the page.
 
         Of a run that goes on, the newest clips stand where those of its end will.
         """
@@ -157,7 +193,8 @@ class Lookback:
         return measures
 
     def _guard(self, now: evaluate.Measures) -> bool:
-        """Hold the recipe's bands: note the best weights within them, put them back where a measure has left.
+        """Hold the recipe's bands: note the best weights within them, put them back where a
+        measure has left.
 
         The bands are of the base model's values on the prompts that were measured now.
         """
@@ -177,10 +214,13 @@ class Lookback:
     def _numbers(self, round: int, n: int) -> dict[str, float]:
         """The means over the first n prompts of an evaluation that was made."""
         folder = self.record.folder / "evals"
-        return from_main(self.workers, lambda: evaluate.values(evaluate.first(evaluate.load(folder, round), n)))
+        return from_main(
+            self.workers, lambda: evaluate.values(evaluate.first(evaluate.load(folder, round), n))
+        )
 
     def _value(self, measures: evaluate.Measures) -> float:
-        """What makes weights the best: the composite's mean over the prompts that every evaluation measures."""
+        """What makes weights the best: the composite's mean over the prompts that every
+        evaluation measures."""
         return evaluate.values(evaluate.first(measures, self.held_out.few))["composite"]
 
     def _check_bands(self) -> None:
@@ -188,14 +228,18 @@ class Lookback:
             base = self._numbers(0, n)
             complaints = evaluate.outside(self.recipe.guard.bands, base, base)
             if complaints:
-                raise ValueError(f"guard.bands: expected the base model within its own bands, got "
-                                 f"{'; '.join(complaints)}")
+                raise ValueError(
+                    f"guard.bands: expected the base model within its own bands, got "
+                    f"{'; '.join(complaints)}"
+                )
 
     def _retreat(self) -> None:
-        """Put the best weights within the bands back, the base model's if none were better; "stop" ends the run.
+        """Put the best weights within the bands back, the base model's if none were better;
+        "stop" ends the run.
 
-        The base model's weights are put back also where the best ones are those that were measured: they were chosen on
-        the first `train.eval_n` prompts, and have left the bands on all.
+        The base model's weights are put back also where the best ones are those that were
+        measured: they were chosen on the first `train.eval_n` prompts, and have left the
+        bands on all.
         """
         name, self.saved = str(self.best["checkpoint"]), -1
         if name == f"{self.round:06d}" or self.put_back == (self.round, name):
@@ -205,27 +249,42 @@ class Lookback:
             self._put_back(from_main(self.workers, lambda: checkpoint.load(self.recipe.run, name)))
         else:
             self._put_base_back()
-        self.record.event(self.round, self.recipe.guard.action, f"weights of round {int(name or 0)} put back")
+        self.record.event(
+            self.round, self.recipe.guard.action, f"weights of round {int(name or 0)} put back"
+        )
         self.stop = "guard" if self.recipe.guard.action == "stop" else self.stop
 
     def _save(self) -> None:
         self.workers.assert_alike(self.policy.checksum())
         state = {
-            "policy": self.policy.state(), "optimiser": self.updater.optimiser.state_dict(), "round": self.round,
-            "evaluated": self.evaluated, "seconds": self.seconds, "best": self.best, "rng": checkpoint.rng_state(),
+            "policy": self.policy.state(),
+            "optimiser": self.updater.optimiser.state_dict(),
+            "round": self.round,
+            "evaluated": self.evaluated,
+            "seconds": self.seconds,
+            "best": self.best,
+            "rng": checkpoint.rng_state(),
             "stop": "" if self.stop == "interrupted" else self.stop,
-            "pieces": {name: one.size for name, one in self.pieces.items()}, "scaler": self.workers.scaler_state(),
-            "world": resume.world(self.workers.count), "recipe": self.recipe.to_dict(), "protocol": self._protocol(),
+            "pieces": {name: one.size for name, one in self.pieces.items()},
+            "scaler": self.workers.scaler_state(),
+            "world": resume.world(self.workers.count),
+            "recipe": self.recipe.to_dict(),
+            "protocol": self._protocol(),
             "algorithm": self.algorithm.state(),
-        }  # fmt: skip
-        run, keep, protect = self.recipe.run, self.options.keep_checkpoints, [str(self.best["checkpoint"])]
+        }
+        run, keep, protect = (
+            self.recipe.run,
+            self.options.keep_checkpoints,
+            [str(self.best["checkpoint"])],
+        )
         self.workers.once(lambda: checkpoint.save(run, self.round, state, keep, protect))
         self.saved = self.round
 
     # Going on
 
     def _claim(self, go_on: bool) -> bool:
-        """Make the run folder this run's on the machine of the main process; whether there is work left."""
+        """Make the run folder this run's on the machine of the main process; whether there
+        is work left."""
         run, recipe = self.recipe.run, self.recipe.to_dict()
         self._same_everywhere(recipe)
         self.workers.once(lambda: resume.claim(run, recipe, go_on))
@@ -234,23 +293,29 @@ class Lookback:
         return bool(from_main(self.workers, lambda: resume.goes_on(run, recipe)))
 
     def _same_everywhere(self, recipe: Mapping[str, Any]) -> None:
-        """Raise RuntimeError where a process has another recipe or other prompts: it would train on another plan."""
+        """Raise RuntimeError where a process has another recipe or other prompts: it would
+        train on another plan."""
         asked = [list(map(identity, some)) for some in (self.prompts, self.held_out.prompts)]
         known = json.dumps([{**recipe, "run": ""}, *asked])
         others = unlike(self.workers, hashlib.sha256(known.encode()).hexdigest())
         if others:
-            raise RuntimeError(f"expected the same recipe and prompts on every process, got others on "
-                               f"{', '.join(map(str, others))} than on 0: each machine needs the recipe and equal "
-                               f"copies of {self.recipe.data.prompts} and {self.recipe.data.held_out}")
+            raise RuntimeError(
+                f"expected the same recipe and prompts on every process, got others on "
+                f"{', '.join(map(str, others))} than on 0: each machine needs the recipe and equal "
+                f"copies of {self.recipe.data.prompts} and {self.recipe.data.held_out}"
+            )
 
     def _one_disk(self) -> None:
-        """Raise RuntimeError where a process does not see the run folder, into which all write the clips of a suite."""
+        """Raise RuntimeError where a process does not see the run folder, into which all
+        write the clips of a suite."""
         folder = self.record.folder.resolve()
         lost = unseen(self.workers, folder)
         if lost:
-            raise RuntimeError(f"bench.suite: every process writes its clips into {folder / 'bench'}, but process "
-                               f"{', '.join(map(str, lost))} does not see what process 0 writes into {folder}: name a "
-                               "folder that all machines share, as run=/shared/mine, or leave bench.suite empty")
+            raise RuntimeError(
+                f"bench.suite: every process writes its clips into {folder / 'bench'}, but process "
+                f"{', '.join(map(str, lost))} does not see what process 0 writes into {folder}: name a "
+                "folder that all machines share, as run=/shared/mine, or leave bench.suite empty"
+            )
 
     def _restore(self, go_on: bool) -> None:
         """Go on from the newest checkpoint; what was written after it is cut away."""
@@ -258,7 +323,11 @@ class Lookback:
         if state is not None:
             self._put_back(state)
             checkpoint.restore_rng(state["rng"])
-            self.round, self.evaluated, self.saved = state["round"], state["evaluated"], state["round"]
+            self.round, self.evaluated, self.saved = (
+                state["round"],
+                state["evaluated"],
+                state["round"],
+            )
             self.seconds, self.best, self.stop = state["seconds"], state["best"], state["stop"]
             self.began = self.seconds
         self.workers.once(lambda: self.record.cut_back(self.saved))
@@ -272,13 +341,19 @@ class Lookback:
         guarded, scheduled = bool(self.recipe.guard.bands), self.options.lr_schedule != "constant"
         self.workers.once(lambda: self.record.changes(self.round, found, guarded, scheduled))
         if found and self.workers.main:
-            print(f"changed after round {self.round}: {'; '.join(map(str, found))}", file=sys.stderr)
+            print(
+                f"changed after round {self.round}: {'; '.join(map(str, found))}", file=sys.stderr
+            )
         if not keys & {"train.micro_batch", "train.score_batch", "device"}:
-            for name, size in state.get("pieces", {}).items():  # they may have been halved where memory ran out
+            for name, size in state.get(
+                "pieces", {}
+            ).items():  # they may have been halved where memory ran out
                 self.pieces[name].size = size
         if "train.mixed_precision" not in keys:
             self.workers.load_scaler(state.get("scaler", {}))
-        regained = self.stop != "guard" or any(key == "train.rounds" or key.startswith("guard.") for key in keys)
+        regained = self.stop != "guard" or any(
+            key == "train.rounds" or key.startswith("guard.") for key in keys
+        )
         self.stop = "" if regained else self.stop
         other = state.get("protocol", self._protocol()) != self._protocol()
         if self.evaluated >= 0 and (other or not from_main(self.workers, self._comparable)):
@@ -287,18 +362,26 @@ class Lookback:
             self._judge_best()
 
     def _comparable(self) -> bool:
-        """Whether the base model's numbers are kept, and with them each measure that has a band.
+        """Whether the base model's numbers are kept, and with them each measure that has a
+        band.
 
-        The evaluations of an earlier version of vidrl may lack a measure, such as the weight drift.
+        The evaluations of an earlier version of vidrl may lack a measure, such as the
+        weight drift.
         """
         folder = self.record.folder / "evals"
-        return evaluate.kept(folder, 0) and self.recipe.guard.bands.keys() <= evaluate.load(folder, 0).keys()
+        return (
+            evaluate.kept(folder, 0)
+            and self.recipe.guard.bands.keys() <= evaluate.load(folder, 0).keys()
+        )
 
     def _judge_best(self) -> None:
-        """Compare the best weights so far with the changed guards: weights outside the bands are no longer the best."""
+        """Compare the best weights so far with the changed guards: weights outside the
+        bands are no longer the best."""
         n, name = self.held_out.few, str(self.best["checkpoint"])
         self._check_bands()
-        if name and evaluate.outside(self.recipe.guard.bands, self._numbers(0, n), self._numbers(int(name[:6]), n)):
+        if name and evaluate.outside(
+            self.recipe.guard.bands, self._numbers(0, n), self._numbers(int(name[:6]), n)
+        ):
             self.best = dict(NO_BEST)
 
     def _protocol(self) -> str:
@@ -309,7 +392,8 @@ class Lookback:
         return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]
 
     def _measure_again(self) -> None:
-        """Measure the base model, the best and the present weights as evaluations are from now on.
+        """Measure the base model, the best and the present weights as evaluations are from
+        now on.
 
         Numbers of two protocols must not be compared: the earlier ones are put aside.
         """
@@ -322,15 +406,24 @@ class Lookback:
         self._save()
 
     def _judged_again(self) -> dict[str, Any]:
-        """The best weights with their value under the present protocol; none where they are not within the bands."""
+        """The best weights with their value under the present protocol; none where they are
+        not within the bands."""
         name = str(self.best["checkpoint"])
         if not name:
             return dict(NO_BEST)
-        policy = from_main(self.workers, lambda: (checkpoint.load(self.recipe.run, name) or {})["policy"])
-        kind = self.judged if f"{self.judged}/{next(iter(self.policy.weights))}" in policy else "live"
-        self.policy.sets["best"] = [policy[f"{kind}/{key}"].to(p) for key, p in self.policy.weights.items()]
+        policy = from_main(
+            self.workers, lambda: (checkpoint.load(self.recipe.run, name) or {})["policy"]
+        )
+        kind = (
+            self.judged if f"{self.judged}/{next(iter(self.policy.weights))}" in policy else "live"
+        )
+        self.policy.sets["best"] = [
+            policy[f"{kind}/{key}"].to(p) for key, p in self.policy.weights.items()
+        ]
         try:
-            measures, _, _ = self.held_out.measure(self.policy, "best", self.pieces["sample"], all_prompts=False)
+            measures, _, _ = self.held_out.measure(
+                self.policy, "best", self.pieces["sample"], all_prompts=False
+            )
         finally:
             del self.policy.sets["best"]
         base, now = self._numbers(0, self.held_out.few), evaluate.values(measures)
@@ -353,8 +446,11 @@ class Lookback:
         self._settings()
 
     def _settings(self) -> None:
-        """Set the recipe's optimiser settings and averaged weights: a checkpoint may say otherwise."""
+        """Set the recipe's optimiser settings and averaged weights: a checkpoint may say
+        otherwise."""
         for group in self.updater.optimiser.param_groups:
-            group["weight_decay"] = self.options.weight_decay  # the learning rate is set at each round's update
+            group["weight_decay"] = (
+                self.options.weight_decay
+            )  # the learning rate is set at each round's update
         if self.options.ema and "ema" not in self.policy.sets:
             self.policy.remember("ema")

@@ -1,4 +1,5 @@
-"""Send what the main process read to every process, so that only the main process's machine needs the run's files."""
+"""Send what the main process read to every process, so that only the main process's machine
+needs the run's files."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ PIECE = 2**26  # bytes that travel at once
 def from_main(workers: Workers, action: Callable[[], Any]) -> Any:
     """What `action` gives on the main process, on all of them; the others do not call it.
 
-    It may give what a checkpoint may hold: nested mappings, lists, numbers, text, None, tensors (they arrive on the
-    CPU). Where `action` raises, every process raises.
+    It may give what a checkpoint may hold: nested mappings, lists, numbers, text, None,
+    tensors (they arrive on the CPU). Where `action` raises, every process raises.
     """
     held: list[Any] = []
     workers.once(lambda: held.append(action()))
@@ -29,10 +30,15 @@ def from_main(workers: Workers, action: Callable[[], Any]) -> Any:
         return held[0]
     tensors: dict[str, Tensor] = {}
     packed = checkpoint.pack(held[0], tensors) if workers.main else None
-    about = {key: [str(value.dtype).removeprefix("torch."), list(value.shape)] for key, value in tensors.items()}
+    about = {
+        key: [str(value.dtype).removeprefix("torch."), list(value.shape)]
+        for key, value in tensors.items()
+    }
     text = _bytes(workers, json.dumps([packed, about]).encode() if workers.main else b"")
     packed, about = json.loads(bytes(text.tolist()))
-    return checkpoint.unpack(packed, {key: _tensor(workers, tensors.get(key), *how) for key, how in about.items()})
+    return checkpoint.unpack(
+        packed, {key: _tensor(workers, tensors.get(key), *how) for key, how in about.items()}
+    )
 
 
 def unlike(workers: Workers, digest: str) -> list[int]:
@@ -42,7 +48,8 @@ def unlike(workers: Workers, digest: str) -> list[int]:
 
 
 def unseen(workers: Workers, folder: Path) -> list[int]:
-    """The numbers of the processes that do not see what the main process writes into a folder."""
+    """The numbers of the processes that do not see what the main process writes into a
+    folder."""
     mark = from_main(workers, lambda: _marked(folder))
     seen = workers.all(torch.tensor([int((folder / mark).is_file())])).tolist()
     workers.once(lambda: (folder / mark).unlink())
@@ -50,7 +57,8 @@ def unseen(workers: Workers, folder: Path) -> list[int]:
 
 
 def _marked(folder: Path) -> str:
-    """Write a file with a random name, which another machine cannot guess; return the name."""
+    """Write a file with a random name, which another machine cannot guess; return the
+    name."""
     name = f"{checkpoint.PARTIAL}{secrets.token_hex(8)}"
     (folder / name).touch()
     return name

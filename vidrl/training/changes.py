@@ -1,4 +1,5 @@
-"""What a person may change when a run goes on: one list, which `vidrl train --help` and docs/resume.md show as well.
+"""What a person may change when a run goes on: one list, which `vidrl train --help` and
+docs/resume.md show as well.
 
 All else in a recipe says which run it is, and is refused with the old and the new value.
 """
@@ -16,11 +17,13 @@ ABSENT = "(absent)"
 
 @dataclass(frozen=True)
 class Allowed:
-    """A value, or a section with all of its values, that may change; `key` is its dotted name.
+    """A value, or a section with all of its values, that may change; `key` is its dotted
+    name.
 
-    `touches`: "weights" where the weights may then differ from those of a run without the change; "guards" where they
-    may differ because a guard sees other numbers; "schedule" where they may differ unless `train.lr_schedule` is
-    "constant"; "nothing" where they stay the same to the last bit.
+    `touches`: "weights" where the weights may then differ from those of a run without the
+    change; "guards" where they may differ because a guard sees other numbers; "schedule"
+    where they may differ unless `train.lr_schedule` is "constant"; "nothing" where they
+    stay the same to the last bit.
     """
 
     key: str
@@ -44,8 +47,12 @@ class Change:
 
 
 MAY_CHANGE = (
-    Allowed("train.rounds", "the run goes on until that many rounds are done in all; a learning rate that falls, falls "
-            "until then", "schedule"),
+    Allowed(
+        "train.rounds",
+        "the run goes on until that many rounds are done in all; a learning rate that falls, falls "
+        "until then",
+        "schedule",
+    ),
     Allowed("train.time_limit", "each start may train for that many seconds", "nothing"),
     Allowed("train.learning_rate", "from the next update on", "weights"),
     Allowed("train.lr_schedule", "from the next update on", "weights"),
@@ -53,9 +60,15 @@ MAY_CHANGE = (
     Allowed("train.warmup", "from the next update on", "weights"),
     Allowed("train.weight_decay", "from the next update on", "weights"),
     Allowed("train.max_grad_norm", "from the next update on", "weights"),
-    Allowed("train.ema", "from the next update on; a new average begins with the trained weights", "weights"),
+    Allowed(
+        "train.ema",
+        "from the next update on; a new average begins with the trained weights",
+        "weights",
+    ),
     Allowed("train.micro_batch", "gradients are summed in another order", "weights"),
-    Allowed("train.score_batch", "clips are decoded and scored in pieces of another size", "weights"),
+    Allowed(
+        "train.score_batch", "clips are decoded and scored in pieces of another size", "weights"
+    ),
     Allowed("train.mixed_precision", "the base model is evaluated again", "weights"),
     Allowed("train.max_unscored", "from the next round on", "nothing"),
     Allowed("train.eval_every", "from the next round on", "guards"),
@@ -69,27 +82,46 @@ MAY_CHANGE = (
     Allowed("train.show", "from the next evaluation on", "nothing"),
     Allowed("train.trackers", "from the next round on", "nothing"),
     Allowed("bench", "from the next round on", "nothing"),
-    Allowed("backbone.options.decode_chunk", "clips are decoded in pieces of another size", "weights"),
+    Allowed(
+        "backbone.options.decode_chunk", "clips are decoded in pieces of another size", "weights"
+    ),
     Allowed("backbone.options.gradient_checkpointing", "less memory, more time", "weights"),
     Allowed("backbone.options.offload_text", "less memory, more time", "weights"),
-    Allowed("backbone.options.attention", "another implementation of the same attention", "weights"),
+    Allowed(
+        "backbone.options.attention", "another implementation of the same attention", "weights"
+    ),
     Allowed("processes", "how many share the work (--processes)", "weights"),
     Allowed("threads", "how many each process uses on a CPU (OMP_NUM_THREADS)", "weights"),
     Allowed("device", "another GPU, or a CPU", "weights"),
     Allowed("versions", "of vidrl and of the packages it uses", "weights"),
 )
-IDENTIFIED_BY_CONTENT = ("data.prompts", "data.held_out", "data.clips", "data.pairs", "backbone.options.model",
-                         "policy.lora")  # files may move
+IDENTIFIED_BY_CONTENT = (
+    "data.prompts",
+    "data.held_out",
+    "data.clips",
+    "data.pairs",
+    "backbone.options.model",
+    "policy.lora",
+)  # files may move
 
 
-def between(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[Change]:
-    """The values in which two nested tables differ, by dotted key; an empty table counts as a missing one.
+def between(
+    old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()
+) -> list[Change]:
+    """The values in which two nested tables differ, by dotted key; an empty table counts as
+    a missing one.
 
     >>> [str(change) for change in between({"a": {"b": 1}}, {"a": {"b": 2}, "c": "x"})]
     ['a.b: 1 -> 2', 'c: (absent) -> "x"']
     """
-    before, after = ({key: value for key, value in toml.flat(table) if value != {}} for table in (old, new))
-    keys = [key for key in {**before, **after} if not any(Allowed(one, "", "").holds(key) for one in ignore)]
+    before, after = (
+        {key: value for key, value in toml.flat(table) if value != {}} for table in (old, new)
+    )
+    keys = [
+        key
+        for key in {**before, **after}
+        if not any(Allowed(one, "", "").holds(key) for one in ignore)
+    ]
     found = [Change(key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys]
     return [change for change in found if change.old != change.new]
 
@@ -109,12 +141,18 @@ def refused(found: Sequence[Change]) -> list[Change]:
 
 
 def inexact(found: Sequence[Change], guarded: bool, scheduled: bool = False) -> list[str]:
-    """The keys whose changes end the promise that the weights are those of a run without an interruption.
+    """The keys whose changes end the promise that the weights are those of a run without an
+    interruption.
 
-    `guarded`: guards have bands; `scheduled`: the learning rate depends on the number of rounds.
+    `guarded`: guards have bands; `scheduled`: the learning rate depends on the number of
+    rounds.
     """
     ending = ["weights", *["guards"] * guarded, *["schedule"] * scheduled]
-    return [change.key for change in found if (one := allowed(change.key)) is not None and one.touches in ending]
+    return [
+        change.key
+        for change in found
+        if (one := allowed(change.key)) is not None and one.touches in ending
+    ]
 
 
 def listed(width: int = 41) -> str:

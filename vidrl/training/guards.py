@@ -1,8 +1,10 @@
-"""What may be said of a guarded measure: that it stays in its band, that it left it, or that neither is shown.
+"""What may be said of a guarded measure: that it stays in its band, that it left it, or
+that neither is shown.
 
-A mean inside its band shows nothing by itself: the measure may as well have fallen below it. That a measure got not
-worse by more than the band allows is shown where the whole 95 % interval of its paired difference lies in the band, a
-test of non-inferiority at 2.5 % on each side (`vidrl.inference.margins`).
+A mean inside its band shows nothing by itself: the measure may as well have fallen below
+it. That a measure got not worse by more than the band allows is shown where the whole 95 %
+interval of its paired difference lies in the band, a test of non-inferiority at 2.5 % on
+each side (`vidrl.inference.margins`).
 """
 
 from __future__ import annotations
@@ -14,16 +16,21 @@ STAYS, LEFT = "stays in band", "left band"
 INSIDE, OUTSIDE = "in band (not beyond doubt)", "out of band (not beyond doubt)"
 
 
-OWN = ("unscored_share", "weight_drift")  # 0 for the base model, so that their bands are of the values themselves
+OWN = (
+    "unscored_share",
+    "weight_drift",
+)  # 0 for the base model, so that their bands are of the values themselves
 
 
 def unit(name: str, before: float) -> float:
-    """What a band is a fraction of: the base model's value; of a measure that is 0 for a good one (`OWN`), 1."""
+    """What a band is a fraction of: the base model's value; of a measure that is 0 for a
+    good one (`OWN`), 1."""
     return 1.0 if name in OWN else before
 
 
 def allowed(name: str, band: tuple[float, float], before: float) -> tuple[float, float]:
-    """The least and the greatest difference from the base model's value `before` that a band allows.
+    """The least and the greatest difference from the base model's value `before` that a
+    band allows.
 
     >>> allowed("dynamic_degree", (0.5, 2.0), 0.8), allowed("unscored_share", (0.0, 0.25), 0.0)
     ((-0.4, 0.8), (0.0, 0.25))
@@ -52,8 +59,11 @@ def verdict(row: Mapping[str, Any], zone: tuple[float, float]) -> str:
     return INSIDE if zone[0] <= row["difference"] <= zone[1] else OUTSIDE
 
 
-def verdicts(bands: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each guard whose measure is in `rows`: the differences that its band allows, and the verdict."""
+def verdicts(
+    bands: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Of each guard whose measure is in `rows`: the differences that its band allows, and
+    the verdict."""
     found = {}
     for name, band in bands.items():
         if name in rows:

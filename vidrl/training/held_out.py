@@ -1,4 +1,5 @@
-"""The held-out prompts: the same noise, the deterministic sampler, whatever the weights and however many processes."""
+"""The held-out prompts: the same noise, the deterministic sampler, whatever the weights and
+however many processes."""
 
 from __future__ import annotations
 
@@ -21,29 +22,49 @@ from .scored import Scored
 from .weight_drift import weight_drift
 
 TWINS = 32  # prompts, the first ones, of which a second clip is made: how far members of a group stand apart
-Look = Callable[[int, Policy, str, Workers, bool], None]  # round, policy, its weights' name, processes, whether it ends
+Look = Callable[
+    [int, Policy, str, Workers, bool], None
+]  # round, policy, its weights' name, processes, whether it ends
 
 
 class Abandoned(Exception):
-    """An evaluation was interrupted on every process, because one of them received a signal to stop."""
+    """An evaluation was interrupted on every process, because one of them received a signal
+    to stop."""
 
 
 class HeldOut:
-    """Measures a policy's set of weights on the held-out prompts; each process does its share.
+    """Measures a policy's set of weights on the held-out prompts; each process does its
+    share.
 
-    Clips are decoded and scored in pieces of `score_batch`; only the first `show` of them are kept. Between rounds the
-    first `few` prompts may be enough (`train.eval_n`); 0 is all of them.
+    Clips are decoded and scored in pieces of `score_batch`; only the first `show` of them
+    are kept. Between rounds the first `few` prompts may be enough (`train.eval_n`); 0 is
+    all of them.
     """
 
     def __init__(
-        self, prompts: Sequence[str], reward: Reward, workers: Workers, encode: PromptCache, steps: int,
-        score_batch: Pieces | int = SCORE_BATCH, show: int = 8, few: int = 0,
-    ):  # fmt: skip
-        self.prompts, self.reward, self.workers, self.encode, self.steps = prompts, reward, workers, encode, steps
+        self,
+        prompts: Sequence[str],
+        reward: Reward,
+        workers: Workers,
+        encode: PromptCache,
+        steps: int,
+        score_batch: Pieces | int = SCORE_BATCH,
+        show: int = 8,
+        few: int = 0,
+    ):
+        self.prompts, self.reward, self.workers, self.encode, self.steps = (
+            prompts,
+            reward,
+            workers,
+            encode,
+            steps,
+        )
         self.decoding, self.show = pieces(score_batch), show
         self.few = few or len(prompts)
         self.shares = {n: workers.share(n, even=False) for n in (len(prompts), self.few)}
-        self.captions = evaluate.are_captions(prompts)  # of all of them: processes must agree on what is measured
+        self.captions = evaluate.are_captions(
+            prompts
+        )  # of all of them: processes must agree on what is measured
 
     def names(self, images: bool = False) -> list[str]:
         """The measures of an evaluation, of `images` those that need no time.
@@ -52,18 +73,27 @@ class HeldOut:
         """
         parts = getattr(self.reward, "parts", None)
         read = [f"verifier{one}" for one in ("", "_shape", "_colour", "_motion")] + ["identity"]
-        own = ["composite", "unscored_share", "exposure", "diversity", "weight_drift", *(read if self.captions else ())]
+        own = [
+            "composite",
+            "unscored_share",
+            "exposure",
+            "diversity",
+            "weight_drift",
+            *(read if self.captions else ()),
+        ]
         timed = {*stills.ACROSS, *stills.timed(self.reward)} if images else ()
         return [] if parts is None else [name for name in (*own, *parts) if name not in timed]
 
     def measure(
         self, policy: Policy, weights: str, batch: Pieces | int, all_prompts: bool = True
     ) -> tuple[evaluate.Measures, Samples | None, Score]:
-        """Every prompt's numbers, of all processes; this process's first clips and the scores of all its clips.
+        """Every prompt's numbers, of all processes; this process's first clips and the
+        scores of all its clips.
 
-        Where not `all_prompts`, only the first `few` prompts are measured: their numbers are the first rows of those of
-        all prompts. `batch`: clips sampled at once. A bar on the terminal counts this process's clips. Raises
-        `Abandoned` where a signal asks to stop.
+        Where not `all_prompts`, only the first `few` prompts are measured: their numbers
+        are the first rows of those of all prompts. `batch`: clips sampled at once. A bar on
+        the terminal counts this process's clips. Raises `Abandoned` where a signal asks to
+        stop.
         """
         places = self.shares[len(self.prompts) if all_prompts else self.few]
         twins = [i for i in places if i < TWINS]
@@ -71,12 +101,23 @@ class HeldOut:
             self.encode.learn([self.prompts[i] for i in places])
             scored, guards = self._scored(policy, places, batch)
             others = list(map(_thumbnails, self._clips(policy, twins, "held out twin", batch)))
-        if self.workers.agree(""):  # a signal reaches processes at different moments, but they must stop together
+        if self.workers.agree(
+            ""
+        ):  # a signal reaches processes at different moments, but they must stop together
             raise Abandoned
-        score, seen = scored.score, {name: np.concatenate([one[name] for one in guards]) for name in guards[0]}
+        score, seen = (
+            scored.score,
+            {name: np.concatenate([one[name] for one in guards]) for name in guards[0]},
+        )
         own = evaluate.rewarded(score) | seen | {"diversity": _apart(scored.thumbnails, others)}
-        drift = np.full(len(places), weight_drift(policy, weights))  # of the weights: all clips have one number
-        return self.workers.gather_arrays(own | {"weight_drift": drift}), scored.first(self.show), score
+        drift = np.full(
+            len(places), weight_drift(policy, weights)
+        )  # of the weights: all clips have one number
+        return (
+            self.workers.gather_arrays(own | {"weight_drift": drift}),
+            scored.first(self.show),
+            score,
+        )
 
     def _scored(
         self, policy: Policy, places: Sequence[int], batch: Pieces | int
@@ -89,9 +130,20 @@ class HeldOut:
             del samples  # else these clips would live while the next are made
         return scored, guards
 
-    def _clips(self, policy: Policy, places: Sequence[int], name: str, batch: Pieces | int) -> Iterator[Samples]:
+    def _clips(
+        self, policy: Policy, places: Sequence[int], name: str, batch: Pieces | int
+    ) -> Iterator[Samples]:
         prompts, noise = [self.prompts[i] for i in places], draws(0, [(name, i) for i in places])
-        made = clips(policy, prompts, noise, self.steps, batch, self.decoding, self.encode, self.workers.autocast)
+        made = clips(
+            policy,
+            prompts,
+            noise,
+            self.steps,
+            batch,
+            self.decoding,
+            self.encode,
+            self.workers.autocast,
+        )
         for samples in made:
             yield samples
             self.bar.update(len(samples))
@@ -103,7 +155,9 @@ class HeldOut:
 def _bar(total: int, shown: bool) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, desc="held-out evaluation", unit="clip", leave=False, disable=not shown)
+    return tqdm(
+        total=total, desc="held-out evaluation", unit="clip", leave=False, disable=not shown
+    )
 
 
 def _thumbnails(samples: Samples) -> Tensor:

@@ -1,6 +1,8 @@
-"""The inputs that a run folder keeps: its prompts, and hashes of its files: of the model, of the LoRA, of clips.
+"""The inputs that a run folder keeps: its prompts, and hashes of its files: of the model,
+of the LoRA, of clips.
 
-A path alone does not say which run it is: the file behind it may be edited between a kill and a resumption, or moved.
+A path alone does not say which run it is: the file behind it may be edited between a kill
+and a resumption, or moved.
 """
 
 from __future__ import annotations
@@ -23,12 +25,17 @@ Files = dict[str, dict[str, Any]]  # a file's path below its folder → {"sha256
 
 
 def fingerprint(recipe: Mapping[str, Any], known: Mapping[str, Files]) -> dict[str, Files]:
-    """The hashes of the files behind the model, the LoRA and the clips that a recipe names; none where it names none.
+    """The hashes of the files behind the model, the LoRA and the clips that a recipe names;
+    none where it names none.
 
-    A file whose size, times and inode are those in `known`, hashes of an earlier start, is not read again.
+    A file whose size, times and inode are those in `known`, hashes of an earlier start, is
+    not read again.
     """
-    return {key: {name: _hashed(path, known.get(key, {}).get(name, {})) for name, path in paths.items()}
-            for key in KEYS if (paths := named(recipe, key))}
+    return {
+        key: {name: _hashed(path, known.get(key, {}).get(name, {})) for name, path in paths.items()}
+        for key in KEYS
+        if (paths := named(recipe, key))
+    }
 
 
 def named(recipe: Mapping[str, Any], key: str) -> dict[str, Path]:
@@ -44,46 +51,72 @@ def named(recipe: Mapping[str, Any], key: str) -> dict[str, Path]:
 
 
 def files(name: str) -> dict[str, Path]:
-    """The files of a model or LoRA by their paths below it: a folder, a file, or a model of the hub that is cached."""
+    """The files of a model or LoRA by their paths below it: a folder, a file, or a model of
+    the hub that is cached."""
     path = Path(name)
     if path.is_file():
         return {path.name: path}
     folder = path if path.is_dir() else _snapshot(name)
     if folder is None:
         return {}
-    inside = ((file.relative_to(folder), file) for file in sorted(folder.rglob("*")) if file.is_file())
-    return {str(below): file for below, file in inside
-            if file.suffix.lower() in SUFFIXES and file.name != MEASURED and not _hidden(below)}
+    inside = (
+        (file.relative_to(folder), file) for file in sorted(folder.rglob("*")) if file.is_file()
+    )
+    return {
+        str(below): file
+        for below, file in inside
+        if file.suffix.lower() in SUFFIXES and file.name != MEASURED and not _hidden(below)
+    }
 
 
 def _of_table(table: clip_files.Table) -> dict[str, Path]:
     """A table and the clips that it names, by their paths from the folder of the table."""
     clips = {os.path.relpath(clip, table.path.parent): clip for clip in table.clips}
-    pictures = {f"{name}/{one.name}": one for name, clip in clips.items() if clip.is_dir()
-                for one in sorted(clip.iterdir()) if one.is_file()}  # fmt: skip
-    return {table.path.name: table.path, **{name: clip for name, clip in clips.items() if clip.is_file()}, **pictures,
-            **_of_prompts(table.prompts)}
+    pictures = {
+        f"{name}/{one.name}": one
+        for name, clip in clips.items()
+        if clip.is_dir()
+        for one in sorted(clip.iterdir())
+        if one.is_file()
+    }
+    return {
+        table.path.name: table.path,
+        **{name: clip for name, clip in clips.items() if clip.is_file()},
+        **pictures,
+        **_of_prompts(table.prompts),
+    }
 
 
 def _of_prompts(asked: Sequence[str]) -> dict[str, Path]:
-    """The files that go with prompts, by the prompt's place and without folders: they may be moved."""
-    return {f"prompt {i}, {name}: {path.name}": path for i, prompt in enumerate(asked, 1)
-            if isinstance(prompt, prompts.Prompt) for name, path in prompt.files.items()}  # fmt: skip
+    """The files that go with prompts, by the prompt's place and without folders: they may
+    be moved."""
+    return {
+        f"prompt {i}, {name}: {path.name}": path
+        for i, prompt in enumerate(asked, 1)
+        if isinstance(prompt, prompts.Prompt)
+        for name, path in prompt.files.items()
+    }
 
 
 def differences(old: Mapping[str, Files], new: Mapping[str, Files]) -> list[str]:
-    """One line for each file that was changed, added or removed. Inputs that were not recorded are not compared."""
+    """One line for each file that was changed, added or removed. Inputs that were not
+    recorded are not compared."""
     return [line for key in old for line in _differences(key, old[key], new.get(key, {}))]
 
 
 def kept_prompts(folder: Path, name: str) -> list[str] | None:
-    """The prompts that a run folder holds as `name`.txt or .jsonl; None where an earlier version of vidrl kept none."""
+    """The prompts that a run folder holds as `name`.txt or .jsonl; None where an earlier
+    version of vidrl kept none."""
     path = folder / f"{name}.txt"
     if path.is_file():
         return path.read_text(encoding="utf-8").split("\n")[:-1]
     path = path.with_suffix(".jsonl")
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else None
-    return None if lines is None else [prompts.Prompt(row.pop("prompt"), row) for row in map(json.loads, lines)]
+    return (
+        None
+        if lines is None
+        else [prompts.Prompt(row.pop("prompt"), row) for row in map(json.loads, lines)]
+    )
 
 
 def _differences(key: str, old: Files, new: Files) -> list[str]:
@@ -112,7 +145,8 @@ def _hashed(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _blob(path: Path) -> str:
-    """The hash in the name of a cached file of the hub, whose target is called after its SHA-256; else empty."""
+    """The hash in the name of a cached file of the hub, whose target is called after its
+    SHA-256; else empty."""
     name = path.resolve().name if path.is_symlink() else ""
     return name if len(name) == 64 and path.resolve().parent.name == "blobs" else ""
 
@@ -120,13 +154,17 @@ def _blob(path: Path) -> str:
 def _sha256(path: Path) -> str:
     size = path.stat().st_size
     if size > LARGE:
-        print(f"reading {path} ({size / 2**30:.1f} GB) for its SHA-256, which the run folder keeps", file=sys.stderr)
+        print(
+            f"reading {path} ({size / 2**30:.1f} GB) for its SHA-256, which the run folder keeps",
+            file=sys.stderr,
+        )
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _snapshot(name: str) -> Path | None:
-    """The folder in the hub's cache that holds the model of this name; None where it is not cached."""
+    """The folder in the hub's cache that holds the model of this name; None where it is not
+    cached."""
     try:
         from huggingface_hub import try_to_load_from_cache
 

@@ -1,7 +1,8 @@
 """Several training processes on one machine: `vidrl train RECIPE --processes 2`.
 
-`accelerate launch --cpu --num_processes 2` starts one process where there is no MPI, and torchrun answers Ctrl-C with
-its own traceback; this is the part of them that one machine needs. Many machines: torchrun.
+`accelerate launch --cpu --num_processes 2` starts one process where there is no MPI, and
+torchrun answers Ctrl-C with its own traceback; this is the part of them that one machine
+needs. Many machines: torchrun.
 """
 
 from __future__ import annotations
@@ -22,27 +23,33 @@ PATIENCE = 30.0  # seconds that the others have to leave by themselves when one 
 
 
 def automatic() -> int:
-    """One process a GPU; two on a CPU of two cores or more, for two of one thread beat one of two."""
+    """One process a GPU; two on a CPU of two cores or more, for two of one thread beat one
+    of two."""
     import torch
 
     return torch.cuda.device_count() or min(2, os.cpu_count() or 1)
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
-    """Run `python -m vidrl ARGUMENTS` in this many processes of one group; return the first exit status that is not 0.
+    """Run `python -m vidrl ARGUMENTS` in this many processes of one group; return the first
+    exit status that is not 0.
 
-    Signals are passed on; when one process fails the others are ended, so that none waits for it forever.
+    Signals are passed on; when one process fails the others are ended, so that none waits
+    for it forever.
     """
     shared = environment(processes)
     command = [sys.executable, *_safe(), "-m", "vidrl", *arguments]
-    workers = [subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-               for rank in range(processes)]
+    workers = [
+        subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(processes)
+    ]
     with _passing_signals_on(workers):
         return _wait(workers)
 
 
 def _safe() -> list[str]:
-    """-P, which keeps the working folder off the import path, unless vidrl itself is found there alone."""
+    """-P, which keeps the working folder off the import path, unless vidrl itself is found
+    there alone."""
     own = Path(__file__).resolve().parent.parent
     return [] if own == Path.cwd().resolve() else ["-P"]
 
@@ -55,14 +62,22 @@ def environment(processes: int) -> dict[str, str]:
     if not torch.cuda.is_available():
         given["ACCELERATE_USE_CPU"] = "true"
     if Path("/sys/class/net/lo").exists():
-        given["GLOO_SOCKET_IFNAME"] = "lo"  # a host whose name resolves to nothing would fail otherwise
-    group = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
-             "MASTER_PORT": str(_free_port()), PARENT: str(os.getpid())}
+        given["GLOO_SOCKET_IFNAME"] = (
+            "lo"  # a host whose name resolves to nothing would fail otherwise
+        )
+    group = {
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        PARENT: str(os.getpid()),
+    }
     return given | dict(os.environ) | group
 
 
 def end_with_parent() -> None:
-    """In a launched process, on Linux: be sent SIGTERM, which saves and leaves, if the launcher is killed."""
+    """In a launched process, on Linux: be sent SIGTERM, which saves and leaves, if the
+    launcher is killed."""
     parent = os.environ.get(PARENT)
     if parent is None or not sys.platform.startswith("linux"):
         return

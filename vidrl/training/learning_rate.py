@@ -1,7 +1,9 @@
-"""The learning rate of each round: a warm-up, and then one of three schedules down to a fraction of the full rate.
+"""The learning rate of each round: a warm-up, and then one of three schedules down to a
+fraction of the full rate.
 
-The names "constant", "linear" and "cosine" mean what they mean in `diffusers.optimization.get_scheduler`. The rate is a
-function of the round alone, so that a resumed run needs no state of a scheduler.
+The names "constant", "linear" and "cosine" mean what they mean in
+`diffusers.optimization.get_scheduler`. The rate is a function of the round alone, so that a
+resumed run needs no state of a scheduler.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ from typing import Literal
 Schedule = Literal["constant", "linear", "cosine"]
 
 
-def factor(round: int, rounds: int, schedule: Schedule = "constant", end: float = 0.0, warmup: int = 0) -> float:
+def factor(
+    round: int, rounds: int, schedule: Schedule = "constant", end: float = 0.0, warmup: int = 0
+) -> float:
     """The fraction of `train.learning_rate` with which a round (0 to rounds − 1) trains.
 
-    The first `warmup` rounds rise in equal steps to 1: (round + 1) / (warmup + 1). From there p goes from 0 to 1 at the
-    last round: "linear" is 1 − (1 − end) p, "cosine" is end + (1 − end) (1 + cos πp) / 2 (arXiv 1608.03983, equation 5,
-    without restarts), and "constant" stays at 1.
+    The first `warmup` rounds rise in equal steps to 1: (round + 1) / (warmup + 1). From
+    there p goes from 0 to 1 at the last round: "linear" is 1 − (1 − end) p, "cosine" is end
+    + (1 − end) (1 + cos πp) / 2 (arXiv 1608.03983, equation 5, without restarts), and
+    "constant" stays at 1.
 
     Example:
         >>> [round(factor(k, 5, "linear", end=0.2), 3) for k in range(5)]

@@ -1,6 +1,8 @@
-"""The loop: sample, score, credit, update, look back; it knows no algorithm, backbone or reward by name.
+"""The loop: sample, score, credit, update, look back; it knows no algorithm, backbone or
+reward by name.
 
-Legend: N samples of all processes in a round (prompts × group), B of this process, S segments.
+Legend: N samples of all processes in a round (prompts × group), B of this process, S
+segments.
 """
 
 from __future__ import annotations
@@ -35,13 +37,15 @@ from .update import UNDEFINED, Updater, happenings, rehearse
 
 
 def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: None) -> Path:
-    """Train as a recipe says and return the run's folder; `resume` goes on from its newest checkpoint.
+    """Train as a recipe says and return the run's folder; `resume` goes on from its newest
+    checkpoint.
 
-    Where nothing changed since, a run resumed on CPUs ends with the weights of one that was never interrupted; what may
-    change is listed in `vidrl.training.changes`.
+    Where nothing changed since, a run resumed on CPUs ends with the weights of one that was
+    never interrupted; what may change is listed in `vidrl.training.changes`.
 
-    Every process calls `look` between rounds. Raises the errors of `config.load`, `resume.claim` and `plugin.load`;
-    RuntimeError where too many samples cannot be scored, or the ratio before the first update is not 1.
+    Every process calls `look` between rounds. Raises the errors of `config.load`,
+    `resume.claim` and `plugin.load`; RuntimeError where too many samples cannot be scored,
+    or the ratio before the first update is not 1.
     """
     trainer = Trainer(config.load(recipe), look)
     try:
@@ -51,13 +55,16 @@ def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: Non
 
 
 class Trainer(Lookback):
-    """One run. Every draw is named by (seed, round, prompt, member), so nothing depends on how the work is split."""
+    """One run. Every draw is named by (seed, round, prompt, member), so nothing depends on
+    how the work is split."""
 
     def __init__(self, recipe: config.Recipe, look: Look = lambda *_: None):
         evaluate.check_recipe(recipe)
         self.recipe, self.seed, self.options, self.look = recipe, recipe.seed, recipe.train, look
         self.workers = Workers(self.options.mixed_precision, self.options.trackers, recipe.run)
-        self.algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
+        self.algorithm = plugin.load(
+            "algorithms", recipe.algorithm.name, **recipe.algorithm.options
+        )
         backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
         self.backbone = backbone.to(self.workers.device)
         p = recipe.policy
@@ -70,16 +77,23 @@ class Trainer(Lookback):
         self.prompts = self.files.prompts
         self.record = Record(Path(recipe.run), self.workers.main, recipe.guard.bands)
         held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
-        smaller = "use a smaller clip, backbone.options.dtype = 'bfloat16', or a device of more memory"
+        smaller = (
+            "use a smaller clip, backbone.options.dtype = 'bfloat16', or a device of more memory"
+        )
         self.pieces = {
-            "update": self.updater.pieces, "sample": Pieces(self.updater.micro_batch, "sampling one clip", smaller),
+            "update": self.updater.pieces,
+            "sample": Pieces(self.updater.micro_batch, "sampling one clip", smaller),
             "decode": Pieces(self.options.score_batch, "decoding one clip", smaller),
-        }  # fmt: skip
+        }
         show = self.options.show if self.workers.main else 0
         steps, at_once = self.options.eval_steps, self.pieces["decode"]
         few = self.options.eval_n
-        self.held_out = HeldOut(held_out, self.reward, self.workers, self.encode, steps, at_once, show, few)
-        self.judged = "ema" if self.options.ema else "live"  # the weights that are evaluated and kept
+        self.held_out = HeldOut(
+            held_out, self.reward, self.workers, self.encode, steps, at_once, show, few
+        )
+        self.judged = (
+            "ema" if self.options.ema else "live"
+        )  # the weights that are evaluated and kept
         if self.options.ema:
             self.policy.remember("ema")
         self.round, self.evaluated, self.saved, self.seconds, self.stop = 0, -1, -1, 0.0, ""
@@ -122,13 +136,19 @@ class Trainer(Lookback):
     def _train_round(self) -> dict[str, Any]:
         clock, plan = Clock(), self._plan()
         with clock("sample"):
-            made = self.files.experience(self.round, plan) if self.files.source else self._sampled(plan)
+            made = (
+                self.files.experience(self.round, plan)
+                if self.files.source
+                else self._sampled(plan)
+            )
         made, row = self._scored(made, clock) if plan.scored else (made, {})
         with clock("update"):
             row |= self.updater.update(made, self.files.beside(self.round))
         for kind, told in happenings(row, plan.scored).items():
             self.record.event(self.round + 1, kind, told)
-        evaluate.check_share(row.get("unscored_share", 0.0), self.options.max_unscored, self.round, UNDEFINED)
+        evaluate.check_share(
+            row.get("unscored_share", 0.0), self.options.max_unscored, self.round, UNDEFINED
+        )
         return row | {"seconds": clock.seconds}
 
     def _sampled(self, plan: Plan) -> Experience:
@@ -137,10 +157,13 @@ class Trainer(Lookback):
         group = torch.arange(len(prompts)) // self.options.group
         rollout = self._sample([prompts[i] for i in index], index, plan)
         nothing = torch.zeros(len(prompts), plan.segments)
-        return Experience(rollout, nothing, group, prompts, torch.tensor(index), self.seed, self.round)
+        return Experience(
+            rollout, nothing, group, prompts, torch.tensor(index), self.seed, self.round
+        )
 
     def _scored(self, made: Experience, clock: Clock) -> tuple[Experience, dict[str, Any]]:
-        """The same with advantages, and the round's row of rewards: decode, score, credit."""
+        """The same with advantages, and the round's row of rewards: decode, score,
+        credit."""
         plan, mine = made.rollout.plan, [made.prompts[i] for i in made.index.tolist()]
         scored = Scored(self.reward, extremes if self.workers.main else lambda values: ())
         for samples in clock.each("decode", self._decoded(made.rollout, mine)):
@@ -150,9 +173,13 @@ class Trainer(Lookback):
         score = self.workers.gather_score(scored.score)
         evaluate.check_scored(score, self.options.max_unscored, self.round)
         advantage = self.algorithm.advantages(score, made.group, made.prompts, plan)
-        self.record.credit(scored, advantage[made.index], plan, self.backbone.frame_map, self.algorithm.known)
+        self.record.credit(
+            scored, advantage[made.index], plan, self.backbone.frame_map, self.algorithm.known
+        )
         apart = evaluate.diversity(self.workers.all(scored.thumbnails), made.group).mean()
-        row = summarise(score, made.group) | ({} if alone(made.group) else {"diversity": float(apart)})
+        row = summarise(score, made.group) | (
+            {} if alone(made.group) else {"diversity": float(apart)}
+        )
         return replace(made, advantage=advantage, score=score), row
 
     def _check(self) -> None:
@@ -163,24 +190,40 @@ class Trainer(Lookback):
         plan = self._plan()
         self.files.check(plan, self.reward)
         frame_spans(self.backbone.frame_map, plan.segments)
-        times, noisy = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.stochastic, dtype=torch.long)
-        transition.coefficients(self.backbone.path, plan.sampler, times[noisy], times[noisy + 1], plan.eta, times[1])
+        times, noisy = (
+            torch.tensor(plan.times, dtype=torch.float64),
+            torch.tensor(plan.stochastic, dtype=torch.long),
+        )
+        transition.coefficients(
+            self.backbone.path, plan.sampler, times[noisy], times[noisy + 1], plan.eta, times[1]
+        )
         rehearse(self.algorithm, self.backbone.shape, plan, prompts, index, self.files.members)
-        with self.workers.autocast():  # and with gradient: the update must not be the first to find that it has none
+        with (
+            self.workers.autocast()
+        ):  # and with gradient: the update must not be the first to find that it has none
             self.backbone.ready()
 
     def _plan(self) -> Plan:
-        plan = self.algorithm.plan(self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0])
-        return replace(plan, scored=False) if self.files.source == "pairs" else plan  # people have judged the pairs
+        plan = self.algorithm.plan(
+            self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0]
+        )
+        return (
+            replace(plan, scored=False) if self.files.source == "pairs" else plan
+        )  # people have judged the pairs
 
     def _round_prompts(self) -> tuple[list[str], list[int]]:
-        """The round's prompts, each `group` times, and the places of this process's share."""
+        """The round's prompts, each `group` times, and the places of this process's
+        share."""
         n, group = self.options.prompts_per_round, self.options.group
         chosen = dealt(len(self.prompts), n, self.round, self.seed, "order")
-        return [self.prompts[i] for i in chosen for _ in range(group)], self.workers.share(n * group)
+        return [self.prompts[i] for i in chosen for _ in range(group)], self.workers.share(
+            n * group
+        )
 
     def _sample(self, prompts: list[str], index: list[int], plan: Plan) -> Rollout:
-        cond = self.encode(prompts)  # of all clips at once: an offloaded text encoder visits the device once a round
+        cond = self.encode(
+            prompts
+        )  # of all clips at once: an offloaded text encoder visits the device once a round
 
         def part(piece: slice) -> Rollout:
             names = [(self.round, *divmod(i, self.options.group)) for i in index[piece]]
@@ -191,4 +234,6 @@ class Trainer(Lookback):
         return join(list(self.pieces["sample"].each(len(prompts), part)), cond)
 
     def _decoded(self, rollout: Rollout, prompts: list[str]) -> Iterator[Samples]:
-        return decoded_pieces(self.backbone, rollout.latents, prompts, rollout.cond, self.pieces["decode"])
+        return decoded_pieces(
+            self.backbone, rollout.latents, prompts, rollout.cond, self.pieces["decode"]
+        )

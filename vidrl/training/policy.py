@@ -1,7 +1,9 @@
-"""A backbone that learns: which weights are trained, and named copies of them (live, reference, old, ema).
+"""A backbone that learns: which weights are trained, and named copies of them (live,
+reference, old, ema).
 
-The trained weights are a LoRA (peft, arXiv 2106.09685) or the whole network, always float32. A named set is a copy of
-the trained weights alone, so the reference costs an adapter, not a second model.
+The trained weights are a LoRA (peft, arXiv 2106.09685) or the whole network, always
+float32. A named set is a copy of the trained weights alone, so the reference costs an
+adapter, not a second model.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from vidrl.lora.file import FULL
 class Policy:
     """A denoiser and its trained weights.
 
-    `predict` is the backbone's, under whichever set of weights `using` has put in place. At construction the live
-    weights are remembered as "reference".
+    `predict` is the backbone's, under whichever set of weights `using` has put in place. At
+    construction the live weights are remembered as "reference".
 
-    A new LoRA has `rank`, `alpha` and `targets` (see `vidrl.lora.resolve`). `lora` names a LoRA to go on with, whose
-    rank, alpha and targets are those of its file. `full` trains all weights instead: those of the model, plus those of
-    `lora` if one is named, as peft's `merge_and_unload` adds them. `partial` leaves out, with a warning, what of a LoRA
-    does not fit the network; otherwise that is a ValueError.
+    A new LoRA has `rank`, `alpha` and `targets` (see `vidrl.lora.resolve`). `lora` names a
+    LoRA to go on with, whose rank, alpha and targets are those of its file. `full` trains
+    all weights instead: those of the model, plus those of `lora` if one is named, as peft's
+    `merge_and_unload` adds them. `partial` leaves out, with a warning, what of a LoRA does
+    not fit the network; otherwise that is a ValueError.
 
     Example:
         >>> from vidrl.backbones.toy import Toy
@@ -43,10 +46,16 @@ class Policy:
     """
 
     def __init__(
-        self, backbone: Denoiser, rank: int = 16, alpha: int = 16,
+        self,
+        backbone: Denoiser,
+        rank: int = 16,
+        alpha: int = 16,
         targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0"),
-        lora: str = "", full: bool = False, seed: int = 0, partial: bool = False,
-    ):  # fmt: skip
+        lora: str = "",
+        full: bool = False,
+        seed: int = 0,
+        partial: bool = False,
+    ):
         self.backbone = backbone
         self.half = _half(backbone.network) if full else None
         self.lora = None if full else _adapter(backbone, rank, alpha, targets, lora, seed, partial)
@@ -58,25 +67,31 @@ class Policy:
         self.remember("reference")
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The network's prediction with the weights of this moment; see `Denoiser.predict`."""
+        """The network's prediction with the weights of this moment; see
+        `Denoiser.predict`."""
         with self._precision():
             return self.backbone.predict(x, t, cond)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        """The caller's autocast, without its cache; else that of a half-precision network trained as a whole.
+        """The caller's autocast, without its cache; else that of a half-precision network
+        trained as a whole.
 
-        Autocast keeps the half-precision copy of a trained weight until its context ends, even if the weight changes
-        before: by `using`, by an optimiser step, or in place. A copy made anew costs little beside the network. All
-        weights are float32 where all are trained, so that a half-precision network needs autocast to compute as before.
+        Autocast keeps the half-precision copy of a trained weight until its context ends,
+        even if the weight changes before: by `using`, by an optimiser step, or in place. A
+        copy made anew costs little beside the network. All weights are float32 where all
+        are trained, so that a half-precision network needs autocast to compute as before.
         """
         kind = self.backbone.device.type
         half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.half
         return nullcontext() if half is None else torch.autocast(kind, half, cache_enabled=False)
 
     def remember(self, name: str, decay: float = 0.0) -> None:
-        """Set the named weights to decay · named + (1 − decay) · live; a new name starts at live."""
+        """Set the named weights to decay · named + (1 − decay) · live; a new name starts at
+        live."""
         if name == "live":
-            raise ValueError("expected a name other than live, which the trained weights themselves have")
+            raise ValueError(
+                "expected a name other than live, which the trained weights themselves have"
+            )
         live = [p.detach() for p in self.weights.values()]
         if name not in self.sets or decay == 0:
             self.sets[name] = [p.clone() for p in live]
@@ -85,13 +100,16 @@ class Policy:
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
-        """Put a named set in place of the live weights; "live" changes nothing. Leave it before `backward`."""
+        """Put a named set in place of the live weights; "live" changes nothing. Leave it
+        before `backward`."""
         if name == "live":
             yield
             return
         if name not in self.sets:
             known = ", ".join(self.sets)
-            raise KeyError(f"expected a set of weights out of live, {known}, got {name!r}: remember it first")
+            raise KeyError(
+                f"expected a set of weights out of live, {known}, got {name!r}: remember it first"
+            )
         live = [p.data for p in self.weights.values()]
         self._put(self.sets[name])
         try:
@@ -113,16 +131,24 @@ class Policy:
     def state(self) -> dict[str, Tensor]:
         """Live weights and named sets, by name."""
         named = {"live": [p.detach() for p in self.weights.values()]} | self.sets
-        return {f"{name}/{key}": v for name, kept in named.items() for key, v in zip(self.weights, kept, strict=True)}
+        return {
+            f"{name}/{key}": v
+            for name, kept in named.items()
+            for key, v in zip(self.weights, kept, strict=True)
+        }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state` returned, in place; sets that it does not hold are forgotten."""
+        """Put back what `state` returned, in place; sets that it does not hold are
+        forgotten."""
         for key, parameter in self.weights.items():
             parameter.data.copy_(state[f"live/{key}"])
         torch.clear_autocast_cache()
         names = sorted({key.split("/", 1)[0] for key in state} - {"live"})
         weights = self.weights.items()
-        self.sets = {name: [state[f"{name}/{key}"].to(p.device, copy=True) for key, p in weights] for name in names}
+        self.sets = {
+            name: [state[f"{name}/{key}"].to(p.device, copy=True) for key, p in weights]
+            for name in names
+        }
 
     def checksum(self) -> str:
         """A digest of the live weights: equal on every rank, or training has split."""
@@ -132,47 +158,68 @@ class Policy:
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
-        """Write the live weights: an adapter in the family's own format, or all weights as safetensors."""
+        """Write the live weights: an adapter in the family's own format, or all weights as
+        safetensors."""
         if self.lora is None:
             folder.mkdir(parents=True, exist_ok=True)
             writing.save(self.weights, folder / FULL)
             return
-        weights = {key.replace(".default.", "."): p.detach().cpu() for key, p in self.weights.items()}
+        weights = {
+            key.replace(".default.", "."): p.detach().cpu() for key, p in self.weights.items()
+        }
         self.backbone.save_lora(folder, weights, self.lora)
 
 
 def load_adapter(backbone: Denoiser, folder: str | Path, partial: bool = False) -> Policy:
-    """A policy whose live weights are those that `Policy.save` wrote, or those of any LoRA file of the family.
+    """A policy whose live weights are those that `Policy.save` wrote, or those of any LoRA
+    file of the family.
 
-    Raises ValueError for a file that does not fit the network; `partial` uses the part of a LoRA that fits.
+    Raises ValueError for a file that does not fit the network; `partial` uses the part of a
+    LoRA that fits.
     """
     return Policy(backbone, lora=str(folder), full=(Path(folder) / FULL).exists(), partial=partial)
 
 
 def unused(section: PolicySection, made: Mapping[str, Any] | None) -> list[str]:
-    """One sentence for each value of a recipe's [policy] that was set and that the policy made of it does not have.
+    """One sentence for each value of a recipe's [policy] that was set and that the policy
+    made of it does not have.
 
-    `made`: the policy's `lora`, None where all weights are trained. A LoRA file brings its own rank, alpha and targets.
+    `made`: the policy's `lora`, None where all weights are trained. A LoRA file brings its
+    own rank, alpha and targets.
 
     Example:
         >>> unused(PolicySection(lora_rank=32, lora="runs/a/lora"), {"r": 8, "lora_alpha": 16, "target_modules": []})
         ['policy.lora_rank = 32 is not used: the LoRA in policy.lora has 8']
     """
     usual, told = PolicySection(), []
-    for key, name in {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_targets": "target_modules"}.items():
+    for key, name in {
+        "lora_rank": "r",
+        "lora_alpha": "lora_alpha",
+        "lora_targets": "target_modules",
+    }.items():
         value, found = getattr(section, key), (made or {}).get(name)
         if value == getattr(usual, key) or not (section.full or section.lora):
             continue
         if section.full:
-            told.append(f"policy.{key} = {value} is not used: policy.full = true trains all weights")
-        elif sorted(value) != sorted(found) if isinstance(value, list) and found else value != found:
+            told.append(
+                f"policy.{key} = {value} is not used: policy.full = true trains all weights"
+            )
+        elif (
+            sorted(value) != sorted(found) if isinstance(value, list) and found else value != found
+        ):
             told.append(f"policy.{key} = {value} is not used: the LoRA in policy.lora has {found}")
     return told
 
 
 def _adapter(
-    backbone: Denoiser, rank: int, alpha: int, targets: Sequence[str], folder: str, seed: int, partial: bool
-) -> dict[str, Any]:  # fmt: skip
+    backbone: Denoiser,
+    rank: int,
+    alpha: int,
+    targets: Sequence[str],
+    folder: str,
+    seed: int,
+    partial: bool,
+) -> dict[str, Any]:
     """Put a LoRA into the network, new or from a folder; its configuration."""
     if not folder:
         chosen = lora.usual(backbone.network) if sorted(targets) == sorted(lora.USUAL) else targets
@@ -184,7 +231,9 @@ def _adapter(
 
 def _half(network: nn.Module) -> torch.dtype | None:
     """The half precision in which the network computes, if it does."""
-    return next((p.dtype for p in network.parameters() if p.dtype in (torch.bfloat16, torch.float16)), None)
+    return next(
+        (p.dtype for p in network.parameters() if p.dtype in (torch.bfloat16, torch.float16)), None
+    )
 
 
 def _trained(network: nn.Module, full: bool) -> dict[str, nn.Parameter]:
@@ -197,7 +246,8 @@ def _trained(network: nn.Module, full: bool) -> dict[str, nn.Parameter]:
 
 
 def _start(backbone: Denoiser, folder: Path, partial: bool) -> None:
-    """Make all weights, float32 already, those of a folder: its network.safetensors, or a LoRA added to them."""
+    """Make all weights, float32 already, those of a folder: its network.safetensors, or a
+    LoRA added to them."""
     if not (folder / FULL).exists():
         lora.put(backbone.network, *backbone.load_lora(folder, partial))
         lora.merge(backbone.network)
@@ -205,15 +255,22 @@ def _start(backbone: Denoiser, folder: Path, partial: bool) -> None:
     from safetensors.torch import load_file
 
     found, own = load_file(folder / FULL), dict(backbone.network.named_parameters())
-    wrong = [key for key in sorted(own.keys() | found.keys())
-             if key not in own or key not in found or own[key].shape != found[key].shape]
+    wrong = [
+        key
+        for key in sorted(own.keys() | found.keys())
+        if key not in own or key not in found or own[key].shape != found[key].shape
+    ]
     if wrong:
-        raise ValueError(f"expected the {len(own)} weights of the network in {folder / FULL}, got {len(found)}, of "
-                         f"which {len(wrong)} differ by name or shape, as {wrong[0]}: name the model that was "
-                         "trained")
+        raise ValueError(
+            f"expected the {len(own)} weights of the network in {folder / FULL}, got {len(found)}, of "
+            f"which {len(wrong)} differ by name or shape, as {wrong[0]}: name the model that was "
+            "trained"
+        )
     bad = [key for key, value in found.items() if not value.isfinite().all()]
     if bad:
-        raise ValueError(f"expected finite weights in {folder / FULL}, got NaN or infinity in {len(bad)} tensors, as "
-                         f"{bad[0]}: the training diverged; take an earlier run")
+        raise ValueError(
+            f"expected finite weights in {folder / FULL}, got NaN or infinity in {len(bad)} tensors, as "
+            f"{bad[0]}: the training diverged; take an earlier run"
+        )
     for key, parameter in own.items():
         parameter.data.copy_(found[key])

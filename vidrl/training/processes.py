@@ -1,9 +1,10 @@
-"""Several processes as one: accelerate launches them, and this page is all that the trainer asks of it.
+"""Several processes as one: accelerate launches them, and this page is all that the trainer
+asks of it.
 
-Gradients are summed by hand rather than by DistributedDataParallel: the trained weights are few (a LoRA), the same
-network runs under several weight sets, and a process may have no pair in a minibatch, which DDP's hooks do not
-survive.
-Nothing but tensors crosses between processes.
+Gradients are summed by hand rather than by DistributedDataParallel: the trained weights are
+few (a LoRA), the same network runs under several weight sets, and a process may have no
+pair in a minibatch, which DDP's hooks do not survive. Nothing but tensors crosses between
+processes.
 """
 
 from __future__ import annotations
@@ -29,23 +30,40 @@ REASONS = ("", "time limit", "interrupted")  # to stop, the weightiest last
 
 
 class Workers:
-    """This process among its peers. One process needs no launcher; more come from `accelerate launch` or torchrun."""
+    """This process among its peers. One process needs no launcher; more come from
+    `accelerate launch` or torchrun."""
 
-    def __init__(self, mixed_precision: str = "no", trackers: Sequence[str] = (), folder: str = "."):
+    def __init__(
+        self, mixed_precision: str = "no", trackers: Sequence[str] = (), folder: str = "."
+    ):
         try:
             from accelerate import Accelerator
         except ImportError as error:
-            raise ImportError(f"expected accelerate for training, found none: {install('train')}") from error
+            raise ImportError(
+                f"expected accelerate for training, found none: {install('train')}"
+            ) from error
         _known(trackers)
         self.engine = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision,
-            log_with=list(trackers) or None, project_dir=folder,
-        )  # fmt: skip
-        if len(self.engine.log_with) < len(trackers):  # accelerate drops those it cannot import without a word
-            known = ", ".join(str(getattr(one, "value", one)) for one in self.engine.log_with) or "none"
-            raise ImportError(f"expected train.trackers {list(trackers)}, found {known} of them: install the others")
+            cpu=not torch.cuda.is_available(),
+            mixed_precision=mixed_precision,
+            log_with=list(trackers) or None,
+            project_dir=folder,
+        )
+        if len(self.engine.log_with) < len(
+            trackers
+        ):  # accelerate drops those it cannot import without a word
+            known = (
+                ", ".join(str(getattr(one, "value", one)) for one in self.engine.log_with) or "none"
+            )
+            raise ImportError(
+                f"expected train.trackers {list(trackers)}, found {known} of them: install the others"
+            )
         self.trackers, self.asked = bool(trackers), 0.0
-        self.device, self.count, self.rank = self.engine.device, self.engine.num_processes, self.engine.process_index
+        self.device, self.count, self.rank = (
+            self.engine.device,
+            self.engine.num_processes,
+            self.engine.process_index,
+        )
         self.main = self.engine.is_main_process
         self.engine.wait_for_everyone()  # else one that fails at once breaks the joining of the others, and hides why
 
@@ -53,14 +71,19 @@ class Workers:
         """The places out of n that are this process's, one after the other."""
         if even and n % self.count:
             cure = "change train.prompts_per_round or train.group"
-            raise ValueError(f"expected a number of samples that {self.count} processes divide, got {n}: {cure}")
+            raise ValueError(
+                f"expected a number of samples that {self.count} processes divide, got {n}: {cure}"
+            )
         if n < self.count:
             cure = "raise data.held_out_n and train.eval_n, or use fewer processes"
-            raise ValueError(f"expected at least one clip a process, got {n} for {self.count}: {cure}")
+            raise ValueError(
+                f"expected at least one clip a process, got {n} for {self.count}: {cure}"
+            )
         return [int(i) for i in np.array_split(np.arange(n), self.count)[self.rank]]
 
     def first_micro_batch(self) -> int:
-        """The first micro-batch in (clip, step) pairs; it is halved when memory runs out."""
+        """The first micro-batch in (clip, step) pairs; it is halved when memory runs
+        out."""
         return 32 if self.device.type == "cpu" else 16
 
     def once(self, action: Callable[[], object]) -> None:
@@ -71,7 +94,9 @@ class Workers:
                 action()
             except Exception as error:  # noqa: BLE001  raised again below, once the others know
                 failure = error
-        failed = self.engine.gather(torch.tensor([failure is not None], dtype=torch.int, device=self.device))
+        failed = self.engine.gather(
+            torch.tensor([failure is not None], dtype=torch.int, device=self.device)
+        )
         if failure is not None:
             raise failure
         if bool(failed.any()):
@@ -79,14 +104,18 @@ class Workers:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C ask to stop, which `agree` answers; another Ctrl-C leaves at once.
+        """SIGTERM and Ctrl-C ask to stop, which `agree` answers; another Ctrl-C leaves at
+        once.
 
-        In a group of processes the second one must come a second later: a launcher passes on what came already.
+        In a group of processes the second one must come a second later: a launcher passes
+        on what came already.
         """
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may handle signals
             return
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {
+            number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             yield
         finally:
@@ -98,21 +127,28 @@ class Workers:
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.asked and self.main:
-            print("\nstopping once what runs is done and saved; Ctrl-C again leaves at once", file=sys.stderr)
+            print(
+                "\nstopping once what runs is done and saved; Ctrl-C again leaves at once",
+                file=sys.stderr,
+            )
         self.asked = self.asked or time.monotonic()
 
     def assert_alike(self, checksum: str) -> None:
-        """Raise RuntimeError where processes hold different weights: they would train apart from here on."""
+        """Raise RuntimeError where processes hold different weights: they would train apart
+        from here on."""
         mine = torch.tensor([int(checksum[:15], 16)], device=self.device)
         seen = self.engine.gather(mine)
         if bool((seen != mine).any()):
             sums = seen.tolist()
-            raise RuntimeError(f"expected the same weights on all {self.count} processes, got checksums {sums}")
+            raise RuntimeError(
+                f"expected the same weights on all {self.count} processes, got checksums {sums}"
+            )
 
     def agree(self, stop: str) -> str:
         """The reason to stop with the highest rank that any process has, signals included.
 
-        Every process must decide by this method alone: a signal reaches the processes at different moments.
+        Every process must decide by this method alone: a signal reaches the processes at
+        different moments.
         """
         if stop not in REASONS:
             return stop  # found by all alike
@@ -120,7 +156,8 @@ class Workers:
         return REASONS[int(self.engine.gather(torch.tensor([mine], device=self.device)).max())]
 
     def all(self, values: Tensor) -> Tensor:
-        """Rows of all processes in order, on the CPU; processes may hold different numbers of them."""
+        """Rows of all processes in order, on the CPU; processes may hold different numbers
+        of them."""
         if self.count == 1:
             return values.detach().cpu()
         counts = self.engine.gather(torch.tensor([len(values)], device=self.device)).tolist()
@@ -133,7 +170,8 @@ class Workers:
         return torch.cat([part[:n] for part, n in zip(rows, counts, strict=True)])
 
     def names(self, own: Iterable[str]) -> list[str]:
-        """The names that any process has, in alphabetical order: what all must gather, one after the other."""
+        """The names that any process has, in alphabetical order: what all must gather, one
+        after the other."""
         if self.count == 1:
             return sorted(own)
         text = "".join(f"{name}\n" for name in own).encode()
@@ -141,10 +179,14 @@ class Workers:
         return sorted(set(everyones.splitlines()))
 
     def gather_score(self, score: Score) -> Score:
-        """The scores of all processes' samples; reasons stay with the process that has them."""
+        """The scores of all processes' samples; reasons stay with the process that has
+        them."""
         frames = None if score.frames is None else self.all(score.frames)
         parts = {name: self.gather_score(part) for name, part in score.parts.items()}
-        slopes, adds = ({name: self.all(one) for name, one in named.items()} for named in (score.slopes, score.adds))
+        slopes, adds = (
+            {name: self.all(one) for name, one in named.items()}
+            for named in (score.slopes, score.adds)
+        )
         value, why = self.all(score.value), list(score.why)
         why += [None] * (len(value) - len(why))
         return Score(value, frames, score.support, parts, why, score.weights, slopes, adds=adds)
@@ -160,7 +202,8 @@ class Workers:
         self.engine.backward(loss)
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up the gradients of all processes; one without any gives zeros. Under fp16 they stay scaled."""
+        """Add up the gradients of all processes; one without any gives zeros. Under fp16
+        they stay scaled."""
         for p in parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         if self.count == 1:
@@ -172,17 +215,22 @@ class Workers:
 
     @property
     def loss_scale(self) -> float | None:
-        """What fp16 multiplies the loss by, so that small gradients do not become 0; None in other precisions."""
+        """What fp16 multiplies the loss by, so that small gradients do not become 0; None
+        in other precisions."""
         return None if self.engine.scaler is None else float(self.engine.scaler.get_scale())
 
     def unscale(self, optimiser: torch.optim.Optimizer) -> None:
-        """Divide the summed gradients by the loss scale, and note whether one has overflowed; all processes agree."""
+        """Divide the summed gradients by the loss scale, and note whether one has
+        overflowed; all processes agree."""
         if self.engine.scaler is not None:
-            self.engine.scaler.scale(torch.zeros((), device=self.device))  # else no scale, where no pair was here
+            self.engine.scaler.scale(
+                torch.zeros((), device=self.device)
+            )  # else no scale, where no pair was here
             self.engine.scaler.unscale_(optimiser)
 
     def step(self, optimiser: torch.optim.Optimizer) -> bool:
-        """Take an optimiser step; False where a gradient overflowed under fp16: no step, and half the loss scale."""
+        """Take an optimiser step; False where a gradient overflowed under fp16: no step,
+        and half the loss scale."""
         scaler, before = self.engine.scaler, self.loss_scale
         if scaler is None or before is None:
             optimiser.step()
@@ -201,17 +249,22 @@ class Workers:
             self.engine.scaler.load_state_dict(dict(state))
 
     def start_trackers(self) -> None:
-        """Open the trackers' logs, once the run folder is this run's. Raises RuntimeError where one fails."""
+        """Open the trackers' logs, once the run folder is this run's. Raises RuntimeError
+        where one fails."""
         if self.trackers:
             self.once(self._open_trackers)
 
     def _open_trackers(self) -> None:
         try:
             self.engine.init_trackers("vidrl")
-        except Exception as error:  # each tracker has errors of its own, as of a login that is missing
+        except (
+            Exception
+        ) as error:  # each tracker has errors of its own, as of a login that is missing
             named = ", ".join(str(getattr(one, "value", one)) for one in self.engine.log_with)
-            raise RuntimeError(f"train.trackers: {named} could not begin: {type(error).__name__}: {error}. Set it "
-                               "up, as by its login command, or leave it out of train.trackers") from error
+            raise RuntimeError(
+                f"train.trackers: {named} could not begin: {type(error).__name__}: {error}. Set it "
+                "up, as by its login command, or leave it out of train.trackers"
+            ) from error
 
     def log(self, row: dict[str, Any], round: int) -> None:
         """Hand numbers to the trackers, nested names joined by a slash."""
@@ -229,11 +282,17 @@ def _known(trackers: Sequence[str]) -> None:
     known = [str(one.value) for one in LoggerType]
     for name in trackers:
         if name not in known:
-            raise ValueError(f"train.trackers: expected trackers of accelerate, got {name!r}: {nearest(name, known)}")
+            raise ValueError(
+                f"train.trackers: expected trackers of accelerate, got {name!r}: {nearest(name, known)}"
+            )
 
 
 def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
     out: dict[str, float] = {}
     for name, value in row.items():
-        out |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        out |= (
+            _flat(value, f"{prefix}{name}/")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        )
     return out

@@ -20,6 +20,10 @@ def progress(total: int, done: int, shown: bool) -> Any:
 def postfix(row: Mapping[str, Any]) -> str:
     """What the progress bar says of a round."""
     told = [f"reward {row['reward']['mean']:+.3f}"] if "reward" in row else []
-    told += [f"ratio {row['ratio']['mean']:.5f}, clip {row.get('clip_share', 0.0):.0%}"] if "ratio" in row else []
+    told += (
+        [f"ratio {row['ratio']['mean']:.5f}, clip {row.get('clip_share', 0.0):.0%}"]
+        if "ratio" in row
+        else []
+    )
     told += [f"error {row['data_error']:.4f}"] if "data_error" in row else []
     return ", ".join(told)

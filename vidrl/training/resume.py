@@ -1,4 +1,5 @@
-"""Where a run stands, whether it goes on, and what differs from its last start: what is checked before any work."""
+"""Where a run stands, whether it goes on, and what differs from its last start: what is
+checked before any work."""
 
 from __future__ import annotations
 
@@ -23,19 +24,32 @@ from .changes import Change
 from .checkpoint import RunFolderError
 
 LOCK = ".lock"
-PROMPTS = {"data.prompts": "prompts", "data.held_out": "held_out"}  # a key of the recipe → its file in the run folder
-PACKAGES = ("vidrl", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy")  # that make the numbers
+PROMPTS = {
+    "data.prompts": "prompts",
+    "data.held_out": "held_out",
+}  # a key of the recipe → its file in the run folder
+PACKAGES = (
+    "vidrl",
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "numpy",
+)  # that make the numbers
 _HELD: dict[Path, IO[str]] = {}  # open for as long as this process lives, and so locked
 
 
 def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
-    """Make `run_dir` the folder of the run that `config` describes, and return where that run stood.
+    """Make `run_dir` the folder of the run that `config` describes, and return where that
+    run stood.
 
-    Writes config.toml, the prompts (prompts.txt and held_out.txt, .jsonl where something goes with them) and
-    inputs.json (hashes of the files of the model, the LoRA, the clips and the training prompts). Where a run goes on
-    after its end, its summary is taken away; a finished run that does not go on is left as it is. Raises
-    `RunFolderError` as `examine` does, where these files are not those of the run, and where another process is at work
-    in the folder; this one holds it until it ends.
+    Writes config.toml, the prompts (prompts.txt and held_out.txt, .jsonl where something
+    goes with them) and inputs.json (hashes of the files of the model, the LoRA, the clips
+    and the training prompts). Where a run goes on after its end, its summary is taken away;
+    a finished run that does not go on is left as it is. Raises `RunFolderError` as
+    `examine` does, where these files are not those of the run, and where another process is
+    at work in the folder; this one holds it until it ends.
     """
     folder, stands = Path(run_dir), examine(run_dir, config, resume)
     with checkpoint.writing(folder, "the folder"):
@@ -51,16 +65,20 @@ def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
 
 
 def _describe(folder: Path, config: Mapping[str, Any], found: Mapping[str, inputs.Files]) -> None:
-    """Write the recipe, the prompts and the hashes; a run that goes on after its end has no summary any more."""
+    """Write the recipe, the prompts and the hashes; a run that goes on after its end has no
+    summary any more."""
     (folder / "summary.json").unlink(missing_ok=True)
-    checkpoint.write_text(folder / "config.toml", toml.write(config))  # first: it makes this a run folder
+    checkpoint.write_text(
+        folder / "config.toml", toml.write(config)
+    )  # first: it makes this a run folder
     for key, name in PROMPTS.items():
         _keep(folder, name, _asked(config, key))
     checkpoint.write_text(folder / "inputs.json", json.dumps(found, indent=1))
 
 
 def _keep(folder: Path, name: str, asked: Sequence[str]) -> None:
-    """Write prompts as `name`.txt, or, where something goes with them, as `name`.jsonl; there is one of the two."""
+    """Write prompts as `name`.txt, or, where something goes with them, as `name`.jsonl;
+    there is one of the two."""
     suffix, text = prompts.as_text(asked)
     checkpoint.write_text(folder / f"{name}{suffix}", text)
     (folder / f"{name}{'.txt' if suffix == '.jsonl' else '.jsonl'}").unlink(missing_ok=True)
@@ -69,24 +87,30 @@ def _keep(folder: Path, name: str, asked: Sequence[str]) -> None:
 def examine(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
     """The `status` of the run that `config` describes in this folder; writes nothing.
 
-    Raises `RunFolderError` where the folder holds another run (the message shows the difference), an unfinished one
-    while `resume` is false, more rounds than `config` asks for, or files that no run wrote.
+    Raises `RunFolderError` where the folder holds another run (the message shows the
+    difference), an unfinished one while `resume` is false, more rounds than `config` asks
+    for, or files that no run wrote.
     """
     folder, stands = Path(run_dir), checkpoint.status(run_dir)
     another = f"or name another folder, as run={folder}-2"
     if (folder / "config.toml").is_file():
         _refuse(folder, _another_run(folder, config))
         if stands != "new" and not resume:
-            raise RunFolderError(f"{folder} holds this run already ({stands}): add --resume to go on, {another}")
+            raise RunFolderError(
+                f"{folder} holds this run already ({stands}): add --resume to go on, {another}"
+            )
         _enough_rounds(folder, config)
     elif folder.is_dir() and any(not _ours(path.name) for path in folder.iterdir()):
-        raise RunFolderError(f"{folder} holds files but no config.toml, so no run of vidrl: expected a new or an "
-                             f"empty folder; empty it, {another}")
+        raise RunFolderError(
+            f"{folder} holds files but no config.toml, so no run of vidrl: expected a new or an "
+            f"empty folder; empty it, {another}"
+        )
     return stands
 
 
 def goes_on(run_dir: str | Path, config: Mapping[str, Any]) -> bool:
-    """Whether there is work left: a finished run goes on where `config` asks for more rounds than it was to have.
+    """Whether there is work left: a finished run goes on where `config` asks for more
+    rounds than it was to have.
 
     A run that a guard stopped also goes on where the guards differ from the recorded ones.
     """
@@ -99,59 +123,89 @@ def goes_on(run_dir: str | Path, config: Mapping[str, Any]) -> bool:
 
 
 def unused(run_dir: str | Path, config: Mapping[str, Any]) -> list[str]:
-    """The changed values that have no effect, because the run is finished and does not continue."""
+    """The changed values that have no effect, because the run is finished and does not
+    continue."""
     return [str(change) for change in _changed(Path(run_dir), config)]
 
 
 def filled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's table, with the defaults of values that it does not name, as one of an earlier version of vidrl."""
+    """A recipe's table, with the defaults of values that it does not name, as one of an
+    earlier version of vidrl."""
     defaults = Recipe().to_dict()
-    sections = {key: {**defaults[key], **value} for key, value in config.items()
-                if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping)}
+    sections = {
+        key: {**defaults[key], **value}
+        for key, value in config.items()
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping)
+    }
     return {**defaults, **config, **sections}
 
 
 def world(processes: int) -> dict[str, Any]:
-    """What the numbers of a run depend on besides its recipe: to the last bit, only where all of it is the same."""
+    """What the numbers of a run depend on besides its recipe: to the last bit, only where
+    all of it is the same."""
     cpu = f"cpu ({torch.backends.cpu.get_cpu_capability()})"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
-    return {"processes": processes, "threads": torch.get_num_threads(), "device": device,
-            "versions": {name: _version(name) for name in PACKAGES}}
+    return {
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
 
 
-def since(saved: Mapping[str, Any], recipe: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """What differs from the checkpoint `saved` in the recipe and the `world`; values that it lacks are not compared."""
+def since(
+    saved: Mapping[str, Any], recipe: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[Change]:
+    """What differs from the checkpoint `saved` in the recipe and the `world`; values that
+    it lacks are not compared."""
     old, new = filled(saved["recipe"]), filled(recipe)
     here = {key: value for key, value in now.items() if key in saved["world"]}
     return [*changes.between(old, new, ignore=("run",)), *changes.between(saved["world"], here)]
 
 
-# --- what makes it another run ---------------------------------------------------------------------------------------
+# --- what makes it another run
+# ---------------------------------------------------------------------------------------
 
 
 def _another_run(folder: Path, config: Mapping[str, Any]) -> list[str]:
     """One line for each difference that would make the run another one."""
     found = [str(change) for change in changes.refused(_changed(folder, config))]
     kept = inputs.kept_prompts(folder, PROMPTS["data.prompts"])
-    edited = "" if kept is None else prompts.differences(
-        *(list(map(without_folders, some)) for some in (kept, _asked(config, "data.prompts"))))  # files may be moved
+    edited = (
+        ""
+        if kept is None
+        else prompts.differences(
+            *(list(map(without_folders, some)) for some in (kept, _asked(config, "data.prompts")))
+        )
+    )  # files may be moved
     where = folder / f"prompts{prompts.as_text(kept or [])[0]}"
-    return [*found, *([f"data.prompts: {edited}; the recorded ones are in {where}"] if edited else [])]
+    return [
+        *found,
+        *([f"data.prompts: {edited}; the recorded ones are in {where}"] if edited else []),
+    ]
 
 
 def _changed(folder: Path, config: Mapping[str, Any]) -> list[Change]:
-    """The values of the recipe that differ from the recorded ones; paths whose content is compared are left out."""
-    ignored = ["run", *(key for key, name in PROMPTS.items() if inputs.kept_prompts(folder, name) is not None)]
-    ignored += [key for key in _inputs(folder) if inputs.named(config, key)]  # `claim` compares their content
+    """The values of the recipe that differ from the recorded ones; paths whose content is
+    compared are left out."""
+    ignored = [
+        "run",
+        *(key for key, name in PROMPTS.items() if inputs.kept_prompts(folder, name) is not None),
+    ]
+    ignored += [
+        key for key in _inputs(folder) if inputs.named(config, key)
+    ]  # `claim` compares their content
     return changes.between(filled(_recorded(folder)), filled(config), ignore=ignored)
 
 
 def _refuse(folder: Path, lines: Sequence[str]) -> None:
     if lines:
         shown = "\n  ".join(lines)
-        raise RunFolderError(f"{folder} holds another run; recorded -> asked for:\n  {shown}\n"
-                             f"Ask for the recorded values to resume it, or name another folder, as run={folder}-2. "
-                             "`vidrl train --help` lists what may change")
+        raise RunFolderError(
+            f"{folder} holds another run; recorded -> asked for:\n  {shown}\n"
+            f"Ask for the recorded values to resume it, or name another folder, as run={folder}-2. "
+            "`vidrl train --help` lists what may change"
+        )
 
 
 def _ours(name: str) -> bool:
@@ -162,12 +216,15 @@ def _ours(name: str) -> bool:
 def _enough_rounds(folder: Path, config: Mapping[str, Any]) -> None:
     done, asked = int((checkpoint.latest(folder) or "0")[:6]), filled(config)["train"]["rounds"]
     if asked < done:
-        raise RunFolderError(f"{folder}: train.rounds: expected at least the {done} rounds that are done, got {asked}: "
-                             f"ask for more, or name another folder, as run={folder}-2")
+        raise RunFolderError(
+            f"{folder}: train.rounds: expected at least the {done} rounds that are done, got {asked}: "
+            f"ask for more, or name another folder, as run={folder}-2"
+        )
 
 
 def _asked(config: Mapping[str, Any], key: str) -> list[str]:
-    """The prompts that a recipe uses: those that are trained on, or those that are evaluated on."""
+    """The prompts that a recipe uses: those that are trained on, or those that are
+    evaluated on."""
     data = filled(config)["data"]
     path = data[key.removeprefix("data.")]
     found = prompts.read(path) if path else []
@@ -181,7 +238,10 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 def _inputs(folder: Path) -> dict[str, inputs.Files]:
     """The hashes that a run folder holds; none where it has no inputs.json."""
-    path, cure = folder / "inputs.json", "Delete it if the model's files are those that the run began with"
+    path, cure = (
+        folder / "inputs.json",
+        "Delete it if the model's files are those that the run began with",
+    )
     return checkpoint.parsed(path, json.loads, cure) if path.is_file() else {}
 
 
@@ -202,6 +262,8 @@ def _hold(folder: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         handle.close()
-        raise RunFolderError(f"another process is at work in {folder}: wait until it has ended, or name another "
-                             f"folder, as run={folder}-2") from None
+        raise RunFolderError(
+            f"another process is at work in {folder}: wait until it has ended, or name another "
+            f"folder, as run={folder}-2"
+        ) from None
     _HELD[folder.resolve()] = handle

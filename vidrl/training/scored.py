@@ -1,4 +1,5 @@
-"""The part of the clips that a round or an evaluation keeps; clips are decoded and scored a few at a time.
+"""The part of the clips that a round or an evaluation keeps; clips are decoded and scored a
+few at a time.
 
 Legend: B clips, F frames.
 """
@@ -16,10 +17,12 @@ from . import evaluate
 
 
 class Scored:
-    """The scores, the thumbnails and the prompts of all clips, and the few clips that are shown.
+    """The scores, the thumbnails and the prompts of all clips, and the few clips that are
+    shown.
 
-    `shown(values)` names the places of the clips to keep, given the rewards (n,) of the first n clips, NaN where a clip
-    is unscored. `clips` holds these clips, (F, C, H, W), by place; all other clips may be freed once `add` returns.
+    `shown(values)` names the places of the clips to keep, given the rewards (n,) of the
+    first n clips, NaN where a clip is unscored. `clips` holds these clips, (F, C, H, W), by
+    place; all other clips may be freed once `add` returns.
 
     Example:
         >>> from vidrl import plugin
@@ -40,21 +43,28 @@ class Scored:
     def add(self, samples: Samples) -> None:
         """Score some clips, in the order of the prompts."""
         start = len(self.prompts)
-        for one in evaluate.score_some(self.reward, samples):  # `join` copies, so that no view keeps the clips alive
+        for one in evaluate.score_some(
+            self.reward, samples
+        ):  # `join` copies, so that no view keeps the clips alive
             self._found.append(evaluate.join([one]) if isinstance(one, Score) else one)
         self._small.append(evaluate.thumbnails(samples.frames))
         self.prompts, self.fps = [*self.prompts, *samples.prompts], samples.fps
         wanted = set(self.shown(self._values()))
-        new = {start + i: samples.video[i].clone() for i in range(len(samples)) if start + i in wanted}
+        new = {
+            start + i: samples.video[i].clone() for i in range(len(samples)) if start + i in wanted
+        }
         self.clips = {i: clip for i, clip in self.clips.items() if i in wanted} | new
 
     def _values(self) -> Tensor:
         nothing = torch.full((1,), float("nan"))
-        return torch.cat([one.value.cpu() if isinstance(one, Score) else nothing for one in self._found])
+        return torch.cat(
+            [one.value.cpu() if isinstance(one, Score) else nothing for one in self._found]
+        )
 
     @property
     def score(self) -> Score:
-        """The score of all clips. Raises RuntimeError where the reward failed on every clip."""
+        """The score of all clips. Raises RuntimeError where the reward failed on every
+        clip."""
         return evaluate.together(self._found)
 
     @property
@@ -67,4 +77,8 @@ class Scored:
         places = [i for i in range(min(n, len(self.prompts))) if i in self.clips]
         if not places:
             return None
-        return Samples(torch.stack([self.clips[i] for i in places]), [self.prompts[i] for i in places], self.fps)
+        return Samples(
+            torch.stack([self.clips[i] for i in places]),
+            [self.prompts[i] for i in places],
+            self.fps,
+        )

@@ -1,4 +1,5 @@
-"""What a run is told, before any image is made, of measures that have no meaning for an image, a clip of one frame."""
+"""What a run is told, before any image is made, of measures that have no meaning for an
+image, a clip of one frame."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from vidrl.diffusion.segments import Span
 from vidrl.rewards import Composite, Reward
 
-ACROSS = ("verifier_motion", "identity")  # held-out measures, beside the reward's parts, that compare frames
+ACROSS = (
+    "verifier_motion",
+    "identity",
+)  # held-out measures, beside the reward's parts, that compare frames
 
 
 def makes_images(frame_map: Sequence[Span]) -> bool:
@@ -16,7 +20,8 @@ def makes_images(frame_map: Sequence[Span]) -> bool:
 
 
 def timed(reward: Reward) -> dict[str, int]:
-    """The parts of a reward that do not score an image, each with the frames that it needs; none of a reward alone.
+    """The parts of a reward that do not score an image, each with the frames that it needs;
+    none of a reward alone.
 
     Example:
         >>> from vidrl.rewards import load
@@ -28,9 +33,11 @@ def timed(reward: Reward) -> dict[str, int]:
 
 
 def check(reward: Reward, bands: Iterable[str], frame_map: Sequence[Span] = ((0, 1),)) -> str:
-    """A note of what is left out of the reward of images; empty where nothing is, or the backbone makes clips.
+    """A note of what is left out of the reward of images; empty where nothing is, or the
+    backbone makes clips.
 
-    Raises ValueError for a reward that scores no image, and for a guard of a measure that needs time.
+    Raises ValueError for a reward that scores no image, and for a guard of a measure that
+    needs time.
 
     Example:
         >>> from vidrl.rewards import load
@@ -42,14 +49,28 @@ def check(reward: Reward, bands: Iterable[str], frame_map: Sequence[Span] = ((0,
         return ""
     out = timed(reward)
     if reward.needed > 1:
-        what = f"parts that all need more frames: {', '.join(out)}" if out else f"one that needs {reward.needed} frames"
-        raise ValueError(f"reward: expected one that scores images, because the backbone makes clips of one frame, got "
-                         f"{what}; take frame_quality, aesthetic, pick_score or ocr, or set the backbone's frames to "
-                         f"{reward.needed} or more")
+        what = (
+            f"parts that all need more frames: {', '.join(out)}"
+            if out
+            else f"one that needs {reward.needed} frames"
+        )
+        raise ValueError(
+            f"reward: expected one that scores images, because the backbone makes clips of one frame, got "
+            f"{what}; take frame_quality, aesthetic, pick_score or ocr, or set the backbone's frames to "
+            f"{reward.needed} or more"
+        )
     for name in bands:
         if name in out or name in ACROSS:
-            raise ValueError(f"guard.bands.{name}: expected a measure of images, because the backbone makes clips of "
-                             f"one frame; {name} compares frames over time: take this band away, or guard diversity, "
-                             "exposure, or a part of the reward that scores images")
-    return "" if not out else (f"the backbone makes images, clips of one frame: {', '.join(out)} need more frames, and "
-                               "are left out of the reward")
+            raise ValueError(
+                f"guard.bands.{name}: expected a measure of images, because the backbone makes clips of "
+                f"one frame; {name} compares frames over time: take this band away, or guard diversity, "
+                "exposure, or a part of the reward that scores images"
+            )
+    return (
+        ""
+        if not out
+        else (
+            f"the backbone makes images, clips of one frame: {', '.join(out)} need more frames, and "
+            "are left out of the reward"
+        )
+    )

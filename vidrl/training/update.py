@@ -1,4 +1,5 @@
-"""A round's optimiser steps: micro-batches, gradients over all processes, and the proof that ratio is 1 at first."""
+"""A round's optimiser steps: micro-batches, gradients over all processes, and the proof
+that ratio is 1 at first."""
 
 from __future__ import annotations
 
@@ -19,10 +20,16 @@ from .processes import Workers
 from .rollout import Plan, Rollout
 from .weight_drift import weight_drift
 
-Part = tuple[Algorithm, Batch, float]  # rows of one optimiser step, whose loss they are for, and its weight
-TRAINED = "trained_share"  # of the rows of a round: those in whose prediction a trained weight takes part
-FROZEN = ("no trained network takes part in the steps that were learned from: they are of networks that "
-          "backbone.options.train leaves out")  # fmt: skip
+Part = tuple[
+    Algorithm, Batch, float
+]  # rows of one optimiser step, whose loss they are for, and its weight
+TRAINED = (
+    "trained_share"  # of the rows of a round: those in whose prediction a trained weight takes part
+)
+FROZEN = (
+    "no trained network takes part in the steps that were learned from: they are of networks that "
+    "backbone.options.train leaves out"
+)
 UNDEFINED = "the reward gave them no finite number, or no finite gradient"
 RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| before the first update
 
@@ -30,13 +37,26 @@ RATIO_TOLERANCE = {"no": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # |ratio − 1| befo
 class Updater:
     """Minimises an algorithm's loss over a policy's trained weights."""
 
-    def __init__(self, policy: Policy, algorithm: Algorithm, workers: Workers, options: Train, seed: int):
-        self.policy, self.algorithm, self.workers, self.options, self.seed = policy, algorithm, workers, options, seed
+    def __init__(
+        self, policy: Policy, algorithm: Algorithm, workers: Workers, options: Train, seed: int
+    ):
+        self.policy, self.algorithm, self.workers, self.options, self.seed = (
+            policy,
+            algorithm,
+            workers,
+            options,
+            seed,
+        )
         self.optimiser = torch.optim.AdamW(
-            policy.weights.values(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=options.weight_decay
+            policy.weights.values(),
+            lr=options.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=options.weight_decay,
         )
         cure = "use gradient checkpointing, a smaller clip, or a device of more memory"
-        self.pieces = Pieces(options.micro_batch or workers.first_micro_batch(), "the update of one row", cure)
+        self.pieces = Pieces(
+            options.micro_batch or workers.first_micro_batch(), "the update of one row", cure
+        )
         self.proven, self.learns = False, False
 
     @property
@@ -44,12 +64,14 @@ class Updater:
         """Rows at once; halved where memory runs out."""
         return self.pieces.size
 
-    def update(self, experience: Experience, beside: Iterator[Part] | None = None) -> dict[str, Any]:
+    def update(
+        self, experience: Experience, beside: Iterator[Part] | None = None
+    ) -> dict[str, Any]:
         """Take the round's optimiser steps; what the losses reported, over all processes.
 
-        Each step adds to the gradient of the algorithm's loss that of the next batch of `beside`, times that batch's
-        weight.
-        Where the algorithm has no minibatch, there is no `kl`, and the only steps are those of `beside`.
+        Each step adds to the gradient of the algorithm's loss that of the next batch of
+        `beside`, times that batch's weight. Where the algorithm has no minibatch, there is
+        no `kl`, and the only steps are those of `beside`.
         """
         rate = self._set_rate(experience.round)
         seen: list[dict[str, Tensor]] = []
@@ -88,19 +110,24 @@ class Updater:
         return rate
 
     def _accumulate(self, parts: Sequence[Part]) -> dict[str, Tensor]:
-        """Gradients of one optimiser step; where memory runs out, again in micro-batches of half the size."""
+        """Gradients of one optimiser step; where memory runs out, again in micro-batches of
+        half the size."""
         rows = max(len(batch) for _, batch, _ in parts)
         return self.pieces.attempt(rows, lambda size: self._backward(parts, size))
 
     def _backward(self, parts: Sequence[Part], size: int) -> dict[str, Tensor]:
         seen: dict[str, list[Tensor]] = {}
-        self.optimiser.zero_grad(set_to_none=True)  # what a larger micro-batch added before memory ran out
+        self.optimiser.zero_grad(
+            set_to_none=True
+        )  # what a larger micro-batch added before memory ran out
         for algorithm, micro, weight in (
             (a, micro, w) for a, batch, w in parts for micro in batch.by_time().split(size)
-        ):  # fmt: skip
+        ):
             with self.workers.autocast():
                 loss = algorithm.loss(self.policy, micro)
-            trained = loss.value.requires_grad  # not where a network that is not trained predicts all rows
+            trained = (
+                loss.value.requires_grad
+            )  # not where a network that is not trained predicts all rows
             if trained:
                 self.workers.backward(loss.value * len(micro) * micro.share * weight)
             seen.setdefault(TRAINED, []).append(torch.full((len(micro),), float(trained)))
@@ -112,7 +139,8 @@ class Updater:
         return found
 
     def _prove(self, seen: Mapping[str, Tensor]) -> None:
-        """Before its first update the policy must give its own samples the density it gave them."""
+        """Before its first update the policy must give its own samples the density it gave
+        them."""
         self.proven = True
         tolerance = RATIO_TOLERANCE[self.options.mixed_precision]
         own = seen.get("ratio", torch.zeros(0))  # a loss without ratios has none to prove
@@ -125,12 +153,15 @@ class Updater:
             )
 
     def _step(self, round: int) -> float | None:
-        """One optimiser step; the gradient's norm, or None where fp16 overflowed and the step was left out."""
+        """One optimiser step; the gradient's norm, or None where fp16 overflowed and the
+        step was left out."""
         parameters, scale = list(self.policy.weights.values()), self.workers.loss_scale
         self.workers.sum_gradients(parameters)
         self.workers.unscale(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
-        if not bool(norm.isfinite()) and (scale is None or scale < 1):  # a smaller scale would not help
+        if not bool(norm.isfinite()) and (
+            scale is None or scale < 1
+        ):  # a smaller scale would not help
             cure = "lower train.learning_rate, and see metrics.jsonl"
             raise RuntimeError(f"round {round}: the gradient is not finite; {cure}")
         taken = self.workers.step(self.optimiser)
@@ -140,12 +171,19 @@ class Updater:
         return float(norm) if taken else None
 
     def _divergence(self, batch: Batch) -> float:
-        """KL to the reference after the update, on a micro-batch of the round's own steps."""
+        """KL to the reference after the update, on a micro-batch of the round's own
+        steps."""
         if len(batch):
-            means = [self.pieces.attempt(len(batch), lambda size: self._mean_divergence(batch.split(size)[0]))]
+            means = [
+                self.pieces.attempt(
+                    len(batch), lambda size: self._mean_divergence(batch.split(size)[0])
+                )
+            ]
         else:
             means = []
-        own = torch.tensor([float(mean) for mean, pairs in means for _ in range(pairs)], dtype=torch.float64)
+        own = torch.tensor(
+            [float(mean) for mean, pairs in means for _ in range(pairs)], dtype=torch.float64
+        )
         return float(self.workers.all(own).mean())  # a process without pairs here has no say
 
     def _mean_divergence(self, micro: Batch) -> tuple[Tensor, int]:
@@ -155,7 +193,9 @@ class Updater:
     def _summary(self, seen: Mapping[str, Tensor]) -> dict[str, Any]:
         """Means over all processes' pairs; of the ratio also the range."""
         nothing = torch.zeros(0)  # of a metric that only another process's pairs reported
-        names = self.workers.names(seen)  # processes must gather the same metrics, else each waits for ever
+        names = self.workers.names(
+            seen
+        )  # processes must gather the same metrics, else each waits for ever
         everyones = {name: self.workers.all(seen.get(name, nothing).double()) for name in names}
         row: dict[str, Any] = {name: float(values.mean()) for name, values in everyones.items()}
         if "ratio" in everyones:
@@ -166,17 +206,21 @@ class Updater:
         return self._with_trained_share(row)
 
     def _with_trained_share(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row; it keeps the share where it is below 1. Raises where no round so far has any such row."""
+        """The row; it keeps the share where it is below 1. Raises where no round so far has
+        any such row."""
         share = row.pop(TRAINED, None)
         if share == 0 and not self.learns:
-            raise RuntimeError(f"{FROZEN}: name those networks there too, or choose steps of the times of the trained "
-                               "ones")  # fmt: skip
+            raise RuntimeError(
+                f"{FROZEN}: name those networks there too, or choose steps of the times of the trained "
+                "ones"
+            )
         self.learns = self.learns or bool(share)
         return row | ({} if share in (None, 1.0) else {TRAINED: share})
 
 
 def rewarded(values: Tensor) -> dict[str, Any]:
-    """What a loss that scores the clips itself says of its rewards (n,), NaN where a clip is unscored.
+    """What a loss that scores the clips itself says of its rewards (n,), NaN where a clip
+    is unscored.
 
     Example:
         >>> rewarded(torch.tensor([1.0, 3.0, float("nan"), 2.0], dtype=torch.float64))["reward"]["mean"]
@@ -188,7 +232,8 @@ def rewarded(values: Tensor) -> dict[str, Any]:
 
 
 def happenings(row: Mapping[str, Any], scored: bool) -> dict[str, str]:
-    """What is to be told of a round, by the kind of event; `scored` is False where the loss scores the clips itself.
+    """What is to be told of a round, by the kind of event; `scored` is False where the loss
+    scores the clips itself.
 
     Example:
         >>> happenings({"kl": 0.0, "unscored_share": 0.25}, scored=False)["unscored"][:42]
@@ -197,12 +242,16 @@ def happenings(row: Mapping[str, Any], scored: bool) -> dict[str, str]:
     told, share = {}, row.get("unscored_share", 0.0)
     if "kl" not in row:
         what = "only data.clips were learned from" if "data_error" in row else "no optimiser step"
-        told["skipped"] = f"{what}: the samples gave nothing to learn from, as where those of every group tie"
+        told["skipped"] = (
+            f"{what}: the samples gave nothing to learn from, as where those of every group tie"
+        )
     if row.get(TRAINED) == 0:
         told["skipped"] = FROZEN
     if row.get("skipped_steps"):
-        told["overflow"] = (f"a gradient overflowed under fp16: {row['skipped_steps']} optimiser step(s) left out; the "
-                            f"loss scale is {row['loss_scale']:g} now")
+        told["overflow"] = (
+            f"a gradient overflowed under fp16: {row['skipped_steps']} optimiser step(s) left out; the "
+            f"loss scale is {row['loss_scale']:g} now"
+        )
     if share and not scored:
         told["unscored"] = f"{share:.0%} of the clips were left out of the loss: {UNDEFINED}"
     return told
@@ -221,16 +270,25 @@ class _Rehearsal(Experience):
 
 
 def rehearse(
-    algorithm: Algorithm, shape: Sequence[int], plan: Plan, prompts: Sequence[str], index: Sequence[int], group: int
-) -> None:  # fmt: skip
-    """Raise, before anything is sampled, what cutting a round into optimiser steps would raise.
+    algorithm: Algorithm,
+    shape: Sequence[int],
+    plan: Plan,
+    prompts: Sequence[str],
+    index: Sequence[int],
+    group: int,
+) -> None:
+    """Raise, before anything is sampled, what cutting a round into optimiser steps would
+    raise.
 
-    That is fewer rows than steps, or a group in several processes. `shape` is that of a latent, which stands there as
-    zeros that take no memory; no two samples have the same advantage.
+    That is fewer rows than steps, or a group in several processes. `shape` is that of a
+    latent, which stands there as zeros that take no memory; no two samples have the same
+    advantage.
     """
     zero, n, kept = torch.zeros(()), len(prompts), len(plan.keep)
     latents, steps = zero.expand(len(index), *shape), zero.expand(len(index), kept, *shape)
-    rollout = Rollout({}, latents, steps, steps, zero.expand(len(index), kept, plan.segments), plan, steps)
+    rollout = Rollout(
+        {}, latents, steps, steps, zero.expand(len(index), kept, plan.segments), plan, steps
+    )
     credit = (1.0 + torch.arange(n))[:, None].expand(-1, plan.segments)
     seen = _Rehearsal(rollout, credit, torch.arange(n) // group, prompts, torch.tensor(index), 0, 0)
     with suppress(_Cut):

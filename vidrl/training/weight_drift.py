@@ -1,4 +1,5 @@
-"""How far training has moved the weights: the relative norm of their change from the reference."""
+"""How far training has moved the weights: the relative norm of their change from the
+reference."""
 
 from __future__ import annotations
 
@@ -11,16 +12,19 @@ from torch import Tensor
 
 from .policy import Policy
 
-Pair = tuple[Tensor, Tensor]  # lora_A and lora_B of one layer, as matrices (r, inputs) and (outputs, r)
+Pair = tuple[
+    Tensor, Tensor
+]  # lora_A and lora_B of one layer, as matrices (r, inputs) and (outputs, r)
 
 
 @torch.no_grad()
 def weight_drift(policy: Policy, weights: str = "live") -> float:
-    """‖w − w_ref‖ / ‖w_ref‖, over all trained layers, of a named set of weights against the set "reference".
+    """‖w − w_ref‖ / ‖w_ref‖, over all trained layers, of a named set of weights against the
+    set "reference".
 
-    w are the effective weights. Under a LoRA those of a layer are W + s B A, with W the frozen weights and s the
-    scale; only the layers that have a LoRA are counted, and no biases. Where all weights are trained, w are these.
-    0 before the first update.
+    w are the effective weights. Under a LoRA those of a layer are W + s B A, with W the
+    frozen weights and s the scale; only the layers that have a LoRA are counted, and no
+    biases. Where all weights are trained, w are these. 0 before the first update.
 
     Example:
         >>> from vidrl.backbones.toy import Toy
@@ -38,8 +42,10 @@ def _full(policy: Policy, weights: str) -> tuple[float, float]:
     """‖w − w_ref‖² and ‖w_ref‖²."""
     live = policy.sets[weights] if weights != "live" else list(policy.weights.values())
     pairs = list(zip(live, policy.sets["reference"], strict=True))
-    moved, whole = ([x.double().square().sum() for x in made]
-                    for made in ((w - ref for w, ref in pairs), (ref for _, ref in pairs)))
+    moved, whole = (
+        [x.double().square().sum() for x in made]
+        for made in ((w - ref for w, ref in pairs), (ref for _, ref in pairs))
+    )
     return float(sum(moved)), float(sum(whole))
 
 
@@ -68,9 +74,15 @@ def _squared(a: Tensor, b: Tensor) -> float:
 
 
 def _layers(policy: Policy) -> Iterator[tuple[Any, Pair]]:
-    """The layers that have a LoRA, with its matrices; a convolution's kernel counts as inputs."""
+    """The layers that have a LoRA, with its matrices; a convolution's kernel counts as
+    inputs."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    found: list[Any] = [one for one in policy.backbone.network.modules() if isinstance(one, BaseTunerLayer)]
+    found: list[Any] = [
+        one for one in policy.backbone.network.modules() if isinstance(one, BaseTunerLayer)
+    ]
     for layer in found:
-        yield layer, (layer.lora_A["default"].weight.flatten(1), layer.lora_B["default"].weight.flatten(1))
+        yield (
+            layer,
+            (layer.lora_A["default"].weight.flatten(1), layer.lora_B["default"].weight.flatten(1)),
+        )

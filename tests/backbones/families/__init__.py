@@ -4,12 +4,21 @@
     family = FAMILIES["wan"]
     clip = family.build()(**family.ask("a red circle"), num_inference_steps=2).frames[0]
 
-The builders need no file and no network. Each file of this folder holds the builders of one kind of
-network; `parts` holds what several families share.
+The builders need no file and no network. Each file of this folder holds the builders of one
+kind of network; `parts` holds what several families share.
 """
 
 from . import cosmos, images, motion, packed, sound, unets, video, wan
 from ._family import FAMILIES, PROMPTS, Family, clips, picture
 
-BUILDERS = (cosmos, images, motion, packed, sound, unets, video, wan)  # importing them fills FAMILIES
+BUILDERS = (
+    cosmos,
+    images,
+    motion,
+    packed,
+    sound,
+    unets,
+    video,
+    wan,
+)  # importing them fills FAMILIES
 __all__ = ["FAMILIES", "PROMPTS", "Family", "clips", "picture"]

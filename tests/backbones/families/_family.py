@@ -17,11 +17,12 @@ TRAINED = ("transformer", "transformer_2", "unet")  # how pipelines name what de
 
 @dataclass(frozen=True)
 class Family:
-    """One family. `make` builds its pipeline, and `call` are the arguments of the pipeline's call.
+    """One family. `make` builds its pipeline, and `call` are the arguments of the
+    pipeline's call.
 
-    `modality`: text to video, image to video, text to image, or image to image. `other`: the
-    arguments of a second size and length. `quick`: whether the unit suite includes its contract.
-    `rounds`: whether the pipeline itself rounds pixels to bytes.
+    `modality`: text to video, image to video, text to image, or image to image. `other`:
+    the arguments of a second size and length. `quick`: whether the unit suite includes its
+    contract. `rounds`: whether the pipeline itself rounds pixels to bytes.
     """
 
     name: str
@@ -70,7 +71,8 @@ class Family:
         return next((name for name in FRAMES if name in self.call), None)
 
     def ask(self, prompt: str, **call: Any) -> dict[str, Any]:
-        """All arguments of the pipeline's call, with a picture where the family reads one."""
+        """All arguments of the pipeline's call, with a picture where the family reads
+        one."""
         asked = {**self.call, **call}
         text = {"prompt": prompt} if self.reads_text else {}
         image = {"image": self.picture(asked)} if self.reads_image else {}

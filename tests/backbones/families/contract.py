@@ -1,7 +1,9 @@
-"""What the backbone `pipeline` promises of every family: one function a promise, which asserts it.
+"""What the backbone `pipeline` promises of every family: one function a promise, which
+asserts it.
 
-`CHECKS` has all of them by name. The tests run them, and `scripts/pipelines.py` writes down which
-families keep them. The reference is always the pipeline's own call, with diffusers alone.
+`CHECKS` has all of them by name. The tests run them, and `scripts/pipelines.py` writes down
+which families keep them. The reference is always the pipeline's own call, with diffusers
+alone.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ LEVEL = 1 / 255  # between neighbouring bytes
 
 
 class Tiny(Pipeline):
-    """The tiny pipeline of a family, as a recipe names it: every prompt has the same picture."""
+    """The tiny pipeline of a family, as a recipe names it: every prompt has the same
+    picture."""
 
     def __init__(self, family: str, gradient_checkpointing: bool = False, other: bool = False):
         known = FAMILIES[family]
@@ -77,8 +80,8 @@ def conditions(family: Family, backbone: Tiny) -> Cond:
 def own(family: Family, backbone: Tiny) -> Tensor:
     """What the pipeline itself makes of each prompt alone, by a deterministic scheduler.
 
-    It is the pipeline's own scheduler, or, where that is a multistep or a stochastic one, the
-    first-order deterministic one of the same path.
+    It is the pipeline's own scheduler, or, where that is a multistep or a stochastic one,
+    the first-order deterministic one of the same path.
     """
     pipe = family.build()
     pipe.scheduler = type(backbone.probe).__bases__[1].from_config(backbone.probe.config)
@@ -132,7 +135,8 @@ def near(a: Tensor, b: Tensor, tolerance: float = CLOSE) -> None:
 
 @torch.no_grad()
 def rollout_is_the_pipelines_own(family: Family) -> None:
-    """Guidance on, prompts of two lengths: in one batch and alone, the pixels of the pipeline."""
+    """Guidance on, prompts of two lengths: in one batch and alone, the pixels of the
+    pipeline."""
     backbone = driven(family.name)
     cond, times = conditions(family, backbone), backbone.times(STEPS)
     x, expected = entered(backbone, cond, times[0]), own(family, backbone)
@@ -189,7 +193,8 @@ def decode_carries_gradient(family: Family) -> None:
 
 @torch.no_grad()
 def lora_is_read_by_vidrl_and_by_the_plain_pipeline(family: Family) -> None:
-    """The pipeline makes the same clip with the file as it made with the adapter in place."""
+    """The pipeline makes the same clip with the file as it made with the adapter in
+    place."""
     policy = adapted(family.name)
     asked = family.ask(PROMPTS[0])
     expected, base = clips(policy.backbone.plain, asked), clips(family.build(), asked)
@@ -261,18 +266,21 @@ def _recipe(family: Family, folder: Path, rounds: int) -> config.Recipe:
     backbone = driven(family.name)
     sampler = {} if backbone.path.kind == "flow" else {"sampler": "ddim", "eta": 1.0}
     few = {"prompts_per_round": 1, "group": 2, "eval_every": 100, "eval_steps": 2, "show": 1}
-    return config.load({
-        "run": str(folder / "run"),
-        "backbone": {"name": f"{__name__}:Tiny", "options": {"family": family.name}},
-        "policy": {"lora_rank": 2, "lora_alpha": 2, "lora_targets": targets(backbone)},
-        "reward": {"name": f"{__name__}:Light"},
-        "algorithm": {"name": "grpo", "options": {"steps": STEPS, **sampler}},
-        "data": {
-            "prompts": str(folder / "prompts.txt"), "held_out": str(folder / "prompts.txt"),
-            "held_out_n": 1,
-        },
-        "train": {"rounds": rounds, "checkpoint_every": 1, "learning_rate": 1e-2, **few},
-    })  # fmt: skip
+    return config.load(
+        {
+            "run": str(folder / "run"),
+            "backbone": {"name": f"{__name__}:Tiny", "options": {"family": family.name}},
+            "policy": {"lora_rank": 2, "lora_alpha": 2, "lora_targets": targets(backbone)},
+            "reward": {"name": f"{__name__}:Light"},
+            "algorithm": {"name": "grpo", "options": {"steps": STEPS, **sampler}},
+            "data": {
+                "prompts": str(folder / "prompts.txt"),
+                "held_out": str(folder / "prompts.txt"),
+                "held_out_n": 1,
+            },
+            "train": {"rounds": rounds, "checkpoint_every": 1, "learning_rate": 1e-2, **few},
+        }
+    )
 
 
 class Light(Reward):
@@ -325,11 +333,14 @@ def _gradients(policy: Policy, cond: Cond) -> dict[str, Tensor]:
 CHECKS = {
     check.__name__: check
     for check in (
-        rollout_is_the_pipelines_own, ratio_is_one_at_shuffled_times, split_undoes_noise,
-        decode_carries_gradient, lora_is_read_by_vidrl_and_by_the_plain_pipeline,
+        rollout_is_the_pipelines_own,
+        ratio_is_one_at_shuffled_times,
+        split_undoes_noise,
+        decode_carries_gradient,
+        lora_is_read_by_vidrl_and_by_the_plain_pipeline,
         another_size_and_length_is_driven_as_well,
         a_round_changes_only_the_adapter_and_a_resumed_run_is_the_whole_run,
         bf16_autocast_predicts_alike_and_repeats_itself,
         gradient_checkpointing_gives_the_same_gradient,
     )
-}  # fmt: skip
+}

@@ -18,18 +18,34 @@ LARGE_OTHER = size(64, 32, num_frames=5)
 
 def network(kind: Any = None, channels: int = 16, made: int = 16, **more: Any) -> Any:
     return (kind or diffusers.WanTransformer3DModel)(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=channels,
-        out_channels=made, text_dim=32, freq_dim=256, ffn_dim=32, num_layers=2,
-        cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32, **more,
-    )  # fmt: skip
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=channels,
+        out_channels=made,
+        text_dim=32,
+        freq_dim=256,
+        ffn_dim=32,
+        num_layers=2,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+        **more,
+    )
 
 
 def residual_vae() -> Any:
     return wan_vae(
-        48, in_channels=12, out_channels=12, is_residual=True, patch_size=2,
-        latents_mean=[0.0] * 48, latents_std=[1.0] * 48, scale_factor_spatial=16,
+        48,
+        in_channels=12,
+        out_channels=12,
+        is_residual=True,
+        patch_size=2,
+        latents_mean=[0.0] * 48,
+        latents_std=[1.0] * 48,
+        scale_factor_spatial=16,
         scale_factor_temporal=4,
-    )  # fmt: skip
+    )
 
 
 @family("text to video", CALL, OTHER, quick=True)
@@ -41,43 +57,71 @@ def wan() -> diffusers.WanPipeline:
 def wan22() -> diffusers.WanPipeline:
     """Two experts: one of the high and one of the low noise."""
     return diffusers.WanPipeline(
-        tokenizer(), t5(), wan_vae(), flow_unipc(), network(), network(), boundary_ratio=0.875,
-    )  # fmt: skip
+        tokenizer(),
+        t5(),
+        wan_vae(),
+        flow_unipc(),
+        network(),
+        network(),
+        boundary_ratio=0.875,
+    )
 
 
 @family("text to video", LARGE, LARGE_OTHER)
 def wan22_5b() -> diffusers.WanPipeline:
     """A time a token."""
     return diffusers.WanPipeline(
-        tokenizer(), t5(), residual_vae(), flow_unipc(), network(None, 48, 48),
+        tokenizer(),
+        t5(),
+        residual_vae(),
+        flow_unipc(),
+        network(None, 48, 48),
         expand_timesteps=True,
-    )  # fmt: skip
+    )
 
 
 @family("image to video", CALL, OTHER)
 def wan_i2v() -> diffusers.WanImageToVideoPipeline:
     return diffusers.WanImageToVideoPipeline(
-        tokenizer(), t5(), wan_vae(), flow(shift=7.0), clip_pictures(), clip_vision(),
+        tokenizer(),
+        t5(),
+        wan_vae(),
+        flow(shift=7.0),
+        clip_pictures(),
+        clip_vision(),
         network(None, 36, image_dim=4),
-    )  # fmt: skip
+    )
 
 
 @family("image to video", CALL | {"guidance_scale_2": 3.0}, OTHER)
 def wan22_i2v() -> diffusers.WanImageToVideoPipeline:
     """Two experts, and no encoder of pictures but the autoencoder."""
     return diffusers.WanImageToVideoPipeline(
-        tokenizer(), t5(), wan_vae(), flow_unipc(), None, None, network(None, 36),
-        network(None, 36), boundary_ratio=0.9,
-    )  # fmt: skip
+        tokenizer(),
+        t5(),
+        wan_vae(),
+        flow_unipc(),
+        None,
+        None,
+        network(None, 36),
+        network(None, 36),
+        boundary_ratio=0.9,
+    )
 
 
 @family("image to video", LARGE, LARGE_OTHER)
 def wan22_5b_i2v() -> diffusers.WanImageToVideoPipeline:
     """The first latent frame is held."""
     return diffusers.WanImageToVideoPipeline(
-        tokenizer(), t5(), residual_vae(), flow_unipc(), None, None, network(None, 48, 48),
+        tokenizer(),
+        t5(),
+        residual_vae(),
+        flow_unipc(),
+        None,
+        None,
+        network(None, 48, 48),
         expand_timesteps=True,
-    )  # fmt: skip
+    )
 
 
 @family("text to video", CALL, OTHER)

@@ -1,4 +1,5 @@
-"""Which clips belong together, and which of them are worth showing: the best and the worst on each dimension."""
+"""Which clips belong together, and which of them are worth showing: the best and the worst
+on each dimension."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ EACH = 2  # clips shown at either end of a dimension where there is one set
 
 @dataclass(frozen=True)
 class Case:
-    """What was asked for once, and the clip that each set has of it: number of the set to number of the clip."""
+    """What was asked for once, and the clip that each set has of it: number of the set to
+    number of the clip."""
 
     prompt: str
     clips: Mapping[int, int]
@@ -47,12 +49,17 @@ def clip_of(results: Results, named: str) -> Row:
 
 
 def cases(results: Results) -> list[Case]:
-    """The clips of all sets, those of one prompt and seed together; without prompts, those of one file name."""
+    """The clips of all sets, those of one prompt and seed together; without prompts, those
+    of one file name."""
     found: dict[Any, dict[int, int]] = {}
     for at, one in enumerate(results["sets"]):
         seen: Counter[Any] = Counter()
         for i, clip in enumerate(one["clips"]):
-            asked = (clip["prompt"], clip.get("seed")) if clip.get("prompt") else PurePath(clip["path"]).stem
+            asked = (
+                (clip["prompt"], clip.get("seed"))
+                if clip.get("prompt")
+                else PurePath(clip["path"]).stem
+            )
             found.setdefault((asked, seen[asked]), {})[at] = i
             seen[asked] += 1
     return [Case(_prompt(results, clips), clips) for clips in found.values()]
@@ -70,24 +77,38 @@ def examples(results: Results, found: Iterable[Case]) -> dict[str, list[Example]
     shown = {}
     for dim in results["dims"]:
         name = dim["name"]
-        shown[name] = _versus(results, paired, name, names) if paired else _ends(results, found, name, names)
+        shown[name] = (
+            _versus(results, paired, name, names) if paired else _ends(results, found, name, names)
+        )
     return {name: picked for name, picked in shown.items() if picked}
 
 
 def _versus(results: Results, paired: Iterable[Case], dim: str, names: list[str]) -> list[Example]:
-    """Where the last set of a case is furthest ahead of its first, and where furthest behind."""
-    gaps = [(gap, i, case) for i, case in enumerate(paired) if (gap := _gap(results, case, dim)) is not None]
+    """Where the last set of a case is furthest ahead of its first, and where furthest
+    behind."""
+    gaps = [
+        (gap, i, case)
+        for i, case in enumerate(paired)
+        if (gap := _gap(results, case, dim)) is not None
+    ]
     if not gaps:
         return []
     ends = [("best", max(gaps, key=lambda one: (one[0], -one[1])))]
     ends += [("worst", min(gaps, key=lambda one: one[:2]))] if len(gaps) > 1 else []
-    return [Example(f"{names[max(case.clips)]} does {word} against {names[min(case.clips)]}: {number(gap, sign=True)}",
-                    case) for word, (gap, _, case) in ends]
+    return [
+        Example(
+            f"{names[max(case.clips)]} does {word} against {names[min(case.clips)]}: {number(gap, sign=True)}",
+            case,
+        )
+        for word, (gap, _, case) in ends
+    ]
 
 
 def _gap(results: Results, case: Case, dim: str) -> float | None:
-    first, second = (results["sets"][at]["clips"][case.clips[at]]["value"].get(dim)
-                     for at in (min(case.clips), max(case.clips)))
+    first, second = (
+        results["sets"][at]["clips"][case.clips[at]]["value"].get(dim)
+        for at in (min(case.clips), max(case.clips))
+    )
     return None if first is None or second is None else second - first
 
 
@@ -95,12 +116,19 @@ def _ends(results: Results, found: Iterable[Case], dim: str, names: list[str]) -
     """The worst and the best clips of each set, where none belongs to another."""
     shown = []
     for at, name in enumerate(names):
-        scored = [(value, i, case) for i, case in enumerate(found) if at in case.clips
-                  and (value := results["sets"][at]["clips"][case.clips[at]]["value"].get(dim)) is not None]
+        scored = [
+            (value, i, case)
+            for i, case in enumerate(found)
+            if at in case.clips
+            and (value := results["sets"][at]["clips"][case.clips[at]]["value"].get(dim))
+            is not None
+        ]
         ranked = sorted(scored, key=lambda one: one[:2])
         each = min(EACH, len(ranked) // 2) or len(ranked)
         of = f" of {name}" if len(names) > 1 else ""
-        shown += [Example(_rank(k, "worst") + of, case) for k, (_, _, case) in enumerate(ranked[:each])]
+        shown += [
+            Example(_rank(k, "worst") + of, case) for k, (_, _, case) in enumerate(ranked[:each])
+        ]
         top = ranked[::-1][:each] if len(ranked) > 1 else []
         shown += [Example(_rank(k, "best") + of, case) for k, (_, _, case) in enumerate(top)]
     return shown
@@ -111,10 +139,18 @@ def _rank(k: int, word: str) -> str:
 
 
 def opened(results: Results, shown: Mapping[str, Any]) -> str | None:
-    """The dimension that a reader sees first: that of the surest difference, or the first there is."""
-    sure = [row for row in results.get("comparisons", []) if row["dim"] in shown and verdict(results, row)]
+    """The dimension that a reader sees first: that of the surest difference, or the first
+    there is."""
+    sure = [
+        row
+        for row in results.get("comparisons", [])
+        if row["dim"] in shown and verdict(results, row)
+    ]
     if sure:
-        return min(sure, key=lambda row: (row["p_holm"] >= LEVEL, row["p_holm"], -abs(row.get("effect") or 0)))["dim"]
+        return min(
+            sure,
+            key=lambda row: (row["p_holm"] >= LEVEL, row["p_holm"], -abs(row.get("effect") or 0)),
+        )["dim"]
     return next(iter(shown), None)
 
 
@@ -122,4 +158,8 @@ def order(results: Results, shown: Mapping[str, list[Example]]) -> list[str]:
     """The clips that are shown, the first seen first."""
     first = opened(results, shown)
     dims = [first, *(name for name in shown if name != first)] if first else []
-    return list(dict.fromkeys(named for name in dims for example in shown[name] for named in example.case.keys))
+    return list(
+        dict.fromkeys(
+            named for name in dims for example in shown[name] for named in example.case.keys
+        )
+    )

@@ -1,4 +1,5 @@
-"""What the page and the exported tables read from results.json: names, decimals, counts in words."""
+"""What the page and the exported tables read from results.json: names, decimals, counts in
+words."""
 
 from __future__ import annotations
 
@@ -22,8 +23,19 @@ from vidrl.bench.verdicts import (
 )
 from vidrl.report.charts import decimals, places
 
-__all__ = ["LEVEL", "best", "enough", "inapplicable", "least_relevant", "letters", "relevant", "small", "sure",
-           "verdict", "withheld"]
+__all__ = [
+    "LEVEL",
+    "best",
+    "enough",
+    "inapplicable",
+    "least_relevant",
+    "letters",
+    "relevant",
+    "small",
+    "sure",
+    "verdict",
+    "withheld",
+]
 
 Results = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -55,7 +67,8 @@ def compared(results: Results) -> dict[tuple[str, str], list[Row]]:
 
 
 def mean(results: Results, name: str, dim: str) -> list[str]:
-    """The mean of a set and the ends of its interval, with as many decimals as all sets need on this dimension.
+    """The mean of a set and the ends of its interval, with as many decimals as all sets
+    need on this dimension.
 
     >>> rows = {"a": {"flicker": {"mean": 0.51234, "low": 0.5, "high": 0.5244}}, "b": {}}
     >>> mean({"summary": rows, "sets": [{"name": "a"}, {"name": "b"}]}, "a", "flicker")
@@ -70,7 +83,9 @@ def mean(results: Results, name: str, dim: str) -> list[str]:
 def difference(row: Row) -> list[str]:
     """A difference and the ends of its interval, with their signs."""
     digits = spread(row)
-    return [decimals(row.get(key), sign=True, places=digits) for key in ("difference", "low", "high")]
+    return [
+        decimals(row.get(key), sign=True, places=digits) for key in ("difference", "low", "high")
+    ]
 
 
 def spread(row: Row) -> int:
@@ -96,7 +111,9 @@ def listed(words: Sequence[str]) -> str:
     >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
     ('a', 'a and b', 'a, b and c')
     """
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+    return (
+        words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+    )
 
 
 def plural(count: int, word: str) -> str:
@@ -109,9 +126,10 @@ def plural(count: int, word: str) -> str:
 
 
 def dim_name(dim: Row) -> str:
-    """A dimension's name as HTML that may break between its words, with † where it was trained on."""
+    """A dimension's name as HTML that may break between its words, with † where it was
+    trained on."""
     mark = f'<sup title="was a training reward">{DAGGER}</sup>' if dim.get("trained") else ""
-    return f'{breaking(dim["name"])}{mark}'
+    return f"{breaking(dim['name'])}{mark}"
 
 
 def breaking(name: str) -> str:
@@ -125,7 +143,8 @@ def prompts(clips: Iterable[Row]) -> list[str]:
 
 
 def scale(results: Results, row: Row) -> float | None:
-    """The standard deviation of clips that a difference is drawn in: of both sets, by root mean square."""
+    """The standard deviation of clips that a difference is drawn in: of both sets, by root
+    mean square."""
     found = [told(results, row[side], row["dim"]).get("std") for side in ("first", "second")]
     known = [std for std in found if std is not None]
     pooled = math.sqrt(math.fsum(std * std for std in known) / len(known)) if known else 0.0
@@ -133,7 +152,8 @@ def scale(results: Results, row: Row) -> float | None:
 
 
 def hue(results: Results, at: int) -> str:
-    """The CSS class of a set's colour: grey is what others are compared with, so a single set has the second."""
+    """The CSS class of a set's colour: grey is what others are compared with, so a single
+    set has the second."""
     return f"s{at % 6}" if len(results["sets"]) > 1 else "s1"
 
 

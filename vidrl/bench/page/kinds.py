@@ -1,4 +1,5 @@
-"""The dims by what the prompts ask: a table for each field that the manifest or the suite knows of its prompts."""
+"""The dims by what the prompts ask: a table for each field that the manifest or the suite
+knows of its prompts."""
 
 from __future__ import annotations
 
@@ -22,17 +23,25 @@ def kinds(results: Results) -> str:
 
 
 def _table(results: Results, parts: Mapping[str, Any], field: str, opened: bool) -> str:
-    rows = [(name, value, part[field][value]) for name, part in parts.items() for value in part.get(field, {})]
+    rows = [
+        (name, value, part[field][value])
+        for name, part in parts.items()
+        for value in part.get(field, {})
+    ]
     rows.sort(key=lambda row: row[1])  # the sets side by side
     dims = [dim for dim in results["dims"] if any(dim["name"] in row[2] for row in rows)]
     head = "".join(f'<th scope="col">{dim_name(dim)}</th>' for dim in dims)
     body = "".join(_row(row, dims, len(parts) > 1) for row in rows)
-    return (f"<details{' open' if opened else ''}><summary>by {escape(field)}</summary><div class=\"scroll\">"
-            f'<table><thead><tr><th scope="col">{escape(field)}</th>{head}</tr></thead><tbody>{body}</tbody></table>'
-            "</div></details>")  # fmt: skip
+    return (
+        f'<details{" open" if opened else ""}><summary>by {escape(field)}</summary><div class="scroll">'
+        f'<table><thead><tr><th scope="col">{escape(field)}</th>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</div></details>"
+    )
 
 
-def _row(row: tuple[str, str, Mapping[str, Any]], dims: Sequence[Mapping[str, Any]], several: bool) -> str:
+def _row(
+    row: tuple[str, str, Mapping[str, Any]], dims: Sequence[Mapping[str, Any]], several: bool
+) -> str:
     name, value, found = row
     label = f"{escape(value)}, {escape(name)}" if several else escape(value)
     return f"<tr><td>{label}</td>{''.join(_cell(found.get(dim['name'])) for dim in dims)}</tr>"
@@ -41,5 +50,7 @@ def _row(row: tuple[str, str, Mapping[str, Any]], dims: Sequence[Mapping[str, An
 def _cell(over: Mapping[str, Any] | None) -> str:
     if not over:
         return "<td>–</td>"
-    return (f'<td title="{number(over["low"])} to {number(over["high"])}">{number(over["mean"])} '
-            f'<small>({escape(str(over["n"]))})</small></td>')  # fmt: skip
+    return (
+        f'<td title="{number(over["low"])} to {number(over["high"])}">{number(over["mean"])} '
+        f"<small>({escape(str(over['n']))})</small></td>"
+    )

@@ -1,4 +1,5 @@
-"""Clips as a page shows them: small films, a few of their frames, and maps of where in the picture a fault is.
+"""Clips as a page shows them: small films, a few of their frames, and maps of where in the
+picture a fault is.
 
 Shapes: F frames, C channels, H W pixels; K frames of a film.
 """
@@ -40,19 +41,33 @@ SCALES = {"residual": 0.25, "flow": 1.0, "occlusion": 1.0}  # the brightest of e
 
 Shown = dict[str, Any]
 _PICTURES = schema.many(schema.maybe(schema.text))
-SHOWN = schema.record({}, {
-    "video": schema.text, "image": schema.text, "film": _PICTURES, "at": schema.many(schema.count),
-    "covers": schema.number, "maps": schema.named(_PICTURES), "why": schema.text})
+SHOWN = schema.record(
+    {},
+    {
+        "video": schema.text,
+        "image": schema.text,
+        "film": _PICTURES,
+        "at": schema.many(schema.count),
+        "covers": schema.number,
+        "maps": schema.named(_PICTURES),
+        "why": schema.text,
+    },
+)
 
 
 def media(
-    results: Results, folder: Path | None = None, limit: int = LIMIT, budget: int = BUDGET, jobs: int = 0
+    results: Results,
+    folder: Path | None = None,
+    limit: int = LIMIT,
+    budget: int = BUDGET,
+    jobs: int = 0,
 ) -> dict[str, Shown]:
     """What the page shows of its best and worst clips, by key; only these are read again.
 
-    `folder` keeps what was made for the next time, `jobs` processes make what is missing. Of each clip: "video" or
-    "image" (base64), "film" (K frames), "at" (their numbers), "maps" by name, "covers" (the share of the clip that
-    plays); "why" where there is nothing; "given", see `_references`. Above `limit` clips or `budget` bytes a clip is
+    `folder` keeps what was made for the next time, `jobs` processes make what is missing.
+    Of each clip: "video" or "image" (base64), "film" (K frames), "at" (their numbers),
+    "maps" by name, "covers" (the share of the clip that plays); "why" where there is
+    nothing; "given", see `_references`. Above `limit` clips or `budget` bytes a clip is
     left to its file.
     """
     made: dict[str, Shown] = {}
@@ -68,12 +83,19 @@ def media(
 
 
 def _all(results: Results, clips: Sequence[Row], folder: Path | None, jobs: int) -> list[Shown]:
-    """What is shown of each clip: made before of the same bytes by the same protocol, or now."""
+    """What is shown of each clip: made before of the same bytes by the same protocol, or
+    now."""
     places = [_place(results, clip, folder) for clip in clips]
-    found = [{"why": clip["closed"]} if clip.get("closed") else _recalled(place)
-             for clip, place in zip(clips, places, strict=True)]
+    found = [
+        {"why": clip["closed"]} if clip.get("closed") else _recalled(place)
+        for clip, place in zip(clips, places, strict=True)
+    ]
     missing = [i for i, shown in enumerate(found) if shown is None]
-    new = _each(partial(_made, protocol=dict(results["protocol"])), [str(clips[i]["path"]) for i in missing], jobs)
+    new = _each(
+        partial(_made, protocol=dict(results["protocol"])),
+        [str(clips[i]["path"]) for i in missing],
+        jobs,
+    )
     for i, shown in zip(missing, new, strict=True):
         found[i], place = shown, places[i]
         if place is not None and "why" not in shown:
@@ -82,15 +104,21 @@ def _all(results: Results, clips: Sequence[Row], folder: Path | None, jobs: int)
 
 
 def _references(results: Results, clips: Sequence[Row], jobs: int) -> dict[str, Shown]:
-    """What clips were made from, by path: "picture" (base64), the image or a film's first frame; else "why" not."""
-    why = {clip["reference"]: clip.get("reference_closed") for clip in clips if clip.get("reference")}
+    """What clips were made from, by path: "picture" (base64), the image or a film's first
+    frame; else "why" not."""
+    why = {
+        clip["reference"]: clip.get("reference_closed") for clip in clips if clip.get("reference")
+    }
     opened = [path for path, reason in why.items() if not reason]
     made = _each(partial(_given, protocol=dict(results["protocol"])), opened, jobs)
-    return {path: {"why": reason} for path, reason in why.items() if reason} | dict(zip(opened, made, strict=True))
+    return {path: {"why": reason} for path, reason in why.items() if reason} | dict(
+        zip(opened, made, strict=True)
+    )
 
 
 def _place(results: Results, clip: Row, folder: Path | None) -> Path | None:
-    """Where what is shown of a clip is kept. Its name is a hash: no text of a results file becomes part of a path."""
+    """Where what is shown of a clip is kept. Its name is a hash: no text of a results file
+    becomes part of a path."""
     if folder is None or not clip.get("id"):
         return None
     return folder / f"{digest([clip['id'], results['protocol'], VERSION], 32)}.json"
@@ -134,13 +162,19 @@ def _or_why(make: Callable[[], Shown]) -> Shown:
 
 
 def thumbnails(path: Path, protocol: Mapping[str, Any]) -> Shown:
-    """What is shown of one file, measured by a protocol. Raises FileNotFoundError and Unreadable."""
+    """What is shown of one file, measured by a protocol. Raises FileNotFoundError and
+    Unreadable."""
     frames, count, fps, playing, at = _read(path, protocol)
     if count == 1:
         return {"image": _jpeg(frames[0], 2 * SIDE)}
     film = [_jpeg(frames[t], HEIGHT) for t in at]
-    shown = {"video": film_of([frames[t] for t in range(playing)], fps), "film": film, "at": at,
-             "covers": playing / count, "maps": _maps(frames, at, count, fps)}
+    shown = {
+        "video": film_of([frames[t] for t in range(playing)], fps),
+        "film": film,
+        "at": at,
+        "covers": playing / count,
+        "maps": _maps(frames, at, count, fps),
+    }
     return {name: value for name, value in shown.items() if value is not None}
 
 
@@ -156,11 +190,16 @@ def _first(path: Path, facts: Mapping[str, Any]) -> str:
 def _protocol(facts: Mapping[str, Any]) -> Protocol:
     from vidrl.bench.protocol import Protocol
 
-    return Protocol(**{name: facts[name] for name in ("fps", "side", "frames", "decoder") if name in facts})
+    return Protocol(
+        **{name: facts[name] for name in ("fps", "side", "frames", "decoder") if name in facts}
+    )
 
 
-def _read(path: Path, facts: Mapping[str, Any]) -> tuple[dict[int, Tensor], int, float, int, list[int]]:
-    """Frames (C, H, W) that are needed by number, how many are measured, their rate, how many play, which are shown."""
+def _read(
+    path: Path, facts: Mapping[str, Any]
+) -> tuple[dict[int, Tensor], int, float, int, list[int]]:
+    """Frames (C, H, W) that are needed by number, how many are measured, their rate, how
+    many play, which are shown."""
     import torch
 
     from vidrl.bench.clip import Clip
@@ -170,7 +209,9 @@ def _read(path: Path, facts: Mapping[str, Any]) -> tuple[dict[int, Tensor], int,
     clip = Clip(path, _protocol(facts))
     count, fps = clip.frames, clip.fps
     playing, at = max(1, min(count, MOST, round(SECONDS * fps))), spaced(count)
-    needed = sorted({*range(playing), *at, *(t + _stride(fps, count) for t in at)} & set(range(count)))
+    needed = sorted(
+        {*range(playing), *at, *(t + _stride(fps, count) for t in at)} & set(range(count))
+    )
     side = SIDE if count > 1 else 2 * SIDE
     small = torch.cat([shrunk(piece[None], side)[0] for piece in kept(clip.pieces(), needed)])
     return dict(zip(needed, small, strict=False)), count, fps, playing, at
@@ -192,11 +233,14 @@ def _stride(fps: float, count: int) -> int:
     return WarpError().stride(fps, count)
 
 
-def maps(frames: Mapping[int, Tensor], at: Iterable[int], count: int, fps: float) -> dict[str, dict[int, Tensor]]:
-    """The maps of `WarpError` at some frames of a clip, (H, W) by number; the last have none.
+def maps(
+    frames: Mapping[int, Tensor], at: Iterable[int], count: int, fps: float
+) -> dict[str, dict[int, Tensor]]:
+    """The maps of `WarpError` at some frames of a clip, (H, W) by number; the last have
+    none.
 
-    They are those of the whole clip with a shorter side of at most MAP pixels, from no more than the frames that they
-    look at.
+    They are those of the whole clip with a shorter side of at most MAP pixels, from no more
+    than the frames that they look at.
     """
     import torch
 
@@ -212,20 +256,27 @@ def maps(frames: Mapping[int, Tensor], at: Iterable[int], count: int, fps: float
     return {name: {t: drawn[name][i, 0] for i, t in enumerate(found)} for name in SCALES}
 
 
-def _maps(frames: Mapping[int, Tensor], at: list[int], count: int, fps: float) -> dict[str, list[str | None]]:
+def _maps(
+    frames: Mapping[int, Tensor], at: list[int], count: int, fps: float
+) -> dict[str, list[str | None]]:
     drawn = maps(frames, at, count, fps)
-    return {name: [_jpeg(_heat(found[t], SCALES[name]), HEIGHT) if t in found else None for t in at]
-            for name, found in drawn.items()}
+    return {
+        name: [_jpeg(_heat(found[t], SCALES[name]), HEIGHT) if t in found else None for t in at]
+        for name, found in drawn.items()
+    }
 
 
 def _heat(values: Tensor, most: float) -> Tensor:
-    """A map (H, W) as a picture (3, H, W): black is none, bright is `most` and above, by the square root."""
+    """A map (H, W) as a picture (3, H, W): black is none, bright is `most` and above, by
+    the square root."""
     import cv2
     import torch
 
     share = (values.nan_to_num().clamp(min=0) / most).clamp(max=1).sqrt()
     grey = (share * 255).round().to(torch.uint8).cpu().numpy()
-    return torch.from_numpy(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1].copy()).permute(2, 0, 1)
+    return torch.from_numpy(
+        cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1].copy()
+    ).permute(2, 0, 1)
 
 
 def _jpeg(picture: Tensor, height: float) -> str:
@@ -236,7 +287,9 @@ def _jpeg(picture: Tensor, height: float) -> str:
     scale = min(1.0, height / frame.shape[0])
     size = [max(1, round(side * scale)) for side in (frame.shape[1], frame.shape[0])]
     small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame.copy()
-    return base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
+    return base64.b64encode(
+        cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    ).decode()
 
 
 def film_of(frames: list[Tensor], fps: float) -> str | None:
@@ -250,8 +303,11 @@ def film_of(frames: list[Tensor], fps: float) -> str | None:
     clip = _even(torch.stack(frames)).permute(0, 2, 3, 1).contiguous().numpy()
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001),
-                                      options={"crf": "28", "preset": "veryfast", "x264-params": "mbtree=0"})
+        stream = container.add_stream(
+            "libx264",
+            rate=Fraction(fps).limit_denominator(1001),
+            options={"crf": "28", "preset": "veryfast", "x264-params": "mbtree=0"},
+        )
         stream.height, stream.width, stream.pix_fmt = clip.shape[1], clip.shape[2], "yuv420p"
         stream.thread_count = 1  # the same bytes on every machine
         for frame in clip:
@@ -261,7 +317,8 @@ def film_of(frames: list[Tensor], fps: float) -> str | None:
 
 
 def _even(clip: Tensor) -> Tensor:
-    """Frames (F, 3, H, W) with their shorter side at most SIDE and even sides, which half-resolution colour needs."""
+    """Frames (F, 3, H, W) with their shorter side at most SIDE and even sides, which
+    half-resolution colour needs."""
     from torch.nn.functional import pad
 
     from vidrl.rewards.flow import shrunk

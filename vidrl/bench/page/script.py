@@ -1,4 +1,5 @@
-"""The page's script. It reads its data from the page, builds elements and never HTML, and asks nothing of a network."""
+"""The page's script. It reads its data from the page, builds elements and never HTML, and
+asks nothing of a network."""
 
 SCRIPT = r"""
 "use strict";

@@ -1,4 +1,5 @@
-"""The suite that was run on the policy between rounds: a curve a dim, marked where the dim was trained on."""
+"""The suite that was run on the policy between rounds: a curve a dim, marked where the dim
+was trained on."""
 
 from __future__ import annotations
 
@@ -18,13 +19,17 @@ def benched(run: Run) -> str:
     trained = any(row.get("trained") for row in rows)
     marked = " †: also a training reward, so that its rise says little." if trained else ""
     count = escape(str(rows[-1].get("n", 0)))
-    return (f'<section><h2>The suite {escape(str(rows[-1].get("suite", "")))} on the way</h2><p class="note">'
-            f'{count} held-out clips a look, the same noise each time. Shaded: 95 % intervals. '
-            f'bench/ holds every clip and number.{marked}</p><div class="grid">{cards}</div>{_failed(run)}</section>')
+    return (
+        f'<section><h2>The suite {escape(str(rows[-1].get("suite", "")))} on the way</h2><p class="note">'
+        f"{count} held-out clips a look, the same noise each time. Shaded: 95 % intervals. "
+        f'bench/ holds every clip and number.{marked}</p><div class="grid">{cards}</div>{_failed(run)}</section>'
+    )
 
 
 def _card(name: str, rows: Sequence[Row]) -> str:
-    mean, low, high = ([row["dims"].get(name, {}).get(key) for row in rows] for key in ("mean", "low", "high"))
+    mean, low, high = (
+        [row["dims"].get(name, {}).get(key) for row in rows] for key in ("mean", "low", "high")
+    )
     if all(value is None for value in mean):
         return ""
     title = name + (" †" if name in rows[-1].get("trained", []) else "")

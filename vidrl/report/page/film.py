@@ -1,4 +1,5 @@
-"""A clip and what is told of it, on one time axis: the player, the frames, and the lanes drawn under them."""
+"""A clip and what is told of it, on one time axis: the player, the frames, and the lanes
+drawn under them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ HEIGHT = 72  # pixels of a shown frame, at most
 
 
 def player(path: Path | None) -> str:
-    """The clip itself, playing over and over, or the image; None is a clip that is not there, see `Run.clip`."""
+    """The clip itself, playing over and over, or the image; None is a clip that is not
+    there, see `Run.clip`."""
     from vidrl.rewards._files.media import kind
 
     if path is None:
@@ -26,7 +28,8 @@ def player(path: Path | None) -> str:
 
 
 def given(run: Run, row: Row, *folder: str) -> str:
-    """What the clip of a row was made from beside the text: the image, and the other references by name; "" for none.
+    """What the clip of a row was made from beside the text: the image, and the other
+    references by name; "" for none.
 
     The image lies in that folder of the run.
     """
@@ -40,27 +43,34 @@ def given(run: Run, row: Row, *folder: str) -> str:
 
 
 def beside(source: str, words: str) -> str:
-    """What a clip was made from: the picture at the address `source`, if there is one, and words on it."""
+    """What a clip was made from: the picture at the address `source`, if there is one, and
+    words on it."""
     image = f'<img alt="the image that was given" src="{escape(source)}">' if source else ""
     return f'<figure class="given">{image}<figcaption>given {escape(words)}</figcaption></figure>'
 
 
 def film(path: Path | None) -> str:
-    """The clip's frames side by side, each over its own stretch of the time axis; "" for an image, or no readable file.
+    """The clip's frames side by side, each over its own stretch of the time axis; "" for an
+    image, or no readable file.
 
     A long clip shows 17 of its frames, evenly spaced.
     """
     from vidrl.rewards.video import Unreadable
 
     try:
-        shown, size = _thumbnails(path) if path and path.is_file() and path.suffix != ".png" else ([], 1.0)
+        shown, size = (
+            _thumbnails(path) if path and path.is_file() and path.suffix != ".png" else ([], 1.0)
+        )
     except Unreadable:
         return ""
     if len(shown) < 2:
         return ""
     width = 100 / len(shown)
-    pictures = "".join(f'<img class="frame" alt="" title="frame {at}" style="--x:{i * width:.3f}%;--w:{width:.3f}%" '
-                       f'src="data:image/jpeg;base64,{data}">' for i, (at, data) in enumerate(shown))
+    pictures = "".join(
+        f'<img class="frame" alt="" title="frame {at}" style="--x:{i * width:.3f}%;--w:{width:.3f}%" '
+        f'src="data:image/jpeg;base64,{data}">'
+        for i, (at, data) in enumerate(shown)
+    )
     return f'<div class="film" style="--a:{len(shown) * size:.3f}">{pictures}</div>'
 
 
@@ -72,7 +82,11 @@ def _thumbnails(path: Path) -> tuple[list[tuple[int, str]], float]:
     count = min(MOST, clip.frames)
     chosen = [int((i + 0.5) * clip.frames / count) for i in range(count)]
     frames = (frame for piece in clip.pieces() for frame in piece)
-    shown = [(at, _jpeg(frame.permute(1, 2, 0).numpy())) for at, frame in enumerate(frames) if at in chosen]
+    shown = [
+        (at, _jpeg(frame.permute(1, 2, 0).numpy()))
+        for at, frame in enumerate(frames)
+        if at in chosen
+    ]
     return shown, clip.size[0] / clip.size[1]
 
 
@@ -83,20 +97,32 @@ def _jpeg(picture: object) -> str:
     frame = np.asarray(picture)[..., ::-1]
     scale = min(1.0, HEIGHT / frame.shape[0])
     small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()).decode()
+    return base64.b64encode(
+        cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+    ).decode()
 
 
 def lane(name: str, body: str, top: str = "", bottom: str = "") -> str:
-    """One row under the film: its name (HTML) in the gutter, what is drawn beside it, and the ends of its scale."""
+    """One row under the film: its name (HTML) in the gutter, what is drawn beside it, and
+    the ends of its scale."""
     if not body:
         return ""
-    ends = "".join(f'<span class="{place}">{text}</span>' for place, text in (("top", top), ("bottom", bottom)) if text)
+    ends = "".join(
+        f'<span class="{place}">{text}</span>'
+        for place, text in (("top", top), ("bottom", bottom))
+        if text
+    )
     return f'<div class="lane"><div class="name">{name}{ends}</div><div class="track">{body}</div></div>'
 
 
 def lanes(rows: Iterable[str], spans: Sequence[tuple[int, int]], length: int) -> str:
-    """Rows on one time axis, with the segments' borders through all of them, and the playing clip's place."""
-    borders = "".join(f'<i style="left:{100 * start / length:.3f}%"></i>' for start, _ in spans if 0 < start < length)
+    """Rows on one time axis, with the segments' borders through all of them, and the
+    playing clip's place."""
+    borders = "".join(
+        f'<i style="left:{100 * start / length:.3f}%"></i>'
+        for start, _ in spans
+        if 0 < start < length
+    )
     return f'<div class="lanes">{"".join(rows)}<div class="rules">{borders}<u class="playhead"></u></div></div>'
 
 
