@@ -679,7 +679,7 @@ def judge(
     share = (MEMBERS * (MEMBERS - 1)) / (GROUP * (GROUP - 1)) if more else 0.0
     count = drawn.sum(1) + share * picked.sum(1)
 
-    def mean(values, others):
+    def mean(values: Tensor, others: Tensor) -> Tensor:
         return (drawn @ values + (share * (picked @ others) if more else 0)) / count
 
     extra = more or found

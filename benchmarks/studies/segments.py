@@ -995,7 +995,7 @@ def panel(
     right = max(x[-1] for _, x, _, _ in lines)
     low, high = min((m - e).min() for *_, m, e in lines), max((m + e).max() for *_, m, e in lines)
 
-    def place(x, y):
+    def place(x: float, y: float) -> tuple[float, float]:
         return (
             left + WIDE * x / right,
             top + HIGH * (1 - (y - low) / ((high - low) or 1)),

@@ -133,7 +133,7 @@ def _curve(
 ) -> str:
     low, high = min(f[1] for f in found), max(f[2] for f in found)
 
-    def at(k, v):
+    def at(k: int, v: float) -> tuple[float, float]:
         return (
             x + width * k / max(len(found) - 1, 1),
             y + 80 - 62 * (v - low) / ((high - low) or 1),
