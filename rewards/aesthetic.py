@@ -59,9 +59,8 @@ class Aesthetic(LearnedReward):
         super().__init__(chunk, dtype, offload, frames)
         self.pair = load_pair(model, chunk, dtype, offload)
         find = self.pair.find
-        self.pair.find = lambda network: replace(
-            find(network), rounded=True
-        )  # LAION's code crops by torchvision
+        # LAION's code crops by torchvision
+        self.pair.find = lambda network: replace(find(network), rounded=True)
         self.head = Network(lambda: read_head(read_state(published(head))), offload)
 
     @classmethod

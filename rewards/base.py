@@ -50,9 +50,8 @@ class Reward(nn.Module):
     reward overrides `forward`.
     """
 
-    differentiable: ClassVar[bool] = (
-        False  # its gradient in the pixels is right, with the flow held fixed
-    )
+    # its gradient in the pixels is right, with the flow held fixed
+    differentiable: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()  # modules to import beside torch and numpy
     extra: ClassVar[str] = ""  # the extra of pyproject.toml that installs them
     learned: ClassVar[bool] = False  # scores by weights that are not here; tiny() has random ones
@@ -61,17 +60,14 @@ class Reward(nn.Module):
     card: ClassVar[Card | None] = None
     support: ClassVar[str] = "frame"
     reach: ClassVar[int] = 0
-    least_frames: ClassVar[int] = (
-        1  # frames below which it has no meaning, where these are more than reach + 1
-    )
+    # frames below which it has no meaning, where these are more than reach + 1
+    least_frames: ClassVar[int] = 1
     least_side: ClassVar[int] = 8
-    rate: ClassVar[float | None] = (
-        None  # frames a second that it looks at, about; None: as they come
-    )
+    # frames a second that it looks at, about; None: as they come
+    rate: ClassVar[float | None] = None
     lost: ClassVar[str] = LOST  # the reason where conclude() gives NaN
-    shrinks: ClassVar[bool] = (
-        False  # looks at `samples.small(self.working_size)` alone: all that a stream keeps
-    )
+    # looks at `samples.small(self.working_size)` alone: all that a stream keeps
+    shrinks: ClassVar[bool] = False
     flow: str = "dis"
     flow_size: int = 0
 

@@ -19,7 +19,9 @@ from ._scoring.score import STILL, SUPPORTS, join
 from .base import Card, Reward, Samples, Score
 from .flow import SIZE
 
-PIECE = 4_000_000  # numbers, 16 MB: a reward makes some ten tensors of them, which beyond this leave a CPU's cache
+# numbers, 16 MB: a reward makes some ten tensors of them, which beyond this leave a CPU's
+# cache
+PIECE = 4_000_000
 
 
 class Composite(Reward):
@@ -90,9 +92,8 @@ class Composite(Reward):
         _check(parts, {what: list(names or ()) for what, names in named.items()}, normalise)
         _check_values(scales or {}, bands or {}, gates or {})
         self.parts = {name: as_reward(part, name) for name, part in parts.items()}
-        self._modules_of_parts = torch.nn.ModuleList(
-            self.parts.values()
-        )  # a ModuleDict takes no "." in a name
+        # a ModuleDict takes no "." in a name
+        self._modules_of_parts = torch.nn.ModuleList(self.parts.values())
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in parts}
         self.scales, self.bands, self.gates = (
             dict(scales or {}),
@@ -154,9 +155,8 @@ class Composite(Reward):
         still = {name: where(score, STILL) for name, score in parts.items()}
         absent = {name: still[name] | self._absent(name, score) for name, score in parts.items()}
         share = self._share_of_weight(absent)
-        regain = self._share_of_weight(still) / share.clamp(
-            min=1e-12
-        )  # 1 where no optional part is left out
+        # 1 where no optional part is left out
+        regain = self._share_of_weight(still) / share.clamp(min=1e-12)
         shares = [self._share(name, score, absent[name]) for name, score in parts.items()]
         frames = length(parts)
         value = torch.stack([value for value, _ in shares]).sum(0)
@@ -329,9 +329,8 @@ def default() -> Composite:
     parts = {
         "motion_consistency": MotionConsistency(),
         "warp_error": WarpError(relative=True),
-        "flicker": Flicker(
-            detail=0.3
-        ),  # blended slow motion has to cost more than it gains elsewhere
+        # blended slow motion has to cost more than it gains elsewhere
+        "flicker": Flicker(detail=0.3),
         "drift": Drift(),
         "dynamic_degree": DynamicDegree(),
         "frame_quality": FrameQuality(log=True),

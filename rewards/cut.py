@@ -189,9 +189,8 @@ def histogram(frames: Tensor) -> Tensor:
 
 def tally(frames: Tensor) -> Tensor:
     """The same histograms of bytes, from how often each byte occurs."""
-    planes = (
-        plane for clip in frames for frame in clip for plane in frame.int()
-    )  # a frame fits the cache
+    # a frame fits the cache
+    planes = (plane for clip in frames for frame in clip for plane in frame.int())
     counts = torch.stack(
         [torch.bincount(plane.flatten(), minlength=256) for plane in planes]
     ).float()

@@ -63,9 +63,8 @@ FAMILIES = {
     ),
 }
 PAIRS = ("clip", "siglip")
-CLIPS = {
-    "vjepa2": "facebook/vjepa2-vitl-fpc64-256"
-}  # encoders of whole clips, and their usual hub ids
+# encoders of whole clips, and their usual hub ids
+CLIPS = {"vjepa2": "facebook/vjepa2-vitl-fpc64-256"}
 
 
 class Vision:
@@ -135,9 +134,8 @@ class TextImage(Vision):
     def _tokens(self, prompts: list[str], config: Any) -> Any:
         self._tokenizer = self._tokenizer or self.words()
         longest = config.text_config.max_position_embeddings
-        whole = hasattr(
-            self.network.setup(), "logit_bias"
-        )  # SigLIP was trained on padded texts, without a mask
+        # SigLIP was trained on padded texts, without a mask
+        whole = hasattr(self.network.setup(), "logit_bias")
         tokens = self._tokenizer(
             prompts,
             padding="max_length" if whole else True,

@@ -21,10 +21,8 @@ from ._flow.estimators import METHODS, Estimator, batched, clip_flow, opencv
 
 PAIRS = 32  # of frames that an estimator of batches sees at a time
 SIZE = 192  # the shorter side, in pixels, above which frames are measured at this size
-LAI = (
-    0.01,
-    0.5,
-)  # occluded where |w + f|^2 > 0.01 (|w|^2 + |f|^2) + 0.5, Lai et al. 2018, arXiv:1808.00449
+# occluded where |w + f|^2 > 0.01 (|w|^2 + |f|^2) + 0.5, Lai et al. 2018, arXiv:1808.00449
+LAI = (0.01, 0.5)
 LAI_EDGE = (0.01, 0.002)  # moving edge where |grad f|^2 > 0.01 |f|^2 + 0.002
 
 
@@ -40,9 +38,8 @@ class Motion:
     frames: Tensor
     forward: Tensor
     backward: Tensor
-    warped: tuple[Tensor, Tensor] | None = (
-        None  # `later` and `earlier`, where they are known and need no gradient
-    )
+    # `later` and `earlier`, where they are known and need no gradient
+    warped: tuple[Tensor, Tensor] | None = None
 
     @cached_property
     def diagonal(self) -> float:

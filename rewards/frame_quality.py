@@ -253,9 +253,8 @@ def _median(rows: Tensor) -> Tensor:
     middle = (rows.shape[1] - 1) // 2
     if rows.requires_grad or rows.device.type != "cpu":
         return rows.kthvalue(middle + 1, dim=1).values
-    return torch.from_numpy(
-        np.partition(rows.numpy(), middle, axis=1)[:, middle]
-    )  # much the faster
+    # much the faster
+    return torch.from_numpy(np.partition(rows.numpy(), middle, axis=1)[:, middle])
 
 
 def _excess(profile: Tensor, period: int, slack: float) -> Tensor:

@@ -237,9 +237,8 @@ def png(frame: Tensor) -> bytes:
     """A frame uint8 (C, H, W), C = 1 or 3, as a PNG file."""
     channels, height, width = frame.shape
     lines = frame.permute(1, 2, 0).reshape(height, width * channels).cpu()
-    raw = (
-        torch.cat([lines.new_zeros(height, 1), lines], 1).contiguous().numpy().tobytes()
-    )  # each line unfiltered
+    # each line unfiltered
+    raw = torch.cat([lines.new_zeros(height, 1), lines], 1).contiguous().numpy().tobytes()
     head = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
     parts = [(b"IHDR", head), (b"IDAT", zlib.compress(raw, 6)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in parts)

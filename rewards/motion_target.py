@@ -12,7 +12,9 @@ from ._flow.coarse import coarse_motion
 from ._prompts.motion_words import Wanted, wanted
 from .base import About, Card, Reward, Samples
 
-ARM = 0.27  # the mean distance from the centre of a picture, diagonals: what a unit of zoom or roll moves it
+# the mean distance from the centre of a picture, diagonals: what a unit of zoom or roll
+# moves it
+ARM = 0.27
 
 
 class MotionTarget(Reward):

@@ -141,13 +141,11 @@ class _Windows:
         means = [blocks(x * self.seen, side) / share.clamp(min=1e-6) for x in self.images]
         light = jump(*[(x.mean(2, keepdim=True) + self.base).log() for x in means])
         tint = jump(*[self._chroma(x) for x in means]).square().sum(2, keepdim=True)
-        near = around(self.seen, 1 / 4).clamp(
-            min=1e-6
-        )  # what came in past the border says nothing of the mean
+        # what came in past the border says nothing of the mean
+        near = around(self.seen, 1 / 4).clamp(min=1e-6)
         grain = jump(*[self._texture(x, near) for x in self.images])
-        colour = torch.where(tint > 0, tint, torch.ones_like(tint)).sqrt() * (
-            tint > 0
-        )  # no slope of sqrt at 0
+        # no slope of sqrt at 0
+        colour = torch.where(tint > 0, tint, torch.ones_like(tint)).sqrt() * (tint > 0)
         return dict(zip(KINDS, ((light, share), (colour, share), (grain, self.seen)), strict=True))
 
     def _chroma(self, image: Tensor) -> Tensor:

@@ -26,7 +26,9 @@ ANSWER = re.compile(
     r".*?".join(rf"{label}:\s*(\d+)" for label in PARTS.values()), re.DOTALL | re.IGNORECASE
 )
 DIGITS = "12345"
-SECONDS = 1.0  # that two frames span: 2 frames / 2 frames a second, as the published script tells the model
+# that two frames span: 2 frames / 2 frames a second, as the published script tells the
+# model
+SECONDS = 1.0
 
 
 class VideoScore2(Reward):

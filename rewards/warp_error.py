@@ -107,9 +107,8 @@ class WarpError(Reward):
 def lai(motion: Motion) -> Tensor:
     """Lai's warping error of each pair of frames, frame t+1 onto frame t, (B, F - 1)."""
     clear = motion.seen_later & ~moving_edge(motion.forward)
-    clear = clear | ~clear.any(-1, keepdim=True).any(
-        -2, keepdim=True
-    )  # nothing left: all counts, as in Lai's code
+    # nothing left: all counts, as in Lai's code
+    clear = clear | ~clear.any(-1, keepdim=True).any(-2, keepdim=True)
     squares = (motion.later - motion.frames[:, :-1]).square().mean(2)
     return (squares * clear).sum((2, 3)) / clear.sum((2, 3))
 

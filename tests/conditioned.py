@@ -81,9 +81,8 @@ def table(folder: Path, suffix: str = ".jsonl") -> Path:
 def conditioned(folder: Path, **changes) -> dict:
     """A recipe that trains the image-conditioned toy on the table."""
     made = recipe(folder, reward={"name": "conditioned:LikeImage"}, **changes)
-    made["train"]["score_batch"] = (
-        3  # clips of two groups are scored together, which could mix them up
-    )
+    # clips of two groups are scored together, which could mix them up
+    made["train"]["score_batch"] = 3
     made["backbone"] = {"name": "conditioned:Tinted", "options": {}}
     made["data"] |= {"prompts": str(table(folder)), "held_out": str(folder / "prompts.jsonl")}
     return made

@@ -120,12 +120,10 @@ def test_the_types_are_those_of_the_present_context(monkeypatch):
     assert attention.dtypes("cpu", torch.float32) == (torch.float32,) * 3
     assert attention.dtypes("cpu", half) == (half,) * 3
     with torch.autocast("cpu", half):
-        assert (
-            attention.dtypes("cpu", torch.float32) == (half,) * 3
-        )  # on a CPU the normalisation keeps the type
-        monkeypatch.setattr(
-            attention, "rms_norm", lambda x, shape: x.float()
-        )  # on CUDA it does not
+        # on a CPU the normalisation keeps the type
+        assert attention.dtypes("cpu", torch.float32) == (half,) * 3
+        # on CUDA it does not
+        monkeypatch.setattr(attention, "rms_norm", lambda x, shape: x.float())
         assert attention.dtypes("cpu", torch.float32) == (torch.float32, torch.float32, half)
 
 

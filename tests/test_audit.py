@@ -82,9 +82,8 @@ def test_brightness_by_hand() -> None:
         assert rows(report)["dim", strength].changes == pytest.approx(expected, rel=1e-4)
         assert rows(report)["dim", strength].mean == pytest.approx(expected.mean(), rel=1e-4)
     assert report.trend("dim") == "falls" and report.trend("expose") == "rises"
-    assert {pair.hack for pair in report.wins} == {"expose"} and len(
-        report.wins
-    ) == 6  # told at strength 1 alone
+    # told at strength 1 alone
+    assert {pair.hack for pair in report.wins} == {"expose"} and len(report.wins) == 6
     assert not rows(report)["expose", 0.5].detectable and rows(report)["expose", 0.5].rate == 1
     assert abs(rows(report)["reverse", 1.0].mean) < 1e-6 and rows(report)["reverse", 1.0].rate == 0
 
@@ -127,9 +126,8 @@ def test_wins_by_source() -> None:
 def test_the_null_by_hand() -> None:
     changes = [np.array([0.0, 1.0, 2.0]), np.array([3.0, 4.0, np.nan])]
     null = Null.of(changes, np.array([5.0, 7.0, np.nan]))
-    assert null.threshold == pytest.approx(
-        3.8
-    )  # 95 % of the way from the first to the last of five: 3 + 0.8
+    # 95 % of the way from the first to the last of five: 3 + 0.8
+    assert null.threshold == pytest.approx(3.8)
     assert null.noise == pytest.approx(math.sqrt(30 / 5)) and null.spread == 1.0
     assert null.sigmas(2 * null.noise) == pytest.approx(2)
 
@@ -310,9 +308,8 @@ def test_clips_of_files(tmp_path: Path) -> None:
     assert why["b.mkv"] == "holds a cut at its frame 8" and why["c.mkv"] == "shorter than 8 frames"
     assert why["d.mp4"].startswith("unreadable: ")
     few, rest = audit.file_clips(tmp_path, side=32, limit=1)
-    assert (
-        len(few) == 2 and [one.why for one in rest] == ["1 clips are enough"] * 3
-    )  # a file is taken whole
+    # a file is taken whole
+    assert len(few) == 2 and [one.why for one in rest] == ["1 clips are enough"] * 3
 
 
 def test_batches_are_of_one_shape() -> None:
@@ -479,9 +476,8 @@ def test_exit_status(
 
 def test_strict_and_max_wins(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["audit", "test_audit:hurried", "--clips-count", "3", "--size", "32", "--hacks", "dim"]
-    assert (
-        cli.main(words) == 3 and cli.main([*words, "--strict"]) == 1
-    )  # its unit is the frame rate
+    # its unit is the frame rate
+    assert cli.main(words) == 3 and cli.main([*words, "--strict"]) == 1
     assert cli.main([*words, "--max-wins", "0.9"]) == 0
     still = ["audit", "test_audit:stillness", *words[2:-1], "freeze"]
     assert cli.main(still) == 1 and cli.main([*still, "--max-wins", "1"]) == 0
@@ -494,9 +490,8 @@ def test_the_default_composite_does_not_fail() -> None:
     report = audit.run(
         audit.load("default"), audit.world_clips(12), audit.hacks.QUICK, [0.5, 1.0], checks=False
     )
-    assert report.outcome != "FAIL" and report.win_rate <= 0.02, (
-        report.table()
-    )  # a PASS takes 183 scenes
+    # a PASS takes 183 scenes
+    assert report.outcome != "FAIL" and report.win_rate <= 0.02, report.table()
 
 
 def test_a_share_of_wins_above_one_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -529,9 +524,8 @@ def test_a_reward_that_pays_for_a_tenth_fails_and_one_at_the_limit_is_left_open(
     assert verdicts.outcome(wins([2, 2, 3] * 20, 23, names), 0.02) == "FAIL"
     open_ = np.array([1, 0, 0] * 20)  # 1.4 %
     assert verdicts.outcome(wins(open_.tolist(), 23, names), 0.012) == "NOT SHOWN"
-    assert (
-        verdicts.needed(open_, np.full(60, 23), names, 0.012) is None
-    )  # more scenes would not help
+    # more scenes would not help
+    assert verdicts.needed(open_, np.full(60, 23), names, 0.012) is None
 
 
 def test_pieces_of_one_video_are_no_independent_clips() -> None:

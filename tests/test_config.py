@@ -226,9 +226,8 @@ def test_prompts_that_are_trained_on_and_measured_get_a_note(tmp_path):
         "data.prompts and data.held_out are one file: 2 of 2 held-out prompts are trained on"
     )
     assert prompts.notes(other, one, 1)[1].startswith("1 of 1 held-out prompts")
-    assert (
-        prompts.notes(one, other, 1) == same[:1]
-    )  # of the held-out prompts only those that are evaluated count
+    # of the held-out prompts only those that are evaluated count
+    assert prompts.notes(one, other, 1) == same[:1]
 
 
 def test_more_held_out_prompts_than_there_are(recipe):
@@ -335,9 +334,8 @@ def test_parts_are_numbers_or_tables(recipe):
         and made.scales["cut"] == (0.0, 1.0)
     )
     for name, weight in usual.weights.items():
-        own = (
-            "default/freeze" if name == "freeze" else name
-        )  # freeze has an entry of its own beside it
+        # freeze has an entry of its own beside it
+        own = "default/freeze" if name == "freeze" else name
         assert made.weights[own] == 2 * weight and made.scales[own] == usual.scales[name]
         assert type(made.parts[own]) is type(usual.parts[name])
 

@@ -239,9 +239,8 @@ def test_a_loss_that_scores_for_itself_by_hand(tmp_path):
     }
     found = cost.estimate(config.build(table), pace=lambda recipe: pace())
     assert found.seconds["decode"] == found.seconds["reward"] == 0 == found.flops["decode"]
-    assert (
-        found.seconds["update"] == 4 * 3 + 8 * 1
-    )  # four rows; a divergence asks two sets of weights
+    # four rows; a divergence asks two sets of weights
+    assert found.seconds["update"] == 4 * 3 + 8 * 1
     flops = found.flops
     network = 4 * flops["call_with_backward"] + 8 * flops["call"]
     assert flops["update"] == network + 2 * 4 * flops["decode_a_clip"]

@@ -138,10 +138,8 @@ def test_equal_models_differ_in_at_most_one_in_twenty(kind, sizes):
         round(400 * share) for share in nulls.shares(nulls.paired(kind, sizes, 400, seed=9))
     )
     assert at_most(down + up, 400, 0.05)
-    if kind not in (
-        "strongly skewed",
-        "mixed",
-    ):  # whose errors lie on one side, see bench_coverage.md
+    # whose errors lie on one side, see bench_coverage.md
+    if kind not in ("strongly skewed", "mixed"):
         assert at_most(max(down, up), 400, 0.03)
 
 

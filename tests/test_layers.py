@@ -73,13 +73,8 @@ LAYERS = [
     {"lookup"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
-ROOMS = {
-    "diffusion",
-    "training",
-    "data",
-    "synthetic",
-    "report",
-}  # rooms of which each module has a line of its own
+# rooms of which each module has a line of its own
+ROOMS = {"diffusion", "training", "data", "synthetic", "report"}
 
 
 def line(name):
@@ -136,9 +131,8 @@ def test_a_module_imports_only_from_lines_below_its_own(name):
         assert LEVEL[other] < LEVEL[own], (
             f"{name} imports {imported}, which stands on no line below its own"
         )
-        measures = name.startswith("benchmarks.") and not name.startswith(
-            SCRIPTS
-        )  # a study may train
+        # a study may train
+        measures = name.startswith("benchmarks.") and not name.startswith(SCRIPTS)
         trains = measures and other in ("training.loop", "algorithms", "training.update")
         assert not trains, f"{name} imports {imported}: a distance between sets knows no training"
 

@@ -6,15 +6,8 @@ import ast
 from test_sizes import ROOT, sources
 
 METHODS = ("union", "intersection", "difference", "symmetric_difference")
-ORDERED = (
-    "list",
-    "tuple",
-    "enumerate",
-    "zip",
-    "map",
-    "next",
-    "iter",
-)  # calls that keep the order they are given
+# calls that keep the order they are given
+ORDERED = ("list", "tuple", "enumerate", "zip", "map", "next", "iter")
 OPERATORS = (ast.BitAnd, ast.BitOr, ast.BitXor, ast.Sub)
 
 

@@ -74,9 +74,8 @@ def test_guidance_is_learnt_where_a_caption_is_told_and_nowhere_else(tiny, monke
             return ((self.size * words.mean((1, 2))).view(-1, 1, 1, 1, 1).expand_as(x),)
 
     text, batch = tiny.PaddedText(), data()
-    table = batch[1] * 0 + torch.arange(4.0).view(
-        -1, 1, 1
-    )  # row 0, no caption, is 0: guidance of 2 says twice as much
+    # row 0, no caption, is 0: guidance of 2 says twice as much
+    table = batch[1] * 0 + torch.arange(4.0).view(-1, 1, 1)
     batch = (batch[0], table, batch[2])
     assert tiny.guided_loss(Net(2.0), Net(1.0), text, *batch, 2).item() == pytest.approx(
         0, abs=1e-10

@@ -20,9 +20,8 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 from vidrl.lookup.extras import install
 from vidrl.plugin import nearest
 
-Kernel = Callable[
-    ..., Tensor
-]  # of query, key and value (B, F, heads, channels), and of a mask where one is given
+# of query, key and value (B, F, heads, channels), and of a mask where one is given
+Kernel = Callable[..., Tensor]
 Types = tuple[torch.dtype, torch.dtype, torch.dtype]  # of query, key and value
 
 # Families by the beginning of their name, leading underscores apart.
@@ -198,12 +197,8 @@ def _told(types: Types) -> str:
 
 def _inputs(device: torch.device | str, types: Types, training: bool) -> list[Tensor]:
     draw = torch.Generator().manual_seed(0)
-    shape = (
-        2,
-        64,
-        2,
-        64,
-    )  # heads of 64 channels: flash kernels take only certain widths, and all take this one
+    # heads of 64 channels: flash kernels take only certain widths, and all take this one
+    shape = (2, 64, 2, 64)
     tensors = [torch.randn(shape, generator=draw).to(device, dtype) for dtype in types]
     return [tensor.requires_grad_(training) for tensor in tensors]
 

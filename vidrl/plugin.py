@@ -308,10 +308,8 @@ def _takes_any(cls: type) -> bool:
 def _hints(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)  # type: ignore[misc]
-    except (
-        NameError,
-        AttributeError,
-    ):  # a name known to the type checker only: nothing to check against
+    # a name known to the type checker only: nothing to check against
+    except (NameError, AttributeError):
         return {}
 
 

@@ -18,13 +18,8 @@ from vidrl.inference.flips import sign_flip_p
 from vidrl.inference.means import LEAST, interval
 from vidrl.inference.student import expanded, t_quantile
 
-__all__ = [
-    "bootstrap",
-    "expanded",
-    "holm",
-    "sign_flip_p",
-    "t_quantile",
-]  # scripts ask here for all of it
+# scripts ask here for all of it
+__all__ = ["bootstrap", "expanded", "holm", "sign_flip_p", "t_quantile"]
 
 Array = np.ndarray
 Times = tuple[Array, Array]  # (n,) each: times, and whether the run got there

@@ -13,26 +13,16 @@ from vidrl import config, plugin
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "scripts/recipes/study.toml"
-RATES = (
-    4.8e-4,
-    1.2e-3,
-    3e-3,
-    7.5e-3,
-    1.9e-2,
-)  # one ladder for every arm; each is 2.5 times the one before
-FIRST_RATES = (
-    2,
-    3,
-    1,
-)  # places on the ladder that are tried first; an end is extended where the best lies at it
+# one ladder for every arm; each is 2.5 times the one before
+RATES = (4.8e-4, 1.2e-3, 3e-3, 7.5e-3, 1.9e-2)
+# places on the ladder that are tried first; an end is extended where the best lies at it
+FIRST_RATES = (2, 3, 1)
 SWEEP_SEED = 100  # of no final run
 MOST_ROUNDS = 400  # the budget of CPU seconds ends a run, not the number of rounds
 PLAIN_ROUNDS = 12  # the budget of the reference arm, from which the budget of all others follows
 PLAIN = "plain"
-VIPO, CHUNKS = (
-    "_time_to_reward_vipo:ViPO",
-    "_time_to_reward_chunks:ChunkNFT",
-)  # files beside this one
+# files beside this one
+VIPO, CHUNKS = "_time_to_reward_vipo:ViPO", "_time_to_reward_chunks:ChunkNFT"
 COMMON = (
     "train.prompts_per_round=3",
     "train.group=8",
@@ -41,9 +31,10 @@ COMMON = (
     "guard.bands={}",
     "train.checkpoint_every=100000",
     "train.show=1",
+    # the study evaluates by itself
     "data.held_out_n=1",
     "train.eval_steps=1",
-    "train.eval_every=100000",  # the study evaluates by itself
+    "train.eval_every=100000",
 )
 
 
@@ -99,11 +90,8 @@ PUBLISHED = FLOW | {
     "scale_eps": 1e-4,
     "clip_range": 1e-4,
 }
-GROUP = {
-    "scale": "unbiased",
-    "scale_eps": 1e-8,
-    "same_start": True,
-}  # DanceGRPO's and MixGRPO's advantages
+# DanceGRPO's and MixGRPO's advantages
+GROUP = {"scale": "unbiased", "scale_eps": 1e-8, "same_start": True}
 SHIPPED = FLOW | {
     "train_steps": 4,
     "clip_range": 5e-4,

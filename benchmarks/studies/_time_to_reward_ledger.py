@@ -18,17 +18,14 @@ from typing import Any, NamedTuple
 from _time_to_reward_arms import FIRST_RATES, PLAIN, RATES, SWEEP_SEED, Arm
 from _time_to_reward_times import Run, broken, gains, merit
 
-HIGH = (
-    1.5  # a gain beyond plain's, by which fast arms are compared with each other, and rates chosen
-)
+# a gain beyond plain's, by which fast arms are compared with each other, and rates chosen
+HIGH = 1.5
 LEAST_FINALS = 3  # final runs of plain from which the target is theirs and no longer of its sweep
 SWEEP_SHARE = 1 / 3  # of the budget, for the runs of a sweep
 BLOCK = 14  # arms that are swept and run side by side, so that a study cut short is even
-PHASES = (
-    3,
-    5,
-    6,
-)  # pairs that every arm of a block gets before any gets more; six are the fewest with an interval
+# pairs that every arm of a block gets before any gets more; six are the fewest with an
+# interval
+PHASES = (3, 5, 6)
 MOST, BEST = 10, 4  # pairs of the claim's arms and of the best four others
 CLAIM = (PLAIN, "segment", "control")
 

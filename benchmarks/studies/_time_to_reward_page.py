@@ -34,15 +34,8 @@ PAIRS = (  # two arms that differ in one thing
     ("nft-5", "nft-1", "segments inside NFT"),
     ("awm-5", "awm-1", "segments inside AWM"),
 )
-TUNED = (
-    "mix",
-    "nft-1",
-    "nft-published",
-    "awm-1",
-    "dance",
-    "branch",
-    "tempflow",
-)  # published methods, S = 1
+# published methods, S = 1
+TUNED = ("mix", "nft-1", "nft-published", "awm-1", "dance", "branch", "tempflow")
 ENOUGH = 6  # pairs, below which there is no interval
 
 
@@ -78,9 +71,8 @@ class Study:
         named."""
         found, level = {}, self.target if level is None else level
         for seed, run in self.finals(arm).items():
-            x = self.x(
-                run, axis
-            )  # plain ends by rounds, so that each of its runs has a budget of its own
+            # plain ends by rounds, so that each of its runs has a budget of its own
+            x = self.x(run, axis)
             limit = x[-1] if arm == PLAIN else self.budgets[axis]
             found[seed] = times.time_to(run, level, x, limit, guards)
         return found

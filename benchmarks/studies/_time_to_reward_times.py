@@ -15,12 +15,8 @@ import numpy as np
 
 from vidrl.inference.means import interval
 
-GUARDS = {
-    "dynamic_degree": 0.95,
-    "verifier": 0.965,
-    "identity": 0.9,
-    "diversity": 0.9,
-}  # of the base model's value
+# of the base model's value
+GUARDS = {"dynamic_degree": 0.95, "verifier": 0.965, "identity": 0.9, "diversity": 0.9}
 Run = Mapping[str, Any]
 
 

@@ -44,11 +44,8 @@ from vidrl.audit.report import Null, Report, Row, told
 from vidrl.rewards import Reward, Samples, default
 from vidrl.synthetic.corruptions import corrupt
 
-PUBLISHED = (
-    "vbench",
-    "lai_",
-    "evalcrafter",
-)  # others' formulas, known to be won; an orbit is no clip of a scene
+# others' formulas, known to be won; an orbit is no clip of a scene
+PUBLISHED = ("vbench", "lai_", "evalcrafter")
 Step = tuple[str, float, int]  # corruption, strength, seed; strength 0 is the untouched clip
 Found = dict[str, tuple[float | None, str | None]]  # of each reward its value and why there is none
 ROOT = Path(__file__).parents[2]

@@ -51,17 +51,17 @@ LOCAL = ("frame", "pair")  # supports whose entries look at their own place in t
 FAULTS = ("flicker", "jump", "blur", "freeze", "identity", "noise")
 LASTING = ("light", "jump", "identity")  # changes from a frame on, to the end
 HARD = ("world 32", "tiny-wan-32")  # sources whose clips get a fault in frame 0, and a lasting one
-NULLS = (
-    (0.25, 0),
-    (0.5, 1),
-)  # (strength, seed) of the mild re-encodings that say how much nothing changes a value
-UNTOUCHED = 2e-4  # mean difference on the faulty frames below which nothing was planted: freezing what stands still
-SEES = 0.5  # share of faulty clips whose value falls by more than a re-encoding does, from which a reward sees a fault
+# (strength, seed) of the mild re-encodings that say how much nothing changes a value
+NULLS = ((0.25, 0), (0.5, 1))
+# mean difference on the faulty frames below which nothing was planted: freezing what stands
+# still
+UNTOUCHED = 2e-4
+# share of faulty clips whose value falls by more than a re-encoding does, from which a
+# reward sees a fault
+SEES = 0.5
 ANCHORED = "but from frame 0"  # the verdict on what is local until the first frame is faulty
-NEAR, AREA = (
-    0.6,
-    0.75,
-)  # drop within one frame of the fault, ROC area of it but for those frames: both say local
+# drop within one frame of the fault, ROC area of it but for those frames: both say local
+NEAR, AREA = 0.6, 0.75
 LOCAL_ONLY = "default, local parts"
 
 

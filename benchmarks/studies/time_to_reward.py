@@ -36,7 +36,9 @@ from _time_to_reward_times import GUARDS
 
 from vidrl.training.launch import PARENT, end_with_parent
 
-MARGIN = 1.1  # a run goes on until this much of the higher of target and `HIGH`: the target may still move
+# a run goes on until this much of the higher of target and `HIGH`: the target may still
+# move
+MARGIN = 1.1
 FORK = multiprocessing.get_context("fork")
 Running = tuple[Any, Path]  # the process, and the file for its line
 Active = dict[ledger.Job, Running]

@@ -54,9 +54,8 @@ class Decord:
 
     def _times(self, container: str) -> list[float]:
         times = [float(t) for t in self.reader.get_frame_timestamp(range(len(self.reader)))[:, 0]]
-        if any(
-            not abs(t) < LONGEST for t in times
-        ):  # of some .mkv it makes up stamps of 1e15 seconds
+        # of some .mkv it makes up stamps of 1e15 seconds
+        if any(not abs(t) < LONGEST for t in times):
             raise Unreadable(f"decord reads time stamps that cannot be. {CURE}")
         keys = list(self.reader.get_key_indices())
         if times[0] < 0 or keys[:1] != [0] or container == "avi" and len(keys) != len(times):
@@ -69,9 +68,8 @@ class Decord:
         """The frames in order, `length` at a time."""
         for start in range(0, len(self.times), length):
             batch = self.reader.get_batch(range(start, min(start + length, len(self.times))))
-            array = (
-                batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
-            )  # the bridge is process-wide
+            # the bridge is process-wide
+            array = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
             yield torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
@@ -82,9 +80,8 @@ def _opened(path: Path) -> Any:
     decord.logging.set_level(decord.logging.QUIET)
     try:
         return decord.VideoReader(str(path.absolute()), num_threads=1, fault_tol=1)
-    except (
-        Exception
-    ) as error:  # its errors are RuntimeError and DECORDError, with a stack of C++ frames
+    # its errors are RuntimeError and DECORDError, with a stack of C++ frames
+    except Exception as error:
         raise Unreadable(f"decord finds no video stream that it can decode. {CURE}") from error
 
 

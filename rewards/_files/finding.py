@@ -111,9 +111,8 @@ def is_clip(file: Path) -> bool:
         if suffix == ".ts" and file.is_file():  # TypeScript has the same suffix
             with open(file, "rb") as opened:
                 return is_transport(opened.read(HEAD))
-    except (
-        OSError
-    ):  # what cannot be opened is a clip that cannot be read, and gets its reason there
+    # what cannot be opened is a clip that cannot be read, and gets its reason there
+    except OSError:
         return suffix not in PICTURES
     return True
 

@@ -13,7 +13,9 @@ from typing import Any
 from ..video import find
 from .tables import SUFFIXES, BadTable, Entry, Note, entries, text
 
-COLUMNS = {  # the names that a column may have, vidrl's own first; letter case, and blanks around a name, do not count
+# the names that a column may have, vidrl's own first; letter case, and blanks around a
+# name, do not count
+COLUMNS = {
     "path": (
         "path",
         "file",

@@ -11,9 +11,9 @@ import errno
 from contextlib import suppress
 from pathlib import Path
 
-MEMORY = (
-    4 * 2**30
-)  # bytes that a worker may take beside what Python, torch and the rewards have taken before its work
+# bytes that a worker may take beside what Python, torch and the rewards have taken before
+# its work
+MEMORY = 4 * 2**30
 WORDS = (
     "can't allocate memory",
     "cannot allocate memory",

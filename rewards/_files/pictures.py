@@ -19,16 +19,8 @@ from torch import Tensor
 from .media import Unreadable, cut_off, is_animated
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-BESIDE = (
-    ".txt",
-    ".md",
-    ".json",
-    ".jsonl",
-    ".csv",
-    ".tsv",
-    ".db",
-    ".ini",
-)  # suffixes that may lie beside pictures
+# suffixes that may lie beside pictures
+BESIDE = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".db", ".ini")
 RATE = 8.0  # frames a second of numbered pictures, where nobody says one
 
 
@@ -46,9 +38,8 @@ class Animation:
         self.data = np.fromfile(path, np.uint8)
         self.size, durations = _webp(self.data.tobytes())
         check(self.size)
-        if (
-            why := cut_off(path)
-        ) is not None:  # its decoder gives no frame at all of one that is cut
+        # its decoder gives no frame at all of one that is cut
+        if (why := cut_off(path)) is not None:
             raise Unreadable(f"it is cut off after {sum(durations) / 1000:.1f} s: {why}")
         self.times = [start / 1000 for start in accumulate(durations[:-1], initial=0)]
         self.stated, self.tick, self.notes = 0.0, 1e-3, list[str]()

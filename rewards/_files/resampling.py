@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-PAUSE = 0.25  # seconds without a frame: what moved meanwhile cannot be known, unless the picture stayed the same
+# seconds without a frame: what moved meanwhile cannot be known, unless the picture stayed
+# the same
+PAUSE = 0.25
 NEAR = 0.02  # of a gap between two frames: a frame so near to a wanted time is taken as it is
-ROUNDED = (
-    0.065  # of a gap: stamps that stray less are even, as 60 frames a second in whole milliseconds
-)
-PRESENT = (
-    0.9  # of the wanted times: so many must have a frame of their own before a lower rate is chosen
-)
+# of a gap: stamps that stray less are even, as 60 frames a second in whole milliseconds
+ROUNDED = 0.065
+# of the wanted times: so many must have a frame of their own before a lower rate is chosen
+PRESENT = 0.9
 MOST = 4  # times as many frames as the film has may be made
 
 
@@ -133,9 +133,8 @@ def _on_a_line(places: np.ndarray, times: np.ndarray, tick: float) -> bool:
     tick, and a bit."""
     slope, start = np.polyfit(places, times, 1)
     left = times - (start + slope * places)
-    room = (
-        1.2 * tick if tick < 0.4 * slope else 0.0
-    )  # a container that counts in frames rounds nothing
+    # a container that counts in frames rounds nothing
+    room = 1.2 * tick if tick < 0.4 * slope else 0.0
     return bool(np.ptp(left) <= max(room, ROUNDED * slope))
 
 

@@ -10,25 +10,11 @@ from __future__ import annotations
 
 import unicodedata
 
-FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "＝",
-    "＋",
-    "－",
-    "＠",
-)  # where spreadsheets begin a formula
+# where spreadsheets begin a formula
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and signs that are drawn as nothing
-UNSEEN = (
-    "Z",
-    "C",
-    "M",
-)  # Unicode's classes of separators, of control and format characters, of marks on a letter
+# Unicode's classes of separators, of control and format characters, of marks on a letter
+UNSEEN = ("Z", "C", "M")
 
 
 def is_formula(text: str) -> bool:

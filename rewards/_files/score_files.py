@@ -146,7 +146,8 @@ def _score_file(
         return row(facts, _stream(video, rewards, prompt), 0)
     except (_NoFile, Unreadable) as error:
         return _lost(facts, rewards, f"unreadable: {error}")
-    except ValueError as error:  # what a reward says of a clip; any other error, as of missing weights, is its fault
+    # what a reward says of a clip; any other error, as of missing weights, is its fault
+    except ValueError as error:
         return _lost(facts, rewards, f"unscored: {error}")
     except Exception as error:
         if not is_out_of_memory(error):

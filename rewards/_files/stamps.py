@@ -62,9 +62,8 @@ def filled(stamps: list[float], stated: float) -> list[float]:
 def _usual_gap(stamps: list[float]) -> float:
     """The mean distance of neighbours, without those that are much longer or shorter than
     most; 0 where none rises."""
-    gaps = [
-        gap for first, second in pairwise(stamps) if (gap := second - first) > 0
-    ]  # false for NaN
+    # false for NaN
+    gaps = [gap for first, second in pairwise(stamps) if (gap := second - first) > 0]
     usual = [gap for gap in gaps if 0.5 < gap / median(gaps) < 1.5]
     return sum(usual) / len(usual) if usual else 0.0
 

@@ -20,9 +20,8 @@ from .safe_cells import meant
 
 Cells = dict[str, Any]  # what a row holds, by the names of its columns as the file spells them
 Entry = tuple[str, Cells]  # where a row stands in its file, as "line 3", and its cells
-Known = Callable[
-    [Sequence[str]], bool
-]  # whether these names of columns are those of the wanted table
+# whether these names of columns are those of the wanted table
+Known = Callable[[Sequence[str]], bool]
 Note = Callable[[str], None]
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;"}  # the usual one first
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -30,9 +29,10 @@ MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
+    # UTF-32's mark begins with UTF-16's
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
-}  # UTF-32's mark begins with UTF-16's
+}
 OBJECT = '{"path": ..., "prompt": ...}'
 
 
@@ -121,7 +121,9 @@ def _header(path: Path, read: str, separator: str) -> list[str]:
             [],
         )
     except BadTable:
-        return []  # quotes that this separator cannot explain; the chosen separator's own error is raised later
+        # quotes that this separator cannot explain; the chosen separator's own error is
+        # raised later
+        return []
 
 
 def _records(
@@ -129,9 +131,8 @@ def _records(
 ) -> Iterator[tuple[str, list[str]]]:
     """Each row with its first line. `spaced`: blanks around separators, as in `path,
     prompt`, belong to no cell."""
-    csv.field_size_limit(
-        max(csv.field_size_limit(), len(read))
-    )  # a cell may be as long as the file
+    # a cell may be as long as the file
+    csv.field_size_limit(max(csv.field_size_limit(), len(read)))
     reader = csv.reader(
         io.StringIO(read, newline=""), delimiter=separator, strict=True, skipinitialspace=spaced
     )

@@ -28,9 +28,8 @@ from vidrl.lookup import user_modules
 from .memory import MEMORY, is_out_of_memory, limit, reason
 
 T = TypeVar("T")
-START = (
-    300.0  # seconds that a process has to import what it needs, on a machine that does much else
-)
+# seconds that a process has to import what it needs, on a machine that does much else
+START = 300.0
 AHEAD = 8  # tasks a worker that may be done before their turn to be yielded: all that is kept
 
 
@@ -289,10 +288,8 @@ def _settle(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    os.environ |= {
-        "OMP_NUM_THREADS": "1",
-        "OPENCV_FOR_THREADS_NUM": "1",
-    }  # read when those libraries are loaded
+    # read when those libraries are loaded
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
     torch.set_num_threads(1)
     if sys.stderr is not None:
         sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # warnings of Python still come

@@ -114,8 +114,7 @@ def _settings(suffix: str, lossless: bool, odd: bool) -> tuple[str, str, dict[st
     if lossless:
         return "libx264rgb", "rgb24", {"qp": "0"}
     pixels, codec = "yuv444p" if odd and suffix != ".avi" else "yuv420p", CODECS[suffix]
-    if (
-        codec == "libx264"
-    ):  # its tree of blocks reads memory nobody wrote, and one file in a hundred would differ
+    # its tree of blocks reads memory nobody wrote, and one file in a hundred would differ
+    if codec == "libx264":
         return codec, pixels, {"crf": "16", "x264-params": "mbtree=0"}
     return codec, pixels, {"crf": "16"} if codec == "libvpx-vp9" else {"qscale": "3"}

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from ..flow import SIZE, Motion, around, estimate
 
-Matcher = Callable[
-    [Tensor, Tensor], tuple[Tensor, Tensor]
-]  # two pictures (3, H, W) in [0, 1] to points and points
+# two pictures (3, H, W) in [0, 1] to points and points
+Matcher = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 GUESSES = 96
 LEAST = 16  # matches: fewer say nothing of geometry
 

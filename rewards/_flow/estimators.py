@@ -18,9 +18,8 @@ from torch.nn.functional import interpolate
 
 from .torch_flow import torch_flow
 
-Estimator = Callable[
-    [Tensor, Tensor], Tensor
-]  # frames (N, 3, H, W) in [0, 1], twice, to flow (N, 2, H, W), pixels
+# frames (N, 3, H, W) in [0, 1], twice, to flow (N, 2, H, W), pixels
+Estimator = Callable[[Tensor, Tensor], Tensor]
 
 METHODS = ("dis", "dis_fast", "farneback", "torch", "raft:PATH")
 
@@ -107,16 +106,13 @@ def changing_colour(frames: Tensor, still: float = 0.2) -> Tensor:
     The principal axis of both, its sum positive.
     """
     edges = torch.cat([frames.diff(dim=-1).flatten(-2), frames.diff(dim=-2).flatten(-2)], -1)
-    own = (
-        edges @ edges.mT
-    ).double()  # products of the channels of each frame, and with those of the frame before
+    # products of the channels of each frame, and with those of the frame before
+    own = (edges @ edges.mT).double()
     other = (edges[..., 1:, :, :] @ edges[..., :-1, :, :].mT).double()
-    both = (
-        (1 + still**2) * (own[..., :-1, :, :] + own[..., 1:, :, :]) - other - other.mT
-    )  # changes, and what stays
-    axis = torch.linalg.eigh(both + 1e-9).eigenvectors[
-        ..., -1
-    ]  # ties go to the mean of the colours
+    # changes, and what stays
+    both = (1 + still**2) * (own[..., :-1, :, :] + own[..., 1:, :, :]) - other - other.mT
+    # ties go to the mean of the colours
+    axis = torch.linalg.eigh(both + 1e-9).eigenvectors[..., -1]
     return (axis * torch.where(axis.sum(-1, keepdim=True) < 0, -1.0, 1.0)).to(frames)
 
 

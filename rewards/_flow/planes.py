@@ -37,9 +37,8 @@ def warp(image: Tensor, flow: Tensor, mode: str) -> Tensor:
     )
     for planes, (dx, dy), into in zip(pictures, flows, outs, strict=True):
         u, v = x + dx, y + dy
-        for plane, target in zip(
-            planes, into
-        ):  # one by one: OpenCV rounds places to 1/32 for some numbers of channels
+        # one by one: OpenCV rounds places to 1/32 for some numbers of channels
+        for plane, target in zip(planes, into):
             cv2.remap(plane, u, v, kind, dst=target, borderMode=cv2.BORDER_REPLICATE)
     return out
 

@@ -11,7 +11,9 @@ from .. import flow
 from ..base import Reward, Samples
 from ..flow import SIZE, Motion, outside, warp
 
-FINE = 96  # the shorter side, in pixels, above which the shift of a whole picture is sought at half the size
+# the shorter side, in pixels, above which the shift of a whole picture is sought at half
+# the size
+FINE = 96
 THUMB = 16  # cells a side of a thumbnail
 
 
@@ -24,9 +26,8 @@ def thumbnails(samples: Samples, size: int = SIZE) -> Tensor:
 def _means(frames: Tensor) -> Tensor:
     if frames.is_floating_point():
         return adaptive_avg_pool2d(frames.flatten(0, 1), THUMB).unflatten(0, frames.shape[:2])
-    means = [
-        adaptive_avg_pool2d(frame.float(), THUMB) for frame in frames.flatten(0, 1)
-    ]  # one frame fits the cache
+    # one frame fits the cache
+    means = [adaptive_avg_pool2d(frame.float(), THUMB) for frame in frames.flatten(0, 1)]
     return torch.stack(means).unflatten(0, frames.shape[:2]) / 255
 
 

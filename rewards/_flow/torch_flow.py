@@ -19,7 +19,9 @@ class Effort:
     """How `torch_flow` minimises, and what; the defaults were chosen by
     benchmarks/studies/flow_epe.py."""
 
-    coarsest: int = 10  # shorter side of the smallest picture of the pyramid, pixels; each next is twice as large
+    # shorter side of the smallest picture of the pyramid, pixels; each next is twice as
+    # large
+    coarsest: int = 10
     warps: int = 3  # times that the second frame is warped at each size
     sweeps: int = 15  # of the linear solver for each warp
     momentum: float = 0.8  # of the solver; 0 is Jacobi's

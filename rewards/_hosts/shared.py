@@ -85,9 +85,8 @@ def score_clips(
             lost = None if torch.isfinite(score.value[i]) else "unscored: not finite"
             why[row] = score.why[i] or lost
     back = torch.tensor([row for rows in groups.values() for row in rows]).argsort()
-    values = {
-        name: found for name, found in values.items() if sum(map(len, found)) == len(clips)
-    }  # parts of all
+    # parts of all
+    values = {name: found for name, found in values.items() if sum(map(len, found)) == len(clips)}
     whole = {name: torch.cat(value)[back.to(value[0].device)] for name, value in values.items()}
     return Found(whole.pop("", torch.zeros(0)), why, whole)
 

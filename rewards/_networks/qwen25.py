@@ -18,9 +18,8 @@ from .qwen import Conversation, Words
 RATE = 2.0  # frames a second that qwen-vl-utils reads
 LEAST_FRAMES, MOST_FRAMES = 4, 768
 LEAST, MOST = 128 * 28 * 28, 768 * 28 * 28  # pixels of a frame
-ALL = int(
-    128000 * 28 * 28 * 0.9
-)  # pixels of all frames together, counted for each token of two frames
+# pixels of all frames together, counted for each token of two frames
+ALL = int(128000 * 28 * 28 * 0.9)
 
 
 @dataclass(frozen=True)

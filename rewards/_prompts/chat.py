@@ -81,10 +81,8 @@ class Endpoint:
             raise Again(f"no answer within {self.timeout:g} s") from None
         except Unreadable as error:
             raise NoAnswer(str(error)) from None
-        except (
-            OSError,
-            http.client.HTTPException,
-        ) as error:  # refused, no such host, broken off, not HTTP
+        # refused, no such host, broken off, not HTTP
+        except (OSError, http.client.HTTPException) as error:
             raise Again(f"no connection: {type(error).__name__}") from None
         if said.status in AGAIN:
             raise Again(f"the server answered {said.status}", said.after)

@@ -61,9 +61,8 @@ def check_video(video: Any, what: str) -> Tensor:
         raise ValueError(f"{want}, got {video.dtype}: {_bytes_of(video.dtype)}")
     if not video.is_floating_point():
         return torch.ones(video.shape[:2], dtype=torch.bool)
-    with (
-        torch.no_grad()
-    ):  # one pass: both bounds of each frame tell its range, and NaN and infinity show in them
+    # one pass: both bounds of each frame tell its range, and NaN and infinity show in them
+    with torch.no_grad():
         low, high = torch.stack([video.amin((2, 3, 4)), video.amax((2, 3, 4))]).float().cpu()
     finite = low.isfinite() & high.isfinite()
     if bool(finite.any()):

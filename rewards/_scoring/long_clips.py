@@ -24,9 +24,8 @@ from ..base import (
 
 ENOUGH = 24  # small frames that a lane scores at a time
 HELD = 3 * 2**29  # bytes of frames that are held back until it shows how long a clip is
-_Kind = tuple[
-    int, "int | None"
-]  # of a lane: its stride, and the shorter side of its frames where they are shrunk
+# of a lane: its stride, and the shorter side of its frames where they are shrunk
+_Kind = tuple[int, "int | None"]
 
 
 class Stream:

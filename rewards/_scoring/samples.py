@@ -36,9 +36,8 @@ class Samples:
     meta: Sequence[Mapping[str, Any]] = ()
     _memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _pixels: _Pixels = field(init=False, repr=False, compare=False)
-    _finite: Tensor = field(
-        init=False, repr=False, compare=False
-    )  # which frames are, bool (B, F) on the CPU
+    # which frames are, bool (B, F) on the CPU
+    _finite: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_finite", check_video(self.video, "video"))

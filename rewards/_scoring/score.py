@@ -17,7 +17,8 @@ from torch import Tensor
 from .samples import Samples
 
 SUPPORTS = ("frame", "pair", "prefix", "clip")
-STILL = "inapplicable to an image"  # how the reason begins why a reward that needs time does not score one frame
+# how the reason begins why a reward that needs time does not score one frame
+STILL = "inapplicable to an image"
 
 
 @dataclass

@@ -145,9 +145,8 @@ class Desk:
 
     def __init__(self, reward: Reward, device: str = "cpu") -> None:
         self.reward, self.device = as_reward(reward).to(device), device
-        self.turn = (
-            threading.Lock()
-        )  # a network on a GPU is not run twice at once, nor is a large request unpacked
+        # a network on a GPU is not run twice at once, nor is a large request unpacked
+        self.turn = threading.Lock()
 
     def respond(self, body: bytes | bytearray) -> tuple[int, bytes]:
         """HTTP status and body of the answer."""

@@ -21,11 +21,8 @@ from vidrl.training.loop import Trainer
 from vidrl.training.policy import Policy
 
 NAMES = plugin.names("algorithms")
-SMALL = {
-    "steps": 6,
-    "noises": 2,
-    "segments": 3,
-}  # of the toy's three latent frames; an algorithm takes what it has
+# of the toy's three latent frames; an algorithm takes what it has
+SMALL = {"steps": 6, "noises": 2, "segments": 3}
 
 
 class Light(Brightness):

@@ -124,9 +124,8 @@ class Chain:
         t, end = at[:-1], at[1:]
         std, keep = transition.coefficients(flow(), sampler, t, end, eta, at[1])
         variance = (1 - t) ** 2 * s**2 + t**2
-        slope = (1 - end) * (
-            1 - t
-        ) * s**2 / variance + keep * t / variance  # α_s x̂0 + keep ε̂ of the exact means
+        # α_s x̂0 + keep ε̂ of the exact means
+        slope = (1 - end) * (1 - t) * s**2 / variance + keep * t / variance
         later = slope.flip(0).cumprod(0).flip(0)[1:]
         return cls(
             slope, keep * (1 - t) - (1 - end) * t, std, torch.cat([later, torch.ones(1).double()])

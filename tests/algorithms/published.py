@@ -84,12 +84,10 @@ class Round(NamedTuple):
     advantage: torch.Tensor
 
     def raw(self, batch, which="live"):
-        with self.policy.using(
-            "reference" if which == "old" else which
-        ):  # the rollout was the reference's
-            t = (
-                batch["t"].float() if which == "old" else batch["t"]
-            )  # a rollout's times are float32
+        # the rollout was the reference's
+        with self.policy.using("reference" if which == "old" else which):
+            # a rollout's times are float32
+            t = batch["t"].float() if which == "old" else batch["t"]
             raw = self.policy.backbone.predict(batch["x"], t, batch.cond)
         return raw if which == "live" else raw.detach()
 

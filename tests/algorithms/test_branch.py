@@ -16,9 +16,8 @@ from vidrl.rewards import Score
 from vidrl.training.rollout import Plan, draws, sample, tree
 
 TREE = {"at": [0, 2, 3], "factors": [2, 3, 2], "steps": 7}
-REWARD = torch.randn(
-    24, generator=torch.Generator().manual_seed(4), dtype=torch.float64
-)  # two trees of twelve leaves
+# two trees of twelve leaves
+REWARD = torch.randn(24, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
 
 def ready(group=12, **options):
@@ -127,9 +126,8 @@ def test_an_unscored_leaf_is_left_out_of_its_nodes():
     assert got[:, 1, 0].tolist() == [0.0, 0.0, -0.5, 0.5]
     plan = Plan([1.0, 0.7, 0.4, 0.0], stochastic=(0, 1), keep=(0, 1), forks=((0, 2), (1, 2)))
     merged, trained = Branch().merged(got, plan)
-    assert merged[:, 0, 0].tolist() == pytest.approx(
-        [4.75, 4.75, -9.5, -9.5]
-    )  # the scored leaves' own
+    # the scored leaves' own
+    assert merged[:, 0, 0].tolist() == pytest.approx([4.75, 4.75, -9.5, -9.5])
     assert trained.tolist() == [[True, True], [False, True], [True, True], [False, True]]
 
 

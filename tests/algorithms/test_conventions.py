@@ -49,9 +49,8 @@ def host(request):
 def algorithm(host, **more):
     every_step = {"window": 0, "window_stride": 1, "window_schedule": "progressive"}
     asked = HOSTS[host] | {"steps": 6, "updates": 1, "train_steps": 0} | every_step | more
-    return GRPO(
-        **(asked if asked.get("beta") else asked | {"kl": "step"})
-    )  # without a KL there is none to measure
+    # without a KL there is none to measure
+    return GRPO(**(asked if asked.get("beta") else asked | {"kl": "step"}))
 
 
 def advantages(host):
@@ -143,9 +142,8 @@ def test_ratios_kl_loss_and_gradients_are_the_hosts(host, beta):
     for weight in policy.weights.values():
         weight.data += 1e-2 * torch.randn_like(weight)
     raw, base_raw = (p.backbone.predict(batch["x"], batch["t"], batch.cond) for p in (policy, base))
-    old_raw = old.backbone.predict(
-        batch["x"], batch["t"].float(), batch.cond
-    )  # a rollout's times are float32
+    # a rollout's times are float32
+    old_raw = old.backbone.predict(batch["x"], batch["t"].float(), batch.cond)
     theirs, ratio, kl = host_loss(host, batch, raw, old_raw.detach(), base_raw.detach(), beta)
     made = ours.loss(policy, batch)
     assert torch.allclose(made.metrics["ratio"][:, 0], ratio, rtol=1e-9)

@@ -169,9 +169,8 @@ def test_segments_have_means_of_their_own_and_one_std():
     algorithm = ready(segments=3, max_advantage=100.0)
     plan = algorithm.plan(algorithm.backbone, 0, torch.Generator())
     curve = torch.zeros(4, 9, dtype=torch.float64)
-    curve[:, 5:] = torch.tensor(
-        [[0.0], [9.0], [0.0], [9.0]]
-    )  # the last segment alone: 0 or 9 · 4/9
+    # the last segment alone: 0 or 9 · 4/9
+    curve[:, 5:] = torch.tensor([[0.0], [9.0], [0.0], [9.0]])
     got = algorithm.advantages(
         Score(curve.mean(1), curve), torch.zeros(4, dtype=torch.long), ["a"] * 4, plan
     )

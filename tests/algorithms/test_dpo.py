@@ -92,9 +92,8 @@ def test_labels_of_segments_are_densedpo():
     s = torch.stack(
         [implicit[:, :, :, :2].flatten(2).sum(2), implicit[:, :, :, 2:].flatten(2).sum(2)], 2
     )
-    beta = (
-        0.5 * 100.0 / (2 * 3 * 2 * 2)
-    )  # ours is of means over the clip's 24 elements, and has Diffusion-DPO's ½
+    # ours is of means over the clip's 24 elements, and has Diffusion-DPO's ½
+    beta = 0.5 * 100.0 / (2 * 3 * 2 * 2)
     inside = -beta * (label * (s[:, 0] - s[:, 1])).sum(1)
     published = -logsigmoid(inside).mean()
     ours = algorithm.loss(policy, batch).value
@@ -135,16 +134,13 @@ def test_two_latent_frames_by_hand():
     """One element a segment: all numbers below fit on the back of an envelope."""
     algorithm = DPO(segments=2, beta=2.0)
     algorithm.backbone = SimpleNamespace(path=flow(), shape=(1, 2, 1, 1))
-    x0 = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]).reshape(
-        1, 2, 1, 2, 1, 1
-    )  # chosen (1, 0), rejected (0, 2)
-    eps = torch.tensor([[1.0, 1.0]]).reshape(
-        1, 1, 2, 1, 1
-    )  # so the velocities are (0, 1) and (1, −1)
+    # chosen (1, 0), rejected (0, 2)
+    x0 = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]).reshape(1, 2, 1, 2, 1, 1)
+    # so the velocities are (0, 1) and (1, −1)
+    eps = torch.tensor([[1.0, 1.0]]).reshape(1, 1, 2, 1, 1)
     mine = torch.tensor([[0.5, 1.0], [1.0, 1.0]]).reshape(2, 1, 2, 1, 1)  # errors (¼, 0) and (0, 4)
-    other = torch.tensor([[1.0, 1.5], [0.0, 0.0]]).reshape(
-        2, 1, 2, 1, 1
-    )  # errors (1, ¼) and (1, 1)
+    # errors (1, ¼) and (1, 1)
+    other = torch.tensor([[1.0, 1.5], [0.0, 0.0]]).reshape(2, 1, 2, 1, 1)
     algorithm.predict = lambda policy, batch: (None, mine)
     algorithm.other = lambda *_: other
     data = {"x0": x0, "eps": eps, "t": torch.tensor([0.3]), "label": torch.tensor([[1.0, -1.0]])}
@@ -229,9 +225,8 @@ def test_each_segment_has_its_own_winner():
     algorithm = DPO(segments=2)
     made = seen(algorithm, [[1.0, -0.5], [-1.0, 0.5]], [0, 0])
     assert pairs_of(algorithm, made) == [(0, 1, (1, -1))]
-    made = seen(
-        algorithm, [[0.4, -0.5], [-0.4, 0.5]], [0, 0]
-    )  # by a plain mean of segments sample 1 would be better
+    # by a plain mean of segments sample 1 would be better
+    made = seen(algorithm, [[0.4, -0.5], [-0.4, 0.5]], [0, 0])
     assert pairs_of(algorithm, made) == [(0, 1, (1, -1))]
     made = seen(algorithm, [[0.4, 0.5], [-0.4, 0.5]], [0, 0])
     assert pairs_of(algorithm, made) == [(0, 1, (1, 0))]
@@ -247,9 +242,8 @@ def test_samples_that_tie_and_samples_without_score_are_in_no_pair():
         [0] * 4 + [1] * 4 + [2] * 4,
     )
     assert pairs_of(algorithm, made) == [(0, 3, (1,)), (8, 11, (1,))]
-    assert (
-        len(list(algorithm.minibatches(made))) == 2
-    )  # ties leave fewer rows than updates: one row an update
+    # ties leave fewer rows than updates: one row an update
+    assert len(list(algorithm.minibatches(made))) == 2
     made = seen(algorithm, [[0.0]] * 4, [0] * 4)
     assert list(algorithm.minibatches(made)) == []
 

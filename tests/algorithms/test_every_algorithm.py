@@ -79,11 +79,8 @@ def test_credit_is_finite_one_a_segment_and_none_for_what_is_unscored(case):
         assert float(credit[[1, 6]].abs().max()) == 0
 
 
-ALONE = (
-    "ddpo",
-    "reward_backprop",
-    "sft",
-)  # what each of them learns from a clip needs no other clip of its prompt
+# what each of them learns from a clip needs no other clip of its prompt
+ALONE = ("ddpo", "reward_backprop", "sft")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -200,7 +197,9 @@ def test_where_all_samples_tie_there_is_nothing_to_learn(case):
     score = Score(torch.ones(len(seen.group)), torch.ones(len(seen.group), 9))
     credit = trainer.algorithm.advantages(score, seen.group, seen.prompts, seen.rollout.plan)
     if seen.pairs is not None or not seen.rollout.plan.scored or float(credit.abs().max()) > 0:
-        return  # files say who is better, or the loss scores for itself, or a sample counts whatever the others are
+        # files say who is better, or the loss scores for itself, or a sample counts
+        # whatever the others are
+        return
     for batch in trainer.algorithm.minibatches(replace(seen, advantage=credit)):
         assert norm(backward(trainer.algorithm, trainer.policy, batch)[1]) < 1e-6
 

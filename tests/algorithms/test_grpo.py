@@ -310,12 +310,10 @@ def test_parts_are_normalised_before_they_are_weighed():
     whole = Score(3 * small + large, parts=parts, weights={"small": 3.0, "large": 1.0})
     algorithm = GRPO(per_part=True)
     made = credited(algorithm, whole, GROUP, plan_of(algorithm), SPANS)[:, 0]
-    assert made.tolist() == pytest.approx(
-        [-1, 0, 1, -1, 0, 1], abs=1e-3
-    )  # and the sum is scaled once more
-    assert (
-        credited(GRPO(), whole, GROUP, plan_of(algorithm), SPANS)[0, 0] > 1
-    )  # else the large part rules
+    # and the sum is scaled once more
+    assert made.tolist() == pytest.approx([-1, 0, 1, -1, 0, 1], abs=1e-3)
+    # else the large part rules
+    assert credited(GRPO(), whole, GROUP, plan_of(algorithm), SPANS)[0, 0] > 1
 
 
 def test_advantages_are_bounded():

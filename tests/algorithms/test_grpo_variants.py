@@ -12,10 +12,8 @@ from vidrl.backbones.toy import Toy
 from vidrl.diffusion.path import discrete, flow
 from vidrl.diffusion.schedule import sensitivity, step_weights
 
-PARTS = {
-    1: [slice(None)],
-    3: [slice(0, 1), slice(1, 2), slice(2, 3)],
-}  # the toy's latent frames of each segment
+# the toy's latent frames of each segment
+PARTS = {1: [slice(None)], 3: [slice(0, 1), slice(1, 2), slice(2, 3)]}
 GUARD = {"ratio_norm": True, "step_weight": "inverse_length"}
 
 
@@ -155,9 +153,8 @@ def test_flash_rectification_by_its_published_table():
 def test_flash_grpo(sampler, window, uneven):
     """L = mean max(−w A ρ, −w A clip(ρ)), w = (1/c)/mean(1/c), c = √(−dt)/g + g √(−dt) (1 −
     σ)/(2 σ)."""
-    moved = (
-        {"window": window, "window_schedule": "random"} if window else {}
-    )  # 0: the weights alone, of all steps
+    # 0: the weights alone, of all steps
+    moved = {"window": window, "window_schedule": "random"} if window else {}
     made = played(GRPO(**moved, equalise=True, clip_range=1e-4, **sampler))
     (batch,) = made.batches
     assert len(batch.plan.keep) == (window or len(batch.plan.stochastic)) and len(batch) == 8 * len(
@@ -186,12 +183,8 @@ def test_flash_grpo(sampler, window, uneven):
     )
     w = 1 / c(batch["t"], batch["s"]) / (1 / c(times[at], times[at + 1])).mean()
     a = advantage_of(made, batch, 1)[:, 0]
-    assert set((a * 7 / 4).round(decimals=4).abs().tolist()) == {
-        0.5,
-        1.5,
-        2.5,
-        3.5,
-    }  # the eight clips' own, unweighted
+    # the eight clips' own, unweighted
+    assert set((a * 7 / 4).round(decimals=4).abs().tolist()) == {0.5, 1.5, 2.5, 3.5}
     published = torch.maximum(
         -w * a * ratio, -w * a * torch.clamp(ratio, 1 - 1e-4, 1 + 1e-4)
     ).mean()

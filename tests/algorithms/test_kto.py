@@ -106,10 +106,8 @@ def test_the_reference_point_is_the_mean_log_ratio_of_what_the_policy_draws():
 def test_two_latent_frames_by_hand():
     algorithm = KTO(segments=2, beta=2.0, desirable=1.0, undesirable=3.0)
     algorithm.backbone = SimpleNamespace(path=flow(), shape=(1, 2, 1, 1))
-    x0, eps = (
-        torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1),
-        torch.ones(1, 1, 2, 1, 1),
-    )  # velocities (0, 1)
+    # velocities (0, 1)
+    x0, eps = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1), torch.ones(1, 1, 2, 1, 1)
     mine, other = (torch.tensor(v).reshape(1, 1, 2, 1, 1) for v in ([0.5, 1.0], [1.0, 1.5]))
     algorithm.predict, algorithm.other = (lambda *_: (None, mine)), lambda *_: other
     data = {"x0": x0, "eps": eps, "t": torch.tensor([0.3]), "label": torch.tensor([[1.0, -1.0]])}
@@ -198,9 +196,8 @@ def labels_of(algorithm, made):
 
 def test_the_sign_of_an_advantage_is_the_label():
     algorithm = KTO(segments=2, noises=2)
-    made = seen(
-        algorithm, [[1.5, 0.1], [-0.1, 0.0], [0.0, 0.0], [-1.4, -0.1]]
-    )  # the third is not scored, or ties
+    # the third is not scored, or ties
+    made = seen(algorithm, [[1.5, 0.1], [-0.1, 0.0], [0.0, 0.0], [-1.4, -0.1]])
     assert (
         labels_of(algorithm, made) == [(0, (1, 1))] * 2 + [(1, (-1, 0))] * 2 + [(3, (-1, -1))] * 2
     )

@@ -104,9 +104,8 @@ def drawn(policy: Policy, n: int, seed: int = 0) -> torch.Tensor:
     """Clips of the distribution whose velocity the policy has, (n, 2)."""
     mean, variance = moments(policy)
     z = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
-    z = (z - z.mean(0)) @ torch.linalg.inv(
-        torch.linalg.cholesky(z.T.cov())
-    ).T  # their moments are exact
+    # their moments are exact
+    z = (z - z.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(z.T.cov())).T
     return mean + variance.sqrt() * z
 
 
@@ -358,10 +357,8 @@ def test_the_first_gradient_of_kto_is_towards_the_desirable():
     assert float((found - right).norm() / right.norm()) < 0.05
 
 
-LABELLED = MEMORYLESS | {
-    "temperature": 20.0,
-    "clip_range": 0.9,
-}  # steps so small that no ratio is clipped
+# steps so small that no ratio is clipped
+LABELLED = MEMORYLESS | {"temperature": 20.0, "clip_range": 0.9}
 
 
 def test_the_first_gradient_of_d3po_is_that_of_the_expected_reward():

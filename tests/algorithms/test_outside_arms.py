@@ -81,9 +81,8 @@ def test_the_few_cells_that_differ_count_high_dark_or_bright():
 def test_a_map_has_mean_one_and_is_high_where_something_moves():
     video = torch.full((2, 9, 3, 16, 16), 0.3)
     for frame in range(9):
-        video[0, frame, :, 4:8, frame : frame + 4] = (
-            0.9  # a square that goes right; the second clip is flat
-        )
+        # a square that goes right; the second clip is flat
+        video[0, frame, :, 4:8, frame : frame + 4] = 0.9
     found = allocation(video, [(0, 1), (1, 5), (5, 9)], (4, 4))
     assert found.shape == (2, 3, 4, 4) and float(found.min()) >= 0
     assert torch.allclose(found.mean((1, 2, 3)), torch.ones(2)) and torch.equal(

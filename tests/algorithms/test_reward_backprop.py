@@ -35,9 +35,8 @@ class Line(Denoiser):
     def __init__(self) -> None:
         self.network, self.path, self.fps, self.shape = _Net(), flow(), 8.0, (3, 3, 8, 8)
         self.frame_map = [(0, 1), (1, 5), (5, 9)]
-        self.decoded: list[
-            tuple[int, bool]
-        ] = []  # latent frames of each decode, and whether under autocast
+        # latent frames of each decode, and whether under autocast
+        self.decoded: list[tuple[int, bool]] = []
         self.calls = 0
 
     @classmethod

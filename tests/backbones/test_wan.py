@@ -269,10 +269,8 @@ def test_vidrl_json_gives_the_size_and_options_overrule_it(folder: Path, tmp_pat
     )
     assert (Wan(str(own)).shape, Wan(str(own)).fps) == ((4, 4, 4, 6), 8.0)
     assert Wan(str(own), frames=1, fps=4.0).shape == (4, 1, 4, 6)
-    assert (Wan(str(folder)).shape, Wan(str(folder)).fps) == (
-        (4, 21, 60, 104),
-        16.0,
-    )  # what Wan 2.1 was trained for
+    # what Wan 2.1 was trained for
+    assert (Wan(str(folder)).shape, Wan(str(folder)).fps) == ((4, 21, 60, 104), 16.0)
 
 
 def test_bfloat16_is_of_the_network_alone(folder: Path) -> None:
@@ -331,9 +329,8 @@ def test_an_attention_backend_stays_in_its_own_model(folder: Path, wan: Wan) -> 
     Wan(str(folder), **SMALL, attention="_native_math").predict(x, t, cond)
     assert registry._active_backend == before
     plain = Wan(str(folder), **SMALL)
-    registry.set_active_backend(
-        "_native_cudnn"
-    )  # another library's choice, which does not run on a CPU
+    # another library's choice, which does not run on a CPU
+    registry.set_active_backend("_native_cudnn")
     try:
         plain.predict(x, t, cond)
     finally:
@@ -361,9 +358,8 @@ def test_an_attention_backend_that_the_network_cannot_be_set_to_is_refused(
         "Fixed have no switch",
     ):
         other.predict(wan.noise(seeds()), torch.full((2,), 0.5), cond)
-    assert {block.attn1.processor._attention_backend for block in other.network.blocks} == {
-        None
-    }  # none was changed
+    # none was changed
+    assert {block.attn1.processor._attention_backend for block in other.network.blocks} == {None}
 
 
 def test_an_attention_backend_is_proven_anew_under_autocast(
@@ -380,9 +376,8 @@ def test_an_attention_backend_is_proven_anew_under_autocast(
             real(name, device, types, training, **more),
         )[1],
     )
-    monkeypatch.setattr(
-        attention, "rms_norm", lambda x, shape: x.float()
-    )  # as CUDA's autocast has it
+    # as CUDA's autocast has it
+    monkeypatch.setattr(attention, "rms_norm", lambda x, shape: x.float())
     other, cond = Wan(str(folder), **SMALL, attention="_native_math"), wan.encode(PROMPTS)
     x, t, half = wan.noise(seeds()), torch.full((2,), 0.5), torch.bfloat16
     for _ in range(2):
@@ -542,6 +537,5 @@ def test_the_embedded_models_decode_what_they_encode(name: str) -> None:
     latents = wan.encode_video(video)
     again = wan.decode(latents)
     assert (again - video).abs().mean() < 0.02 < video.std() / 10
-    assert (
-        abs(float(latents.mean())) < 0.1 and 0.7 < float(latents.std()) < 1.3
-    )  # standardised, as noise is
+    # standardised, as noise is
+    assert abs(float(latents.mean())) < 0.1 and 0.7 < float(latents.std()) < 1.3

@@ -72,9 +72,8 @@ def test_formats_are_written_as_asked(capsys, tmp_path):
         p.name for p in (tmp_path / "o").iterdir()
     }
     status, _, err = bench(capsys, "v", *QUICK[:4], "--format", "jsn", "--out", "p")
-    assert (
-        status == 2 and "did you mean 'json'" in err and not (tmp_path / "p").exists()
-    )  # before anything is measured
+    # before anything is measured
+    assert status == 2 and "did you mean 'json'" in err and not (tmp_path / "p").exists()
 
 
 def test_vbenchs_profile_gives_its_dims_totals_and_leaderboard(capsys, tmp_path):
@@ -260,18 +259,14 @@ def test_distances_between_sets_by_an_encoder_of_ones_own(capsys, tmp_path):
         ("frechet", "a", "b"),
     ]
     assert all(row["n"] == [12, 12] for row in rows) and "frechet" in out
-    assert (
-        rows[0]["value"] > 0 and rows[1]["value"] is None and rows[1]["notes"]
-    )  # fewer clips than features
+    # fewer clips than features
+    assert rows[0]["value"] > 0 and rows[1]["value"] is None and rows[1]["notes"]
     bench(capsys, "a", *QUICK, "--against", "b", "--encoder", "pixels", "--out", "o")
     assert [row["value"] for row in read(tmp_path / "o")["distances"]] == [
         row["value"] for row in rows[::-1]
     ]
-    again = [
-        "o/results.json",
-        "--clips",
-        "a",
-    ]  # of clips this new no hash is kept, so that their folder is named
+    # of clips this new no hash is kept, so that their folder is named
+    again = ["o/results.json", "--clips", "a"]
     bench(
         capsys,
         *again,

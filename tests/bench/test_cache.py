@@ -33,9 +33,8 @@ def test_what_is_put_is_got_and_nothing_else(tmp_path):
         kept.get("ab" * 16) == {"format": 1, "key": "ab" * 16, **ROW}
         and kept.get("cd" * 16) is None
     )
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [
-        "ab" * 16 + ".json"
-    ]  # no part is left
+    # no part is left
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["ab" * 16 + ".json"]
 
 
 @pytest.mark.parametrize(

@@ -152,9 +152,8 @@ def test_a_look_that_fails_is_told_and_ends_no_run(tmp_path, capsys, monkeypatch
     run = loop.run(made, look=callback.build(made))
     assert [row["why"] for row in rows(run, "bench")] == ["ZeroDivisionError: division by zero"] * 2
     assert "could not be measured: ZeroDivisionError" in capsys.readouterr().err
-    assert (
-        "Not measured: round 0: ZeroDivisionError" not in run_report.write(run).read_text()
-    )  # no dims, no section
+    # no dims, no section
+    assert "Not measured: round 0: ZeroDivisionError" not in run_report.write(run).read_text()
 
 
 # --- the recipe
@@ -243,9 +242,8 @@ def test_two_processes_share_the_clips_and_measure_all(tmp_path):
     from test_processes import launched
 
     made = asked(tmp_path, train_rounds=2)
-    with launched(
-        made.to_dict()
-    ) as child:  # processes of their own: a fork of one that has threads may hang
+    # processes of their own: a fork of one that has threads may hang
+    with launched(made.to_dict()) as child:
         said = child.communicate(timeout=120)[0]
     assert child.returncode == 0, said
     alone = asked(tmp_path / "alone", train_rounds=2)

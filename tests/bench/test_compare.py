@@ -161,9 +161,8 @@ def test_a_row_is_what_numbers_by_hand_say():
     )
     assert row["p"] == row["p_holm"] == interval(gaps, prompts).p
     x, y = (np.array([c["value"]["flicker"] for c in one["clips"]]).reshape(6, 2) for one in (a, b))
-    shares = (y[:, None, :] > x[:, :, None]).mean(
-        (1, 2)
-    )  # every clip of a prompt with every other one
+    # every clip of a prompt with every other one
+    shares = (y[:, None, :] > x[:, :, None]).mean((1, 2))
     assert (row["wins"], row["ties"], row["losses"]) == (
         (shares > 0.5).sum(),
         (shares == 0.5).sum(),
@@ -464,9 +463,8 @@ def test_a_margin_is_judged_by_the_interval_of_all_differences_together():
         alone["high"],
     )
     assert many["all_low"] < many["low"] < many["high"] < many["all_high"]
-    assert (
-        compare(a, b, ["flicker"], least=41, margins={"flicker": 1.0})[0]["within"] is None
-    )  # too few clips
+    # too few clips
+    assert compare(a, b, ["flicker"], least=41, margins={"flicker": 1.0})[0]["within"] is None
 
 
 def test_not_worse_by_more_than_a_margin_and_not_so_where_unscored_clips_say_otherwise():

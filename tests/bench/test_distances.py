@@ -288,9 +288,8 @@ def test_sets_made_from_the_same_prompts_are_not_nearer_than_they_are(name):
     for seed in range(40):
         draw = np.random.default_rng(seed)
         x = draw.normal(0, 1, (40, 3))
-        y = 0.9 * x + math.sqrt(1 - 0.9**2) * draw.normal(
-            0, 1, (40, 3)
-        )  # the same distribution: the truth is 0
+        # the same distribution: the truth is 0
+        y = 0.9 * x + math.sqrt(1 - 0.9**2) * draw.normal(0, 1, (40, 3))
         gaps.append(one.measure(x, y, (range(40), range(40))).unbiased)
     assert abs(np.mean(gaps)) < 3 * np.std(gaps) / math.sqrt(40)
 

@@ -183,9 +183,8 @@ def test_latex_is_balanced_and_has_the_columns_it_says():
 
 def test_bold_only_beyond_doubt():
     sure, open_ = made(shift=0.1), made(shift=0.0, seed=3)
-    assert export.latex(sure).count(r"\textbf{") == 2 * len(
-        sure["dims"]
-    )  # the mean and the difference
+    # the mean and the difference
+    assert export.latex(sure).count(r"\textbf{") == 2 * len(sure["dims"])
     assert r"\textbf" not in export.latex(open_) and "**" not in export.markdown(open_)
 
 
@@ -197,9 +196,8 @@ def test_nothing_is_bold_where_the_clips_are_few():
 
 def test_of_three_sets_the_best_must_beat_both():
     results = made(names=("a", "b", "c"), shift=0.1)
-    assert {facts.best(results, dim["name"]) for dim in results["dims"]} == {
-        None
-    }  # c against b was not compared
+    # c against b was not compared
+    assert {facts.best(results, dim["name"]) for dim in results["dims"]} == {None}
     known = [row for row in results["comparisons"] if row["second"] == "b"]
     results["comparisons"] += [{**row, "first": "b", "second": "c"} for row in known]
     assert {facts.best(results, dim["name"]) for dim in results["dims"]} == {"c"}

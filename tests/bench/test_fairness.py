@@ -70,9 +70,8 @@ def test_container_codec_and_pixel_format_are_told(tmp_path, name, codec, pixels
     found = written(encode(tmp_path / name, codec, pixels), (80, 64), 9)
     assert (found["container"], found["codec"], found["pixels"]) == wanted
     whole = 8 * (tmp_path / name).stat().st_size / (80 * 64 * 9)
-    assert (
-        0.3 * whole < found["bits"] <= 1.001 * whole
-    )  # without the container's own bytes, where they are told apart
+    # without the container's own bytes, where they are told apart
+    assert 0.3 * whole < found["bits"] <= 1.001 * whole
 
 
 def test_without_pyav_the_container_and_the_bits_are_told(tmp_path, monkeypatch):

@@ -210,10 +210,8 @@ def test_the_protocol_decides_what_is_encoded(tmp_path, monkeypatch):
     made = results(tmp_path, (1, 1), Protocol(fps=4, frames=1))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     marks = [row["protocol"] for row in features.distances(made, ["frechet"], OWN)]
-    assert (tmp_path / "calls").read_text().splitlines()[1:] == [
-        "1 4",
-        "1 4",
-    ]  # the first is the trial
+    # the first is the trial
+    assert (tmp_path / "calls").read_text().splitlines()[1:] == ["1 4", "1 4"]
     assert marks != [
         row["protocol"] for row in features.distances(results(tmp_path, (1, 1)), ["frechet"], OWN)
     ]
@@ -282,9 +280,8 @@ def test_what_is_encoded_is_kept_and_only_new_clips_are_encoded(tmp_path, monkey
     before = features.distances(made, ["frechet", "kernel"], OWN, cache=cache)
     calls = len((tmp_path / "calls").read_text().splitlines())
     assert features.distances(made, ["frechet", "kernel"], OWN, cache=cache) == before
-    assert (
-        calls == 9 and len((tmp_path / "calls").read_text().splitlines()) == calls
-    )  # eight clips and a trial
+    # eight clips and a trial
+    assert calls == 9 and len((tmp_path / "calls").read_text().splitlines()) == calls
     made["sets"][0]["clips"][0]["id"] = "f" * 16
     features.distances(made, ["kernel"], OWN, cache=cache)
     assert len((tmp_path / "calls").read_text().splitlines()) == calls + 2

@@ -37,9 +37,8 @@ def counted(tmp_path, **options):
 
 
 def calls(tmp_path):
-    told = (
-        tmp_path / "told.calls"
-    )  # not the option itself: a file there is identified by its content
+    # not the option itself: a file there is identified by its content
+    told = tmp_path / "told.calls"
     return len(told.read_text().splitlines()) if told.exists() else 0
 
 
@@ -302,9 +301,8 @@ def test_a_crash_or_a_hang_costs_that_clip_alone(tmp_path, how, said):
     assert rows[0]["value"]["s"] is not None and rows[2]["value"]["s"] is not None
     measure.run(items(tmp_path), made("flicker"), kept)
     rows = measure.run(items(tmp_path), made("flicker", *found.dims), kept, jobs=1, timeout=3)
-    assert (
-        rows[1]["value"]["flicker"] is not None and said in rows[1]["why"]["s"]
-    )  # what was known stays
+    # what was known stays
+    assert rows[1]["value"]["flicker"] is not None and said in rows[1]["why"]["s"]
 
 
 def test_unreadable_missing_and_cut_off_files_are_rows_with_reasons(tmp_path):

@@ -82,9 +82,8 @@ def test_no_prompt_comes_twice_even_by_letter_case():
 def test_the_suite_is_balanced_and_so_is_its_beginning():
     found = rows()
     cells = Counter((row["kind"], row["speed"], row["camera"]) for row in found)
-    assert (
-        set(cells.values()) == {1} and len(cells) == 9 * 18 + 14
-    )  # what rests has no pace but the camera's
+    # what rests has no pace but the camera's
+    assert set(cells.values()) == {1} and len(cells) == 9 * 18 + 14
     for field, parts in (("kind", 10), ("speed", 3), ("camera", 6), ("thing", 5), ("seconds", 3)):
         counts = Counter(row[field] for row in found)
         assert len(counts) == parts and max(counts.values()) - min(counts.values()) <= 4, (

@@ -436,9 +436,8 @@ def test_the_picture_that_clips_were_made_from_is_small_and_once_a_card(clip, tm
     results = with_references(with_clips(made(count=4, dims=("flicker",)), clip), picture)
     text = shown(results, media=media(results))
     found, words = pictures(text)
-    assert (
-        len(found) == text.count("<article") + 1 == 3
-    )  # each card has it once for both sets, and the clip looked at
+    # each card has it once for both sets, and the clip looked at
+    assert len(found) == text.count("<article") + 1 == 3
     assert words == ["given <b>cat & dog.png"] * 3 and "<b>cat" not in text
     for one in found:
         assert one.shape == (60, 160, 3) and np.abs(one.astype(int) - (200, 100, 50)).max() <= 3

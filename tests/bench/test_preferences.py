@@ -107,9 +107,8 @@ def test_raters_who_disagree(tmp_path: Path) -> None:
         and people["half"]["value"] == 0
     )
     (beside,) = table(tmp_path, rows, values)["beside_a_rater"]
-    assert (
-        beside["n"] == 1 and beside["agreement"] == 1
-    )  # of the one answer whose others are decided
+    # of the one answer whose others are decided
+    assert beside["n"] == 1 and beside["agreement"] == 1
     with pytest.raises(ValueError, match="one of x, y, z, got 'w'"):
         table(tmp_path, rows, values, raters="w")
 

@@ -47,9 +47,8 @@ def test_every_prompt_gets_its_clips_and_its_row(mine, tmp_path):
     ]
     assert not found.skipped and "mine.jsonl (3)" in found.notes[0]
     assert dict(found.items[2].meta) == {"kind": "k1", "count": "1"}
-    assert (
-        items.find([tmp_path / "out" / "clips"]).items == found.items
-    )  # measured again, they are the same
+    # measured again, they are the same
+    assert items.find([tmp_path / "out" / "clips"]).items == found.items
 
 
 def test_files_hold_what_the_model_made_to_the_last_byte(mine, tmp_path):
@@ -107,9 +106,8 @@ def test_another_adapter_is_noticed_by_its_content(mine, tmp_path):
     policy.save(tmp_path / "lora")
     found = sample(mine, tmp_path / "out", limit=1, lora=tmp_path / "lora")
     plain = sample(mine, tmp_path / "plain", limit=1)
-    assert (
-        found.items[0].path.read_bytes() == plain.items[0].path.read_bytes()
-    )  # an adapter that changes nothing yet
+    # an adapter that changes nothing yet
+    assert found.items[0].path.read_bytes() == plain.items[0].path.read_bytes()
     policy.weights["out.bias"].data += 1
     policy.save(tmp_path / "lora")
     with pytest.raises(Changed, match="lora"):

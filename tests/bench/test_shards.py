@@ -47,9 +47,8 @@ def test_one_process_waits_for_nobody(tmp_path, monkeypatch):
 def test_two_processes_share_the_work_and_the_first_has_all_rows_in_order(tmp_path):
     path = folder(tmp_path / "v", 5)
 
-    def rows_of(
-        part,
-    ):  # measuring itself would need decoders, which a fork of pytest's may not have
+    # measuring itself would need decoders, which a fork of pytest's may not have
+    def rows_of(part):
         return [{"path": str(item.path), "x": 0.1 + len(item.path.name)} for item in part]
 
     def body(rank):

@@ -47,9 +47,8 @@ def test_the_interval_is_the_bootstrap_t_of_a_loop_over_draws():
     values, groups = -values[:-2], groups[:-2]  # unbalanced
     found, names = interval(values, groups, draws=400), sorted(set(groups))
     made = clusters(values, groups)
-    assert (
-        (made.sums - made.mean * made.counts) ** 3
-    ).sum() > 0  # else the draws are of the negated values
+    # else the draws are of the negated values
+    assert ((made.sums - made.mean * made.counts) ** 3).sum() > 0
     theta, rows = values.mean(), np.random.default_rng([0, 0]).integers(0, 9, (400, 9))
 
     def ratio(sums, sizes):
@@ -59,9 +58,8 @@ def test_the_interval_is_the_bootstrap_t_of_a_loop_over_draws():
     drawn = [ratio(made.sums[row], made.counts[row]) for row in rows]
     low, high = np.quantile([(mean - theta) / error for mean, error in drawn], [0.025, 0.975])
     error = ratio(made.sums, made.counts)[1]
-    student = stats.t.ppf(
-        0.975, sum(made.counts) ** 2 / sum(made.counts**2) - 1
-    )  # of the effective number of groups
+    # of the effective number of groups
+    student = stats.t.ppf(0.975, sum(made.counts) ** 2 / sum(made.counts**2) - 1)
     assert len(names) == 9 and found.low == pytest.approx(theta - max(high, student) * error)
     assert found.high == pytest.approx(theta - min(low, -student) * error)
 

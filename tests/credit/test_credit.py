@@ -31,10 +31,8 @@ def test_group_statistics_by_hand() -> None:
     "scale, expected",
     [
         ("group", [-1 / (1 + 1e-4), 1 / (1 + 1e-4), -3 / (3 + 1e-4), 3 / (3 + 1e-4)]),
-        (
-            "batch",
-            [-1 / sqrt(5), 1 / sqrt(5), -3 / sqrt(5), 3 / sqrt(5)],
-        ),  # (1 + 1 + 9 + 9) / 4 = 5
+        # (1 + 1 + 9 + 9) / 4 = 5
+        ("batch", [-1 / sqrt(5), 1 / sqrt(5), -3 / sqrt(5), 3 / sqrt(5)]),
         ("none", [-1.0, 1.0, -3.0, 3.0]),
     ],
 )
@@ -60,9 +58,8 @@ def test_unscored_samples_and_groups_of_one_get_nothing(scale: str) -> None:
     group = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3])
     got = normalise(values, group, scale)
     assert got[2:].tolist() == [0.0] * 6 and got[0] == -got[1] < 0
-    assert torch.allclose(
-        got[:2], normalise(values[:2], group[:2], scale)
-    )  # and they disturb nobody
+    # and they disturb nobody
+    assert torch.allclose(got[:2], normalise(values[:2], group[:2], scale))
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1, 1000.1])

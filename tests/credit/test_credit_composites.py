@@ -190,9 +190,8 @@ def test_an_unscored_part_takes_its_clip_out_and_one_that_may_be_left_out_does_n
         segment_sums(lost, SPANS)[0].isfinite().all()
     )
     own = torch.stack([given["frame"][1, a:b].sum() / 9 for a, b in SPANS])
-    assert torch.allclose(
-        segment_sums(kept, SPANS)[1], 4 * own
-    )  # the weight of the part left out goes to the other
+    # the weight of the part left out goes to the other
+    assert torch.allclose(segment_sums(kept, SPANS)[1], 4 * own)
     assert (
         float(advantages(lost, ONE, SPANS)[1].abs().max())
         == 0

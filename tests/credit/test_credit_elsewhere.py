@@ -224,9 +224,8 @@ def test_the_loops_rearrangements_hold_with_segments():
 # Advantages
 
 PROMPTS = ["cat", "dog", "dog", "cat", "cat", "dog"]
-IDS = torch.tensor(
-    [[5, 1, 0], [5, 2, 0], [5, 2, 0], [5, 1, 0], [5, 1, 0], [5, 2, 0]]
-)  # padded tokens of the prompts
+# padded tokens of the prompts
+IDS = torch.tensor([[5, 1, 0], [5, 2, 0], [5, 2, 0], [5, 1, 0], [5, 1, 0], [5, 2, 0]])
 
 
 def gathered(n=3, frames=17):
@@ -236,9 +235,8 @@ def gathered(n=3, frames=17):
     value = curve.mean(1)
     spans = segments.frame_spans([(0, 1)] + [(4 * k - 3, 4 * k + 1) for k in range(1, 5)], n)
     local = credit.segment_sums(Score(value, curve), spans)
-    spread = value.unsqueeze(-1) - 0.0 * torch.zeros(
-        6, STEPS
-    )  # less kl_reward times the KL of each step
+    # less kl_reward times the KL of each step
+    spread = value.unsqueeze(-1) - 0.0 * torch.zeros(6, STEPS)
     made = {"ori_avg": value, "avg": spread, "segments": local, "curve": curve}
     return {key: value.cpu().numpy() for key, value in made.items()}
 
@@ -430,9 +428,8 @@ def test_the_clip_range_grows_with_the_segments():
         got = DOC.policy_loss(
             torch.full((2, n), 0.5), torch.zeros(2, n), -torch.ones(2, n), 0.01, 5.0
         )
-        assert float(got) == pytest.approx(
-            math.exp(0.5)
-        )  # a negative advantage's rise is not clipped
+        # a negative advantage's rise is not clipped
+        assert float(got) == pytest.approx(math.exp(0.5))
         got = DOC.policy_loss(
             torch.full((2, n), 0.5), torch.zeros(2, n), torch.ones(2, n), 0.01, 5.0
         )
@@ -646,9 +643,8 @@ def test_advantages_by_unique_id_over_processes(monkeypatch):
         and torch.allclose(torch.cat(got), whole, atol=1e-6)
         and whole.abs().min() > 0.1
     )
-    assert torch.allclose(
-        got[0] + got[1].flip(0), torch.zeros(2, DOC.S), atol=1e-4
-    )  # two of a group: opposite
+    # two of a group: opposite
+    assert torch.allclose(got[0] + got[1].flip(0), torch.zeros(2, DOC.S), atol=1e-4)
     assert torch.equal(torch.stack([s.extra_kwargs["advantage"] for s in samples[1]]), got[1])
 
 

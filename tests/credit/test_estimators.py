@@ -96,9 +96,8 @@ def test_posterior_by_hand():
     credit = posterior(
         r, torch.ones(2, 1, 1), torch.tensor([0, 0]), ridge=0.0, covariance=torch.tensor([[2.0]])
     )
-    assert torch.allclose(
-        credit, torch.tensor([[3.0, 3.0], [-3.0, -3.0]])
-    )  # of 6, the deviation from the other
+    # of 6, the deviation from the other
+    assert torch.allclose(credit, torch.tensor([[3.0, 3.0], [-3.0, -3.0]]))
 
 
 def test_posterior_sums_to_the_deviation():
@@ -215,9 +214,8 @@ def test_antithetic_noise_is_unbiased_and_quieter_on_even_rewards():
     r = (u @ MIXING.T + (u @ MIXING.T).square()).mean(1)
     plain = (noises(1) @ MIXING.T + (noises(1) @ MIXING.T).square()).mean(1)
     pairs = groups(size=2)
-    mean, error = gradient(
-        whole_clip(r, pairs, 3) / 2, u
-    )  # of a pair of mirrored noises, half the difference
+    # of a pair of mirrored noises, half the difference
+    mean, error = gradient(whole_clip(r, pairs, 3) / 2, u)
     assert ((mean - TRUE).abs() < 6 * error).all()
     assert (error < 0.7 * gradient(whole_clip(plain, pairs, 3), noises(1))[1]).all()
 
@@ -278,9 +276,8 @@ def test_a_composite_is_credited_part_by_part():
     assert torch.allclose(made[:, 0], scaled(whole[:, 0], group, "batch"), atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "scale, atol", [("batch", 0.02), ("group", 0.04)]
-)  # a group's own std bends it a little
+# a group's own std bends it a little
+@pytest.mark.parametrize("scale, atol", [("batch", 0.02), ("group", 0.04)])
 def test_parts_weigh_alike_whatever_the_segments(scale, atol):
     """E[A_j u_j] of two parts of unlike locality: in both ways along Σ_p ∇ value_p /
     std_p."""

@@ -27,9 +27,8 @@ def backbone(monkeypatch):
     made = Toy()
     plain = Toy.predict
 
-    def apart(
-        self, x, t, cond
-    ):  # each latent frame repeated over the whole clip, so that it meets itself alone
+    # each latent frame repeated over the whole clip, so that it meets itself alone
+    def apart(self, x, t, cond):
         frames = [
             plain(self, x[:, :, [k]].expand_as(x), t, cond)[:, :, [k]] for k in range(x.shape[2])
         ]

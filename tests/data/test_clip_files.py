@@ -112,10 +112,8 @@ def test_an_absolute_path_may_lie_anywhere_and_a_relative_one_inside_alone(folde
             [clip("a prompt in the wrong column " * 20 + ".mp4")],
             "nothing is left to learn from.*not there",
         ),
-        (
-            [clip("/dev/zero")],
-            "nothing is left to learn from.*/dev/zero.*not there",
-        ),  # no file: reading would never end
+        # no file: reading would never end
+        ([clip("/dev/zero")], "nothing is left to learn from.*/dev/zero.*not there"),
         ([clip(7)], "expected a path, got 7"),
         ([clip({"path": "a.mp4", "bytes": None})], "expected a path"),
         ([clip(prompt=7)], "expected prompt to be text, got 7"),

@@ -109,9 +109,8 @@ def test_the_clips_of_a_pair_are_neighbours_and_have_its_labels(tmp_path, labels
         3,
     ]
     light = Toy().decode(seen.rollout.latents).mean((1, 2, 3, 4))
-    assert torch.allclose(
-        light[1::2] - light[::2], torch.full((4,), 0.1), atol=0.01
-    )  # each row's own two clips
+    # each row's own two clips
+    assert torch.allclose(light[1::2] - light[::2], torch.full((4,), 0.1), atol=0.01)
     assert "reward" not in rows(run)[0]  # nothing was scored
 
 
@@ -134,9 +133,8 @@ def test_preferences_of_files_are_learned(name, tmp_path):
         paired(tmp_path, [1, 1, 1], algorithm=algorithm, train_rounds=12, train_eval_every=100)
     )
     assert rows(run)[-1]["winner_displacement"] > rows(run)[-1]["loser_displacement"]
-    assert (
-        summary(run)["held_out"]["composite"]["difference"] < 0
-    )  # the toy recipe's reward is the brightness
+    # the toy recipe's reward is the brightness
+    assert summary(run)["held_out"]["composite"]["difference"] < 0
 
 
 # --- what is left out, and what is refused

@@ -222,9 +222,9 @@ def test_ddpo_remembers_the_rewards_of_each_image_apart(tmp_path):
     made = plugin.load("algorithms", "ddpo", least=2)
     made.backbone = Toy()
     plan = made.plan(made.backbone, 0, torch.Generator())
-    for _ in range(
-        2
-    ):  # of the reds all rewards are 1, of the blues 3: neither has an advantage within its own past
+    # of the reds all rewards are 1, of the blues 3: neither has an advantage within its own
+    # past
+    for _ in range(2):
         advantage = made.advantages(
             Score(torch.tensor([1.0, 1, 3, 3])),
             torch.tensor([0, 0, 1, 1]),
@@ -257,9 +257,8 @@ def test_every_clip_is_compared_with_its_own_image(run):
         row["reward"]["mean"] > NEAR and row["unscored_share"] == 0 for row in metrics
     )
     assert len(evals) == 3 and all(row["measures"]["composite"]["mean"] > NEAR for row in evals)
-    assert (
-        metrics[0]["reward"]["std"] > 0
-    )  # the noise of the network shows, so that there is something to learn
+    # the noise of the network shows, so that there is something to learn
+    assert metrics[0]["reward"]["std"] > 0
 
 
 def test_a_run_keeps_its_prompts_with_their_images(run):

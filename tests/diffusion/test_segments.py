@@ -37,9 +37,8 @@ def test_borders_partition_evenly(frames: int) -> None:
 
 
 def test_pool_by_hand() -> None:
-    elements = torch.tensor([[1.0, 2.0, 6.0], [10.0, 20.0, 60.0]]).view(
-        1, 2, 3, 1, 1
-    )  # two channels, three frames
+    # two channels, three frames
+    elements = torch.tensor([[1.0, 2.0, 6.0], [10.0, 20.0, 60.0]]).view(1, 2, 3, 1, 1)
     assert pool(elements, 2).tolist() == [[(1 + 2 + 10 + 20) / 4, (6 + 60) / 2]]
     assert pool(elements, 1).tolist() == [[16.5]]
 

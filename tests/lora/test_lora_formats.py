@@ -259,9 +259,8 @@ def test_other_words_for_the_same_tensors(words, tmp_path):
     save_file(state, tmp_path / "any.safetensors")
     found = lora.read(tmp_path)
     assert found.pairs.keys() == one.pairs.keys() and not found.spare
-    assert set(found.alphas.values()) == {
-        2
-    }  # no alpha anywhere: the rank, as diffusers and ComfyUI take it
+    # no alpha anywhere: the rank, as diffusers and ComfyUI take it
+    assert set(found.alphas.values()) == {2}
 
 
 # --- numbers

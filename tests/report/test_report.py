@@ -275,9 +275,8 @@ def test_guards_say_whether_they_held(run):
     text = " ".join(page_of(run).text)
     assert text.count(guards.STAYS) == 1 and text.count(guards.OUTSIDE) == 1
     summary = json.loads((run / "summary.json").read_text())
-    summary["held_out"]["dynamic_degree"][
-        "low"
-    ] = -0.2  # below what the band allows: nothing is shown any more
+    # below what the band allows: nothing is shown any more
+    summary["held_out"]["dynamic_degree"]["low"] = -0.2
     (run / "summary.json").write_text(json.dumps(summary))
     assert guards.INSIDE in " ".join(page_of(run).text)
 

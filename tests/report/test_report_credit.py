@@ -280,9 +280,8 @@ def test_hostile_names_stay_text(tmp_path):
     }
     text = html(folder(tmp_path, [bad], matrices))
     assert "<script>alert" not in text and "<img src=x" not in text
-    assert (
-        text.count("&lt;script&gt;alert(1)") >= 6
-    )  # prompt, reading, curve and its hover, matrix, steps, not drawn
+    # prompt, reading, curve and its hover, matrix, steps, not drawn
+    assert text.count("&lt;script&gt;alert(1)") >= 6
 
 
 # --- influence

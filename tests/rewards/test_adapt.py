@@ -31,9 +31,8 @@ SCENES = [
     world.Scene("circle", "red", "left", "fast", "speckled"),
     world.Scene("cross", "blue", "up", "slow", "light"),
 ]
-VIDEO = torch.stack(
-    [world.render(s, 48, 9, seed=i).video for i, s in enumerate(SCENES)]
-)  # (B, F, C, H, W)
+# (B, F, C, H, W)
+VIDEO = torch.stack([world.render(s, 48, 9, seed=i).video for i, s in enumerate(SCENES)])
 BYTES = (VIDEO * 255).round().to(torch.uint8)
 PROMPTS = [scene.caption for scene in SCENES]
 BROKEN = VIDEO.clone()
@@ -360,9 +359,8 @@ def test_clips_takes_a_list_of_tensors_with_channels_first(tmp_path):
     assert score(first, PROMPTS) == pytest.approx(TRUTH.tolist())
     assert score(VIDEO.transpose(1, 2), PROMPTS) == pytest.approx(TRUTH.tolist())  # a batch of them
     assert score([clip.numpy() for clip in first], PROMPTS) == pytest.approx(TRUTH.tolist())
-    assert score([path, str(path)]) == pytest.approx(
-        [OF_BYTES[0].item()] * 2
-    )  # pathlib or text, without prompts
+    # pathlib or text, without prompts
+    assert score([path, str(path)]) == pytest.approx([OF_BYTES[0].item()] * 2)
     mixed = [first[0], VIDEO[1, :, :, :40], path]  # of any sizes, axes and kinds
     assert score(mixed, ["a", "b", "c"])[::2] == pytest.approx(
         [TRUTH[0].item(), OF_BYTES[0].item()]
@@ -728,9 +726,8 @@ def test_a_foreign_reward_is_a_reward(name):
     reward = FOREIGN[name]()
     score = reward(Samples(VIDEO, PROMPTS, 16.0))
     assert isinstance(reward, Reward) and isinstance(score, Score) and score.why == [None, None]
-    torch.testing.assert_close(
-        score.value, VIDEO.mean((1, 2, 3, 4)), atol=2e-3, rtol=0
-    )  # bytes round
+    # bytes round
+    torch.testing.assert_close(score.value, VIDEO.mean((1, 2, 3, 4)), atol=2e-3, rtol=0)
     torch.testing.assert_close(score.frames.mean(1), score.value)
     part = Composite({"theirs": reward, "ours": FrameQuality()})(Samples(BROKEN, PROMPTS, 16.0))
     assert math.isfinite(part.value[0]) and math.isnan(part.value[1]) and "frame 3" in part.why[1]
@@ -806,9 +803,8 @@ def to_paste(section):
 def test_the_lines_to_paste_are_taken_by_their_trainers():
     names = {"adapt": adapt, "default": default}
     table = eval("{" + to_paste("Flow-GRPO") + "\n}", names)  # an entry of a table of functions
-    assert (
-        "device" not in table["vidrl"].__code__.co_varnames
-    )  # multi_score asks so, and would pass one
+    # multi_score asks so, and would pass one
+    assert "device" not in table["vidrl"].__code__.co_varnames
     assert table["vidrl"]()(VIDEO, PROMPTS, [{}, {}])[0].shape == (2,)
 
     exec(to_paste("VideoX-Fun"), names)

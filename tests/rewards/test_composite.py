@@ -175,11 +175,8 @@ def test_parts_left_out_of_images_give_their_weight_to_nobody():
     words = Still(5.0, math.nan, 5.0, why=(None, "inapplicable: no prompt", None))
     parts = {"a": Still(1.0, 2.0, 3.0), "words": words, "flicker": flicker}
     score = Composite(parts, {"a": 2.0, "words": 1.0, "flicker": 4.0}, optional=("words",))(IMAGES)
-    assert score.value.tolist() == [
-        7.0,
-        6.0,
-        11.0,
-    ]  # of the second, 2 * 2 * (2 + 1) / 2: only `words` is given back
+    # of the second, 2 * 2 * (2 + 1) / 2: only `words` is given back
+    assert score.value.tolist() == [7.0, 6.0, 11.0]
     assert score.slopes["flicker"].tolist() == [0.0] * 3
     broken = Still(math.nan, 1.0, 1.0, why=("unscored: NaN in frame 0", None, None))
     score = Composite({"a": broken, "flicker": flicker})(IMAGES)
@@ -240,9 +237,8 @@ def test_a_part_without_curve_adds_its_value_to_every_frame():
     )
     score = whole(SAMPLES)
     assert score.value.tolist() == pytest.approx([3.0, 6.0, 9.0])
-    assert score.frames[0].tolist() == pytest.approx(
-        [1.0, 5.0, 3.0, 3.0]
-    )  # 2 (1 - 1, 1 + 1, 1, 1) + 0.1 * 10
+    # 2 (1 - 1, 1 + 1, 1, 1) + 0.1 * 10
+    assert score.frames[0].tolist() == pytest.approx([1.0, 5.0, 3.0, 3.0])
     torch.testing.assert_close(score.frames.mean(1), score.value)
     assert score.support == "clip" and score.parts["flat"].frames is None
     assert score.slopes["flat"].tolist() == pytest.approx([0.1] * 3) and score.why == [None] * 3

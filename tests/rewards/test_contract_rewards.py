@@ -251,9 +251,8 @@ def test_gradients_are_right_where_the_flow_is_held(reward, monkeypatch):
         pytest.skip("declared not differentiable")
     from vidrl.rewards import flow
 
-    grain = torch.rand(
-        1, 5, 3, 16, 16, generator=torch.Generator().manual_seed(1)
-    ).double()  # off the kinks of |x|
+    # off the kinks of |x|
+    grain = torch.rand(1, 5, 3, 16, 16, generator=torch.Generator().manual_seed(1)).double()
     video = clips(5, 16)[:1].double() * 0.6 + 0.1 + 0.2 * grain
     held = flow.estimate(video)
     monkeypatch.setattr(flow, "estimate", lambda v, *_: flow.Motion(v, held.forward, held.backward))

@@ -102,8 +102,7 @@ def test_what_is_not_differentiable_hides_no_gradient(name):
         pytest.skip("declared differentiable: test_contract_rewards has its gradient")
     video = clips(9, 32)[:1].requires_grad_()
     score = reward.forward(Samples(video, [SCENES[0].caption], 8.0))
-    if (
-        score.value.requires_grad
-    ):  # through a network that takes pixels as bytes: connected, and zero
+    # through a network that takes pixels as bytes: connected, and zero
+    if score.value.requires_grad:
         (found,) = torch.autograd.grad(score.value.sum(), video)
         assert not found.any()

@@ -89,9 +89,8 @@ def test_grain_makes_no_picture_better(kind, level):
         soft = [] if kind == "pink" else [corruptions.corrupt(scene(i).video[:2], "blur", 0.3)]
         for clip in (scene(i).video[:2], *soft):
             gain = value(reward, clip + grain(tuple(clip.shape), level, kind)) - value(reward, clip)
-            assert gain < (
-                0.1 if kind == "pink" else 0.03
-            )  # two pixels wide: in part it passes for detail
+            # two pixels wide: in part it passes for detail
+            assert gain < (0.1 if kind == "pink" else 0.03)
 
 
 # freeze
@@ -150,9 +149,8 @@ def test_grain_counts_a_ninth_in_what_a_warp_leaves():
     )
     ghost = torch.zeros(1, 1, 1, 32, 32)
     ghost[..., 8:24, 8:24] = 0.5
-    assert squared(ghost).sum().item() == pytest.approx(
-        0.25 * 256, rel=0.12
-    )  # a ghost keeps its own
+    # a ghost keeps its own
+    assert squared(ghost).sum().item() == pytest.approx(0.25 * 256, rel=0.12)
 
 
 # the composite

@@ -39,9 +39,8 @@ def values(clips: list[torch.Tensor], prompts: list[str], fps: float = 8.0) -> t
 def scenes(request):
     """Every motion and background among the clips, eight at 32 pixels and sixteen at 64,
     and their clean values."""
-    chosen = (
-        MOVING[3:104:13] if request.param == 32 else MOVING[3:144:9]
-    )  # neither shares a factor with the motions
+    # neither shares a factor with the motions
+    chosen = MOVING[3:104:13] if request.param == 32 else MOVING[3:144:9]
     clips = [world.render(s, size=request.param, seed=i).video for i, s in enumerate(chosen)]
     prompts = [s.caption for s in chosen]
     return clips, prompts, values(clips, prompts)

@@ -115,9 +115,8 @@ def test_weights_stay_where_a_gradient_still_needs_them(monkeypatch):
         nn.Module, "to", lambda self, *a, **k: sent.append(self) or to(self, *a, **k)
     )
     reward(samples(clips().requires_grad_())).value.sum().backward()
-    assert (
-        len([one for one in sent if one is reward.pair.network.module]) == 2
-    )  # to the frames, to the texts: not back
+    # to the frames, to the texts: not back
+    assert len([one for one in sent if one is reward.pair.network.module]) == 2
 
 
 @pytest.mark.gpu
@@ -706,9 +705,8 @@ def test_video_alignment_is_x_clips(tmp_path):
     torch.testing.assert_close(
         score.value, given / model.logit_scale.exp().detach(), atol=1e-5, rtol=1e-4
     )
-    torch.testing.assert_close(
-        score.frames, score.value[:, None].expand_as(score.frames)
-    )  # a mean rounds
+    # a mean rounds
+    torch.testing.assert_close(score.frames, score.value[:, None].expand_as(score.frames))
 
 
 def test_windows_are_judged_by_themselves():

@@ -29,15 +29,8 @@ def test_ratio_by_hand():
     found = revisits(
         torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [1.0], [0.0]]), gap=2, floor=0.0
     )
-    assert found.tolist() == [
-        0,
-        0,
-        1,
-        2,
-        2,
-        0,
-        0,
-    ]  # 2 is 1 from the second 1, and was 2 away at 4: 1 / min(2, 2 / 2)
+    # 2 is 1 from the second 1, and was 2 away at 4: 1 / min(2, 2 / 2)
+    assert found.tolist() == [0, 0, 1, 2, 2, 0, 0]
 
 
 def test_ratio_by_three_loops():

@@ -347,7 +347,6 @@ def test_a_table_that_names_none_of_the_files_says_which_it_names(tmp_path):
     (tmp_path / "other.csv").write_text("path,prompt\nelsewhere/a.mp4,a dog\n")
     with pytest.raises(ValueError, match="rows of other files, the first of .*elsewhere"):
         manifests.match([tmp_path / "clips"], manifests.read(tmp_path / "other.csv"))
-    (note,) = items.find(
-        [tmp_path / "clips"], tmp_path / "other.csv"
-    ).notes  # another set may have the rows
+    # another set may have the rows
+    (note,) = items.find([tmp_path / "clips"], tmp_path / "other.csv").notes
     assert "its rows are of other files, the first of" in note and "elsewhere" in note

@@ -46,9 +46,8 @@ def in_pieces(reward: Reward, video: torch.Tensor, fps: float) -> None:
 @pytest.mark.parametrize("name", ["default", *NAMES])
 def test_the_clips_are_freed_when_their_last_name_goes(name):
     reward = default() if name == "default" else build(name)
-    reward(
-        samples(clips()[0], RATES[0])
-    )  # importing a package for the first time leaves cycles of its own
+    # importing a package for the first time leaves cycles of its own
+    reward(samples(clips()[0], RATES[0]))
     with without_the_cyclic_collector():
         for fps in RATES:
             video, freed = clips()

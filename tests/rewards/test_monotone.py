@@ -12,7 +12,9 @@ from vidrl.synthetic import corruptions, world
 
 SIZE, FRAMES, FPS = 32, 17, 8.0
 STRENGTHS = (0.25, 0.5, 1.0)
-RISE = 0.015  # of the whole fall, from one strength to the next: rounding, and curves that have reached their floor
+# of the whole fall, from one strength to the next: rounding, and curves that have reached
+# their floor
+RISE = 0.015
 SCENES = [
     world.Scene("circle", "red", "left", "slow", "speckled"),
     world.Scene("square", "blue", "down", "fast", "light"),

@@ -85,7 +85,9 @@ def sources(tmp_path_factory):
     return at
 
 
-ODD = {  # the words of ffmpeg between its reading of `ref.mkv`, or of the file named first, and the name of the result
+# the words of ffmpeg between its reading of `ref.mkv`, or of the file named first, and the
+# name of the result
+ODD = {
     "trimmed by copy.mp4": "a.mp4 | -ss 1.3 | -c copy",
     "trimmed by copy.mkv": "a.mp4 | -ss 1.3 | -c copy",
     "groups of pictures.ts": "groups.ts | | -c copy",

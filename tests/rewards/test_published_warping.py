@@ -154,9 +154,8 @@ def test_evalcrafter_is_three_times_lai_on_what_both_see_alike():
 @pytest.mark.parametrize("cls", [LaiWarpingError, EvalcrafterWarpingError])
 def test_pairs_without_a_trusted_pixel_count_as_perfect(cls):
     def apart(first, second):
-        return torch.full(
-            (len(first), 2, *first.shape[-2:]), 9.0
-        )  # both ways the same way: never returns
+        # both ways the same way: never returns
+        return torch.full((len(first), 2, *first.shape[-2:]), 9.0)
 
     video = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 64, 64)
     assert cls(network=apart)(Samples(video, [""], 8.0)).value.item() == 0.0

@@ -78,16 +78,14 @@ def test_rounded_stamps_are_even_and_late_frames_are_not():
         assert is_even([round(i / fps, 3) for i in range(200)], tick=0.001), fps
     for fps in (10, 16, 24, 25, 30):
         assert is_even([round(i / fps, 2) for i in range(200)], tick=0.01), fps  # .gif
-    assert is_even(
-        [round(i / 16 * 600) / 600 for i in range(49)], tick=1 / 90000
-    )  # rounded by who wrote the file
+    # rounded by who wrote the file
+    assert is_even([round(i / 16 * 600) / 600 for i in range(49)], tick=1 / 90000)
     assert is_even([round(i / 60, 3) for i in range(200)], tick=1 / 90000)
     late = [i / 16 for i in range(200)]
     late[100] += 0.02
     assert not is_even(late, tick=0.001)
-    assert not is_even(
-        [i / 16 + (i >= 50) / 16 for i in range(100)], tick=1 / 16
-    )  # one left out of an .avi
+    # one left out of an .avi
+    assert not is_even([i / 16 + (i >= 50) / 16 for i in range(100)], tick=1 / 16)
 
 
 def test_a_long_pause_makes_no_frames_without_end():
@@ -95,10 +93,8 @@ def test_a_long_pause_makes_no_frames_without_end():
     assert len(even_times(times)) <= 4 * len(times)
     assert longest_stretch(times, lambda i: False) == (0, 4)
     assert longest_stretch(times, lambda i: True) == (0, 7)
-    assert longest_stretch([0.0, 10.0, 20.0, 30.0], lambda i: False) == (
-        0,
-        4,
-    )  # a slow film has no gap
+    # a slow film has no gap
+    assert longest_stretch([0.0, 10.0, 20.0, 30.0], lambda i: False) == (0, 4)
 
 
 def test_a_picture_between_two_is_where_things_then_are():

@@ -29,11 +29,8 @@ def psnr(a, b):
 def test_by_hand():
     light = torch.tensor([0.0, 0.1, 0.2, 0.9, 0.4]).view(1, 5, 1, 1, 1).expand(1, 5, 3, 8, 8)
     score = RifeSmoothness(network=blend)(Samples(light, [""], 8.0))
-    misses = [
-        0.0,
-        0.3,
-        0.6,
-    ]  # |0.1 - (0 + 0.2) / 2|, |0.2 - (0.1 + 0.9) / 2|, |0.9 - (0.2 + 0.4) / 2|
+    # |0.1 - (0 + 0.2) / 2|, |0.2 - (0.1 + 0.9) / 2|, |0.9 - (0.2 + 0.4) / 2|
+    misses = [0.0, 0.3, 0.6]
     assert score.value.item() == pytest.approx(1 - sum(misses) / 3)
     assert score.frames[0, 1:4].tolist() == pytest.approx([1 - miss for miss in misses])
     drawn = RifeSmoothness(network=blend)(Samples(light, [""], 8.0), maps=True).maps["miss"]

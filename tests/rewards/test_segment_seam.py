@@ -43,10 +43,8 @@ def test_segments_meet_where_the_autoencoder_says(latent, segments):
 
 
 def test_latents_every_and_borders():
-    assert SegmentSeam(latents=3).places(33) == [
-        9,
-        21,
-    ]  # latents 0-2: frames 0-8; 3-5: 9-20; 6-8: 21-32
+    # latents 0-2: frames 0-8; 3-5: 9-20; 6-8: 21-32
+    assert SegmentSeam(latents=3).places(33) == [9, 21]
     assert SegmentSeam(every=10).places(33) == [10, 20, 30]
     assert SegmentSeam(borders=(20, 5, 40)).places(33) == [5, 20]
     assert SegmentSeam().places(33) == [16, 32]

@@ -87,9 +87,8 @@ def test_colours_arrive_as_they_were():
     seen = cv2.imdecode(
         np.frombuffer(base64.b64decode(url.split(",")[1]), np.uint8), cv2.IMREAD_COLOR
     )
-    assert (
-        seen[..., 2].min() > 245 and seen[..., 0].max() < 10
-    )  # OpenCV's order is blue, green, red
+    # OpenCV's order is blue, green, red
+    assert seen[..., 2].min() > 245 and seen[..., 0].max() < 10
 
 
 def test_a_short_clip_sends_each_frame_once_and_braces_stay_braces():

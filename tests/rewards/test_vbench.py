@@ -206,9 +206,8 @@ def test_the_quirks_of_dynamic_degree():
     reward = VbenchDynamicDegree(network=constant_flow)
     assert value(reward, steps(0)) == 1.0  # two frames at rest are dynamic
     assert value(reward, steps(0, 0)) == 0.0
-    moving = steps(
-        *(1,) * 30
-    )  # 1 pixel a frame, 2 in the corner: the class changes with the stated rate alone
+    # 1 pixel a frame, 2 in the corner: the class changes with the stated rate alone
+    moving = steps(*(1,) * 30)
     assert value(reward, moving, 8.0) != value(reward, moving, 24.0)
 
 

@@ -156,9 +156,8 @@ def test_prompts_are_cleaned_cut_and_independent_of_their_neighbours():
         ["“a dog” &amp; a  cat", '"a dog" & a cat', "x" * 200, "x" * 31, "x" * 30], like
     )
     torch.testing.assert_close(texts[0], texts[1])
-    torch.testing.assert_close(
-        texts[2], texts[3]
-    )  # both are the start, 30 letters within a word, and the end
+    # both are the start, 30 letters within a word, and the end
+    torch.testing.assert_close(texts[2], texts[3])
     assert not torch.allclose(texts[3], texts[4])  # the letter that ends a word is another token
     torch.testing.assert_close(
         pair.texts(["two dogs", "a much longer prompt"], like)[:1], pair.texts(["two dogs"], like)

@@ -68,10 +68,8 @@ def test_the_same_clip_is_the_same_file(tmp_path):
     clip = torch.nn.functional.interpolate(coarse, scale_factor=8.0, mode="bilinear")
     written = set()
     for _ in range(300):
-        kept = [
-            *kept[-20:],
-            torch.rand(int(torch.randint(100, 20000, (), generator=draw))),
-        ]  # moves memory about
+        # moves memory about
+        kept = [*kept[-20:], torch.rand(int(torch.randint(100, 20000, (), generator=draw)))]
         written.add(video.write(tmp_path / "a.mp4", clip, 8.0).read_bytes())
     assert len(written) == 1 and b"mbtree=0" in written.pop()
 
@@ -278,10 +276,8 @@ def test_what_a_reward_says_of_a_clip_is_its_reason_and_a_fault_is_raised(folder
         and row["value"] == {"picky": None}
         and row["frames"] == 21
     )
-    for fault in (
-        ZeroDivisionError,
-        OSError,
-    ):  # weights that are not there are no fault of the file
+    # weights that are not there are no fault of the file
+    for fault in (ZeroDivisionError, OSError):
         Picky.error = fault
         with pytest.raises(fault):
             list(score_files([folder / "good.mp4"], {"picky": Picky()}))

@@ -115,9 +115,8 @@ def test_a_clock_leaves_out_what_is_called(speed, monkeypatch):
     now = iter([0.0, 1.0, 3.0, 7.0, 15.0])
     monkeypatch.setattr(speed.time, "process_time", lambda: next(now))
     clock = speed.Clock()
-    clock.timed(
-        "outer", clock.timed("inner", lambda: None)
-    )()  # outer from 1, inner from 3 to 7, outer to 15
+    # outer from 1, inner from 3 to 7, outer to 15
+    clock.timed("outer", clock.timed("inner", lambda: None))()
     assert clock.seconds == {"outer": 10.0, "inner": 4.0}
 
 

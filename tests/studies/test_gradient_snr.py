@@ -94,9 +94,8 @@ class Toy:
         self.A = torch.tensor([1.0, 0.5])[None, :, None] * reach[:, None]  # (L, d, F)
         self.W = torch.randn(3, 2, 24, generator=draw) + torch.tensor([1.0, 0.0])[None, :, None]
         u = torch.randn(N, 3, 2, generator=draw)
-        level = (
-            torch.randn(blocks, 1, 1, generator=draw).expand(-1, 32, -1).reshape(N, 1)
-        )  # of a prompt
+        # of a prompt
+        level = torch.randn(blocks, 1, 1, generator=draw).expand(-1, 32, -1).reshape(N, 1)
         self.r = (
             torch.einsum("nld,ldf->nf", u, self.A)
             + noise * torch.randn(N, 3, generator=draw)
@@ -156,9 +155,8 @@ def test_noise_is_that_of_groups_of_eight(study, toy):
     deviation = toy.r.mean(1) - toy.r.reshape(-1, 32, 3).mean((1, 2)).repeat_interleave(32)
     lengths = toy.G.mean((2, 3)).flatten(0, 1).square().sum(-1)
     single = float((deviation.square() * lengths).mean() * 32 / 31)
-    expected = (
-        single - float(judged.reference[0])
-    ) / 8  # and 1/7 of it more, from the others in the baseline
+    # and 1/7 of it more, from the others in the baseline
+    expected = (single - float(judged.reference[0])) / 8
     assert expected < float(judged.noise[0]) < expected * 8 / 7 * 1.1
 
 
@@ -238,9 +236,8 @@ def test_linear_weights_are_read_back(study):
 
 
 def test_no_sample_meets_itself_in_a_product(study):
-    scores = torch.eye(4).reshape(
-        1, 4, 1, 1, 4
-    )  # of each member and of each block alone: every other product is 0
+    # of each member and of each block alone: every other product is 0
+    scores = torch.eye(4).reshape(1, 4, 1, 1, 4)
     found = study.pairs(torch.ones(1, 1, 4, 1, 1), lambda b: scores[b], torch.ones(1, 1), 1)
     assert found.square.abs().max() < 1e-6 and torch.allclose(
         found.reference, torch.full((1, 1, 4), 0.25)

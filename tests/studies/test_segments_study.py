@@ -101,9 +101,8 @@ def test_restricted_mean_is_scipys_survival_curve():
 
 def test_median_time_by_hand():
     assert paired.median_time(*timed([5, 1, 3, 9], [1, 1, 1, 0])) == 3
-    assert (
-        paired.median_time(*timed([5, 1, 3, 9], [1, 0, 0, 0])) == 5
-    )  # two at risk: S falls to 1/2
+    # two at risk: S falls to 1/2
+    assert paired.median_time(*timed([5, 1, 3, 9], [1, 0, 0, 0])) == 5
     assert paired.median_time(*timed([1, 9, 9, 9], [1, 0, 0, 0])) == inf
 
 
@@ -177,9 +176,8 @@ def test_mean_difference_is_paired():
     assert found.value == 2 and found.low < 1.4 and found.high > 2.6
     wide = paired.mean_difference(whole, whole[::-1])
     assert wide.value == 0 and wide.low < -15 and wide.high > 15
-    assert np.isnan(
-        paired.mean_difference(whole[:5], whole[:5] + 1).low
-    )  # five pairs have no interval
+    # five pairs have no interval
+    assert np.isnan(paired.mean_difference(whole[:5], whole[:5] + 1).low)
     assert paired.mean_difference(whole[:1], whole[:1] + 2)[0] == 2
     assert np.isnan(paired.mean_difference(whole[:1], whole[:1]).low)
 
@@ -189,9 +187,8 @@ def test_time_ratio():
     whole = timed([20, 40, 60, 80, 80, 80], [1] * 6)
     assert paired.time_ratio(whole, whole, 100) == pytest.approx((1, 1, 1))
     assert paired.time_ratio(whole, arm, 100) == pytest.approx((2, 2, 2))
-    assert paired.time_ratio(whole, arm, 50).value == pytest.approx(
-        (20 + 40 + 4 * 50) / 180
-    )  # cut: nearer to 1
+    # cut: nearer to 1
+    assert paired.time_ratio(whole, arm, 50).value == pytest.approx((20 + 40 + 4 * 50) / 180)
     both = paired.pooled_ratio([((whole, arm), 100), ((arm, whole), 100)])
     assert both == pytest.approx((1, 1, 1))
 
@@ -422,12 +419,10 @@ def test_a_run_read(o):
     curve = study.read(jobs[0].folder, 0)
     clips = 48 * np.arange(0, 21, 5)  # 6 prompts of 8
     assert (curve.x["clips"] == clips).all() and np.allclose(curve.gain, SLOW)
-    assert (
-        curve.x["calls"] == clips * (10 + 3 * 4)
-    ).all()  # 10 steps; 4 in the update, forward and backward
-    assert np.allclose(
-        curve.x["cpu"], 4.0 * np.arange(0, 21, 5) * 0.5
-    )  # half of the wall clock was theirs
+    # 10 steps; 4 in the update, forward and backward
+    assert (curve.x["calls"] == clips * (10 + 3 * 4)).all()
+    # half of the wall clock was theirs
+    assert np.allclose(curve.x["cpu"], 4.0 * np.arange(0, 21, 5) * 0.5)
     assert curve.held.all() and not curve.outside.any() and curve.reward == 1.0
 
 
@@ -471,9 +466,8 @@ def test_the_report_of_two_kinds(o, capsys):
     filled(o)
     study.do_report(o, o.out / "page.md")
     page = (o.out / "page.md").read_text()
-    assert (
-        page.count("| segment | 3 | 3 |") == 2 and "2.00 [nan, nan]" in page
-    )  # three pairs have no interval
+    # three pairs have no interval
+    assert page.count("| segment | 3 | 3 |") == 2 and "2.00 [nan, nan]" in page
     assert (
         "All kinds together" in page
         and "| segment | 6 | 2.00 [nan, nan] | 0.0312 | 0.0312 |" in page

@@ -63,9 +63,8 @@ def time(one, target, limit=30.0, **guards):
 
 def test_a_time_is_interpolated_between_two_looks():
     assert time(run([0.2, 0.4, 1.0]), 0.7) == Time(25.0)
-    assert time(run([0.25, 0.4, 1.0]), 0.125) == Time(
-        5.0
-    )  # before the first look, from a gain of 0 at the start
+    # before the first look, from a gain of 0 at the start
+    assert time(run([0.25, 0.4, 1.0]), 0.125) == Time(5.0)
     assert time(run([0.2, 0.4, 1.0]), 1.0) == Time(30.0)
 
 
@@ -88,26 +87,22 @@ def test_a_guard_that_fails_at_or_before_arrival_cuts_the_run(name):
     """0.95, 0.965, 0.9 and 0.9 of the base model's 0.8, 0.8, 0.8 and 0.08 are 0.76, 0.772,
     0.72 and 0.072."""
     fine, low = BASE[name], LOW[name]
-    assert time(run([0.2, 0.4, 1.0], **{name: [low, fine, fine]}), 0.7) == Time(
-        30.0, "guard"
-    )  # before
-    assert time(run([0.2, 0.4, 1.0], **{name: [fine, fine, low]}), 0.7) == Time(
-        30.0, "guard"
-    )  # at arrival
+    # before
+    assert time(run([0.2, 0.4, 1.0], **{name: [low, fine, fine]}), 0.7) == Time(30.0, "guard")
+    # at arrival
+    assert time(run([0.2, 0.4, 1.0], **{name: [fine, fine, low]}), 0.7) == Time(30.0, "guard")
+    # after
     assert time(run([0.2, 0.8, 1.0], **{name: [fine, fine, low]}), 0.7) == Time(
         pytest.approx(18 + 1 / 3)
-    )  # after
+    )
     assert time(run([0.2, 0.4, 1.0], **{name: [low, fine, fine]}), 0.7, guards={}) == Time(25.0)
     assert time(run([0.2, 0.4, 1.0], **{name: [HELD[name]] * 3}), 0.7) == Time(25.0)
 
 
 def test_steady_seconds_take_out_what_made_a_look_slow():
     one = run([0.2, 0.4, 1.0])
-    one["looks"]["look"] = [
-        8.0,
-        16.0,
-        4.0,
-    ]  # the second stretch on a machine half as fast, the third twice as fast
+    # the second stretch on a machine half as fast, the third twice as fast
+    one["looks"]["look"] = [8.0, 16.0, 4.0]
     assert times.steady(one, 8.0) == [0.0, 10.0, 15.0, 35.0]
 
 
@@ -215,21 +210,18 @@ def test_the_agenda_runs_plain_first_then_pairs_in_phases(monkeypatch):
     runs += swept("mix", {1: 0.3, 2: 0.5, 3: 0.4}) + [
         run([0.1, 0.2, 0.5], arm=PLAIN, seed=s) for s in range(6)
     ]
-    runs += [
-        run([0.1, 0.2, 0.4], arm=PLAIN, rate=RATES[3], seed=s) for s in range(3)
-    ]  # the second best rate
+    # the second best rate
+    runs += [run([0.1, 0.2, 0.4], arm=PLAIN, rate=RATES[3], seed=s) for s in range(3)]
     named = jobs(ledger.agenda(runs, arms))
     assert named[:6] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3)]
     assert named[6:10] == [(arm, 2, seed) for arm in ("segment", "mix") for seed in range(3, 5)]
     assert named[10:12] == [(arm, 2, 5) for arm in ("segment", "mix")]
-    fresh = [
-        one for one in runs if one["arm"] != "mix"
-    ]  # segment's first pairs come before the next arm's sweep
+    # segment's first pairs come before the next arm's sweep
+    fresh = [one for one in runs if one["arm"] != "mix"]
     assert jobs(ledger.agenda(fresh, arms))[:4] == [*named[:3], ("mix", 2, SWEEP_SEED)]
     assert named[12:] == [(arm, 2, seed) for arm in (PLAIN, "segment") for seed in range(6, 10)]
-    assert ledger.best([*runs, run([0.1, 0.2, 0.5], arm="mix")], ["mix", "whole"]) == [
-        "mix"
-    ]  # the best are then added
+    # the best are then added
+    assert ledger.best([*runs, run([0.1, 0.2, 0.5], arm="mix")], ["mix", "whole"]) == ["mix"]
     done = runs + [run([0.1, 0.2, 0.5], arm="segment", seed=0)]
     assert jobs(ledger.agenda(done, arms)) == [job for job in named if job != ("segment", 2, 0)]
     early = runs[:3] + runs[-9:-6] + runs[-3:]  # plain has three pairs, the others have no sweep

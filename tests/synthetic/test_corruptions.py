@@ -11,17 +11,10 @@ from vidrl.synthetic.corruptions import corrupt, names
 from vidrl.synthetic.world import Scene, render
 
 WANTED = "freeze duplicate slow average blur dim contrast grey cut shuffle reverse loop pan shake flicker noise codec"
-TEMPORAL = (
-    "freeze",
-    "duplicate",
-    "stutter",
-    "shuffle",
-    "reverse",
-    "loop",
-)  # these only choose among the clip's frames
-GRADED = [
-    n for n in names() if n not in (*TEMPORAL, "mirror", "shake")
-]  # the further from the clip, the stronger
+# these only choose among the clip's frames
+TEMPORAL = ("freeze", "duplicate", "stutter", "shuffle", "reverse", "loop")
+# the further from the clip, the stronger
+GRADED = [n for n in names() if n not in (*TEMPORAL, "mirror", "shake")]
 
 
 @pytest.fixture(scope="module")
@@ -199,12 +192,10 @@ def test_loop_goes_there_and_back(clip: Tensor) -> None:
 
 def test_pan_moves_a_still(clip: Tensor) -> None:
     got = corrupt(clip, "pan")
-    assert torch.equal(
-        corrupt(torch.cat([clip[:1], clip[1:].flip(0)]), "pan"), got
-    )  # later frames play no part
-    assert torch.allclose(
-        got[16, :, :, :24], clip[0, :, :, 8:], atol=1e-5
-    )  # a quarter of the width at the end
+    # later frames play no part
+    assert torch.equal(corrupt(torch.cat([clip[:1], clip[1:].flip(0)]), "pan"), got)
+    # a quarter of the width at the end
+    assert torch.allclose(got[16, :, :, :24], clip[0, :, :, 8:], atol=1e-5)
     assert torch.allclose(got[8, :, :, :28], clip[0, :, :, 4:], atol=1e-5)
 
 
@@ -215,9 +206,8 @@ def test_half_a_pan_is_half_the_pan_over_half_the_motion(clip: Tensor) -> None:
 def test_zoom_grows_a_still_about_its_centre() -> None:
     dot = torch.zeros(5, 3, 65, 65)
     dot[:, :, 27:38, 27:38] = 1.0
-    got = corrupt(
-        torch.cat([dot[:1], torch.rand(4, 3, 65, 65)]), "zoom"
-    )  # later frames play no part
+    # later frames play no part
+    got = corrupt(torch.cat([dot[:1], torch.rand(4, 3, 65, 65)]), "zoom")
     width = got[:, 0, 32].sum(1)
     assert torch.allclose(width, 11 * (1 + 0.35 * torch.linspace(0, 1, 5)), atol=0.4)
     assert torch.allclose(got, got.flip(-1), atol=1e-4) and torch.allclose(
@@ -287,10 +277,11 @@ def test_sharpen_and_denoise() -> None:
     steep = lambda v: float((v[..., 16] - v[..., 15]).mean())  # noqa: E731
     assert corrupt(faint, "denoise").std() < 0.5 * faint.std()
     assert steep(corrupt(edge, "denoise")) > 0.8 * steep(edge)
+    # a halo
     assert (
         steep(corrupt(edge, "sharpen")) > 1.2 * steep(edge)
         and corrupt(edge, "sharpen").amax() > 0.85
-    )  # a halo
+    )
 
 
 def test_reencode_rounds_the_cosines_of_blocks() -> None:
@@ -300,12 +291,10 @@ def test_reencode_rounds_the_cosines_of_blocks() -> None:
     ]
     assert errors[0] < 0.002 and errors[0] < errors[1] < errors[2] < 0.06
     flat = torch.full((2, 3, 24, 24), 0.5)
-    assert (
-        corrupt(flat, "reencode") - 0.5
-    ).abs().max() <= 0.006 / 8 + 1e-6  # half a step of the mean's cosine
-    assert torch.equal(
-        *corrupt(torch.rand(1, 3, 20, 28).expand(2, -1, -1, -1), "reencode")
-    )  # alike in every frame
+    # half a step of the mean's cosine
+    assert (corrupt(flat, "reencode") - 0.5).abs().max() <= 0.006 / 8 + 1e-6
+    # alike in every frame
+    assert torch.equal(*corrupt(torch.rand(1, 3, 20, 28).expand(2, -1, -1, -1), "reencode"))
 
 
 def test_dim_fade_and_expose(clip: Tensor) -> None:

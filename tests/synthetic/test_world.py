@@ -153,9 +153,8 @@ def test_paths_by_hand() -> None:
     assert torch.allclose(right, torch.tensor([[-0.16, 0, 0], [0, 0, 0], [0.16, 0, 0]]), atol=1e-6)
     up = trajectory("up", "fast", seconds, 0.0)
     assert torch.allclose(up[:, 1], torch.tensor([0.32, 0.0, -0.32])) and up[:, 0].abs().max() == 0
-    round_ = trajectory(
-        "circle", "slow", torch.tensor([0.0, 0.6, 1.2]), 0.0
-    )  # a quarter, a half of 2.4 s
+    # a quarter, a half of 2.4 s
+    round_ = trajectory("circle", "slow", torch.tensor([0.0, 0.6, 1.2]), 0.0)
     assert torch.allclose(
         round_[:, :2], torch.tensor([[0.24, 0], [0, 0.24], [-0.24, 0]]), atol=1e-6
     )

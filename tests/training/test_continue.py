@@ -284,9 +284,8 @@ def test_another_evaluation_measures_the_base_model_again(ended_at_two, tmp_path
     run = loop.run(changed(ended_at_two, train_rounds=3, train_eval_steps=5), resume=True)
     assert rows(run, "evals")[0] == rows(fresh, "evals")[0]
     assert [row["round"] for row in rows(run, "evals")] == [0, 2, 3]
-    assert (
-        summary(run)["held_out"] == summary(fresh)["held_out"]
-    )  # of equal weights, measured alike
+    # of equal weights, measured alike
+    assert summary(run)["held_out"] == summary(fresh)["held_out"]
     assert [row["round"] for row in rows(run, "evals-until-000002")] == [0, 2]
     assert (run / "evals-until-000002" / "000000.npz").is_file() and "evals-until-000002" in told(
         run, "evaluation"
@@ -295,9 +294,8 @@ def test_another_evaluation_measures_the_base_model_again(ended_at_two, tmp_path
 
 def test_other_held_out_prompts_in_the_same_file_are_another_evaluation(ended_at_two):
     Path(ended_at_two["data"]["held_out"]).write_text("\n".join(reversed(PROMPTS)) + "\n")
-    ended_at_two["data"]["prompts"] = str(
-        Path(ended_at_two["run"]) / "prompts.txt"
-    )  # it was the same file
+    # it was the same file
+    ended_at_two["data"]["prompts"] = str(Path(ended_at_two["run"]) / "prompts.txt")
     run = loop.run(changed(ended_at_two, train_rounds=3), resume=True)
     assert told(run, "evaluation") and summary(run)["held_out"]["composite"]["n"] == 5
     assert (run / "held_out.txt").read_text().split() == " ".join(reversed(PROMPTS)).split()
@@ -403,9 +401,8 @@ def test_other_files_of_the_model_or_the_lora_are_refused(of_a_model):
 def test_the_same_files_may_be_copied_moved_and_touched(of_a_model, tmp_path):
     made, model, _ = of_a_model
     (model / "README.md").write_text("not part of the model")
-    (model / "model_index.json").write_text(
-        "model_index.json"
-    )  # written again, with the same content
+    # written again, with the same content
+    (model / "model_index.json").write_text("model_index.json")
     assert resume.claim(made["run"], made, resume=True) == "new"
     shutil.move(model, tmp_path / "elsewhere")
     other = changed(made)

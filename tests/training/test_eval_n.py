@@ -135,9 +135,8 @@ def test_the_page_draws_one_curve_of_the_same_prompts(tmp_path):
     Record(run).progress(1)
     text = (run / "report.html").read_text()
     assert "held out: composite, first 2 prompts" in text and "On 5 held-out prompts" in text
-    (
-        run / "summary.json"
-    ).unlink()  # as of a run that goes on: its comparison is of the first prompts on both sides
+    # as of a run that goes on: its comparison is of the first prompts on both sides
+    (run / "summary.json").unlink()
     text = Path(run_report.write(run)).read_text()
     assert "on 2 held-out prompts" in text
     (run / "progress.json").unlink()

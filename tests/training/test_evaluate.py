@@ -87,9 +87,8 @@ def test_diversity_by_hand():
     group = torch.tensor([0, 1, 0, 1, 2])
     video = torch.tensor([0.0, 0.5, 0.2, 0.5, 0.9]).view(5, 1, 1, 1, 1).expand(5, 2, 3, 4, 4)
     assert evaluate.diversity(video, group)[:2].tolist() == pytest.approx([0.2, 0.0])
-    assert math.isnan(
-        evaluate.diversity(video, group)[2]
-    )  # a group of one has nobody to differ from
+    # a group of one has nobody to differ from
+    assert math.isnan(evaluate.diversity(video, group)[2])
     small = evaluate.diversity(evaluate.thumbnails(video, side=2), group)
     assert small[:2].tolist() == pytest.approx([0.2, 0.0])
 
@@ -210,9 +209,8 @@ def test_a_guard_speaks_outside_its_band_alone():
     said = evaluate.outside(bands, base, bad)
     assert [line.split(":")[0] for line in said] == ["motion", "score", "unscored_share"]
     assert "expected 0.45 to 0.6" in said[0] and "got 0.44" in said[0] and "of clips" in said[2]
-    assert (
-        len(evaluate.outside({"motion": (0.9, 1.2)}, base, {"motion": math.nan})) == 1
-    )  # unmeasured is not fine
+    # unmeasured is not fine
+    assert len(evaluate.outside({"motion": (0.9, 1.2)}, base, {"motion": math.nan})) == 1
 
 
 def test_a_guard_that_is_not_measured_is_an_error_that_names_what_is():

@@ -29,9 +29,8 @@ def worker(tmp_path, monkeypatch):
         (package / "__init__.py").write_text("")
         (package / "__main__.py").write_text(WORKER.format(body=body))
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv(
-            "PYTHONPATH", str(tmp_path)
-        )  # launched processes do not look into the working folder
+        # launched processes do not look into the working folder
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         return tmp_path
 
     return write

@@ -84,9 +84,8 @@ def test_more_rounds_end_exactness_only_where_the_rate_falls(
 ) -> None:
     """A rate that falls would have fallen more slowly, had the run known of the later
     rounds from its start."""
-    end = {"linear": 0.2, "constant": 0.1}[
-        schedule
-    ]  # the default, which a constant rate does not read
+    # the default, which a constant rate does not read
+    end = {"linear": 0.2, "constant": 0.1}[schedule]
     given = FALLING | {"train_lr_schedule": schedule, "train_lr_end": end}
     loop.run(recipe(tmp_path, **given, train_rounds=3))
     run = loop.run(recipe(tmp_path, **given, train_rounds=5), resume=True)

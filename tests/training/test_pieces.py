@@ -51,9 +51,8 @@ def test_each_piece_is_halved_until_it_fits_and_none_is_lost_or_made_twice():
     pieces = Pieces(16)
     made = list(pieces.each(11, work))
     assert [i for part in made for i in part] == list(range(11)) and max(map(len, made)) <= 3
-    assert (
-        pieces.size == 2
-    )  # 11 → 5 → 2: half of the piece that was worked on, and so for the rest of the run
+    # 11 → 5 → 2: half of the piece that was worked on, and so for the rest of the run
+    assert pieces.size == 2
     assert list(Pieces(4).each(0, work)) == []
 
 
@@ -184,9 +183,8 @@ def test_clips_begin_again_with_the_noise_that_they_began_with(monkeypatch):
     whole = generate(TOY, prompts, draws(0, names), steps=3)
     calls, real = [0], Toy.predict
 
-    def late(
-        self, x, t, cond
-    ):  # memory runs out in the second step, when the generators have drawn already
+    # memory runs out in the second step, when the generators have drawn already
+    def late(self, x, t, cond):
         calls[0] += 1
         if len(x) > 2 and calls[0] % 2 == 0:
             raise full()

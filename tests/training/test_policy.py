@@ -284,9 +284,8 @@ def test_a_state_brings_everything_back_in_place():
     assert set(policy.sets) == {"reference", "ema"}  # what the state does not hold is forgotten
     assert all(torch.equal(value, state[key]) for key, value in policy.state().items())
     policy.remember("ema")
-    assert not torch.equal(
-        policy.state()["ema/out.bias"], state["ema/out.bias"]
-    )  # no memory is shared
+    # no memory is shared
+    assert not torch.equal(policy.state()["ema/out.bias"], state["ema/out.bias"])
 
 
 def test_the_checksum_tells_the_last_bit():

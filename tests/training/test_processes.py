@@ -84,10 +84,8 @@ def last_weights(run: Path) -> dict[str, torch.Tensor]:
     "changes",
     [
         {"train_prompts_per_round": 2, "train_group": 4},
-        {
-            "train_prompts_per_round": 1,
-            "train_group": 4,
-        },  # the group is split: its statistics come from both
+        # the group is split: its statistics come from both
+        {"train_prompts_per_round": 1, "train_group": 4},
         {"train_prompts_per_round": 1, "train_group": 2},  # one member each
     ],
     ids=["groups", "split", "single"],
@@ -236,10 +234,8 @@ def test_rows_of_both_are_gathered_in_order(tmp_path):
         mine = workers.share(5, even=False)
         assert mine == [[0, 1, 2], [3, 4]][rank]
         assert workers.all(torch.tensor(mine, dtype=torch.float64)).tolist() == [0, 1, 2, 3, 4]
-        assert workers.all(torch.zeros(3 * rank, 2)).shape == (
-            3,
-            2,
-        )  # none of one, three of the other
+        # none of one, three of the other
+        assert workers.all(torch.zeros(3 * rank, 2)).shape == (3, 2)
         assert workers.gather_arrays({"x": np.full(rank + 1, np.nan)})["x"].shape == (3,)
         assert workers.all(torch.zeros(0)).shape == (0,) and workers.all(
             torch.zeros(0, 4)
@@ -328,10 +324,8 @@ def test_only_the_main_process_needs_the_run_folder(tmp_path):
     assert apart(tmp_path, made, resume=True) == [0, 0], [
         path.read_text() for path in tmp_path.glob("error.*")
     ]
-    assert apart(tmp_path, made, resume=True) == [
-        0,
-        0,
-    ]  # finished: told to the process that cannot see it
+    # finished: told to the process that cannot see it
+    assert apart(tmp_path, made, resume=True) == [0, 0]
     assert "rollback" in {row["kind"] for row in rows(tmp_path / "0" / "run", "events")}
     assert summary(tmp_path / "0" / "run")["rounds"] == 6 and not (tmp_path / "1" / "run").exists()
 
@@ -389,9 +383,8 @@ def test_a_suite_on_machines_without_a_shared_disk_is_refused_before_any_work(tm
         )
     assert not (tmp_path / "0" / "run" / "metrics.jsonl").exists()
     shutil.rmtree(tmp_path / "0")
-    assert trained(
-        recipe(tmp_path / "shared", bench={"suite": "any"}, train_rounds=1)
-    )  # only the CLI looks at it
+    # only the CLI looks at it
+    assert trained(recipe(tmp_path / "shared", bench={"suite": "any"}, train_rounds=1))
 
 
 # --- by the launcher

@@ -55,9 +55,8 @@ def scored(values):
 def test_what_a_rounds_scores_say_by_hand():
     row = summarise(score([1.0, 3.0, 5.0, NAN], [("a", [0.0, 0.0, 2.0, 2.0])]), GROUP)
     assert row["reward"]["mean"] == 3 and row["reward"]["std"] == pytest.approx(math.sqrt(8 / 3))
-    assert row["reward"]["within_group_std"] == pytest.approx(
-        (1 + 1 + 0 + 0) / 4
-    )  # group 1 has one that is scored
+    # group 1 has one that is scored
+    assert row["reward"]["within_group_std"] == pytest.approx((1 + 1 + 0 + 0) / 4)
     assert row["parts"]["a"] == {"mean": 1.0, "std": 1.0, "within_group_std": 0.0}
     assert row["unscored_share"] == 0.25 and row["zero_std_share"] == 0.5
     assert "reward +3.000" in postfix(row)

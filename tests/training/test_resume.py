@@ -22,10 +22,8 @@ from vidrl.recipe.toml import write
 from vidrl.training import checkpoint, loop
 from vidrl.training.held_out import HeldOut
 
-STUBBORN = {
-    "action": "rollback",
-    "bands": {"composite": [0.98, 1.03]},
-}  # left on purpose: state is put back too
+# left on purpose: state is put back too
+STUBBORN = {"action": "rollback", "bands": {"composite": [0.98, 1.03]}}
 
 
 def busy(folder: Path, **changes) -> dict:
@@ -329,9 +327,8 @@ def test_what_came_after_the_checkpoint_is_cut_away(interrupted):
     last = checkpoint.load(run)["round"]
     for name in ("metrics", "evals", "events"):
         checkpoint.append(run / f"{name}.jsonl", {"round": last + 1, "kind": "later"})
-    stale = (
-        run / "checkpoints" / f"{last + 1:06d}"
-    )  # renamed, but the run was killed before `latest` named it
+    # renamed, but the run was killed before `latest` named it
+    stale = run / "checkpoints" / f"{last + 1:06d}"
     stale.mkdir()
     loop.run(interrupted, resume=True)
     assert [row["round"] for row in rows(run)] == [1, 2, 3, 4, 5]

@@ -83,12 +83,8 @@ def test_siblings_share_every_step_before_they_part():
     ]
     together = [[True] * 4] * 4
     pairs = [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
-    assert same == [
-        together,
-        together,
-        pairs,
-        pairs,
-    ]  # a step's end differs first, so the state before the next
+    # a step's end differs first, so the state before the next
+    assert same == [together, together, pairs, pairs]
     assert not torch.equal(made.latents[0], made.latents[1])
 
 
@@ -136,9 +132,8 @@ def test_what_is_kept_is_the_chain_and_its_density():
         plan=Plan(TOY.times(5), "dance_sde", 0.5, 3, stochastic=(0, 1, 2), keep=(0, 1, 2))
     )
     assert rollout.before.shape == (5, 3, *TOY.shape) and rollout.log_density.shape == (5, 3, 3)
-    assert torch.equal(
-        rollout.after[:, :-1], rollout.before[:, 1:]
-    )  # the end of a step begins the next
+    # the end of a step begins the next
+    assert torch.equal(rollout.after[:, :-1], rollout.before[:, 1:])
     start = TOY.noise(draws(0, NAMES))
     assert torch.equal(rollout.before[:, 0], start)
     for place, k in enumerate(rollout.plan.keep):
@@ -268,9 +263,8 @@ def test_what_all_prompts_share_is_kept_once_and_given_out_whole():
 
 def test_the_cache_is_bounded_by_bytes_and_the_least_recently_used_prompt_goes():
     backbone = Guided()
-    cache = PromptCache(
-        backbone, limit=5 * 400
-    )  # the shared tensor, the first prompt's, and those of three prompts
+    # the shared tensor, the first prompt's, and those of three prompts
+    cache = PromptCache(backbone, limit=5 * 400)
     prompts = "abcdefgh"
     for prompt in prompts:
         cache([prompt])

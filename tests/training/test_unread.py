@@ -53,13 +53,11 @@ def test_options_of_sampling_and_of_credit_are_idle_where_pairs_of_files_are_lea
     }
     found = said("dpo", sampling | {"noises": 2, "segments": 2, "same_noise": True}, **PAIRS)
     assert {one.split()[0].rpartition(".")[2] for one in found} == set(sampling)
-    found = said(
-        "dpo", {"steps": 4, "levels": "discrete", "noises": 2}, **PAIRS
-    )  # the levels are the sampler's times
+    # the levels are the sampler's times
+    found = said("dpo", {"steps": 4, "levels": "discrete", "noises": 2}, **PAIRS)
     assert found == []
-    assert (
-        said("kto", {"steps": 10, "sample_from": "live"}, **PAIRS) == []
-    )  # the defaults say nothing
+    # the defaults say nothing
+    assert said("kto", {"steps": 10, "sample_from": "live"}, **PAIRS) == []
 
 
 def test_values_of_sections_that_are_switched_off():

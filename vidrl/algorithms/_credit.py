@@ -95,9 +95,8 @@ class Credited(Algorithm):
         self.known = Influence.find(self.influence, self.backbone, plan, self.measured)
         if self.measured and self.known:
             steps = stochastic_steps(self.backbone.path, plan.sampler, plan.times, plan.eta)
-            self.known.of(
-                WHOLE, [plan.times[k] for k in steps], self.segments
-            )  # raises where it lacks one of them
+            # raises where it lacks one of them
+            self.known.of(WHOLE, [plan.times[k] for k in steps], self.segments)
             self.known.check(getattr(reward, "parts", {}))
 
     @property

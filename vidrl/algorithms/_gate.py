@@ -32,9 +32,8 @@ def win_rate(value: Tensor) -> Tensor:
     """
     known = ~value.isnan()
     ahead = (value[:, None] > value).double() + 0.5 * (value[:, None] == value).double()
-    others = (ahead[:, known].sum(1) - 0.5) / max(
-        int(known.sum()) - 1, 1
-    )  # without the tie with itself
+    # without the tie with itself
+    others = (ahead[:, known].sum(1) - 0.5) / max(int(known.sum()) - 1, 1)
     return others.masked_fill(~known, torch.nan).to(value)
 
 
@@ -51,10 +50,9 @@ def uncertainty(score: Score) -> Tensor:
         >>> uncertainty(Score(torch.tensor([9.0, 2.0, 4.0]), parts=parts))  # only part a likes the first clip
         tensor([ 0.5000, -0.2500, -0.2500])
     """
+    # it adds nothing, and has no say either
     said = [
-        score.adds[name][:, 0].masked_fill(
-            part.value.isnan(), torch.nan
-        )  # it adds nothing, and has no say either
+        score.adds[name][:, 0].masked_fill(part.value.isnan(), torch.nan)
         if score.weights.get(name) and name in score.adds
         else part.value
         for name, part in score.parts.items()
@@ -90,9 +88,8 @@ class Gated(Algorithm):
     stay the base model's. The logged `kl` is always of all samples, to the base model.
     """
 
-    coefficients: ClassVar[
-        tuple[str, ...]
-    ] = ()  # the options whose value above 0 puts a KL into the loss
+    # the options whose value above 0 puts a KL into the loss
+    coefficients: ClassVar[tuple[str, ...]] = ()
 
     gate: float = 0.0
     reference_every: int = 0

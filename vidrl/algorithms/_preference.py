@@ -75,9 +75,8 @@ class Preference(Forward):
         owner = seen.group[first] if self.same_noise else torch.arange(len(about))  # of a noise
         level, seeds = self.noise(seen, int(owner.max()) + 1)
         items = about.repeat_interleave(self.noises, 0)
-        few = min(
-            self.updates, len(items)
-        )  # ties may leave fewer rows than updates, which is no error
+        # ties may leave fewer rows than updates, which is no error
+        few = min(self.updates, len(items))
         for row, share in seen.cut(items, self.updates if whole < self.updates else few):
             item = row // self.noises
             at = owner[item] * self.noises + row % self.noises
@@ -101,9 +100,8 @@ class Preference(Forward):
         raw = self.predict(policy, batch)[1]
         mine, other = exact(raw), exact(self.other(policy, batch, self.reference, raw))
         target = path.target(batch["x0"], batch["eps"], batch["t"])
-        below = pool(
-            (other - mine) * (other + mine - 2 * target), segments
-        )  # e_ref − e, at first exactly 0
+        # e_ref − e, at first exactly 0
+        below = pool((other - mine) * (other + mine - 2 * target), segments)
         apart = pool((mine - other).detach().square(), segments)
         w = self.level_weight(path, target, batch["t"])
         return w * below, w * apart

@@ -57,9 +57,8 @@ def check(reward: Reward, blind_parts: bool) -> None:
 
 def score(reward: Reward, samples: Samples) -> Score:
     """The score of clips, with the gradient of those parts that carry one."""
-    return (
-        reward(samples) if reward.differentiable else reward.forward(samples)
-    )  # a composite of which parts are blind
+    # a composite of which parts are blind
+    return reward(samples) if reward.differentiable else reward.forward(samples)
 
 
 def known(reward: Reward, samples: Samples) -> tuple[Tensor, Tensor]:
@@ -141,9 +140,8 @@ def check_decodes(backbone: Denoiser, lengths: Iterable[int]) -> None:
                 found = backbone.decode(zero).shape[1]
         except torch.OutOfMemoryError:
             raise
-        except (
-            Exception
-        ) as error:  # a decoder may fail in any way at a length that it does not know
+        # a decoder may fail in any way at a length that it does not know
+        except Exception as error:
             raise _whole(
                 length, most, f"{type(error).__name__}: {str(error)[:200] or 'no message'}"
             ) from error

@@ -134,7 +134,9 @@ class Trajectory(Gated):
         )
         noisy = wide[start : start + self.window] if self.window else wide
         forks = self.forks(noisy)
-        if forks:  # what a step before the first fork draws is alike for the whole group, so it draws nothing
+        # what a step before the first fork draws is alike for the whole group, so it draws
+        # nothing
+        if forks:
             noisy = tuple(k for k in noisy if k >= forks[0][0])
         _fits("train_steps", self.train_steps, len(noisy), "draw noise")
         chosen = (

@@ -173,9 +173,8 @@ class Algorithm(ABC):
     # pairs" data.pairs where a recipe names that file, else the policy.
     data: ClassVar[str] = "none"
 
-    known: Influence | None = field(
-        default=None, init=False, repr=False
-    )  # how far noise moves the reward
+    # how far noise moves the reward
+    known: Influence | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:  # noqa: B027  each class checks its own options, then calls the next
         """Raise ValueError for options that cannot be."""

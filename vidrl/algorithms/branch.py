@@ -122,9 +122,8 @@ class Branch(Credited, Trajectory):
     def merged(self, advantage: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         """The first leaf of a node stands for all, whose rows of a step are equal but for
         unscored ones."""
-        widths = [
-            prod(n for _, n in plan.forks[plan.depth(k) :]) for k in plan.keep
-        ]  # leaves of a node
+        # leaves of a node
+        widths = [prod(n for _, n in plan.forks[plan.depth(k) :]) for k in plan.keep]
         sums = [
             advantage[:, i].unflatten(0, (-1, w)).sum(1).repeat_interleave(w, 0)
             for i, w in enumerate(widths)

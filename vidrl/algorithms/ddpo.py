@@ -47,9 +47,8 @@ class DDPO(Trajectory):
     buffer: int = 32
     least: int = 16
     max_advantage: float = 5.0
-    past: dict[str, list[list[float]]] = field(
-        default_factory=dict, init=False, repr=False
-    )  # (n, S)
+    # (n, S)
+    past: dict[str, list[list[float]]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,9 +83,8 @@ class DDPO(Trajectory):
 
     def advantages(self, score: Score, group: Tensor, prompts: Sequence[str], plan: Plan) -> Tensor:
         lost, spans = score.value.isnan(), frame_spans(self.backbone.frame_map, plan.segments)
-        prompts = [
-            references.key(prompt) for prompt in prompts
-        ]  # images of one text have each their own past
+        # images of one text have each their own past
+        prompts = [references.key(prompt) for prompt in prompts]
         earned = score.value[:, None] if len(spans) == 1 else segment_sums(score, spans)
         earned = earned.double().masked_fill(lost[:, None], torch.nan)
         for prompt, rewards in zip(prompts, earned.tolist(), strict=True):

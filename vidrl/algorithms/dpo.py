@@ -76,8 +76,8 @@ class DPO(Preference):
         return Loss(
             -logsigmoid(margin).mean(),
             {
-                "implicit_accuracy": (margin.detach().sign() + 1)
-                / 2,  # ½ while the policy is the reference
+                # ½ while the policy is the reference
+                "implicit_accuracy": (margin.detach().sign() + 1) / 2,
                 "margin": margin.detach(),
                 "winner_displacement": torch.where(label > 0, chosen, rejected)[label != 0],
                 "loser_displacement": torch.where(label > 0, rejected, chosen)[label != 0],

@@ -74,9 +74,8 @@ class SFT(Algorithm):
 
     def loss(self, policy: Policy, batch: Batch) -> Loss:
         target = policy.backbone.path.target(batch["x0"], batch["eps"], batch["t"])
-        error = pool(
-            (self._predicted(policy, batch) - target).square(), batch.plan.segments
-        )  # (n, S)
+        # (n, S)
+        error = pool((self._predicted(policy, batch) - target).square(), batch.plan.segments)
         size = shares(self.backbone.shape[1], batch.plan.segments).to(error)
         seen = {"data_error": (error * size).detach().mean(1)}
         if batch.plan.segments > 1:

@@ -18,13 +18,10 @@ from vidrl.audit.report import Null, Report, Row
 from vidrl.audit.scoring import Scorer, Values
 from vidrl.synthetic.corruptions import corrupt
 
-NULLS = (
-    (0.25, 0),
-    (0.25, 1),
-    (0.5, 2),
-    (0.5, 3),
-)  # (strength, seed) of the re-encodings of each clip: 44 to 54 dB
-UNTOUCHED = 2e-4  # mean difference below which a hack changed nothing: to freeze what stands still is no hack
+# (strength, seed) of the re-encodings of each clip: 44 to 54 dB
+NULLS = ((0.25, 0), (0.25, 1), (0.5, 2), (0.5, 3))
+# mean difference below which a hack changed nothing: to freeze what stands still is no hack
+UNTOUCHED = 2e-4
 
 Progress = Callable[[int, int, str], None]
 

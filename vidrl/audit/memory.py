@@ -35,9 +35,8 @@ def _reset(device: torch.device) -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     try:
-        Path("/proc/self/clear_refs").write_text(
-            "5"
-        )  # so the kernel forgets the peak of resident memory
+        # so the kernel forgets the peak of resident memory
+        Path("/proc/self/clear_refs").write_text("5")
         return _resident("VmRSS")
     except OSError:  # no Linux, or not allowed
         return None

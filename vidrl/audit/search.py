@@ -189,9 +189,10 @@ def _curve(values: Values, truths: Values) -> tuple[list[Point], Range, Range, i
     """The points of best-of-N, what the truth changes from one, and from its highest, to
     best of 64; where that is."""
     counts = [n for n in COUNTS if n <= values.shape[1]]
+    # (P, N, 2)
     found = np.array(
         [[best_of(v, t, n) for n in counts] for v, t in zip(values, truths, strict=True)]
-    )  # (P, N, 2)
+    )
     points = [
         Point(n, _range(found[:, k, 0]), _range(found[:, k, 1])) for k, n in enumerate(counts)
     ]

@@ -19,9 +19,8 @@ from vidrl.inference.shares import share
 Counts = np.ndarray  # (N,), one number a clip
 PASS, FAIL, OPEN = "PASS", "FAIL", "NOT SHOWN"
 STATUS = {PASS: 0, FAIL: 1, OPEN: 3}  # of the command; 2 is a wrong use of it
-MOST = (
-    64  # times as many sources as there are: what is not shown by so many is not worth waiting for
-)
+# times as many sources as there are: what is not shown by so many is not worth waiting for
+MOST = 64
 
 
 class Wins(NamedTuple):

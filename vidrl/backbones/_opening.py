@@ -61,9 +61,8 @@ def opened(model: str | Path, dtype: str) -> Any:
     dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "`torch_dtype` is deprecated"
-            )  # 0.38 has no other name
+            # 0.38 has no other name
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated")
             return diffusers().DiffusionPipeline.from_pretrained(
                 str(model), torch_dtype=dtypes, use_safetensors=True
             )

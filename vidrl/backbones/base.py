@@ -41,13 +41,11 @@ class Generator(ABC):
     shape: tuple[int, ...]  # of one latent, (C, L, h, w)
     fps: float
     longer = "Shorten these prompts"  # the cure where `truncated` names prompts
-    reads: tuple[
-        str, ...
-    ] = ()  # the references of a prompt that `encode` reads, as ("image", "negative_prompt")
+    # the references of a prompt that `encode` reads, as ("image", "negative_prompt")
+    reads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()  # those of them that every prompt must have
-    adapter_notes: tuple[
-        str, ...
-    ] = ()  # what a person must know before training of who reads the LoRA that is written
+    # what a person must know before training of who reads the LoRA that is written
+    adapter_notes: tuple[str, ...] = ()
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Cond:
@@ -156,9 +154,8 @@ class Denoiser(Generator):
     path: Path
     frame_map: list[Span]  # of each latent frame, the pixel frames [start, end) that it stands for
     folder: Folder | None = None  # where its files lie, if they lie on this machine
-    notes: tuple[
-        str, ...
-    ] = ()  # what a person must know who compares its clips with those of another program
+    # what a person must know who compares its clips with those of another program
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def times(self, n: int) -> list[float]:
@@ -277,7 +274,8 @@ class PromptCache:
     def __init__(self, backbone: Generator, limit: int = CACHE_BYTES):
         self.backbone, self.limit = backbone, limit
         self.kept = OrderedDict[str, Cond]()  # the prompt that was used last stands last
-        self.first: Cond = {}  # the tensors of the first prompt: later tensors that equal these are not kept again
+        # the tensors of the first prompt: later tensors that equal these are not kept again
+        self.first: Cond = {}
         self.bytes = 0
         cure = "set backbone.options.offload_text = true, or use a device of more memory"
         self._alone = Pieces(1, "encoding one prompt", cure)

@@ -77,9 +77,10 @@ class Toy(Denoiser):
     def latents_of(self, video: Tensor) -> Tensor:
         """The latents whose enlarged frames are nearest to the clip's: the least-squares
         inverse of `decode`."""
+        # (32, 4)
         enlarge = interpolate(
             torch.eye(4, device=video.device)[None], scale_factor=8.0, mode="linear"
-        )[0].T  # (32, 4)
+        )[0].T
         shrink = torch.linalg.pinv(enlarge)
         frames = (
             torch.einsum("yh,bfchw,xw->bcfyx", shrink, video, shrink).clamp(1e-6, 1 - 1e-6).logit()

@@ -32,12 +32,8 @@ from vidrl.lora import writing
 
 from .base import Cond, Denoiser
 
-SIZE = {
-    "height": 480,
-    "width": 832,
-    "frames": 81,
-    "fps": 16.0,
-}  # what the released checkpoints were trained for
+# what the released checkpoints were trained for
+SIZE = {"height": 480, "width": 832, "frames": 81, "fps": 16.0}
 
 
 class Wan(Denoiser):

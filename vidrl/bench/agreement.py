@@ -60,15 +60,12 @@ def calibrate(human: Values, model: Values) -> tuple[float, float]:
         return math.nan, math.nan
     order = np.argsort(np.abs(model[known]), kind="stable")
     h, m = human[known][order], model[known][order]
-    size, right = (
-        np.abs(m),
-        np.sign(m) == h,
-    )  # before: the answer at epsilon = 0, but for m = 0, a tie at any
+    # before: the answer at epsilon = 0, but for m = 0, a tie at any
+    size, right = np.abs(m), np.sign(m) == h
     tied = (h == 0).astype(int)
     gained = np.concatenate([[0], np.cumsum(tied - right)])  # after the first k of them became ties
-    ends = (
-        np.flatnonzero(np.append(size[1:] != size[:-1], True)) + 1
-    )  # all of one size turn together
+    # all of one size turn together
+    ends = np.flatnonzero(np.append(size[1:] != size[:-1], True)) + 1
     zero = int((size == 0).sum())
     thresholds = np.concatenate([[0.0], size[ends - 1]])
     accuracy = (right.sum() + np.concatenate([[gained[zero]], gained[ends]])) / len(h)

@@ -36,9 +36,8 @@ FORMATS = {
 USUAL = ["json", "csv", "html"]
 _META = ("json", "md", "svg")
 SHOWN = 5  # skipped files whose reasons are printed; the files hold all
-Source = tuple[
-    str, str, Callable[[], Found]
-]  # a set's name, where it is from, and how its clips are found
+# a set's name, where it is from, and how its clips are found
+Source = tuple[str, str, Callable[[], Found]]
 
 
 def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | None = None) -> int:

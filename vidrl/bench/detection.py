@@ -57,9 +57,8 @@ def below(null: Values, hacked: Values) -> Values:
     array([[0.5, 1. ],
            [0. , 0.5]])
     """
-    shares = (hacked[:, None] < null[:, None, :]) + 0.5 * (
-        hacked[:, None] == null[:, None, :]
-    )  # (K, N, N)
+    # (K, N, N)
+    shares = (hacked[:, None] < null[:, None, :]) + 0.5 * (hacked[:, None] == null[:, None, :])
     missing = np.isnan(hacked)[:, None] | np.isnan(null).any(0)[None, :]
     return np.where(missing, np.nan, shares.mean(0))
 

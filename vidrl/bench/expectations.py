@@ -310,11 +310,8 @@ class Caption(Reward):
         if clip.dim() < 4 or not _caption(prompt):
             return math.nan
         seen = verifier.verify(clip[None], [prompt], fps)
-        words = [
-            seen.shape,
-            seen.colour,
-            *([] if seen.motion is None else [seen.motion]),
-        ]  # an image shows no motion
+        # an image shows no motion
+        words = [seen.shape, seen.colour, *([] if seen.motion is None else [seen.motion])]
         return float(torch.cat(words).float().mean())
 
 

@@ -14,7 +14,9 @@ from vidrl.bench.protocol import SAME
 Set = Mapping[str, Any]  # of results.json
 ALIKE = 8.0  # frames a second from which on rewards of motion give like numbers at other rates
 STRIDES = 12  # at most every so many frames are kept
-BITS = 1.5  # bits of a pixel that differ by this factor were written with other settings, or show other things
+# bits of a pixel that differ by this factor were written with other settings, or show other
+# things
+BITS = 1.5
 FACTS = {"container": "container", "codec": "codec", "pixels": "pixel format"}
 
 

@@ -31,13 +31,8 @@ __all__ = [
 BadManifest = BadTable  # a table of clips that cannot be used; the message names its place
 read = rows
 
-BESIDE = (
-    "prompts.csv",
-    "prompts.jsonl",
-    "prompts.tsv",
-    "prompts.json",
-    "prompts.parquet",
-)  # in a folder of clips
+# in a folder of clips
+BESIDE = ("prompts.csv", "prompts.jsonl", "prompts.tsv", "prompts.json", "prompts.parquet")
 NUMBERED = re.compile(r"(?P<prompt>.*\S)-(?P<seed>\d+)")  # VBench's `a dog runs-3.mp4`
 MOST = 0.9  # of the files: so many must be named so
 VBENCH = {"prompt_en", "dimension"}  # the columns of VBench's own list, which names no files

@@ -23,13 +23,8 @@ from vidrl.synthetic.corruptions import corrupt
 
 SAVED = 0.5  # strength of the re-encoding that every clip gets, sound or not
 NULLS = 4  # sound versions of a clip: the same picture, saved with other blocks
-SPENT = (
-    ImportError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    MemoryError,
-)  # what a reward without its weights raises
+# what a reward without its weights raises
+SPENT = (ImportError, OSError, RuntimeError, ValueError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -136,9 +131,8 @@ def _compute(
     for step in steps:
         tell(step.key)
         made = step.apply(clip.video)
-        samples = (
-            Samples(made[None], [clip.prompt], clip.fps) if made is not None else None
-        )  # one flow for all dims
+        # one flow for all dims
+        samples = Samples(made[None], [clip.prompt], clip.fps) if made is not None else None
         for name, reward in rewards.items():
             value, reason = _ask(reward, samples) if samples else (None, "untouched")
             values[name][step.key] = value

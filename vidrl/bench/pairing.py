@@ -21,7 +21,9 @@ Keys = tuple[Key, Key]
 Names = tuple[str, str]
 
 SEED, PROMPT, NAME, UNPAIRED = "prompt and seed", "prompt", "file name", "nothing"
-SEEDS = 0.75  # of what pairing by prompt would use: what seeds must keep; a shared seed also removes noise
+# of what pairing by prompt would use: what seeds must keep; a shared seed also removes
+# noise
+SEEDS = 0.75
 PROMPTS = 0.1  # of the smaller set's prompts: below it the sets were asked for other things
 FILES = 0.5  # of the smaller set's clips: below it the common names are chance
 

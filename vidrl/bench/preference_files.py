@@ -223,9 +223,8 @@ def _read_reward_bench(rows: Sequence[_Row], folder: _Folder) -> Preferences:
 
 def _read_feedback(rows: Sequence[_Row], folder: _Folder) -> Preferences:
     numeric = _numeric(rows)
-    table: dict[
-        tuple[str, str, str], list[tuple[str, float]]
-    ] = {}  # prompt, aspect, rater: clips and scores
+    # prompt, aspect, rater: clips and scores
+    table: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
     means: dict[str, dict[str, list[float]]] = {}
     asked: dict[str, str] = {}
     for row in rows:

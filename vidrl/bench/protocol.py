@@ -117,9 +117,8 @@ class Protocol:
         return shrunk(frames[None], self.side)[0] if self.side else frames
 
     def _facts(self) -> dict[str, Any]:
-        chosen = (
-            {"chosen": "evenly"} if self.fps else {}
-        )  # results of frames chosen by time stamps do not compare
+        # results of frames chosen by time stamps do not compare
+        chosen = {"chosen": "evenly"} if self.fps else {}
         return {
             "fps": _plain(self.fps),
             "side": self.side,

@@ -221,9 +221,8 @@ def merge(
     made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     trained = {dim["name"] for one in several for dim in one["dims"] if dim["trained"]}
     marked = [{**dim, "trained": dim["name"] in trained} for dim in first["dims"]]
-    kept = {
-        key: first[key] for key in ("format", *KEYS)
-    }  # all else is of these sets alone, and made anew
+    # all else is of these sets alone, and made anew
+    kept = {key: first[key] for key in ("format", *KEYS)}
     return summed_up(
         {
             **kept,

@@ -81,11 +81,8 @@ class Measurer:
                 "written": clip.written,
             }
             self._measure(clip, task, done)
-        except (
-            OSError,
-            Unreadable,
-            MemoryError,
-        ) as error:  # rewards' own errors are caught one by one
+        # rewards' own errors are caught one by one
+        except (OSError, Unreadable, MemoryError) as error:
             done.why = f"unreadable: {error or 'out of memory'}"
         return done
 

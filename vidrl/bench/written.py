@@ -9,10 +9,8 @@ from typing import Any
 from vidrl.rewards._files.pictures import is_still
 from vidrl.rewards._files.reading import opened, without_covers
 
-CONTAINERS = {
-    "mov,mp4,m4a,3gp,3g2,mj2": "mp4",
-    "matroska,webm": "matroska",
-}  # by the names that ffmpeg has for them
+# by the names that ffmpeg has for them
+CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 ENDINGS = {".mp4": "mp4", ".mov": "mp4", ".m4v": "mp4", ".mkv": "matroska", ".webm": "matroska"}
 Written = dict[str, Any]
 

@@ -53,9 +53,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         print("vidrl: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python complains once more at exit
+        # or Python complains once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:  # noqa: BLE001  the last place that can say it, in full where it is not ours
         if os.environ.get("VIDRL_TRACEBACK") or not told(error):

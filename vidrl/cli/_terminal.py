@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-OBEYED = re.compile(  # C0 and C1 without tab and end of line, a return amid a line, and marks of direction
+# C0 and C1 without tab and end of line, a return amid a line, and marks of direction
+OBEYED = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|(?<=[^\n])\r(?!\n|$)"
 )
 

@@ -76,9 +76,8 @@ def _train(args: argparse.Namespace) -> int:
     recipe = config.load(args.recipe, args.overrides)
     evaluate.check_recipe(recipe)
     _look(recipe)  # a suite that is not there must show before the work
-    if (
-        "RANK" in os.environ and not args.check
-    ):  # one of a group: only the main process's machine has the run folder
+    # one of a group: only the main process's machine has the run folder
+    if "RANK" in os.environ and not args.check:
         return _trained(recipe, args.resume)
     stands = resume.examine(recipe.run, recipe.to_dict(), args.resume)
     if args.check:

@@ -134,9 +134,8 @@ def _calibrated(recipe: Recipe) -> Pace:
 def _shape(backbone: Denoiser, segments: int, parameters: dict[str, int]) -> dict[str, Any]:
     config = None if parameters else getattr(backbone.network, "config", None)
     patch = config.patch_size if config is not None else (1, 1, 1)
-    tokens = (
-        None if parameters else prod(backbone.shape[1:]) // prod(patch)
-    )  # a driven network's own affair
+    # a driven network's own affair
+    tokens = None if parameters else prod(backbone.shape[1:]) // prod(patch)
     frames, *_ = _pixels(backbone)
     return {
         "latent": list(backbone.shape),
@@ -214,8 +213,8 @@ def _memory(
     }
     stages = {
         "encoding": weights["text encoder"] if offloaded else 0.0,
-        "sampling": done.forward_peak
-        + parts["kept trajectories"],  # joined out of micro-batches, so twice for a while
+        # joined out of micro-batches, so twice for a while
+        "sampling": done.forward_peak + parts["kept trajectories"],
         "update": done.update_peak + calls.first.largest * (8.0 * numel + done.condition),
         "decoding": max(3 * clips, clips + done.decode_peak),
     }
@@ -286,9 +285,8 @@ def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work) -> dict[
 def _resident(recipe: Recipe, memory: Mapping[str, float], pace: Pace) -> dict[str, float]:
     """The process's peak: what is resident once all is built, and the update or the scoring
     of a few clips."""
-    kept = (
-        memory["host"] - memory["host: clips decoded and scored at once"]
-    )  # which the calibration held too
+    # which the calibration held too
+    kept = memory["host"] - memory["host: clips decoded and scored at once"]
     scoring = pace.peak + kept
     updating = pace.resident + memory["stage: update"] + memory["kept trajectories"]
     return {"resident before": pace.resident, "peak resident": max(scoring, updating)}

@@ -125,9 +125,8 @@ class Bench:
         old = x.new_zeros(count, kept, plan.segments)
         rollout = Rollout(rows(cond, few.to(x.device)), clean, x, x, old, plan, x)
         prompts = [self.prompts[i] for i in few.tolist()]
-        credit = (1.0 + numbers)[:, None].expand(
-            -1, plan.segments
-        )  # no two alike, and none 0: none is left out
+        # no two alike, and none 0: none is left out
+        credit = (1.0 + numbers)[:, None].expand(-1, plan.segments)
         seen = Experience(rollout, credit, numbers // group, prompts, numbers, 0, 0)
         batch = next(iter(self.algorithm.minibatches(seen)))
         return batch.split(self.updater.micro_batch)[0]

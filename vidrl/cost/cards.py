@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from vidrl import plugin
 
-UTILISATION = 0.35  # of the peak that a transformer's large matrix products reach in plain torch: an assumption
-HEADROOM = 0.92  # of a card's memory that a process can fill: the driver, the context and fragments take the rest
+# of the peak that a transformer's large matrix products reach in plain torch: an assumption
+UTILISATION = 0.35
+# of a card's memory that a process can fill: the driver, the context and fragments take the
+# rest
+HEADROOM = 0.92
 
 
 @dataclass(frozen=True)

@@ -97,14 +97,15 @@ class Calls:
 
     clips: int
     kept: int  # steps of the first round
-    rounds: list[
-        dict[str, int]
-    ]  # sampling, update (with backward), reference, divergence, recomputed in backward
+    # sampling, update (with backward), reference, divergence, recomputed in backward
+    rounds: list[dict[str, int]]
     first: Round  # the first round's rows and clips
     evaluation: int
     evaluations: int
     evaluated_clips: int
-    whole_evaluations: float  # evaluations of all prompts that cost as much as the run's, some of them of fewer prompts
+    # evaluations of all prompts that cost as much as the run's, some of them of fewer
+    # prompts
+    whole_evaluations: float
 
     @property
     def run(self) -> int:
@@ -121,20 +122,17 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     stochastic step.
     """
     stand_in, options = StandIn(backbone), recipe.train
-    if isinstance(
-        algorithm, Credited
-    ):  # measured credit makes the same calls, and here nothing was measured yet
+    # measured credit makes the same calls, and here nothing was measured yet
+    if isinstance(algorithm, Credited):
         algorithm = replace(algorithm, credit="whole", influence="")
-    if isinstance(
-        algorithm, Gated
-    ):  # so does a KL on some of the samples, for which the parts of a reward are needed
+    # so does a KL on some of the samples, for which the parts of a reward are needed
+    if isinstance(algorithm, Gated):
         algorithm = replace(algorithm, gate=0.0)
     policy = Policy(stand_in, full=True)
     if options.ema:
         policy.remember("ema")
-    algorithm.setup(
-        policy, Brightness(), members(recipe, algorithm.data)
-    )  # a tree is planned for the group
+    # a tree is planned for the group
+    algorithm.setup(policy, Brightness(), members(recipe, algorithm.data))
     files = offline(recipe, algorithm.data)
     clips, known, made = (
         options.prompts_per_round * options.group,
@@ -143,9 +141,8 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     )
     for number in range(options.rounds):
         plan = algorithm.plan(stand_in, number, draws(recipe.seed, [("plan", number)])[0])
-        alike = tuple(
-            name for name in sorted(policy.sets) if equal(policy, name)
-        )  # weights that need no second call
+        # weights that need no second call
+        alike = tuple(name for name in sorted(policy.sets) if equal(policy, name))
         size = tuple(plan.times), plan.stochastic, plan.keep, plan.forks, plan.scored, alike
         if size in known:
             _moved(policy)
@@ -187,9 +184,8 @@ def _round(
     batches = list(algorithm.minibatches(seen))
     for batch in batches:
         stand_in.stage = "update"
-        loss = algorithm.loss(
-            policy, batch
-        ).value  # of all rows at once: micro-batches make as many calls
+        # of all rows at once: micro-batches make as many calls
+        loss = algorithm.loss(policy, batch).value
         stand_in.stage = "recomputed"  # by checkpointing
         loss.backward()  # type: ignore[no-untyped-call]
         _moved(policy)
@@ -216,9 +212,8 @@ def _brought(policy: Policy, plan: Plan, clips: int, group: int, source: str) ->
     not called."""
     stand_in, numbers = policy.backbone, torch.arange(clips)
     cond, prompts = stand_in.encode([""] * clips), [""] * clips
-    credit = (1.0 + numbers)[:, None].expand(
-        -1, plan.segments
-    )  # no two alike, and none 0: none is left out
+    # no two alike, and none 0: none is left out
+    credit = (1.0 + numbers)[:, None].expand(-1, plan.segments)
     names = [(0, *divmod(i, group)) for i in range(clips)]
     if not source:
         rollout = sample(policy, cond, draws(0, names), plan, tree(plan, 0, names, group))

@@ -44,9 +44,8 @@ _UMT5_XXL: dict[str, Any] = {
     "feed_forward_proj": "gated-gelu",
     "dropout_rate": 0.0,
 }
-KNOWN: dict[
-    str, dict[str, Any]
-] = {  # by the public model cards; the autoencoder is diffusers' default
+# by the public model cards; the autoencoder is diffusers' default
+KNOWN: dict[str, dict[str, Any]] = {
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _WAN
     | {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
     "Wan-AI/Wan2.1-T2V-14B-Diffusers": _WAN

@@ -39,15 +39,13 @@ class Work:
     condition: float
     forward_peak: float
     update_peak: float
-    update_peak_other: (
-        float  # with the other setting of gradient checkpointing; NaN where there is none
-    )
+    # with the other setting of gradient checkpointing; NaN where there is none
+    update_peak_other: float
     decode_peak: float  # of one piece
     decode_at_once: int
     checkpointing: bool
-    kept: float | None = (
-        None  # bytes that host memory keeps of a prompt, where that is not the condition
-    )
+    # bytes that host memory keeps of a prompt, where that is not the condition
+    kept: float | None = None
 
 
 def of(recipe: Recipe, blueprint: Blueprint, whole: Denoiser, micro_batch: int) -> Work:

@@ -19,11 +19,8 @@ from vidrl.rewards import Score
 from .estimators import blend, leave_one_out, normalise, scaled
 from .parts import any_curve, earned, scaled_steps, segment_sums, shares_of, without
 
-WAYS = (
-    "whole",
-    "segment",
-    *(MEASURED := ("influence", "gls", "posterior")),
-)  # these need a measured influence
+# these need a measured influence
+WAYS = ("whole", "segment", *(MEASURED := ("influence", "gls", "posterior")))
 
 
 def advantages(
@@ -68,9 +65,8 @@ def advantages(
         weights[name] * normalise(part.value, group, scale, eps) for name, part in parts.items()
     ]
     whole = torch.stack(each).sum(0)
-    scale = (
-        "none" if scale == "leave_one_out" else scale
-    )  # segments' own credit leaves one out already
+    # segments' own credit leaves one out already
+    scale = "none" if scale == "leave_one_out" else scale
     if split and scale != "none":
         whole = scaled(whole, group, "batch")
     if way == "whole" or not alpha or len(spans) == 1 or not any_curve(parts):

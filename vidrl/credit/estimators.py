@@ -208,9 +208,8 @@ def gls(
         pooled_covariance(entries, group, shrink) if covariance is None else covariance, ridge
     )
     weights = torch.linalg.solve(sigma, influence.to(sigma).T).T
-    fit = (weights * influence).sum(
-        1, keepdim=True
-    )  # positive, as Σ is; 0 where a segment moves nothing
+    # positive, as Σ is; 0 where a segment moves nothing
+    fit = (weights * influence).sum(1, keepdim=True)
     weights = weights * influence.sum(1, keepdim=True) / fit.clamp(min=1e-30)
     return leave_one_out(entries, group) @ weights.to(entries).T / entries.shape[1]
 

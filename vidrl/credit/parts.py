@@ -61,9 +61,8 @@ def segment_sums(score: Score, spans: Sequence[Span]) -> Tensor:
         )
     added = _added(score)
     made = [_of_part(part, added[name], spans) for name, part in score.parts.items()]
-    everywhere = (
-        1.0 if score.adds else _evenly(score, spans)
-    )  # without `adds`: linear up to a constant
+    # without `adds`: linear up to a constant
+    everywhere = 1.0 if score.adds else _evenly(score, spans)
     return torch.stack(made).nan_to_num(0.0).sum(0) + _left_over(score)[:, None] * everywhere
 
 
@@ -72,12 +71,10 @@ def _of_part(part: Score, added: Tensor, spans: Sequence[Span]) -> Tensor:
     (N, 2), with its slope."""
     add, slope = added.unbind(1)
     sums, value = segment_sums(part, spans), part.value
-    alike = bool(
-        (slope == slope[0]).all()
-    )  # of all samples, so that their mean changes no advantage
-    if not alike and not _is_local(
-        part
-    ):  # else most of a band's edge would be charged to every segment
+    # of all samples, so that their mean changes no advantage
+    alike = bool((slope == slope[0]).all())
+    # else most of a band's edge would be charged to every segment
+    if not alike and not _is_local(part):
         sums, value = sums - sums.nanmean(0), value - value.nanmean()
     return slope[:, None] * sums + (add - slope * value)[:, None] * _evenly(part, spans)
 
@@ -210,10 +207,8 @@ def shares_of(score: Score) -> dict[str, float]:
     """The share of each part in a composite, with the sign of its slope. Raises ValueError
     where that changes sign."""
     scored = [name for name in score.weights if bool(score.parts[name].value.isfinite().any())]
-    total, made = (
-        sum(abs(score.weights[name]) for name in scored),
-        {},
-    )  # parts left out of images have no share
+    # parts left out of images have no share
+    total, made = sum(abs(score.weights[name]) for name in scored), {}
     for name, weight in score.weights.items():
         value = score.parts[name].value
         signs = score.slopes.get(name, torch.full_like(value, weight))[value.isfinite()].sign()

@@ -19,11 +19,8 @@ from vidrl.rewards._files.tables import BadTable, entries
 from . import references
 
 __all__ = ["BadTable", "Entry", "Table", "read_clips", "read_pairs", "shown"]
-METADATA = (
-    "metadata.jsonl",
-    "metadata.csv",
-    "metadata.parquet",
-)  # what VideoFolder of Hugging Face's datasets reads
+# what VideoFolder of Hugging Face's datasets reads
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 PAIR = ("prompt", "chosen", "rejected")  # the columns that a table of pairs must have
 LABELS = ("labels", "segment_labels")
 EXAMPLE = '{"prompt": "a dog runs", "chosen": "a.mp4", "rejected": "b.mp4", "labels": [1, 1, -1]}'

@@ -67,9 +67,8 @@ def read(table: Table, backbone: Denoiser, workers: Workers, strict: bool = Fals
     paths = table.clips
     _check_room(len(paths), backbone)
     latents, good, reasons = torch.empty(len(paths), *backbone.shape), torch.ones(len(paths)), []
-    for start in range(
-        0, len(paths), workers.count
-    ):  # clip by clip, because they are gathered on the device
+    # clip by clip, because they are gathered on the device
+    for start in range(0, len(paths), workers.count):
         mine = [_encoded(path, backbone) for path in paths[start + workers.rank :][:1]]
         part = slice(start, start + workers.count)
         latents[part] = workers.all(torch.stack([one for one, _ in mine]) if mine else latents[:0])

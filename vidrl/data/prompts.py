@@ -34,13 +34,8 @@ __all__ = [
     "table",
 ]
 MARK = "\ufeff"  # the byte-order mark that some editors put at the beginning of a file
-COLUMNS = {
-    "prompt",
-    "prompts",
-    "caption",
-    "captions",
-    "text",
-}  # a table's names for what vidrl calls a prompt
+# a table's names for what vidrl calls a prompt
+COLUMNS = {"prompt", "prompts", "caption", "captions", "text"}
 
 
 def read(path: str | Path, strict: bool = False) -> list[str]:
@@ -197,9 +192,8 @@ def _remarks(path: str) -> list[str]:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        text = Path(path).read_text(
-            encoding="utf-8"
-        )  # every end of line arrives here as a line feed
+        # every end of line arrives here as a line feed
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadPrompts(
             f"prompt file {path}: expected a UTF-8 text file, one prompt a line, but {error}"

@@ -59,9 +59,8 @@ def _dance_sde(
 def _flow_sde(
     path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor
 ) -> tuple[Tensor, Tensor]:
-    level = torch.where(
-        t >= 1, second, t
-    )  # t/(1−t) has no value at t = 1; the published code replaces it below only
+    # t/(1−t) has no value at t = 1; the published code replaces it below only
+    level = torch.where(t >= 1, second, t)
     std = eta * (t / (1 - level)).sqrt() * (t - s).sqrt()
     return std, s - std**2 / (2 * t)
 

@@ -16,12 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import ModuleType
 
-LIBRARIES = (
-    "numpy",
-    "torch",
-    "cv2",
-    "decord",
-)  # what a reward imports: loaded before the folder is looked into
+# what a reward imports: loaded before the folder is looked into
+LIBRARIES = ("numpy", "torch", "cv2", "decord")
 _FOLDERS: dict[str, str] = {}  # the modules that were found in a working folder, and that folder
 
 

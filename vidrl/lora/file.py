@@ -31,13 +31,8 @@ _ENDINGS = [  # of a tensor's name → what the tensor is
     (re.compile(r"\.alpha$"), "alpha"),
     (re.compile(r"\.(dora_scale|lora_magnitude_vector(\.default)?(\.weight)?)$"), "magnitude"),
 ]
-_CHANGED = (
-    "pissa",
-    "olora",
-    "corda",
-    "loftq",
-    "lora_ga",
-)  # peft changes the network's own weights for these
+# peft changes the network's own weights for these
+_CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -261,9 +256,8 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]]
             spare[key] = f"is a second {part[1].split('.')[0]} of {name}"
         elif part:
             parts.setdefault(name, {})[part[1]] = value.float()
-        elif not (
-            key.endswith((".diff", ".diff_b")) and not value.any()
-        ):  # leaving out a change by 0 changes nothing
+        # leaving out a change by 0 changes nothing
+        elif not (key.endswith((".diff", ".diff_b")) and not value.any()):
             spare[key] = "is no tensor of a plain LoRA"
     return parts, spare
 
@@ -307,9 +301,8 @@ def _alpha(config: Mapping[str, Any], name: str, rank: int) -> float:
     patterns = config["alpha_pattern"].items()
     own = next((value for key, value in patterns if re.match(rf"(.*\.)?({key})$", name)), None)
     alpha = float(own if own is not None else config.get("lora_alpha", rank))
-    return (
-        alpha * rank**0.5 if config.get("use_rslora") else alpha
-    )  # rank-stabilised: scale = alpha / √rank
+    # rank-stabilised: scale = alpha / √rank
+    return alpha * rank**0.5 if config.get("use_rslora") else alpha
 
 
 def _whole(number: float) -> float:

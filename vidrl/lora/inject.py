@@ -67,9 +67,8 @@ def _inject(
     peft = _peft()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
-        warnings.filterwarnings(
-            "ignore", "While injecting the PEFT adapters"
-        )  # of other modules that targets match
+        # of other modules that targets match
+        warnings.filterwarnings("ignore", "While injecting the PEFT adapters")
         peft.inject_adapter_in_model(
             peft.LoraConfig(**config), network, state_dict=dict(only) if only else None
         )

@@ -11,12 +11,8 @@ from torch import nn
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # what a LoRA is put on
 ALL = "all-linear"
-USUAL = (
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-)  # the projections of attention, as most networks of diffusers name them
+# the projections of attention, as most networks of diffusers name them
+USUAL = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def resolve(network: nn.Module, targets: Sequence[str]) -> list[str]:

@@ -47,9 +47,8 @@ def folder(weights: Mapping[str, Tensor], config: Mapping[str, Any], form: str, 
     out.mkdir(parents=True, exist_ok=True)
     file = out / FILES[form]
     if form == "diffusers":
-        from diffusers import (
-            WanPipeline,
-        )  # every family's writer gives "transformer." and the metadata alike
+        # every family's writer gives "transformer." and the metadata alike
+        from diffusers import WanPipeline
 
         plain = {
             key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()

@@ -104,9 +104,8 @@ def _typed(text: str) -> Any:
 
 
 def _values(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value for key, value in flat(table) if value != {}
-    }  # an empty table says no more than none
+    # an empty table says no more than none
+    return {key: value for key, value in flat(table) if value != {}}
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

@@ -164,9 +164,8 @@ def _lines(path: Path) -> list[Row]:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except (
-        json.JSONDecodeError
-    ):  # the half-written last line of a run that is still going on, or was killed
+    # the half-written last line of a run that is still going on, or was killed
+    except json.JSONDecodeError:
         return None
 
 

@@ -189,11 +189,8 @@ def _distance(shape: str, p: Tensor) -> Tensor:
         return _box(x, y, 0.82, 0.82)
     if shape == "cross":
         return torch.minimum(_box(x, y, 1.0, 0.33), _box(x, y, 0.33, 1.0))
-    edges = (
-        y - 0.62,
-        (sqrt(3) * x - y) / 2 - 0.57,
-        (-sqrt(3) * x - y) / 2 - 0.57,
-    )  # an upright triangle
+    # an upright triangle
+    edges = (y - 0.62, (sqrt(3) * x - y) / 2 - 0.57, (-sqrt(3) * x - y) / 2 - 0.57)
     return torch.stack(edges).amax(0)
 
 

@@ -27,10 +27,8 @@ from .record import Record
 from .unread import unread
 from .update import Updater
 
-NO_BEST = {
-    "value": -float("inf"),
-    "checkpoint": "",
-}  # before any weights were found within the guards' bands
+# before any weights were found within the guards' bands
+NO_BEST = {"value": -float("inf"), "checkpoint": ""}
 
 
 class Lookback:
@@ -56,9 +54,8 @@ class Lookback:
     began: float
     stop: str
     best: dict[str, Any]
-    put_back: tuple[
-        int, str
-    ]  # the round after which a guard put a checkpoint back last, and that checkpoint's name
+    # the round after which a guard put a checkpoint back last, and that checkpoint's name
+    put_back: tuple[int, str]
     look: Look
 
     def _note(self) -> None:
@@ -92,9 +89,8 @@ class Lookback:
         """Raise ValueError for a band that nothing measures, or prompts or a reward that do
         not suit the backbone."""
         self.backbone.check_prompts([*self.prompts, *self.held_out.prompts])
-        getattr(self.look, "check", lambda backbone: None)(
-            self.backbone
-        )  # a plain function has none
+        # a plain function has none
+        getattr(self.look, "check", lambda backbone: None)(self.backbone)
         stills.check(self.held_out.reward, self.recipe.guard.bands, self.backbone.frame_map)
         known = dict.fromkeys(
             self.held_out.names(stills.makes_images(self.backbone.frame_map)), 0.0
@@ -345,9 +341,8 @@ class Lookback:
                 f"changed after round {self.round}: {'; '.join(map(str, found))}", file=sys.stderr
             )
         if not keys & {"train.micro_batch", "train.score_batch", "device"}:
-            for name, size in state.get(
-                "pieces", {}
-            ).items():  # they may have been halved where memory ran out
+            # they may have been halved where memory ran out
+            for name, size in state.get("pieces", {}).items():
                 self.pieces[name].size = size
         if "train.mixed_precision" not in keys:
             self.workers.load_scaler(state.get("scaler", {}))
@@ -449,8 +444,7 @@ class Lookback:
         """Set the recipe's optimiser settings and averaged weights: a checkpoint may say
         otherwise."""
         for group in self.updater.optimiser.param_groups:
-            group["weight_decay"] = (
-                self.options.weight_decay
-            )  # the learning rate is set at each round's update
+            # the learning rate is set at each round's update
+            group["weight_decay"] = self.options.weight_decay
         if self.options.ema and "ema" not in self.policy.sets:
             self.policy.remember("ema")

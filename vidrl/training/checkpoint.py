@@ -146,8 +146,9 @@ def status(run_dir: str | Path) -> str:
             "interrupted": "interrupted",
             "running": "interrupted",
             "stopped": "stopped",
+            # "time limit" is an earlier version's word
             "time limit": "stopped",
-        }.get(ended, "finished")  # "time limit" is an earlier version's word
+        }.get(ended, "finished")
     begun = latest(folder) is not None or (folder / "metrics.jsonl").is_file()
     return "interrupted" if begun else "new"
 
@@ -166,9 +167,8 @@ def cut_back(path: str | Path, last_round: int) -> None:
     half-written row goes too."""
     if not Path(path).is_file():
         return
-    lines = (
-        Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
-    )  # a kill may cut a letter in two
+    # a kill may cut a letter in two
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     kept = [line for line in lines if line and _round(line) <= last_round]
     write_text(path, "".join(f"{line}\n" for line in kept))
 
@@ -180,9 +180,8 @@ def writing(run_dir: str | Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        refused = (
-            isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
-        )  # which has no base class
+        # which has no base class
+        refused = isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
         if not refused or isinstance(error, FileNotFoundError):
             raise
         raise WriteError(_complaint(run_dir, what, error)) from error
@@ -277,9 +276,8 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
             ("tensor", value) if isinstance(value, Tensor) else ("array", torch.from_numpy(value))
         )
         key = str(len(tensors))
-        tensors[key] = (
-            tensor.detach().cpu().clone().contiguous()
-        )  # a clone: safetensors refuses shared memory
+        # a clone: safetensors refuses shared memory
+        tensors[key] = tensor.detach().cpu().clone().contiguous()
         return {"is": kind, "key": key}
     if isinstance(value, Mapping):
         return {

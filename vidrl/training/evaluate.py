@@ -197,9 +197,8 @@ def _finite(score: Score) -> Score:
 def check_scored(score: Score, allowed: float, round: int) -> None:
     """Raise RuntimeError, with the first reason, where more than a share `allowed` of the
     samples is unscored."""
-    missing = float(
-        score.value.isnan().double().mean()
-    )  # in float32, 3 of 5 would be more than 0.6
+    # in float32, 3 of 5 would be more than 0.6
+    missing = float(score.value.isnan().double().mean())
     reason = next((why for why in score.why if why), "another process knows the reason")
     check_share(missing, allowed, round, reason)
 
@@ -313,9 +312,8 @@ def diversity(video: Tensor, group: Tensor) -> Tensor:
     for g in group.unique():
         clips = video[group == g].flatten(1)
         pairs = len(clips) * (len(clips) - 1)
-        spreads.append(
-            torch.cdist(clips, clips, p=1).sum() / pairs / clips.shape[1]
-        )  # 0 / 0 for a group of one
+        # 0 / 0 for a group of one
+        spreads.append(torch.cdist(clips, clips, p=1).sum() / pairs / clips.shape[1])
     return torch.stack(spreads)
 
 

@@ -16,10 +16,8 @@ STAYS, LEFT = "stays in band", "left band"
 INSIDE, OUTSIDE = "in band (not beyond doubt)", "out of band (not beyond doubt)"
 
 
-OWN = (
-    "unscored_share",
-    "weight_drift",
-)  # 0 for the base model, so that their bands are of the values themselves
+# 0 for the base model, so that their bands are of the values themselves
+OWN = ("unscored_share", "weight_drift")
 
 
 def unit(name: str, before: float) -> float:

@@ -21,10 +21,11 @@ from .rollout import SCORE_BATCH, clips, draws
 from .scored import Scored
 from .weight_drift import weight_drift
 
-TWINS = 32  # prompts, the first ones, of which a second clip is made: how far members of a group stand apart
-Look = Callable[
-    [int, Policy, str, Workers, bool], None
-]  # round, policy, its weights' name, processes, whether it ends
+# prompts, the first ones, of which a second clip is made: how far members of a group stand
+# apart
+TWINS = 32
+# round, policy, its weights' name, processes, whether it ends
+Look = Callable[[int, Policy, str, Workers, bool], None]
 
 
 class Abandoned(Exception):
@@ -62,9 +63,8 @@ class HeldOut:
         self.decoding, self.show = pieces(score_batch), show
         self.few = few or len(prompts)
         self.shares = {n: workers.share(n, even=False) for n in (len(prompts), self.few)}
-        self.captions = evaluate.are_captions(
-            prompts
-        )  # of all of them: processes must agree on what is measured
+        # of all of them: processes must agree on what is measured
+        self.captions = evaluate.are_captions(prompts)
 
     def names(self, images: bool = False) -> list[str]:
         """The measures of an evaluation, of `images` those that need no time.
@@ -101,18 +101,16 @@ class HeldOut:
             self.encode.learn([self.prompts[i] for i in places])
             scored, guards = self._scored(policy, places, batch)
             others = list(map(_thumbnails, self._clips(policy, twins, "held out twin", batch)))
-        if self.workers.agree(
-            ""
-        ):  # a signal reaches processes at different moments, but they must stop together
+        # a signal reaches processes at different moments, but they must stop together
+        if self.workers.agree(""):
             raise Abandoned
         score, seen = (
             scored.score,
             {name: np.concatenate([one[name] for one in guards]) for name in guards[0]},
         )
         own = evaluate.rewarded(score) | seen | {"diversity": _apart(scored.thumbnails, others)}
-        drift = np.full(
-            len(places), weight_drift(policy, weights)
-        )  # of the weights: all clips have one number
+        # of the weights: all clips have one number
+        drift = np.full(len(places), weight_drift(policy, weights))
         return (
             self.workers.gather_arrays(own | {"weight_drift": drift}),
             scored.first(self.show),

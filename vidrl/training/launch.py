@@ -62,9 +62,8 @@ def environment(processes: int) -> dict[str, str]:
     if not torch.cuda.is_available():
         given["ACCELERATE_USE_CPU"] = "true"
     if Path("/sys/class/net/lo").exists():
-        given["GLOO_SOCKET_IFNAME"] = (
-            "lo"  # a host whose name resolves to nothing would fail otherwise
-        )
+        # a host whose name resolves to nothing would fail otherwise
+        given["GLOO_SOCKET_IFNAME"] = "lo"
     group = {
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),

@@ -91,9 +91,8 @@ class Trainer(Lookback):
         self.held_out = HeldOut(
             held_out, self.reward, self.workers, self.encode, steps, at_once, show, few
         )
-        self.judged = (
-            "ema" if self.options.ema else "live"
-        )  # the weights that are evaluated and kept
+        # the weights that are evaluated and kept
+        self.judged = "ema" if self.options.ema else "live"
         if self.options.ema:
             self.policy.remember("ema")
         self.round, self.evaluated, self.saved, self.seconds, self.stop = 0, -1, -1, 0.0, ""
@@ -118,7 +117,8 @@ class Trainer(Lookback):
         return self.record.folder
 
     def _loop(self) -> None:
-        self._look_back()  # of a new run the base model; of a resumed one what its checkpoint had not seen yet
+        # of a new run the base model; of a resumed one what its checkpoint had not seen yet
+        self._look_back()
         bar = progress(self.options.rounds, self.round, self.workers.main)
         while self.round < self.options.rounds and not self.stop:
             start = time.perf_counter()
@@ -198,18 +198,16 @@ class Trainer(Lookback):
             self.backbone.path, plan.sampler, times[noisy], times[noisy + 1], plan.eta, times[1]
         )
         rehearse(self.algorithm, self.backbone.shape, plan, prompts, index, self.files.members)
-        with (
-            self.workers.autocast()
-        ):  # and with gradient: the update must not be the first to find that it has none
+        # and with gradient: the update must not be the first to find that it has none
+        with self.workers.autocast():
             self.backbone.ready()
 
     def _plan(self) -> Plan:
         plan = self.algorithm.plan(
             self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0]
         )
-        return (
-            replace(plan, scored=False) if self.files.source == "pairs" else plan
-        )  # people have judged the pairs
+        # people have judged the pairs
+        return replace(plan, scored=False) if self.files.source == "pairs" else plan
 
     def _round_prompts(self) -> tuple[list[str], list[int]]:
         """The round's prompts, each `group` times, and the places of this process's
@@ -221,9 +219,8 @@ class Trainer(Lookback):
         )
 
     def _sample(self, prompts: list[str], index: list[int], plan: Plan) -> Rollout:
-        cond = self.encode(
-            prompts
-        )  # of all clips at once: an offloaded text encoder visits the device once a round
+        # of all clips at once: an offloaded text encoder visits the device once a round
+        cond = self.encode(prompts)
 
         def part(piece: slice) -> Rollout:
             names = [(self.round, *divmod(i, self.options.group)) for i in index[piece]]

@@ -19,8 +19,9 @@ CALL = {
     "width": "width",
     "frames": "num_frames",
     "guidance": "guidance_scale",
+    # arguments of a pipeline's call, by the options of a command
     "text_length": "max_sequence_length",
-}  # arguments of a pipeline's call, by the options of a command
+}
 
 
 @dataclass(frozen=True)

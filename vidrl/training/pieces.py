@@ -92,9 +92,8 @@ class Pieces:
                     raise
                 if size == 1:
                     raise self._too_large(error) from error
-            self.size = (
-                size // 2
-            )  # outside `except`, where the error no longer holds what the piece had made
+            # outside `except`, where the error no longer holds what the piece had made
+            self.size = size // 2
             release()
 
     def _too_large(self, error: Exception) -> torch.OutOfMemoryError:

@@ -49,9 +49,8 @@ class Workers:
             log_with=list(trackers) or None,
             project_dir=folder,
         )
-        if len(self.engine.log_with) < len(
-            trackers
-        ):  # accelerate drops those it cannot import without a word
+        # accelerate drops those it cannot import without a word
+        if len(self.engine.log_with) < len(trackers):
             known = (
                 ", ".join(str(getattr(one, "value", one)) for one in self.engine.log_with) or "none"
             )
@@ -65,7 +64,8 @@ class Workers:
             self.engine.process_index,
         )
         self.main = self.engine.is_main_process
-        self.engine.wait_for_everyone()  # else one that fails at once breaks the joining of the others, and hides why
+        # else one that fails at once breaks the joining of the others, and hides why
+        self.engine.wait_for_everyone()
 
     def share(self, n: int, even: bool = True) -> list[int]:
         """The places out of n that are this process's, one after the other."""
@@ -223,9 +223,8 @@ class Workers:
         """Divide the summed gradients by the loss scale, and note whether one has
         overflowed; all processes agree."""
         if self.engine.scaler is not None:
-            self.engine.scaler.scale(
-                torch.zeros((), device=self.device)
-            )  # else no scale, where no pair was here
+            # else no scale, where no pair was here
+            self.engine.scaler.scale(torch.zeros((), device=self.device))
             self.engine.scaler.unscale_(optimiser)
 
     def step(self, optimiser: torch.optim.Optimizer) -> bool:
@@ -257,9 +256,8 @@ class Workers:
     def _open_trackers(self) -> None:
         try:
             self.engine.init_trackers("vidrl")
-        except (
-            Exception
-        ) as error:  # each tracker has errors of its own, as of a login that is missing
+        # each tracker has errors of its own, as of a login that is missing
+        except Exception as error:
             named = ", ".join(str(getattr(one, "value", one)) for one in self.engine.log_with)
             raise RuntimeError(
                 f"train.trackers: {named} could not begin: {type(error).__name__}: {error}. Set it "

@@ -82,9 +82,8 @@ class Record:
         for name in ("metrics.jsonl", "evals.jsonl", "events.jsonl"):
             checkpoint.cut_back(self.folder / name, round)
         (self.folder / "progress.json").unlink(missing_ok=True)
-        for path in (self.folder / "clips").rglob(
-            f"{checkpoint.PARTIAL}*"
-        ):  # the clip being written at a kill
+        # the clip being written at a kill
+        for path in (self.folder / "clips").rglob(f"{checkpoint.PARTIAL}*"):
             path.unlink(missing_ok=True)
         for path in (self.folder / "checkpoints").glob("[0-9]*"):
             if int(path.name[:6]) > round:  # whole, but the run was killed before `latest` named it
@@ -323,9 +322,8 @@ class Record:
         if not all(file.is_file() for file in files):  # a person may have deleted the clips
             return []
         before, after = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-        pairs = zip(
-            before, after, strict=False
-        )  # of the same prompts, but train.show may have changed meanwhile
+        # of the same prompts, but train.show may have changed meanwhile
+        pairs = zip(before, after, strict=False)
         shared = ("prompt", "file", "fps", "reference", "references")
         return [
             {k: a[k] for k in shared if k in a} | {"before": _scores(a), "after": _scores(b)}

@@ -24,19 +24,10 @@ from .changes import Change
 from .checkpoint import RunFolderError
 
 LOCK = ".lock"
-PROMPTS = {
-    "data.prompts": "prompts",
-    "data.held_out": "held_out",
-}  # a key of the recipe → its file in the run folder
-PACKAGES = (
-    "vidrl",
-    "torch",
-    "diffusers",
-    "transformers",
-    "accelerate",
-    "peft",
-    "numpy",
-)  # that make the numbers
+# a key of the recipe → its file in the run folder
+PROMPTS = {"data.prompts": "prompts", "data.held_out": "held_out"}
+# that make the numbers
+PACKAGES = ("vidrl", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
 _HELD: dict[Path, IO[str]] = {}  # open for as long as this process lives, and so locked
 
 
@@ -68,9 +59,8 @@ def _describe(folder: Path, config: Mapping[str, Any], found: Mapping[str, input
     """Write the recipe, the prompts and the hashes; a run that goes on after its end has no
     summary any more."""
     (folder / "summary.json").unlink(missing_ok=True)
-    checkpoint.write_text(
-        folder / "config.toml", toml.write(config)
-    )  # first: it makes this a run folder
+    # first: it makes this a run folder
+    checkpoint.write_text(folder / "config.toml", toml.write(config))
     for key, name in PROMPTS.items():
         _keep(folder, name, _asked(config, key))
     checkpoint.write_text(folder / "inputs.json", json.dumps(found, indent=1))
@@ -175,9 +165,10 @@ def _another_run(folder: Path, config: Mapping[str, Any]) -> list[str]:
         ""
         if kept is None
         else prompts.differences(
+            # files may be moved
             *(list(map(without_folders, some)) for some in (kept, _asked(config, "data.prompts")))
         )
-    )  # files may be moved
+    )
     where = folder / f"prompts{prompts.as_text(kept or [])[0]}"
     return [
         *found,
@@ -192,9 +183,8 @@ def _changed(folder: Path, config: Mapping[str, Any]) -> list[Change]:
         "run",
         *(key for key, name in PROMPTS.items() if inputs.kept_prompts(folder, name) is not None),
     ]
-    ignored += [
-        key for key in _inputs(folder) if inputs.named(config, key)
-    ]  # `claim` compares their content
+    # `claim` compares their content
+    ignored += [key for key in _inputs(folder) if inputs.named(config, key)]
     return changes.between(filled(_recorded(folder)), filled(config), ignore=ignored)
 
 

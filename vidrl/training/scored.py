@@ -43,9 +43,8 @@ class Scored:
     def add(self, samples: Samples) -> None:
         """Score some clips, in the order of the prompts."""
         start = len(self.prompts)
-        for one in evaluate.score_some(
-            self.reward, samples
-        ):  # `join` copies, so that no view keeps the clips alive
+        # `join` copies, so that no view keeps the clips alive
+        for one in evaluate.score_some(self.reward, samples):
             self._found.append(evaluate.join([one]) if isinstance(one, Score) else one)
         self._small.append(evaluate.thumbnails(samples.frames))
         self.prompts, self.fps = [*self.prompts, *samples.prompts], samples.fps

@@ -61,9 +61,8 @@ def _why(rows: Sequence[Row]) -> str:
             f"{max(row.get('learning_rate', 0.0) for row in rows):.3g} are lost in rounding: raise "
             "train.learning_rate or train.lr_end"
         )
-    if not norms and not any(
-        "zero_std_share" in row for row in rows
-    ):  # such a round scored nothing: files of pairs
+    # such a round scored nothing: files of pairs
+    if not norms and not any("zero_std_share" in row for row in rows):
         return (
             "no pair says which clip is better: give each pair of data.pairs a label of 1 or -1, or leave the "
             "labels out where the chosen clip is better in every segment"

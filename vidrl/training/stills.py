@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from vidrl.diffusion.segments import Span
 from vidrl.rewards import Composite, Reward
 
-ACROSS = (
-    "verifier_motion",
-    "identity",
-)  # held-out measures, beside the reward's parts, that compare frames
+# held-out measures, beside the reward's parts, that compare frames
+ACROSS = ("verifier_motion", "identity")
 
 
 def makes_images(frame_map: Sequence[Span]) -> bool:

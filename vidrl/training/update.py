@@ -20,12 +20,10 @@ from .processes import Workers
 from .rollout import Plan, Rollout
 from .weight_drift import weight_drift
 
-Part = tuple[
-    Algorithm, Batch, float
-]  # rows of one optimiser step, whose loss they are for, and its weight
-TRAINED = (
-    "trained_share"  # of the rows of a round: those in whose prediction a trained weight takes part
-)
+# rows of one optimiser step, whose loss they are for, and its weight
+Part = tuple[Algorithm, Batch, float]
+# of the rows of a round: those in whose prediction a trained weight takes part
+TRAINED = "trained_share"
 FROZEN = (
     "no trained network takes part in the steps that were learned from: they are of networks that "
     "backbone.options.train leaves out"
@@ -117,17 +115,15 @@ class Updater:
 
     def _backward(self, parts: Sequence[Part], size: int) -> dict[str, Tensor]:
         seen: dict[str, list[Tensor]] = {}
-        self.optimiser.zero_grad(
-            set_to_none=True
-        )  # what a larger micro-batch added before memory ran out
+        # what a larger micro-batch added before memory ran out
+        self.optimiser.zero_grad(set_to_none=True)
         for algorithm, micro, weight in (
             (a, micro, w) for a, batch, w in parts for micro in batch.by_time().split(size)
         ):
             with self.workers.autocast():
                 loss = algorithm.loss(self.policy, micro)
-            trained = (
-                loss.value.requires_grad
-            )  # not where a network that is not trained predicts all rows
+            # not where a network that is not trained predicts all rows
+            trained = loss.value.requires_grad
             if trained:
                 self.workers.backward(loss.value * len(micro) * micro.share * weight)
             seen.setdefault(TRAINED, []).append(torch.full((len(micro),), float(trained)))
@@ -159,9 +155,8 @@ class Updater:
         self.workers.sum_gradients(parameters)
         self.workers.unscale(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
-        if not bool(norm.isfinite()) and (
-            scale is None or scale < 1
-        ):  # a smaller scale would not help
+        # a smaller scale would not help
+        if not bool(norm.isfinite()) and (scale is None or scale < 1):
             cure = "lower train.learning_rate, and see metrics.jsonl"
             raise RuntimeError(f"round {round}: the gradient is not finite; {cure}")
         taken = self.workers.step(self.optimiser)
@@ -193,9 +188,8 @@ class Updater:
     def _summary(self, seen: Mapping[str, Tensor]) -> dict[str, Any]:
         """Means over all processes' pairs; of the ratio also the range."""
         nothing = torch.zeros(0)  # of a metric that only another process's pairs reported
-        names = self.workers.names(
-            seen
-        )  # processes must gather the same metrics, else each waits for ever
+        # processes must gather the same metrics, else each waits for ever
+        names = self.workers.names(seen)
         everyones = {name: self.workers.all(seen.get(name, nothing).double()) for name in names}
         row: dict[str, Any] = {name: float(values.mean()) for name, values in everyones.items()}
         if "ratio" in everyones:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from .policy import Policy
 
-Pair = tuple[
-    Tensor, Tensor
-]  # lora_A and lora_B of one layer, as matrices (r, inputs) and (outputs, r)
+# lora_A and lora_B of one layer, as matrices (r, inputs) and (outputs, r)
+Pair = tuple[Tensor, Tensor]
 
 
 @torch.no_grad()

@@ -11,14 +11,6 @@ kind of network; `parts` holds what several families share.
 from . import cosmos, images, motion, packed, sound, unets, video, wan
 from ._family import FAMILIES, PROMPTS, Family, clips, picture
 
-BUILDERS = (
-    cosmos,
-    images,
-    motion,
-    packed,
-    sound,
-    unets,
-    video,
-    wan,
-)  # importing them fills FAMILIES
+# importing them fills FAMILIES
+BUILDERS = (cosmos, images, motion, packed, sound, unets, video, wan)
 __all__ = ["FAMILIES", "PROMPTS", "Family", "clips", "picture"]

@@ -34,7 +34,9 @@ HEIGHT = 72  # pixels of such a frame
 SIDE = 160  # the shorter side of what plays
 GIVEN = 160  # the longer side of what a clip was made from
 SECONDS, MOST = 10.0, 240  # of a clip that play, and frames
-MAP = 96  # the shorter side at which motion is looked at for the maps, which are drawn HEIGHT pixels high
+# the shorter side at which motion is looked at for the maps, which are drawn HEIGHT pixels
+# high
+MAP = 96
 MANY = 8  # clips that are worth the start of other processes
 PATIENCE = 300.0  # seconds for one clip in such a process
 SCALES = {"residual": 0.25, "flow": 1.0, "occlusion": 1.0}  # the brightest of each map

@@ -59,9 +59,8 @@ def _worse(run: Run) -> list[str]:
     side."""
     made = []
     for name, row in run.held_out.items():
-        if (
-            run.change(name) == "worse" and name != "composite"
-        ):  # the headline reports the composite
+        # the headline reports the composite
+        if run.change(name) == "worse" and name != "composite":
             digits = places(row["high"] - row["low"])
             change, low, high = (
                 decimals(row[key], sign=True, places=digits)
