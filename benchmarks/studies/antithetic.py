@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from vidrl.credit import estimators
-from vidrl.diffusion.schedule import equaliser
+from vidrl.diffusion.schedule import step_weights
 from vidrl.rewards._files import whole_file
 
 KINDS = ("free", "paired")
@@ -120,8 +120,8 @@ def page(found: Tensor, times: int, command: str) -> str:
     """The Markdown page."""
     bench = snr.Bench.demo()
     plan, count = bench.plan, len(snr.STEPS)
-    level = equaliser(
-        bench.policy.backbone.path, plan.sampler, plan.times, snr.STEPS, plan.eta
+    level = step_weights(
+        bench.policy.backbone.path, plan.sampler, plan.times, snr.STEPS, plan.eta, "rectified"
     ).float()
     mixes = torch.cat([torch.eye(count), torch.ones(1, count) / count, level[None] / count])
     ratio = worth(noise_of(found, mixes), times)

@@ -61,7 +61,7 @@ from vidrl.credit import estimators
 from vidrl.credit import parts as composed
 from vidrl.credit.influence import WHOLE, Influence
 from vidrl.diffusion import transition
-from vidrl.diffusion.schedule import equaliser, stochastic_steps
+from vidrl.diffusion.schedule import step_weights, stochastic_steps
 from vidrl.diffusion.segments import borders, frame_spans, pool
 from vidrl.rewards._files import whole_file
 from vidrl.training.policy import Policy
@@ -1166,7 +1166,9 @@ def report(run: Path, out: Path, only: Sequence[str], times: int) -> None:
     bench = Bench.demo()
     data, groups, branches = load(run, bench)
     plan, count = bench.plan, len(STEPS)
-    level = equaliser(bench.policy.backbone.path, plan.sampler, plan.times, STEPS, plan.eta).float()
+    level = step_weights(
+        bench.policy.backbone.path, plan.sampler, plan.times, STEPS, plan.eta, "rectified"
+    ).float()
     mixes = torch.cat([torch.eye(count), torch.ones(1, count) / count, level[None] / count])
     wanted = objectives(bench, data)
     found = study(

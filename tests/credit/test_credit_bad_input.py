@@ -266,31 +266,34 @@ def moments(frames=17, n=2, steps=1):
     return {"composite": root @ root.mT}
 
 
-@pytest.mark.parametrize("way", MEASURED)
-def test_credit_by_influence_that_was_not_measured(way):
+@pytest.mark.parametrize("estimator", MEASURED)
+def test_credit_by_influence_that_was_not_measured(estimator):
     for given in (None, {}, {"flicker": moments()["composite"]}):
         with pytest.raises(
-            ValueError, match=f"expected moments of 'composite' for {way} credit, got none: measure"
+            ValueError,
+            match=f"expected moments of 'composite' for {estimator} credit, got none: measure",
         ):
-            credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, way, moments=given)
+            credit.advantages(
+                Score(torch.randn(6), entries()), GROUP, SPANS, estimator, moments=given
+            )
 
 
-@pytest.mark.parametrize("way", MEASURED)
+@pytest.mark.parametrize("estimator", MEASURED)
 @pytest.mark.parametrize(
     "given", [moments(16), moments(n=3), moments(5)], ids=["frames", "segments", "latents"]
 )
-def test_credit_by_the_influence_of_another_clip(way, given):
+def test_credit_by_the_influence_of_another_clip(estimator, given):
     of = r"expected moments (\(K, S, F, F\) of 17 frames|of 2 segments) for 'composite', got"
     with pytest.raises(ValueError, match=of):
-        credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, way, moments=given)
+        credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, estimator, moments=given)
 
 
-@pytest.mark.parametrize("way", MEASURED)
-def test_credit_by_an_influence_that_is_not_finite(way):
+@pytest.mark.parametrize("estimator", MEASURED)
+def test_credit_by_an_influence_that_is_not_finite(estimator):
     given = moments()
     given["composite"][0, 1, 4, 4] = NAN
     with pytest.raises(ValueError, match="expected a finite influence"):
-        credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, way, moments=given)
+        credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, estimator, moments=given)
 
 
 def test_a_way_that_is_not_there():
@@ -300,11 +303,11 @@ def test_a_way_that_is_not_there():
         credit.advantages(Score(torch.randn(6), entries()), GROUP, SPANS, "local")
 
 
-@pytest.mark.parametrize("way", ["whole", "segment", *MEASURED])
-def test_one_segment_is_the_whole_clip_whatever_the_way(way):
+@pytest.mark.parametrize("estimator", ["whole", "segment", *MEASURED])
+def test_one_segment_is_the_whole_clip_whatever_the_estimator(estimator):
     """An image, or S = 1: nothing is asked of the curve, or of a measured influence."""
     value = torch.randn(6)
-    made = credit.advantages(Score(value, value[:, None]), GROUP, [(0, 1)], way)
+    made = credit.advantages(Score(value, value[:, None]), GROUP, [(0, 1)], estimator)
     assert torch.equal(made, credit.normalise(value, GROUP)[:, None])
 
 

@@ -158,7 +158,8 @@ def test_one_segment_is_whole_clip_credit(case):
     score = made(given, **CASES[case]({name: value_of(given, name) for name in NAMES}))
     assert torch.allclose(segment_sums(score, [(0, 9)])[:, 0], score.value, atol=1e-9)
     one, whole = (
-        advantages(score, ONE, [(0, 9)], way, scale="batch") for way in ("segment", "whole")
+        advantages(score, ONE, [(0, 9)], estimator, scale="batch")
+        for estimator in ("segment", "whole")
     )
     assert torch.equal(one, whole)
 
@@ -199,8 +200,8 @@ def test_an_unscored_part_takes_its_clip_out_and_one_that_may_be_left_out_does_n
     )
 
 
-@pytest.mark.parametrize("way", ["influence", "gls", "posterior"])
-def test_credit_by_influence_knows_the_edge_of_a_band_and_gates(way):
+@pytest.mark.parametrize("estimator", ["influence", "gls", "posterior"])
+def test_credit_by_influence_knows_the_edge_of_a_band_and_gates(estimator):
     """A clip in the band is credited against those below it; a gate's loss stands in every
     segment and step."""
     draw = torch.Generator().manual_seed(0)
@@ -210,11 +211,11 @@ def test_credit_by_influence_knows_the_edge_of_a_band_and_gates(way):
     moments = {"a": torch.eye(9).repeat(2, 3, 1, 1), "composite": torch.eye(9).repeat(2, 3, 1, 1)}
     group = torch.arange(16) // 4
     score = Composite({"a": FrameQuality()}, bands={"a": (0.8, 2.0)}).combine({"a": part})
-    got = advantages(score, group, SPANS, way, scale="batch", moments=moments)
+    got = advantages(score, group, SPANS, estimator, scale="batch", moments=moments)
     assert got.shape == (16, 2, 3) and bool((got[::4] > 0).all()) and bool((got[3::4] < 0).all())
     assert torch.corrcoef(torch.stack([got.mean((1, 2)), score.value]))[0, 1] > 0.99
     gated = Composite({"a": FrameQuality()}, gates={"a": 1.0}).combine({"a": part})
-    got = advantages(gated, group, SPANS, way, scale="batch", moments=moments)
+    got = advantages(gated, group, SPANS, estimator, scale="batch", moments=moments)
     assert torch.corrcoef(torch.stack([got.mean((1, 2)), gated.value]))[0, 1] > 0.99
 
 

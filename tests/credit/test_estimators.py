@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidrl.credit import WAYS, advantages, estimators
+from vidrl.credit import ESTIMATORS, advantages, estimators
 from vidrl.credit import parts as composed
 from vidrl.credit.estimators import (
     antithetic,
@@ -21,7 +21,7 @@ from vidrl.credit.estimators import (
     to_latent,
     whole_clip,
 )
-from vidrl.credit.parts import earned, segment_sums
+from vidrl.credit.parts import measured_credit, segment_sums
 from vidrl.rewards import Score
 
 NAN = float("nan")
@@ -244,14 +244,14 @@ def moments(names=("a", "b", "composite")):
     }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("per_part", [False, True])
-def test_advantages_of_every_way(way, per_part):
+def test_advantages_of_every_estimator(estimator, per_part):
     score, group = composite(), groups(16)
-    made = advantages(score, group, SPANS, way, 0.5, per_part=per_part, moments=moments())
-    assert made.shape == ((16, 4, 3) if way in ("influence", "gls", "posterior") else (16, 3))
+    made = advantages(score, group, SPANS, estimator, 0.5, per_part=per_part, moments=moments())
+    assert made.shape == ((16, 4, 3) if estimator in ("influence", "gls", "posterior") else (16, 3))
     assert torch.isfinite(made).all() and made.flatten(1).mean(1)[:8].sum().abs() < 1e-3
-    one = advantages(score, group, [(0, 5)], way, 0.5, per_part=per_part, moments=moments())
+    one = advantages(score, group, [(0, 5)], estimator, 0.5, per_part=per_part, moments=moments())
     assert torch.allclose(one, advantages(score, group, [(0, 5)], "whole", per_part=per_part))
 
 
@@ -270,7 +270,7 @@ def test_a_composite_is_credited_part_by_part():
     """Each part by its own influence, times how much the whole rises with it, over one root
     mean square."""
     score, group, given = composite(), groups(16), moments(("a", "b"))
-    parts = [earned(name, score.parts[name], group, "gls", given, 0.1) for name in "ab"]
+    parts = [measured_credit(name, score.parts[name], group, "gls", given, 0.1) for name in "ab"]
     whole = 2 * parts[0] + parts[1]
     made = advantages(score, group, SPANS, "gls", 1.0, "batch", moments=given)
     assert torch.allclose(made[:, 0], scaled(whole[:, 0], group, "batch"), atol=1e-3)
@@ -299,10 +299,12 @@ def test_parts_weigh_alike_whatever_the_segments(scale, atol):
     expected = torch.full((S,), 0.2) / near.value.std()
     expected[0] += 3 / far.value.std()
     spans = [(i, i + 1) for i in range(S)]
-    for way in ("whole", "segment"):
-        made = advantages(score, torch.arange(N) // 10, spans, way, scale=scale, per_part=True)
+    for estimator in ("whole", "segment"):
+        made = advantages(
+            score, torch.arange(N) // 10, spans, estimator, scale=scale, per_part=True
+        )
         got = (made * u).mean(0)
-        assert torch.allclose(got / got.norm(), expected / expected.norm(), atol=atol), way
+        assert torch.allclose(got / got.norm(), expected / expected.norm(), atol=atol), estimator
 
 
 def test_a_part_with_a_negative_weight_is_pushed_down():
@@ -310,9 +312,9 @@ def test_a_part_with_a_negative_weight_is_pushed_down():
     score.weights, score.slopes["b"] = {"a": 1.0, "b": -2.0}, torch.full((16,), -2.0)
     score.slopes["a"] = torch.ones(16)
     score.value = score.parts["a"].value - 2 * score.parts["b"].value
-    for way in ("whole", "segment"):
-        made = advantages(score, groups(16), SPANS, way, scale="batch", per_part=True).mean(1)
-        assert torch.corrcoef(torch.stack([made, score.value]))[0, 1] > 0.5, way
+    for estimator in ("whole", "segment"):
+        made = advantages(score, groups(16), SPANS, estimator, scale="batch", per_part=True).mean(1)
+        assert torch.corrcoef(torch.stack([made, score.value]))[0, 1] > 0.5, estimator
     score.weights["b"] = -1.0
     assert torch.isfinite(advantages(score, groups(16), SPANS, per_part=True)).all()
 
@@ -347,15 +349,19 @@ def test_parts_without_curves_are_told_and_are_whole_clip_credit():
 
 
 def test_the_scale_of_a_reward_does_not_matter():
-    for way in ("whole", "segment"):
+    for estimator in ("whole", "segment"):
         big, small = (
             advantages(
-                Score(k * v, k * f), groups(16), [(i, i + 1) for i in range(5)], way, scale="batch"
+                Score(k * v, k * f),
+                groups(16),
+                [(i, i + 1) for i in range(5)],
+                estimator,
+                scale="batch",
             )
             for k in (1.0, 0.1)
             for v, f in [(composite_curve().mean(1), composite_curve())]
         )
-        assert torch.allclose(big, small, rtol=0.02, atol=1e-3), way
+        assert torch.allclose(big, small, rtol=0.02, atol=1e-3), estimator
 
 
 def composite_curve():

@@ -134,7 +134,7 @@ def test_it_is_found_in_the_models_folder(tmp_path, backbone):
         asked.setup(policy, Brightness(), 2)
     influence.measure(backbone, Brightness(), plan(backbone), PROMPTS).save(tmp_path / FILE)
     asked.setup(policy, Brightness(), 2)
-    assert asked.known is not None
+    assert asked.measured_influence is not None
     with pytest.raises(
         ValueError,
         match=r"latent shape \['dance_sde', 0.3, \[3, 3.*got one of \['dance_sde', 0.5, ",
@@ -142,7 +142,7 @@ def test_it_is_found_in_the_models_folder(tmp_path, backbone):
         GRPO(credit="gls", eta=0.3, steps=4, segments=3).setup(policy, Brightness(), 2)
     other = GRPO(eta=0.3, steps=4, segments=3)  # does not need it
     other.setup(policy, Brightness(), 2)
-    assert other.known is None
+    assert other.measured_influence is None
 
 
 def test_that_of_another_length_or_reward_is_not_taken_for_this_ones(tmp_path, backbone):
@@ -154,7 +154,7 @@ def test_that_of_another_length_or_reward_is_not_taken_for_this_ones(tmp_path, b
     plain = GRPO(**options)
     policy = Policy(longer, full=True)
     plain.setup(policy, Brightness(), 2)
-    assert plain.known is None
+    assert plain.measured_influence is None
     with pytest.raises(
         ValueError, match=r"0.5, \[3, 4, 4, 4\]\], got one of \['dance_sde', 0.5, \[3, 3, 4, 4\]\]"
     ):
@@ -168,12 +168,12 @@ def test_that_of_another_length_or_reward_is_not_taken_for_this_ones(tmp_path, b
         made.moments(other, [made.times[0]], 3)
 
 
-@pytest.mark.parametrize("way", ["influence", "gls", "posterior"])
-def test_a_run_credits_by_it_and_shows_it(tmp_path, way, capsys):
+@pytest.mark.parametrize("estimator", ["influence", "gls", "posterior"])
+def test_a_run_credits_by_it_and_shows_it(tmp_path, estimator, capsys):
     made = recipe(tmp_path, train_rounds=2)
     made["algorithm"]["options"] |= {
         "sampler": "dance_sde",
-        "credit": way,
+        "credit": estimator,
         "alpha": 1.0,
         "equalise": True,
     }

@@ -13,10 +13,10 @@ from vidrl.diffusion import transition
 from vidrl.diffusion.path import flow
 from vidrl.diffusion.schedule import (
     WINDOWS,
-    equaliser,
     may_draw,
+    segment_fractions,
     sensitivity,
-    shares,
+    step_weights,
     stochastic_steps,
     window_start,
 )
@@ -66,7 +66,7 @@ def test_it_is_the_gradient_of_the_mean():
 def test_at_shift_5_early_steps_get_far_less(sampler, eta, spread):
     """The spread over 20 steps that is known of these samplers, within a tenth."""
     times = shifted(5)
-    weights = equaliser(flow(), sampler, times, range(19), eta)
+    weights = step_weights(flow(), sampler, times, range(19), eta, "rectified")
     assert weights.mean() == pytest.approx(1) and float(
         weights.max() / weights.min()
     ) == pytest.approx(spread, rel=0.1)
@@ -77,7 +77,7 @@ def test_equalised_steps_count_alike():
     times = shifted(3)
     at = torch.tensor(times, dtype=torch.float64)
     found = sensitivity(flow(), "flow_sde", at[:-2], at[1:-1], 0.7, at[1])
-    each = equaliser(flow(), "flow_sde", times, range(19), 0.7) * found
+    each = step_weights(flow(), "flow_sde", times, range(19), 0.7, "rectified") * found
     assert torch.allclose(each, each[0].expand(19))
 
 
@@ -94,8 +94,8 @@ def test_the_window_of_every_schedule():
 
 
 @pytest.mark.parametrize("segments", [1, 2, 3, 5])
-def test_shares_are_lengths(segments):
-    made = shares(5, segments)
+def test_segment_fractions_are_lengths(segments):
+    made = segment_fractions(5, segments)
     assert made.mean() == pytest.approx(1)
     lengths = torch.tensor([b - a for a, b in borders(5, segments)], dtype=torch.float64)
     assert torch.allclose(made * 5 / segments, lengths, rtol=1e-14)
@@ -108,7 +108,8 @@ def test_the_algorithm_weighs_by_both():
     )
     algorithm.backbone = backbone
     plan = algorithm.plan(backbone, 0, draw)
-    expected = equaliser(backbone.path, "dance_sde", plan.times, range(5), 0.3)[list(plan.keep)]
+    expected = step_weights(backbone.path, "dance_sde", plan.times, range(5), 0.3, "rectified")
+    expected = expected[list(plan.keep)]
     assert torch.allclose(algorithm.step_weights(plan), expected) and len(plan.keep) == 3
     rollout = sample(backbone, backbone.encode(["a"]), draws(0, [("a",)]), plan)
     (batch,) = algorithm.minibatches(experience(rollout, torch.ones(1, 2)))

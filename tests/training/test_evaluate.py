@@ -14,7 +14,7 @@ from vidrl.backbones.toy import Toy
 from vidrl.rewards import Composite, Samples
 from vidrl.synthetic import world
 from vidrl.training import evaluate
-from vidrl.training.held_out import TWINS, HeldOut
+from vidrl.training.held_out import GROUP_PAIRS, HeldOut
 from vidrl.training.policy import Policy
 from vidrl.training.processes import Workers
 
@@ -225,7 +225,7 @@ def test_a_guard_that_is_not_measured_is_an_error_that_names_what_is():
 
 
 def test_held_out_numbers_depend_on_the_weights_alone():
-    prompts = [f"prompt {i}" for i in range(TWINS + 3)]
+    prompts = [f"prompt {i}" for i in range(GROUP_PAIRS + 3)]
     policy = Policy(Toy(), full=True)
     held_out = HeldOut(prompts, Brightness(), Workers(), PromptCache(policy.backbone), steps=3)
     torch.manual_seed(1)
@@ -234,9 +234,10 @@ def test_held_out_numbers_depend_on_the_weights_alone():
     other, _, _ = held_out.measure(policy, "live", batch=32)
     assert all(np.allclose(one[name], other[name], atol=1e-6, equal_nan=True) for name in one)
     assert (
-        len(score.value) == len(one["composite"]) == TWINS + 3 and len(clips) == held_out.show == 8
+        len(score.value) == len(one["composite"]) == GROUP_PAIRS + 3
+        and len(clips) == held_out.show == 8
     )
-    assert np.isfinite(one["diversity"]).sum() == TWINS and one["diversity"][0] > 0.01
+    assert np.isfinite(one["diversity"]).sum() == GROUP_PAIRS and one["diversity"][0] > 0.01
     policy.weights["out.bias"].data += 1.0
     moved, _, _ = held_out.measure(policy, "live", batch=32)
     assert not np.allclose(moved["composite"], one["composite"])
@@ -246,8 +247,8 @@ def test_held_out_numbers_depend_on_the_weights_alone():
 
 def test_an_evaluation_of_the_first_prompts_is_the_first_rows_of_that_of_all():
     """Whatever the batches: the same noise and the same twins belong to each prompt."""
-    prompts, policy = [f"prompt {i}" for i in range(TWINS + 8)], Policy(Toy(), full=True)
-    for few in (5, TWINS + 3):
+    prompts, policy = [f"prompt {i}" for i in range(GROUP_PAIRS + 8)], Policy(Toy(), full=True)
+    for few in (5, GROUP_PAIRS + 3):
         held_out = HeldOut(
             prompts, Brightness(), Workers(), PromptCache(policy.backbone), steps=3, few=few
         )
@@ -258,4 +259,4 @@ def test_an_evaluation_of_the_first_prompts_is_the_first_rows_of_that_of_all():
             assert len(values) == few and np.allclose(
                 values, whole[name][:few], atol=1e-6, equal_nan=True
             ), name
-        assert np.isfinite(some["diversity"]).sum() == min(few, TWINS)
+        assert np.isfinite(some["diversity"]).sum() == min(few, GROUP_PAIRS)

@@ -11,7 +11,7 @@ from vidrl import config
 from vidrl.backbones.toy import Toy
 from vidrl.rewards import Samples
 from vidrl.training import checkpoint, evaluate, loop
-from vidrl.training.held_out import TWINS
+from vidrl.training.held_out import GROUP_PAIRS
 from vidrl.training.pieces import Pieces, out_of_memory
 from vidrl.training.rollout import SCORE_BATCH, clips, draws, generate
 from vidrl.training.scored import Scored
@@ -281,7 +281,7 @@ def test_a_round_and_an_evaluation_hold_a_few_clips_at_a_time(tmp_path, monkeypa
     trainer.go(resume=False)
     assert max(reward.sizes) == max(given) == n and sum(reward.sizes) == 2 * 16 + 2 * 5
     assert set(reward.alive) == {0}  # no batch of clips lives on when the next is scored
-    assert sum(given) == 2 * 16 + 2 * (5 + min(5, TWINS))
+    assert sum(given) == 2 * 16 + 2 * (5 + min(5, GROUP_PAIRS))
 
 
 def test_the_default_is_a_few_clips():

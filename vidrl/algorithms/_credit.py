@@ -92,15 +92,17 @@ class Credited(Algorithm):
     def setup(self, policy: Policy, reward: Reward, group: int) -> None:
         super().setup(policy, reward, group)
         plan = self.plan(self.backbone, 0, torch.Generator().manual_seed(0))
-        self.known = Influence.find(self.influence, self.backbone, plan, self.measured)
-        if self.measured and self.known:
+        self.measured_influence = Influence.find(
+            self.influence, self.backbone, plan, self.reads_influence
+        )
+        if self.reads_influence and self.measured_influence:
             steps = stochastic_steps(self.backbone.path, plan.sampler, plan.times, plan.eta)
             # raises where it lacks one of them
-            self.known.of(WHOLE, [plan.times[k] for k in steps], self.segments)
-            self.known.check(getattr(reward, "parts", {}))
+            self.measured_influence.of(WHOLE, [plan.times[k] for k in steps], self.segments)
+            self.measured_influence.check(getattr(reward, "parts", {}))
 
     @property
-    def measured(self) -> bool:
+    def reads_influence(self) -> bool:
         """Whether the credit reads a measured influence."""
         return self.credit in MEASURED and self.segments > 1 and self.alpha > 0
 
@@ -110,8 +112,10 @@ class Credited(Algorithm):
     def unbounded(self, score: Score, group: Tensor, plan: Plan) -> Tensor:
         """Advantages before `max_advantage` bounds them, (N, S) or (N, K, S)."""
         spans, moments = frame_spans(self.backbone.frame_map, plan.segments), None
-        if self.known is not None and self.measured:
-            moments = self.known.moments(score, [plan.times[k] for k in plan.keep], plan.segments)
+        if self.measured_influence is not None and self.reads_influence:
+            moments = self.measured_influence.moments(
+                score, [plan.times[k] for k in plan.keep], plan.segments
+            )
         return credit.advantages(
             score,
             group,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vidrl.backbones.base import Denoiser
-from vidrl.diffusion.schedule import shares
+from vidrl.diffusion.schedule import segment_fractions
 from vidrl.diffusion.segments import pool
 from vidrl.rewards import Reward
 from vidrl.training.policy import Policy
@@ -68,7 +68,7 @@ class Forward(Credited, Gated):
                 "expected decay in [0, 1), and decay = 0 with decay_type 1 or 2, which "
                 f"have their own schedule, got {self.decay} and {self.decay_type}"
             )
-        if self.measured:
+        if self.reads_influence:
             raise ValueError(
                 'expected credit = "segment" or "whole" of an algorithm that '
                 f'samples without noise, got "{self.credit}": a measured influence '
@@ -163,7 +163,7 @@ class Forward(Credited, Gated):
     def mean(self, terms: Tensor, plan: Plan) -> Tensor:
         """The mean of terms (n, S) over rows and segments, which count by their latent
         frames."""
-        return (terms * shares(self.backbone.shape[1], plan.segments).to(terms)).mean()
+        return (terms * segment_fractions(self.backbone.shape[1], plan.segments).to(terms)).mean()
 
     def penalty(self, policy: Policy, batch: Batch, raw: Tensor) -> Tensor:
         """The mean squared distance of the samples that the KL holds, with gradient."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vidrl.diffusion.path import Path, exact
-from vidrl.diffusion.schedule import shares
+from vidrl.diffusion.schedule import segment_fractions
 from vidrl.diffusion.segments import pool
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan
@@ -114,7 +114,7 @@ class Preference(Forward):
 
     def sizes(self, like: Tensor, plan: Plan) -> Tensor:
         """The part |S_j|/L of the clip's latent frames that each segment has, (S,)."""
-        return shares(self.backbone.shape[1], plan.segments).to(like) / plan.segments
+        return segment_fractions(self.backbone.shape[1], plan.segments).to(like) / plan.segments
 
     @staticmethod
     def labels(seen: Experience, pairs: Tensor) -> Tensor:

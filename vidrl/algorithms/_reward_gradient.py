@@ -15,14 +15,14 @@ from vidrl.rewards import Reward, Samples, Score
 from vidrl.rewards.compose import leaves
 
 
-def blind(reward: Reward) -> list[str]:
+def parts_without_gradient(reward: Reward) -> list[str]:
     """The names of a reward's parts that carry no gradient; of a reward without parts its
     own.
 
     Example:
         >>> from vidrl.rewards import load
-        >>> blind(load("flicker")), blind(load("freeze")), blind(load("default"))
-        ([], ['Freeze'], ['motion_consistency', 'dynamic_degree', 'freeze'])
+        >>> [parts_without_gradient(load(name)) for name in ("flicker", "freeze", "default")]
+        [[], ['Freeze'], ['motion_consistency', 'dynamic_degree', 'freeze']]
     """
     parts = leaves("", reward)
     return [
@@ -35,7 +35,7 @@ def blind(reward: Reward) -> list[str]:
 def check(reward: Reward, blind_parts: bool) -> None:
     """Raise ValueError for a reward without gradient, and for one of which some parts have
     none unless it is asked."""
-    without = blind(reward)
+    without = parts_without_gradient(reward)
     if len(without) == len(leaves("", reward)):
         raise ValueError(
             f"expected a reward that carries gradient, got {', '.join(without)}, which says "
@@ -61,7 +61,7 @@ def score(reward: Reward, samples: Samples) -> Score:
     return reward(samples) if reward.differentiable else reward.forward(samples)
 
 
-def known(reward: Reward, samples: Samples) -> tuple[Tensor, Tensor]:
+def value_and_gradient(reward: Reward, samples: Samples) -> tuple[Tensor, Tensor]:
     """The values (n,) of clips, and their gradient by the clips' pixels, of the clips'
     shape.
 
@@ -104,7 +104,7 @@ def probe(reward: Reward, frames: int, fps: float, device: torch.device) -> None
     The clip is 64 x 64 pixels, on the device of the training. A reward that leaves it
     unscored is refused if the clip has too few frames.
     """
-    clip = made(frames).to(device).requires_grad_()
+    clip = moving_wave(frames).to(device).requires_grad_()
     try:
         found = score(reward, Samples(clip, ["a wave moves"], fps, clip[:, :1].detach()))
     except Exception as error:
@@ -157,7 +157,7 @@ def _whole(length: int, most: int, got: str) -> ValueError:
     )
 
 
-def made(frames: int) -> Tensor:
+def moving_wave(frames: int) -> Tensor:
     """A wave that moves, with grain, (1, F, 3, 64, 64) in [0, 1]."""
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     t = torch.arange(float(frames))[:, None, None]

@@ -19,7 +19,7 @@ from vidrl.backbones.base import Denoiser
 from vidrl.diffusion import transition
 from vidrl.diffusion.schedule import (
     divergence_weight,
-    shares,
+    segment_fractions,
     step_weights,
     stochastic_steps,
     usual,
@@ -54,7 +54,7 @@ class Trajectory(Gated):
     noisy step a round for all clips, weighted by 1/c with c = (∂μ/∂v)/std = √(t − s)/g + g
     √(t − s) (1 − t)/(2t) and std = g √(t − s), is `window = 1`, `window_schedule =
     "random"`, `equalise = true`. TempFlow-GRPO (2508.04324), one noisy step after a start
-    that the group shares, weighted by std, is `window = 1`, `same_start = true`,
+    that the group segment_fractions, weighted by std, is `window = 1`, `same_start = true`,
     `step_weight = "noise"`; the algorithm `branch` forks more often.
 
     Options of the update: `segments` S, each with a ratio of its own; `train_steps` drawn
@@ -174,7 +174,9 @@ class Trajectory(Gated):
         axes = seen.advantage if seen.advantage.dim() == 3 else seen.advantage[:, None]
         merged, trained = self.merged(axes.expand(-1, kept, -1), plan)
         rows = trained.flatten().nonzero().flatten()
-        counts = self.step_weights(plan)[:, None] * shares(self.backbone.shape[1], plan.segments)
+        counts = self.step_weights(plan)[:, None] * segment_fractions(
+            self.backbone.shape[1], plan.segments
+        )
         counted = merged * (counts * len(rows) / trained.numel()).to(merged)  # (N, K, S)
         owned = None if bool(trained.all()) else self.owned(seen, trained)
         for item, share in seen.cut(rows // kept, self.updates):

@@ -174,7 +174,7 @@ class Algorithm(ABC):
     data: ClassVar[str] = "none"
 
     # how far noise moves the reward
-    known: Influence | None = field(default=None, init=False, repr=False)
+    measured_influence: Influence | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:  # noqa: B027  each class checks its own options, then calls the next
         """Raise ValueError for options that cannot be."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from vidrl.diffusion import transition
-from vidrl.diffusion.schedule import shares
+from vidrl.diffusion.schedule import segment_fractions
 from vidrl.training.policy import Policy
 
 from ._credit import Credited
@@ -49,7 +49,7 @@ class D3PO(Credited, Trajectory):
         if not len(pairs):
             return
         times, at = torch.tensor(plan.times, dtype=torch.float64), torch.tensor(plan.keep)
-        better = better * shares(self.backbone.shape[1], plan.segments).to(better)
+        better = better * segment_fractions(self.backbone.shape[1], plan.segments).to(better)
         count = self.step_weights(plan)
         for item, share in seen.cut(pairs.repeat_interleave(kept, 0), self.updates):
             pair, k = pairs[item // kept], item % kept

@@ -154,7 +154,7 @@ class RewardBackprop(Algorithm):
             clips = exact(self._decoded(x0, batch).clamp(0, 1))
             given = images(batch.prompts, clips.shape[-2], clips.shape[-1], clips.device)
             samples = Samples(clips.detach(), list(batch.prompts), self.backbone.fps, given)
-            value, slope = gradient.known(self.reward, samples)
+            value, slope = gradient.value_and_gradient(self.reward, samples)
         mean = (gradient.Attached.apply(clips, slope) + value.nan_to_num(0.0)).sum() / len(batch)
         return Loss(self.beta * away - mean, {"reward": value})
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vidrl.backbones.base import Denoiser
-from vidrl.diffusion.schedule import shares
+from vidrl.diffusion.schedule import segment_fractions
 from vidrl.diffusion.segments import pool
 from vidrl.rewards import Score
 from vidrl.training.policy import Policy
@@ -76,7 +76,7 @@ class SFT(Algorithm):
         target = policy.backbone.path.target(batch["x0"], batch["eps"], batch["t"])
         # (n, S)
         error = pool((self._predicted(policy, batch) - target).square(), batch.plan.segments)
-        size = shares(self.backbone.shape[1], batch.plan.segments).to(error)
+        size = segment_fractions(self.backbone.shape[1], batch.plan.segments).to(error)
         seen = {"data_error": (error * size).detach().mean(1)}
         if batch.plan.segments > 1:
             seen |= {f"data_error_{j}": error[:, j].detach() for j in range(batch.plan.segments)}

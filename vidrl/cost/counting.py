@@ -21,7 +21,7 @@ from vidrl.algorithms.base import Algorithm, Experience
 from vidrl.backbones.base import Cond, Denoiser
 from vidrl.config import Recipe, members, offline
 from vidrl.rewards import Reward, Samples, Score
-from vidrl.training.held_out import TWINS
+from vidrl.training.held_out import GROUP_PAIRS
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan, Rollout, draws, sample, tree
 
@@ -152,7 +152,7 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
         made.append(known[size])
     kept = len(algorithm.plan(stand_in, 0, draws(recipe.seed, [("plan", 0)])[0]).keep)
     n = recipe.data.held_out_n
-    measured, few = (one + min(TWINS, one) for one in (n, options.eval_n or n))
+    measured, few = (one + min(GROUP_PAIRS, one) for one in (n, options.eval_n or n))
     steps = len(stand_in.times(options.eval_steps)) - 1
     between = (options.rounds - 1) // options.eval_every
     whole = 2 + between * few / measured

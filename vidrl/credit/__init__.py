@@ -6,7 +6,7 @@ the scores of composites, and `influence` measures how far the noise of each lat
 moves each frame's reward.
 """
 
-from .advantages import MEASURED, WAYS, advantages
+from .advantages import ESTIMATORS, MEASURED, WAYS, advantages
 from .estimators import (
     antithetic,
     blend,
@@ -26,42 +26,43 @@ from .estimators import (
     whole_clip,
 )
 from .parts import (
-    any_curve,
     by_segment,
-    earned,
-    scaled_steps,
+    has_curve,
+    mask_samples,
+    measured_credit,
+    part_fractions,
+    scale_steps,
     segment_scores,
     segment_sums,
-    shares_of,
-    without,
 )
 
 __all__ = [
+    "ESTIMATORS",
     "MEASURED",
     "WAYS",
     "advantages",
     "antithetic",
-    "any_curve",
     "blend",
     "by_segment",
-    "earned",
     "gls",
     "group_mean",
     "group_std",
+    "has_curve",
     "influence_weighted",
     "leave_one_out",
     "leave_pair_out",
+    "mask_samples",
+    "measured_credit",
     "normalise",
+    "part_fractions",
     "permuted",
     "pooled_covariance",
     "posterior",
+    "scale_steps",
     "scaled",
-    "scaled_steps",
     "segment_scores",
     "segment_sums",
-    "shares_of",
     "step_gains",
     "to_latent",
     "whole_clip",
-    "without",
 ]

@@ -113,8 +113,13 @@ def _added(score: Score) -> dict[str, Tensor]:
     }
 
 
-def earned(
-    name: str, score: Score, group: Tensor, way: str, moments: Mapping[str, Tensor], ridge: float
+def measured_credit(
+    name: str,
+    score: Score,
+    group: Tensor,
+    estimator: str,
+    moments: Mapping[str, Tensor],
+    ridge: float,
 ) -> Tensor:
     """Credit (N, K, S) by measured moments (K, S, F, F): `influence`, `gls` or `posterior`
     of a score's curve.
@@ -128,11 +133,11 @@ def earned(
     if score.slopes and all(part in moments for part in score.parts):
         added, size = _added(score), next(iter(moments.values())).shape[:2]
         parts = [
-            earned(
+            measured_credit(
                 part,
                 _line(one, one.frames, added[part]),
                 group,
-                way,
+                estimator,
                 _steeper(moments, part, added[part]),
                 ridge,
             )
@@ -147,7 +152,7 @@ def earned(
         return torch.stack(parts).nan_to_num(0.0).sum(0) + gates
     if name not in moments or score.frames is None:
         raise ValueError(
-            f"expected moments of {name!r} for {way} credit, got none: measure its influence"
+            f"expected moments of {name!r} for {estimator} credit, got none: measure its influence"
         )
     entries, moment = score.frames, moments[name].to(score.frames)
     if moment.dim() != 4 or moment.shape[-1] != entries.shape[1]:
@@ -158,12 +163,12 @@ def earned(
     if int((~entries.isnan().any(1)).sum()) <= len(group.unique()):  # no covariance within groups
         return leave_one_out(entries.mean(1), group)[:, None, None].expand(-1, *moment.shape[:2])
     root = moment.diagonal(dim1=-2, dim2=-1).sqrt()
-    ways = {
+    credit = {
         "influence": lambda k: influence_weighted(entries, root[k], group),
         "gls": lambda k: gls(entries, root[k], group, ridge),
         "posterior": lambda k: posterior(entries, moment[k], group, ridge),
     }
-    return torch.stack([ways[way](k) for k in range(len(moment))], 1)
+    return torch.stack([credit[estimator](k) for k in range(len(moment))], 1)
 
 
 def _left_over(score: Score) -> Tensor:
@@ -203,7 +208,7 @@ def segment_scores(score: Score, spans: list[Span]) -> Tensor:
     return made
 
 
-def shares_of(score: Score) -> dict[str, float]:
+def part_fractions(score: Score) -> dict[str, float]:
     """The share of each part in a composite, with the sign of its slope. Raises ValueError
     where that changes sign."""
     scored = [name for name in score.weights if bool(score.parts[name].value.isfinite().any())]
@@ -226,14 +231,14 @@ def shares_of(score: Score) -> dict[str, float]:
     return made
 
 
-def without(score: Score, lost: Tensor) -> Score:
+def mask_samples(score: Score, lost: Tensor) -> Score:
     """A score in which lost samples are unscored, in every part's value and curve."""
     curve = None if score.frames is None else score.frames.masked_fill(lost[:, None], torch.nan)
-    parts = {name: without(part, lost) for name, part in score.parts.items()}
+    parts = {name: mask_samples(part, lost) for name, part in score.parts.items()}
     return replace(score, value=score.value.masked_fill(lost, torch.nan), frames=curve, parts=parts)
 
 
-def any_curve(parts: Mapping[str, Score]) -> bool:
+def has_curve(parts: Mapping[str, Score]) -> bool:
     """Whether a part, or a part of a part, has a curve; a warning names those that have
     none."""
     found = []
@@ -243,17 +248,17 @@ def any_curve(parts: Mapping[str, Score]) -> bool:
                 f"{name} has no curve over frames: its value is credited to every segment",
                 stacklevel=4,
             )
-        found.append(any_curve(part.parts) if part.parts else part.frames is not None)
+        found.append(has_curve(part.parts) if part.parts else part.frames is not None)
     return any(found)
 
 
-def scaled_steps(credit: Tensor, group: Tensor, way: str, scale: str) -> Tensor:
+def scale_steps(credit: Tensor, group: Tensor, estimator: str, scale: str) -> Tensor:
     """Credit (N, S) or (N, K, S) over one root mean square: of each step, but of all for
     posterior.
 
     Posterior credit gives the share of the deviation that each step made, so that the steps
     keep their sizes.
     """
-    if credit.dim() == 2 or way == "posterior":
+    if credit.dim() == 2 or estimator == "posterior":
         return scaled(credit, group, scale)
     return torch.stack([scaled(step, group, scale) for step in credit.unbind(1)], 1)

@@ -22,7 +22,7 @@ def exact(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def spread(t: Tensor | float, x: Tensor) -> Tensor:
+def broadcast_time(t: Tensor | float, x: Tensor) -> Tensor:
     """A time, or one a sample (B,), shaped to broadcast over x (B, ...), in float64 so that
     schedules lose nothing."""
     t = torch.as_tensor(t, dtype=torch.float64, device=x.device)
@@ -79,7 +79,7 @@ class Path:
         return {"flow": eps - x0, "v": a * eps - s * x0, "eps": eps, "x0": x0}[self.predicts]
 
     def _at(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor]:
-        t, like = spread(t, x), exact(x).dtype
+        t, like = broadcast_time(t, x), exact(x).dtype
         return self.alpha(t).to(like), self.sigma(t).to(like)
 
 

@@ -98,12 +98,12 @@ def window_start(round: int, places: int, stride: int, how: str, draw: torch.Gen
     if how == "random":
         return int(torch.randint(places, (), generator=draw))
     away = [at / places for at in range(places)]
-    shares = {
+    fractions = {
         "progressive": [1.0] * places,
         "decay": [1 - x for x in away],
         "exp_decay": [exp(-4 * x) for x in away],
     }
-    stays = [max(1, int(stride * share + 0.5)) for share in shares[how]]
+    stays = [max(1, int(stride * share + 0.5)) for share in fractions[how]]
     visited = [at for at, stay in enumerate(stays) for _ in range(stay)]
     return visited[round % len(visited)]
 
@@ -151,27 +151,6 @@ def divergence_weight(
     return t - s if kl == "time" else torch.ones_like(t)
 
 
-def equaliser(
-    path: Path, sampler: str, times: Sequence[float], steps: Sequence[int], eta: float
-) -> Tensor:
-    """Weights (K,) of steps, mean 1, inverse to their sensitivity: early steps, which
-    decide the motion, count as late.
-
-    `steps` are all that may be drawn in some round: a mean over those of one round would
-    weigh a step by its company. At flow shift 5 the sensitivities of flow_sde spread
-    62-fold, of cps 101-fold, of dance_sde 4-fold.
-
-    Example:
-        >>> from vidrl.diffusion.path import flow
-        >>> equaliser(flow(), "cps", [1.0, 0.5, 0.25, 0.0], [0, 1], eta=0.5)  # sensitivities 1.414 and 1.621
-        tensor([1.0682, 0.9318], dtype=torch.float64)
-    """
-    at = torch.tensor(times, dtype=torch.float64)
-    index = torch.tensor(list(steps))
-    inverse = 1 / sensitivity(path, sampler, at[index], at[index + 1], eta, times[1])
-    return inverse / inverse.mean()
-
-
 def step_weights(
     path: Path,
     sampler: str,
@@ -180,36 +159,47 @@ def step_weights(
     eta: float,
     kind: str = "uniform",
 ) -> Tensor:
-    """How much each of the `steps` counts in a loss, (K,), mean 1, like `times` in float64.
+    """Return how much each of the `steps` counts in a loss, (K,), float64, with mean 1.
 
-    "uniform" is 1; "rectified" is `equaliser`, Flash-GRPO's 1/c(t); "noise" rises with the
-    std of the step, as TempFlow-GRPO (arXiv 2508.04324), whose code has 2.25 std;
-    "inverse_length" falls as 1/(t − s) does, as GRPO-Guard's (2510.22319). `steps` are all
-    that may be drawn in some round, as for `equaliser`.
+    The kinds, before the division by their mean:
+
+    - "uniform": 1.
+    - "rectified": 1/c, where c is the `sensitivity` of the step (Flash-GRPO, arXiv
+      2605.15980). Early steps decide the motion and have a small sensitivity; with this
+      weight they count as much as late steps. At flow shift 5, c varies 62-fold over the
+      steps of flow_sde, 101-fold for cps, 4-fold for dance_sde.
+    - "noise": the std of the step (TempFlow-GRPO, 2508.04324, whose code has 2.25 std).
+    - "inverse_length": 1/(t − s) (GRPO-Guard, 2510.22319).
+
+    `steps` must list every step that may be drawn in some round, not the steps of one round:
+    otherwise the weight of a step would depend on the steps that are drawn with it.
 
     Example:
         >>> from vidrl.diffusion.path import flow
-        >>> step_weights(flow(), "dance_sde", [1.0, 0.6, 0.5, 0.0], [0, 1], 0.3, "noise")  # 0.3 √0.4 and 0.3 √0.1
+        >>> times, steps = [1.0, 0.6, 0.5, 0.0], [0, 1]
+        >>> step_weights(flow(), "dance_sde", times, steps, 0.3, "noise")  # 0.3 √0.4, 0.3 √0.1
         tensor([1.3333, 0.6667], dtype=torch.float64)
+        >>> times = [1.0, 0.5, 0.25, 0.0]  # sensitivities 1.414 and 1.621
+        >>> step_weights(flow(), "cps", times, steps, 0.5, "rectified")
+        tensor([1.0682, 0.9318], dtype=torch.float64)
     """
+    grid, index = torch.tensor(times, dtype=torch.float64), torch.tensor(list(steps))
+    t, s = grid[index], grid[index + 1]
     if kind == "rectified":
-        return equaliser(path, sampler, times, steps, eta)
-    at, index = torch.tensor(times, dtype=torch.float64), torch.tensor(list(steps))
-    t, s = at[index], at[index + 1]
-    made = {
-        "uniform": torch.ones_like(t),
-        "inverse_length": 1 / (t - s),
-        "noise": transition.coefficients(path, sampler, t, s, eta, times[1], strict=False)[0],
-    }[kind]
-    return made / made.mean()
+        weights = 1 / sensitivity(path, sampler, t, s, eta, times[1])
+    elif kind == "noise":
+        weights = transition.coefficients(path, sampler, t, s, eta, times[1], strict=False)[0]
+    else:
+        weights = {"uniform": torch.ones_like(t), "inverse_length": 1 / (t - s)}[kind]
+    return weights / weights.mean()
 
 
-def shares(frames: int, segments: int) -> Tensor:
+def segment_fractions(frames: int, segments: int) -> Tensor:
     """S |S_j|/L, mean 1: segments of uneven lengths count by their latent frames, so that
     every S has one objective.
 
     Example:
-        >>> shares(5, 2)
+        >>> segment_fractions(5, 2)
         tensor([1.2000, 0.8000], dtype=torch.float64)
     """
     return torch.tensor(

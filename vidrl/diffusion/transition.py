@@ -23,7 +23,7 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from .path import Path, exact, spread
+from .path import Path, broadcast_time, exact
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ def step(
         (0.75, 0.0)
     """
     x0, eps = path.split(raw, x, t)
-    at, to = spread(t, x), spread(s, x)
+    at, to = broadcast_time(t, x), broadcast_time(s, x)
     std, keep = coefficients(
-        path, sampler, at, to, eta, None if second is None else spread(second, x)
+        path, sampler, at, to, eta, None if second is None else broadcast_time(second, x)
     )
     alpha = path.alpha(to)
     return Step(alpha.to(x0) * x0 + keep.to(x0) * eps, std.to(x0))

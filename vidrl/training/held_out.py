@@ -21,9 +21,9 @@ from .rollout import SCORE_BATCH, clips, draws
 from .scored import Scored
 from .weight_drift import weight_drift
 
-# prompts, the first ones, of which a second clip is made: how far members of a group stand
-# apart
-TWINS = 32
+# The first 32 held-out prompts get a second clip: the distance of the two clips of a prompt
+# measures the diversity of a group.
+GROUP_PAIRS = 32
 # round, policy, its weights' name, processes, whether it ends
 Look = Callable[[int, Policy, str, Workers, bool], None]
 
@@ -96,11 +96,11 @@ class HeldOut:
         stop.
         """
         places = self.shares[len(self.prompts) if all_prompts else self.few]
-        twins = [i for i in places if i < TWINS]
-        with _bar(len(places) + len(twins), self.workers.main) as self.bar, policy.using(weights):
+        seconds = [i for i in places if i < GROUP_PAIRS]
+        with _bar(len(places) + len(seconds), self.workers.main) as self.bar, policy.using(weights):
             self.encode.learn([self.prompts[i] for i in places])
             scored, guards = self._scored(policy, places, batch)
-            others = list(map(_thumbnails, self._clips(policy, twins, "held out twin", batch)))
+            others = list(map(_thumbnails, self._clips(policy, seconds, "held out twin", batch)))
         # a signal reaches processes at different moments, but they must stop together
         if self.workers.agree(""):
             raise Abandoned
@@ -162,11 +162,11 @@ def _thumbnails(samples: Samples) -> Tensor:
     return evaluate.thumbnails(samples.frames)
 
 
-def _apart(thumbnails: Tensor, twins: Sequence[Tensor]) -> np.ndarray:
-    """Distance (B,) of each clip to its twin; NaN for a clip without one."""
+def _apart(thumbnails: Tensor, seconds: Sequence[Tensor]) -> np.ndarray:
+    """Distance (B,) of each clip to the second clip of its prompt; NaN without a second clip."""
     found = np.full(len(thumbnails), np.nan)
-    if twins:
-        pairs = zip(thumbnails, torch.cat(list(twins)), strict=False)
+    if seconds:
+        pairs = zip(thumbnails, torch.cat(list(seconds)), strict=False)
         distances = [float((a - b).abs().mean()) for a, b in pairs]
         found[: len(distances)] = distances
     return found

@@ -174,7 +174,11 @@ class Trainer(Lookback):
         evaluate.check_scored(score, self.options.max_unscored, self.round)
         advantage = self.algorithm.advantages(score, made.group, made.prompts, plan)
         self.record.credit(
-            scored, advantage[made.index], plan, self.backbone.frame_map, self.algorithm.known
+            scored,
+            advantage[made.index],
+            plan,
+            self.backbone.frame_map,
+            self.algorithm.measured_influence,
         )
         apart = evaluate.diversity(self.workers.all(scored.thumbnails), made.group).mean()
         row = summarise(score, made.group) | (
