@@ -796,11 +796,11 @@ def _read(run: Path, kind: str) -> list[dict[str, Tensor]]:
 def moments(bench: Bench) -> dict[str, Tensor]:
     """The shipped influence at the kept steps, (K, L, F, F) by part."""
     backbone, plan = bench.policy.backbone, bench.plan
-    known = Influence.find("", backbone, plan)
-    assert known is not None  # or find has raised
+    influence = Influence.find("", backbone, plan)
+    assert influence is not None  # or find has raised
     return {
-        part: known.of(part, [plan.times[k] for k in STEPS], backbone.shape[1])
-        for part in known.moment
+        part: influence.segment_moments(part, [plan.times[k] for k in STEPS], backbone.shape[1])
+        for part in influence.moment
     }
 
 

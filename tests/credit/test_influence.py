@@ -95,12 +95,12 @@ def test_a_file_holds_it_all(tmp_path, backbone):
 
 def test_segments_add_their_latent_frames(backbone):
     made = influence.measure(backbone, Brightness(), plan(backbone), PROMPTS)
-    two = made.of("composite", [made.times[1]], 2)
+    two = made.segment_moments("composite", [made.times[1]], 2)
     assert torch.allclose(two[0, 0], made.moment["composite"][1, :2].sum(0))
     with pytest.raises(ValueError, match="expected an influence of the step at t = 0.9000"):
-        made.of("composite", [0.9], 2)
+        made.segment_moments("composite", [0.9], 2)
     with pytest.raises(ValueError, match="expected an influence on 'flicker', got composite"):
-        made.of("flicker", [made.times[1]], 2)
+        made.segment_moments("flicker", [made.times[1]], 2)
 
 
 class Flat(Reward):

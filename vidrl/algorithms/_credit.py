@@ -98,7 +98,9 @@ class Credited(Algorithm):
         if self.reads_influence and self.measured_influence:
             steps = stochastic_steps(self.backbone.path, plan.sampler, plan.times, plan.eta)
             # raises where it lacks one of them
-            self.measured_influence.of(WHOLE, [plan.times[k] for k in steps], self.segments)
+            self.measured_influence.segment_moments(
+                WHOLE, [plan.times[k] for k in steps], self.segments
+            )
             self.measured_influence.check(getattr(reward, "parts", {}))
 
     @property

@@ -22,7 +22,7 @@ from vidrl.diffusion.schedule import (
     segment_fractions,
     step_weights,
     stochastic_steps,
-    usual,
+    default_sampler,
     window_start,
 )
 from vidrl.diffusion.segments import pool
@@ -33,7 +33,7 @@ from ._gate import Gated
 from .base import Batch, Experience
 
 NOISY = tuple(name for name in transition.SAMPLERS if name != "ode")
-AUTO = "auto"  # as a sampler: that of `vidrl.diffusion.schedule.usual` for the backbone's path
+AUTO = "auto"  # as a sampler: that of `vidrl.diffusion.schedule.default_sampler` for the backbone's path
 
 
 @dataclass(eq=False, kw_only=True)
@@ -125,7 +125,7 @@ class Trajectory(Gated):
 
     def plan(self, backbone: Denoiser, round: int, draw: torch.Generator) -> Plan:
         times = backbone.times(self.steps)
-        sampler = usual(backbone.path) if self.sampler == AUTO else self.sampler
+        sampler = default_sampler(backbone.path) if self.sampler == AUTO else self.sampler
         wide = stochastic_steps(backbone.path, sampler, times, self.eta)
         _fits("window", self.window, len(wide), f"of {self.steps} steps may draw noise")
         places, stride = len(wide) - self.window + 1, self.window_stride

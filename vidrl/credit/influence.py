@@ -43,7 +43,7 @@ class Influence:
 
     Example:
         >>> one = Influence({"a": torch.ones(1, 2, 3, 3)}, {"a": torch.eye(3)}, torch.ones(3, 2), (0.5,))
-        >>> one.energy("a").shape, one.of("a", [0.5], segments=1)[0, 0, 0].tolist()
+        >>> one.energy("a").shape, one.segment_moments("a", [0.5], segments=1)[0, 0, 0].tolist()
         (torch.Size([1, 2, 3]), [2.0, 2.0, 2.0])
     """
 
@@ -57,7 +57,7 @@ class Influence:
         """T, (K, L, F)."""
         return self._known(part).diagonal(dim1=-2, dim2=-1)
 
-    def of(self, part: str, times: Sequence[float], segments: int) -> Tensor:
+    def segment_moments(self, part: str, times: Sequence[float], segments: int) -> Tensor:
         """M of each segment at the steps that start at `times`, (K', S, F, F): the sum over
         its latent frames."""
         moment = self._known(part)[[self._place(time) for time in times]]
@@ -83,13 +83,13 @@ class Influence:
             )
 
     def moments(self, score: Score, times: Sequence[float], segments: int) -> dict[str, Tensor]:
-        """`of` every part. Raises ValueError for the score of another reward."""
+        """The `segment_moments` of every part. Raises ValueError for the score of another reward."""
         if not self.fits(score):
             raise ValueError(
                 f"expected an influence on {', '.join([WHOLE, *score.parts])}, got one on "
                 f"{', '.join(self.moment)}: measure it for this reward with `vidrl influence RECIPE`"
             )
-        return {part: self.of(part, times, segments) for part in self.moment}
+        return {part: self.segment_moments(part, times, segments) for part in self.moment}
 
     def _known(self, part: str) -> Tensor:
         if part not in self.moment:
@@ -174,7 +174,7 @@ class Influence:
             )
         return made if had == asked else None
 
-    def shown(self, segments: int) -> dict[str, Any]:
+    def summary(self, segments: int) -> dict[str, Any]:
         """I = √T, the mean over steps, of each part (S, F): what influence.json of a run
         folder holds."""
         spans = borders(self.decoder.shape[1], segments)

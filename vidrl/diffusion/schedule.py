@@ -19,13 +19,13 @@ from .segments import borders
 WINDOWS = ("progressive", "random", "decay", "exp_decay")
 
 
-def usual(path: Path) -> str:
+def default_sampler(path: Path) -> str:
     """The sampler with noise where none is named: dance_sde on the straight path, else
     ddim.
 
     Example:
         >>> from vidrl.diffusion.path import discrete, flow
-        >>> usual(flow()), usual(discrete([0.9, 0.5]))
+        >>> default_sampler(flow()), default_sampler(discrete([0.9, 0.5]))
         ('dance_sde', 'ddim')
     """
     return "dance_sde" if path.kind == "flow" else "ddim"

@@ -216,10 +216,9 @@ class Record:
         advantage: Tensor,
         plan: Plan,
         frame_map: Sequence[Span],
-        known: Influence | None = None,
+        influence: Influence | None = None,
     ) -> None:
-        """The best and the worst clip of a round: where in time the credit went, and what
-        was known of it before.
+        """Write the best and the worst clip of a round, their credit, and the influence.
 
         `scored` keeps the clips that `extremes` names.
         """
@@ -243,12 +242,12 @@ class Record:
             )
         checkpoint.write_text(self.folder / "credit.json", json.dumps(rows, indent=1))
         if (
-            known is not None
-            and known.fits(score)
+            influence is not None
+            and influence.fits(score)
             and not (self.folder / "influence.json").exists()
         ):
-            shown = known.shown(plan.segments) | {"segments": list(spans)}
-            checkpoint.write_text(self.folder / "influence.json", json.dumps(shown))
+            summary = influence.summary(plan.segments) | {"segments": list(spans)}
+            checkpoint.write_text(self.folder / "influence.json", json.dumps(summary))
 
     @_written("the summary")
     def summary(self, recipe: Recipe, seconds: float, round: int, status: str) -> None:
