@@ -18,11 +18,11 @@ from torch import Tensor
 from vidrl.backbones.base import Denoiser
 from vidrl.diffusion import transition
 from vidrl.diffusion.schedule import (
+    default_sampler,
     divergence_weight,
     segment_fractions,
     step_weights,
     stochastic_steps,
-    default_sampler,
     window_start,
 )
 from vidrl.diffusion.segments import pool
