@@ -1,14 +1,18 @@
-"""Rewards in other trainers, and other trainers' rewards here: one call each way, no
-trainer is imported.
+"""Adapters that connect rewards to other trainers, in both directions, one call each.
 
-Out: `flow_grpo`, `flow_factory`, `flow_factory_groupwise`, `verl_omni`, `videox_fun`,
-`fastvideo`, `unirl` and `dance_grpo` make of a Reward what that trainer calls, and `clips`
-what any other calls with a list of clips or paths. In: `from_...` makes a Reward of what
-was written for one; `from_function` makes a Reward of a plain function `fn(samples)`.
+No trainer is imported: an adapter follows the calling convention of a trainer.
 
-A clip that cannot be scored never becomes a number by itself. `unscored` says what the
-trainer sees instead: "raise" (Unscored, with the reasons), "nan", or a number of yours,
-with a warning each time.
+From vidrl to a trainer: `flow_grpo`, `flow_factory`, `flow_factory_groupwise`, `verl_omni`,
+`videox_fun`, `fastvideo`, `unirl` and `dance_grpo` convert a `Reward` to the object that
+the trainer of that name calls. `clips` converts a `Reward` to a plain function of a list of
+clips or paths, for any other trainer.
+
+From a trainer to vidrl: each `from_...` function converts a reward that was written for the
+trainer of that name to a `Reward`. `from_function` converts a plain function `fn(samples)`.
+
+A clip that cannot be scored never becomes a number silently. The option `unscored` says
+what the trainer gets instead: "raise" raises `Unscored` with the reasons, "nan" returns
+NaN, and a number is returned in place of the score, with a warning each time.
 """
 
 from __future__ import annotations

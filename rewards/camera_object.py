@@ -1,4 +1,4 @@
-"""How fast things move, and how fast the camera does, told apart."""
+"""A reward that measures how fast things move, or how fast the camera moves."""
 
 from __future__ import annotations
 
@@ -13,25 +13,33 @@ PARTS = ("object", "camera", *NAMES)
 
 
 class CameraObject(Reward):
-    """How fast things move beside the camera, or how fast the camera itself does, in
-    diagonals a second.
+    """The speed at which things move relative to the camera, or the camera itself moves.
 
-    From each pair of frames the similarity u(p) = s + (exp(z + i r) - 1) p that most of the
-    ground's flow obeys is taken out (RANSAC, then iteratively reweighted least squares);
-    what is left is the motion of things. With f and b the flows so left over from the
-    middle of three frames to the next and to the one before, the object's speed is that of
-    the fastest 5 % of the picture, (|f - b| - |f + b|) / 2, which takes what shakes on the
-    spot as still. The camera's is the mean over the picture of the similarity's speed.
-    `what` says which of the two is the value, "object" or "camera", cut at `most` so that
-    haste is not paid without end.
+    The unit is picture diagonals a second.
 
-    `Score.parts`, on whole clips, has both, and the camera's pan to the right and tilt up
-    (diagonals a second), zoom in (natural log of the scale a second) and roll clockwise
-    (radians a second). Where the ground is plain nobody can tell the camera, and it is
-    taken to rest. A term is three frames, credited to the middle one. Raises ValueError for
-    another `what` or a `most` that is not positive.
+    From the flow of each pair of frames, the similarity u(p) = s + (exp(z + i r) - 1) p
+    (shift s, zoom z, roll r) that fits most of the background is removed. RANSAC and then
+    iteratively reweighted least squares find the similarity. The rest is the motion of
+    things.
 
-    >>> score = CameraObject()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), [""], 8.0))
+    Let f and b be the remaining flows from the middle of three frames to the next and to
+    the previous frame. The lasting speed of a pixel is (|f - b| - |f + b|) / 2, which is 0
+    for a thing that shakes around one place. The speed of things is the mean lasting speed
+    of the fastest 5 % of the picture. The speed of the camera is the mean over the picture
+    of the similarity's lasting speed.
+
+    `what` chooses the value, "object" or "camera". The value is cut at `most`, so that more
+    speed than that is not rewarded. A term is three frames, credited to the middle frame.
+
+    For whole clips, `Score.parts` holds both speeds, and the camera's pan to the right and
+    tilt up (diagonals a second), zoom in (natural log of the scale a second) and roll
+    clockwise (radians a second). Where the background has no texture, the camera's motion
+    cannot be measured, and the camera counts as still.
+
+    Raises ValueError for another `what`, or for a `most` that is not positive.
+
+    >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32)
+    >>> score = CameraObject()(Samples(still, [""], 8.0))
     >>> score.value.item(), score.parts["pan"].value.item() + 0
     (0.0, 0.0)
     """
@@ -44,13 +52,17 @@ class CameraObject(Reward):
     rate = 8.0
     shrinks = True
     card = Card(
-        sees="The lasting speed of things once the camera's shift, zoom and roll are taken out, or that of the camera.",
-        blind_to="Direction, and whether motion is wanted (motion_target knows); parallax, which counts as the motion "
-        "of things; a camera over plain ground or along stripes; things smaller than a few hundredths of the picture.",
-        hacks='"object": anything that moves fast, warping ground too, and blur, which spreads motion; "camera": '
-        "sliding a still picture.",
+        sees="The lasting speed of things once the camera's shift, zoom and roll are removed, "
+        "or the speed of the camera.",
+        blind_to="Direction, and whether motion is wanted (motion_target measures both). Parallax "
+        "counts as the motion of things. A camera that moves over a background without "
+        "texture, or along stripes, is not seen, nor are things smaller than a few "
+        "hundredths of the picture.",
+        hacks='With "object": anything that moves fast, a background that warps too, and blur, '
+        'which spreads motion over more pixels. With "camera": a still picture that '
+        "slides.",
         input="At least 3 frames of 8 pixels.",
-        cost="3 ms a frame of 192 x 341 on one thread, beside the flow's 25 ms.",
+        cost="3 ms a frame of 192 x 341 on one thread, and 25 ms for the flow.",
     )
 
     def __init__(
@@ -61,10 +73,11 @@ class CameraObject(Reward):
             raise ValueError(f"expected what to be object or camera, got {what!r}")
         if not most > 0:
             raise ValueError(f"expected most, diagonals a second, to be positive, got {most}")
-        self.what, self.most, self.flow, self.flow_size = what, most, flow, flow_size
+        self.what, self.most = what, most
+        self.flow, self.flow_size = flow, flow_size
 
     def features(self, samples: Samples) -> Tensor:
-        """The six numbers of PARTS a second, (B, F - 2, 6)."""
+        """Return the six quantities of PARTS, each per second, (B, F - 2, 6)."""
         found = self._split(samples)
         height, width = found.ink.shape[-2:]
         alone = object_speed(found) / (height**2 + width**2) ** 0.5
@@ -72,11 +85,11 @@ class CameraObject(Reward):
         return torch.cat([speeds, found.numbers], -1) * samples.fps
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
-        """The speed asked for, (B, F - 2)."""
+        """Return the chosen speed, cut at `most`, (B, F - 2)."""
         return features[..., PARTS.index(self.what)].clamp(max=self.most)
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips; all that was measured is in `parts`."""
+        """Return the score of whole clips; `Score.parts` holds all six quantities."""
         score = super().forward(samples)
         rows = [i for i, reason in enumerate(score.why) if reason is None]
         if rows:
@@ -88,18 +101,22 @@ class CameraObject(Reward):
                     for p in phases
                 ]
             )
-            made = zip(PARTS, curves.unbind(2), strict=True)
+            named = zip(PARTS, curves.unbind(2), strict=True)
             score.parts = {
-                name: finish(curve, self.support, list(score.why), rows) for name, curve in made
+                name: finish(curve, self.support, list(score.why), rows) for name, curve in named
             }
             score.weights = {name: float(name == self.what) for name in PARTS}
+            # the value does not change with a speed that is above `most`, so its slope is 0 there
             below = (score.parts[self.what].value < self.most).to(score.value)
             score.slopes = {name: w * below for name, w in score.weights.items()}
         return score
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
-        """Lasting speed beside the camera, diagonals a second; NaN in the first and last
-        frame."""
+        """Return `object`, each pixel's lasting speed relative to the camera.
+
+        The unit is diagonals a second. The first and the last frame have NaN, because a
+        term needs the frames before and after.
+        """
         if samples.video.shape[1] < 3:
             return {}
         found = self._split(samples)

@@ -1,4 +1,4 @@
-"""How well each frame fits the prompt, by CLIP or SigLIP."""
+"""A reward that measures how well each frame fits the prompt, by CLIP or SigLIP."""
 
 from __future__ import annotations
 
@@ -12,28 +12,35 @@ from .encoders import cosine, load_pair
 
 
 class ClipAlignment(LearnedReward):
-    """Agreement of each frame with the prompt: the cosine of a CLIP, or the probability
-    that a SigLIP gives.
+    """The agreement of each frame with the prompt, which CLIP or SigLIP measures.
 
-    CLIP: cos(z_t, z_text); SigLIP: sigmoid(scale cos + bias), the scale and bias trained.
-    With `logits` both give scale cos + bias instead, without bounds. `model` is
-    "clip:PATH_OR_HUB_ID" or "siglip:PATH_OR_HUB_ID", whose preprocessor_config.json and
-    tokenizer lie beside the weights. The cosine of a CLIP is about 0.2 to 0.35 for frames
-    that fit; texts are cut after 77 tokens (SigLIP 64). Hessel et al. 2021, arXiv
-    2104.08718; SigLIP: arXiv 2303.15343.
+    CLIP gives cos(z_t, z_text), where z_t is the embedding of frame t and z_text that of
+    the prompt: in [-1, 1], and about 0.2 to 0.35 for frames that fit. SigLIP gives the
+    probability sigmoid(scale cos + bias) with its trained scale and bias. With `logits`,
+    both give scale cos + bias instead, which has no bounds.
+
+    `model` is "clip:PATH_OR_HUB_ID" or "siglip:PATH_OR_HUB_ID"; the folder also holds
+    preprocessor_config.json and the tokenizer. A prompt is cut after 77 tokens (SigLIP:
+    64).
+
+    Source: CLIPScore, arXiv:2104.08718; SigLIP, arXiv:2303.15343.
 
     >>> import torch
-    >>> ClipAlignment.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
+    >>> clip = torch.rand(1, 3, 3, 32, 32)
+    >>> ClipAlignment.tiny()(Samples(clip, ["a red ball"], 8.0)).frames.shape
     torch.Size([1, 3])
     """
 
     range = (-1.0, 1.0)
     card = Card(
-        sees="Whether each frame by itself shows what the prompt names.",
-        blind_to="Motion, the order of frames, counts, negation, who does what to whom, and small things.",
-        hacks="Written words of the prompt in the picture; its stereotype filling the frame; a frozen fitting frame.",
-        input="Any frame rate and size; frames are resized to the network's, and the longer sides cut off.",
-        cost="CLIP L/14: 0.16 TFLOP a frame of any size: 12 s on one busy CPU thread.",
+        sees="Whether each frame alone shows what the prompt names.",
+        blind_to="Motion, the order of frames, counts, negation, who does what to whom, and small "
+        "things.",
+        hacks="The words of the prompt written in the picture; a stereotype of the prompt that "
+        "fills the frame; one fitting frame, frozen.",
+        input="Any frame rate and size. A frame is resized to the network's size, and its "
+        "central square is used.",
+        cost="CLIP L/14 takes 0.16 TFLOP a frame of any size: 12 s on one busy CPU thread.",
     )
 
     def __init__(
@@ -52,7 +59,7 @@ class ClipAlignment(LearnedReward):
 
     @classmethod
     def tiny(cls) -> ClipAlignment:
-        """A small CLIP of random weights."""
+        """Return the reward with a small CLIP of random weights."""
         from ._networks.tiny import pair
 
         reward = cls()
@@ -60,11 +67,11 @@ class ClipAlignment(LearnedReward):
         return reward
 
     def features(self, samples: Samples) -> Tensor:
-        """The embedding of each frame, (B, F, D)."""
+        """Return the embedding of each frame, (B, F, D)."""
         return self.each(samples, lambda frames, _: self.pair(frames))
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
-        """One number a frame, (B, F)."""
+        """Return the agreement of each frame with the prompt, (B, F)."""
         texts = per_prompt(about.prompts, lambda prompts: self.pair.texts(prompts, features))
         agreement = cosine(features, texts[:, None])
         if not (self.logits or self.pair.sigmoid):

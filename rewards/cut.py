@@ -1,4 +1,4 @@
-"""Hard cuts and dissolves: places where one picture ends and another begins."""
+"""A reward that finds hard cuts and dissolves between two pictures."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ from ._flow.swift import followed, thumbnails, unlike
 from .base import About, Card, Reward, Samples
 from .flow import estimate, shrink
 
-GRID, BINS = 8, 16
+GRID = 8  # the layout of a frame is compared on a grid of 8 x 8 cells
+BINS = 16  # levels of a histogram, for each channel
 
 
 class Cut(Reward):
-    """Minus the number of cuts and dissolves a second; 0 is one unbroken shot.
+    """Minus the number of cuts and dissolves that a clip has in a second; 0 is one shot.
 
-    Two frames differ by s = sqrt(h l): h the total variation between their histograms (16
-    bins a channel, averaged), l = (1 - r) / 2 - 0.05, or 0, with r the correlation of their
-    light over an 8 x 8 grid. Panning hardly changes h, and light that changes as a whole
-    hardly changes l.
+    The difference of two frames is s = sqrt(h l). h is the total variation between their
+    histograms (16 bins a channel, averaged over the channels). l is max(0, (1 - r) / 2 -
+    0.05), where r is the correlation of the light of the two frames over an 8 x 8 grid. A
+    pan hardly changes h, and a change of the light of the whole picture hardly changes l,
+    so neither looks like a cut.
 
-    - A cut: s between frames up to `flash` seconds before and those up to as long after,
-      the least of all these pairs, so that a flash, after which the old picture is back, is
-      none; less twice the median of the pairs within half a second; from 0 to 1 between
-      `low` and `high`; times how much the flow leaves unexplained, u, from 0 to 1 between
-      0.1 and 0.3 of the picture's own contrast.
-    - A dissolve: s between the frames a, b at the ends of a span of a half or of one
-      second, from 0 to 1 between 2 `low` and 1.2 `high`, where all within are mixtures of
-      the two, a (1 - x) + b x, but for at most 0.35 |a - b| in the grid's colours, and no
-      step of x is above a half. It is credited once, to the middle of the span.
+    - A cut between two frames: s is taken over all pairs of a frame up to `flash` seconds
+      before and a frame up to as long after, and the least counts, so that a flash, after
+      which the old picture is back, is no cut. Twice the median s of the pairs within half
+      a second is subtracted. The result counts 0 at `low` and 1 at `high`, linear between.
+      It is multiplied by how much of the change the flow leaves unexplained: 0 at 0.1, 1 at
+      0.3 of the picture's own contrast.
+    - A dissolve: s between the frames a and b at the two ends of a span of a half or of one
+      second counts 0 at 2 `low` and 1 at 1.2 `high`, if every frame between is a mixture a
+      (1 - x) + b x of the two, up to 0.35 |a - b| in the colours of the grid, and no step
+      of x is above a half. A dissolve is credited once, to the middle of its span.
 
-    A term is a pair of frames, credited to both.
+    A term is a pair of frames, credited to both frames. The range is (-infinity, 0].
 
-    >>> shots = torch.cat([torch.rand(1, 1, 3, 32, 32).expand(1, 8, 3, 32, 32) * scale for scale in (1.0, 0.2)], 1)
-    >>> Cut()(Samples(1 - shots, ["a boat"], 8.0)).value.abs() < 1  # the same picture, lighter: no cut
+    >>> picture = torch.rand(1, 1, 3, 32, 32).expand(1, 8, 3, 32, 32)
+    >>> clip = 1 - torch.cat([picture, 0.2 * picture], 1)  # the picture gets lighter: no cut
+    >>> Cut()(Samples(clip, ["a boat"], 8.0)).value.abs() < 1
     tensor([True])
     """
 
@@ -45,13 +49,14 @@ class Cut(Reward):
     reach = 1
     shrinks = True
     card = Card(
-        sees="Hard cuts and dissolves, and where they are.",
-        blind_to="Cuts between pictures of one layout or of one palette, such as a jump cut within a shot; wipes; "
-        "shots shorter than `flash`, which pass for flashes.",
-        hacks="Freezing. Small changes of many steps: morphing from one picture to the next slower than a second.",
-        input="At least 2 frames of 8 pixels; dissolves need more than half a second on the clip. Fades to or from "
-        "black count as dissolves.",
-        cost="1 ms a frame of 192 x 341, and a flow where there may be a cut.",
+        sees="Hard cuts and dissolves, and where in the clip they are.",
+        blind_to="Cuts between pictures of the same layout or the same colours, such as a jump cut "
+        "within a shot; wipes; shots shorter than `flash`, which count as flashes.",
+        hacks="Freezing; small changes in many steps, such as a morph from one picture to the "
+        "next that takes longer than a second.",
+        input="At least 2 frames of 8 pixels. Dissolves are found only in clips longer than "
+        "half a second. A fade to or from black counts as a dissolve.",
+        cost="1 ms a frame of 192 x 341, and the flow of the pairs that may be cuts.",
     )
 
     def __init__(
@@ -67,17 +72,16 @@ class Cut(Reward):
             raise ValueError(
                 f"expected 0 <= low < high, differences of pictures, got low={low}, high={high}"
             )
-        self.low, self.high, self.flash, self.flow, self.flow_size = (
-            low,
-            high,
-            flash,
-            flow,
-            flow_size,
-        )
+        self.low, self.high = low, high
+        self.flash = flash
+        self.flow, self.flow_size = flow, flow_size
 
     def features(self, samples: Samples) -> Tensor:
-        """Of each pair what the flow leaves, if it may be a cut, and the looks of both
-        frames, (B, F - 1, 1 + 2 n)."""
+        """Return what the flow leaves of each pair, and the looks of its two frames.
+
+        The shape is (B, F - 1, 1 + 2 n), where n = C * (64 + 16): the colours of the grid and
+        the histograms of a frame.
+        """
         frames = samples.small(self.working_size).detach()
         grid = colours(thumbnails(samples, self.working_size))
         bytes_here = frames.dtype == torch.uint8 and not frames.is_cuda
@@ -87,9 +91,13 @@ class Cut(Reward):
         return torch.cat([left[..., None], looks[:, :-1], looks[:, 1:]], 2)
 
     def _left(self, frames: Tensor, looks: Looks) -> Tensor:
-        """What the flow leaves of each pair in contrasts of its picture, 0 where the two
-        are too alike for a cut."""
+        """Return what the flow leaves of each pair, (B, F - 1).
+
+        The unit is the contrast of the picture. The flow is expensive, so it is computed only
+        for pairs that differ enough to be a cut; the others are 0.
+        """
         pairs = torch.arange(frames.shape[1] - 1)
+        # a little below `low`, so that rounding never drops a pair that counts
         rows = looks.unlike(pairs, pairs + 1) > self.low - 1e-3
         left = looks.grid.new_zeros(rows.shape)
         if rows.any():
@@ -97,22 +105,25 @@ class Cut(Reward):
                 torch.stack([frames[:, :-1][rows], frames[:, 1:][rows]], 1), self.working_size
             )
             motion = followed(estimate(both, self.flow, self.working_size), self.flow)
+            # the contrast of the pair; the constant keeps plain pictures from dividing by 0
             scale = both.std((3, 4)).mean(2).amax(1) + 1e-2
             left[rows] = unlike(both[:, :1], both[:, 1:], motion.forward)[:, 0].clamp(max=1) / scale
         return left
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
-        """Minus the cuts at each pair, times the frames a second, (B, F - 1)."""
+        """Return minus the cuts at each pair, per second, (B, F - 1)."""
         left, first, second = features.split([1, *[(features.shape[2] - 1) // 2] * 2], 2)
         looks = Looks.of(torch.cat([first, second[:, -1:]], 1))
         hard = self._cuts(looks, ramp(left[..., 0], 0.1, 0.3), about.fps)
         soft = torch.stack([self._dissolves(looks, round(about.fps * s)) for s in (0.5, 1.0)]).amax(
             0
         )
+        # a hard cut also looks like the end of a dissolve: it must not count twice
         soft = soft * (1 - around_max(hard, round(about.fps / 2)))
         return -(hard + once(soft, round(about.fps))).clamp(max=1) * about.fps
 
     def _cuts(self, looks: Looks, unexplained: Tensor, fps: float) -> Tensor:
+        """Return how much each pair is a hard cut, from 0 to 1, (B, F - 1)."""
         frames = looks.grid.shape[1]
         pairs, reach = torch.arange(frames - 1), max(1, round(self.flash * fps))
         steps = range(reach + 1)
@@ -126,22 +137,27 @@ class Cut(Reward):
         return ramp(least - 2 * usual, self.low, self.high) * unexplained
 
     def _dissolves(self, looks: Looks, span: int) -> Tensor:
-        """How surely each pair is the middle of a dissolve over `span` frames, (B, F -
-        1)."""
+        """Return how much each pair is the middle of a dissolve, (B, F - 1).
+
+        A dissolve has a span of `span` frames.
+        """
         frames = looks.grid.shape[1]
-        none = looks.grid.new_zeros(len(looks.grid), frames - 1)
-        if span < 3 or frames < span + 1:
-            return none
+        degree = looks.grid.new_zeros(len(looks.grid), frames - 1)
+        if span < 3 or frames < span + 1:  # no frame in between, or no room for the span
+            return degree
         starts = torch.arange(frames - span)
         mixed = mixtures(looks.grid.unfold(1, span + 1, 1))
         found = ramp(looks.unlike(starts, starts + span), 2 * self.low, 1.2 * self.high) * mixed
-        none[:, starts + span // 2] = found
-        return none
+        degree[:, starts + span // 2] = found
+        return degree
 
 
 class Looks:
-    """Of each frame the colours over a grid (B, F, C * 64) and the histograms (B, F, C,
-    16)."""
+    """The quantities by which frames are compared: colours over a grid and histograms.
+
+    `grid` is (B, F, C * 64), `histograms` is (B, F, C, 16), and `layout` is the light of
+    the grid without its mean, scaled to unit length, (B, F, 64).
+    """
 
     def __init__(self, grid: Tensor, histograms: Tensor) -> None:
         self.grid, self.histograms = grid, histograms
@@ -151,30 +167,32 @@ class Looks:
 
     @classmethod
     def of(cls, looks: Tensor) -> Looks:
-        """From what `features` put together."""
+        """Split the tensor that `Cut.features` builds, (B, F, C * 80)."""
         channels = looks.shape[2] // (GRID * GRID + BINS)
         grid, histograms = looks.split([channels * GRID * GRID, channels * BINS], 2)
         return cls(grid, histograms.unflatten(2, (channels, BINS)))
 
     def unlike(self, a: Tensor, b: Tensor) -> Tensor:
-        """s between the frames `a` and those `b`, (B, N)."""
+        """Return the difference s = sqrt(h l) of the frames `a` and `b`, (B, N)."""
         h = (self.histograms[:, a] - self.histograms[:, b]).abs().sum(3).mean(2) / 2
         r = (self.layout[:, a] * self.layout[:, b]).sum(2) + (self._flat(a) * self._flat(b))
         return (h * ((1 - r) / 2 - 0.05).clamp(min=0)).clamp(min=0).sqrt()
 
     def _flat(self, at: Tensor) -> Tensor:
-        """How far a frame has no layout: two such are alike."""
+        """Return how much a frame has no layout; two frames without layout are alike."""
         return (1 - self.layout[:, at].square().sum(2)).clamp(min=0).sqrt()
 
 
 def colours(frames: Tensor) -> Tensor:
-    """Means over an 8 x 8 grid, (B, F, C, 8, 8)."""
+    """Return the mean colours over an 8 x 8 grid, (B, F, C, 8, 8)."""
     return adaptive_avg_pool2d(frames.flatten(0, 1), GRID).unflatten(0, frames.shape[:2])
 
 
 def histogram(frames: Tensor) -> Tensor:
-    """Shares of values about 16 levels of each channel, each pixel shared by the nearest
-    two, (B, F, C, 16).
+    """Return the histogram of each channel over 16 levels, (B, F, C, 16), of sum 1.
+
+    A pixel between two levels counts to both in proportion, so that a small change of light
+    changes the histogram little.
 
     >>> histogram(torch.full((1, 1, 1, 4, 4), 0.5))[0, 0, 0, 6:10]
     tensor([0.0000, 0.5000, 0.5000, 0.0000])
@@ -188,8 +206,8 @@ def histogram(frames: Tensor) -> Tensor:
 
 
 def tally(frames: Tensor) -> Tensor:
-    """The same histograms of bytes, from how often each byte occurs."""
-    # a frame fits the cache
+    """Return the histograms of uint8 frames, computed fast from the count of each byte."""
+    # one plane at a time: a plane fits the cache of the CPU, which is faster than one large count
     planes = (plane for clip in frames for frame in clip for plane in frame.int())
     counts = torch.stack(
         [torch.bincount(plane.flatten(), minlength=256) for plane in planes]
@@ -199,28 +217,31 @@ def tally(frames: Tensor) -> Tensor:
 
 
 def mixtures(windows: Tensor, slack: float = 0.35) -> Tensor:
-    """How far the rows inside each window are mixtures of its two ends in small steps: (B,
-    T, D, N) to (B, T).
+    """Return how much the frames of each window are mixtures of its two ends.
 
-    1 where they are, 0 where they stray by `slack` of the distance of the ends or some step
-    is a half of the way.
+    Windows (B, T, D, N), of D colours and N frames, become (B, T). The result is 1 where
+    every frame is such a mixture, and 0 where a frame differs from the mixture by `slack`
+    times the distance of the ends, or one step between frames covers a half of the
+    distance.
     """
-    start, way = windows[..., :1], windows[..., -1:] - windows[..., :1]
-    length2 = way.square().sum(2, keepdim=True).clamp(min=1e-8)
-    share = ((windows - start) * way).sum(2, keepdim=True) / length2
-    strays = (windows - start - share * way).norm(dim=2).amax(-1) / length2[..., 0, 0].sqrt()
-    largest = share.diff(dim=-1).amax((-2, -1))
-    return ramp(-strays, -slack, -slack / 2) * ramp(-largest, -0.5, -0.4)
+    start, change = windows[..., :1], windows[..., -1:] - windows[..., :1]
+    length2 = change.square().sum(2, keepdim=True).clamp(min=1e-8)
+    # projection on the line between both ends: the weight x of the second picture in each frame
+    mix = ((windows - start) * change).sum(2, keepdim=True) / length2
+    residual = (windows - start - mix * change).norm(dim=2).amax(-1) / length2[..., 0, 0].sqrt()
+    largest_step = mix.diff(dim=-1).amax((-2, -1))
+    return ramp(-residual, -slack, -slack / 2) * ramp(-largest_step, -0.5, -0.4)
 
 
 def ramp(x: Tensor, low: float, high: float) -> Tensor:
-    """0 up to `low`, 1 from `high` on."""
+    """Return 0 up to `low`, 1 from `high` on, and a linear rise between."""
     return ((x - low) / (high - low)).clamp(0, 1)
 
 
 def median_around(x: Tensor, reach: int) -> Tensor:
-    """The median of (B, T) within `reach` entries of each, that one left out; 0 where there
-    is no other.
+    """Return the median of the neighbours within `reach` entries, without the entry itself.
+
+    x is (B, T). An entry without any neighbour gets 0.
 
     >>> median_around(torch.tensor([[1.0, 9.0, 2.0, 3.0]]), reach=2)
     tensor([[2., 2., 3., 2.]])
@@ -231,13 +252,14 @@ def median_around(x: Tensor, reach: int) -> Tensor:
 
 
 def around_max(x: Tensor, reach: int) -> Tensor:
-    """The largest of (B, T) within `reach` entries of each."""
+    """Return the largest value of x (B, T) within `reach` entries of each entry."""
     return pad(x, (reach, reach), value=0.0).unfold(1, 2 * reach + 1, 1).amax(2)
 
 
 def once(x: Tensor, reach: int) -> Tensor:
-    """(B, T) but for its peaks 0: the largest within `reach` entries stays, the first of
-    equals.
+    """Keep each entry of x that is the largest within `reach` entries; set the others to 0.
+
+    x is (B, T). Of equal peaks, the first is kept.
 
     >>> once(torch.tensor([[0.0, 0.5, 0.8, 0.8, 0.2, 0.0]]), reach=2)
     tensor([[0.0000, 0.0000, 0.8000, 0.0000, 0.0000, 0.0000]])

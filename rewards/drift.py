@@ -1,4 +1,4 @@
-"""Colour, light and detail that wander off from those of the first frame."""
+"""A reward that measures how far colour, light and detail drift from the first frame."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from .flow import Motion, blocks, outside, warp
 
 @dataclass(frozen=True)
 class _Track:
-    """Where the pixels of the first frame have gone, (B, 2, H, W); whether still in sight;
-    what they were."""
+    """The state that follows the pixels of the first frame through the clip."""
 
-    path: Tensor
-    seen: Tensor
-    first: Tensor
-    detail: Tensor
+    path: (
+        Tensor  # (B, 2, H, W), pixels: where each pixel of the first frame is now, minus its place
+    )
+    seen: Tensor  # (B, H, W) bool: whether the pixel is still in sight
+    first: Tensor  # (B, C, H, W): the first frame
+    detail: Tensor  # (B,): the strength of edges of the first frame
 
 
 class Drift(Reward):
-    """How far each frame's colour, light and detail are from the first frame's, where they
-    can be followed; 0 is none.
+    """How far each frame's colour, light and detail have drifted from the first frame.
 
-    Pixels of frame 0 are followed along the flow. A term is -(|ln c_t - ln c_0| averaged
-    over channels and over blocks still in sight + weight |ln (d_t / d_0)|), c the mean of a
-    block (an eighth of the shorter side), d the mean strength of edges of the frame. What
-    is out of sight is judged by the mean colour of the whole frame. Frame 0 itself has 0.
+    The pixels of frame 0 are followed along the flow. The term of frame t is -(the mean of
+    |ln c_t - ln c_0| over channels and blocks that are still in sight + weight |ln (d_t /
+    d_0)|), where c is the mean of a block (an eighth of the shorter side) and d the mean
+    strength of edges of a frame. The part of the first frame that is out of sight is
+    compared by the mean colour of the whole frame. Frame 0 itself has 0. The range is [-12,
+    0]; 0 is no drift.
 
     >>> Drift()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value
     tensor([0.])
@@ -45,8 +47,9 @@ class Drift(Reward):
     shrinks = True
     rate = 8.0
     card = Card(
-        sees="Colour, light and detail that wander off from those of the first frame.",
-        blind_to="Whether the change is meant: a sunset or a cut pays too. Compare equal prompts.",
+        sees="Colour, light and detail that depart from those of the first frame.",
+        blind_to="Whether the change is intended: a sunset or a cut lowers the score too. Compare "
+        "clips of equal prompts.",
         hacks="Freezing.",
         input="At least 2 frames of 8 pixels.",
     )
@@ -55,20 +58,20 @@ class Drift(Reward):
         self, weight: float = 0.1, floor: float = 0.1, flow: str = "dis", flow_size: int = 192
     ) -> None:
         super().__init__()
-        self.weight, self.floor, self.flow, self.flow_size = weight, floor, flow, flow_size
+        self.weight, self.floor = weight, floor
+        self.flow, self.flow_size = flow, flow_size
 
     @property
     def context(self) -> int:
-        """The last frame, from which the flow goes on."""
+        """Return 1: the flow of a new piece starts at the last scored frame."""
         return 1
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number a frame, (B, F)."""
+        """Return the term of each frame, (B, F)."""
         return self.resume(samples, None, 0)[0]
 
     def resume(self, samples: Samples, state: _Track | None, old: int) -> tuple[Tensor, _Track]:
-        """The terms after the `old` frames that are already scored, and where the pixels
-        have got to."""
+        """Return the terms after the `old` frames already scored, and the track."""
         motion = self.motion(samples)
         track = _begin(motion) if state is None else state
         terms = [] if old else [self._term(motion.frames[:, 0], track)]
@@ -78,13 +81,18 @@ class Drift(Reward):
         return torch.stack(terms, 1), track
 
     def _term(self, frame: Tensor, track: _Track) -> Tensor:
+        """Return the term of one frame, (B,)."""
         light = colour_change(frame, track.first, track.path, track.seen, self.floor)
         return -light - self.weight * (detail(frame) / track.detail).log().abs()
 
 
 def colour_change(frame: Tensor, first: Tensor, path: Tensor, seen: Tensor, floor: float) -> Tensor:
-    """|ln c_t - ln c_0| of frames (B, C, H, W) along `path`, (B,); the frame's mean stands
-    for what is not seen."""
+    """Return the mean |ln c_t - ln c_0| of frames (B, C, H, W) along `path`, (B,).
+
+    For the share of the picture that is no longer seen, the mean colours of the two frames
+    are compared. `floor` times the mean light is added before the logarithm, so that noise
+    in dark places does not count.
+    """
     side = max(2, round(min(frame.shape[-2:]) / 8))
     weight = blocks(seen[:, None, None].to(frame), side)
     base = floor * first.mean((1, 2, 3), keepdim=True) + 1e-3
@@ -96,26 +104,28 @@ def colour_change(frame: Tensor, first: Tensor, path: Tensor, seen: Tensor, floo
 
 
 def detail(frame: Tensor) -> Tensor:
-    """Mean step between neighbouring pixels, smoothed near zero, (B,)."""
+    """Return the mean step between neighbouring pixels, (B,), smooth near zero."""
     steps = frame.diff(dim=-1).square().mean((1, 2, 3)) + frame.diff(dim=-2).square().mean(
         (1, 2, 3)
     )
-    return (steps + 1e-4).sqrt()
+    return (steps + 1e-4).sqrt()  # 1e-4 is a step of 0.01: less is grain, and the root stays smooth
 
 
 def _tone(image: Tensor, seen: Tensor, weight: Tensor, side: int, base: Tensor) -> Tensor:
+    """Return the logarithm of the block means over the pixels that are seen."""
     means = blocks((image.clamp(min=0) * seen[:, None])[:, None], side) / weight.clamp(min=1e-6)
     return (means + base[:, None]).log()
 
 
 def _begin(motion: Motion) -> _Track:
+    """Return the track at the first frame: nothing has moved and everything is seen."""
     first = motion.frames[:, 0]
     path = first.new_zeros(len(first), 2, *first.shape[-2:])
     return _Track(path, torch.ones_like(path[:, 0], dtype=torch.bool), first, detail(first))
 
 
 def _follow(track: _Track, motion: Motion, t: int) -> _Track:
-    """One frame on: x + path(x) moves with the flow found there."""
+    """Advance the track by one frame, with the flow at the present places."""
     both = torch.cat([motion.forward[:, t], motion.seen_later[:, t, None].to(track.path)], 1)
     there = warp(both, track.path, "bilinear")
     path, visible = track.path + there[:, :2], there[:, 2] > 0.5

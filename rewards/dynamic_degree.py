@@ -1,4 +1,4 @@
-"""Enough motion and not too much, of things rather than of the camera."""
+"""A reward that wants things, rather than the camera, to move enough and not too much."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from .flow import Motion, around, length
 
 
 class DynamicDegree(Reward):
-    """Whether things move as fast as is wanted: 1 inside a wide band of speeds, less on
-    both sides, 0 for a still.
+    """Whether things move at a wanted speed: 1 inside a wide band, less on both sides.
 
-    Speed is that of lasting motion, (|f - b| - |f + b|) / 2 with f and b the flows from the
-    middle of three frames to the next and to the one before, each averaged along the edges
-    nearby, so that what shakes on the spot counts as still; of the fastest 5 % of pixels
-    near edges, less the camera's own motion, in diagonals a second. `low` and `high` bound
-    the band; a pace in the prompt moves it ("slowly" halves both, "quickly" doubles them);
-    the camera counts where the prompt speaks of it, and else for `camera` of what a thing
-    as fast would be worth. Where the prompt asks for rest, all that is wanted is less speed
-    than `low`.
+    Let f and b be the flows from the middle of three frames to the next and to the previous
+    frame, less the camera's motion, each averaged along the edges nearby. The lasting speed
+    of a pixel is (|f - b| - |f + b|) / 2, which is 0 for a thing that shakes around one
+    place. The speed of a clip is that of the fastest 5 % of the pixels near edges, in
+    diagonals a second.
 
-    With u = speed / low: 1.5 u^2 / (u^2 + 0.5), cut at 1, times high / speed above `high`;
-    all of it times exp(-(a - 0.005) / 0.02) where the camera jerks by more than a = 0.005
-    diagonals from one frame to the next. A term is three frames, credited to the middle
-    one.
+    `low` and `high` bound the band. A word of pace in the prompt moves both bounds
+    ("slowly" halves them, "quickly" doubles them). The camera's motion counts fully where
+    the prompt asks for it; in other prompts a moving camera earns `camera` times what a
+    thing of that speed would earn. Where the prompt asks for rest, any speed below `low`
+    gets 1.
 
-    >>> DynamicDegree()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), [""], 8.0)).value
+    With u = speed / low, a term is min(1, 1.5 u^2 / (u^2 + 0.5)), times high / speed above
+    `high`. It is multiplied by exp(-(a - 0.005) / 0.02) where the camera jumps by more than
+    0.005 diagonals, a, from one frame to the next. A term is three frames, credited to the
+    middle frame. The range is [0, 1]; a still gets 0.
+
+    >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32)
+    >>> DynamicDegree()(Samples(still, [""], 8.0)).value
     tensor([0.])
     """
 
@@ -40,10 +43,12 @@ class DynamicDegree(Reward):
     shrinks = True
     rate = 8.0
     card = Card(
-        sees="How fast things move, less the camera, against a wide band moved by the words of the prompt.",
-        blind_to="Everything inside its band, on purpose: it neither hurries slow motion nor slows quick motion.",
-        hacks="Any lasting motion fast enough, whatever moves. On slow footage of few frames a second, repeating "
-        "frames doubles the speed between the others.",
+        sees="How fast things move relative to the camera, compared with a wide band that the "
+        "words of the prompt move.",
+        blind_to="All speeds inside its band, on purpose: it neither speeds up slow motion nor "
+        "slows down quick motion.",
+        hacks="Any lasting motion that is fast enough, whatever moves. In slow clips of few "
+        "frames a second, repeated frames double the speed between the others.",
         input="At least 3 frames of 8 pixels.",
     )
 
@@ -60,16 +65,12 @@ class DynamicDegree(Reward):
             raise ValueError(
                 f"expected 0 < low < high, speeds in diagonals a second, got low={low}, high={high}"
             )
-        self.low, self.high, self.camera, self.flow, self.flow_size = (
-            low,
-            high,
-            camera,
-            flow,
-            flow_size,
-        )
+        self.low, self.high = low, high
+        self.camera = camera
+        self.flow, self.flow_size = flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number for three frames in a row, (B, F - 2)."""
+        """Return one number for three frames in a row, (B, F - 2)."""
         motion = self.motion(samples)
         with_camera = torch.tensor(
             [camera(prompt) for prompt in samples.prompts], device=motion.forward.device
@@ -81,6 +82,7 @@ class DynamicDegree(Reward):
         return torch.stack([self._wanted(*row) for row in found]) * calm(motion)
 
     def _wanted(self, speed: Tensor, pan: Tensor, prompt: str) -> Tensor:
+        """Return how well the speeds of one clip, (F - 2,), fit its prompt, from 0 to 1."""
         if rests(prompt):
             return (self.low / speed.clamp(min=1e-6)).clamp(max=1)
         low, high = self.low * pace(prompt), self.high * pace(prompt)
@@ -88,7 +90,7 @@ class DynamicDegree(Reward):
 
 
 def band(speed: Tensor, low: float, high: float) -> Tensor:
-    """1 in [low, high], falling to 0 on both sides.
+    """Return 1 in [low, high], falling to 0 on both sides.
 
     >>> band(torch.tensor([0.0, 1.0, 2.0, 4.0, 8.0]), 1.0, 4.0)
     tensor([0.0000, 1.0000, 1.0000, 1.0000, 0.5000])
@@ -98,7 +100,8 @@ def band(speed: Tensor, low: float, high: float) -> Tensor:
 
 
 def calm(motion: Motion, slack: float = 0.005, scale: float = 0.02) -> Tensor:
-    """1 for a camera that rests or glides, less for one that jumps, (B, F - 2)."""
+    """Return 1 for a camera that rests or glides, less for one that jumps, (B, F - 2)."""
+    # flows to the next and to the previous frame are opposite, and their sum 0, if motion is even
     jump = (
         length(motion.camera_forward[:, 1:] + motion.camera_backward[:, :-1]).mean((-2, -1))
         / motion.diagonal
@@ -107,14 +110,18 @@ def calm(motion: Motion, slack: float = 0.005, scale: float = 0.02) -> Tensor:
 
 
 def panned(motion: Motion) -> Tensor:
-    """Mean lasting speed of the camera, pixels a frame, (B, F - 2)."""
+    """Return the mean lasting speed of the camera, pixels a frame, (B, F - 2)."""
     onward, back = motion.camera_forward[:, 1:], motion.camera_backward[:, :-1]
     return (length(onward - back) - length(onward + back)).clamp(min=0).mean((-2, -1)) / 2
 
 
 def speeds(motion: Motion, with_camera: Tensor, share: float = 0.05) -> Tensor:
-    """Lasting speed of the fastest `share` of pixels, pixels a frame, (B, F - 2);
-    `with_camera` (B,) bool."""
+    """Return the lasting speed of the fastest `share` of pixels, (B, F - 2).
+
+    The unit is pixels a frame. `with_camera` (B,) bool says for which clips the camera's
+    motion counts.
+    """
+    # flow is reliable near edges only ("ink"), so the flow there is spread over the neighbourhood
     ink = motion.ink[:, 1:-1, None]
     keep = with_camera[:, None, None, None, None]
     onward = motion.forward[:, 1:] - motion.camera_forward[:, 1:].masked_fill(keep, 0)

@@ -1,4 +1,4 @@
-"""EvalCrafter's warping error, to the letter, three times Lai's."""
+"""EvalCrafter's warping error, exactly as published, which is three times that of Lai."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from .vbench import Moving, Network, colour, padded_to, trusted, unit
 
 
 class EvalcrafterWarpingError(Moving):
-    """EvalCrafter's warping_error, negated: 0 is perfect, and a frozen clip is perfect too.
+    """EvalCrafter's warping_error, negated so that higher is better; 0 is perfect.
 
-    -mean_t E_t; E_t = sum over channels and pixels of ((I_{t+1}(x + f) - I_t(x)) n(x))^2 /
-    sum n, pictures in [0, 1] at half size, padded to multiples of 8; n as in
-    `lai_warping_error`. The published number is -value. A term is a pair of frames.
+    The value is -mean_t E_t. E_t is the sum over channels and pixels of ((I_{t+1}(x + f) -
+    I_t(x)) n(x))^2, divided by the sum of n. f is the flow from frame t to t+1, and n is 1
+    where the flow can be trusted, as in `lai_warping_error`. Pictures have values in [0,
+    1], half the size, and are padded to multiples of 8. A term is a pair of frames. The
+    range is [-3, 0]; the published number is minus the value. A frozen clip is perfect.
 
-    As published: the sum has three channels and its divisor counts pixels, so it is three
-    times Lai's; the padding counts; where n is 0 everywhere the pair counts 0, as if
-    perfect; and RAFT, which divides by 255, is given [0, 1], so that its flow is that of a
-    nearly constant picture. `as_fed` = 255 gives the flow that was meant, as other ports
-    do: numbers of the two do not compare.
+    As published:
 
-    `network` is as in `vbench_dynamic_degree`; flow="raft:PATH" is torchvision's. By
-    default OpenCV's DIS flow, which always sees 0..255, stands in, and numbers compare only
-    among themselves.
+    - The sum has three channels and the divisor counts pixels, so E is three times that of
+      Lai et al.
+    - The padding counts as picture.
+    - A pair where n is 0 everywhere counts 0, as if it were perfect.
+    - RAFT divides its input by 255 but is given pictures in [0, 1], so that its flow is
+      that of a nearly constant picture. `as_fed` = 255 gives RAFT what it expects, as other
+      ports do; the numbers of the two cannot be compared.
+
+    `network` is as in `vbench_dynamic_degree`; flow="raft:PATH" is torchvision's RAFT. The
+    default is OpenCV's DIS flow, which always gets 0 to 255; numbers of different flows
+    cannot be compared.
 
     Source: EvalCrafter, arXiv:2310.11440.
 
@@ -42,11 +48,13 @@ class EvalcrafterWarpingError(Moving):
     reach = 1
     least_side = 16
     card = Card(
-        sees="What is left of each frame once the next is moved onto it, where the flow can be trusted.",
-        blind_to="Stillness, blur and dimming, which please it; pairs with no trusted pixel, which count as perfect.",
+        sees="What differs between each frame and the next after the next is warped onto it, "
+        "where the flow can be trusted.",
+        blind_to="Stillness, blur and dimming, which raise the score; pairs without a trusted "
+        "pixel, which count as perfect.",
         hacks="Freezing, blurring, dimming, slow motion, and chaos that leaves no pixel to trust.",
-        input="At least 2 frames of 16 pixels; more frames a second score higher.",
-        cost="11 ms a frame of 192 x 341 on one thread; it grows with the picture.",
+        input="At least 2 frames of 16 pixels. More frames a second score higher.",
+        cost="11 ms a frame of 192 x 341 on one thread; the cost grows with the picture.",
     )
 
     def __init__(
@@ -57,7 +65,7 @@ class EvalcrafterWarpingError(Moving):
 
     @torch.no_grad()
     def terms(self, samples: Samples) -> Tensor:
-        """-E of each pair, (B, F - 1)."""
+        """Return -E of each pair of frames, (B, F - 1)."""
         video = samples.video
         first, second = (
             video[:, :-1].flatten(0, 1).split(self.chunk),
@@ -67,12 +75,13 @@ class EvalcrafterWarpingError(Moving):
         return -torch.cat(pieces).unflatten(0, (len(video), -1))
 
     def _errors(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return E of pairs of frames, (N,)."""
         scale = 255.0 if self.classical else self.as_fed
         return evalcrafter(first, second, *self.both(first * scale, second * scale))
 
 
 def halved(frames: Tensor) -> Tensor:
-    """Frames in [0, 1] at half size, padded to multiples of 8."""
+    """Return frames in [0, 1] at half size, padded to multiples of 8."""
     small = interpolate(
         colour(unit(frames)), scale_factor=0.5, mode="bilinear", align_corners=False
     )
@@ -80,8 +89,10 @@ def halved(frames: Tensor) -> Tensor:
 
 
 def evalcrafter(first: Tensor, second: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
-    """E of pairs (N, 3, H, W), (N,), by the flows both ways (N, 2, H, W); 0 where no pixel
-    is trusted."""
+    """Return E of pairs (N, 3, H, W) by the flows in both directions (N, 2, H, W), (N,).
+
+    E is 0 where no pixel is trusted.
+    """
     clear = trusted(forward, backward)
     squares = (warp(second, forward, "bilinear") - first).square().sum(1)
     return (squares * clear).sum((1, 2)) / clear.sum((1, 2)).clamp(min=1)

@@ -44,7 +44,8 @@ class Flicker(Reward):
         self, floor: float = 0.1, detail: float = 0.25, flow: str = "dis", flow_size: int = 192
     ) -> None:
         super().__init__()
-        self.floor, self.detail, self.flow, self.flow_size = floor, detail, flow, flow_size
+        self.floor, self.detail = floor, detail
+        self.flow, self.flow_size = flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
         """One number for three frames in a row, (B, F - 2)."""

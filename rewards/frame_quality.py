@@ -70,13 +70,9 @@ class FrameQuality(Reward):
         log: bool = False,
     ) -> None:
         super().__init__()
-        self.detail, self.contrast, self.noise, self.size, self.log = (
-            detail,
-            contrast,
-            noise,
-            size,
-            log,
-        )
+        self.detail, self.contrast = detail, contrast
+        self.noise, self.size = noise, size
+        self.log = log
 
     def forward(self, samples: Samples) -> Score:
         """The score of whole clips; the factors are in `parts`."""

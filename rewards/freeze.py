@@ -51,7 +51,8 @@ class Freeze(Reward):
 
     def __init__(self, exact: float = 0.5 / 255, near: float = 0.1, window: float = 0.75) -> None:
         super().__init__()
-        self.exact, self.near, self.window = exact, near, window
+        self.exact, self.near = exact, near
+        self.window = window
 
     def features(self, samples: Samples) -> Tensor:
         """The change from each frame to the next, (B, F - 1)."""

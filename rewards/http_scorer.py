@@ -72,7 +72,8 @@ class HttpScorer(Reward):
             raise ValueError(
                 f"expected chunk >= 1, retries >= 0, timeout > 0, got {chunk}, {retries}, {timeout}"
             )
-        self.url, self.token_env, self.chunk, self.transport = url, token_env, chunk, transport
+        self.url, self.token_env = url, token_env
+        self.chunk, self.transport = chunk, transport
         self.patience = Patience(timeout, retries, wait=0.5)
         self.address = None if transport else address(url, "url")
         if self.address and not private(self.address) and not insecure:

@@ -97,8 +97,10 @@ class IdentityDrift(Reward):
             raise ValueError(
                 f"expected looks, frames a second, above 0 and chunk of 1 or more, got {looks}, {chunk}"
             )
-        self.encoder, self.region, self.against = encoder, region, against
-        self.looks, self.chunk, self.offload = looks, chunk, offload
+        self.encoder, self.region = encoder, region
+        self.against = against
+        self.looks, self.chunk = looks, chunk
+        self.offload = offload
         self.network: Any = None
 
     @classmethod

@@ -59,13 +59,9 @@ class Jerk(Reward):
             raise ValueError(
                 f"expected scale, in diagonals a second^3, to be positive, got {scale}"
             )
-        self.scale, self.grid, self.noise, self.flow, self.flow_size = (
-            scale,
-            grid,
-            noise,
-            flow,
-            flow_size,
-        )
+        self.scale, self.grid = scale, grid
+        self.noise = noise
+        self.flow, self.flow_size = flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
         """One number for four frames in a row, (B, F - 3)."""

@@ -116,13 +116,9 @@ class Judge(Reward):
             )
         if ask is None and not model:
             raise ValueError("expected model, the name that the server knows it by, got ''")
-        self.model, self.count, self.size, self.seed, self.workers = (
-            model,
-            frames,
-            size,
-            seed,
-            workers,
-        )
+        self.model, self.count = model, frames
+        self.size, self.seed = size, seed
+        self.workers = workers
         self.ask: Ask = ask or Endpoint(
             base_url, key_from, timeout, retries, wait, insecure=insecure
         )

@@ -60,7 +60,8 @@ class Loop(Reward):
         super().__init__()
         if not gap > 0:
             raise ValueError(f"expected gap, in seconds, to be positive, got {gap}")
-        self.gap, self.alike, self.floor = gap, alike, floor
+        self.gap, self.alike = gap, alike
+        self.floor = floor
 
     def features(self, samples: Samples) -> Tensor:
         """Mean colours over a grid, over the mean light of the frame, (B, F, C * 256)."""

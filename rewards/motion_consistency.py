@@ -48,7 +48,8 @@ class MotionConsistency(Reward):
 
     def __init__(self, still: float = 0.005, flow: str = "dis", flow_size: int = 192) -> None:
         super().__init__()
-        self.still, self.flow, self.flow_size = still, flow, flow_size
+        self.still = still
+        self.flow, self.flow_size = flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
         """One number for four frames in a row, (B, F - 3)."""

@@ -81,13 +81,9 @@ class MotionTarget(Reward):
             raise ValueError(
                 f"expected 0 < low < typical < high, diagonals a second, got {low}, {typical}, {high}"
             )
-        self.low, self.typical, self.high, self.flow, self.flow_size = (
-            low,
-            typical,
-            high,
-            flow,
-            flow_size,
-        )
+        self.low, self.typical = low, typical
+        self.high = high
+        self.flow, self.flow_size = flow, flow_size
 
     def features(self, samples: Samples) -> Tensor:
         """Twelve numbers of each three frames in a row, speeds a second, (B, F - 2, 12);
@@ -170,7 +166,8 @@ class _Measured:
 
     def __init__(self, row: Tensor) -> None:
         self.speed, self.camera_speed = row[:, 0], row[:, 1]
-        self.beside, self.pictured, self.turn = row[:, 2:4], row[:, 4:6], row[:, 6:8]
+        self.beside, self.pictured = row[:, 2:4], row[:, 4:6]
+        self.turn = row[:, 6:8]
         self.camera = row[:, 8:12]
 
 

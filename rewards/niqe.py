@@ -62,7 +62,8 @@ class Niqe(Reward):
             raise ValueError(f"expected ridge to be 0 or more, got {ridge}")
         if patch < 4 or patch % 2:
             raise ValueError(f"expected patch, pixels, to be even and 4 or more, got {patch}")
-        self.patch, self.ridge, self.population = patch, ridge, population
+        self.patch, self.ridge = patch, ridge
+        self.population = population
         self.least_side = 2 * patch  # type: ignore[misc]
 
     @classmethod

@@ -69,7 +69,9 @@ class Ocr(Reward):
             raise ValueError(f"expected looks, frames a second, to be above 0, got {looks}")
         if pool not in ("mean", "best"):
             raise ValueError(f"expected pool to be one of mean, best, got {pool!r}")
-        self.looks, self.pool, self.text, self.side, self.reader = looks, pool, text, side, reader
+        self.looks, self.pool = looks, pool
+        self.text, self.side = text, side
+        self.reader = reader
 
     @classmethod
     def tiny(cls) -> Ocr:

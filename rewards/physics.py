@@ -74,13 +74,9 @@ class Physics(Reward):
             raise ValueError(
                 f"expected positive numbers, got least={least}, price={price}, most={most}"
             )
-        self.least, self.price, self.most, self.flow, self.flow_size = (
-            least,
-            price,
-            most,
-            flow,
-            flow_size,
-        )
+        self.least, self.price = least, price
+        self.most = most
+        self.flow, self.flow_size = flow, flow_size
 
     def features(self, samples: Samples) -> Tensor:
         """Of each pair: velocity a second, two centres, what the camera adds, growth,

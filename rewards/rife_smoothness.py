@@ -67,7 +67,8 @@ class RifeSmoothness(Reward):
             raise ValueError(
                 f"expected size, pixels, of 8 or more and chunk of 1 or more, got {size} and {chunk}"
             )
-        self.size, self.weights, self.chunk, self.network = size, weights, chunk, network
+        self.size, self.weights = size, weights
+        self.chunk, self.network = chunk, network
 
     @classmethod
     def tiny(cls) -> RifeSmoothness:

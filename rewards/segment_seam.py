@@ -77,8 +77,10 @@ class SegmentSeam(Reward):
                 f"expected one of every, segments, latents and borders, in numbers above 0, got {got}"
             )
         self.every = every if given else 16
-        self.segments, self.latents, self.borders = segments, latents, tuple(borders)
-        self.weight, self.slack, self.floors = weight, slack, floors
+        self.segments, self.latents = segments, latents
+        self.borders = tuple(borders)
+        self.weight, self.slack = weight, slack
+        self.floors = floors
         self.flow, self.flow_size = flow, flow_size
 
     @classmethod

@@ -54,7 +54,8 @@ class ShotCut(Reward):
             raise ValueError(
                 f"expected 0 <= floor < 1 and chunk, windows at a time, 1 or more, got {floor}, {chunk}"
             )
-        self.floor, self.weights, self.chunk, self.network = floor, weights, chunk, network
+        self.floor, self.weights = floor, weights
+        self.chunk, self.network = chunk, network
 
     @classmethod
     def tiny(cls) -> ShotCut:

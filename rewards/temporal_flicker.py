@@ -73,7 +73,8 @@ class TemporalFlicker(Reward):
         super().__init__()
         if kind not in ("all", *KINDS):
             raise ValueError(f"expected kind to be one of all, {', '.join(KINDS)}, got {kind!r}")
-        self.kind, self.floor, self.flow, self.flow_size = kind, floor, flow, flow_size
+        self.kind, self.floor = kind, floor
+        self.flow, self.flow_size = flow, flow_size
         weights = dict(zip(KINDS, (luminance, colour, texture), strict=True))
         self.weights = weights if kind == "all" else {name: float(name == kind) for name in KINDS}
 

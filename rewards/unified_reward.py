@@ -89,7 +89,8 @@ class UnifiedReward(Reward):
             raise ValueError(f"expected frames and workers above 0, got {frames} and {workers}")
         if ask is None and not model:
             raise ValueError("expected model, the name that the server knows it by, got ''")
-        self.model, self.count, self.seed, self.workers = model, frames, seed, workers
+        self.model, self.count = model, frames
+        self.seed, self.workers = seed, workers
         self.weights = shares(weights)
         self.ask: Ask = ask or Endpoint(
             base_url, key_from, timeout, retries, wait, insecure=insecure

@@ -128,7 +128,8 @@ class Networked(Reward):
         super().__init__()
         if chunk < 1:
             raise ValueError(f"expected chunk, frames at a time, to be 1 or more, got {chunk}")
-        self.network, self.chunk, self.offload = network, chunk, offload
+        self.network, self.chunk = network, chunk
+        self.offload = offload
 
     def load(self) -> Network:
         """The network, from the weights named in the options."""
@@ -251,7 +252,8 @@ class Moving(Reward):
             raise ValueError(
                 f"expected chunk, pairs of frames at a time, to be 1 or more, got {chunk}"
             )
-        self.flow, self.network, self.chunk = flow, network, chunk
+        self.flow, self.network = flow, network
+        self.chunk = chunk
 
     @property
     def classical(self) -> bool:

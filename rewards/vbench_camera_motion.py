@@ -83,7 +83,8 @@ class VbenchCameraMotion(Reward):
             raise ValueError(
                 f"expected target to be one of {', '.join(ASKED.values())}, got {target!r}"
             )
-        self.target, self.flow, self.network, self.flow_size = target, flow, network, flow_size
+        self.target, self.flow = target, flow
+        self.network, self.flow_size = network, flow_size
 
     @classmethod
     def tiny(cls) -> VbenchCameraMotion:

@@ -70,13 +70,9 @@ class VideoAlign(Reward):
         precision(dtype)
         if chunk < 1:
             raise ValueError(f"expected chunk, clips a forward pass, to be at least 1, got {chunk}")
-        self.model, self.base, self.checkpoint, self.weights, self.chunk = (
-            model,
-            base,
-            checkpoint,
-            weights,
-            chunk,
-        )
+        self.model, self.base = model, base
+        self.checkpoint, self.weights = checkpoint, weights
+        self.chunk = chunk
         self.network = Network(lambda: self._judge(dtype), offload)
         self.words: Callable[[], qwen.Words] = lambda: _words(tokenizer(self._base()))
         self._config: dict[str, Any] | None = None

@@ -94,13 +94,15 @@ class VideoScore2(Reward):
             raise ValueError(
                 f"expected temperature >= 0 and tokens >= 1, got {temperature} and {tokens}"
             )
-        self.temperature, self.seed, self.tokens = temperature, seed, tokens
+        self.temperature, self.seed = temperature, seed
+        self.tokens = tokens
         self.weights = shares(weights)
         kind = "Qwen2_5_VLForConditionalGeneration"
         self.network = Network(lambda: pretrained(kind, model, dtype, revision=revision), offload)
         self.words: Callable[[], qwen.Words] = lambda: _words(tokenizer(model, revision=revision))
         self._words: qwen.Words | None = None
-        self.least, self.most, self.form = qwen25.LEAST, 0, False
+        self.least, self.most = qwen25.LEAST, 0
+        self.form = False
 
     @classmethod
     def tiny(cls) -> VideoScore2:

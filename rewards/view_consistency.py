@@ -80,7 +80,8 @@ class ViewConsistency(Reward):
             raise ValueError(
                 f"expected apart >= 1, tolerance, depth > 0, got {apart}, {tolerance}, {depth}"
             )
-        self.apart, self.tolerance, self.depth, self.closed = apart, tolerance, depth, closed
+        self.apart, self.tolerance = apart, tolerance
+        self.depth, self.closed = depth, closed
         self.flow_size, self.match = flow_size, _named(matcher, flow_size)
 
     @property

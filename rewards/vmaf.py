@@ -74,7 +74,8 @@ class Vmaf(Reward):
             raise ValueError(
                 f"expected model to be the name of one that libvmaf knows, got {model!r}"
             )
-        self.model, self.still, self.ffmpeg, self.limit = model, still, ffmpeg, limit
+        self.model, self.still = model, still
+        self.ffmpeg, self.limit = ffmpeg, limit
         self.command = ""
 
     @classmethod

@@ -65,7 +65,8 @@ class WarpError(Reward):
         flow_size: int = 192,
     ) -> None:
         super().__init__()
-        self.relative, self.floor, self.faint = relative, floor, faint
+        self.relative, self.floor = relative, floor
+        self.faint = faint
         self.rest, self.camera = rest, camera
         self.flow, self.flow_size = flow, flow_size
 

@@ -74,7 +74,8 @@ class WmReward(LearnedReward):
                 "expected even numbers 0 < past < window <= most, as a token is two "
                 f"frames, and stride > 0, got past={past}, window={window}, most={most}, stride={stride}"
             )
-        self.window, self.past, self.step, self.most = window, past, stride, most
+        self.window, self.past = window, past
+        self.step, self.most = stride, most
         self.network = Network(
             lambda: pretrained("VJEPA2Model", model, dtype, revision=revision), offload
         )
