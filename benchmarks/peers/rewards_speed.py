@@ -48,8 +48,8 @@ SHARED = {  # what rewards share, by the function that makes it
     "flow.clip_flow": "DIS, both ways, and its colour axis",
     "flow.rested": "rest told from motion",
     "flow.shrunk": "frames shrunk",
-    "_coarse.coarsened": "motion on a coarser grid",
-    "_camera.split": "things told from the camera",
+    "_flow.coarse.coarsened": "motion on a coarser grid",
+    "_flow.camera.split": "things told from the camera",
 }
 NAMES = {  # the command line's numbers, and those of --quick
     "frames": (FRAMES, 16, "frames of the clip"),

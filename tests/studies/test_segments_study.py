@@ -348,7 +348,7 @@ def test_a_stopped_study_lets_its_runs_leave(tmp_path, sent):
     ]
     code = f"exec({chr(10).join(lines)!r})"
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'studies')!r})\n"
         f"import test_segments_study as t\nfrom pathlib import Path\n"
         f"t.study.work(t.fakes(Path({str(tmp_path)!r}), {code!r}, 2), 2)"
     )

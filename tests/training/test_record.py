@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples, Score
-from vidrl.training.record import Record, extremes, postfix, summarise
+from vidrl.training.progress import postfix
+from vidrl.training.record import Record, extremes, summarise
 from vidrl.training.rollout import Plan
 from vidrl.training.scored import Scored
 
