@@ -17,8 +17,8 @@ import numpy as np
 from vidrl.inference.student import Array, t_quantile
 
 BLOCKS = 20
-BENT = "too few clips: the distance does not fall as 1 / N yet, and cannot be extrapolated to an unbiased one"
-OTHER = "the interval is of the unbiased distance: few clips add to the other one"
+NOT_ASYMPTOTIC = "too few clips: the distance does not fall as 1 / N yet, and cannot be extrapolated to an unbiased one"
+PUBLISHED_OUTSIDE = "the interval is of the unbiased distance: few clips add to the other one"
 Groups = Sequence[Hashable]
 Blocks = tuple[Array, Array]  # the number of each clip's block, (N,) and (N',)
 
@@ -86,9 +86,11 @@ class Benchmark(ABC):
         """Of all clips, and (K,) without each block: the unbiased distance where `exact`,
         else the biased one.
 
-        `blocks` are the numbers, 0 to K − 1, of the clips' blocks.
+        `assign_blocks` are the numbers, 0 to K − 1, of the clips' blocks.
         """
-        kept = [(first[blocks[0] != k], second[blocks[1] != k]) for k in range(count(blocks))]
+        kept = [
+            (first[blocks[0] != k], second[blocks[1] != k]) for k in range(count_blocks(blocks))
+        ]
         statistic = self.unbiased if self.exact else self.biased
         found = [statistic(*pair) for pair in [(first, second), *kept]]
         return found[0], np.array(found[1:])
@@ -112,7 +114,7 @@ class Benchmark(ABC):
         if why := self._refused(min(n), first.shape[1]):
             return Distance(math.nan, math.nan, math.nan, math.nan, n, (why,))
         groups = groups or (range(n[0]), range(-n[1], 0))
-        value, parts = self.biased(first, second), blocks(groups)
+        value, parts = self.biased(first, second), assign_blocks(groups)
         prompts = min(len(set(part.tolist())) for part in parts)
         if prompts < 4:
             few = f"{prompts} prompts in a set: too few for an interval"
@@ -128,10 +130,15 @@ class Benchmark(ABC):
         notes = self.notes(first, second)
         bend = 0.0 if self.exact else abs(self._halves(first, second, parts) - 2 * value + unbiased)
         if bend > reach + 1e-9 * abs(value):
-            return Distance(value, math.nan, math.nan, math.nan, n, (*notes, BENT))
+            return Distance(value, math.nan, math.nan, math.nan, n, (*notes, NOT_ASYMPTOTIC))
         held = unbiased - reach <= value <= unbiased + reach
         return Distance(
-            value, unbiased, unbiased - reach, unbiased + reach, n, notes + (OTHER,) * (not held)
+            value,
+            unbiased,
+            unbiased - reach,
+            unbiased + reach,
+            n,
+            notes + (PUBLISHED_OUTSIDE,) * (not held),
         )
 
     def nearer(
@@ -209,7 +216,7 @@ class Benchmark(ABC):
         self, first: Array, second: Array, parts: Blocks, exact: bool
     ) -> tuple[float, float]:
         """The unbiased distance, and how far its interval reaches."""
-        K, (whole, left) = count(parts), self.statistics(first, second, parts)
+        K, (whole, left) = count_blocks(parts), self.statistics(first, second, parts)
         pseudo = K * whole - (K - 1) * left
         reach = t_quantile(K - 1) * float(pseudo.std(ddof=1)) / math.sqrt(K)
         return whole if exact else float(pseudo.mean()), reach
@@ -222,15 +229,15 @@ class Benchmark(ABC):
         return float(np.mean([self.biased(*half) for half in halves]))
 
 
-def count(blocks: Blocks) -> int:
+def count_blocks(blocks: Blocks) -> int:
     """How many blocks there are, K."""
     return int(max(block.max() for block in blocks)) + 1
 
 
-def blocks(groups: tuple[Groups, Groups], most: int = BLOCKS) -> Blocks:
+def assign_blocks(groups: tuple[Groups, Groups], most: int = BLOCKS) -> Blocks:
     """The number of each clip's block: clips of one group are in one, in both sets.
 
-    >>> [part.tolist() for part in blocks((["a", "a", "b", "c"], ["c", "a"]), most=2)]
+    >>> [part.tolist() for part in assign_blocks((["a", "a", "b", "c"], ["c", "a"]), most=2)]
     [[0, 0, 1, 0], [0, 0]]
     """
     first, second = _numbered(groups, most)
@@ -238,7 +245,7 @@ def blocks(groups: tuple[Groups, Groups], most: int = BLOCKS) -> Blocks:
 
 
 def _numbered(sides: Sequence[Groups], most: int = BLOCKS) -> list[Array]:
-    """`blocks` of any number of sets."""
+    """`assign_blocks` of any number of sets."""
     numbers: dict[Hashable, int] = {}
     for side in sides:
         for group in side:

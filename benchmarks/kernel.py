@@ -9,7 +9,7 @@ import numpy as np
 
 from vidrl.inference.student import Array
 
-from .base import Benchmark, Blocks, count
+from .base import Benchmark, Blocks, count_blocks
 
 Gram = tuple[Array, Array, Array]  # k(x, x), k(y, y), k(x, y)
 
@@ -55,7 +55,9 @@ class Kernel(Benchmark):
         xx, yy, xy = self.gram(first, second)
         np.fill_diagonal(xx, 0)
         np.fill_diagonal(yy, 0)
-        a, b = ((block[:, None] == np.arange(count(blocks))).astype(float) for block in blocks)
+        a, b = (
+            (block[:, None] == np.arange(count_blocks(blocks))).astype(float) for block in blocks
+        )
         n, m = a.sum(0), b.sum(0)
         sums = [
             (one.T @ table @ other, size)

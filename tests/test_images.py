@@ -9,7 +9,7 @@ import torch
 import toys
 
 from vidrl import cli, config, plugin
-from vidrl.bench.notes import observed
+from vidrl.bench.notes import observations
 from vidrl.bench.protocol import Protocol
 from vidrl.report.page.film import player
 from vidrl.report.run_folder import read
@@ -166,13 +166,13 @@ def test_bench_tells_of_images_beside_clips():
         }
         for name, frames in (("a", [1, 1]), ("b", [17, 1]))
     ]
-    (note,) = [note for note in observed(sets, Protocol()) if "images" in note]
+    (note,) = [note for note in observations(sets, Protocol()) if "images" in note]
     assert note.startswith(
         "images beside clips (a: 2 of 2, b: 1 of 2): dims that need time have no number"
     )
     assert not any(
         "images" in note
-        for note in observed([{"name": "c", "clips": sets[1]["clips"][:1]}], Protocol())
+        for note in observations([{"name": "c", "clips": sets[1]["clips"][:1]}], Protocol())
     )
 
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from vidrl.bench import measure, suite
-from vidrl.bench.cache import whole
+from vidrl.bench.cache import write_atomic
 from vidrl.bench.dims import Dim
 from vidrl.bench.items import Item
 from vidrl.bench.suite import Suite
@@ -77,7 +77,7 @@ def main() -> None:
         "writers": list(WRITERS),
         "dims": found,
     }
-    whole(args.out, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(args.out, json.dumps(said, indent=1, ensure_ascii=False) + "\n")
 
 
 def sources(folder: str | None) -> list[tuple[Tensor, float]]:

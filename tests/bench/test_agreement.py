@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from vidrl.bench.agreement import (
-    calibrate,
+    agreement_with_ties,
+    agreement_without_ties,
+    calibrate_tie_threshold,
     chance_with_ties,
-    clusters,
+    dependence_clusters,
+    leave_one_out,
     majority,
-    others,
     spearman,
-    with_ties,
-    without_ties,
 )
-from vidrl.bench.detection import own_area
-from vidrl.bench.raters import beside_a_rater, between
+from vidrl.bench.detection import paired_area
+from vidrl.bench.rater_comparison import compare_dims, compare_with_rater
 
 
 def raters(
@@ -35,17 +35,23 @@ def raters(
 
 def test_without_ties_by_hand() -> None:
     human, model = np.array([1, -1, -1, 0, 1, 1]), np.array([2.0, -1.0, 3.0, 9.0, 0.0, np.nan])
-    assert np.nanmean(without_ties(human, model)) == 0.5
-    assert np.nanmean(without_ties(human, model, half=True)) == 0.625
-    assert np.isnan(without_ties(human, model)).tolist() == [False] * 3 + [True, False, True]
+    assert np.nanmean(agreement_without_ties(human, model)) == 0.5
+    assert np.nanmean(agreement_without_ties(human, model, half=True)) == 0.625
+    assert np.isnan(agreement_without_ties(human, model)).tolist() == [False] * 3 + [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_the_calibrated_threshold_is_the_best_of_all() -> None:
     rng = np.random.default_rng(0)
     for _ in range(40):
         human, model = rng.integers(-1, 2, 30), rng.integers(-4, 5, 30) / 2
-        tried = {e: with_ties(human, model, e).mean() for e in sorted({0.0, *np.abs(model)})}
-        best, epsilon = calibrate(human, model)
+        tried = {
+            e: agreement_with_ties(human, model, e).mean() for e in sorted({0.0, *np.abs(model)})
+        }
+        best, epsilon = calibrate_tie_threshold(human, model)
         assert best == pytest.approx(max(tried.values())) and epsilon == min(
             e for e in tried if tried[e] == best
         )
@@ -61,12 +67,12 @@ def test_calibration_is_that_of_videoalign() -> None:
             np.mean([(h == 0) if abs(m) <= e else h * m > 0 for h, m in zip(human, model)])
             for e in np.abs(model)
         )
-        assert published <= calibrate(human, model)[0] <= published + 1 / 50
+        assert published <= calibrate_tie_threshold(human, model)[0] <= published + 1 / 50
 
 
 def test_values_that_are_missing_do_not_count() -> None:
-    assert calibrate(np.array([1, 0]), np.array([1.0, np.nan])) == (1.0, 0.0)
-    assert np.isnan(calibrate(np.array([1]), np.array([np.nan]))).all()
+    assert calibrate_tie_threshold(np.array([1, 0]), np.array([1.0, np.nan])) == (1.0, 0.0)
+    assert np.isnan(calibrate_tie_threshold(np.array([1]), np.array([np.nan]))).all()
 
 
 def covers(
@@ -77,7 +83,7 @@ def covers(
     hits = 0
     for seed in range(40):
         human, model = draw(np.random.default_rng(seed))
-        area = own_area(without_ties(human, model), range(len(human)), draws=200)
+        area = paired_area(agreement_without_ties(human, model), range(len(human)), draws=200)
         hits += area.low <= truth <= area.high
     return hits / 40
 
@@ -113,9 +119,9 @@ def test_a_band_of_ties_is_found_again() -> None:
     rng = np.random.default_rng(5)
     gap = rng.normal(size=500)
     human = raters(gap, rng, temperature=0.0, band=0.5)
-    accuracy, epsilon = calibrate(human, gap)
+    accuracy, epsilon = calibrate_tie_threshold(human, gap)
     assert accuracy == 1 and 0.45 < epsilon <= 0.5
-    assert with_ties(human, gap, 0.0).mean() == pytest.approx((human != 0).mean())
+    assert agreement_with_ties(human, gap, 0.0).mean() == pytest.approx((human != 0).mean())
 
 
 def test_a_bias_of_position_costs_what_it_must() -> None:
@@ -134,7 +140,7 @@ def test_a_bias_of_position_costs_what_it_must() -> None:
 def test_a_model_that_knows_nothing_gets_chance(ties: float) -> None:
     rng = np.random.default_rng(7)
     human = np.where(rng.random(20_000) < ties, 0, rng.choice([-1, 1], 20_000))
-    accuracy, _ = calibrate(human, rng.normal(size=20_000))
+    accuracy, _ = calibrate_tie_threshold(human, rng.normal(size=20_000))
     assert accuracy == pytest.approx(chance_with_ties(human), abs=0.01)
 
 
@@ -176,18 +182,18 @@ def test_a_rater_of_known_skill_against_the_others() -> None:
     + q^3) / (p^2 + q^2)."""
     p, q = 0.8, 0.2
     _, votes = votes_of(np.random.default_rng(9), 3000, 3, p)
-    found = others(votes.tolist())
+    found = leave_one_out(votes.tolist())
     truth = (p**3 + q**3) / (p**2 + q**2)
-    assert np.nanmean(without_ties(found.majority, found.votes.astype(float))) == pytest.approx(
-        truth, abs=0.02
-    )
-    assert others([[1], [0]]).rows == []
+    assert np.nanmean(
+        agreement_without_ties(found.majority, found.votes.astype(float))
+    ) == pytest.approx(truth, abs=0.02)
+    assert leave_one_out([[1], [0]]).rows == []
 
 
 def test_a_tie_of_a_rater_counts_as_a_tie_of_a_dim() -> None:
     """Two raters, of whom one says tie: against a decided majority a tie is 1/2 for the
     rater and for a dim alike."""
-    (row,) = beside_a_rater(others([[1, 0]] * 9), range(9), {"always tied": np.zeros(9)})
+    (row,) = compare_with_rater(leave_one_out([[1, 0]] * 9), range(9), {"always tied": np.zeros(9)})
     assert row["rater"] == row["agreement"] == 0.5 and row["difference"] == 0 and row["n"] == 9
 
 
@@ -202,18 +208,20 @@ def test_a_model_no_better_than_one_more_rater_is_not_above_a_rater(
         rng = np.random.default_rng(seed)
         truth, votes = votes_of(rng, 150, raters, right)
         one = np.where(rng.random(150) < right, truth, -truth).astype(float)
-        (row,) = beside_a_rater(others(votes.tolist()), range(150), {"one more": one})
+        (row,) = compare_with_rater(leave_one_out(votes.tolist()), range(150), {"one more": one})
         above, below = above + (row["verdict"] == "above"), below + (row["verdict"] == "below")
     assert above <= 5 and below <= 5  # binomial of 60 at 2.5 %: more than 5 in 0.2 %
 
 
 def test_a_model_that_knows_the_truth_is_above_a_rater() -> None:
     truth, votes = votes_of(np.random.default_rng(0), 400, 3, 0.75)
-    (row,) = beside_a_rater(others(votes.tolist()), range(400), {"truth": truth.astype(float)})
+    (row,) = compare_with_rater(
+        leave_one_out(votes.tolist()), range(400), {"truth": truth.astype(float)}
+    )
     assert row["verdict"] == "above" and row["agreement"] - row["rater"] == pytest.approx(
         row["difference"]
     )
-    assert beside_a_rater(others([[1], [-1]]), range(2), {"truth": np.ones(2)}) == []
+    assert compare_with_rater(leave_one_out([[1], [-1]]), range(2), {"truth": np.ones(2)}) == []
 
 
 def test_values_that_are_missing_help_no_dim() -> None:
@@ -223,14 +231,14 @@ def test_values_that_are_missing_help_no_dim() -> None:
     human = rng.choice([-1, 1], 200)
     model = np.where(rng.random(200) < 0.6, human, -human).astype(float)
     selective = np.where(model == human, model, np.nan)
-    (row,) = between(human, range(200), {"selective": selective, "plain": model})
+    (row,) = compare_dims(human, range(200), {"selective": selective, "plain": model})
     assert (
         row["difference"] == 0 and row["if_wrong"]["difference"] == 0 and row["verdict"] == "open"
     )
     _, votes = votes_of(rng, 200, 3, 0.8)
     lucky = np.where(rng.random(200) < 0.5, votes[:, 0], np.nan)
     lucky[(lucky != np.sign(votes.sum(1)))] = np.nan
-    (row,) = beside_a_rater(others(votes.tolist()), range(200), {"lucky": lucky})
+    (row,) = compare_with_rater(leave_one_out(votes.tolist()), range(200), {"lucky": lucky})
     assert row["difference"] > 0 > row["if_wrong"]["difference"] and row["verdict"] == "unscored"
 
 
@@ -243,19 +251,23 @@ def test_two_dims_are_compared_on_the_same_pairs() -> None:
         name: np.where(rng.random(300) < right, human, -human).astype(float)
         for name, right in (("good", 0.9), ("fair", 0.6), ("other", 0.6))
     }
-    rows = {(row["dim"], row["other"]): row for row in between(human, range(300), models)}
+    rows = {(row["dim"], row["other"]): row for row in compare_dims(human, range(300), models)}
     assert {key: row["verdict"] for key, row in rows.items()} == {
         ("good", "fair"): "above",
         ("good", "other"): "above",
         ("fair", "other"): "open",
     }
     assert rows["fair", "other"]["p_holm"] >= rows["fair", "other"]["p"]
-    (few,) = between(human[:3], range(3), {"good": models["good"][:3], "fair": models["fair"][:3]})
+    (few,) = compare_dims(
+        human[:3], range(3), {"good": models["good"][:3], "fair": models["fair"][:3]}
+    )
     assert few["verdict"] in ("few", "open")
 
 
 def test_pairs_that_share_a_clip_hang_together() -> None:
-    assert clusters([("p", 1, 2), ("q", 3, 4), ("", 2, 9), ("", 4, 10), ("", 11, 12)]) == [
+    assert dependence_clusters(
+        [("p", 1, 2), ("q", 3, 4), ("", 2, 9), ("", 4, 10), ("", 11, 12)]
+    ) == [
         0,
         1,
         0,

@@ -193,7 +193,7 @@ def test_what_was_trained_on_is_marked(capsys, tmp_path):
     args = cli.build().parse_args(
         ["bench", "--model", "m", "--lora", str(tmp_path / "run" / "lora"), *QUICK[:2]]
     )
-    assert command._trained(args, command.chosen(args)) == ["flicker"]
+    assert command._trained(args, command.suite_from(args)) == ["flicker"]
     assert command._source(args).name == "run"
 
 

@@ -68,7 +68,7 @@ def test_a_key_names_all_that_numbers_depend_on(monkeypatch):
         key("clip", "dim", "protocol", prompt="A", device="cpu"),
         key("clip", "dim", "protocol", prompt="a", device="cuda"),
     ]
-    monkeypatch.setattr(cache, "code", lambda: "another version")
+    monkeypatch.setattr(cache, "code_version", lambda: "another version")
     others.append(key("clip", "dim", "protocol", prompt="a", device="cpu"))
     assert len({one, *others}) == 7
 

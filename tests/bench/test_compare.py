@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vidrl.bench.compare import between, check, compare, compare_all, order, pairs
+from vidrl.bench.compare import (
+    compare,
+    compare_all,
+    compare_results,
+    order_pairs,
+    pairs,
+    shared_dims,
+)
 from vidrl.inference.clusters import clusters
 from vidrl.inference.exchange import exchange_p
 from vidrl.inference.means import interval
@@ -330,10 +337,11 @@ def test_pairs_come_from_the_best_to_the_worst():
     a = made("a", [(1.0, "x", 0), (1.0, "y", 0), (None, "z", 0)])
     b = made("b", [(0.0, "x", 0), (3.0, "y", 0), (1.0, "z", 0)])
     found = [
-        (pair.prompt, pair.difference, pair.second[0]["path"]) for pair in order(a, b, "flicker")
+        (pair.prompt, pair.difference, pair.second[0]["path"])
+        for pair in order_pairs(a, b, "flicker")
     ]
     assert found == [("y", 2.0, "b/1.mp4"), ("x", -1.0, "b/0.mp4")]
-    assert order(made("a", [(1.0, "x")]), made("b", [(1.0, "other")]), "flicker") == []
+    assert order_pairs(made("a", [(1.0, "x")]), made("b", [(1.0, "other")]), "flicker") == []
 
 
 # --- pairing that keeps the most information
@@ -504,19 +512,19 @@ def results(sets, protocol="aaaa", dim="1111", fps=0):
 
 def test_results_of_one_protocol_are_compared_on_their_common_dims():
     a, b = seeded("a"), seeded("bb")
-    assert check(results([a]), results([b])) == ["flicker"]
-    assert between(results([a]), results([b])) == compare(a, b, ["flicker"], 5)
+    assert shared_dims(results([a]), results([b])) == ["flicker"]
+    assert compare_results(results([a]), results([b])) == compare(a, b, ["flicker"], 5)
 
 
 def test_results_of_other_protocols_or_dims_are_refused():
     a, b = seeded("a"), seeded("bb")
     with pytest.raises(ValueError, match="expected one protocol, got aaaa and bbbb .fps 0 and 8."):
-        between(results([a]), results([b], protocol="bbbb", fps=8))
+        compare_results(results([a]), results([b], protocol="bbbb", fps=8))
     with pytest.raises(ValueError, match="'flicker' was measured in two ways, 1111 and 3333"):
-        between(results([a]), results([b], dim="3333"))
+        compare_results(results([a]), results([b], dim="3333"))
     other = results([b]) | {"dims": [{"name": "jerk", "hash": "1"}]}
     with pytest.raises(ValueError, match="a dim in common, got flicker, only a and jerk"):
-        between(results([a]), other)
+        compare_results(results([a]), other)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from scipy import linalg
 
 from vidrl import plugin
-from vidrl.benchmarks.base import Benchmark, blocks
+from vidrl.benchmarks.base import Benchmark, assign_blocks
 from vidrl.benchmarks.frechet import Frechet
 from vidrl.benchmarks.kernel import Kernel
 
@@ -244,7 +244,7 @@ def test_kernel_has_the_numbers_of_jedis_own_example():
 
 def test_leaving_blocks_out_by_sums_is_leaving_them_out():
     x, y = sets(30, 35, 4)
-    parts = blocks(([i // 3 for i in range(30)], [i // 2 for i in range(35)]), most=7)
+    parts = assign_blocks(([i // 3 for i in range(30)], [i // 2 for i in range(35)]), most=7)
     whole, left = Kernel().statistics(x, y, parts)
     slowly = Benchmark.statistics(Kernel(), x, y, parts)
     assert whole == pytest.approx(slowly[0]) and left == pytest.approx(slowly[1])

@@ -10,14 +10,14 @@ import pytest
 from _clips import moving
 from _results import dim, finish, made
 
-from vidrl.bench import measure, relevant, results, suite
+from vidrl.bench import least_relevant, measure, results, suite
 from vidrl.bench.export import csv, latex, markdown
-from vidrl.bench.fairness import common_rate, grouped, unfair
+from vidrl.bench.fairness import common_rate, count_rates, unfair_differences
+from vidrl.bench.file_format import file_format
 from vidrl.bench.items import find
 from vidrl.bench.page import page
-from vidrl.bench.page.facts import sure, verdict
+from vidrl.bench.page.facts import significant_side, verdict
 from vidrl.bench.table import table
-from vidrl.bench.written import written
 
 
 def encode(path, codec="libx264", pixels="yuv420p", fps=16, options=None, frames=9, seed=0):
@@ -67,7 +67,7 @@ def measured(*folders, fps=0.0):
     ],
 )
 def test_container_codec_and_pixel_format_are_told(tmp_path, name, codec, pixels, wanted):
-    found = written(encode(tmp_path / name, codec, pixels), (80, 64), 9)
+    found = file_format(encode(tmp_path / name, codec, pixels), (80, 64), 9)
     assert (found["container"], found["codec"], found["pixels"]) == wanted
     whole = 8 * (tmp_path / name).stat().st_size / (80 * 64 * 9)
     # without the container's own bytes, where they are told apart
@@ -77,7 +77,7 @@ def test_container_codec_and_pixel_format_are_told(tmp_path, name, codec, pixels
 def test_without_pyav_the_container_and_the_bits_are_told(tmp_path, monkeypatch):
     path = encode(tmp_path / "a.webm", "libvpx-vp9")
     monkeypatch.setitem(sys.modules, "av", None)
-    found = written(path, (80, 64), 9)
+    found = file_format(path, (80, 64), 9)
     assert (found["container"], found["codec"], found["pixels"]) == ("matroska", None, None)
     assert found["bits"] == pytest.approx(8 * path.stat().st_size / (80 * 64 * 9), rel=1e-3)
     notes = measured(tmp_path)["notes"]
@@ -173,7 +173,7 @@ def test_one_rate_in_two_containers_is_one(tmp_path):
         {"name": name, "clips": [{"fps": fps, "size": [4, 4]}] * 2}
         for name, fps in (("m", 16.0), ("k", 15.9967))
     ]
-    assert unfair(sets) == []
+    assert unfair_differences(sets) == []
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_the_advice_on_rates_does_no_harm(other, said):
         {"name": name, "clips": [{"fps": fps, "size": [4, 4]}]}
         for name, fps in (("a", 16.0), ("b", other))
     ]
-    (told,) = unfair(sets)
+    (told,) = unfair_differences(sets)
     assert f"(a 16, b {other:g})" in told and said in told
 
 
 def test_rates_that_rounding_parts_are_counted_together():
-    assert grouped([24.0, 23.976, 30.0, 29.97, 30.0]) == {24.0: 2, 30.0: 3}
+    assert count_rates([24.0, 23.976, 30.0, 29.97, 30.0]) == {24.0: 2, 30.0: 3}
 
 
 def test_sizes_that_differ_are_told():
@@ -219,7 +219,7 @@ def test_sizes_that_differ_are_told():
         {"name": name, "clips": [{"fps": 8.0, "size": size}]}
         for name, size in (("a", [4, 4]), ("b", [8, 4]))
     ]
-    assert unfair(sets) == [
+    assert unfair_differences(sets) == [
         "the sets differ in the size of their pictures (a 4x4, b 8x4): make them at one size, or "
         "measure all with one --side"
     ]
@@ -241,7 +241,7 @@ def sure_but_small(least):
 def test_a_difference_below_that_of_a_re_encoding_is_not_beyond_doubt(least, wanted):
     found = sure_but_small(least)
     row = found["comparisons"][0]
-    assert sure(found, row) == 1 and verdict(found, row) == wanted
+    assert significant_side(found, row) == 1 and verdict(found, row) == wanted
     assert ("~: p < 0.05, but less than a re-encoding" in table(found)) == (wanted == 0)
     assert ("not relevant" in page(found, found_at(), {})) == (wanted == 0)
     assert ("no relevant difference" in page(found, found_at(), {})) == (wanted == 0)
@@ -264,11 +264,11 @@ def test_every_dim_of_the_temporal_suite_has_its_measured_value():
     """A changed option, weight or version makes another hash: run
     benchmarks/studies/codec_floor.py again."""
     dims = suite.load("temporal").dims
-    assert {one.name: relevant.least(one.hash, False) is not None for one in dims} == {
+    assert {one.name: least_relevant.lookup(one.hash, False) is not None for one in dims} == {
         one.name: True for one in dims
     }
-    apart = {one.name: relevant.least(one.hash, alike=False) for one in dims}
-    alike = {one.name: relevant.least(one.hash, alike=True) for one in dims}
+    apart = {one.name: least_relevant.lookup(one.hash, alike=False) for one in dims}
+    alike = {one.name: least_relevant.lookup(one.hash, alike=True) for one in dims}
     assert apart["cut"] >= 1e-4 and apart["pumping"] > 0.05 and apart["default"] > 0.3
     assert 0 < alike["default"] < apart["default"] and alike["pumping"] < apart["pumping"]
 
@@ -279,8 +279,10 @@ def test_sets_that_one_encoder_wrote_share_the_change_that_it_makes(monkeypatch,
     shared change."""
     found = made(dims=("flicker",))
     digest = found["dims"][0]["hash"]
-    monkeypatch.setattr(relevant, "_measured", lambda: {digest: {"least": 0.5, "alike": 0.25}})
+    monkeypatch.setattr(
+        least_relevant, "_measured", lambda: {digest: {"least": 0.5, "alike": 0.25}}
+    )
     for one, name in zip(found["sets"], ("h264", codec), strict=True):
         for clip in one["clips"]:
             clip["written"] = {"container": "mp4", "codec": name, "pixels": "yuv420p", "bits": 0.1}
-    assert results.summed_up(found)["dims"][0]["relevant"] == wanted
+    assert results.with_statistics(found)["dims"][0]["relevant"] == wanted

@@ -11,7 +11,7 @@ from scipy import linalg
 from vidrl import plugin
 from vidrl.bench import features, table
 from vidrl.bench.clip import Clip
-from vidrl.bench.encoding import Encoder, pooled
+from vidrl.bench.encoding import Encoder, pool_over_time
 from vidrl.bench.page import rest
 from vidrl.bench.protocol import Protocol
 from vidrl.rewards import video
@@ -61,16 +61,16 @@ def test_pooling_is_mean_spread_and_change_whatever_the_pieces():
         [frames.mean(0), frames.std(0, correction=0), frames.diff(dim=0).abs().mean(0)]
     )
     for cuts in ([11], [1, 4, 6], [1] * 11):
-        assert pooled(frames.split(cuts)) == pytest.approx(whole, abs=1e-9)
+        assert pool_over_time(frames.split(cuts)) == pytest.approx(whole, abs=1e-9)
 
 
 def test_a_single_frame_does_not_spread_or_change():
-    assert pooled([torch.tensor([[3.0, 4.0]])]).tolist() == [3, 4, 0, 0, 0, 0]
+    assert pool_over_time([torch.tensor([[3.0, 4.0]])]).tolist() == [3, 4, 0, 0, 0, 0]
 
 
 def test_order_of_frames_is_seen():
     frames = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
-    forwards, shuffled = pooled([frames]), pooled([frames[[0, 2, 1, 3]]])
+    forwards, shuffled = pool_over_time([frames]), pool_over_time([frames[[0, 2, 1, 3]]])
     assert forwards[:2].tolist() == shuffled[:2].tolist() and shuffled[2] > forwards[2]
 
 

@@ -103,14 +103,14 @@ def test_processes_give_the_same_rows(tmp_path):
 
 
 def test_parts_of_a_composite_are_not_measured_twice():
-    from vidrl.bench.scoring import leaves, without_twins
+    from vidrl.bench.scoring import leaves, without_duplicate_rewards
 
     parts = {
         "drift": plugin.load("rewards", "drift"),
         "frame_quality": plugin.load("rewards", "frame_quality"),
         **leaves("default", default()),
     }
-    single, same = without_twins(parts)
+    single, same = without_duplicate_rewards(parts)
     assert same["default/drift"] == "drift" and set(single) == set(parts) - {"default/drift"}
     assert same["default/frame_quality"] == "default/frame_quality"  # log = true there
 
@@ -338,12 +338,12 @@ def test_missing_weights_are_found_once_and_never_kept(tmp_path, monkeypatch):
 
 
 def test_a_learned_dims_failure_of_the_day_is_not_kept(tmp_path):
-    from vidrl.bench.scoring import lasting, unscored
+    from vidrl.bench.scoring import is_cacheable, unscored_row
 
     learned, plain = Dim("n", "_clips:Needy").build(), Dim("c", "_clips:Counted").build()
-    assert not lasting(unscored("unscored: the server is away"), learned)
-    assert lasting(unscored("inapplicable: one frame"), learned)
-    assert lasting(unscored("unscored: NaN in frame 3"), plain)
+    assert not is_cacheable(unscored_row("unscored: the server is away"), learned)
+    assert is_cacheable(unscored_row("inapplicable: one frame"), learned)
+    assert is_cacheable(unscored_row("unscored: NaN in frame 3"), plain)
 
 
 def test_dims_off_vbenchs_list_of_a_prompt_are_inapplicable(tmp_path):
@@ -352,7 +352,7 @@ def test_dims_off_vbenchs_list_of_a_prompt_are_inapplicable(tmp_path):
     listed = [Item(path, meta={"vbench": dims}) for dims in (("temporal_flickering",), ())]
     on, off = measure.run(listed, found)
     assert on["why"] == {} and on["meta"] == {} and off["value"]["flicker"] is not None
-    assert off["why"] == {"vbench_temporal_flickering": measure.ELSEWHERE}
+    assert off["why"] == {"vbench_temporal_flickering": measure.NOT_VBENCH}
 
 
 def test_progress_sees_what_is_missing_alone(tmp_path):

@@ -158,7 +158,7 @@ def test_world_and_real_apart(tmp_path: Path) -> None:
 def test_pieces_of_a_video_are_one_source() -> None:
     names = ["a.mp4 from 0.0 s", "a.mp4 from 2.0 s", "b.mp4 from 0.0 s"]
     clips = [meta.Clip(name, torch.zeros(1, 3, 8, 8)) for name in names]
-    assert [meta_scores.group(clip) for clip in clips] == ["a.mp4", "a.mp4", "b.mp4"]
+    assert [meta_scores.source_video(clip) for clip in clips] == ["a.mp4", "a.mp4", "b.mp4"]
 
 
 def test_the_picture_and_the_page(found: tuple[dict[str, Any], Path]) -> None:

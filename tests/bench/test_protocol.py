@@ -9,7 +9,7 @@ import torch
 from _clips import moving, write
 
 from vidrl.bench.clip import Clip
-from vidrl.bench.protocol import Protocol, canonical, digest, kept
+from vidrl.bench.protocol import Protocol, canonical, digest, selected_frames
 from vidrl.rewards import Samples, video
 from vidrl.rewards.jerk import Jerk
 from vidrl.rewards.video import Unreadable, read
@@ -112,7 +112,7 @@ def test_reading_stops_after_the_last_chosen_frame():
             asked.append(start)
             yield torch.arange(start, start + 10)
 
-    assert torch.cat(list(kept(pieces(), [0, 3, 12]))).tolist() == [0, 3, 12]
+    assert torch.cat(list(selected_frames(pieces(), [0, 3, 12]))).tolist() == [0, 3, 12]
     assert asked == [0, 10]
 
 

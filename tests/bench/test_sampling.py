@@ -127,26 +127,32 @@ class Frail(Toy):
 
 
 def test_a_model_that_fails_midway_loses_that_clip_alone(mine, tmp_path):
-    rows, _ = sampling.prompts(mine)
+    rows, _ = sampling.suite_prompts(mine)
     (tmp_path / "clips").mkdir()
-    found = sampling.make(Frail(), sampling.tasks(rows, 1, 0), tmp_path, 2, progress=False)
+    found = sampling.make_clips(
+        Frail(), sampling.clip_tasks(rows, 1, 0), tmp_path, 2, progress=False
+    )
     assert [item.prompt for item in found.items] == PROMPTS[2:]
     whys = {Path(row["path"]).name: row["why"] for row in found.skipped}
     assert whys == {
         "0000-0.mp4": "not made: RuntimeError: out of memory, say",
         "0001-0.mp4": "not made: NaN in frame 0; the model diverged",
     }
-    mended = sampling.make(Toy(), sampling.tasks(rows, 1, 0), tmp_path, 2, progress=False)
+    mended = sampling.make_clips(
+        Toy(), sampling.clip_tasks(rows, 1, 0), tmp_path, 2, progress=False
+    )
     assert len(mended.items) == 3 and not mended.skipped
 
 
 def test_a_model_that_makes_nothing_says_why(mine, tmp_path):
-    rows, _ = sampling.prompts(mine)
+    rows, _ = sampling.suite_prompts(mine)
     (tmp_path / "clips").mkdir()
     with pytest.raises(
         RuntimeError, match="not one of 1 clips could be made; the first: not made: RuntimeError"
     ):
-        sampling.make(Frail(), sampling.tasks(rows[:1], 1, 0), tmp_path, 2, progress=False)
+        sampling.make_clips(
+            Frail(), sampling.clip_tasks(rows[:1], 1, 0), tmp_path, 2, progress=False
+        )
 
 
 def test_after_a_kill_the_table_names_what_is_to_come_and_nothing_is_half_written(
@@ -170,23 +176,23 @@ def test_after_a_kill_the_table_names_what_is_to_come_and_nothing_is_half_writte
 
 
 def test_a_model_of_the_synthetic_world_gets_its_captions():
-    rows, note = sampling.prompts(suite.load("motion"), ROOT / "assets" / "tiny-wan")
+    rows, note = sampling.suite_prompts(suite.load("motion"), ROOT / "assets" / "tiny-wan")
     assert len(rows) == 256 and all("caption" in row["expect"] for row in rows)
     assert "motion_world.jsonl (256), since the model understands 'world' prompts alone" in note
-    assert len(sampling.prompts(suite.load("motion"), ROOT)[0]) == 176
+    assert len(sampling.suite_prompts(suite.load("motion"), ROOT)[0]) == 176
 
 
 def test_suites_without_prompts_and_broken_prompt_files_are_refused(mine, tmp_path):
     with pytest.raises(suite.BadSuite, match="'temporal' has no prompts to sample"):
-        sampling.prompts(suite.load("temporal"))
+        sampling.suite_prompts(suite.load("temporal"))
     with pytest.raises(suite.BadSuite, match="names no file of them"):
-        sampling.prompts(mine, ROOT / "assets" / "tiny-wan")
+        sampling.suite_prompts(mine, ROOT / "assets" / "tiny-wan")
     mine.prompts.write_text('{"prompt": "a cat"}\n{"promt": "a dog"}\n')
     with pytest.raises(suite.BadSuite, match="mine.jsonl, line 2: expected"):
-        sampling.prompts(mine)
+        sampling.suite_prompts(mine)
     mine.prompts.write_text("")
     with pytest.raises(suite.BadSuite, match="empty"):
-        sampling.prompts(mine)
+        sampling.suite_prompts(mine)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from _clips import folder
 from toys import ended, forked
 
 from vidrl.bench import items
-from vidrl.bench.shards import Group
+from vidrl.bench.shards import ProcessGroup
 from vidrl.training import launch
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ def in_two(told, action):
 def test_one_process_waits_for_nobody(tmp_path, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with Group(tmp_path) as group:
+    with ProcessGroup(tmp_path) as group:
         rows = group.measure(lambda part: [{"path": item} for item in part], ["a", "b"])
         assert rows == [{"path": "a"}, {"path": "b"}]
         assert group.device("cuda") == "cuda" and not dist.is_initialized()
@@ -53,8 +53,8 @@ def test_two_processes_share_the_work_and_the_first_has_all_rows_in_order(tmp_pa
 
     def body(rank):
         shares = []
-        with Group(tmp_path / "shards") as group:
-            (seen,) = group.share(lambda: [items.find([path])] if rank == 0 else 1 / 0)
+        with ProcessGroup(tmp_path / "shards") as group:
+            (seen,) = group.find_once(lambda: [items.find([path])] if rank == 0 else 1 / 0)
             assert seen == items.find([path])
             rows = group.measure(lambda part: shares.append(part) or rows_of(part), seen.items)
         assert shares == [seen.items[rank::2]] and rows == (
@@ -72,7 +72,7 @@ def test_what_a_killed_run_left_is_no_answer(tmp_path):
     (tmp_path / "rows-1.json").write_text('["stale"]')
 
     def body(rank):
-        with Group(tmp_path) as group:
+        with ProcessGroup(tmp_path) as group:
             late = lambda part: time.sleep(0.5 * rank) or [{"path": item} for item in part]  # noqa: E731
             rows = group.measure(late, ["a", "b", "c"])
         assert rows == (None if rank else [{"path": "a"}, {"path": "b"}, {"path": "c"}])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vidrl.bench.statistics import saturation, summary, within
+from vidrl.bench.statistics import saturation, summary, within_prompt_spread
 from vidrl.inference.clusters import clusters
 from vidrl.inference.effects import effect
 from vidrl.inference.means import interval
@@ -134,8 +134,10 @@ def test_spread_within_prompts_is_that_of_an_analysis_of_variance():
     values, groups = nested(G=6, m=5)
     table = values.reshape(6, 5)
     pooled = math.sqrt(table.var(1, ddof=1).mean())
-    assert within(values, groups) == pytest.approx((pooled, pooled**2 / values.var(ddof=1)))
-    assert all(map(math.isnan, within([1.0, 2.0], "ab")))
+    assert within_prompt_spread(values, groups) == pytest.approx(
+        (pooled, pooled**2 / values.var(ddof=1))
+    )
+    assert all(map(math.isnan, within_prompt_spread([1.0, 2.0], "ab")))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from _results import made
 
 from vidrl import cli
-from vidrl.bench import cache, closed, export, results, schema
+from vidrl.bench import cache, export, results, schema, untrusted_clips
 from vidrl.bench.page import page
 from vidrl.rewards import video
 
@@ -118,7 +118,7 @@ def test_what_this_machine_measured_is_shown_again_wherever_it_lies(film, tmp_pa
     shutil.copy(film, clip)
     os.utime(clip, (1e9, 1e9))
     known = cache.Hashes(tmp_path / "o" / "cache")
-    known.new = {str(clip): [known.of(clip), *cache.stamp(clip)]}  # as after two seconds
+    known.new = {str(clip): [known.of(clip), *cache.file_stamp(clip)]}  # as after two seconds
     known.save()
     assert again(stranger(tmp_path / "o" / "results.json", film, clip), tmp_path / "again") > 0
     clip.write_bytes(clip.read_bytes() + b"\0")
@@ -153,10 +153,10 @@ def test_what_a_clip_was_made_from_is_opened_by_the_same_rules(film, tmp_path):
 
     assert told(home / "mine.png", hashed)[0] > 1
     cases = [
-        (private, hashed, closed.OUTSIDE),
-        (home / "mine.png", None, closed.UNSTATED),
-        (home / "mine.png", "ab" * 8, closed.CHANGED),
-        (home / "gone.png", hashed, closed.GONE),
+        (private, hashed, untrusted_clips.OUTSIDE),
+        (home / "mine.png", None, untrusted_clips.UNSTATED),
+        (home / "mine.png", "ab" * 8, untrusted_clips.CHANGED),
+        (home / "gone.png", hashed, untrusted_clips.GONE),
     ]
     for path, id, why in cases:
         count, text = told(path, id)
@@ -178,7 +178,7 @@ def test_a_clip_that_is_not_opened_is_not_encoded_either(film, tmp_path):
     )
     keys = {cache.Hashes(None).of(film): "k"}
     assert _encoded(_sources(found, None, None), keys, encode(), None, 0, 1, None) == {
-        "k": closed.OUTSIDE
+        "k": untrusted_clips.OUTSIDE
     }
 
 
@@ -354,7 +354,7 @@ def test_json_that_no_writer_of_results_makes_is_refused_with_a_reason(tmp_path,
 
 def test_a_file_too_large_to_be_results_is_refused_before_it_is_read(tmp_path):
     with open(tmp_path / "results.json", "wb") as file:
-        file.truncate(results.MOST + 1)  # a hole: it takes no room
+        file.truncate(results.MAX_BYTES + 1)  # a hole: it takes no room
     with pytest.raises(results.BadResults, match="more than 2,147,483,648"):
         results.load(tmp_path)
 

@@ -180,9 +180,9 @@ def test_facts_of_a_dim_come_from_its_reward():
 
 def test_dims_that_were_trained_on():
     found = suite.load("temporal").dims
-    assert dims.trained(found, {"name": "flicker"}) == ["default", "flicker"]
-    assert set(dims.trained(found, {})) == {"default", *WEIGHTS}
-    assert dims.trained(found, {"parts": {"cut": 1.0}}) == ["cut"]
+    assert dims.trained_dims(found, {"name": "flicker"}) == ["default", "flicker"]
+    assert set(dims.trained_dims(found, {})) == {"default", *WEIGHTS}
+    assert dims.trained_dims(found, {"parts": {"cut": 1.0}}) == ["cut"]
 
 
 def test_the_default_composite_is_another_dim_where_a_part_has_another_version(monkeypatch):

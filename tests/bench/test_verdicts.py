@@ -9,9 +9,9 @@ import pytest
 
 from tests.bench._results import dim, made
 from vidrl.bench import results, suite, verdicts
-from vidrl.bench.claims import Claims
 from vidrl.bench.compare import compare_all
 from vidrl.bench.page import facts, head, page
+from vidrl.bench.preregistration import Preregistration
 from vidrl.bench.table import table
 
 
@@ -47,14 +47,14 @@ def three(shifts=(("base", 0.0), ("mid", 0.5), ("top", 1.5)), n=60):
 def finished(sets, least=20):
     found = {**made(), "sets": sets, "dims": [dim("d", range=[None, None])]}
     found["suite"]["least"] = least
-    return results.summed_up(found)
+    return results.with_statistics(found)
 
 
 def test_bold_does_not_depend_on_the_order_of_the_folders():
     for order in itertools.permutations(three()):
         found = finished(list(order))
-        assert facts.best(found, "d") == "top"
-        assert verdicts.letters(found, "d") == {"top": "a", "mid": "b", "base": "c"}
+        assert facts.best_set(found, "d") == "top"
+        assert verdicts.group_letters(found, "d") == {"top": "a", "mid": "b", "base": "c"}
         assert len(found["comparisons"]) == 3
         assert "<b>top</b> is better than <b>base</b>" in "".join(head._findings(found)) or (
             "<b>base</b> is worse than <b>top</b>" in "".join(head._findings(found))
@@ -68,7 +68,7 @@ def test_sets_that_are_not_told_apart_share_a_letter():
         for row in found["comparisons"]
         if verdicts.verdict(found, row)
     }
-    said = verdicts.letters(found, "d")
+    said = verdicts.group_letters(found, "d")
     for one, two in itertools.combinations("abc", 2):
         assert bool(set(said[one]) & set(said[two])) == (frozenset((one, two)) not in known)
     assert 0 < len(known) < 3  # some are told apart, and not all
@@ -148,7 +148,7 @@ def seven_of_forty(n=7):
 def test_few_pairs_of_many_clips_are_nowhere_beyond_doubt():
     found = seven_of_forty()
     assert all(row["clips"] == [7, 7] and not row["enough"] for row in found["comparisons"])
-    assert not any(verdicts.sure(found, row) for row in found["comparisons"])
+    assert not any(verdicts.significant_side(found, row) for row in found["comparisons"])
     assert "*" not in table(found).split("note:")[0]
     assert "no difference is beyond doubt on any of 12" in head._finding(
         found, "a", "b", found["comparisons"]
@@ -202,7 +202,7 @@ def prompts(G, dims, primary=None):
         "sets": sets,
         "dims": [dim(d, range=[None, None], hash="0000") for d in names],
     }
-    return results.summed_up(found, Claims(primary))
+    return results.with_statistics(found, Preregistration(primary))
 
 
 def test_too_few_prompts_for_the_family_are_said_with_the_number_that_it_takes():
@@ -223,14 +223,18 @@ def test_the_least_difference_that_is_found_is_said_and_is_found():
     independent reference."""
     from scipy import stats
 
-    from vidrl.bench.needs import detectable, needed
+    from vidrl.bench.sample_size import detectable_difference, prompts_needed
     from vidrl.inference.confidence import uncautious
 
-    least, df = detectable(1.0, 40, 1), 39
+    least, df = detectable_difference(1.0, 40, 1), 39
     reach = stats.t.ppf(1 - uncautious(0.05, 40) / 2, df)
     power = (
         1 - stats.nct.cdf(reach, df, least * 40**0.5) + stats.nct.cdf(-reach, df, least * 40**0.5)
     )
-    assert 0.8 <= power < 0.85 and needed(1.0, least, 1) == 40 and detectable(1.0, 8, 12) is None
+    assert (
+        0.8 <= power < 0.85
+        and prompts_needed(1.0, least, 1) == 40
+        and detectable_difference(1.0, 8, 12) is None
+    )
     said = table(finished(three((("a", 0.0), ("b", 0.02)))))
     assert "between a and b 60 prompts find, in 80 % of cases, differences from: d " in said

@@ -457,9 +457,9 @@ def test_bench_samples_the_images_of_a_suite_and_measures_against_them(tmp_path)
     assert items.find([tmp_path / "out" / "clips"]).items == found.items
     measured = measure.run(found.items, mine, cache=tmp_path / "cache")
     assert all(row["value"]["like"] > NEAR for row in measured)
-    again = sampling.asked(sampling.prompts(mine)[0])
+    again = sampling.prompts_digest(sampling.suite_prompts(mine)[0])
     shutil.copy(tmp_path / "pictures" / "red.png", tmp_path / "pictures" / "green.png")
-    assert sampling.asked(sampling.prompts(mine)[0]) != again
+    assert sampling.prompts_digest(sampling.suite_prompts(mine)[0]) != again
     with pytest.raises(sampling.Changed, match="prompts"):
         sampling.sample(
             "x", None, mine, tmp_path / "out", backbone="conditioned:Tinted", progress=False
@@ -475,5 +475,5 @@ def test_a_look_of_a_suite_without_prompts_takes_the_held_out_images(tmp_path):
     path = Path(made["data"]["prompts"])
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
     made["data"] |= {"held_out": str(held_out)}
-    found, _ = callback.held_out(suite.load("temporal"), config.load(made))
+    found, _ = callback.held_out_prompts(suite.load("temporal"), config.load(made))
     assert [Path(row["prompt"].references["image"]).stem for row in found] == ["grey", "white"]

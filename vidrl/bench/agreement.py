@@ -18,32 +18,32 @@ import numpy as np
 Values = np.ndarray
 
 
-def without_ties(human: Values, model: Values, half: bool = False) -> Values:
+def agreement_without_ties(human: Values, model: Values, half: bool = False) -> Values:
     """1 where people decided and the model with them, 0 where against, NaN for ties of
     people and missing values, (N,).
 
     A tie of the model is wrong, as in VideoAlign's calc_accuracy.py (arXiv:2501.13918), or
     1/2 if `half`, so that chance is 1/2 for any model.
 
-    >>> without_ties(np.array([1, -1, 0, 1]), np.array([0.3, 0.2, 0.1, 0.0]))
+    >>> agreement_without_ties(np.array([1, -1, 0, 1]), np.array([0.3, 0.2, 0.1, 0.0]))
     array([ 1.,  0., nan,  0.])
     """
     right = np.where(model == 0, 0.5 if half else 0.0, (human * model > 0).astype(float))
     return np.where((human == 0) | np.isnan(model), np.nan, right)
 
 
-def with_ties(human: Values, model: Values, epsilon: float) -> Values:
+def agreement_with_ties(human: Values, model: Values, epsilon: float) -> Values:
     """1 where the three-way answer is right, 0 where not, NaN for missing values: |model|
     <= epsilon is a tie, (N,).
 
-    >>> with_ties(np.array([1, 0, 0]), np.array([0.3, 0.05, -0.4]), 0.1)
+    >>> agreement_with_ties(np.array([1, 0, 0]), np.array([0.3, 0.05, -0.4]), 0.1)
     array([1., 1., 0.])
     """
     said = np.where(np.abs(model) <= epsilon, 0, np.sign(model))
     return np.where(np.isnan(model), np.nan, (said == human).astype(float))
 
 
-def calibrate(human: Values, model: Values) -> tuple[float, float]:
+def calibrate_tie_threshold(human: Values, model: Values) -> tuple[float, float]:
     """The greatest three-way accuracy that any threshold of ties gives, and the smallest
     such threshold.
 
@@ -52,7 +52,7 @@ def calibrate(human: Values, model: Values) -> tuple[float, float]:
     Chosen on the same pairs, it flatters a little: a model that knows nothing gets the
     share of ties or half of the rest. NaN where nothing is known. O(N log N).
 
-    >>> calibrate(np.array([1, 0, -1, 0]), np.array([2.0, 0.5, -1.0, -0.1]))
+    >>> calibrate_tie_threshold(np.array([1, 0, -1, 0]), np.array([2.0, 0.5, -1.0, -0.1]))
     (1.0, 0.5)
     """
     known = ~np.isnan(model)
@@ -74,7 +74,7 @@ def calibrate(human: Values, model: Values) -> tuple[float, float]:
 
 
 def chance_with_ties(human: Values) -> float:
-    """What a model that knows nothing gets by `calibrate` on many pairs: all ties, or none
+    """What a model that knows nothing gets by `calibrate_tie_threshold` on many pairs: all ties, or none
     and half of the rest.
 
     >>> chance_with_ties(np.array([1, -1, 0, 1]))
@@ -123,7 +123,7 @@ def majority(votes: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True)
-class Others:
+class LeaveOneOut:
     """Each vote of the pairs with several votes, beside the majority of the other raters of
     that pair, (V,) each."""
 
@@ -132,7 +132,7 @@ class Others:
     rows: list[int]  # the pair of each vote
 
 
-def others(votes: Sequence[Sequence[int]]) -> Others:
+def leave_one_out(votes: Sequence[Sequence[int]]) -> LeaveOneOut:
     """Leave each rater out in turn: the reference that a rater and a model are both held
     against.
 
@@ -140,7 +140,7 @@ def others(votes: Sequence[Sequence[int]]) -> Others:
     that one; and a model that is held against all raters agrees more often than one rater
     who is held against the others, though it knows no more.
 
-    >>> found = others([[1, 1, -1], [1]])
+    >>> found = leave_one_out([[1, 1, -1], [1]])
     >>> found.votes.tolist(), found.majority.tolist(), found.rows
     ([1, 1, -1], [0, 0, 1], [0, 0, 0])
     """
@@ -151,14 +151,14 @@ def others(votes: Sequence[Sequence[int]]) -> Others:
         for k, vote in enumerate(some)
     ]
     columns = list(zip(*found, strict=True)) or [(), (), ()]
-    return Others(np.array(columns[0], int), np.array(columns[1], int), list(columns[2]))
+    return LeaveOneOut(np.array(columns[0], int), np.array(columns[1], int), list(columns[2]))
 
 
-def clusters(names: Iterable[tuple[Hashable, ...]]) -> list[int]:
+def dependence_clusters(names: Iterable[tuple[Hashable, ...]]) -> list[int]:
     """Which pairs hang together: those that share any of their names (prompt, clips),
     through others too.
 
-    >>> clusters([("p", 1, 2), ("q", 3, 4), ("p", 5, 6), ("", 6, 7)])
+    >>> dependence_clusters([("p", 1, 2), ("q", 3, 4), ("p", 5, 6), ("", 6, 7)])
     [0, 1, 0, 0]
     """
     parent: dict[Hashable, Hashable] = {}

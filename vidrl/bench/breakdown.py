@@ -41,7 +41,7 @@ def breakdown(
     return found
 
 
-def added(results: dict[str, Any]) -> dict[str, Any]:
+def with_breakdown(results: dict[str, Any]) -> dict[str, Any]:
     """Results with "breakdown" of each set whose clips say what kind they are of; as they
     are where none does."""
     names, ranges = (

@@ -28,7 +28,7 @@ from vidrl.rewards._files.media import instead_of_file
 
 FORMAT = 1
 INDEX = "files.json"
-FRESH = 2.0  # seconds: a file that changed so lately may change again under the same time stamp
+RECENT = 2.0  # seconds: a file that changed so lately may change again under the same time stamp
 ROW = schema.record(
     {},
     {
@@ -82,13 +82,13 @@ class Cache:
         text = json.dumps(
             {"format": FORMAT, "key": key, **row}, ensure_ascii=False, allow_nan=False
         )
-        whole(self._path(key), text)
+        write_atomic(self._path(key), text)
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
 
 
-def whole(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all, whoever else writes it.
 
     A byte of a file name that is not UTF-8 is written as the escape of its surrogate, for
@@ -100,11 +100,11 @@ def whole(path: Path, text: str) -> None:
 
 def key(clip: str, dim: str, protocol: str, **others: Any) -> str:
     """The name of a row: 32 hex digits of all that its numbers depend on."""
-    return digest([clip, dim, protocol, code(), others], 32)
+    return digest([clip, dim, protocol, code_version(), others], 32)
 
 
 @lru_cache
-def code() -> str:
+def code_version() -> str:
     """What measures: the text of the reward library, and the versions of what computes.
     Another code measures anew."""
     import cv2
@@ -119,7 +119,7 @@ def code() -> str:
     return seen.hexdigest()[:16]
 
 
-def stamp(file: str | os.PathLike[str]) -> list[int]:
+def file_stamp(file: str | os.PathLike[str]) -> list[int]:
     """What changes whenever the bytes of a file change: size, times of change in
     nanoseconds, and inode.
 
@@ -132,7 +132,7 @@ def stamp(file: str | os.PathLike[str]) -> list[int]:
 
 
 class Hashes:
-    """SHA-256 of files, remembered in the cache's folder as long as `stamp` of the file
+    """SHA-256 of files, remembered in the cache's folder as long as `file_stamp` of the file
     stays the same.
 
     Several processes may remember at once: what one of them loses is hashed again, and no
@@ -152,17 +152,17 @@ class Hashes:
             return digest(inside, 16)
         if not file.is_file():  # to read a pipe would wait for ever
             raise FileNotFoundError(f"expected a file, found {instead_of_file(file)} at {file}")
-        name, now, known = os.path.abspath(file), stamp(file), self.remembered(file)
+        name, now, known = os.path.abspath(file), file_stamp(file), self.remembered(file)
         if known and known[1:] == now:
             return str(known[0])
         with open(file, "rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
-        if time.time() - max(now[1:3]) / 1e9 > FRESH:
+        if time.time() - max(now[1:3]) / 1e9 > RECENT:
             self.new[name] = [found, *now]
         return found
 
     def remembered(self, file: Path) -> list[Any] | None:
-        """What is known of a file by its name: its hash, and its `stamp` when it was
+        """What is known of a file by its name: its hash, and its `file_stamp` when it was
         hashed; None for nothing."""
         name = os.path.abspath(file)
         return self.new.get(name) or self.known.get(name)
@@ -170,7 +170,7 @@ class Hashes:
     def save(self) -> None:
         """Remember what was hashed, beside what others remembered meanwhile."""
         if self.path is not None and self.new:
-            whole(self.path, json.dumps(self._read() | self.new, ensure_ascii=False))
+            write_atomic(self.path, json.dumps(self._read() | self.new, ensure_ascii=False))
             self.new = {}
 
     def _read(self) -> dict[str, list[Any]]:

@@ -38,11 +38,11 @@ def build(recipe: config.Recipe) -> Look | None:
     if not recipe.bench.suite:
         return None
     chosen = suite.load(recipe.bench.suite)
-    rows, notes = held_out(chosen, recipe)
-    return Looker(recipe, chosen, rows, notes)
+    rows, notes = held_out_prompts(chosen, recipe)
+    return SuiteCallback(recipe, chosen, rows, notes)
 
 
-def held_out(chosen: Suite, recipe: config.Recipe) -> tuple[list[sampling.Row], list[str]]:
+def held_out_prompts(chosen: Suite, recipe: config.Recipe) -> tuple[list[sampling.Row], list[str]]:
     """The prompts of a look: the suite's own, else the recipe's held-out ones; none that is
     trained on."""
     model = recipe.backbone.options.get("model")
@@ -54,7 +54,7 @@ def held_out(chosen: Suite, recipe: config.Recipe) -> tuple[list[sampling.Row], 
             f"prompts are those of {Path(recipe.data.held_out).name}, since the suite has none"
         ]
     else:
-        rows, note = sampling.prompts(
+        rows, note = sampling.suite_prompts(
             chosen, Path(model) if isinstance(model, str) and Path(model).is_dir() else None
         )
         notes = [note]
@@ -78,11 +78,11 @@ def trained_on(dim: Dim, section: config.RewardSection) -> bool:
     >>> trained_on(Dim("heading", "vidrl.bench.expectations:Heading"), config.RewardSection(name="motion_target"))
     True
     """
-    return bool(dims.trained([dim], asdict(section)))
+    return bool(dims.trained_dims([dim], asdict(section)))
 
 
 @dataclass
-class Looker:
+class SuiteCallback:
     """One suite on one run."""
 
     recipe: config.Recipe
@@ -94,7 +94,7 @@ class Looker:
     def check(self, backbone: Denoiser) -> None:
         """Raise suite.BadSuite, before any clip is made, where the model cannot make the
         suite's prompts."""
-        sampling.check(self.suite, self.rows, backbone)
+        sampling.check_prompts(self.suite, self.rows, backbone)
 
     def __call__(
         self, round: int, policy: Policy, weights: str, workers: Workers, ends: bool
@@ -113,7 +113,7 @@ class Looker:
         """Each process makes its share of the clips; the main one measures them."""
         out, tasks = (
             self.folder / f"{round:06d}",
-            sampling.tasks(self.rows, self.recipe.bench.per_prompt, 0),
+            sampling.clip_tasks(self.rows, self.recipe.bench.per_prompt, 0),
         )
         self.encode = self.encode or PromptCache(policy.backbone)
         steps, lossless = self.recipe.bench.steps, bool(self.suite.sampling.get("lossless", True))
@@ -123,15 +123,19 @@ class Looker:
                 "steps": steps,
                 "seed": 0,
                 "lossless": lossless,
-                "prompts": sampling.asked(self.rows),
+                "prompts": sampling.prompts_digest(self.rows),
             }
-            workers.once(lambda: sampling.claim(out, made_by, anew=True))
+            workers.once(lambda: sampling.record_origin(out, made_by, anew=True))
             mine = tasks[workers.rank :: workers.count]
             self.encode.learn([task.prompt for task in mine])
-            lost = sampling.fill(policy, mine, out / "clips", steps, lossless, self.encode)
+            lost = sampling.make_missing_clips(
+                policy, mine, out / "clips", steps, lossless, self.encode
+            )
         workers.once(lambda: None)  # all wait here until every share is done
         workers.once(
-            lambda: _told(lambda: self._measured(round, tasks, out, lost), self.folder, round)
+            lambda: _report_errors(
+                lambda: self._measured(round, tasks, out, lost), self.folder, round
+            )
         )
 
     def _measured(
@@ -139,7 +143,7 @@ class Looker:
     ) -> None:
         """results.json of a look, and its row."""
         sampling.write_table(out / "clips", tasks)
-        found = sampling.found(
+        found = sampling.list_clips(
             tasks, out / "clips", lost, "not made: another process knows the reason"
         )
         name, rows = (
@@ -156,7 +160,7 @@ class Looker:
             "n": len(one["clips"]),
             "skipped": len(one["skipped"]),
             "trained": trained,
-            "dims": {dim: _few(over) for dim, over in made["summary"][name].items()},
+            "dims": {dim: _short_summary(over) for dim, over in made["summary"][name].items()},
         }
         table = self.folder.with_suffix(".jsonl")
         checkpoint.cut_back(table, round - 1)
@@ -167,11 +171,11 @@ class Looker:
         return Path(self.recipe.run) / "bench"
 
 
-def _few(over: Mapping[str, Any]) -> dict[str, Any]:
+def _short_summary(over: Mapping[str, Any]) -> dict[str, Any]:
     return {key: over[key] for key in ("mean", "low", "high", "n")}
 
 
-def _told(action: Callable[[], None], folder: Path, round: int) -> None:
+def _report_errors(action: Callable[[], None], folder: Path, round: int) -> None:
     """Act; what goes wrong is printed and ends up in the rows."""
     try:
         action()

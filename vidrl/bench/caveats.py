@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vidrl.bench import copies
-from vidrl.bench.needs import detectable, fewest
-from vidrl.bench.verdicts import LEVEL, Results, Row, enough, verdict, withheld
+from vidrl.bench import duplicates
+from vidrl.bench.sample_size import detectable_difference, fewest_prompts
+from vidrl.bench.verdicts import LEVEL, Results, Row, has_enough_clips, is_withheld, verdict
 
-MOST = 5  # sentences of one kind; with many sets there would be hundreds
+MAX_OF_A_KIND = 5  # sentences of one kind; with many sets there would be hundreds
 
 
 def caveats(results: Results) -> list[str]:
@@ -23,17 +23,17 @@ def caveats(results: Results) -> list[str]:
         _few(results, rows),
         _few_prompts(results, rows),
         _pairing(rows),
-        copies.notes(results["sets"]),
+        duplicates.duplicate_notes(results["sets"]),
     ]
     return [sentence for kind in kinds for sentence in _shortened(kind)]
 
 
 def _shortened(said: Sequence[str]) -> list[str]:
-    left = len(said) - MOST
+    left = len(said) - MAX_OF_A_KIND
     more = [
         f"and {left} more of this kind: the notes of the comparisons in results.json have all"
     ] * (left > 0)
-    return [*said[:MOST], *more]
+    return [*said[:MAX_OF_A_KIND], *more]
 
 
 def _without_verdict(results: Results, rows: Sequence[Row]) -> list[str]:
@@ -41,7 +41,7 @@ def _without_verdict(results: Results, rows: Sequence[Row]) -> list[str]:
     sets."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if withheld(results, row):
+        if is_withheld(results, row):
             found.setdefault((row["first"], row["second"]), []).append(row)
     return [
         f"no verdict on {_listed([row['dim'] for row in lost])} between {first} and {second}: count clips without "
@@ -85,7 +85,7 @@ def _few(results: Results, rows: Sequence[Row]) -> list[str]:
     """The pairs of sets whose differences rest on fewer clips than the suite asks for."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.get("clips") and not enough(results, row):
+        if row.get("clips") and not has_enough_clips(results, row):
             found.setdefault((row["first"], row["second"]), []).append(row)
     least = results["suite"].get("least", 20)
     return [
@@ -107,7 +107,7 @@ def _few_prompts(results: Results, rows: Sequence[Row]) -> list[str]:
             most[key] = max(most.get(key, 0), row["groups"])
     primary = (results.get("claims") or {}).get("primary")
     other = "" if primary else ", or one dim named beforehand with --primary"
-    least = fewest(len(most) if primary else family) if most else 0
+    least = fewest_prompts(len(most) if primary else family) if most else 0
     few = {names: prompts for names, prompts in most.items() if prompts < least}
     if len(few) > 1 and len(set(few.values())) == 1 and few == most:
         few = {("any set", "any other"): next(iter(few.values()))}
@@ -118,14 +118,14 @@ def _few_prompts(results: Results, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def findable(results: Results) -> list[str]:
+def detectable_differences(results: Results) -> list[str]:
     """What differences so many prompts find, for two or three sets that are paired, dims
     without a verdict only."""
     rows = [row for row in results.get("comparisons") or [] if row.get("spread") is not None]
     said: dict[tuple[str, str, int], list[str]] = {}
     for row in rows:
         least = (
-            detectable(row["spread"], row["groups"], len(rows))
+            detectable_difference(row["spread"], row["groups"], len(rows))
             if not verdict(results, row)
             else None
         )

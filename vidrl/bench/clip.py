@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl.bench.protocol import Protocol, kept
-from vidrl.bench.written import written
+from vidrl.bench.file_format import file_format
+from vidrl.bench.protocol import Protocol, selected_frames
 from vidrl.rewards._files.pictures import is_still
 from vidrl.rewards.video import LARGEST, Unreadable, Video
 
@@ -21,7 +21,7 @@ from vidrl.rewards.video import LARGEST, Unreadable, Video
 class Clip:
     """What is measured of a file: `fps`, `size` (width, height), `frames` (their number),
     `reader`, `note` (what to know of the file, or None), and `written`, how the file was
-    written, see `vidrl.bench.written`.
+    written, see `vidrl.bench.file_format`.
 
     A file is decoded only when its frames are first read. Raises FileNotFoundError and
     Unreadable.
@@ -31,7 +31,7 @@ class Clip:
         self.protocol = protocol
         self.note: str | None = None
         if is_still(path):
-            picture = image(path)
+            picture = read_image(path)
             times, fps, size = [0.0], 1.0, (picture.shape[3], picture.shape[2])
             self._pieces: Callable[[], Iterator[Tensor]] = lambda: iter([picture])
             self.reader = "opencv"
@@ -40,7 +40,7 @@ class Clip:
             self.note = "; ".join(video.notes) or None
             times, fps, size = video.times, video.fps, video.size
             self._pieces, self.reader = video.pieces, video.reader
-        self.written = written(path, size, len(times))
+        self.written = file_format(path, size, len(times))
         self.chosen = protocol.chosen(len(times), fps)
         self.fps, self.frames = protocol.rate(fps), len(self.chosen)
         scale = min(1.0, protocol.side / min(size)) if protocol.side else 1.0
@@ -49,7 +49,7 @@ class Clip:
     def pieces(self) -> Iterator[Tensor]:
         """The frames in order, a piece at a time, so that memory is that of a piece. Raises
         Unreadable midway."""
-        for piece in kept(self._pieces(), self.chosen):
+        for piece in selected_frames(self._pieces(), self.chosen):
             yield self.protocol.small(piece)
 
     def read(self) -> Tensor:
@@ -57,7 +57,7 @@ class Clip:
         return torch.cat(list(self.pieces()))
 
 
-def image(path: Path) -> Tensor:
+def read_image(path: Path) -> Tensor:
     """A picture as a clip of one frame, uint8 (1, 3, H, W). Raises FileNotFoundError and
     Unreadable."""
     import cv2

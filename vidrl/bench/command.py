@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from vidrl import plugin
-from vidrl.bench import closed, measure, results, suite
 from vidrl.bench import items as items_
-from vidrl.bench.claims import Claims
+from vidrl.bench import measure, results, suite, untrusted_clips
 from vidrl.bench.items import Found
 from vidrl.bench.measure import Progress
-from vidrl.bench.shards import Group
+from vidrl.bench.preregistration import Preregistration
+from vidrl.bench.shards import ProcessGroup
 from vidrl.bench.suite import Suite
 from vidrl.bench.table import table
 from vidrl.recipe import toml
@@ -33,9 +33,9 @@ FORMATS = {
     "html": "report.html",
     "leaderboard": "leaderboard.json",
 }
-USUAL = ["json", "csv", "html"]
+DEFAULT_ENCODER = ["json", "csv", "html"]
 _META = ("json", "md", "svg")
-SHOWN = 5  # skipped files whose reasons are printed; the files hold all
+MAX_SKIPPED_SHOWN = 5  # skipped files whose reasons are printed; the files hold all
 # a set's name, where it is from, and how its clips are found
 Source = tuple[str, str, Callable[[], Found]]
 
@@ -64,14 +64,14 @@ def _printable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def chosen(args: argparse.Namespace) -> Suite:
+def suite_from(args: argparse.Namespace) -> Suite:
     """The suite of the arguments, its protocol and dims changed as they say."""
     name = args.suite or (
         "vbench" if args.profile == "vbench" else "motion" if args.model else "temporal"
     )
     found = suite.load(name)
     if args.dims:
-        found = found.only(_listed(args.dims))
+        found = found.only(_split_names(args.dims))
     if args.profile:
         kept = tuple(dim for dim in found.dims if dim.profile == args.profile)
         if not kept:
@@ -94,13 +94,13 @@ def chosen(args: argparse.Namespace) -> Suite:
 
 
 def _measure(args: argparse.Namespace, said: str, progress: Progress | None) -> int:
-    asked, formats, sources = chosen(args), _formats(args), _sources(args)
-    claims = Claims.of(args.primary, args.margin, [dim.name for dim in asked.dims])
+    asked, formats, sources = suite_from(args), _formats(args), _sources(args)
+    claims = Preregistration.of(args.primary, args.margin, [dim.name for dim in asked.dims])
     measures = _measures(args, len(sources))
-    out = Path(args.out or f"runs/bench-{_plain('-vs-'.join(name for name, _, _ in sources))}")
+    out = Path(args.out or f"runs/bench-{_file_name('-vs-'.join(name for name, _, _ in sources))}")
     cache = Path(args.cache or out / "cache")
-    with Group(out / "shards") as group:
-        found = group.share(lambda: _found(sources, args, asked, out))
+    with ProcessGroup(out / "shards") as group:
+        found = group.find_once(lambda: _found(sources, args, asked, out))
         rows = group.measure(
             lambda part: measure.run(
                 part,
@@ -118,7 +118,7 @@ def _measure(args: argparse.Namespace, said: str, progress: Progress | None) -> 
     sets, notes = _sets(args, sources, found, rows), _notes(sources, found)
     done = results.assemble(sets, asked, said, notes, _trained(args, asked), claims)
     _add_distances(args, done, measures, cache, progress)
-    return _tell(args, done, out, formats)
+    return _write_and_print(args, done, out, formats)
 
 
 def _sources(args: argparse.Namespace) -> list[Source]:
@@ -132,10 +132,10 @@ def _sources(args: argparse.Namespace) -> list[Source]:
         raise ValueError(
             "expected folders or files to measure, a --manifest of them, or a --model; got none of these"
         )
-    stills = chosen(args).protocol.frames == 1
+    stills = suite_from(args).protocol.frames == 1
     made: list[Source] = [
         (
-            _called(group, args.manifest),
+            _set_name(group, args.manifest),
             " ".join(group) or str(args.manifest),
             partial(items_.find, group, args.manifest, args.reference, stills),
         )
@@ -143,7 +143,11 @@ def _sources(args: argparse.Namespace) -> list[Source]:
     ]
     if args.model:
         made.append((args.source.name, args.model, lambda: Found([])))
-    names = _listed(args.names) if args.names else results.distinct([name for name, _, _ in made])
+    names = (
+        _split_names(args.names)
+        if args.names
+        else results.distinct_names([name for name, _, _ in made])
+    )
     if len(names) != len(made) or len(set(names)) < len(names):
         raise ValueError(
             f"expected {len(made)} different names, one a set, got --names {','.join(names)}: the sets "
@@ -175,7 +179,7 @@ def _found(
     ]
 
 
-def _called(group: Sequence[str], table: str | None) -> str:
+def _set_name(group: Sequence[str], table: str | None) -> str:
     if len(group) == 1:
         return Path(os.path.abspath(group[0])).stem
     return "files" if group else Path(str(table)).stem
@@ -238,13 +242,13 @@ def _notes(sources: Sequence[Source], found: Sequence[Found]) -> list[str]:
 
 def _trained(args: argparse.Namespace, asked: Suite) -> list[str]:
     """The dims that the LoRA was trained on; known only for a LoRA in its run folder."""
-    from vidrl.bench.dims import trained
+    from vidrl.bench.dims import trained_dims
     from vidrl.report.run_folder import NoRun, read
 
     if not args.lora:
         return []
     try:
-        return trained(asked.dims, read(Path(args.lora).parent).config.get("reward", {}))
+        return trained_dims(asked.dims, read(Path(args.lora).parent).config.get("reward", {}))
     except NoRun:
         return []
 
@@ -256,7 +260,7 @@ def _measures(args: argparse.Namespace, sets: int) -> list[str]:
     Raises plugin.UnknownName, ImportError where the encoder's weights are missing,
     ValueError for a single set.
     """
-    names = _listed(args.distance) or ["frechet", "kernel"] * bool(args.against)
+    names = _split_names(args.distance) or ["frechet", "kernel"] * bool(args.against)
     for name in names:
         plugin.find("benchmarks", name)
     if names and sets < 2 and not args.against:
@@ -265,9 +269,9 @@ def _measures(args: argparse.Namespace, sets: int) -> list[str]:
         )
     if names:
         from vidrl.bench.encoding import Encoder
-        from vidrl.bench.features import USUAL
+        from vidrl.bench.features import DEFAULT_ENCODER
 
-        Encoder(args.encoder or USUAL, args.device or "cpu").try_out()
+        Encoder(args.encoder or DEFAULT_ENCODER, args.device or "cpu").try_out()
     return names
 
 
@@ -284,7 +288,7 @@ def _add_distances(
         done["distances"] = features.distances(
             done,
             names,
-            args.encoder or features.USUAL,
+            args.encoder or features.DEFAULT_ENCODER,
             args.against,
             cache,
             args.jobs,
@@ -308,24 +312,24 @@ def _saved(args: argparse.Namespace, said: str, progress: Progress | None) -> in
         )
     saved = [results.load(path, args.clips) for path in args.paths]
     done = results.merge(
-        saved, _listed(args.names), _listed(args.dims), said, args.primary, args.margin
+        saved, _split_names(args.names), _split_names(args.dims), said, args.primary, args.margin
     )
-    if note := closed.about(done):
+    if note := untrusted_clips.closed_note(done):
         print(f"vidrl: {note}", file=sys.stderr)
     names = [one["name"] for one in done["sets"]]
-    out, formats = Path(args.out or f"runs/bench-{_plain('-vs-'.join(names))}"), _formats(args)
+    out, formats = Path(args.out or f"runs/bench-{_file_name('-vs-'.join(names))}"), _formats(args)
     _add_distances(
         args, done, _measures(args, len(names)), Path(args.cache or out / "cache"), progress
     )
-    return _tell(args, done, out, formats)
+    return _write_and_print(args, done, out, formats)
 
 
 def _preferences(args: argparse.Namespace, said: str) -> int:
     """Agreement of dims with people; the folder of the videos may be given as the path."""
     from vidrl.bench import preference_page, preferences
 
-    out = Path(args.out or f"runs/bench-{_plain(Path(args.preferences).stem)}")
-    asked = chosen(args) if args.suite or args.dims or args.profile else None
+    out = Path(args.out or f"runs/bench-{_file_name(Path(args.preferences).stem)}")
+    asked = suite_from(args) if args.suite or args.dims or args.profile else None
     found = preferences.run(
         args.preferences,
         asked,
@@ -358,7 +362,7 @@ def _meta(args: argparse.Namespace, said: str) -> int:
     found = meta.run(
         out,
         args.paths[0] if args.paths else None,
-        dims=_listed(args.dims),
+        dims=_split_names(args.dims),
         seed=args.seed,
         progress=told,
         command=said,
@@ -374,7 +378,7 @@ def _meta(args: argparse.Namespace, said: str) -> int:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _tell(
+def _write_and_print(
     args: argparse.Namespace, done: results.Results, out: Path, formats: Sequence[str]
 ) -> int:
     """Write the files, print the table, say what is missing."""
@@ -383,7 +387,7 @@ def _tell(
         path for kind in formats if kind != "json" for path in _write(args, kind, done, out)
     ]
     print(table(done))
-    found = results.scored(done)
+    found = results.count_scores(done)
     counts = {
         "clips that could not be read": found.skipped,
         "numbers that are not there": found.unscored,
@@ -393,7 +397,7 @@ def _tell(
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         print(f"vidrl: {said}; {written[0]} tells why of each", file=sys.stderr)
     lost = [row for one in done["sets"] for row in one["skipped"]]
-    for row in lost[:SHOWN]:
+    for row in lost[:MAX_SKIPPED_SHOWN]:
         print(f"vidrl: {row['path']}: {row['why']}", file=sys.stderr)
     print(f"\nfiles: {', '.join(map(str, written))}")
     return 1 if not found.clips or (args.strict and (found.skipped or found.unscored)) else 0
@@ -401,7 +405,7 @@ def _tell(
 
 def _write(args: argparse.Namespace, kind: str, done: results.Results, out: Path) -> list[Path]:
     from vidrl.bench import export
-    from vidrl.bench.cache import whole
+    from vidrl.bench.cache import write_atomic
 
     if kind == "html":
         from vidrl.bench import page
@@ -416,24 +420,26 @@ def _write(args: argparse.Namespace, kind: str, done: results.Results, out: Path
             )
         }
     for name, text in made.items():
-        whole(out / name, text)
+        write_atomic(out / name, text)
     return [out / name for name in made]
 
 
 def _formats(args: argparse.Namespace) -> list[str]:
-    asked = _listed(args.format)
+    asked = _split_names(args.format)
     if "all" in asked:
         return [*FORMATS] if args.profile == "vbench" or args.suite == "vbench" else [*FORMATS][:-1]
     for name in asked:
         if name not in FORMATS:
             raise ValueError(f"no format {name!r}: {plugin.nearest(name, [*FORMATS, 'all'])}")
-    return asked or USUAL + ["leaderboard"] * (args.profile == "vbench" or args.suite == "vbench")
+    return asked or DEFAULT_ENCODER + ["leaderboard"] * (
+        args.profile == "vbench" or args.suite == "vbench"
+    )
 
 
-def _listed(text: str | None) -> list[str]:
+def _split_names(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
-def _plain(name: str) -> str:
+def _file_name(name: str) -> str:
     """A name that any file system takes."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "clips"

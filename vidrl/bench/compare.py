@@ -20,11 +20,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vidrl.bench import difference
-from vidrl.bench.difference import Asked
+from vidrl.bench.difference import DimRequest
 from vidrl.bench.pairing import Pair, Pairs, pairs
 from vidrl.inference.families import holm
 
-__all__ = ["Pair", "Pairs", "between", "check", "compare", "compare_all", "order", "pairs"]
+__all__ = [
+    "Pair",
+    "Pairs",
+    "compare_results",
+    "shared_dims",
+    "compare",
+    "compare_all",
+    "order_pairs",
+    "pairs",
+]
 
 Row = dict[str, Any]
 Set = Mapping[str, Any]  # of results.json
@@ -81,27 +90,27 @@ def compare_all(
 
     Raises ValueError where the primary dim is none of the dims.
     """
-    asked = [Asked.of(dim, margins or {}) for dim in dims]
+    asked = [DimRequest.of(dim, margins or {}) for dim in dims]
     pairs = [(first, second) for i, first in enumerate(sets) for second in sets[i + 1 :]]
-    return corrected(
+    return with_holm(
         [
             row
             for first, second in pairs
-            for row in difference.rows(first, second, asked, least, len(asked) * len(pairs))
+            for row in difference.compare_dims(first, second, asked, least, len(asked) * len(pairs))
         ],
         primary,
     )
 
 
-def between(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Row]:
+def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Row]:
     """The first set of one results.json and the sets of another, on the dims of both.
-    Raises what `check` does."""
-    shared = check(first, second)
+    Raises what `shared_dims` does."""
+    shared = shared_dims(first, second)
     dims = [dim for dim in first["dims"] if dim["name"] in shared]
     return compare_all([first["sets"][0], *second["sets"]], dims, int(first["suite"]["least"]))
 
 
-def check(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+def shared_dims(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """The dims that two results have in common.
 
     Raises ValueError where their protocols differ, where a dim of one name was measured in
@@ -128,13 +137,13 @@ def check(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     return shared
 
 
-def order(first: Set, second: Set, dim: str) -> list[Pair]:
+def order_pairs(first: Set, second: Set, dim: str) -> list[Pair]:
     """The pairs scored on both sides, from the best for the second set to the worst;
     nothing where nothing pairs.
 
     >>> clip = lambda i, x: {"path": f"{i}.mp4", "prompt": str(i), "seed": 0, "value": {"flicker": x}}
     >>> a, b = ({"clips": [clip(i, x) for i, x in enumerate(xs)]} for xs in ([0.1, 0.1, 0.1], [0.2, 0.0, 0.3]))
-    >>> [pair.prompt for pair in order(a, b, "flicker")]
+    >>> [pair.prompt for pair in order_pairs(a, b, "flicker")]
     ['2', '0', '1']
     """
     return sorted(
@@ -146,18 +155,18 @@ def order(first: Set, second: Set, dim: str) -> list[Pair]:
 # ------------------------------------------------------------------------------------------------------
 
 
-def corrected(rows: list[Row], primary: str | None = None) -> list[Row]:
+def with_holm(rows: list[Row], primary: str | None = None) -> list[Row]:
     """With `p_holm`, over those that have a p: one family, or the primary dim first, and
     the others behind it.
 
     >>> rows = [{"first": "a", "second": "b", "dim": dim, "p": p} for dim, p in (("x", 0.04), ("y", 0.01), ("z", 0.5))]
-    >>> [row["p_holm"] for row in corrected(rows)]
+    >>> [row["p_holm"] for row in with_holm(rows)]
     [0.08, 0.03, 0.5]
-    >>> [row["p_holm"] for row in corrected(rows, "x")]
+    >>> [row["p_holm"] for row in with_holm(rows, "x")]
     [0.04, 0.04, 0.5]
     """
     if primary is None:
-        return _holm(rows)
+        return _holm_over(rows)
     if primary not in (names := [row["dim"] for row in rows]) and rows:
         raise ValueError(
             f"expected one of the measured dims as the primary one, got {primary!r}; the dims are "
@@ -167,21 +176,21 @@ def corrected(rows: list[Row], primary: str | None = None) -> list[Row]:
     for row in rows:
         pairs_of.setdefault((row["first"], row["second"]), []).append(row)
     for part in pairs_of.values():
-        _behind(part, primary, len(pairs_of))
+        _correct_after_primary(part, primary, len(pairs_of))
     return rows
 
 
-def _holm(rows: list[Row]) -> list[Row]:
+def _holm_over(rows: list[Row]) -> list[Row]:
     tested = [row for row in rows if row["p"] is not None]
     for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
         row["p_holm"] = p
     return rows
 
 
-def _behind(rows: list[Row], primary: str, pairs: int) -> None:
+def _correct_after_primary(rows: list[Row], primary: str, pairs: int) -> None:
     """The rows of one of so many pairs of sets: no part is surer than the primary dim."""
     first = next(row for row in rows if row["dim"] == primary)
     first["p_holm"] = None if first["p"] is None else min(1.0, pairs * first["p"])
     gate = 1.0 if first["p_holm"] is None else first["p_holm"]
-    for row in _holm([row for row in rows if row is not first]):
+    for row in _holm_over([row for row in rows if row is not first]):
         row["p_holm"] = None if row["p"] is None else max(gate, min(1.0, pairs * row["p_holm"]))

@@ -20,7 +20,7 @@ from vidrl.inference.flips import sign_flip_p
 from vidrl.inference.shares import proportion, share
 
 Values = np.ndarray
-LEAST = 6  # sources: of five that all agree, a two-sided test at 5 % can say nothing
+FEWEST_SOURCES = 6  # sources: of five that all agree, a two-sided test at 5 % can say nothing
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class Area:
         >>> [Area(x, x - 0.1, x + 0.1, 12, 12).verdict for x in (0.9, 0.5, 0.1)], Area(0.9, 0.8, 1.0, 12, 4).verdict
         (['lowers', 'open', 'raises'], 'few')
         """
-        if not self.n or self.groups < LEAST:
+        if not self.n or self.groups < FEWEST_SOURCES:
             return "few" if self.n else "unscored"
         return "lowers" if self.low > 0.5 else "raises" if self.high < 0.5 else "open"
 
 
-def below(null: Values, hacked: Values) -> Values:
+def shares_below(null: Values, hacked: Values) -> Values:
     """Share of the re-encodings of clip j that are above corrupted clip i, ties half, (N,
     N); NaN where one is missing.
 
-    >>> below(np.array([[1.0, 3.0], [2.0, 3.0]]), np.array([1.5, 3.0]))
+    >>> shares_below(np.array([[1.0, 3.0], [2.0, 3.0]]), np.array([1.5, 3.0]))
     array([[0.5, 1. ],
            [0. , 0.5]])
     """
@@ -63,35 +63,35 @@ def below(null: Values, hacked: Values) -> Values:
     return np.where(missing, np.nan, shares.mean(0))
 
 
-def paired(null: Values, hacked: Values) -> Values:
+def own_shares(null: Values, hacked: Values) -> Values:
     """The same of each clip and its own re-encodings, (N,): what is left once clips are
     compared with themselves."""
-    return np.diagonal(below(null, hacked)).copy()
+    return np.diagonal(shares_below(null, hacked)).copy()
 
 
-def own_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
-    """The mean of the clips' `paired` shares, its interval over `groups` of clips by
+def paired_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
+    """The mean of the clips' `own_shares` shares, its interval over `groups` of clips by
     `vidrl.inference.shares.share`.
 
-    >>> own_area(np.array([1.0, 1.0, 0.0, np.nan]), "abcd").value
+    >>> paired_area(np.array([1.0, 1.0, 0.0, np.nan]), "abcd").value
     0.6666666666666666
     """
     found = share(shares, list(groups), draws=draws)
     return Area(found.mean, found.low, found.high, found.n, found.groups)
 
 
-def any_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
+def unpaired_area(shares: Values, groups: Sequence[Hashable], draws: int = 0) -> Area:
     """The mean over all pairs of a corrupted clip and a re-encoded clip of another source:
     the original is not known.
 
-    `shares` (N, N) are those of `below`. Clips of one source (`groups`) are never compared
+    `shares` (N, N) are those of `shares_below`. Clips of one source (`groups`) are never compared
     with each other. The variance is that of a jackknife that leaves out each source in
     turn, in both roles, because the mean is a U-statistic (Arvesen 1969,
     doi:10.1214/aoms/1177697287); the interval is that of a proportion of this variance
-    (`proportion`). NaN where there is one source. `draws`, as of `own_area`, changes
+    (`proportion`). NaN where there is one source. `draws`, as of `paired_area`, changes
     nothing: the jackknife is exact.
 
-    >>> any_area(np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 1.0], [1.0, 0.5, 1.0]]), "aab").value  # of a and b only
+    >>> unpaired_area(np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 1.0], [1.0, 0.5, 1.0]]), "aab").value  # of a and b only
     0.625
     """
     known = np.isfinite(np.diagonal(shares))
@@ -119,14 +119,14 @@ def _jackknife(sums: Values, pairs: Values) -> float:
     return float((G - 1) / G * ((left - left.mean()) ** 2).sum())
 
 
-def half_p(shares: Values, groups: Sequence[Hashable]) -> float:
+def chance_p(shares: Values, groups: Sequence[Hashable]) -> float:
     """Two-sided p of "a corrupted clip is as often below its sound self as above it", by
     sign flips over sources.
 
-    Where a corruption does no more than another saving, shares of `paired` lie
+    Where a corruption does no more than another saving, shares of `own_shares` lie
     symmetrically about 1/2. NaN without any.
 
-    >>> half_p(np.ones(8), range(8)) == 2 / 2**8
+    >>> chance_p(np.ones(8), range(8)) == 2 / 2**8
     True
     """
     known = np.isfinite(shares)

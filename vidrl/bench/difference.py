@@ -1,7 +1,7 @@
 """One dim of two sets: the difference, its interval and p, and how often the second is
 better.
 
-Clips without a number count against their set, see `vidrl.bench.missing`: the claim "the
+Clips without a number count against their set, see `vidrl.bench.unscored_clips`: the claim "the
 second is better" needs that the difference over scored clips and the one that counts the
 others as the worst are both beyond doubt. Its p is therefore the larger one of the two (an
 intersection-union test: Berger 1982, doi:10.1080/00401706.1982.10487790), and 1 where their
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from vidrl.bench import copies, missing
-from vidrl.bench.missing import Range
+from vidrl.bench import duplicates, unscored_clips
 from vidrl.bench.pairing import UNPAIRED, Clip, Match, Pair, matches, scored_pair
-from vidrl.bench.statistics import closed, number, unbounded
+from vidrl.bench.statistics import as_limits, finite_ends, json_number
+from vidrl.bench.unscored_clips import Range
 from vidrl.inference.clusters import Array, Clusters, clusters
 from vidrl.inference.effects import effect
 from vidrl.inference.exchange import exchange_p
@@ -35,7 +35,7 @@ Set = Mapping[str, Any]  # of results.json
 
 
 @dataclass(frozen=True)
-class Prepared:
+class MatchedSets:
     """Two sets, their clips matched: what all dims share. `groups` are of the matches;
     `sides` are for no matches."""
 
@@ -47,23 +47,23 @@ class Prepared:
     notes: list[str]
 
 
-def prepared(first: Set, second: Set) -> Prepared:
+def match_sets(first: Set, second: Set) -> MatchedSets:
     """The clips of two sets matched, copies counted once."""
-    everything = (missing.everything(first), missing.everything(second))
+    everything = (unscored_clips.all_clips(first), unscored_clips.all_clips(second))
     names = (first["name"], second["name"])
     made = matches(*everything, names)
     found, copied = _without_copies(made.found)
-    groups = copies.joined([_keys(match) for match in found])
+    groups = duplicates.connected_groups([_match_keys(match) for match in found])
     once = (
-        (copies.once(everything[0]), copies.once(everything[1]))
+        (duplicates.without_duplicates(everything[0]), duplicates.without_duplicates(everything[1]))
         if made.by == UNPAIRED
         else everything
     )
-    return Prepared(names, made.by, found, groups, once, made.notes + copied)
+    return MatchedSets(names, made.by, found, groups, once, made.notes + copied)
 
 
 @dataclass(frozen=True)
-class Asked:
+class DimRequest:
     """A dim, the range of its values, and the largest difference that does not matter; None
     where it is not known."""
 
@@ -72,7 +72,7 @@ class Asked:
     margin: float | None = None
 
     @classmethod
-    def of(cls, dim: str | Mapping[str, Any], margins: Mapping[str, float]) -> Asked:
+    def of(cls, dim: str | Mapping[str, Any], margins: Mapping[str, float]) -> DimRequest:
         """A dim by its name, or as results.json has it."""
         if isinstance(dim, str):
             return cls(dim, margin=margins.get(dim))
@@ -83,14 +83,16 @@ class Asked:
         )
 
 
-def rows(first: Set, second: Set, asked: Sequence[Asked], least: int, family: int) -> list[Row]:
+def compare_dims(
+    first: Set, second: Set, asked: Sequence[DimRequest], least: int, family: int
+) -> list[Row]:
     """The comparisons on all dims, of a family of so many, whose intervals hold all
     together by Bonferroni's rule."""
-    both = prepared(first, second)
-    return [row(both, one, least, family) for one in asked]
+    both = match_sets(first, second)
+    return [compare_dim(both, one, least, family) for one in asked]
 
 
-def row(both: Prepared, asked: Asked, least: int, family: int = 1) -> Row:
+def compare_dim(both: MatchedSets, asked: DimRequest, least: int, family: int = 1) -> Row:
     """The comparison on one dim, as results.json has it, without a corrected p, of so many
     comparisons."""
     numbers = (
@@ -98,14 +100,17 @@ def row(both: Prepared, asked: Asked, least: int, family: int = 1) -> Row:
     )
     enough = min(numbers["clips"]) >= least and numbers["groups"] > 1
     notes = [
-        *_few(both, numbers, least),
-        *_alike(numbers),
+        *_few_clips_note(both, numbers, least),
+        *_equality_notes(numbers),
         *numbers["said"],
         *both.notes,
-        *_about_unscored(both, numbers),
+        *_unscored_note(both, numbers),
     ]
     numbers = {key: value for key, value in numbers.items() if key not in ("equal", "said")}
-    numbers |= {"margin": asked.margin, "within": within(numbers, asked.margin) if enough else None}
+    numbers |= {
+        "margin": asked.margin,
+        "within": margin_statement(numbers, asked.margin) if enough else None,
+    }
     return {
         "first": both.names[0],
         "second": both.names[1],
@@ -118,13 +123,13 @@ def row(both: Prepared, asked: Asked, least: int, family: int = 1) -> Row:
     }
 
 
-def _keys(match: Match) -> list[Hashable]:
+def _match_keys(match: Match) -> list[Hashable]:
     """What makes matches depend on each other: their prompt, and copies on either side."""
     return [
         key
         for side, clips in enumerate((match.first, match.second))
         for clip in clips
-        for key in copies.keys(clip, side)
+        for key in duplicates.dependence_keys(clip, side)
     ]
 
 
@@ -132,7 +137,7 @@ def _without_copies(found: Sequence[Match]) -> tuple[list[Match], list[str]]:
     """The matches without those, of no known prompt, whose clips on both sides are copies
     of those of another match."""
     numbers = [
-        copies.contents([clip for match in found for clip in side(match)])
+        duplicates.content_numbers([clip for match in found for clip in side(match)])
         for side in (lambda match: match.first, lambda match: match.second)
     ]
     seen: dict[Hashable, Match] = {}
@@ -152,42 +157,46 @@ def _without_copies(found: Sequence[Match]) -> tuple[list[Match], list[str]]:
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _paired(both: Prepared, asked: Asked, family: int) -> Row:
+def _paired(both: MatchedSets, asked: DimRequest, family: int) -> Row:
     """The numbers of pairs: mean difference, its interval and p over prompts, wins,
     effect."""
     dim = asked.dim
     kept = [
         (match, group)
         for one, group in zip(both.found, both.groups, strict=True)
-        if (match := missing.counted(one, dim))
+        if (match := unscored_clips.counted_clips(one, dim))
     ]
     scored = [(pair, group) for match, group in kept if (pair := scored_pair(match, dim))]
-    bottom = missing.worst(both.sides, dim, asked.range)
+    bottom = unscored_clips.worst_value(both.sides, dim, asked.range)
     found, groups = [pair for pair, _ in scored], [group for _, group in scored]
-    gaps = np.array([missing.gap(_as_match(pair), dim, math.nan) for pair in found])
-    known = _estimate(gaps, groups, asked, family)
-    bound = _estimate(
-        np.array([missing.gap(match, dim, bottom) for match, _ in kept]),
+    gaps = np.array(
+        [unscored_clips.mean_difference(_as_match(pair), dim, math.nan) for pair in found]
+    )
+    known = _paired_estimate(gaps, groups, asked, family)
+    bound = _paired_estimate(
+        np.array([unscored_clips.mean_difference(match, dim, bottom) for match, _ in kept]),
         [g for _, g in kept],
         asked,
         family,
     )
-    lost = [sum(missing.lost(side(match), dim) for match, _ in kept) for side in _SIDES]
+    lost = [
+        sum(unscored_clips.count_unscored(side(match), dim) for match, _ in kept) for side in _SIDES
+    ]
     prompts = len({pair.prompt for pair in found} - {""})
     return (
-        _together(known, bound if any(lost) and found else None, bottom)
+        _with_bound(known, bound if any(lost) and found else None, bottom)
         | _wins(kept if found else [], dim)
         | {
-            "effect": number(_effect(found, dim, known["difference"])),
+            "effect": json_number(_effect(found, dim, known["difference"])),
             "n": len(found),
             "prompts": prompts,
             "groups": len(set(groups)),
-            "spread": number(_spread(gaps, groups)),
+            "spread": json_number(_group_std(gaps, groups)),
             "clips": [sum(len(side(pair)) for pair in found) for side in _SIDES],
             "unscored": {
                 "counts": lost,
                 "of": [sum(len(side(match)) for match, _ in kept) for side in _SIDES],
-                "p": _unequal(kept, dim),
+                "p": _unscored_p(kept, dim),
             },
             "equal": bool(found) and not gaps.any(),
         }
@@ -201,15 +210,17 @@ def _as_match(pair: Pair) -> Match:
     return Match(pair.prompt, pair.first, pair.second)
 
 
-def _estimate(gaps: Array, groups: Sequence[Hashable], asked: Asked, family: int) -> Row:
+def _paired_estimate(
+    gaps: Array, groups: Sequence[Hashable], asked: DimRequest, family: int
+) -> Row:
     """Mean, intervals and p of paired differences of values within the dim's range."""
-    limits = of_differences(unbounded(asked.range))
-    return _told(lambda **how: interval(gaps, groups, limits=limits, **how), family) | {
+    limits = of_differences(as_limits(asked.range))
+    return _with_intervals(lambda **how: interval(gaps, groups, limits=limits, **how), family) | {
         "said": heavy(gaps, groups)
     }
 
 
-def _told(made: Callable[..., Interval], family: int) -> Row:
+def _with_intervals(made: Callable[..., Interval], family: int) -> Row:
     """The numbers of a difference, NaN where there is none, why there is no interval, and
     the interval of all together.
 
@@ -218,7 +229,9 @@ def _told(made: Callable[..., Interval], family: int) -> Row:
     """
     draws = max(DRAWS, 250 * family)
     over, together = made(draws=draws), made(level=simultaneous(max(1, family)), draws=draws)
-    ends = [math.nan if end is None else end for one in (over, together) for end in closed(one)]
+    ends = [
+        math.nan if end is None else end for one in (over, together) for end in finite_ends(one)
+    ]
     return {
         "difference": over.mean,
         "p": over.p,
@@ -230,14 +243,14 @@ def _told(made: Callable[..., Interval], family: int) -> Row:
 _NUMBERS = ("difference", "low", "high", "all_low", "all_high", "p")
 
 
-def _together(known: Row, bound: Row | None, bottom: float) -> Row:
+def _with_bound(known: Row, bound: Row | None, bottom: float) -> Row:
     """The difference over scored clips, its p no smaller than that of the bound; `worst` is
     the bound."""
     notes = [*[known["note"]] * bool(known["note"]), *known.get("said", [])]
-    found = {key: number(known[key]) for key in _NUMBERS} | {"said": notes}
+    found = {key: json_number(known[key]) for key in _NUMBERS} | {"said": notes}
     if bound is None:
         return {**found, "p_scored": found["p"], "p_holm": None, "worst": None}
-    least = {key: number(bound[key]) for key in _NUMBERS}
+    least = {key: json_number(bound[key]) for key in _NUMBERS}
     agree = known["difference"] * bound["difference"] > 0
     p = (
         None
@@ -251,7 +264,7 @@ def _together(known: Row, bound: Row | None, bottom: float) -> Row:
         "p": p,
         "p_scored": found["p"],
         "p_holm": None,
-        "worst": {"value": number(bottom), **least},
+        "worst": {"value": json_number(bottom), **least},
     }
 
 
@@ -264,7 +277,7 @@ def _effect(found: Sequence[Pair], dim: str, difference: float) -> float:
     return effect(first, second, difference) if found else math.nan
 
 
-def _spread(gaps: Array, groups: Sequence[Hashable]) -> float:
+def _group_std(gaps: Array, groups: Sequence[Hashable]) -> float:
     """The standard deviation of the groups' mean differences, as their mean's variance has
     it; NaN of one group."""
     made = clusters(gaps, groups) if len(gaps) else None
@@ -278,16 +291,19 @@ def _wins(kept: Sequence[tuple[Match, int]], dim: str) -> Row:
     for i, (match, group) in enumerate(kept):
         prompts.setdefault(match.prompt or i, []).append((match, group))
     shares = np.array(
-        [missing.win_share(_merged([match for match, _ in part]), dim) for part in prompts.values()]
+        [
+            unscored_clips.win_share(_merged([match for match, _ in part]), dim)
+            for part in prompts.values()
+        ]
     )
     rate = share(shares, [part[0][1] for part in prompts.values()])
     return {
         "wins": int((shares > 0.5).sum()),
         "ties": int((shares == 0.5).sum()),
         "losses": int((shares < 0.5).sum()),
-        "win_rate": number(rate.mean),
-        "win_low": number(rate.low),
-        "win_high": number(rate.high),
+        "win_rate": json_number(rate.mean),
+        "win_low": json_number(rate.low),
+        "win_high": json_number(rate.high),
     }
 
 
@@ -299,13 +315,13 @@ def _merged(part: Sequence[Match]) -> Match:
     )
 
 
-def _unequal(kept: Sequence[tuple[Match, int]], dim: str) -> float | None:
+def _unscored_p(kept: Sequence[tuple[Match, int]], dim: str) -> float | None:
     """Exact p of "either set is as likely to have unscored clips": sign flips of the groups
     that differ (McNemar's)."""
     gaps = np.array(
         [
-            missing.lost(match.second, dim) / len(match.second)
-            - missing.lost(match.first, dim) / len(match.first)
+            unscored_clips.count_unscored(match.second, dim) / len(match.second)
+            - unscored_clips.count_unscored(match.first, dim) / len(match.first)
             for match, _ in kept
         ]
     )
@@ -318,7 +334,7 @@ def _unequal(kept: Sequence[tuple[Match, int]], dim: str) -> float | None:
 # --------------------------------------------------------------------------------------------------------
 
 
-def _unpaired(both: Prepared, asked: Asked, family: int) -> Row:
+def _unpaired(both: MatchedSets, asked: DimRequest, family: int) -> Row:
     """The numbers of two sets without pairs: the difference of the means over clips; nobody
     wins."""
     dim = asked.dim
@@ -326,36 +342,39 @@ def _unpaired(both: Prepared, asked: Asked, family: int) -> Row:
         [
             clip
             for clip in side
-            if missing.lost([clip], dim) == 0 or not missing.inapplicable(clip, dim)
+            if unscored_clips.count_unscored([clip], dim) == 0
+            or not unscored_clips.is_inapplicable(clip, dim)
         ]
         for side in both.sides
     ]
-    bottom = missing.worst(sides, dim, asked.range)
-    lost = [missing.lost(side, dim) for side in sides]
-    scored = [[clip for clip in side if not missing.lost([clip], dim)] for side in sides]
+    bottom = unscored_clips.worst_value(sides, dim, asked.range)
+    lost = [unscored_clips.count_unscored(side, dim) for side in sides]
+    scored = [
+        [clip for clip in side if not unscored_clips.count_unscored([clip], dim)] for side in sides
+    ]
     a, b = ([clip["value"][dim] for clip in side] for side in scored)
-    known = _apart([_clusters(side, dim, bottom) for side in scored], asked, family)
+    known = _unpaired_estimate([_clusters(side, dim, bottom) for side in scored], asked, family)
     bound = (
-        _apart([_clusters(side, dim, bottom) for side in sides], asked, family)
+        _unpaired_estimate([_clusters(side, dim, bottom) for side in sides], asked, family)
         if any(lost) and a and b
         else None
     )
     given = [len({clip["prompt"] for clip in side if clip.get("prompt")}) for side in scored]
     nobody = dict.fromkeys(("wins", "ties", "losses", "win_rate", "win_low", "win_high"))
     return (
-        _together(known, bound, bottom)
+        _with_bound(known, bound, bottom)
         | nobody
         | {
-            "effect": number(effect(a, b)),
+            "effect": json_number(effect(a, b)),
             "n": min(len(a), len(b)),
             "prompts": min(given),
-            "groups": min(len(set(copies.groups(side))) for side in scored),
+            "groups": min(len(set(duplicates.dependence_groups(side))) for side in scored),
             "spread": None,
             "clips": [len(a), len(b)],
             "unscored": {
                 "counts": lost,
                 "of": [len(side) for side in sides],
-                "p": _unequal_apart(sides, dim, lost),
+                "p": _unpaired_unscored_p(sides, dim, lost),
             },
             "equal": False,
         }
@@ -363,38 +382,43 @@ def _unpaired(both: Prepared, asked: Asked, family: int) -> Row:
 
 
 def _clusters(clips: Sequence[Clip], dim: str, bottom: float) -> Clusters:
-    values = np.array([missing.mean([clip], dim, bottom) for clip in clips])
-    return clusters(values, copies.groups(clips))
+    values = np.array([unscored_clips.mean_value([clip], dim, bottom) for clip in clips])
+    return clusters(values, duplicates.dependence_groups(clips))
 
 
-def _apart(sides: Sequence[Clusters], asked: Asked, family: int) -> Row:
+def _unpaired_estimate(sides: Sequence[Clusters], asked: DimRequest, family: int) -> Row:
     """Mean, intervals and p of the difference of two sets without pairs."""
-    limits = unbounded(asked.range)
-    return _told(lambda **how: difference(sides[0], sides[1], limits, **how), family)
+    limits = as_limits(asked.range)
+    return _with_intervals(lambda **how: difference(sides[0], sides[1], limits, **how), family)
 
 
-def _unequal_apart(sides: Sequence[Sequence[Clip]], dim: str, lost: Sequence[int]) -> float | None:
+def _unpaired_unscored_p(
+    sides: Sequence[Sequence[Clip]], dim: str, lost: Sequence[int]
+) -> float | None:
     """p of "either set is as likely to have unscored clips", prompts exchanged between the
     sets."""
     if not any(lost):
         return None
     made = [
-        clusters(np.array([float(missing.lost([clip], dim)) for clip in side]), copies.groups(side))
+        clusters(
+            np.array([float(unscored_clips.count_unscored([clip], dim)) for clip in side]),
+            duplicates.dependence_groups(side),
+        )
         for side in sides
     ]
-    return number(exchange_p(made[0], made[1]))
+    return json_number(exchange_p(made[0], made[1]))
 
 
 # --- small differences
 # ----------------------------------------------------------------------------------------------
 
 
-def within(row: Mapping[str, Any], margin: float | None) -> str | None:
+def margin_statement(row: Mapping[str, Any], margin: float | None) -> str | None:
     """What is shown of a margin: by the interval of all differences together, also with
     unscored clips as the worst.
 
     >>> ends = {"all_low": -0.02, "all_high": 0.3, "worst": None}
-    >>> within(ends, 0.5), within(ends, 0.1), within(ends, 0.01), within(ends, None)
+    >>> margin_statement(ends, 0.5), margin_statement(ends, 0.1), margin_statement(ends, 0.01), margin_statement(ends, None)
     ('equivalent', 'not worse', None, None)
     """
     both = [one for one in (row, row["worst"]) if one is not None]
@@ -419,7 +443,7 @@ def within(row: Mapping[str, Any], margin: float | None) -> str | None:
 # -----------------------------------------------------------------------------------------------------------
 
 
-def _few(both: Prepared, numbers: Row, least: int) -> list[str]:
+def _few_clips_note(both: MatchedSets, numbers: Row, least: int) -> list[str]:
     counts = numbers["clips"]
     said = (
         f"the difference rests on {counts[0]} clips of {both.names[0]} and {counts[1]} of {both.names[1]}, fewer "
@@ -428,7 +452,7 @@ def _few(both: Prepared, numbers: Row, least: int) -> list[str]:
     return [said] if min(counts) < least else []
 
 
-def _alike(numbers: Row) -> list[str]:
+def _equality_notes(numbers: Row) -> list[str]:
     one = (
         ["one prompt: nothing is said of other prompts"]
         if numbers["n"] > 1 and numbers["groups"] == 1
@@ -437,7 +461,7 @@ def _alike(numbers: Row) -> list[str]:
     return one + [f"all {numbers['n']} pairs are equal"] * numbers["equal"]
 
 
-def _about_unscored(both: Prepared, numbers: Row) -> list[str]:
+def _unscored_note(both: MatchedSets, numbers: Row) -> list[str]:
     """How many clips have no number, and what the difference would be if they were the
     worst."""
     counts, of, bound = numbers["unscored"]["counts"], numbers["unscored"]["of"], numbers["worst"]

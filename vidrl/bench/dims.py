@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrl import plugin
-from vidrl.bench.cache import stamp
+from vidrl.bench.cache import file_stamp
 from vidrl.bench.protocol import digest
 from vidrl.lookup import user_modules
 from vidrl.rewards import compose, load
@@ -23,7 +23,7 @@ from vidrl.rewards.base import Card, Reward
 from vidrl.rewards.compose import Composite
 
 PROFILES = ("vidrl", "vbench")
-SAMPLE = 2**20  # bytes at each of three places of a large file that tell it from others
+SAMPLE_BYTES = 2**20  # bytes at each of three places of a large file that tell it from others
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Dim:
     def code(self) -> str:
         """The text of the module of a reward outside the library, which changes with its
         version; else empty."""
-        return _text(self.reward.partition(":")[0]) if ":" in self.reward else ""
+        return module_hash(self.reward.partition(":")[0]) if ":" in self.reward else ""
 
     @property
     def learned(self) -> bool:
@@ -93,7 +93,9 @@ class Dim:
         if self.reward == "default":
             return any(Dim(part, part).reads(what) for part in compose.WEIGHTS)
         found = self._class()
-        return found is None or any(what in _touched(cls.__module__) for cls in _own(found))
+        return found is None or any(
+            what in _names_in_code(cls.__module__) for cls in _own_classes(found)
+        )
 
     def build(self) -> Reward:
         """The reward. Raises whatever its constructor does."""
@@ -139,10 +141,10 @@ class Dim:
             key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty
         }
         full |= self.options
-        return {key: _identified(value) for key, value in sorted(full.items())}
+        return {key: option_identity(value) for key, value in sorted(full.items())}
 
 
-def check(dim: Dim) -> Dim:
+def check_options(dim: Dim) -> Dim:
     """The dim, where its reward and options are known.
 
     Raises `plugin.UnknownName` and `plugin.BadOption` with the nearest right one.
@@ -157,13 +159,13 @@ def check(dim: Dim) -> Dim:
     return dim
 
 
-def trained(dims: Sequence[Dim], reward: Mapping[str, Any]) -> list[str]:
+def trained_dims(dims: Sequence[Dim], reward: Mapping[str, Any]) -> list[str]:
     """The names of the dims that a run was trained on, by its [reward] section, that
     contain one, or read one finer.
 
-    >>> trained([Dim("heading", "vidrl.bench.expectations:Heading")], {"name": "motion_target"})
+    >>> trained_dims([Dim("heading", "vidrl.bench.expectations:Heading")], {"name": "motion_target"})
     ['heading']
-    >>> trained([Dim("flicker", "flicker"), Dim("all", "default"), Dim("cut", "cut")], {"parts": {"flicker": 1.0}})
+    >>> trained_dims([Dim("flicker", "flicker"), Dim("all", "default"), Dim("cut", "cut")], {"parts": {"flicker": 1.0}})
     ['flicker', 'all']
     """
     named = (
@@ -197,17 +199,17 @@ def version_of(reward: str) -> str:
 # -------------------------------------------------------------------------------------------------
 
 
-def _identified(value: Any) -> Any:
+def option_identity(value: Any) -> Any:
     """An option as JSON; one that names a file or folder with what is in it, so that other
     weights are another dim."""
     if isinstance(value, (str, Path)):
         head, _, tail = str(value).rpartition(":")  # "raft:PATH"
         named = Path(tail or head)
-        return [str(head), _content(named)] if tail and named.exists() else str(value)
+        return [str(head), content_hash(named)] if tail and named.exists() else str(value)
     if isinstance(value, (list, tuple)):
-        return [_identified(item) for item in value]
+        return [option_identity(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _identified(item) for key, item in value.items()}
+        return {str(key): option_identity(item) for key, item in value.items()}
     return (
         value
         if value is None or isinstance(value, (bool, int, float))
@@ -215,35 +217,37 @@ def _identified(value: Any) -> Any:
     )
 
 
-def _content(path: Path) -> str:
+def content_hash(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return digest([[str(p.relative_to(path)), _taste(str(p), *stamp(p))] for p in files])
+    return digest(
+        [[str(p.relative_to(path)), _sampled_hash(str(p), *file_stamp(p))] for p in files]
+    )
 
 
 @lru_cache
-def _taste(path: str, size: int, *changed: int) -> str:
+def _sampled_hash(path: str, size: int, *changed: int) -> str:
     """Of a large file its size and three pieces: weights differ everywhere, and a gigabyte
     takes seconds to read."""
     seen = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
-        for start in sorted({0, max(0, size // 2), max(0, size - SAMPLE)}):
+        for start in sorted({0, max(0, size // 2), max(0, size - SAMPLE_BYTES)}):
             file.seek(start)
-            seen.update(file.read(SAMPLE))
+            seen.update(file.read(SAMPLE_BYTES))
     return seen.hexdigest()[:16]
 
 
-def _text(module: str) -> str:
+def module_hash(module: str) -> str:
     file = getattr(user_modules.find(module), "__file__", None)
-    return _taste(file, *stamp(file)) if file else ""
+    return _sampled_hash(file, *file_stamp(file)) if file else ""
 
 
-def _own(cls: type) -> list[type]:
+def _own_classes(cls: type) -> list[type]:
     shared = ("vidrl.rewards.base", "torch.nn.modules.module", "builtins")
     return [parent for parent in cls.__mro__ if parent.__module__ not in shared]
 
 
 @lru_cache
-def _touched(module: str) -> frozenset[str]:
+def _names_in_code(module: str) -> frozenset[str]:
     """What of a clip beside its pixels the code of a module touches, all where it cannot be
     read: a cache must not be wrong."""
     try:

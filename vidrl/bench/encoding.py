@@ -15,13 +15,13 @@ from torch import Tensor
 
 from vidrl import plugin
 from vidrl.bench.clip import Clip
-from vidrl.bench.dims import _identified, _text
+from vidrl.bench.dims import module_hash, option_identity
 from vidrl.bench.protocol import digest
 from vidrl.rewards import encoders
 
 VERSION = 1  # of the pooling; another one, other features
-OWN = ("pixels",)
-SIDE = 8  # of `pixels`
+BUILT_IN = ("pixels",)
+PIXELS_SIDE = 8  # of `pixels`
 Array = np.ndarray
 
 
@@ -52,15 +52,15 @@ class Encoder:
         self.spec, self.device = spec, device
         self.frames: encoders.Encoder | None = None
         self.whole: ClipEncoder | None = None
-        known = (*encoders.FAMILIES, *encoders.CLIPS, "efficientnet", *OWN)
+        known = (*encoders.FAMILIES, *encoders.CLIPS, "efficientnet", *BUILT_IN)
         family = spec.partition(":")[0]
         self.outside = family not in known  # somebody's own code
         if family in encoders.CLIPS:
             self.whole = encoders.load(spec).clip  # type: ignore[attr-defined]
         elif family in known:
-            self.frames = pixels if spec in OWN else encoders.load(spec)
+            self.frames = pixels if spec in BUILT_IN else encoders.load(spec)
         elif ":" in spec:
-            self.whole = _outside(spec)
+            self.whole = _custom_encoder(spec)
         else:
             raise plugin.UnknownName(
                 f"no encoder {spec!r}: {plugin.nearest(spec, known)}; others are called "
@@ -71,8 +71,12 @@ class Encoder:
     def hash(self) -> str:
         """12 hex digits of its name, of the files that it names, and of the code of
         somebody's own."""
-        code = _text(self.spec.partition(":")[0]) if self.outside else _weights(self.spec)
-        return digest([VERSION, _identified(self.spec), code])
+        code = (
+            module_hash(self.spec.partition(":")[0])
+            if self.outside
+            else _packaged_weights(self.spec)
+        )
+        return digest([VERSION, option_identity(self.spec), code])
 
     def clip(self, clip: Clip) -> Array:
         """The features of a clip, (W, D). Raises ValueError where they are no finite
@@ -81,8 +85,8 @@ class Encoder:
             if self.whole is not None:
                 found = self.whole(clip.read().to(self.device), clip.fps)
             else:
-                found = pooled(self._each(piece) for piece in clip.pieces())
-        return _checked(found, self.spec)
+                found = pool_over_time(self._each(piece) for piece in clip.pieces())
+        return _checked_features(found, self.spec)
 
     def try_out(self) -> None:
         """Encode 16 frames of noise, so that weights which are missing show at once. Raises
@@ -91,7 +95,7 @@ class Encoder:
             0, 256, (16, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
         )
         with torch.no_grad():
-            _checked(
+            _checked_features(
                 self.whole(noise.to(self.device), 8.0) if self.whole else self._each(noise[:2]),
                 self.spec,
             )
@@ -101,13 +105,13 @@ class Encoder:
         return self.frames(piece.to(self.device).float() / 255)
 
 
-def pooled(pieces: Iterable[Tensor]) -> Tensor:
+def pool_over_time(pieces: Iterable[Tensor]) -> Tensor:
     """Mean, standard deviation and mean absolute change over time, (3 D,), of features that
     come in pieces (F, D).
 
     Of a single frame the last two are 0.
 
-    >>> pooled([torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 1.0], [4.0, 1.0]])]).numpy().round(3)
+    >>> pool_over_time([torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 1.0], [4.0, 1.0]])]).numpy().round(3)
     array([2.   , 1.   , 1.633, 0.   , 2.   , 0.   ])
     """
     F, total, squares, change = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
@@ -130,10 +134,10 @@ def pooled(pieces: Iterable[Tensor]) -> Tensor:
 
 def pixels(images: Tensor) -> Tensor:
     """Frames (N, 3, H, W) shrunk to 8 × 8, (N, 192)."""
-    return torch.nn.functional.adaptive_avg_pool2d(images, (SIDE, SIDE)).flatten(1)
+    return torch.nn.functional.adaptive_avg_pool2d(images, (PIXELS_SIDE, PIXELS_SIDE)).flatten(1)
 
 
-def _checked(found: Tensor | Array, spec: str) -> Array:
+def _checked_features(found: Tensor | Array, spec: str) -> Array:
     features = found.detach().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found)
     if features.ndim not in (1, 2) or not features.size:
         raise ValueError(
@@ -145,7 +149,7 @@ def _checked(found: Tensor | Array, spec: str) -> Array:
     return features
 
 
-def _outside(spec: str) -> ClipEncoder:
+def _custom_encoder(spec: str) -> ClipEncoder:
     try:
         found = plugin.outside(spec)
     except plugin.UnknownName as error:
@@ -161,7 +165,7 @@ def _outside(spec: str) -> ClipEncoder:
     return made
 
 
-def _weights(spec: str) -> Any:
+def _packaged_weights(spec: str) -> Any:
     """An identifier of the weights, for an encoder whose weights come in a package; else
     empty."""
     if spec != "efficientnet":
@@ -169,4 +173,4 @@ def _weights(spec: str) -> Any:
     from vidrl.rewards._networks.efficientnet import CURE, FILE, PACKAGE
     from vidrl.rewards._networks.weights import found
 
-    return _identified(found(PACKAGE, FILE, CURE))
+    return option_identity(found(PACKAGE, FILE, CURE))

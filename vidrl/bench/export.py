@@ -16,10 +16,10 @@ from vidrl.bench.page.facts import (
     DAGGER,
     Results,
     Row,
-    best,
+    best_set,
     compared,
     difference,
-    letters,
+    group_letters,
     listed,
     mean,
     plural,
@@ -47,7 +47,7 @@ ABOUT = (
     "bits",
 )
 FORMULA = safe_cells.FORMULA
-BESIDE = 3  # sets whose differences follow the table; of more there are letters
+MAX_SETS_COMPARED = 3  # sets whose differences follow the table; of more there are letters
 DIFFERENCE = ("difference", "95 % interval", "p (Holm)", "wins / ties / losses")
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -144,14 +144,16 @@ def markdown(results: Results) -> str:
         for dim in results["dims"]
     ]
     blocks = [_grid(["", *map(_plain, names)], rows)]
-    for (first, second), found in (compared(results) if len(names) <= BESIDE else {}).items():
+    for (first, second), found in (
+        compared(results) if len(names) <= MAX_SETS_COMPARED else {}
+    ).items():
         head = [f"{_plain(second)} − {_plain(first)}", *DIFFERENCE]
         blocks.append(_grid(head, [_difference(results, row, _plain, "**{}**") for row in found]))
     blocks = [
         *(f"> {_plain(note)}" for note in [*(results.get("fairness") or []), *caveats(results)]),
         *blocks,
     ]
-    return _whole("\n\n".join([*blocks, "\n".join(_said(results, DAGGER))]) + "\n")
+    return _whole("\n\n".join([*blocks, "\n".join(_explanations(results, DAGGER))]) + "\n")
 
 
 def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -173,13 +175,13 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
 
 
-def inert(text: Any) -> str:
+def plain_markdown(text: Any) -> str:
     """A text of others in a Markdown page: it is read as it stands, and makes no markup,
     link or line of its own."""
     return _plain(str(text))
 
 
-def code(text: Any) -> str:
+def code_line(text: Any) -> str:
     """A line of a Markdown page that shows a text as code; a backtick in the text would end
     the code, and is a '."""
     return f"`{' '.join(str(text).replace('`', chr(39)).split())}`  "
@@ -206,7 +208,7 @@ def latex(results: Results) -> str:
     lines = [
         r"\begin{table}[t]",
         r"  \centering\small",
-        rf"  \caption{{{' '.join(_said(results, DAG, tex))}}}",
+        rf"  \caption{{{' '.join(_explanations(results, DAG, tex))}}}",
         rf"  \begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"    \toprule",
         _line(head),
@@ -240,7 +242,7 @@ def _line(cells: Sequence[str]) -> str:
 def _row_of(results: Results, names: Sequence[str], dim: str, bold: str) -> list[str]:
     """The sets on a dimension; of three sets or more with the letters of those that are not
     told apart."""
-    marks = letters(results, dim) if len(names) > 2 else {}
+    marks = group_letters(results, dim) if len(names) > 2 else {}
     return [f"{_cell(results, name, dim, bold)} {marks.get(name, '')}".rstrip() for name in names]
 
 
@@ -251,7 +253,7 @@ def _cell(results: Results, name: str, dim: str, bold: str) -> str:
     if row.get("mean") is None:
         return "–"
     middle, low, high = mean(results, name, dim)
-    strong = bold.format(middle) if best(results, dim) == name else middle
+    strong = bold.format(middle) if best_set(results, dim) == name else middle
     few = "" if row.get("enough", True) else f" (n = {_plain(str(row.get('n')))})"
     return f"{strong} [{low}, {high}]{few}" if row.get("low") is not None else f"{strong}{few}"
 
@@ -282,7 +284,7 @@ def _mark(dim: Row, words: Any, dagger: str) -> str:
     return f"{words(dim['name'])}{dagger if dim.get('trained') else ''}"
 
 
-def _said(results: Results, dagger: str, words: Any = _plain) -> list[str]:
+def _explanations(results: Results, dagger: str, words: Any = _plain) -> list[str]:
     """What a reader must know: suite, clips, intervals, bold, daggers, protocol."""
     suite, sets = results["suite"], results["sets"]
     count = listed([f"{plural(len(one['clips']), 'clip')} of {one['name']}" for one in sets])

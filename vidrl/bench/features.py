@@ -24,16 +24,16 @@ from vidrl.bench.cache import Hashes, key
 from vidrl.bench.clip import Clip
 from vidrl.bench.encoding import Encoder
 from vidrl.bench.measure import _one_thread
-from vidrl.bench.pairing import rule
+from vidrl.bench.pairing import pairing_rule
 from vidrl.bench.protocol import Protocol, digest
-from vidrl.bench.statistics import number
+from vidrl.bench.statistics import json_number
 from vidrl.rewards._files import whole_file
 from vidrl.rewards._files.workers import Done, each
 from vidrl.rewards.video import Unreadable
 
 Array = np.ndarray
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-USUAL = "efficientnet"
+DEFAULT_ENCODER = "efficientnet"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Features:
 def distances(
     results: Mapping[str, Any],
     names: Sequence[str],
-    encoder: str = USUAL,
+    encoder: str = DEFAULT_ENCODER,
     against: str | os.PathLike[str] | None = None,
     cache: str | os.PathLike[str] | None = None,
     jobs: int = 0,
@@ -87,7 +87,7 @@ def distances(
     features do not fit together.
     """
     measures = {name: plugin.load("benchmarks", name) for name in names}
-    protocol, made = _protocol(results), Encoder(encoder, device)
+    protocol, made = _protocol_of(results), Encoder(encoder, device)
     sources = _sources(results, against, cache)
     encode = Encode(encoder, protocol, cache, device)
     keys = {clip["id"]: encode.key(clip, made.hash) for source in sources for clip in source.clips}
@@ -96,8 +96,10 @@ def distances(
         [(one, sets[-1]) for one in sets[:-1]] if against else [(sets[0], one) for one in sets[1:]]
     )
     marks = {name: digest([protocol.hash, made.hash, name]) for name in names}
-    rows = [_distance(name, measure, *pair) for pair in pairs for name, measure in measures.items()]
-    rows += _compared(measures, sets) if against else []
+    rows = [
+        _distance_row(name, measure, *pair) for pair in pairs for name, measure in measures.items()
+    ]
+    rows += _nearness_rows(measures, sets) if against else []
     return [row | {"protocol": marks[row["name"]], "encoder": encoder} for row in rows]
 
 
@@ -151,7 +153,7 @@ class Encode:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def _protocol(results: Mapping[str, Any]) -> Protocol:
+def _protocol_of(results: Mapping[str, Any]) -> Protocol:
     """That of the results. Raises ValueError where this machine reads by another
     decoder."""
     said = results["protocol"]
@@ -236,13 +238,17 @@ def _encoded(
     if tasks:
         encoder.try_out()
         encode.encoder = encoder
-        done = each(encode, tasks, jobs, timeout, memory=None) if jobs else _here(encode, tasks)
+        done = (
+            each(encode, tasks, jobs, timeout, memory=None) if jobs else _encode_here(encode, tasks)
+        )
         for said in progress(done, len(tasks)) if progress else done:
             found[said.task[1]] = said.result if said.why is None else f"not encoded: {said.why}"
     return found
 
 
-def _here(encode: Encode, tasks: Sequence[tuple[str, str]]) -> Iterator[Done[tuple[str, str]]]:
+def _encode_here(
+    encode: Encode, tasks: Sequence[tuple[str, str]]
+) -> Iterator[Done[tuple[str, str]]]:
     with _one_thread():
         for task in tasks:
             yield Done(task, encode(task))
@@ -295,7 +301,7 @@ def _features(
 # -------------------------------------------------------------------------------------------------------
 
 
-def _distance(name: str, measure: Any, first: Features, second: Features) -> dict[str, Any]:
+def _distance_row(name: str, measure: Any, first: Features, second: Features) -> dict[str, Any]:
     """A row of "distances"."""
     n, notes = [sum(map(len, one.rows)) for one in (first, second)], [*first.notes, *second.notes]
     row: dict[str, Any] = {"name": name, "first": first.name, "second": second.name}
@@ -315,27 +321,28 @@ def _distance(name: str, measure: Any, first: Features, second: Features) -> dic
         if rows != len(one.clips)
     ]
     return row | {
-        "value": number(found.value),
-        "low": number(found.low),
-        "high": number(found.high),
+        "value": json_number(found.value),
+        "low": json_number(found.low),
+        "high": json_number(found.high),
         "n": n,
-        "unbiased": number(found.unbiased),
+        "unbiased": json_number(found.unbiased),
         "notes": [*found.notes, *windows, *notes],
     }
 
 
-def _compared(measures: Mapping[str, Any], sets: Sequence[Features]) -> list[dict[str, Any]]:
+def _nearness_rows(measures: Mapping[str, Any], sets: Sequence[Features]) -> list[dict[str, Any]]:
     """Rows of every two sets against the last one; the level of their intervals is
     Bonferroni's over all of them."""
     *models, real = sets
     pairs = [(name, *pair) for pair in combinations(models, 2) for name in measures]
     level = 1 - 0.05 / max(1, len(pairs))
     return [
-        _nearer(name, measures[name], first, second, real, level) for name, first, second in pairs
+        _nearness_row(name, measures[name], first, second, real, level)
+        for name, first, second in pairs
     ]
 
 
-def _nearer(
+def _nearness_row(
     name: str, measure: Any, first: Features, second: Features, real: Features, level: float
 ) -> dict[str, Any]:
     """A row of "distances" with a "reference": how much nearer the second set is to it than
@@ -358,7 +365,7 @@ def _nearer(
     )
     return (
         row
-        | {key: number(getattr(found, key)) for key in ("difference", "low", "high")}
+        | {key: json_number(getattr(found, key)) for key in ("difference", "low", "high")}
         | {"notes": list(found.notes)}
     )
 
@@ -367,7 +374,7 @@ def _groups(*sets: Features) -> list[list[Hashable]]:
     """What clips share, within a set and with the last set: a prompt, or a file name where
     sets are paired by it."""
     *models, last = sets
-    ways = [rule(one.clips, last.clips) for one in models]
+    ways = [pairing_rule(one.clips, last.clips) for one in models]
     named = [keys if by == "file name" else None for by, keys in ways]
     keys = [found and found[0] for found in named] + [
         next((found[1] for found in named if found), None)

@@ -12,7 +12,7 @@ from typing import Any
 from vidrl.bench import manifest
 from vidrl.bench.manifest import Row
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ def find(
     if references is not None:
         found = _with_references(found, Path(references))
     return replace(
-        found, notes=[*found.notes, *same_but_for_case(item.prompt for item in found.items)]
+        found, notes=[*found.notes, *near_equal_prompts_note(item.prompt for item in found.items)]
     )
 
 
-def same_but_for_case(prompts: Iterable[str]) -> list[str]:
+def near_equal_prompts_note(prompts: Iterable[str]) -> list[str]:
     """A note for the prompts that differ from another one by letter case or blanks alone.
 
-    >>> same_but_for_case(["a dog", "A  dog", "a cat"])
+    >>> near_equal_prompts_note(["a dog", "A  dog", "a cat"])
     ["prompts that differ by letter case or blanks alone count as different: 'A  dog', 'a dog'"]
     """
     spelled: dict[str, set[str]] = defaultdict(set)
@@ -90,7 +90,7 @@ def same_but_for_case(prompts: Iterable[str]) -> list[str]:
     ]
 
 
-def files(source: Path, stills: bool = False) -> tuple[list[Path], list[str]]:
+def clip_files(source: Path, stills: bool = False) -> tuple[list[Path], list[str]]:
     """The clips of a folder at any depth, as `vidrl score` finds them, or its images where
     it has none; and notes.
 
@@ -111,7 +111,7 @@ def files(source: Path, stills: bool = False) -> tuple[list[Path], list[str]]:
         for path in source.rglob("*")
         if path.is_file() and not _hidden(path.relative_to(source))
     )
-    images = [path for path in there if path.suffix.lower() in IMAGES]
+    images = [path for path in there if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise NoClips(
             f"expected videos (.mp4, .webm, .mkv, .gif ...) or images in the folder {source}, found none"
@@ -146,14 +146,16 @@ def _from_folders(folders: Sequence[Path], stills: bool) -> Found:
 
 def _folder(folder: Path, stills: bool) -> Found:
     beside = [
-        folder / name for name in manifest.BESIDE if folder.is_dir() and (folder / name).is_file()
+        folder / name
+        for name in manifest.TABLE_NAMES
+        if folder.is_dir() and (folder / name).is_file()
     ]
     if beside:
         found = _from_table([folder], beside[0], stills)
         unread = [f"{path.name} beside it is not read" for path in beside[1:]]
         return replace(found, notes=[f"prompts are from {beside[0]}", *unread, *found.notes])
-    paths, notes = files(folder, stills)
-    named = manifest.numbered([path.stem for path in paths])
+    paths, notes = clip_files(folder, stills)
+    named = manifest.prompts_from_names([path.stem for path in paths])
     if not named:
         return Found([Item(path) for path in paths], notes=notes)
     items = [Item(path, *named.get(path.stem, ("", None))) for path in paths]
@@ -207,7 +209,7 @@ def _from_table(folders: Sequence[Path], table: Path, stills: bool) -> Found:
         return replace(
             _listed([(table.parent / row.path, row) for row in rows], table), notes=notes
         )
-    there = [path for folder in folders for path in files(folder, stills)[0]]
+    there = [path for folder in folders for path in clip_files(folder, stills)[0]]
     places = [table.parent, *(folder for folder in folders if folder.is_dir())]
     row_of = {os.path.abspath(place / row.path): row for place in reversed(places) for row in rows}
     found = _listed(
@@ -218,7 +220,7 @@ def _from_table(folders: Sequence[Path], table: Path, stills: bool) -> Found:
         ],
         table,
     )
-    lost = [(_lost(row, places), row) for row in rows]
+    lost = [(_missing_file(row, places), row) for row in rows]
     bare = [Item(path) for path in there if os.path.abspath(path) not in row_of]
     other = (
         ""
@@ -237,7 +239,7 @@ def _from_table(folders: Sequence[Path], table: Path, stills: bool) -> Found:
     return Found(items, _listed([(path, row) for path, row in lost if path], table).skipped, notes)
 
 
-def _lost(row: Row, places: Sequence[Path]) -> Path | None:
+def _missing_file(row: Row, places: Sequence[Path]) -> Path | None:
     """Where the file of a row should be, if it is nowhere; one of a folder that is there
     but not given is another's."""
     if any((place / row.path).exists() for place in places):
@@ -257,14 +259,14 @@ def _listed(pairs: Iterable[tuple[Path, Row]], table: Path) -> Found:
             reference = table.parent / row.reference if row.reference else None
             found.items.append(Item(path, row.prompt, row.seed, reference, row.meta))
         else:
-            why = f"missing: {table.name}, {row.where} names it, and it is not there{_spelt(path)}"
+            why = f"missing: {table.name}, {row.where} names it, and it is not there{_other_spelling(path)}"
             found.skipped.append(
                 {"path": str(path), "why": why, "prompt": row.prompt, "seed": row.seed}
             )
     return found
 
 
-def _spelt(path: Path) -> str:
+def _other_spelling(path: Path) -> str:
     """The name of a file that differs from this one by letter case alone, where there is
     one."""
     there = path.parent.iterdir() if path.parent.is_dir() else ()
@@ -286,7 +288,8 @@ def _with_references(found: Found, folder: Path) -> Found:
     by_stem = {
         path.stem: path
         for path in sorted(folder.rglob("*"), reverse=True)
-        if path.suffix.lower() in (*IMAGES, *SUFFIXES) and not _hidden(path.relative_to(folder))
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, *SUFFIXES)
+        and not _hidden(path.relative_to(folder))
     }
     items = [
         replace(

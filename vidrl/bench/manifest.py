@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidrl.bench.cache import whole
+from vidrl.bench.cache import write_atomic
 from vidrl.rewards._files.manifests import Row, rows
 from vidrl.rewards._files.safe_cells import cell
 from vidrl.rewards._files.tables import BadTable, text
 
 __all__ = [
-    "BESIDE",
+    "TABLE_NAMES",
     "BadManifest",
     "Row",
     "is_vbench_list",
-    "numbered",
+    "prompts_from_names",
     "read",
     "vbench_list",
     "write",
@@ -32,9 +32,9 @@ BadManifest = BadTable  # a table of clips that cannot be used; the message name
 read = rows
 
 # in a folder of clips
-BESIDE = ("prompts.csv", "prompts.jsonl", "prompts.tsv", "prompts.json", "prompts.parquet")
+TABLE_NAMES = ("prompts.csv", "prompts.jsonl", "prompts.tsv", "prompts.json", "prompts.parquet")
 NUMBERED = re.compile(r"(?P<prompt>.*\S)-(?P<seed>\d+)")  # VBench's `a dog runs-3.mp4`
-MOST = 0.9  # of the files: so many must be named so
+NAMED_SHARE = 0.9  # of the files: so many must be named so
 VBENCH = {"prompt_en", "dimension"}  # the columns of VBench's own list, which names no files
 
 
@@ -68,11 +68,11 @@ def vbench_list(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
         ) from error
 
 
-def numbered(stems: Sequence[str]) -> dict[str, tuple[str, int]]:
+def prompts_from_names(stems: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Prompt and number of each name that is VBench's `prompt-0`; empty unless nearly all
     are, and prompts have words.
 
-    >>> numbered(["a dog runs-0", "a dog runs-3"])["a dog runs-3"], numbered(["clip-0", "clip-1"])
+    >>> prompts_from_names(["a dog runs-0", "a dog runs-3"])["a dog runs-3"], prompts_from_names(["clip-0", "clip-1"])
     (('a dog runs', 3), {})
     """
     matched = {stem: NUMBERED.fullmatch(stem) for stem in stems}
@@ -81,7 +81,7 @@ def numbered(stems: Sequence[str]) -> dict[str, tuple[str, int]]:
         for stem, m in matched.items()
         if m and " " in m["prompt"].strip()
     }
-    return found if stems and len(found) >= MOST * len(stems) else {}
+    return found if stems and len(found) >= NAMED_SHARE * len(stems) else {}
 
 
 def write(path: Path, listed: Sequence[Mapping[str, Any]]) -> None:
@@ -91,4 +91,4 @@ def write(path: Path, listed: Sequence[Mapping[str, Any]]) -> None:
     table = csv.writer(file)
     table.writerow([cell(name) for name in columns])
     table.writerows([cell(row.get(name, "")) for name in columns] for row in listed)
-    whole(path, file.getvalue())
+    write_atomic(path, file.getvalue())

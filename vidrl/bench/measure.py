@@ -15,15 +15,15 @@ import torch
 from vidrl.bench.cache import Cache, Hashes, key
 from vidrl.bench.dims import Dim
 from vidrl.bench.items import Item
-from vidrl.bench.scoring import Measurer, Outcome, Row, Task, unscored
+from vidrl.bench.scoring import Measurer, Outcome, Row, Task, unscored_row
 from vidrl.bench.suite import Suite
 from vidrl.rewards._files.memory import MEMORY
 from vidrl.rewards._files.workers import Done, each
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-ELSEWHERE = "inapplicable: VBench does not measure this dim on this prompt"
-FACTS = ("fps", "size", "frames", "reader", "note", "written")  # of a clip, beside its numbers
-LIMIT = 1800.0  # seconds for all dims of one clip, after which it hangs
+NOT_VBENCH = "inapplicable: VBench does not measure this dim on this prompt"
+CLIP_FACTS = ("fps", "size", "frames", "reader", "note", "written")  # of a clip, beside its numbers
+TIME_LIMIT = 1800.0  # seconds for all dims of one clip, after which it hangs
 
 
 @dataclass
@@ -43,7 +43,7 @@ def run(
     suite: Suite,
     cache: Path | None = None,
     jobs: int = 0,
-    timeout: float | None = LIMIT,
+    timeout: float | None = TIME_LIMIT,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -66,15 +66,15 @@ def run(
     clips = _identified(items, suite, cache, device)
     kept = Cache(cache) if cache is not None else None
     if kept is not None:
-        _recall(clips, kept)
+        _load_cached(clips, kept)
     tasks = _tasks(clips)
     measurer = Measurer(suite.dims, suite.protocol, cache, device)
-    done = _each(measurer, [task for task, _ in tasks], jobs, timeout)
+    done = _measured(measurer, [task for task, _ in tasks], jobs, timeout)
     for (_, waiting), one in zip(
         tasks, progress(done, len(tasks)) if progress and tasks else done, strict=True
     ):
         for clip in waiting:
-            _learn(clip, one, kept)
+            _take_outcome(clip, one, kept)
     _warn(kept)
     return [_row(clip, suite.dims) for clip in clips]
 
@@ -99,7 +99,7 @@ def _identified(
             )
             clip.keys = {
                 dim.name: _key(clip, reads[dim.name], clip.reference, fixed)
-                for dim in _wanted(item, suite)
+                for dim in _dims_of(item, suite)
             }
         except OSError as error:
             clip.known.why = (
@@ -126,7 +126,11 @@ def _key(
     fixed: tuple[str, str],
 ) -> str:
     """Of a dim, whose hash and what it reads are `reads`."""
-    about = {"prompt": clip.item.prompt, "reference": reference, "meta": _known(clip.item.meta)}
+    about = {
+        "prompt": clip.item.prompt,
+        "reference": reference,
+        "meta": _reward_meta(clip.item.meta),
+    }
     about = {what: value if reads[1][what] else None for what, value in about.items()}
     return key(
         str(clip.id),
@@ -138,12 +142,12 @@ def _key(
     )
 
 
-def _known(meta: Mapping[str, Any]) -> dict[str, Any]:
+def _reward_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What rewards may read of it; the list of VBench's dims is ours."""
     return {name: value for name, value in meta.items() if name != "vbench"}
 
 
-def _wanted(item: Item, suite: Suite) -> list[Dim]:
+def _dims_of(item: Item, suite: Suite) -> list[Dim]:
     return [dim for dim in suite.dims if dim.profile != "vbench" or _on_list(item, dim)]
 
 
@@ -154,12 +158,12 @@ def _on_list(item: Item, dim: Dim) -> bool:
     return listed is None or NAMES.get(dim.reward, dim.reward) in listed
 
 
-def _recall(clips: Sequence[_Clip], kept: Cache) -> None:
+def _load_cached(clips: Sequence[_Clip], kept: Cache) -> None:
     for clip in clips:
         for name in [name for name in clip.keys if name not in clip.known.rows]:
             row = kept.get(clip.keys[name])
             if row is not None:
-                clip.known.facts = {fact: row[fact] for fact in FACTS}
+                clip.known.facts = {fact: row[fact] for fact in CLIP_FACTS}
                 clip.known.rows[name] = {part: row[part] for part in ("value", "curve", "why")}
 
 
@@ -170,7 +174,7 @@ def _tasks(clips: Sequence[_Clip]) -> list[tuple[Task, list[_Clip]]]:
     for clip in clips:
         missing = {name: key for name, key in clip.keys.items() if name not in clip.known.rows}
         if missing:
-            task = Task(replace(clip.item, meta=_known(clip.item.meta)), missing)
+            task = Task(replace(clip.item, meta=_reward_meta(clip.item.meta)), missing)
             found.setdefault(tuple(missing.values()), (task, []))[1].append(clip)
     return list(found.values())
 
@@ -179,7 +183,7 @@ def _tasks(clips: Sequence[_Clip]) -> list[tuple[Task, list[_Clip]]]:
 # -------------------------------------------------------------------------------------------------------
 
 
-def _each(
+def _measured(
     measurer: Measurer, tasks: Sequence[Task], jobs: int, timeout: float | None
 ) -> Iterator[Done[Task]]:
     if jobs:
@@ -201,14 +205,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _learn(clip: _Clip, done: Done[Task], kept: Cache | None) -> None:
+def _take_outcome(clip: _Clip, done: Done[Task], kept: Cache | None) -> None:
     """What came of the task; of a process that died, what it had kept before."""
     said: Outcome = done.result if done.why is None else Outcome(why=f"unreadable: {done.why}")
     clip.known.facts = said.facts or clip.known.facts
     clip.known.rows |= said.rows
     if said.why is not None:
         if kept is not None:
-            _recall([clip], kept)
+            _load_cached([clip], kept)
         clip.known.why = said.why
 
 
@@ -225,10 +229,10 @@ def _row(clip: _Clip, dims: Sequence[Dim]) -> Row:
     item, known = clip.item, clip.known
     if known.why is not None and not known.rows:
         return {"path": str(item.path), "why": known.why, "prompt": item.prompt, "seed": item.seed}
-    missing = unscored("unscored: " + str(known.why).removeprefix("unreadable: "))
+    missing = unscored_row("unscored: " + str(known.why).removeprefix("unreadable: "))
     rows = {
         dim.name: known.rows.get(
-            dim.name, missing if dim.name in clip.keys else unscored(ELSEWHERE)
+            dim.name, missing if dim.name in clip.keys else unscored_row(NOT_VBENCH)
         )
         for dim in dims
     }
@@ -239,7 +243,7 @@ def _row(clip: _Clip, dims: Sequence[Dim]) -> Row:
         "seed": item.seed,
         "reference": str(item.reference) if item.reference else None,
         "reference_id": clip.reference,
-        "meta": dict(_known(item.meta)),
+        "meta": dict(_reward_meta(item.meta)),
         **known.facts,
         "value": {name: row["value"] for name, row in rows.items()},
         "curve": {name: row["curve"] for name, row in rows.items()},

@@ -24,10 +24,10 @@ import numpy as np
 from vidrl.audit.clips import Clip, Left, file_clips, world_clips
 from vidrl.audit.hacks import HACKS, STRENGTHS
 from vidrl.bench import meta_dims, meta_page
-from vidrl.bench.cache import whole
-from vidrl.bench.detection import Area, any_area, below, half_p, own_area
-from vidrl.bench.meta_dims import Sum
-from vidrl.bench.meta_scores import NULLS, Row, Step, plan, score
+from vidrl.bench.cache import write_atomic
+from vidrl.bench.detection import Area, chance_p, paired_area, shares_below, unpaired_area
+from vidrl.bench.meta_dims import QualitySum
+from vidrl.bench.meta_scores import NULLS, Row, Step, plan, score_clip
 from vidrl.inference.families import holm
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(
     tried = _corruptions(corruptions, strengths)
     made, left = _clips(clips, count, real, size, seconds, seed)
     rows = _rows(made, chosen, plan(tried), folder / "meta_clips", progress)
-    rows, shown = _summed(rows, chosen)
+    rows, shown = _with_quality_sum(rows, chosen)
     found = results(rows, shown, tried) | {
         "command": command or _command(),
         "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -86,7 +86,7 @@ def run(
 
 
 def results(
-    rows: Sequence[Row], dims: Sequence[Dim | Sum], tried: Mapping[str, Sequence[float]]
+    rows: Sequence[Row], dims: Sequence[Dim | QualitySum], tried: Mapping[str, Sequence[float]]
 ) -> dict[str, Any]:
     """The areas of all dims, corruptions and strengths, on all clips, on the scenes and on
     the real ones."""
@@ -104,7 +104,8 @@ def results(
         },
         "strengths": sorted({s for levels in tried.values() for s in levels}),
         "corruptions": {
-            name: {"told_from": _told_from(name), "strengths": list(tried[name])} for name in tried
+            name: {"told_from": _detectable_from(name), "strengths": list(tried[name])}
+            for name in tried
         },
         "dims": [
             {
@@ -141,7 +142,7 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
         "svg": meta_page.picture(found),
     }
     for kind, text in texts.items():
-        whole(folder / f"bench_meta.{kind}", text)
+        write_atomic(folder / f"bench_meta.{kind}", text)
     return [folder / f"bench_meta.{kind}" for kind in texts]
 
 
@@ -208,16 +209,18 @@ def _rows(
     stamps = {dim.name: f"{dim.hash} {' '.join(_versions().values())}" for dim in dims}
     rows = []
     for i, clip in enumerate(clips):
-        rows.append(score(clip, rewards, steps, folder, stamps))
+        rows.append(score_clip(clip, rewards, steps, folder, stamps))
         if progress:
             progress(i + 1, len(clips), clip.name)
     return rows
 
 
-def _summed(rows: Sequence[Row], dims: Sequence[Dim]) -> tuple[list[Row], list[Dim | Sum]]:
+def _with_quality_sum(
+    rows: Sequence[Row], dims: Sequence[Dim]
+) -> tuple[list[Row], list[Dim | QualitySum]]:
     """The rows with what is made of others' parts: a composite is not to be compared with
     single dims alone."""
-    total, names = Sum(), [dim.name for dim in dims]
+    total, names = QualitySum(), [dim.name for dim in dims]
     if not set(total.parts) <= set(names):
         return list(rows), list(dims)
     steps = lambda row: next(iter(row.values.values()))  # noqa: E731
@@ -248,7 +251,7 @@ def _areas(
     found = []
     for name, strength in ((name, s) for name, levels in tried.items() for s in levels):
         shares, groups = _shares(rows, dim, name, strength), [row.group for row in rows]
-        own, any_ = own_area(np.diagonal(shares), groups), any_area(shares, groups)
+        own, any_ = paired_area(np.diagonal(shares), groups), unpaired_area(shares, groups)
         found.append(
             {
                 "source": source,
@@ -267,7 +270,7 @@ def _areas(
 def _shares(rows: Sequence[Row], dim: str, name: str, strength: float) -> np.ndarray:
     """How often each corrupted clip is below each sound one, (N, N)."""
     null = np.array([[row.value(dim, f"saved {k}") for row in rows] for k in range(NULLS)])
-    return below(null, np.array([row.value(dim, f"{name} {strength:g}") for row in rows]))
+    return shares_below(null, np.array([row.value(dim, f"{name} {strength:g}") for row in rows]))
 
 
 def _summary(
@@ -297,13 +300,13 @@ def _at(
         name for name in tried if strength in tried[name] and HACKS[name].detectable(strength)
     ]
     shares = {name: _shares(rows, dim, name, strength) for name in faults}
-    areas = {name: own_area(np.diagonal(some), groups) for name, some in shares.items()}
-    sure, mean = _corrected(shares, groups), _mean(list(shares.values()), len(rows))
+    areas = {name: paired_area(np.diagonal(some), groups) for name, some in shares.items()}
+    sure, mean = _significant_faults(shares, groups), _mean(list(shares.values()), len(rows))
     return (
         {
             "faults": len(faults),
-            "paired": _plain(own_area(np.diagonal(mean), groups)),
-            "unpaired": _plain(any_area(mean, groups)),
+            "paired": _plain(paired_area(np.diagonal(mean), groups)),
+            "unpaired": _plain(unpaired_area(mean, groups)),
         }
         | {
             verdict: [name for name in faults if areas[name].verdict == verdict]
@@ -317,9 +320,9 @@ def _at(
     )
 
 
-def _corrected(shares: Mapping[str, np.ndarray], groups: Sequence[str]) -> list[str]:
+def _significant_faults(shares: Mapping[str, np.ndarray], groups: Sequence[str]) -> list[str]:
     """The faults whose p is below 0.05 by Holm's steps over all faults of the dim."""
-    p = {name: half_p(np.diagonal(some), groups) for name, some in shares.items()}
+    p = {name: chance_p(np.diagonal(some), groups) for name, some in shares.items()}
     known = [name for name in p if np.isfinite(p[name])]
     return [
         name
@@ -344,7 +347,7 @@ def _plain(area: Area) -> dict[str, float | None]:
     }
 
 
-def _unscored(rows: Sequence[Row], dims: Sequence[Dim | Sum]) -> list[dict[str, Any]]:
+def _unscored(rows: Sequence[Row], dims: Sequence[Dim | QualitySum]) -> list[dict[str, Any]]:
     """How often each dim had no value, by reason; what a corruption left as it was is a
     reason too."""
     found: dict[tuple[str, str], int] = {}
@@ -355,7 +358,7 @@ def _unscored(rows: Sequence[Row], dims: Sequence[Dim | Sum]) -> list[dict[str, 
     return [{"dim": dim, "why": why, "times": times} for (dim, why), times in found.items()]
 
 
-def _told_from(name: str) -> float | None:
+def _detectable_from(name: str) -> float | None:
     """From which strength on a person could tell; None: never."""
     told = HACKS[name].told_from
     return told if told != float("inf") else None

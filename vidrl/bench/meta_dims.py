@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vidrl import plugin
-from vidrl.bench.dims import Dim, check, version_of
+from vidrl.bench.dims import Dim, check_options, version_of
 from vidrl.bench.protocol import digest
 
 OURS = (
@@ -51,7 +51,7 @@ NOTES = {
 
 
 @dataclass(frozen=True)
-class Sum:
+class QualitySum:
     """A dim made of others: their mean by weight, each brought from its least and largest
     value to [0, 1]."""
 
@@ -68,7 +68,7 @@ class Sum:
     def value(self, values: Mapping[str, float | None]) -> float | None:
         """Of one clip; None where a part is missing.
 
-        >>> Sum().value({"vbench_temporal_flickering": 1.0, "vbench_motion_smoothness": 0.706,
+        >>> QualitySum().value({"vbench_temporal_flickering": 1.0, "vbench_motion_smoothness": 0.706,
         ...              "vbench_dynamic_degree": 1.0})
         0.6
         """
@@ -105,4 +105,4 @@ def _dim(name: str) -> Dim:
         raise plugin.UnknownName(f"no dim {name!r}: {plugin.nearest(name, known)}")
     reward, options = OTHERS.get(name, (name, {}))
     profile = "vbench" if name in OTHERS else "vidrl"
-    return check(Dim(name, reward, options, profile, version_of(reward)))
+    return check_options(Dim(name, reward, options, profile, version_of(reward)))

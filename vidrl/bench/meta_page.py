@@ -8,8 +8,8 @@ from typing import Any
 
 from vidrl.audit.hacks import HACKS
 from vidrl.audit.page import GAIN, LOSS, NONE
-from vidrl.bench.detection import LEAST
-from vidrl.bench.export import code, inert
+from vidrl.bench.detection import FEWEST_SOURCES
+from vidrl.bench.export import code_line, plain_markdown
 from vidrl.report.charts import decimals
 
 CELL, HIGH, LEFT, TOP = 34, 27, 196, 84
@@ -34,14 +34,14 @@ steps over all these corruptions of a dim: of intervals that each stand for them
 def page(found: Mapping[str, Any], picture: str) -> str:
     """The Markdown page."""
     versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
-    counted = {source: found["clips"][source] for source in _apart(found)}
+    counted = {source: found["clips"][source] for source in _shown_sources(found)}
     clips = ", ".join(
         f"{n['clips']} {TITLES[source]} ({n['videos']} sources)" for source, n in counted.items()
     )
     parts = [
         "# Which faults lower a dim, and which raise it",
         "",
-        code(found.get("command", "")),
+        code_line(found.get("command", "")),
         versions,
         "",
         f"{clips}; strengths {', '.join(f'{s:g}' for s in found['strengths'])}.",
@@ -79,7 +79,7 @@ def failings(
     lines = [
         f"- {dim}, {TITLES[source]}, strength {strength}: {_failed(at)}"
         for dim in dims
-        for source in _apart(found)
+        for source in _shown_sources(found)
         if (dim, source) in rows
         for strength, at in rows[dim, source]["strengths"].items()
         if at["faults"]
@@ -96,7 +96,7 @@ def _failed(at: Mapping[str, Any]) -> str:
     return f"{lowered}; raised by {', '.join(at['raises']) or 'none'}"
 
 
-def _apart(found: Mapping[str, Any]) -> list[str]:
+def _shown_sources(found: Mapping[str, Any]) -> list[str]:
     """The sources one by one; all together only where there is one."""
     return [source for source in found["clips"] if source != "all"] or ["all"]
 
@@ -172,12 +172,12 @@ def columns(found: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 def _notes(found: Mapping[str, Any]) -> list[str]:
     notes = [f"- {dim['name']}: {dim['note']}" for dim in found["dims"] if dim["note"]]
     lost = [
-        f"- {row['dim']}: {row['times']} × {inert(row['why'])}"
+        f"- {row['dim']}: {row['times']} × {plain_markdown(row['why'])}"
         for row in found["unscored"]
         if row["why"] != "untouched"
     ]
     left = [
-        f"- left out: {inert(one['name'])}: {inert(one['why'])}"
+        f"- left out: {plain_markdown(one['name'])}: {plain_markdown(one['why'])}"
         for one in found.get("left_out", [])
     ]
     same = [row["times"] for row in found["unscored"] if row["why"] == "untouched"]
@@ -206,7 +206,7 @@ def colour(area: float) -> str:
 
 def picture(found: Mapping[str, Any]) -> str:
     """One panel a source of clips: dims by corruptions."""
-    sources = _apart(found)
+    sources = _shown_sources(found)
     told, apart = columns(found)
     groups = {name for name in PROFILES if any(dim["profile"] == name for dim in found["dims"])}
     panel = TOP + HIGH * (len(found["dims"]) + len(groups)) + 14
@@ -236,7 +236,11 @@ def picture(found: Mapping[str, Any]) -> str:
 def _panel(found: Mapping[str, Any], source: str, y: float) -> str:
     told, apart = columns(found)
     counted, cells = found["clips"][source], areas(found, source)
-    few = f" (of {counted['videos']}: too few for frames)" if counted["videos"] < LEAST else ""
+    few = (
+        f" (of {counted['videos']}: too few for frames)"
+        if counted["videos"] < FEWEST_SOURCES
+        else ""
+    )
     title = f"{counted['clips']} {TITLES[source]}{few}"
     places = {
         name: LEFT + CELL * k + (24 if name in apart else 0)

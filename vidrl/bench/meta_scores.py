@@ -17,14 +17,14 @@ from torch import Tensor
 
 from vidrl.audit.battery import UNTOUCHED
 from vidrl.audit.clips import Clip
-from vidrl.bench.cache import whole
+from vidrl.bench.cache import write_atomic
 from vidrl.rewards import Reward, Samples
 from vidrl.synthetic.corruptions import corrupt
 
-SAVED = 0.5  # strength of the re-encoding that every clip gets, sound or not
+ENCODING_STRENGTH = 0.5  # strength of the re-encoding that every clip gets, sound or not
 NULLS = 4  # sound versions of a clip: the same picture, saved with other blocks
 # what a reward without its weights raises
-SPENT = (ImportError, OSError, RuntimeError, ValueError, MemoryError)
+REWARD_ERRORS = (ImportError, OSError, RuntimeError, ValueError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Step:
         made = corrupt(video, self.name, self.strength, self.seed) if self.name else video
         if self.name and float((made - video).abs().mean()) <= UNTOUCHED:
             return None
-        return corrupt(made, "reencode", SAVED, self.seed)
+        return corrupt(made, "reencode", ENCODING_STRENGTH, self.seed)
 
 
 def plan(corruptions: Mapping[str, Sequence[float]]) -> list[Step]:
@@ -71,7 +71,7 @@ class Row:
     value."""
 
     name: str
-    group: str  # clips of one video count as one
+    group: str  # the source video: clips of one video are one group
     real: bool
     values: dict[str, dict[str, float | None]]
     why: dict[str, dict[str, str]]
@@ -82,7 +82,7 @@ class Row:
         return math.nan if found is None else found
 
 
-def score(
+def score_clip(
     clip: Clip,
     rewards: Mapping[str, Reward],
     steps: Sequence[Step],
@@ -111,14 +111,14 @@ def score(
         _write(path, held)
     return Row(
         clip.name,
-        group(clip),
+        source_video(clip),
         clip.truth is None,
         {name: held[name]["values"] for name in rewards},
         {name: held[name]["why"] for name in rewards},
     )
 
 
-def group(clip: Clip) -> str:
+def source_video(clip: Clip) -> str:
     """The video that a piece is of; a scene stands for itself."""
     return clip.name if clip.truth is not None else clip.name.rpartition(" from ")[0] or clip.name
 
@@ -144,7 +144,7 @@ def _compute(
 def _ask(reward: Reward, samples: Samples) -> tuple[float | None, str | None]:
     try:
         score = reward(samples)
-    except SPENT as error:
+    except REWARD_ERRORS as error:
         return None, f"unscored: {error}"
     value = float(score.value[0])
     return (
@@ -162,7 +162,7 @@ def _identity(clip: Clip, steps: Sequence[Step]) -> str:
             clip.prompt,
             clip.fps,
             list(clip.video.shape),
-            SAVED,
+            ENCODING_STRENGTH,
             UNTOUCHED,
             [[step.name, step.strength, step.seed] for step in steps],
         ]
@@ -181,4 +181,4 @@ def _read(path: Path | None) -> dict[str, Any]:
 def _write(path: Path | None, held: Mapping[str, Any]) -> None:
     if path is None:
         return
-    whole(path, json.dumps(held, ensure_ascii=False, allow_nan=False))
+    write_atomic(path, json.dumps(held, ensure_ascii=False, allow_nan=False))

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vidrl.bench.fairness import grouped
-from vidrl.bench.protocol import SAME, Protocol
+from vidrl.bench.fairness import count_rates
+from vidrl.bench.protocol import SAME_RATE, Protocol
 
 
-def observed(sets: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[str]:
+def observations(sets: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[str]:
     """What a reader of the numbers must know: mixed rates, sizes and codecs, other readers,
     dims that nothing has."""
     found = [note for one in sets for note in _of_clips(one)]
@@ -64,7 +64,7 @@ def _of_clips(one: Mapping[str, Any]) -> list[str]:
     """What the clips of a set do not have in common."""
     clips, name = one["clips"], one["name"]
     rates = Counter(
-        {f"{rate:.4g}": count for rate, count in grouped(clip["fps"] for clip in clips).items()}
+        {f"{rate:.4g}": count for rate, count in count_rates(clip["fps"] for clip in clips).items()}
     )
     codecs = Counter(codec for clip in clips if (codec := (clip.get("written") or {}).get("codec")))
     return [
@@ -108,12 +108,12 @@ def _read_otherwise(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
 def _not_at_rate(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
     """Clips that leaving out frames evenly does not bring to the rate that was asked
     for."""
-    rates = grouped(clip["fps"] for clip in one["clips"]) if protocol.fps else {}
+    rates = count_rates(clip["fps"] for clip in one["clips"]) if protocol.fps else {}
     return [
         f"{one['name']}: {count} clips are measured at {rate:.4g} frames a second instead of {protocol.fps:g}: "
         "every frame, every second, every third ... is kept, so that even motion stays even, and none is made up"
         for rate, count in rates.items()
-        if abs(rate / protocol.fps - 1) > SAME
+        if abs(rate / protocol.fps - 1) > SAME_RATE
     ]
 
 

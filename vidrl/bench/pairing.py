@@ -23,9 +23,9 @@ Names = tuple[str, str]
 SEED, PROMPT, NAME, UNPAIRED = "prompt and seed", "prompt", "file name", "nothing"
 # of what pairing by prompt would use: what seeds must keep; a shared seed also removes
 # noise
-SEEDS = 0.75
-PROMPTS = 0.1  # of the smaller set's prompts: below it the sets were asked for other things
-FILES = 0.5  # of the smaller set's clips: below it the common names are chance
+SEED_SHARE = 0.75
+PROMPT_SHARE = 0.1  # of the smaller set's prompts: below it the sets were asked for other things
+NAME_SHARE = 0.5  # of the smaller set's clips: below it the common names are chance
 
 
 @dataclass(frozen=True)
@@ -96,51 +96,56 @@ def pairs(
 
 def matches(first: Clips, second: Clips, names: Names = ("the first", "the second")) -> Matches:
     """The clips of two sets that belong together, by the way that keeps the most
-    information, see `rule`.
+    information, see `pairing_rule`.
 
     By prompt all clips of a prompt are one match, whatever their seeds. Clips of one key in
     one set are one side.
     """
-    by, keys = rule(first, second)
+    by, keys = pairing_rule(first, second)
     if keys is None:
         return Matches(by, [], _why_not(first, second))
     sides = [_by_key(clips, key) for clips, key in zip((first, second), keys, strict=True)]
     shared = [key for key in sides[0] if key in sides[1]]
     found = [_match(sides[0][key], sides[1][key]) for key in shared]
     return Matches(
-        by, found, [*_why(by, first, second, names), *_alone(sides, shared, (first, second), names)]
+        by,
+        found,
+        [
+            *_why(by, first, second, names),
+            *_without_partner_notes(sides, shared, (first, second), names),
+        ],
     )
 
 
-def rule(first: Clips, second: Clips) -> tuple[str, Keys | None]:
+def pairing_rule(first: Clips, second: Clips) -> tuple[str, Keys | None]:
     """What clips are paired by, and the key of each side's clips; None where too little is
     in common.
 
-    By prompt and seed, where that loses no prompt and keeps `SEEDS` of what pairing by
-    prompt would use; else by prompt, where the sets share `PROMPTS` of their prompts; else
+    By prompt and seed, where that loses no prompt and keeps `SEED_SHARE` of what pairing by
+    prompt would use; else by prompt, where the sets share `PROMPT_SHARE` of their prompts; else
     by the path below the set's folder, or the file name, without its ending, where the
-    prompts do not contradict and the sets share `FILES` of their names. What a match of m
+    prompts do not contradict and the sets share `NAME_SHARE` of their names. What a match of m
     and n clips tells counts as m n / (m + n), the inverse of the variance of the difference
     of two means.
 
     >>> clips = [{"path": f"{i}.mp4", "prompt": f"{i // 9}", "seed": i % 9} for i in range(180)]
-    >>> rule(clips, [{**clip, "seed": clip["seed"] + 1} for clip in clips])[0]  # 8 of 9 seeds in common
+    >>> pairing_rule(clips, [{**clip, "seed": clip["seed"] + 1} for clip in clips])[0]  # 8 of 9 seeds in common
     'prompt and seed'
-    >>> rule(clips, [{**clip, "seed": clip["seed"] + 8} for clip in clips])[0]  # 1 of 9: all of them tell more
+    >>> pairing_rule(clips, [{**clip, "seed": clip["seed"] + 8} for clip in clips])[0]  # 1 of 9: all of them tell more
     'prompt'
     """
-    if _enough(first, second, _prompt, _prompt, PROMPTS):
+    if _enough(first, second, _prompt, _prompt, PROMPT_SHARE):
         seeds, whole = _information(first, second, _seeded), _information(first, second, _prompt)
         kept = {key[0] for key in _shared(first, second, _seeded, _seeded)} == _shared(
             first, second, _prompt, _prompt
         )
         return (
             (SEED, (_seeded, _seeded))
-            if kept and seeds >= SEEDS * whole or _one_prompt(first, second)
+            if kept and seeds >= SEED_SHARE * whole or _one_prompt(first, second)
             else (PROMPT, (_prompt, _prompt))
         )
     for keys in ((_below(first), _below(second)), (_stem(first), _stem(second))):
-        if _agree(first, second, *keys) and _enough(first, second, *keys, FILES):
+        if _agree(first, second, *keys) and _enough(first, second, *keys, NAME_SHARE):
             return NAME, keys
     return UNPAIRED, None
 
@@ -148,7 +153,7 @@ def rule(first: Clips, second: Clips) -> tuple[str, Keys | None]:
 def scored_pair(match: Match, dim: str) -> Pair | None:
     """The scored clips of a match; None where a side has none."""
     first, second = (
-        tuple(clip for clip in side if value(clip, dim) is not None)
+        tuple(clip for clip in side if clip_value(clip, dim) is not None)
         for side in (match.first, match.second)
     )
     if not (first and second):
@@ -159,7 +164,7 @@ def scored_pair(match: Match, dim: str) -> Pair | None:
     return Pair(match.prompt, first, second, before, after)
 
 
-def value(clip: Clip, dim: str) -> float | None:
+def clip_value(clip: Clip, dim: str) -> float | None:
     """The number of a clip, None where it is not scored."""
     found = clip["value"].get(dim)
     return None if found is None or found != found or abs(found) == float("inf") else float(found)
@@ -298,7 +303,7 @@ def _counted(counts: Sequence[int], sets: tuple[Clips, Clips], names: Names) -> 
     )
 
 
-def _alone(
+def _without_partner_notes(
     sides: Sequence[Mapping[Hashable, list[Clip]]],
     shared: Sequence[Hashable],
     sets: tuple[Clips, Clips],

@@ -15,7 +15,7 @@ from typing import Any
 from vidrl.rewards._files.tables import entries
 from vidrl.rewards.video import SUFFIXES, find
 
-WORDS = {"a": 1, "b": -1, "tie": 0, "same": 0}
+ANSWERS = {"a": 1, "b": -1, "tie": 0, "same": 0}
 SCORED = (
     "visual quality",
     "temporal consistency",
@@ -268,17 +268,17 @@ READERS = {"ours": _read_ours, "reward bench": _read_reward_bench, "feedback": _
 
 def _word(row: _Row, column: str) -> int:
     said = row.first([column])
-    if said.lower() not in WORDS:
+    if said.lower() not in ANSWERS:
         raise ValueError(
             f"{row.where}: expected {row.names[column]} to be a, b or tie (same), got {said!r}"
         )
-    return WORDS[said.lower()]
+    return ANSWERS[said.lower()]
 
 
 def _answered(rows: Sequence[_Row]) -> list[str]:
     """Columns that hold nothing but answers."""
     return [
-        name for name in rows[0].cells if _holds(rows, name, lambda word: word.lower() in WORDS)
+        name for name in rows[0].cells if _holds(rows, name, lambda word: word.lower() in ANSWERS)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vidrl.bench.export import code, inert
+from vidrl.bench.export import code_line, plain_markdown
 
 HEAD = ["dim", "profile", "decided pairs", "ties ½", "with ties", "chance", "scored"]
 ABOUT = """\
@@ -34,9 +34,9 @@ def page(found: Mapping[str, Any]) -> str:
     parts = [
         "# Agreement with people",
         "",
-        code(found.get("command", "")),
-        f"{inert(found.get('file', ''))}, read as {found['layout']}; {found['clips']} clips; raters: "
-        f"{inert(found['raters'])}.",
+        code_line(found.get("command", "")),
+        f"{plain_markdown(found.get('file', ''))}, read as {found['layout']}; {found['clips']} clips; raters: "
+        f"{plain_markdown(found['raters'])}.",
         "",
         ABOUT,
         "",
@@ -54,7 +54,14 @@ def page(found: Mapping[str, Any]) -> str:
             ["---"] * len(head),
             *([*row[: len(HEAD)], *row[len(HEAD) :]][: len(head)] for row in rows),
         ]
-        parts += [f"## {inert(people['aspect'])}", "", told(people), "", *_piped(table), ""]
+        parts += [
+            f"## {plain_markdown(people['aspect'])}",
+            "",
+            people_summary(people),
+            "",
+            *_piped(table),
+            "",
+        ]
         for title, about, head, lines in _compared(found, people["aspect"]):
             parts += [
                 f"### {title}",
@@ -65,9 +72,11 @@ def page(found: Mapping[str, Any]) -> str:
                 "",
             ]
     parts += (
-        ["## Notes", "", *(f"- {inert(note)}" for note in found["notes"])] if found["notes"] else []
+        ["## Notes", "", *(f"- {plain_markdown(note)}" for note in found["notes"])]
+        if found["notes"]
+        else []
     )
-    return "\n".join([*parts, *_unscored(found, said=inert), ""])
+    return "\n".join([*parts, *_unscored(found, said=plain_markdown), ""])
 
 
 def text(found: Mapping[str, Any]) -> str:
@@ -77,13 +86,13 @@ def text(found: Mapping[str, Any]) -> str:
         rows = [
             _cells(row)[: len(HEAD)] for row in found["table"] if row["aspect"] == people["aspect"]
         ]
-        parts += [f"{people['aspect']}: {told(people)}", *_aligned([HEAD, *rows]), ""]
+        parts += [f"{people['aspect']}: {people_summary(people)}", *_aligned([HEAD, *rows]), ""]
         for title, about, head, lines in _compared(found, people["aspect"]):
             parts += [f"{title}:", *_aligned([head, *lines]), about, ""]
     return "\n".join([*parts, *found["notes"], *_unscored(found, 3), ABOUT])
 
 
-def told(people: Mapping[str, Any]) -> str:
+def people_summary(people: Mapping[str, Any]) -> str:
     """How many pairs and answers, and whether raters favoured what was shown first."""
     words = (
         f"{people['pairs']} pairs of {people['clusters']} prompts, {people['answers']} answers, {people['ties']} "

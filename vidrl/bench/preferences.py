@@ -19,26 +19,26 @@ import numpy as np
 
 from vidrl.bench import preference_files, preference_page
 from vidrl.bench.agreement import (
-    calibrate,
+    agreement_with_ties,
+    calibrate_tie_threshold,
     chance_with_ties,
-    clusters,
+    dependence_clusters,
+    leave_one_out,
     majority,
-    others,
     spearman,
-    with_ties,
 )
-from vidrl.bench.agreement import without_ties as decided
-from vidrl.bench.cache import whole
-from vidrl.bench.detection import Area, own_area
+from vidrl.bench.agreement import agreement_without_ties as decided
+from vidrl.bench.cache import write_atomic
+from vidrl.bench.detection import Area, paired_area
 from vidrl.bench.preference_files import Choice, Preferences
-from vidrl.bench.raters import beside_a_rater, between
+from vidrl.bench.rater_comparison import compare_dims, compare_with_rater
 
 if TYPE_CHECKING:
     from vidrl.bench.dims import Dim
     from vidrl.bench.items import Item
     from vidrl.bench.suite import Suite
 
-FREE = (
+OTHERS_WITHOUT_WEIGHTS = (
     "vbench_temporal_flickering",
     "vbench_dynamic_degree",
     "lai_warping_error",
@@ -113,12 +113,14 @@ def results(
         "beside_a_rater": [
             {"aspect": aspect} | row
             for aspect, some in together.items()
-            for row in beside_a_rater(others(_votes(some)), _clusters(some), _models(some, values))
+            for row in compare_with_rater(
+                leave_one_out(_votes(some)), _clusters(some), _models(some, values)
+            )
         ],
         "between": [
             {"aspect": aspect} | row
             for aspect, some in pairs.items()
-            for row in between(_human(some), _clusters(some), _models(some, values))
+            for row in compare_dims(_human(some), _clusters(some), _models(some, values))
         ],
         "unscored": [
             {"path": path, "dim": dim.name, "why": _why(row, dim.name)}
@@ -137,7 +139,7 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
         "md": preference_page.page(found),
     }
     for kind, text in texts.items():
-        whole(folder / f"preferences.{kind}", text)
+        write_atomic(folder / f"preferences.{kind}", text)
     return [folder / f"preferences.{kind}" for kind in texts]
 
 
@@ -151,7 +153,11 @@ def _suite(suite: Suite | None, beside: bool) -> Suite:
 
     chosen = suite if suite is not None else suites.load("temporal")
     names = {dim.name for dim in chosen.dims}
-    others = [dim for dim in meta_dims.dims(FREE) if dim.name not in names] if beside else []
+    others = (
+        [dim for dim in meta_dims.dims(OTHERS_WITHOUT_WEIGHTS) if dim.name not in names]
+        if beside
+        else []
+    )
     return replace(chosen, dims=(*chosen.dims, *others))
 
 
@@ -277,7 +283,9 @@ def _models(
 def _clusters(pairs: Sequence[Pair]) -> list[int]:
     """Pairs of one prompt, or that share a clip, are one when draws are made."""
     prompt = lambda pair: f"prompt {pair.prompt.strip().casefold()}" if pair.prompt.strip() else ""  # noqa: E731
-    return clusters((prompt(pair), f"clip {pair.first}", f"clip {pair.second}") for pair in pairs)
+    return dependence_clusters(
+        (prompt(pair), f"clip {pair.first}", f"clip {pair.second}") for pair in pairs
+    )
 
 
 # --- rows
@@ -293,7 +301,7 @@ def _row(
 ) -> dict[str, Any]:
     human, model = _human(pairs), _model(pairs, values)
     groups, known = _clusters(pairs), ~np.isnan(model)
-    _, epsilon = calibrate(human, model)
+    _, epsilon = calibrate_tie_threshold(human, model)
     half = decided(human, model, half=True)
     rank = spearman(np.array(list(scores.values())), np.array([values[clip] for clip in scores]))
     return {
@@ -304,9 +312,9 @@ def _row(
         "scored": int(known.sum()),
         "ties": int((human[known] == 0).sum()),
         "model_ties": int((model[known & (human != 0)] == 0).sum()),
-        "without_ties": _plain(own_area(decided(human, model), groups)),
-        "half": _plain(own_area(half, groups)),
-        "with_ties": _plain(own_area(with_ties(human, model, epsilon), groups)),
+        "without_ties": _plain(paired_area(decided(human, model), groups)),
+        "half": _plain(paired_area(half, groups)),
+        "with_ties": _plain(paired_area(agreement_with_ties(human, model, epsilon), groups)),
         "epsilon": _number(epsilon),
         "chance_with_ties": _number(chance_with_ties(human[known])),
         "missing_as_chance": _filled(half, human, 0.5),
@@ -328,13 +336,13 @@ def _filled(half: np.ndarray, human: np.ndarray, value: float) -> float | None:
 def _people(aspect: str, pairs: Sequence[Pair], read: Preferences) -> dict[str, Any]:
     """How often a rater agrees with the others, counted as a dim is, and took the clip that
     was shown first."""
-    found, groups = others(_votes(pairs)), _clusters(pairs)
+    found, groups = leave_one_out(_votes(pairs)), _clusters(pairs)
     where, votes = [groups[i] for i in found.rows], found.votes.astype(float)
     several = sum(len(pair.votes) > 1 for pair in pairs)
     areas = {
         "without_ties": decided(found.majority, votes),
         "half": decided(found.majority, votes, half=True),
-        "with_ties": with_ties(found.majority, votes, 0.0),
+        "with_ties": agreement_with_ties(found.majority, votes, 0.0),
     }
     shown = [choice for choice in read.choices if choice.aspect == aspect]
     first = np.array([math.nan if c.choice == 0 else float(c.choice == 1) for c in shown])
@@ -347,9 +355,10 @@ def _people(aspect: str, pairs: Sequence[Pair], read: Preferences) -> dict[str, 
         "ties": int((_human(pairs) == 0).sum()),
         "clusters": len(set(groups)),
         **{
-            name: _plain(own_area(area, where)) if several else None for name, area in areas.items()
+            name: _plain(paired_area(area, where)) if several else None
+            for name, area in areas.items()
         },
-        "first": None if read.scores else _plain(own_area(first, by_shown)),
+        "first": None if read.scores else _plain(paired_area(first, by_shown)),
     }
 
 

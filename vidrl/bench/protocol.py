@@ -16,11 +16,13 @@ from typing import Any
 
 from torch import Tensor
 
-ROUNDED = 0.002  # rates that differ by less differ by rounding alone
-SAME = 0.02  # rates that differ by less are one: containers round time stamps, and 23.976 is 24
+RATE_ROUNDING = 0.002  # rates that differ by less differ by rounding alone
+SAME_RATE = (
+    0.02  # rates that differ by less are one: containers round time stamps, and 23.976 is 24
+)
 
 
-def reader() -> str:
+def video_reader() -> str:
     """What reads video files here, with its version: PyAV where it is installed, else
     decord."""
     for name, package in (("PyAV", "av"), ("decord", "decord")):
@@ -63,7 +65,7 @@ class Protocol:
     fps: float = 0.0
     side: int = 0
     frames: int = 0
-    decoder: str = field(default_factory=reader)
+    decoder: str = field(default_factory=video_reader)
 
     def __post_init__(self) -> None:
         for name in ("fps", "side", "frames"):
@@ -90,7 +92,7 @@ class Protocol:
         [1, 1, 2, 3, 3, 4]
         """
         times = fps / self.fps if self.fps else 1.0
-        if times <= 1 + SAME:
+        if times <= 1 + SAME_RATE:
             return 1
         below = math.floor(times)
         return below if times * times <= below * (below + 1) else below + 1
@@ -103,7 +105,7 @@ class Protocol:
         (8.0, 8.33)
         """
         kept = fps / self.stride(fps)
-        return float(self.fps) if self.fps and abs(kept / self.fps - 1) < ROUNDED else kept
+        return float(self.fps) if self.fps and abs(kept / self.fps - 1) < RATE_ROUNDING else kept
 
     def chosen(self, count: int, fps: float) -> list[int]:
         """The numbers of the frames that are measured, of a clip of `count` frames at
@@ -128,7 +130,7 @@ class Protocol:
         }
 
 
-def kept(pieces: Iterable[Tensor], chosen: Sequence[int]) -> Iterator[Tensor]:
+def selected_frames(pieces: Iterable[Tensor], chosen: Sequence[int]) -> Iterator[Tensor]:
     """Of the pieces (F, C, H, W) of a clip, the frames chosen; it stops reading after the
     last."""
     start, wanted = 0, sorted(chosen)

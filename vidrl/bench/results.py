@@ -12,19 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vidrl.bench import compare, copies, relevant, schema
-from vidrl.bench.cache import whole
-from vidrl.bench.claims import Claims
-from vidrl.bench.closed import closed
-from vidrl.bench.fairness import unfair, written_alike
-from vidrl.bench.notes import observed
+from vidrl.bench import compare, duplicates, least_relevant, schema
+from vidrl.bench.cache import write_atomic
+from vidrl.bench.fairness import have_same_format, unfair_differences
+from vidrl.bench.notes import observations
+from vidrl.bench.preregistration import Preregistration
 from vidrl.bench.suite import Suite
+from vidrl.bench.untrusted_clips import mark_closed
 
 FORMAT = 1
-MOST = 2**31  # bytes of a results file
+MAX_BYTES = 2**31  # bytes of a results file
 FILE = "results.json"
 Results = dict[str, Any]
-SKIPPED = ("path", "why", "prompt", "seed")  # what is known of a clip that could not be read
+SKIPPED_FIELDS = ("path", "why", "prompt", "seed")  # what is known of a clip that could not be read
 KEYS = ("suite", "protocol", "versions", "dims", "sets")
 
 
@@ -43,7 +43,9 @@ def measured_set(
     be read."""
     clips = [dict(row) for row in rows if "value" in row]
     lost = [
-        {key: row.get(key) for key in SKIPPED} for row in [*skipped, *rows] if "value" not in row
+        {key: row.get(key) for key in SKIPPED_FIELDS}
+        for row in [*skipped, *rows]
+        if "value" not in row
     ]
     return {
         "name": name,
@@ -60,7 +62,7 @@ def assemble(
     command: str = "",
     notes: Sequence[str] = (),
     trained: Iterable[str] = (),
-    claims: Claims | None = None,
+    claims: Preregistration | None = None,
 ) -> Results:
     """results.json of measured sets, with summaries, comparisons and totals; `trained`
     names the dims marked †.
@@ -83,30 +85,32 @@ def assemble(
         "dims": [dim.to_dict(trained=dim.name in marked) for dim in suite.dims],
         "sets": list(sets),
         "distances": [],
-        "notes": list(dict.fromkeys([*notes, *observed(sets, suite.protocol)])),
+        "notes": list(dict.fromkeys([*notes, *observations(sets, suite.protocol)])),
     }
-    return summed_up(found, claims)
+    return with_statistics(found, claims)
 
 
-def summed_up(results: Results, claims: Claims | None = None) -> Results:
+def with_statistics(results: Results, claims: Preregistration | None = None) -> Results:
     """With "summary", "comparisons", "fairness", "totals" and, by kind of prompt,
     "breakdown" from the clips.
 
     "fairness" lists what forbids a comparison of the sets as they are; each is also one of
     the "notes". A dim gets "relevant", its least relevant difference.
     """
-    from vidrl.bench.breakdown import added
+    from vidrl.bench.breakdown import with_breakdown
     from vidrl.bench.totals import totals
 
     sets, least = results["sets"], results["suite"]["least"]
-    alike = written_alike(sets)
-    dims = [{**dim, "relevant": relevant.least(dim["hash"], alike)} for dim in results["dims"]]
-    fair = unfair(sets)
+    alike = have_same_format(sets)
+    dims = [
+        {**dim, "relevant": least_relevant.lookup(dim["hash"], alike)} for dim in results["dims"]
+    ]
+    fair = unfair_differences(sets)
     summary = {one["name"]: _summaries(one, dims, least) for one in sets}
-    said = claims or Claims()
+    said = claims or Preregistration()
     pairs = compare.compare_all(sets, dims, least, said.primary, said.margins)
     sums = {one["name"]: totals(dims, one["clips"]) for one in sets}
-    return added(
+    return with_breakdown(
         {
             **results,
             "dims": dims,
@@ -115,7 +119,7 @@ def summed_up(results: Results, claims: Claims | None = None) -> Results:
             "summary": summary,
             "comparisons": pairs,
             "totals": {name: row for name, row in sums.items() if row},
-            **said.told(),
+            **said.to_results(),
         }
     )
 
@@ -126,8 +130,8 @@ def _summaries(
     """The summary of a set on each dim, its copies counted once."""
     from vidrl.bench.statistics import summary
 
-    clips = copies.once(one["clips"])
-    prompts = copies.named(clips)
+    clips = duplicates.without_duplicates(one["clips"])
+    prompts = duplicates.group_names(clips)
     return {
         dim["name"]: summary(
             [clip["value"].get(dim["name"]) for clip in clips], prompts, least, tuple(dim["range"])
@@ -163,13 +167,13 @@ def load(path: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]
 
     Raises BadResults, which names the field that does not. A clip outside the folder of the
     file, and outside all `folders`, is marked "closed": no page opens it, see
-    `vidrl.bench.closed`.
+    `vidrl.bench.untrusted_clips`.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
     try:
-        if (size := path.stat().st_size) > MOST:
-            raise ValueError(f"it has {size:,} bytes, more than {MOST:,}")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"it has {size:,} bytes, more than {MAX_BYTES:,}")
         found = schema.parsed(path.read_bytes())
     except (OSError, ValueError) as error:
         raise BadResults(f"expected results of vidrl bench at {path}, but {error}") from error
@@ -185,7 +189,7 @@ def load(path: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]
         raise BadResults(
             f"expected results of vidrl bench in {path}, but {error}: measure the clips again"
         ) from error
-    return closed(found, path.parent, folders)
+    return mark_closed(found, path.parent, folders)
 
 
 def merge(
@@ -202,10 +206,10 @@ def merge(
     `primary` and `margins` are as of `Claims.of`. Raises ValueError where numbers do not
     compare, see `compare.check`, and where there are not as many names as sets.
     """
-    several = [_only(one, dims) for one in several]
+    several = [_with_dims(one, dims) for one in several]
     first, notes = several[0], [note for one in several for note in one.get("notes", [])]
     for other in several[1:]:
-        common = compare.check(first, other)
+        common = compare.shared_dims(first, other)
         left = [
             dim["name"]
             for one in (first, other)
@@ -215,15 +219,15 @@ def merge(
         notes += (
             [f"not in all results, and left out: {', '.join(dict.fromkeys(left))}"] if left else []
         )
-        notes += _other_versions(first, other)
-        first, several = _only(first, common), [_only(one, common) for one in several]
+        notes += _version_note(first, other)
+        first, several = _with_dims(first, common), [_with_dims(one, common) for one in several]
     sets = _named([one for part in several for one in part["sets"]], names)
     made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     trained = {dim["name"] for one in several for dim in one["dims"] if dim["trained"]}
     marked = [{**dim, "trained": dim["name"] in trained} for dim in first["dims"]]
     # all else is of these sets alone, and made anew
     kept = {key: first[key] for key in ("format", *KEYS)}
-    return summed_up(
+    return with_statistics(
         {
             **kept,
             "made": made,
@@ -233,11 +237,11 @@ def merge(
             "distances": [],
             "notes": list(dict.fromkeys(notes)),
         },
-        Claims.of(primary, margins, [dim["name"] for dim in marked]),
+        Preregistration.of(primary, margins, [dim["name"] for dim in marked]),
     )
 
 
-def _only(results: Results, dims: Sequence[str]) -> Results:
+def _with_dims(results: Results, dims: Sequence[str]) -> Results:
     """With these dims alone, all of which it must have."""
     if not dims:
         return results
@@ -251,7 +255,7 @@ def _only(results: Results, dims: Sequence[str]) -> Results:
     return {**results, "dims": [known[name] for name in dims]}
 
 
-def _other_versions(first: Results, other: Results) -> list[str]:
+def _version_note(first: Results, other: Results) -> list[str]:
     changed = [
         f"{name} {version} and {other['versions'].get(name)}"
         for name, version in first["versions"].items()
@@ -265,16 +269,16 @@ def _named(sets: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[st
         raise ValueError(
             f"expected {len(sets)} names, one a set, got {len(names)}: {', '.join(names)}"
         )
-    given = list(names) or distinct([one["name"] for one in sets])
+    given = list(names) or distinct_names([one["name"] for one in sets])
     if len(set(given)) < len(given):
         raise ValueError(f"expected names that differ, got {', '.join(given)}")
     return [{**one, "name": name} for one, name in zip(sets, given, strict=True)]
 
 
-def distinct(names: Sequence[str]) -> list[str]:
+def distinct_names(names: Sequence[str]) -> list[str]:
     """Names that differ: the second of one name gets a number.
 
-    >>> distinct(["videos", "videos", "base"])
+    >>> distinct_names(["videos", "videos", "base"])
     ['videos', 'videos-2', 'base']
     """
     found: list[str] = []
@@ -287,11 +291,11 @@ def distinct(names: Sequence[str]) -> list[str]:
 def write(results: Results, out: str | os.PathLike[str]) -> Path:
     """Write results.json into a folder: strict JSON, whole or not at all."""
     path = Path(out) / FILE
-    whole(path, json.dumps(results, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    write_atomic(path, json.dumps(results, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
     return path
 
 
-class Scored(NamedTuple):
+class ScoreCounts(NamedTuple):
     """How many clips have a number at all, how many numbers are not there, or have no
     meaning for their clip, and how many clips were skipped."""
 
@@ -301,21 +305,21 @@ class Scored(NamedTuple):
     skipped: int
 
 
-def scored(results: Results) -> Scored:
+def count_scores(results: Results) -> ScoreCounts:
     """What there is, and what is missing."""
     clips = [clip for one in results["sets"] for clip in one["clips"]]
-    some = sum(any(_there(value) for value in clip["value"].values()) for clip in clips)
+    some = sum(any(_is_scored(value) for value in clip["value"].values()) for clip in clips)
     reasons = [
         str(clip["why"].get(name))
         for clip in clips
         for name, x in clip["value"].items()
-        if not _there(x)
+        if not _is_scored(x)
     ]
     outside = sum(reason.startswith("inapplicable") for reason in reasons)
-    return Scored(
+    return ScoreCounts(
         some, len(reasons) - outside, outside, sum(len(one["skipped"]) for one in results["sets"])
     )
 
 
-def _there(value: float | None) -> bool:
+def _is_scored(value: float | None) -> bool:
     return value is not None and math.isfinite(value)

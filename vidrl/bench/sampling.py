@@ -35,7 +35,11 @@ from vidrl.training.rollout import draws, generate
 
 Row = Mapping[str, Any]
 Encode = Callable[[Sequence[str]], Cond]
-OWN = ("steps", "lossless", "world")  # keys of [sampling] that are no options of the backbone
+SAMPLING_KEYS = (
+    "steps",
+    "lossless",
+    "world",
+)  # keys of [sampling] that are no options of the backbone
 EXPECT = "expect"  # of a prompt's row: for tests and people, the dims read the words
 
 
@@ -95,10 +99,10 @@ def sample(
     something else and not `anew`, BadSuite for a suite without prompts, RuntimeError where
     no clip could be made.
     """
-    rows, note = prompts(suite, _folder(model))
-    given = {key: value for key, value in suite.sampling.items() if key not in OWN} | dict(
-        options or {}
-    )
+    rows, note = suite_prompts(suite, _folder(model))
+    given = {
+        key: value for key, value in suite.sampling.items() if key not in SAMPLING_KEYS
+    } | dict(options or {})
     makes = _load(backbone, model, given)
     steps, lossless = (
         steps or int(suite.sampling.get("steps", 20)),
@@ -111,19 +115,19 @@ def sample(
         "steps": steps,
         "seed": seed,
         "lora": _identity(lora) if lora else None,
-        "prompts": asked(rows),
+        "prompts": prompts_digest(rows),
         "lossless": lossless,
     }
-    check(suite, rows, makes)
+    check_prompts(suite, rows, makes)
     makes.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     policy = load_adapter(makes, lora, partial) if lora else makes
-    claim(Path(out), made_by, anew)
-    jobs = tasks(rows[: limit or None], per_prompt or suite.per_prompt, seed)
-    done = make(policy, jobs, Path(out), steps, lossless, progress)
+    record_origin(Path(out), made_by, anew)
+    jobs = clip_tasks(rows[: limit or None], per_prompt or suite.per_prompt, seed)
+    done = make_clips(policy, jobs, Path(out), steps, lossless, progress)
     return Found(done.items, done.skipped, [note, *makes.notes, *done.notes])
 
 
-def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
+def suite_prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
     """The rows of the suite's prompts that the model understands, and a note that says
     which they are.
 
@@ -132,7 +136,7 @@ def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
     `world`. Raises BadSuite where there is none.
 
     >>> from vidrl.bench import suite
-    >>> rows, note = prompts(suite.load("motion"))
+    >>> rows, note = suite_prompts(suite.load("motion"))
     >>> rows[0]["prompt"], note
     ('A chestnut horse walks slowly to the left along a sandy beach. A clip of two seconds.', \
 'prompts are those of motion.jsonl (176)')
@@ -155,7 +159,7 @@ def prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], str]:
     return rows, f"prompts are those of {file.name} ({len(rows)}){said}"
 
 
-def check(suite: Suite, rows: Sequence[Row], makes: Denoiser) -> None:
+def check_prompts(suite: Suite, rows: Sequence[Row], makes: Denoiser) -> None:
     """Raise BadSuite where the model needs more than a suite's prompts bring, as an image,
     or does not read it."""
     try:
@@ -167,16 +171,16 @@ def check(suite: Suite, rows: Sequence[Row], makes: Denoiser) -> None:
         ) from error
 
 
-def asked(rows: Sequence[Row]) -> str:
+def prompts_digest(rows: Sequence[Row]) -> str:
     """A digest of the prompts of rows and of the content of what goes with them."""
     return digest([references.identity(row["prompt"]) for row in rows])
 
 
-def tasks(rows: Sequence[Row], per_prompt: int, seed: int) -> list[Task]:
+def clip_tasks(rows: Sequence[Row], per_prompt: int, seed: int) -> list[Task]:
     """The clips to be made: every prompt once, then every prompt a second time ..., so that
     a stop leaves all of them.
 
-    >>> [(task.name, task.seed) for task in tasks([{"prompt": "a"}, {"prompt": "b"}], 2, seed=5)]
+    >>> [(task.name, task.seed) for task in clip_tasks([{"prompt": "a"}, {"prompt": "b"}], 2, seed=5)]
     [('0000-0.mp4', 5), ('0001-0.mp4', 5), ('0000-1.mp4', 6), ('0001-1.mp4', 6)]
     """
     return [
@@ -186,7 +190,7 @@ def tasks(rows: Sequence[Row], per_prompt: int, seed: int) -> list[Task]:
     ]
 
 
-def claim(out: Path, made_by: Mapping[str, Any], anew: bool = False) -> None:
+def record_origin(out: Path, made_by: Mapping[str, Any], anew: bool = False) -> None:
     """Say in out/sampling.json what makes the clips there. Raises Changed where something
     else made them."""
     file = out / "sampling.json"
@@ -209,7 +213,7 @@ def claim(out: Path, made_by: Mapping[str, Any], anew: bool = False) -> None:
     checkpoint.write_text(file, json.dumps(now, indent=1))
 
 
-def make(
+def make_clips(
     policy: Policy | Denoiser,
     jobs: Sequence[Task],
     out: Path,
@@ -230,10 +234,12 @@ def make(
     encode = encode or PromptCache(policy.backbone if isinstance(policy, Policy) else policy)
     if isinstance(encode, PromptCache):  # in one visit of an offloaded text encoder to the device
         encode.learn([task.prompt for task in missing])
-    done = found(
+    done = list_clips(
         jobs,
         folder,
-        fill(policy, _bar(missing, len(jobs), progress), folder, steps, lossless, encode),
+        make_missing_clips(
+            policy, _bar(missing, len(jobs), progress), folder, steps, lossless, encode
+        ),
     )
     if not done.items:
         raise RuntimeError(
@@ -243,7 +249,7 @@ def make(
     return replace(done, notes=[f"{kept} of {len(jobs)} clips were there already"] if kept else [])
 
 
-def fill(
+def make_missing_clips(
     policy: Policy | Denoiser,
     jobs: Iterable[Task],
     folder: Path,
@@ -256,13 +262,13 @@ def fill(
     encode = encode or PromptCache(policy.backbone if isinstance(policy, Policy) else policy)
     missing = (task for task in jobs if not (folder / task.name).is_file())
     lost = {
-        task.name: _made(policy, task, folder / task.name, steps, lossless, encode)
+        task.name: _make_clip(policy, task, folder / task.name, steps, lossless, encode)
         for task in missing
     }
     return {name: why for name, why in lost.items() if why}
 
 
-def found(
+def list_clips(
     jobs: Iterable[Task], folder: Path, lost: Mapping[str, str], unknown: str = "not made"
 ) -> Found:
     """The clips that are there, in order of path, and those that are not, with the
@@ -312,7 +318,7 @@ def _listed(
     }
 
 
-def _made(
+def _make_clip(
     policy: Policy | Denoiser, task: Task, path: Path, steps: int, lossless: bool, encode: Encode
 ) -> str:
     """Make one clip; the reason where it could not be."""
@@ -381,7 +387,7 @@ def _identity(model: str | Path) -> str:
     """Of a folder or file on this machine its last name and what is in it, else the
     name."""
     path = Path(model)
-    return f"{path.resolve().name} {dims._content(path)}" if path.exists() else str(model)
+    return f"{path.resolve().name} {dims.content_hash(path)}" if path.exists() else str(model)
 
 
 def _rows(file: Path) -> list[Row]:

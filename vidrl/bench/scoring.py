@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vidrl.bench.cache import Cache
-from vidrl.bench.clip import Clip, image
+from vidrl.bench.clip import Clip, read_image
 from vidrl.bench.dims import Dim
 from vidrl.bench.items import Item
 from vidrl.bench.protocol import Protocol
@@ -92,27 +92,27 @@ class Measurer:
     def _measure(self, clip: Clip, task: Task, done: Outcome) -> None:
         built = {name: self._reward(name) for name in task.keys}
         done.rows |= {
-            name: unscored(reward) for name, reward in built.items() if isinstance(reward, str)
+            name: unscored_row(reward) for name, reward in built.items() if isinstance(reward, str)
         }
         rewards = {name: reward for name, reward in built.items() if isinstance(reward, Reward)}
         given = self._given(task.item, rewards, done)
-        for group in groups(
+        for group in decode_groups(
             {name: reward for name, reward in rewards.items() if name not in done.rows}
         ):
-            for name, said in alone_if_needed(
+            for name, said in score_separately_on_error(
                 group, lambda part: self._scores(clip, part, given)
             ).items():
-                done.rows[name] = row(said) if isinstance(said, Score) else unscored(said)
+                done.rows[name] = score_row(said) if isinstance(said, Score) else unscored_row(said)
                 if (
                     self.cache is not None
                     and isinstance(said, Score)
-                    and lasting(done.rows[name], rewards[name])
+                    and is_cacheable(done.rows[name], rewards[name])
                 ):
                     self.cache.put(task.keys[name], {"dim": name, **done.facts, **done.rows[name]})
 
     def _reward(self, name: str) -> Reward | str:
         if name not in self.rewards:
-            self.rewards[name] = ready(self.dims[name], self.device)
+            self.rewards[name] = build_reward(self.dims[name], self.device)
         return self.rewards[name]
 
     def _given(self, item: Item, rewards: Mapping[str, Reward], done: Outcome) -> Row:
@@ -125,10 +125,12 @@ class Measurer:
         reference = None
         if item.reference is not None and readers:
             try:
-                reference = of_reference(item.reference, self.protocol, whole)[None].to(self.device)
+                reference = read_reference(item.reference, self.protocol, whole)[None].to(
+                    self.device
+                )
             except (OSError, ValueError, MemoryError) as error:
                 done.rows |= {
-                    name: unscored(f"unscored: its reference: {error}") for name in readers
+                    name: unscored_row(f"unscored: its reference: {error}") for name in readers
                 }
         return {"prompt": item.prompt, "reference": reference, "meta": item.meta}
 
@@ -149,7 +151,7 @@ class Measurer:
 
     def _in_pieces(self, clip: Clip, rewards: Mapping[str, Reward], given: Row) -> dict[str, Score]:
         parts = {name: leaves(name, reward) for name, reward in rewards.items()}
-        single, same = without_twins(
+        single, same = without_duplicate_rewards(
             {key: leaf for part in parts.values() for key, leaf in part.items()}
         )
         stream = Stream(single, clip.fps, given["prompt"], given["reference"], given["meta"])
@@ -166,20 +168,20 @@ class Measurer:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def ready(dim: Dim, device: str = "cpu") -> Reward | str:
+def build_reward(dim: Dim, device: str = "cpu") -> Reward | str:
     """The reward of a dim, or why there is none; one of a trained network is tried on a
     small clip, so that weights which are missing show at once, and not clip by clip."""
     try:
         reward = dim.build().to(device).eval()
         if any(leaf.learned for leaf in leaves(dim.name, reward).values()):
             with torch.no_grad():
-                reward(trial(device))
+                reward(trial_samples(device))
         return reward
     except Exception as error:  # noqa: BLE001  one dim's error must not end the others; its text is reported
-        return f"unscored: {brief(error)}"
+        return f"unscored: {error_text(error)}"
 
 
-def trial(device: str = "cpu") -> Samples:
+def trial_samples(device: str = "cpu") -> Samples:
     """Four frames of noise with all that a reward may ask for."""
     video = torch.randint(
         0, 256, (1, 4, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -187,7 +189,9 @@ def trial(device: str = "cpu") -> Samples:
     return Samples(video, ["a red circle moves left"], 8.0, video).to(device)
 
 
-def without_twins(rewards: Mapping[str, Reward]) -> tuple[dict[str, Reward], dict[str, str]]:
+def without_duplicate_rewards(
+    rewards: Mapping[str, Reward],
+) -> tuple[dict[str, Reward], dict[str, str]]:
     """One of each kind, and for each name the one that stands for it: a composite's part
     may be a dim as well."""
     first: dict[Any, str] = {}
@@ -213,7 +217,7 @@ def _kind(reward: Reward) -> str | None:
         return None
 
 
-def groups(rewards: Mapping[str, Reward]) -> list[dict[str, Reward]]:
+def decode_groups(rewards: Mapping[str, Reward]) -> list[dict[str, Reward]]:
     """Those that take a clip in pieces, which share one decode and one flow; each of the
     others by itself."""
     streams = {
@@ -226,7 +230,7 @@ def groups(rewards: Mapping[str, Reward]) -> list[dict[str, Reward]]:
     ]
 
 
-def alone_if_needed(
+def score_separately_on_error(
     rewards: Mapping[str, Reward], score: Callable[[Mapping[str, Reward]], dict[str, Score]]
 ) -> dict[str, Score | str]:
     """The scores of rewards taken together; where one fails, of each alone, so that it
@@ -237,15 +241,15 @@ def alone_if_needed(
         raise
     except Exception as error:  # noqa: BLE001  a reward may raise anything; the error's text is reported
         if len(rewards) == 1:
-            return {name: f"unscored: {brief(error)}" for name in rewards}
+            return {name: f"unscored: {error_text(error)}" for name in rewards}
         return {
             name: said
             for one in rewards
-            for name, said in alone_if_needed({one: rewards[one]}, score).items()
+            for name, said in score_separately_on_error({one: rewards[one]}, score).items()
         }
 
 
-def brief(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What an error says, on one line; errors that say nothing by themselves with their
     type."""
     text = " ".join(str(error).split())[:500]
@@ -259,21 +263,21 @@ def brief(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def row(score: Score) -> Row:
+def score_row(score: Score) -> Row:
     """A clip's score as it is kept: a number that is not there is None, and `why` says the
     reason."""
-    value, curve = number(score.value[0]), score.frames
+    value, curve = finite_number(score.value[0]), score.frames
     why = score.why[0] or (
         None if value is not None else "unscored: the reward returned NaN or infinity"
     )
     return {
         "value": value,
-        "curve": None if curve is None else [short(number(x)) for x in curve[0]],
+        "curve": None if curve is None else [round_curve_value(finite_number(x)) for x in curve[0]],
         "why": why,
     }
 
 
-def lasting(row: Row, reward: Reward) -> bool:
+def is_cacheable(row: Row, reward: Reward) -> bool:
     """Whether a row may be cached: a number, or a reason in the clip itself, not in a
     server or a GPU."""
     return (
@@ -281,27 +285,27 @@ def lasting(row: Row, reward: Reward) -> bool:
     )
 
 
-def unscored(why: str) -> Row:
+def unscored_row(why: str) -> Row:
     return {"value": None, "curve": None, "why": why}
 
 
-def number(x: Tensor) -> float | None:
+def finite_number(x: Tensor) -> float | None:
     return float(x) if math.isfinite(x) else None
 
 
-def short(x: float | None) -> float | None:
+def round_curve_value(x: float | None) -> float | None:
     """Six digits: curves are to be looked at, and long.
 
-    >>> short(-0.051234567)
+    >>> round_curve_value(-0.051234567)
     -0.0512346
     """
     return None if x is None else float(f"{x:.6g}")
 
 
-def of_reference(path: Path, protocol: Protocol, whole: bool) -> Tensor:
+def read_reference(path: Path, protocol: Protocol, whole: bool) -> Tensor:
     """The frames of a reference: an image as it is; of a video, under the protocol, all or
     the first."""
     if is_still(path):
-        return image(path)
+        return read_image(path)
     clip = Clip(path, protocol)
     return clip.read() if whole else next(clip.pieces())[:1]

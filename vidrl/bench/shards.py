@@ -23,18 +23,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from vidrl.bench.cache import whole
+from vidrl.bench.cache import write_atomic
 from vidrl.bench.items import Found, Item
 from vidrl.bench.scoring import Row
 
-PATIENCE = timedelta(days=7)  # that the first waits for the last
-LAG = 60.0  # seconds after which a file that another machine wrote must be seen
-Made = TypeVar("Made")
+LONGEST_WAIT = timedelta(days=7)  # that the first waits for the last
+FILE_DELAY = 60.0  # seconds after which a file that another machine wrote must be seen
 
 
-class Group:
+class ProcessGroup:
     """The processes of one run; without RANK and WORLD_SIZE in the environment there is
     one, which waits for nobody."""
 
@@ -46,15 +45,15 @@ class Group:
         self.folder = Path(folder)
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         return self.rank == 0
 
-    def __enter__(self) -> Group:
+    def __enter__(self) -> ProcessGroup:
         if self.size > 1:
             import torch.distributed as dist
 
             if not dist.is_initialized():
-                dist.init_process_group("gloo", timeout=PATIENCE)
+                dist.init_process_group("gloo", timeout=LONGEST_WAIT)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -70,16 +69,16 @@ class Group:
 
             dist.barrier()
 
-    def share(self, make: Callable[[], list[Found]]) -> list[Found]:
+    def find_once(self, make: Callable[[], list[Found]]) -> list[Found]:
         """What the first process found, as all see it: a folder may change while they
         start."""
         if self.size == 1:
             return make()
         path = self.folder / "sets.json"
-        path.unlink(missing_ok=True) if self.first else None
+        path.unlink(missing_ok=True) if self.is_first else None
         self.wait()
-        if self.first:
-            whole(path, json.dumps([_plain(found) for found in make()], ensure_ascii=False))
+        if self.is_first:
+            write_atomic(path, json.dumps([_plain(found) for found in make()], ensure_ascii=False))
         self.wait()
         return [_found(row) for row in _read(path)]
 
@@ -91,12 +90,12 @@ class Group:
         if self.size == 1:
             return run(list(items))
         self._part(self.rank).unlink(missing_ok=True)
-        whole(
+        write_atomic(
             self._part(self.rank),
             json.dumps(run(list(items[self.rank :: self.size])), ensure_ascii=False),
         )
         self.wait()
-        if not self.first:
+        if not self.is_first:
             return None
         parts = [_read(self._part(rank)) for rank in range(self.size)]
         for rank in range(self.size):
@@ -117,12 +116,12 @@ class Group:
 
 def _read(path: Path) -> Any:
     """What another process wrote; file systems of several machines show it late."""
-    deadline = time.monotonic() + LAG
+    deadline = time.monotonic() + FILE_DELAY
     while not path.is_file() and time.monotonic() < deadline:
         time.sleep(0.2)
     if not path.is_file():
         raise RuntimeError(
-            f"expected {path} from another process, and it did not come in {LAG:.0f} s: --out must be a "
+            f"expected {path} from another process, and it did not come in {FILE_DELAY:.0f} s: --out must be a "
             "folder that all machines share"
         )
     return json.loads(path.read_text(encoding="utf-8"))

@@ -20,19 +20,19 @@ from vidrl.inference.shares import share
 
 __all__ = [
     "Interval",
-    "closed",
+    "finite_ends",
     "effect",
     "interval",
-    "number",
+    "json_number",
     "saturation",
     "share",
     "summary",
-    "unbounded",
-    "within",
+    "as_limits",
+    "within_prompt_spread",
 ]
 
-NEAR = 0.02  # of a range: so near to its end a value is saturated
-PILED = 0.5  # share of the values at the end of the range that is a pile
+END_DISTANCE = 0.02  # of a range: so near to its end a value is saturated
+SATURATED_SHARE = 0.5  # share of the values at the end of the range that is a pile
 
 
 def summary(
@@ -58,43 +58,43 @@ def summary(
     >>> row["notes"][1]
     'an interval needs 6 prompts, and there are 2'
     """
-    limits = unbounded(range)
+    limits = as_limits(range)
     known, names = scored(values, groups)
     over = interval(known, names, level, draws, seed, limits)
-    low, high = closed(over)
-    inside, share = within(known, names)
+    low, high = finite_ends(over)
+    inside, share = within_prompt_spread(known, names)
     piled = saturation(known, limits)
     return {
-        "mean": number(over.mean),
+        "mean": json_number(over.mean),
         "low": low,
         "high": high,
         "n": over.n,
         "prompts": len({name for name in names if not isinstance(name, Alone)}),
         "unscored": len(values) - over.n,
-        "std": number(_std(known)),
-        "within_prompt_std": number(inside),
-        "within_prompt_share": number(share),
-        "between_prompt_std": number(math.sqrt(components(known, names).between)),
+        "std": json_number(_std(known)),
+        "within_prompt_std": json_number(inside),
+        "within_prompt_share": json_number(share),
+        "between_prompt_std": json_number(math.sqrt(components(known, names).between)),
         "enough": over.n >= least and over.groups > 1,
         "saturated": bool(piled),
         "notes": [
-            *_few(over, least),
+            *_small_sample_notes(over, least),
             *piled,
-            *_flat(known),
+            *_equal_note(known),
             *[over.note] * bool(over.note),
             *heavy(known, names),
         ],
     }
 
 
-def within(values: Values, groups: Groups) -> tuple[float, float]:
+def within_prompt_spread(values: Values, groups: Groups) -> tuple[float, float]:
     """Pooled std of clips around their prompt's mean, and the share of the clips' variance
     that it is, at most 1.
 
     √(Σ_g Σ (x − mean_g)² / (n − G)) over the prompts with two clips or more; NaN where
     there is none.
 
-    >>> within([1.0, 3.0, 11.0, 13.0], "aabb")
+    >>> within_prompt_spread([1.0, 3.0, 11.0, 13.0], "aabb")
     (1.4142135623730951, 0.0576...)
     """
     known, names = scored(values, groups)
@@ -123,25 +123,30 @@ def saturation(values: Values, limits: tuple[float | None, float | None]) -> lis
     >>> saturation([-0.1, -0.2], (-20, 0)), saturation([99.0, 98.5], (0, 100))
     ([], ['saturated: 2 of 2 values lie within 2 of 100, the end of the range'])
     """
-    known, (low, high) = scored(values, None)[0], unbounded(limits)
+    known, (low, high) = scored(values, None)[0], as_limits(limits)
     if not len(known):
         return []
     scale = high - low if low == 0 else min(high - low, 1.0)
-    reach = NEAR * scale if math.isfinite(high - low) else 0.0
-    return [note for end in (low, high) if math.isfinite(end) for note in _piled(known, end, reach)]
+    reach = END_DISTANCE * scale if math.isfinite(high - low) else 0.0
+    return [
+        note
+        for end in (low, high)
+        if math.isfinite(end)
+        for note in _saturation_note(known, end, reach)
+    ]
 
 
-def unbounded(range: tuple[float | None, float | None]) -> tuple[float, float]:
+def as_limits(range: tuple[float | None, float | None]) -> tuple[float, float]:
     """A dim's range with infinity where it is open.
 
-    >>> unbounded((None, 0.0))
+    >>> as_limits((None, 0.0))
     (-inf, 0.0)
     """
     low, high = range
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
-def _few(over: Interval, least: int) -> list[str]:
+def _small_sample_notes(over: Interval, least: int) -> list[str]:
     notes = [f"fewer than {least} clips: {over.n}"] if over.n < least else []
     alone = over.groups == 1 and over.n > 1
     return (
@@ -150,16 +155,16 @@ def _few(over: Interval, least: int) -> list[str]:
     )
 
 
-def _piled(known: Array, end: float, reach: float) -> list[str]:
+def _saturation_note(known: Array, end: float, reach: float) -> list[str]:
     near = int((np.abs(known - end) <= reach + 1e-12 * max(1.0, abs(end))).sum())
     tight = reach > 0 and abs(float(known.mean()) - end) <= reach and float(known.std()) <= reach
-    if near < PILED * len(known) and not tight:
+    if near < SATURATED_SHARE * len(known) and not tight:
         return []
     where = f"lie within {reach:.3g} of" if reach else "are"
     return [f"saturated: {near} of {len(known)} values {where} {end:.3g}, the end of the range"]
 
 
-def _flat(known: Array) -> list[str]:
+def _equal_note(known: Array) -> list[str]:
     flat = len(known) > 1 and float(np.ptp(known)) <= rounding(known)
     return [f"all {len(known)} values are equal"] if flat else []
 
@@ -168,13 +173,13 @@ def _std(known: Array) -> float:
     return float(known.std(ddof=1)) if len(known) > 1 else math.nan
 
 
-def closed(over: Interval) -> tuple[float | None, float | None]:
+def finite_ends(over: Interval) -> tuple[float | None, float | None]:
     """Both ends of an interval; None twice where it has none, or is open on a side: half an
     interval misleads."""
     known = math.isfinite(over.low) and math.isfinite(over.high)
     return (float(over.low), float(over.high)) if known else (None, None)
 
 
-def number(x: float) -> float | None:
+def json_number(x: float) -> float | None:
     """A plain number for JSON; None for NaN and infinity."""
     return float(x) if math.isfinite(x) else None

@@ -88,7 +88,10 @@ class Suite:
                 )
             own[dim][key] = value
         return replace(
-            self, dims=tuple(dims_.check(replace(dim, options=own[dim.name])) for dim in self.dims)
+            self,
+            dims=tuple(
+                dims_.check_options(replace(dim, options=own[dim.name])) for dim in self.dims
+            ),
         )
 
 
@@ -153,7 +156,7 @@ def _dim(name: str, row: Any, where: str) -> Dim:
             f"{where}, dim {name!r}: expected profile to be one of {', '.join(dims_.PROFILES)}, got "
             f"{profile!r}"
         )
-    return dims_.check(
+    return dims_.check_options(
         Dim(name, reward, found.get("options", {}), profile, dims_.version_of(reward))
     )
 

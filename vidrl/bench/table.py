@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vidrl.bench.caveats import caveats, findable
+from vidrl.bench.caveats import caveats, detectable_differences
 from vidrl.bench.page.rest import nearer
-from vidrl.bench.verdicts import letters, small, sure, verdict
+from vidrl.bench.verdicts import group_letters, margin_verdict, significant_side, verdict
 
 DAGGER, NONE = "†", "-"
-WITHIN = {"equivalent": " =", "not worse": " >=", "not better": " <="}
-BESIDE = 3  # sets whose differences stand beside them
+MARGIN_MARKS = {"equivalent": " =", "not worse": " >=", "not better": " <="}
+MAX_SETS_COMPARED = 3  # sets whose differences stand beside them
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -23,7 +23,9 @@ def table(results: Mapping[str, Any]) -> str:
     """
     sets = [one["name"] for one in results["sets"]]
     pairs = (
-        [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :]] if len(sets) <= BESIDE else []
+        [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :]]
+        if len(sets) <= MAX_SETS_COMPARED
+        else []
     )
     head = [
         "",
@@ -48,7 +50,7 @@ def table(results: Mapping[str, Any]) -> str:
             *_totals(results),
             *_marks(results, rows),
             *(f"note: {said}" for said in caveats(results)),
-            *(f"note: {said}" for said in (findable(results) if pairs else ())),
+            *(f"note: {said}" for said in (detectable_differences(results) if pairs else ())),
             *_notes(results),
         ]
     )
@@ -78,7 +80,7 @@ def _name(dim: Mapping[str, Any]) -> str:
 def _cells(results: Mapping[str, Any], sets: Sequence[str], dim: str) -> list[str]:
     """The set's numbers, of three sets or more with the letters of those it is not told
     apart from."""
-    told_apart = letters(results, dim) if len(sets) > 2 else {}
+    told_apart = group_letters(results, dim) if len(sets) > 2 else {}
     marks = {name: f" {{{letter}}}" for name, letter in told_apart.items()}
     return [_cell(results, name, dim) + marks.get(name, "") for name in sets]
 
@@ -105,8 +107,8 @@ def _difference(results: Mapping[str, Any], first: str, second: str, dim: str) -
         " *"
         if verdict(results, row)
         else " ~"
-        if sure(results, row)
-        else WITHIN.get(small(results, row), "")
+        if significant_side(results, row)
+        else MARGIN_MARKS.get(margin_verdict(results, row), "")
     )
     wins = "" if row["wins"] is None else f" {row['wins']}/{row['ties']}/{row['losses']}"
     return f"{row['difference']:+.3f} {_interval(row)}{wins}{mark}"

@@ -5,7 +5,7 @@ A difference is beyond doubt where p < 0.05 after correction, its interval lies 
 of zero, as does the one that counts clips without a number as the worst, both sets have as
 many clips in it as the suite asks for, and it is larger than the dimension's least relevant
 difference, where one was measured: what a re-encoding that nobody sees makes of it, see
-`vidrl.bench.relevant`.
+`vidrl.bench.least_relevant`.
 """
 
 from __future__ import annotations
@@ -27,53 +27,54 @@ def verdict(results: Results, row: Row) -> int:
     >>> verdict({}, row), verdict({}, {**row, "enough": False}), verdict({}, {**row, "worst": {"low": -2, "high": 0.1}})
     (1, 0, 0)
     """
-    return sure(results, row) if relevant(results, row) else 0
+    return significant_side(results, row) if exceeds_least_relevant(results, row) else 0
 
 
-def sure(results: Results, row: Row) -> int:
+def significant_side(results: Results, row: Row) -> int:
     """As `verdict`, however small the difference is."""
     p = row.get("p_holm")
-    if p is None or not p < LEVEL or not enough(results, row):
+    if p is None or not p < LEVEL or not has_enough_clips(results, row):
         return 0
-    side = _side(row)
-    return side if row.get("worst") is None or _side(row["worst"]) == side else 0
+    side = _side_of_zero(row)
+    return side if row.get("worst") is None or _side_of_zero(row["worst"]) == side else 0
 
 
-def _side(row: Row) -> int:
+def _side_of_zero(row: Row) -> int:
     """Of which side of zero an interval lies."""
     low, high = row.get("low"), row.get("high")
     return 0 if low is None or high is None else 1 if low > 0 else -1 if high < 0 else 0
 
 
-def withheld(results: Results, row: Row) -> bool:
+def is_withheld(results: Results, row: Row) -> bool:
     """Whether clips without a number alone forbid a verdict: those that are scored differ
     beyond doubt, uncorrected."""
     p = row.get("p_scored")
     plain = (
         p is not None
         and p < LEVEL
-        and _side(row) != 0
-        and enough(results, row)
-        and relevant(results, row)
+        and _side_of_zero(row) != 0
+        and has_enough_clips(results, row)
+        and exceeds_least_relevant(results, row)
     )
     return (
         plain
         and row.get("worst") is not None
-        and not (_side(row["worst"]) == _side(row) and row["p"] < LEVEL)
+        and not (_side_of_zero(row["worst"]) == _side_of_zero(row) and row["p"] < LEVEL)
     )
 
 
-def small(results: Results, row: Row) -> str:
+def margin_verdict(results: Results, row: Row) -> str:
     """ "equivalent", "not worse" or "not better", by the margin of the row, where nothing
     is beyond doubt; else ""."""
     return "" if verdict(results, row) else str(row.get("within") or "")
 
 
-def relevant(results: Results, row: Row) -> bool:
+def exceeds_least_relevant(results: Results, row: Row) -> bool:
     """Whether a difference is larger than its dimension's least relevant one; also where
     none was measured.
 
-    >>> [relevant({"dims": [{"name": "cut", "relevant": 3e-05}]}, {"dim": "cut", "difference": x}) for x in (2e-5, 1.0)]
+    >>> results = {"dims": [{"name": "cut", "relevant": 3e-05}]}
+    >>> [exceeds_least_relevant(results, {"dim": "cut", "difference": x}) for x in (2e-5, 1.0)]
     [False, True]
     """
     least = least_relevant(results, row["dim"])
@@ -87,7 +88,7 @@ def least_relevant(results: Results, dim: str) -> float | None:
     )
 
 
-def enough(results: Results, row: Row) -> bool:
+def has_enough_clips(results: Results, row: Row) -> bool:
     """Whether the difference rests on as many clips of both sets as the suite asks for."""
     if row.get("enough") is not None:
         return bool(row["enough"])
@@ -98,7 +99,7 @@ def enough(results: Results, row: Row) -> bool:
     return all(one.get("enough") for one in rows)
 
 
-def best(results: Results, dim: str) -> str | None:
+def best_set(results: Results, dim: str) -> str | None:
     """The set that is better than every other one beyond doubt on a dimension, where there
     is such."""
     names = [one["name"] for one in results["sets"]]
@@ -112,7 +113,7 @@ def best(results: Results, dim: str) -> str | None:
     return winners[0] if winners else None
 
 
-def letters(results: Results, dim: str) -> dict[str, str]:
+def group_letters(results: Results, dim: str) -> dict[str, str]:
     """Letters of the sets on a dimension: two sets share one where they are not told apart
     beyond doubt; a is the best.
 
@@ -122,7 +123,7 @@ def letters(results: Results, dim: str) -> dict[str, str]:
     >>> rows = [{"first": x, "second": y, "dim": "d", "low": 1, "high": 2, "p_holm": p, "enough": True}
     ...         for x, y, p in (("low", "mid", 0.5), ("low", "top", 0.01), ("mid", "top", 0.5))]
     >>> summary = {name: {"d": {"mean": mean}} for name, mean in (("low", 0.0), ("mid", 0.5), ("top", 1.0))}
-    >>> letters({"sets": [{"name": name} for name in summary], "summary": summary, "comparisons": rows}, "d")
+    >>> group_letters({"sets": [{"name": name} for name in summary], "summary": summary, "comparisons": rows}, "d")
     {'top': 'a', 'mid': 'ab', 'low': 'b'}
     """
     means = {
@@ -139,7 +140,7 @@ def letters(results: Results, dim: str) -> dict[str, str]:
         if row["dim"] == dim and verdict(results, row)
     }
     columns = sorted(
-        _together(ranked, apart), key=lambda group: [name not in group for name in ranked]
+        _largest_groups(ranked, apart), key=lambda group: [name not in group for name in ranked]
     )
     return {
         name: "".join(_letter(i) for i, group in enumerate(columns) if name in group)
@@ -147,7 +148,7 @@ def letters(results: Results, dim: str) -> dict[str, str]:
     }
 
 
-def _together(names: Sequence[str], apart: Iterable[frozenset[str]]) -> list[frozenset[str]]:
+def _largest_groups(names: Sequence[str], apart: Iterable[frozenset[str]]) -> list[frozenset[str]]:
     """The largest groups of names of which no two are apart: by Piepho's insert and
     absorb."""
     groups = {frozenset(names)} if names else set()

@@ -6,27 +6,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from vidrl.bench.needs import detectable, needed
 from vidrl.bench.page.facts import (
     Results,
     Row,
     compared,
     difference,
     dim_name,
-    enough,
+    exceeds_least_relevant,
     few,
+    has_enough_clips,
+    is_withheld,
     least_relevant,
     listed,
+    margin_verdict,
     mean,
     probability,
-    relevant,
     scale,
-    small,
-    sure,
+    significant_side,
     verdict,
-    withheld,
 )
 from vidrl.bench.pairing import NAME, PROMPT, SEED, UNPAIRED
+from vidrl.bench.sample_size import detectable_difference, prompts_needed
 from vidrl.report.charts import number
 
 REACHES = (0.5, 1.0, 2.0, 3.0)  # where an axis may end, standard deviations
@@ -168,14 +168,14 @@ def _chip(results: Results, row: Row) -> str:
     notes = "; ".join(map(str, row.get("notes") or []))
     if not row.get("n"):
         return f'<span class="chip out" title="{escape(notes)}">no pairs</span>'
-    if not enough(results, row):
+    if not has_enough_clips(results, row):
         return f'<span class="chip out" title="{escape(notes)}">{escape(few(results, row))}</span>'
-    if withheld(results, row):
+    if is_withheld(results, row):
         return f'<span class="chip out" title="{escape(notes)}">clips without a number</span>'
-    if sure(results, row) and not relevant(results, row):
+    if significant_side(results, row) and not exceeds_least_relevant(results, row):
         words = f"re-encoding alone makes {number(least_relevant(results, row['dim']))}"
         return f'<span class="chip out" title="{words}">not relevant</span>'
-    if word := small(results, row):
+    if word := margin_verdict(results, row):
         words = f"the interval of all differences together lies {INSIDE[word]} the margin, {number(row['margin'])}"
         return f'<span class="chip" title="{words}">{word}</span>'
     return f'<span class="chip" title="{escape(notes)}">note</span>' if notes else ""
@@ -261,9 +261,9 @@ def _needs(results: Results, row: Row) -> list[str]:
     if row.get("spread") is None:
         return ["–", "–"]
     family = sum(one.get("spread") is not None for one in results["comparisons"])
-    few = needed(row["spread"], row["difference"], family)
+    few = prompts_needed(row["spread"], row["difference"], family)
     return [
-        number(detectable(row["spread"], row["groups"], family)),
+        number(detectable_difference(row["spread"], row["groups"], family)),
         "–" if few is None else f"about {few}",
     ]
 

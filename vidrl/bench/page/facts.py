@@ -8,33 +8,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vidrl.bench.missing import inapplicable
+from vidrl.bench.unscored_clips import is_inapplicable
 from vidrl.bench.verdicts import (
     LEVEL,
-    best,
-    enough,
+    best_set,
+    exceeds_least_relevant,
+    group_letters,
+    has_enough_clips,
+    is_withheld,
     least_relevant,
-    letters,
-    relevant,
-    small,
-    sure,
+    margin_verdict,
+    significant_side,
     verdict,
-    withheld,
 )
 from vidrl.report.charts import decimals, places
 
 __all__ = [
     "LEVEL",
-    "best",
-    "enough",
-    "inapplicable",
+    "best_set",
+    "has_enough_clips",
+    "is_inapplicable",
     "least_relevant",
-    "letters",
-    "relevant",
-    "small",
-    "sure",
+    "group_letters",
+    "exceeds_least_relevant",
+    "margin_verdict",
+    "significant_side",
     "verdict",
-    "withheld",
+    "is_withheld",
 ]
 
 Results = Mapping[str, Any]

@@ -8,20 +8,20 @@ from html import escape
 from typing import Any
 
 from vidrl.bench.caveats import caveats
-from vidrl.bench.fairness import grouped
+from vidrl.bench.fairness import count_rates
 from vidrl.bench.page.facts import (
     Results,
     Row,
-    best,
+    best_set,
     compared,
-    enough,
-    inapplicable,
+    exceeds_least_relevant,
+    has_enough_clips,
+    is_inapplicable,
     listed,
+    margin_verdict,
     plural,
     prompts,
-    relevant,
-    small,
-    sure,
+    significant_side,
     told,
     verdict,
 )
@@ -88,7 +88,9 @@ def _ranking(results: Results) -> str:
     """Which set is better than every other one beyond doubt, by dimension."""
     first: dict[str, list[str]] = {}
     for dim in results["dims"]:
-        first.setdefault(best(results, dim["name"]) or "", []).append(_marked(results, dim["name"]))
+        first.setdefault(best_set(results, dim["name"]) or "", []).append(
+            _marked(results, dim["name"])
+        )
     open_ = first.pop("", [])
     if not first:
         return "On no dimension is one set better than every other one beyond doubt; letters say which are told apart."
@@ -143,7 +145,7 @@ def _within(results: Results, rows: Sequence[Row], two: str) -> str:
         "not better": "not better by more than its margin",
     }
     found = {
-        word: [_marked(results, row["dim"]) for row in rows if small(results, row) == word]
+        word: [_marked(results, row["dim"]) for row in rows if margin_verdict(results, row) == word]
         for word in words
     }
     said = [f"{words[word]} on {listed(dims)}" for word, dims in found.items() if dims]
@@ -155,7 +157,7 @@ def _slight(results: Results) -> str:
     found = [
         _marked(results, row["dim"])
         for row in results.get("comparisons", [])
-        if sure(results, row) and not relevant(results, row)
+        if significant_side(results, row) and not exceeds_least_relevant(results, row)
     ]
     names = list(dict.fromkeys(found))
     return (
@@ -208,7 +210,7 @@ def _few(results: Results) -> str:
     ]
     if not thin:
         return ""
-    weak = any(not enough(results, row) for row in results.get("comparisons", []))
+    weak = any(not has_enough_clips(results, row) for row in results.get("comparisons", []))
     claim = ", and no difference is claimed there" if weak else ""
     return (
         f"Fewer than {escape(str(least))} scored clips, or a single prompt, on some dimensions of "
@@ -230,7 +232,7 @@ def _saturated(results: Results) -> str:
 def _lost(results: Results) -> str:
     skipped = sum(len(one.get("skipped", [])) for one in results["sets"])
     unscored = sum(
-        value is None and not inapplicable(clip, dim)
+        value is None and not is_inapplicable(clip, dim)
         for one in results["sets"]
         for clip in one["clips"]
         for dim, value in clip["value"].items()
@@ -265,7 +267,7 @@ def _frames(results: Results) -> str:
     size = f"{sizes[0][0]} × {sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
     count, fps = (
         _range([clip["frames"] for clip in clips]),
-        _range(list(grouped(clip["fps"] for clip in clips))),
+        _range(list(count_rates(clip["fps"] for clip in clips))),
     )
     return f"{count} of {size} at {fps} fps" if sizes else count
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidrl.bench import schema
-from vidrl.bench.cache import whole
+from vidrl.bench.cache import write_atomic
 from vidrl.bench.page.cases import cases, clip_of, examples, order
 from vidrl.bench.page.facts import Results, Row
 from vidrl.bench.protocol import digest
@@ -101,7 +101,7 @@ def _all(results: Results, clips: Sequence[Row], folder: Path | None, jobs: int)
     for i, shown in zip(missing, new, strict=True):
         found[i], place = shown, places[i]
         if place is not None and "why" not in shown:
-            whole(place, json.dumps(shown))
+            write_atomic(place, json.dumps(shown))
     return [shown or {} for shown in found]
 
 
@@ -182,9 +182,9 @@ def thumbnails(path: Path, protocol: Mapping[str, Any]) -> Shown:
 
 def _first(path: Path, facts: Mapping[str, Any]) -> str:
     """An image, or the first frame of a film, as a small picture (base64)."""
-    from vidrl.bench.scoring import of_reference
+    from vidrl.bench.scoring import read_reference
 
-    frame = of_reference(path, _protocol(facts), whole=False)[0]
+    frame = read_reference(path, _protocol(facts), whole=False)[0]
     height, width = frame.shape[-2:]
     return _jpeg(frame, min(GIVEN, GIVEN * height / width))
 
@@ -205,7 +205,7 @@ def _read(
     import torch
 
     from vidrl.bench.clip import Clip
-    from vidrl.bench.protocol import kept
+    from vidrl.bench.protocol import selected_frames
     from vidrl.rewards.flow import shrunk
 
     clip = Clip(path, _protocol(facts))
@@ -215,7 +215,9 @@ def _read(
         {*range(playing), *at, *(t + _stride(fps, count) for t in at)} & set(range(count))
     )
     side = SIDE if count > 1 else 2 * SIDE
-    small = torch.cat([shrunk(piece[None], side)[0] for piece in kept(clip.pieces(), needed)])
+    small = torch.cat(
+        [shrunk(piece[None], side)[0] for piece in selected_frames(clip.pieces(), needed)]
+    )
     return dict(zip(needed, small, strict=False)), count, fps, playing, at
 
 

@@ -13,7 +13,7 @@ from vidrl.bench.page.facts import (
     Row,
     breaking,
     dim_name,
-    inapplicable,
+    is_inapplicable,
     listed,
     plural,
     short,
@@ -48,7 +48,7 @@ def _unscored(one: Row, outside: bool) -> list[tuple[str, str, str, str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for clip in one["clips"]:
         for dim, value in clip["value"].items():
-            if value is None and inapplicable(clip, dim) == outside:
+            if value is None and is_inapplicable(clip, dim) == outside:
                 found.setdefault(
                     (dim, (clip.get("why") or {}).get(dim) or "no reason given"), []
                 ).append(clip["path"])

@@ -9,11 +9,11 @@ from html import escape
 from vidrl.bench.page.facts import (
     Results,
     Row,
-    best,
+    best_set,
     dim_name,
     few,
+    group_letters,
     hue,
-    letters,
     mean,
     plural,
     told,
@@ -48,7 +48,7 @@ def summary(results: Results) -> str:
 def _block(results: Results, dim: Row) -> str:
     """A dimension: its name and card, then one row a set on one axis."""
     low, high = _ends(results, dim["name"])
-    told_apart = letters(results, dim["name"]) if len(results["sets"]) > 2 else {}
+    told_apart = group_letters(results, dim["name"]) if len(results["sets"]) > 2 else {}
     rows = "".join(
         _row(
             results,
@@ -103,7 +103,7 @@ def _row(
 ) -> str:
     row = told(results, name, dim)
     middle, low, high = mean(results, name, dim)
-    strong = ' class="best"' if best(results, dim) == name else ""
+    strong = ' class="best"' if best_set(results, dim) == name else ""
     interval = f"{low} to {high}" if row.get("low") is not None else "–"
     group = f'<small class="letters"> {letter}</small>' if letter else ""
     cells = (

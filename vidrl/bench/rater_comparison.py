@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from vidrl.bench.agreement import Others, Values, without_ties
-from vidrl.bench.statistics import number
+from vidrl.bench.agreement import LeaveOneOut, Values, agreement_without_ties
+from vidrl.bench.statistics import json_number
 from vidrl.inference.families import holm
 from vidrl.inference.means import interval
 
@@ -25,7 +25,9 @@ Row = dict[str, Any]
 LEVEL = 0.05
 
 
-def beside_a_rater(found: Others, groups: Sequence[int], models: Mapping[str, Values]) -> list[Row]:
+def compare_with_rater(
+    found: LeaveOneOut, groups: Sequence[int], models: Mapping[str, Values]
+) -> list[Row]:
     """Each dim and a rater against the same reference, the majority of the other raters of
     each pair.
 
@@ -37,26 +39,26 @@ def beside_a_rater(found: Others, groups: Sequence[int], models: Mapping[str, Va
     """
     if not found.rows:
         return []
-    rater = without_ties(found.majority, found.votes.astype(float), half=True)
+    rater = agreement_without_ties(found.majority, found.votes.astype(float), half=True)
     where = [groups[i] for i in found.rows]
     rows = []
     for name, model in models.items():
-        own = without_ties(found.majority, model[found.rows], half=True)
+        own = agreement_without_ties(found.majority, model[found.rows], half=True)
         rows.append(
             {"dim": name, "rater": _mean(rater[np.isfinite(own)])} | _difference(own, rater, where)
         )
-    return _decided(rows)
+    return _with_verdicts(rows)
 
 
-def between(human: Values, groups: Sequence[int], models: Mapping[str, Values]) -> list[Row]:
+def compare_dims(human: Values, groups: Sequence[int], models: Mapping[str, Values]) -> list[Row]:
     """Every two dims: which agrees more often with people. `difference` is the `dim` less
     the `other`."""
-    own = {name: without_ties(human, model, half=True) for name, model in models.items()}
+    own = {name: agreement_without_ties(human, model, half=True) for name, model in models.items()}
     rows = [
         {"dim": a, "other": b} | _difference(own[a], own[b], groups)
         for a, b in combinations(own, 2)
     ]
-    return _decided(rows)
+    return _with_verdicts(rows)
 
 
 def _difference(own: Values, other: Values, groups: Sequence[int]) -> Row:
@@ -78,16 +80,16 @@ def _difference(own: Values, other: Values, groups: Sequence[int]) -> Row:
 def _tested(gaps: Values, groups: Sequence[int]) -> Row:
     over = interval(gaps, groups, limits=(-1.0, 1.0))
     return {
-        "difference": number(over.mean),
-        "low": number(over.low),
-        "high": number(over.high),
-        "p": number(over.p),
+        "difference": json_number(over.mean),
+        "low": json_number(over.low),
+        "high": json_number(over.high),
+        "p": json_number(over.p),
         "n": over.n,
         "prompts": over.groups,
     }
 
 
-def _decided(rows: list[Row]) -> list[Row]:
+def _with_verdicts(rows: list[Row]) -> list[Row]:
     """With Holm's p, of the scored answers and of the bound, and the verdict."""
     for place in (lambda row: row, lambda row: row["if_wrong"]):
         tested = [place(row) for row in rows if place(row)["p"] is not None]
@@ -110,4 +112,4 @@ def _side(row: Mapping[str, Any]) -> str:
 
 
 def _mean(values: Values) -> float | None:
-    return number(float(values.mean())) if len(values) else None
+    return json_number(float(values.mean())) if len(values) else None

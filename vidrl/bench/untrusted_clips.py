@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidrl.bench.cache import Hashes, stamp
+from vidrl.bench.cache import Hashes, file_stamp
 
 OUTSIDE = "not opened: it lies outside the folder of its results file; name its folder with --clips"
 CHANGED = "not opened: its bytes are not those that were measured"
@@ -22,7 +22,7 @@ GONE = "not opened: the file is not there"
 UNSTATED = "not opened: the results do not state its bytes; measure the clips again"
 
 
-def closed(
+def mark_closed(
     results: Mapping[str, Any], home: Path, folders: Iterable[str | os.PathLike[str]] = ()
 ) -> dict[str, Any]:
     """The results, every clip that must not be opened with the reason as its "closed".
@@ -40,7 +40,7 @@ def closed(
     }
 
 
-def about(results: Mapping[str, Any]) -> str | None:
+def closed_note(results: Mapping[str, Any]) -> str | None:
     """A sentence on the clips that are not opened; None where there are none."""
     found = [clip for one in results["sets"] for clip in one["clips"] if clip.get("closed")]
     if not found:
@@ -55,21 +55,23 @@ def _marked(clip: Mapping[str, Any], inside: Sequence[Path], known: Hashes) -> d
     plain = {key: value for key, value in clip.items() if key not in ("closed", "reference_closed")}
     files = {"closed": ("path", "id"), "reference_closed": ("reference", "reference_id")}
     reasons = {
-        mark: _why(plain[path], plain.get(digest), inside, known)
+        mark: _reason_to_stay_closed(plain[path], plain.get(digest), inside, known)
         for mark, (path, digest) in files.items()
         if plain.get(path)
     }
     return plain | {mark: why for mark, why in reasons.items() if why}
 
 
-def _why(path: str, digest: str | None, inside: Sequence[Path], known: Hashes) -> str | None:
+def _reason_to_stay_closed(
+    path: str, digest: str | None, inside: Sequence[Path], known: Hashes
+) -> str | None:
     """The reason against opening a file whose hash the results state; None where there is
     none."""
     if not digest:
         return UNSTATED
     if _measured_here(path, digest, known):
         return None
-    if not any(lies_in(path, folder) for folder in inside):
+    if not any(is_inside(path, folder) for folder in inside):
         return OUTSIDE
     try:
         return None if known.of(Path(path)) == digest else CHANGED
@@ -77,7 +79,7 @@ def _why(path: str, digest: str | None, inside: Sequence[Path], known: Hashes) -
         return GONE
 
 
-def lies_in(path: str | os.PathLike[str], folder: Path) -> bool:
+def is_inside(path: str | os.PathLike[str], folder: Path) -> bool:
     """Whether a file lies in a folder, at any depth, by its name and, where links lead on,
     by where they lead.
 
@@ -99,6 +101,6 @@ def _measured_here(path: str, digest: str, known: Hashes) -> bool:
     of its last change.
     """
     try:
-        return known.remembered(Path(path)) == [digest, *stamp(path)]
+        return known.remembered(Path(path)) == [digest, *file_stamp(path)]
     except (OSError, ValueError):
         return False

@@ -20,14 +20,14 @@ from typing import Any
 FILE = "least_relevant.json"
 
 
-def least(digest: str, alike: bool) -> float | None:
+def lookup(digest: str, alike: bool) -> float | None:
     """The least relevant difference of the dimension with this hash, in its own units; None
     where there is none.
 
     `alike`: the sets were written alike (container, codec, pixel format and bits of a
     pixel).
 
-    >>> least("no such dimension", alike=True) is None
+    >>> lookup("no such dimension", alike=True) is None
     True
     """
     found = _measured().get(digest)

@@ -11,11 +11,17 @@ from vidrl.rewards._files.reading import opened, without_covers
 
 # by the names that ffmpeg has for them
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
-ENDINGS = {".mp4": "mp4", ".mov": "mp4", ".m4v": "mp4", ".mkv": "matroska", ".webm": "matroska"}
-Written = dict[str, Any]
+SUFFIX_CONTAINERS = {
+    ".mp4": "mp4",
+    ".mov": "mp4",
+    ".m4v": "mp4",
+    ".mkv": "matroska",
+    ".webm": "matroska",
+}
+Format = dict[str, Any]
 
 
-def written(path: Path, size: tuple[int, int], frames: int) -> Written:
+def file_format(path: Path, size: tuple[int, int], frames: int) -> Format:
     """How a file of `frames` pictures of `size` (width, height) was written.
 
     `{"container", "codec", "pixels", "bits"}`: `pixels` is ffmpeg's name of the pixel
@@ -23,9 +29,11 @@ def written(path: Path, size: tuple[int, int], frames: int) -> Written:
     it cannot, the container is told by the file's ending, `bits` by the size of the whole
     file, and the others are None. Raises OSError.
     """
-    codec = _ending(path) if is_still(path) else None  # of a picture the ending names the codec
+    codec = (
+        _container_by_suffix(path) if is_still(path) else None
+    )  # of a picture the ending names the codec
     found = _by_header(path) or {
-        "container": _ending(path),
+        "container": _container_by_suffix(path),
         "codec": codec,
         "pixels": None,
         "bytes": None,
@@ -34,7 +42,7 @@ def written(path: Path, size: tuple[int, int], frames: int) -> Written:
     return found | {"bits": float(f"{8 * count / (size[0] * size[1] * max(1, frames)):.4g}")}
 
 
-def _by_header(path: Path) -> Written | None:
+def _by_header(path: Path) -> Format | None:
     """What PyAV reads in the header; `bytes` are those of the pictures, without sound,
     where the header states them."""
     try:
@@ -63,8 +71,8 @@ def _bytes(path: Path) -> int:
     )
 
 
-def _ending(path: Path) -> str:
+def _container_by_suffix(path: Path) -> str:
     if path.is_dir():
         return "pictures"
     suffix = path.suffix.lower()
-    return ENDINGS.get(suffix, suffix.removeprefix("."))
+    return SUFFIX_CONTAINERS.get(suffix, suffix.removeprefix("."))

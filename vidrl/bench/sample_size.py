@@ -38,22 +38,22 @@ PROMPTS = (
 )
 
 
-def detectable(std: float, groups: int, family: int) -> float | None:
+def detectable_difference(std: float, groups: int, family: int) -> float | None:
     """The least mean difference found in 80 % of such comparisons; `std` is of prompts'
     differences. None: none is.
 
-    >>> round(detectable(1.0, 100, 1), 2), detectable(1.0, 8, 12)
+    >>> round(detectable_difference(1.0, 100, 1), 2), detectable_difference(1.0, 8, 12)
     (0.29, None)
     """
-    found = _unit(groups, family) * std if math.isfinite(std) else math.inf
+    found = _detectable_in_stds(groups, family) * std if math.isfinite(std) else math.inf
     return found if math.isfinite(found) else None
 
 
-def needed(std: float, difference: float, family: int) -> int | None:
+def prompts_needed(std: float, difference: float, family: int) -> int | None:
     """About how many prompts find this difference in 80 % of comparisons, of `PROMPTS`;
     None where all are too few.
 
-    >>> needed(1.0, 0.5, 1), needed(1.0, 0.01, 1)
+    >>> prompts_needed(1.0, 0.5, 1), prompts_needed(1.0, 0.01, 1)
     (40, None)
     """
     if not (math.isfinite(std) and std > 0 and difference):
@@ -63,23 +63,23 @@ def needed(std: float, difference: float, family: int) -> int | None:
         middle = (low + high) // 2
         low, high = (
             (low, middle)
-            if _unit(PROMPTS[middle], family) * std <= abs(difference)
+            if _detectable_in_stds(PROMPTS[middle], family) * std <= abs(difference)
             else (middle + 1, high)
         )
     return PROMPTS[low] if low < len(PROMPTS) else None
 
 
 @lru_cache
-def fewest(family: int) -> int:
+def fewest_prompts(family: int) -> int:
     """The fewest prompts by which anything can be beyond doubt in a family of so many
     comparisons.
 
-    >>> fewest(1), fewest(12)
+    >>> fewest_prompts(1), fewest_prompts(12)
     (8, 12)
     """
     return next(groups for groups in range(2, 200) if reachable(groups, family))
 
 
 @lru_cache(maxsize=1000)
-def _unit(groups: int, family: int) -> float:
+def _detectable_in_stds(groups: int, family: int) -> float:
     return least_detectable(1.0, groups, family) if groups > 1 else math.inf

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from vidrl.bench.pairing import Clip, Clips, Match, value
+from vidrl.bench.pairing import Clip, Clips, Match, clip_value
 
-TIE = 1e-9  # of the larger of two values: differences below are rounding
+RELATIVE_TIE = 1e-9  # of the larger of two values: differences below are rounding
 Range = tuple[float | None, float | None]
 
 
-def everything(one: Mapping[str, Any]) -> list[Clip]:
+def all_clips(one: Mapping[str, Any]) -> list[Clip]:
     """The clips of a set, and those that could not be read, as clips without a number."""
     unread = [
         {
@@ -39,16 +39,16 @@ def everything(one: Mapping[str, Any]) -> list[Clip]:
     return [*one["clips"], *unread]
 
 
-def inapplicable(clip: Clip, dim: str) -> bool:
+def is_inapplicable(clip: Clip, dim: str) -> bool:
     """Whether a dimension has no meaning for this clip, as its reason says.
 
-    >>> inapplicable({"why": {"jerk": "inapplicable: needs a clip of at least 4 frames, got 2"}}, "jerk")
+    >>> is_inapplicable({"why": {"jerk": "inapplicable: needs a clip of at least 4 frames, got 2"}}, "jerk")
     True
     """
     return str((clip.get("why") or {}).get(dim)).startswith("inapplicable")
 
 
-def counted(match: Match, dim: str) -> Match | None:
+def counted_clips(match: Match, dim: str) -> Match | None:
     """The clips of a match that count on a dim, scored or not; None where a side has
     none."""
     sides = [
@@ -59,41 +59,45 @@ def counted(match: Match, dim: str) -> Match | None:
 
 
 def _counts(clip: Clip, dim: str, others: Clips) -> bool:
-    known = value(clip, dim) is not None or not inapplicable(clip, dim)
-    return known or any(value(other, dim) is not None for other in others)
+    known = clip_value(clip, dim) is not None or not is_inapplicable(clip, dim)
+    return known or any(clip_value(other, dim) is not None for other in others)
 
 
-def lost(clips: Iterable[Clip], dim: str) -> int:
+def count_unscored(clips: Iterable[Clip], dim: str) -> int:
     """How many of the clips have no number."""
-    return sum(value(clip, dim) is None for clip in clips)
+    return sum(clip_value(clip, dim) is None for clip in clips)
 
 
-def worst(sets: Sequence[Clips], dim: str, limits: Range = (None, None)) -> float:
+def worst_value(sets: Sequence[Clips], dim: str, limits: Range = (None, None)) -> float:
     """The lower end of the dim's range, or, where it is open, the worst value of all clips;
     NaN where there is none.
 
     >>> clips = [{"value": {"flicker": x}} for x in (-0.5, None, -2.0)]
-    >>> worst([clips], "flicker"), worst([clips], "flicker", (-20.0, 0.0))
+    >>> worst_value([clips], "flicker"), worst_value([clips], "flicker", (-20.0, 0.0))
     (-2.0, -20.0)
     """
     if limits[0] is not None and math.isfinite(limits[0]):
         return float(limits[0])
     return min(
-        (known for clips in sets for clip in clips if (known := value(clip, dim)) is not None),
+        (known for clips in sets for clip in clips if (known := clip_value(clip, dim)) is not None),
         default=math.nan,
     )
 
 
-def mean(clips: Clips, dim: str, instead: float) -> float:
+def mean_value(clips: Clips, dim: str, instead: float) -> float:
     """The mean of clips, those without a number counted as the value `instead`."""
-    known = [value(clip, dim) for clip in clips]
+    known = [clip_value(clip, dim) for clip in clips]
     return sum(instead if one is None else one for one in known) / len(known)
 
 
-def gap(match: Match, dim: str, instead: float) -> float:
+def mean_difference(match: Match, dim: str, instead: float) -> float:
     """The second side's mean less the first's, the same to rounding counted as 0."""
-    before, after = mean(match.first, dim, instead), mean(match.second, dim, instead)
-    return 0.0 if abs(after - before) <= TIE * max(abs(before), abs(after)) else after - before
+    before, after = mean_value(match.first, dim, instead), mean_value(match.second, dim, instead)
+    return (
+        0.0
+        if abs(after - before) <= RELATIVE_TIE * max(abs(before), abs(after))
+        else after - before
+    )
 
 
 def win_share(match: Match, dim: str) -> float:
@@ -107,14 +111,16 @@ def win_share(match: Match, dim: str) -> float:
     0.5
     """
     a, b = (
-        np.array([-math.inf if (known := value(clip, dim)) is None else known for clip in side])
+        np.array(
+            [-math.inf if (known := clip_value(clip, dim)) is None else known for clip in side]
+        )
         for side in (match.first, match.second)
     )
     with np.errstate(invalid="ignore"):
         close = (
             np.isfinite(a[:, None])
             & np.isfinite(b)
-            & (np.abs(b - a[:, None]) <= TIE * np.maximum(np.abs(b), np.abs(a[:, None])))
+            & (np.abs(b - a[:, None]) <= RELATIVE_TIE * np.maximum(np.abs(b), np.abs(a[:, None])))
         )
     tied = close | (a[:, None] == b)
     return float(np.where(tied, 0.5, b > a[:, None]).mean())

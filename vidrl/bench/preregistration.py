@@ -12,7 +12,7 @@ from vidrl import plugin
 
 
 @dataclass(frozen=True)
-class Claims:
+class Preregistration:
     """`primary` is the dim that is tested first; `margins` are differences, by dim, up to
     which sets are equivalent."""
 
@@ -20,13 +20,15 @@ class Claims:
     margins: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, primary: str | None, margins: Iterable[str], dims: Sequence[str]) -> Claims:
+    def of(
+        cls, primary: str | None, margins: Iterable[str], dims: Sequence[str]
+    ) -> Preregistration:
         """From the words of a command line, "DIM=VALUE" of each margin. Raises ValueError
         where they are not sound.
 
-        >>> Claims.of("flicker", ["drift=0.1"], ["flicker", "drift"])
+        >>> Preregistration.of("flicker", ["drift=0.1"], ["flicker", "drift"])
         Claims(primary='flicker', margins={'drift': 0.1})
-        >>> Claims.of(None, ["0.1"], ["drift"])
+        >>> Preregistration.of(None, ["0.1"], ["drift"])
         Traceback (most recent call last):
         ValueError: expected --margin DIM=VALUE, as drift=0.01, got '0.1': each dim has a unit of its own
         """
@@ -39,11 +41,11 @@ class Claims:
             ),
         )
 
-    def told(self) -> dict[str, Any]:
+    def to_results(self) -> dict[str, Any]:
         """As results.json has them; empty where nothing was said."""
         return (
             {"claims": {"primary": self.primary, "margins": dict(self.margins)}}
-            if self != Claims()
+            if self != Preregistration()
             else {}
         )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vidrl.bench import missing, verdicts
+from vidrl.bench import unscored_clips, verdicts
 from vidrl.bench.caveats import caveats
 from vidrl.bench.compare import compare
 
@@ -84,7 +84,7 @@ def test_a_verdict_that_unscored_clips_overturn_is_withheld_and_said():
     (row,) = compare(*sets, [{"name": "d", "range": [-5.0, 0.0]}])
     assert row["low"] > 0 and row["p_scored"] < 0.001 and row["p"] == row["p_holm"] == 1.0
     assert row["worst"]["value"] == -5.0 and row["worst"]["high"] < 0
-    assert verdicts.verdict({}, row) == 0 and verdicts.withheld({}, row)
+    assert verdicts.verdict({}, row) == 0 and verdicts.is_withheld({}, row)
     said = told(sets, [row])
     assert said[0].startswith(
         "no verdict on d between a and b: count clips without a number as worst, and the "
@@ -102,7 +102,7 @@ def test_a_difference_that_holds_also_with_unscored_clips_as_the_worst_stands():
     assert (
         verdicts.verdict({}, row) == 1
         and row["p"] == row["p_holm"] < 0.05
-        and not verdicts.withheld({}, row)
+        and not verdicts.is_withheld({}, row)
     )
     (back,) = compare(
         made("b", [None, *(a + 1)[1:]]), made("a", a), [{"name": "d", "range": [-2.0, 5.0]}]
@@ -181,6 +181,8 @@ def test_two_unscored_partners_are_a_tie_and_nothing_scored_is_no_difference():
     (one,) = compare(made("a", [1.0, None]), made("b", [2.0, None]), ["d"])
     assert (one["wins"], one["ties"], one["losses"], one["win_rate"]) == (1, 1, 0, 0.75)
     assert math.isclose(
-        missing.worst([one_set["clips"] for one_set in (made("a", [3.0]), made("b", [2.0]))], "d"),
+        unscored_clips.worst_value(
+            [one_set["clips"] for one_set in (made("a", [3.0]), made("b", [2.0]))], "d"
+        ),
         2,
     )

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from tests.bench._clips import folder
-from vidrl.bench import copies
+from vidrl.bench import duplicates
 from vidrl.bench.compare import compare
 
 
@@ -71,7 +71,7 @@ def test_black_frames_for_many_prompts_stay_answers_to_them():
     assert (
         row["n"] == 30 and abs(row["difference"] - (20 - 30) / 30) < 1e-12 and row["groups"] == 21
     )
-    assert copies.notes([b]) == [
+    assert duplicates.duplicate_notes([b]) == [
         "b: 10 prompts share 1 clip of equal content: they count as 1 in intervals and tests"
     ]
 
@@ -88,16 +88,16 @@ def test_a_film_in_another_container_is_a_copy_and_two_dark_clips_are_not():
     curve = [0.1, 0.25, 0.3, 0.45, 0.5]
     same = [clip("1.mp4", 0.3, "x", curve=curve), clip("2.mkv", 0.3, "y", curve=curve)]
     dark = [clip("1.mp4", 0.0, "x", curve=[0.0] * 5), clip("2.mp4", 0.0, "y", curve=[0.0] * 5)]
-    assert copies.contents(same) == [0, 0] and copies.contents(dark) == [0, 1]
+    assert duplicates.content_numbers(same) == [0, 0] and duplicates.content_numbers(dark) == [0, 1]
 
 
 def test_the_same_file_in_both_sets_is_said():
     a, b = sets(1)
     b["clips"][3]["id"] = a["clips"][7]["id"]
-    assert copies.notes([a, b]) == [
+    assert duplicates.duplicate_notes([a, b]) == [
         "1 of 10 clips of b are also in a: on them the two sets cannot differ"
     ]
-    assert copies.notes(sets(1)) == []
+    assert duplicates.duplicate_notes(sets(1)) == []
 
 
 def test_copied_files_are_found_by_the_command_and_counted_once(tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 Two clips have equal content where their files have equal bytes (`id`), or where size,
 frames, rate and every number and curve of every dim are equal: a film that was put into
-another container. The second needs a curve of `POINTS` different numbers, so that two dark
+another container. The second needs a curve of `MIN_CURVE_VALUES` different numbers, so that two dark
 or still clips are not taken for copies of each other. Rows of other tools, which have
 neither hash nor curve nor prompt, are copies where all their numbers are equal to more than
 nine digits.
@@ -21,19 +21,19 @@ from typing import Any
 
 Clip = Mapping[str, Any]  # as results.json has it
 Clips = Sequence[Clip]
-POINTS = 4
+MIN_CURVE_VALUES = 4
 
 
-def content(clip: Clip) -> list[Hashable]:
+def content_keys(clip: Clip) -> list[Hashable]:
     """What a clip shares with its copies: the hash of its bytes, and all its numbers;
     nothing where neither is known.
 
-    >>> content({"id": "ab12"})
+    >>> content_keys({"id": "ab12"})
     [('bytes', 'ab12')]
     """
     curves = {name: tuple(curve) for name, curve in (clip.get("curve") or {}).items() if curve}
     found: list[Hashable] = [("bytes", clip["id"])] if clip.get("id") else []
-    if any(len(set(curve) - {None}) >= POINTS for curve in curves.values()):
+    if any(len(set(curve) - {None}) >= MIN_CURVE_VALUES for curve in curves.values()):
         facts = (tuple(clip.get("size") or ()), clip.get("frames"), clip.get("fps"))
         found.append(
             (
@@ -56,20 +56,20 @@ def _precise(x: float | None) -> bool:
     return x is not None and float(f"{x:.9g}") != x
 
 
-def contents(clips: Clips) -> list[int]:
+def content_numbers(clips: Clips) -> list[int]:
     """For each clip the number of its content: copies have the same number.
 
-    >>> contents([{"id": "a"}, {"id": "b"}, {"id": "a"}, {}])
+    >>> content_numbers([{"id": "a"}, {"id": "b"}, {"id": "a"}, {}])
     [0, 1, 0, 2]
     """
-    return joined([content(clip) for clip in clips])
+    return connected_groups([content_keys(clip) for clip in clips])
 
 
-def joined(items: Sequence[Iterable[Hashable]]) -> list[int]:
+def connected_groups(items: Sequence[Iterable[Hashable]]) -> list[int]:
     """The number of each item's group: items that share a key, directly or through others,
     are one group.
 
-    >>> joined([["a"], ["b"], ["a", "c"], ["c"], []])
+    >>> connected_groups([["a"], ["b"], ["a", "c"], ["c"], []])
     [0, 1, 0, 0, 2]
     """
     parent = list(range(len(items)))
@@ -88,14 +88,15 @@ def joined(items: Sequence[Iterable[Hashable]]) -> list[int]:
     return [numbers.setdefault(root(i), len(numbers)) for i in range(len(items))]
 
 
-def once(clips: Clips) -> list[Clip]:
+def without_duplicates(clips: Clips) -> list[Clip]:
     """The clips without the copies that were asked for the same, the first of each kept.
 
-    >>> [clip["path"] for clip in once([{"id": "a", "path": "1"}, {"id": "a", "path": "2"}, {"id": "b", "path": "3"}])]
+    >>> clips = [{"id": id, "path": path} for id, path in (("a", "1"), ("a", "2"), ("b", "3"))]
+    >>> [clip["path"] for clip in without_duplicates(clips)]
     ['1', '3']
     """
     seen: dict[Hashable, Clip] = {}
-    for clip, number in zip(clips, contents(clips), strict=True):
+    for clip, number in zip(clips, content_numbers(clips), strict=True):
         seen.setdefault(
             (clip.get("prompt") or "", clip.get("seed") if clip.get("prompt") else None, number),
             clip,
@@ -103,24 +104,24 @@ def once(clips: Clips) -> list[Clip]:
     return list(seen.values())
 
 
-def groups(clips: Clips) -> list[int]:
+def dependence_groups(clips: Clips) -> list[int]:
     """The group of each clip for intervals and tests: its prompt, joined with the prompts
     of its copies.
 
-    >>> groups([{"prompt": "x"}, {"prompt": "x"}, {"prompt": "y", "id": "a"}, {"prompt": "z", "id": "a"}, {}, {}])
+    >>> dependence_groups([{"prompt": "x"}, {"prompt": "x"}, {"prompt": "y", "id": "a"}, {"prompt": "z", "id": "a"}, {}, {}])
     [0, 0, 1, 1, 2, 3]
     """
-    return joined([keys(clip) for clip in clips])
+    return connected_groups([dependence_keys(clip) for clip in clips])
 
 
-def named(clips: Clips) -> list[Hashable]:
-    """As `groups`, but "" for a clip that has no prompt and no copy, as `vidrl.inference`
+def group_names(clips: Clips) -> list[Hashable]:
+    """As `dependence_groups`, but "" for a clip that has no prompt and no copy, as `vidrl.inference`
     names what is alone.
 
-    >>> named([{"prompt": "x"}, {"prompt": "x"}, {}])
+    >>> group_names([{"prompt": "x"}, {"prompt": "x"}, {}])
     [0, 0, '']
     """
-    numbers = groups(clips)
+    numbers = dependence_groups(clips)
     often = Counter(numbers)
     return [
         number if clip.get("prompt") or often[number] > 1 else ""
@@ -128,18 +129,18 @@ def named(clips: Clips) -> list[Hashable]:
     ]
 
 
-def keys(clip: Clip, side: int = 0) -> list[Hashable]:
+def dependence_keys(clip: Clip, side: int = 0) -> list[Hashable]:
     """What makes clips of one set, the `side`, depend on each other: a prompt in common, or
     equal content."""
     prompt = [("prompt", clip["prompt"])] if clip.get("prompt") else []
-    return [*prompt, *((side, one) for one in content(clip))]
+    return [*prompt, *((side, one) for one in content_keys(clip))]
 
 
-def notes(sets: Sequence[Mapping[str, Any]]) -> list[str]:
+def duplicate_notes(sets: Sequence[Mapping[str, Any]]) -> list[str]:
     """What to say of the copies within each set, and between two sets.
 
     >>> twice = [{"id": "a", "path": "1.mp4"}, {"id": "a", "path": "2.mp4"}]
-    >>> notes([{"name": "ours", "clips": twice}])
+    >>> duplicate_notes([{"name": "ours", "clips": twice}])
     ['ours: 1 of 2 clips is a copy of another one and not counted again, the first is 2.mp4']
     """
     within = [note for one in sets for note in _within(one["name"], one["clips"])]
@@ -152,7 +153,7 @@ def notes(sets: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _within(name: str, clips: Clips) -> list[str]:
-    kept = {id(clip) for clip in once(clips)}
+    kept = {id(clip) for clip in without_duplicates(clips)}
     left = [clip for clip in clips if id(clip) not in kept]
     counted = (
         [
@@ -163,7 +164,7 @@ def _within(name: str, clips: Clips) -> list[str]:
         else []
     )
     answers: dict[int, set[str]] = {}
-    for clip, number in zip(clips, contents(clips), strict=True):
+    for clip, number in zip(clips, content_numbers(clips), strict=True):
         answers.setdefault(number, set()).add(clip.get("prompt") or "")
     same = [prompts for prompts in answers.values() if len(prompts) > 1]
     return counted + (
@@ -183,7 +184,7 @@ def _is(count: int, one: str, many: str) -> str:
 
 def _between(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """The clips that both sets have."""
-    numbers = contents([*first["clips"], *second["clips"]])
+    numbers = content_numbers([*first["clips"], *second["clips"]])
     mine, other = set(numbers[: len(first["clips"])]), numbers[len(first["clips"]) :]
     both = sum(number in mine for number in other)
     return (
