@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._flow.camera import NAMES, Split, camera_speed, object_speed, shared_split
+from ._flow.camera import NAMES
 from ._flow.coarse import coarse_motion
+from ._flow.things import Split, camera_speed, object_speed, shared_split
 from .base import About, Card, Reward, Samples, Score, finish, interleave, spread
 
 PARTS = ("object", "camera", *NAMES)

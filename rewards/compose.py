@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ._scoring.left_out import reason, where
+from ._scoring.long_clips import Stream
 from ._scoring.plain import as_reward
 from ._scoring.score import STILL, SUPPORTS, join
 from .base import Card, Reward, Samples, Score
@@ -371,8 +372,6 @@ class _Pieces:
     """A stream of a Composite."""
 
     def __init__(self, composite: Composite, fps: float, prompt: str) -> None:
-        from ._scoring.long_clips import Stream
-
         self.composite = composite
         self.stream = Stream(leaves("whole", composite), fps, prompt)
 

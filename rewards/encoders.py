@@ -15,8 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ._networks.efficientnet import EfficientNetLite
 from ._networks.hub import Network, chunked, nearest, pretrained, tokenizer
 from ._networks.pixels import HALF, IMAGENET, Pixels, of_folder
+from ._networks.vjepa2 import VJepa2
 
 
 class Encoder(Protocol):
@@ -167,13 +169,9 @@ def load(
         return spec
     name, source = _parsed(spec, (*FAMILIES, *CLIPS, "efficientnet"))
     if name in CLIPS:
-        from ._networks.vjepa2 import VJepa2
-
         place = source or CLIPS[name]
         return VJepa2(Network(lambda: pretrained("VJEPA2Model", place, dtype), offload), chunk)
     if name == "efficientnet":
-        from ._networks.efficientnet import EfficientNetLite
-
         return EfficientNetLite(chunk=chunk, offload=offload)
     if name in PAIRS:
         return load_pair(spec, chunk, dtype, offload)

@@ -9,21 +9,62 @@ is x (right), 1 is y (down). A flow lives on the grid of the frame that it start
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
-from ._flow import planes
+from ._flow.camera import camera, contrast
 from ._flow.estimators import METHODS, Estimator, batched, clip_flow, opencv
+from ._flow.images import (
+    SIZE,
+    around,
+    blocks,
+    energy,
+    gradient,
+    quantile,
+    shrink,
+    shrunk,
+)
+from ._flow.warping import (
+    LAI,
+    LAI_EDGE,
+    length,
+    moving_edge,
+    norm2,
+    occluded,
+    outside,
+    warp,
+)
+
+__all__ = [
+    "LAI",
+    "LAI_EDGE",
+    "METHODS",
+    "PAIRS",
+    "SIZE",
+    "Estimator",
+    "Motion",
+    "around",
+    "blocks",
+    "check_method",
+    "energy",
+    "estimate",
+    "gradient",
+    "length",
+    "moving_edge",
+    "norm2",
+    "occluded",
+    "outside",
+    "quantile",
+    "rested",
+    "shrink",
+    "shrunk",
+    "warp",
+]
 
 PAIRS = 32  # of frames that an estimator of batches sees at a time
-SIZE = 192  # the shorter side, in pixels, above which frames are measured at this size
-# occluded where |w + f|^2 > 0.01 (|w|^2 + |f|^2) + 0.5, Lai et al. 2018, arXiv:1808.00449
-LAI = (0.01, 0.5)
-LAI_EDGE = (0.01, 0.002)  # moving edge where |grad f|^2 > 0.01 |f|^2 + 0.002
 
 
 @dataclass(frozen=True)
@@ -117,8 +158,6 @@ class Motion:
     def contrast(self) -> Tensor:
         """From 0 on plain ground to 1, (B, F, H, W), no gradient; see
         `_camera.contrast`."""
-        from ._flow.camera import contrast
-
         return contrast(self.frames)
 
     @cached_property
@@ -132,8 +171,6 @@ class Motion:
         return self._camera(self.backward, slice(1, None))
 
     def _camera(self, flow: Tensor, part: slice) -> Tensor:
-        from ._flow.camera import camera
-
         found = camera(flow, self.frames[:, part], self.structure[:, part], self.contrast[:, part])
         return found.flow(*self.frames.shape[-2:])
 
@@ -211,177 +248,3 @@ def rested(
     moved = (warped - first).square().mean(2, keepdim=True)
     moves = around(plain, window) >= favour * around(moved, window)
     return flow * moves, torch.where(moves, warped, second)
-
-
-def warp(image: Tensor, flow: Tensor, mode: str = "bicubic") -> Tensor:
-    """`image` (..., C, H, W) sampled at x + flow(x), edges repeated; differentiable in
-    `image`.
-
-    >>> image = torch.arange(6.0).expand(1, 1, 6, 6)
-    >>> warp(image, torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 6, 6))[0, 0, 0, :4]
-    tensor([1., 2., 3., 4.])
-    """
-    if planes.fits(image, flow) and max(image.shape[-2:]) < 1 << 15:  # OpenCV's limits
-        return planes.warp(image, flow, mode)
-    height, width = image.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height).to(flow), torch.arange(width).to(flow), indexing="ij"
-    )
-    at = torch.stack([x, y]) + flow
-    scale = torch.tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)]).to(flow)
-    grid = at.movedim(-3, -1) * scale - 1
-    flat = grid_sample(
-        image.flatten(0, -4),
-        grid.flatten(0, -4).to(image),
-        mode=mode,
-        padding_mode="border",
-        align_corners=True,
-    )
-    return flat.view(image.shape)
-
-
-def occluded(
-    flow: Tensor,
-    back: Tensor,
-    thresholds: tuple[float, float] = LAI,
-    returned: Tensor | None = None,
-) -> Tensor:
-    """Where a pixel is out of sight in the other frame: the flow back does not return, or
-    it left the picture.
-
-    |w + f|^2 > a (|w|^2 + |f|^2) + b with w the flow back at x + f(x); Lai et al. 2018, arXiv:1808.00449.
-    Flows (..., 2, H, W), pixels; bool (..., H, W).
-    """
-    returned = warp(back, flow, "bilinear") if returned is None else returned
-    slack = thresholds[0] * (norm2(returned) + norm2(flow)) + thresholds[1]
-    return (norm2(returned + flow) > slack) | outside(flow)
-
-
-def outside(flow: Tensor) -> Tensor:
-    """Where x + flow(x) is more than half a pixel out of the picture, bool (..., H, W)."""
-    height, width = flow.shape[-2:]
-    x = torch.arange(width).to(flow) + flow[..., 0, :, :]
-    y = torch.arange(height).to(flow)[:, None] + flow[..., 1, :, :]
-    return (x < -0.5) | (x > width - 0.5) | (y < -0.5) | (y > height - 0.5)
-
-
-def moving_edge(flow: Tensor, thresholds: tuple[float, float] = LAI_EDGE) -> Tensor:
-    """Where the flow tears: |grad f|^2 > a |f|^2 + b (Lai et al. 2018), bool (..., H,
-    W)."""
-    return gradient(flow).square().sum((-4, -3)) > thresholds[0] * norm2(flow) + thresholds[1]
-
-
-def norm2(flow: Tensor) -> Tensor:
-    """Squared length of a flow (..., 2, H, W)."""
-    x, y = flow.unbind(-3)
-    return x * x + y * y
-
-
-def length(flow: Tensor) -> Tensor:
-    """Length of a flow (..., 2, H, W)."""
-    return norm2(flow).sqrt()
-
-
-def gradient(image: Tensor) -> Tensor:
-    """Forward differences along x and y, zero in the last column and row: (..., C, H, W) to
-    (..., 2, C, H, W)."""
-    pad = torch.nn.functional.pad
-    return torch.stack([pad(image.diff(dim=-1), (0, 1)), pad(image.diff(dim=-2), (0, 0, 0, 1))], -4)
-
-
-def energy(video: Tensor, floor: float = 1e-5) -> Tensor:
-    """Mean squared slope over two pixels, along x plus along y, and `floor`, (B, F); of the
-    picture by [1 2 1] / 4.
-
-    Wide enough that an edge has about the same wherever between two pixels it falls, and
-    that fine grain has little.
-    """
-    soft = _pairs(_pairs(video))
-    across, down = soft[..., 2:] - soft[..., :-2], soft[..., 2:, :] - soft[..., :-2, :]
-    return across.square().mean((2, 3, 4)) + down.square().mean((2, 3, 4)) + floor
-
-
-def _pairs(image: Tensor) -> Tensor:
-    """Means of two by two pixels, at every place: one row and one column less."""
-    rows = image[..., 1:, :] + image[..., :-1, :]
-    return (rows[..., 1:] + rows[..., :-1]) / 4
-
-
-def around(image: Tensor, window: float) -> Tensor:
-    """Means over a square of `window` times the shorter side about each pixel of (B, T, C,
-    H, W)."""
-    reach = max(1, round(min(image.shape[-2:]) * window / 2))
-    counts = _counts(image.shape[-2], image.shape[-1], reach)
-    if planes.fits(image):
-        return planes.around(image, reach, counts)
-    return _box(image, reach) / counts.to(image)
-
-
-@lru_cache(maxsize=64)
-def _counts(height: int, width: int, reach: int) -> Tensor:
-    """How many pixels of the square about each are in the picture, (H, W)."""
-    return _box(torch.ones(height, width), reach)
-
-
-def _box(image: Tensor, reach: int) -> Tensor:
-    """Sums over squares of 2 reach + 1 pixels, nothing beyond the border."""
-    padded = torch.nn.functional.pad(image, (reach, reach, reach, reach))
-    return _runs(_runs(padded, 2 * reach + 1, -1), 2 * reach + 1, -2)
-
-
-def _runs(image: Tensor, length: int, dim: int) -> Tensor:
-    """Sums of `length` neighbours along `dim`, from sums of 1, 2, 4, ...: as exact as
-    adding them up, in less time."""
-    left = image.shape[dim] - length + 1
-    total, start, width = image.new_zeros(()), 0, 1
-    while width <= length:
-        if length & width:
-            total, start = total + image.narrow(dim, start, left), start + width
-        rest = image.shape[dim] - width
-        image, width = image.narrow(dim, 0, rest) + image.narrow(dim, width, rest), 2 * width
-    return total
-
-
-def quantile(values: Tensor, q: float) -> Tensor:
-    """The quantile of (B, T, N) along N, linear between its neighbours: `torch.quantile`
-    sorts, this does not.
-
-    >>> quantile(torch.tensor([[[4.0, 1.0, 2.0, 3.0]]]), 0.5)
-    tensor([[2.5000]])
-    """
-    if planes.fits(values):
-        return planes.quantile(values, q)
-    at = q * (values.shape[2] - 1)
-    top = values.topk(values.shape[2] - int(at), dim=2).values
-    above = top[..., -2] if top.shape[2] > 1 else top[..., -1]
-    return top[..., -1].lerp(above, at - int(at))
-
-
-def blocks(image: Tensor, side: int) -> Tensor:
-    """Means of square blocks of (B, T, C, H, W); those cut by the border too."""
-    pooled = avg_pool2d(image.flatten(0, 1), side, ceil_mode=True, count_include_pad=False)
-    return pooled.unflatten(0, image.shape[:2])
-
-
-def shrink(video: Tensor, size: int = SIZE) -> Tensor:
-    """Frames as float, their shorter side at most `size`, antialiased; small ones as they
-    are.
-
-    A uint8 clip is shrunk before it is made float, in two passes that round: within 1/255
-    of the same as float.
-    """
-    small = shrunk(video, size)
-    return small.float() / 255 if small.dtype == torch.uint8 else small
-
-
-def shrunk(video: Tensor, size: int = SIZE) -> Tensor:
-    """`shrink`, but bytes stay bytes where torch can shrink such: on the CPU."""
-    goal = [round(side * min(1.0, size / min(video.shape[-2:]))) for side in video.shape[-2:]]
-    if goal == list(video.shape[-2:]):
-        return video
-    if video.dtype == torch.uint8 and video.device.type != "cpu":
-        video = video.float() / 255
-    flat = interpolate(
-        video.flatten(0, 1), size=goal, mode="bilinear", antialias=True, align_corners=False
-    )
-    return flat.unflatten(0, video.shape[:2]).contiguous()

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ._flow.camera import camera_speed, object_speed, shared_split, thing
 from ._flow.coarse import coarse_motion
+from ._flow.things import camera_speed, object_speed, shared_split, thing
 from ._prompts.motion_words import Wanted, wanted
 from .base import About, Card, Reward, Samples
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._networks import vjepa2
+from ._networks import tiny, vjepa2
 from ._networks.hub import Network, chunked, pretrained
 from ._networks.learned import LearnedReward
 from .base import Card, Samples, Score, finish, nothing, refusals
@@ -25,7 +25,7 @@ class WmReward(LearnedReward):
     these frames. In each window the predictor sees the features of the first `past` frames
     and predicts the features of the other frames. The number of a window is the cosine of
     prediction and truth, taken over the tokens and averaged over the features, see
-    `_vjepa2.foreseen`. The value is the mean over the windows. The curve gives each
+    `_networks.vjepa2.foreseen`. The value is the mean over the windows. The curve gives each
     window's departure from that mean to the frames that the window predicts. A clip with
     fewer frames than a window is unscored.
 
@@ -84,7 +84,7 @@ class WmReward(LearnedReward):
     def tiny(cls) -> WmReward:
         """A small V-JEPA 2 of random weights and windows of 4 frames."""
         reward = cls(window=4, past=2, stride=2)
-        reward.network = Network(vjepa2.tiny_model)
+        reward.network = Network(tiny.vjepa2_model)
         return reward
 
     @property

@@ -98,10 +98,24 @@ def modules():
                 yield ".".join(inside.parts).removesuffix(".__init__"), path
 
 
-def imports(name, path):
-    """The dotted names below vidrl that a module imports, inside functions too."""
+def for_types_only(tree):
+    """The nodes under `if TYPE_CHECKING`, which no run executes."""
+    guards = (node for node in ast.walk(tree) if isinstance(node, ast.If))
+    guards = (guard for guard in guards if ast.unparse(guard.test) == "TYPE_CHECKING")
+    return {node for guard in guards for inside in guard.body for node in ast.walk(inside)}
+
+
+def imports(name, path, types=True):
+    """Yield the dotted names below vidrl that a module imports, inside functions too.
+
+    With `types` false, imports under `if TYPE_CHECKING` are left out.
+    """
     package = ["vidrl", *name.split(".")][: None if path.name == "__init__.py" else -1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    skipped = set() if types else for_types_only(tree)
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -135,6 +149,35 @@ def test_a_module_imports_only_from_lines_below_its_own(name):
         measures = name.startswith("benchmarks.") and not name.startswith(SCRIPTS)
         trains = measures and other in ("training.loop", "algorithms", "training.update")
         assert not trains, f"{name} imports {imported}: a distance between sets knows no training"
+
+
+def module_of(imported):
+    """The module that a dotted name is, or that holds the name; None for other packages."""
+    return next((name for name in (imported, imported.rpartition(".")[0]) if name in MODULES), None)
+
+
+def circle(graph):
+    """Return a circle of modules where each imports the next, or nothing."""
+    while leaves := [name for name, used in graph.items() if not used & graph.keys()]:
+        graph = {name: used for name, used in graph.items() if name not in leaves}
+    walk = list(graph)[:1]  # every module that is left imports another one that is left
+    while walk and walk.count(walk[-1]) == 1:
+        walk.append(min(graph[walk[-1]] & graph.keys()))
+    return walk[walk.index(walk[-1]) :] if walk else []
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"d", "b"}, "d": set()}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {
+        name: {module_of(one) for one in imports(name, path, types=False)} - {None, name}
+        for name, path in MODULES.items()
+    }
+    found = circle(graph)
+    assert not found, f"these modules import each other: {' -> '.join(found)}"
 
 
 ALONE = ("rewards", "inference", "diffusion.path", "plugin", "lookup")

@@ -38,9 +38,10 @@ from tqdm import tqdm
 
 from vidrl import audit, plugin
 from vidrl.audit.battery import NULLS, UNTOUCHED
+from vidrl.audit.figures import change_text
 from vidrl.audit.hacks import HACKS, NULL
 from vidrl.audit.page import colour, ink
-from vidrl.audit.report import Null, Report, Row, told
+from vidrl.audit.report import Null, Report, Row
 from vidrl.rewards import Reward, Samples, default
 from vidrl.synthetic.corruptions import corrupt
 
@@ -263,7 +264,7 @@ def _cell(report: Report, hack: str, x: float, y: float, width: int, height: int
     return (
         f'<rect x="{x + 1.5}" y="{y + 1.5}" width="{width - 3}" height="{height - 3}" rx="3" '
         f'fill="{colour(change)}"{frame}{fade}/><text x="{x + width / 2}" y="{y + 14.5}" font-size="9.5" '
-        f'text-anchor="middle" fill="{ink(change) if row.detectable else "#1b1c1e"}">{told(change)}</text>'
+        f'text-anchor="middle" fill="{ink(change) if row.detectable else "#1b1c1e"}">{change_text(change)}</text>'
     )
 
 

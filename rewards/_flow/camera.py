@@ -10,15 +10,15 @@ camera that tilts up moves the picture down.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from math import hypot
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ..base import Samples
-from ..flow import Motion, around, length, outside, quantile
+from .images import around, quantile
+from .warping import outside
 
 CELLS = 12  # a side; the fit sees the mean flow of each cell along its edges
 GUESSES = 96  # pairs of cells, each of which says what similarity it would be
@@ -62,59 +62,6 @@ class Camera:
         return Camera(-self.shift * back, back - 1, self.told, self.share)
 
 
-@dataclass(frozen=True)
-class Split:
-    """The flow of three frames in a row, told apart: what the camera does and what moves
-    beside it.
-
-    onward and back (B, F - 2, 2, H, W): the flow from the middle frame to the next and to
-    the one before, less the camera's, averaged along the edges nearby, pixels; ink (B, F -
-    2, H, W): from 0 where nothing shows to 1.
-    """
-
-    onward: Tensor
-    back: Tensor
-    ink: Tensor
-    ahead: Camera
-    behind: Camera
-
-    @cached_property
-    def lasting(self) -> Tensor:
-        """Speed of what goes on in the same direction, (|f - b| - |f + b|) / 2, pixels a
-        frame, (B, F - 2, H, W)."""
-        speed = (length(self.onward - self.back) - length(self.onward + self.back)).clamp(min=0) / 2
-        return speed * self.ink
-
-    @property
-    def numbers(self) -> Tensor:
-        """What the camera does a frame, (B, F - 2, 4), in the order of NAMES."""
-        return (self.ahead.numbers - self.behind.numbers) / 2
-
-
-def split(motion: Motion) -> Split:
-    """The motion of clips of 3 frames or more, told apart."""
-    height, width = motion.frames.shape[-2:]
-    there = camera(
-        motion.forward, motion.frames[:, :-1], motion.structure[:, :-1], motion.contrast[:, :-1]
-    )
-    return_ = camera(
-        motion.backward, motion.frames[:, 1:], motion.structure[:, 1:], motion.contrast[:, 1:]
-    )
-    ahead, behind = _cut(there, slice(1, None)), _cut(return_, slice(None, -1))
-    ink = motion.structure[:, 1:-1, None] ** 2
-    onward, back = motion.forward[:, 1:], motion.backward[:, :-1]
-    ink = ink * ~(outside(onward) | outside(back)).unsqueeze(2)
-    near = around(ink, 0.1)
-    onward, back = onward - ahead.flow(height, width), back - behind.flow(height, width)
-    onward, back = (around(x * ink, 0.1) / near.clamp(min=1e-12) for x in (onward, back))
-    return Split(onward, back, edges(near[:, :, 0]), ahead, behind)
-
-
-def shared_split(samples: Samples, motion: Motion, key: tuple[str, int]) -> Split:
-    """`split`, once for all rewards of one Samples; `key` is the flow's method and size."""
-    return samples.memo(("split", *key), lambda: split(motion))
-
-
 def camera(flow: Tensor, frames: Tensor, structure: Tensor, shows: Tensor | None = None) -> Camera:
     """The camera's part of `flow` (B, T, 2, H, W) that starts from `frames` (B, T, C, H,
     W), of `contrast` `shows`.
@@ -135,55 +82,6 @@ def camera(flow: Tensor, frames: Tensor, structure: Tensor, shows: Tensor | None
     share = (weight * (off < 2 * tolerance)).sum(-1) / weight.sum(-1).clamp(min=1e-6)
     told = _ground(shows)
     return Camera(shift * told, turn * told, told, share * told)
-
-
-def object_speed(found: Split, share: float = 0.05) -> Tensor:
-    """Lasting speed of the fastest `share` of the picture beside the camera, pixels a
-    frame, (B, F - 2)."""
-    moving = found.lasting.flatten(2)
-    return moving.topk(max(1, round(share * moving.shape[2])), dim=2).values.mean(2)
-
-
-def camera_speed(found: Split) -> Tensor:
-    """Mean speed of the picture under the camera's lasting motion, diagonals a frame, (B, F
-    - 2)."""
-    shift, turn = (
-        (found.ahead.shift - found.behind.shift) / 2,
-        (found.ahead.turn - found.behind.turn) / 2,
-    )
-    height, width = found.ink.shape[-2:]
-    field = positions(height, width, shift)[:: max(1, height // 16), :: max(1, width // 16)]
-    return (shift[..., None, None] + turn[..., None, None] * field).abs().mean((-2, -1))
-
-
-@dataclass(frozen=True)
-class Thing:
-    """What moves beside the camera, as one: all (B, F - 2), in diagonals a frame.
-
-    velocity complex, beside the camera; carried complex: what the camera adds at its place;
-    centre complex, from the centre of the picture, diagonals; turn complex: growth (natural
-    log of its size) and, turning clockwise, radians.
-    """
-
-    velocity: Tensor
-    carried: Tensor
-    centre: Tensor
-    turn: Tensor
-
-
-def thing(found: Split) -> Thing:
-    """The part of the picture that moves at half of the fastest speed or more, as one
-    thing."""
-    height, width = found.ink.shape[-2:]
-    rate = (found.onward - found.back) / 2 / hypot(height, width)
-    rate = torch.complex(rate[:, :, 0], rate[:, :, 1]).flatten(2)
-    weight = found.lasting.flatten(2)
-    weight = weight * (weight > 0.5 * object_speed(found)[..., None])
-    at = positions(height, width, rate).flatten().expand_as(rate)
-    total = weight.sum(-1).clamp(min=1e-9)
-    centre, velocity = (at * weight).sum(-1) / total, (rate * weight).sum(-1) / total
-    ahead, behind = ((c.shift + c.turn * centre) for c in (found.ahead, found.behind))
-    return Thing(velocity, (ahead - behind) / 2, centre, similarity(at, rate, weight)[1])
 
 
 def residual(flow: Tensor, seen: Camera, structure: Tensor) -> tuple[Tensor, Tensor]:
@@ -316,12 +214,6 @@ def _axes(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
         torch.arange(height).to(like) - (height - 1) / 2,
     )
     return x[None] / hypot(height, width), y[:, None] / hypot(height, width)
-
-
-def _cut(found: Camera, part: slice) -> Camera:
-    return Camera(
-        found.shift[:, part], found.turn[:, part], found.told[:, part], found.share[:, part]
-    )
 
 
 def _pairs(device: torch.device) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._networks import xfeat
 from ..flow import SIZE, Motion, around, estimate
 
 # two pictures (3, H, W) in [0, 1] to points and points
@@ -33,7 +34,7 @@ def matcher(name: str, size: int = SIZE) -> Matcher:
     if name in ("sift", "orb"):
         return lambda first, second: keypoints(first, second, name)
     if name == "xfeat":
-        return importlib.import_module("._xfeat", __package__).match  # type: ignore[no-any-return]
+        return xfeat.match
     raise ValueError(f"expected matcher to be flow, sift, orb or xfeat, got {name!r}")
 
 

@@ -207,3 +207,15 @@ def qwen25_judge() -> nn.Module:
     model = seeded(lambda: t.Qwen2_5_VLForConditionalGeneration(config))
     model.generation_config = t.GenerationConfig(eos_token_id=end, pad_token_id=end)
     return model
+
+
+def vjepa2_model() -> Any:
+    """A V-JEPA 2 of one layer a part and random weights, 4 frames of 32 x 32 pixels in 8
+    tokens."""
+    t = package("transformers")
+    parts = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1, "mlp_ratio": 1.0}
+    predictor = {"pred_hidden_size": 12, "pred_num_attention_heads": 1, "pred_num_hidden_layers": 1}
+    config = t.VJEPA2Config(
+        **parts, **predictor, crop_size=32, frames_per_clip=4, pred_num_mask_tokens=2
+    )
+    return seeded(lambda: t.VJEPA2Model(config))

@@ -98,18 +98,3 @@ def foreseen(model: Any, windows: Tensor, context: int) -> Tensor:
     came = true[:, known.shape[1] :]
     said, came = (layer_norm(x.to(windows.dtype), x.shape[-1:]) for x in (said, came))
     return cosine_similarity(said, came, dim=1).mean(1)
-
-
-def tiny_model() -> Any:
-    """A V-JEPA 2 of one layer a part and random weights, 4 frames of 32 x 32 pixels in 8
-    tokens."""
-    from .hub import package
-    from .tiny import seeded
-
-    t = package("transformers")
-    parts = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1, "mlp_ratio": 1.0}
-    predictor = {"pred_hidden_size": 12, "pred_num_attention_heads": 1, "pred_num_hidden_layers": 1}
-    config = t.VJEPA2Config(
-        **parts, **predictor, crop_size=32, frames_per_clip=4, pred_num_mask_tokens=2
-    )
-    return seeded(lambda: t.VJEPA2Model(config))

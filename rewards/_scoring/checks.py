@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from numbers import Real
@@ -13,32 +12,6 @@ from torch import Tensor
 
 AXES = "(batch, frames, channels, height, width)"
 SLACK = 0.05  # beyond [0, 1], which resizing and half precision leave at edges
-
-
-def check_samples(samples: Any) -> None:
-    """A Samples."""
-    from .samples import Samples
-
-    if isinstance(samples, Samples):
-        return
-    cure = "pass Samples(video, prompts, fps=16.0)"
-    if isinstance(samples, Tensor):
-        cure = f'pass Samples(video, [""] * len(video), fps=16.0) of a video {AXES}'
-    elif _paths(samples):
-        cure = "vidrl.rewards.score(paths, reward) reads files"
-    told = (
-        f"a tensor of shape {tuple(samples.shape)}"
-        if isinstance(samples, Tensor)
-        else type(samples).__name__
-    )
-    raise ValueError(
-        f"expected Samples, which hold the clips, their prompts and their frame rate, got {told}: {cure}"
-    )
-
-
-def _paths(value: Any) -> bool:
-    first = value[0] if isinstance(value, list | tuple) and value else value
-    return isinstance(first, str | os.PathLike)
 
 
 def check_video(video: Any, what: str) -> Tensor:

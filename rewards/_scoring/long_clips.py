@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .._files.memory import TooLarge
-from ..base import (
-    LONGEST,
-    About,
-    Reward,
-    Samples,
-    Score,
-    finish,
-    interleave,
-    refusals,
-    spread,
-    too_short,
-)
+from .curves import LONGEST, finish, interleave, refusals, spread, too_short
+from .samples import About, Samples
+from .score import Score
+
+if TYPE_CHECKING:
+    from ..base import Reward
 
 ENOUGH = 24  # small frames that a lane scores at a time
 HELD = 3 * 2**29  # bytes of frames that are held back until it shows how long a clip is

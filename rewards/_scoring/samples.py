@@ -5,6 +5,7 @@ Shapes: B batch, F frames, C channels, H W height and width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,7 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .checks import check_fps, check_meta, check_prompts, check_reference, check_video
+from .._flow.images import shrunk
+from .checks import AXES, check_fps, check_meta, check_prompts, check_reference, check_video
 
 Made = TypeVar("Made")
 
@@ -193,8 +195,6 @@ class _Pixels:
 
     def small(self, size: int) -> Tensor:
         """The clips with their shorter side at most `size`."""
-        from ..flow import shrunk
-
         if self.whole is not None:
             return self.whole.small(size)[:, self.start :: self.stride]
         if size not in self.made:
@@ -222,3 +222,27 @@ class About:
     size: tuple[int, int]  # (width, height)
     reference: Tensor | None = None
     meta: Sequence[Mapping[str, Any]] = ()
+
+
+def check_samples(samples: Any) -> None:
+    """A Samples."""
+    if isinstance(samples, Samples):
+        return
+    cure = "pass Samples(video, prompts, fps=16.0)"
+    if isinstance(samples, Tensor):
+        cure = f'pass Samples(video, [""] * len(video), fps=16.0) of a video {AXES}'
+    elif _paths(samples):
+        cure = "vidrl.rewards.score(paths, reward) reads files"
+    told = (
+        f"a tensor of shape {tuple(samples.shape)}"
+        if isinstance(samples, Tensor)
+        else type(samples).__name__
+    )
+    raise ValueError(
+        f"expected Samples, which hold the clips, their prompts and their frame rate, got {told}: {cure}"
+    )
+
+
+def _paths(value: Any) -> bool:
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    return isinstance(first, str | os.PathLike)

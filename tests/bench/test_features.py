@@ -92,9 +92,9 @@ def test_efficientnet_brings_its_weights(tmp_path):
 
 def test_vjepa2_sees_whole_clips(tmp_path):
     pytest.importorskip("transformers")
-    from vidrl.rewards._networks.vjepa2 import tiny_model
+    from vidrl.rewards._networks.tiny import vjepa2_model
 
-    tiny_model().save_pretrained(tmp_path / "weights")
+    vjepa2_model().save_pretrained(tmp_path / "weights")
     encoder, path = (
         Encoder(f"vjepa2:{tmp_path / 'weights'}"),
         write(tmp_path / "clip.mp4", [0.2, 0.3, 0.4]),

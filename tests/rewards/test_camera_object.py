@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples
-from vidrl.rewards._flow.camera import Camera, camera, similarity, split
+from vidrl.rewards._flow.camera import Camera, camera, similarity
+from vidrl.rewards._flow.things import split
 from vidrl.rewards.camera_object import PARTS, CameraObject
 from vidrl.rewards.flow import Motion
 from vidrl.synthetic import world

@@ -8,7 +8,7 @@ from torch.nn import functional as f
 pytest.importorskip("transformers")
 
 from vidrl.rewards import Samples, encoders
-from vidrl.rewards._networks import hub, vjepa2
+from vidrl.rewards._networks import hub, tiny, vjepa2
 from vidrl.rewards.wm_reward import WmReward, curve, evenly
 
 MEAN, DEVIATION = (
@@ -23,7 +23,7 @@ def clip(frames=9, size=32, seed=0):
 def model():
     """A V-JEPA 2 whose windows of 8 frames are 4 x 4 tokens, in float64, with mask tokens
     that are not 0."""
-    made = vjepa2.tiny_model().double().eval()
+    made = tiny.vjepa2_model().double().eval()
     with torch.no_grad():
         made.predictor.embeddings.mask_tokens.normal_(generator=torch.Generator().manual_seed(5))
     return made

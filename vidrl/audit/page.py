@@ -8,8 +8,8 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from vidrl.audit.figures import change_text, detectable_from
 from vidrl.audit.hacks import HACKS
-from vidrl.audit.report import told, told_from
 from vidrl.audit.table import ARROWS, LEGEND, verdict
 from vidrl.audit.verdict import FAIL, OPEN, PASS
 from vidrl.report.charts import Line, chart, interval, number
@@ -121,7 +121,7 @@ def _heat_row(report: Report, hack: str) -> str:
     )
     return (
         f'<span title="{escape(HACKS[hack].why)}">{escape(hack)}</span><span class="soft">'
-        f'{told_from(HACKS[hack])}</span>{cells}<span class="soft">'
+        f'{detectable_from(HACKS[hack])}</span>{cells}<span class="soft">'
         f"{escape(ARROWS[report.trend(hack)]) if len(rows) > 1 else ''}</span>{plot}"
     )
 
@@ -137,7 +137,7 @@ def _cell(report: Report, row: Row | None) -> str:
     kind = " won" if row.rate > 0.05 else ""
     return (
         f'<span class="cell{kind}{"" if row.detectable else " apart"}" title="{escape(title)}" '
-        f'style="background:{colour(change)};color:{ink(change)}">{told(change)}<br>'
+        f'style="background:{colour(change)};color:{ink(change)}">{change_text(change)}<br>'
         f"<small>{100 * row.rate:.0f} % win</small></span>"
     )
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from vidrl.audit.figures import change_text
 from vidrl.audit.page import colour, ink, sides
-from vidrl.audit.report import told
 from vidrl.audit.table import verdict
 from vidrl.audit.verdict import FAIL, OPEN, PASS
 from vidrl.report.charts import number
@@ -87,7 +87,7 @@ def _cell(report: Report, row: Row | None, x: float, y: float) -> str:
         + _text(
             x + CELL / 2,
             y + 14.5,
-            told(change) + share,
+            change_text(change) + share,
             size=10.5,
             anchor="middle",
             fill=ink(change) if row.detectable else "#1b1c1e",

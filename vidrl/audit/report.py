@@ -12,10 +12,10 @@ import numpy as np
 
 from vidrl.audit import verdict as verdicts
 from vidrl.audit.clips import Clip, Left
-from vidrl.audit.hacks import NEVER, Hack
+from vidrl.audit.hacks import Hack
+from vidrl.audit.table import table
 from vidrl.audit.verdict import Wins
 from vidrl.inference.means import interval
-from vidrl.report.charts import number
 from vidrl.rewards import Card
 
 Values = np.ndarray
@@ -266,8 +266,6 @@ class Report:
 
     def table(self) -> str:
         """The audit as text, one line a hack."""
-        from vidrl.audit.table import table
-
         return table(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -354,29 +352,6 @@ def trend(means: Sequence[float], noise: float) -> str:
     way = 1 if known[-1] > 0 else -1
     backwards = (way * np.diff(known) < -noise).any()
     return "mixed" if backwards else "rises" if way > 0 else "falls"
-
-
-def told(change: float) -> str:
-    """A change in noises, short: one decimal below ten.
-
-    >>> told(-0.04), told(2.34), told(-45.2), told(float("nan"))
-    ('0.0', '+2.3', '−45', '–')
-    """
-    if change != change:
-        return "–"
-    text = f"{change:+.0f}" if abs(change) >= 9.95 else f"{change:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
-
-
-def told_from(hack: Hack) -> str:
-    """From which strength on a hack can be told, in a word."""
-    return (
-        "never"
-        if hack.told_from == NEVER
-        else number(hack.told_from)
-        if hack.told_from > 0
-        else "always"
-    )
 
 
 def _row(row: Row, null: Null) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vidrl.audit.figures import change_text, detectable_from
 from vidrl.audit.hacks import HACKS
 from vidrl.audit.verdict import OPEN
 
 if TYPE_CHECKING:
-    from vidrl.audit.report import Report, Row
+    from vidrl.audit.report import Check, Report, Row
 
 ARROWS = {"falls": "↘ falls", "rises": "↗ rises", "mixed": "~ mixed", "flat": "= flat"}
 LEGEND = """\
@@ -71,18 +72,18 @@ def _head(report: Report) -> str:
 
 
 def _line(report: Report, hack: str) -> str:
-    from vidrl.audit.report import told, told_from
-
     rows = {row.strength: row for row in report.of(hack)}
     cells = "".join(f"{_cell(rows.get(s)):>7}" for s in report.strengths)
     last, unit = report.of(hack)[-1], report.null.sigmas
-    change = f"{told(unit(last.mean)):>6} [{told(unit(last.low))}, {told(unit(last.high))}]"
+    change = f"{change_text(unit(last.mean)):>6} [{change_text(unit(last.low))}, {change_text(unit(last.high))}]"
     lost = sum(row.unscored for row in rows.values())
     note = (
         f"   {lost} unscored: {last.why[0] if last.why else 'at a lower strength'}" if lost else ""
     )
     way = ARROWS[report.trend(hack)] if len(rows) > 1 else ""
-    return f"{hack:12} {told_from(HACKS[hack]):>9}{cells}   {change:<22}   {way}{note}".rstrip()
+    return (
+        f"{hack:12} {detectable_from(HACKS[hack]):>9}{cells}   {change:<22}   {way}{note}".rstrip()
+    )
 
 
 def _cell(row: Row | None) -> str:
@@ -92,10 +93,7 @@ def _cell(row: Row | None) -> str:
     return share if row.detectable else f"({share})"
 
 
-def _check(check: object) -> str:
-    from vidrl.audit.report import Check
-
-    assert isinstance(check, Check)
+def _check(check: Check) -> str:
     return f"{'ok  ' if check.passed else 'FLAG'} {check.name:14} {check.words}"
 
 

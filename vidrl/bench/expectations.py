@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl.rewards._flow.camera import object_speed, shared_split
 from vidrl.rewards._flow.coarse import coarse_motion
+from vidrl.rewards._flow.things import object_speed, shared_split
 from vidrl.rewards._prompts.motion_words import Wanted, wanted
 from vidrl.rewards.base import About, Card, Reward, Samples
 from vidrl.rewards.motion_target import MotionTarget, _Measured, band
