@@ -70,7 +70,7 @@ LAYERS = [
         "training.standstill",
         "training.progress",
     },
-    {"lookup"},
+    {"lookup", "report.render"},
 ]
 LEVEL = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 # rooms of which each module has a line of its own

@@ -20,7 +20,9 @@ from vidrl import plugin
 ROOT = Path(__file__).parent.parent
 NEEDED = [
     "vidrl/py.typed",
-    "vidrl/report/report.css",
+    "vidrl/report/templates/report.css",
+    "vidrl/report/templates/report.js",
+    "vidrl/report/templates/run.html",
     "vidrl/audit/page.css",
     "vidrl/cli/__init__.py",
     "vidrl/audit/command.py",
@@ -107,15 +109,17 @@ def test_the_wheel_ships_vidrl_and_nothing_else(tmp_path):
 
 
 def check_installed(tmp_path, wheel):
-    """An installed wheel, away from the checkout, finds its plug-ins and its page's
-    style."""
+    """An installed wheel, away from the checkout, finds its plug-ins and renders its
+    page."""
     installed = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
     code = (
         "import vidrl, vidrl.rewards; from vidrl import plugin; from importlib.resources import files\n"
         "print(vidrl.__file__); print(*plugin.names('rewards'))\n"
-        "for name in ('report/report.css', 'audit/page.css'): files('vidrl').joinpath(name).read_text()"
+        "files('vidrl').joinpath('audit/page.css').read_text()\n"
+        "from vidrl.report.page import page; from vidrl.report.run_folder import Run\n"
+        "assert '<h2>The run</h2>' in page(Run())"
     )
     made = run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
     assert made.returncode == 0, made.stderr

@@ -97,8 +97,6 @@ PENDING: set[str] = {
     "vidrl/lookup",
     "vidrl/lora",
     "vidrl/recipe",
-    "vidrl/report",
-    "vidrl/report/page",
     "vidrl/steering",
     "vidrl/synthetic",
     "vidrl/training",

@@ -137,7 +137,7 @@ def test_unscored_frames_are_left_out_of_the_reason():
             SPANS,
             "Whole-clip credit: each of the 2 segments was pushed down (−0.3), because drift was worse",
         ),
-        ([0.0, 0.0], SPANS, "Not pushed either way"),
+        ([0.0, 0.0], SPANS, "Not pushed up or down"),
         ([None, None], SPANS, "No advantage was recorded"),
         ([], [], "No advantage was recorded"),
         ([0.2, 0.9], SPANS, "The least: frames 0 to 4 (+0.2)."),
@@ -170,7 +170,7 @@ def test_all_of_a_clip_stands_on_one_axis(tmp_path):
     ]
     reward = lane(text, "reward")
     assert (
-        'title="frame 8: the group&#x27;s others 0.4, composite 0.5"' in reward
+        'title="frame 8: the group&#39;s others 0.4, composite 0.5"' in reward
         and ">frame 8<" in reward
     )
     assert {"flicker", "drift"} <= set(re.findall(r'<div class="name">(\w+)<', text))
@@ -220,7 +220,7 @@ def test_parts_that_are_not_local_are_named(tmp_path):
     parts = {"flicker": 0.4, "drift": 0.1, "aesthetic": 5.0}
     text = html(folder(tmp_path, [row(parts=parts, supports={"drift": "prefix"})]))
     assert (
-        "Credited to every segment alike, because no frames of their own earn them: drift, aesthetic."
+        "Credited to every segment alike, because these parts have no value for single frames: drift, aesthetic."
         in text
     )
 
@@ -254,7 +254,7 @@ def test_an_image_has_numbers_for_curves(tmp_path):
         folder(tmp_path, [image], {"parts": {"composite": [[1.0]]}, "segments": [[0, 1]]}, frames=1)
     )
     assert (
-        "The image was pushed up (+0.7), because flicker was better than in the group&#x27;s other clips."
+        "The image was pushed up (+0.7), because flicker was better than in the group&#39;s other clips."
         in text
     )
     assert (
@@ -294,7 +294,7 @@ def test_the_influence_is_drawn_row_by_row_with_its_blocks(tmp_path):
     text = html(
         folder(tmp_path, [row()], {"parts": parts, "steps": "mean over steps", "segments": SPANS})
     )
-    section = text[text.index("What the noise of a segment moves") :]
+    section = text[text.index("Which frames the noise of a segment moves") :]
     assert (
         section.index("<h3>composite</h3>") < section.index("<h3>flicker</h3>")
         and "<h3>drift</h3>" not in section
@@ -325,7 +325,7 @@ def test_the_share_of_an_even_matrix_is_that_of_an_even_spread():
 def test_one_segment_is_said_to_be_the_whole_clip(tmp_path):
     one = {"parts": {"composite": [[1.0] * 9]}, "segments": [[0, 9]]}
     text = html(folder(tmp_path, [row(segments=[[0, 9]], advantage=[0.4])], one))
-    assert "The clip is one segment, so that the whole clip was credited." in text
+    assert "The clip is one segment, so the clip got one advantage." in text
     assert 'class="block"' not in text and "if spread evenly" not in text
 
 
@@ -340,7 +340,7 @@ def test_a_long_matrix_scrolls_in_its_own_box(tmp_path):
 def test_a_run_without_influence_says_nothing_of_it(tmp_path):
     run = folder(tmp_path, [row()])
     assert (
-        "What the noise of a segment moves" not in html(run)
+        "Which frames the noise of a segment moves" not in html(run)
         and run_folder.read(run).influence == {}
     )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vidrl.audit.search import Point
 
 SAYS = {PASS: "pass", FAIL: "fail", OPEN: ""}  # the colour of the verdict
-STYLES = ("report/report.css", "audit/page.css")
+STYLES = ("report/templates/report.css", "audit/page.css")
 LOSS, GAIN, NONE = (194, 87, 26), (11, 122, 117), (245, 245, 242)
 
 
@@ -174,7 +174,9 @@ def _curve(points: Sequence[Point], name: str, shift: int) -> str:
         dots=True,
     )
     labels = ", ".join(f"{point.n}" for point in points)
-    return f'<p class="key">{name} at N = {labels}</p>' + chart([line], title=f"{name} against N")
+    return f'<p class="key">{name} at N = {labels}</p>' + str(
+        chart([line], title=f"{name} against N")
+    )
 
 
 def _checks(report: Report) -> str:

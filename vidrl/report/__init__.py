@@ -1,1 +1,1 @@
-"""A run folder as a page: what the run wrote, charts, and the sections of the page."""
+"""Turns a run folder into one HTML page: run_folder reads, page prepares, templates draw."""

@@ -1,7 +1,6 @@
-"""Charts as HTML and SVG text, for the report; the standard library only.
+"""Charts as HTML and SVG: this module computes places in percent, charts.html draws them.
 
-Nothing drawn holds text: labels are HTML around it, so that a chart may be stretched to any
-width and stay readable. Colours are CSS classes of the page.
+All pages share these charts. The HTML is in templates/charts.html; colours are CSS classes.
 """
 
 from __future__ import annotations
@@ -9,7 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import TYPE_CHECKING
+
+from .render import macro
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+TEMPLATE = "report/charts.html"
+MOST_HOVERS = 400  # points of a chart above which no point has a hover label: pages stay small
 
 Number = float | None  # None: not scored
 
@@ -28,8 +35,7 @@ class Line:
 
 
 def number(value: Number, sign: bool = False, digits: int = 3) -> str:
-    """A number for people: three significant digits, a true minus, a dash where there is
-    none.
+    """Return a number as people write it: three significant digits, a dash for None and NaN.
 
     >>> number(0.12345), number(-1234.5), number(0.5, sign=True), number(None), number(2e-9)
     ('0.123', '−1234', '+0.5', '–', '2e-09')
@@ -39,6 +45,7 @@ def number(value: Number, sign: bool = False, digits: int = 3) -> str:
     text = f"{value:+.{digits}g}" if sign else f"{value:.{digits}g}"
     if "e" in text and 1e-4 <= abs(value) < 1e6:
         text = f"{value:+.0f}" if sign else f"{value:.0f}"
+    # only the sign becomes a true minus: the hyphen of an exponent such as 2e-09 stays
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
@@ -52,34 +59,42 @@ def chart(
     level: float | None = None,
     digits: int = 3,
     cells: bool = False,
-) -> str:
-    """Curves in one frame with their range beside it; `borders` are vertical lines, `level`
-    a horizontal one.
+) -> Markup:
+    """Draw curves in one frame, with the ends of their range at its left.
 
-    `span` fixes the x axis, `axis` says what x counts, `digits` are those of the labels.
-    `cells`: x runs through cells [n, n + 1), as frames do, and a label names the cell. A
-    point without neighbours is a dot.
+    Args:
+        lines: the curves; a point without neighbours is drawn as a dot.
+        borders: x values of vertical lines.
+        span: the ends of the x axis; by default the range of all x.
+        axis: what x counts, such as "round".
+        title: what a screen reader says about the chart.
+        level: y value of a horizontal line.
+        digits: significant digits of the labels.
+        cells: x runs through cells [n, n + 1), as frames do, and a label names the cell.
     """
     x_low, x_high = span or _range([x for line in lines for x in line.x])
-    values = [y for line in lines for y in (*line.y, *line.low, *line.high)] + (
-        [] if level is None else [level]
-    )
+    values = [y for line in lines for y in (*line.y, *line.low, *line.high)] + [level]
     low, high = _range([y for y in values if y is not None])
     frame = _Frame(x_low, x_high, low, high)
-    drawn = [_rule(frame, x, "border") for x in borders]
-    drawn += [] if level is None else [_path(frame, [x_low, x_high], [level, level], "level")]
-    drawn += [_band(frame, line) for line in lines if line.low]
-    drawn += [_path(frame, line.x, line.y, f"line {line.style}") for line in lines]
-    over = "".join(_dots(frame, line, 0 if line.dots else 1) for line in lines)
-    over += _hover(frame, lines, axis, digits, cells)
-    return (
-        f'<div class="chart"><span class="top">{number(high, digits=digits)}</span>'
-        f'<span class="bottom">{number(low, digits=digits)}</span>'
-        f'<div class="plot"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(title)}">{"".join(drawn)}</svg>{over}</div>'
-        f'<span class="from">{number(x_low) if axis else ""}</span>'
-        f'<span class="to">{escape(axis)} {number(x_high - cells) if axis else ""}</span></div>'
-    )
+    under = [{"style": "border", "d": f"M{frame.x(x):.2f},0V100"} for x in borders]
+    if level is not None:
+        under.append({"style": "level", "d": _path(frame, [x_low, x_high], [level, level])})
+    drawn = {
+        "title": title,
+        "axis": axis,
+        "low": number(low, digits=digits),
+        "high": number(high, digits=digits),
+        "start": number(x_low) if axis else "",
+        "end": number(x_high - cells) if axis else "",
+        "under": under,
+        "bands": [_band(frame, line) for line in lines if line.low],
+        "lines": [
+            {"style": f"line {line.style}", "d": _path(frame, line.x, line.y)} for line in lines
+        ],
+        "marks": [mark for line in lines for mark in _marks(frame, line)],
+        "hovers": _hovers(frame, lines, axis, digits, cells),
+    }
+    return macro(TEMPLATE, "chart", drawn=drawn)
 
 
 def interval(
@@ -88,25 +103,26 @@ def interval(
     difference: float,
     zone: tuple[float, float] | None = None,
     style: str = "",
-) -> str:
-    """One row of a forest plot: a dot at the difference, a bar over its interval, zero in
-    the middle.
+) -> Markup:
+    """Draw one row of a forest plot: a dot at the difference and a bar over its interval.
 
-    `zone` is shaded: the differences that a guard allows. Without an interval, None, there
-    is no bar.
+    Zero is in the middle. `zone` is shaded: the differences that a guard allows. Where
+    `low` or `high` is None or NaN, there is no interval, and the bar has no length.
     """
     low, high = (difference if end is None or end != end else end for end in (low, high))
+    # 15 % of room, so that the end of the longest bar is seen; a row of zeros has reach 1
     reach = 1.15 * max(abs(low), abs(high), abs(difference)) or 1.0
-    place = lambda value: min(100.0, max(0.0, 50 + 50 * value / reach))  # noqa: E731
-    shaded = "" if zone is None else _span("zone", place(zone[0]), place(zone[1]))
-    return (
-        f'<div class="forest {style}">{shaded}<i class="zero"></i>{_span("bar", place(low), place(high))}'
-        f'<i class="dot" style="left:{place(difference):.2f}%"></i></div>'
-    )
+
+    def place(value: float) -> float:
+        return min(100.0, max(0.0, 50 + 50 * value / reach))
+
+    shaded = None if zone is None else (place(zone[0]), place(zone[1]))
+    bar = (place(low), place(high))
+    return macro(TEMPLATE, "interval", style=style, zone=shaded, bar=bar, dot=place(difference))
 
 
 def decimals(value: Number, sign: bool = False, places: int = 3) -> str:
-    """A number of a table's column, with so many decimals.
+    """Return a number with a fixed count of decimals, for a column of a table.
 
     >>> decimals(0.4), decimals(-0.0004), decimals(0.12, sign=True), decimals(float("nan"))
     ('0.400', '−0.000', '+0.120', '–')
@@ -117,8 +133,7 @@ def decimals(value: Number, sign: bool = False, places: int = 3) -> str:
 
 
 def places(width: float) -> int:
-    """How many decimals show an interval of this width: three, or as many as give it two
-    digits, up to six.
+    """Return how many decimals show an interval of this width with two digits: 3 to 6.
 
     >>> places(0.04), places(0.00012), places(0.0)
     (3, 5, 3)
@@ -126,13 +141,12 @@ def places(width: float) -> int:
     return min(6, max(3, 1 - math.floor(math.log10(width)))) if width > 0 else 3
 
 
-def bars(values: Sequence[Number], spans: Sequence[tuple[float, float]], total: float) -> str:
-    """A signed bar over each span of [0, total], with its value: what each segment of a
-    clip was credited."""
+def bars(values: Sequence[Number], spans: Sequence[tuple[float, float]], total: float) -> Markup:
+    """Draw a signed bar over each span of [0, total]: the advantage of each segment of a clip."""
     most = max((abs(value) for value in values if value is not None), default=0) or 1.0
-    return "".join(
-        _bar(value, span, total, most) for value, span in zip(values, spans, strict=False)
-    )
+    pairs = zip(values, spans, strict=False)
+    segments = [_bar(value, span, total, most) for value, span in pairs]
+    return macro(TEMPLATE, "bars", segments=segments)
 
 
 def heat(
@@ -141,31 +155,32 @@ def heat(
     columns: Sequence[str],
     widths: Sequence[float] = (),
     signed: bool = True,
-) -> str:
-    """Cells as strong as their number is large, by sign where `signed`; what is not there
-    is hatched.
+) -> Markup:
+    """Draw cells whose opacity is the size of their number; a cell without one is hatched.
 
-    `rows` and `columns` name them, for the hover; `widths` are the columns' shares.
+    `rows` and `columns` name the cells in their hover labels; `widths` are the relative
+    widths of the columns; `signed` writes a plus before positive numbers.
 
-    >>> drawn = heat([[0.5, -1.0], [None, 0.0]], ["t 1", "t 0.5"], ["frame 0", "frames 1 to 4"], [1, 4])
+    >>> values, steps = [[0.5, -1.0], [None, 0.0]], ["t 1", "t 0.5"]
+    >>> drawn = heat(values, steps, ["frame 0", "frames 1 to 4"], [1, 4])
     >>> drawn.count('class="plus"'), drawn.count('class="minus"'), drawn.count('class="none"')
     (2, 1, 1)
     """
-    most = (
-        max((abs(value) for row in values for value in row if value is not None), default=0.0)
-        or 1.0
-    )
-    cells = "".join(
+    sizes = [abs(value) for row in values for value in row if value is not None]
+    most = max(sizes, default=0.0) or 1.0
+    cells = [
         _cell(value, most, f"{rows[i]}, {columns[j]}", signed)
         for i, row in enumerate(values)
         for j, value in enumerate(row[: len(columns)])
-    )
-    shares = " ".join(f"{width:g}fr" for width in widths) or f"repeat({len(columns)},1fr)"
-    return f'<div class="heat" style="grid-template-columns:{shares}">{cells}</div>'
+    ]
+    fractions = " ".join(f"{width:g}fr" for width in widths) or f"repeat({len(columns)},1fr)"
+    return macro(TEMPLATE, "heat", columns=fractions, cells=cells)
 
 
 @dataclass(frozen=True)
 class _Frame:
+    """The ranges of both axes, and the places of values in percent of the drawing."""
+
     x_low: float
     x_high: float
     low: float
@@ -182,19 +197,18 @@ class _Frame:
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an axis that shows all finite values."""
     finite = [value for value in values if abs(value) < float("inf")]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
-    # A constant has no range of its own: it is drawn halfway to zero's side of its frame,
-    # and zero on the floor.
-    return (
-        (low, high)
-        if low < high
-        else (min(0.0, 2 * low), max(0.0, 2 * high) or (1.0 if low == 0 else 0.0))
-    )
+    if low < high:
+        return low, high
+    # A constant has no range. A constant c is drawn in the middle between 0 and 2 c, and a
+    # constant 0 at the bottom of [0, 1].
+    return min(0.0, 2 * low), max(0.0, 2 * high) or (1.0 if low == 0 else 0.0)
 
 
 def _runs(x: Sequence[float], y: Sequence[Number]) -> list[list[tuple[float, float]]]:
-    """The stretches without a gap; a value that is not there is never drawn."""
+    """Split a curve at its missing values, so that no line is drawn across a gap."""
     runs: list[list[tuple[float, float]]] = [[]]
     for at, value in zip(x, y, strict=False):
         if value is None or value != value:
@@ -204,79 +218,69 @@ def _runs(x: Sequence[float], y: Sequence[Number]) -> list[list[tuple[float, flo
     return [run for run in runs if run]
 
 
-def _path(frame: _Frame, x: Sequence[float], y: Sequence[Number], style: str) -> str:
-    path = "".join(
+def _path(frame: _Frame, x: Sequence[float], y: Sequence[Number]) -> str:
+    """Return a curve as the commands of an SVG path."""
+    return "".join(
         "M" + "L".join(frame.point(*point) for point in run) for run in _runs(x, y) if len(run) > 1
     )
-    return f'<path class="{style}" d="{path}"/>'
 
 
-def _band(frame: _Frame, line: Line) -> str:
+def _band(frame: _Frame, line: Line) -> dict[str, str]:
+    """Return the polygon between `low` and `high`: along the upper edge and back."""
     upper = [point for run in _runs(line.x, line.high) for point in run]
     lower = [point for run in _runs(line.x, line.low) for point in run]
     points = " ".join(frame.point(*point) for point in [*upper, *reversed(lower)])
-    return f'<polygon class="band {line.style}" points="{points}"/>'
+    return {"style": line.style, "points": points}
 
 
-def _rule(frame: _Frame, x: float, style: str) -> str:
-    return f'<path class="{style}" d="M{frame.x(x):.2f},0V100"/>'
-
-
-def _dots(frame: _Frame, line: Line, longest: int = 0) -> str:
-    """A mark on every point, or on those of runs of `longest` points at most."""
-    points = [
-        point
-        for run in _runs(line.x, line.y)
-        if not longest or len(run) <= longest
-        for point in run
+def _marks(frame: _Frame, line: Line) -> list[dict[str, object]]:
+    """Return a dot for every point where the line asks for dots, else for lonely points."""
+    runs = [run for run in _runs(line.x, line.y) if line.dots or len(run) == 1]
+    return [
+        {"style": line.style, "left": frame.x(x), "top": frame.y(y)} for run in runs for x, y in run
     ]
-    return "".join(
-        f'<i class="mark {line.style}" style="left:{frame.x(x):.2f}%;top:{frame.y(y):.2f}%"></i>'
-        for x, y in points
-    )
 
 
-def _hover(frame: _Frame, lines: Sequence[Line], axis: str, digits: int, cells: bool) -> str:
+def _hovers(
+    frame: _Frame, lines: Sequence[Line], axis: str, digits: int, cells: bool
+) -> list[dict[str, object]]:
+    """Return an invisible strip around each x, whose hover label has the values of all lines."""
     at = sorted({x for line in lines for x in line.x})
-    if len(at) > 400:
-        return ""
-    told: dict[float, list[str]] = {x: [] for x in at}
+    if len(at) > MOST_HOVERS:
+        return []
+    labels: dict[float, list[str]] = {x: [] for x in at}
     for line in lines:
         for x, y in zip(line.x, line.y, strict=False):
-            told[x].append(f"{line.name} {number(y, digits=digits)}")
+            labels[x].append(f"{line.name} {number(y, digits=digits)}")
+    # the border between two strips is halfway between their points
     edges = [frame.x_low, *((a + b) / 2 for a, b in zip(at, at[1:], strict=False)), frame.x_high]
-    return "".join(
-        f'<b style="left:{frame.x(a):.2f}%;width:{frame.x(b) - frame.x(a):.2f}%" '
-        f'title="{escape(f"{axis} {number(math.floor(x) if cells else x)}: " + ", ".join(told[x]))}"></b>'
+    return [
+        {
+            "left": frame.x(a),
+            "width": frame.x(b) - frame.x(a),
+            "title": f"{axis} {number(math.floor(x) if cells else x)}: " + ", ".join(labels[x]),
+        }
         for x, a, b in zip(at, edges, edges[1:], strict=False)
-    )
+    ]
 
 
-def _span(style: str, left: float, right: float) -> str:
-    return f'<i class="{style}" style="left:{left:.2f}%;width:{max(right - left, 0.6):.2f}%"></i>'
-
-
-def _cell(value: Number, most: float, name: str, signed: bool) -> str:
+def _cell(value: Number, most: float, name: str, signed: bool) -> dict[str, object]:
+    """Return one cell of `heat`."""
     if value is None:
-        return f'<i class="none" title="{escape(name)}: not scored"></i>'
-    style = "plus" if value >= 0 else "minus"
-    return (
-        f'<i class="{style}" style="opacity:{abs(value) / most:.2g}" '
-        f'title="{escape(name)}: {number(value, sign=signed)}"></i>'
-    )
+        return {"opacity": None, "title": f"{name}: not scored"}
+    sign = "plus" if value >= 0 else "minus"
+    title = f"{name}: {number(value, sign=signed)}"
+    return {"sign": sign, "opacity": abs(value) / most, "title": title}
 
 
-def _bar(value: Number, span: tuple[float, float], total: float, most: float) -> str:
-    width = 100 * (span[1] - span[0]) / total
-    sign = "none" if value is None else "plus" if value >= 0 else "minus"
-    height = 0 if value is None else 46 * abs(value) / most
-    where = (
-        f"frames {span[0]:.0f} to {span[1] - 1:.0f}"
-        if span[1] - span[0] > 1
-        else f"frame {span[0]:.0f}"
-    )
-    title = f"{where}: advantage {number(value, sign=True)}"
-    return (
-        f'<div class="credit {sign}" style="width:{width:.3f}%" title="{title}">'
-        f'<i style="height:{height:.1f}%"></i><span>{number(value, sign=True, digits=2)}</span></div>'
-    )
+def _bar(value: Number, span: tuple[float, float], total: float, most: float) -> dict[str, object]:
+    """Return one bar of `bars`; the longest fills 46 of the 50 percent above or below zero."""
+    first, last = span[0], span[1] - 1
+    where = f"frames {first:.0f} to {last:.0f}" if last > first else f"frame {first:.0f}"
+    return {
+        "sign": "none" if value is None else "plus" if value >= 0 else "minus",
+        "width": 100 * (span[1] - span[0]) / total,
+        "height": 0 if value is None else 46 * abs(value) / most,
+        "title": f"{where}: advantage {number(value, sign=True)}",
+        "label": number(value, sign=True, digits=2),
+    }

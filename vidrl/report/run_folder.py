@@ -1,6 +1,6 @@
-"""A run folder, read: what everything that looks back at a run starts from.
+"""Reads a run folder: the page, the table and later comparisons start from a `Run`.
 
-Whatever is missing, as in an unfinished run, is empty.
+A file that is missing, as in an unfinished run, is read as an empty value.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ from vidrl.training import guards
 
 Row = Mapping[str, Any]
 
-
-# Of a held-out measure lower values are better (−1), or neither way is (0); of all others
-# higher values are.
+# Of these held-out measures lower values are better (−1) or neither direction is (0). Of
+# every other measure higher values are better.
 DIRECTION = {"unscored_share": -1, "exposure": 0, "weight_drift": 0}
-
 
 LEAST = 20  # held-out clips below which no change is claimed, as in the suites of vidrl bench
 
 
 class NoRun(ValueError):
-    """The folder holds no run, or one with a damaged file."""
+    """The folder holds no run, or a file of the run is damaged."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds, read."""
+    """The contents of a run folder."""
 
     folder: Path = Path()
     config_text: str = ""
@@ -52,50 +50,45 @@ class Run:
 
     @property
     def parts(self) -> list[str]:
-        """The names of the reward's parts."""
+        """Return the names of the reward's parts that the held-out table has."""
         last = self.metrics[-1].get("parts", {}) if self.metrics else {}
         return [name for name in last if name in self.held_out]
 
     def clip(self, *names: str) -> Path | None:
-        """The file of a clip in the run folder, an .mp4, or of an image, a .png; None where
-        there is none of these."""
+        """Return the file of a clip (.mp4) or of an image (.png); None where there is neither."""
         return self._file("mp4", *names) or self.picture(*names)
 
     def picture(self, *names: str) -> Path | None:
-        """The file of a picture in the run folder; None where there is none, or something
-        else than a .png."""
+        """Return the file of a picture; None where there is none or it is not a .png."""
         return self._file("png", *names)
 
-    def _file(self, what: str, *names: str) -> Path | None:
-        """A file of the run folder; None where there is none, or one of another kind by its
-        first bytes.
+    def _file(self, expected: str, *names: str) -> Path | None:
+        """Return a file of the run folder; None where there is none of this kind.
 
-        A run folder may be of a stranger, whose names and links could lead to any file of
-        the reader; the page would hold the bytes of that file. So a file lies inside the
-        folder, wherever links lead, and its bytes tell its kind.
+        A run folder may come from a stranger, whose names and links could lead to any file
+        of the reader, and the page would contain the bytes of that file. So the file must be
+        inside the folder after links are resolved, and its first bytes must be of its kind.
         """
         try:
             path = self.folder.joinpath(*names)
             inside = path.resolve().is_relative_to(self.folder.resolve())
-            return path if inside and path.is_file() and kind(path) == what else None
+            return path if inside and path.is_file() and kind(path) == expected else None
         except (OSError, TypeError, ValueError):  # a name that is no text, or that no file can have
             return None
 
     def allowed(self, name: str) -> tuple[float, float] | None:
-        """The differences from the base model that a guard allows this measure; None where
-        none guards it."""
+        """Return the differences from the base model that a guard allows; None without a guard."""
         band = self.config.get("guard", {}).get("bands", {}).get(name)
         if band is None:
             return None
         return guards.allowed(name, (band[0], band[1]), self.held_out[name]["before"])
 
     def change(self, name: str) -> str:
-        """How a held-out measure changed, where its interval leaves out zero: "better",
-        "worse", "rose" or "fell".
+        """Return how a held-out measure changed: "better", "worse", "rose", "fell" or "".
 
-        "rose" and "fell" are for a measure of which neither way is better. Empty where the
-        interval holds zero, where there is none, and where it comes from fewer than LEAST
-        clips, which cannot carry a claim.
+        "rose" and "fell" are for a measure of which neither direction is better. "" where
+        the 95 % interval contains zero, where there is no interval, and where fewer than
+        LEAST clips were measured, which are too few for a claim.
         """
         row = self.held_out[name]
         if row.get("n", LEAST) < LEAST:
@@ -111,37 +104,35 @@ class Run:
         )
 
     def verdict(self, name: str) -> str:
-        """What is shown of a guarded measure, see `vidrl.training.guards.verdict`; empty
-        where none guards it."""
+        """Return the verdict of a measure's guard, see `vidrl.training.guards.verdict`, or ""."""
         zone = self.allowed(name)
         return "" if zone is None else guards.verdict(self.held_out[name], zone)
 
 
 def side(row: Row) -> int:
-    """On which side of zero the interval of a difference lies: 1, −1, or 0 where it holds
-    zero or there is none."""
+    """Return the sign of a difference beyond doubt: 1, −1, or 0 where that is not known.
+
+    The sign is known where the whole interval is above zero or below zero.
+    """
     low, high = row.get("low"), row.get("high")
     return 0 if low is None or high is None else int(low > 0) - int(high < 0)
 
 
 def read(run_dir: str | Path) -> Run:
-    """Read a run folder; raises `NoRun` where there is no config.toml or a file is
-    damaged."""
+    """Read a run folder. Raises `NoRun` where there is no config.toml or a file is damaged."""
     folder = Path(run_dir)
     config = folder / "config.toml"
     if not config.is_file():
         found = "none" if folder.is_dir() else "no such folder"
         raise NoRun(
-            f"{folder}: expected a run folder with a config.toml, found {found}; `vidrl train` makes one"
+            f"{folder}: expected a run folder with a config.toml, found {found}; "
+            "`vidrl train` makes one"
         )
     text = config.read_text(encoding="utf-8")
     lines = {
         name: _lines(folder / f"{name}.jsonl") for name in ("metrics", "evals", "events", "bench")
     }
-    credit, influence = (
-        _json(folder / "credit.json", [], True),
-        _json(folder / "influence.json", {}, True),
-    )
+    # a run that is still going on has progress.json in place of summary.json
     summary = _json(folder / "summary.json", {}) or _json(folder / "progress.json", {})
     return Run(
         folder,
@@ -149,8 +140,8 @@ def read(run_dir: str | Path) -> Run:
         _parse(config, text, tomllib.loads),
         timelines=_json(folder / "timelines.json", []),
         summary=summary,
-        credit=credit,
-        influence=influence,
+        credit=_json(folder / "credit.json", [], finite=True),
+        influence=_json(folder / "influence.json", {}, finite=True),
         **lines,
     )
 
@@ -164,21 +155,20 @@ def _lines(path: Path) -> list[Row]:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    # the half-written last line of a run that is still going on, or was killed
+    # the last line of a run that is still going on, or was killed, may be half written
     except json.JSONDecodeError:
         return None
 
 
 def _json(path: Path, missing: Any, finite: bool = False) -> Any:
-    """What a file holds; where `finite`, NaN and infinities become None, as of what was not
-    scored."""
-    told = (lambda _: None) if finite else None
+    """Read a JSON file; with `finite`, NaN and infinities become None, which means unscored."""
+    parse_constant = (lambda _: None) if finite else None
     if not path.is_file():
         return missing
     return _parse(
         path,
         path.read_text(encoding="utf-8", errors="replace"),
-        lambda text: json.loads(text, parse_constant=told),
+        lambda text: json.loads(text, parse_constant=parse_constant),
     )
 
 
@@ -187,6 +177,6 @@ def _parse(path: Path, text: str, parse: Callable[[str], Any]) -> Any:
         return parse(text)
     except ValueError as error:  # of JSON and TOML alike
         raise NoRun(
-            f"{path} is damaged: {error}. Restore it from a copy; `vidrl train RECIPE --resume` writes the "
-            "summary and the timelines anew"
+            f"{path} is damaged: {error}. Restore it from a copy; `vidrl train RECIPE --resume` "
+            "writes the summary and the timelines anew"
         ) from error

@@ -27,7 +27,7 @@ from vidrl.rewards._files import whole_file
 
 __all__ = ["LARGEST", "media", "page", "write"]
 
-STYLES = ("report/report.css", "bench/page/page.css")
+STYLES = ("report/templates/report.css", "bench/page/page.css")
 LARGEST = 20_000_000  # bytes of a page
 LINKS = {
     "differences": "Differences",

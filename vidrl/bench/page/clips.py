@@ -13,7 +13,7 @@ from urllib.parse import quote
 from vidrl.bench.page.cases import Case, Example, clip_of, opened
 from vidrl.bench.page.facts import Results, Row, dim_name, hue, short
 from vidrl.report.charts import Line, chart, number
-from vidrl.report.page.film import beside
+from vidrl.report.render import macro
 
 Shown = Mapping[str, Mapping[str, Any]]
 
@@ -76,7 +76,12 @@ def given(results: Results, case: Case, media: Shown) -> str:
     """What the clips of a case were made from beside the text, as HTML; "" for the text
     alone."""
     return "".join(
-        beside(f"data:image/jpeg;base64,{media[named]['given']['picture']}" if named else "", words)
+        macro(
+            "report/film.html",
+            "given",
+            source=f"data:image/jpeg;base64,{media[named]['given']['picture']}" if named else "",
+            words=words,
+        )
         for named, words in references(results, case, media)
     )
 

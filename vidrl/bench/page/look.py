@@ -8,15 +8,19 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidrl.bench.page.cases import Case, clip_of, key
 from vidrl.bench.page.clips import Shown, asked, curves, given, player, references
 from vidrl.bench.page.facts import Results, Row, dim_name, hue, plural, short
 from vidrl.bench.page.media import SCALES
 from vidrl.report.charts import number
-from vidrl.report.page.film import lane, lanes
+from vidrl.report.render import macro
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+FILM = "report/film.html"
 MOST = 400  # values kept of a curve
 ROOM = 3_000_000  # bytes of all curves
 NAMES = {"film": "frames", "residual": "warp residual", "flow": "flow", "occlusion": "occlusion"}
@@ -74,13 +78,22 @@ def _strips(results: Results, named: str, media: Shown, out: Path) -> str:
     """A clip with its frames and maps on one time axis."""
     clip, shown, at = clip_of(results, named), media.get(named, {}), int(named.split(".")[0])
     who = results["sets"][at]["name"]
-    rows = "".join(lane(NAMES[name], _pictures(shown, name)) for name in NAMES)
-    drawn = lanes([rows], [], 1) if rows else ""
+    rows = "".join(
+        macro(FILM, "lane", name=NAMES[name], body=_markup(_pictures(shown, name)))
+        for name in NAMES
+    )
+    drawn = macro(FILM, "lanes", rows=_markup(rows), borders=[]) if rows else ""
     return (
         f'<div class="timeline"><figure>{player(clip, named, shown, out, inline=False)}<figcaption><span>'
         f'<i class="key {hue(results, at)}"></i>{escape(who)}</span></figcaption><div class="soft file">'
         f"{escape(short(clip['path'], 120))}</div></figure>{drawn}</div>"
     )
+
+
+def _markup(html: str) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(html)
 
 
 def _pictures(shown: Mapping[str, Any], name: str) -> str:

@@ -1,141 +1,119 @@
-"""A clip and what is told of it, on one time axis: the player, the frames, and the lanes
-drawn under them."""
+"""A clip on a page: the player, its frames side by side, and what it was made from."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..render import macro
 from ..run_folder import Row, Run
 
-MOST = 17  # frames shown of a clip
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+TEMPLATE = "report/film.html"
+MOST = 17  # frames that are shown of a clip
 HEIGHT = 72  # pixels of a shown frame, at most
 
 
-def player(path: Path | None) -> str:
-    """The clip itself, playing over and over, or the image; None is a clip that is not
-    there, see `Run.clip`."""
+def player(path: Path | None) -> Markup:
+    """Return the clip, playing over and over, or the image; None says that it is missing.
+
+    `Run.clip` gives None for a file that is missing or must not be opened.
+    """
     from vidrl.rewards._files.media import kind
 
     if path is None:
-        return '<div class="missing">clip missing</div>'
-    data = base64.b64encode(path.read_bytes()).decode()
-    if kind(path) == "png":
-        return f'<img class="still" alt="" src="data:image/png;base64,{data}">'
-    return f'<video src="data:video/mp4;base64,{data}" autoplay loop muted playsinline></video>'
+        return macro(TEMPLATE, "player", kind="", data="")
+    return macro(TEMPLATE, "player", kind=kind(path), data=_base64(path.read_bytes()))
 
 
-def given(run: Run, row: Row, *folder: str) -> str:
-    """What the clip of a row was made from beside the text: the image, and the other
-    references by name; "" for none.
+def given(run: Run, row: Row, *folder: str) -> Markup | str:
+    """Return what the clip of a row was made from besides the prompt; "" for nothing.
 
-    The image lies in that folder of the run.
+    That is the image, which is in that folder of the run, and other references by name.
     """
-    told = row.get("references")
-    if not isinstance(told, Mapping):
+    references = row.get("references")
+    if not isinstance(references, Mapping):
         return ""
     path = run.picture(*folder, row["reference"]) if row.get("reference") else None
-    data = base64.b64encode(path.read_bytes()).decode() if path else ""
-    words = ", ".join(f"{name}: {value}" for name, value in told.items())
-    return beside(f"data:image/png;base64,{data}" if data else "", words)
+    source = f"data:image/png;base64,{_base64(path.read_bytes())}" if path else ""
+    words = ", ".join(f"{name}: {value}" for name, value in references.items())
+    return macro(TEMPLATE, "given", source=source, words=words)
 
 
-def beside(source: str, words: str) -> str:
-    """What a clip was made from: the picture at the address `source`, if there is one, and
-    words on it."""
-    image = f'<img alt="the image that was given" src="{escape(source)}">' if source else ""
-    return f'<figure class="given">{image}<figcaption>given {escape(words)}</figcaption></figure>'
+def film(path: Path | None) -> Markup | str:
+    """Return the frames of a clip side by side, each over its own part of the time axis.
 
-
-def film(path: Path | None) -> str:
-    """The clip's frames side by side, each over its own stretch of the time axis; "" for an
-    image, or no readable file.
-
-    A long clip shows 17 of its frames, evenly spaced.
+    A long clip shows 17 of its frames, evenly spaced. "" for an image, for a file that is
+    missing and for a file that cannot be read.
     """
     from vidrl.rewards.video import Unreadable
 
+    if path is None or not path.is_file() or path.suffix == ".png":
+        return ""
     try:
-        shown, size = (
-            _thumbnails(path) if path and path.is_file() and path.suffix != ".png" else ([], 1.0)
-        )
+        shown, aspect = _thumbnails(path)
     except Unreadable:
         return ""
     if len(shown) < 2:
         return ""
     width = 100 / len(shown)
-    pictures = "".join(
-        f'<img class="frame" alt="" title="frame {at}" style="--x:{i * width:.3f}%;--w:{width:.3f}%" '
-        f'src="data:image/jpeg;base64,{data}">'
-        for i, (at, data) in enumerate(shown)
-    )
-    return f'<div class="film" style="--a:{len(shown) * size:.3f}">{pictures}</div>'
-
-
-def _thumbnails(path: Path) -> tuple[list[tuple[int, str]], float]:
-    """Number and JPEG of each frame that is shown, and width over height."""
-    from vidrl.rewards.video import Video
-
-    clip = Video(path)
-    count = min(MOST, clip.frames)
-    chosen = [int((i + 0.5) * clip.frames / count) for i in range(count)]
-    frames = (frame for piece in clip.pieces() for frame in piece)
-    shown = [
-        (at, _jpeg(frame.permute(1, 2, 0).numpy()))
-        for at, frame in enumerate(frames)
-        if at in chosen
+    frames = [
+        {"number": number, "left": i * width, "width": width, "data": data}
+        for i, (number, data) in enumerate(shown)
     ]
-    return shown, clip.size[0] / clip.size[1]
+    return macro(TEMPLATE, "film", aspect=len(shown) * aspect, frames=frames)
 
 
-def _jpeg(picture: object) -> str:
-    import cv2
-    import numpy as np
+def borders(spans: Sequence[tuple[int, int]], length: int) -> list[float]:
+    """Return where segments meet within a clip of `length` frames, in percent.
 
-    frame = np.asarray(picture)[..., ::-1]
-    scale = min(1.0, HEIGHT / frame.shape[0])
-    small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return base64.b64encode(
-        cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
-    ).decode()
-
-
-def lane(name: str, body: str, top: str = "", bottom: str = "") -> str:
-    """One row under the film: its name (HTML) in the gutter, what is drawn beside it, and
-    the ends of its scale."""
-    if not body:
-        return ""
-    ends = "".join(
-        f'<span class="{place}">{text}</span>'
-        for place, text in (("top", top), ("bottom", bottom))
-        if text
-    )
-    return f'<div class="lane"><div class="name">{name}{ends}</div><div class="track">{body}</div></div>'
-
-
-def lanes(rows: Iterable[str], spans: Sequence[tuple[int, int]], length: int) -> str:
-    """Rows on one time axis, with the segments' borders through all of them, and the
-    playing clip's place."""
-    borders = "".join(
-        f'<i style="left:{100 * start / length:.3f}%"></i>'
-        for start, _ in spans
-        if 0 < start < length
-    )
-    return f'<div class="lanes">{"".join(rows)}<div class="rules">{borders}<u class="playhead"></u></div></div>'
-
-
-def breaking(name: str) -> str:
-    """A name, escaped, that may break between its words."""
-    return escape(name).replace("_", "_<wbr>")
+    >>> borders([(0, 1), (1, 4)], 4)
+    [25.0]
+    """
+    return [100 * start / length for start, _ in spans if 0 < start < length]
 
 
 def frames(span: Sequence[int]) -> str:
-    """A segment in words.
+    """Return the frames of a segment [start, end) in words.
 
     >>> frames((5, 9)), frames((0, 1))
     ('frames 5 to 8', 'frame 0')
     """
     start, end = int(span[0]), int(span[1]) - 1
     return f"frames {start} to {end}" if end > start else f"frame {start}"
+
+
+def _thumbnails(path: Path) -> tuple[list[tuple[int, str]], float]:
+    """Return the number and JPEG of each shown frame, and the width of a frame over its height."""
+    from vidrl.rewards.video import Video
+
+    clip = Video(path)
+    count = min(MOST, clip.frames)
+    # the frame in the middle of each of `count` equal parts of the clip
+    chosen = {int((i + 0.5) * clip.frames / count) for i in range(count)}
+    frames = (frame for piece in clip.pieces() for frame in piece)
+    shown = [
+        (number, _jpeg(frame.permute(1, 2, 0).numpy()))
+        for number, frame in enumerate(frames)
+        if number in chosen
+    ]
+    return shown, clip.size[0] / clip.size[1]
+
+
+def _jpeg(picture: object) -> str:
+    """Return a picture (H, W, 3) of RGB bytes as a small JPEG in base64."""
+    import cv2
+    import numpy as np
+
+    frame = np.asarray(picture)[..., ::-1]  # OpenCV writes BGR
+    scale = min(1.0, HEIGHT / frame.shape[0])
+    small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return _base64(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes())
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
