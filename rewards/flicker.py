@@ -1,4 +1,4 @@
-"""Light, colour and sharpness that jump from frame to frame, once motion is taken out."""
+"""A reward that finds light, colour and sharpness that jump from frame to frame."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from .flow import blocks
 
 
 class Flicker(Reward):
-    """How much light, colour and sharpness jump about their own trend, followed along the
-    motion; 0 is none.
+    """Minus the amount by which light, colour and sharpness jump from their own trend.
 
-    -mean over blocks and channels of |ln n + ln p - 2 ln c| - detail |ln D_n + ln D_p - 2
-    ln D_c|: c the mean of a block (an eighth of the shorter side) of frame t, n and p those
-    of frames t+1 and t-1 warped onto it, over pixels seen in all three; D the mean squared
-    slope of a whole frame, which shows blended and sharp frames by turns, as slow motion is
-    often made. Second differences let a steady fade pass; logarithms make it blind to a
-    constant gain. A term is three frames, credited to the middle one.
+    A term is -(the mean over blocks and channels of |ln n + ln p - 2 ln c|) - detail |ln
+    D_n + ln D_p - 2 ln D_c|. c is the mean of a block (an eighth of the shorter side) of
+    frame t. n and p are the same means of frames t+1 and t-1 after these frames are warped
+    onto frame t along the flow, over pixels that are seen in all three. D is the mean
+    squared slope of a whole frame; D jumps where blended and sharp frames alternate, as in
+    many slow motions. The range is [-20, 0]; 0 is no flicker.
+
+    Second differences let a steady fade pass, and logarithms ignore a constant gain. A term
+    is three frames, credited to the middle frame.
 
     >>> import torch
     >>> Flicker()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value.abs()
@@ -34,9 +36,11 @@ class Flicker(Reward):
     shrinks = True
     rate = 8.0
     card = Card(
-        sees="Jumps of light, colour and sharpness about their own trend, followed along the motion.",
-        blind_to="Flicker finer than an eighth of the frame; change slower than three frames.",
-        hacks="Freezing, dimming the part that flickers.",
+        sees="Jumps of light, colour and sharpness from their own trend, followed along the "
+        "motion.",
+        blind_to="Flicker of parts smaller than an eighth of the frame; changes that take longer "
+        "than three frames.",
+        hacks="Freezing, or dimming the part that flickers.",
         input="At least 3 frames of 8 pixels.",
     )
 
@@ -48,9 +52,10 @@ class Flicker(Reward):
         self.flow, self.flow_size = flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number for three frames in a row, (B, F - 2)."""
+        """Return one number for three frames in a row, (B, F - 2)."""
         motion = self.motion(samples)
-        middle, after, before = motion.frames[:, 1:-1], motion.later[:, 1:], motion.earlier[:, :-1]
+        middle = motion.frames[:, 1:-1]
+        after, before = motion.later[:, 1:], motion.earlier[:, :-1]
         seen = (motion.seen_later[:, 1:] & motion.seen_earlier[:, :-1]).unsqueeze(2)
         side = max(2, round(min(middle.shape[-2:]) / 8))
         pumping = motion.energy.log().diff(n=2, dim=1).abs()
@@ -60,11 +65,11 @@ class Flicker(Reward):
 def jump(
     before: Tensor, middle: Tensor, after: Tensor, seen: Tensor, side: int, floor: float
 ) -> Tensor:
-    """|ln n + ln p - 2 ln c| of block means, averaged with the share seen as weight: (B, T,
-    C, H, W) to (B, T).
+    """Return the mean |ln n + ln p - 2 ln c| of block means, (B, T).
 
-    `floor` times the mean light is added before the logarithm, so that the noise of the
-    dark does not count.
+    The images are (B, T, C, H, W). Each block counts by the share of its pixels that is
+    seen. `floor` times the mean light is added before the logarithm, so that noise in dark
+    places does not count.
     """
     weight = blocks(seen.to(middle), side)
     base = floor * (before + middle + after).mean((2, 3, 4), keepdim=True) / 3 + 1e-3

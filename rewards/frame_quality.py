@@ -1,5 +1,4 @@
-"""Is each single frame worth looking at: sharp, lit, with contrast and colour, without
-noise, blocks or clipping."""
+"""A reward that measures the quality of each frame: sharp, lit, clean and colourful."""
 
 from __future__ import annotations
 
@@ -11,38 +10,40 @@ from torch.nn.functional import avg_pool2d
 from .base import Card, Reward, Samples, Score, finish
 from .flow import blocks, shrink
 
-LEAST = 0.1  # of `sharp`: a blurred picture is worth a tenth
+LEAST = 0.1  # a fully blurred picture has about this value of `sharp`, not 0
 
 
 class FrameQuality(Reward):
-    """Quality of single frames without a reference or weights, in [0, 1]: a product of
-    eight factors, each in [0, 1].
+    """The quality of single frames, a product of eight factors that are each in [0, 1].
 
-    All of colours with their chroma compressed, so that saturating does not pay, and of
-    steps that stand out from the grain, so that grain does not. With E the mean squared
-    step from pixel to pixel and s^2 the variance of the means of blocks, a sixteenth of the
-    shorter side, which neither grain nor sharpening moves:
+    The reward needs no reference and no weights. The range is [0, 1]. Before measuring,
+    strong chroma is compressed, so that more saturation does not raise the score, and only
+    steps from pixel to pixel that exceed the grain count, so that more grain does not raise
+    it either. E is the mean squared step between neighbouring pixels. s^2 is the variance
+    of the means of blocks (a sixteenth of the shorter side), which neither grain nor
+    sharpening changes. The factors:
 
-    - sharp: (0.1 + 2 x / (x^2 + 1)) / 1.1, x = min(a / 0.22, 1, (0.5 / b)^4). a and b say
-      by how much more than 1/4 the steps of strong edges, over one pixel and over two, are
-      those of the picture at half the size: 0 for a blurred picture, up to 1/2 for clean
-      edges, more where edges are overdrawn, at every size and brightness;
-    - detail: k / (k + detail), k = E / s^2 times the shorter side in 64 pixels, for edges
-      the same at every size;
-    - contrast: s^2 / (s^2 + contrast^2);
-    - lit: a smooth window of the mean in [0.04, 0.96];
-    - noise: exp(-sigma / noise), sigma by the mask of Immerkaer (CVIU 1996), median form;
-    - blocks: exp(-excess), the excess of the gradient at the borders of 2, 4 and 8 pixel
-      blocks;
-    - clipped: exp(-6 share^2 / (share + 0.1)), pixels at 1 in some channel or at 0 in some
-      but not all;
-    - colour: (1 + c^2 / (c^2 + 0.005^2)) / 2, c the mean length of chroma, 1 for one
-      channel.
+    - sharp: (0.1 + 2 x / (x^2 + 1)) / 1.1 with x = min(a / 0.22, 1, (0.5 / b)^4). a and b
+      compare the steps of strong edges over one pixel (a) and over two pixels (b) with
+      those of the picture at half the size, less 1/4. They are 0 for a blurred picture, up
+      to 1/2 for clean edges and larger for overdrawn edges, at every size and brightness.
+    - detail: k / (k + detail), where k = E / s^2 times the shorter side divided by 64
+      pixels. For edges, k is the same at every size.
+    - contrast: s^2 / (s^2 + contrast^2).
+    - lit: a smooth window of the mean light, about [0.04, 0.96].
+    - noise: exp(-sigma / noise), where sigma is the standard deviation of the grain, by the
+      mask of Immerkaer (CVIU 1996) with a median.
+    - blocks: exp(-excess), where excess is how much the steps at the borders of blocks of
+      2, 4 and 8 pixels exceed the other steps.
+    - clipped: exp(-6 share^2 / (share + 0.1)), where share is the share of pixels that are
+      1 in some channel, or 0 in some but not all channels.
+    - colour: (1 + c^2 / (c^2 + 0.005^2)) / 2, where c is the mean length of the chroma; 1
+      for clips of one channel.
 
-    Measured on frames whose shorter side is at most `size`. With `log` the natural
-    logarithm of 0.01 and the product, in [-4.6, 0.01], for sums in which no other reward
-    may buy a bad picture. `Score.parts` has the factors, sharp, detail, contrast, noise,
-    lit, clipped, colour, blocks. A term is one frame.
+    Frames are measured at a shorter side of at most `size` pixels. With `log`, the value is
+    the natural logarithm of the product plus 0.01, in [-4.6, 0.01]. Use `log` in sums in
+    which no other reward may make up for a bad picture. `Score.parts` holds the eight
+    factors. A term is one frame.
 
     >>> FrameQuality()(Samples(torch.full((1, 1, 3, 32, 32), 0.5), [""], 8.0)).value
     tensor([0.])
@@ -54,11 +55,12 @@ class FrameQuality(Reward):
     range = (0.0, 1.0)
     reach = 0
     card = Card(
-        sees="Sharpness, detail, contrast, light, noise, blocks, clipping and colour of each frame.",
-        blind_to="Time, all of it; and what the picture shows.",
-        hacks="More contrast and crisper edges, a little, up to clipping and overdrawn edges; on plain scenes any "
-        "thing added, a lot.",
-        input="Any frame of 8 pixels.",
+        sees="Sharpness, detail, contrast, light, noise, blocks, clipping and colour of each "
+        "frame.",
+        blind_to="Time, and what the picture shows.",
+        hacks="A little more contrast and crisper edges, until clipping and overdrawn edges "
+        "lower the score. In plain scenes, anything that is added raises the score a lot.",
+        input="Any frame of 8 pixels or more.",
     )
 
     def __init__(
@@ -75,7 +77,7 @@ class FrameQuality(Reward):
         self.log = log
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips; the factors are in `parts`."""
+        """Return the score of whole clips; `Score.parts` holds the factors."""
         score = super().forward(samples)
         rows = [i for i, reason in enumerate(score.why) if reason is None]
         if rows:
@@ -87,25 +89,29 @@ class FrameQuality(Reward):
         return score
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number a frame, (B, F)."""
+        """Return the product of the factors of each frame, or its logarithm, (B, F)."""
         product = torch.stack(list(self._factors(samples).values())).prod(0)
         return (product + 0.01).log() if self.log else product
 
     def _factors(self, samples: Samples) -> dict[str, Tensor]:
+        """Return the eight factors, each (B, F), computed once for one `Samples`."""
         key = ("factors", self.detail, self.contrast, self.noise, self.size)
         return samples.memo(key, lambda: self._measured(samples))
 
     def _measured(self, samples: Samples) -> dict[str, Tensor]:
+        """Compute the eight factors, each (B, F)."""
         small = shrink(samples.small(self.size), self.size)
         share = clipped(small)
         return self._shape(small) | {
             "lit": lit(small.mean((2, 3, 4))),
             "clipped": torch.exp(-6 * share**2 / (share + 0.1)),
             "colour": colourful(small),
+            # in the pixels of the clip itself: shrinking would move the borders of blocks
             "blocks": torch.exp(-blockiness(samples.video)),
         }
 
     def _shape(self, small: Tensor) -> dict[str, Tensor]:
+        """Compute the factors that depend on steps and contrast, each (B, F)."""
         sigma, tone = noise_level(small), compress(small)
         half, energy = halved(tone), sum(step.mean((2, 3)) for step in squared_steps(tone, sigma))
         plain = variance(blocks(tone, max(1, min(small.shape[-2:]) // 16)))
@@ -119,30 +125,37 @@ class FrameQuality(Reward):
 
 
 def compress(video: Tensor, knee: float = 0.1) -> Tensor:
-    """Colours (B, F, C, H, W) with chroma q, what differs from the mean of the channels,
-    made q / (1 + |q| / knee)."""
+    """Compress the chroma of colours (B, F, C, H, W), so that saturation has a limit.
+
+    The chroma q is a pixel's difference from the mean of its channels; it becomes q / (1 +
+    |q| / knee).
+    """
     grey = video.mean(2, keepdim=True)
     chroma = video - grey
+    # 1e-8 keeps the slope of the root finite where a pixel is grey
     return grey + chroma / (1 + (chroma.square().sum(2, keepdim=True) + 1e-8).sqrt() / knee)
 
 
 def colourful(video: Tensor) -> Tensor:
-    """(1 + c^2 / (c^2 + 0.005^2)) / 2 with c the mean length of chroma; 1 where there is
-    one channel, (B, F)."""
+    """Return (1 + c^2 / (c^2 + 0.005^2)) / 2, where c is the mean length of chroma, (B, F).
+
+    A grey picture gets 1/2. A clip of one channel, which has no colour to lose, gets 1.
+    """
     if video.shape[2] == 1:
         return video.new_ones(video.shape[:2])
     chroma = (video - video.mean(2, keepdim=True)).square().sum(2)
+    # smooth near 0; subtracting 1e-5 makes the length of no chroma exactly 0
     square = ((chroma + 1e-10).sqrt() - 1e-5).mean((2, 3)) ** 2
     return (1 + square / (square + 0.005**2)) / 2
 
 
 def sharp(near: Tensor, far: Tensor, clean: tuple[float, float] = (0.22, 0.5)) -> Tensor:
-    """(0.1 + 2 x / (x^2 + 1)) / 1.1, x = min(a / 0.22, 1, (0.5 / b)^4), a = near - 1/4 and
-    b = far - 1/4, 0 or more.
+    """Return the factor `sharp` of `FrameQuality` from two ratios of steps, (B, F).
 
-    `near` and `far` are the `ratio` of steps over one pixel, in which blur shows, and over
-    two, in which halos show: 1/4 for a smooth picture, 0.5 to 0.75 for clean edges, more
-    for edges that are overdrawn.
+    (0.1 + 2 x / (x^2 + 1)) / 1.1 with x = min(a / 0.22, 1, (0.5 / b)^4), a = max(0, near -
+    1/4) and b = max(0, far - 1/4). `near` is the `ratio` of steps over one pixel, in which
+    blur shows; `far` is that of steps over two pixels, in which halos show. A ratio is 1/4
+    for a smooth picture, 0.5 to 0.75 for clean edges and larger for overdrawn edges.
 
     >>> sharp(torch.tensor([0.25, 0.6, 0.6]), torch.tensor([0.25, 0.7, 1.0])).round(decimals=2)
     tensor([0.0900, 1.0000, 0.4400])
@@ -153,11 +166,11 @@ def sharp(near: Tensor, far: Tensor, clean: tuple[float, float] = (0.22, 0.5)) -
 
 
 def ratio(tone: Tensor, half: Tensor, sigma: Tensor, apart: int, floor: float = 1e-5) -> Tensor:
-    """How large the steps of strong edges are beside those of the same picture at half the
-    size, (B, F).
+    """Return the size of strong steps relative to those at half the size, (B, F).
 
-    Halving a smooth picture makes its squared steps 4 times as large; those of clean edges
-    stay about the same.
+    At half the size, the squared steps of a smooth picture are 4 times as large, so the
+    ratio is 1/4; those of clean edges stay about the same. `floor` keeps plain pictures at
+    1/4.
     """
     fine, coarse = (
         strong(squared_steps(x, grain, apart)) for x, grain in ((tone, sigma), (half, sigma / 2))
@@ -166,61 +179,70 @@ def ratio(tone: Tensor, half: Tensor, sigma: Tensor, apart: int, floor: float = 
 
 
 def strong(steps: tuple[Tensor, Tensor]) -> Tensor:
-    """The root of the mean square of squared steps along x, plus that along y, (B, F):
-    strong edges outweigh the rest.
+    """Return the strength of the strongest edges from squared steps along x and y, (B, F).
 
-    What is soft because it is out of focus, and what is fine grain, counts little beside
-    the edges of a thing.
+    For each direction, the root of the mean square of the squared steps is taken; both are
+    added. The square lets strong edges outweigh the rest: a background out of focus and
+    fine grain count little compared with the edges of a thing.
     """
     across, down = (step.square().mean((2, 3)) for step in steps)
     return (across + 1e-12).sqrt() + (down + 1e-12).sqrt()
 
 
 def squared_steps(video: Tensor, sigma: Tensor, apart: int = 1) -> tuple[Tensor, Tensor]:
-    """Squared differences of pixels `apart` along x and along y, (B, F, H, W) each, less
-    what grain of `sigma` makes.
+    """Return squared differences of pixels along x and along y above the grain.
 
-    Grain alone has a mean of 2 sigma^2, sigma (B, F); six times as much is taken off, and
-    nothing is below 0: what does not stand out from the grain is no edge.
+    The pixels are `apart` pixels from each other; each result is (B, F, H, W). Grain of
+    standard deviation sigma (B, F) alone has a mean of 2 sigma^2. Six times as much is
+    subtracted, and negative values become 0: a step that does not exceed the grain clearly
+    is no edge.
     """
     grain = 12 * sigma.square()[..., None, None]
     across = video[..., apart:] - video[..., :-apart]
     down = video[..., apart:, :] - video[..., :-apart, :]
-    return tuple((step.square().mean(2) - grain).clamp(min=0) for step in (across, down))  # type: ignore[return-value]
+    return (
+        (across.square().mean(2) - grain).clamp(min=0),
+        (down.square().mean(2) - grain).clamp(min=0),
+    )
 
 
 def variance(video: Tensor) -> Tensor:
-    """Over pixels and channels, (B, F)."""
+    """Return the variance over pixels and channels, (B, F)."""
     centred = video - video.mean((2, 3, 4), keepdim=True)
     return centred.square().sum((2, 3, 4)) / (video[0, 0].numel() - 1)
 
 
 def halved(video: Tensor) -> Tensor:
-    """Means of two by two pixels, (B, F, C, H / 2, W / 2)."""
+    """Return the means of two by two pixels, (B, F, C, H / 2, W / 2)."""
     return avg_pool2d(video.flatten(0, 1), 2).unflatten(0, video.shape[:2])
 
 
 def noise_level(video: Tensor) -> Tensor:
-    """Standard deviation of grain, from the median of |I * N| / 6, N = [1 -2 1; -2 4 -2; 1
-    -2 1]; (B, F).
+    """Return the standard deviation of the grain, (B, F).
 
-    Source: Immerkaer, Fast noise variance estimation, CVIU 1996; the median leaves edges
-    out.
+    The formula is the median of |I * N| / 6 / 0.6745, where N = [1 -2 1; -2 4 -2; 1 -2 1]
+    is a mask whose response to smooth pictures is 0. The median ignores edges, which are
+    few.
+
+    Source: Immerkaer, Fast noise variance estimation, CVIU 1996.
     """
     response = video.mean(2).diff(n=2, dim=-1).diff(n=2, dim=-2).abs().flatten(2)
+    # 6 is the norm of the mask, 0.6745 the median of |x| for a standard normal x
     sigma = _median(response.flatten(0, 1)).view(video.shape[:2]) / 6 / 0.6745
-    return sigma * video.shape[2] ** 0.5  # the mean of channels has less grain than one
+    # the mean over C channels has less grain than a single channel, by sqrt(C)
+    return sigma * video.shape[2] ** 0.5
 
 
 def blockiness(
     video: Tensor, periods: tuple[int, ...] = (2, 4, 8), slack: float = 0.3, lines: int = 60
 ) -> Tensor:
-    """By how much steps at block borders exceed the others, in logarithms above `slack`,
-    worst period, (B, F).
+    """Return how much the steps at block borders exceed the other steps, (B, F).
 
-    The median along each line counts: the border of a block goes through the whole picture,
-    the edge of a thing not. Of frames of 360 pixels and more at least `lines` lines, evenly
-    spread, are looked at. Clips (B, F, C, H, W), float or uint8.
+    The unit is the natural logarithm above `slack`; of all periods (sizes of blocks) and
+    both directions the worst counts. The median along each line is taken, because the
+    border of a block goes through the whole picture and the edge of a thing does not. In
+    frames of 360 pixels and more, only every so many lines are read, at least `lines` of
+    them. Clips (B, F, C, H, W) are float or uint8.
     """
     every = min(video.shape[-2:]) // lines if min(video.shape[-2:]) >= 360 else 1
     across, down = video[..., ::every, :].mT, video[..., ::every]
@@ -234,28 +256,30 @@ def blockiness(
 
 
 def _steps(frame: Tensor) -> Tensor:
-    """The median step from each line of (C, N, M) to the next, channels averaged, (N -
-    1,)."""
-    whole = 255 if frame.dtype == torch.uint8 else 1
+    """Return the median step from each line of (C, N, M) to the next, (N - 1,)."""
+    white = 255 if frame.dtype == torch.uint8 else 1
+    # int16 holds differences of bytes exactly and is faster than float
     lines = frame.short() if frame.dtype == torch.uint8 else frame
     steps = torch.stack(list(lines.diff(dim=1).abs().unbind(0))).sum(0, dtype=lines.dtype)
-    return _median(steps).to(torch.get_default_dtype() if whole > 1 else frame.dtype) / (
-        whole * len(frame)
+    return _median(steps).to(torch.get_default_dtype() if white > 1 else frame.dtype) / (
+        white * len(frame)
     )
 
 
 def _median(rows: Tensor) -> Tensor:
-    """The lower median of each row of (N, M), (N,)."""
+    """Return the lower median of each row of (N, M), (N,)."""
     middle = (rows.shape[1] - 1) // 2
     if rows.requires_grad or rows.device.type != "cpu":
         return rows.kthvalue(middle + 1, dim=1).values
-    # much the faster
+    # numpy's partition is many times faster than torch's kthvalue on the CPU
     return torch.from_numpy(np.partition(rows.numpy(), middle, axis=1)[:, middle])
 
 
 def _excess(profile: Tensor, period: int, slack: float) -> Tensor:
-    """Mean of a profile of steps (B, F, N) at the borders of blocks against the rest, as a
-    logarithm above `slack`."""
+    """Return the logarithm of border steps over other steps, above `slack`, (B, F).
+
+    `profile` (B, F, N) holds the steps from line to line; a block has `period` lines.
+    """
     border = torch.arange(profile.shape[-1], device=profile.device) % period == period - 1
     if not border.any():
         return profile.new_zeros(profile.shape[:2])
@@ -264,7 +288,7 @@ def _excess(profile: Tensor, period: int, slack: float) -> Tensor:
 
 
 def lit(mean: Tensor) -> Tensor:
-    """A smooth window of mean light: 0 in the dark and at white, near 1 between.
+    """Return a smooth window of mean light: 0 for black and white, near 1 between.
 
     >>> lit(torch.tensor([0.0, 0.04, 0.5, 1.0])).round(decimals=2)
     tensor([0.0000, 0.5000, 0.9900, 0.0000])
@@ -274,8 +298,11 @@ def lit(mean: Tensor) -> Tensor:
 
 
 def clipped(video: Tensor) -> Tensor:
-    """Share of pixels at 1 in some channel, or at 0 in some channel but not in all, ramps
-    of 3 % wide, (B, F)."""
+    """Return the share of clipped pixels, with soft limits of 3 % of the range, (B, F).
+
+    A pixel is clipped if a channel is at 1, or a channel is at 0 but not all are: black is
+    no fault.
+    """
     high = ((video.amax(2) - 0.97) / 0.03).clamp(0, 1)
     low = ((0.03 - video.amin(2)) / 0.03).clamp(0, 1) * ((video.amax(2) - 0.1) / 0.1).clamp(0, 1)
     return torch.maximum(high, low).mean((2, 3))

@@ -1,4 +1,4 @@
-"""Frames that repeat: holds, duplicates and stutter amid motion, and clips that stop."""
+"""A reward that finds repeated frames: holds, duplicates, stutter, and clips that stop."""
 
 from __future__ import annotations
 
@@ -10,42 +10,49 @@ from ._prompts.motion_words import rests
 from .base import About, Card, Reward, Samples
 from .flow import quantile
 
-CELLS = 16
+CELLS = 16  # changes are measured in a grid of 16 x 16 cells
 
 
 class Freeze(Reward):
-    """The share of the clip in which the picture repeats although it should move: 0 is
-    none, -1 a still.
+    """Minus the share of the clip in which the picture repeats although it should move.
 
-    d is the change between neighbouring frames: |difference|, averaged over the channels
-    and the cells of a 16 x 16 grid, the mean of its 4 largest cells of 256, so that one
-    small thing that moves counts; 0 where all cells change alike, as fresh grain or a
-    change of light over a held picture makes them. A pair of frames repeats where d is at
-    most `exact`, or at most `near` times the change usual around it, the upper quartile
-    within `window` seconds: a copy that a codec has been over is not exact, yet far nearer
-    than its neighbours. Between one and two times that bound the pair counts in part. Where
-    the prompt asks for rest, only repeats amid motion count: those with a change above
-    `exact` on both sides within `window` seconds. Measured on frames whose shorter side is
-    at most 192. A term is a pair, credited to both frames.
+    The range is [-1, 0]; a clip without repeats gets 0 and a still -1. d is the change
+    between neighbouring frames: |difference|, averaged over the channels and over each cell
+    of a 16 x 16 grid, and then the mean of the 4 largest of the 256 cells, so that one
+    small moving thing counts. d is 0 where all cells change alike, as fresh grain or a
+    change of light over a held picture does.
 
-    >>> Freeze()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), ["a boat"], 8.0)).value
+    A pair of frames repeats if d is at most `exact`, or at most `near` times the usual
+    change around the pair (the upper quartile within `window` seconds). The second rule
+    finds repeats that went through a codec: they are not exact but far more alike than
+    their neighbours. Between one and two times that bound, the pair counts in part. Where
+    the prompt asks for rest, only repeats amid motion count: pairs with a change above
+    twice `exact` on both sides within `window` seconds.
+
+    Frames are measured at a shorter side of at most 192. A term is a pair of frames,
+    credited to both frames.
+
+    >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32)
+    >>> Freeze()(Samples(still, ["a boat"], 8.0)).value
     tensor([-1.])
     """
 
-    version = "2"  # 2: grain over a held picture is no change
+    version = "2"  # 2: grain over a held picture does not count as change
     lowered_by = ("freeze", "duplicate", "stutter", "grey")
     range = (-1.0, 0.0)
     support = "pair"
     reach = 1
     shrinks = True
     card = Card(
-        sees="Frames repeated, exactly or but for a codec: holds, duplicates, stutter, and clips that stop.",
-        blind_to="A frozen picture under a synthetic pan; slow motion made by blending. It "
-        "cannot tell animation drawn on twos from duplicates, nor stillness that is meant unless the prompt says so.",
-        hacks="Any change in every frame that is stronger in some places than in others; pair it with temporal_flicker "
-        "and dynamic_degree.",
-        input="At least 2 frames of 8 pixels, at the rate they were made at: a clip converted from a lower rate by "
-        "repeating frames counts as frozen.",
+        sees="Repeated frames, exact or changed only by a codec: holds, duplicates, stutter, "
+        "and clips that stop.",
+        blind_to="A frozen picture under a synthetic pan, and slow motion made by blending. "
+        "Animation that shows each drawing twice looks like duplicates, and a wanted "
+        "stillness looks like a freeze unless the prompt asks for rest.",
+        hacks="Any change in every frame that is stronger in some places than in others. Add "
+        "temporal_flicker and dynamic_degree.",
+        input="At least 2 frames of 8 pixels, at the original frame rate: a clip that was "
+        "converted from a lower rate by repeating frames counts as frozen.",
         cost="1.5 ms a frame of 144 x 256.",
     )
 
@@ -55,11 +62,11 @@ class Freeze(Reward):
         self.window = window
 
     def features(self, samples: Samples) -> Tensor:
-        """The change from each frame to the next, (B, F - 1)."""
+        """Return the change from each frame to the next, (B, F - 1)."""
         return change(samples.small(self.working_size).detach())
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
-        """Minus the degree to which each pair repeats, (B, F - 1)."""
+        """Return minus the degree to which each pair repeats, (B, F - 1)."""
         reach = max(1, round(self.window * about.fps))
         bound = (self.near * usual(features, reach)).clamp(min=self.exact)
         same = (2 - features / bound).clamp(0, 1)
@@ -71,7 +78,10 @@ class Freeze(Reward):
         )
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
-        """The change to the next frame in each cell of the grid; NaN in the last frame."""
+        """Return `change`, the change to the next frame in each cell of the grid.
+
+        The last frame has NaN.
+        """
         if samples.video.shape[1] < 2:
             return {}
         cells = _cells(samples.small(self.working_size))
@@ -79,11 +89,10 @@ class Freeze(Reward):
 
 
 def change(frames: Tensor, share: int = 64) -> Tensor:
-    """How much each frame of (B, F, C, H, W) differs from the next where it differs most,
-    less grain, (B, F - 1).
+    """Return how much each frame of (B, F, C, H, W) differs from the next, (B, F - 1).
 
-    Mean |difference| over the 1 / `share` of cells where it is largest, times
-    `above_grain`.
+    The mean |difference| over the 1 / `share` of the cells where it is largest is
+    multiplied by `above_grain`, so that grain does not count.
     """
     grid = _cells(frames)
     cells = grid.flatten(2)
@@ -94,12 +103,13 @@ def change(frames: Tensor, share: int = 64) -> Tensor:
 
 
 def above_grain(largest: Tensor, plain: Tensor, pixels: float, grain: float = 3.75) -> Tensor:
-    """0 where a change is that of fresh grain, 1 where it is not; `plain` is the lower
-    quartile of the cells.
+    """Return 0 where a change is only fresh grain, 1 where it clearly is not.
 
-    Grain changes all cells alike: for white grain in cells of n `pixels` the largest exceed
-    the quartile by about 1.5 / sqrt(n) of it, for grain two pixels wide by 3.7 / sqrt(n).
-    What moves changes some places far more.
+    `largest` is the mean of the largest cells and `plain` the lower quartile of the cells.
+    Grain changes all cells alike: with cells of n `pixels`, the largest exceed the quartile
+    by about 1.5 / sqrt(n) of it for white grain, and by 3.7 / sqrt(n) for grain that is two
+    pixels wide. Motion changes some cells far more than others. `grain` is set just above
+    the 3.7.
 
     >>> above_grain(torch.tensor([1.1, 1.4, 9.0]), torch.ones(3), pixels=100.0)
     tensor([0.0000, 0.2500, 1.0000])
@@ -108,8 +118,10 @@ def above_grain(largest: Tensor, plain: Tensor, pixels: float, grain: float = 3.
 
 
 def usual(change: Tensor, reach: int) -> Tensor:
-    """The upper quartile of the changes (B, T) within `reach` entries of each, itself left
-    in, (B, T).
+    """Return the upper quartile of the changes (B, T) within `reach` entries of each.
+
+    The entry itself is included. The upper quartile stays high where many of the entries
+    are repeats.
 
     >>> usual(torch.tensor([[1.0, 0.0, 1.0, 1.0, 1.0]]), reach=2)
     tensor([[1., 1., 1., 1., 1.]])
@@ -119,8 +131,9 @@ def usual(change: Tensor, reach: int) -> Tensor:
 
 
 def amid(moves: Tensor, reach: int) -> Tensor:
-    """Whether something moves both before and after each entry of (B, T) within `reach`
-    entries, bool (B, T).
+    """Return whether something moves both before and after each entry, bool (B, T).
+
+    `moves` is bool (B, T); only entries within `reach` count.
 
     >>> amid(torch.tensor([[True, False, False, True, False]]), reach=2)
     tensor([[False,  True,  True, False, False]])
@@ -130,8 +143,8 @@ def amid(moves: Tensor, reach: int) -> Tensor:
 
 
 def _cells(frames: Tensor) -> Tensor:
-    """|Difference| of neighbours in each cell of a grid, (B, F - 1, h, w)."""
-    if frames.dtype == torch.uint8:
+    """Return |difference| of neighbouring frames in grid cells, (B, F - 1, h, w)."""
+    if frames.dtype == torch.uint8:  # integers are exact, and faster than a float copy
         steps = frames.short().diff(dim=1).abs().sum(2, dtype=torch.short).float() / (
             255 * frames.shape[2]
         )

@@ -1,4 +1,4 @@
-"""HPSv2: what people prefer among pictures made for one prompt."""
+"""HPSv2: a reward that predicts which pictures people prefer for one prompt."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ from .encoders import TextImage, cosine
 
 
 class Hps(LearnedReward):
-    """Human Preference Score v2 or v2.1, frame by frame, by an open_clip ViT-H/14 trained
-    on people's rankings.
+    """The Human Preference Score v2 or v2.1 of each frame, which a CLIP ViT-H/14 gives.
 
-    factor x cos(z_t, z_text); the published score is the cosine, about 0.2 to 0.35, and
-    papers often print 100 times it: `factor`. Compare equal prompts only. As published, a
-    frame's longer side becomes 224 pixels and black fills the rest. `weights` is a file, or
-    owner/name/file of the hub, in open_clip's layout (HPS_v2_compressed.pt,
-    HPS_v2.1_compressed.pt); `words` has CLIP's tokenizer. Prompts are cleaned as open_clip
-    does it (ftfy, HTML entities, white space, small letters). Wu et al. 2023, arXiv
-    2306.09341.
+    The score is factor x cos(z_t, z_text), where z are embeddings of open_clip's ViT-H/14,
+    trained on people's rankings. The published score is the cosine, about 0.2 to 0.35;
+    papers often print 100 times the cosine, which `factor` = 100 gives. Scores can be
+    compared for equal prompts only.
+
+    As published, the longer side of a frame is resized to 224 pixels and the rest filled
+    with black, and prompts are cleaned as open_clip cleans them (ftfy, HTML entities, white
+    space, lower case). `weights` is a local file, or owner/name/file of the hub, in
+    open_clip's layout (HPS_v2_compressed.pt, HPS_v2.1_compressed.pt). `words` is a folder
+    or hub id with CLIP's tokenizer.
+
+    Source: Wu et al. 2023, arXiv:2306.09341.
 
     >>> import torch
-    >>> Hps.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
+    >>> clip = torch.rand(1, 3, 3, 32, 32)
+    >>> Hps.tiny()(Samples(clip, ["a red ball"], 8.0)).frames.shape
     torch.Size([1, 3])
     """
 
     version = "2"  # 2: prompts are cleaned
     card = Card(
-        sees="Which of several pictures for a prompt people prefer: looks first, the prompt second.",
+        sees="Which of several pictures for one prompt people prefer: mostly how good the "
+        "picture looks, less how well it fits the prompt.",
         blind_to="Motion and everything between frames.",
-        hacks="Saturation and contrast, which policies raise until pictures look fried; one pretty frame held still.",
-        input="Any frame rate and size; the longer side becomes 224 pixels.",
-        cost="CLIP H/14: 0.33 TFLOP a frame of any size, 4 GB of weights in float32; not timed here.",
+        hacks="Saturation and contrast, which policies raise until pictures look overcooked; "
+        "one pretty frame, frozen.",
+        input="Any frame rate and size. The longer side is resized to 224 pixels.",
+        cost="CLIP H/14 takes 0.33 TFLOP a frame of any size, and 4 GB of weights in float32. "
+        "Not timed here.",
     )
 
     def __init__(
@@ -56,7 +64,7 @@ class Hps(LearnedReward):
 
     @classmethod
     def tiny(cls) -> Hps:
-        """A small CLIP of random weights."""
+        """Return the reward with a small CLIP of random weights."""
         from ._networks.tiny import pair
 
         reward = cls()
@@ -65,16 +73,16 @@ class Hps(LearnedReward):
         return reward
 
     def features(self, samples: Samples) -> Tensor:
-        """The embedding of each frame, (B, F, D)."""
+        """Return the embedding of each frame, (B, F, D)."""
         return self.each(samples, lambda frames, _: self.pair(frames))
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
-        """One number a frame, (B, F)."""
+        """Return the preference score of each frame, (B, F)."""
         prompts = [cleaned(prompt) for prompt in about.prompts]
         texts = per_prompt(prompts, lambda different: self.pair.texts(different, features))
         return self.factor * cosine(features, texts[:, None])
 
 
 def whole(model: Any) -> Pixels:
-    """The longer side as long as the model's pictures, black around."""
+    """Return the preparation that shows the whole frame: resized, with black around it."""
     return Pixels(model.config.vision_config.image_size, None, OPENAI, pad=True)

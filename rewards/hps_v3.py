@@ -1,5 +1,4 @@
-"""HPSv3: what people prefer among pictures and photographs for one prompt, by Qwen2-VL
-7B."""
+"""HPSv3: a reward that predicts, with Qwen2-VL 7B, which pictures people prefer."""
 
 from __future__ import annotations
 
@@ -15,31 +14,40 @@ from ._prompts import judge_prompts
 from .base import Card, Samples
 
 MARKS = ("<|Reward|>",)
-PIXELS = 256 * 28 * 28  # a frame
+# pixels of a frame: 256 tokens, each 28 x 28 pixels
+PIXELS = 256 * 28 * 28
 
 
 class HpsV3(LearnedReward):
-    """Human Preference Score v3, frame by frame: the mean mu of the two numbers that its
-    head gives.
+    """The Human Preference Score v3 of each frame, which a Qwen2-VL 7B with a head gives.
 
-    The head, linear-ReLU-linear-ReLU-linear of widths 1024, 16 and 2, reads the state at
-    the mark at the end of the published instruction; the second number, the uncertainty, is
-    not used, as in the published inference. A frame is resized to about 200704 pixels in
-    multiples of 28. The scale has no bounds; compare equal prompts. `weights` is a file, or
-    owner/name/file of the hub, as published (HPSv3.safetensors); `base` has Qwen2-VL 7B's
-    config.json and tokenizer. Ma et al. 2025, arXiv 2508.03789.
+    The head, linear-ReLU-linear-ReLU-linear of widths 1024, 16 and 2, reads the network's
+    state at the mark at the end of the published instruction. The score is the first of its
+    two numbers, the mean mu. The second number, the uncertainty, is not used, as in the
+    published inference. The score has no bounds, and can be compared for equal prompts
+    only.
 
-    >>> HpsV3.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
+    A frame is resized to about 200704 pixels, with sides that are multiples of 28.
+    `weights` is a local file, or owner/name/file of the hub, as published
+    (HPSv3.safetensors). `base` is a folder or hub id with Qwen2-VL 7B's config.json and
+    tokenizer.
+
+    Source: Ma et al. 2025, arXiv:2508.03789.
+
+    >>> clip = torch.rand(1, 3, 3, 32, 32)
+    >>> HpsV3.tiny()(Samples(clip, ["a red ball"], 8.0)).frames.shape
     torch.Size([1, 3])
     """
 
     differentiable = False
     card = Card(
-        sees="Which of several pictures for a prompt people prefer; knows photographs and many generators.",
+        sees="Which of several pictures for one prompt people prefer. The training data has "
+        "photographs and pictures of many generators.",
         blind_to="Motion and everything between frames.",
-        hacks="Rich detail and contrast everywhere; one pretty frame held still.",
-        input="Any frame rate and size; frames are resized to about 448 x 448 pixels.",
-        cost="Qwen2-VL 7B, 15 GB of weights in bfloat16, about 900 tokens a frame; not timed here.",
+        hacks="Rich detail and contrast everywhere; one pretty frame, frozen.",
+        input="Any frame rate and size. A frame is resized to about 448 x 448 pixels.",
+        cost="Qwen2-VL 7B has 15 GB of weights in bfloat16 and reads about 900 tokens a frame. "
+        "Not timed here.",
     )
 
     def __init__(
@@ -59,7 +67,7 @@ class HpsV3(LearnedReward):
 
     @classmethod
     def tiny(cls) -> HpsV3:
-        """A small Qwen2-VL of random weights, which reads frames of 56 x 56."""
+        """Return the reward with a small Qwen2-VL of random weights."""
         from ._networks.tiny import qwen_judge, qwen_tokenizer
 
         reward = cls()
@@ -71,36 +79,44 @@ class HpsV3(LearnedReward):
         return reward
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number a frame, (B, F)."""
+        """Return the preference score of each frame, (B, F)."""
         return self.each(samples, self._judge)
 
     @torch.no_grad()
     def _judge(self, frames: Tensor, prompts: list[str]) -> Tensor:
+        """Return the score of frames (N, C, H, W) for their prompts, (N,)."""
         frames, words = frames.detach().float(), self._words or self.words()
         self._words = words
-        found = []
+        scores = []
         with self.network.on(frames) as network:
             for start in range(0, len(frames), self.chunk):
-                some = qwen.prepared(frames[start : start + self.chunk, None], self.area, self.area)
-                said = qwen.conversation(some, prompts[start : start + self.chunk], words)
-                found.append(network(said, words.medium, words.marks)[:, 0, 0].float())
-        return torch.cat(found)
+                images = qwen.prepared(
+                    frames[start : start + self.chunk, None], self.area, self.area
+                )
+                asked = qwen.conversation(images, prompts[start : start + self.chunk], words)
+                # at the only mark, the first number of the head: mu
+                scores.append(network(asked, words.medium, words.marks)[:, 0, 0].float())
+        return torch.cat(scores)
 
 
 def judge(weights: str, base: str, dtype: str) -> qwen.Judge:
-    """The published judge; its head stays in float32."""
+    """Return the published network with its head, which stays in float32."""
     state, head = qwen.split(read_state(published(weights)))
-    made = layers(head["0.weight"].shape[1])
-    fill(made, head, "HPSv3's head")
-    return qwen.Judge(qwen.body(state, qwen.configuration(base), dtype), made)
+    network = layers(head["0.weight"].shape[1])
+    fill(network, head, "HPSv3's head")
+    return qwen.Judge(qwen.body(state, qwen.configuration(base), dtype), network)
 
 
 def layers(width: int) -> nn.Sequential:
-    """The head; the dropout of the published one only keeps the numbering."""
+    """Return the head; identities take the places of the published dropout layers.
+
+    Dropout does nothing at inference; its places keep the numbers in the names of the
+    weights.
+    """
     return nn.Sequential(
         nn.Linear(width, 1024),
         nn.ReLU(),
-        nn.Identity(),
+        nn.Identity(),  # dropout in the published head
         nn.Linear(1024, 16),
         nn.ReLU(),
         nn.Linear(16, 2),

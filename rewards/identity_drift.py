@@ -1,5 +1,4 @@
-"""Whether what is seen stays what it was: how far the features of an image network wander
-from the first frame's."""
+"""A reward that measures how far a clip's content departs from that of its first frame."""
 
 from __future__ import annotations
 
@@ -17,36 +16,44 @@ from ._networks.weights import looks, spread_out
 from .base import About, Card, Reward, Samples
 
 REGIONS = ("frame", "centre", "border")
-MIDDLE = 0.6  # of each side: what the region "centre" keeps and the region "border" paints over
+MIDDLE = 0.6  # the part of each side that "centre" keeps and "border" paints over
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """How many frames have passed, and the sum of the features to compare with, (B, D)."""
+    """The state between pieces: the frames seen so far, and the features to compare with.
+
+    `sum` (B, D) is the sum of the features of the earlier frames, or those of the first
+    frame. A sum serves as well as a mean, because the cosine ignores length.
+    """
 
     frames: int
     sum: Tensor
 
 
 class IdentityDrift(Reward):
-    """How far the picture has wandered from the first frame to an image network, as a
-    curve; 0 is not at all.
+    """The drift that moves the features of the frames away from the first frame.
 
-    -(1 - cos(z_t, z_0)), z the features of a frame. With `against="mean"`, z_0 is the mean
-    of the features of all frames looked at before t: what changes once costs less than what
-    keeps changing. `looks` frames a second are looked at, the first among them; a straight
-    line joins them, and what comes after the last has its value.
+    The term of frame t is -(1 - cos(z_t, z_0)), where z are the features that an image
+    network gives. The range is [-2, 0]; a still gets 0. With `against="mean"`, z_0 is the
+    mean of the features of all frames measured before t: one lasting change then costs less
+    than changes that go on.
 
-    `encoder` is "efficientnet_lite0" (ImageNet, 19 MB, installed by pip), another spec that
-    `rewards.encoders` reads, or a callable of images (N, 3, H, W) in [0, 1] that gives (N,
-    D). `region` "centre" looks at the middle three fifths of the picture, where the thing
-    often is; "border" paints that middle over with the mean of the rest.
+    `looks` frames a second are measured, beginning with the first. Between them the curve
+    is interpolated linearly; after the last it is constant.
 
-    Source: as subject and background consistency of VBench, arXiv:2311.17982, with another
-    network and no reward for likeness of neighbours.
+    `encoder` is "efficientnet_lite0" (trained on ImageNet, 19 MB, installed by pip),
+    another name that `rewards.encoders` accepts, or a callable from images (N, 3, H, W) in
+    [0, 1] to features (N, D). `region` "centre" measures the middle three fifths of each
+    side, where the main thing often is; "border" replaces that middle by the mean colour of
+    the rest; "frame" measures everything.
+
+    Source: like the subject and background consistency of VBench, arXiv:2311.17982, with
+    another network, and without a reward for the likeness of neighbouring frames.
 
     >>> still = torch.rand(1, 1, 3, 16, 16).expand(1, 5, 3, 16, 16)
-    >>> IdentityDrift(lambda images: images.mean((2, 3)))(Samples(still, [""], 8.0)).value.abs() < 1e-6
+    >>> reward = IdentityDrift(lambda images: images.mean((2, 3)))
+    >>> reward(Samples(still, [""], 8.0)).value.abs() < 1e-6
     tensor([True])
     """
 
@@ -69,12 +76,15 @@ class IdentityDrift(Reward):
     support = "prefix"
     least_frames = 2
     card = Card(
-        sees="Change of what the picture shows since the first frame: another thing, another place, lost detail.",
-        blind_to="Small things, faces, what ImageNet's classes do not tell apart. It takes a turn of the head, "
-        "a pan or a zoom for drift too: compare equal prompts.",
-        hacks="Freezing: a frozen clip is perfect. Blurring from the first frame on, motion on the spot.",
-        input="At least 2 frames of 8 pixels. The first frame is taken for right.",
-        cost="50 ms a frame looked at, whatever its size: 200 ms a second of video.",
+        sees="Changes of what the picture shows since the first frame: another thing, another "
+        "place, lost detail.",
+        blind_to="Small things, faces, and differences that ImageNet's classes do not have. A turn "
+        "of the head, a pan or a zoom counts as drift too: compare clips of equal "
+        "prompts.",
+        hacks="Freezing: a frozen clip is perfect. Blur from the first frame on, and motion "
+        "that stays in one place.",
+        input="At least 2 frames of 8 pixels. The first frame is taken to be right.",
+        cost="50 ms for each measured frame of any size: 200 ms for a second of video.",
     )
 
     def __init__(
@@ -95,7 +105,8 @@ class IdentityDrift(Reward):
                 raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {value!r}")
         if looks <= 0 or chunk < 1:
             raise ValueError(
-                f"expected looks, frames a second, above 0 and chunk of 1 or more, got {looks}, {chunk}"
+                f"expected looks, frames a second, above 0 and chunk of 1 or more, "
+                f"got {looks}, {chunk}"
             )
         self.encoder, self.region = encoder, region
         self.against = against
@@ -105,13 +116,13 @@ class IdentityDrift(Reward):
 
     @classmethod
     def tiny(cls) -> IdentityDrift:
-        """With a small network of random weights."""
+        """Return the reward with a small network of random weights."""
         draw = torch.Generator().manual_seed(0)
         weight = torch.randn(8, 3, 3, 3, generator=draw) / 3
         return cls(lambda x: torch.conv2d(x, weight.to(x), stride=2).square().mean((2, 3)) + 0.1)
 
     def setup(self, device: torch.device | str = "cpu") -> Callable[[Tensor], Tensor]:
-        """The encoder, loaded and on `device`."""
+        """Load the encoder if needed, move it to `device` and return it."""
         if self.network is None:
             self.network = _encoder(self.encoder, self.chunk, self.offload)
         if isinstance(self.network, nn.Module):
@@ -119,12 +130,11 @@ class IdentityDrift(Reward):
         return self.network
 
     def features(self, samples: Samples) -> Tensor:
-        """-(1 - cos) of the frames looked at, NaN for the others, (B, F)."""
+        """Return -(1 - cos) of the measured frames and NaN for the others, (B, F)."""
         return self.resume(samples, None, 0)[0]
 
     def resume(self, samples: Samples, state: _Seen | None, old: int) -> tuple[Tensor, _Seen]:
-        """The features after the `old` frames already scored, and what the later frames are
-        compared with."""
+        """Return the features after the `old` frames already scored, and the new state."""
         frames = samples.frames[:, old:]
         start = state.frames if state else 0
         at = [t - start for t in looks(start, frames.shape[1], samples.fps, self.looks)]
@@ -137,14 +147,15 @@ class IdentityDrift(Reward):
                 1, torch.tensor([t], device=curve.device), -distance.clamp(min=0)[:, None]
             )
             total = total + seen if self.against == "mean" and total is not None else before
-        assert total is not None  # the first frame is always looked at
+        assert total is not None  # the first frame is always measured
         return curve, _Seen(start + frames.shape[1], total)
 
     def conclude(self, features: Tensor, about: About) -> Tensor:
-        """The curve of all frames, (B, F)."""
+        """Return the curve of all frames, (B, F)."""
         return spread_out(features)
 
     def _embed(self, frames: Tensor) -> Tensor:
+        """Return the features of clips (B, T, C, H, W), (B, T, D)."""
         network = self.setup(frames.device)
         images = part(frames.expand(-1, -1, 3, -1, -1).flatten(0, 1), self.region)
         seen = torch.cat([network(some) for some in images.split(self.chunk)])
@@ -152,12 +163,12 @@ class IdentityDrift(Reward):
 
 
 def part(images: Tensor, region: str) -> Tensor:
-    """The region of images (N, C, H, W) to look at.
+    """Return the region of images (N, C, H, W) to measure.
 
     >>> image = torch.zeros(1, 1, 10, 10)
     >>> image[:, :, 2:8, 2:8] = 1
-    >>> part(image, "centre").mean().item(), part(image, "border").mean().item(), part(image, "frame").mean().item()
-    (1.0, 0.0, 0.36...)
+    >>> [part(image, region).mean().item() for region in ("centre", "border", "frame")]
+    [1.0, 0.0, 0.36...]
     """
     if region == "frame":
         return images
@@ -174,6 +185,7 @@ def part(images: Tensor, region: str) -> Tensor:
 def _encoder(
     spec: str | Callable[[Tensor], Tensor], chunk: int, offload: bool
 ) -> Callable[[Tensor], Tensor]:
+    """Return the encoder that `spec` names, or `spec` itself if it is a callable."""
     if not isinstance(spec, str):
         return spec
     if spec == "efficientnet_lite0":
