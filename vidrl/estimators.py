@@ -1,5 +1,7 @@
-"""The former place of `vidrl.credit.estimators`, kept for other trainers' code that imports
-it from here."""
+"""This module forwards to `vidrl.credit.estimators`, its new place.
+
+Code of other trainers that imports from here keeps working.
+"""
 
 from vidrl.credit.estimators import (
     antithetic,

@@ -1,5 +1,7 @@
-"""The former place of `vidrl.diffusion.segments`, kept for other trainers' code that
-imports it from here."""
+"""This module forwards to `vidrl.diffusion.segments`, its new place.
+
+Code of other trainers that imports from here keeps working.
+"""
 
 from vidrl.diffusion.segments import (
     Span,

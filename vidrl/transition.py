@@ -1,5 +1,7 @@
-"""The former place of `vidrl.diffusion.transition`, kept for other trainers' code that
-imports it from here."""
+"""This module forwards to `vidrl.diffusion.transition`, its new place.
+
+Code of other trainers that imports from here keeps working.
+"""
 
 from vidrl.diffusion.transition import (
     SAMPLERS,

@@ -1,7 +1,6 @@
-"""Which denoising steps draw noise in which round, and how much each step and segment
-counts in the update.
+"""A schedule says which denoising steps draw noise, and how much each step and segment counts.
 
-Legend: K steps; times fall from 1 to 0.
+Legend: K steps; times fall from 1 to 0; a step goes from t to s < t.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ WINDOWS = ("progressive", "random", "decay", "exp_decay")
 
 
 def default_sampler(path: Path) -> str:
-    """The sampler with noise where none is named: dance_sde on the straight path, else
-    ddim.
+    """Return the sampler that algorithms use by default: dance_sde on the straight path, else ddim.
 
     Example:
         >>> from vidrl.diffusion.path import discrete, flow
@@ -32,32 +30,33 @@ def default_sampler(path: Path) -> str:
 
 
 def may_draw(path: Path, sampler: str, times: Sequence[float], eta: float) -> Tensor:
-    """Whether each step t → s of a time grid may draw noise, (K,): keep ≥ 0 and σ_t ≤ 4
-    σ_s.
+    """Return whether each step t → s of a time grid may draw noise, (K,).
 
-    A step that draws noise keeps less of the predicted noise, so that its end holds about
-    the noise σ_s that the later steps take away. Where keep < 0 there is not enough to make
-    room: what is over stays in the clip. A step with σ_t > 4 σ_s, and the step to 0, end
-    nearly clean: what they draw shows in no clip, while their log-ratio moves by (σ_t −
-    σ_s)/σ_s or more times a change of the prediction. diffusers' flow grids hold such a
-    step, because they end with the smallest level that was trained and then 0.
+    A step may draw noise if s > 0, keep ≥ 0 and σ_t ≤ 4 σ_s.
+
+    - keep ≥ 0: a step that draws noise keeps less of the predicted noise, so that x_s holds
+      the noise σ_s that the later steps remove. Where keep < 0 the drawn noise exceeds σ_s,
+      and the excess stays in the clip.
+    - σ_t ≤ 4 σ_s: the end of a steeper step is nearly clean. Its noise is too small to be
+      seen in a clip, but its log-ratio changes by (σ_t − σ_s)/σ_s or more times a change of
+      the prediction. diffusers' flow grids contain such a step: they end with the smallest
+      trained level, and then 0.
 
     Example:
         >>> from vidrl.diffusion.path import flow
         >>> may_draw(flow(), "flow_sde", [1.0, 0.6, 0.3, 0.001, 0.0], eta=0.7).tolist()
         [True, True, False, False]
     """
-    at = torch.as_tensor(times, dtype=torch.float64)
-    t, s = at[:-1], at[1:]
-    keep = transition.coefficients(path, sampler, t, s, eta, at[1], strict=False)[1]
+    grid = torch.as_tensor(times, dtype=torch.float64)
+    t, s = grid[:-1], grid[1:]
+    keep = transition.coefficients(path, sampler, t, s, eta, grid[1], strict=False)[1]
     return (s > 0) & (keep >= 0) & (path.sigma(t) <= 4 * path.sigma(s))
 
 
 def stochastic_steps(
     path: Path, sampler: str, times: Sequence[float], eta: float
 ) -> tuple[int, ...]:
-    """The steps that `may_draw` noise, in some round. Raises ValueError where there are
-    none.
+    """Return the numbers of the steps that `may_draw` noise; raise ValueError if there is none.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -68,21 +67,26 @@ def stochastic_steps(
     if not found:
         grid = ", ".join(f"{t:.4g}" for t in times)
         raise ValueError(
-            f"expected a stochastic step, got none of {len(times) - 1} for {sampler} with eta {eta} on "
-            f"the times {grid}: the last step and steps that end nearly clean draw no noise, nor do steps "
-            "without room for it (keep < 0); take two steps or more, or lower eta"
+            f"expected a stochastic step, got none of {len(times) - 1} for {sampler} with eta "
+            f"{eta} on the times {grid}: the last step and steps that end nearly clean draw no "
+            "noise, nor do steps without room for it (keep < 0); take two steps or more, or lower "
+            "eta"
         )
     return found
 
 
 def window_start(round: int, places: int, stride: int, how: str, draw: torch.Generator) -> int:
-    """Where the window of stochastic steps begins in a round, in [0, places) (MixGRPO,
-    arXiv 2507.21802).
+    """Return where the window of stochastic steps begins in a round, in [0, places).
 
-    "progressive" stays `stride` rounds at each place, from the noisy end to the clean one,
-    and begins again; "random" draws a place; "decay" stays stride at the first place and
-    linearly fewer at later ones, "exp_decay" stride · exp(−4 l/places) at place l, at least
-    one round: motion and layout are decided early.
+    This is MixGRPO (arXiv 2507.21802). `how`, from the noisy end (place 0) to the clean one:
+
+    - "progressive" stays `stride` rounds at each place, and begins again after the last.
+    - "random" draws a place.
+    - "decay" stays stride · (1 − l/places) rounds at place l, at least one.
+    - "exp_decay" stays stride · exp(−4 l/places) rounds at place l, at least one.
+
+    The decaying schedules spend most rounds at the noisy end, where motion and layout are
+    decided.
 
     Example:
         >>> [window_start(r, 3, 2, "progressive", torch.Generator()) for r in range(7)]
@@ -92,30 +96,31 @@ def window_start(round: int, places: int, stride: int, how: str, draw: torch.Gen
     """
     if how not in WINDOWS or stride < 1 or places < 1:
         raise ValueError(
-            f"expected a schedule out of {', '.join(WINDOWS)}, a stride of 1 or more and a place, got "
-            f"{how!r}, {stride} and {places}"
+            f"expected a schedule out of {', '.join(WINDOWS)}, a stride of 1 or more and a place, "
+            f"got {how!r}, {stride} and {places}"
         )
     if how == "random":
         return int(torch.randint(places, (), generator=draw))
-    away = [at / places for at in range(places)]
+    progress = [place / places for place in range(places)]
     fractions = {
         "progressive": [1.0] * places,
-        "decay": [1 - x for x in away],
-        "exp_decay": [exp(-4 * x) for x in away],
+        "decay": [1 - x for x in progress],
+        "exp_decay": [exp(-4 * x) for x in progress],
     }
-    stays = [max(1, int(stride * share + 0.5)) for share in fractions[how]]
-    visited = [at for at, stay in enumerate(stays) for _ in range(stay)]
+    # int(x + 0.5) rounds half up; round() would round half to even
+    stays = [max(1, int(stride * fraction + 0.5)) for fraction in fractions[how]]
+    visited = [place for place, stay in enumerate(stays) for _ in range(stay)]
     return visited[round % len(visited)]
 
 
 def sensitivity(
     path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: float | None = None
 ) -> Tensor:
-    """How far a step's mean moves, in units of its std, when the prediction moves by one:
-    |∂mean/∂raw|/std, like t.
+    """Return the sensitivity c = |∂mean/∂raw|/std of a step t → s, of the shape of t.
 
-    The gradient of a log-ratio with respect to the prediction scales with it (Flash-GRPO's
-    c(t), computed).
+    It is how many std the mean moves when the prediction moves by one. The gradient of a
+    log-ratio with respect to the prediction is proportional to c (c(t) of Flash-GRPO, arXiv
+    2605.15980, which states it for dance_sde; here it is computed for every sampler).
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -123,6 +128,7 @@ def sensitivity(
         >>> sensitivity(flow(), "dance_sde", t, t - 0.25, eta=0.3)  # √Δ/η + η√Δ (1 − t)/(2t)
         tensor([1.7417], dtype=torch.float64)
     """
+    # The mean is linear in the prediction: its derivative is the mean at x = 0 and raw = 1.
     one, zero = torch.ones_like(t), torch.zeros_like(t)
     step = transition.step(path, sampler, one, zero, t, s, eta, second)
     return step.mean.abs() / step.std
@@ -131,12 +137,14 @@ def sensitivity(
 def divergence_weight(
     path: Path, sampler: str, t: Tensor, s: Tensor, eta: float, second: float | None, kl: str
 ) -> Tensor:
-    """What the KL of a step, (μ − μ')²/(2 std²), is times to be a trainer's own measure of
-    it, like t.
+    """Return the factor that turns the KL of a step, (μ − μ')²/(2 std²), into the measure `kl`.
 
-    "step" is the KL itself, 1; "time" (μ − μ')²/(2 g²) with std² = g² (t − s), as
-    Flow-GRPO; "mean" (μ − μ')² and "velocity" the squared difference of the predictions, as
-    Flow-Factory's x-based and v-based.
+    The factor has the shape of t. The measures:
+
+    - "step": the KL itself, factor 1.
+    - "time": (μ − μ')²/(2 g²), where std² = g² (t − s) (Flow-GRPO).
+    - "mean": (μ − μ')² (Flow-Factory's x-based).
+    - "velocity": the squared difference of the predictions (Flow-Factory's v-based).
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -195,8 +203,10 @@ def step_weights(
 
 
 def segment_fractions(frames: int, segments: int) -> Tensor:
-    """S |S_j|/L, mean 1: segments of uneven lengths count by their latent frames, so that
-    every S has one objective.
+    """Return each segment's fraction of the latent frames times S, S |S_j|/L, (S,), mean 1.
+
+    A loss that is the mean over segments uses them as weights: segments of uneven lengths
+    then count by their latent frames, and the objective is the same for every S.
 
     Example:
         >>> segment_fractions(5, 2)

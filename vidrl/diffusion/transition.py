@@ -1,14 +1,14 @@
-"""One denoising step as a Gaussian: x_s ~ N(α_s x̂0 + keep ε̂, std²), (x̂0, ε̂) =
-path.split(prediction, x_t, t).
+"""One denoising step is a Gaussian: x_s ~ N(α_s x̂0 + keep ε̂, std²).
 
-Every sampler of the field is a pair of scalars (std, keep); `std` always is the total
-standard deviation of the step. Legend: t → s < t are times, floats or (B,); η noise level;
+Here (x̂0, ε̂) = path.split(prediction, x_t, t). Every sampler of the field is a pair of scalars
+(std, keep): `std` is the total standard deviation of the step (not a rate), and `keep` is how
+much of the predicted noise ε̂ stays. Legend: t → s < t are times, floats or (B,); η noise level;
 x (B, C, L, H, W) latents, at least float32.
 
 | sampler | std | keep | source |
 |---|---|---|---|
 | ode | 0 | σ_s | Euler; DDIM η = 0 |
-| ddim | η (σ_s/σ_t) √(σ_t² − (α_t/α_s)² σ_s²) | √(σ_s² − std²) | arXiv 2010.02502, DDPO 2305.13301 |
+| ddim | η (σ_s/σ_t) √(σ_t² − (α_t/α_s)² σ_s²) | √(σ_s² − std²) | arXiv 2010.02502, 2305.13301 |
 | cps | σ_s sin(ηπ/2) | σ_s cos(ηπ/2) | Flow-CPS 2509.05952 |
 | flow_sde | η √(t/(1−t)) √(t−s) | s − std²/(2t) | Flow-GRPO 2505.05470 |
 | dance_sde | η √(t−s) | s − std²/(2t) | DanceGRPO 2505.07818 |
@@ -28,17 +28,19 @@ from .path import Path, broadcast_time, exact
 
 @dataclass(frozen=True)
 class Step:
-    """The Gaussian of one step: mean (B, ...), and std, which broadcasts against it."""
+    """The Gaussian of one step has a mean (B, ...) and a std that broadcasts against the mean."""
 
     mean: Tensor
     std: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """mean + std · noise."""
+        """Return mean + std · noise, a draw of the step for unit Gaussian noise."""
         return self.mean + self.std * exact(noise)
 
 
 def _ddim(path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor) -> tuple[Tensor, Tensor]:
+    # σ_t² − (α_t/α_s)² σ_s² is the variance that the forward process adds from s to t. Rounding
+    # may make it, or σ_s² − std², slightly negative; hence the clamps.
     bridge = path.sigma(t) ** 2 - (path.alpha(t) / path.alpha(s)) ** 2 * path.sigma(s) ** 2
     std = eta * path.sigma(s) / path.sigma(t) * bridge.clamp(min=0).sqrt()
     return std, (path.sigma(s) ** 2 - std**2).clamp(min=0).sqrt()
@@ -53,13 +55,15 @@ def _dance_sde(
     path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor
 ) -> tuple[Tensor, Tensor]:
     std = eta * (t - s).sqrt()
+    # With this keep the SDE has the marginals of the ODE, to first order in t − s.
     return std, s - std**2 / (2 * t)
 
 
 def _flow_sde(
     path: Path, t: Tensor, s: Tensor, eta: float, second: Tensor
 ) -> tuple[Tensor, Tensor]:
-    # t/(1−t) has no value at t = 1; the published code replaces it below only
+    # t/(1 − t) is infinite at t = 1. As in the published code, the schedule's second level takes
+    # the place of t in the denominator alone.
     level = torch.where(t >= 1, second, t)
     std = eta * (t / (1 - level)).sqrt() * (t - s).sqrt()
     return std, s - std**2 / (2 * t)
@@ -84,12 +88,13 @@ def coefficients(
     second: Tensor | float | None = None,
     strict: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """(std, keep) of a step t → s, float64; a step to s = 0 is ode.
+    """Return (std, keep) of a step t → s in float64; a step to s = 0 is deterministic.
 
-    `second` is the schedule's level after t = 1, which stands for t in flow_sde's 1 − t, as
-    in Flow-GRPO's code. Raises ValueError for an unknown sampler, a flow-path sampler on
-    another path, η < 0, or, if `strict`, a noise that exceeds what the step has room for:
-    keep < 0, the predicted noise with its sign turned.
+    `second` is the level of the schedule after t = 1. flow_sde has 1 − t in a denominator,
+    and at t = 1 uses `second` in place of t, as Flow-GRPO's code does. Raises ValueError for
+    an unknown sampler, a flow-path sampler on another path, η < 0, or, if `strict`, for
+    keep < 0: the step then has no room for so much noise, and the predicted noise would enter
+    with the opposite sign.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -100,21 +105,25 @@ def coefficients(
     _check(path, sampler, eta, t, second)
     level = s if second is None else torch.as_tensor(second, dtype=t.dtype, device=t.device)
     std, keep = _SAMPLERS[sampler](path, t, s, float(eta), level)
+    # Noise that is drawn in the last step would stay in the clip.
     std, keep = torch.where(s > 0, std, 0.0), torch.where(s > 0, keep, path.sigma(s))
     if strict and bool((keep < 0).any()):
         raise ValueError(
-            f"expected a noise that the step has room for, got {sampler} with eta {eta} and keep = "
-            f"{float(keep.min()):.3g}: lower eta, take more steps, or let this step draw no noise"
+            f"expected a noise that the step has room for, got {sampler} with eta {eta} and "
+            f"keep = {float(keep.min()):.3g}: lower eta, take more steps, or let this step draw "
+            "no noise"
         )
     return std, keep
 
 
 def _check(path: Path, sampler: str, eta: float, t: Tensor, second: Tensor | float | None) -> None:
+    """Raise ValueError for a sampler, an η or a path that do not go together."""
     if sampler not in _SAMPLERS:
         raise ValueError(f"expected a sampler out of {', '.join(SAMPLERS)}, got {sampler!r}")
     if sampler.endswith("_sde") and path.kind != "flow":
         raise ValueError(
-            f"{sampler} needs the flow path (α = 1 − t, σ = t), got a {path.kind} path: use ddim or cps"
+            f"{sampler} needs the flow path (α = 1 − t, σ = t), got a {path.kind} path: use ddim "
+            "or cps"
         )
     if not 0 <= eta <= (1 if sampler in ("ddim", "cps") else float("inf")):
         raise ValueError(f"expected η ≥ 0, and at most 1 for ddim and cps, got {eta} for {sampler}")
@@ -134,7 +143,10 @@ def step(
     eta: float = 0.0,
     second: Tensor | float | None = None,
 ) -> Step:
-    """The Gaussian of the step t → s that a network's output `raw` at x_t means.
+    """Return the Gaussian of the step t → s that a network's output `raw` at x_t implies.
+
+    mean = α_s x̂0 + keep ε̂ with (x̂0, ε̂) = path.split(raw, x, t); std and keep are those of
+    `coefficients`, which raises ValueError for combinations that cannot be.
 
     Example:
         >>> from vidrl.diffusion.path import flow
@@ -143,18 +155,18 @@ def step(
         (0.75, 0.0)
     """
     x0, eps = path.split(raw, x, t)
-    at, to = broadcast_time(t, x), broadcast_time(s, x)
+    start, end = broadcast_time(t, x), broadcast_time(s, x)
     std, keep = coefficients(
-        path, sampler, at, to, eta, None if second is None else broadcast_time(second, x)
+        path, sampler, start, end, eta, None if second is None else broadcast_time(second, x)
     )
-    alpha = path.alpha(to)
+    alpha = path.alpha(end)
     return Step(alpha.to(x0) * x0 + keep.to(x0) * eps, std.to(x0))
 
 
 def log_density(step: Step, x: Tensor) -> Tensor:
-    """log N(x; mean, std²) of each element: −(x − mean)²/(2 std²) − log std − ½ log 2π.
+    """Return log N(x; mean, std²) of each element: −(x − mean)²/(2 std²) − log std − ½ log 2π.
 
-    Raises ValueError where std is 0: such a step is deterministic and has no density.
+    Raises ValueError where std is 0, because a deterministic step has no density.
     """
     if not bool((step.std > 0).all()):
         raise ValueError(
@@ -164,5 +176,5 @@ def log_density(step: Step, x: Tensor) -> Tensor:
 
 
 def divergence(step: Step, other: Step) -> Tensor:
-    """KL of two steps of one std, of each element: (mean − mean')²/(2 std²)."""
+    """Return the KL divergence of two steps of equal std, (mean − mean')²/(2 std²), elementwise."""
     return (step.mean - other.mean) ** 2 / (2 * step.std**2)

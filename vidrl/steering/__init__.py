@@ -1,1 +1,1 @@
-"""Steering: rewards at inference time, without training; one file a method."""
+"""Steering methods raise a reward at inference time, without training; one file a method."""

@@ -1,4 +1,4 @@
-"""The base class of the steering methods."""
+"""This module defines the base class of the steering methods."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from vidrl.rewards.base import Reward, Samples
 
 
 class Steering(ABC):
-    """A way to make clips that score higher with a frozen generator; constructor arguments
-    are its options."""
+    """A method that generates clips of a higher reward with a frozen generator.
+
+    The constructor's arguments are the options of the method.
+    """
 
     @abstractmethod
     def generate(
         self, generator: Any, prompts: Sequence[str], reward: Reward, seed: int = 0
     ) -> Samples:
-        """One clip a prompt, steered towards a higher reward."""
+        """Generate one clip for each prompt, steered towards a higher reward."""
