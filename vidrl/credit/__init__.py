@@ -1,9 +1,8 @@
-"""Scores → advantages: who of a group, and which segment of a clip, did better than
-expected.
+"""Credit turns scores into advantages: which clip of a group, and which segment, did better.
 
-`advantages` is the entry, `estimators` has the mathematics as pure functions, `parts` reads
-the scores of composites, and `influence` measures how far the noise of each latent frame
-moves each frame's reward.
+`advantages` is the function that algorithms call. `estimators` has the mathematics as pure
+functions, `parts` reads the scores of composites, and `influence` measures how far the noise of
+each latent frame moves each frame's reward.
 """
 
 from .advantages import ESTIMATORS, MEASURED, WAYS, advantages

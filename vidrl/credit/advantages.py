@@ -1,9 +1,8 @@
-"""Scores → advantages (N, S): who of a group, and which segment of the clip, did better
-than expected.
+"""Advantages say how much better than expected each clip of a group and each segment did.
 
-The estimators are the pure functions of `vidrl.credit.estimators`. Legend: N samples, F
-frames, S segments, K denoising steps; `group` (N,) numbers the prompts. NaN is an unscored
-sample: it gets advantage 0.
+`advantages` turns scores into (N, S) or (N, K, S); the estimators that it uses are the pure
+functions of `vidrl.credit.estimators`. Legend: N samples, F frames, S segments, K denoising
+steps; `group` (N,) numbers the prompts. NaN marks an unscored sample, which gets advantage 0.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from .parts import (
     segment_sums,
 )
 
-MEASURED = ("influence", "gls", "posterior")  # these need a measured influence
+MEASURED = ("influence", "gls", "posterior")  # estimators that need a measured influence
 ESTIMATORS = ("whole", "segment", *MEASURED)
-WAYS = ESTIMATORS  # the former name, for code that imports it
+WAYS = ESTIMATORS  # its former name, for code that imports it
 
 
 def advantages(
@@ -44,19 +43,25 @@ def advantages(
     eps: float = 1e-4,
     way: str | None = None,
 ) -> Tensor:
-    """(1 − α) A + α a_j: each sample's advantage over its group, and of its segments by a
-    credit estimator.
+    """Return (1 − α) A + α a_j, the advantages of clips blended with those of their segments.
 
-    `spans`: the pixel frames of each segment. `estimator`: "whole" is α = 0; "segment" the sum of
-    a part's own frames, where its curve looks at its own place in time; "influence", "gls"
-    and "posterior" weigh frames by the measured `moments[part]` (K, S, F, F), and give (N,
-    K, S), else (N, S). `per_part` divides each part of a composite by the spread of its
-    value before the weighted sum, and scales the sum (as GDPO, arXiv 2601.05242): by that
-    of the whole value for segments too, so that the parts weigh alike whatever S. One
-    segment is whole-clip credit, whatever the estimator. A part without curve credits its value
-    to every segment, and a warning says so. Raises ValueError for unknown ways, for
-    `per_part` of a composite with bands or gates, and for moments that are missing or of
-    other frames.
+    A is the clip's advantage over its group, normalised by `scale` and `eps`
+    (`vidrl.credit.estimators.normalise`); a_j is the credit of segment j by the `estimator`,
+    divided by its root mean square. The shape is (N, S), or (N, K, S) for credit by measured
+    moments.
+
+    - `spans` are the pixel frames [start, end) of each segment.
+    - `estimator`: "whole" is A for every segment; "segment" is the sum of the segment's own
+      frames (`segment_sums`); "influence", "gls" and "posterior" weight frames by the measured
+      `moments[part]` (K, S, F, F), with `ridge` for the last two. `way` is its former name.
+    - `per_part` divides each part of a composite by the std of its value before the weighted
+      sum, so that each part counts by its weight (GDPO, arXiv 2601.05242). Segments use the
+      std of whole clips too: the parts then have the same weights for every S.
+
+    One segment gives whole-clip advantages for every estimator. A part without a curve credits
+    its value to every segment, and a warning names it. Raises ValueError for an unknown
+    estimator, for `per_part` of a composite with bands or gates, and for moments that are
+    missing or of other frames.
 
     Example:
         >>> score = Score(torch.tensor([1.0, 0.0]), torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
@@ -68,34 +73,39 @@ def advantages(
     if estimator not in ESTIMATORS:
         raise ValueError(f"expected credit to be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
     split = per_part and bool(score.weights)
-    lost, weights = score.value.isnan(), part_fractions(score) if split else {"composite": 1.0}
-    named = {name: score.parts[name] for name in weights} if split else {"composite": score}
-    parts = {name: mask_samples(part, lost | part.value.isnan()) for name, part in named.items()}
+    weights = part_fractions(score) if split else {"composite": 1.0}
+    scores = {name: score.parts[name] for name in weights} if split else {"composite": score}
+    # A sample without a composite value is left out of every part, or parts would disagree on it.
+    lost = score.value.isnan()
+    parts = {name: mask_samples(part, lost | part.value.isnan()) for name, part in scores.items()}
     each = [
         weights[name] * normalise(part.value, group, scale, eps) for name, part in parts.items()
     ]
     whole = torch.stack(each).sum(0)
-    # segments' own credit leaves one out already
+    # The credit of segments is leave-one-out already, whatever the scale.
     scale = "none" if scale == "leave_one_out" else scale
     if split and scale != "none":
-        whole = scaled(whole, group, "batch")
+        whole = scaled(whole, group, "batch")  # a sum of normalised parts has no std of 1
     if estimator == "whole" or not alpha or len(spans) == 1 or not has_curve(parts):
         return whole[:, None].expand(-1, len(spans))
     each = [
         weights[name]
-        / _spread(part, group, scale)
+        / _std(part, group, scale)
         * _local(name, part, group, spans, estimator, moments or {}, ridge)
         for name, part in parts.items()
     ]
     return blend(whole, scale_steps(torch.stack(each).sum(0), group, estimator, scale), alpha)
 
 
-def _spread(part: Score, group: Tensor, scale: str) -> float:
-    """Of a part's value, over all groups, so that one in which it ties is not blown up; 1
-    where nothing varies."""
-    away = leave_one_out(part.value.double(), group)
-    found = float(away[~part.value.isnan()].square().mean().sqrt()) if bool(away.any()) else 0.0
-    return found if found and scale != "none" else 1.0
+def _std(part: Score, group: Tensor, scale: str) -> float:
+    """Return the root mean square of a part's advantages over all groups; 1 if nothing varies.
+
+    One number for all groups: a group in which the part hardly differs is not enlarged.
+    """
+    advantage = leave_one_out(part.value.double(), group)
+    if scale == "none" or not bool(advantage.any()):
+        return 1.0
+    return float(advantage[~part.value.isnan()].square().mean().sqrt()) or 1.0
 
 
 def _local(
@@ -107,17 +117,17 @@ def _local(
     moments: Mapping[str, Tensor],
     ridge: float,
 ) -> Tensor:
-    """What the segments earned of a part, (N, S) or (N, K, S), in the part's own unit."""
+    """Return the credit of the segments for a part, (N, S) or (N, K, S), in the part's unit."""
     if estimator == "segment":
-        return leave_one_out(
-            segment_sums(part, spans).masked_fill(part.value.isnan()[:, None], torch.nan), group
-        )
+        sums = segment_sums(part, spans).masked_fill(part.value.isnan()[:, None], torch.nan)
+        return leave_one_out(sums, group)
+    # A part without a curve has no moments: it needs the shape (N, K, S) of the measured parts.
     if part.frames is None and moments:
         steps = len(next(iter(moments.values())))
         return leave_one_out(part.value, group)[:, None, None].expand(-1, steps, len(spans))
-    made = measured_credit(name, part, group, estimator, moments, ridge)
-    if made.shape[2] != len(spans):
+    credit = measured_credit(name, part, group, estimator, moments, ridge)
+    if credit.shape[2] != len(spans):
         raise ValueError(
-            f"expected moments of {len(spans)} segments for {name!r}, got {made.shape[2]}"
+            f"expected moments of {len(spans)} segments for {name!r}, got {credit.shape[2]}"
         )
-    return made
+    return credit
