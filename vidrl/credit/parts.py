@@ -131,7 +131,7 @@ def _added(score: Score) -> dict[str, Tensor]:
 
 
 def _remainder(score: Score) -> Tensor:
-    """Return a composite's value less what its parts add, (N,): the gates' effect, or a constant."""
+    """Return a composite's value less the sum of its parts' contributions, (N,)."""
     added = [part[:, 0].nan_to_num(0.0) for part in _added(score).values()]
     return score.value - torch.stack(added).sum(0)
 
