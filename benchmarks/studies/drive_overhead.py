@@ -129,7 +129,7 @@ def _dense(made: Tensor) -> bool:
 def stilled(pipeline: Pipeline, repeats: int) -> tuple[float, Copies]:
     """Milliseconds of a prediction whose network is a stand-in, and what the prediction
     wrote."""
-    pipeline.drive._wake = lambda: setattr(pipeline.memory, "open", False)  # type: ignore[method-assign]
+    pipeline.runner._start_networks = lambda: setattr(pipeline.encoder_cache, "caching", False)  # type: ignore[method-assign]
     run = predictor(pipeline, 1)
     spent = interleaved({"pipeline": run}, repeats)["pipeline"]
     with torch.no_grad(), Copies() as copies:

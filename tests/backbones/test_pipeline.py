@@ -73,10 +73,13 @@ def own_clips(name: str, backbone: Pipeline, call: dict, seed: int) -> Tensor:
 def first_latents(backbone: Pipeline, cond, seed: int) -> Tensor:
     """The latents with which each row's own call enters its loop, in vidrl's
     coordinates."""
-    backbone.drive.seed = seed
+    backbone.runner.seed = seed
     scale = backbone.probe.scale(backbone.probe.grid[0])
     return torch.cat(
-        [backbone.layout.ours(backbone.drive.first(row) / scale) for row in cond["row"].tolist()]
+        [
+            backbone.layout.to_vidrl(backbone.runner.initial_latents(row) / scale)
+            for row in cond["row"].tolist()
+        ]
     )
 
 
@@ -195,7 +198,7 @@ def test_a_pipeline_whose_rows_depend_on_their_company_runs_them_alone() -> None
         together = backbone.predict(x, t, cond)
         alone = backbone.predict(x[1:], t[1:], rows(cond, slice(1, 2)))
     assert torch.equal(together[1:], alone)
-    backbone._alone = False  # the pipeline itself mixes the rows
+    backbone._rows_depend = False  # the pipeline itself mixes the rows
     with torch.no_grad():
         assert (backbone.predict(x, t, cond)[1:] - alone).abs().max() > 1e-3
 
@@ -210,7 +213,7 @@ def test_encoders_run_once_a_prompt_and_a_negative_prompt_once_for_all() -> None
         for t in (0.9, 0.5, 0.9):
             backbone.predict(x, torch.full((2,), t), cond)
     assert sum(calls) <= 2 + 2  # the two prompts, and the two other texts of the proof of company
-    assert backbone.memory.bytes > 0
+    assert backbone.encoder_cache.bytes > 0
 
 
 def test_a_small_memory_forgets_and_computes_again() -> None:
@@ -218,12 +221,12 @@ def test_a_small_memory_forgets_and_computes_again() -> None:
     cond, x = backbone.encode(PROMPTS), backbone.noise(draws(0, [("a",), ("b",)]))
     with torch.no_grad():
         first = backbone.predict(x, torch.full((2,), 0.5), cond)
-        backbone.memory.limit = 1
+        backbone.encoder_cache.limit = 1
         again = [backbone.predict(x, torch.full((2,), 0.5), cond) for _ in range(2)]
     assert (
         torch.equal(again[0], first)
         and torch.equal(again[1], first)
-        and len(backbone.memory.kept) == 1
+        and len(backbone.encoder_cache.kept) == 1
     )
 
 
@@ -245,7 +248,7 @@ def test_a_prompt_brings_a_picture_which_is_brought_to_the_clips_size(tmp_path: 
     backbone = made("svd")
     picture(40, 60).save(tmp_path / "start.png")
     cond = backbone.encode([Prompt("a", {"image": tmp_path / "start.png"})])
-    found = backbone.drive.table[int(cond["row"])].references["image"]
+    found = backbone.runner.table[int(cond["row"])].references["image"]
     assert (found.height, found.width) == backbone.size
     with pytest.raises(ValueError, match="expected prompts with image, which Pipeline needs"):
         backbone.encode(["a plain text"])
@@ -277,9 +280,9 @@ def test_what_reaches_the_decoder_of_encoded_clips_is_what_the_encoder_made(name
     clip = torch.rand(1, *backbone.clip_shape, generator=torch.Generator().manual_seed(0))
     latents = backbone.encode_video(clip)
     assert latents.shape == (1, *backbone.shape)
-    backbone.decoding.seen = []
+    backbone.decode_hook.recorded = []
     backbone.decode(latents)
-    reached, backbone.decoding.seen = torch.cat(backbone.decoding.seen), None
+    reached, backbone.decode_hook.recorded = torch.cat(backbone.decode_hook.recorded), None
     pixels = 2 * clip - 1
     pixels = pixels.transpose(1, 2) if reached.dim() == 5 else pixels[0]
     assert torch.allclose(reached, backbone.encoder(pixels).latent_dist.mode(), atol=1e-4)

@@ -91,7 +91,9 @@ def test_offloaded_encoders_visit_the_device_only_to_encode(
     backbone = made(offload=True)
     encoder, places = backbone.frozen["text_encoder"], [[]]
     monkeypatch.setattr(encoder, "to", lambda device: places[-1].append(str(device)))
-    backbone.memory.device = lambda: torch.device("cpu:0")  # told apart from "cpu", and the same
+    backbone.encoder_cache.device = lambda: torch.device(
+        "cpu:0"
+    )  # told apart from "cpu", and the same
     with torch.no_grad():
         first = predicted(backbone)
         visits = places[0]

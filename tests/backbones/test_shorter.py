@@ -13,7 +13,7 @@ from families import FAMILIES, PROMPTS
 
 from vidrl.algorithms.base import Batch
 from vidrl.algorithms.reward_backprop import RewardBackprop
-from vidrl.backbones._layout import Layout
+from vidrl.backbones._latent_layout import Layout
 from vidrl.backbones.pipeline import Pipeline
 from vidrl.data.prompt import Prompt
 from vidrl.training.policy import Policy
@@ -91,9 +91,18 @@ def test_what_stands_beside_the_video_is_not_cut():
 def test_the_layout_of_fewer_frames_keeps_the_given_first_one_and_no_last_one():
     spans = [(0, 1), (1, 5), (5, 9), (9, 13)]
     packed = Layout((24, 8), 0, 4, False, spans)
-    assert packed.of(2).own == (12, 8) and packed.of(2).frame_map == [(0, 1), (1, 5)]
-    first = packed.without((0,)).of(2)
-    assert (first.own, first.shape, first.frame_map) == ((18, 8), (8, 2, 6, 1), [(0, 5), (5, 9)])
-    assert first.theirs(torch.ones(1, 8, 2, 6, 1)).sum((0, 2)).tolist() == [0.0] * 6 + [8.0] * 12
+    assert packed.with_length(2).pipeline_shape == (12, 8) and packed.with_length(2).frame_map == [
+        (0, 1),
+        (1, 5),
+    ]
+    first = packed.without_frames((0,)).with_length(2)
+    assert (first.pipeline_shape, first.shape, first.frame_map) == (
+        (18, 8),
+        (8, 2, 6, 1),
+        [(0, 5), (5, 9)],
+    )
+    assert (
+        first.to_pipeline(torch.ones(1, 8, 2, 6, 1)).sum((0, 2)).tolist() == [0.0] * 6 + [8.0] * 12
+    )
     with pytest.raises(ValueError, match=r"no other length with the latent frames \[0, 3\] given"):
-        packed.without((0, 3)).of(1)
+        packed.without_frames((0, 3)).with_length(1)

@@ -11,7 +11,7 @@ pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
 from families import FAMILIES, PROMPTS
 
-from vidrl.backbones._joined import _columns
+from vidrl.backbones._joint_latents import _columns
 from vidrl.backbones.base import rows
 from vidrl.backbones.pipeline import Pipeline
 from vidrl.data.prompt import Prompt
@@ -63,15 +63,15 @@ def test_columns_hold_each_number_once() -> None:
 
 def test_the_layout_is_undone_exactly() -> None:
     layout = driven().layout
-    theirs = torch.randn(2, *layout.own)
-    ours = layout.ours(theirs)
-    assert torch.equal(layout.theirs(ours), theirs)
+    theirs = torch.randn(2, *layout.pipeline_shape)
+    ours = layout.to_vidrl(theirs)
+    assert torch.equal(layout.to_pipeline(ours), theirs)
     assert ours[:, VIDEO + 4 :, 0].eq(0).all() and ours.ne(0).sum() == theirs.numel()
 
 
 def test_noise_is_the_video_and_the_sound_that_the_pipeline_draws() -> None:
     backbone = driven()
-    (own,) = backbone.layout.ours(backbone.drive.first(int(row())))
+    (own,) = backbone.layout.to_vidrl(backbone.runner.initial_latents(int(row())))
     drawn = backbone.noise([torch.Generator().manual_seed(SEED)])[0]
     assert torch.equal(drawn, own)
 
@@ -91,7 +91,7 @@ def test_the_rollout_gives_the_pipelines_own_latents_of_video_and_of_sound() -> 
         return_dict=False,
     )
     mean, std = (getattr(pipe.audio_vae, f"latents_{name}") for name in ("mean", "std"))
-    theirs = backbone.layout.theirs(x)
+    theirs = backbone.layout.to_pipeline(x)
     assert torch.allclose(
         theirs[:, -20:].view(1, 5, 4) * std + mean, sound.transpose(1, 2).flatten(2), atol=1e-5
     )
@@ -123,9 +123,9 @@ def test_places_without_a_number_stay_0_and_have_no_say_in_the_ratio() -> None:
 def test_the_density_of_a_segment_is_of_the_sound_of_its_time() -> None:
     backbone, x = driven(), noise()
     step = transition.step(backbone.path, "dance_sde", predicted(x), x, 0.5, 0.4, 0.3)
-    theirs = backbone.layout.theirs(step.mean)
+    theirs = backbone.layout.to_pipeline(step.mean)
     theirs[:, -1] += 1  # the last number of the sound
-    moved = backbone.layout.ours(theirs)
+    moved = backbone.layout.to_vidrl(theirs)
     before, after = (pool(transition.log_density(step, at), 3) for at in (step.mean, moved))
     assert (after - before).ne(0).tolist() == [[False, False, True]]
 
@@ -202,7 +202,7 @@ def test_sound_may_be_left_out_where_the_pipeline_can() -> None:
     both, video = (
         Pipeline(family.build(), {**family.call, "sample_audio": sound}) for sound in (True, False)
     )
-    assert both.shape == (4 * 2 * 2 + 8, 2, 1, 1) and len(both.drive.parts.sizes) == 2
+    assert both.shape == (4 * 2 * 2 + 8, 2, 1, 1) and len(both.runner.parts.sizes) == 2
     assert sorted(video.shape) == [2, 2, 2, 4] and video.encodes_video
 
 

@@ -37,30 +37,33 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file.filling(folder) as private:
         for name in trained:
-            start = f"{name}." if len(trained) > 1 else ""
-            own = {
-                key.removeprefix(start): value.detach().cpu().contiguous()
+            prefix = f"{name}." if len(trained) > 1 else ""
+            own_weights = {
+                key.removeprefix(prefix): value.detach().cpu().contiguous()
                 for key, value in weights.items()
-                if key.startswith(start)
+                if key.startswith(prefix)
             }
-            _write(pipe, Path(private), name, own, _of_network(plain, start))
+            _write(pipe, Path(private), name, own_weights, _of_network(plain, prefix))
 
 
-def _of_network(config: Mapping[str, Any], start: str) -> dict[str, Any]:
+def _of_network(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """A configuration with the names of modules as one network has them."""
     targets = config.get("target_modules")
-    if not start or not isinstance(targets, list):
+    if not prefix or not isinstance(targets, list):
         return dict(config)
-    return {**config, "target_modules": [one.removeprefix(start) for one in targets]}
+    return {**config, "target_modules": [target.removeprefix(prefix) for target in targets]}
 
 
 def _write(
     pipe: Any, folder: Path, name: str, weights: dict[str, Tensor], config: dict[str, Any]
 ) -> None:
-    known, kind = _layers(pipe), _kind(pipe, name)
-    file = FIRST if name == kind or name in known or not known else _file(name)
-    if kind in known:
-        given = {f"{kind}_lora_layers": weights, f"{kind}_lora_adapter_metadata": config}
+    written, name_in_pipeline = _written_networks(pipe), _name_in_pipeline(pipe, name)
+    file = FIRST if name == name_in_pipeline or name in written or not written else _file(name)
+    if name_in_pipeline in written:
+        given = {
+            f"{name_in_pipeline}_lora_layers": weights,
+            f"{name_in_pipeline}_lora_adapter_metadata": config,
+        }
         pipe.save_lora_weights(folder, weight_name=file, **given)
         return
     from safetensors.torch import save_file
@@ -78,17 +81,17 @@ def _file(name: str) -> str:
     return f"{name}_lora_weights.safetensors"
 
 
-def _layers(pipe: Any) -> list[str]:
+def _written_networks(pipe: Any) -> list[str]:
     """The networks whose LoRA the pipeline writes."""
     writer = getattr(pipe, "save_lora_weights", None)
     taken = inspect.signature(writer).parameters if writer else ()
     return [key.removesuffix("_lora_layers") for key in taken if key.endswith("_lora_layers")]
 
 
-def _kind(pipe: Any, name: str) -> str:
+def _name_in_pipeline(pipe: Any, name: str) -> str:
     """Under which network's name a pipeline writes a network: a second expert's is that of
     the first."""
-    return name if name in _layers(pipe) else name.rpartition("_")[0] or name
+    return name if name in _written_networks(pipe) else name.rpartition("_")[0] or name
 
 
 def load(
@@ -109,14 +112,14 @@ def load(
     for name, other in others:
         if (folder / _file(name)).exists():
             parts[name] = _fitted(folder / _file(name), name, other, partial)
-    return _joined(parts)
+    return _combined(parts)
 
 
 def _fitted(path: Path, name: str, network: nn.Module, partial: bool) -> lora.Lora:
     return lora.fitted(lora.read(path, prefix=f"{name}."), network, partial)
 
 
-def _joined(parts: Mapping[str, lora.Lora]) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _combined(parts: Mapping[str, lora.Lora]) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The adapters of several networks as one, whose modules are named after their
     network."""
     pairs = {
@@ -125,23 +128,23 @@ def _joined(parts: Mapping[str, lora.Lora]) -> tuple[dict[str, Tensor], dict[str
     alphas = {
         f"{name}.{key}": alpha for name, part in parts.items() for key, alpha in part.alphas.items()
     }
-    whole = lora.Lora(pairs, alphas)
-    return whole.weights, whole.config()
+    combined = lora.Lora(pairs, alphas)
+    return combined.weights, combined.config()
 
 
 def notes(pipe: Any, trained: Mapping[str, nn.Module]) -> list[str]:
     """What a person must know before training of how an adapter will be read."""
-    told = []
+    messages = []
     for name, network in trained.items():
         reader = hasattr(network, "load_lora_adapter")  # which the pipeline's own loader calls
-        if reader and _kind(pipe, name) in _layers(pipe):
+        if reader and _name_in_pipeline(pipe, name) in _written_networks(pipe):
             continue
-        how = (
+        way_to_read = (
             f"pipe.{name}.load_lora_adapter(folder, prefix={name!r}, use_safetensors=True) reads the LoRA that is "
             "written"
             if reader
             else f"its {type(network).__name__} has no load_lora_adapter, so that only vidrl reads the LoRA that is "
             "written: train with policy.full = true for a network that diffusers loads"
         )
-        told.append(f"{type(pipe).__name__} cannot load a LoRA into its {name}: {how}")
-    return told
+        messages.append(f"{type(pipe).__name__} cannot load a LoRA into its {name}: {way_to_read}")
+    return messages

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ._company import TOLERANCE
+from ._row_independence import TOLERANCE
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
@@ -28,8 +28,8 @@ def prove(backbone: Pipeline) -> None:
         with torch.no_grad():
             plain = _predicted(backbone, time)
         with torch.enable_grad():
-            kept = _predicted(backbone, time).detach()
-        gap, size = float((kept - plain).abs().max()), float(plain.abs().max())
+            checkpointed = _predicted(backbone, time).detach()
+        gap, size = float((checkpointed - plain).abs().max()), float(plain.abs().max())
         if gap > TOLERANCE[next(backbone.network.parameters()).dtype] * max(size, 1e-6):
             names = ", ".join(type(network).__name__ for network in backbone.networks.values())
             raise ValueError(
@@ -41,5 +41,5 @@ def prove(backbone: Pipeline) -> None:
 def _predicted(backbone: Pipeline, time: float) -> Tensor:
     """The prediction for one clip of the prompt of the dry runs."""
     x = backbone.noise([torch.Generator().manual_seed(0)]).to(backbone.device)
-    cond = {"row": torch.tensor([backbone.dry], device=backbone.device)}
+    cond = {"row": torch.tensor([backbone.dry_row], device=backbone.device)}
     return backbone.predict(x, torch.tensor([time], device=backbone.device), cond)

@@ -16,19 +16,19 @@ Size = tuple[int, int] | None  # height and width, None where the pipeline does 
 GREY = 0.5
 
 
-def loaded(prompt: str, size: Size) -> dict[str, Any]:
+def load(prompt: str, size: Size) -> dict[str, Any]:
     """The references of a prompt as a pipeline takes them: PIL images of the clip's size,
     lists of them, and texts."""
     return {name: _value(prompt, name, size) for name in of(prompt)}
 
 
-def of_call(call: Mapping[str, Any], size: Size) -> dict[str, Any]:
+def with_loaded_files(call: Mapping[str, Any], size: Size) -> dict[str, Any]:
     """Arguments of a call, in which a file is named by its path, with the file's
     pictures."""
     files = {
         name: value for name, value in call.items() if is_file(name) and isinstance(value, str)
     }
-    return {**call, **loaded(Prompt("", files), size)}
+    return {**call, **load(Prompt("", files), size)}
 
 
 def _value(prompt: str, name: str, size: Size) -> Any:
@@ -36,8 +36,8 @@ def _value(prompt: str, name: str, size: Size) -> Any:
     if not is_file(name):
         return prompt.references[name]
     if stem(name) == "video":
-        return [_stretched(image(frame), size) for frame in prompt.film(name)]
-    return _stretched(picture.image(prompt.references[name]), size)
+        return [_resized(image(frame), size) for frame in prompt.film(name)]
+    return _resized(picture.image(prompt.references[name]), size)
 
 
 def image(pixels: Tensor) -> Any:
@@ -48,7 +48,7 @@ def image(pixels: Tensor) -> Any:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _stretched(found: Any, size: Size) -> Any:
+def _resized(found: Any, size: Size) -> Any:
     """An image at a size, as diffusers' processors bring it there."""
     if size is None or found.size == (size[1], size[0]):
         return found
@@ -57,7 +57,7 @@ def _stretched(found: Any, size: Size) -> Any:
     return found.resize((size[1], size[0]), Image.Resampling.LANCZOS)
 
 
-def key(references: Mapping[str, Any]) -> tuple[Any, ...]:
+def identity(references: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells references apart."""
     return tuple((name, _bytes(value)) for name, value in sorted(references.items()))
 
@@ -68,18 +68,20 @@ def _bytes(value: Any) -> Any:
     return (value.size, value.tobytes()) if hasattr(value, "tobytes") else value
 
 
-def plain(takes: Mapping[str, Any], size: Size, frames: int) -> Iterator[dict[str, Any]]:
+def grey_references(
+    call_parameters: Mapping[str, Any], size: Size, frames: int
+) -> Iterator[dict[str, Any]]:
     """Grey references for a dry run: none, then those that a pipeline may need, fewest
     first."""
     grey = image(torch.full((3, *(size or (64, 64))), GREY))
-    names = [name for name in takes if is_file(name)]
+    names = [name for name in call_parameters if is_file(name)]
     values = {name: [grey] * frames if stem(name) == "video" else grey for name in names}
-    usual = [name for name in ("image", "video") if name in names]
+    usual_names = [name for name in ("image", "video") if name in names]
     masks = [name for name in names if "mask" in name.split("_")]
     yield {}
-    for name in usual:
+    for name in usual_names:
         yield {name: values[name]}
         if masks:
             yield {key: values[key] for key in (name, *masks)}
-    if len(names) > len(usual):
+    if len(names) > len(usual_names):
         yield values

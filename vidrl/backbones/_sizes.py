@@ -12,21 +12,25 @@ from typing import Any
 import torch
 
 from . import _references
-from ._drive import FRAMES, Drive, Row
+from ._runner import FRAMES, Row, Runner
 
-OWN_STEPS = 2  # of a dry run's schedule: with one step some schedules divide 0 by 0
+DRY_STEPS = 2  # of a dry run's schedule: with one step some schedules divide 0 by 0
 
 
-def of_folder(folder: Path | None, takes: Mapping[str, Any]) -> dict[str, Any]:
+def folder_size(folder: Path | None, call_parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The size that a folder's vidrl.json names, as arguments of the pipeline's call."""
-    known = _read(folder)
-    frames = next((name for name in FRAMES if name in takes), "")
+    stated = _read(folder)
+    frames = next((name for name in FRAMES if name in call_parameters), "")
     found = {
-        "height": known.get("height"),
-        "width": known.get("width"),
-        frames: known.get("frames"),
+        "height": stated.get("height"),
+        "width": stated.get("width"),
+        frames: stated.get("frames"),
     }
-    return {name: value for name, value in found.items() if value is not None and name in takes}
+    return {
+        name: value
+        for name, value in found.items()
+        if value is not None and name in call_parameters
+    }
 
 
 def _read(folder: Path | None) -> dict[str, Any]:
@@ -34,23 +38,31 @@ def _read(folder: Path | None) -> dict[str, Any]:
     return json.loads(file.read_text()) if file and file.exists() else {}
 
 
-def played_at(folder: Path | None, call: Mapping[str, Any], takes: Mapping[str, Any]) -> float:
+def clip_rate(
+    folder: Path | None, call: Mapping[str, Any], call_parameters: Mapping[str, Any]
+) -> float:
     """Frames a second: what the folder, the call or the pipeline's default says, else
     16."""
-    named = [call.get(name, takes[name].default) for name in ("frame_rate", "fps") if name in takes]
-    said = [
+    named = [
+        call.get(name, call_parameters[name].default)
+        for name in ("frame_rate", "fps")
+        if name in call_parameters
+    ]
+    rates = [
         value
         for value in (_read(folder).get("fps"), *named)
         if isinstance(value, (int, float)) and value > 0
     ]
-    return float(said[0]) if said else 16.0
+    return float(rates[0]) if rates else 16.0
 
 
-def picture(pipe: Any, call: Mapping[str, Any], takes: Mapping[str, Any]) -> _references.Size:
+def picture_size(
+    pipe: Any, call: Mapping[str, Any], call_parameters: Mapping[str, Any]
+) -> _references.Size:
     """Height and width of the pictures that a pipeline makes; None where neither the call
     nor the pipeline says."""
     named = [
-        call.get(name, takes[name].default) if name in takes else None
+        call.get(name, call_parameters[name].default) if name in call_parameters else None
         for name in ("height", "width")
     ]
     side = getattr(pipe, "default_sample_size", None)
@@ -61,45 +73,49 @@ def picture(pipe: Any, call: Mapping[str, Any], takes: Mapping[str, Any]) -> _re
     return (height, width) if height and width else None
 
 
-def dry_row(drive: Drive, size: _references.Size) -> tuple[int, tuple[str, ...]]:
+def find_dry_row(runner: Runner, size: _references.Size) -> tuple[int, tuple[str, ...]]:
     """The row of dry runs, and the references without which the pipeline does not run.
 
     Raises ValueError, with the pipeline's own error, where it runs with none.
     """
     frames = next(
-        (drive.call.get(name, drive.takes[name].default) for name in FRAMES if name in drive.takes),
+        (
+            runner.call.get(name, runner.call_parameters[name].default)
+            for name in FRAMES
+            if name in runner.call_parameters
+        ),
         1,
     )
     errors: list[Exception] = []
-    for references in _references.plain(drive.takes, size, frames or 1):
-        drive.table[:] = [Row("", references)]
+    for references in _references.grey_references(runner.call_parameters, size, frames or 1):
+        runner.table[:] = [Row("", references)]
         try:
-            drive.times(0, OWN_STEPS)
+            runner.times(0, DRY_STEPS)
             return 0, tuple(references)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  a pipeline may refuse its arguments in any way
             errors.append(error)
-    raise _refused(drive, errors[min(1, len(errors) - 1)])
+    raise _refused_arguments(runner, errors[min(1, len(errors) - 1)])
 
 
-def _refused(drive: Drive, error: Exception) -> ValueError:
+def _refused_arguments(runner: Runner, error: Exception) -> ValueError:
     if isinstance(error, ValueError) and str(error).startswith(
         "expected a pipeline that vidrl can drive"
     ):
         return error
-    asked = (
-        ", ".join(f"{key} = {value!r}" for key, value in drive.call.items()) or "its own defaults"
+    arguments = (
+        ", ".join(f"{key} = {value!r}" for key, value in runner.call.items()) or "its own defaults"
     )
-    made = ValueError(
-        f"expected arguments that {drive.name} runs with, got {asked[:200]}: {type(error).__name__}: "
-        f"{str(error).strip()[:400]}{_nearest(drive, str(error))}"
+    refused = ValueError(
+        f"expected arguments that {runner.name} runs with, got {arguments[:200]}: {type(error).__name__}: "
+        f"{str(error).strip()[:400]}{_nearest(runner, str(error))}"
     )
-    made.__cause__ = error
-    return made
+    refused.__cause__ = error
+    return refused
 
 
-def _nearest(drive: Drive, text: str) -> str:
+def _nearest(runner: Runner, text: str) -> str:
     """The nearest size, where the pipeline's error names the number that divides it.
 
     >>> class Asked: call = {"height": 17, "width": 32}
@@ -110,13 +126,14 @@ def _nearest(drive: Drive, text: str) -> str:
     if not found:
         return ""
     unit = int(found[1])
-    near = {
-        name: max(unit, round(drive.call[name] / unit) * unit)
+    nearest_sizes = {
+        name: max(unit, round(runner.call[name] / unit) * unit)
         for name in ("height", "width")
-        if isinstance(drive.call.get(name), int) and drive.call[name] % unit
+        if isinstance(runner.call.get(name), int) and runner.call[name] % unit
     }
     return (
-        "; the nearest is " + ", ".join(f"{name} = {value}" for name, value in near.items())
-        if near
+        "; the nearest is "
+        + ", ".join(f"{name} = {value}" for name, value in nearest_sizes.items())
+        if nearest_sizes
         else ""
     )

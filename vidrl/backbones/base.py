@@ -65,22 +65,22 @@ class Generator(ABC):
         """
         name, reads = type(self).__name__, ", ".join(self.reads)
         for prompt in prompts:
-            spare = [one for one in of(prompt) if one not in self.reads]
-            lost = [one for one in self.needs if one not in of(prompt)]
-            if spare:
+            unread = [one for one in of(prompt) if one not in self.reads]
+            missing = [one for one in self.needs if one not in of(prompt)]
+            if unread:
                 kinds = (
                     f"prompts with no references but {reads}" if reads else "prompts of text alone"
                 )
                 raise ValueError(
                     f"expected {kinds}, which is what {name} reads, got {str(prompt)[:60]!r} with "
-                    f"{', '.join(spare)}: take these columns out of the prompt file, or use a backbone "
+                    f"{', '.join(unread)}: take these columns out of the prompt file, or use a backbone "
                     "that reads them"
                 )
-            if lost:
+            if missing:
                 raise ValueError(
                     f"expected prompts with {', '.join(self.needs)}, which {name} needs, got "
-                    f"{str(prompt)[:60]!r} without {', '.join(lost)}: write the prompts into a "
-                    f".jsonl, .csv or .parquet file with the columns prompt and {lost[0]}"
+                    f"{str(prompt)[:60]!r} without {', '.join(missing)}: write the prompts into a "
+                    f".jsonl, .csv or .parquet file with the columns prompt and {missing[0]}"
                 )
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
@@ -118,8 +118,10 @@ class Generator(ABC):
     def noise(self, draws: Sequence[torch.Generator]) -> Tensor:
         """One unit Gaussian latent a generator, float32 (B, C, L, h, w): the same whatever
         the batch and the device."""
-        made = [torch.randn(self.shape, generator=draw) for draw in draws]
-        return torch.stack(made) if made else torch.empty(0, *self.shape)  # a process without rows
+        created = [torch.randn(self.shape, generator=draw) for draw in draws]
+        return (
+            torch.stack(created) if created else torch.empty(0, *self.shape)
+        )  # a process without rows
 
     @property
     def device(self) -> torch.device:
@@ -278,13 +280,13 @@ class PromptCache:
         self.first: Cond = {}
         self.bytes = 0
         cure = "set backbone.options.offload_text = true, or use a device of more memory"
-        self._alone = Pieces(1, "encoding one prompt", cure)
+        self._one_at_a_time = Pieces(1, "encoding one prompt", cure)
 
     def __call__(self, prompts: Sequence[str]) -> Cond:
         """The condition of each prompt, on the backbone's device."""
-        parts = self._used(prompts)
+        parts = self._cached(prompts)
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in parts]
-        parts |= self._alone.attempt(1, lambda _: self._encoded(new))
+        parts |= self._one_at_a_time.attempt(1, lambda _: self._encode_new(new))
         each = [parts[prompt] for prompt in prompts]
         return {
             name: self._batch([part[name] for part in each], len(parts) > 1) for name in each[0]
@@ -297,16 +299,18 @@ class PromptCache:
         A prompt that cannot be encoded, and all after it, are left to the later call of
         `encode`, which raises.
         """
-        old = self._used(prompts)
+        old = self._cached(prompts)
         kept_anyway = [
             *self.first.values(),
-            *(value for cond in old.values() for value in self._own(cond)),
+            *(value for cond in old.values() for value in self._unshared(cond)),
         ]
         room = self.limit - sum(value.nbytes for value in kept_anyway)
         with suppress(Exception):
-            self._encoded([prompt for prompt in dict.fromkeys(prompts) if prompt not in old], room)
+            self._encode_new(
+                [prompt for prompt in dict.fromkeys(prompts) if prompt not in old], room
+            )
 
-    def _used(self, prompts: Sequence[str]) -> dict[str, Cond]:
+    def _cached(self, prompts: Sequence[str]) -> dict[str, Cond]:
         """The conditions that are kept of these prompts, marked as used last."""
         found = {
             prompt: self.kept[prompt] for prompt in dict.fromkeys(prompts) if prompt in self.kept
@@ -315,49 +319,49 @@ class PromptCache:
             self.kept.move_to_end(prompt)
         return found
 
-    def _encoded(self, prompts: Sequence[str], room: float = inf) -> dict[str, Cond]:
+    def _encode_new(self, prompts: Sequence[str], room: float = inf) -> dict[str, Cond]:
         """Encode and keep prompts in one visit of the text encoder, until the next would
         take more than `room` bytes.
 
         Each is encoded alone: the last bits of a condition must not depend on what it was
         encoded with, so that a resumed run has the same ones.
         """
-        made: dict[str, Cond] = {}
+        created: dict[str, Cond] = {}
         if not prompts:
-            return made
+            return created
         self.backbone.check_prompts(prompts)
         with self.backbone.encoding(), without_autocast(self.backbone.device):
             for prompt in prompts:
                 cond = self.backbone.encode([prompt])
-                made[prompt] = self._keep(
+                created[prompt] = self._keep(
                     prompt, {name: value.detach().cpu() for name, value in cond.items()}
                 )
-                room -= self._own_bytes(made[prompt])
-                if room < self._own_bytes(made[prompt]):
+                room -= self._unshared_bytes(created[prompt])
+                if room < self._unshared_bytes(created[prompt]):
                     break
-        return made
+        return created
 
     def _keep(self, prompt: str, cond: Cond) -> Cond:
         if not self.first:
             self.first, self.bytes = cond, sum(value.nbytes for value in cond.values())
-        cond = {name: self._shared(name, value) for name, value in cond.items()}
+        cond = {name: self._shared_or_new(name, value) for name, value in cond.items()}
         self.kept[prompt] = cond
-        self.bytes += self._own_bytes(cond)
+        self.bytes += self._unshared_bytes(cond)
         while self.kept and self.bytes > self.limit:
-            self.bytes -= self._own_bytes(self.kept.popitem(last=False)[1])
+            self.bytes -= self._unshared_bytes(self.kept.popitem(last=False)[1])
         return cond
 
-    def _shared(self, name: str, value: Tensor) -> Tensor:
+    def _shared_or_new(self, name: str, value: Tensor) -> Tensor:
         """The first prompt's tensor of that name, where it equals this one."""
         first = self.first.get(name)
         alike = first is not None and first.shape == value.shape and first.dtype == value.dtype
         return first if alike and torch.equal(first, value) else value  # type: ignore[return-value, arg-type]
 
-    def _own(self, cond: Cond) -> list[Tensor]:
+    def _unshared(self, cond: Cond) -> list[Tensor]:
         return [value for name, value in cond.items() if value is not self.first.get(name)]
 
-    def _own_bytes(self, cond: Cond) -> int:
-        return sum(value.nbytes for value in self._own(cond))
+    def _unshared_bytes(self, cond: Cond) -> int:
+        return sum(value.nbytes for value in self._unshared(cond))
 
     def _batch(self, values: Sequence[Tensor], several: bool) -> Tensor:
         """One tensor (B, ...) on the device; what several prompts share is there once, and

@@ -2,11 +2,11 @@
 around the network.
 
 One prediction is one run of the pipeline's `__call__` over two turns of its loop at one
-time (`_drive`). In the first turn the network is a stand-in that costs nothing (`_switch`),
+time (`_runner`). In the first turn the network is a stand-in that costs nothing (`_stand_ins`),
 and where the pipeline asks its scheduler for the next latents, the scheduler hands over
-vidrl's (`_probe`). In the second turn the network is real, and what reaches the scheduler,
+vidrl's (`_scheduler_probe`). In the second turn the network is real, and what reaches the scheduler,
 guidance and all, is the prediction; then the run is left. What frozen parts made of a
-prompt is kept (`_memory`). Decoding is the pipeline's own end, after a turn that hands over
+prompt is kept (`_encoder_cache`). Decoding is the pipeline's own end, after a turn that hands over
 the latents.
 
 Legend: B batch, C latent channels, L latent frames, F pixel frames; vidrl's latents are (B,
@@ -25,16 +25,24 @@ from torch import Tensor, nn
 
 from vidrl.data.prompt import is_file, is_text
 
-from . import _adapters, _checkpointing, _company, _given, _opening, _references, _sizes
-from ._drive import Drive, Row
-from ._joined import Joined, look
-from ._layout import Layout
-from ._memory import Memory
-from ._mixed import Mixed
-from ._probe import probe
-from ._reading import Reading
-from ._switch import Decoding
-from ._tail import Tail
+from . import (
+    _adapters,
+    _checkpointing,
+    _components,
+    _conditioning_frames,
+    _references,
+    _row_independence,
+    _sizes,
+)
+from ._encoder_cache import EncoderCache
+from ._joint_latents import JointLayout, find_layout
+from ._latent_layout import Layout
+from ._mixed_times import MixedTimes
+from ._runner import Row, Runner
+from ._scheduler_probe import probe
+from ._stand_ins import DecodeHook
+from ._truncation import TokenizerCalls
+from ._video_encoder import VideoEncoder
 from .base import Cond, Denoiser
 
 
@@ -90,62 +98,77 @@ class Pipeline(Denoiser):
                 f"precision: leave dtype out, and call pipe.to(torch.{dtype}) first, and pipe.vae.to(torch.float32)"
             )
         self.folder = Path(str(model)) if local and Path(str(model)).is_dir() else None
-        pipe = _opening.checked(_opening.opened(str(model), dtype) if local else model)
+        pipe = _components.check(_components.load(str(model), dtype) if local else model)
         self.batch, self.decode_chunk, self.offload, self.attention = (
             batch,
             decode_chunk,
             offload,
             attention,
         )
-        self._take(pipe, train, gradient_checkpointing)
-        own = _sizes.of_folder(self.folder, _opening.arguments(pipe))
-        self._start(pipe, {**own, **(call or {})}, seed)
-        self.fps = float(fps or _sizes.played_at(self.folder, self.drive.call, self.drive.takes))
-        later = _opening.newer(_opening.index(str(model))) if local else ""
-        self.notes = (*([later] if later else []), *_opening.differs(pipe.scheduler, self.probe))
+        self._sort_components(pipe, train, gradient_checkpointing)
+        folder_size = _sizes.folder_size(self.folder, _components.arguments(pipe))
+        self._prepare(pipe, {**folder_size, **(call or {})}, seed)
+        self.fps = float(
+            fps or _sizes.clip_rate(self.folder, self.runner.call, self.runner.call_parameters)
+        )
+        version_note = (
+            _components.newer_version_note(_components.index(str(model))) if local else ""
+        )
+        self.notes = (
+            *([version_note] if version_note else []),
+            *_components.scheduler_notes(pipe.scheduler, self.probe),
+        )
         self.adapter_notes = tuple(_adapters.notes(pipe, self.trained))
-        self._alone: bool | None = None
+        self._rows_depend: bool | None = None
         self._proven = set[Any]()
 
-    def _take(self, pipe: Any, train: Sequence[str], checkpointing: bool) -> None:
+    def _sort_components(self, pipe: Any, train: Sequence[str], checkpointing: bool) -> None:
         """Sort the pipeline's modules into networks, of which some are trained, and frozen
         parts."""
-        self.networks, self.frozen = _opening.networks(pipe), _opening.frozen(pipe)
-        self.trained = _opening.chosen(self.networks, train, type(pipe).__name__)
+        self.networks, self.frozen = _components.networks(pipe), _components.frozen(pipe)
+        self.trained = _components.select_trained(self.networks, train, type(pipe).__name__)
         single = len(self.trained) == 1
         self.network = next(iter(self.trained.values())) if single else nn.ModuleDict(self.trained)
         for part in (*self.networks.values(), *self.frozen.values()):
             part.requires_grad_(False).eval()
         if checkpointing:
-            _opening.checkpoint(self.networks)
-        self.autoencoder = _opening.autoencoder(self.frozen)
+            _components.enable_checkpointing(self.networks)
+        self.autoencoder = _components.autoencoder(self.frozen)
         self.encoder = None if self.autoencoder is None else self.autoencoder.encode
-        self.decoding = (
-            None if self.autoencoder is None else Decoding(self.autoencoder, checkpointing)
+        self.decode_hook = (
+            None if self.autoencoder is None else DecodeHook(self.autoencoder, checkpointing)
         )
 
-    def _start(self, pipe: Any, call: Mapping[str, Any], seed: int) -> None:
+    def _prepare(self, pipe: Any, call: Mapping[str, Any], seed: int) -> None:
         """Prepare the drive, and look at the latents of dry runs."""
         name = type(pipe).__name__
-        _opening.check_call(call, _opening.arguments(pipe), name)
+        _components.check_call(call, _components.arguments(pipe), name)
         self.probe, self.path = probe(pipe.scheduler, name)
-        self.memory = Memory(lambda: self.device)
+        self.encoder_cache = EncoderCache(lambda: self.device)
         for part in self.frozen.values():
             decodes = part is self.autoencoder
-            self.memory.watch(
+            self.encoder_cache.watch(
                 part, "encode" if decodes else "forward", self.offload and not decodes
             )
-        self.size = _sizes.picture(pipe, call, _opening.arguments(pipe))
-        asked = _references.of_call(call, self.size)
-        self.drive = Drive(pipe, self.networks, self.probe, self.memory, asked, seed)
-        self.mixed = Mixed(self.drive)
-        self.places: dict[Any, int] = {}
-        self.dry, self.needs = _sizes.dry_row(self.drive, self.size)
-        self.reads = tuple(name for name in self.drive.takes if is_file(name) or is_text(name))
-        every = look(self.drive, self.dry)
-        given = _given.frames(self.drive, every, self.dry, self.decoding)
-        self.layout = every.without(given) if isinstance(every, Layout) else every
-        self.kinds = {_given.kind(self.drive, self.dry)}  # of rows whose given frames are known
+        self.size = _sizes.picture_size(pipe, call, _components.arguments(pipe))
+        arguments = _references.with_loaded_files(call, self.size)
+        self.runner = Runner(pipe, self.networks, self.probe, self.encoder_cache, arguments, seed)
+        self.mixed_times = MixedTimes(self.runner)
+        self.row_of_prompt: dict[Any, int] = {}
+        self.dry_row, self.needs = _sizes.find_dry_row(self.runner, self.size)
+        self.reads = tuple(
+            name for name in self.runner.call_parameters if is_file(name) or is_text(name)
+        )
+        all_frames = find_layout(self.runner, self.dry_row)
+        conditioned = _conditioning_frames.find_frames(
+            self.runner, all_frames, self.dry_row, self.decode_hook
+        )
+        self.layout = (
+            all_frames.without_frames(conditioned) if isinstance(all_frames, Layout) else all_frames
+        )
+        self.known_kinds = {
+            _conditioning_frames.pictures_of_row(self.runner, self.dry_row)
+        }  # of rows whose given frames are known
         self.shape, self.frame_map = self.layout.shape, self.layout.frame_map
 
     def times(self, n: int) -> list[float]:
@@ -158,13 +181,13 @@ class Pipeline(Denoiser):
         """
         if n < 1:
             raise ValueError(f"expected 1 step or more, got {n}")
-        return self.drive.times(self.dry, n)
+        return self.runner.times(self.dry_row, n)
 
     def noise(self, draws: Sequence[torch.Generator]) -> Tensor:
         """One unit Gaussian latent a generator, float32 (B, C, L, h, w), drawn as the
         pipeline draws its own."""
-        made = [self.layout.noise(draw) for draw in draws]
-        return torch.stack(made) if made else torch.empty(0, *self.shape)
+        created = [self.layout.noise(draw) for draw in draws]
+        return torch.stack(created) if created else torch.empty(0, *self.shape)
 
     def encode(self, prompts: Sequence[str]) -> Cond:
         """{"row": (B,)}, the numbers of prompts in a table; what a prompt means is computed
@@ -178,52 +201,54 @@ class Pipeline(Denoiser):
         return {"row": torch.tensor([self._row(prompt) for prompt in prompts], device=self.device)}
 
     def _row(self, prompt: str) -> int:
-        references = _references.loaded(prompt, self.size)
-        key = str(prompt), _references.key(references)
-        if key not in self.places:
-            row = self.places[key] = len(self.drive.table)
-            self.drive.table.append(Row(str(prompt), references))
-            if (kind := _given.kind(self.drive, row)) not in self.kinds:
-                _given.check(self.drive, self.layout, row, self.decoding)
-                self.kinds.add(kind)
-        return self.places[key]
+        references = _references.load(prompt, self.size)
+        key = str(prompt), _references.identity(references)
+        if key not in self.row_of_prompt:
+            row = self.row_of_prompt[key] = len(self.runner.table)
+            self.runner.table.append(Row(str(prompt), references))
+            if (
+                pictures := _conditioning_frames.pictures_of_row(self.runner, row)
+            ) not in self.known_kinds:
+                _conditioning_frames.check(self.runner, self.layout, row, self.decode_hook)
+                self.known_kinds.add(pictures)
+        return self.row_of_prompt[key]
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """What the network and the guidance predict at x_t (B, C, L, h, w) for t (B,),
         float32; as `path` says."""
         self._attend(x.device)
         times, rows = t.tolist(), cond["row"].tolist()
-        limit = self._at_once(x, rows, times)
-        mixed = limit > 1 and len(set(times)) > 1 and self._mixes(x, rows[0])
-        made: dict[int, Tensor] = {}
-        for part in _company.groups(times, limit, mixed):
-            whole = len(part) == len(x)  # then nothing is copied
+        limit = self._rows_at_once(x, rows, times)
+        mixed_times = limit > 1 and len(set(times)) > 1 and self._times_mix(x, rows[0])
+        created: dict[int, Tensor] = {}
+        for part in _row_independence.batches(times, limit, mixed_times):
+            is_whole_batch = len(part) == len(x)  # then nothing is copied
             raw = self._predict(
-                x if whole else x[part], [times[i] for i in part], [rows[i] for i in part]
+                x if is_whole_batch else x[part], [times[i] for i in part], [rows[i] for i in part]
             )
-            if whole:
+            if is_whole_batch:
                 return raw
-            made |= zip(part, raw, strict=True)
-        return torch.stack([made[i] for i in range(len(x))]) if made else torch.zeros_like(x)
+            created |= zip(part, raw, strict=True)
+        return torch.stack([created[i] for i in range(len(x))]) if created else torch.zeros_like(x)
 
-    def _mixes(self, x: Tensor, row: int) -> bool:
+    def _times_mix(self, x: Tensor, row: int) -> bool:
         """Whether rows of several times run together, asked of a row that runs beside
         others."""
         two = self.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
-        return self.mixed.can(row, self.layout.theirs(two.to(x)))
+        return self.mixed_times.supports(row, self.layout.to_pipeline(two.to(x)))
 
     def _predict(self, x: Tensor, times: list[float], rows: list[int]) -> Tensor:
         scale, sign = self.probe.scale(times[0]), self.probe.sign
-        theirs = self.layout.theirs(x if scale == 1 else x * scale)
+        pipeline_latents = self.layout.to_pipeline(x if scale == 1 else x * scale)
         several = len(set(times)) > 1
         raw = (
-            self.mixed.predict(rows, theirs, times)
+            self.mixed_times.predict(rows, pipeline_latents, times)
             if several
-            else self.drive.predict(rows, theirs, times[0])
+            else self.runner.predict(rows, pipeline_latents, times[0])
         )
-        raw = self.layout.ours(raw.float())
-        if self.drive.renews:
-            raise self.drive.cannot(
+        raw = self.layout.to_vidrl(raw.float())
+        if self.runner.draws_noise_in_loop:
+            raise self.runner.refusal(
                 "it draws new random numbers in each step, so that a prediction is not a function "
                 "of the latents and the time",
                 "switch that off in backbone.options.call, as "
@@ -231,62 +256,66 @@ class Pipeline(Denoiser):
             )
         return raw if sign == 1 else sign * raw
 
-    def _at_once(self, x: Tensor, rows: Sequence[int], times: Sequence[float]) -> int:
+    def _rows_at_once(self, x: Tensor, rows: Sequence[int], times: Sequence[float]) -> int:
         """How many rows run together: one where company changes a prediction."""
-        limit = self.batch or _company.LARGEST
+        limit = self.batch or _row_independence.NO_LIMIT
         if limit == 1 or len(x) < 2:
             return limit
-        if self._alone is None:
-            self._alone = not self._together(x[:2], rows[0], times[0])
-        return 1 if self._alone else limit
+        if self._rows_depend is None:
+            self._rows_depend = not self._rows_are_independent(x[:2], rows[0], times[0])
+        return 1 if self._rows_depend else limit
 
-    def _together(self, x: Tensor, row: int, time: float) -> bool:
+    def _rows_are_independent(self, x: Tensor, row: int, time: float) -> bool:
         """Whether a row has the same prediction alone and beside two others, of which the
         second has everything else: text, pictures and latents."""
-        table, scaled = self.drive.table, x * self.probe.scale(time)
-        others = _company.companions(table[row])
+        table, scaled = self.runner.table, x * self.probe.scale(time)
+        others = _row_independence.neighbours(table[row])
         table.extend(others)
         rows = [row, *range(len(table) - len(others), len(table))]
-        latents = [self.layout.theirs(one[None]) for one in (scaled[0], scaled[1], -scaled[1])]
-        return _company.together(self.drive, rows, latents, time)
+        latents = [self.layout.to_pipeline(one[None]) for one in (scaled[0], scaled[1], -scaled[1])]
+        return _row_independence.rows_are_independent(self.runner, rows, latents, time)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Clips (B, F, 3, H, W) in [0, 1], float32, by the pipeline's own end; with
         gradient."""
-        return self.decode_with(latents, {"row": torch.full((len(latents),), self.dry)})
+        return self.decode_with(latents, {"row": torch.full((len(latents),), self.dry_row)})
 
     def decode_with(self, latents: Tensor, cond: Cond) -> Tensor:
         """The same for the prompts of `cond`: some pipelines begin with a given frame."""
         rows, size = cond["row"].tolist(), self._decoded_at_once()
-        made = [
+        created = [
             self._decode(latents[a : a + size], rows[a : a + size])
             for a in range(0, len(rows), size)
         ]
-        return torch.cat(made) if made else torch.empty(0, *self.clip_shape, device=latents.device)
+        return (
+            torch.cat(created)
+            if created
+            else torch.empty(0, *self.clip_shape, device=latents.device)
+        )
 
     def _decoded_at_once(self) -> int:
         """Clips decoded at once: one where rows change each other, or where that is not
         known yet of rows with pictures."""
-        alone = bool(self.needs) if self._alone is None else self._alone
+        alone = bool(self.needs) if self._rows_depend is None else self._rows_depend
         return 1 if alone or self.batch == 1 else self.decode_chunk
 
     def _decode(self, latents: Tensor, rows: list[int]) -> Tensor:
-        part = self.layout.of(latents.shape[2])
-        theirs = part.theirs(latents) * self.probe.scale(0.0)
+        part = self.layout.with_length(latents.shape[2])
+        pipeline_latents = part.to_pipeline(latents) * self.probe.scale(0.0)
         frames = None if part is self.layout else part.frame_map[-1][1]
-        return self.drive.pixels(rows, theirs, frames).float().clamp(0, 1)
+        return self.runner.pixels(rows, pipeline_latents, frames).float().clamp(0, 1)
 
     @property
     def encodes_video(self) -> bool:
         """Whether the pipeline has an autoencoder that turns clips into latents."""
-        return self.autoencoder is not None and not isinstance(self.layout, Joined)
+        return self.autoencoder is not None and not isinstance(self.layout, JointLayout)
 
     def check_encodes_video(self) -> None:
         """Raise NotImplementedError where latents hold more than pictures, or nothing
         encodes."""
-        if isinstance(self.layout, Joined):
+        if isinstance(self.layout, JointLayout):
             raise NotImplementedError(
-                f"expected a pipeline that makes pictures alone, got {self.drive.name}, whose latents hold sound "
+                f"expected a pipeline that makes pictures alone, got {self.runner.name}, whose latents hold sound "
                 "as well, which clips do not bring: train it by an algorithm that samples, or use another pipeline"
             )
         super().check_encodes_video()
@@ -294,12 +323,12 @@ class Pipeline(Denoiser):
     def latents_of(self, video: Tensor) -> Tensor:
         """The encoder's means, brought into the pipeline's latents by the inverse of its
         own way to the decoder."""
-        return torch.cat([self.tail.latents_of(clip) for clip in video.split(1)])
+        return torch.cat([self.video_encoder.latents_of(clip) for clip in video.split(1)])
 
     @cached_property
-    def tail(self) -> Tail:
+    def video_encoder(self) -> VideoEncoder:
         """What the pipeline does with latents before it decodes them."""
-        return Tail(self)
+        return VideoEncoder(self)
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
         """The prompts whose end no text encoder of the pipeline reads.
@@ -308,12 +337,12 @@ class Pipeline(Denoiser):
             >>> Pipeline.tiny().truncated(["a red circle", "a red circle " * 6])
             ['a red circle a red circle a red circle a red circle a red circle a red circle ']
         """
-        return [prompt for prompt in prompts if self.reading.cuts(str(prompt))]
+        return [prompt for prompt in prompts if self.tokenizer_calls.truncates(str(prompt))]
 
     @cached_property
-    def reading(self) -> Reading:
+    def tokenizer_calls(self) -> TokenizerCalls:
         """How the pipeline gives texts to its tokenizers."""
-        return Reading(self.drive, self.drive.table[self.dry])
+        return TokenizerCalls(self.runner, self.runner.table[self.dry_row])
 
     longer = "Raise backbone.options.call.max_sequence_length, where the pipeline takes it, or shorten them"
 
@@ -357,7 +386,7 @@ class Pipeline(Denoiser):
     ) -> None:
         """Write an adapter as the pipeline does, one file a network; see
         `vidrl.backbones._adapters`."""
-        _adapters.save(self.drive.pipe, self.trained, Path(folder), weights, config)
+        _adapters.save(self.runner.pipe, self.trained, Path(folder), weights, config)
 
     def load_lora(
         self, folder: Path, partial: bool = False

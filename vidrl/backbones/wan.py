@@ -83,7 +83,9 @@ class Wan(Denoiser):
                 "expected guidance ≥ 1 (1 is off), decode_chunk ≥ 1 and text_length ≥ 1, "
                 f"got {guidance}, {decode_chunk} and {text_length}"
             )
-        self.pipe = _open(model, dtype) if isinstance(model, (str, Path)) else _checked(model)
+        self.pipe = (
+            _load(model, dtype) if isinstance(model, (str, Path)) else _check_pipeline(model)
+        )
         self.folder = (
             Path(model) if isinstance(model, (str, Path)) and Path(model).is_dir() else None
         )
@@ -101,12 +103,12 @@ class Wan(Denoiser):
             gradient_checkpointing,
             offload_text,
         )
-        self.attention, self._told_truncated, self._visiting = attention, False, False
+        self.attention, self._warned_truncated, self._encoder_on_device = attention, False, False
         self._negatives: dict[tuple[str, int], Tensor] = {}
         self._proven: set[tuple[torch.device, bool, torch.dtype | None]] = set()
         self._dtype: torch.dtype = self.pipe.transformer.dtype
-        self.scheduler = _euler(self.pipe.scheduler, flow_shift)
-        self.notes = _differs(self.pipe.scheduler, self.scheduler)
+        self.scheduler = _flow_euler(self.pipe.scheduler, flow_shift)
+        self.notes = _scheduler_notes(self.pipe.scheduler, self.scheduler)
         self._resize(_size(model, height=height, width=width, frames=frames, fps=fps))
         if gradient_checkpointing:
             self.pipe.transformer.enable_gradient_checkpointing()
@@ -117,7 +119,7 @@ class Wan(Denoiser):
         space, time = self.pipe.vae_scale_factor_spatial, self.pipe.vae_scale_factor_temporal
         config = self.pipe.transformer.config
         height, width, frames = (int(size[k]) for k in ("height", "width", "frames"))
-        _fits(
+        _check_size(
             height, width, frames, space * config.patch_size[1], space * config.patch_size[2], time
         )
         latent_frames = (frames - 1) // time + 1
@@ -132,7 +134,7 @@ class Wan(Denoiser):
         """Text embeddings {"text": (B, N, D)}, and {"negative": (B, N, D)} with guidance;
         zero after the last token."""
         self.check_prompts(prompts)
-        self._tell_truncated([*prompts, *([self.negative_prompt] if self.guidance != 1 else [])])
+        self._warn_truncated([*prompts, *([self.negative_prompt] if self.guidance != 1 else [])])
         with self.encoding():
             cond = {"text": self._embed(list(prompts))}
             if self.guidance != 1:
@@ -158,18 +160,18 @@ class Wan(Denoiser):
         )
         return [
             prompt
-            for prompt, own in zip(prompts, tokens, strict=True)
-            if len(own) > self.text_length
+            for prompt, token_ids in zip(prompts, tokens, strict=True)
+            if len(token_ids) > self.text_length
         ]
 
-    def _tell_truncated(self, texts: Sequence[str]) -> None:
+    def _warn_truncated(self, texts: Sequence[str]) -> None:
         """Warn, once for each backbone, where a text is longer than what is read of it."""
-        cut = [] if self._told_truncated else self.truncated(texts)
-        if cut:
-            self._told_truncated = True
+        truncated = [] if self._warned_truncated else self.truncated(texts)
+        if truncated:
+            self._warned_truncated = True
             warnings.warn(
                 f"the text encoder reads {self.text_length} tokens, and does not see the end of "
-                f"{cut[0][:60]!r}. {self.longer}",
+                f"{truncated[0][:60]!r}. {self.longer}",
                 stacklevel=3,
             )
 
@@ -177,15 +179,15 @@ class Wan(Denoiser):
     def encoding(self) -> Iterator[None]:
         """Keep the text encoder on the device, so that an offloaded one visits once for all
         that is encoded within."""
-        if not self.offload_text or self._visiting:
+        if not self.offload_text or self._encoder_on_device:
             yield
             return
-        self._visiting = True
+        self._encoder_on_device = True
         try:
             self.pipe.text_encoder.to(self.device)
             yield
         finally:
-            self._visiting = False
+            self._encoder_on_device = False
             self.pipe.text_encoder.to("cpu")
 
     def _negative(self) -> Tensor:
@@ -344,7 +346,7 @@ def _diffusers() -> Any:
     return diffusers
 
 
-def _open(model: str | Path, dtype: str) -> Any:
+def _load(model: str | Path, dtype: str) -> Any:
     """The pipeline of a folder or hub id; its index is read first, so that a wrong one
     costs no gigabytes."""
     folder, wanted = Path(model), "expected a diffusers folder of a Wan text-to-video pipeline"
@@ -361,10 +363,10 @@ def _open(model: str | Path, dtype: str) -> Any:
     if index.get("_class_name") != "WanPipeline":
         raise ValueError(f"{wanted}, got a {index.get('_class_name')} in {model}: {cure}")
     dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
-    return _checked(pipeline.from_pretrained(str(model), torch_dtype=dtypes))
+    return _check_pipeline(pipeline.from_pretrained(str(model), torch_dtype=dtypes))
 
 
-def _checked(pipe: Any) -> Any:
+def _check_pipeline(pipe: Any) -> Any:
     """The pipeline, if it is one that this adapter can drive."""
     if not isinstance(pipe, _diffusers().WanPipeline):
         raise ValueError(
@@ -381,13 +383,14 @@ def _size(model: object, **wanted: float | None) -> dict[str, float]:
     """The wanted size; what is None is that of the folder's vidrl.json, else that of the
     released checkpoints."""
     file = Path(model) / "vidrl.json" if isinstance(model, (str, Path)) else None
-    own = json.loads(file.read_text()) if file and file.exists() else {}
+    token_ids = json.loads(file.read_text()) if file and file.exists() else {}
     return {
-        key: own.get(key, SIZE[key]) if value is None else value for key, value in wanted.items()
+        key: token_ids.get(key, SIZE[key]) if value is None else value
+        for key, value in wanted.items()
     }
 
 
-def _fits(height: int, width: int, frames: int, rows: int, columns: int, time: int) -> None:
+def _check_size(height: int, width: int, frames: int, rows: int, columns: int, time: int) -> None:
     """Raise ValueError where WanPipeline would refuse, or silently change, the size."""
     for name, value, unit in (("height", height, rows), ("width", width, columns)):
         unit = max(unit, 16)  # WanPipeline's own rule, whatever the patch
@@ -401,7 +404,7 @@ def _fits(height: int, width: int, frames: int, rows: int, columns: int, time: i
         raise ValueError(f"expected frames to be {time} k + 1, got {frames}: take {nearest}")
 
 
-def _euler(scheduler: Any, shift: float | None) -> Any:
+def _flow_euler(scheduler: Any, shift: float | None) -> Any:
     """A flow Euler scheduler of the checkpoint's own shift; Wan's releases come with UniPC
     and its `flow_shift`."""
     euler, config = _diffusers().FlowMatchEulerDiscreteScheduler, scheduler.config
@@ -415,13 +418,13 @@ def _euler(scheduler: Any, shift: float | None) -> Any:
     return euler(shift=config.get("flow_shift", 1.0) if shift is None else shift)
 
 
-def _differs(theirs: Any, ours: Any) -> tuple[str, ...]:
+def _scheduler_notes(pipeline_scheduler: Any, vidrl_scheduler: Any) -> tuple[str, ...]:
     """What a person must know where `pipe()` would sample with another scheduler than vidrl
     does."""
-    if type(theirs) is type(ours):
+    if type(pipeline_scheduler) is type(vidrl_scheduler):
         return ()
-    name, shift = type(ours).__name__, ours.config.shift
+    name, shift = type(vidrl_scheduler).__name__, vidrl_scheduler.config.shift
     return (
-        f"the model's folder carries {type(theirs).__name__}, and vidrl samples with {name}(shift={shift:g}), so "
+        f"the model's folder carries {type(pipeline_scheduler).__name__}, and vidrl samples with {name}(shift={shift:g}), so "
         f"pipe() makes other clips of the same noise until pipe.scheduler = {name}(shift={shift:g})",
     )

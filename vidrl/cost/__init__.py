@@ -242,7 +242,7 @@ def _pixels(backbone: Denoiser) -> tuple[int, int, int]:
     size = getattr(backbone, "size", None)  # a driven pipeline's own
     if size:
         return frames, *size
-    if hasattr(backbone, "drive"):  # neither the call nor the pipeline says it, but a decode does
+    if hasattr(backbone, "runner"):  # neither the call nor the pipeline says it, but a decode does
         _, _, height, width = backbone.clip_shape
         return frames, height, width
     space = getattr(getattr(backbone, "pipe", None), "vae_scale_factor_spatial", 8)

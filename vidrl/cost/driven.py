@@ -62,11 +62,11 @@ def of(recipe: Recipe, backbone: Any, micro_batch: int) -> Work:
     """Count a recipe's networks, decoder and encoders in real runs of few rows."""
     weights = _weights(backbone)
     prompts = config.training_prompts(recipe.data)[:1]
-    before = backbone.memory.bytes
+    before = backbone.encoder_cache.bytes
     time = backbone.times(TIMED)[0]
     row = backbone.encode(prompts)["row"]
-    encode, _ = trace(lambda: backbone.drive.first(int(row[0])), _known(backbone))
-    kept = backbone.memory.bytes - before
+    encode, _ = trace(lambda: backbone.runner.initial_latents(int(row[0])), _known(backbone))
+    kept = backbone.encoder_cache.bytes - before
     policy = work._policy(recipe, backbone)
 
     def at(n: int) -> list[float]:

@@ -93,8 +93,8 @@ def own(family: Family, backbone: Tiny) -> Tensor:
 
 def entered(backbone: Tiny, cond: Cond, start: float) -> Tensor:
     """The latents with which each prompt's own call enters its loop, as vidrl has them."""
-    first = [backbone.drive.first(row) for row in cond["row"].tolist()]
-    return torch.cat([backbone.layout.ours(x) / backbone.probe.scale(start) for x in first])
+    first = [backbone.runner.initial_latents(row) for row in cond["row"].tolist()]
+    return torch.cat([backbone.layout.to_vidrl(x) / backbone.probe.scale(start) for x in first])
 
 
 def rolled(backbone: Tiny, x: Tensor, cond: Cond, times: list[float]) -> Tensor:

@@ -26,49 +26,54 @@ BASE = 4096  # of the two digits; float32 holds each of them exactly
 FRAMES_AT_ONCE = 8  # that an autoencoder of pictures encodes at once
 
 
-class Tail:
+class VideoEncoder:
     """scale, shift and place of the elements that reach the decoder, in their shape."""
 
     @torch.no_grad()
     def __init__(self, pipeline: Pipeline):
-        self.pipeline, own = pipeline, pipeline.layout.own
-        number = torch.arange(prod(own), dtype=torch.float32, device=pipeline.device).view(own)
-        self.shift = self._through(torch.zeros_like(number))
-        self.scale = self._through(torch.ones_like(number)) - self.shift
+        self.pipeline, shape_there = pipeline, pipeline.layout.pipeline_shape
+        number = torch.arange(prod(shape_there), dtype=torch.float32, device=pipeline.device).view(
+            shape_there
+        )
+        self.shift = self._decoder_input(torch.zeros_like(number))
+        self.scale = self._decoder_input(torch.ones_like(number)) - self.shift
         high, low = (
             self._digit(digit) for digit in (number.div(BASE, rounding_mode="floor"), number % BASE)
         )
-        self.place = (high * BASE + low).clamp(0, prod(own) - 1)
-        self._prove(number)
+        self.place = (high * BASE + low).clamp(0, prod(shape_there) - 1)
+        self._check_inverse(number)
 
-    def _through(self, one: Tensor) -> Tensor:
+    def _decoder_input(self, latents_of_one: Tensor) -> Tensor:
         """What reaches the decoder of the latents of one clip."""
         pipe, layout = self.pipeline, self.pipeline.layout
-        assert pipe.decoding is not None
-        pipe.decoding.seen = []
+        assert pipe.decode_hook is not None
+        pipe.decode_hook.recorded = []
         try:
-            theirs = layout.theirs(layout.ours(one[None]))
-            pipe.drive.pixels([pipe.dry], theirs)
-            return torch.cat(pipe.decoding.seen).float()
+            latents = layout.to_pipeline(layout.to_vidrl(latents_of_one[None]))
+            pipe.runner.pixels([pipe.dry_row], latents)
+            return torch.cat(pipe.decode_hook.recorded).float()
         finally:
-            pipe.decoding.seen = None
+            pipe.decode_hook.recorded = None
 
     def _digit(self, latents: Tensor) -> Tensor:
         return (
-            ((self._through(latents) - self.shift) / self.scale).nan_to_num(0, 0, 0).round().long()
+            ((self._decoder_input(latents) - self.shift) / self.scale)
+            .nan_to_num(0, 0, 0)
+            .round()
+            .long()
         )
 
-    def _prove(self, number: Tensor) -> None:
+    def _check_inverse(self, number: Tensor) -> None:
         """Raise NotImplementedError where a pipeline does something else with its
         latents."""
         draw = torch.Generator().manual_seed(0)
         x = torch.randn(number.shape, generator=draw).to(number)
-        found, expected = self._through(x), self.scale * x.flatten()[self.place] + self.shift
+        found, expected = self._decoder_input(x), self.scale * x.flatten()[self.place] + self.shift
         free = prod(self.pipeline.shape)
         reached = self.place[self.scale != 0].unique().numel() == free
         if not reached or not torch.allclose(found, expected, atol=1e-3 * float(found.abs().max())):
             raise NotImplementedError(
-                f"expected {self.pipeline.drive.name} to scale and rearrange its latents before it decodes them, got "
+                f"expected {self.pipeline.runner.name} to scale and rearrange its latents before it decodes them, got "
                 'something that has no such inverse, or half precision: use dtype = "float32", or another backbone'
             )
 
@@ -77,13 +82,13 @@ class Tail:
         z = self._encoded(2 * clip - 1)
         if z.shape != self.scale.shape:
             raise NotImplementedError(
-                f"expected the encoder of {self.pipeline.drive.name} to make latents of the shape "
+                f"expected the encoder of {self.pipeline.runner.name} to make latents of the shape "
                 f"{tuple(self.scale.shape)} that its decoder reads, got {tuple(z.shape)}"
             )
-        moved, own = self.scale != 0, self.pipeline.layout.own
-        x = torch.zeros(prod(own), device=z.device)
+        moved, shape_there = self.scale != 0, self.pipeline.layout.pipeline_shape
+        x = torch.zeros(prod(shape_there), device=z.device)
         x[self.place[moved]] = ((z - self.shift) / self.scale)[moved]
-        return self.pipeline.layout.ours(x.view(1, *own))
+        return self.pipeline.layout.to_vidrl(x.view(1, *shape_there))
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         """The encoder's means: of a film as a whole, or of each of its frames, as the
@@ -92,8 +97,8 @@ class Tail:
         encode: Any = self.pipeline.encoder
         assert part is not None and encode is not None
         pixels = pixels.to(next(part.parameters()))
-        whole = self.scale.dim() == 5
-        pieces = [pixels.transpose(1, 2)] if whole else pixels[0].split(FRAMES_AT_ONCE)
+        is_film = self.scale.dim() == 5
+        pieces = [pixels.transpose(1, 2)] if is_film else pixels[0].split(FRAMES_AT_ONCE)
         return torch.cat([_means(encode(piece)) for piece in pieces]).float()
 
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ._switch import Left
+from ._stand_ins import RunExit
 
 if TYPE_CHECKING:
-    from ._drive import Drive
+    from ._runner import Runner
 
 
-class Parts:
+class LatentParts:
     """Joins the latents of several schedulers, and cuts them apart.
 
     `sizes`: how many numbers one clip has in the latents of each scheduler.
@@ -38,11 +38,11 @@ class Parts:
     def __init__(self, sizes: Mapping[int, int]):
         self.sizes = dict(sorted(sizes.items()))
 
-    def joined(self, parts: Mapping[int, Tensor], rows: int) -> Tensor:
+    def joined(self, latent_parts: Mapping[int, Tensor], rows: int) -> Tensor:
         """Latents of so many rows as (B, E); those of one scheduler as they are."""
         if len(self.sizes) == 1:
-            return parts[0]
-        return torch.cat([parts[number].reshape(rows, -1) for number in self.sizes], 1)
+            return latent_parts[0]
+        return torch.cat([latent_parts[number].reshape(rows, -1) for number in self.sizes], 1)
 
     def part(self, joined: Tensor, like: Tensor, number: int) -> Tensor:
         """The latents of one scheduler in the shape of `like`; `like` itself if none are
@@ -55,21 +55,21 @@ class Parts:
         return joined[:, start : start + self.sizes[number]].reshape(like.shape)
 
 
-def opens(drive: Drive, row: int) -> bool:
+def needs_first_iteration(runner: Runner, row: int) -> bool:
     """Whether the last turn needs what the first turn made, so that it cannot be reached
     alone."""
 
     def leave(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
-        raise Left
+        raise RunExit
 
     try:
-        drive.run([row], drive.probe.grid[-2], leave, 1, {})
+        runner.run([row], runner.probe.grid[-2], leave, 1, {})
     except UnboundLocalError:
         return True
     return False
 
 
-def parts(drive: Drive, row: int) -> Parts:
+def latent_parts(runner: Runner, row: int) -> LatentParts:
     """The latents that are denoised together.
 
     What a scheduler returned must come back to it in the next turn. Latents that do not are
@@ -77,25 +77,29 @@ def parts(drive: Drive, row: int) -> Parts:
     makes. A whole turn is run, so that the step of a scheduler that is no probe is met, and
     refused.
     """
-    entered = drive.entered(row)
-    given, back = dict[int, Tensor](), dict[int, Tensor]()
+    initial_latents_by_scheduler = runner.initial_latents_by_scheduler(row)
+    returned, received = dict[int, Tensor](), dict[int, Tensor]()
 
     def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
-        if number not in given:
-            given[number] = sample + 1
-            return given[number]
-        back[number] = sample
-        if len(back) == len(given):
-            raise Left
+        if number not in returned:
+            returned[number] = sample + 1
+            return returned[number]
+        received[number] = sample
+        if len(received) == len(returned):
+            raise RunExit
         return sample
 
-    drive.run([row], drive.probe.grid[0], visit, 2, {})
-    _check_times(drive, back)
-    found = [n for n, sample in back.items() if n == 0 or torch.equal(sample, given[n])]
-    return Parts({number: entered[number].numel() for number in found})
+    runner.run([row], runner.probe.grid[0], visit, 2, {})
+    _check_times(runner, received)
+    found = [n for n, sample in received.items() if n == 0 or torch.equal(sample, returned[n])]
+    return LatentParts({number: initial_latents_by_scheduler[number].numel() for number in found})
 
 
-def _check_times(drive: Drive, stepped: Mapping[int, Tensor]) -> None:
-    times = [each.labels() for each in (drive.probe, *drive.probe.copies) if each.number in stepped]
+def _check_times(runner: Runner, stepped: Mapping[int, Tensor]) -> None:
+    times = [
+        each.schedule_times()
+        for each in (runner.probe, *runner.probe.copies)
+        if each.number in stepped
+    ]
     if any(each != times[0] for each in times):
-        raise drive.cannot("what it denoises together is at several times at once")
+        raise runner.refusal("what it denoises together is at several times at once")

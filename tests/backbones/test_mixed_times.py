@@ -107,4 +107,4 @@ def test_a_schedule_of_one_step_cannot_tell_how_a_network_is_told_the_time() -> 
     backbone.predict(x, times, cond)  # which finds out that the rows do not depend on their company
     calls = networks_called(backbone, x[:1], times[:1], rows(cond, slice(0, 1)))
     assert networks_called(backbone, x, times, cond) == 3 * calls
-    assert backbone.mixed.known == {1: None}
+    assert backbone.mixed_times.time_argument_of == {1: None}

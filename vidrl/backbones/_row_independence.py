@@ -9,41 +9,45 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._drive import Row
+from ._runner import Row
 
 if TYPE_CHECKING:
-    from ._drive import Drive
+    from ._runner import Runner
 
-LARGEST = 1 << 30
+NO_LIMIT = 1 << 30
 TOLERANCE = {
     torch.float32: 1e-4,
     torch.float64: 1e-6,
     torch.bfloat16: 6e-2,
     torch.float16: 1e-2,
 }  # of the maximum: a batch of another size is rounded otherwise
-TF32 = 1e-3  # the same where a card multiplies float32 numbers of 10 bits
-SAME = 1e-5  # of the maximum, in every precision: batches of one size are rounded alike
+TF32_TOLERANCE = 1e-3  # the same where a card multiplies float32 numbers of 10 bits
+SAME_SIZE_TOLERANCE = (
+    1e-5  # of the maximum, in every precision: batches of one size are rounded alike
+)
 TEXTS = (  # of the same words, so that the two companies have the same number of tokens
     "a person in a red coat walks along a road and waves",
     "a person walks along a road in a red coat and waves",
 )
 
 
-def companions(row: Row) -> list[Row]:
+def neighbours(row: Row) -> list[Row]:
     """Two rows to run beside a row: other texts, and of its pictures the same and their
     negatives."""
-    negative = {name: _negative(value) for name, value in row.references.items()}
-    return [Row(TEXTS[0], row.references), Row(TEXTS[1], negative)]
+    inverted = {name: _inverted(value) for name, value in row.references.items()}
+    return [Row(TEXTS[0], row.references), Row(TEXTS[1], inverted)]
 
 
-def _negative(value: Any) -> Any:
+def _inverted(value: Any) -> Any:
     """A picture, or each picture of a film, with all colours inverted; a text as it is."""
     if isinstance(value, list):
-        return [_negative(each) for each in value]
+        return [_inverted(each) for each in value]
     return value.point(lambda level: 255 - level) if hasattr(value, "point") else value
 
 
-def together(drive: Drive, rows: Sequence[int], latents: Sequence[Tensor], time: float) -> bool:
+def rows_are_independent(
+    runner: Runner, rows: Sequence[int], latents: Sequence[Tensor], time: float
+) -> bool:
     """Whether the first of three rows has the same prediction alone, and before and behind
     each of the two others; no gradient.
 
@@ -52,49 +56,51 @@ def together(drive: Drive, rows: Sequence[int], latents: Sequence[Tensor], time:
     alone.
     """
     with torch.no_grad():
-        alone = drive.predict(rows[:1], latents[0], time).float()
+        alone = runner.predict(rows[:1], latents[0], time).float()
         try:
-            before, behind = (_beside(drive, rows, latents, time, place) for place in (0, 1))
+            before, behind = (
+                _with_neighbours(runner, rows, latents, time, place) for place in (0, 1)
+            )
         except torch.OutOfMemoryError:
             raise
         except Exception:  # noqa: BLE001  a pipeline may refuse lists in any way
             return False
     if any(len(batch) != 2 * len(alone) for batch in (*before, *behind)):
         return False
-    rounding = _rounding(next(iter(drive.switches.values())).network)
-    made = (
+    rounding = _rounding_tolerance(next(iter(runner.switches.values())).network)
+    created = (
         [batch[: len(alone)] for batch in before],
         [batch[len(alone) :] for batch in behind],
     )
-    return all(_near(a, b, SAME) and _near(a, alone, rounding) for a, b in made)
+    return all(_close(a, b, SAME_SIZE_TOLERANCE) and _close(a, alone, rounding) for a, b in created)
 
 
-def _beside(
-    drive: Drive, rows: Sequence[int], latents: Sequence[Tensor], time: float, place: int
+def _with_neighbours(
+    runner: Runner, rows: Sequence[int], latents: Sequence[Tensor], time: float, place: int
 ) -> list[Tensor]:
     """Predictions of the first row with each of the others, where the first row stands at
     `place`."""
     pairs = [(0, other) if place == 0 else (other, 0) for other in (1, 2)]
     return [
-        drive.predict([rows[i] for i in pair], torch.cat([latents[i] for i in pair]), time).float()
+        runner.predict([rows[i] for i in pair], torch.cat([latents[i] for i in pair]), time).float()
         for pair in pairs
     ]
 
 
-def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-6))
 
 
-def _rounding(network: torch.nn.Module) -> float:
+def _rounding_tolerance(network: torch.nn.Module) -> float:
     """How much of the maximum the size of a batch may change, by rounding alone."""
     weight = next(network.parameters())
     cuda = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
     if weight.dtype == torch.float32 and weight.is_cuda and cuda:
-        return TF32
+        return TF32_TOLERANCE
     return TOLERANCE[weight.dtype]
 
 
-def groups(times: Sequence[float], limit: int, mixed: bool = False) -> Iterator[list[int]]:
+def batches(times: Sequence[float], limit: int, mixed: bool = False) -> Iterator[list[int]]:
     """The numbers of rows that run together, at most so many: those of one time, the times
     in order of appearance, or where times are `mixed` those that follow each other.
 
@@ -104,5 +110,5 @@ def groups(times: Sequence[float], limit: int, mixed: bool = False) -> Iterator[
     [[0, 1, 2], [3]]
     """
     for time in [None] if mixed else dict.fromkeys(times):
-        own = [i for i, other in enumerate(times) if mixed or other == time]
-        yield from (own[a : a + limit] for a in range(0, len(own), limit))
+        members = [i for i, other in enumerate(times) if mixed or other == time]
+        yield from (members[a : a + limit] for a in range(0, len(members), limit))

@@ -16,10 +16,10 @@ from torch import nn
 from vidrl.lookup.extras import install
 from vidrl.plugin import nearest
 
-NETWORK = re.compile(
+NETWORK_NAME = re.compile(
     r"(transformer|unet|prior|decoder)(_\d+)?"
 )  # what denoises, by its name in a pipeline
-OURS = (
+RESERVED = (
     "prompt",
     "generator",
     "latents",
@@ -47,17 +47,17 @@ def diffusers() -> Any:
     return diffusers
 
 
-def opened(model: str | Path, dtype: str) -> Any:
+def load(model: str | Path, dtype: str) -> Any:
     """The pipeline of a folder or hub id. Its index is read first, so that a wrong one
     costs no download."""
-    told = index(model)
-    name, version = told.get("_class_name"), told.get("_diffusers_version", "another version")
+    entries = index(model)
+    name, version = entries.get("_class_name"), entries.get("_diffusers_version", "another version")
     if not isinstance(name, str) or not hasattr(diffusers(), name):
         raise ValueError(
             f"expected a pipeline of diffusers {diffusers().__version__} in {model}, got {name}, which was saved by "
             f"{version}: install a newer diffusers, or write a backbone for it (CONTRIBUTING.md, 'A backbone')"
         )
-    _all_there(Path(model), told)
+    _check_complete(Path(model), entries)
     dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
     try:
         with warnings.catch_warnings():
@@ -68,7 +68,7 @@ def opened(model: str | Path, dtype: str) -> Any:
             )
     except (OSError, ValueError, AttributeError, ImportError) as error:
         cure = (
-            newer(told)
+            newer_version_note(entries)
             or "complete the folder, or load it once and write it again with save_pretrained"
         )
         reason = str(error).strip().splitlines()[0].rstrip(".")
@@ -78,7 +78,7 @@ def opened(model: str | Path, dtype: str) -> Any:
         ) from error
 
 
-def _all_there(folder: Path, index: Mapping[str, Any]) -> None:
+def _check_complete(folder: Path, index: Mapping[str, Any]) -> None:
     """Raise ValueError where a local folder lacks a component that its index names."""
     named = [
         name for name, part in index.items() if isinstance(part, list) and part[-1] is not None
@@ -91,7 +91,7 @@ def _all_there(folder: Path, index: Mapping[str, Any]) -> None:
         )
 
 
-def newer(index: Mapping[str, Any]) -> str:
+def newer_version_note(index: Mapping[str, Any]) -> str:
     """What to do where a newer diffusers saved a pipeline than the one that is installed,
     else "".
 
@@ -124,7 +124,7 @@ def index(model: str | Path) -> Mapping[str, Any]:
             "folder with save_pretrained"
         )
     if folder.is_dir() and not (folder / "model_index.json").exists():
-        raise ValueError(f"{wanted}, got {folder}, which {_instead(folder)}: {cure}")
+        raise ValueError(f"{wanted}, got {folder}, which {_describe_folder(folder)}: {cure}")
     if not folder.exists() and str(model).count("/") != 1:  # a hub id is owner/name
         raise ValueError(f"{wanted}, got {str(model)!r}, and there is no such folder: {cure}")
     try:
@@ -135,7 +135,7 @@ def index(model: str | Path) -> Mapping[str, Any]:
         ) from error
 
 
-def _instead(folder: Path) -> str:
+def _describe_folder(folder: Path) -> str:
     """What a folder without an index is."""
     inside = {file.name for file in folder.iterdir()}
     if "metrics.jsonl" in inside:
@@ -147,7 +147,7 @@ def _instead(folder: Path) -> str:
     return "has no model_index.json"
 
 
-def checked(pipe: Any) -> Any:
+def check(pipe: Any) -> Any:
     """The pipeline, if it is one and has all of its components."""
     if not isinstance(pipe, diffusers().DiffusionPipeline):
         raise ValueError(
@@ -168,7 +168,7 @@ def checked(pipe: Any) -> Any:
 def networks(pipe: Any) -> dict[str, nn.Module]:
     """The networks that denoise, by their name in the pipeline."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
-    found = {name: part for name, part in parts.items() if NETWORK.fullmatch(name)}
+    found = {name: part for name, part in parts.items() if NETWORK_NAME.fullmatch(name)}
     if not found:
         raise ValueError(
             f"expected a pipeline with a transformer or a unet, got {type(pipe).__name__} with "
@@ -177,7 +177,7 @@ def networks(pipe: Any) -> dict[str, nn.Module]:
     return found
 
 
-def chosen(
+def select_trained(
     found: Mapping[str, nn.Module], train: Sequence[str], pipeline: str
 ) -> dict[str, nn.Module]:
     """The networks that are trained: all, or those that `train` names."""
@@ -195,7 +195,7 @@ def frozen(pipe: Any) -> dict[str, nn.Module]:
     return {
         name: part
         for name, part in pipe.components.items()
-        if isinstance(part, nn.Module) and not NETWORK.fullmatch(name)
+        if isinstance(part, nn.Module) and not NETWORK_NAME.fullmatch(name)
     }
 
 
@@ -207,16 +207,16 @@ def autoencoder(parts: Mapping[str, nn.Module]) -> nn.Module | None:
     )
 
 
-def check_call(call: Mapping[str, Any], takes: Mapping[str, Any], pipeline: str) -> None:
+def check_call(call: Mapping[str, Any], call_parameters: Mapping[str, Any], pipeline: str) -> None:
     """Raise ValueError for a keyword that the pipeline's call does not take, or that vidrl
     gives it."""
     for name in call:
-        if name in OURS:
+        if name in RESERVED:
             raise ValueError(
                 f"expected backbone.options.call without {name!r}, which vidrl gives the pipeline itself"
             )
-        if name not in takes:
-            known = [key for key in takes if key not in (*OURS, "self")]
+        if name not in call_parameters:
+            known = [key for key in call_parameters if key not in (*RESERVED, "self")]
             raise ValueError(
                 f"expected backbone.options.call to hold arguments of {pipeline}, got {name!r}: "
                 f"{nearest(name, known)}"
@@ -228,7 +228,7 @@ def arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
 
 
-def checkpoint(found: Mapping[str, nn.Module]) -> None:
+def enable_checkpointing(found: Mapping[str, nn.Module]) -> None:
     """Compute the networks' layers twice for less memory. Raises ValueError for a network
     that cannot."""
     for name, network in found.items():
@@ -241,15 +241,17 @@ def checkpoint(found: Mapping[str, nn.Module]) -> None:
         enable()
 
 
-def differs(theirs: Any, ours: Any) -> tuple[str, ...]:
+def scheduler_notes(pipeline_scheduler: Any, vidrl_scheduler: Any) -> tuple[str, ...]:
     """What a person must know where `pipe()` would sample with another scheduler than vidrl
     does."""
-    kind = type(ours).__bases__[1]  # a probe stands over the class
-    if type(theirs) is kind:
+    kind = type(vidrl_scheduler).__bases__[1]  # a probe stands over the class
+    if type(pipeline_scheduler) is kind:
         return ()
-    flow = "shift" in ours.config
-    made = kind.__name__ + (f"(shift={ours.config.shift:g})" if flow else ".from_config(...)")
+    flow = "shift" in vidrl_scheduler.config
+    assignment = kind.__name__ + (
+        f"(shift={vidrl_scheduler.config.shift:g})" if flow else ".from_config(...)"
+    )
     return (
-        f"the model carries {type(theirs).__name__}, and vidrl samples with {kind.__name__}, so "
-        f"pipe() makes other clips of the same noise until pipe.scheduler = {made}",
+        f"the model carries {type(pipeline_scheduler).__name__}, and vidrl samples with {kind.__name__}, so "
+        f"pipe() makes other clips of the same noise until pipe.scheduler = {assignment}",
     )

@@ -1,11 +1,11 @@
-"""vidrl.backbones._memory: what frozen parts made of a prompt, alone and in company."""
+"""vidrl.backbones._encoder_cache: what frozen parts made of a prompt, alone and in company."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vidrl.backbones._memory import Memory
+from vidrl.backbones._encoder_cache import EncoderCache
 
 
 class Layers(nn.Module):
@@ -18,8 +18,8 @@ class Layers(nn.Module):
 def test_a_row_that_is_known_joins_one_that_is_new() -> None:
     """Of the known row one layer alone is kept, since that one was read; of the new row,
     both."""
-    memory, encoder = Memory(lambda: torch.device("cpu")), Layers()
-    memory.watch(encoder, "forward", visitor=False)
+    memory, encoder = EncoderCache(lambda: torch.device("cpu")), Layers()
+    memory.watch(encoder, "forward", offloaded=False)
     x = torch.tensor([[1.0], [3.0]])
     memory.begin([0])
     assert encoder(x[:1])["hidden_states"][-1].tolist() == [[2.0]]

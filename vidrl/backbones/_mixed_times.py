@@ -21,19 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._drive import Drive, Look
+from ._runner import DryIteration, Runner
 
 Rule = Callable[[Tensor, int], Tensor]  # (timestep, number of levels) → what a network is told
 RULES: tuple[Rule, ...] = (
-    lambda told, levels: told,
-    lambda told, levels: told / levels,
-    lambda told, levels: 1 - told / levels,
-    lambda told, levels: (levels - told) / levels,
+    lambda timesteps, levels: timesteps,
+    lambda timesteps, levels: timesteps / levels,
+    lambda timesteps, levels: 1 - timesteps / levels,
+    lambda timesteps, levels: (levels - timesteps) / levels,
 )
 
 
 @dataclass(frozen=True)
-class Telling:
+class TimeArgument:
     """How a network is told the time: by which of the leaves of its arguments, and how
     often.
 
@@ -44,7 +44,7 @@ class Telling:
     rules: Mapping[int, Rule]
     copies: int
 
-    def told(self, leaves: Sequence[Any], timesteps: Tensor, levels: int) -> list[Any]:
+    def replace_time(self, leaves: Sequence[Any], timesteps: Tensor, levels: int) -> list[Any]:
         """The leaves of a call with the time of each row."""
         changed = list(leaves)
         for place, rule in self.rules.items():
@@ -52,49 +52,55 @@ class Telling:
         return changed
 
 
-class Mixed:
+class MixedTimes:
     """Predictions of rows of several times in one run; for each schedule it is found out
     whether they can be."""
 
-    def __init__(self, drive: Drive):
-        self.drive, self.known = drive, dict[int, Telling | None]()
+    def __init__(self, runner: Runner):
+        self.runner, self.time_argument_of = runner, dict[int, TimeArgument | None]()
 
-    def can(self, row: int, two: Tensor) -> bool:
+    def supports(self, row: int, latents_of_two: Tensor) -> bool:
         """Whether rows of several times run together; `two` are any latents of two rows."""
-        steps = self.drive.steps
-        if steps not in self.known:
+        steps = self.runner.steps
+        if steps not in self.time_argument_of:
             with torch.no_grad():
-                self.known[steps] = telling(self.drive, row, two)
-        return self.known[steps] is not None
+                self.time_argument_of[steps] = find_time_argument(self.runner, row, latents_of_two)
+        return self.time_argument_of[steps] is not None
 
     def predict(self, rows: Sequence[int], latents: Tensor, times: Sequence[float]) -> Tensor:
         """What reaches the scheduler where each row is at its own time."""
-        how, probe = self.known[self.drive.steps], self.drive.probe
-        assert how is not None
-        told = torch.tensor([probe.timestep(t) for t in times], dtype=probe.timesteps.dtype)
+        time_argument, probe = self.time_argument_of[self.runner.steps], self.runner.probe
+        assert time_argument is not None
+        timesteps = torch.tensor([probe.timestep(t) for t in times], dtype=probe.timesteps.dtype)
         levels = probe.config.num_train_timesteps
-        with self.drive.changing(lambda leaves: how.told(leaves, told, levels)):
-            return self.drive.predict(rows, latents, times[0])
+        with self.runner.changed_arguments(
+            lambda leaves: time_argument.replace_time(leaves, timesteps, levels)
+        ):
+            return self.runner.predict(rows, latents, times[0])
 
 
-def telling(drive: Drive, row: int, two: Tensor) -> Telling | None:
+def find_time_argument(runner: Runner, row: int, latents_of_two: Tensor) -> TimeArgument | None:
     """How the network is told the time, or None where the time reaches more than the
     network."""
-    grid, rows = drive.probe.grid[:-1], [row, row]
-    looks = [drive.look(rows, two, t) for t in grid]
-    first, calls = looks[0], range(len(looks[0].calls))
-    if len(looks) < 2 or any(not _alike(first, look) for look in looks):
+    grid, rows = runner.probe.grid[:-1], [row, row]
+    iterations = [runner.dry_iteration(rows, latents_of_two, t) for t in grid]
+    first, calls = iterations[0], range(len(iterations[0].calls))
+    if len(iterations) < 2 or any(
+        not _same_iteration(first, iteration) for iteration in iterations
+    ):
         return None
-    turned = drive.look(rows, two.unflatten(0, (2, -1)).flip(0).flatten(0, 1), grid[0])
-    found = [_rules([look.calls[n] for look in looks], drive.probe) for n in calls]
-    copies = {_copies(*pair) for pair in zip(first.calls, turned.calls, strict=True)}
+    swapped = runner.dry_iteration(
+        rows, latents_of_two.unflatten(0, (2, -1)).flip(0).flatten(0, 1), grid[0]
+    )
+    found = [_rules([iteration.calls[n] for iteration in iterations], runner.probe) for n in calls]
+    copies = {_copies(*pair) for pair in zip(first.calls, swapped.calls, strict=True)}
     rules, number = found[0], copies.pop()
     if rules is None or number is None or copies or any(other != rules for other in found):
         return None
-    return Telling(rules, number)
+    return TimeArgument(rules, number)
 
 
-def _alike(one: Look, other: Look) -> bool:
+def _same_iteration(one: DryIteration, other: DryIteration) -> bool:
     """Whether two turns call the networks alike, and make the same of the same answers."""
     same_calls = one.networks == other.networks
     return same_calls and torch.equal(one.prediction, other.prediction)
@@ -105,19 +111,19 @@ def _rules(calls: Sequence[Sequence[Any]], probe: Any) -> dict[int, Rule] | None
     none."""
     if len({len(leaves) for leaves in calls}) > 1:
         return None
-    told = torch.tensor(probe.told, dtype=probe.timesteps.dtype)
+    timesteps = torch.tensor(probe.schedule_timesteps, dtype=probe.timesteps.dtype)
     found: dict[int, Rule] = {}
     for place, column in enumerate(zip(*calls, strict=True)):
         if all(_same(column[0], other) for other in column):
             continue
-        rule = _rule(column, told, probe.config.num_train_timesteps)
+        rule = _rule(column, timesteps, probe.config.num_train_timesteps)
         if rule is None:
             return None
         found[place] = rule
     return found or None
 
 
-def _rule(column: Sequence[Any], told: Tensor, levels: int) -> Rule | None:
+def _rule(column: Sequence[Any], timesteps: Tensor, levels: int) -> Rule | None:
     """The rule that makes one leaf of every step, a number for each row, of the
     timesteps."""
     if not all(isinstance(leaf, Tensor) and leaf.dim() < 2 for leaf in column):
@@ -125,17 +131,17 @@ def _rule(column: Sequence[Any], told: Tensor, levels: int) -> Rule | None:
     if not all(bool((leaf == leaf.reshape(-1)[0]).all()) for leaf in column):
         return None
     values = torch.stack([leaf.reshape(-1)[0] for leaf in column]).cpu()
-    made = ((rule, rule(told, levels).to(values.dtype)) for rule in RULES)
+    made = ((rule, rule(timesteps, levels).to(values.dtype)) for rule in RULES)
     return next((rule for rule, own in made if torch.equal(own, values)), None)
 
 
-def _copies(leaves: Sequence[Any], turned: Sequence[Any]) -> int | None:
+def _copies(leaves: Sequence[Any], swapped: Sequence[Any]) -> int | None:
     """How often the rows stand one after the other in a network's batch.
 
     The two rows have changed places in `turned`. So must the rows of every leaf that
     differs; None where they have not, as where the copies of a row stand together.
     """
-    differ = [(a, b) for a, b in zip(leaves, turned, strict=True) if not _same(a, b)]
+    differ = [(a, b) for a, b in zip(leaves, swapped, strict=True) if not _same(a, b)]
     sizes = {len(a) for a, _ in differ if isinstance(a, Tensor) and a.dim()}
     size = sizes.pop() if len(sizes) == 1 else 1
     if size % 2 or not all(

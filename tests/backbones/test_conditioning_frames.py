@@ -1,4 +1,4 @@
-"""vidrl.backbones._given: latent frames that a picture gives are not the policy's."""
+"""vidrl.backbones._conditioning_frames: latent frames that a picture gives are not the policy's."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ pytest.importorskip("diffusers", reason="needs vidrl[train]")
 
 from families import FAMILIES, picture
 
-from vidrl.backbones._layout import Layout, _places
+from vidrl.backbones._latent_layout import Layout, _match_draws
 from vidrl.backbones.pipeline import Pipeline
 from vidrl.data.prompt import Prompt
 
@@ -28,18 +28,27 @@ def image(name: str, seed: int = 0) -> object:
 
 def test_free_frames_are_a_part_of_the_pipelines_and_take_over_the_pixels_of_given_ones() -> None:
     every = Layout((2, 4, 1, 1), 1, 4, False, [(0, 1), (1, 5), (5, 9), (9, 13)])
-    layout = every.without((0, 3))
+    layout = every.without_frames((0, 3))
     theirs = torch.arange(8.0).view(1, 2, 4, 1, 1)
     assert layout.shape == (2, 2, 1, 1) and layout.frame_map == [(0, 5), (5, 13)]
-    assert layout.ours(theirs).flatten().tolist() == [1, 2, 5, 6]
-    assert layout.theirs(layout.ours(theirs)).flatten().tolist() == [0, 1, 2, 0, 0, 5, 6, 0]
-    assert layout.whole().shape == (2, 4, 1, 1) and every.without(()) is every
+    assert layout.to_vidrl(theirs).flatten().tolist() == [1, 2, 5, 6]
+    assert layout.to_pipeline(layout.to_vidrl(theirs)).flatten().tolist() == [
+        0,
+        1,
+        2,
+        0,
+        0,
+        5,
+        6,
+        0,
+    ]
+    assert layout.whole().shape == (2, 4, 1, 1) and every.without_frames(()) is every
 
 
 def test_free_tokens_carry_gradient() -> None:
-    layout = Layout((6, 2), 0, 3, False, [(0, 1), (1, 5), (5, 9)]).without((1,))
+    layout = Layout((6, 2), 0, 3, False, [(0, 1), (1, 5), (5, 9)]).without_frames((1,))
     x = torch.ones(1, *layout.shape, requires_grad=True)
-    theirs = layout.theirs(x)
+    theirs = layout.to_pipeline(x)
     assert theirs[0, :, 0].tolist() == [1, 1, 0, 0, 1, 1]
     (theirs * torch.arange(6.0)[:, None]).sum().backward()
     assert x.grad is not None and x.grad[0, 0, :, :, 0].tolist() == [[0, 1], [4, 5]]
@@ -49,30 +58,30 @@ def test_free_tokens_carry_gradient() -> None:
 def test_the_latents_of_a_held_first_frame_are_left_out(name: str) -> None:
     given = {"image": image(name)} if name == "ltx_condition" else {}  # which runs without as well
     backbone = driven(name, **given)
-    assert backbone.layout.given == (0,) and backbone.layout.length == 3
+    assert backbone.layout.conditioned == (0,) and backbone.layout.length == 3
     assert backbone.shape[1] == 2 and backbone.frame_map == [(0, 5), (5, 9)]
 
 
 @pytest.mark.parametrize("name", ["wan", "ltx_i2v", "wan_i2v", "svd", "flux_kontext"])
 def test_a_pipeline_that_holds_no_frame_keeps_all(name: str) -> None:
-    assert driven(name).layout.given == ()
+    assert driven(name).layout.conditioned == ()
 
 
 def test_a_seed_draws_the_pipelines_own_noise_beside_a_given_frame() -> None:
     backbone = driven("ltx_condition", image=image("ltx_condition"))
     row = backbone.encode(["a"])["row"].tolist()[0]
-    backbone.drive.seed = 11
-    first = backbone.layout.ours(backbone.drive.first(row))
+    backbone.runner.seed = 11
+    first = backbone.layout.to_vidrl(backbone.runner.initial_latents(row))
     assert torch.equal(backbone.noise([torch.Generator().manual_seed(11)]), first)
 
 
 def test_the_places_of_a_draw_are_found_beside_numbers_that_were_not_drawn() -> None:
     drawn = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
     made = np.array([[4.0, 9.0, 1.0, 3.0], [8.0, 9.0, 5.0, 7.0]])
-    order = _places(drawn, made)
+    order = _match_draws(drawn, made)
     assert order is not None and order.tolist() == [3, 1, 0, 2]
-    assert _places(drawn, made + 0.5) is None
-    assert _places(drawn, np.array([[1.0, 1.0, 2.0, 3.0], [5.0, 5.0, 6.0, 7.0]])) is None
+    assert _match_draws(drawn, made + 0.5) is None
+    assert _match_draws(drawn, np.array([[1.0, 1.0, 2.0, 3.0], [5.0, 5.0, 6.0, 7.0]])) is None
 
 
 def test_a_picture_that_gives_a_frame_is_refused_where_the_call_brings_none(tmp_path: Path) -> None:
@@ -90,10 +99,10 @@ def test_a_clip_becomes_the_latents_of_its_free_frames(name: str) -> None:
     video = torch.rand(1, *backbone.clip_shape, generator=torch.Generator().manual_seed(0))
     latents = backbone.encode_video(video)
     assert latents.shape == (1, *backbone.shape)
-    decoding = backbone.decoding
-    decoding.seen = []
+    decoding = backbone.decode_hook
+    decoding.recorded = []
     backbone.decode(latents)
-    (reached,), decoding.seen = decoding.seen, None
+    (reached,), decoding.recorded = decoding.recorded, None
     made = backbone.encoder(2 * video.transpose(1, 2) - 1).latent_dist.mode()
     assert torch.allclose(reached[:, :, 1:], made[:, :, 1:], atol=1e-4)
     assert (reached[:, :, 0] - made[:, :, 0]).abs().max() > 1e-2  # the given picture's

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import _turns
-from ._memory import Memory
-from ._probe import Probe, Visit
-from ._switch import Ends, Left, Switch, as_the_caller
-from ._turns import Parts
+from . import _loop_latents
+from ._encoder_cache import EncoderCache
+from ._loop_latents import LatentParts
+from ._scheduler_probe import Probe, Visit
+from ._stand_ins import ExitingProcessor, RunExit, SwitchableNetwork, autocast_of_caller
 from .base import without_autocast
 
 PROCESSORS = ("video_processor", "image_processor")
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     references: Mapping[str, Any]
 
 
-class Look(NamedTuple):
+class DryIteration(NamedTuple):
     """A turn whose networks did not compute: the names of those that were called, the
     leaves of the arguments of each call, and what would reach the scheduler's step."""
 
@@ -52,7 +52,7 @@ class Look(NamedTuple):
     prediction: Tensor
 
 
-class Drive:
+class Runner:
     """Runs a pipeline's `__call__` for rows of `table`, with `call` as its keyword
     arguments.
 
@@ -69,77 +69,99 @@ class Drive:
         pipe: Any,
         networks: Mapping[str, nn.Module],
         probe: Probe,
-        memory: Memory,
+        encoder_cache: EncoderCache,
         call: Mapping[str, Any],
         seed: int,
     ):
-        self.probe, self.memory, self.call, self.seed = probe, memory, dict(call), seed
-        self.switches = {name: Switch(network) for name, network in networks.items()}
-        self.raw = _with_globals(inspect.unwrap(type(pipe).__call__), enumerate=self._enumerate)
-        self.takes = inspect.signature(self.raw).parameters
-        ends = {name: Ends(getattr(pipe, name)) for name in PROCESSORS if hasattr(pipe, name)}
+        self.probe, self.encoder_cache, self.call, self.seed = (
+            probe,
+            encoder_cache,
+            dict(call),
+            seed,
+        )
+        self.switches = {name: SwitchableNetwork(network) for name, network in networks.items()}
+        self.call_function = _with_globals(
+            inspect.unwrap(type(pipe).__call__), enumerate=self._enumerate
+        )
+        self.call_parameters = inspect.signature(self.call_function).parameters
+        ends = {
+            name: ExitingProcessor(getattr(pipe, name))
+            for name in PROCESSORS
+            if hasattr(pipe, name)
+        }
         self.name, self.steps = type(pipe).__name__, 0
-        parts = {**self.switches, **ends, **self._others(pipe), "scheduler": probe}
-        self.pipe = _copy(pipe, parts, memory.device)
-        self.table, self.counted, self.renews, self.turns = list[Row](), False, False, 0
-        self.parts, self.opens, self.opening = Parts({0: 0}), False, False
+        parts = {**self.switches, **ends, **self._refusing_schedulers(pipe), "scheduler": probe}
+        self.pipe = _copy(pipe, parts, encoder_cache.device)
+        self.table, self.counts_iterations, self.draws_noise_in_loop, self.iterations = (
+            list[Row](),
+            False,
+            False,
+            0,
+        )
+        self.parts, self.needs_first_iteration, self.in_first_iteration = (
+            LatentParts({0: 0}),
+            False,
+            False,
+        )
 
     def times(self, row: int, steps: int) -> list[float]:
         """The times of the pipeline's schedule of so many steps; later runs are within that
         schedule."""
         self.steps = steps
-        self.first(row)
+        self.initial_latents(row)
         return self.probe.remember_schedule()
 
-    def first(self, row: int, **call: Any) -> Tensor:
+    def initial_latents(self, row: int, **call: Any) -> Tensor:
         """The latents with which the pipeline enters its loop."""
-        return self.parts.joined(self.entered(row, **call), 1)
+        return self.parts.joined(self.initial_latents_by_scheduler(row, **call), 1)
 
-    def entered(self, row: int, **call: Any) -> dict[int, Tensor]:
+    def initial_latents_by_scheduler(self, row: int, **call: Any) -> dict[int, Tensor]:
         """The same by the number of the scheduler that steps them in the first turn."""
         found: dict[int, Tensor] = {}
 
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
             if number in found:
-                raise Left
+                raise RunExit
             found[number] = sample
             if len(found) > len(self.probe.copies):
-                raise Left
+                raise RunExit
             return sample
 
         self.run([row], None, visit, 0, call)
         if 0 not in found:
-            raise self.cannot("copies of its scheduler step in its place, as for a clip in pieces")
+            raise self.refusal("copies of its scheduler step in its place, as for a clip in pieces")
         return found
 
-    def look_at_turns(self, row: int) -> None:
+    def examine_loop(self, row: int) -> None:
         """Find what a turn of the loop steps, and whether it can be reached alone."""
-        self.opens = _turns.opens(self, row)
-        self.parts = _turns.parts(self, row)
+        self.needs_first_iteration = _loop_latents.needs_first_iteration(self, row)
+        self.parts = _loop_latents.latent_parts(self, row)
 
     def predict(self, rows: Sequence[int], latents: Tensor, time: float) -> Tensor:
         """What reaches the scheduler where the pipeline is at these latents and this
         time."""
-        return self._second(rows, latents, time, self._wake)
+        return self._second_iteration(rows, latents, time, self._start_networks)
 
-    def look(self, rows: Sequence[int], latents: Tensor, time: float) -> Look:
+    def dry_iteration(self, rows: Sequence[int], latents: Tensor, time: float) -> DryIteration:
         """The same with networks that do not compute, and answer the n-th call of every run
         alike."""
         calls: list[tuple[str, list[Any]]] = []
 
-        def listen() -> None:
-            self.memory.open = False
+        def answer_calls() -> None:
+            self.encoder_cache.caching = False
             for name, switch in self.switches.items():
-                switch.asked = functools.partial(_noted, calls, name)
+                switch.on_idle_call = functools.partial(_record_call, calls, name)
 
         try:
-            prediction = self._second(rows, latents, time, listen)
+            prediction = self._second_iteration(rows, latents, time, answer_calls)
         finally:
             for switch in self.switches.values():
-                switch.asked = None
-        return Look([name for name, _ in calls], [leaves for _, leaves in calls], prediction)
+                switch.on_idle_call = None
+        return DryIteration(
+            [name for name, _ in calls], [leaves for _, leaves in calls], prediction
+        )
 
-    def _second(
+    def _second_iteration(
         self, rows: Sequence[int], latents: Tensor, time: float, between: Callable[[], None]
     ) -> Tensor:
         """What reaches the scheduler in the second of two turns at one time; the first
@@ -151,28 +173,32 @@ class Drive:
             if number in self.parts.sizes:
                 seen.append((number, prediction, self.draws[0].get_state()))
                 if len(seen) == 2 * n:
-                    raise Left
+                    raise RunExit
                 if len(seen) == n:
                     between()
             return self.parts.part(latents, sample, number).to(sample.dtype)
 
         self.run(rows, time, visit, 2, {})
         if len(seen) < 2 * n:
-            raise self.cannot("its loop left after one turn of two")
-        self.renews = self.renews or not torch.equal(seen[0][2], seen[-1][2])
+            raise self.refusal("its loop left after one turn of two")
+        self.draws_noise_in_loop = self.draws_noise_in_loop or not torch.equal(
+            seen[0][2], seen[-1][2]
+        )
         return self.parts.joined({number: x for number, x, _ in seen[n:]}, len(rows))
 
     @contextmanager
-    def changing(self, change: Callable[[list[Any]], list[Any]]) -> Iterator[None]:
+    def changed_arguments(
+        self, change_arguments: Callable[[list[Any]], list[Any]]
+    ) -> Iterator[None]:
         """Within this context, the networks get other leaves of their arguments when they
         are real."""
         for switch in self.switches.values():
-            switch.change = change
+            switch.change_arguments = change_arguments
         try:
             yield
         finally:
             for switch in self.switches.values():
-                switch.change = None
+                switch.change_arguments = None
 
     def pixels(self, rows: Sequence[int], latents: Tensor, frames: int | None = None) -> Tensor:
         """The clips (B, F, 3, H, W) that the pipeline's own end makes of latents, with
@@ -185,24 +211,24 @@ class Drive:
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
             return self.parts.part(latents, sample, number)
 
-        names = [name for name in FRAMES if name in self.takes] if frames else []
+        names = [name for name in FRAMES if name in self.call_parameters] if frames else []
         call = {"output_type": "pt", **dict.fromkeys(names[:1], frames)}
         out = self.run(rows, self.probe.grid[-2], visit, 1, call)
         return out if out.dim() == 5 else out[:, None]
 
-    def _wake(self) -> None:
+    def _start_networks(self) -> None:
         """From here on the networks are real, and frozen parts see the latents: their
         outputs are not kept."""
-        self.memory.open = False
+        self.encoder_cache.caching = False
         for switch in self.switches.values():
-            switch.still = False
+            switch.idle = False
 
     def run(
         self,
         rows: Sequence[int],
         time: float | None,
         visit: Visit,
-        turns: int,
+        iterations: int,
         call: Mapping[str, Any],
     ) -> Any:
         """One run; its pixels, or nothing where it left before."""
@@ -210,80 +236,85 @@ class Drive:
 
         def seen(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
             stepped.append(True)
-            return sample if self.opening else visit(prediction, sample, number)
+            return sample if self.in_first_iteration else visit(prediction, sample, number)
 
-        self.turns, self.probe.only = turns, 0 if self.counted else turns
-        self.opening = False
-        self.probe.aim(time, seen)
-        self.memory.begin(rows, tuple(call[name] for name in FRAMES if name in call))
-        device = self.memory.device()
+        self.iterations, self.probe.repeats = (
+            iterations,
+            0 if self.counts_iterations else iterations,
+        )
+        self.in_first_iteration = False
+        self.probe.begin_run(time, seen)
+        self.encoder_cache.begin(rows, tuple(call[name] for name in FRAMES if name in call))
+        device = self.encoder_cache.device()
         for switch in self.switches.values():
-            switch.still, switch.precision = True, as_the_caller(device)
+            switch.idle, switch.precision = True, autocast_of_caller(device)
         try:
             with without_autocast(device):  # of the pipeline's own code; not of its networks
-                made = self.raw(self.pipe, **self._arguments(rows, call))
-        except Left as left:
-            made = left.args
+                created = self.call_function(self.pipe, **self._arguments(rows, call))
+        except RunExit as left:
+            created = left.args
         finally:
-            self.memory.open = False  # the pipeline's owner may call its parts
+            self.encoder_cache.caching = False  # the pipeline's owner may call its parts
         if not stepped:
-            raise self.cannot("it never called its scheduler's step")
-        return made[0] if len(made) else None
+            raise self.refusal("it never called its scheduler's step")
+        return created[0] if len(created) else None
 
     def _arguments(self, rows: Sequence[int], call: Mapping[str, Any]) -> dict[str, Any]:
         """The keyword arguments of one run; those that belong to a row are lists where
         there are several rows."""
         self.draws = [torch.Generator().manual_seed(self.seed) for _ in rows]
-        every = [self.table[row] for row in rows]
-        own: dict[str, list[Any]] = {
-            "prompt": [row.prompt for row in every],
+        table_rows = [self.table[row] for row in rows]
+        by_row: dict[str, list[Any]] = {
+            "prompt": [row.prompt for row in table_rows],
             "generator": self.draws,
         }
-        for name in every[0].references:
-            own[name] = [row.references.get(name, self.call.get(name)) for row in every]
-        own |= {
+        for name in table_rows[0].references:
+            by_row[name] = [row.references.get(name, self.call.get(name)) for row in table_rows]
+        by_row |= {
             name: [value] * len(rows)
             for name, value in self.call.items()
-            if name.startswith("negative_prompt") and isinstance(value, str) and name not in own
+            if name.startswith("negative_prompt") and isinstance(value, str) and name not in by_row
         }
-        given = {name: values[0] if len(rows) == 1 else values for name, values in own.items()}
+        for_rows = {
+            name: values[0] if len(rows) == 1 else values for name, values in by_row.items()
+        }
         steps = {"num_inference_steps": self.steps, "eta": 0.0, "return_dict": False}
-        known = {**steps, **self.call, **given, **call}
-        return {name: value for name, value in known.items() if name in self.takes}
+        arguments = {**steps, **self.call, **for_rows, **call}
+        return {name: value for name, value in arguments.items() if name in self.call_parameters}
 
     def _enumerate(self, values: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
         """Python's `enumerate`, but over a schedule: there the turn of the probe's time, as
         often as is wanted."""
         schedule = isinstance(values, Tensor) and values.dim() == 1
-        if schedule and len(values) < len(self.probe.timesteps) and not self.probe.only:
-            raise self.cannot(
+        if schedule and len(values) < len(self.probe.timesteps) and not self.probe.repeats:
+            raise self.refusal(
                 "it begins in the middle of its schedule, with a noised picture or film",
                 "set call.strength = 1, if the pipeline takes it",
             )
         if not schedule or len(values) != len(self.probe.timesteps):
             return enumerate(values, start)
-        if self.turns == 0:
-            self.counted = True
+        if self.iterations == 0:
+            self.counts_iterations = True
             return enumerate(values, start)
-        if self.probe.only:
+        if self.probe.repeats:
             return enumerate(values, start)
         return self._loop(values, start)
 
     def _loop(self, schedule: Tensor, start: int) -> Iterator[tuple[int, Any]]:
-        turn = self.probe.turn
-        if self.opens and turn:
-            self.opening = True
+        step_number = self.probe.step_number
+        if self.needs_first_iteration and step_number:
+            self.in_first_iteration = True
             yield start, schedule[0]
-        self.opening = False
-        yield from [(turn + start, schedule[turn])] * self.turns
+        self.in_first_iteration = False
+        yield from [(step_number + start, schedule[step_number])] * self.iterations
 
-    def _others(self, pipe: Any) -> dict[str, Any]:
+    def _refusing_schedulers(self, pipe: Any) -> dict[str, Any]:
         """The other schedulers of a pipeline, which raise where they are asked for a
         step."""
 
         def refuse(name: str) -> Any:
             def step(*args: Any, **kwargs: Any) -> Any:
-                raise self.cannot(
+                raise self.refusal(
                     f"its {name} steps as well",
                     f"leave {name} out of the pipeline, if it is optional",
                 )
@@ -299,7 +330,7 @@ class Drive:
             part.step = refuse(name)
         return found
 
-    def cannot(self, reason: str, cure: str = "") -> ValueError:
+    def refusal(self, reason: str, cure: str = "") -> ValueError:
         """The error for a pipeline that cannot be driven."""
         cure = cure or "write a backbone for it (CONTRIBUTING.md, 'A backbone')"
         return ValueError(
@@ -307,16 +338,16 @@ class Drive:
         )
 
 
-def _noted(calls: list[tuple[str, list[Any]]], name: str, leaves: list[Any]) -> int:
+def _record_call(calls: list[tuple[str, list[Any]]], name: str, leaves: list[Any]) -> int:
     """Note a call of a network; its number, from 1."""
     calls.append((name, leaves))
     return len(calls)
 
 
-class _Silent:
+class _SilentProgressBar:
     """A progress bar that shows nothing."""
 
-    def __enter__(self) -> _Silent:
+    def __enter__(self) -> _SilentProgressBar:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -332,25 +363,25 @@ class _Silent:
 def _copy(pipe: Any, parts: Mapping[str, Any], device: Callable[[], torch.device]) -> Any:
     """A shallow copy of a pipeline with other parts, which runs on `device` and shows no
     progress."""
-    made, kind = copy.copy(pipe), type(pipe)
+    created, kind = copy.copy(pipe), type(pipe)
     members = {
         "_execution_device": property(lambda self: device()),
         "device": property(lambda self: device()),
         "progress_bar": lambda self, iterable=None, total=None: (
-            _Silent() if iterable is None else iterable
+            _SilentProgressBar() if iterable is None else iterable
         ),
         "maybe_free_model_hooks": lambda self: None,
     }
-    made.__class__ = type(kind.__name__, (kind,), members)
-    made.__dict__.update(parts)
-    return made
+    created.__class__ = type(kind.__name__, (kind,), members)
+    created.__dict__.update(parts)
+    return created
 
 
 def _with_globals(function: Any, **names: Any) -> Any:
     """The same function, that finds other values under some global names."""
     scope = {**function.__globals__, **names}
-    made = types.FunctionType(
+    created = types.FunctionType(
         function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
     )
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made
+    created.__kwdefaults__ = function.__kwdefaults__
+    return created

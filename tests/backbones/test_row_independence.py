@@ -1,4 +1,4 @@
-"""vidrl.backbones._company: whether rows may run together is found out, whichever row
+"""vidrl.backbones._row_independence: whether rows may run together is found out, whichever row
 rules."""
 
 from types import SimpleNamespace
@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vidrl.backbones import _company
-from vidrl.backbones._drive import Row
+from vidrl.backbones import _row_independence
+from vidrl.backbones._runner import Row
 
 
-class Mixed:
-    """A drive whose prediction is what `mix` makes of the numbers of the rows."""
+class FakeRunner:
+    """A runner whose prediction is what `mix` makes of the numbers of the rows."""
 
     def __init__(self, mix: Any, dtype: torch.dtype = torch.float32):
         self.mix = mix
@@ -45,7 +45,9 @@ MIXES = {
 @pytest.mark.parametrize("mix, expected", MIXES.values(), ids=MIXES.keys())
 def test_rows_run_together_where_no_row_changes_another(mix: Any, expected: bool) -> None:
     latents = [torch.full((1, 1), value) for value in (0.5, 1.0, -1.0)]
-    assert _company.together(Mixed(mix), [1, 2, 3], latents, 0.5) is expected
+    assert (
+        _row_independence.rows_are_independent(FakeRunner(mix), [1, 2, 3], latents, 0.5) is expected
+    )
 
 
 def test_half_precision_is_rounded_otherwise_in_another_batch_and_alike_in_a_like_one() -> None:
@@ -53,8 +55,8 @@ def test_half_precision_is_rounded_otherwise_in_another_batch_and_alike_in_a_lik
     size = lambda rows: rows + 1e-2 * len(rows)  # noqa: E731
     others = lambda rows: rows + 1e-3 * rows.sum()  # noqa: E731
     for mix, expected in ((size, True), (others, False)):
-        drive = Mixed(mix, torch.bfloat16)
-        assert _company.together(drive, [1, 2, 3], latents, 0.5) is expected
+        drive = FakeRunner(mix, torch.bfloat16)
+        assert _row_independence.rows_are_independent(runner, [1, 2, 3], latents, 0.5) is expected
 
 
 def test_a_device_without_memory_is_told() -> None:
@@ -62,14 +64,16 @@ def test_a_device_without_memory_is_told() -> None:
         raise torch.OutOfMemoryError
 
     with pytest.raises(torch.OutOfMemoryError):
-        _company.together(Mixed(full), [1, 2, 3], [torch.zeros(1, 1)] * 3, 0.5)
+        _row_independence.rows_are_independent(
+            FakeRunner(full), [1, 2, 3], [torch.zeros(1, 1)] * 3, 0.5
+        )
 
 
 def test_companions_have_other_texts_of_the_same_words_and_negatives_of_the_pictures() -> None:
     image = pytest.importorskip("PIL.Image", reason="needs pillow")
     grey = image.new("RGB", (2, 2), (10, 20, 200))
     row = Row("a", {"image": grey, "video": [grey, grey], "negative_prompt": "low"})
-    same, other = _company.companions(row)
+    same, other = _row_independence.neighbours(row)
     assert same.references is row.references and other.references["negative_prompt"] == "low"
     assert other.references["image"].getpixel((0, 0)) == (245, 235, 55)
     assert [frame.getpixel((1, 1)) for frame in other.references["video"]] == [(245, 235, 55)] * 2

@@ -36,7 +36,7 @@ PREDICTS = {
 }  # diffusers' names → vidrl.diffusion.path's
 
 
-def single(t: float) -> float:
+def as_float32(t: float) -> float:
     """A time as float32 holds it: predictions are asked for at float32 times.
 
     >>> single(0.1)
@@ -45,7 +45,7 @@ def single(t: float) -> float:
     return float(torch.tensor(t, dtype=torch.float32))
 
 
-class _Stepped(tuple):
+class _StepOutput(tuple):
     """What a step returns: a tuple, or an object with these attributes, whichever the
     pipeline reads."""
 
@@ -67,30 +67,30 @@ class Probe:
     number = 0
     copies: list[Probe]
     time: float | None = None
-    turn = 0
-    only = 0
+    step_number = 0
+    repeats = 0
     sign = 1.0  # of a prediction
     config: Any  # this and what follows are the scheduler's, over which a probe is laid
     timesteps: Tensor
     sigmas: Tensor
-    _step_index = property(lambda self: self.turn, lambda self, value: None)
+    _step_index = property(lambda self: self.step_number, lambda self, value: None)
 
-    def aim(self, time: float | None, visit: Visit) -> None:
+    def begin_run(self, time: float | None, visit: Visit) -> None:
         """The next run is at this time, and calls `visit` at the end of each turn."""
-        self.time, self.visit, self.turn, self.copies = time, visit, 0, []
+        self.time, self.visit, self.step_number, self.copies = time, visit, 0, []
 
     def remember_schedule(self) -> list[float]:
         """Keep the schedule that a run has just set, and return its times."""
-        self.grid = self.labels()
-        self.turns = {single(t): k for k, t in enumerate(self.grid[:-1])}
-        self.told = self.timesteps.tolist()
+        self.grid = self.schedule_times()
+        self.step_of_time = {as_float32(t): k for k, t in enumerate(self.grid[:-1])}
+        self.schedule_timesteps = self.timesteps.tolist()
         return self.grid
 
-    def labels(self) -> list[float]:
+    def schedule_times(self) -> list[float]:
         """The times of the schedule that is set, the end included."""
         raise NotImplementedError
 
-    def at(self, t: float) -> tuple[float, float | None]:
+    def timestep_and_sigma(self, t: float) -> tuple[float, float | None]:
         """(timestep, sigma) of a time; sigma is None where the scheduler has none."""
         raise NotImplementedError
 
@@ -100,64 +100,74 @@ class Probe:
 
     def __deepcopy__(self, memo: object) -> Probe:
         """A probe at the same time, which tells its own number."""
-        made = copy.copy(self)  # set_timesteps gives it tensors of its own
-        self.copies.append(made)
-        made.number = len(self.copies)
-        return made
+        probed = copy.copy(self)  # set_timesteps gives it tensors of its own
+        self.copies.append(probed)
+        probed.number = len(self.copies)
+        return probed
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
-    ) -> _Stepped:
-        return _Stepped((self.visit(model_output, sample, self.number), sample))
+    ) -> _StepOutput:
+        return _StepOutput((self.visit(model_output, sample, self.number), sample))
 
-    def place(self) -> None:
+    def insert_time(self) -> None:
         """Put `time` into the schedule that was just set: it is a step of it, or it
         replaces one."""
         if self.time is None:
             return
-        self.turn = self._turn(self.time)
-        known = single(self.time) in self.turns and len(self.timesteps) == len(self.grid) - 1
-        timestep, sigma = (self.timesteps[self.turn], None) if known else self.at(self.time)
+        self.step_number = self._step_number_of(self.time)
+        on_schedule = (
+            as_float32(self.time) in self.step_of_time and len(self.timesteps) == len(self.grid) - 1
+        )
+        timestep, sigma = (
+            (self.timesteps[self.step_number], None)
+            if on_schedule
+            else self.timestep_and_sigma(self.time)
+        )
         sigmas = getattr(self, "sigmas", None)
         if sigma is not None and isinstance(sigmas, Tensor):
-            sigmas[self.turn] = sigma
-        if not known:
-            self.timesteps[self.turn] = timestep
-        if self.only:
-            self._repeat(sigmas)
+            sigmas[self.step_number] = sigma
+        if not on_schedule:
+            self.timesteps[self.step_number] = timestep
+        if self.repeats:
+            self._keep_one_step(sigmas)
 
     def timestep(self, t: float) -> float:
         """What the pipeline's code has as its timestep in a run at time t."""
-        known = self.turns.get(single(t))
-        return self.at(t)[0] if known is None else self.told[known]
+        on_schedule = self.step_of_time.get(as_float32(t))
+        return (
+            self.timestep_and_sigma(t)[0]
+            if on_schedule is None
+            else self.schedule_timesteps[on_schedule]
+        )
 
-    def _turn(self, t: float) -> int:
-        found = self.turns.get(single(t))
+    def _step_number_of(self, t: float) -> int:
+        found = self.step_of_time.get(as_float32(t))
         earlier = bisect_left([-time for time in self.grid[:-1]], -t)  # steps at times above t
         return min(earlier, len(self.grid) - 2, len(self.timesteps) - 1) if found is None else found
 
-    def _repeat(self, sigmas: Tensor | None) -> None:
-        k = self.turn
-        self.timesteps = self.timesteps[[k] * self.only]
+    def _keep_one_step(self, sigmas: Tensor | None) -> None:
+        k = self.step_number
+        self.timesteps = self.timesteps[[k] * self.repeats]
         if isinstance(sigmas, Tensor):
-            self.sigmas = torch.stack([*[sigmas[k]] * self.only, sigmas[-1]])
-        self.turn = 0
+            self.sigmas = torch.stack([*[sigmas[k]] * self.repeats, sigmas[-1]])
+        self.step_number = 0
 
 
-class _Flow(Probe):
+class _FlowProbe(Probe):
     """x_t = (1 − t) x0 + t ε. `sign` is −1 where the scheduler's sigma is 1 − t and the
     network predicts x0 − ε."""
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
-    ) -> _Stepped:
+    ) -> _StepOutput:
         if (
             kwargs.get("per_token_timesteps") is not None
         ):  # such a step adds the negative of the prediction
             model_output = -model_output
         return super().step(model_output, timestep, sample)
 
-    def at(self, t: float) -> tuple[float, float]:
+    def timestep_and_sigma(self, t: float) -> tuple[float, float]:
         """(timestep, sigma) of a time off the schedule.
 
         Some pipelines shift the sigmas and not the timesteps; then the timestep lies
@@ -166,27 +176,32 @@ class _Flow(Probe):
         sigma = t if self.sign > 0 else 1 - t
         levels = self.config.num_train_timesteps
         sigmas = [s if self.sign > 0 else 1 - s for s in self.grid[:-1]]
-        if all(abs(told - levels * s) < 1e-2 for told, s in zip(self.told, sigmas, strict=True)):
-            return levels * single(sigma), sigma
-        return _between(t, self.grid, [*self.told, 0.0 if self.sign > 0 else float(levels)]), sigma
+        if all(
+            abs(timestep - levels * s) < 1e-2
+            for timestep, s in zip(self.schedule_timesteps, sigmas, strict=True)
+        ):
+            return levels * as_float32(sigma), sigma
+        return _between(
+            t, self.grid, [*self.schedule_timesteps, 0.0 if self.sign > 0 else float(levels)]
+        ), sigma
 
-    def labels(self) -> list[float]:
+    def schedule_times(self) -> list[float]:
         return [s if self.sign > 0 else 1 - s for s in self.sigmas.tolist()]
 
 
-class _Discrete(Probe):
+class _DiscreteProbe(Probe):
     """Trained levels: t = (i + 1) / N is timestep i."""
 
-    def at(self, t: float) -> tuple[float, float | None]:
+    def timestep_and_sigma(self, t: float) -> tuple[float, float | None]:
         return max(0, round(t * self.config.num_train_timesteps) - 1), None
 
-    def labels(self) -> list[float]:
+    def schedule_times(self) -> list[float]:
         return [(int(t) + 1) / self.config.num_train_timesteps for t in self.timesteps.tolist()] + [
             0.0
         ]
 
 
-class _Added(Probe):
+class _EdmProbe(Probe):
     """EDM: noise of standard deviation σ is added to clean latents; t = 2/π · atan σ."""
 
     final: float
@@ -194,29 +209,29 @@ class _Added(Probe):
     def sigma(self, t: float) -> float:
         return tan(pi / 2 * t) if t > 0 else self.final
 
-    def at(self, t: float) -> tuple[float, float]:
-        straight = hasattr(self, "time_shift")  # a flow scheduler, which is told multiples of σ
+    def timestep_and_sigma(self, t: float) -> tuple[float, float]:
+        is_flow = hasattr(self, "time_shift")  # a flow scheduler, which is told multiples of σ
         sigma = self.sigma(t)
-        return sigma * self.config.num_train_timesteps if straight else 0.25 * log(sigma), sigma
+        return sigma * self.config.num_train_timesteps if is_flow else 0.25 * log(sigma), sigma
 
     def scale(self, t: float) -> float:
         return float((1 + self.sigma(t) ** 2) ** 0.5)
 
-    def labels(self) -> list[float]:
+    def schedule_times(self) -> list[float]:
         return [2 / pi * atan(s) for s in self.sigmas.double().tolist()[:-1]] + [0.0]
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
-    ) -> _Stepped:
+    ) -> _StepOutput:
         """Pipelines of preconditioned networks ask for the clean latents of each guidance
         branch, then step."""
         if not hasattr(self, "precondition_outputs"):
             return super().step(model_output, timestep, sample)
         guided = kwargs.get("pred_original_sample")
         if guided is None:
-            clean = self.precondition_outputs(sample, model_output, self.sigmas[self.turn])
-            return _Stepped((sample, clean))
-        return _Stepped((self.visit(guided, sample, self.number), guided))
+            clean = self.precondition_outputs(sample, model_output, self.sigmas[self.step_number])
+            return _StepOutput((sample, clean))
+        return _StepOutput((self.visit(guided, sample, self.number), guided))
 
 
 def _between(x: float, falling: list[float], values: list[float]) -> float:
@@ -255,14 +270,16 @@ def probe(scheduler: Any, pipeline: str) -> tuple[Any, Path]:
     Raises ValueError for a scheduler of none of the three kinds; `pipeline` names its
     pipeline in the message.
     """
-    scheduler = _deterministic(scheduler)
+    scheduler = _first_order(scheduler)
     euler, config = _schedulers().FlowMatchEulerDiscreteScheduler, scheduler.config
     if isinstance(scheduler, euler) and (config.get("sigma_max") or 1) <= 1:
-        return _over(_Flow, scheduler, sign=-1.0 if config.get("invert_sigmas") else 1.0), flow()
-    if _adds(scheduler):
-        return _edm(scheduler)
+        return _probed(
+            _FlowProbe, scheduler, sign=-1.0 if config.get("invert_sigmas") else 1.0
+        ), flow()
+    if _adds_noise(scheduler):
+        return _edm_probe(scheduler)
     if hasattr(scheduler, "alphas_cumprod") and config.get("prediction_type") in PREDICTS:
-        return _levels(scheduler)
+        return _discrete_probe(scheduler)
     raise ValueError(
         f"expected a flow, variance-preserving or EDM scheduler in {pipeline}, got {type(scheduler).__name__} of "
         f"{config.get('prediction_type', 'no prediction_type')}: vidrl cannot tell the path of its noise; put another "
@@ -276,7 +293,7 @@ def _schedulers() -> Any:
     return diffusers
 
 
-def _deterministic(scheduler: Any) -> Any:
+def _first_order(scheduler: Any) -> Any:
     """The scheduler, or the first-order one of the same path and levels that vidrl's own
     steps agree with."""
     diffusers, config = _schedulers(), scheduler.config
@@ -286,27 +303,29 @@ def _deterministic(scheduler: Any) -> Any:
         return euler(shift=shift, num_train_timesteps=config.num_train_timesteps)
     if isinstance(scheduler, diffusers.FlowMatchHeunDiscreteScheduler):
         return euler(shift=config.shift, num_train_timesteps=config.num_train_timesteps)
-    discrete_levels = hasattr(scheduler, "alphas_cumprod") and not _adds(scheduler)
+    discrete_levels = hasattr(scheduler, "alphas_cumprod") and not _adds_noise(scheduler)
     if discrete_levels and "DDIM" not in type(scheduler).__name__:
         return diffusers.DDIMScheduler.from_config(config, clip_sample=False, thresholding=False)
     return scheduler
 
 
-def _adds(scheduler: Any) -> bool:
+def _adds_noise(scheduler: Any) -> bool:
     """Whether the scheduler adds noise to clean latents, without a table of levels."""
-    straight = isinstance(scheduler, _schedulers().FlowMatchEulerDiscreteScheduler)
-    wide = straight and (scheduler.config.get("sigma_max") or 1) > 1
-    told = scheduler.config.get("timestep_type") == "continuous"
-    return wide or told or hasattr(scheduler, "precondition_outputs")
+    is_flow = isinstance(scheduler, _schedulers().FlowMatchEulerDiscreteScheduler)
+    wide = is_flow and (scheduler.config.get("sigma_max") or 1) > 1
+    timestep = scheduler.config.get("timestep_type") == "continuous"
+    return wide or timestep or hasattr(scheduler, "precondition_outputs")
 
 
-def _edm(scheduler: Any) -> tuple[Any, Path]:
-    made = _over(_Added, scheduler, final=0.0)
-    type(made).final = _last_sigma(scheduler)
+def _edm_probe(scheduler: Any) -> tuple[Any, Path]:
+    probed = _probed(_EdmProbe, scheduler, final=0.0)
+    type(probed).final = _last_sigma(scheduler)
     if hasattr(scheduler, "precondition_outputs"):
-        return made, edm("x0", made.final)
-    straight = hasattr(scheduler, "time_shift")
-    return made, edm("eps" if straight else PREDICTS[scheduler.config.prediction_type], made.final)
+        return probed, edm("x0", probed.final)
+    is_flow = hasattr(scheduler, "time_shift")
+    return probed, edm(
+        "eps" if is_flow else PREDICTS[scheduler.config.prediction_type], probed.final
+    )
 
 
 def _last_sigma(scheduler: Any) -> float:
@@ -315,20 +334,20 @@ def _last_sigma(scheduler: Any) -> float:
     return float(other.sigmas[-1])
 
 
-def _levels(scheduler: Any) -> tuple[Any, Path]:
-    made = _over(_Discrete, scheduler)
-    predicts = PREDICTS[made.config.prediction_type]
-    return made, discrete(made.alphas_cumprod, predicts, float(made.final_alpha_cumprod))
+def _discrete_probe(scheduler: Any) -> tuple[Any, Path]:
+    probed = _probed(_DiscreteProbe, scheduler)
+    predicts = PREDICTS[probed.config.prediction_type]
+    return probed, discrete(probed.alphas_cumprod, predicts, float(probed.final_alpha_cumprod))
 
 
-def _over(kind: type, scheduler: Any, **extra: Any) -> Any:
+def _probed(kind: type, scheduler: Any, **extra: Any) -> Any:
     """A scheduler of the same class and configuration, with a probe over it."""
     base = type(scheduler)
 
     @functools.wraps(base.set_timesteps)  # pipelines look up whether it takes sigmas or timesteps
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
         base.set_timesteps(self, *args, **kwargs)
-        self.place()
+        self.insert_time()
 
     members = {"set_timesteps": set_timesteps, **extra}
     probed: Any = type(f"Probed{base.__name__}", (kind, base), members)
