@@ -26,7 +26,7 @@ def image(name: str, seed: int = 0) -> object:
     return FAMILIES[name].picture(FAMILIES[name].call, seed)
 
 
-def test_free_frames_are_a_part_of_the_pipelines_and_take_over_the_pixels_of_given_ones() -> None:
+def test_free_frames_take_over_the_pixels_of_conditioned_frames() -> None:
     every = Layout((2, 4, 1, 1), 1, 4, False, [(0, 1), (1, 5), (5, 9), (9, 13)])
     layout = every.without_frames((0, 3))
     theirs = torch.arange(8.0).view(1, 2, 4, 1, 1)
@@ -42,7 +42,7 @@ def test_free_frames_are_a_part_of_the_pipelines_and_take_over_the_pixels_of_giv
         6,
         0,
     ]
-    assert layout.whole().shape == (2, 4, 1, 1) and every.without_frames(()) is every
+    assert layout.with_all_frames().shape == (2, 4, 1, 1) and every.without_frames(()) is every
 
 
 def test_free_tokens_carry_gradient() -> None:

@@ -55,7 +55,7 @@ def test_half_precision_is_rounded_otherwise_in_another_batch_and_alike_in_a_lik
     size = lambda rows: rows + 1e-2 * len(rows)  # noqa: E731
     others = lambda rows: rows + 1e-3 * rows.sum()  # noqa: E731
     for mix, expected in ((size, True), (others, False)):
-        drive = FakeRunner(mix, torch.bfloat16)
+        runner = FakeRunner(mix, torch.bfloat16)
         assert _row_independence.rows_are_independent(runner, [1, 2, 3], latents, 0.5) is expected
 
 
