@@ -1,4 +1,4 @@
-"""Write the table of docs/algorithms.md: what every algorithm needs, does in a round, and
+"""Write the table of docs/guides/algorithms.md: what every algorithm needs, does in a round, and
 gained in the study.
 
 python scripts/algorithms_table.py    # after a change of an algorithm or of the study;
@@ -29,7 +29,7 @@ from vidrl.cost import counting  # noqa: E402
 from vidrl.inference.means import interval  # noqa: E402
 from vidrl.rewards import Reward, Samples, Score  # noqa: E402
 
-FILE = ROOT / "docs" / "algorithms.md"
+FILE = ROOT / "docs" / "guides" / "algorithms.md"
 LEDGER = ROOT / "benchmarks" / "results" / "time_to_reward.jsonl"
 BEGIN, END = (
     "<!-- python scripts/algorithms_table.py: begin -->",
@@ -73,7 +73,7 @@ def about(name: str) -> tuple[str, ...]:
     cls = plugin.find("algorithms", name)
     file = Path(inspect.getfile(cls))
     lines = len(file.read_text(encoding="utf-8").splitlines())
-    link = f"[{name}](../{file.resolve().relative_to(ROOT).as_posix()})"
+    link = f"[{name}](../../{file.resolve().relative_to(ROOT).as_posix()})"
     return link, papers(cls), str(lines), needs(cls), f"{rows(name):g}"
 
 

@@ -1,4 +1,4 @@
-"""Write docs/rewards.md: what every reward in the folder is, in a table, and its card.
+"""Write docs/reference/rewards.md: what every reward in the folder is, in a table, and its card.
 
 python scripts/cards.py            # after adding or changing a reward; `python
 scripts/cards.py --check` only asks
@@ -15,7 +15,7 @@ from typing import Any
 from vidrl import plugin
 
 ROOT = Path(__file__).parent.parent
-FILE = ROOT / "docs" / "rewards.md"
+FILE = ROOT / "docs" / "reference" / "rewards.md"
 HEAD = """\
 # The rewards
 
@@ -63,7 +63,7 @@ to the segment of that frame; a number of a clip is credited to all its segments
 `audit` and `serve`. In Python, `vidrl.rewards.load("my_module:sharpness")` or
 `vidrl.rewards.adapt.from_function(sharpness)` makes a reward of it. The module lies in the working folder or is
 installed. A function `fn(video, prompts, fps)` is taken too. A class of yours may have options;
-[CONTRIBUTING.md](../CONTRIBUTING.md) tells how a subclass of `Reward` is written.
+[CONTRIBUTING.md](../../CONTRIBUTING.md) tells how a subclass of `Reward` is written.
 
 ## All rewards
 
@@ -72,7 +72,7 @@ pixels, *images* that a clip of one frame is scored ([images.md](images.md)). Gr
 fixed: they go through the colours of the frames that the flow warps, not through the flow. Difference quotients
 (R(x + h d) − R(x − h d)) / 2h are no test of them: with OpenCV's flow they grow as h falls, because this flow jumps,
 and with `flow = "torch"` they converge to the derivative through the flow
-([flow_gradient.md](../benchmarks/results/flow_gradient.md), `python benchmarks/studies/flow_gradient.py`).
+([flow_gradient.md](../../benchmarks/results/flow_gradient.md), `python benchmarks/studies/flow_gradient.py`).
 """
 KINDS = {
     "Without weights": "They need torch, numpy and OpenCV.",

@@ -7,7 +7,7 @@
     sources give
 
 The data is vidrl/backbones/pipelines.json, which `vidrl list backbones --diffusers` prints,
-and the page is docs/pipelines.md; README.md has the names of the families that keep the
+and the page is docs/guides/pipelines.md; README.md has the names of the families that keep the
 whole contract. The contract is tests/backbones/families/contract.py.
 """
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "backbones")]
 
 DATA = ROOT / "vidrl" / "backbones" / "pipelines.json"
-PAGE = ROOT / "docs" / "pipelines.md"
+PAGE = ROOT / "docs" / "guides" / "pipelines.md"
 README = ROOT / "README.md"
 MARKS = "<!-- python scripts/pipelines.py: begin -->", "<!-- python scripts/pipelines.py: end -->"
 WIDTH = 130  # of a line of the README
@@ -73,7 +73,7 @@ about any of these families.
 ## Checked with tiny weights
 
 The contract of a family runs on a pipeline of its class with a few thousand random weights, in
-float32 on a CPU ([contract.py](../tests/backbones/families/contract.py)). Its reference is the
+float32 on a CPU ([contract.py](../../tests/backbones/families/contract.py)). Its reference is the
 pipeline's own call with diffusers alone. It asks:
 
 {promises}
@@ -281,7 +281,7 @@ def table(before: Mapping[str, Any], again: bool = True) -> dict[str, Any]:
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """docs/pipelines.md."""
+    """docs/guides/pipelines.md."""
     from families.contract import CHECKS
 
     from vidrl.cli.look import kept

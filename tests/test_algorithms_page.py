@@ -1,4 +1,4 @@
-"""docs/algorithms.md says what is: its table is current, its refusals come, its example
+"""docs/guides/algorithms.md says what is: its table is current, its refusals come, its example
 trains."""
 
 import json
@@ -14,7 +14,7 @@ from vidrl import plugin
 from vidrl.training import loop
 
 TABLE = script("algorithms_table")
-PAGE = ROOT / "docs" / "algorithms.md"
+PAGE = ROOT / "docs" / "guides" / "algorithms.md"
 REFUSED = re.findall(r"^\| (\w+) \| `(.+?)` \| (.+?) \|$", PAGE.read_text(), re.MULTILINE)
 
 

@@ -83,7 +83,7 @@ class Data:
     A prompt file has one prompt a line, # for comments, or is a table (.jsonl, .csv,
     .parquet) of prompts with images. `clips`: a table of clips and prompts, or a folder
     with metadata.jsonl; `pairs`: a table of prompt, chosen and rejected clip. What is
-    missing or does not fit is left out, or refused with `strict`: docs/training_data.md.
+    missing or does not fit is left out, or refused with `strict`: docs/guides/training_data.md.
     """
 
     prompts: str = ""

@@ -279,7 +279,7 @@ def page(
         f"{made} scenes of `synthetic`, the first {first_name}, {len(first.clips) - made} pieces of real videos; "
         f"strengths {', '.join(map(str, first.strengths))}. A win is a gain above the 95th percentile of mild "
         "re-encodings; pairs of clip and hack count once, at any strength from which the hack can be told "
-        "(docs/audit.md)."
+        "(docs/guides/audit.md)."
     )
     dropped = [f"- left out: {one.name}: {one.why}" for one in left]
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}, CPU"

@@ -23,8 +23,8 @@ PROMPTS = [f"prompt {i // 3}" for i in range(N)]
 
 
 def recipe_of(name) -> dict:
-    """The options of an algorithm's recipe in docs/coming_from.md."""
-    page = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text()
+    """The options of an algorithm's recipe in docs/guides/coming_from.md."""
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "coming_from.md").read_text()
     recipes = map(tomllib.loads, re.findall(r"```toml\n(.*?)```", page, re.DOTALL))
     (found,) = [made["algorithm"] for made in recipes if made["algorithm"].get("name") == name]
     return found["options"]

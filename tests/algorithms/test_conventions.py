@@ -1,5 +1,5 @@
 """Conventions of other trainers, written out from their public formulas, against the
-recipes of docs/coming_from.md.
+recipes of docs/guides/coming_from.md.
 
 On equal tensors each recipe's advantages, ratios, KL, loss and gradients are the host's.
 Flow-GRPO: yifan123/flow_grpo, scripts/train_sd3.py, flow_grpo/stat_tracking.py and
@@ -24,7 +24,7 @@ from vidrl.rewards import Score
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import draws, sample, tree
 
-PAGE = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "coming_from.md").read_text()
 RECIPES = [
     made
     for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)

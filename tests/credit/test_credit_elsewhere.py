@@ -1,4 +1,4 @@
-"""Segment credit in other people's loops: the examples of docs/adapters.md, as they stand
+"""Segment credit in other people's loops: the examples of docs/guides/adapters.md, as they stand
 there, against stand-ins.
 
 The stand-ins repeat what the published loops compute, in their names, shapes and order:
@@ -25,7 +25,7 @@ from vidrl.diffusion.path import flow
 from vidrl.diffusion.transition import log_density, step
 from vidrl.rewards import Reward, Samples, Score
 
-PAGE = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "adapters.md").read_text()
 SECTION = PAGE[PAGE.index("## Segment credit in your trainer") :]
 B, C, L, H, W, STEPS = 4, 3, 5, 4, 4, 6
 SHAPE = (B, C, L, H, W)

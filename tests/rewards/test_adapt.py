@@ -272,7 +272,7 @@ def test_what_verl_omni_makes_of_a_clip_that_is_not_scored():
     with pytest.raises(RuntimeError, match="4 x 4"):
         multi_reward({"a": {**entry, "required": True}}, BYTES[0, :, :, :4, :4])
     assert multi_reward({"a": entry}, BYTES[0, :, :, :4, :4]) == 0.0
-    warned = Path(__file__).parents[2] / "docs" / "adapters.md"
+    warned = Path(__file__).parents[2] / "docs" / "guides" / "adapters.md"
     assert "required=true" in warned.read_text()
 
 
@@ -790,7 +790,7 @@ def test_meta_goes_to_the_function():
     assert seen == {"source": ["a", "b"], "fps": [16.0, 16.0]}
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "adapters.md").read_text()
 
 
 def to_paste(section):
@@ -832,7 +832,7 @@ def test_every_trainer_of_the_page_says_its_version_and_what_an_unscored_clip_do
 
 
 def test_the_examples_of_the_page_run(hosts):
-    page = Path(__file__).parents[2] / "docs" / "adapters.md"
+    page = Path(__file__).parents[2] / "docs" / "guides" / "adapters.md"
     failed, tried = doctest.testfile(
         str(page),
         module_relative=False,

@@ -169,7 +169,7 @@ def test_every_value_of_a_recipe_either_may_change_or_is_refused_by_name(tmp_pat
 def test_the_list_is_the_one_in_the_help_and_in_the_docs():
     from vidrl.cli.train import TRAIN
 
-    page = (Path(__file__).parents[2] / "docs" / "resume.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "resume.md").read_text()
     for one in changes.MAY_CHANGE:
         assert f"  {one.key} " in TRAIN and one.effect in TRAIN
         assert f"| `{one.key}` | {one.effect} |" in page, one.key

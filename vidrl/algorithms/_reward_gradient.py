@@ -39,7 +39,7 @@ def check(reward: Reward, blind_parts: bool) -> None:
     if len(without) == len(leaves("", reward)):
         raise ValueError(
             f"expected a reward that carries gradient, got {', '.join(without)}, which says "
-            "differentiable = False: take a reward that has gradients in the tables of docs/rewards.md, "
+            "differentiable = False: take a reward that has gradients in the tables of docs/reference/rewards.md, "
             "or an algorithm that needs none, such as grpo or nft"
         )
     if without and not blind_parts:

@@ -24,7 +24,7 @@ class GRPO(Credited, Trajectory):
     L = mean over rows and segments of −min(ρ_j A_j, clip(ρ_j, 1 ± ε√S) A_j) + β KL, with
     ρ_j = exp(log p_j − log p_j,old). `scale = "none"` is Dr. GRPO (arXiv 2503.20783); the
     options of `Trajectory` have Flow-, Dance-, Mix-, Flash- and TempFlow-GRPO.
-    docs/coming_from.md has the settings of other trainers.
+    docs/guides/coming_from.md has the settings of other trainers.
 
     Options of the loss: `ratio_norm`, with `step_weight = "inverse_length"`, is GRPO-Guard
     (2510.22319): ρ = exp((log p − log p_old + D) std). `max_divergence` δ > 0 is Flow-DPPO

@@ -26,7 +26,7 @@ Every clip is corrupted and then saved with loss, and compared with four savings
 areas under the ROC curve. 1: the corruption always lowers the dim's score. 0.5: it changes the score no more than
 saving does. Below 0.5: **it raises the score**. *Paired*: a corrupted clip against its own sound self. *Unpaired*:
 against sound clips of other sources, as where the original is not known. Intervals are 95 %, over source videos.
-*Lowered*, *open* and *raised* count the corruptions at full strength that a person could tell (docs/audit.md) by the
+*Lowered*, *open* and *raised* count the corruptions at full strength that a person could tell (docs/guides/audit.md) by the
 paired interval: above 0.5, around it, below it. *Corrected* counts those that are left when p is corrected by Holm's
 steps over all these corruptions of a dim: of intervals that each stand for themselves, a few lie off 0.5 by chance."""
 

@@ -12,7 +12,7 @@ Put any reward through every known way of cheating it, before a policy finds one
 
   vidrl audit                                      the default composite
   vidrl audit flicker --clips videos/ --html audit.html
-  vidrl audit my_package.rewards:score --quick     fn(samples) -> (B,) numbers; docs/rewards.md says more
+  vidrl audit my_package.rewards:score --quick     fn(samples) -> (B,) numbers; docs/reference/rewards.md says more
   vidrl audit default --optimise                   and best-of-N and random search against it
   vidrl audit aesthetic --clips images/ --clips-count 0     on images; hacks that need time are left out, and listed
 

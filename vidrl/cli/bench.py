@@ -116,7 +116,8 @@ def declare(commands: Any) -> None:
 
 def _declare_claims(made: argparse.ArgumentParser) -> None:
     group = made.add_argument_group(
-        "comparison", "said before the clips are measured; docs/bench.md has what may be concluded"
+        "comparison",
+        "said before the clips are measured; docs/guides/bench.md has what may be concluded",
     )
     group.add_argument(
         "--primary",

@@ -32,7 +32,7 @@ the page, with the old and the new value. All other values say which run it is: 
     + changes.listed()
     + """
 
-More: docs/resume.md.
+More: docs/guides/resume.md.
 """
 )
 

@@ -1,5 +1,5 @@
 """What a person may change when a run goes on: one list, which `vidrl train --help` and
-docs/resume.md show as well.
+docs/guides/resume.md show as well.
 
 All else in a recipe says which run it is, and is refused with the old and the new value.
 """
