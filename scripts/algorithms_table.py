@@ -30,7 +30,7 @@ from vidrl.inference.means import interval  # noqa: E402
 from vidrl.rewards import Reward, Samples, Score  # noqa: E402
 
 FILE = ROOT / "docs" / "guides" / "algorithms.md"
-LEDGER = ROOT / "benchmarks" / "results" / "time_to_reward.jsonl"
+LEDGER = ROOT / "benchmarks" / "results" / "training" / "time_to_reward.jsonl"
 BEGIN, END = (
     "<!-- python scripts/algorithms_table.py: begin -->",
     "<!-- python scripts/algorithms_table.py: end -->",

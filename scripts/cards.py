@@ -68,11 +68,11 @@ installed. A function `fn(video, prompts, fps)` is taken too. A class of yours m
 ## All rewards
 
 In the tables, *in pieces* says that a clip of any length is scored in constant memory, *gradients* that they reach the
-pixels, *images* that a clip of one frame is scored ([images.md](images.md)). Gradients are right with the flow held
+pixels, *images* that a clip of one frame is scored ([images.md](../guides/images.md)). Gradients are right with the flow held
 fixed: they go through the colours of the frames that the flow warps, not through the flow. Difference quotients
 (R(x + h d) − R(x − h d)) / 2h are no test of them: with OpenCV's flow they grow as h falls, because this flow jumps,
 and with `flow = "torch"` they converge to the derivative through the flow
-([flow_gradient.md](../../benchmarks/results/flow_gradient.md), `python benchmarks/studies/flow_gradient.py`).
+([flow_gradient.md](../../benchmarks/results/rewards/flow_gradient.md), `python benchmarks/studies/flow_gradient.py`).
 """
 KINDS = {
     "Without weights": "They need torch, numpy and OpenCV.",

@@ -59,7 +59,7 @@ def study(cpu: bool) -> dict[str, object]:
         else ("--seeds", "10", "--rounds", "32", "--jobs", "4")
     )
     kept = "runs/segments-gpu-check" if cpu else "runs/segments-gpu"
-    page = f"{kept}/segments.md" if cpu else "benchmarks/results/segments_gpu.md"
+    page = f"{kept}/segments.md" if cpu else "benchmarks/results/credit/segments_gpu.md"
     few = ("--set", "data.held_out_n=8") if cpu else ()
     return script(
         "benchmarks/studies/segments.py",
@@ -100,7 +100,7 @@ def main() -> int:
         "wan_update": script("scripts/wan_update.py", *(["--cpu"] if args.cpu else [])),
         "segments": study(args.cpu),
     }
-    target = ROOT / (folder if args.cpu else Path("benchmarks/results")) / "gpu_check.json"
+    target = ROOT / (folder if args.cpu else Path("benchmarks/results/training")) / "gpu_check.json"
     target.write_text(json.dumps(found, indent=1) + "\n")
     print(f"gpu_check: {target.relative_to(ROOT)}")
     return int(found["tests"]["exit"] not in (0, 5))  # type: ignore[index]  5: no test ran

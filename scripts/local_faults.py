@@ -1,9 +1,8 @@
 """Fine-tune tiny-wan-32's transformer on clips whose faults are local in time: the second
 model of the segment study.
 
-    python scripts/local_faults.py train      # encode the corpus, fine-tune, write
-    runs/local-faults/model python scripts/local_faults.py check      # are the faults
-    there, and are they local?
+    python scripts/local_faults.py train      # fine-tune, write runs/local-faults/model
+    python scripts/local_faults.py check      # are the faults there, and are they local?
 
 tiny-wan-32's own corpus holds faults that last a whole clip. Here 70 % of the clips have
 one fault, which covers a random run of 3 to 6 of the frames and leaves the others clean.

@@ -1,10 +1,9 @@
 """Write which pipelines of diffusers the backbone `pipeline` drives: data and a page.
 
     python scripts/pipelines.py             # what the sources of diffusers' pipelines show
-    python scripts/pipelines.py --run       # what the contract of every family shows python
-    scripts/pipelines.py --run wan   # of one family; the others keep what was found before
-    python scripts/pipelines.py --check     # only asks whether the files are what the
-    sources give
+    python scripts/pipelines.py --run       # what the contract of every family shows
+    python scripts/pipelines.py --run wan   # the same of one family; the others stay as they are
+    python scripts/pipelines.py --check     # only check that the files agree with the sources
 
 The data is vidrl/backbones/pipelines.json, which `vidrl list backbones --diffusers` prints,
 and the page is docs/guides/pipelines.md; README.md has the names of the families that keep the

@@ -1,12 +1,11 @@
 """Train assets/tiny-wan from nothing: a Wan pipeline small enough for two CPU cores.
 
-    python scripts/pretrain_tiny.py vae       # autoencoder, on stills and clips of
-    vidrl.synthetic.world python scripts/pretrain_tiny.py encode    # latents of the corpus,
-    kept under runs/pretrain-SIZE python scripts/pretrain_tiny.py decoder   # more of the
-    decoder alone; may run beside the next stage python scripts/pretrain_tiny.py flow      #
-    flow-matching transformer on those latents python scripts/pretrain_tiny.py guided    #
-    what guidance says, learnt by a single pass python scripts/pretrain_tiny.py check     #
-    the bar: the verifier on 256 held-out captions
+    python scripts/pretrain_tiny.py vae       # train the autoencoder on synthetic clips
+    python scripts/pretrain_tiny.py encode    # write the corpus's latents to runs/pretrain-SIZE
+    python scripts/pretrain_tiny.py decoder   # train the decoder alone for longer
+    python scripts/pretrain_tiny.py flow      # train the flow-matching transformer on the latents
+    python scripts/pretrain_tiny.py guided    # distil the guided prediction into one pass
+    python scripts/pretrain_tiny.py check     # measure the verifier on 256 held-out captions
 
 `--size 32` makes assets/tiny-wan-32, whose camera stands still, in place of assets/tiny-wan
 (64). Every stage may be killed and called again: it goes on from

@@ -1,9 +1,8 @@
 """What a GRPO round of Wan2.1-T2V-1.3B costs on a card: seconds a stage, peak memory, share
 of the peak; S = 1 and 9.
 
-    python scripts/wan_update.py          # on a GPU: 33 x 480 x 832, bfloat16, LoRA, random
-    weights python scripts/wan_update.py --cpu    # the same path with a tiny model: proves
-    the script alone
+    python scripts/wan_update.py          # on a GPU: 33 x 480 x 832, bfloat16, LoRA
+    python scripts/wan_update.py --cpu    # the same path with a tiny model, to test the script
 
 The architecture is the public card's (`vidrl.cost`), its weights are random and nothing is
 downloaded: neither seconds nor memory depend on what the weights are. Captions are random
@@ -188,7 +187,7 @@ def main() -> int:
         "arms": rows,
     }
     out = args.out or ROOT / (
-        "runs/wan_update_cpu.json" if args.cpu else "benchmarks/results/wan_update.json"
+        "runs/wan_update_cpu.json" if args.cpu else "benchmarks/results/training/wan_update.json"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1).replace("NaN", "null") + "\n")

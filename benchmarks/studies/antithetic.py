@@ -36,7 +36,7 @@ from vidrl.rewards._files import whole_file
 
 KINDS = ("free", "paired")
 WAYS = ("whole clip", "segment, sum of its frames")
-RESULT = Path("benchmarks/results/antithetic.md")
+RESULT = Path("benchmarks/results/credit/antithetic.md")
 
 
 def noises(bench: snr.Bench, number: int) -> Tensor:

@@ -1,10 +1,9 @@
 """The default composite and every temporal reward without weights against every hack, all
 on one flow.
 
-    python benchmarks/studies/audit_all.py --out benchmarks/results/audit.md python
-    benchmarks/studies/audit_all.py --only default --strengths 0.5,1 --seed 20000
-    --clips-count 240 --each 5 \\
-        --out benchmarks/results/audit_default.md
+    python benchmarks/studies/audit_all.py --out benchmarks/results/rewards/audit.md
+    python benchmarks/studies/audit_all.py --only default --strengths 0.5,1 --seed 20000 \\
+        --clips-count 240 --each 5 --out benchmarks/results/rewards/audit_default.md
 
 Writes the table, the same as JSON and a picture (.svg) beside it. The clips are scenes of
 vidrl.synthetic.world and pieces of the real videos in --clips, by default those of the
@@ -328,7 +327,7 @@ def main() -> None:
     parser.add_argument("--hacks", default=",".join(HACKS))
     parser.add_argument("--only", default="", help="these rewards, as default,flicker")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/audit.md"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rewards/audit.md"))
     args = parser.parse_args()
     files, left = audit.file_clips(args.clips, side=96) if args.clips else ([], [])
     strengths = sorted(float(word) for word in args.strengths.split(","))

@@ -1,8 +1,8 @@
 """How often do the intervals of `vidrl bench` hold the truth? Simulated clips, nested in
 prompts, whose mean is known.
 
-    python benchmarks/studies/bench_coverage.py --out benchmarks/results/bench_coverage.md
-    --keep coverage.json
+    python benchmarks/studies/bench_coverage.py --keep coverage.json \\
+        --out benchmarks/results/bench/bench_coverage.md
 
 A clip's value is a function of z = √ρ a + √(1 − ρ) b, with a normal for each prompt, b
 normal for each clip, ρ = 0.3. `--keep` names a file of finished rows: a run that was broken
@@ -317,7 +317,7 @@ def report(runs: int, kept: Kept) -> str:
 PAGE = """# How often the intervals of `vidrl bench` hold the truth, and how often its tests err
 
 ```
-python benchmarks/studies/bench_coverage.py --out benchmarks/results/bench_coverage.md
+python benchmarks/studies/bench_coverage.py --out benchmarks/results/bench/bench_coverage.md
 ```
 
 Percent over {runs} simulated sets a row (standard error {error:.1f} at 95 %). 30 % of the variance lies between

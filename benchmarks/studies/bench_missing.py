@@ -1,7 +1,7 @@
 """How often the bench calls equal models different: where broken clips fail to be scored,
 and over all pairs of sets.
 
-    python benchmarks/studies/bench_missing.py --out benchmarks/results/bench_missing.md
+    python benchmarks/studies/bench_missing.py --out benchmarks/results/bench/bench_missing.md
 
 Models are equal: a clip is its prompt's quality plus noise. In the first table the worst
 clips of one model are unscored; in the second several equal models are compared on several

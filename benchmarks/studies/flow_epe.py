@@ -197,7 +197,7 @@ def report(rows: dict[str, list[Row]]) -> str:
     return f"""# End-point error of the flow estimators
 
 ```
-python benchmarks/studies/flow_epe.py --out benchmarks/results/flow_epe.md
+python benchmarks/studies/flow_epe.py --out benchmarks/results/rewards/flow_epe.md
 ```
 
 Mean end-point error in pixels (lower is better) of `rewards.flow.estimate`, as rewards see it, against a truth that is

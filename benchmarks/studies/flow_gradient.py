@@ -145,7 +145,7 @@ def report(rows: Sequence[Row], size: int) -> str:
     return f"""# Gradients of rewards that use optical flow
 
 ```
-python benchmarks/studies/flow_gradient.py --out benchmarks/results/flow_gradient.md
+python benchmarks/studies/flow_gradient.py --out benchmarks/results/rewards/flow_gradient.md
 ```
 
 Three scenes of `synthetic`, nine frames of {size} x {size} pixels, with grain, float64; all numbers are sums over the

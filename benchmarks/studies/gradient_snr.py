@@ -1230,7 +1230,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="these rewards, as composite,flicker")
     parser.add_argument("--resamples", type=int, default=400)
     parser.add_argument("--run", type=Path, default=Path("runs/gradient_snr"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gradient_snr.md"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results/credit/gradient_snr.md")
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not args.analyse:

@@ -1,7 +1,7 @@
 """Does a reward's curve over time fall where the fault is? Faults planted in known frames,
 the truth of segment credit.
 
-    python benchmarks/studies/localisation.py --out benchmarks/results/localisation.md
+    python benchmarks/studies/localisation.py --out benchmarks/results/credit/localisation.md
 
 Plants six faults in 1, 3 or 5 frames of clips of vidrl.synthetic.world and of
 assets/tiny-wan-32, and in one latent frame before tiny-wan-32 decodes it, and asks how much

@@ -1,12 +1,11 @@
 """Does segment credit learn from fewer samples? Arms × seeds × kinds of clips, trained by
 `vidrl train`.
 
-    python scripts/local_faults.py train          # once: the model whose faults are local
-    in time python benchmarks/studies/segments.py sweep   # each arm at three learning
-    rates, the same budget for each python benchmarks/studies/segments.py run     # the
-    chosen ones over paired seeds python benchmarks/studies/segments.py report  # table and
-    pictures of what is there, at any time python benchmarks/studies/segments.py final   #
-    if there is time: finished runs on 256 held-out prompts
+    python scripts/local_faults.py train          # once: make the model with local faults
+    python benchmarks/studies/segments.py sweep   # train each arm at three learning rates
+    python benchmarks/studies/segments.py run     # train the chosen rates over paired seeds
+    python benchmarks/studies/segments.py report  # write the table and the plots, at any time
+    python benchmarks/studies/segments.py final   # evaluate finished runs on 256 prompts
 
 Each stage may be killed and called again: finished runs are skipped, unfinished ones
 resumed. An arm is what stands in ARMS; a run's folder is named by everything that it
@@ -1153,7 +1152,7 @@ def options() -> tuple[str, Options, Path]:
         "--out", type=Path, default=ROOT / "runs" / "segments", help="where the runs are"
     )
     parser.add_argument(
-        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "segments.md"
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "credit" / "segments.md"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="another override of all"

@@ -1,12 +1,10 @@
 """How much training does each algorithm need for the reward that plain Flow-GRPO ends with?
 Arms × rates × seeds.
 
-    python benchmarks/studies/time_to_reward.py run        # goes on where the ledger ends;
-    two runs at a time python benchmarks/studies/time_to_reward.py next       # what would
-    be run, and which arms cannot be python benchmarks/studies/time_to_reward.py best
-    # best of N clips of the base model, without training python
-    benchmarks/studies/time_to_reward.py report     # the page, the plot and the ledger of
-    what is there
+    python benchmarks/studies/time_to_reward.py run     # continue the ledger, two runs at a time
+    python benchmarks/studies/time_to_reward.py next    # list the next runs without training
+    python benchmarks/studies/time_to_reward.py best    # measure best of N of the base model
+    python benchmarks/studies/time_to_reward.py report  # write the page, the plot and the ledger
 
 `run` may be killed and called again: finished runs stand in the ledger. To stop it after
 the runs that are under way, make the file `stop` in the folder --out. The first arm is
@@ -199,7 +197,9 @@ def options() -> argparse.Namespace:
         "--out", type=Path, default=ROOT / "runs" / "time_to_reward", help="where the ledger is"
     )
     parser.add_argument(
-        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "time_to_reward.md"
+        "--results",
+        type=Path,
+        default=ROOT / "benchmarks" / "results" / "training" / "time_to_reward.md",
     )
     parser.add_argument("--jobs", type=int, default=2, help="runs of one thread side by side")
     parser.add_argument(

@@ -1,5 +1,5 @@
 """95 % intervals hold the truth 95 times in a hundred, by the simulation of
-benchmarks/results/bench_coverage.md."""
+benchmarks/results/bench/bench_coverage.md."""
 
 import importlib.util
 import re
@@ -84,7 +84,7 @@ def test_simulated_clips_of_one_prompt_resemble_each_other():
 
 def test_the_page_has_what_the_script_would_write():
     page = (
-        (ROOT / "benchmarks/results/bench_coverage.md")
+        (ROOT / "benchmarks/results/bench/bench_coverage.md")
         .read_text()
         .partition("## Values piled up")[0]
     )
@@ -100,7 +100,7 @@ def test_the_page_has_what_the_script_would_write():
 
 def test_the_page_says_that_no_single_test_of_equal_models_errs_more_than_one_time_in_twenty():
     page = (
-        (ROOT / "benchmarks/results/bench_coverage.md")
+        (ROOT / "benchmarks/results/bench/bench_coverage.md")
         .read_text()
         .partition("## Tests of equal models")[2]
     )
@@ -114,7 +114,7 @@ def test_the_page_says_that_no_single_test_of_equal_models_errs_more_than_one_ti
 
 def test_the_page_says_that_values_piled_up_are_held():
     page = (
-        (ROOT / "benchmarks/results/bench_coverage.md")
+        (ROOT / "benchmarks/results/bench/bench_coverage.md")
         .read_text()
         .partition("## Values piled up")[2]
     )

@@ -67,7 +67,7 @@ def test_the_gradient_is_that_of_the_flow_held_fixed(name, method, monkeypatch):
 @pytest.mark.parametrize("name", MADE)
 def test_quotients_with_the_flow_of_torch_estimated_anew_converge(name):
     """Quotients with OpenCV's flow grow as 1 / h; see
-    benchmarks/results/flow_gradient.md."""
+    benchmarks/results/rewards/flow_gradient.md."""
     quotients = [quotient(MADE[name](flow="torch"), grainy(), step) for step in (1e-7, 1e-8, 1e-9)]
     assert quotients[1:] == pytest.approx(quotients[:-1], rel=1e-3)
 

@@ -6,8 +6,8 @@ its latents. vidrl's latents hold both: what stands for the time of one latent f
 in one column, so that a segment of the time axis covers the video and the sound of that
 time.
 
-    video   v v v v | v v v v | v v v v    numbers of three latent frames sound   s ·     |
-    s s     | s s        sound of their pixel frames; · is a place without a number
+    video   v v v v | v v v v | v v v v    numbers of three latent frames
+    sound   s ·     | s s     | s s        sound of their pixel frames; · is padding
 
 Places without a number are 0: their noise and their prediction are 0, so they stay 0 along
 the path, and their log-ratio is 0.

@@ -1,10 +1,8 @@
 """Runs of a pipeline's own `__call__`: up to its loop, through one turn of the loop, or
 from the loop to the pixels.
 
-    prompt, size, guidance ──► encoders ──► ┌── turn k, the network still ──► step hands
-    over our latents
-                               (remembered)  └── turn k, the network real ──► step takes the
-                               prediction, and leaves
+    prompt, size ──► encoders ──► ┌── turn k, network skipped ──► step hands over our latents
+                     (remembered)  └── turn k, network called ───► step takes its prediction
 
 The pipeline's code is unchanged but for one word: `enumerate`, which counts its loop, gives
 the number of the turn that the wanted time has in the schedule, twice. So code that asks

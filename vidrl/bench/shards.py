@@ -7,8 +7,7 @@ to install beside torch. Clips need no scheduler, since they are independent and
 makes a second attempt free; so Ray's actors, object store and daemons would be one more
 cluster to run, and nothing that is used.
 
-    torchrun --nnodes 2 --nproc-per-node 8 -m vidrl bench videos/ --out shared/bench      #
-    and so on every machine
+    torchrun --nnodes 2 --nproc-per-node 8 -m vidrl bench videos/ --out shared/bench
 
 The folder `out` lies where all see it. Nothing travels between processes but "I am done";
 rows go through files.

@@ -1,7 +1,7 @@
 """One dim of one set as results.json has it: its mean and interval, its spreads, its marks
 and notes.
 
-benchmarks/results/bench_coverage.md says how often the intervals hold the truth.
+benchmarks/results/bench/bench_coverage.md says how often the intervals hold the truth.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def cautious(p: float, groups: float) -> float:
     smaller p is: of 20 prompts whose differences have skewness 1.75, p is below 0.05 in 4.6
     % of samples, but below 0.0042, which Holm's first step asks for among twelve dims, in
     0.8 %. With this factor families of twelve dims err in at most one of twenty up to
-    skewness 2; see benchmarks/results/bench_coverage.md.
+    skewness 2; see benchmarks/results/bench/bench_coverage.md.
 
     >>> round(cautious(0.05, 100), 3), round(cautious(0.001, 100), 5)
     (0.055, 0.00293)

@@ -6,7 +6,7 @@ and of one more at the end of the range are drawn from the flat Dirichlet distri
 percentile of the weighted means is the bound. Of zeros and ones it is the exact bound of
 Clopper and Pearson. It holds where a bootstrap has nothing to draw from: where all values,
 or nearly all, lie at one end. If any value rises, no bound falls. That it holds for every
-distribution is not proven, but no exception is known; benchmarks/results/bench_coverage.md
+distribution is not proven, but no exception is known; benchmarks/results/bench/bench_coverage.md
 has ours.
 
 Legend: as in `vidrl.inference.clusters`; w is the weight of the further group, and e its

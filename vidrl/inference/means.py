@@ -11,7 +11,7 @@ One rule decides how an interval is made; G are the groups (prompts, videos):
 3. Else Student's ratio, by a bootstrap of whole groups and by Student's t, see
    `vidrl.inference.confidence`.
 
-benchmarks/results/bench_coverage.md says how often such intervals hold the truth, and how
+benchmarks/results/bench/bench_coverage.md says how often such intervals hold the truth, and how
 often p is below 0.05.
 """
 

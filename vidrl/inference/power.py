@@ -47,7 +47,7 @@ def least_detectable(
     Holm's first step is at alpha / family; p is made `cautious`, and cannot be below
     `least_p`: infinite, where nothing can be significant. By Student's t, times 1 + 1 / G
     for what the bootstrap asks beside it; skewed differences need somewhat more.
-    benchmarks/results/bench_coverage.md has how often it is found.
+    benchmarks/results/bench/bench_coverage.md has how often it is found.
 
     >>> round(least_detectable(1.0, 100), 3), least_detectable(1.0, 8, family=12)
     (0.291, inf)
