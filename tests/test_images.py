@@ -311,7 +311,7 @@ def test_a_run_on_images_refuses_what_needs_time_before_any_image_is_made(
 
     monkeypatch.setattr(Toy, "decode", lambda *_: pytest.fail("an image was made"))
     with pytest.raises(ValueError, match=message):
-        Trainer(recipe(tmp_path, **more))
+        Trainer.from_recipe(recipe(tmp_path, **more))
 
 
 def test_credit_per_part_is_that_of_the_parts_that_score_images():

@@ -43,7 +43,7 @@ def trainer(recipe: str, backbone: str, run: Path) -> Trainer:
     table["run"], table["backbone"] = str(run), {"name": backbone, "options": options}
     table["data"] |= {key: str(ROOT / table["data"][key]) for key in ("prompts", "held_out")}
     table["train"] |= SIZE
-    return Trainer(config.build(table))
+    return Trainer.from_recipe(config.build(table))
 
 
 def rounds(recipe: str, repeats: int) -> dict[str, list[Mapping[str, float]]]:
@@ -66,5 +66,5 @@ def rounds(recipe: str, repeats: int) -> dict[str, list[Mapping[str, float]]]:
 
 def _one(own: Trainer) -> Mapping[str, float]:
     row = own._train_round()
-    own.round += 1
+    own.state.round += 1
     return {stage: row["seconds"][stage] for stage in STAGES}

@@ -209,7 +209,7 @@ def run(
     recipe = config.load(ROOT / RECIPE, [f'run="{folder}"', f"seed={seed}", *arm.overrides(rate)])
     watch = Watch(recipe, arm.every, target, budget, rounds, out / f"base-{commit()}.json", least)
     try:
-        loop.run(recipe, look=watch)
+        loop.run(recipe, callback=watch)
     except Finished:
         pass
     except RuntimeError as error:  # a gradient that is not finite: the rate is too high

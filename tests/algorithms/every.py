@@ -83,7 +83,7 @@ class Stop(Exception):
 
 def begun(recipe: dict[str, Any]) -> tuple[Trainer, Experience]:
     """A trainer before its first update, and what its first round brought."""
-    trainer, brought = Trainer(config.load(recipe)), []
+    trainer, brought = Trainer.from_recipe(config.load(recipe)), []
 
     def update(seen: Experience, beside: object = None) -> dict[str, Any]:
         brought.append(seen)

@@ -224,7 +224,7 @@ def test_more_updates_than_a_round_has_rows_are_told_before_anything_is_sampled(
         ValueError,
         match="at least 1000 rows, one an update, got [1-9][0-9]*: lower algorithm.options",
     ):
-        loop.Trainer(config.load(made(tmp_path, name, updates=1000)))
+        loop.Trainer.from_recipe(config.load(made(tmp_path, name, updates=1000)))
 
 
 # --- runs
@@ -246,7 +246,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_end(name, pairs, tmp_path, monke
     cut, go_on = made(tmp_path / "cut", name, pairs), loop.Trainer._train_round
 
     def interrupted(trainer):
-        if trainer.round == 1:
+        if trainer.state.round == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return go_on(trainer)
 
@@ -312,7 +312,9 @@ LEARNING = {
 def gain(folder: Path, name: str, pairs: bool, seed: int, rounds: int = 6) -> float:
     """How much brighter the clips of held-out prompts are after a few rounds, from the same
     noise."""
-    trainer = loop.Trainer(config.load(made(folder, name, pairs, **LEARNING) | {"seed": seed}))
+    trainer = loop.Trainer.from_recipe(
+        config.load(made(folder, name, pairs, **LEARNING) | {"seed": seed})
+    )
 
     def light() -> float:
         prompts = [f"a thing {i}" for i in range(16)]
@@ -320,7 +322,7 @@ def gain(folder: Path, name: str, pairs: bool, seed: int, rounds: int = 6) -> fl
         return float(trainer.reward(clips).value.mean())
 
     before = light()
-    for trainer.round in range(rounds):
+    for trainer.state.round in range(rounds):
         trainer._train_round()
     return light() - before
 

@@ -178,4 +178,4 @@ def test_a_reward_without_parts_cannot_disagree_with_itself(tmp_path) -> None:
     with pytest.raises(
         ValueError, match="expected a composite of two or more parts for algorithm.options.gate"
     ):
-        loop.Trainer(config.load(made))
+        loop.Trainer.from_recipe(config.load(made))

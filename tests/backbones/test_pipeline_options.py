@@ -49,7 +49,7 @@ def trainer(folder: Path, family: str, options=(), **algorithm) -> Trainer:
     (folder / "prompts.txt").write_text("\n".join(PROMPTS))
     call = dict(FAMILIES[family].call)
     few = {"prompts_per_round": 1, "group": 2, "eval_every": 9, "eval_steps": 2, "show": 1}
-    return Trainer(
+    return Trainer.from_recipe(
         config.load(
             {
                 "run": str(folder / "run"),

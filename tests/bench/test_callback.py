@@ -39,7 +39,7 @@ def asked(folder: Path, **changes) -> config.Recipe:
 @pytest.fixture(scope="module")
 def looked(tmp_path_factory):
     made = asked(tmp_path_factory.mktemp("looked"))
-    return loop.run(made, look=callback.build(made))
+    return loop.run(made, callback=callback.build(made))
 
 
 def test_a_look_every_second_round_and_at_the_end(looked):
@@ -120,9 +120,9 @@ def test_a_resumed_run_looks_as_one_that_was_not_interrupted(looked, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop.run(made, look=killed)
+        loop.run(made, callback=killed)
     assert [row["round"] for row in rows(made.run, "bench")] == [0, 2]
-    loop.run(made, resume=True, look=callback.build(made))
+    loop.run(made, resume=True, callback=callback.build(made))
     assert rows(made.run, "bench") == rows(looked, "bench")
     assert weights(made.run) == weights(looked)
 
@@ -142,14 +142,14 @@ def test_a_look_leaves_global_generators_alone(tmp_path):
             and before[-1][2] == after[2]
         )
 
-    loop.run(made, look=watched)
+    loop.run(made, callback=watched)
     assert len(before) == 4
 
 
 def test_a_look_that_fails_is_told_and_ends_no_run(tmp_path, capsys, monkeypatch):
     made = asked(tmp_path, train_rounds=2)
     monkeypatch.setattr(callback.measure, "run", lambda *a, **k: 1 / 0)
-    run = loop.run(made, look=callback.build(made))
+    run = loop.run(made, callback=callback.build(made))
     assert [row["why"] for row in rows(run, "bench")] == ["ZeroDivisionError: division by zero"] * 2
     assert "could not be measured: ZeroDivisionError" in capsys.readouterr().err
     # no dims, no section
@@ -182,7 +182,7 @@ def test_a_suite_without_pictures_is_refused_before_any_clip_of_a_model_that_nee
     made = config.load(conditioned(tmp_path) | {"bench": {"suite": str(tmp_path / "mine.toml")}})
     said = "the suite 'mine' .* expected prompts with image, .* got 'a fox' without image.* .jsonl, .csv or .parquet"
     with pytest.raises(suite.BadSuite, match=said):
-        loop.Trainer(made, callback.build(made))
+        loop.Trainer.from_recipe(made, callback.build(made))
     assert not Path(made.run).exists()
 
 
@@ -232,8 +232,8 @@ def test_a_run_without_a_suite_may_be_resumed_with_one(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop.run(plain, look=killed)
-    loop.run(made, resume=True, look=callback.build(made))
+        loop.run(plain, callback=killed)
+    loop.run(made, resume=True, callback=callback.build(made))
     assert [row["round"] for row in rows(made.run, "bench")] == [2, 3]
 
 
@@ -247,7 +247,7 @@ def test_two_processes_share_the_clips_and_measure_all(tmp_path):
         said = child.communicate(timeout=120)[0]
     assert child.returncode == 0, said
     alone = asked(tmp_path / "alone", train_rounds=2)
-    loop.run(alone, look=callback.build(alone))
+    loop.run(alone, callback=callback.build(alone))
     found = [
         json.loads((Path(one.run) / "bench" / "000000" / "results.json").read_text())
         for one in (made, alone)

@@ -54,7 +54,7 @@ def paired(folder: Path, labels=None, **changes) -> dict:
 
 
 def trainer(made: dict) -> loop.Trainer:
-    return loop.Trainer(config.load(made))
+    return loop.Trainer.from_recipe(config.load(made))
 
 
 # --- what a round has

@@ -16,6 +16,7 @@ from vidrl.data import prompts
 from vidrl.recipe import toml
 from vidrl.report import run_folder, run_report
 from vidrl.training import changes, checkpoint, inputs, loop, resume
+from vidrl.training.between_rounds import BetweenRounds
 
 
 def told(run, kind: str) -> list[str]:
@@ -312,7 +313,7 @@ def test_fewer_held_out_prompts_and_clips_are_compared_with_as_many(ended_at_two
 def test_measuring_again_is_done_anew_when_it_was_interrupted(ended_at_two, tmp_path, monkeypatch):
     made = changed(ended_at_two, train_rounds=3, train_eval_steps=5)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_measure", lambda *arguments: os._exit(9))
+        patch.setattr(BetweenRounds, "measure", lambda *arguments: os._exit(9))
         assert ended(forked(lambda: loop.run(made, resume=True))) == 9
     assert not (Path(made["run"]) / "evals.jsonl").exists()
     fresh = loop.run(recipe(tmp_path / "fresh", train_rounds=3, train_eval_steps=5))

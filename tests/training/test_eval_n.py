@@ -91,7 +91,7 @@ def test_weights_that_only_the_first_prompts_found_good_do_not_end_the_run(tmp_p
     def measured(self, policy, weights, batch, all_prompts=True):
         measures, clips, score = measure(self, policy, weights, batch, all_prompts)
         if policy.checksum() != base:
-            measures["composite"][self.few :] = -1.0
+            measures["composite"][self.eval_n :] = -1.0
         return measures, clips, score
 
     monkeypatch.setattr(HeldOut, "measure", measured)

@@ -250,7 +250,7 @@ def test_an_evaluation_of_the_first_prompts_is_the_first_rows_of_that_of_all():
     prompts, policy = [f"prompt {i}" for i in range(GROUP_PAIRS + 8)], Policy(Toy(), full=True)
     for few in (5, GROUP_PAIRS + 3):
         held_out = HeldOut(
-            prompts, Brightness(), Workers(), PromptCache(policy.backbone), steps=3, few=few
+            prompts, Brightness(), Workers(), PromptCache(policy.backbone), steps=3, eval_n=few
         )
         whole, _, _ = held_out.measure(policy, "live", batch=16)
         some, clips, score = held_out.measure(policy, "live", batch=16, all_prompts=False)

@@ -65,7 +65,7 @@ def test_a_run_logs_its_rates_and_a_resumed_one_repeats_them(tmp_path, monkeypat
     made, ours = recipe(tmp_path / "cut", **FALLING), loop.Trainer._train_round
 
     def dies(trainer: loop.Trainer):
-        if trainer.round == 3:
+        if trainer.state.round == 3:
             raise KeyboardInterrupt
         return ours(trainer)
 

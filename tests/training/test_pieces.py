@@ -150,7 +150,7 @@ def test_the_sizes_that_fitted_are_kept_in_the_checkpoint_and_a_resumed_run_goes
     real = loop.Trainer._train_round
 
     def stops(trainer):
-        trainer.stop = "interrupted" if trainer.round == 2 else ""
+        trainer.state.stop = "interrupted" if trainer.state.round == 2 else ""
         return real(trainer)
 
     monkeypatch.setattr(loop.Trainer, "_train_round", stops)
@@ -276,7 +276,7 @@ def test_a_round_and_an_evaluation_hold_a_few_clips_at_a_time(tmp_path, monkeypa
     given, real = [], Toy.decode
     monkeypatch.setattr(Toy, "decode", lambda self, z: (given.append(len(z)), real(self, z))[1])
     made = recipe(tmp_path, train_score_batch=n, train_group=8, data_held_out_n=5, train_rounds=2)
-    trainer = loop.Trainer(config.load(made))
+    trainer = loop.Trainer.from_recipe(config.load(made))
     trainer.reward = trainer.held_out.reward = reward = Counting()
     trainer.go(resume=False)
     assert max(reward.sizes) == max(given) == n and sum(reward.sizes) == 2 * 16 + 2 * 5

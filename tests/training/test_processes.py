@@ -156,7 +156,7 @@ def test_both_end_with_the_same_weights_and_one_writes(tmp_path):
     made = recipe(tmp_path, train_rounds=2)
 
     def body(rank: int) -> None:
-        trainer = loop.Trainer(config.load(made))
+        trainer = loop.Trainer.from_recipe(config.load(made))
         trainer.go(resume=False)
         (tmp_path / f"sum{rank}").write_text(trainer.policy.checksum())
         trainer.workers.close()
@@ -172,7 +172,7 @@ def test_a_run_of_two_goes_on_exactly_by_two_and_nearly_so_by_one(tmp_path):
 
     def body(rank: int) -> None:
         def asked(trainer):  # rank 1 alone is told to stop: the other must follow
-            if trainer.round == 2 and rank == 1:
+            if trainer.state.round == 2 and rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             return go_on(trainer)
 

@@ -20,6 +20,7 @@ from toys import ended, forked, recipe, rows, signalled, summary, timeless, weig
 from vidrl import config
 from vidrl.recipe.toml import write
 from vidrl.training import checkpoint, loop
+from vidrl.training.between_rounds import BetweenRounds
 from vidrl.training.held_out import HeldOut
 
 # left on purpose: state is put back too
@@ -150,7 +151,7 @@ def test_a_signal_before_an_evaluation_leaves_the_evaluation_to_the_resumed_run(
     made, whole = busy(tmp_path), loop.Trainer._train_round
 
     def asked(trainer):
-        if trainer.round == 1:
+        if trainer.state.round == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return whole(trainer)
 
@@ -187,7 +188,7 @@ def test_left_after_every_round_it_ends_the_same(tmp_path, monkeypatch):
 STAGES = {  # where a signal comes: a method, and the rounds that are done when the run has left
     "encode": ("vidrl.backbones.toy:Toy.encode", 0),
     "sample": ("vidrl.training.loop:Trainer._sample", 1),
-    "first evaluation": ("vidrl.training.between_rounds:Lookback._measure", 0),
+    "first evaluation": ("vidrl.training.between_rounds:BetweenRounds.measure", 0),
     "update": ("vidrl.training.update:Updater.update", 1),
     "save": ("vidrl.training.checkpoint:_write", 0),
     "look": ("vidrl.training.record:Record.progress", 2),
@@ -239,14 +240,14 @@ def test_a_signal_breaks_an_evaluation_off_after_the_clips_in_hand(
 def test_a_signal_in_the_last_evaluation_leaves_it_to_the_resumed_run(
     tmp_path, monkeypatch, undisturbed
 ):
-    made, whole = busy(tmp_path), loop.Trainer._finish
+    made, whole = busy(tmp_path), BetweenRounds.finish
 
     def asked(trainer):
         os.kill(os.getpid(), signal.SIGTERM)
         whole(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_finish", asked)
+        patch.setattr(BetweenRounds, "finish", asked)
         loop.run(made)
     assert checkpoint.status(made["run"]) == "interrupted" and len(rows(made["run"])) == 6
     same_run(loop.run(made, resume=True), undisturbed)
@@ -288,7 +289,7 @@ def test_a_run_that_a_guard_stopped_and_killed_at_its_end_does_not_go_on(tmp_pat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop.Trainer, "_finish", dies)
+        patch.setattr(BetweenRounds, "finish", dies)
         loop.run(made)
     rounds = len(rows(made["run"]))
     run = loop.run(made, resume=True)

@@ -130,8 +130,11 @@ def test_a_composite_of_parts_is_logged_by_part(tmp_path):
 
 
 def test_every_prompt_has_its_turn_before_any_comes_again(tmp_path):
-    trainer, seen = loop.Trainer(config.load(small(tmp_path, train_prompts_per_round=2))), []
-    for trainer.round in range(5):
+    trainer, seen = (
+        loop.Trainer.from_recipe(config.load(small(tmp_path, train_prompts_per_round=2))),
+        [],
+    )
+    for trainer.state.round in range(5):
         prompts, index = trainer._round_prompts()
         assert prompts == [prompts[0]] * 4 + [prompts[4]] * 4 and index == list(range(8))
         seen += [prompts[0], prompts[4]]
@@ -141,7 +144,7 @@ def test_every_prompt_has_its_turn_before_any_comes_again(tmp_path):
 
 def test_a_group_may_start_from_one_noise(tmp_path):
     options = {"steps": 4, "segments": 3, "eta": 0.5, "same_start": True}
-    trainer = loop.Trainer(
+    trainer = loop.Trainer.from_recipe(
         config.load(small(tmp_path, algorithm={"name": "grpo", "options": options}))
     )
     prompts, index = trainer._round_prompts()
@@ -437,7 +440,7 @@ def test_nothing_already_written_is_lost_when_a_round_fails(tmp_path, monkeypatc
     made, whole = recipe(tmp_path), loop.Trainer._sample
 
     def fails(trainer, *arguments):
-        if trainer.round == 3:
+        if trainer.state.round == 3:
             raise OSError("the cable was pulled")
         return whole(trainer, *arguments)
 
@@ -480,7 +483,7 @@ def test_a_tracker_that_cannot_begin_is_told(tmp_path, monkeypatch):
     def fails(name):
         raise UsageError("no API key configured")
 
-    trainer = loop.Trainer(config.load(small(tmp_path)))
+    trainer = loop.Trainer.from_recipe(config.load(small(tmp_path)))
     trainer.workers.trackers = True
     monkeypatch.setattr(trainer.workers.engine, "init_trackers", fails)
     with pytest.raises(
@@ -529,7 +532,7 @@ def test_a_tracker_gets_numbers_named_with_slashes(tmp_path, monkeypatch):
 
     notebook = Notebook()
     made = config.load(small(tmp_path))
-    trainer = loop.Trainer(made)
+    trainer = loop.Trainer.from_recipe(made)
     trainer.workers.trackers, trainer.workers.engine.log_with = True, [notebook]
     trainer.go(resume=False)
     assert [step for step, _ in notebook.pages] == [1, 2]

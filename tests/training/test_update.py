@@ -238,7 +238,7 @@ def test_the_scale_is_kept_in_the_checkpoint_and_an_overflow_is_an_event(tmp_pat
         self.engine.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 
     monkeypatch.setattr(Workers, "__init__", init)
-    trainer = loop.Trainer(config.load(made))
+    trainer = loop.Trainer.from_recipe(config.load(made))
     overflowing(trainer.updater, monkeypatch, 1)
     trainer.go(resume=False)
     assert checkpoint.load(made["run"])["scaler"]["scale"] == 512
@@ -248,8 +248,8 @@ def test_the_scale_is_kept_in_the_checkpoint_and_an_overflow_is_an_event(tmp_pat
         for row in rows(made["run"], "events")
         if row["kind"] == "overflow"
     ] == [(1, "overflow")]
-    again = loop.Trainer(config.load(made))
-    again._restore(True)
+    again = loop.Trainer.from_recipe(config.load(made))
+    again.restart.restore(True)
     assert again.workers.loss_scale == 512
 
 

@@ -126,7 +126,7 @@ def test_a_band_of_what_no_evaluation_has_is_told_before_any_clip(
     with pytest.raises(
         ValueError, match=f"guard.bands.{band}: expected a held-out measure: .*known: composite"
     ):
-        loop.Trainer(config.load(made))
+        loop.Trainer.from_recipe(config.load(made))
 
 
 def test_the_names_known_before_are_those_that_are_measured(tmp_path) -> None:
@@ -134,7 +134,7 @@ def test_the_names_known_before_are_those_that_are_measured(tmp_path) -> None:
     from vidrl.synthetic import world
 
     prompts.write_text("\n".join(scene.caption for scene in world.scenes("held_out")[:5]) + "\n")
-    made = loop.Trainer(
+    made = loop.Trainer.from_recipe(
         config.load(
             recipe(
                 tmp_path,

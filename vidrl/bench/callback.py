@@ -22,14 +22,14 @@ from vidrl.bench import dims, measure, results, sampling, suite
 from vidrl.bench.dims import Dim
 from vidrl.bench.suite import Suite
 from vidrl.training import checkpoint
-from vidrl.training.held_out import Look
+from vidrl.training.held_out import Callback
 from vidrl.training.policy import Policy
 from vidrl.training.processes import Workers
 
 MARK = "†"
 
 
-def build(recipe: config.Recipe) -> Look | None:
+def build(recipe: config.Recipe) -> Callback | None:
     """What the trainer calls between rounds; None where the recipe asks for no suite.
 
     Raises suite.BadSuite and plugin.UnknownName for a suite that is not there, or that has

@@ -75,7 +75,7 @@ def _train(args: argparse.Namespace) -> int:
 
     recipe = config.load(args.recipe, args.overrides)
     evaluate.check_recipe(recipe)
-    _look(recipe)  # a suite that is not there must show before the work
+    _suite_callback(recipe)  # a suite that is not there must show before the work
     # one of a group: only the main process's machine has the run folder
     if "RANK" in os.environ and not args.check:
         return _trained(recipe, args.resume)
@@ -109,11 +109,12 @@ def _trained(recipe: Any, resume: bool) -> int:
     from vidrl.training import launch, loop
 
     launch.end_with_parent()
-    look = _look(recipe)
-    return _finish(loop.run(recipe, resume=resume, **({"look": look} if look else {})))
+    suite = _suite_callback(recipe)
+    named = {"callback": suite} if suite else {}
+    return _finish(loop.run(recipe, resume=resume, **named))
 
 
-def _look(recipe: Any) -> Any:
+def _suite_callback(recipe: Any) -> Any:
     """The suite that the recipe asks for between rounds, which the trainer must not know;
     None: it asks for none."""
     if not recipe.bench.suite:

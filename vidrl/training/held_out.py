@@ -24,8 +24,10 @@ from .weight_drift import weight_drift
 # The first 32 held-out prompts get a second clip: the distance of the two clips of a prompt
 # measures the diversity of a group.
 GROUP_PAIRS = 32
-# round, policy, its weights' name, processes, whether it ends
-Look = Callable[[int, Policy, str, Workers, bool], None]
+# Called between rounds, on every process, as callback(round, policy, name of the weights that
+# are evaluated, workers, whether the run ends). It may have a method `check(backbone)`, which
+# is called once before the run begins and raises ValueError for a model that does not suit it.
+Callback = Callable[[int, Policy, str, Workers, bool], None]
 
 
 class Abandoned(Exception):
@@ -38,7 +40,7 @@ class HeldOut:
     share.
 
     Clips are decoded and scored in pieces of `score_batch`; only the first `show` of them
-    are kept. Between rounds the first `few` prompts may be enough (`train.eval_n`); 0 is
+    are kept. Between rounds the first `eval_n` prompts may be enough (`train.eval_n`); 0 is
     all of them.
     """
 
@@ -51,7 +53,7 @@ class HeldOut:
         steps: int,
         score_batch: Pieces | int = SCORE_BATCH,
         show: int = 8,
-        few: int = 0,
+        eval_n: int = 0,
     ):
         self.prompts, self.reward, self.workers, self.encode, self.steps = (
             prompts,
@@ -61,8 +63,8 @@ class HeldOut:
             steps,
         )
         self.decoding, self.show = pieces(score_batch), show
-        self.few = few or len(prompts)
-        self.shares = {n: workers.share(n, even=False) for n in (len(prompts), self.few)}
+        self.eval_n = eval_n or len(prompts)
+        self.shares = {n: workers.share(n, even=False) for n in (len(prompts), self.eval_n)}
         # of all of them: processes must agree on what is measured
         self.captions = evaluate.are_captions(prompts)
 
@@ -90,12 +92,12 @@ class HeldOut:
         """Every prompt's numbers, of all processes; this process's first clips and the
         scores of all its clips.
 
-        Where not `all_prompts`, only the first `few` prompts are measured: their numbers
+        Where not `all_prompts`, only the first `eval_n` prompts are measured: their numbers
         are the first rows of those of all prompts. `batch`: clips sampled at once. A bar on
         the terminal counts this process's clips. Raises `Abandoned` where a signal asks to
         stop.
         """
-        places = self.shares[len(self.prompts) if all_prompts else self.few]
+        places = self.shares[len(self.prompts) if all_prompts else self.eval_n]
         seconds = [i for i in places if i < GROUP_PAIRS]
         with _bar(len(places) + len(seconds), self.workers.main) as self.bar, policy.using(weights):
             self.encode.learn([self.prompts[i] for i in places])

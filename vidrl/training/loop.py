@@ -1,5 +1,4 @@
-"""The loop: sample, score, credit, update, look back; it knows no algorithm, backbone or
-reward by name.
+"""The loop: sample, score, credit, update, evaluate; it knows no algorithm, backbone or reward.
 
 Legend: N samples of all processes in a round (prompts × group), B of this process, S
 segments.
@@ -8,233 +7,258 @@ segments.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vidrl import config, plugin
-from vidrl.algorithms.base import Experience
-from vidrl.backbones.base import PromptCache, rows
-from vidrl.data.file_rounds import Files, dealt
+from vidrl import config
+from vidrl.algorithms.base import Algorithm, Experience
+from vidrl.backbones.base import rows
+from vidrl.data.file_rounds import dealt
 from vidrl.diffusion import transition
 from vidrl.diffusion.segments import frame_spans
-from vidrl.rewards import Samples
+from vidrl.rewards import Reward, Samples
 
-from . import evaluate
-from .between_rounds import NO_BEST, Lookback
-from .held_out import HeldOut, Look
-from .pieces import Pieces
+from . import assembly, evaluate, preflight
+from .assembly import Options, Parts, no_callback
+from .between_rounds import BetweenRounds, State
+from .held_out import Callback
 from .policy import Policy
-from .processes import Workers
 from .progress import postfix, progress
-from .record import Clock, Record, alone, extremes, summarise
+from .record import Clock, alone, extremes, summarise
+from .restart import Restart
 from .rollout import Plan, Rollout, decoded_pieces, draws, join, sample, tree
 from .scored import Scored
-from .update import UNDEFINED, Updater, happenings, rehearse
+from .update import UNDEFINED, happenings, rehearse
 
 
-def run(recipe: config.Source, resume: bool = False, look: Look = lambda *_: None) -> Path:
-    """Train as a recipe says and return the run's folder; `resume` goes on from its newest
-    checkpoint.
+def run(
+    recipe: config.Source,
+    resume: bool = False,
+    callback: Callback = no_callback,
+    *,
+    look: Callback | None = None,
+) -> Path:
+    """Train as a recipe says, and return the run's folder.
 
-    Where nothing changed since, a run resumed on CPUs ends with the weights of one that was
-    never interrupted; what may change is listed in `vidrl.training.changes`.
+    `resume` goes on from the newest checkpoint. On CPUs, where nothing else changed, a
+    resumed run ends with the very weights of a run that was never interrupted;
+    `vidrl.training.changes` lists what may change. Every process calls `callback` between
+    rounds; `look` is its former name.
 
-    Every process calls `look` between rounds. Raises the errors of `config.load`,
-    `resume.claim` and `plugin.load`; RuntimeError where too many samples cannot be scored,
-    or the ratio before the first update is not 1.
+    Raises the errors of `config.load`, `resume.claim` and `plugin.load`; RuntimeError where
+    too many samples cannot be scored, or the ratio before the first update is not 1.
     """
-    trainer = Trainer(config.load(recipe), look)
+    trainer = Trainer.from_recipe(config.load(recipe), look or callback)
     try:
         return trainer.go(resume)
     finally:
-        trainer.workers.close()
+        trainer.close()
 
 
-class Trainer(Lookback):
-    """One run. Every draw is named by (seed, round, prompt, member), so nothing depends on
-    how the work is split."""
+class Trainer:
+    """A trainer that drives one run, on finished objects.
 
-    def __init__(self, recipe: config.Recipe, look: Look = lambda *_: None):
-        evaluate.check_recipe(recipe)
-        self.recipe, self.seed, self.options, self.look = recipe, recipe.seed, recipe.train, look
-        self.workers = Workers(self.options.mixed_precision, self.options.trackers, recipe.run)
-        self.algorithm = plugin.load(
-            "algorithms", recipe.algorithm.name, **recipe.algorithm.options
-        )
-        backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
-        self.backbone = backbone.to(self.workers.device)
-        p = recipe.policy
-        lora = p.lora_rank, p.lora_alpha, p.lora_targets, p.lora
-        self.policy = Policy(self.backbone, *lora, p.full, recipe.seed, p.lora_partial)
-        self.updater = Updater(self.policy, self.algorithm, self.workers, self.options, recipe.seed)
-        self.reward = evaluate.build_reward(recipe.reward).to(self.workers.device)
-        self.encode = PromptCache(self.backbone)
-        self.files = Files(recipe, self.algorithm, self.policy, self.workers, self.encode)
-        self.prompts = self.files.prompts
-        self.record = Record(Path(recipe.run), self.workers.main, recipe.guard.bands)
-        held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
-        smaller = (
-            "use a smaller clip, backbone.options.dtype = 'bfloat16', or a device of more memory"
-        )
-        self.pieces = {
-            "update": self.updater.pieces,
-            "sample": Pieces(self.updater.micro_batch, "sampling one clip", smaller),
-            "decode": Pieces(self.options.score_batch, "decoding one clip", smaller),
-        }
-        show = self.options.show if self.workers.main else 0
-        steps, at_once = self.options.eval_steps, self.pieces["decode"]
-        few = self.options.eval_n
-        self.held_out = HeldOut(
-            held_out, self.reward, self.workers, self.encode, steps, at_once, show, few
-        )
-        # the weights that are evaluated and kept
-        self.judged = "ema" if self.options.ema else "live"
-        if self.options.ema:
-            self.policy.remember("ema")
-        self.round, self.evaluated, self.saved, self.seconds, self.stop = 0, -1, -1, 0.0, ""
-        self.began, self.best, self.put_back = 0.0, dict(NO_BEST), (-1, "")
+    `from_recipe` and `from_objects` make a trainer; `go` trains. Every random draw is named
+    by (seed, round, prompt, member), so nothing depends on how the work is divided among
+    processes.
+
+    Example:
+        >>> import tempfile
+        >>> from vidrl.algorithms.grpo import GRPO
+        >>> from vidrl.backbones.toy import Toy
+        >>> trainer = Trainer.from_objects(
+        ...     policy=Policy(Toy(), full=True),
+        ...     algorithm=GRPO(steps=4),
+        ...     reward=lambda samples: samples.frames.mean((1, 2, 3, 4)),
+        ...     prompts=["a cat", "a dog"],
+        ...     held_out=["a cow"],
+        ...     folder=tempfile.mkdtemp(),
+        ...     options=Options(rounds=1, prompts_per_round=1, group=2, eval_steps=2),
+        ... )
+        >>> sorted(path.name for path in trainer.go().glob("*.html"))
+        ['report.html']
+    """
+
+    def __init__(self, parts: Parts):
+        self.parts, self.state = parts, State()
+        self.workers, self.policy, self.backbone = parts.workers, parts.policy, parts.backbone
+        self.algorithm, self.reward, self.files = parts.algorithm, parts.reward, parts.files
+        self.updater, self.held_out, self.record = parts.updater, parts.held_out, parts.record
+        self.options, self.seed = parts.options, parts.recipe.seed
+        self.between = BetweenRounds(parts, self.state)
+        self.restart = Restart(parts, self.state, self.between)
         self._check()
+
+    @classmethod
+    def from_recipe(cls, recipe: config.Recipe, callback: Callback = no_callback) -> Trainer:
+        """Return the trainer of the run that a recipe describes; see `assembly.from_recipe`."""
+        return cls(assembly.from_recipe(recipe, callback))
+
+    @classmethod
+    def from_objects(
+        cls,
+        policy: Policy,
+        algorithm: Algorithm,
+        reward: Reward | Callable[..., Any],
+        prompts: Sequence[str],
+        held_out: Sequence[str],
+        folder: str | Path,
+        options: Options | None = None,
+        callback: Callback = no_callback,
+    ) -> Trainer:
+        """Return a trainer of the caller's own objects; see `assembly.from_objects`."""
+        return cls(
+            assembly.from_objects(
+                policy, algorithm, reward, prompts, held_out, folder, options, callback
+            )
+        )
 
     # The run
 
-    def go(self, resume: bool) -> Path:
-        """Start or resume, loop, finish."""
-        if not self._claim(resume):
+    def go(self, resume: bool = False) -> Path:
+        """Train until the last round or a reason to stop; return the run folder.
+
+        `resume` goes on from the newest checkpoint of the folder, where there is one. A
+        finished run is left as it is.
+        """
+        if not self.restart.claim(resume):
             return self.record.folder
         self.workers.start_trackers()
-        with self.workers.interruptible(), self._leaving():
+        with self.workers.interruptible(), self.between.leaving():
             self.files.read()
-            self._restore(resume)
-            self._note()
+            self.restart.restore(resume)
+            preflight.note(self.parts)
             self.workers.assert_alike(self.policy.checksum())
             self._loop()
-            if self.stop != "interrupted":
-                self._finish()
+            if self.state.stop != "interrupted":
+                self.between.finish()
         return self.record.folder
 
+    def close(self) -> None:
+        """End the trackers, and the group of processes: nothing can be trained afterwards."""
+        self.workers.close()
+
     def _loop(self) -> None:
-        # of a new run the base model; of a resumed one what its checkpoint had not seen yet
-        self._look_back()
-        bar = progress(self.options.rounds, self.round, self.workers.main)
-        while self.round < self.options.rounds and not self.stop:
+        state = self.state
+        # a new run evaluates the base model; a resumed one does what its checkpoint lacks
+        self.between.run()
+        bar = progress(self.options.rounds, state.round, self.workers.main)
+        while state.round < self.options.rounds and not state.stop:
             start = time.perf_counter()
             row = self._train_round()
-            self.round, self.seconds = self.round + 1, self.seconds + time.perf_counter() - start
-            self.record.metrics({"round": self.round, **row, "total_seconds": self.seconds})
-            self.workers.log(row, self.round)
+            state.round += 1
+            state.seconds += time.perf_counter() - start
+            self.record.metrics({"round": state.round, **row, "total_seconds": state.seconds})
+            self.workers.log(row, state.round)
             bar.set_postfix_str(postfix(row))
             bar.update()
-            self._look_back()
+            self.between.run()
         bar.close()
 
     # One round
 
     def _train_round(self) -> dict[str, Any]:
-        clock, plan = Clock(), self._plan()
+        """Train one round, and return its row of metrics.jsonl."""
+        clock, plan, round = Clock(), self._plan(), self.state.round
         with clock("sample"):
-            made = (
-                self.files.experience(self.round, plan)
-                if self.files.source
-                else self._sampled(plan)
-            )
-        made, row = self._scored(made, clock) if plan.scored else (made, {})
+            from_files = bool(self.files.source)
+            experience = self.files.experience(round, plan) if from_files else self._sampled(plan)
+        experience, row = self._scored(experience, clock) if plan.scored else (experience, {})
         with clock("update"):
-            row |= self.updater.update(made, self.files.beside(self.round))
-        for kind, told in happenings(row, plan.scored).items():
-            self.record.event(self.round + 1, kind, told)
-        evaluate.check_share(
-            row.get("unscored_share", 0.0), self.options.max_unscored, self.round, UNDEFINED
-        )
+            row |= self.updater.update(experience, self.files.beside(round))
+        for kind, message in happenings(row, plan.scored).items():
+            self.record.event(round + 1, kind, message)
+        unscored = row.get("unscored_share", 0.0)
+        evaluate.check_share(unscored, self.options.max_unscored, round, UNDEFINED)
         return row | {"seconds": clock.seconds}
 
     def _sampled(self, plan: Plan) -> Experience:
-        """The round's samples, before they are scored."""
+        """Return the round's samples, with advantages of 0 until they are scored."""
         prompts, index = self._round_prompts()
         group = torch.arange(len(prompts)) // self.options.group
         rollout = self._sample([prompts[i] for i in index], index, plan)
-        nothing = torch.zeros(len(prompts), plan.segments)
-        return Experience(
-            rollout, nothing, group, prompts, torch.tensor(index), self.seed, self.round
-        )
+        zeros, places = torch.zeros(len(prompts), plan.segments), torch.tensor(index)
+        return Experience(rollout, zeros, group, prompts, places, self.seed, self.state.round)
 
-    def _scored(self, made: Experience, clock: Clock) -> tuple[Experience, dict[str, Any]]:
-        """The same with advantages, and the round's row of rewards: decode, score,
-        credit."""
-        plan, mine = made.rollout.plan, [made.prompts[i] for i in made.index.tolist()]
+    def _scored(self, seen: Experience, clock: Clock) -> tuple[Experience, dict[str, Any]]:
+        """Decode and score the samples; return them with advantages, and the row of rewards."""
+        plan, own_prompts = seen.rollout.plan, [seen.prompts[i] for i in seen.index.tolist()]
         scored = Scored(self.reward, extremes if self.workers.main else lambda values: ())
-        for samples in clock.each("decode", self._decoded(made.rollout, mine)):
+        for samples in clock.each("decode", self._decoded(seen.rollout, own_prompts)):
             with clock("reward"):
                 scored.add(samples)
             del samples  # else these clips would live while the next ones are decoded
         score = self.workers.gather_score(scored.score)
-        evaluate.check_scored(score, self.options.max_unscored, self.round)
-        advantage = self.algorithm.advantages(score, made.group, made.prompts, plan)
-        self.record.credit(
-            scored,
-            advantage[made.index],
-            plan,
-            self.backbone.frame_map,
-            self.algorithm.measured_influence,
-        )
-        apart = evaluate.diversity(self.workers.all(scored.thumbnails), made.group).mean()
-        row = summarise(score, made.group) | (
-            {} if alone(made.group) else {"diversity": float(apart)}
-        )
-        return replace(made, advantage=advantage, score=score), row
+        evaluate.check_scored(score, self.options.max_unscored, self.state.round)
+        advantage = self.algorithm.advantages(score, seen.group, seen.prompts, plan)
+        own, frame_map = advantage[seen.index], self.backbone.frame_map
+        self.record.credit(scored, own, plan, frame_map, self.algorithm.measured_influence)
+        row = summarise(score, seen.group)
+        # every process gathers, also where the groups have one clip and no diversity
+        thumbnails = self.workers.all(scored.thumbnails)
+        if not alone(seen.group):
+            row["diversity"] = float(evaluate.diversity(thumbnails, seen.group).mean())
+        return replace(seen, advantage=advantage, score=score), row
 
     def _check(self) -> None:
-        """Raise what the first round would raise, before any work."""
-        self._check_measured()
+        """Fail early: build the first round's prompts and plan without sampling.
+
+        A wrong recipe then stops in seconds, with the error that the first round would
+        raise.
+        """
+        preflight.check_measures(self.parts)
         prompts, index = self.files.places() if self.files.source else self._round_prompts()
+        # `setup` comes before the first plan: it may remember sets of weights
         self.algorithm.setup(self.policy, self.reward, self.files.members)
         plan = self._plan()
         self.files.check(plan, self.reward)
         frame_spans(self.backbone.frame_map, plan.segments)
-        times, noisy = (
-            torch.tensor(plan.times, dtype=torch.float64),
-            torch.tensor(plan.stochastic, dtype=torch.long),
-        )
-        transition.coefficients(
-            self.backbone.path, plan.sampler, times[noisy], times[noisy + 1], plan.eta, times[1]
-        )
-        rehearse(self.algorithm, self.backbone.shape, plan, prompts, index, self.files.members)
-        # and with gradient: the update must not be the first to find that it has none
+        _check_steps(self.backbone.path, plan)
+        members = self.files.members
+        rehearse(self.algorithm, self.backbone.shape, plan, prompts, index, members)
+        # with gradient, else the first update would find that there is none
         with self.workers.autocast():
             self.backbone.ready()
 
     def _plan(self) -> Plan:
-        plan = self.algorithm.plan(
-            self.backbone, self.round, draws(self.seed, [("plan", self.round)])[0]
-        )
-        # people have judged the pairs
+        """Return how this round samples."""
+        draw = draws(self.seed, [("plan", self.state.round)])[0]
+        plan = self.algorithm.plan(self.backbone, self.state.round, draw)
+        # pairs need no score, because people have judged them
         return replace(plan, scored=False) if self.files.source == "pairs" else plan
 
     def _round_prompts(self) -> tuple[list[str], list[int]]:
-        """The round's prompts, each `group` times, and the places of this process's
-        share."""
-        n, group = self.options.prompts_per_round, self.options.group
-        chosen = dealt(len(self.prompts), n, self.round, self.seed, "order")
-        return [self.prompts[i] for i in chosen for _ in range(group)], self.workers.share(
-            n * group
-        )
+        """Return the round's prompts, each `group` times, and the places of this process."""
+        n, group, prompts = self.options.prompts_per_round, self.options.group, self.parts.prompts
+        chosen = dealt(len(prompts), n, self.state.round, self.seed, "order")
+        repeated = [prompts[i] for i in chosen for _ in range(group)]
+        return repeated, self.workers.share(n * group)
 
     def _sample(self, prompts: list[str], index: list[int], plan: Plan) -> Rollout:
-        # of all clips at once: an offloaded text encoder visits the device once a round
-        cond = self.encode(prompts)
+        """Sample the clips at these places of the round, in pieces that fit into memory."""
+        # all clips are encoded at once: an offloaded text encoder visits the device once
+        cond, group = self.parts.encode(prompts), self.options.group
 
         def part(piece: slice) -> Rollout:
-            names = [(self.round, *divmod(i, self.options.group)) for i in index[piece]]
-            above = tree(plan, self.seed, names, self.options.group)
+            names = [(self.state.round, *divmod(i, group)) for i in index[piece]]
+            above = tree(plan, self.seed, names, group)
             with self.workers.autocast(), self.policy.using(plan.weights):
                 return sample(self.policy, rows(cond, piece), draws(self.seed, names), plan, above)
 
-        return join(list(self.pieces["sample"].each(len(prompts), part)), cond)
+        return join(list(self.parts.pieces["sample"].each(len(prompts), part)), cond)
 
     def _decoded(self, rollout: Rollout, prompts: list[str]) -> Iterator[Samples]:
-        return decoded_pieces(
-            self.backbone, rollout.latents, prompts, rollout.cond, self.pieces["decode"]
-        )
+        size = self.parts.pieces["decode"]
+        return decoded_pieces(self.backbone, rollout.latents, prompts, rollout.cond, size)
+
+
+def _check_steps(path: transition.Path, plan: Plan) -> None:
+    """Raise ValueError where the plan's sampler cannot draw noise at one of its steps."""
+    times = torch.tensor(plan.times, dtype=torch.float64)
+    noisy = torch.tensor(plan.stochastic, dtype=torch.long)
+    start, end = times[noisy], times[noisy + 1]
+    transition.coefficients(path, plan.sampler, start, end, plan.eta, times[1])

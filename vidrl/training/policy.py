@@ -66,6 +66,12 @@ class Policy:
         self.sets: dict[str, list[Tensor]] = {}
         self.remember("reference")
 
+    def to(self, device: torch.device | str) -> Policy:
+        """Move the network and the named sets of weights to a device; return the policy."""
+        self.backbone.to(device)
+        self.sets = {name: [p.to(device) for p in values] for name, values in self.sets.items()}
+        return self
+
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The network's prediction with the weights of this moment; see
         `Denoiser.predict`."""

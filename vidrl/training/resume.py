@@ -28,10 +28,13 @@ LOCK = ".lock"
 PROMPTS = {"data.prompts": "prompts", "data.held_out": "held_out"}
 # that make the numbers
 PACKAGES = ("vidrl", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
+Prompts = Mapping[str, Sequence[str]]
 _HELD: dict[Path, IO[str]] = {}  # open for as long as this process lives, and so locked
 
 
-def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
+def claim(
+    run_dir: str | Path, config: Mapping[str, Any], resume: bool, given: Prompts | None = None
+) -> str:
     """Make `run_dir` the folder of the run that `config` describes, and return where that
     run stood.
 
@@ -41,8 +44,9 @@ def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
     a finished run that does not go on is left as it is. Raises `RunFolderError` as
     `examine` does, where these files are not those of the run, and where another process is
     at work in the folder; this one holds it until it ends.
+    `given`: the prompts of a run that has no prompt files, by the keys of `PROMPTS`.
     """
-    folder, stands = Path(run_dir), examine(run_dir, config, resume)
+    folder, stands = Path(run_dir), examine(run_dir, config, resume, given)
     with checkpoint.writing(folder, "the folder"):
         folder.mkdir(parents=True, exist_ok=True)
         _hold(folder)
@@ -51,18 +55,20 @@ def claim(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
     _refuse(folder, inputs.differences(recorded, found))
     if goes_on(folder, config):
         with checkpoint.writing(folder, "what the run is"):
-            _describe(folder, config, found)
+            _describe(folder, config, found, given or _asked(config))
     return stands
 
 
-def _describe(folder: Path, config: Mapping[str, Any], found: Mapping[str, inputs.Files]) -> None:
+def _describe(
+    folder: Path, config: Mapping[str, Any], found: Mapping[str, inputs.Files], asked: Prompts
+) -> None:
     """Write the recipe, the prompts and the hashes; a run that goes on after its end has no
     summary any more."""
     (folder / "summary.json").unlink(missing_ok=True)
     # first: it makes this a run folder
     checkpoint.write_text(folder / "config.toml", toml.write(config))
     for key, name in PROMPTS.items():
-        _keep(folder, name, _asked(config, key))
+        _keep(folder, name, asked[key])
     checkpoint.write_text(folder / "inputs.json", json.dumps(found, indent=1))
 
 
@@ -74,7 +80,9 @@ def _keep(folder: Path, name: str, asked: Sequence[str]) -> None:
     (folder / f"{name}{'.txt' if suffix == '.jsonl' else '.jsonl'}").unlink(missing_ok=True)
 
 
-def examine(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str:
+def examine(
+    run_dir: str | Path, config: Mapping[str, Any], resume: bool, given: Prompts | None = None
+) -> str:
     """The `status` of the run that `config` describes in this folder; writes nothing.
 
     Raises `RunFolderError` where the folder holds another run (the message shows the
@@ -84,7 +92,7 @@ def examine(run_dir: str | Path, config: Mapping[str, Any], resume: bool) -> str
     folder, stands = Path(run_dir), checkpoint.status(run_dir)
     another = f"or name another folder, as run={folder}-2"
     if (folder / "config.toml").is_file():
-        _refuse(folder, _another_run(folder, config))
+        _refuse(folder, _another_run(folder, config, given or _asked(config)))
         if stands != "new" and not resume:
             raise RunFolderError(
                 f"{folder} holds this run already ({stands}): add --resume to go on, {another}"
@@ -157,7 +165,7 @@ def since(
 # ---------------------------------------------------------------------------------------
 
 
-def _another_run(folder: Path, config: Mapping[str, Any]) -> list[str]:
+def _another_run(folder: Path, config: Mapping[str, Any], asked: Prompts) -> list[str]:
     """One line for each difference that would make the run another one."""
     found = [str(change) for change in changes.refused(_changed(folder, config))]
     kept = inputs.kept_prompts(folder, PROMPTS["data.prompts"])
@@ -166,7 +174,7 @@ def _another_run(folder: Path, config: Mapping[str, Any]) -> list[str]:
         if kept is None
         else prompts.differences(
             # files may be moved
-            *(list(map(without_folders, some)) for some in (kept, _asked(config, "data.prompts")))
+            *(list(map(without_folders, some)) for some in (kept, asked["data.prompts"]))
         )
     )
     where = folder / f"prompts{prompts.as_text(kept or [])[0]}"
@@ -212,13 +220,12 @@ def _enough_rounds(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _asked(config: Mapping[str, Any], key: str) -> list[str]:
-    """The prompts that a recipe uses: those that are trained on, or those that are
-    evaluated on."""
+def _asked(config: Mapping[str, Any]) -> Prompts:
+    """Return the prompts of a recipe's files, by the keys of `PROMPTS`."""
     data = filled(config)["data"]
-    path = data[key.removeprefix("data.")]
-    found = prompts.read(path) if path else []
-    return found[: data["held_out_n"]] if key == "data.held_out" else found
+    trained = prompts.read(data["prompts"]) if data["prompts"] else []
+    held_out = prompts.read(data["held_out"]) if data["held_out"] else []
+    return {"data.prompts": trained, "data.held_out": held_out[: data["held_out_n"]]}
 
 
 def _recorded(folder: Path) -> dict[str, Any]:

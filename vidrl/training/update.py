@@ -90,6 +90,39 @@ class Updater:
         scale = self.workers.loss_scale
         return row if scale is None else row | {"loss_scale": scale, "skipped_steps": skipped}
 
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the policy, the optimiser and the algorithm."""
+        return {
+            "policy": self.policy.state(),
+            "optimiser": self.optimiser.state_dict(),
+            "algorithm": self.algorithm.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned; the options stay those of this start."""
+        self.policy.load_state(state["policy"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.algorithm.load_state(state.get("algorithm", {}))
+        self._apply_options()
+
+    def reset(self) -> None:
+        """Restore the base model's weights, with an optimiser and an algorithm that are new."""
+        self.policy.restore("reference")
+        self.policy.sets.pop("ema", None)
+        for name in [name for name in self.policy.sets if name != "reference"]:
+            self.policy.remember(name)
+        self.algorithm.load_state({})
+        self.optimiser.state.clear()
+        self._apply_options()
+
+    def _apply_options(self) -> None:
+        """Set the weight decay and the averaged weights, which a checkpoint may hold otherwise."""
+        for group in self.optimiser.param_groups:
+            # the learning rate is set at each round's update
+            group["weight_decay"] = self.options.weight_decay
+        if self.options.ema and "ema" not in self.policy.sets:
+            self.policy.remember("ema")
+
     def _steps(self, experience: Experience, beside: Iterator[Part] | None) -> Iterator[list[Part]]:
         """What each optimiser step of a round is made of."""
         taken = False

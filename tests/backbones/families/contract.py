@@ -243,16 +243,16 @@ def another_size_and_length_is_driven_as_well(family: Family) -> None:
 
 def a_round_changes_only_the_adapter_and_a_resumed_run_is_the_whole_run(family: Family) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(_recipe(family, Path(folder) / "whole", 2))
+        trainer = Trainer.from_recipe(_recipe(family, Path(folder) / "whole", 2))
         before = {k: v.clone() for k, v in trainer.backbone.network.state_dict().items()}
         trainer.go(False)
         for key, value in trainer.backbone.network.state_dict().items():
             assert torch.equal(value, before[key]) or ".lora_" in key, f"{key} changed"
         assert any(not torch.equal(w, r) for w, r in _weights(trainer.policy))
-        Trainer(_recipe(family, Path(folder) / "parts", 1)).go(False)
-        resumed = Trainer(_recipe(family, Path(folder) / "parts", 2))
+        Trainer.from_recipe(_recipe(family, Path(folder) / "parts", 1)).go(False)
+        resumed = Trainer.from_recipe(_recipe(family, Path(folder) / "parts", 2))
         resumed.go(True)
-    assert resumed.round == 2 and resumed.policy.checksum() == trainer.policy.checksum()
+    assert resumed.state.round == 2 and resumed.policy.checksum() == trainer.policy.checksum()
 
 
 def _weights(policy: Policy) -> list[tuple[Tensor, Tensor]]:

@@ -1,0 +1,266 @@
+"""Assemble a run: make every object that the trainer needs, from a recipe or from Python objects.
+
+`from_recipe` builds the model, the algorithm and the reward that a recipe names;
+`from_objects` takes those of the caller. Both return `Parts`, and the trainer cannot see
+which of the two made them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vidrl import config, plugin
+from vidrl.algorithms.base import Algorithm
+from vidrl.backbones.base import Denoiser, PromptCache
+from vidrl.data.file_rounds import Files
+from vidrl.rewards import Reward
+from vidrl.rewards._scoring.plain import Plain, as_reward
+
+from . import evaluate
+from .held_out import Callback, HeldOut
+from .pieces import Pieces
+from .policy import Policy
+from .processes import Workers
+from .record import Record
+from .update import Updater
+
+SMALLER_CLIP = "use a smaller clip, backbone.options.dtype = 'bfloat16', or a device of more memory"
+
+
+def no_callback(*_: object) -> None:
+    """Do nothing between the rounds: the callback of a run that has none."""
+
+
+@dataclass(frozen=True)
+class Options(config.Train):
+    """The options of a run that is built from Python objects.
+
+    These are the options of a recipe's section [train], with the seed and the guards, which
+    a recipe holds beside that section.
+    """
+
+    # Every random draw of the run is derived from this number.
+    seed: int = 0
+    # Bands of held-out measures, and what happens outside them.
+    guard: config.Guard = field(default_factory=config.Guard)
+
+
+@dataclass
+class Parts:
+    """The finished objects of one run, which the trainer works with."""
+
+    # The values of the run: its folder, seed, [train] options and guards. The run folder
+    # records them in config.toml, and a resumed run is compared with them.
+    recipe: config.Recipe
+    # This process among the processes that share the work.
+    workers: Workers
+    # The generator that is trained, on the device of `workers`.
+    policy: Policy
+    # Turns scores into advantages, and a round's samples into a loss.
+    algorithm: Algorithm
+    # Scores the clips of the rounds and of the held-out evaluations.
+    reward: Reward
+    # Encodes prompts, and remembers the result.
+    encode: PromptCache
+    # The rounds whose clips are read from files; `files.source` is "" where the policy
+    # samples the clips of every round.
+    files: Files
+    # The prompts that are trained on.
+    prompts: Sequence[str]
+    # Measures the policy on the held-out prompts.
+    held_out: HeldOut
+    # Takes the optimiser steps of a round.
+    updater: Updater
+    # Writes the files of the run folder.
+    record: Record
+    # How many clips or rows the stages "sample", "decode" and "update" take at once.
+    pieces: dict[str, Pieces]
+    # Called between the rounds and at the end of the run; see `held_out.Callback`.
+    callback: Callback
+
+    @property
+    def backbone(self) -> Denoiser:
+        """The generator without its named sets of weights."""
+        return self.policy.backbone
+
+    @property
+    def options(self) -> config.Train:
+        """The options of the loop, [train] of the recipe."""
+        return self.recipe.train
+
+    @property
+    def evaluated_weights(self) -> str:
+        """The name of the weights that are evaluated and saved: "ema" where an average is kept."""
+        return "ema" if self.options.ema else "live"
+
+
+def from_recipe(recipe: config.Recipe, callback: Callback = no_callback) -> Parts:
+    """Return the parts of the run that a recipe describes.
+
+    Raises the errors of `evaluate.check_recipe` and `plugin.load`.
+    """
+    evaluate.check_recipe(recipe)
+    workers = Workers(recipe.train.mixed_precision, recipe.train.trackers, recipe.run)
+    algorithm = plugin.load("algorithms", recipe.algorithm.name, **recipe.algorithm.options)
+    backbone = plugin.load("backbones", recipe.backbone.name, **recipe.backbone.options)
+    policy = _policy(backbone.to(workers.device), recipe.policy, recipe.seed)
+    reward = evaluate.build_reward(recipe.reward)
+    held_out = config.read_prompts(recipe.data.held_out)[: recipe.data.held_out_n]
+    return _assemble(recipe, workers, policy, algorithm, reward, None, held_out, callback)
+
+
+def from_objects(
+    policy: Policy,
+    algorithm: Algorithm,
+    reward: Reward | Callable[..., Any],
+    prompts: Sequence[str],
+    held_out: Sequence[str],
+    folder: str | Path,
+    options: Options | None = None,
+    callback: Callback = no_callback,
+) -> Parts:
+    """Return the parts of a run on the caller's own objects; no recipe is needed.
+
+    `policy`: a `Policy` around any `Denoiser`; it is moved to the device of this process.
+    `reward`: a `Reward`, or a function of samples that returns one number a clip.
+    `prompts` are trained on, `held_out` are evaluated on. `folder`: the run folder.
+    `options`: the loop's options, the seed and the guards. `callback`: called between
+    rounds.
+
+    Raises BadRecipe for a value of `options` outside its range, and ValueError for an
+    algorithm that learns from clips of files: only a recipe names such files.
+    """
+    options, reward = options or Options(), as_reward(reward)
+    recipe = _described(policy.backbone, algorithm, reward, options)
+    recipe = dataclasses.replace(
+        recipe, run=str(folder), data=config.Data(held_out_n=len(held_out))
+    )
+    config.build(recipe.to_dict(), where="options", files=False)  # checks the values
+    _check_objects(algorithm, prompts, options)
+    algorithm.check(reward, options.group)
+    workers = Workers(options.mixed_precision, options.trackers, recipe.run)
+    policy.to(workers.device)
+    return _assemble(recipe, workers, policy, algorithm, reward, prompts, held_out, callback)
+
+
+def _assemble(
+    recipe: config.Recipe,
+    workers: Workers,
+    policy: Policy,
+    algorithm: Algorithm,
+    reward: Reward,
+    prompts: Sequence[str] | None,
+    held_out: Sequence[str],
+    callback: Callback,
+) -> Parts:
+    """Return the parts of a run; `prompts` None are those of the recipe's files."""
+    options, encode = recipe.train, PromptCache(policy.backbone)
+    files = Files(recipe, algorithm, policy, workers, encode)
+    updater = Updater(policy, algorithm, workers, options, recipe.seed)
+    reward = reward.to(workers.device)
+    if options.ema:
+        policy.remember("ema")
+    pieces = _pieces(updater, options)
+    return Parts(
+        recipe=recipe,
+        workers=workers,
+        policy=policy,
+        algorithm=algorithm,
+        reward=reward,
+        encode=encode,
+        files=files,
+        prompts=files.prompts if prompts is None else prompts,
+        held_out=HeldOut(
+            held_out,
+            reward,
+            workers,
+            encode,
+            options.eval_steps,
+            score_batch=pieces["decode"],
+            show=options.show if workers.main else 0,
+            eval_n=options.eval_n,
+        ),
+        updater=updater,
+        record=Record(Path(recipe.run), workers.main, recipe.guard.bands),
+        pieces=pieces,
+        callback=callback,
+    )
+
+
+def _policy(backbone: Denoiser, section: config.PolicySection, seed: int) -> Policy:
+    """Return the policy that a recipe's section [policy] describes."""
+    return Policy(
+        backbone,
+        rank=section.lora_rank,
+        alpha=section.lora_alpha,
+        targets=section.lora_targets,
+        lora=section.lora,
+        full=section.full,
+        seed=seed,
+        partial=section.lora_partial,
+    )
+
+
+def _pieces(updater: Updater, options: config.Train) -> dict[str, Pieces]:
+    """Return how many clips or rows each stage takes at once, by the name of the stage."""
+    return {
+        "update": updater.pieces,
+        "sample": Pieces(updater.micro_batch, "sampling one clip", SMALLER_CLIP),
+        "decode": Pieces(options.score_batch, "decoding one clip", SMALLER_CLIP),
+    }
+
+
+def _described(
+    backbone: Denoiser, algorithm: Algorithm, reward: Reward, options: Options
+) -> config.Recipe:
+    """Return a recipe that names the caller's classes and holds the options.
+
+    The run folder records this recipe, and resuming compares it. It does not build the run
+    again, because options of the caller's model and reward are unknown.
+    """
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    seed, guard = values.pop("seed"), values.pop("guard")
+    settings = {key: value for key, value in vars(algorithm).items() if _is_plain(value)}
+    named = {field.name for field in dataclasses.fields(algorithm)}
+    return config.Recipe(
+        seed=seed,
+        backbone=config.Backbone(_class_name(backbone), {}),
+        policy=config.PolicySection(),
+        reward=config.RewardSection(_class_name(reward)),
+        algorithm=config.AlgorithmSection(
+            _class_name(algorithm), {key: settings[key] for key in settings if key in named}
+        ),
+        train=config.Train(**values),
+        guard=guard,
+    )
+
+
+def _class_name(thing: object) -> str:
+    """Return `package.module:Class` of an object, or of the function of a plain reward."""
+    named = thing.fn if isinstance(thing, Plain) else thing
+    named = named if hasattr(named, "__qualname__") else type(named)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether TOML can hold a value."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str))
+
+
+def _check_objects(algorithm: Algorithm, prompts: Sequence[str], options: Options) -> None:
+    """Raise ValueError where the objects need clips of files, or there are no prompts."""
+    name = type(algorithm).__name__
+    if algorithm.data == "clips" or options.data_weight:
+        raise ValueError(
+            f"expected an algorithm that learns from sampled clips, and data_weight = 0, got {name} "
+            f"with data_weight = {options.data_weight:g}: a run that learns from clips of files needs "
+            "a recipe, with data.clips or data.pairs"
+        )
+    if not prompts:
+        raise ValueError("expected at least one prompt to train on, got none")

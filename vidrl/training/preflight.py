@@ -1,0 +1,74 @@
+"""Check and note, before the first round, what a person should know about a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from vidrl.data import prompts
+
+from . import evaluate, stills
+from .assembly import Parts
+from .policy import unused
+from .unread import unread
+
+
+def check_measures(parts: Parts) -> None:
+    """Raise ValueError for a guard that nothing measures, or prompts or a reward that do not fit.
+
+    The prompts, the callback and the reward are checked against the backbone: a model of
+    single images, for instance, cannot be trained on a reward that compares frames.
+    """
+    backbone, held_out, bands = parts.backbone, parts.held_out, parts.recipe.guard.bands
+    backbone.check_prompts([*parts.prompts, *held_out.prompts])
+    if hasattr(parts.callback, "check"):  # a plain function has no such method
+        parts.callback.check(backbone)
+    stills.check(held_out.reward, bands, backbone.frame_map)
+    names = held_out.names(stills.makes_images(backbone.frame_map))
+    if names:
+        measured = dict.fromkeys(names, 0.0)
+        unknown = {name: (-1.0, 1.0) for name in bands if name not in measured}
+        evaluate.outside(unknown, measured, measured)  # raises for a name that it does not find
+
+
+def note(parts: Parts) -> None:
+    """Print the notes of a run, and write each as an event of round 0.
+
+    `parts.files.read` must have been called, because the notes say which clips it left out.
+    """
+    for text in _notes(parts) if parts.workers.main else ():
+        print(f"note: {text}", file=sys.stderr)
+        parts.record.event(0, "note", text)
+
+
+def _notes(parts: Parts) -> Iterator[str]:
+    recipe, policy, reward = parts.recipe, parts.policy, parts.held_out.reward
+    yield from unused(recipe.policy, policy.lora)
+    yield from () if policy.lora is None else parts.backbone.adapter_notes
+    yield from unread(recipe, parts.algorithm, reward)
+    yield from parts.files.notes
+    yield from _prompt_notes(parts)
+    yield from filter(None, [stills.check(reward, (), parts.backbone.frame_map)])
+    yield from _truncation_notes(parts)
+
+
+def _prompt_notes(parts: Parts) -> list[str]:
+    """Return remarks on the prompt files; none where the prompts came from no file."""
+    data = parts.recipe.data
+    if not data.held_out:
+        return []
+    training = "" if parts.files.source else data.prompts
+    return prompts.notes(training, data.held_out, data.held_out_n, parts.prompts)
+
+
+def _truncation_notes(parts: Parts) -> Iterator[str]:
+    """Yield a note for the training and the held-out prompts that the text encoder cuts off."""
+    trained = f"data.{parts.files.source or 'prompts'}"
+    for name, asked in ((trained, parts.prompts), ("data.held_out", parts.held_out.prompts)):
+        cut = parts.backbone.truncated(asked)
+        if cut:
+            yield (
+                f"{name}: {len(cut)} of {len(asked)} prompts are longer than what the text encoder "
+                f"reads, and it does not see their ends; the first: {cut[0][:60]!r}. "
+                f"{parts.backbone.longer}"
+            )
