@@ -1,4 +1,4 @@
-"""ImageReward: how well people would rate a picture for its prompt."""
+"""ImageReward: a reward that predicts how people would rate a picture for its prompt."""
 
 from __future__ import annotations
 
@@ -14,31 +14,40 @@ from ._networks.learned import LearnedReward
 from ._networks.pixels import OPENAI, Pixels
 from .base import Card, Samples
 
+# the published mean and deviation of the raw output, which scale the score to mean 0, deviation 1
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
 LONGEST = 35  # tokens
 
 
 class ImageReward(LearnedReward):
-    """Human rating of each frame for its prompt, by a BLIP whose text looks at the picture;
-    mean 0, deviation 1.
+    """The rating that people would give each frame for its prompt, predicted by a BLIP.
 
-    (head(text's first token) - 0.16717) / 1.03334, as published. `weights` is a file, or
-    owner/name/file of the hub, in ImageReward's layout (blip.visual_encoder.*,
-    blip.text_encoder.*, mlp.layers.*); `words` has BERT's tokenizer. Prompts are cut after
-    35 tokens. Xu et al. 2023, arXiv 2304.05977.
+    BLIP's text encoder attends to the picture. The score is (head(first token of the text)
+    - 0.16717) / 1.03334, as published, so that it has about mean 0 and deviation 1 over the
+    training data; it has no bounds. A prompt is cut after 35 tokens.
+
+    `weights` is a local file, or owner/name/file of the hub, in ImageReward's layout
+    (blip.visual_encoder.*, blip.text_encoder.*, mlp.layers.*). `words` is a folder or hub
+    id with BERT's tokenizer.
+
+    Source: Xu et al. 2023, arXiv:2304.05977.
 
     >>> import torch
-    >>> ImageReward.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
+    >>> clip = torch.rand(1, 3, 3, 32, 32)
+    >>> ImageReward.tiny()(Samples(clip, ["a red ball"], 8.0)).frames.shape
     torch.Size([1, 3])
     """
 
-    version = "2"  # 2: the middle is cut out where torchvision does
+    version = "2"  # 2: the central square is cropped where torchvision crops it
     card = Card(
-        sees="Whether each frame fits the prompt and looks good, as raters of single pictures judged it.",
-        blind_to="Motion and everything between frames; what the prompt says after 35 tokens.",
-        hacks="Over-sharp, over-saturated pictures crowded with the prompt's nouns.",
-        input="Any frame rate and size; frames are resized to 224 pixels, and the longer sides cut off.",
-        cost="BLIP-L: 0.13 TFLOP a frame of any size, 8 s on one busy CPU thread; 1.8 GB of weights in float32.",
+        sees="Whether each frame fits the prompt and looks good, as raters of single pictures "
+        "judged it.",
+        blind_to="Motion and everything between frames; the words of the prompt after 35 tokens.",
+        hacks="Over-sharp, over-saturated pictures that are crowded with the prompt's nouns.",
+        input="Any frame rate and size. A frame is resized to a shorter side of 224 pixels, and "
+        "its central square is used.",
+        cost="BLIP-L takes 0.13 TFLOP a frame of any size: 8 s on one busy CPU thread. Its "
+        "weights take 1.8 GB in float32.",
     )
 
     def __init__(
@@ -57,7 +66,7 @@ class ImageReward(LearnedReward):
 
     @classmethod
     def tiny(cls) -> ImageReward:
-        """A small BLIP of random weights."""
+        """Return the reward with a small BLIP of random weights."""
         from ._networks.tiny import bert_tokenizer, blip_judge
 
         reward = cls()
@@ -65,10 +74,11 @@ class ImageReward(LearnedReward):
         return reward
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number a frame, (B, F)."""
+        """Return the rating of each frame, (B, F)."""
         return self.each(samples, self._judge)
 
     def _judge(self, frames: Tensor, prompts: list[str]) -> Tensor:
+        """Return the ratings of frames (N, C, H, W) for their prompts, (N,)."""
         self._tokenizer = self._tokenizer or self.words()
         tokens = self._tokenizer(
             prompts, padding="max_length", truncation=True, max_length=LONGEST, return_tensors="pt"
@@ -79,6 +89,8 @@ class ImageReward(LearnedReward):
         return (raw - MEAN) / DEVIATION
 
     def _pass(self, network: Any, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the raw output of the network for a batch of frames and tokens, (N,)."""
         side = network.sight.config.image_size
-        pixels = Pixels(side, (side, side), OPENAI, rounded=True)(frames)  # torchvision's crop
+        # `rounded`: the crop's offset is rounded, as in torchvision
+        pixels = Pixels(side, (side, side), OPENAI, rounded=True)(frames)
         return network(pixels.to(network.sight.dtype), ids, mask).to(pixels.dtype)

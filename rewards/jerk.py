@@ -1,4 +1,4 @@
-"""Motion that is not smooth: the third derivative of where tracked points go."""
+"""A reward that finds jerky motion, by the third derivative of tracked points."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from .flow import Motion, around
 
 
 class Jerk(Reward):
-    """How jerky motion is: -ln(1 + j / scale), 0 for what rests or moves with constant
-    speed or acceleration.
+    """Minus the logarithm of how much the motion of tracked points jerks; 0 is smooth.
 
-    Points of a grid (`grid` x `grid`, evenly over the picture) are followed along the flow
-    through four frames, x_0 ... x_3, from the second: back one and on two. j is the mean
-    length of their third difference x_3 - 3 x_2 + 3 x_1 - x_0, times fps^3, in diagonals a
-    second^3, weighted by how far each point goes in all; a point that goes out of sight
-    counts no more. Flow is exact to a fraction of a pixel, which fps^3 makes much of:
-    differences below `noise` pixels a point are taken off, and clips of 16 frames a second
-    or more are looked at in steps of about an eighth of a second. A term is four frames,
-    credited to the middle two.
+    The value is the mean of -ln(1 + j / scale); motion of constant speed or constant
+    acceleration gets 0. The range is (-infinity, 0].
 
-    >>> Jerk()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 6, 3, 32, 32), ["a boat"], 8.0)).value.abs()
+    The points of a grid (`grid` x `grid`, evenly over the picture) are followed along the
+    flow through four frames x_0 ... x_3. They start in the second frame, and go back by one
+    and on by two. j is the mean length of the third difference x_3 - 3 x_2 + 3 x_1 - x_0,
+    times fps^3, in diagonals a second^3. Each point counts in proportion to the length of
+    its path; a point that leaves the picture does not count.
+
+    The error of the flow is a fraction of a pixel, but the factor fps^3 makes it large.
+    Therefore `noise` pixels are subtracted from each difference, and clips of 16 frames a
+    second or more are measured in steps of about an eighth of a second. A term is four
+    frames, credited to the middle two.
+
+    >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 6, 3, 32, 32)
+    >>> Jerk()(Samples(still, ["a boat"], 8.0)).value.abs()
     tensor([0.])
     """
 
@@ -38,12 +43,14 @@ class Jerk(Reward):
     rate = 8.0
     shrinks = True
     card = Card(
-        sees="Jerks, jitter, shaking and stutter of whatever moves, the camera too.",
-        blind_to="Whether anything moves at all: a frozen clip has no jerk and scores 0, the best. Blows and bounces "
-        "that are meant are jerks as well; changes finer than an eighth of a second; what the flow cannot follow.",
-        hacks="Freezing, slow motion, blurring until the flow finds nothing; use it beside dynamic_degree.",
-        input="At least 4 frames of 8 pixels, 6 or more a second.",
-        cost="1 ms a frame of 192 x 341 beside the flow.",
+        sees="Jerks, jitter, shaking and stutter of everything that moves, the camera included.",
+        blind_to="Whether anything moves: a frozen clip has no jerk and gets 0, the best value. "
+        "Wanted blows and bounces count as jerks. Changes faster than an eighth of a "
+        "second, and motion that the flow cannot follow, are not seen.",
+        hacks="Freezing, slow motion, and blurring until the flow finds nothing. Add "
+        "dynamic_degree.",
+        input="At least 4 frames of 8 pixels, at 6 frames a second or more.",
+        cost="1 ms a frame of 192 x 341, and the flow.",
     )
 
     def __init__(
@@ -64,16 +71,18 @@ class Jerk(Reward):
         self.flow, self.flow_size = flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number for four frames in a row, (B, F - 3)."""
+        """Return one number for four frames in a row, (B, F - 3)."""
         motion = self.motion(samples)
-        third, way, seen = tracks(motion, coarse_motion(self, samples), self.grid)
+        third, path, seen = tracks(motion, coarse_motion(self, samples), self.grid)
         jerk = (third.norm(dim=-1) - self.noise).clamp(min=0) * samples.fps**3 / motion.diagonal
-        weight = way * seen + 1e-6
+        weight = path * seen + 1e-6  # without any motion, all points count alike
         return -torch.log1p((jerk * weight).sum(2) / weight.sum(2) / self.scale)
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
-        """The jerk of the point at each place of the grid in the second of four frames; NaN
-        where none is followed."""
+        """Return `jerk`, the jerk of the point at each place of the grid.
+
+        The values are those at the second of four frames; NaN where no point is followed.
+        """
         frames = samples.video.shape[1]
         if frames <= self.reach:
             return {}
@@ -85,31 +94,36 @@ class Jerk(Reward):
 
 
 def tracks(motion: Motion, coarse: Motion, grid: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The third differences (B, F - 3, N, 2) of the N = grid^2 points, how far each goes,
-    whether it is in sight.
+    """Return the third differences, path lengths and visibility of the points of a grid.
 
-    Pixels of the frames that the flow is measured at; the flow is that on the coarser grid,
-    averaged as it is. A point starts in the second of its four frames.
+    The results are (B, F - 3, N, 2), (B, F - 3, N) and bool (B, F - 3, N), where N =
+    grid^2, in pixels of the frames on which the flow was measured. The flow is read from
+    the coarser grid, where it is averaged over cells. A point starts in the second of its
+    four frames.
     """
     scale = motion.diagonal / coarse.diagonal
-    there = held(coarse.forward, coarse.frames[:, :-1]) * scale
-    back = held(coarse.backward, coarse.frames[:, 1:]) * scale
+    forward = held(coarse.forward, coarse.frames[:, :-1]) * scale
+    backward = held(coarse.backward, coarse.frames[:, 1:]) * scale
     start, size = points(grid, motion.frames), motion.frames.shape[-2:]
-    first = look(back[:, :-2], start, size)
-    second = look(there[:, 1:-1], start, size)
-    third = look(there[:, 2:], start + second, size)
+    first = look(backward[:, :-2], start, size)
+    second = look(forward[:, 1:-1], start, size)
+    third = look(forward[:, 2:], start + second, size)
     before, after = (
-        seen[:, :, None].to(there) for seen in (motion.seen_earlier, motion.seen_later)
+        seen[:, :, None].to(forward) for seen in (motion.seen_earlier, motion.seen_later)
     )
     seen = [look(before[:, :-2], start, size), look(after[:, 1:-1], start, size)]
     seen.append(look(after[:, 2:], start + second, size))
-    way = (first.norm(dim=-1) + second.norm(dim=-1) + third.norm(dim=-1)) / 3
-    return third - 2 * second - first, way, torch.stack(seen).amin(0)[..., 0] > 0.99
+    path = (first.norm(dim=-1) + second.norm(dim=-1) + third.norm(dim=-1)) / 3
+    # `first` points backwards in time, so the step before the start is -first;
+    # 0.99: masks are interpolated, and a point near a hidden pixel counts as hidden
+    return third - 2 * second - first, path, torch.stack(seen).amin(0)[..., 0] > 0.99
 
 
 def held(flow: Tensor, frames: Tensor, window: float = 0.03) -> Tensor:
-    """The flow (B, T, 2, H, W) averaged nearby, edges counting most, so that one pixel's
-    error does not count."""
+    """Average the flow (B, T, 2, H, W) nearby, so that no single pixel decides.
+
+    Strong edges, where the flow is reliable, count most.
+    """
     ink = frames.detach().mean(2, keepdim=True)
     ink = (
         ink.diff(dim=-1, append=ink[..., -1:]).square()
@@ -119,7 +133,7 @@ def held(flow: Tensor, frames: Tensor, window: float = 0.03) -> Tensor:
 
 
 def points(grid: int, frames: Tensor) -> Tensor:
-    """The centres of grid x grid cells, in pixels (x, y): (1, 1, N, 2)."""
+    """Return the centres of grid x grid cells, in pixels (x, y), (1, 1, N, 2)."""
     height, width = frames.shape[-2:]
     share = (torch.arange(grid).to(frames.detach()) + 0.5) / grid
     y, x = torch.meshgrid(share * height - 0.5, share * width - 0.5, indexing="ij")
@@ -127,8 +141,10 @@ def points(grid: int, frames: Tensor) -> Tensor:
 
 
 def look(field: Tensor, at: Tensor, size: Sequence[int]) -> Tensor:
-    """A field (B, T, K, h, w) over a picture of `size` (H, W), at points of it (B or 1, T
-    or 1, N, 2), bilinear: (B, T, N, K).
+    """Sample a field (B, T, K, h, w) at points, bilinearly, (B, T, N, K).
+
+    The field covers a picture of `size` (H, W). The points (x, y) are in pixels of that
+    picture, (B or 1, T or 1, N, 2).
 
     >>> field = torch.arange(4.0).expand(1, 1, 1, 4, 4)
     >>> look(field, torch.tensor([[1.5, 2.0]]).view(1, 1, 1, 2), (4, 4)).item()

@@ -1,4 +1,4 @@
-"""Lai's warping error, to the letter."""
+"""The temporal warping error of Lai et al., computed exactly as published."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from .vbench import Moving, Network, colour, trusted, unit
 
 
 class LaiWarpingError(Moving):
-    """Lai et al.'s temporal warping error, negated: 0 is perfect, and a frozen clip is
-    perfect too.
+    """The temporal warping error that Lai et al. measure, negated; 0 is perfect.
 
-    -mean_t E_t; E_t = sum over channels and pixels of ((I_t(x + f) - I_{t-1}(x)) n(x))^2 /
-    (3 sum n), pictures in [0, 1], f the flow t-1 -> t and w the flow back at x + f(x),
-    bilinear, edges repeated; n = 0 where
-    |w + f|^2 > 0.01 (|w|^2 + |f|^2) + 0.5 or |grad f|^2 > 0.01 |f|^2 + 0.002 (forward differences). The published
-    number is -value. A term is a pair of frames.
+    The value is -mean_t E_t. E_t is the sum over channels and pixels of ((I_t(x + f) -
+    I_{t-1}(x)) n(x))^2, divided by 3 sum n. Pictures have values in [0, 1]. f is the flow
+    from frame t-1 to t, and w is the flow back at x + f(x), sampled bilinearly with
+    repeated edges. n is 0 where the flow cannot be trusted, |w + f|^2 > 0.01 (|w|^2 +
+    |f|^2) + 0.5 (occlusion) or |grad f|^2 > 0.01 |f|^2 + 0.002 (a moving edge; forward
+    differences), and 1 elsewhere. A term is a pair of frames. The range is [-1, 0]; the
+    published number is minus the value. A frozen clip is perfect.
 
-    As published: where n is 0 everywhere the pair counts 0, as if perfect. Published
-    numbers take FlowNet2's flow: `network` sees (N, 3, H, W) of 0..255 resized up to
-    multiples of 64, and its flow is resized back. By default OpenCV's DIS flow stands in,
-    without resizing, and numbers compare only among themselves.
+    As published, a pair where n is 0 everywhere counts 0, as if it were perfect. Published
+    numbers use the flow of FlowNet2: `network` gets (N, 3, H, W) with values from 0 to 255,
+    enlarged to multiples of 64, and its flow is resized back. The default is OpenCV's DIS
+    flow at the size of the clip; numbers of different flows cannot be compared.
 
     Source: Lai et al. 2018, arXiv:1808.00449.
 
@@ -39,11 +40,14 @@ class LaiWarpingError(Moving):
     support = "pair"
     reach = 1
     card = Card(
-        sees="What is left of each frame once the next is moved onto it, where the flow can be trusted.",
-        blind_to="Stillness, blur and dimming, which please it; pairs with no trusted pixel, which count as perfect.",
+        sees="What differs between each frame and the next after the next is warped onto it, "
+        "where the flow can be trusted.",
+        blind_to="Stillness, blur and dimming, which raise the score; pairs without a trusted "
+        "pixel, which count as perfect.",
         hacks="Freezing, blurring, dimming, slow motion, and chaos that leaves no pixel to trust.",
-        input="At least 2 frames; more frames a second score higher.",
-        cost="40 ms a frame of 192 x 341 on one thread; it grows with the picture, which is not shrunk.",
+        input="At least 2 frames. More frames a second score higher.",
+        cost="40 ms a frame of 192 x 341 on one thread. Frames are not shrunk, so the cost "
+        "grows with their size.",
     )
 
     def __init__(self, flow: str = "dis", network: Network | None = None, chunk: int = 4) -> None:
@@ -51,7 +55,7 @@ class LaiWarpingError(Moving):
 
     @torch.no_grad()
     def terms(self, samples: Samples) -> Tensor:
-        """-E of each pair, (B, F - 1)."""
+        """Return -E of each pair of frames, (B, F - 1)."""
         video = samples.video
         first, second = (
             video[:, :-1].flatten(0, 1).split(self.chunk),
@@ -61,10 +65,13 @@ class LaiWarpingError(Moving):
         return -torch.cat(pieces).unflatten(0, (len(video), -1))
 
     def _errors(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return E of pairs of frames, (N,)."""
         if self.classical:
             return lai(first, second, *self.both(first * 255, second * 255))
+        # FlowNet2 halves its input six times, so the sides must be multiples of 64
         size = torch.Size(side + -side % 64 for side in first.shape[-2:])
         flows = self.both(*(resized(frames * 255, size) for frames in (first, second)))
+        # a flow (x, y) in pixels of the enlarged frames shrinks by width and by height
         scale = torch.tensor([small / big for small, big in zip(first.shape[-2:], size)][::-1]).to(
             first
         )
@@ -76,7 +83,7 @@ class LaiWarpingError(Moving):
 
 
 def resized(image: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear, without antialiasing."""
+    """Resize an image bilinearly, without antialiasing."""
     return (
         image
         if image.shape[-2:] == size
@@ -85,8 +92,10 @@ def resized(image: Tensor, size: torch.Size) -> Tensor:
 
 
 def lai(first: Tensor, second: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
-    """E of pairs (N, 3, H, W), (N,), by the flows both ways (N, 2, H, W); 0 where no pixel
-    is trusted."""
+    """Return E of pairs (N, 3, H, W) by the flows in both directions (N, 2, H, W), (N,).
+
+    E is 0 where no pixel is trusted.
+    """
     clear = trusted(forward, backward)
     squares = (warp(second, forward, "bilinear") - first).square().mean(1)
     return (squares * clear).sum((1, 2)) / clear.sum((1, 2)).clamp(min=1)

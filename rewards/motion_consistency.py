@@ -1,4 +1,4 @@
-"""Motion that goes on as it went: steady, and agreed on by both directions of time."""
+"""A reward for steady motion on which both directions of time agree."""
 
 from __future__ import annotations
 
@@ -14,21 +14,31 @@ from .flow import Motion, length, warp
 
 
 class MotionConsistency(Reward):
-    """How steadily things move: near 1 for smooth motion, about 0 for stillness, shaking,
-    noise, repeated frames.
+    """How steadily things move: about 1 for smooth motion, about 0 for still or shaken.
 
-    The camera's own motion is taken off first, unless the prompt speaks of the camera: a
-    pan over a still is a still. For four frames in a row, f the flow from the second to the
-    third, b that back to the first, f' the flow from the third to the fourth and a = f + b,
-    a' the accelerations, all followed to the second frame; g the squared strength of edges:
-    steady = sum g (S - |a' - a|) / sum g (S + still), S = |f| + |b| + |f'|, at least -1.
-    Constant acceleration is steady, so turning and falling cost little. It is multiplied by
-    (1 + agreement) / 2, agreement = 1 - sum g |f + w| / sum g (|f| + |w| + still), w the
-    flow back at x + f. `still`, in diagonals a second, is the speed that counts as none.
-    Where the prompt asks for rest it is sum g 8 still / sum g (|f| + |b| + 8 still): 1 for
-    stillness. A term is four frames, credited to the middle two.
+    The range is [-1, 1]; noise and repeated frames also get about 0. The camera's motion is
+    subtracted first, unless the prompt asks for camera motion: a pan over a still counts as
+    a still.
 
-    >>> MotionConsistency()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), [""], 8.0)).value
+    For four frames in a row, let f be the flow from the second to the third frame, b the
+    flow from the second back to the first, and f' the flow from the third to the fourth. a
+    = f + b is the acceleration and a' the acceleration one frame later; all are followed
+    back to the second frame. g is the squared strength of edges. With S = |f| + |b| + |f'|,
+
+      steady = max(-1, sum g (S - |a' - a|) / sum g (S + still)).
+
+    Constant acceleration is steady, so turning and falling cost little. `still`, in
+    diagonals a second, is the speed below which a thing counts as still. With w the flow
+    back at x + f,
+
+      agreement = 1 - sum g |f + w| / sum g (|f| + |w| + still).
+
+    The term is steady (1 + agreement) / 2. Where the prompt asks for rest, the term is
+    instead sum g 8 still / sum g (|f| + |b| + 8 still), which is 1 for stillness. A term is
+    four frames, credited to the middle two.
+
+    >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32)
+    >>> MotionConsistency()(Samples(still, [""], 8.0)).value
     tensor([0.])
     """
 
@@ -40,9 +50,12 @@ class MotionConsistency(Reward):
     shrinks = True
     rate = 8.0
     card = Card(
-        sees="Whether motion goes on as it went, and both directions of time agree on it.",
-        blind_to="How much moves, and whether it should. Bouncing off a wall costs a little: compare equal prompts.",
-        hacks="A thing on plain ground that a pan pretends to move; a running average, which evens motion out.",
+        sees="Whether motion continues as it began, and whether both directions of time agree "
+        "on it.",
+        blind_to="How much moves, and whether it should. A bounce off a wall costs a little: "
+        "compare clips of equal prompts.",
+        hacks="A thing on a background without texture that a pan seems to move; a running "
+        "average over frames, which makes motion even.",
         input="At least 4 frames of 8 pixels.",
     )
 
@@ -52,7 +65,7 @@ class MotionConsistency(Reward):
         self.flow, self.flow_size = flow, flow_size
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number for four frames in a row, (B, F - 3)."""
+        """Return one number for four frames in a row, (B, F - 3)."""
         weight = self.motion(samples).weight
         motion = without_camera(self.motion(samples), samples.prompts)
         still = self.still * motion.diagonal / samples.fps
@@ -66,8 +79,7 @@ class MotionConsistency(Reward):
 
 
 def without_camera(motion: Motion, prompts: Sequence[str]) -> Motion:
-    """The same frames, and the flow less the camera's where the prompt does not speak of
-    it."""
+    """Subtract the camera's flow, except where the prompt asks for camera motion."""
     keep = torch.tensor([camera(prompt) for prompt in prompts], device=motion.forward.device)[
         :, None, None, None, None
     ]
@@ -80,8 +92,7 @@ def without_camera(motion: Motion, prompts: Sequence[str]) -> Motion:
 
 
 def steadiness(motion: Motion, still: float, weight: Tensor | None = None) -> Tensor:
-    """sum g (S - |a' - a|) / sum g (S + still) of the second of four frames, at least -1,
-    (B, F - 3)."""
+    """Return `steady` of `MotionConsistency` at the second of four frames, (B, F - 3)."""
     onward, back = motion.forward[:, 1:], motion.backward[:, :-1]
     change = onward + back
     step = onward[:, :-1]
@@ -95,16 +106,17 @@ def steadiness(motion: Motion, still: float, weight: Tensor | None = None) -> Te
 
 
 def stillness(motion: Motion, still: float) -> Tensor:
-    """sum g still / sum g (|f| + |b| + still) of the second of four frames, 1 where nothing
-    shows, (B, F - 3)."""
+    """Return how still the second of four frames is, in [0, 1], (B, F - 3).
+
+    The formula is sum g still / sum g (|f| + |b| + still); 1 for a picture without edges.
+    """
     weight = motion.ink[:, 1:-2] + 1e-9
     total = length(motion.forward[:, 1:-1]) + length(motion.backward[:, :-2]) + still
     return still * weight.sum((2, 3)) / (weight * total).sum((2, 3))
 
 
 def agreement(motion: Motion, still: float, weight: Tensor | None = None) -> Tensor:
-    """1 - sum g |f + w| / sum g (|f| + |w| + still), w the flow back at x + f, in [0, 1],
-    (B, F - 1)."""
+    """Return `agreement` of `MotionConsistency` for each pair, in [0, 1], (B, F - 1)."""
     returned = motion.returned
     weight = (motion.weight if weight is None else weight)[:, :-1]
     total = (

