@@ -10,9 +10,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._serving.answers import complaint, joined, read, to_device
-from ._serving.post import Again, Answer, Patience, Unreadable, address, failure, post, private
-from ._serving.serve import TOKEN_ENV, Desk, pack_samples
+from ._serving.answers import describe_refusal, join_scores, read_answer, to_device
+from ._serving.post import (
+    Answer,
+    Retryable,
+    RetryPolicy,
+    UnreadableAnswer,
+    describe_failure,
+    is_private,
+    parse_address,
+    post,
+)
+from ._serving.serve import TOKEN_ENV, RewardHandler, pack_samples
 from .base import Card, Reward, Samples, Score
 
 LARGEST_ANSWER = 1 << 28  # bytes
@@ -79,9 +88,9 @@ class HttpScorer(Reward):
             )
         self.url, self.token_env = url, token_env
         self.chunk, self.transport = chunk, transport
-        self.patience = Patience(timeout, retries, wait=0.5)
-        self.address = None if transport else address(url, "url")
-        if self.address and not private(self.address) and not insecure:
+        self.patience = RetryPolicy(timeout, retries, wait=0.5)
+        self.address = None if transport else parse_address(url, "url")
+        if self.address and not is_private(self.address) and not insecure:
             raise ValueError(
                 f"expected url to be https, or a server on this machine, got {url}: plain http "
                 "would show the token and the clips to the network; "
@@ -91,7 +100,7 @@ class HttpScorer(Reward):
     @classmethod
     def tiny(cls) -> HttpScorer:
         """Return the reward with a stand-in server in this process: the mean light."""
-        return cls(transport=Desk(_Light()).respond, chunk=2)
+        return cls(transport=RewardHandler(_Light()).respond, chunk=2)
 
     @torch.no_grad()
     def forward(self, samples: Samples) -> Score:
@@ -101,7 +110,7 @@ class HttpScorer(Reward):
             list(range(size))[start : start + self.chunk] for start in range(0, size, self.chunk)
         ]
         found = [self._ask(samples.pick(part)) for part in rows]
-        score = joined(found, [(len(part), frames) for part in rows])
+        score = join_scores(found, [(len(part), frames) for part in rows])
         if any(isinstance(part, Score) for part in found):
             # known only from an answer: the server's reward decides
             self.support = score.support  # type: ignore[misc]
@@ -112,22 +121,24 @@ class HttpScorer(Reward):
         body = pack_samples(samples)
         try:
             answer = self.patience.ask(lambda deadline: self._once(body, deadline), time.sleep)
-        except (Again, Unreadable) as error:
+        except (Retryable, UnreadableAnswer) as error:
             return f"unscored: {error}"
         if answer.status != 200:
-            return f"unscored: {complaint(answer.status, answer.body, self.url)}"
-        return read(answer.body, *samples.video.shape[:2])
+            return f"unscored: {describe_refusal(answer.status, answer.body, self.url)}"
+        return read_answer(answer.body, *samples.video.shape[:2])
 
     def _once(self, body: bytes, deadline: float) -> Answer:
         """Return the answer to one try; raise Again if another try may succeed."""
         try:
             answer = self._send(body, deadline)
         except TimeoutError:
-            raise Again(f"no answer from {self.url} within {self.patience.timeout:g} s") from None
+            raise Retryable(
+                f"no answer from {self.url} within {self.patience.timeout:g} s"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise Again(f"no answer from {self.url}: {failure(error)}") from None
+            raise Retryable(f"no answer from {self.url}: {describe_failure(error)}") from None
         if answer.status in AGAIN:
-            raise Again(complaint(answer.status, answer.body, self.url), answer.after)
+            raise Retryable(describe_refusal(answer.status, answer.body, self.url), answer.after)
         return answer
 
     def _send(self, body: bytes, deadline: float) -> Answer:

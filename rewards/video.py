@@ -18,9 +18,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ._files.containers import (
+    Unreadable,
+    container_of,
+    describe_non_file,
+    describe_other_file,
+    is_animated,
+    why_cut_off,
+)
 from ._files.decord_reader import Decord
 from ._files.finding import SUFFIXES, find
-from ._files.media import Unreadable, cut_off, instead_of_file, is_animated, kind, words
 from ._files.memory import TooLarge, is_out_of_memory
 from ._files.pictures import Animation, Picture, Pictures, is_still
 from ._files.reading import PyAV, import_av
@@ -65,7 +72,7 @@ class Video:
             raise ValueError(f"expected fps, frames a second, to be a positive number, got {fps!r}")
         if not (self.path.is_file() or self.path.is_dir()):
             raise FileNotFoundError(
-                f"expected a video file, found {instead_of_file(self.path)} at {self.path}"
+                f"expected a video file, found {describe_non_file(self.path)} at {self.path}"
             )
         self._source = _open(self.path, fps)
         self.reader, self.notes = self._source.name, self._source.notes
@@ -213,7 +220,7 @@ def _open(path: Path, fps: float | None) -> Source:
 def _reader(path: Path) -> Callable[[Path, Callable[[tuple[int, int]], None]], Source]:
     if is_still(path):
         return Picture
-    if kind(path) == "webp" and is_animated(path):
+    if container_of(path) == "webp" and is_animated(path):
         return Animation
     try:
         import_av()
@@ -225,8 +232,10 @@ def _reader(path: Path) -> Callable[[Path, Callable[[tuple[int, int]], None]], S
 def _why(path: Path) -> str:
     """What FFmpeg could not open is something else, or was cut off, or is of no known
     format."""
-    cut = cut_off(path)
-    return words(path) or (f"it is cut off: {cut}" if cut else "it is of no known video format")
+    cut = why_cut_off(path)
+    return describe_other_file(path) or (
+        f"it is cut off: {cut}" if cut else "it is of no known video format"
+    )
 
 
 def _raise_if_out_of_memory(error: Exception) -> None:

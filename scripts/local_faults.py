@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vidrl.rewards import Samples, default
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 from vidrl.synthetic import verifier, world
 from vidrl.synthetic.corruptions import corrupt
 
@@ -131,7 +131,7 @@ def encoded() -> tuple[Tensor, list[str]]:
             z = vae.encode(2 * torch.stack(clips).transpose(1, 2) - 1).latent_dist.mode()
             latents.append((z - mean) / std)
             captions += texts
-        with whole_file.placing(path) as private:
+        with atomic_file.new_path(path) as private:
             save_file({"latents": torch.cat(latents)}, private, {"captions": json.dumps(captions)})
     with safe_open(path, "pt") as file:
         return file.get_tensor("latents"), json.loads(file.metadata()["captions"])

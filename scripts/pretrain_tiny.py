@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 from vidrl.synthetic import verifier, world
 from vidrl.synthetic.corruptions import corrupt
 
@@ -235,7 +235,7 @@ class Run:
             state |= {
                 f"{m}.{k}": value for m, value in self.optimiser.adam.state[self.params[k]].items()
             }
-        with whole_file.placing(self.path) as private:
+        with atomic_file.new_path(self.path) as private:
             save_file({k: v.contiguous() for k, v in state.items()}, private)
         self.saved = time.time()
 
@@ -433,7 +433,7 @@ def encode(part: int, parts: int) -> None:
         latents.append((z - mean) / std)
         captions += texts
     path = WORK / f"latents-{part}.safetensors"
-    with whole_file.placing(path) as private:
+    with atomic_file.new_path(path) as private:
         save_file({"latents": torch.cat(latents)}, private, {"captions": json.dumps(captions)})
 
 

@@ -15,7 +15,7 @@ from vidrl.bench.page import write as write_page
 from vidrl.credit.influence import Influence
 from vidrl.lora import writing
 from vidrl.rewards import video
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 from vidrl.training import checkpoint, evaluate, resume
 
 OPENED = []
@@ -138,12 +138,12 @@ def test_a_file_that_was_written_replaces_the_link_and_has_the_mode_of_any_new_f
         os.umask(mask)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files and {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o640}
-    assert not [path for path in files if path.name.startswith(whole_file.PARTIAL)] and found
+    assert not [path for path in files if path.name.startswith(atomic_file.PARTIAL)] and found
 
 
 def test_a_writer_that_fails_leaves_what_was_there_and_nothing_else(tmp_path):
     (tmp_path / "a.txt").write_text("before")
-    for way in (whole_file.replacing, whole_file.placing):
+    for way in (atomic_file.new_file, atomic_file.new_path):
         with pytest.raises(ZeroDivisionError), way(tmp_path / "a.txt"):
             1 / 0  # noqa: B018
     assert (tmp_path / "a.txt").read_text() == "before" and len(list(tmp_path.iterdir())) == 1

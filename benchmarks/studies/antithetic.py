@@ -32,7 +32,7 @@ from torch import Tensor
 
 from vidrl.credit import estimators
 from vidrl.diffusion.schedule import step_weights
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 
 KINDS = ("free", "paired")
 WAYS = ("whole clip", "segment, sum of its frames")
@@ -81,7 +81,7 @@ def collected(run: Path, repeats: int) -> Tensor:
         file = run / f"{number:04d}.npy"
         if not file.exists():
             made_now = _one(bench, sketcher, number, data, weights).numpy()
-            with whole_file.replacing(file) as out:
+            with atomic_file.new_file(file) as out:
                 np.save(out, made_now)
             print(f"{number}: {time.monotonic() - start:.0f} s", flush=True)
         made.append(torch.from_numpy(np.load(file, allow_pickle=False)))

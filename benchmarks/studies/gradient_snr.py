@@ -63,7 +63,7 @@ from vidrl.credit.influence import WHOLE, Influence
 from vidrl.diffusion import transition
 from vidrl.diffusion.schedule import step_weights, stochastic_steps
 from vidrl.diffusion.segments import borders, frame_spans, pool
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 from vidrl.training.policy import Policy
 from vidrl.training.rollout import Plan, decoded, draws
 
@@ -276,7 +276,7 @@ def collect(run: Path, groups: int, gain_groups: int, branches: int, minutes: fl
         if file.exists() or (minutes and time.monotonic() - start > 60 * minutes):
             continue
         made = ways[kind](number)
-        with whole_file.replacing(file) as out:
+        with atomic_file.new_file(file) as out:
             np.savez(out, **made)  # type: ignore[arg-type]
         print(f"{kind} {number}: {time.monotonic() - start:.0f} s", flush=True)
 

@@ -42,7 +42,7 @@ from tqdm import tqdm
 from vidrl import plugin
 from vidrl.diffusion.segments import Span
 from vidrl.rewards import Reward, Samples, Score, default
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 from vidrl.synthetic import world
 from vidrl.synthetic.corruptions import corrupt
 from vidrl.training import rollout
@@ -411,7 +411,7 @@ def kept(
             return dict(known)
     cell = make(*args)
     file.parent.mkdir(parents=True, exist_ok=True)
-    whole_file.write(file, json.dumps({"settings": settings, **cell}).encode())
+    atomic_file.write_bytes(file, json.dumps({"settings": settings, **cell}).encode())
     return dict(json.loads(json.dumps(cell)))
 
 

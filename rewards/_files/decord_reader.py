@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .media import Unreadable, cut_off, kind, words
-from .stamps import usable
+from .containers import Unreadable, container_of, describe_other_file, why_cut_off
+from .frame_times import usable_times
 
 LONGEST = 1e9  # seconds: a time stamp beyond is none
 CURE = "PyAV reads it: pip install av"
@@ -32,11 +32,12 @@ class Decord:
 
     def __init__(self, path: Path, check: Callable[[tuple[int, int]], None]) -> None:
         self.notes, self.tick = list[str](), 0.0
-        if kind(path) not in ("mp4", "matroska", "avi"):
+        if container_of(path) not in ("mp4", "matroska", "avi"):
             raise Unreadable(
-                words(path) or f"decord alone does not read such a file exactly. {CURE}"
+                describe_other_file(path)
+                or f"decord alone does not read such a file exactly. {CURE}"
             )
-        if (why := cut_off(path)) is not None:
+        if (why := why_cut_off(path)) is not None:
             raise Unreadable(f"it is cut off: {why}. {CURE} up to there")
         self.reader = _opened(path)
         self.stated = float(self.reader.get_avg_fps())
@@ -47,8 +48,8 @@ class Decord:
             )
         self.size = (first.shape[1], first.shape[0])
         check(self.size)
-        self.times = self._times(kind(path))
-        self.tick = 1e-3 if kind(path) == "matroska" else 0.0
+        self.times = self._times(container_of(path))
+        self.tick = 1e-3 if container_of(path) == "matroska" else 0.0
         _check_mirror(path)
         self.reader.seek(0)
 
@@ -60,7 +61,7 @@ class Decord:
         keys = list(self.reader.get_key_indices())
         if times[0] < 0 or keys[:1] != [0] or container == "avi" and len(keys) != len(times):
             raise Unreadable(f"decord alone does not tell which of its frames are shown. {CURE}")
-        times, told = usable(times, self.stated)
+        times, told = usable_times(times, self.stated)
         self.notes += [told] if told else []
         return times
 
@@ -106,7 +107,7 @@ def _check_mirror(path: Path) -> None:
     """decord turns pictures by quarters, and mirrors none: the matrix of a track's head
     (tkhd) mirrors if its determinant is negative. Edit lists (elst) of several entries hide
     frames or repeat them."""
-    if kind(path) != "mp4":
+    if container_of(path) != "mp4":
         return
     for name, body in _boxes(path):
         if name == b"tkhd":

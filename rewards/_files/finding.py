@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .media import HEAD, is_animated, is_transport
-from .pictures import IMAGES, is_still, numbered
+from .containers import HEAD, is_animated, is_transport
+from .pictures import IMAGES, is_still, numbered_pictures
 
 SUFFIXES = (
     ".mp4",
@@ -59,31 +59,34 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     """
     for path in map(Path, paths):
         if path.is_dir():
-            yield from inside(path) or stills(path) or [path]
+            yield from clips_in(path) or images_in(path) or [path]
         else:
             yield path
 
 
-def inside(folder: Path) -> list[Path]:
+def clips_in(folder: Path) -> list[Path]:
     """The clips of a folder, at any depth, in order of name; hidden files and folders do
     not count."""
     files = _visible(folder)
     homes = {file.parent for file in files if file.suffix.lower() in IMAGES}
     return sorted(
-        [*(file for file in files if is_clip(file)), *(home for home in homes if numbered(home))]
+        [
+            *(file for file in files if is_clip(file)),
+            *(home for home in homes if numbered_pictures(home)),
+        ]
     )
 
 
-def stills(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     """The images of a folder, at any depth, in order of name; hidden files and folders do
     not count."""
     return [file for file in _visible(folder) if is_still(file)]
 
 
-def left_out(folder: Path) -> list[Path]:
+def skipped_media(folder: Path) -> list[Path]:
     """The files of a folder that look like media, and are no clip nor part of one, in order
     of name."""
-    clips = set(inside(folder)) or set(stills(folder))
+    clips = set(clips_in(folder)) or set(images_in(folder))
     return [
         file
         for file in _visible(folder)
@@ -91,7 +94,7 @@ def left_out(folder: Path) -> list[Path]:
     ]
 
 
-def about_left_out(files: list[Path], where: str | os.PathLike[str]) -> str | None:
+def describe_skipped(files: list[Path], where: str | os.PathLike[str]) -> str | None:
     """A note that names the first of them; None where there are none."""
     if not files:
         return None

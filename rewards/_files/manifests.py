@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..video import find
-from .tables import SUFFIXES, BadTable, Entry, Note, entries, text
+from .tables import SUFFIXES, BadTable, Note, TableRow, read_table, read_text
 
 # the names that a column may have, vidrl's own first; letter case, and blanks around a
 # name, do not count
@@ -43,7 +43,7 @@ COLUMNS = {
     "reference": ("reference",),
 }
 LINES = (".txt", "")  # suffixes of a file that holds one prompt a line
-NONE = ("none", "null", "nan")  # what Python, JSON and pandas print for a seed that is not there
+NO_SEED = ("none", "null", "nan")  # what Python, JSON and pandas print for a seed that is not there
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Row:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-def rows(path: str | os.PathLike[str], note: Note = lambda said: None) -> list[Row]:
+def read_rows(path: str | os.PathLike[str], note: Note = lambda said: None) -> list[Row]:
     """The rows of a .csv, .tsv, .jsonl, .json or .parquet table of clips.
 
     A row has a `path` and, where wanted, `prompt`, `seed`, `reference` and columns of other
@@ -71,11 +71,11 @@ def rows(path: str | os.PathLike[str], note: Note = lambda said: None) -> list[R
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "prompts.csv"
     >>> _ = file.write_text('Video; Caption\\n0.mp4; a dog\\n')
-    >>> rows(file)[0].path, rows(file)[0].prompt
+    >>> read_rows(file)[0].path, read_rows(file)[0].prompt
     ('0.mp4', 'a dog')
     """
     path = Path(path)
-    listed = entries(
+    listed = read_table(
         path, lambda names: any(_plain(name) in COLUMNS["path"] for name in names), note
     )
     if not listed:
@@ -90,13 +90,13 @@ def rows(path: str | os.PathLike[str], note: Note = lambda said: None) -> list[R
     return found
 
 
-def read(
+def read_prompts(
     path: str | os.PathLike[str], note: Note = lambda said: None
 ) -> dict[Path, str] | list[str]:
-    """The prompts of a file: by path from a table, see `rows`; one a line, in order, from a
+    """The prompts of a file: by path from a table, see `read_rows`; one a line, in order, from a
     .txt file.
 
-    Paths are taken from the folder of the table. Raises what `rows` raises, and BadTable
+    Paths are taken from the folder of the table. Raises what `read_rows` raises, and BadTable
     for a table without prompts and for a blank line between prompts.
     """
     path = Path(path)
@@ -107,13 +107,13 @@ def read(
             f"expected prompts in a table ending in {', '.join(SUFFIXES)}, or one a line in a .txt file, "
             f"got {path.name!r}"
         )
-    found = rows(path, note)
+    found = read_rows(path, note)
     if not any(row.prompt for row in found):
         raise BadTable(f"expected a column prompt in {path}, found no prompt in {len(found)} rows")
     return {Path(os.path.abspath(path.parent / row.path)): row.prompt for row in found}
 
 
-def match(
+def match_prompts(
     paths: Iterable[str | os.PathLike[str]], prompts: dict[Path, str] | list[str]
 ) -> tuple[list[Path], dict[str, str]]:
     """The files to score and their prompts; without paths, those of the table.
@@ -139,7 +139,7 @@ def match(
     return files, dict(zip(map(str, files), prompts, strict=True))
 
 
-def spare(files: Iterable[Path], prompts: dict[Path, str] | list[str]) -> list[Path]:
+def unmatched_paths(files: Iterable[Path], prompts: dict[Path, str] | list[str]) -> list[Path]:
     """The files of the table that are not among `files`."""
     given = {Path(os.path.abspath(file)) for file in files}
     return [path for path in prompts if path not in given] if isinstance(prompts, dict) else []
@@ -194,7 +194,7 @@ def _check_once(path: Path, found: Sequence[Row]) -> None:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def _row(path: Path, entry: Entry, column: Mapping[str, str], note: Note) -> Row:
+def _row(path: Path, entry: TableRow, column: Mapping[str, str], note: Note) -> Row:
     where, cells = f"{path}, {entry[0]}", entry[1]
     values = {wanted: cells.get(name) for wanted, name in column.items()}
     name = values["path"]
@@ -243,7 +243,7 @@ def _slashes(path: Path, name: str, note: Note) -> str:
 
 def _seed(where: str, seed: Any) -> int | None:
     said = str(seed).strip()
-    if seed is None or said.casefold() in NONE:
+    if seed is None or said.casefold() in NO_SEED:
         return None
     if isinstance(seed, bool) or not re.fullmatch(r"[+-]?\d{1,20}(\.0+)?", said):
         raise BadTable(f"{where}: expected seed to be a whole number or nothing, got {seed!r}")
@@ -253,7 +253,7 @@ def _seed(where: str, seed: Any) -> int | None:
 def _lines(path: Path) -> list[str]:
     """One prompt a line; blank lines at the end are no prompts. U+2028 and the like may
     stand inside a prompt."""
-    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text(path).rstrip())]
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", read_text(path).rstrip())]
     if "" in lines:
         where = f"line {lines.index('') + 1} is blank" if len(lines) > 1 else "it is empty"
         raise BadTable(f"expected one prompt a line in {path}, but {where}")

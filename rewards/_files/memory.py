@@ -30,7 +30,7 @@ class TooLarge(MemoryError):
     """A clip that is refused before there is no memory, with its reason."""
 
 
-def limit(budget: int | None) -> None:
+def limit_memory(budget: int | None) -> None:
     """Let this process take `budget` bytes of address space more than it has; None for no
     limit.
 
@@ -72,7 +72,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(word in str(error).lower() for word in WORDS)
 
 
-def reason(error: BaseException) -> str:
+def out_of_memory_reason(error: BaseException) -> str:
     """The reason why a clip that ran out of memory has no score: the text of `TooLarge`, or
     the limit."""
     if isinstance(error, TooLarge):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .media import Unreadable, cut_off, is_animated
+from .containers import Unreadable, is_animated, why_cut_off
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # suffixes that may lie beside pictures
@@ -39,7 +39,7 @@ class Animation:
         self.size, durations = _webp(self.data.tobytes())
         check(self.size)
         # its decoder gives no frame at all of one that is cut
-        if (why := cut_off(path)) is not None:
+        if (why := why_cut_off(path)) is not None:
             raise Unreadable(f"it is cut off after {sum(durations) / 1000:.1f} s: {why}")
         self.times = [start / 1000 for start in accumulate(durations[:-1], initial=0)]
         self.stated, self.tick, self.notes = 0.0, 1e-3, list[str]()
@@ -65,7 +65,7 @@ class Picture:
 
     def __init__(self, path: Path, check: Callable[[tuple[int, int]], None]) -> None:
         self.path, self.check = path, check
-        found = picture(path, check)
+        found = read_picture(path, check)
         self.size, self.times, self.stated, self.tick = (
             (found.shape[1], found.shape[0]),
             [0.0],
@@ -76,7 +76,7 @@ class Picture:
 
     def pieces(self, length: int) -> Iterator[Tensor]:
         """The frame."""
-        yield _tensor([picture(self.path, self.check)])
+        yield _tensor([read_picture(self.path, self.check)])
 
 
 class Pictures:
@@ -87,13 +87,13 @@ class Pictures:
     def __init__(
         self, path: Path, check: Callable[[tuple[int, int]], None], fps: float | None = None
     ) -> None:
-        self.files = numbered(path)
+        self.files = numbered_pictures(path)
         if not self.files:
             raise Unreadable(
                 "it is a folder, and holds other things than numbered pictures of one film"
             )
         self.stated, self.tick = fps or RATE, 0.0
-        first = picture(self.files[0], check)
+        first = read_picture(self.files[0], check)
         self.size = (first.shape[1], first.shape[0])
         self.times = [i / self.stated for i in range(len(self.files))]
         told = "as asked for" if fps else "as nothing says otherwise"
@@ -113,7 +113,7 @@ class Pictures:
             yield _tensor([self._picture(file) for file in self.files[start : start + length]])
 
     def _picture(self, file: Path) -> np.ndarray:
-        found = picture(file, self.check)
+        found = read_picture(file, self.check)
         if found.shape[1::-1] != self.size:
             raise Unreadable(
                 f"{file.name} is {found.shape[1]} x {found.shape[0]}, and the first picture "
@@ -128,7 +128,7 @@ def is_still(path: Path) -> bool:
     return path.suffix.lower() in IMAGES and not (path.is_file() and is_animated(path))
 
 
-def numbered(folder: Path) -> list[Path]:
+def numbered_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder in order of number, where it holds nothing but pictures of
     one name and suffix that end in a number, two or more; else nothing. Hidden files do not
     count, and neither do the texts and tables beside them, or what Windows puts there
@@ -147,19 +147,19 @@ def numbered(folder: Path) -> list[Path]:
     ):
         return []
     ordered = sorted(files, key=_number)
-    if _named_apart(folder, ordered[0].name):
+    if _listed_in_table(folder, ordered[0].name):
         return []
     return ordered if len(set(map(_number, ordered))) == len(ordered) else []
 
 
-def _named_apart(folder: Path, name: str) -> bool:
+def _listed_in_table(folder: Path, name: str) -> bool:
     """Whether a table of prompts in the folder names a picture, as `vidrl sample` writes it
     of images."""
     tables = [folder / f"prompts{suffix}" for suffix in (".csv", ".jsonl", ".tsv", ".json")]
     return any(name.encode() in table.read_bytes() for table in tables if table.is_file())
 
 
-def picture(path: Path, check: Callable[[tuple[int, int]], None]) -> np.ndarray:
+def read_picture(path: Path, check: Callable[[tuple[int, int]], None]) -> np.ndarray:
     """A picture as uint8 RGB (H, W, 3). Raises FileNotFoundError, and Unreadable with the
     reason."""
     import cv2
@@ -176,7 +176,7 @@ def picture(path: Path, check: Callable[[tuple[int, int]], None]) -> np.ndarray:
 
 
 def _number(file: Path) -> int:
-    return int(re.search(r"\d+$", file.stem)[0])  # type: ignore[index]  # `numbered` has looked
+    return int(re.search(r"\d+$", file.stem)[0])  # type: ignore[index]  # `numbered_pictures` has checked
 
 
 def _tensor(pictures: list[Any]) -> Tensor:

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from vidrl.lookup.extras import install
 
-from .media import Unreadable, cut_off
+from .containers import Unreadable, why_cut_off
+from .frame_times import STATED, choose_stamps, fill_missing, usable_times
 from .memory import is_out_of_memory
-from .stamps import STATED, best, filled, usable
 
 # What FFmpeg may take a file for. Playlists and their like are left out, because they name
 # other files and addresses.
@@ -59,15 +59,15 @@ class PyAV:
             self.decode_times = container.format.name == "avi"
             self.stamps: list[int | None] | None = _of_packets(container, stream)
         first = self._first()
-        self.turn = upright(first)
+        self.turn = turn_of_frame(first)
         self._whole = (first.width, first.height)
         self.size = (
             self._whole if self.turn is None else self.turn(np.empty(self._whole[::-1])).shape[::-1]
         )
         check(self.size)
-        self.counted = self.stamps is None or cut_off(path) is not None
+        self.counted = self.stamps is None or why_cut_off(path) is not None
         if self.counted:
-            self.stamps = best(list(self._counted()), self.decode_times)
+            self.stamps = choose_stamps(list(self._counted()), self.decode_times)
         assert self.stamps is not None
         self._tell()
 
@@ -102,7 +102,7 @@ class PyAV:
     def _first(self) -> Any:
         first = next(self._frames(), None)
         if first is None:
-            why = cut_off(self.path)
+            why = why_cut_off(self.path)
             size = (
                 ""
                 if self.sized
@@ -131,10 +131,10 @@ class PyAV:
     def _tell(self) -> None:
         """The times, and what is to be known of them."""
         stamps = [math.nan if stamp is None else stamp * self.tick for stamp in self.stamps or []]
-        self.times, told = usable(filled(stamps, self.stated), self.stated)
+        self.times, told = usable_times(fill_missing(stamps, self.stated), self.stated)
         if told is not None:
             self.notes.append(told)
-        why = cut_off(self.path)
+        why = why_cut_off(self.path)
         if why is not None:
             self.notes.append(f"cut off after {_seconds(self.times):.1f} s: {why}")
         elif self.damaged:
@@ -156,8 +156,8 @@ class PyAV:
     @contextmanager
     def _stream(self) -> Iterator[tuple[Any, Any]]:
         """The open container, and its first video stream that is no cover picture."""
-        with opened(self.path) as container:
-            films = without_covers(container)
+        with open_container(self.path) as container:
+            films = film_streams(container)
             if not films:
                 streams = {stream.type for stream in container.streams}
                 what = "sound alone" if "audio" in streams else "nothing"
@@ -218,7 +218,7 @@ def import_av() -> Any:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def open_container(path: Path) -> Iterator[Any]:
     """The container of a file, open. FFmpeg reads this file alone: none that it names, and
     no address."""
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
@@ -226,7 +226,7 @@ def opened(path: Path) -> Iterator[Any]:
         yield container
 
 
-def without_covers(container: Any) -> list[Any]:
+def film_streams(container: Any) -> list[Any]:
     """The video streams that are no single picture attached to the film."""
     return [stream for stream in container.streams.video if not int(stream.disposition) & COVER]
 
@@ -308,21 +308,21 @@ def _seconds(times: list[float]) -> float:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def upright(frame: Any) -> Callable[[np.ndarray], np.ndarray] | None:
+def turn_of_frame(frame: Any) -> Callable[[np.ndarray], np.ndarray] | None:
     """What turns and mirrors a picture (H, W, ...) as the file asks for, by the rules of
     ffmpeg; None for nothing."""
     matrix = next(
         (bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None
     )
-    return None if matrix is None else turning(np.frombuffer(matrix, np.int32)[:9])
+    return None if matrix is None else turn_of_matrix(np.frombuffer(matrix, np.int32)[:9])
 
 
-def turning(matrix: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+def turn_of_matrix(matrix: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
     """The same of a display matrix (9 numbers), as ffmpeg's get_rotation and
     configure_input_video_filter say.
 
     >>> quarter = np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30])
-    >>> turning(quarter)(np.array([[1, 2], [3, 4]])).tolist()
+    >>> turn_of_matrix(quarter)(np.array([[1, 2], [3, 4]])).tolist()
     [[3, 1], [4, 2]]
     """
     a, b, c, d = (float(matrix[i]) for i in (0, 1, 3, 4))

@@ -174,10 +174,10 @@ def _frame(known: Tensor, times: Sequence[float], wanted: float) -> Tensor:
     share = (wanted - times[after - 1]) / (times[after] - times[after - 1])
     if share < NEAR or share > 1 - NEAR:
         return known[after if share > 0.5 else after - 1]
-    return between(known[after - 1], known[after], share)
+    return frame_between(known[after - 1], known[after], share)
 
 
-def between(first: Tensor, second: Tensor, share: float) -> Tensor:
+def frame_between(first: Tensor, second: Tensor, share: float) -> Tensor:
     """The picture between two, uint8 (3, H, W), at `share` of the time from the first to
     the second, in (0, 1).
 

@@ -18,8 +18,8 @@ from .._scoring.plain import as_reward
 from ..base import Reward, Samples, Score
 from ..compose import gathered, leaves
 from ..video import Film, Unreadable, Video, find
-from .memory import MEMORY, is_out_of_memory, reason
-from .pictures import numbered
+from .memory import MEMORY, is_out_of_memory, out_of_memory_reason
+from .pictures import numbered_pictures
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -89,13 +89,13 @@ def score_files(
     if jobs == 0:
         yield from (_score_file(one, rewards, fps) for one in asked)
         return
-    from .workers import each
+    from .workers import map_in_processes
 
     learned = any(
         leaf.learned for name, reward in rewards.items() for leaf in leaves(name, reward).values()
     )
     work = partial(_score_file, rewards=dict(rewards), fps=fps)
-    for done in each(work, asked, jobs, timeout, None if learned else memory):
+    for done in map_in_processes(work, asked, jobs, timeout, None if learned else memory):
         facts = _unknown(done.task[0])
         yield done.result if done.why is None else _lost(facts, rewards, f"unreadable: {done.why}")
 
@@ -152,7 +152,7 @@ def _score_file(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return _lost(facts, rewards, f"unreadable: {reason(error)}")
+        return _lost(facts, rewards, f"unreadable: {out_of_memory_reason(error)}")
 
 
 def _unknown(path: Path) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class _NoFile(Exception):
 
 def _opened(path: Path, fps: float | None) -> Film:
     try:
-        if path.is_dir() and not numbered(path):
+        if path.is_dir() and not numbered_pictures(path):
             raise FileNotFoundError(f"expected videos in the folder {path}, found none")
         return Video(path, fps).even()
     except OSError as error:

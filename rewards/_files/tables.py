@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .safe_cells import meant
+from .spreadsheet_cells import unescape_formula
 
 Cells = dict[str, Any]  # what a row holds, by the names of its columns as the file spells them
-Entry = tuple[str, Cells]  # where a row stands in its file, as "line 3", and its cells
+TableRow = tuple[str, Cells]  # where a row stands in its file, as "line 3", and its cells
 # whether these names of columns are those of the wanted table
-Known = Callable[[Sequence[str]], bool]
+IsHeader = Callable[[Sequence[str]], bool]
 Note = Callable[[str], None]
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t,;"}  # the usual one first
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -40,7 +40,7 @@ class BadTable(ValueError):
     """A table that cannot be used; the message names the place in the file and the cure."""
 
 
-def entries(path: Path, known: Known, note: Note) -> list[Entry]:
+def read_table(path: Path, known: IsHeader, note: Note) -> list[TableRow]:
     """The rows of a table. `known` checks whether a header is the wanted one; `note` is
     called with each remark.
 
@@ -54,10 +54,14 @@ def entries(path: Path, known: Known, note: Note) -> list[Entry]:
         raise BadTable(f"expected a table ending in {', '.join(SUFFIXES)}, got {path.name!r}")
     if suffix == ".parquet":
         return _parquet(path)
-    return _json(path, text(path), known) if suffix == ".json" else list(_objects(path, text(path)))
+    return (
+        _json(path, read_text(path), known)
+        if suffix == ".json"
+        else list(_objects(path, read_text(path)))
+    )
 
 
-def text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The text of a file: UTF-8, or what its byte-order mark says. Raises BadTable for
     other encodings and NUL."""
     try:
@@ -84,9 +88,9 @@ def text(path: Path) -> str:
 # ------------------------------------------------------------------------------------------------
 
 
-def _separated(path: Path, known: Known, note: Note) -> Iterator[Entry]:
+def _separated(path: Path, known: IsHeader, note: Note) -> Iterator[TableRow]:
     """Rows by the names in the first line. Rows of blank cells alone are left out."""
-    read = text(path)
+    read = read_text(path)
     usual = SEPARATORS[path.suffix.lower()]
     separator = next((sign for sign in usual if known(_header(path, read, sign))), usual[0])
     if separator != usual[0]:
@@ -97,7 +101,7 @@ def _separated(path: Path, known: Known, note: Note) -> Iterator[Entry]:
         for row in _records(path, read, separator, spaced)
         if any(cell.strip() for cell in row[1])
     )
-    names = [meant(name) for name in next(rows, ("", []))[1]]
+    names = [unescape_formula(name) for name in next(rows, ("", []))[1]]
     _check_header(path, names)
     if "" in names:
         note(f"{path.name}: a column without a name is not read")
@@ -109,7 +113,11 @@ def _separated(path: Path, known: Known, note: Note) -> Iterator[Entry]:
             )
         yield (
             where,
-            {name: meant(cell) or None for name, cell in zip(names, cells, strict=True) if name},
+            {
+                name: unescape_formula(cell) or None
+                for name, cell in zip(names, cells, strict=True)
+                if name
+            },
         )
 
 
@@ -162,7 +170,7 @@ def _check_header(path: Path, names: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def _objects(path: Path, read: str) -> Iterator[Entry]:
+def _objects(path: Path, read: str) -> Iterator[TableRow]:
     """One object a line. Lines end with a line feed alone: U+2028 may stand inside a
     text."""
     for number, words in enumerate(read.split("\n"), 1):
@@ -181,7 +189,7 @@ def _objects(path: Path, read: str) -> Iterator[Entry]:
         yield f"line {number}", row
 
 
-def _json(path: Path, read: str, known: Known) -> list[Entry]:
+def _json(path: Path, read: str, known: IsHeader) -> list[TableRow]:
     """A list of objects, one object that maps paths to prompts, or one object a line."""
     try:
         found = _parsed(read)
@@ -233,7 +241,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path) -> list[Entry]:
+def _parquet(path: Path) -> list[TableRow]:
     """The rows of a Parquet file, without the row numbers that pandas keeps in it."""
     try:
         import pyarrow.parquet as parquet

@@ -25,7 +25,7 @@ import torch
 
 from vidrl.lookup import user_modules
 
-from .memory import MEMORY, is_out_of_memory, limit, reason
+from .memory import MEMORY, is_out_of_memory, limit_memory, out_of_memory_reason
 
 T = TypeVar("T")
 # seconds that a process has to import what it needs, on a machine that does much else
@@ -33,13 +33,13 @@ START = 300.0
 AHEAD = 8  # tasks a worker that may be done before their turn to be yielded: all that is kept
 
 
-class Failed(RuntimeError):
+class TaskFailed(RuntimeError):
     """The task itself raised, in code that is not vidrl's; the message holds the
     traceback."""
 
 
 @dataclass
-class Done(Generic[T]):
+class TaskResult(Generic[T]):
     """A task with its result, or the reason why there is none."""
 
     task: T
@@ -47,13 +47,13 @@ class Done(Generic[T]):
     why: str | None = None
 
 
-def each(
+def map_in_processes(
     function: Callable[[T], Any],
     tasks: Iterable[T],
     jobs: int,
     timeout: float | None = None,
     memory: int | None = MEMORY,
-) -> Iterator[Done[T]]:
+) -> Iterator[TaskResult[T]]:
     """`function(task)` of every task, in order, in `jobs` processes of one thread each.
 
     A process that dies, or takes longer than `timeout` seconds for a task, is replaced, and
@@ -81,10 +81,10 @@ class _Pool(Generic[T]):
         self.tasks = enumerate(chain(first, tasks))
         self.function, self.timeout, self.jobs = function, timeout, len(first)
         self.workers: list[_Worker[T]] = []
-        self.done: dict[int, Done[T]] = {}
+        self.done: dict[int, TaskResult[T]] = {}
         self.yielded = self.started = 0
 
-    def run(self) -> Iterator[Done[T]]:
+    def run(self) -> Iterator[TaskResult[T]]:
         while True:
             while self.yielded in self.done:
                 yield self.done.pop(self.yielded)
@@ -142,7 +142,9 @@ class _Pool(Generic[T]):
             worker.begin(self.timeout)
         else:
             number, task = worker.taken()
-            self.done[number] = Done(task, None, said) if word == "lost" else Done(task, said)
+            self.done[number] = (
+                TaskResult(task, None, said) if word == "lost" else TaskResult(task, said)
+            )
 
     def _drop(self, worker: _Worker[T], why: str | None) -> None:
         """End a worker; its task is done, for the reason `why`; None where it never came to
@@ -155,11 +157,11 @@ class _Pool(Generic[T]):
                 f"a worker process could not start (status {status}): a script that asks for jobs needs "
                 "`if __name__ == '__main__':` around what it does; or pass jobs=0 to see the error"
             )
-        self.done[number] = Done(task, None, why)
+        self.done[number] = TaskResult(task, None, why)
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def _interrupts_blocked() -> Iterator[None]:
     """Ctrl-C waits: a process that starts meanwhile inherits that, even while it imports,
     and we hear it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
@@ -180,7 +182,7 @@ class _Worker(Generic[T]):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
-        with user_modules.safe_path(), _deaf():
+        with user_modules.safe_path(), _interrupts_blocked():
             self.process.start()
         theirs.close()
         self.function, self.ready = function, False
@@ -259,7 +261,7 @@ def _serve(pipe: Connection, parent: int) -> None:
     pipe.send(("started", None))
     try:
         _, function, memory = pickle.loads(pipe.recv_bytes())
-        limit(memory)
+        limit_memory(memory)
         pipe.send(("ready", None))
         while True:
             pipe.send(_answer(function, pipe.recv()))
@@ -277,7 +279,7 @@ def _answer(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        why = reason(error)
+        why = out_of_memory_reason(error)
     gc.collect()  # what the error held
     return "lost", why
 
@@ -310,8 +312,8 @@ def _portable(error: Exception) -> Exception:
     try:
         copy = pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001  errors may hold anything
-        return Failed(text)
+        return TaskFailed(text)
     frames = traceback.extract_tb(error.__traceback__)
     package = Path(__file__).resolve().parent
     ours = bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(package)
-    return copy if ours or type(error).__module__.startswith("vidrl.") else Failed(text)
+    return copy if ours or type(error).__module__.startswith("vidrl.") else TaskFailed(text)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .atomic_file import new_file
 from .reading import import_av
-from .whole_file import replacing
 
 CODECS = {
     ".mp4": "libx264",
@@ -46,7 +46,7 @@ def write(path: str | os.PathLike[str], video: Tensor, fps: float, lossless: boo
     if path.suffix.lower() == STILL:
         return _picture(path, frames)
     import_av()
-    with replacing(path) as file:
+    with new_file(path) as file:
         _encode(file, path.suffix.lower(), frames, fps, lossless)
     return path
 
@@ -64,7 +64,7 @@ def _picture(path: Path, frames: np.ndarray) -> Path:
     """Write one frame (1, H, W, 3) as PNG."""
     import cv2
 
-    with replacing(path) as file:
+    with new_file(path) as file:
         file.write(cv2.imencode(STILL, np.ascontiguousarray(frames[0, ..., ::-1]))[1].tobytes())
     return path
 

@@ -11,7 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._serving.post import Again, Answer, Patience, Unreadable, address, post, private
+from .._serving.post import (
+    Answer,
+    Retryable,
+    RetryPolicy,
+    UnreadableAnswer,
+    is_private,
+    parse_address,
+    post,
+)
 
 LARGEST = 1 << 20  # bytes of an answer
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)  # the server may do better in a moment
@@ -45,7 +53,7 @@ class Endpoint:
     insecure: bool = False
 
     def __post_init__(self) -> None:
-        self.place = address(self.base_url, "base_url")
+        self.place = parse_address(self.base_url, "base_url")
         if not (self.timeout > 0 and self.retries >= 0 and self.wait >= 0):
             got = f"timeout={self.timeout}, retries={self.retries}, wait={self.wait}"
             raise ValueError(f"expected timeout above 0, retries and wait of 0 or more, got {got}")
@@ -58,10 +66,10 @@ class Endpoint:
     def __call__(self, payload: dict[str, Any]) -> str:
         """The text of the first choice. Raises NoAnswer."""
         body = json.dumps(payload).encode()
-        patience = Patience(self.timeout, self.retries, self.wait, self.longest, SPREAD)
+        policy = RetryPolicy(self.timeout, self.retries, self.wait, self.longest, SPREAD)
         try:
-            return text(patience.ask(lambda deadline: self._once(body, deadline), self.pause).body)
-        except Again as error:
+            return text(policy.call(lambda deadline: self._once(body, deadline), self.pause).body)
+        except Retryable as error:
             raise NoAnswer(str(error)) from None
 
     def _once(self, body: bytes, deadline: float) -> Answer:
@@ -78,14 +86,14 @@ class Endpoint:
                 proxies=True,
             )
         except TimeoutError:
-            raise Again(f"no answer within {self.timeout:g} s") from None
-        except Unreadable as error:
+            raise Retryable(f"no answer within {self.timeout:g} s") from None
+        except UnreadableAnswer as error:
             raise NoAnswer(str(error)) from None
         # refused, no such host, broken off, not HTTP
         except (OSError, http.client.HTTPException) as error:
-            raise Again(f"no connection: {type(error).__name__}") from None
+            raise Retryable(f"no connection: {type(error).__name__}") from None
         if said.status in AGAIN:
-            raise Again(f"the server answered {said.status}", said.after)
+            raise Retryable(f"the server answered {said.status}", said.after)
         if said.status != http.client.OK:
             raise NoAnswer(f"the server answered {said.status}")
         return said
@@ -106,7 +114,7 @@ class Endpoint:
 
     def _shown(self) -> str:
         """Why a key is not sent; empty where it may be."""
-        if self.insecure or private(self.place):
+        if self.insecure or is_private(self.place):
             return ""
         return (
             f'plain http would show the key in {self.key_from} to the network; say key_from="" to send none, '

@@ -13,40 +13,40 @@ import torch
 from torch import Tensor
 
 from ..base import Score
+from .printable import printable
 from .wire import unpack_score
-from .words import shown
 
 LONGEST_ERROR = 1 << 16  # bytes of the JSON of an error: more is not parsed
 NOT_FINITE = "unscored: the server's numbers for this clip are not finite"
 ANOTHER = "unscored: the answers about one batch are of different rewards: their {} differ"
 
 
-def read(said: bytes, clips: int, frames: int) -> Score | str:
+def read_answer(said: bytes, clips: int, frames: int) -> Score | str:
     """The score of an answer to so many clips of so many frames, or why it is none."""
     try:
         score = unpack_score(said)
     except ValueError as error:
         return f"unscored: the answer cannot be read: {error}"
-    if not fits(score, clips, frames):
+    if not has_size(score, clips, frames):
         return f"unscored: the answer is not of {clips} clips of {frames} frames"
-    return settled(score)
+    return unscore_nonfinite(score)
 
 
-def fits(score: Score, clips: int, frames: int) -> bool:
+def has_size(score: Score, clips: int, frames: int) -> bool:
     """Whether a score and its parts are of so many clips of so many frames."""
     curve = score.frames is None or score.frames.shape == (clips, frames)
     return (
         len(score.value) == clips
         and curve
-        and all(fits(part, clips, frames) for part in score.parts.values())
+        and all(has_size(part, clips, frames) for part in score.parts.values())
     )
 
 
-def settled(score: Score) -> Score:
+def unscore_nonfinite(score: Score) -> Score:
     """The score in which each clip has finite numbers and no reason, or NaN as its value
     and a reason.
 
-    >>> settled(Score(torch.tensor([1.0, torch.inf, 2.0]), why=[None, None, "unscored: dark"])).value
+    >>> unscore_nonfinite(Score(torch.tensor([1.0, torch.inf, 2.0]), why=[None, None, "unscored: dark"])).value
     tensor([1., nan, nan])
     """
     lost = ~_finite(score)
@@ -55,7 +55,7 @@ def settled(score: Score) -> Score:
         for reason, gone in zip(score.why, lost.tolist(), strict=True)
     ]
     lost |= torch.tensor([reason is not None for reason in why])
-    parts = {name: settled(part) for name, part in score.parts.items()}
+    parts = {name: unscore_nonfinite(part) for name, part in score.parts.items()}
     frames = None if score.frames is None else score.frames.masked_fill(lost[:, None], math.nan)
     slopes, adds = (
         {name: one.masked_fill(one.isinf(), math.nan) for name, one in named.items()}
@@ -76,7 +76,7 @@ def _finite(score: Score) -> Tensor:
     ).all(0)
 
 
-def complaint(status: int, said: bytes, url: str) -> str:
+def describe_refusal(status: int, said: bytes, url: str) -> str:
     """What a refusal says, in one line that is safe to show."""
     try:
         message = json.loads(said[:LONGEST_ERROR])["error"]
@@ -86,10 +86,10 @@ def complaint(status: int, said: bytes, url: str) -> str:
         message = "it redirects elsewhere, which is not followed; give the right address"
     if not isinstance(message, str):
         message = http.client.responses.get(status, "no reason that can be read")
-    return shown(f"{url or 'the scorer'} answered {status}: {message}")
+    return printable(f"{url or 'the scorer'} answered {status}: {message}")
 
 
-def joined(found: Sequence[Score | str], sizes: Sequence[tuple[int, int]]) -> Score:
+def join_scores(found: Sequence[Score | str], sizes: Sequence[tuple[int, int]]) -> Score:
     """One score of several pieces of a batch, of so many clips and frames each; a reason
     gives NaN.
 
@@ -109,11 +109,11 @@ def _piece(part: Score | str, told: Score | None, size: tuple[int, int]) -> Scor
     """The score of one piece, blank where it cannot stand in one batch with `told`."""
     if isinstance(part, str) or told is None:
         return _blank(size, [str(part)] * size[0])
-    differs = strange(part, told)
+    differs = first_difference(part, told)
     return _blank(size, [why or ANOTHER.format(differs) for why in part.why]) if differs else part
 
 
-def strange(score: Score, told: Score) -> str | None:
+def first_difference(score: Score, told: Score) -> str | None:
     """In what a score differs from another of the same reward, which it must not; None
     where in nothing."""
     facts = {
@@ -125,7 +125,11 @@ def strange(score: Score, told: Score) -> str | None:
         "curves": lambda one: one.frames is None,
     }
     differs = next((name for name, fact in facts.items() if fact(score) != fact(told)), None)
-    deeper = (strange(score.parts[name], part) for name, part in told.parts.items() if not differs)
+    deeper = (
+        first_difference(score.parts[name], part)
+        for name, part in told.parts.items()
+        if not differs
+    )
     return differs or next((name for name in deeper if name), None)
 
 

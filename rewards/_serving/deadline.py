@@ -12,7 +12,7 @@ from typing import Any
 LONGEST = 1e6  # seconds: what every operating system takes as the timeout of a socket
 
 
-class Clocked(io.RawIOBase):
+class DeadlineSocket(io.RawIOBase):
     """A connected socket all of whose reads and writes end by `deadline`, a time of
     `time.monotonic()`.
 
@@ -23,9 +23,9 @@ class Clocked(io.RawIOBase):
 
     >>> near, far = socket.socketpair()
     >>> far.sendall(b"ab")
-    >>> Clocked(near, time.monotonic() + 1.0).makefile().read(2)
+    >>> DeadlineSocket(near, time.monotonic() + 1.0).makefile().read(2)
     b'ab'
-    >>> Clocked(near, time.monotonic() - 1.0).makefile().read(2)
+    >>> DeadlineSocket(near, time.monotonic() - 1.0).makefile().read(2)
     Traceback (most recent call last):
     TimeoutError: the deadline is past
     >>> near.close(), far.close()
@@ -41,14 +41,14 @@ class Clocked(io.RawIOBase):
 
     def readinto(self, space: Any) -> int:
         """Some bytes into `space`, and how many; 0 at the end."""
-        self.sock.settimeout(left(self.deadline))
+        self.sock.settimeout(seconds_left(self.deadline))
         return self.sock.recv_into(space)
 
     def sendall(self, data: Any) -> None:
         """All bytes of `data`."""
         view = memoryview(data)
         while view:
-            self.sock.settimeout(left(self.deadline))
+            self.sock.settimeout(seconds_left(self.deadline))
             view = view[self.sock.send(view) :]
 
     def makefile(self, mode: str = "rb", buffering: int = -1) -> io.BufferedReader:
@@ -59,7 +59,7 @@ class Clocked(io.RawIOBase):
         """Nothing."""
 
 
-def left(deadline: float) -> float:
+def seconds_left(deadline: float) -> float:
     """The seconds until `deadline`. Raises TimeoutError where none are left."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:

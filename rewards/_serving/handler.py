@@ -16,7 +16,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
-from .deadline import Clocked
+from .deadline import DeadlineSocket
 
 if TYPE_CHECKING:
     from .serve import Server
@@ -51,7 +51,7 @@ class Refused(Exception):
         return json.dumps({"status": self.status, "error": str(self)}).encode()
 
 
-class _Incoming(Clocked):
+class _Incoming(DeadlineSocket):
     """The bytes of one client, of which at most `allowed` come until `deadline`; Refused
     where it sends otherwise."""
 
@@ -78,7 +78,7 @@ class _Incoming(Clocked):
         return count
 
 
-class Handler(BaseHTTPRequestHandler):
+class ConnectionHandler(BaseHTTPRequestHandler):
     """The requests of one connection, one after the other."""
 
     server: Server
@@ -107,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
         """One request. A fault of the server's own is told to the client, and its traceback
         stands on the server."""
         self.unread, self.incoming.heard = True, False
-        self.server.stranger(self.connection)
+        self.server.mark_unauthenticated(self.connection)
         self.incoming.limit(PATIENCE, LONGEST_HEADER)
         try:
             super().handle_one_request()
@@ -134,8 +134,8 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(
                 413, f"expected at most {self.server.largest} bytes, got {length}: send fewer clips"
             )
-        with self.server.room.held(length):
-            answer = self.server.desk.answer(self._body(length))
+        with self.server.budget.reserve(length):
+            answer = self.server.reward_handler.answer(self._body(length))
         self._say(200, "application/octet-stream", answer)
 
     def do_GET(self) -> None:
@@ -145,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
         self._say(
             200,
             "application/json",
-            json.dumps({"reward": type(self.server.desk.reward).__name__}).encode(),
+            json.dumps({"reward": type(self.server.reward_handler.reward).__name__}).encode(),
         )
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -169,10 +169,10 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(
                 401, "expected the header 'Authorization: Bearer TOKEN' with the server's token"
             )
-        self.server.known(self.connection)
+        self.server.mark_authenticated(self.connection)
         if self.path != path:
             raise Refused(404, ASKED)
-        length = announced(self.headers.get_all, needed)
+        length = content_length(self.headers.get_all, needed)
         self.unread = length > 0
         return length
 
@@ -224,11 +224,11 @@ class Handler(BaseHTTPRequestHandler):
                 pass
 
 
-def announced(headers: Callable[[str], list[str] | None], needed: bool = True) -> int:
+def content_length(headers: Callable[[str], list[str] | None], needed: bool = True) -> int:
     """The Content-Length that `headers(name)` give; 0 where there is none and none is
     needed. Raises Refused.
 
-    >>> announced({"Content-Length": ["12"]}.get)
+    >>> content_length({"Content-Length": ["12"]}.get)
     12
     """
     lengths, chunked = headers("Content-Length") or [], headers("Transfer-Encoding")
@@ -248,7 +248,7 @@ def announced(headers: Callable[[str], list[str] | None], needed: bool = True) -
     return int(text[-18:]) if not text[:-18].strip("0") else sys.maxsize
 
 
-def full() -> bytes:
+def overload_answer() -> bytes:
     """The answer of a server that has no place for one more connection."""
     error = Refused(503, f"all places of the server are taken: come again in {AGAIN_IN} s")
     head = (

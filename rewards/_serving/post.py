@@ -20,12 +20,12 @@ from typing import TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from .deadline import Clocked, left
-from .words import shown
+from .deadline import DeadlineSocket, seconds_left
+from .printable import printable
 
 PORTS = {"http": 80, "https": 443}
 PIECE = 1 << 16  # bytes read at once
-Told = TypeVar("Told")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Answer:
     after: float | None = None
 
 
-class Unreadable(Exception):
+class UnreadableAnswer(Exception):
     """An answer that is not read to its end: too long, or compressed."""
 
 
-class Again(Exception):
+class Retryable(Exception):
     """A failure that another try may mend; `after` is how many seconds the server asks to
     wait."""
 
@@ -52,7 +52,7 @@ class Again(Exception):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long and how often a server is asked.
 
     Each try has `timeout` seconds, from the first byte sent to the last byte read.
@@ -69,7 +69,7 @@ class Patience:
     longest: float = 30.0
     spread: float = 0.0
 
-    def ask(self, once: Callable[[float], Told], pause: Callable[[float], None]) -> Told:
+    def call(self, once: Callable[[float], T], pause: Callable[[float], None]) -> T:
         """What `once(deadline)` gives, called again where it raises Again. Raises Again
         where no try is left."""
         waits = [
@@ -79,27 +79,29 @@ class Patience:
         for trial, wait in enumerate([*waits, math.inf], 1):
             try:
                 return once(min(end, time.monotonic() + self.timeout))
-            except Again as error:
+            except Retryable as error:
                 if trial > self.retries:
-                    raise Again(f"{error} ({trial} {'try' if trial == 1 else 'tries'})") from None
+                    raise Retryable(
+                        f"{error} ({trial} {'try' if trial == 1 else 'tries'})"
+                    ) from None
                 pause(self._pause(wait, error, end))
         raise AssertionError("unreachable")
 
-    def _pause(self, wait: float, error: Again, end: float) -> float:
+    def _pause(self, wait: float, error: Retryable, end: float) -> float:
         """The seconds before the next try. Raises Again where the server asks for more than
         are left until `end`."""
         asked, spare = error.after or 0.0, end - time.monotonic()
         if asked >= spare:
             told = f"it asks to wait {asked:g} s, which is longer than timeout and retries allow"
-            raise Again(f"{error}; {told if asked else 'no time is left for another try'}")
+            raise Retryable(f"{error}; {told if asked else 'no time is left for another try'}")
         return max(min(wait * (1 + self.spread * random.random()), self.longest, spare), asked)
 
 
-def address(url: str, what: str) -> SplitResult:
+def parse_address(url: str, what: str) -> SplitResult:
     """The parts of a server's address, which the option `what` gives; raises ValueError for
     one of no web server.
 
-    >>> address("http://127.0.0.1:8300/v1/", "url").port
+    >>> parse_address("http://127.0.0.1:8300/v1/", "url").port
     8300
     """
     want = f"expected {what} to be like http://127.0.0.1:8300 or https://scorer.example"
@@ -121,11 +123,13 @@ def address(url: str, what: str) -> SplitResult:
     return parts
 
 
-def local(host: str) -> bool:
+def is_local_host(host: str) -> bool:
     """Whether a host is this machine's own.
 
-    >>> local("127.0.0.1"), local("::1"), local("localhost"), local("0.0.0.0"), local("example.org"), local("")
-    (True, True, True, False, False, False)
+    >>> [is_local_host(host) for host in ("127.0.0.1", "::1", "localhost")]
+    [True, True, True]
+    >>> [is_local_host(host) for host in ("0.0.0.0", "example.org", "")]
+    [False, False, False]
     """
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -133,10 +137,10 @@ def local(host: str) -> bool:
         return False
 
 
-def private(place: SplitResult) -> bool:
+def is_private(place: SplitResult) -> bool:
     """Whether nobody on the network between can read what is sent: https, or a server on
     this machine."""
-    return place.scheme == "https" or local(place.hostname or "")
+    return place.scheme == "https" or is_local_host(place.hostname or "")
 
 
 def post(
@@ -164,14 +168,14 @@ def post(
             place.hostname or "", place.port or PORTS[place.scheme]
         )
         connection.default_port = PORTS[place.scheme]  # which the header Host leaves out
-        connection.sock = Clocked(sock, deadline)  # type: ignore[assignment]
+        connection.sock = DeadlineSocket(sock, deadline)  # type: ignore[assignment]
         with suppress(
             BrokenPipeError, ConnectionResetError
         ):  # a refusal may come before all is sent
             connection.request("POST", f"{place.path.rstrip('/')}{path}", body, dict(headers))
         said = connection.getresponse()
         if said.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-            raise Unreadable("the answer is compressed, which was not asked for")
+            raise UnreadableAnswer("the answer is compressed, which was not asked for")
         return Answer(
             said.status, _whole(said, largest), retry_after(said.headers.get("Retry-After", ""))
         )
@@ -203,7 +207,7 @@ def _whole(said: http.client.HTTPResponse, largest: int) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > largest:
-            raise Unreadable(f"the answer is longer than {largest} bytes")
+            raise UnreadableAnswer(f"the answer is longer than {largest} bytes")
     return b"".join(pieces)
 
 
@@ -217,7 +221,7 @@ def _reached(place: SplitResult, deadline: float, proxies: bool) -> socket.socke
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     try:
-        sock.settimeout(left(deadline))  # of the whole handshake
+        sock.settimeout(seconds_left(deadline))  # of the whole handshake
         return context.wrap_socket(sock, server_hostname=host)
     except BaseException:
         sock.close()
@@ -234,7 +238,7 @@ def _dialled(host: str, port: int, deadline: float) -> socket.socket:
     for family, kind, protocol, _, at in places:
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(left(deadline))
+            sock.settimeout(seconds_left(deadline))
             sock.connect(at)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
@@ -257,7 +261,7 @@ def _tunnel(proxy: str, host: str, port: int, deadline: float) -> socket.socket:
     sock = _dialled(parts.hostname, parts.port or PORTS["http"], deadline)
     try:
         connection = http.client.HTTPConnection(host, port)
-        connection.sock = Clocked(sock, deadline)  # type: ignore[assignment]
+        connection.sock = DeadlineSocket(sock, deadline)  # type: ignore[assignment]
         connection.request(
             "CONNECT", f"[{host}]:{port}" if ":" in host else f"{host}:{port}", headers=headers
         )
@@ -270,6 +274,6 @@ def _tunnel(proxy: str, host: str, port: int, deadline: float) -> socket.socket:
         raise
 
 
-def failure(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """What went wrong with a connection, in one line that is safe to show."""
-    return shown(f"{type(error).__name__}: {error}")
+    return printable(f"{type(error).__name__}: {error}")

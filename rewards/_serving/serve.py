@@ -35,9 +35,10 @@ import torch
 
 from .._scoring.plain import as_reward
 from ..base import Reward
-from .handler import Handler, Refused, full
-from .places import Places, Room
-from .post import local
+from .handler import ConnectionHandler, Refused, overload_answer
+from .limits import ByteBudget, ConnectionLimit
+from .post import is_local_host
+from .printable import printable
 from .wire import (
     CODES,
     DTYPES,
@@ -48,16 +49,15 @@ from .wire import (
     unpack_samples,
     unpack_score,
 )
-from .words import shown
 
 __all__ = [
     "CODES",
     "DTYPES",
-    "Desk",
+    "RewardHandler",
     "Refused",
     "Server",
     "TOKEN_ENV",
-    "local",
+    "is_local_host",
     "main",
     "make_server",
     "pack",
@@ -122,7 +122,7 @@ def make_server(
     encrypted, so put a TLS proxy or an SSH tunnel in front of one that others reach. Raises
     ValueError for another host, or a token of fewer than 16 characters.
     """
-    if not expose and not local(host):
+    if not expose and not is_local_host(host):
         raise ValueError(
             f"expected a host of this machine such as 127.0.0.1, got {host!r}: others could reach it and nothing is "
             f"encrypted; reach it through an SSH tunnel, or say expose=True"
@@ -133,14 +133,14 @@ def make_server(
             f"expected a token of at least {LEAST_TOKEN} ASCII characters, got one of {len(secret)}"
         )
     try:
-        return Server((host, port), Desk(reward, device), secret, largest)
+        return Server((host, port), RewardHandler(reward, device), secret, largest)
     except (OSError, OverflowError) as error:
         raise ValueError(
             f"expected a free port, 1 to 65535, of {host}, or 0 for any, got {port}: {error}"
         ) from error
 
 
-class Desk:
+class RewardHandler:
     """A reward that answers the bytes of requests with those of answers, one at a time."""
 
     def __init__(self, reward: Reward, device: str = "cpu") -> None:
@@ -161,7 +161,7 @@ class Desk:
             try:
                 samples = unpack_samples(body)
             except ValueError as error:
-                raise Refused(400, shown(str(error))) from None
+                raise Refused(400, printable(str(error))) from None
             try:
                 return pack_score(self.reward(samples.to(self.device)))
             except Exception as error:
@@ -180,34 +180,36 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], desk: Desk, token: str, largest: int) -> None:
+    def __init__(
+        self, address: tuple[str, int], reward_handler: RewardHandler, token: str, largest: int
+    ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.places, self.room = Places(CONNECTIONS), Room(2 * largest)
-        self.desk, self.token, self.largest = desk, token, largest
-        super().__init__(address, Handler)
+        self.connections, self.budget = ConnectionLimit(CONNECTIONS), ByteBudget(2 * largest)
+        self.reward_handler, self.token, self.largest = reward_handler, token, largest
+        super().__init__(address, ConnectionHandler)
 
     def server_activate(self) -> None:
         """The operating system keeps as many clients waiting as there are places; Python
         asks for five."""
         self.socket.listen(CONNECTIONS)
 
-    def stranger(self, sock: socket.socket) -> None:
+    def mark_unauthenticated(self, sock: socket.socket) -> None:
         """A connection that has not shown the token with its next request yet."""
-        self.places.strangers.setdefault(sock, time.monotonic())
+        self.connections.unauthenticated.setdefault(sock, time.monotonic())
 
-    def known(self, sock: socket.socket) -> None:
+    def mark_authenticated(self, sock: socket.socket) -> None:
         """A connection that has shown the token."""
-        self.places.strangers.pop(sock, None)
+        self.connections.unauthenticated.pop(sock, None)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for a connection, or the answer that all places are taken."""
-        if not self.places.take():
-            self.places.turn_away(request, full())
+        if not self.connections.admit():
+            self.connections.reject(request, overload_answer())
             return
         try:
             super().process_request(request, client_address)
         except BaseException:
-            self.places.give(request)
+            self.connections.release(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -215,16 +217,16 @@ class Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.places.give(request)
+            self.connections.release(request)
 
     def service_actions(self) -> None:
         """What `serve_forever` calls between two connections."""
-        self.places.sweep()
+        self.connections.close_rejected()
 
     def server_close(self) -> None:
         """No more connections."""
         super().server_close()
-        self.places.sweep(0)
+        self.connections.close_rejected(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..base import Samples, Score
-from .words import shown
+from .printable import printable
 
 DTYPES = {
     "U8": torch.uint8,
@@ -103,7 +103,7 @@ def _parsed(text: bytes, what: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"{FORMAT}: {what} is nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"{FORMAT}: {what} cannot be read: {shown(str(error), 100)}") from None
+        raise ValueError(f"{FORMAT}: {what} cannot be read: {printable(str(error), 100)}") from None
     if not isinstance(found, dict):
         raise ValueError(
             f"{FORMAT}: expected {what} to be a JSON object, got {type(found).__name__}"
@@ -127,13 +127,13 @@ def _metadata(told: Any) -> dict[str, Any]:
 
 def _entry(name: str, told: Any) -> _Entry:
     """What a header says of one tensor."""
-    it = f"{FORMAT}: of the tensor {shown(name, 40)!r} expected"
+    it = f"{FORMAT}: of the tensor {printable(name, 40)!r} expected"
     if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{it} dtype, shape and data_offsets")
     dtype = DTYPES.get(told["dtype"]) if isinstance(told["dtype"], str) else None
     if dtype is None:
         got = (
-            repr(shown(told["dtype"], 40))
+            repr(printable(told["dtype"], 40))
             if isinstance(told["dtype"], str)
             else type(told["dtype"]).__name__
         )
@@ -210,7 +210,7 @@ def unpack_samples(body: bytes | bytearray) -> Samples:
     strange = [name for name in tensors if name not in ("video", "reference")]
     if strange:
         raise ValueError(
-            f"expected the tensors 'video' and 'reference' alone, got {shown(strange[0], 40)!r} too"
+            f"expected the tensors 'video' and 'reference' alone, got {printable(strange[0], 40)!r} too"
         )
     clips, frames = tensors["video"].shape[:2]
     if clips * frames > MOST_FRAMES:
@@ -306,7 +306,7 @@ def _numbers(
     """A tensor of an answer, of a shape in which None is any size; numbers of 16 bits come
     as float32."""
     if name not in tensors:
-        raise ValueError(f"expected a tensor {shown(name, 60)!r}, got none")
+        raise ValueError(f"expected a tensor {printable(name, 60)!r}, got none")
     found = tensors[name]
     fits = (
         shape is None
@@ -321,7 +321,7 @@ def _numbers(
         )
         got = f"{found.dtype} of the shape {tuple(found.shape)}"
         raise ValueError(
-            f"expected {shown(name, 60)!r} to be floating point numbers{want}, got {got}"
+            f"expected {printable(name, 60)!r} to be floating point numbers{want}, got {got}"
         )
     return found.float() if found.dtype.itemsize == 2 else found
 
@@ -356,4 +356,4 @@ def _reasons(facts: Mapping[str, Any], clips: int) -> list[str | None]:
         or not all(one is None or isinstance(one, str) for one in why)
     ):
         raise ValueError("expected why to have a reason or null for each clip")
-    return [None if not reason else shown(reason) for reason in why]
+    return [None if not reason else printable(reason) for reason in why]

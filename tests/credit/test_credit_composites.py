@@ -228,13 +228,13 @@ def test_per_part_of_a_composite_with_a_gate_is_refused():
 
 def test_what_parts_add_survives_batches_and_the_wire():
     from vidrl.rewards._serving.wire import pack_score, unpack_score
-    from vidrl.rewards.http_scorer import joined, to_device
+    from vidrl.rewards.http_scorer import join_scores, to_device
 
     given = {name: curve.float() for name, curve in curves().items()}
     score = made(given, bands={"clip": (0.5, 0.6)})
     for other in (
         join([score, score]),
-        joined([score, score], [(4, 9), (4, 9)]),
+        join_scores([score, score], [(4, 9), (4, 9)]),
         to_device(score, torch.device("cpu")),
         unpack_score(pack_score(score)),
     ):

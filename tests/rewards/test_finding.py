@@ -11,7 +11,7 @@ import torch
 
 from vidrl import cli
 from vidrl.rewards import Samples, score_files, video
-from vidrl.rewards._files.finding import inside, left_out
+from vidrl.rewards._files.finding import clips_in, skipped_media
 from vidrl.rewards.flicker import Flicker
 
 cv2 = pytest.importorskip("cv2")
@@ -56,7 +56,7 @@ def test_a_folder_of_numbered_pictures_is_one_clip(tmp_path):
 )
 def test_what_usually_lies_beside_pictures_hides_no_film(tmp_path, name):
     (film(tmp_path / "a") / name).write_text("x")
-    assert inside(tmp_path) == [tmp_path / "a"]
+    assert clips_in(tmp_path) == [tmp_path / "a"]
 
 
 def test_pictures_that_are_no_film_are_left_out_by_name(tmp_path, capsys):
@@ -65,7 +65,7 @@ def test_pictures_that_are_no_film_are_left_out_by_name(tmp_path, capsys):
     picture(tmp_path / "mixed" / "thumb.png", CLIP[0])
     (tmp_path / "code.ts").write_text("export const a = 1\n")
     (tmp_path / "notes.txt").write_text("x")
-    assert inside(tmp_path) == [tmp_path / "a.mp4"] and len(left_out(tmp_path)) == 7
+    assert clips_in(tmp_path) == [tmp_path / "a.mp4"] and len(skipped_media(tmp_path)) == 7
     assert cli.main(["score", str(tmp_path), "--reward", "flicker", "--jobs", "0"]) == 0
     said = capsys.readouterr()
     assert (

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from vidrl.rewards import Samples, Score
-from vidrl.rewards._serving.post import Again, Patience, retry_after
+from vidrl.rewards._serving.post import Retryable, RetryPolicy, retry_after
+from vidrl.rewards._serving.printable import printable
 from vidrl.rewards._serving.wire import pack, pack_score
-from vidrl.rewards._serving.words import shown
 from vidrl.rewards.http_scorer import HttpScorer
 from vidrl.rewards.judge import Judge
 
@@ -207,13 +207,13 @@ def test_odd_retry_after_neither_raises_nor_keeps_the_client(after, client):
 
 
 def test_a_wait_that_the_server_asks_for_is_kept():
-    waits, answers = [], [Again("busy", 3.0), Again("busy", 100.0)]
+    waits, answers = [], [Retryable("busy", 3.0), Retryable("busy", 100.0)]
 
     def once(deadline):
         raise answers.pop(0)
 
-    with pytest.raises(Again, match="asks to wait 100 s, which is longer"):
-        Patience(timeout=5.0, retries=2, wait=0.5).ask(once, waits.append)
+    with pytest.raises(Retryable, match="asks to wait 100 s, which is longer"):
+        RetryPolicy(timeout=5.0, retries=2, wait=0.5).call(once, waits.append)
     assert waits == [3.0]
 
 
@@ -363,7 +363,7 @@ def test_reasons_of_a_server_are_printable():
     said = pack(VALUE, facts(why=["unscored: \x1b[2J\r\nfine", None]))
     score = HttpScorer(transport=lambda body: (200, said))(samples())
     assert score.why == ["unscored: \\x1b[2J fine", None]
-    assert shown("\ud800\u200b").isprintable() and len(shown("x" * 10_000)) < 510
+    assert printable("\ud800\u200b").isprintable() and len(printable("x" * 10_000)) < 510
 
 
 @pytest.mark.parametrize(

@@ -300,14 +300,14 @@ def test_a_server_that_is_down_is_nan_with_the_reason(flicker):
 
 def test_what_a_moment_cures_is_asked_again_and_what_does_not_is_not(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: waited.append(seconds))
-    desk, waited = wire.Desk(VbenchTemporalFlickering()), []
+    handler, waited = wire.RewardHandler(VbenchTemporalFlickering()), []
 
     def after(failures):
         def transport(body):
             fault = failures.pop(0) if failures else None
             if isinstance(fault, Exception):
                 raise fault
-            return (fault, b"{}") if fault else desk.respond(body)
+            return (fault, b"{}") if fault else handler.respond(body)
 
         return transport
 
@@ -323,11 +323,11 @@ def test_what_a_moment_cures_is_asked_again_and_what_does_not_is_not(monkeypatch
 
 
 def test_one_failed_request_leaves_the_other_clips_their_scores():
-    desk, calls = wire.Desk(default()), []
+    handler, calls = wire.RewardHandler(default()), []
 
     def transport(body):
         calls.append(1)
-        return (500, b'{"error": "no"}') if len(calls) == 2 else desk.respond(body)
+        return (500, b'{"error": "no"}') if len(calls) == 2 else handler.respond(body)
 
     score = HttpScorer(transport=transport, chunk=1)(samples(clips(3, 6)))
     assert score.value.isnan().tolist() == [False, True, False]
@@ -403,7 +403,7 @@ def test_the_format_is_that_of_safetensors():
     body = library.save({"video": video}, {"vidrl": json.dumps({"prompts": ["", ""], "fps": 8.0})})
     got = wire.unpack_samples(body)
     assert torch.equal(got.video, video) and got.fps == 8.0
-    status, said = wire.Desk(VbenchTemporalFlickering()).respond(body)
+    status, said = wire.RewardHandler(VbenchTemporalFlickering()).respond(body)
     assert status == 200
     assert torch.equal(library.load(said)["value"], VbenchTemporalFlickering()(got).value)
 

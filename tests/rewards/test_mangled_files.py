@@ -16,7 +16,7 @@ import torch
 
 from vidrl.rewards import score_files, video
 from vidrl.rewards._files import score_files as clip_scores
-from vidrl.rewards._files.workers import each
+from vidrl.rewards._files.workers import map_in_processes
 from vidrl.rewards.frame_quality import FrameQuality
 from vidrl.synthetic import world
 
@@ -256,7 +256,9 @@ def test_five_hundred_mangled_files(tmp_path):
     paths += [tmp_path / "pipe.mp4", tmp_path / "folder.mp4", tmp_path / "nowhere.mp4"]
     fds = psutil.Process().num_fds()
     done = list(
-        each(functools.partial(probed, rewards={"q": FrameQuality()}), paths, jobs=2, timeout=LIMIT)
+        map_in_processes(
+            functools.partial(probed, rewards={"q": FrameQuality()}), paths, jobs=2, timeout=LIMIT
+        )
     )
     assert [one.task for one in done] == paths and psutil.Process().num_fds() <= fds + 2
     ended = [(one.task.name, one.why) for one in done if one.why]

@@ -230,14 +230,16 @@ def test_score_and_bench_read_the_same_prompts_of_a_table(case, tmp_path):
     name, text, wanted = UNDERSTOOD[case]
     file = made(tmp_path, name, text)
     assert {row.path: row.prompt for row in manifest.read(file)} == wanted
-    assert manifests.read(file) == {tmp_path / path: prompt for path, prompt in wanted.items()}
+    assert manifests.read_prompts(file) == {
+        tmp_path / path: prompt for path, prompt in wanted.items()
+    }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_a_table_cannot_tell_is_refused_by_both_with_its_place(case, tmp_path):
     name, text, said = REFUSED[case]
     file = made(tmp_path, name, text)
-    for read in (manifest.read, manifests.read):
+    for read in (manifest.read, manifests.read_prompts):
         with pytest.raises(BadTable, match=f"(?s){said}"):
             read(file)
 
@@ -255,7 +257,7 @@ def test_what_a_table_cannot_tell_is_refused_by_both_with_its_place(case, tmp_pa
 )
 def test_what_was_forgiven_is_told(text, said, tmp_path):
     heard = []
-    manifests.rows(made(tmp_path, "prompts.csv", text), heard.append)
+    manifests.read_rows(made(tmp_path, "prompts.csv", text), heard.append)
     assert [said in note for note in heard].count(True) == 1
     (tmp_path / "0.mp4").touch()
     assert any(said in note for note in items.find([tmp_path]).notes)
@@ -280,13 +282,16 @@ def test_a_row_says_the_line_that_it_begins_on(tmp_path):
 
 @pytest.mark.parametrize("text", ["a dog\na cat\n\n\n", "a dog\r\na cat\r\n", "a dog\n a cat"])
 def test_lines_of_text_in_order_without_blank_ones_at_the_end(text, tmp_path):
-    assert manifests.read(made(tmp_path, "p.txt", text)) == ["a dog", "a cat"]
-    assert manifests.read(made(tmp_path, "p.txt", "a\u2028b\x0bc\nd")) == ["a\u2028b\x0bc", "d"]
+    assert manifests.read_prompts(made(tmp_path, "p.txt", text)) == ["a dog", "a cat"]
+    assert manifests.read_prompts(made(tmp_path, "p.txt", "a\u2028b\x0bc\nd")) == [
+        "a\u2028b\x0bc",
+        "d",
+    ]
 
 
 @pytest.mark.parametrize("name", ["p.yaml", "p.csv.gz", "p.xlsx"])
 def test_a_file_of_another_kind_is_no_list_of_prompts(name, tmp_path):
-    for read in (manifest.read, manifests.read):
+    for read in (manifest.read, manifests.read_prompts):
         with pytest.raises(BadTable, match=r"expected .* table ending in .csv"):
             read(made(tmp_path, name, "a dog\n"))
 
@@ -335,7 +340,7 @@ def test_a_table_that_names_some_files_serves_the_others_without_a_prompt(tmp_pa
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).touch()
     table = {tmp_path / "a.mp4": "a dog"}
-    assert manifests.match([tmp_path], table) == (
+    assert manifests.match_prompts([tmp_path], table) == (
         [tmp_path / "a.mp4", tmp_path / "b.mp4"],
         {str(tmp_path / "a.mp4"): "a dog", str(tmp_path / "b.mp4"): ""},
     )
@@ -346,7 +351,9 @@ def test_a_table_that_names_none_of_the_files_says_which_it_names(tmp_path):
     (tmp_path / "clips" / "a.mp4").touch()
     (tmp_path / "other.csv").write_text("path,prompt\nelsewhere/a.mp4,a dog\n")
     with pytest.raises(ValueError, match="rows of other files, the first of .*elsewhere"):
-        manifests.match([tmp_path / "clips"], manifests.read(tmp_path / "other.csv"))
+        manifests.match_prompts(
+            [tmp_path / "clips"], manifests.read_prompts(tmp_path / "other.csv")
+        )
     # another set may have the rows
     (note,) = items.find([tmp_path / "clips"], tmp_path / "other.csv").notes
     assert "its rows are of other files, the first of" in note and "elsewhere" in note

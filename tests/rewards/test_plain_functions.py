@@ -15,7 +15,7 @@ from vidrl.bench.dims import Dim
 from vidrl.config import RewardSection
 from vidrl.rewards import Composite, Reward, Samples, Score, adapt, load, score
 from vidrl.rewards._scoring.plain import as_reward
-from vidrl.rewards._serving.serve import Desk
+from vidrl.rewards._serving.serve import RewardHandler
 from vidrl.rewards._serving.wire import pack_samples, unpack_score
 from vidrl.rewards.frame_quality import FrameQuality
 from vidrl.training.evaluate import build_reward
@@ -205,7 +205,7 @@ def test_every_face_takes_the_same_reward(name, mine):
         build_reward(RewardSection(name=named))(SAMPLES),
         as_part(SAMPLES),
         Dim("mine", named).build()(SAMPLES),
-        unpack_score(Desk(reward).answer(pack_samples(SAMPLES))),
+        unpack_score(RewardHandler(reward).answer(pack_samples(SAMPLES))),
         adapt.from_function(reward)(SAMPLES),
     ]
     for found in faces:
@@ -224,7 +224,7 @@ def test_every_face_takes_the_same_reward(name, mine):
     "take",
     [
         lambda fn: Composite({"fn": fn})(SAMPLES).value,
-        lambda fn: Desk(fn).reward(SAMPLES).value,
+        lambda fn: RewardHandler(fn).reward(SAMPLES).value,
         lambda fn: torch.tensor([row["value"]["reward"] for row in score(VIDEO, fn, fps=8.0)]),
         lambda fn: adapt.from_function(fn)(SAMPLES).value,
         lambda fn: torch.as_tensor(adapt.flow_grpo(fn, fps=8)(VIDEO, SAMPLES.prompts, [{}] * 4)[0]),

@@ -100,7 +100,7 @@ def test_a_long_pause_makes_no_frames_without_end():
 def test_a_picture_between_two_is_where_things_then_are():
     first, second = sliding([0.0, 0.1])
     middle = sliding([0.025])[0]
-    found = resampling.between(first, second, 0.25)
+    found = resampling.frame_between(first, second, 0.25)
     assert (found.float() - middle.float())[:, 4:-4, 8:-8].abs().mean() < 1.0
     assert (first.float() - middle.float())[:, 4:-4, 8:-8].abs().mean() > 5.0
 

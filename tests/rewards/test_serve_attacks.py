@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from vidrl.rewards import Reward, Samples
-from vidrl.rewards._serving import handler, places, serve, wire
-from vidrl.rewards._serving.places import Room
+from vidrl.rewards._serving import handler, limits, serve, wire
+from vidrl.rewards._serving.limits import ByteBudget
 from vidrl.rewards.flicker import Flicker
 
 TOKEN = "a token of these tests"
@@ -115,14 +115,14 @@ def test_memory_follows_the_bytes_that_came_and_not_those_announced(served):
     assert post(served, request())[0] == 200
     tracemalloc.start()
     socks = [opened(served, head(300_000_000) + b"ab") for _ in range(5)]
-    until(lambda: served.room.free <= 2 * served.largest - 5 * 300_000_000)
+    until(lambda: served.budget.free <= 2 * served.largest - 5 * 300_000_000)
     time.sleep(0.2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     for sock in socks:
         sock.close()
     assert peak < 30_000_000
-    until(lambda: served.room.free == 2 * served.largest)
+    until(lambda: served.budget.free == 2 * served.largest)
 
 
 @pytest.mark.parametrize("served", [{"largest": 1_000_000, "reward": Waits}], indirect=True)
@@ -134,23 +134,23 @@ def test_all_requests_together_hold_twice_the_largest(served):
     tracemalloc.start()
     with ThreadPoolExecutor(40) as pool:
         found = [pool.submit(post, served, body) for _ in range(40)]
-        until(lambda: served.room.free < len(body))
+        until(lambda: served.budget.free < len(body))
         time.sleep(0.5)
         held = tracemalloc.get_traced_memory()[1]
-        assert 0 <= served.room.free < len(body)
-        served.desk.reward.go.set()
+        assert 0 <= served.budget.free < len(body)
+        served.reward_handler.reward.go.set()
         assert [one.result()[0] for one in found] == [200] * 40
     tracemalloc.stop()
     assert held < 15_000_000
 
 
 def test_room_is_never_more_than_there_is():
-    room, most, taken = Room(100), [], [0]
+    budget, most, taken = ByteBudget(100), [], [0]
     lock = threading.Lock()
 
     def take(i):
         size = random.Random(i).randint(1, 100)
-        with room.held(size):
+        with budget.reserve(size):
             with lock:
                 taken[0] += size
                 most.append(taken[0])
@@ -160,7 +160,7 @@ def test_room_is_never_more_than_there_is():
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(take, range(200)))
-    assert len(most) == 200 and max(most) <= 100 and room.free == 100
+    assert len(most) == 200 and max(most) <= 100 and budget.free == 100
 
 
 def test_a_header_is_bounded(served):
@@ -224,11 +224,11 @@ def test_128_clients_at_once_lose_nothing(served):
 
 
 def test_more_connections_than_places_are_told_503_and_when_to_come_again(served, monkeypatch):
-    served.places = places.Places(3)
-    monkeypatch.setattr(places, "YOUNG", 60.0)
+    served.connections = limits.ConnectionLimit(3)
+    monkeypatch.setattr(limits, "YOUNG", 60.0)
     before = threading.active_count()
     socks = [opened(served, head(1000)) for _ in range(3)]
-    until(lambda: served.room.free <= 2 * served.largest - 3000)
+    until(lambda: served.budget.free <= 2 * served.largest - 3000)
     for size in (1, 30_000_000):  # the larger one is still being sent when it is refused
         with socket.create_connection(("127.0.0.1", served.server_port), timeout=20) as sock:
             with contextlib.suppress(OSError):
@@ -242,15 +242,15 @@ def test_more_connections_than_places_are_told_503_and_when_to_come_again(served
     assert threading.active_count() <= before + 3
     for sock in socks:
         sock.close()
-    until(lambda: served.places.left._value == 3)
+    until(lambda: served.connections.slots._value == 3)
     assert post(served, request())[0] == 200
 
 
 def test_connections_without_the_token_give_way(served, monkeypatch):
-    served.places = places.Places(4)
-    monkeypatch.setattr(places, "YOUNG", 0.1)
+    served.connections = limits.ConnectionLimit(4)
+    monkeypatch.setattr(limits, "YOUNG", 0.1)
     socks = [opened(served, b"POST /score HT") for _ in range(4)]
-    until(lambda: len(served.places.strangers) == 4)
+    until(lambda: len(served.connections.unauthenticated) == 4)
     time.sleep(0.2)
     assert post(served, request())[0] == 200
     for sock in socks:
@@ -358,12 +358,12 @@ def test_clients_that_break_off_leave_no_trace(served, capfd):
         served, b"POST /score HTTP/1.1\r\n" + BEARER + b"Content-Length: 99999999999\r\n\r\n"
     )
     sock.close()
-    until(lambda: served.places.left._value == serve.CONNECTIONS)
+    until(lambda: served.connections.slots._value == serve.CONNECTIONS)
     quiet(served, capfd)
 
 
 def test_a_fault_of_the_server_itself_is_told_and_traced(served, capfd, monkeypatch):
-    monkeypatch.setattr(served.desk, "answer", lambda body: 1 / 0)
+    monkeypatch.setattr(served.reward_handler, "answer", lambda body: 1 / 0)
     status, said, _ = post(served, request())
     assert status == 500 and "ZeroDivisionError" in json.loads(said)["error"]
     assert "ZeroDivisionError" in capfd.readouterr().err
@@ -381,5 +381,5 @@ def test_the_served_numbers_are_those_of_the_reward(served):
     status, said, _ = post(served, request(2))
     assert status == 200 and wire.unpack_score(said).value.tolist() == pytest.approx([0.2, 0.2])
     samples = Samples(torch.rand(1, 5, 3, 16, 16), [""], 8.0)
-    status, said = serve.Desk(Flicker()).respond(bytearray(wire.pack_samples(samples)))
+    status, said = serve.RewardHandler(Flicker()).respond(bytearray(wire.pack_samples(samples)))
     assert status == 200 and torch.equal(wire.unpack_score(said).value, Flicker()(samples).value)

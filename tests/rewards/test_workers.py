@@ -18,7 +18,7 @@ import torch
 from vidrl import cli
 from vidrl.rewards import score_files, video
 from vidrl.rewards._files import manifests
-from vidrl.rewards._files.workers import Failed, each
+from vidrl.rewards._files.workers import TaskFailed, map_in_processes
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.frame_quality import FrameQuality
 from vidrl.synthetic import world
@@ -57,7 +57,7 @@ def act(word):
 def test_what_dies_or_hangs_has_a_reason_and_the_rest_goes_on():
     tasks = ["threads", "signal 11", "sleep 60", "leave 3", "threads"]
     before = files()
-    done = list(each(act, iter(tasks), jobs=2, timeout=1.5))
+    done = list(map_in_processes(act, iter(tasks), jobs=2, timeout=1.5))
     assert [one.task for one in done] == tasks
     assert [one.why for one in done] == [
         None,
@@ -71,14 +71,16 @@ def test_what_dies_or_hangs_has_a_reason_and_the_rest_goes_on():
 
 
 def test_what_a_task_raises_is_raised_here():
-    with pytest.raises(Failed, match=r"(?s)Traceback.*in act.*KeyError: 'broken'"):
-        list(each(act, ["threads", "raise KeyError"], jobs=1))
+    with pytest.raises(TaskFailed, match=r"(?s)Traceback.*in act.*KeyError: 'broken'"):
+        list(map_in_processes(act, ["threads", "raise KeyError"], jobs=1))
     assert not children()
 
 
 @pytest.mark.slow
 def test_a_consumer_that_leaves_early_ends_the_workers():
-    rows = each(act, (f"pid {i}" for i in range(10**9)), jobs=1)  # lazily: few are taken ahead
+    rows = map_in_processes(
+        act, (f"pid {i}" for i in range(10**9)), jobs=1
+    )  # lazily: few are taken ahead
     assert int(next(rows).result) in children()
     rows.close()
     assert not children()
@@ -86,10 +88,10 @@ def test_a_consumer_that_leaves_early_ends_the_workers():
 
 def test_what_cannot_be_pickled_is_refused():
     with pytest.raises(ValueError, match="cannot be pickled.*define its class in a module"):
-        next(each(lambda task: task, [1], jobs=1))
+        next(map_in_processes(lambda task: task, [1], jobs=1))
     with pytest.raises(ValueError, match="jobs of 1 or more"):
-        next(each(act, [1], jobs=-1))
-    assert list(each(act, [], jobs=2)) == []
+        next(map_in_processes(act, [1], jobs=-1))
+    assert list(map_in_processes(act, [], jobs=2)) == []
 
 
 @pytest.fixture(scope="module")
@@ -280,12 +282,12 @@ def timed(folder, jobs):
 def test_a_bad_table_is_told_with_its_line(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=f"(?s){words}"):
-        manifests.read(tmp_path / name)
+        manifests.read_prompts(tmp_path / name)
 
 
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nothing\.csv"):
-        manifests.read(tmp_path / "nothing.csv")
+        manifests.read_prompts(tmp_path / "nothing.csv")
 
 
 def test_prompts_go_to_their_files(folder, tmp_path, monkeypatch):
@@ -295,17 +297,17 @@ def test_prompts_go_to_their_files(folder, tmp_path, monkeypatch):
             json.dumps({"path": str(folder / n), "prompt": f"p{n}"}) + "\n" for n in reversed(names)
         )
     )
-    table = manifests.read(tmp_path / "p.jsonl")
+    table = manifests.read_prompts(tmp_path / "p.jsonl")
     monkeypatch.chdir(folder.parent)
-    files, prompts = manifests.match([folder.name], table)  # the same files by another path
+    files, prompts = manifests.match_prompts([folder.name], table)  # the same files by another path
     assert [prompts[str(file)] for file in files] == [f"p{name}" for name in names]
-    assert [file.name for file in manifests.match([], table)[0]] == names[::-1]
-    files, prompts = manifests.match([folder], ["a", "b", "c", "d"])
+    assert [file.name for file in manifests.match_prompts([], table)[0]] == names[::-1]
+    files, prompts = manifests.match_prompts([folder], ["a", "b", "c", "d"])
     assert [prompts[str(file)] for file in files] == ["a", "b", "c", "d"]
     with pytest.raises(ValueError, match="expected 4 prompts.*got 2 lines"):
-        manifests.match([folder], ["a", "b"])
+        manifests.match_prompts([folder], ["a", "b"])
     with pytest.raises(ValueError, match="expected a table with a row for the files, got .*other"):
-        manifests.match([folder / "other.mp4"], table)
+        manifests.match_prompts([folder / "other.mp4"], table)
 
 
 # --- memory
@@ -323,10 +325,10 @@ def takes(megabytes):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory is Linux's")
 def test_a_task_that_needs_more_memory_than_a_worker_may_take_has_a_reason_and_the_rest_goes_on():
     tasks = [10, 600, -600, 10]
-    done = list(each(takes, tasks, jobs=1, memory=2**28))
+    done = list(map_in_processes(takes, tasks, jobs=1, memory=2**28))
     assert [one.result for one in done] == [10 * 2**20, None, None, 10 * 2**20]
     assert all(
         "more memory than the 0.25 GiB that one worker may take" in one.why for one in done[1:3]
     )
-    (free,) = each(takes, [400], jobs=1, memory=None)
+    (free,) = map_in_processes(takes, [400], jobs=1, memory=None)
     assert free.result == 400 * 2**20

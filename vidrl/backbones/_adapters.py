@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vidrl import lora
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 
 FIRST = "pytorch_lora_weights.safetensors"
 
@@ -35,7 +35,7 @@ def save(
     """Write the adapter of each trained network."""
     plain = {key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file.filling(folder) as private:
+    with atomic_file.new_files(folder) as private:
         for name in trained:
             prefix = f"{name}." if len(trained) > 1 else ""
             own_weights = {

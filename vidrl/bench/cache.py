@@ -23,8 +23,8 @@ from typing import Any
 
 from vidrl.bench import schema
 from vidrl.bench.protocol import digest
-from vidrl.rewards._files import whole_file
-from vidrl.rewards._files.media import instead_of_file
+from vidrl.rewards._files import atomic_file
+from vidrl.rewards._files.containers import describe_non_file
 
 FORMAT = 1
 INDEX = "files.json"
@@ -95,7 +95,7 @@ def write_atomic(path: Path, text: str) -> None:
     example \\udce9. A JSON text with that escape is read back as the same file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole_file.write(path, text.encode("utf-8", "backslashreplace"))
+    atomic_file.write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def key(clip: str, dim: str, protocol: str, **others: Any) -> str:
@@ -151,7 +151,7 @@ class Hashes:
             inside = [[one.name, self.of(one)] for one in sorted(file.iterdir()) if one.is_file()]
             return digest(inside, 16)
         if not file.is_file():  # to read a pipe would wait for ever
-            raise FileNotFoundError(f"expected a file, found {instead_of_file(file)} at {file}")
+            raise FileNotFoundError(f"expected a file, found {describe_non_file(file)} at {file}")
         name, now, known = os.path.abspath(file), file_stamp(file), self.remembered(file)
         if known and known[1:] == now:
             return str(known[0])

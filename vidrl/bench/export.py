@@ -28,7 +28,7 @@ from vidrl.bench.page.facts import (
     told,
     verdict,
 )
-from vidrl.rewards._files import safe_cells
+from vidrl.rewards._files import spreadsheet_cells
 
 ABOUT = (
     "set",
@@ -46,7 +46,7 @@ ABOUT = (
     "pixels",
     "bits",
 )
-FORMULA = safe_cells.FORMULA
+FORMULA = spreadsheet_cells.FORMULA
 MAX_SETS_COMPARED = 3  # sets whose differences follow the table; of more there are letters
 DIFFERENCE = ("difference", "95 % interval", "p (Holm)", "wins / ties / losses")
 SPECIAL = {
@@ -95,12 +95,12 @@ def csv(results: Results) -> str:
 
 def cell(value: Any) -> Any:
     r"""A cell that no spreadsheet runs and whose line ends end no row, see
-    `vidrl.rewards._files.safe_cells`.
+    `vidrl.rewards._files.spreadsheet_cells`.
 
     >>> cell("=cmd"), cell("\u200b@x"), cell("a\rb"), cell(-0.5), cell(None)
     ("'=cmd", "'\u200b@x", 'a\nb', -0.5, None)
     """
-    return safe_cells.cell(
+    return spreadsheet_cells.escape_formula(
         value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value
     )
 

@@ -27,8 +27,8 @@ from vidrl.bench.measure import _one_thread
 from vidrl.bench.pairing import pairing_rule
 from vidrl.bench.protocol import Protocol, digest
 from vidrl.bench.statistics import json_number
-from vidrl.rewards._files import whole_file
-from vidrl.rewards._files.workers import Done, each
+from vidrl.rewards._files import atomic_file
+from vidrl.rewards._files.workers import TaskResult, map_in_processes
 from vidrl.rewards.video import Unreadable
 
 Array = np.ndarray
@@ -239,7 +239,9 @@ def _encoded(
         encoder.try_out()
         encode.encoder = encoder
         done = (
-            each(encode, tasks, jobs, timeout, memory=None) if jobs else _encode_here(encode, tasks)
+            map_in_processes(encode, tasks, jobs, timeout, memory=None)
+            if jobs
+            else _encode_here(encode, tasks)
         )
         for said in progress(done, len(tasks)) if progress else done:
             found[said.task[1]] = said.result if said.why is None else f"not encoded: {said.why}"
@@ -248,10 +250,10 @@ def _encoded(
 
 def _encode_here(
     encode: Encode, tasks: Sequence[tuple[str, str]]
-) -> Iterator[Done[tuple[str, str]]]:
+) -> Iterator[TaskResult[tuple[str, str]]]:
     with _one_thread():
         for task in tasks:
-            yield Done(task, encode(task))
+            yield TaskResult(task, encode(task))
 
 
 def _features(
@@ -410,4 +412,4 @@ def _write(path: Path, features: Array) -> None:
     from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole_file.write(path, save({"features": np.ascontiguousarray(features)}))
+    atomic_file.write_bytes(path, save({"features": np.ascontiguousarray(features)}))

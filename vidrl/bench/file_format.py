@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrl.rewards._files.pictures import is_still
-from vidrl.rewards._files.reading import opened, without_covers
+from vidrl.rewards._files.reading import film_streams, open_container
 
 # by the names that ffmpeg has for them
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
@@ -46,8 +46,8 @@ def _by_header(path: Path) -> Format | None:
     """What PyAV reads in the header; `bytes` are those of the pictures, without sound,
     where the header states them."""
     try:
-        with opened(path) as container:
-            stream = without_covers(container)[0]
+        with open_container(path) as container:
+            stream = film_streams(container)[0]
             context, seconds = (
                 stream.codec_context,
                 float((stream.duration or 0) * (stream.time_base or 0)),

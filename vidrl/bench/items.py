@@ -96,15 +96,15 @@ def clip_files(source: Path, stills: bool = False) -> tuple[list[Path], list[str
 
     Numbered pictures are one film, or, if `stills`, pictures. Raises NoClips.
     """
-    from vidrl.rewards._files.finding import about_left_out, inside, left_out
+    from vidrl.rewards._files.finding import clips_in, describe_skipped, skipped_media
 
     if source.is_file():
         return [source], []
     if not source.is_dir():
         raise NoClips(f"expected a folder of videos or a video file at {source}, found nothing")
-    clips = [clip for clip in inside(source) if not (stills and clip.is_dir())]
+    clips = [clip for clip in clips_in(source) if not (stills and clip.is_dir())]
     if clips:
-        note = about_left_out(left_out(source), source)
+        note = describe_skipped(skipped_media(source), source)
         return clips, [note] if note else []
     there = sorted(
         path

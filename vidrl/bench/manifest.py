@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from vidrl.bench.cache import write_atomic
-from vidrl.rewards._files.manifests import Row, rows
-from vidrl.rewards._files.safe_cells import cell
-from vidrl.rewards._files.tables import BadTable, text
+from vidrl.rewards._files.manifests import Row, read_rows
+from vidrl.rewards._files.spreadsheet_cells import escape_formula
+from vidrl.rewards._files.tables import BadTable, read_text
 
 __all__ = [
     "TABLE_NAMES",
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 BadManifest = BadTable  # a table of clips that cannot be used; the message names its place
-read = rows
+read = read_rows
 
 # in a folder of clips
 TABLE_NAMES = ("prompts.csv", "prompts.jsonl", "prompts.tsv", "prompts.json", "prompts.parquet")
@@ -46,7 +46,7 @@ def is_vbench_list(path: str | os.PathLike[str]) -> bool:
     """
     path = Path(path)
     try:
-        found = json.loads(text(path)) if path.suffix.lower() == ".json" else None
+        found = json.loads(read_text(path)) if path.suffix.lower() == ".json" else None
     except json.JSONDecodeError:
         return False
     first = found[0] if isinstance(found, list) and found else None
@@ -59,7 +59,7 @@ def vbench_list(path: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     Raises BadManifest for a file that is not that.
     """
     try:
-        listed = json.loads(text(Path(path)))
+        listed = json.loads(read_text(Path(path)))
         return {str(row["prompt_en"]): tuple(map(str, row["dimension"])) for row in listed}
     except (ValueError, KeyError, TypeError) as error:
         raise BadManifest(
@@ -89,6 +89,6 @@ def write(path: Path, listed: Sequence[Mapping[str, Any]]) -> None:
     it, see `_cells`."""
     file, columns = io.StringIO(), dict.fromkeys(name for row in listed for name in row)
     table = csv.writer(file)
-    table.writerow([cell(name) for name in columns])
-    table.writerows([cell(row.get(name, "")) for name in columns] for row in listed)
+    table.writerow([escape_formula(name) for name in columns])
+    table.writerows([escape_formula(row.get(name, "")) for name in columns] for row in listed)
     write_atomic(path, file.getvalue())

@@ -18,7 +18,7 @@ from vidrl.bench.items import Item
 from vidrl.bench.scoring import Measurer, Outcome, Row, Task, unscored_row
 from vidrl.bench.suite import Suite
 from vidrl.rewards._files.memory import MEMORY
-from vidrl.rewards._files.workers import Done, each
+from vidrl.rewards._files.workers import TaskResult, map_in_processes
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 NOT_VBENCH = "inapplicable: VBench does not measure this dim on this prompt"
@@ -185,14 +185,14 @@ def _tasks(clips: Sequence[_Clip]) -> list[tuple[Task, list[_Clip]]]:
 
 def _measured(
     measurer: Measurer, tasks: Sequence[Task], jobs: int, timeout: float | None
-) -> Iterator[Done[Task]]:
+) -> Iterator[TaskResult[Task]]:
     if jobs:
         large = measurer.device != "cpu" or any(dim.learned for dim in measurer.dims.values())
-        yield from each(measurer, tasks, jobs, timeout, None if large else MEMORY)
+        yield from map_in_processes(measurer, tasks, jobs, timeout, None if large else MEMORY)
         return
     with _one_thread():
         for task in tasks:
-            yield Done(task, measurer(task))
+            yield TaskResult(task, measurer(task))
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _take_outcome(clip: _Clip, done: Done[Task], kept: Cache | None) -> None:
+def _take_outcome(clip: _Clip, done: TaskResult[Task], kept: Cache | None) -> None:
     """What came of the task; of a process that died, what it had kept before."""
     said: Outcome = done.result if done.why is None else Outcome(why=f"unreadable: {done.why}")
     clip.known.facts = said.facts or clip.known.facts

@@ -12,7 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from vidrl.rewards._files.tables import entries
+from vidrl.rewards._files.tables import read_table
 from vidrl.rewards.video import SUFFIXES, find
 
 ANSWERS = {"a": 1, "b": -1, "tie": 0, "same": 0}
@@ -155,7 +155,7 @@ def _rows(path: Path) -> list[_Row]:
     """The rows of a table by the columns of one of the layouts. Raises BadTable, see
     `vidrl.rewards._files.tables`."""
     notes: list[str] = []
-    listed = entries(
+    listed = read_table(
         path, lambda names: bool({*COLUMNS} & {_small(name) for name in names}), notes.append
     )
     return [_Row.of(cells, f"{path}, {where}") for where, cells in listed]

@@ -165,12 +165,14 @@ def _clips(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
     from vidrl.rewards._files import finding, manifests
 
     for folder in filter(os.path.isdir, args.paths):
-        if note := finding.about_left_out(finding.left_out(Path(folder)), folder):
+        if note := finding.describe_skipped(finding.skipped_media(Path(folder)), folder):
             print(f"vidrl: {note}", file=sys.stderr)
     if args.prompts is None:
         return list(video.find(args.paths)), {}
-    table = manifests.read(args.prompts, lambda said: print(f"vidrl: {said}", file=sys.stderr))
-    files, prompts = manifests.match(args.paths, table)
+    table = manifests.read_prompts(
+        args.prompts, lambda said: print(f"vidrl: {said}", file=sys.stderr)
+    )
+    files, prompts = manifests.match_prompts(args.paths, table)
     if bare := [
         file
         for file in files
@@ -181,7 +183,7 @@ def _clips(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
             f"prompt, the first is {bare[0]}",
             file=sys.stderr,
         )
-    if spare := manifests.spare(files, table):
+    if spare := manifests.unmatched_paths(files, table):
         print(
             f"vidrl: {len(spare)} of {len(table)} rows of {args.prompts} are of files that were not given or are not "
             f"there, the first is {spare[0]}",

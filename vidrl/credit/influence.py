@@ -25,7 +25,7 @@ from vidrl.backbones.base import Cond, Denoiser, rows
 from vidrl.diffusion.path import exact
 from vidrl.diffusion.segments import borders
 from vidrl.rewards import Reward, Score
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 from vidrl.training.pieces import Pieces
 from vidrl.training.rollout import Plan, decoded, draws
 
@@ -128,7 +128,7 @@ class Influence:
         tensors |= {"decoder": self.decoder}
         rows = {name: value.float().contiguous() for name, value in tensors.items()}
         # safetensors' own save_file would write a file that only its owner may read
-        return whole_file.write(Path(path), save(rows, about))
+        return atomic_file.write_bytes(Path(path), save(rows, about))
 
     @classmethod
     def load(cls, path: str | Path) -> Influence:

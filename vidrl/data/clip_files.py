@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vidrl.rewards._files import manifests
-from vidrl.rewards._files.tables import BadTable, entries
+from vidrl.rewards._files.tables import BadTable, read_table
 
 from . import references
 
@@ -81,7 +81,7 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
     [('a.mp4', 'a dog')]
     """
     table, notes = _table(Path(path)), list[str]()
-    rows = manifests.rows(table, notes.append)
+    rows = manifests.read_rows(table, notes.append)
     if not any(row.prompt for row in rows):
         raise BadTable(
             f"expected a column prompt, or caption or text, in {table}, found no prompt in {len(rows)} "
@@ -121,7 +121,7 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
         raise BadTable(
             f"expected a table of pairs, got the folder {table}: name the .jsonl or .parquet file in it"
         )
-    listed = entries(table, lambda names: "chosen" in names, notes.append)
+    listed = read_table(table, lambda names: "chosen" in names, notes.append)
     if not listed:
         raise BadTable(f"expected rows of pairs in {table}, found none: a row is {EXAMPLE}")
     made = [_pair(table, *one) for one in listed]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vidrl.rewards._files import whole_file
-from vidrl.rewards._files.media import instead_of_file
+from vidrl.rewards._files import atomic_file
+from vidrl.rewards._files.containers import describe_non_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +46,7 @@ def image(path: str | os.PathLike[str]) -> Image:
     raises."""
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"expected an image, found {instead_of_file(file)} at {file}")
+        raise FileNotFoundError(f"expected an image, found {describe_non_file(file)} at {file}")
     try:
         return _decoded(file)
     except (BadPicture, MemoryError, ImportError):
@@ -63,7 +63,7 @@ def write(path: str | os.PathLike[str], pixels: Tensor) -> None:
     from PIL import Image
 
     levels = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-    with whole_file.replacing(Path(path)) as file:
+    with atomic_file.new_file(Path(path)) as file:
         Image.fromarray(levels.numpy()).save(file, "PNG")
 
 

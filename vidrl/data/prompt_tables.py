@@ -14,7 +14,7 @@ from typing import Any
 
 from vidrl import plugin
 from vidrl.rewards._files.manifests import COLUMNS as NAMES
-from vidrl.rewards._files.tables import BadTable, Entry, entries
+from vidrl.rewards._files.tables import BadTable, TableRow, read_table
 
 from . import clip_files, references
 from .prompt import is_file, is_text
@@ -82,9 +82,11 @@ def rows(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
     return found
 
 
-def _entries(path: Path) -> list[Entry]:
+def _entries(path: Path) -> list[TableRow]:
     try:
-        table = entries(path, lambda names: bool({*names} & {*NAMES["prompt"]}), lambda said: None)
+        table = read_table(
+            path, lambda names: bool({*names} & {*NAMES["prompt"]}), lambda said: None
+        )
     except (BadTable, ImportError) as error:
         raise BadPrompts(f"prompt file: {error}") from error
     if not table:
@@ -92,7 +94,7 @@ def _entries(path: Path) -> list[Entry]:
     return table
 
 
-def _column(path: Path, table: Sequence[Entry], notes: list[str]) -> str:
+def _column(path: Path, table: Sequence[TableRow], notes: list[str]) -> str:
     """The name of the column of prompts: `prompt`, or else one of a usual name, as
     `caption`."""
     names = list(dict.fromkeys(name for _, cells in table for name in cells))
@@ -109,7 +111,7 @@ def _column(path: Path, table: Sequence[Entry], notes: list[str]) -> str:
     return able[0]
 
 
-def _unknown(table: Sequence[Entry], column: str) -> list[str]:
+def _unknown(table: Sequence[TableRow], column: str) -> list[str]:
     """A line for each column that is neither prompt nor reference: the first row that fills
     it."""
     first: dict[str, str] = {}

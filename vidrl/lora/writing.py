@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 
 from .file import BIAS, A, B, Lora
 from .names import KOHYA, to_original
@@ -53,14 +53,14 @@ def folder(weights: Mapping[str, Tensor], config: Mapping[str, Any], form: str, 
         plain = {
             key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()
         }
-        with whole_file.filling(out) as private:
+        with atomic_file.new_files(out) as private:
             WanPipeline.save_lora_weights(
                 private, _ready(weights), transformer_lora_adapter_metadata=plain
             )
         return file
     from peft import LoraConfig
 
-    with whole_file.filling(out) as private:
+    with atomic_file.new_files(out) as private:
         LoraConfig(**config).save_pretrained(str(private))
     return save({f"base_model.model.{key}": value for key, value in weights.items()}, file)
 
@@ -70,7 +70,7 @@ def save(tensors: Mapping[str, Tensor], file: Path) -> Path:
     safetensors writes 0600."""
     from safetensors.torch import save_file
 
-    with whole_file.placing(file) as private:
+    with atomic_file.new_path(file) as private:
         save_file(_ready(tensors), private, {"format": "pt"})
     return file
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vidrl.rewards._files.media import kind
+from vidrl.rewards._files.containers import container_of
 from vidrl.training import guards
 
 Row = Mapping[str, Any]
@@ -72,7 +72,7 @@ class Run:
         try:
             path = self.folder.joinpath(*names)
             inside = path.resolve().is_relative_to(self.folder.resolve())
-            return path if inside and path.is_file() and kind(path) == expected else None
+            return path if inside and path.is_file() and container_of(path) == expected else None
         except (OSError, TypeError, ValueError):  # a name that is no text, or that no file can have
             return None
 

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 
-PARTIAL = whole_file.PARTIAL
+PARTIAL = atomic_file.PARTIAL
 
 
 class CheckpointError(RuntimeError):
@@ -156,7 +156,7 @@ def status(run_dir: str | Path) -> str:
 def append(path: str | Path, row: Mapping[str, Any]) -> None:
     """Append one JSON object as a line, on the disk when this returns; NaN and infinity are
     written as null."""
-    with open(path, "a", encoding="utf-8", opener=whole_file.no_link) as file:
+    with open(path, "a", encoding="utf-8", opener=atomic_file.refuse_link) as file:
         file.write(json.dumps(_finite(row), ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -189,7 +189,7 @@ def writing(run_dir: str | Path, what: str) -> Iterator[None]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Put a text file in place at once: no reader, and no crash, sees half of it."""
-    with whole_file.replacing(Path(path)) as file:
+    with atomic_file.new_file(Path(path)) as file:
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())

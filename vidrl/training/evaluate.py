@@ -24,7 +24,7 @@ from vidrl.config import RewardSection
 from vidrl.inference.means import NO_LIMITS, interval, of_differences
 from vidrl.rewards import Reward, Samples, Score
 from vidrl.rewards import load as load_reward
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 from vidrl.rewards._scoring import recipe_parts
 from vidrl.rewards._scoring.left_out import left_out
 from vidrl.rewards._scoring.score import join
@@ -422,7 +422,7 @@ def outside(
 def save(folder: Path, round: int, measures: Measures) -> None:
     """Keep the numbers of each clip for paired statistics."""
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file.replacing(folder / f"{round:06d}.npz") as file:
+    with atomic_file.new_file(folder / f"{round:06d}.npz") as file:
         np.savez(file, **measures)  # type: ignore[arg-type]
 
 

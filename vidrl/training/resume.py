@@ -17,7 +17,7 @@ from vidrl.config import Recipe
 from vidrl.data import prompts
 from vidrl.data.references import without_folders
 from vidrl.recipe import toml
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 
 from . import changes, checkpoint, inputs
 from .changes import Change
@@ -254,7 +254,7 @@ def _hold(folder: Path) -> None:
         return
     import fcntl
 
-    handle = open(folder / LOCK, "w", encoding="utf-8", opener=whole_file.no_link)  # noqa: SIM115  closed when the process ends
+    handle = open(folder / LOCK, "w", encoding="utf-8", opener=atomic_file.refuse_link)  # noqa: SIM115  closed when the process ends
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -23,7 +23,7 @@ from vidrl.bench.page.media import LIMIT, media
 from vidrl.bench.page.rest import distances, left_out, made, to_paste, totals
 from vidrl.bench.page.script import SCRIPT
 from vidrl.bench.page.summary import summary
-from vidrl.rewards._files import whole_file
+from vidrl.rewards._files import atomic_file
 
 __all__ = ["LARGEST", "media", "page", "write"]
 
@@ -65,7 +65,7 @@ def write(
             f"expected a page below {LARGEST} bytes, got {len(text)} without any clip: take --format csv"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    return whole_file.write(path, text)
+    return atomic_file.write_bytes(path, text)
 
 
 def page(results: Results, out: Path, shown: Mapping[str, Mapping[str, Any]]) -> str:

@@ -139,12 +139,12 @@ def _recalled(place: Path | None) -> Shown | None:
 
 def _each(make: Callable[[str], Shown], paths: Sequence[str], jobs: int) -> Iterator[Shown]:
     """`make` of every path, in order, where there are many in other processes."""
-    from vidrl.rewards._files.workers import each
+    from vidrl.rewards._files.workers import map_in_processes
 
     if not jobs or len(paths) < MANY:
         yield from map(make, paths)
         return
-    for done in each(make, paths, jobs, PATIENCE):
+    for done in map_in_processes(make, paths, jobs, PATIENCE):
         yield done.result if done.why is None else {"why": done.why}
 
 

@@ -23,11 +23,11 @@ def player(path: Path | None) -> Markup:
 
     `Run.clip` gives None for a file that is missing or must not be opened.
     """
-    from vidrl.rewards._files.media import kind
+    from vidrl.rewards._files.containers import container_of
 
     if path is None:
         return macro(TEMPLATE, "player", kind="", data="")
-    return macro(TEMPLATE, "player", kind=kind(path), data=_base64(path.read_bytes()))
+    return macro(TEMPLATE, "player", kind=container_of(path), data=_base64(path.read_bytes()))
 
 
 def given(run: Run, row: Row, *folder: str) -> Markup | str:

@@ -22,7 +22,7 @@ PARTIAL = ".partial-"  # how the names of unfinished files begin
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path) -> Iterator[BinaryIO]:
     """A new open file that takes the place of `path` at the end, or goes away where
     something was raised.
 
@@ -39,15 +39,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def placing(path: Path) -> Iterator[Path]:
+def new_path(path: Path) -> Iterator[Path]:
     """The same for a library that writes by name: where it is to write, in a private folder
     beside `path`."""
-    with filling(path.parent) as folder:
+    with new_files(path.parent) as folder:
         yield folder / path.name
 
 
 @contextmanager
-def filling(folder: Path) -> Iterator[Path]:
+def new_files(folder: Path) -> Iterator[Path]:
     """A private folder whose files take their places in `folder` at the end, with the mode
     of any new file."""
     private = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))  # its owner alone may enter it
@@ -62,19 +62,19 @@ def filling(folder: Path) -> Iterator[Path]:
         shutil.rmtree(private, ignore_errors=True)
 
 
-def write(path: Path, content: bytes) -> Path:
+def write_bytes(path: Path, content: bytes) -> Path:
     """Write a file whole; return its path.
 
     >>> folder = Path(tempfile.mkdtemp())
-    >>> write(folder / "a.txt", b"whole").read_bytes(), [path.name for path in folder.iterdir()]
+    >>> write_bytes(folder / "a.txt", b"whole").read_bytes(), [path.name for path in folder.iterdir()]
     (b'whole', ['a.txt'])
     """
-    with replacing(path) as file:
+    with new_file(path) as file:
         file.write(content)
     return path
 
 
-def no_link(path: str, flags: int) -> int:
+def refuse_link(path: str, flags: int) -> int:
     """An opener for `open`, for files that are appended to or held: a link is refused, as
     it may lead anywhere."""
     try:

@@ -32,20 +32,20 @@ def is_formula(text: str) -> bool:
     return False
 
 
-def cell(value: object) -> object:
+def escape_formula(value: object) -> object:
     """A value as a cell that no spreadsheet runs: text that may be a formula gets an
     apostrophe, numbers stay numbers.
 
-    >>> cell("=cmd"), cell("\\u00a0@x"), cell("a cat"), cell(-0.5), cell(None)
+    >>> escape_formula("=cmd"), escape_formula("\\u00a0@x"), escape_formula("a cat"), escape_formula(-0.5), escape_formula(None)
     ("'=cmd", "'\\xa0@x", 'a cat', -0.5, None)
     """
     return f"'{value}" if isinstance(value, str) and is_formula(value.lstrip("'")) else value
 
 
-def meant(text: str) -> str:
-    """The text of a cell without the apostrophe that `cell` put before it.
+def unescape_formula(text: str) -> str:
+    """The text of a cell without the apostrophe that `escape_formula` put before it.
 
-    >>> meant(cell("=a")), meant(cell("'=a")), meant("'quoted'")
+    >>> unescape_formula(escape_formula("=a")), unescape_formula(escape_formula("'=a")), unescape_formula("'quoted'")
     ('=a', "'=a", "'quoted'")
     """
     return text[1:] if text.startswith("'") and is_formula(text.lstrip("'")) else text

@@ -21,11 +21,11 @@ class Unreadable(ValueError):
     """A file that no reader could read as video."""
 
 
-def instead_of_file(path: Path) -> str:
+def describe_non_file(path: Path) -> str:
     """What stands at a path where no file can be read, in words: a pipe or a device would
     give bytes without end.
 
-    >>> instead_of_file(Path("/dev/null")), instead_of_file(Path("/nowhere"))
+    >>> describe_non_file(Path("/dev/null")), describe_non_file(Path("/nowhere"))
     ('a device', 'none')
     """
     try:
@@ -36,7 +36,7 @@ def instead_of_file(path: Path) -> str:
     return next((words for is_kind, words in kinds.items() if is_kind(mode)), "a device")
 
 
-def kind(path: Path) -> str:
+def container_of(path: Path) -> str:
     """The container by the first bytes: mp4, matroska, avi, gif, webp, png, ogg, flv, asf,
     ts; or "".
 
@@ -79,7 +79,7 @@ def is_animated(path: Path) -> bool:
     return head[:4] == b"\x89PNG" and b"acTL" in head.partition(b"IDAT")[0]
 
 
-def words(path: Path) -> str | None:
+def describe_other_file(path: Path) -> str | None:
     """What a file that is no video is, in words; None where its bytes do not tell."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
@@ -107,12 +107,12 @@ def words(path: Path) -> str | None:
     return "it is a text, no video" if printable == len(head) else None
 
 
-def cut_off(path: Path) -> str | None:
+def why_cut_off(path: Path) -> str | None:
     """The sign that a file ends earlier than its container states; None if it is complete
     or there is no sign."""
     size = path.stat().st_size
     with open(path, "rb") as file:
-        find = _ENDS.get(kind(path))
+        find = _ENDS.get(container_of(path))
         try:
             return find(file, size) if find else None
         except (IndexError, ValueError):  # the file ends in the very place that would tell

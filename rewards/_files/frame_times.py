@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from statistics import median
 
-from .media import Unreadable
+from .containers import Unreadable
 
 FASTEST = 2000.0  # frames a second: time stamps that are closer are none
 STATED = 240.0  # frames a second: a stated rate above is what containers write when they know none
 
 
-def best(
+def choose_stamps(
     stamps: list[tuple[int | None, int | None]], decode_times: bool = False
 ) -> list[int | None]:
     """The stamps of frames, in ticks, from the stamp of each frame and that of its packet,
@@ -25,7 +25,7 @@ def best(
     (`decode_times`, as .avi). The last frames come after the last packet, and then have
     none.
 
-    >>> best([(0, 0), (2, 1), (1, 2), (None, 3)]), best([(0, 1), (2, 2), (1, 3), (3, None)])
+    >>> choose_stamps([(0, 0), (2, 1), (1, 2), (None, 3)]), choose_stamps([(0, 1), (2, 2), (1, 3), (3, None)])
     ([0, 1, 2, 3], [1, 2, 3, None])
     """
     own = [frame if frame is not None else packet for frame, packet in stamps]
@@ -39,12 +39,12 @@ def _neighbours(stamps: list[int | None]) -> Iterator[tuple[int, int]]:
     return pairwise(stamp for stamp in stamps if stamp is not None)
 
 
-def filled(stamps: list[float], stated: float) -> list[float]:
+def fill_missing(stamps: list[float], stated: float) -> list[float]:
     """Stamps (seconds, NaN where a frame has none) with the missing ones counted on, and
     before the first counted back, by the usual distance of neighbours, or else by the
     stated rate.
 
-    >>> filled([math.nan, 0.25, math.nan, 0.75], stated=4.0), filled([0.0, 0.5, math.nan], stated=600.0)
+    >>> fill_missing([math.nan, 0.25, math.nan, 0.75], stated=4.0), fill_missing([0.0, 0.5, math.nan], stated=600.0)
     ([0.0, 0.25, 0.5, 0.75], [0.0, 0.5, 1.0])
     """
     known = [i for i, time in enumerate(stamps) if not math.isnan(time)]
@@ -68,11 +68,11 @@ def _usual_gap(stamps: list[float]) -> float:
     return sum(usual) / len(usual) if usual else 0.0
 
 
-def usable(stamps: list[float], stated: float) -> tuple[list[float], str | None]:
+def usable_times(stamps: list[float], stated: float) -> tuple[list[float], str | None]:
     """Times in seconds, and what to tell of them: the stamps, or, where these tell no time,
     by the stated rate.
 
-    >>> usable([0.0, 0.0, 0.0], stated=8.0)
+    >>> usable_times([0.0, 0.0, 0.0], stated=8.0)
     ([0.0, 0.125, 0.25], 'its time stamps tell no time: taken as 8 frames a second, as the file states')
     """
     span = stamps[-1] - stamps[0]

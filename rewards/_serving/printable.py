@@ -5,14 +5,14 @@ from __future__ import annotations
 LONGEST = 500  # characters
 
 
-def shown(text: str, longest: int = LONGEST) -> str:
+def printable(text: str, longest: int = LONGEST) -> str:
     """A text of another machine as one line of printable characters, at most `longest` of
     its own.
 
     A terminal obeys escape codes, which can hide or forge lines; here each character that
     cannot be printed is written as its escape, and spaces and ends of lines are one space.
 
-    >>> shown("a\\n\\x1b[31mred \\u202eback")
+    >>> printable("a\\n\\x1b[31mred \\u202eback")
     'a \\\\x1b[31mred \\\\u202eback'
     """
     words = " ".join(text[: 4 * longest].split())

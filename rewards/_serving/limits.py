@@ -15,24 +15,24 @@ KEPT = 64  # connections that were turned away and may still read why
 KEPT_FOR = 2.0  # seconds
 
 
-class Room:
+class ByteBudget:
     """`size` bytes that several threads share; who asks first is served first.
 
-    >>> room = Room(10)
-    >>> with room.held(4):
-    ...     room.free
+    >>> budget = ByteBudget(10)
+    >>> with budget.reserve(4):
+    ...     budget.free
     6
     """
 
     def __init__(self, size: int) -> None:
         self.free = size
-        self.line, self.changed = threading.Lock(), threading.Condition()
+        self.queue, self.changed = threading.Lock(), threading.Condition()
 
     @contextmanager
-    def held(self, size: int) -> Iterator[None]:
+    def reserve(self, size: int) -> Iterator[None]:
         """`size` bytes of the room, as soon as they are free; never more than there are in
         all."""
-        with self.line, self.changed:  # the one who waits for room keeps the others in line
+        with self.queue, self.changed:  # the one who waits for room keeps the others in line
             self.changed.wait_for(lambda: self.free >= size)
             self.free -= size
         try:
@@ -43,48 +43,48 @@ class Room:
                 self.changed.notify()
 
 
-class Places:
+class ConnectionLimit:
     """At most `count` connections at once. Those that have not shown the token give way
     when all places are taken."""
 
     def __init__(self, count: int) -> None:
-        self.left = threading.BoundedSemaphore(count)
-        self.strangers: dict[socket.socket, float] = {}  # since when; the longest first
-        self.away: deque[tuple[float, socket.socket]] = deque()
+        self.slots = threading.BoundedSemaphore(count)
+        self.unauthenticated: dict[socket.socket, float] = {}  # since when; the longest first
+        self.rejected: deque[tuple[float, socket.socket]] = deque()
 
-    def take(self) -> bool:
+    def admit(self) -> bool:
         """Whether there is a place for one more."""
-        return self.left.acquire(blocking=False) or self._evict()
+        return self.slots.acquire(blocking=False) or self._evict()
 
-    def give(self, sock: socket.socket) -> None:
+    def release(self, sock: socket.socket) -> None:
         """The place of a connection back."""
-        self.strangers.pop(sock, None)
-        self.left.release()
+        self.unauthenticated.pop(sock, None)
+        self.slots.release()
 
     def _evict(self) -> bool:
         """Break off the stranger that has been here longest, and take its place."""
-        sock, since = next(iter(list(self.strangers.items())), (None, 0.0))
+        sock, since = next(iter(list(self.unauthenticated.items())), (None, 0.0))
         if sock is None or time.monotonic() - since < YOUNG:
             return False
-        self.strangers.pop(sock, None)
+        self.unauthenticated.pop(sock, None)
         with suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and gives its place back
-        return self.left.acquire(timeout=0.5)
+        return self.slots.acquire(timeout=0.5)
 
-    def turn_away(self, sock: socket.socket, said: bytes) -> None:
+    def reject(self, sock: socket.socket, said: bytes) -> None:
         """Tell a connection that there is no place, and keep it for a moment, so that its
         sender lives to read it."""
         sock.setblocking(False)
         with suppress(OSError):
             sock.send(said)
             sock.shutdown(socket.SHUT_WR)
-        self.away.append((time.monotonic(), sock))
-        self.sweep(KEPT)
+        self.rejected.append((time.monotonic(), sock))
+        self.close_rejected(KEPT)
 
-    def sweep(self, most: int = KEPT) -> None:
+    def close_rejected(self, most: int = KEPT) -> None:
         """Close what was turned away a moment ago, and the oldest of what is more than
         `most`."""
-        while self.away and (
-            len(self.away) > most or time.monotonic() - self.away[0][0] > KEPT_FOR
+        while self.rejected and (
+            len(self.rejected) > most or time.monotonic() - self.rejected[0][0] > KEPT_FOR
         ):
-            self.away.popleft()[1].close()
+            self.rejected.popleft()[1].close()
