@@ -88,7 +88,7 @@ class HttpScorer(Reward):
             )
         self.url, self.token_env = url, token_env
         self.chunk, self.transport = chunk, transport
-        self.patience = RetryPolicy(timeout, retries, wait=0.5)
+        self.retry_policy = RetryPolicy(timeout, retries, wait=0.5)
         self.address = None if transport else parse_address(url, "url")
         if self.address and not is_private(self.address) and not insecure:
             raise ValueError(
@@ -120,7 +120,7 @@ class HttpScorer(Reward):
         """Return the score of some clips, or the reason why there is none."""
         body = pack_samples(samples)
         try:
-            answer = self.patience.ask(lambda deadline: self._once(body, deadline), time.sleep)
+            answer = self.retry_policy.call(lambda deadline: self._once(body, deadline), time.sleep)
         except (Retryable, UnreadableAnswer) as error:
             return f"unscored: {error}"
         if answer.status != 200:
@@ -128,12 +128,12 @@ class HttpScorer(Reward):
         return read_answer(answer.body, *samples.video.shape[:2])
 
     def _once(self, body: bytes, deadline: float) -> Answer:
-        """Return the answer to one try; raise Again if another try may succeed."""
+        """Return the answer to one try; raise Retryable if another try may succeed."""
         try:
             answer = self._send(body, deadline)
         except TimeoutError:
             raise Retryable(
-                f"no answer from {self.url} within {self.patience.timeout:g} s"
+                f"no answer from {self.url} within {self.retry_policy.timeout:g} s"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise Retryable(f"no answer from {self.url}: {describe_failure(error)}") from None
