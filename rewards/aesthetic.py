@@ -88,7 +88,7 @@ class Aesthetic(LearnedReward):
         """Return the embedding of each frame, (B, F, D)."""
         return self.each(samples, lambda frames, _: self.pair(frames))
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the rating of each frame, (B, F)."""
         with self.head.on(features) as head:
             return head(nn.functional.normalize(features, dim=-1))[..., 0]

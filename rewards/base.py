@@ -1,12 +1,12 @@
-"""What every reward shares: the samples it reads, the score it returns, and the rules for
-what cannot be scored.
+"""The base class of rewards, and the facts that a reward states about itself.
 
-Shapes: B batch, F frames, C channels, H W height and width, T = F - reach terms.
+Shapes: B clips, F frames, C channels, H W height and width, T = F - lookahead terms.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,72 +17,145 @@ from . import flow as optical_flow
 from ._scoring.curves import (
     LONGEST,
     LOST,
-    among,
-    finish,
+    all_unscored,
+    curve_of_terms,
     interleave,
-    nothing,
-    odd,
+    nearest_odd,
     refusals,
-    spread,
+    rows_of_batch,
+    score_of_curves,
 )
 from ._scoring.long_clips import Single
 from ._scoring.samples import About, Samples, check_samples
 from ._scoring.score import Score, as_score
 from .flow import SIZE, Motion
 
+# Former names of functions, kept for rewards that import them from here.
+finish, nothing = score_of_curves, all_unscored
+spread = curve_of_terms
+
+# Former names of what a reward class defines, and the names of today.
+_FORMER = {"support": "time_support", "reach": "lookahead", "conclude": "terms_of_clip"}
+
 
 @dataclass(frozen=True)
 class Card:
-    """What a person should know of a reward before trusting it; `vidrl show rewards NAME`
-    prints it."""
+    """A card says what a person should know about a reward before trusting it.
+
+    `vidrl show rewards NAME` prints the card. `sees` and `blind_to` name what changes the
+    value and what does not; `hacks` names what raises the value of a clip that is no
+    better; `input` names the frame rate, size and length that the reward needs; `cost` is
+    the time on one CPU thread, with the size of the clip that was measured.
+    """
 
     sees: str
     blind_to: str
-    hacks: str  # what raises it without making the clip better
-    input: str = "Any frame rate and size."  # frame rate, size and length that it needs
-    cost: str = ""  # on one CPU thread, with the size it was measured at
+    hacks: str
+    input: str = "Any frame rate and size."
+    cost: str = ""
 
 
 class Reward(nn.Module):
-    """Base of every reward: constructor arguments are its options, class attributes its
-    facts.
+    """A reward gives each clip a value, higher for better clips, and a curve over time.
 
-    A reward that is a mean of local terms gives `terms(samples)`, (B, F - reach): one
-    number a frame (reach 0), a pair of neighbouring frames (1), three in a row (2) or more.
-    One that compares what is far apart gives instead `features(samples)`, (B, F - reach,
-    ...), few numbers a frame, which are all that a long clip leaves behind, and
-    `conclude(features, about)`, the terms from those of the whole clip. Then `forward`, the
-    curve over time, the rules for what cannot be scored and `stream` follow. Any other
-    reward overrides `forward`.
+    The arguments of the constructor are the options of the reward; class attributes state
+    its facts. A reward defines one of three things:
+
+    - `terms(samples)`, (B, F - lookahead), if the value is a mean of local terms. A term
+      reads one frame (`lookahead` 0), two neighbouring frames (1), three in a row (2) or
+      more.
+    - `features(samples)`, (B, F - lookahead, ...), and `terms_of_clip(features, about)`, if
+      frames that are far apart are compared. The features are a few numbers for each
+      frame, and all that is kept in memory of a long clip; `terms_of_clip` computes the
+      terms from the features of the whole clip.
+    - `forward(samples)`, which returns a Score, for anything else.
+
+    From terms or features the base class makes `forward`, the curve, the reasons of clips
+    that cannot be scored, and `stream`, which scores a long clip in pieces.
+
+    Class attributes:
+
+    - `differentiable`: the gradient of the value in the pixels is right. Optical flow is
+      held fixed under differentiation.
+    - `needs`: modules that the reward imports, other than torch and numpy; `extra`: the
+      extra of pyproject.toml that installs them.
+    - `learned`: the reward reads trained weights that are not part of vidrl.
+    - `lowered_by`: names in vidrl.synthetic.corruptions; each corruption lowers the value.
+    - `range`: the smallest and the largest possible value.
+    - `card`: see `Card`.
+    - `time_support`: which frames an entry of the curve depends on: "frame" (its own),
+      "pair" (its own and its neighbours), "prefix" (all frames up to its own), "clip"
+      (all). Segment credit reads it.
+    - `lookahead`: how many frames after its first one a term reads.
+    - `least_frames`, `least_side`: the shortest clip and the smallest side, in pixels, that
+      can be scored. `least_frames` counts where it is more than lookahead + 1.
+    - `rate`: frames per second at which the reward measures; see `stride`. With None, it
+      measures at the rate of the clip.
+    - `lost`: the reason that a clip gets whose terms are NaN.
+    - `shrinks`: the reward reads `samples.small(self.working_size)` only, so that a stream
+      keeps only the shrunk frames.
+    - `flow`: the method of optical flow, see `vidrl.rewards.flow.estimate`; `flow_size`:
+      the shorter side, in pixels, at which flow is estimated, 0 for the usual one.
+
+    The former names `support`, `reach` and `conclude` of `time_support`, `lookahead` and
+    `terms_of_clip` are still accepted in subclasses, with a DeprecationWarning.
     """
 
-    # its gradient in the pixels is right, with the flow held fixed
     differentiable: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ()  # modules to import beside torch and numpy
-    extra: ClassVar[str] = ""  # the extra of pyproject.toml that installs them
-    learned: ClassVar[bool] = False  # scores by weights that are not here; tiny() has random ones
-    lowered_by: ClassVar[tuple[str, ...]] = ()  # names of vidrl.synthetic.corruptions that lower it
+    needs: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    learned: ClassVar[bool] = False
+    lowered_by: ClassVar[tuple[str, ...]] = ()
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     card: ClassVar[Card | None] = None
-    support: ClassVar[str] = "frame"
-    reach: ClassVar[int] = 0
-    # frames below which it has no meaning, where these are more than reach + 1
+    time_support: ClassVar[str] = "frame"
+    lookahead: ClassVar[int] = 0
     least_frames: ClassVar[int] = 1
     least_side: ClassVar[int] = 8
-    # frames a second that it looks at, about; None: as they come
     rate: ClassVar[float | None] = None
-    lost: ClassVar[str] = LOST  # the reason where conclude() gives NaN
-    # looks at `samples.small(self.working_size)` alone: all that a stream keeps
+    lost: ClassVar[str] = LOST
     shrinks: ClassVar[bool] = False
     flow: str = "dis"
     flow_size: int = 0
 
-    def __call__(self, samples: Samples, maps: bool = False) -> Score:
-        """The score of whole clips, with its pixel maps if `maps`.
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Accept the former names of `time_support`, `lookahead` and `terms_of_clip`."""
+        super().__init_subclass__(**options)
+        former = [name for name in _FORMER if name in vars(cls)]
+        if former:
+            today = ", ".join(f"{name} -> {_FORMER[name]}" for name in former)
+            warnings.warn(f"rename in {cls.__name__}: {today}", DeprecationWarning, stacklevel=2)
+        for name in former:
+            setattr(cls, _FORMER[name], vars(cls)[name])
+            delattr(cls, name)
+        # Both names hold the same function, so that super().conclude() of a subclass finds it.
+        if "terms_of_clip" in vars(cls):
+            cls.conclude = cls.terms_of_clip  # type: ignore[method-assign]
 
-        The score carries a gradient only if the reward says `differentiable`. Raises
-        ValueError for what is no Samples, and for a forward() that returns neither a Score
-        of these clips nor numbers that `as_score` reads as one.
+    @property
+    def support(self) -> str:
+        """The former name of `time_support`."""
+        return self.time_support
+
+    @support.setter
+    def support(self, support: str) -> None:
+        self.time_support = support  # type: ignore[misc]
+
+    @property
+    def reach(self) -> int:
+        """The former name of `lookahead`."""
+        return self.lookahead
+
+    @reach.setter
+    def reach(self, reach: int) -> None:
+        self.lookahead = reach  # type: ignore[misc]
+
+    def __call__(self, samples: Samples, maps: bool = False) -> Score:
+        """Return the score of whole clips, with its pixel maps if `maps`.
+
+        The score carries a gradient only if the reward is `differentiable`. Raises
+        ValueError for anything but Samples, and for a forward() that returns neither a
+        Score of these clips nor numbers that `as_score` accepts.
         """
         check_samples(samples)
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
@@ -92,6 +165,7 @@ class Reward(nn.Module):
         return score
 
     def _maps(self, samples: Samples) -> dict[str, Tensor]:
+        """Return the maps of all clips, NaN for a clip that cannot be scored."""
         why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
@@ -99,60 +173,74 @@ class Reward(nn.Module):
         phases = samples.pick(rows).phases(self.stride(samples.fps, samples.video.shape[1]))
         parts = [self.maps(part) for part in phases]
         drawn = {name: interleave([part[name] for part in parts]) for name in parts[0]}
-        return {name: among(some, rows, len(samples)) for name, some in drawn.items()}
+        return {name: rows_of_batch(some, rows, len(samples)) for name, some in drawn.items()}
 
     @classmethod
     def tiny(cls) -> Reward:
-        """An instance that needs no download: the defaults, or a small network of random
-        weights."""
+        """Return an instance that needs no download.
+
+        A learned reward returns its real architecture at a small size with random weights;
+        any other reward returns an instance with its default options.
+        """
         return cls()
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
-        """Maps of where in the picture a fault is: name to (B, F, H, W), at the measured
-        size; empty if none."""
+        """Return maps of where in the picture a fault lies: name to (B, F, H, W).
+
+        H and W are those of the size at which the reward measures. The base class has no
+        maps.
+        """
         return {}
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number for each frame, pair or triple, (B, F - reach)."""
+        """Return a number for each `lookahead` + 1 frames in a row, (B, F - lookahead)."""
         raise NotImplementedError(f"{type(self).__name__} gives neither terms() nor forward()")
 
     def features(self, samples: Samples) -> Tensor:
-        """What is kept of each frame, pair or triple, (B, F - reach, ...)."""
+        """Return a few numbers for each frame, (B, F - lookahead, ...), for `terms_of_clip`."""
         return self.terms(samples)
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
-        """The terms, (B, F - reach), from the features of whole clips."""
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
+        """Return the terms, (B, F - lookahead), from the features of whole clips.
+
+        `about` holds the prompts, the frame rate and the size of the clips.
+        """
         return features
 
+    conclude = terms_of_clip  # the former name
+
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips."""
+        """Return the score of whole clips."""
         why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
-            return nothing(samples, self.support, why)
+            return all_unscored(samples, self.time_support, why)
         chosen = samples.pick(rows)
-        parts = chosen.phases(self.stride(samples.fps, samples.video.shape[1]))
-        curves = [
-            spread(self.conclude(self.features(part), part.about), self.reach) for part in parts
-        ]
-        return finish(interleave(curves), self.support, why, rows, self.lost)
+        phases = chosen.phases(self.stride(samples.fps, samples.video.shape[1]))
+        terms = [self.terms_of_clip(self.features(phase), phase.about) for phase in phases]
+        curves = [curve_of_terms(each, self.lookahead) for each in terms]
+        return score_of_curves(interleave(curves), self.time_support, why, rows, self.lost)
 
     def stride(self, fps: float, frames: int) -> int:
-        """How many frames apart those are that the reward compares, so that it sees time
-        alike at any frame rate.
+        """Return how many frames apart the frames are that the reward compares.
 
-        The odd number that brings `fps` nearest to `rate`: an even one is blind to what
-        alternates. 1 for clips too short to be taken apart.
+        A second difference over frames measures another thing at 30 frames a second than
+        at 8. So a clip of a higher rate is taken apart into `stride` interleaved clips of
+        about `rate` frames a second each. The stride is odd: with an even stride, a clip
+        that alternates between bright and dark frames would be taken apart into a bright
+        clip and a dark clip, and the alternation would be lost. Clips that are too short
+        to be taken apart have stride 1.
         """
-        stride = 1 if self.rate is None else odd(fps / self.rate)
+        stride = 1 if self.rate is None else nearest_odd(fps / self.rate)
         return stride if frames >= stride * LONGEST else 1
 
     def stream(self, fps: float, prompt: str = "") -> Any:
-        """A scorer of one long clip in pieces: `update(frames)`, (F, C, H, W), as often as
-        wanted, then `result()`.
+        """Return a scorer of one long clip in pieces.
 
-        Memory is that of a piece and of one number a frame; the numbers are those of
-        `forward`.
+        Call `update(frames)`, with frames (F, C, H, W), for each piece in the order of
+        time, then `result()`, which returns a Score of one clip. The numbers are those of
+        `forward` on the whole clip; only one piece and a few numbers for each frame are
+        kept in memory. Raises NotImplementedError for a reward that needs the whole clip.
         """
         if not self.streams:
             raise NotImplementedError(
@@ -162,9 +250,8 @@ class Reward(nn.Module):
 
     @property
     def needed(self) -> int:
-        """The frames of the shortest clip that it can score; 1 where it scores images
-        too."""
-        return max(self.reach + 1, self.least_frames)
+        """The number of frames of the shortest clip that can be scored; 1 includes images."""
+        return max(self.lookahead + 1, self.least_frames)
 
     @property
     def streams(self) -> bool:
@@ -174,17 +261,20 @@ class Reward(nn.Module):
 
     @property
     def context(self) -> int:
-        """How many of the frames already scored the terms of the next piece look back
-        at."""
-        return self.reach
+        """How many frames of the piece before a stream keeps for the terms of the next piece."""
+        return self.lookahead
 
     def resume(self, samples: Samples, state: Any, old: int) -> tuple[Tensor, Any]:
-        """The features of a piece of a clip whose first `old` frames are scored, and what
-        the next piece needs."""
-        return self.features(samples)[:, max(0, old - self.reach) :], state
+        """Return the features of a piece of a clip, and the state that the next piece needs.
+
+        The first `old` frames of `samples` are those that the stream kept of the piece
+        before; only features that end in a later frame are returned. `state` is what the
+        call for the piece before returned, None at first.
+        """
+        return self.features(samples)[:, max(0, old - self.lookahead) :], state
 
     def motion(self, samples: Samples) -> Motion:
-        """The flow of the clips, computed once for all rewards of one Samples."""
+        """Return the flow of the clips, computed once for all rewards of the same Samples."""
         size = self.working_size
         return samples.memo(
             ("motion", self.flow, size),
@@ -193,5 +283,5 @@ class Reward(nn.Module):
 
     @property
     def working_size(self) -> int:
-        """The shorter side, pixels, above which frames are shrunk to it."""
+        """The shorter side, in pixels, to which larger frames are shrunk."""
         return self.flow_size or SIZE

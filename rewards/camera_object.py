@@ -8,7 +8,7 @@ from torch import Tensor
 from ._flow.camera import NAMES
 from ._flow.coarse import coarse_motion
 from ._flow.things import Split, camera_speed, object_speed, shared_split
-from .base import About, Card, Reward, Samples, Score, finish, interleave, spread
+from .base import About, Card, Reward, Samples, Score, curve_of_terms, interleave, score_of_curves
 
 PARTS = ("object", "camera", *NAMES)
 
@@ -48,8 +48,8 @@ class CameraObject(Reward):
     needs = ("cv2",)
     lowered_by = ("freeze", "duplicate", "grey")
     range = (0.0, 1.0)
-    support = "pair"
-    reach = 2
+    time_support = "pair"
+    lookahead = 2
     rate = 8.0
     shrinks = True
     card = Card(
@@ -85,7 +85,7 @@ class CameraObject(Reward):
         speeds = torch.stack([alone, camera_speed(found)], -1)
         return torch.cat([speeds, found.numbers], -1) * samples.fps
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the chosen speed, cut at `most`, (B, F - 2)."""
         return features[..., PARTS.index(self.what)].clamp(max=self.most)
 
@@ -98,13 +98,14 @@ class CameraObject(Reward):
             phases = chosen.phases(self.stride(samples.fps, samples.video.shape[1]))
             curves = interleave(
                 [
-                    torch.stack([spread(x, 2) for x in self.features(p).unbind(-1)], 2)
+                    torch.stack([curve_of_terms(x, 2) for x in self.features(p).unbind(-1)], 2)
                     for p in phases
                 ]
             )
             named = zip(PARTS, curves.unbind(2), strict=True)
             score.parts = {
-                name: finish(curve, self.support, list(score.why), rows) for name, curve in named
+                name: score_of_curves(curve, self.time_support, list(score.why), rows)
+                for name, curve in named
             }
             score.weights = {name: float(name == self.what) for name in PARTS}
             # the value does not change with a speed that is above `most`, so its slope is 0 there

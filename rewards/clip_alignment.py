@@ -70,7 +70,7 @@ class ClipAlignment(LearnedReward):
         """Return the embedding of each frame, (B, F, D)."""
         return self.each(samples, lambda frames, _: self.pair(frames))
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the agreement of each frame with the prompt, (B, F)."""
         texts = per_prompt(about.prompts, lambda prompts: self.pair.texts(prompts, features))
         agreement = cosine(features, texts[:, None])

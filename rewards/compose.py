@@ -104,7 +104,7 @@ class Composite(Reward):
         self.floor, self.normalise, self.optional = floor, normalise, tuple(optional)
         made = self.parts.values()
         self.differentiable = all(part.differentiable for part in made)  # type: ignore[misc]
-        self.support = widest([part.support for part in made])  # type: ignore[misc]
+        self.time_support = widest([part.time_support for part in made])  # type: ignore[misc]
         self.needs = tuple(sorted({need for part in made for need in part.needs}))  # type: ignore[misc]
 
     def forward(self, samples: Samples) -> Score:

@@ -45,8 +45,8 @@ class Cut(Reward):
     needs = ("cv2",)
     lowered_by = ("cut",)
     range = (-float("inf"), 0.0)
-    support = "pair"
-    reach = 1
+    time_support = "pair"
+    lookahead = 1
     shrinks = True
     card = Card(
         sees="Hard cuts and dissolves, and where in the clip they are.",
@@ -110,7 +110,7 @@ class Cut(Reward):
             left[rows] = unlike(both[:, :1], both[:, 1:], motion.forward)[:, 0].clamp(max=1) / scale
         return left
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return minus the cuts at each pair, per second, (B, F - 1)."""
         left, first, second = features.split([1, *[(features.shape[2] - 1) // 2] * 2], 2)
         looks = Looks.of(torch.cat([first, second[:, -1:]], 1))

@@ -41,8 +41,8 @@ class Drift(Reward):
     differentiable = True
     lowered_by = ("fade", "drift", "cut")
     range = (-12.0, 0.0)
-    support = "prefix"
-    reach = 0
+    time_support = "prefix"
+    lookahead = 0
     least_frames = 2
     shrinks = True
     rate = 8.0

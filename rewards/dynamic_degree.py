@@ -38,8 +38,8 @@ class DynamicDegree(Reward):
     needs = ("cv2",)
     lowered_by = ("freeze", "duplicate", "grey")
     range = (0.0, 1.0)
-    support = "pair"
-    reach = 2
+    time_support = "pair"
+    lookahead = 2
     shrinks = True
     rate = 8.0
     card = Card(

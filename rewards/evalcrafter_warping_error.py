@@ -44,8 +44,8 @@ class EvalcrafterWarpingError(Moving):
     needs = ("cv2",)
     lowered_by = ("noise", "flicker", "cut", "dissolve", "shuffle", "shake")
     range = (-3.0, 0.0)
-    support = "pair"
-    reach = 1
+    time_support = "pair"
+    lookahead = 1
     least_side = 16
     card = Card(
         sees="What differs between each frame and the next after the next is warped onto it, "

@@ -28,7 +28,7 @@ class FeatureConsistency(LearnedReward):
     """
 
     range = (-1.0, 1.0)
-    support = "prefix"
+    time_support = "prefix"
     least_frames = 2
     card = Card(
         sees="Whether the things and the scene stay what they were.",
@@ -70,7 +70,7 @@ class FeatureConsistency(LearnedReward):
         """Return the feature of each frame, (B, F, D)."""
         return self.each(samples, lambda frames, _: self.encoder(frames.expand(-1, 3, -1, -1)))
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the consistency of each frame, (B, F)."""
         frames = features.shape[1]
         steps = max(1, round(self.gap * about.fps))

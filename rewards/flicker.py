@@ -31,8 +31,8 @@ class Flicker(Reward):
     version = "2"  # 2: sharpness by slopes over two pixels
     lowered_by = ("flicker", "cut", "slow")
     range = (-20.0, 0.0)
-    support = "pair"
-    reach = 2
+    time_support = "pair"
+    lookahead = 2
     shrinks = True
     rate = 8.0
     card = Card(

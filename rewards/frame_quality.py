@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .base import Card, Reward, Samples, Score, finish
+from .base import Card, Reward, Samples, Score, score_of_curves
 from .flow import blocks, shrink
 
 LEAST = 0.1  # a fully blurred picture has about this value of `sharp`, not 0
@@ -53,7 +53,7 @@ class FrameQuality(Reward):
     version = "2"  # 2: strong edges decide what is sharp, and contrast is that of blocks
     lowered_by = ("blur", "dim", "contrast", "grey", "noise", "grid")
     range = (0.0, 1.0)
-    reach = 0
+    lookahead = 0
     card = Card(
         sees="Sharpness, detail, contrast, light, noise, blocks, clipping and colour of each "
         "frame.",
@@ -84,7 +84,8 @@ class FrameQuality(Reward):
             factors = self._factors(samples.pick(rows))
             why = list(score.why)
             score.parts = {
-                name: finish(curve, self.support, why[:], rows) for name, curve in factors.items()
+                name: score_of_curves(curve, self.time_support, why[:], rows)
+                for name, curve in factors.items()
             }
         return score
 

@@ -40,8 +40,8 @@ class Freeze(Reward):
     version = "2"  # 2: grain over a held picture does not count as change
     lowered_by = ("freeze", "duplicate", "stutter", "grey")
     range = (-1.0, 0.0)
-    support = "pair"
-    reach = 1
+    time_support = "pair"
+    lookahead = 1
     shrinks = True
     card = Card(
         sees="Repeated frames, exact or changed only by a codec: holds, duplicates, stutter, "
@@ -65,7 +65,7 @@ class Freeze(Reward):
         """Return the change from each frame to the next, (B, F - 1)."""
         return change(samples.small(self.working_size).detach())
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return minus the degree to which each pair repeats, (B, F - 1)."""
         reach = max(1, round(self.window * about.fps))
         bound = (self.near * usual(features, reach)).clamp(min=self.exact)

@@ -76,7 +76,7 @@ class Hps(LearnedReward):
         """Return the embedding of each frame, (B, F, D)."""
         return self.each(samples, lambda frames, _: self.pair(frames))
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the preference score of each frame, (B, F)."""
         prompts = [cleaned(prompt) for prompt in about.prompts]
         texts = per_prompt(prompts, lambda different: self.pair.texts(different, features))

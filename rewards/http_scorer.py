@@ -60,7 +60,7 @@ class HttpScorer(Reward):
     """
 
     learned = True
-    support = "clip"
+    time_support = "clip"
     least_side = 1
     card = Card(
         sees="What the server's reward sees.",
@@ -113,7 +113,7 @@ class HttpScorer(Reward):
         score = join_scores(found, [(len(part), frames) for part in rows])
         if any(isinstance(part, Score) for part in found):
             # known only from an answer: the server's reward decides
-            self.support = score.support  # type: ignore[misc]
+            self.time_support = score.support  # type: ignore[misc]
         return to_device(score, samples.video.device)
 
     def _ask(self, samples: Samples) -> Score | str:

@@ -73,7 +73,7 @@ class IdentityDrift(Reward):
         "reencode",
     )
     range = (-2.0, 0.0)
-    support = "prefix"
+    time_support = "prefix"
     least_frames = 2
     card = Card(
         sees="Changes of what the picture shows since the first frame: another thing, another "
@@ -150,7 +150,7 @@ class IdentityDrift(Reward):
         assert total is not None  # the first frame is always measured
         return curve, _Seen(start + frames.shape[1], total)
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return the curve of all frames, (B, F)."""
         return spread_out(features)
 

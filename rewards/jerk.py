@@ -38,8 +38,8 @@ class Jerk(Reward):
     needs = ("cv2",)
     lowered_by = ("shake", "stutter", "duplicate", "shuffle")
     range = (-float("inf"), 0.0)
-    support = "pair"
-    reach = 3
+    time_support = "pair"
+    lookahead = 3
     rate = 8.0
     shrinks = True
     card = Card(
@@ -84,7 +84,7 @@ class Jerk(Reward):
         The values are those at the second of four frames; NaN where no point is followed.
         """
         frames = samples.video.shape[1]
-        if frames <= self.reach:
+        if frames <= self.lookahead:
             return {}
         motion = self.motion(samples)
         third, _, seen = tracks(motion, coarse_motion(self, samples), self.grid)

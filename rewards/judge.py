@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ._prompts.chat import Endpoint, NoAnswer
-from .base import Card, Reward, Samples, Score, nothing, refusals
+from .base import Card, Reward, Samples, Score, all_unscored, refusals
 
 Ask = Callable[[dict[str, Any]], str]  # from the JSON of a request to the text of the answer
 YES_NO = {
@@ -78,7 +78,7 @@ class Judge(Reward):
 
     learned = True
     range = (0.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     card = Card(
         sees="Whatever the questions ask and the model can see in a few frames: the prompt, "
         "identity, plausibility.",
@@ -141,7 +141,7 @@ class Judge(Reward):
         """Return the score of whole clips; `Score.parts` holds that of each question."""
         why = refusals(samples, 1, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
-        blank = nothing(samples, self.support, why)
+        blank = all_unscored(samples, self.time_support, why)
         assert blank.frames is not None
         marks = torch.full((len(samples), len(self.yes_no) + len(self.scale)), torch.nan).to(
             blank.frames

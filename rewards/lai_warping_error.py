@@ -37,8 +37,8 @@ class LaiWarpingError(Moving):
     needs = ("cv2",)
     lowered_by = ("noise", "flicker", "cut", "dissolve", "shuffle", "shake")
     range = (-1.0, 0.0)
-    support = "pair"
-    reach = 1
+    time_support = "pair"
+    lookahead = 1
     card = Card(
         sees="What differs between each frame and the next after the next is warped onto it, "
         "where the flow can be trusted.",

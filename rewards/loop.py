@@ -48,8 +48,8 @@ class Loop(Reward):
 
     lowered_by = ("loop",)
     range = (-1.0, 0.0)
-    support = "clip"
-    reach = 0
+    time_support = "clip"
+    lookahead = 0
     least_frames = 2
     shrinks = True
     card = Card(
@@ -73,7 +73,7 @@ class Loop(Reward):
         means = thumbnails(samples).flatten(2)
         return means / means.mean(2, keepdim=True).clamp(min=0.02)
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return minus the degree to which each frame is a repeat, (B, F)."""
         gap = max(2, round(self.gap * about.fps))
         rows = [

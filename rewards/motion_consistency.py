@@ -45,8 +45,8 @@ class MotionConsistency(Reward):
     needs = ("cv2",)
     lowered_by = ("freeze", "duplicate", "stutter", "shake", "shuffle")
     range = (-1.0, 1.0)
-    support = "pair"
-    reach = 3
+    time_support = "pair"
+    lookahead = 3
     shrinks = True
     rate = 8.0
     card = Card(

@@ -57,8 +57,8 @@ class MotionTarget(Reward):
     needs = ("cv2",)
     lowered_by = ("freeze", "grey")
     range = (0.0, 1.0)
-    support = "clip"
-    reach = 2
+    time_support = "clip"
+    lookahead = 2
     rate = 8.0
     shrinks = True
     lost = "inapplicable: the prompt asks nothing of motion"
@@ -105,7 +105,7 @@ class MotionTarget(Reward):
             rows += [value.real, value.imag]
         return torch.cat([torch.stack(rows, -1), found.numbers], -1) * samples.fps
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Return how well each clip moves as its prompt asks, (B, F - 2)."""
         asks = [wanted(prompt) for prompt in about.prompts]
         return torch.stack(

@@ -96,7 +96,7 @@ class Ocr(Reward):
                 curve[row, t] = likeness(self._read(clip[t]), wanted)
         return curve, start + frames.shape[1]
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """The curve of all frames, (B, F)."""
         curve = torch.cat([spread_out(row[None]) for row in features])
         if self.pool == "best":

@@ -47,8 +47,8 @@ class Physics(Reward):
     needs = ("cv2",)
     lowered_by = ("shuffle",)
     range = (-5.0, 0.0)
-    support = "clip"
-    reach = 1
+    time_support = "clip"
+    lookahead = 1
     rate = 8.0
     shrinks = True
     lost = "inapplicable: nothing moves alone"
@@ -85,7 +85,7 @@ class Physics(Reward):
         followed = samples.memo(("followed", self.flow, self.flow_size), lambda: follow(motion))
         return torch.cat([followed[..., :2] * samples.fps, followed[..., 2:]], -1)
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Minus the error of each pair, (B, F - 1)."""
         rows = [self._judge(row, about.fps) for row in features.double().cpu().numpy()]
         return torch.from_numpy(np.stack(rows)).to(features)

@@ -56,7 +56,7 @@ class PickScore(LearnedReward):
         """The embedding of each frame, (B, F, D)."""
         return self.each(samples, lambda frames, _: self.pair(frames))
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """One number a frame, (B, F)."""
         texts = per_prompt(about.prompts, lambda prompts: self.pair.texts(prompts, features))
         return self.pair.scale(features) * cosine(features, texts[:, None])

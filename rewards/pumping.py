@@ -29,8 +29,8 @@ class Pumping(Reward):
     version = "2"  # 2: jumps below a twelfth are hardly seen
     lowered_by = ("slow", "flicker")
     range = (-8.0, 0.0)
-    support = "pair"
-    reach = 2
+    time_support = "pair"
+    lookahead = 2
     shrinks = True
     card = Card(
         sees="Crisp and soft frames by turns: blended slow motion, converted frame rates, decoders that pump.",

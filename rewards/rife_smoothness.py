@@ -48,8 +48,8 @@ class RifeSmoothness(Reward):
         "reencode",
     )
     range = (0.0, 1.0)
-    support = "pair"
-    reach = 2
+    time_support = "pair"
+    lookahead = 2
     rate = 8.0
     card = Card(
         sees="Jerks, jumps, flicker and grain: what the frames before and after do not foretell.",

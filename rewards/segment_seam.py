@@ -44,8 +44,8 @@ class SegmentSeam(Reward):
     needs = ("cv2",)
     lowered_by = ("cut",)
     range = (-20.0, 0.0)
-    support = "pair"
-    reach = 1
+    time_support = "pair"
+    lookahead = 1
     shrinks = True
     lost = "inapplicable: no border between segments in the clip"
     card = Card(
@@ -109,7 +109,7 @@ class SegmentSeam(Reward):
         )
         return torch.cat([left[..., None], cells.unflatten(0, left.shape)], 2)
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Minus the seam at each border, so weighted that the mean over all pairs is that
         over borders, (B, F - 1)."""
         appearance, motion = features[..., 0], jumps(features[..., 1:])

@@ -36,7 +36,7 @@ class ShotCut(Reward):
     needs = (PACKAGE,)
     lowered_by = ("cut", "dissolve", "flicker")
     range = (-float("inf"), 0.0)
-    support = "clip"
+    time_support = "clip"
     least_frames = 2
     card = Card(
         sees="Hard cuts, and dissolves at their middle; strong flicker of the whole picture is taken for cuts.",
@@ -79,7 +79,7 @@ class ShotCut(Reward):
         return thumbnails(samples.frames)
 
     @torch.no_grad()
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """Cuts a second by frame, (B, F)."""
         network = self.setup(features.device)
         chances = torch.stack([self._chances(clip, network) for clip in features])

@@ -8,7 +8,16 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ._flow.swift import swift
-from .base import Card, Reward, Samples, Score, finish, nothing, refusals, spread
+from .base import (
+    Card,
+    Reward,
+    Samples,
+    Score,
+    all_unscored,
+    curve_of_terms,
+    refusals,
+    score_of_curves,
+)
 from .flow import Motion, around, blocks, warp
 
 KINDS = ("luminance", "colour", "texture")
@@ -48,8 +57,8 @@ class TemporalFlicker(Reward):
     needs = ("cv2",)
     lowered_by = ("flicker", "noise")
     range = (-40.0, 0.0)
-    support = "pair"
-    reach = 3
+    time_support = "pair"
+    lookahead = 3
     shrinks = True
     card = Card(
         sees="Jumps of light, of colour and of fine texture (boil) that come back, each apart, along the motion.",
@@ -83,19 +92,23 @@ class TemporalFlicker(Reward):
         why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
-            return nothing(samples, self.support, why)
+            return all_unscored(samples, self.time_support, why)
         chosen = samples.pick(rows)
         kinds = self.features(chosen)
-        score = finish(
-            spread(self.conclude(kinds, chosen.about), self.reach), self.support, why, rows
+        score = score_of_curves(
+            curve_of_terms(self.terms_of_clip(kinds, chosen.about), self.lookahead),
+            self.time_support,
+            why,
+            rows,
         )
         score.weights = dict(self.weights)
         score.slopes = {
             name: torch.full_like(score.value.detach(), w) for name, w in self.weights.items()
         }
-        curves = [spread(-kind, self.reach) for kind in kinds.unbind(-1)]
+        curves = [curve_of_terms(-kind, self.lookahead) for kind in kinds.unbind(-1)]
         score.parts = {
-            k: finish(c, self.support, list(why), rows) for k, c in zip(KINDS, curves, strict=True)
+            k: score_of_curves(c, self.time_support, list(why), rows)
+            for k, c in zip(KINDS, curves, strict=True)
         }
         return score
 
@@ -104,14 +117,14 @@ class TemporalFlicker(Reward):
         windows = _Windows(swift(self, samples), self.floor)
         return torch.stack([average(jump, seen) for jump, seen in windows.jumps().values()], -1)
 
-    def conclude(self, features: Tensor, about: object) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: object) -> Tensor:
         """Their weighted sum, negated, (B, F - 3)."""
         return -(features * features.new_tensor(list(self.weights.values()))).sum(-1)
 
     def maps(self, samples: Samples) -> dict[str, Tensor]:
         """Each kind where it jumps, at the size of the flow; NaN in the first, the last two
         and out of sight."""
-        if samples.video.shape[1] <= self.reach:
+        if samples.video.shape[1] <= self.lookahead:
             return {}
         motion = swift(self, samples)
         jumps = _Windows(motion, self.floor).jumps()

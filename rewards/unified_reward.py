@@ -18,7 +18,7 @@ from torch import Tensor
 from ._prompts import judge_prompts
 from ._prompts.chat import Endpoint, NoAnswer
 from ._prompts.ratings import rated, shares
-from .base import Card, Reward, Samples, Score, nothing, refusals
+from .base import Card, Reward, Samples, Score, all_unscored, refusals
 
 Ask = Callable[[dict[str, Any]], str]
 PARTS = {"alignment": "Alignment", "physics": "Physics", "style": "Style"}
@@ -57,7 +57,7 @@ class UnifiedReward(Reward):
 
     learned = True
     range = (1.0, 5.0)
-    support = "clip"
+    time_support = "clip"
     card = Card(
         sees="Fit to the prompt, plausible motion and looks, as far as a few still frames show them.",
         blind_to="What happens between the frames sent, such as flicker, jerk and stutter; speed, because the "
@@ -113,7 +113,7 @@ class UnifiedReward(Reward):
         for i in [i for i in rows if isinstance(answers[i], str)]:
             why[i] = f"unscored: UnifiedReward: {answers[i]}"
         if not scored:
-            return nothing(samples, self.support, why)
+            return all_unscored(samples, self.time_support, why)
         ratings = torch.tensor([answers[i] for i in scored]).to(samples.frames)
         return rated(ratings, list(PARTS), self.weights, samples.video.shape[1], why, scored)
 

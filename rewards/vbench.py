@@ -59,7 +59,7 @@ from ._vbench.totals import (
     totals,
     vbench2_totals,
 )
-from .base import About, Reward, Samples, Score, nothing
+from .base import About, Reward, Samples, Score, all_unscored
 from .flow import moving_edge, norm2, warp
 
 __all__ = [
@@ -170,7 +170,7 @@ class Followed(Networked):
     lost.
     """
 
-    reach: ClassVar[int] = 1
+    lookahead: ClassVar[int] = 1
 
     def features(self, samples: Samples) -> Tensor:
         """Embeddings of each frame and of its neighbour, (B, F - 1, 2, D)."""
@@ -185,7 +185,7 @@ class Followed(Networked):
             embedded = torch.cat([state, self.ask(samples.video[:, old:])], 1)
         return torch.stack([embedded[:, :-1], embedded[:, 1:]], 2), embedded[:, -1:]
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """The published consistency of each pair, (B, F - 1)."""
         return consistency(features)
 
@@ -218,10 +218,10 @@ class ToImage(Followed):
         """The score of whole clips."""
         if samples.reference is None and not self.first:
             why = "inapplicable: needs the image that the clip was made from, Samples(reference=image), or first=True"
-            return nothing(samples, self.support, [why] * len(samples))
+            return all_unscored(samples, self.time_support, [why] * len(samples))
         return super().forward(samples)
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """One number a pair, (B, F - 1), NaN where there is no image."""
         if about.reference is not None:
             return faithfulness(

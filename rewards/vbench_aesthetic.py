@@ -34,7 +34,7 @@ class VbenchAesthetic(Networked):
 
     needs = ("transformers",)
     extra = "learned"
-    support = "frame"
+    time_support = "frame"
     card = Card(
         sees="How much each frame looks like pictures that people gave high marks.",
         blind_to="Time; the prompt; the sides of a wide frame.",
@@ -74,7 +74,7 @@ class VbenchAesthetic(Networked):
         return self.ask(samples.video)
 
     @torch.no_grad()
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """A tenth of the mark of each frame, (B, F)."""
         if isinstance(self.head, str):
             self.head = linear_head(self.head)

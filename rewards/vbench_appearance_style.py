@@ -47,7 +47,7 @@ class VbenchAppearanceStyle(Reward):
     needs = ("transformers",)
     extra = "learned"
     range = (-1.0, 1.0)
-    support = "frame"
+    time_support = "frame"
     lost = (
         "unscored: no style is known, or the network's answer is not finite. The prompt ends with none of VBench's "
         "nine styles, such as 'oil painting': pass style='...', or meta with an entry 'appearance_style'"
@@ -89,7 +89,7 @@ class VbenchAppearanceStyle(Reward):
             0, samples.video.shape[:2]
         )
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """One number a frame, (B, F); NaN without a style."""
         styles = self.styles(about)
         texts = per_prompt(styles, lambda words: self.pair.texts(words, features))

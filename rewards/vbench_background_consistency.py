@@ -33,7 +33,7 @@ class VbenchBackgroundConsistency(Followed):
     needs = ("transformers",)
     extra = "learned"
     range = (0.0, 1.0)
-    support = "prefix"
+    time_support = "prefix"
     card = Card(
         sees="How far each frame's CLIP embedding is from those of its neighbour and of the first frame.",
         blind_to="What is background and what is not; the sides of a wide frame; stillness, which is its best score.",

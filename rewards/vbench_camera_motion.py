@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from .base import Card, Reward, Samples, Score, finish, nothing, refusals
+from .base import Card, Reward, Samples, Score, all_unscored, refusals, score_of_curves
 from .flow import Motion
 from .vbench import Network, colour, unit
 
@@ -65,7 +65,7 @@ class VbenchCameraMotion(Reward):
     learned = True
     needs = ("cv2",)
     range = (0.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     least_frames = 2
     card = Card(
         sees="Where four points near the edges are in the last frame, against where they were in the first.",
@@ -99,7 +99,7 @@ class VbenchCameraMotion(Reward):
         why = [reason or (None if want else unasked) for reason, want in zip(why, wanted)]
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
-            return nothing(samples, self.support, why)
+            return all_unscored(samples, self.time_support, why)
         found = [
             labels(track, min(samples.video.shape[-2:]))
             for track in self._tracks(samples.pick(rows))
@@ -108,7 +108,9 @@ class VbenchCameraMotion(Reward):
             [float(wanted[i] in names) for i, names in zip(rows, found)],
             device=samples.video.device,
         )
-        return finish(value[:, None].expand(-1, samples.video.shape[1]), self.support, why, rows)
+        return score_of_curves(
+            value[:, None].expand(-1, samples.video.shape[1]), self.time_support, why, rows
+        )
 
     @torch.no_grad()
     def _tracks(self, samples: Samples) -> Tensor:

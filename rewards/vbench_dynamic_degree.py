@@ -35,7 +35,7 @@ class VbenchDynamicDegree(Moving):
     needs = ("cv2",)
     learned = True
     range = (0.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     least_frames = 2
     card = Card(
         sees="Whether the fastest twentieth of the picture moves more than 2.3 % of the shorter side from sample to "
@@ -74,7 +74,7 @@ class VbenchDynamicDegree(Moving):
             speeds[:, ends] = found.unflatten(0, (len(new), -1)).to(speeds)
         return speeds, (seen + new.shape[1], taken[:, -1:].clone())
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """The answer, at every frame."""
         sampled = len(range(0, features.shape[1], interval(about.fps)))
         return (

@@ -12,7 +12,7 @@ from ._networks.hub import Network, chunked, nearest
 from ._vbench import umt
 from ._vbench.kinetics import ACTIONS
 from ._vbench.semantic import levels, middle_frames
-from .base import Card, Reward, Samples, Score, finish, nothing, refusals
+from .base import Card, Reward, Samples, Score, all_unscored, refusals, score_of_curves
 from .vbench import IMAGENET, middle, normalised
 
 SURE = 0.85  # the least probability that counts
@@ -51,7 +51,7 @@ class VbenchHumanAction(Reward):
     needs = ("transformers", "cv2")
     extra = "learned"
     range = (0.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     least_frames = 2
     card = Card(
         sees="Whether 16 frames together look like the named action to a classifier of real films.",
@@ -95,12 +95,14 @@ class VbenchHumanAction(Reward):
         ]
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
-            return nothing(samples, self.support, why)
+            return all_unscored(samples, self.time_support, why)
         classes = torch.tensor(
             [ACTIONS.index(wanted[i]) for i in rows], device=samples.video.device
         )
         seen = sure(self.logits(samples.pick(rows).video), classes)
-        return finish(seen[:, None].expand(-1, samples.video.shape[1]), self.support, why, rows)
+        return score_of_curves(
+            seen[:, None].expand(-1, samples.video.shape[1]), self.time_support, why, rows
+        )
 
     def logits(self, video: Tensor) -> Tensor:
         """UMT's logits of clips (B, F, C, H, W), (B, 400)."""

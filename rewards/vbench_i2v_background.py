@@ -40,7 +40,7 @@ class VbenchI2vBackground(ToImage):
     """
 
     range = (0.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     version = "2"  # 2: frames and image as VBench prepares them since July 2024
     card = Card(
         sees="How near the nearest frame is to the image, and how alike neighbouring frames are, to DreamSim.",

@@ -34,7 +34,7 @@ class VbenchImaging(Networked):
     tensor([0.2500])
     """
 
-    support = "frame"
+    time_support = "frame"
     card = Card(
         sees="Noise, blur, over-exposure and other faults of single frames, as people marked photographs.",
         blind_to="Time: flicker, jumps and stillness; the prompt.",

@@ -37,8 +37,8 @@ class VbenchMotionSmoothness(Reward):
 
     learned = True
     range = (0.0, 1.0)
-    support = "pair"
-    reach = 2
+    time_support = "pair"
+    lookahead = 2
     card = Card(
         sees="How far every other frame is from what an interpolation network makes of its neighbours.",
         blind_to="Every even frame; whether anything moves: a frozen clip is perfect.",
@@ -65,7 +65,8 @@ class VbenchMotionSmoothness(Reward):
         """The same after the `old` frames already scored, and how many frames were seen."""
         video, begin = whole_levels(samples.video), 0 if state is None else state - old
         starts = range(
-            max(0, old - self.reach) if state is not None else 0, video.shape[1] - self.reach
+            max(0, old - self.lookahead) if state is not None else 0,
+            video.shape[1] - self.lookahead,
         )
         terms = torch.full((len(video), len(starts)), torch.nan, device=video.device)
         even = [t for t in starts if (begin + t) % 2 == 0]
@@ -74,7 +75,7 @@ class VbenchMotionSmoothness(Reward):
             terms[:, places] = 1 - self._error(video, batch) / 255
         return terms, begin + video.shape[1]
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """The terms, the mean in the place of those that are not measured."""
         return torch.where(features.isnan(), features.nanmean(1, keepdim=True), features)
 

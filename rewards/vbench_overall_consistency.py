@@ -35,7 +35,7 @@ class VbenchOverallConsistency(FitsPrompt):
     needs = ("transformers", "ftfy")
     extra = "learned"
     range = (-1.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     card = Card(
         sees="Whether 8 frames together show what the prompt names: things, places, actions, style.",
         blind_to="Quality, and what happens between the 8 frames; counts, negation; a prompt's end after 32 tokens.",

@@ -35,7 +35,7 @@ class VbenchStaticFilter(Moving):
     needs = ("cv2",)
     learned = True
     range = (0.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     least_frames = 2
     card = Card(
         sees="Whether the fastest fiftieth of the picture stays within 1.2 % of the shorter side from frame to frame.",
@@ -77,7 +77,7 @@ class VbenchStaticFilter(Moving):
         )
         return found, torch.stack([first, last], 1)
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """The answer, at every frame."""
         return still(features, min(about.size))[:, None].float().expand(-1, features.shape[1])
 

@@ -34,7 +34,7 @@ class VbenchSubjectConsistency(Followed):
     needs = ("transformers",)
     extra = "learned"
     range = (0.0, 1.0)
-    support = "prefix"
+    time_support = "prefix"
     card = Card(
         sees="How far each frame's DINO embedding is from those of its neighbour and of the first frame.",
         blind_to="Which part is the subject; stillness, which is its best score.",

@@ -36,8 +36,8 @@ class VbenchTemporalFlickering(Reward):
     needs = ("cv2",)
     lowered_by = ("flicker", "cut", "dissolve", "noise", "shake", "shuffle", "sharpen", "reencode")
     range = (0.0, 1.0)
-    support = "pair"
-    reach = 1
+    time_support = "pair"
+    lookahead = 1
     card = Card(
         sees="The mean absolute difference of neighbouring frames, nothing more.",
         blind_to="The cause: a clean pan of 8 pixels a frame (0.829) ranks below strong flicker (0.921) and a hard cut "

@@ -37,7 +37,7 @@ class VbenchTemporalStyle(FitsPrompt):
     needs = ("transformers", "ftfy")
     extra = "learned"
     range = (-1.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     least_frames = 2
     card = Card(
         sees="Whether 8 frames together show what the prompt names, its camera motion or speed among other things.",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ._networks import qwen
 from ._networks.hub import Network, fill, precision, published, read_state, tokenizer
 from ._prompts import judge_prompts
-from .base import Card, Reward, Samples, Score, finish, nothing, refusals
+from .base import Card, Reward, Samples, Score, all_unscored, refusals, score_of_curves
 
 PARTS = ("VQ", "MQ", "TA")
 MARKS = tuple(f"<|{part}_reward|>" for part in PARTS)
@@ -46,8 +46,8 @@ class VideoAlign(Reward):
     needs = ("transformers",)
     extra = "learned"
     learned = True
-    support = "clip"
-    reach = 1
+    time_support = "clip"
+    lookahead = 1
     card = Card(
         sees="What annotators preferred among generated clips: looks (VQ), motion (MQ), fit to the prompt (TA).",
         blind_to="Anything quicker than its 2 frames a second: flicker, jitter, single broken frames.",
@@ -100,13 +100,14 @@ class VideoAlign(Reward):
         why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
-            return nothing(samples, self.support, why)
+            return all_unscored(samples, self.time_support, why)
         rated = self.ratings(samples.pick(rows))
         flat = [one[:, None].expand(-1, samples.video.shape[1]) for one in rated.unbind(1)]
         whole = torch.stack([w * curve for w, curve in zip(self.weights, flat, strict=True)]).sum(0)
-        score = finish(whole, self.support, why, rows)
+        score = score_of_curves(whole, self.time_support, why, rows)
         score.parts = {
-            p: finish(c, self.support, list(why), rows) for p, c in zip(PARTS, flat, strict=True)
+            p: score_of_curves(c, self.time_support, list(why), rows)
+            for p, c in zip(PARTS, flat, strict=True)
         }
         score.weights = dict(zip(PARTS, self.weights, strict=True))
         return score

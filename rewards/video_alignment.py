@@ -33,7 +33,7 @@ class VideoAlignment(LearnedReward):
     """
 
     range = (-1.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     card = Card(
         sees="Whether the clip shows what the prompt names; trained on names of human actions.",
         blind_to="Quality, speed, and what happens between its 8 frames; often the direction of motion.",

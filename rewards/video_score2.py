@@ -15,7 +15,7 @@ from ._networks import qwen, qwen25
 from ._networks.hub import Network, precision, pretrained, tokenizer
 from ._prompts import judge_prompts
 from ._prompts.ratings import rated, shares
-from .base import Card, Reward, Samples, Score, nothing, refusals
+from .base import Card, Reward, Samples, Score, all_unscored, refusals
 
 PARTS = {
     "visual_quality": "visual quality",
@@ -63,8 +63,8 @@ class VideoScore2(Reward):
     extra = "learned"
     learned = True
     range = (0.2, 5.0)
-    support = "clip"
-    reach = 1
+    time_support = "clip"
+    lookahead = 1
     card = Card(
         sees="What annotators rated of generated clips: looks, fit to the prompt, physics and common sense.",
         blind_to="Anything quicker than its 2 frames a second, such as flicker, jitter and single broken "
@@ -126,7 +126,7 @@ class VideoScore2(Reward):
         why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
-            return nothing(samples, self.support, why)
+            return all_unscored(samples, self.time_support, why)
         ratings = self.ratings(samples.pick(rows))
         lost = "unscored: VideoScore2: the model's answer holds no three scores from 1 to 5"
         return rated(ratings, list(PARTS), self.weights, samples.video.shape[1], why, rows, lost)

@@ -51,8 +51,8 @@ class ViewConsistency(Reward):
     needs = ("cv2",)
     lowered_by = ("freeze",)
     range = (0.0, 1.0)
-    support = "clip"
-    reach = 1
+    time_support = "clip"
+    lookahead = 1
     least_side = 16
     card = Card(
         sees="Whether matches between neighbouring views obey one epipolar geometry, whether steps are even, whether "
@@ -116,7 +116,7 @@ class ViewConsistency(Reward):
         colour = [x.expand(3, -1, -1) for x in (first, second)]
         return compare(colour[0], colour[1], self.match, self.tolerance)
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         """How well each pair fits, times the depth and the closure of the whole, (B, F -
         1)."""
         rows = [self._judge(row) for row in features.double().cpu().numpy()]

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from vidrl.lookup.extras import install
 
-from .base import Card, Reward, Samples, Score, finish, nothing, refusals
+from .base import Card, Reward, Samples, Score, all_unscored, refusals, score_of_curves
 
 CURE = f"vmaf needs an ffmpeg with libvmaf: {install('vmaf')}, or name one as ffmpeg=PATH"
 LOG = "vmaf.json"
@@ -95,7 +95,9 @@ class Vmaf(Reward):
         why = refusals(samples, 1, self.least_side)
         references = self._references(samples)
         if isinstance(references, str):
-            return nothing(samples, self.support, [reason or references for reason in why])
+            return all_unscored(
+                samples, self.time_support, [reason or references for reason in why]
+            )
         curves = samples.frames.new_full(samples.video.shape[:2], math.nan, dtype=torch.float32)
         rows = [i for i, reason in enumerate(why) if reason is None]
         for i in rows:
@@ -106,9 +108,9 @@ class Vmaf(Reward):
                 curves[i] = curve.to(curves)
         sound = [i for i in rows if why[i] is None]
         return (
-            finish(curves[sound], self.support, why, sound)
+            score_of_curves(curves[sound], self.time_support, why, sound)
             if sound
-            else nothing(samples, self.support, why)
+            else all_unscored(samples, self.time_support, why)
         )
 
     def _references(self, samples: Samples) -> Tensor | str:

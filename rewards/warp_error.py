@@ -43,8 +43,8 @@ class WarpError(Reward):
     version = "2"  # 2: the relative form measures means of 3 by 3 pixels
     lowered_by = ("noise", "flicker", "cut", "shuffle")
     range = (-1.0, 1.0)
-    support = "pair"
-    reach = 1
+    time_support = "pair"
+    lookahead = 1
     shrinks = True
     rate = 8.0
     card = Card(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ._networks import tiny, vjepa2
 from ._networks.hub import Network, chunked, pretrained
 from ._networks.learned import LearnedReward
-from .base import Card, Samples, Score, finish, nothing, refusals
+from .base import Card, Samples, Score, all_unscored, refusals, score_of_curves
 
 
 class WmReward(LearnedReward):
@@ -42,8 +42,8 @@ class WmReward(LearnedReward):
     """
 
     range = (-1.0, 1.0)
-    support = "clip"
-    reach = 1
+    time_support = "clip"
+    lookahead = 1
     card = Card(
         sees="Motion that goes on otherwise than in natural videos: things that vanish, appear, pass through others, "
         "jump or change as no camera films it.",
@@ -103,7 +103,7 @@ class WmReward(LearnedReward):
         why = refusals(samples, self.needed, self.least_side)
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
-            return nothing(samples, self.support, why)
+            return all_unscored(samples, self.time_support, why)
         chosen = evenly(frames, self.most)
         seen = samples.pick(rows).frames[:, chosen].expand(-1, -1, 3, -1, -1)
         found = self._windows(seen)
@@ -111,7 +111,9 @@ class WmReward(LearnedReward):
             range(i * self.step + self.past, i * self.step + self.window)
             for i in range(found.shape[1])
         ]
-        return finish(curve(found, predicted, chosen, frames), self.support, why, rows)
+        return score_of_curves(
+            curve(found, predicted, chosen, frames), self.time_support, why, rows
+        )
 
     def _windows(self, video: Tensor) -> Tensor:
         """The cosine of each window, (B, W)."""

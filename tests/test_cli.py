@@ -178,7 +178,7 @@ def test_show_tells_what_the_default_composite_is_made_of(capsys):
     assert status == 0 and "vidrl.rewards.compose:Composite" in out and "blind to" in out
     assert all(f"  {name} {weight:g}\n" in out for name, weight in made.weights.items())
     told = json.loads(said(capsys, "show", "rewards", "default", "--json")[1])
-    assert told["parts"] == made.weights and told["facts"]["support"] == made.support
+    assert told["parts"] == made.weights and told["facts"]["time_support"] == made.time_support
 
 
 # --- train

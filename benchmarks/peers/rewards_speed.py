@@ -160,7 +160,7 @@ def weight_free() -> dict[str, Reward]:
             continue
         if issubclass(cls, Composite) or cls.learned or set(cls.needs) - {"cv2"}:
             continue
-        if (cls.support != "frame" or name in parts) and not _required(cls) and cls().streams:
+        if (cls.time_support != "frame" or name in parts) and not _required(cls) and cls().streams:
             found[name] = cls()
     return found
 
@@ -262,7 +262,8 @@ def _patches(clock: Clock, rewards: Mapping[str, Reward]) -> list[tuple[Any, str
     found: list[tuple[Any, str, Any]] = [(video.Video, "pieces", clock.pieces(video.Video.pieces))]
     for name, reward in rewards.items():
         found += [
-            (reward, way, clock.timed(name, getattr(reward, way))) for way in ("resume", "conclude")
+            (reward, way, clock.timed(name, getattr(reward, way)))
+            for way in ("resume", "terms_of_clip")
         ]
     for key, label in SHARED.items():
         module, _, name = key.partition(".")

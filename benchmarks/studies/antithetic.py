@@ -73,7 +73,7 @@ def collected(run: Path, repeats: int) -> Tensor:
     weights = torch.tensor([bench.reward.weights[n] / bench.reward.scales[n][1] for n in names])
     spans = snr.frame_spans(bench.policy.backbone.frame_map, bench.policy.backbone.shape[1])
     data = snr.Data(
-        torch.zeros(0), {}, spans, names, [str(bench.reward.parts[n].support) for n in names]
+        torch.zeros(0), {}, spans, names, [str(bench.reward.parts[n].time_support) for n in names]
     )
     run.mkdir(parents=True, exist_ok=True)
     made = []

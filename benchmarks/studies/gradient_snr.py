@@ -756,7 +756,7 @@ def load(run: Path, bench: Bench) -> tuple[Data, list[Tensor], list[Tensor]]:
     """What is there: the data, and the sketches (M, K, L, D) of each group and branch."""
     kept = {kind: _read(run, kind) for kind in ("group", "branch", "gains")}
     names = list(bench.reward.parts)
-    supports = [str(bench.reward.parts[name].support) for name in names]
+    supports = [str(bench.reward.parts[name].time_support) for name in names]
     spans = frame_spans(bench.policy.backbone.frame_map, bench.policy.backbone.shape[1])
     plain = torch.tensor([bench.reward.weights[n] / bench.reward.scales[n][1] for n in names])
     curves, branches, gain = (

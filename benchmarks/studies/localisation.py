@@ -98,7 +98,7 @@ def curves(reward_scores: Mapping[str, Score], row: int) -> dict[str, list[float
 def supports() -> dict[str, str]:
     """What each curve says its entries look at."""
     whole = default()
-    own = {name: part.support for name, part in {**whole.parts, **chosen()}.items()}
+    own = {name: part.time_support for name, part in {**whole.parts, **chosen()}.items()}
     return {name: str(support) for name, support in own.items()} | {LOCAL_ONLY: "pair"}
 
 

@@ -193,7 +193,7 @@ def _stream(video: Film, rewards: Mapping[str, Reward], prompt: str) -> dict[str
 
 
 def _none(reward: Reward) -> Score:
-    return Score(torch.full((1,), math.nan), None, reward.support)
+    return Score(torch.full((1,), math.nan), None, reward.time_support)
 
 
 def _number(x: Tensor) -> float | None:

@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample, interpolate, pad
 
 
 @dataclass(frozen=True)
-class Effort:
+class FlowSettings:
     """How `torch_flow` minimises, and what; the defaults were chosen by
     benchmarks/studies/flow_epe.py."""
 
@@ -31,7 +31,7 @@ class Effort:
     least_step: float = 0.05  # below it the smoothness is quadratic, pixels
 
 
-def torch_flow(first: Tensor, second: Tensor, effort: Effort | None = None) -> Tensor:
+def torch_flow(first: Tensor, second: Tensor, effort: FlowSettings | None = None) -> Tensor:
     """The flow (N, 2, H, W) from `first` to `second`, (N, C, H, W) in [0, 1];
     differentiable in both.
 
@@ -48,7 +48,7 @@ def torch_flow(first: Tensor, second: Tensor, effort: Effort | None = None) -> T
     >>> torch_flow(first, second)[0].mean((1, 2)).round(decimals=1)
     tensor([1., 0.])
     """
-    effort = effort or Effort()
+    effort = effort or FlowSettings()
     _check(first, second)
     pictures = [_pyramid(image, effort) for image in (first, second)]
     flow = first.new_zeros(len(first), 2, 1, 1)
@@ -67,7 +67,7 @@ def _check(first: Tensor, second: Tensor) -> None:
         )
 
 
-def _pyramid(image: Tensor, effort: Effort) -> list[Tensor]:
+def _pyramid(image: Tensor, effort: FlowSettings) -> list[Tensor]:
     """The channels and their gradients, coarsest first, each twice as large as the one
     before."""
     shape, levels = image.shape[-2:], 0
@@ -105,7 +105,7 @@ def _sampled(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     ), inside
 
 
-def _refined(one: Tensor, two: Tensor, flow: Tensor, effort: Effort) -> Tensor:
+def _refined(one: Tensor, two: Tensor, flow: Tensor, effort: FlowSettings) -> Tensor:
     """The flow after one warp: the energy's minimum where the residual is linear in the
     flow."""
     moved, inside = _sampled(two, flow)
@@ -131,7 +131,7 @@ def _grouped(channels: Tensor) -> Tensor:
     return torch.stack([channels[:, :own].sum(1), channels[:, own:].sum(1)], 1)
 
 
-def _springs(flow: Tensor, effort: Effort) -> tuple[Tensor, ...]:
+def _springs(flow: Tensor, effort: FlowSettings) -> tuple[Tensor, ...]:
     """How strongly each pixel is tied to the one left, right, above and below, (N, 1, H, W)
     each, 0 at the border."""
     steps = (flow.diff(dim=dim).square().sum(1, keepdim=True) for dim in (-1, -2))
@@ -144,7 +144,7 @@ def _solved(
     data: tuple[Tensor, Tensor, Tensor],
     goal: Tensor,
     springs: tuple[Tensor, ...],
-    effort: Effort,
+    effort: FlowSettings,
 ) -> Tensor:
     """(data + springs) f = goal + springs * neighbours, by Jacobi's method in blocks of one
     pixel, with momentum."""

@@ -133,7 +133,7 @@ class Foreign(Reward):
     ValueError where it gives another number of scores than clips.
     """
 
-    support = "clip"
+    time_support = "clip"
 
     def __init__(
         self,
@@ -160,7 +160,9 @@ class Foreign(Reward):
             found, reasons = self._safely(samples.pick(rows))
             value = value.index_copy(0, torch.tensor(rows, device=value.device), found)
             why = [reasons[rows.index(i)] if i in rows else reason for i, reason in enumerate(why)]
-        return Score(value, value[:, None].expand(samples.video.shape[:2]), self.support, why=why)
+        return Score(
+            value, value[:, None].expand(samples.video.shape[:2]), self.time_support, why=why
+        )
 
     def _safely(self, samples: Samples) -> tuple[Tensor, list[str | None]]:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..base import LOST, Score, finish
+from ..base import LOST, Score, score_of_curves
 
 
 def rated(
@@ -33,8 +33,8 @@ def rated(
     whole = torch.stack(
         [weight * curve for weight, curve in zip(weights, curves, strict=True)]
     ).sum(0)
-    score = finish(whole, "clip", why, rows, lost)
-    alone = [finish(curve, "clip", list(why), rows, lost) for curve in curves]
+    score = score_of_curves(whole, "clip", why, rows, lost)
+    alone = [score_of_curves(curve, "clip", list(why), rows, lost) for curve in curves]
     score.parts = dict(zip(names, alone, strict=True))
     score.weights = dict(zip(names, weights, strict=True))
     score.slopes = {

@@ -1,6 +1,6 @@
-"""Curves over time: from terms to curves, from curves to scores, and clips without a score.
+"""Curves over time: from terms to curves, from curves to scores, and reasons to refuse.
 
-Shapes: B clips, F frames, T = F - reach terms.
+Shapes: B clips, F frames, T = F - lookahead terms.
 """
 
 from __future__ import annotations
@@ -14,33 +14,37 @@ from torch import Tensor, nn
 from .samples import Samples
 from .score import STILL, Score
 
-LONGEST = 4  # frames in a row: the most that the terms of a reward with a rate look at
+# The largest number of frames in a row that a term of a reward with a `rate` reads.
+LONGEST = 4
 LOST = "unscored: the measure is not finite on this clip; look for frames without any content"
 
 
-def spread(terms: Tensor, reach: int) -> Tensor:
-    """Terms (B, F - reach) as a curve (B, F) of the same mean.
+def curve_of_terms(terms: Tensor, lookahead: int) -> Tensor:
+    """Turn terms (B, F - lookahead) into a curve (B, F) of the same mean.
 
-    A pair gives half of its departure from the mean to each of its frames, three in a row
-    give theirs to the middle one, four to the middle two.
+    The deviation of a term from the mean is credited to the middle of the frames that the
+    term reads: with lookahead 1, half of it to each of the two frames; with 2, all of it to
+    the middle one of three; with 3, half of it to each of the middle two of four. Frames
+    that are the middle of no term get the mean.
 
-    >>> spread(torch.tensor([[1.0, 3.0]]), reach=1)
+    >>> curve_of_terms(torch.tensor([[1.0, 3.0]]), lookahead=1)
     tensor([[1.5000, 2.0000, 2.5000]])
-    >>> spread(torch.tensor([[1.0, 3.0]]), reach=2)
+    >>> curve_of_terms(torch.tensor([[1.0, 3.0]]), lookahead=2)
     tensor([[2., 1., 3., 2.]])
     """
+    # In float64, so that the mean of a long clip does not depend on how terms are added up.
     mean = terms.mean(1, keepdim=True, dtype=torch.float64).to(terms.dtype)
     pad = nn.functional.pad
-    departure = pad(terms - mean, (reach // 2, reach // 2))
-    if reach % 2:
-        departure = (pad(departure, (0, 1)) + pad(departure, (1, 0))) / 2
-    return mean + departure
+    deviation = pad(terms - mean, (lookahead // 2, lookahead // 2))
+    if lookahead % 2:
+        deviation = (pad(deviation, (0, 1)) + pad(deviation, (1, 0))) / 2
+    return mean + deviation
 
 
-def odd(ratio: float) -> int:
-    """The odd number nearest to `ratio`, by ratio.
+def nearest_odd(ratio: float) -> int:
+    """Return the odd number nearest to `ratio`, where nearness is the quotient of the two.
 
-    >>> [odd(fps / 8) for fps in (4, 8, 12, 16, 24, 30, 60)]
+    >>> [nearest_odd(fps / 8) for fps in (4, 8, 12, 16, 24, 30, 60)]
     [1, 1, 1, 3, 3, 3, 7]
     """
     low = max(1, (math.floor(ratio) - 1) // 2 * 2 + 1)
@@ -48,7 +52,7 @@ def odd(ratio: float) -> int:
 
 
 def interleave(parts: Sequence[Tensor]) -> Tensor:
-    """What `Samples.phases` took apart, put together along the second axis.
+    """Put the parts that `Samples.phases` took apart together again, along the second axis.
 
     >>> interleave([torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, 4.0]]), torch.tensor([[2.0]])])
     tensor([[0., 1., 2., 3., 4.]])
@@ -60,15 +64,15 @@ def interleave(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts), 1)[:, order.argsort().to(parts[0].device)]
 
 
-def finish(
-    scored: Tensor, support: str, why: list[str | None], rows: list[int], lost: str = LOST
+def score_of_curves(
+    curves: Tensor, support: str, why: list[str | None], rows: list[int], lost: str = LOST
 ) -> Score:
-    """The Score of all clips from the curves of those in `rows`; the others are NaN for the
-    reason in `why`.
+    """Return the Score of a batch from the curves of the clips in `rows`.
 
-    `lost` is the reason of a curve that is not finite.
+    The other clips of the batch are NaN; `why` holds their reasons. A clip whose curve is
+    not finite is NaN too, and gets the reason `lost`, which is written into `why`.
     """
-    curve = among(scored, rows, len(why))
+    curve = rows_of_batch(curves, rows, len(why))
     value = curve.mean(1, dtype=torch.float64).to(curve.dtype)
     for i in rows:
         if not torch.isfinite(value[i]):
@@ -77,51 +81,56 @@ def finish(
     return Score(value, curve, support, why=why)
 
 
-def among(scored: Tensor, rows: Sequence[int], clips: int) -> Tensor:
-    """What was computed for the clips `rows`, (len(rows), ...), among all of them, (clips,
-    ...): NaN for the others.
+def rows_of_batch(computed: Tensor, rows: Sequence[int], clips: int) -> Tensor:
+    """Put what was computed for the clips `rows` into a batch of `clips`, NaN elsewhere.
 
-    >>> among(torch.tensor([[1.0], [2.0]]), [0, 2], clips=3)
+    (len(rows), ...) becomes (clips, ...).
+
+    >>> rows_of_batch(torch.tensor([[1.0], [2.0]]), [0, 2], clips=3)
     tensor([[1.],
             [nan],
             [2.]])
     """
-    whole = scored.new_full((clips, *scored.shape[1:]), math.nan)
-    return whole.index_copy(0, torch.tensor(rows, device=scored.device), scored)
+    batch = computed.new_full((clips, *computed.shape[1:]), math.nan)
+    # index_copy, not an assignment in place: gradients pass through it
+    return batch.index_copy(0, torch.tensor(rows, device=computed.device), computed)
 
 
-def nothing(samples: Samples, support: str, why: Sequence[str | None]) -> Score:
-    """A Score of NaN for every clip."""
+def all_unscored(samples: Samples, support: str, why: Sequence[str | None]) -> Score:
+    """Return a Score of NaN for every clip, with the reasons `why`."""
     curve = samples.frames.new_full(samples.video.shape[:2], math.nan)
     return Score(curve[:, 0].clone(), curve, support, why=why)
 
 
 def too_short(least_frames: int, frames: int) -> str:
-    """Why a clip of so few frames cannot be scored; an image, which is a clip of one frame,
-    has a reason of its own.
+    """Return the reason why a clip of too few frames is not scored.
+
+    An image is a clip of one frame, and its reason begins with words of its own, because
+    composites leave such parts out.
 
     >>> too_short(3, 2), too_short(3, 1)
     ('inapplicable: needs a clip of at least 3 frames, got 2',
      'inapplicable to an image: needs a clip of at least 3 frames, got 1')
     """
-    return f"{STILL if frames == 1 else 'inapplicable'}: needs a clip of at least {least_frames} frames, got {frames}"
+    begin = STILL if frames == 1 else "inapplicable"
+    return f"{begin}: needs a clip of at least {least_frames} frames, got {frames}"
 
 
 def refusals(
     samples: Samples, least_frames: int, least_side: int, first: int = 0
 ) -> list[str | None]:
-    """Why each clip cannot be scored, or None; "inapplicable" where the reward has no
-    meaning for such a clip.
+    """Return for each clip the reason why it cannot be scored, or None.
 
-    `first` is the number of the first frame, where the samples are a piece of a longer
-    clip.
+    A reason begins with "inapplicable" where the reward has no meaning for such a clip, and
+    with "unscored" where the clip is broken. `first` is the number of the first frame, where
+    the samples are a piece of a longer clip.
     """
     frames, (height, width) = samples.video.shape[1], samples.video.shape[-2:]
     if frames < least_frames:
         return [too_short(least_frames, frames)] * len(samples)
     if min(height, width) < least_side:
-        reason = f"inapplicable: needs frames of at least {least_side} x {least_side} pixels, got {height} x {width}"
-        return [reason] * len(samples)
-    faults = samples.broken(first)
-    told = "unscored: NaN or infinity in frame {}; the generator diverged"
-    return [None if frame is None else told.format(frame) for frame in faults]
+        size = f"{least_side} x {least_side} pixels, got {height} x {width}"
+        return [f"inapplicable: needs frames of at least {size}"] * len(samples)
+    message = "unscored: NaN or infinity in frame {}; the generator diverged"
+    broken = samples.broken(first)
+    return [None if frame is None else message.format(frame) for frame in broken]

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from .._files.memory import TooLarge
-from .curves import LONGEST, finish, interleave, refusals, spread, too_short
+from .curves import (
+    LONGEST,
+    curve_of_terms,
+    interleave,
+    refusals,
+    score_of_curves,
+    too_short,
+)
 from .samples import About, Samples
 from .score import Score
 
@@ -124,9 +131,9 @@ class Stream:
             why = too_short(reward.needed, self.seen)
         if why is not None:
             curve = torch.full((1, max(self.seen, 1)), torch.nan)
-            return Score(curve[:, 0].clone(), curve, reward.support, why=[why])
+            return Score(curve[:, 0].clone(), curve, reward.time_support, why=[why])
         curve = interleave([lane.curve(name) for lane in lanes])
-        return finish(curve, reward.support, [None], [0], reward.lost)
+        return score_of_curves(curve, reward.time_support, [None], [0], reward.lost)
 
 
 class _Lane:
@@ -162,7 +169,7 @@ class _Lane:
         samples, self.waiting = _joined(self.tail, self.waiting), []
         old, frames = 0 if self.tail is None else self.tail.shape[1], samples.video.shape[1]
         for name, reward in self.rewards.items():
-            if frames > reward.reach:
+            if frames > reward.lookahead:
                 kept, self.state[name] = reward.resume(samples, self.state[name], old)
                 self.features[name].append(kept)
         self.tail = samples.video[:, max(0, frames - self.context) :].clone()
@@ -171,7 +178,9 @@ class _Lane:
         self.flush()
         assert self.about is not None  # it has had frames
         reward = self.rewards[name]
-        return spread(reward.conclude(torch.cat(self.features[name], 1), self.about), reward.reach)
+        return curve_of_terms(
+            reward.terms_of_clip(torch.cat(self.features[name], 1), self.about), reward.lookahead
+        )
 
 
 class Single:

@@ -31,7 +31,7 @@ class Plain(Reward):
     tensor([0.5000, 0.5000])
     """
 
-    support = "clip"
+    time_support = "clip"
 
     def __init__(self, fn: Callable[..., Any], name: str = "") -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def as_reward(reward: Any, name: str = "") -> Reward:
     Raises ValueError for a class, of which an instance is wanted, and for what cannot be
     called.
 
-    >>> as_reward(lambda samples: samples.frames.mean((2, 3, 4)), "bright").support
+    >>> as_reward(lambda samples: samples.frames.mean((2, 3, 4)), "bright").time_support
     'clip'
     """
     if isinstance(reward, Reward):

@@ -215,7 +215,7 @@ def _index(rows: list[int]) -> slice | list[int]:
 
 @dataclass(frozen=True)
 class About:
-    """What is known of clips beside their pixels: all that `Reward.conclude` may ask."""
+    """What is known of clips beside their pixels: all that `Reward.terms_of_clip` may ask."""
 
     prompts: Sequence[str]
     fps: float

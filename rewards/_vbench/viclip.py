@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._networks import viclip
 from .._networks.hub import chunked
-from ..base import Reward, Samples, Score, finish, nothing, refusals
+from ..base import Reward, Samples, Score, all_unscored, refusals, score_of_curves
 from .semantic import frames_for_viclip, middle_frames
 
 FRAMES = 8  # that ViCLIP sees of a clip
@@ -54,9 +54,11 @@ class FitsPrompt(Reward):
         ]
         rows = [i for i, reason in enumerate(why) if reason is None]
         if not rows:
-            return nothing(samples, self.support, why)
+            return all_unscored(samples, self.time_support, why)
         fits = self.agreement(samples.pick(rows))
-        return finish(fits[:, None].expand(-1, samples.video.shape[1]), self.support, why, rows)
+        return score_of_curves(
+            fits[:, None].expand(-1, samples.video.shape[1]), self.time_support, why, rows
+        )
 
     def agreement(self, samples: Samples) -> Tensor:
         """The cosine of each clip with its prompt, (B,)."""

@@ -38,7 +38,7 @@ class Counted(Reward):
     def terms(self, samples):
         return samples.frames.mean((2, 3, 4)) * self.weight
 
-    def conclude(self, features, about):
+    def terms_of_clip(self, features, about):
         if self.told:
             with open(f"{self.told}.calls", "a") as file:
                 file.write("x\n")
@@ -48,9 +48,9 @@ class Counted(Reward):
 class Slow(Counted):
     """Takes a while for a clip."""
 
-    def conclude(self, features, about):
+    def terms_of_clip(self, features, about):
         time.sleep(0.4)
-        return super().conclude(features, about)
+        return super().terms_of_clip(features, about)
 
 
 class Spoiled(Reward):
@@ -98,7 +98,7 @@ class Like(Reward):
     def features(self, samples):
         return samples.frames.mean((2, 3, 4))
 
-    def conclude(self, features, about):
+    def terms_of_clip(self, features, about):
         if about.reference is None:
             return features * torch.nan
         return -(features - about.reference[:, 0].float().div(255).mean()).abs()

@@ -44,7 +44,7 @@ def made(given: dict[str, Tensor], **options) -> Score:
     inside = Composite(
         {"near": FrameQuality(), "far": FrameQuality()}, {"far": 2.0}, {"near": (0.1, 0.5)}
     )
-    inside.support = "clip"
+    inside.time_support = "clip"
     parts = {"near": Score(given["near"].mean(1), given["near"]), "far": flat(given["far"])}
     scores["nested"] = inside.combine(parts)
     weights = {"frame": 1.5, "pair": -0.5, "prefix": 2.0, "clip": 1.0, "plain": 0.7, "nested": 0.8}

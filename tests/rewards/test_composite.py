@@ -22,11 +22,11 @@ class Fixed(Reward):
         self, *values: float, why: tuple[str | None, ...] = (), support: str = "frame"
     ) -> None:
         super().__init__()
-        self.values, self.why, self.support = torch.tensor(values), why, support
+        self.values, self.why, self.time_support = torch.tensor(values), why, support
 
     def forward(self, samples: Samples) -> Score:
         curve = self.values[:, None] + torch.tensor([-1.0, 1.0, 0.0, 0.0])
-        return Score(self.values.clone(), curve, self.support, why=self.why)
+        return Score(self.values.clone(), curve, self.time_support, why=self.why)
 
 
 def value(composite: Composite) -> list[float]:
@@ -133,11 +133,11 @@ def test_no_parts_and_strange_normalisation_are_refused():
 
 def test_the_support_is_the_widest_and_facts_are_the_parts():
     whole = Composite({"a": Fixed(1.0, support="pair"), "b": Fixed(1.0, support="prefix")})
-    assert whole.support == "prefix" and whole.differentiable
+    assert whole.time_support == "prefix" and whole.differentiable
     assert (
         not default().differentiable
         and default().needs == ("cv2",)
-        and default().support == "prefix"
+        and default().time_support == "prefix"
     )
 
 

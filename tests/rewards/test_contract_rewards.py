@@ -69,7 +69,7 @@ def test_facts(reward):
     assert set(reward.lowered_by) <= set(corruptions.names()) and (
         reward.lowered_by or reward.learned
     )
-    assert reward.support in ("frame", "pair", "prefix", "clip")
+    assert reward.time_support in ("frame", "pair", "prefix", "clip")
     assert reward.range[0] < reward.range[1] and isinstance(reward.differentiable, bool)
 
 
@@ -77,7 +77,7 @@ def test_score_is_well_formed(reward):
     score = reward(samples(clips()))
     assert isinstance(score, Score) and score.value.shape == (3,) and score.frames.shape == (3, 9)
     assert torch.isfinite(score.value).all() and torch.isfinite(score.frames).all()
-    assert score.why == [None] * 3 and score.support == reward.support
+    assert score.why == [None] * 3 and score.support == reward.time_support
     torch.testing.assert_close(score.frames.mean(1), score.value, atol=1e-5, rtol=1e-4)
 
 

@@ -81,7 +81,7 @@ def test_the_far_score_is_the_near_score_bit_for_bit(flicker, dtype):
     video = (clips() * 255).to(torch.uint8) if dtype == torch.uint8 else clips().to(dtype)
     far = HttpScorer(flicker.url, chunk=2)
     assert same(far(samples(video)), VbenchTemporalFlickering()(samples(video)))
-    assert far.support == "pair"
+    assert far.time_support == "pair"
 
 
 def test_a_clip_of_nan_stays_nan_with_its_reason_and_the_others_are_scored(flicker):

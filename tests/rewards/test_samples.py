@@ -13,7 +13,7 @@ import torch
 from vidrl import rewards
 from vidrl.rewards import Reward, Samples, Score
 from vidrl.rewards._scoring.plain import as_reward
-from vidrl.rewards.base import spread
+from vidrl.rewards.base import curve_of_terms
 from vidrl.rewards.flicker import Flicker
 from vidrl.rewards.frame_quality import FrameQuality
 
@@ -237,10 +237,47 @@ def test_what_is_memoised_is_made_once_and_shared_by_picks():
 
 def test_the_curve_keeps_the_mean_and_a_pair_gives_half_to_each():
     terms = torch.tensor([[0.0, 0.0, 1.0, 0.0]])
-    assert spread(terms, 0).tolist() == [[0, 0, 1, 0]]
-    assert (spread(terms, 1) - 0.25).tolist() == [[-0.125, -0.25, 0.25, 0.25, -0.125]]
-    assert spread(terms, 2).tolist() == [[0.25, 0, 0, 1, 0, 0.25]]
-    assert (spread(terms, 3) - 0.25).tolist() == [[0, -0.125, -0.25, 0.25, 0.25, -0.125, 0]]
+    assert curve_of_terms(terms, 0).tolist() == [[0, 0, 1, 0]]
+    assert (curve_of_terms(terms, 1) - 0.25).tolist() == [[-0.125, -0.25, 0.25, 0.25, -0.125]]
+    assert curve_of_terms(terms, 2).tolist() == [[0.25, 0, 0, 1, 0, 0.25]]
+    assert (curve_of_terms(terms, 3) - 0.25).tolist() == [[0, -0.125, -0.25, 0.25, 0.25, -0.125, 0]]
+
+
+class Brightness(Reward):
+    time_support, lookahead = "frame", 1
+
+    def features(self, samples):
+        return samples.frames.mean((2, 3, 4))[:, 1:]
+
+    def terms_of_clip(self, features, about):
+        return 2 * features
+
+
+def former():
+    """A class of a user that was written with the former names."""
+
+    class Former(Brightness):
+        support, reach = "prefix", 2
+
+        def features(self, samples):
+            return super().features(samples)[:, 1:]
+
+        def conclude(self, features, about):
+            return super().conclude(features, about) + 1
+
+    return Former
+
+
+def test_former_names_of_a_reward_class_are_read_with_one_warning():
+    with pytest.warns(DeprecationWarning, match="support -> time_support") as warnings:
+        reward = former()()
+    assert len(warnings) == 1 and "conclude -> terms_of_clip" in str(warnings[0].message)
+    score = reward(Samples(VIDEO, [""] * 2, 8.0))
+    assert score.support == reward.time_support == reward.support == "prefix"
+    assert reward.lookahead == reward.reach == 2
+    assert torch.allclose(score.value, 1 + 2 * VIDEO[:, 2:].mean((1, 2, 3, 4)))
+    reward.support = "clip"
+    assert reward.time_support == "clip"
 
 
 def test_score_knows_its_supports():

@@ -53,11 +53,11 @@ def test_latents_every_and_borders():
 def test_a_ratio_by_hand():
     """Inside 0.01, at the border of frames 3 | 4 0.08, no floor and no slack: ln 8."""
     reward = SegmentSeam(every=4, floors=(0.0, 1e-9), slack=0.0)
-    terms = reward.conclude(pairs([0.01] * 3 + [0.08] + [0.01] * 3), ABOUT)
+    terms = reward.terms_of_clip(pairs([0.01] * 3 + [0.08] + [0.01] * 3), ABOUT)
     assert terms.mean().item() == pytest.approx(-math.log(8), rel=1e-4)
     assert terms.nonzero()[:, 1].tolist() == [3]
     lenient = SegmentSeam(every=4, floors=(0.01, 1e-9), slack=0.5)
-    slack = lenient.conclude(pairs([0.01] * 3 + [0.08] + [0.01] * 3), ABOUT)
+    slack = lenient.terms_of_clip(pairs([0.01] * 3 + [0.08] + [0.01] * 3), ABOUT)
     assert slack.mean().item() == pytest.approx(-(math.log(0.09 / 0.02) - 0.5), rel=1e-4)
 
 
@@ -66,7 +66,7 @@ def test_a_turn_of_motion_by_hand():
     before| / 2 is 0.02."""
     flow = [0.02] * 7 + [0.0] + [-0.02] * 7
     reward = SegmentSeam(every=8, floors=(0.01, 0.002), slack=0.0, weight=1.0)
-    terms = reward.conclude(pairs([0.0] * 15, flow), ABOUT)
+    terms = reward.terms_of_clip(pairs([0.0] * 15, flow), ABOUT)
     assert terms.mean().item() == pytest.approx(-math.log(0.022 / 0.002), rel=1e-4)
 
 
@@ -75,7 +75,7 @@ def test_the_value_is_the_mean_over_borders():
     rows = [0.01] * 11
     rows[3], rows[7] = 0.02, 0.08
     hand = -(math.log(2) + math.log(8)) / 2
-    assert reward.conclude(pairs(rows), ABOUT).mean().item() == pytest.approx(hand, rel=1e-4)
+    assert reward.terms_of_clip(pairs(rows), ABOUT).mean().item() == pytest.approx(hand, rel=1e-4)
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidrl.rewards import flow
-from vidrl.rewards._flow.torch_flow import Effort, torch_flow
+from vidrl.rewards._flow.torch_flow import FlowSettings, torch_flow
 from vidrl.synthetic import world
 
 
@@ -77,7 +77,7 @@ def test_the_gradient_is_right():
     draw = torch.Generator().manual_seed(2)
     first = torch.rand(2, 1, 7, 6, generator=draw, dtype=torch.float64, requires_grad=True)
     second = torch.rand(2, 1, 7, 6, generator=draw, dtype=torch.float64, requires_grad=True)
-    effort = Effort(coarsest=3, warps=2, sweeps=3, smoothness=0.5)
+    effort = FlowSettings(coarsest=3, warps=2, sweeps=3, smoothness=0.5)
     assert torch.autograd.gradcheck(
         lambda a, b: torch_flow(a, b, effort), (first, second), fast_mode=True
     )
@@ -91,7 +91,7 @@ def test_the_gradient_moves_a_picture_where_the_flow_should_point():
     goal = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1)
     losses = []
     for _ in range(8):
-        loss = (torch_flow(first, second, Effort(warps=2)) - goal).square().mean()
+        loss = (torch_flow(first, second, FlowSettings(warps=2)) - goal).square().mean()
         (slope,) = torch.autograd.grad(loss, second)
         second.data -= 0.02 * slope / slope.abs().max()
         losses.append(loss.item())

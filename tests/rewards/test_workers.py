@@ -149,8 +149,8 @@ def test_the_command_takes_a_class_of_anyone_and_a_table(folder, capsys, tmp_pat
 
         class Words(FrameQuality):
             "As many as the prompt has words."
-            def conclude(self, features, about):
-                return super().conclude(features, about) * 0 + len(about.prompts[0].split())
+            def terms_of_clip(self, features, about):
+                return super().terms_of_clip(features, about) * 0 + len(about.prompts[0].split())
     """)
     )
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -56,7 +56,7 @@ class _Asked(MotionTarget):
         key = ("asked", self.flow, self.flow_size)
         return samples.memo(key, lambda: super(_Asked, self).features(samples))
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         asks = [self.part(wanted(prompt)) for prompt in about.prompts]
         return torch.stack(
             [self._judge(_Measured(row), ask) for row, ask in zip(features, asks, strict=True)]
@@ -182,8 +182,8 @@ class Count(Reward):
     """
 
     range = (0.0, 1.0)
-    support = "clip"
-    reach = 2
+    time_support = "clip"
+    lookahead = 2
     rate = 8.0
     shrinks = True
     lost = "inapplicable: the prompt gives no number of things, or nothing moves"
@@ -205,7 +205,7 @@ class Count(Reward):
             [[_parts(frame) for frame in clip] for clip in moving.numpy(force=True)]
         ).float()
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         asks = [things(prompt) for prompt in about.prompts]
         return torch.stack([_matched(row, ask) for row, ask in zip(features, asks, strict=True)])
 
@@ -251,7 +251,7 @@ class Length(Reward):
     asked)."""
 
     range = (0.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     lost = "inapplicable: the prompt does not say how long the clip is"
     card = Card(
         sees="Frames over frames a second.",
@@ -263,7 +263,7 @@ class Length(Reward):
     def terms(self, samples: Samples) -> Tensor:
         return samples.video.new_zeros(samples.video.shape[:2], dtype=torch.float32)
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         lasts, asks = features.shape[1] / about.fps, [seconds(prompt) for prompt in about.prompts]
         values = [min(1.0, lasts / ask) if ask else math.nan for ask in asks]
         return features.new_tensor(values)[:, None].expand_as(features)
@@ -279,7 +279,7 @@ class Caption(Reward):
     """
 
     range = (0.0, 1.0)
-    support = "clip"
+    time_support = "clip"
     lost = (
         "inapplicable: the prompt is no caption of vidrl.synthetic.world, or the clip is not square"
     )
@@ -299,7 +299,7 @@ class Caption(Reward):
         video = video if video.is_floating_point() else video.float() / 255
         return video.expand(-1, -1, 3, -1, -1).contiguous()
 
-    def conclude(self, features: Tensor, about: About) -> Tensor:
+    def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
         values = [
             self._read(clip, prompt, about.fps)
             for clip, prompt in zip(features, about.prompts, strict=True)

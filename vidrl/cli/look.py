@@ -170,7 +170,7 @@ def _default() -> dict[str, Any]:
     from vidrl.rewards import default
 
     made, facts = default(), _known("rewards", "vidrl.rewards.compose:Composite")
-    own = {name: getattr(made, name) for name in ("differentiable", "needs", "support")}
+    own = {name: getattr(made, name) for name in ("differentiable", "needs", "time_support")}
     return facts | {
         "name": "default",
         "options": [],
