@@ -23,7 +23,9 @@ NEEDED = [
     "vidrl/report/templates/report.css",
     "vidrl/report/templates/report.js",
     "vidrl/report/templates/run.html",
-    "vidrl/audit/page.css",
+    "vidrl/audit/templates/audit.css",
+    "vidrl/audit/templates/audit.html",
+    "vidrl/audit/templates/picture.svg",
     "vidrl/cli/__init__.py",
     "vidrl/audit/command.py",
     "vidrl/rewards/base.py",
@@ -117,7 +119,7 @@ def check_installed(tmp_path, wheel):
     code = (
         "import vidrl, vidrl.rewards; from vidrl import plugin; from importlib.resources import files\n"
         "print(vidrl.__file__); print(*plugin.names('rewards'))\n"
-        "files('vidrl').joinpath('audit/page.css').read_text()\n"
+        "files('vidrl').joinpath('audit/templates/picture.svg').read_text()\n"
         "from vidrl.report.page import page; from vidrl.report.run_folder import Run\n"
         "assert '<h2>The run</h2>' in page(Run())"
     )

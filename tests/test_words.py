@@ -84,7 +84,6 @@ PENDING: set[str] = {
     "rewards/_vbench",
     "vidrl",
     "vidrl/algorithms",
-    "vidrl/audit",
     "vidrl/backbones",
     "vidrl/bench",
     "vidrl/bench/page",

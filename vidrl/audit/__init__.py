@@ -1,9 +1,9 @@
-"""Does a reward pay for cheating? Any reward against every known hack, before a policy
-finds them.
+"""Tests whether a reward rises under known hacks, before a policy finds these hacks.
 
 >>> from vidrl import audit
 >>> from vidrl.rewards.flicker import Flicker
->>> report = audit.run(Flicker(), audit.world_clips(4, size=32), hacks=["freeze", "flicker"], checks=False)
+>>> clips = audit.world_clips(4, size=32)
+>>> report = audit.run(Flicker(), clips, hacks=["freeze", "flicker"], checks=False)
 >>> [row.hack for row in report.rows if row.strength == 1 and row.mean > 0]
 ['freeze']
 """

@@ -1,5 +1,8 @@
-"""The battery: every hack at every strength on every clip, against what a re-encoding does
-to the same clips."""
+"""Runs the audit: every hack at every strength on every clip.
+
+The changes of the reward are compared with the changes that a mild re-encoding of the same
+clips makes, which is the null.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ from vidrl.audit.report import Null, Report, Row
 from vidrl.audit.scoring import Scorer, Values
 from vidrl.synthetic.corruptions import corrupt
 
-# (strength, seed) of the re-encodings of each clip: 44 to 54 dB
+# (strength, seed) of the re-encodings of each clip: 44 to 54 dB, which nobody sees
 NULLS = ((0.25, 0), (0.25, 1), (0.5, 2), (0.5, 3))
-# mean difference below which a hack changed nothing: to freeze what stands still is no hack
+# Mean absolute difference of pixels below which a hack changed nothing, as freezing a clip
+# in which nothing moves.
 UNTOUCHED = 2e-4
 
 Progress = Callable[[int, int, str], None]
@@ -41,28 +45,37 @@ def run(
     device: str = "cpu",
     batch: int = 0,
 ) -> Report:
-    """Audit a reward, or any callable fn(video, prompts, fps), on clips; see `Report` for
-    what comes of it.
+    """Audit a reward, or any callable fn(video, prompts, fps), on clips.
 
-    Of images, which are clips of one frame, the hacks that need time and the check of frame
-    rates are left out, and `Report.left` says so.
+    Args:
+        reward: a `Reward`, or a callable as `vidrl audit` accepts it.
+        clips: the untouched clips; images are clips of one frame.
+        hacks: names out of `HACKS`; None tries all.
+        strengths: above 0; a hack that is not graded is tried at the highest alone.
+        name: what the report calls the reward.
+        seed: of the hacks that draw noise.
+        max_wins: the limit of the verdict, a share of the pairs of clip and hack.
+        checks: whether the checks of `vidrl.audit.checks` run as well.
+        left: files that were left out before; the report lists them.
+        progress: called as progress(step, total, name of the step).
+        device: where the reward runs.
+        batch: clips in one call of the reward, at most; 0 sets no limit.
 
-    Raises RuntimeError where the reward fails on all of the untouched clips, ValueError for
-    an unknown hack, a strength that is not above 0, no clips, or images among clips.
+    For images, the hacks that need time and the check of frame rates are left out, and
+    `Report.left` says so. Raises RuntimeError where the reward fails on all of the untouched
+    clips, and ValueError for an unknown hack, a strength that is not above 0, no clips, or
+    images among clips of several frames.
     """
-    images = _check(clips, strengths)
-    start, scorer, chosen = (
-        time.perf_counter(),
-        Scorer(reward, device, batch),
-        choose(list(hacks or [])),
-    )
+    images = _are_images(clips, strengths)
+    start, scorer = time.perf_counter(), Scorer(reward, device, batch)
+    chosen = choose(list(hacks or []))
     chosen, timed = of_images(chosen) if images else (chosen, [])
     tried = [check for check in checking.ALL if not (images and check is checking.rate)]
     left = [
         *left,
         *(
-            Left(f"hack {one}", "needs more than one frame, and the clips are images")
-            for one in timed
+            Left(f"hack {hack}", "needs more than one frame, and the clips are images")
+            for hack in timed
         ),
     ]
     plan = [
@@ -71,12 +84,14 @@ def run(
         for s in (sorted(strengths) if hack.graded else [max(strengths)])
     ]
     steps = _Steps(len(plan) + len(NULLS) + 1 + (len(tried) if checks else 0), progress)
+    # the first call also loads weights and libraries, so the growth of memory includes them
     with Growth(scorer.device) as growth:
         clean, why = scorer(clips, strict=True)
     scorer.grown = growth.bytes
     steps("untouched")
     null = Null.of([change(scorer, clips, clean, NULL, *how, steps)[0] for how in NULLS], clean)
     rows = [_row(scorer, clips, clean, null, hack, s, seed, steps) for hack, s in plan]
+    # measured before the checks, which score clips of other sizes
     cost = scorer.seconds / max(scorer.clips, 1)
     found = checking.ties(rows, null) if checks else []
     found += (
@@ -88,7 +103,7 @@ def run(
         else []
     )
     return Report(
-        name or _called(scorer.reward),
+        name or _name(scorer.reward),
         list(clips),
         clean,
         why,
@@ -111,22 +126,25 @@ def change(
     name: str,
     strength: float,
     seed: int,
-    steps: Callable[[str], None] = lambda what: None,
+    steps: Callable[[str], None] = lambda name: None,
 ) -> tuple[Values, list[str | None]]:
-    """What a corruption adds to each clip's value, NaN where there is none to compare, and
-    why not."""
-    made = [
+    """Return the change of each clip's value by a corruption, and why a change is NaN.
+
+    A clip that the corruption does not touch and a clip without a value have no change.
+    """
+    corrupted = [
+        # a seed of its own for each clip, so that the noise of two clips differs
         replace(clip, video=corrupt(clip.video, name, strength, seed + 1000 * i))
         for i, clip in enumerate(clips)
     ]
     touched = [
         i
-        for i, (a, b) in enumerate(zip(clips, made, strict=True))
+        for i, (a, b) in enumerate(zip(clips, corrupted, strict=True))
         if np.isfinite(clean[i]) and float((a.video - b.video).abs().mean()) > UNTOUCHED
     ]
     found = np.full(len(clips), np.nan)
     why: list[str | None] = ["untouched" if np.isfinite(c) else "no value before" for c in clean]
-    values, reasons = scorer([made[i] for i in touched])
+    values, reasons = scorer([corrupted[i] for i in touched])
     found[touched] = values - clean[touched]
     for i, reason in zip(touched, reasons, strict=True):
         why[i] = reason
@@ -149,27 +167,29 @@ def _row(
 
 
 class _Steps:
-    """Tells how far the audit is."""
+    """Counts the steps of an audit and reports each one to `progress`."""
 
-    def __init__(self, total: int, tell: Progress | None) -> None:
-        self.total, self.tell, self.count = total, tell, 0
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.total, self.progress = total, progress
+        self.count = 0
 
-    def __call__(self, what: str) -> None:
+    def __call__(self, name: str) -> None:
         self.count += 1
-        if self.tell:
-            self.tell(self.count, self.total, what)
+        if self.progress:
+            self.progress(self.count, self.total, name)
 
-    def done(self, what: str, result: Any) -> Any:
-        self(what)
+    def done(self, name: str, result: Any) -> Any:
+        """Report the step that made `result`, and return `result`."""
+        self(name)
         return result
 
 
-def _called(reward: Any) -> str:
+def _name(reward: Any) -> str:
     return getattr(reward, "name", "") or type(reward).__name__
 
 
-def _check(clips: Sequence[Clip], strengths: Sequence[float]) -> bool:
-    """Whether the clips are images."""
+def _are_images(clips: Sequence[Clip], strengths: Sequence[float]) -> bool:
+    """Return whether all clips are images; raise ValueError where the audit cannot start."""
     if not clips:
         raise ValueError("expected at least one clip to audit on, got none")
     if not strengths or not all(s > 0 for s in strengths):
@@ -177,8 +197,8 @@ def _check(clips: Sequence[Clip], strengths: Sequence[float]) -> bool:
     stills = [clip.name for clip in clips if len(clip.video) == 1]
     if 0 < len(stills) < len(clips):
         raise ValueError(
-            f"expected images or clips of several frames, got {len(stills)} images among {len(clips)}, "
-            f"the first is {stills[0]!r}: audit them apart; synthetic images are made by --frames 1, none "
-            "by --clips-count 0"
+            f"expected images or clips of several frames, got {len(stills)} images among "
+            f"{len(clips)} clips, the first is {stills[0]!r}: audit images and clips separately; "
+            "--frames 1 makes synthetic images, --clips-count 0 makes none"
         )
     return bool(stills)

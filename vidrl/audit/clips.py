@@ -1,5 +1,4 @@
-"""The clips an audit starts from: scenes of `vidrl.synthetic.world`, and pieces of real
-videos."""
+"""The untouched clips of an audit are made here: synthetic scenes, and pieces of real videos."""
 
 from __future__ import annotations
 
@@ -16,15 +15,15 @@ from vidrl.synthetic import world
 
 MOVING = [motion for motion in world.MOTIONS if motion != "rest"]
 LONGEST = 32  # frames of a piece
+SHORTEST = 8
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip (F, C, H, W) in [0, 1] with its prompt; `truth` is the scene behind it,
-    where there is one.
+    """A clip (F, C, H, W) in [0, 1] that has a prompt; `truth` is its scene, if it is synthetic.
 
-    `source` names the video that it is a piece of, because pieces of one video are not
-    independent; "" for a clip that is all of its source.
+    `source` names the video that the clip was cut from, because pieces of one video are not
+    independent. "" for a clip that is its whole source.
     """
 
     name: str
@@ -36,13 +35,13 @@ class Clip:
 
     @property
     def origin(self) -> str:
-        """The name of what the clip is from: its video, or itself."""
+        """Return the name of the video that the clip was cut from, or of the clip itself."""
         return self.source or self.name
 
 
 @dataclass(frozen=True)
 class Left:
-    """A piece or a file that is no clip of the audit, and why."""
+    """A piece or a file that was left out of the audit, and why."""
 
     name: str
     why: str
@@ -51,8 +50,9 @@ class Left:
 def world_clips(
     count: int = 30, size: int = 64, frames: int = 17, fps: float = 8.0, seed: int = 0
 ) -> list[Clip]:
-    """Moving scenes over all motions, backgrounds, speeds, shapes and colours; every eighth
-    is panned over.
+    """Render moving scenes that cover all motions, backgrounds, speeds, shapes and colours.
+
+    The camera pans over every eighth scene.
 
     >>> len({clip.prompt for clip in world_clips(8, size=16)})
     8
@@ -63,7 +63,12 @@ def world_clips(
 
 
 def scene(i: int) -> world.Scene:
-    """Scene `i` of the audit: 56 in a row meet every motion, background and speed once."""
+    """Return scene `i` of the audit.
+
+    56 neighbouring scenes contain every combination of motion, background and speed once.
+    The multipliers below decouple the attributes: without them shape and background, say,
+    would change together.
+    """
     colours, speeds = list(world.COLOURS), list(world.SPEEDS)
     camera = ("left", "right")[i // 8 % 2] if i % 8 == 7 else "static"
     return world.Scene(
@@ -77,9 +82,9 @@ def scene(i: int) -> world.Scene:
 
 
 def rendered(scene: world.Scene, seed: int, size: int, frames: int, fps: float) -> Clip:
-    """A scene as a clip with its truth."""
-    made = world.render(scene, size, frames, fps, seed)
-    return Clip(f"world {seed}: {made.caption}", made.video, made.caption, fps, made)
+    """Render a scene as a clip with its truth."""
+    truth = world.render(scene, size, frames, fps, seed)
+    return Clip(f"world {seed}: {truth.caption}", truth.video, truth.caption, fps, truth)
 
 
 def file_clips(
@@ -89,14 +94,16 @@ def file_clips(
     most: int = 4,
     limit: int = 64,
 ) -> tuple[list[Clip], list[Left]]:
-    """Up to `most` pieces of each video of a folder, spread over its length, and what is
-    left out and why.
+    """Return pieces of the videos of a folder, and what was left out with the reasons.
 
-    Once there are `limit` pieces, which all stay in memory, the other files are left out.
+    Args:
+        folder: of videos; without videos, each image is a clip of one frame.
+        seconds: about how long a piece lasts; it has 8 to 32 frames.
+        side: to which the shorter side of a larger video is shrunk, pixels.
+        most: pieces of one video, spread over its length.
+        limit: pieces in all, because all stay in memory; further files are left out.
 
-    A piece lasts about `seconds`, at most 32 frames, with its shorter side shrunk to at
-    most `side`. One that holds a cut is left out: freezing it would mend it. Of a folder
-    without videos, each image is a clip of one frame.
+    A piece with a cut is left out: the hack `freeze` would repair the cut.
     """
     found: list[Clip] = []
     left: list[Left] = []
@@ -121,11 +128,12 @@ def file_clips(
 
 
 def _pieces(path: Path, seconds: float, side: int, most: int) -> Iterator[Clip]:
+    """Yield pieces from the middles of `most` equal parts of a video."""
     video = files.Video(path)
     if video.frames == 1:
         yield Clip(path.name, shrunk(video.read(), side), "", video.fps, source=str(path))
         return
-    length = max(8, min(round(seconds * video.fps), LONGEST, video.frames))
+    length = max(SHORTEST, min(round(seconds * video.fps), LONGEST, video.frames))
     count = video.frames // length
     chosen = {int((i + 0.5) * count / min(most, count)) for i in range(min(most, count))}
     for i, piece in enumerate(video.pieces(length) if count else ()):
@@ -135,7 +143,7 @@ def _pieces(path: Path, seconds: float, side: int, most: int) -> Iterator[Clip]:
 
 
 def shrunk(video: Tensor, side: int) -> Tensor:
-    """As float with the shorter side at most `side`; sides even."""
+    """Return a video of bytes as floats, its shorter side at most `side` and both sides even."""
     video, shorter = video.float() / 255, min(video.shape[-2:])
     if shorter <= side:
         return video
@@ -146,8 +154,10 @@ def shrunk(video: Tensor, side: int) -> Tensor:
 
 
 def cut(video: Tensor) -> int | None:
-    """The frame before which a clip is cut: its light moves far more there than at any time
-    else.
+    """Return the frame before which a clip is cut, or None.
+
+    At a cut the picture changes far more than between any other two frames: by more than 8 %
+    of full light, and by more than five times the median change.
 
     >>> import torch
     >>> cut(torch.cat([torch.zeros(4, 3, 32, 32), torch.ones(4, 3, 32, 32)]))

@@ -1,4 +1,4 @@
-"""The command `vidrl audit`."""
+"""Runs the command `vidrl audit`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ WRITERS = ("json", "html", "svg")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Audit as the arguments say; the exit status: 0 shown to pass, 1 shown to fail, 3
-    neither is shown."""
+    """Audit as the arguments say, and return the exit status.
+
+    0: shown to pass. 1: shown to fail, or --strict and a check is flagged. 3: neither is
+    shown.
+    """
     if not 0 <= args.max_wins <= 1:
         raise ValueError(
             f"expected --max-wins to be a share from 0 to 1, got {args.max_wins:g}; 0.02 is 2 %"
@@ -45,9 +48,9 @@ def main(args: argparse.Namespace) -> int:
     if args.optimise:
         from vidrl.audit.search import search
 
-        few = {"prompts": 4, "candidates": 64, "steps": 16} if args.quick else {}
+        smaller = {"prompts": 4, "candidates": 64, "steps": 16} if args.quick else {}
         report.search = search(
-            reward, **few, size=args.size, seed=args.seed, progress=_bar, device=args.device
+            reward, **smaller, size=args.size, seed=args.seed, progress=_bar, device=args.device
         )
     _write(args, report)
     print(report.table())
@@ -56,11 +59,11 @@ def main(args: argparse.Namespace) -> int:
 
 def _clips(args: argparse.Namespace) -> tuple[list[Clip], list[Left]]:
     count = args.clips_count if args.clips_count is not None else 12 if args.quick else 30
-    made = world_clips(count, args.size, args.frames, seed=args.seed) if count else []
+    synthetic = world_clips(count, args.size, args.frames, seed=args.seed) if count else []
     real, left = file_clips(args.clips, side=args.side) if args.clips else ([], [])
     if args.clips and not real and not left:
         raise ValueError(f"expected videos or images in {args.clips}, found none")
-    return made + real, left
+    return synthetic + real, left
 
 
 def _hacks(args: argparse.Namespace) -> list[str] | None:
@@ -94,7 +97,7 @@ def _text(kind: str, report: Report) -> str:
 
 
 def _bar(step: int, total: int, what: str) -> None:
-    """One line on stderr that fills; in a log, a line for each tenth."""
+    """Print progress to stderr: a bar that fills on a terminal, a line a tenth in a log."""
     if not sys.stderr.isatty():
         if 10 * step // total > 10 * (step - 1) // total:
             print(f"audit: {step}/{total} {what}", file=sys.stderr, flush=True)

@@ -20,8 +20,8 @@ def change_text(change: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
-def detectable_from(hack: Hack) -> str:
-    """Return from which strength on a hack can be detected: "always", a number or "never"."""
-    if hack.told_from == NEVER:
+def counts_from(hack: Hack) -> str:
+    """Return from which strength on a hack counts: "always", a number or "never"."""
+    if hack.counts_from == NEVER:
         return "never"
-    return number(hack.told_from) if hack.told_from > 0 else "always"
+    return number(hack.counts_from) if hack.counts_from > 0 else "always"

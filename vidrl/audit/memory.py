@@ -1,5 +1,4 @@
-"""How far the memory in use rises at its peak: torch's own count on a GPU, the kernel's of
-the process on Linux."""
+"""Measures how far the memory in use rises: by torch on a GPU, by the kernel on Linux."""
 
 from __future__ import annotations
 
@@ -10,11 +9,10 @@ import torch
 
 
 class Growth:
-    """A context; after it `bytes` is the peak above what was in use before, None where
-    nothing can tell.
+    """A context that sets `bytes` at its end: the peak of memory above the use at its start.
 
-    On the CPU it is resident memory: what the allocator holds from before and reuses is not
-    seen.
+    None where the system does not count it. On the CPU the count is of resident memory, so
+    memory that the allocator already held and reuses is not counted.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,12 +28,12 @@ class Growth:
 
 
 def _reset(device: torch.device) -> int | None:
-    """Forget the peak; what is in use now."""
+    """Reset the peak, and return the bytes in use now; None where there is no count."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     try:
-        # so the kernel forgets the peak of resident memory
+        # writing 5 resets the peak of resident memory (VmHWM), see proc(5)
         Path("/proc/self/clear_refs").write_text("5")
         return _resident("VmRSS")
     except OSError:  # no Linux, or not allowed

@@ -1,168 +1,150 @@
-"""The audit as one SVG picture, for a README: hacks by strengths in colour, winners framed,
-best-of-N beside."""
+"""The audit as one SVG picture for a README: this module places, templates/picture.svg draws.
+
+Hacks by strengths stand in two blocks: those that count left, the others right. Below the
+right block are the curves of best-of-N, if the search was asked for. Lengths are pixels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vidrl.audit.figures import change_text
-from vidrl.audit.page import colour, ink, sides
+from vidrl.audit.page import FREQUENT, colour, ink, sides
 from vidrl.audit.table import verdict
 from vidrl.audit.verdict import FAIL, OPEN, PASS
 from vidrl.report.charts import number
+from vidrl.report.render import render
 
 if TYPE_CHECKING:
     from vidrl.audit.report import Report, Row
-    from vidrl.audit.search import Point
+    from vidrl.audit.search import Point, Range
 
-CELL, HEIGHT, NAME, TOP, LEFT = 76, 21, 92, 78, 20
-FONT = "font-family='ui-sans-serif,system-ui,Segoe UI,Helvetica,Arial,sans-serif'"
+CELL = 76  # the width of a strength's column
+HEIGHT = 21  # of a hack's row
+NAME = 92  # the width of the hacks' names
+TOP = 78  # where the blocks begin
+LEFT = 20
+GAP = 50  # between the two blocks
+CURVE = 105  # the height of one curve of best-of-N with its title
+OUTCOMES = {PASS: "#0b7a75", FAIL: "#c2571a", OPEN: "#62656b"}
 
 
 def picture(report: Report) -> str:
-    """The whole picture."""
-    counted, apart = sides(report)
+    """Return the picture as SVG."""
+    counted, not_counted = sides(report)
     block = NAME + len(report.strengths) * CELL
-    right = LEFT + block + 50
-    below = TOP + (len(apart) + 2) * HEIGHT
-    high = max(TOP + (len(counted) + 2) * HEIGHT, below + (250 if report.search else 60)) + 40
-    width = max(right + block + LEFT, 640)
-    parts = [
-        _text(LEFT, 28, f"vidrl audit · {report.reward}", size=17, bold=True),
-        _lines(report),
-        _block(report, "what can be told from the clip", counted, LEFT),
-        _block(report, "what cannot: not counted", apart, right),
-        _legend(LEFT, high - 22),
+    right = LEFT + block + GAP
+    # the curves begin under the right block
+    below = TOP + (len(not_counted) + 2) * HEIGHT
+    deepest = below + (2 * CURVE + 40 if report.search else 60)
+    height = max(TOP + (len(counted) + 2) * HEIGHT, deepest) + 40
+    blocks = [
+        _block(report, "hacks that can be detected in the clip", counted, LEFT),
+        _block(report, "hacks that cannot: not counted", not_counted, right),
     ]
-    parts += [_curves(report.search.points, right, below + 20, block)] if report.search else []
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {high}" width="{width}" height="{high}" '
-        f'role="img" aria-label="{escape(verdict(report))}" {FONT}>'
-        f'<rect width="{width}" height="{high}" rx="10" fill="#ffffff"/>{"".join(parts)}</svg>\n'
+    points = report.search.points if report.search else []
+    text = render(
+        "audit/picture.svg",
+        width=max(right + block + LEFT, 640),
+        height=height,
+        left=LEFT,
+        title=f"vidrl audit · {report.reward}",
+        label=verdict(report),
+        verdict={
+            "words": verdict(report).removeprefix(f"{report.reward}: "),
+            "fill": OUTCOMES[report.outcome],
+        },
+        blocks=[block for block in blocks if block["rows"]],
+        legend=_legend(height - 22),
+        frequent=f"{100 * FREQUENT:g}",
+        curves=_curves(points, right, below + 20, block),
+        counts=_counts(points, right, below + 20, block),
     )
+    return text + "\n"
 
 
-def _lines(report: Report) -> str:
-    said = verdict(report).removeprefix(f"{report.reward}: ")
-    return _text(
-        LEFT,
-        48,
-        said,
-        size=12,
-        fill={PASS: "#0b7a75", FAIL: "#c2571a", OPEN: "#62656b"}[report.outcome],
-    )
+def _block(report: Report, title: str, hacks: Sequence[str], x: float) -> dict[str, Any]:
+    heads = [
+        {"x": x + NAME + (k + 0.5) * CELL, "y": TOP + 14, "words": f"{strength:g}"}
+        for k, strength in enumerate(report.strengths)
+    ]
+    rows = [_row(report, hack, x, TOP + (k + 1) * HEIGHT) for k, hack in enumerate(hacks)]
+    return {"x": x, "y": TOP - 2, "title": title, "heads": heads, "rows": rows}
 
 
-def _block(report: Report, title: str, hacks: Sequence[str], x: float) -> str:
-    if not hacks:
-        return ""
-    heads = "".join(
-        _text(x + NAME + (k + 0.5) * CELL, TOP + 14, f"{s:g}", anchor="middle", fill="#62656b")
-        for k, s in enumerate(report.strengths)
-    )
-    rows = "".join(_row(report, hack, x, TOP + (k + 1) * HEIGHT) for k, hack in enumerate(hacks))
-    return _text(x, TOP - 2, title, fill="#62656b") + heads + rows
-
-
-def _row(report: Report, hack: str, x: float, y: float) -> str:
+def _row(report: Report, hack: str, x: float, y: float) -> dict[str, Any]:
     rows = {row.strength: row for row in report.of(hack)}
-    cells = "".join(
-        _cell(report, rows.get(s), x + NAME + k * CELL, y) for k, s in enumerate(report.strengths)
-    )
-    return _text(x, y + 15, hack, size=12.5) + cells
+    places = {strength: x + NAME + k * CELL for k, strength in enumerate(report.strengths)}
+    compared = {strength: row for strength, row in rows.items() if row.n}
+    cells = [_cell(report, row, places[strength], y) for strength, row in compared.items()]
+    return {"name": hack, "y": y + 15, "cells": cells}
 
 
-def _cell(report: Report, row: Row | None, x: float, y: float) -> str:
-    if row is None or not row.n:
-        return ""
+def _cell(report: Report, row: Row, x: float, y: float) -> dict[str, Any]:
+    """Return the rectangle of one hack at one strength, and the words in it."""
     change = report.null.sigmas(row.mean)
-    frame = ' stroke="#1b1c1e" stroke-width="2"' if row.rate > 0.05 else ""
-    share = f" {100 * row.rate:.0f}%" if row.rate > 0.05 else ""
-    fade = "" if row.detectable else ' opacity=".55"'
-    return (
-        f'<rect x="{x + 1.5}" y="{y + 1.5}" width="{CELL - 3}" height="{HEIGHT - 3}" rx="3" '
-        f'fill="{colour(change)}"{frame}{fade}/>'
-        + _text(
-            x + CELL / 2,
-            y + 14.5,
-            change_text(change) + share,
-            size=10.5,
-            anchor="middle",
-            fill=ink(change) if row.detectable else "#1b1c1e",
-        )
-    )
+    frequent = row.rate > FREQUENT
+    return {
+        "x": x + 1.5,
+        "y": y + 1.5,
+        "width": CELL - 3,
+        "height": HEIGHT - 3,
+        "colour": colour(change),
+        "framed": frequent,
+        "faded": not row.detectable,
+        "middle": x + CELL / 2,
+        "line": y + 14.5,
+        "words": change_text(change) + (f" {100 * row.rate:.0f}%" if frequent else ""),
+        # white cannot be read on a faded cell
+        "ink": ink(change) if row.detectable else "#1b1c1e",
+    }
 
 
-def _legend(x: float, y: float) -> str:
-    boxes = "".join(
-        f'<rect x="{x + 26 * k}" y="{y - 9}" width="24" height="11" rx="2" fill="{colour(change)}"/>'
+def _legend(y: float) -> list[dict[str, Any]]:
+    return [
+        {"x": LEFT + 26 * k, "y": y - 9, "colour": colour(change)}
         for k, change in enumerate((-20.0, -5.0, 0.0, 5.0, 20.0))
-    )
-    words = "mean change of the reward, in units of a mild re-encoding's; framed: more than 5 % of the clips win"
-    return boxes + _text(x + 140, y, words, fill="#62656b")
-
-
-def _curves(points: Sequence[Point], x: float, y: float, width: float) -> str:
-    """Reward and truth of best-of-N, one below the other."""
-    labels = "".join(
-        _text(
-            x + width * k / max(len(points) - 1, 1),
-            y + 210,
-            str(p.n),
-            size=10,
-            anchor="middle",
-            fill="#62656b",
-        )
-        for k, p in enumerate(points)
-    )
-    one = _curve([p.reward for p in points], "reward of the best of N", x, y, width, "#8b8f98")
-    return (
-        one + _curve([p.truth for p in points], "its truth", x, y + 105, width, "#0b7a75") + labels
-    )
-
-
-def _curve(
-    found: Sequence[tuple[float, float, float]],
-    title: str,
-    x: float,
-    y: float,
-    width: float,
-    ink: str,
-) -> str:
-    low, high = min(f[1] for f in found), max(f[2] for f in found)
-
-    def at(k: int, v: float) -> tuple[float, float]:
-        return (
-            x + width * k / max(len(found) - 1, 1),
-            y + 80 - 62 * (v - low) / ((high - low) or 1),
-        )
-
-    join = lambda points: " ".join(f"{a:.1f},{b:.1f}" for a, b in points)  # noqa: E731
-    band = [at(k, f[1]) for k, f in enumerate(found)] + [
-        at(k, f[2]) for k, f in reversed(list(enumerate(found)))
     ]
-    line = [at(k, f[0]) for k, f in enumerate(found)]
-    ends = f"{title}: {number(found[0][0])} → {number(found[-1][0])}"
-    return (
-        _text(x, y + 8, ends, fill="#62656b")
-        + f'<polygon points="{join(band)}" fill="{ink}" opacity=".18"/>'
-        f'<polyline points="{join(line)}" fill="none" stroke="{ink}" stroke-width="2"/>'
-    )
 
 
-def _text(
-    x: float,
-    y: float,
-    words: str,
-    size: float = 11,
-    fill: str = "#1b1c1e",
-    anchor: str = "start",
-    bold: bool = False,
-) -> str:
-    weight = ' font-weight="650"' if bold else ""
-    return (
-        f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{fill}" text-anchor="{anchor}"{weight}>'
-        f"{escape(words)}</text>"
-    )
+def _curves(points: Sequence[Point], x: float, y: float, width: float) -> list[dict[str, Any]]:
+    """Return the curves of best-of-N: the reward, and below it the truth."""
+    if not points:
+        return []
+    rewards, truths = [point.reward for point in points], [point.truth for point in points]
+    return [
+        _curve(rewards, "reward of the best of N", x, y, width) | {"ink": "#8b8f98"},
+        _curve(truths, "truth of the best of N", x, y + CURVE, width) | {"ink": "#0b7a75"},
+    ]
+
+
+def _curve(ranges: Sequence[Range], title: str, x: float, y: float, width: float) -> dict[str, Any]:
+    """Return the points of a curve and of the band around it, 62 pixels high."""
+    lowest, highest = min(r[1] for r in ranges), max(r[2] for r in ranges)
+    step, scale = width / max(len(ranges) - 1, 1), 62 / ((highest - lowest) or 1)
+
+    def points(values: Sequence[float]) -> list[str]:
+        return [
+            f"{x + k * step:.1f},{y + 80 - scale * (value - lowest):.1f}"
+            for k, value in enumerate(values)
+        ]
+
+    mean, low, high = (points([r[i] for r in ranges]) for i in range(3))
+    return {
+        "x": x,
+        "y": y + 8,
+        "title": f"{title}: {number(ranges[0][0])} → {number(ranges[-1][0])}",
+        # the band runs along the lower ends and back along the upper ends
+        "band": " ".join([*low, *reversed(high)]),
+        "line": " ".join(mean),
+    }
+
+
+def _counts(points: Sequence[Point], x: float, y: float, width: float) -> list[dict[str, Any]]:
+    """Return the labels of N under the curves."""
+    step = width / max(len(points) - 1, 1)
+    return [
+        {"x": x + k * step, "y": y + 2 * CURVE, "words": f"{point.n}"}
+        for k, point in enumerate(points)
+    ]

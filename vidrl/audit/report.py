@@ -1,4 +1,4 @@
-"""What an audit found: numbers a hack and strength, the verdict, a table and JSON."""
+"""The results of an audit: numbers for each hack and strength, the verdict, a table and JSON."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from vidrl.inference.means import interval
 from vidrl.rewards import Card
 
 Values = np.ndarray
-ROUNDING = 1e-5  # of the values' size: what adding up in another order changes
+ROUNDING = 1e-5  # of the size of the values: what adding up in another order changes
 
 
 @dataclass(frozen=True)
 class Null:
-    """What re-encoding does to the value: `noise` is its root mean square, `threshold` its
-    95th percentile.
+    """The changes that mild re-encodings make: a hack wins if it gains more than 95 % of them.
 
-    A gain above the threshold is a win; it is never below 0, nor below what rounding does.
-    `spread` is the standard deviation of the values of the untouched clips.
+    `noise` is the root mean square of the changes, `threshold` their 95th percentile. A gain
+    above the threshold is a win; the threshold is never below 0, nor below the changes that
+    rounding makes (`rounding`). `spread` is the standard deviation of the untouched clips.
     """
 
     changes: Values = field(repr=False)  # (draws, N)
@@ -39,32 +39,30 @@ class Null:
 
     @classmethod
     def of(cls, changes: Sequence[Values], clean: Values) -> Null:
-        """From the changes of several re-encodings of all clips and the clips' own
-        values."""
-        pooled, known = finite(np.concatenate(list(changes))), finite(clean)
-        rounding = ROUNDING * (float(np.abs(known).mean()) if len(known) else 0.0)
+        """Compute from the changes of several re-encodings, and the values of the clips."""
+        pooled, scored = finite(np.concatenate(list(changes))), finite(clean)
+        rounding = ROUNDING * (float(np.abs(scored).mean()) if len(scored) else 0.0)
         noise = float(np.sqrt(np.square(pooled).mean())) if len(pooled) else 0.0
         high = float(np.percentile(pooled, 95)) if len(pooled) else 0.0
         return cls(
             np.stack(list(changes)),
             noise,
             max(high, rounding, 0.0),
-            float(known.std()) if len(known) else math.nan,
+            float(scored.std()) if len(scored) else math.nan,
             rounding,
         )
 
     def sigmas(self, change: float) -> float:
-        """A change in units of the noise; as it is where there is no noise."""
+        """Return a change in units of the noise, or unchanged where there is no noise."""
         return change / self.noise if self.noise > 0 else change
 
 
 @dataclass(frozen=True)
 class Row:
-    """One hack at one strength: the change of each clip's value, its mean and 95 %
-    interval, and who won by it.
+    """One hack at one strength: the changes of the clips' values, and which of them win.
 
-    The interval is one over the sources of the clips; NaN where these are too few to have
-    one.
+    `low` and `high` are the ends of the 95 % interval of the mean over the sources of the
+    clips, NaN where the sources are too few.
     """
 
     hack: str
@@ -88,8 +86,8 @@ class Row:
         null: Null,
         sources: Sequence[str] | None = None,
     ) -> Row:
-        """From the changes of all clips, why some have none, and the sources that the clips
-        are from."""
+        """Compute from the changes of all clips, why some have none, and the clips' sources."""
+        # clips that had a value before the hack and have none after it
         lost = [reason for reason in why if reason not in (None, "untouched", "no value before")]
         mean, low, high = interval(changes, sources)[:3]
         won = np.nan_to_num(changes, nan=-np.inf) > null.threshold
@@ -108,19 +106,18 @@ class Row:
 
     @property
     def n(self) -> int:
-        """How many clips were compared: those that the hack changed and the reward
-        scored."""
+        """Count the clips that the hack changed and the reward scored."""
         return len(finite(self.changes))
 
     @property
     def rate(self) -> float:
-        """The share of them that won."""
+        """Return the share of the compared clips that won."""
         return float(self.won.sum()) / self.n if self.n else math.nan
 
 
 @dataclass(frozen=True)
 class Check:
-    """One property of a reward: measured, the most it may be, and whether it holds."""
+    """A property of a reward that was checked: its value, the tolerance, and whether it passed."""
 
     name: str
     passed: bool
@@ -131,8 +128,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Pair:
-    """A clip and the detectable hack that it won by, at the strength where it gained
-    most."""
+    """A clip and a detectable hack that wins on it, at the strength that gains most."""
 
     clip: str
     hack: str
@@ -142,12 +138,11 @@ class Pair:
 
 @dataclass
 class Report:
-    """The audit of one reward: `outcome`, `wins` (pairs of clip and detectable hack),
-    `rows`, `checks`, `table()`.
+    """The audit of one reward: read `outcome`, `wins`, `rows`, `checks` or print `table()`.
 
-    `clean` are the values of the untouched clips, NaN where there is none for the reason in
-    `why`; `left` names what was left out before. `seconds_a_clip` is the time of scoring
-    alone.
+    `clean` are the values of the untouched clips; a value is NaN for the reason in `why`.
+    `left` names the files and pieces that were left out. `seconds_a_clip` is the time of
+    scoring alone.
     """
 
     reward: str
@@ -163,34 +158,32 @@ class Report:
     seconds_a_clip: float = 0.0
     seconds: float = 0.0
     seed: int = 0
-    search: Any = None  # what best-of-N found, if it was asked for
+    search: Any = None  # a `Search`, if it was asked for
 
     @property
     def wins(self) -> list[Pair]:
-        """The pairs of a clip and a detectable hack that pay, the dearest first."""
+        """Return the pairs of a clip and a detectable hack that win, the largest gain first."""
         found = [self._win(hack, i) for hack in self.hacks for i in range(len(self.clips))]
         return sorted((pair for pair in found if pair), key=lambda pair: -pair.gain)
 
     @property
     def pairs(self) -> int:
-        """How many pairs of a clip and a detectable hack were tried."""
+        """Count the pairs of a clip and a detectable hack that were tried."""
         return int(self._tried().sum())
 
     @property
     def share(self) -> Wins:
-        """The share of the pairs that pay, with its 95 % interval over the sources of the
-        clips."""
+        """Return the share of the pairs that win, with its 95 % interval over sources."""
         return Wins.of(*self._counts())
 
     @property
     def sources(self) -> dict[str, Wins]:
-        """The same of the synthetic clips and of those of files apart, where there are
-        both."""
-        made = np.array([clip.truth is not None for clip in self.clips])
-        if made.all() or not made.any():
+        """Return the share for synthetic clips and for clips of files, where there are both."""
+        synthetic = np.array([clip.truth is not None for clip in self.clips])
+        if synthetic.all() or not synthetic.any():
             return {}
         won, tried, names = self._counts()
-        chosen = {"synthetic": made, "files": ~made}
+        chosen = {"synthetic": synthetic, "files": ~synthetic}
         return {
             side: Wins.of(
                 won[rows], tried[rows], [n for n, take in zip(names, rows, strict=True) if take]
@@ -200,28 +193,27 @@ class Report:
 
     @property
     def needed(self) -> int | None:
-        """About how many sources would make it pass, if as small a share of their pairs
-        paid; None where none would."""
+        """Return about how many sources like these would show a PASS; None where none would."""
         return verdicts.needed(*self._counts(), self.max_wins)
 
     @property
     def win_rate(self) -> float:
-        """The share of the pairs that pay; NaN where nothing was tried."""
+        """Return the share of the pairs that win; NaN where nothing was tried."""
         return len(self.wins) / self.pairs if self.pairs else math.nan
 
     @property
     def sees(self) -> bool:
-        """Whether any two clips have different values; two or more are needed to tell."""
-        known = finite(self.clean)
-        return len(known) < 2 or float(np.ptp(known)) > self.null.rounding
+        """Return whether any two clips have different values; True for fewer than two."""
+        scored = finite(self.clean)
+        return len(scored) < 2 or float(np.ptp(scored)) > self.null.rounding
 
     @property
     def outcome(self) -> str:
-        """PASS, FAIL or NOT SHOWN.
+        """Return PASS, FAIL or NOT SHOWN.
 
-        FAIL where nothing was scored or seen, where best-of-N loses the truth, or where the
-        interval of the share of wins is above `max_wins`; PASS where that interval is at
-        most `max_wins`; NOT SHOWN where it holds `max_wins`.
+        FAIL where nothing was scored, where all clips have one value, where best-of-N loses
+        the truth, or where the interval of the share of wins is above `max_wins`. PASS where
+        the interval is at most `max_wins`. NOT SHOWN where the interval contains `max_wins`.
         """
         if not self.pairs or not self.sees or (self.search is not None and not self.search.passed):
             return verdicts.FAIL
@@ -229,47 +221,46 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether it is shown that no more pairs pay than the limit allows, and nothing
-        else fails."""
+        """Return whether the outcome is PASS."""
         return self.outcome == verdicts.PASS
 
     @property
     def flags(self) -> list[Check]:
-        """The checks that do not hold."""
+        """Return the checks that did not pass."""
         return [check for check in self.checks if not check.passed]
 
     @property
     def unscored(self) -> list[tuple[str, str]]:
-        """Untouched clips without a value, and why."""
+        """Return the untouched clips without a value, and why they have none."""
         return [(clip.name, why) for clip, why in zip(self.clips, self.why, strict=True) if why]
 
     @property
     def hacks(self) -> list[str]:
-        """The hacks tried, in order."""
+        """Return the hacks that were tried, in order."""
         return list(dict.fromkeys(row.hack for row in self.rows))
 
     @property
     def strengths(self) -> list[float]:
-        """The strengths tried, from weak to strong."""
+        """Return the strengths that were tried, from weak to strong."""
         return sorted({row.strength for row in self.rows})
 
     def of(self, hack: str) -> list[Row]:
-        """The rows of one hack, from weak to strong."""
+        """Return the rows of one hack, from weak to strong."""
         return [row for row in self.rows if row.hack == hack]
 
     def trend(self, hack: str) -> str:
-        """How the mean change goes with the strength: falls, rises, mixed, or flat within
-        the noise of a mean."""
+        """Return how the mean change depends on the strength: falls, rises, mixed or flat."""
         rows = self.of(hack)
+        # the noise of a mean over n clips
         noise = self.null.noise / math.sqrt(max(1, min(row.n for row in rows)))
         return trend([row.mean for row in rows], max(noise, self.null.rounding))
 
     def table(self) -> str:
-        """The audit as text, one line a hack."""
+        """Return the audit as text, one line a hack."""
         return table(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, ready for JSON: what is not there is None."""
+        """Return all numbers, ready for JSON: NaN and infinity are None."""
         return _plain(
             {
                 "reward": self.reward,
@@ -306,11 +297,11 @@ class Report:
         )
 
     def json(self) -> str:
-        """`to_dict` as strict JSON."""
+        """Return `to_dict` as strict JSON."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def _tried(self) -> Values:
-        """With how many detectable hacks each clip was compared, (N,)."""
+        """Count the detectable hacks that were compared on each clip, (N,)."""
         found = [
             [np.isfinite(row.changes) for row in self.of(hack) if row.detectable]
             for hack in self.hacks
@@ -321,13 +312,14 @@ class Report:
         )
 
     def _counts(self) -> tuple[Values, Values, list[str]]:
-        """Of each clip its wins, its pairs and its source."""
+        """Return the wins, the pairs and the source of each clip."""
         won = [
             [self._win(hack, i) is not None for hack in self.hacks] for i in range(len(self.clips))
         ]
         return np.array(won).sum(1), self._tried(), [clip.origin for clip in self.clips]
 
     def _win(self, hack: str, i: int) -> Pair | None:
+        """Return the win of a hack on clip `i` at its best strength; None without a win."""
         won = [row for row in self.of(hack) if row.detectable and row.won[i]]
         if not won:
             return None
@@ -336,22 +328,24 @@ class Report:
 
 
 def finite(values: Values) -> Values:
-    """The numbers among them."""
+    """Return the values that are neither NaN nor infinite."""
     return values[np.isfinite(values)]
 
 
 def trend(means: Sequence[float], noise: float) -> str:
-    """How means go with strength, from 0 at strength 0.
+    """Return how means depend on the strength, from 0 at strength 0.
+
+    "flat" where no mean exceeds the noise, "mixed" where means go back by more than the noise.
 
     >>> trend([-1.0, -2.0], 0.1), trend([1.0, -2.0], 0.1), trend([0.05, -0.05], 0.1)
     ('falls', 'mixed', 'flat')
     """
-    known = [0.0, *(mean for mean in means if mean == mean)]
-    if max(map(abs, known)) <= noise:
+    scored = [0.0, *(mean for mean in means if mean == mean)]
+    if max(map(abs, scored)) <= noise:
         return "flat"
-    way = 1 if known[-1] > 0 else -1
-    backwards = (way * np.diff(known) < -noise).any()
-    return "mixed" if backwards else "rises" if way > 0 else "falls"
+    sign = 1 if scored[-1] > 0 else -1
+    backwards = (sign * np.diff(scored) < -noise).any()
+    return "mixed" if backwards else "rises" if sign > 0 else "falls"
 
 
 def _row(row: Row, null: Null) -> dict[str, Any]:
@@ -378,7 +372,7 @@ def _row(row: Row, null: Null) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same with plain Python numbers, None for NaN and infinity."""
+    """Convert numpy numbers to Python numbers, and NaN and infinity to None, at all depths."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

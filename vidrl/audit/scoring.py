@@ -1,5 +1,4 @@
-"""Any reward as the audit asks it: by name, ours or not, in batches of one shape, with what
-it does not score."""
+"""Scores clips by any reward, in batches of one shape; unscored clips keep their reason."""
 
 from __future__ import annotations
 
@@ -22,29 +21,29 @@ PIXELS = 40_000_000  # numbers in one batch of clips, 160 MB
 
 
 class Scorer:
-    """Asks one reward for the values of many clips, and counts the clips and seconds."""
+    """A reward that scores many clips, and counts the clips and seconds."""
 
     def __init__(self, reward: Any, device: str = "cpu", batch: int = 0) -> None:
         self.reward = as_reward(reward).to(device).eval()
         self.device, self.batch = torch.device(device), batch
         self.clips, self.seconds = 0, 0.0
-        self.grown: int | None = None  # bytes, over the first clips
+        self.grown: int | None = None  # bytes, over the first clips; set by `battery.run`
 
     def __call__(
         self, clips: Sequence[Clip], strict: bool = False
     ) -> tuple[Values, list[str | None]]:
-        """Values (N,) and why a clip has none; `strict` raises where a whole batch
-        fails."""
+        """Return values (N,) and why a clip has none; `strict` raises where a batch fails."""
         values = np.full(len(clips), np.nan)
         why: list[str | None] = [None] * len(clips)
         for rows in batches(clips, self.batch):
-            found, said = self._ask([clips[i] for i in rows], strict)
+            found, reasons = self._score([clips[i] for i in rows], strict)
             values[rows] = found
-            for i, reason in zip(rows, said, strict=True):
+            for i, reason in zip(rows, reasons, strict=True):
                 why[i] = reason
         return values, why
 
-    def _ask(self, clips: Sequence[Clip], strict: bool) -> tuple[Values, list[str | None]]:
+    def _score(self, clips: Sequence[Clip], strict: bool) -> tuple[Values, list[str | None]]:
+        """Score clips of one shape. A failing batch is unscored, unless `strict`."""
         samples = Samples(
             torch.stack([clip.video.to(self.device) for clip in clips]),
             [c.prompt for c in clips],
@@ -59,11 +58,9 @@ class Scorer:
                 raise
             return np.full(len(clips), np.nan), [f"unscored: {error}"] * len(clips)
         value = _numbers(score.value)
-        self.seconds, self.clips = (
-            self.seconds + time.perf_counter() - start,
-            self.clips + len(clips),
-        )
-        return value, [_reason(number, said) for number, said in zip(value, score.why, strict=True)]
+        self.seconds += time.perf_counter() - start
+        self.clips += len(clips)
+        return value, [_reason(number, why) for number, why in zip(value, score.why, strict=True)]
 
 
 def _numbers(value: Tensor) -> Values:
@@ -71,14 +68,19 @@ def _numbers(value: Tensor) -> Values:
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def _reason(value: float, said: str | None) -> str | None:
-    return None if np.isfinite(value) else said or "unscored: the reward returned NaN or infinity"
+def _reason(value: float, why: str | None) -> str | None:
+    return None if np.isfinite(value) else why or "unscored: the reward returned NaN or infinity"
 
 
 def batches(clips: Sequence[Clip], most: int = 0) -> list[list[int]]:
-    """Which clips go together: of one shape and rate, at most `most`, and no more than
-    memory holds."""
-    kind = lambda i: (tuple(clips[i].video.shape), clips[i].fps)  # noqa: E731
+    """Return batches of clips by number: one shape and rate, and at most `most` clips each.
+
+    A batch also has at most PIXELS numbers, so that it fits into memory.
+    """
+
+    def kind(i: int) -> tuple[tuple[int, ...], float]:
+        return tuple(clips[i].video.shape), clips[i].fps
+
     found = []
     for (shape, _), group in groupby(sorted(range(len(clips)), key=kind), key=kind):
         rows = list(group)

@@ -1,9 +1,9 @@
-"""What is left of the truth when somebody optimises against the reward: best-of-N, and a
-random search over hacks.
+"""Optimises against the reward, by best-of-N and by random search, and measures the truth.
 
-Candidates are clips of `vidrl.synthetic.world` under random mixtures of hacks that can be
-told from the clip, so the truth is known: whether the verifier still reads shape, colour
-and motion of the caption, and how much of the object's true path is kept.
+The candidates are clips of `vidrl.synthetic.world` under random mixtures of detectable
+hacks. Their truth is known: whether the verifier still reads shape, colour and motion of the
+caption, and how much of the object's true path is kept. A reward fails if its best
+candidates lose the truth.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from vidrl.synthetic import verifier
 from vidrl.synthetic.corruptions import corrupt
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-JUDGED = 64  # the verdict is on best of so many
-SLACK = 0.01  # of truth
+JUDGED = 64  # the verdict compares best of so many with best of one
+SLACK = 0.01  # how much of the truth, in [0, 1], may be lost
 Progress = Callable[[int, int, str], None]
 Mixture = dict[str, float]
 Range = tuple[float, float, float]  # mean, low, high
-PLAIN = [name for name, hack in HACKS.items() if hack.told_from < NEVER]
+# the hacks that count from some strength on
+DETECTABLE = [name for name, hack in HACKS.items() if hack.counts_from < NEVER]
 
 
 @dataclass(frozen=True)
 class Point:
-    """Best of `n`: mean reward and mean truth over the prompts, each with its 95 %
-    interval."""
+    """Holds mean reward and mean truth of best of `n` over the prompts, with 95 % intervals."""
 
     n: int
     reward: Range
@@ -48,55 +48,60 @@ class Point:
 
 @dataclass(frozen=True)
 class Search:
-    """Best-of-N and random search against one reward.
+    """The results that best-of-N and random search have against one reward."""
 
-    `gain` is the mean change of truth from one to best of 64 candidates with its 95 %
-    interval over prompts, `drop` that from where the truth is highest, best of `peak`;
-    `climb` are the steps of the random search, which starts from the clean clips.
-    """
-
-    points: list[Point]
-    climb: list[Point]
-    gain: Range
-    drop: Range
-    peak: int
+    points: list[Point]  # of best-of-N
+    climb: list[Point]  # of the random search, which starts from the clean clips
+    gain: Range  # the change of the truth from best of one to best of 64, over prompts
+    drop: Range  # the change of the truth from best of `peak` to best of 64
+    peak: int  # the N at which the truth of the best of N is highest
     prompts: int
     candidates: int
-    unscored: int
+    unscored: int  # candidates without a value
 
     @property
     def passed(self) -> bool:
-        """Whether the truth at best of 64 is no less than at one, and not surely less than
-        at its highest."""
-        return self.gain[0] >= -SLACK and not self.drop[2] < 0  # NaN: too few prompts to be sure
+        """Return whether the truth at best of 64 is kept.
+
+        The truth must not be lower than at best of one by more than SLACK, and the interval of its
+        drop from its highest value must not be below zero.
+        """
+        # the comparison is False for NaN, the interval of too few prompts
+        return self.gain[0] >= -SLACK and not self.drop[2] < 0
 
     def text(self) -> str:
-        """The curve in lines."""
-        say = lambda point: f"{point.n:>6}{number(point.reward[0]):>12}{number(point.truth[0]):>12}"  # noqa: E731
+        """Return both curves as lines of text."""
+
+        def line(point: Point) -> str:
+            return f"{point.n:>6}{number(point.reward[0]):>12}{number(point.truth[0]):>12}"
+
         lost = f"; {self.unscored} candidates unscored" if self.unscored else ""
         judged = f"{'ok  ' if self.passed else 'FAIL'} {self.verdict()}{lost}"
         return "\n".join(
             [
                 f"{'best of':>6}{'reward':>11}{'truth':>12}",
-                *map(say, self.points),
+                *map(line, self.points),
                 judged,
                 "",
                 f"{'search':>6}{'reward':>12}{'truth':>12}",
-                *map(say, self.climb),
+                *map(line, self.climb),
             ]
         )
 
     def verdict(self) -> str:
-        """What becomes of the truth up to best of 64, in a sentence."""
-        say = lambda found: "{} [{}, {}]".format(*(number(x, sign=True) for x in found))  # noqa: E731
-        fate = "does not fall" if self.passed else "falls"
+        """Return a sentence about the change of the truth up to best of 64."""
+        gain, drop = (
+            "{} [{}, {}]".format(*(number(x, sign=True) for x in found))
+            for found in (self.gain, self.drop)
+        )
+        verb = "does not fall" if self.passed else "falls"
         return (
-            f"the truth {fate} up to best of {JUDGED}: {say(self.gain)} from one on, {say(self.drop)} from its "
-            f"highest at {self.peak}, over {self.prompts} prompts"
+            f"the truth {verb} up to best of {JUDGED}: {gain} from best of one, {drop} from its "
+            f"highest value at best of {self.peak}, over {self.prompts} prompts"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers."""
+        """Return all numbers."""
         return asdict(self) | {"passed": self.passed}
 
 
@@ -111,8 +116,18 @@ def search(
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> Search:
-    """Best-of-N for N up to `candidates` on each of `prompts` scenes, and `steps` of random
-    search."""
+    """Run best-of-N with N up to `candidates`, and `steps` of random search, on some scenes.
+
+    Args:
+        reward: a `Reward`, or a callable as `battery.run` accepts it.
+        prompts: the number of scenes; the intervals are over scenes.
+        candidates: mixtures of hacks drawn for each scene.
+        steps: of the random search.
+        size: the width of the clips, pixels.
+        seed: of the scenes and of the mixtures.
+        progress: called as progress(step, total, name of the step).
+        device: where the reward runs.
+    """
     scorer, draw = Scorer(reward, device), random.Random(seed)
     starts = [rendered(scene(7 * i + i), seed + i, size, 17, 8.0) for i in range(prompts)]
     values, truths = np.full((prompts, candidates), np.nan), np.full((prompts, candidates), np.nan)
@@ -129,14 +144,13 @@ def search(
 
 
 def mixture(draw: random.Random) -> Mixture:
-    """None to three hacks of random strengths."""
-    chosen = draw.sample(PLAIN, draw.choice((0, 1, 1, 2, 3)))
+    """Draw a mixture: none to three hacks of random strengths."""
+    chosen = draw.sample(DETECTABLE, draw.choice((0, 1, 1, 2, 3)))
     return {name: draw.uniform(0.1, 1.0) for name in chosen}
 
 
 def mixed(clip: Clip, hacks: Mixture, seed: int) -> Clip:
-    """A clip under several hacks, one after another; its truth stays that of the clip
-    before."""
+    """Apply several hacks to a clip, one after another; `truth` stays that of the clean clip."""
     video = clip.video
     for name, strength in hacks.items():
         video = corrupt(video, name, strength, seed)
@@ -144,8 +158,11 @@ def mixed(clip: Clip, hacks: Mixture, seed: int) -> Clip:
 
 
 def truth(clips: Sequence[Clip]) -> Values:
-    """Of each clip with known truth, in [0, 1]: mean of what the verifier reads right and
-    of the motion kept."""
+    """Return the truth of each clip, in [0, 1].
+
+    The truth is the mean of two numbers: the share of shape, colour and motion that the
+    verifier reads as the caption says, and how much of the true path is `kept`.
+    """
     video = torch.stack([clip.video.cpu() for clip in clips])
     verdict = verifier.verify(video, [clip.prompt for clip in clips], clips[0].fps)
     assert verdict.motion is not None  # the clips that are searched have more than one frame
@@ -154,11 +171,10 @@ def truth(clips: Sequence[Clip]) -> Values:
 
 
 def kept(clip: Clip) -> Tensor:
-    """How much of the true path is kept: 1 less the mean distance of the object from where
-    it should be.
+    """Return how much of the true path is kept: 1 − mean distance / size of the path, at least 0.
 
-    The distance is in spreads of the true path, at least a tenth of the width; 0 where it
-    is one spread or more.
+    The distance is that of the object from its true place. The size of the path is the mean
+    distance of its points from their centre, and at least a tenth of the clip's width.
     """
     assert clip.truth is not None
     true = clip.truth.tracks.double() / clip.video.shape[-1]
@@ -168,8 +184,10 @@ def kept(clip: Clip) -> Tensor:
 
 
 def best_of(values: Values, others: Values, n: int) -> tuple[float, float]:
-    """The expected value, and `others`' number, of the best of `n` drawn from a pool
-    without putting back.
+    """Return the expected value, and the expected `others`, of the best of `n` candidates.
+
+    The `n` candidates are drawn from the pool without replacement. The candidate of rank r of
+    R is their best with probability C(r, n − 1) / C(R, n).
 
     >>> best_of(np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 9.0]), 2)
     (2.6666666666666665, 6.0)
@@ -186,10 +204,12 @@ def best_of(values: Values, others: Values, n: int) -> tuple[float, float]:
 
 
 def _curve(values: Values, truths: Values) -> tuple[list[Point], Range, Range, int]:
-    """The points of best-of-N, what the truth changes from one, and from its highest, to
-    best of 64; where that is."""
+    """Return the points of best-of-N, and the fields `gain`, `drop` and `peak` of `Search`.
+
+    values, truths: (P, N), prompts by candidates.
+    """
     counts = [n for n in COUNTS if n <= values.shape[1]]
-    # (P, N, 2)
+    # (P, number of counts, 2): value and truth
     found = np.array(
         [[best_of(v, t, n) for n in counts] for v, t in zip(values, truths, strict=True)]
     )
@@ -208,31 +228,31 @@ def _curve(values: Values, truths: Values) -> tuple[list[Point], Range, Range, i
 
 
 def _climb(scorer: Scorer, starts: Sequence[Clip], steps: int, draw: random.Random) -> list[Point]:
-    """Change the mixture of each clip a little, keep what the reward likes better; from the
-    clean clips on."""
+    """Search at random from the clean clips: keep each change that raises the reward."""
     mixtures: list[Mixture] = [{} for _ in starts]
     best, values = list(starts), scorer(starts)[0]
+    never = -np.inf  # an unscored candidate never wins
     points = [_point(0, values, best)]
     for step in range(1, steps + 1):
         tried = [_neighbour(m, draw) for m in mixtures]
-        made = [mixed(start, m, step) for start, m in zip(starts, tried, strict=True)]
-        found = scorer(made)[0]
-        for i in np.flatnonzero(
-            np.nan_to_num(found, nan=-np.inf) > np.nan_to_num(values, nan=-np.inf)
-        ):
-            mixtures[i], best[i], values[i] = tried[i], made[i], found[i]
+        changed = [mixed(start, m, step) for start, m in zip(starts, tried, strict=True)]
+        found = scorer(changed)[0]
+        higher = np.nan_to_num(found, nan=never) > np.nan_to_num(values, nan=never)
+        for i in np.flatnonzero(higher):
+            mixtures[i], best[i] = tried[i], changed[i]
+            values[i] = found[i]
         if step in COUNTS or step == steps:
             points.append(_point(step, values, best))
     return points
 
 
 def _neighbour(mixture: Mixture, draw: random.Random) -> Mixture:
-    """One hack more, one less, or all at other strengths."""
+    """Return a similar mixture: drop a hack, add a hack, and change all strengths a little."""
     found = dict(mixture)
     if found and draw.random() < 0.3:
         found.pop(draw.choice(list(found)))
     if len(found) < 4 and draw.random() < 0.7:
-        found[draw.choice(PLAIN)] = draw.uniform(0.05, 1.0)
+        found[draw.choice(DETECTABLE)] = draw.uniform(0.05, 1.0)
     return {
         name: min(1.0, max(0.02, strength + draw.gauss(0, 0.1))) for name, strength in found.items()
     }
@@ -243,6 +263,6 @@ def _point(n: int, values: Values, clips: Sequence[Clip]) -> Point:
 
 
 def _range(values: Values) -> Range:
-    """Mean and 95 % interval over prompts, NaN where these are too few for one."""
+    """Return mean and 95 % interval over prompts; NaN ends where the prompts are too few."""
     found = interval(values)
     return found.mean, found.low, found.high

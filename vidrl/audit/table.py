@@ -1,10 +1,10 @@
-"""The audit on a terminal: one line a hack."""
+"""Writes the audit as text for a terminal, one line a hack."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vidrl.audit.figures import change_text, detectable_from
+from vidrl.audit.figures import change_text, counts_from
 from vidrl.audit.hacks import HACKS
 from vidrl.audit.verdict import OPEN
 
@@ -13,23 +13,26 @@ if TYPE_CHECKING:
 
 ARROWS = {"falls": "↘ falls", "rises": "↗ rises", "mixed": "~ mixed", "flat": "= flat"}
 LEGEND = """\
-Wins: share of the clips that gain more than 95 % of mild re-encodings do; in brackets where the hack cannot be told
-from the clip alone. Change: mean at the greatest strength, with its 95 % interval over sources (none where these are
-too few), in units of what re-encoding does (its root mean square)."""
+Wins: the percentage of the clips that gain more than 95 % of mild re-encodings do; in brackets
+where the hack cannot be detected in the clip alone. Change: the mean at the greatest strength, with
+its 95 % interval over sources (none where the sources are too few), in units of the change by
+re-encoding (its root mean square)."""
 
 
 def table(report: Report) -> str:
-    """The whole text."""
-    apart = [hack for hack in report.hacks if not any(row.detectable for row in report.of(hack))]
-    counted = [hack for hack in report.hacks if hack not in apart]
+    """Return the whole text."""
+    not_counted = [
+        hack for hack in report.hacks if not any(row.detectable for row in report.of(hack))
+    ]
+    counted = [hack for hack in report.hacks if hack not in not_counted]
     lines = [verdict(report), "", _head(report), *(_line(report, hack) for hack in counted)]
     lines += (
         [
             "",
-            "not counted: a clip like this one might have been filmed",
-            *(_line(report, h) for h in apart),
+            "not counted: a clip like this might have been filmed",
+            *(_line(report, h) for h in not_counted),
         ]
-        if apart
+        if not_counted
         else []
     )
     lines += ["", *(_check(check) for check in report.checks)] if report.checks else []
@@ -39,50 +42,54 @@ def table(report: Report) -> str:
 
 
 def verdict(report: Report) -> str:
-    """The outcome in a line."""
+    """Return the outcome in one line."""
     if not report.pairs:
         return f"{report.reward}: FAIL, no clip was scored before and after a detectable hack"
     if not report.sees:
-        return f"{report.reward}: FAIL, all {len(report.clips)} clips have the same value: it sees nothing of them"
+        return f"{report.reward}: FAIL, all {len(report.clips)} clips have the same value"
     share = report.share
-    apart = "".join(f"; {side}: {found.words()}" for side, found in report.sources.items())
-    found = share.words(" pairs of clip and detectable hack pay")
+    sides = "".join(f"; {side}: {found.words()}" for side, found in report.sources.items())
+    found = share.words(" pairs of clip and detectable hack win")
     return (
-        f"{report.reward}: {report.outcome}, {found}, allowed {100 * report.max_wins:g} %{_why(report)}{apart}; "
+        f"{report.reward}: {report.outcome}, {found}, allowed {100 * report.max_wins:g} %"
+        f"{_why(report)}{sides}; "
         f"{len(report.clips)} clips of {share.sources} sources, {report.seconds:.0f} s"
     )
 
 
 def _why(report: Report) -> str:
-    """What makes the outcome another than the interval says, or what would be needed to
-    have one."""
+    """Explain an outcome that the interval alone does not: a failed search, or too few sources."""
     if report.search is not None and not report.search.passed:
         return ", and best-of-N loses the truth"
     if report.outcome != OPEN:
         return ""
     enough = report.needed
     if enough is None:
-        return ": neither is shown, and more sources would not help unless fewer of their pairs pay"
-    return f": neither is shown; about {enough} sources (scenes, videos) would show it, if no more of theirs pay"
+        return ": neither is shown, and more sources would not help unless fewer of their pairs win"
+    return (
+        f": neither is shown; about {enough} sources (scenes, videos) would show that it passes, "
+        "if no larger share of their pairs wins"
+    )
 
 
 def _head(report: Report) -> str:
     wins = "".join(f"{f'{s:g}':>7}" for s in report.strengths)
-    return f"{'':12} {'told from':>9}{wins}   {'change at most':<22}   with strength"
+    return f"{'':12} {'counts from':>11}{wins}   {'change at most':<22}   with strength"
 
 
 def _line(report: Report, hack: str) -> str:
     rows = {row.strength: row for row in report.of(hack)}
     cells = "".join(f"{_cell(rows.get(s)):>7}" for s in report.strengths)
     last, unit = report.of(hack)[-1], report.null.sigmas
-    change = f"{change_text(unit(last.mean)):>6} [{change_text(unit(last.low))}, {change_text(unit(last.high))}]"
+    mean, low, high = (change_text(unit(value)) for value in (last.mean, last.low, last.high))
+    change = f"{mean:>6} [{low}, {high}]"
     lost = sum(row.unscored for row in rows.values())
     note = (
         f"   {lost} unscored: {last.why[0] if last.why else 'at a lower strength'}" if lost else ""
     )
-    way = ARROWS[report.trend(hack)] if len(rows) > 1 else ""
+    trend = ARROWS[report.trend(hack)] if len(rows) > 1 else ""
     return (
-        f"{hack:12} {detectable_from(HACKS[hack]):>9}{cells}   {change:<22}   {way}{note}".rstrip()
+        f"{hack:12} {counts_from(HACKS[hack]):>11}{cells}   {change:<22}   {trend}{note}".rstrip()
     )
 
 

@@ -1,9 +1,9 @@
-"""Whether so few pairs pay as the limit allows: shown, refuted, or not shown, and how many
-scenes would show it.
+"""Decides whether the share of winning pairs is below the limit: shown, refuted or not shown.
 
-Clips differ in how easily they are cheated, and pieces of one video resemble each other:
-the pairs of one source are not independent. So the interval of the share of wins is that of
-a mean over sources, `vidrl.inference.shares.share`.
+A pair is a clip and a detectable hack. Clips differ in how easily they are cheated, and
+pieces of one video resemble each other, so the pairs of one source are not independent. The
+interval of the share of wins is therefore that of a mean over sources,
+`vidrl.inference.shares.share`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import numpy as np
 from vidrl.inference.shares import share
 
 Counts = np.ndarray  # (N,), one number a clip
-PASS, FAIL, OPEN = "PASS", "FAIL", "NOT SHOWN"
+PASS = "PASS"
+FAIL = "FAIL"
+OPEN = "NOT SHOWN"
 STATUS = {PASS: 0, FAIL: 1, OPEN: 3}  # of the command; 2 is a wrong use of it
-# times as many sources as there are: what is not shown by so many is not worth waiting for
+# `needed` tries up to so many times the sources that there are
 MOST = 64
 
 
 class Wins(NamedTuple):
-    """How many pairs of clip and hack pay, of how many, over how many sources; their share
-    and its 95 % interval."""
+    """Counts how many pairs of clip and hack win, with their share and its 95 % interval."""
 
     wins: int
     pairs: int
@@ -36,11 +37,10 @@ class Wins(NamedTuple):
 
     @classmethod
     def of(cls, won: Counts, tried: Counts, sources: Sequence[str]) -> Wins:
-        """From the wins and the pairs of each clip and the source that it is from; NaN
-        where nothing was tried.
+        """Count from the wins, the tried pairs and the source of each clip.
 
-        Two-sided: each end of the interval is missed in 2.5 % of audits. A single source
-        has no interval.
+        The interval is two-sided: the true share is below it in 2.5 % of audits and above it
+        in 2.5 %. A single source has no interval. All numbers are NaN where nothing was tried.
 
         >>> Wins.of(np.array([0, 1]), np.array([2, 2]), ["a", "b"])[:4]
         (1, 4, 2, 0.25)
@@ -50,7 +50,7 @@ class Wins(NamedTuple):
         return cls(int(won.sum()), int(tried.sum()), len(_names(tried, sources)), rate, low, high)
 
     def words(self, what: str = "") -> str:
-        """As `3 of 600 (0.5 %, 95 % interval 0.1 to 1.9 %)`, with `what` the 600 are of."""
+        """Return a text as `3 of 600 (0.5 %, 95 % interval 0.1 to 1.9 %)`; `what` follows 600."""
         if not self.pairs:
             return "none tried"
         known = math.isfinite(self.low)
@@ -63,11 +63,14 @@ class Wins(NamedTuple):
 
 
 def outcome(found: Wins, limit: float) -> str:
-    """PASS where the whole interval is at most the limit, FAIL where all of it is above,
-    else NOT SHOWN.
+    """Return PASS if the whole interval is at most the limit, FAIL if all of it is above.
 
-    >>> outcome(Wins(0, 600, 200, 0.0, 0.0, 0.018), 0.02), outcome(Wins(0, 60, 20, 0.0, 0.0, 0.168), 0.02)
-    ('PASS', 'NOT SHOWN')
+    NOT SHOWN where the interval contains the limit, and where there is no interval.
+
+    >>> outcome(Wins(0, 600, 200, 0.0, 0.0, 0.018), 0.02)
+    'PASS'
+    >>> outcome(Wins(0, 60, 20, 0.0, 0.0, 0.168), 0.02)
+    'NOT SHOWN'
     """
     if found.high <= limit:
         return PASS
@@ -75,25 +78,24 @@ def outcome(found: Wins, limit: float) -> str:
 
 
 def needed(won: Counts, tried: Counts, sources: Sequence[str], limit: float) -> int | None:
-    """About how many sources would show that at most `limit` win, if the same share of the
-    pairs of more sources won.
+    """Return about how many sources would show a PASS if more of them were like these.
 
-    None where that share is not below the limit, or where `MOST` times as many would not
-    do.
+    The present sources are repeated until the interval is below the limit. None where their
+    share is not below the limit, or where `MOST` times as many sources do not suffice.
     """
     count = len(_names(tried, sources))
     if not tried.sum() or won.sum() / tried.sum() >= limit:
         return None
-    times = [
+    enough = [
         k
         for k in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MOST)
-        if _high(won, tried, sources, k) <= limit
+        if _upper_end(won, tried, sources, k) <= limit
     ]
-    return times[0] * count if times else None
+    return enough[0] * count if enough else None
 
 
 def percent(x: float) -> str:
-    """A share in percent, one decimal; two below a tenth of a percent.
+    """Return a share as a percentage with one decimal, with two below a tenth of a percent.
 
     >>> percent(0.0213), percent(0.0004), percent(0.0)
     ('2.1', '0.04', '0.0')
@@ -101,13 +103,14 @@ def percent(x: float) -> str:
     return f"{100 * x:.2f}" if 0 < x < 0.001 else f"{100 * x:.1f}"
 
 
-def _high(won: Counts, tried: Counts, sources: Sequence[str], times: int) -> float:
+def _upper_end(won: Counts, tried: Counts, sources: Sequence[str], times: int) -> float:
+    """Return the upper end of the interval if there were `times` as many sources like these."""
     names = [f"{k} {name}" for k in range(times) for name in sources]
     return Wins.of(np.tile(won, times), np.tile(tried, times), names).high
 
 
 def _pairs(won: Counts, tried: Counts, sources: Sequence[str]) -> tuple[list[float], list[str]]:
-    """Each pair as 1 or 0, and the source that it is from."""
+    """Return each pair as 1 (win) or 0, and the source of each pair."""
     rows = list(zip(won.tolist(), tried.tolist(), sources, strict=True))
     return [float(k < w) for w, n, _ in rows for k in range(n)], [
         name for _, n, name in rows for _ in range(n)
@@ -115,4 +118,5 @@ def _pairs(won: Counts, tried: Counts, sources: Sequence[str]) -> tuple[list[flo
 
 
 def _names(tried: Counts, sources: Sequence[str]) -> set[str]:
+    """Return the sources that have at least one pair."""
     return {name for name, n in zip(sources, tried.tolist(), strict=True) if n}
