@@ -3,6 +3,8 @@ model."""
 
 if __name__ != "vidrl.benchmarks":
     raise ImportError(
-        f"imported as {__name__!r}, expected 'vidrl.benchmarks': write `from vidrl.benchmarks import ...` "
-        "(a bare `benchmarks` would collide with other packages; vidrl/benchmarks links to this folder)"
+        f"imported as {__name__!r}, expected 'vidrl.benchmarks': write `from vidrl.benchmarks "
+        "import ...` "
+        "(a bare `benchmarks` would collide with other packages; vidrl/benchmarks links to "
+        "this folder)"
     )

@@ -17,7 +17,10 @@ import numpy as np
 from vidrl.inference.student import Array, t_quantile
 
 BLOCKS = 20
-NOT_ASYMPTOTIC = "too few clips: the distance does not fall as 1 / N yet, and cannot be extrapolated to an unbiased one"
+NOT_ASYMPTOTIC = (
+    "too few clips: the distance does not fall as 1 / N yet, and cannot be extrapolated to an "
+    "unbiased one"
+)
 PUBLISHED_OUTSIDE = "the interval is of the unbiased distance: few clips add to the other one"
 Groups = Sequence[Hashable]
 Blocks = tuple[Array, Array]  # the number of each clip's block, (N,) and (N',)
@@ -261,6 +264,7 @@ def _checked(first: Array, second: Array) -> tuple[Array, Array]:
         raise ValueError(f"expected features of shapes (N, D) and (N', D), got {shapes}")
     if not all(np.isfinite(side).all() for side in sides):
         raise ValueError(
-            "expected finite features, got NaN or infinity: leave out the clips that the encoder fails on"
+            "expected finite features, got NaN or infinity: leave out the clips that the "
+            "encoder fails on"
         )
     return sides[0], sides[1]

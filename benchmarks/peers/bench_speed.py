@@ -55,8 +55,7 @@ NAMES = {  # the command line's numbers, and those of --quick
 }
 
 
-# --- clips
-# -----------------------------------------------------------------------------------------------------------
+# --- clips ----------------------------------------------------------------------------
 
 
 def footage() -> Path | None:
@@ -99,8 +98,7 @@ def clips(folder: Path, count: int, length: int, height: int) -> list[Path]:
     return paths
 
 
-# --- seconds a clip
-# --------------------------------------------------------------------------------------------------
+# --- seconds a clip -------------------------------------------------------------------
 
 
 def published(path: Path) -> float:
@@ -157,7 +155,8 @@ def costs(paths: Sequence[Path]) -> Iterator[str]:
     seconds(jobs, paths[:1])  # libraries loaded
     found = seconds(jobs, paths)
     yield from [
-        "| dims of one clip, decode included | seconds a clip | a dim | to the published arithmetic |",
+        "| dims of one clip, decode included | seconds a clip | a dim | to the published "
+        "arithmetic |",
         "|---|---|---|---|",
     ]
     for label, name, n in [
@@ -170,11 +169,12 @@ def costs(paths: Sequence[Path]) -> Iterator[str]:
         each = found[name] / n
         yield f"| {label} | {found[name]:.3f} | {each:.3f} | {each / found['published']:.2f} |"
     apart = max(abs(published(path) - float(ours(FLICKERING)(path) or 0)) for path in paths)
-    yield f"\nThe two temporal flickerings differ by at most {apart:.1e} (decoders and float32 sums)."
+    yield (
+        f"\nThe two temporal flickerings differ by at most {apart:.1e} (decoders and float32 sums)."
+    )
 
 
-# --- the whole command
-# -----------------------------------------------------------------------------------------------
+# --- the whole command ----------------------------------------------------------------
 
 
 def command(folder: Path, out: Path, jobs: int) -> float:
@@ -216,7 +216,8 @@ def runs(folder: Path, out: Path, jobs: int, count: int) -> Iterator[str]:
     first, *again = (command(folder, out, jobs) for _ in range(3))
     second, dims = min(again), len(suite.load("temporal").dims)
     yield from [
-        f"| `vidrl bench` on {count} clips, {dims} dims, --jobs {jobs} | seconds, by the clock | ratio | aim |",
+        f"| `vidrl bench` on {count} clips, {dims} dims, --jobs {jobs} | seconds, by the "
+        "clock | ratio | aim |",
         "|---|---|---|---|",
         f"| first run | {first:.1f} | {first / count:.2f} s a clip | |",
         f"| second run, from the cache | {second:.1f} | {first / second:.0f} x faster | 50 x |",
@@ -253,9 +254,10 @@ def page(asked: argparse.Namespace) -> str:
     width = asked.height * 16 // 9 // 2 * 2
     about = (
         f"{asked.count} clips of {asked.frames} frames of {width} x {asked.height}, H.264, "
-        f"{'real footage' if footage() else 'a made texture'}; {CORES} cores, {platform.machine()}. Processor "
-        f"times of one thread, medians over {asked.sample} clips; torch {torch.__version__}, OpenCV "
-        f"{cv2.__version__}, numpy {np.__version__}."
+        f"{'real footage' if footage() else 'a made texture'}; {CORES} cores, "
+        f"{platform.machine()}. Processor "
+        f"times of one thread, medians over {asked.sample} clips; torch {torch.__version__}, "
+        f"OpenCV {cv2.__version__}, numpy {np.__version__}."
     )
     return "\n\n".join(["# What vidrl bench costs", f"```\n{given}\n```", about, *texts]) + "\n"
 

@@ -60,8 +60,7 @@ NAMES = {  # the command line's numbers, and those of --quick
 }
 
 
-# --- clips
-# -----------------------------------------------------------------------------------------------------------
+# --- clips ----------------------------------------------------------------------------
 
 
 def footage(frames: int = FRAMES, height: int = 720) -> Tensor:
@@ -97,8 +96,7 @@ def cv2_resized(clip: Tensor, height: int) -> Tensor:
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 
-# --- what is timed
-# ---------------------------------------------------------------------------------------------------
+# --- what is timed --------------------------------------------------------------------
 
 
 def decode(path: Path) -> int:
@@ -173,8 +171,7 @@ def _required(cls: type) -> list[str]:
     ]
 
 
-# --- timing
-# ----------------------------------------------------------------------------------------------------------
+# --- timing ---------------------------------------------------------------------------
 
 
 def medians(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -276,8 +273,7 @@ def _patches(clock: Clock, rewards: Mapping[str, Reward]) -> list[tuple[Any, str
     return found
 
 
-# --- memory and throughput
-# -------------------------------------------------------------------------------------------
+# --- memory and throughput ------------------------------------------------------------
 
 
 def peak(path: Path, frames: int) -> float:
@@ -324,8 +320,7 @@ def throughput(path: Path, jobs: int, copies: int) -> float:
     return copies / (time.perf_counter() - start)
 
 
-# --- an accelerator
-# --------------------------------------------------------------------------------------------------
+# --- an accelerator -------------------------------------------------------------------
 
 
 def on_device(device: str, clip: Tensor, raft: str, repeats: int) -> str:
@@ -368,8 +363,7 @@ def _agreement(device: str, clip: Tensor) -> list[str]:
     return lines
 
 
-# --- the page
-# --------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------
 
 
 def costs(
@@ -419,9 +413,10 @@ def where(groups: Mapping[str, Mapping[str, float]], frames: int) -> list[str]:
         f"{name} {both[name]:.2f} s" for name in sorted(both, key=lambda n: -both[n])[:4]
     )
     text = (
-        f"Where the {total:.2f} s of all {len(groups['own'])} go, each counted once: decoding {share['decode']}, what "
-        f" rewards share {share['shared']}, their own arithmetic {share['own']}, the rest {share['rest']}. "
-        f"The dearest: {dearest}."
+        f"Where the {total:.2f} s of all {len(groups['own'])} go, each counted once: decoding "
+        f"{share['decode']}, what "
+        f" rewards share {share['shared']}, their own arithmetic {share['own']}, the rest "
+        f"{share['rest']}. The dearest: {dearest}."
     )
     tables = [
         ({n: 1000 * s / frames for n, s in groups[kind].items()}) for kind in ("shared", "own")
@@ -457,7 +452,8 @@ def jobs_table(path: Path, copies: int, repeats: int) -> list[str]:
     one, two = (statistics.median(column) for column in zip(*rounds))
     ratio = statistics.median(b / a for a, b in rounds)
     lines = [
-        "| `vidrl score --jobs`, one thread each | clips a second, by the clock | ratio | aim: at least |"
+        "| `vidrl score --jobs`, one thread each | clips a second, by the clock | ratio | "
+        "aim: at least |"
     ]
     lines += [
         "|---|---|---|---|",
@@ -480,8 +476,10 @@ def page(asked: argparse.Namespace, device: str, parts: Sequence[Sequence[str]])
         " ".join(["python benchmarks/peers/rewards_speed.py", *_given(asked)]),
         "```",
         "",
-        f"{asked.frames} frames of {asked.height * 16 // 9} x {asked.height}, H.264, from a file, in pieces of "
-        f"{video.PIECE} frames; medians of {asked.repeats} rounds in which all take turns; seconds of processor time, "
+        f"{asked.frames} frames of {asked.height * 16 // 9} x {asked.height}, H.264, from a "
+        "file, in pieces of "
+        f"{video.PIECE} frames; medians of {asked.repeats} rounds in which all take turns; "
+        "seconds of processor time, "
         "one thread. The working resolution of the flow is 192 pixels on the shorter side.",
         "",
         f"Device: {device}. {versions}.",
@@ -563,9 +561,11 @@ def measured(asked: argparse.Namespace) -> str:
 def which(rewards: Mapping[str, Reward]) -> str:
     """What "all" are."""
     return (
-        f"All: {', '.join(f'`{name}`' for name in sorted(rewards))}: every reward without weights that looks at more "
-        "than a frame, and the parts of the default composite; not the published formulas (`vbench_`, `lai_`, "
-        "`evalcrafter_`), which work at full resolution by definition, nor `view_consistency`, which is for orbits."
+        f"All: {', '.join(f'`{name}`' for name in sorted(rewards))}: every reward without "
+        "weights that looks at more "
+        "than a frame, and the parts of the default composite; not the published formulas "
+        "(`vbench_`, `lai_`, `evalcrafter_`), which work at full resolution by definition, nor "
+        "`view_consistency`, which is for orbits."
     )
 
 

@@ -34,8 +34,7 @@ def read(out):
     return json.loads((out / "results.json").read_text())
 
 
-# --- what it makes
-# ---------------------------------------------------------------------------------------------------
+# --- what it makes --------------------------------------------------------------------
 
 
 def test_a_folder_gives_json_csv_and_a_page(capsys, tmp_path):
@@ -284,8 +283,7 @@ def test_distances_between_sets_by_an_encoder_of_ones_own(capsys, tmp_path):
     assert status == 2 and "did you mean 'frechet'" in err and not (tmp_path / "p").exists()
 
 
-# --- bad input
-# -------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -436,8 +434,7 @@ def test_sample_leaves_a_table_that_bench_reads(tmp_path, monkeypatch):
     ] == [("0000.mp4", "a", 7), ("0001.mp4", HTML, 8)]
 
 
-# --- names that are not UTF-8
-# ----------------------------------------------------------------------------------------
+# --- names that are not UTF-8 ---------------------------------------------------------
 
 
 def test_a_name_that_is_not_utf8_stops_nothing(capfdbinary, tmp_path):

@@ -98,8 +98,7 @@ def test_several_processes_write_at_once_and_lose_nothing(tmp_path):
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 60 + 3 * 60
 
 
-# --- hashes
-# ----------------------------------------------------------------------------------------------------------
+# --- hashes ---------------------------------------------------------------------------
 
 
 def old(path):

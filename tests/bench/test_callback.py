@@ -156,8 +156,7 @@ def test_a_look_that_fails_is_told_and_ends_no_run(tmp_path, capsys, monkeypatch
     assert "Not measured: round 0: ZeroDivisionError" not in run_report.write(run).read_text()
 
 
-# --- the recipe
-# ------------------------------------------------------------------------------------------------------
+# --- the recipe -----------------------------------------------------------------------
 
 
 def test_off_by_default(tmp_path):

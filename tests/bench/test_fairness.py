@@ -51,8 +51,7 @@ def measured(*folders, fps=0.0):
     return results.assemble(sets, chosen)
 
 
-# --- how a file was written
-# ------------------------------------------------------------------------------------------
+# --- how a file was written -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,8 +83,7 @@ def test_without_pyav_the_container_and_the_bits_are_told(tmp_path, monkeypatch)
     assert any("the codec of 1 clips is not known: PyAV" in note for note in notes)
 
 
-# --- what differs between sets
-# ---------------------------------------------------------------------------------------
+# --- what differs between sets --------------------------------------------------------
 
 
 def test_sets_of_other_encoders_are_told_under_every_headline(tmp_path):
@@ -152,8 +150,7 @@ def test_the_csv_says_how_each_clip_was_written(tmp_path):
     ) and float(told["bits"]) > 0
 
 
-# --- rates
-# -----------------------------------------------------------------------------------------------------------
+# --- rates ----------------------------------------------------------------------------
 
 
 def test_one_rate_in_two_containers_is_one(tmp_path):
@@ -225,8 +222,7 @@ def test_sizes_that_differ_are_told():
     ]
 
 
-# --- the least relevant difference
-# -----------------------------------------------------------------------------------
+# --- the least relevant difference ----------------------------------------------------
 
 
 def sure_but_small(least):

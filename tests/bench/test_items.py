@@ -33,8 +33,7 @@ def names(found):
     return [item.path.name for item in found.items]
 
 
-# --- folders
-# ---------------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------
 
 
 def test_videos_of_a_folder_at_any_depth_in_order_without_what_is_hidden(tmp_path):
@@ -68,8 +67,7 @@ def test_a_folder_without_clips_says_what_it_holds(tmp_path, inside, said):
         items.find([tmp_path / "nowhere"])
 
 
-# --- VBench's names
-# --------------------------------------------------------------------------------------------------
+# --- VBench's names -------------------------------------------------------------------
 
 
 def test_names_like_vbenchs_give_prompt_and_seed(tmp_path):
@@ -117,8 +115,7 @@ def test_vbenchs_list_says_which_dims_are_measured_on_a_prompt(tmp_path):
         items.find([tmp_path / "v"], listed)
 
 
-# --- tables
-# ----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------
 
 
 def test_what_is_written_is_read_back_whatever_the_prompt(tmp_path):
@@ -157,7 +154,7 @@ def test_all_columns_of_a_manifest(tmp_path):
             "path": str(tmp_path / "v/b.mp4"),
             "prompt": "a cat",
             "seed": None,
-            "why": "missing: t.tsv, line 3 names it, and it is not there",
+            "why": "missing: t.tsv, line 3 names it, but the file does not exist",
         }
     ]
 
@@ -250,8 +247,7 @@ def test_prompts_that_differ_by_case_or_blanks_are_told_apart_and_told(tmp_path)
     assert found.notes[-1].endswith("count as different: 'A dog', 'a  dog'")
 
 
-# --- references
-# ------------------------------------------------------------------------------------------------------
+# --- references -----------------------------------------------------------------------
 
 
 def test_references_by_stem_or_prompt(tmp_path):

@@ -46,8 +46,7 @@ def items(path, **given):
     return [Item(file, **given) for file in sorted(path.glob("*.m*"))]
 
 
-# --- the numbers
-# -----------------------------------------------------------------------------------------------------
+# --- the numbers ----------------------------------------------------------------------
 
 
 def test_the_numbers_are_those_of_vidrl_score(tmp_path):
@@ -115,8 +114,7 @@ def test_parts_of_a_composite_are_not_measured_twice():
     assert same["default/frame_quality"] == "default/frame_quality"  # log = true there
 
 
-# --- what a number depends on
-# ----------------------------------------------------------------------------------------
+# --- what a number depends on ---------------------------------------------------------
 
 FREE = [name for name in plugin.names("rewards") if not plugin.find("rewards", name).learned]
 PROMPTS = (
@@ -177,8 +175,7 @@ def test_a_reference_is_read_in_pieces_too_and_is_part_of_the_key(tmp_path):
     )
 
 
-# --- the cache
-# -------------------------------------------------------------------------------------------------------
+# --- the cache ------------------------------------------------------------------------
 
 
 def test_one_more_dim_or_clip_measures_only_that(tmp_path):
@@ -264,8 +261,7 @@ def test_whoever_is_killed_goes_on_where_he_was(tmp_path, jobs):
     )
 
 
-# --- what goes wrong
-# -------------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------
 
 
 def dark(path):

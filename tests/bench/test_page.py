@@ -72,8 +72,7 @@ def shown(results, **more):
     return page(results, Path("report.html"), more.get("media", {}))
 
 
-# --- words
-# -----------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------
 
 
 def test_the_headline_says_what_is_beyond_doubt():
@@ -205,8 +204,7 @@ def test_the_page_is_the_same_for_the_same_results():
     assert shown(made()) == shown(json.loads(json.dumps(made())))
 
 
-# --- escaping and self-containment
-# -----------------------------------------------------------------------------------
+# --- escaping and self-containment ----------------------------------------------------
 
 
 def naughty():
@@ -311,8 +309,7 @@ def test_the_page_without_scripts_plays_the_first_clips(clip):
     assert looked.count('class="plot"') == 4 and looked.count('class="frames"') == 8
 
 
-# --- media
-# -----------------------------------------------------------------------------------------------------------
+# --- media ----------------------------------------------------------------------------
 
 
 def test_thumbnails_are_small_films_of_the_clip(clip):
@@ -403,8 +400,7 @@ def test_bytes_are_spent_on_the_first_and_the_rest_is_left_to_files(clip):
     assert kinds[0] and not kinds[-1] and kinds == sorted(kinds, reverse=True)
 
 
-# --- what clips were made from
-# ---------------------------------------------------------------------------------------
+# --- what clips were made from --------------------------------------------------------
 
 
 def with_references(results, path):
@@ -497,8 +493,7 @@ def test_a_clip_of_text_alone_has_no_picture_and_one_that_is_left_out_has_words(
     assert set(pictures(shown(results))[1]) == {"given cat.png: not kept on this page"}
 
 
-# --- size
-# ------------------------------------------------------------------------------------------------------------
+# --- size -----------------------------------------------------------------------------
 
 
 def test_the_page_stays_below_its_size_however_much_there_is(tmp_path, monkeypatch):
@@ -531,8 +526,7 @@ def test_a_page_that_cannot_be_small_says_so(tmp_path, monkeypatch):
         write(made(count=2), tmp_path)
 
 
-# --- which clips
-# -----------------------------------------------------------------------------------------------------
+# --- which clips ----------------------------------------------------------------------
 
 
 def test_cases_pair_by_prompt_and_seed_whatever_the_order():
@@ -604,8 +598,7 @@ def test_results_are_only_read():
     assert results == before
 
 
-# --- by kind
-# ---------------------------------------------------------------------------------------------------------
+# --- by kind --------------------------------------------------------------------------
 
 
 def test_dims_by_kind_of_prompt_are_tables_and_their_words_are_escaped(tmp_path):

@@ -35,8 +35,7 @@ def timeless(found):
     )
 
 
-# --- what it holds
-# ---------------------------------------------------------------------------------------------------
+# --- what it holds --------------------------------------------------------------------
 
 
 def test_the_layout_is_the_one_that_is_promised(two, tmp_path):
@@ -114,8 +113,7 @@ def test_nothing_that_is_no_json_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# --- notes
-# -----------------------------------------------------------------------------------------------------------
+# --- notes ----------------------------------------------------------------------------
 
 
 def test_mixed_rates_and_sizes_are_told(tmp_path):
@@ -150,8 +148,7 @@ def test_a_dim_that_no_clip_has_is_told_once_with_its_reason(two):
     assert found["summary"]["base"]["vbench_dynamic_degree"]["mean"] is None
 
 
-# --- earlier results
-# -------------------------------------------------------------------------------------------------
+# --- earlier results ------------------------------------------------------------------
 
 
 def test_saved_results_are_compared_as_if_measured_together(two, tmp_path):
@@ -219,8 +216,7 @@ def test_a_file_that_is_no_results_is_said(tmp_path, text):
         results.load(tmp_path)
 
 
-# --- VBench's totals
-# -------------------------------------------------------------------------------------------------
+# --- VBench's totals ------------------------------------------------------------------
 
 
 def dim(reward):
@@ -277,8 +273,7 @@ def test_the_totals_of_image_to_video_by_hand():
     assert found["total"] == pytest.approx((found["i2v"] + found["quality"]) / 2)
 
 
-# --- the table
-# -------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------
 
 
 def test_the_table_marks_what_is_trained_few_and_unscored(two):

@@ -171,8 +171,7 @@ def test_after_a_kill_the_table_names_what_is_to_come_and_nothing_is_half_writte
     assert len(sample(mine, tmp_path).items) == 6
 
 
-# --- which prompts
-# ---------------------------------------------------------------------------------------------------
+# --- which prompts --------------------------------------------------------------------
 
 
 def test_a_model_of_the_synthetic_world_gets_its_captions():

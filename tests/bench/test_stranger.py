@@ -53,8 +53,7 @@ def again(saved, out, *words):
     return films(out)
 
 
-# --- clips
-# ------------------------------------------------------------------------------------------------------------
+# --- clips ----------------------------------------------------------------------------
 
 
 def places(private, home):
@@ -182,8 +181,7 @@ def test_a_clip_that_is_not_opened_is_not_encoded_either(film, tmp_path):
     }
 
 
-# --- what is written where
-# --------------------------------------------------------------------------------------------
+# --- what is written where ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -220,8 +218,7 @@ def test_no_text_of_the_results_becomes_part_of_a_path(film, tmp_path):
     assert not [path for path in made_now if "escaped" in path.name and path.suffix != ".json"]
 
 
-# --- fields
-# -----------------------------------------------------------------------------------------------------------
+# --- fields ---------------------------------------------------------------------------
 
 
 def leaves(value, at=()):

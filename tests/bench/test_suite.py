@@ -43,8 +43,7 @@ def test_the_suites_are_those_that_are_promised():
     assert suite.load("image").protocol.frames == 1
 
 
-# --- a person's own
-# --------------------------------------------------------------------------------------------------
+# --- a person's own -------------------------------------------------------------------
 
 
 def own(tmp_path, text):
@@ -131,8 +130,7 @@ def test_options_of_dims_from_outside():
         suite.load("temporal").changed({"warp_error.relatif": False})
 
 
-# --- dims
-# ------------------------------------------------------------------------------------------------------------
+# --- dims -----------------------------------------------------------------------------
 
 
 def test_a_hash_tells_reward_options_and_version():

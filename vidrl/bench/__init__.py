@@ -1,6 +1,6 @@
-"""Any folder of videos, or any model, measured: a suite's dims, with intervals, paired
-differences and a page.
+"""Measure any folder of videos, or any model, on the dims of a suite.
 
+The result has means with intervals, paired differences between sets, and an HTML page.
 `vidrl bench videos/` is the command; from Python:
 
 >>> import tempfile, torch
@@ -12,7 +12,7 @@ differences and a page.
 ...     _ = video.write(folder / f"{i}.mp4", torch.rand(5, 3, 32, 32), fps=8.0)
 >>> chosen = suite.load("temporal").only(["flicker", "frame_quality"])
 >>> rows = measure.run(items.find([folder]).items, chosen, cache=folder / "cache")
->>> made = results.assemble([results.measured_set("noise", str(folder), rows)], chosen)
->>> made["summary"]["noise"]["flicker"]["n"], made["summary"]["noise"]["flicker"]["enough"]
+>>> found = results.assemble([results.measured_set("noise", str(folder), rows)], chosen)
+>>> found["summary"]["noise"]["flicker"]["n"], found["summary"]["noise"]["flicker"]["enough"]
 (2, False)
 """

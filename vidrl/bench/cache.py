@@ -1,12 +1,13 @@
-"""What was measured is kept: one small file for each clip, dim and protocol, so that
-nothing is measured twice.
+"""Store what was measured, one small file for each clip, dim and protocol.
 
-A file is named by all that its numbers depend on: the bytes of the clip, of its reference
-and its prompt where the dim reads them, the protocol, the dim, the device, and the code
-that measures. It is written whole or not at all, and never changed. So several processes
-and machines share a folder without locks: two that measure the same write the same file,
-none overwrites another's, and whoever is killed loses at most the clip that it was at. (One
-file a clip would have to be merged, which is where writers lose each other's rows.)
+The name of a file is a hash of all that its numbers depend on: the bytes of the clip; the
+reference and the prompt where the dim reads them; the protocol; the dim; the device; and
+the code that measures. A file is written whole or not at all, and is never changed.
+
+So several processes and machines share a folder without locks: two processes that measure
+the same write the same file, and no process overwrites another's numbers. A process that is
+killed loses at most the clip that it was working on. One file for each clip would have to
+be merged when a dim is added, and concurrent merges lose rows.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from vidrl.bench.protocol import digest
 from vidrl.rewards._files import atomic_file
 from vidrl.rewards._files.containers import describe_non_file
 
-FORMAT = 1
-INDEX = "files.json"
-RECENT = 2.0  # seconds: a file that changed so lately may change again under the same time stamp
+FORMAT = 1  # of a row's file; another number is measured again
+INDEX = "files.json"  # the remembered hashes of files
+# Seconds. A file that changed so recently may change again within the resolution of its
+# time stamp, so its hash is not remembered.
+RECENT = 2.0
 ROW = schema.record(
     {},
     {
@@ -55,15 +58,17 @@ FIELDS = {
 
 
 class Cache:
-    """A folder of measured rows. `corrupt` lists files that could not be read, and are
-    measured again."""
+    """A folder of measured rows.
+
+    `corrupt` lists the files that could not be read; their rows are measured again.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.corrupt: list[Path] = []
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The row of a key; None where there is none, or none that can be read."""
+        """Return the row of a key, or None if no valid file has it."""
         path = self._path(key)
         try:
             row = schema.parsed(path.read_bytes())
@@ -78,7 +83,7 @@ class Cache:
         return None
 
     def put(self, key: str, row: Mapping[str, Any]) -> None:
-        """Keep a row: readers see all of it or nothing."""
+        """Store a row atomically: readers see the whole row or none."""
         text = json.dumps(
             {"format": FORMAT, "key": key, **row}, ensure_ascii=False, allow_nan=False
         )
@@ -89,7 +94,7 @@ class Cache:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all, whoever else writes it.
+    """Write a file that appears whole or not at all, also with several writers.
 
     A byte of a file name that is not UTF-8 is written as the escape of its surrogate, for
     example \\udce9. A JSON text with that escape is read back as the same file name.
@@ -99,44 +104,46 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def key(clip: str, dim: str, protocol: str, **others: Any) -> str:
-    """The name of a row: 32 hex digits of all that its numbers depend on."""
+    """Return the name of a row: 32 hex digits of all that its numbers depend on."""
     return digest([clip, dim, protocol, code_version(), others], 32)
 
 
 @lru_cache
 def code_version() -> str:
-    """What measures: the text of the reward library, and the versions of what computes.
-    Another code measures anew."""
+    """Return a hash of the reward library's source and of the versions of what it computes with.
+
+    It is part of every key: after a change of the code, clips are measured again.
+    """
     import cv2
     import numpy
     import torch
 
     import vidrl.rewards
 
-    seen = hashlib.sha256(f"{torch.__version__} {numpy.__version__} {cv2.__version__}".encode())
+    hasher = hashlib.sha256(f"{torch.__version__} {numpy.__version__} {cv2.__version__}".encode())
     for path in sorted(Path(vidrl.rewards.__file__).parent.rglob("*.py")):
-        seen.update(path.name.encode() + path.read_bytes())
-    return seen.hexdigest()[:16]
+        hasher.update(path.name.encode() + path.read_bytes())
+    return hasher.hexdigest()[:16]
 
 
 def file_stamp(file: str | os.PathLike[str]) -> list[int]:
-    """What changes whenever the bytes of a file change: size, times of change in
-    nanoseconds, and inode.
+    """Return numbers that change whenever the bytes of a file change.
 
-    A copy or an archive may restore the size and the first time (mtime). No program can
-    restore the second one (ctime), and a file that takes the place of another has an inode
-    of its own. Raises OSError.
+    They are size, modification and change time in nanoseconds, and inode. A copy or an
+    archive may restore the size and the modification time (mtime). No program can set the
+    change time (ctime), and a file that replaces another one has its own inode. Raises
+    OSError.
     """
     facts = os.stat(file)
     return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
 
 
 class Hashes:
-    """SHA-256 of files, remembered in the cache's folder as long as `file_stamp` of the file
-    stays the same.
+    """SHA-256 hashes of files, remembered while the `file_stamp` of a file stays the same.
 
-    Several processes may remember at once: what one of them loses is hashed again, and no
-    more.
+    They are stored in the cache's folder, because hashing gigabytes of clips takes minutes.
+    Several processes may store at once: an entry that one of them loses is only hashed
+    again.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None) -> None:
@@ -145,43 +152,48 @@ class Hashes:
         self.new: dict[str, list[Any]] = {}
 
     def of(self, file: Path) -> str:
-        """16 hex digits of the bytes of a file, or of the names and bytes of the files in a
-        folder. Raises OSError."""
+        """Return 16 hex digits of a file's bytes, or of a folder's files and their names.
+
+        Raises OSError.
+        """
         if file.is_dir():
-            inside = [[one.name, self.of(one)] for one in sorted(file.iterdir()) if one.is_file()]
-            return digest(inside, 16)
-        if not file.is_file():  # to read a pipe would wait for ever
+            files = [[one.name, self.of(one)] for one in sorted(file.iterdir()) if one.is_file()]
+            return digest(files, 16)
+        if not file.is_file():  # reading a pipe would wait for ever
             raise FileNotFoundError(f"expected a file, found {describe_non_file(file)} at {file}")
-        name, now, known = os.path.abspath(file), file_stamp(file), self.remembered(file)
-        if known and known[1:] == now:
-            return str(known[0])
+
+        name, now = os.path.abspath(file), file_stamp(file)
+        entry = self.remembered(file)
+        if entry and entry[1:] == now:
+            return str(entry[0])
         with open(file, "rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+            digits = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
         if time.time() - max(now[1:3]) / 1e9 > RECENT:
-            self.new[name] = [found, *now]
-        return found
+            self.new[name] = [digits, *now]
+        return digits
 
     def remembered(self, file: Path) -> list[Any] | None:
-        """What is known of a file by its name: its hash, and its `file_stamp` when it was
-        hashed; None for nothing."""
+        """Return [hash, *stamp when it was hashed] of a file, None if it was never hashed."""
         name = os.path.abspath(file)
         return self.new.get(name) or self.known.get(name)
 
     def save(self) -> None:
-        """Remember what was hashed, beside what others remembered meanwhile."""
+        """Store the new hashes together with those that other processes stored meanwhile."""
         if self.path is not None and self.new:
             write_atomic(self.path, json.dumps(self._read() | self.new, ensure_ascii=False))
             self.new = {}
 
     def _read(self) -> dict[str, list[Any]]:
         try:
-            found = json.loads(self.path.read_bytes()) if self.path is not None else {}
+            entries = json.loads(self.path.read_bytes()) if self.path is not None else {}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError):
-            print(f"vidrl: {self.path} cannot be read: all files are hashed anew", file=sys.stderr)
+            print(f"vidrl: {self.path} cannot be read: all files are hashed again", file=sys.stderr)
             return {}
-        sound = isinstance(found, dict)
+        is_table = isinstance(entries, dict)
         return (
-            {k: v for k, v in found.items() if isinstance(v, list) and len(v) == 5} if sound else {}
+            {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 5}
+            if is_table
+            else {}
         )

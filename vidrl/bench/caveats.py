@@ -44,8 +44,9 @@ def _without_verdict(results: Results, rows: Sequence[Row]) -> list[str]:
         if is_withheld(results, row):
             found.setdefault((row["first"], row["second"]), []).append(row)
     return [
-        f"no verdict on {_listed([row['dim'] for row in lost])} between {first} and {second}: count clips without "
-        f"a number as worst, and the difference is not beyond doubt ({'; '.join(map(_instead, lost))})"
+        f"no verdict on {_listed([row['dim'] for row in lost])} between {first} and {second}: "
+        "count clips without a number as worst, and the difference is not beyond doubt "
+        f"({'; '.join(map(_instead, lost))})"
         for (first, second), lost in found.items()
     ]
 
@@ -67,7 +68,8 @@ def _unequal(rows: Sequence[Row]) -> list[str]:
             ).append(row)
     return [
         f"{_lost(alike[0], both=True)} have no number on "
-        f"{'any dim' if len(alike) == dims > 1 else _listed([row['dim'] for row in alike])}: {_chance(key[0])}"
+        f"{'any dim' if len(alike) == dims > 1 else _listed([row['dim'] for row in alike])}: "
+        f"{_chance(key[0])}"
         for key, alike in sorted(found.items(), key=lambda one: one[0][0])
     ]
 
@@ -89,9 +91,10 @@ def _few(results: Results, rows: Sequence[Row]) -> list[str]:
             found.setdefault((row["first"], row["second"]), []).append(row)
     least = results["suite"].get("least", 20)
     return [
-        f"between {first} and {second} no difference is claimed on {_dims(few, rows)}, because it rests on "
-        f"{min(min(row['clips']) for row in few)} clips of one set, or on a single prompt: the minimum is {least} "
-        "clips of two prompts"
+        f"between {first} and {second} no difference is claimed on {_dims(few, rows)}, "
+        "because it rests on "
+        f"{min(min(row['clips']) for row in few)} clips of one set, or on a single prompt: "
+        f"the minimum is {least} clips of two prompts"
         for (first, second), few in found.items()
     ]
 
@@ -112,8 +115,8 @@ def _few_prompts(results: Results, rows: Sequence[Row]) -> list[str]:
     if len(few) > 1 and len(set(few.values())) == 1 and few == most:
         few = {("any set", "any other"): next(iter(few.values()))}
     return [
-        f"between {first} and {second} nothing can be beyond doubt, however large: {prompts} prompts are too few "
-        f"for {family} comparisons, which take {least}{other}"
+        f"between {first} and {second} nothing can be beyond doubt, however large: {prompts} "
+        f"prompts are too few for {family} comparisons, which take {least}{other}"
         for (first, second), prompts in few.items()
     ]
 

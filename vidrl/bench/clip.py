@@ -1,4 +1,4 @@
-"""A file as the clip that is measured: a video or a single image, under a protocol.
+"""Read a file as the clip that is measured: a video or a single image, under a protocol.
 
 Shapes: F frames, C channels, H W pixels; frames are uint8 RGB (F, 3, H, W).
 """
@@ -19,11 +19,14 @@ from vidrl.rewards.video import LARGEST, Unreadable, Video
 
 
 class Clip:
-    """What is measured of a file: `fps`, `size` (width, height), `frames` (their number),
-    `reader`, `note` (what to know of the file, or None), and `written`, how the file was
-    written, see `vidrl.bench.file_format`.
+    """A file as it is measured under a protocol.
 
-    A file is decoded only when its frames are first read. Raises FileNotFoundError and
+    `fps`, `size` (width, height) and `frames` (their number) are those that are measured.
+    `reader` names the decoder, `note` says what a reader of the numbers should know of the
+    file, or is None, `written` says how the file was written, see
+    `vidrl.bench.file_format`.
+
+    The file is decoded only when its frames are first read. Raises FileNotFoundError and
     Unreadable.
     """
 
@@ -32,13 +35,17 @@ class Clip:
         self.note: str | None = None
         if is_still(path):
             picture = read_image(path)
-            times, fps, size = [0.0], 1.0, (picture.shape[3], picture.shape[2])
+
+            times, fps = [0.0], 1.0
+            size = (picture.shape[3], picture.shape[2])
             self._pieces: Callable[[], Iterator[Tensor]] = lambda: iter([picture])
             self.reader = "opencv"
         else:
             video = Video(path, protocol.fps or None).even()
             self.note = "; ".join(video.notes) or None
-            times, fps, size = video.times, video.fps, video.size
+
+            times, fps = video.times, video.fps
+            size = video.size
             self._pieces, self.reader = video.pieces, video.reader
         self.written = file_format(path, size, len(times))
         self.chosen = protocol.chosen(len(times), fps)
@@ -47,31 +54,35 @@ class Clip:
         self.size = (round(size[0] * scale), round(size[1] * scale))
 
     def pieces(self) -> Iterator[Tensor]:
-        """The frames in order, a piece at a time, so that memory is that of a piece. Raises
-        Unreadable midway."""
+        """Yield the frames in order, in pieces, so that memory does not grow with length.
+
+        Raises Unreadable midway if the rest of the file is damaged.
+        """
         for piece in selected_frames(self._pieces(), self.chosen):
             yield self.protocol.small(piece)
 
     def read(self) -> Tensor:
-        """All of them."""
+        """Return all frames, (F, 3, H, W)."""
         return torch.cat(list(self.pieces()))
 
 
 def read_image(path: Path) -> Tensor:
-    """A picture as a clip of one frame, uint8 (1, 3, H, W). Raises FileNotFoundError and
-    Unreadable."""
+    """Read a picture as a clip of one frame, uint8 (1, 3, H, W).
+
+    Raises FileNotFoundError and Unreadable.
+    """
     import cv2
 
     if not path.is_file():
         raise FileNotFoundError(f"expected an image, found none at {path}")
-    found = (
+    picture = (
         cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
     )
-    if found is None:
+    if picture is None:
         raise Unreadable(f"expected an image, could not read {path}")
-    if found.shape[0] * found.shape[1] > LARGEST:
+    if picture.shape[0] * picture.shape[1] > LARGEST:
         raise Unreadable(
-            f"expected an image of up to {LARGEST} pixels, got {found.shape[1]} x {found.shape[0]} in "
-            f"{path}"
+            f"expected an image of up to {LARGEST} pixels, got {picture.shape[1]} x "
+            f"{picture.shape[0]} in {path}"
         )
-    return torch.from_numpy(np.ascontiguousarray(found[..., ::-1])).permute(2, 0, 1)[None]
+    return torch.from_numpy(np.ascontiguousarray(picture[..., ::-1])).permute(2, 0, 1)[None]

@@ -1,4 +1,4 @@
-"""What `vidrl bench` does with its arguments."""
+"""Run `vidrl bench`: read the arguments, measure or compare, write files, print a table."""
 
 from __future__ import annotations
 
@@ -33,39 +33,42 @@ FORMATS = {
     "html": "report.html",
     "leaderboard": "leaderboard.json",
 }
-DEFAULT_ENCODER = ["json", "csv", "html"]
+DEFAULT_FORMATS = ["json", "csv", "html"]
 _META = ("json", "md", "svg")
-MAX_SKIPPED_SHOWN = 5  # skipped files whose reasons are printed; the files hold all
-# a set's name, where it is from, and how its clips are found
+MAX_SKIPPED_SHOWN = 5  # skipped clips whose reasons are printed; results.json holds all
+# A set's name, where its clips are from, and a function that finds them.
 Source = tuple[str, str, Callable[[], Found]]
 
 
 def main(args: argparse.Namespace, words: Sequence[str], progress: Progress | None = None) -> int:
-    """Run the command; 0 done, 1 nothing could be scored, or with --strict not all. Raises
-    for an error of use."""
+    """Run the command and return its exit status.
+
+    0: done; 1: nothing could be scored, or with --strict not everything. Raises for an
+    error of use.
+    """
     _printable()
-    said = shlex.join(["vidrl", *words])
+
+    command = shlex.join(["vidrl", *words])
     args.source = _source(args)
     if args.preferences:
-        return _preferences(args, said)
+        return _preferences(args, command)
     if args.meta:
-        return _meta(args, said)
+        return _meta(args, command)
     saved = [path for path in args.paths if path.lower().endswith(".json")]
     if saved:
-        return _saved(args, said, progress)
-    return _measure(args, said, progress)
+        return _saved(args, command, progress)
+    return _measure(args, command, progress)
 
 
 def _printable() -> None:
-    """Let the terminal show file names that are not UTF-8, with an escape for each byte
-    that is not."""
+    """Let the terminal print file names that are not UTF-8, each such byte as an escape."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def suite_from(args: argparse.Namespace) -> Suite:
-    """The suite of the arguments, its protocol and dims changed as they say."""
+    """Return the suite of the arguments, with its protocol and dims changed as they say."""
     name = args.suite or (
         "vbench" if args.profile == "vbench" else "motion" if args.model else "temporal"
     )
@@ -76,8 +79,8 @@ def suite_from(args: argparse.Namespace) -> Suite:
         kept = tuple(dim for dim in found.dims if dim.profile == args.profile)
         if not kept:
             raise suite.BadSuite(
-                f"suite {found.name!r} has no dims of the profile {args.profile!r}: leave --suite or "
-                "--profile out"
+                f"suite {found.name!r} has no dims of the profile {args.profile!r}: leave "
+                "--suite or --profile out"
             )
         found = replace(found, dims=kept)
     found = found.changed(toml.options(args.option))
@@ -89,22 +92,25 @@ def suite_from(args: argparse.Namespace) -> Suite:
     return replace(found, protocol=replace(found.protocol, **changes))
 
 
-# --- measuring
-# -------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------
 
 
-def _measure(args: argparse.Namespace, said: str, progress: Progress | None) -> int:
-    asked, formats, sources = suite_from(args), _formats(args), _sources(args)
-    claims = Preregistration.of(args.primary, args.margin, [dim.name for dim in asked.dims])
-    measures = _measures(args, len(sources))
+def _measure(args: argparse.Namespace, command: str, progress: Progress | None) -> int:
+    """Measure the sets, compute distances, and write and print the results."""
+
+    # Everything that may be wrong with the arguments is checked here, before any work.
+    chosen, formats = suite_from(args), _formats(args)
+    sources = _sources(args)
+    claims = Preregistration.of(args.primary, args.margin, [dim.name for dim in chosen.dims])
+    distances = _measures(args, len(sources))
     out = Path(args.out or f"runs/bench-{_file_name('-vs-'.join(name for name, _, _ in sources))}")
     cache = Path(args.cache or out / "cache")
     with ProcessGroup(out / "shards") as group:
-        found = group.find_once(lambda: _found(sources, args, asked, out))
+        found = group.find_once(lambda: _found(sources, args, chosen, out))
         rows = group.measure(
             lambda part: measure.run(
                 part,
-                asked,
+                chosen,
                 cache,
                 args.jobs,
                 args.timeout or None,
@@ -116,13 +122,13 @@ def _measure(args: argparse.Namespace, said: str, progress: Progress | None) -> 
         if rows is None:
             return 0
     sets, notes = _sets(args, sources, found, rows), _notes(sources, found)
-    done = results.assemble(sets, asked, said, notes, _trained(args, asked), claims)
-    _add_distances(args, done, measures, cache, progress)
+    done = results.assemble(sets, chosen, command, notes, _trained(args, chosen), claims)
+    _add_distances(args, done, distances, cache, progress)
     return _write_and_print(args, done, out, formats)
 
 
 def _sources(args: argparse.Namespace) -> list[Source]:
-    """Each folder is a set, loose files are one together, a model is one."""
+    """Return the sets: each folder is one, all single files together are one, a model is one."""
     folders = [path for path in args.paths if not Path(path).is_file()]
     files = [path for path in args.paths if Path(path).is_file()]
     groups = [[folder] for folder in folders] + [files] * bool(files)
@@ -130,10 +136,11 @@ def _sources(args: argparse.Namespace) -> list[Source]:
         groups = [[]]
     if not (groups or args.model):
         raise ValueError(
-            "expected folders or files to measure, a --manifest of them, or a --model; got none of these"
+            "expected folders or files to measure, a --manifest of them, or a --model; got "
+            "none of these"
         )
     stills = suite_from(args).protocol.frames == 1
-    made: list[Source] = [
+    sources: list[Source] = [
         (
             _set_name(group, args.manifest),
             " ".join(group) or str(args.manifest),
@@ -142,24 +149,24 @@ def _sources(args: argparse.Namespace) -> list[Source]:
         for group in groups
     ]
     if args.model:
-        made.append((args.source.name, args.model, lambda: Found([])))
+        sources.append((args.source.name, args.model, lambda: Found([])))
     names = (
         _split_names(args.names)
         if args.names
-        else results.distinct_names([name for name, _, _ in made])
+        else results.distinct_names([name for name, _, _ in sources])
     )
-    if len(names) != len(made) or len(set(names)) < len(names):
+    if len(names) != len(sources) or len(set(names)) < len(names):
         raise ValueError(
-            f"expected {len(made)} different names, one a set, got --names {','.join(names)}: the sets "
-            f"are {', '.join(source for _, source, _ in made)}"
+            f"expected {len(sources)} different names, one a set, got --names {','.join(names)}: "
+            f"the sets are {', '.join(source for _, source, _ in sources)}"
         )
-    return [(name, source, make) for name, (_, source, make) in zip(names, made, strict=True)]
+    return [(name, source, make) for name, (_, source, make) in zip(names, sources, strict=True)]
 
 
 def _found(
-    sources: Sequence[Source], args: argparse.Namespace, asked: Suite, out: Path
+    sources: Sequence[Source], args: argparse.Namespace, chosen: Suite, out: Path
 ) -> list[Found]:
-    """The clips of the sets; those of a model, the last, are sampled."""
+    """Return the clips of the sets; the clips of a model, which is the last set, are sampled."""
     if not args.model:
         return [make() for _, _, make in sources]
     from vidrl.bench.sampling import sample
@@ -175,19 +182,22 @@ def _found(
         "partial": args.source.partial,
     }
     return [make() for _, _, make in sources[:-1]] + [
-        sample(args.model, args.lora, asked, out, **options)
+        sample(args.model, args.lora, chosen, out, **options)
     ]
 
 
 def _set_name(group: Sequence[str], table: str | None) -> str:
+    """Return the name of a set: the folder's or file's stem, "files", or the table's stem."""
     if len(group) == 1:
         return Path(os.path.abspath(group[0])).stem
     return "files" if group else Path(str(table)).stem
 
 
 def _source(args: argparse.Namespace) -> ModelSource | None:
-    """The model to sample, whose folder and adapter become those of the arguments; None:
-    none was named."""
+    """Return the model to sample, and put its folder and adapter into the arguments.
+
+    None if no model was named.
+    """
     if not (
         args.model
         or args.recipe
@@ -216,8 +226,9 @@ def _options(source: ModelSource) -> dict[str, Any]:
 def _sets(
     args: argparse.Namespace, sources: Sequence[Source], found: Sequence[Found], rows: Sequence[Any]
 ) -> list[dict[str, Any]]:
+    """Return the sets of results.json; `rows` holds the rows of all sets in one list."""
     sets, start = [], 0
-    for i, ((name, source, _), one) in enumerate(zip(sources, found, strict=True)):
+    for i, ((name, source, _), found_of_set) in enumerate(zip(sources, found, strict=True)):
         model = (
             {"model": args.model, "lora": args.lora}
             if args.model and i == len(sources) - 1
@@ -225,47 +236,53 @@ def _sets(
         )
         sets.append(
             results.measured_set(
-                name, source, rows[start : start + len(one.items)], one.skipped, model
+                name,
+                source,
+                rows[start : start + len(found_of_set.items)],
+                found_of_set.skipped,
+                model,
             )
         )
-        start += len(one.items)
+        start += len(found_of_set.items)
     return sets
 
 
 def _notes(sources: Sequence[Source], found: Sequence[Found]) -> list[str]:
+    """Return the notes of the sets, each with its set's name."""
     return [
         f"{name}: {note}"
-        for (name, _, _), one in zip(sources, found, strict=True)
-        for note in one.notes
+        for (name, _, _), found_of_set in zip(sources, found, strict=True)
+        for note in found_of_set.notes
     ]
 
 
-def _trained(args: argparse.Namespace, asked: Suite) -> list[str]:
-    """The dims that the LoRA was trained on; known only for a LoRA in its run folder."""
+def _trained(args: argparse.Namespace, chosen: Suite) -> list[str]:
+    """Return the dims that the LoRA was trained on; only known for a LoRA in its run folder."""
     from vidrl.bench.dims import trained_dims
     from vidrl.report.run_folder import NoRun, read
 
     if not args.lora:
         return []
     try:
-        return trained_dims(asked.dims, read(Path(args.lora).parent).config.get("reward", {}))
+        return trained_dims(chosen.dims, read(Path(args.lora).parent).config.get("reward", {}))
     except NoRun:
         return []
 
 
 def _measures(args: argparse.Namespace, sets: int) -> list[str]:
-    """The distances to compute: those of --distance, else both if --against is given.
-    Checked before any work.
+    """Return the distances to compute: those of --distance, or both with --against.
 
-    Raises plugin.UnknownName, ImportError where the encoder's weights are missing,
-    ValueError for a single set.
+    The names and the encoder are checked before any clip is measured. Raises
+    plugin.UnknownName, ImportError if the encoder's weights are missing, and ValueError for
+    a single set.
     """
     names = _split_names(args.distance) or ["frechet", "kernel"] * bool(args.against)
     for name in names:
         plugin.find("benchmarks", name)
     if names and sets < 2 and not args.against:
         raise ValueError(
-            "expected two sets for a distance, or a folder to compare with, --against; got one set alone"
+            "expected two sets for a distance, or a folder to compare with, --against; got "
+            "one set alone"
         )
     if names:
         from vidrl.bench.encoding import Encoder
@@ -282,6 +299,7 @@ def _add_distances(
     cache: Path,
     progress: Progress | None,
 ) -> None:
+    """Compute the distances between sets and add them to the results."""
     from vidrl.bench import features
 
     if names:
@@ -298,21 +316,21 @@ def _add_distances(
         )
 
 
-# --- other ways
-# ------------------------------------------------------------------------------------------------------
+# --- other ways -----------------------------------------------------------------------
 
 
-def _saved(args: argparse.Namespace, said: str, progress: Progress | None) -> int:
-    """Results of earlier runs compared, without measuring again."""
-    others = [path for path in args.paths if not path.lower().endswith(".json")]
-    if others or args.model:
+def _saved(args: argparse.Namespace, command: str, progress: Progress | None) -> int:
+    """Compare saved results without measuring again."""
+    not_results = [path for path in args.paths if not path.lower().endswith(".json")]
+    if not_results or args.model:
         raise ValueError(
             f"expected saved results alone, or clips alone, got both: {args.paths[0]} and "
-            f"{(others or [args.model])[0]}; measure the clips first, then compare the two results.json"
+            f"{(not_results or [args.model])[0]}; measure the clips first, then compare the two "
+            "results.json"
         )
     saved = [results.load(path, args.clips) for path in args.paths]
     done = results.merge(
-        saved, _split_names(args.names), _split_names(args.dims), said, args.primary, args.margin
+        saved, _split_names(args.names), _split_names(args.dims), command, args.primary, args.margin
     )
     if note := untrusted_clips.closed_note(done):
         print(f"vidrl: {note}", file=sys.stderr)
@@ -324,15 +342,15 @@ def _saved(args: argparse.Namespace, said: str, progress: Progress | None) -> in
     return _write_and_print(args, done, out, formats)
 
 
-def _preferences(args: argparse.Namespace, said: str) -> int:
-    """Agreement of dims with people; the folder of the videos may be given as the path."""
+def _preferences(args: argparse.Namespace, command: str) -> int:
+    """Compute the agreement of dims with people; the path may be the folder of the videos."""
     from vidrl.bench import preference_page, preferences
 
     out = Path(args.out or f"runs/bench-{_file_name(Path(args.preferences).stem)}")
-    asked = suite_from(args) if args.suite or args.dims or args.profile else None
+    chosen = suite_from(args) if args.suite or args.dims or args.profile else None
     found = preferences.run(
         args.preferences,
-        asked,
+        chosen,
         out,
         videos=args.paths[0] if args.paths else None,
         raters=args.raters,
@@ -340,21 +358,21 @@ def _preferences(args: argparse.Namespace, said: str) -> int:
         timeout=args.timeout or None,
         device=args.device or "cpu",
         cache=args.cache,
-        command=said,
+        command=command,
     )
     print(
-        f"{preference_page.text(found)}\n\nfiles: {out / 'preferences.json'}, {out / 'preferences.md'}"
+        f"{preference_page.text(found)}\n\nfiles: {out / 'preferences.json'}, "
+        f"{out / 'preferences.md'}"
     )
     return 0
 
 
-def _meta(args: argparse.Namespace, said: str) -> int:
-    """Which corruptions lower a dim, and which raise it; videos of one's own may be given
-    as the path."""
+def _meta(args: argparse.Namespace, command: str) -> int:
+    """Find which corruptions lower a dim and which raise it; the path may be a video folder."""
     from vidrl.bench import meta, meta_page
 
     out = Path(args.out or "runs/bench-meta")
-    told = (
+    progress = (
         (lambda n, total, what: print(f"\r{n}/{total} {what:40.40}", end="", file=sys.stderr))
         if sys.stderr.isatty()
         else None
@@ -364,46 +382,47 @@ def _meta(args: argparse.Namespace, said: str) -> int:
         args.paths[0] if args.paths else None,
         dims=_split_names(args.dims),
         seed=args.seed,
-        progress=told,
-        command=said,
+        progress=progress,
+        command=command,
         **({"count": args.limit} if args.limit else {}),
     )
     print(
-        f"{meta_page.summary(found)}\n\nfiles: {', '.join(str(out / f'bench_meta.{kind}') for kind in _META)}"
+        f"{meta_page.summary(found)}\n\nfiles: "
+        f"{', '.join(str(out / f'bench_meta.{kind}') for kind in _META)}"
     )
     return 0
 
 
-# --- telling
-# ---------------------------------------------------------------------------------------------------------
+# --- telling --------------------------------------------------------------------------
 
 
 def _write_and_print(
     args: argparse.Namespace, done: results.Results, out: Path, formats: Sequence[str]
 ) -> int:
-    """Write the files, print the table, say what is missing."""
+    """Write the files, print the table, and print what is missing; return the exit status."""
     written = [results.write(done, out)]
     written += [
         path for kind in formats if kind != "json" for path in _write(args, kind, done, out)
     ]
     print(table(done))
-    found = results.count_scores(done)
+    counted = results.count_scores(done)
     counts = {
-        "clips that could not be read": found.skipped,
-        "numbers that are not there": found.unscored,
-        "that have no meaning for their clip": found.inapplicable,
+        "clips that could not be read": counted.skipped,
+        "numbers that are not there": counted.unscored,
+        "that have no meaning for their clip": counted.inapplicable,
     }
     if any(counts.values()):
-        said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        print(f"vidrl: {said}; {written[0]} tells why of each", file=sys.stderr)
-    lost = [row for one in done["sets"] for row in one["skipped"]]
-    for row in lost[:MAX_SKIPPED_SHOWN]:
+        missing = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        print(f"vidrl: {missing}; {written[0]} gives the reason for each", file=sys.stderr)
+    skipped = [row for one in done["sets"] for row in one["skipped"]]
+    for row in skipped[:MAX_SKIPPED_SHOWN]:
         print(f"vidrl: {row['path']}: {row['why']}", file=sys.stderr)
     print(f"\nfiles: {', '.join(map(str, written))}")
-    return 1 if not found.clips or (args.strict and (found.skipped or found.unscored)) else 0
+    return 1 if not counted.clips or (args.strict and (counted.skipped or counted.unscored)) else 0
 
 
 def _write(args: argparse.Namespace, kind: str, done: results.Results, out: Path) -> list[Path]:
+    """Write one format into the folder and return the paths of its files."""
     from vidrl.bench import export
     from vidrl.bench.cache import write_atomic
 
@@ -412,34 +431,36 @@ def _write(args: argparse.Namespace, kind: str, done: results.Results, out: Path
 
         return [page.write(done, out, Path(args.cache or out / "cache") / "media", jobs=args.jobs)]
     if kind == "leaderboard":
-        made = export.leaderboards(done)
+        texts = export.leaderboards(done)
     else:
-        made = {
+        texts = {
             FORMATS[kind]: {"csv": export.csv, "md": export.markdown, "latex": export.latex}[kind](
                 done
             )
         }
-    for name, text in made.items():
+    for name, text in texts.items():
         write_atomic(out / name, text)
-    return [out / name for name in made]
+    return [out / name for name in texts]
 
 
 def _formats(args: argparse.Namespace) -> list[str]:
-    asked = _split_names(args.format)
-    if "all" in asked:
+    """Return the formats to write, after checking their names."""
+    names_asked = _split_names(args.format)
+    if "all" in names_asked:
         return [*FORMATS] if args.profile == "vbench" or args.suite == "vbench" else [*FORMATS][:-1]
-    for name in asked:
+    for name in names_asked:
         if name not in FORMATS:
             raise ValueError(f"no format {name!r}: {plugin.nearest(name, [*FORMATS, 'all'])}")
-    return asked or DEFAULT_ENCODER + ["leaderboard"] * (
+    return names_asked or DEFAULT_FORMATS + ["leaderboard"] * (
         args.profile == "vbench" or args.suite == "vbench"
     )
 
 
 def _split_names(text: str | None) -> list[str]:
+    """Split a text at commas, without blanks."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def _file_name(name: str) -> str:
-    """A name that any file system takes."""
+    """Return the name with only characters that every file system allows."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "clips"

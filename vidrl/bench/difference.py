@@ -1,11 +1,10 @@
-"""One dim of two sets: the difference, its interval and p, and how often the second is
-better.
+"""Compare two sets on one dim: the difference, its interval and p, and the win rate.
 
-Clips without a number count against their set, see `vidrl.bench.unscored_clips`: the claim "the
-second is better" needs that the difference over scored clips and the one that counts the
-others as the worst are both beyond doubt. Its p is therefore the larger one of the two (an
-intersection-union test: Berger 1982, doi:10.1080/00401706.1982.10487790), and 1 where their
-signs differ.
+A clip without a number counts against its set, see `vidrl.bench.unscored_clips`. The claim
+"the second set is better" needs two results: the difference over scored clips is beyond
+doubt, and so is the difference in which clips without a number count as the worst. Its p
+value is therefore the larger one of the two (intersection-union test: Berger 1982,
+doi:10.1080/00401706.1982.10487790), and 1 where their signs differ.
 """
 
 from __future__ import annotations
@@ -36,8 +35,12 @@ Set = Mapping[str, Any]  # of results.json
 
 @dataclass(frozen=True)
 class MatchedSets:
-    """Two sets, their clips matched: what all dims share. `groups` are of the matches;
-    `sides` are for no matches."""
+    """Two sets with their clips matched: what the comparisons on all dims have in common.
+
+    `by` says by what the clips were matched. `groups` has the group of each match: matches
+    of one group are dependent, and are resampled together. `sides` are the clips of either
+    set, used for clips that are unpaired.
+    """
 
     names: tuple[str, str]
     by: str
@@ -48,24 +51,26 @@ class MatchedSets:
 
 
 def match_sets(first: Set, second: Set) -> MatchedSets:
-    """The clips of two sets matched, copies counted once."""
+    """Match the clips of two sets, without duplicates."""
     everything = (unscored_clips.all_clips(first), unscored_clips.all_clips(second))
     names = (first["name"], second["name"])
-    made = matches(*everything, names)
-    found, copied = _without_copies(made.found)
+    matched = matches(*everything, names)
+    found, notes = _without_copies(matched.found)
     groups = duplicates.connected_groups([_match_keys(match) for match in found])
-    once = (
+    sides = (
         (duplicates.without_duplicates(everything[0]), duplicates.without_duplicates(everything[1]))
-        if made.by == UNPAIRED
+        if matched.by == UNPAIRED
         else everything
     )
-    return MatchedSets(names, made.by, found, groups, once, made.notes + copied)
+    return MatchedSets(names, matched.by, found, groups, sides, matched.notes + notes)
 
 
 @dataclass(frozen=True)
 class DimRequest:
-    """A dim, the range of its values, and the largest difference that does not matter; None
-    where it is not known."""
+    """A dim to compare, with the range of its values and the margin.
+
+    `margin` is the largest difference that does not matter, None where it is not known.
+    """
 
     dim: str
     range: Range = (None, None)
@@ -73,7 +78,7 @@ class DimRequest:
 
     @classmethod
     def of(cls, dim: str | Mapping[str, Any], margins: Mapping[str, float]) -> DimRequest:
-        """A dim by its name, or as results.json has it."""
+        """Return the request of a dim that is given by its name or as results.json stores it."""
         if isinstance(dim, str):
             return cls(dim, margin=margins.get(dim))
         return cls(
@@ -86,25 +91,26 @@ class DimRequest:
 def compare_dims(
     first: Set, second: Set, asked: Sequence[DimRequest], least: int, family: int
 ) -> list[Row]:
-    """The comparisons on all dims, of a family of so many, whose intervals hold all
-    together by Bonferroni's rule."""
-    both = match_sets(first, second)
-    return [compare_dim(both, one, least, family) for one in asked]
+    """Compare two sets on all dims, as part of a family of `family` comparisons.
+
+    The simultaneous intervals follow Bonferroni's rule: each has level 1 − 0.05 / family.
+    """
+    sets = match_sets(first, second)
+    return [compare_dim(sets, request, least, family) for request in asked]
 
 
-def compare_dim(both: MatchedSets, asked: DimRequest, least: int, family: int = 1) -> Row:
-    """The comparison on one dim, as results.json has it, without a corrected p, of so many
-    comparisons."""
+def compare_dim(sets: MatchedSets, asked: DimRequest, least: int, family: int = 1) -> Row:
+    """Compare two sets on one dim, as results.json stores it, before p is corrected."""
     numbers = (
-        _unpaired(both, asked, family) if both.by == UNPAIRED else _paired(both, asked, family)
+        _unpaired(sets, asked, family) if sets.by == UNPAIRED else _paired(sets, asked, family)
     )
     enough = min(numbers["clips"]) >= least and numbers["groups"] > 1
     notes = [
-        *_few_clips_note(both, numbers, least),
+        *_few_clips_note(sets, numbers, least),
         *_equality_notes(numbers),
         *numbers["said"],
-        *both.notes,
-        *_unscored_note(both, numbers),
+        *sets.notes,
+        *_unscored_note(sets, numbers),
     ]
     numbers = {key: value for key, value in numbers.items() if key not in ("equal", "said")}
     numbers |= {
@@ -112,19 +118,19 @@ def compare_dim(both: MatchedSets, asked: DimRequest, least: int, family: int = 
         "within": margin_statement(numbers, asked.margin) if enough else None,
     }
     return {
-        "first": both.names[0],
-        "second": both.names[1],
+        "first": sets.names[0],
+        "second": sets.names[1],
         "dim": asked.dim,
         **numbers,
-        "paired_by": both.by,
-        "pairing": both.notes,
+        "paired_by": sets.by,
+        "pairing": sets.notes,
         "enough": enough,
         "notes": notes,
     }
 
 
 def _match_keys(match: Match) -> list[Hashable]:
-    """What makes matches depend on each other: their prompt, and copies on either side."""
+    """Return what makes matches dependent: their prompt, and duplicates on either side."""
     return [
         key
         for side, clips in enumerate((match.first, match.second))
@@ -134,71 +140,77 @@ def _match_keys(match: Match) -> list[Hashable]:
 
 
 def _without_copies(found: Sequence[Match]) -> tuple[list[Match], list[str]]:
-    """The matches without those, of no known prompt, whose clips on both sides are copies
-    of those of another match."""
+    """Leave out matches whose clips on both sides are duplicates of another match's clips.
+
+    Only matches without a known prompt are left out. With a prompt, a model that gives the
+    same clip for two prompts has answered both.
+    """
     numbers = [
         duplicates.content_numbers([clip for match in found for clip in side(match)])
         for side in (lambda match: match.first, lambda match: match.second)
     ]
     seen: dict[Hashable, Match] = {}
-    at = [0, 0]
+    start = [0, 0]
     for i, match in enumerate(found):
-        ends = at[0] + len(match.first), at[1] + len(match.second)
-        key = tuple(tuple(sorted(numbers[side][at[side] : ends[side]])) for side in (0, 1))
-        at = list(ends)
+        ends = start[0] + len(match.first), start[1] + len(match.second)
+        key = tuple(tuple(sorted(numbers[side][start[side] : ends[side]])) for side in (0, 1))
+        start = list(ends)
         seen.setdefault(("alone", i) if match.prompt else key, match)
-    left = len(found) - len(seen)
+    removed = len(found) - len(seen)
     return list(seen.values()), [
-        f"{left} pairs are copies of other pairs and not counted again"
-    ] if left else []
+        f"{removed} pairs are copies of other pairs and not counted again"
+    ] if removed else []
 
 
-# --- paired
-# ----------------------------------------------------------------------------------------------------------
+# --- paired ---------------------------------------------------------------------------
 
 
-def _paired(both: MatchedSets, asked: DimRequest, family: int) -> Row:
-    """The numbers of pairs: mean difference, its interval and p over prompts, wins,
-    effect."""
+def _paired(sets: MatchedSets, asked: DimRequest, family: int) -> Row:
+    """Return the numbers of paired sets: mean difference, interval, p, wins and effect.
+
+    The difference is taken within each match (same prompt, and same seed where possible),
+    because prompts differ much more than models: the variation between prompts cancels.
+    """
     dim = asked.dim
-    kept = [
+    counted = [
         (match, group)
-        for one, group in zip(both.found, both.groups, strict=True)
-        if (match := unscored_clips.counted_clips(one, dim))
+        for match_of_sets, group in zip(sets.found, sets.groups, strict=True)
+        if (match := unscored_clips.counted_clips(match_of_sets, dim))
     ]
-    scored = [(pair, group) for match, group in kept if (pair := scored_pair(match, dim))]
-    bottom = unscored_clips.worst_value(both.sides, dim, asked.range)
-    found, groups = [pair for pair, _ in scored], [group for _, group in scored]
+    scored = [(pair, group) for match, group in counted if (pair := scored_pair(match, dim))]
+    worst = unscored_clips.worst_value(sets.sides, dim, asked.range)
+    pairs, groups = [pair for pair, _ in scored], [group for _, group in scored]
     gaps = np.array(
-        [unscored_clips.mean_difference(_as_match(pair), dim, math.nan) for pair in found]
+        [unscored_clips.mean_difference(_as_match(pair), dim, math.nan) for pair in pairs]
     )
-    known = _paired_estimate(gaps, groups, asked, family)
-    bound = _paired_estimate(
-        np.array([unscored_clips.mean_difference(match, dim, bottom) for match, _ in kept]),
-        [g for _, g in kept],
+    scored_estimate = _paired_estimate(gaps, groups, asked, family)
+    worst_estimate = _paired_estimate(
+        np.array([unscored_clips.mean_difference(match, dim, worst) for match, _ in counted]),
+        [g for _, g in counted],
         asked,
         family,
     )
-    lost = [
-        sum(unscored_clips.count_unscored(side(match), dim) for match, _ in kept) for side in _SIDES
+    unscored = [
+        sum(unscored_clips.count_unscored(side(match), dim) for match, _ in counted)
+        for side in _SIDES
     ]
-    prompts = len({pair.prompt for pair in found} - {""})
+    prompts = len({pair.prompt for pair in pairs} - {""})
     return (
-        _with_bound(known, bound if any(lost) and found else None, bottom)
-        | _wins(kept if found else [], dim)
+        _with_bound(scored_estimate, worst_estimate if any(unscored) and pairs else None, worst)
+        | _wins(counted if pairs else [], dim)
         | {
-            "effect": json_number(_effect(found, dim, known["difference"])),
-            "n": len(found),
+            "effect": json_number(_effect(pairs, dim, scored_estimate["difference"])),
+            "n": len(pairs),
             "prompts": prompts,
             "groups": len(set(groups)),
             "spread": json_number(_group_std(gaps, groups)),
-            "clips": [sum(len(side(pair)) for pair in found) for side in _SIDES],
+            "clips": [sum(len(side(pair)) for pair in pairs) for side in _SIDES],
             "unscored": {
-                "counts": lost,
-                "of": [sum(len(side(match)) for match, _ in kept) for side in _SIDES],
-                "p": _unscored_p(kept, dim),
+                "counts": unscored,
+                "of": [sum(len(side(match)) for match, _ in counted) for side in _SIDES],
+                "p": _unscored_p(counted, dim),
             },
-            "equal": bool(found) and not gaps.any(),
+            "equal": bool(pairs) and not gaps.any(),
         }
     )
 
@@ -213,29 +225,33 @@ def _as_match(pair: Pair) -> Match:
 def _paired_estimate(
     gaps: Array, groups: Sequence[Hashable], asked: DimRequest, family: int
 ) -> Row:
-    """Mean, intervals and p of paired differences of values within the dim's range."""
+    """Return mean, intervals and p of paired differences, in the limits of the dim's range."""
     limits = of_differences(as_limits(asked.range))
     return _with_intervals(lambda **how: interval(gaps, groups, limits=limits, **how), family) | {
         "said": heavy(gaps, groups)
     }
 
 
-def _with_intervals(made: Callable[..., Interval], family: int) -> Row:
-    """The numbers of a difference, NaN where there is none, why there is no interval, and
-    the interval of all together.
+def _with_intervals(interval_of: Callable[..., Interval], family: int) -> Row:
+    """Return the numbers of a difference with its own and its simultaneous interval.
 
-    A p of draws cannot be below 2 / draws, so that a family of many tests needs more of
-    them.
+    NaN where there is no interval; `note` says why. A p value of B bootstrap draws cannot
+    be below 2 / B, so a large family, whose level is 0.05 / family, needs more draws.
     """
     draws = max(DRAWS, 250 * family)
-    over, together = made(draws=draws), made(level=simultaneous(max(1, family)), draws=draws)
+    single, simultaneous_interval = (
+        interval_of(draws=draws),
+        interval_of(level=simultaneous(max(1, family)), draws=draws),
+    )
     ends = [
-        math.nan if end is None else end for one in (over, together) for end in finite_ends(one)
+        math.nan if end is None else end
+        for one in (single, simultaneous_interval)
+        for end in finite_ends(one)
     ]
     return {
-        "difference": over.mean,
-        "p": over.p,
-        "note": over.note,
+        "difference": single.mean,
+        "p": single.p,
+        "note": single.note,
         **dict(zip(("low", "high", "all_low", "all_high"), ends, strict=True)),
     }
 
@@ -243,34 +259,42 @@ def _with_intervals(made: Callable[..., Interval], family: int) -> Row:
 _NUMBERS = ("difference", "low", "high", "all_low", "all_high", "p")
 
 
-def _with_bound(known: Row, bound: Row | None, bottom: float) -> Row:
-    """The difference over scored clips, its p no smaller than that of the bound; `worst` is
-    the bound."""
-    notes = [*[known["note"]] * bool(known["note"]), *known.get("said", [])]
-    found = {key: json_number(known[key]) for key in _NUMBERS} | {"said": notes}
-    if bound is None:
-        return {**found, "p_scored": found["p"], "p_holm": None, "worst": None}
-    least = {key: json_number(bound[key]) for key in _NUMBERS}
-    agree = known["difference"] * bound["difference"] > 0
+def _with_bound(scored_estimate: Row, worst_estimate: Row | None, bottom: float) -> Row:
+    """Combine the difference over scored clips with the one that counts the others as worst.
+
+    p is the larger p value of the two, and 1 where the signs differ; `worst` holds the
+    bound.
+    """
+    notes = [
+        *[scored_estimate["note"]] * bool(scored_estimate["note"]),
+        *scored_estimate.get("said", []),
+    ]
+    row = {key: json_number(scored_estimate[key]) for key in _NUMBERS} | {"said": notes}
+    if worst_estimate is None:
+        return {**row, "p_scored": row["p"], "p_holm": None, "worst": None}
+    worst = {key: json_number(worst_estimate[key]) for key in _NUMBERS}
+    same_sign = scored_estimate["difference"] * worst_estimate["difference"] > 0
     p = (
         None
-        if found["p"] is None or least["p"] is None
-        else max(found["p"], least["p"])
-        if agree
+        if row["p"] is None or worst["p"] is None
+        else max(row["p"], worst["p"])
+        if same_sign
         else 1.0
     )
     return {
-        **found,
+        **row,
         "p": p,
-        "p_scored": found["p"],
+        "p_scored": row["p"],
         "p_holm": None,
-        "worst": {"value": json_number(bottom), **least},
+        "worst": {"value": json_number(bottom), **worst},
     }
 
 
 def _effect(found: Sequence[Pair], dim: str, difference: float) -> float:
-    """Hedges' g of the difference, by the spread among clips, whatever they were paired
-    by."""
+    """Return Hedges' g of the difference, in units of the standard deviation among clips.
+
+    The unit is the same however clips were paired, so that effects can be compared.
+    """
     first, second = (
         [clip["value"][dim] for pair in found for clip in side(pair)] for side in _SIDES
     )
@@ -278,29 +302,35 @@ def _effect(found: Sequence[Pair], dim: str, difference: float) -> float:
 
 
 def _group_std(gaps: Array, groups: Sequence[Hashable]) -> float:
-    """The standard deviation of the groups' mean differences, as their mean's variance has
-    it; NaN of one group."""
-    made = clusters(gaps, groups) if len(gaps) else None
-    return math.sqrt(made.variance * len(made.sums)) if made and len(made.sums) > 1 else math.nan
+    """Return the standard deviation of the groups' mean differences, NaN for one group.
+
+    It is √(G · variance of the mean), so that std / √G is the standard error of the
+    difference with G groups.
+    """
+    per_group = clusters(gaps, groups) if len(gaps) else None
+    return (
+        math.sqrt(per_group.variance * len(per_group.sums))
+        if per_group and len(per_group.sums) > 1
+        else math.nan
+    )
 
 
 def _wins(kept: Sequence[tuple[Match, int]], dim: str) -> Row:
-    """On how many prompts the second is better, equal and worse, and how often a clip of it
-    is; ties half."""
+    """Count prompts on which the second set is better, equal and worse, and the win rate."""
     prompts: dict[Hashable, list[tuple[Match, int]]] = {}
     for i, (match, group) in enumerate(kept):
         prompts.setdefault(match.prompt or i, []).append((match, group))
-    shares = np.array(
+    win_shares = np.array(
         [
             unscored_clips.win_share(_merged([match for match, _ in part]), dim)
             for part in prompts.values()
         ]
     )
-    rate = share(shares, [part[0][1] for part in prompts.values()])
+    rate = share(win_shares, [part[0][1] for part in prompts.values()])
     return {
-        "wins": int((shares > 0.5).sum()),
-        "ties": int((shares == 0.5).sum()),
-        "losses": int((shares < 0.5).sum()),
+        "wins": int((win_shares > 0.5).sum()),
+        "ties": int((win_shares == 0.5).sum()),
+        "losses": int((win_shares < 0.5).sum()),
         "win_rate": json_number(rate.mean),
         "win_low": json_number(rate.low),
         "win_high": json_number(rate.high),
@@ -308,6 +338,7 @@ def _wins(kept: Sequence[tuple[Match, int]], dim: str) -> Row:
 
 
 def _merged(part: Sequence[Match]) -> Match:
+    """Return the matches of one prompt as one match of all their clips."""
     return Match(
         part[0].prompt,
         tuple(clip for one in part for clip in one.first),
@@ -316,8 +347,11 @@ def _merged(part: Sequence[Match]) -> Match:
 
 
 def _unscored_p(kept: Sequence[tuple[Match, int]], dim: str) -> float | None:
-    """Exact p of "either set is as likely to have unscored clips": sign flips of the groups
-    that differ (McNemar's)."""
+    """Return the exact p value of "both sets are equally likely to have unscored clips".
+
+    The sign of each group's difference is flipped in every way, as in McNemar's test;
+    groups without a difference say nothing, and are left out.
+    """
     gaps = np.array(
         [
             unscored_clips.count_unscored(match.second, dim) / len(match.second)
@@ -326,17 +360,18 @@ def _unscored_p(kept: Sequence[tuple[Match, int]], dim: str) -> float | None:
         ]
     )
     sums = clusters(gaps, [group for _, group in kept]).sums if len(gaps) else gaps
-    apart = sums[np.abs(sums) > 1e-12]
-    return float(sign_flip_p(apart)) if len(apart) else None
+    unequal = sums[np.abs(sums) > 1e-12]
+    return float(sign_flip_p(unequal)) if len(unequal) else None
 
 
-# --- unpaired
-# --------------------------------------------------------------------------------------------------------
+# --- unpaired -------------------------------------------------------------------------
 
 
-def _unpaired(both: MatchedSets, asked: DimRequest, family: int) -> Row:
-    """The numbers of two sets without pairs: the difference of the means over clips; nobody
-    wins."""
+def _unpaired(sets: MatchedSets, asked: DimRequest, family: int) -> Row:
+    """Return the numbers of two sets without pairs: the difference of the means over clips.
+
+    There are no wins, because no clips belong together.
+    """
     dim = asked.dim
     sides = [
         [
@@ -345,36 +380,38 @@ def _unpaired(both: MatchedSets, asked: DimRequest, family: int) -> Row:
             if unscored_clips.count_unscored([clip], dim) == 0
             or not unscored_clips.is_inapplicable(clip, dim)
         ]
-        for side in both.sides
+        for side in sets.sides
     ]
-    bottom = unscored_clips.worst_value(sides, dim, asked.range)
-    lost = [unscored_clips.count_unscored(side, dim) for side in sides]
+    worst = unscored_clips.worst_value(sides, dim, asked.range)
+    unscored = [unscored_clips.count_unscored(side, dim) for side in sides]
     scored = [
         [clip for clip in side if not unscored_clips.count_unscored([clip], dim)] for side in sides
     ]
     a, b = ([clip["value"][dim] for clip in side] for side in scored)
-    known = _unpaired_estimate([_clusters(side, dim, bottom) for side in scored], asked, family)
-    bound = (
-        _unpaired_estimate([_clusters(side, dim, bottom) for side in sides], asked, family)
-        if any(lost) and a and b
+    scored_estimate = _unpaired_estimate(
+        [_clusters(side, dim, worst) for side in scored], asked, family
+    )
+    worst_estimate = (
+        _unpaired_estimate([_clusters(side, dim, worst) for side in sides], asked, family)
+        if any(unscored) and a and b
         else None
     )
-    given = [len({clip["prompt"] for clip in side if clip.get("prompt")}) for side in scored]
-    nobody = dict.fromkeys(("wins", "ties", "losses", "win_rate", "win_low", "win_high"))
+    prompts = [len({clip["prompt"] for clip in side if clip.get("prompt")}) for side in scored]
+    no_wins = dict.fromkeys(("wins", "ties", "losses", "win_rate", "win_low", "win_high"))
     return (
-        _with_bound(known, bound, bottom)
-        | nobody
+        _with_bound(scored_estimate, worst_estimate, worst)
+        | no_wins
         | {
             "effect": json_number(effect(a, b)),
             "n": min(len(a), len(b)),
-            "prompts": min(given),
+            "prompts": min(prompts),
             "groups": min(len(set(duplicates.dependence_groups(side))) for side in scored),
             "spread": None,
             "clips": [len(a), len(b)],
             "unscored": {
-                "counts": lost,
+                "counts": unscored,
                 "of": [len(side) for side in sides],
-                "p": _unpaired_unscored_p(sides, dim, lost),
+                "p": _unpaired_unscored_p(sides, dim, unscored),
             },
             "equal": False,
         }
@@ -382,12 +419,13 @@ def _unpaired(both: MatchedSets, asked: DimRequest, family: int) -> Row:
 
 
 def _clusters(clips: Sequence[Clip], dim: str, bottom: float) -> Clusters:
+    """Return the clips' values summed by group, clips without a number as `bottom`."""
     values = np.array([unscored_clips.mean_value([clip], dim, bottom) for clip in clips])
     return clusters(values, duplicates.dependence_groups(clips))
 
 
 def _unpaired_estimate(sides: Sequence[Clusters], asked: DimRequest, family: int) -> Row:
-    """Mean, intervals and p of the difference of two sets without pairs."""
+    """Return mean, intervals and p of the difference of two sets without pairs."""
     limits = as_limits(asked.range)
     return _with_intervals(lambda **how: difference(sides[0], sides[1], limits, **how), family)
 
@@ -395,87 +433,96 @@ def _unpaired_estimate(sides: Sequence[Clusters], asked: DimRequest, family: int
 def _unpaired_unscored_p(
     sides: Sequence[Sequence[Clip]], dim: str, lost: Sequence[int]
 ) -> float | None:
-    """p of "either set is as likely to have unscored clips", prompts exchanged between the
-    sets."""
+    """Return the p value of "both sets are equally likely to have unscored clips".
+
+    Prompts, with all their clips, are exchanged between the sets.
+    """
     if not any(lost):
         return None
-    made = [
+    sums = [
         clusters(
             np.array([float(unscored_clips.count_unscored([clip], dim)) for clip in side]),
             duplicates.dependence_groups(side),
         )
         for side in sides
     ]
-    return json_number(exchange_p(made[0], made[1]))
+    return json_number(exchange_p(sums[0], sums[1]))
 
 
-# --- small differences
-# ----------------------------------------------------------------------------------------------
+# --- small differences ----------------------------------------------------------------
 
 
 def margin_statement(row: Mapping[str, Any], margin: float | None) -> str | None:
-    """What is shown of a margin: by the interval of all differences together, also with
-    unscored clips as the worst.
+    """Return what is shown about a margin: "equivalent", "not worse", "not better" or None.
+
+    A difference is equivalent if the simultaneous interval lies in (−margin, margin), also
+    with unscored clips counted as the worst (two one-sided tests: Schuirmann 1987,
+    doi:10.1007/BF01068419).
 
     >>> ends = {"all_low": -0.02, "all_high": 0.3, "worst": None}
-    >>> margin_statement(ends, 0.5), margin_statement(ends, 0.1), margin_statement(ends, 0.01), margin_statement(ends, None)
-    ('equivalent', 'not worse', None, None)
+
+    >>> [margin_statement(ends, margin) for margin in (0.5, 0.1, 0.01, None)]
+    ['equivalent', 'not worse', None, None]
     """
-    both = [one for one in (row, row["worst"]) if one is not None]
-    if margin is None or any(one["all_low"] is None or one["all_high"] is None for one in both):
+    estimates = [estimate for estimate in (row, row["worst"]) if estimate is not None]
+    if margin is None or any(
+        estimate["all_low"] is None or estimate["all_high"] is None for estimate in estimates
+    ):
         return None
-    above, below = (
-        all(one["all_low"] > -margin for one in both),
-        all(one["all_high"] < margin for one in both),
+    not_worse, not_better = (
+        all(estimate["all_low"] > -margin for estimate in estimates),
+        all(estimate["all_high"] < margin for estimate in estimates),
     )
     return (
         "equivalent"
-        if above and below
+        if not_worse and not_better
         else "not worse"
-        if above
+        if not_worse
         else "not better"
-        if below
+        if not_better
         else None
     )
 
 
-# --- notes
-# -----------------------------------------------------------------------------------------------------------
+# --- notes ----------------------------------------------------------------------------
 
 
-def _few_clips_note(both: MatchedSets, numbers: Row, least: int) -> list[str]:
+def _few_clips_note(sets: MatchedSets, numbers: Row, least: int) -> list[str]:
+    """Return a note if the difference rests on fewer clips than the suite's minimum."""
     counts = numbers["clips"]
-    said = (
-        f"the difference rests on {counts[0]} clips of {both.names[0]} and {counts[1]} of {both.names[1]}, fewer "
-        f"than the minimum of {least}"
+    note = (
+        f"the difference rests on {counts[0]} clips of {sets.names[0]} and {counts[1]} of "
+        f"{sets.names[1]}, fewer than the minimum of {least}"
     )
-    return [said] if min(counts) < least else []
+    return [note] if min(counts) < least else []
 
 
 def _equality_notes(numbers: Row) -> list[str]:
-    one = (
+    """Return notes if all clips are of one prompt, or if all pairs are equal."""
+    notes = (
         ["one prompt: nothing is said of other prompts"]
         if numbers["n"] > 1 and numbers["groups"] == 1
         else []
     )
-    return one + [f"all {numbers['n']} pairs are equal"] * numbers["equal"]
+    return notes + [f"all {numbers['n']} pairs are equal"] * numbers["equal"]
 
 
-def _unscored_note(both: MatchedSets, numbers: Row) -> list[str]:
-    """How many clips have no number, and what the difference would be if they were the
-    worst."""
-    counts, of, bound = numbers["unscored"]["counts"], numbers["unscored"]["of"], numbers["worst"]
+def _unscored_note(sets: MatchedSets, numbers: Row) -> list[str]:
+    """Return a note on clips without a number, and the difference if they were the worst."""
+
+    counts, of = numbers["unscored"]["counts"], numbers["unscored"]["of"]
+    worst = numbers["worst"]
     if not any(counts):
         return []
-    said = " and ".join(
+    counted = " and ".join(
         f"{count} of {total} clips of {name}"
-        for count, total, name in zip(counts, of, both.names, strict=True)
+        for count, total, name in zip(counts, of, sets.names, strict=True)
         if count
     )
-    if bound is None or bound["difference"] is None:
-        return [f"{said} have no number"]
-    ends = "" if bound["low"] is None else f" [{bound['low']:.4g}, {bound['high']:.4g}]"
+    if worst is None or worst["difference"] is None:
+        return [f"{counted} have no number"]
+    ends = "" if worst["low"] is None else f" [{worst['low']:.4g}, {worst['high']:.4g}]"
     return [
-        f"{said} have no number: count as worst ({bound['value']:.4g}), the difference would be "
-        f"{bound['difference']:+.4g}{ends}"
+        f"{counted} have no number: count as worst ({worst['value']:.4g}), the difference would be "
+        f"{worst['difference']:+.4g}{ends}"
     ]

@@ -1,5 +1,4 @@
-"""A dimension of a suite: a reward with its options under a name, and what tells its
-numbers from others."""
+"""Define dims: a dim is a reward with options under a name, identified by a hash."""
 
 from __future__ import annotations
 
@@ -23,18 +22,20 @@ from vidrl.rewards.base import Card, Reward
 from vidrl.rewards.compose import Composite
 
 PROFILES = ("vidrl", "vbench")
-SAMPLE_BYTES = 2**20  # bytes at each of three places of a large file that tell it from others
+SAMPLE_BYTES = 2**20  # read at the start, middle and end of a file of weights
 
 
 @dataclass(frozen=True)
 class Dim:
-    """`reward` is a plug-in's name, `default` or package.module:Class; `options` are its
-    constructor's. `profile` "vbench" says that the arithmetic is others'. `version` is the
-    reward's: another one, other numbers.
+    """A dim is a reward with its options, under a name.
 
-    >>> Dim("warp_error", "warp_error").range, Dim("warp_error", "warp_error").about
-    ((-1.0, 1.0),
-     'How far a frame is from its neighbour moved onto it; 0 is perfect, and a frozen clip is perfect too.')
+    `reward` is a plug-in's name, `default` or package.module:Class; `options` are its
+    constructor's arguments. `profile` "vbench" marks the arithmetic of others. `version` is
+    the reward's: with another version the numbers differ.
+
+    >>> dim = Dim("warp_error", "warp_error")
+    >>> dim.range
+    (-1.0, 1.0)
     """
 
     name: str
@@ -45,47 +46,47 @@ class Dim:
 
     @property
     def hash(self) -> str:
-        """12 hex digits of the reward, all its options, its version, and its weights where
-        they are files."""
+        """Return 12 hex digits of the reward, its options, its version and its weights."""
         theirs = "" if self.reward.startswith("vidrl.") else self.code
         return digest([self.reward, self._all_options(), self.version, theirs])
 
     @property
     def code(self) -> str:
-        """The text of the module of a reward outside the library, which changes with its
-        version; else empty."""
+        """Return a hash of the module of a reward outside the library; "" for vidrl's own."""
         return module_hash(self.reward.partition(":")[0]) if ":" in self.reward else ""
 
     @property
     def learned(self) -> bool:
-        """Whether it scores by weights that are loaded from elsewhere; also where its
-        reward cannot be found."""
+        """Return whether the reward uses weights that are loaded; also True if it is not found."""
         found = self._class()
         return found is None or found.learned
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the largest value there can be."""
+        """Return the least and the greatest possible value."""
         found = self._class()
         return found.range if found else (-math.inf, math.inf)
 
     @property
     def card(self) -> Card | None:
-        """What the reward sees and is blind to."""
+        """Return the card of the reward, None where it has none."""
         found = self._class()
         return found.card if found else None
 
     @property
     def about(self) -> str:
-        """One sentence: what it sees."""
+        """Return one sentence that says what the reward sees."""
         found = self._class()
         if found is None or found is Composite:
             return found.card.sees if found and found.card else ""
         return (inspect.getdoc(found) or "").split("\n\n")[0].replace("\n", " ")
 
     def reads(self, what: str) -> bool:
-        """Whether the number may depend on the clip's `prompt`, `reference` or `meta`, by
-        the reward's code.
+        """Return whether the number may depend on the clip's `prompt`, `reference` or `meta`.
+
+        The reward's source is searched for these names, so that the answer errs on the safe
+        side: a needless dependency costs a measurement, a missed one would return a wrong
+        number.
 
         >>> Dim("flicker", "flicker").reads("prompt"), Dim("freeze", "freeze").reads("prompt")
         (False, True)
@@ -98,11 +99,11 @@ class Dim:
         )
 
     def build(self) -> Reward:
-        """The reward. Raises whatever its constructor does."""
+        """Build the reward. Raises whatever its constructor raises."""
         return load(self.reward, **self.options)
 
     def to_dict(self, trained: bool = False) -> dict[str, Any]:
-        """As results.json says it."""
+        """Return the dim as results.json stores it."""
         return {
             "name": self.name,
             "reward": self.reward,
@@ -117,8 +118,7 @@ class Dim:
         }
 
     def _class(self) -> type[Reward] | None:
-        """The reward's class; None for a function, and for one whose module cannot be
-        imported here."""
+        """Return the reward's class; None for a function or a module that cannot be imported."""
         if self.reward == "default":
             return Composite
         try:
@@ -131,12 +131,17 @@ class Dim:
             return None
 
     def _all_options(self) -> dict[str, Any]:
-        """The defaults and what replaces them, files by their content."""
+        """Return the defaults and what replaces them, files by their content.
+
+        Defaults are part of the hash, so that a changed default gives another dim.
+        """
         cls = self._class()
         if self.reward == "default":
             versions = {part: version_of(part) for part in compose.WEIGHTS}
             return {"weights": compose.WEIGHTS, "scales": compose.SCALES, "versions": versions}
-        known = {} if cls in (None, Composite) else inspect.signature(cls).parameters  # type: ignore[arg-type]
+
+        has_options = cls is not None and cls is not Composite
+        known = inspect.signature(cls).parameters if has_options else {}  # type: ignore[arg-type]
         full = {
             key: p.default for key, p in known.items() if p.default is not inspect.Parameter.empty
         }
@@ -145,7 +150,7 @@ class Dim:
 
 
 def check_options(dim: Dim) -> Dim:
-    """The dim, where its reward and options are known.
+    """Return the dim if its reward and options are known.
 
     Raises `plugin.UnknownName` and `plugin.BadOption` with the nearest right one.
     """
@@ -160,19 +165,24 @@ def check_options(dim: Dim) -> Dim:
 
 
 def trained_dims(dims: Sequence[Dim], reward: Mapping[str, Any]) -> list[str]:
-    """The names of the dims that a run was trained on, by its [reward] section, that
-    contain one, or read one finer.
+    """Return the names of the dims that a run was trained on, by its [reward] section.
 
-    >>> trained_dims([Dim("heading", "vidrl.bench.expectations:Heading")], {"name": "motion_target"})
+    A dim counts as trained on if its reward is a training reward, contains one (the default
+    composite), or is a subclass of one. Such dims rise under training whether or not the
+    clips get better, so they are marked.
+
+    >>> heading = Dim("heading", "vidrl.bench.expectations:Heading")
+    >>> trained_dims([heading], {"name": "motion_target"})
     ['heading']
-    >>> trained_dims([Dim("flicker", "flicker"), Dim("all", "default"), Dim("cut", "cut")], {"parts": {"flicker": 1.0}})
+    >>> dims = [Dim("flicker", "flicker"), Dim("all", "default"), Dim("cut", "cut")]
+    >>> trained_dims(dims, {"parts": {"flicker": 1.0}})
     ['flicker', 'all']
     """
     named = (
         {reward["name"]} if reward.get("name") else set(reward.get("parts") or {}) or {"default"}
     )
-    inside = set(compose.WEIGHTS)
-    named |= set(reward.get("parts") or {}) | (inside if "default" in named else set())
+    parts_of_default = set(compose.WEIGHTS)
+    named |= set(reward.get("parts") or {}) | (parts_of_default if "default" in named else set())
     classes = tuple(
         cls for name in named - {"default"} if (cls := Dim(name, name)._class()) is not None
     )
@@ -180,32 +190,33 @@ def trained_dims(dims: Sequence[Dim], reward: Mapping[str, Any]) -> list[str]:
         dim.name
         for dim in dims
         if dim.reward in named
-        or (dim.reward == "default" and named & inside)
+        or (dim.reward == "default" and named & parts_of_default)
         or issubclass(dim._class() or object, classes)
     ]
 
 
 def profile_of(reward: str) -> str:
-    """ "vbench" for the rewards named after it, else "vidrl"."""
+    """Return "vbench" for the rewards named after it, else "vidrl"."""
     return "vbench" if reward.startswith("vbench_") else "vidrl"
 
 
 def version_of(reward: str) -> str:
-    """The version that a reward's class states, "1" where it states none."""
+    """Return the version that a reward's class states, "1" where it states none."""
     return str(getattr(Dim(reward, reward)._class(), "version", "1"))
 
 
-# --- what identifies
-# -------------------------------------------------------------------------------------------------
+# --- what identifies ------------------------------------------------------------------
 
 
 def option_identity(value: Any) -> Any:
-    """An option as JSON; one that names a file or folder with what is in it, so that other
-    weights are another dim."""
+    """Return an option as JSON; a path of a file or folder gets a hash of its content.
+
+    So another file of weights under the same name gives another dim.
+    """
     if isinstance(value, (str, Path)):
         head, _, tail = str(value).rpartition(":")  # "raft:PATH"
-        named = Path(tail or head)
-        return [str(head), content_hash(named)] if tail and named.exists() else str(value)
+        path = Path(tail or head)
+        return [str(head), content_hash(path)] if tail and path.exists() else str(value)
     if isinstance(value, (list, tuple)):
         return [option_identity(item) for item in value]
     if isinstance(value, Mapping):
@@ -218,6 +229,7 @@ def option_identity(value: Any) -> Any:
 
 
 def content_hash(path: Path) -> str:
+    """Return a hash of the content of a file, or of all files in a folder."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return digest(
         [[str(p.relative_to(path)), _sampled_hash(str(p), *file_stamp(p))] for p in files]
@@ -226,30 +238,38 @@ def content_hash(path: Path) -> str:
 
 @lru_cache
 def _sampled_hash(path: str, size: int, *changed: int) -> str:
-    """Of a large file its size and three pieces: weights differ everywhere, and a gigabyte
-    takes seconds to read."""
-    seen = hashlib.sha256(str(size).encode())
+    """Return a hash of a file's size and of its start, middle and end.
+
+    Two files of weights differ everywhere, and hashing gigabytes would take seconds for
+    each run. The arguments `changed` are the file's stamp: a changed file is not in
+    lru_cache.
+    """
+    hasher = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
         for start in sorted({0, max(0, size // 2), max(0, size - SAMPLE_BYTES)}):
             file.seek(start)
-            seen.update(file.read(SAMPLE_BYTES))
-    return seen.hexdigest()[:16]
+            hasher.update(file.read(SAMPLE_BYTES))
+    return hasher.hexdigest()[:16]
 
 
 def module_hash(module: str) -> str:
+    """Return a hash of the source file of a user's module, "" if it has none."""
     file = getattr(user_modules.find(module), "__file__", None)
     return _sampled_hash(file, *file_stamp(file)) if file else ""
 
 
 def _own_classes(cls: type) -> list[type]:
+    """Return the classes of a reward's inheritance but for the base classes of all rewards."""
     shared = ("vidrl.rewards.base", "torch.nn.modules.module", "builtins")
     return [parent for parent in cls.__mro__ if parent.__module__ not in shared]
 
 
 @lru_cache
 def _names_in_code(module: str) -> frozenset[str]:
-    """What of a clip beside its pixels the code of a module touches, all where it cannot be
-    read: a cache must not be wrong."""
+    """Return which of prompt, reference and meta the source of a module names.
+
+    All three where the source cannot be read: a cache must not return wrong numbers.
+    """
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
     except (OSError, TypeError):

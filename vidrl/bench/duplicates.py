@@ -157,8 +157,8 @@ def _within(name: str, clips: Clips) -> list[str]:
     left = [clip for clip in clips if id(clip) not in kept]
     counted = (
         [
-            f"{name}: {len(left)} of {len(clips)} clips {_is(len(left), 'a copy', 'copies')} of another one and not "
-            f"counted again, the first is {left[0]['path']}"
+            f"{name}: {len(left)} of {len(clips)} clips {_is(len(left), 'a copy', 'copies')} "
+            f"of another one and not counted again, the first is {left[0]['path']}"
         ]
         if left
         else []
@@ -170,8 +170,8 @@ def _within(name: str, clips: Clips) -> list[str]:
     return counted + (
         [
             f"{name}: {sum(map(len, same))} prompts share {len(same)} "
-            f"{'clip' if len(same) == 1 else 'clips'} of equal content: they count as {len(same)} in "
-            "intervals and tests"
+            f"{'clip' if len(same) == 1 else 'clips'} of equal content: they count as "
+            f"{len(same)} in intervals and tests"
         ]
         if same
         else []
@@ -189,8 +189,8 @@ def _between(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     both = sum(number in mine for number in other)
     return (
         [
-            f"{both} of {len(other)} clips of {second['name']} are also in {first['name']}: on them the two sets "
-            "cannot differ"
+            f"{both} of {len(other)} clips of {second['name']} are also in {first['name']}: "
+            "on them the two sets cannot differ"
         ]
         if both
         else []

@@ -141,7 +141,8 @@ def _checked_features(found: Tensor | Array, spec: str) -> Array:
     features = found.detach().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found)
     if features.ndim not in (1, 2) or not features.size:
         raise ValueError(
-            f"expected features of shape (D,) or (windows, D) from encoder {spec!r}, got {features.shape}"
+            f"expected features of shape (D,) or (windows, D) from encoder {spec!r}, got "
+            f"{features.shape}"
         )
     features = np.atleast_2d(features.astype(np.float32))
     if not np.isfinite(features).all():

@@ -69,8 +69,7 @@ SPECIAL = {
 
 DAG = r"\textsuperscript{\dag}"
 
-# --- one row a clip
-# ---------------------------------------------------------------------------------------------------
+# --- one row a clip -------------------------------------------------------------------
 
 
 def csv(results: Results) -> str:
@@ -131,8 +130,7 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-# --- tables for papers
-# ------------------------------------------------------------------------------------------------
+# --- tables for papers ----------------------------------------------------------------
 
 
 def markdown(results: Results) -> str:
@@ -297,9 +295,10 @@ def _explanations(results: Results, dagger: str, words: Any = _plain) -> list[st
     ]
     if len(sets) > 1:
         said.append(
-            "Bold: beyond doubt, p < 0.05 after Holm's correction over all dimensions and pairs of sets, also "
-            "where clips without a number count as the worst, and more than a re-encoding that nobody sees "
-            "makes."
+            "Bold: beyond doubt, p < 0.05 after Holm's correction over all dimensions and "
+            "pairs of sets, also "
+            "where clips without a number count as the worst, and more than a re-encoding "
+            "that nobody sees makes."
         )
     if len(sets) > 2:
         said.append("Sets with a letter in common are not told apart; a is the best.")
@@ -307,8 +306,7 @@ def _explanations(results: Results, dagger: str, words: Any = _plain) -> list[st
     return [words(one) for one in said] + ([f"{dagger}: a training reward."] if trained else [])
 
 
-# --- VBench's leaderboard
-# ---------------------------------------------------------------------------------------------
+# --- VBench's leaderboard -------------------------------------------------------------
 
 
 def leaderboard(one: Row, dims: Sequence[Row]) -> str:
@@ -328,8 +326,8 @@ def leaderboard(one: Row, dims: Sequence[Row]) -> str:
     names = {NAMES[dim["reward"]]: dim["name"] for dim in dims if dim.get("reward") in NAMES}
     if not names:
         raise ValueError(
-            "expected dimensions of VBench's arithmetic, got none: measure with --profile vbench, or with "
-            "--suite vbench"
+            "expected dimensions of VBench's arithmetic, got none: measure with --profile "
+            "vbench, or with --suite vbench"
         )
     to_image = set(names) & set(vbench.I2V)
     known = (

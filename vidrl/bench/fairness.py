@@ -99,8 +99,8 @@ def _sizes(sets: Sequence[Set]) -> list[str]:
     said = _unequal_values(sets, lambda clip: "x".join(map(str, clip["size"])))
     return (
         [
-            f"the sets differ in the size of their pictures ({said}): make them at one size, or measure all with one "
-            "--side"
+            f"the sets differ in the size of their pictures ({said}): make them at one size, "
+            "or measure all with one --side"
         ]
         if said
         else []

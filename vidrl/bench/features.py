@@ -149,8 +149,7 @@ class Encode:
         return self.cache / key[:2] / f"{key}.safetensors"
 
 
-# --- sets
-# ------------------------------------------------------------------------------------------------------------
+# --- sets -----------------------------------------------------------------------------
 
 
 def _protocol_of(results: Mapping[str, Any]) -> Protocol:
@@ -293,14 +292,13 @@ def _features(
     if len(widths) > 1:
         told = " and ".join(f"{width} ({path})" for width, path in widths.items())
         raise ValueError(
-            f"expected as many features of every clip, got {told}: the encoder's output must not depend "
-            "on the length of a clip"
+            f"expected as many features of every clip, got {told}: the encoder's output must "
+            "not depend on the length of a clip"
         )
     return sets
 
 
-# --- distances
-# -------------------------------------------------------------------------------------------------------
+# --- distances ------------------------------------------------------------------------
 
 
 def _distance_row(name: str, measure: Any, first: Features, second: Features) -> dict[str, Any]:
@@ -390,8 +388,7 @@ def _groups(*sets: Features) -> list[list[Hashable]]:
     ]
 
 
-# --- what is kept
-# ----------------------------------------------------------------------------------------------------
+# --- what is kept ---------------------------------------------------------------------
 
 
 def _read(path: Path) -> Array | None:

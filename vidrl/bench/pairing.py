@@ -170,8 +170,7 @@ def clip_value(clip: Clip, dim: str) -> float | None:
     return None if found is None or found != found or abs(found) == float("inf") else float(found)
 
 
-# --- keys
-# ------------------------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------
 
 
 def _prompt(clip: Clip) -> Hashable:
@@ -257,8 +256,7 @@ def _match(first: list[Clip], second: list[Clip]) -> Match:
     return Match(prompt, tuple(first), tuple(second))
 
 
-# --- what is to be said of it
-# ----------------------------------------------------------------------------------------
+# --- what is to be said of it ---------------------------------------------------------
 
 
 def _why(by: str, first: Clips, second: Clips, names: Names) -> list[str]:
@@ -273,8 +271,10 @@ def _why(by: str, first: Clips, second: Clips, names: Names) -> list[str]:
         ]
     if by == NAME and not any(_prompt(clip) for clip in (*first, *second)):
         return [
-            "paired by file name, because no clip has a prompt: whether files of one name were asked for the same "
-            "is not known, and if they were not, the win rate compares clips that have nothing in common"
+            "paired by file name, because no clip has a prompt: whether files of one name "
+            "were asked for the same "
+            "is not known, and if they were not, the win rate compares clips that have "
+            "nothing in common"
         ]
     return []
 
@@ -292,7 +292,8 @@ def _why_not(first: Clips, second: Clips) -> list[str]:
         else ("nothing in common, neither prompts, seeds nor file names")
     )
     return [
-        f"the sets have {said}: they are compared unpaired, and a difference may also come from what was asked"
+        f"the sets have {said}: they are compared unpaired, and a difference may also come "
+        "from what was asked"
     ]
 
 

@@ -85,7 +85,8 @@ class Preferences:
         several = [clip for clip, prompts in self._prompts().items() if len(prompts) > 1]
         return (
             [
-                f"{len(several)} clips come with several prompts, and are scored with the first: {several[0]}"
+                f"{len(several)} clips come with several prompts, and are scored with the "
+                f"first: {several[0]}"
             ]
             if several
             else []
@@ -122,8 +123,7 @@ def read(file: str | os.PathLike[str], videos: str | os.PathLike[str] | None = N
     return found
 
 
-# --- rows
-# ------------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,7 @@ def _small(name: str) -> str:
     return name.strip().lower().replace(" ", "_")
 
 
-# --- layouts
-# ---------------------------------------------------------------------------------------------------------
+# --- layouts --------------------------------------------------------------------------
 
 
 def _ours(rows: Sequence[_Row]) -> bool:
@@ -262,8 +261,7 @@ LAYOUTS = {"ours": _ours, "reward bench": _reward_bench, "feedback": _feedback}
 READERS = {"ours": _read_ours, "reward bench": _read_reward_bench, "feedback": _read_feedback}
 
 
-# --- cells
-# -----------------------------------------------------------------------------------------------------------
+# --- cells ----------------------------------------------------------------------------
 
 
 def _word(row: _Row, column: str) -> int:

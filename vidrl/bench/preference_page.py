@@ -35,8 +35,8 @@ def page(found: Mapping[str, Any]) -> str:
         "# Agreement with people",
         "",
         code_line(found.get("command", "")),
-        f"{plain_markdown(found.get('file', ''))}, read as {found['layout']}; {found['clips']} clips; raters: "
-        f"{plain_markdown(found['raters'])}.",
+        f"{plain_markdown(found.get('file', ''))}, read as {found['layout']}; "
+        f"{found['clips']} clips; raters: {plain_markdown(found['raters'])}.",
         "",
         ABOUT,
         "",
@@ -95,12 +95,15 @@ def text(found: Mapping[str, Any]) -> str:
 def people_summary(people: Mapping[str, Any]) -> str:
     """How many pairs and answers, and whether raters favoured what was shown first."""
     words = (
-        f"{people['pairs']} pairs of {people['clusters']} prompts, {people['answers']} answers, {people['ties']} "
-        "ties"
+        f"{people['pairs']} pairs of {people['clusters']} prompts, {people['answers']} "
+        f"answers, {people['ties']} ties"
     )
     first = people["first"]
     if first and first["low"] is not None and not first["low"] <= 0.5 <= first["high"]:
-        words += f"; raters took the first clip in {_share(first)} of the decided answers: a bias of position"
+        words += (
+            f"; raters took the first clip in {_share(first)} of the decided answers: a bias "
+            "of position"
+        )
     return words
 
 

@@ -143,8 +143,7 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
     return [folder / f"preferences.{kind}" for kind in texts]
 
 
-# --- what is scored
-# --------------------------------------------------------------------------------------------------
+# --- what is scored -------------------------------------------------------------------
 
 
 def _suite(suite: Suite | None, beside: bool) -> Suite:
@@ -186,8 +185,7 @@ def _why(clip: Clip, dim: str) -> str:
     return str(why if isinstance(why, str) else why.get(dim) or "unscored")
 
 
-# --- pairs
-# -----------------------------------------------------------------------------------------------------------
+# --- pairs ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -212,8 +210,8 @@ def _pairs(read: Preferences, aspect: str, raters: str) -> list[Pair]:
         choices = [choice for choice in choices if choice.rater == raters]
         if raters not in known:
             raise ValueError(
-                f"expected raters to be majority, each, or one of {', '.join(known) or 'none named'}, got "
-                f"{raters!r}"
+                "expected raters to be majority, each, or one of "
+                f"{', '.join(known) or 'none named'}, got {raters!r}"
             )
     return _grouped(choices)
 
@@ -253,8 +251,8 @@ def _repeated(read: Preferences) -> list[str]:
     )
     return (
         [
-            f"{again} answers are by a rater who had answered the same pair before: the majority of a rater's own "
-            "answers is one vote"
+            f"{again} answers are by a rater who had answered the same pair before: the "
+            "majority of a rater's own answers is one vote"
         ]
         if again
         else []
@@ -288,8 +286,7 @@ def _clusters(pairs: Sequence[Pair]) -> list[int]:
     )
 
 
-# --- rows
-# ------------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------
 
 
 def _row(
@@ -373,8 +370,8 @@ def _number(value: float) -> float | None:
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know before he compares rows."""
     lost = [
-        f"{row['dim']} ({row['aspect']}): {row['pairs'] - row['scored']} of {row['pairs']} pairs have a clip "
-        "without a value"
+        f"{row['dim']} ({row['aspect']}): {row['pairs'] - row['scored']} of {row['pairs']} "
+        "pairs have a clip without a value"
         for row in rows
         if row["scored"] < row["pairs"]
     ]

@@ -27,7 +27,7 @@ class Preregistration:
         where they are not sound.
 
         >>> Preregistration.of("flicker", ["drift=0.1"], ["flicker", "drift"])
-        Claims(primary='flicker', margins={'drift': 0.1})
+        Preregistration(primary='flicker', margins={'drift': 0.1})
         >>> Preregistration.of(None, ["0.1"], ["drift"])
         Traceback (most recent call last):
         ValueError: expected --margin DIM=VALUE, as drift=0.01, got '0.1': each dim has a unit of its own
@@ -54,8 +54,8 @@ def _margin(word: str, dims: Sequence[str]) -> tuple[str, float]:
     name, sign, text = (part.strip() for part in word.partition("="))
     if not sign:
         raise ValueError(
-            f"expected --margin DIM=VALUE, as {dims[0]}=0.01, got {word!r}: each dim has a unit of its "
-            "own"
+            f"expected --margin DIM=VALUE, as {dims[0]}=0.01, got {word!r}: each dim has a "
+            "unit of its own"
         )
     _known(name, dims, "--margin")
     try:
@@ -64,8 +64,8 @@ def _margin(word: str, dims: Sequence[str]) -> tuple[str, float]:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise ValueError(
-            f"expected a number above 0 for --margin {name}, the largest difference that does not matter, "
-            f"got {text!r}"
+            f"expected a number above 0 for --margin {name}, the largest difference that does "
+            f"not matter, got {text!r}"
         )
     return name, value
 

@@ -1,5 +1,4 @@
-"""results.json: sets of measured clips put together, summed up, compared; and results of
-earlier runs read again."""
+"""Assemble, load, merge and write results.json."""
 
 from __future__ import annotations
 
@@ -21,15 +20,15 @@ from vidrl.bench.suite import Suite
 from vidrl.bench.untrusted_clips import mark_closed
 
 FORMAT = 1
-MAX_BYTES = 2**31  # bytes of a results file
+MAX_BYTES = 2**31  # a larger file is refused before it is read into memory
 FILE = "results.json"
 Results = dict[str, Any]
-SKIPPED_FIELDS = ("path", "why", "prompt", "seed")  # what is known of a clip that could not be read
+SKIPPED_FIELDS = ("path", "why", "prompt", "seed")  # fields of a clip that could not be read
 KEYS = ("suite", "protocol", "versions", "dims", "sets")
 
 
 class BadResults(ValueError):
-    """A file that is no results.json."""
+    """A file that is no valid results.json."""
 
 
 def measured_set(
@@ -39,10 +38,12 @@ def measured_set(
     skipped: Iterable[Mapping[str, Any]] = (),
     model: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A set of results.json from the rows of `measure.run`: clips, and those that could not
-    be read."""
+    """Return a set of results.json from the rows of `measure.run`.
+
+    Rows without a value are files that could not be read, and go to "skipped".
+    """
     clips = [dict(row) for row in rows if "value" in row]
-    lost = [
+    unread = [
         {key: row.get(key) for key in SKIPPED_FIELDS}
         for row in [*skipped, *rows]
         if "value" not in row
@@ -52,7 +53,7 @@ def measured_set(
         "source": source,
         "model": dict(model) if model else None,
         "clips": clips,
-        "skipped": lost,
+        "skipped": unread,
     }
 
 
@@ -64,13 +65,13 @@ def assemble(
     trained: Iterable[str] = (),
     claims: Preregistration | None = None,
 ) -> Results:
-    """results.json of measured sets, with summaries, comparisons and totals; `trained`
-    names the dims marked †.
+    """Return results.json of measured sets, with summaries, comparisons and totals.
 
-    `claims` is what was said before they were measured: the primary dim, and margins.
+    `trained` names the dims that a model was trained on; they are marked †. `claims` holds
+    what was declared before measuring: the primary dim, and margins.
     """
-    marked = set(trained)
-    found: Results = {
+    trained_names = set(trained)
+    results: Results = {
         "format": FORMAT,
         "made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "command": command,
@@ -82,44 +83,46 @@ def assemble(
         },
         "protocol": suite.protocol.to_dict(),
         "versions": versions(),
-        "dims": [dim.to_dict(trained=dim.name in marked) for dim in suite.dims],
+        "dims": [dim.to_dict(trained=dim.name in trained_names) for dim in suite.dims],
         "sets": list(sets),
         "distances": [],
         "notes": list(dict.fromkeys([*notes, *observations(sets, suite.protocol)])),
     }
-    return with_statistics(found, claims)
+    return with_statistics(results, claims)
 
 
 def with_statistics(results: Results, claims: Preregistration | None = None) -> Results:
-    """With "summary", "comparisons", "fairness", "totals" and, by kind of prompt,
-    "breakdown" from the clips.
+    """Add everything that is computed from the clips to the results.
 
-    "fairness" lists what forbids a comparison of the sets as they are; each is also one of
-    the "notes". A dim gets "relevant", its least relevant difference.
+    "summary" has means and intervals of each set, "comparisons" the differences of sets,
+    "totals" VBench's totals, "breakdown" means by kind of prompt. "fairness" lists what
+    makes a comparison of the sets unfair, for example different frame rates; its sentences
+    are also among the "notes". Each dim gets "relevant", its least relevant difference.
     """
     from vidrl.bench.breakdown import with_breakdown
     from vidrl.bench.totals import totals
 
     sets, least = results["sets"], results["suite"]["least"]
-    alike = have_same_format(sets)
+    same_format = have_same_format(sets)
     dims = [
-        {**dim, "relevant": least_relevant.lookup(dim["hash"], alike)} for dim in results["dims"]
+        {**dim, "relevant": least_relevant.lookup(dim["hash"], same_format)}
+        for dim in results["dims"]
     ]
-    fair = unfair_differences(sets)
+    unfairness = unfair_differences(sets)
     summary = {one["name"]: _summaries(one, dims, least) for one in sets}
-    said = claims or Preregistration()
-    pairs = compare.compare_all(sets, dims, least, said.primary, said.margins)
-    sums = {one["name"]: totals(dims, one["clips"]) for one in sets}
+    preregistered = claims or Preregistration()
+    pairs = compare.compare_all(sets, dims, least, preregistered.primary, preregistered.margins)
+    totals_of = {one["name"]: totals(dims, one["clips"]) for one in sets}
     return with_breakdown(
         {
             **results,
             "dims": dims,
-            "fairness": fair,
-            "notes": list(dict.fromkeys([*fair, *results["notes"]])),
+            "fairness": unfairness,
+            "notes": list(dict.fromkeys([*unfairness, *results["notes"]])),
             "summary": summary,
             "comparisons": pairs,
-            "totals": {name: row for name, row in sums.items() if row},
-            **said.to_results(),
+            "totals": {name: row for name, row in totals_of.items() if row},
+            **preregistered.to_results(),
         }
     )
 
@@ -127,7 +130,7 @@ def with_statistics(results: Results, claims: Preregistration | None = None) -> 
 def _summaries(
     one: Mapping[str, Any], dims: Sequence[Mapping[str, Any]], least: int
 ) -> dict[str, Any]:
-    """The summary of a set on each dim, its copies counted once."""
+    """Return the summary of a set on each dim, with duplicates counted once."""
     from vidrl.bench.statistics import summary
 
     clips = duplicates.without_duplicates(one["clips"])
@@ -141,7 +144,7 @@ def _summaries(
 
 
 def versions() -> dict[str, str]:
-    """Of what computes."""
+    """Return the versions of the libraries that compute the numbers."""
     import cv2
     import numpy
     import torch
@@ -157,17 +160,15 @@ def versions() -> dict[str, str]:
     }
 
 
-# --- earlier results
-# -------------------------------------------------------------------------------------------------
+# --- earlier results ------------------------------------------------------------------
 
 
 def load(path: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]] = ()) -> Results:
-    """A saved results.json, or the one in a folder, every field of which holds what belongs
-    there.
+    """Load a saved results.json, or the one in a folder, after checking every field.
 
-    Raises BadResults, which names the field that does not. A clip outside the folder of the
-    file, and outside all `folders`, is marked "closed": no page opens it, see
-    `vidrl.bench.untrusted_clips`.
+    A clip outside the folder of the file and outside all `folders` is marked "closed": no
+    page opens it, see `vidrl.bench.untrusted_clips`. Raises BadResults, which names the
+    wrong field.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
@@ -200,62 +201,66 @@ def merge(
     primary: str | None = None,
     margins: Iterable[str] = (),
 ) -> Results:
-    """Saved results as one, compared: the dims that all have, or those of `dims`; `names`
-    for their sets in order.
+    """Merge saved results into one and compare their sets, without measuring again.
 
-    `primary` and `margins` are as of `Claims.of`. Raises ValueError where numbers do not
-    compare, see `compare.check`, and where there are not as many names as sets.
+    The dims are those that all results have, or those of `dims`; `names` are new names of
+    the sets, in order. `primary` and `margins` are as of `Preregistration.of`. Raises
+    ValueError if numbers cannot be compared, see `compare.shared_dims`, or if there are not
+    as many names as sets.
     """
     several = [_with_dims(one, dims) for one in several]
     first, notes = several[0], [note for one in several for note in one.get("notes", [])]
     for other in several[1:]:
         common = compare.shared_dims(first, other)
-        left = [
+        left_out = [
             dim["name"]
             for one in (first, other)
             for dim in one["dims"]
             if dim["name"] not in common
         ]
         notes += (
-            [f"not in all results, and left out: {', '.join(dict.fromkeys(left))}"] if left else []
+            [f"not in all results, and left out: {', '.join(dict.fromkeys(left_out))}"]
+            if left_out
+            else []
         )
         notes += _version_note(first, other)
         first, several = _with_dims(first, common), [_with_dims(one, common) for one in several]
     sets = _named([one for part in several for one in part["sets"]], names)
     made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     trained = {dim["name"] for one in several for dim in one["dims"] if dim["trained"]}
-    marked = [{**dim, "trained": dim["name"] in trained} for dim in first["dims"]]
-    # all else is of these sets alone, and made anew
-    kept = {key: first[key] for key in ("format", *KEYS)}
+    dim_rows = [{**dim, "trained": dim["name"] in trained} for dim in first["dims"]]
+    # Summaries, comparisons and totals belong to the single files, and are computed again.
+    common_fields = {key: first[key] for key in ("format", *KEYS)}
     return with_statistics(
         {
-            **kept,
+            **common_fields,
             "made": made,
             "command": command,
-            "dims": marked,
+            "dims": dim_rows,
             "sets": sets,
             "distances": [],
             "notes": list(dict.fromkeys(notes)),
         },
-        Preregistration.of(primary, margins, [dim["name"] for dim in marked]),
+        Preregistration.of(primary, margins, [dim["name"] for dim in dim_rows]),
     )
 
 
 def _with_dims(results: Results, dims: Sequence[str]) -> Results:
-    """With these dims alone, all of which it must have."""
+    """Return the results with these dims alone. Raises ValueError for a dim that they lack."""
     if not dims:
         return results
     known = {dim["name"]: dim for dim in results["dims"]}
-    lost = [name for name in dims if name not in known]
-    if lost:
+    absent = [name for name in dims if name not in known]
+    if absent:
         raise ValueError(
-            f"expected every dim of {', '.join(dims)}, but {lost[0]} is not among the results' "
+            f"expected every dim of {', '.join(dims)}, but {absent[0]} is not among the results' "
             f"{', '.join(known)}"
         )
     return {**results, "dims": [known[name] for name in dims]}
 
 
 def _version_note(first: Results, other: Results) -> list[str]:
+    """Return a note if the two results were made by different versions of a library."""
     changed = [
         f"{name} {version} and {other['versions'].get(name)}"
         for name, version in first["versions"].items()
@@ -276,7 +281,7 @@ def _named(sets: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[st
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Names that differ: the second of one name gets a number.
+    """Make names distinct: repeated names get a number.
 
     >>> distinct_names(["videos", "videos", "base"])
     ['videos', 'videos-2', 'base']
@@ -296,8 +301,12 @@ def write(results: Results, out: str | os.PathLike[str]) -> Path:
 
 
 class ScoreCounts(NamedTuple):
-    """How many clips have a number at all, how many numbers are not there, or have no
-    meaning for their clip, and how many clips were skipped."""
+    """Counts of what was and was not scored.
+
+    `clips` have at least one number; `unscored` and `inapplicable` count missing numbers (a
+    fault, or a dim without meaning for the clip); `skipped` counts clips that could not be
+    read.
+    """
 
     clips: int
     unscored: int
@@ -306,18 +315,21 @@ class ScoreCounts(NamedTuple):
 
 
 def count_scores(results: Results) -> ScoreCounts:
-    """What there is, and what is missing."""
+    """Count scored clips, missing numbers and skipped clips."""
     clips = [clip for one in results["sets"] for clip in one["clips"]]
-    some = sum(any(_is_scored(value) for value in clip["value"].values()) for clip in clips)
+    with_number = sum(any(_is_scored(value) for value in clip["value"].values()) for clip in clips)
     reasons = [
         str(clip["why"].get(name))
         for clip in clips
         for name, x in clip["value"].items()
         if not _is_scored(x)
     ]
-    outside = sum(reason.startswith("inapplicable") for reason in reasons)
+    inapplicable = sum(reason.startswith("inapplicable") for reason in reasons)
     return ScoreCounts(
-        some, len(reasons) - outside, outside, sum(len(one["skipped"]) for one in results["sets"])
+        with_number,
+        len(reasons) - inapplicable,
+        inapplicable,
+        sum(len(one["skipped"]) for one in results["sets"]),
     )
 
 

@@ -143,14 +143,15 @@ def suite_prompts(suite: Suite, model: Path | None = None) -> tuple[list[Row], s
     """
     if suite.prompts is None:
         raise BadSuite(
-            f"the suite {suite.name!r} has no prompts to sample: measure a folder with it, or take one that "
-            "has, as --suite motion"
+            f"the suite {suite.name!r} has no prompts to sample: measure a folder with it, or "
+            "take one that has, as --suite motion"
         )
     language, file = _language(model), suite.prompts
     if language:
         if language not in suite.sampling:
             raise BadSuite(
-                f"{model} understands {language!r} prompts alone, and the suite {suite.name!r} names no "
+                f"{model} understands {language!r} prompts alone, and the suite "
+                f"{suite.name!r} names no "
                 f'file of them: write [sampling] {language} = "FILE.jsonl" into it, or take --suite motion'
             )
         file = suite.prompts.parent / str(suite.sampling[language])
@@ -166,8 +167,8 @@ def check_prompts(suite: Suite, rows: Sequence[Row], makes: Denoiser) -> None:
         makes.check_prompts([row["prompt"] for row in rows])
     except ValueError as error:
         raise BadSuite(
-            f"the prompts of the suite {suite.name!r} do not suit the model: {error}; name that file as "
-            "prompts in a suite of your own, a .toml file"
+            f"the prompts of the suite {suite.name!r} do not suit the model: {error}; name "
+            "that file as prompts in a suite of your own, a .toml file"
         ) from error
 
 
@@ -203,8 +204,8 @@ def record_origin(out: Path, made_by: Mapping[str, Any], anew: bool = False) -> 
             if before.get(key) != now.get(key)
         ]
         raise Changed(
-            f"{out / 'clips'} holds clips made otherwise ({'; '.join(told)}): give another --out, or delete "
-            "the folder"
+            f"{out / 'clips'} holds clips made otherwise ({'; '.join(told)}): give another "
+            "--out, or delete the folder"
         )
     if before != now:
         for clip in (out / "clips").glob("*.mp4"):
@@ -359,8 +360,7 @@ def _bar(missing: Sequence[Task], total: int, shown: bool) -> Iterator[Task]:
     )
 
 
-# --- what makes them
-# -------------------------------------------------------------------------------------------------
+# --- what makes them ------------------------------------------------------------------
 
 
 def _load(backbone: str, model: str, options: Mapping[str, Any]) -> Denoiser:

@@ -1,9 +1,8 @@
-"""What a results file may hold, field by field: a file of a stranger, or one that was
-edited by hand, is checked first.
+"""Check the fields of a results file before it is used.
 
-A kind is a function: it is given a value and where the value stands, and raises BadField
-where the value is not of that kind. Fields that no kind names are allowed, and nothing
-reads them.
+A results file may come from a stranger or may have been edited by hand. A `Kind` is a
+function that gets a value and the place of the value in the file, and raises BadField if
+the value is not of that kind. Fields without a kind are allowed; no code reads them.
 """
 
 from __future__ import annotations
@@ -15,17 +14,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Kind = Callable[[Any, str], None]
-LARGEST = 2**63  # whole numbers from here on do not fit where they are computed with
+LARGEST = 2**63  # numpy's integers overflow from here on
 
 
 class BadField(ValueError):
-    """A field that holds something else than what belongs there; the message names the
-    field."""
+    """A field with a value of the wrong kind; the message names the field."""
 
 
 def parsed(text: str | bytes) -> Any:
-    """JSON without NaN, infinities, numbers that no float holds, and nesting too deep to be
-    read. Raises ValueError."""
+    """Parse JSON strictly: no NaN, no infinity, no number beyond float64.
+
+    Raises ValueError, also for nesting so deep that Python cannot read it.
+    """
     try:
         return json.loads(text, parse_constant=_refused, parse_float=_float, parse_int=_int)
     except RecursionError as error:
@@ -48,12 +48,11 @@ def _int(word: str) -> int:
     )
 
 
-# --- kinds
-# -----------------------------------------------------------------------------------------------------------
+# --- kinds ----------------------------------------------------------------------------
 
 
 def one_of(words: str, test: Callable[[Any], bool]) -> Kind:
-    """The kind of values that pass a test; `words` name it in messages."""
+    """Return the kind of values that pass `test`; `words` name the kind in messages."""
 
     def check(value: Any, where: str) -> None:
         if not test(value):
@@ -63,41 +62,41 @@ def one_of(words: str, test: Callable[[Any], bool]) -> Kind:
 
 
 def maybe(kind: Kind) -> Kind:
-    """A value of this kind, or null."""
+    """Return the kind that also allows null."""
     return lambda value, where: None if value is None else kind(value, where)
 
 
 def many(kind: Kind) -> Kind:
-    """A list of values of this kind."""
+    """Return the kind of lists whose values are all of `kind`."""
 
     def check(value: Any, where: str) -> None:
         lists(value, where)
-        for i, one in enumerate(value):
-            kind(one, f"{where}[{i}]")
+        for i, item in enumerate(value):
+            kind(item, f"{where}[{i}]")
 
     return check
 
 
 def named(kind: Kind) -> Kind:
-    """An object whose values are all of this kind."""
+    """Return the kind of objects whose values are all of `kind`."""
 
     def check(value: Any, where: str) -> None:
         objects(value, where)
-        for name, one in value.items():
-            kind(one, f"{where}.{name}")
+        for name, item in value.items():
+            kind(item, f"{where}.{name}")
 
     return check
 
 
 def record(needed: Mapping[str, Kind], others: Mapping[str, Kind] | None = None) -> Kind:
-    """An object with all of the fields `needed`, and perhaps some of `others`, each of its
-    kind."""
+    """Return the kind of objects with all fields of `needed`, and perhaps some of `others`."""
 
     def check(value: Any, where: str) -> None:
         objects(value, where)
         if missing := [name for name in needed if name not in value]:
             raise BadField(
-                f"{where}: expected the field {missing[0]!r}, got {', '.join(map(repr, value)) or 'none'}"
+                f"{where}: expected the field {missing[0]!r}, got "
+                f"{', '.join(map(repr, value)) or 'none'}"
             )
         for name, kind in {**needed, **(others or {})}.items():
             if name in value:
@@ -107,8 +106,8 @@ def record(needed: Mapping[str, Kind], others: Mapping[str, Kind] | None = None)
 
 
 def _brief(value: Any) -> str:
-    told = json.dumps(value, default=lambda one: type(one).__name__)
-    return told if len(told) < 60 else f"{told[:60]}..."
+    text_of_value = json.dumps(value, default=lambda unknown: type(unknown).__name__)
+    return text_of_value if len(text_of_value) < 60 else f"{text_of_value[:60]}..."
 
 
 def _is_number(value: Any) -> bool:
@@ -116,6 +115,8 @@ def _is_number(value: Any) -> bool:
 
 
 text = one_of("a text", lambda value: isinstance(value, str))
+# bool is a subclass of int in Python, and no number here. Values beyond 1e300 overflow when
+# they are squared.
 number = one_of("a number", _is_number)
 positive = one_of("a number above 0", lambda value: _is_number(value) and value > 0)
 count = one_of(
@@ -149,10 +150,10 @@ ends = one_of(
     ),
 )
 
-# --- results.json
-# ----------------------------------------------------------------------------------------------------
+# --- results.json ---------------------------------------------------------------------
 
-MEASURED: dict[str, Kind] = {  # of a clip, as the cache keeps it
+# Facts of a clip, as the cache stores them.
+MEASURED: dict[str, Kind] = {
     "fps": maybe(number),
     "size": maybe(size),
     "frames": maybe(count),

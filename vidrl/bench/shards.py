@@ -1,16 +1,14 @@
-"""The work of several processes or machines: each measures its share into one cache, the
-first puts all together.
+"""Divide the work among several processes or machines, and merge their rows.
 
-The engine is torch.distributed, which torchrun and `accelerate launch` set up and every
-training cluster has: ranks, a meeting point, and an end for all when one dies, with nothing
-to install beside torch. Clips need no scheduler, since they are independent and the cache
-makes a second attempt free; so Ray's actors, object store and daemons would be one more
-cluster to run, and nothing that is used.
+Each process measures its part of the items into one shared cache, and writes its rows to a
+file; the first process merges the files. The processes are those that torchrun or
+`accelerate launch` start, and torch.distributed is used only to wait for each other:
+training clusters have it, and nothing else must be installed. No scheduler is needed,
+because clips are independent and the cache makes a second attempt cheap.
 
     torchrun --nnodes 2 --nproc-per-node 8 -m vidrl bench videos/ --out shared/bench
 
-The folder `out` lies where all see it. Nothing travels between processes but "I am done";
-rows go through files.
+is run on every machine. The folder `out` must be visible to all of them.
 """
 
 from __future__ import annotations
@@ -28,23 +26,26 @@ from vidrl.bench.cache import write_atomic
 from vidrl.bench.items import Found, Item
 from vidrl.bench.scoring import Row
 
-LONGEST_WAIT = timedelta(days=7)  # that the first waits for the last
-FILE_DELAY = 60.0  # seconds after which a file that another machine wrote must be seen
+LONGEST_WAIT = timedelta(days=7)  # for the slowest process at a barrier
+FILE_DELAY = 60.0  # seconds within which a shared file system must show another machine's file
 
 
 class ProcessGroup:
-    """The processes of one run; without RANK and WORLD_SIZE in the environment there is
-    one, which waits for nobody."""
+    """The processes of one run; used as a context manager.
+
+    Without RANK and WORLD_SIZE in the environment there is one process, which does not
+    wait.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.rank, self.size = (
-            int(os.environ.get("RANK", "0")),
-            int(os.environ.get("WORLD_SIZE", "1")),
-        )
+
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.folder = Path(folder)
 
     @property
     def is_first(self) -> bool:
+        """Return whether this process merges the rows and writes the results."""
         return self.rank == 0
 
     def __enter__(self) -> ProcessGroup:
@@ -62,15 +63,18 @@ class ProcessGroup:
             dist.destroy_process_group()
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes have arrived here."""
         if self.size > 1:
             import torch.distributed as dist
 
             dist.barrier()
 
     def find_once(self, make: Callable[[], list[Found]]) -> list[Found]:
-        """What the first process found, as all see it: a folder may change while they
-        start."""
+        """Return what `make` gives in the first process, the same in all processes.
+
+        Each process looking for itself could see another list, because a folder may change
+        meanwhile, and the parts would no longer fit together.
+        """
         if self.size == 1:
             return make()
         path = self.folder / "sets.json"
@@ -84,10 +88,15 @@ class ProcessGroup:
     def measure(
         self, run: Callable[[list[Item]], list[Row]], items: Sequence[Item]
     ) -> list[Row] | None:
-        """`run(items)`, each process its share; the first gets all rows in order, the
-        others None."""
+        """Measure this process's part; return all rows in order in the first process, else None.
+
+        Process r of n measures the items r, r + n, r + 2n ..., so that neighbouring items,
+        which often have equal length, are spread evenly. The result is the same however
+        many processes there are.
+        """
         if self.size == 1:
             return run(list(items))
+        # whole( A file of an earlier run must not be taken for this one's.
         self._part(self.rank).unlink(missing_ok=True)
         write_atomic(
             self._part(self.rank),
@@ -99,10 +108,11 @@ class ProcessGroup:
         parts = [_read(self._part(rank)) for rank in range(self.size)]
         for rank in range(self.size):
             self._part(rank).unlink(missing_ok=True)
+        # Undo the interleaving: item i was number i // n of process i % n.
         return [parts[i % self.size][i // self.size] for i in range(len(items))]
 
     def device(self, name: str) -> str:
-        """The device of this process: each of a machine has a GPU of its own, in turn."""
+        """Return the device of this process: each process of a machine gets a GPU, in turn."""
         import torch
 
         if name != "cuda" or self.size == 1:
@@ -114,19 +124,20 @@ class ProcessGroup:
 
 
 def _read(path: Path) -> Any:
-    """What another process wrote; file systems of several machines show it late."""
+    """Read what another process wrote, waiting for a shared file system to show the file."""
     deadline = time.monotonic() + FILE_DELAY
     while not path.is_file() and time.monotonic() < deadline:
         time.sleep(0.2)
     if not path.is_file():
         raise RuntimeError(
-            f"expected {path} from another process, and it did not come in {FILE_DELAY:.0f} s: --out must be a "
-            "folder that all machines share"
+            f"expected {path} from another process, and it did not come in {FILE_DELAY:.0f} "
+            "s: --out must be a folder that all machines share"
         )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _plain(found: Found) -> dict[str, Any]:
+    """Return found clips as JSON."""
     items = [
         asdict(item)
         | {"path": str(item.path), "reference": str(item.reference) if item.reference else None}
@@ -136,6 +147,7 @@ def _plain(found: Found) -> dict[str, Any]:
 
 
 def _found(row: dict[str, Any]) -> Found:
+    """Return found clips from JSON."""
     items = [
         Item(
             Path(one["path"]),

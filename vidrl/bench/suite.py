@@ -1,14 +1,20 @@
-"""Suites are data: which dims, under which protocol, on which prompts. A TOML file in
-benchmarks/suites, or yours.
+"""Read suites: which dims are measured, under which protocol, on which prompts.
 
-version = "1"                     # raised when the suite measures something else about =
-"What it is for." least = 20                        # fewer clips than that are marked
-prompts = "mine.jsonl"            # beside the file; one JSON object a line with "prompt",
-for suites that sample per_prompt = 1 [protocol]                        # fps, side, frames;
-each 0: as it comes fps = 8 [sampling]                        # how a model makes clips for
-it: steps, frames, height, width ... steps = 20 [dims.flicker]                    # the
-reward of that name [dims.warp_relative] reward = "warp_error"             # or default, or
-package.module:Class or :function options = {relative = true}
+A suite is a TOML file, in benchmarks/suites or of the user's own:
+
+    version = "1"               # raise it when the suite measures something else
+    about = "What it is for."
+    least = 20                  # a mean over fewer clips than that is marked
+    prompts = "mine.jsonl"      # beside the file; one JSON object a line with "prompt"
+    per_prompt = 1              # clips that a model makes of each prompt
+    [protocol]                  # fps, side, frames; 0 leaves the clip as it is
+    fps = 8
+    [sampling]                  # how a model makes clips: steps, frames, height, width ...
+    steps = 20
+    [dims.flicker]              # the reward of that name
+    [dims.warp_relative]
+    reward = "warp_error"       # or default, or package.module:Class or :function
+    options = {relative = true}
 """
 
 from __future__ import annotations
@@ -39,14 +45,17 @@ DIM: dict[str, Any] = {"reward": str, "options": dict, "profile": str}
 
 
 class BadSuite(ValueError):
-    """A suite that is not there or cannot be used; the message says how to mend it."""
+    """A suite that does not exist or cannot be used; the message says how to correct it."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What is measured: `dims` under a `protocol`, for suites that sample `prompts`, a
-    JSONL file, `per_prompt` clips each made as `sampling` says; `least` is the number of
-    clips below which a mean is marked."""
+    """A list of dims with the protocol under which they are measured.
+
+    `prompts` is a JSONL file of prompts for suites that sample a model; each prompt gets
+    `per_prompt` clips, made with the options of `sampling`. A mean over fewer than `least`
+    clips is marked in all tables. `version` and `about` are shown with the results.
+    """
 
     name: str
     version: str
@@ -59,10 +68,13 @@ class Suite:
     least: int = 20
 
     def only(self, names: list[str]) -> Suite:
-        """With these dims alone, in this order; a name that is no dim of it is a
-        reward's."""
-        mine = {dim.name: dim for dim in self.dims}
-        known = set(mine) | set(plugin.names("rewards")) | {"default"}
+        """Return the suite with these dims alone, in this order.
+
+        A name that is no dim of the suite is taken as the name of a reward. Raises
+        plugin.UnknownName for a name that is neither.
+        """
+        own = {dim.name: dim for dim in self.dims}
+        known = set(own) | set(plugin.names("rewards")) | {"default"}
         for name in names:
             if name not in known and ":" not in name:
                 raise plugin.UnknownName(
@@ -70,33 +82,34 @@ class Suite:
                     f"{plugin.nearest(name, known)}"
                 )
         return replace(
-            self, dims=tuple(mine.get(name) or _dim(name, {}, self.name) for name in names)
+            self, dims=tuple(own.get(name) or _dim(name, {}, self.name) for name in names)
         )
 
     def changed(self, options: Mapping[str, Any]) -> Suite:
-        """With other options of its dims, named DIM.KEY.
+        """Return the suite with other options of its dims; keys are DIM.KEY.
 
-        Raises BadSuite for another dim, plugin.BadOption for another option.
+        Raises BadSuite for a dim that is not measured and plugin.BadOption for an unknown
+        option.
         """
-        own: dict[str, dict[str, Any]] = {dim.name: dict(dim.options) for dim in self.dims}
+        options_of: dict[str, dict[str, Any]] = {dim.name: dict(dim.options) for dim in self.dims}
         for name, value in options.items():
             dim, _, key = name.rpartition(".")
-            if dim not in own:
+            if dim not in options_of:
                 raise BadSuite(
                     f"expected an option as DIM.KEY=VALUE of a dim that is measured, got {name!r}: "
-                    f"{plugin.nearest(dim, own)}"
+                    f"{plugin.nearest(dim, options_of)}"
                 )
-            own[dim][key] = value
+            options_of[dim][key] = value
         return replace(
             self,
             dims=tuple(
-                dims_.check_options(replace(dim, options=own[dim.name])) for dim in self.dims
+                dims_.check_options(replace(dim, options=options_of[dim.name])) for dim in self.dims
             ),
         )
 
 
 def names() -> list[str]:
-    """The suites that come with vidrl.
+    """Return the names of the suites that come with vidrl.
 
     >>> "temporal" in names()
     True
@@ -105,10 +118,10 @@ def names() -> list[str]:
 
 
 def load(name_or_path: str | Path) -> Suite:
-    """A suite by its name, or from a TOML file.
+    """Load a suite by its name or from a TOML file.
 
-    Raises BadSuite, or plugin.UnknownName and plugin.BadOption, with the nearest right
-    name.
+    Raises BadSuite, plugin.UnknownName and plugin.BadOption; the message gives the nearest
+    right name.
 
     >>> load("temporal").least
     20
@@ -118,8 +131,8 @@ def load(name_or_path: str | Path) -> Suite:
         path = _folder() / f"{name_or_path}.toml"
     if not path.is_file():
         raise BadSuite(
-            f"no suite {str(name_or_path)!r}: {plugin.nearest(str(name_or_path), names())}; or the path of "
-            "a .toml file"
+            f"no suite {str(name_or_path)!r}: {plugin.nearest(str(name_or_path), names())}; "
+            "or the path of a .toml file"
         )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -135,16 +148,16 @@ def _folder() -> Path:
 
 
 def _suite(path: Path, table: Mapping[str, Any]) -> Suite:
-    found = _typed(table, KEYS, str(path))
-    if not found.get("dims"):
+    fields = _typed(table, KEYS, str(path))
+    if not fields.get("dims"):
         raise BadSuite(f"{path}: expected dims, as [dims.flicker], got none")
-    made = tuple(_dim(name, row, str(path)) for name, row in found.pop("dims").items())
-    protocol = Protocol(**_typed(found.pop("protocol", {}), PROTOCOL, f"{path}, [protocol]"))
-    prompts = path.parent / found.pop("prompts") if "prompts" in found else None
+    dims = tuple(_dim(name, row, str(path)) for name, row in fields.pop("dims").items())
+    protocol = Protocol(**_typed(fields.pop("protocol", {}), PROTOCOL, f"{path}, [protocol]"))
+    prompts = path.parent / fields.pop("prompts") if "prompts" in fields else None
     if prompts and not prompts.is_file():
         raise BadSuite(f"{path}: expected its prompts at {prompts}, found no file")
-    whole = {key: found.get(key, default) for key, default in (("version", "1"), ("about", ""))}
-    return Suite(path.stem, dims=made, protocol=protocol, prompts=prompts, **(found | whole))
+    defaults = {key: fields.get(key, default) for key, default in (("version", "1"), ("about", ""))}
+    return Suite(path.stem, dims=dims, protocol=protocol, prompts=prompts, **(fields | defaults))
 
 
 def _dim(name: str, row: Any, where: str) -> Dim:
@@ -153,8 +166,8 @@ def _dim(name: str, row: Any, where: str) -> Dim:
     profile = found.get("profile", dims_.profile_of(reward))
     if profile not in dims_.PROFILES:
         raise BadSuite(
-            f"{where}, dim {name!r}: expected profile to be one of {', '.join(dims_.PROFILES)}, got "
-            f"{profile!r}"
+            f"{where}, dim {name!r}: expected profile to be one of "
+            f"{', '.join(dims_.PROFILES)}, got {profile!r}"
         )
     return dims_.check_options(
         Dim(name, reward, found.get("options", {}), profile, dims_.version_of(reward))
@@ -162,7 +175,7 @@ def _dim(name: str, row: Any, where: str) -> Dim:
 
 
 def _typed(table: Any, kinds: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The table with its keys and types checked."""
+    """Return the table after checking its keys and the types of its values."""
     if not isinstance(table, Mapping):
         raise BadSuite(f"{where}: expected a table, got {table!r}")
     for key in table:

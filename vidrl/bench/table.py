@@ -60,7 +60,10 @@ def _title(results: Mapping[str, Any]) -> str:
     suite, protocol = results["suite"], results["protocol"]
     set_to = [f"{key} {protocol[key]:g}" for key in ("fps", "side", "frames") if protocol[key]]
     how = ", ".join([*(set_to or ["files as they are"]), protocol["decoder"]])
-    return f"{suite['name']} {suite['version']}, protocol {protocol['hash']} ({how}): mean [95 %], higher is better"
+    return (
+        f"{suite['name']} {suite['version']}, protocol {protocol['hash']} ({how}): mean [95 "
+        "%], higher is better"
+    )
 
 
 def _unfair(results: Mapping[str, Any]) -> list[str]:
@@ -70,7 +73,10 @@ def _unfair(results: Mapping[str, Any]) -> list[str]:
 
 def _head(one: Mapping[str, Any]) -> str:
     clips, skipped = len(one["clips"]), len(one["skipped"])
-    return f"{one['name']} ({clips} clip{'s' * (clips != 1)}{f', {skipped} skipped' if skipped else ''})"
+    return (
+        f"{one['name']} ({clips} "
+        f"clip{'s' * (clips != 1)}{f', {skipped} skipped' if skipped else ''})"
+    )
 
 
 def _name(dim: Mapping[str, Any]) -> str:

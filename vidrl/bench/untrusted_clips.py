@@ -46,8 +46,8 @@ def closed_note(results: Mapping[str, Any]) -> str | None:
     if not found:
         return None
     return (
-        f"clips of the saved results that the page shows no pictures of: {len(found)}, the first is "
-        f"{found[0]['path']}: {found[0]['closed']}"
+        f"clips of the saved results that the page shows no pictures of: {len(found)}, the "
+        f"first is {found[0]['path']}: {found[0]['closed']}"
     )
 
 

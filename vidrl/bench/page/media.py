@@ -184,7 +184,7 @@ def _first(path: Path, facts: Mapping[str, Any]) -> str:
     """An image, or the first frame of a film, as a small picture (base64)."""
     from vidrl.bench.scoring import read_reference
 
-    frame = read_reference(path, _protocol(facts), whole=False)[0]
+    frame = read_reference(path, _protocol(facts), all_frames=False)[0]
     height, width = frame.shape[-2:]
     return _jpeg(frame, min(GIVEN, GIVEN * height / width))
 
