@@ -161,7 +161,6 @@ class Hashes:
             return digest(files, 16)
         if not file.is_file():  # reading a pipe would wait for ever
             raise FileNotFoundError(f"expected a file, found {describe_non_file(file)} at {file}")
-
         name, now = os.path.abspath(file), file_stamp(file)
         entry = self.remembered(file)
         if entry and entry[1:] == now:

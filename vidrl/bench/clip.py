@@ -35,7 +35,6 @@ class Clip:
         self.note: str | None = None
         if is_still(path):
             picture = read_image(path)
-
             times, fps = [0.0], 1.0
             size = (picture.shape[3], picture.shape[2])
             self._pieces: Callable[[], Iterator[Tensor]] = lambda: iter([picture])
@@ -43,7 +42,6 @@ class Clip:
         else:
             video = Video(path, protocol.fps or None).even()
             self.note = "; ".join(video.notes) or None
-
             times, fps = video.times, video.fps
             size = video.size
             self._pieces, self.reader = video.pieces, video.reader

@@ -97,7 +97,6 @@ def suite_from(args: argparse.Namespace) -> Suite:
 
 def _measure(args: argparse.Namespace, command: str, progress: Progress | None) -> int:
     """Measure the sets, compute distances, and write and print the results."""
-
     # Everything that may be wrong with the arguments is checked here, before any work.
     chosen, formats = suite_from(args), _formats(args)
     sources = _sources(args)

@@ -77,7 +77,6 @@ def compare(
     ...     for name, power in (("a", 1), ("b", 2))
     ... )
     >>> row, = compare(a, b, ["flicker"], least=8)
-
     >>> row["difference"], round(row["p"], 3), row["wins"], row["n"], row["prompts"]
     (14.0, 0.091, 6, 8, 8)
     >>> row["paired_by"]

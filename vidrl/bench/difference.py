@@ -460,7 +460,6 @@ def margin_statement(row: Mapping[str, Any], margin: float | None) -> str | None
     doi:10.1007/BF01068419).
 
     >>> ends = {"all_low": -0.02, "all_high": 0.3, "worst": None}
-
     >>> [margin_statement(ends, margin) for margin in (0.5, 0.1, 0.01, None)]
     ['equivalent', 'not worse', None, None]
     """
@@ -509,7 +508,6 @@ def _equality_notes(numbers: Row) -> list[str]:
 
 def _unscored_note(sets: MatchedSets, numbers: Row) -> list[str]:
     """Return a note on clips without a number, and the difference if they were the worst."""
-
     counts, of = numbers["unscored"]["counts"], numbers["unscored"]["of"]
     worst = numbers["worst"]
     if not any(counts):

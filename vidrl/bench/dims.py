@@ -139,7 +139,6 @@ class Dim:
         if self.reward == "default":
             versions = {part: version_of(part) for part in compose.WEIGHTS}
             return {"weights": compose.WEIGHTS, "scales": compose.SCALES, "versions": versions}
-
         has_options = cls is not None and cls is not Composite
         known = inspect.signature(cls).parameters if has_options else {}  # type: ignore[arg-type]
         full = {

@@ -99,7 +99,6 @@ def _identified(
 
     An item that cannot be read has the reason in its outcome.
     """
-
     hashes, reads = Hashes(cache), _reads(suite.dims)
     clips = []
     protocol_and_device = (suite.protocol.hash, torch.device(device).type)

@@ -62,7 +62,6 @@ class Measurer:
         device: str = "cpu",
     ) -> None:
         self.dims = {dim.name: dim for dim in dims}
-
         self.protocol, self.device = protocol, device
         self.cache = Cache(cache) if cache is not None else None
         self.rewards: dict[str, Reward | str] = {}  # a text says why it cannot be built
@@ -189,7 +188,6 @@ def build_reward(dim: Dim, device: str = "cpu") -> Reward | str:
             with torch.no_grad():
                 reward(trial_samples(device))
         return reward
-
     except Exception as error:  # noqa: BLE001  one dim's error must not end the others
         return f"unscored: {error_text(error)}"
 
@@ -258,7 +256,6 @@ def score_separately_on_error(
         return {**score(rewards)}
     except Unreadable:
         raise
-
     except Exception as error:  # noqa: BLE001  a reward may raise anything
         if len(rewards) == 1:
             return {name: f"unscored: {error_text(error)}" for name in rewards}

@@ -38,7 +38,6 @@ class ProcessGroup:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.folder = Path(folder)
