@@ -84,11 +84,8 @@ def suite_from(args: argparse.Namespace) -> Suite:
             )
         found = replace(found, dims=kept)
     found = found.changed(toml.options(args.option))
-    changes = {
-        key: getattr(args, key)
-        for key in ("fps", "side", "frames")
-        if getattr(args, key) is not None
-    }
+    given = {key: getattr(args, key) for key in ("fps", "side", "frames")}
+    changes = {key: value for key, value in given.items() if value is not None}
     return replace(found, protocol=replace(found.protocol, **changes))
 
 
@@ -172,7 +169,7 @@ def _found(
 
     options = {
         "backbone": args.source.backbone,
-        "options": _options(args.source),
+        "options": {key: args.source.options[key] for key in args.source.options if key != "model"},
         "limit": args.limit,
         "per_prompt": args.per_prompt,
         "steps": args.steps,
@@ -216,10 +213,6 @@ def _source(args: argparse.Namespace) -> ModelSource | None:
     )
     args.model, args.lora = found.model, found.lora
     return found
-
-
-def _options(source: ModelSource) -> dict[str, Any]:
-    return {key: value for key, value in source.options.items() if key != "model"}
 
 
 def _sets(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vidrl.bench import duplicates, unscored_clips
+from vidrl.bench.comparison_notes import equality_notes, few_clips_note, unscored_note
 from vidrl.bench.pairing import UNPAIRED, Clip, Match, Pair, matches, scored_pair
 from vidrl.bench.statistics import as_limits, finite_ends, json_number
 from vidrl.bench.unscored_clips import Range
@@ -106,11 +107,11 @@ def compare_dim(sets: MatchedSets, asked: DimRequest, least: int, family: int = 
     )
     enough = min(numbers["clips"]) >= least and numbers["groups"] > 1
     notes = [
-        *_few_clips_note(sets, numbers, least),
-        *_equality_notes(numbers),
+        *few_clips_note(sets.names, numbers, least),
+        *equality_notes(numbers),
         *numbers["said"],
         *sets.notes,
-        *_unscored_note(sets, numbers),
+        *unscored_note(sets.names, numbers),
     ]
     numbers = {key: value for key, value in numbers.items() if key not in ("equal", "said")}
     numbers |= {
@@ -481,46 +482,3 @@ def margin_statement(row: Mapping[str, Any], margin: float | None) -> str | None
         if not_better
         else None
     )
-
-
-# --- notes ----------------------------------------------------------------------------
-
-
-def _few_clips_note(sets: MatchedSets, numbers: Row, least: int) -> list[str]:
-    """Return a note if the difference rests on fewer clips than the suite's minimum."""
-    counts = numbers["clips"]
-    note = (
-        f"the difference rests on {counts[0]} clips of {sets.names[0]} and {counts[1]} of "
-        f"{sets.names[1]}, fewer than the minimum of {least}"
-    )
-    return [note] if min(counts) < least else []
-
-
-def _equality_notes(numbers: Row) -> list[str]:
-    """Return notes if all clips are of one prompt, or if all pairs are equal."""
-    notes = (
-        ["one prompt: nothing is said of other prompts"]
-        if numbers["n"] > 1 and numbers["groups"] == 1
-        else []
-    )
-    return notes + [f"all {numbers['n']} pairs are equal"] * numbers["equal"]
-
-
-def _unscored_note(sets: MatchedSets, numbers: Row) -> list[str]:
-    """Return a note on clips without a number, and the difference if they were the worst."""
-    counts, of = numbers["unscored"]["counts"], numbers["unscored"]["of"]
-    worst = numbers["worst"]
-    if not any(counts):
-        return []
-    counted = " and ".join(
-        f"{count} of {total} clips of {name}"
-        for count, total, name in zip(counts, of, sets.names, strict=True)
-        if count
-    )
-    if worst is None or worst["difference"] is None:
-        return [f"{counted} have no number"]
-    ends = "" if worst["low"] is None else f" [{worst['low']:.4g}, {worst['high']:.4g}]"
-    return [
-        f"{counted} have no number: count as worst ({worst['value']:.4g}), the difference would be "
-        f"{worst['difference']:+.4g}{ends}"
-    ]
