@@ -1,4 +1,4 @@
-"""Whether a clip shows the text that its prompt quotes."""
+"""A reward that compares the text shown in a clip with the text its prompt quotes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,27 @@ CURE = f"ocr needs PP-OCR: {install('ocr')} && pip install --no-deps rapidocr-on
 class Ocr(Reward):
     """How much of the text that the prompt quotes can be read in the clip, in [0, 1].
 
-    A frame has 1 - min(d, n) / n, d the edit distance between what is read and what is
-    quoted, n the length of the latter, both without spaces and case; 1 where the quoted
-    text is part of what is read. `looks` frames a second are read, the first among them; a
-    straight line joins them. With `pool="best"` the clip has the value of its best frame,
-    and the curve is raised to it.
+    A frame gets 1 - min(d, n) / n, where d is the edit distance between the text that is
+    read and the quoted text, and n the length of the quoted text, both without spaces and
+    case. A frame gets 1 if the quoted text is a part of the text that is read.
 
-    The quoted text stands between double, curly or angle quotes, or single ones about more
-    than a letter; several are read as one. `text`, if given, is wanted of every clip
-    instead. A prompt without a quotation is inapplicable. `reader` takes a frame (H, W, 3)
-    uint8 and gives the lines that it reads; without one PP-OCRv4 does, on the CPU. It looks
-    for text in frames whose shorter side is enlarged to `side`; PP-OCR's own default, 736,
-    is slower.
+    `looks` frames a second are read, beginning with the first; between them the curve is
+    interpolated linearly. With `pool="best"`, the clip gets the value of its best frame,
+    and the curve is raised to that mean.
 
-    Source: as the OCR reward of Flow-GRPO, arXiv:2505.05470.
+    Quoted text is text between double, curly or angle quotation marks, or between single
+    ones if it is longer than a letter; several quotations are joined. `text`, if given,
+    replaces the quotations of every prompt. A prompt without a quotation is inapplicable.
+
+    `reader` is a function from a frame (H, W, 3) uint8 to the lines that it reads. The
+    default is PP-OCRv4 on the CPU, which searches for text in frames whose shorter side is
+    enlarged to `side` pixels. PP-OCR's own default, 736 pixels, is slower.
+
+    Source: like the OCR reward of Flow-GRPO, arXiv:2505.05470.
 
     >>> video = torch.zeros(1, 4, 3, 16, 16)
-    >>> Ocr(reader=lambda frame: ["SALE"])(Samples(video, ['a sign that says "Sales"'], 8.0)).value
+    >>> samples = Samples(video, ['a sign that says "Sales"'], 8.0)
+    >>> Ocr(reader=lambda frame: ["SALE"])(samples).value
     tensor([0.8000])
     """
 
@@ -50,10 +54,12 @@ class Ocr(Reward):
     lost = "inapplicable: the prompt quotes no text to be read"
     card = Card(
         sees="Quoted text in the picture, letter by letter.",
-        blind_to="All else: where the text stands, whether it moves with its sign, all other text where it is found.",
-        hacks="The text pasted flat on a frozen frame. Text all over, as long as what is quoted is part of it.",
-        input="Letters of about 15 pixels and more; Latin and Chinese letters.",
-        cost="300 ms a frame read, of 96 x 256 pixels with one line of text.",
+        blind_to="Everything else: where the text is, whether it moves with its sign, and other "
+        "text as long as the quoted text can be read.",
+        hacks="The text pasted flat on a frozen frame; a picture full of text that contains the "
+        "quoted text.",
+        input="Latin and Chinese letters of about 15 pixels and more.",
+        cost="300 ms for each frame that is read, of 96 x 256 pixels with one line of text.",
     )
 
     def __init__(
@@ -75,18 +81,17 @@ class Ocr(Reward):
 
     @classmethod
     def tiny(cls) -> Ocr:
-        """With a reader of nothing but the brightness, for one given text."""
+        """Return the reward with a reader that depends only on the brightness."""
         return cls(text="abc", reader=lambda frame: ["abcd"[: int(frame.mean()) % 4]])
 
     @torch.no_grad()
     def features(self, samples: Samples) -> Tensor:
-        """How well the frames looked at can be read, NaN for the others, (B, F)."""
+        """Return how well the frames that are read match, NaN for the others, (B, F)."""
         return self.resume(samples, None, 0)[0]
 
     @torch.no_grad()
     def resume(self, samples: Samples, state: int | None, old: int) -> tuple[Tensor, int]:
-        """The features after the `old` frames already scored, and how many frames have
-        passed."""
+        """Return the features after the `old` frames already scored, and the count."""
         frames, start = samples.frames[:, old:], state or 0
         curve = frames.new_full(frames.shape[:2], torch.nan)
         at = [t - start for t in looks(start, frames.shape[1], samples.fps, self.looks)]
@@ -97,13 +102,15 @@ class Ocr(Reward):
         return curve, start + frames.shape[1]
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        """The curve of all frames, (B, F)."""
+        """Return the curve of all frames, (B, F)."""
         curve = torch.cat([spread_out(row[None]) for row in features])
         if self.pool == "best":
+            # shifted, not replaced: the mean becomes the best value, and the shape is kept
             curve = curve + curve.amax(1, keepdim=True) - curve.mean(1, keepdim=True)
         return curve
 
     def _read(self, frame: Tensor) -> str:
+        """Return the text in a frame (C, H, W), without spaces and case."""
         if self.reader is None:
             self.reader = _rapid(self.side)
         picture = (frame.expand(3, -1, -1) * 255).round().clamp(0, 255).to(torch.uint8)
@@ -111,11 +118,14 @@ class Ocr(Reward):
 
 
 def quoted(prompt: str) -> list[str]:
-    """What stands in quotation marks.
+    """Return the texts between quotation marks.
 
-    >>> quoted('a neon sign "OPEN 24h" by a shop called “Bob’s”'), quoted("a dog's 'big day' at the boys' club")
-    (['OPEN 24h', 'Bob’s'], ['big day'])
+    >>> quoted('a neon sign "OPEN 24h" by a shop called “Bob’s”')
+    ['OPEN 24h', 'Bob’s']
+    >>> quoted("a dog's 'big day' at the boys' club")
+    ['big day']
     """
+    # single marks count only outside words and around two letters or more: "dog's" quotes nothing
     found = re.findall(
         r'"([^"]+)"|“([^”]+)”|«([^»]+)»|「([^」]+)」|(?<!\w)\'([^\']{2,})\'(?!\w)', prompt
     )
@@ -123,7 +133,7 @@ def quoted(prompt: str) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Without spaces and case.
+    """Return a text without spaces and case.
 
     >>> plain("Open 24 H")
     'open24h'
@@ -132,11 +142,12 @@ def plain(text: str) -> str:
 
 
 def likeness(read: str, wanted: str) -> float:
-    """1 - edit distance / length of what is wanted, at least 0; 1 where it is part of what
-    is read.
+    """Return 1 - edit distance / length of the wanted text, at least 0.
 
-    >>> likeness("xxcatxx", "cat"), likeness("cut", "cat"), likeness("", "cat"), likeness("something else", "cat")
-    (1.0, 0.66..., 0.0, 0.0)
+    The result is 1 if the wanted text is a part of the text that is read.
+
+    >>> [likeness(read, "cat") for read in ("xxcatxx", "cut", "", "something else")]
+    [1.0, 0.66..., 0.0, 0.0]
     """
     if wanted in read:
         return 1.0
@@ -144,11 +155,12 @@ def likeness(read: str, wanted: str) -> float:
 
 
 def distance(first: str, second: str) -> int:
-    """Levenshtein's: the fewest letters put in, left out or changed.
+    """Return Levenshtein's distance: the fewest letters inserted, removed or changed.
 
     >>> distance("kitten", "sitting"), distance("", "abc")
     (3, 3)
     """
+    # one row of the table of distances between all beginnings of the two texts
     row = list(range(len(second) + 1))
     for i, a in enumerate(first, 1):
         last, row[0] = row[0], i
@@ -158,7 +170,7 @@ def distance(first: str, second: str) -> int:
 
 
 def _rapid(side: int) -> Callable[[np.ndarray], list[str]]:
-    """PP-OCRv4 by RapidOCR, on one thread; it takes blue, green, red."""
+    """Return a reader that runs PP-OCRv4 by RapidOCR on one thread."""
     try:
         module: Any = importlib.import_module("rapidocr_onnxruntime")
     except ImportError as error:
@@ -168,6 +180,7 @@ def _rapid(side: int) -> Callable[[np.ndarray], list[str]]:
     )
 
     def read(frame: np.ndarray) -> list[str]:
+        # RapidOCR expects blue, green, red
         return [text for _, text, _ in engine(np.ascontiguousarray(frame[..., ::-1]))[0] or []]
 
     return read

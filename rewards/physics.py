@@ -1,4 +1,4 @@
-"""Whether the thing that moves, moves as a thrown body would."""
+"""A reward for things that move like a thrown body, which flies and bounces."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from ._flow.coarse import coarse_motion
 from .base import About, Card, Reward, Samples
 from .flow import Motion
 
-LONGEST_FLIGHT = 64  # pairs of frames: no stretch between impacts is longer
-LEAST_FLIGHT = 3  # pairs of frames: impacts that follow quicker count as shaking
+LONGEST_FLIGHT = 64  # pairs of frames: bounds the search for stretches between impacts
+LEAST_FLIGHT = 3  # pairs of frames: impacts that follow each other faster count as shaking
 
 
 class Physics(Reward):
-    """How far the moving thing is from a body in flight that bounces: 0 is perfect, minus
-    an error for each pair.
+    """How far a moving thing departs from a body that flies and bounces; 0 is perfect.
 
-    The region that moves beside the camera is followed by its flow: its velocity v_t,
-    centre and growth. One constant acceleration, and impacts between which it alone acts,
-    are fitted to v_t (dynamic programming; an impact costs `price` squared standard
-    errors). The error of a pair is the sum, each part less a slack, of
+    The region that moves relative to the camera is followed along its flow, which gives its
+    velocity v_t, its centre and its growth. A body in flight is fitted to v_t by dynamic
+    programming: one constant acceleration acts all the time, and impacts change the
+    velocity at once. Each impact costs `price` squared standard errors. The error of a pair
+    of frames is a sum; a slack is subtracted from each part:
 
-    - |v_t - fit_t| / (s / 4), s the clip's mean speed;
-    - at an impact the gain of speed, (|v+| - |v-|) / (s / 8): an impact may turn and brake,
-      not hasten; and its change of velocity where the last impact is less than three pairs
-      away, which is shaking;
-    - |centre_{t+1} - centre_t - v_t| in twentieths of a diagonal, which shows a thing that
-      jumps elsewhere;
-    - |ln area_{t+1} - ln area_t| in quarters, and its trend in units of a second.
+    - |v_t - fit_t| / (s / 4), where s is the mean speed in the clip.
+    - At an impact, the gain of speed (|v+| - |v-|) / (s / 8): an impact may turn and slow a
+      body but not speed it up. If the impact before was less than three pairs earlier, the
+      change of velocity also counts, because such a motion is shaking.
+    - |centre_{t+1} - centre_t - v_t| in twentieths of a diagonal, for a thing that jumps
+      elsewhere.
+    - |ln area_{t+1} - ln area_t| in quarters, and its trend per second.
 
-    A term is a pair of frames; each is at most `most`. NaN where nothing moves alone: where
-    the mean speed is under `least` diagonals a second. Raises ValueError for options that
-    are not positive.
+    A term is a pair of frames and at least -`most`; the range is [-5, 0]. The clip is NaN
+    if nothing moves relative to the camera, which means a mean speed below `least`
+    diagonals a second. Raises ValueError for options that are not positive.
 
-    >>> score = Physics()(Samples(torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32), [""], 8.0))
-    >>> score.why
+    >>> still = torch.rand(1, 1, 3, 32, 32).expand(1, 5, 3, 32, 32)
+    >>> Physics()(Samples(still, [""], 8.0)).why
     ['inapplicable: nothing moves alone']
     """
 
@@ -53,12 +53,16 @@ class Physics(Reward):
     shrinks = True
     lost = "inapplicable: nothing moves alone"
     card = Card(
-        sees="Flight under constant acceleration, impacts that win no speed, one place and one area, of what moves.",
-        blind_to="Which body it is, mass, contact and gravity's true strength and direction; what lies out of the "
-        "picture; more than one thing at a time; impacts without a wall.",
-        hacks="Straight even motion of anything; it punishes what drives itself, such as animals that start to run.",
-        input="At least 2 frames of 8 pixels, a second or more to be worth much; one thing that moves.",
-        cost="3 ms a frame of 192 x 341 on one thread, beside the flow's 25 ms.",
+        sees="Whether the moving thing flies under constant acceleration, gains no speed at "
+        "impacts, and stays at one place and of one size.",
+        blind_to="Which body moves; mass, contact, and the true strength and direction of gravity; "
+        "everything outside the picture; more than one thing at a time; impacts without a "
+        "wall.",
+        hacks="Straight, even motion of anything. Things that move by themselves are punished, "
+        "such as animals that start to run.",
+        input="At least 2 frames of 8 pixels; a second or more gives reliable numbers. One "
+        "thing that moves.",
+        cost="3 ms a frame of 192 x 341 on one thread, and 25 ms for the flow.",
     )
 
     def __init__(
@@ -79,19 +83,23 @@ class Physics(Reward):
         self.flow, self.flow_size = flow, flow_size
 
     def features(self, samples: Samples) -> Tensor:
-        """Of each pair: velocity a second, two centres, what the camera adds, growth,
-        fastest; (B, F - 1, 10)."""
+        """Return ten numbers for each pair of frames, (B, F - 1, 10).
+
+        They are the velocity (2) a second, the centre in both frames (4), the camera's
+        motion at the centre (2), the growth, and the fastest speed; lengths are in
+        diagonals.
+        """
         motion = coarse_motion(self, samples)
         followed = samples.memo(("followed", self.flow, self.flow_size), lambda: follow(motion))
         return torch.cat([followed[..., :2] * samples.fps, followed[..., 2:]], -1)
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        """Minus the error of each pair, (B, F - 1)."""
+        """Return minus the error of each pair, (B, F - 1)."""
         rows = [self._judge(row, about.fps) for row in features.double().cpu().numpy()]
         return torch.from_numpy(np.stack(rows)).to(features)
 
     def _judge(self, row: np.ndarray, fps: float) -> np.ndarray:
-        """Of one clip, (F - 1,)."""
+        """Return minus the errors of one clip, (F - 1,)."""
         velocity = row[:, :2]
         speed = np.linalg.norm(velocity, axis=1).mean()
         if not speed >= self.least:
@@ -103,16 +111,17 @@ class Physics(Reward):
 
 
 def follow(motion: Motion) -> Tensor:
-    """The numbers of `Physics.features` a frame, (B, F - 1, 10), lengths in diagonals."""
-    there = camera(
+    """Return the ten numbers of `Physics.features`, per frame instead of per second."""
+    forward = camera(
         motion.forward, motion.frames[:, :-1], motion.structure[:, :-1], motion.contrast[:, :-1]
     )
-    back = camera(
+    backward = camera(
         motion.backward, motion.frames[:, 1:], motion.structure[:, 1:], motion.contrast[:, 1:]
     )
-    first = _region(motion.forward, there, motion.structure[:, :-1])
-    second = _region(motion.backward, back, motion.structure[:, 1:])
-    carried = there.shift + there.turn * first.centre
+    first = _region(motion.forward, forward, motion.structure[:, :-1])
+    second = _region(motion.backward, backward, motion.structure[:, 1:])
+    carried = forward.shift + forward.turn * first.centre
+    # both directions of time measure the same motion, so they are averaged; complex is (x, y)
     pairs = ((first.velocity - second.velocity) / 2, first.centre, second.centre, carried)
     rows = [x for z in pairs for x in (z.real, z.imag)]
     return torch.stack(
@@ -122,19 +131,20 @@ def follow(motion: Motion) -> Tensor:
 
 @dataclass(frozen=True)
 class _Region:
-    """What moves at half of the fastest speed or more, (B, T) each: complex velocity and
-    centre; the natural log by which its area grows; the fastest speed."""
+    """The region that moves at about half of the fastest speed or more; each field is (B, T)."""
 
-    velocity: Tensor
-    centre: Tensor
-    growth: Tensor
-    top: Tensor
+    velocity: Tensor  # complex x + iy, diagonals a frame
+    centre: Tensor  # complex x + iy, diagonals from the centre of the picture
+    growth: Tensor  # natural log of the growth of the area a frame
+    top: Tensor  # the mean speed of the fastest 3 % of the picture
 
 
 def _region(flow: Tensor, seen: Camera, structure: Tensor) -> _Region:
+    """Return the region that moves relative to the camera `seen`."""
     rate, ink = residual(flow, seen, structure)
     speed, rate = (rate.abs() * ink).flatten(2), rate.flatten(2)
     top = speed.topk(max(1, round(0.03 * speed.shape[2])), dim=2).values.mean(2)
+    # soft limits: from 3/8 to 5/8 of the top speed, and nothing where nothing moves
     weight = (speed / top[..., None].clamp(min=1e-9) * 4 - 1.5).clamp(0, 1) * (
         top[..., None] > 1e-4
     )
@@ -146,13 +156,15 @@ def _region(flow: Tensor, seen: Camera, structure: Tensor) -> _Region:
 
 
 def flight(velocity: np.ndarray, speed: float, price: float, slack: float = 0.1) -> np.ndarray:
-    """How far velocities (T, 2) are from flights between impacts that win no speed, in
-    quarters of `speed`, (T,).
+    """Return how far velocities (T, 2) are from flights between impacts, (T,).
+
+    The unit is a quarter of `speed`. An impact may not gain speed.
 
     >>> fall = np.stack([np.ones(8), np.arange(8.0)], 1)  # thrown sideways, it falls
     >>> bool(flight(fall, 4.0, 8.0).max() < 1e-9)
     True
     """
+    # the standard error of a velocity: 6 % of the mean speed, and 0.5 % of a diagonal a second
     fit, impacts = flights(velocity, 0.06 * speed + 0.005, price)
     error = np.maximum(np.linalg.norm(velocity - fit, axis=1) / speed - slack, 0)
     previous = -LEAST_FLIGHT
@@ -167,34 +179,35 @@ def flight(velocity: np.ndarray, speed: float, price: float, slack: float = 0.1)
 
 @dataclass(frozen=True)
 class _Impact:
-    """The velocity before and after, extrapolated to its time, and the samples on both its
-    sides."""
+    """An impact that separates two stretches of flight."""
 
-    before: np.ndarray
-    after: np.ndarray
-    last: int
-    first: int
+    before: np.ndarray  # the velocity just before, extrapolated to the time of the impact
+    after: np.ndarray  # the velocity just after, extrapolated likewise
+    last: int  # the last sample before the impact
+    first: int  # the first sample after the impact
 
 
 def flights(velocity: np.ndarray, noise: float, price: float) -> tuple[np.ndarray, list[_Impact]]:
-    """The best flights under one acceleration: the fit (T, 2) and the impacts between them.
+    """Return the fit (T, 2) of the best flights under one acceleration, and the impacts.
 
-    A sample by itself between two stretches is one that an impact falls into: a mixture of
-    before and after, to which it is fitted.
+    A single sample between two stretches is one during which an impact happens. Its
+    velocity is a mixture of those before and after, and the nearest mixture is its fit.
     """
     gravity, parts = falls(velocity, noise, price)
+    # without the acceleration, the velocity is constant in each stretch
     times = np.arange(len(velocity))[:, None] * gravity
     starts = [(velocity - times)[i:j].mean(0) for i, j in parts]
     fit = times + np.concatenate(
         [np.tile(v, (j - i, 1)) for v, (i, j) in zip(starts, parts, strict=True)]
     )
     alone = [0 < i < len(parts) - 1 and parts[i][1] - parts[i][0] == 1 for i in range(len(parts))]
+    # of two single samples in a row, the second counts as a stretch
     solid = [i for i in range(len(parts)) if not (alone[i] and not alone[i - 1])]
     impacts = []
     for i, j in zip(solid, solid[1:], strict=False):
         last, first = parts[i][1] - 1, parts[j][0]
-        fallen = (last + first) / 2 * gravity
-        impacts.append(_Impact(starts[i] + fallen, starts[j] + fallen, last, first))
+        gained = (last + first) / 2 * gravity  # by the acceleration, until the impact
+        impacts.append(_Impact(starts[i] + gained, starts[j] + gained, last, first))
         if j - i == 2:
             fit[last + 1] = _between(velocity[last + 1], impacts[-1].before, impacts[-1].after)
     return fit, impacts
@@ -203,14 +216,17 @@ def flights(velocity: np.ndarray, noise: float, price: float) -> tuple[np.ndarra
 def falls(
     velocity: np.ndarray, noise: float, price: float
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The acceleration a sample that explains most, out of none and the median change, and
-    the stretches [start, end) of velocity that it leaves."""
+    """Return the acceleration a sample that explains most, and the stretches it leaves.
+
+    A stretch [start, end) has constant velocity once the acceleration is removed. The
+    search starts from no acceleration and from the median change of velocity.
+    """
     best = None
     for gravity in (
         np.zeros(2),
         np.median(np.diff(velocity, axis=0), axis=0) if len(velocity) > 1 else np.zeros(2),
     ):
-        for _ in range(3):
+        for _ in range(3):  # stretches and acceleration in turn; three rounds settle
             cost, parts = stretches(
                 velocity - np.arange(len(velocity))[:, None] * gravity, noise, price
             )
@@ -224,14 +240,19 @@ def falls(
 def stretches(
     velocity: np.ndarray, noise: float, price: float
 ) -> tuple[float, list[tuple[int, int]]]:
-    """Where to cut into stretches [start, end) of constant velocity: the least sum of
-    squared errors over `noise`^2, with `price` for each cut."""
+    """Divide velocities into stretches of constant velocity; return cost and stretches.
+
+    A stretch is [start, end). The division has the least sum of squared errors over
+    `noise`^2 plus `price` for each cut, found by dynamic programming.
+    """
+    # least[end]: the cost of the best division up to `end`, whose last stretch starts at cut[end]
     least, cut = np.zeros(len(velocity) + 1), np.zeros(len(velocity) + 1, dtype=int)
     sums = np.concatenate([np.zeros((1, 2)), np.cumsum(velocity, 0)])
     squares = np.concatenate([[0.0], np.cumsum((velocity**2).sum(1))])
-    least[0] = -price
+    least[0] = -price  # the first stretch needs no cut
     for end in range(1, len(velocity) + 1):
         starts = np.arange(max(0, end - LONGEST_FLIGHT), end)
+        # the sum of squared differences from the mean, by cumulative sums
         error = (
             squares[end]
             - squares[starts]
@@ -246,7 +267,7 @@ def stretches(
 
 
 def _slope(velocity: np.ndarray, parts: list[tuple[int, int]]) -> np.ndarray:
-    """The acceleration a sample common to the stretches, by least squares, (2,)."""
+    """Return the acceleration a sample common to the stretches, by least squares, (2,)."""
     top, bottom = np.zeros(2), 1e-9
     for start, end in parts:
         arm = np.arange(start, end) - (start + end - 1) / 2
@@ -255,17 +276,18 @@ def _slope(velocity: np.ndarray, parts: list[tuple[int, int]]) -> np.ndarray:
 
 
 def _between(sample: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The mixture of before and after that is nearest to the sample."""
-    way = after - before
-    share = np.clip(((sample - before) * way).sum() / max((way**2).sum(), 1e-12), 0, 1)
-    return before + share * way
+    """Return the mixture of before and after that is nearest to the sample."""
+    change = after - before
+    part = np.clip(((sample - before) * change).sum() / max((change**2).sum(), 1e-12), 0, 1)
+    return before + part * change
 
 
 def jumps(row: np.ndarray, fps: float, least: float, slack: float = 0.04) -> np.ndarray:
-    """By how many twentieths of a diagonal, less the slack, the centre moves otherwise than
-    its flow says, (T,).
+    """Return how far the centre moves otherwise than its flow, (T,).
 
-    A frame has a centre if the thing moves by a third of `least` on one of its sides.
+    The unit is a twentieth of a diagonal; `slack` diagonals a pair are subtracted. A frame
+    has a centre if, in the pair before or after it, the thing moves by a third of `least`
+    or more. Pairs without a centre are bridged with the usual step.
     """
     good = row[:, 9] * fps > least / 3
     ends = np.stack(
@@ -275,16 +297,18 @@ def jumps(row: np.ndarray, fps: float, least: float, slack: float = 0.04) -> np.
     centre = (ends * fit).sum(0) / np.maximum(fit.sum(0), 1)
     step = row[:, :2] / fps + row[:, 6:8]
     usual = np.median(step[good], axis=0) if good.any() else np.zeros(2)
-    way = np.insert(np.cumsum(np.where(good[:, None], step, usual), 0), 0, 0, 0)
-    error, known = np.zeros(len(row)), np.flatnonzero(fit[..., 0].sum(0))
-    for i, j in zip(known, known[1:], strict=False):
-        apart = np.linalg.norm(centre[j] - centre[i] - way[j] + way[i])
-        error[i:j] += max(apart - slack * (j - i), 0) / 0.05 / (j - i)
+    expected = np.insert(np.cumsum(np.where(good[:, None], step, usual), 0), 0, 0, 0)
+    error, located = np.zeros(len(row)), np.flatnonzero(fit[..., 0].sum(0))
+    for i, j in zip(located, located[1:], strict=False):
+        jump = np.linalg.norm(centre[j] - centre[i] - expected[j] + expected[i])
+        error[i:j] += max(jump - slack * (j - i), 0) / 0.05 / (j - i)
     return error
 
 
 def swelling(row: np.ndarray, fps: float, slack: float = 0.15, trend: float = 0.25) -> np.ndarray:
-    """The change of the natural log of the area, in quarters: at once, and as a trend a
-    second, less their slack."""
+    """Return the change of the natural log of the area, in quarters, less a slack, (T,).
+
+    Both the change of each pair and the trend a second count.
+    """
     at_once = np.maximum(np.abs(row[:, 8]) - slack, 0)
     return 4 * (at_once + max(abs(row[:, 8].mean()) * fps - trend, 0) / 4)

@@ -1,4 +1,4 @@
-"""PickScore: what people picked among pictures made for one prompt."""
+"""PickScore: a reward that predicts which of several pictures people pick for a prompt."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from .encoders import cosine, load_pair
 
 
 class PickScore(LearnedReward):
-    """Human preference among pictures of one prompt, frame by frame, by a CLIP ViT-H/14
-    trained on such choices.
+    """The preference that people have for each frame given its prompt, by a CLIP ViT-H/14.
 
-    exp(logit_scale) cos(z_t, z_text), as published: about 17 to 24 for real pictures;
-    compare equal prompts only. `model` is a local folder or hub id of a transformers
-    CLIPModel, `processor` one of its tokenizer and preprocessor_config.json. Kirstain et
-    al. 2023, arXiv 2305.01569.
+    The score is exp(logit_scale) cos(z_t, z_text), as published, where z are the embeddings
+    of a CLIP that was trained on people's choices. It is about 17 to 24 for real pictures.
+    Scores can be compared for equal prompts only. `model` is a local folder or hub id of a
+    transformers CLIPModel; `processor` is one with its tokenizer and
+    preprocessor_config.json.
+
+    Source: Kirstain et al. 2023, arXiv:2305.01569.
 
     >>> import torch
-    >>> PickScore.tiny()(Samples(torch.rand(1, 3, 3, 32, 32), ["a red ball"], 8.0)).frames.shape
+    >>> clip = torch.rand(1, 3, 3, 32, 32)
+    >>> PickScore.tiny()(Samples(clip, ["a red ball"], 8.0)).frames.shape
     torch.Size([1, 3])
     """
 
     card = Card(
-        sees="Which of several pictures for a prompt people would pick: looks more than truth to the prompt.",
+        sees="Which of several pictures for one prompt people would pick: how good the picture "
+        "looks more than how well it fits the prompt.",
         blind_to="Motion and everything between frames.",
-        hacks="Over-saturated, centred, glossy pictures; one pretty frame held still.",
-        input="Any frame rate and size; frames are resized to 224 pixels, and the longer sides cut off.",
-        cost="CLIP H/14: 0.33 TFLOP a frame of any size, 4 GB of weights in float32; not timed here.",
+        hacks="Over-saturated, centred, glossy pictures; one pretty frame, frozen.",
+        input="Any frame rate and size. A frame is resized to a shorter side of 224 pixels, and "
+        "its central square is used.",
+        cost="CLIP H/14 takes 0.33 TFLOP a frame of any size, and 4 GB of weights in float32. "
+        "Not timed here.",
     )
 
     def __init__(
@@ -45,7 +51,7 @@ class PickScore(LearnedReward):
 
     @classmethod
     def tiny(cls) -> PickScore:
-        """A small CLIP of random weights."""
+        """Return the reward with a small CLIP of random weights."""
         from ._networks.tiny import pair
 
         reward = cls()
@@ -53,10 +59,10 @@ class PickScore(LearnedReward):
         return reward
 
     def features(self, samples: Samples) -> Tensor:
-        """The embedding of each frame, (B, F, D)."""
+        """Return the embedding of each frame, (B, F, D)."""
         return self.each(samples, lambda frames, _: self.pair(frames))
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        """One number a frame, (B, F)."""
+        """Return the preference score of each frame, (B, F)."""
         texts = per_prompt(about.prompts, lambda prompts: self.pair.texts(prompts, features))
         return self.pair.scale(features) * cosine(features, texts[:, None])

