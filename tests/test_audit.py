@@ -576,3 +576,9 @@ def test_names_and_reasons_become_no_markup() -> None:
     )
     for text in (page(report), picture(report)):
         assert "<script" not in text and "&lt;script&gt;alert(1)" in text and "{{ 1 }}" in text
+
+
+def test_the_picture_has_no_nan_where_prompts_are_too_few_for_an_interval() -> None:
+    report = audit.run(brightness, CLIPS, ["dim"], checks=False)
+    report.search = search_.search(brightness, 2, 4, 2, size=32)
+    assert "nan" not in picture(report) and "<polyline" in picture(report)

@@ -121,6 +121,8 @@ def _curves(points: Sequence[Point], x: float, y: float, width: float) -> list[d
 
 def _curve(ranges: Sequence[Range], title: str, x: float, y: float, width: float) -> dict[str, Any]:
     """Return the points of a curve and of the band around it, 62 pixels high."""
+    # without an interval, of too few prompts, the band has no height
+    ranges = [(m, low if low == low else m, high if high == high else m) for m, low, high in ranges]
     lowest, highest = min(r[1] for r in ranges), max(r[2] for r in ranges)
     step, scale = width / max(len(ranges) - 1, 1), 62 / ((highest - lowest) or 1)
 
