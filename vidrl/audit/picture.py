@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 CELL = 76  # the width of a strength's column
 HEIGHT = 21  # of a hack's row
 NAME = 92  # the width of the hacks' names
-TOP = 78  # where the blocks begin
+TOP = 94  # where the blocks begin
 LEFT = 20
+LETTER = 6  # the mean width of a letter of the verdict
 GAP = 50  # between the two blocks
 CURVE = 105  # the height of one curve of best-of-N with its title
 OUTCOMES = {PASS: "#0b7a75", FAIL: "#c2571a", OPEN: "#62656b"}
@@ -44,17 +45,16 @@ def picture(report: Report) -> str:
         _block(report, "hacks that cannot: not counted", not_counted, right),
     ]
     points = report.search.points if report.search else []
+    # the verdict is too long for one line of a narrow picture
+    first, _, rest = verdict(report).removeprefix(f"{report.reward}: ").partition("; ")
     text = render(
         "audit/picture.svg",
-        width=max(right + block + LEFT, 640),
+        width=max(right + block + LEFT, LETTER * max(len(first), len(rest)) + 2 * LEFT),
         height=height,
         left=LEFT,
         title=f"vidrl audit · {report.reward}",
         label=verdict(report),
-        verdict={
-            "words": verdict(report).removeprefix(f"{report.reward}: "),
-            "fill": OUTCOMES[report.outcome],
-        },
+        verdict={"first": first, "rest": rest, "fill": OUTCOMES[report.outcome]},
         blocks=[block for block in blocks if block["rows"]],
         legend=_legend(height - 22),
         frequent=f"{100 * FREQUENT:g}",
