@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from ._flow.swift import followed, thumbnails, unlike
+from ._flow.fast_pans import refit_pans, thumbnails, warp_difference
 from .base import About, Card, Reward, Samples
 from .flow import estimate, shrink
 
@@ -104,10 +104,12 @@ class Cut(Reward):
             both = shrink(
                 torch.stack([frames[:, :-1][rows], frames[:, 1:][rows]], 1), self.working_size
             )
-            motion = followed(estimate(both, self.flow, self.working_size), self.flow)
+            motion = refit_pans(estimate(both, self.flow, self.working_size), self.flow)
             # the contrast of the pair; the constant keeps plain pictures from dividing by 0
             scale = both.std((3, 4)).mean(2).amax(1) + 1e-2
-            left[rows] = unlike(both[:, :1], both[:, 1:], motion.forward)[:, 0].clamp(max=1) / scale
+            left[rows] = (
+                warp_difference(both[:, :1], both[:, 1:], motion.forward)[:, 0].clamp(max=1) / scale
+            )
         return left
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:

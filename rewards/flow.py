@@ -58,7 +58,7 @@ __all__ = [
     "occluded",
     "outside",
     "quantile",
-    "rested",
+    "zero_where_still",
     "shrink",
     "shrunk",
     "warp",
@@ -227,13 +227,13 @@ def estimate(
         there, back = (
             torch.stack(flows) for flows in zip(*(clip_flow(clip, calc) for clip in still))
         )
-    there, later = rested(there, still[:, :-1], still[:, 1:])
-    back, earlier = rested(back, still[:, 1:], still[:, :-1])
+    there, later = zero_where_still(there, still[:, :-1], still[:, 1:])
+    back, earlier = zero_where_still(back, still[:, 1:], still[:, :-1])
     known = (later.to(frames), earlier.to(frames)) if not frames.requires_grad else None
     return Motion(frames, there.to(frames), back.to(frames), known)
 
 
-def rested(
+def zero_where_still(
     flow: Tensor, first: Tensor, second: Tensor, favour: float = 1.5, window: float = 1 / 5
 ) -> tuple[Tensor, Tensor]:
     """The flow from `first` to `second`, zero where standing still explains the

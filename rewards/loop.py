@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor
 
-from ._flow.swift import thumbnails
+from ._flow.fast_pans import thumbnails
 from ._prompts.motion_words import rests
 from .base import About, Card, Reward, Samples
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._flow.coarse import coarse_motion
-from ._flow.things import camera_speed, object_speed, shared_split, thing
+from ._flow.things import camera_speed, fastest_thing, object_speed, shared_split
 from ._prompts.motion_words import Wanted, wanted
 from .base import About, Card, Reward, Samples
 
@@ -99,7 +99,7 @@ class MotionTarget(Reward):
         """
         motion = coarse_motion(self, samples)
         found = shared_split(samples, motion, (self.flow, self.flow_size))
-        moved = thing(found)
+        moved = fastest_thing(found)
         rows = [object_speed(found) / motion.diagonal, camera_speed(found)]
         for value in (moved.velocity, moved.velocity + moved.carried, moved.turn):
             rows += [value.real, value.imag]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from ._flow.swift import swift, unlike
+from ._flow.fast_pans import motion_with_pans, warp_difference
 from .base import About, Card, Reward, Samples
 
 CELLS = 4  # motion is compared in a grid of 4 x 4 cells
@@ -115,9 +115,9 @@ class SegmentSeam(Reward):
         The first number is the mean |difference|; the other 32 are the flow (x, y) of 4 x 4
         cells in diagonals.
         """
-        motion = swift(self, samples)
+        motion = motion_with_pans(self, samples)
         frames = motion.frames.detach()
-        left = unlike(frames[:, :-1], frames[:, 1:], motion.forward).clamp(max=1)
+        left = warp_difference(frames[:, :-1], frames[:, 1:], motion.forward).clamp(max=1)
         cells = (
             adaptive_avg_pool2d(motion.forward.flatten(0, 1), CELLS).flatten(1) / motion.diagonal
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from ._flow.swift import swift
+from ._flow.fast_pans import motion_with_pans
 from .base import (
     Card,
     Reward,
@@ -117,7 +117,7 @@ class TemporalFlicker(Reward):
 
     def features(self, samples: Samples) -> Tensor:
         """Return the three amplitudes, in the order of KINDS, (B, F - 3, 3)."""
-        windows = _Windows(swift(self, samples), self.floor)
+        windows = _Windows(motion_with_pans(self, samples), self.floor)
         return torch.stack([average(jump, seen) for jump, seen in windows.jumps().values()], -1)
 
     def terms_of_clip(self, features: Tensor, about: object) -> Tensor:
@@ -131,7 +131,7 @@ class TemporalFlicker(Reward):
         """
         if samples.video.shape[1] <= self.lookahead:
             return {}
-        motion = swift(self, samples)
+        motion = motion_with_pans(self, samples)
         jumps = _Windows(motion, self.floor).jumps()
         return {name: _map(jump, seen, motion.frames) for name, (jump, seen) in jumps.items()}
 

@@ -86,8 +86,8 @@ def gradient(kind: str) -> Iterator[None]:
 
     def through(video: Tensor, method: str, size: int) -> flow.Motion:
         both = batched.__wrapped__(video, method, flow.PAIRS)  # type: ignore[attr-defined]  # without its no_grad
-        there, _ = flow.rested(both[0], video[:, :-1], video[:, 1:])
-        back, _ = flow.rested(both[1], video[:, 1:], video[:, :-1])
+        there, _ = flow.zero_where_still(both[0], video[:, :-1], video[:, 1:])
+        back, _ = flow.zero_where_still(both[1], video[:, 1:], video[:, :-1])
         return flow.Motion(video, there, back)
 
     flow.estimate = through if kind == "differentiated" else usual  # type: ignore[assignment]

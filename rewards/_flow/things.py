@@ -48,7 +48,7 @@ class Split:
         return (self.ahead.numbers - self.behind.numbers) / 2
 
 
-def split(motion: Motion) -> Split:
+def split_motion(motion: Motion) -> Split:
     """The motion of clips of 3 frames or more, told apart."""
     height, width = motion.frames.shape[-2:]
     there = camera(
@@ -68,8 +68,8 @@ def split(motion: Motion) -> Split:
 
 
 def shared_split(samples: Samples, motion: Motion, key: tuple[str, int]) -> Split:
-    """`split`, once for all rewards of one Samples; `key` is the flow's method and size."""
-    return samples.memo(("split", *key), lambda: split(motion))
+    """`split_motion`, once for all rewards of one Samples; `key` is the flow's method and size."""
+    return samples.memo(("split", *key), lambda: split_motion(motion))
 
 
 def object_speed(found: Split, share: float = 0.05) -> Tensor:
@@ -106,7 +106,7 @@ class Thing:
     turn: Tensor
 
 
-def thing(found: Split) -> Thing:
+def fastest_thing(found: Split) -> Thing:
     """The part of the picture that moves at half of the fastest speed or more, as one
     thing."""
     height, width = found.ink.shape[-2:]
@@ -123,5 +123,8 @@ def thing(found: Split) -> Thing:
 
 def _cut(found: Camera, part: slice) -> Camera:
     return Camera(
-        found.shift[:, part], found.turn[:, part], found.told[:, part], found.share[:, part]
+        found.shift[:, part],
+        found.turn[:, part],
+        found.measurable[:, part],
+        found.agreement[:, part],
     )

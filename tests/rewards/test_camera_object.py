@@ -7,7 +7,7 @@ import torch
 
 from vidrl.rewards import Samples
 from vidrl.rewards._flow.camera import Camera, camera, similarity
-from vidrl.rewards._flow.things import split
+from vidrl.rewards._flow.things import split_motion
 from vidrl.rewards.camera_object import PARTS, CameraObject
 from vidrl.rewards.flow import Motion
 from vidrl.synthetic import world
@@ -169,7 +169,7 @@ def test_the_fit_withstands_outliers():
         abs(found.shift.item() - shift.item()) < 2e-4
         and abs(found.turn.item() - turn.item()) < 2e-3
     )
-    assert 0.6 < found.share.item() < 0.8
+    assert 0.6 < found.agreement.item() < 0.8
     there = found.shift + found.turn * 0.1 + 0.1
     back = found.flip()
     assert abs((there + back.shift + back.turn * there - 0.1).item()) < 1e-6
@@ -185,4 +185,4 @@ def test_nothing_moves_beside_an_exact_camera():
     frames = sliding(1, 0)[None]
     flow = torch.zeros(1, 8, 2, SIDE, SIDE)
     flow[:, :, 0] = 1
-    assert split(Motion(frames, flow, -flow)).lasting.max() < 1e-3
+    assert split_motion(Motion(frames, flow, -flow)).lasting.max() < 1e-3

@@ -217,7 +217,7 @@ def test_any_function_is_an_estimator(monkeypatch):
     """Both ways in one call, `pairs` at a time, three channels; there and back are not
     mixed up."""
     monkeypatch.setattr(slide, "calls", [], raising=False)
-    monkeypatch.setattr(flow, "rested", lambda f, first, second: (f, second))
+    monkeypatch.setattr(flow, "zero_where_still", lambda f, first, second: (f, second))
     light = torch.tensor([[0.1, 0.2, 0.4], [0.9, 0.8, 0.5]])
     video = light[:, :, None, None, None].expand(-1, -1, 1, 12, 16)
     motion = flow.estimate(video, slide, pairs=3)
@@ -292,7 +292,7 @@ def raft_file(tmp_path, monkeypatch):
 
 
 def test_raft_pads_scales_and_crops(raft_file, monkeypatch):
-    monkeypatch.setattr(flow, "rested", lambda f, first, second: (f, second))
+    monkeypatch.setattr(flow, "zero_where_still", lambda f, first, second: (f, second))
     video = torch.rand(1, 3, 3, 36, 150)
     motion = flow.estimate(video, f"raft:{raft_file}")
     raft = _raft.load(str(raft_file))

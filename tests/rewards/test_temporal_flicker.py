@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from vidrl.rewards import Samples
-from vidrl.rewards._flow.swift import shifts
+from vidrl.rewards._flow.fast_pans import shifts
 from vidrl.rewards.temporal_flicker import KINDS, TemporalFlicker, reversal
 from vidrl.synthetic import corruptions, world
 

@@ -31,7 +31,9 @@ def _means(frames: Tensor) -> Tensor:
     return torch.stack(means).unflatten(0, frames.shape[:2]) / 255
 
 
-def swift(reward: Reward, samples: Samples, gain: float = 0.5, least: float = 0.04) -> Motion:
+def motion_with_pans(
+    reward: Reward, samples: Samples, gain: float = 0.5, least: float = 0.04
+) -> Motion:
     """The motion of the samples, with pairs whose flow lost a fast pan followed anew from
     the shift of the picture.
 
@@ -39,7 +41,7 @@ def swift(reward: Reward, samples: Samples, gain: float = 0.5, least: float = 0.
     diagonal leaves less than `gain` times the error that the flow leaves.
     """
     key = ("swift", reward.flow, reward.flow_size, gain, least)
-    return samples.memo(key, lambda: followed(reward.motion(samples), reward.flow, gain, least))
+    return samples.memo(key, lambda: refit_pans(reward.motion(samples), reward.flow, gain, least))
 
 
 def shifts(frames: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ def shifts(frames: Tensor) -> Tensor:
     return signed.to(frames)
 
 
-def unlike(first: Tensor, second: Tensor, there: Tensor) -> Tensor:
+def warp_difference(first: Tensor, second: Tensor, there: Tensor) -> Tensor:
     """Mean |second moved onto first - first| over what stays in the picture, (B, T);
     infinite where nothing does."""
     keep = (~outside(there)).unsqueeze(2).to(first)
@@ -78,7 +80,7 @@ def unlike(first: Tensor, second: Tensor, there: Tensor) -> Tensor:
     return torch.where(share > 0.1, error.mean((2, 3, 4)) / share.clamp(min=1e-6), torch.inf)
 
 
-def followed(motion: Motion, method: str, gain: float = 0.5, least: float = 0.04) -> Motion:
+def refit_pans(motion: Motion, method: str, gain: float = 0.5, least: float = 0.04) -> Motion:
     """The motion with its lost pans followed anew."""
     frames = motion.frames.detach()
     if frames.shape[1] < 2:
@@ -109,7 +111,9 @@ def _lost(frames: Tensor, there: Tensor, panned: Tensor, rows: Rows, gain: float
     if not len(rows[0]):
         return rows
     first, second = frames[:, :-1][rows][:, None], frames[:, 1:][rows][:, None]
-    errors = [unlike(first, second, flows[rows][:, None])[:, 0] for flows in (panned, there)]
+    errors = [
+        warp_difference(first, second, flows[rows][:, None])[:, 0] for flows in (panned, there)
+    ]
     better = errors[0] < gain * errors[1]
     return tuple(axis[better] for axis in rows)
 
