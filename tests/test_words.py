@@ -84,7 +84,6 @@ PENDING: set[str] = {
     "rewards/_vbench",
     "vidrl",
     "vidrl/algorithms",
-    "vidrl/backbones",
     "vidrl/bench",
     "vidrl/bench/page",
     "vidrl/cli",

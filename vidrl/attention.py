@@ -182,7 +182,8 @@ def _known(backend: str) -> None:
     known = [one.value for one in _dispatch().AttentionBackendName]
     if backend not in known:
         raise AttentionError(
-            f"expected an attention backend of diffusers, got {backend!r}: {nearest(backend, known)}"
+            f"expected an attention backend of diffusers, got {backend!r}: "
+            f"{nearest(backend, known)}"
         )
 
 

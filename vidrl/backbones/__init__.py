@@ -1,1 +1,1 @@
-"""Generators of images, video and 3D, one file a family."""
+"""Generators of images, video and 3D: each family that vidrl can train has one file."""

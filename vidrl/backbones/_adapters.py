@@ -1,12 +1,12 @@
-"""LoRA files of a driven pipeline: one a network, in the pipeline's own format where it has
-one.
+"""Read and write the LoRA files of a driven pipeline: one file for each network.
 
+A file has the pipeline's own format if the pipeline has one.
 `pipe.load_lora_weights(folder)` reads the first network's file. A second network's file is
 read by its name, with the pipeline's own switch: `pipe.load_lora_weights(folder,
-weight_name="transformer_2_lora_weights.safetensors", load_into_transformer_2=True)`. Where
-a pipeline reads no LoRA, `network.load_lora_adapter(folder, prefix="transformer",
-use_safetensors=True)` does, if the network's class can: without the last argument diffusers
-looks for a pickled file. vidrl reads all of them.
+weight_name="transformer_2_lora_weights.safetensors", load_into_transformer_2=True)`. If a
+pipeline reads no LoRA, `network.load_lora_adapter(folder, prefix="transformer",
+use_safetensors=True)` reads it, if the network's class has that method; without the last
+argument diffusers looks for a pickled file. vidrl reads all of these files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def save(
     weights: Mapping[str, Tensor],
     config: Mapping[str, object],
 ) -> None:
-    """Write the adapter of each trained network."""
+    """Write the adapter of each trained network; all files appear together or not at all."""
     plain = {key: sorted(v) if isinstance(v, (set, frozenset)) else v for key, v in config.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file.new_files(folder) as private:
@@ -47,7 +47,7 @@ def save(
 
 
 def _of_network(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """A configuration with the names of modules as one network has them."""
+    """Return a configuration whose module names have no network's name before them."""
     targets = config.get("target_modules")
     if not prefix or not isinstance(targets, list):
         return dict(config)
@@ -57,6 +57,7 @@ def _of_network(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _write(
     pipe: Any, folder: Path, name: str, weights: dict[str, Tensor], config: dict[str, Any]
 ) -> None:
+    """Write one network's file: by the pipeline's own writer if it has one, else directly."""
     written, name_in_pipeline = _written_networks(pipe), _name_in_pipeline(pipe, name)
     file = FIRST if name == name_in_pipeline or name in written or not written else _file(name)
     if name_in_pipeline in written:
@@ -78,29 +79,33 @@ def _write(
 
 
 def _file(name: str) -> str:
+    """Return the file name of a network that is not the pipeline's first."""
     return f"{name}_lora_weights.safetensors"
 
 
 def _written_networks(pipe: Any) -> list[str]:
-    """The networks whose LoRA the pipeline writes."""
+    """Return the networks whose LoRA the pipeline's own writer can write."""
     writer = getattr(pipe, "save_lora_weights", None)
     taken = inspect.signature(writer).parameters if writer else ()
     return [key.removesuffix("_lora_layers") for key in taken if key.endswith("_lora_layers")]
 
 
 def _name_in_pipeline(pipe: Any, name: str) -> str:
-    """Under which network's name a pipeline writes a network: a second expert's is that of
-    the first."""
+    """Return the name under which a pipeline writes a network.
+
+    A second expert's LoRA is written under the name of the first: "transformer" for
+    "transformer_2".
+    """
     return name if name in _written_networks(pipe) else name.rpartition("_")[0] or name
 
 
 def load(
     trained: Mapping[str, nn.Module], folder: Path, partial: bool
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Weights and LoraConfig arguments of what `save` wrote, or of any LoRA file of the
-    first network.
+    """Return weights and LoraConfig arguments of a LoRA that `save` wrote, or of any LoRA file.
 
-    Raises ValueError, or with `partial` warns, for parts that do not fit.
+    A file of another program is read as the first network's. Raises ValueError for parts
+    that do not fit; with `partial` these are left out with a warning.
     """
     (first, network), *others = trained.items()
     found = _fitted(
@@ -116,12 +121,12 @@ def load(
 
 
 def _fitted(path: Path, name: str, network: nn.Module, partial: bool) -> lora.Lora:
+    """Return the LoRA in a file, checked against the network."""
     return lora.fitted(lora.read(path, prefix=f"{name}."), network, partial)
 
 
 def _combined(parts: Mapping[str, lora.Lora]) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """The adapters of several networks as one, whose modules are named after their
-    network."""
+    """Combine the adapters of several networks, with the network's name before each module's."""
     pairs = {
         f"{name}.{key}": pair for name, part in parts.items() for key, pair in part.pairs.items()
     }
@@ -133,18 +138,20 @@ def _combined(parts: Mapping[str, lora.Lora]) -> tuple[dict[str, Tensor], dict[s
 
 
 def notes(pipe: Any, trained: Mapping[str, nn.Module]) -> list[str]:
-    """What a person must know before training of how an adapter will be read."""
+    """Return messages to show before training about programs that cannot read the adapter."""
     messages = []
     for name, network in trained.items():
         reader = hasattr(network, "load_lora_adapter")  # which the pipeline's own loader calls
         if reader and _name_in_pipeline(pipe, name) in _written_networks(pipe):
             continue
         way_to_read = (
-            f"pipe.{name}.load_lora_adapter(folder, prefix={name!r}, use_safetensors=True) reads the LoRA that is "
+            f"pipe.{name}.load_lora_adapter(folder, prefix={name!r}, use_safetensors=True) "
+            f"reads the LoRA that is "
             "written"
             if reader
-            else f"its {type(network).__name__} has no load_lora_adapter, so that only vidrl reads the LoRA that is "
-            "written: train with policy.full = true for a network that diffusers loads"
+            else f"its {type(network).__name__} has no load_lora_adapter, so that only vidrl reads "
+            "the LoRA that is written: train with policy.full = true for a network that "
+            "diffusers loads"
         )
         messages.append(f"{type(pipe).__name__} cannot load a LoRA into its {name}: {way_to_read}")
     return messages

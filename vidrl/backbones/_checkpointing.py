@@ -1,5 +1,4 @@
-"""Whether gradient checkpointing leaves a network's prediction as it is, which is found out
-by running it both ways."""
+"""Check by running a network both ways that gradient checkpointing keeps its prediction."""
 
 from __future__ import annotations
 
@@ -15,16 +14,17 @@ if TYPE_CHECKING:
 
 
 def prove(backbone: Pipeline) -> None:
-    """Raise ValueError where a network computes something else under gradient
-    checkpointing.
+    """Raise ValueError if gradient checkpointing changes what a network predicts.
 
-    diffusers' networks checkpoint only while gradients are recorded, so that the same
-    prediction with and without gradients shows it. Some networks call their blocks with
-    other arguments then.
+    diffusers' networks checkpoint only while gradients are recorded, so the same prediction
+    with and without gradients shows a difference. Such differences exist: some networks of
+    diffusers call their blocks with other arguments in the checkpointed branch, which
+    silently trains another function.
     """
     if not any(network.is_gradient_checkpointing for network in backbone.networks.values()):
         return
-    for time in backbone.times(4)[:-1]:  # so that each of two experts has a time of its own
+    # Several times, because a pipeline of two experts uses one network early and the other late.
+    for time in backbone.times(4)[:-1]:
         with torch.no_grad():
             plain = _predicted(backbone, time)
         with torch.enable_grad():
@@ -33,13 +33,15 @@ def prove(backbone: Pipeline) -> None:
         if gap > TOLERANCE[next(backbone.network.parameters()).dtype] * max(size, 1e-6):
             names = ", ".join(type(network).__name__ for network in backbone.networks.values())
             raise ValueError(
-                f"expected gradient checkpointing to leave the prediction of {names} as it is, got a "
-                f"difference of {gap / max(size, 1e-6):.1%} of its maximum: set gradient_checkpointing = false"
+                f"expected gradient checkpointing to leave the prediction of {names} as it is, "
+                f"got a "
+                f"difference of {gap / max(size, 1e-6):.1%} of its maximum: set "
+                f"gradient_checkpointing = false"
             )
 
 
 def _predicted(backbone: Pipeline, time: float) -> Tensor:
-    """The prediction for one clip of the prompt of the dry runs."""
+    """Return the prediction for one clip of fixed noise and the prompt of the dry runs."""
     x = backbone.noise([torch.Generator().manual_seed(0)]).to(backbone.device)
     cond = {"row": torch.tensor([backbone.dry_row], device=backbone.device)}
     return backbone.predict(x, torch.tensor([time], device=backbone.device), cond)

@@ -1,5 +1,4 @@
-"""A pipeline from a folder or the hub, and what in it is trained, frozen, encodes and
-decodes."""
+"""Load a pipeline, and find which of its modules are trained, frozen, encode and decode."""
 
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ from vidrl.plugin import nearest
 NETWORK_NAME = re.compile(
     r"(transformer|unet|prior|decoder)(_\d+)?"
 )  # what denoises, by its name in a pipeline
+# Arguments of a pipeline's call that vidrl sets itself.
 RESERVED = (
     "prompt",
     "generator",
@@ -36,7 +36,7 @@ RESERVED = (
 
 
 def diffusers() -> Any:
-    """The library; ImportError with the command that installs it."""
+    """Return the library; raise ImportError with the command that installs it."""
     try:
         import diffusers
         import transformers  # noqa: F401
@@ -48,20 +48,26 @@ def diffusers() -> Any:
 
 
 def load(model: str | Path, dtype: str) -> Any:
-    """The pipeline of a folder or hub id. Its index is read first, so that a wrong one
-    costs no download."""
+    """Load the pipeline of a folder or hub id.
+
+    The index is read first, so that a wrong model fails without a download. Raises
+    ValueError for a class that the installed diffusers does not have, and for missing
+    components.
+    """
     entries = index(model)
     name, version = entries.get("_class_name"), entries.get("_diffusers_version", "another version")
     if not isinstance(name, str) or not hasattr(diffusers(), name):
         raise ValueError(
-            f"expected a pipeline of diffusers {diffusers().__version__} in {model}, got {name}, which was saved by "
-            f"{version}: install a newer diffusers, or write a backbone for it (CONTRIBUTING.md, 'A backbone')"
+            f"expected a pipeline of diffusers {diffusers().__version__} in {model}, got "
+            f"{name}, which was saved by "
+            f"{version}: install a newer diffusers, or write a backbone for it "
+            f"(CONTRIBUTING.md, 'A backbone')"
         )
     _check_complete(Path(model), entries)
     dtypes = {"default": getattr(torch, dtype), "vae": torch.float32}
     try:
         with warnings.catch_warnings():
-            # 0.38 has no other name
+            # diffusers 0.38 warns of `torch_dtype`, but knows no other name of the option
             warnings.filterwarnings("ignore", "`torch_dtype` is deprecated")
             return diffusers().DiffusionPipeline.from_pretrained(
                 str(model), torch_dtype=dtypes, use_safetensors=True
@@ -73,13 +79,14 @@ def load(model: str | Path, dtype: str) -> Any:
         )
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(
-            f"expected every component that {model}/model_index.json names, with weights as safetensors, "
+            f"expected every component that {model}/model_index.json names, with weights as "
+            f"safetensors, "
             f"got: {reason}: {cure}"
         ) from error
 
 
 def _check_complete(folder: Path, index: Mapping[str, Any]) -> None:
-    """Raise ValueError where a local folder lacks a component that its index names."""
+    """Raise ValueError if a local folder lacks a component that its index names."""
     named = [
         name for name, part in index.items() if isinstance(part, list) and part[-1] is not None
     ]
@@ -92,35 +99,36 @@ def _check_complete(folder: Path, index: Mapping[str, Any]) -> None:
 
 
 def newer_version_note(index: Mapping[str, Any]) -> str:
-    """What to do where a newer diffusers saved a pipeline than the one that is installed,
-    else "".
+    """Return the advice if a newer diffusers than the installed one saved a pipeline, else "".
 
-    >>> newer({"_diffusers_version": "99.0"}).partition(":")[0]
+    >>> newer_version_note({"_diffusers_version": "99.0"}).partition(":")[0]
     'diffusers 99.0 saved the model, which is newer than the installed one'
-    >>> newer({"_diffusers_version": "0.1.0"})
+    >>> newer_version_note({"_diffusers_version": "0.1.0"})
     ''
     """
     saved, own = str(index.get("_diffusers_version", "0")), diffusers().__version__
     if _numbers(saved) <= _numbers(own):
         return ""
     return (
-        f"diffusers {saved} saved the model, which is newer than the installed one: install diffusers {saved}, "
+        f"diffusers {saved} saved the model, which is newer than the installed one: install "
+        f"diffusers {saved}, "
         f"because {own} does not know, or leaves out, what came later"
     )
 
 
 def _numbers(version: str) -> list[int]:
-    """The numbers of a version: of 0.39.0.dev0 0 and 39."""
+    """Return major and minor number of a version: 0 and 39 of 0.39.0.dev0."""
     return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 def index(model: str | Path) -> Mapping[str, Any]:
-    """What model_index.json says."""
+    """Return the content of model_index.json; raise ValueError if there is none."""
     folder, wanted = Path(model), "expected a diffusers folder or hub id of a pipeline"
     cure = "name a folder that save_pretrained of a pipeline wrote, with a model_index.json"
     if folder.is_file():
         raise ValueError(
-            f"{wanted}, got the file {folder}: load it with from_single_file of its pipeline and write a "
+            f"{wanted}, got the file {folder}: load it with from_single_file of its pipeline "
+            f"and write a "
             "folder with save_pretrained"
         )
     if folder.is_dir() and not (folder / "model_index.json").exists():
@@ -136,7 +144,7 @@ def index(model: str | Path) -> Mapping[str, Any]:
 
 
 def _describe_folder(folder: Path) -> str:
-    """What a folder without an index is."""
+    """Say what a folder without an index is."""
     inside = {file.name for file in folder.iterdir()}
     if "metrics.jsonl" in inside:
         return "is a run of vidrl: name the model that it trained"
@@ -148,10 +156,11 @@ def _describe_folder(folder: Path) -> str:
 
 
 def check(pipe: Any) -> Any:
-    """The pipeline, if it is one and has all of its components."""
+    """Return the pipeline; raise ValueError for another object or a missing component."""
     if not isinstance(pipe, diffusers().DiffusionPipeline):
         raise ValueError(
-            f"expected model to be a folder, a hub id or a pipeline in memory, got {type(pipe).__name__}"
+            f"expected model to be a folder, a hub id or a pipeline in memory, got "
+            f"{type(pipe).__name__}"
         )
     optional = set(getattr(pipe, "_optional_components", ()))
     missing = [
@@ -159,20 +168,22 @@ def check(pipe: Any) -> Any:
     ]
     if missing:
         raise ValueError(
-            f"expected every component of {type(pipe).__name__}, got None as {', '.join(missing)}: load "
+            f"expected every component of {type(pipe).__name__}, got None as "
+            f"{', '.join(missing)}: load "
             "the whole pipeline"
         )
     return pipe
 
 
 def networks(pipe: Any) -> dict[str, nn.Module]:
-    """The networks that denoise, by their name in the pipeline."""
+    """Return the networks that denoise, by their name in the pipeline."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     found = {name: part for name, part in parts.items() if NETWORK_NAME.fullmatch(name)}
     if not found:
         raise ValueError(
             f"expected a pipeline with a transformer or a unet, got {type(pipe).__name__} with "
-            f"{', '.join(parts) or 'no network'}: write a backbone for it (CONTRIBUTING.md, 'A backbone')"
+            f"{', '.join(parts) or 'no network'}: write a backbone for it (CONTRIBUTING.md, 'A "
+            f"backbone')"
         )
     return found
 
@@ -180,7 +191,7 @@ def networks(pipe: Any) -> dict[str, nn.Module]:
 def select_trained(
     found: Mapping[str, nn.Module], train: Sequence[str], pipeline: str
 ) -> dict[str, nn.Module]:
-    """The networks that are trained: all, or those that `train` names."""
+    """Return the networks that are trained: all, or those that `train` names."""
     wrong = [name for name in train if name not in found]
     if wrong:
         raise ValueError(
@@ -191,7 +202,7 @@ def select_trained(
 
 
 def frozen(pipe: Any) -> dict[str, nn.Module]:
-    """The other modules of a pipeline."""
+    """Return the modules of a pipeline that do not denoise."""
     return {
         name: part
         for name, part in pipe.components.items()
@@ -200,7 +211,7 @@ def frozen(pipe: Any) -> dict[str, nn.Module]:
 
 
 def autoencoder(parts: Mapping[str, nn.Module]) -> nn.Module | None:
-    """The module that makes pixels of latents."""
+    """Return the module that decodes latents to pixels, None if there is none."""
     return next(
         (part for part in parts.values() if hasattr(part, "decode") and hasattr(part, "encode")),
         None,
@@ -208,12 +219,12 @@ def autoencoder(parts: Mapping[str, nn.Module]) -> nn.Module | None:
 
 
 def check_call(call: Mapping[str, Any], call_parameters: Mapping[str, Any], pipeline: str) -> None:
-    """Raise ValueError for a keyword that the pipeline's call does not take, or that vidrl
-    gives it."""
+    """Raise ValueError for a keyword that the pipeline does not take, or that vidrl sets."""
     for name in call:
         if name in RESERVED:
             raise ValueError(
-                f"expected backbone.options.call without {name!r}, which vidrl gives the pipeline itself"
+                f"expected backbone.options.call without {name!r}, which vidrl gives the "
+                f"pipeline itself"
             )
         if name not in call_parameters:
             known = [key for key in call_parameters if key not in (*RESERVED, "self")]
@@ -224,13 +235,15 @@ def check_call(call: Mapping[str, Any], call_parameters: Mapping[str, Any], pipe
 
 
 def arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """The arguments of a pipeline's call."""
+    """Return the parameters of a pipeline's call."""
     return inspect.signature(inspect.unwrap(type(pipe).__call__)).parameters
 
 
 def enable_checkpointing(found: Mapping[str, nn.Module]) -> None:
-    """Compute the networks' layers twice for less memory. Raises ValueError for a network
-    that cannot."""
+    """Turn on gradient checkpointing: less memory for a second computation of the layers.
+
+    Raises ValueError for a network that does not support it.
+    """
     for name, network in found.items():
         if not getattr(network, "_supports_gradient_checkpointing", False):
             raise ValueError(
@@ -242,8 +255,7 @@ def enable_checkpointing(found: Mapping[str, nn.Module]) -> None:
 
 
 def scheduler_notes(pipeline_scheduler: Any, vidrl_scheduler: Any) -> tuple[str, ...]:
-    """What a person must know where `pipe()` would sample with another scheduler than vidrl
-    does."""
+    """Return the note to show if `pipe()` samples with another scheduler than vidrl does."""
     kind = type(vidrl_scheduler).__bases__[1]  # a probe stands over the class
     if type(pipeline_scheduler) is kind:
         return ()
@@ -252,6 +264,7 @@ def scheduler_notes(pipeline_scheduler: Any, vidrl_scheduler: Any) -> tuple[str,
         f"(shift={vidrl_scheduler.config.shift:g})" if flow else ".from_config(...)"
     )
     return (
-        f"the model carries {type(pipeline_scheduler).__name__}, and vidrl samples with {kind.__name__}, so "
+        f"the model carries {type(pipeline_scheduler).__name__}, and vidrl samples with "
+        f"{kind.__name__}, so "
         f"pipe() makes other clips of the same noise until pipe.scheduler = {assignment}",
     )

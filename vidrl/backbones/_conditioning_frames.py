@@ -1,9 +1,9 @@
-"""Latent frames that a pipeline takes from a given picture, and not from its loop.
+"""Find the latent frames that a pipeline takes from a given picture, and not from its loop.
 
-Whatever a step makes of such a frame, the picture's latents stand there when the clip is
-decoded. So its latents are not the policy's: no pixel depends on them, and what the network
-says of them is not seen. vidrl's latents leave them out, so that noise, log-density, ratio
-and credit are of the free frames alone.
+Image-to-video pipelines may overwrite such a frame with the picture's latents before
+decoding. Then no pixel depends on what the loop made of the frame, and the network's
+prediction for it is not used. So vidrl's latents leave these frames out: noise,
+log-density, ratio and credit are of the free frames alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ Pictures = frozenset[tuple[str, int]]  # the references of a row that are pictur
 
 
 def pictures_of_row(runner: Runner, row: int) -> Pictures:
-    """The pictures that a row brings, or the call for all rows; rows of one kind have the
-    same given frames."""
+    """Return the names and numbers of the pictures of a row, those of the call included.
+
+    Rows with the same pictures have the same conditioned frames.
+    """
     known = {**runner.call, **runner.table[row].references}
     return frozenset(
         (name, len(value) if isinstance(value, list) else 1)
@@ -36,11 +38,11 @@ def pictures_of_row(runner: Runner, row: int) -> Pictures:
 def find_frames(
     runner: Runner, layout: Any, row: int, decode_hook: DecodeHook | None
 ) -> tuple[int, ...]:
-    """The numbers of the latent frames that are given in a row; `layout` is that of all
-    frames.
+    """Return the numbers of the conditioned latent frames of a row; `layout` has all frames.
 
-    None of them is found in a pipeline that decodes a clip in several pieces, or that gives
-    all.
+    Each latent frame is changed in turn, and is conditioned if the decoder's input stays
+    the same. The result is empty for a pipeline that decodes a clip in several pieces, and
+    for one whose decoder's input depends on no frame.
     """
     is_video_alone = isinstance(
         layout, Layout
@@ -69,7 +71,7 @@ def find_frames(
 def _decoder_input(
     runner: Runner, layout: Layout, row: int, decode_hook: DecodeHook, latents: Tensor
 ) -> Any:
-    """What reaches the autoencoder first of the latents of one clip."""
+    """Return the first input of the autoencoder's decoder for the latents of one clip."""
     decode_hook.exits = True
     try:
         return runner.pixels([row], layout.to_pipeline(latents))
@@ -78,7 +80,7 @@ def _decoder_input(
 
 
 def check(runner: Runner, layout: Any, row: int, decode_hook: DecodeHook | None) -> None:
-    """Raise ValueError where other frames are given in a row than `layout` leaves out."""
+    """Raise ValueError if the pictures of a row set other frames than `layout` leaves out."""
     if not isinstance(layout, Layout):
         return
     found, known = (
@@ -88,10 +90,12 @@ def check(runner: Runner, layout: Any, row: int, decode_hook: DecodeHook | None)
     if found != known:
         raise ValueError(
             f"expected pictures that give {_frame_list(known)}, as they do without a prompt, got "
-            f"{runner.table[row].prompt[:60]!r}, whose pictures give {_frame_list(found)}: bring pictures of "
+            f"{runner.table[row].prompt[:60]!r}, whose pictures give {_frame_list(found)}: "
+            f"bring pictures of "
             "the same names with every prompt, and name one of each in backbone.options.call"
         )
 
 
 def _frame_list(found: tuple[int, ...]) -> str:
+    """Return the frame numbers as text."""
     return f"latent frames {', '.join(map(str, found))}" if found else "no latent frame"

@@ -1,13 +1,13 @@
-"""What the frozen parts of a pipeline made of a prompt is kept, and given back whenever the
-prompt is run again.
+"""Cache what the frozen parts of a pipeline compute of a prompt.
 
-A pipeline is deterministic, so the n-th call of a frozen part within a run means the same
-whenever the run is of the same prompt. So a look-up needs no hash, and waits for no device.
-The first time a prompt is run, the inputs of the call are hashed as well: what two prompts
-share, as the embedding of one negative prompt, is computed and kept once.
+A pipeline is deterministic, so the n-th call of a frozen part within a run has the same
+inputs whenever the run is of the same prompt. So the key of a look-up is (prompt, n): no
+input is hashed, and no device is waited for. When a prompt is run for the first time, the
+inputs are hashed as well: an output that two prompts share, such as the embedding of one
+negative prompt, is computed and kept once.
 
-Only calls before the loop are kept. What is called within the loop (a ControlNet) sees the
-latents, and runs each time.
+Only calls before the loop are cached. A frozen part that is called within the loop, such as
+a ControlNet, sees the latents, and runs each time.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ LIMIT = 4 * 2**30  # bytes of outputs in host memory
 
 
 class EncoderCache:
-    """Keeps, on the CPU, what the modules that it watches make of each row; a row is the
-    number of a prompt.
+    """A cache, on the CPU, of what the watched modules compute of each row.
 
-    `device()` is where the outputs are wanted. A `visitor` works on that device, and rests
-    on the CPU in between. At most `limit` bytes are kept: what was used longest ago goes
-    first, and is computed again when it is needed.
+    A row is the number of a prompt. `device()` is where outputs are wanted. An offloaded
+    module is on that device while it works, and else on the CPU. At most `limit` bytes are
+    kept: the output that was used longest ago is dropped first, and computed again when it
+    is needed.
     """
 
     def __init__(self, device: Callable[[], torch.device], limit: int = LIMIT):
-        self.device, self.limit, self.bytes = device, limit, 0
+        self.device = device
+        self.limit = limit
+        self.bytes = 0
         self.hash_of_call = dict[
             Any, bytes
         ]()  # (row, number of the call, ...) → hash of the inputs
@@ -45,23 +47,30 @@ class EncoderCache:
         self.calls, self.caching = 0, False
 
     def begin(self, rows: Sequence[int], call_changes: tuple[Any, ...] = ()) -> None:
-        """A run of these rows begins; of the last run's new outputs, drop the hidden layers
-        that it did not read. `about` is what the run changes of the pipeline's call, as its
-        length."""
+        """Begin a run of these rows; call this before each run of the pipeline.
+
+        Hidden layers of the last run's new outputs that nothing read are dropped here:
+        encoders return all layers, of which pipelines read few. `call_changes` are the
+        arguments that this run changes in the pipeline's call, such as the number of
+        frames.
+        """
         for digest in self.new_hashes:
             if digest in self.kept:
                 self._store(digest, _without_unread_layers(self._remove(digest)))
-        self.rows, self.calls, self.caching, self.new_hashes = rows, 0, True, []
+        self.rows = rows
+        self.calls = 0
+        self.caching = True
+        self.new_hashes = []
         self.call_changes = call_changes
 
     def watch(self, module: nn.Module, method: str, offloaded: bool) -> None:
-        """Keep what a method of a module makes."""
+        """Replace a method of a module by a version that caches its outputs."""
         inner = getattr(module, method)
         part = _FrozenMethod(module, inner, offloaded)
 
         def remembered(*args: Any, **kwargs: Any) -> Any:
             if not self.caching:
-                if offloaded:  # it is called within the loop, and stays where the network is
+                if offloaded:  # called within the loop: the module stays on the device from here on
                     module.to(self.device())
                 return inner(*args, **kwargs)
             return self._call(part, args, kwargs)
@@ -69,11 +78,13 @@ class EncoderCache:
         setattr(module, method, remembered)
 
     def _call(self, part: _FrozenMethod, args: Any, kwargs: Any) -> Any:
+        """Return the output of the run's next call, row by row from the cache where possible."""
         self.calls += 1
         leaves, spec = pytree.tree_flatten((args, kwargs))
         batched = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()]
         shapes, sizes = tuple(leaf.shape[1:] for leaf in batched), {len(leaf) for leaf in batched}
         size, n = sizes.pop() if len(sizes) == 1 else 0, len(self.rows)
+        # Without a common first axis of rows, the batch is cached as a whole.
         if not size or size % n:  # the first axis is not that of rows
             return self._output(
                 (*self.rows, self.call_changes, self.calls, shapes), part, leaves, spec
@@ -90,6 +101,7 @@ class EncoderCache:
         return _batched(parts)
 
     def _output(self, key: Any, part: _FrozenMethod, leaves: list[Any], spec: Any) -> Any:
+        """Return one cached output on the device, or compute and store it."""
         digest = self.hash_of_call.get(key)
         if digest is None or digest not in self.kept:
             digest = self.hash_of_call[key] = _hash(part, leaves)
@@ -102,26 +114,30 @@ class EncoderCache:
         return _mapped(lambda x: x.to(device, non_blocking=True), self.kept[digest])
 
     def _store(self, digest: bytes, output: Any) -> None:
+        """Store an output; drop the outputs that were used longest ago above the limit."""
         self.kept[digest] = output
         self.bytes += _bytes(output)
         while self.bytes > self.limit and len(self.kept) > 1:
             self._remove(next(iter(self.kept)))
 
     def _remove(self, digest: bytes) -> Any:
+        """Remove an output and return it."""
         output = self.kept.pop(digest)
         self.bytes -= _bytes(output)
         return output
 
 
 class _FrozenMethod:
-    """A method of a frozen module; whether the module visits the device only to work; the
-    hidden layers read of it."""
+    """A method of a frozen module, whether the module is offloaded, and the hidden layers read."""
 
     def __init__(self, module: nn.Module, inner: Callable[..., Any], offloaded: bool):
-        self.module, self.inner, self.offloaded, self.read = module, inner, offloaded, set[int]()
+        self.module = module
+        self.inner = inner
+        self.offloaded = offloaded
+        self.read = set[int]()
 
     def compute(self, device: torch.device, args: Any, kwargs: Any) -> Any:
-        """The method's output on the CPU, in the module's own precision."""
+        """Return the method's output on the CPU, computed in the module's own precision."""
         if self.offloaded:
             self.module.to(device)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
@@ -132,11 +148,9 @@ class _FrozenMethod:
 
 
 class _TrackedLayers(tuple):
-    """Hidden states by layer, which remembers the layers that are read; the others are None
-    after the run.
+    """Hidden states by layer, which note the layers that are read; unread ones become None.
 
-    A function of torch that reads all of them at once leaves no trace: then none is
-    dropped.
+    A function of torch that reads all layers at once leaves no trace; then none is dropped.
     """
 
     read: set[int]
@@ -153,18 +167,18 @@ class _TrackedLayers(tuple):
 
     @classmethod
     def of(cls, layers: Sequence[Any], read: set[int]) -> _TrackedLayers:
+        """Build the layers with a shared set of the numbers that are read."""
         created = cls(layers)
         created.read = read
         return created
 
     def each(self) -> list[Any]:
-        """The layers, without a trace of reading."""
+        """Return the layers without marking them as read."""
         return list(super().__iter__())
 
 
 def _tracked(output: Any, read: set[int]) -> Any:
-    """An output of transformers whose hidden states note in `read` which of them are
-    read."""
+    """Wrap the hidden states in a text encoder's output, so that `read` notes which are read."""
     states = output.get("hidden_states") if isinstance(output, dict) else None
     if isinstance(states, tuple):
         output["hidden_states"] = _TrackedLayers.of(states, read)
@@ -172,7 +186,7 @@ def _tracked(output: Any, read: set[int]) -> Any:
 
 
 def _without_unread_layers(output: Any) -> Any:
-    """An output without the hidden layers that were not read."""
+    """Return an output without the hidden layers that were not read."""
     states = output.get("hidden_states") if isinstance(output, dict) else None
     if isinstance(states, _TrackedLayers) and states.read:
         kept = [layer if i in states.read else None for i, layer in enumerate(states.each())]
@@ -181,6 +195,7 @@ def _without_unread_layers(output: Any) -> Any:
 
 
 def _hash(part: _FrozenMethod, leaves: Sequence[Any]) -> bytes:
+    """Return a hash of a method and the contents of its arguments."""
     digest = hashlib.sha256(f"{id(part.module)} {part.inner.__name__}".encode())
     for leaf in leaves:
         if isinstance(leaf, Tensor):
@@ -194,10 +209,12 @@ def _hash(part: _FrozenMethod, leaves: Sequence[Any]) -> bytes:
 
 
 def _row_of(leaves: Sequence[Any], i: int) -> list[Any]:
+    """Return the leaves of one row of a batch."""
     return [leaf[i : i + 1] if isinstance(leaf, Tensor) and leaf.dim() else leaf for leaf in leaves]
 
 
 def _bytes(output: Any) -> int:
+    """Return the bytes of all tensors of an output."""
     sizes: list[int] = []
 
     def count(x: Tensor) -> Tensor:
@@ -209,13 +226,13 @@ def _bytes(output: Any) -> int:
 
 
 def _mapped(change: Callable[[Tensor], Tensor], output: Any) -> Any:
-    """An output with each of its tensors changed."""
+    """Apply a function to each tensor of an output."""
     leaves, spec = pytree.tree_flatten(output, is_leaf=_is_layers)
     return pytree.tree_unflatten([_merged_leaf([leaf], change) for leaf in leaves], spec)
 
 
 def _batched(parts: Sequence[Any]) -> Any:
-    """Outputs of single rows as the output of the batch."""
+    """Concatenate the outputs of single rows to the output of the batch."""
     flat = [pytree.tree_flatten(part, is_leaf=_is_layers) for part in parts]
     leaves = [
         _merged_leaf(list(each), lambda x: x)
@@ -225,8 +242,11 @@ def _batched(parts: Sequence[Any]) -> Any:
 
 
 def _merged_leaf(leaves: list[Any], change: Callable[[Tensor], Tensor]) -> Any:
-    """One leaf of each row as one. An autoencoder's distribution is its parameters; a cache
-    of keys is dropped."""
+    """Merge one leaf of each row into one.
+
+    An autoencoder's distribution is rebuilt from its parameters; other objects, such as a
+    cache of attention keys, are dropped.
+    """
     first = leaves[0]
     if isinstance(first, Tensor):
         return change(torch.cat(leaves) if first.dim() and len(leaves) > 1 else first)
@@ -239,10 +259,10 @@ def _merged_leaf(leaves: list[Any], change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _merged_layer(rows: Sequence[Any], change: Callable[[Tensor], Tensor]) -> Any:
-    """A hidden layer of several rows; one that is dropped of any row is not read of the
-    others."""
+    """Merge a hidden layer of several rows; if it was dropped for one row, no code reads it."""
     return None if any(row is None for row in rows) else _merged_leaf(list(rows), change)
 
 
 def _is_layers(leaf: Any) -> bool:
+    """Return whether a leaf holds tracked hidden layers."""
     return isinstance(leaf, _TrackedLayers)

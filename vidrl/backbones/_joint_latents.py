@@ -1,20 +1,18 @@
-"""Several latents of one clip as one, where a pipeline denoises them together, as sound and
-video.
+"""Arrange the latents of video and sound, which a pipeline denoises together, as one tensor.
 
 The pipeline's network reads both, so a policy of the video alone would not be a function of
-its latents. vidrl's latents hold both: what stands for the time of one latent frame stands
-in one column, so that a segment of the time axis covers the video and the sound of that
+its latents. vidrl's latents hold both: the elements that belong to the time of one latent
+frame are one column, so a segment of the time axis covers the video and the sound of that
 time.
 
-    video   v v v v | v v v v | v v v v    numbers of three latent frames
+    video   v v v v | v v v v | v v v v    elements of three latent frames
     sound   s ·     | s s     | s s        sound of their pixel frames; · is padding
 
-Places without a number are 0: their noise and their prediction are 0, so they stay 0 along
-the path, and their log-ratio is 0.
+Padding is 0: its noise and its prediction are 0, so it stays 0 along the path, and its
+log-ratio is 0.
 
-Legend: B batch, E numbers of a latent frame, L latent frames, T positions of what stands
-beside; vidrl's latents are (B, E, L, 1, 1), the pipeline's are joined as rows of numbers
-(`_runner`).
+Legend: B batch, E elements of a latent frame, L latent frames. vidrl's latents are (B, E,
+L, 1, 1); the pipeline's are joined to rows of numbers (`_loop_latents`).
 """
 
 from __future__ import annotations
@@ -35,12 +33,12 @@ from ._runner import FRAMES, Runner
 
 @dataclass(frozen=True)
 class JointLayout:
-    """The first latents, those `beside` it by their shapes, and where the numbers of these
-    stand.
+    """The layout of the video latents, and the places of the other latents beside them.
 
-    `column`: the numbers (slots, L) that stand beside each latent frame, -1 for none.
-    `place`: of each number its place in `column`. `order` is as in Layout, over all
-    latents.
+    `video`: the layout of the first latents. `other_shapes`: the shapes of the others.
+    `column`: (slots, L), the indices of the other elements that belong to each latent
+    frame, -1 for padding. `place`: for each other element its index in the flattened
+    `column`. `draw_order`: as in Layout, over all latents.
     """
 
     video: Layout
@@ -51,10 +49,12 @@ class JointLayout:
 
     @property
     def frame_map(self) -> list[Span]:
+        """The pixel frames [start, end) that are decoded from each latent frame."""
         return self.video.frame_map
 
     @property
     def pipeline_shape(self) -> tuple[int, ...]:
+        """The shape (E,) of one clip's joined latents in the pipeline."""
         return (prod(self.video.pipeline_shape) + len(self.place),)
 
     @property
@@ -68,7 +68,7 @@ class JointLayout:
         )
 
     def with_length(self, length: int) -> JointLayout:
-        """Itself for its own number of latent frames; ValueError for another."""
+        """Return the layout itself for its own number of latent frames; ValueError for another."""
         if length == self.shape[1]:
             return self
         raise ValueError(
@@ -77,7 +77,7 @@ class JointLayout:
         )
 
     def to_vidrl(self, latents: Tensor) -> Tensor:
-        """Rows of numbers as (B, E, L, 1, 1)."""
+        """Convert rows of numbers to (B, E, L, 1, 1)."""
         size = prod(self.video.pipeline_shape)
         video = self.video.to_vidrl(latents[:, :size].reshape(-1, *self.video.pipeline_shape))
         column = self.column.to(latents.device)
@@ -85,7 +85,7 @@ class JointLayout:
         return torch.cat([video.movedim(2, -1).flatten(1, 3), other_shapes], 1)[..., None, None]
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
-        """Latents (B, E, L, 1, 1) as rows of numbers."""
+        """Convert latents (B, E, L, 1, 1) to rows of numbers."""
         c, _, *space = self.video.shape
         video, other_shapes = latents[..., 0, 0].tensor_split([c * prod(space)], 1)
         video = self.video.to_pipeline(video.unflatten(1, (c, *space)).movedim(-1, 2))
@@ -93,8 +93,7 @@ class JointLayout:
         return torch.cat([video.reshape(len(latents), -1), other_shapes.flatten(1)[:, place]], 1)
 
     def noise(self, draw: torch.Generator) -> Tensor:
-        """One draw of unit noise, (E, L, 1, 1): the pipeline's own latents of that
-        generator."""
+        """Draw unit noise (E, L, 1, 1): the pipeline's own latents of that generator."""
         plain = _latent_layout.plain_draw((self.video.pipeline_shape, *self.other_shapes), draw)
         return self.to_vidrl((plain if self.draw_order is None else plain[self.draw_order])[None])[
             0
@@ -102,7 +101,7 @@ class JointLayout:
 
 
 def find_layout(runner: Runner, row: int) -> Layout | JointLayout:
-    """The layout of a pipeline's latents, and of those that it denoises beside them."""
+    """Find the layout of a pipeline's latents, and of latents that it denoises beside them."""
     runner.examine_loop(row)
     video = _latent_layout.find_layout(runner, row)
     numbers = [number for number in runner.parts.sizes if number]
@@ -131,7 +130,10 @@ def find_layout(runner: Runner, row: int) -> Layout | JointLayout:
 def _latent_frame_of_each(
     runner: Runner, row: int, number: int, shape_there: tuple[int, ...], video: Layout
 ) -> Tensor:
-    """The latent frame of each number of latents that stand beside the first."""
+    """Return the latent frame to which each element of the other latents belongs.
+
+    The position i of T on the other latents' time axis lies at pixel frame (i + 1/2) F / T.
+    """
     axis = _time_axis(runner, row, number, shape_there) if video.length > 1 else 0
     spans, length = video.frame_map, shape_there[axis]
     middles = (torch.arange(length) + 0.5) / length * spans[-1][1]
@@ -141,8 +143,7 @@ def _latent_frame_of_each(
 
 
 def _time_axis(runner: Runner, row: int, number: int, shape_there: tuple[int, ...]) -> int:
-    """Which axis of these latents is time: the one that another number of frames
-    changes."""
+    """Return the time axis of these latents: the axis that the number of frames changes."""
     name = next(name for name in FRAMES if name in runner.call_parameters)
     frames = runner.call.get(name, runner.call_parameters[name].default)
     for other in _latent_layout.lengths_to_try(frames):
@@ -160,8 +161,7 @@ def _time_axis(runner: Runner, row: int, number: int, shape_there: tuple[int, ..
 
 
 def _columns(frames: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The numbers of each latent frame, and the place of each number in that table, row by
-    row.
+    """Return the element indices of each latent frame, and each element's place in that table.
 
     >>> _columns(torch.tensor([0, 1, 1, 0, 1]), 2)[0].tolist()
     [[0, 1], [3, 2], [-1, 4]]

@@ -1,10 +1,9 @@
-"""How a pipeline arranges its latents, found by looking: runs of two lengths show which
-axis is time.
+"""Find how a pipeline arranges its latents: runs of two lengths show which axis is time.
 
 Legend: B batch, C channels, L latent frames, N tokens. vidrl's latents are (B, C, L, h, w).
 A pipeline may have (B, C, h, w), (B, L, C, h, w), (B, N, C) packed frame by frame, or (B L,
-C, h, w). Only the axis of time is looked for: the other axes keep the pipeline's order,
-since nothing else of vidrl asks what they are.
+C, h, w). Only the axis of time is searched for; the other axes keep the pipeline's order,
+since no other code of vidrl depends on them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from vidrl.diffusion.segments import Span
 
 from ._runner import FRAMES, Runner
 
-RATIOS = (  # what pipelines call the number of pixel frames that a latent frame stands for
+RATIOS = (  # pipelines' attributes for the number of pixel frames of a latent frame
     "vae_scale_factor_temporal",
     "vae_temporal_compression_ratio",
     "vae_temporal_scale_factor",
@@ -31,13 +30,17 @@ RATIOS = (  # what pipelines call the number of pixel frames that a latent frame
 
 @dataclass(frozen=True)
 class Layout:
-    """`own`: the shape of one clip's latents in the pipeline. `axis`: which of its axes is
-    time, None without one.
+    """A layout describes a pipeline's latents, and converts them to vidrl's and back.
 
-    `length`: L. `folded`: whether the frames of all clips stand in the first axis.
-    `frame_map`: see Denoiser. `order`: the place in a plain draw of each element of `own`,
-    None where they are in order. `given`: the frames of `own` that vidrl's latents leave
-    out (`_conditioning_frames`).
+    - `pipeline_shape`: the shape of one clip's latents in the pipeline.
+    - `axis`: the time axis of that shape, None without one.
+    - `length`: L.
+    - `frames_in_batch`: whether the batch axis holds the frames of all clips.
+    - `frame_map`: see Denoiser.
+    - `draw_order`: for each element of `pipeline_shape` its place in a plain draw of noise;
+      None if both have the same order.
+    - `conditioned`: the latent frames that a picture sets and that vidrl's latents leave
+      out (`_conditioning_frames`).
     """
 
     pipeline_shape: tuple[int, ...]
@@ -49,10 +52,10 @@ class Layout:
     conditioned: tuple[int, ...] = ()
 
     def without_frames(self, conditioned: tuple[int, ...]) -> Layout:
-        """The layout of a clip of which some frames are given.
+        """Return the layout without the frames `conditioned`.
 
-        The pixel frames of a given frame count to the next free one, those at the end to
-        the last.
+        The pixel frames of a conditioned frame are assigned to the next free frame, those
+        at the end of the clip to the last free one.
         """
         if not conditioned:
             return self
@@ -63,9 +66,9 @@ class Layout:
         )
 
     def with_length(self, length: int) -> Layout:
-        """The layout of a clip of so many latent frames, without those that are given.
+        """Return the layout of a clip of `length` latent frames that are not conditioned.
 
-        Raises ValueError where the given frames are not the first, as at the end of a clip.
+        Raises ValueError if a conditioned frame is not at the beginning of the clip.
         """
         if length == len(self.frame_map):
             return self
@@ -85,15 +88,17 @@ class Layout:
         )
 
     def with_all_frames(self) -> Layout:
-        """The layout of all frames, for latents and not for pixels."""
+        """Return the layout that includes the conditioned frames; its `frame_map` is not valid."""
         return replace(self, conditioned=())
 
     def _free_frames(self, device: torch.device) -> Tensor:
+        """Return the numbers of the frames that are not conditioned."""
         free = [k for k in range(self.length) if k not in self.conditioned]
         return torch.tensor(free, device=device)
 
     @property
     def packed(self) -> bool:
+        """Whether the latents are tokens (N, C), packed frame by frame."""
         return len(self.pipeline_shape) == 2
 
     @property
@@ -104,11 +109,12 @@ class Layout:
         )
 
     def to_vidrl(self, latents: Tensor) -> Tensor:
-        """The pipeline's latents as (B, C, L, h, w), without given frames."""
+        """Convert the pipeline's latents to (B, C, L, h, w), without conditioned frames."""
         every = self._unpacked(latents)
         return every.index_select(2, self._free_frames(every.device)) if self.conditioned else every
 
     def _unpacked(self, latents: Tensor) -> Tensor:
+        """Convert the pipeline's latents to (B, C, L, h, w), all frames included."""
         if self.frames_in_batch and latents.dim() == len(self.pipeline_shape):
             latents = latents.unflatten(0, (-1, self.length))
         if self.packed:
@@ -116,7 +122,7 @@ class Layout:
         return latents[:, :, None] if self.axis is None else latents.movedim(self.axis + 1, 2)
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, L, h, w) as the pipeline has them; zeros in given frames."""
+        """Convert latents (B, C, L, h, w) to the pipeline's layout; zeros in conditioned frames."""
         if self.conditioned:
             every = latents.new_zeros(*latents.shape[:2], self.length, *latents.shape[3:])
             latents = every.index_copy(2, self._free_frames(latents.device), latents)
@@ -126,8 +132,7 @@ class Layout:
         return latents.flatten(0, 1) if self.frames_in_batch else latents
 
     def noise(self, draw: torch.Generator) -> Tensor:
-        """One draw of unit noise, (C, L, h, w): the pipeline's own latents of that
-        generator, if it draws float32."""
+        """Draw unit noise (C, L, h, w): the pipeline's own float32 latents of that generator."""
         plain = plain_draw([self.pipeline_shape], draw)
         return self.to_vidrl(
             (plain if self.draw_order is None else plain[self.draw_order]).view(
@@ -137,13 +142,13 @@ class Layout:
 
 
 def find_layout(runner: Runner, row: int) -> Layout:
-    """The layout of a pipeline's latents for the sizes that `drive.call` names.
+    """Find the layout of a pipeline's latents for the sizes that `runner.call` names.
 
     Raises ValueError, with the nearest number of frames, for a number that the pipeline
     would silently change.
     """
     name = next((name for name in FRAMES if name in runner.call_parameters), None)
-    pipeline_shape = _own(runner, row)
+    pipeline_shape = _pipeline_shape(runner, row)
     places = draw_order(runner, row, pipeline_shape)
     if name is None:
         return Layout(pipeline_shape, None, 1, False, [(0, 1)], places)
@@ -164,8 +169,10 @@ def find_layout(runner: Runner, row: int) -> Layout:
 
 
 def _wrong_length(runner: Runner, name: str, frames: int, nearest: int) -> ValueError:
+    """Build the error for a number of frames that the pipeline would change."""
     return ValueError(
-        f"expected a number of frames that {runner.name} makes, got {name} = {frames}, which it would "
+        f"expected a number of frames that {runner.name} makes, got {name} = {frames}, which "
+        f"it would "
         f"change: the nearest is {name} = {nearest}"
     )
 
@@ -173,8 +180,7 @@ def _wrong_length(runner: Runner, name: str, frames: int, nearest: int) -> Value
 def _time_axis(
     pipeline_shape: tuple[int, ...], small: tuple[int, ...]
 ) -> tuple[int, int, int, bool]:
-    """The numbers of latent frames of two lengths, their axis, and whether frames are
-    folded into the batch."""
+    """Return latent frames of two lengths, their axis, and whether frames are in the batch."""
     if len(pipeline_shape) != len(small):
         return pipeline_shape[0], 1, 0, True
     axis = next(i for i, (a, b) in enumerate(zip(pipeline_shape, small, strict=True)) if a != b)
@@ -187,11 +193,10 @@ def _time_axis(
 def _frames_per_latent(
     runner: Runner, row: int, name: str, length_one: tuple[int | None, int], other: tuple[int, int]
 ) -> int:
-    """Pixel frames of a latent frame: what the pipeline says, else the slope of two
-    lengths.
+    """Return the pixel frames of a latent frame: the pipeline's own number, else a slope.
 
-    A length is (pixel frames, latent frames); where the call names no pixel frames, a third
-    length is looked at.
+    A length is (pixel frames, latent frames), and the slope is that of two lengths. If the
+    call names no number of pixel frames, a third length is run.
     """
     stated = next((getattr(runner.pipe, key) for key in RATIOS if hasattr(runner.pipe, key)), None)
     if isinstance(stated, int):
@@ -199,13 +204,13 @@ def _frames_per_latent(
     frames, length = length_one
     if frames is None:
         frames, more = other[0] + 8, shape_at_length(runner, row, name, other[0] + 8)
-        small = _own(runner, row, **{name: other[0]})
+        small = _pipeline_shape(runner, row, **{name: other[0]})
         length = other[1] + 8 if more in (None, small) else _time_axis(more, small)[0]
     return round((frames - other[0]) / (length - other[1]))
 
 
 def _spans(frames: int, length: int, ratio: int) -> list[Span]:
-    """The pixel frames of each latent frame; the first has what is before it as well.
+    """Return the pixel frames of each latent frame; the first also has the frames left over.
 
     >>> _spans(9, 3, 4)
     [(0, 1), (1, 5), (5, 9)]
@@ -215,18 +220,19 @@ def _spans(frames: int, length: int, ratio: int) -> list[Span]:
 
 
 def lengths_to_try(frames: int | None) -> list[int]:
-    """Other numbers of frames to try; none may fit a pipeline's rule, and of one frame some
-    pipelines make a picture. Eight more differ from a single frame where doubling does
-    not."""
+    """Return other numbers of frames to try, since a pipeline refuses or rounds some numbers.
+
+    Of a single frame some pipelines make a picture without a time axis; there 8 more frames
+    are a valid clip where twice as many are not.
+    """
     usual_lengths = [1, 9, 17]
     return (
         usual_lengths if frames is None else [1, 2 * frames, 2 * frames - 1, 3 * frames, frames + 8]
     )
 
 
-def _own(runner: Runner, row: int, number: int = 0, **call: Any) -> tuple[int, ...]:
-    """The shape of one clip's latents; where frames are folded into the batch, they are the
-    first axis. `number`: see `Drive.entered`."""
+def _pipeline_shape(runner: Runner, row: int, number: int = 0, **call: Any) -> tuple[int, ...]:
+    """Return the shape of one clip's latents; frames in the batch axis come first."""
     sample = runner.initial_latents_by_scheduler(row, **call)[number]
     return tuple(sample.shape if len(sample) != 1 else sample.shape[1:])
 
@@ -234,22 +240,21 @@ def _own(runner: Runner, row: int, number: int = 0, **call: Any) -> tuple[int, .
 def shape_at_length(
     runner: Runner, row: int, name: str, frames: int, number: int = 0
 ) -> tuple[int, ...] | None:
-    """The shape of latents of another number of frames; None where the pipeline fails at
-    it."""
+    """Return the shape of the latents of another number of frames; None if the pipeline fails."""
     try:
-        return _own(runner, row, number, **{name: frames})
+        return _pipeline_shape(runner, row, number, **{name: frames})
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # noqa: BLE001  a pipeline may fail in any way at a length that it does not make
+    except Exception:  # noqa: BLE001  a pipeline may fail in any way at an invalid length
         return None
 
 
 def draw_order(runner: Runner, row: int, *shapes: tuple[int, ...]) -> Tensor | None:
-    """Where in a plain draw each latent of the pipeline's own first latents comes from;
-    None for in order.
+    """Return for each element of the pipeline's first latents its place in a plain draw.
 
-    Found by comparing two draws with the latents that the pipeline made of them. Pipelines
-    that draw in half precision, or draw something else first, have no such order.
+    Two draws are compared with the latents that the pipeline made of the same seeds. None
+    means that the order is the same, or that no order exists: pipelines that draw in half
+    precision, or that draw something else first, have none.
     """
     pairs = [
         _draw_and_latents(runner, row, shapes, seed) for seed in (runner.seed, runner.seed + 1)
@@ -262,10 +267,11 @@ def draw_order(runner: Runner, row: int, *shapes: tuple[int, ...]) -> Tensor | N
 
 
 def _match_draws(plain_draw: np.ndarray, created: np.ndarray) -> Tensor | None:
-    """The place in a draw of each number that was made of it; None where none was.
+    """Return for each element its place in the draw it comes from; None if there is none.
 
-    Legend: `drawn` and `made` (2, N), two draws. What is in no draw, as the latents of a
-    given picture, has the places that are left over.
+    Legend: `drawn` and `made` (2, N), two draws. Elements that come from no draw, such as
+    the latents of a picture, get the places that are left over. Two draws are packed into
+    one complex number, so that equal values in one draw alone do not collide.
     """
     plain, latents = (two[0].astype(np.float64) + 1j * two[1] for two in (plain_draw, created))
     free, used = np.isin(latents, plain), np.isin(plain, latents)
@@ -279,7 +285,7 @@ def _match_draws(plain_draw: np.ndarray, created: np.ndarray) -> Tensor | None:
 
 
 def plain_draw(shapes: Sequence[tuple[int, ...]], draw: torch.Generator) -> Tensor:
-    """One plain draw of unit noise for latents of these shapes, one after another."""
+    """Draw unit noise for latents of these shapes, one after another, as one row."""
     return torch.cat(
         [torch.randn(prod(pipeline_shape), generator=draw) for pipeline_shape in shapes]
     )
@@ -288,8 +294,7 @@ def plain_draw(shapes: Sequence[tuple[int, ...]], draw: torch.Generator) -> Tens
 def _draw_and_latents(
     runner: Runner, row: int, shapes: Sequence[tuple[int, ...]], seed: int
 ) -> tuple[Tensor, Tensor]:
-    """A plain draw, and the latents with which the pipeline enters its loop for a generator
-    of the same seed."""
+    """Return a plain draw, and the pipeline's first latents for a generator of the same seed."""
     plain = plain_draw(shapes, torch.Generator().manual_seed(seed))
     before, runner.seed = runner.seed, seed
     try:

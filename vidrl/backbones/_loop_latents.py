@@ -1,10 +1,8 @@
-"""What a turn of a pipeline's loop steps: one latents, or several that are denoised
-together.
+"""Find which latents one iteration of a pipeline's loop steps: one, or several together.
 
-A pipeline that denoises sound beside video copies its scheduler, and each copy steps
-latents of its own. The schedulers of a run are known by number: 0 is the pipeline's, n its
-n-th copy. Between the drive and the rest of vidrl several latents are joined, as rows of
-numbers.
+A pipeline that denoises sound beside video copies its scheduler, and each copy steps its
+own latents. The schedulers of a run have numbers: 0 is the pipeline's own, n its n-th copy.
+Outside the runner several latents are joined to rows of numbers.
 
 Legend: B batch, E all numbers of one clip.
 """
@@ -24,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class LatentParts:
-    """Joins the latents of several schedulers, and cuts them apart.
+    """The latents of several schedulers, which it joins to one tensor and splits again.
 
-    `sizes`: how many numbers one clip has in the latents of each scheduler.
+    `sizes`: the number of elements of one clip in the latents of each scheduler.
 
     Example:
-        >>> parts, sound = Parts({0: 4, 1: 2}), torch.tensor([[5.0, 6.0]])
+        >>> parts, sound = LatentParts({0: 4, 1: 2}), torch.tensor([[5.0, 6.0]])
         >>> rows = parts.joined({0: torch.ones(1, 2, 2), 1: sound}, 1)
         >>> rows, parts.part(rows, sound, 1)
         (tensor([[1., 1., 1., 1., 5., 6.]]), tensor([[5., 6.]]))
@@ -39,14 +37,13 @@ class LatentParts:
         self.sizes = dict(sorted(sizes.items()))
 
     def joined(self, latent_parts: Mapping[int, Tensor], rows: int) -> Tensor:
-        """Latents of so many rows as (B, E); those of one scheduler as they are."""
+        """Join the latents of `rows` rows to (B, E); those of a single scheduler stay unchanged."""
         if len(self.sizes) == 1:
             return latent_parts[0]
         return torch.cat([latent_parts[number].reshape(rows, -1) for number in self.sizes], 1)
 
     def part(self, joined: Tensor, like: Tensor, number: int) -> Tensor:
-        """The latents of one scheduler in the shape of `like`; `like` itself if none are
-        joined."""
+        """Return one scheduler's latents in the shape of `like`; `like` if they are not joined."""
         if number not in self.sizes:
             return like
         if len(self.sizes) == 1:
@@ -56,8 +53,10 @@ class LatentParts:
 
 
 def needs_first_iteration(runner: Runner, row: int) -> bool:
-    """Whether the last turn needs what the first turn made, so that it cannot be reached
-    alone."""
+    """Return whether the last iteration reads variables that only the first iteration sets.
+
+    Then Python raises UnboundLocalError when the last iteration runs alone.
+    """
 
     def leave(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
         raise RunExit
@@ -70,12 +69,12 @@ def needs_first_iteration(runner: Runner, row: int) -> bool:
 
 
 def latent_parts(runner: Runner, row: int) -> LatentParts:
-    """The latents that are denoised together.
+    """Return the latents that a pipeline denoises together.
 
-    What a scheduler returned must come back to it in the next turn. Latents that do not are
-    never stepped: they stay as the pipeline drew them, and are no part of what a policy
-    makes. A whole turn is run, so that the step of a scheduler that is no probe is met, and
-    refused.
+    Latents count only if what their scheduler returned comes back to it in the next
+    iteration. Other latents are never stepped: they stay as the pipeline drew them, and a
+    policy does not generate them. The second iteration runs to its end, so that the step of
+    a scheduler that is not intercepted is met and refused.
     """
     initial_latents_by_scheduler = runner.initial_latents_by_scheduler(row)
     returned, received = dict[int, Tensor](), dict[int, Tensor]()
@@ -96,6 +95,7 @@ def latent_parts(runner: Runner, row: int) -> LatentParts:
 
 
 def _check_times(runner: Runner, stepped: Mapping[int, Tensor]) -> None:
+    """Raise ValueError if the latents are at several times at once."""
     times = [
         each.schedule_times()
         for each in (runner.probe, *runner.probe.copies)

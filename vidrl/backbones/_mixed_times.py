@@ -1,15 +1,15 @@
-"""Rows of several times in one run, for pipelines where the time reaches nothing but the
-network.
+"""Run rows of several times in one batch, if only the network depends on the time.
 
-A pipeline is at one time at once, so rows of several times would need a run each. But most
-pipelines use the time for one thing: they tell it to the network, as a number for each row.
-There, one run of any of the times serves all rows, if the network is told each row's own
-time.
+A pipeline's call is at one time, so rows of several times would need a run each. But most
+pipelines use the time for one purpose: they pass it to the network, as a number for each
+row. There one run at any of the times serves all rows, if the network receives each row's
+own time instead.
 
-Whether a pipeline is of that kind is found out by looking at every step of its schedule,
-with a network that does not compute and answers each call alike. The network's arguments
-must be the same in every step but for the time, and so must be what reaches the scheduler:
-then neither guidance nor anything else depends on the time or on the number of the step.
+Whether a pipeline is of that kind is found by dry runs of every step of its schedule, in
+which the network does not compute and answers each call alike. The network's arguments must
+be the same in every step but for the time, and so must the prediction that reaches the
+scheduler: then neither guidance nor anything else depends on the time or on the step
+number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ._runner import DryIteration, Runner
 
-Rule = Callable[[Tensor, int], Tensor]  # (timestep, number of levels) → what a network is told
+Rule = Callable[[Tensor, int], Tensor]  # (timesteps, number of levels) → the network's time
+# The formulas by which diffusers' pipelines compute the network's time from the timestep.
 RULES: tuple[Rule, ...] = (
     lambda timesteps, levels: timesteps,
     lambda timesteps, levels: timesteps / levels,
@@ -34,18 +35,17 @@ RULES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True)
 class TimeArgument:
-    """How a network is told the time: by which of the leaves of its arguments, and how
-    often.
+    """The leaves of a network's arguments that hold the time, and how each is computed.
 
-    `copies`: how many times the rows of a run stand in the network's batch, as 2 with
-    guidance.
+    `rules`: place of the leaf → its rule. `copies`: how many times the rows of a run are
+    repeated in the network's batch; 2 with guidance.
     """
 
     rules: Mapping[int, Rule]
     copies: int
 
     def replace_time(self, leaves: Sequence[Any], timesteps: Tensor, levels: int) -> list[Any]:
-        """The leaves of a call with the time of each row."""
+        """Return the leaves of a call with the time of each row."""
         changed = list(leaves)
         for place, rule in self.rules.items():
             changed[place] = rule(timesteps, levels).repeat(self.copies).to(leaves[place])
@@ -53,14 +53,16 @@ class TimeArgument:
 
 
 class MixedTimes:
-    """Predictions of rows of several times in one run; for each schedule it is found out
-    whether they can be."""
+    """Predictions of rows of several times in one run, where the pipeline allows it.
+
+    The check runs once for each schedule, since a schedule sets which steps exist.
+    """
 
     def __init__(self, runner: Runner):
         self.runner, self.time_argument_of = runner, dict[int, TimeArgument | None]()
 
     def supports(self, row: int, latents_of_two: Tensor) -> bool:
-        """Whether rows of several times run together; `two` are any latents of two rows."""
+        """Return whether rows of several times run together; checked with latents of two rows."""
         steps = self.runner.steps
         if steps not in self.time_argument_of:
             with torch.no_grad():
@@ -68,7 +70,7 @@ class MixedTimes:
         return self.time_argument_of[steps] is not None
 
     def predict(self, rows: Sequence[int], latents: Tensor, times: Sequence[float]) -> Tensor:
-        """What reaches the scheduler where each row is at its own time."""
+        """Return what reaches the scheduler with rows at their own times; call `supports` first."""
         time_argument, probe = self.time_argument_of[self.runner.steps], self.runner.probe
         assert time_argument is not None
         timesteps = torch.tensor([probe.timestep(t) for t in times], dtype=probe.timesteps.dtype)
@@ -80,8 +82,7 @@ class MixedTimes:
 
 
 def find_time_argument(runner: Runner, row: int, latents_of_two: Tensor) -> TimeArgument | None:
-    """How the network is told the time, or None where the time reaches more than the
-    network."""
+    """Return how the network gets the time; None if the time reaches more than the network."""
     grid, rows = runner.probe.grid[:-1], [row, row]
     iterations = [runner.dry_iteration(rows, latents_of_two, t) for t in grid]
     first, calls = iterations[0], range(len(iterations[0].calls))
@@ -89,6 +90,7 @@ def find_time_argument(runner: Runner, row: int, latents_of_two: Tensor) -> Time
         not _same_iteration(first, iteration) for iteration in iterations
     ):
         return None
+    # The same rows in the other order: shows how rows are repeated in the network's batch.
     swapped = runner.dry_iteration(
         rows, latents_of_two.unflatten(0, (2, -1)).flip(0).flatten(0, 1), grid[0]
     )
@@ -101,14 +103,13 @@ def find_time_argument(runner: Runner, row: int, latents_of_two: Tensor) -> Time
 
 
 def _same_iteration(one: DryIteration, other: DryIteration) -> bool:
-    """Whether two turns call the networks alike, and make the same of the same answers."""
+    """Return whether two iterations call the networks alike and combine the answers alike."""
     same_calls = one.networks == other.networks
     return same_calls and torch.equal(one.prediction, other.prediction)
 
 
 def _rules(calls: Sequence[Sequence[Any]], probe: Any) -> dict[int, Rule] | None:
-    """By place, the rule of each leaf that changes from step to step; None where one has
-    none."""
+    """Return the rule of each leaf that changes between steps; None if one of them has no rule."""
     if len({len(leaves) for leaves in calls}) > 1:
         return None
     timesteps = torch.tensor(probe.schedule_timesteps, dtype=probe.timesteps.dtype)
@@ -124,8 +125,7 @@ def _rules(calls: Sequence[Sequence[Any]], probe: Any) -> dict[int, Rule] | None
 
 
 def _rule(column: Sequence[Any], timesteps: Tensor, levels: int) -> Rule | None:
-    """The rule that makes one leaf of every step, a number for each row, of the
-    timesteps."""
+    """Return the rule that computes one leaf, a number for each row, from the timesteps."""
     if not all(isinstance(leaf, Tensor) and leaf.dim() < 2 for leaf in column):
         return None
     if not all(bool((leaf == leaf.reshape(-1)[0]).all()) for leaf in column):
@@ -136,10 +136,10 @@ def _rule(column: Sequence[Any], timesteps: Tensor, levels: int) -> Rule | None:
 
 
 def _copies(leaves: Sequence[Any], swapped: Sequence[Any]) -> int | None:
-    """How often the rows stand one after the other in a network's batch.
+    """Return how often the rows are repeated, one batch after the other, in a network's batch.
 
-    The two rows have changed places in `turned`. So must the rows of every leaf that
-    differs; None where they have not, as where the copies of a row stand together.
+    In `swapped` the two rows have changed places. So must the rows of every leaf that
+    differs; None if they have not, for example if the copies of a row are neighbours.
     """
     differ = [(a, b) for a, b in zip(leaves, swapped, strict=True) if not _same(a, b)]
     sizes = {len(a) for a, _ in differ if isinstance(a, Tensor) and a.dim()}
@@ -152,6 +152,7 @@ def _copies(leaves: Sequence[Any], swapped: Sequence[Any]) -> int | None:
 
 
 def _same(a: Any, b: Any) -> bool:
+    """Return whether two leaves are equal."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
     return a is b or (type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b))

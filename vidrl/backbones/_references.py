@@ -1,5 +1,7 @@
-"""What goes with a prompt into a pipeline's call: pictures, films and texts, by the names
-of the call's arguments."""
+"""Load what accompanies a prompt into a pipeline's call: pictures, films and texts.
+
+References are named after the keyword arguments of the call.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,16 @@ GREY = 0.5
 
 
 def load(prompt: str, size: Size) -> dict[str, Any]:
-    """The references of a prompt as a pipeline takes them: PIL images of the clip's size,
-    lists of them, and texts."""
+    """Return the references of a prompt as a pipeline takes them.
+
+    Pictures become PIL images of the clip's size, films lists of such images; texts stay
+    texts.
+    """
     return {name: _value(prompt, name, size) for name in of(prompt)}
 
 
 def with_loaded_files(call: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    """Arguments of a call, in which a file is named by its path, with the file's
-    pictures."""
+    """Return a call's arguments with each path of a picture or film replaced by its content."""
     files = {
         name: value for name, value in call.items() if is_file(name) and isinstance(value, str)
     }
@@ -32,6 +36,7 @@ def with_loaded_files(call: Mapping[str, Any], size: Size) -> dict[str, Any]:
 
 
 def _value(prompt: str, name: str, size: Size) -> Any:
+    """Return one reference as the pipeline takes it."""
     assert isinstance(prompt, Prompt)
     if not is_file(name):
         return prompt.references[name]
@@ -41,7 +46,7 @@ def _value(prompt: str, name: str, size: Size) -> Any:
 
 
 def image(pixels: Tensor) -> Any:
-    """Pixels (3, H, W) in [0, 1] as a PIL image."""
+    """Convert pixels (3, H, W) in [0, 1] to a PIL image."""
     from PIL import Image
 
     levels = (pixels.clamp(0, 1) * 255).round().byte()
@@ -49,7 +54,7 @@ def image(pixels: Tensor) -> Any:
 
 
 def _resized(found: Any, size: Size) -> Any:
-    """An image at a size, as diffusers' processors bring it there."""
+    """Resize an image with the filter that diffusers' processors use."""
     if size is None or found.size == (size[1], size[0]):
         return found
     from PIL import Image
@@ -58,11 +63,12 @@ def _resized(found: Any, size: Size) -> Any:
 
 
 def identity(references: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells references apart."""
+    """Return a hashable value that is equal for equal references only."""
     return tuple((name, _bytes(value)) for name, value in sorted(references.items()))
 
 
 def _bytes(value: Any) -> Any:
+    """Return the size and the pixels of a picture, of each picture of a film, or the text."""
     if isinstance(value, list):
         return tuple(_bytes(each) for each in value)
     return (value.size, value.tobytes()) if hasattr(value, "tobytes") else value
@@ -71,8 +77,7 @@ def _bytes(value: Any) -> Any:
 def grey_references(
     call_parameters: Mapping[str, Any], size: Size, frames: int
 ) -> Iterator[dict[str, Any]]:
-    """Grey references for a dry run: none, then those that a pipeline may need, fewest
-    first."""
+    """Yield grey references to try in a dry run: none first, then the likely ones."""
     grey = image(torch.full((3, *(size or (64, 64))), GREY))
     names = [name for name in call_parameters if is_file(name)]
     values = {name: [grey] * frames if stem(name) == "video" else grey for name in names}

@@ -1,5 +1,9 @@
-"""Whether a row's prediction depends on the rows that run with it, which is found out once
-by running a row alone and beside others."""
+"""Check by experiment whether a row's prediction depends on the other rows of its batch.
+
+Some pipelines take one picture for all rows of a batch, or pad texts to the longest of the
+batch. Batching such rows would change predictions silently, so a row is run alone and
+beside other rows before rows share a batch.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +36,13 @@ TEXTS = (  # of the same words, so that the two companies have the same number o
 
 
 def neighbours(row: Row) -> list[Row]:
-    """Two rows to run beside a row: other texts, and of its pictures the same and their
-    negatives."""
+    """Return two rows to run beside a row: other texts, once with inverted pictures."""
     inverted = {name: _inverted(value) for name, value in row.references.items()}
     return [Row(TEXTS[0], row.references), Row(TEXTS[1], inverted)]
 
 
 def _inverted(value: Any) -> Any:
-    """A picture, or each picture of a film, with all colours inverted; a text as it is."""
+    """Invert the colours of a picture, or of each picture of a film; return a text as it is."""
     if isinstance(value, list):
         return [_inverted(each) for each in value]
     return value.point(lambda level: 255 - level) if hasattr(value, "point") else value
@@ -48,12 +51,12 @@ def _inverted(value: Any) -> Any:
 def rows_are_independent(
     runner: Runner, rows: Sequence[int], latents: Sequence[Tensor], time: float
 ) -> bool:
-    """Whether the first of three rows has the same prediction alone, and before and behind
-    each of the two others; no gradient.
+    """Return whether the first of three rows has one prediction alone and beside the others.
 
-    `latents` are the pipeline's, of one clip a row. A pipeline that cannot run several rows
-    with their own pictures at once raises, or makes another number of rows: then rows run
-    alone.
+    The first row is placed before and behind each of the two others; no gradient is
+    computed. `latents` are the pipeline's, of one clip a row. False also if the pipeline
+    raises for several rows with their own pictures, or returns another number of rows: then
+    rows run alone.
     """
     with torch.no_grad():
         alone = runner.predict(rows[:1], latents[0], time).float()
@@ -67,6 +70,9 @@ def rows_are_independent(
             return False
     if any(len(batch) != 2 * len(alone) for batch in (*before, *behind)):
         return False
+    # Two bounds: beside either neighbour the row must agree to float precision, since the
+    # batch has the same size; with the row alone it may differ by the rounding of another
+    # batch size.
     rounding = _rounding_tolerance(next(iter(runner.switches.values())).network)
     created = (
         [batch[: len(alone)] for batch in before],
@@ -78,8 +84,7 @@ def rows_are_independent(
 def _with_neighbours(
     runner: Runner, rows: Sequence[int], latents: Sequence[Tensor], time: float, place: int
 ) -> list[Tensor]:
-    """Predictions of the first row with each of the others, where the first row stands at
-    `place`."""
+    """Return the predictions of the first row with each of the others; `place` is its position."""
     pairs = [(0, other) if place == 0 else (other, 0) for other in (1, 2)]
     return [
         runner.predict([rows[i] for i in pair], torch.cat([latents[i] for i in pair]), time).float()
@@ -88,11 +93,12 @@ def _with_neighbours(
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Return whether two predictions agree up to a tolerance relative to the maximum."""
     return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-6))
 
 
 def _rounding_tolerance(network: torch.nn.Module) -> float:
-    """How much of the maximum the size of a batch may change, by rounding alone."""
+    """Return how much of the maximum the batch size may change by rounding alone."""
     weight = next(network.parameters())
     cuda = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
     if weight.dtype == torch.float32 and weight.is_cuda and cuda:
@@ -101,12 +107,14 @@ def _rounding_tolerance(network: torch.nn.Module) -> float:
 
 
 def batches(times: Sequence[float], limit: int, mixed: bool = False) -> Iterator[list[int]]:
-    """The numbers of rows that run together, at most so many: those of one time, the times
-    in order of appearance, or where times are `mixed` those that follow each other.
+    """Yield the indices of the rows that run together, `limit` at most.
 
-    >>> list(groups([0.5, 0.9, 0.5, 0.5], limit=2))
+    Rows of one time run together, the times in order of appearance; with `mixed`, rows run
+    together in their own order.
+
+    >>> list(batches([0.5, 0.9, 0.5, 0.5], limit=2))
     [[0, 2], [3], [1]]
-    >>> list(groups([0.5, 0.9, 0.5, 0.5], limit=3, mixed=True))
+    >>> list(batches([0.5, 0.9, 0.5, 0.5], limit=3, mixed=True))
     [[0, 1, 2], [3]]
     """
     for time in [None] if mixed else dict.fromkeys(times):

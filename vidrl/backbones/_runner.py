@@ -1,12 +1,14 @@
-"""Runs of a pipeline's own `__call__`: up to its loop, through one turn of the loop, or
-from the loop to the pixels.
+"""Run a pipeline's own `__call__`: up to its loop, to a prediction, or to the pixels.
 
-    prompt, size ──► encoders ──► ┌── turn k, network skipped ──► step hands over our latents
-                     (remembered)  └── turn k, network called ───► step takes its prediction
+    prompt, size, guidance ──► encoders ──► ┌── iteration k, network idle ──► step returns
+                               (cached)     │                                 vidrl's latents
+                                            └── iteration k, network real ──► step takes the
+                                                                 prediction and ends the run
 
-The pipeline's code is unchanged but for one word: `enumerate`, which counts its loop, gives
-the number of the turn that the wanted time has in the schedule, twice. So code that asks
-which step it is in gets the true answer.
+The pipeline's code is unchanged but for one global name: `enumerate`, with which most
+pipelines count their loop, yields the number of the step at the wanted time, twice. So code
+that asks for its step number, for example to switch guidance or to choose one of two
+networks, gets the true answer.
 """
 
 from __future__ import annotations
@@ -30,20 +32,23 @@ from ._stand_ins import ExitingProcessor, RunExit, SwitchableNetwork, autocast_o
 from .base import without_autocast
 
 PROCESSORS = ("video_processor", "image_processor")
-FRAMES = ("num_frames", "video_length", "frames")  # what pipelines call the number of pixel frames
+# the names of the argument "number of pixel frames" in diffusers' pipelines
+FRAMES = ("num_frames", "video_length", "frames")
 
 
 class Row(NamedTuple):
-    """What a pipeline is asked for: a prompt, and pictures, films or texts by the names of
-    the call's arguments."""
+    """The arguments of one clip: a prompt, and references by the names of the call's arguments."""
 
     prompt: str
     references: Mapping[str, Any]
 
 
 class DryIteration(NamedTuple):
-    """A turn whose networks did not compute: the names of those that were called, the
-    leaves of the arguments of each call, and what would reach the scheduler's step."""
+    """The record of an iteration whose networks did not compute.
+
+    `networks`: the names of the networks that were called, in order. `calls`: the leaves of
+    the arguments of each call. `prediction`: what would reach the scheduler's step.
+    """
 
     networks: list[str]
     calls: list[list[Any]]
@@ -51,15 +56,18 @@ class DryIteration(NamedTuple):
 
 
 class Runner:
-    """Runs a pipeline's `__call__` for rows of `table`, with `call` as its keyword
-    arguments.
+    """A runner calls a pipeline's `__call__` for rows of `table`, with the arguments `call`.
 
-    `pipe` is a copy of the pipeline, whose network, scheduler and processors are stand-ins.
-    `counted`: whether the loop of the pipeline counts its turns. `renews`: whether a run
-    drew random numbers within the loop. `parts`: the latents that its loop denoises
-    together; several are given and returned joined, as rows of numbers (B, E). `opens`:
-    whether its first turn makes what later turns read, so that each run begins with that
-    turn, the network still.
+    `pipe` is a copy of the pipeline whose networks, schedulers and processors are
+    stand-ins. The other attributes are found in dry runs:
+
+    - `counts_iterations`: whether the pipeline's loop counts its iterations with
+      `enumerate`.
+    - `draws_noise_in_loop`: whether a run drew random numbers within the loop.
+    - `parts`: the latents that the loop denoises together. Several are joined to rows of
+      numbers (B, E) in arguments and results.
+    - `needs_first_iteration`: whether the first iteration computes what later ones read.
+      Then each run begins with the first iteration, its network idle.
     """
 
     def __init__(
@@ -71,12 +79,10 @@ class Runner:
         call: Mapping[str, Any],
         seed: int,
     ):
-        self.probe, self.encoder_cache, self.call, self.seed = (
-            probe,
-            encoder_cache,
-            dict(call),
-            seed,
-        )
+        self.probe = probe
+        self.encoder_cache = encoder_cache
+        self.call = dict(call)
+        self.seed = seed
         self.switches = {name: SwitchableNetwork(network) for name, network in networks.items()}
         self.call_function = _with_globals(
             inspect.unwrap(type(pipe).__call__), enumerate=self._enumerate
@@ -90,31 +96,30 @@ class Runner:
         self.name, self.steps = type(pipe).__name__, 0
         parts = {**self.switches, **ends, **self._refusing_schedulers(pipe), "scheduler": probe}
         self.pipe = _copy(pipe, parts, encoder_cache.device)
-        self.table, self.counts_iterations, self.draws_noise_in_loop, self.iterations = (
-            list[Row](),
-            False,
-            False,
-            0,
-        )
-        self.parts, self.needs_first_iteration, self.in_first_iteration = (
-            LatentParts({0: 0}),
-            False,
-            False,
-        )
+        self.table = list[Row]()
+        self.counts_iterations = False
+        self.draws_noise_in_loop = False
+        self.iterations = 0
+        self.parts = LatentParts({0: 0})
+        self.needs_first_iteration = False
+        self.in_first_iteration = False
 
     def times(self, row: int, steps: int) -> list[float]:
-        """The times of the pipeline's schedule of so many steps; later runs are within that
-        schedule."""
+        """Return the times of the pipeline's schedule of `steps` steps, which later runs use."""
         self.steps = steps
         self.initial_latents(row)
         return self.probe.remember_schedule()
 
     def initial_latents(self, row: int, **call: Any) -> Tensor:
-        """The latents with which the pipeline enters its loop."""
+        """Return the latents with which the pipeline enters its loop, joined."""
         return self.parts.joined(self.initial_latents_by_scheduler(row, **call), 1)
 
     def initial_latents_by_scheduler(self, row: int, **call: Any) -> dict[int, Tensor]:
-        """The same by the number of the scheduler that steps them in the first turn."""
+        """Return the latents with which the loop begins, by the number of the scheduler.
+
+        A pipeline of several latents steps each with its own copy of the scheduler; the
+        pipeline's scheduler has number 0. The run ends at the second step of a scheduler.
+        """
         found: dict[int, Tensor] = {}
 
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
@@ -131,18 +136,21 @@ class Runner:
         return found
 
     def examine_loop(self, row: int) -> None:
-        """Find what a turn of the loop steps, and whether it can be reached alone."""
+        """Find which latents an iteration steps, and whether later ones need the first."""
         self.needs_first_iteration = _loop_latents.needs_first_iteration(self, row)
         self.parts = _loop_latents.latent_parts(self, row)
 
     def predict(self, rows: Sequence[int], latents: Tensor, time: float) -> Tensor:
-        """What reaches the scheduler where the pipeline is at these latents and this
-        time."""
+        """Return what reaches the scheduler if the pipeline is at these latents and this time."""
         return self._second_iteration(rows, latents, time, self._start_networks)
 
     def dry_iteration(self, rows: Sequence[int], latents: Tensor, time: float) -> DryIteration:
-        """The same with networks that do not compute, and answer the n-th call of every run
-        alike."""
+        """Record an iteration whose networks do not compute.
+
+        The n-th network call of every run has the same answer, so two iterations that call
+        the networks alike also hand the same prediction to the scheduler, unless the
+        pipeline's own code depends on the time.
+        """
         calls: list[tuple[str, list[Any]]] = []
 
         def answer_calls() -> None:
@@ -162,8 +170,10 @@ class Runner:
     def _second_iteration(
         self, rows: Sequence[int], latents: Tensor, time: float, between: Callable[[], None]
     ) -> Tensor:
-        """What reaches the scheduler in the second of two turns at one time; the first
-        hands the latents over, and `between` is called after it."""
+        """Return what reaches the scheduler in the second of two iterations at one time.
+
+        The first iteration hands the latents over; `between` is called after it.
+        """
         seen: list[tuple[int, Tensor, Tensor]] = []
         n = len(self.parts.sizes)
 
@@ -188,8 +198,7 @@ class Runner:
     def changed_arguments(
         self, change_arguments: Callable[[list[Any]], list[Any]]
     ) -> Iterator[None]:
-        """Within this context, the networks get other leaves of their arguments when they
-        are real."""
+        """Change the leaves of the arguments of computing networks within this context."""
         for switch in self.switches.values():
             switch.change_arguments = change_arguments
         try:
@@ -199,11 +208,10 @@ class Runner:
                 switch.change_arguments = None
 
     def pixels(self, rows: Sequence[int], latents: Tensor, frames: int | None = None) -> Tensor:
-        """The clips (B, F, 3, H, W) that the pipeline's own end makes of latents, with
-        gradient.
+        """Return the clips (B, F, 3, H, W) that the pipeline decodes, with gradient.
 
-        `frames`: the pixel frames that the call asks for where the latents are of another
-        length than its own; pipelines that pack their latents unpack them by that number.
+        `frames`: the number of pixel frames in the call, for latents of another length than
+        the call's own; pipelines that pack their latents unpack them by that number.
         """
 
         def visit(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
@@ -211,12 +219,18 @@ class Runner:
 
         names = [name for name in FRAMES if name in self.call_parameters] if frames else []
         call = {"output_type": "pt", **dict.fromkeys(names[:1], frames)}
+        # The last step's time: pipelines that switch networks or guidance late are at their
+        # end there.
         out = self.run(rows, self.probe.grid[-2], visit, 1, call)
+        # A pipeline of pictures returns (B, 3, H, W).
         return out if out.dim() == 5 else out[:, None]
 
     def _start_networks(self) -> None:
-        """From here on the networks are real, and frozen parts see the latents: their
-        outputs are not kept."""
+        """Let the networks compute from here on, and stop caching.
+
+        What frozen parts compute within the loop depends on the latents, so the outputs are
+        not cached.
+        """
         self.encoder_cache.caching = False
         for switch in self.switches.values():
             switch.idle = False
@@ -229,7 +243,11 @@ class Runner:
         iterations: int,
         call: Mapping[str, Any],
     ) -> Any:
-        """One run; its pixels, or nothing where it left before."""
+        """Run the pipeline's call once; return its pixels, or None if `visit` ended the run.
+
+        `iterations`: how often the loop runs at `time`; 0 with `time` None runs the
+        schedule as it is. `visit` is called in place of each scheduler step.
+        """
         stepped: list[bool] = []
 
         def seen(prediction: Tensor, sample: Tensor, number: int) -> Tensor:
@@ -258,8 +276,13 @@ class Runner:
         return created[0] if len(created) else None
 
     def _arguments(self, rows: Sequence[int], call: Mapping[str, Any]) -> dict[str, Any]:
-        """The keyword arguments of one run; those that belong to a row are lists where
-        there are several rows."""
+        """Return the keyword arguments of one run.
+
+        Arguments that belong to a row are lists if there are several rows: most pipelines
+        take lists there. Arguments that the pipeline's call does not know are left out.
+        """
+        # One generator for each row, all with the same seed: what a pipeline draws for a
+        # row must not depend on the row's place in the batch.
         self.draws = [torch.Generator().manual_seed(self.seed) for _ in rows]
         table_rows = [self.table[row] for row in rows]
         by_row: dict[str, list[Any]] = {
@@ -276,13 +299,16 @@ class Runner:
         for_rows = {
             name: values[0] if len(rows) == 1 else values for name, values in by_row.items()
         }
+        # Schedulers with an `eta` would draw noise otherwise.
         steps = {"num_inference_steps": self.steps, "eta": 0.0, "return_dict": False}
         arguments = {**steps, **self.call, **for_rows, **call}
         return {name: value for name, value in arguments.items() if name in self.call_parameters}
 
     def _enumerate(self, values: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
-        """Python's `enumerate`, but over a schedule: there the turn of the probe's time, as
-        often as is wanted."""
+        """Enumerate as Python does, but of the schedule yield the wanted step alone, repeated.
+
+        A loop that the probe already shortens (`probe.repeats`) is enumerated as it is.
+        """
         schedule = isinstance(values, Tensor) and values.dim() == 1
         if schedule and len(values) < len(self.probe.timesteps) and not self.probe.repeats:
             raise self.refusal(
@@ -299,6 +325,7 @@ class Runner:
         return self._loop(values, start)
 
     def _loop(self, schedule: Tensor, start: int) -> Iterator[tuple[int, Any]]:
+        """Yield the step at the wanted time as often as asked, after the first if needed."""
         step_number = self.probe.step_number
         if self.needs_first_iteration and step_number:
             self.in_first_iteration = True
@@ -307,8 +334,11 @@ class Runner:
         yield from [(step_number + start, schedule[step_number])] * self.iterations
 
     def _refusing_schedulers(self, pipe: Any) -> dict[str, Any]:
-        """The other schedulers of a pipeline, which raise where they are asked for a
-        step."""
+        """Return copies of the pipeline's other schedulers whose `step` raises.
+
+        Only the scheduler named "scheduler" is intercepted; the steps of another would
+        escape.
+        """
 
         def refuse(name: str) -> Any:
             def step(*args: Any, **kwargs: Any) -> Any:
@@ -329,7 +359,7 @@ class Runner:
         return found
 
     def refusal(self, reason: str, cure: str = "") -> ValueError:
-        """The error for a pipeline that cannot be driven."""
+        """Build the ValueError for a pipeline that cannot be driven."""
         cure = cure or "write a backbone for it (CONTRIBUTING.md, 'A backbone')"
         return ValueError(
             f"expected a pipeline that vidrl can drive, got {self.name}: {reason}; {cure}"
@@ -337,7 +367,7 @@ class Runner:
 
 
 def _record_call(calls: list[tuple[str, list[Any]]], name: str, leaves: list[Any]) -> int:
-    """Note a call of a network; its number, from 1."""
+    """Record a call of a network; return its number, from 1."""
     calls.append((name, leaves))
     return len(calls)
 
@@ -359,8 +389,12 @@ class _SilentProgressBar:
 
 
 def _copy(pipe: Any, parts: Mapping[str, Any], device: Callable[[], torch.device]) -> Any:
-    """A shallow copy of a pipeline with other parts, which runs on `device` and shows no
-    progress."""
+    """Return a shallow copy of a pipeline with other parts, which runs silently on `device`.
+
+    The modules are shared, so the copy computes with the weights that are trained. A
+    subclass replaces the properties that diffusers' pipelines derive from their modules,
+    which would not find the stand-ins, and the hooks that would move modules.
+    """
     created, kind = copy.copy(pipe), type(pipe)
     members = {
         "_execution_device": property(lambda self: device()),
@@ -376,7 +410,7 @@ def _copy(pipe: Any, parts: Mapping[str, Any], device: Callable[[], torch.device
 
 
 def _with_globals(function: Any, **names: Any) -> Any:
-    """The same function, that finds other values under some global names."""
+    """Return a copy of a function that finds other values under some global names."""
     scope = {**function.__globals__, **names}
     created = types.FunctionType(
         function.__code__, scope, function.__name__, function.__defaults__, function.__closure__

@@ -1,14 +1,13 @@
-"""A scheduler that takes no step: it says which time a pipeline is at, and hands over the
-latents it is given.
+"""An intercepting scheduler: it reports the prediction and hands over latents, but never steps.
 
 A pipeline asks its scheduler for two things: the timesteps of its loop, and at the end of
-each turn the next latents (`step`). A probe is a scheduler of the pipeline's own class, so
-that all that a pipeline looks up in a scheduler is there, but its `step` calls
-`visit(prediction, sample, number)` and returns what that returns. A copy that a pipeline
-makes of its scheduler, to denoise sound beside video, is a probe as well, and calls the
-same `visit` with its own number.
+each iteration the next latents (`step`). A probe subclasses the pipeline's own scheduler
+class, so everything that a pipeline looks up in a scheduler is there, but its `step` calls
+`visit(prediction, sample, number)` and returns the result. If a pipeline copies its
+scheduler, for example to denoise sound beside video, the copy is a probe as well, and calls
+the same `visit` with its own number.
 
-Three kinds of scheduler cover diffusers: straight paths (flow), variance-preserving paths
+Three kinds of schedulers cover diffusers: straight paths (flow), variance-preserving paths
 of trained levels (discrete), and noise added to clean latents (EDM). Each becomes a path of
 `vidrl.diffusion.path`, with times from at most 1 down to 0.
 """
@@ -37,30 +36,30 @@ PREDICTS = {
 
 
 def as_float32(t: float) -> float:
-    """A time as float32 holds it: predictions are asked for at float32 times.
+    """Round a time to float32, the precision in which predictions are asked for.
 
-    >>> single(0.1)
+    >>> as_float32(0.1)
     0.10000000149011612
     """
     return float(torch.tensor(t, dtype=torch.float32))
 
 
 class _StepOutput(tuple):
-    """What a step returns: a tuple, or an object with these attributes, whichever the
-    pipeline reads."""
+    """The return value of a step, which reads as a tuple or as an object with attributes."""
 
     prev_sample = property(lambda self: self[0])
     pred_original_sample = property(lambda self: self[1])
 
 
 class Probe:
-    """What is laid over a scheduler's class.
+    """The methods that are put over a scheduler's class to intercept its steps.
 
-    `grid`: the times of the last schedule that was asked for. `time`: where a run shall be,
-    None for the schedule as it is. `turn`: the number of that step in the schedule. Where
-    `only` is not 0, the schedule of a run is that step alone, so many times over: for
-    pipelines whose loop does not count its turns. `number`: 0, and of the n-th copy in a
-    run n; `copies` are those of a run.
+    - `grid`: the times of the last schedule that was asked for.
+    - `time`: the time of the run, None for the schedule as it is.
+    - `step_number`: the number of that time's step in the schedule.
+    - `repeats`: if not 0, the run's schedule is that step alone, so many times, for
+      pipelines whose loop does not count its iterations with `enumerate`.
+    - `number`: 0, and n for the n-th copy in a run; `copies` are those of a run.
     """
 
     visit: Visit
@@ -76,8 +75,11 @@ class Probe:
     _step_index = property(lambda self: self.step_number, lambda self, value: None)
 
     def begin_run(self, time: float | None, visit: Visit) -> None:
-        """The next run is at this time, and calls `visit` at the end of each turn."""
-        self.time, self.visit, self.step_number, self.copies = time, visit, 0, []
+        """Prepare a run at this time that calls `visit` at the end of each iteration."""
+        self.time = time
+        self.visit = visit
+        self.step_number = 0
+        self.copies = []
 
     def remember_schedule(self) -> list[float]:
         """Keep the schedule that a run has just set, and return its times."""
@@ -87,19 +89,19 @@ class Probe:
         return self.grid
 
     def schedule_times(self) -> list[float]:
-        """The times of the schedule that is set, the end included."""
+        """Return the times of the schedule that is set, the end included."""
         raise NotImplementedError
 
     def timestep_and_sigma(self, t: float) -> tuple[float, float | None]:
-        """(timestep, sigma) of a time; sigma is None where the scheduler has none."""
+        """Return (timestep, sigma) of a time; sigma is None if the scheduler has none."""
         raise NotImplementedError
 
     def scale(self, t: float) -> float:
-        """The pipeline's latents divided by vidrl's."""
+        """Return the ratio of the pipeline's latents to vidrl's."""
         return 1.0
 
     def __deepcopy__(self, memo: object) -> Probe:
-        """A probe at the same time, which tells its own number."""
+        """Return a probe at the same time that has its own number."""
         probed = copy.copy(self)  # set_timesteps gives it tensors of its own
         self.copies.append(probed)
         probed.number = len(self.copies)
@@ -108,11 +110,11 @@ class Probe:
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
     ) -> _StepOutput:
+        """Call `visit` and return its latents instead of stepping."""
         return _StepOutput((self.visit(model_output, sample, self.number), sample))
 
     def insert_time(self) -> None:
-        """Put `time` into the schedule that was just set: it is a step of it, or it
-        replaces one."""
+        """Put `time` into the schedule that was just set: as a step of it, or in place of one."""
         if self.time is None:
             return
         self.step_number = self._step_number_of(self.time)
@@ -133,7 +135,7 @@ class Probe:
             self._keep_one_step(sigmas)
 
     def timestep(self, t: float) -> float:
-        """What the pipeline's code has as its timestep in a run at time t."""
+        """Return the timestep that the pipeline's code has in a run at time t."""
         on_schedule = self.step_of_time.get(as_float32(t))
         return (
             self.timestep_and_sigma(t)[0]
@@ -142,11 +144,13 @@ class Probe:
         )
 
     def _step_number_of(self, t: float) -> int:
+        """Return the step of a time; of a time between steps, the first step at or below it."""
         found = self.step_of_time.get(as_float32(t))
         earlier = bisect_left([-time for time in self.grid[:-1]], -t)  # steps at times above t
         return min(earlier, len(self.grid) - 2, len(self.timesteps) - 1) if found is None else found
 
     def _keep_one_step(self, sigmas: Tensor | None) -> None:
+        """Shorten the schedule to `repeats` copies of the current step."""
         k = self.step_number
         self.timesteps = self.timesteps[[k] * self.repeats]
         if isinstance(sigmas, Tensor):
@@ -155,12 +159,15 @@ class Probe:
 
 
 class _FlowProbe(Probe):
-    """x_t = (1 − t) x0 + t ε. `sign` is −1 where the scheduler's sigma is 1 − t and the
-    network predicts x0 − ε."""
+    """A probe that follows straight paths, x_t = (1 − t) x0 + t ε.
+
+    `sign` is −1 if the scheduler's sigma is 1 − t and the network predicts x0 − ε.
+    """
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
     ) -> _StepOutput:
+        """Undo the sign of a step with times for each token, which subtracts the prediction."""
         if (
             kwargs.get("per_token_timesteps") is not None
         ):  # such a step adds the negative of the prediction
@@ -168,10 +175,10 @@ class _FlowProbe(Probe):
         return super().step(model_output, timestep, sample)
 
     def timestep_and_sigma(self, t: float) -> tuple[float, float]:
-        """(timestep, sigma) of a time off the schedule.
+        """Return (timestep, sigma) of a time off the schedule.
 
-        Some pipelines shift the sigmas and not the timesteps; then the timestep lies
-        between those of the schedule.
+        Some pipelines shift the sigmas and not the timesteps; then the timestep is
+        interpolated between those of the schedule.
         """
         sigma = t if self.sign > 0 else 1 - t
         levels = self.config.num_train_timesteps
@@ -186,45 +193,55 @@ class _FlowProbe(Probe):
         ), sigma
 
     def schedule_times(self) -> list[float]:
+        """Return the times: the sigmas, or 1 − sigma if the sign is negative."""
         return [s if self.sign > 0 else 1 - s for s in self.sigmas.tolist()]
 
 
 class _DiscreteProbe(Probe):
-    """Trained levels: t = (i + 1) / N is timestep i."""
+    """A probe of trained levels: timestep i is time t = (i + 1) / N."""
 
     def timestep_and_sigma(self, t: float) -> tuple[float, float | None]:
+        """Return the level nearest to a time; a discrete scheduler has no sigma."""
         return max(0, round(t * self.config.num_train_timesteps) - 1), None
 
     def schedule_times(self) -> list[float]:
+        """Return the times of the schedule's levels, and 0 at the end."""
         return [(int(t) + 1) / self.config.num_train_timesteps for t in self.timesteps.tolist()] + [
             0.0
         ]
 
 
 class _EdmProbe(Probe):
-    """EDM: noise of standard deviation σ is added to clean latents; t = 2/π · atan σ."""
+    """A probe of EDM: noise of deviation σ is added to clean latents; t = 2/π · atan σ."""
 
     final: float
 
     def sigma(self, t: float) -> float:
+        """Return σ = tan(π t / 2), and the scheduler's last σ at t = 0."""
         return tan(pi / 2 * t) if t > 0 else self.final
 
     def timestep_and_sigma(self, t: float) -> tuple[float, float]:
+        """Return (timestep, sigma): EDM networks take log(σ) / 4, flow ones a multiple of σ."""
         is_flow = hasattr(self, "time_shift")  # a flow scheduler, which is told multiples of σ
         sigma = self.sigma(t)
         return sigma * self.config.num_train_timesteps if is_flow else 0.25 * log(sigma), sigma
 
     def scale(self, t: float) -> float:
+        """Return √(1 + σ²), by which vidrl's variance-preserving latents are divided."""
         return float((1 + self.sigma(t) ** 2) ** 0.5)
 
     def schedule_times(self) -> list[float]:
+        """Return the times 2/π · atan σ of the schedule's sigmas, and 0 at the end."""
         return [2 / pi * atan(s) for s in self.sigmas.double().tolist()[:-1]] + [0.0]
 
     def step(
         self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
     ) -> _StepOutput:
-        """Pipelines of preconditioned networks ask for the clean latents of each guidance
-        branch, then step."""
+        """Return clean latents for each guidance branch, and call `visit` for the guided one.
+
+        Pipelines of preconditioned networks call `step` once a branch for the clean
+        latents, combine these, and call it again with `pred_original_sample`.
+        """
         if not hasattr(self, "precondition_outputs"):
             return super().step(model_output, timestep, sample)
         guided = kwargs.get("pred_original_sample")
@@ -235,7 +252,7 @@ class _EdmProbe(Probe):
 
 
 def _between(x: float, falling: list[float], values: list[float]) -> float:
-    """The value at x on the line through the points (falling[i], values[i]).
+    """Return the value at x on the line through the points (falling[i], values[i]).
 
     >>> _between(0.75, [1.0, 0.5, 0.0], [10.0, 6.0, 0.0])
     8.0
@@ -246,11 +263,11 @@ def _between(x: float, falling: list[float], values: list[float]) -> float:
 
 
 def edm(predicts: str = "v", final: float = 0.0) -> Path:
-    """Noise of standard deviation σ added to clean latents (EDM, arXiv 2206.00364), divided
-    by √(1 + σ²).
+    """Return the path of noise of standard deviation σ that is added to clean latents (EDM).
 
-    The quotient is variance-preserving: α = cos(π t / 2) and σ = sin(π t / 2) at t = 2/π ·
-    atan σ. `final` is EDM's σ at t = 0, where sampling ends.
+    Latents are divided by √(1 + σ²) (arXiv 2206.00364). The quotient is
+    variance-preserving: α = cos(π t / 2) and σ = sin(π t / 2) at t = 2/π · atan σ. `final`
+    is EDM's σ at t = 0, where sampling ends.
 
     Example:
         >>> [round(float(edm().sigma(torch.tensor(t))), 3) for t in (1.0, 0.5, 0.0)]
@@ -265,7 +282,7 @@ def edm(predicts: str = "v", final: float = 0.0) -> Path:
 
 
 def probe(scheduler: Any, pipeline: str) -> tuple[Any, Path]:
-    """The probe of a scheduler, and the path that the scheduler walks.
+    """Return the probe of a scheduler, and the noise path that the scheduler follows.
 
     Raises ValueError for a scheduler of none of the three kinds; `pipeline` names its
     pipeline in the message.
@@ -281,21 +298,27 @@ def probe(scheduler: Any, pipeline: str) -> tuple[Any, Path]:
     if hasattr(scheduler, "alphas_cumprod") and config.get("prediction_type") in PREDICTS:
         return _discrete_probe(scheduler)
     raise ValueError(
-        f"expected a flow, variance-preserving or EDM scheduler in {pipeline}, got {type(scheduler).__name__} of "
-        f"{config.get('prediction_type', 'no prediction_type')}: vidrl cannot tell the path of its noise; put another "
+        f"expected a flow, variance-preserving or EDM scheduler in {pipeline}, got "
+        f"{type(scheduler).__name__} of "
+        f"{config.get('prediction_type', 'no prediction_type')}: vidrl cannot tell the path of "
+        f"its noise; put another "
         "scheduler into the pipeline, or write a backbone for it (CONTRIBUTING.md, 'A backbone')"
     )
 
 
 def _schedulers() -> Any:
+    """Return diffusers, imported at first use because the import takes seconds."""
     import diffusers
 
     return diffusers
 
 
 def _first_order(scheduler: Any) -> Any:
-    """The scheduler, or the first-order one of the same path and levels that vidrl's own
-    steps agree with."""
+    """Return the scheduler, or the first-order deterministic one of the same path and levels.
+
+    Multistep and stochastic schedulers are replaced: their steps are no function of one
+    prediction, while vidrl's own steps agree with the first-order ones.
+    """
     diffusers, config = _schedulers(), scheduler.config
     euler = diffusers.FlowMatchEulerDiscreteScheduler
     if config.get("prediction_type") == "flow_prediction" and not isinstance(scheduler, euler):
@@ -310,7 +333,7 @@ def _first_order(scheduler: Any) -> Any:
 
 
 def _adds_noise(scheduler: Any) -> bool:
-    """Whether the scheduler adds noise to clean latents, without a table of levels."""
+    """Return whether the scheduler adds noise to clean latents, without a table of levels."""
     is_flow = isinstance(scheduler, _schedulers().FlowMatchEulerDiscreteScheduler)
     wide = is_flow and (scheduler.config.get("sigma_max") or 1) > 1
     timestep = scheduler.config.get("timestep_type") == "continuous"
@@ -318,6 +341,7 @@ def _adds_noise(scheduler: Any) -> bool:
 
 
 def _edm_probe(scheduler: Any) -> tuple[Any, Path]:
+    """Return the probe and path of an EDM scheduler."""
     probed = _probed(_EdmProbe, scheduler, final=0.0)
     type(probed).final = _last_sigma(scheduler)
     if hasattr(scheduler, "precondition_outputs"):
@@ -329,19 +353,21 @@ def _edm_probe(scheduler: Any) -> tuple[Any, Path]:
 
 
 def _last_sigma(scheduler: Any) -> float:
+    """Return the last sigma of a scheduler's schedules."""
     other = type(scheduler).from_config(scheduler.config)
     other.set_timesteps(2)
     return float(other.sigmas[-1])
 
 
 def _discrete_probe(scheduler: Any) -> tuple[Any, Path]:
+    """Return the probe and path of a scheduler of trained levels."""
     probed = _probed(_DiscreteProbe, scheduler)
     predicts = PREDICTS[probed.config.prediction_type]
     return probed, discrete(probed.alphas_cumprod, predicts, float(probed.final_alpha_cumprod))
 
 
 def _probed(kind: type, scheduler: Any, **extra: Any) -> Any:
-    """A scheduler of the same class and configuration, with a probe over it."""
+    """Build a scheduler of the same class and configuration, with a probe's methods over it."""
     base = type(scheduler)
 
     @functools.wraps(base.set_timesteps)  # pipelines look up whether it takes sigmas or timesteps

@@ -1,5 +1,4 @@
-"""The sizes of a driven pipeline: those of its folder, those that it makes, and the nearest
-to a wrong one."""
+"""Find the clip size of a driven pipeline, and name the nearest valid size for a wrong one."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ import torch
 from . import _references
 from ._runner import FRAMES, Row, Runner
 
-DRY_STEPS = 2  # of a dry run's schedule: with one step some schedules divide 0 by 0
+DRY_STEPS = 2  # steps of a dry run: with one step some schedulers divide 0 by 0
 
 
 def folder_size(folder: Path | None, call_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The size that a folder's vidrl.json names, as arguments of the pipeline's call."""
+    """Return the size in a folder's vidrl.json as keyword arguments of the pipeline's call."""
     stated = _read(folder)
     frames = next((name for name in FRAMES if name in call_parameters), "")
     found = {
@@ -34,6 +33,7 @@ def folder_size(folder: Path | None, call_parameters: Mapping[str, Any]) -> dict
 
 
 def _read(folder: Path | None) -> dict[str, Any]:
+    """Return the content of a folder's vidrl.json, empty without one."""
     file = folder / "vidrl.json" if folder else None
     return json.loads(file.read_text()) if file and file.exists() else {}
 
@@ -41,8 +41,7 @@ def _read(folder: Path | None) -> dict[str, Any]:
 def clip_rate(
     folder: Path | None, call: Mapping[str, Any], call_parameters: Mapping[str, Any]
 ) -> float:
-    """Frames a second: what the folder, the call or the pipeline's default says, else
-    16."""
+    """Return the frames a second of vidrl.json, the call or the pipeline's default, else 16."""
     named = [
         call.get(name, call_parameters[name].default)
         for name in ("frame_rate", "fps")
@@ -59,8 +58,7 @@ def clip_rate(
 def picture_size(
     pipe: Any, call: Mapping[str, Any], call_parameters: Mapping[str, Any]
 ) -> _references.Size:
-    """Height and width of the pictures that a pipeline makes; None where neither the call
-    nor the pipeline says."""
+    """Return (height, width) of the pictures; None if no call or pipeline says them."""
     named = [
         call.get(name, call_parameters[name].default) if name in call_parameters else None
         for name in ("height", "width")
@@ -74,9 +72,10 @@ def picture_size(
 
 
 def find_dry_row(runner: Runner, size: _references.Size) -> tuple[int, tuple[str, ...]]:
-    """The row of dry runs, and the references without which the pipeline does not run.
+    """Return the row for dry runs, and the references that the pipeline cannot run without.
 
-    Raises ValueError, with the pipeline's own error, where it runs with none.
+    Grey references are tried, the fewest first, until the pipeline's call runs. Raises
+    ValueError with the pipeline's own error if the call runs with none of them.
     """
     frames = next(
         (
@@ -96,10 +95,13 @@ def find_dry_row(runner: Runner, size: _references.Size) -> tuple[int, tuple[str
             raise
         except Exception as error:  # noqa: BLE001  a pipeline may refuse its arguments in any way
             errors.append(error)
+    # The first error is that of a call without any reference. The second says more: it is that
+    # of the most usual reference, if the pipeline takes references at all.
     raise _refused_arguments(runner, errors[min(1, len(errors) - 1)])
 
 
 def _refused_arguments(runner: Runner, error: Exception) -> ValueError:
+    """Build the error for arguments that the pipeline refuses, with the nearest size if known."""
     if isinstance(error, ValueError) and str(error).startswith(
         "expected a pipeline that vidrl can drive"
     ):
@@ -108,7 +110,8 @@ def _refused_arguments(runner: Runner, error: Exception) -> ValueError:
         ", ".join(f"{key} = {value!r}" for key, value in runner.call.items()) or "its own defaults"
     )
     refused = ValueError(
-        f"expected arguments that {runner.name} runs with, got {arguments[:200]}: {type(error).__name__}: "
+        f"expected arguments that {runner.name} runs with, got {arguments[:200]}: "
+        f"{type(error).__name__}: "
         f"{str(error).strip()[:400]}{_nearest(runner, str(error))}"
     )
     refused.__cause__ = error
@@ -116,7 +119,7 @@ def _refused_arguments(runner: Runner, error: Exception) -> ValueError:
 
 
 def _nearest(runner: Runner, text: str) -> str:
-    """The nearest size, where the pipeline's error names the number that divides it.
+    """Return advice on the size if the pipeline's error names the number that must divide it.
 
     >>> class Asked: call = {"height": 17, "width": 32}
     >>> _nearest(Asked, "`height` and `width` have to be divisible by 16 but are 17 and 32.")

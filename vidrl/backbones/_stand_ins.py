@@ -1,5 +1,4 @@
-"""What stands in a driven pipeline for its network, its autoencoder and its processors of
-pixels."""
+"""Stand-ins for a driven pipeline's network, its autoencoder's decode and its pixel processors."""
 
 from __future__ import annotations
 
@@ -14,28 +13,27 @@ from torch.utils.checkpoint import checkpoint
 
 
 class RunExit(Exception):
-    """Leaves a pipeline from inside; its argument is what the run was for."""
+    """Ends a pipeline's run from inside; its argument is the result of the run."""
 
 
 def autocast_of_caller(device: torch.device) -> Callable[[], torch.autocast]:
-    """What makes a context with the autocast of this moment, for use where autocast is
-    off."""
+    """Return a factory of contexts with the autocast of this moment, for use where it is off."""
     kind, cached = device.type, torch.is_autocast_cache_enabled()
     dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
     return lambda: torch.autocast(kind, dtype, enabled, cached)
 
 
 class SwitchableNetwork:
-    """A network, or while `still` zeros of its output's shape, which cost no computation.
+    """A network that computes, or while `idle` returns zeros of its output's shape at no cost.
 
-    The network computes under the context that `precision` makes. The shape is that of a
-    copy of the network on the device "meta", which has neither weights nor numbers. Where
-    the network cannot run there, because its code reads numbers, it runs itself once for
-    each shape of its inputs.
+    While it computes, the context of `precision` is active. The output's shape comes from a
+    copy of the network on the device "meta", which has neither weights nor numbers. A
+    network whose code reads numbers cannot run there: it runs itself once for each shape of
+    its inputs.
 
-    `asked`, where it is set, is told the leaves of the arguments of each call while
-    `still`, and returns the number of the call, of which the answer is made. `change`,
-    where it is set, is what the leaves become before the network computes.
+    `on_idle_call`, if set, receives the leaves of the arguments of each idle call and
+    returns the number of the call; the answer is then random numbers of that seed instead
+    of zeros. `change_arguments`, if set, changes the leaves before the network computes.
     """
 
     on_idle_call: Callable[[list[Any]], int] | None = None
@@ -70,6 +68,7 @@ class SwitchableNetwork:
         )
 
     def _changed(self, args: Any, kwargs: Any) -> Any:
+        """Return the arguments after `change_arguments`."""
         if self.change_arguments is None:
             return args, kwargs
         leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -77,13 +76,15 @@ class SwitchableNetwork:
 
     @torch.no_grad()
     def _output_on_meta(self, args: Any, kwargs: Any) -> Any:
+        """Return an output on "meta", computed there or, if that fails, by the network itself."""
         try:
             return self._run_on_meta(args, kwargs)
-        except Exception:  # noqa: BLE001  whatever a network's code may raise where its numbers are missing
+        except Exception:  # noqa: BLE001  any error of code that reads missing numbers
             created = self.network(*args, **kwargs)
             return pytree.tree_map_only(Tensor, lambda y: y.to("meta"), created)
 
     def _run_on_meta(self, args: Any, kwargs: Any) -> Any:
+        """Run a weightless copy of the network on the device "meta"."""
         with torch.device("meta"):
             if self.meta_copy is None:
                 network: Any = self.network
@@ -95,16 +96,18 @@ class SwitchableNetwork:
 
 
 def _numbered_answer(like: Tensor, n: int, device: torch.device) -> Tensor:
-    """Numbers of a tensor's shape that are the same for each n, and other ones for another
-    n."""
+    """Return numbers of a tensor's shape that are the same for each n and differ between n."""
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(n)).to(
         device, like.dtype
     )
 
 
 class ExitingProcessor:
-    """An image or video processor that leaves with the pixels, before they become numpy or
-    meet a safety checker."""
+    """An image or video processor that ends the run with the pixels as tensors.
+
+    Without it the pixels would become numpy arrays, without gradient, or meet a safety
+    checker.
+    """
 
     def __init__(self, processor: Any):
         self.processor = processor
@@ -123,11 +126,11 @@ class ExitingProcessor:
 
 
 class DecodeHook:
-    """An autoencoder's `decode` in the autoencoder's own precision; with `checkpointing`,
-    computed twice for less memory.
+    """A replacement of an autoencoder's `decode` that runs in the autoencoder's own precision.
 
-    `seen` collects its inputs where it is a list; then each shape is decoded once, since
-    only the inputs are wanted. While it `leaves`, a run ends with its first input.
+    With `checkpointing`, activations are recomputed in the backward pass. If `recorded` is
+    a list, the inputs are appended to it and each shape is decoded only once, since only
+    the inputs are wanted. While `exits` is set, a run ends with its first input.
     """
 
     def __init__(self, autoencoder: nn.Module, checkpointing: bool):
@@ -146,12 +149,14 @@ class DecodeHook:
         return self._decode(z, args, kwargs)
 
     def _decode(self, z: Tensor, args: Any, kwargs: Any) -> Any:
+        """Decode in the autoencoder's precision; a pipeline may hand over another one."""
         z = z.to(next(self.autoencoder.parameters()).dtype)
         if self.checkpointing and z.requires_grad:
             return checkpoint(lambda z: self.inner(z, *args, **kwargs), z, use_reentrant=False)
         return self.inner(z, *args, **kwargs)
 
     def _record(self, z: Tensor, args: Any, kwargs: Any) -> Any:
+        """Record the input; decode once for each shape."""
         assert self.recorded is not None
         self.recorded.append(z.detach().clone())
         if z.shape not in self.outputs:

@@ -1,4 +1,4 @@
-"""A Wan pipeline of a few thousand random weights, which needs no file."""
+"""A Wan pipeline of a few thousand random weights, which tests build without a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def pipeline() -> Any:
-    """A WanPipeline of random weights with every part of the real one."""
+    """Build a WanPipeline of random weights that has every part of the real one."""
     import diffusers
     from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 

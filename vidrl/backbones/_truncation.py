@@ -1,4 +1,4 @@
-"""How a pipeline gives a prompt to its tokenizers, and which prompts they cut off."""
+"""Find the prompts that all tokenizers of a pipeline cut off."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Any
 
 from ._runner import Row, Runner
 
-PLACEHOLDER = "vidrl reads this"  # a prompt that is looked for in what the tokenizers are given
+PLACEHOLDER = "vidrl reads this"  # a prompt that no template contains by chance
 
 
 class TokenizerCalls:
-    """The calls of a pipeline's tokenizers in one run: each with its text, in which MARK
-    stands for the prompt."""
+    """The tokenizer calls of one run, recorded with a placeholder as the prompt.
+
+    A pipeline may wrap the prompt in a template before tokenizing. So one run with
+    `PLACEHOLDER` as its prompt records each call's text, and `truncates` puts a real prompt
+    in place of the placeholder.
+    """
 
     def __init__(self, runner: Runner, row: Row):
         self.calls: list[tuple[Any, str, Mapping[str, Any]]] = []
@@ -31,7 +35,11 @@ class TokenizerCalls:
                 setattr(runner.pipe, name, tokenizer)
 
     def truncates(self, prompt: str) -> bool:
-        """Whether every tokenizer that reads prompts cuts the end of this one off."""
+        """Return whether every tokenizer that reads the prompt cuts its end off.
+
+        A pipeline with several text encoders of different limits reads the end as long as
+        one of them does.
+        """
         limits = [
             (tokenizer, text.replace(PLACEHOLDER, prompt), limit)
             for tokenizer, text, arguments in self.calls
@@ -43,7 +51,7 @@ class TokenizerCalls:
 
 
 class _ListeningTokenizer:
-    """A tokenizer that notes the texts it is given."""
+    """A tokenizer wrapper that records the calls whose text contains the placeholder."""
 
     def __init__(self, tokenizer: Any, calls: list[tuple[Any, str, Mapping[str, Any]]]):
         self.tokenizer, self.calls = tokenizer, calls
@@ -59,7 +67,7 @@ class _ListeningTokenizer:
 
 
 def _limit(tokenizer: Any, arguments: Mapping[str, Any]) -> int:
-    """The number of tokens that a call reads, 0 for all."""
+    """Return the number of tokens that a call keeps, 0 if it does not truncate."""
     if not arguments.get("truncation"):
         return 0
     limit = arguments.get("max_length") or tokenizer.model_max_length
@@ -67,4 +75,5 @@ def _limit(tokenizer: Any, arguments: Mapping[str, Any]) -> int:
 
 
 def _tokens(tokenizer: Any, text: str) -> int:
+    """Return the number of tokens of a text, special tokens included."""
     return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])

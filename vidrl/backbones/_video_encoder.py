@@ -1,14 +1,13 @@
-"""Pixels to a pipeline's latents: its autoencoder's encoder, and the inverse of what it
-does with latents before decoding.
+"""Convert pixels to a pipeline's latents: encode, then invert what precedes its decoder.
 
-Between its loop and its decoder a pipeline unpacks the latents and scales them: each
-element z_i that reaches the decoder is scale_i · x_{place_i} + shift_i. Four runs of the
-pipeline's end find scale, shift and place: latents that are 0, that are 1, and that hold
-the two digits of their own number. Then the inverse is exact, whatever the pipeline's way
-is.
+Between its loop and its decoder a pipeline unpacks and scales the latents: each element z_i
+that reaches the decoder is scale_i · x_{place_i} + shift_i. Scale, shift and place are
+measured in four runs of that code: with latents that are 0, that are 1, and that hold the
+two digits of each element's own index. So the inverse is exact, whatever the pipeline's
+code is.
 
-Legend: F pixel frames, x the pipeline's latents of one clip as one row of numbers, z what
-reaches the decoder.
+Legend: F pixel frames, x the pipeline's latents of one clip as one row of numbers, z the
+decoder's input.
 """
 
 from __future__ import annotations
@@ -22,15 +21,17 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .pipeline import Pipeline
 
-BASE = 4096  # of the two digits; float32 holds each of them exactly
-FRAMES_AT_ONCE = 8  # that an autoencoder of pictures encodes at once
+# Indices are sent as two digits of this base: float32 (and scaling) would round large indices.
+BASE = 4096
+FRAMES_AT_ONCE = 8  # pictures in one call of an autoencoder of pictures
 
 
 class VideoEncoder:
-    """scale, shift and place of the elements that reach the decoder, in their shape."""
+    """An encoder of clips that inverts the measured scale, shift and place of latents."""
 
     @torch.no_grad()
     def __init__(self, pipeline: Pipeline):
+        """Measure scale, shift and place; raise NotImplementedError if there are none."""
         self.pipeline, shape_there = pipeline, pipeline.layout.pipeline_shape
         number = torch.arange(prod(shape_there), dtype=torch.float32, device=pipeline.device).view(
             shape_there
@@ -44,7 +45,7 @@ class VideoEncoder:
         self._check_inverse(number)
 
     def _decoder_input(self, latents_of_one: Tensor) -> Tensor:
-        """What reaches the decoder of the latents of one clip."""
+        """Return the decoder's input for the latents of one clip."""
         pipe, layout = self.pipeline, self.pipeline.layout
         assert pipe.decode_hook is not None
         pipe.decode_hook.recorded = []
@@ -56,6 +57,7 @@ class VideoEncoder:
             pipe.decode_hook.recorded = None
 
     def _digit(self, latents: Tensor) -> Tensor:
+        """Return the digit that reached each element of the decoder's input."""
         return (
             ((self._decoder_input(latents) - self.shift) / self.scale)
             .nan_to_num(0, 0, 0)
@@ -64,8 +66,7 @@ class VideoEncoder:
         )
 
     def _check_inverse(self, number: Tensor) -> None:
-        """Raise NotImplementedError where a pipeline does something else with its
-        latents."""
+        """Raise NotImplementedError if random latents reach the decoder in another form."""
         draw = torch.Generator().manual_seed(0)
         x = torch.randn(number.shape, generator=draw).to(number)
         found, expected = self._decoder_input(x), self.scale * x.flatten()[self.place] + self.shift
@@ -73,12 +74,14 @@ class VideoEncoder:
         reached = self.place[self.scale != 0].unique().numel() == free
         if not reached or not torch.allclose(found, expected, atol=1e-3 * float(found.abs().max())):
             raise NotImplementedError(
-                f"expected {self.pipeline.runner.name} to scale and rearrange its latents before it decodes them, got "
-                'something that has no such inverse, or half precision: use dtype = "float32", or another backbone'
+                f"expected {self.pipeline.runner.name} to scale and rearrange its latents "
+                f"before it decodes them, got "
+                'something that has no such inverse, or half precision: use dtype = "float32", '
+                "or another backbone"
             )
 
     def latents_of(self, clip: Tensor) -> Tensor:
-        """Latents (1, C, L, h, w) of a clip (1, F, 3, H, W) in [0, 1]."""
+        """Return latents (1, C, L, h, w) of a clip (1, F, 3, H, W) in [0, 1]."""
         z = self._encoded(2 * clip - 1)
         if z.shape != self.scale.shape:
             raise NotImplementedError(
@@ -91,8 +94,7 @@ class VideoEncoder:
         return self.pipeline.layout.to_vidrl(x.view(1, *shape_there))
 
     def _encoded(self, pixels: Tensor) -> Tensor:
-        """The encoder's means: of a film as a whole, or of each of its frames, as the
-        decoder reads them."""
+        """Return the encoder's means: of the whole film, or frame by frame as the decoder works."""
         part = self.pipeline.autoencoder
         encode: Any = self.pipeline.encoder
         assert part is not None and encode is not None
@@ -103,7 +105,7 @@ class VideoEncoder:
 
 
 def _means(encoded: Any) -> Tensor:
-    """The mean of what an autoencoder's `encode` returns: a distribution, or latents."""
+    """Return the mean of an autoencoder's `encode` output: of a distribution, or plain latents."""
     if hasattr(encoded, "latent_dist"):
         return encoded.latent_dist.mode()
     return encoded.latent if hasattr(encoded, "latent") else encoded.latents

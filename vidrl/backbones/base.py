@@ -1,4 +1,9 @@
-"""What the trainer needs of a generator, and nothing more.
+"""The interface between a generator and the trainer: what a backbone must define, and no more.
+
+A backbone is a subclass of `Denoiser` (or of `Generator`, for a model without a noise path)
+in a file of this folder. It must define `encode`, `times`, `predict`, `decode` and `tiny`,
+and set the attributes `network`, `shape`, `fps`, `path` and `frame_map`. The other methods
+have defaults.
 
 Legend: B batch, C latent channels, L latent frames, h w latent height and width, F pixel
 frames, H W pixels.
@@ -28,40 +33,48 @@ CACHE_BYTES = 4 * 2**30  # of conditions in host memory: about 1000 prompts of W
 
 
 def without_autocast(device: torch.device) -> torch.autocast:
-    """A context in which operations on a device run in the precision of their inputs, even
-    inside autocast."""
+    """Return a context in which autocast is off on a device.
+
+    Operations then run in the precision of their inputs, even inside an enclosing autocast.
+    """
     return torch.autocast(device.type, enabled=False)
 
 
 class Generator(ABC):
-    """Makes pixels out of noise under a condition; constructor arguments are its
-    options."""
+    """A generator makes pixels from noise under a condition; its constructor takes its options."""
 
     network: nn.Module  # what is trained
     shape: tuple[int, ...]  # of one latent, (C, L, h, w)
     fps: float
-    longer = "Shorten these prompts"  # the cure where `truncated` names prompts
-    # the references of a prompt that `encode` reads, as ("image", "negative_prompt")
+    # what a person should do about the prompts that `truncated` returns; ends a warning
+    longer = "Shorten these prompts"
+    # the references of a prompt that `encode` reads, for example ("image", "negative_prompt")
     reads: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()  # those of them that every prompt must have
-    # what a person must know before training of who reads the LoRA that is written
+    needs: tuple[str, ...] = ()  # the references in `reads` that every prompt must have
+    # shown before training: which programs cannot read the LoRA that will be written
     adapter_notes: tuple[str, ...] = ()
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """The condition of each prompt, without gradient; a prompt may be a
-        `vidrl.data.prompt.Prompt` with references."""
+        """Return the condition of each prompt: named tensors (B, ...), without gradient.
+
+        The keys are the backbone's own; the trainer only takes rows of the tensors
+        (`rows`), moves them between devices, and hands them back to `predict` and
+        `decode_with`. A row must depend on its own prompt alone, since conditions are
+        cached prompt by prompt. A prompt may be a `vidrl.data.prompt.Prompt` with
+        references, such as an image. Call `check_prompts` first: this method raises
+        ValueError for references that the family does not read.
+        """
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Raise ValueError where a prompt has references that this family does not read, or
-        lacks one that it needs.
+        """Raise ValueError if a prompt has a reference that is not read, or lacks a needed one.
 
         Example:
             >>> from vidrl.backbones.toy import Toy
             >>> from vidrl.data.prompt import Prompt
             >>> Toy.tiny().check_prompts([Prompt("a cat", {"image": "cat.png"})])
             Traceback (most recent call last):
-            ValueError: expected prompts of text alone, which is what Toy reads, got 'a cat' with image: ...
+            ValueError: expected prompts of text alone, which is what Toy reads, got ...
         """
         name, reads = type(self).__name__, ", ".join(self.reads)
         for prompt in prompts:
@@ -73,7 +86,8 @@ class Generator(ABC):
                 )
                 raise ValueError(
                     f"expected {kinds}, which is what {name} reads, got {str(prompt)[:60]!r} with "
-                    f"{', '.join(unread)}: take these columns out of the prompt file, or use a backbone "
+                    f"{', '.join(unread)}: take these columns out of the prompt file, or use a "
+                    f"backbone "
                     "that reads them"
                 )
             if missing:
@@ -84,58 +98,74 @@ class Generator(ABC):
                 )
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts whose end `encode` cuts off; a family whose text encoder has a length
-        limit overrides this."""
+        """Return the prompts whose end `encode` cuts off at the text encoder's limit.
+
+        The default returns none; a family with a length limit overrides this method.
+        """
         return []
 
     def encoding(self) -> AbstractContextManager[None]:
-        """A context around several calls of `encode`: an offloaded text encoder stays on
-        the device within."""
+        """Return a context around several calls of `encode`.
+
+        Within the context an offloaded text encoder stays on the device, so that the
+        encoder is moved once and not once for each prompt.
+        """
         return nullcontext()
 
     @abstractmethod
     def generate(self, noise: Tensor, cond: Cond) -> Tensor:
-        """Latents (B, C, L, h, w) from noise, as the family's own sampler makes them."""
+        """Return latents (B, C, L, h, w) that the family's sampler makes of unit noise."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Clips (B, F, 3, H, W) in [0, 1]; differentiable in the latents."""
+        """Return clips (B, F, 3, H, W) in [0, 1] from latents (B, C, L, h, w).
+
+        The result must be differentiable in the latents: rewards with a gradient are
+        trained through this method. Each clip must depend on its own latents alone.
+        """
 
     def decode_with(self, latents: Tensor, cond: Cond) -> Tensor:
-        """The clips of latents that were made under a condition.
+        """Return the clips of latents that were generated under a condition.
 
-        A family whose decoder reads the condition too, as where a given first frame is put
-        before the clip, overrides this; for the others it is `decode`.
+        The default ignores the condition and calls `decode`. A family whose decoder reads
+        the condition overrides this method, for example where a conditioning frame is put
+        before the clip.
         """
         return self.decode(latents)
 
     @classmethod
     @abstractmethod
     def tiny(cls) -> Generator:
-        """A few thousand random weights of the same architecture, for tests; needs no
-        file."""
+        """Build the same architecture with a few thousand random weights, for tests."""
 
     def noise(self, draws: Sequence[torch.Generator]) -> Tensor:
-        """One unit Gaussian latent a generator, float32 (B, C, L, h, w): the same whatever
-        the batch and the device."""
+        """Return unit Gaussian latents (B, C, L, h, w), float32, one for each random generator.
+
+        A latent depends on its own generator alone: not on the batch, and not on the
+        device, since the numbers are drawn on the CPU.
+        """
         created = [torch.randn(self.shape, generator=draw) for draw in draws]
         return (
             torch.stack(created) if created else torch.empty(0, *self.shape)
-        )  # a process without rows
+        )  # where a process has no rows
 
     @property
     def device(self) -> torch.device:
+        """The device on which the network's weights are."""
         return next(self.network.parameters()).device
 
     def to(self, device: torch.device | str) -> Generator:
-        """Move everything that computes; families with more than `network` extend it."""
+        """Move all modules that compute; a family with further modules extends this method."""
         self.network.to(device)
         return self
 
     def save_lora(
         self, folder: Folder, weights: Mapping[str, Tensor], config: Mapping[str, object]
     ) -> None:
-        """Write an adapter in the family's own format."""
+        """Write an adapter in the family's format: peft's tensors and LoraConfig arguments.
+
+        The default raises NotImplementedError.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} has no adapter format: train it with policy.full = true"
         )
@@ -143,56 +173,62 @@ class Generator(ABC):
     def load_lora(
         self, folder: Folder, partial: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """Weights and LoraConfig arguments of an adapter; ValueError, or with `partial` a
-        warning, for misfits."""
+        """Return the weights and the LoraConfig arguments of an adapter file or folder.
+
+        Raises ValueError for parts that do not fit the network; with `partial` these are
+        left out with a warning. The default raises NotImplementedError.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} has no adapter format: leave policy.lora empty"
         )
 
 
 class Denoiser(Generator):
-    """A generator by iterative denoising along a noise path."""
+    """A generator that denoises in steps along a noise path x_t = α_t x0 + σ_t ε."""
 
     path: Path
-    frame_map: list[Span]  # of each latent frame, the pixel frames [start, end) that it stands for
-    folder: Folder | None = None  # where its files lie, if they lie on this machine
-    # what a person must know who compares its clips with those of another program
+    frame_map: list[Span]  # for each latent frame, the pixel frames [start, end) decoded from it
+    folder: Folder | None = None  # the model's folder, if it is on this machine
+    # shown before training: why clips of another program may differ from this backbone's
     notes: tuple[str, ...] = ()
 
     @abstractmethod
     def times(self, n: int) -> list[float]:
-        """The n + 1 times, from at most 1 down to 0, that the family's own scheduler visits
-        in n steps.
+        """Return the n + 1 falling times, the last one 0, of the family's own scheduler.
 
-        Schedulers of straight paths begin at 1; those of trained levels may begin below, as
-        Stable Diffusion's at 0.98.
+        Times are in [0, 1]: 1 is pure noise, 0 a clean latent. Schedulers of straight paths
+        begin at 1; schedulers of trained levels may begin below 1, as Stable Diffusion's at
+        0.98. Raises ValueError for n < 1.
         """
 
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The network's prediction at x_t (B, C, L, h, w) for times t (B,), guidance
-        included."""
+        """Return the network's prediction at x_t, guidance included, in the shape of x.
+
+        `x`: latents (B, C, L, h, w) at the times `t` (B,); rows may have different times.
+        `cond`: what `encode` returned. The prediction is ε, v, x0 or the velocity ε − x0,
+        as `path` declares, in float32 or the network's precision. With gradients enabled
+        the result carries the gradient of the weights.
+        """
 
     @cached_property
     def clip_shape(self) -> tuple[int, ...]:
-        """The shape (F, 3, H, W) of its clips, as one decode shows; a family that knows its
-        size overrides this."""
+        """The shape (F, 3, H, W) of a clip; the default decodes zeros once to find it."""
         with torch.no_grad():
             return tuple(self.decode(torch.zeros(1, *self.shape, device=self.device)).shape[1:])
 
     @property
     def encodes_video(self) -> bool:
-        """Whether `encode_video` works: whether the family has `latents_of`."""
+        """Whether `encode_video` works, which is whether the family defines `latents_of`."""
         return type(self).latents_of is not Denoiser.latents_of
 
     @torch.no_grad()
     def encode_video(self, video: Tensor) -> Tensor:
-        """Latents (B, C, L, h, w), float32, of clips (B, F, 3, H, W), float in [0, 1] or
-        uint8, of `clip_shape`.
+        """Return latents (B, C, L, h, w), float32, of clips (B, F, 3, H, W).
 
-        What `decode` turns into clips like these. The latents are the means of the encoder,
-        so that the same clip has the same latents each time; they carry no gradient, and
-        autocast does not lower their precision. Raises NotImplementedError for a family
+        Clips are of `clip_shape`, float in [0, 1] or uint8. The latents are the means of
+        the encoder, so that a clip has the same latents each time; they carry no gradient,
+        and autocast does not lower their precision. Raises NotImplementedError for a family
         without an encoder, and ValueError for clips of another shape or range.
 
         Example:
@@ -206,12 +242,14 @@ class Denoiser(Generator):
         finite = check_video(video, "video")
         if tuple(video.shape[1:]) != tuple(self.clip_shape):
             raise ValueError(
-                f"expected clips (F, 3, H, W) of {tuple(self.clip_shape)}, as {type(self).__name__} makes "
+                f"expected clips (F, 3, H, W) of {tuple(self.clip_shape)}, as "
+                f"{type(self).__name__} makes "
                 f"them, got {tuple(video.shape[1:])}: cut and shrink the clips to that"
             )
         if not bool(finite.all()):
             raise ValueError(
-                f"expected finite clips, got NaN or infinity in clip {int(finite.all(1).int().argmin())}: "
+                f"expected finite clips, got NaN or infinity in clip "
+                f"{int(finite.all(1).int().argmin())}: "
                 "leave it out"
             )
         scale = 255 if video.dtype == torch.uint8 else 1
@@ -219,7 +257,7 @@ class Denoiser(Generator):
             return self.latents_of(video.to(self.device, torch.float32) / scale).float()
 
     def check_encodes_video(self) -> None:
-        """Raise NotImplementedError where the family has no video encoder."""
+        """Raise NotImplementedError if the family has no video encoder."""
         if not self.encodes_video:
             raise NotImplementedError(
                 f"expected a backbone that turns clips into latents, got {type(self).__name__}, "
@@ -228,16 +266,21 @@ class Denoiser(Generator):
             )
 
     def latents_of(self, video: Tensor) -> Tensor:
-        """Latents of float32 clips in [0, 1] on the device; a family with a video encoder
-        overrides this."""
+        """Return the latents of float32 clips in [0, 1] that are on the device.
+
+        A family with a video encoder overrides this method; `encode_video` checks the clips
+        and then calls this method.
+        """
         raise NotImplementedError
 
     def ready(self) -> None:
-        """Raise what `predict` would raise on this device, with or without gradient and
-        autocast as they are now."""
+        """Raise the errors of the first `predict` early, on this device and with this autocast.
+
+        The trainer calls this method before any work. The default checks nothing.
+        """
 
     def generate(self, noise: Tensor, cond: Cond, steps: int = 20) -> Tensor:
-        """The deterministic sampler."""
+        """Sample deterministically (the sampler "ode") in `steps` steps from x_1 = noise."""
         from vidrl.diffusion.transition import step
 
         x, times = noise.to(self.device), self.times(steps)
@@ -248,7 +291,7 @@ class Denoiser(Generator):
 
 
 def rows(cond: Cond, index: Tensor | slice) -> Cond:
-    """Some rows of a condition.
+    """Return some rows of a condition.
 
     Example:
         >>> rows({"text": torch.arange(3)}, torch.tensor([2, 2]))
@@ -258,12 +301,11 @@ def rows(cond: Cond, index: Tensor | slice) -> Cond:
 
 
 class PromptCache:
-    """Encodes each prompt once, alone and outside autocast, and keeps its condition in host
-    memory.
+    """A cache that encodes each prompt once and keeps the condition in host memory.
 
     Prompts of one text with different references are different prompts. At most `limit`
-    bytes are kept: the prompt that was used longest ago goes first. A tensor that is equal
-    for several prompts, as the embedding of the negative prompt is, is kept once.
+    bytes are kept: the prompt that was used longest ago is dropped first. A tensor that is
+    equal for several prompts, such as the embedding of the negative prompt, is kept once.
 
     Example:
         >>> from vidrl.backbones.toy import Toy
@@ -275,15 +317,15 @@ class PromptCache:
 
     def __init__(self, backbone: Generator, limit: int = CACHE_BYTES):
         self.backbone, self.limit = backbone, limit
-        self.kept = OrderedDict[str, Cond]()  # the prompt that was used last stands last
-        # the tensors of the first prompt: later tensors that equal these are not kept again
+        self.kept = OrderedDict[str, Cond]()  # in the order of use; the latest is at the end
+        # the first prompt's tensors: a later tensor that equals one of these is not stored again
         self.first: Cond = {}
         self.bytes = 0
         cure = "set backbone.options.offload_text = true, or use a device of more memory"
         self._one_at_a_time = Pieces(1, "encoding one prompt", cure)
 
     def __call__(self, prompts: Sequence[str]) -> Cond:
-        """The condition of each prompt, on the backbone's device."""
+        """Return the condition of each prompt, on the backbone's device."""
         parts = self._cached(prompts)
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in parts]
         parts |= self._one_at_a_time.attempt(1, lambda _: self._encode_new(new))
@@ -293,11 +335,10 @@ class PromptCache:
         }
 
     def learn(self, prompts: Sequence[str]) -> None:
-        """Encode prompts in advance, as many as `limit` holds, while the text encoder is on
-        the device once.
+        """Encode prompts in advance, as many as `limit` holds, in one text encoder visit.
 
-        A prompt that cannot be encoded, and all after it, are left to the later call of
-        `encode`, which raises.
+        Errors are suppressed here: a prompt that cannot be encoded, and all prompts after
+        it, are encoded by the later call of the cache, which raises.
         """
         old = self._cached(prompts)
         kept_anyway = [
@@ -311,7 +352,7 @@ class PromptCache:
             )
 
     def _cached(self, prompts: Sequence[str]) -> dict[str, Cond]:
-        """The conditions that are kept of these prompts, marked as used last."""
+        """Return the cached conditions of these prompts, and mark them as used last."""
         found = {
             prompt: self.kept[prompt] for prompt in dict.fromkeys(prompts) if prompt in self.kept
         }
@@ -320,11 +361,10 @@ class PromptCache:
         return found
 
     def _encode_new(self, prompts: Sequence[str], room: float = inf) -> dict[str, Cond]:
-        """Encode and keep prompts in one visit of the text encoder, until the next would
-        take more than `room` bytes.
+        """Encode and keep prompts in one text encoder visit, until `room` bytes are used up.
 
-        Each is encoded alone: the last bits of a condition must not depend on what it was
-        encoded with, so that a resumed run has the same ones.
+        Each prompt is encoded alone: the last bits of a condition must not depend on the
+        prompts of the same batch, so that a resumed run has the same conditions.
         """
         created: dict[str, Cond] = {}
         if not prompts:
@@ -342,6 +382,7 @@ class PromptCache:
         return created
 
     def _keep(self, prompt: str, cond: Cond) -> Cond:
+        """Store a condition, and drop the prompts that were used longest ago above the limit."""
         if not self.first:
             self.first, self.bytes = cond, sum(value.nbytes for value in cond.values())
         cond = {name: self._shared_or_new(name, value) for name, value in cond.items()}
@@ -352,20 +393,26 @@ class PromptCache:
         return cond
 
     def _shared_or_new(self, name: str, value: Tensor) -> Tensor:
-        """The first prompt's tensor of that name, where it equals this one."""
+        """Return the first prompt's tensor of that name if it equals `value`, else `value`."""
         first = self.first.get(name)
         alike = first is not None and first.shape == value.shape and first.dtype == value.dtype
-        return first if alike and torch.equal(first, value) else value  # type: ignore[return-value, arg-type]
+        if alike and torch.equal(first, value):  # type: ignore[arg-type]
+            return first  # type: ignore[return-value]
+        return value
 
     def _unshared(self, cond: Cond) -> list[Tensor]:
+        """Return the tensors of a condition that are not shared with the first prompt."""
         return [value for name, value in cond.items() if value is not self.first.get(name)]
 
     def _unshared_bytes(self, cond: Cond) -> int:
+        """Return the bytes of the tensors that only this condition holds."""
         return sum(value.nbytes for value in self._unshared(cond))
 
     def _batch(self, values: Sequence[Tensor], several: bool) -> Tensor:
-        """One tensor (B, ...) on the device; what several prompts share is there once, and
-        expanded."""
+        """Concatenate the prompts' tensors to one tensor (B, ...) on the device.
+
+        A tensor that all prompts share is moved once and expanded.
+        """
         if several and all(value is values[0] for value in values):
             return values[0].to(self.backbone.device).expand(len(values), *values[0].shape[1:])
         return torch.cat(list(values)).to(self.backbone.device)

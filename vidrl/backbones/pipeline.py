@@ -1,13 +1,20 @@
-"""Any diffusers pipeline as a denoiser, without a line about its family: its own code runs
-around the network.
+"""Drive any diffusers pipeline as a denoiser: the pipeline's own code runs around the network.
 
-One prediction is one run of the pipeline's `__call__` over two turns of its loop at one
-time (`_runner`). In the first turn the network is a stand-in that costs nothing (`_stand_ins`),
-and where the pipeline asks its scheduler for the next latents, the scheduler hands over
-vidrl's (`_scheduler_probe`). In the second turn the network is real, and what reaches the scheduler,
-guidance and all, is the prediction; then the run is left. What frozen parts made of a
-prompt is kept (`_encoder_cache`). Decoding is the pipeline's own end, after a turn that hands over
-the latents.
+diffusers has no common interface for one prediction: each pipeline's `__call__` prepares
+text, pictures, guidance and further network inputs in its own way. But every pipeline hands
+its guided prediction to `scheduler.step`, and takes the next latents from there. So vidrl
+runs the unchanged `__call__` and intercepts its scheduler; no code here depends on a
+family.
+
+One prediction runs two iterations of the pipeline's loop at one time (`_runner`). In the
+first iteration the network is replaced by zeros that cost nothing (`_stand_ins`); at the
+end of the iteration the pipeline calls `scheduler.step`, and the intercepting scheduler
+returns vidrl's latents as the next ones (`_scheduler_probe`). In the second iteration the
+pipeline therefore runs the real network at vidrl's latents. What it hands to
+`scheduler.step` is the prediction, guidance included, and an exception ends the run.
+Outputs of frozen parts, such as text embeddings, are cached by prompt (`_encoder_cache`).
+Decoding is the code after the pipeline's loop: one iteration hands over the latents, and
+the loop ends.
 
 Legend: B batch, C latent channels, L latent frames, F pixel frames; vidrl's latents are (B,
 C, L, h, w).
@@ -47,25 +54,31 @@ from .base import Cond, Denoiser
 
 
 class Pipeline(Denoiser):
-    """A diffusers pipeline as a denoiser; its deterministic rollout gives the pipeline's
-    own pixels.
+    """A diffusers pipeline as a denoiser; deterministic sampling gives its own pixels.
 
-    `model`: a folder, a hub id, or a pipeline in memory. `call`: keyword arguments of the
-    pipeline's call, as height, width, num_frames, guidance_scale, negative_prompt; what is
-    left out is the pipeline's own default. `fps`: the rate at which clips are played; None
-    is what the folder's vidrl.json, the call or the pipeline says, else 16. `dtype` is of
-    all components of a folder or hub id but the autoencoder, which stays float32; a
-    pipeline in memory keeps its own. `offload`: encoders visit the device only to encode.
-    `batch`: rows of one time that run together at most; 0 is all. Where a row's prediction
-    depends on its company, rows run alone, which the first batch finds out. `decode_chunk`:
-    clips decoded at once. `gradient_checkpointing`: of the networks and of a decode that
-    carries gradient. `train`: which of several networks are trained, by their names in the
-    pipeline; empty is all. `seed`: of what the pipeline draws to encode a picture.
-    `attention`: the networks' diffusers backend, proven at first use. All weights come
-    frozen, in eval mode.
+    All weights come frozen and in eval mode. The options are:
 
-    Raises ValueError for what is no pipeline, for one that cannot be driven, with the
-    reason, and for sizes that the pipeline does not make.
+    - `model`: a folder, a hub id, or a pipeline in memory.
+    - `call`: keyword arguments of the pipeline's call, such as height, width, num_frames,
+      guidance_scale, negative_prompt; the pipeline's defaults hold for the others.
+    - `fps`: frames a second of the clips; None takes the value of the folder's vidrl.json,
+      of the call or of the pipeline, else 16.
+    - `dtype`: precision of all components of a folder or hub id but the autoencoder, which
+      stays float32; a pipeline in memory keeps its own precision.
+    - `offload`: keep the encoders on the CPU, and move them to the device only to encode.
+    - `batch`: the largest number of rows in one run; 0 means no limit. If a row's
+      prediction depends on the other rows of its batch, which the first batch shows, rows
+      run alone.
+    - `decode_chunk`: the number of clips that are decoded at once.
+    - `gradient_checkpointing`: recompute activations of the networks, and of decodes that
+      carry gradient, in the backward pass.
+    - `train`: names of the networks to train, of a pipeline with several; empty means all.
+    - `seed`: seeds what the pipeline draws while it encodes a picture.
+    - `attention`: the attention backend of the networks; its numbers are checked at first
+      use.
+
+    Raises ValueError for a model that is no pipeline, for a pipeline that cannot be driven,
+    with the reason, and for sizes that the pipeline does not make.
 
     Example:
         >>> pipeline = Pipeline.tiny()
@@ -89,22 +102,23 @@ class Pipeline(Denoiser):
     ):
         if batch < 0 or decode_chunk < 1 or (fps is not None and fps <= 0):
             raise ValueError(
-                f"expected batch ≥ 0, decode_chunk ≥ 1 and fps > 0, got {batch}, {decode_chunk} and {fps}"
+                f"expected batch ≥ 0, decode_chunk ≥ 1 and fps > 0, got {batch}, "
+                f"{decode_chunk} and {fps}"
             )
         local = isinstance(model, (str, Path))
         if not local and dtype != "float32":
             raise ValueError(
-                f"expected dtype with a folder or a hub id, got {dtype} with a pipeline in memory, which keeps its own "
-                f"precision: leave dtype out, and call pipe.to(torch.{dtype}) first, and pipe.vae.to(torch.float32)"
+                f"expected dtype with a folder or a hub id, got {dtype} with a pipeline in "
+                f"memory, which keeps its own "
+                f"precision: leave dtype out, and call pipe.to(torch.{dtype}) first, and "
+                f"pipe.vae.to(torch.float32)"
             )
         self.folder = Path(str(model)) if local and Path(str(model)).is_dir() else None
         pipe = _components.check(_components.load(str(model), dtype) if local else model)
-        self.batch, self.decode_chunk, self.offload, self.attention = (
-            batch,
-            decode_chunk,
-            offload,
-            attention,
-        )
+        self.batch = batch
+        self.decode_chunk = decode_chunk
+        self.offload = offload
+        self.attention = attention
         self._sort_components(pipe, train, gradient_checkpointing)
         folder_size = _sizes.folder_size(self.folder, _components.arguments(pipe))
         self._prepare(pipe, {**folder_size, **(call or {})}, seed)
@@ -119,12 +133,12 @@ class Pipeline(Denoiser):
             *_components.scheduler_notes(pipe.scheduler, self.probe),
         )
         self.adapter_notes = tuple(_adapters.notes(pipe, self.trained))
+        # None until the first batch has been compared with a row that runs alone.
         self._rows_depend: bool | None = None
         self._proven = set[Any]()
 
     def _sort_components(self, pipe: Any, train: Sequence[str], checkpointing: bool) -> None:
-        """Sort the pipeline's modules into networks, of which some are trained, and frozen
-        parts."""
+        """Sort the pipeline's modules into networks, some of them trained, and frozen parts."""
         self.networks, self.frozen = _components.networks(pipe), _components.frozen(pipe)
         self.trained = _components.select_trained(self.networks, train, type(pipe).__name__)
         single = len(self.trained) == 1
@@ -134,13 +148,19 @@ class Pipeline(Denoiser):
         if checkpointing:
             _components.enable_checkpointing(self.networks)
         self.autoencoder = _components.autoencoder(self.frozen)
+        # Taken before the encoder cache replaces the method `encode`: clips to train on are
+        # encoded here, and must not fill the cache.
         self.encoder = None if self.autoencoder is None else self.autoencoder.encode
         self.decode_hook = (
             None if self.autoencoder is None else DecodeHook(self.autoencoder, checkpointing)
         )
 
     def _prepare(self, pipe: Any, call: Mapping[str, Any], seed: int) -> None:
-        """Prepare the drive, and look at the latents of dry runs."""
+        """Build the runner, and find the layout of the latents in dry runs.
+
+        The order matters: the encoder cache and the decode hook replace methods of the
+        frozen parts, so both exist before the first run.
+        """
         name = type(pipe).__name__
         _components.check_call(call, _components.arguments(pipe), name)
         self.probe, self.path = probe(pipe.scheduler, name)
@@ -172,8 +192,10 @@ class Pipeline(Denoiser):
         self.shape, self.frame_map = self.layout.shape, self.layout.frame_map
 
     def times(self, n: int) -> list[float]:
-        """The times of the pipeline's own schedule of n steps; `predict` takes the times to
-        be of the last one.
+        """Return the times of the pipeline's own schedule of n steps.
+
+        `predict` refers to the schedule of the last call: a time on that schedule gets its
+        exact timestep, and another time an interpolated one.
 
         Example:
             >>> Pipeline.tiny().times(2)  # shift 1 over 1000 levels
@@ -184,23 +206,24 @@ class Pipeline(Denoiser):
         return self.runner.times(self.dry_row, n)
 
     def noise(self, draws: Sequence[torch.Generator]) -> Tensor:
-        """One unit Gaussian latent a generator, float32 (B, C, L, h, w), drawn as the
-        pipeline draws its own."""
+        """Return unit Gaussian latents, float32 (B, C, L, h, w), as the pipeline draws them."""
         created = [self.layout.noise(draw) for draw in draws]
         return torch.stack(created) if created else torch.empty(0, *self.shape)
 
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """{"row": (B,)}, the numbers of prompts in a table; what a prompt means is computed
-        when it is first run.
+        """Return {"row": (B,)}: the numbers of the prompts in a table of prompts seen so far.
 
-        A `vidrl.data.prompt.Prompt` brings what else the pipeline's call takes, as the
-        image of image-to-video. Raises ValueError for a prompt without a picture that the
-        pipeline needs, and for one with a reference that the pipeline does not take.
+        The pipeline itself encodes the prompt when the row is first run, and the encoder
+        cache keeps the result. A `vidrl.data.prompt.Prompt` may bring further arguments of
+        the call, such as the image of image-to-video. Raises ValueError for a prompt
+        without a picture that the pipeline needs, and for a reference that the pipeline
+        does not take.
         """
         self.check_prompts(prompts)
         return {"row": torch.tensor([self._row(prompt) for prompt in prompts], device=self.device)}
 
     def _row(self, prompt: str) -> int:
+        """Return the number of a prompt in the table; a new prompt is added."""
         references = _references.load(prompt, self.size)
         key = str(prompt), _references.identity(references)
         if key not in self.row_of_prompt:
@@ -214,15 +237,17 @@ class Pipeline(Denoiser):
         return self.row_of_prompt[key]
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """What the network and the guidance predict at x_t (B, C, L, h, w) for t (B,),
-        float32; as `path` says."""
+        """Return what the network and the guidance predict at x_t (B, C, L, h, w), float32.
+
+        `t` (B,) may hold several times. `path` declares the kind of prediction.
+        """
         self._attend(x.device)
         times, rows = t.tolist(), cond["row"].tolist()
         limit = self._rows_at_once(x, rows, times)
         mixed_times = limit > 1 and len(set(times)) > 1 and self._times_mix(x, rows[0])
         created: dict[int, Tensor] = {}
         for part in _row_independence.batches(times, limit, mixed_times):
-            is_whole_batch = len(part) == len(x)  # then nothing is copied
+            is_whole_batch = len(part) == len(x)  # then indexing would only copy
             raw = self._predict(
                 x if is_whole_batch else x[part], [times[i] for i in part], [rows[i] for i in part]
             )
@@ -232,12 +257,12 @@ class Pipeline(Denoiser):
         return torch.stack([created[i] for i in range(len(x))]) if created else torch.zeros_like(x)
 
     def _times_mix(self, x: Tensor, row: int) -> bool:
-        """Whether rows of several times run together, asked of a row that runs beside
-        others."""
+        """Return whether rows of several times run in one batch; checked on one row, twice."""
         two = self.noise([torch.Generator().manual_seed(seed) for seed in (0, 1)])
         return self.mixed_times.supports(row, self.layout.to_pipeline(two.to(x)))
 
     def _predict(self, x: Tensor, times: list[float], rows: list[int]) -> Tensor:
+        """Return the prediction of rows that run together, in vidrl's layout and sign."""
         scale, sign = self.probe.scale(times[0]), self.probe.sign
         pipeline_latents = self.layout.to_pipeline(x if scale == 1 else x * scale)
         several = len(set(times)) > 1
@@ -247,6 +272,8 @@ class Pipeline(Denoiser):
             else self.runner.predict(rows, pipeline_latents, times[0])
         )
         raw = self.layout.to_vidrl(raw.float())
+        # Some pipelines add fresh noise to conditioning latents in each iteration. Then the
+        # log-density of a step has no defined mean, and training would be silently wrong.
         if self.runner.draws_noise_in_loop:
             raise self.runner.refusal(
                 "it draws new random numbers in each step, so that a prediction is not a function "
@@ -257,7 +284,7 @@ class Pipeline(Denoiser):
         return raw if sign == 1 else sign * raw
 
     def _rows_at_once(self, x: Tensor, rows: Sequence[int], times: Sequence[float]) -> int:
-        """How many rows run together: one where company changes a prediction."""
+        """Return how many rows run together: 1 if a row's prediction depends on the others."""
         limit = self.batch or _row_independence.NO_LIMIT
         if limit == 1 or len(x) < 2:
             return limit
@@ -266,8 +293,10 @@ class Pipeline(Denoiser):
         return 1 if self._rows_depend else limit
 
     def _rows_are_independent(self, x: Tensor, row: int, time: float) -> bool:
-        """Whether a row has the same prediction alone and beside two others, of which the
-        second has everything else: text, pictures and latents."""
+        """Return whether a row has the same prediction alone and next to two other rows.
+
+        The second of the others differs in everything: text, pictures and latents.
+        """
         table, scaled = self.runner.table, x * self.probe.scale(time)
         others = _row_independence.neighbours(table[row])
         table.extend(others)
@@ -276,12 +305,11 @@ class Pipeline(Denoiser):
         return _row_independence.rows_are_independent(self.runner, rows, latents, time)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Clips (B, F, 3, H, W) in [0, 1], float32, by the pipeline's own end; with
-        gradient."""
+        """Return clips (B, F, 3, H, W) in [0, 1], float32, with gradient, as the pipeline does."""
         return self.decode_with(latents, {"row": torch.full((len(latents),), self.dry_row)})
 
     def decode_with(self, latents: Tensor, cond: Cond) -> Tensor:
-        """The same for the prompts of `cond`: some pipelines begin with a given frame."""
+        """Return the clips for the prompts of `cond`: some pipelines put a given frame first."""
         rows, size = cond["row"].tolist(), self._decoded_at_once()
         created = [
             self._decode(latents[a : a + size], rows[a : a + size])
@@ -294,12 +322,16 @@ class Pipeline(Denoiser):
         )
 
     def _decoded_at_once(self) -> int:
-        """Clips decoded at once: one where rows change each other, or where that is not
-        known yet of rows with pictures."""
+        """Return how many clips are decoded together.
+
+        It is 1 where the rows of a batch change each other, or where no batch has yet shown
+        that rows with pictures do not.
+        """
         alone = bool(self.needs) if self._rows_depend is None else self._rows_depend
         return 1 if alone or self.batch == 1 else self.decode_chunk
 
     def _decode(self, latents: Tensor, rows: list[int]) -> Tensor:
+        """Return the clips of one piece; latents of fewer frames give shorter clips."""
         part = self.layout.with_length(latents.shape[2])
         pipeline_latents = part.to_pipeline(latents) * self.probe.scale(0.0)
         frames = None if part is self.layout else part.frame_map[-1][1]
@@ -307,31 +339,31 @@ class Pipeline(Denoiser):
 
     @property
     def encodes_video(self) -> bool:
-        """Whether the pipeline has an autoencoder that turns clips into latents."""
+        """Whether the pipeline has an autoencoder, and its latents hold pictures alone."""
         return self.autoencoder is not None and not isinstance(self.layout, JointLayout)
 
     def check_encodes_video(self) -> None:
-        """Raise NotImplementedError where latents hold more than pictures, or nothing
-        encodes."""
+        """Raise NotImplementedError if no part encodes clips, or latents hold sound as well."""
         if isinstance(self.layout, JointLayout):
             raise NotImplementedError(
-                f"expected a pipeline that makes pictures alone, got {self.runner.name}, whose latents hold sound "
-                "as well, which clips do not bring: train it by an algorithm that samples, or use another pipeline"
+                f"expected a pipeline that makes pictures alone, got {self.runner.name}, whose "
+                f"latents hold sound "
+                "as well, which clips do not bring: train it by an algorithm that samples, or "
+                "use another pipeline"
             )
         super().check_encodes_video()
 
     def latents_of(self, video: Tensor) -> Tensor:
-        """The encoder's means, brought into the pipeline's latents by the inverse of its
-        own way to the decoder."""
+        """Return the encoder's means, mapped back through the code between loop and decoder."""
         return torch.cat([self.video_encoder.latents_of(clip) for clip in video.split(1)])
 
     @cached_property
     def video_encoder(self) -> VideoEncoder:
-        """What the pipeline does with latents before it decodes them."""
+        """The inverse of what the pipeline does with latents before decoding them."""
         return VideoEncoder(self)
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts whose end no text encoder of the pipeline reads.
+        """Return the prompts whose end no text encoder of the pipeline reads.
 
         Example:
             >>> Pipeline.tiny().truncated(["a red circle", "a red circle " * 6])
@@ -341,19 +373,21 @@ class Pipeline(Denoiser):
 
     @cached_property
     def tokenizer_calls(self) -> TokenizerCalls:
-        """How the pipeline gives texts to its tokenizers."""
+        """The texts that the pipeline gives to its tokenizers."""
         return TokenizerCalls(self.runner, self.runner.table[self.dry_row])
 
-    longer = "Raise backbone.options.call.max_sequence_length, where the pipeline takes it, or shorten them"
+    longer = (
+        "Raise backbone.options.call.max_sequence_length, where the pipeline takes it, "
+        "or shorten them"
+    )
 
     def ready(self) -> None:
-        """Raise where the attention backend, or gradient checkpointing, cannot be used."""
+        """Raise if the attention backend or gradient checkpointing cannot be used."""
         self._attend(self.device)
         _checkpointing.prove(self)
 
     def _attend(self, device: torch.device) -> None:
-        """Set the attention backend once it is proven for this device, gradient and
-        autocast."""
+        """Set the attention backend after a check for this device, gradient mode and autocast."""
         if self.attention == "native":
             return
         low = (
@@ -375,7 +409,7 @@ class Pipeline(Denoiser):
         self._proven.add(case)
 
     def to(self, device: torch.device | str) -> Pipeline:
-        """Move networks, the autoencoder and, unless they are offloaded, the encoders."""
+        """Move the networks, the autoencoder and, unless they are offloaded, the encoders."""
         for part in (*self.networks.values(), *self.frozen.values()):
             if not self.offload or part in self.networks.values() or part is self.autoencoder:
                 part.to(device)
@@ -384,14 +418,13 @@ class Pipeline(Denoiser):
     def save_lora(
         self, folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, object]
     ) -> None:
-        """Write an adapter as the pipeline does, one file a network; see
-        `vidrl.backbones._adapters`."""
+        """Write one LoRA file for each trained network; see `vidrl.backbones._adapters`."""
         _adapters.save(self.runner.pipe, self.trained, Path(folder), weights, config)
 
     def load_lora(
         self, folder: Path, partial: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """Weights, float32, and LoraConfig arguments of a LoRA of the trained networks.
+        """Return float32 weights and LoraConfig arguments of a LoRA of the trained networks.
 
         Raises ValueError for parts that do not fit the networks; with `partial` these are
         left out, with a warning.
@@ -400,8 +433,7 @@ class Pipeline(Denoiser):
 
     @classmethod
     def tiny(cls) -> Pipeline:
-        """A Wan pipeline of random weights, 16 x 16 x 5 frames, text of 16 tokens, without
-        guidance."""
+        """Build a pipeline of random weights: 16 x 16 x 5 frames, 16 tokens, no guidance."""
         from ._tiny import pipeline
 
         size = {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16}

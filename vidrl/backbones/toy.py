@@ -1,5 +1,6 @@
-"""A denoiser of a few hundred weights that needs torch alone: the trainer's test subject,
-and the smallest example.
+"""A denoiser of a few hundred weights that needs torch alone: the smallest backbone.
+
+The trainer's tests train this model.
 
 Legend: B batch, L latent frames; latents (B, 3, L, 4, 4), clips (B, 4 L − 3, 3, 32, 32).
 """
@@ -19,7 +20,7 @@ from .base import Cond, Denoiser
 
 
 class _Net(nn.Module):
-    """Two 3D convolutions with time and text added between."""
+    """Two 3D convolutions, between which the embedded time and text are added."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -33,7 +34,9 @@ class _Net(nn.Module):
 
 
 class Toy(Denoiser):
-    """A random convolutional denoiser on a straight path; its decoder only enlarges.
+    """A random convolutional denoiser that predicts along a straight path.
+
+    The decoder has no weights: it repeats and enlarges latent frames.
 
     Example:
         >>> toy = Toy.tiny()
@@ -51,10 +54,11 @@ class Toy(Denoiser):
 
     @classmethod
     def tiny(cls) -> Toy:
+        """Build the model with its default sizes."""
         return cls()
 
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """Eight numbers in [−1, 1] hashed from each prompt."""
+        """Return {"text": (B, 8)}: eight numbers in [−1, 1] that are hashed from each prompt."""
         self.check_prompts(prompts)
         bits = [
             [(zlib.crc32(f"{i} {p}".encode()) % 1000) / 500 - 1 for i in range(8)] for p in prompts
@@ -62,12 +66,15 @@ class Toy(Denoiser):
         return {"text": torch.tensor(bits, device=self.device)}
 
     def times(self, n: int) -> list[float]:
+        """Return n + 1 evenly spaced times from 1 to 0."""
         return torch.linspace(1, 0, n + 1, dtype=torch.float64).tolist()
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Return the velocity ε − x0 that the network predicts."""
         return self.network(x, t, cond["text"])
 
     def decode(self, latents: Tensor) -> Tensor:
+        """Return clips: the first latent frame gives one pixel frame, each later one four."""
         frames = torch.cat([latents[:, :, :1], latents[:, :, 1:].repeat_interleave(4, 2)], 2)
         video = torch.sigmoid(frames).transpose(1, 2)
         return interpolate(video.flatten(0, 1), scale_factor=8.0, mode="bilinear").unflatten(
@@ -75,9 +82,8 @@ class Toy(Denoiser):
         )
 
     def latents_of(self, video: Tensor) -> Tensor:
-        """The latents whose enlarged frames are nearest to the clip's: the least-squares
-        inverse of `decode`."""
-        # (32, 4)
+        """Return the least-squares inverse of `decode`."""
+        # The matrix (32, 4) of the enlargement in `decode` along one axis.
         enlarge = interpolate(
             torch.eye(4, device=video.device)[None], scale_factor=8.0, mode="linear"
         )[0].T

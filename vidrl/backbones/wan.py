@@ -1,14 +1,13 @@
-"""Wan 2.1 text-to-video (arXiv 2503.20314) in diffusers format: any size of it, from
-assets/tiny-wan to 14B.
+"""Wan 2.1 text-to-video (arXiv 2503.20314) of any size, in diffusers format.
 
 Legend: B batch, C latent channels, L latent frames, h w latent height and width, F pixel
-frames, H W pixels, N text tokens, D their width. The straight path: t = 1 is noise, the
-network predicts ε − x0 and is told 1000 t.
+frames, H W pixels, N text tokens, D their width. The path is straight: t = 1 is noise, the
+network predicts ε − x0, and its time input is 1000 t.
 
-The backbone `pipeline` drives Wan too, without a file of its own. This file stays because
-it is faster where the network is tiny, as that of the embedded models is
-(benchmarks/studies/drive_overhead.py), because both guidance branches are one batch here,
-and because `vidrl cost` takes sizes from it.
+The backbone `pipeline` drives Wan too, without a file for the family. This file exists
+because its predictions take less time if the network is tiny, as those of the embedded
+models are (benchmarks/studies/drive_overhead.py), because both guidance branches are one
+batch here, and because `vidrl cost` reads sizes from it.
 """
 
 from __future__ import annotations
@@ -37,19 +36,27 @@ SIZE = {"height": 480, "width": 832, "frames": 81, "fps": 16.0}
 
 
 class Wan(Denoiser):
-    """A Wan 2.1 pipeline as a denoiser; its ODE rollout is WanPipeline's with
-    FlowMatchEulerDiscreteScheduler.
+    """A Wan 2.1 pipeline as a denoiser; "ode" sampling equals WanPipeline's own.
 
-    `model`: a diffusers folder, a hub id, or a WanPipeline in memory. `height`, `width`,
-    `frames` (4 k + 1), `fps`: None is what the folder's `vidrl.json` says, else 480 x 832 x
-    81 at 16. `guidance` g: v = v_neg + g (v_text − v_neg) against `negative_prompt`; 1 is
-    off; with `detach_negative` v_neg carries no gradient. `text_length`: tokens, padded
-    with zeros (512 as WanPipeline). `flow_shift`: None is the checkpoint's. `dtype` is of
-    the transformer and the text encoder; the autoencoder stays float32. `decode_chunk`:
-    clips decoded at once. `gradient_checkpointing`: of the transformer and of a decode that
-    carries gradient. `attention`: the transformer's diffusers backend, proven at first use.
-    `offload_text`: the text encoder visits the device only to encode. All weights come
-    frozen, in eval mode; what is trained is the policy's affair.
+    All weights come frozen and in eval mode; the policy decides which are trained. The
+    options are:
+
+    - `model`: a diffusers folder, a hub id, or a WanPipeline in memory.
+    - `height`, `width`, `frames` (4 k + 1), `fps`: None takes the value of the folder's
+      `vidrl.json`, else 480 x 832 x 81 at 16.
+    - `guidance` g: v = v_neg + g (v_text − v_neg) against `negative_prompt`; 1 is off.
+    - `detach_negative`: let v_neg carry no gradient.
+    - `text_length`: number of text tokens, padded with zeros (512 as in WanPipeline).
+    - `flow_shift`: the shift of the schedule; None takes the checkpoint's.
+    - `dtype`: precision of the transformer and the text encoder; the autoencoder stays
+      float32.
+    - `decode_chunk`: the number of clips that are decoded at once.
+    - `gradient_checkpointing`: recompute activations of the transformer, and of decodes
+      that carry gradient, in the backward pass.
+    - `attention`: the attention backend of the transformer; its numbers are checked at
+      first use.
+    - `offload_text`: keep the text encoder on the CPU, and move it to the device only to
+      encode.
 
     Raises ValueError for a folder that is not a Wan 2.1 text-to-video pipeline, or a size
     that it cannot make.
@@ -92,18 +99,16 @@ class Wan(Denoiser):
         for part in (self.pipe.transformer, self.pipe.vae, self.pipe.text_encoder):
             part.requires_grad_(False).eval()
         self.network, self.path = self.pipe.transformer, flow()
-        self.guidance, self.negative_prompt, self.text_length = (
-            guidance,
-            negative_prompt,
-            text_length,
-        )
+        self.guidance = guidance
+        self.negative_prompt = negative_prompt
+        self.text_length = text_length
         self.detach_negative = detach_negative
-        self.decode_chunk, self.checkpointing, self.offload_text = (
-            decode_chunk,
-            gradient_checkpointing,
-            offload_text,
-        )
-        self.attention, self._warned_truncated, self._encoder_on_device = attention, False, False
+        self.decode_chunk = decode_chunk
+        self.checkpointing = gradient_checkpointing
+        self.offload_text = offload_text
+        self.attention = attention
+        self._warned_truncated = False
+        self._encoder_on_device = False
         self._negatives: dict[tuple[str, int], Tensor] = {}
         self._proven: set[tuple[torch.device, bool, torch.dtype | None]] = set()
         self._dtype: torch.dtype = self.pipe.transformer.dtype
@@ -114,8 +119,11 @@ class Wan(Denoiser):
             self.pipe.transformer.enable_gradient_checkpointing()
 
     def _resize(self, size: Mapping[str, float]) -> None:
-        """Shape of a latent, and the frame map: the causal autoencoder gives the first
-        frame a latent of its own."""
+        """Set the shapes and the frame map of a clip size.
+
+        The causal autoencoder encodes the first pixel frame alone, and then 4 pixel frames
+        to a latent frame.
+        """
         space, time = self.pipe.vae_scale_factor_spatial, self.pipe.vae_scale_factor_temporal
         config = self.pipe.transformer.config
         height, width, frames = (int(size[k]) for k in ("height", "width", "frames"))
@@ -131,8 +139,10 @@ class Wan(Denoiser):
         self.fps = float(size["fps"])
 
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """Text embeddings {"text": (B, N, D)}, and {"negative": (B, N, D)} with guidance;
-        zero after the last token."""
+        """Return text embeddings {"text": (B, N, D)}, and with guidance {"negative": (B, N, D)}.
+
+        Embeddings are zero after the last token, as WanPipeline's are.
+        """
         self.check_prompts(prompts)
         self._warn_truncated([*prompts, *([self.negative_prompt] if self.guidance != 1 else [])])
         with self.encoding():
@@ -141,10 +151,13 @@ class Wan(Denoiser):
                 cond["negative"] = self._negative().expand_as(cond["text"])
         return cond
 
-    longer = "Raise backbone.options.text_length (the released checkpoints read up to 512 tokens), or shorten them"
+    longer = (
+        "Raise backbone.options.text_length (the released checkpoints read up to 512 tokens), "
+        "or shorten them"
+    )
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts of more than `text_length` tokens, the one that ends a text included.
+        """Return the prompts of more than `text_length` tokens, the end token included.
 
         Example:
             >>> Wan.tiny().truncated(["a red circle", "a red circle " * 6])
@@ -165,7 +178,7 @@ class Wan(Denoiser):
         ]
 
     def _warn_truncated(self, texts: Sequence[str]) -> None:
-        """Warn, once for each backbone, where a text is longer than what is read of it."""
+        """Warn, once for each backbone, if the text encoder does not read the end of a text."""
         truncated = [] if self._warned_truncated else self.truncated(texts)
         if truncated:
             self._warned_truncated = True
@@ -177,8 +190,7 @@ class Wan(Denoiser):
 
     @contextmanager
     def encoding(self) -> Iterator[None]:
-        """Keep the text encoder on the device, so that an offloaded one visits once for all
-        that is encoded within."""
+        """Keep an offloaded text encoder on the device within this context; contexts may nest."""
         if not self.offload_text or self._encoder_on_device:
             yield
             return
@@ -191,7 +203,7 @@ class Wan(Denoiser):
             self.pipe.text_encoder.to("cpu")
 
     def _negative(self) -> Tensor:
-        """The embedding (1, N, D) of the negative prompt, which is encoded once."""
+        """Return the embedding (1, N, D) of the negative prompt, which is encoded once."""
         key = self.negative_prompt, self.text_length
         if key not in self._negatives:
             self._negatives = {key: self._embed([self.negative_prompt]).cpu()}
@@ -199,14 +211,16 @@ class Wan(Denoiser):
 
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> Tensor:
+        """Return the embeddings of texts, as WanPipeline computes them."""
         length, device = self.text_length, self.device
         return self.pipe.encode_prompt(
             texts, None, False, max_sequence_length=length, device=device
         )[0]
 
     def times(self, n: int) -> list[float]:
-        """The n + 1 sigmas of FlowMatchEulerDiscreteScheduler: shifted twice, and at
-        sigma_min before 0.
+        """Return the n + 1 times of FlowMatchEulerDiscreteScheduler, which are its sigmas.
+
+        The scheduler shifts its sigmas twice, and its last step before 0 is at sigma_min.
 
         Example:
             >>> Wan.tiny().times(2)  # shift 1 over 1000 levels
@@ -218,12 +232,16 @@ class Wan(Denoiser):
         return self.scheduler.sigmas.tolist()
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """ε − x0 at x_t (B, C, L, h, w) for t (B,), float32; with guidance both texts in
-        one doubled batch."""
+        """Return the velocity ε − x0 at x_t (B, C, L, h, w) for t (B,), float32.
+
+        With guidance, both texts run in one batch of 2 B rows.
+        """
         self._attend(x.device)
         text, guided = cond["text"], self.guidance != 1
         if guided:
-            x, t, text = torch.cat([x, x]), torch.cat([t, t]), torch.cat([text, cond["negative"]])
+            x = torch.cat([x, x])
+            t = torch.cat([t, t])
+            text = torch.cat([text, cond["negative"]])
         x, text = x.to(self._dtype), text.to(self._dtype)
         raw = self.network(
             hidden_states=x, timestep=1000 * t, encoder_hidden_states=text, return_dict=False
@@ -235,12 +253,11 @@ class Wan(Denoiser):
         return without + self.guidance * (with_text - without)
 
     def ready(self) -> None:
-        """Raise `AttentionError` where the attention backend cannot be used."""
+        """Raise `AttentionError` if the attention backend cannot be used."""
         self._attend(self.device)
 
     def _attend(self, device: torch.device) -> None:
-        """Set the wanted attention backend once it is proven as it will run: device,
-        gradient and autocast."""
+        """Set the attention backend after a check for this device, gradient mode and autocast."""
         low = (
             torch.get_autocast_dtype(device.type)
             if torch.is_autocast_enabled(device.type)
@@ -251,15 +268,14 @@ class Wan(Denoiser):
             return
         from vidrl.attention import dtypes, prove, put, takes_mask
 
-        if self.attention != "native":  # which is what the others are proven against
+        if self.attention != "native":  # "native" is the reference that others are compared with
             types, masked = dtypes(device, self._dtype), takes_mask(self.network)
             prove(self.attention, device, types, torch.is_grad_enabled(), masked=masked)
         put(self.network, self.attention)
         self._proven.add(case)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean and the standard deviation of the autoencoder's latents, a channel each,
-        (1, C, 1, 1, 1)."""
+        """Return mean and deviation of each latent channel, both (1, C, 1, 1, 1)."""
         config, shape = self.pipe.vae.config, (1, -1, 1, 1, 1)
         mean, std = (
             torch.tensor(getattr(config, k)).to(like).view(shape)
@@ -268,8 +284,10 @@ class Wan(Denoiser):
         return mean, std
 
     def latents_of(self, video: Tensor) -> Tensor:
-        """The encoder's means, standardised as in WanVideoToVideoPipeline; clip by clip, so
-        that neighbours of a batch do not change the last bits."""
+        """Return the encoder's means, standardised as in WanVideoToVideoPipeline.
+
+        Clips are encoded one by one, so that a clip's last bits do not depend on its batch.
+        """
         vae = self.pipe.vae
         clips = 2 * video.to(vae.device, vae.dtype).transpose(1, 2) - 1
         means = torch.cat(
@@ -279,8 +297,7 @@ class Wan(Denoiser):
         return (means - mean) / std
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Clips (B, F, 3, H, W) in [0, 1], float32; differentiable in the latents, where a
-        pixel is not clipped."""
+        """Return clips (B, F, 3, H, W) in [0, 1], float32, with gradient."""
         latents = latents.to(self.pipe.vae.dtype)
         mean, std = self._statistics(latents)
         pieces = (latents * std + mean).split(self.decode_chunk)
@@ -288,6 +305,7 @@ class Wan(Denoiser):
         return (video.float() / 2 + 0.5).clamp(0, 1)
 
     def _decode_piece(self, latents: Tensor) -> Tensor:
+        """Decode a few clips; with checkpointing, recompute activations in the backward pass."""
         decode = self.pipe.vae.decode
         if self.checkpointing and latents.requires_grad:
             return checkpoint(
@@ -306,20 +324,18 @@ class Wan(Denoiser):
     def save_lora(
         self, folder: Path, weights: Mapping[str, Tensor], config: Mapping[str, object]
     ) -> None:
-        """Write `pytorch_lora_weights.safetensors`, which plain
-        `pipe.load_lora_weights(folder)` reads.
+        """Write `pytorch_lora_weights.safetensors` for plain `pipe.load_lora_weights(folder)`.
 
         `weights`: a peft state dict of the transformer
         ("blocks.0.attn1.to_q.lora_A.weight": ...); `config`: keyword arguments of its
-        peft.LoraConfig, kept in the file, since alpha is in no weight.
+        peft.LoraConfig, which are stored in the file, since no weight holds alpha.
         """
         writing.folder(weights, config, "diffusers", Path(folder))
 
     def load_lora(
         self, folder: Path, partial: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """Weights, float32, and LoraConfig arguments of a LoRA of this model, in any format
-        of `vidrl.lora`.
+        """Return float32 weights and LoraConfig arguments of a LoRA, in any format of `vidrl.lora`.
 
         Raises ValueError for parts that do not fit the transformer; with `partial` these
         are left out, with a warning.
@@ -329,13 +345,14 @@ class Wan(Denoiser):
 
     @classmethod
     def tiny(cls) -> Wan:
-        """Random weights, 16 x 16 x 5 frames, text of 16 tokens."""
+        """Build a model of random weights: 16 x 16 x 5 frames, text of 16 tokens."""
         from ._tiny import pipeline
 
         return cls(pipeline(), height=16, width=16, frames=5, fps=8.0, text_length=16)
 
 
 def _diffusers() -> Any:
+    """Return the library; raise ImportError with the command that installs it."""
     try:
         import diffusers
         import transformers  # noqa: F401
@@ -347,10 +364,15 @@ def _diffusers() -> Any:
 
 
 def _load(model: str | Path, dtype: str) -> Any:
-    """The pipeline of a folder or hub id; its index is read first, so that a wrong one
-    costs no gigabytes."""
+    """Load the pipeline of a folder or hub id.
+
+    The index is read first, so that a wrong model fails without downloading gigabytes.
+    """
     folder, wanted = Path(model), "expected a diffusers folder of a Wan text-to-video pipeline"
-    cure = "name a folder that WanPipeline.save_pretrained wrote, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    cure = (
+        "name a folder that WanPipeline.save_pretrained wrote, or a hub id such as "
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    )
     pipeline = _diffusers().WanPipeline
     if folder.is_dir() and not (folder / "model_index.json").exists():
         raise ValueError(f"{wanted}, got {folder}, which has no model_index.json: {cure}")
@@ -367,21 +389,21 @@ def _load(model: str | Path, dtype: str) -> Any:
 
 
 def _check_pipeline(pipe: Any) -> Any:
-    """The pipeline, if it is one that this adapter can drive."""
+    """Return the pipeline; raise ValueError if this backbone cannot drive it."""
     if not isinstance(pipe, _diffusers().WanPipeline):
         raise ValueError(
             f"expected model to be a folder, a hub id or a WanPipeline, got {type(pipe).__name__}"
         )
     if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.expand_timesteps:
         raise ValueError(
-            "expected a Wan 2.1 pipeline of one transformer, got a Wan 2.2 one: use a 2.1 checkpoint"
+            "expected a Wan 2.1 pipeline of one transformer, got a Wan 2.2 one: use a 2.1 "
+            "checkpoint"
         )
     return pipe
 
 
 def _size(model: object, **wanted: float | None) -> dict[str, float]:
-    """The wanted size; what is None is that of the folder's vidrl.json, else that of the
-    released checkpoints."""
+    """Return the clip size: the wanted values, else those of vidrl.json, else of the releases."""
     file = Path(model) / "vidrl.json" if isinstance(model, (str, Path)) else None
     token_ids = json.loads(file.read_text()) if file and file.exists() else {}
     return {
@@ -391,9 +413,9 @@ def _size(model: object, **wanted: float | None) -> dict[str, float]:
 
 
 def _check_size(height: int, width: int, frames: int, rows: int, columns: int, time: int) -> None:
-    """Raise ValueError where WanPipeline would refuse, or silently change, the size."""
+    """Raise ValueError for a size that WanPipeline would refuse or silently change."""
     for name, value, unit in (("height", height, rows), ("width", width, columns)):
-        unit = max(unit, 16)  # WanPipeline's own rule, whatever the patch
+        unit = max(unit, 16)  # WanPipeline demands multiples of 16 for every patch size
         if value < unit or value % unit:
             nearest = max(unit, value // unit * unit)
             raise ValueError(
@@ -405,26 +427,31 @@ def _check_size(height: int, width: int, frames: int, rows: int, columns: int, t
 
 
 def _flow_euler(scheduler: Any, shift: float | None) -> Any:
-    """A flow Euler scheduler of the checkpoint's own shift; Wan's releases come with UniPC
-    and its `flow_shift`."""
+    """Return a flow Euler scheduler of the checkpoint's own shift.
+
+    Wan's releases come with UniPC, a multistep scheduler, whose shift is named
+    `flow_shift`.
+    """
     euler, config = _diffusers().FlowMatchEulerDiscreteScheduler, scheduler.config
     if isinstance(scheduler, euler):
         return euler.from_config(config, **({} if shift is None else {"shift": shift}))
     if config.get("prediction_type") != "flow_prediction":
         raise ValueError(
             f"expected a scheduler of flow prediction, got {type(scheduler).__name__} of "
-            f"{config.get('prediction_type')}: save the pipeline with FlowMatchEulerDiscreteScheduler"
+            f"{config.get('prediction_type')}: save the pipeline with "
+            f"FlowMatchEulerDiscreteScheduler"
         )
     return euler(shift=config.get("flow_shift", 1.0) if shift is None else shift)
 
 
 def _scheduler_notes(pipeline_scheduler: Any, vidrl_scheduler: Any) -> tuple[str, ...]:
-    """What a person must know where `pipe()` would sample with another scheduler than vidrl
-    does."""
+    """Return the note to show if `pipe()` samples with another scheduler than vidrl does."""
     if type(pipeline_scheduler) is type(vidrl_scheduler):
         return ()
     name, shift = type(vidrl_scheduler).__name__, vidrl_scheduler.config.shift
     return (
-        f"the model's folder carries {type(pipeline_scheduler).__name__}, and vidrl samples with {name}(shift={shift:g}), so "
-        f"pipe() makes other clips of the same noise until pipe.scheduler = {name}(shift={shift:g})",
+        f"the model's folder carries {type(pipeline_scheduler).__name__}, and vidrl samples "
+        f"with {name}(shift={shift:g}), so "
+        f"pipe() makes other clips of the same noise until pipe.scheduler = "
+        f"{name}(shift={shift:g})",
     )

@@ -263,7 +263,9 @@ def _host(recipe: Recipe, backbone: Denoiser, calls: Calls, done: Work) -> dict[
     written; a thumbnail of every clip of a round or an evaluation; the text encoder, where
     it is offloaded; the conditions that are kept of prompts.
     """
-    options, data, clip = recipe.train, recipe.data, _clip(backbone)
+    options = recipe.train
+    data = recipe.data
+    clip = _clip(backbone)
     known = len(config.training_prompts(data)) + data.held_out_n
     offloaded = _offloaded(recipe)
     thumbnails = (
@@ -350,7 +352,8 @@ def _advice(recipe: Recipe, memory: Mapping[str, float], micro: int) -> list[str
     changes = [
         (
             micro > 1,
-            f"train.micro_batch={max(1, micro // 4)} (now {micro}): the same gradient, smaller pieces",
+            f"train.micro_batch={max(1, micro // 4)} (now {micro}): the same gradient, smaller "
+            f"pieces",
         ),
         (
             not options.get("gradient_checkpointing"),
@@ -370,7 +373,8 @@ def _advice(recipe: Recipe, memory: Mapping[str, float], micro: int) -> list[str
         ),
         (
             True,
-            "fewer frames, a smaller height and width, fewer train.prompts_per_round, or a larger card",
+            "fewer frames, a smaller height and width, fewer train.prompts_per_round, or a "
+            "larger card",
         ),
     ]
     return [text for holds, text in changes if holds]

@@ -51,7 +51,9 @@ class Bench:
     them."""
 
     def __init__(self, recipe: Recipe, clock: Callable[[], float] = time.perf_counter):
-        self.recipe, self.clock, self.workers = recipe, clock, Workers(recipe.train.mixed_precision)
+        self.recipe = recipe
+        self.clock = clock
+        self.workers = Workers(recipe.train.mixed_precision)
         self.algorithm = plugin.load(
             "algorithms", recipe.algorithm.name, **recipe.algorithm.options
         )
@@ -117,7 +119,9 @@ class Bench:
 
     def _micro_batch(self, cond: Cond, count: int) -> Any:
         """The first micro-batch of a round whose rollout is noise."""
-        shape, kept, plan = self.backbone.shape, len(self.plan.keep), self.plan
+        shape = self.backbone.shape
+        kept = len(self.plan.keep)
+        plan = self.plan
         numbers, group = torch.arange(count), self.recipe.train.group
         few = numbers % len(self.prompts)
         clean = torch.randn(count, *shape, device=self.backbone.device)
@@ -134,7 +138,9 @@ class Bench:
     def _decode_and_score(self, latents: Tensor) -> tuple[float, float]:
         """Seconds of the decode and of the score of clips, in pieces as training takes
         them."""
-        decode, score, size = 0.0, 0.0, self.recipe.train.score_batch
+        decode = 0.0
+        score = 0.0
+        size = self.recipe.train.score_batch
         for piece in latents.split(size):
             start = self._now()
             samples = decoded(self.backbone, piece, self.prompts[: len(piece)])

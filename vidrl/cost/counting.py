@@ -34,12 +34,12 @@ class StandIn(Denoiser):
 
     def __init__(self, like: Denoiser):
         self.network = nn.Linear(1, 1, bias=False)
-        self.path, self.fps, self.like = like.path, like.fps, like
-        self.shape, self.frame_map, self.folder = (
-            (1, like.shape[1], 1, 1),
-            like.frame_map,
-            like.folder,
-        )
+        self.path = like.path
+        self.fps = like.fps
+        self.like = like
+        self.shape = (1, like.shape[1], 1, 1)
+        self.frame_map = like.frame_map
+        self.folder = like.folder
         self.calls: Counter[str] = Counter()
         self.stage, self.decoded = "sampling", 0.0
 
@@ -134,11 +134,9 @@ def count(recipe: Recipe, algorithm: Algorithm, backbone: Denoiser, micro_batch:
     # a tree is planned for the group
     algorithm.setup(policy, Brightness(), members(recipe, algorithm.data))
     files = offline(recipe, algorithm.data)
-    clips, known, made = (
-        options.prompts_per_round * options.group,
-        dict[tuple[object, ...], Round](),
-        list[Round](),
-    )
+    clips = options.prompts_per_round * options.group
+    known = dict[tuple[object, ...], Round]()
+    made = list[Round]()
     for number in range(options.rounds):
         plan = algorithm.plan(stand_in, number, draws(recipe.seed, [("plan", number)])[0])
         # weights that need no second call
@@ -179,7 +177,9 @@ def _round(
 ) -> Round:
     stand_in = policy.backbone
     assert isinstance(stand_in, StandIn)
-    stand_in.calls, stand_in.stage, stand_in.decoded = Counter(), "sampling", 0.0
+    stand_in.calls = Counter()
+    stand_in.stage = "sampling"
+    stand_in.decoded = 0.0
     seen = _brought(policy, plan, clips, group, source)
     batches = list(algorithm.minibatches(seen))
     for batch in batches:

@@ -90,7 +90,8 @@ def read(section: Backbone) -> Blueprint:
     if not folder.is_dir():
         if str(model) not in KNOWN:
             raise ValueError(
-                f"expected backbone.options.model to be a folder, or {' or '.join(KNOWN)}, got {model!r}: "
+                f"expected backbone.options.model to be a folder, or {' or '.join(KNOWN)}, got "
+                f"{model!r}: "
                 f"give a folder that holds {NEEDED}; no weights are needed"
             )
         known = {
@@ -109,7 +110,8 @@ def _config(folder: Path, part: str) -> dict[str, Any]:
     file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     if not file.is_file():
         raise ValueError(
-            f"expected a diffusers folder of a Wan text-to-video pipeline, got {folder}, which has no "
+            f"expected a diffusers folder of a Wan text-to-video pipeline, got {folder}, which "
+            f"has no "
             f"{file.relative_to(folder)}: it must hold {NEEDED}"
         )
     return {

@@ -132,7 +132,8 @@ def _verdict(cost: Cost) -> list[str]:
 def _seconds(cost: Cost) -> list[str]:
     if not cost.seconds:
         return [
-            "Seconds: name a card with --gpu; weights that are not here cannot be timed on this machine"
+            "Seconds: name a card with --gpu; weights that are not here cannot be timed on "
+            "this machine"
         ]
     where = (
         "this machine"

@@ -44,7 +44,9 @@ class Ledger(TorchDispatchMode):
 
     def __init__(self, known: Iterable[Tensor] = ()):
         super().__init__()
-        self.flops, self.now, self.peak = 0, 0, 0
+        self.flops = 0
+        self.now = 0
+        self.peak = 0
         self.seen: Any = WeakIdKeyDictionary()
         for tensor in known:
             self.seen[tensor.untyped_storage()] = None

@@ -95,7 +95,9 @@ def _network(recipe: Recipe, backbone: Denoiser, m: int, amp: Callable[[], Any])
     policy = _policy(recipe, backbone)
     with shapes():
         hollow(backbone.network)
-        x, t, cond = torch.empty(m, *backbone.shape), torch.empty(m), _condition(backbone, m)
+        x = torch.empty(m, *backbone.shape)
+        t = torch.empty(m)
+        cond = _condition(backbone, m)
         known = [*backbone.network.parameters(), *backbone.network.buffers(), x, t, *cond.values()]
 
         def forward() -> Tensor:
@@ -119,7 +121,9 @@ def _network(recipe: Recipe, backbone: Denoiser, m: int, amp: Callable[[], Any])
 def _policy(recipe: Recipe, backbone: Denoiser) -> Policy:
     """The recipe's trained weights, new, on whatever device the network is."""
     p = recipe.policy
-    rank, alpha, targets = p.lora_rank, p.lora_alpha, p.lora_targets
+    rank = p.lora_rank
+    alpha = p.lora_alpha
+    targets = p.lora_targets
     if p.lora and not p.full:
         read = backbone.load_lora(Path(p.lora), p.lora_partial)[1]
         rank, alpha, targets = (read[key] for key in ("r", "lora_alpha", "target_modules"))  # type: ignore[assignment]

@@ -84,7 +84,8 @@ def read_clips(path: str | os.PathLike[str]) -> Table:
     rows = manifests.read_rows(table, notes.append)
     if not any(row.prompt for row in rows):
         raise BadTable(
-            f"expected a column prompt, or caption or text, in {table}, found no prompt in {len(rows)} "
+            f"expected a column prompt, or caption or text, in {table}, found no prompt in "
+            f"{len(rows)} "
             "rows: a clip is learned together with its prompt"
         )
     bare = [f"{row.path}: {row.where} has no prompt" for row in rows if not row.prompt.strip()]
@@ -119,7 +120,8 @@ def read_pairs(path: str | os.PathLike[str]) -> Table:
     table, notes = Path(path), list[str]()
     if table.is_dir():
         raise BadTable(
-            f"expected a table of pairs, got the folder {table}: name the .jsonl or .parquet file in it"
+            f"expected a table of pairs, got the folder {table}: name the .jsonl or .parquet "
+            f"file in it"
         )
     listed = read_table(table, lambda names: "chosen" in names, notes.append)
     if not listed:
@@ -144,7 +146,8 @@ def _table(path: Path) -> Path:
         return found[0]
     if found:
         raise BadTable(
-            f"expected one table in the folder {path}, got {' and '.join(one.name for one in found)}: name "
+            f"expected one table in the folder {path}, got "
+            f"{' and '.join(one.name for one in found)}: name "
             'the one that counts, as data.clips = "FOLDER/metadata.jsonl"'
         )
     below = sorted(path.glob(f"*/{METADATA[0]}")) + sorted(path.glob(f"*/{METADATA[1]}"))
@@ -157,7 +160,8 @@ def _table(path: Path) -> Path:
         )
     )
     raise BadTable(
-        f"expected {', '.join(METADATA[:2])} or {METADATA[2]} in the folder {path}, found none: {cure}"
+        f"expected {', '.join(METADATA[:2])} or {METADATA[2]} in the folder {path}, found "
+        f"none: {cure}"
     )
 
 
@@ -265,7 +269,8 @@ def _pair(table: Path, where: str, cells: Mapping[str, Any]) -> Entry:
     found = [names[name] for name in LABELS if name in names]
     if len(found) > 1:
         raise BadTable(
-            f"{table}: expected one column of labels, got {' and '.join(found)}: leave one of them out"
+            f"{table}: expected one column of labels, got {' and '.join(found)}: leave one of "
+            f"them out"
         )
     labels = _labels(table, where, cells[found[0]]) if found and cells[found[0]] is not None else ()
     first, second = (inside(table, where, name) for name in clips)

@@ -66,7 +66,9 @@ def read(table: Table, backbone: Denoiser, workers: Workers, strict: bool = Fals
     _check_alike(table, workers)
     paths = table.clips
     _check_room(len(paths), backbone)
-    latents, good, reasons = torch.empty(len(paths), *backbone.shape), torch.ones(len(paths)), []
+    latents = torch.empty(len(paths), *backbone.shape)
+    good = torch.ones(len(paths))
+    reasons = []
     # clip by clip, because they are gathered on the device
     for start in range(0, len(paths), workers.count):
         mine = [_encoded(path, backbone) for path in paths[start + workers.rank :][:1]]
@@ -94,12 +96,14 @@ def _left(table: Table, latents: Tensor, good: Tensor, left_out: list[str], stri
     ]
     if left_out and strict:
         raise BadData(
-            f"{table.path}: data.strict expects every clip to be there and to fit, but {len(left_out)} are "
+            f"{table.path}: data.strict expects every clip to be there and to fit, but "
+            f"{len(left_out)} are "
             f"not: {shown(left_out)}"
         )
     if not entries:
         raise BadData(
-            f"{table.path}: expected clips to learn from, none of {len(table.entries)} rows is left: "
+            f"{table.path}: expected clips to learn from, none of {len(table.entries)} rows is "
+            f"left: "
             f"{shown(left_out)}"
         )
     return Clips(
@@ -121,7 +125,8 @@ def _check_alike(table: Table, workers: Workers) -> None:
     everyone = workers.all(torch.tensor([digest]))
     if bool((everyone != digest).any()):
         raise BadData(
-            f"expected the same clips on every process, got others than here for {table.path}: each machine "
+            f"expected the same clips on every process, got others than here for {table.path}: "
+            f"each machine "
             "needs an equal copy of the table and of its clips"
         )
 
@@ -132,6 +137,7 @@ def _check_room(clips: int, backbone: Denoiser) -> None:
     pages = getattr(os, "sysconf_names", {}).get("SC_PHYS_PAGES")
     if pages is not None and 2 * needed > (room := os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")):
         raise BadData(
-            f"the latents of {clips} clips take {needed / 1e9:.0f} GB in each process, and this machine has "
+            f"the latents of {clips} clips take {needed / 1e9:.0f} GB in each process, and "
+            f"this machine has "
             f"{room / 1e9:.0f}: name fewer clips, or take smaller ones"
         )

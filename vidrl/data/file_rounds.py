@@ -40,7 +40,10 @@ class Files:
         workers: Workers,
         encode: Encode,
     ):
-        self.recipe, self.policy, self.workers, self.encode = recipe, policy, workers, encode
+        self.recipe = recipe
+        self.policy = policy
+        self.workers = workers
+        self.encode = encode
         self.n = recipe.train.prompts_per_round * recipe.train.group
         self.source, self.weight = config.offline(recipe, algorithm.data), recipe.train.data_weight
         keys = [key for key in (self.source, "clips" if self.weight else "") if key]
@@ -165,7 +168,8 @@ def check(table: Table, key: str, n: int, workers: int, plan: Plan) -> None:
         )
     if plan.keep:
         raise BadData(
-            f"data.{key}: expected an algorithm that keeps no sampling steps, because clips of files were "
+            f"data.{key}: expected an algorithm that keeps no sampling steps, because clips of "
+            f"files were "
             "not sampled step by step: use another algorithm"
         )
     other = next((e for e in table.entries if len(e.labels) not in (0, 1, plan.segments)), None)

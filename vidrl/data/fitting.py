@@ -37,14 +37,16 @@ def fitted(path: str | os.PathLike[str], shape: Sequence[int], fps: float) -> Te
     film = Video(path).even()
     if film.size[0] < width or film.size[1] < height:
         raise Unfit(
-            f"expected {width} x {height} pixels or more, got {film.size[0]} x {film.size[1]}: it would have "
+            f"expected {width} x {height} pixels or more, got {film.size[0]} x {film.size[1]}: "
+            f"it would have "
             "to be enlarged"
         )
     times, wanted = [time - film.times[0] for time in film.times], [i / fps for i in range(frames)]
     alike, lasts = abs(film.fps / fps - 1) < ALIKE, len(times) / film.fps
     if len(times) < frames if alike else lasts < wanted[-1]:
         raise Unfit(
-            f"expected {frames} frames at {fps:g} a second, which take {frames / fps:.2f} s, got {len(times)} "
+            f"expected {frames} frames at {fps:g} a second, which take {frames / fps:.2f} s, "
+            f"got {len(times)} "
             f"at {film.fps:g}, which take {lasts:.2f} s: take a longer clip"
         )
     pieces = (_cut(piece, height, width) for piece in film.pieces())

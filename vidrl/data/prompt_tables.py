@@ -43,7 +43,10 @@ def read(path: Path) -> File:
 
     Raises BadPrompts, which names every row and column that is wrong.
     """
-    table, notes, left_out, kept = _entries(path), list[str](), list[str](), dict[str, str]()
+    table = _entries(path)
+    notes = list[str]()
+    left_out = list[str]()
+    kept = dict[str, str]()
     column = _column(path, table, notes)
     wrong = _unknown(table, column)
     files = {name for _, cells in table for name in references.named(cells) if is_file(name)}

@@ -48,7 +48,8 @@ def read(path: str | Path, strict: bool = False) -> list[str]:
     found = table(path)
     if strict and found.left_out:
         raise BadPrompts(
-            f"prompt file {path}: data.strict expects every row to be usable, but {len(found.left_out)} "
+            f"prompt file {path}: data.strict expects every row to be usable, but "
+            f"{len(found.left_out)} "
             f"are not:{listed(found.left_out)}"
         )
     return found.prompts
@@ -133,8 +134,10 @@ def notes(
     if shared:
         same = bool(str(training)) and Path(training).resolve() == Path(held_out).resolve()
         told.append(
-            f"{'data.prompts and data.held_out are one file: ' if same else ''}{shared} of {len(measured)} "
-            "held-out prompts are trained on as well, so that the held-out measures do not show how the model "
+            f"{'data.prompts and data.held_out are one file: ' if same else ''}{shared} of "
+            f"{len(measured)} "
+            "held-out prompts are trained on as well, so that the held-out measures do not "
+            "show how the model "
             "does on prompts that it was not trained on"
         )
     return told
@@ -211,7 +214,8 @@ def _no_table(path: str | Path, first: str, line: int) -> None:
     if kind:
         raise BadPrompts(
             f"prompt file {path}, line {line}: expected plain text, one prompt a line, got {kind}, "
-            f"{first[:60]!r}: write the prompts alone into a text file, one a line, or give the table its "
+            f"{first[:60]!r}: write the prompts alone into a text file, one a line, or give "
+            f"the table its "
             "suffix, .csv or .jsonl"
         )
 

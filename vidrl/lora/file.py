@@ -19,7 +19,9 @@ from .names import to_diffusers
 FORMATS = ("comfyui", "kohya", "diffusers", "peft")
 KNOWN_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 FULL = "network.safetensors"  # what Policy.save writes where all weights were trained
-A, B, BIAS = "lora_A.weight", "lora_B.weight", "lora_B.bias"
+A = "lora_A.weight"
+B = "lora_B.weight"
+BIAS = "lora_B.bias"
 _ENDINGS = [  # of a tensor's name → what the tensor is
     (
         re.compile(r"\.(lora_A(\.default)?|lora_down|lora\.down|lora_linear_layer\.down)\.weight$"),
@@ -106,14 +108,16 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise ValueError(
-            f"expected a LoRA file or folder on this machine, got {path}, which does not exist: name what "
+            f"expected a LoRA file or folder on this machine, got {path}, which does not "
+            f"exist: name what "
             "training saved, as runs/demo/lora, or download the file first"
         )
     if path.is_file():
         return _safe(path)
     if (path / FULL).exists():
         raise ValueError(
-            f"expected a LoRA in {path}, got {FULL}, all weights of a network, of which no LoRA is made; "
+            f"expected a LoRA in {path}, got {FULL}, all weights of a network, of which no "
+            f"LoRA is made; "
             "policy.full = true starts from them"
         )
     if (path / "lora").is_dir():
@@ -127,7 +131,8 @@ def find(path: str | Path) -> Path:
         return files[0]
     inside = ", ".join(sorted(one.name for one in (files or path.iterdir()))[:8]) or "nothing"
     raise ValueError(
-        f"expected a folder with one LoRA file ({' or '.join(KNOWN_FILES)}, or any *.safetensors), got "
+        f"expected a folder with one LoRA file ({' or '.join(KNOWN_FILES)}, or any "
+        f"*.safetensors), got "
         f"{path}, which holds {inside}: name the file itself"
     )
 
@@ -135,7 +140,8 @@ def find(path: str | Path) -> Path:
 def _safe(path: Path) -> Path:
     if path.suffix != ".safetensors":
         raise ValueError(
-            f"expected a LoRA as *.safetensors, got {path}: other files may run code when they are read; "
+            f"expected a LoRA as *.safetensors, got {path}: other files may run code when they "
+            f"are read; "
             "convert it where you trust it"
         )
     return path
@@ -173,7 +179,8 @@ def read(path: str | Path, prefix: str = "") -> Lora:
     }
     if not all(found.values()):
         raise ValueError(
-            f"expected an alpha other than 0 in {file}, got 0 for {sum(not a for a in found.values())} "
+            f"expected an alpha other than 0 in {file}, got 0 for "
+            f"{sum(not a for a in found.values())} "
             "modules: such a LoRA changes nothing; correct alpha"
         )
     for name, pair in pairs.items():
@@ -188,7 +195,8 @@ def read(path: str | Path, prefix: str = "") -> Lora:
 def _number(alpha: Tensor, name: str, file: Path) -> float:
     if alpha.numel() != 1:
         raise ValueError(
-            f"expected one number as {name}.alpha in {file}, got a tensor of shape {tuple(alpha.shape)}"
+            f"expected one number as {name}.alpha in {file}, got a tensor of shape "
+            f"{tuple(alpha.shape)}"
         )
     return float(alpha)
 
@@ -223,8 +231,10 @@ def _config(file: Path, meta: Mapping[str, str], prefix: str) -> dict[str, Any]:
         or started.startswith(_CHANGED)
     ):
         raise ValueError(
-            f"expected a plain LoRA in {file}, got {found.get('peft_type', 'LORA')} with use_dora = "
-            f"{bool(found.get('use_dora'))} and init_lora_weights = {started}: convert it to a plain LoRA"
+            f"expected a plain LoRA in {file}, got {found.get('peft_type', 'LORA')} with "
+            f"use_dora = "
+            f"{bool(found.get('use_dora'))} and init_lora_weights = {started}: convert it to a "
+            f"plain LoRA"
         )
     for key in ("rank_pattern", "alpha_pattern"):
         found[key] = {to_diffusers(name): value for name, value in (found.get(key) or {}).items()}
@@ -272,7 +282,8 @@ def _check_finite(parts: Mapping[str, Mapping[str, Tensor]], file: Path) -> None
     if bad:
         raise ValueError(
             f"expected finite numbers in {file}, got NaN or infinity in {len(bad)} tensors, as "
-            f"{', '.join(bad[:3])}: the file is damaged, or its training diverged; take an earlier one"
+            f"{', '.join(bad[:3])}: the file is damaged, or its training diverged; take an "
+            f"earlier one"
         )
 
 

@@ -29,7 +29,8 @@ def fitted(lora: Lora, network: nn.Module, partial: bool = False) -> Lora:
     kept = {name: pair for name, pair in lora.pairs.items() if name not in wrong}
     if wrong and (not kept or not partial):
         cure = (
-            "Correct the file, or use the modules that fit: policy.lora_partial = true in a recipe, "
+            "Correct the file, or use the modules that fit: policy.lora_partial = true in a "
+            "recipe, "
             "--lora-partial, partial=True in Python."
             if kept
             else "The file is of another model: name one that was trained on this network."
@@ -81,7 +82,9 @@ def _misfit(lora: Lora, name: str, modules: Mapping[str, nn.Module]) -> str:
         return f"names no module{_nearest(name, modules)}"
     if not isinstance(module, LAYERS):
         return f"names a {type(module).__name__}, which takes no LoRA"
-    down, up, weight = lora.pairs[name][A], lora.pairs[name][B], module.weight
+    down = lora.pairs[name][A]
+    up = lora.pairs[name][B]
+    weight = module.weight
     if down.shape[1:] != weight.shape[1:] or up.shape[0] != weight.shape[0]:
         shape = (up.shape[0], *down.shape[1:])
         return (
@@ -129,7 +132,8 @@ def _told(lora: Lora, wrong: Mapping[str, str]) -> str:
     for name, why in wrong.items():
         groups.setdefault(why.partition(":")[0], []).append(name)
     lines = [
-        f"expected every tensor of {lora.source} to have a place in the network; {kept} modules fit, "
+        f"expected every tensor of {lora.source} to have a place in the network; {kept} "
+        f"modules fit, "
         f"{len(wrong)} names do not:"
     ]
     for names in groups.values():

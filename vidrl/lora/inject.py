@@ -47,7 +47,9 @@ def merge(network: nn.Module) -> None:
         (n, m) for n, m in network.named_modules() if isinstance(m, BaseTunerLayer)
     ]
     for name, layer in layers:
-        base, up, scale = layer.get_base_layer(), layer.lora_B["default"], layer.scaling["default"]
+        base = layer.get_base_layer()
+        up = layer.lora_B["default"]
+        scale = layer.scaling["default"]
         delta = up.weight.flatten(1) @ layer.lora_A["default"].weight.flatten(1)
         base.weight.data += scale * delta.data.view_as(base.weight)
         if up.bias is not None:

@@ -34,7 +34,8 @@ def resolve(network: nn.Module, targets: Sequence[str]) -> list[str]:
     wanted = [targets] if isinstance(targets, str) else list(targets)
     if not wanted:
         raise ValueError(
-            "policy.lora_targets: expected at least one module, got an empty list: name some, as to_q, or "
+            "policy.lora_targets: expected at least one module, got an empty list: name some, "
+            "as to_q, or "
             f'"{ALL}"'
         )
     modules = {name: module for name, module in network.named_modules() if name}
@@ -42,7 +43,8 @@ def resolve(network: nn.Module, targets: Sequence[str]) -> list[str]:
     wrong = [_complaint(modules, target) for target, names in found.items() if not names]
     if wrong:
         raise ValueError(
-            f"policy.lora_targets: {'; '.join(wrong)}. The network has {', '.join(_plain(modules)[:20])}"
+            f"policy.lora_targets: {'; '.join(wrong)}. The network has "
+            f"{', '.join(_plain(modules)[:20])}"
         )
     return list(dict.fromkeys(name for names in found.values() for name in names))
 
@@ -68,13 +70,15 @@ def usual(network: nn.Module) -> list[str]:
     if not chosen:
         raise ValueError(
             f"policy.lora_targets: expected modules {', '.join(USUAL)}, or attention, in the "
-            f"{type(network).__name__}, found neither: name some, as {', '.join(_plain(modules)[:6])}, or "
+            f"{type(network).__name__}, found neither: name some, as "
+            f"{', '.join(_plain(modules)[:6])}, or "
             f'"{ALL}"'
         )
     if chosen != list(USUAL):
         lacking = ", ".join(target for target in USUAL if target not in chosen)
         warnings.warn(
-            f"policy.lora_targets: the {type(network).__name__} has no {lacking}: the LoRA is put on its "
+            f"policy.lora_targets: the {type(network).__name__} has no {lacking}: the LoRA is "
+            f"put on its "
             f"{', '.join(chosen)}",
             stacklevel=2,
         )
