@@ -1,9 +1,10 @@
-"""What the VBench-compatible rewards share: bases and formulas, prepared pictures, networks
-loaded late, and totals.
+"""Bases, formulas and totals that the rewards compatible with VBench share.
 
-The arithmetic is the published code's, faults included, so that numbers compare; each
-reward's card names its faults. Sources: VBench, arXiv:2311.17982; VBench++ (VBench-I2V),
-arXiv:2411.13503. Weights of others are read, never bundled.
+The arithmetic is that of the published code, with its faults, so that numbers can be
+compared; the docstring of each reward names its faults. Networks are loaded at first use.
+Weights of others are read, never bundled.
+
+Sources: VBench, arXiv:2311.17982; VBench++ (VBench-I2V), arXiv:2411.13503.
 """
 
 from __future__ import annotations
@@ -114,12 +115,12 @@ __all__ = [
 
 
 class Networked(Reward):
-    """Base of the rewards that ask a network, loaded at first use, of each frame; a
-    subclass says how to prepare it.
+    """Base of the rewards that ask a network about each frame; the network is loaded late.
 
-    `network` takes what `prepare` makes of frames (N, 3, H, W) in [0, 1] and gives (N, D).
-    It sees `chunk` frames at a time on the device of the clips, and goes back to the CPU
-    after each call with `offload`.
+    `network` is a function from prepared frames to (N, D). `prepare`, which a subclass
+    defines, turns frames (N, 3, H, W) in [0, 1] into what the network expects. The network
+    sees `chunk` frames at a time on the device of the clips. With `offload`, the network
+    goes back to the CPU after each call.
     """
 
     learned: ClassVar[bool] = True
@@ -132,17 +133,17 @@ class Networked(Reward):
         self.offload = offload
 
     def load(self) -> Network:
-        """The network, from the weights named in the options."""
+        """Load the network from the weights named in the options and return it."""
         raise RuntimeError(
             f"{type(self).__name__} has no network of its own: pass one as network=..."
         )
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """Frames (N, 3, H, W) in [0, 1] as the network takes them."""
+        """Turn frames (N, 3, H, W) in [0, 1] into the input of the network."""
         raise NotImplementedError
 
     def setup(self, device: torch.device | str = "cpu") -> Network:
-        """The network, loaded and on `device`."""
+        """Load the network if needed, move it to `device` and return it."""
         if self.network is None:
             self.network = self.load()
         if isinstance(self.network, nn.Module):
@@ -151,34 +152,33 @@ class Networked(Reward):
 
     @torch.no_grad()
     def ask(self, video: Tensor) -> Tensor:
-        """What the network says of each frame of (B, F, C, H, W): (B, F, D)."""
+        """Return the network's output for each frame of (B, F, C, H, W), (B, F, D)."""
         network = self.setup(video.device)
-        said = [
+        outputs = [
             network(self.prepare(colour(unit(part)))).float()
             for part in video.flatten(0, 1).split(self.chunk)
         ]
         if self.offload and isinstance(network, nn.Module):
             network.cpu()
-        return torch.cat(said).reshape(*video.shape[:2], -1)
+        return torch.cat(outputs).reshape(*video.shape[:2], -1)
 
 
 class Followed(Networked):
-    """Base of the rewards that compare embeddings of neighbouring frames; each frame is
-    embedded once, also in pieces.
+    """Base of the rewards that compare the embeddings of neighbouring frames.
 
-    A feature is a pair, (B, F - 1, 2, D), so that the first frame's embedding is never
-    lost.
+    Each frame is embedded once, also when a clip is scored in pieces. A feature is a pair
+    of embeddings, (B, F - 1, 2, D): with pairs, the first frame's embedding is part of the
+    features.
     """
 
     lookahead: ClassVar[int] = 1
 
     def features(self, samples: Samples) -> Tensor:
-        """Embeddings of each frame and of its neighbour, (B, F - 1, 2, D)."""
+        """Return the embeddings of each frame and its neighbour, (B, F - 1, 2, D)."""
         return self.resume(samples, None, 0)[0]
 
     def resume(self, samples: Samples, state: Tensor | None, old: int) -> tuple[Tensor, Tensor]:
-        """The pairs after the `old` frames already scored, and the last frame's
-        embedding."""
+        """Return the pairs after the `old` scored frames, and the last embedding."""
         if state is None:
             embedded = self.ask(samples.video)
         else:
@@ -186,13 +186,15 @@ class Followed(Networked):
         return torch.stack([embedded[:, :-1], embedded[:, 1:]], 2), embedded[:, -1:]
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        """The published consistency of each pair, (B, F - 1)."""
+        """Return the published consistency of each pair, (B, F - 1)."""
         return consistency(features)
 
 
 class ToImage(Followed):
-    """Base of the rewards that compare a clip with the image it was made from, by
-    `faithfulness`."""
+    """Base of the rewards that compare a clip with the image it was made from.
+
+    `faithfulness` is the formula.
+    """
 
     lost: ClassVar[str] = (
         "unscored: no reference image came with the clip, or the network's answer is not finite"
@@ -210,19 +212,24 @@ class ToImage(Followed):
         self.weighting, self.first = weighting, first
 
     def prepare_image(self, frames: Tensor) -> Tensor:
-        """Images (N, 3, H, W) in [0, 1] as the network takes them; published code treats
-        them unlike frames."""
+        """Turn images (N, 3, H, W) in [0, 1] into the input of the network.
+
+        The published code prepares images and frames differently.
+        """
         raise NotImplementedError
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips."""
+        """Return the score of whole clips."""
         if samples.reference is None and not self.first:
-            why = "inapplicable: needs the image that the clip was made from, Samples(reference=image), or first=True"
+            why = (
+                "inapplicable: needs the image that the clip was made from, "
+                "Samples(reference=image), or first=True"
+            )
             return all_unscored(samples, self.time_support, [why] * len(samples))
         return super().forward(samples)
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        """One number a pair, (B, F - 1), NaN where there is no image."""
+        """Return the terms of each pair, (B, F - 1), NaN if there is no image."""
         if about.reference is not None:
             return faithfulness(
                 features, self._embedded(about.reference[:, 0]).to(features), self.weighting
@@ -232,16 +239,16 @@ class ToImage(Followed):
 
     @torch.no_grad()
     def _embedded(self, image: Tensor) -> Tensor:
+        """Return the embeddings of images (N, C, H, W), (N, D)."""
         return self.setup(image.device)(self.prepare_image(colour(unit(image)))).float().flatten(1)
 
 
 class Moving(Reward):
-    """Base of the rewards that ask for the flow between two frames, by RAFT or by what
-    stands in for it.
+    """Base of the rewards that need the flow between two frames, by RAFT or a stand-in.
 
-    `network` takes two batches (N, 3, H, W) of 0..255, sides divisible by 8, and gives the
-    flow (N, 2, H, W) in pixels from the first to the second. Without one, `flow` names it:
-    "raft:PATH", or a method of `flow.estimate`.
+    `network` is a function from two batches (N, 3, H, W) of 0..255, with sides divisible by
+    8, to the flow (N, 2, H, W) in pixels from the first to the second. Without `network`,
+    `flow` names the method: "raft:PATH", or a method of `flow.estimate`.
     """
 
     network: Network | None
@@ -257,12 +264,12 @@ class Moving(Reward):
 
     @property
     def classical(self) -> bool:
-        """Whether a flow without weights stands in for the published network."""
+        """Return whether a flow without weights replaces the published network."""
         return self.network is None and bool(self.flow) and not is_raft(self.flow)
 
     @torch.no_grad()
     def ask(self, first: Tensor, second: Tensor) -> Tensor:
-        """Flow (N, 2, H, W) between pictures that are as the network takes them."""
+        """Return the flow (N, 2, H, W) between prepared pictures."""
         if self.classical:
             return classical_flow(first, second, self.flow)[0]
         if self.network is None:
@@ -272,47 +279,53 @@ class Moving(Reward):
         return self.network(first, second)
 
     def both(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """The flow there and the flow back, as `ask` gives them."""
+        """Return the flow from first to second, and the flow back."""
         if self.classical:
             return classical_flow(first, second, self.flow)
         return self.ask(first, second), self.ask(second, first)
 
     @torch.no_grad()
     def speed(self, first: Tensor, second: Tensor, share: float) -> Tensor:
-        """`fastest` of the flow between frames (N, C, H, W), `chunk` at a time, (N,)."""
+        """Return `fastest` of the flow between frames (N, C, H, W), (N,).
+
+        `chunk` pairs are computed at a time.
+        """
         pieces = zip(first.split(self.chunk), second.split(self.chunk))
         return torch.cat([fastest(self.ask(for_flow(a), for_flow(b)), share) for a, b in pieces])
 
 
-# --- the formulas shared by several
-# ----------------------------------------------------------------------------------
+# Formulas that several rewards share
 
 
 def embeddings(pairs: Tensor) -> Tensor:
-    """Pairs of neighbours (B, F - 1, 2, D) as unit vectors of each frame, (B, F, D)."""
+    """Return the unit embedding of each frame, (B, F, D), from pairs (B, F - 1, 2, D)."""
     return normalize(torch.cat([pairs[:, :1, 0], pairs[:, :, 1]], 1), dim=-1)
 
 
 def likeness(first: Tensor, second: Tensor) -> Tensor:
-    """max(0, cos) of the last dimension, at most 1."""
+    """Return max(0, cos) along the last dimension, at most 1."""
     return cosine_similarity(first, second, dim=-1).clamp(0, 1)
 
 
 def consistency(pairs: Tensor) -> Tensor:
-    """(max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t))) / 2 for t >= 1, from pairs (B, F
-    - 1, 2, D): (B, F - 1)."""
+    """Return VBench's consistency from pairs of embeddings (B, F - 1, 2, D), (B, F - 1).
+
+    The formula is (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t))) / 2 for t >= 1.
+    """
     z = embeddings(pairs)
     return (likeness(z[:, :-1], z[:, 1:]) + likeness(z[:, :1], z[:, 1:])) / 2
 
 
 def faithfulness(pairs: Tensor, image: Tensor, weights: tuple[float, float, float]) -> Tensor:
-    """VBench-I2V's score, spread so that its mean over pairs is the value, (B, F - 1).
+    """Return VBench-I2V's score as terms (B, F - 1) whose mean is the value.
 
-    a max_t cos(z_img, z_t) + b mean_t cos(z_{t-1}, z_t) + c min_t cos(z_{t-1}, z_t), all
-    cosines at least 0, from pairs (B, F - 1, 2, D) and the image's embedding (B, D). Only
-    the middle term has a place in time.
+    The value is a max_t cos(z_img, z_t) + b mean_t cos(z_{t-1}, z_t) + c min_t cos(z_{t-1},
+    z_t), where `weights` are a, b and c and all cosines are at least 0. The embeddings come
+    as pairs (B, F - 1, 2, D) and, for the image, (B, D). Only the middle part has a place
+    in time; the other two are the same in every term.
     """
-    z, best, mean, least = embeddings(pairs), *weights
+    z = embeddings(pairs)
+    best, mean, least = weights
     to_image = likeness(normalize(image, dim=-1)[:, None], z)
     steps = likeness(z[:, :-1], z[:, 1:])
     return (
@@ -321,10 +334,11 @@ def faithfulness(pairs: Tensor, image: Tensor, weights: tuple[float, float, floa
 
 
 def trusted(forward: Tensor, backward: Tensor) -> Tensor:
-    """Where Lai et al. find neither occlusion nor a moving edge, bool (N, H, W), by the
-    flows both ways.
+    """Return where the flow can be trusted by the rules of Lai et al., bool (N, H, W).
 
-    Unlike `flow.occluded`, leaving the picture is no occlusion, as in the published code.
+    The rules exclude occlusion and moving edges, by the flows in both directions. Unlike in
+    `flow.occluded`, leaving the picture does not count as occlusion, as in the published
+    code.
     """
     back = warp(backward, forward, "bilinear")
     hidden = norm2(back + forward) > 0.01 * (norm2(back) + norm2(forward)) + 0.5
@@ -332,6 +346,6 @@ def trusted(forward: Tensor, backward: Tensor) -> Tensor:
 
 
 def fastest(flow: Tensor, share: float) -> Tensor:
-    """Mean length of the int(share H W) longest vectors of a flow (N, 2, H, W), (N,)."""
+    """Return the mean length of the int(share H W) longest flow vectors, (N,)."""
     lengths = flow.square().sum(1).sqrt().flatten(1)
     return lengths.topk(int(lengths.shape[1] * share), dim=1).values.mean(1)

@@ -1,4 +1,4 @@
-"""VBench's aesthetic quality: the LAION predictor on every frame."""
+"""VBench's aesthetic quality, which the LAION predictor measures on every frame."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from .vbench import Network, Networked, clip, for_clip, tiny_clip
 
 
 class VbenchAesthetic(Networked):
-    """VBench's aesthetic_quality: the LAION linear predictor's mark a tenth, mean over all
-    frames, mostly in [0, 1].
+    """VBench's aesthetic_quality: how pretty the LAION linear predictor finds the frames.
 
-    mean_t (w · z_t / |z_t| + b) / 10, z CLIP ViT-L/14's embedding of the central square of
-    frames whose shorter side is resized to 224, bicubic, without antialiasing.
+    The value is mean_t (w · z_t / |z_t| + b) / 10. z_t is CLIP ViT-L/14's embedding of the
+    central square of a frame whose shorter side is resized to 224, bicubic, without
+    antialiasing. Most values are in [0, 1].
 
-    As published: the sides of a wide frame are cut off, and nothing bounds the mark. Half
-    precision on CUDA there, single here.
+    As published: the sides of a wide frame are cut off, and nothing bounds the rating. The
+    published code uses half precision on CUDA, this one single precision.
 
-    `weights` is CLIP, a folder or hub id for transformers; `head` the file
-    sa_0_4_vit_l_14_linear.pth of LAION's aesthetic predictor, or any callable (N, 768) ->
-    (N, 1).
+    `weights` is a folder or hub id of CLIP for transformers. `head` is LAION's file
+    sa_0_4_vit_l_14_linear.pth, or any callable from (N, 768) to (N, 1).
 
     Source: VBench, arXiv:2311.17982; LAION aesthetic predictor V1; CLIP, arXiv:2103.00020.
 
-    >>> score = VbenchAesthetic(network=lambda x: x.mean((2, 3)), head=lambda z: 5 + 0 * z[:, :1])
-    >>> score(Samples(torch.rand(1, 4, 3, 32, 32), [""], 8.0)).value
+    >>> reward = VbenchAesthetic(network=lambda x: x.mean((2, 3)), head=lambda z: 5 + 0 * z[:, :1])
+    >>> reward(Samples(torch.rand(1, 4, 3, 32, 32), [""], 8.0)).value
     tensor([0.5000])
     """
 
@@ -36,11 +35,12 @@ class VbenchAesthetic(Networked):
     extra = "learned"
     time_support = "frame"
     card = Card(
-        sees="How much each frame looks like pictures that people gave high marks.",
-        blind_to="Time; the prompt; the sides of a wide frame.",
-        hacks="Painterly, saturated, centred stills: style drifts towards illustration under optimisation.",
-        input="Any.",
-        cost="CLIP ViT-L/14 once a frame: 81 G multiply-adds.",
+        sees="How much each frame looks like pictures that people rated highly.",
+        blind_to="Time, the prompt, and the sides of a wide frame.",
+        hacks="Painterly, saturated, centred stills: the style drifts towards illustration when "
+        "it is optimised.",
+        input="Any clip.",
+        cost="CLIP ViT-L/14 for each frame, 81 G multiply-adds.",
     )
 
     def __init__(
@@ -56,26 +56,26 @@ class VbenchAesthetic(Networked):
 
     @classmethod
     def tiny(cls) -> VbenchAesthetic:
-        """A small image tower and a head of random weights."""
+        """Return the reward with a small image network and a head of random weights."""
         with torch.random.fork_rng():
             torch.manual_seed(1)
             return cls(network=tiny_clip(), head=nn.Linear(16, 1))
 
     def load(self) -> Network:
-        """CLIP's image tower."""
+        """Return CLIP's image network."""
         return clip(self.weights)
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """As CLIP takes them."""
+        """Turn frames into CLIP's input."""
         return for_clip(frames)
 
     def features(self, samples: Samples) -> Tensor:
-        """CLIP's embeddings, (B, F, D)."""
+        """Return CLIP's embedding of each frame, (B, F, D)."""
         return self.ask(samples.video)
 
     @torch.no_grad()
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        """A tenth of the mark of each frame, (B, F)."""
+        """Return a tenth of the rating of each frame, (B, F)."""
         if isinstance(self.head, str):
             self.head = linear_head(self.head)
         if isinstance(self.head, nn.Module):
@@ -85,11 +85,11 @@ class VbenchAesthetic(Networked):
 
 
 def linear_head(path: str) -> nn.Linear:
-    """A linear layer from a file of its `weight` and `bias`, .safetensors or .pth."""
+    """Load a linear layer from a file of its `weight` and `bias`, .safetensors or .pth."""
     if not path:
         raise RuntimeError(
-            "VbenchAesthetic needs LAION's linear head: head='sa_0_4_vit_l_14_linear.pth', a file of the repository "
-            "LAION-AI/aesthetic-predictor"
+            "VbenchAesthetic needs LAION's linear head: head='sa_0_4_vit_l_14_linear.pth', "
+            "a file of the repository LAION-AI/aesthetic-predictor"
         )
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file

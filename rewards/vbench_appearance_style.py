@@ -1,5 +1,4 @@
-"""VBench's appearance style: how well each frame fits the style that the prompt names, by
-CLIP."""
+"""VBench's appearance style: CLIP measures how well each frame fits a named style."""
 
 from __future__ import annotations
 
@@ -16,20 +15,22 @@ from .vbench import colour, unit
 
 
 class VbenchAppearanceStyle(Reward):
-    """VBench's appearance_style: likeness of each frame to the words of the style, by CLIP
-    ViT-B/32, about 0.15 to 0.3.
+    """VBench's appearance_style: how well CLIP ViT-B/32 fits the frames to a named style.
 
-    mean_t exp(s) cos(z_t, z_style) / 100, over all frames, z_t CLIP's embedding of the
-    central square of a frame whose shorter side is resized to 224, and exp(s) CLIP's
-    trained factor, which is 100 in the published weights.
+    The value is the mean over all frames of exp(s) cos(z_t, z_style) / 100. z_t is CLIP's
+    embedding of the central square of a frame whose shorter side is resized to 224. exp(s)
+    is CLIP's trained factor, which is 100 in the published weights. The range is [-1, 1];
+    usual values are 0.15 to 0.3.
 
-    The style is the words alone, not the prompt: "oil painting" of "The bund Shanghai, oil
-    painting". It is the entry "appearance_style" of the clip's `Samples.meta`; without it,
-    the one of VBench's nine styles with which the prompt ends; for other prompts the option
-    `style`. A clip without any of these is unscored.
+    The style is given alone, without the rest of the prompt: "oil painting" of "The bund
+    Shanghai, oil painting". It is the entry "appearance_style" of the clip's
+    `Samples.meta`. Without that entry, it is the one of VBench's nine styles with which the
+    prompt ends. For other prompts it is the option `style`. A clip without any of these is
+    unscored.
 
-    As published: the sides of a wide frame are cut off; on several GPUs VBench's script
-    averages the last frame of each clip alone. Half precision on CUDA there, single here.
+    As published: the sides of a wide frame are cut off. On several GPUs, VBench's script
+    averages only the last frame of each clip. The published code uses half precision on
+    CUDA, this one single precision.
 
     `weights` is a folder or hub id of transformers' CLIPModel with its tokenizer.
 
@@ -49,15 +50,17 @@ class VbenchAppearanceStyle(Reward):
     range = (-1.0, 1.0)
     time_support = "frame"
     lost = (
-        "unscored: no style is known, or the network's answer is not finite. The prompt ends with none of VBench's "
-        "nine styles, such as 'oil painting': pass style='...', or meta with an entry 'appearance_style'"
+        "unscored: no style is known, or the network's answer is not finite. The prompt ends with "
+        "none of VBench's nine styles, such as 'oil painting': pass style='...', or meta with an "
+        "entry 'appearance_style'"
     )
     card = Card(
-        sees="How near each frame is to the name of a style, to CLIP.",
+        sees="How near each frame is to the name of a style in CLIP's embedding.",
         blind_to="What the picture shows; time; the sides of a wide frame.",
-        hacks="Written names of the style; its stereotype (swirls, blocks, neon) filling the frame; a frozen frame.",
-        input="Any. A style: VBench's prompts end with it.",
-        cost="CLIP ViT-B/32 once a frame: 4.4 G multiply-adds.",
+        hacks="The name of the style written in the picture; a stereotype of the style (swirls, "
+        "blocks, neon) that fills the frame; a frozen frame.",
+        input="Any clip, and a style: VBench's prompts end with it.",
+        cost="CLIP ViT-B/32 for each frame, 4.4 G multiply-adds.",
     )
 
     def __init__(
@@ -75,30 +78,37 @@ class VbenchAppearanceStyle(Reward):
 
     @classmethod
     def tiny(cls) -> VbenchAppearanceStyle:
-        """A small CLIP of random weights, and one style for every prompt."""
+        """Return the reward with a small CLIP of random weights and one style."""
         from ._networks.tiny import clip_model, clip_tokenizer
 
         reward = cls(style="oil painting")
         network = Network(lambda: clip_model(224))
-        reward.pair = TextImage(network, lambda _: pictures_for_clip, clip_tokenizer)  # type: ignore[arg-type, return-value]
+        reward.pair = TextImage(
+            network,
+            lambda _: pictures_for_clip,  # type: ignore[arg-type, return-value]
+            clip_tokenizer,
+        )
         return reward
 
     def features(self, samples: Samples) -> Tensor:
-        """CLIP's embedding of each frame, (B, F, D)."""
+        """Return CLIP's embedding of each frame, (B, F, D)."""
         return self.pair(colour(unit(samples.video.flatten(0, 1)))).unflatten(
             0, samples.video.shape[:2]
         )
 
     def terms_of_clip(self, features: Tensor, about: About) -> Tensor:
-        """One number a frame, (B, F); NaN without a style."""
+        """Return the agreement of each frame with the style, (B, F).
+
+        A clip without a style gets NaN.
+        """
         styles = self.styles(about)
         texts = per_prompt(styles, lambda words: self.pair.texts(words, features))
         likeness = self.pair.scale(features) / 100 * cosine(features, texts[:, None])
         return unknown(likeness, [bool(style) for style in styles])
 
     def styles(self, about: About) -> Sequence[str]:
-        """The style of each clip; empty where none is known."""
-        told = [str(meta.get("appearance_style") or "") for meta in about.meta] or [""] * len(
+        """Return the style of each clip; empty if none is known."""
+        given = [str(meta.get("appearance_style") or "") for meta in about.meta] or [""] * len(
             about.prompts
         )
-        return [own or style_of(prompt) or self.style for own, prompt in zip(told, about.prompts)]
+        return [own or style_of(prompt) or self.style for own, prompt in zip(given, about.prompts)]

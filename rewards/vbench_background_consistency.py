@@ -1,4 +1,4 @@
-"""VBench's background consistency: how alike CLIP finds the frames of a clip."""
+"""VBench's background consistency: CLIP measures how alike the frames of a clip are."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from .vbench import Followed, Network, clip, for_clip, tiny_clip
 
 
 class VbenchBackgroundConsistency(Followed):
-    """VBench's background_consistency: likeness of each frame to the one before and to the
-    first, in [0, 1].
+    """VBench's background_consistency: how alike CLIP finds each frame and earlier frames.
 
-    Mean over t >= 1 of (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t))) / 2, z CLIP
-    ViT-B/32's embedding of the central square of frames whose shorter side is resized to
-    224, bicubic, without antialiasing.
+    The value is the mean over t >= 1 of (max(0, cos(z_{t-1}, z_t)) + max(0, cos(z_0, z_t)))
+    / 2, in [0, 1]. z is CLIP ViT-B/32's embedding of the central square of a frame whose
+    shorter side is resized to 224, bicubic, without antialiasing.
 
-    As published: there is no mask of the background, whatever moves in front counts as
-    well, and what lies outside the central square does not. Published runs use half
-    precision on CUDA; here it is single precision everywhere.
+    As published: there is no mask of the background, so whatever moves in the foreground
+    counts too, and everything outside the central square does not count. Published runs use
+    half precision on CUDA, this code single precision everywhere.
 
-    Source: VBench, arXiv:2311.17982; CLIP, arXiv:2103.00020. `weights` is a folder or hub
-    id for transformers.
+    `weights` is a folder or hub id for transformers.
+
+    Source: VBench, arXiv:2311.17982; CLIP, arXiv:2103.00020.
 
     >>> import torch
     >>> from vidrl.rewards import Samples
@@ -35,11 +35,13 @@ class VbenchBackgroundConsistency(Followed):
     range = (0.0, 1.0)
     time_support = "prefix"
     card = Card(
-        sees="How far each frame's CLIP embedding is from those of its neighbour and of the first frame.",
-        blind_to="What is background and what is not; the sides of a wide frame; stillness, which is its best score.",
-        hacks="Freezing, slow motion, blur; a clip of nothing.",
-        input="At least 2 frames; more frames a second score higher.",
-        cost="CLIP ViT-B/32 once a frame: 4.4 G multiply-adds.",
+        sees="How far each frame's CLIP embedding is from those of its neighbour and of the "
+        "first frame.",
+        blind_to="Which part is background; the sides of a wide frame; stillness, which gets the "
+        "best score.",
+        hacks="Freezing, slow motion, blur; an empty clip.",
+        input="At least 2 frames. More frames a second score higher.",
+        cost="CLIP ViT-B/32 for each frame, 4.4 G multiply-adds.",
     )
 
     def __init__(
@@ -54,13 +56,13 @@ class VbenchBackgroundConsistency(Followed):
 
     @classmethod
     def tiny(cls) -> VbenchBackgroundConsistency:
-        """A small image tower of random weights."""
+        """Return the reward with a small image network of random weights."""
         return cls(network=tiny_clip())
 
     def load(self) -> Network:
-        """CLIP's image tower."""
+        """Return CLIP's image network."""
         return clip(self.weights)
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """As CLIP takes them."""
+        """Turn frames into CLIP's input."""
         return for_clip(frames)

@@ -1,5 +1,4 @@
-"""VBench's human action: whether a classifier sees the action that the prompt names, by
-UMT."""
+"""VBench's human action: whether the classifier UMT sees the action that a prompt names."""
 
 from __future__ import annotations
 
@@ -20,21 +19,21 @@ BEST = 5  # classes that may count
 
 
 class VbenchHumanAction(Reward):
-    """VBench's human_action: 1 if UMT is sure of the action that the prompt names, else 0.
+    """VBench's human_action: 1 if UMT is sure to see the action the prompt names, else 0.
 
-    1 where the action is among the 5 likeliest of Kinetics-400's 400 and its probability,
-    the logistic function of its logit rounded to 4 digits, is at least 0.85. UMT-L/16 sees
-    16 frames, the middles of 16 segments of equal length, the last repeated in clips of
-    fewer; each is resized to a shorter side of 256 by OpenCV's bilinear filter, and cut to
-    its central square of 224.
+    The value is 1 if the action is among the 5 likeliest of Kinetics-400's 400 classes, and
+    its probability, the logistic function of its logit rounded to 4 digits, is at least
+    0.85. UMT-L/16 sees 16 frames, the middles of 16 segments of equal length; the last
+    frame is repeated in shorter clips. A frame is resized to a shorter side of 256 by
+    OpenCV's bilinear filter, and its central square of 224 is used.
 
-    The prompt names the action as VBench's 100 prompts do, "A person is riding a bike"; a
-    prompt without an action of Kinetics-400 asks for `action`, and is inapplicable without
-    that.
+    The prompt names the action as VBench's 100 prompts do, "A person is riding a bike". A
+    prompt without an action of Kinetics-400 takes the option `action`, and is inapplicable
+    without that option.
 
     As published: the probabilities of the classes are independent of each other, not a
-    softmax; the sides of a wide frame are cut off; half of what happens may lie between the
-    16 frames.
+    softmax; the sides of a wide frame are cut off; half of the events may happen between
+    the 16 frames.
 
     `weights` is UMT's file, a local path or owner/name/file of the hub. UMT's code is under
     MIT; VBench's copy of the weights states no licence.
@@ -42,8 +41,8 @@ class VbenchHumanAction(Reward):
     Source: VBench, arXiv:2311.17982; UMT, arXiv:2303.16058.
 
     >>> from vidrl.rewards import Samples
-    >>> score = VbenchHumanAction.tiny()(Samples(torch.rand(1, 9, 3, 32, 32), ["A person is marching"], 8.0))
-    >>> score.value.item() in (0.0, 1.0)
+    >>> samples = Samples(torch.rand(1, 9, 3, 32, 32), ["A person is marching"], 8.0)
+    >>> VbenchHumanAction.tiny()(samples).value.item() in (0.0, 1.0)
     True
     """
 
@@ -55,10 +54,13 @@ class VbenchHumanAction(Reward):
     least_frames = 2
     card = Card(
         sees="Whether 16 frames together look like the named action to a classifier of real films.",
-        blind_to="How well the action is done; faults of the body; what else is there; actions beyond the 400.",
-        hacks="The action's usual place and things without the action; a still of its most typical pose.",
-        input="A prompt such as 'A person is marching'. Not in pieces: the frames depend on the clip's length.",
-        cost="UMT-L/16 on 16 frames a clip: 1.4 T multiply-adds.",
+        blind_to="How well the action is done; faults of the body; everything else in the picture; "
+        "actions beyond the 400.",
+        hacks="The usual place and things of the action without the action; a still of its most "
+        "typical pose.",
+        input="A prompt such as 'A person is marching'. Not in pieces: the frames depend on the "
+        "clip's length.",
+        cost="UMT-L/16 on 16 frames a clip, 1.4 T multiply-adds.",
     )
 
     def __init__(
@@ -67,7 +69,8 @@ class VbenchHumanAction(Reward):
         super().__init__()
         if action and action.lower() not in ACTIONS:
             raise ValueError(
-                f"no action {action!r} in Kinetics-400: {nearest(action.lower(), ACTIONS)[:200]} ..."
+                f"no action {action!r} in Kinetics-400: "
+                f"{nearest(action.lower(), ACTIONS)[:200]} ..."
             )
         if chunk < 1:
             raise ValueError(f"expected chunk, clips at a time, to be 1 or more, got {chunk}")
@@ -76,18 +79,20 @@ class VbenchHumanAction(Reward):
 
     @classmethod
     def tiny(cls) -> VbenchHumanAction:
-        """A UMT of one layer and random weights; prompts that name no action ask for
-        marching."""
+        """Return the reward with a UMT of one layer and random weights.
+
+        Prompts that name no action ask for marching.
+        """
         reward = cls(action="marching")
         reward.network = Network(umt.tiny)
         return reward
 
     def forward(self, samples: Samples) -> Score:
-        """The score of whole clips."""
+        """Return the score of whole clips."""
         wanted = [asked(prompt) or self.action.lower() for prompt in samples.prompts]
         silent = (
-            "inapplicable: the prompt names no action of Kinetics-400, as 'A person is riding a bike' does, and "
-            "action is not given"
+            "inapplicable: the prompt names no action of Kinetics-400, "
+            "as 'A person is riding a bike' does, and action is not given"
         )
         why = [
             reason or (None if action else silent)
@@ -105,7 +110,7 @@ class VbenchHumanAction(Reward):
         )
 
     def logits(self, video: Tensor) -> Tensor:
-        """UMT's logits of clips (B, F, C, H, W), (B, 400)."""
+        """Return UMT's logits of clips (B, F, C, H, W), (B, 400)."""
         chosen = video[:, middle_frames(video.shape[1], umt.FRAMES)]
         clips = prepared(chosen.flatten(0, 1)).unflatten(0, chosen.shape[:2])
         with self.network.on(clips) as model:
@@ -113,8 +118,10 @@ class VbenchHumanAction(Reward):
 
 
 def asked(prompt: str) -> str:
-    """The action of Kinetics-400 that a prompt names, as VBench reads it from a file's
-    name; else empty.
+    """Return the action of Kinetics-400 that a prompt names, or an empty text.
+
+    VBench reads the action from the name of a file in the same way, which is why "-" and
+    "_" end it.
 
     >>> asked("A person is riding a bike"), asked("A person is sleeping"), asked("a dog")
     ('riding a bike', '', '')
@@ -124,10 +131,12 @@ def asked(prompt: str) -> str:
 
 
 def sure(logits: Tensor, classes: Tensor) -> Tensor:
-    """1.0 where the class is among the five likeliest and its probability at least 0.85,
-    else 0.0; (B,).
+    """Return 1.0 where the class is among the five likeliest and sure, else 0.0, (B,).
 
-    >>> sure(torch.tensor([[4.0, 2.0, 0.0, -1.0, -2.0, -3.0]]).expand(3, 6), torch.tensor([0, 1, 2]))
+    A class is sure if its probability is at least 0.85.
+
+    >>> logits = torch.tensor([[4.0, 2.0, 0.0, -1.0, -2.0, -3.0]]).expand(3, 6)
+    >>> sure(logits, torch.tensor([0, 1, 2]))
     tensor([1., 1., 0.])
     """
     likely = logits.sigmoid().topk(BEST, dim=1)
@@ -136,8 +145,11 @@ def sure(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def prepared(frames: Tensor) -> Tensor:
-    """Frames (N, C, H, W) as UMT takes them: shorter side 256 by OpenCV, central square of
-    224, ImageNet statistics."""
+    """Turn frames (N, C, H, W) into UMT's input.
+
+    The shorter side becomes 256 pixels by OpenCV, the central square of 224 is cut out, and
+    colours are normalised by ImageNet's statistics.
+    """
     height, width = frames.shape[-2:]
     goal = (256, int(256 * height / width)) if width < height else (int(256 * width / height), 256)
     bytes_ = levels(frames).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -146,5 +158,5 @@ def prepared(frames: Tensor) -> Tensor:
         if min(height, width) == 256
         else np.stack([cv2.resize(frame, goal, interpolation=cv2.INTER_LINEAR) for frame in bytes_])
     )
-    whole = torch.from_numpy(resized).permute(0, 3, 1, 2).to(frames.device)
-    return normalised(middle(whole, umt.SIDE).float() / 255, IMAGENET)
+    pictures = torch.from_numpy(resized).permute(0, 3, 1, 2).to(frames.device)
+    return normalised(middle(pictures, umt.SIDE).float() / 255, IMAGENET)
