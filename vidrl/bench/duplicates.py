@@ -1,16 +1,16 @@
-"""Copies: clips of equal content are one observation, however often their file was copied.
+"""Find duplicates: clips of equal content are one observation, however often copied.
 
-Two clips have equal content where their files have equal bytes (`id`), or where size,
-frames, rate and every number and curve of every dim are equal: a film that was put into
-another container. The second needs a curve of `MIN_CURVE_VALUES` different numbers, so that two dark
-or still clips are not taken for copies of each other. Rows of other tools, which have
-neither hash nor curve nor prompt, are copies where all their numbers are equal to more than
-nine digits.
+Two clips have equal content if their files have equal bytes (`id`), or if their size,
+frames, rate and all their numbers and curves are equal, as for a clip that was put into
+another container. The second rule needs a curve of `MIN_CURVE_VALUES` different numbers, so
+that two dark or still clips are not taken for duplicates. Rows of other tools, which have
+neither hash nor curve nor prompt, are duplicates if all their numbers are equal and have
+more than nine digits.
 
-Copies that were asked for the same, or of which nobody knows what was asked, count once.
-Copies that answer different prompts (a model that ignores its prompt, a filter that returns
-black frames) each stay an answer, so that the mean does not gain by leaving them out; but
-their prompts are one group of intervals and tests, because they are one observation.
+Duplicates that answer the same prompt, or whose prompts are unknown, count once. Duplicates
+that answer different prompts (a model that ignores its prompt, a filter that returns black
+frames) are all counted, so that the mean does not gain by leaving them out. But in
+intervals and tests their prompts form one group, because they are one observation.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from typing import Any
 
 Clip = Mapping[str, Any]  # as results.json has it
 Clips = Sequence[Clip]
-MIN_CURVE_VALUES = 4
+MIN_CURVE_VALUES = 4  # different values that a curve needs to identify a clip
 
 
 def content_keys(clip: Clip) -> list[Hashable]:
-    """What a clip shares with its copies: the hash of its bytes, and all its numbers;
-    nothing where neither is known.
+    """Return keys that a clip shares with its duplicates: its hash, and all its numbers.
+
+    The list is empty where neither is known.
 
     >>> content_keys({"id": "ab12"})
     [('bytes', 'ab12')]
@@ -51,13 +52,12 @@ def content_keys(clip: Clip) -> list[Hashable]:
 
 
 def _precise(x: float | None) -> bool:
-    """Whether a number has so many digits that two films have not the same one by
-    chance."""
+    """Return whether a number has so many digits that two clips do not share it by chance."""
     return x is not None and float(f"{x:.9g}") != x
 
 
 def content_numbers(clips: Clips) -> list[int]:
-    """For each clip the number of its content: copies have the same number.
+    """Return for each clip the number of its content; duplicates have the same number.
 
     >>> content_numbers([{"id": "a"}, {"id": "b"}, {"id": "a"}, {}])
     [0, 1, 0, 2]
@@ -66,8 +66,9 @@ def content_numbers(clips: Clips) -> list[int]:
 
 
 def connected_groups(items: Sequence[Iterable[Hashable]]) -> list[int]:
-    """The number of each item's group: items that share a key, directly or through others,
-    are one group.
+    """Return the group of each item; items that share a key, also through others, are one group.
+
+    The groups are the connected components, found by union-find with path halving.
 
     >>> connected_groups([["a"], ["b"], ["a", "c"], ["c"], []])
     [0, 1, 0, 0, 2]
@@ -84,12 +85,12 @@ def connected_groups(items: Sequence[Iterable[Hashable]]) -> list[int]:
         for key in keys:
             a, b = sorted((root(first.setdefault(key, i)), root(i)))
             parent[b] = a
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(root(i), len(numbers)) for i in range(len(items))]
+    number_of: dict[int, int] = {}
+    return [number_of.setdefault(root(i), len(number_of)) for i in range(len(items))]
 
 
 def without_duplicates(clips: Clips) -> list[Clip]:
-    """The clips without the copies that were asked for the same, the first of each kept.
+    """Return the clips without duplicates that answer the same prompt; the first one is kept.
 
     >>> clips = [{"id": id, "path": path} for id, path in (("a", "1"), ("a", "2"), ("b", "3"))]
     >>> [clip["path"] for clip in without_duplicates(clips)]
@@ -105,39 +106,46 @@ def without_duplicates(clips: Clips) -> list[Clip]:
 
 
 def dependence_groups(clips: Clips) -> list[int]:
-    """The group of each clip for intervals and tests: its prompt, joined with the prompts
-    of its copies.
+    """Return the group of each clip for intervals and tests.
 
-    >>> dependence_groups([{"prompt": "x"}, {"prompt": "x"}, {"prompt": "y", "id": "a"}, {"prompt": "z", "id": "a"}, {}, {}])
-    [0, 0, 1, 1, 2, 3]
+    A group is a prompt, joined with the prompts of its duplicates.
+
+    >>> dependence_groups([{"prompt": "x"}, {"prompt": "x"}])
+    [0, 0]
+    >>> dependence_groups([{"prompt": "y", "id": "a"}, {"prompt": "z", "id": "a"}, {}, {}])
+    [0, 0, 1, 2]
     """
     return connected_groups([dependence_keys(clip) for clip in clips])
 
 
 def group_names(clips: Clips) -> list[Hashable]:
-    """As `dependence_groups`, but "" for a clip that has no prompt and no copy, as `vidrl.inference`
-    names what is alone.
+    """Return the groups as `dependence_groups` does, but "" for a clip that is alone.
+
+    `vidrl.inference` gives every value of the group "" a group of its own, and does not
+    count it as a known prompt.
 
     >>> group_names([{"prompt": "x"}, {"prompt": "x"}, {}])
     [0, 0, '']
     """
     numbers = dependence_groups(clips)
-    often = Counter(numbers)
+    sizes = Counter(numbers)
     return [
-        number if clip.get("prompt") or often[number] > 1 else ""
+        number if clip.get("prompt") or sizes[number] > 1 else ""
         for clip, number in zip(clips, numbers, strict=True)
     ]
 
 
 def dependence_keys(clip: Clip, side: int = 0) -> list[Hashable]:
-    """What makes clips of one set, the `side`, depend on each other: a prompt in common, or
-    equal content."""
+    """Return what makes clips dependent: a common prompt, or equal content within a set.
+
+    `side` numbers the set: content is compared within one set only.
+    """
     prompt = [("prompt", clip["prompt"])] if clip.get("prompt") else []
     return [*prompt, *((side, one) for one in content_keys(clip))]
 
 
 def duplicate_notes(sets: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to say of the copies within each set, and between two sets.
+    """Return notes on the duplicates within each set, and between two sets.
 
     >>> twice = [{"id": "a", "path": "1.mp4"}, {"id": "a", "path": "2.mp4"}]
     >>> duplicate_notes([{"name": "ours", "clips": twice}])
@@ -153,27 +161,28 @@ def duplicate_notes(sets: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _within(name: str, clips: Clips) -> list[str]:
-    kept = {id(clip) for clip in without_duplicates(clips)}
-    left = [clip for clip in clips if id(clip) not in kept]
-    counted = (
+    """Return notes on the duplicates within one set."""
+    kept_ids = {id(clip) for clip in without_duplicates(clips)}
+    removed = [clip for clip in clips if id(clip) not in kept_ids]
+    note = (
         [
-            f"{name}: {len(left)} of {len(clips)} clips {_is(len(left), 'a copy', 'copies')} "
-            f"of another one and not counted again, the first is {left[0]['path']}"
+            f"{name}: {len(removed)} of {len(clips)} clips {_is(len(removed), 'a copy', 'copies')} "
+            f"of another one and not counted again, the first is {removed[0]['path']}"
         ]
-        if left
+        if removed
         else []
     )
     answers: dict[int, set[str]] = {}
     for clip, number in zip(clips, content_numbers(clips), strict=True):
         answers.setdefault(number, set()).add(clip.get("prompt") or "")
-    same = [prompts for prompts in answers.values() if len(prompts) > 1]
-    return counted + (
+    shared = [prompts for prompts in answers.values() if len(prompts) > 1]
+    return note + (
         [
-            f"{name}: {sum(map(len, same))} prompts share {len(same)} "
-            f"{'clip' if len(same) == 1 else 'clips'} of equal content: they count as "
-            f"{len(same)} in intervals and tests"
+            f"{name}: {sum(map(len, shared))} prompts share {len(shared)} "
+            f"{'clip' if len(shared) == 1 else 'clips'} of equal content: they count as "
+            f"{len(shared)} in intervals and tests"
         ]
-        if same
+        if shared
         else []
     )
 
@@ -183,15 +192,18 @@ def _is(count: int, one: str, many: str) -> str:
 
 
 def _between(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The clips that both sets have."""
+    """Return a note on the clips that both sets contain."""
     numbers = content_numbers([*first["clips"], *second["clips"]])
-    mine, other = set(numbers[: len(first["clips"])]), numbers[len(first["clips"]) :]
-    both = sum(number in mine for number in other)
+    first_numbers, second_numbers = (
+        set(numbers[: len(first["clips"])]),
+        numbers[len(first["clips"]) :],
+    )
+    common = sum(number in first_numbers for number in second_numbers)
     return (
         [
-            f"{both} of {len(other)} clips of {second['name']} are also in {first['name']}: "
-            "on them the two sets cannot differ"
+            f"{common} of {len(second_numbers)} clips of {second['name']} are also in "
+            f"{first['name']}: on them the two sets cannot differ"
         ]
-        if both
+        if common
         else []
     )

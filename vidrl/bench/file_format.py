@@ -1,5 +1,7 @@
-"""How a file was written: container, codec, pixel format and bits per pixel, which can
-decide a comparison."""
+"""Read how a file was written: container, codec, pixel format and bits per pixel.
+
+These can decide a comparison: a coarse quantiser hides flicker, and a sharp one shows it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 from vidrl.rewards._files.pictures import is_still
 from vidrl.rewards._files.reading import film_streams, open_container
 
-# by the names that ffmpeg has for them
+# ffmpeg names a container by the list of formats that its reader accepts.
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
 SUFFIX_CONTAINERS = {
     ".mp4": "mp4",
@@ -22,16 +24,16 @@ Format = dict[str, Any]
 
 
 def file_format(path: Path, size: tuple[int, int], frames: int) -> Format:
-    """How a file of `frames` pictures of `size` (width, height) was written.
+    """Return how a file of `frames` pictures of `size` (width, height) was written.
 
-    `{"container", "codec", "pixels", "bits"}`: `pixels` is ffmpeg's name of the pixel
-    format, `bits` the bits of a pixel of a frame. PyAV reads them. Without PyAV, or where
-    it cannot, the container is told by the file's ending, `bits` by the size of the whole
-    file, and the others are None. Raises OSError.
+    The result is {"container", "codec", "pixels", "bits"}: `pixels` is ffmpeg's name of the
+    pixel format, `bits` the bits of one pixel of one frame. PyAV reads them. Without PyAV,
+    or if it fails, the container follows from the file's suffix, `bits` from the size of
+    the file, and the others are None. Raises OSError.
     """
     codec = (
         _container_by_suffix(path) if is_still(path) else None
-    )  # of a picture the ending names the codec
+    )  # a picture's suffix names its codec
     found = _by_header(path) or {
         "container": _container_by_suffix(path),
         "codec": codec,
@@ -43,15 +45,16 @@ def file_format(path: Path, size: tuple[int, int], frames: int) -> Format:
 
 
 def _by_header(path: Path) -> Format | None:
-    """What PyAV reads in the header; `bytes` are those of the pictures, without sound,
-    where the header states them."""
+    """Return what PyAV reads in the header, None if it cannot.
+
+    `bytes` are those of the pictures without the sound, 0 if the header does not state
+    them.
+    """
     try:
         with open_container(path) as container:
             stream = film_streams(container)[0]
-            context, seconds = (
-                stream.codec_context,
-                float((stream.duration or 0) * (stream.time_base or 0)),
-            )
+            context = stream.codec_context
+            seconds = float((stream.duration or 0) * (stream.time_base or 0))
             name = container.format.name.removesuffix("_pipe")  # as ffmpeg calls pictures
             return {
                 "container": CONTAINERS.get(name, name.partition(",")[0]),
@@ -59,11 +62,12 @@ def _by_header(path: Path) -> Format | None:
                 "pixels": context.pix_fmt,
                 "bytes": (stream.bit_rate or 0) * seconds / 8,
             }
-    except Exception:  # noqa: BLE001  the clip itself was read; facts of its file that PyAV cannot read are None
+    except Exception:  # noqa: BLE001  the facts are optional: the clip itself was read
         return None
 
 
 def _bytes(path: Path) -> int:
+    """Return the size of a file, or of the files in a folder."""
     return (
         sum(one.stat().st_size for one in path.iterdir() if one.is_file())
         if path.is_dir()
@@ -72,6 +76,7 @@ def _bytes(path: Path) -> int:
 
 
 def _container_by_suffix(path: Path) -> str:
+    """Return the container that a file's suffix names; "pictures" for a folder."""
     if path.is_dir():
         return "pictures"
     suffix = path.suffix.lower()

@@ -1,12 +1,13 @@
-"""The least relevant difference of a dimension: how much a visually lossless re-encoding
-changes it.
+"""Look up the least relevant difference of a dim, measured by lossless-looking re-encoding.
 
-Where one encoder wrote both sets, the change that all clips share cancels in the sets'
-difference, and what counts is how far clips deviate from it.
+It is how much a re-encoding that nobody sees changes the dim's mean; a smaller difference
+between two models is of no use to anybody. If one encoder wrote both sets, the change that
+all clips share cancels in the difference of the sets, and only the deviation of the clips
+from it counts.
 
-benchmarks/suites/least_relevant.json holds them by the hash of the dimension, with the
-command that measured them. A dimension that was never measured so, or with other options,
-has none.
+benchmarks/suites/least_relevant.json holds the values by the hash of the dim, with the
+command that measured them. A dim, or a dim with other options, that was never measured has
+none.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ FILE = "least_relevant.json"
 
 
 def lookup(digest: str, alike: bool) -> float | None:
-    """The least relevant difference of the dimension with this hash, in its own units; None
-    where there is none.
+    """Return the least relevant difference of the dim with this hash, None if not measured.
 
-    `alike`: the sets were written alike (container, codec, pixel format and bits of a
-    pixel).
+    `alike`: both sets have one container, codec, pixel format and similar bits per pixel.
+    The unit is the dim's.
 
     >>> lookup("no such dimension", alike=True) is None
     True

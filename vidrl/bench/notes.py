@@ -1,4 +1,4 @@
-"""What a reader of the numbers must know of the clips that they are of."""
+"""Write notes on the clips of each set that a reader of the numbers must know."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ from vidrl.bench.protocol import SAME_RATE, Protocol
 
 
 def observations(sets: Sequence[Mapping[str, Any]], protocol: Protocol) -> list[str]:
-    """What a reader of the numbers must know: mixed rates, sizes and codecs, other readers,
-    dims that nothing has."""
-    found = [note for one in sets for note in _of_clips(one)]
-    for one in sets:
-        found += (
-            _read_otherwise(one, protocol)
-            + _not_at_rate(one, protocol)
-            + _never(one)
-            + _of_files(one)
+    """Return notes on mixed rates, sizes and codecs, other decoders, and dims without numbers."""
+    notes = [note for set_ in sets for note in _of_clips(set_)]
+    for set_ in sets:
+        notes += (
+            _read_otherwise(set_, protocol)
+            + _not_at_rate(set_, protocol)
+            + _never(set_)
+            + _of_files(set_)
         )
-    found += _stills(sets)
-    unknown = sum(
+    notes += _stills(sets)
+    unknown_codecs = sum(
         "written" in clip and clip["written"]["codec"] is None
-        for one in sets
-        for clip in one["clips"]
+        for set_ in sets
+        for clip in set_["clips"]
     )
-    return found + (
+    return notes + (
         [
-            f"the codec of {unknown} clips is not known: PyAV, which reads it, is missing or "
-            "cannot open them"
+            f"the codec of {unknown_codecs} clips is not known: PyAV, which reads it, is "
+            "missing or cannot open them"
         ]
-        if unknown
+        if unknown_codecs
         else []
     )
 
 
 def _stills(sets: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What to know where some clips, or all, are images, which are clips of one frame.
+    """Return a note if some or all clips are images, which are clips of one frame.
 
-    >>> _stills([{"name": "a", "clips": [{"frames": 1}]}, {"name": "b", "clips": [{"frames": 17}]}])
-    ['images beside clips (a: 1 of 1, b: 0 of 1): dims that need time have no number of an image, and a composite such \
-as default leaves its parts that need time out of one, so that its numbers of images and of clips do not compare']
+    >>> (note,) = _stills([{"name": "a", "clips": [{"frames": 1}]}])
+    >>> note
+    'all clips are images, of one frame: dims that need time have no number of an image, ...'
     """
     counts = [
         (one["name"], sum(clip["frames"] == 1 for clip in one["clips"]), len(one["clips"]))
@@ -51,21 +50,21 @@ as default leaves its parts that need time out of one, so that its numbers of im
     images, clips = sum(n for _, n, _ in counts), sum(of for _, _, of in counts)
     if not images:
         return []
-    left = (
+    left_out = (
         "dims that need time have no number of an image, and a composite such as default "
         "leaves its parts that need"
     )
     if images == clips:
-        return [f"all clips are images, of one frame: {left} time out"]
-    told = ", ".join(f"{name}: {n} of {of}" for name, n, of in counts)
+        return [f"all clips are images, of one frame: {left_out} time out"]
+    image_counts = ", ".join(f"{name}: {n} of {of}" for name, n, of in counts)
     return [
-        f"images beside clips ({told}): {left} time out of one, so that its numbers of images "
-        "and of clips do not compare"
+        f"images beside clips ({image_counts}): {left_out} time out of one, so that its "
+        "numbers of images and of clips do not compare"
     ]
 
 
 def _of_clips(one: Mapping[str, Any]) -> list[str]:
-    """What the clips of a set do not have in common."""
+    """Return notes on rates, sizes and codecs that differ among the clips of a set."""
     clips, name = one["clips"], one["name"]
     rates = Counter(
         {f"{rate:.4g}": count for rate, count in count_rates(clip["fps"] for clip in clips).items()}
@@ -79,11 +78,11 @@ def _of_clips(one: Mapping[str, Any]) -> list[str]:
 
 
 def _of_files(one: Mapping[str, Any]) -> list[str]:
-    """What to know of files, as that they were cut off or that their frame rate varies."""
+    """Return a note on files with faults, such as a cut-off end or a varying frame rate."""
     noted = [clip for clip in one["clips"] if clip.get("note")]
     return (
         [
-            f"{one['name']}: {len(noted)} files have a note of their own, the first is "
+            f"{one['name']}: {len(noted)} files have a note, the first is "
             f"{noted[0]['path']}: {noted[0]['note']}"
         ]
         if noted
@@ -92,6 +91,7 @@ def _of_files(one: Mapping[str, Any]) -> list[str]:
 
 
 def _mixed(name: str, counts: Counter[str], what: str) -> list[str]:
+    """Return a note if there is more than one value, the most frequent values first."""
     listed = ", ".join(f"{value} ({n})" for value, n in counts.most_common(6)) + (
         " ..." if len(counts) > 6 else ""
     )
@@ -99,6 +99,7 @@ def _mixed(name: str, counts: Counter[str], what: str) -> list[str]:
 
 
 def _read_otherwise(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
+    """Return notes on clips that the usual decoder could not read and another one did."""
     usual = protocol.decoder.partition(" ")[0]
     others = Counter(
         clip["reader"] for clip in one["clips"] if clip["reader"] not in (usual, "opencv")
@@ -110,8 +111,7 @@ def _read_otherwise(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
 
 
 def _not_at_rate(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
-    """Clips that leaving out frames evenly does not bring to the rate that was asked
-    for."""
+    """Return notes on clips that even thinning cannot bring to the protocol's rate."""
     rates = count_rates(clip["fps"] for clip in one["clips"]) if protocol.fps else {}
     return [
         f"{one['name']}: {count} clips are measured at {rate:.4g} frames a second instead of "
@@ -124,15 +124,17 @@ def _not_at_rate(one: Mapping[str, Any], protocol: Protocol) -> list[str]:
 
 
 def _never(one: Mapping[str, Any]) -> list[str]:
-    """Dims that no clip has, with the reason of most."""
+    """Return notes on dims on which no clip has a number, with the most frequent reason."""
     clips = one["clips"]
-    lost = [
+    unscored_dims = [
         name
         for name in (clips[0]["value"] if clips else ())
         if all(clip["value"][name] is None for clip in clips)
     ]
-    first = {
+    reason_of = {
         name: Counter(clip["why"].get(name, "") for clip in clips).most_common(1)[0][0]
-        for name in lost
+        for name in unscored_dims
     }
-    return [f"{one['name']}: no clip has a number of {name}: {why}" for name, why in first.items()]
+    return [
+        f"{one['name']}: no clip has a number of {name}: {why}" for name, why in reason_of.items()
+    ]

@@ -1,5 +1,7 @@
-"""What a person says before clips are measured: the dim that counts first, and differences
-too small to matter."""
+"""Hold what a user declares before measuring: the primary dim and the margins.
+
+Such a declaration is worth something only if it is made before the numbers are known.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,10 @@ from vidrl import plugin
 
 @dataclass(frozen=True)
 class Preregistration:
-    """`primary` is the dim that is tested first; `margins` are differences, by dim, up to
-    which sets are equivalent."""
+    """A primary dim, which is tested first, and margins by dim.
+
+    Sets whose difference is within the margin of a dim are equivalent on it.
+    """
 
     primary: str | None = None
     margins: Mapping[str, float] = field(default_factory=dict)
@@ -23,26 +27,30 @@ class Preregistration:
     def of(
         cls, primary: str | None, margins: Iterable[str], dims: Sequence[str]
     ) -> Preregistration:
-        """From the words of a command line, "DIM=VALUE" of each margin. Raises ValueError
-        where they are not sound.
+        """Return the declaration of a command line; margins are texts "DIM=VALUE".
+
+        Raises ValueError for an unknown dim or a margin that is no number above 0.
 
         >>> Preregistration.of("flicker", ["drift=0.1"], ["flicker", "drift"])
         Preregistration(primary='flicker', margins={'drift': 0.1})
         >>> Preregistration.of(None, ["0.1"], ["drift"])
         Traceback (most recent call last):
-        ValueError: expected --margin DIM=VALUE, as drift=0.01, got '0.1': each dim has a unit of its own
+        ValueError: expected --margin DIM=VALUE, as drift=0.01, got '0.1': each dim has its own unit
         """
         if primary is not None:
             _known(primary, dims, "--primary")
         return cls(
             primary,
             dict(
-                _margin(word, dims) for said in margins for word in said.split(",") if word.strip()
+                _margin(word, dims)
+                for text_of_margins in margins
+                for word in text_of_margins.split(",")
+                if word.strip()
             ),
         )
 
     def to_results(self) -> dict[str, Any]:
-        """As results.json has them; empty where nothing was said."""
+        """Return the entry "claims" of results.json, empty if nothing was declared."""
         return (
             {"claims": {"primary": self.primary, "margins": dict(self.margins)}}
             if self != Preregistration()
@@ -51,11 +59,12 @@ class Preregistration:
 
 
 def _margin(word: str, dims: Sequence[str]) -> tuple[str, float]:
+    """Return the dim and the value of one text DIM=VALUE."""
     name, sign, text = (part.strip() for part in word.partition("="))
     if not sign:
         raise ValueError(
-            f"expected --margin DIM=VALUE, as {dims[0]}=0.01, got {word!r}: each dim has a "
-            "unit of its own"
+            f"expected --margin DIM=VALUE, as {dims[0]}=0.01, got {word!r}: each dim has its "
+            "own unit"
         )
     _known(name, dims, "--margin")
     try:
@@ -71,6 +80,7 @@ def _margin(word: str, dims: Sequence[str]) -> tuple[str, float]:
 
 
 def _known(name: str, dims: Sequence[str], option: str) -> None:
+    """Raise ValueError if the name is none of the measured dims."""
     if name not in dims:
         raise ValueError(
             f"expected a measured dim for {option}, got {name!r}: {plugin.nearest(name, dims)}"

@@ -1,5 +1,4 @@
-"""Earlier names, for scripts that import them from here: `vidrl.inference` holds what they
-name."""
+"""Keep former import names; `vidrl.inference.clusters` holds the function."""
 
 from vidrl.inference.clusters import clusters
 

@@ -1,7 +1,6 @@
-"""What so many prompts can show: the least difference that a comparison finds, and how many
-prompts one needs.
+"""Compute what a number of prompts can show: detectable differences and prompts needed.
 
-By `vidrl.inference.power`, for paired sets, at 80 % power after Holm's correction.
+For paired sets, with 80 % power after Holm's correction, by `vidrl.inference.power`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from functools import lru_cache
 
 from vidrl.inference.power import least_detectable, reachable
 
+# The sizes that are tried: round numbers, about 25 % apart.
 PROMPTS = (
     6,
     8,
@@ -39,8 +39,10 @@ PROMPTS = (
 
 
 def detectable_difference(std: float, groups: int, family: int) -> float | None:
-    """The least mean difference found in 80 % of such comparisons; `std` is of prompts'
-    differences. None: none is.
+    """Return the smallest mean difference that 80 % of such comparisons find, or None.
+
+    `std` is the standard deviation of the prompts' differences, `groups` the number of
+    prompts, `family` the number of comparisons that p is corrected for.
 
     >>> round(detectable_difference(1.0, 100, 1), 2), detectable_difference(1.0, 8, 12)
     (0.29, None)
@@ -50,8 +52,9 @@ def detectable_difference(std: float, groups: int, family: int) -> float | None:
 
 
 def prompts_needed(std: float, difference: float, family: int) -> int | None:
-    """About how many prompts find this difference in 80 % of comparisons, of `PROMPTS`;
-    None where all are too few.
+    """Return about how many prompts find this difference in 80 % of comparisons.
+
+    The answer is one of `PROMPTS`, by bisection; None if the largest of them is too small.
 
     >>> prompts_needed(1.0, 0.5, 1), prompts_needed(1.0, 0.01, 1)
     (40, None)
@@ -71,8 +74,7 @@ def prompts_needed(std: float, difference: float, family: int) -> int | None:
 
 @lru_cache
 def fewest_prompts(family: int) -> int:
-    """The fewest prompts by which anything can be beyond doubt in a family of so many
-    comparisons.
+    """Return the smallest number of prompts with which a family can have a verdict at all.
 
     >>> fewest_prompts(1), fewest_prompts(12)
     (8, 12)
@@ -82,4 +84,5 @@ def fewest_prompts(family: int) -> int:
 
 @lru_cache(maxsize=1000)
 def _detectable_in_stds(groups: int, family: int) -> float:
+    """Return the detectable difference in units of the standard deviation."""
     return least_detectable(1.0, groups, family) if groups > 1 else math.inf

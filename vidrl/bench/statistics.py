@@ -1,7 +1,7 @@
-"""One dim of one set as results.json has it: its mean and interval, its spreads, its marks
-and notes.
+"""Summarise one dim of one set as results.json has it: mean, interval, spread and notes.
 
-benchmarks/results/bench/bench_coverage.md says how often the intervals hold the truth.
+How often such intervals contain the truth was simulated:
+benchmarks/results/bench_coverage.md.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ __all__ = [
     "within_prompt_spread",
 ]
 
-END_DISTANCE = 0.02  # of a range: so near to its end a value is saturated
-SATURATED_SHARE = 0.5  # share of the values at the end of the range that is a pile
+END_DISTANCE = 0.02  # part of the range: a value this near to its end is saturated
+SATURATED_SHARE = 0.5  # of the values at the end of the range: the dim is saturated
 
 
 def summary(
@@ -44,13 +44,20 @@ def summary(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """One dim of one set as results.json has it: mean, interval, counts, spreads, marks and
-    notes; None: not there.
+    """Return the summary of one dim of one set; None for a number that cannot be given.
 
-    `enough` is at least `least` scored clips of two prompts. `prompts` counts those that
-    are given. `std` is of clips, `within_prompt_std` of clips around their prompt's mean,
-    `within_prompt_share` its share of the variance. `between_prompt_std` is of the prompts'
-    true means: more prompts lower the error that it makes, more seeds do not.
+    The interval comes from a bootstrap that resamples whole groups (prompts), not clips:
+    clips of one prompt resemble each other, so they are not independent observations.
+    `draws` is the number of resamples and `level` the interval's. The row has:
+
+    - `mean`, `low`, `high`: the mean over clips and its interval; `n`: scored clips;
+      `prompts`: their known prompts; `unscored`: clips without a number.
+    - `enough`: at least `least` scored clips, of at least two prompts.
+    - `std`: the standard deviation among clips; `within_prompt_std`: that around the
+      prompts' means; `within_prompt_share`: its share of the variance.
+    - `between_prompt_std`: the standard deviation of the prompts' true means. Only more
+      prompts reduce the error that it causes; more seeds do not.
+    - `saturated`: half of the values lie at an end of the `range`; `notes`: sentences.
 
     >>> row = summary([1.0, 0.99, 1.0, None], ["a", "a", "b", "b"], least=3, range=(0, 1))
     >>> row["n"], row["unscored"], row["prompts"], row["enough"], row["saturated"]
@@ -60,61 +67,69 @@ def summary(
     """
     limits = as_limits(range)
     known, names = scored(values, groups)
-    over = interval(known, names, level, draws, seed, limits)
-    low, high = finite_ends(over)
-    inside, share = within_prompt_spread(known, names)
-    piled = saturation(known, limits)
+    estimate = interval(known, names, level, draws, seed, limits)
+    low, high = finite_ends(estimate)
+    within_std, within_share = within_prompt_spread(known, names)
+    saturation_notes = saturation(known, limits)
     return {
-        "mean": json_number(over.mean),
+        "mean": json_number(estimate.mean),
         "low": low,
         "high": high,
-        "n": over.n,
+        "n": estimate.n,
         "prompts": len({name for name in names if not isinstance(name, Alone)}),
-        "unscored": len(values) - over.n,
+        "unscored": len(values) - estimate.n,
         "std": json_number(_std(known)),
-        "within_prompt_std": json_number(inside),
-        "within_prompt_share": json_number(share),
+        "within_prompt_std": json_number(within_std),
+        "within_prompt_share": json_number(within_share),
         "between_prompt_std": json_number(math.sqrt(components(known, names).between)),
-        "enough": over.n >= least and over.groups > 1,
-        "saturated": bool(piled),
+        "enough": estimate.n >= least and estimate.groups > 1,
+        "saturated": bool(saturation_notes),
         "notes": [
-            *_small_sample_notes(over, least),
-            *piled,
+            *_small_sample_notes(estimate, least),
+            *saturation_notes,
             *_equal_note(known),
-            *[over.note] * bool(over.note),
+            *[estimate.note] * bool(estimate.note),
             *heavy(known, names),
         ],
     }
 
 
 def within_prompt_spread(values: Values, groups: Groups) -> tuple[float, float]:
-    """Pooled std of clips around their prompt's mean, and the share of the clips' variance
-    that it is, at most 1.
+    """Return the pooled std of clips around their prompt's mean, and its share of the variance.
 
-    √(Σ_g Σ (x − mean_g)² / (n − G)) over the prompts with two clips or more; NaN where
-    there is none.
+    std = √(Σ_g Σ_i (x_gi − mean_g)² / (n − G)) over the prompts g with two clips or more, n
+    clips and G prompts; NaN where no prompt has two clips. The share of the clips' variance
+    is at most 1.
 
     >>> within_prompt_spread([1.0, 3.0, 11.0, 13.0], "aabb")
     (1.4142135623730951, 0.0576...)
     """
-    known, names = scored(values, groups)
+    scored_values, names = scored(values, groups)
     rows = ids(names)
-    means = np.bincount(rows, known) / np.bincount(rows) if len(known) else known
-    free = len(known) - len(means)
-    if free == 0:
+    means = (
+        np.bincount(rows, scored_values) / np.bincount(rows)
+        if len(scored_values)
+        else scored_values
+    )
+    degrees_of_freedom = len(scored_values) - len(means)
+    if degrees_of_freedom == 0:
         return math.nan, math.nan
-    variance, whole = float(((known - means[rows]) ** 2).sum() / free), float(known.var(ddof=1))
-    return math.sqrt(variance), min(1.0, variance / whole) if whole > 0 else math.nan
+    variance, total = (
+        float(((scored_values - means[rows]) ** 2).sum() / degrees_of_freedom),
+        float(scored_values.var(ddof=1)),
+    )
+    return math.sqrt(variance), min(1.0, variance / total) if total > 0 else math.nan
 
 
 def saturation(values: Values, limits: tuple[float | None, float | None]) -> list[str]:
-    """A note for each end of the range that the values pile up at: they cannot tell good
-    clips from better ones.
+    """Return a note for each end of the range at which the values pile up.
 
-    Half of the values within 2 % of the range of its end, or a mean so near with a std of
-    no more. A range from 0 is a scale, and counts whole; the lower end of a penalty is one
-    that no clip comes near, and 1 of it counts at most. Where the other side is open there
-    is no scale, and only values that are the end itself count.
+    There the dim cannot tell good clips from better ones. The values are saturated if half
+    of them lie within 2 % of the range of its end, or if their mean does, with a standard
+    deviation of no more than that. For a range (0, b) the scale is b. For another range the
+    scale is at most 1, because the lower end of a penalty, for example −20, is one that no
+    clip comes near. If the other end is open there is no scale, and only values equal to
+    the end count.
 
     >>> saturation([0.99, 0.995, 0.98, 0.5], (0, 1))
     ['saturated: 3 of 4 values lie within 0.02 of 1, the end of the range']
@@ -123,21 +138,21 @@ def saturation(values: Values, limits: tuple[float | None, float | None]) -> lis
     >>> saturation([-0.1, -0.2], (-20, 0)), saturation([99.0, 98.5], (0, 100))
     ([], ['saturated: 2 of 2 values lie within 2 of 100, the end of the range'])
     """
-    known, (low, high) = scored(values, None)[0], as_limits(limits)
-    if not len(known):
+    scored_values, (low, high) = scored(values, None)[0], as_limits(limits)
+    if not len(scored_values):
         return []
     scale = high - low if low == 0 else min(high - low, 1.0)
-    reach = END_DISTANCE * scale if math.isfinite(high - low) else 0.0
+    distance = END_DISTANCE * scale if math.isfinite(high - low) else 0.0
     return [
         note
         for end in (low, high)
         if math.isfinite(end)
-        for note in _saturation_note(known, end, reach)
+        for note in _saturation_note(scored_values, end, distance)
     ]
 
 
 def as_limits(range: tuple[float | None, float | None]) -> tuple[float, float]:
-    """A dim's range with infinity where it is open.
+    """Return a dim's range as floats, infinite where it is open.
 
     >>> as_limits((None, 0.0))
     (-inf, 0.0)
@@ -146,40 +161,50 @@ def as_limits(range: tuple[float | None, float | None]) -> tuple[float, float]:
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
-def _small_sample_notes(over: Interval, least: int) -> list[str]:
-    notes = [f"fewer than {least} clips: {over.n}"] if over.n < least else []
-    alone = over.groups == 1 and over.n > 1
+def _small_sample_notes(estimate: Interval, least: int) -> list[str]:
+    """Return notes on too few clips, or on clips of a single prompt."""
+    notes = [f"fewer than {least} clips: {estimate.n}"] if estimate.n < least else []
+    one_prompt = estimate.groups == 1 and estimate.n > 1
     return (
         notes
-        + ["one prompt: the interval is over its clips, and says nothing of other prompts"] * alone
+        + ["one prompt: the interval is over its clips, and says nothing of other prompts"]
+        * one_prompt
     )
 
 
-def _saturation_note(known: Array, end: float, reach: float) -> list[str]:
-    near = int((np.abs(known - end) <= reach + 1e-12 * max(1.0, abs(end))).sum())
-    tight = reach > 0 and abs(float(known.mean()) - end) <= reach and float(known.std()) <= reach
-    if near < SATURATED_SHARE * len(known) and not tight:
+def _saturation_note(values: Array, end: float, distance: float) -> list[str]:
+    """Return a note if the values pile up at one end of the range."""
+    near = int((np.abs(values - end) <= distance + 1e-12 * max(1.0, abs(end))).sum())
+    tight = (
+        distance > 0
+        and abs(float(values.mean()) - end) <= distance
+        and float(values.std()) <= distance
+    )
+    if near < SATURATED_SHARE * len(values) and not tight:
         return []
-    where = f"lie within {reach:.3g} of" if reach else "are"
-    return [f"saturated: {near} of {len(known)} values {where} {end:.3g}, the end of the range"]
+    where = f"lie within {distance:.3g} of" if distance else "are"
+    return [f"saturated: {near} of {len(values)} values {where} {end:.3g}, the end of the range"]
 
 
-def _equal_note(known: Array) -> list[str]:
-    flat = len(known) > 1 and float(np.ptp(known)) <= rounding(known)
-    return [f"all {len(known)} values are equal"] if flat else []
+def _equal_note(values: Array) -> list[str]:
+    """Return a note if all values are equal."""
+    equal = len(values) > 1 and float(np.ptp(values)) <= rounding(values)
+    return [f"all {len(values)} values are equal"] if equal else []
 
 
-def _std(known: Array) -> float:
-    return float(known.std(ddof=1)) if len(known) > 1 else math.nan
+def _std(values: Array) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
-def finite_ends(over: Interval) -> tuple[float | None, float | None]:
-    """Both ends of an interval; None twice where it has none, or is open on a side: half an
-    interval misleads."""
-    known = math.isfinite(over.low) and math.isfinite(over.high)
-    return (float(over.low), float(over.high)) if known else (None, None)
+def finite_ends(estimate: Interval) -> tuple[float | None, float | None]:
+    """Return both ends of an interval, or None twice if either is missing or infinite.
+
+    One end without the other would mislead: readers take it for a bound on both sides.
+    """
+    finite = math.isfinite(estimate.low) and math.isfinite(estimate.high)
+    return (float(estimate.low), float(estimate.high)) if finite else (None, None)
 
 
 def json_number(x: float) -> float | None:
-    """A plain number for JSON; None for NaN and infinity."""
+    """Return a plain float for JSON, None for NaN and infinity."""
     return float(x) if math.isfinite(x) else None

@@ -1,13 +1,15 @@
-"""Clips without a number: a set must not gain by them.
+"""Count clips without a number, so that a set does not gain by failing.
 
-Clips fail to be scored because they are broken: they are not missing at random. So beside
-the difference over scored clips stands the one in which every clip without a number counts
-as the worst, and a verdict needs both. A clip that could not be read at all has no number
-on any dim.
+Clips fail to be scored because they are broken, so the missing numbers are not missing at
+random: leaving them out would favour the set that fails more often. Therefore every
+difference over scored clips comes with a second one, in which every clip without a number
+counts as the worst value, and a verdict needs both. A clip that could not be read at all
+has no number on any dim.
 
-A clip to which a dim does not apply ("inapplicable: nothing moves alone") is left out where
-the dim does not apply to its partner either; where its partner is scored, it counts as
-unscored.
+A clip to which a dim does not apply (reason "inapplicable: ...", for example "nothing moves
+alone") is left out if the dim does not apply to its partner either. If its partner is
+scored, the clip counts as unscored: otherwise a model that stops moving would escape the
+dim.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ import numpy as np
 
 from vidrl.bench.pairing import Clip, Clips, Match, clip_value
 
-RELATIVE_TIE = 1e-9  # of the larger of two values: differences below are rounding
+RELATIVE_TIE = 1e-9  # two values whose relative difference is smaller are equal but for rounding
 Range = tuple[float | None, float | None]
 
 
 def all_clips(one: Mapping[str, Any]) -> list[Clip]:
-    """The clips of a set, and those that could not be read, as clips without a number."""
-    unread = [
+    """Return the clips of a set, with the files that could not be read as clips without numbers."""
+    unreadable = [
         {
             "path": row["path"],
             "prompt": row.get("prompt"),
@@ -36,21 +38,20 @@ def all_clips(one: Mapping[str, Any]) -> list[Clip]:
         }
         for row in one.get("skipped") or []
     ]
-    return [*one["clips"], *unread]
+    return [*one["clips"], *unreadable]
 
 
 def is_inapplicable(clip: Clip, dim: str) -> bool:
-    """Whether a dimension has no meaning for this clip, as its reason says.
+    """Return whether the dim has no meaning for this clip, as its reason says.
 
-    >>> is_inapplicable({"why": {"jerk": "inapplicable: needs a clip of at least 4 frames, got 2"}}, "jerk")
+    >>> is_inapplicable({"why": {"jerk": "inapplicable: needs 4 frames, got 2"}}, "jerk")
     True
     """
     return str((clip.get("why") or {}).get(dim)).startswith("inapplicable")
 
 
 def counted_clips(match: Match, dim: str) -> Match | None:
-    """The clips of a match that count on a dim, scored or not; None where a side has
-    none."""
+    """Return the clips of a match that count on a dim, or None if one side has none."""
     sides = [
         [clip for clip in side if _counts(clip, dim, other)]
         for side, other in ((match.first, match.second), (match.second, match.first))
@@ -59,18 +60,20 @@ def counted_clips(match: Match, dim: str) -> Match | None:
 
 
 def _counts(clip: Clip, dim: str, others: Clips) -> bool:
-    known = clip_value(clip, dim) is not None or not is_inapplicable(clip, dim)
-    return known or any(clip_value(other, dim) is not None for other in others)
+    """Return whether a clip counts: it is scored, it failed, or its partner is scored."""
+    scored_or_failed = clip_value(clip, dim) is not None or not is_inapplicable(clip, dim)
+    return scored_or_failed or any(clip_value(other, dim) is not None for other in others)
 
 
 def count_unscored(clips: Iterable[Clip], dim: str) -> int:
-    """How many of the clips have no number."""
+    """Count the clips without a number on the dim."""
     return sum(clip_value(clip, dim) is None for clip in clips)
 
 
 def worst_value(sets: Sequence[Clips], dim: str, limits: Range = (None, None)) -> float:
-    """The lower end of the dim's range, or, where it is open, the worst value of all clips;
-    NaN where there is none.
+    """Return the lower end of the dim's range, or the worst value of all clips if it is open.
+
+    NaN where no clip has a number.
 
     >>> clips = [{"value": {"flicker": x}} for x in (-0.5, None, -2.0)]
     >>> worst_value([clips], "flicker"), worst_value([clips], "flicker", (-20.0, 0.0))
@@ -85,13 +88,16 @@ def worst_value(sets: Sequence[Clips], dim: str, limits: Range = (None, None)) -
 
 
 def mean_value(clips: Clips, dim: str, instead: float) -> float:
-    """The mean of clips, those without a number counted as the value `instead`."""
-    known = [clip_value(clip, dim) for clip in clips]
-    return sum(instead if one is None else one for one in known) / len(known)
+    """Return the mean of clips, with the value `instead` for those without a number."""
+    values = [clip_value(clip, dim) for clip in clips]
+    return sum(instead if value is None else value for value in values) / len(values)
 
 
 def mean_difference(match: Match, dim: str, instead: float) -> float:
-    """The second side's mean less the first's, the same to rounding counted as 0."""
+    """Return the mean of the second side less that of the first, 0 if equal to rounding.
+
+    Without the rule for rounding, a sum in another order would turn a tie into a win.
+    """
     before, after = mean_value(match.first, dim, instead), mean_value(match.second, dim, instead)
     return (
         0.0
@@ -101,10 +107,11 @@ def mean_difference(match: Match, dim: str, instead: float) -> float:
 
 
 def win_share(match: Match, dim: str) -> float:
-    """How often a clip of the second side is better than one of the first, over all pairs
-    of them, ties half.
+    """Return how often a clip of the second side is better than one of the first.
 
-    A clip without a number loses against one with a number; two without a number are a tie.
+    All pairs of a first and a second clip are compared; a tie counts 1/2. A clip without a
+    number loses against a clip with one; two clips without a number are a tie. It is the
+    Mann-Whitney statistic divided by the number of pairs.
 
     >>> clips = [{"value": {"flicker": x}} for x in (1.0, 2.0, None)]
     >>> win_share(Match("", tuple(clips[:1]), tuple(clips)), "flicker")  # a tie, a win, a loss
@@ -116,6 +123,8 @@ def win_share(match: Match, dim: str) -> float:
         )
         for side in (match.first, match.second)
     )
+    # Clips without a number are −inf here: they lose against all numbers and tie with each
+    # other, by `a == b` below. −inf − −inf is NaN, which np.isfinite excludes.
     with np.errstate(invalid="ignore"):
         close = (
             np.isfinite(a[:, None])

@@ -1,10 +1,10 @@
-"""Clips of a saved results file that must not be opened: it may be of a stranger, and name
-any film of the reader.
+"""Mark clips of a saved results file that must not be opened.
 
-A page that is made of such a file holds what its clips show. So a clip is opened only if
-its bytes are those that were measured, and if it lies in a folder that the reader named,
-which the folder of the results file is, or if this machine has measured it for that results
-file. The same holds for the picture or film that a clip was made from.
+A results file may come from a stranger, and may name any file of the reader's machine. The
+page that is made of the results would then show a private film. So a clip is opened only if
+its bytes are those that were measured and it lies in a folder that the reader named, or in
+the folder of the results file; or if this machine measured it for this results file. The
+same holds for the picture or film that a clip was made from.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ UNSTATED = "not opened: the results do not state its bytes; measure the clips ag
 def mark_closed(
     results: Mapping[str, Any], home: Path, folders: Iterable[str | os.PathLike[str]] = ()
 ) -> dict[str, Any]:
-    """The results, every clip that must not be opened with the reason as its "closed".
+    """Return the results; a clip that must not be opened has the reason as its "closed".
 
     The reason against opening what a clip was made from is its "reference_closed". `home`
-    is the folder of the results file, `folders` are those that the reader named beside it.
+    is the folder of the results file; `folders` are further ones that the reader named.
     """
     known, inside = Hashes(home / "cache"), [home, *map(Path, folders)]
     return {
@@ -41,32 +41,34 @@ def mark_closed(
 
 
 def closed_note(results: Mapping[str, Any]) -> str | None:
-    """A sentence on the clips that are not opened; None where there are none."""
-    found = [clip for one in results["sets"] for clip in one["clips"] if clip.get("closed")]
-    if not found:
+    """Return a sentence on the clips that are not opened, None if there are none."""
+    closed_clips = [clip for one in results["sets"] for clip in one["clips"] if clip.get("closed")]
+    if not closed_clips:
         return None
     return (
-        f"clips of the saved results that the page shows no pictures of: {len(found)}, the "
-        f"first is {found[0]['path']}: {found[0]['closed']}"
+        f"clips of the saved results that the page shows no pictures of: {len(closed_clips)}, the "
+        f"first is {closed_clips[0]['path']}: {closed_clips[0]['closed']}"
     )
 
 
 def _marked(clip: Mapping[str, Any], inside: Sequence[Path], known: Hashes) -> dict[str, Any]:
-    plain = {key: value for key, value in clip.items() if key not in ("closed", "reference_closed")}
+    """Return a clip with its reasons; marks that the file itself contains are removed."""
+    unmarked = {
+        key: value for key, value in clip.items() if key not in ("closed", "reference_closed")
+    }
     files = {"closed": ("path", "id"), "reference_closed": ("reference", "reference_id")}
     reasons = {
-        mark: _reason_to_stay_closed(plain[path], plain.get(digest), inside, known)
+        mark: _reason_to_stay_closed(unmarked[path], unmarked.get(digest), inside, known)
         for mark, (path, digest) in files.items()
-        if plain.get(path)
+        if unmarked.get(path)
     }
-    return plain | {mark: why for mark, why in reasons.items() if why}
+    return unmarked | {mark: why for mark, why in reasons.items() if why}
 
 
 def _reason_to_stay_closed(
     path: str, digest: str | None, inside: Sequence[Path], known: Hashes
 ) -> str | None:
-    """The reason against opening a file whose hash the results state; None where there is
-    none."""
+    """Return the reason against opening a file whose hash the results state, or None."""
     if not digest:
         return UNSTATED
     if _measured_here(path, digest, known):
@@ -80,11 +82,10 @@ def _reason_to_stay_closed(
 
 
 def is_inside(path: str | os.PathLike[str], folder: Path) -> bool:
-    """Whether a file lies in a folder, at any depth, by its name and, where links lead on,
-    by where they lead.
+    """Return whether a file lies in a folder at any depth, by its name and after links.
 
-    The name is looked at first: to follow the links of a path like \\\\server\\share would
-    ask that server.
+    The name is checked first: resolving the links of a path like \\\\server\\share would
+    contact that server.
     """
     name = Path(os.path.abspath(path))
     by_name = any(
@@ -94,11 +95,10 @@ def is_inside(path: str | os.PathLike[str], folder: Path) -> bool:
 
 
 def _measured_here(path: str, digest: str, known: Hashes) -> bool:
-    """Whether the index beside the results file has this file as it is now, with the hash
-    that the results state.
+    """Return whether the index beside the results file knows this very file with this hash.
 
-    Nobody else could have written that: the index holds the inode of the file and the time
-    of its last change.
+    A stranger could not have written the entry: the index holds the file's inode and the
+    time of its last change on this machine.
     """
     try:
         return known.remembered(Path(path)) == [digest, *file_stamp(path)]
