@@ -76,7 +76,7 @@ def test_the_samples_of_a_round_are_the_files_latents_and_prompts(tmp_path):
     made = trainer(sft(tmp_path))
     made.files.read()
     seen = made.files.experience(0, made._plan())
-    table = clip_files.read_clips(made.recipe.data.clips)
+    table = clip_files.read_clips(made.parts.recipe.data.clips)
     chosen = dealt(6, 8, 0, 0, "data")
     assert list(seen.prompts) == [table.entries[e].prompt for e in chosen]
     for row, entry in enumerate(chosen):
