@@ -92,7 +92,6 @@ PENDING: set[str] = {
     "vidrl/inference",
     "vidrl/lookup",
     "vidrl/lora",
-    "vidrl/recipe",
     "vidrl/synthetic",
     "vidrl/training",
 }

@@ -1,1 +1,1 @@
-"""The text of a recipe: TOML, and overrides with dotted names."""
+"""Read and write the text of a recipe: TOML, and overrides with dotted names."""

@@ -1,5 +1,4 @@
-"""The text of a recipe: a TOML file, and overrides `key.path=value` from the command
-line."""
+"""Read the text of a recipe: a TOML file, and overrides `key.path=value`."""
 
 from __future__ import annotations
 
@@ -10,12 +9,11 @@ from typing import Any
 
 
 class BadRecipe(ValueError):
-    """A recipe, an override or a file that it names that cannot be used; the message says
-    how to mend it."""
+    """A recipe, an override, or a file that a recipe names, cannot be used."""
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The table of a TOML file. Raises `BadRecipe` where there is none."""
+    """Return the table of a TOML file; raise `BadRecipe` for no file, and for no TOML."""
     if not path.is_file():
         shipped = sorted(str(recipe) for recipe in Path("scripts/recipes").glob("*.toml"))
         advice = f"; recipes here: {', '.join(shipped)}" if shipped else ""
@@ -27,7 +25,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Nested values as dicts and lists, which TOML and JSON can hold."""
+    """Return nested values as dicts and lists, which TOML and JSON can hold."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -41,7 +39,8 @@ def apply(table: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         if isinstance(given := table.get(parent), Given) and isinstance(given.value, dict):
-            table[parent] = given.value  # of an earlier override, as algorithm.options={}
+            # an earlier override set the whole section, as algorithm.options={} does
+            table[parent] = given.value
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise BadRecipe(f"override {override!r}: {parent!r} is a value, not a section")
@@ -49,11 +48,14 @@ def apply(table: dict[str, Any], override: str) -> None:
 
 
 class Given(str):
-    """The text of an override's value, whose type only its field can tell: `run=7` is the
-    folder 7."""
+    """The text of an override's value, which the field converts later.
+
+    Only the field knows the type: 7 is a number for `seed`, and the folder "7" for `run`.
+    """
 
     @property
     def value(self) -> Any:
+        """Return the value as TOML reads it; the text itself where it is no TOML."""
         try:
             return tomllib.loads(f"value = {self}")["value"]
         except tomllib.TOMLDecodeError:

@@ -1,5 +1,7 @@
-"""Nested tables as TOML text, the difference of two, and options as typed; the standard
-library only reads TOML."""
+"""Write nested tables as TOML, compare two tables, and read options as a person types them.
+
+The standard library reads TOML, but does not write it.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ from typing import Any
 
 
 def write(table: Mapping[str, Any], prefix: str = "") -> str:
-    """TOML text of nested tables of strings, numbers, truth values and lists;
-    `tomllib.loads` reads it back equal.
+    """Return the TOML text of nested tables of strings, numbers, truth values and lists.
 
-    Raises `TypeError` for a value TOML cannot hold.
+    `tomllib.loads` reads an equal table. Raises `TypeError` for a value that TOML cannot
+    hold.
 
     >>> print(write({"a": 1e-4, "b": {"c": ["x", True]}}), end="")
     a = 0.0001
@@ -33,7 +35,7 @@ def write(table: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def spell(value: Any) -> str:
-    """One value as TOML writes it.
+    """Return one value as TOML writes it.
 
     >>> spell([1.0, "a", {"b": False}])
     '[1.0, "a", {b = false}]'
@@ -43,20 +45,22 @@ def spell(value: Any) -> str:
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else str(value)
     if isinstance(value, (int, str)):
+        # JSON leaves the character DEL as it is, which TOML forbids
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(spell(item) for item in value)}]"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{_key(key)} = {spell(item)}' for key, item in value.items())}}}"
     raise TypeError(
-        f"TOML cannot hold {value!r} ({type(value).__name__}): use text, a number, a truth value or a list"
+        f"TOML cannot hold {value!r} ({type(value).__name__}): use text, a number, a truth value "
+        "or a list"
     )
 
 
 def options(words: Iterable[str]) -> dict[str, Any]:
-    """`key=value`, as a person types it: the value as TOML reads it, or else as text.
+    """Return the options of words `key=value`, as a person types them.
 
-    Raises `ValueError` for a word without a key.
+    A value is read as TOML, or else kept as text. Raises `ValueError` for a word without a key.
 
     >>> options(["relative=true", "flow=dis", "band=[0.1, 2]"])
     {'relative': True, 'flow': 'dis', 'band': [0.1, 2]}
@@ -68,7 +72,7 @@ def options(words: Iterable[str]) -> dict[str, Any]:
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested tables under dotted keys.
+    """Yield the values of nested tables, each with its dotted key.
 
     >>> dict(flat({"a": {"b": 1}, "c": {}}))
     {'a.b': 1, 'c': {}}
@@ -81,7 +85,7 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[str]:
-    """One line for each dotted key whose value differs.
+    """Return one line for each dotted key whose value differs.
 
     >>> diff({"train": {"rounds": 30}}, {"train": {"rounds": 3}, "seed": 1})
     ['train.rounds: 30 -> 3', 'seed: (absent) -> 1']
@@ -104,7 +108,7 @@ def _typed(text: str) -> Any:
 
 
 def _values(table: Mapping[str, Any]) -> dict[str, Any]:
-    # an empty table says no more than none
+    # an empty table means the same as a missing table
     return {key: value for key, value in flat(table) if value != {}}
 
 

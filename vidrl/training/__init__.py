@@ -1,2 +1,1 @@
-"""The training loop, and what a round needs: policy, rollout, update, evaluation,
-checkpoint, record."""
+"""Train a policy: the loop, its rounds and optimiser steps, evaluation, checkpoints, record."""

@@ -1,5 +1,7 @@
-"""Send what the main process read to every process, so that only the main process's machine
-needs the run's files."""
+"""Send what the main process read to every process.
+
+Only the machine of the main process then needs the files of the run folder.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,16 @@ from torch import Tensor
 from . import checkpoint
 from .processes import Workers
 
-PIECE = 2**26  # bytes that travel at once
+# How many bytes are sent at once: they lie on the device, beside the model.
+PIECE = 2**26
 
 
 def from_main(workers: Workers, action: Callable[[], Any]) -> Any:
-    """What `action` gives on the main process, on all of them; the others do not call it.
+    """Call `action` on the main process, and return its result on every process.
 
-    It may give what a checkpoint may hold: nested mappings, lists, numbers, text, None,
-    tensors (they arrive on the CPU). Where `action` raises, every process raises.
+    The result may be anything that a checkpoint can hold: nested mappings, lists, numbers,
+    text, None, tensors (they arrive on the CPU). Where `action` raises, every process
+    raises.
     """
     held: list[Any] = []
     workers.once(lambda: held.append(action()))
@@ -42,14 +46,13 @@ def from_main(workers: Workers, action: Callable[[], Any]) -> Any:
 
 
 def unlike(workers: Workers, digest: str) -> list[int]:
-    """The numbers of the processes whose digest, hexadecimal, is not the main process's."""
+    """Return the ranks of the processes whose hexadecimal digest is not the main process's."""
     everyone = workers.all(torch.tensor([int(digest[:15], 16)]))
     return [rank for rank, one in enumerate(everyone.tolist()) if one != everyone[0]]
 
 
 def unseen(workers: Workers, folder: Path) -> list[int]:
-    """The numbers of the processes that do not see what the main process writes into a
-    folder."""
+    """Return the ranks of the processes that do not see the main process's files in a folder."""
     mark = from_main(workers, lambda: _marked(folder))
     seen = workers.all(torch.tensor([int((folder / mark).is_file())])).tolist()
     workers.once(lambda: (folder / mark).unlink())
@@ -57,31 +60,33 @@ def unseen(workers: Workers, folder: Path) -> list[int]:
 
 
 def _marked(folder: Path) -> str:
-    """Write a file with a random name, which another machine cannot guess; return the
-    name."""
+    """Write a file with a random name that no other machine has; return the name."""
     name = f"{checkpoint.PARTIAL}{secrets.token_hex(8)}"
     (folder / name).touch()
     return name
 
 
 def _bytes(workers: Workers, data: bytes) -> Tensor:
+    """Return the main process's bytes on every process."""
     length = torch.tensor([len(data)], device=workers.device)
-    whole = torch.zeros(int(_sent(length)), dtype=torch.uint8)
+    values = torch.zeros(int(_sent(length)), dtype=torch.uint8)
     if workers.main:
-        whole = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return _in_pieces(workers, whole)
+        values = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return _in_pieces(workers, values)
 
 
 def _tensor(workers: Workers, own: Tensor | None, dtype: str, shape: Sequence[int]) -> Tensor:
-    made = torch.empty(tuple(shape), dtype=getattr(torch, dtype)) if own is None else own
-    if not made.numel():
-        return made
-    flat = _in_pieces(workers, made.reshape(-1).view(torch.uint8))
-    return flat.view(made.dtype).view(made.shape)
+    """Return the main process's tensor `own` on every process; `own` is None on the others."""
+    values = torch.empty(tuple(shape), dtype=getattr(torch, dtype)) if own is None else own
+    if not values.numel():
+        return values
+    # as bytes, because not every backend sends every type of number
+    flat = _in_pieces(workers, values.reshape(-1).view(torch.uint8))
+    return flat.view(values.dtype).view(values.shape)
 
 
 def _in_pieces(workers: Workers, flat: Tensor) -> Tensor:
-    """The main process's bytes, sent in pieces that fit beside a model on a device."""
+    """Return the main process's bytes, sent in pieces that fit beside a model on a device."""
     return torch.cat([_sent(piece.to(workers.device)).cpu() for piece in flat.split(PIECE)])
 
 

@@ -1,7 +1,7 @@
-"""What a person may change when a run goes on: one list, which `vidrl train --help` and
-docs/guides/resume.md show as well.
+"""List the values that a person may change when a run is resumed.
 
-All else in a recipe says which run it is, and is refused with the old and the new value.
+`vidrl train --help` and docs/guides/resume.md show the same list. Every other value of a recipe
+identifies the run: a change of such a value is refused, with the old and the new value.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ ABSENT = "(absent)"
 
 @dataclass(frozen=True)
 class Allowed:
-    """A value, or a section with all of its values, that may change; `key` is its dotted
-    name.
+    """A value that may change, or a section of which every value may change."""
 
-    `touches`: "weights" where the weights may then differ from those of a run without the
-    change; "guards" where they may differ because a guard sees other numbers; "schedule"
-    where they may differ unless `train.lr_schedule` is "constant"; "nothing" where they
-    stay the same to the last bit.
-    """
-
+    # The dotted name of the value or the section.
     key: str
+    # What follows from a change, as `vidrl train --help` says it.
     effect: str
+    # When the weights may differ from those of a run without the change. "weights": always;
+    # "guards": where a guard has a band, because the guard sees other numbers; "schedule":
+    # where `train.lr_schedule` is not "constant"; "nothing": never, to the last bit.
     touches: str
 
     def holds(self, key: str) -> bool:
+        """Return whether this entry is about a dotted key."""
         return key == self.key or key.startswith(f"{self.key}.")
 
 
 @dataclass(frozen=True)
 class Change:
-    """A value that differs from the recorded one."""
+    """A value of a recipe that differs from the recorded value."""
 
     key: str
     old: Any
@@ -95,6 +94,7 @@ MAY_CHANGE = (
     Allowed("device", "another GPU, or a CPU", "weights"),
     Allowed("versions", "of vidrl and of the packages it uses", "weights"),
 )
+# Files that may move: their content is compared, and not their path.
 IDENTIFIED_BY_CONTENT = (
     "data.prompts",
     "data.held_out",
@@ -102,14 +102,15 @@ IDENTIFIED_BY_CONTENT = (
     "data.pairs",
     "backbone.options.model",
     "policy.lora",
-)  # files may move
+)
 
 
 def between(
     old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()
 ) -> list[Change]:
-    """The values in which two nested tables differ, by dotted key; an empty table counts as
-    a missing one.
+    """Return the values in which two nested tables differ, by dotted key.
+
+    An empty table counts as a missing table. `ignore`: keys, or sections, to leave out.
 
     >>> [str(change) for change in between({"a": {"b": 1}}, {"a": {"b": 2}, "c": "x"})]
     ['a.b: 1 -> 2', 'c: (absent) -> "x"']
@@ -117,47 +118,43 @@ def between(
     before, after = (
         {key: value for key, value in toml.flat(table) if value != {}} for table in (old, new)
     )
-    keys = [
-        key
-        for key in {**before, **after}
-        if not any(Allowed(one, "", "").holds(key) for one in ignore)
-    ]
+    ignored = [Allowed(name, "", "") for name in ignore]
+    keys = [key for key in {**before, **after} if not any(entry.holds(key) for entry in ignored)]
     found = [Change(key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys]
     return [change for change in found if change.old != change.new]
 
 
 def allowed(key: str) -> Allowed | None:
-    """The entry of `MAY_CHANGE` that holds a dotted key; None for a value that must stay.
+    """Return the entry of `MAY_CHANGE` for a dotted key; None for a value that must stay.
 
     >>> allowed("guard.bands.exposure").key, allowed("seed")
     ('guard', None)
     """
-    return next((one for one in MAY_CHANGE if one.holds(key)), None)
+    return next((entry for entry in MAY_CHANGE if entry.holds(key)), None)
 
 
 def refused(found: Sequence[Change]) -> list[Change]:
-    """The changes that are not allowed, because they would make a different run."""
+    """Return the changes that are not allowed, because they would make a different run."""
     return [change for change in found if allowed(change.key) is None]
 
 
 def inexact(found: Sequence[Change], guarded: bool, scheduled: bool = False) -> list[str]:
-    """The keys whose changes end the promise that the weights are those of a run without an
-    interruption.
+    """Return the keys whose changes let the weights differ from those of an unchanged run.
 
-    `guarded`: guards have bands; `scheduled`: the learning rate depends on the number of
+    `guarded`: guards have bands. `scheduled`: the learning rate depends on the number of
     rounds.
     """
     ending = ["weights", *["guards"] * guarded, *["schedule"] * scheduled]
     return [
         change.key
         for change in found
-        if (one := allowed(change.key)) is not None and one.touches in ending
+        if (entry := allowed(change.key)) is not None and entry.touches in ending
     ]
 
 
 def listed(width: int = 41) -> str:
-    """`MAY_CHANGE` as `vidrl train --help` shows it, one line an entry."""
-    return "\n".join(f"  {one.key:{width}} {one.effect}" for one in MAY_CHANGE)
+    """Return `MAY_CHANGE` as `vidrl train --help` shows it, one line for each entry."""
+    return "\n".join(f"  {entry.key:{width}} {entry.effect}" for entry in MAY_CHANGE)
 
 
 def _shown(value: Any) -> str:

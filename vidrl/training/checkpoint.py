@@ -1,8 +1,9 @@
-"""Atomic checkpoints and exact resume, without pickle.
+"""Write and read checkpoints, without pickle; a kill never leaves a damaged one.
 
 A checkpoint is a folder: `tensors.safetensors` holds every tensor, `state.json` everything
-else. It is written under another name, fsynced, renamed, and only then named by the file
-`latest`; so a kill at any moment leaves either the old checkpoint or the new one, whole.
+else. The folder is written under a temporary name, fsynced and renamed, and only then does
+the file `latest` name it. A kill at any moment leaves the old checkpoint or the new one
+complete.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ PARTIAL = atomic_file.PARTIAL
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or what is on the disk cannot be resumed from."""
+    """A checkpoint could not be written, or a checkpoint on the disk cannot be read."""
 
 
 class WriteError(RuntimeError):
-    """The disk refused what a run was to write."""
+    """The disk refused to write a file of a run."""
 
 
 class RunFolderError(ValueError):
-    """The run folder holds another run, or one that this call may not go on with."""
+    """The run folder holds another run, or a run that this call must not continue."""
 
 
 def save(
@@ -49,13 +50,13 @@ def save(
     protect: Iterable[str] = (),
     files: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write `state` as the run's newest checkpoint and return its folder,
-    `checkpoints/000010` for step 10.
+    """Write `state` as the run's newest checkpoint, and return the checkpoint's folder.
 
-    `state` nests mappings, lists, tuples, numbers, text, None, tensors and NumPy arrays,
-    and is read back equal. `files` may write further files into the folder. The newest
-    `keep` checkpoints stay, and those named in `protect`. Raises `CheckpointError` where
-    the disk is full or not writable; the checkpoints before it are intact.
+    The folder is `checkpoints/000010` for step 10. `state` nests mappings, lists, tuples,
+    numbers, text, None, tensors and NumPy arrays, and `load` returns an equal state.
+    `files` may write further files into the folder. The newest `keep` checkpoints and those
+    named in `protect` are kept, the others deleted. Raises `CheckpointError` where the disk
+    is full or not writable; earlier checkpoints are then intact.
     """
     folder = Path(run_dir) / "checkpoints"
     try:
@@ -69,8 +70,7 @@ def save(
 
 
 def load(run_dir: str | Path, name: str = "") -> dict[str, Any] | None:
-    """The state of the newest checkpoint, or of the one called `name`; None where the run
-    has none.
+    """Return the state of the newest checkpoint, or of the checkpoint `name`; None for none.
 
     Raises `CheckpointError` where the named checkpoint is missing or damaged.
     """
@@ -90,8 +90,10 @@ def load(run_dir: str | Path, name: str = "") -> dict[str, Any] | None:
 
 
 def latest(run_dir: str | Path) -> str | None:
-    """The name of the newest checkpoint, or None. Raises `CheckpointError` where `latest`
-    holds no such name."""
+    """Return the name of the newest checkpoint, or None.
+
+    Raises `CheckpointError` where the file `latest` holds no name of a checkpoint.
+    """
     marker = Path(run_dir) / "checkpoints" / "latest"
     if not marker.is_file():
         return None
@@ -105,8 +107,7 @@ def latest(run_dir: str | Path) -> str | None:
 
 
 def parsed(path: str | Path, parse: Callable[[str], Any], cure: str) -> Any:
-    """What `parse` makes of a text file of a run. Raises `RunFolderError`, with a cure,
-    where the file is damaged."""
+    """Return what `parse` reads in a text file; raise `RunFolderError` where it is damaged."""
     try:
         return parse(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON, TOML and UTF-8 alike
@@ -114,8 +115,10 @@ def parsed(path: str | Path, parse: Callable[[str], Any], cure: str) -> Any:
 
 
 def summary(run_dir: str | Path) -> dict[str, Any]:
-    """What summary.json says; empty where there is none. Raises `RunFolderError` where it
-    is damaged."""
+    """Return the content of summary.json; empty where there is no such file.
+
+    Raises `RunFolderError` where the file is damaged.
+    """
     path = Path(run_dir) / "summary.json"
     cure = "Delete the file: --resume goes on from the newest checkpoint and writes it anew"
     return parsed(path, json.loads, cure) if path.is_file() else {}
@@ -133,11 +136,11 @@ def clean(run_dir: str | Path) -> None:
 
 
 def status(run_dir: str | Path) -> str:
-    """The status of a run: "new", "interrupted" (it has rounds or a checkpoint to go on
-    from), "stopped" or "finished".
+    """Return the status of a run: "new", "interrupted", "stopped" or "finished".
 
-    A run that `train.time_limit` ended is stopped: it has its tables and its page, and
-    rounds left to do. A run that a guard ended is finished.
+    An interrupted run has rounds or a checkpoint to continue from. A stopped run was ended
+    by `train.time_limit`: it has its tables and its page, and rounds left to do. A run that
+    a guard ended is finished.
     """
     folder = Path(run_dir)
     if (folder / "summary.json").is_file():
@@ -146,16 +149,18 @@ def status(run_dir: str | Path) -> str:
             "interrupted": "interrupted",
             "running": "interrupted",
             "stopped": "stopped",
-            # "time limit" is an earlier version's word
+            # an earlier version of vidrl wrote "time limit"
             "time limit": "stopped",
         }.get(ended, "finished")
-    begun = latest(folder) is not None or (folder / "metrics.jsonl").is_file()
-    return "interrupted" if begun else "new"
+    started = latest(folder) is not None or (folder / "metrics.jsonl").is_file()
+    return "interrupted" if started else "new"
 
 
 def append(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Append one JSON object as a line, on the disk when this returns; NaN and infinity are
-    written as null."""
+    """Append one JSON object as a line, and wait until the disk has it.
+
+    NaN and infinity, which JSON cannot hold, are written as null.
+    """
     with open(path, "a", encoding="utf-8", opener=atomic_file.refuse_link) as file:
         file.write(json.dumps(_finite(row), ensure_ascii=False) + "\n")
         file.flush()
@@ -163,11 +168,13 @@ def append(path: str | Path, row: Mapping[str, Any]) -> None:
 
 
 def cut_back(path: str | Path, last_round: int) -> None:
-    """Keep the rows of a JSON-lines file whose `round` is at most `last_round`; a
-    half-written row goes too."""
+    """Delete the rows of a JSON-lines file whose `round` is above `last_round`.
+
+    A row that a kill cut off is deleted too.
+    """
     if not Path(path).is_file():
         return
-    # a kill may cut a letter in two
+    # "replace", because a kill may leave half of a letter's bytes
     lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     kept = [line for line in lines if line and _round(line) <= last_round]
     write_text(path, "".join(f"{line}\n" for line in kept))
@@ -175,12 +182,14 @@ def cut_back(path: str | Path, last_round: int) -> None:
 
 @contextmanager
 def writing(run_dir: str | Path, what: str) -> Iterator[None]:
-    """Where the disk refuses what is written inside: `WriteError`, which says what it was
-    and what is left."""
+    """Raise `WriteError` where the disk refuses a file that is written inside this context.
+
+    The message names `what` was written, and the newest checkpoint that is intact.
+    """
     try:
         yield
     except Exception as error:
-        # which has no base class
+        # by name: safetensors raises an error that has no base class to catch
         refused = isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
         if not refused or isinstance(error, FileNotFoundError):
             raise
@@ -188,7 +197,7 @@ def writing(run_dir: str | Path, what: str) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Put a text file in place at once: no reader, and no crash, sees half of it."""
+    """Write a text file at once: a reader or a crash never sees half of the file."""
     with atomic_file.new_file(Path(path)) as file:
         file.write(text.encode())
         file.flush()
@@ -201,8 +210,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """The states of the global random number generators of torch (all devices), NumPy and
-    Python."""
+    """Return the states of the global random generators of torch, NumPy and Python."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "torch": torch.get_rng_state(),
@@ -213,7 +221,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng(state: Mapping[str, Any]) -> None:
-    """Put back what `rng_state` took."""
+    """Restore the states that `rng_state` returned."""
     torch.set_rng_state(state["torch"])
     np.random.set_state(state["numpy"])
     random.setstate(state["python"])
@@ -228,6 +236,7 @@ def restore_rng(state: Mapping[str, Any]) -> None:
 def _put_in_place(
     folder: Path, step: int, state: Mapping[str, Any], files: Callable[[Path], None] | None
 ) -> Path:
+    """Write a checkpoint under a temporary name, rename it, and name it in `latest`."""
     folder.mkdir(parents=True, exist_ok=True)
     clean(folder.parent)
     partial, final = folder / f"{PARTIAL}{secrets.token_hex(8)}", _free_name(folder, step)
@@ -238,6 +247,7 @@ def _put_in_place(
         _sync(folder)
         write_text(folder / "latest", final.name)
     except OSError:
+        # `latest` may have been written before the error; its checkpoint must then stay
         if latest(folder.parent) != final.name:
             shutil.rmtree(final, ignore_errors=True)
         raise
@@ -245,6 +255,7 @@ def _put_in_place(
 
 
 def _write(folder: Path, state: Mapping[str, Any], files: Callable[[Path], None] | None) -> None:
+    """Write the files of a checkpoint into a folder, and wait until the disk has them."""
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
@@ -266,17 +277,17 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON can hold it; its tensors and arrays go into `tensors`, each under a
-    number.
+    """Return `value` as JSON can hold it; tensors and arrays are put into `tensors`.
 
-    Raises `TypeError` for anything else: a checkpoint never pickles.
+    Each tensor has a number as its name. Raises `TypeError` for any other type, because a
+    checkpoint never pickles.
     """
     if isinstance(value, (Tensor, np.ndarray)):
         kind, tensor = (
             ("tensor", value) if isinstance(value, Tensor) else ("array", torch.from_numpy(value))
         )
         key = str(len(tensors))
-        # a clone: safetensors refuses shared memory
+        # a copy, because safetensors refuses tensors that share memory
         tensors[key] = tensor.detach().cpu().clone().contiguous()
         return {"is": kind, "key": key}
     if isinstance(value, Mapping):
@@ -292,12 +303,13 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(
-        f"expected numbers, text, lists, mappings, tensors, arrays; got {type(value).__name__}: {value!r}"
+        "expected numbers, text, lists, mappings, tensors, arrays; got "
+        f"{type(value).__name__}: {value!r}"
     )
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `pack`."""
+    """Return the value that `pack` packed."""
     if isinstance(value, list):
         return [unpack(item, tensors) for item in value]
     if not isinstance(value, dict):
@@ -316,6 +328,7 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -332,13 +345,16 @@ def _named(folder: Path) -> str:
 
 
 def _free_name(folder: Path, step: int) -> Path:
-    # A step may be saved twice: by schedule, and by the signal that stops the run a moment
-    # later.
+    """Return the folder for a step's checkpoint, which does not exist yet.
+
+    A step may be saved twice: by schedule, and when a signal stops the run a moment later.
+    """
     names = [f"{step:06d}", *(f"{step:06d}-{again}" for again in range(2, 1000))]
     return next(folder / name for name in names if not (folder / name).exists())
 
 
 def _prune(folder: Path, keep: int, protected: set[str]) -> None:
+    """Delete the oldest checkpoints until `keep` are left; the protected ones stay."""
     newest_last = sorted(_folders(folder), key=lambda path: path.stat().st_mtime_ns)
     for path in newest_last[: max(0, len(newest_last) - keep)]:
         if path.name not in protected:
@@ -346,6 +362,7 @@ def _prune(folder: Path, keep: int, protected: set[str]) -> None:
 
 
 def _complaint(run_dir: str | Path, what: str, error: Exception) -> str:
+    """Return the message for a file that the disk refused, with the cure."""
     before = latest(run_dir)
     left = f"checkpoint {before} is intact" if before else "there is no earlier checkpoint"
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(
@@ -356,6 +373,7 @@ def _complaint(run_dir: str | Path, what: str, error: Exception) -> str:
 
 
 def _finite(value: Any) -> Any:
+    """Return nested values with None in place of NaN and infinity."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -364,6 +382,7 @@ def _finite(value: Any) -> Any:
 
 
 def _round(line: str) -> float:
+    """Return the round of a row; infinity for a row that is damaged."""
     try:
         return json.loads(line)["round"]
     except (json.JSONDecodeError, KeyError, TypeError):

@@ -1,10 +1,9 @@
-"""What may be said of a guarded measure: that it stays in its band, that it left it, or
-that neither is shown.
+"""Judge a guarded measure: it stays in its band, it left its band, or neither is proven.
 
-A mean inside its band shows nothing by itself: the measure may as well have fallen below
-it. That a measure got not worse by more than the band allows is shown where the whole 95 %
-interval of its paired difference lies in the band, a test of non-inferiority at 2.5 % on
-each side (`vidrl.inference.margins`).
+A mean inside the band proves nothing by itself: by chance of the clips, the true value may
+be below the band. The measure stays in its band where the whole 95 % interval of the paired
+difference lies in the band. This is a test of non-inferiority at 2.5 % on each side
+(`vidrl.inference.margins`).
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from typing import Any
 STAYS, LEFT = "stays in band", "left band"
 INSIDE, OUTSIDE = "in band (not beyond doubt)", "out of band (not beyond doubt)"
 
-
-# 0 for the base model, so that their bands are of the values themselves
+# These measures are 0 for a good base model, so that a band cannot be a fraction of its value:
+# the band holds limits of the measure itself.
 OWN = ("unscored_share", "weight_drift")
 
 
 def unit(name: str, before: float) -> float:
-    """What a band is a fraction of: the base model's value; of a measure that is 0 for a
-    good one (`OWN`), 1."""
+    """Return what a band is a fraction of: the base model's value, or 1 for a measure in `OWN`."""
     return 1.0 if name in OWN else before
 
 
 def allowed(name: str, band: tuple[float, float], before: float) -> tuple[float, float]:
-    """The least and the greatest difference from the base model's value `before` that a
-    band allows.
+    """Return the smallest and the largest change that a band allows.
+
+    A change is a difference from the base model's value `before`.
 
     >>> allowed("dynamic_degree", (0.5, 2.0), 0.8), allowed("unscored_share", (0.0, 0.25), 0.0)
     ((-0.4, 0.8), (0.0, 0.25))
@@ -38,15 +37,17 @@ def allowed(name: str, band: tuple[float, float], before: float) -> tuple[float,
 
 
 def verdict(row: Mapping[str, Any], zone: tuple[float, float]) -> str:
-    """What the row of `evaluate.compare` shows of the differences that are allowed.
+    """Return the verdict on a row of `evaluate.compare`, for the `allowed` changes `zone`.
 
     >>> zone = (-0.05, 1.0)
     >>> verdict({"difference": 0.0, "low": -0.04, "high": 0.04}, zone)
     'stays in band'
     >>> verdict({"difference": -0.2, "low": -0.3, "high": -0.1}, zone)
     'left band'
-    >>> verdict({"difference": 0.0, "low": -0.1, "high": 0.1}, zone), verdict({"difference": -0.06, "low": None}, zone)
-    ('in band (not beyond doubt)', 'out of band (not beyond doubt)')
+    >>> verdict({"difference": 0.0, "low": -0.1, "high": 0.1}, zone)
+    'in band (not beyond doubt)'
+    >>> verdict({"difference": -0.06, "low": None}, zone)
+    'out of band (not beyond doubt)'
     """
     low, high = row.get("low"), row.get("high")
     if low is not None and high is not None:
@@ -60,8 +61,7 @@ def verdict(row: Mapping[str, Any], zone: tuple[float, float]) -> str:
 def verdicts(
     bands: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Of each guard whose measure is in `rows`: the differences that its band allows, and
-    the verdict."""
+    """Return the allowed changes and the verdict of each guard whose measure is in `rows`."""
     found = {}
     for name, band in bands.items():
         if name in rows:

@@ -1,8 +1,8 @@
-"""The inputs that a run folder keeps: its prompts, and hashes of its files: of the model,
-of the LoRA, of clips.
+"""Identify the inputs of a run by their content: prompts, and hashes of the input files.
 
-A path alone does not say which run it is: the file behind it may be edited between a kill
-and a resumption, or moved.
+The files are those of the model, of the LoRA, of the clips, and those that go with prompts.
+A path alone does not identify a run: between a kill and a resumption, a file may be edited
+or moved.
 """
 
 from __future__ import annotations
@@ -18,28 +18,32 @@ from typing import Any
 from vidrl.data import clip_files, prompts
 
 SUFFIXES = {".json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".model", ".txt", ".gguf"}
-MEASURED = "influence.safetensors"  # a result of `vidrl influence`, no part of the model
+# `vidrl influence` writes this file into the model's folder; it is no part of the model.
+MEASURED = "influence.safetensors"
 KEYS = ("backbone.options.model", "policy.lora", "data.prompts", "data.clips", "data.pairs")
-LARGE = 2**30  # bytes that take a second or more to read
-Files = dict[str, dict[str, Any]]  # a file's path below its folder → {"sha256", "stamp"}
+# Bytes of a file whose reading takes a second or more, and is announced.
+LARGE = 2**30
+# a file's path below its folder → {"sha256", "stamp"}
+Files = dict[str, dict[str, Any]]
 
 
-def fingerprint(recipe: Mapping[str, Any], known: Mapping[str, Files]) -> dict[str, Files]:
-    """The hashes of the files behind the model, the LoRA and the clips that a recipe names;
-    none where it names none.
+def fingerprint(recipe: Mapping[str, Any], earlier: Mapping[str, Files]) -> dict[str, Files]:
+    """Return the hashes of the input files that a recipe names, by the recipe's keys.
 
-    A file whose size, times and inode are those in `known`, hashes of an earlier start, is
-    not read again.
+    `earlier`: the hashes of an earlier start. A file whose size, times and inode are still
+    the same is not read again.
     """
     return {
-        key: {name: _hashed(path, known.get(key, {}).get(name, {})) for name, path in paths.items()}
+        key: {
+            name: _hashed(path, earlier.get(key, {}).get(name, {})) for name, path in paths.items()
+        }
         for key in KEYS
         if (paths := named(recipe, key))
     }
 
 
 def named(recipe: Mapping[str, Any], key: str) -> dict[str, Path]:
-    """The files behind one value of a recipe; none where it names no files."""
+    """Return the files that one value of a recipe names; none where it names no files."""
     value: Any = recipe
     for name in key.split("."):
         value = value.get(name, "") if isinstance(value, Mapping) else ""
@@ -51,8 +55,10 @@ def named(recipe: Mapping[str, Any], key: str) -> dict[str, Path]:
 
 
 def files(name: str) -> dict[str, Path]:
-    """The files of a model or LoRA by their paths below it: a folder, a file, or a model of
-    the hub that is cached."""
+    """Return the files of a model or LoRA, by their paths below its folder.
+
+    `name` is a folder, a file, or a model of the hub that is cached on this machine.
+    """
     path = Path(name)
     if path.is_file():
         return {path.name: path}
@@ -70,7 +76,7 @@ def files(name: str) -> dict[str, Path]:
 
 
 def _of_table(table: clip_files.Table) -> dict[str, Path]:
-    """A table and the clips that it names, by their paths from the folder of the table."""
+    """Return the files of a table and of its clips, by their paths from the table's folder."""
     clips = {os.path.relpath(clip, table.path.parent): clip for clip in table.clips}
     pictures = {
         f"{name}/{one.name}": one
@@ -88,8 +94,10 @@ def _of_table(table: clip_files.Table) -> dict[str, Path]:
 
 
 def _of_prompts(asked: Sequence[str]) -> dict[str, Path]:
-    """The files that go with prompts, by the prompt's place and without folders: they may
-    be moved."""
+    """Return the files that go with prompts, by the prompt's number and the file's name.
+
+    The names have no folders, because the files may be moved.
+    """
     return {
         f"prompt {i}, {name}: {path.name}": path
         for i, prompt in enumerate(asked, 1)
@@ -99,14 +107,18 @@ def _of_prompts(asked: Sequence[str]) -> dict[str, Path]:
 
 
 def differences(old: Mapping[str, Files], new: Mapping[str, Files]) -> list[str]:
-    """One line for each file that was changed, added or removed. Inputs that were not
-    recorded are not compared."""
+    """Return one line for each file that was changed, added or removed.
+
+    Inputs without a recorded hash are not compared.
+    """
     return [line for key in old for line in _differences(key, old[key], new.get(key, {}))]
 
 
 def kept_prompts(folder: Path, name: str) -> list[str] | None:
-    """The prompts that a run folder holds as `name`.txt or .jsonl; None where an earlier
-    version of vidrl kept none."""
+    """Return the prompts that a run folder holds as `name`.txt or `name`.jsonl.
+
+    None where there is no such file: an earlier version of vidrl wrote none.
+    """
     path = folder / f"{name}.txt"
     if path.is_file():
         return path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -120,12 +132,12 @@ def kept_prompts(folder: Path, name: str) -> list[str] | None:
 
 
 def _differences(key: str, old: Files, new: Files) -> list[str]:
-    told = []
+    lines = []
     for name in sorted({**old, **new}):
-        before, after = (one.get(name, {}).get("sha256", "") for one in (old, new))
+        before, after = (files.get(name, {}).get("sha256", "") for files in (old, new))
         if before != after:
-            told.append(f"{key}: {name}: {_shown(before)} -> {_shown(after)}")
-    return told
+            lines.append(f"{key}: {name}: {_shown(before)} -> {_shown(after)}")
+    return lines
 
 
 def _shown(sha256: str) -> str:
@@ -136,17 +148,20 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _hashed(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
-    seen = path.stat()
-    stamp = [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, seen.st_dev]
-    if known.get("stamp") == stamp:
-        return dict(known)
+def _hashed(path: Path, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hash and the stamp of a file; the earlier ones where the stamp is the same."""
+    stat = path.stat()
+    stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+    if earlier.get("stamp") == stamp:
+        return dict(earlier)
     return {"sha256": _blob(path) or _sha256(path), "stamp": stamp}
 
 
 def _blob(path: Path) -> str:
-    """The hash in the name of a cached file of the hub, whose target is called after its
-    SHA-256; else empty."""
+    """Return the SHA-256 that a cached file of the hub has as its name; else "".
+
+    The hub's cache holds links to files whose names are their hashes.
+    """
     name = path.resolve().name if path.is_symlink() else ""
     return name if len(name) == 64 and path.resolve().parent.name == "blobs" else ""
 
@@ -163,12 +178,12 @@ def _sha256(path: Path) -> str:
 
 
 def _snapshot(name: str) -> Path | None:
-    """The folder in the hub's cache that holds the model of this name; None where it is not
-    cached."""
+    """Return the folder of a model in the hub's cache; None where it is not cached."""
     try:
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(name, "model_index.json")
-    except (ImportError, ValueError):  # no hub at hand, or a name that the hub cannot have
+    # the hub's package is missing, or the hub can have no model of this name
+    except (ImportError, ValueError):
         return None
     return Path(found).parent if isinstance(found, str) else None

@@ -1,8 +1,8 @@
-"""Several training processes on one machine: `vidrl train RECIPE --processes 2`.
+"""Start several training processes on one machine: `vidrl train RECIPE --processes 2`.
 
-`accelerate launch --cpu --num_processes 2` starts one process where there is no MPI, and
-torchrun answers Ctrl-C with its own traceback; this is the part of them that one machine
-needs. Many machines: torchrun.
+Other launchers do not serve here: `accelerate launch --cpu --num_processes 2` starts one
+process where there is no MPI, and torchrun answers Ctrl-C with its own traceback. This
+module does only what one machine needs. For several machines, use torchrun.
 """
 
 from __future__ import annotations
@@ -18,24 +18,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+# The environment variable that gives a launched process the launcher's process id.
 PARENT = "VIDRL_PARENT"
-PATIENCE = 30.0  # seconds that the others have to leave by themselves when one has failed
+# Seconds that the other processes have to end by themselves after one has failed.
+PATIENCE = 30.0
 
 
 def automatic() -> int:
-    """One process a GPU; two on a CPU of two cores or more, for two of one thread beat one
-    of two."""
+    """Return how many processes suit this machine: one for each GPU, or two on a CPU.
+
+    On a CPU of two cores, two processes of one thread are faster than one process of two
+    threads.
+    """
     import torch
 
     return torch.cuda.device_count() or min(2, os.cpu_count() or 1)
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
-    """Run `python -m vidrl ARGUMENTS` in this many processes of one group; return the first
-    exit status that is not 0.
+    """Run `python -m vidrl ARGUMENTS` in several processes; return the first failing exit status.
 
-    Signals are passed on; when one process fails the others are ended, so that none waits
-    for it forever.
+    The processes form one group, and the status is 0 where all succeed. SIGINT and SIGTERM
+    are passed on to them. When one process fails the others are ended, because they would
+    wait for it for ever.
     """
     shared = environment(processes)
     command = [sys.executable, *_safe(), "-m", "vidrl", *arguments]
@@ -48,14 +53,21 @@ def launch(arguments: Sequence[str], processes: int) -> int:
 
 
 def _safe() -> list[str]:
-    """-P, which keeps the working folder off the import path, unless vidrl itself is found
-    there alone."""
-    own = Path(__file__).resolve().parent.parent
-    return [] if own == Path.cwd().resolve() else ["-P"]
+    """Return the option -P, which keeps the working folder off the import path.
+
+    Nothing where the working folder is the folder that holds vidrl: without an
+    installation, vidrl is found there alone.
+    """
+    package_folder = Path(__file__).resolve().parents[2]
+    return [] if package_folder == Path.cwd().resolve() else ["-P"]
 
 
 def environment(processes: int) -> dict[str, str]:
-    """What torch.distributed and accelerate read; what the caller has set stays."""
+    """Return the environment variables that torch.distributed and accelerate read.
+
+    Of the number of threads, the device and the network interface, the values that the
+    caller has set stay.
+    """
     import torch
 
     given = {"OMP_NUM_THREADS": "1"}
@@ -75,12 +87,16 @@ def environment(processes: int) -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """In a launched process, on Linux: be sent SIGTERM, which saves and leaves, if the
-    launcher is killed."""
+    """Ask Linux to send this process SIGTERM if its launcher is killed.
+
+    SIGTERM makes the process save a checkpoint and leave. A process that `launch` did not
+    start, and a process on another system, is not changed.
+    """
     parent = os.environ.get(PARENT)
     if parent is None or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    # the launcher may have been killed before the call above
     if os.getppid() != int(parent):
         raise SystemExit(1)
 
@@ -93,6 +109,8 @@ def _free_port() -> int:
 
 @contextmanager
 def _passing_signals_on(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Send SIGINT and SIGTERM, which this process receives, to the running workers."""
+
     def pass_on(number: int, frame: object) -> None:
         for worker in workers:
             if worker.poll() is None:
@@ -108,6 +126,7 @@ def _passing_signals_on(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Return the first failing exit status, or 0, when all processes have ended."""
     first, deadline = 0, float("inf")
     while None in (ended := [worker.poll() for worker in workers]):
         failed = [status for status in ended if status]

@@ -1,5 +1,4 @@
-"""The learning rate of each round: a warm-up, and then one of three schedules down to a
-fraction of the full rate.
+"""Compute the learning rate of each round: a warm-up, and then one of three schedules.
 
 The names "constant", "linear" and "cosine" mean what they mean in
 `diffusers.optimization.get_scheduler`. The rate is a function of the round alone, so that a
@@ -17,12 +16,15 @@ Schedule = Literal["constant", "linear", "cosine"]
 def factor(
     round: int, rounds: int, schedule: Schedule = "constant", end: float = 0.0, warmup: int = 0
 ) -> float:
-    """The fraction of `train.learning_rate` with which a round (0 to rounds − 1) trains.
+    """Return the fraction of `train.learning_rate` for a round, 0 to rounds − 1.
 
-    The first `warmup` rounds rise in equal steps to 1: (round + 1) / (warmup + 1). From
-    there p goes from 0 to 1 at the last round: "linear" is 1 − (1 − end) p, "cosine" is end
-    + (1 − end) (1 + cos πp) / 2 (arXiv 1608.03983, equation 5, without restarts), and
-    "constant" stays at 1.
+    The first `warmup` rounds rise in equal steps: (round + 1) / (warmup + 1). After them,
+    with p from 0 at the first full round to 1 at the last round:
+
+    - "constant": 1
+    - "linear": 1 − (1 − end) p
+    - "cosine": end + (1 − end) (1 + cos πp) / 2, which is equation 5 of arXiv 1608.03983
+      without restarts
 
     Example:
         >>> [round(factor(k, 5, "linear", end=0.2), 3) for k in range(5)]

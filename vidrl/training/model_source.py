@@ -1,5 +1,4 @@
-"""The model that a command samples from: a model folder, a recipe's model, or a run's with
-its trained weights."""
+"""Find the model that a command samples from: a folder's, a recipe's, or a trained run's."""
 
 from __future__ import annotations
 
@@ -13,39 +12,41 @@ from vidrl import config, plugin
 from vidrl.recipe import toml
 from vidrl.report import run_folder
 
-DRIVEN = "pipeline"  # the backbone that drives any pipeline
+# The backbone that drives any pipeline of diffusers.
+DRIVEN = "pipeline"
+# The arguments of a pipeline's call, by the options of a command.
 CALL = {
     "height": "height",
     "width": "width",
     "frames": "num_frames",
     "guidance": "guidance_scale",
-    # arguments of a pipeline's call, by the options of a command
     "text_length": "max_sequence_length",
 }
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A backbone's name and options, the folder of an adapter, and the denoising steps of
-    the recipe's evaluation.
+    """A source of clips: a backbone with its options and an adapter."""
 
-    `partial` allows an adapter of which a part does not fit.
-    """
-
+    # The name of the backbone, a plug-in.
     backbone: str = "wan"
+    # The backbone's options.
     options: Mapping[str, Any] = field(default_factory=dict)
+    # The folder or file of an adapter.
     lora: str | None = None
+    # The denoising steps of the recipe's evaluations; None without a recipe.
     steps: int | None = None
+    # Whether a part of the adapter may not fit the model.
     partial: bool = False
 
     @property
     def model(self) -> str:
-        """The model folder or hub id; the backbone's name where it takes none."""
+        """Return the model's folder or hub id; the backbone's name where it takes no model."""
         return str(self.options.get("model", self.backbone))
 
     @property
     def name(self) -> str:
-        """What to call it: the run's name, the adapter's, or the model's."""
+        """Return a name to show: the run's, the adapter's, or the model's."""
         lora = Path(self.lora) if self.lora else None
         return (
             (lora.parent.name if lora.name == "lora" else lora.name)
@@ -63,88 +64,92 @@ def resolve(
     given: Mapping[str, Any] | None = None,
     partial: bool = False,
 ) -> ModelSource:
-    """The source that a command's arguments describe; the later of these wins.
+    """Return the source that a command's arguments describe.
 
-    The backbone section of `recipe` (a TOML file) or of the run folder `run`, whose adapter
-    is RUN/lora; `model`; `words`, each the name of a backbone or an option of it as
-    `key=value`; `given`, options by name; `lora`. `partial` allows an adapter of which a
-    part does not fit, as the recipe's policy.lora_partial does. Raises ValueError for both
-    a recipe and a run, for no model at all, for an unknown option, and for `partial`
-    without an adapter; FileNotFoundError for a run that has saved no adapter; and the
-    errors of `config.load` and `run_folder.read`.
+    Where two arguments give one value, the later of these wins: the backbone section of
+    `recipe` (a TOML file), or of the run folder `run`, whose adapter is RUN/lora; `model`;
+    `words`, each the name of a backbone or an option as `key=value`; `given`, options by
+    name; `lora`. `partial` allows an adapter of which a part does not fit, as the recipe's
+    policy.lora_partial does.
+
+    Raises ValueError for both a recipe and a run, for no model at all, for an unknown
+    option, and for `partial` without an adapter; FileNotFoundError for a run that has saved
+    no adapter; and the errors of `config.load` and `run_folder.read`.
 
     Example:
-        >>> resolve("assets/tiny-wan", words=["dtype=bfloat16"], given={"guidance": 5.0}).options["dtype"]
+        >>> resolve("assets/tiny-wan", words=["dtype=bfloat16"]).options["dtype"]
         'bfloat16'
     """
     start = _start(recipe, run)
     names = [word for word in words if "=" not in word]
     family = start.backbone if recipe or run else _family(model)
     backbone = names[-1] if names else family
-    same = backbone == start.backbone
-    own = _in_call(given or {}) if backbone == DRIVEN else given or {}
+    given = given or {}
     options = _nested(
         {
-            **(start.options if same else {}),
+            # the recipe's options are those of the recipe's backbone alone
+            **(start.options if backbone == start.backbone else {}),
             **({"model": model} if model else {}),
             **toml.options(word for word in words if "=" in word),
-            **own,
+            **(_in_call(given) if backbone == DRIVEN else given),
         }
     )
-    made = ModelSource(backbone, options, lora or start.lora, start.steps, partial or start.partial)
-    _check(made)
-    if partial and not made.lora:
+    lora, partial_allowed = lora or start.lora, partial or start.partial
+    source = ModelSource(backbone, options, lora, start.steps, partial_allowed)
+    _check(source)
+    if partial and not lora:
         raise ValueError(
-            "--lora-partial: expected an adapter, of which a part may be left out: add --lora, got none"
+            "--lora-partial: expected an adapter, of which a part may be left out: add --lora, got "
+            "none"
         )
-    return made
+    return source
 
 
 def _family(model: str | None) -> str:
-    """The backbone for a model that is named alone: `wan`, but for a local folder of
-    another pipeline."""
+    """Return the backbone for a model: `wan`, or `pipeline` for a folder of another pipeline."""
     index = Path(model or "") / "model_index.json"
     if not model or not index.is_file():
         return ModelSource.backbone
     try:
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except (ValueError, AttributeError):
-        return ModelSource.backbone  # which says what is wrong with the file
+        return ModelSource.backbone  # its loader reports what is wrong with the file
     return ModelSource.backbone if kind == "WanPipeline" else DRIVEN
 
 
 def _in_call(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a command as arguments of a driven pipeline's call."""
+    """Return the options of a command as arguments of a driven pipeline's call."""
     return {f"call.{CALL[name]}" if name in CALL else name: value for name, value in given.items()}
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options whose names have a dot, as `call.height`, put into the table that the name
-    begins with.
+    """Put options whose names have a dot, as `call.height`, into the table of that name.
 
     >>> _nested({"call": {"width": 64}, "call.height": 32})
     {'call': {'width': 64, 'height': 32}}
     """
-    made = {name: value for name, value in options.items() if "." not in name}
+    nested = {name: value for name, value in options.items() if "." not in name}
     for name, value in options.items():
         table, dot, key = name.partition(".")
         if dot:
-            made[table] = {**made.get(table, {}), key: value}
-    return made
+            nested[table] = {**nested.get(table, {}), key: value}
+    return nested
 
 
 def _start(recipe: str | None, run: str | None) -> ModelSource:
+    """Return the source that a recipe or a run folder describes; the default without both."""
     if recipe and run:
         raise ValueError(f"expected a recipe or a run, got both: --recipe {recipe} and --run {run}")
     if not (recipe or run):
         return ModelSource()
     if run:
-        made = config.build(run_folder.read(run).config, where=f"{run}/config.toml", files=False)
-        return _of(made, _adapter(Path(run)))
-    return _of(config.load(str(recipe), files=False), None)
+        table = run_folder.read(run).config
+        recorded = config.build(table, where=f"{run}/config.toml", files=False)
+        return _from_recipe(recorded, _adapter(Path(run)))
+    return _from_recipe(config.load(str(recipe), files=False), None)
 
 
-def _of(recipe: config.Recipe, lora: str | None) -> ModelSource:
+def _from_recipe(recipe: config.Recipe, lora: str | None) -> ModelSource:
     section = recipe.backbone
     p = recipe.policy
     return ModelSource(
@@ -157,6 +162,7 @@ def _of(recipe: config.Recipe, lora: str | None) -> ModelSource:
 
 
 def _adapter(run: Path) -> str:
+    """Return the folder of the weights that a run trained; raise where it has none yet."""
     folder = run / "lora"
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -168,12 +174,13 @@ def _adapter(run: Path) -> str:
 
 
 def _check(source: ModelSource) -> None:
+    """Raise where the backbone cannot take the model or the options."""
     cls = plugin.find("backbones", source.backbone)
     takes = [option["name"] for option in plugin.facts("backbones", source.backbone)["options"]]
     if "model" in takes and "model" not in source.options:
         raise ValueError(
-            "expected a model: --model DIR (a folder in diffusers' format, or a hub id), --recipe FILE "
-            "or --run DIR; got none of them"
+            "expected a model: --model DIR (a folder in diffusers' format, or a hub id), --recipe "
+            "FILE or --run DIR; got none of them"
         )
     if "model" not in takes and "model" in source.options:
         raise ValueError(

@@ -1,5 +1,4 @@
-"""Work done in pieces that fit into memory: where memory runs out, half of the piece is
-tried, and half of that."""
+"""Do work in pieces that fit into memory; where memory runs out, halve the pieces."""
 
 from __future__ import annotations
 
@@ -8,10 +7,10 @@ from typing import TypeVar
 
 import torch
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
-# What libraries say where memory runs out and the error's type does not tell.
-SAYINGS = (
+# Messages of libraries that raise a plain RuntimeError where memory runs out.
+MESSAGES = (
     "CUDA out of memory",
     "CUDA error: out of memory",
     "HIP out of memory",
@@ -25,30 +24,29 @@ SAYINGS = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the device or of the host ran out.
+    """Return whether an error says that the memory of the device or of the host ran out.
 
     Example:
-        >>> out_of_memory(torch.OutOfMemoryError("full")), out_of_memory(MemoryError()), out_of_memory(ValueError())
-        (True, True, False)
+        >>> out_of_memory(torch.OutOfMemoryError("full")), out_of_memory(ValueError())
+        (True, False)
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in SAYINGS)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in MESSAGES)
 
 
 def release() -> None:
-    """Free the device memory that torch caches but does not use, so that a smaller piece
-    can use it."""
+    """Free the device memory that torch caches but does not use, for a smaller piece."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 class Pieces:
-    """How many items a stage of the work takes at once.
+    """The number of items that a stage of the work takes at once, which adapts to the memory.
 
-    Where memory runs out, `size` becomes half of the piece that was worked on, for the rest
-    of the run. `what` names one item and `cure` says what to change, for the error that a
-    single item which does not fit raises: torch.OutOfMemoryError.
+    Where memory runs out, `size` becomes half of the piece that failed, for the rest of the
+    run. Where a single item does not fit, torch.OutOfMemoryError is raised; its message
+    names the item, `what`, and what to change, `cure`.
 
     Example:
         >>> def work(part):
@@ -65,24 +63,26 @@ class Pieces:
     ):
         if size < 1:
             raise ValueError(f"expected pieces of at least 1, got {size}")
-        self.size, self.what, self.cure = size, what, cure
+        self.size = size
+        self.what, self.cure = what, cure
 
-    def each(self, n: int, work: Callable[[slice], Made]) -> Iterator[Made]:
-        """What `work` makes of each piece of n items, in order. `work` must be able to
-        begin a piece again."""
+    def each(self, n: int, work: Callable[[slice], Result]) -> Iterator[Result]:
+        """Yield what `work` returns for each piece of n items, in order.
+
+        `work` may be called again with the first part of a piece that failed.
+        """
         done = 0
 
-        def piece(size: int) -> tuple[Made, int]:
+        def piece(size: int) -> tuple[Result, int]:
             return work(slice(done, done + size)), done + size
 
         while done < n:
-            made, done = self.attempt(n - done, piece)
-            yield made
-            del made  # else it would live while the next piece is made
+            result, done = self.attempt(n - done, piece)
+            yield result
+            del result  # else it would stay in memory while the next piece is computed
 
-    def attempt(self, n: int, work: Callable[[int], Made]) -> Made:
-        """`work(size)` with size ≤ n; again with half the size each time memory runs
-        out."""
+    def attempt(self, n: int, work: Callable[[int], Result]) -> Result:
+        """Return `work(size)` with size ≤ n; halve the size each time memory runs out."""
         while True:
             size = max(1, min(self.size, n))
             try:
@@ -92,11 +92,12 @@ class Pieces:
                     raise
                 if size == 1:
                     raise self._too_large(error) from error
-            # outside `except`, where the error no longer holds what the piece had made
+            # outside `except`: there the error would still hold the tensors of the failed piece
             self.size = size // 2
             release()
 
     def _too_large(self, error: Exception) -> torch.OutOfMemoryError:
+        """Return the error for a single item that does not fit."""
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         return torch.OutOfMemoryError(
             f"{self.what} alone does not fit into memory: {self.cure} ({first})"
@@ -104,5 +105,5 @@ class Pieces:
 
 
 def pieces(size: Pieces | int) -> Pieces:
-    """The pieces themselves, or new ones of a size."""
+    """Return pieces of this size; `Pieces` are returned as they are."""
     return Pieces(size) if isinstance(size, int) else size

@@ -1,4 +1,4 @@
-"""The progress bar of a run, and what it says of each round."""
+"""Show a run's progress on the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vidrl.lookup.extras import install
 
 
 def progress(total: int, done: int, shown: bool) -> Any:
-    """A progress bar over rounds."""
+    """Return a progress bar over the rounds; it prints nothing unless `shown`."""
     try:
         from tqdm import tqdm
     except ImportError as error:
@@ -18,12 +18,12 @@ def progress(total: int, done: int, shown: bool) -> Any:
 
 
 def postfix(row: Mapping[str, Any]) -> str:
-    """What the progress bar says of a round."""
-    told = [f"reward {row['reward']['mean']:+.3f}"] if "reward" in row else []
-    told += (
+    """Return the numbers of a round that the progress bar shows."""
+    shown = [f"reward {row['reward']['mean']:+.3f}"] if "reward" in row else []
+    shown += (
         [f"ratio {row['ratio']['mean']:.5f}, clip {row.get('clip_share', 0.0):.0%}"]
         if "ratio" in row
         else []
     )
-    told += [f"error {row['data_error']:.4f}"] if "data_error" in row else []
-    return ", ".join(told)
+    shown += [f"error {row['data_error']:.4f}"] if "data_error" in row else []
+    return ", ".join(shown)

@@ -1,5 +1,4 @@
-"""Where a run stands, whether it goes on, and what differs from its last start: what is
-checked before any work."""
+"""Check a run folder before any work: which run it holds, whether work is left, what changed."""
 
 from __future__ import annotations
 
@@ -24,29 +23,30 @@ from .changes import Change
 from .checkpoint import RunFolderError
 
 LOCK = ".lock"
-# a key of the recipe → its file in the run folder
+# The files of the run folder that hold the prompts of a recipe's key.
 PROMPTS = {"data.prompts": "prompts", "data.held_out": "held_out"}
-# that make the numbers
+# The packages whose versions may change the numbers.
 PACKAGES = ("vidrl", "torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
 Prompts = Mapping[str, Sequence[str]]
-_HELD: dict[Path, IO[str]] = {}  # open for as long as this process lives, and so locked
+# The lock files of this process, which stay open, and so locked, until it ends.
+_HELD: dict[Path, IO[str]] = {}
 
 
 def claim(
     run_dir: str | Path, config: Mapping[str, Any], resume: bool, given: Prompts | None = None
 ) -> str:
-    """Make `run_dir` the folder of the run that `config` describes, and return where that
-    run stood.
+    """Claim `run_dir` for the run that `config` describes; return the run's earlier status.
 
-    Writes config.toml, the prompts (prompts.txt and held_out.txt, .jsonl where something
-    goes with them) and inputs.json (hashes of the files of the model, the LoRA, the clips
-    and the training prompts). Where a run goes on after its end, its summary is taken away;
-    a finished run that does not go on is left as it is. Raises `RunFolderError` as
-    `examine` does, where these files are not those of the run, and where another process is
-    at work in the folder; this one holds it until it ends.
+    Writes config.toml, the prompts (prompts.txt and held_out.txt, .jsonl where references
+    go with the prompts) and inputs.json (hashes of the input files). The summary of a run
+    that continues after its end is deleted; a finished run that does not continue is left
+    as it is. This process holds the folder until it ends.
+
+    Raises `RunFolderError` as `examine` does, where the input files differ from the run's,
+    and where another process is at work in the folder.
     `given`: the prompts of a run that has no prompt files, by the keys of `PROMPTS`.
     """
-    folder, stands = Path(run_dir), examine(run_dir, config, resume, given)
+    folder, status = Path(run_dir), examine(run_dir, config, resume, given)
     with checkpoint.writing(folder, "the folder"):
         folder.mkdir(parents=True, exist_ok=True)
         _hold(folder)
@@ -56,16 +56,15 @@ def claim(
     if goes_on(folder, config):
         with checkpoint.writing(folder, "what the run is"):
             _describe(folder, config, found, given or _asked(config))
-    return stands
+    return status
 
 
 def _describe(
     folder: Path, config: Mapping[str, Any], found: Mapping[str, inputs.Files], asked: Prompts
 ) -> None:
-    """Write the recipe, the prompts and the hashes; a run that goes on after its end has no
-    summary any more."""
+    """Write the recipe, the prompts and the hashes; delete the summary of an earlier end."""
     (folder / "summary.json").unlink(missing_ok=True)
-    # first: it makes this a run folder
+    # config.toml comes first, because it marks the folder as a run folder
     checkpoint.write_text(folder / "config.toml", toml.write(config))
     for key, name in PROMPTS.items():
         _keep(folder, name, asked[key])
@@ -73,8 +72,10 @@ def _describe(
 
 
 def _keep(folder: Path, name: str, asked: Sequence[str]) -> None:
-    """Write prompts as `name`.txt, or, where something goes with them, as `name`.jsonl;
-    there is one of the two."""
+    """Write prompts as `name`.txt, or as `name`.jsonl where references go with them.
+
+    Only one of the two files exists afterwards.
+    """
     suffix, text = prompts.as_text(asked)
     checkpoint.write_text(folder / f"{name}{suffix}", text)
     (folder / f"{name}{'.txt' if suffix == '.jsonl' else '.jsonl'}").unlink(missing_ok=True)
@@ -83,19 +84,19 @@ def _keep(folder: Path, name: str, asked: Sequence[str]) -> None:
 def examine(
     run_dir: str | Path, config: Mapping[str, Any], resume: bool, given: Prompts | None = None
 ) -> str:
-    """The `status` of the run that `config` describes in this folder; writes nothing.
+    """Return the `status` of the run that `config` describes in this folder; write nothing.
 
     Raises `RunFolderError` where the folder holds another run (the message shows the
-    difference), an unfinished one while `resume` is false, more rounds than `config` asks
-    for, or files that no run wrote.
+    difference), this run while `resume` is false, more rounds than `config` asks for, or
+    files that no run wrote. `given`: see `claim`.
     """
-    folder, stands = Path(run_dir), checkpoint.status(run_dir)
+    folder, status = Path(run_dir), checkpoint.status(run_dir)
     another = f"or name another folder, as run={folder}-2"
     if (folder / "config.toml").is_file():
         _refuse(folder, _another_run(folder, config, given or _asked(config)))
-        if stands != "new" and not resume:
+        if status != "new" and not resume:
             raise RunFolderError(
-                f"{folder} holds this run already ({stands}): add --resume to go on, {another}"
+                f"{folder} holds this run already ({status}): add --resume to go on, {another}"
             )
         _enough_rounds(folder, config)
     elif folder.is_dir() and any(not _ours(path.name) for path in folder.iterdir()):
@@ -103,32 +104,33 @@ def examine(
             f"{folder} holds files but no config.toml, so no run of vidrl: expected a new or an "
             f"empty folder; empty it, {another}"
         )
-    return stands
+    return status
 
 
 def goes_on(run_dir: str | Path, config: Mapping[str, Any]) -> bool:
-    """Whether there is work left: a finished run goes on where `config` asks for more
-    rounds than it was to have.
+    """Return whether work is left.
 
-    A run that a guard stopped also goes on where the guards differ from the recorded ones.
+    A finished run continues where `config` asks for more rounds than are recorded. A run
+    that a guard stopped also continues where the guards differ from the recorded guards.
     """
     folder = Path(run_dir)
     if checkpoint.status(folder) != "finished":
         return True
-    old, new = (filled(one) for one in (_recorded(folder), config))
+    old, new = filled(_recorded(folder)), filled(config)
     loosened = checkpoint.summary(folder).get("status") == "guard" and old["guard"] != new["guard"]
     return loosened or new["train"]["rounds"] > old["train"]["rounds"]
 
 
 def unused(run_dir: str | Path, config: Mapping[str, Any]) -> list[str]:
-    """The changed values that have no effect, because the run is finished and does not
-    continue."""
+    """Return the changed values without effect, because the run is finished for good."""
     return [str(change) for change in _changed(Path(run_dir), config)]
 
 
 def filled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's table, with the defaults of values that it does not name, as one of an
-    earlier version of vidrl."""
+    """Return a recipe's table, with the defaults of the values that it lacks.
+
+    The table may have been written by an earlier version of vidrl.
+    """
     defaults = Recipe().to_dict()
     sections = {
         key: {**defaults[key], **value}
@@ -139,8 +141,10 @@ def filled(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def world(processes: int) -> dict[str, Any]:
-    """What the numbers of a run depend on besides its recipe: to the last bit, only where
-    all of it is the same."""
+    """Return what the numbers of a run depend on besides its recipe.
+
+    Two runs are equal to the last bit only where all of this is the same.
+    """
     cpu = f"cpu ({torch.backends.cpu.get_cpu_capability()})"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     return {
@@ -154,8 +158,10 @@ def world(processes: int) -> dict[str, Any]:
 def since(
     saved: Mapping[str, Any], recipe: Mapping[str, Any], now: Mapping[str, Any]
 ) -> list[Change]:
-    """What differs from the checkpoint `saved` in the recipe and the `world`; values that
-    it lacks are not compared."""
+    """Return the changes since the checkpoint `saved`, in the recipe and the `world`.
+
+    Values of the world that the checkpoint lacks are not compared.
+    """
     old, new = filled(saved["recipe"]), filled(recipe)
     here = {key: value for key, value in now.items() if key in saved["world"]}
     return [*changes.between(old, new, ignore=("run",)), *changes.between(saved["world"], here)]
@@ -166,14 +172,14 @@ def since(
 
 
 def _another_run(folder: Path, config: Mapping[str, Any], asked: Prompts) -> list[str]:
-    """One line for each difference that would make the run another one."""
+    """Return one line for each difference that would make this another run."""
     found = [str(change) for change in changes.refused(_changed(folder, config))]
     kept = inputs.kept_prompts(folder, PROMPTS["data.prompts"])
     edited = (
         ""
         if kept is None
         else prompts.differences(
-            # files may be moved
+            # without folders, because the files may be moved
             *(list(map(without_folders, some)) for some in (kept, asked["data.prompts"]))
         )
     )
@@ -185,8 +191,7 @@ def _another_run(folder: Path, config: Mapping[str, Any], asked: Prompts) -> lis
 
 
 def _changed(folder: Path, config: Mapping[str, Any]) -> list[Change]:
-    """The values of the recipe that differ from the recorded ones; paths whose content is
-    compared are left out."""
+    """Return the changed values of the recipe, without paths whose content is compared."""
     ignored = [
         "run",
         *(key for key, name in PROMPTS.items() if inputs.kept_prompts(folder, name) is not None),
@@ -197,17 +202,18 @@ def _changed(folder: Path, config: Mapping[str, Any]) -> list[Change]:
 
 
 def _refuse(folder: Path, lines: Sequence[str]) -> None:
+    """Raise `RunFolderError` where there are lines, each a difference from the recorded run."""
     if lines:
         shown = "\n  ".join(lines)
         raise RunFolderError(
             f"{folder} holds another run; recorded -> asked for:\n  {shown}\n"
-            f"Ask for the recorded values to resume it, or name another folder, as run={folder}-2. "
-            "`vidrl train --help` lists what may change"
+            "Ask for the recorded values to resume it, or name another folder, as "
+            f"run={folder}-2. `vidrl train --help` lists what may change"
         )
 
 
 def _ours(name: str) -> bool:
-    """Whether a file is what a start that was killed at once leaves behind."""
+    """Return whether a file may be left by a start that was killed at once."""
     return name == LOCK or name.startswith(checkpoint.PARTIAL)
 
 
@@ -215,8 +221,8 @@ def _enough_rounds(folder: Path, config: Mapping[str, Any]) -> None:
     done, asked = int((checkpoint.latest(folder) or "0")[:6]), filled(config)["train"]["rounds"]
     if asked < done:
         raise RunFolderError(
-            f"{folder}: train.rounds: expected at least the {done} rounds that are done, got {asked}: "
-            f"ask for more, or name another folder, as run={folder}-2"
+            f"{folder}: train.rounds: expected at least the {done} rounds that are done, got "
+            f"{asked}: ask for more, or name another folder, as run={folder}-2"
         )
 
 
@@ -229,12 +235,13 @@ def _asked(config: Mapping[str, Any]) -> Prompts:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
+    """Return the table of the recipe that a run folder records."""
     cure = f"Restore it from a copy, or name another folder, as run={folder}-2"
     return checkpoint.parsed(folder / "config.toml", tomllib.loads, cure)
 
 
 def _inputs(folder: Path) -> dict[str, inputs.Files]:
-    """The hashes that a run folder holds; none where it has no inputs.json."""
+    """Return the hashes that a run folder holds; none where it has no inputs.json."""
     path, cure = (
         folder / "inputs.json",
         "Delete it if the model's files are those that the run began with",
@@ -250,11 +257,13 @@ def _version(package: str) -> str:
 
 
 def _hold(folder: Path) -> None:
+    """Lock a run folder until this process ends; raise `RunFolderError` where it is locked."""
     if os.name != "posix" or folder.resolve() in _HELD:
         return
     import fcntl
 
-    handle = open(folder / LOCK, "w", encoding="utf-8", opener=atomic_file.refuse_link)  # noqa: SIM115  closed when the process ends
+    # not closed before the process ends, else the lock would be lost
+    handle = open(folder / LOCK, "w", encoding="utf-8", opener=atomic_file.refuse_link)  # noqa: SIM115
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,5 +1,4 @@
-"""The part of the clips that a round or an evaluation keeps; clips are decoded and scored a
-few at a time.
+"""Score clips a few at a time, and keep only what a round or an evaluation needs of them.
 
 Legend: B clips, F frames.
 """
@@ -17,8 +16,7 @@ from . import evaluate
 
 
 class Scored:
-    """The scores, the thumbnails and the prompts of all clips, and the few clips that are
-    shown.
+    """The scores, thumbnails and prompts of all clips, with the few clips that are shown.
 
     `shown(values)` names the places of the clips to keep, given the rewards (n,) of the
     first n clips, NaN where a clip is unscored. `clips` holds these clips, (F, C, H, W), by
@@ -35,17 +33,18 @@ class Scored:
 
     def __init__(self, reward: Reward, shown: Callable[[Tensor], Iterable[int]]):
         self.reward, self.shown = reward, shown
-        self.prompts, self.fps, self.clips = list[str](), 0.0, dict[int, Tensor]()
+        self.fps, self.prompts = 0.0, list[str]()
+        self.clips = dict[int, Tensor]()
         self._found: list[Score | evaluate.Failure] = []
         self._small: list[Tensor] = []
 
     @torch.no_grad()
     def add(self, samples: Samples) -> None:
-        """Score some clips, in the order of the prompts."""
+        """Score the next clips, in the order of the prompts, and keep those that are shown."""
         start = len(self.prompts)
-        # `join` copies, so that no view keeps the clips alive
-        for one in evaluate.score_some(self.reward, samples):
-            self._found.append(evaluate.join([one]) if isinstance(one, Score) else one)
+        # `join` copies: a score may be a view of the clips, and would keep them in memory
+        for found in evaluate.score_some(self.reward, samples):
+            self._found.append(evaluate.join([found]) if isinstance(found, Score) else found)
         self._small.append(evaluate.thumbnails(samples.frames))
         self.prompts, self.fps = [*self.prompts, *samples.prompts], samples.fps
         wanted = set(self.shown(self._values()))
@@ -55,24 +54,24 @@ class Scored:
         self.clips = {i: clip for i, clip in self.clips.items() if i in wanted} | new
 
     def _values(self) -> Tensor:
-        nothing = torch.full((1,), float("nan"))
+        """Return the rewards (n,) of the clips so far; NaN where the reward failed."""
+        nan = torch.full((1,), float("nan"))
         return torch.cat(
-            [one.value.cpu() if isinstance(one, Score) else nothing for one in self._found]
+            [found.value.cpu() if isinstance(found, Score) else nan for found in self._found]
         )
 
     @property
     def score(self) -> Score:
-        """The score of all clips. Raises RuntimeError where the reward failed on every
-        clip."""
+        """Return the score of all clips; raise RuntimeError where the reward failed on all."""
         return evaluate.together(self._found)
 
     @property
     def thumbnails(self) -> Tensor:
-        """See `evaluate.thumbnails`."""
+        """Return the thumbnails of all clips; see `evaluate.thumbnails`."""
         return torch.cat(self._small)
 
     def first(self, n: int) -> Samples | None:
-        """The first n clips, of those that were kept; None where none was."""
+        """Return those of the first n clips that were kept; None where none was."""
         places = [i for i in range(min(n, len(self.prompts))) if i in self.clips]
         if not places:
             return None

@@ -1,5 +1,8 @@
-"""What a run is told, before any image is made, of measures that have no meaning for an
-image, a clip of one frame."""
+"""Check, before a run of images begins, for measures that need several frames.
+
+A backbone that makes images makes clips of one frame. Measures that compare frames have no
+meaning for such clips.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,19 @@ from collections.abc import Iterable, Sequence
 from vidrl.diffusion.segments import Span
 from vidrl.rewards import Composite, Reward
 
-# held-out measures, beside the reward's parts, that compare frames
+# Held-out measures, besides the reward's parts, that compare frames.
 ACROSS = ("verifier_motion", "identity")
 
 
 def makes_images(frame_map: Sequence[Span]) -> bool:
-    """Whether a backbone of this frame map makes clips of one frame."""
+    """Return whether a backbone with this frame map makes clips of one frame."""
     return frame_map[-1][1] == 1
 
 
 def timed(reward: Reward) -> dict[str, int]:
-    """The parts of a reward that do not score an image, each with the frames that it needs;
-    none of a reward alone.
+    """Return the parts of a composite that cannot score an image, with the frames they need.
+
+    A reward that is no composite has no parts.
 
     Example:
         >>> from vidrl.rewards import load
@@ -31,17 +35,16 @@ def timed(reward: Reward) -> dict[str, int]:
 
 
 def check(reward: Reward, bands: Iterable[str], frame_map: Sequence[Span] = ((0, 1),)) -> str:
-    """A note of what is left out of the reward of images; empty where nothing is, or the
-    backbone makes clips.
+    """Return a note on the parts that are left out of the reward of images; "" for none.
 
-    Raises ValueError for a reward that scores no image, and for a guard of a measure that
-    needs time.
+    "" also where the backbone makes clips of several frames. Raises ValueError for a reward
+    that cannot score an image, and for a guard (`bands`) on a measure that compares frames.
 
     Example:
         >>> from vidrl.rewards import load
         >>> check(load("jerk"), [])
         Traceback (most recent call last):
-        ValueError: reward: expected one that scores images, because the backbone makes clips of one frame, got ...
+        ValueError: reward: expected one that scores images, because the backbone makes clips ...
     """
     if not makes_images(frame_map):
         return ""
@@ -53,22 +56,22 @@ def check(reward: Reward, bands: Iterable[str], frame_map: Sequence[Span] = ((0,
             else f"one that needs {reward.needed} frames"
         )
         raise ValueError(
-            f"reward: expected one that scores images, because the backbone makes clips of one frame, got "
-            f"{what}; take frame_quality, aesthetic, pick_score or ocr, or set the backbone's frames to "
-            f"{reward.needed} or more"
+            "reward: expected one that scores images, because the backbone makes clips of one "
+            f"frame, got {what}; take frame_quality, aesthetic, pick_score or ocr, or set the "
+            f"backbone's frames to {reward.needed} or more"
         )
     for name in bands:
         if name in out or name in ACROSS:
             raise ValueError(
-                f"guard.bands.{name}: expected a measure of images, because the backbone makes clips of "
-                f"one frame; {name} compares frames over time: take this band away, or guard diversity, "
-                "exposure, or a part of the reward that scores images"
+                f"guard.bands.{name}: expected a measure of images, because the backbone makes "
+                f"clips of one frame; {name} compares frames over time: take this band away, or "
+                "guard diversity, exposure, or a part of the reward that scores images"
             )
     return (
         ""
         if not out
         else (
-            f"the backbone makes images, clips of one frame: {', '.join(out)} need more frames, and "
-            "are left out of the reward"
+            f"the backbone makes images, clips of one frame: {', '.join(out)} need more frames, "
+            "and are left out of the reward"
         )
     )

@@ -1,5 +1,4 @@
-"""How far training has moved the weights: the relative norm of their change from the
-reference."""
+"""Measure how far training has moved the weights from the reference."""
 
 from __future__ import annotations
 
@@ -18,12 +17,12 @@ Pair = tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def weight_drift(policy: Policy, weights: str = "live") -> float:
-    """‖w − w_ref‖ / ‖w_ref‖, over all trained layers, of a named set of weights against the
-    set "reference".
+    """Return the weight drift ‖w − w_ref‖ / ‖w_ref‖ of a named set of weights; 0 at first.
 
-    w are the effective weights. Under a LoRA those of a layer are W + s B A, with W the
-    frozen weights and s the scale; only the layers that have a LoRA are counted, and no
-    biases. Where all weights are trained, w are these. 0 before the first update.
+    w and w_ref are the effective weights of all trained layers, under the named set and
+    under the set "reference". With a LoRA, a layer's effective weights are W + s B A, where
+    W are the frozen weights and s is the scale; only the layers that have a LoRA count, and
+    no biases. Where all weights are trained, w are all weights.
 
     Example:
         >>> from vidrl.backbones.toy import Toy
@@ -33,48 +32,46 @@ def weight_drift(policy: Policy, weights: str = "live") -> float:
         >>> round(weight_drift(policy), 6)
         0.5
     """
-    moved, whole = (_full if policy.lora is None else _adapted)(policy, weights)
-    return sqrt(max(moved, 0.0)) / max(sqrt(max(whole, 0.0)), 1e-30)
+    change, reference = (_full if policy.lora is None else _adapted)(policy, weights)
+    # rounding may make a squared norm slightly negative
+    return sqrt(max(change, 0.0)) / max(sqrt(max(reference, 0.0)), 1e-30)
 
 
 def _full(policy: Policy, weights: str) -> tuple[float, float]:
-    """‖w − w_ref‖² and ‖w_ref‖²."""
+    """Return ‖w − w_ref‖² and ‖w_ref‖² where all weights are trained."""
     live = policy.sets[weights] if weights != "live" else list(policy.weights.values())
     pairs = list(zip(live, policy.sets["reference"], strict=True))
-    moved, whole = (
-        [x.double().square().sum() for x in made]
-        for made in ((w - ref for w, ref in pairs), (ref for _, ref in pairs))
-    )
-    return float(sum(moved)), float(sum(whole))
+    change = sum(float((w - ref).double().square().sum()) for w, ref in pairs)
+    return change, sum(float(ref.double().square().sum()) for _, ref in pairs)
 
 
 def _adapted(policy: Policy, weights: str) -> tuple[float, float]:
-    """‖w − w_ref‖² and ‖w_ref‖² under a LoRA, without a matrix of W's size.
+    """Return ‖w − w_ref‖² and ‖w_ref‖² under a LoRA, without a matrix of W's size.
 
     ‖B A − B' A'‖² = ‖D C‖², with D = [B, −B'] and C = [A; A'].
+    ‖W + s B A‖² = ‖W‖² + 2 s ⟨W Aᵀ, B⟩ + s² ‖B A‖².
     """
     with policy.using(weights):
         now = [(a.clone(), b.clone()) for _, (a, b) in _layers(policy)]
-    moved = whole = 0.0
+    change = reference = 0.0
     with policy.using("reference"):
         for (layer, (a, b)), (c, d) in zip(_layers(policy), now, strict=True):
             scale, base = layer.scaling["default"], layer.get_base_layer().weight.flatten(1)
-            moved += scale**2 * _squared(torch.cat([c, a]), torch.cat([d, -b], 1))
+            change += scale**2 * _squared(torch.cat([c, a]), torch.cat([d, -b], 1))
             cross = float(((base.to(a) @ a.T).double() * b.double()).sum())
-            whole += float(base.float().square().sum(dtype=torch.float64)) + 2 * scale * cross
-            whole += scale**2 * _squared(a, b)
-    return moved, whole
+            reference += float(base.float().square().sum(dtype=torch.float64)) + 2 * scale * cross
+            reference += scale**2 * _squared(a, b)
+    return change, reference
 
 
 def _squared(a: Tensor, b: Tensor) -> float:
-    """‖B A‖² = Σ (B'B) ∘ (A A'), in float64."""
+    """Return ‖B A‖² = Σ (BᵀB) ∘ (A Aᵀ), in float64."""
     a, b = a.double(), b.double()
     return float(((b.T @ b) * (a @ a.T)).sum())
 
 
 def _layers(policy: Policy) -> Iterator[tuple[Any, Pair]]:
-    """The layers that have a LoRA, with its matrices; a convolution's kernel counts as
-    inputs."""
+    """Yield each layer that has a LoRA, with its matrices; kernels count as inputs."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     found: list[Any] = [
